@@ -1,0 +1,242 @@
+package main
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Agent is who speaks in calls (contract 4).
+type Agent struct {
+	ID          uint64    `json:"id"`
+	AssistantID string    `json:"assistant_id"`
+	Name        string    `json:"name"`
+	Role        string    `json:"role"`
+	PhoneNumber string    `json:"phone_number,omitempty"`
+	Model       string    `json:"model"`
+	VoiceID     string    `json:"voice_id"`
+	TeamID      uint64    `json:"team_id,omitempty"`
+	Owner       uint64    `json:"owner"`
+	MinutesUsed float64   `json:"minutes_used"`
+	TotalCalls  int       `json:"total_calls"`
+	CreatedAt   time.Time `json:"created_at"`
+}
+
+var agentTable = Table[Agent]{
+	Name: "agents",
+	Key:  func(a Agent) []byte { return IDKey(a.ID) },
+	Indexes: []Index[Agent]{
+		{"assistant", func(a Agent) [][]byte { return [][]byte{[]byte(a.AssistantID)} }},
+		{"scope", func(a Agent) [][]byte { return ScopeKeys(a.Owner, a.TeamID) }},
+	},
+}
+
+// GetAgent reads an agent, whoever it belongs to; ErrNotFound.
+func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Get(tx, IDKey(id)) }
+
+// FindAgent reads an agent by its database id or its assistant id;
+// ErrAgentNotFound where there is none in scope.
+func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
+	a, err := agentTable.One(tx, "assistant", []byte(ref))
+	if id, e := strconv.ParseUint(ref, 10, 64); e == nil {
+		a, err = GetAgent(tx, id)
+	}
+	if err != nil || !s.Allows(a.Owner, a.TeamID) {
+		return Agent{}, ErrAgentNotFound
+	}
+	return a, nil
+}
+
+// SaveAgent stores a changed agent.
+func SaveAgent(tx *Tx, a Agent) error { return agentTable.Put(tx, a) }
+
+// Brief is an agent as other objects show it.
+func (a Agent) Brief() map[string]any {
+	return map[string]any{"id": a.ID, "name": a.Name, "assistant_id": a.AssistantID}
+}
+
+// agentRow is an agent as the API lists it.
+type agentRow struct {
+	ID           uint64  `json:"id"`
+	AssistantID  string  `json:"assistant_id"`
+	Name         string  `json:"name"`
+	Role         string  `json:"role"`
+	PhoneNumber  *string `json:"phone_number"`
+	MinutesUsed  float64 `json:"minutes_used"`
+	TotalCalls   int     `json:"total_calls"`
+	Model        string  `json:"model"`
+	VoiceID      string  `json:"voice_id"`
+	CanMakeCalls bool    `json:"can_make_calls"`
+	TeamID       *uint64 `json:"team_id"`
+}
+
+func (a Agent) row() agentRow {
+	row := agentRow{
+		ID: a.ID, AssistantID: a.AssistantID, Name: a.Name, Role: a.Role, MinutesUsed: a.MinutesUsed,
+		TotalCalls: a.TotalCalls, Model: a.Model, VoiceID: a.VoiceID, CanMakeCalls: a.PhoneNumber != "",
+	}
+	if a.PhoneNumber != "" {
+		row.PhoneNumber = &a.PhoneNumber
+	}
+	if a.TeamID != 0 {
+		row.TeamID = &a.TeamID
+	}
+	return row
+}
+
+// maxReady is how many owners' lists of agents are kept ready.
+const maxReady = 1024
+
+// Agents serves the agents. The answer of the list changes seldom and is asked
+// for often, so it is kept ready for each owner.
+type Agents struct {
+	store   *Store
+	catalog Catalog[Agent]
+	agents  *atomic.Uint64 // generations of the tables that the list is made of
+	teams   *atomic.Uint64
+	ready   sync.Map // owner id -> *readyList
+	count   atomic.Int64
+}
+
+// readyList is an answer and the generations it was made from.
+type readyList struct {
+	agents, teams uint64
+	body          []byte
+}
+
+// NewAgents serves the agents of a store.
+func NewAgents(store *Store) *Agents {
+	a := &Agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
+	a.catalog = Catalog[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent}
+	return a
+}
+
+// Routes lists the endpoints.
+func (a *Agents) Routes() []Route {
+	return []Route{{Method: "GET", Path: "/api/v1/agents", Permission: ReadAgents, Handle: a.list}}
+}
+
+// AdminRoutes lists the operator's endpoints.
+func (a *Agents) AdminRoutes() []Route { return a.catalog.Routes() }
+
+func (a *Agents) list(w http.ResponseWriter, r *Request) error {
+	// The generations are read before the tables: a change in between makes the
+	// list older than it is said to be, so it is made again next time.
+	now := readyList{agents: a.agents.Load(), teams: a.teams.Load()}
+	if kept, ok := a.ready.Load(r.Key.Owner); ok {
+		if list := kept.(*readyList); list.agents == now.agents && list.teams == now.teams {
+			return WriteBody(w, http.StatusOK, list.body)
+		}
+	}
+	rows, err := a.rows(r.Key.Owner)
+	if err != nil {
+		return err
+	}
+	now.body, err = EncodeJSON(map[string]any{"agents": rows})
+	if err != nil {
+		return err
+	}
+	if _, had := a.ready.Swap(r.Key.Owner, &now); !had && a.count.Add(1) > maxReady {
+		a.ready.Clear()
+		a.count.Store(0)
+	}
+	return WriteBody(w, http.StatusOK, now.body)
+}
+
+// rows lists the agents that an owner may see, oldest first.
+func (a *Agents) rows(owner uint64) ([]agentRow, error) {
+	seen := map[uint64]agentRow{}
+	err := a.store.View(func(tx *Tx) error {
+		scope, err := ScopeOf(tx, owner)
+		if err != nil {
+			return err
+		}
+		for _, prefix := range scope.Keys() {
+			for _, key := range agentTable.Find(tx, "scope", prefix, false) {
+				agent, err := agentTable.Get(tx, key)
+				if err != nil {
+					return err
+				}
+				seen[agent.ID] = agent.row()
+			}
+		}
+		return nil
+	})
+	rows := make([]agentRow, 0, len(seen))
+	for _, row := range seen {
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(x, y agentRow) int { return int(x.ID) - int(y.ID) })
+	return rows, err
+}
+
+// The roles of agents.
+const (
+	roleInbound  = "inbound agent"
+	roleOutbound = "outbound agent"
+)
+
+func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
+	a := Agent{Role: roleInbound, CreatedAt: r.Now}
+	if old != nil {
+		a = *old
+	}
+	owner := ""
+	b.String("name", &a.Name)
+	b.Word("role", &a.Role, roleInbound, roleOutbound)
+	b.String("phone_number", &a.PhoneNumber)
+	b.String("model", &a.Model)
+	b.String("voice_id", &a.VoiceID)
+	b.ID("team_id", &a.TeamID)
+	b.String("owner", &owner)
+	if err := b.Err(); err != nil {
+		return a, err
+	}
+	if strings.TrimSpace(a.Name) == "" {
+		return a, ErrMissing.With("name is missing. Give the agent a name.")
+	}
+	if a.PhoneNumber != "" && !ValidPhone(a.PhoneNumber) {
+		return a, ErrValidation.With("phone_number must be an E.164 number such as +4930555001, or null for none; got %q.", a.PhoneNumber)
+	}
+	if old == nil {
+		o, err := EnsureOwner(tx, owner, r.Now)
+		if err != nil {
+			return a, err
+		}
+		a.Owner, a.AssistantID = o.ID, "assistant_"+RandomHex(8)
+		if a.ID, err = agentTable.NextID(tx); err != nil {
+			return a, err
+		}
+	}
+	scope, err := ScopeOf(tx, a.Owner)
+	if err != nil {
+		return a, err
+	}
+	if old == nil || a.TeamID != old.TeamID {
+		if err := CheckTeam(tx, scope, a.TeamID); err != nil {
+			return a, err
+		}
+	}
+	return a, agentTable.Put(tx, a)
+}
+
+func showAgent(tx *Tx, a Agent) (any, error) {
+	return struct {
+		agentRow
+		Owner     string  `json:"owner"`
+		CreatedAt *string `json:"created_at"`
+	}{a.row(), OwnerName(tx, a.Owner), Seconds(a.CreatedAt)}, nil
+}
+
+// matchAgent filters by owner and by a part of the name.
+func matchAgent(tx *Tx, a Agent, q url.Values) bool {
+	if owner := q.Get("owner"); owner != "" && OwnerName(tx, a.Owner) != owner {
+		return false
+	}
+	return strings.Contains(strings.ToLower(a.Name), strings.ToLower(q.Get("search")))
+}

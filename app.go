@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// App is the whole service on one data folder: the parts, wired together.
+type App struct {
+	Server  *Server
+	Keyring *Keyring
+	Limiter *Limiter
+	Store   *Store
+
+	config Config
+	folder *Folder
+	clock  *Clock
+	log    *slog.Logger
+	stop   chan struct{} // ends the background work
+	idle   chan struct{} // closed when it has ended
+}
+
+// OpenApp opens the data folder of a config and starts the background work.
+// With create a missing folder is made. pepper stands in for the pepper file
+// where it is not "".
+func OpenApp(c Config, clock *Clock, create bool, pepper string, log *slog.Logger) (*App, error) {
+	folder, err := OpenFolder(c.Server.Data, create)
+	if err != nil {
+		return nil, err
+	}
+	store, peppers, err := folder.Open(pepper, c.Keys.PepperFile, c.Keys.RetiredPepperFiles, clock)
+	if err != nil {
+		return nil, errors.Join(err, folder.Close())
+	}
+	a := &App{config: c, folder: folder, clock: clock, log: log, Store: store, stop: make(chan struct{}), idle: make(chan struct{})}
+	if err := a.wire(peppers); err != nil {
+		return nil, errors.Join(err, store.Close(), folder.Close())
+	}
+	go a.tend()
+	return a, nil
+}
+
+// wire makes the parts and hands the server their routes.
+func (a *App) wire(peppers Peppers) error {
+	c, store := a.config, a.Store
+	defaults := BuiltinLimits(c.LimitDefaults())
+	var err error
+	if a.Keyring, err = NewKeyring(store, peppers, c.Keys.Prefix, defaults, c.Keys.Cache); err != nil {
+		return err
+	}
+	a.Limiter = NewLimiter(store, a.clock.Service(a.clock.Now()))
+	write := ReadContacts | WriteContacts
+	if c.Contract.ContactsWrite == "can_write_contacts" {
+		write = WriteContacts
+	}
+	admin := NewAdmin(store, a.Keyring, a.Limiter, defaults)
+	tokens := NewTokens(store, peppers)
+	owners, teams, agents := NewOwners(store), NewTeams(store), NewAgents(store)
+	contacts, refused := NewContacts(store, write), NewDoNotCalls(store)
+	calls := NewCalls(store, a.Limiter)
+	o := ServerOptions{
+		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: tokens, Log: a.log,
+		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
+		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Free: admin.Routes(),
+	}
+	for _, part := range []interface{ Routes() []Route }{calls, agents, contacts} {
+		o.Keyed = append(o.Keyed, part.Routes()...)
+	}
+	for _, part := range []interface{ AdminRoutes() []Route }{admin, tokens, owners, teams, agents, contacts, refused, NewDialer(store)} {
+		o.Admin = append(o.Admin, part.AdminRoutes()...)
+	}
+	a.Server = NewServer(o)
+	return nil
+}
+
+// tend does what has to be done from time to time.
+func (a *App) tend() {
+	defer close(a.idle)
+	second := time.NewTicker(time.Second)
+	minute := time.NewTicker(time.Minute)
+	flush := time.NewTicker(a.config.Keys.LastUsedInterval)
+	defer second.Stop()
+	defer minute.Stop()
+	defer flush.Stop()
+	for {
+		select {
+		case <-a.stop:
+			return
+		case <-second.C:
+			a.clock.Catch()
+		case <-minute.C:
+			a.Limiter.Sweep(a.clock.Service(a.clock.Now()))
+		case <-flush.C:
+			if err := a.Keyring.Flush(); err != nil {
+				a.log.Error("store last uses", "error", err)
+			}
+		}
+	}
+}
+
+// Close stores what is still in memory and lets go of the folder. No request
+// may be under way.
+func (a *App) Close() error {
+	close(a.stop)
+	<-a.idle
+	return errors.Join(a.Keyring.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
+}
+
+// door is one listener and what it serves.
+type door struct {
+	listener net.Listener
+	server   *http.Server
+}
+
+// Serve opens the three doors, tells ready where they are, and serves until
+// the context ends or the store fails. Then it finishes the requests under
+// way, within the shutdown time of the config.
+func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error {
+	doors, err := a.open()
+	if err != nil {
+		return err
+	}
+	defer os.Remove(a.folder.Socket())
+	failed := make(chan error, len(doors))
+	for _, d := range doors {
+		go func() { failed <- d.server.Serve(d.listener) }()
+	}
+	ready(doors[0].listener.Addr(), doors[1].listener.Addr())
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	case <-a.Store.Failed():
+		err = a.Store.Err()
+	}
+	a.Server.Drain()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.config.Server.ShutdownTimeout)
+	defer cancel()
+	for _, d := range doors {
+		if e := d.server.Shutdown(grace); e != nil {
+			err = errors.Join(err, fmt.Errorf("stop: %w", e), d.server.Close())
+		}
+	}
+	return err
+}
+
+// open listens on all doors, or on none.
+func (a *App) open() (doors []door, err error) {
+	defer func() {
+		if err != nil {
+			for _, d := range doors {
+				err = errors.Join(err, d.listener.Close())
+			}
+		}
+	}()
+	api, err1 := a.Server.API()
+	admin, err2 := a.Server.Admin(false)
+	local, err3 := a.Server.Admin(true)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return nil, err
+	}
+	for _, at := range []struct {
+		key, network, address string
+		handler               http.Handler
+	}{
+		{"server.listen", "tcp", a.config.Server.Listen, api},
+		{"admin.listen", "tcp", a.config.Admin.Listen, admin},
+		{"the control socket", "unix", a.socket(), local},
+	} {
+		if at.network == "unix" {
+			// The folder is ours alone, so a socket in it is of a process that is gone.
+			if err := os.Remove(at.address); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return doors, err
+			}
+		}
+		l, err := net.Listen(at.network, at.address)
+		if err != nil {
+			return doors, fmt.Errorf("%s: %w; stop what listens there, or choose another address (port 0 takes a free one)", at.key, err)
+		}
+		doors = append(doors, door{l, a.httpServer(at.handler)})
+	}
+	return doors, os.Chmod(a.folder.Socket(), 0o600)
+}
+
+// socket is the path of the control socket, by the shorter way: the system
+// takes little more than 100 bytes.
+func (a *App) socket() string {
+	path := a.folder.Socket()
+	if dir, err := os.Getwd(); err == nil && len(path) > 100 {
+		if relative, err := filepath.Rel(dir, path); err == nil && len(relative) < len(path) {
+			return relative
+		}
+	}
+	return path
+}
+
+func (a *App) httpServer(h http.Handler) *http.Server {
+	c := a.config.Server
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
+		IdleTimeout: c.IdleTimeout, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"crypto/subtle"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// The ways a key is sent (contract 2.1).
+const (
+	CarrierBearer = "bearer"
+	CarrierHeader = "header"
+	CarrierQuery  = "query"
+)
+
+// Credential is a key as it was sent.
+type Credential struct {
+	Secret  string
+	Carrier string
+}
+
+// ReadCredential takes the key out of a request, and ?api_key= out of its URL,
+// so that nothing after it can log or forward it. The same key sent in two
+// ways is fine. ErrUnauthenticated: none was sent. ErrValidation: two that
+// differ, an empty one, or a header that stands twice (RFC 6750 section 2
+// allows one method a request).
+func ReadCredential(r *http.Request) (Credential, error) {
+	var c Credential
+	query, err := cutQuery(r)
+	if err != nil {
+		return c, err
+	}
+	for _, sent := range [...]struct {
+		values  []string
+		carrier string
+	}{{r.Header["Authorization"], CarrierBearer}, {r.Header["X-Api-Key"], CarrierHeader}, {query, CarrierQuery}} {
+		if len(sent.values) == 0 {
+			continue
+		}
+		secret := sent.values[0]
+		if len(sent.values) > 1 {
+			return c, conflicting("The key stands more than once in %s. Send it once.", sent.carrier)
+		}
+		if sent.carrier == CarrierBearer {
+			var ok bool
+			if secret, ok = bearer(secret); !ok {
+				continue // another scheme is none of ours
+			}
+		}
+		if secret == "" {
+			return c, conflicting("The key in %s is empty. Send the whole key, or leave it out.", sent.carrier)
+		}
+		if c.Secret != "" && subtle.ConstantTimeCompare([]byte(secret), []byte(c.Secret)) != 1 {
+			return c, conflicting("Two different keys were sent, in %s and %s. Send one.", c.Carrier, sent.carrier)
+		}
+		if c.Secret == "" {
+			c = Credential{secret, sent.carrier}
+		}
+	}
+	if c.Secret == "" {
+		return c, ErrUnauthenticated
+	}
+	return c, nil
+}
+
+func conflicting(format string, args ...any) error {
+	e := ErrValidation.With(format, args...)
+	e.Challenge = `Bearer realm="latchkey", error="invalid_request"`
+	return e
+}
+
+// bearer takes the token out of an Authorization value; the scheme's case does
+// not matter (RFC 9110 section 11.1).
+func bearer(value string) (token string, ok bool) {
+	const scheme = "Bearer"
+	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
+		return "", false
+	}
+	rest := value[len(scheme):]
+	if rest != "" && rest[0] != ' ' {
+		return "", false
+	}
+	return strings.Trim(rest, " "), true
+}
+
+// cutQuery takes the values of api_key out of a request's URL.
+func cutQuery(r *http.Request) ([]string, error) {
+	if !strings.Contains(r.URL.RawQuery, "api") && !strings.Contains(r.URL.RawQuery, "%") {
+		return nil, nil // the name cannot be in there, plain or escaped
+	}
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	values, found := q["api_key"]
+	if err != nil && !found && strings.Contains(r.URL.RawQuery, "api_key") {
+		r.URL.RawQuery, r.RequestURI = "", r.URL.Path
+		return nil, ErrUnauthenticated.With("The query cannot be read, so no key in it counts. Send the key as Authorization: Bearer KEY.")
+	}
+	if !found {
+		return nil, nil
+	}
+	delete(q, "api_key")
+	r.URL.RawQuery = q.Encode()
+	r.RequestURI = r.URL.RequestURI()
+	return values, nil
+}
+
+// ClientAddr is the address that a request comes from. X-Forwarded-For counts
+// only as far as declared proxies wrote it: it is read from its end, past
+// every declared one, to the first that is none. What cannot be read ends the
+// walk at the last address that could.
+func ClientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	client := peer.Addr().Unmap()
+	if len(proxies) == 0 {
+		return client
+	}
+	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for i := len(hops) - 1; i >= 0 && declared(client, proxies); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		client = next.Unmap()
+	}
+	return client
+}
+
+func declared(a netip.Addr, proxies []netip.Prefix) bool {
+	for _, p := range proxies {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+func TestReadCredential(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		headers []string // "Name: value"
+		query   string
+		want    Credential
+		err     error
+	}{
+		{"none", nil, "", Credential{}, ErrUnauthenticated},
+		{"bearer", []string{"Authorization: Bearer k1"}, "", Credential{"k1", "bearer"}, nil},
+		{"bearer in another case", []string{"Authorization: bEaReR k1"}, "", Credential{"k1", "bearer"}, nil},
+		{"header", []string{"X-API-Key: k1"}, "", Credential{"k1", "header"}, nil},
+		{"query", nil, "a=b&api_key=k1", Credential{"k1", "query"}, nil},
+		{"query, name escaped", nil, "api%5Fkey=k1", Credential{"k1", "query"}, nil},
+		{"same in all three", []string{"Authorization: Bearer k1", "X-API-Key: k1"}, "api_key=k1", Credential{"k1", "bearer"}, nil},
+		{"two that differ", []string{"Authorization: Bearer k1", "X-API-Key: k2"}, "", Credential{}, ErrValidation},
+		{"header and query differ", []string{"X-API-Key: k1"}, "api_key=k2", Credential{}, ErrValidation},
+		{"Authorization twice", []string{"Authorization: Bearer k1", "Authorization: Bearer k1"}, "", Credential{}, ErrValidation},
+		{"X-API-Key twice", []string{"X-API-Key: k1", "X-API-Key: k1"}, "", Credential{}, ErrValidation},
+		{"api_key twice", nil, "api_key=k1&api_key=k1", Credential{}, ErrValidation},
+		{"empty bearer", []string{"Authorization: Bearer "}, "", Credential{}, ErrValidation},
+		{"bare bearer", []string{"Authorization: Bearer"}, "", Credential{}, ErrValidation},
+		{"empty header", []string{"X-API-Key: "}, "", Credential{}, ErrValidation},
+		{"empty query", nil, "api_key=", Credential{}, ErrValidation},
+		{"basic", []string{"Authorization: Basic azE6"}, "", Credential{}, ErrUnauthenticated},
+		{"basic beside a key", []string{"Authorization: Basic azE6", "X-API-Key: k1"}, "", Credential{"k1", "header"}, nil},
+		{"bearer glued", []string{"Authorization: Bearerk1"}, "", Credential{}, ErrUnauthenticated},
+		{"semicolon", nil, "a=b;api_key=k1", Credential{}, ErrUnauthenticated},
+		{"other names", nil, "apikey=k1&xapi_key=k2", Credential{}, ErrUnauthenticated},
+	} {
+		r := httptest.NewRequest("GET", "/api/v1/agents?"+tt.query, nil)
+		for _, h := range tt.headers {
+			name, value, _ := strings.Cut(h, ": ")
+			r.Header.Add(name, value)
+		}
+		got, err := ReadCredential(r)
+		if !errors.Is(err, tt.err) || err == nil && got != tt.want {
+			t.Errorf("%s: got %v, %v; want %v, %v", tt.name, got, err, tt.want, tt.err)
+		}
+		if left := r.URL.String() + r.RequestURI; tt.query != "" && strings.Contains(left, "k1") && strings.Contains(left, "api_key") && !strings.Contains(left, "xapi_key") {
+			t.Errorf("%s: the key is still in %s", tt.name, left)
+		}
+	}
+}
+
+func TestReadCredential_KeepsQuery(t *testing.T) {
+	r := httptest.NewRequest("GET", "/x?search=a+b&api_key=k1&page=2", nil)
+	if _, err := ReadCredential(r); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.URL.Query(); got.Get("search") != "a b" || got.Get("page") != "2" {
+		t.Errorf("got %v, want search and page as they were", got)
+	}
+}
+
+func TestClientAddr(t *testing.T) {
+	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	for _, tt := range []struct {
+		name, peer string
+		forwarded  []string
+		proxies    []netip.Prefix
+		want       string
+	}{
+		{"no proxy declared", "10.0.0.1:1", []string{"1.2.3.4"}, nil, "10.0.0.1"},
+		{"peer is no proxy", "192.0.2.9:1", []string{"1.2.3.4"}, proxies, "192.0.2.9"},
+		{"one proxy", "10.0.0.1:1", []string{"1.2.3.4"}, proxies, "1.2.3.4"},
+		{"client lies", "10.0.0.1:1", []string{"6.6.6.6, 1.2.3.4"}, proxies, "1.2.3.4"},
+		{"two proxies", "10.0.0.1:1", []string{"6.6.6.6, 1.2.3.4, 10.0.0.2"}, proxies, "1.2.3.4"},
+		{"two lines", "10.0.0.1:1", []string{"1.2.3.4", "10.0.0.2"}, proxies, "1.2.3.4"},
+		{"garbage stops the walk", "10.0.0.1:1", []string{"1.2.3.4, what, 10.0.0.2"}, proxies, "10.0.0.2"},
+		{"no field", "10.0.0.1:1", nil, proxies, "10.0.0.1"},
+		{"v6", "[fd00::1]:1", []string{"2001:db8::7"}, proxies, "2001:db8::7"},
+		{"v4 in v6", "[::ffff:10.0.0.1]:1", []string{"::ffff:1.2.3.4"}, proxies, "1.2.3.4"},
+	} {
+		r := &http.Request{RemoteAddr: tt.peer, Header: http.Header{}}
+		for _, f := range tt.forwarded {
+			r.Header.Add("X-Forwarded-For", f)
+		}
+		if got := ClientAddr(r, tt.proxies).String(); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Catalog serves the admin endpoints of one kind of record: list, create,
+// read, change, delete and import. Its functions must be safe for concurrent
+// use.
+type Catalog[T any] struct {
+	Store *Store
+	Name  string // of the rows: "agents"
+	Path  string // below /admin/v1/, Name where empty
+	Table Table[T]
+	// Save sets what a body says of a record, checks and stores it. old is nil
+	// for a new one.
+	Save func(tx *Tx, r *Request, old *T, b *Body) (T, error)
+	// Show gives a record as the admin endpoint tells it.
+	Show func(tx *Tx, v T) (any, error)
+	// Drop checks whether a record may be deleted; nil: always.
+	Drop func(tx *Tx, v T) error
+	// Match is the filter of the list; nil: there is none.
+	Match func(tx *Tx, v T, q url.Values) bool
+	// Columns lists what a CSV import may have, and Row turns one line of it
+	// into the members of a body; nil: JSON only.
+	Columns []string
+	Row     func(fields map[string]string) (map[string]any, error)
+	// Keep leaves out the endpoint that deletes.
+	Keep bool
+}
+
+// Routes lists the endpoints.
+func (c *Catalog[T]) Routes() []Route {
+	path := "/admin/v1/" + c.Name
+	if c.Path != "" {
+		path = "/admin/v1/" + c.Path
+	}
+	rows := []Route{
+		{Method: "GET", Path: path, Handle: c.list},
+		{Method: "POST", Path: path, Handle: c.create},
+		{Method: "POST", Path: path + "/import", Handle: c.load},
+		{Method: "GET", Path: path + "/:id", Handle: c.get},
+		{Method: "PATCH", Path: path + "/:id", Handle: c.update},
+	}
+	if !c.Keep {
+		rows = append(rows, Route{Method: "DELETE", Path: path + "/:id", Handle: c.drop})
+	}
+	return rows
+}
+
+func (c *Catalog[T]) list(w http.ResponseWriter, r *Request) error {
+	q := r.URL.Query()
+	page, err := ReadPage(q, 25, 1000)
+	if err != nil {
+		return err
+	}
+	rows, count := []any{}, 0
+	err = c.Store.View(func(tx *Tx) error {
+		for v, err := range c.Table.All(tx, true) {
+			if err != nil {
+				return err
+			}
+			if c.Match != nil && !c.Match(tx, v, q) {
+				continue
+			}
+			if count++; count <= (page.Number-1)*page.Limit || len(rows) == page.Limit {
+				continue
+			}
+			shown, err := c.Show(tx, v)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, shown)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, page.Answer(count, c.Name, rows))
+}
+
+func (c *Catalog[T]) create(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	return c.save(w, r, body, http.StatusCreated, func(*Tx) (*T, error) { return nil, nil })
+}
+
+func (c *Catalog[T]) update(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return err
+	}
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	return c.save(w, r, body, http.StatusOK, func(tx *Tx) (*T, error) {
+		old, err := c.Table.Get(tx, IDKey(id))
+		return &old, err
+	})
+}
+
+func (c *Catalog[T]) save(w http.ResponseWriter, r *Request, body *Body, status int, old func(*Tx) (*T, error)) error {
+	var shown any
+	err := c.Store.Update(func(tx *Tx) error {
+		was, err := old(tx)
+		if err != nil {
+			return err
+		}
+		v, err := c.Save(tx, r, was, body)
+		if err != nil {
+			return err
+		}
+		shown, err = c.Show(tx, v)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, status, shown)
+}
+
+func (c *Catalog[T]) get(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return err
+	}
+	var shown any
+	err = c.Store.View(func(tx *Tx) error {
+		v, err := c.Table.Get(tx, IDKey(id))
+		if err != nil {
+			return err
+		}
+		shown, err = c.Show(tx, v)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+func (c *Catalog[T]) drop(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return err
+	}
+	err = c.Store.Update(func(tx *Tx) error {
+		v, err := c.Table.Get(tx, IDKey(id))
+		if err != nil {
+			return err
+		}
+		if c.Drop != nil {
+			if err := c.Drop(tx, v); err != nil {
+				return err
+			}
+		}
+		return c.Table.Delete(tx, IDKey(id))
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
+}
+
+// load stores all rows of an import in one transaction, or none.
+func (c *Catalog[T]) load(w http.ResponseWriter, r *Request) error {
+	data, err := r.ReadAll()
+	if err != nil {
+		return err
+	}
+	var rows []*Body
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "text/csv" {
+		rows, err = c.csv(data)
+	} else {
+		rows, err = c.json(data)
+	}
+	if err != nil {
+		return err
+	}
+	err = c.Store.Update(func(tx *Tx) error {
+		for i, row := range rows {
+			if _, err := c.Save(tx, r, nil, row); err != nil {
+				return inRow(i+1, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), c.Name)})
+}
+
+// inRow says in which row of an import an error was, if the caller may know.
+func inRow(n int, err error) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	return e.With("row %d: %s Nothing was imported.", n, e.Message)
+}
+
+// json reads an array of objects, as it is or under the name of the rows.
+func (c *Catalog[T]) json(data []byte) ([]*Body, error) {
+	text := strings.TrimSpace(string(data))
+	if strings.HasPrefix(text, "[") {
+		text = fmt.Sprintf("{%q: %s}", c.Name, text)
+	}
+	body, err := ParseBody([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	if !body.Given(c.Name) {
+		return nil, ErrMissing.With("%s is missing. Send an array of objects, or {\"%s\": [...]}.", c.Name, c.Name)
+	}
+	rows := body.Bodies(c.Name)
+	return rows, body.Err()
+}
+
+// csv reads lines under a line of column names.
+func (c *Catalog[T]) csv(data []byte) ([]*Body, error) {
+	if c.Row == nil {
+		return nil, ErrValidation.With("%s are imported as JSON only. Send an array of objects.", c.Name)
+	}
+	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
+	names, err := in.Read()
+	if err != nil {
+		return nil, ErrValidation.With("The CSV has no first line with column names: %v.", err)
+	}
+	for _, name := range names {
+		if !slices.Contains(c.Columns, name) {
+			return nil, ErrValidation.With("Unknown column %q. Known are %s.", name, strings.Join(c.Columns, ", "))
+		}
+	}
+	var rows []*Body
+	for {
+		line, err := in.Read()
+		if err == io.EOF {
+			return rows, nil
+		}
+		if err != nil {
+			return nil, ErrValidation.With("The CSV cannot be read: %v.", err)
+		}
+		body, err := c.line(names, line)
+		if err != nil {
+			return nil, inRow(len(rows)+1, err)
+		}
+		rows = append(rows, body)
+	}
+}
+
+// line makes a body of the cells of one line that are not empty.
+func (c *Catalog[T]) line(names, line []string) (*Body, error) {
+	cells := map[string]string{}
+	for i, name := range names {
+		if cell := strings.TrimSpace(line[i]); cell != "" {
+			cells[name] = cell
+		}
+	}
+	fields, err := c.Row(maps.Clone(cells))
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(fields)
+	if err != nil {
+		return nil, err
+	}
+	return ParseBody(data)
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+)
+
+// Client speaks to the admin endpoint. It is safe for concurrent use.
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// ClientError is an answer other than success.
+type ClientError struct {
+	Status  int    `json:"-"`
+	Code    string `json:"error"`
+	Message string `json:"message"`
+}
+
+// Error gives the message, which is made for people.
+func (e *ClientError) Error() string {
+	if e.Message == "" {
+		return fmt.Sprintf("the server answered %d", e.Status)
+	}
+	return e.Message
+}
+
+// NewSocketClient speaks over a control socket.
+func NewSocketClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+	}
+	return &Client{base: "http://control", http: &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}}
+}
+
+// NewTCPClient speaks to the admin door at a URL, with an admin token.
+func NewTCPClient(url, token string) *Client {
+	return &Client{base: strings.TrimSuffix(url, "/"), token: token, http: &http.Client{Timeout: time.Minute}}
+}
+
+// NewLocalClient calls a handler in this process.
+func NewLocalClient(h http.Handler) *Client {
+	return &Client{base: "http://local", http: &http.Client{Transport: inProcess{h}}}
+}
+
+// inProcess answers requests by a handler.
+type inProcess struct{ handler http.Handler }
+
+// RoundTrip is http.RoundTripper.
+func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
+	in := r.Clone(r.Context())
+	in.RemoteAddr, in.RequestURI = "127.0.0.1:0", r.URL.RequestURI()
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	w := httptest.NewRecorder()
+	p.handler.ServeHTTP(w, in)
+	return w.Result(), nil
+}
+
+// Alive says whether something answers.
+func (c *Client) Alive(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return c.Do(ctx, http.MethodGet, "/healthz", nil, nil) == nil
+}
+
+// Do sends a value as JSON (nil: no body) and reads the answer into another
+// (nil: it is dropped). An answer other than success is a *ClientError.
+func (c *Client) Do(ctx context.Context, method, path string, body, into any) error {
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return err
+		}
+	}
+	return c.Send(ctx, method, path, "application/json", data, into)
+}
+
+// Send is Do with a ready body.
+func (c *Client) Send(ctx context.Context, method, path, contentType string, body []byte, into any) error {
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	if len(body) > 0 {
+		r.Header.Set("Content-Type", contentType)
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	answer, err := c.http.Do(r)
+	if err != nil {
+		return fmt.Errorf("the server cannot be reached: %w", err)
+	}
+	defer answer.Body.Close()
+	data, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if answer.StatusCode/100 != 2 {
+		e := &ClientError{Status: answer.StatusCode}
+		_ = json.Unmarshal(data, e) // a body of another shape leaves the status
+		return e
+	}
+	if into == nil {
+		return nil
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return errors.Join(errors.New("the answer is no JSON; is this the admin door?"), err)
+	}
+	return nil
+}

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var bootID = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+})
+
+// ReadClocks reads the machine's clocks.
+func ReadClocks() Reading {
+	r := Reading{Wall: time.Now()}
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err == nil {
+		r.Boot, r.BootID = time.Duration(ts.Nano()), bootID()
+	}
+	return r
+}

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+)
+
+// Serve is the command that runs the service.
+func (s *Session) Serve() *cli.Command {
+	return &cli.Command{
+		Name: "serve", Usage: "run the service",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of the API door; port 0 takes a free one"},
+			&cli.StringFlag{Name: "admin-listen", Usage: "`ADDRESS` of the admin door"},
+			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error"},
+			&cli.StringFlag{Name: "log-format", Usage: "auto, text or json"},
+			&cli.BoolFlag{Name: "demo", Usage: "use a temporary folder with sample data and show a key for it"},
+		},
+		Description: `Examples:
+  latchkey serve
+  latchkey serve --demo
+  latchkey serve --data /var/lib/latchkey --listen 127.0.0.1:9000`,
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Present() {
+				return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+			}
+			conf, _, err := s.Load(c)
+			if err != nil {
+				return err
+			}
+			return s.Env.Serve(ctx, ServeOptions{Config: conf, ConfigFile: c.String("config"), Demo: c.Bool("demo"), Stdout: s.Env.Stdout, Stderr: s.Env.Stderr})
+		},
+	}
+}
+
+// field is a flag of a command that makes a record, and the member it sets.
+type field struct {
+	flag, member, usage string
+	kind                byte // s text, n number, l list of texts, p list of phone numbers
+}
+
+// resource is a kind of record with the commands that all kinds have.
+type resource struct {
+	name, path, rows string
+	usage            string
+	columns          []string
+	fields           []field
+}
+
+// Resources are the commands for agents, contacts, teams, owners, calls and
+// the do-not-call list.
+func (s *Session) Resources() []*cli.Command {
+	var all []*cli.Command
+	for _, r := range []resource{
+		{"agents", "agents", "agents", "the agents that speak in calls", []string{"id", "assistant_id", "name", "role", "phone_number", "team_id", "owner"}, []field{
+			{"name", "name", "name of the agent", 's'}, {"role", "role", "inbound agent or outbound agent", 's'}, {"phone", "phone_number", "its number, such as +4930555001", 's'},
+			{"model", "model", "language model", 's'}, {"voice", "voice_id", "voice", 's'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
+		}},
+		{"contacts", "contacts", "contacts", "the contacts that calls are made to", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
+			{"first-name", "first_name", "first name", 's'}, {"last-name", "last_name", "last name", 's'}, {"email", "email", "mail address", 's'}, {"company", "company", "company", 's'},
+			{"phone", "phone_numbers", "a number, may stand several times", 'p'}, {"stage", "stage", "such as lead or customer", 's'}, {"status", "status", "such as not_contacted", 's'},
+			{"tag", "tags", "a tag, may stand several times", 'l'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
+		}},
+		{"teams", "teams", "teams", "owners who share what they see", []string{"id", "name", "members"}, []field{
+			{"name", "name", "name of the team", 's'}, {"member", "members", "an owner, may stand several times", 'l'},
+		}},
+		{"owners", "owners", "owners", "whom keys act for, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
+			{"name", "name", "name of the owner", 's'}, {"balance", "balance", "what the wallet holds; without it nothing is refused", 'n'}, {"rate", "rate", "price of a minute, and the least that a call needs", 'n'},
+		}},
+		{"do-not-call", "do-not-call", "do_not_call", "numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
+			{"phone", "phone_number", "the number, such as +4930555044", 's'}, {"reason", "reason", "why", 's'},
+		}},
+	} {
+		all = append(all, s.resource(r))
+	}
+	return append(all, &cli.Command{Name: "calls", Usage: "look at calls", Commands: []*cli.Command{
+		s.list(resource{name: "calls", path: "calls", rows: "calls", columns: []string{"id", "call_id", "status", "type", "phone_number", "started_at", "duration_seconds"}}),
+	}})
+}
+
+func (s *Session) resource(r resource) *cli.Command {
+	create := &cli.Command{
+		Name: "create", Usage: "make one", Flags: r.flags(),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			body, err := r.body(c)
+			if err != nil {
+				return err
+			}
+			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/"+r.path, body)
+			if err != nil {
+				return err
+			}
+			return s.PrintList(c, made, "", r.columns)
+		},
+	}
+	load := &cli.Command{
+		Name: "import", Usage: "make many, all or none, from a JSON array or a .csv FILE (- for standard input)", ArgsUsage: "FILE",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"}}, Action: s.ImportFile(r.path),
+	}
+	remove := &cli.Command{
+		Name: "delete", Usage: "delete one", ArgsUsage: "ID",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			id, err := OneArgument(c)
+			if err != nil {
+				return err
+			}
+			_, err = s.Call(ctx, c, http.MethodDelete, "/admin/v1/"+r.path+"/"+url.PathEscape(id), nil)
+			return err
+		},
+	}
+	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: []*cli.Command{create, s.list(r), load, remove}}
+}
+
+func (s *Session) list(r resource) *cli.Command {
+	return &cli.Command{
+		Name: "list", Usage: "list them, newest first",
+		Flags: []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"}},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			list, err := s.Call(ctx, c, http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil)
+			if err != nil {
+				return err
+			}
+			return s.PrintList(c, list, r.rows, r.columns)
+		},
+	}
+}
+
+func (r resource) flags() []cli.Flag {
+	var flags []cli.Flag
+	for _, f := range r.fields {
+		if f.kind == 'l' || f.kind == 'p' {
+			flags = append(flags, &cli.StringSliceFlag{Name: f.flag, Usage: f.usage})
+			continue
+		}
+		flags = append(flags, &cli.StringFlag{Name: f.flag, Usage: f.usage})
+	}
+	return flags
+}
+
+// body makes the body of a request out of the flags that are set.
+func (r resource) body(c *cli.Command) (map[string]any, error) {
+	body := map[string]any{}
+	for _, f := range r.fields {
+		if !c.IsSet(f.flag) {
+			continue
+		}
+		switch f.kind {
+		case 'l':
+			body[f.member] = c.StringSlice(f.flag)
+		case 'p':
+			var phones []map[string]any
+			for _, p := range c.StringSlice(f.flag) {
+				phones = append(phones, map[string]any{"phone_number": p})
+			}
+			body[f.member] = phones
+		case 'n':
+			n, err := strconv.ParseFloat(c.String(f.flag), 64)
+			if err != nil {
+				return nil, Misused(c, fmt.Errorf("--%s must be a number; got %q", f.flag, c.String(f.flag)))
+			}
+			body[f.member] = n
+		default:
+			body[f.member] = c.String(f.flag)
+		}
+	}
+	if len(body) == 0 {
+		return nil, Misused(c, fmt.Errorf("--%s is needed", r.fields[0].flag))
+	}
+	return body, nil
+}
+
+// Admin are the commands for who may administer.
+func (s *Session) Admin() *cli.Command {
+	create := &cli.Command{
+		Name: "create", Usage: "make a token for the admin door and show it, once",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "what the token is for"}},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.String("name") == "" {
+				return Misused(c, fmt.Errorf("--name is needed"))
+			}
+			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/tokens", map[string]any{"name": c.String("name")})
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return s.PrintJSON(made)
+			}
+			_, _ = fmt.Fprintln(s.Env.Stdout, made["token"])
+			_, err = fmt.Fprintln(s.Env.Stderr, "\nThis is the only time that the token is shown: store it now.")
+			return err
+		},
+	}
+	revoke := &cli.Command{
+		Name: "revoke", Usage: "refuse a token from now on", ArgsUsage: "ID",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			id, err := OneArgument(c)
+			if err != nil {
+				return err
+			}
+			gone, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/tokens/"+url.PathEscape(id)+"/revoke", nil)
+			if err != nil {
+				return err
+			}
+			return s.PrintList(c, gone, "", tokenColumns())
+		},
+	}
+	list := s.list(resource{path: "tokens", rows: "tokens", columns: tokenColumns()})
+	return &cli.Command{Name: "admin", Usage: "who may administer", Commands: []*cli.Command{
+		{Name: "token", Usage: "tokens for the admin door", Commands: []*cli.Command{create, list, revoke}},
+	}}
+}
+
+func tokenColumns() []string {
+	return []string{"id", "name", "hint", "status", "created_at", "last_used_at"}
+}
+
+// Config are the commands that look at the configuration.
+func (s *Session) Config() *cli.Command {
+	return &cli.Command{Name: "config", Usage: "check or print the configuration", Commands: []*cli.Command{
+		{Name: "check", Usage: "say whether the configuration is good", Action: func(_ context.Context, c *cli.Command) error {
+			if _, _, err := s.Load(c); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(s.Env.Stdout, "The configuration is good.")
+			return err
+		}},
+		{Name: "print", Usage: "print every key, its value and where it comes from", Action: func(_ context.Context, c *cli.Command) error {
+			conf, sources, err := s.Load(c)
+			if err != nil {
+				return err
+			}
+			return conf.Print(s.Env.Stdout, sources)
+		}},
+	}}
+}
+
+// Routes is the command that lists the endpoints of the API.
+func (s *Session) Routes() *cli.Command {
+	return &cli.Command{Name: "routes", Usage: "list the endpoints with their permission and limits", Action: func(ctx context.Context, c *cli.Command) error {
+		list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/routes", nil)
+		if err != nil {
+			return err
+		}
+		return s.PrintList(c, list, "routes", []string{"method", "path", "permissions", "limits"})
+	}}
+}
+
+// Version is the command that says what this is.
+func (s *Session) Version() *cli.Command {
+	return &cli.Command{Name: "version", Usage: "say which version this is", Action: func(_ context.Context, c *cli.Command) error {
+		v := map[string]string{"version": "unknown", "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
+		if info, ok := debug.ReadBuildInfo(); ok {
+			v["version"] = strings.Trim(info.Main.Version, "()")
+		}
+		if c.Bool("json") {
+			return s.PrintJSON(v)
+		}
+		_, err := fmt.Fprintf(s.Env.Stdout, "latchkey %s %s %s\n", v["version"], v["go"], v["system"])
+		return err
+	}}
+}

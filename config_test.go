@@ -1,0 +1,609 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// load is LoadConfig with a file of the given text, where there is any. It
+// returns the name of the file too.
+func load(t *testing.T, text string, environ []string, flags map[string]string) (Config, Sources, string, error) {
+	t.Helper()
+	name := ""
+	if text != "" {
+		name = filepath.Join(t.TempDir(), "latchkey.toml")
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, sources, err := LoadConfig(name, environ, flags)
+	return c, sources, name, err
+}
+
+func TestDefaultConfig(t *testing.T) {
+	c := DefaultConfig()
+	got := map[string]any{}
+	for _, s := range c.settings() {
+		got[s.key] = reflect.ValueOf(s.field).Elem().Interface()
+	}
+	want := map[string]any{
+		"server.listen":                       "127.0.0.1:8080",
+		"server.data":                         "latchkey-data",
+		"server.base_url":                     "",
+		"server.trusted_proxies":              []string(nil),
+		"server.max_body_bytes":               1 << 20,
+		"server.read_header_timeout":          5 * time.Second,
+		"server.read_timeout":                 15 * time.Second,
+		"server.write_timeout":                30 * time.Second,
+		"server.idle_timeout":                 time.Minute,
+		"server.shutdown_timeout":             10 * time.Second,
+		"server.ietf_headers":                 "draft-11",
+		"server.insecure_http":                false,
+		"admin.listen":                        "127.0.0.1:8081",
+		"admin.insecure_http":                 false,
+		"log.level":                           "info",
+		"log.format":                          "auto",
+		"log.access":                          true,
+		"keys.prefix":                         "klen_",
+		"keys.query_allowed":                  true,
+		"keys.cache":                          100000,
+		"keys.last_used_interval":             30 * time.Second,
+		"keys.pepper_file":                    "",
+		"keys.retired_pepper_files":           []string(nil),
+		"contract.contacts_write":             "can_read_contacts",
+		"limit.requests_per_minute_limit":     60,
+		"limit.calls_per_day_limit":           100,
+		"limit.calendar_events_per_day_limit": 50,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+// Every key, also those added later: its tags must allow what they propose.
+func TestConfigTags(t *testing.T) {
+	c := DefaultConfig()
+	for _, s := range c.settings() {
+		def, example := s.tag.Get("default"), s.tag.Get("example")
+		if def != "" && example != "" {
+			t.Errorf("%s has a default and an example, want one of them", s.key)
+		}
+		if want := s.assign(s.parse(def + example)); want != "" {
+			t.Errorf("%s: got a refusal of %q, want none: must be %s", s.key, def+example, want)
+		}
+		if name := s.tag.Get("check"); name != "" && textChecks[name].fits == nil {
+			t.Errorf("%s: got check %q, which is not there", s.key, name)
+		}
+		if section, _, _ := strings.Cut(s.key, "."); strings.Contains(section, "_") {
+			t.Errorf("got section %q, want none with a _: the names of variables split there", section)
+		}
+		switch s.field.(type) {
+		case *int, *time.Duration:
+			if s.tag.Get("min") == "" || s.tag.Get("max") == "" {
+				t.Errorf("%s has no bounds", s.key)
+			}
+		}
+	}
+}
+
+func TestLoadConfig_nothing(t *testing.T) {
+	c, sources, err := LoadConfig("", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := DefaultConfig(); !reflect.DeepEqual(c, want) {
+		t.Errorf("got %+v, want %+v", c, want)
+	}
+	for _, s := range c.settings() {
+		if sources[s.key] != "default" {
+			t.Errorf("%s: got source %q, want default", s.key, sources[s.key])
+		}
+	}
+	if got, want := len(sources), len(c.settings()); got != want {
+		t.Errorf("got %d sources, want %d", got, want)
+	}
+}
+
+func TestLoadConfig_example(t *testing.T) {
+	const name = "config.example.toml"
+	c, sources, err := LoadConfig(name, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := DefaultConfig(); !reflect.DeepEqual(c, want) {
+		t.Errorf("got %+v, want the defaults %+v", c, want)
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c.settings() {
+		section, key, _ := strings.Cut(s.key, ".")
+		source, line := "file "+name, "\n"+key+" = "
+		if section == "limit" { // each is a comment there
+			source, line = "default", "\n# name = \""+key+"\"\n# default = "+s.text()+"\n"
+		}
+		if sources[s.key] != source {
+			t.Errorf("%s: got source %q, want %q", s.key, sources[s.key], source)
+		}
+		if !strings.Contains(string(data), line) {
+			t.Errorf("%s: the example has no line %q", s.key, line)
+		}
+		if v := "# Variable: " + variable(s.key) + "\n"; !strings.Contains(string(data), v) {
+			t.Errorf("%s: the example has no line %q", s.key, v)
+		}
+		for _, bound := range []string{s.tag.Get("min"), s.tag.Get("max")} {
+			if !strings.Contains(string(data), bound) {
+				t.Errorf("%s: the example does not say its bound %q", s.key, bound)
+			}
+		}
+		for word := range strings.SplitSeq(s.tag.Get("in"), ",") {
+			if !strings.Contains(string(data), `"`+word) {
+				t.Errorf("%s: the example does not say its word %q", s.key, word)
+			}
+		}
+	}
+	for _, name := range []string{"LATCHKEY_CONFIG", "LATCHKEY_KEYS_PEPPER "} {
+		if !strings.Contains(string(data), name) {
+			t.Errorf("the example does not mention %s", name)
+		}
+	}
+	// What is in comments must load as well.
+	limits := string(data[bytes.Index(data, []byte("# [[limit]]")):])
+	var live []string
+	for line := range strings.Lines(limits) {
+		if line = strings.TrimPrefix(line, "# "); strings.HasPrefix(line, "[[") || strings.Contains(line, " = ") {
+			live = append(live, line)
+		}
+	}
+	c, _, _, err = load(t, strings.Join(live, ""), nil, nil)
+	if err != nil || !reflect.DeepEqual(c, DefaultConfig()) {
+		t.Errorf("got %v, %+v from the limits of the example, want the defaults", err, c.Limit)
+	}
+}
+
+func TestLoadConfig_bad(t *testing.T) {
+	names, err := filepath.Glob("testdata/config/bad-*.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(names) < 15 {
+		t.Fatalf("got %d files, want 15 or more", len(names))
+	}
+	for _, name := range names {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, _, _ := strings.Cut(string(data), "\n")
+			want, ok := strings.CutPrefix(first, "# want: ")
+			if !ok {
+				t.Fatalf("got first line %q, want # want: TEXT", first)
+			}
+			c, sources, err := LoadConfig(name, nil, nil)
+			if err == nil {
+				t.Fatalf("got no error, want %q", want)
+			}
+			got := err.Error()
+			if !strings.Contains(got, want) {
+				t.Errorf("got %q\nwant %q in it", got, want)
+			}
+			if !strings.HasPrefix(got, "file "+name+": ") {
+				t.Errorf("got %q, want the name of the file first", got)
+			}
+			if strings.Count(got, "file "+name) != 1 {
+				t.Errorf("got %q, want one problem", got)
+			}
+			if strings.Contains(got, "hunter2") {
+				t.Errorf("got %q, want the secret left out", got)
+			}
+			if sources != nil || !reflect.DeepEqual(c, Config{}) {
+				t.Error("got values beside the error, want none")
+			}
+		})
+	}
+}
+
+func TestLoadConfig_missingFile(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct{ name, want string }{
+		{filepath.Join(dir, "none.toml"), "there is no such file; name one that exists"},
+		{dir, "is a directory"},
+	} {
+		_, _, err := LoadConfig(tt.name, nil, nil)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.HasPrefix(err.Error(), "file "+tt.name+": ") {
+			t.Errorf("got %v, want %q with the name of the file", err, tt.want)
+		}
+	}
+}
+
+func TestLoadConfig_precedence(t *testing.T) {
+	const text = `
+[server]
+listen = "127.0.0.1:1"
+data = "from-file"
+[admin]
+listen = "127.0.0.1:2"
+[[limit]]
+name = "calls_per_day_limit"
+default = 7
+[[limit]]
+name = "requests_per_minute_limit"
+default = 8
+`
+	environ := []string{
+		"PATH=/bin",
+		"LATCHKEY_SERVER_LISTEN=127.0.0.1:3",
+		"LATCHKEY_ADMIN_LISTEN=127.0.0.1:4",
+		"LATCHKEY_LIMIT_CALLS_PER_DAY_LIMIT=200",
+	}
+	flags := map[string]string{"server.listen": "127.0.0.1:0", "limit.calendar_events_per_day_limit": "9"}
+	c, sources, file, err := load(t, text, environ, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfig()
+	want.Server.Listen = "127.0.0.1:0"
+	want.Server.Data = "from-file"
+	want.Admin.Listen = "127.0.0.1:4"
+	want.Limit.RequestsPerMinute = 8
+	want.Limit.CallsPerDay = 200
+	want.Limit.CalendarEventsPerDay = 9
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got %+v\nwant %+v", c, want)
+	}
+	for key, want := range map[string]string{
+		"server.listen":                       "flag",
+		"server.data":                         "file " + file,
+		"server.base_url":                     "default",
+		"admin.listen":                        "env LATCHKEY_ADMIN_LISTEN",
+		"limit.requests_per_minute_limit":     "file " + file,
+		"limit.calls_per_day_limit":           "env LATCHKEY_LIMIT_CALLS_PER_DAY_LIMIT",
+		"limit.calendar_events_per_day_limit": "flag",
+	} {
+		if sources[key] != want {
+			t.Errorf("%s: got source %q, want %q", key, sources[key], want)
+		}
+	}
+}
+
+// Every key by its variable and by its flag, also those added later.
+func TestLoadConfig_everyKey(t *testing.T) {
+	text := func(s setting) string { // something other than the default
+		switch field := s.field.(type) {
+		case *bool:
+			if *field {
+				return "false"
+			}
+			return "true"
+		case *int:
+			return s.tag.Get("max")
+		case *time.Duration:
+			return "1500ms"
+		}
+		if words := strings.Split(s.tag.Get("in"), ","); len(words) > 1 {
+			return words[len(words)-1]
+		}
+		switch s.tag.Get("check") {
+		case "address":
+			return "[::1]:0"
+		case "prefix":
+			return "acme_"
+		case "path":
+			return "elsewhere"
+		}
+		return s.tag.Get("example")
+	}
+	def := DefaultConfig()
+	var environ []string
+	flags := map[string]string{}
+	for _, s := range def.settings() {
+		environ = append(environ, variable(s.key)+"="+text(s))
+		flags[s.key] = text(s)
+	}
+	byEnv, sources, err := LoadConfig("", environ, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range byEnv.settings() {
+		if reflect.DeepEqual(s.field, def.settings()[i].field) {
+			t.Errorf("%s: got the default from %s", s.key, environ[i])
+		}
+		if want := "env " + variable(s.key); sources[s.key] != want {
+			t.Errorf("%s: got source %q, want %q", s.key, sources[s.key], want)
+		}
+	}
+	byFlag, _, err := LoadConfig("", nil, flags)
+	if err != nil || !reflect.DeepEqual(byFlag, byEnv) {
+		t.Errorf("got %v, %+v by flags\nwant %+v", err, byFlag, byEnv)
+	}
+}
+
+func TestLoadConfig_environ(t *testing.T) {
+	for _, tt := range []struct{ entry, want string }{
+		{"LATCHKEY_SERVER_LISEN=hunter2", "env LATCHKEY_SERVER_LISEN: unknown variable: did you mean LATCHKEY_SERVER_LISTEN?"},
+		{"LATCHKEY_LISTEN=hunter2", "env LATCHKEY_LISTEN: unknown variable: did you mean LATCHKEY_ADMIN_LISTEN?"},
+		{"LATCHKEY_KEYS_PEPER=hunter2", "env LATCHKEY_KEYS_PEPER: unknown variable: "},
+		{"LATCHKEY_KEYS_PEPPER_FIEL=x", "env LATCHKEY_KEYS_PEPPER_FIEL: unknown variable: did you mean LATCHKEY_KEYS_PEPPER_FILE?"},
+		{"LATCHKEY_KEYS=hunter2", "env LATCHKEY_KEYS: unknown variable: "},
+		{"LATCHKEY_server_LISTEN=x", "env LATCHKEY_server_LISTEN: unknown variable: did you mean LATCHKEY_SERVER_LISTEN?"},
+		{"LATCHKEY_LIMIT_CALLS=5", "env LATCHKEY_LIMIT_CALLS: unknown variable: did you mean LATCHKEY_LIMIT_CALLS_PER_DAY_LIMIT?"},
+		{"LATCHKEY_NONSENSE=1", "env LATCHKEY_NONSENSE: unknown variable: 'latchkey config print' lists all"},
+		{"LATCHKEY_PORT=9090", "env LATCHKEY_PORT: unknown variable: "},
+		{"LATCHKEY_=1", "env LATCHKEY_: unknown variable: "},
+		{"LATCHKEY_SERVER_LISTEN=", `env LATCHKEY_SERVER_LISTEN: server.listen must be host:port, the host localhost or an IP address, such as "127.0.0.1:8080"; got ""`},
+		{"LATCHKEY_SERVER_MAX_BODY_BYTES=1MiB", `server.max_body_bytes must be a whole number from 1024 to 67108864, such as 1048576; got "1MiB"`},
+		{"LATCHKEY_SERVER_MAX_BODY_BYTES=99999999999999999999", `got "99999999999999999999"`},
+		{"LATCHKEY_SERVER_IDLE_TIMEOUT=60", `server.idle_timeout must be a duration with a unit, such as "60s"; got "60"`},
+		{"LATCHKEY_LOG_ACCESS=yes", `env LATCHKEY_LOG_ACCESS: log.access must be true or false; got "yes"`},
+		{"LATCHKEY_SERVER_DATA=a\xffb", "server.data must be UTF-8 text without control characters"},
+		{"LATCHKEY_SERVER_TRUSTED_PROXIES=10.0.0.0/8,10.0.0.0/33", "server.trusted_proxies must be a list, each item an IP address or a network"},
+		{"LATCHKEY_SERVER_LISTEN=192.0.2.1:80", "env LATCHKEY_SERVER_LISTEN: server.listen is \"192.0.2.1:80\", where keys would travel in clear"},
+	} {
+		_, _, err := LoadConfig("", []string{tt.entry}, nil)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: got %v\nwant %q", tt.entry, err, tt.want)
+		} else if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%q: got %v, want the text left out", tt.entry, err)
+		}
+	}
+}
+
+func TestLoadConfig_environOfOthers(t *testing.T) {
+	c, _, err := LoadConfig("", []string{
+		"HOME=/root", "LATCHKEYS=1", "latchkey_x=1", "=C:=C:\\",
+		"LATCHKEY_KEYS_PEPPER=secret", "LATCHKEY_CONFIG=/etc/latchkey.toml",
+		"LATCHKEY_CRASH_AT=commit", "LATCHKEY_BENCH_URL=x", "LATCHKEY_TEST_X=1",
+		// As Kubernetes does for services called latchkey and latchkey-server.
+		"LATCHKEY_SERVICE_HOST=10.0.0.1", "LATCHKEY_SERVICE_PORT=8080", "LATCHKEY_SERVICE_PORT_HTTP=8080",
+		"LATCHKEY_PORT=tcp://10.0.0.1:8080", "LATCHKEY_PORT_8080_TCP=tcp://10.0.0.1:8080", "LATCHKEY_PORT_8080_TCP_ADDR=10.0.0.1",
+		"LATCHKEY_SERVER_SERVICE_HOST=10.0.0.1", "LATCHKEY_SERVER_PORT=tcp://10.0.0.1:8080", "LATCHKEY_SERVER_PORT_8080_TCP_PROTO=tcp",
+	}, nil)
+	if err != nil || !reflect.DeepEqual(c, DefaultConfig()) {
+		t.Errorf("got %v, %+v, want the defaults", err, c)
+	}
+}
+
+func TestLoadConfig_lists(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want []string
+	}{
+		{"10.0.0.0/8", []string{"10.0.0.0/8"}},
+		{" 10.0.0.0/8 , 2001:db8::/32,192.0.2.7,", []string{"10.0.0.0/8", "2001:db8::/32", "192.0.2.7"}},
+		{"", nil},
+		{" , ", nil},
+	} {
+		const text = "[server]\ntrusted_proxies = [\"::1\"]"
+		c, _, _, err := load(t, text, []string{"LATCHKEY_SERVER_TRUSTED_PROXIES=" + tt.text}, nil)
+		if err != nil || !slices.Equal(c.Server.TrustedProxies, tt.want) {
+			t.Errorf("%q: got %v, %q, want %q", tt.text, err, c.Server.TrustedProxies, tt.want)
+		}
+	}
+}
+
+func TestLoadConfig_baseURL(t *testing.T) {
+	for text, want := range map[string]string{ // no value is a refusal
+		"https://example.com":       "https://example.com",
+		"https://example.com/":      "https://example.com",
+		"http://127.0.0.1:8080":     "http://127.0.0.1:8080",
+		"http://[::1]:8080/":        "http://[::1]:8080",
+		"example.com":               "",
+		"ftp://example.com":         "",
+		"https://":                  "",
+		"https://example.com//":     "",
+		"https://example.com/v1":    "",
+		"https://example.com?x=1":   "",
+		"https://example.com#x":     "",
+		"https://example.com:port":  "",
+		"https://two words.example": "",
+	} {
+		c, _, err := LoadConfig("", nil, map[string]string{"server.base_url": text})
+		if c.Server.BaseURL != want || (err == nil) != (want != "") {
+			t.Errorf("%q: got %q, %v, want %q", text, c.Server.BaseURL, err, want)
+		}
+	}
+}
+
+func TestLoadConfig_clearText(t *testing.T) {
+	for listen, open := range map[string]bool{
+		"127.0.0.1:8080":          false,
+		"127.8.9.1:8080":          false,
+		"localhost:8080":          false,
+		"[::1]:8080":              false,
+		"[::ffff:127.0.0.1]:8080": false,
+		"0.0.0.0:8080":            true,
+		":8080":                   true,
+		"[::]:8080":               true,
+		"192.168.1.5:0":           true,
+		"[fe80::1%eth0]:8080":     true,
+		"[::ffff:192.0.2.1]:8080": true,
+	} {
+		for _, section := range []string{"server", "admin"} {
+			flags := map[string]string{section + ".listen": listen}
+			_, _, err := LoadConfig("", nil, flags)
+			if got := err != nil && strings.Contains(err.Error(), "flag: "+section+".listen is "); got != open {
+				t.Errorf("%s.listen = %q: got %v, want a refusal: %v", section, listen, err, open)
+			}
+			flags[section+".insecure_http"] = "true"
+			if _, _, err := LoadConfig("", nil, flags); err != nil {
+				t.Errorf("%s.listen = %q with insecure_http: got %v, want no error", section, listen, err)
+			}
+		}
+	}
+}
+
+func TestLoadConfig_severalErrors(t *testing.T) {
+	const text = `
+[server]
+lisen = "x"
+idle_timeout = 60
+[log]
+level = "loud"
+`
+	environ := []string{"LATCHKEY_LOG_FORMAT=xml", "LATCHKEY_NONSENSE=1"}
+	flags := map[string]string{"server.listen": "0.0.0.0:80", "keys.prefix": "-", "keys.cash": "1"}
+	_, _, file, err := load(t, text, environ, flags)
+	if err == nil {
+		t.Fatal("got no error")
+	}
+	want := []string{
+		`env LATCHKEY_LOG_FORMAT: log.format must be one of auto, text, json; got "xml"`,
+		`env LATCHKEY_NONSENSE: unknown variable: 'latchkey config print' lists all`,
+		"file " + file + `: log.level must be one of debug, info, warn, error; got "loud"`,
+		"file " + file + `: server.idle_timeout must be a duration with a unit, such as "60s"; got 60`,
+		"file " + file + `: unknown key "server.lisen": did you mean "server.listen"?`,
+		`flag: keys.prefix must be 1 to 16 of a-z, 0-9 and _, the last a _, such as "klen_"; got "-"`,
+		`flag: server.listen is "0.0.0.0:80", where keys would travel in clear; put TLS in front and set server.insecure_http = true, or listen on 127.0.0.1`,
+		`flag: unknown key "keys.cash": did you mean "keys.cache"?`,
+	}
+	if got := strings.Split(err.Error(), "\n"); !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", err, strings.Join(want, "\n"))
+	}
+}
+
+// A bad value is reported even where a flag overrides it, and a file that does
+// not parse hides no other problem, nor is blamed for what it may well hold.
+func TestLoadConfig_errorsElsewhere(t *testing.T) {
+	_, _, _, err := load(t, "[log]\nlevel = 3", nil, map[string]string{"log.level": "warn"})
+	if err == nil || !strings.Contains(err.Error(), "log.level must be a string, such as \"info\"; got 3") {
+		t.Errorf("got %v, want the bad value named", err)
+	}
+	_, _, _, err = load(t, "[log", []string{"LATCHKEY_LOG_LEVEL=3"}, map[string]string{"server.listen": ":80"})
+	if err == nil || !strings.Contains(err.Error(), "line 1") || !strings.Contains(err.Error(), "LATCHKEY_LOG_LEVEL") {
+		t.Errorf("got %v, want both problems", err)
+	} else if strings.Contains(err.Error(), "insecure_http") {
+		t.Errorf("got %v, want nothing about insecure_http", err)
+	}
+}
+
+func TestConfig_Print(t *testing.T) {
+	odd := DefaultConfig()
+	odd.Server.Listen = "[::]:0"
+	odd.Server.InsecureHTTP = true
+	odd.Server.Data = `C:\data "x" # caf` + "\u00e9 \U0001f511 \u200b"
+	odd.Server.BaseURL = "https://keys.example.com"
+	odd.Server.TrustedProxies = []string{"10.0.0.0/8", "::1"}
+	odd.Server.IdleTimeout = 1500 * time.Millisecond
+	odd.Server.ReadTimeout = 100*time.Millisecond + 1
+	odd.Server.WriteTimeout = time.Hour - 1
+	odd.Keys.RetiredPepperFiles = []string{`a" "b`, `c\`, `" "`}
+	odd.Log.Access = false
+	odd.Limit.CallsPerDay = 1_000_000_000
+	for name, c := range map[string]Config{"defaults": DefaultConfig(), "all odd": odd} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			sources := Sources{"server.listen": "file two\nlines", "log.level": "env LATCHKEY_LOG_LEVEL"}
+			if err := c.Print(&b, sources); err != nil {
+				t.Fatal(err)
+			}
+			got, sources, file, err := load(t, b.String(), nil, nil)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, &b)
+			}
+			if !reflect.DeepEqual(got, c) {
+				t.Errorf("got %+v\nwant %+v from\n%s", got, c, &b)
+			}
+			for _, s := range c.settings() {
+				if sources[s.key] != "file "+file {
+					t.Errorf("%s: got source %q, want it printed", s.key, sources[s.key])
+				}
+			}
+			for _, want := range []string{"# file two\\nlines\n", "# env LATCHKEY_LOG_LEVEL\n"} {
+				if !strings.Contains(b.String(), want) {
+					t.Errorf("got %s\nwant %q in it", &b, want)
+				}
+			}
+		})
+	}
+}
+
+// What Print writes is as the program itself would have it, line by line.
+func TestConfig_Print_text(t *testing.T) {
+	c, sources, err := LoadConfig("", nil, map[string]string{"server.listen": "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := c.Print(&b, sources); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"[server]\nlisten = \"127.0.0.1:0\" # flag\n",
+		"trusted_proxies = [] # default\n",
+		"idle_timeout = \"60s\" # default\n",
+		"\n[[limit]]\nname = \"calls_per_day_limit\"\ndefault = 100 # default\n",
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("got\n%s\nwant %q in it", &b, want)
+		}
+	}
+	var any map[string]any
+	if _, err := toml.Decode(b.String(), &any); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConfig_TrustedProxies(t *testing.T) {
+	c, _, err := LoadConfig("", nil, map[string]string{
+		"server.trusted_proxies": "10.0.0.0/8,192.0.2.7,2001:db8::/32,::1,::ffff:192.0.2.8",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []netip.Prefix{
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("192.0.2.7/32"),
+		netip.MustParsePrefix("2001:db8::/32"),
+		netip.MustParsePrefix("::1/128"),
+		netip.MustParsePrefix("192.0.2.8/32"), // as it looks once unmapped
+	}
+	if got := c.TrustedProxies(); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, text := range []string{"", "10.0.0.5/8", "10.0.0.0/33", "10.0.0", "fe80::1%eth0", "::ffff:10.0.0.0/104", "proxy.example"} {
+		if p := parseNetwork(text); p.IsValid() {
+			t.Errorf("%q: got %v, want a refusal", text, p)
+		}
+	}
+}
+
+func TestConfig_LimitDefaults(t *testing.T) {
+	c, _, err := LoadConfig("", []string{"LATCHKEY_LIMIT_CALLS_PER_DAY_LIMIT=200"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := c.LimitDefaults()
+	for _, s := range c.settings() {
+		if name, ok := strings.CutPrefix(s.key, "limit."); ok && got[name] != *s.field.(*int) {
+			t.Errorf("%s: got %d, want %d", name, got[name], *s.field.(*int))
+		}
+	}
+	if len(got) != 3 || got["calls_per_day_limit"] != 200 {
+		t.Errorf("got %v, want three limits, calls_per_day_limit 200", got)
+	}
+}
+
+func TestEditDistance(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"", "abc", 3}, {"abc", "", 3}, {"listen", "listen", 0},
+		{"lisen", "listen", 1}, {"listenn", "listen", 1}, {"lysten", "listen", 1}, {"kitten", "sitting", 3},
+	} {
+		if got := editDistance(tt.a, tt.b); got != tt.want {
+			t.Errorf("%q, %q: got %d, want %d", tt.a, tt.b, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,469 @@
+package main
+
+import (
+	"encoding/binary"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Contact is a person to call (contract 5).
+type Contact struct {
+	ID              uint64    `json:"id"`
+	FirstName       string    `json:"first_name"`
+	LastName        string    `json:"last_name,omitempty"`
+	Email           string    `json:"email,omitempty"`
+	Company         string    `json:"company,omitempty"`
+	Website         string    `json:"website,omitempty"`
+	Address         string    `json:"address,omitempty"` // street
+	City            string    `json:"city,omitempty"`
+	State           string    `json:"state,omitempty"`
+	ZipCode         string    `json:"zip_code,omitempty"`
+	Country         string    `json:"country,omitempty"`
+	Timezone        string    `json:"timezone,omitempty"`
+	Status          string    `json:"status"`
+	Stage           string    `json:"stage"`
+	Tags            []string  `json:"tags,omitempty"`
+	PhoneNumbers    []Phone   `json:"phone_numbers,omitempty"`
+	CustomContext   Values    `json:"custom_context,omitempty"`
+	IndustryContext Values    `json:"industry_context,omitempty"`
+	Notes           []Note    `json:"notes,omitempty"`
+	TeamID          uint64    `json:"team_id,omitempty"`
+	Owner           uint64    `json:"owner"`
+	CreatedAt       time.Time `json:"created_at"`
+	LastCallDate    time.Time `json:"last_call_date,omitzero"`
+}
+
+// Note is a remark on a contact.
+type Note struct {
+	ID         uint64    `json:"id"`
+	Content    string    `json:"content"`
+	CreatedAt  time.Time `json:"created_at"`
+	NoteType   string    `json:"note_type"`
+	CallResult string    `json:"call_result,omitempty"`
+}
+
+var contactTable = Table[Contact]{
+	Name: "contacts",
+	Key:  func(c Contact) []byte { return IDKey(c.ID) },
+	Indexes: []Index[Contact]{
+		// The table adds the id to each entry, so each scope is in the order of ids.
+		{"scope", func(c Contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
+		{"phone", func(c Contact) (keys [][]byte) {
+			for _, p := range c.PhoneNumbers {
+				keys = append(keys, phoneKey(p.PhoneNumber))
+			}
+			return keys
+		}},
+	},
+}
+
+// phoneTable holds nothing; its sequence gives the ids of phone numbers.
+var phoneTable = Table[Phone]{Name: "contact_phones"}
+
+// phoneKey ends a number, so that no longer number begins with it.
+func phoneKey(number string) []byte { return append([]byte(number), 0) }
+
+// FindContact reads a contact; ErrNotFound where there is none in scope.
+func FindContact(tx *Tx, s Scope, id uint64) (Contact, error) {
+	c, err := contactTable.Get(tx, IDKey(id))
+	if err != nil {
+		return Contact{}, err
+	}
+	if !s.Allows(c.Owner, c.TeamID) {
+		return Contact{}, ErrNotFound
+	}
+	return c, nil
+}
+
+// SaveContact stores a changed contact.
+func SaveContact(tx *Tx, c Contact) error { return contactTable.Put(tx, c) }
+
+// ContactBlocks says whether any contact in scope has this number marked as
+// not to be called.
+func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
+	for _, key := range contactTable.Find(tx, "phone", phoneKey(phone), false) {
+		c, err := contactTable.Get(tx, key)
+		if err != nil {
+			return false, err
+		}
+		blocks := func(p Phone) bool { return p.DoNotCall && p.PhoneNumber == phone }
+		if s.Allows(c.Owner, c.TeamID) && slices.ContainsFunc(c.PhoneNumbers, blocks) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// FullName is first and last name joined.
+func (c Contact) FullName() string { return strings.TrimSpace(c.FirstName + " " + c.LastName) }
+
+// Brief is a contact as calls show it.
+func (c Contact) Brief() map[string]any {
+	return map[string]any{"id": c.ID, "name": c.FullName(), "email": c.Email, "company": c.Company}
+}
+
+// row gives what the list and the single contact have in common.
+func (c Contact) row(tx *Tx) map[string]any {
+	return map[string]any{
+		"id": c.ID, "first_name": c.FirstName, "last_name": c.LastName, "full_name": c.FullName(),
+		"email": c.Email, "company": c.Company, "stage": c.Stage, "status": c.Status,
+		"created_date": Seconds(c.CreatedAt), "last_call_date": Seconds(c.LastCallDate),
+		"tags": append([]string{}, c.Tags...), "team": TeamBrief(tx, c.TeamID),
+	}
+}
+
+// primary is the number to call first, "" without any.
+func (c Contact) primary() string {
+	for _, p := range c.PhoneNumbers {
+		if p.Primary {
+			return p.PhoneNumber
+		}
+	}
+	return ""
+}
+
+// full gives everything about a contact (contract 5.2) but its owner.
+func (c Contact) full(tx *Tx) map[string]any {
+	v := c.row(tx)
+	v["website"], v["timezone"] = c.Website, c.Timezone
+	v["stage_display"], v["status_display"] = displayWord(c.Stage), displayWord(c.Status)
+	v["address"] = map[string]any{"street": c.Address, "city": c.City, "state": c.State, "zip_code": c.ZipCode, "country": c.Country}
+	phones, notes := []any{}, []any{}
+	for _, p := range c.PhoneNumbers {
+		phones = append(phones, map[string]any{
+			"id": p.ID, "phone_number": p.PhoneNumber, "phone_type": p.PhoneType, "primary": p.Primary,
+			"do_not_call": p.DoNotCall, "dnc_date": Seconds(p.DNCDate), "dnc_reason": textOrNull(p.DNCReason),
+		})
+	}
+	for _, n := range slices.Backward(c.Notes) {
+		notes = append(notes, map[string]any{
+			"id": n.ID, "content": n.Content, "created_at": Seconds(n.CreatedAt), "note_type": n.NoteType, "call_result": textOrNull(n.CallResult),
+		})
+	}
+	v["phone_numbers"], v["recent_notes"] = phones, notes
+	v["custom_context"], v["industry_context"] = orEmpty(c.CustomContext), orEmpty(c.IndustryContext)
+	return v
+}
+
+func textOrNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func orEmpty(v Values) Values {
+	if v == nil {
+		return Values{}
+	}
+	return v
+}
+
+// displayWord makes "Qualified Lead" of "qualified_lead".
+func displayWord(word string) string {
+	words := strings.Split(word, "_")
+	for i, w := range words {
+		if w != "" {
+			words[i] = strings.ToUpper(w[:1]) + w[1:]
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// Contacts serves the contacts.
+type Contacts struct {
+	store   *Store
+	write   Permission
+	catalog Catalog[Contact]
+}
+
+// NewContacts serves the contacts of a store. To create and update one, a key
+// needs any permission of write.
+func NewContacts(store *Store, write Permission) *Contacts {
+	return &Contacts{store: store, write: write, catalog: Catalog[Contact]{
+		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
+		Match: matchContact, Columns: ContactColumns(), Row: ContactRow,
+	}}
+}
+
+// Routes lists the endpoints.
+func (c *Contacts) Routes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/api/v1/contacts", Permission: ReadContacts, Handle: c.list},
+		{Method: "GET", Path: "/api/v1/contacts/:contact_id", Permission: ReadContacts, Handle: c.get},
+		{Method: "POST", Path: "/api/v1/contacts/create", Permission: c.write, Handle: c.create},
+		{Method: "PUT", Path: "/api/v1/contacts/:contact_id/update", Permission: c.write, Handle: c.update},
+		{Method: "PATCH", Path: "/api/v1/contacts/:contact_id/update", Permission: c.write, Handle: c.update},
+	}
+}
+
+// AdminRoutes lists the operator's endpoints.
+func (c *Contacts) AdminRoutes() []Route { return c.catalog.Routes() }
+
+func (c *Contacts) list(w http.ResponseWriter, r *Request) error {
+	q := r.URL.Query()
+	page, err := ReadPage(q, 25, 100)
+	if err != nil {
+		return err
+	}
+	rows, count := []any{}, 0
+	err = c.store.View(func(tx *Tx) error {
+		scope, err := ScopeOf(tx, r.Key.Owner)
+		if err != nil {
+			return err
+		}
+		ids := contactsInScope(tx, scope)
+		if filtersContacts(q) {
+			if ids, err = matchingContacts(tx, ids, q); err != nil {
+				return err
+			}
+		}
+		count = len(ids)
+		from, to := page.Bounds(count)
+		for _, id := range ids[from:to] {
+			contact, err := contactTable.Get(tx, IDKey(id))
+			if err != nil {
+				return err
+			}
+			row := contact.row(tx)
+			row["phone"] = contact.primary()
+			rows = append(rows, row)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, page.Answer(count, "contacts", rows))
+}
+
+// contactsInScope lists the contacts in scope, newest first, from index entries alone.
+func contactsInScope(tx *Tx, s Scope) []uint64 {
+	var ids []uint64
+	prefixes := s.Keys()
+	for _, prefix := range prefixes {
+		for _, key := range contactTable.Find(tx, "scope", prefix, true) {
+			ids = append(ids, binary.BigEndian.Uint64(key))
+		}
+	}
+	if len(prefixes) > 1 {
+		// A contact of one's own may also belong to one of one's teams.
+		slices.Sort(ids)
+		ids = slices.Compact(ids)
+		slices.Reverse(ids)
+	}
+	return ids
+}
+
+// matchingContacts keeps the contacts that pass the filters of a query.
+func matchingContacts(tx *Tx, ids []uint64, q url.Values) ([]uint64, error) {
+	kept := ids[:0]
+	for _, id := range ids {
+		contact, err := contactTable.Get(tx, IDKey(id))
+		if err != nil {
+			return nil, err
+		}
+		if contact.matches(q) {
+			kept = append(kept, id)
+		}
+	}
+	return kept, nil
+}
+
+func filtersContacts(q url.Values) bool {
+	return slices.ContainsFunc([]string{"stage", "status", "tag", "search"}, func(name string) bool { return q.Get(name) != "" })
+}
+
+// matches says whether a contact passes the filters of a query, all of them.
+func (c Contact) matches(q url.Values) bool {
+	if stage := q.Get("stage"); stage != "" && stage != c.Stage {
+		return false
+	}
+	if status := q.Get("status"); status != "" && status != c.Status {
+		return false
+	}
+	if tag := q.Get("tag"); tag != "" && !slices.Contains(c.Tags, tag) {
+		return false
+	}
+	search := strings.ToLower(q.Get("search"))
+	has := func(s string) bool { return strings.Contains(strings.ToLower(s), search) }
+	return has(c.FirstName) || has(c.LastName) || has(c.Email)
+}
+
+func (c *Contacts) get(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("contact_id")
+	if err != nil {
+		return err
+	}
+	var shown map[string]any
+	err = c.store.View(func(tx *Tx) error {
+		scope, err := ScopeOf(tx, r.Key.Owner)
+		if err != nil {
+			return err
+		}
+		contact, err := FindContact(tx, scope, id)
+		if err != nil {
+			return err
+		}
+		shown = showContact(tx, contact)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// showContact gives a contact as the API tells it.
+func showContact(tx *Tx, c Contact) map[string]any {
+	shown := c.full(tx)
+	shown["owner"] = map[string]any{"id": c.Owner, "name": OwnerName(tx, c.Owner)}
+	return shown
+}
+
+func (c *Contacts) create(w http.ResponseWriter, r *Request) error {
+	return c.save(w, r, http.StatusCreated, "Created.", func(*Tx, Scope) (Contact, error) {
+		return Contact{Owner: r.Key.Owner, CreatedAt: r.Now}, nil
+	})
+}
+
+func (c *Contacts) update(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("contact_id")
+	if err != nil {
+		return err
+	}
+	return c.save(w, r, http.StatusOK, "Updated.", func(tx *Tx, s Scope) (Contact, error) {
+		return FindContact(tx, s, id)
+	})
+}
+
+// save reads a body, applies it to the contact that find gives, and answers
+// with the outcome.
+func (c *Contacts) save(w http.ResponseWriter, r *Request, status int, message string, find func(*Tx, Scope) (Contact, error)) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	form, err := ReadContactForm(body, r.Method)
+	if err != nil {
+		return err
+	}
+	var shown map[string]any
+	err = c.store.Update(func(tx *Tx) error {
+		scope, err := ScopeOf(tx, r.Key.Owner)
+		if err != nil {
+			return err
+		}
+		contact, err := find(tx, scope)
+		if err != nil {
+			return err
+		}
+		if form.Sent("team_id") {
+			if err := CheckTeam(tx, scope, form.Team); err != nil {
+				return err
+			}
+		}
+		if contact, err = contact.apply(tx, form, r.Now); err != nil {
+			return err
+		}
+		shown = showContact(tx, contact)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	shown["message"] = message
+	return WriteJSON(w, status, shown)
+}
+
+// apply sets what a form says and stores the contact; a new one gets its id.
+func (c Contact) apply(tx *Tx, f *ContactForm, now time.Time) (Contact, error) {
+	for name, into := range map[string]*string{
+		"first_name": &c.FirstName, "last_name": &c.LastName, "email": &c.Email, "company": &c.Company,
+		"website": &c.Website, "address": &c.Address, "city": &c.City, "state": &c.State, "zip_code": &c.ZipCode,
+		"country": &c.Country, "status": &c.Status, "stage": &c.Stage, "timezone": &c.Timezone,
+	} {
+		if value, sent := f.Texts[name]; sent {
+			*into = value
+		}
+	}
+	if f.Sent("team_id") {
+		c.TeamID = f.Team
+	}
+	if f.Sent("tags") {
+		c.Tags = f.Tags
+	}
+	if f.Sent("industry_context") {
+		c.IndustryContext = f.Industry
+	}
+	c.CustomContext = f.Custom(c.CustomContext)
+	var err error
+	c.PhoneNumbers, err = f.Phones(c.PhoneNumbers, now, func() (uint64, error) { return phoneTable.NextID(tx) })
+	if err != nil {
+		return c, err
+	}
+	if c.ID == 0 {
+		if c.ID, err = contactTable.NextID(tx); err != nil {
+			return c, err
+		}
+	}
+	return c, SaveContact(tx, c)
+}
+
+// saveContact is what the operator's endpoint does with a body: as the API, but
+// for any owner, and with the time of the last call.
+func saveContact(tx *Tx, r *Request, old *Contact, b *Body) (Contact, error) {
+	c, method, owner := Contact{CreatedAt: r.Now}, http.MethodPost, ""
+	if old != nil {
+		c, method = *old, http.MethodPatch
+	}
+	form, err := ReadContactForm(b, method)
+	if err != nil {
+		return c, err
+	}
+	b.String("owner", &owner)
+	b.Time("last_call_date", &c.LastCallDate)
+	if err := b.Err(); err != nil {
+		return c, err
+	}
+	team := c.TeamID
+	if form.Sent("team_id") {
+		team = form.Team
+	}
+	if form.Sent("owner") {
+		o, err := EnsureOwner(tx, owner, r.Now)
+		if err != nil {
+			return c, err
+		}
+		c.Owner = o.ID
+	}
+	if form.Sent("team_id") || form.Sent("owner") {
+		scope, err := ScopeOf(tx, c.Owner)
+		if err != nil {
+			return c, err
+		}
+		if err := CheckTeam(tx, scope, team); err != nil {
+			return c, err
+		}
+	}
+	return c.apply(tx, form, r.Now)
+}
+
+func operatorsView(tx *Tx, c Contact) (any, error) {
+	shown := c.full(tx)
+	shown["phone"], shown["owner"], shown["team_id"] = c.primary(), OwnerName(tx, c.Owner), nil
+	if c.TeamID != 0 {
+		shown["team_id"] = c.TeamID
+	}
+	return shown, nil
+}
+
+func matchContact(tx *Tx, c Contact, q url.Values) bool {
+	if owner := q.Get("owner"); owner != "" && OwnerName(tx, c.Owner) != owner {
+		return false
+	}
+	return c.matches(q)
+}

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Folder is the data folder: the database, the pepper, the lock and the
+// control socket. Only one process at a time has it open.
+type Folder struct {
+	Path string
+	lock *os.File
+}
+
+// The files of a data folder.
+const (
+	storeFile  = "latchkey.db"
+	pepperFile = "pepper"
+	markFile   = "store.id" // says that a database was made here, and which
+	lockFile   = "lock"
+	socketFile = "control.sock"
+)
+
+// OpenFolder takes hold of a data folder. With create a missing one is made,
+// open to its owner alone. It fails, with the holder's process id, where
+// another process has it.
+func OpenFolder(path string, create bool) (*Folder, error) {
+	if create {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return nil, fmt.Errorf("make the data folder: %w; name another with --data", err)
+		}
+	}
+	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("the data folder is not writable: %w; mend its permissions or name another with --data", err)
+	}
+	if err := LockExclusive(lock); err != nil {
+		pid, _ := os.ReadFile(lock.Name())
+		return nil, errors.Join(fmt.Errorf("the data folder %s is in use by process %s; stop it, or name another folder with --data", path, strings.TrimSpace(string(pid))), lock.Close())
+	}
+	if err := errors.Join(lock.Truncate(0), writeAt(lock, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
+		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), lock.Close())
+	}
+	return &Folder{Path: path, lock: lock}, nil
+}
+
+func writeAt(f *os.File, s string) error {
+	_, err := f.WriteAt([]byte(s), 0)
+	return err
+}
+
+// HasStore says whether a path holds a data folder of this program.
+func HasStore(path string) bool {
+	_, err := os.Stat(filepath.Join(path, markFile))
+	return err == nil
+}
+
+// Socket is the path of the control socket.
+func (f *Folder) Socket() string { return filepath.Join(f.Path, socketFile) }
+
+// Open gives the peppers and the store of the folder. In a folder that never
+// held a store it makes both; where one was and is gone, it fails rather than
+// start without the keys. peppers are as for LoadPeppers, file "" being the
+// folder's own.
+func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Store, Peppers, error) {
+	fresh := !HasStore(f.Path)
+	own := file == ""
+	if own {
+		file = filepath.Join(f.Path, pepperFile)
+	}
+	if fresh && own && value == "" {
+		if err := CreatePepper(file); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, Peppers{}, err
+		}
+	}
+	peppers, err := LoadPeppers(value, file, retired)
+	if err != nil {
+		return nil, peppers, err
+	}
+	path := filepath.Join(f.Path, storeFile)
+	if _, err := os.Stat(path); fresh && errors.Is(err, os.ErrNotExist) {
+		if err := CreateStore(path, RandomHex(16), time.Now()); err != nil {
+			return nil, peppers, err
+		}
+	}
+	store, err := OpenStore(path, clock.Stamp)
+	if err != nil {
+		return nil, peppers, err
+	}
+	if err := f.verify(store, peppers, clock); err != nil {
+		return nil, peppers, errors.Join(err, store.Close())
+	}
+	return store, peppers, nil
+}
+
+// verify checks that the store is the folder's and goes with the pepper, and
+// sets the clock by it.
+func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
+	mark := filepath.Join(f.Path, markFile)
+	id, err := os.ReadFile(mark)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		if err := writeSynced(mark, store.ID()+"\n"); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case strings.TrimSpace(string(id)) != store.ID():
+		return fmt.Errorf("%s belongs to another data folder than %s; restore the right one, or remove %s if you put it here on purpose", storeFile, f.Path, mark)
+	}
+	stamp, err := store.Stamp()
+	if err != nil {
+		return err
+	}
+	if err := clock.Resume(stamp); err != nil {
+		return err
+	}
+	return peppers.Verify(store)
+}
+
+func writeSynced(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Sync(), f.Close(), SyncDir(filepath.Dir(path)))
+}
+
+// Close lets go of the folder.
+func (f *Folder) Close() error { return f.lock.Close() }

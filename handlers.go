@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+)
+
+// Request is what a handler gets: a request that has passed every check of its
+// route. It belongs to one goroutine.
+type Request struct {
+	*http.Request
+	Params httprouter.Params
+	ID     string    // request id, also in the log
+	Key    *Key      // who asks, nil on the admin door
+	Actor  string    // who asks on the admin door, for the record
+	Now    time.Time // wall clock, for records and people
+	Moment time.Time // service clock, for limits only: it never goes back
+	// MaxBody is the most bytes that a body may have.
+	MaxBody int64
+	// Limits are the limits that apply to this request and how they stand,
+	// shown in the answer's header fields.
+	Limits []Standing
+}
+
+// Handler writes one answer, or returns why it cannot: an *Error for what the
+// caller may know, anything else for a fault.
+type Handler func(w http.ResponseWriter, r *Request) error
+
+// Route is one endpoint. The checks that stand before its handler follow from
+// the row alone.
+type Route struct {
+	Method     string
+	Path       string // with :name for a value, never a trailing slash
+	Permission Permission
+	Handle     Handler
+	// Spends names the daily limit that the handler charges with what it
+	// stores, "" for none.
+	Spends string
+}
+
+// NumberParam gives a path value as the id of a record; anything but a
+// positive whole number finds nothing and is ErrNotFound.
+func (r *Request) NumberParam(name string) (uint64, error) {
+	id, err := strconv.ParseUint(r.Params.ByName(name), 10, 64)
+	if err != nil || id == 0 {
+		return 0, ErrNotFound
+	}
+	return id, nil
+}
+
+// SetLimit puts the standing of a limit in place of an earlier one of the same
+// name, or adds it.
+func (r *Request) SetLimit(s Standing) {
+	for i := range r.Limits {
+		if r.Limits[i].Limit.Name == s.Limit.Name {
+			r.Limits[i] = s
+			return
+		}
+	}
+	r.Limits = append(r.Limits, s)
+}
+
+// WriteJSON sends a value as the JSON body of an answer. It encodes first, so
+// that a fault can still become another answer.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	body, err := EncodeJSON(v)
+	if err != nil {
+		return err
+	}
+	return WriteBody(w, status, body)
+}
+
+// EncodeJSON gives a value as the body of an answer.
+func EncodeJSON(v any) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false) // a body is no page
+	if err := enc.Encode(v); err != nil {
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	return buf.Bytes(), nil
+}
+
+// WriteBody sends ready JSON as the body of an answer. A client that has gone
+// away is no error.
+func WriteBody(w http.ResponseWriter, status int, body []byte) error {
+	w.Header()["Content-Type"] = jsonType
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+	return nil
+}
+
+var jsonType = []string{"application/json"}
+
+// Page is one page of a list (contract 1.4).
+type Page struct {
+	Number int // from 1
+	Limit  int // rows on a page
+}
+
+// ReadPage reads page and limit of a query. A limit above the most is lowered
+// to it; anything that is not a whole number from 1 is ErrValidation.
+func ReadPage(q url.Values, limit, most int) (Page, error) {
+	p := Page{Number: 1, Limit: limit}
+	for _, f := range []struct {
+		name string
+		into *int
+	}{{"page", &p.Number}, {"limit", &p.Limit}} {
+		if !q.Has(f.name) {
+			continue
+		}
+		n, err := strconv.Atoi(q.Get(f.name))
+		if errors.Is(err, strconv.ErrRange) && n > 0 {
+			err = nil
+		}
+		if err != nil || n < 1 {
+			return p, ErrValidation.With("%s must be a whole number from 1; got %q.", f.name, q.Get(f.name))
+		}
+		*f.into = n
+	}
+	p.Limit = min(p.Limit, most)
+	p.Number = min(p.Number, 1<<40) // far past any end, and its product with Limit still fits
+	return p, nil
+}
+
+// Bounds gives the first row of the page and the first one after it, of count
+// rows in all.
+func (p Page) Bounds(count int) (from, to int) {
+	if p.Number-1 > count/p.Limit {
+		return count, count
+	}
+	from = min((p.Number-1)*p.Limit, count)
+	return from, min(from+p.Limit, count)
+}
+
+// Answer gives the body of a list: count, page, limit, pages and the rows
+// under their name.
+func (p Page) Answer(count int, name string, rows any) map[string]any {
+	return map[string]any{
+		"count": count, "page": p.Number, "limit": p.Limit,
+		"pages": (count + p.Limit - 1) / p.Limit, name: rows,
+	}
+}
+
+// Seconds writes a time as the contract's whole seconds in UTC, nil for none.
+func Seconds(t time.Time) *string { return stamp(t, "2006-01-02T15:04:05Z") }
+
+// Millis writes a time as the contract's milliseconds in UTC, nil for none.
+func Millis(t time.Time) *string { return stamp(t, "2006-01-02T15:04:05.000Z") }
+
+func stamp(t time.Time, layout string) *string {
+	if t.IsZero() {
+		return nil
+	}
+	s := t.UTC().Format(layout)
+	return &s
+}
+
+// ValidPhone says whether a number has the shape of E.164: + and 7 to 15
+// digits, the first not 0 (ITU-T E.164 section 6). Which ranges are in use
+// changes too often to be checked here.
+func ValidPhone(s string) bool {
+	if len(s) < 8 || len(s) > 16 || s[0] != '+' || s[1] == '0' {
+		return false
+	}
+	return strings.Trim(s[1:], "0123456789") == ""
+}

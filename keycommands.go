@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+)
+
+// Keys are the commands for API keys.
+func (s *Session) Keys() *cli.Command {
+	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Commands: []*cli.Command{
+		{Name: "create", Usage: "make a key and show it, once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
+  latchkey keys create --name ci --permission can_read_calls
+  latchkey keys create --name caller --permission can_read_agents,can_initiate_calls --limit calls_per_day_limit=20
+  latchkey keys create --name door --permission all --allowed-ip 192.0.2.0/24 --expires 90d --json`},
+		{Name: "list", Usage: "list keys, newest first", Action: s.listKeys, Flags: []cli.Flag{
+			&cli.StringFlag{Name: "status", Usage: "active, paused, expired or revoked"},
+			&cli.StringFlag{Name: "search", Usage: "a part of id, name, hint, owner or environment"},
+			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"},
+		}},
+		{Name: "show", Usage: "show a key", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
+		{Name: "usage", Usage: "show what a key has used of its limits", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
+		{Name: "update", Usage: "change a key; what is not named stays", ArgsUsage: "ID", Action: s.updateKey,
+			Flags: append(keyFlags(), &cli.BoolFlag{Name: "no-expiry", Usage: "let the key never expire"})},
+		{Name: "pause", Usage: "refuse a key until it is resumed", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/pause")},
+		{Name: "resume", Usage: "take a paused key again", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/resume")},
+		{Name: "revoke", Usage: "refuse a key for ever, at once", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/revoke")},
+		{Name: "import", Usage: "store keys that exist elsewhere by their SHA-256", ArgsUsage: "FILE", Action: s.ImportFile("keys"), Description: `FILE (- for standard input) holds a JSON array:
+  [{"name": "ci", "sha256": "64 hex digits", "permissions": ["can_read_calls"]}]`},
+	}}
+}
+
+func keyFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "name", Usage: "what the key is for"},
+		&cli.StringSliceFlag{Name: "permission", Usage: "a permission, may stand several times; \"all\" for every one"},
+		&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, or NAME=default"},
+		&cli.StringFlag{Name: "owner", Usage: "whom the key acts for"},
+		&cli.StringFlag{Name: "environment", Usage: "such as live or test"},
+		&cli.StringSliceFlag{Name: "allowed-ip", Usage: "an address or a range from which alone the key works"},
+		&cli.StringFlag{Name: "expires", Usage: "a time such as 2027-01-31T00:00:00Z, or how long from now, such as 12h or 90d"},
+		&cli.StringSliceFlag{Name: "metadata", Usage: "`NAME=TEXT`"},
+	}
+}
+
+// keyBody makes the body of a request out of the flags that are set.
+func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
+	body := map[string]any{}
+	for _, name := range []string{"name", "owner", "environment"} {
+		if c.IsSet(name) {
+			body[name] = c.String(name)
+		}
+	}
+	if c.IsSet("permission") {
+		names := c.StringSlice("permission")
+		if len(names) == 1 && names[0] == "all" {
+			names = Permission(^uint64(0)).Names()
+		}
+		body["permissions"] = names
+	}
+	if c.IsSet("allowed-ip") {
+		body["allowed_ips"] = c.StringSlice("allowed-ip")
+	}
+	limits, metadata := map[string]any{}, map[string]any{}
+	for _, pair := range c.StringSlice("limit") {
+		name, value, ok := strings.Cut(pair, "=")
+		n, err := strconv.Atoi(value)
+		if !ok || err != nil && value != "default" {
+			return nil, Misused(c, fmt.Errorf("--limit must be NAME=NUMBER or NAME=default, such as %s=120; got %q", RequestsPerMinute, pair))
+		}
+		if limits[name] = n; value == "default" {
+			limits[name] = nil
+		}
+		body["limits"] = limits
+	}
+	for _, pair := range c.StringSlice("metadata") {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, Misused(c, fmt.Errorf("--metadata must be NAME=TEXT; got %q", pair))
+		}
+		metadata[name], body["metadata"] = value, metadata
+	}
+	if c.IsSet("expires") {
+		at, err := expiry(c.String("expires"), now)
+		if err != nil {
+			return nil, Misused(c, err)
+		}
+		body["expires_at"] = at
+	}
+	return body, nil
+}
+
+// expiry reads a time, or a length of time from now in the units of Go and
+// days.
+func expiry(text string, now time.Time) (string, error) {
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t.UTC().Format(time.RFC3339), nil
+	}
+	length, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n int
+		n, err = strconv.Atoi(days)
+		length = time.Duration(n) * 24 * time.Hour
+	}
+	if err != nil || length <= 0 {
+		return "", fmt.Errorf("--expires must be a time such as 2027-01-31T00:00:00Z or a length such as 12h or 90d; got %q", text)
+	}
+	return now.Add(length).UTC().Format(time.RFC3339), nil
+}
+
+func (s *Session) createKey(ctx context.Context, c *cli.Command) error {
+	if c.String("name") == "" || !c.IsSet("permission") {
+		return Misused(c, fmt.Errorf("--name and --permission are needed; permissions are all, %s", strings.Join(Permission(^uint64(0)).Names(), ", ")))
+	}
+	if c.Args().Present() {
+		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	}
+	body, err := keyBody(c, time.Now())
+	if err != nil {
+		return err
+	}
+	made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys", body)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(made)
+	}
+	_, _ = fmt.Fprintln(s.Env.Stdout, made["key"])
+	_, _ = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(c))
+	return nil
+}
+
+// base is the URL of the API as far as the configuration knows it.
+func (s *Session) base(c *cli.Command) string {
+	conf, _, err := s.Load(c)
+	if err != nil {
+		return ""
+	}
+	if conf.Server.BaseURL != "" {
+		return strings.TrimSuffix(conf.Server.BaseURL, "/")
+	}
+	return "http://" + conf.Server.Listen
+}
+
+func (s *Session) updateKey(ctx context.Context, c *cli.Command) error {
+	id, err := OneArgument(c)
+	if err != nil {
+		return err
+	}
+	body, err := keyBody(c, time.Now())
+	if err != nil {
+		return err
+	}
+	if c.Bool("no-expiry") {
+		body["expires_at"] = nil
+	}
+	if len(body) == 0 {
+		return Misused(c, fmt.Errorf("nothing to change: name at least one flag"))
+	}
+	key, err := s.Call(ctx, c, http.MethodPatch, "/admin/v1/keys/"+url.PathEscape(id), body)
+	if err != nil {
+		return err
+	}
+	return s.showKey(c, key)
+}
+
+// OneArgument gives the one argument that a command takes.
+func OneArgument(c *cli.Command) (string, error) {
+	if c.Args().Len() != 1 {
+		return "", Misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))
+	}
+	return c.Args().First(), nil
+}
+
+// oneKey makes the action of a command about one key.
+func (s *Session) oneKey(method, verb string) cli.ActionFunc {
+	return func(ctx context.Context, c *cli.Command) error {
+		id, err := OneArgument(c)
+		if err != nil {
+			return err
+		}
+		key, err := s.Call(ctx, c, method, "/admin/v1/keys/"+url.PathEscape(id)+verb, nil)
+		if err != nil {
+			return err
+		}
+		return s.showKey(c, key)
+	}
+}
+
+func (s *Session) showKey(c *cli.Command, key map[string]any) error {
+	if c.Bool("json") {
+		return s.PrintJSON(key)
+	}
+	var rows [][]string
+	for _, name := range []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "allowed_ips", "created_at", "expires_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
+		rows = append(rows, []string{name, Cell(key[name])})
+	}
+	if usage, ok := key["usage"].(map[string]any); ok {
+		for _, name := range []string{RequestsPerMinute, CallsPerDay, EventsPerDay} {
+			if u, ok := usage[name].(map[string]any); ok {
+				rows = append(rows, []string{name, fmt.Sprintf("%v of %v used, next free %s", u["used"], u["limit"], Cell(u["resets_at"]))})
+			}
+		}
+	}
+	return s.PrintTable(nil, rows)
+}
+
+func (s *Session) listKeys(ctx context.Context, c *cli.Command) error {
+	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
+	for _, name := range []string{"status", "search"} {
+		if c.IsSet(name) {
+			q.Set(name, c.String(name))
+		}
+	}
+	list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/keys?"+q.Encode(), nil)
+	if err != nil {
+		return err
+	}
+	return s.PrintList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
+}
+
+// ImportFile makes the action that sends a file to be imported.
+func (s *Session) ImportFile(name string) cli.ActionFunc {
+	return func(ctx context.Context, c *cli.Command) error {
+		file, err := OneArgument(c)
+		if err != nil {
+			return err
+		}
+		data, err := ReadFileOr(s.Env.Stdin, file)
+		if err != nil {
+			return err
+		}
+		contentType := "application/json"
+		if strings.HasSuffix(strings.ToLower(file), ".csv") || c.Bool("csv") {
+			contentType = "text/csv"
+		}
+		answer, err := s.Send(ctx, c, http.MethodPost, "/admin/v1/"+name+"/import", contentType, data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if c.Bool("json") {
+			return s.PrintJSON(answer)
+		}
+		_, err = fmt.Fprintln(s.Env.Stdout, answer["message"])
+		return err
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"go/ast"
+	"go/build"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layers lists the files from the bottom up. A file may use what a line above
+// its own declares, and nothing else; of another file only names with a
+// capital letter. The table is the map of the program: keep it true.
+var layers = [][]string{
+	{"errors.go", "lock.go"},
+	{"clock.go"},
+	{"store.go"},
+	{"table.go"},
+	{"windows.go"},
+	{"limits.go", "throttle.go"},
+	{"config.go", "configfile.go", "secrets.go"},
+	{"keys.go"},
+	{"keyring.go", "folder.go"},
+	{"handlers.go"},
+	{"body.go", "limitfields.go", "carrier.go", "router.go"},
+	{"catalog.go"},
+	{"owners.go"},
+	{"teams.go"},
+	{"agents.go", "donotcall.go"},
+	{"contactform.go"},
+	{"contacts.go"},
+	{"calls.go"},
+	{"dialer.go"},
+	{"admin.go", "tokens.go"},
+	{"server.go"},
+	{"app.go", "client.go"},
+	{"demo.go", "session.go"},
+	{"output.go"},
+	{"keycommands.go"},
+	{"commands.go"},
+	{"cli.go"},
+	{"main.go"},
+}
+
+func TestLayers(t *testing.T) {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fset := token.NewFileSet()
+	var files []*ast.File
+	for _, name := range names {
+		if ok, err := build.Default.MatchFile(".", name); err != nil || !ok || strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(fset, name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
+	// Imports stay unresolved, which is quick and enough: only names that the
+	// package declares itself matter here.
+	conf := types.Config{Error: func(error) {}}
+	pkg, _ := conf.Check("main", fset, files, info)
+	layer := func(pos token.Pos) (string, int) {
+		name := filepath.Base(fset.Position(pos).Filename)
+		for _, system := range []string{"_linux.go", "_unix.go", "_other.go"} { // one file in several forms
+			name = strings.Replace(name, system, ".go", 1)
+		}
+		return name, slices.IndexFunc(layers, func(l []string) bool { return slices.Contains(l, name) })
+	}
+	for id, obj := range info.Uses {
+		if obj.Pkg() != pkg {
+			continue
+		}
+		from, low := layer(id.Pos())
+		to, high := layer(obj.Pos())
+		switch {
+		case low < 0:
+			t.Errorf("%s is in no layer", from)
+		case from != to && high >= low:
+			t.Errorf("%s uses %s of %s, which is not below it", fset.Position(id.Pos()), id.Name, to)
+		case from != to && !obj.Exported():
+			t.Errorf("%s uses %s, which is private to %s", fset.Position(id.Pos()), id.Name, to)
+		}
+	}
+}

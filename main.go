@@ -1,0 +1,159 @@
+// Latchkey puts API keys, permissions and limits in front of an HTTP API: one
+// binary, one data folder, no database to install. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	_ "time/tzdata" // time zones also where the system has none
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	env := Environment{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(),
+		Serve: serve, Open: open,
+	}
+	os.Exit(RunCommand(ctx, os.Args, env))
+}
+
+// pepper is the pepper itself where the environment gives it.
+func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
+
+// open opens the data folder for one command, when no server has it.
+func open(c Config) (http.Handler, func() error, error) {
+	a, err := OpenApp(c, NewClock(), false, pepper(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := a.Server.Admin(true)
+	if err != nil {
+		return nil, nil, errors.Join(err, a.Close())
+	}
+	return h, a.Close, nil
+}
+
+// serve runs the service until the context ends.
+func serve(ctx context.Context, o ServeOptions) (err error) {
+	if o.Demo {
+		dir, err := os.MkdirTemp("", "latchkey-demo-")
+		if err != nil {
+			return fmt.Errorf("make the demo's folder: %w", err)
+		}
+		defer os.RemoveAll(dir)
+		o.Config.Server.Data = dir
+	}
+	log := newLog(o)
+	a, err := OpenApp(o.Config, NewClock(), true, pepper(), log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+	var seedErr error
+	err = a.Serve(ctx, func(api, admin net.Addr) {
+		announce(o, log, api, admin)
+		if o.Demo {
+			seedErr = demo(ctx, a, o, api)
+		}
+	})
+	return errors.Join(seedErr, err)
+}
+
+// demo fills the store with samples and shows how to ask for them.
+func demo(ctx context.Context, a *App, o ServeOptions, api net.Addr) error {
+	h, err := a.Server.Admin(true)
+	if err != nil {
+		return err
+	}
+	key, err := SeedDemo(ctx, NewLocalClient(h))
+	if err != nil {
+		return fmt.Errorf("fill the demo: %w", err)
+	}
+	return PrintDemo(o.Stdout, baseURL(o.Config, api), key)
+}
+
+// newLog logs text to people and JSON to programs, unless the config says
+// which.
+func newLog(o ServeOptions) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.Config.Log.Level)); err != nil {
+		level = slog.LevelInfo // the config allows only names that can be read
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	format := o.Config.Log.Format
+	if format == "text" || format == "auto" && terminal(o.Stderr) {
+		return slog.New(slog.NewTextHandler(o.Stderr, opts))
+	}
+	return slog.New(slog.NewJSONHandler(o.Stderr, opts))
+}
+
+// announce tells where the doors are: five lines to people, a log line to
+// programs.
+func announce(o ServeOptions, log *slog.Logger, api, admin net.Addr) {
+	source := o.ConfigFile
+	if source == "" {
+		source = "defaults"
+	}
+	data, err := filepath.Abs(o.Config.Server.Data)
+	if err != nil {
+		data = o.Config.Server.Data
+	}
+	url := baseURL(o.Config, api)
+	if !terminal(o.Stdout) {
+		log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
+		return
+	}
+	_, _ = fmt.Fprintf(o.Stdout, "API     %s/api/v1\nAdmin   http://%s/admin/v1\nData    %s\nConfig  %s\nNext    latchkey keys create --name first --permission can_read_agents%s\n",
+		url, admin, data, source, dataFlag(o.Config))
+}
+
+// dataFlag is what a command needs to find a data folder that is not the
+// default one.
+func dataFlag(c Config) string {
+	if c.Server.Data == DefaultConfig().Server.Data {
+		return ""
+	}
+	return " --data " + c.Server.Data
+}
+
+// baseURL is where clients reach the API: what the config says, or else the
+// address it listens on, with a name that a client can use.
+func baseURL(c Config, api net.Addr) string {
+	if c.Server.BaseURL != "" {
+		return strings.TrimSuffix(c.Server.BaseURL, "/")
+	}
+	host, port, err := net.SplitHostPort(api.String())
+	if err != nil {
+		return "http://" + api.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// terminal says whether a person reads what is written.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
+}

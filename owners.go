@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"time"
+)
+
+// DefaultOwner is who owns what is made without a word about its owner.
+const DefaultOwner = "admin"
+
+// Owner is a user of the service: keys act for one, and what they make is
+// theirs. With a wallet (Balance not nil) a call is refused when it holds less
+// than Rate.
+type Owner struct {
+	ID        uint64    `json:"id"`
+	Name      string    `json:"name"`
+	Balance   *float64  `json:"balance,omitempty"`
+	Rate      float64   `json:"rate"` // per minute of a call, and the least that one needs
+	CreatedAt time.Time `json:"created_at"`
+}
+
+var ownerTable = Table[Owner]{
+	Name:    "owners",
+	Key:     func(o Owner) []byte { return IDKey(o.ID) },
+	Indexes: []Index[Owner]{{"name", func(o Owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
+}
+
+// EnsureOwner finds the owner of a name, DefaultOwner for "", and makes a new
+// one where there is none.
+func EnsureOwner(tx *Tx, name string, now time.Time) (Owner, error) {
+	if name = strings.TrimSpace(name); name == "" {
+		name = DefaultOwner
+	}
+	if len(name) > 200 {
+		return Owner{}, ErrValidation.With("owner is longer than 200 bytes.")
+	}
+	o, err := ownerTable.One(tx, "name", []byte(name))
+	if !errors.Is(err, ErrNotFound) {
+		return o, err
+	}
+	o = Owner{Name: name, CreatedAt: now}
+	if o.ID, err = ownerTable.NextID(tx); err != nil {
+		return o, err
+	}
+	return o, ownerTable.Put(tx, o)
+}
+
+// FindOwner reads an owner; ErrNotFound where there is none.
+func FindOwner(tx *Tx, id uint64) (Owner, error) { return ownerTable.Get(tx, IDKey(id)) }
+
+// OwnerName gives the name of an owner, "" where there is none.
+func OwnerName(tx *Tx, id uint64) string {
+	o, err := FindOwner(tx, id)
+	if err != nil {
+		return ""
+	}
+	return o.Name
+}
+
+// SaveOwner stores a changed owner.
+func SaveOwner(tx *Tx, o Owner) error { return ownerTable.Put(tx, o) }
+
+// Brief is an owner as other objects show it.
+func (o Owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name": o.Name} }
+
+// Owners serves the owners to the operator.
+type Owners struct{ catalog Catalog[Owner] }
+
+// NewOwners serves the owners of a store. None can be deleted: what they made
+// would belong to nobody.
+func NewOwners(store *Store) *Owners {
+	return &Owners{Catalog[Owner]{Store: store, Name: "owners", Table: ownerTable, Save: saveOwner, Show: showOwner, Keep: true}}
+}
+
+// AdminRoutes lists the endpoints.
+func (o *Owners) AdminRoutes() []Route { return o.catalog.Routes() }
+
+func saveOwner(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
+	var o Owner
+	name := ""
+	b.String("name", &name)
+	if old != nil {
+		o = *old
+		if b.Has("name") && name != o.Name {
+			return o, ErrValidation.With("name of an owner cannot change: keys and teams refer to it.")
+		}
+	}
+	if err := b.Err(); err != nil {
+		return o, err
+	}
+	if old == nil {
+		if strings.TrimSpace(name) == "" {
+			return o, ErrMissing.With("name is missing. Say who the owner is.")
+		}
+		if _, err := ownerTable.One(tx, "name", []byte(strings.TrimSpace(name))); err == nil {
+			return o, ErrConflict.With("An owner named %q exists.", name)
+		}
+		var err error
+		if o, err = EnsureOwner(tx, name, r.Now); err != nil {
+			return o, err
+		}
+	}
+	b.Number("rate", &o.Rate)
+	if b.Has("balance") {
+		o.Balance = nil
+		if b.Given("balance") {
+			o.Balance = new(float64)
+			b.Number("balance", o.Balance)
+		}
+	}
+	if err := b.Err(); err != nil {
+		return o, err
+	}
+	if o.Rate < 0 {
+		return o, ErrValidation.With("rate must not be negative.")
+	}
+	return o, ownerTable.Put(tx, o)
+}
+
+func showOwner(_ *Tx, o Owner) (any, error) {
+	return map[string]any{"id": o.ID, "name": o.Name, "balance": o.Balance, "rate": o.Rate, "created_at": Seconds(o.CreatedAt)}, nil
+}

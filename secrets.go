@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+const (
+	secretRandom = 30 // base62 characters: 178 bits
+	secretCheck  = 6  // base62 characters of the CRC-32 of what precedes them
+)
+
+// NewSecret makes an API key: the prefix, 30 random characters and a checksum,
+// by which a mistyped key is told without a look-up.
+func NewSecret(prefix string) string {
+	body := prefix + randomText(secretRandom)
+	return body + check(body)
+}
+
+// WellFormed says whether a text has the shape of a key and its checksum fits.
+func WellFormed(secret, prefix string) bool {
+	if len(secret) != len(prefix)+secretRandom+secretCheck || secret[:len(prefix)] != prefix {
+		return false
+	}
+	cut := len(secret) - secretCheck
+	sum := crc32.ChecksumIEEE([]byte(secret[:cut]))
+	for i := len(secret) - 1; i >= cut; i-- {
+		if secret[i] != base62[sum%62] {
+			return false
+		}
+		sum /= 62
+	}
+	return true
+}
+
+func check(body string) string {
+	sum := crc32.ChecksumIEEE([]byte(body))
+	var b [secretCheck]byte
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i] = base62[sum%62]
+		sum /= 62
+	}
+	return string(b[:])
+}
+
+// randomText gives n random base62 characters, each as likely as the next.
+func randomText(n int) string {
+	out := make([]byte, 0, n)
+	buf := make([]byte, 2*n)
+	for len(out) < n {
+		_, _ = rand.Read(buf) // never fails; the program ends if the system has none
+		for _, b := range buf {
+			if b < 248 && len(out) < n { // 4 * 62: more would favour the first characters
+				out = append(out, base62[b%62])
+			}
+		}
+	}
+	return string(out)
+}
+
+// RandomHex gives n random bytes as lower-case hex digits.
+func RandomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// Digest is the SHA-256 of a secret: what imports bring, and by which the
+// cache finds a key.
+type Digest [sha256.Size]byte
+
+// DigestOf hashes a secret.
+func DigestOf(secret string) Digest { return sha256.Sum256([]byte(secret)) }
+
+// ParseDigest reads a digest of 64 hex digits.
+func ParseDigest(s string) (d Digest, err error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(d) {
+		return d, errors.New("must be the 64 hex digits of a SHA-256")
+	}
+	return Digest(b), nil
+}
+
+// Peppers turn digests into what is stored. Without them a stolen database
+// confirms no guess, and who can only write to it can make no key.
+type Peppers struct {
+	list [][]byte // the current one first
+}
+
+const pepperSize = 32
+
+// Hash is the HMAC-SHA-256 of a digest under the current pepper (RFC 2104).
+func (p Peppers) Hash(d Digest) []byte { return seal(p.list[0], d[:]) }
+
+// Hashes gives the hash of a digest under each pepper, the current one first.
+func (p Peppers) Hashes(d Digest) [][]byte {
+	var all [][]byte
+	for _, pepper := range p.list {
+		all = append(all, seal(pepper, d[:]))
+	}
+	return all
+}
+
+func seal(pepper, data []byte) []byte {
+	mac := hmac.New(sha256.New, pepper)
+	mac.Write(data)
+	return mac.Sum(nil)
+}
+
+// Verify checks that a store was made with one of the peppers, by a value kept
+// in it; the first time it stores that value. A wrong pepper would turn every
+// key invalid without a word.
+func (p Peppers) Verify(s *Store) error {
+	const purpose = "latchkey pepper check"
+	return s.Update(func(tx *Tx) error {
+		stored, err := tx.Get("meta", []byte("pepper"))
+		if err != nil {
+			return err
+		}
+		for i, pepper := range p.list {
+			if stored != nil && hmac.Equal(stored, seal(pepper, []byte(purpose))) && i == 0 {
+				return nil
+			}
+			if stored != nil && hmac.Equal(stored, seal(pepper, []byte(purpose))) {
+				stored = nil // a retired one: from now on the current one is the mark
+				break
+			}
+		}
+		if stored != nil {
+			return errors.New("the pepper is not the one this store was made with, so no key would be valid; put the right pepper file back")
+		}
+		return tx.Put("meta", []byte("pepper"), seal(p.list[0], []byte(purpose)))
+	})
+}
+
+// LoadPeppers reads the pepper: value, where it is set, else the file. Retired
+// ones are read from further files; keys made under them stay valid.
+func LoadPeppers(value, file string, retired []string) (Peppers, error) {
+	var p Peppers
+	if value != "" {
+		pepper, err := parsePepper([]byte(value))
+		if err != nil {
+			return p, fmt.Errorf("LATCHKEY_KEYS_PEPPER %w", err)
+		}
+		p.list = append(p.list, pepper)
+	} else {
+		retired = append([]string{file}, retired...)
+	}
+	for _, name := range retired {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return p, fmt.Errorf("read pepper: %w; without it no key is valid, put the file back", err)
+		}
+		pepper, err := parsePepper(data)
+		if err != nil {
+			return p, fmt.Errorf("pepper file %s %w", name, err)
+		}
+		p.list = append(p.list, pepper)
+	}
+	return p, nil
+}
+
+func parsePepper(data []byte) ([]byte, error) {
+	pepper, err := hex.DecodeString(string(bytes.TrimSpace(data)))
+	if err != nil || len(pepper) < pepperSize {
+		return nil, fmt.Errorf("must be at least %d hex digits, as of: openssl rand -hex %d", 2*pepperSize, pepperSize)
+	}
+	return pepper, nil
+}
+
+// CreatePepper makes a pepper file that only its owner may read, and fails
+// where there is one.
+func CreatePepper(file string) error {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("create pepper: %w", err)
+	}
+	_, err = f.WriteString(RandomHex(pepperSize) + "\n")
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("create pepper: %w", err)
+	}
+	return SyncDir(filepath.Dir(file))
+}
+
+// Hint is what may be shown of a secret: its prefix and last four characters.
+func Hint(secret, prefix string) string {
+	if !strings.HasPrefix(secret, prefix) || len(secret) < len(prefix)+secretRandom {
+		return "imported"
+	}
+	return prefix + "..." + secret[len(secret)-4:]
+}

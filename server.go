@@ -1,0 +1,373 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+)
+
+// maxImport is the most bytes that an import on the admin door may have.
+const maxImport = 64 << 20
+
+// ServerOptions are what a Server is made of.
+type ServerOptions struct {
+	Clock   *Clock
+	Store   *Store
+	Keyring *Keyring
+	Limiter *Limiter
+	Tokens  *Tokens
+	Log     *slog.Logger
+
+	Keyed []Route // the API door: a key is needed, every check applies
+	Free  []Route // the same, but costing nothing and needing no permission
+	Admin []Route // the admin door and the control socket
+
+	Access       bool  // log every request
+	QueryAllowed bool  // take ?api_key=
+	DraftHeaders bool  // send RateLimit and RateLimit-Policy
+	MaxBody      int64 // bytes of a body on the API door
+	Proxies      []netip.Prefix
+}
+
+// Server turns requests into answers: it makes the checks that stand before
+// every handler, in their one order, and turns errors into the contract's
+// bodies. It knows no resource, only routes.
+type Server struct {
+	o        ServerOptions
+	throttle *Throttle
+	boot     string // opens every request id of this run
+	count    atomic.Uint64
+	draining atomic.Bool
+}
+
+// NewServer serves the routes of its options. Routes that contradict each
+// other are an error.
+func NewServer(o ServerOptions) *Server {
+	return &Server{o: o, throttle: NewThrottle(), boot: RandomHex(4)}
+}
+
+// Drain makes /readyz say that no new requests should come.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// API is the handler of the API door.
+func (s *Server) API() (http.Handler, error) {
+	var rows []Row
+	for _, row := range s.o.Keyed {
+		rows = append(rows, Row{row, s.keyed(row, false)})
+	}
+	for _, row := range s.o.Free {
+		rows = append(rows, Row{row, s.keyed(row, true)})
+	}
+	return NewRouter(append(rows, s.health()...), s.plain)
+}
+
+// Admin is the handler of the admin door. With trusted, which is for the
+// control socket, no token is asked for.
+func (s *Server) Admin(trusted bool) (http.Handler, error) {
+	var rows []Row
+	for _, row := range append(s.o.Admin, Route{Method: "GET", Path: "/admin/v1/routes", Handle: s.routeTable}, Route{Method: "GET", Path: "/admin/v1/status", Handle: s.status}) {
+		rows = append(rows, Row{row, s.operated(row, trusted)})
+	}
+	return NewRouter(append(rows, s.health()...), s.plain)
+}
+
+// health lists the rows that answer without a key.
+func (s *Server) health() []Row {
+	row := func(path string, ready func() bool) Row {
+		return Row{Route{Method: "GET", Path: path}, func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
+			status, text := http.StatusOK, "ok"
+			if !ready() {
+				status, text = http.StatusServiceUnavailable, "unavailable"
+			}
+			_ = WriteJSON(w, status, map[string]string{"status": text})
+		}}
+	}
+	return []Row{
+		row("/healthz", func() bool { return true }),
+		row("/readyz", func() bool { return s.o.Store.Err() == nil && !s.draining.Load() }),
+	}
+}
+
+// exchange is one request on its way through the server.
+type exchange struct {
+	Request
+	http.ResponseWriter
+	status int
+	route  string
+	began  time.Time
+	client netip.Addr
+	limits [2]Standing // where Request.Limits begins
+	draft  bool
+}
+
+// WriteHeader notes the status for the access log and tells how the limits
+// stand by then.
+func (x *exchange) WriteHeader(status int) {
+	if x.status == 0 {
+		x.status = status
+		WriteLimitFields(x.Header(), x.Request.Limits, x.Now, x.draft)
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+// Header, Write and Unwrap are those of the ResponseWriter; Request has a
+// Header too, so the choice has to be written out.
+func (x *exchange) Header() http.Header { return x.ResponseWriter.Header() }
+
+// Write sends part of the answer.
+func (x *exchange) Write(b []byte) (int, error) {
+	if x.status == 0 {
+		x.WriteHeader(http.StatusOK)
+	}
+	return x.ResponseWriter.Write(b)
+}
+
+// Unwrap is for http.ResponseController.
+func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+
+// begin starts an exchange.
+func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Params, row Route) *exchange {
+	now := s.o.Clock.Now()
+	x := &exchange{ResponseWriter: w, began: now, route: row.Path, draft: s.o.DraftHeaders}
+	x.Request = Request{Request: r, Params: p, Now: now, Moment: s.o.Clock.Service(now), MaxBody: s.o.MaxBody}
+	x.Request.Limits = x.limits[:0]
+	x.client = ClientAddr(r, s.o.Proxies)
+	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
+	return x
+}
+
+// end answers with the error, if there is one, logs the request and survives
+// a handler's panic.
+func (s *Server) end(x *exchange, err *error) {
+	if p := recover(); p != nil {
+		if p == http.ErrAbortHandler {
+			panic(p)
+		}
+		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	}
+	if *err != nil {
+		s.fail(x, *err)
+	}
+	if s.o.Access {
+		s.o.Log.Info("request", "id", x.ID, "method", x.Method, "route", x.route, "status", x.status,
+			"key", keyID(x.Key), "client", x.client, "ms", float64(s.o.Clock.Now().Sub(x.began).Microseconds())/1000)
+	}
+}
+
+func keyID(k *Key) string {
+	if k == nil {
+		return ""
+	}
+	return k.ID
+}
+
+// fail turns an error into an answer. The store's and other inner faults are
+// logged in full; the caller sees no more than server_error.
+func (s *Server) fail(x *exchange, err error) {
+	e := Public(err)
+	if e == ErrServer {
+		s.o.Log.Error("request failed", "id", x.ID, "route", x.route, "error", err)
+	}
+	if x.status != 0 {
+		return // an answer is on its way already
+	}
+	h := x.Header()
+	h.Set("Cache-Control", "no-store")
+	if e.Challenge != "" {
+		h.Set("WWW-Authenticate", e.Challenge)
+	}
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10))
+	}
+	body := map[string]any{"error": e.Code, "message": e.Message, "request_id": x.ID}
+	maps.Copy(body, e.Fields)
+	_ = WriteJSON(x, e.Status, body)
+}
+
+// keyed makes the handler of a row of the API door: carrier, key, state,
+// address, minute limit, permission, then the row's own handler. free rows
+// leave out the limit and the permission.
+func (s *Server) keyed(row Route, free bool) httprouter.Handle {
+	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+		x := s.begin(w, r, p, row)
+		var err error
+		defer s.end(x, &err)
+		if err = s.authenticate(x); err != nil {
+			return
+		}
+		if !free {
+			if err = s.admit(x, row); err != nil {
+				return
+			}
+		}
+		err = row.Handle(x, &x.Request)
+	}
+}
+
+// authenticate finds the key of a request and checks that it may be used now
+// and from there.
+func (s *Server) authenticate(x *exchange) error {
+	c, err := ReadCredential(x.Request.Request)
+	if err != nil {
+		return challenge(err)
+	}
+	if c.Carrier == CarrierQuery {
+		// RFC 6750 section 2.3: such an answer must not be kept by caches.
+		x.Header().Set("Cache-Control", "private, no-store")
+		x.Header().Set("Referrer-Policy", "no-referrer")
+	}
+	key, holder, err := s.o.Keyring.Find(c.Secret)
+	if err == nil {
+		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !s.queryAllowed(key) {
+			err = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
+		}
+	}
+	if err != nil {
+		if errors.Is(err, ErrKey) {
+			if wait := s.throttle.Fail(x.client, x.Moment); wait > 0 {
+				return ErrRateLimit.With("Too many wrong keys from this address. Wait for the time in Retry-After.").After(wait)
+			}
+		}
+		return challenge(err)
+	}
+	x.Key = key
+	if !key.Allows(x.client) {
+		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.client)
+	}
+	s.o.Keyring.Used(holder, Use{At: x.Now, IP: x.client, Carrier: c.Carrier})
+	return nil
+}
+
+func (s *Server) queryAllowed(k *Key) bool {
+	if k.QueryAllowed != nil {
+		return *k.QueryAllowed && s.o.QueryAllowed
+	}
+	return s.o.QueryAllowed
+}
+
+// challenge adds WWW-Authenticate to a 401 (RFC 9110 section 15.5.2): without
+// an error code where no key was sent (RFC 6750 section 3.1).
+func challenge(err error) error {
+	var e *Error
+	if !errors.As(err, &e) || e.Status != http.StatusUnauthorized || e.Challenge != "" {
+		return err
+	}
+	c := *e
+	c.Challenge = `Bearer realm="latchkey"`
+	if e.Code == ErrKey.Code {
+		c.Challenge += `, error="invalid_token"`
+	}
+	return &c
+}
+
+// admit charges the limits that every request pays and checks the permission.
+func (s *Server) admit(x *exchange, row Route) error {
+	limits, err := s.o.Limiter.Spend(x.Key.ID, x.Key.ShortLimits(), x.Moment, x.Request.Limits)
+	x.Request.Limits = limits
+	if err == nil && row.Spends != "" {
+		var daily []Standing
+		daily, err = s.o.Limiter.Standings(x.Key.ID, []Limit{x.Key.Limit(row.Spends)}, x.Moment)
+		x.Request.Limits = append(x.Request.Limits, daily...)
+	}
+	if err != nil {
+		return err
+	}
+	if row.Permission != 0 && !x.Key.Has(row.Permission) {
+		needed := strings.Join(row.Permission.Names(), " or ")
+		e := ErrPermission.With("This key lacks the permission %s. It has %s.", needed, strings.Join(x.Key.Permissions.Names(), ", "))
+		e.Challenge = `Bearer realm="latchkey", error="insufficient_scope", scope="` + strings.Join(row.Permission.Names(), " ") + `"`
+		return e
+	}
+	return nil
+}
+
+// operated makes the handler of a row of the admin door.
+func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
+	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+		x := s.begin(w, r, p, row)
+		x.MaxBody = maxImport
+		var err error
+		defer s.end(x, &err)
+		x.Actor = "control socket"
+		if !trusted {
+			if x.Actor, err = s.o.Tokens.Authenticate(r, x.Now); err != nil {
+				if wait := s.throttle.Fail(x.client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {
+					err = ErrRateLimit.With("Too many wrong tokens from this address. Wait for the time in Retry-After.").After(wait)
+				}
+				err = challenge(err)
+				return
+			}
+		}
+		err = row.Handle(x, &x.Request)
+	}
+}
+
+// routeTable lists the endpoints of the API door with what they need.
+func (s *Server) routeTable(w http.ResponseWriter, r *Request) error {
+	rows := []any{}
+	for _, row := range s.o.Keyed {
+		limits := []string{RequestsPerMinute}
+		if row.Spends != "" {
+			limits = append(limits, row.Spends)
+		}
+		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": row.Permission, "limits": limits})
+	}
+	for _, row := range s.o.Free {
+		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": Permission(0), "limits": []string{}})
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"routes": rows})
+}
+
+// status tells how the server is.
+func (s *Server) status(w http.ResponseWriter, r *Request) error {
+	size, err := s.o.Store.Size()
+	if err != nil {
+		return err
+	}
+	keys := 0
+	err = s.o.Store.View(func(tx *Tx) error {
+		keys, err = s.o.Keyring.Count(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{
+		"store_id": s.o.Store.ID(), "store_bytes": size, "keys": keys,
+		"now": Millis(r.Now), "service_time": Millis(r.Moment),
+	})
+}
+
+// plain answers for the router where no row is concerned.
+func (s *Server) plain(e *Error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x := s.begin(w, r, nil, Route{Path: "-"})
+		said := e
+		if e == ErrRoute {
+			said = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, clip(r.URL.Path))
+		} else if allow := strings.Replace(w.Header().Get("Allow"), ", OPTIONS", "", 1); allow != "" {
+			w.Header().Set("Allow", allow)
+			said = e.With("%s does not take %s, but %s.", clip(r.URL.Path), r.Method, allow)
+		}
+		var err error = said
+		s.end(x, &err)
+	})
+}
+
+func clip(path string) string {
+	const most = 200
+	if len(path) > most {
+		return path[:most] + "..."
+	}
+	return path
+}

@@ -1,0 +1,560 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// testApp is the whole service in a temporary folder, under clocks that the
+// test sets.
+type testApp struct {
+	*App
+	t      testing.TB
+	config Config
+	clocks *testClocks
+	log    *lockedBuffer
+	api    http.Handler
+	admin  http.Handler // over TCP, so with a token
+	local  http.Handler // over the control socket
+}
+
+// testClocks are fakeClocks that may be read while the test sets them.
+type testClocks struct {
+	mu sync.Mutex
+	fakeClocks
+}
+
+func (c *testClocks) Read() Reading {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.read()
+}
+
+func (c *testClocks) Pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pass(d)
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
+	t.Helper()
+	a := &testApp{t: t, config: DefaultConfig(), log: &lockedBuffer{}}
+	a.clocks = &testClocks{fakeClocks: fakeClocks{Reading{Wall: epoch, Boot: time.Hour, BootID: "one"}}}
+	a.config.Server.Data = filepath.Join(t.TempDir(), "data")
+	for _, f := range change {
+		f(&a.config)
+	}
+	a.start()
+	t.Cleanup(func() {
+		if a.App != nil {
+			_ = a.Close()
+		}
+	})
+	return a
+}
+
+func (a *testApp) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(a.log, nil)) }
+
+func (a *testApp) start() {
+	a.t.Helper()
+	app, err := OpenApp(a.config, NewClockFrom(a.clocks.Read), true, "", a.logger())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.App = app
+	for _, h := range []struct {
+		into *http.Handler
+		make func() (http.Handler, error)
+	}{{&a.api, app.Server.API}, {&a.admin, func() (http.Handler, error) { return app.Server.Admin(false) }}, {&a.local, func() (http.Handler, error) { return app.Server.Admin(true) }}} {
+		if *h.into, err = h.make(); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+}
+
+// restart closes the service cleanly and opens its folder again.
+func (a *testApp) restart() {
+	a.t.Helper()
+	if err := a.Close(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.start()
+}
+
+// ask sends a request to the API door.
+func (a *testApp) ask(method, path, key, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if key != "" {
+		r.Header.Set("Authorization", "Bearer "+key)
+	}
+	w := httptest.NewRecorder()
+	a.api.ServeHTTP(w, r)
+	return w
+}
+
+// operate sends a request to the control socket and wants a status.
+func (a *testApp) operate(want int, method, path, body string) map[string]any {
+	a.t.Helper()
+	w := httptest.NewRecorder()
+	a.local.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	if w.Code != want {
+		a.t.Fatalf("%s %s: got %d %s, want %d", method, path, w.Code, w.Body, want)
+	}
+	var v map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &v); err != nil {
+		a.t.Fatal(err)
+	}
+	return v
+}
+
+const everyPermission = `["can_read_calls","can_initiate_calls","can_read_agents","can_read_contacts","can_read_calendar","can_write_calendar","can_write_contacts"]`
+
+// key makes a key; more is further JSON members, such as `"owner": "ann"`.
+func (a *testApp) key(permissions string, more ...string) (id, secret string) {
+	a.t.Helper()
+	body := `{"name": "test", "permissions": ` + permissions
+	for _, m := range more {
+		body += ", " + m
+	}
+	v := a.operate(201, "POST", "/admin/v1/keys", body+"}")
+	return v["id"].(string), v["key"].(string)
+}
+
+// code gives the contract's error code of an answer.
+func code(w *httptest.ResponseRecorder) string {
+	var e struct{ Error, Message string }
+	if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil {
+		return "no JSON: " + w.Body.String()
+	}
+	if e.Error != "" && e.Message == "" {
+		return "no message"
+	}
+	return e.Error
+}
+
+// fill puts a value in place of each wildcard of a path.
+func fill(path, value string) string {
+	parts := strings.Split(path, "/")
+	for i, p := range parts {
+		if strings.HasPrefix(p, ":") {
+			parts[i] = value
+		}
+	}
+	return strings.Join(parts, "/")
+}
+
+// TestServer_EveryRouteIsGuarded walks all routes of the API door, also those
+// added later.
+func TestServer_EveryRouteIsGuarded(t *testing.T) {
+	a := newTestApp(t)
+	_, all := a.key(everyPermission)
+	revokedID, revoked := a.key(everyPermission)
+	a.operate(200, "POST", "/admin/v1/keys/"+revokedID+"/revoke", "")
+	pausedID, paused := a.key(everyPermission)
+	a.operate(200, "POST", "/admin/v1/keys/"+pausedID+"/pause", "")
+	_, expired := a.key(everyPermission, `"expires_at": "`+*Seconds(epoch.Add(time.Second))+`"`)
+	a.clocks.Pass(2 * time.Second)
+	_, elsewhere := a.key(everyPermission, `"allowed_ips": ["203.0.113.0/24"]`)
+	_, spent := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 1}`)
+	a.ask("GET", "/api/v1/agents", spent, "")
+	typo := all[:20] + "x" + all[21:]
+	if typo == all {
+		typo = all[:20] + "y" + all[21:]
+	}
+	for _, row := range a.Server.o.Keyed {
+		var lacking []string
+		for _, p := range Permissions() {
+			if row.Permission&p.Bit == 0 {
+				lacking = append(lacking, p.Name)
+			}
+		}
+		list, _ := json.Marshal(lacking)
+		_, powerless := a.key(string(list))
+		for _, tt := range []struct {
+			name, secret string
+			status       int
+			code         string
+		}{
+			{"no key", "", 401, "authentication_required"},
+			{"unknown key", NewSecret("klen_"), 401, "invalid_key"},
+			{"wrong checksum", typo, 401, "invalid_key"},
+			{"text", "hello", 401, "invalid_key"},
+			{"revoked key", revoked, 401, "invalid_key"},
+			{"paused key", paused, 401, "invalid_key"},
+			{"expired key", expired, 401, "invalid_key"},
+			{"from another address", elsewhere, 403, "permission_denied"},
+			{"over its limit", spent, 429, "rate_limit_exceeded"},
+			{"without permission", powerless, 403, "permission_denied"},
+		} {
+			if tt.name == "without permission" && row.Permission == 0 {
+				continue
+			}
+			a.clocks.Pass(100 * time.Millisecond)
+			a.Server.throttle = NewThrottle() // this is about the keys, not about the address
+			w := a.ask(row.Method, fill(row.Path, "1"), tt.secret, "{}")
+			if w.Code != tt.status || code(w) != tt.code {
+				t.Errorf("%s %s with %s: got %d %s, want %d %s", row.Method, row.Path, tt.name, w.Code, w.Body, tt.status, tt.code)
+			}
+			if challenge := w.Header().Get("WWW-Authenticate"); (challenge != "") != (w.Code == 401 || tt.name == "without permission") {
+				t.Errorf("%s %s with %s: WWW-Authenticate is %q", row.Method, row.Path, tt.name, challenge)
+			}
+			if w.Code == 429 && w.Header().Get("Retry-After") == "" {
+				t.Errorf("%s %s: 429 without Retry-After", row.Method, row.Path)
+			}
+		}
+	}
+	if len(a.Server.o.Keyed) < 9 {
+		t.Errorf("got %d routes, want at least those of calls, agents and contacts", len(a.Server.o.Keyed))
+	}
+}
+
+// TestServer_AdminNeedsToken walks all routes of the admin door.
+func TestServer_AdminNeedsToken(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission)
+	made := a.operate(201, "POST", "/admin/v1/tokens", `{"name": "ops"}`)
+	token := made["token"].(string)
+	over := func(method, path, token string) *httptest.ResponseRecorder {
+		a.Server.throttle = NewThrottle()
+		r := httptest.NewRequest(method, path, strings.NewReader(""))
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		w := httptest.NewRecorder()
+		a.admin.ServeHTTP(w, r)
+		return w
+	}
+	for _, row := range a.Server.o.Admin {
+		path := fill(row.Path, "1")
+		for _, tt := range []struct{ name, token, code string }{
+			{"no token", "", "authentication_required"}, {"an API key", key, "invalid_key"}, {"an unknown token", NewSecret(tokenPrefix), "invalid_key"},
+		} {
+			if w := over(row.Method, path, tt.token); w.Code != 401 || code(w) != tt.code {
+				t.Errorf("%s %s with %s: got %d %s, want 401 %s", row.Method, path, tt.name, w.Code, w.Body, tt.code)
+			}
+		}
+	}
+	if w := over("GET", "/admin/v1/keys", token); w.Code != 200 {
+		t.Errorf("with the token: got %d %s, want 200", w.Code, w.Body)
+	}
+	a.operate(200, "POST", fmt.Sprintf("/admin/v1/tokens/%v/revoke", made["id"]), "")
+	if w := over("GET", "/admin/v1/keys", token); w.Code != 401 {
+		t.Errorf("with the revoked token: got %d, want 401", w.Code)
+	}
+	if w := a.ask("GET", "/admin/v1/keys", key, ""); w.Code != 404 {
+		t.Errorf("the admin endpoint on the API door: got %d, want 404", w.Code)
+	}
+}
+
+// TestServer_Journey is the life of a key as the README tells it.
+func TestServer_Journey(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk"}`)
+	id, key := a.key(`["can_read_agents"]`)
+	w := a.ask("GET", "/api/v1/agents/", key, "")
+	if w.Code != 200 || !strings.Contains(w.Body.String(), "Front desk") {
+		t.Fatalf("got %d %s, want the agents", w.Code, w.Body)
+	}
+	for name, want := range map[string]string{
+		"X-Ratelimit-Limit": "60", "X-Ratelimit-Remaining": "59", "X-Ratelimit-Reset": strconv.FormatInt(epoch.Add(time.Minute).Unix(), 10),
+		"Ratelimit-Policy": `"requests_per_minute";q=60;w=60`, "Ratelimit": `"requests_per_minute";r=59;t=60`, "Content-Type": "application/json",
+	} {
+		if got := w.Header().Get(name); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+	}
+	if w := a.ask("GET", "/api/v1/calls", key, ""); w.Code != 403 || !strings.Contains(w.Body.String(), "can_read_calls") {
+		t.Errorf("got %d %s, want 403 that names can_read_calls", w.Code, w.Body)
+	}
+	for i := range 58 { // the refused one paid too
+		if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+			t.Fatalf("request %d: got %d, want 200", i+3, w.Code)
+		}
+	}
+	a.clocks.Pass(10 * time.Second)
+	for range 3 {
+		if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 429 || w.Header().Get("Retry-After") != "50" {
+			t.Errorf("got %d, Retry-After %q; want 429 and 50", w.Code, w.Header().Get("Retry-After"))
+		}
+	}
+	a.restart()
+	if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 429 || w.Header().Get("Retry-After") != "50" {
+		t.Errorf("after a restart: got %d, Retry-After %q; want 429 and 50", w.Code, w.Header().Get("Retry-After"))
+	}
+	a.clocks.Pass(50 * time.Second)
+	if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+		t.Errorf("after the wait: got %d, want 200", w.Code)
+	}
+	a.operate(200, "POST", "/admin/v1/keys/"+id+"/revoke", "")
+	for _, when := range []string{"at once", "after a restart"} {
+		if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 || code(w) != "invalid_key" {
+			t.Errorf("revoked, %s: got %d %s, want 401 invalid_key", when, w.Code, w.Body)
+		}
+		a.restart()
+	}
+	a.operate(409, "POST", "/admin/v1/keys/"+id+"/resume", "")
+}
+
+func TestServer_KeyAboutItself(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(`["can_read_calls"]`, `"limits": {"requests_per_minute_limit": 1}`)
+	for range 5 {
+		w := a.ask("GET", "/api/v1/key", key, "")
+		if w.Code != 200 || strings.Contains(w.Body.String(), key) {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		var v struct {
+			Usage map[string]struct{ Limit, Used, Remaining int }
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &v); err != nil {
+			t.Fatal(err)
+		}
+		if got := v.Usage[RequestsPerMinute]; got.Used != 0 || got.Remaining != 1 {
+			t.Errorf("got %+v, want nothing used", got)
+		}
+	}
+}
+
+func TestServer_RoutesAndMethods(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission)
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		code, allow  string
+	}{
+		{"GET", "/", 404, "not_found", ""},
+		{"GET", "/api/v1/nothing", 404, "not_found", ""},
+		{"GET", "/api/v1/CALLS", 404, "not_found", ""},
+		{"GET", "/api/v1//calls", 404, "not_found", ""},
+		{"GET", "/api/v1/x/../calls", 404, "not_found", ""},
+		{"DELETE", "/api/v1/calls", 405, "method_not_allowed", "GET, POST"},
+		{"POST", "/api/v1/agents/", 405, "method_not_allowed", "GET"},
+		{"TRACE", "/api/v1/agents", 405, "method_not_allowed", "GET"},
+		{"POST", "/api/v1/contacts/17", 405, "method_not_allowed", "GET"},
+		{"GET", "/api/v1/calls/none", 404, "not_found", ""},
+		{"GET", "/api/v1/calls/-1", 404, "not_found", ""},
+		{"GET", "/api/v1/contacts/1e3", 404, "not_found", ""},
+		{"GET", "/api/v1/contacts/99999999999999999999999", 404, "not_found", ""},
+		{"GET", "/api/v1/contacts/1%2f2", 404, "not_found", ""},
+		{"GET", "/api/v1/calls?page=0", 400, "validation_error", ""},
+		{"GET", "/api/v1/calls?page=x", 400, "validation_error", ""},
+		{"GET", "/api/v1/contacts?limit=-5", 400, "validation_error", ""},
+		{"GET", "/api/v1/contacts?limit=99999", 200, "", ""},
+		{"GET", "/api/v1/contacts?page=99999999999999999999", 200, "", ""},
+		{"GET", "/healthz", 200, "", ""},
+		{"GET", "/readyz", 200, "", ""},
+	} {
+		w := a.ask(tt.method, tt.path, key, "")
+		if w.Code != tt.status || code(w) != tt.code || w.Header().Get("Allow") != tt.allow {
+			t.Errorf("%s %s: got %d %s, Allow %q; want %d %s, %q", tt.method, tt.path, w.Code, w.Body, w.Header().Get("Allow"), tt.status, tt.code, tt.allow)
+		}
+		if loc := w.Header().Get("Location"); loc != "" {
+			t.Errorf("%s %s: redirects to %s", tt.method, tt.path, loc)
+		}
+	}
+}
+
+func TestServer_Bodies(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission)
+	for _, tt := range []struct {
+		name, body string
+		status     int
+		code       string
+	}{
+		{"empty", "", 400, "invalid_json"},
+		{"text", "hello", 400, "invalid_json"},
+		{"half", `{"first_name": `, 400, "invalid_json"},
+		{"array", `[{"first_name": "A"}]`, 400, "invalid_json"},
+		{"null", `null`, 400, "invalid_json"},
+		{"two documents", `{"first_name": "A"}{}`, 400, "invalid_json"},
+		{"not UTF-8", "{\"first_name\": \"\xff\"}", 400, "invalid_json"},
+		{"a name twice", `{"first_name": "A", "first_name": "B"}`, 400, "invalid_json"},
+		{"too deep", `{"first_name": "A", "x": ` + strings.Repeat("[", 100) + strings.Repeat("]", 100) + `}`, 400, "invalid_json"},
+		{"too large", `{"first_name": "` + strings.Repeat("a", 1<<20) + `"}`, 413, "validation_error"},
+		{"a number for a text", `{"first_name": 5}`, 400, "validation_error"},
+		{"another case", `{"First_Name": "A"}`, 400, "missing_first_name"},
+		{"unknown fields are ignored", `{"first_name": "A", "favourite_colour": {"a": [1]}}`, 201, ""},
+	} {
+		if w := a.ask("POST", "/api/v1/contacts/create", key, tt.body); w.Code != tt.status || code(w) != tt.code {
+			t.Errorf("%s: got %d %.200s, want %d %s", tt.name, w.Code, w.Body, tt.status, tt.code)
+		}
+	}
+	if got := a.operate(200, "GET", "/admin/v1/contacts", "")["count"]; got != 1.0 {
+		t.Errorf("got %v contacts, want only the good one", got)
+	}
+	r := httptest.NewRequest("POST", "/api/v1/contacts/create", strings.NewReader("x"))
+	r.Header.Set("X-API-Key", key)
+	r.Header.Set("Content-Encoding", "gzip")
+	w := httptest.NewRecorder()
+	if a.api.ServeHTTP(w, r); w.Code != 415 {
+		t.Errorf("gzip: got %d, want 415", w.Code)
+	}
+}
+
+// TestServer_SecretsStayHidden looks for a known key everywhere but in the
+// answer that showed it.
+func TestServer_SecretsStayHidden(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk"}`)
+	id, key := a.key(`["can_read_agents"]`)
+	token := a.operate(201, "POST", "/admin/v1/tokens", `{"name": "ops"}`)["token"].(string)
+	var seen bytes.Buffer
+	for _, path := range []string{"/api/v1/agents?api_key=" + key, "/api/v1/calls?api_key=" + key, "/api/v1/nothing?api_key=" + key, "/api/v1/key?api_key=" + key} {
+		w := a.ask("GET", path, "", "")
+		_ = w.Result().Header.Write(&seen)
+		seen.Write(w.Body.Bytes())
+		if w.Code == 200 && w.Header().Get("Cache-Control") != "private, no-store" {
+			t.Errorf("%s: an answer to a key in the query may be cached", path[:14])
+		}
+	}
+	wrong := a.ask("GET", "/api/v1/agents", key+"x", "")
+	seen.Write(wrong.Body.Bytes())
+	for _, path := range []string{"/keys", "/keys/" + id, "/tokens", "/status", "/keys/" + id + "/usage"} {
+		v := a.operate(200, "GET", "/admin/v1"+path, "")
+		_ = json.NewEncoder(&seen).Encode(v)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.App = nil
+	seen.Write(a.log.Bytes())
+	files, err := os.ReadDir(a.config.Server.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(filepath.Join(a.config.Server.Data, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen.Write(data)
+		if info, err := f.Info(); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: got mode %v, %v; want 0600", f.Name(), info.Mode(), err)
+		}
+	}
+	for _, secret := range []string{key, token} {
+		for i := 5; i+12 <= len(secret); i++ {
+			if bytes.Contains(seen.Bytes(), []byte(secret[i:i+12])) {
+				t.Fatalf("12 characters of a secret, from number %d, stand somewhere", i)
+			}
+		}
+	}
+}
+
+func TestServer_Throttle(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(`["can_read_agents"]`)
+	last := 0
+	for range throttleMax + 1 {
+		last = a.ask("GET", "/api/v1/agents", NewSecret("klen_"), "").Code
+	}
+	if last != 429 {
+		t.Errorf("after %d wrong keys: got %d, want 429", throttleMax, last)
+	}
+	if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+		t.Errorf("a valid key from the same address: got %d, want 200", w.Code)
+	}
+	a.clocks.Pass(time.Minute)
+	if w := a.ask("GET", "/api/v1/agents", NewSecret("klen_"), ""); w.Code != 401 {
+		t.Errorf("a minute later: got %d, want 401", w.Code)
+	}
+}
+
+func TestThrottle_IsBounded(t *testing.T) {
+	th := NewThrottle()
+	for i := range 3 * throttleTable {
+		th.Fail(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), epoch)
+	}
+	if got := len(th.seen); got > throttleTable {
+		t.Errorf("got %d addresses remembered, want no more than %d", got, throttleTable)
+	}
+}
+
+func TestServer_QueryKeySwitch(t *testing.T) {
+	a := newTestApp(t, func(c *Config) { c.Keys.QueryAllowed = false })
+	_, key := a.key(`["can_read_agents"]`)
+	if w := a.ask("GET", "/api/v1/agents?api_key="+key, "", ""); w.Code != 401 {
+		t.Errorf("got %d, want 401", w.Code)
+	}
+	b := newTestApp(t)
+	_, key = b.key(`["can_read_agents"]`, `"query_allowed": false`)
+	if w := b.ask("GET", "/api/v1/agents?api_key="+key, "", ""); w.Code != 401 {
+		t.Errorf("switched off for the key: got %d, want 401", w.Code)
+	}
+	if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+		t.Errorf("as a header: got %d, want 200", w.Code)
+	}
+}
+
+func TestServer_StoreFailed(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission)
+	a.Store.fail(os.ErrClosed)
+	for _, path := range []string{"/api/v1/agents", "/api/v1/contacts"} {
+		if w := a.ask("GET", path, key, ""); w.Code != 503 || w.Header().Get("Retry-After") == "" {
+			t.Errorf("%s: got %d, want 503 with Retry-After", path, w.Code)
+		}
+	}
+	if w := a.ask("GET", "/readyz", "", ""); w.Code != 503 {
+		t.Errorf("/readyz: got %d, want 503", w.Code)
+	}
+	if w := a.ask("GET", "/healthz", "", ""); w.Code != 200 {
+		t.Errorf("/healthz: got %d, want 200", w.Code)
+	}
+}
+
+// TestServer_RevokeBindsAtOnce hammers a key while it is revoked: what starts
+// after the answer must be refused.
+func TestServer_RevokeBindsAtOnce(t *testing.T) {
+	a := newTestApp(t)
+	for round := range 20 {
+		id, key := a.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 1000000}`)
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		for range 4 {
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+						a.ask("GET", "/api/v1/agents", key, "")
+					}
+				}
+			})
+		}
+		a.operate(200, "POST", "/admin/v1/keys/"+id+"/revoke", "")
+		for range 50 {
+			if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 && w.Code != 429 {
+				t.Fatalf("round %d: got %d after the key was revoked", round, w.Code)
+			}
+		}
+		close(stop)
+		wg.Wait()
+	}
+}

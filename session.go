@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+)
+
+// Environment is what the commands get from outside.
+type Environment struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Environ        []string
+	// Serve runs the service until the context ends.
+	Serve func(ctx context.Context, o ServeOptions) error
+	// Open gives the admin endpoint of a data folder that no server has open,
+	// and what closes it again.
+	Open func(c Config) (http.Handler, func() error, error)
+}
+
+// ServeOptions say what to serve.
+type ServeOptions struct {
+	Config         Config
+	ConfigFile     string
+	Demo           bool
+	Stdout, Stderr io.Writer
+}
+
+// UsageError is a command that was called in a way it does not understand.
+type UsageError struct {
+	Err     error
+	Command string
+}
+
+// Error says what was not understood.
+func (e *UsageError) Error() string { return e.Err.Error() }
+
+// Misused makes an error a usage error of a command.
+func Misused(c *cli.Command, err error) error {
+	var already *UsageError
+	if errors.As(err, &already) {
+		return err
+	}
+	return &UsageError{err, c.FullName()}
+}
+
+// Session is what the commands of one call share.
+type Session struct{ Env Environment }
+
+// settings are the flags that stand for a key of the configuration.
+func settings() map[string]string {
+	return map[string]string{
+		"data": "server.data", "listen": "server.listen", "admin-listen": "admin.listen",
+		"log-level": "log.level", "log-format": "log.format",
+	}
+}
+
+// Load reads the configuration as the flags say.
+func (s *Session) Load(c *cli.Command) (Config, Sources, error) {
+	flags := map[string]string{}
+	for name, key := range settings() {
+		if c.IsSet(name) {
+			flags[key] = c.String(name)
+		}
+	}
+	return LoadConfig(c.String("config"), s.Env.Environ, flags)
+}
+
+// reach gives a way to the admin endpoint: the URL that was named, else the
+// control socket of the data folder, else the folder itself.
+func (s *Session) reach(ctx context.Context, c *cli.Command) (*Client, func() error, error) {
+	nothing := func() error { return nil }
+	if url := c.String("url"); url != "" {
+		token, err := s.token(c)
+		return NewTCPClient(url, token), nothing, err
+	}
+	conf, _, err := s.Load(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir := conf.Server.Data
+	socket := NewSocketClient(socketPath(filepath.Join(dir, "control.sock")))
+	if socket.Alive(ctx) {
+		return socket, nothing, nil
+	}
+	if _, err := os.Stat(filepath.Join(dir, "store.id")); err != nil {
+		return nil, nil, fmt.Errorf("there is no data folder at %s: start \"latchkey serve\" first, or name the folder with --data", dir)
+	}
+	h, closeIt, err := s.Env.Open(conf)
+	if err != nil {
+		return nil, nil, err
+	}
+	return NewLocalClient(h), closeIt, nil
+}
+
+// socketPath gives the shorter way to a socket: the system takes little more
+// than 100 bytes.
+func socketPath(path string) string {
+	if wd, err := os.Getwd(); err == nil && len(path) > 100 {
+		if short, err := filepath.Rel(wd, path); err == nil && len(short) < len(path) {
+			return short
+		}
+	}
+	return path
+}
+
+func (s *Session) token(c *cli.Command) (string, error) {
+	if file := c.String("token-file"); file != "" {
+		data, err := os.ReadFile(file)
+		return strings.TrimSpace(string(data)), err
+	}
+	for _, v := range s.Env.Environ {
+		if token, ok := strings.CutPrefix(v, "LATCHKEY_ADMIN_TOKEN="); ok {
+			return token, nil
+		}
+	}
+	return "", errors.New("--url needs an admin token: set LATCHKEY_ADMIN_TOKEN or name a --token-file")
+}
+
+// Call asks the admin endpoint and gives the answer as it is.
+func (s *Session) Call(ctx context.Context, c *cli.Command, method, path string, body any) (answer map[string]any, err error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	if body == nil {
+		data = nil
+	}
+	return s.Send(ctx, c, method, path, "application/json", data)
+}
+
+// Send is Call with a ready body.
+func (s *Session) Send(ctx context.Context, c *cli.Command, method, path, contentType string, data []byte) (answer map[string]any, err error) {
+	client, done, err := s.reach(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	err = client.Send(ctx, method, path, contentType, data, &answer)
+	return answer, err
+}

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// newTestStore gives an empty store that is closed with the test.
+func newTestStore(t testing.TB) *Store {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "test.db")
+	if err := CreateStore(path, "test", epoch); err != nil {
+		t.Fatal(err)
+	}
+	s, err := OpenStore(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// reopen closes a store and opens its file again.
+func reopen(t testing.TB, s *Store) *Store {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenStore(s.path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = again.Close() })
+	return again
+}
+
+func TestStore_Reopen(t *testing.T) {
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error { return tx.Put("b", []byte("k"), []byte("value")) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = reopen(t, s)
+	_ = s.View(func(tx *Tx) error {
+		got, err := tx.Get("b", []byte("k"))
+		if err != nil || string(got) != "value" {
+			t.Errorf("got %q, %v; want \"value\"", got, err)
+		}
+		return nil
+	})
+}
+
+// TestStore_FailedChange checks that a change that fails leaves nothing, and
+// that those who share its transaction do not suffer.
+func TestStore_FailedChange(t *testing.T) {
+	s := newTestStore(t)
+	boom := errors.New("boom")
+	hold := make(chan struct{})
+	s.Queue(func(*Tx) error { <-hold; return nil }, func(error) {}) // so that the rest shares a batch
+	var wg sync.WaitGroup
+	results := make([]error, 20)
+	after := make([]int, 20)
+	for i := range results {
+		wg.Add(1)
+		s.Queue(func(tx *Tx) error {
+			tx.After(func() { after[i]++ })
+			if err := tx.Put("b", fmt.Append(nil, i), []byte("x")); err != nil {
+				return err
+			}
+			if i%5 == 3 {
+				return boom
+			}
+			return nil
+		}, func(err error) { results[i] = err; wg.Done() })
+	}
+	close(hold)
+	wg.Wait()
+	_ = s.View(func(tx *Tx) error {
+		for i, err := range results {
+			got, _ := tx.Get("b", fmt.Append(nil, i))
+			failed := i%5 == 3
+			if errors.Is(err, boom) != failed || (got == nil) != failed || (after[i] == 0) != failed || after[i] > 1 {
+				t.Errorf("change %d: error %v, stored %q, told %d times; want failed to be %v", i, err, got, after[i], failed)
+			}
+		}
+		return nil
+	})
+}
+
+func TestStore_Concurrent(t *testing.T) {
+	s := newTestStore(t)
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			err := s.Update(func(tx *Tx) error { return tx.Put("b", IDKey(uint64(i)), []byte("x")) })
+			if err != nil {
+				t.Error(err)
+			}
+			_ = s.View(func(tx *Tx) error {
+				if got, _ := tx.Get("b", IDKey(uint64(i))); got == nil {
+					t.Errorf("change %d is not there after it was acknowledged", i)
+				}
+				return nil
+			})
+		})
+	}
+	wg.Wait()
+}
+
+func TestStore_CommitErrorPoisons(t *testing.T) {
+	s := newTestStore(t)
+	s.fail(errors.New("disk gone"))
+	select {
+	case <-s.Failed():
+	default:
+		t.Error("Failed is not closed after a commit error")
+	}
+	if err := s.Update(func(*Tx) error { return nil }); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Update: got %v, want ErrUnavailable", err)
+	}
+	if err := s.View(func(*Tx) error { return nil }); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("View: got %v, want ErrUnavailable", err)
+	}
+	if !strings.Contains(s.Err().Error(), "disk gone") {
+		t.Errorf("got %v, want the cause", s.Err())
+	}
+}
+
+func TestStore_Closed(t *testing.T) {
+	s := newTestStore(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Update(func(*Tx) error { return nil }); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Update: got %v, want ErrUnavailable", err)
+	}
+	if err := s.View(func(*Tx) error { return nil }); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("View: got %v, want ErrUnavailable", err)
+	}
+}
+
+func TestOpenStore_BadFiles(t *testing.T) {
+	good := newTestStore(t)
+	if err := good.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(good.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name    string
+		content []byte
+		want    string
+	}{
+		{"empty", nil, "too few to be a store"},
+		{"half a page", whole[:2000], "too few to be a store"},
+		{"text", []byte(strings.Repeat("hello ", 10_000)), "damaged or no store"},
+		{"zeros", make([]byte, len(whole)), "damaged or no store"},
+	} {
+		path := filepath.Join(t.TempDir(), "bad.db")
+		if err := os.WriteFile(path, tt.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := OpenStore(path, nil)
+		if err == nil {
+			_ = s.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+		if now, _ := os.ReadFile(path); len(now) != len(tt.content) {
+			t.Errorf("%s: the file was changed from %d to %d bytes", tt.name, len(tt.content), len(now))
+		}
+	}
+	if _, err := OpenStore(filepath.Join(t.TempDir(), "none.db"), nil); err == nil || !strings.Contains(err.Error(), "restore a backup") {
+		t.Errorf("missing file: got %v, want the way out", err)
+	}
+}
+
+func TestStore_NewerFormat(t *testing.T) {
+	s := newTestStore(t)
+	_ = s.Update(func(tx *Tx) error { return tx.Put("meta", []byte("header"), []byte(`{"format":99}`)) })
+	_ = s.Close()
+	if _, err := OpenStore(s.path, nil); err == nil || !strings.Contains(err.Error(), "format 99 is newer") {
+		t.Errorf("got %v, want a word about the newer format", err)
+	}
+}
+
+func TestTx_DamagedRecord(t *testing.T) {
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		return errors.Join(tx.Put("b", []byte("k"), []byte("value")), tx.PutRaw("b", []byte("short"), []byte{1, 2}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Update(func(tx *Tx) error {
+		raw := append([]byte(nil), tx.Bolt.Bucket([]byte("b")).Get([]byte("k"))...)
+		raw[len(raw)-1] ^= 1
+		return errors.Join(tx.PutRaw("b", []byte("k"), raw), tx.PutRaw("b", []byte("moved"), raw))
+	})
+	_ = s.View(func(tx *Tx) error {
+		for _, key := range []string{"k", "short", "moved"} {
+			if got, err := tx.Get("b", []byte(key)); err == nil {
+				t.Errorf("%s: got %q and no error", key, got)
+			}
+		}
+		return nil
+	})
+}
+
+type thing struct {
+	ID   uint64
+	Word string
+	At   time.Time
+}
+
+var thingTable = Table[thing]{
+	Name: "things",
+	Key:  func(v thing) []byte { return IDKey(v.ID) },
+	Indexes: []Index[thing]{
+		{"word", func(v thing) [][]byte { return [][]byte{[]byte(v.Word)} }},
+	},
+}
+
+func TestTable(t *testing.T) {
+	s := newTestStore(t)
+	put := func(id uint64, word string) {
+		t.Helper()
+		if err := s.Update(func(tx *Tx) error { return thingTable.Put(tx, thing{ID: id, Word: word}) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, word := range []string{"one", "two", "two", "three", "twofold"} {
+		put(uint64(i+1), word)
+	}
+	put(4, "two")
+	generation := s.Generation("things").Load()
+	if err := s.Update(func(tx *Tx) error { return thingTable.Delete(tx, IDKey(2)) }); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Generation("things").Load(); got != generation+1 {
+		t.Errorf("generation: got %d, want %d", got, generation+1)
+	}
+	_ = s.View(func(tx *Tx) error {
+		if n, err := thingTable.Count(tx); n != 4 || err != nil {
+			t.Errorf("count: got %d, %v; want 4", n, err)
+		}
+		for _, back := range []bool{false, true} {
+			var ids, all []uint64
+			for rest, key := range thingTable.Find(tx, "word", []byte("two"), back) {
+				v, err := thingTable.Get(tx, key)
+				if err != nil || v.Word != "two"+string(rest) {
+					t.Errorf("got %v, %v for the entry two%s", v, err, rest)
+				}
+				ids = append(ids, v.ID)
+			}
+			for v, err := range thingTable.All(tx, back) {
+				if err != nil {
+					t.Error(err)
+				}
+				all = append(all, v.ID)
+			}
+			want, wantAll := "[3 4 5]", "[1 3 4 5]"
+			if back {
+				want, wantAll = "[5 4 3]", "[5 4 3 1]"
+			}
+			if fmt.Sprint(ids) != want || fmt.Sprint(all) != wantAll {
+				t.Errorf("backwards %v: got %v and %v, want %s and %s", back, ids, all, want, wantAll)
+			}
+		}
+		if _, err := thingTable.One(tx, "word", []byte("tw")); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a beginning is no match: got %v, want ErrNotFound", err)
+		}
+		if v, err := thingTable.One(tx, "word", []byte("one")); v.ID != 1 || err != nil {
+			t.Errorf("got %v, %v; want number 1", v, err)
+		}
+		return nil
+	})
+	if err := s.Update(func(tx *Tx) error { return thingTable.Delete(tx, IDKey(2)) }); !errors.Is(err, ErrNotFound) {
+		t.Errorf("delete twice: got %v, want ErrNotFound", err)
+	}
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"slices"
+
+	"go.etcd.io/bbolt"
+)
+
+// Table keeps records of one kind as JSON under a key of their own, with
+// indexes that change together with them. A Table holds no state: its methods
+// work on the transaction they are given. Records only ever gain fields.
+type Table[T any] struct {
+	Name    string
+	Key     func(T) []byte
+	Indexes []Index[T]
+}
+
+// Index finds records by something other than their key. Keys gives the
+// entries of a record: the bytes to sort and look up by. What an entry finds is
+// read back in order with Table.Find.
+type Index[T any] struct {
+	Name string
+	Keys func(T) [][]byte
+}
+
+// IDKey is the key of a record with a number for an id; it sorts as the
+// numbers do.
+func IDKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
+
+// NextID gives the next number of the table's own sequence, from 1.
+func (t Table[T]) NextID(tx *Tx) (uint64, error) {
+	b, err := tx.Bolt.CreateBucketIfNotExists([]byte(t.Name))
+	if err != nil {
+		return 0, fmt.Errorf("create bucket %s: %w", t.Name, err)
+	}
+	tx.Writes++
+	return b.NextSequence()
+}
+
+// Get reads the record of a key; ErrNotFound where there is none.
+func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
+	var v T
+	b := tx.Bolt.Bucket([]byte(t.Name))
+	if b == nil {
+		return v, ErrNotFound
+	}
+	raw := b.Get(key)
+	if raw == nil {
+		return v, ErrNotFound
+	}
+	return t.decode(key, raw)
+}
+
+func (t Table[T]) decode(key, raw []byte) (T, error) {
+	var v T
+	value, err := Unseal(t.Name, key, raw)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal(value, &v); err != nil {
+		return v, fmt.Errorf("%s/%x: %w", t.Name, key, err)
+	}
+	return v, nil
+}
+
+// Put stores a record, new or changed, and its index entries.
+func (t Table[T]) Put(tx *Tx, v T) error {
+	key := t.Key(v)
+	old, found, err := t.old(tx, key)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", t.Name, err)
+	}
+	if err := tx.Put(t.Name, key, value); err != nil {
+		return err
+	}
+	for _, ix := range t.Indexes {
+		if err := t.reindex(tx, ix, key, old, found, &v); err != nil {
+			return err
+		}
+	}
+	if !found {
+		if err := t.count(tx, 1); err != nil {
+			return err
+		}
+	}
+	t.mark(tx)
+	return nil
+}
+
+// Delete removes the record of a key and its index entries; ErrNotFound where
+// there is none.
+func (t Table[T]) Delete(tx *Tx, key []byte) error {
+	old, found, err := t.old(tx, key)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return ErrNotFound
+	}
+	if err := tx.Delete(t.Name, key); err != nil {
+		return err
+	}
+	for _, ix := range t.Indexes {
+		if err := t.reindex(tx, ix, key, old, true, nil); err != nil {
+			return err
+		}
+	}
+	t.mark(tx)
+	return t.count(tx, -1)
+}
+
+func (t Table[T]) old(tx *Tx, key []byte) (v T, found bool, err error) {
+	b := tx.Bolt.Bucket([]byte(t.Name))
+	if b == nil {
+		return v, false, nil
+	}
+	raw := b.Get(key)
+	if raw == nil {
+		return v, false, nil
+	}
+	v, err = t.decode(key, raw)
+	return v, true, err
+}
+
+// reindex replaces the entries of one index; v nil takes them all away.
+func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v *T) error {
+	var before, now [][]byte
+	if found {
+		before = ix.Keys(old)
+	}
+	if v != nil {
+		now = ix.Keys(*v)
+	}
+	bucket := t.Name + "/" + ix.Name
+	same := func(k []byte) func([]byte) bool { return func(o []byte) bool { return bytes.Equal(k, o) } }
+	for _, k := range before {
+		if slices.ContainsFunc(now, same(k)) {
+			continue
+		}
+		if err := tx.Delete(bucket, append(slices.Clip(k), key...)); err != nil {
+			return err
+		}
+	}
+	for _, k := range now {
+		if slices.ContainsFunc(before, same(k)) {
+			continue
+		}
+		// The value says how much of the entry's end is the record's key.
+		if err := tx.PutRaw(bucket, append(slices.Clip(k), key...), []byte{byte(len(key))}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Count gives the number of records, without reading them.
+func (t Table[T]) Count(tx *Tx) (int, error) {
+	value, err := tx.Get("counts", []byte(t.Name))
+	if err != nil || value == nil {
+		return 0, err
+	}
+	return int(binary.BigEndian.Uint64(value)), nil
+}
+
+func (t Table[T]) count(tx *Tx, by int) error {
+	n, err := t.Count(tx)
+	if err != nil {
+		return err
+	}
+	return tx.Put("counts", []byte(t.Name), IDKey(uint64(n+by)))
+}
+
+// mark notes that the table has changed, for Store.Generation.
+func (t Table[T]) mark(tx *Tx) {
+	if !slices.Contains(tx.Changed, t.Name) {
+		tx.Changed = append(tx.Changed, t.Name)
+	}
+}
+
+// All goes through the records in the order of their keys, or backwards. The
+// table must not be changed meanwhile. It ends after the first error.
+func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		b := tx.Bolt.Bucket([]byte(t.Name))
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		start, step := c.First, c.Next
+		if backwards {
+			start, step = c.Last, c.Prev
+		}
+		for key, raw := start(); key != nil; key, raw = step() {
+			v, err := t.decode(key, raw)
+			if !yield(v, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Find goes through the entries of an index that begin with prefix, in their
+// order or backwards, and gives each entry after the prefix and the key of its
+// record. Both are valid only until the next step. The table must not be
+// changed meanwhile.
+func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter.Seq2[[]byte, []byte] {
+	return func(yield func(entry, key []byte) bool) {
+		b := tx.Bolt.Bucket([]byte(t.Name + "/" + index))
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		entry, value, step := seek(c, prefix, backwards)
+		for ; entry != nil && bytes.HasPrefix(entry, prefix); entry, value = step() {
+			cut := len(entry) - int(value[0])
+			if !yield(entry[len(prefix):cut], entry[cut:]) {
+				return
+			}
+		}
+	}
+}
+
+// seek puts a cursor on the first or the last entry with a prefix.
+func seek(c *bbolt.Cursor, prefix []byte, backwards bool) (key, value []byte, step func() ([]byte, []byte)) {
+	if !backwards {
+		key, value = c.Seek(prefix)
+		return key, value, c.Next
+	}
+	end := bytes.Clone(prefix)
+	for len(end) > 0 && end[len(end)-1] == 0xff {
+		end = end[:len(end)-1]
+	}
+	if len(end) == 0 {
+		key, value = c.Last()
+		return key, value, c.Prev
+	}
+	end[len(end)-1]++
+	if key, _ = c.Seek(end); key == nil {
+		key, value = c.Last()
+	} else {
+		key, value = c.Prev()
+	}
+	return key, value, c.Prev
+}
+
+// One gives the record that an index finds under exactly this entry;
+// ErrNotFound where there is none.
+func (t Table[T]) One(tx *Tx, index string, entry []byte) (T, error) {
+	for rest, key := range t.Find(tx, index, entry, false) {
+		if len(rest) == 0 {
+			return t.Get(tx, key)
+		}
+	}
+	var none T
+	return none, ErrNotFound
+}

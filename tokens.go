@@ -1,0 +1,169 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+// tokenPrefix opens every admin token, so that it is never taken for an API
+// key.
+const tokenPrefix = "lka_"
+
+// Token is a right to use the admin endpoint over TCP, as it is stored.
+type Token struct {
+	ID         uint64    `json:"id"`
+	Name       string    `json:"name"`
+	Hint       string    `json:"hint"`
+	Hash       []byte    `json:"hash"`
+	CreatedAt  time.Time `json:"created_at"`
+	LastUsedAt time.Time `json:"last_used_at,omitzero"`
+	RevokedAt  time.Time `json:"revoked_at,omitzero"`
+}
+
+var tokenTable = Table[Token]{
+	Name:    "admin_tokens",
+	Key:     func(t Token) []byte { return IDKey(t.ID) },
+	Indexes: []Index[Token]{{"hash", func(t Token) [][]byte { return [][]byte{t.Hash} }}},
+}
+
+// Tokens keeps the admin tokens.
+type Tokens struct {
+	store   *Store
+	peppers Peppers
+}
+
+// NewTokens keeps admin tokens in a store.
+func NewTokens(store *Store, peppers Peppers) *Tokens {
+	return &Tokens{store: store, peppers: peppers}
+}
+
+// AdminRoutes lists the endpoints.
+func (t *Tokens) AdminRoutes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/admin/v1/tokens", Handle: t.list},
+		{Method: "POST", Path: "/admin/v1/tokens", Handle: t.create},
+		{Method: "POST", Path: "/admin/v1/tokens/:id/revoke", Handle: t.revoke},
+	}
+}
+
+// Authenticate gives the name of who sent an admin token in Authorization;
+// ErrUnauthenticated without one, ErrKey with one that does not hold.
+func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err error) {
+	sent := r.Header["Authorization"]
+	if len(sent) != 1 {
+		return "", ErrUnauthenticated.With("No admin token sent. Make one with: latchkey admin token create --name NAME, and send it as Authorization: Bearer TOKEN.")
+	}
+	scheme, secret, _ := strings.Cut(sent[0], " ")
+	bad := ErrKey.With("This admin token is not valid. Make one with: latchkey admin token create --name NAME")
+	if !strings.EqualFold(scheme, "Bearer") || !WellFormed(secret, tokenPrefix) {
+		return "", bad
+	}
+	var token Token
+	err = t.store.View(func(tx *Tx) error {
+		for _, hash := range t.peppers.Hashes(DigestOf(secret)) {
+			if token, err = tokenTable.One(tx, "hash", hash); err == nil {
+				break
+			}
+		}
+		return nil
+	})
+	if err != nil || token.ID == 0 || !token.RevokedAt.IsZero() {
+		return "", bad
+	}
+	if now.Sub(token.LastUsedAt) > time.Minute {
+		t.store.Queue(func(tx *Tx) error { return t.touch(tx, token.ID, now) }, func(error) {})
+	}
+	return "token " + token.Name, nil
+}
+
+func (t *Tokens) touch(tx *Tx, id uint64, now time.Time) error {
+	token, err := tokenTable.Get(tx, IDKey(id))
+	if err != nil {
+		return err
+	}
+	token.LastUsedAt = now
+	return tokenTable.Put(tx, token)
+}
+
+func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	token := Token{CreatedAt: r.Now}
+	body.String("name", &token.Name)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	if token.Name == "" {
+		return ErrMissing.With("name is missing. Say what the token is for.")
+	}
+	secret := NewSecret(tokenPrefix)
+	token.Hint = Hint(secret, tokenPrefix)
+	token.Hash = t.peppers.Hash(DigestOf(secret))
+	err = t.store.Update(func(tx *Tx) (err error) {
+		if token.ID, err = tokenTable.NextID(tx); err != nil {
+			return err
+		}
+		return tokenTable.Put(tx, token)
+	})
+	if err != nil {
+		return err
+	}
+	shown := token.show()
+	shown["token"] = secret
+	return WriteJSON(w, http.StatusCreated, shown)
+}
+
+func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
+	page, err := ReadPage(r.URL.Query(), 25, 1000)
+	if err != nil {
+		return err
+	}
+	rows := []any{}
+	err = t.store.View(func(tx *Tx) error {
+		for token, err := range tokenTable.All(tx, true) {
+			if err != nil {
+				return err
+			}
+			rows = append(rows, token.show())
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	from, to := page.Bounds(len(rows))
+	return WriteJSON(w, http.StatusOK, page.Answer(len(rows), "tokens", rows[from:to]))
+}
+
+func (t *Tokens) revoke(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return err
+	}
+	var token Token
+	err = t.store.Update(func(tx *Tx) (err error) {
+		if token, err = tokenTable.Get(tx, IDKey(id)); err != nil || !token.RevokedAt.IsZero() {
+			return err
+		}
+		token.RevokedAt = r.Now
+		return tokenTable.Put(tx, token)
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, token.show())
+}
+
+func (t Token) show() map[string]any {
+	status := StatusActive
+	if !t.RevokedAt.IsZero() {
+		status = StatusRevoked
+	}
+	return map[string]any{
+		"id": t.ID, "name": t.Name, "hint": t.Hint, "status": status,
+		"created_at": Seconds(t.CreatedAt), "last_used_at": Seconds(t.LastUsedAt),
+	}
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var epoch = time.Date(2026, 2, 3, 9, 0, 0, 0, time.UTC)
+
+// ask is what a limiter does with a window.
+func ask(w *Window, now time.Time) (wait time.Duration) {
+	if wait = w.Wait(now, 1); wait == 0 {
+		w.Add(now, 1)
+	}
+	return wait
+}
+
+func TestWindow_Wait(t *testing.T) {
+	w := NewWindow(2, time.Minute)
+	for i, step := range []struct {
+		at   time.Duration
+		want time.Duration
+	}{
+		{0, 0},
+		{10 * time.Second, 0},
+		{20 * time.Second, 40 * time.Second},
+		{60*time.Second - 1, 1},
+		{60 * time.Second, 0},
+		{60 * time.Second, 10 * time.Second},
+		{30 * time.Second, 40 * time.Second}, // the clock went back: nothing is freed
+		{70 * time.Second, 0},
+		{200 * time.Second, 0},
+	} {
+		if got := ask(&w, epoch.Add(step.at)); got != step.want {
+			t.Errorf("step %d at %s: got %s, want %s", i, step.at, got, step.want)
+		}
+	}
+}
+
+// TestWindow_Oracle holds the window against a plain list of everything that
+// was ever admitted.
+func TestWindow_Oracle(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		limit := rapid.SampledFrom([]int{1, 2, 3, 7, 60, 1001, 1500}).Draw(t, "limit")
+		span := rapid.SampledFrom([]time.Duration{1024, 1000, time.Minute, 7 * time.Second}).Draw(t, "span")
+		w := NewWindow(limit, span)
+		exact := limit <= exactMax
+		slack := (span + parts - 1) / parts // how late a unit may come back above exactMax
+		now := epoch
+		var admitted []time.Time
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.Int64Range(0, int64(span)/4).Draw(t, "pause")))
+			if rapid.IntRange(0, 30).Draw(t, "restart") == 0 {
+				again, rest, err := ReadWindow(w.Append(nil), limit, span)
+				if err != nil || len(rest) != 0 {
+					t.Fatalf("read back: %v, %d bytes over", err, len(rest))
+				}
+				w = again
+			}
+			for range rapid.IntRange(1, limit+1).Draw(t, "burst") {
+				inSpan := countSince(admitted, now.Add(-span))
+				wait := ask(&w, now)
+				if wait == 0 {
+					admitted = append(admitted, now)
+				}
+				if wait == 0 && inSpan >= limit {
+					t.Fatalf("admitted number %d of %d in one span", inSpan+1, limit)
+				}
+				if wait > 0 && inSpan < limit && exact {
+					t.Fatalf("refused with %d of %d used", inSpan, limit)
+				}
+				if wait > 0 && countSince(admitted, now.Add(-span-slack)) < limit {
+					t.Fatalf("refused longer than a part of the window after the unit had left it")
+				}
+			}
+		}
+	})
+}
+
+func countSince(list []time.Time, since time.Time) (n int) {
+	for i := len(list) - 1; i >= 0 && list[i].After(since); i-- {
+		n++
+	}
+	return n
+}
+
+// TestWindow_WaitIsFirstInstant checks that the wait is neither too long nor
+// too short by a nanosecond.
+func TestWindow_WaitIsFirstInstant(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		limit := rapid.SampledFrom([]int{1, 5, 60, 1200}).Draw(t, "limit")
+		w := NewWindow(limit, time.Minute)
+		now := epoch
+		for range limit * 2 {
+			now = now.Add(time.Duration(rapid.Int64Range(0, int64(time.Second)).Draw(t, "pause")))
+			wait := ask(&w, now)
+			if wait == 0 {
+				continue
+			}
+			before, after := w, w
+			before.marks = append([]mark(nil), w.marks...)
+			after.marks = append([]mark(nil), w.marks...)
+			if before.Wait(now.Add(wait-1), 1) == 0 {
+				t.Fatalf("it would have passed before the wait of %s", wait)
+			}
+			if after.Wait(now.Add(wait), 1) != 0 {
+				t.Fatalf("it did not pass after the wait of %s", wait)
+			}
+		}
+	})
+}
+
+func TestWindow_Resize(t *testing.T) {
+	w := NewWindow(60, time.Minute)
+	for i := range 60 {
+		w.Add(epoch.Add(time.Duration(i)*time.Second), 1)
+	}
+	now := epoch.Add(59 * time.Second)
+	for _, limit := range []int{10, 60, 100, 5000, 60} {
+		w = w.Resize(limit, time.Minute)
+		if got := w.Used(now); got != 60 {
+			t.Errorf("limit %d: got %d used, want 60", limit, got)
+		}
+		if got, want := w.Wait(now, 1) > 0, limit <= 60; got != want {
+			t.Errorf("limit %d: refused is %v, want %v", limit, got, want)
+		}
+	}
+}
+
+func TestWindow_MemoryIsBounded(t *testing.T) {
+	for _, limit := range []int{60, 1_000_000} {
+		w := NewWindow(limit, time.Minute)
+		for i := range 300_000 {
+			ask(&w, epoch.Add(time.Duration(i)*3*time.Millisecond))
+		}
+		if got := cap(w.marks); got > 8*parts {
+			t.Errorf("limit %d: room for %d marks, want no more than %d", limit, got, 8*parts)
+		}
+	}
+}
+
+func TestReadWindow_Damaged(t *testing.T) {
+	w := NewWindow(60, time.Minute)
+	w.Add(epoch, 3)
+	good := w.Append(nil)
+	for n := range len(good) {
+		if _, _, err := ReadWindow(good[:n], 60, time.Minute); err == nil {
+			t.Errorf("the first %d of %d bytes: got no error", n, len(good))
+		}
+	}
+}
