@@ -70,8 +70,7 @@ type Config struct {
 // "limit.NAME", came from: "default", "file NAME", "env NAME" or "flag".
 type Sources map[string]string
 
-// DefaultConfig returns the config of a server started without a file, a
-// variable or a flag.
+// DefaultConfig returns the config without any file, variable or flag.
 func DefaultConfig() Config {
 	var c Config
 	for _, s := range c.settings() {
@@ -268,8 +267,7 @@ func (s setting) assign(value any) (want string) {
 	return ""
 }
 
-// checkText returns the value if it is a string such as the tag asks for, else
-// what it must be.
+// checkText returns a value that is a string as the tag wants, or what it must be.
 func (s setting) checkText(value any) (text, want string) {
 	text, ok := value.(string)
 	words := s.tag.Get("in")
@@ -392,9 +390,9 @@ func (l *configLoader) limits(source string, value any) map[string]any {
 }
 
 // notSettings matches what begins with LATCHKEY_ and is no setting: the pepper
-// itself, the config file, switches of tests, and what Kubernetes sets in every
-// container near a service called latchkey or latchkey-something.
-var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|CRASH_|BENCH_|TEST_|` +
+// itself, what the command line reads, switches of tests, and what Kubernetes
+// sets in every container near a service called latchkey or latchkey-something.
+var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|ADMIN_TOKEN=|CRASH_|BENCH_|TEST_|` +
 	`(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://))`)
 
 // readEnviron takes the values of the environment.
@@ -447,13 +445,13 @@ func (l *configLoader) checkDoor(section, listen string, insecure bool) {
 // meant. name spells a key as its source does.
 func (l *configLoader) suggest(key string, name func(string) string) string {
 	key = strings.ToLower(key)
-	_, bare, _ := strings.Cut(key, ".")
-	best, least := "", len(key)/3+1
-	for _, known := range slices.Sorted(maps.Keys(l.settings)) {
+	bare := key[strings.Index(key, ".")+1:]
+	best, least := "", len(bare)/3+2
+	for _, known := range slices.Backward(slices.Sorted(maps.Keys(l.settings))) { // server before admin
 		distance := editDistance(key, known)
 		_, own, _ := strings.Cut(known, ".")
-		if own == key || own == bare || bare != "" && strings.HasPrefix(known, key) {
-			distance = min(distance, 1) // in the wrong section, or cut short
+		if own == bare || bare != key && strings.HasPrefix(known, key) {
+			distance = min(distance, 2) // in the wrong section, or cut short
 		}
 		if own != "" && distance < least {
 			best, least = known, distance
@@ -491,9 +489,11 @@ func describe(value any) string {
 	case nil:
 		return "nothing"
 	case string:
-		return strconv.Quote(regexp.MustCompile(`//[^/]*@`).ReplaceAllString(v, "//...@")) // less a password in base_url
-	case map[string]any, []map[string]any:
+		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // less a password in base_url
+	case map[string]any:
 		return "a section"
+	case []map[string]any:
+		return "a list of sections"
 	}
 	return fmt.Sprint(value)
 }

@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"table.go"},
 	{"windows.go"},
 	{"limits.go", "throttle.go"},
-	{"config.go", "configfile.go", "secrets.go"},
+	{"config.go", "secrets.go"},
 	{"keys.go"},
 	{"keyring.go", "folder.go"},
 	{"handlers.go"},

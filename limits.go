@@ -79,6 +79,11 @@ type gauge struct {
 	pending bool // a record with more reserve is on its way to disk
 }
 
+// maxBlock is the most units that are reserved at once: enough that the
+// busiest key asks the disk a few times a second, and little enough that some
+// crashes in a row do not use up a large limit.
+const maxBlock = 8192
+
 // NewLimiter counts in a store. start is the service time at which this run
 // begins: everything an earlier run admitted was before it.
 func NewLimiter(store *Store, start time.Time) *Limiter {
@@ -241,7 +246,7 @@ func (l *Limiter) renew(m *meter, g *gauge, now time.Time) {
 		// About an eighth of the limit, and no more than is free: after a
 		// crash what is left of it refuses requests that would have passed.
 		free := g.window.Max - g.window.Used(now) - left
-		block = min(max(1, g.window.Max/8), max(1, free))
+		block = min(max(1, g.window.Max/8), max(1, free), maxBlock)
 		granted = left + block
 		expires = g.window.Last + g.window.Span
 		record := g.record(granted, expires)

@@ -49,14 +49,20 @@ func (c *testClocks) Pass(d time.Duration) {
 }
 
 type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu  sync.Mutex
+	buf bytes.Buffer
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
@@ -442,7 +448,7 @@ func TestServer_SecretsStayHidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.App = nil
-	seen.Write(a.log.Bytes())
+	seen.WriteString(a.log.String())
 	files, err := os.ReadDir(a.config.Server.Data)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// program builds the program once for all tests.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "latchkey-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "latchkey")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if path, err := program(); err == nil && status >= 0 {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(status)
+}
+
+// programCommand gives a command of the real program, in a folder and an environment
+// of its own.
+func programCommand(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(path, args...)
+	c.Env = []string{"PATH=/nowhere", "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir()}
+	return c
+}
+
+// run runs a command to its end and gives what it printed and its exit code.
+func run(t testing.TB, args ...string) (stdout, stderr string, exit int) {
+	t.Helper()
+	c := programCommand(t, args...)
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	if err := c.Run(); err != nil && c.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), c.ProcessState.ExitCode()
+}
+
+// process is a running server of the real program.
+type process struct {
+	cmd  *exec.Cmd
+	url  string
+	data string
+	out  *lockedBuffer
+	end  chan error
+}
+
+// serveReal starts the real program on free ports and waits until it listens.
+// Of more, what begins with LATCHKEY_ goes into the environment.
+func serveReal(t testing.TB, data string, more ...string) *process {
+	t.Helper()
+	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, more...)
+	if data != "" {
+		args = append(args, "--data", data)
+	}
+	var environ []string
+	args = slices.DeleteFunc(args, func(arg string) bool {
+		if strings.HasPrefix(arg, "LATCHKEY_") {
+			environ = append(environ, arg)
+		}
+		return strings.HasPrefix(arg, "LATCHKEY_")
+	})
+	p := &process{cmd: programCommand(t, args...), data: data, out: &lockedBuffer{}, end: make(chan error, 1)}
+	p.cmd.Stdout = p.out
+	p.cmd.Env = append(p.cmd.Env, environ...)
+	logs, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.kill() })
+	late := time.AfterFunc(time.Minute, func() { _ = p.cmd.Process.Kill() })
+	defer late.Stop()
+	lines := bufio.NewScanner(logs)
+	for p.url == "" && lines.Scan() {
+		var line struct{ Msg, API string }
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "listening" {
+			p.url = line.API
+		}
+		fmt.Fprintf(p.out, "%s\n", lines.Bytes())
+	}
+	go func() {
+		_, _ = io.Copy(p.out, logs)
+		p.end <- p.cmd.Wait()
+	}()
+	if p.url == "" {
+		t.Fatalf("the server did not listen: %s", p.out.String())
+	}
+	return p
+}
+
+// kill ends the server as a crash would, if it still runs.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	if err, ok := <-p.end; ok {
+		_ = err
+		close(p.end)
+	}
+}
+
+// stop ends the server by SIGTERM and gives its exit code.
+func (p *process) stop(t testing.TB) int {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-p.end
+	close(p.end)
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// get asks the server with a key and gives the status and the Retry-After.
+func (p *process) get(t testing.TB, path, key string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(context.Background(), "GET", p.url+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-API-Key", key)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	_, _ = io.Copy(io.Discard, answer.Body)
+	return answer.StatusCode, answer.Header.Get("Retry-After")
+}
+
+// TestProgram_Journey is the tour of the README with the real program.
+func TestProgram_Journey(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	p := serveReal(t, data)
+	if _, errs, exit := run(t, "agents", "create", "--data", data, "--name", "Front desk", "--phone", "+4930555001"); exit != 0 {
+		t.Fatalf("agents create: exit %d, %s", exit, errs)
+	}
+	out, errs, exit := run(t, "keys", "create", "--data", data, "--name", "first", "--permission", "can_read_agents", "--limit", RequestsPerMinute+"=5", "--json")
+	var made struct{ ID, Key string }
+	if err := json.Unmarshal([]byte(out), &made); exit != 0 || err != nil || made.Key == "" {
+		t.Fatalf("keys create: exit %d, %s %s", exit, out, errs)
+	}
+	if got, _ := p.get(t, "/api/v1/agents", made.Key); got != 200 {
+		t.Errorf("agents: got %d, want 200", got)
+	}
+	if got, _ := p.get(t, "/api/v1/calls", made.Key); got != 403 {
+		t.Errorf("calls: got %d, want 403", got)
+	}
+	for range 3 {
+		p.get(t, "/api/v1/agents", made.Key)
+	}
+	if got, wait := p.get(t, "/api/v1/agents", made.Key); got != 429 || wait == "" {
+		t.Errorf("over the limit: got %d, Retry-After %q; want 429 and a time", got, wait)
+	}
+	if _, errs, exit := run(t, "keys", "revoke", "--data", data, made.ID); exit != 0 {
+		t.Errorf("revoke: exit %d, %s", exit, errs)
+	}
+	if got, _ := p.get(t, "/api/v1/agents", made.Key); got != 401 {
+		t.Errorf("revoked: got %d, want 401", got)
+	}
+	if exit := p.stop(t); exit != 0 {
+		t.Errorf("SIGTERM: got exit %d, want 0; %s", exit, p.out.String())
+	}
+	out, errs, exit = run(t, "keys", "list", "--data", data, "--status", "revoked")
+	if exit != 0 || !strings.Contains(out, made.ID) {
+		t.Errorf("list with no server: exit %d, %s %s", exit, out, errs)
+	}
+	p = serveReal(t, data)
+	if got, _ := p.get(t, "/api/v1/agents", made.Key); got != 401 {
+		t.Errorf("revoked, after a restart: got %d, want 401", got)
+	}
+	if strings.Contains(p.out.String(), made.Key[5:]) {
+		t.Error("the key stands in the log")
+	}
+}
+
+func TestProgram_Refusals(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	p := serveReal(t, data)
+	taken := strings.TrimPrefix(p.url, "http://")
+	if _, err := net.ResolveTCPAddr("tcp", taken); err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	for _, tt := range []struct {
+		name string
+		args []string
+		exit int
+		want string
+	}{
+		{"second server", []string{"serve", "--data", data, "--listen", "127.0.0.1:0"}, 1, fmt.Sprintf("in use by process %d", p.cmd.Process.Pid)},
+		{"port taken", []string{"serve", "--data", other, "--listen", taken, "--admin-listen", "127.0.0.1:0"}, 1, "server.listen"},
+		{"no data folder", []string{"keys", "list", "--data", filepath.Join(other, "none")}, 1, "there is no data folder"},
+		{"unknown command", []string{"kees"}, 2, "Try: latchkey --help"},
+		{"unknown subcommand", []string{"keys", "creat"}, 2, "Try: latchkey keys --help"},
+		{"unknown flag", []string{"keys", "create", "--nam", "x"}, 2, "Try: latchkey keys create --help"},
+		{"flags missing", []string{"keys", "create", "--data", data}, 2, "--name and --permission are needed"},
+		{"bad limit", []string{"keys", "create", "--data", data, "--name", "x", "--permission", "all", "--limit", "many"}, 2, "--limit must be NAME=NUMBER"},
+		{"bad end", []string{"keys", "create", "--data", data, "--name", "x", "--permission", "all", "--expires", "soon"}, 2, "--expires"},
+		{"bad permission", []string{"keys", "create", "--data", data, "--name", "x", "--permission", "can_fly"}, 1, "unknown permission"},
+		{"no id", []string{"keys", "revoke", "--data", data}, 2, "one ID is needed"},
+		{"unknown id", []string{"keys", "revoke", "--data", data, "key_none"}, 1, "No such object"},
+		{"no token", []string{"keys", "list", "--url", "http://127.0.0.1:1"}, 1, "admin token"},
+		{"open address", []string{"serve", "--data", other, "--listen", "0.0.0.0:0"}, 1, "insecure_http"},
+		{"no config file", []string{"serve", "--config", "/nowhere.toml"}, 1, "/nowhere.toml"},
+	} {
+		out, errs, exit := run(t, tt.args...)
+		if exit != tt.exit || !strings.Contains(errs, tt.want) || out != "" {
+			t.Errorf("%s: got exit %d, %q, printed %q; want %d with %q", tt.name, exit, errs, out, tt.exit, tt.want)
+		}
+	}
+	if got, _ := p.get(t, "/healthz", ""); got != 200 {
+		t.Errorf("the first server: got %d, want 200 still", got)
+	}
+}
+
+func TestProgram_Demo(t *testing.T) {
+	p := serveReal(t, "", "--demo")
+	key := ""
+	for deadline := time.Now().Add(time.Minute); key == "" && time.Now().Before(deadline); {
+		for _, word := range strings.Fields(p.out.String()) {
+			if k, ok := strings.CutPrefix(word, "KEY=klen_"); ok && strings.Contains(p.out.String(), "agent_id\": 2}'\n") {
+				key = "klen_" + k
+			}
+		}
+	}
+	for _, path := range []string{"/api/v1/agents", "/api/v1/contacts?search=mara", "/api/v1/calls", "/api/v1/calls/1", "/api/v1/contacts/1"} {
+		if got, _ := p.get(t, path, key); got != 200 {
+			t.Errorf("%s: got %d, want 200", path, got)
+		}
+	}
+	p.stop(t)
+}
+
+// TestProgram_TokenOverTCP goes the way of an operator who is elsewhere.
+func TestProgram_TokenOverTCP(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	p := serveReal(t, data)
+	admin := ""
+	for _, line := range strings.Split(p.out.String(), "\n") {
+		var l struct {
+			Admin string `json:"admin_addr"`
+		}
+		if json.Unmarshal([]byte(line), &l) == nil && l.Admin != "" {
+			admin = "http://" + l.Admin
+		}
+	}
+	out, errs, exit := run(t, "admin", "token", "create", "--data", data, "--name", "ops")
+	if exit != 0 {
+		t.Fatalf("token create: exit %d, %s", exit, errs)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs, exit := run(t, "admin", "token", "list", "--url", admin, "--token-file", file); exit != 0 || !strings.Contains(out, "ops") {
+		t.Errorf("over TCP: exit %d, %s %s", exit, out, errs)
+	}
+	if err := os.WriteFile(file, []byte(NewSecret(tokenPrefix)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, errs, exit := run(t, "keys", "list", "--url", admin, "--token-file", file); exit != 1 || !strings.Contains(errs, "admin token is not valid") {
+		t.Errorf("with a wrong token: exit %d, %s", exit, errs)
+	}
+}
