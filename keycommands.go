@@ -133,20 +133,22 @@ func (s *Session) createKey(ctx context.Context, c *cli.Command) error {
 		return s.PrintJSON(made)
 	}
 	_, _ = fmt.Fprintln(s.Env.Stdout, made["key"])
-	_, _ = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(c))
+	_, _ = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(ctx, c))
 	return nil
 }
 
-// base is the URL of the API as far as the configuration knows it.
-func (s *Session) base(c *cli.Command) string {
+// base is the URL of the API: what the running server says, or else the
+// configuration.
+func (s *Session) base(ctx context.Context, c *cli.Command) string {
+	status, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/status", nil)
+	if url, ok := status["api_url"].(string); err == nil && ok {
+		return url
+	}
 	conf, _, err := s.Load(c)
-	if err != nil {
-		return ""
+	if err != nil || conf.Server.BaseURL == "" {
+		return "http://" + conf.Server.Listen
 	}
-	if conf.Server.BaseURL != "" {
-		return strings.TrimSuffix(conf.Server.BaseURL, "/")
-	}
-	return "http://" + conf.Server.Listen
+	return strings.TrimSuffix(conf.Server.BaseURL, "/")
 }
 
 func (s *Session) updateKey(ctx context.Context, c *cli.Command) error {

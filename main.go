@@ -63,6 +63,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 	defer func() { err = errors.Join(err, a.Close()) }()
 	var seedErr error
 	err = a.Serve(ctx, func(api, admin net.Addr) {
+		a.Server.ListensAt(baseURL(o.Config, api))
 		announce(o, log, api, admin)
 		if o.Demo {
 			seedErr = demo(ctx, a, o, api)

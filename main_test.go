@@ -174,6 +174,13 @@ func TestProgram_Journey(t *testing.T) {
 	if got, _ := p.get(t, "/api/v1/agents", made.Key); got != 200 {
 		t.Errorf("agents: got %d, want 200", got)
 	}
+	out, errs, exit = run(t, "keys", "create", "--data", data, "--name", "second", "--permission", "all")
+	if exit != 0 || !WellFormed(strings.TrimSpace(out), "klen_") || !strings.Contains(errs, p.url+"/api/v1/key") || strings.Contains(errs, strings.TrimSpace(out)) {
+		t.Errorf("for people: exit %d, printed %q and %q; want the key alone, then where to try it", exit, out, errs)
+	}
+	if out, _, _ := run(t, "keys", "list", "--data", data); !strings.HasPrefix(out, "ID ") || !strings.Contains(out, "can_read_calls +6") {
+		t.Errorf("list: got %q", out)
+	}
 	if got, _ := p.get(t, "/api/v1/calls", made.Key); got != 403 {
 		t.Errorf("calls: got %d, want 403", got)
 	}

@@ -38,7 +38,7 @@ func (s *Session) PrintList(c *cli.Command, answer map[string]any, name string, 
 		row, _ := v.(map[string]any)
 		var cells []string
 		for _, column := range columns {
-			cells = append(cells, Cell(row[column]))
+			cells = append(cells, short(row[column]))
 		}
 		rows = append(rows, cells)
 	}
@@ -50,6 +50,14 @@ func (s *Session) PrintList(c *cli.Command, answer map[string]any, name string, 
 		return err
 	}
 	return nil
+}
+
+// short is Cell with no more of a list than keeps the table on a screen.
+func short(v any) string {
+	if list, ok := v.([]any); ok && len(list) > 2 {
+		return fmt.Sprintf("%s +%d", Cell(list[0]), len(list)-1)
+	}
+	return Cell(v)
 }
 
 // PrintTable prints rows in columns, under a head if there is one.

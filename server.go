@@ -48,6 +48,7 @@ type Server struct {
 	boot     string // opens every request id of this run
 	count    atomic.Uint64
 	draining atomic.Bool
+	address  atomic.Pointer[string]
 }
 
 // NewServer serves the routes of its options. Routes that contradict each
@@ -55,6 +56,9 @@ type Server struct {
 func NewServer(o ServerOptions) *Server {
 	return &Server{o: o, throttle: NewThrottle(), boot: RandomHex(4)}
 }
+
+// ListensAt notes where clients reach the API, for /admin/v1/status.
+func (s *Server) ListensAt(url string) { s.address.Store(&url) }
 
 // Drain makes /readyz say that no new requests should come.
 func (s *Server) Drain() { s.draining.Store(true) }
@@ -343,7 +347,7 @@ func (s *Server) status(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{
-		"store_id": s.o.Store.ID(), "store_bytes": size, "keys": keys,
+		"api_url": s.address.Load(), "store_id": s.o.Store.ID(), "store_bytes": size, "keys": keys,
 		"now": Millis(r.Now), "service_time": Millis(r.Moment),
 	})
 }
