@@ -242,6 +242,11 @@ func (a *Admin) get(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	return a.answer(w, r, key)
+}
+
+// answer shows a key.
+func (a *Admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
 	shown, err := a.show(key, r)
 	if err != nil {
 		return err
@@ -291,11 +296,7 @@ func (a *Admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) er
 	if err != nil {
 		return err
 	}
-	shown, err := a.show(key, r)
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, http.StatusOK, shown)
+	return a.answer(w, r, key)
 }
 
 func (a *Admin) usage(w http.ResponseWriter, r *Request) error {

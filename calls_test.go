@@ -168,6 +168,26 @@ func TestCalls_Shapes(t *testing.T) {
 	}
 }
 
+// callPages gives the ids of all pages of a list, each of which must tell the
+// same count.
+func (a *testApp) callPages(key, query string, count float64) map[string]bool {
+	a.t.Helper()
+	seen := map[string]bool{}
+	for page := 1; ; page++ {
+		v := object(a.t, a.ask("GET", fmt.Sprintf("/api/v1/calls?page=%d&limit=7%s", page, strings.Replace(query, "?", "&", 1)), key, "").Body.String())
+		if v["count"] != count {
+			a.t.Fatalf("%s: got count %v, want %v", query, v["count"], count)
+		}
+		rows := v["calls"].([]any)
+		for _, row := range rows {
+			seen[row.(map[string]any)["id"].(string)] = true
+		}
+		if len(rows) == 0 {
+			return seen
+		}
+	}
+}
+
 func TestCalls_ListFilters(t *testing.T) {
 	a := newCallApp(t)
 	a.operate(201, "POST", "/admin/v1/teams", `{"name": "T", "members": ["admin", "bob"]}`)
@@ -195,24 +215,7 @@ func TestCalls_ListFilters(t *testing.T) {
 		{key, "", 31}, {key, "?status=queued", 19}, {key, "?status=in-progress", 10}, {key, "?status=completed", 1}, {key, "?status=failed", 1}, {key, "?type=inbound", 1},
 		{key, "?agent_id=3", 15}, {key, "?agent_id=3&status=queued", 9}, {key, "?agent_id=77", 0}, {bob, "", 15}, {bob, "?status=queued", 9}, {eve, "", 0},
 	} {
-		seen := map[string]bool{}
-		for page := 1; ; page++ {
-			sep := "?"
-			if tt.query != "" {
-				sep = "&"
-			}
-			v := object(t, a.ask("GET", fmt.Sprintf("/api/v1/calls%s%spage=%d&limit=7", tt.query, sep, page), tt.key, "").Body.String())
-			if v["count"] != tt.count {
-				t.Fatalf("%s: got count %v, want %v", tt.query, v["count"], tt.count)
-			}
-			rows := v["calls"].([]any)
-			for _, row := range rows {
-				seen[row.(map[string]any)["id"].(string)] = true
-			}
-			if len(rows) == 0 {
-				break
-			}
-		}
+		seen := a.callPages(tt.key, tt.query, tt.count)
 		if float64(len(seen)) != tt.count {
 			t.Errorf("%s: the pages have %d calls, want %v", tt.query, len(seen), tt.count)
 		}

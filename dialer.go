@@ -172,21 +172,28 @@ func (d *Dialer) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var shown map[string]any
-	err = d.store.Update(func(tx *Tx) error {
-		c, err := FindCall(tx, r.Params.ByName("id"))
-		if err != nil {
-			return err
+	return d.save(w, http.StatusOK, func(tx *Tx) (c Call, err error) {
+		if c, err = FindCall(tx, r.Params.ByName("id")); err != nil {
+			return c, err
 		}
 		if err := checkLease(c, body, r.Now); err != nil {
-			return err
+			return c, err
 		}
 		status := c.Status
 		body.Word("status", &status, CallStates()...)
 		if err := facts(&c, body); err != nil {
-			return err
+			return c, err
 		}
-		if err := move(tx, &c, status, r.Now); err != nil {
+		return c, move(tx, &c, status, r.Now)
+	})
+}
+
+// save stores the call that a function makes or changes, and shows it.
+func (d *Dialer) save(w http.ResponseWriter, status int, change func(*Tx) (Call, error)) error {
+	var shown map[string]any
+	err := d.store.Update(func(tx *Tx) error {
+		c, err := change(tx)
+		if err != nil {
 			return err
 		}
 		if c, err = SaveCall(tx, c); err != nil {
@@ -198,7 +205,7 @@ func (d *Dialer) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, shown)
+	return WriteJSON(w, status, shown)
 }
 
 // checkLease refuses a dialer whose lease is not, or no longer, that of the
@@ -297,22 +304,7 @@ func (d *Dialer) record(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var shown map[string]any
-	err = d.store.Update(func(tx *Tx) error {
-		c, err := inbound(tx, r, body, order)
-		if err != nil {
-			return err
-		}
-		if c, err = SaveCall(tx, c); err != nil {
-			return err
-		}
-		shown = show(tx, c)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, http.StatusCreated, shown)
+	return d.save(w, http.StatusCreated, func(tx *Tx) (Call, error) { return inbound(tx, r, body, order) })
 }
 
 // inbound makes the record of an inbound call.
