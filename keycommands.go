@@ -96,6 +96,9 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	return body, nil
 }
 
+// maxExpiryDays is about a hundred years: beyond 292 a time.Duration ends.
+const maxExpiryDays = 36500
+
 // expiry reads a time, or a length of time from now in the units of Go and
 // days.
 func expiry(text string, now time.Time) (string, error) {
@@ -106,6 +109,9 @@ func expiry(text string, now time.Time) (string, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		var n int
 		n, err = strconv.Atoi(days)
+		if n > maxExpiryDays && err == nil {
+			return "", fmt.Errorf("--expires must be at most %dd; got %q; for a key that never expires leave it out", maxExpiryDays, text)
+		}
 		length = time.Duration(n) * 24 * time.Hour
 	}
 	if err != nil || length <= 0 {
