@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/BurntSushi/toml"
 )
@@ -74,7 +73,7 @@ type Sources map[string]string
 func DefaultConfig() Config {
 	var c Config
 	for _, s := range c.settings() {
-		s.assign(s.parse(s.tag.Get("default")))
+		s.Assign(s.Parse(s.Tag.Get("default")))
 	}
 	return c
 }
@@ -85,17 +84,17 @@ func DefaultConfig() Config {
 // one a line and sorted, those of values that another goes before included.
 func LoadConfig(file string, environ []string, flags map[string]string) (Config, Sources, error) {
 	c := DefaultConfig()
-	l := configLoader{settings: map[string]setting{}, sources: Sources{}}
+	l := configLoader{settings: map[string]Setting{}, sources: Sources{}}
 	for _, s := range c.settings() {
-		section, _, _ := strings.Cut(s.key, ".")
-		l.settings[section] = setting{key: section}
-		l.settings[s.key] = s
-		l.sources[s.key] = "default"
+		section, _, _ := strings.Cut(s.Key, ".")
+		l.settings[section] = Setting{Key: section}
+		l.settings[s.Key] = s
+		l.sources[s.Key] = "default"
 	}
 	readable := file == "" || l.readFile(file)
 	l.readEnviron(environ)
 	for key, text := range flags {
-		l.set("flag", key, l.settings[key].parse(text))
+		l.set("flag", key, l.settings[key].Parse(text))
 	}
 	if readable { // else a missing insecure_http may well be in the file
 		l.checkDoor("server", c.Server.Listen, c.Server.InsecureHTTP)
@@ -115,7 +114,7 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 	var b strings.Builder
 	last := ""
 	for _, s := range c.settings() {
-		section, name, _ := strings.Cut(s.key, ".")
+		section, name, _ := strings.Cut(s.Key, ".")
 		if section == "limit" {
 			fmt.Fprintf(&b, "\n[[limit]]\nname = %q\n", name)
 			name = "default"
@@ -123,8 +122,8 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 			fmt.Fprintf(&b, "\n[%s]\n", section)
 		}
 		last = section
-		source := strings.Trim(strconv.Quote(sources[s.key]), `"`) // a line break in the name of a file would end the comment
-		fmt.Fprintf(&b, "%s = %s # %s\n", name, s.text(), source)
+		source := strings.Trim(strconv.Quote(sources[s.Key]), `"`) // a line break in the name of a file would end the comment
+		fmt.Fprintf(&b, "%s = %s # %s\n", name, s.Text(), source)
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err
@@ -135,7 +134,7 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 func (c Config) TrustedProxies() []netip.Prefix {
 	var list []netip.Prefix
 	for _, text := range c.Server.TrustedProxies {
-		list = append(list, parseNetwork(text))
+		list = append(list, ParseNetwork(text))
 	}
 	return list
 }
@@ -151,181 +150,21 @@ func (c Config) LimitDefaults() map[string]int {
 }
 
 // settings lists the keys of the config in the order of the struct.
-func (c *Config) settings() []setting {
-	var list []setting
+func (c *Config) settings() []Setting {
+	var list []Setting
 	for section, fields := range reflect.ValueOf(c).Elem().Fields() {
 		for f, value := range fields.Fields() {
 			key := section.Tag.Get("toml") + "." + f.Tag.Get("toml")
-			list = append(list, setting{key: key, tag: f.Tag, field: value.Addr().Interface()})
+			list = append(list, Setting{Key: key, Tag: f.Tag, Field: value.Addr().Interface()})
 		}
 	}
 	return list
 }
 
-// setting is one key of a Config.
-type setting struct {
-	key   string            // such as "server.listen"
-	field any               // *string, *bool, *int, *time.Duration, *[]string; nil for a section
-	tag   reflect.StructTag // the rules
-}
-
-// text gives the value as TOML.
-func (s setting) text() string {
-	switch field := s.field.(type) {
-	case *string:
-		return strconv.Quote(*field) // good TOML, as checkText lets no control character in
-	case *[]string:
-		return strings.ReplaceAll(fmt.Sprintf("%q", *field), `" "`, `", "`) // quotes inside an item follow a backslash
-	case *time.Duration:
-		return fmt.Sprintf(`"%gs"`, field.Seconds()) // "60s", not "1m0s"
-	}
-	return fmt.Sprint(reflect.ValueOf(s.field).Elem())
-}
-
-// parse turns the text of a variable or a flag into what TOML gives for such a
-// value. Text that is none stays text, for assign to refuse.
-func (s setting) parse(text string) any {
-	switch s.field.(type) {
-	case *bool:
-		if text == "true" || text == "false" {
-			return text == "true"
-		}
-	case *int:
-		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-			return n
-		}
-	case *[]string:
-		list := []any{}
-		for item := range strings.SplitSeq(text, ",") {
-			if item = strings.TrimSpace(item); item != "" {
-				list = append(list, item)
-			}
-		}
-		return list
-	}
-	return text
-}
-
-// example gives the text of a good value, quoted. One of the two is empty.
-func (s setting) example() string {
-	return strconv.Quote(s.tag.Get("example") + s.tag.Get("default"))
-}
-
-// assign stores a value as TOML gives it, or says what it must be.
-func (s setting) assign(value any) (want string) {
-	low, high := s.tag.Get("min"), s.tag.Get("max")
-	switch field := s.field.(type) {
-	case *string:
-		text, want := s.checkText(value)
-		if want != "" {
-			return want
-		}
-		*field = text
-	case *bool:
-		b, ok := value.(bool)
-		if !ok {
-			return "true or false"
-		}
-		*field = b
-	case *int:
-		n, ok := value.(int64)
-		least, _ := strconv.ParseInt(low, 10, 64)
-		most, _ := strconv.ParseInt(high, 10, 64)
-		if !ok || n < least || n > most {
-			return fmt.Sprintf("a whole number from %s to %s, such as %s", low, high, s.tag.Get("default"))
-		}
-		*field = int(n)
-	case *time.Duration:
-		text, _ := value.(string)
-		d, err := time.ParseDuration(text)
-		if err != nil {
-			return "a duration with a unit, such as " + s.example()
-		}
-		least, _ := time.ParseDuration(low)
-		most, _ := time.ParseDuration(high)
-		if d < least || d > most {
-			return fmt.Sprintf("a duration from %s to %s, such as %s", low, high, s.example())
-		}
-		*field = d
-	case *[]string:
-		items, ok := value.([]any)
-		if !ok {
-			return "a list of strings, such as [" + s.example() + "]"
-		}
-		var list []string // an empty one is nil
-		for _, item := range items {
-			text, want := s.checkText(item)
-			if want != "" {
-				return "a list, each item " + want
-			}
-			list = append(list, text)
-		}
-		*field = list
-	default:
-		return "a section, such as [" + s.key + "]"
-	}
-	return ""
-}
-
-// checkText returns a value that is a string as the tag wants, or what it must be.
-func (s setting) checkText(value any) (text, want string) {
-	text, ok := value.(string)
-	words := s.tag.Get("in")
-	check := textChecks[s.tag.Get("check")]
-	switch {
-	case !ok:
-		want = "a string"
-	case strings.ContainsFunc(strings.ToValidUTF8(text, "\x00"), unicode.IsControl):
-		want = "UTF-8 text without control characters"
-	case words != "" && !slices.Contains(strings.Split(words, ","), text):
-		return "", "one of " + strings.ReplaceAll(words, ",", ", ")
-	case check.fits != nil && !check.fits(text):
-		want = check.want
-	default:
-		return text, ""
-	}
-	return "", want + ", such as " + s.example()
-}
-
-// textChecks are the checks that a tag can name.
-var textChecks = map[string]struct {
-	want string
-	fits func(string) bool
-}{
-	"address": {"host:port, the host localhost or an IP address", isAddress},
-	"network": {"an IP address or a network whose bits past its length are zero", func(text string) bool { return parseNetwork(text).IsValid() }},
-	"path":    {"a path", regexp.MustCompile(`.`).MatchString},
-	"prefix":  {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
-	"url":     {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
-}
-
-// isAddress tells whether text is host:port with a number as port. No host is
-// every address of the machine; a name could turn out to be any of them.
-func isAddress(text string) bool {
-	host, port, err := net.SplitHostPort(text)
-	_, portErr := strconv.ParseUint(port, 10, 16)
-	_, hostErr := netip.ParseAddr(host)
-	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
-}
-
-// parseNetwork reads an address or a network; what is neither gives the zero
-// Prefix, which contains nothing. In 10.0.0.5/8 either part is not what was
-// meant, and a network too wide lets callers forge their address: refused.
-func parseNetwork(text string) netip.Prefix {
-	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
-		return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen())
-	}
-	p, err := netip.ParsePrefix(text)
-	if err != nil || p != p.Masked() || p.Addr().Is4In6() {
-		return netip.Prefix{}
-	}
-	return p
-}
-
 // configLoader collects values into the fields of one Config, where they came
 // from, and what is wrong with them.
 type configLoader struct {
-	settings map[string]setting // by key; sections are here too
+	settings map[string]Setting // by key; sections are here too
 	sources  Sources
 	problems []string
 }
@@ -404,8 +243,8 @@ func (l *configLoader) readEnviron(environ []string) {
 			continue
 		}
 		key := strings.Replace(strings.ToLower(bare), "_", ".", 1) // no section has a _ in its name
-		if s := l.settings[key]; s.field != nil && name == variable(key) {
-			l.set("env "+name, key, s.parse(text))
+		if s := l.settings[key]; s.Field != nil && name == variable(key) {
+			l.set("env "+name, key, s.Parse(text))
 		} else {
 			l.fail("env "+name, "unknown variable%s", l.suggest(key, variable)) // without its text, which may be a secret
 		}
@@ -424,7 +263,7 @@ func (l *configLoader) set(source, key string, value any) {
 		l.fail(source, "unknown key %q%s", key, l.suggest(key, strconv.Quote))
 		return
 	}
-	if want := s.assign(value); want != "" {
+	if want := s.Assign(value); want != "" {
 		l.fail(source, "%s must be %s; got %s", key, want, describe(value))
 		return
 	}

@@ -32,17 +32,17 @@ func loadText(t *testing.T, text string, environ []string, flags map[string]stri
 func TestConfigTags(t *testing.T) {
 	c := DefaultConfig()
 	for _, s := range c.settings() {
-		def, example := s.tag.Get("default"), s.tag.Get("example")
+		def, example := s.Tag.Get("default"), s.Tag.Get("example")
 		if def != "" && example != "" {
-			t.Errorf("%s has a default and an example, want one of them", s.key)
+			t.Errorf("%s has a default and an example, want one of them", s.Key)
 		}
-		if want := s.assign(s.parse(def + example)); want != "" {
-			t.Errorf("%s: got a refusal of %q, want none: must be %s", s.key, def+example, want)
+		if want := s.Assign(s.Parse(def + example)); want != "" {
+			t.Errorf("%s: got a refusal of %q, want none: must be %s", s.Key, def+example, want)
 		}
-		if name := s.tag.Get("check"); name != "" && textChecks[name].fits == nil {
-			t.Errorf("%s: got check %q, which is not there", s.key, name)
+		if name := s.Tag.Get("check"); name != "" && textChecks[name].fits == nil {
+			t.Errorf("%s: got check %q, which is not there", s.Key, name)
 		}
-		if section, _, _ := strings.Cut(s.key, "."); strings.Contains(section, "_") {
+		if section, _, _ := strings.Cut(s.Key, "."); strings.Contains(section, "_") {
 			t.Errorf("got section %q, want none with a _: the names of variables split there", section)
 		}
 	}
@@ -57,8 +57,8 @@ func TestLoadConfig_nothing(t *testing.T) {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 	for _, s := range c.settings() {
-		if sources[s.key] != "default" {
-			t.Errorf("%s: got source %q, want default", s.key, sources[s.key])
+		if sources[s.Key] != "default" {
+			t.Errorf("%s: got source %q, want default", s.Key, sources[s.Key])
 		}
 	}
 	if got, want := len(sources), len(c.settings()); got != want {
@@ -81,19 +81,19 @@ func TestLoadConfig_example(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range c.settings() {
-		section, key, _ := strings.Cut(s.key, ".")
+		section, key, _ := strings.Cut(s.Key, ".")
 		source, line := "file "+name, "\n"+key+" = "
 		if section == "limit" { // each is a comment there
-			source, line = "default", "\n# name = \""+key+"\"\n# default = "+s.text()+"\n"
+			source, line = "default", "\n# name = \""+key+"\"\n# default = "+s.Text()+"\n"
 		}
-		if sources[s.key] != source {
-			t.Errorf("%s: got source %q, want %q", s.key, sources[s.key], source)
+		if sources[s.Key] != source {
+			t.Errorf("%s: got source %q, want %q", s.Key, sources[s.Key], source)
 		}
 		if !strings.Contains(string(data), line) {
-			t.Errorf("%s: the example has no line %q", s.key, line)
+			t.Errorf("%s: the example has no line %q", s.Key, line)
 		}
-		if v := "# Variable: " + variable(s.key) + "\n"; !strings.Contains(string(data), v) {
-			t.Errorf("%s: the example has no line %q", s.key, v)
+		if v := "# Variable: " + variable(s.Key) + "\n"; !strings.Contains(string(data), v) {
+			t.Errorf("%s: the example has no line %q", s.Key, v)
 		}
 	}
 	for _, name := range []string{"LATCHKEY_CONFIG ", "LATCHKEY_KEYS_PEPPER ", "LATCHKEY_URL ", "LATCHKEY_ADMIN_TOKEN "} {
@@ -215,22 +215,22 @@ default = 8
 
 // Every key by its variable and by its flag, also those added later.
 func TestLoadConfig_everyKey(t *testing.T) {
-	text := func(s setting) string { // something other than the default
-		switch field := s.field.(type) {
+	text := func(s Setting) string { // something other than the default
+		switch field := s.Field.(type) {
 		case *bool:
 			if *field {
 				return "false"
 			}
 			return "true"
 		case *int:
-			return s.tag.Get("max")
+			return s.Tag.Get("max")
 		case *time.Duration:
 			return "1500ms"
 		}
-		if words := strings.Split(s.tag.Get("in"), ","); len(words) > 1 {
+		if words := strings.Split(s.Tag.Get("in"), ","); len(words) > 1 {
 			return words[len(words)-1]
 		}
-		switch s.tag.Get("check") {
+		switch s.Tag.Get("check") {
 		case "address":
 			return "[::1]:0"
 		case "prefix":
@@ -238,25 +238,25 @@ func TestLoadConfig_everyKey(t *testing.T) {
 		case "path":
 			return "elsewhere"
 		}
-		return s.tag.Get("example")
+		return s.Tag.Get("example")
 	}
 	def := DefaultConfig()
 	var environ []string
 	flags := map[string]string{}
 	for _, s := range def.settings() {
-		environ = append(environ, variable(s.key)+"="+text(s))
-		flags[s.key] = text(s)
+		environ = append(environ, variable(s.Key)+"="+text(s))
+		flags[s.Key] = text(s)
 	}
 	byEnv, sources, err := LoadConfig("", environ, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, s := range byEnv.settings() {
-		if reflect.DeepEqual(s.field, def.settings()[i].field) {
-			t.Errorf("%s: got the default from %s", s.key, environ[i])
+		if reflect.DeepEqual(s.Field, def.settings()[i].Field) {
+			t.Errorf("%s: got the default from %s", s.Key, environ[i])
 		}
-		if want := "env " + variable(s.key); sources[s.key] != want {
-			t.Errorf("%s: got source %q, want %q", s.key, sources[s.key], want)
+		if want := "env " + variable(s.Key); sources[s.Key] != want {
+			t.Errorf("%s: got source %q, want %q", s.Key, sources[s.Key], want)
 		}
 	}
 	byFlag, _, err := LoadConfig("", nil, flags)
@@ -452,8 +452,8 @@ func TestConfig_Print(t *testing.T) {
 				t.Errorf("got %+v\nwant %+v from\n%s", got, c, &b)
 			}
 			for _, s := range c.settings() {
-				if sources[s.key] != "file "+file {
-					t.Errorf("%s: got source %q, want it printed", s.key, sources[s.key])
+				if sources[s.Key] != "file "+file {
+					t.Errorf("%s: got source %q, want it printed", s.Key, sources[s.Key])
 				}
 			}
 			for _, want := range []string{
@@ -488,7 +488,7 @@ func TestConfig_TrustedProxies(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for _, text := range []string{"", "10.0.0.5/8", "10.0.0.0/33", "10.0.0", "fe80::1%eth0", "::ffff:10.0.0.0/104", "proxy.example"} {
-		if p := parseNetwork(text); p.IsValid() {
+		if p := ParseNetwork(text); p.IsValid() {
 			t.Errorf("%q: got %v, want a refusal", text, p)
 		}
 	}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// Setting is one key of a Config.
+type Setting struct {
+	Key   string            // such as "server.listen"
+	Field any               // *string, *bool, *int, *time.Duration, *[]string; nil for a section
+	Tag   reflect.StructTag // the rules
+}
+
+// Text gives the value as TOML.
+func (s Setting) Text() string {
+	switch field := s.Field.(type) {
+	case *string:
+		return strconv.Quote(*field) // good TOML, as checkText lets no control character in
+	case *[]string:
+		return strings.ReplaceAll(fmt.Sprintf("%q", *field), `" "`, `", "`) // quotes inside an item follow a backslash
+	case *time.Duration:
+		return fmt.Sprintf(`"%gs"`, field.Seconds()) // "60s", not "1m0s"
+	}
+	return fmt.Sprint(reflect.ValueOf(s.Field).Elem())
+}
+
+// Parse turns the text of a variable or a flag into what TOML gives for such a
+// value. Text that is none stays text, for Assign to refuse.
+func (s Setting) Parse(text string) any {
+	switch s.Field.(type) {
+	case *bool:
+		if text == "true" || text == "false" {
+			return text == "true"
+		}
+	case *int:
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			return n
+		}
+	case *[]string:
+		list := []any{}
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = append(list, item)
+			}
+		}
+		return list
+	}
+	return text
+}
+
+// example gives the text of a good value, quoted. One of the two is empty.
+func (s Setting) example() string {
+	return strconv.Quote(s.Tag.Get("example") + s.Tag.Get("default"))
+}
+
+// Assign stores a value as TOML gives it, or says what it must be.
+func (s Setting) Assign(value any) (want string) {
+	low, high := s.Tag.Get("min"), s.Tag.Get("max")
+	switch field := s.Field.(type) {
+	case *string:
+		text, want := s.checkText(value)
+		if want != "" {
+			return want
+		}
+		*field = text
+	case *bool:
+		b, ok := value.(bool)
+		if !ok {
+			return "true or false"
+		}
+		*field = b
+	case *int:
+		n, ok := value.(int64)
+		least, _ := strconv.ParseInt(low, 10, 64)
+		most, _ := strconv.ParseInt(high, 10, 64)
+		if !ok || n < least || n > most {
+			return fmt.Sprintf("a whole number from %s to %s, such as %s", low, high, s.Tag.Get("default"))
+		}
+		*field = int(n)
+	case *time.Duration:
+		text, _ := value.(string)
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return "a duration with a unit, such as " + s.example()
+		}
+		least, _ := time.ParseDuration(low)
+		most, _ := time.ParseDuration(high)
+		if d < least || d > most {
+			return fmt.Sprintf("a duration from %s to %s, such as %s", low, high, s.example())
+		}
+		*field = d
+	case *[]string:
+		items, ok := value.([]any)
+		if !ok {
+			return "a list of strings, such as [" + s.example() + "]"
+		}
+		var list []string // an empty one is nil
+		for _, item := range items {
+			text, want := s.checkText(item)
+			if want != "" {
+				return "a list, each item " + want
+			}
+			list = append(list, text)
+		}
+		*field = list
+	default:
+		return "a section, such as [" + s.Key + "]"
+	}
+	return ""
+}
+
+// checkText returns a value that is a string as the tag wants, or what it must be.
+func (s Setting) checkText(value any) (text, want string) {
+	text, ok := value.(string)
+	words := s.Tag.Get("in")
+	check := textChecks[s.Tag.Get("check")]
+	switch {
+	case !ok:
+		want = "a string"
+	case strings.ContainsFunc(strings.ToValidUTF8(text, "\x00"), unicode.IsControl):
+		want = "UTF-8 text without control characters"
+	case words != "" && !slices.Contains(strings.Split(words, ","), text):
+		return "", "one of " + strings.ReplaceAll(words, ",", ", ")
+	case check.fits != nil && !check.fits(text):
+		want = check.want
+	default:
+		return text, ""
+	}
+	return "", want + ", such as " + s.example()
+}
+
+// textChecks are the checks that a tag can name.
+var textChecks = map[string]struct {
+	want string
+	fits func(string) bool
+}{
+	"address": {"host:port, the host localhost or an IP address", isAddress},
+	"network": {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
+	"path":    {"a path", regexp.MustCompile(`.`).MatchString},
+	"prefix":  {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
+	"url":     {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
+}
+
+// isAddress tells whether text is host:port with a number as port. No host is
+// every address of the machine; a name could turn out to be any of them.
+func isAddress(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	_, portErr := strconv.ParseUint(port, 10, 16)
+	_, hostErr := netip.ParseAddr(host)
+	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
+}
+
+// ParseNetwork reads an address or a network; what is neither gives the zero
+// Prefix, which contains nothing. In 10.0.0.5/8 either part is not what was
+// meant, and a network too wide lets callers forge their address: refused.
+func ParseNetwork(text string) netip.Prefix {
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+		return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+		return netip.Prefix{}
+	}
+	return p
+}
