@@ -52,12 +52,19 @@ type Config struct {
 		QueryAllowed       bool          `toml:"query_allowed" default:"true"`
 		Cache              int           `toml:"cache" default:"100000" min:"1000" max:"10000000"` // keys
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
+		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
 		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper"` // empty is the file pepper in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
 	} `toml:"keys"`
 	Contract struct {
 		ContactsWrite string `toml:"contacts_write" default:"can_read_contacts" in:"can_read_contacts,can_write_contacts"`
 	} `toml:"contract"`
+	Webhooks struct {
+		AllowPrivateTargets bool          `toml:"allow_private_targets" default:"false"`
+		Timeout             time.Duration `toml:"timeout" default:"10s" min:"100ms" max:"1m"`
+		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
+		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
+	} `toml:"webhooks"`
 	Limit struct { // in a file each is a [[limit]] with name and default
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -120,6 +123,46 @@ func seal(pepper, data []byte) []byte {
 	mac := hmac.New(sha256.New, pepper)
 	mac.Write(data)
 	return mac.Sum(nil)
+}
+
+// Encrypt seals a text that has to be read again, which a hash does not allow:
+// AES-256-GCM under a key of its own for each purpose, derived from the current
+// pepper (HKDF-SHA-256, RFC 5869). bound is what the text belongs to; it is not
+// kept in the result, but Decrypt fails where it is another.
+func (p Peppers) Encrypt(purpose string, bound []byte, text string) ([]byte, error) {
+	box, err := p.box(0, purpose)
+	if err != nil {
+		return nil, err
+	}
+	return box.Seal(nil, nil, []byte(text), bound), nil
+}
+
+// Decrypt opens what Encrypt has sealed under the current pepper or a retired
+// one.
+func (p Peppers) Decrypt(purpose string, bound, sealed []byte) (string, error) {
+	for i := range p.list {
+		box, err := p.box(i, purpose)
+		if err != nil {
+			return "", err
+		}
+		if text, err := box.Open(nil, nil, sealed, bound); err == nil {
+			return string(text), nil
+		}
+	}
+	return "", errors.New("sealed under a pepper that is not here; name its file in keys.retired_pepper_files")
+}
+
+// box seals with a random nonce, which it puts before the text.
+func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {
+	key, err := hkdf.Key(sha256.New, p.list[i], nil, "latchkey "+purpose, 32)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // Verify checks that a store was made with one of the peppers, by a value kept

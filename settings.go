@@ -144,6 +144,7 @@ var textChecks = map[string]struct {
 	fits func(string) bool
 }{
 	"address": {"host:port, the host localhost or an IP address", isAddress},
+	"header":  {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
 	"network": {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
 	"path":    {"a path", regexp.MustCompile(`.`).MatchString},
 	"prefix":  {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},

@@ -45,6 +45,7 @@ type Store struct {
 	cause  atomic.Pointer[error]
 
 	generations sync.Map // table name -> *atomic.Uint64
+	watched     sync.Map // table name -> chan struct{}
 	stamp       func() []byte
 }
 
@@ -277,6 +278,13 @@ func (s *Store) Generation(table string) *atomic.Uint64 {
 	return g.(*atomic.Uint64)
 }
 
+// Watch gives a channel that holds a token once a commit has changed a table.
+// All who watch one table share it.
+func (s *Store) Watch(table string) <-chan struct{} {
+	c, _ := s.watched.LoadOrStore(table, make(chan struct{}, 1))
+	return c.(chan struct{})
+}
+
 // commitAll is the committer: the one goroutine that writes. It has no
 // recover: a panic here means a damaged file or a bug, and must end the
 // process rather than one request.
@@ -314,6 +322,12 @@ func (s *Store) commit(batch []*change) {
 		} else if tx != nil {
 			for _, table := range tx.Changed {
 				s.Generation(table).Add(1)
+				if c, ok := s.watched.Load(table); ok {
+					select {
+					case c.(chan struct{}) <- struct{}{}:
+					default:
+					}
+				}
 			}
 			for _, after := range tx.after {
 				after()

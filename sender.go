@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+const (
+	// maxSending is how many receivers are waited for at once. Those that
+	// failed or were slow last time get half of it and no more, so that however
+	// many of them there are the others find room.
+	maxSending = 64
+	// inARow is how many deliveries one receiver gets before others have a turn.
+	inARow = 20
+	// sendGrace is how long Close waits for attempts under way.
+	sendGrace = 5 * time.Second
+)
+
+// SecretPurpose is what the secrets of webhooks are sealed for.
+const SecretPurpose = "webhook secret"
+
+// SenderOptions are what a Sender is made of.
+type SenderOptions struct {
+	Store   *Store
+	Clock   *Clock
+	Peppers Peppers // opens the secrets
+	Targets *Targets
+	Log     *slog.Logger
+
+	Timeout time.Duration // for a whole attempt
+	Header  string        // of the signature
+	Scheme  string        // "hex" or "sha256=hex"
+}
+
+// Sender sends what waits in the outbox: to each webhook one delivery after the
+// other, to all webhooks at once. Each delivery arrives at least once: one whose
+// answer was lost, or whose outcome could not be stored, is sent again. It is
+// safe for concurrent use.
+type Sender struct {
+	o      SenderOptions
+	client *http.Client
+
+	ctx    context.Context // of the attempts
+	cancel context.CancelFunc
+	wake   chan struct{} // holds one token while something may be due
+	stop   chan struct{} // closed by Close
+	ended  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	busy   map[uint64]bool // the webhooks being sent to, and whether they count as slow
+	freed  *sync.Cond      // when one is no more
+}
+
+// NewSender sends from an outbox, once Start is called.
+func NewSender(o SenderOptions) *Sender {
+	s := &Sender{o: o, client: o.Targets.Client(), wake: make(chan struct{}, 1), stop: make(chan struct{}), busy: map[uint64]bool{}}
+	s.freed = sync.NewCond(&s.mu)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Start sends in the background from now on, what an earlier run left first.
+func (s *Sender) Start() {
+	changed := OutboxChanged(s.o.Store)
+	s.Wake()
+	s.ended.Go(func() {
+		for {
+			select {
+			case <-s.stop:
+				return
+			case <-s.wake:
+			case <-changed:
+			}
+			if _, err := s.scan(); err != nil && s.o.Store.Err() == nil {
+				s.o.Log.Error("read the outbox", "error", err)
+			}
+		}
+	})
+}
+
+// Wake has the outbox looked through. It is to be called about every second,
+// which is how exactly a retry keeps its time.
+func (s *Sender) Wake() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close starts nothing more, waits some seconds for the attempts under way and
+// breaks off the rest, which are made again in the next run.
+func (s *Sender) Close() {
+	s.mu.Lock()
+	already := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if !already {
+		close(s.stop)
+	}
+	late := time.AfterFunc(sendGrace, s.cancel)
+	s.ended.Wait()
+	late.Stop()
+	s.cancel()
+	s.client.CloseIdleConnections()
+}
+
+// scan starts sending to the webhooks whose turn it is, and tells to how many.
+func (s *Sender) scan() (started int, err error) {
+	moment := s.o.Clock.Service(s.o.Clock.Now())
+	err = s.o.Store.View(func(tx *Tx) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		slow := 0
+		for _, is := range s.busy {
+			if is {
+				slow++
+			}
+		}
+		if s.closed || len(s.busy) >= maxSending {
+			return nil
+		}
+		return DueQueues(tx, moment, func(q Queue) bool {
+			if _, already := s.busy[q.Webhook]; already || q.Slow && slow >= maxSending/2 {
+				return true
+			}
+			if q.Slow {
+				slow++
+			}
+			s.busy[q.Webhook] = q.Slow
+			started++
+			s.ended.Go(func() { s.work(q.Webhook) })
+			return len(s.busy) < maxSending
+		})
+	})
+	return started, err
+}
+
+// work sends to one webhook until there is nothing to send, something fails or
+// others should have a turn.
+func (s *Sender) work(id uint64) {
+	defer func() {
+		s.mu.Lock()
+		delete(s.busy, id)
+		s.freed.Broadcast()
+		s.mu.Unlock()
+		s.Wake()
+	}()
+	for range inARow {
+		more, err := s.next(id)
+		if err != nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, context.Canceled) {
+			s.o.Log.Error("send to a webhook", "webhook", id, "error", err)
+		}
+		if !more || err != nil {
+			return
+		}
+	}
+}
+
+// next makes one attempt at the delivery whose turn it is. more says that the
+// following one may go out too.
+func (s *Sender) next(id uint64) (more bool, err error) {
+	var w Webhook
+	var d Delivery
+	moment := s.o.Clock.Service(s.o.Clock.Now())
+	err = s.o.Store.View(func(tx *Tx) error {
+		if d, err = NextDelivery(tx, id, moment); err != nil {
+			return err
+		}
+		w, err = FindWebhook(tx, id)
+		return err
+	})
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if errors.Is(err, ErrNotFound) || closed {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	a := s.attempt(s.ctx, w, d)
+	if s.ctx.Err() != nil && !a.Success() {
+		return false, s.ctx.Err() // broken off by Close: it tells nothing of the receiver
+	}
+	return a.Success(), s.settle(w, d, a)
+}
+
+// settle stores what came of an attempt, and switches off a webhook that has
+// not taken anything for days.
+func (s *Sender) settle(w Webhook, d Delivery, a Attempt) error {
+	now := s.o.Clock.Now()
+	moment := s.o.Clock.Service(now) // after the answer: a retry is that much later, never earlier
+	dead := ""
+	err := s.o.Store.Update(func(tx *Tx) (err error) {
+		if dead, err = Settle(tx, d, a, moment); err != nil || dead == "" {
+			return err
+		}
+		w, err := FindWebhook(tx, w.ID)
+		if err != nil {
+			return err
+		}
+		w.Active, w.UpdatedAt, w.Reason = false, now, dead
+		return SaveWebhook(tx, w)
+	})
+	switch {
+	case err != nil:
+	case dead != "":
+		s.o.Log.Warn("webhook switched off: every delivery failed for days", "webhook", w.ID)
+	case !a.Success():
+		s.o.Log.Info("webhook delivery failed", "webhook", w.ID, "delivery", d.ID, "event", d.Event, "outcome", a.Outcome())
+	}
+	return err
+}
+
+// Try sends something to a webhook at once, a single time and whatever waits
+// for it, and puts that into its log. Only what the receiver does is told in
+// the Attempt; an error is a fault of ours.
+func (s *Sender) Try(ctx context.Context, w Webhook, event string, body []byte) (Attempt, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	d := Delivery{Webhook: w.ID, ID: NewDeliveryID(), Event: event, Body: body}
+	a := s.attempt(ctx, w, d)
+	a.Delivery, a.Event, a.Attempt = d.ID, d.Event, 1
+	return a, s.o.Store.Update(func(tx *Tx) error {
+		if _, err := FindWebhook(tx, w.ID); err != nil {
+			return err
+		}
+		return AddAttempt(tx, w.ID, a)
+	})
+}
+
+// attempt makes one POST and tells how it went.
+func (s *Sender) attempt(ctx context.Context, w Webhook, d Delivery) (a Attempt) {
+	a.At = s.o.Clock.Now().UTC()
+	began := time.Now()
+	defer func() { a.Took = time.Since(began).Round(time.Millisecond) }()
+	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	defer cancel()
+	r, err := s.request(ctx, w, d)
+	if err != nil {
+		a.Error = err.Error()
+		return a
+	}
+	answer, err := s.client.Do(r)
+	if err != nil {
+		a.Error = s.reason(ctx, err)
+		return a
+	}
+	defer answer.Body.Close()
+	// Read so that the connection can be used again, but no more than a
+	// receiver needs to say that it is well.
+	_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
+	a.Status = answer.StatusCode
+	return a
+}
+
+// request makes the request of an attempt. It says the same each time.
+func (s *Sender) request(ctx context.Context, w Webhook, d Delivery) (*http.Request, error) {
+	secret, err := s.o.Peppers.Decrypt(SecretPurpose, w.Bound(), w.Secret)
+	if err != nil {
+		return nil, fmt.Errorf("the secret of this webhook cannot be read: %w", err)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(d.Body))
+	if err != nil {
+		return nil, errors.New("the URL cannot be used")
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("User-Agent", "Latchkey-Webhooks")
+	r.Header.Set("X-Klen-Delivery", d.ID)
+	r.Header.Set(s.o.Header, Sign(s.o.Scheme, secret, d.Body))
+	return r, nil
+}
+
+// Sign gives the signature of a body. How the hosted service makes it is not
+// known (contract 8.4, 10.3), so this is the one place that knows: HMAC-SHA-256
+// under the secret as it is written, over the bytes that are sent, in lower-case
+// hex digits, behind "sha256=" where the scheme says so.
+func Sign(scheme, secret string, body []byte) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write(body)
+	digits := hex.EncodeToString(mac.Sum(nil))
+	if scheme == "sha256=hex" {
+		return "sha256=" + digits
+	}
+	return digits
+}
+
+// reason says why there was no answer, without the URL, which may hold a token
+// in its query.
+func (s *Sender) reason(ctx context.Context, err error) string {
+	var outer *url.Error
+	if errors.As(err, &outer) {
+		err = outer.Err
+	}
+	switch {
+	case errors.Is(err, ErrTarget):
+		return ErrTarget.Error()
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Sprintf("no answer within %s", s.o.Timeout)
+	}
+	text := err.Error()
+	return text[:min(len(text), 300)]
+}
