@@ -31,9 +31,9 @@ func (a *Admin) AdminRoutes() []Route {
 		{Method: "POST", Path: "/admin/v1/keys/import", Handle: a.importKeys},
 		{Method: "GET", Path: "/admin/v1/keys/:id", Handle: a.get},
 		{Method: "PATCH", Path: "/admin/v1/keys/:id", Handle: a.update},
-		{Method: "POST", Path: "/admin/v1/keys/:id/revoke", Handle: a.change(func(k *Key, now time.Time) { k.RevokedAt = now })},
-		{Method: "POST", Path: "/admin/v1/keys/:id/pause", Handle: a.change(func(k *Key, _ time.Time) { k.Paused = true })},
-		{Method: "POST", Path: "/admin/v1/keys/:id/resume", Handle: a.change(func(k *Key, _ time.Time) { k.Paused = false })},
+		{Method: "POST", Path: "/admin/v1/keys/:id/revoke", Handle: a.change(KeyRevoked, func(k *Key, now time.Time) { k.RevokedAt = now })},
+		{Method: "POST", Path: "/admin/v1/keys/:id/pause", Handle: a.change(KeyPaused, func(k *Key, _ time.Time) { k.Paused = true })},
+		{Method: "POST", Path: "/admin/v1/keys/:id/resume", Handle: a.change(KeyResumed, func(k *Key, _ time.Time) { k.Paused = false })},
 		{Method: "GET", Path: "/admin/v1/keys/:id/usage", Handle: a.usage},
 		{Method: "GET", Path: "/admin/v1/permissions", Handle: a.permissions},
 		{Method: "GET", Path: "/admin/v1/limits", Handle: a.limits},
@@ -57,8 +57,10 @@ func (a *Admin) create(w http.ResponseWriter, r *Request) error {
 		if err := a.fill(tx, r, key, body, true); err != nil {
 			return err
 		}
-		secret, err = a.keyring.Create(tx, key)
-		return err
+		if secret, err = a.keyring.Create(tx, key); err != nil {
+			return err
+		}
+		return Raise(tx, KeyEvent(KeyCreated, key, r.Now))
 	})
 	if err != nil {
 		return err
@@ -262,12 +264,17 @@ func (a *Admin) update(w http.ResponseWriter, r *Request) error {
 	return a.save(w, r, func(tx *Tx, key *Key) error { return a.fill(tx, r, key, body, false) })
 }
 
-// change makes the handler of a change that needs no body.
-func (a *Admin) change(apply func(*Key, time.Time)) Handler {
+// change makes the handler of a change that needs no body, and the event that
+// tells of it. Pausing what is paused tells nothing.
+func (a *Admin) change(event string, apply func(*Key, time.Time)) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
-		return a.save(w, r, func(_ *Tx, key *Key) error {
+		return a.save(w, r, func(tx *Tx, key *Key) error {
+			paused := key.Paused
 			apply(key, r.Now)
-			return nil
+			if event != KeyRevoked && key.Paused == paused {
+				return nil
+			}
+			return Raise(tx, KeyEvent(event, key, r.Now))
 		})
 	}
 }
@@ -355,7 +362,10 @@ func (a *Admin) importKey(tx *Tx, r *Request, row *Body) error {
 	if err != nil {
 		return ErrValidation.With("sha256 %s of the secret.", err)
 	}
-	return a.keyring.Import(tx, key, d)
+	if err := a.keyring.Import(tx, key, d); err != nil {
+		return err
+	}
+	return Raise(tx, KeyEvent(KeyCreated, key, r.Now))
 }
 
 func (a *Admin) permissions(w http.ResponseWriter, r *Request) error {

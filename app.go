@@ -18,6 +18,9 @@ type App struct {
 	Keyring *Keyring
 	Limiter *Limiter
 	Store   *Store
+	Sender  *Sender
+
+	notices *Notices
 
 	config Config
 	folder *Folder
@@ -65,15 +68,23 @@ func (a *App) wire(peppers Peppers) error {
 	owners, teams, agents := NewOwners(store), NewTeams(store), NewAgents(store)
 	contacts, refused := NewContacts(store, write), NewDoNotCalls(store)
 	calls := NewCalls(store, a.Limiter)
+	targets := NewTargets(c.Webhooks.AllowPrivateTargets)
+	a.Sender = NewSender(SenderOptions{
+		Store: store, Clock: a.clock, Peppers: peppers, Targets: targets, Log: a.log,
+		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature,
+	})
+	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
+	hooks := NewHooks(store, peppers, targets, a.Sender)
 	o := ServerOptions{
 		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: tokens, Log: a.log,
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Free: admin.Routes(),
+		Reached: a.notices.Reached,
 	}
-	for _, part := range []interface{ Routes() []Route }{calls, agents, contacts} {
+	for _, part := range []interface{ Routes() []Route }{calls, agents, contacts, hooks} {
 		o.Keyed = append(o.Keyed, part.Routes()...)
 	}
-	for _, part := range []interface{ AdminRoutes() []Route }{admin, tokens, owners, teams, agents, contacts, refused, NewDialer(store)} {
+	for _, part := range []interface{ AdminRoutes() []Route }{admin, tokens, owners, teams, agents, contacts, refused, NewDialer(store), hooks} {
 		o.Admin = append(o.Admin, part.AdminRoutes()...)
 	}
 	a.Server = NewServer(o)
@@ -95,8 +106,13 @@ func (a *App) tend() {
 			return
 		case <-second.C:
 			a.clock.Catch()
+			a.Sender.Wake()
+			a.report("store reached limits", a.notices.Flush())
 		case <-minute.C:
-			a.Limiter.Sweep(a.clock.Service(a.clock.Now()))
+			now := a.clock.Now()
+			a.Limiter.Sweep(a.clock.Service(now))
+			a.report("look for keys that expire", a.notices.Expiring(now))
+			a.report("sweep the outbox", SweepOutbox(a.Store, now))
 		case <-flush.C:
 			if err := a.Keyring.Flush(); err != nil {
 				a.log.Error("store last uses", "error", err)
@@ -105,12 +121,21 @@ func (a *App) tend() {
 	}
 }
 
+// report logs a fault of the background work. That of a failed store is told
+// by Serve.
+func (a *App) report(what string, err error) {
+	if err != nil && a.Store.Err() == nil {
+		a.log.Error(what, "error", err)
+	}
+}
+
 // Close stores what is still in memory and lets go of the folder. No request
 // may be under way.
 func (a *App) Close() error {
 	close(a.stop)
 	<-a.idle
-	return errors.Join(a.Keyring.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
+	a.Sender.Close()
+	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
 }
 
 // door is one listener and what it serves.
@@ -132,6 +157,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	for _, d := range doors {
 		go func() { failed <- d.server.Serve(d.listener) }()
 	}
+	a.Sender.Start()
 	ready(doors[0].listener.Addr(), doors[1].listener.Addr())
 	select {
 	case <-ctx.Done():

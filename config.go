@@ -61,7 +61,7 @@ type Config struct {
 	} `toml:"contract"`
 	Webhooks struct {
 		AllowPrivateTargets bool          `toml:"allow_private_targets" default:"false"`
-		Timeout             time.Duration `toml:"timeout" default:"10s" min:"100ms" max:"1m"`
+		Timeout             time.Duration `toml:"timeout" default:"10s" min:"100ms" max:"20s"`
 		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
 		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
 	} `toml:"webhooks"`

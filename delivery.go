@@ -114,3 +114,31 @@ func KeyEvent(kind string, k *Key, now time.Time) Event {
 		"status": k.Status(now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
 	}}}
 }
+
+// Sample is an event of a type about something made up, to try a receiver with.
+// Its payload says so in a member test.
+func Sample(kind string, now time.Time) Event {
+	agent := map[string]any{"id": 1, "name": "Sample agent", "assistant_id": "assistant_sample"}
+	body := map[string]any{"test": true}
+	switch kind, what, _ := strings.Cut(kind, "."); kind {
+	case "call":
+		call := map[string]any{
+			"id": 1, "klen_call_id": "call_sample", "agent_id": 1, "agent_name": agent["name"], "status": "completed", "type": "inbound",
+			"phone_number": "+4930555010", "started_at": Seconds(now.Add(-2 * time.Minute)), "ended_at": Seconds(now), "duration_seconds": 120,
+		}
+		for name, value := range map[string]any{"transcript": "Agent: Good morning.", "recording": "https://files.example.net/sample.mp3", "summary": "A sample."} {
+			if what == name {
+				call[strings.Replace(name, "recording", "recording_url", 1)] = value
+			}
+		}
+		body["call"] = call
+	case "calendar":
+		body["calendar_event"] = map[string]any{
+			"id": 1, "uuid": "00000000-0000-4000-8000-000000000000", "title": "Sample", "event_type": "meeting", "status": "scheduled",
+			"start_time": Millis(now.Add(time.Hour)), "end_time": Millis(now.Add(2 * time.Hour)), "duration_minutes": 60, "ai_agent": agent,
+		}
+	default:
+		body["key"] = map[string]any{"id": "key_sample", "name": "sample", "status": StatusActive}
+	}
+	return Event{Type: kind, At: now, Body: body}
+}

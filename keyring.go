@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/subtle"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"net/netip"
@@ -15,6 +16,12 @@ var keyTable = Table[*Key]{
 	Key:  func(k *Key) []byte { return []byte(k.ID) },
 	Indexes: []Index[*Key]{
 		{"owner", func(k *Key) [][]byte { return [][]byte{IDKey(k.Owner)} }},
+		{"expiring", func(k *Key) [][]byte {
+			if k.ExpiresAt.IsZero() || !k.RevokedAt.IsZero() || k.ExpiryNoticed.Equal(k.ExpiresAt) {
+				return nil
+			}
+			return [][]byte{IDKey(uint64(k.ExpiresAt.UnixNano()))}
+		}},
 	},
 }
 
@@ -235,6 +242,22 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 		}
 	}
 	return nil
+}
+
+// Expiring gives copies of up to most keys that expire by a time and whose
+// ExpiryNoticed is another, the first to expire first.
+func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err error) {
+	for entry, id := range keyTable.Find(tx, "expiring", nil, false) {
+		if len(keys) == most || len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(by.UnixNano()) {
+			break
+		}
+		key, err := k.Get(tx, string(id))
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // Used notes that a key was used. It is stored with the next Flush.

@@ -111,6 +111,8 @@ type Key struct {
 	CreatedAt    time.Time         `json:"created_at"`
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
+	// ExpiryNoticed is the ExpiresAt that key.expiring was raised for.
+	ExpiryNoticed time.Time `json:"expiry_noticed,omitzero"`
 
 	limits []Limit // all of them
 	short  []Limit // those that every request pays

@@ -45,8 +45,8 @@ var layers = [][]string{
 	{"app.go", "client.go"},
 	{"demo.go", "session.go"},
 	{"output.go"},
-	{"keycommands.go", "hookcommands.go"},
-	{"commands.go"},
+	{"keycommands.go"},
+	{"commands.go", "hookcommands.go"},
 	{"cli.go"},
 	{"main.go"},
 }

@@ -37,6 +37,10 @@ type ServerOptions struct {
 	DraftHeaders bool  // send RateLimit and RateLimit-Policy
 	MaxBody      int64 // bytes of a body on the API door
 	Proxies      []netip.Prefix
+
+	// Reached is told of each request that a limit of its key refused: how the
+	// limits stood, wall clock and service time. It must be quick.
+	Reached func(k *Key, limits []Standing, now, moment time.Time)
 }
 
 // Server turns requests into answers: it makes the checks that stand before
@@ -181,6 +185,9 @@ func (s *Server) fail(x *exchange, err error) {
 	e := Public(err)
 	if e == ErrServer {
 		s.o.Log.Error("request failed", "id", x.ID, "route", x.route, "error", err)
+	}
+	if e.Code == ErrRateLimit.Code && x.Key != nil && s.o.Reached != nil {
+		s.o.Reached(x.Key, x.Request.Limits, x.Now, x.Moment)
 	}
 	if x.status != 0 {
 		return // an answer is on its way already

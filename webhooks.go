@@ -1,0 +1,449 @@
+package main
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// What the published material leaves open about managing webhooks, and what is
+// done here (contract 8.7, all [P]):
+//
+//   - name, url and subscribed_events are required, with at least one event;
+//   - any active key may call the endpoints, but webhooks for call.* need
+//     can_read_calls and those for calendar.* can_read_calendar, to create and
+//     also to change one: else a key could have what it may not read sent
+//     elsewhere;
+//   - a key sees the webhooks of its owner (1.9); they stay when the key goes;
+//   - the secret is in the answer to create and in no other;
+//   - PUT needs all three fields, PATCH none; is_active stays where it is not
+//     sent; deleting ends what waits and the log too;
+//   - update, delete, test, logs and the list have the paths and answers of the
+//     contract's table.
+const (
+	maxWebhooks  = 50 // of one owner: each is asked at every event
+	secretPrefix = "whsec_"
+)
+
+// Hooks serves the webhooks to their owners and to the operator.
+type Hooks struct {
+	store   *Store
+	peppers Peppers
+	targets *Targets
+	sender  *Sender
+}
+
+// NewHooks serves the webhooks of a store. Their secrets have to be readable,
+// to sign with, so they are not hashed but sealed by Peppers.Encrypt: the
+// database file alone does not give them away.
+func NewHooks(store *Store, peppers Peppers, targets *Targets, sender *Sender) *Hooks {
+	return &Hooks{store, peppers, targets, sender}
+}
+
+// Routes lists the endpoints of owners. All pay the minute limit alone.
+func (h *Hooks) Routes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/api/webhooks", Handle: h.list},
+		{Method: "POST", Path: "/api/webhooks/create", Handle: h.create},
+		{Method: "PUT", Path: "/api/webhooks/:id/update", Handle: h.update},
+		{Method: "PATCH", Path: "/api/webhooks/:id/update", Handle: h.update},
+		{Method: "DELETE", Path: "/api/webhooks/:id/delete", Handle: h.remove},
+		{Method: "POST", Path: "/api/webhooks/:id/test", Handle: h.test},
+		{Method: "GET", Path: "/api/webhooks/:id/logs", Handle: h.logs},
+	}
+}
+
+// AdminRoutes lists the endpoints of the operator, who sees all webhooks. One
+// made there without an owner is the operator's own, and hears of every owner.
+func (h *Hooks) AdminRoutes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll},
+		{Method: "POST", Path: "/admin/v1/webhooks", Handle: h.create},
+		{Method: "GET", Path: "/admin/v1/webhooks/:id", Handle: h.get},
+		{Method: "PATCH", Path: "/admin/v1/webhooks/:id", Handle: h.update},
+		{Method: "DELETE", Path: "/admin/v1/webhooks/:id", Handle: h.remove},
+		{Method: "POST", Path: "/admin/v1/webhooks/:id/test", Handle: h.test},
+		{Method: "POST", Path: "/admin/v1/webhooks/:id/redeliver", Handle: h.redeliver},
+		{Method: "GET", Path: "/admin/v1/webhooks/:id/logs", Handle: h.logs},
+	}
+}
+
+// find reads the webhook that the path names, if who asks may see it.
+func (h *Hooks) find(tx *Tx, r *Request) (Webhook, error) {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return Webhook{}, err
+	}
+	w, err := FindWebhook(tx, id)
+	if err == nil && r.Key != nil && w.Owner != r.Key.Owner {
+		return Webhook{}, ErrNotFound
+	}
+	return w, err
+}
+
+func (h *Hooks) create(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	secret := secretPrefix + RandomHex(32)
+	var shown map[string]any
+	err = h.store.Update(func(tx *Tx) error {
+		hook := Webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
+		if hook.Owner, err = h.owner(tx, r, body); err != nil {
+			return err
+		}
+		if err := h.fill(r, &hook, body, true); err != nil {
+			return err
+		}
+		if list, err := Webhooks(tx, hook.Owner); err != nil {
+			return err
+		} else if len(list) >= maxWebhooks {
+			return ErrValidation.With("There are %d webhooks, the most that one owner can have. Delete one first.", len(list))
+		}
+		if hook.ID, err = NewWebhookID(tx); err != nil {
+			return err
+		}
+		if hook.Secret, err = h.peppers.Encrypt(SecretPurpose, hook.Bound(), secret); err != nil {
+			return err
+		}
+		if err := SaveWebhook(tx, hook); err != nil {
+			return err
+		}
+		shown, err = showWebhook(tx, r, hook)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	shown["secret"], shown["message"] = secret, "Created. Store the secret now: it is shown only here."
+	w.Header().Set("Cache-Control", "no-store")
+	return WriteJSON(w, http.StatusCreated, shown)
+}
+
+// owner says whose a new webhook is.
+func (h *Hooks) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
+	if r.Key != nil {
+		return r.Key.Owner, nil
+	}
+	name := ""
+	if body.String("owner", &name); body.Err() != nil || name == "" {
+		return 0, body.Err()
+	}
+	o, err := EnsureOwner(tx, name, r.Now)
+	return o.ID, err
+}
+
+// fill sets what a body says of a webhook; with whole it must say everything.
+func (h *Hooks) fill(r *Request, w *Webhook, body *Body, whole bool) error {
+	for _, name := range []string{"name", "url", "subscribed_events"} {
+		if !body.Given(name) && (whole || body.Has(name)) {
+			return ErrMissing.With("%s is missing. A webhook has name, url and subscribed_events.", name)
+		}
+	}
+	was := w.Active
+	body.String("name", &w.Name)
+	body.String("url", &w.URL)
+	body.Strings("subscribed_events", &w.Events)
+	body.Bool("is_active", &w.Active)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	if w.Active && !was {
+		w.Reason = ""
+	}
+	if strings.TrimSpace(w.Name) == "" || len(w.Name) > 200 {
+		return ErrValidation.With("name must have 1 to 200 bytes.")
+	}
+	if body.Has("url") {
+		if err := h.targets.CheckURL(w.URL); err != nil {
+			return err
+		}
+	}
+	if err := checkEvents(w); err != nil {
+		return err
+	}
+	return mayHear(r.Key, w.Events)
+}
+
+// checkEvents checks what a webhook wants to hear of, and drops what it names
+// twice.
+func checkEvents(w *Webhook) error {
+	known := EventTypes()
+	if w.Owner == 0 {
+		known = OperatorEventTypes()
+	}
+	var events []string
+	for _, event := range w.Events {
+		if !slices.Contains(known, event) {
+			return ErrValidation.With("subscribed_events: unknown event %q. Known are %s.", event, strings.Join(known, ", "))
+		}
+		if !slices.Contains(events, event) {
+			events = append(events, event)
+		}
+	}
+	if len(events) == 0 {
+		return ErrValidation.With("subscribed_events must hold at least one of %s.", strings.Join(known, ", "))
+	}
+	w.Events = events
+	return nil
+}
+
+// mayHear says whether a key (nil: the operator) may read what the events tell.
+func mayHear(k *Key, events []string) error {
+	for _, event := range events {
+		needed := ReadCalls
+		if strings.HasPrefix(event, "calendar.") {
+			needed = ReadCalendar
+		}
+		if k != nil && !k.Has(needed) {
+			name := needed.Names()[0]
+			e := ErrPermission.With("This key lacks the permission %s, which a webhook for %s needs.", name, event)
+			e.Challenge = `Bearer realm="latchkey", error="insufficient_scope", scope="` + name + `"`
+			return e
+		}
+	}
+	return nil
+}
+
+func (h *Hooks) update(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	return h.answer(w, func(tx *Tx) (map[string]any, error) {
+		hook, err := h.find(tx, r)
+		if err != nil {
+			return nil, err
+		}
+		if err := h.fill(r, &hook, body, r.Method == http.MethodPut); err != nil {
+			return nil, err
+		}
+		hook.UpdatedAt = r.Now
+		if err := SaveWebhook(tx, hook); err != nil {
+			return nil, err
+		}
+		return showWebhook(tx, r, hook)
+	})
+}
+
+// answer makes a change and answers with what it gives.
+func (h *Hooks) answer(w http.ResponseWriter, change func(*Tx) (map[string]any, error)) error {
+	var shown map[string]any
+	err := h.store.Update(func(tx *Tx) (err error) {
+		shown, err = change(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+func (h *Hooks) remove(w http.ResponseWriter, r *Request) error {
+	return h.answer(w, func(tx *Tx) (map[string]any, error) {
+		hook, err := h.find(tx, r)
+		if err != nil {
+			return nil, err
+		}
+		return map[string]any{"message": "Deleted."}, RemoveWebhook(tx, hook.ID)
+	})
+}
+
+// showWebhook gives a webhook as its owner sees it.
+func showWebhook(tx *Tx, r *Request, w Webhook) (map[string]any, error) {
+	q, err := FindQueue(tx, w.ID)
+	if err != nil {
+		return nil, err
+	}
+	shown := map[string]any{
+		"id": w.ID, "name": w.Name, "url": w.URL, "subscribed_events": w.Events, "is_active": w.Active, "disabled_reason": nil,
+		"created_at": Seconds(w.CreatedAt), "updated_at": Seconds(w.UpdatedAt), "waiting": q.Waiting,
+		"failing_since": wall(r, q.Failing), "next_attempt_at": nil, "last_attempt": nil,
+	}
+	if w.Reason != "" {
+		shown["disabled_reason"] = w.Reason
+	}
+	if q.Waiting > 0 && w.Active {
+		shown["next_attempt_at"] = wall(r, q.Due)
+	}
+	if q.Last.Number > 0 {
+		shown["last_attempt"] = showAttempt(q.Last)
+	}
+	if r.Key == nil {
+		shown["owner"] = nil
+		if w.Owner != 0 {
+			shown["owner"] = OwnerName(tx, w.Owner)
+		}
+	}
+	return shown, nil
+}
+
+// wall writes a service time as the wall clock has it.
+func wall(r *Request, moment time.Time) *string {
+	if moment.IsZero() {
+		return nil
+	}
+	return Seconds(r.Now.Add(moment.Sub(r.Moment)))
+}
+
+func showAttempt(a Attempt) map[string]any {
+	shown := map[string]any{
+		"id": a.Number, "event_type": a.Event, "attempt": a.Attempt, "status_code": nil, "success": a.Success(), "error": nil,
+		"created_at": Seconds(a.At), "delivery_id": a.Delivery, "duration_ms": a.Took.Milliseconds(),
+	}
+	if a.Status != 0 {
+		shown["status_code"] = a.Status
+	}
+	if !a.Success() {
+		shown["error"] = a.Outcome()
+	}
+	return shown
+}
+
+func (h *Hooks) list(w http.ResponseWriter, r *Request) error {
+	rows := []any{}
+	err := h.store.View(func(tx *Tx) error {
+		list, err := Webhooks(tx, r.Key.Owner)
+		for _, hook := range list {
+			shown, err := showWebhook(tx, r, hook)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, shown)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "webhooks": rows})
+}
+
+func (h *Hooks) listAll(w http.ResponseWriter, r *Request) error {
+	page, err := ReadPage(r.URL.Query(), 25, 1000)
+	if err != nil {
+		return err
+	}
+	rows, count := []any{}, 0
+	err = h.store.View(func(tx *Tx) error {
+		return EachWebhook(tx, func(hook Webhook) error {
+			if count++; count <= (page.Number-1)*page.Limit || len(rows) == page.Limit {
+				return nil
+			}
+			shown, err := showWebhook(tx, r, hook)
+			rows = append(rows, shown)
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, page.Answer(count, "webhooks", rows))
+}
+
+// read finds the webhook that the path names, outside of a change.
+func (h *Hooks) read(r *Request, and func(*Tx, Webhook) error) (hook Webhook, err error) {
+	err = h.store.View(func(tx *Tx) error {
+		if hook, err = h.find(tx, r); err != nil || and == nil {
+			return err
+		}
+		return and(tx, hook)
+	})
+	return hook, err
+}
+
+func (h *Hooks) get(w http.ResponseWriter, r *Request) error {
+	var shown map[string]any
+	_, err := h.read(r, func(tx *Tx, hook Webhook) (err error) {
+		shown, err = showWebhook(tx, r, hook)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// test sends a sample and tells how that went. event_type says of which of the
+// webhook's events, the first where it does not.
+func (h *Hooks) test(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(true)
+	if err != nil {
+		return err
+	}
+	hook, err := h.read(r, nil)
+	if err != nil {
+		return err
+	}
+	event := hook.Events[0]
+	body.Word("event_type", &event, hook.Events...)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	payload, err := Payload(Sample(event, r.Now))
+	if err != nil {
+		return err
+	}
+	a, err := h.sender.Try(r.Context(), hook, event, payload)
+	if err != nil {
+		return err
+	}
+	shown := map[string]any{"success": a.Success(), "status_code": nil, "message": "Not delivered: " + a.Outcome() + "."}
+	if a.Status != 0 {
+		shown["status_code"] = a.Status
+	}
+	if a.Success() {
+		shown["message"] = "Delivered."
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+func (h *Hooks) logs(w http.ResponseWriter, r *Request) error {
+	page, err := ReadPage(r.URL.Query(), 25, 100)
+	if err != nil {
+		return err
+	}
+	rows, count := []any{}, 0
+	_, err = h.read(r, func(tx *Tx, hook Webhook) error {
+		var list []Attempt
+		list, count, err = Attempts(tx, hook.ID, page.Bounds)
+		for _, a := range list {
+			shown := showAttempt(a)
+			if r.Key == nil {
+				shown["redeliverable"] = a.Body != nil
+			}
+			rows = append(rows, shown)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, page.Answer(count, "logs", rows))
+}
+
+// redeliver queues what an entry of the log has sent once more: the same bytes
+// under the same delivery id.
+func (h *Hooks) redeliver(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	entry := uint64(0)
+	if body.ID("log_id", &entry); body.Err() != nil {
+		return body.Err()
+	}
+	if entry == 0 {
+		return ErrMissing.With("log_id is missing. Give the id of an entry of the webhook's log.")
+	}
+	return h.answer(w, func(tx *Tx) (map[string]any, error) {
+		hook, err := h.find(tx, r)
+		if err != nil {
+			return nil, err
+		}
+		d, err := Repeat(tx, hook.ID, entry, r.Now)
+		return map[string]any{"delivery_id": d.ID, "event_type": d.Event, "message": "Queued."}, err
+	})
+}
