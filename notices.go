@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -63,8 +64,10 @@ func NewNotices(store *Store, keyring *Keyring, ahead time.Duration) *Notices {
 // Reached notes that a request was refused for a limit of its key. It is quick:
 // Flush does the rest.
 func (n *Notices) Reached(k *Key, limits []Standing, now, moment time.Time) {
+	// A daily limit stands in the list only once the minute let the request pass.
+	daily := slices.ContainsFunc(limits, func(s Standing) bool { return !s.Limit.Short() })
 	for _, s := range limits {
-		if s.Wait == 0 {
+		if s.Wait == 0 || daily && s.Limit.Short() {
 			continue
 		}
 		at := reachedLimit{k.ID, s.Limit.Name}
@@ -136,7 +139,7 @@ func (n *Notices) raise(fresh []reachedNow) error {
 		fresh = fresh[len(part):]
 		err := n.store.Update(func(tx *Tx) error {
 			for _, r := range part {
-				if err := r.raise(tx); err != nil {
+				if err := n.raiseOne(tx, r); err != nil {
 					return err
 				}
 			}
@@ -149,9 +152,14 @@ func (n *Notices) raise(fresh []reachedNow) error {
 	return nil
 }
 
-func (r reachedNow) raise(tx *Tx) error {
+func (n *Notices) raiseOne(tx *Tx, r reachedNow) error {
 	record := reachedRecord{Key: r.key, Limit: r.limit, At: r.service}
 	if old, err := reachedTable.Get(tx, reachedTable.Key(record)); err == nil && r.service.Sub(old.At) < reachedAgain {
+		tx.After(func() { // an earlier run told of it: the hour is counted from then
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.seen[r.reachedLimit] = old.At
+		})
 		return nil
 	}
 	e := KeyEvent(LimitReached, r.holder, r.at)

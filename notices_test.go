@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// told gives the events that a receiver was told of a key, in order.
+func (v *receiver) told(id string) (events []string) {
+	for _, r := range v.all() {
+		var e struct {
+			EventType string `json:"event_type"`
+			Key       struct{ ID string }
+			Limit     struct{ Name string }
+		}
+		if json.Unmarshal([]byte(r.body), &e) == nil && e.Key.ID == id {
+			events = append(events, strings.TrimSuffix(e.EventType+" "+e.Limit.Name, " "))
+		}
+	}
+	return events
+}
+
+func TestNotices_KeyEvents(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	a.hook(v.URL, "", "key.created", "key.paused", "key.resumed", "key.revoked")
+	id, secret := a.key(`["can_read_agents"]`)
+	for _, verb := range []string{"pause", "pause", "resume", "resume", "revoke", "revoke"} {
+		a.operate(200, "POST", "/admin/v1/keys/"+id+"/"+verb, "")
+	}
+	a.refuse("POST", "/admin/v1/keys/"+id+"/pause", "", 409, "conflict", "final")
+	a.send()
+	want := []string{"key.created", "key.paused", "key.resumed", "key.revoked"}
+	if got := v.told(id); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v: what changed nothing tells nothing", got, want)
+	}
+	for _, r := range v.all() {
+		if strings.Contains(r.body, secret) || !strings.Contains(r.body, `"name":"test"`) {
+			t.Errorf("got %s, want the key without its secret", r.body)
+		}
+	}
+	a.operate(201, "POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}]`, DigestOf("x")))
+	a.send()
+	if n := len(v.all()); n != 5 {
+		t.Errorf("got %d events, want one of the imported key too", n)
+	}
+}
+
+func TestNotices_LimitReached(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
+	id, key := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 3, "calls_per_day_limit": 1}`)
+	ask := func(want int) {
+		t.Helper()
+		if w := a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`); w.Code != want {
+			t.Fatalf("got %d %s, want %d", w.Code, w.Body, want)
+		}
+	}
+	told := func(want ...string) {
+		t.Helper()
+		if err := a.notices.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		a.send()
+		if got := v.told(id); !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	ask(201)
+	ask(429) // the day
+	told()   // nobody listens
+	a.hook(v.URL, "", "limit.reached")
+	ask(429)
+	ask(429) // the minute
+	ask(429)
+	both := []string{"limit.reached calls_per_day_limit", "limit.reached requests_per_minute_limit"}
+	told(both...)
+	a.restart()
+	a.clocks.Pass(59 * time.Minute)
+	ask(429)
+	told(both...)
+	a.clocks.Pass(2 * time.Minute)
+	ask(429)
+	told(append(both, both[0])...)
+	ask(429)
+	ask(429)
+	ask(429)
+	told(append(both, both...)...)
+	w := a.ask("GET", "/api/v1/key", NewSecret("klen_"), "")
+	if w.Code != 401 {
+		t.Fatalf("got %d", w.Code)
+	}
+	told(append(both, both...)...)
+	var body struct{ Limit map[string]any }
+	if err := json.Unmarshal([]byte(v.all()[1].body), &body); err != nil || fmt.Sprint(body.Limit) != "map[limit:3 name:requests_per_minute_limit window_seconds:60]" {
+		t.Errorf("got limit %v, %v", body.Limit, err)
+	}
+}
+
+// TestNotices_Bounded reaches more limits than are remembered.
+func TestNotices_Bounded(t *testing.T) {
+	a := newHookApp(t)
+	a.hook("http://127.0.0.1:1", "", "limit.reached")
+	full := []Standing{{Limit: Limit{RequestsPerMinute, 1, time.Minute}, Wait: 1}}
+	for n := range maxReached + 100 {
+		a.notices.Reached(&Key{ID: fmt.Sprint(n)}, full, epoch, epoch)
+	}
+	if n := len(a.notices.seen); n != maxReached {
+		t.Errorf("got %d remembered, want %d", n, maxReached)
+	}
+	fresh := a.notices.fresh[:1]
+	a.notices.fresh = nil
+	fresh[0].service = epoch.Add(reachedAgain)
+	a.notices.forget(fresh, true)
+	if n := len(a.notices.seen); n != 0 {
+		t.Errorf("got %d remembered an hour later, want none", n)
+	}
+}
+
+func TestNotices_Expiring(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	week := 168 * time.Hour
+	end := func(d time.Duration) string { return `"expires_at": "` + *Seconds(epoch.Add(d)) + `"` }
+	soon, _ := a.key(everyPermission, end(week+time.Hour))
+	later, _ := a.key(everyPermission, end(3*week))
+	never, _ := a.key(everyPermission)
+	gone, _ := a.key(everyPermission, end(time.Hour))
+	a.operate(200, "POST", "/admin/v1/keys/"+gone+"/revoke", "")
+	expired, _ := a.key(everyPermission, end(time.Minute))
+	look := func(pass time.Duration, want map[string]int) {
+		t.Helper()
+		a.clocks.Pass(pass)
+		for range 2 {
+			if err := a.notices.Expiring(a.clock.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.send()
+		for _, id := range []string{soon, later, never, gone, expired} {
+			if got := v.told(id); len(got) != want[id] || len(got) > 0 && got[0] != KeyExpiring {
+				t.Errorf("after %s: key %s: got %v, want %d", pass, id, got, want[id])
+			}
+		}
+	}
+	look(2*time.Minute, nil) // nobody listens, and nothing is noted
+	a.hook(v.URL, "", "key.expiring")
+	look(0, nil)
+	look(time.Hour, map[string]int{soon: 1})
+	a.restart()
+	look(time.Hour, map[string]int{soon: 1})
+	a.operate(200, "PATCH", "/admin/v1/keys/"+soon, `{`+end(2*week)+`}`)
+	look(time.Hour, map[string]int{soon: 1})
+	look(week, map[string]int{soon: 2})
+	look(week, map[string]int{soon: 2, later: 1})
+}

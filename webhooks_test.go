@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestHooks_Journey(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	_, key := a.key(everyPermission)
+	_, other := a.key(everyPermission, `"owner": "bob"`)
+	w := a.ask("POST", "/api/webhooks/create/", key, `{"name": "Booking sync", "url": "`+v.URL+`", "subscribed_events": ["call.ended", "calendar.created", "call.ended"]}`)
+	made := object(t, w.Body.String())
+	secret, _ := made["secret"].(string)
+	if w.Code != 201 || !strings.HasPrefix(secret, "whsec_") || len(secret) < 38 || w.Header().Get("Cache-Control") != "no-store" {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	for name, want := range map[string]string{
+		"id": "1", "name": "Booking sync", "url": v.URL, "subscribed_events": "[call.ended calendar.created]", "is_active": "true", "created_at": "2026-02-03T09:00:00Z",
+	} {
+		if got := fmt.Sprint(made[name]); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+	for _, step := range []struct {
+		method, path, key, body string
+		status                  int
+		want, not               string
+	}{
+		{"GET", "/api/webhooks/", key, "", 200, `"count":1,`, ""},
+		{"GET", "/api/webhooks", other, "", 200, `{"count":0,"webhooks":[]}`, ""},
+		{"PATCH", "/api/webhooks/1/update/", key, `{"is_active": false}`, 200, `"is_active":false`, ""},
+		{"PUT", "/api/webhooks/1/update/", key, `{"name": "n", "url": "` + v.URL + `/2", "subscribed_events": ["call.ended"]}`, 200, `"is_active":false`, "calendar"},
+		{"PATCH", "/api/webhooks/1/update/", key, `{"is_active": true, "subscribed_events": ["call.ended", "calendar.updated"]}`, 200, `"is_active":true`, ""},
+		{"POST", "/api/webhooks/1/test/", key, "", 200, `{"message":"Delivered.","status_code":204,"success":true}`, ""},
+		{"POST", "/api/webhooks/1/test/", key, `{"event_type": "calendar.updated"}`, 200, `"success":true`, ""},
+		{"POST", "/api/webhooks/1/test/", key, `{"event_type": "call.failed"}`, 400, "validation_error", ""},
+		{"GET", "/api/webhooks/1/logs/", key, "", 200, `"attempt":1`, "redeliverable"},
+		{"GET", "/api/webhooks/1/logs/?limit=1&page=2", key, "", 200, `"count":2,"limit":1,`, "calendar.updated"},
+		{"GET", "/api/webhooks/1/logs/", other, "", 404, "not_found", ""},
+		{"POST", "/api/webhooks/1/test/", other, "", 404, "not_found", ""},
+		{"PATCH", "/api/webhooks/1/update/", other, `{"name": "mine"}`, 404, "not_found", ""},
+		{"DELETE", "/api/webhooks/1/delete/", other, "", 404, "not_found", ""},
+		{"GET", "/api/webhooks/0/logs/", key, "", 404, "not_found", ""},
+		{"GET", "/api/webhooks/x/logs/", key, "", 404, "not_found", ""},
+		{"DELETE", "/api/webhooks/1/delete/", key, "", 200, `{"message":"Deleted."}`, ""},
+		{"DELETE", "/api/webhooks/1/delete/", key, "", 404, "not_found", ""},
+		{"GET", "/api/webhooks/1/logs/", key, "", 404, "not_found", ""},
+	} {
+		w := a.ask(step.method, step.path, step.key, step.body)
+		text := w.Body.String()
+		if w.Code != step.status || !strings.Contains(text, step.want) || step.not != "" && strings.Contains(text, step.not) {
+			t.Errorf("%s %s %s: got %d %s, want %d with %q and without %q", step.method, step.path, step.body, w.Code, text, step.status, step.want, step.not)
+		}
+		if strings.Contains(text, secret) || strings.Contains(text, "whsec_") {
+			t.Errorf("%s %s shows the secret", step.method, step.path)
+		}
+	}
+	got := v.all()
+	if len(got) != 2 || !strings.Contains(got[0].body, `"test":true`) || !strings.Contains(got[0].body, `"klen_call_id"`) || !strings.Contains(got[1].body, `"calendar_event"`) {
+		t.Fatalf("got samples %v", got)
+	}
+	for _, r := range got {
+		if r.header.Get("X-Klen-Signature") != Sign("hex", secret, []byte(r.body)) {
+			t.Errorf("the sample %s is not signed", r.body)
+		}
+	}
+}
+
+func TestHooks_Refusals(t *testing.T) {
+	a := newTestApp(t)
+	_, all := a.key(everyPermission)
+	_, calls := a.key(`["can_read_calls"]`)
+	_, calendar := a.key(`["can_read_calendar", "can_initiate_calls"]`)
+	body := func(name, url, events string) string {
+		return fmt.Sprintf(`{"name": %s, "url": %s, "subscribed_events": %s}`, name, url, events)
+	}
+	const url = `"https://hooks.example.net/klen"`
+	for _, tt := range []struct {
+		key, body  string
+		status     int
+		code, text string
+	}{
+		{all, `{`, 400, "invalid_json", ""},
+		{all, `[]`, 400, "invalid_json", ""},
+		{all, `{}`, 400, "missing_parameter", "name"},
+		{all, `{"name": "x"}`, 400, "missing_parameter", "url"},
+		{all, `{"name": "x", "url": ` + url + `}`, 400, "missing_parameter", "subscribed_events"},
+		{all, body(`null`, url, `["call.ended"]`), 400, "missing_parameter", "name"},
+		{all, body(`" "`, url, `["call.ended"]`), 400, "validation_error", "name"},
+		{all, body(`5`, url, `["call.ended"]`), 400, "validation_error", "name"},
+		{all, body(`"x"`, `"ftp://hooks.example.net"`, `["call.ended"]`), 400, "validation_error", "url"},
+		{all, body(`"x"`, `"http://127.0.0.1:9/"`, `["call.ended"]`), 400, "validation_error", "allow_private_targets"},
+		{all, body(`"x"`, url, `[]`), 400, "validation_error", "subscribed_events"},
+		{all, body(`"x"`, url, `"call.ended"`), 400, "validation_error", "subscribed_events"},
+		{all, body(`"x"`, url, `["call"]`), 400, "validation_error", "call.started"},
+		{all, body(`"x"`, url, `["key.created"]`), 400, "validation_error", "key.created"},
+		{all, body(`"x"`, url, `["call.queued"]`), 400, "validation_error", "call.queued"},
+		{calls, body(`"x"`, url, `["call.ended", "calendar.created"]`), 403, "permission_denied", "can_read_calendar"},
+		{calendar, body(`"x"`, url, `["calendar.created", "call.ended"]`), 403, "permission_denied", "can_read_calls"},
+	} {
+		w := a.ask("POST", "/api/webhooks/create", tt.key, tt.body)
+		if w.Code != tt.status || code(w) != tt.code || !strings.Contains(w.Body.String(), tt.text) {
+			t.Errorf("%s: got %d %s, want %d %s with %q", tt.body, w.Code, w.Body, tt.status, tt.code, tt.text)
+		}
+	}
+	if got := a.operate(200, "GET", "/admin/v1/webhooks", ""); got["count"] != 0.0 {
+		t.Errorf("got %v webhooks, want none stored", got["count"])
+	}
+	if w := a.ask("POST", "/api/webhooks/create", calls, body(`"x"`, url, `["call.ended"]`)); w.Code != 201 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	for _, tt := range []struct {
+		method, key, body string
+		status            int
+		code              string
+	}{
+		// Else this key could have calls sent to itself that it may not read.
+		{"PATCH", calendar, `{"url": "https://elsewhere.example.net/"}`, 403, "permission_denied"},
+		{"PATCH", calls, `{"subscribed_events": ["calendar.created"]}`, 403, "permission_denied"},
+		{"PATCH", calls, `{"url": "https://u:p@elsewhere.example.net/"}`, 400, "validation_error"},
+		{"PATCH", calls, `{"url": null}`, 400, "missing_parameter"},
+		{"PATCH", calls, `{"is_active": "no"}`, 400, "validation_error"},
+		{"PUT", calls, `{"name": "x"}`, 400, "missing_parameter"},
+	} {
+		if w := a.ask(tt.method, "/api/webhooks/1/update", tt.key, tt.body); w.Code != tt.status || code(w) != tt.code {
+			t.Errorf("%s %s: got %d %s, want %d %s", tt.method, tt.body, w.Code, w.Body, tt.status, tt.code)
+		}
+	}
+	if text := a.ask("GET", "/api/webhooks", calls, "").Body.String(); !strings.Contains(text, "https://hooks.example.net/klen") || !strings.Contains(text, `["call.ended"]`) {
+		t.Errorf("got %s, want the webhook as it was", text)
+	}
+}
+
+// TestHooks_MinuteLimit counts what each endpoint costs.
+func TestHooks_MinuteLimit(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 2}`)
+	for i, want := range []int{200, 400, 429} {
+		method, path := "GET", "/api/webhooks"
+		if i > 0 {
+			method, path = "POST", "/api/webhooks/create"
+		}
+		if w := a.ask(method, path, key, "{}"); w.Code != want {
+			t.Errorf("request %d: got %d, want %d", i, w.Code, want)
+		}
+	}
+}
+
+func TestHooks_TooMany(t *testing.T) {
+	a := newHookApp(t)
+	for range maxWebhooks {
+		a.hook("http://127.0.0.1:1/", "ann", "call.ended")
+	}
+	a.refuse("POST", "/admin/v1/webhooks", `{"name": "x", "url": "http://127.0.0.1:1/", "owner": "ann", "subscribed_events": ["call.ended"]}`, 400, "validation_error", "the most")
+	a.hook("http://127.0.0.1:1/", "bob", "call.ended")
+}
+
+// TestHooks_SecretStaysSealed looks for the secret wherever it must not be.
+func TestHooks_SecretStaysSealed(t *testing.T) {
+	v := newReceiver(t, 500)
+	a := newHookApp(t)
+	id, secret := a.hook(v.URL, "", "call.ended")
+	path := fmt.Sprintf("/admin/v1/webhooks/%d", id)
+	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.send()
+	a.operate(200, "PATCH", path, `{"name": "renamed"}`)
+	shown := ""
+	for _, p := range []string{"/admin/v1/webhooks", path, path + "/logs"} {
+		text, _ := json.Marshal(a.operate(200, "GET", p, ""))
+		shown += string(text)
+	}
+	files := []string{a.log.String(), shown}
+	err := filepath.WalkDir(a.config.Server.Data, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.Type().IsDir() || d.Type()&os.ModeSocket != 0 {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		files = append(files, string(data))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains([]byte(strings.Join(files, "")), []byte("renamed")) {
+		t.Error("the webhook is not in the files that were searched")
+	}
+	for i, text := range files {
+		for cut := 0; cut+12 <= len(secret); cut++ {
+			if part := secret[cut : cut+12]; cut >= len(secretPrefix) && strings.Contains(text, part) {
+				t.Fatalf("text %d holds %q, a part of the secret", i, part)
+			}
+		}
+	}
+	// Sealed for one webhook, it opens for no other.
+	hook := Webhook{ID: id}
+	err = a.Store.View(func(tx *Tx) (err error) {
+		hook, err = FindWebhook(tx, id)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := a.Sender.o.Peppers.Decrypt(SecretPurpose, hook.Bound(), hook.Secret); got != secret || err != nil {
+		t.Errorf("got %q, %v; want the secret", got, err)
+	}
+	if got, err := a.Sender.o.Peppers.Decrypt(SecretPurpose, IDKey(id+1), hook.Secret); err == nil {
+		t.Errorf("opened for another webhook: %q", got)
+	}
+	if got, err := a.Sender.o.Peppers.Decrypt("other", hook.Bound(), hook.Secret); err == nil {
+		t.Errorf("opened for another purpose: %q", got)
+	}
+}
+
+func TestHooks_Operator(t *testing.T) {
+	v := newReceiver(t, 503, 503, 503, 503, 503, 503)
+	a := newHookApp(t)
+	id, _ := a.hook(v.URL, "", OperatorEventTypes()...)
+	path := fmt.Sprintf("/admin/v1/webhooks/%d", id)
+	if got := a.webhook(id); got["owner"] != nil || len(got["subscribed_events"].([]any)) != 19 {
+		t.Errorf("got %v, want the operator's, with all events", got)
+	}
+	a.raise(Event{Type: "call.queued", Operator: true}, 1)
+	for range 6 {
+		a.send()
+		a.clocks.Pass(7 * time.Hour)
+	}
+	entry := a.webhookLog(id)[0].(map[string]any)
+	if entry["attempt"] != 6.0 || entry["redeliverable"] != true {
+		t.Fatalf("got %v, want the last attempt", entry)
+	}
+	for _, tt := range []struct {
+		body   string
+		status int
+		code   string
+	}{
+		{`{}`, 400, "missing_parameter"}, {`{"log_id": "1"}`, 400, "validation_error"}, {`{"log_id": 99}`, 404, "not_found"}, {`{"log_id": 1}`, 409, "conflict"},
+	} {
+		a.refuse("POST", path+"/redeliver", tt.body, tt.status, tt.code, "")
+	}
+	a.operate(200, "POST", path+"/redeliver", fmt.Sprintf(`{"log_id": %v}`, entry["id"]))
+	a.send()
+	got := v.all()
+	if len(got) != 7 || got[6].body != got[0].body || got[6].header.Get("X-Klen-Delivery") != got[0].header.Get("X-Klen-Delivery") {
+		t.Errorf("got %d deliveries, want the same once more", len(got))
+	}
+	a.operate(200, "DELETE", path, "")
+	a.refuse("GET", path, "", 404, "not_found", "")
+}
