@@ -16,12 +16,12 @@ func (s *Session) Webhooks() *cli.Command {
 	return &cli.Command{Name: "webhooks", Usage: "create, list, try and delete webhooks", Commands: []*cli.Command{
 		{Name: "create", Usage: "make one and show its secret, once", Action: s.createWebhook, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the webhook is for"},
-			&cli.StringFlag{Name: "url", Usage: "where events are sent"},
+			&cli.StringFlag{Name: "target", Usage: "`URL` where events are sent"},
 			&cli.StringSliceFlag{Name: "event", Usage: "an event, may stand several times; \"all\" for every one"},
 			&cli.StringFlag{Name: "owner", Usage: "whose it is; without it the operator's, which hears of every owner"},
 		}, Description: `Examples:
-  latchkey webhooks create --name watch --url https://hooks.example.net/keys --event key.created,limit.reached
-  latchkey webhooks create --name crm --url https://hooks.example.net/crm --event call.ended --owner ann`},
+  latchkey webhooks create --name watch --target https://hooks.example.net/keys --event key.created,limit.reached
+  latchkey webhooks create --name crm --target https://hooks.example.net/crm --event call.ended --owner ann`},
 		{Name: "list", Usage: "list webhooks, newest first", Action: s.listWebhooks, Flags: pages},
 		{Name: "test", Usage: "send a sample and say what came of it", ArgsUsage: "ID", Action: s.testWebhook,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "event", Usage: "which event to send; the first it has subscribed to"}}},
@@ -33,13 +33,13 @@ func (s *Session) Webhooks() *cli.Command {
 }
 
 func (s *Session) createWebhook(ctx context.Context, c *cli.Command) error {
-	if c.String("name") == "" || c.String("url") == "" || !c.IsSet("event") {
-		return Misused(c, fmt.Errorf("--name, --url and --event are needed"))
+	if c.String("name") == "" || c.String("target") == "" || !c.IsSet("event") {
+		return Misused(c, fmt.Errorf("--name, --target and --event are needed"))
 	}
 	if c.Args().Present() {
 		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
 	}
-	body := map[string]any{"name": c.String("name"), "url": c.String("url")}
+	body := map[string]any{"name": c.String("name"), "url": c.String("target")}
 	events := c.StringSlice("event")
 	if len(events) == 1 && events[0] == "all" {
 		events = OperatorEventTypes()

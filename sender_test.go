@@ -421,3 +421,30 @@ func TestSender_Background(t *testing.T) {
 		t.Errorf("after Close: got %d started, %v; want none", started, err)
 	}
 }
+
+// TestSender_CloseWaits closes while a receiver has a delivery in hand.
+func TestSender_CloseWaits(t *testing.T) {
+	here, release := make(chan struct{}), make(chan struct{})
+	v := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		here <- struct{}{}
+		<-release
+	}))
+	defer v.Close()
+	a := newHookApp(t)
+	id, _ := a.hook(v.URL, "", "call.ended")
+	a.Sender.Start()
+	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(Event{Type: "call.ended", Owner: 1}, 2)
+	<-here
+	closed := make(chan struct{})
+	go func() {
+		a.Sender.Close()
+		close(closed)
+	}()
+	<-a.Sender.stop // from here on nothing new begins
+	close(release)
+	<-closed
+	if hook := a.webhook(id); hook["waiting"] != 1.0 || hook["last_attempt"].(map[string]any)["success"] != true {
+		t.Errorf("got %v, want the first delivered and the second to wait", hook)
+	}
+}
