@@ -45,6 +45,8 @@ type ringShard struct {
 // Holder is a key in memory, and the handle by which its use is noted. What a request needs of it changes at once for
 // all when the stored key does.
 type Holder struct {
+	// Meter is where the Limiter counts the key.
+	Meter  Handle
 	digest Digest
 	key    atomic.Pointer[Key]
 	listed atomic.Bool // in the list of keys used since the last flush
@@ -78,9 +80,6 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, defaults []Limit, 
 // Find gives the key of a secret, in whatever state it is, and a handle for
 // Used. It is ErrKey where there is none.
 func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
-	if !WellFormed(secret, k.prefix) && !k.imported.Load() {
-		return nil, nil, ErrKey
-	}
 	d := DigestOf(secret)
 	s := &k.shards[d[0]%byte(len(k.shards))]
 	s.RLock()
@@ -88,6 +87,11 @@ func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
 	s.RUnlock()
 	if h != nil {
 		return h.key.Load(), h, nil
+	}
+	// After the memory, since the checksum of a key that is held need not be
+	// made anew: it keeps typing errors and scans from the store.
+	if !WellFormed(secret, k.prefix) && !k.imported.Load() {
+		return nil, nil, ErrKey
 	}
 	return k.fetch(d)
 }

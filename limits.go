@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -62,8 +63,14 @@ type shard struct {
 type meter struct {
 	mu     sync.Mutex
 	id     string
+	swept  bool // no longer in its shard; another one counts for the id
 	gauges []*gauge
 }
+
+// Handle spares a frequent id its look-up: kept with the id and given to
+// Spend, it remembers where the id is counted. The zero Handle is ready, and
+// belongs to one id. It is safe for concurrent use.
+type Handle struct{ meter atomic.Pointer[meter] }
 
 // gauge is one window and its reserve. Whatever is on disk for it lists the
 // units up to some moment and covers those after it with a reserve; a unit is
@@ -100,11 +107,16 @@ func NewLimiter(store *Store, start time.Time) *Limiter {
 // and the request costs nothing. ErrUnavailable means that the store cannot
 // cover the unit. It waits for the disk only when a reserve has run out.
 func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
+	return l.SpendBy(nil, id, limits, now, into)
+}
+
+// SpendBy is Spend for an id that has a Handle, or nil.
+func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
 	for {
-		if l.store.Err() != nil {
+		if l.store.Failing() {
 			return into, ErrUnavailable
 		}
-		m, err := l.lock(id, limits)
+		m, err := l.lock(h, id, limits)
 		if err != nil {
 			return into, err
 		}
@@ -136,17 +148,14 @@ func worst(list []Standing) Standing {
 }
 
 // lock gives the meter of an id, locked, with a gauge for each limit.
-func (l *Limiter) lock(id string, limits []Limit) (*meter, error) {
-	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
-	s.mu.Lock()
-	m := s.meters[id]
+func (l *Limiter) lock(h *Handle, id string, limits []Limit) (*meter, error) {
+	m := h.held()
 	if m == nil {
-		m = &meter{id: id}
-		s.meters[id] = m
+		m = l.find(id)
+		if h != nil {
+			h.meter.Store(m)
+		}
 	}
-	// Taken while the shard is held, so that Sweep cannot remove it between.
-	m.mu.Lock()
-	s.mu.Unlock()
 	for _, limit := range limits {
 		if err := l.fit(m, limit); err != nil {
 			m.mu.Unlock()
@@ -154,6 +163,38 @@ func (l *Limiter) lock(id string, limits []Limit) (*meter, error) {
 		}
 	}
 	return m, nil
+}
+
+// held gives the meter that the handle remembers, locked, nil for none.
+func (h *Handle) held() *meter {
+	if h == nil {
+		return nil
+	}
+	m := h.meter.Load()
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	if m.swept {
+		m.mu.Unlock()
+		return nil
+	}
+	return m
+}
+
+// find gives the meter of an id, locked, a new one where there is none.
+func (l *Limiter) find(id string) *meter {
+	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.meters[id]
+	if m == nil {
+		m = &meter{id: id}
+		s.meters[id] = m
+	}
+	// Taken while the shard is held, so that Sweep cannot remove it between.
+	m.mu.Lock()
+	return m
 }
 
 // fit makes sure that the meter has a gauge of the limit's present size.
@@ -335,7 +376,7 @@ func (l *Limiter) Standings(id string, limits []Limit, now time.Time) ([]Standin
 func (l *Limiter) look(id string, limit Limit, now time.Time) (Standing, error) {
 	if limit.Short() {
 		limits := [1]Limit{limit}
-		m, err := l.lock(id, limits[:])
+		m, err := l.lock(nil, id, limits[:])
 		if err != nil {
 			return Standing{}, err
 		}
@@ -398,6 +439,7 @@ func (l *Limiter) Sweep(now time.Time) {
 			}
 			if !slices.ContainsFunc(m.gauges, func(g *gauge) bool { return g.busy(now) }) {
 				delete(s.meters, id)
+				m.swept = true
 			}
 			m.mu.Unlock()
 		}

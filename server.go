@@ -111,6 +111,7 @@ type exchange struct {
 	began  time.Time
 	client netip.Addr
 	limits [2]Standing // where Request.Limits begins
+	meter  *Handle
 	draft  bool
 }
 
@@ -142,8 +143,10 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 // begin starts an exchange.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Params, row Route) *exchange {
 	now := s.o.Clock.Now()
-	x := &exchange{ResponseWriter: w, began: now, route: row.Path, draft: s.o.DraftHeaders}
-	x.Request = Request{Request: r, Params: p, Now: now, Moment: s.o.Clock.Service(now), MaxBody: s.o.MaxBody}
+	x := new(exchange) // filled field by field: a literal would be made and then copied
+	x.ResponseWriter, x.route, x.draft = w, row.Path, s.o.DraftHeaders
+	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
+	x.began, x.Now, x.Moment = now, now, s.o.Clock.Service(now)
 	x.Request.Limits = x.limits[:0]
 	x.client = ClientAddr(r, s.o.Proxies)
 	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
@@ -244,7 +247,7 @@ func (s *Server) authenticate(x *exchange) error {
 		}
 		return challenge(err)
 	}
-	x.Key = key
+	x.Key, x.meter = key, &holder.Meter
 	if !key.Allows(x.client) {
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.client)
 	}
@@ -276,7 +279,7 @@ func challenge(err error) error {
 
 // admit charges the limits that every request pays and checks the permission.
 func (s *Server) admit(x *exchange, row Route) error {
-	limits, err := s.o.Limiter.Spend(x.Key.ID, x.Key.ShortLimits(), x.Moment, x.Request.Limits)
+	limits, err := s.o.Limiter.SpendBy(x.meter, x.Key.ID, x.Key.ShortLimits(), x.Moment, x.Request.Limits)
 	x.Request.Limits = limits
 	if err == nil && row.Spends != "" {
 		var daily []Standing

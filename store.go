@@ -207,6 +207,9 @@ func (s *Store) Err() error {
 	return nil
 }
 
+// Failing says whether the store has failed.
+func (s *Store) Failing() bool { return s.cause.Load() != nil }
+
 // View runs a function on an unchanging state. Nothing of the transaction may
 // be used after it returns. The error is the function's own, or
 // ErrUnavailable.
