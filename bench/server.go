@@ -22,7 +22,6 @@ import (
 type server struct {
 	command *exec.Cmd
 	url     string
-	admin   string        // of latchkey alone
 	ready   time.Duration // from the start of the process to its first answer
 	stderr  *firstLines
 }
