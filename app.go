@@ -60,7 +60,13 @@ func (a *App) wire(peppers Peppers) error {
 	if c.Contract.ContactsWrite == "can_write_contacts" {
 		write = WriteContacts
 	}
-	admin := NewAdmin(store, a.Keyring, a.Limiter, defaults)
+	rules := KeyRules{
+		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
+		Environments: c.Keys.Environments, SelfRevoke: c.Keys.SelfRevoke,
+	}
+	admin := NewAdmin(store, a.Keyring, a.Limiter, defaults, rules)
+	verifier := NewVerifier(store, a.Keyring, a.Limiter)
+	keyImport := NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults)
 	tokens := NewTokens(store, peppers)
 	owners, teams, agents := NewOwners(store), NewTeams(store), NewAgents(store)
 	contacts, refused := NewContacts(store, write), NewDoNotCalls(store)
@@ -70,10 +76,10 @@ func (a *App) wire(peppers Peppers) error {
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Free: admin.Routes(),
 	}
-	for _, part := range []interface{ Routes() []Route }{calls, agents, contacts} {
+	for _, part := range []interface{ Routes() []Route }{calls, agents, contacts, verifier} {
 		o.Keyed = append(o.Keyed, part.Routes()...)
 	}
-	for _, part := range []interface{ AdminRoutes() []Route }{admin, tokens, owners, teams, agents, contacts, refused, NewDialer(store)} {
+	for _, part := range []interface{ AdminRoutes() []Route }{admin, tokens, owners, teams, agents, contacts, refused, NewDialer(store), verifier, keyImport, NewExplainer(store, a.Keyring, a.Limiter, o.Keyed, o.Free, o.QueryAllowed)} {
 		o.Admin = append(o.Admin, part.AdminRoutes()...)
 	}
 	a.Server = NewServer(o)
@@ -97,6 +103,9 @@ func (a *App) tend() {
 			a.clock.Catch()
 		case <-minute.C:
 			a.Limiter.Sweep(a.clock.Service(a.clock.Now()))
+			if err := errors.Join(a.Keyring.Sweep(a.clock.Now()), SweepRequests(a.Store, a.clock.Now())); err != nil {
+				a.log.Error("forget what is over", "error", err)
+			}
 		case <-flush.C:
 			if err := a.Keyring.Flush(); err != nil {
 				a.log.Error("store last uses", "error", err)

@@ -60,7 +60,7 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	if c.IsSet("permission") {
 		names := c.StringSlice("permission")
 		if len(names) == 1 && names[0] == "all" {
-			names = Permission(^uint64(0)).Names()
+			names = Ordinary.Names()
 		}
 		body["permissions"] = names
 	}

@@ -127,10 +127,53 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 		}
 		dry := m.uncovered(limits, now)
 		if dry == nil {
-			l.charge(m, limits, now)
+			l.charge(m, limits, 1, now)
 			into = m.standings(limits, now, into)
 			m.mu.Unlock()
 			return into, nil
+		}
+		covered := make(chan error, 1)
+		dry.waiting = append(dry.waiting, covered)
+		l.renew(m, dry, now)
+		m.mu.Unlock()
+		if err := <-covered; err != nil {
+			return into, ErrUnavailable
+		}
+	}
+}
+
+// SpendMany is Spend for n units of each limit at once: all of them or none. It
+// may wait for the disk several times, where n is more than a reserve.
+func (l *Limiter) SpendMany(id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
+	for {
+		if l.store.Err() != nil {
+			return into, ErrUnavailable
+		}
+		m, err := l.lock(id, limits)
+		if err != nil {
+			return into, err
+		}
+		var wait time.Duration
+		var full string
+		var dry *gauge
+		for _, limit := range limits {
+			g := m.gauge(limit.Name)
+			if w := g.window.Wait(now, n); w > wait {
+				wait, full = w, limit.Name
+			}
+			if g.left(now) < n {
+				dry = g
+			}
+		}
+		if wait > 0 || dry == nil {
+			if wait == 0 {
+				l.charge(m, limits, n, now)
+			} else {
+				err = ErrRateLimit.With("The limit %s has no room for %d more. Wait for the time in Retry-After.", full, n).After(wait)
+			}
+			into = m.standings(limits, now, into)
+			m.mu.Unlock()
+			return into, err
 		}
 		covered := make(chan error, 1)
 		dry.waiting = append(dry.waiting, covered)
@@ -257,13 +300,13 @@ func (g *gauge) left(now time.Time) int {
 	return g.reserve
 }
 
-// charge admits one unit of each limit, and fetches more reserve where half is
+// charge admits n units of each limit, and fetches more reserve where half is
 // used or half of its time is over.
-func (l *Limiter) charge(m *meter, limits []Limit, now time.Time) {
+func (l *Limiter) charge(m *meter, limits []Limit, n int, now time.Time) {
 	for _, limit := range limits {
 		g := m.gauge(limit.Name)
-		g.window.Add(now, 1)
-		g.reserve--
+		g.window.Add(now, n)
+		g.reserve -= n
 		g.stale = true
 		low := g.reserve <= g.granted/2 || g.window.Last > g.expires-int64(limit.Window)/2
 		if low && !g.pending && g.window.Wait(now, 1) == 0 {
@@ -403,14 +446,19 @@ func standing(w *Window, limit Limit, now time.Time) Standing {
 // limit is reached it changes nothing and the error is ErrRateLimit with the
 // time to wait.
 func (l *Limiter) Charge(tx *Tx, id string, limit Limit, now time.Time) (Standing, error) {
+	return l.ChargeMany(tx, id, limit, 1, now)
+}
+
+// ChargeMany is Charge for n units at once.
+func (l *Limiter) ChargeMany(tx *Tx, id string, limit Limit, n int, now time.Time) (Standing, error) {
 	w, err := l.quota(tx, id, limit)
 	if err != nil {
 		return Standing{Limit: limit}, err
 	}
-	if wait := w.Wait(now, 1); wait > 0 {
+	if wait := w.Wait(now, n); wait > 0 {
 		return standing(&w, limit, now), ErrRateLimit.With("The limit %s of %d is reached. Wait for the time in Retry-After.", limit.Name, limit.Max).After(wait)
 	}
-	w.Add(now, 1)
+	w.Add(now, n)
 	return standing(&w, limit, now), tx.Put("quotas", meterKey(id, limit.Name), w.Append(nil))
 }
 

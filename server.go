@@ -235,8 +235,8 @@ func (s *Server) authenticate(x *exchange) error {
 	}
 	key, holder, err := s.o.Keyring.Find(c.Secret)
 	if err == nil {
-		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !s.queryAllowed(key) {
-			err = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
+		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
+			err = ErrQueryKey
 		}
 	}
 	if err != nil {
@@ -253,13 +253,6 @@ func (s *Server) authenticate(x *exchange) error {
 	}
 	s.o.Keyring.Used(holder, Use{At: x.Now, IP: x.client, Carrier: c.Carrier})
 	return nil
-}
-
-func (s *Server) queryAllowed(k *Key) bool {
-	if k.QueryAllowed != nil {
-		return *k.QueryAllowed && s.o.QueryAllowed
-	}
-	return s.o.QueryAllowed
 }
 
 // challenge adds WWW-Authenticate to a 401 (RFC 9110 section 15.5.2): without
