@@ -21,6 +21,9 @@ const (
 	secretCheck  = 6  // base62 characters of the CRC-32 of what precedes them
 )
 
+// SecretLength is how many characters of a key follow its prefix.
+const SecretLength = secretRandom + secretCheck
+
 // NewSecret makes an API key: the prefix, 30 random characters and a checksum,
 // by which a mistyped key is told without a look-up.
 func NewSecret(prefix string) string {
