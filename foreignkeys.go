@@ -314,10 +314,10 @@ func (r *foreignReader) add(name string, key map[string]any, permissions any) er
 		}
 		kept = append(kept, p)
 	}
-	if kept == nil {
+	if len(kept) == 0 {
 		kept = r.permissions
 	}
-	if kept == nil {
+	if len(kept) == 0 {
 		return fmt.Errorf("%q brings no permission known here: name one for such keys with --permission", name)
 	}
 	key["permissions"] = kept
