@@ -112,6 +112,16 @@ func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []Standin
 
 // SpendBy is Spend for an id that has a Handle, or nil.
 func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
+	return l.spend(h, id, limits, 1, now, into)
+}
+
+// SpendMany is Spend for n units of each limit at once: all of them or none. It
+// may wait for the disk several times, where n is more than a reserve.
+func (l *Limiter) SpendMany(id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
+	return l.spend(nil, id, limits, n, now, into)
+}
+
+func (l *Limiter) spend(h *Handle, id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
 	for {
 		if l.store.Failing() {
 			return into, ErrUnavailable
@@ -120,14 +130,14 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 		if err != nil {
 			return into, err
 		}
-		if wait := m.wait(limits, now); wait > 0 {
+		if wait, full := m.wait(limits, n, now); wait > 0 {
 			into = m.standings(limits, now, into)
 			m.mu.Unlock()
-			return into, ErrRateLimit.With("The limit %s is reached. Wait for the time in Retry-After.", worst(into).Limit.Name).After(wait)
+			return into, refused(full, n, wait)
 		}
-		dry := m.uncovered(limits, now)
+		dry := m.uncovered(limits, n, now)
 		if dry == nil {
-			l.charge(m, limits, 1, now)
+			l.charge(m, limits, n, now)
 			into = m.standings(limits, now, into)
 			m.mu.Unlock()
 			return into, nil
@@ -142,52 +152,11 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 	}
 }
 
-// SpendMany is Spend for n units of each limit at once: all of them or none. It
-// may wait for the disk several times, where n is more than a reserve.
-func (l *Limiter) SpendMany(id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
-	for {
-		if l.store.Err() != nil {
-			return into, ErrUnavailable
-		}
-		m, err := l.lock(id, limits)
-		if err != nil {
-			return into, err
-		}
-		var wait time.Duration
-		var full string
-		var dry *gauge
-		for _, limit := range limits {
-			g := m.gauge(limit.Name)
-			if w := g.window.Wait(now, n); w > wait {
-				wait, full = w, limit.Name
-			}
-			if g.left(now) < n {
-				dry = g
-			}
-		}
-		if wait > 0 || dry == nil {
-			if wait == 0 {
-				l.charge(m, limits, n, now)
-			} else {
-				err = ErrRateLimit.With("The limit %s has no room for %d more. Wait for the time in Retry-After.", full, n).After(wait)
-			}
-			into = m.standings(limits, now, into)
-			m.mu.Unlock()
-			return into, err
-		}
-		covered := make(chan error, 1)
-		dry.waiting = append(dry.waiting, covered)
-		l.renew(m, dry, now)
-		m.mu.Unlock()
-		if err := <-covered; err != nil {
-			return into, ErrUnavailable
-		}
+func refused(limit string, n int, wait time.Duration) error {
+	if n > 1 {
+		return ErrRateLimit.With("The limit %s has no room for %d more. Wait for the time in Retry-After.", limit, n).After(wait)
 	}
-}
-
-// worst is the standing with the longest wait.
-func worst(list []Standing) Standing {
-	return slices.MaxFunc(list, func(a, b Standing) int { return int(a.Wait - b.Wait) })
+	return ErrRateLimit.With("The limit %s is reached. Wait for the time in Retry-After.", limit).After(wait)
 }
 
 // lock gives the meter of an id, locked, with a gauge for each limit.
@@ -265,12 +234,15 @@ func (m *meter) gauge(name string) *gauge {
 	return nil
 }
 
-// wait is how long until every limit has room for one more unit.
-func (m *meter) wait(limits []Limit, now time.Time) (wait time.Duration) {
+// wait is how long until every limit has room for n more units, and the limit
+// that takes longest.
+func (m *meter) wait(limits []Limit, n int, now time.Time) (wait time.Duration, full string) {
 	for _, limit := range limits {
-		wait = max(wait, m.gauge(limit.Name).window.Wait(now, 1))
+		if w := m.gauge(limit.Name).window.Wait(now, n); w > wait {
+			wait, full = w, limit.Name
+		}
 	}
-	return wait
+	return wait, full
 }
 
 func (m *meter) standings(limits []Limit, now time.Time, into []Standing) []Standing {
@@ -281,11 +253,11 @@ func (m *meter) standings(limits []Limit, now time.Time, into []Standing) []Stan
 	return into
 }
 
-// uncovered gives a gauge whose reserve does not cover one more unit, nil when
+// uncovered gives a gauge whose reserve does not cover n more units, nil when
 // all do.
-func (m *meter) uncovered(limits []Limit, now time.Time) *gauge {
+func (m *meter) uncovered(limits []Limit, n int, now time.Time) *gauge {
 	for _, limit := range limits {
-		if g := m.gauge(limit.Name); g.left(now) == 0 {
+		if g := m.gauge(limit.Name); g.left(now) < n {
 			return g
 		}
 	}
