@@ -183,7 +183,7 @@ func TestKeyring_CacheIsBounded(t *testing.T) {
 			t.Fatalf("got %d", w.Code)
 		}
 	}
-	if got := len(a.Keyring.byID); got > 64 {
+	if got := len(a.Keyring.memory.byID); got > 64 {
 		t.Errorf("got %d keys in memory, want no more than 64", got)
 	}
 	for i, k := range keys {

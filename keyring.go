@@ -2,10 +2,9 @@ package main
 
 import (
 	"bytes"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
-	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,51 +19,16 @@ type Keyring struct {
 	peppers  Peppers
 	prefix   string
 	defaults []Limit
-	room     int // keys per shard
-
-	shards   [64]ringShard
-	changes  atomic.Uint64      // counts changes of stored keys
-	mu       sync.Mutex         // held to put a key into memory, change it there or drop it
-	byID     map[string]*Holder // the first of a key's holders
-	imported atomic.Bool        // some keys are not of our making, so of any shape
+	memory   *KeyCache
+	imported atomic.Bool // some keys are not of our making, so of any shape
 	dirtyMu  sync.Mutex
 	dirty    []*Holder
-}
-
-type ringShard struct {
-	sync.RWMutex
-	keys map[Digest]*Holder
-}
-
-// Holder is a key in memory as one of its secrets finds it, and the handle by
-// which the use of that secret is noted. What a request needs of it changes at
-// once for all when the stored key does.
-type Holder struct {
-	// Meter is where the Limiter counts the key.
-	Meter  Handle
-	digest Digest
-	key    atomic.Pointer[Key]
-	next   *Holder     // of another secret of the same key; under Keyring.mu
-	listed atomic.Bool // in the list of keys used since the last flush
-	mu     sync.Mutex
-	use    Use
-}
-
-// Use tells when and how a key was last used.
-type Use struct {
-	At      time.Time  `json:"at"`
-	IP      netip.Addr `json:"ip"`
-	Carrier string     `json:"carrier"` // bearer, header or query
 }
 
 // NewKeyring finds keys with a prefix in a store; cache is the most keys that
 // it holds in memory.
 func NewKeyring(store *Store, peppers Peppers, prefix string, defaults []Limit, cache int) (*Keyring, error) {
-	k := &Keyring{store: store, peppers: peppers, prefix: prefix, defaults: defaults, byID: map[string]*Holder{}}
-	k.room = max(1, cache/len(k.shards))
-	for i := range k.shards {
-		k.shards[i].keys = map[Digest]*Holder{}
-	}
+	k := &Keyring{store: store, peppers: peppers, prefix: prefix, defaults: defaults, memory: NewKeyCache(cache)}
 	err := store.View(func(tx *Tx) error {
 		mark, err := tx.Get("meta", []byte("imported"))
 		k.imported.Store(mark != nil)
@@ -77,12 +41,8 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, defaults []Limit, 
 // Used. It is ErrKey where there is none.
 func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
 	d := DigestOf(secret)
-	s := &k.shards[d[0]%byte(len(k.shards))]
-	s.RLock()
-	h := s.keys[d]
-	s.RUnlock()
-	if h != nil {
-		return h.key.Load(), h, nil
+	if h := k.memory.Find(d); h != nil {
+		return h.Key(), h, nil
 	}
 	// After the memory, since the checksum of a key that is held need not be
 	// made anew: it keeps typing errors and scans from the store.
@@ -96,19 +56,14 @@ func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
 // changed meanwhile: then what was read may be old, and it is read again.
 func (k *Keyring) fetch(d Digest) (*Key, *Holder, error) {
 	for {
-		before := k.changes.Load()
+		before := k.memory.Changes()
 		key, err := k.read(d)
 		if err != nil {
 			return nil, nil, err
 		}
-		k.mu.Lock()
-		if k.changes.Load() != before {
-			k.mu.Unlock()
-			continue
+		if h := k.memory.Keep(d, key, before); h != nil {
+			return key, h, nil
 		}
-		h := k.keep(d, key)
-		k.mu.Unlock()
-		return key, h, nil
 	}
 }
 
@@ -134,45 +89,6 @@ func (k *Keyring) read(d Digest) (*Key, error) {
 		return ErrKey
 	})
 	return key, err
-}
-
-// keep puts a key into memory; in a full shard another one leaves it. The
-// mutex is held.
-func (k *Keyring) keep(d Digest, key *Key) *Holder {
-	s := &k.shards[d[0]%byte(len(k.shards))]
-	s.Lock()
-	defer s.Unlock()
-	if h := s.keys[d]; h != nil && subtle.ConstantTimeCompare(h.digest[:], d[:]) == 1 {
-		return h
-	}
-	if len(s.keys) >= k.room {
-		for other, h := range s.keys { // any: a map's order is as good as random
-			delete(s.keys, other)
-			k.unlink(h)
-			break
-		}
-	}
-	h := &Holder{digest: d, next: k.byID[key.ID]}
-	h.key.Store(key)
-	s.keys[d] = h
-	k.byID[key.ID] = h
-	return h
-}
-
-// unlink takes a holder out of those of its key. The mutex is held.
-func (k *Keyring) unlink(h *Holder) {
-	id := h.key.Load().ID
-	if first := k.byID[id]; first == h && h.next == nil {
-		delete(k.byID, id)
-	} else if first == h {
-		k.byID[id] = h.next
-	} else {
-		for ; first != nil; first = first.next {
-			if first.next == h {
-				first.next = h.next
-			}
-		}
-	}
 }
 
 // Get reads a key by its id; ErrNotFound where there is none.
@@ -217,6 +133,17 @@ func (k *Keyring) Holding(tx *Tx, d Digest) (id string, err error) {
 	return "", nil
 }
 
+// Order gives the places of secrets in a list in the order in which they are
+// stored.
+func (k *Keyring) Order(list []Digest) []int {
+	hashes, order := make([][]byte, len(list)), make([]int, len(list))
+	for i, d := range list {
+		hashes[i], order[i] = k.peppers.Hash(d), i
+	}
+	slices.SortFunc(order, func(a, b int) int { return bytes.Compare(hashes[a], hashes[b]) })
+	return order
+}
+
 func (k *Keyring) add(tx *Tx, key *Key, d Digest) error {
 	id, err := k.Holding(tx, d)
 	if err == nil && id != "" {
@@ -247,22 +174,7 @@ func (k *Keyring) Save(tx *Tx, key *Key) error {
 	}
 	ready := key.Clone()
 	ready.Ready(k.defaults)
-	tx.After(func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.changes.Add(1)
-		for h := k.byID[key.ID]; h != nil; h = h.next {
-			if now := ready.Again(h.key.Load()); now != nil {
-				h.key.Store(now)
-				continue
-			}
-			s := &k.shards[h.digest[0]%byte(len(k.shards))]
-			s.Lock()
-			delete(s.keys, h.digest)
-			s.Unlock()
-			k.unlink(h)
-		}
-	})
+	tx.After(func() { k.memory.Change(ready) })
 	return nil
 }
 
@@ -285,10 +197,7 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 
 // Used notes that a key was used. It is stored with the next Flush.
 func (k *Keyring) Used(h *Holder, use Use) {
-	h.mu.Lock()
-	h.use = use
-	h.mu.Unlock()
-	if h.listed.Load() || h.listed.Swap(true) {
+	if !h.Note(use) {
 		return
 	}
 	k.dirtyMu.Lock()
@@ -440,20 +349,12 @@ func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bo
 	if err == nil && value != nil {
 		err = json.Unmarshal(value, &use)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for h := k.byID[id]; h != nil; h = h.next {
-		if noted := h.noted(); counts(h.key.Load()) && noted.At.After(use.At) {
+	k.memory.Each(id, func(h *Holder) {
+		if noted := h.Noted(); counts(h.Key()) && noted.At.After(use.At) {
 			use = noted
 		}
-	}
+	})
 	return use, err
-}
-
-func (h *Holder) noted() Use {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.use
 }
 
 // Flush stores the last uses noted since the one before.
@@ -468,8 +369,7 @@ func (k *Keyring) Flush() error {
 	return k.store.Update(func(tx *Tx) error {
 		newest := map[string]Use{}
 		for _, h := range dirty {
-			h.listed.Store(false)
-			use, key := h.noted(), h.key.Load()
+			use, key := h.Take(), h.Key()
 			if use.At.After(newest[key.ID].At) {
 				newest[key.ID] = use
 			}

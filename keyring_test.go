@@ -27,7 +27,7 @@ func TestKeyring_StartsEmpty(t *testing.T) {
 		secrets = append(secrets, secret)
 	}
 	a.restart()
-	if n := len(a.Keyring.byID); n != 0 {
+	if n := len(a.Keyring.memory.byID); n != 0 {
 		t.Errorf("got %d keys in memory after the start, want 0", n)
 	}
 	for _, secret := range secrets {
@@ -35,7 +35,7 @@ func TestKeyring_StartsEmpty(t *testing.T) {
 			t.Errorf("got %d %s, want 200", w.Code, w.Body)
 		}
 	}
-	if n := len(a.Keyring.byID); n != len(secrets) {
+	if n := len(a.Keyring.memory.byID); n != len(secrets) {
 		t.Errorf("got %d keys in memory, want the %d that were used", n, len(secrets))
 	}
 }

@@ -334,3 +334,13 @@ func ParseNetworks(list []string) ([]netip.Prefix, error) {
 func NewKeyID(now time.Time) string {
 	return fmt.Sprintf("key_%011x%s", now.UnixMilli(), RandomHex(5))
 }
+
+// NewKeyIDs makes ids of keys in the order in which they sort.
+func NewKeyIDs(now time.Time, n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = NewKeyID(now)
+	}
+	slices.Sort(ids)
+	return ids
+}

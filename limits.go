@@ -11,36 +11,6 @@ import (
 	"time"
 )
 
-// The limits of the contract (1.6).
-const (
-	RequestsPerMinute = "requests_per_minute_limit"
-	CallsPerDay       = "calls_per_day_limit"
-	EventsPerDay      = "calendar_events_per_day_limit"
-)
-
-// Limit allows Max units in any span of length Window. Windows under an hour
-// are counted in memory, ahead of which a reserve is stored; longer ones in
-// the transaction that stores what was paid for.
-type Limit struct {
-	Name   string
-	Max    int
-	Window time.Duration
-}
-
-// Short says whether the limit is counted in memory.
-func (l Limit) Short() bool { return l.Window < time.Hour }
-
-// Standing tells how a limit stands after a check.
-type Standing struct {
-	Limit Limit
-	Used  int
-	Next  time.Duration // until the oldest unit comes back, 0 when none is used
-	Wait  time.Duration // until one more unit passes, 0 when one does now
-}
-
-// Remaining is how many more units pass now.
-func (s Standing) Remaining() int { return max(0, s.Limit.Max-s.Used) }
-
 // Limiter counts what ids use of their limits. It never lets more than a
 // limit's Max through in any span of its Window, also over a crash: it stores
 // a reserve ahead of what it admits, and after a crash what was left of the
@@ -248,7 +218,7 @@ func (m *meter) wait(limits []Limit, n int, now time.Time) (wait time.Duration, 
 func (m *meter) standings(limits []Limit, now time.Time, into []Standing) []Standing {
 	for _, limit := range limits {
 		w := &m.gauge(limit.Name).window
-		into = append(into, standing(w, limit, now))
+		into = append(into, StandingOf(w, limit, now))
 	}
 	return into
 }
@@ -314,7 +284,7 @@ func (l *Limiter) renew(m *meter, g *gauge, now time.Time) {
 			g.granted, g.expires = granted, expires
 			m.mu.Unlock()
 		})
-		return tx.Put("meters", meterKey(m.id, g.name), record)
+		return tx.Put("meters", MeterKey(m.id, g.name), record)
 	}, func(err error) {
 		// In a goroutine of its own where the store refuses at once, because
 		// the caller then still holds the meter.
@@ -344,15 +314,13 @@ func (g *gauge) record(reserve int, expires int64) []byte {
 	return g.window.Append(b)
 }
 
-func meterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }
-
 // load reads a gauge. The reserve of a run that did not end cleanly counts as
 // used at the latest moment at which it can have been: when it expired, or
 // when this run began.
 func (l *Limiter) load(id string, limit Limit) (*gauge, error) {
 	g := &gauge{name: limit.Name, window: NewWindow(limit.Max, limit.Window)}
 	err := l.store.View(func(tx *Tx) error {
-		value, err := tx.Get("meters", meterKey(id, limit.Name))
+		value, err := tx.Get("meters", MeterKey(id, limit.Name))
 		if err != nil || value == nil {
 			return err
 		}
@@ -396,55 +364,23 @@ func (l *Limiter) look(id string, limit Limit, now time.Time) (Standing, error) 
 			return Standing{}, err
 		}
 		defer m.mu.Unlock()
-		return standing(&m.gauge(limit.Name).window, limit, now), nil
+		return StandingOf(&m.gauge(limit.Name).window, limit, now), nil
 	}
 	var w Window
 	err := l.store.View(func(tx *Tx) (err error) {
-		w, err = l.quota(tx, id, limit)
+		w, err = ReadQuota(tx, id, limit)
 		return err
 	})
 	if err != nil {
 		return Standing{}, err
 	}
-	return standing(&w, limit, now), nil
+	return StandingOf(&w, limit, now), nil
 }
 
-func standing(w *Window, limit Limit, now time.Time) Standing {
-	return Standing{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
-}
-
-// Charge spends one unit of a long limit in the caller's transaction, so that
-// the unit and what it paid for are stored together or not at all. Where the
-// limit is reached it changes nothing and the error is ErrRateLimit with the
-// time to wait.
+// Charge spends one unit of a long limit in the caller's transaction, as
+// ChargeQuota does.
 func (l *Limiter) Charge(tx *Tx, id string, limit Limit, now time.Time) (Standing, error) {
-	return l.ChargeMany(tx, id, limit, 1, now)
-}
-
-// ChargeMany is Charge for n units at once.
-func (l *Limiter) ChargeMany(tx *Tx, id string, limit Limit, n int, now time.Time) (Standing, error) {
-	w, err := l.quota(tx, id, limit)
-	if err != nil {
-		return Standing{Limit: limit}, err
-	}
-	if wait := w.Wait(now, n); wait > 0 {
-		return standing(&w, limit, now), ErrRateLimit.With("The limit %s of %d is reached. Wait for the time in Retry-After.", limit.Name, limit.Max).After(wait)
-	}
-	w.Add(now, n)
-	return standing(&w, limit, now), tx.Put("quotas", meterKey(id, limit.Name), w.Append(nil))
-}
-
-// quota reads the window of a long limit.
-func (l *Limiter) quota(tx *Tx, id string, limit Limit) (Window, error) {
-	value, err := tx.Get("quotas", meterKey(id, limit.Name))
-	if err != nil || value == nil {
-		return NewWindow(limit.Max, limit.Window), err
-	}
-	w, _, err := ReadWindow(value, limit.Max, limit.Window)
-	if err != nil {
-		return w, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
-	}
-	return w, nil
+	return ChargeQuota(tx, id, limit, 1, now)
 }
 
 // Sweep forgets the ids that have used nothing for so long that what is stored
@@ -485,7 +421,7 @@ func (l *Limiter) Close() error {
 			m.mu.Lock()
 			for _, g := range m.gauges {
 				if g.reserve > 0 || g.stale {
-					entries = append(entries, entry{meterKey(id, g.name), g.record(0, 0)})
+					entries = append(entries, entry{MeterKey(id, g.name), g.record(0, 0)})
 				}
 				g.reserve = 0
 			}

@@ -305,14 +305,14 @@ func TestLimiter_SpendMany(t *testing.T) {
 	})
 }
 
-// TestLimiter_ChargeMany charges in a transaction that fails, and in others.
-func TestLimiter_ChargeMany(t *testing.T) {
+// TestChargeQuota charges in a transaction that fails, and in others.
+func TestChargeQuota(t *testing.T) {
 	s := newTestStore(t)
 	l := NewLimiter(s, epoch)
 	limit := Limit{CallsPerDay, 10, 24 * time.Hour}
 	charge := func(n int, then error) error {
 		return s.Update(func(tx *Tx) error {
-			if _, err := l.ChargeMany(tx, "a", limit, n, epoch); err != nil {
+			if _, err := ChargeQuota(tx, "a", limit, n, epoch); err != nil {
 				return err
 			}
 			return then

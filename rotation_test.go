@@ -319,7 +319,7 @@ func TestKeyring_RotationModel(t *testing.T) {
 			rt.FailNow()
 		}
 	})
-	if got := a.Keyring.byID; len(got) > 1100 {
+	if got := a.Keyring.memory.byID; len(got) > 1100 {
 		t.Errorf("got %d keys in memory", len(got))
 	}
 }
@@ -328,7 +328,7 @@ func TestKeyring_RotationModel(t *testing.T) {
 // pushed out.
 func TestKeyring_Holders(t *testing.T) {
 	a := newTestApp(t)
-	a.Keyring.room = 1
+	a.Keyring.memory.room = 1
 	for i := range 100 {
 		id, first := a.key(`["can_read_agents"]`)
 		second := a.rotate(id, 60)
@@ -338,10 +338,10 @@ func TestKeyring_Holders(t *testing.T) {
 		}
 	}
 	held, linked := 0, 0
-	for i := range a.Keyring.shards {
-		held += len(a.Keyring.shards[i].keys)
+	for i := range a.Keyring.memory.shards {
+		held += len(a.Keyring.memory.shards[i].keys)
 	}
-	for _, h := range a.Keyring.byID {
+	for _, h := range a.Keyring.memory.byID {
 		for ; h != nil; h = h.next {
 			linked++
 		}

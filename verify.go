@@ -189,7 +189,7 @@ func (v *Verifier) spend(key *Key, limit Limit, cost int, now time.Time) (s Stan
 		return s, err
 	}
 	err = v.store.Update(func(tx *Tx) (err error) {
-		s, err = v.limiter.ChargeMany(tx, key.ID, limit, cost, now)
+		s, err = ChargeQuota(tx, key.ID, limit, cost, now)
 		return err
 	})
 	return s, err
