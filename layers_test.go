@@ -18,6 +18,8 @@ import (
 var layers = [][]string{
 	{"errors.go", "lock.go"},
 	{"clock.go"},
+	{"tx.go"},
+	{"storefile.go"},
 	{"store.go"},
 	{"table.go"},
 	{"windows.go"},
