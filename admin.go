@@ -41,8 +41,11 @@ func (a *Admin) AdminRoutes() []Route {
 	}
 }
 
-// Routes lists what a key may do about itself. It costs nothing.
-func (a *Admin) Routes() []Route {
+// Tables lists what it keeps in the store, for checks.
+func (a *Admin) Tables() []Checked { return []Checked{KeyTable, KeyRequestTable} }
+
+// FreeRoutes lists what a key may do about itself. It costs nothing.
+func (a *Admin) FreeRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/key", Handle: a.self},
 		{Method: "DELETE", Path: "/api/v1/key", Handle: a.revokeSelf},

@@ -116,6 +116,9 @@ func NewAgents(store *Store) *Agents {
 	return a
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (a *Agents) Tables() []Checked { return []Checked{agentTable} }
+
 // Routes lists the endpoints.
 func (a *Agents) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/agents", Permission: ReadAgents, Handle: a.list}}

@@ -19,12 +19,13 @@ type App struct {
 	Limiter *Limiter
 	Store   *Store
 
-	config Config
-	folder *Folder
-	clock  *Clock
-	log    *slog.Logger
-	stop   chan struct{} // ends the background work
-	idle   chan struct{} // closed when it has ended
+	config  Config
+	backups *Backups
+	folder  *Folder
+	clock   *Clock
+	log     *slog.Logger
+	stop    chan struct{} // ends the background work
+	idle    chan struct{} // closed when it has ended
 }
 
 // OpenApp opens the data folder of a config and starts the background work.
@@ -42,6 +43,9 @@ func OpenApp(c Config, clock *Clock, create bool, pepper string, log *slog.Logge
 	a := &App{config: c, folder: folder, clock: clock, log: log, Store: store, stop: make(chan struct{}), idle: make(chan struct{})}
 	if err := a.wire(peppers); err != nil {
 		return nil, errors.Join(err, store.Close(), folder.Close())
+	}
+	if err := a.backups.Tidy(); err != nil {
+		log.Warn("remove copies that were never sent", "error", err)
 	}
 	go a.tend()
 	return a, nil
@@ -64,26 +68,42 @@ func (a *App) wire(peppers Peppers) error {
 		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
 		Environments: c.Keys.Environments, SelfRevoke: c.Keys.SelfRevoke,
 	}
-	admin := NewAdmin(store, a.Keyring, a.Limiter, defaults, rules)
-	verifier := NewVerifier(store, a.Keyring, a.Limiter)
-	keyImport := NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults)
-	tokens := NewTokens(store, peppers)
-	owners, teams, agents := NewOwners(store), NewTeams(store), NewAgents(store)
-	contacts, refused := NewContacts(store, write), NewDoNotCalls(store)
-	calls := NewCalls(store, a.Limiter)
 	o := ServerOptions{
-		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: tokens, Log: a.log,
+		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: NewTokens(store, peppers), Log: a.log,
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
-		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Free: admin.Routes(),
+		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(),
 	}
-	for _, part := range []interface{ Routes() []Route }{calls, agents, contacts, verifier} {
-		o.Keyed = append(o.Keyed, part.Routes()...)
+	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
+	for _, part := range []any{
+		NewAdmin(store, a.Keyring, a.Limiter, defaults, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
+		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewDialer(store), NewVerifier(store, a.Keyring, a.Limiter),
+		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups,
+	} {
+		o.Add(part)
 	}
-	for _, part := range []interface{ AdminRoutes() []Route }{admin, tokens, owners, teams, agents, contacts, refused, NewDialer(store), verifier, keyImport, NewExplainer(store, a.Keyring, a.Limiter, o.Keyed, o.Free, o.QueryAllowed)} {
-		o.Admin = append(o.Admin, part.AdminRoutes()...)
-	}
+	o.Add(NewExplainer(store, a.Keyring, a.Limiter, o.Keyed, o.Free, o.QueryAllowed)) // it explains the routes of the others
 	a.Server = NewServer(o)
 	return nil
+}
+
+// tables lists what the store keeps in tables.
+func tables() []Checked {
+	var all []Checked
+	for _, part := range []interface{ Tables() []Checked }{
+		&Admin{}, &Tokens{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{},
+	} {
+		all = append(all, part.Tables()...)
+	}
+	return all
+}
+
+// CheckStoreFile checks the database in a file that no server has open.
+func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, tables()) }
+
+// RestoreApp is RestoreStore for the tables of this program.
+func RestoreApp(o RestoreOptions) (Restored, error) {
+	o.Tables = tables()
+	return RestoreStore(o)
 }
 
 // tend does what has to be done from time to time.
@@ -105,6 +125,9 @@ func (a *App) tend() {
 			a.Limiter.Sweep(a.clock.Service(a.clock.Now()))
 			if err := errors.Join(a.Keyring.Sweep(a.clock.Now()), SweepRequests(a.Store, a.clock.Now())); err != nil {
 				a.log.Error("forget what is over", "error", err)
+			}
+			if err := a.backups.Due(a.clock.Now()); err != nil {
+				a.log.Error("scheduled backup", "error", err)
 			}
 		case <-flush.C:
 			if err := a.Keyring.Flush(); err != nil {

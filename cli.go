@@ -45,7 +45,7 @@ func command(env Environment) *cli.Command {
 			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; or LATCHKEY_ADMIN_TOKEN"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 		},
-		Commands: append([]*cli.Command{s.Serve(), s.Keys()}, append(s.Resources(), s.Admin(), s.Config(), s.Routes(), s.Version())...),
+		Commands: append([]*cli.Command{s.Serve(), s.Keys()}, append(append(s.Resources(), s.Store()...), s.Admin(), s.Config(), s.Routes(), s.Version())...),
 	}
 	guard(root)
 	return root

@@ -60,6 +60,11 @@ type Config struct {
 		Environments       []string      `toml:"environments" example:"live" check:"word"` // empty: any word
 		SelfRevoke         bool          `toml:"self_revoke" default:"true"`
 	} `toml:"keys"`
+	Backup struct {
+		Dir   string        `toml:"dir" example:"/var/backups/latchkey"` // empty: none are made by themselves
+		Every time.Duration `toml:"every" default:"24h" min:"1m" max:"8760h"`
+		Keep  int           `toml:"keep" default:"7" min:"1" max:"10000"`
+	} `toml:"backup"`
 	Contract struct {
 		ContactsWrite string `toml:"contacts_write" default:"can_read_contacts" in:"can_read_contacts,can_write_contacts"`
 	} `toml:"contract"`

@@ -222,10 +222,8 @@ func TestLoadConfig_everyKey(t *testing.T) {
 				return "false"
 			}
 			return "true"
-		case *int:
+		case *int, *time.Duration:
 			return s.Tag.Get("max")
-		case *time.Duration:
-			return "1500ms"
 		}
 		if words := strings.Split(s.Tag.Get("in"), ","); len(words) > 1 {
 			return words[len(words)-1]

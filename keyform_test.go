@@ -162,7 +162,7 @@ func TestKeyRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := a.Store.View(func(tx *Tx) (err error) {
-		left, err = keyRequestTable.Count(tx)
+		left, err = KeyRequestTable.Count(tx)
 		return err
 	})
 	if err != nil || left != 0 {

@@ -11,17 +11,18 @@ import (
 // requestSpan is how long a request that made a key is remembered.
 const requestSpan = 24 * time.Hour
 
-// keyRequest is a request that made a key, by the name its sender gave it.
-type keyRequest struct {
+// KeyRequest is a request that made a key, by the name its sender gave it.
+type KeyRequest struct {
 	Hash  []byte    `json:"hash"` // SHA-256 of the name
 	KeyID string    `json:"key_id"`
 	At    time.Time `json:"at"`
 }
 
-var keyRequestTable = Table[keyRequest]{
+// KeyRequestTable holds the requests of the last 24 hours.
+var KeyRequestTable = Table[KeyRequest]{
 	Name:    "key_requests",
-	Key:     func(r keyRequest) []byte { return r.Hash },
-	Indexes: []Index[keyRequest]{{"at", func(r keyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
+	Key:     func(r KeyRequest) []byte { return r.Hash },
+	Indexes: []Index[KeyRequest]{{"at", func(r KeyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
 // RequestName gives the Idempotency-Key of a request, "" where it has none.
@@ -43,7 +44,7 @@ func CheckRequest(tx *Tx, name string, now time.Time) error {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(name))
-	was, err := keyRequestTable.Get(tx, hash[:])
+	was, err := KeyRequestTable.Get(tx, hash[:])
 	if errors.Is(err, ErrNotFound) || err == nil && now.Sub(was.At) >= requestSpan {
 		return nil
 	}
@@ -59,7 +60,7 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(name))
-	return keyRequestTable.Put(tx, keyRequest{Hash: hash[:], KeyID: keyID, At: now})
+	return KeyRequestTable.Put(tx, KeyRequest{Hash: hash[:], KeyID: keyID, At: now})
 }
 
 // SweepRequests forgets requests that are older than a day, up to 1000 of them.
@@ -67,14 +68,14 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 func SweepRequests(store *Store, now time.Time) error {
 	return store.Update(func(tx *Tx) error {
 		var over [][]byte
-		for at, hash := range keyRequestTable.Find(tx, "at", nil, false) {
+		for at, hash := range KeyRequestTable.Find(tx, "at", nil, false) {
 			if len(over) == 1000 || bytes.Compare(at, IDKey(uint64(now.Add(-requestSpan).UnixNano()))) > 0 {
 				break
 			}
 			over = append(over, bytes.Clone(hash))
 		}
 		for _, hash := range over {
-			if err := keyRequestTable.Delete(tx, hash); err != nil {
+			if err := KeyRequestTable.Delete(tx, hash); err != nil {
 				return err
 			}
 		}

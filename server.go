@@ -39,6 +39,20 @@ type ServerOptions struct {
 	Proxies      []netip.Prefix
 }
 
+// Add adds the routes that a part of the program has, by its methods Routes
+// (for keys), FreeRoutes (for keys, at no cost) and AdminRoutes.
+func (o *ServerOptions) Add(part any) {
+	if p, ok := part.(interface{ Routes() []Route }); ok {
+		o.Keyed = append(o.Keyed, p.Routes()...)
+	}
+	if p, ok := part.(interface{ FreeRoutes() []Route }); ok {
+		o.Free = append(o.Free, p.FreeRoutes()...)
+	}
+	if p, ok := part.(interface{ AdminRoutes() []Route }); ok {
+		o.Admin = append(o.Admin, p.AdminRoutes()...)
+	}
+}
+
 // Server turns requests into answers: it makes the checks that stand before
 // every handler, in their one order, and turns errors into the contract's
 // bodies. It knows no resource, only routes.

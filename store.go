@@ -50,12 +50,12 @@ type change struct {
 // stamp, if not nil, gives a value that each commit stores too (Stamp reads
 // it back).
 func OpenStore(path string, stamp func() []byte) (*Store, error) {
-	db, header, err := OpenFile(path, false)
+	f, err := OpenFile(path, false)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		db: db, path: path, id: header.StoreID, stamp: stamp,
+		db: f.DB, path: path, id: f.Header.StoreID, stamp: stamp,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
 	}
 	go s.commitAll()
@@ -112,6 +112,16 @@ func (s *Store) View(run func(*Tx) error) error {
 		return ErrUnavailable
 	}
 	return err
+}
+
+// CopyTo writes the state of this moment, compacted, to a new file and returns
+// once it is on disk. Reads and writes go on meanwhile; what they free is used
+// again only after it.
+func (s *Store) CopyTo(path string) error {
+	if s.Failing() {
+		return ErrUnavailable
+	}
+	return Compact(s.db, path)
 }
 
 // Update runs a function that changes the store and returns once its changes

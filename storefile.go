@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -58,17 +59,22 @@ func CreateStore(path, id string, now time.Time) error {
 	return SyncDir(filepath.Dir(path))
 }
 
+// File is an open database file.
+type File struct {
+	Header Header
+	DB     *bbolt.DB // for Store alone
+}
+
 // OpenFile opens an existing database file and reads its header. An empty,
 // missing, damaged or foreign file is an error. With readOnly nothing of it is
 // changed, and several may read it.
-func OpenFile(path string, readOnly bool) (*bbolt.DB, Header, error) {
-	var h Header
+func OpenFile(path string, readOnly bool) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, h, fmt.Errorf("open store: %w; restore a backup to this place", err)
+		return nil, fmt.Errorf("open store: %w; restore a backup to this place", err)
 	}
 	if info.Size() < int64(2*os.Getpagesize()) {
-		return nil, h, fmt.Errorf("open store %s: the file has %d bytes, too few to be a store; restore a backup to this place", path, info.Size())
+		return nil, fmt.Errorf("open store %s: the file has %d bytes, too few to be a store; restore a backup to this place", path, info.Size())
 	}
 	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, ReadOnly: readOnly}
 	if runtime.GOOS == "linux" && is64 && !readOnly {
@@ -76,13 +82,26 @@ func OpenFile(path string, readOnly bool) (*bbolt.DB, Header, error) {
 	}
 	db, err := openChecked(path, opts)
 	if err != nil {
-		return nil, h, err
+		return nil, err
 	}
-	if h, err = readHeader(db); err != nil {
-		return nil, h, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
+	h, err := readHeader(db, info.Size())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
 	}
-	return db, h, nil
+	return &File{h, db}, nil
 }
+
+// View runs a function on the file's contents. Nothing of the transaction may
+// be used after it returns.
+func (f *File) View(run func(*Tx) error) error {
+	return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) })
+}
+
+// CopyTo is Compact of the file.
+func (f *File) CopyTo(path string) error { return Compact(f.DB, path) }
+
+// Close lets go of the file.
+func (f *File) Close() error { return f.DB.Close() }
 
 // is64 says that there is address space to spare.
 const is64 = ^uint(0)>>63 == 1
@@ -95,6 +114,8 @@ func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 			err = fmt.Errorf("open store %s: the file is damaged (%v); restore a backup to this place", path, p)
 		}
 	}()
+	// A page past the end of a file that was cut short is a fault of memory.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	db, err = bbolt.Open(path, 0o600, opts)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
@@ -107,9 +128,12 @@ func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// readHeader checks that this program can read the file.
-func readHeader(db *bbolt.DB) (h Header, err error) {
+// readHeader checks that this program can read the file, which has a size.
+func readHeader(db *bbolt.DB, size int64) (h Header, err error) {
 	err = db.View(func(b *bbolt.Tx) error {
+		if b.Size() > size {
+			return fmt.Errorf("the file is cut short: it has %d bytes of %d; restore a backup to this place", size, b.Size())
+		}
 		value, err := (&Tx{Bolt: b}).Get("meta", []byte("header"))
 		if err != nil {
 			return err
@@ -126,6 +150,27 @@ func readHeader(db *bbolt.DB) (h Header, err error) {
 		return nil
 	})
 	return h, err
+}
+
+// compactBatch is how many bytes one transaction of a compaction holds.
+const compactBatch = 4 << 20
+
+// Compact writes what a database holds at this moment into a new file, without
+// the free pages, in which deleted records go on to stand. It fails where a
+// file of that name exists. The file is on disk when it returns; on an error
+// there is none.
+func Compact(from *bbolt.DB, path string) (err error) {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("write %s: the file exists", path)
+	}
+	to, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoSync: true})
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := errors.Join(bbolt.Compact(to, from, compactBatch), to.Sync(), to.Close()); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
+	}
+	return nil
 }
 
 func nativeOrder() string {

@@ -43,6 +43,40 @@ func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 	return bytes.Clone(value), err
 }
 
+// Has says whether a bucket holds a key.
+func (tx *Tx) Has(bucket string, key []byte) bool {
+	b := tx.Bolt.Bucket([]byte(bucket))
+	return b != nil && b.Get(key) != nil
+}
+
+// Count counts the keys of a bucket by going through them.
+func (tx *Tx) Count(bucket string) (n int) {
+	b := tx.Bolt.Bucket([]byte(bucket))
+	if b == nil {
+		return 0
+	}
+	c := b.Cursor()
+	for key, _ := c.First(); key != nil; key, _ = c.Next() {
+		n++
+	}
+	return n
+}
+
+// Walk visits every key of every bucket with its value as it is stored. They are valid only until the next step. It ends with the first
+// error of a visit, and gives it.
+func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
+	return tx.Bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		return b.ForEach(func(key, stored []byte) error { return visit(string(name), key, stored) })
+	})
+}
+
+// CheckPages reports what is wrong with the file's pages.
+func (tx *Tx) CheckPages(report func(problem string)) {
+	for err := range tx.Bolt.Check() {
+		report("page: " + err.Error())
+	}
+}
+
 // Put stores a value in a bucket under a key.
 func (tx *Tx) Put(bucket string, key, value []byte) error {
 	sealed := make([]byte, 5+len(value))
