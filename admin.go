@@ -1,9 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
-	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,11 +13,14 @@ type Admin struct {
 	keyring  *Keyring
 	limiter  *Limiter
 	defaults []Limit
+	rules    KeyRules
+	form     *KeyForm
 }
 
-// NewAdmin serves the keys of a keyring.
-func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, defaults []Limit) *Admin {
-	return &Admin{store: store, keyring: keyring, limiter: limiter, defaults: defaults}
+// NewAdmin serves the keys of a keyring under rules.
+func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, defaults []Limit, rules KeyRules) *Admin {
+	form := NewKeyForm(keyring, defaults, rules)
+	return &Admin{store: store, keyring: keyring, limiter: limiter, defaults: defaults, rules: rules, form: form}
 }
 
 // AdminRoutes lists the endpoints.
@@ -28,21 +28,29 @@ func (a *Admin) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list},
 		{Method: "POST", Path: "/admin/v1/keys", Handle: a.create},
-		{Method: "POST", Path: "/admin/v1/keys/import", Handle: a.importKeys},
 		{Method: "GET", Path: "/admin/v1/keys/:id", Handle: a.get},
 		{Method: "PATCH", Path: "/admin/v1/keys/:id", Handle: a.update},
 		{Method: "POST", Path: "/admin/v1/keys/:id/revoke", Handle: a.change(KeyRevoked, func(k *Key, now time.Time) { k.RevokedAt = now })},
 		{Method: "POST", Path: "/admin/v1/keys/:id/pause", Handle: a.change(KeyPaused, func(k *Key, _ time.Time) { k.Paused = true })},
 		{Method: "POST", Path: "/admin/v1/keys/:id/resume", Handle: a.change(KeyResumed, func(k *Key, _ time.Time) { k.Paused = false })},
+		{Method: "POST", Path: "/admin/v1/keys/:id/rotate", Handle: a.rotate},
+		{Method: "POST", Path: "/admin/v1/keys/:id/rotate/finish", Handle: a.finish},
 		{Method: "GET", Path: "/admin/v1/keys/:id/usage", Handle: a.usage},
 		{Method: "GET", Path: "/admin/v1/permissions", Handle: a.permissions},
 		{Method: "GET", Path: "/admin/v1/limits", Handle: a.limits},
 	}
 }
 
-// Routes lists what a key may ask about itself. It costs nothing.
-func (a *Admin) Routes() []Route {
-	return []Route{{Method: "GET", Path: "/api/v1/key", Handle: a.self}}
+// Tables lists what it keeps in the store, for checks.
+func (a *Admin) Tables() []Checked { return []Checked{KeyTable, KeyRequestTable} }
+
+// FreeRoutes lists what a key may do about itself. It costs nothing.
+func (a *Admin) FreeRoutes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/api/v1/key", Handle: a.self},
+		{Method: "DELETE", Path: "/api/v1/key", Handle: a.revokeSelf},
+		{Method: "POST", Path: "/api/v1/key/revoke", Handle: a.revokeSelf},
+	}
 }
 
 func (a *Admin) create(w http.ResponseWriter, r *Request) error {
@@ -50,14 +58,24 @@ func (a *Admin) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	name, err := RequestName(r.Header)
+	if err != nil {
+		return err
+	}
 	var key *Key
 	var secret string
 	err = a.store.Update(func(tx *Tx) error {
+		if err := CheckRequest(tx, name, r.Now); err != nil {
+			return err
+		}
 		key = &Key{ID: NewKeyID(r.Now), CreatedAt: r.Now}
-		if err := a.fill(tx, r, key, body, true); err != nil {
+		if err := a.form.Fill(tx, r, key, body, true); err != nil {
 			return err
 		}
 		if secret, err = a.keyring.Create(tx, key); err != nil {
+			return err
+		}
+		if err := NoteRequest(tx, name, key.ID, r.Now); err != nil {
 			return err
 		}
 		return Raise(tx, KeyEvent(KeyCreated, key, r.Now))
@@ -65,115 +83,18 @@ func (a *Admin) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	return a.reveal(w, r, http.StatusCreated, key, secret)
+}
+
+// reveal shows a key with its secret, which is the only time.
+func (a *Admin) reveal(w http.ResponseWriter, r *Request, status int, key *Key, secret string) error {
 	shown, err := a.show(key, r)
 	if err != nil {
 		return err
 	}
 	shown["key"] = secret
 	w.Header().Set("Cache-Control", "no-store")
-	return WriteJSON(w, http.StatusCreated, shown)
-}
-
-// fill sets what a body says of a key.
-func (a *Admin) fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
-	body.String("name", &key.Name)
-	body.String("environment", &key.Environment)
-	permissions := key.Permissions.Names()
-	body.Strings("permissions", &permissions)
-	allowed := []string{}
-	body.Strings("allowed_ips", &allowed)
-	body.Time("expires_at", &key.ExpiresAt)
-	if body.Has("query_allowed") {
-		key.QueryAllowed = nil
-		if body.Given("query_allowed") {
-			key.QueryAllowed = new(bool)
-			body.Bool("query_allowed", key.QueryAllowed)
-		}
-	}
-	if err := body.Err(); err != nil {
-		return err
-	}
-	if strings.TrimSpace(key.Name) == "" || len(key.Name) > 200 {
-		return ErrMissing.With("name is missing or longer than 200 bytes. Say where the key will live, such as \"ci-runner\".")
-	}
-	if create && !body.Given("permissions") {
-		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(Permission(math.MaxUint64).Names(), ", "))
-	}
-	var err error
-	if key.Permissions, err = ParsePermissions(permissions); err != nil {
-		return err
-	}
-	if key.Permissions == 0 {
-		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(Permission(math.MaxUint64).Names(), ", "))
-	}
-	if body.Given("expires_at") && !key.ExpiresAt.After(r.Now) {
-		return ErrValidation.With("expires_at is not in the future.")
-	}
-	if body.Has("allowed_ips") {
-		if key.AllowedIPs, err = ParseNetworks(allowed); err != nil {
-			return err
-		}
-	}
-	return a.fillMaps(tx, r, key, body, create)
-}
-
-// fillMaps sets the limits, the metadata and the owner of a key.
-func (a *Admin) fillMaps(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
-	limits, metadata, owner := map[string]any{}, map[string]any{}, ""
-	body.Map("limits", &limits)
-	body.Map("metadata", &metadata)
-	body.String("owner", &owner)
-	if err := body.Err(); err != nil {
-		return err
-	}
-	for name, value := range limits {
-		if key.Limits == nil {
-			key.Limits = map[string]int{}
-		}
-		if err := setLimit(key.Limits, a.defaults, name, value); err != nil {
-			return err
-		}
-	}
-	if body.Has("metadata") {
-		key.Metadata = map[string]string{}
-		for name, value := range metadata {
-			text, ok := value.(string)
-			if !ok {
-				return ErrValidation.With("metadata.%s must be a string.", name)
-			}
-			key.Metadata[name] = text
-		}
-	}
-	if !create && !body.Given("owner") {
-		return nil
-	}
-	o, err := EnsureOwner(tx, owner, r.Now)
-	key.Owner, key.OwnerName = o.ID, o.Name
-	return err
-}
-
-const maxLimit = 1_000_000_000
-
-// setLimit sets one limit of a key; null puts the default back.
-func setLimit(limits map[string]int, known []Limit, name string, value any) error {
-	if !slices.ContainsFunc(known, func(l Limit) bool { return l.Name == name }) {
-		var names []string
-		for _, l := range known {
-			names = append(names, l.Name)
-		}
-		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name, strings.Join(names, ", "))
-	}
-	if value == nil {
-		delete(limits, name)
-		return nil
-	}
-	number, ok := value.(json.Number)
-	n, err := number.Int64()
-	if !ok || err != nil || n < 1 || n > maxLimit {
-		return ErrValidation.With("limits.%s must be a whole number from 1 to %d, or null for the default; got %v.", name, maxLimit, value)
-	}
-	limits[name] = int(n)
-	return nil
+	return WriteJSON(w, status, shown)
 }
 
 func (a *Admin) list(w http.ResponseWriter, r *Request) error {
@@ -182,20 +103,20 @@ func (a *Admin) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	status, search := q.Get("status"), strings.ToLower(q.Get("search"))
+	status, f := q.Get("status"), keyFilter{q.Get("status"), strings.ToLower(q.Get("search")), q.Get("environment"), q.Get("owner")}
 	if states := []string{"", StatusActive, StatusPaused, StatusExpired, StatusRevoked}; !slices.Contains(states, status) {
 		return ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), status)
 	}
 	var keys []*Key
 	count := 0
 	err = a.store.View(func(tx *Tx) error {
-		all := status == "" && search == ""
+		all := f == keyFilter{}
 		if count, err = a.keyring.Count(tx); err != nil {
 			return err
 		}
 		seen := 0
 		err := a.keyring.Each(tx, func(k *Key) bool {
-			if all || matches(k, status, search, r.Now) {
+			if all || f.matches(k, r.Now) {
 				// Of all keys the page ends the search; a filter has to count on.
 				if seen++; seen > (page.Number-1)*page.Limit && len(keys) < page.Limit {
 					keys = append(keys, k)
@@ -222,12 +143,15 @@ func (a *Admin) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "keys", rows))
 }
 
-func matches(k *Key, status, search string, now time.Time) bool {
-	if status != "" && k.Status(now) != status {
+// keyFilter is what a list of keys is asked for; "" is everything.
+type keyFilter struct{ status, search, environment, owner string }
+
+func (f keyFilter) matches(k *Key, now time.Time) bool {
+	if f.status != "" && k.Status(now) != f.status || f.environment != "" && k.Environment != f.environment || f.owner != "" && k.OwnerName != f.owner {
 		return false
 	}
 	text := strings.ToLower(strings.Join([]string{k.ID, k.Name, k.Hint, k.OwnerName, k.Environment}, "\n"))
-	return strings.Contains(text, search)
+	return strings.Contains(text, f.search)
 }
 
 // find reads the key that the path names.
@@ -261,7 +185,7 @@ func (a *Admin) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return a.save(w, r, func(tx *Tx, key *Key) error { return a.fill(tx, r, key, body, false) })
+	return a.save(w, r, func(tx *Tx, key *Key) error { return a.form.Fill(tx, r, key, body, false) })
 }
 
 // change makes the handler of a change that needs no body, and the event that
@@ -284,26 +208,95 @@ func (a *Admin) change(event string, apply func(*Key, time.Time)) Handler {
 func (a *Admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) error) error {
 	var key *Key
 	err := a.store.Update(func(tx *Tx) (err error) {
-		if key, err = a.keyring.Get(tx, r.Params.ByName("id")); err != nil {
-			return err
-		}
-		if !key.RevokedAt.IsZero() {
-			if strings.HasSuffix(r.URL.Path, "/revoke") {
+		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
+			if key != nil && strings.HasSuffix(r.URL.Path, "/revoke") {
 				return nil
 			}
-			return ErrConflict.With("The key was revoked on %s, which is final.", key.RevokedAt.UTC().Format(time.RFC3339))
+			return err
 		}
-		key = key.Clone()
 		if err := apply(tx, key); err != nil {
 			return err
 		}
-		key.Ready(a.defaults)
 		return a.keyring.Save(tx, key)
 	})
 	if err != nil {
 		return err
 	}
 	return a.answer(w, r, key)
+}
+
+// own gives a copy of a key to change. A revoked one comes with ErrConflict.
+func (a *Admin) own(tx *Tx, id string) (*Key, error) {
+	key, err := a.keyring.Get(tx, id)
+	if err != nil {
+		return nil, err
+	}
+	if !key.RevokedAt.IsZero() {
+		return key, ErrConflict.With("The key was revoked on %s, which is final.", key.RevokedAt.UTC().Format(time.RFC3339))
+	}
+	return key.Clone(), nil
+}
+
+// The time that an old secret holds beside the new one, in seconds.
+const (
+	usualOverlap = 24 * 60 * 60
+	maxOverlap   = 30 * usualOverlap
+)
+
+// rotate gives a key another secret and shows it, once.
+func (a *Admin) rotate(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(true)
+	if err != nil {
+		return err
+	}
+	overlap := usualOverlap
+	if body.Given("overlap_seconds") {
+		body.Int("overlap_seconds", &overlap, 0, maxOverlap)
+	}
+	if err := body.Err(); err != nil {
+		return err
+	}
+	var key *Key
+	var secret string
+	err = a.store.Update(func(tx *Tx) (err error) {
+		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
+			return err
+		}
+		if secret, err = a.keyring.Rotate(tx, key, r.Now, r.Now.Add(time.Duration(overlap)*time.Second)); err != nil {
+			return err
+		}
+		return Raise(tx, KeyEvent(KeyRotated, key, r.Now))
+	})
+	if err != nil {
+		return err
+	}
+	return a.reveal(w, r, http.StatusOK, key, secret)
+}
+
+// finish ends the earlier secrets of a key at once; with unused_for_seconds
+// only if none of them was used in that time.
+func (a *Admin) finish(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(true)
+	if err != nil {
+		return err
+	}
+	unused := 0
+	body.Int("unused_for_seconds", &unused, 0, maxOverlap)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	return a.save(w, r, func(tx *Tx, key *Key) error {
+		for _, alias := range key.Aliases {
+			use, err := a.keyring.SecretUse(tx, key, alias.Serial)
+			if err != nil {
+				return err
+			}
+			if since := r.Now.Sub(use.At); since < time.Duration(unused)*time.Second && r.Now.Before(alias.EndsAt) {
+				return ErrConflict.With("The earlier secret %s was used %s ago, from %s. Nothing was ended.", alias.Hint, since.Round(time.Second), use.IP)
+			}
+		}
+		return a.keyring.Drop(tx, key, func(Alias) bool { return true })
+	})
 }
 
 func (a *Admin) usage(w http.ResponseWriter, r *Request) error {
@@ -316,56 +309,6 @@ func (a *Admin) usage(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": key.ID, "usage": usage})
-}
-
-// importKeys stores keys that exist elsewhere by the SHA-256 of their secret:
-// all of them or none.
-func (a *Admin) importKeys(w http.ResponseWriter, r *Request) error {
-	data, err := r.ReadAll()
-	if err != nil {
-		return err
-	}
-	if trimmed := strings.TrimSpace(string(data)); strings.HasPrefix(trimmed, "[") {
-		data = []byte(`{"keys":` + trimmed + `}`)
-	}
-	body, err := ParseBody(data)
-	if err != nil {
-		return err
-	}
-	rows := body.Bodies("keys")
-	if err := body.Err(); err != nil {
-		return err
-	}
-	err = a.store.Update(func(tx *Tx) error {
-		for i, row := range rows {
-			if err := a.importKey(tx, r, row); err != nil {
-				return Public(err).With("keys[%d]: %s", i, Public(err).Message)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d keys.", len(rows))})
-}
-
-func (a *Admin) importKey(tx *Tx, r *Request, row *Body) error {
-	digest := ""
-	key := &Key{ID: NewKeyID(r.Now), CreatedAt: r.Now}
-	row.String("sha256", &digest)
-	row.String("hint", &key.Hint)
-	if err := a.fill(tx, r, key, row, true); err != nil {
-		return err
-	}
-	d, err := ParseDigest(strings.ToLower(digest))
-	if err != nil {
-		return ErrValidation.With("sha256 %s of the secret.", err)
-	}
-	if err := a.keyring.Import(tx, key, d); err != nil {
-		return err
-	}
-	return Raise(tx, KeyEvent(KeyCreated, key, r.Now))
 }
 
 func (a *Admin) permissions(w http.ResponseWriter, r *Request) error {
@@ -386,10 +329,48 @@ func (a *Admin) self(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"metadata", "last_used_ip", "last_used_at", "last_used_by"} {
+	for _, name := range []string{"metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets"} {
 		delete(shown, name)
 	}
+	shown["secret_ends_at"] = Seconds(r.Key.Until())
 	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// revokeSelf ends the secret by which it is asked: the present one with the
+// whole key, an earlier one alone, since who found that one may not know that
+// others use the key.
+func (a *Admin) revokeSelf(w http.ResponseWriter, r *Request) error {
+	if !a.rules.SelfRevoke {
+		return ErrPermission.With("Keys may not revoke themselves here: self_revoke is off. Ask the operator.")
+	}
+	message := ""
+	err := a.store.Update(func(tx *Tx) error {
+		message = "This API key is revoked."
+		key, err := a.own(tx, r.Key.ID)
+		if err != nil {
+			if key != nil { // by somebody else, meanwhile
+				return nil
+			}
+			return err
+		}
+		if r.Key.Asked() == key.Serial {
+			key.RevokedAt = r.Now
+			if err := a.keyring.Save(tx, key); err != nil {
+				return err
+			}
+			return Raise(tx, KeyEvent(KeyRevoked, key, r.Now))
+		}
+		message = "This earlier secret of the API key is ended. The secret that replaced it holds."
+		err = a.keyring.Drop(tx, key, func(alias Alias) bool { return alias.Serial == r.Key.Asked() })
+		if err != nil {
+			return err
+		}
+		return a.keyring.Save(tx, key)
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]string{"id": r.Key.ID, "message": message})
 }
 
 // show gives a key as the admin endpoint tells it.
@@ -397,8 +378,12 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 	k = k.Clone()
 	k.Ready(a.defaults)
 	var use Use
+	var secrets []map[string]any
 	err := a.store.View(func(tx *Tx) (err error) {
-		use, err = a.keyring.LastUse(tx, k.ID)
+		if use, err = a.keyring.LastUse(tx, k.ID); err != nil {
+			return err
+		}
+		secrets, err = a.secrets(tx, k, r.Now)
 		return err
 	})
 	if err != nil {
@@ -416,11 +401,9 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 		"id": k.ID, "name": k.Name, "hint": k.Hint, "permissions": k.Permissions, "limits": limits,
 		"environment": k.Environment, "owner": k.OwnerName, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
 		"query_allowed": k.QueryAllowed, "status": k.Status(r.Now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
-		"revoked_at": Seconds(k.RevokedAt), "last_used_at": Seconds(use.At), "last_used_ip": nil, "last_used_by": nil, "usage": usage,
+		"revoked_at": Seconds(k.RevokedAt), "rotated_at": Seconds(k.RotatedAt), "secrets": secrets, "usage": usage,
 	}
-	if !use.At.IsZero() {
-		shown["last_used_ip"], shown["last_used_by"] = use.IP.String(), use.Carrier
-	}
+	showUse(shown, use)
 	if k.Metadata == nil {
 		shown["metadata"] = map[string]string{}
 	}
@@ -428,6 +411,40 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 		shown["allowed_ips"] = []string{}
 	}
 	return shown, nil
+}
+
+// secrets shows what is known of the secrets that hold: the present one first,
+// then the earlier ones, latest first.
+func (a *Admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error) {
+	list := []map[string]any{}
+	if k.Status(now) == StatusRevoked {
+		return list, nil
+	}
+	aliases := append(slices.Clone(k.Aliases), Alias{Serial: k.Serial, Hint: k.Hint})
+	for _, alias := range slices.Backward(aliases) {
+		if !alias.EndsAt.IsZero() && !now.Before(alias.EndsAt) {
+			continue
+		}
+		use, err := a.keyring.SecretUse(tx, k, alias.Serial)
+		if err != nil {
+			return nil, err
+		}
+		shown := map[string]any{"hint": alias.Hint, "present": alias.Serial == k.Serial, "ends_at": Seconds(alias.EndsAt)}
+		showUse(shown, use)
+		list = append(list, shown)
+	}
+	return list, nil
+}
+
+// showUse adds a last use to what is shown.
+func showUse(shown map[string]any, use Use) {
+	shown["last_used_at"], shown["last_used_ip"], shown["last_used_by"] = Seconds(use.At), nil, nil
+	if !use.At.IsZero() {
+		shown["last_used_by"] = use.Carrier
+	}
+	if use.IP.IsValid() {
+		shown["last_used_ip"] = use.IP.String()
+	}
 }
 
 // standings gives how the limits of a key stand; a time at which more is free

@@ -116,6 +116,9 @@ func NewAgents(store *Store) *Agents {
 	return a
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (a *Agents) Tables() []Checked { return []Checked{agentTable} }
+
 // Routes lists the endpoints.
 func (a *Agents) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/agents", Permission: ReadAgents, Handle: a.list}}
@@ -127,9 +130,9 @@ func (a *Agents) AdminRoutes() []Route { return a.catalog.Routes() }
 func (a *Agents) list(w http.ResponseWriter, r *Request) error {
 	// The generations are read before the tables: a change in between makes the
 	// list older than it is said to be, so it is made again next time.
-	now := readyList{agents: a.agents.Load(), teams: a.teams.Load()}
+	agents, teams := a.agents.Load(), a.teams.Load()
 	if kept, ok := a.ready.Load(r.Key.Owner); ok {
-		if list := kept.(*readyList); list.agents == now.agents && list.teams == now.teams {
+		if list := kept.(*readyList); list.agents == agents && list.teams == teams {
 			return WriteBody(w, http.StatusOK, list.body)
 		}
 	}
@@ -137,15 +140,15 @@ func (a *Agents) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	now.body, err = EncodeJSON(map[string]any{"agents": rows})
+	body, err := EncodeJSON(map[string]any{"agents": rows})
 	if err != nil {
 		return err
 	}
-	if _, had := a.ready.Swap(r.Key.Owner, &now); !had && a.count.Add(1) > maxReady {
+	if _, had := a.ready.Swap(r.Key.Owner, &readyList{agents, teams, body}); !had && a.count.Add(1) > maxReady {
 		a.ready.Clear()
 		a.count.Store(0)
 	}
-	return WriteBody(w, http.StatusOK, now.body)
+	return WriteBody(w, http.StatusOK, body)
 }
 
 // rows lists the agents that an owner may see, oldest first.

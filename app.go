@@ -22,12 +22,13 @@ type App struct {
 
 	notices *Notices
 
-	config Config
-	folder *Folder
-	clock  *Clock
-	log    *slog.Logger
-	stop   chan struct{} // ends the background work
-	idle   chan struct{} // closed when it has ended
+	config  Config
+	backups *Backups
+	folder  *Folder
+	clock   *Clock
+	log     *slog.Logger
+	stop    chan struct{} // ends the background work
+	idle    chan struct{} // closed when it has ended
 }
 
 // OpenApp opens the data folder of a config and starts the background work.
@@ -46,6 +47,9 @@ func OpenApp(c Config, clock *Clock, create bool, pepper string, log *slog.Logge
 	if err := a.wire(peppers); err != nil {
 		return nil, errors.Join(err, store.Close(), folder.Close())
 	}
+	if err := a.backups.Tidy(); err != nil {
+		log.Warn("remove copies that were never sent", "error", err)
+	}
 	go a.tend()
 	return a, nil
 }
@@ -63,32 +67,52 @@ func (a *App) wire(peppers Peppers) error {
 	if c.Contract.ContactsWrite == "can_write_contacts" {
 		write = WriteContacts
 	}
-	admin := NewAdmin(store, a.Keyring, a.Limiter, defaults)
-	tokens := NewTokens(store, peppers)
-	owners, teams, agents := NewOwners(store), NewTeams(store), NewAgents(store)
-	contacts, refused := NewContacts(store, write), NewDoNotCalls(store)
-	calls := NewCalls(store, a.Limiter)
 	targets := NewTargets(c.Webhooks.AllowPrivateTargets)
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: peppers, Targets: targets, Log: a.log,
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature,
 	})
 	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
-	hooks := NewHooks(store, peppers, targets, a.Sender)
+	rules := KeyRules{
+		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
+		Environments: c.Keys.Environments, SelfRevoke: c.Keys.SelfRevoke,
+	}
 	o := ServerOptions{
-		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: tokens, Log: a.log,
+		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: NewTokens(store, peppers), Log: a.log,
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
-		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Free: admin.Routes(),
-		Reached: a.notices.Reached,
+		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
 	}
-	for _, part := range []interface{ Routes() []Route }{calls, agents, contacts, hooks} {
-		o.Keyed = append(o.Keyed, part.Routes()...)
+	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
+	for _, part := range []any{
+		NewAdmin(store, a.Keyring, a.Limiter, defaults, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
+		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewDialer(store), NewVerifier(store, a.Keyring, a.Limiter),
+		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups, NewHooks(store, peppers, targets, a.Sender),
+	} {
+		o.Add(part)
 	}
-	for _, part := range []interface{ AdminRoutes() []Route }{admin, tokens, owners, teams, agents, contacts, refused, NewDialer(store), hooks} {
-		o.Admin = append(o.Admin, part.AdminRoutes()...)
-	}
+	o.Add(NewExplainer(store, a.Keyring, a.Limiter, o.Keyed, o.Free, o.QueryAllowed)) // it explains the routes of the others
 	a.Server = NewServer(o)
 	return nil
+}
+
+// tables lists what the store keeps in tables.
+func tables() []Checked {
+	var all []Checked
+	for _, part := range []interface{ Tables() []Checked }{
+		&Admin{}, &Tokens{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Hooks{}, &Notices{},
+	} {
+		all = append(all, part.Tables()...)
+	}
+	return all
+}
+
+// CheckStoreFile checks the database in a file that no server has open.
+func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, tables()) }
+
+// RestoreApp is RestoreStore for the tables of this program.
+func RestoreApp(o RestoreOptions) (Restored, error) {
+	o.Tables = tables()
+	return RestoreStore(o)
 }
 
 // tend does what has to be done from time to time.
@@ -111,12 +135,13 @@ func (a *App) tend() {
 		case <-minute.C:
 			now := a.clock.Now()
 			a.Limiter.Sweep(a.clock.Service(now))
+			a.report("end earlier secrets", a.Keyring.Sweep(now))
+			a.report("forget requests", SweepRequests(a.Store, now))
 			a.report("look for keys that expire", a.notices.Expiring(now))
 			a.report("sweep the outbox", SweepOutbox(a.Store, now))
+			a.report("scheduled backup", a.backups.Due(now))
 		case <-flush.C:
-			if err := a.Keyring.Flush(); err != nil {
-				a.log.Error("store last uses", "error", err)
-			}
+			a.report("store last uses", a.Keyring.Flush())
 		}
 	}
 }

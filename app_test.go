@@ -117,11 +117,17 @@ func (a *testApp) ask(method, path, key, body string) *httptest.ResponseRecorder
 	return w
 }
 
+// control sends a request to the control socket.
+func (a *testApp) control(method, path, body string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	a.local.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	return w
+}
+
 // operate sends a request to the control socket and wants a status.
 func (a *testApp) operate(want int, method, path, body string) map[string]any {
 	a.t.Helper()
-	w := httptest.NewRecorder()
-	a.local.ServeHTTP(w, httptest.NewRequest(method, path, strings.NewReader(body)))
+	w := a.control(method, path, body)
 	if w.Code != want {
 		a.t.Fatalf("%s %s: got %d %s, want %d", method, path, w.Code, w.Body, want)
 	}

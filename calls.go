@@ -182,6 +182,9 @@ type Calls struct {
 // CallsPerDay.
 func NewCalls(store *Store, limiter *Limiter) *Calls { return &Calls{store, limiter} }
 
+// Tables lists what it keeps in the store, for checks.
+func (c *Calls) Tables() []Checked { return []Checked{callTable} }
+
 // Routes lists the endpoints.
 func (c *Calls) Routes() []Route {
 	return []Route{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v3"
 )
@@ -45,7 +46,8 @@ func command(env Environment) *cli.Command {
 			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; or LATCHKEY_ADMIN_TOKEN"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 		},
-		Commands: append([]*cli.Command{s.Serve(), s.Keys()}, append(s.Resources(), s.Webhooks(), s.Admin(), s.Config(), s.Routes(), s.Version())...),
+		Commands: slices.Concat([]*cli.Command{s.Serve(), s.Keys()}, s.Resources(), s.Store(),
+			[]*cli.Command{s.Webhooks(), s.Admin(), s.Config(), s.Routes(), s.Version()}),
 	}
 	guard(root)
 	return root

@@ -9,7 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -57,16 +57,54 @@ func NewLocalClient(h http.Handler) *Client {
 // inProcess answers requests by a handler.
 type inProcess struct{ handler http.Handler }
 
-// RoundTrip is http.RoundTripper.
+// RoundTrip is http.RoundTripper. The answer is handed on while it is written,
+// so that it may be larger than the memory.
 func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	in := r.Clone(r.Context())
 	in.RemoteAddr, in.RequestURI = "127.0.0.1:0", r.URL.RequestURI()
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}
-	w := httptest.NewRecorder()
-	p.handler.ServeHTTP(w, in)
-	return w.Result(), nil
+	body, writer := io.Pipe()
+	w := &pipedAnswer{body: writer, header: http.Header{}, began: make(chan struct{})}
+	go func() {
+		p.handler.ServeHTTP(w, in)
+		w.WriteHeader(http.StatusOK) // where nothing was written
+		_ = writer.Close()
+	}()
+	<-w.began
+	length, err := strconv.ParseInt(w.sent.Get("Content-Length"), 10, 64)
+	if err != nil {
+		length = -1
+	}
+	return &http.Response{StatusCode: w.status, Header: w.sent, Body: body, ContentLength: length, Request: r, ProtoMajor: 1, ProtoMinor: 1}, nil
+}
+
+// pipedAnswer is a ResponseWriter whose body is read at the other end.
+type pipedAnswer struct {
+	body   *io.PipeWriter
+	header http.Header
+	sent   http.Header
+	status int
+	began  chan struct{} // closed with the status
+}
+
+// Header gives the header fields, to be changed until the first byte.
+func (w *pipedAnswer) Header() http.Header { return w.header }
+
+// WriteHeader sends the status and the header fields, the first time.
+func (w *pipedAnswer) WriteHeader(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status, w.sent = status, w.header.Clone()
+	close(w.began)
+}
+
+// Write sends a part of the body.
+func (w *pipedAnswer) Write(b []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(b)
 }
 
 // Alive says whether something answers.
@@ -74,6 +112,46 @@ func (c *Client) Alive(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return c.Do(ctx, http.MethodGet, "/healthz", nil, nil) == nil
+}
+
+// Copy writes the body of an answer to a GET into a writer, however long that
+// takes. An answer other than success is a *ClientError.
+func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return err
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	patient := *c.http
+	patient.Timeout = 0
+	answer, err := patient.Do(r)
+	if err != nil {
+		return fmt.Errorf("the server cannot be reached: %w", err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode/100 != 2 {
+		data, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
+		if err != nil {
+			return err
+		}
+		return clientError(answer.StatusCode, data)
+	}
+	n, err := io.Copy(w, answer.Body)
+	if err == nil && answer.ContentLength >= 0 && n != answer.ContentLength {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	return nil
+}
+
+func clientError(status int, body []byte) error {
+	e := &ClientError{Status: status}
+	_ = json.Unmarshal(body, e) // a body of another shape leaves the status
+	return e
 }
 
 // Do sends a value as JSON (nil: no body) and reads the answer into another
@@ -111,9 +189,7 @@ func (c *Client) Send(ctx context.Context, method, path, contentType string, bod
 		return fmt.Errorf("read the answer: %w", err)
 	}
 	if answer.StatusCode/100 != 2 {
-		e := &ClientError{Status: answer.StatusCode}
-		_ = json.Unmarshal(data, e) // a body of another shape leaves the status
-		return e
+		return clientError(answer.StatusCode, data)
 	}
 	if into == nil {
 		return nil

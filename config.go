@@ -55,7 +55,17 @@ type Config struct {
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
 		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper"` // empty is the file pepper in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
+		DefaultExpiry      time.Duration `toml:"default_expiry" default:"0s" min:"0s" max:"876000h"`
+		MaxExpiry          time.Duration `toml:"max_expiry" default:"0s" min:"0s" max:"876000h"`
+		MaxPerOwner        int           `toml:"max_per_owner" default:"0" min:"0" max:"1000000"`
+		Environments       []string      `toml:"environments" example:"live" check:"word"` // empty: any word
+		SelfRevoke         bool          `toml:"self_revoke" default:"true"`
 	} `toml:"keys"`
+	Backup struct {
+		Dir   string        `toml:"dir" example:"/var/backups/latchkey"` // empty: none are made by themselves
+		Every time.Duration `toml:"every" default:"24h" min:"1m" max:"8760h"`
+		Keep  int           `toml:"keep" default:"7" min:"1" max:"10000"`
+	} `toml:"backup"`
 	Contract struct {
 		ContactsWrite string `toml:"contacts_write" default:"can_read_contacts" in:"can_read_contacts,can_write_contacts"`
 	} `toml:"contract"`
@@ -106,6 +116,9 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	if readable { // else a missing insecure_http may well be in the file
 		l.checkDoor("server", c.Server.Listen, c.Server.InsecureHTTP)
 		l.checkDoor("admin", c.Admin.Listen, c.Admin.InsecureHTTP)
+		if c.Keys.MaxExpiry > 0 && c.Keys.DefaultExpiry > c.Keys.MaxExpiry {
+			l.fail(l.sources["keys.default_expiry"], "keys.default_expiry is %s, longer than keys.max_expiry, %s", c.Keys.DefaultExpiry, c.Keys.MaxExpiry)
+		}
 	}
 	if l.problems != nil {
 		slices.Sort(l.problems)

@@ -189,6 +189,9 @@ func NewContacts(store *Store, write Permission) *Contacts {
 	}}
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (c *Contacts) Tables() []Checked { return []Checked{contactTable} }
+
 // Routes lists the endpoints.
 func (c *Contacts) Routes() []Route {
 	return []Route{

@@ -37,7 +37,7 @@ func SeedDemo(ctx context.Context, c *Client) (key string, err error) {
 	var made struct {
 		Key string `json:"key"`
 	}
-	err = c.Do(ctx, http.MethodPost, "/admin/v1/keys", object{"name": "demo", "permissions": Permission(^uint64(0)).Names()}, &made)
+	err = c.Do(ctx, http.MethodPost, "/admin/v1/keys", object{"name": "demo", "permissions": Ordinary.Names()}, &made)
 	return made.Key, err
 }
 

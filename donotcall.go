@@ -46,6 +46,9 @@ func NewDoNotCalls(store *Store) *DoNotCalls {
 	}}
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (d *DoNotCalls) Tables() []Checked { return []Checked{blockedTable} }
+
 // AdminRoutes lists the endpoints.
 func (d *DoNotCalls) AdminRoutes() []Route { return d.catalog.Routes() }
 

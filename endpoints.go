@@ -38,6 +38,9 @@ var webhookTable = Table[Webhook]{
 	},
 }
 
+// WebhookTables lists what is kept of webhooks in the store, for checks.
+func WebhookTables() []Checked { return []Checked{webhookTable} }
+
 // listenerKey ends in a byte that no event has, so that "call" does not find
 // "call.ended".
 func listenerKey(owner uint64, event string) []byte {

@@ -25,6 +25,16 @@ const (
 	socketFile = "control.sock"
 )
 
+// StorePath is where the database of a data folder is.
+func StorePath(dir string) string { return filepath.Join(dir, storeFile) }
+
+// PepperPath is where the pepper of a data folder is, unless the config says
+// otherwise.
+func PepperPath(dir string) string { return filepath.Join(dir, pepperFile) }
+
+// MarkPath is where a data folder says which store is its own.
+func MarkPath(dir string) string { return filepath.Join(dir, markFile) }
+
 // OpenFolder takes hold of a data folder. With create a missing one is made,
 // open to its owner alone. It fails, with the holder's process id, where
 // another process has it.
@@ -55,7 +65,7 @@ func writeAt(f *os.File, s string) error {
 
 // HasStore says whether a path holds a data folder of this program.
 func HasStore(path string) bool {
-	_, err := os.Stat(filepath.Join(path, markFile))
+	_, err := os.Stat(MarkPath(path))
 	return err == nil
 }
 
@@ -70,7 +80,7 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 	fresh := !HasStore(f.Path)
 	own := file == ""
 	if own {
-		file = filepath.Join(f.Path, pepperFile)
+		file = PepperPath(f.Path)
 	}
 	if fresh && own && value == "" {
 		if err := CreatePepper(file); err != nil && !errors.Is(err, os.ErrExist) {
@@ -81,7 +91,7 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 	if err != nil {
 		return nil, peppers, err
 	}
-	path := filepath.Join(f.Path, storeFile)
+	path := StorePath(f.Path)
 	if _, err := os.Stat(path); fresh && errors.Is(err, os.ErrNotExist) {
 		if err := CreateStore(path, RandomHex(16), time.Now()); err != nil {
 			return nil, peppers, err
@@ -100,11 +110,11 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 // verify checks that the store is the folder's and goes with the pepper, and
 // sets the clock by it.
 func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
-	mark := filepath.Join(f.Path, markFile)
+	mark := MarkPath(f.Path)
 	id, err := os.ReadFile(mark)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		if err := writeSynced(mark, store.ID()+"\n"); err != nil {
+		if err := WriteSynced(mark, store.ID()+"\n"); err != nil {
 			return err
 		}
 	case err != nil:
@@ -122,7 +132,8 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
 	return peppers.Verify(store)
 }
 
-func writeSynced(path, text string) error {
+// WriteSynced makes or replaces a small file, on disk when it returns.
+func WriteSynced(path, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +24,8 @@ func (s *Session) Keys() *cli.Command {
 		{Name: "list", Usage: "list keys, newest first", Action: s.listKeys, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "active, paused, expired or revoked"},
 			&cli.StringFlag{Name: "search", Usage: "a part of id, name, hint, owner or environment"},
+			&cli.StringFlag{Name: "environment", Usage: "only keys of this environment"},
+			&cli.StringFlag{Name: "owner", Usage: "only keys of this owner"},
 			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"},
 		}},
 		{Name: "show", Usage: "show a key", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
@@ -31,8 +35,30 @@ func (s *Session) Keys() *cli.Command {
 		{Name: "pause", Usage: "refuse a key until it is resumed", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/pause")},
 		{Name: "resume", Usage: "take a paused key again", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/resume")},
 		{Name: "revoke", Usage: "refuse a key for ever, at once", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/revoke")},
-		{Name: "import", Usage: "store keys that exist elsewhere by their SHA-256", ArgsUsage: "FILE", Action: s.ImportFile("keys"), Description: `FILE (- for standard input) holds a JSON array:
-  [{"name": "ci", "sha256": "64 hex digits", "permissions": ["can_read_calls"]}]`},
+		{Name: "rotate", Usage: "give a key another secret and show it, once; the one until now holds for a while", ArgsUsage: "ID", Action: s.rotateKey,
+			Flags: []cli.Flag{
+				&cli.StringFlag{Name: "overlap", Value: "24h", Usage: "how long the secret until now holds, up to 30d; 0: no earlier secret holds from now on"},
+				&cli.BoolFlag{Name: "finish", Usage: "make no secret, but end the earlier ones now"},
+				&cli.StringFlag{Name: "if-unused", Usage: "with --finish: only if none of them was used for so long, such as 2h"},
+			}},
+		{Name: "explain", Usage: "say what would become of a request with a key; spends nothing", ArgsUsage: "ID", Action: s.explainKey,
+			Flags: []cli.Flag{
+				&cli.StringFlag{Name: "method", Value: "GET", Usage: "method of the request"},
+				&cli.StringFlag{Name: "path", Usage: "its path, such as /api/v1/calls"},
+				&cli.StringFlag{Name: "ip", Usage: "where it comes from"},
+				&cli.StringFlag{Name: "carrier", Value: CarrierBearer, Usage: "how the key is sent: bearer, header or query"},
+			}},
+		s.Leaked(),
+		{Name: "import", Usage: "store keys that exist elsewhere by their SHA-256, all or none", ArgsUsage: "FILE", Action: s.importKeys,
+			Flags: []cli.Flag{
+				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(ForeignSources(), " or ")},
+				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: what keys get that bring no permission known here"},
+				&cli.BoolFlag{Name: "dry-run", Usage: "with --from: print what would be imported"},
+				&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"},
+			}, Description: `FILE (- for standard input) holds a JSON array, or a .csv with the same names as columns:
+  [{"name": "ci", "sha256": "64 hex digits", "permissions": ["can_read_calls"]}]
+With --from unkey: rows of its table keys, or apis.listKeys with the column hash added.
+With --from litellm: the answer of /key/list?return_full_object=true.`},
 	}}
 }
 
@@ -46,6 +72,7 @@ func keyFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "allowed-ip", Usage: "an address or a range from which alone the key works"},
 		&cli.StringFlag{Name: "expires", Usage: "a time such as 2027-01-31T00:00:00Z, or how long from now, such as 12h or 90d"},
 		&cli.StringSliceFlag{Name: "metadata", Usage: "`NAME=TEXT`"},
+		&cli.StringFlag{Name: "query-allowed", Usage: "whether the key may be sent as ?api_key=: true, false or default"},
 	}
 }
 
@@ -58,11 +85,7 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 		}
 	}
 	if c.IsSet("permission") {
-		names := c.StringSlice("permission")
-		if len(names) == 1 && names[0] == "all" {
-			names = Permission(^uint64(0)).Names()
-		}
-		body["permissions"] = names
+		body["permissions"] = permissionNames(c)
 	}
 	if c.IsSet("allowed-ip") {
 		body["allowed_ips"] = c.StringSlice("allowed-ip")
@@ -86,6 +109,13 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 		}
 		metadata[name], body["metadata"] = value, metadata
 	}
+	if c.IsSet("query-allowed") {
+		allowed, known := map[string]any{"true": true, "false": false, "default": nil}[c.String("query-allowed")]
+		if !known {
+			return nil, Misused(c, fmt.Errorf("--query-allowed must be true, false or default; got %q", c.String("query-allowed")))
+		}
+		body["query_allowed"] = allowed
+	}
 	if c.IsSet("expires") {
 		at, err := expiry(c.String("expires"), now)
 		if err != nil {
@@ -94,6 +124,15 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 		body["expires_at"] = at
 	}
 	return body, nil
+}
+
+// permissionNames gives the permissions that a command names.
+func permissionNames(c *cli.Command) []string {
+	names := c.StringSlice("permission")
+	if len(names) == 1 && names[0] == "all" {
+		return Ordinary.Names()
+	}
+	return names
 }
 
 // maxExpiryDays is about a hundred years: beyond 292 a time.Duration ends.
@@ -105,14 +144,9 @@ func expiry(text string, now time.Time) (string, error) {
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return t.UTC().Format(time.RFC3339), nil
 	}
-	length, err := time.ParseDuration(text)
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		var n int
-		n, err = strconv.Atoi(days)
-		if n > maxExpiryDays && err == nil {
-			return "", fmt.Errorf("--expires must be at most %dd; got %q; for a key that never expires leave it out", maxExpiryDays, text)
-		}
-		length = time.Duration(n) * 24 * time.Hour
+	length, err := parseLength(text)
+	if errors.Is(err, errTooLong) {
+		return "", fmt.Errorf("--expires must be at most %dd; got %q; for a key that never expires leave it out", maxExpiryDays, text)
 	}
 	if err != nil || length <= 0 {
 		return "", fmt.Errorf("--expires must be a time such as 2027-01-31T00:00:00Z or a length such as 12h or 90d; got %q", text)
@@ -207,7 +241,7 @@ func (s *Session) showKey(c *cli.Command, key map[string]any) error {
 		return s.PrintJSON(key)
 	}
 	var rows [][]string
-	for _, name := range []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "allowed_ips", "created_at", "expires_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
+	for _, name := range []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "allowed_ips", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
 		rows = append(rows, []string{name, Cell(key[name])})
 	}
 	if usage, ok := key["usage"].(map[string]any); ok {
@@ -217,12 +251,169 @@ func (s *Session) showKey(c *cli.Command, key map[string]any) error {
 			}
 		}
 	}
+	if secrets, ok := key["secrets"].([]any); ok && len(secrets) > 1 {
+		for i, v := range secrets {
+			secret, _ := v.(map[string]any)
+			name, ends := "secret until "+Cell(secret["ends_at"]), "never used"
+			if i == 0 {
+				name = "present secret"
+			}
+			if at := secret["last_used_at"]; at != nil {
+				ends = fmt.Sprintf("last used %s from %s by %s", Cell(at), Cell(secret["last_used_ip"]), Cell(secret["last_used_by"]))
+			}
+			rows = append(rows, []string{name, Cell(secret["hint"]) + ", " + ends})
+		}
+	}
 	return s.PrintTable(nil, rows)
+}
+
+// rotateKey shows the new secret alone on standard output.
+func (s *Session) rotateKey(ctx context.Context, c *cli.Command) error {
+	id, err := OneArgument(c)
+	if err != nil {
+		return err
+	}
+	path := "/admin/v1/keys/" + url.PathEscape(id) + "/rotate"
+	if c.Bool("finish") {
+		unused, err := seconds(c, "if-unused")
+		if err != nil {
+			return err
+		}
+		key, err := s.Call(ctx, c, http.MethodPost, path+"/finish", map[string]any{"unused_for_seconds": unused})
+		if err != nil {
+			return err
+		}
+		return s.showKey(c, key)
+	}
+	overlap, err := seconds(c, "overlap")
+	if err != nil {
+		return err
+	}
+	made, err := s.Call(ctx, c, http.MethodPost, path, map[string]any{"overlap_seconds": overlap})
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(made)
+	}
+	_, _ = fmt.Fprintln(s.Env.Stdout, made["key"])
+	_, _ = fmt.Fprint(s.Env.Stderr, "\nThis is the only time that the new key is shown: store it now.\n")
+	if overlap == 0 {
+		_, _ = fmt.Fprintln(s.Env.Stderr, "No earlier one holds any more.")
+		return nil
+	}
+	_, _ = fmt.Fprintf(s.Env.Stderr, "The one until now holds for %s more. See who uses it: latchkey keys show %s\n", c.String("overlap"), id)
+	return nil
+}
+
+// seconds reads a flag with a length of time; 0 for none.
+func seconds(c *cli.Command, flag string) (int, error) {
+	text := c.String(flag)
+	length, err := parseLength(text)
+	if text == "" {
+		err = nil
+	}
+	if err != nil || length < 0 {
+		return 0, Misused(c, fmt.Errorf("--%s must be a length of time such as 0, 12h or 7d; got %q", flag, text))
+	}
+	return int(length / time.Second), nil
+}
+
+// parseLength reads a length of time in the units of Go, or in days.
+func parseLength(text string) (time.Duration, error) {
+	days, ok := strings.CutSuffix(text, "d")
+	if !ok {
+		return time.ParseDuration(text)
+	}
+	n, err := strconv.Atoi(days)
+	if err == nil && n > maxExpiryDays {
+		return 0, errTooLong
+	}
+	return time.Duration(n) * 24 * time.Hour, err
+}
+
+var errTooLong = errors.New("too long")
+
+func (s *Session) explainKey(ctx context.Context, c *cli.Command) error {
+	id, err := OneArgument(c)
+	if err != nil {
+		return err
+	}
+	if c.String("path") == "" {
+		return Misused(c, errors.New("--path is needed, such as /api/v1/calls"))
+	}
+	body := map[string]any{"method": c.String("method"), "path": c.String("path"), "ip": c.String("ip"), "carrier": c.String("carrier")}
+	answer, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/"+url.PathEscape(id)+"/explain", body)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(answer)
+	}
+	var rows [][]string
+	steps, _ := answer["checks"].([]any)
+	for _, v := range steps {
+		step, _ := v.(map[string]any)
+		passes := map[any]string{true: "passes", false: "REFUSES", nil: "unknown"}[step["passes"]]
+		message := Cell(step["message"])
+		if limit, ok := step["limit"].(map[string]any); ok {
+			message += fmt.Sprintf(" %v of %v used, next free %s.", limit["used"], limit["max"], Cell(limit["resets_at"]))
+		}
+		rows = append(rows, []string{Cell(step["check"]), passes, message})
+	}
+	if err := s.PrintTable([]string{"CHECK", "RESULT", "WHY"}, rows); err != nil {
+		return err
+	}
+	if answer["allowed"] == true {
+		_, err = fmt.Fprintln(s.Env.Stdout, "\nThe request would pass these checks.")
+		return err
+	}
+	_, err = fmt.Fprintf(s.Env.Stdout, "\nThe request would be refused by %s: %v %s\n", Cell(answer["refused_by"]), answer["status"], Cell(answer["error"]))
+	return err
+}
+
+// importKeys sends a file, after putting what another program exported into
+// our form.
+func (s *Session) importKeys(ctx context.Context, c *cli.Command) error {
+	from := c.String("from")
+	if from == "" {
+		return s.ImportFile("keys")(ctx, c)
+	}
+	file, err := OneArgument(c)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(ForeignSources(), from) {
+		return Misused(c, fmt.Errorf("--from must be %s; got %q", strings.Join(ForeignSources(), " or "), from))
+	}
+	data, err := ReadFileOr(s.Env.Stdin, file)
+	if err != nil {
+		return err
+	}
+	keys, err := ReadForeignKeys(from, data, permissionNames(c), time.Now())
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	for _, note := range keys.Notes {
+		_, _ = fmt.Fprintln(s.Env.Stderr, note)
+	}
+	if c.Bool("dry-run") {
+		return s.PrintJSON(keys.Rows)
+	}
+	answer, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/import", map[string]any{"keys": keys.Rows})
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(answer)
+	}
+	_, err = fmt.Fprintln(s.Env.Stdout, answer["message"])
+	return err
 }
 
 func (s *Session) listKeys(ctx context.Context, c *cli.Command) error {
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
-	for _, name := range []string{"status", "search"} {
+	for _, name := range []string{"status", "search", "environment", "owner"} {
 		if c.IsSet(name) {
 			q.Set(name, c.String(name))
 		}

@@ -1,29 +1,16 @@
 package main
 
 import (
-	"crypto/subtle"
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"net/netip"
+	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-var keyTable = Table[*Key]{
-	Name: "keys",
-	Key:  func(k *Key) []byte { return []byte(k.ID) },
-	Indexes: []Index[*Key]{
-		{"owner", func(k *Key) [][]byte { return [][]byte{IDKey(k.Owner)} }},
-		{"expiring", func(k *Key) [][]byte {
-			if k.ExpiresAt.IsZero() || !k.RevokedAt.IsZero() || k.ExpiryNoticed.Equal(k.ExpiresAt) {
-				return nil
-			}
-			return [][]byte{IDKey(uint64(k.ExpiresAt.UnixNano()))}
-		}},
-	},
-}
 
 // Keyring finds keys by their secret and keeps them. It holds the keys in use
 // in memory, up to a number, and reads the others from the store when they are
@@ -33,47 +20,16 @@ type Keyring struct {
 	peppers  Peppers
 	prefix   string
 	defaults []Limit
-	room     int // keys per shard
-
-	shards   [64]ringShard
-	changes  atomic.Uint64 // counts changes of stored keys
-	mu       sync.Mutex    // held to put a key into memory, change it there or drop it
-	byID     map[string]*Holder
+	memory   *KeyCache
 	imported atomic.Bool // some keys are not of our making, so of any shape
 	dirtyMu  sync.Mutex
 	dirty    []*Holder
 }
 
-type ringShard struct {
-	sync.RWMutex
-	keys map[Digest]*Holder
-}
-
-// Holder is a key in memory, and the handle by which its use is noted. What a request needs of it changes at once for
-// all when the stored key does.
-type Holder struct {
-	digest Digest
-	key    atomic.Pointer[Key]
-	listed atomic.Bool // in the list of keys used since the last flush
-	mu     sync.Mutex
-	use    Use
-}
-
-// Use tells when and how a key was last used.
-type Use struct {
-	At      time.Time  `json:"at"`
-	IP      netip.Addr `json:"ip"`
-	Carrier string     `json:"carrier"` // bearer, header or query
-}
-
 // NewKeyring finds keys with a prefix in a store; cache is the most keys that
 // it holds in memory.
 func NewKeyring(store *Store, peppers Peppers, prefix string, defaults []Limit, cache int) (*Keyring, error) {
-	k := &Keyring{store: store, peppers: peppers, prefix: prefix, defaults: defaults, byID: map[string]*Holder{}}
-	k.room = max(1, cache/len(k.shards))
-	for i := range k.shards {
-		k.shards[i].keys = map[Digest]*Holder{}
-	}
+	k := &Keyring{store: store, peppers: peppers, prefix: prefix, defaults: defaults, memory: NewKeyCache(cache)}
 	err := store.View(func(tx *Tx) error {
 		mark, err := tx.Get("meta", []byte("imported"))
 		k.imported.Store(mark != nil)
@@ -85,16 +41,14 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, defaults []Limit, 
 // Find gives the key of a secret, in whatever state it is, and a handle for
 // Used. It is ErrKey where there is none.
 func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
+	d := DigestOf(secret)
+	if h := k.memory.Find(d); h != nil {
+		return h.Key(), h, nil
+	}
+	// After the memory, since the checksum of a key that is held need not be
+	// made anew: it keeps typing errors and scans from the store.
 	if !WellFormed(secret, k.prefix) && !k.imported.Load() {
 		return nil, nil, ErrKey
-	}
-	d := DigestOf(secret)
-	s := &k.shards[d[0]%byte(len(k.shards))]
-	s.RLock()
-	h := s.keys[d]
-	s.RUnlock()
-	if h != nil {
-		return h.key.Load(), h, nil
 	}
 	return k.fetch(d)
 }
@@ -103,19 +57,14 @@ func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
 // changed meanwhile: then what was read may be old, and it is read again.
 func (k *Keyring) fetch(d Digest) (*Key, *Holder, error) {
 	for {
-		before := k.changes.Load()
+		before := k.memory.Changes()
 		key, err := k.read(d)
 		if err != nil {
 			return nil, nil, err
 		}
-		k.mu.Lock()
-		if k.changes.Load() != before {
-			k.mu.Unlock()
-			continue
+		if h := k.memory.Keep(d, key, before); h != nil {
+			return key, h, nil
 		}
-		h := k.keep(d, key)
-		k.mu.Unlock()
-		return key, h, nil
 	}
 }
 
@@ -130,40 +79,22 @@ func (k *Keyring) read(d Digest) (*Key, error) {
 			if id == nil {
 				continue
 			}
-			key, err = k.Get(tx, string(id))
-			return err
+			if key, err = k.Get(tx, string(id)); err != nil {
+				return err
+			}
+			if key = key.Under(hash); key == nil {
+				return ErrKey
+			}
+			return nil
 		}
 		return ErrKey
 	})
 	return key, err
 }
 
-// keep puts a key into memory; in a full shard another one leaves it. The
-// mutex is held.
-func (k *Keyring) keep(d Digest, key *Key) *Holder {
-	s := &k.shards[d[0]%byte(len(k.shards))]
-	s.Lock()
-	defer s.Unlock()
-	if h := s.keys[d]; h != nil && subtle.ConstantTimeCompare(h.digest[:], d[:]) == 1 {
-		return h
-	}
-	if len(s.keys) >= k.room {
-		for other, h := range s.keys { // any: a map's order is as good as random
-			delete(s.keys, other)
-			delete(k.byID, h.key.Load().ID)
-			break
-		}
-	}
-	h := &Holder{digest: d}
-	h.key.Store(key)
-	s.keys[d] = h
-	k.byID[key.ID] = h
-	return h
-}
-
 // Get reads a key by its id; ErrNotFound where there is none.
 func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
-	key, err := keyTable.Get(tx, []byte(id))
+	key, err := KeyTable.Get(tx, []byte(id))
 	if err != nil {
 		return nil, err
 	}
@@ -192,17 +123,45 @@ func (k *Keyring) Import(tx *Tx, key *Key, d Digest) error {
 	return k.add(tx, key, d)
 }
 
-func (k *Keyring) add(tx *Tx, key *Key, d Digest) error {
+// Holding gives the id of the key that has or had a secret, "" where none has.
+func (k *Keyring) Holding(tx *Tx, d Digest) (id string, err error) {
 	for _, hash := range k.peppers.Hashes(d) {
 		id, err := tx.Get("key_hashes", hash)
-		if err != nil {
-			return err
-		}
-		if id != nil {
-			return ErrConflict.With("This secret belongs to the key %s already.", id)
+		if err != nil || id != nil {
+			return string(id), err
 		}
 	}
-	if err := tx.Put("key_hashes", k.peppers.Hash(d), []byte(key.ID)); err != nil {
+	return "", nil
+}
+
+// Order gives the places of secrets in a list in the order in which they are
+// stored.
+func (k *Keyring) Order(list []Digest) []int {
+	hashes, order := make([][]byte, len(list)), make([]int, len(list))
+	for i, d := range list {
+		hashes[i], order[i] = k.peppers.Hash(d), i
+	}
+	slices.SortFunc(order, func(a, b int) int { return bytes.Compare(hashes[a], hashes[b]) })
+	return order
+}
+
+func (k *Keyring) add(tx *Tx, key *Key, d Digest) error {
+	id, err := k.Holding(tx, d)
+	if err == nil && id != "" {
+		err = ErrConflict.With("This secret belongs to the key %s already.", id)
+	}
+	// Of the ids of a large import, all made in one millisecond, two can be the
+	// same: then the later key would take the place of the earlier.
+	for err == nil {
+		if _, err = KeyTable.Get(tx, []byte(key.ID)); err == nil {
+			key.ID = NewKeyID(key.CreatedAt)
+		}
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	key.Hash = k.peppers.Hash(d)
+	if err := tx.Put("key_hashes", key.Hash, []byte(key.ID)); err != nil {
 		return err
 	}
 	return k.Save(tx, key)
@@ -211,28 +170,21 @@ func (k *Keyring) add(tx *Tx, key *Key, d Digest) error {
 // Save stores a changed key. Every request that starts once the transaction
 // is on disk sees the change.
 func (k *Keyring) Save(tx *Tx, key *Key) error {
-	if err := keyTable.Put(tx, key); err != nil {
+	if err := KeyTable.Put(tx, key); err != nil {
 		return err
 	}
 	ready := key.Clone()
 	ready.Ready(k.defaults)
-	tx.After(func() {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.changes.Add(1)
-		if h := k.byID[key.ID]; h != nil {
-			h.key.Store(ready)
-		}
-	})
+	tx.After(func() { k.memory.Change(ready) })
 	return nil
 }
 
 // Count gives the number of keys, whatever their state.
-func (k *Keyring) Count(tx *Tx) (int, error) { return keyTable.Count(tx) }
+func (k *Keyring) Count(tx *Tx) (int, error) { return KeyTable.Count(tx) }
 
 // Each goes through the keys, newest first, until visit says to stop.
 func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
-	for key, err := range keyTable.All(tx, true) {
+	for key, err := range KeyTable.All(tx, true) {
 		if err != nil {
 			return err
 		}
@@ -247,7 +199,7 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 // Expiring gives copies of up to most keys that expire by a time and whose
 // ExpiryNoticed is another, the first to expire first.
 func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err error) {
-	for entry, id := range keyTable.Find(tx, "expiring", nil, false) {
+	for entry, id := range KeyTable.Find(tx, "expiring", nil, false) {
 		if len(keys) == most || len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(by.UnixNano()) {
 			break
 		}
@@ -262,10 +214,7 @@ func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err err
 
 // Used notes that a key was used. It is stored with the next Flush.
 func (k *Keyring) Used(h *Holder, use Use) {
-	h.mu.Lock()
-	h.use = use
-	h.mu.Unlock()
-	if h.listed.Load() || h.listed.Swap(true) {
+	if !h.Note(use) {
 		return
 	}
 	k.dirtyMu.Lock()
@@ -273,29 +222,159 @@ func (k *Keyring) Used(h *Holder, use Use) {
 	k.dirtyMu.Unlock()
 }
 
-// LastUse tells when a key was last used, the zero Use for never.
-func (k *Keyring) LastUse(tx *Tx, id string) (Use, error) {
-	k.mu.Lock()
-	h := k.byID[id]
-	k.mu.Unlock()
-	if h != nil {
-		h.mu.Lock()
-		use := h.use
-		h.mu.Unlock()
-		if !use.At.IsZero() {
-			return use, nil
+// Lookup gives the key of a digest without keeping it in memory; ErrKey where
+// there is none.
+func (k *Keyring) Lookup(d Digest) (*Key, error) { return k.read(d) }
+
+// Prefix is how the keys begin that the keyring makes.
+func (k *Keyring) Prefix() string { return k.prefix }
+
+// CountLive counts the keys of an owner that are not revoked, up to most.
+func (k *Keyring) CountLive(tx *Tx, owner uint64, most int) int {
+	n := 0
+	for range KeyTable.Find(tx, "owner_live", IDKey(owner), false) {
+		if n++; n == most {
+			break
 		}
 	}
-	var use Use
-	value, err := tx.Get("key_uses", []byte(id))
-	if err != nil || value == nil {
-		return use, err
-	}
-	return use, json.Unmarshal(value, &use)
+	return n
 }
 
-// Flush stores the last uses noted since the one before. On an error they are
-// noted still.
+// maxAliases bounds how many earlier secrets of a key hold at once.
+const maxAliases = 3
+
+// Rotate gives a key of the caller's own another secret, which is nowhere to be
+// had again. The one until now, and those before it, hold until ends; where
+// that is not in the future, none of them holds once the transaction is on
+// disk. ErrConflict: too many of them hold still.
+func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, err error) {
+	if key.Hash == nil {
+		return "", ErrConflict.With("This key was stored by a version that did not note where its secret is. Create a new key.")
+	}
+	overlap := ends.After(now)
+	if err := k.Drop(tx, key, func(a Alias) bool { return !overlap || !now.Before(a.EndsAt) }); err != nil {
+		return "", err
+	}
+	if len(key.Aliases) >= maxAliases {
+		return "", ErrConflict.With("%d earlier secrets of this key hold still. End them first (rotate/finish), or rotate without an overlap.", maxAliases)
+	}
+	if overlap {
+		key.Aliases = append(key.Aliases, Alias{Serial: key.Serial, Hash: key.Hash, Hint: key.Hint, EndsAt: ends})
+		err = k.splitUse(tx, key)
+	} else {
+		err = k.forget(tx, key.ID, Alias{Serial: key.Serial, Hash: key.Hash})
+	}
+	if err != nil {
+		return "", err
+	}
+	secret = NewSecret(k.prefix)
+	key.Hash, key.Hint = k.peppers.Hash(DigestOf(secret)), Hint(secret, k.prefix)
+	key.Serial, key.RotatedAt = key.Serial+1, now
+	if err := tx.Put("key_hashes", key.Hash, []byte(key.ID)); err != nil {
+		return "", err
+	}
+	return secret, k.Save(tx, key)
+}
+
+// Drop ends those of a key's earlier secrets that which picks. The key is the
+// caller's own, and to be saved.
+func (k *Keyring) Drop(tx *Tx, key *Key, which func(Alias) bool) error {
+	var rest []Alias
+	for _, a := range key.Aliases {
+		if !which(a) {
+			rest = append(rest, a)
+			continue
+		}
+		if err := k.forget(tx, key.ID, a); err != nil {
+			return err
+		}
+	}
+	key.Aliases = rest
+	return nil
+}
+
+// forget takes a secret out of the store.
+func (k *Keyring) forget(tx *Tx, id string, a Alias) error {
+	return errors.Join(tx.Delete("key_hashes", a.Hash), tx.Delete("key_uses", useKey(id, a.Serial)))
+}
+
+// maxSweep bounds how many keys one Sweep changes, so that requests do not
+// wait for it.
+const maxSweep = 1000
+
+// Sweep takes earlier secrets out of the store whose time is over. It is to be
+// called about once a minute; that they end does not depend on it.
+func (k *Keyring) Sweep(now time.Time) error {
+	return k.store.Update(func(tx *Tx) error {
+		over := map[string]bool{}
+		for end, id := range KeyTable.Find(tx, "alias_end", nil, false) {
+			if len(over) == maxSweep || bytes.Compare(end, IDKey(uint64(now.UnixNano()))) > 0 {
+				break
+			}
+			over[string(id)] = true
+		}
+		for id := range over {
+			key, err := k.Get(tx, id)
+			if err == nil {
+				err = k.Drop(tx, key, func(a Alias) bool { return !now.Before(a.EndsAt) })
+			}
+			if err == nil {
+				err = k.Save(tx, key)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// useKey is where the last use of one secret is stored. It is kept apart from
+// that of the key once the key has been rotated.
+func useKey(id string, serial int) []byte { return []byte(id + "/" + strconv.Itoa(serial)) }
+
+// splitUse keeps the last use of a secret that was the only one until now.
+func (k *Keyring) splitUse(tx *Tx, key *Key) error {
+	if key.Serial > 0 {
+		return nil
+	}
+	value, err := tx.Get("key_uses", []byte(key.ID))
+	if err != nil || value == nil {
+		return err
+	}
+	return tx.Put("key_uses", useKey(key.ID, 0), value)
+}
+
+// LastUse tells when a key was last used, by whichever secret; the zero Use for
+// never.
+func (k *Keyring) LastUse(tx *Tx, id string) (Use, error) {
+	return k.lastUse(tx, id, []byte(id), func(*Key) bool { return true })
+}
+
+// SecretUse tells when one secret of a key was last used.
+func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (Use, error) {
+	if key.Serial == 0 {
+		return k.LastUse(tx, key.ID)
+	}
+	return k.lastUse(tx, key.ID, useKey(key.ID, serial), func(view *Key) bool { return view.Asked() == serial })
+}
+
+// lastUse is the later of what is stored and of what is noted in memory.
+func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bool) (Use, error) {
+	var use Use
+	value, err := tx.Get("key_uses", stored)
+	if err == nil && value != nil {
+		err = json.Unmarshal(value, &use)
+	}
+	k.memory.Each(id, func(h *Holder) {
+		if noted := h.Noted(); counts(h.Key()) && noted.At.After(use.At) {
+			use = noted
+		}
+	})
+	return use, err
+}
+
+// Flush stores the last uses noted since the one before.
 func (k *Keyring) Flush() error {
 	k.dirtyMu.Lock()
 	dirty := k.dirty
@@ -304,17 +383,37 @@ func (k *Keyring) Flush() error {
 	if len(dirty) == 0 {
 		return nil
 	}
-	err := k.store.Update(func(tx *Tx) error {
-		var errs error
+	return k.store.Update(func(tx *Tx) error {
+		newest := map[string]Use{}
 		for _, h := range dirty {
-			h.listed.Store(false)
-			h.mu.Lock()
-			use := h.use
-			h.mu.Unlock()
-			value, err := json.Marshal(use)
-			errs = errors.Join(errs, err, tx.Put("key_uses", []byte(h.key.Load().ID), value))
+			use, key := h.Take(), h.Key()
+			if use.At.After(newest[key.ID].At) {
+				newest[key.ID] = use
+			}
+			if key.Serial == 0 {
+				continue
+			}
+			now, err := KeyTable.Get(tx, []byte(key.ID))
+			if err == nil && now.HasSecret(key.Asked()) {
+				err = putUse(tx, useKey(key.ID, key.Asked()), use)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return errs
+		for id, use := range newest {
+			if err := putUse(tx, []byte(id), use); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	return err
+}
+
+func putUse(tx *Tx, at []byte, use Use) error {
+	value, err := json.Marshal(use)
+	if err != nil {
+		return err
+	}
+	return tx.Put("key_uses", at, value)
 }

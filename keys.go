@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -24,6 +25,14 @@ const (
 	WriteContacts
 )
 
+// VerifyKeys lets a service ask about other keys (POST /api/v1/verify). It is
+// none of the contract's, and it has to be asked for by name: whoever has it can
+// learn whether any text is a key.
+const VerifyKeys Permission = 1 << 63
+
+// Ordinary is what "all" and samples mean: everything but VerifyKeys.
+const Ordinary = ^VerifyKeys
+
 // PermissionInfo names a permission and says what it allows.
 type PermissionInfo struct {
 	Bit         Permission `json:"-"`
@@ -31,7 +40,8 @@ type PermissionInfo struct {
 	Description string     `json:"description"`
 }
 
-// Permissions lists every permission in the contract's order.
+// Permissions lists every permission, those of the contract first and in its
+// order.
 func Permissions() []PermissionInfo {
 	return []PermissionInfo{
 		{ReadCalls, "can_read_calls", "List and read calls."},
@@ -41,6 +51,7 @@ func Permissions() []PermissionInfo {
 		{ReadCalendar, "can_read_calendar", "Read events and availability."},
 		{WriteCalendar, "can_write_calendar", "Create, update and cancel events."},
 		{WriteContacts, "can_write_contacts", "Create and update contacts, write context variables and values."},
+		{VerifyKeys, "can_verify_keys", "Verify and introspect other keys, for services that ask on behalf of their callers. Not part of \"all\"."},
 	}
 }
 
@@ -111,11 +122,52 @@ type Key struct {
 	CreatedAt    time.Time         `json:"created_at"`
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
+	Hash         []byte            `json:"hash,omitempty"`   // where the secret is found; never shown
+	Serial       int               `json:"serial,omitempty"` // how often the secret was rotated
+	RotatedAt    time.Time         `json:"rotated_at,omitzero"`
+	Aliases      []Alias           `json:"aliases,omitempty"` // oldest first
 	// ExpiryNoticed is the ExpiresAt that key.expiring was raised for.
 	ExpiryNoticed time.Time `json:"expiry_noticed,omitzero"`
 
 	limits []Limit // all of them
 	short  []Limit // those that every request pays
+	asked  int     // serial of the secret by which the key was found
+	until  time.Time
+}
+
+// Alias is an earlier secret of a key that holds until its end.
+type Alias struct {
+	Serial int       `json:"serial"`
+	Hash   []byte    `json:"hash"`
+	Hint   string    `json:"hint"`
+	EndsAt time.Time `json:"ends_at"`
+}
+
+// KeyTable keeps the keys; only the Keyring writes to it.
+var KeyTable = Table[*Key]{
+	Name: "keys",
+	Key:  func(k *Key) []byte { return []byte(k.ID) },
+	Indexes: []Index[*Key]{
+		{"owner", func(k *Key) [][]byte { return [][]byte{IDKey(k.Owner)} }},
+		{"owner_live", func(k *Key) [][]byte {
+			if !k.RevokedAt.IsZero() {
+				return nil
+			}
+			return [][]byte{IDKey(k.Owner)}
+		}},
+		{"alias_end", func(k *Key) (ends [][]byte) {
+			for _, a := range k.Aliases {
+				ends = append(ends, IDKey(uint64(a.EndsAt.UnixNano())))
+			}
+			return ends
+		}},
+		{"expiring", func(k *Key) [][]byte {
+			if k.ExpiresAt.IsZero() || !k.RevokedAt.IsZero() || k.ExpiryNoticed.Equal(k.ExpiresAt) {
+				return nil
+			}
+			return [][]byte{IDKey(uint64(k.ExpiresAt.UnixNano()))}
+		}},
+	},
 }
 
 // The states of a key.
@@ -150,7 +202,56 @@ func (k *Key) Check(now time.Time) error {
 	case StatusPaused:
 		return ErrKey.With("This API key is paused. Have it resumed.")
 	}
+	if !k.until.IsZero() && !now.Before(k.until) {
+		return ErrKey.With("This API key was replaced, and its time beside the new one ended on %s. Use the new one.", k.until.UTC().Format(time.RFC3339))
+	}
 	return nil
+}
+
+// Under gives the key as it is for the secret of a hash, nil where the key no
+// longer has that secret.
+func (k *Key) Under(hash []byte) *Key {
+	for _, a := range k.Aliases {
+		if bytes.Equal(a.Hash, hash) {
+			return k.as(a)
+		}
+	}
+	if k.Hash != nil && !bytes.Equal(k.Hash, hash) {
+		return nil
+	}
+	return k.as(Alias{Serial: k.Serial})
+}
+
+// Again gives the key as it is for the secret by which an older copy of it was
+// found, nil where the key no longer has that secret.
+func (k *Key) Again(older *Key) *Key {
+	for _, a := range k.Aliases {
+		if a.Serial == older.asked {
+			return k.as(a)
+		}
+	}
+	if k.Serial != older.asked {
+		return nil
+	}
+	return k.as(Alias{Serial: k.Serial})
+}
+
+func (k *Key) as(a Alias) *Key {
+	c := *k
+	c.asked, c.until = a.Serial, a.EndsAt
+	return &c
+}
+
+// Asked gives the serial of the secret by which the key was found.
+func (k *Key) Asked() int { return k.asked }
+
+// Until is when the secret ends by which the key was found, the zero time
+// where it is the present one.
+func (k *Key) Until() time.Time { return k.until }
+
+// HasSecret says whether the key has a secret of this serial.
+func (k *Key) HasSecret(serial int) bool {
+	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a Alias) bool { return a.Serial == serial })
 }
 
 // Has says whether the key has at least one of the permissions.
@@ -164,6 +265,15 @@ func (k *Key) Allows(from netip.Addr) bool {
 	from = from.Unmap()
 	return slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(from) })
 }
+
+// AllowsQuery says whether the key may be sent as ?api_key=, where that is
+// allowed at all.
+func (k *Key) AllowsQuery(atAll bool) bool {
+	return atAll && (k.QueryAllowed == nil || *k.QueryAllowed)
+}
+
+// ErrQueryKey refuses a key that was sent as ?api_key=.
+var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
 
 // Limit gives one of the key's limits by name. A name that does not exist
 // gives a limit of 0, which lets nothing through.
@@ -186,7 +296,7 @@ func (k *Key) ShortLimits() []Limit { return k.short }
 func (k *Key) Clone() *Key {
 	c := *k
 	c.Limits, c.Metadata = maps.Clone(k.Limits), maps.Clone(k.Metadata)
-	c.AllowedIPs = slices.Clone(k.AllowedIPs)
+	c.AllowedIPs, c.Aliases = slices.Clone(k.AllowedIPs), slices.Clone(k.Aliases)
 	return &c
 }
 
@@ -231,4 +341,14 @@ func ParseNetworks(list []string) ([]netip.Prefix, error) {
 // NewKeyID makes the id of a key: it sorts by the time it was made.
 func NewKeyID(now time.Time) string {
 	return fmt.Sprintf("key_%011x%s", now.UnixMilli(), RandomHex(5))
+}
+
+// NewKeyIDs makes ids of keys in the order in which they sort.
+func NewKeyIDs(now time.Time, n int) []string {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = NewKeyID(now)
+	}
+	slices.Sort(ids)
+	return ids
 }

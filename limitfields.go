@@ -21,22 +21,36 @@ func WriteLimitFields(h http.Header, list []Standing, now time.Time, draft bool)
 			tight = s
 		}
 	}
-	n := &[3]string{
-		strconv.Itoa(tight.Limit.Max), strconv.Itoa(tight.Remaining()),
-		strconv.FormatInt(now.Add(tight.Next+time.Second-1).Unix(), 10),
+	// All values are cut out of one string, and stand in one array: of a small
+	// answer, making the fields is the dearest part.
+	var room [256]byte
+	var cuts [5]int
+	b := strconv.AppendInt(room[:0], int64(tight.Limit.Max), 10)
+	cuts[0] = len(b)
+	b = strconv.AppendInt(b, int64(tight.Remaining()), 10)
+	cuts[1] = len(b)
+	b = strconv.AppendInt(b, now.Add(tight.Next+time.Second-1).Unix(), 10)
+	cuts[2] = len(b)
+	if draft {
+		b = appendPolicy(b, list)
+		cuts[3] = len(b)
+		b = appendState(b, list)
+		cuts[4] = len(b)
 	}
+	all := string(b)
+	n := &[5]string{all[:cuts[0]], all[cuts[0]:cuts[1]], all[cuts[1]:cuts[2]]}
 	// Assigned rather than Set, which would make a slice for each.
 	h["X-Ratelimit-Limit"], h["X-Ratelimit-Remaining"], h["X-Ratelimit-Reset"] = n[0:1:1], n[1:2:2], n[2:3:3]
 	h["Vary"] = varyOnKey
 	if draft {
-		h["Ratelimit-Policy"], h["Ratelimit"] = draftPolicy(list), draftState(list)
+		n[3], n[4] = all[cuts[2]:cuts[3]], all[cuts[3]:]
+		h["Ratelimit-Policy"], h["Ratelimit"] = n[3:4:4], n[4:5:5]
 	}
 }
 
 var varyOnKey = []string{"Authorization, X-API-Key"}
 
-func draftPolicy(list []Standing) []string {
-	b := make([]byte, 0, 128)
+func appendPolicy(b []byte, list []Standing) []byte {
 	for i, s := range list {
 		if i > 0 {
 			b = append(b, ", "...)
@@ -45,11 +59,10 @@ func draftPolicy(list []Standing) []string {
 		b = strconv.AppendInt(append(b, ";q="...), int64(s.Limit.Max), 10)
 		b = strconv.AppendInt(append(b, ";w="...), int64(s.Limit.Window/time.Second), 10)
 	}
-	return []string{string(b)}
+	return b
 }
 
-func draftState(list []Standing) []string {
-	b := make([]byte, 0, 128)
+func appendState(b []byte, list []Standing) []byte {
 	for i, s := range list {
 		if i > 0 {
 			b = append(b, ", "...)
@@ -60,7 +73,7 @@ func draftState(list []Standing) []string {
 			b = strconv.AppendInt(append(b, ";t="...), int64((s.Next+time.Second-1)/time.Second), 10)
 		}
 	}
-	return []string{string(b)}
+	return b
 }
 
 // appendName writes the name of a limit's policy: its own without "_limit".

@@ -7,38 +7,9 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
-
-// The limits of the contract (1.6).
-const (
-	RequestsPerMinute = "requests_per_minute_limit"
-	CallsPerDay       = "calls_per_day_limit"
-	EventsPerDay      = "calendar_events_per_day_limit"
-)
-
-// Limit allows Max units in any span of length Window. Windows under an hour
-// are counted in memory, ahead of which a reserve is stored; longer ones in
-// the transaction that stores what was paid for.
-type Limit struct {
-	Name   string
-	Max    int
-	Window time.Duration
-}
-
-// Short says whether the limit is counted in memory.
-func (l Limit) Short() bool { return l.Window < time.Hour }
-
-// Standing tells how a limit stands after a check.
-type Standing struct {
-	Limit Limit
-	Used  int
-	Next  time.Duration // until the oldest unit comes back, 0 when none is used
-	Wait  time.Duration // until one more unit passes, 0 when one does now
-}
-
-// Remaining is how many more units pass now.
-func (s Standing) Remaining() int { return max(0, s.Limit.Max-s.Used) }
 
 // Limiter counts what ids use of their limits. It never lets more than a
 // limit's Max through in any span of its Window, also over a crash: it stores
@@ -62,8 +33,14 @@ type shard struct {
 type meter struct {
 	mu     sync.Mutex
 	id     string
+	swept  bool // no longer in its shard; another one counts for the id
 	gauges []*gauge
 }
+
+// Handle spares a frequent id its look-up: kept with the id and given to
+// Spend, it remembers where the id is counted. The zero Handle is ready, and
+// belongs to one id. It is safe for concurrent use.
+type Handle struct{ meter atomic.Pointer[meter] }
 
 // gauge is one window and its reserve. Whatever is on disk for it lists the
 // units up to some moment and covers those after it with a reserve; a unit is
@@ -100,22 +77,37 @@ func NewLimiter(store *Store, start time.Time) *Limiter {
 // and the request costs nothing. ErrUnavailable means that the store cannot
 // cover the unit. It waits for the disk only when a reserve has run out.
 func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
+	return l.SpendBy(nil, id, limits, now, into)
+}
+
+// SpendBy is Spend for an id that has a Handle, or nil.
+func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
+	return l.spend(h, id, limits, 1, now, into)
+}
+
+// SpendMany is Spend for n units of each limit at once: all of them or none. It
+// may wait for the disk several times, where n is more than a reserve.
+func (l *Limiter) SpendMany(id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
+	return l.spend(nil, id, limits, n, now, into)
+}
+
+func (l *Limiter) spend(h *Handle, id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
 	for {
-		if l.store.Err() != nil {
+		if l.store.Failing() {
 			return into, ErrUnavailable
 		}
-		m, err := l.lock(id, limits)
+		m, err := l.lock(h, id, limits)
 		if err != nil {
 			return into, err
 		}
-		if wait := m.wait(limits, now); wait > 0 {
+		if wait, full := m.wait(limits, n, now); wait > 0 {
 			into = m.standings(limits, now, into)
 			m.mu.Unlock()
-			return into, ErrRateLimit.With("The limit %s is reached. Wait for the time in Retry-After.", worst(into).Limit.Name).After(wait)
+			return into, refused(full, n, wait)
 		}
-		dry := m.uncovered(limits, now)
+		dry := m.uncovered(limits, n, now)
 		if dry == nil {
-			l.charge(m, limits, now)
+			l.charge(m, limits, n, now)
 			into = m.standings(limits, now, into)
 			m.mu.Unlock()
 			return into, nil
@@ -130,23 +122,22 @@ func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []Standin
 	}
 }
 
-// worst is the standing with the longest wait.
-func worst(list []Standing) Standing {
-	return slices.MaxFunc(list, func(a, b Standing) int { return int(a.Wait - b.Wait) })
+func refused(limit string, n int, wait time.Duration) error {
+	if n > 1 {
+		return ErrRateLimit.With("The limit %s has no room for %d more. Wait for the time in Retry-After.", limit, n).After(wait)
+	}
+	return ErrRateLimit.With("The limit %s is reached. Wait for the time in Retry-After.", limit).After(wait)
 }
 
 // lock gives the meter of an id, locked, with a gauge for each limit.
-func (l *Limiter) lock(id string, limits []Limit) (*meter, error) {
-	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
-	s.mu.Lock()
-	m := s.meters[id]
+func (l *Limiter) lock(h *Handle, id string, limits []Limit) (*meter, error) {
+	m := h.held()
 	if m == nil {
-		m = &meter{id: id}
-		s.meters[id] = m
+		m = l.find(id)
+		if h != nil {
+			h.meter.Store(m)
+		}
 	}
-	// Taken while the shard is held, so that Sweep cannot remove it between.
-	m.mu.Lock()
-	s.mu.Unlock()
 	for _, limit := range limits {
 		if err := l.fit(m, limit); err != nil {
 			m.mu.Unlock()
@@ -154,6 +145,38 @@ func (l *Limiter) lock(id string, limits []Limit) (*meter, error) {
 		}
 	}
 	return m, nil
+}
+
+// held gives the meter that the handle remembers, locked, nil for none.
+func (h *Handle) held() *meter {
+	if h == nil {
+		return nil
+	}
+	m := h.meter.Load()
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	if m.swept {
+		m.mu.Unlock()
+		return nil
+	}
+	return m
+}
+
+// find gives the meter of an id, locked, a new one where there is none.
+func (l *Limiter) find(id string) *meter {
+	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.meters[id]
+	if m == nil {
+		m = &meter{id: id}
+		s.meters[id] = m
+	}
+	// Taken while the shard is held, so that Sweep cannot remove it between.
+	m.mu.Lock()
+	return m
 }
 
 // fit makes sure that the meter has a gauge of the limit's present size.
@@ -181,27 +204,30 @@ func (m *meter) gauge(name string) *gauge {
 	return nil
 }
 
-// wait is how long until every limit has room for one more unit.
-func (m *meter) wait(limits []Limit, now time.Time) (wait time.Duration) {
+// wait is how long until every limit has room for n more units, and the limit
+// that takes longest.
+func (m *meter) wait(limits []Limit, n int, now time.Time) (wait time.Duration, full string) {
 	for _, limit := range limits {
-		wait = max(wait, m.gauge(limit.Name).window.Wait(now, 1))
+		if w := m.gauge(limit.Name).window.Wait(now, n); w > wait {
+			wait, full = w, limit.Name
+		}
 	}
-	return wait
+	return wait, full
 }
 
 func (m *meter) standings(limits []Limit, now time.Time, into []Standing) []Standing {
 	for _, limit := range limits {
 		w := &m.gauge(limit.Name).window
-		into = append(into, standing(w, limit, now))
+		into = append(into, StandingOf(w, limit, now))
 	}
 	return into
 }
 
-// uncovered gives a gauge whose reserve does not cover one more unit, nil when
+// uncovered gives a gauge whose reserve does not cover n more units, nil when
 // all do.
-func (m *meter) uncovered(limits []Limit, now time.Time) *gauge {
+func (m *meter) uncovered(limits []Limit, n int, now time.Time) *gauge {
 	for _, limit := range limits {
-		if g := m.gauge(limit.Name); g.left(now) == 0 {
+		if g := m.gauge(limit.Name); g.left(now) < n {
 			return g
 		}
 	}
@@ -216,13 +242,13 @@ func (g *gauge) left(now time.Time) int {
 	return g.reserve
 }
 
-// charge admits one unit of each limit, and fetches more reserve where half is
+// charge admits n units of each limit, and fetches more reserve where half is
 // used or half of its time is over.
-func (l *Limiter) charge(m *meter, limits []Limit, now time.Time) {
+func (l *Limiter) charge(m *meter, limits []Limit, n int, now time.Time) {
 	for _, limit := range limits {
 		g := m.gauge(limit.Name)
-		g.window.Add(now, 1)
-		g.reserve--
+		g.window.Add(now, n)
+		g.reserve -= n
 		g.stale = true
 		low := g.reserve <= g.granted/2 || g.window.Last > g.expires-int64(limit.Window)/2
 		if low && !g.pending && g.window.Wait(now, 1) == 0 {
@@ -258,7 +284,7 @@ func (l *Limiter) renew(m *meter, g *gauge, now time.Time) {
 			g.granted, g.expires = granted, expires
 			m.mu.Unlock()
 		})
-		return tx.Put("meters", meterKey(m.id, g.name), record)
+		return tx.Put("meters", MeterKey(m.id, g.name), record)
 	}, func(err error) {
 		// In a goroutine of its own where the store refuses at once, because
 		// the caller then still holds the meter.
@@ -288,15 +314,13 @@ func (g *gauge) record(reserve int, expires int64) []byte {
 	return g.window.Append(b)
 }
 
-func meterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }
-
 // load reads a gauge. The reserve of a run that did not end cleanly counts as
 // used at the latest moment at which it can have been: when it expired, or
 // when this run began.
 func (l *Limiter) load(id string, limit Limit) (*gauge, error) {
 	g := &gauge{name: limit.Name, window: NewWindow(limit.Max, limit.Window)}
 	err := l.store.View(func(tx *Tx) error {
-		value, err := tx.Get("meters", meterKey(id, limit.Name))
+		value, err := tx.Get("meters", MeterKey(id, limit.Name))
 		if err != nil || value == nil {
 			return err
 		}
@@ -335,55 +359,28 @@ func (l *Limiter) Standings(id string, limits []Limit, now time.Time) ([]Standin
 func (l *Limiter) look(id string, limit Limit, now time.Time) (Standing, error) {
 	if limit.Short() {
 		limits := [1]Limit{limit}
-		m, err := l.lock(id, limits[:])
+		m, err := l.lock(nil, id, limits[:])
 		if err != nil {
 			return Standing{}, err
 		}
 		defer m.mu.Unlock()
-		return standing(&m.gauge(limit.Name).window, limit, now), nil
+		return StandingOf(&m.gauge(limit.Name).window, limit, now), nil
 	}
 	var w Window
 	err := l.store.View(func(tx *Tx) (err error) {
-		w, err = l.quota(tx, id, limit)
+		w, err = ReadQuota(tx, id, limit)
 		return err
 	})
 	if err != nil {
 		return Standing{}, err
 	}
-	return standing(&w, limit, now), nil
+	return StandingOf(&w, limit, now), nil
 }
 
-func standing(w *Window, limit Limit, now time.Time) Standing {
-	return Standing{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
-}
-
-// Charge spends one unit of a long limit in the caller's transaction, so that
-// the unit and what it paid for are stored together or not at all. Where the
-// limit is reached it changes nothing and the error is ErrRateLimit with the
-// time to wait.
+// Charge spends one unit of a long limit in the caller's transaction, as
+// ChargeQuota does.
 func (l *Limiter) Charge(tx *Tx, id string, limit Limit, now time.Time) (Standing, error) {
-	w, err := l.quota(tx, id, limit)
-	if err != nil {
-		return Standing{Limit: limit}, err
-	}
-	if wait := w.Wait(now, 1); wait > 0 {
-		return standing(&w, limit, now), ErrRateLimit.With("The limit %s of %d is reached. Wait for the time in Retry-After.", limit.Name, limit.Max).After(wait)
-	}
-	w.Add(now, 1)
-	return standing(&w, limit, now), tx.Put("quotas", meterKey(id, limit.Name), w.Append(nil))
-}
-
-// quota reads the window of a long limit.
-func (l *Limiter) quota(tx *Tx, id string, limit Limit) (Window, error) {
-	value, err := tx.Get("quotas", meterKey(id, limit.Name))
-	if err != nil || value == nil {
-		return NewWindow(limit.Max, limit.Window), err
-	}
-	w, _, err := ReadWindow(value, limit.Max, limit.Window)
-	if err != nil {
-		return w, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
-	}
-	return w, nil
+	return ChargeQuota(tx, id, limit, 1, now)
 }
 
 // Sweep forgets the ids that have used nothing for so long that what is stored
@@ -398,6 +395,7 @@ func (l *Limiter) Sweep(now time.Time) {
 			}
 			if !slices.ContainsFunc(m.gauges, func(g *gauge) bool { return g.busy(now) }) {
 				delete(s.meters, id)
+				m.swept = true
 			}
 			m.mu.Unlock()
 		}
@@ -423,7 +421,7 @@ func (l *Limiter) Close() error {
 			m.mu.Lock()
 			for _, g := range m.gauges {
 				if g.reserve > 0 || g.stale {
-					entries = append(entries, entry{meterKey(id, g.name), g.record(0, 0)})
+					entries = append(entries, entry{MeterKey(id, g.name), g.record(0, 0)})
 				}
 				g.reserve = 0
 			}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	_ "time/tzdata" // time zones also where the system has none
 )
@@ -24,7 +25,10 @@ func main() {
 	defer stop()
 	env := Environment{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(),
-		Serve: serve, Open: open,
+		Serve: serve, Open: open, CheckFile: CheckStoreFile,
+		Restore: func(c Config, from string, dryRun, other bool) (Restored, error) {
+			return RestoreApp(RestoreOptions{Config: c, Pepper: pepper(), From: from, DryRun: dryRun, Other: other, Now: time.Now()})
+		},
 	}
 	os.Exit(RunCommand(ctx, os.Args, env))
 }

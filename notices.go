@@ -56,6 +56,9 @@ var reachedTable = Table[reachedRecord]{
 	},
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (n *Notices) Tables() []Checked { return []Checked{reachedTable} }
+
 // NewNotices tells of keys that expire within a time.
 func NewNotices(store *Store, keyring *Keyring, ahead time.Duration) *Notices {
 	return &Notices{store: store, keyring: keyring, ahead: ahead, seen: map[reachedLimit]time.Time{}}

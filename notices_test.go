@@ -50,6 +50,28 @@ func TestNotices_KeyEvents(t *testing.T) {
 	}
 }
 
+// A key that rotates, and one that revokes itself, are told of too.
+func TestNotices_KeyLife(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	a.hook(v.URL, "", "key.rotated", "key.revoked")
+	id, _ := a.key(`["can_read_agents"]`)
+	rotated := a.operate(200, "POST", "/admin/v1/keys/"+id+"/rotate", "")
+	secret := rotated["key"].(string)
+	if w := a.ask("DELETE", "/api/v1/key", secret, ""); w.Code != 200 {
+		t.Fatalf("got %d %s, want 200", w.Code, w.Body)
+	}
+	a.send()
+	if got, want := v.told(id), []string{"key.rotated", "key.revoked"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for _, r := range v.all() {
+		if strings.Contains(r.body, secret) {
+			t.Errorf("got %s, want no secret", r.body)
+		}
+	}
+}
+
 func TestNotices_LimitReached(t *testing.T) {
 	v := newReceiver(t)
 	a := newHookApp(t)

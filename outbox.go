@@ -105,6 +105,9 @@ var (
 	}
 )
 
+// OutboxTables lists what the outbox keeps in the store, for checks.
+func OutboxTables() []Checked { return []Checked{deliveryTable, attemptTable, queueTable} }
+
 // dueEntries orders the queues that may be sent from by when they were due.
 func dueEntries(q Queue) [][]byte {
 	if q.Waiting == 0 || q.Stopped || q.Gone {

@@ -73,6 +73,9 @@ func NewOwners(store *Store) *Owners {
 	return &Owners{Catalog[Owner]{Store: store, Name: "owners", Table: ownerTable, Save: saveOwner, Show: showOwner, Keep: true}}
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (o *Owners) Tables() []Checked { return []Checked{ownerTable} }
+
 // AdminRoutes lists the endpoints.
 func (o *Owners) AdminRoutes() []Route { return o.catalog.Routes() }
 

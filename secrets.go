@@ -24,6 +24,9 @@ const (
 	secretCheck  = 6  // base62 characters of the CRC-32 of what precedes them
 )
 
+// SecretLength is how many characters of a key follow its prefix.
+const SecretLength = secretRandom + secretCheck
+
 // NewSecret makes an API key: the prefix, 30 random characters and a checksum,
 // by which a mistyped key is told without a look-up.
 func NewSecret(prefix string) string {
@@ -125,6 +128,9 @@ func seal(pepper, data []byte) []byte {
 	return mac.Sum(nil)
 }
 
+// pepperMark is what is sealed under the pepper and kept in the store.
+const pepperMark = "latchkey pepper check"
+
 // Encrypt seals a text that has to be read again, which a hash does not allow:
 // AES-256-GCM under a key of its own for each purpose, derived from the current
 // pepper (HKDF-SHA-256, RFC 5869). bound is what the text belongs to; it is not
@@ -166,29 +172,35 @@ func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {
 }
 
 // Verify checks that a store was made with one of the peppers, by a value kept
-// in it; the first time it stores that value. A wrong pepper would turn every
-// key invalid without a word.
+// in it; the first time it stores that value, and again when the pepper it was
+// made with is a retired one by now. A wrong pepper would turn every key
+// invalid without a word.
 func (p Peppers) Verify(s *Store) error {
-	const purpose = "latchkey pepper check"
 	return s.Update(func(tx *Tx) error {
-		stored, err := tx.Get("meta", []byte("pepper"))
-		if err != nil {
+		if err := p.Match(tx); err != nil {
 			return err
 		}
-		for i, pepper := range p.list {
-			if stored != nil && hmac.Equal(stored, seal(pepper, []byte(purpose))) && i == 0 {
-				return nil
-			}
-			if stored != nil && hmac.Equal(stored, seal(pepper, []byte(purpose))) {
-				stored = nil // a retired one: from now on the current one is the mark
-				break
-			}
+		mark := seal(p.list[0], []byte(pepperMark))
+		stored, err := tx.Get("meta", []byte("pepper"))
+		if err != nil || hmac.Equal(stored, mark) {
+			return err
 		}
-		if stored != nil {
-			return errors.New("the pepper is not the one this store was made with, so no key would be valid; put the right pepper file back")
-		}
-		return tx.Put("meta", []byte("pepper"), seal(p.list[0], []byte(purpose)))
+		return tx.Put("meta", []byte("pepper"), mark)
 	})
+}
+
+// Match is Verify without storing anything.
+func (p Peppers) Match(tx *Tx) error {
+	stored, err := tx.Get("meta", []byte("pepper"))
+	if err != nil || stored == nil {
+		return err
+	}
+	for _, pepper := range p.list {
+		if hmac.Equal(stored, seal(pepper, []byte(pepperMark))) {
+			return nil
+		}
+	}
+	return errors.New("the pepper is not the one this store was made with, so no key would be valid; put the right pepper file back")
 }
 
 // LoadPeppers reads the pepper: value, where it is set, else the file. Retired

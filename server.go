@@ -43,6 +43,20 @@ type ServerOptions struct {
 	Reached func(k *Key, limits []Standing, now, moment time.Time)
 }
 
+// Add adds the routes that a part of the program has, by its methods Routes
+// (for keys), FreeRoutes (for keys, at no cost) and AdminRoutes.
+func (o *ServerOptions) Add(part any) {
+	if p, ok := part.(interface{ Routes() []Route }); ok {
+		o.Keyed = append(o.Keyed, p.Routes()...)
+	}
+	if p, ok := part.(interface{ FreeRoutes() []Route }); ok {
+		o.Free = append(o.Free, p.FreeRoutes()...)
+	}
+	if p, ok := part.(interface{ AdminRoutes() []Route }); ok {
+		o.Admin = append(o.Admin, p.AdminRoutes()...)
+	}
+}
+
 // Server turns requests into answers: it makes the checks that stand before
 // every handler, in their one order, and turns errors into the contract's
 // bodies. It knows no resource, only routes.
@@ -115,6 +129,7 @@ type exchange struct {
 	began  time.Time
 	client netip.Addr
 	limits [2]Standing // where Request.Limits begins
+	meter  *Handle
 	draft  bool
 }
 
@@ -146,8 +161,10 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 // begin starts an exchange.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Params, row Route) *exchange {
 	now := s.o.Clock.Now()
-	x := &exchange{ResponseWriter: w, began: now, route: row.Path, draft: s.o.DraftHeaders}
-	x.Request = Request{Request: r, Params: p, Now: now, Moment: s.o.Clock.Service(now), MaxBody: s.o.MaxBody}
+	x := new(exchange) // filled field by field: a literal would be made and then copied
+	x.ResponseWriter, x.route, x.draft = w, row.Path, s.o.DraftHeaders
+	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
+	x.began, x.Now, x.Moment = now, now, s.o.Clock.Service(now)
 	x.Request.Limits = x.limits[:0]
 	x.client = ClientAddr(r, s.o.Proxies)
 	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
@@ -239,8 +256,8 @@ func (s *Server) authenticate(x *exchange) error {
 	}
 	key, holder, err := s.o.Keyring.Find(c.Secret)
 	if err == nil {
-		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !s.queryAllowed(key) {
-			err = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
+		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
+			err = ErrQueryKey
 		}
 	}
 	if err != nil {
@@ -251,19 +268,12 @@ func (s *Server) authenticate(x *exchange) error {
 		}
 		return challenge(err)
 	}
-	x.Key = key
+	x.Key, x.meter = key, &holder.Meter
 	if !key.Allows(x.client) {
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.client)
 	}
 	s.o.Keyring.Used(holder, Use{At: x.Now, IP: x.client, Carrier: c.Carrier})
 	return nil
-}
-
-func (s *Server) queryAllowed(k *Key) bool {
-	if k.QueryAllowed != nil {
-		return *k.QueryAllowed && s.o.QueryAllowed
-	}
-	return s.o.QueryAllowed
 }
 
 // challenge adds WWW-Authenticate to a 401 (RFC 9110 section 15.5.2): without
@@ -283,7 +293,7 @@ func challenge(err error) error {
 
 // admit charges the limits that every request pays and checks the permission.
 func (s *Server) admit(x *exchange, row Route) error {
-	limits, err := s.o.Limiter.Spend(x.Key.ID, x.Key.ShortLimits(), x.Moment, x.Request.Limits)
+	limits, err := s.o.Limiter.SpendBy(x.meter, x.Key.ID, x.Key.ShortLimits(), x.Moment, x.Request.Limits)
 	x.Request.Limits = limits
 	if err == nil && row.Spends != "" {
 		var daily []Standing

@@ -291,6 +291,14 @@ func TestServer_SecretsStayHidden(t *testing.T) {
 	}
 	wrong := a.ask("GET", "/api/v1/agents", key+"x", "")
 	seen.Write(wrong.Body.Bytes())
+	earlier := key
+	key = a.rotate(id, 3600)
+	_, asker := a.key(`["can_verify_keys"]`)
+	for _, secret := range []string{earlier, key} {
+		seen.Write(a.ask("POST", "/api/v1/verify", asker, `{"key": "`+secret+`"}`).Body.Bytes())
+		seen.Write(a.ask("POST", "/api/v1/introspect", asker, "token="+secret).Body.Bytes())
+		_ = json.NewEncoder(&seen).Encode(a.operate(200, "POST", "/admin/v1/keys/lookup", `{"sha256": ["`+sha(secret)+`"]}`)["keys"].([]any)[0].(map[string]any)["id"])
+	}
 	for _, path := range []string{"/keys", "/keys/" + id, "/tokens", "/status", "/keys/" + id + "/usage"} {
 		v := a.operate(200, "GET", "/admin/v1"+path, "")
 		_ = json.NewEncoder(&seen).Encode(v)
@@ -314,7 +322,7 @@ func TestServer_SecretsStayHidden(t *testing.T) {
 			t.Errorf("%s: got mode %v, %v; want 0600", f.Name(), info.Mode(), err)
 		}
 	}
-	for _, secret := range []string{key, token} {
+	for _, secret := range []string{key, earlier, asker, token} {
 		for i := 5; i+12 <= len(secret); i++ {
 			if bytes.Contains(seen.Bytes(), []byte(secret[i:i+12])) {
 				t.Fatalf("12 characters of a secret, from number %d, stand somewhere", i)

@@ -24,6 +24,10 @@ type Environment struct {
 	// Open gives the admin endpoint of a data folder that no server has open,
 	// and what closes it again.
 	Open func(c Config) (http.Handler, func() error, error)
+	// Restore puts a backup into a data folder that no server has open.
+	Restore func(c Config, from string, dryRun, other bool) (Restored, error)
+	// CheckFile checks a database file that no server has open.
+	CheckFile func(path string) (CheckResult, error)
 }
 
 // ServeOptions say what to serve.
@@ -74,9 +78,9 @@ func (s *Session) Load(c *cli.Command) (Config, Sources, error) {
 	return LoadConfig(c.String("config"), s.Env.Environ, flags)
 }
 
-// reach gives a way to the admin endpoint: the URL that was named, else the
+// Reach gives a way to the admin endpoint: the URL that was named, else the
 // control socket of the data folder, else the folder itself.
-func (s *Session) reach(ctx context.Context, c *cli.Command) (*Client, func() error, error) {
+func (s *Session) Reach(ctx context.Context, c *cli.Command) (*Client, func() error, error) {
 	nothing := func() error { return nil }
 	if url := c.String("url"); url != "" {
 		token, err := s.token(c)
@@ -87,7 +91,7 @@ func (s *Session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 		return nil, nil, err
 	}
 	dir := conf.Server.Data
-	socket := NewSocketClient(socketPath(filepath.Join(dir, "control.sock")))
+	socket := NewSocketClient(SocketPath(filepath.Join(dir, "control.sock")))
 	if socket.Alive(ctx) {
 		return socket, nothing, nil
 	}
@@ -101,9 +105,9 @@ func (s *Session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 	return NewLocalClient(h), closeIt, nil
 }
 
-// socketPath gives the shorter way to a socket: the system takes little more
+// SocketPath gives the shorter way to a socket: the system takes little more
 // than 100 bytes.
-func socketPath(path string) string {
+func SocketPath(path string) string {
 	if wd, err := os.Getwd(); err == nil && len(path) > 100 {
 		if short, err := filepath.Rel(wd, path); err == nil && len(short) < len(path) {
 			return short
@@ -139,7 +143,7 @@ func (s *Session) Call(ctx context.Context, c *cli.Command, method, path string,
 
 // Send is Call with a ready body.
 func (s *Session) Send(ctx context.Context, c *cli.Command, method, path, contentType string, data []byte) (answer map[string]any, err error) {
-	client, done, err := s.reach(ctx, c)
+	client, done, err := s.Reach(ctx, c)
 	if err != nil {
 		return nil, err
 	}

@@ -148,6 +148,7 @@ var textChecks = map[string]struct {
 	"network": {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
 	"path":    {"a path", regexp.MustCompile(`.`).MatchString},
 	"prefix":  {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
+	"word":    {"1 to 32 of a-z, 0-9, - and _, the first a letter", IsWord},
 	"url":     {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
 }
 
@@ -173,3 +174,9 @@ func ParseNetwork(text string) netip.Prefix {
 	}
 	return p
 }
+
+// IsWord tells whether text is a word such as an environment of keys has for a
+// name.
+func IsWord(text string) bool { return wordPattern.MatchString(text) }
+
+var wordPattern = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)

@@ -1,26 +1,15 @@
 package main
 
 import (
-	"bytes"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
-	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
-
-// storeFormat is the number of the layout this program writes, and the newest
-// that it reads.
-const storeFormat = 1
 
 // maxBatch bounds how many changes share one transaction, and with it how long
 // the first of them waits for the last.
@@ -57,120 +46,21 @@ type change struct {
 	done    func(error)
 }
 
-// header is the record that says what kind of file this is.
-type header struct {
-	Format    int       `json:"format"`
-	StoreID   string    `json:"store_id"`
-	ByteOrder string    `json:"byte_order"`
-	CreatedAt time.Time `json:"created_at"`
-}
-
-// CreateStore makes a new, empty database file with the given id. It fails
-// where a file of that name exists. A crash in between leaves no file of that
-// name: it is made under another one, synced and renamed.
-func CreateStore(path, id string, now time.Time) error {
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("create store %s: the file exists", path)
-	}
-	temp := path + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("create store: %w", err)
-	}
-	db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Second})
-	if err != nil {
-		return fmt.Errorf("create store %s: %w", temp, err)
-	}
-	h := header{Format: storeFormat, StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
-	err = db.Update(func(b *bbolt.Tx) error {
-		value, err := json.Marshal(h)
-		if err != nil {
-			return err
-		}
-		return (&Tx{Bolt: b}).Put("meta", []byte("header"), value)
-	})
-	if err := errors.Join(err, db.Close()); err != nil {
-		return fmt.Errorf("create store %s: %w", temp, err)
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return fmt.Errorf("create store: %w", err)
-	}
-	return SyncDir(filepath.Dir(path))
-}
-
 // OpenStore opens an existing database file. An empty, missing or foreign file
 // is an error: starting afresh would drop every key and count without a word.
 // stamp, if not nil, gives a value that each commit stores too (Stamp reads
 // it back).
 func OpenStore(path string, stamp func() []byte) (*Store, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w; restore a backup to this place", err)
-	}
-	if info.Size() < int64(2*os.Getpagesize()) {
-		return nil, fmt.Errorf("open store %s: the file has %d bytes, too few to be a store; restore a backup to this place", path, info.Size())
-	}
-	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true}
-	if runtime.GOOS == "linux" && is64 {
-		opts.InitialMmapSize = 256 << 20 // growing past the map stalls all readers
-	}
-	db, err := openChecked(path, opts)
+	f, err := OpenFile(path, false)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		db: db, path: path, stamp: stamp,
+		db: f.DB, path: path, id: f.Header.StoreID, stamp: stamp,
 		wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
-	}
-	if err := s.readHeader(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
 	}
 	go s.commitAll()
 	return s, nil
-}
-
-// is64 says that there is address space to spare.
-const is64 = ^uint(0)>>63 == 1
-
-// openChecked turns what bbolt says, or panics with, on a damaged file into
-// one clear error.
-func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("open store %s: the file is damaged (%v); restore a backup to this place", path, p)
-		}
-	}()
-	db, err = bbolt.Open(path, 0o600, opts)
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("open store %s: another process holds the file", path)
-	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("open store %s: the file is damaged or no store (%w); restore a backup to this place", path, err)
-	case err != nil:
-		return nil, fmt.Errorf("open store %s: %w", path, err)
-	}
-	return db, nil
-}
-
-// readHeader checks that this program can read the file.
-func (s *Store) readHeader() error {
-	return s.db.View(func(b *bbolt.Tx) error {
-		value, err := (&Tx{Bolt: b}).Get("meta", []byte("header"))
-		if err != nil {
-			return err
-		}
-		if value == nil {
-			return errors.New("the file has no header record, it is not a store of this program")
-		}
-		var h header
-		if err := json.Unmarshal(value, &h); err != nil {
-			return fmt.Errorf("header record: %w", err)
-		}
-		if h.Format > storeFormat {
-			return fmt.Errorf("format %d is newer than %d, the newest this program reads; run the newer program", h.Format, storeFormat)
-		}
-		s.id = h.StoreID
-		return nil
-	})
 }
 
 // ID is the store's id, made once with the file.
@@ -208,6 +98,9 @@ func (s *Store) Err() error {
 	return nil
 }
 
+// Failing says whether the store has failed.
+func (s *Store) Failing() bool { return s.cause.Load() != nil }
+
 // View runs a function on an unchanging state. Nothing of the transaction may
 // be used after it returns. The error is the function's own, or
 // ErrUnavailable.
@@ -220,6 +113,16 @@ func (s *Store) View(run func(*Tx) error) error {
 		return ErrUnavailable
 	}
 	return err
+}
+
+// CopyTo writes the state of this moment, compacted, to a new file and returns
+// once it is on disk. Reads and writes go on meanwhile; what they free is used
+// again only after it.
+func (s *Store) CopyTo(path string) error {
+	if s.Failing() {
+		return ErrUnavailable
+	}
+	return Compact(s.db, path)
 }
 
 // Update runs a function that changes the store and returns once its changes
@@ -329,7 +232,7 @@ func (s *Store) commit(batch []*change) {
 					}
 				}
 			}
-			for _, after := range tx.after {
+			for _, after := range tx.Afters {
 				after()
 			}
 		}
@@ -359,11 +262,11 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 		if c.spoiler {
 			continue
 		}
-		writes, after := tx.Writes, len(tx.after)
+		writes, after := tx.Writes, len(tx.Afters)
 		if c.err = c.run(tx); c.err == nil {
 			continue
 		}
-		tx.after = tx.after[:after]
+		tx.Afters = tx.Afters[:after]
 		if tx.Writes != writes {
 			c.spoiler = true
 			return nil, true, b.Rollback()
@@ -386,108 +289,4 @@ func (s *Store) fail(err error) {
 	if s.cause.CompareAndSwap(nil, &err) {
 		close(s.failed)
 	}
-}
-
-// Tx is a transaction: a consistent view, and in Update a set of changes that
-// happen together. It is valid only inside the function that got it.
-type Tx struct {
-	Bolt    *bbolt.Tx // for tables alone
-	Writes  int       // how much was written
-	Changed []string  // the tables that were
-	after   []func()
-}
-
-// After has a function called once the transaction is on disk, before anybody
-// who waits for it goes on. It runs in the committer and must not block.
-func (tx *Tx) After(f func()) { tx.after = append(tx.after, f) }
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// recordVersion opens every stored value; five bytes of version and CRC-32C
-// stand before its contents, because bbolt itself checks only its meta pages.
-const recordVersion = 1
-
-// Get gives a copy of the value stored in a bucket under a key, nil where
-// there is none. A value that does not match its checksum is an error.
-func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	if b == nil {
-		return nil, nil
-	}
-	raw := b.Get(key)
-	if raw == nil {
-		return nil, nil
-	}
-	value, err := Unseal(bucket, key, raw)
-	return bytes.Clone(value), err
-}
-
-// Put stores a value in a bucket under a key.
-func (tx *Tx) Put(bucket string, key, value []byte) error {
-	sealed := make([]byte, 5+len(value))
-	sealed[0] = recordVersion
-	binary.BigEndian.PutUint32(sealed[1:], checksum(key, value))
-	copy(sealed[5:], value)
-	return tx.PutRaw(bucket, key, sealed)
-}
-
-// Delete removes a key from a bucket; a key that is not there is no error.
-func (tx *Tx) Delete(bucket string, key []byte) error {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	if b == nil {
-		return nil
-	}
-	tx.Writes++
-	return b.Delete(key)
-}
-
-// PutRaw stores a value without its checksum: for index entries, whose
-// contents are in their key.
-func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	if b == nil {
-		var err error
-		if b, err = tx.Bolt.CreateBucket([]byte(bucket)); err != nil {
-			return fmt.Errorf("create bucket %s: %w", bucket, err)
-		}
-	}
-	tx.Writes++
-	return b.Put(key, value)
-}
-
-// checksum covers the key too, so that a value found under another key is seen.
-func checksum(key, value []byte) uint32 {
-	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
-}
-
-// Unseal checks a stored value and gives its contents, which are valid as long
-// as the transaction is.
-func Unseal(bucket string, key, raw []byte) ([]byte, error) {
-	if len(raw) < 5 || raw[0] != recordVersion {
-		return nil, fmt.Errorf("%s/%x: not a record of this program", bucket, key)
-	}
-	if binary.BigEndian.Uint32(raw[1:]) != checksum(key, raw[5:]) {
-		return nil, fmt.Errorf("%s/%x: checksum does not match, the record is damaged", bucket, key)
-	}
-	return raw[5:], nil
-}
-
-func nativeOrder() string {
-	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
-		return "big"
-	}
-	return "little"
-}
-
-// SyncDir makes a rename in a folder last over a power cut.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && runtime.GOOS != "windows" {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
 }

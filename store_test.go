@@ -161,6 +161,7 @@ func TestOpenStore_BadFiles(t *testing.T) {
 	}{
 		{"empty", nil, "too few to be a store"},
 		{"half a page", whole[:2000], "too few to be a store"},
+		{"half", whole[:len(whole)/2], "the file is damaged"},
 		{"text", []byte(strings.Repeat("hello ", 10_000)), "damaged or no store"},
 		{"zeros", make([]byte, len(whole)), "damaged or no store"},
 	} {

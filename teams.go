@@ -112,6 +112,9 @@ func NewTeams(store *Store) *Teams {
 	return &Teams{Catalog[Team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (t *Teams) Tables() []Checked { return []Checked{teamTable} }
+
 // AdminRoutes lists the endpoints.
 func (t *Teams) AdminRoutes() []Route { return t.catalog.Routes() }
 

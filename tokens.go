@@ -38,6 +38,9 @@ func NewTokens(store *Store, peppers Peppers) *Tokens {
 	return &Tokens{store: store, peppers: peppers}
 }
 
+// Tables lists what it keeps in the store, for checks.
+func (t *Tokens) Tables() []Checked { return []Checked{tokenTable} }
+
 // AdminRoutes lists the endpoints.
 func (t *Tokens) AdminRoutes() []Route {
 	return []Route{

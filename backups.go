@@ -1,0 +1,165 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Backups copies the store while it is in use, and checks it.
+type Backups struct {
+	store  *Store
+	folder string // the data folder, where a copy is made before it is sent
+	dir    string // where the scheduled ones go, "" for none
+	every  time.Duration
+	keep   int
+	tables []Checked
+	log    *slog.Logger
+}
+
+// NewBackups copies a store in a data folder. Into dir, where it is not "", it
+// makes one every so often and keeps the newest.
+func NewBackups(store *Store, folder, dir string, every time.Duration, keep int, tables []Checked, log *slog.Logger) *Backups {
+	return &Backups{store, folder, dir, every, keep, tables, log}
+}
+
+// AdminRoutes lists the endpoints.
+func (b *Backups) AdminRoutes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/admin/v1/backup", Handle: b.send},
+		{Method: "POST", Path: "/admin/v1/check", Handle: b.check},
+	}
+}
+
+// BackupTime is how the time, in UTC, is written in the name of a backup.
+const BackupTime = "20060102T150405Z"
+
+// The names of backups begin and end so, with the time in between.
+const (
+	backupPrefix = "latchkey-"
+	backupSuffix = ".db"
+	unsentPrefix = "backup-" // of a copy that is being made or sent
+)
+
+func backupName(now time.Time) string {
+	return backupPrefix + now.UTC().Format(BackupTime) + backupSuffix
+}
+
+// send makes a copy and sends it.
+func (b *Backups) send(w http.ResponseWriter, r *Request) error {
+	path := filepath.Join(b.folder, unsentPrefix+RandomHex(8)+".tmp")
+	if err := b.store.CopyTo(path); err != nil {
+		return err
+	}
+	defer os.Remove(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	// A copy of any size takes the time it takes.
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+	h.Set("Content-Disposition", `attachment; filename="`+backupName(r.Now)+`"`)
+	h.Set("Cache-Control", "no-store")
+	if _, err := io.Copy(w, f); err != nil {
+		b.log.Warn("send backup", "id", r.ID, "error", err)
+	}
+	return nil
+}
+
+func (b *Backups) check(w http.ResponseWriter, _ *Request) error {
+	var result CheckResult
+	err := b.store.View(func(tx *Tx) (err error) {
+		result, err = CheckStore(tx, b.tables)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, result)
+}
+
+// Tidy removes copies that an earlier run left half made or half sent.
+func (b *Backups) Tidy() error {
+	left, err := filepath.Glob(filepath.Join(b.folder, unsentPrefix+"*.tmp"))
+	for _, path := range left {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
+// Due makes the scheduled backup when it is time, which goes by the newest one
+// that is there, and removes those beyond the number to keep. It is to be
+// called about once a minute.
+func (b *Backups) Due(now time.Time) error {
+	if b.dir == "" {
+		return nil
+	}
+	made, err := b.made()
+	if err != nil {
+		return err
+	}
+	if n := len(made); n > 0 {
+		last, err := time.Parse(BackupTime, strings.TrimSuffix(strings.TrimPrefix(made[n-1], backupPrefix), backupSuffix))
+		if err == nil && now.Before(last.Add(b.every)) && !now.Before(last) {
+			return nil
+		}
+	}
+	name := backupName(now)
+	part := filepath.Join(b.dir, name+".part")
+	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := b.store.CopyTo(part); err != nil {
+		return err
+	}
+	if err := errors.Join(os.Rename(part, filepath.Join(b.dir, name)), SyncDir(b.dir)); err != nil {
+		return fmt.Errorf("name the backup: %w", err)
+	}
+	b.log.Info("backup made", "file", filepath.Join(b.dir, name))
+	if made, err = b.made(); err != nil {
+		return err
+	}
+	for len(made) > b.keep {
+		err = errors.Join(err, os.Remove(filepath.Join(b.dir, made[0])))
+		made = made[1:]
+	}
+	return err
+}
+
+// made lists the scheduled backups, oldest first.
+func (b *Backups) made() ([]string, error) {
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the folder of backups: %w; set backup.dir to one that can be written", err)
+	}
+	entries, err := os.ReadDir(b.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list the backups: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		stamp := strings.TrimSuffix(strings.TrimPrefix(e.Name(), backupPrefix), backupSuffix)
+		if _, err := time.Parse(BackupTime, stamp); err == nil && e.Type().IsRegular() {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}

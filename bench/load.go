@@ -1,0 +1,184 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// loadOptions say what wrk asks for.
+type loadOptions struct {
+	path, keys, body string
+	connections      int
+}
+
+// result is what came of one load.
+type result struct {
+	perSecond float64
+	p50, p99  time.Duration
+	cpu       time.Duration // of the server for each request
+	rss       int64         // bytes, at the end
+	refused   int           // answers other than 2xx, and errors
+}
+
+func (r result) rate() float64   { return r.perSecond }
+func (r result) median() float64 { return r.p50.Seconds() * 1000 }
+func (r result) worst() float64  { return r.p99.Seconds() * 1000 }
+func (r result) cost() float64   { return r.cpu.Seconds() * 1e6 }
+func (r result) memory() float64 { return float64(r.rss) / 1e6 }
+
+func (r result) String() string {
+	return fmt.Sprintf("%8.0f req/s, p50 %v, p99 %v, %.1f us CPU, %d refused", r.perSecond, r.p50, r.p99, r.cost(), r.refused)
+}
+
+// script makes wrk send each request with the next key.
+const script = `
+local requests, count, at = {}, 0, 0
+function init()
+  for key in io.lines(os.getenv("BENCH_KEYS")) do
+    count = count + 1
+    local body = os.getenv("BENCH_BODY")
+    requests[count] = wrk.format(body and "POST" or "GET", nil, {["X-API-Key"] = key}, body)
+  end
+end
+function request()
+  at = at % count + 1
+  return requests[at]
+end
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format("result %d %d %d %d %d\n", summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.status + errors.connect + errors.read + errors.write + errors.timeout))
+end
+`
+
+var resultLine = regexp.MustCompile(`result (\d+) (\d+) (\d+) (\d+) (\d+)`)
+
+// load warms a server up for a second and loads it then.
+func (b *bench) load(s *server, o loadOptions) (result, error) {
+	if _, err := b.wrk(s, o, 1); err != nil {
+		return result{}, err
+	}
+	before, _, err := usage(s.command.Process.Pid)
+	if err != nil {
+		return result{}, err
+	}
+	numbers, err := b.wrk(s, o, b.seconds)
+	if err != nil {
+		return result{}, err
+	}
+	after, rss, err := usage(s.command.Process.Pid)
+	if err != nil {
+		return result{}, err
+	}
+	return result{
+		perSecond: float64(numbers[0]) / (float64(numbers[1]) / 1e6), p50: time.Duration(numbers[2]) * time.Microsecond,
+		p99: time.Duration(numbers[3]) * time.Microsecond, cpu: (after - before) / time.Duration(max(1, numbers[0])), rss: rss, refused: numbers[4],
+	}, nil
+}
+
+// wrk gives the requests, the microseconds they took, the two percentiles in
+// microseconds and the errors.
+func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err error) {
+	lua := filepath.Join(b.dir, "wrk.lua")
+	if err := os.WriteFile(lua, []byte(script), 0o600); err != nil {
+		return numbers, err
+	}
+	c := exec.Command("taskset", "-c", "1", "wrk", "-t1", fmt.Sprint("-c", o.connections), fmt.Sprintf("-d%ds", seconds), "-s", lua, s.url+o.path)
+	c.Env = append(os.Environ(), "BENCH_KEYS="+o.keys)
+	if o.body != "" {
+		c.Env = append(c.Env, "BENCH_BODY="+o.body)
+	}
+	c.Stderr = os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		return numbers, fmt.Errorf("wrk: %w", err)
+	}
+	m := resultLine.FindSubmatch(out)
+	if m == nil {
+		return numbers, fmt.Errorf("wrk gave no result: %s", out)
+	}
+	for i := range numbers {
+		if numbers[i], err = strconv.Atoi(string(m[i+1])); err != nil {
+			return numbers, err
+		}
+	}
+	return numbers, nil
+}
+
+// idle measures a server with 100 keys that nobody asks.
+func (b *bench) idle() error {
+	start, _, err := b.seed("idle", 100)
+	if err != nil {
+		return err
+	}
+	fresh, err := b.starter("fresh")()
+	if err != nil {
+		return err
+	}
+	if err := fresh.stop(nil); err != nil {
+		return err
+	}
+	return b.report("100 keys", start, fmt.Sprintf(", on a new folder %v", fresh.ready.Round(time.Millisecond)))
+}
+
+// report starts a server and tells how soon it answered and what it takes.
+func (b *bench) report(name string, start func() (*server, error), more string) error {
+	s, err := start()
+	if err != nil {
+		return err
+	}
+	time.Sleep(2 * time.Second) // so that what the start needed is given back
+	_, rss, err := usage(s.command.Process.Pid)
+	fmt.Printf("%s: first answer after %v%s, idle RSS %.0f MB\n", name, s.ready.Round(time.Millisecond), more, float64(rss)/1e6)
+	return s.stop(err)
+}
+
+// large makes a folder with very many keys, those of the small one among them.
+func (b *bench) large(keys string) (func() (*server, error), error) {
+	start, _, err := b.seed("large", 1)
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := os.ReadFile(keys)
+	if err != nil {
+		return nil, err
+	}
+	s, err := start()
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Fields(string(secrets))
+	began := time.Now()
+	for done := 0; done < b.stored && err == nil; {
+		var part bytes.Buffer
+		part.WriteString("[")
+		for i := range min(50_000, b.stored-done) {
+			secret := rand.Text()
+			if done+i < len(lines) {
+				secret = lines[done+i]
+			}
+			if i > 0 {
+				part.WriteString(",")
+			}
+			fmt.Fprintf(&part, `{"name":"stored %d","permissions":["can_read_agents"],"limits":{"requests_per_minute_limit":1000000},"sha256":"%x"}`, done+i, sha256.Sum256([]byte(secret)))
+		}
+		part.WriteString("]")
+		_, err = b.cli("large", part.String(), "keys", "import", "-")
+		done += min(50_000, b.stored-done)
+	}
+	if err := s.stop(err); err != nil {
+		return nil, err
+	}
+	log.Printf("imported %d keys in %v", b.stored, time.Since(began).Round(time.Second))
+	return start, b.report(fmt.Sprintf("%d keys", b.stored), start, "")
+}

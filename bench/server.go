@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// server is a process under measurement.
+type server struct {
+	command *exec.Cmd
+	url     string
+	ready   time.Duration // from the start of the process to its first answer
+	stderr  *firstLines
+}
+
+// firstLines collects what a process says and tells when a pattern was seen.
+type firstLines struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	want  *regexp.Regexp
+	found chan string
+}
+
+func (f *firstLines) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.text.Len() < 1<<16 {
+		f.text.Write(p)
+	}
+	if m := f.want.FindSubmatch(f.text.Bytes()); m != nil {
+		select {
+		case f.found <- string(m[1]):
+		default:
+		}
+	}
+	return len(p), nil
+}
+
+// command is a command that shows what it says.
+func command(name string, args ...string) *exec.Cmd {
+	c := exec.Command(name, args...)
+	c.Stdout, c.Stderr = os.Stderr, os.Stderr
+	return c
+}
+
+// launch starts a program on core 0 and waits for its address and its first
+// answer.
+func (b *bench) launch(address, path string, args ...string) (*server, error) {
+	c := exec.Command("taskset", append([]string{"-c", "0"}, args...)...)
+	s := &server{command: c, stderr: &firstLines{want: regexp.MustCompile(address), found: make(chan string, 1)}}
+	c.Env = append(os.Environ(), "LATCHKEY_LOG_ACCESS=false", "LATCHKEY_LOG_FORMAT=json")
+	c.Stderr = s.stderr
+	began := time.Now()
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	select {
+	case s.url = <-s.stderr.found:
+	case <-time.After(time.Minute):
+		return nil, s.stop(fmt.Errorf("%v does not say where it listens: %s", args, s.stderr.text.String()))
+	}
+	answer, err := http.Get(s.url + path)
+	if err != nil {
+		return nil, s.stop(err)
+	}
+	s.ready = time.Since(began)
+	return s, answer.Body.Close()
+}
+
+// stop ends the process, by its own id, and gives err or what went wrong.
+func (s *server) stop(err error) error {
+	_ = s.command.Process.Signal(syscall.SIGTERM)
+	var exit *exec.ExitError
+	waitErr := s.command.Wait()
+	if errors.As(waitErr, &exit) && exit.ProcessState.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM {
+		waitErr = nil // the ceiling has no handler
+	}
+	return errors.Join(err, waitErr)
+}
+
+func (b *bench) startCeiling() (*server, error) {
+	return b.launch(`listening on (http://\S+)`, "/api/v1/agents", filepath.Join(b.dir, "ceiling"), "-body", filepath.Join(b.dir, "body"))
+}
+
+// starter gives the function that starts latchkey on a folder.
+func (b *bench) starter(folder string) func() (*server, error) {
+	return func() (*server, error) {
+		return b.launch(`"api":"(http://[^"]+)"`, "/healthz", filepath.Join(b.dir, "latchkey"), "serve", "--data", filepath.Join(b.dir, folder),
+			"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	}
+}
+
+// cli runs a command of latchkey on a folder and gives what it prints.
+func (b *bench) cli(folder, stdin string, args ...string) ([]byte, error) {
+	c := exec.Command(filepath.Join(b.dir, "latchkey"), append(args, "--data", filepath.Join(b.dir, folder))...)
+	c.Stdin, c.Stderr = strings.NewReader(stdin), os.Stderr
+	out, err := c.Output()
+	if err != nil {
+		return nil, fmt.Errorf("latchkey %s: %w", strings.Join(args, " "), err)
+	}
+	return out, nil
+}
+
+// seed makes a folder with an agent and some keys and gives how to start it
+// and the file of the keys. The ceiling answers as it does.
+func (b *bench) seed(folder string, count int) (start func() (*server, error), keys string, err error) {
+	start = b.starter(folder)
+	s, err := start()
+	if err != nil {
+		return nil, "", err
+	}
+	var list bytes.Buffer
+	err = func() error {
+		if _, err := b.cli(folder, "", "agents", "create", "--name", "Front desk", "--phone", "+4930555001"); err != nil {
+			return err
+		}
+		for i := range count {
+			out, err := b.cli(folder, "", "keys", "create", "--name", fmt.Sprint("bench ", i), "--permission", "can_read_agents", "--permission", "can_initiate_calls",
+				"--limit", "requests_per_minute_limit=1000000", "--limit", "calls_per_day_limit=1000000", "--json")
+			if err != nil {
+				return err
+			}
+			var made struct{ Key string }
+			if err := json.Unmarshal(out, &made); err != nil {
+				return err
+			}
+			fmt.Fprintln(&list, made.Key)
+		}
+		first, _, _ := strings.Cut(list.String(), "\n")
+		return b.saveBody(s.url, first)
+	}()
+	if err := s.stop(err); err != nil {
+		return nil, "", err
+	}
+	keys = filepath.Join(b.dir, folder+".keys")
+	return start, keys, os.WriteFile(keys, list.Bytes(), 0o600)
+}
+
+// saveBody keeps the answer that all servers are to give.
+func (b *bench) saveBody(url, key string) error {
+	r, err := http.NewRequest("GET", url+"/api/v1/agents", nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("X-API-Key", key)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("GET /api/v1/agents: status %d, %v", answer.StatusCode, err)
+	}
+	return os.WriteFile(filepath.Join(b.dir, "body"), body, 0o600)
+}
+
+// usage reads what a process has used: CPU time, and memory that is in RAM.
+func usage(pid int) (cpu time.Duration, rss int64, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest) // from the third on
+	var ticks int64
+	for _, f := range fields[11:13] { // utime and stime, in 1/100 s
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, 0, err
+		}
+		ticks += n
+	}
+	pages, err := strconv.ParseInt(fields[21], 10, 64)
+	return time.Duration(ticks) * 10 * time.Millisecond, pages * int64(os.Getpagesize()), err
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Explainer tells the operator what would become of a request with a key, and
+// spends nothing.
+type Explainer struct {
+	store        *Store
+	keyring      *Keyring
+	limiter      *Limiter
+	keyed, free  []Route
+	queryAllowed bool
+}
+
+// NewExplainer explains the routes of the API door: keyed ones with every
+// check, free ones without limits and permission.
+func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, keyed, free []Route, queryAllowed bool) *Explainer {
+	return &Explainer{store: store, keyring: keyring, limiter: limiter, keyed: keyed, free: free, queryAllowed: queryAllowed}
+}
+
+// AdminRoutes lists the endpoints.
+func (e *Explainer) AdminRoutes() []Route {
+	return []Route{{Method: "POST", Path: "/admin/v1/keys/:id/explain", Handle: e.explain}}
+}
+
+// step is one check and what it says. Passes is null where it cannot be told.
+type step struct {
+	Check      string         `json:"check"`
+	Passes     *bool          `json:"passes"`
+	Status     int            `json:"status,omitempty"`
+	Code       string         `json:"error,omitempty"`
+	Message    string         `json:"message"`
+	RetryAfter int64          `json:"retry_after,omitempty"` // seconds
+	Limit      map[string]any `json:"limit,omitempty"`
+}
+
+// asked is the request that is to be explained.
+type asked struct {
+	method, path, carrier string
+	ip                    netip.Addr
+}
+
+func readAsked(r *Request) (q asked, err error) {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return q, err
+	}
+	ip := ""
+	q.carrier = CarrierBearer
+	body.String("method", &q.method)
+	body.String("path", &q.path)
+	body.String("ip", &ip)
+	if body.Given("carrier") {
+		body.Word("carrier", &q.carrier, CarrierBearer, CarrierHeader, CarrierQuery)
+	}
+	if err := body.Err(); err != nil {
+		return q, err
+	}
+	q.method = strings.ToUpper(q.method)
+	u, err := url.Parse(q.path)
+	if q.method == "" || err != nil || !strings.HasPrefix(u.Path, "/") {
+		return q, ErrMissing.With("method and path are needed, such as GET and /api/v1/calls.")
+	}
+	q.path = u.Path
+	if len(q.path) > 1 {
+		q.path = strings.TrimSuffix(q.path, "/")
+	}
+	if q.ip, err = netip.ParseAddr(ip); err != nil && ip != "" {
+		return q, ErrValidation.With("ip must be an address, such as 192.0.2.1; got %q.", ip)
+	}
+	return q, nil
+}
+
+func (e *Explainer) explain(w http.ResponseWriter, r *Request) error {
+	q, err := readAsked(r)
+	if err != nil {
+		return err
+	}
+	var key *Key
+	err = e.store.View(func(tx *Tx) error {
+		key, err = e.keyring.Get(tx, r.Params.ByName("id"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	row, free, routeErr := e.route(q)
+	steps := []step{verdict("route", routeErr, row.Method+" "+row.Path)}
+	if routeErr == nil {
+		more, err := e.checks(key, row, free, q, r)
+		if err != nil {
+			return err
+		}
+		steps = append(steps, more...)
+	}
+	answer := map[string]any{"id": key.ID, "method": q.method, "path": q.path, "allowed": true, "refused_by": nil, "checks": steps}
+	for _, s := range steps {
+		if s.Passes != nil && !*s.Passes {
+			answer["allowed"], answer["refused_by"], answer["status"], answer["error"], answer["message"] = false, s.Check, s.Status, s.Code, s.Message
+			break
+		}
+	}
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+// verdict is a step that failed with an error, or passed.
+func verdict(check string, err error, good string) step {
+	s := step{Check: check, Passes: new(bool), Message: good}
+	if *s.Passes = err == nil; err != nil {
+		e := Public(err)
+		s.Status, s.Code, s.Message, s.RetryAfter = e.Status, e.Code, e.Message, int64((e.RetryAfter+time.Second-1)/time.Second)
+	}
+	return s
+}
+
+// route finds the row that serves a request: of several that fit, the one with
+// literals where the others have wildcards.
+func (e *Explainer) route(q asked) (row Route, free bool, err error) {
+	err = ErrRoute
+	for i, r := range slices.Concat(e.keyed, e.free) {
+		switch {
+		case !fits(r.Path, q.path):
+		case r.Method != q.method:
+			if err == ErrRoute {
+				err = ErrMethod
+			}
+		case err != nil || strings.Count(r.Path, ":") < strings.Count(row.Path, ":"):
+			row, free, err = r, i >= len(e.keyed), nil
+		}
+	}
+	return row, free, err
+}
+
+func fits(pattern, path string) bool {
+	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
+	return slices.EqualFunc(want, have, func(w, h string) bool { return w == h || strings.HasPrefix(w, ":") && h != "" })
+}
+
+// checks makes the checks of Server in their order. An error is a fault.
+func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
+	steps := []step{verdict("state", key.Check(r.Now), "The key is active.")}
+	var err error
+	if q.carrier == CarrierQuery && !key.AllowsQuery(e.queryAllowed) {
+		err = ErrQueryKey
+	}
+	steps = append(steps, verdict("carrier", err, "The key may be sent this way: "+q.carrier+"."), e.address(key, q.ip))
+	if free {
+		return steps, nil
+	}
+	limits := slices.Clone(key.ShortLimits())
+	if row.Spends != "" {
+		limits = append(limits, key.Limit(row.Spends))
+	}
+	list, err := e.limiter.Standings(key.ID, limits, r.Moment)
+	if err != nil {
+		return nil, err
+	}
+	var daily []step
+	for i, s := range list {
+		made := standingStep(s, r.Now)
+		if i < len(key.ShortLimits()) {
+			steps = append(steps, made)
+			continue
+		}
+		daily = append(daily, made)
+	}
+	err = nil
+	if row.Permission != 0 && !key.Has(row.Permission) {
+		err = ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(row.Permission.Names(), " or "), strings.Join(key.Permissions.Names(), ", "))
+	}
+	needed := strings.Join(row.Permission.Names(), " or ")
+	if needed == "" {
+		needed = "none"
+	}
+	return append(append(steps, verdict("permission", err, "The key has what is needed: "+needed+".")), daily...), nil
+}
+
+func (e *Explainer) address(key *Key, ip netip.Addr) step {
+	switch {
+	case len(key.AllowedIPs) == 0:
+		return verdict("address", nil, "The key may be used from everywhere.")
+	case !ip.IsValid():
+		return step{Check: "address", Message: "The key may be used from some addresses only. Name one as ip to check it."}
+	case !key.Allows(ip):
+		return verdict("address", ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", ip), "")
+	}
+	return verdict("address", nil, "The key may be used from "+ip.String()+".")
+}
+
+func standingStep(s Standing, now time.Time) step {
+	var err error
+	if s.Wait > 0 {
+		err = ErrRateLimit.With("The limit %s is reached. Wait for the time in Retry-After.", s.Limit.Name).After(s.Wait)
+	}
+	made := verdict("limit "+s.Limit.Name, err, "The limit has room.")
+	made.Limit = map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}
+	if s.Used > 0 {
+		made.Limit["resets_at"] = Seconds(now.Add(s.Next + time.Second - 1))
+	}
+	return made
+}

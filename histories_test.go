@@ -1,0 +1,171 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// What clients saw while they used one key all at once is held against a key
+// that does one thing at a time: some order of the requests, each between its
+// beginning and its end, must explain every answer. LATCHKEY_HISTORIES sets
+// how many such rounds there are; a change gets by with few.
+const histories = 25
+
+// A deed is what one client does.
+type deed struct {
+	kind string // ask, call, pause, resume, revoke, pass
+	pass time.Duration
+}
+
+// state is the key as the model has it.
+type state struct {
+	Now             time.Duration
+	Paused, Revoked bool
+	Minute, Day     []time.Duration // when units were admitted
+}
+
+const historyLimit = 5
+
+// after does a deed to a state and gives the status it is answered with.
+func (d deed) after(s state) (state, int) {
+	spend := func(units *[]time.Duration, window time.Duration, status int) int {
+		live := slices.DeleteFunc(slices.Clone(*units), func(at time.Duration) bool { return s.Now-at >= window })
+		if len(live) >= historyLimit {
+			return 429
+		}
+		*units = append(live, s.Now)
+		return status
+	}
+	switch d.kind {
+	case "pass":
+		s.Now += d.pass
+		return s, 0
+	case "pause", "resume":
+		if s.Revoked {
+			return s, 409
+		}
+		s.Paused = d.kind == "pause"
+		return s, 200
+	case "revoke":
+		s.Revoked = true
+		return s, 200
+	}
+	if s.Paused || s.Revoked {
+		return s, 401
+	}
+	if d.kind == "call" {
+		return s, spend(&s.Day, 24*time.Hour, 201)
+	}
+	return s, spend(&s.Minute, time.Minute, 200)
+}
+
+// oneAtATime is the model for porcupine. Its states are JSON, to be compared.
+var oneAtATime = porcupine.Model{
+	Init: func() any { return "{}" },
+	Step: func(before, input, output any) (bool, any) {
+		var s state
+		if err := json.Unmarshal([]byte(before.(string)), &s); err != nil {
+			panic(err)
+		}
+		s, want := input.(deed).after(s)
+		b, err := json.Marshal(s)
+		if err != nil {
+			panic(err)
+		}
+		return want == output.(int), string(b)
+	},
+	DescribeOperation: func(input, output any) string { return fmt.Sprint(input, " -> ", output) },
+}
+
+func TestHistories(t *testing.T) {
+	rounds := histories
+	if n, err := strconv.Atoi(os.Getenv("LATCHKEY_HISTORIES")); err == nil {
+		rounds = n
+	}
+	a := newCallApp(t)
+	// Time passes only where the state of the key stays: a request that was let
+	// in before a pause may be counted after it, at a later time, so it has no
+	// one moment at which it does both.
+	for _, tt := range []struct {
+		name, limits string
+		deeds        []string
+		refusal      int
+	}{
+		{"minute", `{"requests_per_minute_limit": 5}`, []string{"ask", "ask", "ask", "pass"}, 429},
+		{"day", `{"requests_per_minute_limit": 1000000, "calls_per_day_limit": 5}`, []string{"call", "call", "call", "pass"}, 429},
+		{"state", `{"requests_per_minute_limit": 5}`, []string{"ask", "ask", "ask", "ask", "pause", "resume", "resume", "revoke"}, 401},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			seen := map[int]int{}
+			for range rounds {
+				a.clocks.Pass(time.Hour) // the refusals of the last round made the address slow
+				seed := rand.Uint64()
+				id, secret := a.key(everyPermission, `"limits": `+tt.limits)
+				events := a.history(id, secret, tt.deeds, rand.New(rand.NewPCG(seed, 0)))
+				for _, e := range events {
+					seen[e.Output.(int)]++
+				}
+				if result := porcupine.CheckOperationsTimeout(oneAtATime, events, time.Minute); result != porcupine.Ok {
+					for _, e := range events {
+						t.Logf("client %d, %d to %d: %v -> %v", e.ClientId, e.Call, e.Return, e.Input, e.Output)
+					}
+					t.Fatalf("seed %d: no order explains these answers (%s)", seed, result)
+				}
+			}
+			if seen[tt.refusal] == 0 { // or the rounds have shown nothing
+				t.Errorf("no %d among the answers: %v", tt.refusal, seen)
+			}
+		})
+	}
+}
+
+// history lets clients use a key at once and notes what they saw, and when by
+// a counter that orders what one client saw after another.
+func (a *testApp) history(id, secret string, deeds []string, random *rand.Rand) []porcupine.Operation {
+	const clients, each = 6, 9
+	var ticks atomic.Int64
+	var mu sync.Mutex
+	var events []porcupine.Operation
+	var wg sync.WaitGroup
+	for client := range clients {
+		var plan []deed
+		for range each {
+			plan = append(plan, deed{kind: deeds[random.IntN(len(deeds))], pass: time.Duration(1+random.IntN(40)) * time.Second})
+		}
+		wg.Go(func() {
+			for _, d := range plan {
+				e := porcupine.Operation{ClientId: client, Input: d, Call: ticks.Add(1)}
+				e.Output = a.do(d, id, secret)
+				e.Return = ticks.Add(1)
+				mu.Lock()
+				events = append(events, e)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return events
+}
+
+func (a *testApp) do(d deed, id, secret string) int {
+	switch d.kind {
+	case "pass":
+		a.clocks.Pass(d.pass)
+		return 0
+	case "ask":
+		return a.ask("GET", "/api/v1/agents", secret, "").Code
+	case "call":
+		return a.ask("POST", "/api/v1/calls", secret, `{"phone_number": "+4930555044", "agent_id": 1}`).Code
+	}
+	return a.control("POST", "/admin/v1/keys/"+id+"/"+d.kind, "").Code
+}

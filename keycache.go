@@ -1,0 +1,168 @@
+package main
+
+import (
+	"crypto/subtle"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// KeyCache holds keys in memory, up to a number, each under the digests of the
+// secrets that it was asked for by. It is safe for concurrent use, and those
+// who look up different keys do not wait for each other.
+type KeyCache struct {
+	room    int // holders per shard
+	shards  [64]cacheShard
+	changes atomic.Uint64      // counts changes of stored keys
+	mu      sync.Mutex         // held to put a key in, change it or drop it
+	byID    map[string]*Holder // the first of a key's holders
+}
+
+type cacheShard struct {
+	sync.RWMutex
+	keys map[Digest]*Holder
+}
+
+// Holder is a key in memory as one of its secrets finds it, and the handle by
+// which the use of that secret is noted. What a request needs of it changes at
+// once for all when the stored key does.
+type Holder struct {
+	// Meter is where the Limiter counts the key.
+	Meter  Handle
+	digest Digest
+	key    atomic.Pointer[Key]
+	next   *Holder     // of another secret of the same key; under KeyCache.mu
+	listed atomic.Bool // noted since the last Take
+	mu     sync.Mutex
+	use    Use
+}
+
+// Use tells when and how a key was last used.
+type Use struct {
+	At      time.Time  `json:"at"`
+	IP      netip.Addr `json:"ip"`
+	Carrier string     `json:"carrier"` // bearer, header or query
+}
+
+// Key is the key as it is now. It is shared: Clone it before a change.
+func (h *Holder) Key() *Key { return h.key.Load() }
+
+// Note keeps a use, and says whether it is the first since the last Take.
+func (h *Holder) Note(use Use) (first bool) {
+	h.mu.Lock()
+	h.use = use
+	h.mu.Unlock()
+	return !h.listed.Load() && !h.listed.Swap(true)
+}
+
+// Noted is the last use that was noted.
+func (h *Holder) Noted() Use {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.use
+}
+
+// Take is Noted for who stores it: the next Note is a first one.
+func (h *Holder) Take() Use {
+	h.listed.Store(false)
+	return h.Noted()
+}
+
+// NewKeyCache makes an empty cache for about so many holders.
+func NewKeyCache(room int) *KeyCache {
+	c := &KeyCache{byID: map[string]*Holder{}}
+	c.room = max(1, room/len(c.shards))
+	for i := range c.shards {
+		c.shards[i].keys = map[Digest]*Holder{}
+	}
+	return c
+}
+
+func (c *KeyCache) shard(d Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
+
+// Find gives the holder of a secret, nil where none is in memory.
+func (c *KeyCache) Find(d Digest) *Holder {
+	s := c.shard(d)
+	s.RLock()
+	h := s.keys[d]
+	s.RUnlock()
+	return h
+}
+
+// Changes counts the calls of Change.
+func (c *KeyCache) Changes() uint64 { return c.changes.Load() }
+
+// Keep puts a key into memory that was read from the store when Changes gave
+// since; in a full shard another one leaves it. It gives nil where keys have
+// changed meanwhile: then what was read may be old.
+func (c *KeyCache) Keep(d Digest, key *Key, since uint64) *Holder {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.changes.Load() != since {
+		return nil
+	}
+	s := c.shard(d)
+	s.Lock()
+	defer s.Unlock()
+	if h := s.keys[d]; h != nil && subtle.ConstantTimeCompare(h.digest[:], d[:]) == 1 {
+		return h
+	}
+	if len(s.keys) >= c.room {
+		for other, h := range s.keys { // any: a map's order is as good as random
+			delete(s.keys, other)
+			c.unlink(h)
+			break
+		}
+	}
+	h := &Holder{digest: d, next: c.byID[key.ID]}
+	h.key.Store(key)
+	s.keys[d] = h
+	c.byID[key.ID] = h
+	return h
+}
+
+// unlink takes a holder out of those of its key. The mutex is held.
+func (c *KeyCache) unlink(h *Holder) {
+	id := h.Key().ID
+	if first := c.byID[id]; first == h && h.next == nil {
+		delete(c.byID, id)
+	} else if first == h {
+		c.byID[id] = h.next
+	} else {
+		for ; first != nil; first = first.next {
+			if first.next == h {
+				first.next = h.next
+			}
+		}
+	}
+}
+
+// Change gives the holders of a key its new state, for every request that
+// starts after it; holders of secrets that the key has no longer are dropped.
+func (c *KeyCache) Change(key *Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes.Add(1)
+	for h := c.byID[key.ID]; h != nil; h = h.next {
+		if now := key.Again(h.Key()); now != nil {
+			h.key.Store(now)
+			continue
+		}
+		s := c.shard(h.digest)
+		s.Lock()
+		delete(s.keys, h.digest)
+		s.Unlock()
+		c.unlink(h)
+	}
+}
+
+// Each visits the holders of a key that are in memory. It must not use the
+// cache meanwhile.
+func (c *KeyCache) Each(id string, visit func(*Holder)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for h := c.byID[id]; h != nil; h = h.next {
+		visit(h)
+	}
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// KeyRules are what an operator demands of keys.
+type KeyRules struct {
+	DefaultExpiry time.Duration // of a key made without a word about it; 0 for none
+	MaxExpiry     time.Duration // 0 for none
+	MaxPerOwner   int           // keys that are not revoked; 0 for no bound
+	Environments  []string      // none: any word
+	SelfRevoke    bool          // whether a key may be used to revoke it
+}
+
+// KeyForm reads keys out of bodies and checks them.
+type KeyForm struct {
+	keyring  *Keyring
+	defaults []Limit
+	rules    KeyRules
+}
+
+// NewKeyForm reads keys with these limits under these rules.
+func NewKeyForm(keyring *Keyring, defaults []Limit, rules KeyRules) *KeyForm {
+	return &KeyForm{keyring: keyring, defaults: defaults, rules: rules}
+}
+
+// Fill sets what a body says of a key, a new one with create. The error names
+// the member that does not fit: ErrMissing, ErrValidation, or ErrConflict where
+// the owner has too many keys.
+func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+	body.String("name", &key.Name)
+	permissions := key.Permissions.Names()
+	body.Strings("permissions", &permissions)
+	allowed := []string{}
+	body.Strings("allowed_ips", &allowed)
+	if body.Has("query_allowed") {
+		key.QueryAllowed = nil
+		if body.Given("query_allowed") {
+			key.QueryAllowed = new(bool)
+			body.Bool("query_allowed", key.QueryAllowed)
+		}
+	}
+	if err := body.Err(); err != nil {
+		return err
+	}
+	if strings.TrimSpace(key.Name) == "" || len(key.Name) > 200 {
+		return ErrMissing.With("name is missing or longer than 200 bytes. Say where the key will live, such as \"ci-runner\".")
+	}
+	if create && !body.Given("permissions") {
+		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(Permission(math.MaxUint64).Names(), ", "))
+	}
+	var err error
+	if key.Permissions, err = ParsePermissions(permissions); err != nil {
+		return err
+	}
+	if key.Permissions == 0 {
+		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(Permission(math.MaxUint64).Names(), ", "))
+	}
+	if body.Has("allowed_ips") {
+		if key.AllowedIPs, err = ParseNetworks(allowed); err != nil {
+			return err
+		}
+	}
+	if err := f.fillExpiry(r.Now, key, body, create); err != nil {
+		return err
+	}
+	if err := f.fillEnvironment(key, body); err != nil {
+		return err
+	}
+	if err := f.fillMaps(key, body); err != nil {
+		return err
+	}
+	return f.fillOwner(tx, r, key, body, create)
+}
+
+// fillExpiry sets the end of a key. A new key without a word about it gets the
+// default, or the latest end that there may be.
+func (f *KeyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) error {
+	body.Time("expires_at", &key.ExpiresAt)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	most := f.rules.MaxExpiry
+	if create && !body.Has("expires_at") {
+		length := f.rules.DefaultExpiry
+		if length == 0 {
+			length = most
+		}
+		if length > 0 {
+			key.ExpiresAt = now.Add(length)
+		}
+	}
+	if !body.Has("expires_at") {
+		return nil
+	}
+	switch {
+	case body.Given("expires_at") && !key.ExpiresAt.After(now):
+		return ErrValidation.With("expires_at is not in the future.")
+	case most > 0 && (key.ExpiresAt.IsZero() || key.ExpiresAt.After(now.Add(most))):
+		return ErrValidation.With("expires_at must be at most %s from now, so by %s: keys.max_expiry in the configuration is %s.",
+			days(most), now.Add(most).UTC().Format(time.RFC3339), days(most))
+	}
+	return nil
+}
+
+// days writes a length of time as people say it.
+func days(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.String()
+}
+
+func (f *KeyForm) fillEnvironment(key *Key, body *Body) error {
+	body.String("environment", &key.Environment)
+	if err := body.Err(); err != nil || key.Environment == "" || !body.Has("environment") {
+		return err
+	}
+	if list := f.rules.Environments; len(list) > 0 && !slices.Contains(list, key.Environment) {
+		return ErrValidation.With("environment must be one of %s, which are keys.environments in the configuration; got %q.", strings.Join(list, ", "), key.Environment)
+	}
+	if !IsWord(key.Environment) {
+		return ErrValidation.With("environment must be a word of a-z, 0-9, - and _, such as live; got %q.", key.Environment)
+	}
+	return nil
+}
+
+// fillMaps sets the limits and the metadata of a key.
+func (f *KeyForm) fillMaps(key *Key, body *Body) error {
+	limits, metadata := map[string]any{}, map[string]any{}
+	body.Map("limits", &limits)
+	body.Map("metadata", &metadata)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	for name, value := range limits {
+		if key.Limits == nil {
+			key.Limits = map[string]int{}
+		}
+		if err := setLimit(key.Limits, f.defaults, name, value); err != nil {
+			return err
+		}
+	}
+	if !body.Has("metadata") {
+		return nil
+	}
+	key.Metadata = map[string]string{}
+	for name, value := range metadata {
+		text, ok := value.(string)
+		if !ok {
+			return ErrValidation.With("metadata.%s must be a string.", name)
+		}
+		key.Metadata[name] = text
+	}
+	return nil
+}
+
+// fillOwner sets the owner of a key, if that one may have another.
+func (f *KeyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+	name := ""
+	body.String("owner", &name)
+	if err := body.Err(); err != nil || !create && !body.Given("owner") {
+		return err
+	}
+	o, err := EnsureOwner(tx, name, r.Now)
+	if err != nil {
+		return err
+	}
+	another := create || o.ID != key.Owner
+	if most := f.rules.MaxPerOwner; most > 0 && another && f.keyring.CountLive(tx, o.ID, most) >= most {
+		return ErrConflict.With("The owner %q has %d keys that are not revoked, as many as keys.max_per_owner in the configuration allows. Revoke one, or raise it.", o.Name, most)
+	}
+	key.Owner, key.OwnerName = o.ID, o.Name
+	return nil
+}
+
+const maxLimit = 1_000_000_000
+
+// setLimit sets one limit of a key; null puts the default back.
+func setLimit(limits map[string]int, known []Limit, name string, value any) error {
+	if !slices.ContainsFunc(known, func(l Limit) bool { return l.Name == name }) {
+		var names []string
+		for _, l := range known {
+			names = append(names, l.Name)
+		}
+		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name, strings.Join(names, ", "))
+	}
+	if value == nil {
+		delete(limits, name)
+		return nil
+	}
+	number, ok := value.(json.Number)
+	n, err := number.Int64()
+	if !ok || err != nil || n < 1 || n > maxLimit {
+		return ErrValidation.With("limits.%s must be a whole number from 1 to %d, or null for the default; got %v.", name, maxLimit, value)
+	}
+	limits[name] = int(n)
+	return nil
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func sha(secret string) string { return fmt.Sprintf("%x", DigestOf(secret)) }
+
+// load sends an import of some kind.
+func (a *testApp) load(kind, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("POST", "/admin/v1/keys/import", strings.NewReader(body))
+	r.Header.Set("Content-Type", kind)
+	w := httptest.NewRecorder()
+	a.local.ServeHTTP(w, r)
+	return w
+}
+
+func TestKeyImport_CSV(t *testing.T) {
+	a := newTestApp(t)
+	good := "\ufeffname,sha256,permissions,owner,environment,expires_at,hint,allowed_ips,requests_per_minute_limit,metadata.where\n" +
+		"one," + strings.ToUpper(sha("sk-one")) + ",can_read_agents can_read_calls,ann,live,2027-01-01T00:00:00Z,sk-o,192.0.2.0/24;203.0.113.9,5,\"vm, 3\"\n" +
+		"two," + sha("sk-two") + ",can_read_agents,,,,,,,\n"
+	w := a.load("text/csv; charset=utf-8", good)
+	if w.Code != 201 || !strings.Contains(w.Body.String(), "Imported 2 keys") {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	list := a.operate(200, "GET", "/admin/v1/keys?search=one", "")["keys"].([]any)
+	one := list[0].(map[string]any)
+	got := fmt.Sprintln(one["owner"], one["environment"], one["expires_at"], one["hint"], one["allowed_ips"], one["permissions"], one["metadata"], one["limits"].(map[string]any)[RequestsPerMinute])
+	if want := "ann live 2027-01-01T00:00:00Z sk-o [192.0.2.0/24 203.0.113.9/32] [can_read_calls can_read_agents] map[where:vm, 3] 5\n"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	a.wantCode("imported", map[string]int{"sk-one": 200, "sk-two": 200})
+	for _, tt := range []struct{ body, want string }{
+		{"", "first line"},
+		{"name,hash\n", "hash"},
+		{"name,name\n", "twice"},
+		{"name,sha256,permissions\nx,12,can_read_agents\n", "keys[0]: sha256"},
+		{"name,sha256,permissions\nx," + sha("a") + "\n", "cannot be read"},
+		{"name,sha256,permissions\nx," + sha("a") + ",can_fly\n", "keys[0]: permissions"},
+		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,many\n", "keys[0]: the limits"},
+		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,0\n", "keys[0]: limits.calls_per_day_limit"},
+	} {
+		if w := a.load("text/csv", tt.body); w.Code != 400 || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%q: got %d %s, want 400 with %q", tt.body, w.Code, w.Body, tt.want)
+		}
+	}
+}
+
+func TestKeyImport_Duplicates(t *testing.T) {
+	a := newTestApp(t)
+	row := func(secret string) string {
+		return `{"name": "n", "sha256": "` + sha(secret) + `", "permissions": ["can_read_agents"]}`
+	}
+	made := a.operate(201, "POST", "/admin/v1/keys/import", "["+row("a")+"]")
+	id := made["keys"].([]any)[0].(map[string]any)["id"].(string)
+	own, secret := a.key(`["can_read_agents"]`)
+	a.rotate(own, 60)
+	for _, tt := range []struct {
+		rows []string
+		want []string
+	}{
+		{[]string{"b", "c", "b", "b"}, []string{"keys[2] is keys[0] again", "keys[3] is keys[0] again"}},
+		{[]string{"d", "a", secret}, []string{"keys[1] belongs to the key " + id, "keys[2] belongs to the key " + own}},
+	} {
+		var rows []string
+		for _, s := range tt.rows {
+			rows = append(rows, row(s))
+		}
+		w := a.load("application/json", "["+strings.Join(rows, ",")+"]")
+		for _, want := range tt.want {
+			if w.Code != 409 || !strings.Contains(w.Body.String(), want) {
+				t.Errorf("got %d %s, want 409 with %q", w.Code, w.Body, want)
+			}
+		}
+	}
+	a.wantCode("none of a refused import", map[string]int{"a": 200, "b": 401, "c": 401, "d": 401})
+	a.operate(201, "POST", "/admin/v1/keys/import", `{"keys": [{"name": "off", "sha256": "`+sha("e")+`", "permissions": ["can_read_agents"], "paused": true}]}`)
+	a.wantCode("imported as paused", map[string]int{"e": 401})
+	a.refuse("POST", "/admin/v1/keys/import", `{"key": []}`, 400, "missing_parameter", "keys is missing")
+}
+
+func TestReadForeignKeys_Unkey(t *testing.T) {
+	sum := DigestOf("uk_one")
+	export := `{"meta": {"requestId": "req_1"}, "data": [
+		{"keyId": "key_1", "start": "uk_on", "enabled": true, "name": "one", "hash": "` + base64.StdEncoding.EncodeToString(sum[:]) + `", "createdAt": 1701425400000, "expires": 1893456000000,
+		 "meta": {"plan": "pro", "seats": 3}, "identity": {"id": "id_1", "externalId": "user_1"}, "permissions": ["can_read_agents", "documents.read"], "roles": ["editor"],
+		 "ratelimits": [{"name": "a", "limit": 100, "duration": 60000, "autoApply": true}, {"name": "b", "limit": 5, "duration": 3600000}], "credits": {"remaining": 10}},
+		{"keyId": "key_2", "start": "uk_tw", "enabled": false, "plaintext": "uk_two"},
+		{"keyId": "key_3", "name": "old", "hash": "` + sha("uk_three") + `", "expires": 1701425400000},
+		{"id": "key_4", "name": "row", "hash": "` + sha("uk_four") + `", "owner_id": "ann", "meta": "{\"a\": \"b\"}", "environment": "Live", "enabled": 1, "ratelimit_limit": 7, "ratelimit_duration": 60000, "remaining_requests": 5, "expires": "2027-01-01 00:00:00.000"},
+		{"id": "key_5", "name": "gone", "hash": "` + sha("uk_five") + `", "deleted_at_m": 1701425400000}]}`
+	keys, err := ReadForeignKeys("unkey", []byte(export), []string{"can_read_calls"}, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := EncodeJSON(keys.Rows)
+	want := `[{"expires_at":"2030-01-01T00:00:00Z","hint":"uk_on","limits":{"requests_per_minute_limit":100},"metadata":{"plan":"pro","seats":"3","unkey_key_id":"key_1"},"name":"one","owner":"user_1","permissions":["can_read_agents"],"sha256":"` + sha("uk_one") + `"},` +
+		`{"hint":"uk_tw","metadata":{"unkey_key_id":"key_2"},"name":"key_2","paused":true,"permissions":["can_read_calls"],"sha256":"` + sha("uk_two") + `"},` +
+		`{"environment":"live","expires_at":"2027-01-01T00:00:00Z","limits":{"requests_per_minute_limit":7},"metadata":{"a":"b","unkey_key_id":"key_4"},"name":"row","owner":"ann","permissions":["can_read_calls"],"sha256":"` + sha("uk_four") + `"}]` + "\n"
+	if string(text) != want {
+		t.Errorf("got  %s\nwant %s", text, want)
+	}
+	wantNotes := []string{
+		`a rate limit over 3600000 ms has no counterpart and is left out (1 of 5 keys, first one)`,
+		`credits has no counterpart and is left out (1 of 5 keys, first one)`,
+		`keys that have expired are left out (1 of 5 keys, first old)`,
+		`keys that were deleted there are left out (1 of 5 keys, first gone)`,
+		`remaining_requests has no counterpart and is left out (1 of 5 keys, first row)`,
+		`roles has no counterpart and is left out (1 of 5 keys, first one)`,
+		`the permission "documents.read" has no counterpart and is left out (1 of 5 keys, first one)`,
+	}
+	if !slices.Equal(keys.Notes, wantNotes) {
+		t.Errorf("got notes\n%s\nwant\n%s", strings.Join(keys.Notes, "\n"), strings.Join(wantNotes, "\n"))
+	}
+	a := newTestApp(t)
+	body, _ := EncodeJSON(map[string]any{"keys": keys.Rows})
+	a.operate(201, "POST", "/admin/v1/keys/import", string(body))
+	a.wantCode("imported", map[string]int{"uk_one": 200, "uk_two": 401, "uk_three": 401, "uk_four": 403, "uk_five": 401})
+}
+
+func TestReadForeignKeys_LiteLLM(t *testing.T) {
+	export := `{"total_count": 2, "current_page": 1, "total_pages": 1, "keys": [
+		{"token": "` + sha("sk-one") + `", "key_name": "sk-...one", "key_alias": "one", "spend": 0.5, "max_budget": 10.0, "expires": "2027-01-01T00:00:00.000Z", "models": ["m"], "user_id": "ann", "team_id": "t1",
+		 "rpm_limit": 120, "tpm_limit": 1000, "metadata": {"env": "prod"}, "blocked": null, "permissions": {}},
+		{"token": "` + sha("sk-two") + `", "key_name": null, "key_alias": null, "expires": null, "models": [], "user_id": null, "team_id": "t2", "metadata": {}, "blocked": true}]}`
+	keys, err := ReadForeignKeys("litellm", []byte(export), []string{"can_read_agents"}, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := EncodeJSON(keys.Rows)
+	want := `[{"expires_at":"2027-01-01T00:00:00Z","hint":"sk-...one","limits":{"requests_per_minute_limit":120},"metadata":{"env":"prod","litellm_team_id":"t1"},"name":"one","owner":"ann","permissions":["can_read_agents"],"sha256":"` + sha("sk-one") + `"},` +
+		`{"name":"litellm ` + sha("sk-two")[:8] + `","owner":"t2","paused":true,"permissions":["can_read_agents"],"sha256":"` + sha("sk-two") + `"}]` + "\n"
+	if string(text) != want {
+		t.Errorf("got  %s\nwant %s", text, want)
+	}
+	if got := strings.Join(keys.Notes, "\n"); !strings.Contains(got, "max_budget has no") || !strings.Contains(got, "models has no") || !strings.Contains(got, "tpm_limit has no") || len(keys.Notes) != 3 {
+		t.Errorf("got notes %s", got)
+	}
+	a := newTestApp(t)
+	body, _ := EncodeJSON(map[string]any{"keys": keys.Rows})
+	a.operate(201, "POST", "/admin/v1/keys/import", string(body))
+	a.wantCode("imported", map[string]int{"sk-one": 200, "sk-two": 401})
+	for _, tt := range []struct{ from, data, want string }{
+		{"litellm", `{"keys": ["` + sha("x") + `"]}`, "return_full_object"},
+		{"litellm", `[{"key_alias": "x"}]`, "row 1: token is missing"},
+		{"litellm", `[{"token": "zz"}]`, "64 hex digits"},
+		{"unkey", `[{"keyId": "key_1", "name": "x"}]`, "row 1: hash is missing"},
+		{"unkey", `{"apiId": "x"}`, "array of keys"},
+		{"unkey", `nothing`, "not JSON"},
+	} {
+		if _, err := ReadForeignKeys(tt.from, []byte(tt.data), []string{"can_read_agents"}, epoch); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.data, err, tt.want)
+		}
+	}
+	if _, err := ReadForeignKeys("litellm", []byte(export), nil, epoch); err == nil || !strings.Contains(err.Error(), "--permission") {
+		t.Errorf("no permission: got %v", err)
+	}
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// The limits of the contract (1.6).
+const (
+	RequestsPerMinute = "requests_per_minute_limit"
+	CallsPerDay       = "calls_per_day_limit"
+	EventsPerDay      = "calendar_events_per_day_limit"
+)
+
+// Limit allows Max units in any span of length Window. Windows under an hour
+// are counted in memory, ahead of which a reserve is stored; longer ones in
+// the transaction that stores what was paid for.
+type Limit struct {
+	Name   string
+	Max    int
+	Window time.Duration
+}
+
+// Short says whether the limit is counted in memory.
+func (l Limit) Short() bool { return l.Window < time.Hour }
+
+// Standing tells how a limit stands after a check.
+type Standing struct {
+	Limit Limit
+	Used  int
+	Next  time.Duration // until the oldest unit comes back, 0 when none is used
+	Wait  time.Duration // until one more unit passes, 0 when one does now
+}
+
+// Remaining is how many more units pass now.
+func (s Standing) Remaining() int { return max(0, s.Limit.Max-s.Used) }
+
+// StandingOf tells how a limit stands that is counted in a window.
+func StandingOf(w *Window, limit Limit, now time.Time) Standing {
+	return Standing{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
+}
+
+// ChargeQuota spends n units of a long limit in the caller's transaction, so
+// that the units and what they paid for are stored together or not at all.
+// Where there is no room for all of them it changes nothing and the error is
+// ErrRateLimit with the time to wait.
+func ChargeQuota(tx *Tx, id string, limit Limit, n int, now time.Time) (Standing, error) {
+	w, err := ReadQuota(tx, id, limit)
+	if err != nil {
+		return Standing{Limit: limit}, err
+	}
+	if wait := w.Wait(now, n); wait > 0 {
+		return StandingOf(&w, limit, now), ErrRateLimit.With("The limit %s of %d is reached. Wait for the time in Retry-After.", limit.Name, limit.Max).After(wait)
+	}
+	w.Add(now, n)
+	return StandingOf(&w, limit, now), tx.Put("quotas", MeterKey(id, limit.Name), w.Append(nil))
+}
+
+// ReadQuota reads the window of a long limit.
+func ReadQuota(tx *Tx, id string, limit Limit) (Window, error) {
+	value, err := tx.Get("quotas", MeterKey(id, limit.Name))
+	if err != nil || value == nil {
+		return NewWindow(limit.Max, limit.Window), err
+	}
+	w, _, err := ReadWindow(value, limit.Max, limit.Window)
+	if err != nil {
+		return w, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
+	}
+	return w, nil
+}
+
+// MeterKey is the key under which a limit of an id is stored.
+func MeterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// storeFormat is the number of the layout this program writes, and the newest
+// that it reads.
+const storeFormat = 1
+
+// Header is the record that says what kind of file this is.
+type Header struct {
+	Format    int       `json:"format"`
+	StoreID   string    `json:"store_id"`
+	ByteOrder string    `json:"byte_order"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// CreateStore makes a new, empty database file with the given id. It fails
+// where a file of that name exists. A crash in between leaves no file of that
+// name: it is made under another one, synced and renamed.
+func CreateStore(path, id string, now time.Time) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("create store %s: the file exists", path)
+	}
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("create store: %w", err)
+	}
+	db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Second})
+	if err != nil {
+		return fmt.Errorf("create store %s: %w", temp, err)
+	}
+	h := Header{Format: storeFormat, StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
+	err = db.Update(func(b *bbolt.Tx) error {
+		value, err := json.Marshal(h)
+		if err != nil {
+			return err
+		}
+		return (&Tx{Bolt: b}).Put("meta", []byte("header"), value)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return fmt.Errorf("create store %s: %w", temp, err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return fmt.Errorf("create store: %w", err)
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// File is an open database file.
+type File struct {
+	Header Header
+	DB     *bbolt.DB // for Store alone
+}
+
+// OpenFile opens an existing database file and reads its header. An empty,
+// missing, damaged or foreign file is an error. With readOnly nothing of it is
+// changed, and several may read it.
+func OpenFile(path string, readOnly bool) (*File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w; restore a backup to this place", err)
+	}
+	if info.Size() < int64(2*os.Getpagesize()) {
+		return nil, fmt.Errorf("open store %s: the file has %d bytes, too few to be a store; restore a backup to this place", path, info.Size())
+	}
+	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, ReadOnly: readOnly}
+	if runtime.GOOS == "linux" && is64 && !readOnly {
+		opts.InitialMmapSize = 256 << 20 // growing past the map stalls all readers
+	}
+	db, err := openChecked(path, opts)
+	if err != nil {
+		return nil, err
+	}
+	h, err := readHeader(db, info.Size())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
+	}
+	return &File{h, db}, nil
+}
+
+// View runs a function on the file's contents. Nothing of the transaction may
+// be used after it returns.
+func (f *File) View(run func(*Tx) error) error {
+	return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) })
+}
+
+// CopyTo is Compact of the file.
+func (f *File) CopyTo(path string) error { return Compact(f.DB, path) }
+
+// Close lets go of the file.
+func (f *File) Close() error { return f.DB.Close() }
+
+// is64 says that there is address space to spare.
+const is64 = ^uint(0)>>63 == 1
+
+// openChecked turns what bbolt says, or panics with, on a damaged file into
+// one clear error.
+func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("open store %s: the file is damaged (%v); restore a backup to this place", path, p)
+		}
+	}()
+	// A page past the end of a file that was cut short is a fault of memory.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	db, err = bbolt.Open(path, 0o600, opts)
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return nil, fmt.Errorf("open store %s: another process holds the file", path)
+	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
+		return nil, fmt.Errorf("open store %s: the file is damaged or no store (%w); restore a backup to this place", path, err)
+	case err != nil:
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	return db, nil
+}
+
+// readHeader checks that this program can read the file, which has a size.
+func readHeader(db *bbolt.DB, size int64) (h Header, err error) {
+	err = db.View(func(b *bbolt.Tx) error {
+		if b.Size() > size {
+			return fmt.Errorf("the file is cut short: it has %d bytes of %d; restore a backup to this place", size, b.Size())
+		}
+		value, err := (&Tx{Bolt: b}).Get("meta", []byte("header"))
+		if err != nil {
+			return err
+		}
+		if value == nil {
+			return errors.New("the file has no header record, it is not a store of this program")
+		}
+		if err := json.Unmarshal(value, &h); err != nil {
+			return fmt.Errorf("header record: %w", err)
+		}
+		if h.Format > storeFormat {
+			return fmt.Errorf("format %d is newer than %d, the newest this program reads; run the newer program", h.Format, storeFormat)
+		}
+		return nil
+	})
+	return h, err
+}
+
+// compactBatch is how many bytes one transaction of a compaction holds.
+const compactBatch = 4 << 20
+
+// Compact writes what a database holds at this moment into a new file, without
+// the free pages, in which deleted records go on to stand. It fails where a
+// file of that name exists. The file is on disk when it returns; on an error
+// there is none.
+func Compact(from *bbolt.DB, path string) (err error) {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("write %s: the file exists", path)
+	}
+	to, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoSync: true})
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := errors.Join(bbolt.Compact(to, from, compactBatch), to.Sync(), to.Close()); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
+	}
+	return nil
+}
+
+func nativeOrder() string {
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		return "big"
+	}
+	return "little"
+}
+
+// SyncDir makes a rename in a folder last over a power cut.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && runtime.GOOS != "windows" {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}

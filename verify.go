@@ -1,0 +1,278 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// CarrierVerify is the carrier of a key that another service has asked about.
+const CarrierVerify = "verify"
+
+// Verifier answers other services that ask about a key they were shown.
+type Verifier struct {
+	store   *Store
+	keyring *Keyring
+	limiter *Limiter
+}
+
+// NewVerifier answers for the keys of a keyring.
+func NewVerifier(store *Store, keyring *Keyring, limiter *Limiter) *Verifier {
+	return &Verifier{store: store, keyring: keyring, limiter: limiter}
+}
+
+// Routes lists the endpoints. Who asks needs a key with VerifyKeys and pays for
+// the question like for any request.
+func (v *Verifier) Routes() []Route {
+	return []Route{
+		{Method: "POST", Path: "/api/v1/verify", Permission: VerifyKeys, Handle: v.verify},
+		{Method: "POST", Path: "/api/v1/introspect", Permission: VerifyKeys, Handle: v.introspect},
+	}
+}
+
+// AdminRoutes lists the endpoints.
+func (v *Verifier) AdminRoutes() []Route {
+	return []Route{{Method: "POST", Path: "/admin/v1/keys/lookup", Handle: v.lookup}}
+}
+
+// question is what a service asks about a key.
+type question struct {
+	secret      string
+	permissions Permission // all of them are needed
+	cost        int
+	limit       string // "" spends nothing
+	ip          netip.Addr
+}
+
+// maxCost is the most units that one question may spend.
+const maxCost = 10_000
+
+func readQuestion(body *Body) (question, error) {
+	q := question{cost: 1, limit: RequestsPerMinute}
+	names, one, ip := []string{}, "", ""
+	body.String("key", &q.secret)
+	body.Strings("permissions", &names)
+	body.String("permission", &one)
+	body.String("ip", &ip)
+	body.String("limit", &q.limit)
+	if body.Given("cost") {
+		body.Int("cost", &q.cost, 0, maxCost)
+	}
+	if err := body.Err(); err != nil {
+		return q, err
+	}
+	if q.secret == "" {
+		return q, ErrMissing.With("key is missing. Send the key that your service was shown.")
+	}
+	if one != "" {
+		names = append(names, one)
+	}
+	var err error
+	if q.permissions, err = ParsePermissions(names); err != nil {
+		return q, err
+	}
+	if q.ip, err = netip.ParseAddr(ip); err != nil && ip != "" {
+		return q, ErrValidation.With("ip must be the address of your service's caller, such as 192.0.2.1; got %q.", ip)
+	}
+	return q, nil
+}
+
+// verify makes the checks of a request for another service, in their order and
+// at their price, and says in the answer's body what came of them.
+func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	q, err := readQuestion(body)
+	if err != nil {
+		return err
+	}
+	key, holder, err := v.keyring.Find(q.secret)
+	if err != nil && !errors.Is(err, ErrKey) {
+		return err
+	}
+	answer := map[string]any{"valid": false}
+	if err == nil {
+		if answer["metadata"] = key.Metadata; key.Metadata == nil {
+			answer["metadata"] = map[string]string{}
+		}
+		for name, value := range map[string]any{
+			"key_id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "permissions": key.Permissions,
+			"status": key.Status(r.Now), "expires_at": Seconds(key.ExpiresAt), "secret_ends_at": Seconds(key.Until()),
+		} {
+			answer[name] = value
+		}
+		if q.limit != "" && !hasLimit(key, q.limit) {
+			return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists its limits; null spends none.", q.limit)
+		}
+		err = v.check(key, holder, q, r, answer)
+	}
+	var refusal *Error
+	switch {
+	case err == nil:
+		answer["valid"], answer["code"], answer["message"], answer["status_code"] = true, "valid", "The key is valid.", http.StatusOK
+	case errors.As(err, &refusal) && refusal.Status < http.StatusInternalServerError:
+		answer["code"], answer["message"], answer["status_code"] = refusal.Code, refusal.Message, refusal.Status
+		if refusal.RetryAfter > 0 {
+			answer["retry_after"] = int64((refusal.RetryAfter + time.Second - 1) / time.Second)
+		}
+	default:
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+func hasLimit(key *Key, name string) bool {
+	for _, l := range key.AllLimits() {
+		if l.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// check makes the checks that follow once a key is found.
+func (v *Verifier) check(key *Key, holder *Holder, q question, r *Request, answer map[string]any) error {
+	if err := key.Check(r.Now); err != nil {
+		return err
+	}
+	if len(key.AllowedIPs) > 0 && !q.ip.IsValid() {
+		return ErrPermission.With("This key may be used from some addresses only: send the address of your caller as ip.")
+	}
+	if !key.Allows(q.ip) {
+		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", q.ip)
+	}
+	v.keyring.Used(holder, Use{At: r.Now, IP: q.ip, Carrier: CarrierVerify})
+	if q.limit != "" {
+		s, err := v.spend(key, key.Limit(q.limit), q.cost, r.Moment)
+		if err != nil && !errors.Is(err, ErrRateLimit) {
+			return err
+		}
+		answer["limit"], answer["remaining"], answer["resets_at"] = map[string]any{"name": q.limit, "max": s.Limit.Max, "used": s.Used}, s.Remaining(), nil
+		if s.Used > 0 {
+			answer["resets_at"] = Seconds(r.Now.Add(s.Next + time.Second - 1))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if missing := q.permissions &^ key.Permissions; missing != 0 {
+		return ErrPermission.With("This key lacks the permission %s.", strings.Join(missing.Names(), ", "))
+	}
+	return nil
+}
+
+// spend charges a limit with a cost, all of it or nothing.
+func (v *Verifier) spend(key *Key, limit Limit, cost int, now time.Time) (s Standing, err error) {
+	if cost == 0 || cost > limit.Max {
+		list, err := v.limiter.Standings(key.ID, []Limit{limit}, now)
+		if err == nil && cost > 0 {
+			err = ErrRateLimit.With("The cost of %d is more than the limit %s of %d ever lets through.", cost, limit.Name, limit.Max)
+		}
+		if len(list) == 1 {
+			s = list[0]
+		}
+		return s, err
+	}
+	if limit.Short() {
+		list, err := v.limiter.SpendMany(key.ID, []Limit{limit}, cost, now, nil)
+		if len(list) == 1 {
+			s = list[0]
+		}
+		return s, err
+	}
+	err = v.store.Update(func(tx *Tx) (err error) {
+		s, err = ChargeQuota(tx, key.ID, limit, cost, now)
+		return err
+	})
+	return s, err
+}
+
+// introspect answers in the form of RFC 7662: active and what a gateway needs,
+// or nothing but active false. It charges the key that is asked about nothing.
+func (v *Verifier) introspect(w http.ResponseWriter, r *Request) error {
+	data, err := r.ReadAll()
+	if err != nil {
+		return err
+	}
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/x-www-form-urlencoded" {
+		return ErrValidation.With("Send the body as application/x-www-form-urlencoded, such as token=KEY (RFC 7662 section 2.1).")
+	}
+	form, err := url.ParseQuery(string(data))
+	if err != nil || len(form["token"]) != 1 || form.Get("token") == "" {
+		return ErrMissing.With("token is missing or stands more than once. Send token=KEY.")
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	key, holder, err := v.keyring.Find(form.Get("token"))
+	if err == nil {
+		err = key.Check(r.Now)
+	}
+	if errors.Is(err, ErrKey) {
+		return WriteJSON(w, http.StatusOK, map[string]any{"active": false})
+	}
+	if err != nil {
+		return err
+	}
+	v.keyring.Used(holder, Use{At: r.Now, Carrier: CarrierVerify})
+	answer := map[string]any{
+		"active": true, "scope": strings.Join(key.Permissions.Names(), " "), "client_id": key.ID, "sub": key.OwnerName,
+		"token_type": "Bearer", "iat": key.CreatedAt.Unix(),
+	}
+	if end := earliest(key.ExpiresAt, key.Until()); !end.IsZero() {
+		answer["exp"] = end.Unix()
+	}
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+// earliest is the earlier of two times, of which the zero time is never.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// maxLookup is the most digests that one look-up may have.
+const maxLookup = 1000
+
+// lookup tells which digests are of secrets of keys, so that a found text can
+// be told from a key without it being sent.
+func (v *Verifier) lookup(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	var list []string
+	if body.Strings("sha256", &list); body.Err() != nil {
+		return body.Err()
+	}
+	if !body.Given("sha256") || len(list) > maxLookup {
+		return ErrValidation.With("sha256 must be an array of at most %d SHA-256 of keys, in hex.", maxLookup)
+	}
+	found := []any{}
+	for n, text := range list {
+		d, err := ParseDigest(strings.ToLower(text))
+		if err != nil {
+			return ErrValidation.With("sha256[%d] %s.", n, err)
+		}
+		key, err := v.keyring.Lookup(d)
+		if errors.Is(err, ErrKey) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		found = append(found, map[string]any{
+			"sha256": fmt.Sprintf("%x", d), "id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "status": key.Status(r.Now),
+			"present": key.Until().IsZero(), "ends_at": Seconds(key.Until()), "live": key.Check(r.Now) == nil,
+		})
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"prefix": v.keyring.Prefix(), "keys": found})
+}
