@@ -21,6 +21,7 @@ type App struct {
 	Sender  *Sender
 
 	notices *Notices
+	dialer  *Dialer
 
 	config  Config
 	backups *Backups
@@ -72,6 +73,7 @@ func (a *App) wire(peppers Peppers) error {
 		Store: store, Clock: a.clock, Peppers: peppers, Targets: targets, Log: a.log,
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature,
 	})
+	a.dialer = NewDialer(store)
 	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
 	rules := KeyRules{
 		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
@@ -85,7 +87,8 @@ func (a *App) wire(peppers Peppers) error {
 	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
 	for _, part := range []any{
 		NewAdmin(store, a.Keyring, a.Limiter, defaults, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
-		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewDialer(store), NewVerifier(store, a.Keyring, a.Limiter),
+		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
+		NewVariables(store), NewContexts(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups, NewHooks(store, peppers, targets, a.Sender),
 	} {
 		o.Add(part)
@@ -99,11 +102,11 @@ func (a *App) wire(peppers Peppers) error {
 func tables() []Checked {
 	var all []Checked
 	for _, part := range []interface{ Tables() []Checked }{
-		&Admin{}, &Tokens{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Hooks{}, &Notices{},
+		&Admin{}, &Tokens{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Hooks{}, &Notices{},
 	} {
 		all = append(all, part.Tables()...)
 	}
-	return all
+	return append(all, ReplayTables()...)
 }
 
 // CheckStoreFile checks the database in a file that no server has open.
@@ -131,12 +134,13 @@ func (a *App) tend() {
 		case <-second.C:
 			a.clock.Catch()
 			a.Sender.Wake()
+			a.report("end leases of dialers", a.dialer.Lapse(a.clock.Now()))
 			a.report("store reached limits", a.notices.Flush())
 		case <-minute.C:
 			now := a.clock.Now()
 			a.Limiter.Sweep(a.clock.Service(now))
 			a.report("end earlier secrets", a.Keyring.Sweep(now))
-			a.report("forget requests", SweepRequests(a.Store, now))
+			a.report("forget requests", errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now)))
 			a.report("look for keys that expire", a.notices.Expiring(now))
 			a.report("sweep the outbox", SweepOutbox(a.Store, now))
 			a.report("scheduled backup", a.backups.Due(now))
@@ -191,6 +195,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 		err = a.Store.Err()
 	}
 	a.Server.Drain()
+	a.dialer.Close()
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.config.Server.ShutdownTimeout)
 	defer cancel()
 	for _, d := range doors {

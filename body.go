@@ -23,6 +23,7 @@ const maxDepth = 32
 // the member is absent, and remembers the first value that does not fit; Err
 // tells of it once all are read.
 type Body struct {
+	data   []byte
 	fields map[string]json.RawMessage
 	err    error
 }
@@ -62,7 +63,7 @@ func ParseBody(data []byte) (*Body, error) {
 	if err := checkJSON(data); err != nil {
 		return nil, err
 	}
-	b := &Body{}
+	b := &Body{data: data}
 	if err := json.Unmarshal(data, &b.fields); err != nil || b.fields == nil {
 		return nil, ErrJSON.With("The body must be a JSON object, such as {\"name\": \"value\"}.")
 	}
@@ -128,6 +129,9 @@ func (b *Body) Object(raw json.RawMessage) (*Body, error) {
 	return c, nil
 }
 
+// Bytes is the body as it was sent.
+func (b *Body) Bytes() []byte { return b.data }
+
 // Err is the first thing that did not fit, nil when all did.
 func (b *Body) Err() error { return b.err }
 
@@ -159,9 +163,9 @@ func (b *Body) read(name, want string, v any) bool {
 	return true
 }
 
-// maxString is the longest text member, in bytes, that is not said to be a
+// MaxString is the longest text member, in bytes, that is not said to be a
 // long one.
-const maxString = 64 << 10
+const MaxString = 64 << 10
 
 // String reads a text; null is the empty text.
 func (b *Body) String(name string, into *string) {
@@ -169,8 +173,8 @@ func (b *Body) String(name string, into *string) {
 	if !b.read(name, "a string", &s) {
 		return
 	}
-	if len(s) > maxString {
-		b.err = ErrValidation.With("%s is longer than %d bytes.", name, maxString)
+	if len(s) > MaxString {
+		b.err = ErrValidation.With("%s is longer than %d bytes.", name, MaxString)
 		return
 	}
 	if strings.ContainsRune(s, 0) {

@@ -16,8 +16,10 @@ import (
 const (
 	maxPhones = 100
 	maxTags   = 100
-	maxTag    = 200 // bytes
 )
+
+// MaxTag is the longest name of a tag or an option, in bytes.
+const MaxTag = 200
 
 // Values is an object with free keys. Its numbers keep the digits that they
 // were sent with, also when it is stored and read again.
@@ -170,8 +172,8 @@ func (f *ContactForm) readTags(tags []string) error {
 		return ErrValidation.With("tags has %d entries; a contact has at most %d.", len(tags), maxTags)
 	}
 	for i, tag := range tags {
-		if strings.TrimSpace(tag) == "" || len(tag) > maxTag || strings.ContainsRune(tag, 0) {
-			return ErrValidation.With("tags[%d] must be a text of 1 to %d bytes.", i, maxTag)
+		if strings.TrimSpace(tag) == "" || len(tag) > MaxTag || strings.ContainsRune(tag, 0) {
+			return ErrValidation.With("tags[%d] must be a text of 1 to %d bytes.", i, MaxTag)
 		}
 		if !slices.Contains(f.Tags, tag) {
 			f.Tags = append(f.Tags, tag)

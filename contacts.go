@@ -129,7 +129,7 @@ func (c Contact) primary() string {
 func (c Contact) full(tx *Tx) map[string]any {
 	v := c.row(tx)
 	v["website"], v["timezone"] = c.Website, c.Timezone
-	v["stage_display"], v["status_display"] = displayWord(c.Stage), displayWord(c.Status)
+	v["stage_display"], v["status_display"] = DisplayWord(c.Stage), DisplayWord(c.Status)
 	v["address"] = map[string]any{"street": c.Address, "city": c.City, "state": c.State, "zip_code": c.ZipCode, "country": c.Country}
 	phones, notes := []any{}, []any{}
 	for _, p := range c.PhoneNumbers {
@@ -160,17 +160,6 @@ func orEmpty(v Values) Values {
 		return Values{}
 	}
 	return v
-}
-
-// displayWord makes "Qualified Lead" of "qualified_lead".
-func displayWord(word string) string {
-	words := strings.Split(word, "_")
-	for i, w := range words {
-		if w != "" {
-			words[i] = strings.ToUpper(w[:1]) + w[1:]
-		}
-	}
-	return strings.Join(words, " ")
 }
 
 // Contacts serves the contacts.

@@ -1,93 +1,163 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"math"
 	"net/http"
-	"net/url"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
-// Dialer serves the calls to the operator and to the program that places them.
-type Dialer struct{ store *Store }
+// Dialer serves the calls to the program that places them: it claims one under
+// a lease, is heard of while it has it, and says what became of it.
+type Dialer struct {
+	store *Store
+	ended context.Context // over when the server stops
+	end   context.CancelFunc
+}
 
 // NewDialer serves the calls of a store.
-func NewDialer(store *Store) *Dialer { return &Dialer{store} }
+func NewDialer(store *Store) *Dialer {
+	d := &Dialer{store: store}
+	d.ended, d.end = context.WithCancel(context.Background())
+	return d
+}
+
+// Close lets dialers that wait for a call go without one.
+func (d *Dialer) Close() { d.end() }
 
 // AdminRoutes lists the endpoints.
 func (d *Dialer) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/calls", Handle: d.list},
-		{Method: "POST", Path: "/admin/v1/calls", Handle: d.record},
 		{Method: "POST", Path: "/admin/v1/calls/claim", Handle: d.claim},
-		{Method: "GET", Path: "/admin/v1/calls/:id", Handle: d.get},
-		{Method: "PATCH", Path: "/admin/v1/calls/:id", Handle: d.update},
+		{Method: "POST", Path: "/admin/v1/calls/:id/heartbeat", Handle: d.leased(d.heartbeat)},
+		{Method: "POST", Path: "/admin/v1/calls/:id/start", Handle: d.leased(d.start)},
+		{Method: "POST", Path: "/admin/v1/calls/:id/complete", Handle: d.leased(d.complete)},
+		{Method: "POST", Path: "/admin/v1/calls/:id/fail", Handle: d.leased(d.fail)},
 	}
 }
 
-// everything is the scope of the operator for one record.
-func everything(c Call) Scope { return Scope{Owner: c.Owner, Teams: []uint64{c.TeamID}} }
+// The length of a lease, and of the wait for a call to place, in seconds. The
+// wait ends before a server's usual time to write an answer does.
+const (
+	usualLease = 60
+	minLease   = 5
+	maxLease   = 3600
+	maxWait    = 20
+)
 
-// show gives a call as the operator sees it. The contact is shown whoever it
-// belongs to, since the call names it.
-func show(tx *Tx, c Call) map[string]any {
-	shown := c.Detail(tx, everything(c))
-	shown["owner"], shown["created_at"] = OwnerName(tx, c.Owner), Seconds(c.CreatedAt)
-	shown["error_reason"], shown["variables"] = c.ErrorReason, c.Variables
-	shown["lease_until"], shown["dialer"] = Seconds(c.Lease.Until), c.Lease.Dialer
-	if c.Variables == nil {
-		shown["variables"] = map[string]any{}
-	}
-	return shown
-}
-
-func (d *Dialer) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
-	page, err := ReadPage(q, 25, 1000)
+// claim gives the oldest queued call to a dialer, under a lease. While the
+// lease lasts nobody else gets it. With wait_seconds the answer waits for a
+// call as long as there is none.
+func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(true)
 	if err != nil {
 		return err
 	}
-	filter, err := ReadCallFilter(q)
-	if err != nil {
+	seconds, wait, dialer := usualLease, 0, ""
+	body.Int("lease_seconds", &seconds, minLease, maxLease)
+	body.Int("wait_seconds", &wait, 0, maxWait)
+	body.String("dialer", &dialer)
+	if err := body.Err(); err != nil {
 		return err
 	}
-	rows, count := []any{}, 0
-	err = d.store.View(func(tx *Tx) error {
-		return EachCall(tx, func(c Call) error {
-			if !matchesCall(tx, c, filter, q) {
-				return nil
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(wait)*time.Second)
+	defer cancel()
+	defer context.AfterFunc(d.ended, cancel)()
+	began, now := time.Now(), r.Now
+	for {
+		changed := d.store.Generation(CallTable.Name).Load()
+		answer, err := d.next(dialer, time.Duration(seconds)*time.Second, now)
+		if !errors.Is(err, ErrNotFound) {
+			if err != nil {
+				return err
 			}
-			if count++; count > (page.Number-1)*page.Limit && len(rows) < page.Limit {
-				rows = append(rows, show(tx, c))
-			}
-			return nil
-		})
-	})
-	if err != nil {
-		return err
+			return WriteJSON(w, http.StatusOK, answer)
+		}
+		if !d.store.Await(ctx, CallTable.Name, changed) {
+			return WriteJSON(w, http.StatusOK, map[string]any{"call": nil})
+		}
+		now = r.Now.Add(time.Since(began))
 	}
-	return WriteJSON(w, http.StatusOK, page.Answer(count, "calls", rows))
 }
 
-func matchesCall(tx *Tx, c Call, f CallFilter, q url.Values) bool {
-	return (f.State < 0 || CallStates()[f.State] == c.Status) &&
-		(f.Type < 0 || CallTypes()[f.Type] == c.Type) &&
-		(f.Agent == "" || f.Agent == c.Agent.AssistantID || f.Agent == strconv.FormatUint(c.Agent.ID, 10)) &&
-		(q.Get("owner") == "" || q.Get("owner") == OwnerName(tx, c.Owner))
-}
-
-func (d *Dialer) get(w http.ResponseWriter, r *Request) error {
-	var shown map[string]any
-	err := d.store.View(func(tx *Tx) error {
-		c, err := FindCall(tx, r.Params.ByName("id"))
+// next leases the oldest queued call; ErrNotFound where there is none.
+func (d *Dialer) next(dialer string, length time.Duration, now time.Time) (answer map[string]any, err error) {
+	token := RandomHex(16)
+	err = d.store.Update(func(tx *Tx) error {
+		if err := lapse(tx, now); err != nil {
+			return err
+		}
+		c, err := NextCall(tx)
 		if err != nil {
 			return err
 		}
-		shown = show(tx, c)
-		return nil
+		c.Lease = Lease{Dialer: dialer, Hash: hashToken(token), Until: now.Add(length), Lapsed: c.Lease.Lapsed}
+		if c, err = SaveCall(tx, c); err != nil {
+			return err
+		}
+		shown, err := c.Operators(tx)
+		answer = map[string]any{"call": shown, "lease": map[string]any{"token": token, "until": Seconds(c.Lease.Until)}}
+		return err
+	})
+	return answer, err
+}
+
+func hashToken(token string) string { return fmt.Sprintf("%x", DigestOf(token)) }
+
+// CheckLease refuses a dialer whose lease is not, or no longer, that of the
+// call.
+func (c Call) CheckLease(b *Body, now time.Time) error {
+	token := ""
+	if b.String("lease_token", &token); b.Err() != nil {
+		return b.Err()
+	}
+	if c.Lease.Hash != hashToken(token) || !c.Lease.Until.IsZero() && !now.Before(c.Lease.Until) {
+		return ErrConflict.With("The lease of this call is over or another dialer's. Claim a call again.")
+	}
+	return nil
+}
+
+// leased makes the handler of what a dialer says of a call that it has.
+func (d *Dialer) leased(say func(tx *Tx, c *Call, b *Body, now time.Time) error) Handler {
+	return func(w http.ResponseWriter, r *Request) error {
+		body, err := r.ReadBody(false)
+		if err != nil {
+			return err
+		}
+		if !body.Given("lease_token") {
+			return ErrMissing.With("lease_token is missing. Send the token that the claim gave.")
+		}
+		return ChangeCall(d.store, w, r, func(tx *Tx, c *Call) error {
+			if err := c.CheckLease(body, r.Now); err != nil {
+				return err
+			}
+			return say(tx, c, body, r.Now)
+		})
+	}
+}
+
+// ChangeCall changes the call that the path names, tells the webhooks what has
+// become of it and shows it.
+func ChangeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx, *Call) error) error {
+	var shown map[string]any
+	err := store.Update(func(tx *Tx) error {
+		before, err := FindCall(tx, r.Params.ByName("id"))
+		if err != nil {
+			return err
+		}
+		c := before
+		if err := change(tx, &c); err != nil {
+			return err
+		}
+		if c, err = SaveCall(tx, c); err != nil {
+			return err
+		}
+		if err := RaiseCall(tx, before, c, r.Now); err != nil {
+			return err
+		}
+		shown, err = c.Operators(tx)
+		return err
 	})
 	if err != nil {
 		return err
@@ -95,249 +165,102 @@ func (d *Dialer) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// claim gives the oldest queued call to a dialer, under a lease. While the
-// lease lasts nobody else gets it; after that the next one does.
-func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(true)
-	if err != nil {
+// heartbeat makes the lease last longer, from now on.
+func (d *Dialer) heartbeat(_ *Tx, c *Call, b *Body, now time.Time) error {
+	if c.Status != CallQueued && c.Status != CallInProgress {
+		return ErrConflict.With("The call is %s: there is nothing to keep.", c.Status)
+	}
+	seconds := usualLease
+	if b.Given("lease_seconds") {
+		b.Int("lease_seconds", &seconds, minLease, maxLease)
+	}
+	c.Lease.Until = now.Add(time.Duration(seconds) * time.Second)
+	return b.Err()
+}
+
+// start says that the call is connected; heartbeats go on.
+func (d *Dialer) start(tx *Tx, c *Call, b *Body, now time.Time) error {
+	if err := ReadFacts(c, b); err != nil {
 		return err
 	}
-	seconds, dialer := 60, ""
-	body.Int("lease_seconds", &seconds, 5, 3600)
-	body.String("dialer", &dialer)
-	if err := body.Err(); err != nil {
+	if err := Move(tx, c, CallInProgress, now); err != nil {
 		return err
 	}
-	token := RandomHex(16)
-	answer := map[string]any{"call": nil}
-	err = d.store.Update(func(tx *Tx) error {
-		var next Call
-		err := QueuedCalls(tx, func(c Call) bool {
-			if r.Now.Before(c.Lease.Until) {
-				return true
-			}
-			next = c
-			return false
-		})
-		if err != nil || next.ID == 0 {
-			return err
-		}
-		next.Lease = Lease{Dialer: dialer, Hash: hashToken(token), Until: r.Now.Add(time.Duration(seconds) * time.Second)}
-		if next, err = SaveCall(tx, next); err != nil {
-			return err
-		}
-		shown := show(tx, next)
-		if agent, err := GetAgent(tx, next.Agent.ID); err == nil {
-			brief := agent.Brief()
-			brief["phone_number"] = agent.PhoneNumber
-			shown["agent"] = brief
-		}
-		answer = map[string]any{"call": shown, "lease": map[string]any{"token": token, "until": Seconds(next.Lease.Until)}}
+	return d.heartbeat(tx, c, b, now)
+}
+
+// complete says that the call has ended normally, and all there is to say of
+// it. Said twice, as after an answer that was lost, it changes nothing.
+func (d *Dialer) complete(tx *Tx, c *Call, b *Body, now time.Time) error {
+	if c.Status == CallCompleted {
 		return nil
+	}
+	if err := ReadFacts(c, b); err != nil {
+		return err
+	}
+	return Move(tx, c, CallCompleted, now)
+}
+
+// fail says that the call did not connect or broke off, and why.
+func (d *Dialer) fail(tx *Tx, c *Call, b *Body, now time.Time) error {
+	if c.Status == CallFailed {
+		return nil
+	}
+	if err := ReadFacts(c, b); err != nil {
+		return err
+	}
+	return Move(tx, c, CallFailed, now)
+}
+
+// Lapse ends the leases that have run out: a call that was not begun goes back
+// into the queue once, and fails the second time; one that was breaks off. It
+// is to be called about every second.
+func (d *Dialer) Lapse(now time.Time) error {
+	due := false
+	err := d.store.View(func(tx *Tx) error {
+		calls, err := LapsedCalls(tx, now, 1)
+		due = len(calls) > 0
+		return err
 	})
+	if err != nil || !due {
+		return err
+	}
+	return d.store.Update(func(tx *Tx) error { return lapse(tx, now) })
+}
+
+// maxLapses bounds how many calls one transaction takes from their dialers.
+const maxLapses = 100
+
+func lapse(tx *Tx, now time.Time) error {
+	calls, err := LapsedCalls(tx, now, maxLapses)
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, answer)
-}
-
-func hashToken(token string) string { return fmt.Sprintf("%x", DigestOf(token)) }
-
-// reasons lists why a call can fail (contract 8.2).
-func reasons() []string {
-	return []string{"twilio-failed-to-connect-call", "no-answer", "busy", "disconnected", "invalid-number", "rejected", "canceled", "failed"}
-}
-
-// facts sets what a body says of a call besides its state.
-func facts(c *Call, b *Body) error {
-	b.Time("started_at", &c.StartedAt)
-	b.Time("ended_at", &c.EndedAt)
-	b.String("summary", &c.Summary)
-	b.String("transcript", &c.Transcript)
-	b.String("recording_url", &c.RecordingURL)
-	if b.Given("error_reason") {
-		b.Word("error_reason", &c.ErrorReason, reasons()...)
-	}
-	if err := b.Err(); err != nil {
-		return err
-	}
-	if !c.EndedAt.IsZero() && c.EndedAt.Before(c.StartedAt) {
-		return ErrValidation.With("ended_at is before started_at.")
-	}
-	return nil
-}
-
-func (d *Dialer) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
-	if err != nil {
-		return err
-	}
-	return d.save(w, http.StatusOK, func(tx *Tx) (c Call, err error) {
-		if c, err = FindCall(tx, r.Params.ByName("id")); err != nil {
-			return c, err
+	for _, before := range calls {
+		c := before
+		switch {
+		case c.Status == CallQueued && c.Lease.Lapsed == 0:
+			c.Lease = Lease{Lapsed: 1}
+		case c.Status == CallQueued:
+			c.ErrorReason, c.ErrorMessage = "failed", "Two dialers in turn claimed the call and were not heard of again."
+			err = Move(tx, &c, CallFailed, now)
+		default:
+			c.ErrorReason, c.ErrorMessage = "disconnected", "The dialer was not heard of again during the call."
+			c.EndedAt = c.Lease.Until
+			if c.EndedAt.Before(c.StartedAt) {
+				c.EndedAt = c.StartedAt
+			}
+			err = Move(tx, &c, CallFailed, now)
 		}
-		if err := checkLease(c, body, r.Now); err != nil {
-			return c, err
-		}
-		status := c.Status
-		body.Word("status", &status, CallStates()...)
-		if err := facts(&c, body); err != nil {
-			return c, err
-		}
-		return c, move(tx, &c, status, r.Now)
-	})
-}
-
-// save stores the call that a function makes or changes, and shows it.
-func (d *Dialer) save(w http.ResponseWriter, status int, change func(*Tx) (Call, error)) error {
-	var shown map[string]any
-	err := d.store.Update(func(tx *Tx) error {
-		c, err := change(tx)
 		if err != nil {
 			return err
 		}
 		if c, err = SaveCall(tx, c); err != nil {
 			return err
 		}
-		shown = show(tx, c)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, status, shown)
-}
-
-// checkLease refuses a dialer whose lease is not, or no longer, that of the
-// call. The operator, who names none, may always change it.
-func checkLease(c Call, b *Body, now time.Time) error {
-	if !b.Given("lease_token") {
-		return nil
-	}
-	token := ""
-	if b.String("lease_token", &token); b.Err() != nil {
-		return b.Err()
-	}
-	if c.Lease.Hash != hashToken(token) || c.Status == CallQueued && !now.Before(c.Lease.Until) {
-		return ErrConflict.With("The lease of this call is over or another dialer's. Claim a call again.")
+		if err := RaiseCall(tx, before, c, now); err != nil {
+			return err
+		}
 	}
 	return nil
-}
-
-// move puts a call into another state, with all that follows from it.
-func move(tx *Tx, c *Call, to string, now time.Time) error {
-	if to == c.Status {
-		return nil
-	}
-	next := map[string][]string{CallQueued: {CallInProgress, CallCompleted, CallFailed}, CallInProgress: {CallCompleted, CallFailed}}
-	if !slices.Contains(next[c.Status], to) {
-		return ErrConflict.With("A call that is %s cannot become %s; it can become: %s.", c.Status, to, strings.Join(append(next[c.Status], "nothing else"), ", "))
-	}
-	if c.StartedAt.IsZero() && to != CallFailed {
-		c.StartedAt = now
-	}
-	c.Status = to
-	if to == CallInProgress {
-		return nil
-	}
-	if c.EndedAt.IsZero() {
-		c.EndedAt = now
-	}
-	if c.EndedAt.Before(c.StartedAt) {
-		return ErrValidation.With("ended_at is before started_at.")
-	}
-	if to == CallFailed && c.ErrorReason == "" {
-		c.ErrorReason = "failed"
-	}
-	if c.StartedAt.IsZero() {
-		c.Billing.Status = BillingNone
-		return nil
-	}
-	return settle(tx, c)
-}
-
-// settle bills a call that is over and counts it: for its agent, its contact
-// and its owner's wallet.
-func settle(tx *Tx, c *Call) error {
-	minutes := math.Ceil(c.EndedAt.Sub(c.StartedAt).Minutes()*100) / 100
-	owner, err := FindOwner(tx, c.Owner)
-	if err != nil {
-		return err
-	}
-	c.Billing.Status = BillingBilled
-	if owner.Balance != nil {
-		charge := math.Round(minutes*owner.Rate*10_000) / 10_000
-		c.Billing.Final, c.Billing.Total = charge, charge
-		left := math.Round((*owner.Balance-charge)*10_000) / 10_000
-		owner.Balance = &left
-		if err := SaveOwner(tx, owner); err != nil {
-			return err
-		}
-	}
-	if agent, err := GetAgent(tx, c.Agent.ID); err == nil {
-		agent.TotalCalls++
-		agent.MinutesUsed = math.Round((agent.MinutesUsed+minutes)*100) / 100
-		if err := SaveAgent(tx, agent); err != nil {
-			return err
-		}
-	}
-	contact, err := FindContact(tx, everything(*c), c.ContactID)
-	if err != nil {
-		return nil // none, or gone: nothing to count
-	}
-	contact.LastCallDate = c.EndedAt
-	return SaveContact(tx, contact)
-}
-
-// record stores an inbound call.
-func (d *Dialer) record(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
-	if err != nil {
-		return err
-	}
-	kind := CallInbound
-	body.Word("type", &kind, CallInbound)
-	if err := body.Err(); err != nil {
-		return err
-	}
-	order, err := ReadOrder(body)
-	if err != nil {
-		return err
-	}
-	return d.save(w, http.StatusCreated, func(tx *Tx) (Call, error) { return inbound(tx, r, body, order) })
-}
-
-// inbound makes the record of an inbound call.
-func inbound(tx *Tx, r *Request, b *Body, o Order) (c Call, err error) {
-	name, status := "", CallInProgress
-	b.String("owner", &name)
-	b.Word("status", &status, CallStates()[1:]...)
-	if err := b.Err(); err != nil {
-		return c, err
-	}
-	owner, err := EnsureOwner(tx, name, r.Now)
-	if err != nil {
-		return c, err
-	}
-	scope, err := ScopeOf(tx, owner.ID)
-	if err != nil {
-		return c, err
-	}
-	agent, err := FindAgent(tx, scope, o.Agent)
-	if err != nil {
-		return c, err
-	}
-	if o.Contact != 0 {
-		if _, err := FindContact(tx, scope, o.Contact); err != nil {
-			return c, ErrNotFound.With("No contact with the id %d.", o.Contact)
-		}
-	}
-	c = Call{
-		Owner: owner.ID, TeamID: agent.TeamID, Agent: CallAgent{agent.ID, agent.Name, agent.AssistantID}, Status: CallQueued, Type: CallInbound,
-		PhoneNumber: o.Phone, ContactID: o.Contact, Variables: o.Variables, CreatedAt: r.Now, Billing: Billing{Status: BillingPending},
-	}
-	if err := facts(&c, b); err != nil {
-		return c, err
-	}
-	return c, move(tx, &c, status, r.Now)
 }

@@ -52,6 +52,12 @@ var (
 	ErrAgentNotFound = &Error{Status: http.StatusNotFound, Code: "agent_not_found", Message: "No such agent, or no access to it."}
 	ErrNoPhone       = &Error{Status: http.StatusNotFound, Code: "no_phone_number", Message: "The agent has no phone number assigned."}
 
+	ErrDuplicate         = &Error{Status: http.StatusBadRequest, Code: "duplicate_variable", Message: "A context variable of this name exists."}
+	ErrInvalidValue      = &Error{Status: http.StatusBadRequest, Code: "invalid_value", Message: "The value does not fit the definition of its variable."}
+	ErrUndefinedVariable = &Error{Status: http.StatusBadRequest, Code: "undefined_variable", Message: "There is no such context variable."}
+	ErrDeleteNotAllowed  = &Error{Status: http.StatusForbidden, Code: "delete_not_allowed", Message: "Built-in context variables cannot be deleted."}
+	ErrReplay            = &Error{Status: http.StatusUnprocessableEntity, Code: "idempotency_key_reused", Message: "This Idempotency-Key was sent with another body before. Use a new one for each thing to be made."}
+
 	ErrMissingFirstName = &Error{Status: http.StatusBadRequest, Code: "missing_first_name", Message: "first_name is missing."}
 	ErrTeamNotFound     = &Error{Status: http.StatusNotFound, Code: "team_not_found", Message: "No such team."}
 	ErrTeamAccess       = &Error{Status: http.StatusForbidden, Code: "team_access_denied", Message: "This key's owner is not a member of the team."}

@@ -174,3 +174,14 @@ func ValidPhone(s string) bool {
 	}
 	return strings.Trim(s[1:], "0123456789") == ""
 }
+
+// DisplayWord makes "Qualified Lead" of "qualified_lead".
+func DisplayWord(word string) string {
+	words := strings.Split(word, "_")
+	for i, w := range words {
+		if w != "" {
+			words[i] = strings.ToUpper(w[:1]) + w[1:]
+		}
+	}
+	return strings.Join(words, " ")
+}

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
-	"net/http"
 	"time"
 )
 
@@ -23,18 +21,6 @@ var KeyRequestTable = Table[KeyRequest]{
 	Name:    "key_requests",
 	Key:     func(r KeyRequest) []byte { return r.Hash },
 	Indexes: []Index[KeyRequest]{{"at", func(r KeyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
-}
-
-// RequestName gives the Idempotency-Key of a request, "" where it has none.
-func RequestName(h http.Header) (string, error) {
-	values := h.Values("Idempotency-Key")
-	if len(values) == 0 {
-		return "", nil
-	}
-	if len(values) > 1 || values[0] == "" || len(values[0]) > 255 {
-		return "", ErrValidation.With("Idempotency-Key must stand once, with 1 to 255 characters, such as a UUID.")
-	}
-	return values[0], nil
 }
 
 // CheckRequest is ErrConflict where a request of this name has made a key in
@@ -66,19 +52,5 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 // SweepRequests forgets requests that are older than a day, up to 1000 of them.
 // It is to be called about once a minute.
 func SweepRequests(store *Store, now time.Time) error {
-	return store.Update(func(tx *Tx) error {
-		var over [][]byte
-		for at, hash := range KeyRequestTable.Find(tx, "at", nil, false) {
-			if len(over) == 1000 || bytes.Compare(at, IDKey(uint64(now.Add(-requestSpan).UnixNano()))) > 0 {
-				break
-			}
-			over = append(over, bytes.Clone(hash))
-		}
-		for _, hash := range over {
-			if err := KeyRequestTable.Delete(tx, hash); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return Sweep(store, KeyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())), KeyRequestTable.Delete)
 }

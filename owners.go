@@ -49,6 +49,9 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (Owner, error) {
 // FindOwner reads an owner; ErrNotFound where there is none.
 func FindOwner(tx *Tx, id uint64) (Owner, error) { return ownerTable.Get(tx, IDKey(id)) }
 
+// OwnerNamed reads the owner of a name; ErrNotFound where there is none.
+func OwnerNamed(tx *Tx, name string) (Owner, error) { return ownerTable.One(tx, "name", []byte(name)) }
+
 // OwnerName gives the name of an owner, "" where there is none.
 func OwnerName(tx *Tx, id uint64) string {
 	o, err := FindOwner(tx, id)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -26,6 +27,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	queue   []*change
+	next    map[string]chan struct{} // closed at the next change of a table
 	closing bool
 	wake    chan struct{} // holds one token while queue has something new
 	done    chan struct{} // closed when the committer has ended
@@ -57,7 +59,7 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	}
 	s := &Store{
 		db: f.DB, path: path, id: f.Header.StoreID, stamp: stamp,
-		wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
+		next: map[string]chan struct{}{}, wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
 	}
 	go s.commitAll()
 	return s, nil
@@ -188,6 +190,47 @@ func (s *Store) Watch(table string) <-chan struct{} {
 	return c.(chan struct{})
 }
 
+// Await waits until Generation of a table is another than since, and says
+// whether it is; it is not where the context ended or the store failed first.
+func (s *Store) Await(ctx context.Context, table string, since uint64) bool {
+	for {
+		s.mu.Lock()
+		next := s.next[table]
+		if next == nil {
+			next = make(chan struct{})
+			s.next[table] = next
+		}
+		s.mu.Unlock()
+		if s.Generation(table).Load() != since {
+			return true
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return false
+		case <-s.failed:
+			return false
+		}
+	}
+}
+
+// announce wakes those who wait for a change of a table.
+func (s *Store) announce(table string) {
+	s.Generation(table).Add(1)
+	if c, ok := s.watched.Load(table); ok {
+		select {
+		case c.(chan struct{}) <- struct{}{}:
+		default:
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next := s.next[table]; next != nil {
+		close(next)
+		delete(s.next, table)
+	}
+}
+
 // commitAll is the committer: the one goroutine that writes. It has no
 // recover: a panic here means a damaged file or a bug, and must end the
 // process rather than one request.
@@ -224,13 +267,7 @@ func (s *Store) commit(batch []*change) {
 			s.fail(err)
 		} else if tx != nil {
 			for _, table := range tx.Changed {
-				s.Generation(table).Add(1)
-				if c, ok := s.watched.Load(table); ok {
-					select {
-					case c.(chan struct{}) <- struct{}{}:
-					default:
-					}
-				}
+				s.announce(table)
 			}
 			for _, after := range tx.Afters {
 				after()

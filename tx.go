@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"iter"
 
 	"go.etcd.io/bbolt"
 )
@@ -47,6 +48,24 @@ func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 func (tx *Tx) Has(bucket string, key []byte) bool {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	return b != nil && b.Get(key) != nil
+}
+
+// Range goes through the keys of a bucket that begin with prefix, in their
+// order, with the values as they are stored. Both are valid only until the
+// next step; the bucket must not be changed meanwhile.
+func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, stored []byte) bool) {
+		b := tx.Bolt.Bucket([]byte(bucket))
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		for key, stored := c.Seek(prefix); key != nil && bytes.HasPrefix(key, prefix); key, stored = c.Next() {
+			if !yield(key, stored) {
+				return
+			}
+		}
+	}
 }
 
 // Count counts the keys of a bucket by going through them.
