@@ -151,3 +151,181 @@ func TestDialer_Billing(t *testing.T) {
 	a.refuse("PATCH", "/admin/v1/calls/99", `{}`, 404, "not_found", "")
 	a.refuse("POST", "/admin/v1/calls", `{"agent_id": 1, "phone_number": "+4930555010", "type": "outbound"}`, 400, "validation_error", "type")
 }
+
+// lease claims the next call and gives its path and the token.
+func (a *testApp) lease(body string) (path, token string) {
+	a.t.Helper()
+	v := a.operate(200, "POST", "/admin/v1/calls/claim", body)
+	call, ok := v["call"].(map[string]any)
+	if !ok {
+		a.t.Fatalf("got %v, want a call", v)
+	}
+	return fmt.Sprintf("/admin/v1/calls/%v", call["id"]), v["lease"].(map[string]any)["token"].(string)
+}
+
+// TestDialer_Life places a call to its end, with what follows from it: bill,
+// counts of the agent, the contact's last call, and the webhooks in order.
+func TestDialer_Life(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	a.hook(v.URL, "", "call.queued", "call.started", "call.ended", "call.failed", "call.transcript", "call.recording", "call.summary")
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
+	a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "last_name": "Lind", "phone_numbers": [{"phone_number": "+4930555044"}]}`)
+	a.operate(200, "PATCH", "/admin/v1/owners/1", `{"balance": 10, "rate": 0.4}`)
+	_, key := a.key(everyPermission)
+	if w := a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1, "contact_id": 1, "variables": {"order": 7}}`); w.Code != 201 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	path, token := a.lease(`{"dialer": "d1", "lease_seconds": 30}`)
+	with := func(more string) string { return `{"lease_token": "` + token + `"` + more + `}` }
+	a.refuse("POST", path+"/heartbeat", `{}`, 400, "missing_parameter", "lease_token")
+	a.refuse("POST", path+"/heartbeat", `{"lease_token": "x"}`, 409, "conflict", "lease")
+	a.clocks.Pass(20 * time.Second)
+	a.operate(200, "POST", path+"/heartbeat", with(`, "lease_seconds": 30`))
+	a.clocks.Pass(20 * time.Second) // past the first lease, within the second
+	if got := a.operate(200, "POST", path+"/start", with("")); got["status"] != "in-progress" || got["started_at"] != "2026-02-03T09:00:40Z" {
+		t.Errorf("got %v", got)
+	}
+	a.clocks.Pass(50 * time.Second)
+	a.operate(200, "POST", path+"/heartbeat", with(""))
+	a.clocks.Pass(40 * time.Second)
+	done := a.operate(200, "POST", path+"/complete", with(`, "summary": "Done.", "transcript": "Agent: Hi", "recording_url": "https://files.example.net/1.mp3"`))
+	if done["status"] != "completed" || done["duration_seconds"] != 90.0 || fmt.Sprint(done["billing"]) != "map[final_charge:0.6 initial_charge:0 status:billed total_charge:0.6]" {
+		t.Errorf("got %v", done)
+	}
+	if again := a.operate(200, "POST", path+"/complete", with(`, "summary": "Other."`)); again["summary"] != "Done." {
+		t.Errorf("said again: got %v", again["summary"])
+	}
+	a.refuse("POST", path+"/fail", with(""), 409, "conflict", "completed")
+	a.refuse("POST", path+"/heartbeat", with(""), 409, "conflict", "completed")
+	agent := a.operate(200, "GET", "/admin/v1/agents/1", "")
+	if agent["minutes_used"] != 1.5 || agent["total_calls"] != 1.0 {
+		t.Errorf("got agent %v", agent)
+	}
+	if contact := a.operate(200, "GET", "/admin/v1/contacts/1", ""); contact["last_call_date"] != "2026-02-03T09:02:10Z" {
+		t.Errorf("got %v", contact["last_call_date"])
+	}
+	a.send()
+	var events []string
+	for _, r := range v.all() {
+		p := object(t, r.body)
+		call := p["call"].(map[string]any)
+		events = append(events, p["event_type"].(string))
+		for name, want := range map[string]map[string]any{
+			"call.queued":     {"prompt_variables": map[string]any{"order": 7.0}},
+			"call.started":    {"assistant_id": call["assistant_id"], "agent_id": 1.0, "klen_call_id": call["klen_call_id"]},
+			"call.ended":      {"duration": 90.0, "duration_seconds": 90.0, "summary": "Done.", "status": "completed", "agent_name": "Front desk"},
+			"call.transcript": {"transcript": "Agent: Hi"},
+			"call.recording":  {"recording_url": "https://files.example.net/1.mp3"},
+			"call.summary":    {"summary": "Done.", "phone_number": "+4930555044", "type": "outbound"},
+		}[p["event_type"].(string)] {
+			if want == nil || fmt.Sprint(call[name]) != fmt.Sprint(want) {
+				t.Errorf("%s: %s is %v, want %v", p["event_type"], name, call[name], want)
+			}
+		}
+		if p["event_type"] != "call.queued" && members(call["contact"]) != "company email id name" {
+			t.Errorf("%s: got contact %v", p["event_type"], call["contact"])
+		}
+	}
+	if got := fmt.Sprint(events); got != "[call.queued call.started call.ended call.transcript call.summary call.recording]" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A lease that ends unused puts the call back once; the second time it fails.
+// It does so over a restart too.
+func TestDialer_Lapse(t *testing.T) {
+	v := newReceiver(t)
+	a := newHookApp(t)
+	a.hook(v.URL, "", "call.failed")
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
+	_, key := a.key(everyPermission)
+	for range 2 {
+		if w := a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`); w.Code != 201 {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+	}
+	status := func(id int) string {
+		c := a.operate(200, "GET", fmt.Sprintf("/admin/v1/calls/%d", id), "")
+		return fmt.Sprint(c["status"], " ", c["error_reason"])
+	}
+	pass := func(d time.Duration) {
+		t.Helper()
+		a.clocks.Pass(d)
+		if err := a.dialer.Lapse(a.clock.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, first := a.lease(`{"lease_seconds": 30}`)
+	running, second := a.lease(`{"lease_seconds": 30}`)
+	a.operate(200, "POST", running+"/start", `{"lease_token": "`+second+`", "lease_seconds": 60}`)
+	a.restart()
+	pass(29 * time.Second)
+	if got := status(1); got != "queued " {
+		t.Errorf("before its end: got %q", got)
+	}
+	if v := a.operate(200, "POST", "/admin/v1/calls/claim", ""); v["call"] != nil {
+		t.Errorf("got %v, want none: both are taken", v)
+	}
+	pass(time.Second)
+	a.refuse("POST", "/admin/v1/calls/1/start", `{"lease_token": "`+first+`"}`, 409, "conflict", "lease")
+	path, _ := a.lease(`{"lease_seconds": 30}`)
+	if path != "/admin/v1/calls/1" {
+		t.Errorf("got %s, want the call that came back", path)
+	}
+	pass(30 * time.Second)
+	if got := status(1); got != "failed failed" {
+		t.Errorf("the second time: got %q", got)
+	}
+	if got := status(2); got != "failed disconnected" {
+		t.Errorf("a call that was under way: got %q", got)
+	}
+	a.send()
+	if n := len(v.all()); n != 2 {
+		t.Errorf("got %d events, want 2", n)
+	}
+}
+
+func TestDialer_Fail(t *testing.T) {
+	a := newCallApp(t)
+	_, key := a.key(everyPermission)
+	for range 2 {
+		a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`)
+	}
+	path, token := a.lease("")
+	a.refuse("POST", path+"/fail", `{"lease_token": "`+token+`", "error_reason": "tired"}`, 400, "validation_error", "error_reason")
+	got := a.operate(200, "POST", path+"/fail", `{"lease_token": "`+token+`", "error_reason": "no-answer"}`)
+	if got["status"] != "failed" || got["error_reason"] != "no-answer" || got["billing"].(map[string]any)["status"] != "not_billed" {
+		t.Errorf("got %v", got)
+	}
+	a.operate(200, "POST", path+"/fail", `{"lease_token": "`+token+`"}`)
+	a.refuse("POST", path+"/start", `{"lease_token": "`+token+`"}`, 409, "conflict", "failed")
+}
+
+// A claim that waits is answered by the call that comes, and not before; all
+// who wait go when the server stops.
+func TestDialer_ClaimWaits(t *testing.T) {
+	a := newCallApp(t)
+	_, key := a.key(everyPermission)
+	answers := make(chan map[string]any)
+	wait := func() { answers <- object(t, a.control("POST", "/admin/v1/calls/claim", `{"wait_seconds": 20}`).Body.String()) }
+	for range 3 {
+		go wait()
+	}
+	for range 2 {
+		a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`)
+	}
+	ids := map[any]bool{}
+	for range 2 {
+		if v := <-answers; v["call"] != nil {
+			ids[v["call"].(map[string]any)["id"]] = true
+		}
+	}
+	if len(ids) != 2 {
+		t.Errorf("got calls %v, want both", ids)
+	}
+	a.dialer.Close()
+	if v := <-answers; v["call"] != nil {
+		t.Errorf("got %v, want none", v)
+	}
+}
