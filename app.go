@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -88,7 +89,7 @@ func (a *App) wire(peppers Peppers) error {
 	for _, part := range []any{
 		NewAdmin(store, a.Keyring, a.Limiter, defaults, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
-		NewVariables(store), NewContexts(store), NewVerifier(store, a.Keyring, a.Limiter),
+		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups, NewHooks(store, peppers, targets, a.Sender),
 	} {
 		o.Add(part)
@@ -102,11 +103,11 @@ func (a *App) wire(peppers Peppers) error {
 func tables() []Checked {
 	var all []Checked
 	for _, part := range []interface{ Tables() []Checked }{
-		&Admin{}, &Tokens{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Hooks{}, &Notices{},
+		&Admin{}, &Tokens{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Schedules{}, &Hooks{}, &Notices{},
 	} {
 		all = append(all, part.Tables()...)
 	}
-	return append(all, ReplayTables()...)
+	return slices.Concat(all, ReplayTables(), EventTables())
 }
 
 // CheckStoreFile checks the database in a file that no server has open.
@@ -134,6 +135,7 @@ func (a *App) tend() {
 		case <-second.C:
 			a.clock.Catch()
 			a.Sender.Wake()
+			a.report("send reminders", FireReminders(a.Store, a.clock.Now()))
 			a.report("end leases of dialers", a.dialer.Lapse(a.clock.Now()))
 			a.report("store reached limits", a.notices.Flush())
 		case <-minute.C:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -134,6 +135,9 @@ func (b *Body) Bytes() []byte { return b.data }
 
 // Err is the first thing that did not fit, nil when all did.
 func (b *Body) Err() error { return b.err }
+
+// Names lists the members that were sent, in the order of the alphabet.
+func (b *Body) Names() []string { return slices.Sorted(maps.Keys(b.fields)) }
 
 // Has says whether a member was sent, null included.
 func (b *Body) Has(name string) bool {

@@ -398,14 +398,6 @@ func (c Call) Row(tx *Tx, scope Scope) map[string]any {
 	return row
 }
 
-// TextOrNone is a text, nil where it is empty.
-func TextOrNone(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
 // Detail is a call as GET /calls/{call_id} shows it (contract 3.2).
 func (c Call) Detail(tx *Tx, scope Scope) map[string]any {
 	shown := c.Row(tx, scope)

@@ -135,24 +135,17 @@ func (c Contact) full(tx *Tx) map[string]any {
 	for _, p := range c.PhoneNumbers {
 		phones = append(phones, map[string]any{
 			"id": p.ID, "phone_number": p.PhoneNumber, "phone_type": p.PhoneType, "primary": p.Primary,
-			"do_not_call": p.DoNotCall, "dnc_date": Seconds(p.DNCDate), "dnc_reason": textOrNull(p.DNCReason),
+			"do_not_call": p.DoNotCall, "dnc_date": Seconds(p.DNCDate), "dnc_reason": TextOrNone(p.DNCReason),
 		})
 	}
 	for _, n := range slices.Backward(c.Notes) {
 		notes = append(notes, map[string]any{
-			"id": n.ID, "content": n.Content, "created_at": Seconds(n.CreatedAt), "note_type": n.NoteType, "call_result": textOrNull(n.CallResult),
+			"id": n.ID, "content": n.Content, "created_at": Seconds(n.CreatedAt), "note_type": n.NoteType, "call_result": TextOrNone(n.CallResult),
 		})
 	}
 	v["phone_numbers"], v["recent_notes"] = phones, notes
 	v["custom_context"], v["industry_context"] = orEmpty(c.CustomContext), orEmpty(c.IndustryContext)
 	return v
-}
-
-func textOrNull(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }
 
 func orEmpty(v Values) Values {

@@ -308,7 +308,9 @@ func TestDialer_ClaimWaits(t *testing.T) {
 	a := newCallApp(t)
 	_, key := a.key(everyPermission)
 	answers := make(chan map[string]any)
-	wait := func() { answers <- object(t, a.control("POST", "/admin/v1/calls/claim", `{"wait_seconds": 20}`).Body.String()) }
+	wait := func() {
+		answers <- object(t, a.control("POST", "/admin/v1/calls/claim", `{"wait_seconds": 20}`).Body.String())
+	}
 	for range 3 {
 		go wait()
 	}

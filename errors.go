@@ -52,6 +52,10 @@ var (
 	ErrAgentNotFound = &Error{Status: http.StatusNotFound, Code: "agent_not_found", Message: "No such agent, or no access to it."}
 	ErrNoPhone       = &Error{Status: http.StatusNotFound, Code: "no_phone_number", Message: "The agent has no phone number assigned."}
 
+	ErrParameterFormat = &Error{Status: http.StatusBadRequest, Code: "invalid_parameter_format", Message: "A query parameter does not have the form it needs."}
+	ErrDuration        = &Error{Status: http.StatusBadRequest, Code: "invalid_duration", Message: "duration must be a whole number of minutes from 1 to 180."}
+	ErrDatetime        = &Error{Status: http.StatusBadRequest, Code: "invalid_datetime_format", Message: "The time is not an ISO 8601 date and time."}
+
 	ErrDuplicate         = &Error{Status: http.StatusBadRequest, Code: "duplicate_variable", Message: "A context variable of this name exists."}
 	ErrInvalidValue      = &Error{Status: http.StatusBadRequest, Code: "invalid_value", Message: "The value does not fit the definition of its variable."}
 	ErrUndefinedVariable = &Error{Status: http.StatusBadRequest, Code: "undefined_variable", Message: "There is no such context variable."}

@@ -185,3 +185,11 @@ func DisplayWord(word string) string {
 	}
 	return strings.Join(words, " ")
 }
+
+// TextOrNone is a text, nil where it is empty.
+func TextOrNone(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}

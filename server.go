@@ -30,6 +30,7 @@ type ServerOptions struct {
 
 	Keyed []Route // the API door: a key is needed, every check applies
 	Free  []Route // the same, but costing nothing and needing no permission
+	Open  []Route // the API door: no key is needed
 	Admin []Route // the admin door and the control socket
 
 	Access       bool  // log every request
@@ -44,13 +45,17 @@ type ServerOptions struct {
 }
 
 // Add adds the routes that a part of the program has, by its methods Routes
-// (for keys), FreeRoutes (for keys, at no cost) and AdminRoutes.
+// (for keys), FreeRoutes (for keys, at no
+// cost), OpenRoutes (for everybody) and AdminRoutes.
 func (o *ServerOptions) Add(part any) {
 	if p, ok := part.(interface{ Routes() []Route }); ok {
 		o.Keyed = append(o.Keyed, p.Routes()...)
 	}
 	if p, ok := part.(interface{ FreeRoutes() []Route }); ok {
 		o.Free = append(o.Free, p.FreeRoutes()...)
+	}
+	if p, ok := part.(interface{ OpenRoutes() []Route }); ok {
+		o.Open = append(o.Open, p.OpenRoutes()...)
 	}
 	if p, ok := part.(interface{ AdminRoutes() []Route }); ok {
 		o.Admin = append(o.Admin, p.AdminRoutes()...)
@@ -89,6 +94,9 @@ func (s *Server) API() (http.Handler, error) {
 	}
 	for _, row := range s.o.Free {
 		rows = append(rows, Row{row, s.keyed(row, true)})
+	}
+	for _, row := range s.o.Open {
+		rows = append(rows, Row{row, s.open(row)})
 	}
 	return NewRouter(append(rows, s.health()...), s.plain)
 }
@@ -238,6 +246,16 @@ func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 				return
 			}
 		}
+		err = row.Handle(x, &x.Request)
+	}
+}
+
+// open makes the handler of a row that everybody may ask.
+func (s *Server) open(row Route) httprouter.Handle {
+	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+		x := s.begin(w, r, p, row)
+		var err error
+		defer s.end(x, &err)
 		err = row.Handle(x, &x.Request)
 	}
 }

@@ -229,6 +229,23 @@ func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter
 	}
 }
 
+// From is Find forwards for the entries that are not before prefix and first.
+func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(entry, key []byte) bool) {
+		b := tx.Bolt.Bucket([]byte(t.Name + "/" + index))
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		for entry, value := c.Seek(append(bytes.Clone(prefix), first...)); entry != nil && bytes.HasPrefix(entry, prefix); entry, value = c.Next() {
+			cut := len(entry) - int(value[0])
+			if !yield(entry[len(prefix):cut], entry[cut:]) {
+				return
+			}
+		}
+	}
+}
+
 // seek puts a cursor on the first or the last entry with a prefix.
 func seek(c *bbolt.Cursor, prefix []byte, backwards bool) (key, value []byte, step func() ([]byte, []byte)) {
 	if !backwards {

@@ -1,0 +1,345 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	ical "github.com/emersion/go-ical"
+)
+
+const eventsPath = "/api/v1/calendar/events"
+
+// event makes an event and gives its answer; more is further members.
+func (a *testApp) event(key, start, end string, more ...string) map[string]any {
+	a.t.Helper()
+	body := fmt.Sprintf(`{"title": "Fitting", "start_time": %q, "end_time": %q%s}`, start, end, strings.Join(append([]string{""}, more...), ", "))
+	w := a.ask("POST", eventsPath+"/create", key, body)
+	if w.Code != 201 {
+		a.t.Fatalf("%s: got %d %s", body, w.Code, w.Body)
+	}
+	return object(a.t, w.Body.String())
+}
+
+func newCalendarApp(t testing.TB) (a *testApp, key string) {
+	a = newHookApp(t)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
+	a.operate(201, "POST", "/admin/v1/teams", `{"name": "Reception", "members": ["admin", "bob"]}`)
+	a.operate(201, "POST", "/admin/v1/teams", `{"name": "Others", "members": ["eve"]}`)
+	_, key = a.key(everyPermission, `"limits": {"requests_per_minute_limit": 100000, "calendar_events_per_day_limit": 100000}`)
+	return a, key
+}
+
+func TestCalendar_CreateRefuses(t *testing.T) {
+	a, key := newCalendarApp(t)
+	const times = `"start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T09:45:00Z"`
+	for _, tt := range []struct {
+		body   string
+		status int
+		code   string
+		want   string
+	}{
+		{``, 400, "invalid_json", ""},
+		{`{"title"`, 400, "invalid_json", ""},
+		{`{` + times + `}`, 400, "missing_parameter", "title"},
+		{`{"title": "", ` + times + `}`, 400, "missing_parameter", "title"},
+		{`{"title": "x", "end_time": "2026-03-02T09:45:00Z"}`, 400, "missing_parameter", "start_time"},
+		{`{"title": "x", "start_time": "2026-03-02T09:00:00Z", "end_time": null}`, 400, "missing_parameter", "end_time"},
+		{`{"title": "x", "start_time": "tomorrow", "end_time": "2026-03-02T09:45:00Z"}`, 400, "invalid_datetime_format", "start_time"},
+		{`{"title": "x", "start_time": "2026-03-02", "end_time": "2026-03-02T09:45:00Z"}`, 400, "invalid_datetime_format", "start_time"},
+		{`{"title": "x", "start_time": "2026-03-02T09:00:00Z", "end_time": 7}`, 400, "invalid_datetime_format", "end_time"},
+		{`{"title": "x", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T09:00:00Z"}`, 400, "validation_error", "end_time"},
+		{`{"title": "x", "start_time": "2026-03-02T10:00:00+01:00", "end_time": "2026-03-02T09:00:00Z"}`, 400, "validation_error", "end_time"},
+		{`{"title": "x", ` + times + `, "status": "completed"}`, 400, "validation_error", "status"},
+		{`{"title": "x", ` + times + `, "event_type": "party"}`, 400, "validation_error", "event_type"},
+		{`{"title": "x", ` + times + `, "remind_before_minutes": -1}`, 400, "validation_error", "remind_before_minutes"},
+		{`{"title": "x", ` + times + `, "is_reminder_enabled": "yes"}`, 400, "validation_error", "is_reminder_enabled"},
+		{`{"title": 7, ` + times + `}`, 400, "validation_error", "title"},
+		{`{"title": "x", ` + times + `, "ai_agent_id": 99}`, 404, "agent_not_found", ""},
+		{`{"title": "x", ` + times + `, "team_id": 99}`, 404, "team_not_found", ""},
+		{`{"title": "x", ` + times + `, "team_id": 2}`, 403, "team_access_denied", ""},
+	} {
+		w := a.ask("POST", eventsPath+"/create", key, tt.body)
+		if w.Code != tt.status || code(w) != tt.code || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%s: got %d %s, want %d %s with %q", tt.body, w.Code, w.Body, tt.status, tt.code, tt.want)
+		}
+	}
+	if v := object(t, a.ask("GET", eventsPath+"?start_date=2026-03-01", key, "").Body.String()); v["count"] != 0.0 {
+		t.Errorf("got %v events after refusals, want none", v["count"])
+	}
+	_, reader := a.key(`["can_read_calendar"]`)
+	if w := a.ask("POST", eventsPath+"/create", reader, `{}`); code(w) != "permission_denied" || !strings.Contains(w.Body.String(), "can_write_calendar") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestCalendar_Shapes holds the answers against the examples of contract 7.
+func TestCalendar_Shapes(t *testing.T) {
+	a, key := newCalendarApp(t)
+	made := a.event(key, "2026-03-02T09:00:00Z", "2026-03-02T10:45:00+01:00", `"event_type": "appointment"`, `"status": "confirmed"`, `"location": "Room 2"`,
+		`"description": "Second fitting"`, `"created_by_ai_agent": true`, `"ai_agent_id": 1`, `"team_id": 1`, `"customer_name": "Mara Lind"`, `"customer_phone": "+4930555010"`)
+	if members(made) != "end_time ics_url id message start_time status title uuid" || made["end_time"] != "2026-03-02T09:45:00.000Z" || made["status"] != "confirmed" ||
+		made["ics_url"] != "/calendar/event/"+made["uuid"].(string)+"/calendar.ics" {
+		t.Errorf("got %v", made)
+	}
+	list := object(t, a.ask("GET", eventsPath+"?start_date=2026-03-02&end_date=2026-03-02", key, "").Body.String())
+	row := list["events"].([]any)[0].(map[string]any)
+	if members(list) != "count events limit page pages" || list["limit"] != 10.0 ||
+		members(row) != "ai_agent created_by_ai_agent customer duration_minutes end_time event_type has_video_conference id location start_time status title uuid video_conference_url" ||
+		members(row["customer"]) != "email name phone" || members(row["ai_agent"]) != "assistant_id id name" || row["duration_minutes"] != 45.0 {
+		t.Errorf("got %v", list)
+	}
+	for _, ref := range []string{"1", made["uuid"].(string), strings.ToUpper(made["uuid"].(string))} {
+		one := object(t, a.ask("GET", eventsPath+"/"+ref, key, "").Body.String())
+		if got := members(one); got != "ai_agent created_at created_by_ai_agent customer description duration_minutes end_time event_type event_type_display external_calendars has_video_conference ics_url id is_reminder_enabled location remind_before_minutes start_time status status_display team title updated_at uuid video_conference_provider video_conference_url" {
+			t.Errorf("got %s", got)
+		}
+		if one["event_type_display"] != "Appointment" || one["remind_before_minutes"] != 60.0 || members(one["team"]) != "id name" ||
+			members(one["external_calendars"]) != "gohighlevel google outlook" || one["created_at"] != "2026-02-03T09:00:00.000Z" || members(one["customer"]) != "email name notes phone" {
+			t.Errorf("got %v", one)
+		}
+	}
+	_, bob := a.key(everyPermission, `"owner": "bob"`)
+	_, eve := a.key(everyPermission, `"owner": "eve"`)
+	if w := a.ask("GET", eventsPath+"/1", bob, ""); w.Code != 200 {
+		t.Errorf("of the team: got %d %s", w.Code, w.Body)
+	}
+	for _, path := range []string{"/1", "/99", "/nothing", "/0c9d2b1e-6a55-4f0e-9d0b-1f2a3b4c5d6e"} {
+		if w := a.ask("GET", eventsPath+path, eve, ""); w.Code != 404 || code(w) != "not_found" {
+			t.Errorf("%s: got %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+func TestCalendar_List(t *testing.T) {
+	a, key := newCalendarApp(t)
+	a.event(key, "2026-02-03T23:30:00Z", "2026-02-04T00:30:00Z")                          // 1: over midnight
+	a.event(key, "2026-02-01T00:00:00Z", "2026-02-20T00:00:00Z", `"event_type": "busy"`)  // 2: long, begins before
+	a.event(key, "2026-02-04T09:00:00Z", "2026-02-04T10:00:00Z", `"status": "confirmed"`) // 3
+	a.event(key, "2026-03-05T00:00:00Z", "2026-03-05T01:00:00Z")                          // 4: the last day of the default range
+	a.event(key, "2026-03-06T00:00:00Z", "2026-03-06T01:00:00Z")                          // 5: after it
+	a.event(key, "2026-02-03T22:00:00Z", "2026-02-04T00:00:00Z", `"team_id": 1`)          // 6: ends as the 4th begins
+	a.ask("POST", eventsPath+"/3/cancel", key, "")
+	for _, tt := range []struct{ query, want string }{
+		{"", "[2 6 1 3 4]"},
+		{"?start_date=2026-02-04&end_date=2026-02-04", "[2 1 3]"},
+		{"?start_date=2026-02-03&end_date=2026-02-03", "[2 6 1]"},
+		{"?start_date=2026-02-20", "[4 5]"},
+		{"?start_date=2026-02-19&end_date=2026-02-19", "[2]"},
+		{"?start_date=2026-03-06", "[5]"},
+		{"?status=cancelled", "[3]"}, {"?status=no_show", "[]"},
+		{"?limit=2&page=2", "[1 3]"}, {"?page=9", "[]"},
+	} {
+		v := object(t, a.ask("GET", eventsPath+tt.query, key, "").Body.String())
+		ids := []any{}
+		for _, row := range v["events"].([]any) {
+			ids = append(ids, row.(map[string]any)["id"])
+		}
+		if fmt.Sprint(ids) != tt.want {
+			t.Errorf("%s: got %v of %v, want %s", tt.query, ids, v["count"], tt.want)
+		}
+	}
+	for query, want := range map[string]string{
+		"?start_date=4.2.2026": "invalid_parameter_format", "?end_date=2026-02-30": "invalid_parameter_format", "?start_date=2026-02-05&end_date=2026-02-04": "invalid_parameter_format",
+		"?status=lost": "validation_error", "?page=0": "validation_error", "?limit=x": "validation_error",
+	} {
+		if w := a.ask("GET", eventsPath+query, key, ""); w.Code != 400 || code(w) != want {
+			t.Errorf("%s: got %d %s, want %s", query, w.Code, w.Body, want)
+		}
+	}
+	// In the owner's zone the 4th begins an hour earlier, so 6 is of both days.
+	a.operate(201, "POST", "/admin/v1/schedules", `{"time_zone": "Europe/Berlin"}`)
+	if v := object(t, a.ask("GET", eventsPath+"?start_date=2026-02-04&end_date=2026-02-04", key, "").Body.String()); v["count"] != 4.0 {
+		t.Errorf("got %v, want 4", v["count"])
+	}
+}
+
+func TestCalendar_Update(t *testing.T) {
+	v := newReceiver(t)
+	a, key := newCalendarApp(t)
+	a.hook(v.URL, "", "calendar.created", "calendar.updated", "calendar.cancelled", "calendar.completed")
+	a.event(key, "2026-03-02T09:00:00Z", "2026-03-02T09:45:00Z", `"location": "Room 2"`, `"created_by_ai_agent": true`, `"customer_notes": "Careful."`)
+	for _, tt := range []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"PATCH", "/1/update", `{"start_time": "2026-03-02T10:00:00", "end_time": "2026-03-02T10:45:00"}`, 200, `"start_time":"2026-03-02T10:00:00.000Z"`},
+		{"PATCH", "/1/update", `{"title": "Other", "status": "no_show"}`, 200, `"status":"no_show"`},
+		{"PATCH", "/1/update", `{"end_time": "2026-03-02T09:00:00Z"}`, 400, "validation_error"},
+		{"PATCH", "/1/update", `{"status": "lost"}`, 400, "validation_error"},
+		{"PATCH", "/1/update", `{"start_time": "soon"}`, 400, "invalid_datetime_format"},
+		{"PATCH", "/1/update", `{"team_id": 2}`, 403, "team_access_denied"},
+		{"PATCH", "/1/update", `{"ai_agent_id": 99}`, 404, "agent_not_found"},
+		{"PUT", "/1/update", `{"title": "x"}`, 400, "missing_parameter"},
+		{"PATCH", "/9/update", `{}`, 404, "not_found"},
+		{"PATCH", "/1/update", `{`, 400, "invalid_json"},
+		{"PUT", "/1/update", `{"title": "New", "start_time": "2026-03-02T10:00:00Z", "end_time": "2026-03-02T10:45:00Z"}`, 200, `"status":"scheduled"`},
+		{"PATCH", "/1/update", `{"status": "completed"}`, 200, `"message":"Updated."`},
+		{"PATCH", "/1/update", `{"status": "scheduled", "customer_notes": "Careful."}`, 200, ""},
+		{"POST", "/1/cancel", `{"reason": 7}`, 400, "validation_error"},
+		{"POST", "/1/cancel", `{"reason": "Snow"}`, 200, `"message":"Cancelled."`},
+		{"POST", "/1/cancel", ``, 200, `"status":"cancelled"`},
+		{"POST", "/9/cancel", ``, 404, "not_found"},
+	} {
+		if w := a.ask(tt.method, eventsPath+tt.path, key, tt.body); w.Code != tt.status || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%s %s: got %d %s, want %d %s", tt.method, tt.body, w.Code, w.Body, tt.status, tt.want)
+		}
+	}
+	one := object(t, a.ask("GET", eventsPath+"/1", key, "").Body.String())
+	if one["location"] != nil || one["created_by_ai_agent"] != true || one["customer"].(map[string]any)["notes"] != "Careful.\nCancelled: Snow" {
+		t.Errorf("got %v: PUT clears what it leaves out, but for who made the event", one)
+	}
+	a.send()
+	var events []string
+	for _, r := range v.all() {
+		p := object(t, r.body)
+		e := p["calendar_event"].(map[string]any)
+		events = append(events, fmt.Sprint(p["event_type"], " ", e["time_changed"], " ", e["previous_start"], " ", e["cancellation_reason"]))
+		if !strings.HasSuffix(p["timestamp"].(string), ".000Z") || e["ics_url"] == nil {
+			t.Errorf("got %v", p)
+		}
+	}
+	want := []string{
+		"calendar.created <nil> <nil> <nil>", "calendar.updated true 2026-03-02T09:00:00.000Z <nil>", "calendar.updated false <nil> <nil>", "calendar.updated false <nil> <nil>",
+		"calendar.completed <nil> <nil> <nil>", "calendar.updated false <nil> <nil>", "calendar.cancelled <nil> <nil> Snow",
+	}
+	if !slices.Equal(events, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(events, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// The day's limit is charged with the event, and not by what is refused.
+func TestCalendar_DailyLimit(t *testing.T) {
+	a, _ := newCalendarApp(t)
+	_, key := a.key(everyPermission, `"limits": {"calendar_events_per_day_limit": 2}`)
+	const body = `{"title": "x", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T09:45:00Z"}`
+	for i, want := range []int{201, 400, 201, 429, 429} {
+		send := body
+		if want == 400 {
+			send = `{}`
+		}
+		w := a.ask("POST", eventsPath+"/create", key, send)
+		if w.Code != want || want == 429 && (code(w) != "rate_limit_exceeded" || w.Header().Get("Retry-After") != "86400") {
+			t.Errorf("%d: got %d %s %v, want %d", i, w.Code, w.Body, w.Header(), want)
+		}
+	}
+	if v := object(t, a.ask("GET", eventsPath, key, "").Body.String()); v["count"] != 2.0 {
+		t.Errorf("got %v events, want 2", v["count"])
+	}
+}
+
+func TestICS(t *testing.T) {
+	a, key := newCalendarApp(t)
+	title := "Fitting; with, signs \\ and " + strings.Repeat("a long tail \u00e4\u00f6\u00fc ", 12)
+	made := a.event(key, "2026-03-02T09:00:00Z", "2026-03-02T09:45:00Z", `"description": "First line\nsecond"`, `"location": "Room 2"`, `"video_conference_url": "https://meet.example.net/x"`,
+		`"customer_name": "Mara Lind"`, `"customer_notes": "Secret note"`, `"customer_email": "mara@example.net"`, `"remind_before_minutes": 15`)
+	a.ask("PATCH", eventsPath+"/1/update", key, fmt.Sprintf(`{"title": %q}`, title))
+	path := made["ics_url"].(string)
+	w := a.ask("GET", path, "", "")
+	if w.Code != 200 || w.Header().Get("Content-Type") != "text/calendar; charset=utf-8" {
+		t.Fatalf("got %d %v", w.Code, w.Header())
+	}
+	text := w.Body.String()
+	for _, hidden := range []string{"Mara", "Secret", "mara@"} {
+		if strings.Contains(text, hidden) {
+			t.Errorf("the file tells of the customer: %s", text)
+		}
+	}
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\r\n"), "\r\n") {
+		if len(line) > 75 || strings.Contains(line, "\n") { // RFC 5545 section 3.1
+			t.Errorf("the line %q is %d bytes long", line, len(line))
+		}
+	}
+	read := func() *ical.Component {
+		t.Helper()
+		dec := ical.NewDecoder(strings.NewReader(a.ask("GET", path, "", "").Body.String()))
+		c, err := dec.Decode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := dec.Decode(); err != io.EOF {
+			t.Errorf("more than one calendar: %v", err)
+		}
+		events := c.Events()
+		if len(events) != 1 {
+			t.Fatalf("got %d events", len(events))
+		}
+		return events[0].Component
+	}
+	e := read()
+	for name, want := range map[string]string{"UID": made["uuid"].(string), "SUMMARY": strings.TrimSpace(title), "DESCRIPTION": "First line\nsecond", "LOCATION": "Room 2", "STATUS": "TENTATIVE"} {
+		if got, err := e.Props.Text(name); err != nil || strings.TrimSpace(got) != want {
+			t.Errorf("%s: got %q, %v; want %q", name, got, err, want)
+		}
+	}
+	for name, want := range map[string]string{"DTSTART": "20260302T090000Z", "DTEND": "20260302T094500Z", "DTSTAMP": "20260203T090000Z", "URL": "https://meet.example.net/x"} {
+		if got := e.Props.Get(name); got == nil || got.Value != want {
+			t.Errorf("%s: got %v, want %s", name, got, want)
+		}
+	}
+	if len(e.Children) != 1 || e.Children[0].Name != "VALARM" || e.Children[0].Props.Get("TRIGGER").Value != "-PT15M" {
+		t.Errorf("got alarms %v", e.Children)
+	}
+	for status, want := range map[string]string{"confirmed": "CONFIRMED", "cancelled": "CANCELLED"} {
+		a.ask("PATCH", eventsPath+"/1/update", key, fmt.Sprintf(`{"status": %q, "is_reminder_enabled": false}`, status))
+		if e := read(); e.Props.Get("STATUS").Value != want || len(e.Children) != 0 {
+			t.Errorf("%s: got %v", status, e)
+		}
+	}
+	for _, bad := range []string{"1", "0c9d2b1e-6a55-4f0e-9d0b-1f2a3b4c5d6e"} {
+		if w := a.ask("GET", "/calendar/event/"+bad+"/calendar.ics", "", ""); w.Code != 404 || code(w) != "not_found" {
+			t.Errorf("%s: got %d %s", bad, w.Code, w.Body)
+		}
+	}
+}
+
+// TestReminders checks that each fires once, at its time, over a restart, a
+// move and a cancellation.
+func TestReminders(t *testing.T) {
+	v := newReceiver(t)
+	a, key := newCalendarApp(t)
+	a.hook(v.URL, "", "calendar.reminder")
+	a.event(key, "2026-02-03T11:00:00Z", "2026-02-03T12:00:00Z")                                 // 1: due at 10:00
+	a.event(key, "2026-02-03T11:00:00Z", "2026-02-03T12:00:00Z", `"is_reminder_enabled": false`) // 2: never
+	a.event(key, "2026-02-03T11:30:00Z", "2026-02-03T12:00:00Z", `"remind_before_minutes": 0`)   // 3: its begin is too late
+	a.event(key, "2026-02-03T12:30:00Z", "2026-02-03T13:00:00Z")                                 // 4: cancelled
+	a.event(key, "2026-02-03T13:00:00Z", "2026-02-03T14:00:00Z")                                 // 5: missed while the server was down
+	a.event(key, "2026-02-03T15:00:00Z", "2026-02-03T16:00:00Z")                                 // 6: due while it was, but still to come
+	a.ask("POST", eventsPath+"/4/cancel", key, "")
+	told := func(want string) {
+		t.Helper()
+		if err := FireReminders(a.Store, a.clock.Now()); err != nil {
+			t.Fatal(err)
+		}
+		a.send()
+		var ids []any
+		for _, r := range v.all() {
+			ids = append(ids, object(t, r.body)["calendar_event"].(map[string]any)["id"])
+		}
+		if fmt.Sprint(ids) != want {
+			t.Errorf("at %v: got %v, want %s", a.clock.Now(), ids, want)
+		}
+	}
+	a.clocks.Pass(time.Hour - time.Second)
+	told("[]")
+	a.clocks.Pass(time.Second)
+	told("[1]")
+	told("[1]")
+	a.restart()
+	a.clocks.Pass(2 * time.Hour)
+	told("[1 5]") // at 12:00: 5 is due just now, 3 began without one
+	a.ask("PATCH", eventsPath+"/5/update", key, `{"start_time": "2026-02-03T13:30:00Z"}`)
+	told("[1 5]")
+	a.clocks.Pass(30 * time.Minute)
+	told("[1 5 5]")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.clocks.Pass(2 * time.Hour) // 14:30
+	a.start()
+	told("[1 5 5 6]")
+}
