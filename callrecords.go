@@ -329,48 +329,29 @@ func CallsInScope(tx *Tx, scope Scope, filter CallFilter, page Page) (calls []Ca
 // newest goes through the index entries in scope, newest first, each call
 // once: a call of mine in a team of mine stands in both.
 func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
-	prefixes := scope.Keys()
-	if len(prefixes) == 1 {
-		return func(yield func([]byte, uint64) bool) {
-			for entry, key := range CallTable.Find(tx, "scope", prefixes[0], true) {
-				if !yield(entry, binary.BigEndian.Uint64(key)) {
-					return
+	return func(yield func([]byte, uint64) bool) {
+		var sources []*Walker
+		for _, prefix := range scope.Keys() {
+			if w := CallTable.Walk(tx, "scope", prefix, true); w.Entry != nil {
+				sources = append(sources, w)
+			}
+		}
+		for last := uint64(0); len(sources) > 0; {
+			top := 0
+			for i := 1; i < len(sources); i++ {
+				a, b := sources[top], sources[i]
+				if cmp.Or(bytes.Compare(a.Entry, b.Entry), bytes.Compare(a.Key, b.Key)) < 0 { // as each source is
+					top = i
 				}
 			}
-		}
-	}
-	return func(yield func([]byte, uint64) bool) {
-		type source struct {
-			next  func() ([]byte, []byte, bool)
-			entry []byte
-			key   []byte
-		}
-		var sources []*source
-		advance := func(s *source) bool {
-			var ok bool
-			s.entry, s.key, ok = s.next()
-			return ok
-		}
-		for _, prefix := range prefixes {
-			next, stop := iter.Pull2(CallTable.Find(tx, "scope", prefix, true))
-			defer stop()
-			if s := (&source{next: next}); advance(s) {
-				sources = append(sources, s)
-			}
-		}
-		order := func(a, b *source) int {
-			return cmp.Or(bytes.Compare(a.entry, b.entry), bytes.Compare(a.key, b.key)) // as each source is
-		}
-		last := uint64(0)
-		for len(sources) > 0 {
-			top := slices.MaxFunc(sources, order)
-			id := binary.BigEndian.Uint64(top.key)
-			if id != last && !yield(top.entry, id) {
+			w := sources[top]
+			id := binary.BigEndian.Uint64(w.Key)
+			if id != last && !yield(w.Entry, id) {
 				return
 			}
 			last = id
-			if !advance(top) {
-				sources = slices.DeleteFunc(sources, func(s *source) bool { return s == top })
+			if w.Next(); w.Entry == nil {
+				sources = slices.Delete(sources, top, top+1)
 			}
 		}
 	}

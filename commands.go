@@ -55,8 +55,8 @@ type resource struct {
 	fields           []field
 }
 
-// Resources are the commands for agents, contacts, teams, owners, calls and
-// the do-not-call list.
+// Resources are the commands for agents, contacts, teams, owners, schedules,
+// calls and the do-not-call list.
 func (s *Session) Resources() []*cli.Command {
 	var all []*cli.Command
 	for _, r := range []resource{
@@ -74,6 +74,10 @@ func (s *Session) Resources() []*cli.Command {
 		}},
 		{"owners", "owners", "owners", "whom keys act for, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
 			{"name", "name", "name of the owner", 's'}, {"balance", "balance", "what the wallet holds; without it nothing is refused", 'n'}, {"rate", "rate", "price of a minute, and the least that a call needs", 'n'},
+		}},
+		{"schedules", "schedules", "schedules", "when owners are available; windows by import", []string{"id", "owner", "time_zone", "buffer_minutes", "notice_minutes"}, []field{
+			{"owner", "owner", "whose it is", 's'}, {"time-zone", "time_zone", "such as Europe/Berlin", 's'},
+			{"buffer", "buffer_minutes", "minutes free around every event", 'n'}, {"notice", "notice_minutes", "minutes from now to the first free slot", 'n'},
 		}},
 		{"do-not-call", "do-not-call", "do_not_call", "numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
 			{"phone", "phone_number", "the number, such as +4930555044", 's'}, {"reason", "reason", "why", 's'},

@@ -29,6 +29,7 @@ func SeedDemo(ctx context.Context, c *Client) (key string, err error) {
 			"phone_numbers": []object{{"phone_number": "+4930555011", "phone_type": "work"}}}},
 		{"calls", object{"agent_id": 1, "phone_number": "+4930555010", "contact_id": 1, "status": "completed", "started_at": "2026-02-03T09:15:00Z",
 			"ended_at": "2026-02-03T09:17:10Z", "summary": "Caller moved a booking."}},
+		{"schedules", object{"time_zone": "Europe/Berlin", "buffer_minutes": 15}},
 	} {
 		if err := c.Do(ctx, http.MethodPost, "/admin/v1/"+sample.path, sample.body, nil); err != nil {
 			return "", fmt.Errorf("%s: %w", sample.path, err)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/julienschmidt/httprouter"
@@ -50,7 +51,14 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 	}
 	for _, at := range order {
 		method, path, _ := strings.Cut(at, " ")
-		handle, err := choose(groups[at], path, plain)
+		handle, err := choose(groups[at], path, func(w http.ResponseWriter, r *http.Request) {
+			if methods := allowed(rows, r.URL.Path); len(methods) > 0 {
+				w.Header().Set("Allow", strings.Join(methods, ", "))
+				plain(ErrMethod).ServeHTTP(w, r)
+				return
+			}
+			plain(ErrRoute).ServeHTTP(w, r)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -105,8 +113,8 @@ func (n *node) merge(path string) string {
 }
 
 // choose serves the rows registered under one path: the one whose literals
-// are those of the request.
-func choose(rows []Row, path string, plain func(*Error) http.Handler) (httprouter.Handle, error) {
+// are those of the request; none answers where there is no such row.
+func choose(rows []Row, path string, none http.HandlerFunc) (httprouter.Handle, error) {
 	if len(rows) == 1 && rows[0].Path == path {
 		return rows[0].Serve, nil
 	}
@@ -130,11 +138,24 @@ func choose(rows []Row, path string, plain func(*Error) http.Handler) (httproute
 			}
 		}
 		if rest == nil {
-			plain(ErrRoute).ServeHTTP(w, r)
+			none(w, r)
 			return
 		}
 		rest(w, r, p)
 	}, nil
+}
+
+// allowed lists the methods of the rows that a path fits, in the order of the
+// alphabet.
+func allowed(rows []Row, path string) []string {
+	var methods []string
+	for _, row := range rows {
+		if len(segments(row.Path)) == len(segments(path)) && row.match(path) && !slices.Contains(methods, row.Method) {
+			methods = append(methods, row.Method)
+		}
+	}
+	slices.Sort(methods)
+	return methods
 }
 
 // match says whether the row's literals stand in a path of as many parts.

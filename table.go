@@ -214,19 +214,43 @@ func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
 // changed meanwhile.
 func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
-		b := tx.Bolt.Bucket([]byte(t.Name + "/" + index))
-		if b == nil {
-			return
-		}
-		c := b.Cursor()
-		entry, value, step := seek(c, prefix, backwards)
-		for ; entry != nil && bytes.HasPrefix(entry, prefix); entry, value = step() {
-			cut := len(entry) - int(value[0])
-			if !yield(entry[len(prefix):cut], entry[cut:]) {
+		for w := t.Walk(tx, index, prefix, backwards); w.Entry != nil; w.Next() {
+			if !yield(w.Entry, w.Key) {
 				return
 			}
 		}
 	}
+}
+
+// Walker goes through entries as Find does, for those who go through several
+// indexes at once. Entry is nil when there are no more.
+type Walker struct {
+	Entry, Key []byte
+	prefix     []byte
+	step       func() ([]byte, []byte)
+}
+
+// Walk stands on the first entry that Find would give.
+func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, backwards bool) *Walker {
+	w := &Walker{prefix: prefix}
+	if b := tx.Bolt.Bucket([]byte(t.Name + "/" + index)); b != nil {
+		var entry, value []byte
+		entry, value, w.step = seek(b.Cursor(), prefix, backwards)
+		w.take(entry, value)
+	}
+	return w
+}
+
+// Next goes on to the next entry.
+func (w *Walker) Next() { w.take(w.step()) }
+
+func (w *Walker) take(entry, value []byte) {
+	if entry == nil || !bytes.HasPrefix(entry, w.prefix) {
+		w.Entry, w.Key = nil, nil
+		return
+	}
+	cut := len(entry) - int(value[0])
+	w.Entry, w.Key = entry[len(w.prefix):cut], entry[cut:]
 }
 
 // From is Find forwards for the entries that are not before prefix and first.
