@@ -32,7 +32,7 @@ var layers = [][]string{
 	{"keycache.go"},
 	{"keyring.go", "folder.go"},
 	{"handlers.go"},
-	{"body.go", "limitfields.go", "carrier.go", "router.go"},
+	{"body.go", "limitfields.go", "carrier.go", "router.go", "openapi.go"},
 	{"catalog.go"},
 	{"owners.go"},
 	{"teams.go"},

@@ -122,7 +122,9 @@ func (s *Server) health() []Row {
 			_ = WriteJSON(w, status, map[string]string{"status": text})
 		}}
 	}
+	describe := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { ServeOpenAPI(w, r) }
 	return []Row{
+		{Route{Method: "GET", Path: "/openapi.json"}, describe},
 		row("/healthz", func() bool { return true }),
 		row("/readyz", func() bool { return s.o.Store.Err() == nil && !s.draining.Load() }),
 	}
