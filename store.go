@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -238,6 +239,9 @@ func (s *Store) commitAll() {
 	defer close(s.done)
 	for range s.wake {
 		for {
+			// First everybody who is ready to run may queue a change. On one core
+			// the first of them would else have a commit, and its sync, to itself.
+			runtime.Gosched()
 			s.mu.Lock()
 			n := min(len(s.queue), maxBatch)
 			batch := s.queue[:n:n]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -287,5 +288,27 @@ func TestTable(t *testing.T) {
 	})
 	if err := s.Update(func(tx *Tx) error { return thingTable.Delete(tx, IDKey(2)) }); !errors.Is(err, ErrNotFound) {
 		t.Errorf("delete twice: got %v, want ErrNotFound", err)
+	}
+}
+
+// TestStore_SharesCommits has many change the store at once on one core: they
+// must share commits, rather than that each has one and its sync to itself.
+func TestStore_SharesCommits(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	s := newTestStore(t)
+	const clients, each = 64, 20
+	var wg sync.WaitGroup
+	for client := range clients {
+		wg.Go(func() {
+			for i := range each {
+				if err := s.Update(func(tx *Tx) error { return thingTable.Put(tx, thing{ID: uint64(client*each + i + 1), Word: "x"}) }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if commits := s.Generation("things").Load(); commits > clients*each/8 {
+		t.Errorf("%d changes took %d commits, want at least 8 to share one", clients*each, commits)
 	}
 }
