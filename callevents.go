@@ -73,8 +73,9 @@ func RaiseQueued(tx *Tx, c Call, now time.Time) error {
 	return Raise(tx, Event{Type: "call.queued", Operator: true, At: now, Body: map[string]any{"call": shown}})
 }
 
-// Everyone is the scope of the operator for one call.
-func (c Call) Everyone() Scope { return Scope{Owner: c.Owner, Teams: []uint64{c.TeamID}} }
+// Everyone is the scope of the operator for what a call names: its contact may
+// be another team's than its agent.
+func (c Call) Everyone() Scope { return Scope{Owner: c.Owner, All: true} }
 
 // Operators is a call as the operator and the dialer see it. The contact is
 // shown whoever it belongs to, since the call names it.

@@ -261,6 +261,12 @@ func lapse(tx *Tx, now time.Time) error {
 		if err := RaiseCall(tx, before, c, now); err != nil {
 			return err
 		}
+		if c.Status != CallQueued {
+			continue
+		}
+		if err := RaiseQueued(tx, c, now); err != nil { // for dialers that wait to be told
+			return err
+		}
 	}
 	return nil
 }

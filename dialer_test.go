@@ -237,7 +237,7 @@ func TestDialer_Life(t *testing.T) {
 func TestDialer_Lapse(t *testing.T) {
 	v := newReceiver(t)
 	a := newHookApp(t)
-	a.hook(v.URL, "", "call.failed")
+	a.hook(v.URL, "", "call.failed", "call.queued")
 	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
 	_, key := a.key(everyPermission)
 	for range 2 {
@@ -281,8 +281,12 @@ func TestDialer_Lapse(t *testing.T) {
 		t.Errorf("a call that was under way: got %q", got)
 	}
 	a.send()
-	if n := len(v.all()); n != 2 {
-		t.Errorf("got %d events, want 2", n)
+	kinds := map[any]int{}
+	for _, r := range v.all() {
+		kinds[object(t, r.body)["event_type"]]++
+	}
+	if kinds["call.queued"] != 3 || kinds["call.failed"] != 2 { // two calls, one of which came back
+		t.Errorf("got %v", kinds)
 	}
 }
 
@@ -329,5 +333,26 @@ func TestDialer_ClaimWaits(t *testing.T) {
 	a.dialer.Close()
 	if v := <-answers; v["call"] != nil {
 		t.Errorf("got %v, want none", v)
+	}
+}
+
+// The contact of a call may belong to another team than its agent: what follows
+// from the call follows for it nevertheless.
+func TestDialer_ContactOfAnotherTeam(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/teams", `{"name": "One", "members": ["admin", "bob"]}`)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
+	a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "owner": "bob", "team_id": 1, "phone_numbers": [{"phone_number": "+4930555044"}]}`)
+	_, key := a.key(everyPermission)
+	if w := a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1, "contact_id": 1}`); w.Code != 201 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	path, token := a.lease("")
+	if c := a.operate(200, "GET", path, ""); members(c["contact"]) == "" {
+		t.Errorf("the operator sees no contact: %v", c)
+	}
+	a.operate(200, "POST", path+"/complete", `{"lease_token": "`+token+`"}`)
+	if c := a.operate(200, "GET", "/admin/v1/contacts/1", ""); c["last_call_date"] == nil {
+		t.Errorf("got no last_call_date: %v", c)
 	}
 }

@@ -46,6 +46,7 @@ func TeamBrief(tx *Tx, id uint64) map[string]any {
 type Scope struct {
 	Owner uint64
 	Teams []uint64
+	All   bool // everything, whoever it belongs to
 }
 
 // ScopeOf gives what an owner may see.
@@ -61,7 +62,7 @@ func ScopeOf(tx *Tx, owner uint64) (Scope, error) {
 
 // Allows says whether a record of an owner and a team (0: none) is in scope.
 func (s Scope) Allows(owner, team uint64) bool {
-	return owner == s.Owner || team != 0 && slices.Contains(s.Teams, team)
+	return s.All || owner == s.Owner || team != 0 && slices.Contains(s.Teams, team)
 }
 
 // Keys gives the beginnings of the index entries in scope, as ScopeKeys makes
