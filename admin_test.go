@@ -196,7 +196,7 @@ func TestKeyring_CacheIsBounded(t *testing.T) {
 		if i%3 == 0 {
 			want = 401
 		}
-		a.Server.throttle = NewThrottle()
+		a.Server.throttle = NewThrottle(60, time.Minute)
 		if w := a.ask("GET", "/api/v1/agents", k.secret, ""); w.Code != want {
 			t.Errorf("key %d: got %d, want %d", i, w.Code, want)
 		}

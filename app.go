@@ -24,6 +24,9 @@ type App struct {
 	notices *Notices
 	dialer  *Dialer
 
+	Operators *Operators
+	sessions  *Sessions
+
 	config  Config
 	backups *Backups
 	folder  *Folder
@@ -75,6 +78,7 @@ func (a *App) wire(peppers Peppers) error {
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature,
 	})
 	a.dialer = NewDialer(store)
+	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
 	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
 	rules := KeyRules{
 		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
@@ -90,7 +94,7 @@ func (a *App) wire(peppers Peppers) error {
 		NewAdmin(store, a.Keyring, a.Limiter, defaults, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
 		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
-		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups, NewHooks(store, peppers, targets, a.Sender),
+		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
 	} {
 		o.Add(part)
 	}
@@ -103,7 +107,7 @@ func (a *App) wire(peppers Peppers) error {
 func tables() []Checked {
 	var all []Checked
 	for _, part := range []interface{ Tables() []Checked }{
-		&Admin{}, &Tokens{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Schedules{}, &Hooks{}, &Notices{},
+		&Admin{}, &Tokens{}, &Operators{}, &Sessions{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Schedules{}, &Hooks{}, &Notices{},
 	} {
 		all = append(all, part.Tables()...)
 	}
@@ -145,6 +149,7 @@ func (a *App) tend() {
 			a.report("forget requests", errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now)))
 			a.report("look for keys that expire", a.notices.Expiring(now))
 			a.report("sweep the outbox", SweepOutbox(a.Store, now))
+			a.report("forget sessions", a.sessions.Sweep(now))
 			a.report("scheduled backup", a.backups.Due(now))
 		case <-flush.C:
 			a.report("store last uses", a.Keyring.Flush())
@@ -208,6 +213,25 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	return err
 }
 
+// AdminDoor is the handler of the admin door: the admin endpoint and the
+// dashboard.
+func (a *App) AdminDoor() (http.Handler, error) {
+	door, err1 := a.Server.Admin(false)
+	trusted, err2 := a.Server.Admin(true)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	d, err := NewDashboard(DashboardOptions{
+		Admin: trusted, Door: door, Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Listen: a.config.Admin.Listen,
+		Hosts: a.config.Admin.Hosts, BaseURL: a.config.Admin.BaseURL, Proxies: a.config.TrustedProxies(),
+		Pages: []PageSet{NewKeyPages(a.Server.Address), &RecordPages{}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return d.Handler()
+}
+
 // open listens on all doors, or on none.
 func (a *App) open() (doors []door, err error) {
 	defer func() {
@@ -218,7 +242,7 @@ func (a *App) open() (doors []door, err error) {
 		}
 	}()
 	api, err1 := a.Server.API()
-	admin, err2 := a.Server.Admin(false)
+	admin, err2 := a.AdminDoor()
 	local, err3 := a.Server.Admin(true)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err

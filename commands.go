@@ -123,6 +123,11 @@ func (s *Session) resource(r resource) *cli.Command {
 	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: []*cli.Command{create, s.list(r), load, remove}}
 }
 
+// ListOf is the command that lists records of a path.
+func (s *Session) ListOf(path string, columns []string) *cli.Command {
+	return s.list(resource{path: path, rows: path, columns: columns})
+}
+
 func (s *Session) list(r resource) *cli.Command {
 	return &cli.Command{
 		Name: "list", Usage: "list them, newest first",
@@ -179,51 +184,6 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 		return nil, Misused(c, fmt.Errorf("--%s is needed", r.fields[0].flag))
 	}
 	return body, nil
-}
-
-// Admin are the commands for who may administer.
-func (s *Session) Admin() *cli.Command {
-	create := &cli.Command{
-		Name: "create", Usage: "make a token for the admin door and show it, once",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "what the token is for"}},
-		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.String("name") == "" {
-				return Misused(c, fmt.Errorf("--name is needed"))
-			}
-			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/tokens", map[string]any{"name": c.String("name")})
-			if err != nil {
-				return err
-			}
-			if c.Bool("json") {
-				return s.PrintJSON(made)
-			}
-			_, _ = fmt.Fprintln(s.Env.Stdout, made["token"])
-			_, err = fmt.Fprintln(s.Env.Stderr, "\nThis is the only time that the token is shown: store it now.")
-			return err
-		},
-	}
-	revoke := &cli.Command{
-		Name: "revoke", Usage: "refuse a token from now on", ArgsUsage: "ID",
-		Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := OneArgument(c)
-			if err != nil {
-				return err
-			}
-			gone, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/tokens/"+url.PathEscape(id)+"/revoke", nil)
-			if err != nil {
-				return err
-			}
-			return s.PrintList(c, gone, "", tokenColumns())
-		},
-	}
-	list := s.list(resource{path: "tokens", rows: "tokens", columns: tokenColumns()})
-	return &cli.Command{Name: "admin", Usage: "who may administer", Commands: []*cli.Command{
-		{Name: "token", Usage: "tokens for the admin door", Commands: []*cli.Command{create, list, revoke}},
-	}}
-}
-
-func tokenColumns() []string {
-	return []string{"id", "name", "hint", "status", "created_at", "last_used_at"}
 }
 
 // Config are the commands that look at the configuration.

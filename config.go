@@ -39,8 +39,12 @@ type Config struct {
 		InsecureHTTP      bool          `toml:"insecure_http" default:"false"`
 	} `toml:"server"`
 	Admin struct {
-		Listen       string `toml:"listen" default:"127.0.0.1:8081" check:"address"`
-		InsecureHTTP bool   `toml:"insecure_http" default:"false"`
+		Listen       string        `toml:"listen" default:"127.0.0.1:8081" check:"address"`
+		BaseURL      string        `toml:"base_url" example:"https://keys-admin.example.com" check:"url"`
+		Hosts        []string      `toml:"hosts" example:"keys.internal" check:"path"`
+		SessionIdle  time.Duration `toml:"session_idle" default:"12h" min:"1m" max:"720h"`
+		SessionMax   time.Duration `toml:"session_max" default:"168h" min:"1m" max:"8760h"`
+		InsecureHTTP bool          `toml:"insecure_http" default:"false"`
 	} `toml:"admin"`
 	Log struct {
 		Level  string `toml:"level" default:"info" in:"debug,info,warn,error"`
@@ -124,7 +128,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		slices.Sort(l.problems)
 		return Config{}, nil, errors.New(strings.Join(l.problems, "\n"))
 	}
-	c.Server.BaseURL = strings.TrimSuffix(c.Server.BaseURL, "/")
+	c.Server.BaseURL, c.Admin.BaseURL = strings.TrimSuffix(c.Server.BaseURL, "/"), strings.TrimSuffix(c.Admin.BaseURL, "/")
 	return c, l.sources, nil
 }
 
@@ -251,7 +255,7 @@ func (l *configLoader) limits(source string, value any) map[string]any {
 // notSettings matches what begins with LATCHKEY_ and is no setting: the pepper
 // itself, what the command line reads, switches of tests, and what Kubernetes
 // sets in every container near a service called latchkey or latchkey-something.
-var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|ADMIN_TOKEN=|CRASH_|BENCH_|TEST_|` +
+var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|ADMIN_TOKEN=|ADMIN_NAME=|ADMIN_PASSWORD=|ADMIN_PASSWORD_FILE=|CRASH_|BENCH_|TEST_|` +
 	`(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://))`)
 
 // readEnviron takes the values of the environment.

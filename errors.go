@@ -44,6 +44,9 @@ var (
 	ErrUnavailable = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "The store takes no writes just now. Try again shortly.", RetryAfter: 5 * time.Second}
 	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "Unexpected fault. The server's log has the details under this request id."}
 
+	ErrLogin = &Error{Status: http.StatusUnauthorized, Code: "invalid_login", Message: "The name or the password is wrong."}
+	ErrSetup = &Error{Status: http.StatusForbidden, Code: "invalid_setup_link", Message: "This set-up link was used, is too old, or there is an operator already."}
+
 	ErrMissingPhone  = &Error{Status: http.StatusBadRequest, Code: "missing_phone_number", Message: "phone_number is missing. Send the number to dial, such as +4930555044."}
 	ErrMissingAgent  = &Error{Status: http.StatusBadRequest, Code: "missing_agent_id", Message: "agent_id is missing. Send an id from GET /api/v1/agents."}
 	ErrInvalidPhone  = &Error{Status: http.StatusBadRequest, Code: "invalid_phone_number", Message: "phone_number is not an E.164 number. Send + and 7 to 15 digits, such as +4930555044."}

@@ -63,7 +63,7 @@ func TestExplainer_AgreesWithServer(t *testing.T) {
 					values.Set("api_key", key.secret)
 					r.URL.RawQuery = values.Encode()
 				}
-				a.Server.throttle = NewThrottle()
+				a.Server.throttle = NewThrottle(60, time.Minute)
 				w := httptest.NewRecorder()
 				a.api.ServeHTTP(w, r)
 				passed := w.Code < 400 || got["allowed"] == true && (w.Code == 404 || w.Code == 400) // of the handler, which comes after the checks

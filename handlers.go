@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,23 @@ type Request struct {
 	// Limits are the limits that apply to this request and how they stand,
 	// shown in the answer's header fields.
 	Limits []Standing
+}
+
+// actorKey is where a request says in whose name it is made.
+type actorKey struct{}
+
+// ByActor gives a request that is made in somebody's name, on the control
+// socket or for a login.
+func ByActor(r *http.Request, name string) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), actorKey{}, name))
+}
+
+// Actor is in whose name a request is made: that of ByActor, or the socket.
+func Actor(r *http.Request) string {
+	if name, ok := r.Context().Value(actorKey{}).(string); ok {
+		return name
+	}
+	return "control socket"
 }
 
 // Handler writes one answer, or returns why it cannot: an *Error for what the

@@ -66,9 +66,12 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
 	var seedErr error
+	if err := firstOperator(a); err != nil {
+		return err
+	}
 	err = a.Serve(ctx, func(api, admin net.Addr) {
 		a.Server.ListensAt(baseURL(o.Config, api))
-		announce(o, log, api, admin)
+		announce(a, o, log, api, admin)
 		if o.Demo {
 			seedErr = demo(ctx, a, o, api)
 		}
@@ -89,6 +92,41 @@ func demo(ctx context.Context, a *App, o ServeOptions, api net.Addr) error {
 	return PrintDemo(o.Stdout, baseURL(o.Config, api), key)
 }
 
+// firstOperator makes the operator that the environment names, where there is
+// none yet.
+func firstOperator(a *App) error {
+	name, password := os.Getenv("LATCHKEY_ADMIN_NAME"), os.Getenv("LATCHKEY_ADMIN_PASSWORD")
+	if file := os.Getenv("LATCHKEY_ADMIN_PASSWORD_FILE"); file != "" {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("LATCHKEY_ADMIN_PASSWORD_FILE: %w", err)
+		}
+		password = strings.TrimRight(string(data), "\r\n")
+	}
+	if name == "" && password == "" {
+		return nil
+	}
+	if name == "" || password == "" {
+		return errors.New("LATCHKEY_ADMIN_NAME and LATCHKEY_ADMIN_PASSWORD (or LATCHKEY_ADMIN_PASSWORD_FILE) go together; set both, or neither")
+	}
+	if any, err := a.Operators.Any(); err != nil || any {
+		return err
+	}
+	if _, err := a.Operators.Create(name, password, "", time.Now()); err != nil {
+		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
+	}
+	return nil
+}
+
+// dashboardURL is where browsers reach the dashboard: never the address for
+// all of a machine's addresses, which is none to go to.
+func dashboardURL(c Config, at net.Addr) string {
+	if c.Admin.BaseURL != "" {
+		return c.Admin.BaseURL
+	}
+	return hostURL(at)
+}
+
 // newLog logs text to people and JSON to programs, unless the config says
 // which.
 func newLog(o ServeOptions) *slog.Logger {
@@ -105,8 +143,8 @@ func newLog(o ServeOptions) *slog.Logger {
 }
 
 // announce tells where the doors are: five lines to people, a log line to
-// programs.
-func announce(o ServeOptions, log *slog.Logger, api, admin net.Addr) {
+// programs. The set-up link is a secret, so it goes to people alone.
+func announce(a *App, o ServeOptions, log *slog.Logger, api, admin net.Addr) {
 	source := o.ConfigFile
 	if source == "" {
 		source = "defaults"
@@ -120,17 +158,12 @@ func announce(o ServeOptions, log *slog.Logger, api, admin net.Addr) {
 		log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
 		return
 	}
-	_, _ = fmt.Fprintf(o.Stdout, "API     %s/api/v1\nAdmin   http://%s/admin/v1\nData    %s\nConfig  %s\nNext    latchkey keys create --name first --permission can_read_agents%s\n",
-		url, admin, data, source, dataFlag(o.Config))
-}
-
-// dataFlag is what a command needs to find a data folder that is not the
-// default one.
-func dataFlag(c Config) string {
-	if c.Server.Data == DefaultConfig().Server.Data {
-		return ""
+	dashboard := dashboardURL(o.Config, admin)
+	next := "Log in     " + dashboard + "/login"
+	if token, err := a.Operators.SetupToken(time.Now()); err == nil {
+		next = "Set up     " + dashboard + SetupPath(token)
 	}
-	return " --data " + c.Server.Data
+	_, _ = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)
 }
 
 // baseURL is where clients reach the API: what the config says, or else the
@@ -139,9 +172,14 @@ func baseURL(c Config, api net.Addr) string {
 	if c.Server.BaseURL != "" {
 		return strings.TrimSuffix(c.Server.BaseURL, "/")
 	}
-	host, port, err := net.SplitHostPort(api.String())
+	return hostURL(api)
+}
+
+// hostURL is the address of a listener as one goes to it.
+func hostURL(at net.Addr) string {
+	host, port, err := net.SplitHostPort(at.String())
 	if err != nil {
-		return "http://" + api.String()
+		return "http://" + at.String()
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "localhost"

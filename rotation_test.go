@@ -23,7 +23,7 @@ func (a *testApp) rotate(id string, overlap int) string {
 func (a *testApp) wantCode(when string, want map[string]int) {
 	a.t.Helper()
 	for secret, status := range want {
-		a.Server.throttle = NewThrottle()
+		a.Server.throttle = NewThrottle(60, time.Minute)
 		if w := a.ask("GET", "/api/v1/agents", secret, ""); w.Code != status {
 			a.t.Errorf("%s, %s: got %d %s, want %d", when, Hint(secret, "klen_"), w.Code, w.Body, status)
 		}

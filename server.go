@@ -16,6 +16,9 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
+// wrongKeys is how many wrong keys an address may send in a minute.
+const wrongKeys = 60
+
 // maxImport is the most bytes that an import on the admin door may have.
 const maxImport = 64 << 20
 
@@ -77,11 +80,19 @@ type Server struct {
 // NewServer serves the routes of its options. Routes that contradict each
 // other are an error.
 func NewServer(o ServerOptions) *Server {
-	return &Server{o: o, throttle: NewThrottle(), boot: RandomHex(4)}
+	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: RandomHex(4)}
 }
 
 // ListensAt notes where clients reach the API, for /admin/v1/status.
 func (s *Server) ListensAt(url string) { s.address.Store(&url) }
+
+// Address is where clients reach the API, "" while that is not known.
+func (s *Server) Address() string {
+	if url := s.address.Load(); url != nil {
+		return *url
+	}
+	return ""
+}
 
 // Drain makes /readyz say that no new requests should come.
 func (s *Server) Drain() { s.draining.Store(true) }
@@ -339,7 +350,7 @@ func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 		x.MaxBody = maxImport
 		var err error
 		defer s.end(x, &err)
-		x.Actor = "control socket"
+		x.Actor = Actor(r)
 		if !trusted {
 			if x.Actor, err = s.o.Tokens.Authenticate(r, x.Now); err != nil {
 				if wait := s.throttle.Fail(x.client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {

@@ -70,7 +70,7 @@ func TestServer_EveryRouteIsGuarded(t *testing.T) {
 				continue
 			}
 			a.clocks.Pass(100 * time.Millisecond)
-			a.Server.throttle = NewThrottle() // this is about the keys, not about the address
+			a.Server.throttle = NewThrottle(60, time.Minute) // this is about the keys, not about the address
 			w := a.ask(row.Method, fill(row.Path, "1"), tt.secret, "{}")
 			if w.Code != tt.status || code(w) != tt.code {
 				t.Errorf("%s %s with %s: got %d %s, want %d %s", row.Method, row.Path, tt.name, w.Code, w.Body, tt.status, tt.code)
@@ -95,7 +95,7 @@ func TestServer_AdminNeedsToken(t *testing.T) {
 	made := a.operate(201, "POST", "/admin/v1/tokens", `{"name": "ops"}`)
 	token := made["token"].(string)
 	over := func(method, path, token string) *httptest.ResponseRecorder {
-		a.Server.throttle = NewThrottle()
+		a.Server.throttle = NewThrottle(60, time.Minute)
 		r := httptest.NewRequest(method, path, strings.NewReader(""))
 		if token != "" {
 			r.Header.Set("Authorization", "Bearer "+token)
@@ -335,11 +335,11 @@ func TestServer_Throttle(t *testing.T) {
 	a := newTestApp(t)
 	_, key := a.key(`["can_read_agents"]`)
 	last := 0
-	for range throttleMax + 1 {
+	for range wrongKeys + 1 {
 		last = a.ask("GET", "/api/v1/agents", NewSecret("klen_"), "").Code
 	}
 	if last != 429 {
-		t.Errorf("after %d wrong keys: got %d, want 429", throttleMax, last)
+		t.Errorf("after %d wrong keys: got %d, want 429", wrongKeys, last)
 	}
 	if w := a.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
 		t.Errorf("a valid key from the same address: got %d, want 200", w.Code)
@@ -351,7 +351,7 @@ func TestServer_Throttle(t *testing.T) {
 }
 
 func TestThrottle_IsBounded(t *testing.T) {
-	th := NewThrottle()
+	th := NewThrottle(60, time.Minute)
 	for i := range 3 * throttleTable {
 		th.Fail(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), epoch)
 	}

@@ -6,42 +6,56 @@ import (
 	"time"
 )
 
-const (
-	throttleMax   = 60          // wrong keys from one address in a minute
-	throttleSpan  = time.Minute // the window they are counted in
-	throttleTable = 10_000      // addresses remembered
-)
+// throttleTable is how many of whom a Throttle remembers.
+const throttleTable = 10_000
 
-// Throttle counts failures by address: of IPv6 by /64, which is what one user
-// has. It is safe for concurrent use.
+// Throttle counts failures by address, of IPv6 by /64, which is what one user
+// has, or by another key. It is safe for concurrent use.
 type Throttle struct {
+	most  int
+	span  time.Duration
 	mu    sync.Mutex
-	seen  map[netip.Prefix]*Window
+	seen  map[string]*Window
 	swept time.Time
 }
 
-// NewThrottle makes one that has seen nothing.
-func NewThrottle() *Throttle { return &Throttle{seen: map[netip.Prefix]*Window{}} }
+// NewThrottle makes one that lets most failures in any span pass.
+func NewThrottle(most int, span time.Duration) *Throttle {
+	return &Throttle{most: most, span: span, seen: map[string]*Window{}}
+}
 
 // Fail notes a failure from an address, and gives how long the address has to
 // wait when it had too many before; then this one is not noted.
 func (t *Throttle) Fail(from netip.Addr, now time.Time) (wait time.Duration) {
+	return t.FailKey(NetworkOf(from), now)
+}
+
+// NetworkOf is what an address is counted by, "" for none.
+func NetworkOf(a netip.Addr) string {
 	bits := 32
-	if from.Is6() {
+	if a.Is6() {
 		bits = 64
 	}
-	network, err := from.Prefix(bits)
+	network, err := a.Prefix(bits)
 	if err != nil {
+		return ""
+	}
+	return network.String()
+}
+
+// FailKey is Fail for what is counted by another key; "" is not counted.
+func (t *Throttle) FailKey(key string, now time.Time) (wait time.Duration) {
+	if key == "" {
 		return 0
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	w := t.seen[network]
+	w := t.seen[key]
 	if w == nil {
 		t.sweep(now)
-		fresh := NewWindow(throttleMax, throttleSpan)
+		fresh := NewWindow(t.most, t.span)
 		w = &fresh
-		t.seen[network] = w
+		t.seen[key] = w
 	}
 	if wait = w.Wait(now, 1); wait == 0 {
 		w.Add(now, 1)
@@ -49,10 +63,20 @@ func (t *Throttle) Fail(from netip.Addr, now time.Time) (wait time.Duration) {
 	return wait
 }
 
+// Wait is how long a key has to wait, without noting anything.
+func (t *Throttle) Wait(key string, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w := t.seen[key]; w != nil {
+		return w.Wait(now, 1)
+	}
+	return 0
+}
+
 // sweep makes room: first by what is over, then by anything, because a table
 // without a bound is a way to fill the memory.
 func (t *Throttle) sweep(now time.Time) {
-	if len(t.seen) < throttleTable && now.Sub(t.swept) < throttleSpan {
+	if len(t.seen) < throttleTable && now.Sub(t.swept) < t.span {
 		return
 	}
 	t.swept = now

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// page is the real program's dashboard in a real browser.
+type page struct {
+	t      *testing.T
+	ctx    context.Context
+	admin  string // address of the door
+	api    string
+	socket *Client
+}
+
+// openBrowser starts the program on an empty folder, and a browser.
+func openBrowser(t *testing.T) *page {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		t.Fatal("there is no chromium; install the package chromium")
+	}
+	data := filepath.Join(t.TempDir(), "data")
+	p := serveReal(t, data)
+	var line struct {
+		AdminAddr string `json:"admin_addr"`
+	}
+	for text := range strings.Lines(p.out.String()) {
+		if json.Unmarshal([]byte(text), &line) == nil && line.AdminAddr != "" {
+			break
+		}
+	}
+	// Not t.TempDir: the browser may still write while it is being removed.
+	profile, err := os.MkdirTemp("", "browser-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(profile) })
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.UserDataDir(profile))
+	for _, flag := range []string{"no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync"} {
+		options = append(options, chromedp.Flag(flag, true))
+	}
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
+	t.Cleanup(cancel)
+	ctx, _ = chromedp.NewContext(ctx, chromedp.WithErrorf(func(string, ...any) {})) // it complains of events that are newer than it
+	browser := ctx
+	t.Cleanup(func() { _ = chromedp.Cancel(browser) })
+	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
+	t.Cleanup(cancel)
+	return &page{t, ctx, "http://" + line.AdminAddr, p.url, NewSocketClient(filepath.Join(data, socketFile))}
+}
+
+func (p *page) do(actions ...chromedp.Action) {
+	p.t.Helper()
+	if err := chromedp.Run(p.ctx, actions...); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *page) text() (text string) {
+	p.t.Helper()
+	p.do(chromedp.Text("body", &text, chromedp.ByQuery))
+	return text
+}
+
+// sees waits for a text that is on the page, or comes to it. A page that is
+// being left answers with an error, which is no reason to give up.
+func (p *page) sees(want string) {
+	p.t.Helper()
+	js := fmt.Sprintf("document.body !== null && document.body.innerText.includes(%q)", want)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		var found bool
+		if err := chromedp.Run(p.ctx, chromedp.Evaluate(js, &found)); err == nil && found {
+			return
+		}
+		select {
+		case <-p.ctx.Done():
+			p.t.Fatal(p.ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	p.t.Fatalf("the page does not say %q: %s", want, p.text())
+}
+
+func (p *page) value(selector string) (value string) {
+	p.t.Helper()
+	p.do(chromedp.Value(selector, &value, chromedp.ByQuery))
+	return value
+}
+
+// narrow looks at pages on a phone: nothing may stand out to the side.
+func (p *page) narrow(paths ...string) {
+	p.t.Helper()
+	for _, scheme := range []string{"light", "dark"} {
+		for _, path := range paths {
+			var wide int
+			p.do(emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
+				chromedp.EmulateViewport(360, 740), chromedp.Navigate(p.admin+path), chromedp.Evaluate("document.documentElement.scrollWidth", &wide))
+			if wide > 360 {
+				p.t.Errorf("%s in %s is %d wide on a screen of 360", path, scheme, wide)
+			}
+		}
+	}
+	p.do(chromedp.EmulateReset())
+}
+
+// TestBrowser is the first hour of an operator: the set-up link, a key, its
+// first request, another tab, its end.
+func TestBrowser(t *testing.T) {
+	p := openBrowser(t)
+	ctx := context.Background()
+	var link struct{ Path string }
+	if err := p.socket.Do(ctx, "POST", "/admin/v1/setup-link", nil, &link); err != nil {
+		t.Fatal(err)
+	}
+	p.do(chromedp.Navigate(p.admin+link.Path), chromedp.SendKeys("#name", "Ann"), chromedp.SendKeys("#password", operatorPassword+kb.Enter))
+	p.sees("No key yet")
+	p.do(chromedp.Navigate(p.admin + link.Path))
+	p.sees("This link was used")
+
+	p.do(chromedp.Navigate(p.admin+"/keys"), chromedp.Click(`header form button`))
+	p.do(chromedp.SendKeys("#name", "Ann"), chromedp.SendKeys("#password", "wrong password"+kb.Enter))
+	p.sees("The name or the password is wrong")
+	p.do(chromedp.SendKeys("#password", operatorPassword+kb.Enter))
+	p.sees("No key yet")
+
+	// By the keyboard alone: the name has the focus, a preset follows it.
+	const name = `<script>alert(1)</script>`
+	p.do(chromedp.Navigate(p.admin+"/keys/new"), chromedp.KeyEvent(name), chromedp.KeyEvent(kb.Tab), chromedp.KeyEvent(" "))
+	var chosen int
+	p.do(chromedp.Evaluate("document.querySelectorAll('input[name=permission]:checked').length", &chosen))
+	if chosen != 4 {
+		t.Errorf("the preset has ticked %d permissions, want 4", chosen)
+	}
+	p.do(chromedp.KeyEvent(kb.Tab, chromedp.KeyModifiers(input.ModifierShift)), chromedp.KeyEvent(kb.Enter))
+	p.sees("It is shown this once")
+	p.sees("Waiting for the first request")
+	secret := p.value("#secret")
+	if !WellFormed(secret, "klen_") {
+		t.Fatalf("got %q, want a key", secret)
+	}
+	p.do(chromedp.Click("[data-copy]"))
+	p.sees("Copied")
+	wantStatus(t, p.api, secret, 200)
+	p.sees("First request seen, from 127.0.0.1")
+
+	tab, cancel := chromedp.NewContext(p.ctx)
+	defer cancel()
+	second := *p
+	second.ctx = tab
+	second.do(chromedp.Navigate(p.admin + "/keys"))
+	second.sees(name) // as text
+	p.do(chromedp.Click("a.button"))
+	p.sees("sent as header")
+	if strings.Contains(p.text(), secret) {
+		t.Error("the key is shown a second time")
+	}
+	p.narrow("/keys", "/keys/new", "/calls", "/agents", "/contacts", "/webhooks", "/status", "/account")
+
+	second.do(chromedp.Click("td a.name"), chromedp.Click(`button[data-dialog="revoke"]`), chromedp.WaitVisible("#revoke"))
+	second.sees("This cannot be undone")
+	second.do(chromedp.KeyEvent(kb.Escape), chromedp.WaitNotVisible("#revoke"))
+	wantStatus(t, p.api, secret, 200)
+	second.do(chromedp.Click(`button[data-dialog="revoke"]`), chromedp.WaitVisible("#revoke"), chromedp.Click("#revoke button.danger"))
+	second.sees("Revoked: requests get 401")
+	wantStatus(t, p.api, secret, 401)
+
+	second.do(chromedp.Navigate(p.admin+"/account"), chromedp.Click(`form[action="/logout-everywhere"] button`))
+	second.sees("Password")
+	p.do(chromedp.Navigate(p.admin + "/keys"))
+	p.sees("Password") // the login: this tab's session has ended too
+}
+
+// wantStatus sends a request with a key and wants a status.
+func wantStatus(t *testing.T, api, key string, want int) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(context.Background(), "GET", api+"/api/v1/agents", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("X-API-Key", key)
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer.Body.Close(); answer.StatusCode != want {
+		t.Errorf("got %d, want %d", answer.StatusCode, want)
+	}
+}

@@ -1,0 +1,455 @@
+package main
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+//go:embed dashboard
+var dashboardFiles embed.FS
+
+// DashboardOptions are what a Dashboard is made of.
+type DashboardOptions struct {
+	Admin     http.Handler // the admin endpoint, for who has logged in
+	Door      http.Handler // the admin endpoint, which asks for a token
+	Operators *Operators
+	Sessions  *Sessions
+	Clock     *Clock
+	Log       *slog.Logger
+	Listen    string   // of the admin door
+	Hosts     []string // further names by which browsers reach it
+	BaseURL   string   // by which they do, "" where none is set
+	Proxies   []netip.Prefix
+	Pages     []PageSet
+}
+
+// Dashboard serves the pages of the admin door, and lets its logins use the
+// admin endpoint. Everything on the pages is read and changed by way of that
+// endpoint. It is safe for concurrent use.
+type Dashboard struct {
+	o         DashboardOptions
+	pages     map[string]*template.Template
+	sections  []Section
+	addresses *Throttle // failed logins by address
+	accounts  *Throttle // and by account
+}
+
+// Section is an entry of the navigation.
+type Section struct{ Name, Path string }
+
+// The failed logins that an address and an account may have in a quarter of an
+// hour.
+const (
+	loginSpan       = 15 * time.Minute
+	loginsByAddress = 10
+	loginsByAccount = 30
+)
+
+// NewDashboard makes the pages ready.
+func NewDashboard(o DashboardOptions) (*Dashboard, error) {
+	d := &Dashboard{
+		o: o, pages: map[string]*template.Template{}, addresses: NewThrottle(loginsByAddress, loginSpan), accounts: NewThrottle(loginsByAccount, loginSpan),
+	}
+	for _, set := range o.Pages {
+		d.sections = append(d.sections, set.Sections()...)
+	}
+	functions := template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "meters": Meters}
+	for _, name := range []string{"login", "setup", "account", "keys", "newkey", "created", "key", "records", "status"} {
+		page, err := template.New("layout").Funcs(functions).ParseFS(dashboardFiles, "dashboard/layout.html", "dashboard/pages.html", "dashboard/meter.html", "dashboard/"+name+".html")
+		if err != nil {
+			return nil, fmt.Errorf("page %s: %w", name, err)
+		}
+		d.pages[name] = page
+	}
+	return d, nil
+}
+
+// Handler serves the admin door: the admin endpoint under its paths, the pages
+// under all others. A request under a foreign host name is refused, against
+// DNS rebinding, and one from another site that would change something.
+func (d *Dashboard) Handler() (http.Handler, error) {
+	static, err := fs.Sub(dashboardFiles, "dashboard")
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	for _, path := range []string{"/admin/", "/healthz", "/readyz", "/openapi.json"} {
+		mux.HandleFunc(path, d.endpoint)
+	}
+	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
+		mux.HandleFunc("GET /static/"+name, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "no-cache")
+			http.ServeFileFS(w, r, static, name)
+		})
+	}
+	mux.HandleFunc("GET /login", d.showLogin)
+	mux.HandleFunc("POST /login", d.login)
+	mux.HandleFunc("GET /setup", d.showSetup)
+	mux.HandleFunc("POST /setup", d.setup)
+	for pattern, page := range d.own() {
+		mux.HandleFunc(pattern, d.loggedIn(page))
+	}
+	for _, set := range d.o.Pages {
+		for pattern, page := range set.Pages() {
+			mux.HandleFunc(pattern, d.loggedIn(page))
+		}
+	}
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
+	return d.guard(http.NewCrossOriginProtection().Handler(mux)), nil
+}
+
+// Visit is a request of somebody who has logged in.
+type Visit struct {
+	W         http.ResponseWriter
+	R         *http.Request
+	Operator  Operator
+	token     string
+	dashboard *Dashboard
+}
+
+// PageSet is a part of the dashboard: an entry of the navigation for each of
+// its sections, and its pages by their patterns, as http.ServeMux has them.
+type PageSet interface {
+	Sections() []Section
+	Pages() map[string]func(*Visit)
+}
+
+// own lists the pages of the account.
+func (d *Dashboard) own() map[string]func(*Visit) {
+	return map[string]func(*Visit){
+		"POST /logout": d.logout, "POST /logout-everywhere": d.logoutEverywhere, "GET /account": d.showAccount, "POST /account": d.changePassword,
+	}
+}
+
+// guard refuses foreign host names and sets the header fields that every
+// answer has.
+func (d *Dashboard) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		if !d.knownHost(r.Host) {
+			http.Error(w, fmt.Sprintf("This server does not know itself as %q. Add the name to hosts under [admin] in the configuration.", r.Host), http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (d *Dashboard) knownHost(hostport string) bool {
+	host := hostport
+	if name, _, err := net.SplitHostPort(hostport); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	if ip, err := netip.ParseAddr(host); err == nil {
+		// An address is no name that somebody else's DNS could point here.
+		return ip.IsLoopback() || !isLoopbackListen(d.o.Listen)
+	}
+	known := append([]string{"localhost", "control", "local"}, d.o.Hosts...)
+	if u, err := url.Parse(d.o.BaseURL); err == nil {
+		known = append(known, u.Hostname())
+	}
+	return host != "" && slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, host) })
+}
+
+func isLoopbackListen(listen string) bool {
+	host, _, _ := net.SplitHostPort(listen)
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// endpoint hands a request to the admin endpoint: as the operator's where it
+// comes with a login and no token.
+func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") == "" && strings.HasPrefix(r.URL.Path, "/admin/") {
+		if op, _, ok := d.whose(r); ok {
+			d.o.Admin.ServeHTTP(w, ByActor(r, op.Name))
+			return
+		}
+	}
+	d.o.Door.ServeHTTP(w, r)
+}
+
+// secure says whether browsers reach the door by TLS.
+func (d *Dashboard) secure(r *http.Request) bool {
+	return r.TLS != nil || strings.HasPrefix(d.o.BaseURL, "https://")
+}
+
+func (d *Dashboard) cookieName(r *http.Request) string {
+	if d.secure(r) {
+		return "__Host-latchkey_session"
+	}
+	return "latchkey_session"
+}
+
+func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, token string, age int) {
+	http.SetCookie(w, &http.Cookie{
+		Name: d.cookieName(r), Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: d.secure(r), MaxAge: age,
+	})
+}
+
+// whose gives the operator whose login a request has.
+func (d *Dashboard) whose(r *http.Request) (op Operator, token string, ok bool) {
+	cookie, err := r.Cookie(d.cookieName(r))
+	if err != nil {
+		return op, "", false
+	}
+	id, err := d.o.Sessions.Find(cookie.Value, d.o.Clock.Now())
+	if err != nil {
+		return op, "", false
+	}
+	op, err = d.o.Operators.Find(id)
+	return op, cookie.Value, err == nil
+}
+
+// loggedIn lets those through who have logged in, and sends the others there.
+func (d *Dashboard) loggedIn(page func(*Visit)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		op, token, ok := d.whose(r)
+		if !ok {
+			next := ""
+			if r.Method == http.MethodGet {
+				next = "?next=" + url.QueryEscape(r.URL.RequestURI())
+			}
+			http.Redirect(w, r, "/login"+next, http.StatusSeeOther)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
+		page(&Visit{w, ByActor(r, op.Name), op, token, d})
+	}
+}
+
+// View is what a page is made of.
+type View struct {
+	Title    string
+	Operator string // who has logged in, "" for nobody
+	Nav      []navEntry
+	Fault    string // what went wrong
+	Done     string // what was done
+	Form     url.Values
+	Data     any
+}
+
+type navEntry struct {
+	Name, Path string
+	Here       bool
+}
+
+// render sends a page.
+func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v View) {
+	if v.Form == nil {
+		v.Form = url.Values{}
+	}
+	var buf bytes.Buffer
+	if err := d.pages[name].ExecuteTemplate(&buf, "layout", v); err != nil {
+		d.o.Log.Error("render page", "page", name, "error", err)
+		http.Error(w, "This page cannot be shown. The log says why.", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(buf.Bytes())
+}
+
+// Show sends a page, made of the template of a name.
+func (v *Visit) Show(status int, name string, page View) {
+	d := v.dashboard
+	page.Operator = v.Operator.Name
+	for _, s := range d.sections {
+		page.Nav = append(page.Nav, navEntry{s.Name, s.Path, v.R.URL.Path == s.Path || strings.HasPrefix(v.R.URL.Path, s.Path+"/")})
+	}
+	if page.Done == "" {
+		page.Done = done(v.R.URL.Query().Get("done"))
+	}
+	d.render(v.W, status, name, page)
+}
+
+// done gives the sentence for a word in an address, so that no address can put
+// a sentence of its own on a page.
+func done(word string) string {
+	return map[string]string{
+		"saved": "Saved.", "pause": "Paused: requests get 401 from now on.", "resume": "Resumed.", "revoke": "Revoked: requests get 401 from now on.",
+		"password": "The password is changed. All other sessions are ended.",
+	}[word]
+}
+
+// Fault shows an error.
+func (v *Visit) Fault(e *Error) {
+	v.Show(e.Status, "status", View{Title: "That did not work", Fault: e.Message})
+}
+
+// Call asks the admin endpoint in the operator's name.
+func (v *Visit) Call(method, path string, body any) (map[string]any, *Error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, ErrServer
+	}
+	r := httptest.NewRequestWithContext(v.R.Context(), method, path, bytes.NewReader(data))
+	r.RemoteAddr = v.R.RemoteAddr
+	w := httptest.NewRecorder()
+	v.dashboard.o.Admin.ServeHTTP(w, r)
+	answer := map[string]any{}
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+		return nil, ErrServer
+	}
+	if w.Code >= 300 {
+		code, _ := answer["error"].(string)
+		message, _ := answer["message"].(string)
+		return nil, &Error{Status: w.Code, Code: code, Message: message}
+	}
+	return answer, nil
+}
+
+func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
+	any, err := d.o.Operators.Any()
+	if err != nil {
+		http.Error(w, "The store cannot be read.", http.StatusServiceUnavailable)
+		return
+	}
+	d.render(w, http.StatusOK, "login", View{Title: "Log in", Data: any, Form: url.Values{"next": {r.URL.Query().Get("next")}}})
+}
+
+// login checks a name and a password. Who guesses is slowed down, by address
+// and by account, before any hashing.
+func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	now := d.o.Clock.Service(d.o.Clock.Now())
+	from, name := ClientAddr(r, d.o.Proxies), strings.TrimSpace(r.PostFormValue("name"))
+	account := strings.ToLower(name)
+	refuse := func(status int, text string) {
+		any, _ := d.o.Operators.Any()
+		d.render(w, status, "login", View{Title: "Log in", Fault: text, Data: any, Form: url.Values{"name": {name}, "next": {r.PostFormValue("next")}}})
+	}
+	if wait := max(d.addresses.Wait(NetworkOf(from), now), d.accounts.Wait(account, now)); wait > 0 {
+		w.Header().Set("Retry-After", fmt.Sprint(int64((wait+time.Second-1)/time.Second)))
+		refuse(http.StatusTooManyRequests, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", int64((wait+time.Minute-1)/time.Minute)))
+		return
+	}
+	op, err := d.o.Operators.Authenticate(name, r.PostFormValue("password"))
+	if errors.Is(err, ErrLogin) {
+		d.addresses.FailKey(NetworkOf(from), now)
+		d.accounts.FailKey(account, now)
+		d.o.Log.Warn("login failed", "client", from)
+		refuse(http.StatusUnauthorized, "The name or the password is wrong.")
+		return
+	}
+	if err == nil {
+		err = d.begin(w, r, op)
+	}
+	if err != nil {
+		refuse(http.StatusServiceUnavailable, "The store takes no writes just now. Try again shortly.")
+		return
+	}
+	http.Redirect(w, r, localPath(r.PostFormValue("next")), http.StatusSeeOther)
+}
+
+// localPath gives a path of this server, so that no address can send somebody
+// elsewhere after the login.
+func localPath(path string) string {
+	u, err := url.Parse(path)
+	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "\\\r\n") {
+		return "/keys"
+	}
+	return path
+}
+
+// begin starts a session with a new token; the one from before, if any, ends.
+func (d *Dashboard) begin(w http.ResponseWriter, r *http.Request, op Operator) error {
+	if cookie, err := r.Cookie(d.cookieName(r)); err == nil {
+		if err := d.o.Sessions.End(cookie.Value); err != nil {
+			return err
+		}
+	}
+	token, err := d.o.Sessions.Begin(op.ID, d.o.Clock.Now())
+	if err != nil {
+		return err
+	}
+	d.setCookie(w, r, token, int(d.o.Sessions.Longest()/time.Second))
+	return nil
+}
+
+func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
+	token := r.URL.Query().Get("token")
+	status := http.StatusOK
+	if err := d.o.Operators.SetupHolds(token, d.o.Clock.Now()); err != nil {
+		token, status = "", http.StatusForbidden
+	}
+	d.render(w, status, "setup", View{Title: "Set up", Data: token})
+}
+
+func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	name, token := r.PostFormValue("name"), r.PostFormValue("token")
+	if token == "" {
+		token = "none"
+	}
+	op, err := d.o.Operators.Create(name, r.PostFormValue("password"), token, d.o.Clock.Now())
+	if errors.Is(err, ErrSetup) {
+		d.render(w, http.StatusForbidden, "setup", View{Title: "Set up", Data: ""})
+		return
+	}
+	if err == nil {
+		err = d.begin(w, r, op)
+	}
+	if err != nil {
+		e := Public(err)
+		d.render(w, e.Status, "setup", View{Title: "Set up", Fault: e.Message, Data: token, Form: url.Values{"name": {name}}})
+		return
+	}
+	http.Redirect(w, r, "/keys", http.StatusSeeOther)
+}
+
+func (d *Dashboard) logout(v *Visit) {
+	if err := d.o.Sessions.End(v.token); err != nil {
+		v.Fault(Public(err))
+		return
+	}
+	d.setCookie(v.W, v.R, "", -1)
+	http.Redirect(v.W, v.R, "/login", http.StatusSeeOther)
+}
+
+func (d *Dashboard) logoutEverywhere(v *Visit) {
+	if err := d.o.Sessions.EndAll(v.Operator.ID); err != nil {
+		v.Fault(Public(err))
+		return
+	}
+	d.setCookie(v.W, v.R, "", -1)
+	http.Redirect(v.W, v.R, "/login", http.StatusSeeOther)
+}
+
+func (d *Dashboard) showAccount(v *Visit) { v.Show(http.StatusOK, "account", View{Title: "Account"}) }
+
+func (d *Dashboard) changePassword(v *Visit) {
+	_, err := d.o.Operators.Authenticate(v.Operator.Name, v.R.PostFormValue("old"))
+	if errors.Is(err, ErrLogin) {
+		err = ErrValidation.With("The present password is wrong.")
+	}
+	if err == nil {
+		err = d.o.Operators.SetPassword(v.Operator.ID, v.R.PostFormValue("password"), SessionHash(v.token), d.o.Clock.Now())
+	}
+	if err != nil {
+		v.Show(Public(err).Status, "account", View{Title: "Account", Fault: Public(err).Message})
+		return
+	}
+	http.Redirect(v.W, v.R, "/account?done=password", http.StatusSeeOther)
+}

@@ -1,0 +1,332 @@
+package main
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// Operator is somebody who may log in to the dashboard, as stored.
+type Operator struct {
+	ID        uint64    `json:"id"`
+	Name      string    `json:"name"`
+	Password  string    `json:"password"` // argon2id, in the PHC string format
+	CreatedAt time.Time `json:"created_at"`
+	ChangedAt time.Time `json:"changed_at,omitzero"` // of the password
+}
+
+var operatorTable = Table[Operator]{
+	Name:    "operators",
+	Key:     func(o Operator) []byte { return IDKey(o.ID) },
+	Indexes: []Index[Operator]{{"name", func(o Operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
+}
+
+// The cost of a password's hash (RFC 9106 section 4; the second set of the
+// OWASP password storage cheat sheet): memory in KiB, passes, lanes.
+const (
+	hashMemory = 19 * 1024
+	hashPasses = 2
+	hashLanes  = 1
+)
+
+// The length of a password: at least, in characters, and at most, in bytes.
+const (
+	minPassword = 10
+	maxPassword = 1024
+)
+
+// setupSpan is how long a set-up link holds.
+const setupSpan = 30 * time.Minute
+
+// Operators keeps who may log in. It is safe for concurrent use.
+type Operators struct {
+	store   *Store
+	hashing chan struct{} // bounds how much memory hashing takes
+}
+
+// NewOperators keeps operators in a store.
+func NewOperators(store *Store) *Operators {
+	return &Operators{store: store, hashing: make(chan struct{}, 2)}
+}
+
+// Tables lists what it keeps in the store, for checks.
+func (o *Operators) Tables() []Checked { return []Checked{operatorTable} }
+
+// AdminRoutes lists the endpoints.
+func (o *Operators) AdminRoutes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/admin/v1/operators", Handle: o.list},
+		{Method: "POST", Path: "/admin/v1/operators", Handle: o.create},
+		{Method: "POST", Path: "/admin/v1/operators/:id/password", Handle: o.change},
+		{Method: "DELETE", Path: "/admin/v1/operators/:id", Handle: o.remove},
+		{Method: "POST", Path: "/admin/v1/setup-link", Handle: o.link},
+	}
+}
+
+func (o *Operators) hash(password string, salt []byte) []byte {
+	o.hashing <- struct{}{}
+	defer func() { <-o.hashing }()
+	return argon2.IDKey([]byte(password), salt, hashPasses, hashMemory, hashLanes, 32)
+}
+
+// seal gives the stored form of a password.
+func (o *Operators) seal(password string) string {
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt) // never fails; the program ends if the system has none
+	b64 := base64.RawStdEncoding
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashPasses, hashLanes, b64.EncodeToString(salt), b64.EncodeToString(o.hash(password, salt)))
+}
+
+// opens says whether a password is that of a stored form.
+func (o *Operators) opens(stored, password string) bool {
+	parts := strings.Split(stored, "$")
+	if len(parts) != 6 || parts[1] != "argon2id" {
+		return false
+	}
+	var memory, passes uint32
+	var lanes uint8
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &passes, &lanes); err != nil {
+		return false
+	}
+	salt, err1 := base64.RawStdEncoding.DecodeString(parts[4])
+	want, err2 := base64.RawStdEncoding.DecodeString(parts[5])
+	if errors.Join(err1, err2) != nil {
+		return false
+	}
+	o.hashing <- struct{}{}
+	defer func() { <-o.hashing }()
+	return subtle.ConstantTimeCompare(argon2.IDKey([]byte(password), salt, passes, memory, lanes, uint32(len(want))), want) == 1
+}
+
+// Authenticate gives the operator of a name and a password; ErrLogin. It takes
+// as long for a name that does not exist.
+func (o *Operators) Authenticate(name, password string) (Operator, error) {
+	if len(password) > maxPassword {
+		return Operator{}, ErrLogin
+	}
+	var found Operator
+	err := o.store.View(func(tx *Tx) (err error) {
+		found, err = operatorTable.One(tx, "name", []byte(strings.ToLower(name)))
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		o.hash(password, make([]byte, 16))
+		return Operator{}, ErrLogin
+	}
+	if err != nil {
+		return Operator{}, err
+	}
+	if !o.opens(found.Password, password) {
+		return Operator{}, ErrLogin
+	}
+	return found, nil
+}
+
+// Get reads an operator; ErrNotFound.
+func (o *Operators) Get(tx *Tx, id uint64) (Operator, error) { return operatorTable.Get(tx, IDKey(id)) }
+
+// Find reads an operator in a transaction of its own; ErrNotFound.
+func (o *Operators) Find(id uint64) (op Operator, err error) {
+	err = o.store.View(func(tx *Tx) error {
+		op, err = o.Get(tx, id)
+		return err
+	})
+	return op, err
+}
+
+// SetupHolds says whether the token of a set-up link holds: ErrSetup.
+func (o *Operators) SetupHolds(token string, now time.Time) error {
+	return o.store.View(func(tx *Tx) error { return o.CheckSetup(tx, token, now) })
+}
+
+// Any says whether there is an operator.
+func (o *Operators) Any() (bool, error) {
+	n := 0
+	err := o.store.View(func(tx *Tx) (err error) {
+		n, err = operatorTable.Count(tx)
+		return err
+	})
+	return n > 0, err
+}
+
+// checkPassword says what is wrong with a new password, nil for nothing.
+func checkPassword(password string) error {
+	if utf8.RuneCountInString(password) < minPassword || len(password) > maxPassword {
+		return ErrValidation.With("password must have %d characters or more, and at most %d bytes.", minPassword, maxPassword)
+	}
+	return nil
+}
+
+// Create stores an operator. With setup, which is the token of a set-up link,
+// it does so only as the first, and once: ErrSetup. ErrConflict: the name is
+// taken.
+func (o *Operators) Create(name, password, setup string, now time.Time) (made Operator, err error) {
+	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
+		return made, ErrValidation.With("name must have 1 to 100 bytes.")
+	}
+	if err := checkPassword(password); err != nil {
+		return made, err
+	}
+	sealed := o.seal(password)
+	err = o.store.Update(func(tx *Tx) error {
+		if setup != "" {
+			if err := o.CheckSetup(tx, setup, now); err != nil {
+				return err
+			}
+		}
+		if _, err := operatorTable.One(tx, "name", []byte(strings.ToLower(name))); err == nil {
+			return ErrConflict.With("There is an operator named %q.", name)
+		}
+		id, err := operatorTable.NextID(tx)
+		if err != nil {
+			return err
+		}
+		made = Operator{ID: id, Name: name, Password: sealed, CreatedAt: now}
+		return errors.Join(operatorTable.Put(tx, made), tx.Delete("meta", []byte("setup")))
+	})
+	return made, err
+}
+
+// setupMark is the one link that is open, by its hash.
+func setupMark(token string, until time.Time) []byte {
+	sum := sha256.Sum256([]byte(token))
+	return append(sum[:], IDKey(uint64(until.UnixMilli()))...)
+}
+
+// CheckSetup says whether the token of a set-up link holds: ErrSetup.
+func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
+	if n, err := operatorTable.Count(tx); err != nil || n > 0 {
+		return errors.Join(err, ErrSetup)
+	}
+	mark, err := tx.Get("meta", []byte("setup"))
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256([]byte(token))
+	if len(mark) != 40 || subtle.ConstantTimeCompare(mark[:32], sum[:]) != 1 || string(mark[32:]) <= string(IDKey(uint64(now.UnixMilli()))) {
+		return ErrSetup
+	}
+	return nil
+}
+
+// SetupToken makes the token of a set-up link, in place of any before, of
+// which only a hash is kept; ErrConflict where there is an operator already.
+func (o *Operators) SetupToken(now time.Time) (token string, err error) {
+	token = RandomHex(32)
+	err = o.store.Update(func(tx *Tx) error {
+		if n, err := operatorTable.Count(tx); err != nil || n > 0 {
+			return errors.Join(err, ErrConflict.With("There is an operator already. Log in, or use latchkey admin passwd."))
+		}
+		return tx.Put("meta", []byte("setup"), setupMark(token, now.Add(setupSpan)))
+	})
+	return token, err
+}
+
+// SetPassword changes a password and ends every session of the operator but
+// keep, which may be nil.
+func (o *Operators) SetPassword(id uint64, password string, keep []byte, now time.Time) error {
+	if err := checkPassword(password); err != nil {
+		return err
+	}
+	sealed := o.seal(password)
+	return o.store.Update(func(tx *Tx) error {
+		op, err := o.Get(tx, id)
+		if err != nil {
+			return err
+		}
+		op.Password, op.ChangedAt = sealed, now
+		return errors.Join(operatorTable.Put(tx, op), EndSessions(tx, id, keep))
+	})
+}
+
+func showOperator(op Operator) map[string]any {
+	return map[string]any{"id": op.ID, "name": op.Name, "created_at": Seconds(op.CreatedAt), "password_changed_at": Seconds(op.ChangedAt)}
+}
+
+func (o *Operators) list(w http.ResponseWriter, r *Request) error {
+	rows := []any{}
+	err := o.store.View(func(tx *Tx) error {
+		for op, err := range operatorTable.All(tx, false) {
+			if err != nil {
+				return err
+			}
+			rows = append(rows, showOperator(op))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "operators": rows})
+}
+
+func (o *Operators) create(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	name, password := "", ""
+	body.String("name", &name)
+	body.String("password", &password)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	made, err := o.Create(name, password, "", r.Now)
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusCreated, showOperator(made))
+}
+
+func (o *Operators) change(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return err
+	}
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	password := ""
+	if body.String("password", &password); body.Err() != nil {
+		return body.Err()
+	}
+	if err := o.SetPassword(id, password, nil, r.Now); err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Changed. All sessions of the operator are ended."})
+}
+
+func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return err
+	}
+	err = o.store.Update(func(tx *Tx) error {
+		return errors.Join(operatorTable.Delete(tx, IDKey(id)), EndSessions(tx, id, nil))
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
+}
+
+func (o *Operators) link(w http.ResponseWriter, r *Request) error {
+	token, err := o.SetupToken(r.Now)
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusCreated, map[string]any{"path": SetupPath(token), "expires_at": Seconds(r.Now.Add(setupSpan))})
+}
+
+// SetupPath is the path and query of a set-up link.
+func SetupPath(token string) string { return "/setup?token=" + token }
