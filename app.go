@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -174,43 +171,32 @@ func (a *App) Close() error {
 	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
 }
 
-// door is one listener and what it serves.
-type door struct {
-	listener net.Listener
-	server   *http.Server
-}
-
 // Serve opens the three doors, tells ready where they are, and serves until
 // the context ends or the store fails. Then it finishes the requests under
 // way, within the shutdown time of the config.
 func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error {
-	doors, err := a.open()
+	api, err1 := a.Server.API()
+	admin, err2 := a.AdminDoor()
+	local, err3 := a.Server.Admin(true)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	doors, err := OpenDoors(DoorOptions{Config: a.config, Socket: a.folder.Socket(), Log: a.log, API: api, Admin: admin, Local: local})
 	if err != nil {
 		return err
 	}
-	defer os.Remove(a.folder.Socket())
-	failed := make(chan error, len(doors))
-	for _, d := range doors {
-		go func() { failed <- d.server.Serve(d.listener) }()
-	}
+	doors.Serve()
 	a.Sender.Start()
-	ready(doors[0].listener.Addr(), doors[1].listener.Addr())
+	ready(doors.API(), doors.Admin())
 	select {
 	case <-ctx.Done():
-	case err = <-failed:
+	case err = <-doors.Failed():
 	case <-a.Store.Failed():
 		err = a.Store.Err()
 	}
 	a.Server.Drain()
 	a.dialer.Close()
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.config.Server.ShutdownTimeout)
-	defer cancel()
-	for _, d := range doors {
-		if e := d.server.Shutdown(grace); e != nil {
-			err = errors.Join(err, fmt.Errorf("stop: %w", e), d.server.Close())
-		}
-	}
-	return err
+	return errors.Join(err, doors.Close(context.WithoutCancel(ctx)))
 }
 
 // AdminDoor is the handler of the admin door: the admin endpoint and the
@@ -230,62 +216,4 @@ func (a *App) AdminDoor() (http.Handler, error) {
 		return nil, err
 	}
 	return d.Handler()
-}
-
-// open listens on all doors, or on none.
-func (a *App) open() (doors []door, err error) {
-	defer func() {
-		if err != nil {
-			for _, d := range doors {
-				err = errors.Join(err, d.listener.Close())
-			}
-		}
-	}()
-	api, err1 := a.Server.API()
-	admin, err2 := a.AdminDoor()
-	local, err3 := a.Server.Admin(true)
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, err
-	}
-	for _, at := range []struct {
-		key, network, address string
-		handler               http.Handler
-	}{
-		{"server.listen", "tcp", a.config.Server.Listen, api},
-		{"admin.listen", "tcp", a.config.Admin.Listen, admin},
-		{"the control socket", "unix", a.socket(), local},
-	} {
-		if at.network == "unix" {
-			// The folder is ours alone, so a socket in it is of a process that is gone.
-			if err := os.Remove(at.address); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return doors, err
-			}
-		}
-		l, err := net.Listen(at.network, at.address)
-		if err != nil {
-			return doors, fmt.Errorf("%s: %w; stop what listens there, or choose another address (port 0 takes a free one)", at.key, err)
-		}
-		doors = append(doors, door{l, a.httpServer(at.handler)})
-	}
-	return doors, os.Chmod(a.folder.Socket(), 0o600)
-}
-
-// socket is the path of the control socket, by the shorter way: the system
-// takes little more than 100 bytes.
-func (a *App) socket() string {
-	path := a.folder.Socket()
-	if dir, err := os.Getwd(); err == nil && len(path) > 100 {
-		if relative, err := filepath.Rel(dir, path); err == nil && len(relative) < len(path) {
-			return relative
-		}
-	}
-	return path
-}
-
-func (a *App) httpServer(h http.Handler) *http.Server {
-	c := a.config.Server
-	return &http.Server{
-		Handler: h, ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
-		IdleTimeout: c.IdleTimeout, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-	}
 }

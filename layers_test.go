@@ -60,7 +60,7 @@ var layers = [][]string{
 	{"sessions.go", "meters.go"},
 	{"operators.go"},
 	{"server.go"},
-	{"dashboard.go"},
+	{"dashboard.go", "doors.go"},
 	{"pagelists.go"},
 	{"keypages.go", "recordpages.go"},
 	{"app.go", "client.go"},
