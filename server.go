@@ -45,6 +45,27 @@ type ServerOptions struct {
 	// Reached is told of each request that a limit of its key refused: how the
 	// limits stood, wall clock and service time. It must be quick.
 	Reached func(k *Key, limits []Standing, now, moment time.Time)
+
+	// Watch is told of every request when it has been answered. Each must be
+	// quick, and may keep nothing of what it is given but its strings.
+	Watch []func(*Outcome)
+}
+
+// Outcome tells of one answered request. It is valid for the length of the call
+// alone.
+type Outcome struct {
+	ID     string
+	Method string
+	Route  string // the pattern, "-" where none fits: never the address itself
+	Status int
+	Code   string // of the error that was answered, "" for none
+	Text   string // its message
+	Key    *Key   // who asked, nil where no valid key came
+	Actor  string // who asked on the admin door
+	Client netip.Addr
+	Began  time.Time // wall clock
+	Took   time.Duration
+	Limits []Standing // how the limits stood
 }
 
 // Add adds the routes that a part of the program has, by its methods Routes
@@ -146,12 +167,14 @@ type exchange struct {
 	Request
 	http.ResponseWriter
 	status int
+	fault  *Error // what was answered instead of the handler's own answer
 	route  string
 	began  time.Time
 	client netip.Addr
 	limits [2]Standing // where Request.Limits begins
 	meter  *Handle
 	draft  bool
+	told   Outcome // here so that telling needs no memory of its own
 }
 
 // WriteHeader notes the status for the access log and tells how the limits
@@ -204,9 +227,31 @@ func (s *Server) end(x *exchange, err *error) {
 	if *err != nil {
 		s.fail(x, *err)
 	}
+	if !s.o.Access && len(s.o.Watch) == 0 {
+		return
+	}
+	took := s.o.Clock.Now().Sub(x.began)
 	if s.o.Access {
 		s.o.Log.Info("request", "id", x.ID, "method", x.Method, "route", x.route, "status", x.status,
-			"key", keyID(x.Key), "client", x.client, "ms", float64(s.o.Clock.Now().Sub(x.began).Microseconds())/1000)
+			"key", keyID(x.Key), "client", x.client, "ms", float64(took.Microseconds())/1000)
+	}
+	s.tell(x, took)
+}
+
+// tell gives the watchers what became of a request.
+func (s *Server) tell(x *exchange, took time.Duration) {
+	if len(s.o.Watch) == 0 {
+		return
+	}
+	x.told = Outcome{
+		ID: x.ID, Method: x.Method, Route: x.route, Status: x.status, Key: x.Key, Actor: x.Actor, Client: x.client,
+		Began: x.began, Took: took, Limits: x.Request.Limits,
+	}
+	if x.fault != nil {
+		x.told.Code, x.told.Text = x.fault.Code, x.fault.Message
+	}
+	for _, watch := range s.o.Watch {
+		watch(&x.told)
 	}
 }
 
@@ -221,6 +266,7 @@ func keyID(k *Key) string {
 // logged in full; the caller sees no more than server_error.
 func (s *Server) fail(x *exchange, err error) {
 	e := Public(err)
+	x.fault = e
 	if e == ErrServer {
 		s.o.Log.Error("request failed", "id", x.ID, "route", x.route, "error", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -421,5 +422,25 @@ func TestServer_RevokeBindsAtOnce(t *testing.T) {
 		}
 		close(stop)
 		wg.Wait()
+	}
+}
+
+func TestServer_Watch(t *testing.T) {
+	a := newTestApp(t)
+	var got []string
+	a.Server.o.Watch = append(a.Server.o.Watch, func(o *Outcome) {
+		got = append(got, fmt.Sprintf("%s %s %d %s %t", o.Method, o.Route, o.Status, o.Code, o.Key != nil))
+	})
+	_, key := a.key(`["can_read_agents"]`)
+	a.ask("GET", "/api/v1/agents?api_key="+key, "", "")
+	a.ask("GET", "/api/v1/calls/7", key, "")
+	a.ask("GET", "/api/v1/agents", "klen_none", "")
+	a.ask("GET", "/api/v1/nothing", key, "")
+	want := []string{
+		"POST /admin/v1/keys 201  false", "GET /api/v1/agents 200  true", "GET /api/v1/calls/:call_id 403 permission_denied true",
+		"GET /api/v1/agents 401 invalid_key false", "GET - 404 not_found false",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
