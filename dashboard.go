@@ -2,12 +2,10 @@ package main
 
 import (
 	"bytes"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"html/template"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,9 +16,6 @@ import (
 	"strings"
 	"time"
 )
-
-//go:embed dashboard
-var dashboardFiles embed.FS
 
 // DashboardOptions are what a Dashboard is made of.
 type DashboardOptions struct {
@@ -48,9 +43,6 @@ type Dashboard struct {
 	accounts  *Throttle // and by account
 }
 
-// Section is an entry of the navigation.
-type Section struct{ Name, Path string }
-
 // The failed logins that an address and an account may have in a quarter of an
 // hour.
 const (
@@ -62,33 +54,28 @@ const (
 // NewDashboard makes the pages ready.
 func NewDashboard(o DashboardOptions) (*Dashboard, error) {
 	d := &Dashboard{
-		o: o, pages: map[string]*template.Template{}, addresses: NewThrottle(loginsByAddress, loginSpan), accounts: NewThrottle(loginsByAccount, loginSpan),
+		o: o, addresses: NewThrottle(loginsByAddress, loginSpan), accounts: NewThrottle(loginsByAccount, loginSpan),
 	}
 	for _, set := range o.Pages {
 		d.sections = append(d.sections, set.Sections()...)
 	}
-	functions := template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "meters": Meters}
-	for _, name := range []string{"login", "setup", "account", "keys", "newkey", "created", "key", "records", "status"} {
-		page, err := template.New("layout").Funcs(functions).ParseFS(dashboardFiles, "dashboard/layout.html", "dashboard/pages.html", "dashboard/meter.html", "dashboard/"+name+".html")
-		if err != nil {
-			return nil, fmt.Errorf("page %s: %w", name, err)
-		}
-		d.pages[name] = page
-	}
-	return d, nil
+	d.sections = append(d.sections, Section{"System", "Account", "/account"})
+	var err error
+	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "meters": Meters})
+	return d, err
 }
 
 // Handler serves the admin door: the admin endpoint under its paths, the pages
 // under all others. A request under a foreign host name is refused, against
 // DNS rebinding, and one from another site that would change something.
 func (d *Dashboard) Handler() (http.Handler, error) {
-	static, err := fs.Sub(dashboardFiles, "dashboard")
+	static, err := DashboardFiles()
 	if err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	for _, path := range []string{"/admin/", "/healthz", "/readyz", "/openapi.json"} {
-		mux.HandleFunc(path, d.endpoint)
+	for _, at := range []string{"/admin/", "/healthz", "/readyz", "/openapi.json"} {
+		mux.HandleFunc(at, d.endpoint)
 	}
 	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
 		mux.HandleFunc("GET /static/"+name, func(w http.ResponseWriter, r *http.Request) {
@@ -242,16 +229,11 @@ func (d *Dashboard) loggedIn(page func(*Visit)) http.HandlerFunc {
 type View struct {
 	Title    string
 	Operator string // who has logged in, "" for nobody
-	Nav      []navEntry
+	Nav      []NavGroup
 	Fault    string // what went wrong
 	Done     string // what was done
 	Form     url.Values
 	Data     any
-}
-
-type navEntry struct {
-	Name, Path string
-	Here       bool
 }
 
 // render sends a page.
@@ -275,9 +257,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v Vie
 func (v *Visit) Show(status int, name string, page View) {
 	d := v.dashboard
 	page.Operator = v.Operator.Name
-	for _, s := range d.sections {
-		page.Nav = append(page.Nav, navEntry{s.Name, s.Path, v.R.URL.Path == s.Path || strings.HasPrefix(v.R.URL.Path, s.Path+"/")})
-	}
+	page.Nav = Navigation(d.sections, v.R.URL.Path)
 	if page.Done == "" {
 		page.Done = done(v.R.URL.Query().Get("done"))
 	}

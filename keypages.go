@@ -17,7 +17,7 @@ type KeyPages struct{ apiURL func() string }
 func NewKeyPages(apiURL func() string) *KeyPages { return &KeyPages{apiURL} }
 
 // Sections is the entry of the navigation.
-func (k *KeyPages) Sections() []Section { return []Section{{"API Keys", "/keys"}} }
+func (k *KeyPages) Sections() []Section { return []Section{{"API", "API Keys", "/keys"}} }
 
 // Pages lists the pages.
 func (k *KeyPages) Pages() map[string]func(*Visit) {

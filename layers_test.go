@@ -59,7 +59,7 @@ var layers = [][]string{
 	{"restore.go"},
 	{"sessions.go", "meters.go"},
 	{"operators.go"},
-	{"server.go"},
+	{"server.go", "navigation.go", "templates.go"},
 	{"dashboard.go", "doors.go"},
 	{"pagelists.go"},
 	{"keypages.go", "recordpages.go"},

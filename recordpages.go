@@ -10,7 +10,9 @@ type RecordPages struct{}
 
 // Sections are the entries of the navigation.
 func (p *RecordPages) Sections() []Section {
-	return []Section{{"Calls", "/calls"}, {"Agents", "/agents"}, {"Contacts", "/contacts"}, {"Webhooks", "/webhooks"}, {"Status", "/status"}}
+	return []Section{
+		{"API", "Webhooks", "/webhooks"}, {"Data", "Calls", "/calls"}, {"Data", "Agents", "/agents"}, {"Data", "Contacts", "/contacts"}, {"System", "Status", "/status"},
+	}
 }
 
 // Pages lists the pages.
