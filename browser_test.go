@@ -62,9 +62,11 @@ func openBrowser(t *testing.T) *page {
 	}
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(cancel)
-	ctx, _ = chromedp.NewContext(ctx, chromedp.WithErrorf(func(string, ...any) {})) // it complains of events that are newer than it
-	browser := ctx
-	t.Cleanup(func() { _ = chromedp.Cancel(browser) })
+	// It complains of events that are newer than it. Its own cancel ends the
+	// browser; chromedp.Cancel asks it to end, and waits for ever for the answer
+	// of one that has ended.
+	ctx, cancel = chromedp.NewContext(ctx, chromedp.WithErrorf(func(string, ...any) {}))
+	t.Cleanup(cancel)
 	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
 	t.Cleanup(cancel)
 	return &page{t, ctx, "http://" + line.AdminAddr, p.url, NewSocketClient(filepath.Join(data, socketFile))}
