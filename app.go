@@ -124,9 +124,11 @@ func RestoreApp(o RestoreOptions) (Restored, error) {
 func (a *App) tend() {
 	defer close(a.idle)
 	second := time.NewTicker(time.Second)
+	guard := time.NewTicker(10 * time.Second)
 	minute := time.NewTicker(time.Minute)
 	flush := time.NewTicker(a.config.Keys.LastUsedInterval)
 	defer second.Stop()
+	defer guard.Stop()
 	defer minute.Stop()
 	defer flush.Stop()
 	for {
@@ -139,6 +141,8 @@ func (a *App) tend() {
 			a.report("send reminders", FireReminders(a.Store, a.clock.Now()))
 			a.report("end leases of dialers", a.dialer.Lapse(a.clock.Now()))
 			a.report("store reached limits", a.notices.Flush())
+		case <-guard.C:
+			a.Store.Guard()
 		case <-minute.C:
 			now := a.clock.Now()
 			a.Limiter.Sweep(a.clock.Service(now))

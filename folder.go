@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -49,18 +51,39 @@ func OpenFolder(path string, create bool) (*Folder, error) {
 		return nil, fmt.Errorf("the data folder is not writable: %w; mend its permissions or name another with --data", err)
 	}
 	if err := LockExclusive(lock); err != nil {
-		pid, _ := os.ReadFile(lock.Name())
-		return nil, errors.Join(fmt.Errorf("the data folder %s is in use by process %s; stop it, or name another folder with --data", path, strings.TrimSpace(string(pid))), lock.Close())
+		return nil, errors.Join(fmt.Errorf("the data folder %s is in use by %s; stop it, or name another folder with --data", path, holder(lock.Name())), lock.Close())
 	}
-	if err := errors.Join(lock.Truncate(0), writeAt(lock, fmt.Sprintf("%d\n", os.Getpid()))); err != nil {
+	if err := writeID(lock); err != nil {
 		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), lock.Close())
 	}
 	return &Folder{Path: path, lock: lock}, nil
 }
 
-func writeAt(f *os.File, s string) error {
-	_, err := f.WriteAt([]byte(s), 0)
-	return err
+// holder names the process that has a lock file. One that has only just taken
+// it has not written its id yet, and an earlier one that crashed left its own,
+// so the file is read until it names a process that lives.
+func holder(path string) string {
+	for range 20 {
+		text, _ := os.ReadFile(path)
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			p, err := os.FindProcess(pid)
+			if err == nil && !errors.Is(p.Signal(syscall.Signal(0)), os.ErrProcessDone) {
+				return fmt.Sprintf("process %d", pid)
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return "another process"
+}
+
+// writeID writes the process id into a lock file: first over what is there,
+// since a disk that is full has room for that, then cut to its length.
+func writeID(f *os.File) error {
+	id := fmt.Sprintf("%d\n", os.Getpid())
+	if _, err := f.WriteAt([]byte(id), 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(id)))
 }
 
 // HasStore says whether a path holds a data folder of this program.
@@ -111,7 +134,7 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 // sets the clock by it.
 func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
 	mark := MarkPath(f.Path)
-	id, err := os.ReadFile(mark)
+	id, err := ReadSmall(mark)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if err := WriteSynced(mark, store.ID()+"\n"); err != nil {
@@ -130,16 +153,6 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
 		return err
 	}
 	return peppers.Verify(store)
-}
-
-// WriteSynced makes or replaces a small file, on disk when it returns.
-func WriteSynced(path, text string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Sync(), f.Close(), SyncDir(filepath.Dir(path)))
 }
 
 // Close lets go of the folder.

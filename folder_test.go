@@ -77,12 +77,13 @@ func TestOpenFolder_NotWritable(t *testing.T) {
 // TestFolder_InterruptedCreation starts where a first start was cut off after
 // each of its steps: nothing was stored yet, so it goes on.
 func TestFolder_InterruptedCreation(t *testing.T) {
-	for _, left := range [][]string{{pepperFile}, {pepperFile, storeFile}} {
+	for _, left := range [][]string{{}, {pepperFile}, {pepperFile, storeFile}} {
 		a := newTestApp(t)
 		if err := a.Close(); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{pepperFile, storeFile, markFile} {
+			overwrite(t, a.config.Server.Data, name+".new", "0a") // what the crash had begun
 			if !strings.Contains(strings.Join(left, " "), name) {
 				remove(t, a.config.Server.Data, name)
 			}

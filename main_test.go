@@ -27,7 +27,9 @@ var program = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "latchkey")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	build := exec.Command("go", "build", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is released
+	out, err := build.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
@@ -77,7 +79,7 @@ type process struct {
 }
 
 // serveReal starts the real program on free ports and waits until it listens.
-// Of more, what begins with LATCHKEY_ goes into the environment.
+// Of more, what is NAME=VALUE goes into the environment.
 func serveReal(t testing.TB, data string, more ...string) *process {
 	t.Helper()
 	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, more...)
@@ -86,10 +88,11 @@ func serveReal(t testing.TB, data string, more ...string) *process {
 	}
 	var environ []string
 	args = slices.DeleteFunc(args, func(arg string) bool {
-		if strings.HasPrefix(arg, "LATCHKEY_") {
+		variable := !strings.HasPrefix(arg, "-") && strings.Contains(arg, "=")
+		if variable {
 			environ = append(environ, arg)
 		}
-		return strings.HasPrefix(arg, "LATCHKEY_")
+		return variable
 	})
 	p := &process{cmd: programCommand(t, args...), data: data, out: &lockedBuffer{}, end: make(chan error, 1)}
 	p.cmd.Stdout = p.out

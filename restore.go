@@ -52,7 +52,7 @@ func RestoreStore(o RestoreOptions) (result Restored, err error) {
 	if err := o.inspect(file, &result); err != nil {
 		return result, err
 	}
-	mark, err := os.ReadFile(MarkPath(dir))
+	mark, err := ReadSmall(MarkPath(dir))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return result, err
 	}

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -217,7 +216,7 @@ func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 		retired = append([]string{file}, retired...)
 	}
 	for _, name := range retired {
-		data, err := os.ReadFile(name)
+		data, err := ReadSmall(name)
 		if err != nil {
 			return p, fmt.Errorf("read pepper: %w; without it no key is valid, put the file back", err)
 		}
@@ -239,17 +238,15 @@ func parsePepper(data []byte) ([]byte, error) {
 }
 
 // CreatePepper makes a pepper file that only its owner may read, and fails
-// where there is one.
+// with os.ErrExist where there is one. A crash in between leaves none.
 func CreatePepper(file string) error {
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if _, err := os.Lstat(file); err == nil {
+		return fmt.Errorf("create pepper %s: %w", file, os.ErrExist)
+	}
+	if err := WriteSynced(file, RandomHex(pepperSize)+"\n"); err != nil {
 		return fmt.Errorf("create pepper: %w", err)
 	}
-	_, err = f.WriteString(RandomHex(pepperSize) + "\n")
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("create pepper: %w", err)
-	}
-	return SyncDir(filepath.Dir(file))
+	return nil
 }
 
 // Hint is what may be shown of a secret: its prefix and last four characters.

@@ -23,6 +23,7 @@ const maxBatch = 2048
 // next one, with one sync for all.
 type Store struct {
 	db   *bbolt.DB
+	file *File
 	path string
 	id   string
 
@@ -59,7 +60,7 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		db: f.DB, path: path, id: f.Header.StoreID, stamp: stamp,
+		db: f.DB, file: f, path: path, id: f.Header.StoreID, stamp: stamp,
 		next: map[string]chan struct{}{}, wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
 	}
 	go s.commitAll()
@@ -116,6 +117,14 @@ func (s *Store) View(run func(*Tx) error) error {
 		return ErrUnavailable
 	}
 	return err
+}
+
+// Guard fails the store where its file is no longer the one that its path leads
+// to. Each commit looks too; this is for the time between them.
+func (s *Store) Guard() {
+	if err := s.file.InPlace(); err != nil {
+		s.fail(err)
+	}
 }
 
 // CopyTo writes the state of this moment, compacted, to a new file and returns
@@ -296,7 +305,7 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	}
 	b, err := s.db.Begin(true)
 	if err != nil {
-		return nil, false, err
+		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
 	tx = &Tx{Bolt: b}
 	for _, c := range batch {
@@ -321,12 +330,17 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 			return nil, false, errors.Join(err, b.Rollback())
 		}
 	}
-	return tx, false, b.Commit()
+	if err := s.file.InPlace(); err != nil {
+		return nil, false, errors.Join(err, b.Rollback())
+	}
+	if err := b.Commit(); err != nil {
+		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
+	}
+	return tx, false, nil
 }
 
 // fail poisons the store: no read or write is answered from now on.
 func (s *Store) fail(err error) {
-	err = fmt.Errorf("commit to %s: %w", s.path, err)
 	if s.cause.CompareAndSwap(nil, &err) {
 		close(s.failed)
 	}

@@ -63,6 +63,8 @@ func CreateStore(path, id string, now time.Time) error {
 type File struct {
 	Header Header
 	DB     *bbolt.DB // for Store alone
+	path   string
+	info   os.FileInfo // of the file that is open, whatever its name leads to by now
 }
 
 // OpenFile opens an existing database file and reads its header. An empty,
@@ -73,12 +75,23 @@ func OpenFile(path string, readOnly bool) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w; restore a backup to this place", err)
 	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("open store %s: this is no regular file (%s); restore a backup to this place", path, info.Mode().Type())
+	}
 	if info.Size() < int64(2*os.Getpagesize()) {
 		return nil, fmt.Errorf("open store %s: the file has %d bytes, too few to be a store; restore a backup to this place", path, info.Size())
 	}
 	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, ReadOnly: readOnly}
 	if runtime.GOOS == "linux" && is64 && !readOnly {
 		opts.InitialMmapSize = 256 << 20 // growing past the map stalls all readers
+	}
+	opened := info
+	opts.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		f, err := os.OpenFile(name, flag, mode)
+		if err == nil {
+			opened, err = f.Stat()
+		}
+		return f, err
 	}
 	db, err := openChecked(path, opts)
 	if err != nil {
@@ -88,7 +101,21 @@ func OpenFile(path string, readOnly bool) (*File, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
 	}
-	return &File{h, db}, nil
+	return &File{Header: h, DB: db, path: path, info: opened}, nil
+}
+
+// InPlace says whether the open file is still the one that its path leads to.
+// What is written to another one is lost with the process. It fails only where
+// that is certain.
+func (f *File) InPlace() error {
+	now, err := os.Stat(f.path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("%s was moved or removed while it was in use; put it back, or restore a backup, and start again", f.path)
+	case err == nil && !os.SameFile(now, f.info):
+		return fmt.Errorf("%s was replaced while it was in use; see that the right file is there and start again", f.path)
+	}
+	return nil
 }
 
 // View runs a function on the file's contents. Nothing of the transaction may
@@ -191,4 +218,32 @@ func SyncDir(dir string) error {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil
+}
+
+// WriteSynced makes or replaces a small file, on disk when it returns. A crash
+// leaves the old contents or the new ones, never a part.
+func WriteSynced(path, text string) error {
+	temp := path + ".new"
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return errors.Join(os.Rename(temp, path), SyncDir(filepath.Dir(path)))
+}
+
+// ReadSmall reads a small file, and fails where the path leads to something
+// else: to open a pipe would wait for a writer for ever.
+func ReadSmall(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file (%s)", path, info.Mode().Type())
+	}
+	return os.ReadFile(path)
 }
