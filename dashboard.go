@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"html/template"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 )
@@ -66,11 +64,11 @@ func NewDashboard(o DashboardOptions) (*Dashboard, error) {
 }
 
 // Handler serves the admin door: the admin endpoint under its paths, the pages
-// under all others. A request under a foreign host name is refused, against
-// DNS rebinding, and one from another site that would change something.
+// under all others, and both behind Origins.Guard.
 func (d *Dashboard) Handler() (http.Handler, error) {
-	static, err := DashboardFiles()
-	if err != nil {
+	static, err1 := DashboardFiles()
+	origins, err2 := NewOrigins(d.o.Listen, d.o.BaseURL, d.o.Hosts, []string{plainCookie, secureCookie})
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()
@@ -96,7 +94,7 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 		}
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
-	return d.guard(http.NewCrossOriginProtection().Handler(mux)), nil
+	return origins.Guard(mux), nil
 }
 
 // Visit is a request of somebody who has logged in.
@@ -122,47 +120,6 @@ func (d *Dashboard) own() map[string]func(*Visit) {
 	}
 }
 
-// guard refuses foreign host names and sets the header fields that every
-// answer has.
-func (d *Dashboard) guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		if !d.knownHost(r.Host) {
-			http.Error(w, fmt.Sprintf("This server does not know itself as %q. Add the name to hosts under [admin] in the configuration.", r.Host), http.StatusMisdirectedRequest)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func (d *Dashboard) knownHost(hostport string) bool {
-	host := hostport
-	if name, _, err := net.SplitHostPort(hostport); err == nil {
-		host = name
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	if ip, err := netip.ParseAddr(host); err == nil {
-		// An address is no name that somebody else's DNS could point here.
-		return ip.IsLoopback() || !isLoopbackListen(d.o.Listen)
-	}
-	known := append([]string{"localhost", "control", "local"}, d.o.Hosts...)
-	if u, err := url.Parse(d.o.BaseURL); err == nil {
-		known = append(known, u.Hostname())
-	}
-	return host != "" && slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, host) })
-}
-
-func isLoopbackListen(listen string) bool {
-	host, _, _ := net.SplitHostPort(listen)
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
-}
-
 // endpoint hands a request to the admin endpoint: as the operator's where it
 // comes with a login and no token.
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
@@ -180,11 +137,18 @@ func (d *Dashboard) secure(r *http.Request) bool {
 	return r.TLS != nil || strings.HasPrefix(d.o.BaseURL, "https://")
 }
 
+// The names of the cookie with a session's token. The prefix __Host- has
+// browsers keep it to this host and to TLS.
+const (
+	plainCookie  = "latchkey_session"
+	secureCookie = "__Host-latchkey_session"
+)
+
 func (d *Dashboard) cookieName(r *http.Request) string {
 	if d.secure(r) {
-		return "__Host-latchkey_session"
+		return secureCookie
 	}
-	return "latchkey_session"
+	return plainCookie
 }
 
 func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, token string, age int) {

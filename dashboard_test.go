@@ -271,6 +271,16 @@ func TestDashboard_Guards(t *testing.T) {
 			}
 		}
 	}
+	for _, path := range []string{"/keys/" + id + "/revoke", "/admin/v1/keys/" + id + "/revoke", "/logout"} {
+		if w := b.send(b.request("POST", path)); w.Code != 403 {
+			t.Errorf("%s from nowhere: got %d, want 403", path, w.Code)
+		}
+	}
+	for _, path := range []string{"/login", "/setup"} {
+		if w := newBrowser(b.testApp).send(b.request("POST", path, "name", "Ann", "password", operatorPassword)); w.Code != 403 {
+			t.Errorf("%s from nowhere: got %d, want 403", path, w.Code)
+		}
+	}
 	if v := b.operate(200, "GET", "/admin/v1/keys/"+id, ""); v["status"] != "active" {
 		t.Errorf("got %v, want the key as it was", v["status"])
 	}
@@ -296,6 +306,12 @@ func TestDashboard_Guards(t *testing.T) {
 		}
 	}
 	named.operate(201, "POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+operatorPassword+`"}`)
+	// What a proxy asks for under a name of its own, and without Sec-Fetch-Site.
+	proxied := named.request("POST", "/login", "name", "nobody", "password", operatorPassword)
+	proxied.Header.Set("Origin", "https://admin.example.com")
+	if w := named.send(proxied); w.Code != 401 {
+		t.Errorf("from the address of the dashboard: got %d, want 401", w.Code)
+	}
 	w := named.post("/login", "name", "ann", "password", operatorPassword)
 	if c := w.Result().Cookies(); len(c) != 1 || c[0].Name != "__Host-latchkey_session" || !c[0].Secure {
 		t.Errorf("under TLS: got %v", c)

@@ -57,7 +57,7 @@ var layers = [][]string{
 	{"admin.go", "keyimport.go", "verify.go", "explain.go", "tokens.go", "webhooks.go"},
 	{"backups.go"},
 	{"restore.go"},
-	{"sessions.go", "meters.go"},
+	{"sessions.go", "origins.go", "meters.go"},
 	{"operators.go"},
 	{"server.go", "navigation.go", "templates.go"},
 	{"dashboard.go", "doors.go"},
