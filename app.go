@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,7 @@ type App struct {
 	Sender  *Sender
 
 	notices *Notices
+	history *History
 	dialer  *Dialer
 
 	Operators *Operators
@@ -76,6 +78,7 @@ func (a *App) wire(peppers Peppers) error {
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
+	a.history = NewHistory(store)
 	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
 	rules := KeyRules{
 		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
@@ -85,6 +88,7 @@ func (a *App) wire(peppers Peppers) error {
 		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: NewTokens(store, peppers), Log: a.log,
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
+		Watch: []func(*Outcome){a.note},
 	}
 	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
 	for _, part := range []any{
@@ -92,12 +96,25 @@ func (a *App) wire(peppers Peppers) error {
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
 		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
+		NewUsage(store, a.Keyring, a.history),
 	} {
 		o.Add(part)
 	}
 	o.Add(NewExplainer(store, a.Keyring, a.Limiter, o.Keyed, o.Free, o.QueryAllowed)) // it explains the routes of the others
 	a.Server = NewServer(o)
 	return nil
+}
+
+// note counts a request of the API door.
+func (a *App) note(o *Outcome) {
+	if strings.HasPrefix(o.Route, "/admin/") {
+		return
+	}
+	key := ""
+	if o.Found != nil {
+		key = o.Found.ID
+	}
+	a.history.Note(key, o.Route, o.Code, o.Status, o.Began)
 }
 
 // tables lists what the store keeps in tables.
@@ -151,9 +168,11 @@ func (a *App) tend() {
 			a.report("look for keys that expire", a.notices.Expiring(now))
 			a.report("sweep the outbox", SweepOutbox(a.Store, now))
 			a.report("forget sessions", a.sessions.Sweep(now))
+			a.report("sweep the usage history", a.history.Sweep(now))
 			a.report("scheduled backup", a.backups.Due(now))
 		case <-flush.C:
 			a.report("store last uses", a.Keyring.Flush())
+			a.report("store the usage history", a.history.Flush())
 		}
 	}
 }
@@ -172,7 +191,7 @@ func (a *App) Close() error {
 	close(a.stop)
 	<-a.idle
 	a.Sender.Close()
-	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
+	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.history.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
 }
 
 // Serve opens the three doors, tells ready where they are, and serves until

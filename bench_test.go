@@ -156,3 +156,16 @@ func BenchmarkLists(b *testing.B) {
 		b.Run(bb.name, func(b *testing.B) { worst(b, a, key, bb.paths...) })
 	}
 }
+
+// BenchmarkHistory counts requests of a thousand keys.
+func BenchmarkHistory(b *testing.B) {
+	h := NewHistory(newTestStore(b))
+	var keys []string
+	for i := range 1000 {
+		keys = append(keys, NewKeyID(epoch.Add(time.Duration(i))))
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		h.Note(keys[i%len(keys)], "/api/v1/agents", "", 200, epoch)
+	}
+}

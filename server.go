@@ -61,6 +61,7 @@ type Outcome struct {
 	Code   string // of the error that was answered, "" for none
 	Text   string // its message
 	Key    *Key   // who asked, nil where no valid key came
+	Found  *Key   // the same, also where the key may not be used: revoked, paused, expired
 	Actor  string // who asked on the admin door
 	Client netip.Addr
 	Began  time.Time // wall clock
@@ -173,6 +174,7 @@ type exchange struct {
 	client netip.Addr
 	limits [2]Standing // where Request.Limits begins
 	meter  *Handle
+	found  *Key // Outcome.Found
 	draft  bool
 	told   Outcome // here so that telling needs no memory of its own
 }
@@ -244,7 +246,7 @@ func (s *Server) tell(x *exchange, took time.Duration) {
 		return
 	}
 	x.told = Outcome{
-		ID: x.ID, Method: x.Method, Route: x.route, Status: x.status, Key: x.Key, Actor: x.Actor, Client: x.client,
+		ID: x.ID, Method: x.Method, Route: x.route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor, Client: x.client,
 		Began: x.began, Took: took, Limits: x.Request.Limits,
 	}
 	if x.fault != nil {
@@ -333,6 +335,7 @@ func (s *Server) authenticate(x *exchange) error {
 	}
 	key, holder, err := s.o.Keyring.Find(c.Secret)
 	if err == nil {
+		x.found = key
 		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
 			err = ErrQueryKey
 		}

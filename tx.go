@@ -68,6 +68,22 @@ func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
+// RangeFrom is Range for all keys of a bucket that are not before one.
+func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
+	return func(yield func(key, stored []byte) bool) {
+		b := tx.Bolt.Bucket([]byte(bucket))
+		if b == nil {
+			return
+		}
+		c := b.Cursor()
+		for key, stored := c.Seek(from); key != nil; key, stored = c.Next() {
+			if !yield(key, stored) {
+				return
+			}
+		}
+	}
+}
+
 // Count counts the keys of a bucket by going through them.
 func (tx *Tx) Count(bucket string) (n int) {
 	b := tx.Bolt.Bucket([]byte(bucket))

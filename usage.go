@@ -1,0 +1,342 @@
+package main
+
+import (
+	"cmp"
+	"encoding/csv"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Usage serves the history of what was asked.
+type Usage struct {
+	store   *Store
+	keyring *Keyring
+	history *History
+}
+
+// NewUsage serves a history, with the names of the keys of a keyring.
+func NewUsage(store *Store, keyring *Keyring, history *History) *Usage {
+	return &Usage{store: store, keyring: keyring, history: history}
+}
+
+// AdminRoutes lists the endpoints.
+func (u *Usage) AdminRoutes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/admin/v1/usage", Handle: u.all},
+		{Method: "GET", Path: "/admin/v1/keys/:id/history", Handle: u.ofKey},
+	}
+}
+
+// readPeriod reads step and last of a query: without them all hours that are
+// kept.
+func readPeriod(r *Request) (Period, error) {
+	q := r.URL.Query()
+	span := Period{Step: StepHour, Now: r.Now}
+	switch step := q.Get("step"); step {
+	case "", "hour":
+	case "day":
+		span.Step = StepDay
+	default:
+		return span, ErrValidation.With("step must be hour or day; got %q.", step)
+	}
+	span.Last = span.Step.Kept()
+	if q.Has("last") {
+		n, err := strconv.Atoi(q.Get("last"))
+		if err != nil || n < 1 || n > span.Step.Kept() {
+			return span, ErrValidation.With("last must be a whole number from 1 to %d, which is how many steps are kept; got %q.", span.Step.Kept(), q.Get("last"))
+		}
+		span.Last = n
+	}
+	return span, nil
+}
+
+// readFormat says whether a query asks for CSV.
+func readFormat(r *Request) (bool, error) {
+	switch format := r.URL.Query().Get("format"); format {
+	case "", "json":
+		return false, nil
+	case "csv":
+		return true, nil
+	default:
+		return false, ErrValidation.With("format must be json or csv; got %q.", format)
+	}
+}
+
+// showTally adds the counts of a tally to what is shown.
+func showTally(into map[string]any, t Tally) map[string]any {
+	into["requests"] = t.Total()
+	for i, name := range Outcomes() {
+		into[name] = t[i]
+	}
+	return into
+}
+
+func showBuckets(list []Bucket) []any {
+	rows := []any{}
+	for _, b := range list {
+		rows = append(rows, showTally(map[string]any{"start": Seconds(b.Start)}, b.Tally))
+	}
+	return rows
+}
+
+func sumOf(list []Bucket) (sum Tally) {
+	for _, b := range list {
+		sum.Add(b.Tally)
+	}
+	return sum
+}
+
+// showPeriod begins the answer for a span.
+func showPeriod(span Period) map[string]any {
+	step := "hour"
+	if span.Step == StepDay {
+		step = "day"
+	}
+	return map[string]any{"step": step, "from": Seconds(span.From()), "to": Seconds(span.To())}
+}
+
+// ofKey gives the history of one key.
+func (u *Usage) ofKey(w http.ResponseWriter, r *Request) error {
+	span, err := readPeriod(r)
+	if err != nil {
+		return err
+	}
+	asCSV, err := readFormat(r)
+	if err != nil {
+		return err
+	}
+	key, err := u.find(r.Params.ByName("id"))
+	if err != nil {
+		return err
+	}
+	list, err := u.history.Of(Subject{OfKey, key.ID}, span)
+	if err != nil {
+		return err
+	}
+	if asCSV {
+		out := beginCSV(w, "usage-"+key.ID, usageColumns()...)
+		return out.end(out.rows(usageCells(key), list))
+	}
+	answer := showPeriod(span)
+	answer["id"], answer["name"], answer["total"], answer["buckets"] = key.ID, key.Name, showTally(map[string]any{}, sumOf(list)), showBuckets(list)
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+// find reads a key by its id.
+func (u *Usage) find(id string) (key *Key, err error) {
+	err = u.store.View(func(tx *Tx) error {
+		key, err = u.keyring.Get(tx, id)
+		return err
+	})
+	return key, err
+}
+
+// all gives the history of the service, with the sums of its routes and
+// reasons, and of the keys that were used most, or with key= of some keys
+// with their buckets.
+func (u *Usage) all(w http.ResponseWriter, r *Request) error {
+	span, err := readPeriod(r)
+	if err != nil {
+		return err
+	}
+	page, err := ReadPage(r.URL.Query(), 25, 1000)
+	if err != nil {
+		return err
+	}
+	asCSV, err := readFormat(r)
+	if err != nil {
+		return err
+	}
+	if asCSV {
+		return u.sendAll(w, r, span)
+	}
+	service, err := u.history.Of(Subject{Kind: OfService}, span)
+	if err != nil {
+		return err
+	}
+	routes, err1 := u.sums(OfRoute, "route", span)
+	codes, err2 := u.sums(OfCode, "error", span)
+	keys, count, err3 := u.keys(r.URL.Query()["key"], page, span)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	answer := page.Answer(count, "keys", keys)
+	for name, value := range showPeriod(span) {
+		answer[name] = value
+	}
+	answer["total"], answer["buckets"], answer["routes"], answer["errors"] = showTally(map[string]any{}, sumOf(service)), showBuckets(service), routes, codes
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+// used is what one subject has had in a span.
+type used struct {
+	name string
+	sum  Tally
+}
+
+// most gives the sums of all subjects of a kind, the most requests first.
+func (u *Usage) most(kind byte, span Period) (list []used, err error) {
+	err = u.history.All(kind, span, func(name string, buckets []Bucket) error {
+		list = append(list, used{name, sumOf(buckets)})
+		return nil
+	})
+	slices.SortFunc(list, func(a, b used) int {
+		return cmp.Or(cmp.Compare(b.sum.Total(), a.sum.Total()), cmp.Compare(a.name, b.name))
+	})
+	return list, err
+}
+
+func (u *Usage) sums(kind byte, called string, span Period) ([]any, error) {
+	list, err := u.most(kind, span)
+	rows := []any{}
+	for _, s := range list {
+		rows = append(rows, showTally(map[string]any{called: s.name}, s.sum))
+	}
+	return rows, err
+}
+
+// keys gives one page of the keys in use, or the keys of some ids.
+func (u *Usage) keys(ids []string, page Page, span Period) (rows []any, count int, err error) {
+	rows = []any{}
+	if len(ids) > 1000 {
+		return nil, 0, ErrValidation.With("key may stand up to 1000 times; got %d.", len(ids))
+	}
+	for _, id := range ids {
+		key, err := u.find(id)
+		if err != nil {
+			return nil, 0, err
+		}
+		list, err := u.history.Of(Subject{OfKey, id}, span)
+		if err != nil {
+			return nil, 0, err
+		}
+		rows = append(rows, showTally(map[string]any{"id": id, "name": key.Name, "owner": key.OwnerName, "buckets": showBuckets(list)}, sumOf(list)))
+	}
+	if len(ids) > 0 {
+		return rows, len(ids), nil
+	}
+	list, err := u.most(OfKey, span)
+	if err != nil {
+		return nil, 0, err
+	}
+	from, to := page.Bounds(len(list))
+	for _, s := range list[from:to] {
+		key, err := u.find(s.name)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		rows = append(rows, showTally(map[string]any{"id": s.name, "name": key.Name, "owner": key.OwnerName}, s.sum))
+	}
+	return rows, len(list), nil
+}
+
+// sendAll sends the buckets of all keys, routes or errors as CSV.
+func (u *Usage) sendAll(w http.ResponseWriter, r *Request, span Period) error {
+	switch by := r.URL.Query().Get("by"); by {
+	case "", "key":
+		return u.sendKeys(w, span)
+	case "route", "error":
+		kind := byte(OfRoute)
+		if by == "error" {
+			kind = OfCode
+		}
+		out := beginCSV(w, "usage-"+by+"s", by)
+		return out.end(u.history.All(kind, span, func(name string, list []Bucket) error { return out.rows([]string{name}, list) }))
+	default:
+		return ErrValidation.With("by must be key, route or error; got %q.", by)
+	}
+}
+
+func (u *Usage) sendKeys(w http.ResponseWriter, span Period) error {
+	// The names first: keys are read in a transaction of their own.
+	var ids []string
+	err := u.history.All(OfKey, span, func(id string, _ []Bucket) error {
+		ids = append(ids, id)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	out := beginCSV(w, "usage", usageColumns()...)
+	for _, id := range ids {
+		key, err := u.find(id)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		var list []Bucket
+		if err == nil {
+			list, err = u.history.Of(Subject{OfKey, id}, span)
+		}
+		if err == nil {
+			err = out.rows(usageCells(key), list)
+		}
+		if err != nil {
+			return out.end(err)
+		}
+	}
+	return out.end(nil)
+}
+
+func usageColumns() []string { return []string{"key_id", "name", "owner"} }
+
+func usageCells(k *Key) []string { return []string{k.ID, k.Name, k.OwnerName} }
+
+// usageTable writes buckets as CSV (RFC 4180).
+type usageTable struct {
+	w   http.ResponseWriter
+	csv *csv.Writer
+}
+
+// beginCSV begins an answer that a browser saves as a file.
+func beginCSV(w http.ResponseWriter, file string, columns ...string) *usageTable {
+	h := w.Header()
+	h.Set("Content-Type", "text/csv; charset=utf-8")
+	h.Set("Content-Disposition", `attachment; filename="`+file+`.csv"`)
+	h.Set("Cache-Control", "no-store")
+	t := &usageTable{w, csv.NewWriter(w)}
+	_ = t.csv.Write(append(append(columns, "start", "requests"), Outcomes()...)) // a client that has gone away is no error
+	return t
+}
+
+// rows writes a line for each bucket.
+func (t *usageTable) rows(cells []string, list []Bucket) error {
+	for _, b := range list {
+		line := []string{}
+		for _, cell := range cells {
+			line = append(line, plainCell(cell))
+		}
+		line = append(line, b.Start.Format(time.RFC3339), strconv.FormatUint(b.Tally.Total(), 10))
+		for _, n := range b.Tally {
+			line = append(line, strconv.FormatUint(n, 10))
+		}
+		if err := t.csv.Write(line); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+	return nil
+}
+
+// end sends what is left. An error this late can only cut the answer off: one
+// that ends as if it were whole would be believed.
+func (t *usageTable) end(err error) error {
+	if t.csv.Flush(); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// plainCell keeps a spreadsheet from taking a text that others chose for a
+// formula.
+func plainCell(text string) string {
+	if strings.HasPrefix(strings.TrimLeft(text, " \u00a0"), "=") || text != "" && strings.ContainsRune("+-@\t\r\n\uff1d\uff0b\uff0d\uff20", []rune(text)[0]) {
+		return "'" + text
+	}
+	return text
+}
