@@ -33,7 +33,7 @@ var layers = [][]string{
 	{"keycache.go"},
 	{"keyring.go", "folder.go"},
 	{"handlers.go"},
-	{"body.go", "limitfields.go", "carrier.go", "router.go", "openapi.go"},
+	{"body.go", "limitfields.go", "carrier.go", "router.go", "openapi.go", "paths.go", "routetable.go"},
 	{"catalog.go"},
 	{"owners.go"},
 	{"teams.go"},
