@@ -222,6 +222,13 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	return errors.Join(err, doors.Close(context.WithoutCancel(ctx)))
 }
 
+// pages lists the parts of the dashboard, in the order of the navigation.
+func (a *App) pages() []PageSet {
+	return []PageSet{
+		NewKeyPages(a.Server.Address), NewHookPages(), CallPages(), AgentPages(), NewContactPages(), BlockPages(), OwnerPages(), TeamPages(), StatusPages{},
+	}
+}
+
 // AdminDoor is the handler of the admin door: the admin endpoint and the
 // dashboard.
 func (a *App) AdminDoor() (http.Handler, error) {
@@ -233,7 +240,7 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	d, err := NewDashboard(DashboardOptions{
 		Admin: trusted, Door: door, Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: a.config.Admin.Hosts, BaseURL: a.config.Admin.BaseURL, Proxies: a.config.TrustedProxies(),
-		Pages: []PageSet{NewKeyPages(a.Server.Address), &RecordPages{}},
+		Pages: a.pages(),
 	})
 	if err != nil {
 		return nil, err

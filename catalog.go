@@ -192,12 +192,13 @@ func (c *Catalog[T]) load(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	err = c.Store.Update(func(tx *Tx) error {
+		var bad rowFaults
 		for i, row := range rows {
-			if _, err := c.Save(tx, r, nil, row); err != nil {
-				return inRow(i+1, err)
+			if _, err := c.Save(tx, r, nil, row); !bad.add(i+1, err) {
+				return err
 			}
 		}
-		return nil
+		return bad.err()
 	})
 	if err != nil {
 		return err
@@ -205,13 +206,40 @@ func (c *Catalog[T]) load(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), c.Name)})
 }
 
-// inRow says in which row of an import an error was, if the caller may know.
-func inRow(n int, err error) error {
-	var e *Error
-	if !errors.As(err, &e) {
-		return err
+// maxRowFaults is how many rows of an import are told of at most.
+const maxRowFaults = 50
+
+// rowFaults are the rows of an import that cannot be stored.
+type rowFaults struct {
+	first *Error
+	list  []map[string]any
+}
+
+// add notes what is wrong with a row; false for a fault that is not the
+// caller's, which ends the import.
+func (f *rowFaults) add(row int, err error) bool {
+	if err == nil {
+		return true
 	}
-	return e.With("row %d: %s Nothing was imported.", n, e.Message)
+	var e *Error
+	if !errors.As(err, &e) || e.Status >= http.StatusInternalServerError {
+		return false
+	}
+	if f.first == nil {
+		f.first = e.With("row %d: %s Nothing was imported.", row, e.Message)
+	}
+	if len(f.list) < maxRowFaults {
+		f.list = append(f.list, map[string]any{"row": row, "message": e.Message})
+	}
+	return true
+}
+
+// err is the first fault, with all of them in a member errors; nil for none.
+func (f *rowFaults) err() error {
+	if f.first == nil {
+		return nil
+	}
+	return f.first.WithField("errors", f.list)
 }
 
 // json reads an array of objects, as it is or under the name of the rows.
@@ -247,17 +275,18 @@ func (c *Catalog[T]) csv(data []byte) ([]*Body, error) {
 		}
 	}
 	var rows []*Body
-	for {
+	var bad rowFaults
+	for n := 1; ; n++ {
 		line, err := in.Read()
 		if err == io.EOF {
-			return rows, nil
+			return rows, bad.err()
 		}
 		if err != nil {
 			return nil, ErrValidation.With("The CSV cannot be read: %v.", err)
 		}
 		body, err := c.line(names, line)
-		if err != nil {
-			return nil, inRow(len(rows)+1, err)
+		if !bad.add(n, err) {
+			return nil, err
 		}
 		rows = append(rows, body)
 	}

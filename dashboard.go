@@ -59,7 +59,7 @@ func NewDashboard(o DashboardOptions) (*Dashboard, error) {
 	}
 	d.sections = append(d.sections, Section{"System", "Account", "/account"})
 	var err error
-	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "meters": Meters})
+	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "meters": Meters, "when": When})
 	return d, err
 }
 
@@ -232,7 +232,10 @@ func (v *Visit) Show(status int, name string, page View) {
 // a sentence of its own on a page.
 func done(word string) string {
 	return map[string]string{
-		"saved": "Saved.", "pause": "Paused: requests get 401 from now on.", "resume": "Resumed.", "revoke": "Revoked: requests get 401 from now on.",
+		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported: every row is stored.",
+		"cancelled": "Cancelled. Webhooks that hear of it are told.", "queued": "Queued: it is sent again, with the same delivery id.",
+		"delivered": "The sample was delivered.", "failed": "The sample was not delivered: the first line of the attempts says why.",
+		"paused": "Paused: nothing is sent to it until it is resumed.", "resumed": "Resumed.", "pause": "Paused: requests get 401 from now on.", "resume": "Resumed.", "revoke": "Revoked: requests get 401 from now on.",
 		"password": "The password is changed. All other sessions are ended.",
 	}[word]
 }
@@ -242,14 +245,30 @@ func (v *Visit) Fault(e *Error) {
 	v.Show(e.Status, "status", View{Title: "That did not work", Fault: e.Message})
 }
 
+// Form reads the form that was sent; where that fails it says so, and the
+// visit is over.
+func (v *Visit) Form() (form url.Values, ok bool) {
+	if err := v.R.ParseForm(); err != nil {
+		v.Fault(ErrValidation.With("The form cannot be read; it may be larger than a megabyte."))
+		return nil, false
+	}
+	return v.R.PostForm, true
+}
+
 // Call asks the admin endpoint in the operator's name.
 func (v *Visit) Call(method, path string, body any) (map[string]any, *Error) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, ErrServer
 	}
+	return v.Send(method, path, "application/json", data)
+}
+
+// Send is Call with a body as it is.
+func (v *Visit) Send(method, path, kind string, data []byte) (map[string]any, *Error) {
 	r := httptest.NewRequestWithContext(v.R.Context(), method, path, bytes.NewReader(data))
 	r.RemoteAddr = v.R.RemoteAddr
+	r.Header.Set("Content-Type", kind)
 	w := httptest.NewRecorder()
 	v.dashboard.o.Admin.ServeHTTP(w, r)
 	answer := map[string]any{}
@@ -259,7 +278,7 @@ func (v *Visit) Call(method, path string, body any) (map[string]any, *Error) {
 	if w.Code >= 300 {
 		code, _ := answer["error"].(string)
 		message, _ := answer["message"].(string)
-		return nil, &Error{Status: w.Code, Code: code, Message: message}
+		return nil, &Error{Status: w.Code, Code: code, Message: message, Fields: answer}
 	}
 	return answer, nil
 }

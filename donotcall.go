@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -41,7 +42,9 @@ func NewDoNotCalls(store *Store) *DoNotCalls {
 			return map[string]any{"id": b.ID, "phone_number": b.Phone, "reason": b.Reason, "created_at": Seconds(b.CreatedAt)}, nil
 		},
 		Match: func(_ *Tx, b blocked, q url.Values) bool {
-			return q.Get("phone_number") == "" || q.Get("phone_number") == b.Phone
+			search := strings.ToLower(q.Get("search"))
+			return (q.Get("phone_number") == "" || q.Get("phone_number") == b.Phone) &&
+				(strings.Contains(b.Phone, search) || strings.Contains(strings.ToLower(b.Reason), search))
 		},
 	}}
 }

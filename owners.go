@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -73,7 +74,7 @@ type Owners struct{ catalog Catalog[Owner] }
 // NewOwners serves the owners of a store. None can be deleted: what they made
 // would belong to nobody.
 func NewOwners(store *Store) *Owners {
-	return &Owners{Catalog[Owner]{Store: store, Name: "owners", Table: ownerTable, Save: saveOwner, Show: showOwner, Keep: true}}
+	return &Owners{Catalog[Owner]{Store: store, Name: "owners", Table: ownerTable, Save: saveOwner, Show: showOwner, Match: matchOwner, Keep: true}}
 }
 
 // Tables lists what it keeps in the store, for checks.
@@ -126,4 +127,9 @@ func saveOwner(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
 
 func showOwner(_ *Tx, o Owner) (any, error) {
 	return map[string]any{"id": o.ID, "name": o.Name, "balance": o.Balance, "rate": o.Rate, "created_at": Seconds(o.CreatedAt)}, nil
+}
+
+// matchOwner filters by a part of the name.
+func matchOwner(_ *Tx, o Owner, q url.Values) bool {
+	return strings.Contains(strings.ToLower(o.Name), strings.ToLower(q.Get("search")))
 }

@@ -14,8 +14,6 @@ type ListPage struct {
 	Before, After string
 	Filtered      bool
 	States        []string
-	Heads         []string
-	Empty         string
 }
 
 // List reads the page of a list that the address names from the admin

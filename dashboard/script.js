@@ -23,7 +23,10 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 
 // Dialogs that ask before something ends.
 for (const button of document.querySelectorAll("[data-dialog]")) {
-  button.addEventListener("click", () => document.getElementById(button.dataset.dialog).showModal());
+  button.addEventListener("click", (event) => {
+    event.preventDefault(); // a link leads to the same question as a page
+    document.getElementById(button.dataset.dialog).showModal();
+  });
 }
 for (const button of document.querySelectorAll("[data-close]")) {
   button.addEventListener("click", () => button.closest("dialog").close());
