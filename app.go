@@ -43,6 +43,7 @@ func OpenApp(c Config, clock *Clock, create bool, pepper string, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
+	folder.Log = log
 	store, peppers, err := folder.Open(pepper, c.Keys.PepperFile, c.Keys.RetiredPepperFiles, clock)
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())

@@ -6,9 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
-	"runtime/debug"
 	"strconv"
-	"strings"
 
 	"github.com/urfave/cli/v3"
 )
@@ -220,10 +218,7 @@ func (s *Session) Routes() *cli.Command {
 // Version is the command that says what this is.
 func (s *Session) Version() *cli.Command {
 	return &cli.Command{Name: "version", Usage: "say which version this is", Action: func(_ context.Context, c *cli.Command) error {
-		v := map[string]string{"version": "unknown", "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
-		if info, ok := debug.ReadBuildInfo(); ok {
-			v["version"] = strings.Trim(info.Main.Version, "()")
-		}
+		v := map[string]string{"version": ProgramVersion(), "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
 		if c.Bool("json") {
 			return s.PrintJSON(v)
 		}

@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 // control socket. Only one process at a time has it open.
 type Folder struct {
 	Path string
+	Log  *slog.Logger // told of a change of the database's format and of open files
 	lock *os.File
 }
 
@@ -56,7 +59,7 @@ func OpenFolder(path string, create bool) (*Folder, error) {
 	if err := writeID(lock); err != nil {
 		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), lock.Close())
 	}
-	return &Folder{Path: path, lock: lock}, nil
+	return &Folder{Path: path, Log: slog.New(slog.DiscardHandler), lock: lock}, nil
 }
 
 // holder names the process that has a lock file. One that has only just taken
@@ -120,10 +123,15 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 			return nil, peppers, err
 		}
 	}
+	fits := func(file *File) error { return errors.Join(f.owns(file.Header.StoreID), file.View(peppers.Match)) }
+	if _, err := Migrate(path, Migrations(), fits, f.Log); err != nil {
+		return nil, peppers, err
+	}
 	store, err := OpenStore(path, clock.Stamp)
 	if err != nil {
 		return nil, peppers, err
 	}
+	f.warn(path, file)
 	if err := f.verify(store, peppers, clock); err != nil {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
@@ -133,17 +141,13 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 // verify checks that the store is the folder's and goes with the pepper, and
 // sets the clock by it.
 func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
-	mark := MarkPath(f.Path)
-	id, err := ReadSmall(mark)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		if err := WriteSynced(mark, store.ID()+"\n"); err != nil {
+	if err := f.owns(store.ID()); err != nil {
+		return err
+	}
+	if !HasStore(f.Path) {
+		if err := WriteSynced(MarkPath(f.Path), store.ID()+"\n"); err != nil {
 			return err
 		}
-	case err != nil:
-		return err
-	case strings.TrimSpace(string(id)) != store.ID():
-		return fmt.Errorf("%s belongs to another data folder than %s; restore the right one, or remove %s if you put it here on purpose", storeFile, f.Path, mark)
 	}
 	stamp, err := store.Stamp()
 	if err != nil {
@@ -153,6 +157,31 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
 		return err
 	}
 	return peppers.Verify(store)
+}
+
+// owns fails where the folder is another store's.
+func (f *Folder) owns(id string) error {
+	mark := MarkPath(f.Path)
+	said, err := ReadSmall(mark)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case strings.TrimSpace(string(said)) != id:
+		return fmt.Errorf("%s belongs to another data folder than %s; restore the right one, or remove %s if you put it here on purpose", storeFile, f.Path, mark)
+	}
+	return nil
+}
+
+// warn tells of files that others than their owner may read.
+func (f *Folder) warn(paths ...string) {
+	for _, path := range append(paths, f.Path) {
+		info, err := os.Stat(path)
+		if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+			f.Log.Warn("others may read what only the server should; take the permission away with chmod go-rwx", "path", path, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
+		}
+	}
 }
 
 // Close lets go of the folder.

@@ -16,10 +16,11 @@ import (
 // its own declares, and nothing else; of another file only names with a
 // capital letter. The table is the map of the program: keep it true.
 var layers = [][]string{
-	{"errors.go", "lock.go"},
+	{"errors.go", "lock.go", "version.go"},
 	{"clock.go"},
 	{"tx.go"},
 	{"storefile.go"},
+	{"migrations.go"},
 	{"store.go"},
 	{"table.go", "ring.go"},
 	{"history.go"},

@@ -38,7 +38,8 @@ func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
 
 // open opens the data folder for one command, when no server has it.
 func open(c Config) (http.Handler, func() error, error) {
-	a, err := OpenApp(c, NewClock(), false, pepper(), slog.New(slog.DiscardHandler))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	a, err := OpenApp(c, NewClock(), false, pepper(), log)
 	if err != nil {
 		return nil, nil, err
 	}

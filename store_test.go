@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -188,11 +189,36 @@ func TestOpenStore_BadFiles(t *testing.T) {
 }
 
 func TestStore_NewerFormat(t *testing.T) {
-	s := newTestStore(t)
-	_ = s.Update(func(tx *Tx) error { return tx.Put("meta", []byte("header"), []byte(`{"format":99}`)) })
-	_ = s.Close()
-	if _, err := OpenStore(s.path, nil); err == nil || !strings.Contains(err.Error(), "format 99 is newer") {
-		t.Errorf("got %v, want a word about the newer format", err)
+	for _, tt := range []struct {
+		header string
+		wants  []string // nothing: it opens
+	}{
+		{`{"format":99,"min_reader":99,"writer":"v9.1.0"}`, []string{"format 99", "latchkey v9.1.0", "up to format 1", "this is latchkey " + ProgramVersion(), "restore a backup"}},
+		{`{"format":99}`, []string{"format 99", "of a later version"}},
+		{`{"format":99,"min_reader":1,"writer":"v9.1.0"}`, nil},
+	} {
+		s := newTestStore(t)
+		_ = s.Update(func(tx *Tx) error { return tx.Put("meta", []byte("header"), []byte(tt.header)) })
+		_ = s.Close()
+		before, err := os.ReadFile(s.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := OpenStore(s.path, nil)
+		if again != nil {
+			_ = again.Close()
+		}
+		if (err == nil) != (tt.wants == nil) {
+			t.Errorf("%s: got %v", tt.header, err)
+		}
+		for _, want := range tt.wants {
+			if err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %v, want %q", tt.header, err, want)
+			}
+		}
+		if now, _ := os.ReadFile(s.path); !bytes.Equal(now, before) {
+			t.Errorf("%s: the file was changed", tt.header)
+		}
 	}
 }
 

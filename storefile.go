@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -22,9 +24,20 @@ const storeFormat = 1
 // Header is the record that says what kind of file this is.
 type Header struct {
 	Format    int       `json:"format"`
+	MinReader int       `json:"min_reader"` // a program reads the file if it knows this format; 0 stands for Format
+	Writer    string    `json:"writer"`     // the version of the program that made this format of it
 	StoreID   string    `json:"store_id"`
 	ByteOrder string    `json:"byte_order"`
 	CreatedAt time.Time `json:"created_at"`
+}
+
+// Put stores the header.
+func (h Header) Put(tx *Tx) error {
+	value, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	return tx.Put("meta", []byte("header"), value)
 }
 
 // CreateStore makes a new, empty database file with the given id. It fails
@@ -42,14 +55,8 @@ func CreateStore(path, id string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("create store %s: %w", temp, err)
 	}
-	h := Header{Format: storeFormat, StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
-	err = db.Update(func(b *bbolt.Tx) error {
-		value, err := json.Marshal(h)
-		if err != nil {
-			return err
-		}
-		return (&Tx{Bolt: b}).Put("meta", []byte("header"), value)
-	})
+	h := Header{Format: storeFormat, MinReader: storeFormat, Writer: ProgramVersion(), StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
+	err = db.Update(func(b *bbolt.Tx) error { return h.Put(&Tx{Bolt: b}) })
 	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("create store %s: %w", temp, err)
 	}
@@ -71,6 +78,11 @@ type File struct {
 // missing, damaged or foreign file is an error. With readOnly nothing of it is
 // changed, and several may read it.
 func OpenFile(path string, readOnly bool) (*File, error) {
+	return OpenFormat(path, readOnly, storeFormat)
+}
+
+// OpenFormat is OpenFile for a program that knows the formats up to newest.
+func OpenFormat(path string, readOnly bool, newest int) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w; restore a backup to this place", err)
@@ -97,7 +109,7 @@ func OpenFile(path string, readOnly bool) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := readHeader(db, info.Size())
+	h, err := readHeader(db, info.Size(), newest)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
 	}
@@ -116,6 +128,12 @@ func (f *File) InPlace() error {
 		return fmt.Errorf("%s was replaced while it was in use; see that the right file is there and start again", f.path)
 	}
 	return nil
+}
+
+// Update runs a function that changes the file, in one transaction that is on
+// disk when it returns, whole or not at all.
+func (f *File) Update(run func(*Tx) error) error {
+	return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) })
 }
 
 // View runs a function on the file's contents. Nothing of the transaction may
@@ -147,6 +165,8 @@ func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("open store %s: another process holds the file", path)
+	case errors.Is(err, bolterrors.ErrInvalid) && swapped(path):
+		return nil, fmt.Errorf("open store %s: it was written on a machine with the other byte order and opens only on such a one", path)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
 		return nil, fmt.Errorf("open store %s: the file is damaged or no store (%w); restore a backup to this place", path, err)
 	case err != nil:
@@ -155,8 +175,9 @@ func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// readHeader checks that this program can read the file, which has a size.
-func readHeader(db *bbolt.DB, size int64) (h Header, err error) {
+// readHeader checks that a program that knows the formats up to newest can read
+// the file, which has a size.
+func readHeader(db *bbolt.DB, size int64, newest int) (h Header, err error) {
 	err = db.View(func(b *bbolt.Tx) error {
 		if b.Size() > size {
 			return fmt.Errorf("the file is cut short: it has %d bytes of %d; restore a backup to this place", size, b.Size())
@@ -171,12 +192,40 @@ func readHeader(db *bbolt.DB, size int64) (h Header, err error) {
 		if err := json.Unmarshal(value, &h); err != nil {
 			return fmt.Errorf("header record: %w", err)
 		}
-		if h.Format > storeFormat {
-			return fmt.Errorf("format %d is newer than %d, the newest this program reads; run the newer program", h.Format, storeFormat)
+		if h.MinReader == 0 {
+			h.MinReader = h.Format
+		}
+		if h.MinReader > newest {
+			return fmt.Errorf("its format %d was written by latchkey %s and needs a program that reads format %d; this is latchkey %s, which reads up to format %d. "+
+				"Run latchkey %[2]s or a later one, or restore a backup from before that upgrade; the file is as it was",
+				h.Format, writer(h), h.MinReader, ProgramVersion(), newest)
 		}
 		return nil
 	})
 	return h, err
+}
+
+func writer(h Header) string {
+	if h.Writer == "" {
+		return "of a later version"
+	}
+	return h.Writer
+}
+
+// swapped says whether a file begins as a database does that was written with
+// the other byte order: bbolt's mark stands behind the 16 bytes of a page.
+func swapped(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var head [20]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil {
+		return false
+	}
+	const mark = 0xED0CDAED
+	return bits.ReverseBytes32(binary.NativeEndian.Uint32(head[16:])) == mark
 }
 
 // compactBatch is how many bytes one transaction of a compaction holds.
