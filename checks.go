@@ -51,7 +51,7 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 		if err != nil {
 			report(err.Error())
 		}
-		if bucket == "counts" && err == nil {
+		if bucket == "counts" && err == nil && len(value) == 8 {
 			counts["\x00"+string(key)] = int(binary.BigEndian.Uint64(value))
 		}
 		return nil
@@ -74,11 +74,11 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 
 // checkEntry holds an index entry against the record it ends with.
 func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(string)) {
-	if len(value) != 1 || int(value[0]) > len(entry) {
-		report(fmt.Sprintf("%s/%x: not an index entry", bucket, entry))
+	key, err := EntryKey(bucket, entry, value)
+	if err != nil {
+		report(err.Error())
 		return
 	}
-	key := entry[len(entry)-int(value[0]):]
 	if !tx.Has(table, key) {
 		report(fmt.Sprintf("%s/%x: leads to no record", bucket, entry))
 	}

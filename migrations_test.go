@@ -272,6 +272,9 @@ func TestMigrations_LeadToTheFormat(t *testing.T) {
 	if got := 1 + len(Migrations()); got != storeFormat {
 		t.Errorf("the steps lead to format %d, this program writes %d", got, storeFormat)
 	}
+	if got := fitting(&File{Header: Header{Format: storeFormat - 1}}, tables()); got != nil {
+		t.Errorf("an earlier format is held against the tables of today: %v", got)
+	}
 	data, err := json.Marshal(Header{Format: 1, MinReader: 1, Writer: "v1", StoreID: "x", ByteOrder: "little", CreatedAt: epoch})
 	if want := `{"format":1,"min_reader":1,"writer":"v1","store_id":"x","byte_order":"little","created_at":"2026-02-03T09:00:00Z"}`; err != nil || string(data) != want {
 		t.Errorf("got %s, %v; want %s: the header is what every version reads", data, err, want)

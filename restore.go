@@ -80,7 +80,7 @@ func (o RestoreOptions) inspect(backup *File, result *Restored) error {
 		return err
 	}
 	return backup.View(func(tx *Tx) (err error) {
-		if result.Check, err = CheckStore(tx, o.Tables); err != nil {
+		if result.Check, err = CheckStore(tx, fitting(backup, o.Tables)); err != nil {
 			return err
 		}
 		if p := result.Check.Problems; len(p) > 0 {
@@ -120,6 +120,14 @@ func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	return kept, errors.Join(os.Rename(fresh, path), SyncDir(dir))
 }
 
+// fitting gives the tables that a file's records can be held against.
+func fitting(f *File, tables []Checked) []Checked {
+	if f.Current() {
+		return tables
+	}
+	return nil
+}
+
 // CheckFile checks the database in a file that no server has open.
 func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
 	f, err := OpenFile(path, true)
@@ -128,7 +136,7 @@ func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	err = f.View(func(tx *Tx) (err error) {
-		result, err = CheckStore(tx, tables)
+		result, err = CheckStore(tx, fitting(f, tables))
 		return err
 	})
 	return result, err

@@ -112,7 +112,7 @@ func (s *Store) View(run func(*Tx) error) error {
 	if s.cause.Load() != nil {
 		return ErrUnavailable
 	}
-	err := s.db.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) })
+	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b}, run) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrUnavailable
 	}
@@ -313,7 +313,7 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 			continue
 		}
 		writes, after := tx.Writes, len(tx.Afters)
-		if c.err = c.run(tx); c.err == nil {
+		if c.err = guarded(tx, c.run); c.err == nil {
 			continue
 		}
 		tx.Afters = tx.Afters[:after]
@@ -337,6 +337,21 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
 	return tx, false, nil
+}
+
+// guarded runs a function and gives the damage it came upon as its error.
+// Other panics go on.
+func guarded(tx *Tx, run func(*Tx) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			d, ok := p.(Damage)
+			if !ok {
+				panic(p)
+			}
+			err = d.Err
+		}
+	}()
+	return run(tx)
 }
 
 // fail poisons the store: no read or write is answered from now on.

@@ -142,6 +142,10 @@ func (f *File) View(run func(*Tx) error) error {
 	return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) })
 }
 
+// Current says whether the file has the format of today, which the tables are
+// of. An earlier one is checked without them, and migrated at the next start.
+func (f *File) Current() bool { return f.Header.Format >= storeFormat }
+
 // CopyTo is Compact of the file.
 func (f *File) CopyTo(path string) error { return Compact(f.DB, path) }
 

@@ -154,8 +154,8 @@ func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v 
 		if slices.ContainsFunc(before, same(k)) {
 			continue
 		}
-		// The value says how much of the entry's end is the record's key.
-		if err := tx.PutRaw(bucket, append(slices.Clip(k), key...), []byte{byte(len(key))}); err != nil {
+		entry := append(slices.Clip(k), key...)
+		if err := tx.PutRaw(bucket, entry, SealEntry(entry, len(key))); err != nil {
 			return err
 		}
 	}
@@ -211,7 +211,7 @@ func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
 // Find goes through the entries of an index that begin with prefix, in their
 // order or backwards, and gives each entry after the prefix and the key of its
 // record. Both are valid only until the next step. The table must not be
-// changed meanwhile.
+// changed meanwhile. A damaged entry ends the transaction with an error.
 func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
 		for w := t.Walk(tx, index, prefix, backwards); w.Entry != nil; w.Next() {
@@ -226,14 +226,15 @@ func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter
 // indexes at once. Entry is nil when there are no more.
 type Walker struct {
 	Entry, Key []byte
+	bucket     string
 	prefix     []byte
 	step       func() ([]byte, []byte)
 }
 
 // Walk stands on the first entry that Find would give.
 func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, backwards bool) *Walker {
-	w := &Walker{prefix: prefix}
-	if b := tx.Bolt.Bucket([]byte(t.Name + "/" + index)); b != nil {
+	w := &Walker{bucket: t.Name + "/" + index, prefix: prefix}
+	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
 		var entry, value []byte
 		entry, value, w.step = seek(b.Cursor(), prefix, backwards)
 		w.take(entry, value)
@@ -249,21 +250,32 @@ func (w *Walker) take(entry, value []byte) {
 		w.Entry, w.Key = nil, nil
 		return
 	}
-	cut := len(entry) - int(value[0])
-	w.Entry, w.Key = entry[len(w.prefix):cut], entry[cut:]
+	w.Entry, w.Key = split(w.bucket, w.prefix, entry, value)
+}
+
+// split parts an entry into what follows the prefix and the record's key.
+func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
+	key, err := EntryKey(bucket, entry, value)
+	if err == nil && len(prefix)+len(key) > len(entry) {
+		err = fmt.Errorf("%s/%x: not an entry of the prefix %x", bucket, entry, prefix)
+	}
+	if err != nil {
+		panic(Damage{err})
+	}
+	return entry[len(prefix) : len(entry)-len(key)], key
 }
 
 // From is Find forwards for the entries that are not before prefix and first.
 func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
-		b := tx.Bolt.Bucket([]byte(t.Name + "/" + index))
+		bucket := t.Name + "/" + index
+		b := tx.Bolt.Bucket([]byte(bucket))
 		if b == nil {
 			return
 		}
 		c := b.Cursor()
 		for entry, value := c.Seek(append(bytes.Clone(prefix), first...)); entry != nil && bytes.HasPrefix(entry, prefix); entry, value = c.Next() {
-			cut := len(entry) - int(value[0])
-			if !yield(entry[len(prefix):cut], entry[cut:]) {
+			if !yield(split(bucket, prefix, entry, value)) {
 				return
 			}
 		}

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// seen is all that a store's records and index entries say, and the first
+// error that stood in the way of reading them.
+func seen(tx *Tx) (map[string]string, error) {
+	all := map[string]string{}
+	var first error
+	_ = tx.Walk(func(bucket string, key, stored []byte) error {
+		at, value, err := bucket+"\x00"+string(key), stored, error(nil)
+		if strings.Contains(bucket, "/") {
+			_, err = EntryKey(bucket, key, stored)
+		} else {
+			value, err = Unseal(bucket, key, stored)
+		}
+		if all[at] = string(value); err != nil && first == nil {
+			first = err
+		}
+		return nil
+	})
+	return all, first
+}
+
+// contents is seen of a good file.
+func contents(t *testing.T, path string) (all map[string]string) {
+	t.Helper()
+	f, err := OpenFile(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.View(func(tx *Tx) (err error) { all, err = seen(tx); return err })
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// places lists where in a file the keys and values of its records and entries
+// stand, as the first and the one after the last byte.
+func places(t *testing.T, path string, whole []byte) (list [][2]int) {
+	t.Helper()
+	f, err := OpenFile(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_ = f.View(func(tx *Tx) error {
+		return tx.Walk(func(_ string, key, stored []byte) error {
+			// bbolt keeps a value right behind its key.
+			pair := append(bytes.Clone(key), stored...)
+			if at := bytes.Index(whole, pair); at >= 0 && bytes.Count(whole, pair) == 1 {
+				list = append(list, [2]int{at, at + len(pair)})
+			}
+			return nil
+		})
+	})
+	return list
+}
+
+// filledStore gives a file with some of everything, its contents and the app
+// whose folder it is, closed.
+func filledStore(t *testing.T) (a *testApp, f fixture, whole []byte) {
+	t.Helper()
+	a = newTestApp(t)
+	f = fillStore(a)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.App = nil
+	if _, _, err := CompactStore(a.config.Server.Data, epoch); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(StorePath(a.config.Server.Data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, f, whole
+}
+
+// TestDamage_Records turns over one bit after another of what the store holds.
+// Each time the check must find it, and each record must either be what it was
+// or be an error.
+func TestDamage_Records(t *testing.T) {
+	a, _, whole := filledStore(t)
+	path := filepath.Join(t.TempDir(), "damaged.db")
+	spots := places(t, StorePath(a.config.Server.Data), whole)
+	if len(spots) < 60 {
+		t.Fatalf("found %d records and entries in the file, which is too few for a test", len(spots))
+	}
+	good := contents(t, StorePath(a.config.Server.Data))
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 1000 {
+		spot := spots[random.IntN(len(spots))]
+		at, bit := spot[0]+random.IntN(spot[1]-spot[0]), byte(1)<<random.IntN(8)
+		damaged := bytes.Clone(whole)
+		damaged[at] ^= bit
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		result, err := CheckStoreFile(path)
+		if err == nil && len(result.Problems) == 0 {
+			t.Errorf("byte %d, bit %08b: the check finds nothing", at, bit)
+		}
+		f, err := OpenFile(path, true)
+		if err != nil {
+			continue // the header
+		}
+		_ = f.View(func(tx *Tx) error {
+			for name, want := range good {
+				bucket, key, _ := strings.Cut(name, "\x00")
+				if strings.Contains(bucket, "/") {
+					continue
+				}
+				if value, err := tx.Get(bucket, []byte(key)); err == nil && value != nil && string(value) != want {
+					t.Errorf("byte %d, bit %08b: %s is read as %q, it was %q", at, bit, name, value, want)
+				}
+			}
+			return nil
+		})
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDamage_Anywhere does so anywhere in the file, also in the pages of the
+// tree, with the real program: it must end by itself, and what it calls good
+// must be good. LATCHKEY_DAMAGE says how often.
+func TestDamage_Anywhere(t *testing.T) {
+	a, _, whole := filledStore(t)
+	path := StorePath(a.config.Server.Data)
+	good := contents(t, path)
+	n := 40
+	if s := os.Getenv("LATCHKEY_DAMAGE"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad := filepath.Join(t.TempDir(), "damaged.db")
+	random := rand.New(rand.NewPCG(3, 4))
+	found := 0
+	for range n {
+		at, bit := random.IntN(len(whole)), byte(1)<<random.IntN(8)
+		damaged := bytes.Clone(whole)
+		damaged[at] ^= bit
+		if err := os.WriteFile(bad, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := programCommand(t, "check", bad)
+		late := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
+		out, _ := cmd.CombinedOutput()
+		late.Stop()
+		switch exit := cmd.ProcessState.ExitCode(); {
+		case exit == 1 && strings.Contains(string(out), "latchkey: "):
+			found++
+		case exit == 0:
+			f, err := OpenFile(bad, true)
+			if err != nil {
+				t.Errorf("byte %d, bit %08b: good for check, and then: %v", at, bit, err)
+				continue
+			}
+			_ = f.View(func(tx *Tx) error {
+				if now, err := seen(tx); err != nil || fmt.Sprint(now) != fmt.Sprint(good) {
+					t.Errorf("byte %d, bit %08b: the check finds nothing, and the records are others: %v", at, bit, err)
+				}
+				return nil
+			})
+			_ = f.Close()
+		default:
+			t.Errorf("byte %d, bit %08b: got exit code %d: %.2000s", at, bit, exit, out)
+		}
+	}
+	if found == 0 {
+		t.Errorf("none of %d flips was found", n)
+	}
+}
+
+// TestDamage_Use asks a service whose store has a damaged record or entry. It
+// may refuse to start; what it answers with success must be what it answered
+// before.
+func TestDamage_Use(t *testing.T) {
+	a, f, whole := filledStore(t)
+	data := a.config.Server.Data
+	spots := places(t, StorePath(data), whole)
+	paths := []string{"/api/v1/agents", "/api/v1/calls/1", "/api/v1/contacts", "/api/v1/calendar/events", "/api/webhooks/"}
+	ask := func() (answers []string, codes []int) {
+		for _, path := range paths {
+			w := a.ask("GET", path, f.Key, "")
+			answers, codes = append(answers, w.Body.String()), append(codes, w.Code)
+		}
+		return answers, codes
+	}
+	a.start()
+	good, _ := ask()
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(5, 6))
+	refused, failed := 0, 0
+	for range 60 {
+		spot := spots[random.IntN(len(spots))]
+		at := spot[0] + random.IntN(spot[1]-spot[0])
+		damaged := bytes.Clone(whole)
+		damaged[at] ^= 1 << random.IntN(8)
+		overwrite(t, data, storeFile, string(damaged))
+		app, err := OpenApp(a.config, NewClockFrom(a.clocks.Read), true, "", a.logger())
+		if err != nil {
+			refused++
+			continue
+		}
+		a.App = app
+		if a.api, err = app.Server.API(); err != nil {
+			t.Fatal(err)
+		}
+		answers, codes := ask()
+		for i, path := range paths {
+			switch {
+			case codes[i] != 200:
+				failed++
+			case answers[i] != good[i] && !fewer(answers[i], good[i]):
+				t.Errorf("byte %d: %s answers %s, before it was %s", at, path, answers[i], good[i])
+			}
+		}
+		_ = app.Close()
+	}
+	a.App = nil
+	if failed == 0 {
+		t.Error("no damage was met at use, so this shows nothing")
+	}
+	t.Logf("of 60: %d refused at the start, %d answers refused", refused, failed)
+}
+
+// fewer says whether an answer has less in it than the earlier one, and no text
+// that was not there: an entry that has moved in its index is not found, which
+// only a check can tell.
+func fewer(now, before string) bool {
+	return len(now) < len(before) && !slices.ContainsFunc(quoted(now), func(s string) bool { return !slices.Contains(quoted(before), s) })
+}
+
+// quoted lists what stands in quotes in a JSON body.
+func quoted(body string) (list []string) {
+	for i, part := range strings.Split(body, `"`) {
+		if i%2 == 1 {
+			list = append(list, part)
+		}
+	}
+	return list
+}
+
+// TestDamage_Files gives the real program what is no store at all.
+func TestDamage_Files(t *testing.T) {
+	a, _, whole := filledStore(t)
+	from := a.config.Server.Data
+	for _, tt := range []struct {
+		name string
+		harm func(t *testing.T, dir string)
+		want string
+	}{
+		{"zero bytes", func(t *testing.T, dir string) { overwrite(t, dir, storeFile, "") }, "restore a backup"},
+		{"one page", func(t *testing.T, dir string) { overwrite(t, dir, storeFile, string(whole[:4096])) }, "restore a backup"},
+		{"half", func(t *testing.T, dir string) { overwrite(t, dir, storeFile, string(whole[:len(whole)/2])) }, "restore a backup"},
+		{"another kind of file", func(t *testing.T, dir string) { overwrite(t, dir, storeFile, strings.Repeat("text ", 9999)) }, "restore a backup"},
+		{"other byte order", func(t *testing.T, dir string) {
+			other := bytes.Clone(whole)
+			for _, page := range []int{0, os.Getpagesize()} {
+				for i := page; i < page+80; i += 4 {
+					other[i], other[i+1], other[i+2], other[i+3] = other[i+3], other[i+2], other[i+1], other[i]
+				}
+			}
+			overwrite(t, dir, storeFile, string(other))
+		}, "other byte order"},
+		{"a folder", func(t *testing.T, dir string) {
+			remove(t, dir, storeFile)
+			if err := os.Mkdir(filepath.Join(dir, storeFile), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, "no regular file"},
+		{"gone", func(t *testing.T, dir string) { remove(t, dir, storeFile) }, "restore a backup"},
+		{"pepper gone", func(t *testing.T, dir string) { remove(t, dir, pepperFile) }, "put the file back"},
+		{"pepper of another", func(t *testing.T, dir string) { overwrite(t, dir, pepperFile, strings.Repeat("ab", 32)) }, "put the right pepper file back"},
+		{"pepper empty", func(t *testing.T, dir string) { overwrite(t, dir, pepperFile, "") }, "hex digits"},
+		{"readable by all", func(t *testing.T, dir string) {
+			if err := os.Chmod(filepath.Join(dir, storeFile), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, "chmod go-rwx"},
+	} {
+		dir := filepath.Join(t.TempDir(), "data")
+		if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+		for path, mode := range map[string]os.FileMode{dir: 0o700, StorePath(dir): 0o600, PepperPath(dir): 0o600} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tt.harm(t, dir)
+		before, _ := os.ReadFile(StorePath(dir))
+		_, stderr, exit := run(t, "keys", "list", "--data", dir)
+		if exit != 1 && tt.name != "readable by all" || !strings.Contains(stderr, tt.want) || strings.Contains(stderr, "goroutine") {
+			t.Errorf("%s: got %d %s, want %q", tt.name, exit, stderr, tt.want)
+		}
+		if now, _ := os.ReadFile(StorePath(dir)); exit != 0 && !bytes.Equal(now, before) {
+			t.Errorf("%s: the file was changed", tt.name)
+		}
+	}
+}
