@@ -9,18 +9,17 @@ import (
 
 // Admin serves the operator's endpoints for keys.
 type Admin struct {
-	store    *Store
-	keyring  *Keyring
-	limiter  *Limiter
-	defaults []Limit
-	rules    KeyRules
-	form     *KeyForm
+	store   *Store
+	keyring *Keyring
+	limiter *Limiter
+	rules   KeyRules
+	form    *KeyForm
 }
 
 // NewAdmin serves the keys of a keyring under rules.
-func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, defaults []Limit, rules KeyRules) *Admin {
-	form := NewKeyForm(keyring, defaults, rules)
-	return &Admin{store: store, keyring: keyring, limiter: limiter, defaults: defaults, rules: rules, form: form}
+func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, rules KeyRules) *Admin {
+	form := NewKeyForm(keyring, rules)
+	return &Admin{store: store, keyring: keyring, limiter: limiter, rules: rules, form: form}
 }
 
 // AdminRoutes lists the endpoints.
@@ -312,13 +311,15 @@ func (a *Admin) usage(w http.ResponseWriter, r *Request) error {
 }
 
 func (a *Admin) permissions(w http.ResponseWriter, r *Request) error {
-	return WriteJSON(w, http.StatusOK, map[string]any{"permissions": Permissions()})
+	return WriteJSON(w, http.StatusOK, map[string]any{"permissions": a.keyring.Rights().Permissions()})
 }
 
 func (a *Admin) limits(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
-	for _, l := range a.defaults {
-		rows = append(rows, map[string]any{"name": l.Name, "default": l.Max, "window_seconds": int(l.Window / time.Second)})
+	for _, l := range a.keyring.Rights().Limits() {
+		rows = append(rows, map[string]any{
+			"name": l.Name, "default": l.Max, "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin,
+		})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"limits": rows})
 }
@@ -375,11 +376,12 @@ func (a *Admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 
 // show gives a key as the admin endpoint tells it.
 func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
-	k = k.Clone()
-	k.Ready(a.defaults)
 	var use Use
 	var secrets []map[string]any
 	err := a.store.View(func(tx *Tx) (err error) {
+		if k, err = a.keyring.Readied(tx, k); err != nil {
+			return err
+		}
 		if use, err = a.keyring.LastUse(tx, k.ID); err != nil {
 			return err
 		}
@@ -394,16 +396,21 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 		return nil, err
 	}
 	limits := map[string]int{}
-	for _, l := range k.AllLimits() {
-		limits[l.Name] = l.Max
+	for _, l := range k.Rules() {
+		if !l.Owner {
+			limits[l.Name] = l.Max
+		}
 	}
 	shown := map[string]any{
-		"id": k.ID, "name": k.Name, "hint": k.Hint, "permissions": k.Permissions, "limits": limits,
+		"id": k.ID, "name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "limits": limits,
 		"environment": k.Environment, "owner": k.OwnerName, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
 		"query_allowed": k.QueryAllowed, "status": k.Status(r.Now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
 		"revoked_at": Seconds(k.RevokedAt), "rotated_at": Seconds(k.RotatedAt), "secrets": secrets, "usage": usage,
 	}
 	showUse(shown, use)
+	if list := k.Dormant(); len(list) > 0 {
+		shown["dormant_permissions"] = list
+	}
 	if k.Metadata == nil {
 		shown["metadata"] = map[string]string{}
 	}
@@ -450,17 +457,22 @@ func showUse(shown map[string]any, use Use) {
 // standings gives how the limits of a key stand; a time at which more is free
 // is null when nothing is used.
 func (a *Admin) standings(k *Key, r *Request) (map[string]any, error) {
-	list, err := a.limiter.Standings(k.ID, k.AllLimits(), r.Moment)
-	if err != nil {
-		return nil, err
-	}
 	usage := map[string]any{}
-	for _, s := range list {
-		var resets *string
-		if s.Used > 0 {
-			resets = Seconds(r.Now.Add(s.Next + time.Second - 1))
+	for _, l := range k.Rules() {
+		list, err := a.limiter.Standings(k.ChargeOf(l, 0), r.Moment)
+		if err != nil {
+			return nil, err
 		}
-		usage[s.Limit.Name] = map[string]any{"limit": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": resets}
+		for _, s := range list {
+			var resets *string
+			if s.Used > 0 {
+				resets = Seconds(r.Now.Add(s.Next + time.Second - 1))
+			}
+			usage[l.Name] = map[string]any{
+				"limit": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": resets,
+				"window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe,
+			}
+		}
 	}
 	return usage, nil
 }

@@ -62,9 +62,8 @@ func OpenApp(c Config, clock *Clock, create bool, pepper string, log *slog.Logge
 // wire makes the parts and hands the server their routes.
 func (a *App) wire(peppers Peppers) error {
 	c, store := a.config, a.Store
-	defaults := BuiltinLimits(c.LimitDefaults())
 	var err error
-	if a.Keyring, err = NewKeyring(store, peppers, c.Keys.Prefix, defaults, c.Keys.Cache); err != nil {
+	if a.Keyring, err = NewKeyring(store, peppers, c.Keys.Prefix, c.Rights(), c.Keys.Cache); err != nil {
 		return err
 	}
 	a.Limiter = NewLimiter(store, a.clock.Service(a.clock.Now()))
@@ -93,10 +92,10 @@ func (a *App) wire(peppers Peppers) error {
 	}
 	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
 	for _, part := range []any{
-		NewAdmin(store, a.Keyring, a.Limiter, defaults, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
+		NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
 		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
-		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, defaults, rules), defaults), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
+		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, rules)), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
 		NewUsage(store, a.Keyring, a.history),
 	} {
 		o.Add(part)

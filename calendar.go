@@ -174,7 +174,7 @@ func (c *Calendar) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var standing Standing
+	var standings []Standing
 	return Once(c.store, w, r, "events", http.StatusCreated, body, func(tx *Tx) (any, error) {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err == nil {
@@ -183,10 +183,10 @@ func (c *Calendar) create(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return nil, err
 		}
-		if standing, err = c.limiter.Charge(tx, r.Key.ID, r.Key.Limit(EventsPerDay), r.Moment); err != nil {
+		if standings, err = c.limiter.PayIn(tx, r.Key.Charge(nil, EventsPerDay, 1), r.Moment); err != nil {
 			return nil, err
 		}
-		tx.After(func() { r.SetLimit(standing) })
+		tx.After(func() { r.SetLimits(standings) })
 		made := e
 		made.UpdatedAt = r.Now
 		if made, err = SaveEvent(tx, made); err != nil {

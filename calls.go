@@ -141,16 +141,16 @@ func (c *Calls) start(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var standing Standing
+	var standings []Standing
 	return Once(c.store, w, r, "calls", http.StatusCreated, body, func(tx *Tx) (any, error) {
 		agent, err := c.check(tx, r, o)
 		if err != nil {
 			return nil, err
 		}
-		if standing, err = c.limiter.Charge(tx, r.Key.ID, r.Key.Limit(CallsPerDay), r.Moment); err != nil {
+		if standings, err = c.limiter.PayIn(tx, r.Key.Charge(nil, CallsPerDay, 1), r.Moment); err != nil {
 			return nil, err
 		}
-		tx.After(func() { r.SetLimit(standing) })
+		tx.After(func() { r.SetLimits(standings) })
 		call, err := SaveCall(tx, Call{
 			Owner: r.Key.Owner, TeamID: agent.TeamID, Agent: CallAgent{agent.ID, agent.Name, agent.AssistantID},
 			Status: CallQueued, Type: CallOutbound, PhoneNumber: o.Phone, ContactID: o.Contact, Variables: o.Variables,

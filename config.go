@@ -83,7 +83,15 @@ type Config struct {
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`
 		CalendarEventsPerDay int `toml:"calendar_events_per_day_limit" default:"50" min:"1" max:"1000000000"`
+		// What all keys of an owner may do together, 0 for no such limit.
+		OwnerRequestsPerMinute    int `toml:"owner_requests_per_minute_limit" default:"0" min:"0" max:"1000000000"`
+		OwnerCallsPerDay          int `toml:"owner_calls_per_day_limit" default:"0" min:"0" max:"1000000000"`
+		OwnerCalendarEventsPerDay int `toml:"owner_calendar_events_per_day_limit" default:"0" min:"0" max:"1000000000"`
 	} `toml:"limit"`
+	// What follows has no variables and flags: a file alone has sections [[...]].
+	Observed    []string        // built-in limits that are only observed
+	Limits      []LimitRow      // those that are not built in
+	Permissions []PermissionRow // those that are not built in
 }
 
 // Sources tells where the value of each key, such as "server.listen" or
@@ -112,7 +120,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.settings[s.Key] = s
 		l.sources[s.Key] = "default"
 	}
-	readable := file == "" || l.readFile(file)
+	readable := file == "" || l.readFile(file, &c)
 	l.readEnviron(environ)
 	for key, text := range flags {
 		l.set("flag", key, l.settings[key].Parse(text))
@@ -148,6 +156,15 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 		last = section
 		source := strings.Trim(strconv.Quote(sources[s.Key]), `"`) // a line break in the name of a file would end the comment
 		fmt.Fprintf(&b, "%s = %s # %s\n", name, s.Text(), source)
+		if section == "limit" && slices.Contains(c.Observed, strings.TrimPrefix(s.Key, "limit.")) {
+			b.WriteString("observe = true\n")
+		}
+	}
+	for _, row := range c.Limits {
+		b.WriteString(PrintRow("limit", row, sources["limit"]))
+	}
+	for _, row := range c.Permissions {
+		b.WriteString(PrintRow("permission", row, sources["permission"]))
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err
@@ -170,13 +187,36 @@ func (c Config) LimitDefaults() map[string]int {
 		"requests_per_minute_limit":     c.Limit.RequestsPerMinute,
 		"calls_per_day_limit":           c.Limit.CallsPerDay,
 		"calendar_events_per_day_limit": c.Limit.CalendarEventsPerDay,
+
+		"owner_requests_per_minute_limit":     c.Limit.OwnerRequestsPerMinute,
+		"owner_calls_per_day_limit":           c.Limit.OwnerCallsPerDay,
+		"owner_calendar_events_per_day_limit": c.Limit.OwnerCalendarEventsPerDay,
 	}
+}
+
+// Rights gives the permissions and limits that keys can have.
+func (c Config) Rights() *Rights {
+	limits := BuiltinLimits(c.LimitDefaults())
+	for i := range limits {
+		limits[i].Observe = slices.Contains(c.Observed, limits[i].Name)
+	}
+	for _, row := range c.Limits {
+		limits = append(limits, LimitRule{Limit: Limit{row.Name, row.Default, row.Window}, Owner: row.Scope == "owner", Observe: row.Observe})
+	}
+	var own []PermissionInfo
+	for _, row := range c.Permissions {
+		own = append(own, PermissionInfo{Name: row.Name, Description: row.Description})
+	}
+	return NewRights(own, limits)
 }
 
 // settings lists the keys of the config in the order of the struct.
 func (c *Config) settings() []Setting {
 	var list []Setting
 	for section, fields := range reflect.ValueOf(c).Elem().Fields() {
+		if fields.Kind() != reflect.Struct { // sections [[...]]
+			continue
+		}
 		for f, value := range fields.Fields() {
 			key := section.Tag.Get("toml") + "." + f.Tag.Get("toml")
 			list = append(list, Setting{Key: key, Tag: f.Tag, Field: value.Addr().Interface()})
@@ -200,7 +240,7 @@ func (l *configLoader) fail(source, format string, args ...any) {
 
 // readFile takes the values of a file. It returns false where the file as a
 // whole cannot be read.
-func (l *configLoader) readFile(name string) bool {
+func (l *configLoader) readFile(name string, c *Config) bool {
 	source, sections := "file "+name, map[string]any{}
 	_, err := toml.DecodeFile(name, &sections)
 	parse, isParse := errors.AsType[toml.ParseError](err)
@@ -213,8 +253,12 @@ func (l *configLoader) readFile(name string) bool {
 		l.fail(source, "%v", err)
 	}
 	for section, value := range sections {
-		if section == "limit" {
-			value = l.limits(source, value)
+		switch section {
+		case "limit":
+			value = l.limits(source, value, c)
+		case "permission":
+			l.permissions(source, value, c)
+			continue
 		}
 		table, ok := value.(map[string]any)
 		if _, known := l.settings[section]; !ok || !known && len(table) == 0 {
@@ -227,29 +271,83 @@ func (l *configLoader) readFile(name string) bool {
 	return err == nil
 }
 
-// limits turns the [[limit]] tables of a file into one of names and defaults.
-func (l *configLoader) limits(source string, value any) map[string]any {
+// limits takes the [[limit]] tables of a file, and gives the defaults of those
+// that are built in as a section of names and numbers.
+func (l *configLoader) limits(source string, value any, c *Config) map[string]any {
 	section := map[string]any{}
 	tables, ok := value.([]map[string]any)
 	if !ok {
-		l.fail(source, "limit must be sections [[limit]], each with name and default; got %s", describe(value))
+		l.fail(source, "limit must be sections [[limit]], each with name and default; got %s", Describe(value))
 	}
-	names := slices.Sorted(maps.Keys(Config{}.LimitDefaults()))
+	builtin := Config{}.LimitDefaults()
+	seen := map[string]bool{}
+	var own []map[string]any
 	for _, table := range tables {
 		name, _ := table["name"].(string)
-		if _, again := section[name]; again || !slices.Contains(names, name) {
-			l.fail(source, "the name of a [[limit]] must be one of %s, each at most once; got %s",
-				strings.Join(names, ", "), describe(table["name"]))
+		if seen[name] {
+			l.fail(source, "limit %q stands twice", name)
 			continue
 		}
-		section[name] = table["default"]
-		for key := range table {
-			if key != "name" && key != "default" {
-				l.fail(source, `unknown key "limit.%s": a [[limit]] has name and default`, key)
+		seen[name] = true
+		if _, known := builtin[name]; !known {
+			if _, ok := table["window"]; ok {
+				own = append(own, table)
+			} else {
+				l.fail(source, "limit %s has no window, and is none of the built-in limits %s", Describe(table["name"]), strings.Join(slices.Sorted(maps.Keys(builtin)), ", "))
+			}
+			continue
+		}
+		observe, given := table["observe"]
+		if number, ok := table["default"]; ok || !given {
+			section[name] = number
+		}
+		if on, ok := observe.(bool); on {
+			c.Observed = append(c.Observed, name)
+		} else if given && !ok {
+			l.fail(source, "limit %q: observe must be true or false; got %s", name, Describe(observe))
+		}
+		for _, key := range slices.Sorted(maps.Keys(table)) {
+			if !slices.Contains([]string{"name", "default", "observe"}, key) {
+				l.fail(source, `limit %q: unknown key %q: the limit is built in, so its [[limit]] has name, default and observe only`, name, key)
 			}
 		}
 	}
+	slices.Sort(c.Observed)
+	c.Limits = readRows[LimitRow](l, source, "limit", own)
+	for _, row := range c.Limits {
+		if row.Scope == "key" && row.Default == 0 {
+			l.fail(source, "limit %q: default must be 1 or more; 0, for none, is for scope = \"owner\"", row.Name)
+		}
+	}
 	return section
+}
+
+// permissions takes the [[permission]] tables of a file.
+func (l *configLoader) permissions(source string, value any, c *Config) {
+	c.Permissions = readRows[PermissionRow](l, source, "permission", value)
+	if len(c.Permissions) > MaxOwnPermissions {
+		l.fail(source, "there are %d [[permission]], more than the %d that there may be", len(c.Permissions), MaxOwnPermissions)
+	}
+	seen := map[string]bool{}
+	for _, row := range c.Permissions {
+		if seen[row.Name] {
+			l.fail(source, "permission %q stands twice", row.Name)
+		}
+		seen[row.Name] = true
+		if slices.ContainsFunc(Permissions(), func(p PermissionInfo) bool { return p.Name == row.Name }) {
+			l.fail(source, "permission %q is built in; choose another name", row.Name)
+		}
+	}
+}
+
+// readRows is ReadRows for a loader, which keeps the problems.
+func readRows[T any](l *configLoader, source, section string, value any) []T {
+	rows, problems := ReadRows[T](section, value)
+	for _, problem := range problems {
+		l.fail(source, "%s", problem)
+	}
+	l.sources[section] = source
+	return rows
 }
 
 // notSettings matches what begins with LATCHKEY_ and is no setting: the pepper
@@ -288,7 +386,7 @@ func (l *configLoader) set(source, key string, value any) {
 		return
 	}
 	if want := s.Assign(value); want != "" {
-		l.fail(source, "%s must be %s; got %s", key, want, describe(value))
+		l.fail(source, "%s must be %s; got %s", key, want, Describe(value))
 		return
 	}
 	l.sources[key] = source
@@ -344,19 +442,4 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// describe gives a value of a TOML file for a message.
-func describe(value any) string {
-	switch v := value.(type) {
-	case nil:
-		return "nothing"
-	case string:
-		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // less a password in base_url
-	case map[string]any:
-		return "a section"
-	case []map[string]any:
-		return "a list of sections"
-	}
-	return fmt.Sprint(value)
 }

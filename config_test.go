@@ -194,7 +194,8 @@ default = 8
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v\nwant %+v", c, want)
 	}
-	wantLimits := map[string]int{"requests_per_minute_limit": 8, "calls_per_day_limit": 200, "calendar_events_per_day_limit": 9}
+	wantLimits := map[string]int{"requests_per_minute_limit": 8, "calls_per_day_limit": 200, "calendar_events_per_day_limit": 9,
+		"owner_requests_per_minute_limit": 0, "owner_calls_per_day_limit": 0, "owner_calendar_events_per_day_limit": 0}
 	if got := c.LimitDefaults(); !maps.Equal(got, wantLimits) {
 		t.Errorf("got %v, want %v", got, wantLimits)
 	}

@@ -110,7 +110,7 @@ func Payload(e Event) ([]byte, error) {
 // KeyEvent is an event about a key, with what lists show of it and no secret.
 func KeyEvent(kind string, k *Key, now time.Time) Event {
 	return Event{Type: kind, Operator: true, At: now, Body: map[string]any{"key": map[string]any{
-		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "environment": k.Environment, "permissions": k.Permissions,
+		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "environment": k.Environment, "permissions": k.PermissionNames(),
 		"status": k.Status(now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
 	}}}
 }

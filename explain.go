@@ -154,32 +154,41 @@ func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 	if free {
 		return steps, nil
 	}
-	limits := slices.Clone(key.ShortLimits())
-	if row.Spends != "" {
-		limits = append(limits, key.Limit(row.Spends))
-	}
-	list, err := e.limiter.Standings(key.ID, limits, r.Moment)
+	minute, err := e.limits(key, []string{RequestsPerMinute}, r)
 	if err != nil {
 		return nil, err
 	}
-	var daily []step
-	for i, s := range list {
-		made := standingStep(s, r.Now)
-		if i < len(key.ShortLimits()) {
-			steps = append(steps, made)
-			continue
-		}
-		daily = append(daily, made)
+	paid := slices.Clone(row.Limits)
+	if row.Spends != "" {
+		paid = append(paid, row.Spends)
 	}
-	err = nil
+	rest, err := e.limits(key, paid, r)
+	if err != nil {
+		return nil, err
+	}
+	needed := strings.Join(e.keyring.Rights().Names(row.Permission), " or ")
 	if row.Permission != 0 && !key.Has(row.Permission) {
-		err = ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(row.Permission.Names(), " or "), strings.Join(key.Permissions.Names(), ", "))
+		err = ErrPermission.With("This key lacks the permission %s. It has %s.", needed, key.Holds())
 	}
-	needed := strings.Join(row.Permission.Names(), " or ")
 	if needed == "" {
 		needed = "none"
 	}
-	return append(append(steps, verdict("permission", err, "The key has what is needed: "+needed+".")), daily...), nil
+	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has what is needed: "+needed+".")}, rest), nil
+}
+
+// limits makes a step of each limit that a request would pay by these names. One
+// that is just observed refuses nothing.
+func (e *Explainer) limits(key *Key, names []string, r *Request) (steps []step, err error) {
+	for _, name := range names {
+		for _, c := range key.Charge(nil, name, 1) {
+			list, err := e.limiter.Standings([]Charge{c}, r.Moment)
+			if err != nil {
+				return nil, err
+			}
+			steps = append(steps, standingStep(c, list[0], r.Now))
+		}
+	}
+	return steps, nil
 }
 
 func (e *Explainer) address(key *Key, ip netip.Addr) step {
@@ -194,12 +203,16 @@ func (e *Explainer) address(key *Key, ip netip.Addr) step {
 	return verdict("address", nil, "The key may be used from "+ip.String()+".")
 }
 
-func standingStep(s Standing, now time.Time) step {
+func standingStep(c Charge, s Standing, now time.Time) step {
 	var err error
-	if s.Wait > 0 {
-		err = ErrRateLimit.With("The limit %s is reached. Wait for the time in Retry-After.", s.Limit.Name).After(s.Wait)
+	good := "The limit has room."
+	switch {
+	case s.Wait > 0 && c.Observe:
+		good = "The limit is reached, but only observed: it refuses nothing."
+	case s.Wait > 0:
+		err = c.Refused(s.Wait)
 	}
-	made := verdict("limit "+s.Limit.Name, err, "The limit has room.")
+	made := verdict("limit "+s.Limit.Name, err, good)
 	made.Limit = map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}
 	if s.Used > 0 {
 		made.Limit["resets_at"] = Seconds(now.Add(s.Next + time.Second - 1))

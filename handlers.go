@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -63,6 +64,8 @@ type Route struct {
 	// Spends names the daily limit that the handler charges with what it
 	// stores, "" for none.
 	Spends string
+	// Limits names limits that every request pays too, unless it is refused.
+	Limits []string
 }
 
 // NumberParam gives a path value as the id of a record; anything but a
@@ -75,16 +78,17 @@ func (r *Request) NumberParam(name string) (uint64, error) {
 	return id, nil
 }
 
-// SetLimit puts the standing of a limit in place of an earlier one of the same
-// name, or adds it.
-func (r *Request) SetLimit(s Standing) {
-	for i := range r.Limits {
-		if r.Limits[i].Limit.Name == s.Limit.Name {
-			r.Limits[i] = s
-			return
+// SetLimits puts the standings of limits in place of earlier ones of the same
+// names, or adds them.
+func (r *Request) SetLimits(list []Standing) {
+	for _, s := range list {
+		i := slices.IndexFunc(r.Limits, func(old Standing) bool { return old.Limit.Name == s.Limit.Name })
+		if i < 0 {
+			r.Limits = append(r.Limits, s)
+			continue
 		}
+		r.Limits[i] = s
 	}
-	r.Limits = append(r.Limits, s)
 }
 
 // WriteJSON sends a value as the JSON body of an answer. It encodes first, so

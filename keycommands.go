@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -65,7 +66,7 @@ With --from litellm: the answer of /key/list?return_full_object=true.`},
 func keyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Usage: "what the key is for"},
-		&cli.StringSliceFlag{Name: "permission", Usage: "a permission, may stand several times; \"all\" for every one"},
+		&cli.StringSliceFlag{Name: "permission", Usage: "a permission, may stand several times; \"all\" for the built-in ones"},
 		&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, or NAME=default"},
 		&cli.StringFlag{Name: "owner", Usage: "whom the key acts for"},
 		&cli.StringFlag{Name: "environment", Usage: "such as live or test"},
@@ -241,11 +242,11 @@ func (s *Session) showKey(c *cli.Command, key map[string]any) error {
 		return s.PrintJSON(key)
 	}
 	var rows [][]string
-	for _, name := range []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "allowed_ips", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
+	for _, name := range []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "dormant_permissions", "allowed_ips", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
 		rows = append(rows, []string{name, Cell(key[name])})
 	}
 	if usage, ok := key["usage"].(map[string]any); ok {
-		for _, name := range []string{RequestsPerMinute, CallsPerDay, EventsPerDay} {
+		for _, name := range slices.Sorted(maps.Keys(usage)) {
 			if u, ok := usage[name].(map[string]any); ok {
 				rows = append(rows, []string{name, fmt.Sprintf("%v of %v used, next free %s", u["used"], u["limit"], Cell(u["resets_at"]))})
 			}

@@ -20,14 +20,14 @@ type KeyRules struct {
 
 // KeyForm reads keys out of bodies and checks them.
 type KeyForm struct {
-	keyring  *Keyring
-	defaults []Limit
-	rules    KeyRules
+	keyring *Keyring
+	rights  *Rights
+	rules   KeyRules
 }
 
-// NewKeyForm reads keys with these limits under these rules.
-func NewKeyForm(keyring *Keyring, defaults []Limit, rules KeyRules) *KeyForm {
-	return &KeyForm{keyring: keyring, defaults: defaults, rules: rules}
+// NewKeyForm reads keys of a keyring under these rules.
+func NewKeyForm(keyring *Keyring, rules KeyRules) *KeyForm {
+	return &KeyForm{keyring: keyring, rights: keyring.Rights(), rules: rules}
 }
 
 // Fill sets what a body says of a key, a new one with create. The error names
@@ -35,7 +35,7 @@ func NewKeyForm(keyring *Keyring, defaults []Limit, rules KeyRules) *KeyForm {
 // the owner has too many keys.
 func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
 	body.String("name", &key.Name)
-	permissions := key.Permissions.Names()
+	permissions := []string{}
 	body.Strings("permissions", &permissions)
 	allowed := []string{}
 	body.Strings("allowed_ips", &allowed)
@@ -53,14 +53,16 @@ func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 		return ErrMissing.With("name is missing or longer than 200 bytes. Say where the key will live, such as \"ci-runner\".")
 	}
 	if create && !body.Given("permissions") {
-		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(Permission(math.MaxUint64).Names(), ", "))
+		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(f.rights.Names(math.MaxUint64), ", "))
 	}
 	var err error
-	if key.Permissions, err = ParsePermissions(permissions); err != nil {
-		return err
+	if body.Given("permissions") {
+		if err := key.Grant(f.rights, permissions); err != nil {
+			return err
+		}
 	}
-	if key.Permissions == 0 {
-		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(Permission(math.MaxUint64).Names(), ", "))
+	if key.Permissions == 0 && len(key.OwnPermissions) == 0 {
+		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(f.rights.Names(math.MaxUint64), ", "))
 	}
 	if body.Has("allowed_ips") {
 		if key.AllowedIPs, err = ParseNetworks(allowed); err != nil {
@@ -144,7 +146,7 @@ func (f *KeyForm) fillMaps(key *Key, body *Body) error {
 		if key.Limits == nil {
 			key.Limits = map[string]int{}
 		}
-		if err := setLimit(key.Limits, f.defaults, name, value); err != nil {
+		if err := f.setLimit(key.Limits, name, value); err != nil {
 			return err
 		}
 	}
@@ -184,13 +186,14 @@ func (f *KeyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create boo
 const maxLimit = 1_000_000_000
 
 // setLimit sets one limit of a key; null puts the default back.
-func setLimit(limits map[string]int, known []Limit, name string, value any) error {
-	if !slices.ContainsFunc(known, func(l Limit) bool { return l.Name == name }) {
-		var names []string
-		for _, l := range known {
-			names = append(names, l.Name)
-		}
-		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name, strings.Join(names, ", "))
+func (f *KeyForm) setLimit(limits map[string]int, name string, value any) error {
+	rule, ok := f.rights.Limit(name)
+	if !ok {
+		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name,
+			strings.Join(f.rights.LimitNames(func(l LimitRule) bool { return !l.Owner }), ", "))
+	}
+	if rule.Owner {
+		return ErrValidation.With("limits.%s counts over all keys of an owner, so no key has it for itself. Set it with the owner.", name)
 	}
 	if value == nil {
 		delete(limits, name)

@@ -21,12 +21,9 @@ type KeyImport struct {
 }
 
 // NewKeyImport stores keys of a form in a keyring.
-func NewKeyImport(store *Store, keyring *Keyring, form *KeyForm, limits []Limit) *KeyImport {
-	i := &KeyImport{store: store, keyring: keyring, form: form}
-	for _, l := range limits {
-		i.limits = append(i.limits, l.Name)
-	}
-	return i
+func NewKeyImport(store *Store, keyring *Keyring, form *KeyForm) *KeyImport {
+	names := keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner })
+	return &KeyImport{store: store, keyring: keyring, form: form, limits: names}
 }
 
 // AdminRoutes lists the endpoints.

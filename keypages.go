@@ -80,6 +80,9 @@ func (k *KeyPages) form(v *Visit, chosen []string, value func(name string) strin
 	rows, _ := limits["limits"].([]any)
 	for _, l := range rows {
 		row, _ := l.(map[string]any)
+		if row["scope"] == "owner" { // no key has it for itself
+			continue
+		}
 		name, _ := row["name"].(string)
 		standard, _ := row["default"].(float64)
 		f.Limits = append(f.Limits, number{name, LimitLabel(name), int(standard), value(name)})

@@ -19,7 +19,7 @@ type Keyring struct {
 	store    *Store
 	peppers  Peppers
 	prefix   string
-	defaults []Limit
+	rights   *Rights
 	memory   *KeyCache
 	imported atomic.Bool // some keys are not of our making, so of any shape
 	dirtyMu  sync.Mutex
@@ -28,8 +28,8 @@ type Keyring struct {
 
 // NewKeyring finds keys with a prefix in a store; cache is the most keys that
 // it holds in memory.
-func NewKeyring(store *Store, peppers Peppers, prefix string, defaults []Limit, cache int) (*Keyring, error) {
-	k := &Keyring{store: store, peppers: peppers, prefix: prefix, defaults: defaults, memory: NewKeyCache(cache)}
+func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Rights, cache int) (*Keyring, error) {
+	k := &Keyring{store: store, peppers: peppers, prefix: prefix, rights: rights, memory: NewKeyCache(cache)}
 	err := store.View(func(tx *Tx) error {
 		mark, err := tx.Get("meta", []byte("imported"))
 		k.imported.Store(mark != nil)
@@ -98,7 +98,7 @@ func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	key.Ready(k.defaults)
+	key.Ready(k.rights, nil)
 	return key, nil
 }
 
@@ -173,10 +173,19 @@ func (k *Keyring) Save(tx *Tx, key *Key) error {
 	if err := KeyTable.Put(tx, key); err != nil {
 		return err
 	}
-	ready := key.Clone()
-	ready.Ready(k.defaults)
+	ready, err := k.Readied(tx, key)
+	if err != nil {
+		return err
+	}
 	tx.After(func() { k.memory.Change(ready) })
 	return nil
+}
+
+// Readied gives a copy of a key of the caller's own with what follows from it.
+func (k *Keyring) Readied(tx *Tx, key *Key) (*Key, error) {
+	ready := key.Clone()
+	ready.Ready(k.rights, nil)
+	return ready, nil
 }
 
 // Count gives the number of keys, whatever their state.
@@ -188,7 +197,7 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 		if err != nil {
 			return err
 		}
-		key.Ready(k.defaults)
+		key.Ready(k.rights, nil)
 		if !visit(key) {
 			return nil
 		}
@@ -225,6 +234,9 @@ func (k *Keyring) Used(h *Holder, use Use) {
 // Lookup gives the key of a digest without keeping it in memory; ErrKey where
 // there is none.
 func (k *Keyring) Lookup(d Digest) (*Key, error) { return k.read(d) }
+
+// Rights are the permissions and limits that the keys can have.
+func (k *Keyring) Rights() *Rights { return k.rights }
 
 // Prefix is how the keys begin that the keyring makes.
 func (k *Keyring) Prefix() string { return k.prefix }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,99 +9,6 @@ import (
 	"strings"
 	"time"
 )
-
-// Permission is a set of what a key may do, a bit each.
-type Permission uint64
-
-// The permissions of the contract (2.3).
-const (
-	ReadCalls Permission = 1 << iota
-	InitiateCalls
-	ReadAgents
-	ReadContacts
-	ReadCalendar
-	WriteCalendar
-	WriteContacts
-)
-
-// VerifyKeys lets a service ask about other keys (POST /api/v1/verify). It is
-// none of the contract's, and it has to be asked for by name: whoever has it can
-// learn whether any text is a key.
-const VerifyKeys Permission = 1 << 63
-
-// Ordinary is what "all" and samples mean: everything but VerifyKeys.
-const Ordinary = ^VerifyKeys
-
-// PermissionInfo names a permission and says what it allows.
-type PermissionInfo struct {
-	Bit         Permission `json:"-"`
-	Name        string     `json:"name"`
-	Description string     `json:"description"`
-}
-
-// Permissions lists every permission, those of the contract first and in its
-// order.
-func Permissions() []PermissionInfo {
-	return []PermissionInfo{
-		{ReadCalls, "can_read_calls", "List and read calls."},
-		{InitiateCalls, "can_initiate_calls", "Start outbound calls."},
-		{ReadAgents, "can_read_agents", "List agents."},
-		{ReadContacts, "can_read_contacts", "List and read contacts and context variables; by the published rule also create and update contacts."},
-		{ReadCalendar, "can_read_calendar", "Read events and availability."},
-		{WriteCalendar, "can_write_calendar", "Create, update and cancel events."},
-		{WriteContacts, "can_write_contacts", "Create and update contacts, write context variables and values."},
-		{VerifyKeys, "can_verify_keys", "Verify and introspect other keys, for services that ask on behalf of their callers. Not part of \"all\"."},
-	}
-}
-
-// Names lists the permissions of a set in the contract's order.
-func (p Permission) Names() []string {
-	names := []string{}
-	for _, info := range Permissions() {
-		if p&info.Bit != 0 {
-			names = append(names, info.Name)
-		}
-	}
-	return names
-}
-
-// ParsePermissions reads names into a set; an unknown one is ErrValidation and
-// lists the known ones.
-func ParsePermissions(names []string) (Permission, error) {
-	var set Permission
-	for _, name := range names {
-		i := slices.IndexFunc(Permissions(), func(info PermissionInfo) bool { return info.Name == name })
-		if i < 0 {
-			return 0, ErrValidation.With("permissions: unknown permission %q. Known are %s.", name, strings.Join(Permission(^uint64(0)).Names(), ", "))
-		}
-		set |= Permissions()[i].Bit
-	}
-	return set, nil
-}
-
-// MarshalJSON writes a set as its names, so that stored records do not depend
-// on the order of the bits.
-func (p Permission) MarshalJSON() ([]byte, error) { return json.Marshal(p.Names()) }
-
-// UnmarshalJSON reads what MarshalJSON writes.
-func (p *Permission) UnmarshalJSON(b []byte) error {
-	var names []string
-	if err := json.Unmarshal(b, &names); err != nil {
-		return err
-	}
-	set, err := ParsePermissions(names)
-	*p = set
-	return err
-}
-
-// BuiltinLimits gives the limits of every key, with the given defaults.
-func BuiltinLimits(defaults map[string]int) []Limit {
-	return []Limit{
-		{RequestsPerMinute, defaults[RequestsPerMinute], time.Minute},
-		{CallsPerDay, defaults[CallsPerDay], 24 * time.Hour},
-		{EventsPerDay, defaults[EventsPerDay], 24 * time.Hour},
-	}
-}
 
 // Key is an API key as it is stored: everything but the secret. A *Key that
 // the Keyring has given is shared and must not be changed; Clone gives one's own.
@@ -128,11 +34,17 @@ type Key struct {
 	Aliases      []Alias           `json:"aliases,omitempty"` // oldest first
 	// ExpiryNoticed is the ExpiresAt that key.expiring was raised for.
 	ExpiryNoticed time.Time `json:"expiry_noticed,omitzero"`
+	// OwnPermissions are those of the configuration, by name, also while no
+	// configuration has them. Permissions has the bits of those that exist.
+	OwnPermissions []string `json:"own_permissions,omitempty"`
 
-	limits []Limit // all of them
-	short  []Limit // those that every request pays
-	asked  int     // serial of the secret by which the key was found
-	until  time.Time
+	rights  *Rights
+	dormant []string    // of OwnPermissions: those that do not exist now
+	rules   []LimitRule // all limits of the key and its owner
+	short   []Limit     // what every request pays, nil where that takes Every
+	ownerID string      // by which the limits of the owner are counted
+	asked   int         // serial of the secret by which the key was found
+	until   time.Time
 }
 
 // Alias is an earlier secret of a key that holds until its end.
@@ -275,45 +187,116 @@ func (k *Key) AllowsQuery(atAll bool) bool {
 // ErrQueryKey refuses a key that was sent as ?api_key=.
 var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
 
-// Limit gives one of the key's limits by name. A name that does not exist
-// gives a limit of 0, which lets nothing through.
-func (k *Key) Limit(name string) Limit {
-	for _, l := range k.limits {
-		if l.Name == name {
-			return l
+// Rules lists the limits of the key and of its owner, as they are for it. The
+// slice is shared.
+func (k *Key) Rules() []LimitRule { return k.rules }
+
+// ShortLimits lists the limits of the key alone that every request pays, nil
+// where there is more to it: then it is those of Charge for RequestsPerMinute.
+// The slice is shared.
+func (k *Key) ShortLimits() []Limit { return k.short }
+
+// Charge appends the charges of a use of a limit: of the key's, and of that
+// which all keys of its owner share. A name that does not exist gives a limit
+// of 0, which lets nothing through.
+func (k *Key) Charge(into []Charge, name string, cost int) []Charge {
+	known := false
+	for _, l := range k.rules {
+		known = known || l.Name == name
+		if l.Name == name || l.With == name && l.With != "" {
+			into = append(into, k.ChargeOf(l, cost)...)
 		}
 	}
-	return Limit{Name: name, Window: time.Minute}
+	if !known {
+		_, known = k.rights.Limit(name) // an owner's, of which this one has none
+	}
+	if !known {
+		into = append(into, Charge{ID: k.ID, Limit: Limit{Name: name, Window: time.Minute}, Cost: cost})
+	}
+	return into
 }
 
-// AllLimits lists the limits of the key. The slice is shared.
-func (k *Key) AllLimits() []Limit { return k.limits }
+// ChargeOf gives the charge of one of Rules, none where the owner has no such
+// limit.
+func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
+	switch {
+	case !l.Owner:
+		return []Charge{{ID: k.ID, Limit: l.Limit, Cost: cost, Observe: l.Observe}}
+	case l.Max > 0:
+		return []Charge{{ID: k.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true}}
+	}
+	return nil
+}
 
-// ShortLimits lists the limits that every request pays. The slice is shared.
-func (k *Key) ShortLimits() []Limit { return k.short }
+// PermissionNames lists the permissions that the key has now.
+func (k *Key) PermissionNames() []string { return k.rights.Names(k.Permissions) }
+
+// Holds lists them in words.
+func (k *Key) Holds() string {
+	if names := k.PermissionNames(); len(names) > 0 {
+		return strings.Join(names, ", ")
+	}
+	return "none"
+}
+
+// Dormant lists the permissions of the key that no configuration has now. It
+// has them again as soon as one does.
+func (k *Key) Dormant() []string { return k.dormant }
+
+// Grant gives the key these permissions in place of all that it has. Of those
+// that do not exist it takes only what it has already. An unknown one is
+// ErrValidation and lists the known ones.
+func (k *Key) Grant(r *Rights, names []string) error {
+	var known, dormant []string
+	for _, name := range names {
+		if slices.Contains(k.dormant, name) {
+			dormant = append(dormant, name)
+		} else {
+			known = append(known, name)
+		}
+	}
+	set, err := r.Parse(known)
+	if err != nil {
+		return err
+	}
+	k.rights, k.Permissions, k.OwnPermissions, k.dormant = r, set, append(r.Own(set), dormant...), dormant
+	return nil
+}
 
 // Clone gives a copy to change.
 func (k *Key) Clone() *Key {
 	c := *k
 	c.Limits, c.Metadata = maps.Clone(k.Limits), maps.Clone(k.Metadata)
-	c.AllowedIPs, c.Aliases = slices.Clone(k.AllowedIPs), slices.Clone(k.Aliases)
+	c.AllowedIPs, c.Aliases, c.OwnPermissions = slices.Clone(k.AllowedIPs), slices.Clone(k.Aliases), slices.Clone(k.OwnPermissions)
 	return &c
 }
 
-// Ready gives the key the limits that follow from its own numbers and the
+// Ready gives the key the permissions and limits that follow from what is
+// stored of it, what exists, and the limits that its owner has in place of the
 // defaults.
-func (k *Key) Ready(defaults []Limit) {
-	k.limits, k.short = slices.Clone(defaults), nil
-	for i := range k.limits {
-		l := &k.limits[i]
-		if n, ok := k.Limits[l.Name]; ok {
+func (k *Key) Ready(r *Rights, owner map[string]int) {
+	var own Permission
+	own, k.dormant = r.OfOwn(k.OwnPermissions)
+	k.rights, k.Permissions, k.ownerID = r, k.Permissions.Builtin()|own, OwnerMeter(k.Owner)
+	k.rules, k.short = slices.Clone(r.Limits()), nil
+	for i := range k.rules {
+		l := &k.rules[i]
+		of := k.Limits
+		if l.Owner {
+			of = owner
+		}
+		if n, ok := of[l.Name]; ok {
 			l.Max = n
 		}
-		if l.Short() {
-			k.short = append(k.short, *l)
-		}
+	}
+	k.rules = slices.DeleteFunc(k.rules, func(l LimitRule) bool { return l.Owner && l.Max == 0 })
+	if every := k.Charge(nil, RequestsPerMinute, 1); len(every) == 1 && !every[0].Observe {
+		k.short = []Limit{every[0].Limit}
 	}
 }
+
+// OwnerMeter is the id by which the limits of an owner are counted.
+func OwnerMeter(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
 
 // ParseNetworks reads addresses and CIDR ranges, of IPv4 and IPv6.
 func ParseNetworks(list []string) ([]netip.Prefix, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -25,48 +24,21 @@ type Limiter struct {
 
 type shard struct {
 	mu     sync.Mutex
-	meters map[string]*meter
+	meters map[string]*Panel
 	_      [40]byte // a cache line each
-}
-
-// meter holds the short windows of one id.
-type meter struct {
-	mu     sync.Mutex
-	id     string
-	swept  bool // no longer in its shard; another one counts for the id
-	gauges []*gauge
 }
 
 // Handle spares a frequent id its look-up: kept with the id and given to
 // Spend, it remembers where the id is counted. The zero Handle is ready, and
 // belongs to one id. It is safe for concurrent use.
-type Handle struct{ meter atomic.Pointer[meter] }
-
-// gauge is one window and its reserve. Whatever is on disk for it lists the
-// units up to some moment and covers those after it with a reserve; a unit is
-// admitted only when the stored reserve covers it.
-type gauge struct {
-	name    string
-	window  Window
-	reserve int   // units that the stored record still covers
-	granted int   // what reserve was when it was stored
-	expires int64 // service time up to which the reserve may be used
-	stale   bool  // units were admitted since the record was stored
-	waiting []chan error
-	pending bool // a record with more reserve is on its way to disk
-}
-
-// maxBlock is the most units that are reserved at once: enough that the
-// busiest key asks the disk a few times a second, and little enough that some
-// crashes in a row do not use up a large limit.
-const maxBlock = 8192
+type Handle struct{ meter atomic.Pointer[Panel] }
 
 // NewLimiter counts in a store. start is the service time at which this run
 // begins: everything an earlier run admitted was before it.
 func NewLimiter(store *Store, start time.Time) *Limiter {
 	l := &Limiter{store: store, start: start, seed: maphash.MakeSeed()}
 	for i := range l.shards {
-		l.shards[i].meters = map[string]*meter{}
+		l.shards[i].meters = map[string]*Panel{}
 	}
 	return l
 }
@@ -82,73 +54,201 @@ func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []Standin
 
 // SpendBy is Spend for an id that has a Handle, or nil.
 func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
-	return l.spend(h, id, limits, 1, now, into)
-}
-
-// SpendMany is Spend for n units of each limit at once: all of them or none. It
-// may wait for the disk several times, where n is more than a reserve.
-func (l *Limiter) SpendMany(id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
-	return l.spend(nil, id, limits, n, now, into)
-}
-
-func (l *Limiter) spend(h *Handle, id string, limits []Limit, n int, now time.Time, into []Standing) ([]Standing, error) {
 	for {
 		if l.store.Failing() {
 			return into, ErrUnavailable
 		}
-		m, err := l.lock(h, id, limits)
-		if err != nil {
+		m := h.held()
+		if m == nil {
+			m = l.find(id)
+			if h != nil {
+				h.meter.Store(m)
+			}
+		}
+		var room [4]Post
+		b := Bill{Posts: room[:0]}
+		for _, limit := range limits {
+			g, err := l.gauge(nil, m, limit)
+			if err != nil {
+				m.Unlock()
+				return into, err
+			}
+			b.Posts = append(b.Posts, Post{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
+		}
+		full, wait := b.Full(now)
+		if full != nil {
+			err := full.Charge.Refused(wait)
+			into = b.Standings(now, into)
+			m.Unlock()
 			return into, err
 		}
-		if wait, full := m.wait(limits, n, now); wait > 0 {
-			into = m.standings(limits, now, into)
-			m.mu.Unlock()
-			return into, refused(full, n, wait)
-		}
-		dry := m.uncovered(limits, n, now)
+		dry := b.Dry(now)
 		if dry == nil {
-			l.charge(m, limits, n, now)
-			into = m.standings(limits, now, into)
-			m.mu.Unlock()
+			l.settle(&b, now)
+			into = b.Standings(now, into)
+			m.Unlock()
 			return into, nil
 		}
-		covered := make(chan error, 1)
-		dry.waiting = append(dry.waiting, covered)
-		l.renew(m, dry, now)
-		m.mu.Unlock()
+		covered := l.await(dry, now)
+		m.Unlock()
 		if err := <-covered; err != nil {
 			return into, ErrUnavailable
 		}
 	}
 }
 
-func refused(limit string, n int, wait time.Duration) error {
-	if n > 1 {
-		return ErrRateLimit.With("The limit %s has no room for %d more. Wait for the time in Retry-After.", limit, n).After(wait)
+// Pay makes charges of several ids and limits, short and long, at the given
+// service time: all of them, or none and ErrRateLimit for one that has no room,
+// which then costs nothing and writes nothing. It appends how the limits stand
+// that are not just observed, the short ones first, to into. With a long limit
+// it waits for the disk; it must not be called inside a transaction.
+func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Standing, error) {
+	long := slices.ContainsFunc(charges, func(c Charge) bool { return !c.Limit.Short() })
+	for {
+		if l.store.Failing() {
+			return into, ErrUnavailable
+		}
+		b, err := l.open(nil, charges)
+		if err != nil {
+			return into, err
+		}
+		full, wait := b.Full(now)
+		dry := b.Dry(now)
+		switch {
+		case full != nil:
+			into = b.Standings(now, into)
+			l.unlock(b)
+			return into, full.Charge.Refused(wait)
+		case dry != nil:
+			covered := l.await(dry, now)
+			l.unlock(b)
+			if err := <-covered; err != nil {
+				return into, ErrUnavailable
+			}
+			continue
+		case !long:
+			l.settle(b, now)
+			into = b.Standings(now, into)
+			l.unlock(b)
+			return into, nil
+		}
+		l.unlock(b)
+		list, err := l.payLong(charges, now)
+		if errors.Is(err, errDry) {
+			continue
+		}
+		if errors.Is(err, ErrRateLimit) {
+			counts := slices.DeleteFunc(slices.Clone(charges), func(c Charge) bool { return c.Observe })
+			if list, fault := l.Standings(counts, now); fault == nil {
+				return append(into, list...), err
+			}
+		}
+		return append(into, list...), err
 	}
-	return ErrRateLimit.With("The limit %s is reached. Wait for the time in Retry-After.", limit).After(wait)
 }
 
-// lock gives the meter of an id, locked, with a gauge for each limit.
-func (l *Limiter) lock(h *Handle, id string, limits []Limit) (*meter, error) {
-	m := h.held()
-	if m == nil {
-		m = l.find(id)
-		if h != nil {
-			h.meter.Store(m)
+// errDry says that a reserve has run out since it was looked at.
+var errDry = errors.New("reserve ran out")
+
+// payLong makes charges of which some are of long limits. The short ones are
+// checked and charged inside the transaction, so that nobody comes between.
+func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err error) {
+	// A look first: a refusal is not to occupy the committer.
+	err = l.store.View(func(tx *Tx) error {
+		b, err := ReadQuotas(tx, charges)
+		if full, wait := b.Full(now); err == nil && full != nil {
+			err = full.Charge.Refused(wait)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var paid *Bill // by an earlier run of the function
+	err = l.store.Update(func(tx *Tx) error {
+		b, err := l.open(tx, charges)
+		if err != nil {
+			return err
+		}
+		defer l.unlock(b)
+		full, wait := b.Full(now)
+		switch {
+		case paid != nil:
+		case full != nil:
+			return full.Charge.Refused(wait)
+		case b.Dry(now) != nil:
+			return errDry
+		}
+		long, err := PayQuotas(tx, charges, now)
+		if err != nil {
+			if paid != nil {
+				paid.Refund()
+				paid = nil
+			}
+			return err
+		}
+		if paid == nil {
+			l.settle(b, now)
+			paid = b
+		}
+		list = long.Standings(now, b.Standings(now, nil))
+		return nil
+	})
+	return list, err
+}
+
+// PayIn makes the charges of long limits in the caller's transaction, as
+// PayQuotas does, and gives how those stand that are not just observed.
+func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]Standing, error) {
+	b, err := PayQuotas(tx, charges, now)
+	return b.Standings(now, nil), err
+}
+
+// open finds where the short ones of some charges are counted, and locks it: in
+// the order of the ids, so that two who need the same do not wait for each
+// other. tx is the transaction that it runs in, nil for none.
+func (l *Limiter) open(tx *Tx, charges []Charge) (*Bill, error) {
+	b := &Bill{}
+	var ids []string
+	for _, c := range charges {
+		if c.Limit.Short() && !slices.Contains(ids, c.ID) {
+			ids = append(ids, c.ID)
 		}
 	}
-	for _, limit := range limits {
-		if err := l.fit(m, limit); err != nil {
-			m.mu.Unlock()
+	slices.Sort(ids)
+	var meters []*Panel
+	for _, id := range ids {
+		meters = append(meters, l.find(id))
+	}
+	for _, c := range charges {
+		if !c.Limit.Short() {
+			continue
+		}
+		m := meters[slices.Index(ids, c.ID)]
+		g, err := l.gauge(tx, m, c.Limit)
+		if err != nil {
+			for _, m := range meters {
+				m.Unlock()
+			}
 			return nil, err
 		}
+		b.Posts = append(b.Posts, Post{Panel: m, Gauge: g, Window: &g.Window, Charge: c})
 	}
-	return m, nil
+	return b, nil
+}
+
+// unlock lets go of what open has locked.
+func (l *Limiter) unlock(b *Bill) {
+	for i := range b.Posts {
+		m := b.Posts[i].Panel
+		if !slices.ContainsFunc(b.Posts[:i], func(p Post) bool { return p.Panel == m }) {
+			m.Unlock()
+		}
+	}
 }
 
 // held gives the meter that the handle remembers, locked, nil for none.
-func (h *Handle) held() *meter {
+func (h *Handle) held() *Panel {
 	if h == nil {
 		return nil
 	}
@@ -156,144 +256,108 @@ func (h *Handle) held() *meter {
 	if m == nil {
 		return nil
 	}
-	m.mu.Lock()
-	if m.swept {
-		m.mu.Unlock()
+	m.Lock()
+	if m.Swept {
+		m.Unlock()
 		return nil
 	}
 	return m
 }
 
-// find gives the meter of an id, locked, a new one where there is none.
-func (l *Limiter) find(id string) *meter {
+// find gives the meter of an id, locked, a new one where there is none. It does
+// not hold the shard while it waits: who holds one meter may want another.
+func (l *Limiter) find(id string) *Panel {
 	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.meters[id]
-	if m == nil {
-		m = &meter{id: id}
-		s.meters[id] = m
+	for {
+		s.mu.Lock()
+		m := s.meters[id]
+		if m == nil {
+			m = &Panel{ID: id}
+			s.meters[id] = m
+		}
+		s.mu.Unlock()
+		m.Lock()
+		if !m.Swept {
+			return m
+		}
+		m.Unlock()
 	}
-	// Taken while the shard is held, so that Sweep cannot remove it between.
-	m.mu.Lock()
-	return m
 }
 
-// fit makes sure that the meter has a gauge of the limit's present size.
-func (l *Limiter) fit(m *meter, limit Limit) error {
-	if g := m.gauge(limit.Name); g != nil {
-		if !g.window.Fits(limit.Max, limit.Window) {
-			g.window = g.window.Resize(limit.Max, limit.Window)
+// gauge gives the gauge of a limit, of the limit's present size. The meter is
+// locked; tx is the transaction it runs in, nil for none.
+func (l *Limiter) gauge(tx *Tx, m *Panel, limit Limit) (*Gauge, error) {
+	for _, g := range m.Gauges {
+		if g.Name == limit.Name {
+			g.Fit(limit)
+			return g, nil
 		}
-		return nil
 	}
-	g, err := l.load(m.id, limit)
-	if err != nil {
+	var g *Gauge
+	read := func(tx *Tx) error {
+		record, err := tx.Get("meters", MeterKey(m.ID, limit.Name))
+		if err == nil {
+			g, err = ReadGauge(record, limit, l.start)
+		}
 		return err
 	}
-	m.gauges = append(m.gauges, g)
-	return nil
+	var err error
+	if tx != nil {
+		err = read(tx)
+	} else {
+		err = l.store.View(read)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read limit %s of %s: %w", limit.Name, m.ID, err)
+	}
+	m.Gauges = append(m.Gauges, g)
+	return g, nil
 }
 
-func (m *meter) gauge(name string) *gauge {
-	for _, g := range m.gauges {
-		if g.name == name {
-			return g
+// settle makes the charges of a bill, which has room and reserve for them, and
+// fetches more reserve where it runs low.
+func (l *Limiter) settle(b *Bill, now time.Time) {
+	for i := range b.Posts {
+		if p := &b.Posts[i]; p.Use(now) {
+			l.renew(p.Panel, p.Gauge, now)
 		}
 	}
-	return nil
 }
 
-// wait is how long until every limit has room for n more units, and the limit
-// that takes longest.
-func (m *meter) wait(limits []Limit, n int, now time.Time) (wait time.Duration, full string) {
-	for _, limit := range limits {
-		if w := m.gauge(limit.Name).window.Wait(now, n); w > wait {
-			wait, full = w, limit.Name
-		}
-	}
-	return wait, full
-}
-
-func (m *meter) standings(limits []Limit, now time.Time, into []Standing) []Standing {
-	for _, limit := range limits {
-		w := &m.gauge(limit.Name).window
-		into = append(into, StandingOf(w, limit, now))
-	}
-	return into
-}
-
-// uncovered gives a gauge whose reserve does not cover n more units, nil when
-// all do.
-func (m *meter) uncovered(limits []Limit, n int, now time.Time) *gauge {
-	for _, limit := range limits {
-		if g := m.gauge(limit.Name); g.left(now) < n {
-			return g
-		}
-	}
-	return nil
-}
-
-// left is what may still be used of the reserve.
-func (g *gauge) left(now time.Time) int {
-	if max(now.UnixNano(), g.window.Last) > g.expires {
-		return 0
-	}
-	return g.reserve
-}
-
-// charge admits n units of each limit, and fetches more reserve where half is
-// used or half of its time is over.
-func (l *Limiter) charge(m *meter, limits []Limit, n int, now time.Time) {
-	for _, limit := range limits {
-		g := m.gauge(limit.Name)
-		g.window.Add(now, n)
-		g.reserve -= n
-		g.stale = true
-		low := g.reserve <= g.granted/2 || g.window.Last > g.expires-int64(limit.Window)/2
-		if low && !g.pending && g.window.Wait(now, 1) == 0 {
-			l.renew(m, g, now)
-		}
-	}
+// await asks for more reserve and gives where to wait for it. The meter is
+// locked.
+func (l *Limiter) await(dry *Post, now time.Time) <-chan error {
+	covered := make(chan error, 1)
+	dry.Gauge.Waiting = append(dry.Gauge.Waiting, covered)
+	l.renew(dry.Panel, dry.Gauge, now)
+	return covered
 }
 
 // renew has a record with more reserve stored. The meter is locked.
-func (l *Limiter) renew(m *meter, g *gauge, now time.Time) {
-	if g.pending {
+func (l *Limiter) renew(m *Panel, g *Gauge, now time.Time) {
+	if g.Pending {
 		return
 	}
-	g.pending = true
-	var block, granted int
-	var expires int64
+	g.Pending = true
 	l.store.Queue(func(tx *Tx) error {
-		m.mu.Lock()
-		left := g.left(now)
-		g.reserve = left
-		// About an eighth of the limit, and no more than is free: after a
-		// crash what is left of it refuses requests that would have passed.
-		free := g.window.Max - g.window.Used(now) - left
-		block = min(max(1, g.window.Max/8), max(1, free), maxBlock)
-		granted = left + block
-		expires = g.window.Last + g.window.Span
-		record := g.record(granted, expires)
-		g.stale = false
-		m.mu.Unlock()
+		m.Lock()
+		plan, record := g.Grow(now)
+		m.Unlock()
 		tx.After(func() {
-			m.mu.Lock()
-			g.reserve += block
-			g.granted, g.expires = granted, expires
-			m.mu.Unlock()
+			m.Lock()
+			g.Grown(plan)
+			m.Unlock()
 		})
-		return tx.Put("meters", MeterKey(m.id, g.name), record)
+		return tx.Put("meters", MeterKey(m.ID, g.Name), record)
 	}, func(err error) {
 		// In a goroutine of its own where the store refuses at once, because
 		// the caller then still holds the meter.
 		settle := func() {
-			m.mu.Lock()
-			g.pending = false
-			waiting := g.waiting
-			g.waiting = nil
-			m.mu.Unlock()
+			m.Lock()
+			g.Pending = false
+			waiting := g.Waiting
+			g.Waiting = nil
+			m.Unlock()
 			for _, w := range waiting {
 				w <- err
 			}
@@ -306,81 +370,30 @@ func (l *Limiter) renew(m *meter, g *gauge, now time.Time) {
 	})
 }
 
-// record is what is stored of a gauge: the reserve, until when it may be used,
-// and the window.
-func (g *gauge) record(reserve int, expires int64) []byte {
-	b := binary.AppendUvarint(nil, uint64(reserve))
-	b = binary.AppendVarint(b, expires)
-	return g.window.Append(b)
-}
-
-// load reads a gauge. The reserve of a run that did not end cleanly counts as
-// used at the latest moment at which it can have been: when it expired, or
-// when this run began.
-func (l *Limiter) load(id string, limit Limit) (*gauge, error) {
-	g := &gauge{name: limit.Name, window: NewWindow(limit.Max, limit.Window)}
-	err := l.store.View(func(tx *Tx) error {
-		value, err := tx.Get("meters", MeterKey(id, limit.Name))
-		if err != nil || value == nil {
-			return err
-		}
-		reserve, k := binary.Uvarint(value)
-		if k <= 0 {
-			return ErrWindow
-		}
-		expires, j := binary.Varint(value[k:])
-		if j <= 0 {
-			return ErrWindow
-		}
-		g.window, _, err = ReadWindow(value[k+j:], limit.Max, limit.Window)
-		g.window.Add(time.Unix(0, min(expires, l.start.UnixNano())), int(reserve))
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
-	}
-	return g, nil
-}
-
-// Standings tells how limits of an id stand and spends nothing. It must not be
-// called inside a transaction.
-func (l *Limiter) Standings(id string, limits []Limit, now time.Time) ([]Standing, error) {
+// Standings tells how the limits of some charges stand and spends nothing. It
+// must not be called inside a transaction.
+func (l *Limiter) Standings(charges []Charge, now time.Time) ([]Standing, error) {
 	var list []Standing
-	for _, limit := range limits {
-		s, err := l.look(id, limit, now)
+	for _, c := range charges {
+		if c.Limit.Short() {
+			b, err := l.open(nil, []Charge{c})
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, StandingOf(&b.Posts[0].Gauge.Window, c.Limit, now))
+			l.unlock(b)
+			continue
+		}
+		err := l.store.View(func(tx *Tx) error {
+			w, err := ReadQuota(tx, c.ID, c.Limit)
+			list = append(list, StandingOf(&w, c.Limit, now))
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, s)
 	}
 	return list, nil
-}
-
-func (l *Limiter) look(id string, limit Limit, now time.Time) (Standing, error) {
-	if limit.Short() {
-		limits := [1]Limit{limit}
-		m, err := l.lock(nil, id, limits[:])
-		if err != nil {
-			return Standing{}, err
-		}
-		defer m.mu.Unlock()
-		return StandingOf(&m.gauge(limit.Name).window, limit, now), nil
-	}
-	var w Window
-	err := l.store.View(func(tx *Tx) (err error) {
-		w, err = ReadQuota(tx, id, limit)
-		return err
-	})
-	if err != nil {
-		return Standing{}, err
-	}
-	return StandingOf(&w, limit, now), nil
-}
-
-// Charge spends one unit of a long limit in the caller's transaction, as
-// ChargeQuota does.
-func (l *Limiter) Charge(tx *Tx, id string, limit Limit, now time.Time) (Standing, error) {
-	return ChargeQuota(tx, id, limit, 1, now)
 }
 
 // Sweep forgets the ids that have used nothing for so long that what is stored
@@ -390,23 +403,17 @@ func (l *Limiter) Sweep(now time.Time) {
 		s := &l.shards[i]
 		s.mu.Lock()
 		for id, m := range s.meters {
-			if !m.mu.TryLock() {
+			if !m.TryLock() {
 				continue
 			}
-			if !slices.ContainsFunc(m.gauges, func(g *gauge) bool { return g.busy(now) }) {
+			if !slices.ContainsFunc(m.Gauges, func(g *Gauge) bool { return g.Busy(now) }) {
 				delete(s.meters, id)
-				m.swept = true
+				m.Swept = true
 			}
-			m.mu.Unlock()
+			m.Unlock()
 		}
 		s.mu.Unlock()
 	}
-}
-
-// busy says whether the stored record, read again, could say something else
-// than the gauge does.
-func (g *gauge) busy(now time.Time) bool {
-	return g.pending || len(g.waiting) > 0 || g.window.Used(now) > 0 || now.UnixNano() < g.expires+g.window.Span
 }
 
 // Close stores the exact counts and gives back what is left of the reserves.
@@ -418,14 +425,13 @@ func (l *Limiter) Close() error {
 		s := &l.shards[i]
 		s.mu.Lock()
 		for id, m := range s.meters {
-			m.mu.Lock()
-			for _, g := range m.gauges {
-				if g.reserve > 0 || g.stale {
-					entries = append(entries, entry{MeterKey(id, g.name), g.record(0, 0)})
+			m.Lock()
+			for _, g := range m.Gauges {
+				if record := g.Final(); record != nil {
+					entries = append(entries, entry{MeterKey(id, g.Name), record})
 				}
-				g.reserve = 0
 			}
-			m.mu.Unlock()
+			m.Unlock()
 		}
 		s.mu.Unlock()
 	}

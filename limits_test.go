@@ -22,6 +22,14 @@ func spend(l *Limiter, id string, limits []Limit, now time.Time) (wait time.Dura
 	return 0, err
 }
 
+// charges are charges of one id, with a cost each.
+func charges(id string, cost int, limits ...Limit) (list []Charge) {
+	for _, limit := range limits {
+		list = append(list, Charge{ID: id, Limit: limit, Cost: cost})
+	}
+	return list
+}
+
 func TestLimiter_Spend(t *testing.T) {
 	l := NewLimiter(newTestStore(t), epoch)
 	for i := range 60 {
@@ -57,7 +65,7 @@ func TestLimiter_AllOrNothing(t *testing.T) {
 	for range 5 {
 		_, _ = spend(l, "a", []Limit{perMinute, few}, epoch)
 	}
-	list, err := l.Standings("a", []Limit{perMinute, few}, epoch)
+	list, err := l.Standings(charges("a", 0, perMinute, few), epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +180,7 @@ func TestLimiter_Charge(t *testing.T) {
 	boom := errors.New("boom")
 	charge := func(now time.Time, fail error) error {
 		return store.Update(func(tx *Tx) error {
-			if _, err := l.Charge(tx, "a", daily, now); err != nil {
+			if _, err := l.PayIn(tx, charges("a", 1, daily), now); err != nil {
 				return err
 			}
 			return fail
@@ -191,7 +199,7 @@ func TestLimiter_Charge(t *testing.T) {
 		}
 	}
 	l = NewLimiter(reopen(t, store), epoch)
-	list, err := l.Standings("a", []Limit{daily}, epoch.Add(24*time.Hour))
+	list, err := l.Standings(charges("a", 0, daily), epoch.Add(24*time.Hour))
 	if err != nil || list[0].Used != 3 || list[0].Next != time.Hour {
 		t.Errorf("after a restart: got %+v, %v; want 3 used and the next free in 1h", list, err)
 	}
@@ -241,78 +249,14 @@ func TestLimiter_Allocations(t *testing.T) {
 	}
 }
 
-// TestLimiter_SpendMany holds requests of several units against a plain list of
-// what was let through, over all kinds of limits, restarts and crashes.
-func TestLimiter_SpendMany(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		s := newTestStore(t)
-		l := NewLimiter(s, epoch)
-		limits := []Limit{
-			{"a", rapid.SampledFrom([]int{1, 5, 60, 1000}).Draw(rt, "a"), time.Minute},
-			{"b", rapid.SampledFrom([]int{3, 40}).Draw(rt, "b"), time.Minute / 2},
-		}
-		type unit struct {
-			at time.Time
-			n  int
-		}
-		var passed []unit
-		used := func(now time.Time, limit Limit) (n int) {
-			for _, u := range passed {
-				if now.Sub(u.at) < limit.Window {
-					n += u.n
-				}
-			}
-			return n
-		}
-		now, crashed := epoch, false
-		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
-			now = now.Add(time.Duration(rapid.SampledFrom([]int{0, 1, 10, 29, 31, 61}).Draw(rt, "pass")) * time.Second)
-			step := rapid.IntRange(0, 20).Draw(rt, "step")
-			if step < 2 { // of a run that is over nothing may be on its way to the store
-				if err := s.Update(func(*Tx) error { return nil }); err != nil {
-					rt.Fatal(err)
-				}
-			}
-			if step == 0 {
-				if err := l.Close(); err != nil {
-					rt.Fatal(err)
-				}
-				l = NewLimiter(s, now)
-			} else if step == 1 {
-				l, crashed = NewLimiter(s, now), true
-			}
-			n := rapid.SampledFrom([]int{1, 2, 5, 60, 900}).Draw(rt, "n")
-			fits := true
-			for _, limit := range limits {
-				fits = fits && used(now, limit)+n <= limit.Max
-			}
-			list, err := l.SpendMany("id", limits, n, now, nil)
-			if err != nil && !errors.Is(err, ErrRateLimit) {
-				rt.Fatal(err)
-			}
-			if err == nil && !fits || err != nil && fits && !crashed {
-				rt.Fatalf("%d units: got %v, want room %v", n, err, fits)
-			}
-			if err == nil {
-				passed = append(passed, unit{now, n})
-			}
-			for i, limit := range limits {
-				if got, want := list[i].Used, used(now, limit); got < want || got > want && !crashed {
-					rt.Fatalf("%s: got %d used, want %d", limit.Name, got, want)
-				}
-			}
-		}
-	})
-}
-
-// TestChargeQuota charges in a transaction that fails, and in others.
-func TestChargeQuota(t *testing.T) {
+// TestLimiter_PayIn charges in a transaction that fails, and in others.
+func TestLimiter_PayIn(t *testing.T) {
 	s := newTestStore(t)
 	l := NewLimiter(s, epoch)
 	limit := Limit{CallsPerDay, 10, 24 * time.Hour}
 	charge := func(n int, then error) error {
 		return s.Update(func(tx *Tx) error {
-			if _, err := ChargeQuota(tx, "a", limit, n, epoch); err != nil {
+			if _, err := l.PayIn(tx, charges("a", n, limit), epoch); err != nil {
 				return err
 			}
 			return then
@@ -328,7 +272,7 @@ func TestChargeQuota(t *testing.T) {
 		if err := charge(step.n, step.then); !errors.Is(err, step.want) {
 			t.Errorf("%d units: got %v, want %v", step.n, err, step.want)
 		}
-		list, err := l.Standings("a", []Limit{limit}, epoch)
+		list, err := l.Standings(charges("a", 0, limit), epoch)
 		if err != nil || list[0].Used != step.used {
 			t.Errorf("after %d units: got %d used, %v; want %d", step.n, list[0].Used, err, step.used)
 		}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,22 +24,31 @@ func LimitLabel(name string) string {
 }
 
 // Meters gives the meters of a key as the admin endpoint shows it: of the
-// limits that its permissions let it use.
+// limits that its permissions let it use, the shortest window first.
 func Meters(key map[string]any) []Meter {
 	var list []Meter
 	usage, _ := key["usage"].(map[string]any)
 	permissions, _ := key["permissions"].([]any)
-	for _, l := range []struct {
-		name  string
-		needs any
-	}{{RequestsPerMinute, nil}, {CallsPerDay, "can_initiate_calls"}, {EventsPerDay, "can_write_calendar"}} {
-		u, ok := usage[l.name].(map[string]any)
-		if !ok || l.needs != nil && !slices.Contains(permissions, l.needs) {
+	window := func(name string) float64 {
+		u, _ := usage[name].(map[string]any)
+		seconds, _ := u["window_seconds"].(float64)
+		return seconds
+	}
+	names := slices.SortedFunc(maps.Keys(usage), func(a, b string) int {
+		return cmp.Or(cmp.Compare(window(a), window(b)), strings.Compare(a, b))
+	})
+	for _, name := range names {
+		u, ok := usage[name].(map[string]any)
+		needs := map[string]any{CallsPerDay: "can_initiate_calls", EventsPerDay: "can_write_calendar"}[strings.TrimPrefix(name, "owner_")]
+		if !ok || needs != nil && !slices.Contains(permissions, needs) {
 			continue
 		}
 		used, _ := u["used"].(float64)
 		limit, _ := u["limit"].(float64)
-		m := Meter{Label: LimitLabel(l.name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
+		m := Meter{Label: LimitLabel(name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
+		if u["observe"] == true {
+			m.Label += " (observed)"
+		}
 		m.Free, _ = u["resets_at"].(string)
 		list = append(list, m)
 	}

@@ -12,6 +12,13 @@ const (
 	EventsPerDay      = "calendar_events_per_day_limit"
 )
 
+// The limits beside them that all keys of an owner share.
+const (
+	OwnerRequestsPerMinute = "owner_" + RequestsPerMinute
+	OwnerCallsPerDay       = "owner_" + CallsPerDay
+	OwnerEventsPerDay      = "owner_" + EventsPerDay
+)
+
 // Limit allows Max units in any span of length Window. Windows under an hour
 // are counted in memory, ahead of which a reserve is stored; longer ones in
 // the transaction that stores what was paid for.
@@ -38,22 +45,6 @@ func (s Standing) Remaining() int { return max(0, s.Limit.Max-s.Used) }
 // StandingOf tells how a limit stands that is counted in a window.
 func StandingOf(w *Window, limit Limit, now time.Time) Standing {
 	return Standing{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
-}
-
-// ChargeQuota spends n units of a long limit in the caller's transaction, so
-// that the units and what they paid for are stored together or not at all.
-// Where there is no room for all of them it changes nothing and the error is
-// ErrRateLimit with the time to wait.
-func ChargeQuota(tx *Tx, id string, limit Limit, n int, now time.Time) (Standing, error) {
-	w, err := ReadQuota(tx, id, limit)
-	if err != nil {
-		return Standing{Limit: limit}, err
-	}
-	if wait := w.Wait(now, n); wait > 0 {
-		return StandingOf(&w, limit, now), ErrRateLimit.With("The limit %s of %d is reached. Wait for the time in Retry-After.", limit.Name, limit.Max).After(wait)
-	}
-	w.Add(now, n)
-	return StandingOf(&w, limit, now), tx.Put("quotas", MeterKey(id, limit.Name), w.Append(nil))
 }
 
 // ReadQuota reads the window of a long limit.

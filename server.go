@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -371,25 +372,49 @@ func challenge(err error) error {
 	return &c
 }
 
-// admit charges the limits that every request pays and checks the permission.
+// admit charges the limits that every request pays, with those of the row where
+// the permission is there, and checks the permission.
 func (s *Server) admit(x *exchange, row Route) error {
-	limits, err := s.o.Limiter.SpendBy(x.meter, x.Key.ID, x.Key.ShortLimits(), x.Moment, x.Request.Limits)
+	permitted := row.Permission == 0 || x.Key.Has(row.Permission)
+	limits, err := s.spend(x, row, permitted)
 	x.Request.Limits = limits
 	if err == nil && row.Spends != "" {
-		var daily []Standing
-		daily, err = s.o.Limiter.Standings(x.Key.ID, []Limit{x.Key.Limit(row.Spends)}, x.Moment)
-		x.Request.Limits = append(x.Request.Limits, daily...)
+		err = s.stand(x, row.Spends)
 	}
 	if err != nil {
 		return err
 	}
-	if row.Permission != 0 && !x.Key.Has(row.Permission) {
-		needed := strings.Join(row.Permission.Names(), " or ")
-		e := ErrPermission.With("This key lacks the permission %s. It has %s.", needed, strings.Join(x.Key.Permissions.Names(), ", "))
-		e.Challenge = `Bearer realm="latchkey", error="insufficient_scope", scope="` + strings.Join(row.Permission.Names(), " ") + `"`
+	if !permitted {
+		rights := s.o.Keyring.Rights()
+		names := rights.Names(row.Permission)
+		e := ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(names, " or "), x.Key.Holds())
+		e.Challenge = `Bearer realm="latchkey", error="insufficient_scope", scope="` + strings.Join(names, " ") + `"`
 		return e
 	}
 	return nil
+}
+
+// spend charges what a request pays before its handler: all of it or nothing.
+func (s *Server) spend(x *exchange, row Route, permitted bool) ([]Standing, error) {
+	short := x.Key.ShortLimits()
+	if short != nil && (len(row.Limits) == 0 || !permitted) {
+		return s.o.Limiter.SpendBy(x.meter, x.Key.ID, short, x.Moment, x.Request.Limits)
+	}
+	charges := x.Key.Charge(nil, RequestsPerMinute, 1)
+	if permitted {
+		for _, name := range row.Limits {
+			charges = x.Key.Charge(charges, name, 1)
+		}
+	}
+	return s.o.Limiter.Pay(charges, x.Moment, x.Request.Limits)
+}
+
+// stand adds how a limit stands that the handler may charge.
+func (s *Server) stand(x *exchange, name string) error {
+	charges := slices.DeleteFunc(x.Key.Charge(nil, name, 0), func(c Charge) bool { return c.Observe })
+	list, err := s.o.Limiter.Standings(charges, x.Moment)
+	x.Request.Limits = append(x.Request.Limits, list...)
+	return err
 }
 
 // operated makes the handler of a row of the admin door.
@@ -421,7 +446,8 @@ func (s *Server) routeTable(w http.ResponseWriter, r *Request) error {
 		if row.Spends != "" {
 			limits = append(limits, row.Spends)
 		}
-		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": row.Permission, "limits": limits})
+		limits = append(limits, row.Limits...)
+		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": s.o.Keyring.Rights().Names(row.Permission), "limits": limits})
 	}
 	for _, row := range s.o.Free {
 		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": Permission(0), "limits": []string{}})

@@ -28,7 +28,7 @@ func (s Setting) Text() string {
 	case *[]string:
 		return strings.ReplaceAll(fmt.Sprintf("%q", *field), `" "`, `", "`) // quotes inside an item follow a backslash
 	case *time.Duration:
-		return fmt.Sprintf(`"%gs"`, field.Seconds()) // "60s", not "1m0s"
+		return `"` + strconv.FormatFloat(field.Seconds(), 'f', -1, 64) + `s"` // "60s", not "1m0s"
 	}
 	return fmt.Sprint(reflect.ValueOf(s.Field).Elem())
 }
@@ -83,7 +83,7 @@ func (s Setting) Assign(value any) (want string) {
 		least, _ := strconv.ParseInt(low, 10, 64)
 		most, _ := strconv.ParseInt(high, 10, 64)
 		if !ok || n < least || n > most {
-			return fmt.Sprintf("a whole number from %s to %s, such as %s", low, high, s.Tag.Get("default"))
+			return fmt.Sprintf("a whole number from %s to %s, such as %s", low, high, strings.Trim(s.example(), `"`))
 		}
 		*field = int(n)
 	case *time.Duration:
@@ -143,13 +143,15 @@ var textChecks = map[string]struct {
 	want string
 	fits func(string) bool
 }{
-	"address": {"host:port, the host localhost or an IP address", isAddress},
-	"header":  {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
-	"network": {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
-	"path":    {"a path", regexp.MustCompile(`.`).MatchString},
-	"prefix":  {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
-	"word":    {"1 to 32 of a-z, 0-9, - and _, the first a letter", IsWord},
-	"url":     {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
+	"address":    {"host:port, the host localhost or an IP address", isAddress},
+	"header":     {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
+	"network":    {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
+	"path":       {"a path", regexp.MustCompile(`.`).MatchString},
+	"limit":      {"2 to 64 of a-z, 0-9 and _, the first a letter", regexp.MustCompile(`^[a-z][a-z0-9_]{1,63}$`).MatchString},
+	"permission": {"can_ and 1 to 60 of a-z, 0-9 and _", regexp.MustCompile(`^can_[a-z0-9_]{1,60}$`).MatchString},
+	"prefix":     {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
+	"word":       {"1 to 32 of a-z, 0-9, - and _, the first a letter", IsWord},
+	"url":        {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
 }
 
 // isAddress tells whether text is host:port with a number as port. No host is
@@ -180,3 +182,18 @@ func ParseNetwork(text string) netip.Prefix {
 func IsWord(text string) bool { return wordPattern.MatchString(text) }
 
 var wordPattern = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+
+// Describe gives a value of a TOML file for a message.
+func Describe(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "nothing"
+	case string:
+		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // less a password in base_url
+	case map[string]any:
+		return "a section"
+	case []map[string]any:
+		return "a list of sections"
+	}
+	return fmt.Sprint(value)
+}

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"mime"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -43,27 +47,24 @@ func (v *Verifier) AdminRoutes() []Route {
 // question is what a service asks about a key.
 type question struct {
 	secret      string
-	permissions Permission // all of them are needed
-	cost        int
-	limit       string // "" spends nothing
+	permissions Permission     // all of them are needed
+	costs       map[string]int // by limit; none spends nothing
 	ip          netip.Addr
 }
 
 // maxCost is the most units that one question may spend.
 const maxCost = 10_000
 
-func readQuestion(body *Body) (question, error) {
-	q := question{cost: 1, limit: RequestsPerMinute}
+func (v *Verifier) question(body *Body) (q question, err error) {
 	names, one, ip := []string{}, "", ""
 	body.String("key", &q.secret)
 	body.Strings("permissions", &names)
 	body.String("permission", &one)
 	body.String("ip", &ip)
-	body.String("limit", &q.limit)
-	if body.Given("cost") {
-		body.Int("cost", &q.cost, 0, maxCost)
-	}
 	if err := body.Err(); err != nil {
+		return q, err
+	}
+	if q.costs, err = readCosts(body); err != nil {
 		return q, err
 	}
 	if q.secret == "" {
@@ -72,14 +73,46 @@ func readQuestion(body *Body) (question, error) {
 	if one != "" {
 		names = append(names, one)
 	}
-	var err error
-	if q.permissions, err = ParsePermissions(names); err != nil {
+	if q.permissions, err = v.keyring.Rights().Parse(names); err != nil {
 		return q, err
 	}
 	if q.ip, err = netip.ParseAddr(ip); err != nil && ip != "" {
 		return q, ErrValidation.With("ip must be the address of your service's caller, such as 192.0.2.1; got %q.", ip)
 	}
 	return q, nil
+}
+
+// readCosts reads what is to be spent: limit and cost, or limits with the cost of
+// each.
+func readCosts(body *Body) (map[string]int, error) {
+	limit, cost, costs := RequestsPerMinute, 1, map[string]int{}
+	body.String("limit", &limit)
+	if body.Given("cost") {
+		body.Int("cost", &cost, 0, maxCost)
+	}
+	list := map[string]any{}
+	body.Map("limits", &list)
+	if err := body.Err(); err != nil {
+		return nil, err
+	}
+	if !body.Given("limits") {
+		if limit != "" {
+			costs[limit] = cost
+		}
+		return costs, nil
+	}
+	if body.Given("limit") || body.Given("cost") {
+		return nil, ErrValidation.With("limits stands for limit and cost together: send one or the other.")
+	}
+	for name, value := range list {
+		number, _ := value.(json.Number)
+		n, err := strconv.Atoi(string(number))
+		if err != nil || n < 0 || n > maxCost {
+			return nil, ErrValidation.With("limits.%s must be a whole number from 0 to %d; got %v.", name, maxCost, value)
+		}
+		costs[name] = n
+	}
+	return costs, nil
 }
 
 // verify makes the checks of a request for another service, in their order and
@@ -89,7 +122,7 @@ func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	q, err := readQuestion(body)
+	q, err := v.question(body)
 	if err != nil {
 		return err
 	}
@@ -103,13 +136,15 @@ func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
 			answer["metadata"] = map[string]string{}
 		}
 		for name, value := range map[string]any{
-			"key_id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "permissions": key.Permissions,
+			"key_id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "permissions": key.PermissionNames(),
 			"status": key.Status(r.Now), "expires_at": Seconds(key.ExpiresAt), "secret_ends_at": Seconds(key.Until()),
 		} {
 			answer[name] = value
 		}
-		if q.limit != "" && !hasLimit(key, q.limit) {
-			return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists its limits; null spends none.", q.limit)
+		for _, name := range slices.Sorted(maps.Keys(q.costs)) {
+			if _, ok := v.keyring.Rights().Limit(name); !ok {
+				return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists its limits; null spends none.", name)
+			}
 		}
 		err = v.check(key, holder, q, r, answer)
 	}
@@ -129,15 +164,6 @@ func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-func hasLimit(key *Key, name string) bool {
-	for _, l := range key.AllLimits() {
-		if l.Name == name {
-			return true
-		}
-	}
-	return false
-}
-
 // check makes the checks that follow once a key is found.
 func (v *Verifier) check(key *Key, holder *Holder, q question, r *Request, answer map[string]any) error {
 	if err := key.Check(r.Now); err != nil {
@@ -150,49 +176,49 @@ func (v *Verifier) check(key *Key, holder *Holder, q question, r *Request, answe
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", q.ip)
 	}
 	v.keyring.Used(holder, Use{At: r.Now, IP: q.ip, Carrier: CarrierVerify})
-	if q.limit != "" {
-		s, err := v.spend(key, key.Limit(q.limit), q.cost, r.Moment)
+	if len(q.costs) > 0 {
+		list, err := v.spend(key, q.costs, r.Moment)
 		if err != nil && !errors.Is(err, ErrRateLimit) {
 			return err
 		}
-		answer["limit"], answer["remaining"], answer["resets_at"] = map[string]any{"name": q.limit, "max": s.Limit.Max, "used": s.Used}, s.Remaining(), nil
-		if s.Used > 0 {
-			answer["resets_at"] = Seconds(r.Now.Add(s.Next + time.Second - 1))
-		}
+		showLimits(answer, list, r.Now)
 		if err != nil {
 			return err
 		}
 	}
 	if missing := q.permissions &^ key.Permissions; missing != 0 {
-		return ErrPermission.With("This key lacks the permission %s.", strings.Join(missing.Names(), ", "))
+		return ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(v.keyring.Rights().Names(missing), ", "), key.Holds())
 	}
 	return nil
 }
 
-// spend charges a limit with a cost, all of it or nothing.
-func (v *Verifier) spend(key *Key, limit Limit, cost int, now time.Time) (s Standing, err error) {
-	if cost == 0 || cost > limit.Max {
-		list, err := v.limiter.Standings(key.ID, []Limit{limit}, now)
-		if err == nil && cost > 0 {
-			err = ErrRateLimit.With("The cost of %d is more than the limit %s of %d ever lets through.", cost, limit.Name, limit.Max)
-		}
-		if len(list) == 1 {
-			s = list[0]
-		}
-		return s, err
+// spend charges limits with their costs, all of them or none.
+func (v *Verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Standing, error) {
+	var charges []Charge
+	for _, name := range slices.Sorted(maps.Keys(costs)) {
+		charges = key.Charge(charges, name, costs[name])
 	}
-	if limit.Short() {
-		list, err := v.limiter.SpendMany(key.ID, []Limit{limit}, cost, now, nil)
-		if len(list) == 1 {
-			s = list[0]
-		}
-		return s, err
+	if slices.ContainsFunc(charges, func(c Charge) bool { return c.Cost > 0 }) {
+		return v.limiter.Pay(charges, now, nil)
 	}
-	err = v.store.Update(func(tx *Tx) (err error) {
-		s, err = ChargeQuota(tx, key.ID, limit, cost, now)
-		return err
-	})
-	return s, err
+	return v.limiter.Standings(slices.DeleteFunc(charges, func(c Charge) bool { return c.Observe }), now)
+}
+
+// showLimits adds how limits stand: the tightest by itself, and all by name.
+func showLimits(answer map[string]any, list []Standing, now time.Time) {
+	all := map[string]any{}
+	for i, s := range list {
+		shown := map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}
+		if s.Used > 0 {
+			shown["resets_at"] = Seconds(now.Add(s.Next + time.Second - 1))
+		}
+		all[s.Limit.Name] = shown
+		if tight, _ := answer["remaining"].(int); i == 0 || s.Remaining() < tight {
+			answer["limit"] = map[string]any{"name": s.Limit.Name, "max": s.Limit.Max, "used": s.Used}
+			answer["remaining"], answer["resets_at"] = s.Remaining(), shown["resets_at"]
+		}
+	}
+	answer["limits"] = all
 }
 
 // introspect answers in the form of RFC 7662: active and what a gateway needs,
@@ -222,7 +248,7 @@ func (v *Verifier) introspect(w http.ResponseWriter, r *Request) error {
 	}
 	v.keyring.Used(holder, Use{At: r.Now, Carrier: CarrierVerify})
 	answer := map[string]any{
-		"active": true, "scope": strings.Join(key.Permissions.Names(), " "), "client_id": key.ID, "sub": key.OwnerName,
+		"active": true, "scope": strings.Join(key.PermissionNames(), " "), "client_id": key.ID, "sub": key.OwnerName,
 		"token_type": "Bearer", "iat": key.CreatedAt.Unix(),
 	}
 	if end := earliest(key.ExpiresAt, key.Until()); !end.IsZero() {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -65,14 +66,12 @@ func (w *Window) Used(now time.Time) int {
 }
 
 // Add counts n units at a time, whether or not there is room. A time before
-// the latest one seen is taken as that one.
-func (w *Window) Add(now time.Time, n int) {
-	w.add(now.UnixNano(), n)
-}
+// the latest one seen is taken as that one. It gives the time at which they count.
+func (w *Window) Add(now time.Time, n int) (at int64) { return w.add(now.UnixNano(), n) }
 
-func (w *Window) add(at int64, n int) {
+func (w *Window) add(at int64, n int) int64 {
 	if n <= 0 {
-		return
+		return at
 	}
 	w.forget(at)
 	at = w.Last
@@ -85,6 +84,22 @@ func (w *Window) add(at int64, n int) {
 		w.marks = append(w.marks, mark{at, n})
 	}
 	w.used += n
+	return w.marks[len(w.marks)-1].at
+}
+
+// Remove takes back n units that Add has counted at what it gave; where they are
+// not found any more it leaves all as it is.
+func (w *Window) Remove(at int64, n int) {
+	for i := w.first; i < len(w.marks); i++ {
+		if m := &w.marks[i]; m.at == at && m.n >= n {
+			m.n -= n
+			w.used -= n
+			if m.n == 0 {
+				w.marks = slices.Delete(w.marks, i, i+1)
+			}
+			return
+		}
+	}
 }
 
 // forget drops what has left the window.
