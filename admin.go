@@ -63,7 +63,7 @@ func (a *Admin) create(w http.ResponseWriter, r *Request) error {
 	}
 	var key *Key
 	var secret string
-	err = a.store.Update(func(tx *Tx) error {
+	err = r.Update(a.store, func(tx *Tx) error {
 		if err := CheckRequest(tx, name, r.Now); err != nil {
 			return err
 		}
@@ -206,7 +206,7 @@ func (a *Admin) change(event string, apply func(*Key, time.Time)) Handler {
 // as it is: revoking it again succeeds, anything else is ErrConflict.
 func (a *Admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) error) error {
 	var key *Key
-	err := a.store.Update(func(tx *Tx) (err error) {
+	err := r.Update(a.store, func(tx *Tx) (err error) {
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
 			if key != nil && strings.HasSuffix(r.URL.Path, "/revoke") {
 				return nil
@@ -257,7 +257,7 @@ func (a *Admin) rotate(w http.ResponseWriter, r *Request) error {
 	}
 	var key *Key
 	var secret string
-	err = a.store.Update(func(tx *Tx) (err error) {
+	err = r.Update(a.store, func(tx *Tx) (err error) {
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
 			return err
 		}
@@ -345,7 +345,7 @@ func (a *Admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 		return ErrPermission.With("Keys may not revoke themselves here: self_revoke is off. Ask the operator.")
 	}
 	message := ""
-	err := a.store.Update(func(tx *Tx) error {
+	err := r.Deed().Update(a.store, func(tx *Tx) error {
 		message = "This API key is revoked."
 		key, err := a.own(tx, r.Key.ID)
 		if err != nil {

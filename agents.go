@@ -28,8 +28,8 @@ type Agent struct {
 }
 
 var agentTable = Table[Agent]{
-	Name: "agents",
-	Key:  func(a Agent) []byte { return IDKey(a.ID) },
+	Name: "agents", Audit: Told{Object: "agent"},
+	Key: func(a Agent) []byte { return IDKey(a.ID) },
 	Indexes: []Index[Agent]{
 		{"assistant", func(a Agent) [][]byte { return [][]byte{[]byte(a.AssistantID)} }},
 		{"scope", func(a Agent) [][]byte { return ScopeKeys(a.Owner, a.TeamID) }},

@@ -21,6 +21,7 @@ type App struct {
 
 	notices *Notices
 	history *History
+	audit   *AuditLog
 	dialer  *Dialer
 
 	Operators *Operators
@@ -91,8 +92,10 @@ func (a *App) wire(peppers Peppers) error {
 		Watch: []func(*Outcome){a.note},
 	}
 	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
+	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
+	o.Watch = append(o.Watch, a.audit.Watch)
 	for _, part := range []any{
-		NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
+		a.audit, NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
 		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, rules)), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
@@ -121,7 +124,7 @@ func (a *App) note(o *Outcome) {
 func tables() []Checked {
 	var all []Checked
 	for _, part := range []interface{ Tables() []Checked }{
-		&Admin{}, &Tokens{}, &Operators{}, &Sessions{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Schedules{}, &Hooks{}, &Notices{},
+		&Admin{}, &Tokens{}, &Operators{}, &Sessions{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Schedules{}, &Hooks{}, &Notices{}, &AuditLog{},
 	} {
 		all = append(all, part.Tables()...)
 	}
@@ -169,6 +172,7 @@ func (a *App) tend() {
 			a.report("sweep the outbox", SweepOutbox(a.Store, now))
 			a.report("forget sessions", a.sessions.Sweep(now))
 			a.report("sweep the usage history", a.history.Sweep(now))
+			a.report("tend the audit log", a.audit.Tend(now))
 			a.report("scheduled backup", a.backups.Due(now))
 		case <-flush.C:
 			a.report("store last uses", a.Keyring.Flush())
@@ -240,7 +244,7 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	d, err := NewDashboard(DashboardOptions{
 		Admin: trusted, Door: door, Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: a.config.Admin.Hosts, BaseURL: a.config.Admin.BaseURL, Proxies: a.config.TrustedProxies(),
-		Pages: a.pages(),
+		Pages: a.pages(), Refused: a.audit.Refused,
 	})
 	if err != nil {
 		return nil, err

@@ -69,6 +69,9 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	if err := r.Record(b.store); err != nil {
+		return err
+	}
 	// A copy of any size takes the time it takes.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
@@ -134,6 +137,10 @@ func (b *Backups) Due(now time.Time) error {
 		return fmt.Errorf("name the backup: %w", err)
 	}
 	b.log.Info("backup made", "file", filepath.Join(b.dir, name))
+	by := Deed{Actor: ActorSelf, Action: "make backup", Now: now, Detail: map[string]any{"file": name}}
+	if err := b.store.Update(by.Append); err != nil {
+		return err
+	}
 	if made, err = b.made(); err != nil {
 		return err
 	}

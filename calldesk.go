@@ -111,7 +111,7 @@ func (d *CallDesk) record(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var shown map[string]any
-	err = d.store.Update(func(tx *Tx) error {
+	err = r.Update(d.store, func(tx *Tx) error {
 		c, err := inbound(tx, r, body, order)
 		if err != nil {
 			return err

@@ -125,8 +125,8 @@ func leaseEntries(c Call) [][]byte {
 
 // CallTable holds the calls.
 var CallTable = Table[Call]{
-	Name: "calls",
-	Key:  func(c Call) []byte { return IDKey(c.ID) },
+	Name: "calls", Audit: Told{Object: "call", Personal: true, Untold: []string{"until"}},
+	Key: func(c Call) []byte { return IDKey(c.ID) },
 	Indexes: []Index[Call]{
 		{"scope", scopeEntries},
 		{"call_id", func(c Call) [][]byte { return [][]byte{[]byte(c.CallID)} }},

@@ -115,7 +115,7 @@ func (c *Catalog[T]) update(w http.ResponseWriter, r *Request) error {
 
 func (c *Catalog[T]) save(w http.ResponseWriter, r *Request, body *Body, status int, old func(*Tx) (*T, error)) error {
 	var shown any
-	err := c.Store.Update(func(tx *Tx) error {
+	err := r.Update(c.Store, func(tx *Tx) error {
 		was, err := old(tx)
 		if err != nil {
 			return err
@@ -158,7 +158,7 @@ func (c *Catalog[T]) drop(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	err = c.Store.Update(func(tx *Tx) error {
+	err = r.Update(c.Store, func(tx *Tx) error {
 		v, err := c.Table.Get(tx, IDKey(id))
 		if err != nil {
 			return err
@@ -191,7 +191,7 @@ func (c *Catalog[T]) load(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	err = c.Store.Update(func(tx *Tx) error {
+	err = r.Update(c.Store, func(tx *Tx) error {
 		var bad rowFaults
 		for i, row := range rows {
 			if _, err := c.Save(tx, r, nil, row); !bad.add(i+1, err) {

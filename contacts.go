@@ -46,8 +46,8 @@ type Note struct {
 }
 
 var contactTable = Table[Contact]{
-	Name: "contacts",
-	Key:  func(c Contact) []byte { return IDKey(c.ID) },
+	Name: "contacts", Audit: Told{Object: "contact", Personal: true},
+	Key: func(c Contact) []byte { return IDKey(c.ID) },
 	Indexes: []Index[Contact]{
 		// The table adds the id to each entry, so each scope is in the order of ids.
 		{"scope", func(c Contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},

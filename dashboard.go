@@ -28,6 +28,7 @@ type DashboardOptions struct {
 	BaseURL   string   // by which they do, "" where none is set
 	Proxies   []netip.Prefix
 	Pages     []PageSet
+	Refused   func(by Deed, why *Error) // told of what was refused
 }
 
 // Dashboard serves the pages of the admin door, and lets its logins use the
@@ -94,6 +95,9 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 		}
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
+	origins.Refused = func(r *http.Request) {
+		d.o.Refused(d.deed(r, Operator{}, "request from another site"), ErrPermission)
+	}
 	return origins.Guard(mux), nil
 }
 
@@ -125,11 +129,20 @@ func (d *Dashboard) own() map[string]func(*Visit) {
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") == "" && strings.HasPrefix(r.URL.Path, "/admin/") {
 		if op, _, ok := d.whose(r); ok {
-			d.o.Admin.ServeHTTP(w, ByActor(r, op.Name))
+			d.o.Admin.ServeHTTP(w, ByActor(r, op.Actor(), ClientAddr(r, d.o.Proxies)))
 			return
 		}
 	}
 	d.o.Door.ServeHTTP(w, r)
+}
+
+// deed says who does what on a page; the zero Operator is nobody yet.
+func (d *Dashboard) deed(r *http.Request, op Operator, action string) Deed {
+	by := Deed{Actor: "nobody", Client: ClientAddr(r, d.o.Proxies), Action: action, Now: d.o.Clock.Now()}
+	if op.ID != 0 {
+		by.Actor, by.Object = op.Actor(), fmt.Sprintf("operator %d", op.ID)
+	}
+	return by
 }
 
 // secure says whether browsers reach the door by TLS.
@@ -185,7 +198,7 @@ func (d *Dashboard) loggedIn(page func(*Visit)) http.HandlerFunc {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
-		page(&Visit{w, ByActor(r, op.Name), op, token, d})
+		page(&Visit{w, ByActor(r, op.Actor(), ClientAddr(r, d.o.Proxies)), op, token, d})
 	}
 }
 
@@ -305,6 +318,7 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	}
 	if wait := max(d.addresses.Wait(NetworkOf(from), now), d.accounts.Wait(account, now)); wait > 0 {
 		w.Header().Set("Retry-After", fmt.Sprint(int64((wait+time.Second-1)/time.Second)))
+		d.o.Refused(d.deed(r, Operator{}, "log in"), ErrRateLimit)
 		refuse(http.StatusTooManyRequests, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", int64((wait+time.Minute-1)/time.Minute)))
 		return
 	}
@@ -313,6 +327,7 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 		d.addresses.FailKey(NetworkOf(from), now)
 		d.accounts.FailKey(account, now)
 		d.o.Log.Warn("login failed", "client", from)
+		d.o.Refused(d.deed(r, Operator{}, "log in"), ErrLogin)
 		refuse(http.StatusUnauthorized, "The name or the password is wrong.")
 		return
 	}
@@ -339,11 +354,11 @@ func localPath(path string) string {
 // begin starts a session with a new token; the one from before, if any, ends.
 func (d *Dashboard) begin(w http.ResponseWriter, r *http.Request, op Operator) error {
 	if cookie, err := r.Cookie(d.cookieName(r)); err == nil {
-		if err := d.o.Sessions.End(cookie.Value); err != nil {
+		if err := d.o.Sessions.End(d.deed(r, op, "log in anew"), cookie.Value); err != nil {
 			return err
 		}
 	}
-	token, err := d.o.Sessions.Begin(op.ID, d.o.Clock.Now())
+	token, err := d.o.Sessions.Begin(d.deed(r, op, "log in"), op.ID)
 	if err != nil {
 		return err
 	}
@@ -366,8 +381,9 @@ func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	if token == "" {
 		token = "none"
 	}
-	op, err := d.o.Operators.Create(name, r.PostFormValue("password"), token, d.o.Clock.Now())
+	op, err := d.o.Operators.Create(d.deed(r, Operator{}, "set up"), name, r.PostFormValue("password"), token)
 	if errors.Is(err, ErrSetup) {
+		d.o.Refused(d.deed(r, Operator{}, "set up"), ErrSetup)
 		d.render(w, http.StatusForbidden, "setup", View{Title: "Set up", Data: ""})
 		return
 	}
@@ -383,7 +399,7 @@ func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *Dashboard) logout(v *Visit) {
-	if err := d.o.Sessions.End(v.token); err != nil {
+	if err := d.o.Sessions.End(d.deed(v.R, v.Operator, "log out"), v.token); err != nil {
 		v.Fault(Public(err))
 		return
 	}
@@ -392,7 +408,7 @@ func (d *Dashboard) logout(v *Visit) {
 }
 
 func (d *Dashboard) logoutEverywhere(v *Visit) {
-	if err := d.o.Sessions.EndAll(v.Operator.ID); err != nil {
+	if err := d.o.Sessions.EndAll(d.deed(v.R, v.Operator, "log out everywhere"), v.Operator.ID); err != nil {
 		v.Fault(Public(err))
 		return
 	}
@@ -405,10 +421,11 @@ func (d *Dashboard) showAccount(v *Visit) { v.Show(http.StatusOK, "account", Vie
 func (d *Dashboard) changePassword(v *Visit) {
 	_, err := d.o.Operators.Authenticate(v.Operator.Name, v.R.PostFormValue("old"))
 	if errors.Is(err, ErrLogin) {
+		d.o.Refused(d.deed(v.R, v.Operator, "change password"), ErrLogin)
 		err = ErrValidation.With("The present password is wrong.")
 	}
 	if err == nil {
-		err = d.o.Operators.SetPassword(v.Operator.ID, v.R.PostFormValue("password"), SessionHash(v.token), d.o.Clock.Now())
+		err = d.o.Operators.SetPassword(d.deed(v.R, v.Operator, "change password"), v.Operator.ID, v.R.PostFormValue("password"), SessionHash(v.token))
 	}
 	if err != nil {
 		v.Show(Public(err).Status, "account", View{Title: "Account", Fault: Public(err).Message})

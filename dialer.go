@@ -67,7 +67,7 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 	began, now := time.Now(), r.Now
 	for {
 		changed := d.store.Generation(CallTable.Name).Load()
-		answer, err := d.next(dialer, time.Duration(seconds)*time.Second, now)
+		answer, err := d.next(r, dialer, time.Duration(seconds)*time.Second, now)
 		if !errors.Is(err, ErrNotFound) {
 			if err != nil {
 				return err
@@ -82,9 +82,11 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 }
 
 // next leases the oldest queued call; ErrNotFound where there is none.
-func (d *Dialer) next(dialer string, length time.Duration, now time.Time) (answer map[string]any, err error) {
+func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.Time) (answer map[string]any, err error) {
 	token := RandomHex(16)
-	err = d.store.Update(func(tx *Tx) error {
+	deed := r.Deed()
+	deed.Now = now // the request may have waited
+	err = deed.Update(d.store, func(tx *Tx) error {
 		if err := lapse(tx, now); err != nil {
 			return err
 		}
@@ -141,7 +143,7 @@ func (d *Dialer) leased(say func(tx *Tx, c *Call, b *Body, now time.Time) error)
 // become of it and shows it.
 func ChangeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx, *Call) error) error {
 	var shown map[string]any
-	err := store.Update(func(tx *Tx) error {
+	err := r.Update(store, func(tx *Tx) error {
 		before, err := FindCall(tx, r.Params.ByName("id"))
 		if err != nil {
 			return err

@@ -15,7 +15,7 @@ type blocked struct {
 }
 
 var blockedTable = Table[blocked]{
-	Name:    "do_not_call",
+	Name: "do_not_call", Audit: Told{Object: "number", Personal: true},
 	Key:     func(b blocked) []byte { return IDKey(b.ID) },
 	Indexes: []Index[blocked]{{"phone", func(b blocked) [][]byte { return [][]byte{[]byte(b.Phone)} }}},
 }

@@ -24,7 +24,7 @@ type Webhook struct {
 // webhookTable has two indexes: by whose a webhook is, and, of those that are
 // active, by whose it is and what it wants to hear of.
 var webhookTable = Table[Webhook]{
-	Name: "webhooks", Key: func(w Webhook) []byte { return IDKey(w.ID) },
+	Name: "webhooks", Audit: Told{Object: "webhook"}, Key: func(w Webhook) []byte { return IDKey(w.ID) },
 	Indexes: []Index[Webhook]{
 		{"owner", func(w Webhook) [][]byte { return [][]byte{IDKey(w.Owner)} }},
 		{"listener", func(w Webhook) (keys [][]byte) {

@@ -101,8 +101,8 @@ func (e Appointment) ReminderTime() time.Time {
 }
 
 var appointmentTable = Table[Appointment]{
-	Name: "events",
-	Key:  func(e Appointment) []byte { return IDKey(e.ID) },
+	Name: "events", Audit: Told{Object: "event", Personal: true},
+	Key: func(e Appointment) []byte { return IDKey(e.ID) },
 	Indexes: []Index[Appointment]{
 		{"start", func(e Appointment) [][]byte {
 			if e.long() {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,11 +23,13 @@ import (
 type Request struct {
 	*http.Request
 	Params httprouter.Params
-	ID     string    // request id, also in the log
-	Key    *Key      // who asks, nil on the admin door
-	Actor  string    // who asks on the admin door, for the record
-	Now    time.Time // wall clock, for records and people
-	Moment time.Time // service clock, for limits only: it never goes back
+	ID     string     // request id, also in the log
+	Route  string     // the pattern of the path, "-" where none fits
+	Client netip.Addr // who is asked from
+	Key    *Key       // who asks, nil on the admin door
+	Actor  string     // who asks on the admin door, for the record
+	Now    time.Time  // wall clock, for records and people
+	Moment time.Time  // service clock, for limits only: it never goes back
 	// MaxBody is the most bytes that a body may have.
 	MaxBody int64
 	// Limits are the limits that apply to this request and how they stand,
@@ -33,21 +37,74 @@ type Request struct {
 	Limits []Standing
 }
 
+// Deed says who asks for what, for the audit log.
+func (r *Request) Deed() Deed {
+	actor := r.Actor
+	if r.Key != nil {
+		actor = "key " + r.Key.ID
+	}
+	return Deed{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now}
+}
+
+// Update is Store.Update for what a request changes. On the admin door the
+// change and its entry in the audit log are one transaction; what keys change
+// of their owners' data has no entry.
+func (r *Request) Update(store *Store, run func(*Tx) error) error {
+	if r.Key != nil {
+		return store.Update(run)
+	}
+	return r.Deed().Update(store, run)
+}
+
+// Record adds an entry to the audit log for something an operator has asked for
+// that changes no record.
+func (r *Request) Record(store *Store) error {
+	if r.Key != nil {
+		return nil
+	}
+	return store.Update(r.Deed().Append)
+}
+
+// RouteObject is what the path of a route with an id is about, such as "key
+// key_018c...", "" where there is no id, or what stands there is none: it may
+// be a secret put in the wrong place.
+func RouteObject(route string, params httprouter.Params) string {
+	id := params.ByName("id")
+	if !objectID.MatchString(id) {
+		return ""
+	}
+	for part := range strings.SplitSeq(strings.TrimPrefix(route, "/admin/v1/"), "/") {
+		if part == "do-not-call" {
+			part = "number"
+		}
+		return strings.TrimSuffix(part, "s") + " " + id
+	}
+	return ""
+}
+
+var objectID = regexp.MustCompile(`^(key_[0-9a-f]{1,40}|[0-9]{1,19})$`)
+
 // actorKey is where a request says in whose name it is made.
 type actorKey struct{}
 
-// ByActor gives a request that is made in somebody's name, on the control
-// socket or for a login.
-func ByActor(r *http.Request, name string) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), actorKey{}, name))
+type actor struct {
+	name string
+	from netip.Addr
 }
 
-// Actor is in whose name a request is made: that of ByActor, or the socket.
-func Actor(r *http.Request) string {
-	if name, ok := r.Context().Value(actorKey{}).(string); ok {
-		return name
+// ByActor gives a request that is made in somebody's name and from an address,
+// on the control socket or for a login.
+func ByActor(r *http.Request, name string, from netip.Addr) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), actorKey{}, actor{name, from}))
+}
+
+// Actor is in whose name a request is made and from where: as of ByActor, or
+// by the socket.
+func Actor(r *http.Request) (name string, from netip.Addr) {
+	if a, ok := r.Context().Value(actorKey{}).(actor); ok {
+		return a.name, a.from
 	}
-	return "control socket"
+	return "control socket", from
 }
 
 // Handler writes one answer, or returns why it cannot: an *Error for what the

@@ -51,7 +51,7 @@ func (i *KeyImport) load(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var keys []*Key
-	err = i.store.Update(func(tx *Tx) error {
+	err = r.Update(i.store, func(tx *Tx) error {
 		if err := i.known(tx, digests); err != nil {
 			return err
 		}

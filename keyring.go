@@ -317,7 +317,8 @@ const maxSweep = 1000
 // Sweep takes earlier secrets out of the store whose time is over. It is to be
 // called about once a minute; that they end does not depend on it.
 func (k *Keyring) Sweep(now time.Time) error {
-	return k.store.Update(func(tx *Tx) error {
+	by := Deed{Actor: ActorSelf, Action: "end earlier secrets", Now: now}
+	return by.Update(k.store, func(tx *Tx) error {
 		over := map[string]bool{}
 		for end, id := range KeyTable.Find(tx, "alias_end", nil, false) {
 			if len(over) == maxSweep || bytes.Compare(end, IDKey(uint64(now.UnixNano()))) > 0 {

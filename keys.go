@@ -57,8 +57,8 @@ type Alias struct {
 
 // KeyTable keeps the keys; only the Keyring writes to it.
 var KeyTable = Table[*Key]{
-	Name: "keys",
-	Key:  func(k *Key) []byte { return []byte(k.ID) },
+	Name: "keys", Audit: Told{Object: "key"},
+	Key: func(k *Key) []byte { return []byte(k.ID) },
 	Indexes: []Index[*Key]{
 		{"owner", func(k *Key) [][]byte { return [][]byte{IDKey(k.Owner)} }},
 		{"owner_live", func(k *Key) [][]byte {

@@ -18,6 +18,7 @@ import (
 var layers = [][]string{
 	{"errors.go", "lock.go", "version.go"},
 	{"clock.go"},
+	{"trace.go"},
 	{"tx.go"},
 	{"storefile.go"},
 	{"migrations.go"},
@@ -25,6 +26,7 @@ var layers = [][]string{
 	{"table.go", "ring.go"},
 	{"history.go"},
 	{"checks.go"},
+	{"audit.go"},
 	{"windows.go"},
 	{"quotas.go"},
 	{"gauges.go"},
@@ -65,7 +67,7 @@ var layers = [][]string{
 	{"sessions.go", "origins.go", "meters.go"},
 	{"operators.go"},
 	{"server.go", "navigation.go", "templates.go", "cells.go"},
-	{"dashboard.go", "doors.go"},
+	{"dashboard.go", "doors.go", "auditlog.go"},
 	{"pagelists.go"},
 	{"pageforms.go"},
 	{"pagerecords.go"},
@@ -78,7 +80,7 @@ var layers = [][]string{
 	{"keycommands.go"},
 	{"storecommands.go", "hookcommands.go", "usagecommands.go"},
 	{"commands.go"},
-	{"admincommands.go"},
+	{"admincommands.go", "auditcommands.go"},
 	{"cli.go"},
 	{"main.go"},
 }

@@ -113,7 +113,7 @@ func firstOperator(a *App) error {
 	if any, err := a.Operators.Any(); err != nil || any {
 		return err
 	}
-	if _, err := a.Operators.Create(name, password, "", time.Now()); err != nil {
+	if _, err := a.Operators.Create(Deed{Actor: "environment", Action: "create operator", Now: time.Now()}, name, password, ""); err != nil {
 		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
 	}
 	return nil
@@ -161,7 +161,7 @@ func announce(a *App, o ServeOptions, log *slog.Logger, api, admin net.Addr) {
 	}
 	dashboard := dashboardURL(o.Config, admin)
 	next := "Log in     " + dashboard + "/login"
-	if token, err := a.Operators.SetupToken(time.Now()); err == nil {
+	if token, err := a.Operators.SetupToken(Deed{Actor: ActorSelf, Action: "make set-up link", Now: time.Now()}); err == nil {
 		next = "Set up     " + dashboard + SetupPath(token)
 	}
 	_, _ = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)

@@ -25,7 +25,7 @@ type Operator struct {
 }
 
 var operatorTable = Table[Operator]{
-	Name:    "operators",
+	Name: "operators", Audit: Told{Object: "operator"},
 	Key:     func(o Operator) []byte { return IDKey(o.ID) },
 	Indexes: []Index[Operator]{{"name", func(o Operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }
@@ -46,6 +46,9 @@ const (
 
 // setupSpan is how long a set-up link holds.
 const setupSpan = 30 * time.Minute
+
+// Actor is the operator for the audit log.
+func (o Operator) Actor() string { return fmt.Sprintf("operator %d %s", o.ID, o.Name) }
 
 // Operators keeps who may log in. It is safe for concurrent use.
 type Operators struct {
@@ -169,7 +172,7 @@ func checkPassword(password string) error {
 // Create stores an operator. With setup, which is the token of a set-up link,
 // it does so only as the first, and once: ErrSetup. ErrConflict: the name is
 // taken.
-func (o *Operators) Create(name, password, setup string, now time.Time) (made Operator, err error) {
+func (o *Operators) Create(by Deed, name, password, setup string) (made Operator, err error) {
 	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
 		return made, ErrValidation.With("name must have 1 to 100 bytes.")
 	}
@@ -177,9 +180,9 @@ func (o *Operators) Create(name, password, setup string, now time.Time) (made Op
 		return made, err
 	}
 	sealed := o.seal(password)
-	err = o.store.Update(func(tx *Tx) error {
+	err = by.Update(o.store, func(tx *Tx) error {
 		if setup != "" {
-			if err := o.CheckSetup(tx, setup, now); err != nil {
+			if err := o.CheckSetup(tx, setup, by.Now); err != nil {
 				return err
 			}
 		}
@@ -190,7 +193,7 @@ func (o *Operators) Create(name, password, setup string, now time.Time) (made Op
 		if err != nil {
 			return err
 		}
-		made = Operator{ID: id, Name: name, Password: sealed, CreatedAt: now}
+		made = Operator{ID: id, Name: name, Password: sealed, CreatedAt: by.Now}
 		return errors.Join(operatorTable.Put(tx, made), tx.Delete("meta", []byte("setup")))
 	})
 	return made, err
@@ -220,30 +223,30 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 
 // SetupToken makes the token of a set-up link, in place of any before, of
 // which only a hash is kept; ErrConflict where there is an operator already.
-func (o *Operators) SetupToken(now time.Time) (token string, err error) {
+func (o *Operators) SetupToken(by Deed) (token string, err error) {
 	token = RandomHex(32)
-	err = o.store.Update(func(tx *Tx) error {
+	err = by.Update(o.store, func(tx *Tx) error {
 		if n, err := operatorTable.Count(tx); err != nil || n > 0 {
 			return errors.Join(err, ErrConflict.With("There is an operator already. Log in, or use latchkey admin passwd."))
 		}
-		return tx.Put("meta", []byte("setup"), setupMark(token, now.Add(setupSpan)))
+		return tx.Put("meta", []byte("setup"), setupMark(token, by.Now.Add(setupSpan)))
 	})
 	return token, err
 }
 
 // SetPassword changes a password and ends every session of the operator but
 // keep, which may be nil.
-func (o *Operators) SetPassword(id uint64, password string, keep []byte, now time.Time) error {
+func (o *Operators) SetPassword(by Deed, id uint64, password string, keep []byte) error {
 	if err := checkPassword(password); err != nil {
 		return err
 	}
 	sealed := o.seal(password)
-	return o.store.Update(func(tx *Tx) error {
+	return by.Update(o.store, func(tx *Tx) error {
 		op, err := o.Get(tx, id)
 		if err != nil {
 			return err
 		}
-		op.Password, op.ChangedAt = sealed, now
+		op.Password, op.ChangedAt = sealed, by.Now
 		return errors.Join(operatorTable.Put(tx, op), EndSessions(tx, id, keep))
 	})
 }
@@ -280,7 +283,7 @@ func (o *Operators) create(w http.ResponseWriter, r *Request) error {
 	if err := body.Err(); err != nil {
 		return err
 	}
-	made, err := o.Create(name, password, "", r.Now)
+	made, err := o.Create(r.Deed(), name, password, "")
 	if err != nil {
 		return err
 	}
@@ -300,7 +303,7 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if body.String("password", &password); body.Err() != nil {
 		return body.Err()
 	}
-	if err := o.SetPassword(id, password, nil, r.Now); err != nil {
+	if err := o.SetPassword(r.Deed(), id, password, nil); err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Changed. All sessions of the operator are ended."})
@@ -311,7 +314,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	err = o.store.Update(func(tx *Tx) error {
+	err = r.Update(o.store, func(tx *Tx) error {
 		return errors.Join(operatorTable.Delete(tx, IDKey(id)), EndSessions(tx, id, nil))
 	})
 	if err != nil {
@@ -321,7 +324,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 }
 
 func (o *Operators) link(w http.ResponseWriter, r *Request) error {
-	token, err := o.SetupToken(r.Now)
+	token, err := o.SetupToken(r.Deed())
 	if err != nil {
 		return err
 	}

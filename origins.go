@@ -18,6 +18,9 @@ type Origins struct {
 	names   []string
 	cookies []string
 	cross   *http.CrossOriginProtection
+	// Refused, unless it is nil, is told of requests that another site made. It
+	// is set before Guard.
+	Refused func(r *http.Request)
 }
 
 // NewOrigins knows a door by the address it listens on, by further host names,
@@ -44,6 +47,15 @@ func NewOrigins(listen, baseURL string, hosts, cookies []string) (*Origins, erro
 // requests under a foreign host name, against DNS rebinding, and such as another
 // site made that would change something.
 func (o *Origins) Guard(next http.Handler) http.Handler {
+	deny := func(w http.ResponseWriter, r *http.Request, why string) {
+		if o.Refused != nil {
+			o.Refused(r)
+		}
+		http.Error(w, why, http.StatusForbidden)
+	}
+	o.cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		deny(w, r, "This request came from another site, so it was refused.")
+	}))
 	protected := o.cross.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -57,7 +69,7 @@ func (o *Origins) Guard(next http.Handler) http.Handler {
 		case !o.known(r.Host):
 			http.Error(w, fmt.Sprintf("This server does not know itself as %q. Add the name to hosts under [admin] in the configuration.", r.Host), http.StatusMisdirectedRequest)
 		case o.unproven(r):
-			http.Error(w, "A browser says where a form was sent from, and this request does not. Use a token for programs.", http.StatusForbidden)
+			deny(w, r, "A browser says where a form was sent from, and this request does not. Use a token for programs.")
 		default:
 			protected.ServeHTTP(w, r)
 		}

@@ -22,7 +22,7 @@ type Owner struct {
 }
 
 var ownerTable = Table[Owner]{
-	Name:    "owners",
+	Name: "owners", Audit: Told{Object: "owner"},
 	Key:     func(o Owner) []byte { return IDKey(o.ID) },
 	Indexes: []Index[Owner]{{"name", func(o Owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
 }

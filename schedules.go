@@ -33,7 +33,7 @@ type Schedule struct {
 }
 
 var scheduleTable = Table[Schedule]{
-	Name:    "schedules",
+	Name: "schedules", Audit: Told{Object: "schedule"},
 	Key:     func(s Schedule) []byte { return IDKey(s.ID) },
 	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
 }

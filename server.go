@@ -65,7 +65,8 @@ type Outcome struct {
 	Found  *Key   // the same, also where the key may not be used: revoked, paused, expired
 	Actor  string // who asked on the admin door
 	Client netip.Addr
-	Began  time.Time // wall clock
+	Params httprouter.Params // what stood in the place of the route's wildcards
+	Began  time.Time         // wall clock
 	Took   time.Duration
 	Limits []Standing // how the limits stood
 }
@@ -170,9 +171,7 @@ type exchange struct {
 	http.ResponseWriter
 	status int
 	fault  *Error // what was answered instead of the handler's own answer
-	route  string
 	began  time.Time
-	client netip.Addr
 	limits [2]Standing // where Request.Limits begins
 	meter  *Handle
 	found  *Key // Outcome.Found
@@ -209,11 +208,11 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Params, row Route) *exchange {
 	now := s.o.Clock.Now()
 	x := new(exchange) // filled field by field: a literal would be made and then copied
-	x.ResponseWriter, x.route, x.draft = w, row.Path, s.o.DraftHeaders
+	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
 	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
 	x.began, x.Now, x.Moment = now, now, s.o.Clock.Service(now)
 	x.Request.Limits = x.limits[:0]
-	x.client = ClientAddr(r, s.o.Proxies)
+	x.Client = ClientAddr(r, s.o.Proxies)
 	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
 	return x
 }
@@ -235,8 +234,8 @@ func (s *Server) end(x *exchange, err *error) {
 	}
 	took := s.o.Clock.Now().Sub(x.began)
 	if s.o.Access {
-		s.o.Log.Info("request", "id", x.ID, "method", x.Method, "route", x.route, "status", x.status,
-			"key", keyID(x.Key), "client", x.client, "ms", float64(took.Microseconds())/1000)
+		s.o.Log.Info("request", "id", x.ID, "method", x.Method, "route", x.Route, "status", x.status,
+			"key", keyID(x.Key), "client", x.Client, "ms", float64(took.Microseconds())/1000)
 	}
 	s.tell(x, took)
 }
@@ -247,7 +246,7 @@ func (s *Server) tell(x *exchange, took time.Duration) {
 		return
 	}
 	x.told = Outcome{
-		ID: x.ID, Method: x.Method, Route: x.route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor, Client: x.client,
+		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor, Client: x.Client, Params: x.Params,
 		Began: x.began, Took: took, Limits: x.Request.Limits,
 	}
 	if x.fault != nil {
@@ -271,7 +270,7 @@ func (s *Server) fail(x *exchange, err error) {
 	e := Public(err)
 	x.fault = e
 	if e == ErrServer {
-		s.o.Log.Error("request failed", "id", x.ID, "route", x.route, "error", err)
+		s.o.Log.Error("request failed", "id", x.ID, "route", x.Route, "error", err)
 	}
 	if e.Code == ErrRateLimit.Code && x.Key != nil && s.o.Reached != nil {
 		s.o.Reached(x.Key, x.Request.Limits, x.Now, x.Moment)
@@ -343,17 +342,17 @@ func (s *Server) authenticate(x *exchange) error {
 	}
 	if err != nil {
 		if errors.Is(err, ErrKey) {
-			if wait := s.throttle.Fail(x.client, x.Moment); wait > 0 {
+			if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 {
 				return ErrRateLimit.With("Too many wrong keys from this address. Wait for the time in Retry-After.").After(wait)
 			}
 		}
 		return challenge(err)
 	}
 	x.Key, x.meter = key, &holder.Meter
-	if !key.Allows(x.client) {
-		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.client)
+	if !key.Allows(x.Client) {
+		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.Client)
 	}
-	s.o.Keyring.Used(holder, Use{At: x.Now, IP: x.client, Carrier: c.Carrier})
+	s.o.Keyring.Used(holder, Use{At: x.Now, IP: x.Client, Carrier: c.Carrier})
 	return nil
 }
 
@@ -424,10 +423,11 @@ func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 		x.MaxBody = maxImport
 		var err error
 		defer s.end(x, &err)
-		x.Actor = Actor(r)
-		if !trusted {
+		if trusted {
+			x.Actor, x.Client = Actor(r)
+		} else {
 			if x.Actor, err = s.o.Tokens.Authenticate(r, x.Now); err != nil {
-				if wait := s.throttle.Fail(x.client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {
+				if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {
 					err = ErrRateLimit.With("Too many wrong tokens from this address. Wait for the time in Retry-After.").After(wait)
 				}
 				err = challenge(err)

@@ -50,10 +50,10 @@ func SessionHash(token string) []byte {
 
 // Begin makes a session for an operator and gives its token, of 256 bits. It
 // is always a new one: who knows a token from before the login gains nothing.
-func (s *Sessions) Begin(operator uint64, now time.Time) (token string, err error) {
+func (s *Sessions) Begin(by Deed, operator uint64) (token string, err error) {
 	token = RandomHex(32)
-	return token, s.store.Update(func(tx *Tx) error {
-		return sessionTable.Put(tx, session{Hash: SessionHash(token), Operator: operator, CreatedAt: now, SeenAt: now})
+	return token, by.Update(s.store, func(tx *Tx) error {
+		return sessionTable.Put(tx, session{Hash: SessionHash(token), Operator: operator, CreatedAt: by.Now, SeenAt: by.Now})
 	})
 }
 
@@ -89,8 +89,8 @@ func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error
 }
 
 // End ends the session of a token, if there is one.
-func (s *Sessions) End(token string) error {
-	err := s.store.Update(func(tx *Tx) error { return sessionTable.Delete(tx, SessionHash(token)) })
+func (s *Sessions) End(by Deed, token string) error {
+	err := by.Update(s.store, func(tx *Tx) error { return sessionTable.Delete(tx, SessionHash(token)) })
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -98,8 +98,8 @@ func (s *Sessions) End(token string) error {
 }
 
 // EndAll ends every session of an operator.
-func (s *Sessions) EndAll(operator uint64) error {
-	return s.store.Update(func(tx *Tx) error { return EndSessions(tx, operator, nil) })
+func (s *Sessions) EndAll(by Deed, operator uint64) error {
+	return by.Update(s.store, func(tx *Tx) error { return EndSessions(tx, operator, nil) })
 }
 
 // EndSessions ends the sessions of an operator but the one with the hash keep.

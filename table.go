@@ -18,6 +18,7 @@ type Table[T any] struct {
 	Name    string
 	Key     func(T) []byte
 	Indexes []Index[T]
+	Audit   Told
 }
 
 // Index finds records by something other than their key. Keys gives the
@@ -93,7 +94,7 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 		}
 	}
 	t.mark(tx)
-	return nil
+	return t.trace(tx, old, found, &v)
 }
 
 // Delete removes the record of a key and its index entries; ErrNotFound where
@@ -115,7 +116,25 @@ func (t Table[T]) Delete(tx *Tx, key []byte) error {
 		}
 	}
 	t.mark(tx)
-	return t.count(tx, -1)
+	if err := t.count(tx, -1); err != nil {
+		return err
+	}
+	return t.trace(tx, old, true, nil)
+}
+
+// trace tells of a change to who listens.
+func (t Table[T]) trace(tx *Tx, old T, found bool, v *T) error {
+	if tx.Trace == nil || t.Audit.Object == "" {
+		return nil
+	}
+	var before, after any
+	if found {
+		before = old
+	}
+	if v != nil {
+		after = *v
+	}
+	return tx.Trace.Note(t.Audit, before, after)
 }
 
 func (t Table[T]) old(tx *Tx, key []byte) (v T, found bool, err error) {

@@ -16,8 +16,8 @@ type Team struct {
 }
 
 var teamTable = Table[Team]{
-	Name: "teams",
-	Key:  func(t Team) []byte { return IDKey(t.ID) },
+	Name: "teams", Audit: Told{Object: "team"},
+	Key: func(t Team) []byte { return IDKey(t.ID) },
 	Indexes: []Index[Team]{{"member", func(t Team) (keys [][]byte) {
 		for _, m := range t.Members {
 			keys = append(keys, IDKey(m))

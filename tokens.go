@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ type Token struct {
 }
 
 var tokenTable = Table[Token]{
-	Name:    "admin_tokens",
+	Name: "admin_tokens", Audit: Told{Object: "token"},
 	Key:     func(t Token) []byte { return IDKey(t.ID) },
 	Indexes: []Index[Token]{{"hash", func(t Token) [][]byte { return [][]byte{t.Hash} }}},
 }
@@ -50,7 +51,7 @@ func (t *Tokens) AdminRoutes() []Route {
 	}
 }
 
-// Authenticate gives the name of who sent an admin token in Authorization;
+// Authenticate gives the id and name of who sent an admin token in Authorization;
 // ErrUnauthenticated without one, ErrKey with one that does not hold.
 func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err error) {
 	sent := r.Header["Authorization"]
@@ -77,7 +78,7 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 	if now.Sub(token.LastUsedAt) > time.Minute {
 		t.store.Queue(func(tx *Tx) error { return t.touch(tx, token.ID, now) }, func(error) {})
 	}
-	return "token " + token.Name, nil
+	return fmt.Sprintf("token %d %s", token.ID, token.Name), nil
 }
 
 func (t *Tokens) touch(tx *Tx, id uint64, now time.Time) error {
@@ -105,7 +106,7 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	secret := NewSecret(tokenPrefix)
 	token.Hint = Hint(secret, tokenPrefix)
 	token.Hash = t.peppers.Hash(DigestOf(secret))
-	err = t.store.Update(func(tx *Tx) (err error) {
+	err = r.Update(t.store, func(tx *Tx) (err error) {
 		if token.ID, err = tokenTable.NextID(tx); err != nil {
 			return err
 		}
@@ -147,7 +148,7 @@ func (t *Tokens) revoke(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var token Token
-	err = t.store.Update(func(tx *Tx) (err error) {
+	err = r.Update(t.store, func(tx *Tx) (err error) {
 		if token, err = tokenTable.Get(tx, IDKey(id)); err != nil || !token.RevokedAt.IsZero() {
 			return err
 		}

@@ -17,6 +17,7 @@ type Tx struct {
 	Writes  int       // how much was written
 	Changed []string  // the tables that were
 	Afters  []func()  // what After was given
+	Trace   *Trace    // told of each changed record, nil for nobody
 }
 
 // After has a function called once the transaction is on disk, before anybody

@@ -43,8 +43,8 @@ type Variable struct {
 }
 
 var variableTable = Table[Variable]{
-	Name: "variables",
-	Key:  func(v Variable) []byte { return IDKey(v.ID) },
+	Name: "variables", Audit: Told{Object: "variable"},
+	Key: func(v Variable) []byte { return IDKey(v.ID) },
 	Indexes: []Index[Variable]{
 		{"name", func(v Variable) [][]byte { return [][]byte{variableKey(v.Owner, v.Context, v.Name)} }},
 	},

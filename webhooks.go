@@ -92,7 +92,7 @@ func (h *Hooks) create(w http.ResponseWriter, r *Request) error {
 	}
 	secret := secretPrefix + RandomHex(32)
 	var shown map[string]any
-	err = h.store.Update(func(tx *Tx) error {
+	err = r.Update(h.store, func(tx *Tx) error {
 		hook := Webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
 		if hook.Owner, err = h.owner(tx, r, body); err != nil {
 			return err
@@ -215,7 +215,7 @@ func (h *Hooks) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return h.answer(w, func(tx *Tx) (map[string]any, error) {
+	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {
 			return nil, err
@@ -232,9 +232,9 @@ func (h *Hooks) update(w http.ResponseWriter, r *Request) error {
 }
 
 // answer makes a change and answers with what it gives.
-func (h *Hooks) answer(w http.ResponseWriter, change func(*Tx) (map[string]any, error)) error {
+func (h *Hooks) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
 	var shown map[string]any
-	err := h.store.Update(func(tx *Tx) (err error) {
+	err := r.Update(h.store, func(tx *Tx) (err error) {
 		shown, err = change(tx)
 		return err
 	})
@@ -245,7 +245,7 @@ func (h *Hooks) answer(w http.ResponseWriter, change func(*Tx) (map[string]any, 
 }
 
 func (h *Hooks) remove(w http.ResponseWriter, r *Request) error {
-	return h.answer(w, func(tx *Tx) (map[string]any, error) {
+	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {
 			return nil, err
@@ -390,6 +390,9 @@ func (h *Hooks) test(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	a, err := h.sender.Try(r.Context(), hook, event, payload)
+	if err == nil {
+		err = r.Record(h.store)
+	}
 	if err != nil {
 		return err
 	}
@@ -441,7 +444,7 @@ func (h *Hooks) redeliver(w http.ResponseWriter, r *Request) error {
 	if entry == 0 {
 		return ErrMissing.With("log_id is missing. Give the id of an entry of the webhook's log.")
 	}
-	return h.answer(w, func(tx *Tx) (map[string]any, error) {
+	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {
 			return nil, err
