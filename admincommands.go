@@ -160,6 +160,9 @@ func (s *Session) setupLink(ctx context.Context, c *cli.Command) error {
 	base := conf.Admin.BaseURL
 	if base == "" {
 		base = "http://" + strings.Replace(conf.Admin.Listen, "0.0.0.0", "localhost", 1)
+		if conf.AdminTLS().On() {
+			base = "https" + strings.TrimPrefix(base, "http")
+		}
 	}
 	if _, err := fmt.Fprintf(s.Env.Stdout, "%s%s\n", base, made["path"]); err != nil {
 		return err

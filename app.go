@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,6 +32,7 @@ type App struct {
 	config  Config
 	backups *Backups
 	folder  *Folder
+	doors   atomic.Pointer[Doors] // nil until they are open
 	clock   *Clock
 	log     *slog.Logger
 	stop    chan struct{} // ends the background work
@@ -208,19 +211,37 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	doors, err := OpenDoors(DoorOptions{Config: a.config, Socket: a.folder.Socket(), Log: a.log, API: api, Admin: admin, Local: local})
+	supervisor, err := NewSupervisor(a.log)
 	if err != nil {
 		return err
 	}
+	sockets, err := supervisor.Sockets()
+	if err != nil {
+		return err
+	}
+	doors, err := OpenDoors(DoorOptions{
+		Config: a.config, Folder: a.folder.Path, Socket: a.folder.Socket(), Clock: a.clock, Log: a.log,
+		Sockets: sockets, API: api, Admin: admin, Local: local,
+	})
+	if err != nil {
+		return err
+	}
+	a.doors.Store(doors)
 	doors.Serve()
 	a.Sender.Start()
 	ready(doors.API(), doors.Admin())
+	supervisor.Ready(fmt.Sprintf("API on %s, admin door on %s", doors.API(), doors.Admin()))
+	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer unwatch()
+	// A commit of nothing but the time shows that the store takes writes.
+	go supervisor.Watch(watched, func() error { return a.Store.Update(func(*Tx) error { return nil }) })
 	select {
 	case <-ctx.Done():
 	case err = <-doors.Failed():
 	case <-a.Store.Failed():
 		err = a.Store.Err()
 	}
+	supervisor.Stopping()
 	a.Server.Drain()
 	a.dialer.Close()
 	return errors.Join(err, doors.Close(context.WithoutCancel(ctx)))
@@ -233,6 +254,16 @@ func (a *App) pages() []PageSet {
 	}
 }
 
+// ReloadTLS takes certificates into use whose files have changed, as happens by
+// itself every few seconds. A pair that cannot be used is an error, and the one
+// before stays.
+func (a *App) ReloadTLS() error {
+	if doors := a.doors.Load(); doors != nil {
+		return doors.Reload()
+	}
+	return nil
+}
+
 // AdminDoor is the handler of the admin door: the admin endpoint and the
 // dashboard.
 func (a *App) AdminDoor() (http.Handler, error) {
@@ -243,7 +274,7 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	}
 	d, err := NewDashboard(DashboardOptions{
 		Admin: trusted, Door: door, Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Listen: a.config.Admin.Listen,
-		Hosts: a.config.Admin.Hosts, BaseURL: a.config.Admin.BaseURL, Proxies: a.config.TrustedProxies(),
+		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, Proxies: a.config.TrustedProxies(),
 		Pages: a.pages(), Refused: a.audit.Refused,
 	})
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"reflect"
@@ -36,6 +35,9 @@ type Config struct {
 		IdleTimeout       time.Duration `toml:"idle_timeout" default:"60s" min:"100ms" max:"1h"`
 		ShutdownTimeout   time.Duration `toml:"shutdown_timeout" default:"10s" min:"100ms" max:"1h"`
 		IETFHeaders       string        `toml:"ietf_headers" default:"draft-11" in:"draft-11,off"`
+		TLS               string        `toml:"tls" default:"files" in:"files,acme"`
+		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"` // empty: no TLS
+		TLSKeyFile        string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key"`
 		InsecureHTTP      bool          `toml:"insecure_http" default:"false"`
 	} `toml:"server"`
 	Admin struct {
@@ -44,8 +46,19 @@ type Config struct {
 		Hosts        []string      `toml:"hosts" example:"keys.internal" check:"path"`
 		SessionIdle  time.Duration `toml:"session_idle" default:"12h" min:"1m" max:"720h"`
 		SessionMax   time.Duration `toml:"session_max" default:"168h" min:"1m" max:"8760h"`
+		TLS          string        `toml:"tls" default:"files" in:"files,acme"`
+		TLSCertFile  string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"`
+		TLSKeyFile   string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key"`
 		InsecureHTTP bool          `toml:"insecure_http" default:"false"`
 	} `toml:"admin"`
+	ACME struct {
+		Domains     []string `toml:"domains" example:"keys.example.com" check:"domain"`
+		Email       string   `toml:"email" example:"ops@example.com" check:"email"`
+		AcceptTerms bool     `toml:"accept_terms" default:"false"`
+		Directory   string   `toml:"directory" default:"https://acme-v02.api.letsencrypt.org/directory" check:"directory"`
+		CAFile      string   `toml:"ca_file" example:"/etc/latchkey/acme-ca.pem"`
+		HTTPListen  string   `toml:"http_listen" example:":80" check:"optional-address"` // empty: TLS-ALPN-01 alone
+	} `toml:"acme"`
 	Log struct {
 		Level  string `toml:"level" default:"info" in:"debug,info,warn,error"`
 		Format string `toml:"format" default:"auto" in:"auto,text,json"` // auto is text on a terminal, json otherwise
@@ -130,8 +143,11 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.set("flag", key, l.settings[key].Parse(text))
 	}
 	if readable { // else a missing insecure_http may well be in the file
-		l.checkDoor("server", c.Server.Listen, c.Server.InsecureHTTP)
-		l.checkDoor("admin", c.Admin.Listen, c.Admin.InsecureHTTP)
+		l.checkTLS("server", c.ServerTLS(), c)
+		l.checkTLS("admin", c.AdminTLS(), c)
+		l.checkACME(c)
+		l.checkDoor("server", c.Server.Listen, c.Server.InsecureHTTP || c.ServerTLS().On())
+		l.checkDoor("admin", c.Admin.Listen, c.Admin.InsecureHTTP || c.AdminTLS().On())
 		if c.Keys.MaxExpiry > 0 && c.Keys.DefaultExpiry > c.Keys.MaxExpiry {
 			l.fail(l.sources["keys.default_expiry"], "keys.default_expiry is %s, longer than keys.max_expiry, %s", c.Keys.DefaultExpiry, c.Keys.MaxExpiry)
 		}
@@ -212,6 +228,16 @@ func (c Config) Rights() *Rights {
 		own = append(own, PermissionInfo{Name: row.Name, Description: row.Description})
 	}
 	return NewRights(own, limits)
+}
+
+// ServerTLS is the TLS of the API door.
+func (c Config) ServerTLS() DoorTLS {
+	return DoorTLS{c.Server.TLS == "acme", c.Server.TLSCertFile, c.Server.TLSKeyFile}
+}
+
+// AdminTLS is the TLS of the admin door.
+func (c Config) AdminTLS() DoorTLS {
+	return DoorTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
 }
 
 // settings lists the keys of the config in the order of the struct.
@@ -357,7 +383,7 @@ func readRows[T any](l *configLoader, source, section string, value any) []T {
 // notSettings matches what begins with LATCHKEY_ and is no setting: the pepper
 // itself, what the command line reads, switches of tests, and what Kubernetes
 // sets in every container near a service called latchkey or latchkey-something.
-var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|ADMIN_TOKEN=|ADMIN_NAME=|ADMIN_PASSWORD=|ADMIN_PASSWORD_FILE=|CRASH_|BENCH_|TEST_|` +
+var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|CA=|ADMIN_TOKEN=|ADMIN_NAME=|ADMIN_PASSWORD=|ADMIN_PASSWORD_FILE=|CRASH_|BENCH_|TEST_|` +
 	`(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://))`)
 
 // readEnviron takes the values of the environment.
@@ -397,12 +423,25 @@ func (l *configLoader) set(source, key string, value any) {
 }
 
 // checkDoor refuses to listen in clear beyond this machine unless told to.
-func (l *configLoader) checkDoor(section, listen string, insecure bool) {
-	host, _, _ := net.SplitHostPort(listen)
-	ip, _ := netip.ParseAddr(host)
-	if !insecure && host != "localhost" && !ip.IsLoopback() {
-		l.fail(l.sources[section+".listen"], "%s.listen is %q, where keys would travel in clear; "+
-			"put TLS in front and set %s.insecure_http = true, or listen on 127.0.0.1", section, listen, section)
+func (l *configLoader) checkDoor(section, listen string, allowed bool) {
+	if !allowed && !IsLocalAddress(listen) {
+		l.fail(l.sources[section+".listen"], "%s.listen is %q, where keys would travel in clear; set %s.tls_cert_file and %s.tls_key_file, "+
+			"or put TLS in front and set %s.insecure_http = true, or listen on 127.0.0.1", section, listen, section, section, section)
+	}
+}
+
+// checkTLS refuses TLS of a door for which something is missing.
+func (l *configLoader) checkTLS(section string, t DoorTLS, c Config) {
+	if key, problem := t.Missing(section, c.ACME.Domains, c.ACME.AcceptTerms, c.ACME.Directory); key != "" {
+		l.fail(l.sources[key], "%s", problem)
+	}
+}
+
+// checkACME refuses domains that no door would use: whoever set them believes
+// that there is TLS.
+func (l *configLoader) checkACME(c Config) {
+	if len(c.ACME.Domains) > 0 && !c.ServerTLS().ACME && !c.AdminTLS().ACME {
+		l.fail(l.sources["acme.domains"], `acme.domains is set and no door has TLS by it; set server.tls = "acme"`)
 	}
 }
 

@@ -234,6 +234,8 @@ func TestLoadConfig_everyKey(t *testing.T) {
 			return "[::1]:0"
 		case "prefix":
 			return "acme_"
+		case "directory":
+			return "https://ca.example.net/directory"
 		case "header":
 			return "X-Signature"
 		case "path":
@@ -402,7 +404,7 @@ level = "loud"
 		"file " + file + `: server.idle_timeout must be a duration with a unit, such as "60s"; got 60`,
 		"file " + file + `: unknown key "server.lisen": did you mean "server.listen"?`,
 		`flag: keys.prefix must be 1 to 16 of a-z, 0-9 and _, the last a _, such as "klen_"; got "-"`,
-		`flag: server.listen is "0.0.0.0:80", where keys would travel in clear; put TLS in front and set server.insecure_http = true, or listen on 127.0.0.1`,
+		`flag: server.listen is "0.0.0.0:80", where keys would travel in clear; set server.tls_cert_file and server.tls_key_file, or put TLS in front and set server.insecure_http = true, or listen on 127.0.0.1`,
 		`flag: unknown key "keys.cash": did you mean "keys.cache"?`,
 	}
 	if got := strings.Split(err.Error(), "\n"); !slices.Equal(got, want) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,106 +10,262 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 )
+
+// lookAtFiles is how often files of certificates are looked at.
+const lookAtFiles = 10 * time.Second
 
 // DoorOptions are what Doors are made of.
 type DoorOptions struct {
 	Config Config
+	Folder string // the data folder
 	Socket string // path of the control socket
+	Clock  *Clock
 	Log    *slog.Logger
+
+	// Sockets are listeners that were opened before, by the names "api",
+	// "admin" and "acme". They go before the addresses of the config.
+	Sockets map[string][]net.Listener
 
 	API, Admin, Local http.Handler // what is served at each door
 }
 
 // Doors are the listeners of the service and what they serve: the API, the
-// admin door and the control socket.
+// admin door and the control socket, and a fourth for the questions of an
+// authority where the config has one.
 type Doors struct {
-	o      DoorOptions
-	doors  []door // in that order
-	failed chan error
+	o            DoorOptions
+	doors        []door
+	certificates []*Certificates
+	issuer       *Issuer // nil where no door uses ACME
+	failed       chan error
+	stop         context.CancelFunc // ends the work beside serving
 }
 
-// door is one listener and what it serves.
+// door is one place to listen and what is served there.
 type door struct {
-	listener net.Listener
-	server   *http.Server
+	name      string // in Sockets
+	key       string // of the config
+	network   string
+	address   string
+	tls       DoorTLS
+	clear     bool // may be reached from other machines without TLS
+	handler   http.Handler
+	listeners []net.Listener
+	server    *http.Server
 }
 
 // OpenDoors listens on all doors, or on none. Nothing is answered until Serve.
 func OpenDoors(o DoorOptions) (*Doors, error) {
-	d := &Doors{o: o}
-	for _, at := range []struct {
-		key, network, address string
-		handler               http.Handler
-	}{
-		{"server.listen", "tcp", o.Config.Server.Listen, o.API},
-		{"admin.listen", "tcp", o.Config.Admin.Listen, o.Admin},
-		{"the control socket", "unix", shorter(o.Socket), o.Local},
-	} {
-		if err := d.open(at.key, at.network, at.address, at.handler); err != nil {
+	d, c := &Doors{o: o, stop: func() {}}, o.Config
+	if c.ServerTLS().ACME || c.AdminTLS().ACME {
+		var err error
+		d.issuer, err = NewIssuer(IssuerOptions{
+			Domains: c.ACME.Domains, Email: c.ACME.Email, Directory: c.ACME.Directory, CAFile: c.ACME.CAFile,
+			Folder: filepath.Join(o.Folder, "acme"), Clock: o.Clock, Log: o.Log,
+		})
+		if err != nil {
 			return nil, errors.Join(err, d.release())
 		}
 	}
-	if err := os.Chmod(o.Socket, 0o600); err != nil {
+	d.doors = []door{
+		{name: "api", key: "server", network: "tcp", address: c.Server.Listen, tls: c.ServerTLS(), clear: c.Server.InsecureHTTP, handler: o.API},
+		{name: "admin", key: "admin", network: "tcp", address: c.Admin.Listen, tls: c.AdminTLS(), clear: c.Admin.InsecureHTTP, handler: o.Admin},
+		{key: "the control socket", network: "unix", address: shorter(o.Socket), clear: true, handler: o.Local},
+	}
+	if d.issuer != nil && (c.ACME.HTTPListen != "" || o.Sockets["acme"] != nil) {
+		d.doors = append(d.doors, door{name: "acme", key: "acme.http", network: "tcp", address: c.ACME.HTTPListen, clear: true, handler: d.issuer.Handler()})
+	}
+	if err := d.openAll(); err != nil {
 		return nil, errors.Join(err, d.release())
 	}
-	d.failed = make(chan error, len(d.doors))
 	return d, nil
 }
 
-func (d *Doors) open(key, network, address string, h http.Handler) error {
-	if network == "unix" {
+func (d *Doors) openAll() error {
+	for name := range d.o.Sockets {
+		if !slices.ContainsFunc(d.doors, func(x door) bool { return x.name == name }) {
+			return fmt.Errorf(`got a listening socket named %q from the service manager, and there is no such door; name it "api" or "admin" by FileDescriptorName=`, name)
+		}
+	}
+	count := 0
+	for i := range d.doors {
+		if err := d.open(&d.doors[i]); err != nil {
+			return err
+		}
+		count += len(d.doors[i].listeners)
+	}
+	d.failed = make(chan error, count)
+	return os.Chmod(d.o.Socket, 0o600)
+}
+
+// open makes ready what a door needs to serve.
+func (d *Doors) open(x *door) error {
+	if x.tls.On() {
+		get, err := d.getter(x)
+		if err != nil {
+			return err
+		}
+		x.handler = strict(x.name, x.handler)
+		x.server = d.httpServer(x.handler)
+		x.server.TLSConfig = d.tlsConfig(x, get)
+	} else {
+		x.server = d.httpServer(x.handler)
+	}
+	if x.listeners = d.o.Sockets[x.name]; x.listeners != nil {
+		for _, l := range x.listeners {
+			if l.Addr().Network() == "tcp" && !x.tls.On() && !x.clear && !IsLocalAddress(l.Addr().String()) {
+				return fmt.Errorf("the socket %q from the service manager listens on %s, where keys would travel in clear; set %s.tls_cert_file and %[3]s.tls_key_file, "+
+					"or put TLS in front and set %[3]s.insecure_http = true, or have it listen on 127.0.0.1", x.name, l.Addr(), x.key)
+			}
+		}
+		return nil
+	}
+	if x.network == "unix" {
 		// The folder is ours alone, so a socket in it is of a process that is gone.
-		if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(x.address); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	l, err := net.Listen(network, address)
+	l, err := net.Listen(x.network, x.address)
 	if err != nil {
+		key := strings.Replace(x.key, "acme.http", "acme.http_listen", 1)
+		if x.network == "tcp" && key == x.key {
+			key += ".listen"
+		}
 		return fmt.Errorf("%s: %w; stop what listens there, or choose another address (port 0 takes a free one)", key, err)
 	}
-	d.doors = append(d.doors, door{l, d.httpServer(h)})
+	x.listeners = []net.Listener{l}
 	return nil
+}
+
+// getter gives where a door gets its certificate for each connection.
+func (d *Doors) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	if x.tls.ACME {
+		return d.issuer.Get, nil
+	}
+	c, err := OpenCertificates(x.tls.CertFile, x.tls.KeyFile, d.o.Clock.Now(), d.o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("%s.tls_cert_file: %w", x.key, err)
+	}
+	d.certificates = append(d.certificates, c)
+	return c.Get, nil
+}
+
+func (d *Doors) tlsConfig(x *door, get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: get, NextProtos: []string{"h2", "http/1.1"}}
+	if x.tls.ACME {
+		c.NextProtos = append(c.NextProtos, "acme-tls/1") // RFC 8737 section 4
+	}
+	return c
+}
+
+// strict makes browsers that have seen the admin door by TLS once come by TLS
+// alone (RFC 6797). The API door leaves that to who owns the name.
+func strict(name string, h http.Handler) http.Handler {
+	if name != "admin" {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Strict-Transport-Security", "max-age=31536000")
+		h.ServeHTTP(w, r)
+	})
 }
 
 // release lets go of listeners that serve nothing yet.
 func (d *Doors) release() (err error) {
 	for _, door := range d.doors {
-		err = errors.Join(err, door.listener.Close())
+		for _, l := range door.listeners {
+			err = errors.Join(err, l.Close())
+		}
 	}
 	return err
 }
 
 // API is where the API listens.
-func (d *Doors) API() net.Addr { return d.doors[0].listener.Addr() }
+func (d *Doors) API() net.Addr { return d.doors[0].listeners[0].Addr() }
 
 // Admin is where the dashboard and the admin endpoint listen.
-func (d *Doors) Admin() net.Addr { return d.doors[1].listener.Addr() }
+func (d *Doors) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
 
 // Serve begins to answer at all doors, and returns at once.
 func (d *Doors) Serve() {
-	for _, door := range d.doors {
-		go func() { d.failed <- door.server.Serve(door.listener) }()
+	for _, x := range d.doors {
+		for _, l := range x.listeners {
+			if x.server.TLSConfig != nil {
+				go func() { d.failed <- x.server.ServeTLS(l, "", "") }()
+			} else {
+				go func() { d.failed <- x.server.Serve(l) }()
+			}
+		}
 	}
+	var ctx context.Context
+	ctx, d.stop = context.WithCancel(context.Background())
+	if d.certificates != nil {
+		go d.tend(ctx)
+	}
+	if d.issuer != nil {
+		go d.issuer.Run(ctx)
+	}
+}
+
+// tend looks at the files of certificates from time to time.
+func (d *Doors) tend(ctx context.Context) {
+	tick := time.NewTicker(lookAtFiles)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := d.Reload(); err != nil {
+				d.o.Log.Error("the certificate has changed and stays as it was", "error", err)
+			}
+		}
+	}
+}
+
+// Reload takes certificates into use whose files have changed. A pair that
+// cannot be used is an error, the first time, and the one before stays.
+func (d *Doors) Reload() (err error) {
+	for _, c := range d.certificates {
+		changed, failed := c.Reload(d.o.Clock.Now())
+		if changed {
+			d.o.Log.Info("the certificate is a new one", "file", c.CertFile)
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
 }
 
 // Failed gives the error of a door that no longer serves.
 func (d *Doors) Failed() <-chan error { return d.failed }
 
 // Close takes no more requests and finishes those under way, within the
-// shutdown time of the config.
-func (d *Doors) Close(ctx context.Context) (err error) {
+// shutdown time of the config. What waits at a socket of the service manager
+// is for the next process.
+func (d *Doors) Close(ctx context.Context) error {
+	d.stop()
 	grace, cancel := context.WithTimeout(ctx, d.o.Config.Server.ShutdownTimeout)
 	defer cancel()
-	for _, door := range d.doors {
-		if e := door.server.Shutdown(grace); e != nil {
-			err = errors.Join(err, fmt.Errorf("stop: %w", e), door.server.Close())
-		}
+	failed := make([]error, len(d.doors))
+	var all sync.WaitGroup
+	for i, x := range d.doors {
+		all.Go(func() {
+			if err := x.server.Shutdown(grace); err != nil {
+				failed[i] = errors.Join(fmt.Errorf("stop: %w", err), x.server.Close())
+			}
+		})
 	}
-	if e := os.Remove(d.o.Socket); !errors.Is(e, os.ErrNotExist) {
-		err = errors.Join(err, e)
+	all.Wait()
+	if err := os.Remove(d.o.Socket); !errors.Is(err, os.ErrNotExist) {
+		failed = append(failed, err)
 	}
-	return err
+	return errors.Join(failed...)
 }
 
 // shorter is the shorter way to a socket: the system takes little more than

@@ -125,7 +125,7 @@ func dashboardURL(c Config, at net.Addr) string {
 	if c.Admin.BaseURL != "" {
 		return c.Admin.BaseURL
 	}
-	return hostURL(at)
+	return hostURL(c, at, c.AdminTLS())
 }
 
 // newLog logs text to people and JSON to programs, unless the config says
@@ -173,19 +173,26 @@ func baseURL(c Config, api net.Addr) string {
 	if c.Server.BaseURL != "" {
 		return strings.TrimSuffix(c.Server.BaseURL, "/")
 	}
-	return hostURL(api)
+	return hostURL(c, api, c.ServerTLS())
 }
 
 // hostURL is the address of a listener as one goes to it.
-func hostURL(at net.Addr) string {
+func hostURL(c Config, at net.Addr, t DoorTLS) string {
+	scheme := "http://"
+	if t.On() {
+		scheme = "https://"
+	}
 	host, port, err := net.SplitHostPort(at.String())
 	if err != nil {
-		return "http://" + at.String()
+		return scheme + at.String()
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	if t.ACME {
+		host = c.ACME.Domains[0] // its certificates have no other
+	}
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // terminal says whether a person reads what is written.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -82,9 +83,13 @@ func (s *Session) Load(c *cli.Command) (Config, Sources, error) {
 // control socket of the data folder, else the folder itself.
 func (s *Session) Reach(ctx context.Context, c *cli.Command) (*Client, func() error, error) {
 	nothing := func() error { return nil }
-	if url := c.String("url"); url != "" {
+	if c.String("url") != "" {
 		token, err := s.token(c)
-		return NewTCPClient(url, token), nothing, err
+		if err != nil {
+			return nil, nil, err
+		}
+		client, err := s.Remote(c, token)
+		return client, nothing, err
 	}
 	conf, _, err := s.Load(c)
 	if err != nil {
@@ -103,6 +108,19 @@ func (s *Session) Reach(ctx context.Context, c *cli.Command) (*Client, func() er
 		return nil, nil, err
 	}
 	return NewLocalClient(h), closeIt, nil
+}
+
+// Remote gives the way to the server at --url, whose certificate is checked by
+// --ca where that is given.
+func (s *Session) Remote(c *cli.Command, token string) (*Client, error) {
+	var roots *x509.CertPool
+	if file := c.String("ca"); file != "" {
+		var err error
+		if roots, err = ReadRoots(file); err != nil {
+			return nil, fmt.Errorf("--ca: %w", err)
+		}
+	}
+	return NewTCPClient(c.String("url"), token, roots), nil
 }
 
 // SocketPath gives the shorter way to a socket: the system takes little more

@@ -143,15 +143,19 @@ var textChecks = map[string]struct {
 	want string
 	fits func(string) bool
 }{
-	"address":    {"host:port, the host localhost or an IP address", isAddress},
-	"header":     {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
-	"network":    {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
-	"path":       {"a path", regexp.MustCompile(`.`).MatchString},
-	"limit":      {"2 to 64 of a-z, 0-9 and _, the first a letter", regexp.MustCompile(`^[a-z][a-z0-9_]{1,63}$`).MatchString},
-	"permission": {"can_ and 1 to 60 of a-z, 0-9 and _", regexp.MustCompile(`^can_[a-z0-9_]{1,60}$`).MatchString},
-	"prefix":     {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
-	"word":       {"1 to 32 of a-z, 0-9, - and _, the first a letter", IsWord},
-	"url":        {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
+	"address":          {"host:port, the host localhost or an IP address", isAddress},
+	"header":           {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
+	"network":          {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
+	"path":             {"a path", regexp.MustCompile(`.`).MatchString},
+	"limit":            {"2 to 64 of a-z, 0-9 and _, the first a letter", regexp.MustCompile(`^[a-z][a-z0-9_]{1,63}$`).MatchString},
+	"permission":       {"can_ and 1 to 60 of a-z, 0-9 and _", regexp.MustCompile(`^can_[a-z0-9_]{1,60}$`).MatchString},
+	"prefix":           {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
+	"word":             {"1 to 32 of a-z, 0-9, - and _, the first a letter", IsWord},
+	"url":              {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
+	"directory":        {"https:// and a host, with a path and no query", regexp.MustCompile(`^https://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?(/[\w./~-]*)?$`).MatchString},
+	"domain":           {"a host name with a dot, of a-z, 0-9 and -", regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`).MatchString},
+	"email":            {"a mail address", regexp.MustCompile(`^([^@\s]+@[^@\s]+)?$`).MatchString},
+	"optional-address": {"host:port, the host localhost or an IP address", func(text string) bool { return text == "" || isAddress(text) }},
 }
 
 // isAddress tells whether text is host:port with a number as port. No host is

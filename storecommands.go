@@ -160,9 +160,11 @@ func (s *Session) compact(_ context.Context, c *cli.Command) error {
 
 // health asks /readyz of the server that the flags lead to.
 func (s *Session) health(ctx context.Context, c *cli.Command) error {
-	url := c.String("url")
-	client := NewTCPClient(url, "")
-	if url == "" {
+	client, err := s.Remote(c, "")
+	if err != nil {
+		return err
+	}
+	if c.String("url") == "" {
 		conf, _, err := s.Load(c)
 		if err != nil {
 			return err
@@ -174,6 +176,6 @@ func (s *Session) health(ctx context.Context, c *cli.Command) error {
 	if err := client.Copy(ctx, "/readyz", io.Discard); err != nil {
 		return fmt.Errorf("not ready: %w", err)
 	}
-	_, err := fmt.Fprintln(s.Env.Stdout, "ready")
+	_, err = fmt.Fprintln(s.Env.Stdout, "ready")
 	return err
 }
