@@ -45,7 +45,7 @@ func MarkPath(dir string) string { return filepath.Join(dir, markFile) }
 // another process has it.
 func OpenFolder(path string, create bool) (*Folder, error) {
 	if create {
-		if err := os.MkdirAll(path, 0o700); err != nil {
+		if err := makeFolder(path); err != nil {
 			return nil, fmt.Errorf("make the data folder: %w; name another with --data", err)
 		}
 	}
@@ -60,6 +60,27 @@ func OpenFolder(path string, create bool) (*Folder, error) {
 		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), lock.Close())
 	}
 	return &Folder{Path: path, Log: slog.New(slog.DiscardHandler), lock: lock}, nil
+}
+
+// makeFolder makes a folder that is missing, and those above it, so that they
+// are still there after a power cut.
+func makeFolder(path string) error {
+	var made []string
+	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); err == nil || !errors.Is(err, os.ErrNotExist) || at == filepath.Dir(at) {
+			break
+		}
+		made = append(made, at)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	for _, dir := range made {
+		if err := SyncDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // holder names the process that has a lock file. One that has only just taken

@@ -94,9 +94,16 @@ func serveReal(t testing.TB, data string, more ...string) *process {
 		}
 		return variable
 	})
-	p := &process{cmd: programCommand(t, args...), data: data, out: &lockedBuffer{}, end: make(chan error, 1)}
+	cmd := programCommand(t, args...)
+	cmd.Env = append(cmd.Env, environ...)
+	return serveCommand(t, cmd, data)
+}
+
+// serveCommand starts a server by a command and waits until it listens.
+func serveCommand(t testing.TB, cmd *exec.Cmd, data string) *process {
+	t.Helper()
+	p := &process{cmd: cmd, data: data, out: &lockedBuffer{}, end: make(chan error, 1)}
 	p.cmd.Stdout = p.out
-	p.cmd.Env = append(p.cmd.Env, environ...)
 	logs, err := p.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

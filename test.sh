@@ -17,6 +17,7 @@ need() { # need COMMAND PACKAGE: from Debian's packages, as root
 need go golang
 need gcc gcc # for the race detector
 need curl curl
+need strace strace # injects faults, records writes
 need chromium chromium
 
 unformatted=$(gofmt -l .)

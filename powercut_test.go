@@ -1,0 +1,372 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The power-cut test records every write, sync, cut and renaming of the real
+// program's files under load, with strace. From that it makes what a disk may
+// hold after a power cut: everything up to some moment that was synced, and of
+// the rest any part, torn at 512 or 4096 bytes. The real code opens each such
+// image, and what was acknowledged until then has to be in it.
+// LATCHKEY_CRASH_IMAGES sets how many there are; a change gets by with few.
+const powerCutImages = 60
+
+// diskOp is one thing that the program did to a file.
+type diskOp struct {
+	at   time.Time
+	kind string // create, write, cut, sync, rename, remove
+	path string
+	to   string // of rename
+	pos  int64  // of write; the new length of cut
+	data []byte
+}
+
+func TestProgram_PowerCut(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "data")
+	begun := time.Now()
+	p := serveTraced(t, data, filepath.Join(dir, "first"), diskCalls(data)...)
+	l := newLedger(t, p)
+	l.load(p, nil, 12)()
+	if code := p.stop(t); code != 0 { // which writes the exact counts
+		t.Fatalf("got exit code %d: %s", code, p.out.String())
+	}
+	p = serveTraced(t, data, filepath.Join(dir, "second"), diskCalls(data)...)
+	l.load(p, nil, 12)()
+	p.kill()
+	ops := append(readTrace(t, filepath.Join(dir, "first")), readTrace(t, filepath.Join(dir, "second"))...)
+	slices.SortStableFunc(ops, func(a, b diskOp) int { return a.at.Compare(b.at) })
+	if n := len(ops); n < 300 || ops[0].at.Before(begun) {
+		t.Fatalf("%d operations recorded, the first at %s: too few", n, ops[0].at)
+	}
+	l.complete(t)
+	if !slices.ContainsFunc(ops, func(o diskOp) bool { return o.kind == "sync" && o.path == dir }) {
+		t.Error("the entry of the new data folder is never synced")
+	}
+	images := long("LATCHKEY_CRASH_IMAGES", powerCutImages)
+	seed := rand.Uint64()
+	torn := 0
+	for i := range images {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		// Every moment in turn where there are more images than moments.
+		cut := 1 + (i*len(ops)/images+random.IntN(max(1, len(ops)/images)))%len(ops)
+		if images > len(ops) {
+			cut = 1 + i%len(ops)
+		}
+		image := filepath.Join(dir, "image", "data")
+		disk := newDisk(ops[:cut], data)
+		torn += disk.write(t, image, random)
+		problems, err := l.inspect(image, ops[cut-1].at)
+		if err != nil || len(problems) > 0 {
+			t.Fatalf("seed %d, image %d, power cut after operation %d of %d (%s %s): %v, %v",
+				seed, i, cut, len(ops), ops[cut-1].kind, filepath.Base(ops[cut-1].path), problems, err)
+		}
+		if err := os.RemoveAll(filepath.Dir(image)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if torn == 0 {
+		t.Error("no image lacks a write, so they show nothing")
+	}
+	t.Logf("%d images of %d operations, %d writes lost or torn; acknowledged: %s", images, len(ops), torn, l.counts())
+}
+
+// diskCalls are the options of strace that record what is done to the files of
+// a data folder.
+func diskCalls(data string) []string {
+	args := []string{"-y", "-xx", "-s", "4194304", "-e", "trace=openat,write,pwrite64,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat"}
+	for _, name := range []string{storeFile, pepperFile, markFile} {
+		args = append(args, "-P", filepath.Join(data, name), "-P", filepath.Join(data, name+".new"))
+	}
+	return append(args, "-P", data, "-P", filepath.Dir(data))
+}
+
+// serveTraced is serveReal under strace, which writes to files that begin with
+// a name, one for each thread. The server is the child of the test.
+func serveTraced(t testing.TB, data, into string, options ...string) *process {
+	t.Helper()
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Fatalf("%v; install the package strace", err)
+	}
+	cmd := programCommand(t, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", data)
+	cmd.Args = slices.Concat([]string{strace, "-D", "-f", "-ff", "-ttt", "-q", "-e", "signal=none", "-o", into}, options, []string{cmd.Path}, cmd.Args[1:])
+	cmd.Path = strace
+	cmd.Env = append(cmd.Env, "LATCHKEY_LOG_ACCESS=false", anyTarget)
+	return serveCommand(t, cmd, data)
+}
+
+var (
+	traceLine = regexp.MustCompile(`^(\d+)\.(\d+) (\w+)\((.*)\)\s+= (-?\d+)`)
+	traceFile = regexp.MustCompile(`^(?:AT_FDCWD|\d+)<((?:\\x[0-9a-f]{2})*)>`)
+	traceText = regexp.MustCompile(`"((?:\\x[0-9a-f]{2})*)"`)
+)
+
+// readTrace reads what strace has written, in the order of time.
+func readTrace(t testing.TB, name string) (ops []diskOp) {
+	t.Helper()
+	files, err := filepath.Glob(name + ".*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no record of %s: %v", name, err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reach := map[string]int64{} // where the next write without a position goes
+		for line := range bytes.Lines(b) {
+			m := traceLine.FindSubmatch(line)
+			if m == nil || m[5][0] == '-' {
+				continue // a call that failed, or none
+			}
+			seconds, err1 := strconv.ParseInt(string(m[1]), 10, 64)
+			micros, err2 := strconv.ParseInt(string(m[2]), 10, 64)
+			if err1 != nil || err2 != nil {
+				t.Fatalf("%s: %s", file, m[0][:40])
+			}
+			ops = append(ops, traceOps(t, time.Unix(seconds, micros*1000), string(m[3]), string(m[4]), reach)...)
+		}
+	}
+	slices.SortStableFunc(ops, func(a, b diskOp) int { return cmp.Compare(a.at.UnixNano(), b.at.UnixNano()) })
+	return ops
+}
+
+// plain undoes what strace does to a text with -xx.
+func plain(t testing.TB, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(strings.ReplaceAll(text, `\x`, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// traceOps gives what one call did.
+func traceOps(t testing.TB, at time.Time, call, args string, reach map[string]int64) []diskOp {
+	t.Helper()
+	var path string
+	if m := traceFile.FindStringSubmatch(args); m != nil {
+		path = string(plain(t, m[1]))
+	}
+	var texts []string
+	for _, m := range traceText.FindAllStringSubmatch(args, 2) {
+		texts = append(texts, m[1])
+	}
+	last := func() int64 {
+		n, err := strconv.ParseInt(strings.TrimSpace(args[strings.LastIndex(args, ",")+1:]), 10, 64)
+		if err != nil {
+			t.Fatalf("%s(%s): %v", call, args[:min(80, len(args))], err)
+		}
+		return n
+	}
+	o := diskOp{at: at, path: path}
+	switch call {
+	case "openat":
+		o.path, reach[string(plain(t, texts[0]))] = string(plain(t, texts[0])), 0
+		if !strings.Contains(args, "O_CREAT") {
+			return nil
+		}
+		o.kind = "create"
+		if strings.Contains(args, "O_TRUNC") {
+			return []diskOp{o, {at: at, kind: "cut", path: o.path}}
+		}
+	case "pwrite64":
+		o.kind, o.data, o.pos = "write", plain(t, texts[0]), last()
+	case "write":
+		o.kind, o.data, o.pos = "write", plain(t, texts[0]), reach[path]
+		reach[path] += int64(len(o.data))
+	case "ftruncate":
+		o.kind, o.pos = "cut", last()
+	case "fsync", "fdatasync":
+		o.kind = "sync"
+	case "rename", "renameat", "renameat2":
+		o.kind, o.path, o.to = "rename", string(plain(t, texts[0])), string(plain(t, texts[1]))
+	case "unlink", "unlinkat":
+		o.kind, o.path = "remove", string(plain(t, texts[0]))
+	}
+	return []diskOp{o}
+}
+
+// disk is a folder as it may be after a power cut.
+type disk struct {
+	names   map[string]*diskFile // as they are on the disk for certain
+	later   []diskOp             // what was done to names and not synced, in order
+	current map[string]*diskFile // as the program saw them
+}
+
+// diskFile is the contents of a file and what was done to it since its sync.
+type diskFile struct {
+	data  []byte
+	later []diskOp
+}
+
+// newDisk does to a disk what the program did until the power went.
+func newDisk(ops []diskOp, dir string) *disk {
+	d := &disk{names: map[string]*diskFile{}, current: map[string]*diskFile{}}
+	for _, o := range ops {
+		switch o.kind {
+		case "create":
+			if d.current[o.path] == nil {
+				d.current[o.path] = &diskFile{}
+				d.later = append(d.later, o)
+			}
+		case "rename", "remove":
+			if d.current[o.path] == nil {
+				continue
+			}
+			d.later = append(d.later, o)
+			d.entry(d.current, o)
+		case "write", "cut":
+			if f := d.current[o.path]; f != nil {
+				f.later = append(f.later, o)
+			}
+		case "sync":
+			if f := d.current[o.path]; f != nil {
+				for _, o := range f.later {
+					f.do(o, nil)
+				}
+				f.later = nil
+			} else if o.path == dir {
+				d.names, d.later = maps.Clone(d.current), nil
+			}
+		}
+	}
+	return d
+}
+
+// entry does an operation to the names of files.
+func (d *disk) entry(names map[string]*diskFile, o diskOp) {
+	switch o.kind {
+	case "create":
+		names[o.path] = d.created(o)
+	case "rename":
+		names[o.to] = names[o.path]
+		delete(names, o.path)
+	case "remove":
+		delete(names, o.path)
+	}
+}
+
+// created gives the file that a creation made: it may have another name by now.
+func (d *disk) created(o diskOp) *diskFile {
+	path := o.path
+	for _, later := range d.later {
+		if later.kind == "rename" && later.path == path && !later.at.Before(o.at) {
+			path = later.to
+		}
+	}
+	if f := d.current[path]; f != nil {
+		return f
+	}
+	return &diskFile{}
+}
+
+// do does an operation to the contents; of a write only the parts that keep
+// wants, nil being all. It says whether something was left out.
+func (f *diskFile) do(o diskOp, keep func() bool) (lost bool) {
+	if o.kind == "cut" {
+		if keep != nil && !keep() {
+			return true
+		}
+		if int64(len(f.data)) > o.pos {
+			f.data = f.data[:o.pos]
+		}
+		f.data = append(f.data, make([]byte, o.pos-int64(len(f.data)))...)
+		return false
+	}
+	const sector = 512
+	for from := 0; from < len(o.data); from += sector {
+		if keep != nil && !keep() {
+			lost = true
+			continue
+		}
+		part := o.data[from:min(len(o.data), from+sector)]
+		end := o.pos + int64(from+len(part))
+		if grow := end - int64(len(f.data)); grow > 0 {
+			f.data = append(f.data, make([]byte, grow)...)
+		}
+		copy(f.data[end-int64(len(part)):end], part)
+	}
+	return lost
+}
+
+// write makes the folder with a random part of what was not synced, and says
+// how many writes are missing or torn.
+func (d *disk) write(t testing.TB, dir string, random *rand.Rand) (torn int) {
+	t.Helper()
+	names := maps.Clone(d.names)
+	for _, o := range d.later[:random.IntN(len(d.later)+1)] {
+		d.entry(names, o)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for path, f := range names {
+		whole := &diskFile{data: slices.Clone(f.data)}
+		likely := []float64{0, 0.2, 0.5, 0.9, 1}[random.IntN(5)]
+		unit := []int{1, 8, 1 << 30}[random.IntN(3)] // sectors of 512 bytes that are torn from each other
+		for _, o := range f.later {
+			n, kept := 0, false
+			lost := whole.do(o, func() bool {
+				if n%unit == 0 {
+					kept = random.Float64() < likely
+				}
+				n++
+				return kept
+			})
+			if lost {
+				torn++
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, filepath.Base(path)), whole.data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return torn
+}
+
+// TestDisk has a disk of which the contents are known.
+func TestDisk(t *testing.T) {
+	at := time.Unix(1, 0)
+	ops := []diskOp{
+		{at: at, kind: "create", path: "/d/a.new"},
+		{at: at, kind: "write", path: "/d/a.new", data: []byte("old")},
+		{at: at, kind: "sync", path: "/d/a.new"},
+		{at: at, kind: "rename", path: "/d/a.new", to: "/d/a"},
+		{at: at, kind: "sync", path: "/d"},
+		{at: at, kind: "write", path: "/d/a", data: bytes.Repeat([]byte("n"), 1024)},
+	}
+	seen := map[string]bool{}
+	for i := range 200 {
+		dir := filepath.Join(t.TempDir(), "x")
+		newDisk(ops, "/d").write(t, dir, rand.New(rand.NewPCG(uint64(i), 0)))
+		b, err := os.ReadFile(filepath.Join(dir, "a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[fmt.Sprint(len(b), strings.HasPrefix(string(b), "nnn"))] = true
+	}
+	for _, want := range []string{"3 false", "1024 true", "512 true", "1024 false"} {
+		if !seen[want] {
+			t.Errorf("no image with %q among %v", want, slices.Sorted(maps.Keys(seen)))
+		}
+	}
+}
