@@ -100,7 +100,7 @@ func (a *App) wire(peppers Peppers) error {
 	for _, part := range []any{
 		a.audit, NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
-		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
+		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewEventDesk(store), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, rules)), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
 		NewUsage(store, a.Keyring, a.history),
 	} {
@@ -250,7 +250,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 // pages lists the parts of the dashboard, in the order of the navigation.
 func (a *App) pages() []PageSet {
 	return []PageSet{
-		NewKeyPages(a.Server.Address), NewHookPages(), CallPages(), AgentPages(), NewContactPages(), BlockPages(), OwnerPages(), TeamPages(), StatusPages{},
+		NewKeyPages(a.Server.Address), NewHookPages(), CallPages(), AgentPages(), NewContactPages(), NewEventPages(a.Server.Address), BlockPages(), OwnerPages(), TeamPages(), StatusPages{},
 	}
 }
 

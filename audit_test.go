@@ -194,10 +194,22 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			return v1 + "webhooks/" + id + "/redeliver", `{"log_id": 1}`
 		},
 	}
+	const event = `{"title": "Canary", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z"}`
+	all["POST /admin/v1/events"] = func() (string, string) { return v1 + "events", event }
+	all["PATCH /admin/v1/events/:id"] = func() (string, string) {
+		return v1 + "events/" + w.made(v1+"events", event, "id"), `{"title": "Canary2"}`
+	}
+	all["POST /admin/v1/events/:id/cancel"] = func() (string, string) {
+		return v1 + "events/" + w.made(v1+"events", event, "id") + "/cancel", `{"reason": "Canary"}`
+	}
+	all["PATCH /admin/v1/business-context"] = func() (string, string) {
+		return v1 + "business-context", `{"variables": {"visits": 3}, "auto_create_variables": true}`
+	}
 	for name, form := range map[string][2]string{
 		"agents": {`{"name": "A"}`, `{"name": "B"}`}, "contacts": {`{"first_name": "Canary"}`, `{"first_name": "Canary2"}`}, "teams": {`{"name": "T"}`, `{"name": "U"}`},
 		"owners": {`{"name": "o%d"}`, `{"rate": 2}`}, "do-not-call": {`{"phone_number": "+49305559%02d"}`, `{"reason": "asked"}`},
 		"schedules": {`{"owner": "s%d", "time_zone": "UTC"}`, `{"buffer_minutes": 5}`},
+		"variables": {`{"name": "v%d", "display_name": "V", "variable_type": "text", "context_type": "contact"}`, `{"description": "d"}`},
 	} {
 		n := 10
 		one := func() string {

@@ -146,8 +146,9 @@ func (c *Calendar) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// checkLinks checks the agent and the team that an event names.
-func checkLinks(tx *Tx, scope Scope, e Appointment) error {
+// CheckLinks checks the agent and the team that an event names, for who may see
+// a scope: ErrAgentNotFound, ErrTeamNotFound, ErrTeamAccess.
+func CheckLinks(tx *Tx, scope Scope, e Appointment) error {
 	if e.AgentID != 0 {
 		agent, err := GetAgent(tx, e.AgentID)
 		if err != nil || !scope.Allows(agent.Owner, agent.TeamID) {
@@ -178,7 +179,7 @@ func (c *Calendar) create(w http.ResponseWriter, r *Request) error {
 	return Once(c.store, w, r, "events", http.StatusCreated, body, func(tx *Tx) (any, error) {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err == nil {
-			err = checkLinks(tx, scope, e)
+			err = CheckLinks(tx, scope, e)
 		}
 		if err != nil {
 			return nil, err
@@ -215,7 +216,7 @@ func (c *Calendar) update(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		if e.AgentID != before.AgentID || e.TeamID != before.TeamID {
-			if err := checkLinks(tx, scope, e); err != nil {
+			if err := CheckLinks(tx, scope, e); err != nil {
 				return err
 			}
 		}
@@ -223,7 +224,7 @@ func (c *Calendar) update(w http.ResponseWriter, r *Request) error {
 		if e, err = SaveEvent(tx, e); err != nil {
 			return err
 		}
-		return raiseChange(tx, before, e, r.Now)
+		return RaiseChange(tx, before, e, r.Now)
 	})
 	if err != nil {
 		return err
@@ -231,35 +232,50 @@ func (c *Calendar) update(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, brief(e, "Updated."))
 }
 
-// cancel calls an event off. Done twice it changes nothing more (7.5).
-func (c *Calendar) cancel(w http.ResponseWriter, r *Request) error {
+// ReadReason reads the body of a cancellation, which may be empty.
+func ReadReason(r *Request) (reason string, err error) {
 	body, err := r.ReadBody(true)
 	if err != nil {
-		return err
+		return "", err
 	}
-	reason := ""
 	body.String("reason", &reason)
-	if err := body.Err(); err != nil {
+	return reason, body.Err()
+}
+
+// CancelEvent calls an event off and tells of it. Done twice it changes nothing
+// more (7.5).
+func CancelEvent(tx *Tx, e Appointment, reason string, now time.Time) (Appointment, error) {
+	if e.Status == EventCancelled {
+		return e, nil
+	}
+	e.Status, e.UpdatedAt = EventCancelled, now
+	more := map[string]any{}
+	if reason != "" {
+		if e.CustomerNotes != "" {
+			e.CustomerNotes += "\n"
+		}
+		e.CustomerNotes += "Cancelled: " + reason
+		more["cancellation_reason"] = reason
+	}
+	e, err := SaveEvent(tx, e)
+	if err != nil {
+		return e, err
+	}
+	return e, RaiseEvent(tx, "calendar.cancelled", e, now, more)
+}
+
+func (c *Calendar) cancel(w http.ResponseWriter, r *Request) error {
+	reason, err := ReadReason(r)
+	if err != nil {
 		return err
 	}
 	var e Appointment
 	err = c.store.Update(func(tx *Tx) (err error) {
-		if e, _, err = c.own(tx, r); err != nil || e.Status == EventCancelled {
+		if e, _, err = c.own(tx, r); err != nil {
 			return err
 		}
-		e.Status, e.UpdatedAt = EventCancelled, r.Now
-		more := map[string]any{}
-		if reason != "" {
-			if e.CustomerNotes != "" {
-				e.CustomerNotes += "\n"
-			}
-			e.CustomerNotes += "Cancelled: " + reason
-			more["cancellation_reason"] = reason
-		}
-		if e, err = SaveEvent(tx, e); err != nil {
-			return err
-		}
-		return RaiseEvent(tx, "calendar.cancelled", e, r.Now, more)
+		e, err = CancelEvent(tx, e, reason, r.Now)
+		return err
 	})
 	if err != nil {
 		return err
@@ -267,7 +283,8 @@ func (c *Calendar) cancel(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": e.ID, "uuid": e.UUID, "status": e.Status, "message": "Cancelled."})
 }
 
-func raiseChange(tx *Tx, before, e Appointment, now time.Time) error {
+// RaiseChange tells of a change of an event, by what it has become.
+func RaiseChange(tx *Tx, before, e Appointment, now time.Time) error {
 	if e.Status != before.Status && (e.Status == EventCancelled || e.Status == EventCompleted) {
 		return RaiseEvent(tx, "calendar."+e.Status, e, now, nil)
 	}

@@ -25,16 +25,17 @@ const (
 // Column is a member of records as a list or a page shows it.
 type Column struct {
 	Head, Member, Kind string
-	Sub                string // a second member, in small type
-	To                 string // the beginning of the address that it leads to, "" for none
-	By                 string // the member that ends that address
+	Sub                string         // a second member, in small type
+	To                 string         // the beginning of the address that it leads to, "" for none
+	By                 string         // the member that ends that address
+	Zone               *time.Location // of CellTime, nil for UTC
 }
 
 // PageCell is a field of a row.
 type PageCell struct{ Head, Text, Kind, Sub, Href string }
 
-// Cells shows a record; path is where its page is.
-func Cells(columns []Column, record map[string]any, path string) (cells []PageCell) {
+// Cells shows a record; page gives the address of its page by its id.
+func Cells(columns []Column, record map[string]any, page func(id string) string) (cells []PageCell) {
 	for _, c := range columns {
 		cell := PageCell{Head: c.Head, Text: Shown(Member(record, c.Member)), Kind: c.Kind}
 		if c.Sub != "" {
@@ -45,11 +46,11 @@ func Cells(columns []Column, record map[string]any, path string) (cells []PageCe
 			if strings.TrimSpace(cell.Text) == "" {
 				cell.Text = Shown(record["id"])
 			}
-			cell.Href = path + "/" + url.PathEscape(Shown(record["id"]))
+			cell.Href = page(Shown(record["id"]))
 		case c.Kind == CellURL:
 			cell.Href = WebAddress(cell.Text)
 		case c.Kind == CellTime:
-			cell.Text = When(cell.Text)
+			cell.Text = whenIn(cell.Text, c.Zone)
 		case c.To != "" && Member(record, c.By) != nil:
 			cell.Href = c.To + url.PathEscape(Shown(Member(record, c.By)))
 		}
@@ -80,12 +81,17 @@ func WebAddress(text string) string {
 }
 
 // When is a time of the admin endpoint for people, UTC.
-func When(text string) string {
+func When(text string) string { return whenIn(text, nil) }
+
+func whenIn(text string, zone *time.Location) string {
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
 		return text
 	}
-	return t.UTC().Format("2006-01-02 15:04")
+	if zone == nil {
+		zone = time.UTC
+	}
+	return t.In(zone).Format("2006-01-02 15:04")
 }
 
 // Shown is a value of the admin endpoint as a text.

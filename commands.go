@@ -54,7 +54,7 @@ type resource struct {
 }
 
 // Resources are the commands for agents, contacts, teams, owners, schedules,
-// calls and the do-not-call list.
+// context variables, events, calls and the do-not-call list.
 func (s *Session) Resources() []*cli.Command {
 	var all []*cli.Command
 	for _, r := range []resource{
@@ -77,19 +77,47 @@ func (s *Session) Resources() []*cli.Command {
 			{"owner", "owner", "whose it is", 's'}, {"time-zone", "time_zone", "such as Europe/Berlin", 's'},
 			{"buffer", "buffer_minutes", "minutes free around every event", 'n'}, {"notice", "notice_minutes", "minutes from now to the first free slot", 'n'},
 		}},
+		{"variables", "variables", "variables", "the context variables of contacts and the business", []string{"id", "name", "display_name", "variable_type", "context_type", "owner"}, []field{
+			{"name", "name", "such as preferred_language", 's'}, {"display-name", "display_name", "as people read it", 's'}, {"type", "variable_type", "text, number, date, boolean or select", 's'},
+			{"context", "context_type", "contact or business", 's'}, {"description", "description", "what it is", 's'}, {"option", "select_options", "a value of a select, may stand several times", 'l'},
+			{"owner", "owner", "whose it is", 's'},
+		}},
 		{"do-not-call", "do-not-call", "do_not_call", "numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
 			{"phone", "phone_number", "the number, such as +4930555044", 's'}, {"reason", "reason", "why", 's'},
 		}},
 	} {
 		all = append(all, s.resource(r))
 	}
-	return append(all, &cli.Command{Name: "calls", Usage: "look at calls", Commands: []*cli.Command{
+	return append(all, s.events(), &cli.Command{Name: "calls", Usage: "look at calls", Commands: []*cli.Command{
 		s.list(resource{name: "calls", path: "calls", rows: "calls", columns: []string{"id", "call_id", "status", "type", "phone_number", "started_at", "duration_seconds"}}),
 	}})
 }
 
-func (s *Session) resource(r resource) *cli.Command {
-	create := &cli.Command{
+// events are the commands for the calendar. An event is cancelled, not deleted.
+func (s *Session) events() *cli.Command {
+	r := resource{"events", "events", "events", "", []string{"id", "title", "start_time", "end_time", "status", "owner"}, []field{
+		{"title", "title", "what it is", 's'}, {"start", "start_time", "such as 2026-03-02T09:00:00+01:00; without an offset UTC", 's'}, {"end", "end_time", "when it ends", 's'},
+		{"type", "event_type", "meeting, appointment, busy, voice_call or video_call", 's'}, {"customer", "customer_name", "name of the customer", 's'}, {"location", "location", "where", 's'},
+		{"agent", "ai_agent_id", "id of an agent", 'n'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
+	}}
+	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
+		s.create(r), s.list(r),
+		{Name: "cancel", Usage: "call one off", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "why; added to its notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
+			id, err := OneArgument(c)
+			if err != nil {
+				return err
+			}
+			cancelled, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/events/"+url.PathEscape(id)+"/cancel", map[string]any{"reason": c.String("reason")})
+			if err != nil {
+				return err
+			}
+			return s.PrintList(c, cancelled, "", r.columns)
+		}},
+	}}
+}
+
+func (s *Session) create(r resource) *cli.Command {
+	return &cli.Command{
 		Name: "create", Usage: "make one", Flags: r.flags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			body, err := r.body(c)
@@ -103,6 +131,9 @@ func (s *Session) resource(r resource) *cli.Command {
 			return s.PrintList(c, made, "", r.columns)
 		},
 	}
+}
+
+func (s *Session) resource(r resource) *cli.Command {
 	load := &cli.Command{
 		Name: "import", Usage: "make many, all or none, from a JSON array or a .csv FILE (- for standard input)", ArgsUsage: "FILE",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"}}, Action: s.ImportFile(r.path),
@@ -118,7 +149,7 @@ func (s *Session) resource(r resource) *cli.Command {
 			return err
 		},
 	}
-	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: []*cli.Command{create, s.list(r), load, remove}}
+	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: []*cli.Command{s.create(r), s.list(r), load, remove}}
 }
 
 // ListOf is the command that lists records of a path.

@@ -54,12 +54,6 @@ func contactFields() []Field {
 	}
 }
 
-// TimeZones are some names of time zones, to choose from; others can be typed.
-func TimeZones(v *Visit) []Choice {
-	return Words("UTC", "America/Chicago", "America/Los_Angeles", "America/New_York", "Asia/Kolkata", "Asia/Tokyo", "Australia/Sydney",
-		"Europe/Berlin", "Europe/London", "Europe/Paris", "Europe/Zurich")(v)
-}
-
 // phoneRow is a number in the form of a contact; a new one has no ID.
 type phoneRow struct {
 	N                        int

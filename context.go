@@ -26,15 +26,20 @@ func readAssignment(r *Request) (a assignment, err error) {
 	if err != nil {
 		return a, err
 	}
+	err = a.read(body)
+	return a, err
+}
+
+func (a *assignment) read(body *Body) error {
 	if raw := body.Raw("variables"); len(raw) == 0 || raw[0] != '{' {
-		return a, ErrMissing.With("variables is missing. Send an object of names and values.")
+		return ErrMissing.With("variables is missing. Send an object of names and values.")
 	}
 	body.Map("variables", &a.values)
 	if body.Given("auto_create_variables") {
 		body.Bool("auto_create_variables", &a.auto)
 	}
 	a.names = slices.Sorted(maps.Keys(a.values))
-	return a, body.Err()
+	return body.Err()
 }
 
 // apply gives the values that result from an assignment to what was set
@@ -228,33 +233,73 @@ func (c *Contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	err = c.store.Update(func(tx *Tx) error {
-		if err := SeedVariables(tx, r.Key.Owner, r.Now); err != nil {
-			return err
-		}
-		values, err := BusinessContext(tx, r.Key.Owner)
-		if err != nil {
-			return err
-		}
-		if values, err = a.apply(tx, r.Key.Owner, ContextBusiness, values, r.Now); err != nil {
-			return err
-		}
-		stored, err := json.Marshal(values)
-		if err != nil {
-			return err
-		}
-		return tx.Put(businessBucket, IDKey(r.Key.Owner), stored)
-	})
+	err = c.store.Update(func(tx *Tx) error { return a.save(tx, r.Key.Owner, r.Now) })
 	if err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Saved."})
 }
 
+// save sets values of an account.
+func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
+	if err := SeedVariables(tx, owner, now); err != nil {
+		return err
+	}
+	values, err := BusinessContext(tx, owner)
+	if err != nil {
+		return err
+	}
+	if values, err = a.apply(tx, owner, ContextBusiness, values, now); err != nil {
+		return err
+	}
+	stored, err := json.Marshal(values)
+	if err != nil {
+		return err
+	}
+	return tx.Put(businessBucket, IDKey(owner), stored)
+}
+
 // AdminRoutes lists the operator's endpoints: there is no published one to
 // read the business context back (contract 9).
 func (c *Contexts) AdminRoutes() []Route {
-	return []Route{{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business}}
+	return []Route{
+		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business},
+		{Method: "PATCH", Path: "/admin/v1/business-context", Handle: c.changeBusiness},
+	}
+}
+
+// changeBusiness sets values of an owner's account, DefaultOwner's where the
+// body names none: all of them or none.
+func (c *Contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	var a assignment
+	name := DefaultOwner
+	if body.Given("owner") {
+		body.String("owner", &name)
+	}
+	if err := a.read(body); err != nil {
+		return err
+	}
+	var values Values
+	err = r.Update(c.store, func(tx *Tx) error {
+		o, err := EnsureOwner(tx, name, r.Now)
+		if err != nil {
+			return err
+		}
+		name = o.Name
+		if err := a.save(tx, o.ID, r.Now); err != nil {
+			return err
+		}
+		values, err = BusinessContext(tx, o.ID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
 }
 
 func (c *Contexts) business(w http.ResponseWriter, r *Request) error {

@@ -202,6 +202,9 @@ func (d *Dashboard) loggedIn(page func(*Visit)) http.HandlerFunc {
 	}
 }
 
+// Now is the wall clock.
+func (v *Visit) Now() time.Time { return v.dashboard.o.Clock.Now() }
+
 // View is what a page is made of.
 type View struct {
 	Title    string

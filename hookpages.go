@@ -79,7 +79,7 @@ func (h HookPages) turn(v *Visit, active bool, said string) {
 		h.Show(v, e, nil)
 		return
 	}
-	http.Redirect(v.W, v.R, h.Here(v, "?done="+said), http.StatusSeeOther)
+	http.Redirect(v.W, v.R, h.Here(v, said), http.StatusSeeOther)
 }
 
 // test sends a sample. How that went is told at once; it is in the log too.
@@ -101,7 +101,7 @@ func (h HookPages) test(v *Visit) {
 	if went["success"] == true {
 		said = "delivered"
 	}
-	http.Redirect(v.W, v.R, h.Here(v, "?done="+said), http.StatusSeeOther)
+	http.Redirect(v.W, v.R, h.Here(v, said), http.StatusSeeOther)
 }
 
 func (h HookPages) redeliver(v *Visit) {
@@ -118,5 +118,5 @@ func (h HookPages) redeliver(v *Visit) {
 		h.Show(v, e, nil)
 		return
 	}
-	http.Redirect(v.W, v.R, h.Here(v, "?done=queued"), http.StatusSeeOther)
+	http.Redirect(v.W, v.R, h.Here(v, "queued"), http.StatusSeeOther)
 }

@@ -62,6 +62,17 @@ func OwnerName(tx *Tx, id uint64) string {
 	return o.Name
 }
 
+// AllOwners reads the owners, oldest first.
+func AllOwners(tx *Tx) (all []Owner, err error) {
+	for o, err := range ownerTable.All(tx, false) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, o)
+	}
+	return all, nil
+}
+
 // SaveOwner stores a changed owner.
 func SaveOwner(tx *Tx, o Owner) error { return ownerTable.Put(tx, o) }
 

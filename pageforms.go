@@ -27,7 +27,9 @@ const (
 	FieldArea   = "area"  // a long text
 	FieldJSON   = "json"  // an object
 	FieldLines  = "lines" // an array of texts, one to a line
-	FieldTime   = "time"  // a date and a time, UTC
+	FieldTime   = "time"  // a date and a time
+	FieldDate   = "date"
+	FieldHidden = "hidden" // goes along with the form, and is no member
 )
 
 // Field is an entry of a form: a member of a record as the admin endpoint has
@@ -43,6 +45,7 @@ type Field struct {
 	Make              bool                    // only of a new record
 	Change            bool                    // only of one that is there
 	Wide              bool                    // takes a row of its own
+	Zone              *time.Location          // of FieldTime, nil for UTC
 }
 
 // Choice is one of several values.
@@ -79,6 +82,12 @@ func RecordChoices(path, rows, value, label string) func(*Visit) []Choice {
 	}
 }
 
+// TimeZones are some names of time zones, to choose from; others can be typed.
+func TimeZones(v *Visit) []Choice {
+	return Words("UTC", "America/Chicago", "America/Los_Angeles", "America/New_York", "Asia/Kolkata", "Asia/Tokyo", "Australia/Sydney",
+		"Europe/Berlin", "Europe/London", "Europe/Paris", "Europe/Zurich")(v)
+}
+
 // OwnerChoices are the names of the owners, to choose from.
 func OwnerChoices(v *Visit) []Choice { return RecordChoices("owners", "owners", "name", "name")(v) }
 
@@ -103,6 +112,10 @@ func Fill(value func(Field) string) Filling {
 // sent, nil for nothing.
 func (v *Visit) Inputs(fields []Field, fill Filling, fault *Error) (list []Input) {
 	for _, f := range fields {
+		if f.Kind == FieldHidden {
+			list = append(list, Input{Field: f, Value: f.Usual})
+			continue
+		}
 		in := Input{Field: f, Value: fill.Value(f), Was: fill.Was(f)}
 		if f.Choices != nil {
 			in.Choices = chosen(f, f.Choices(v), in.Value)
@@ -191,7 +204,7 @@ func (f Field) Of(record map[string]any) string {
 		if err != nil {
 			return ""
 		}
-		return strings.TrimSuffix(t.UTC().Format("2006-01-02T15:04:05"), ":00")
+		return strings.TrimSuffix(t.In(f.zone()).Format("2006-01-02T15:04:05"), ":00")
 	}
 	return Shown(value)
 }
@@ -200,6 +213,13 @@ func (f Field) Of(record map[string]any) string {
 func Mark(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return fmt.Sprintf("%x", sum[:8])
+}
+
+func (f Field) zone() *time.Location {
+	if f.Zone == nil {
+		return time.UTC
+	}
+	return f.Zone
 }
 
 // Changed says whether a form changes a field: what nobody has touched is not
@@ -235,8 +255,8 @@ func (f Field) Value(form url.Values) (any, error) {
 		return object, dec.Decode(&object)
 	case f.Kind == FieldTime:
 		for _, layout := range []string{"2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02 15:04"} {
-			if t, err := time.Parse(layout, text); err == nil {
-				return t.Format(time.RFC3339), nil
+			if t, err := time.ParseInLocation(layout, text, f.zone()); err == nil {
+				return t.UTC().Format(time.RFC3339), nil
 			}
 		}
 		return nil, ErrValidation.With("%s must be a date and a time such as 2026-03-02T09:00; got %q.", f.Name, text)
@@ -260,6 +280,9 @@ func textLines(text string) []string {
 func NewBody(fields []Field, form url.Values) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {
+		if f.Kind == FieldHidden {
+			continue
+		}
 		value, err := f.Value(form)
 		if err != nil {
 			return nil, err
@@ -276,7 +299,7 @@ func NewBody(fields []Field, form url.Values) (map[string]any, error) {
 func ChangeBody(fields []Field, form url.Values) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {
-		if !f.Changed(form) {
+		if f.Kind == FieldHidden || !f.Changed(form) {
 			continue
 		}
 		value, err := f.Value(form)

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // ListPage is a page of a list.
@@ -27,7 +28,11 @@ func (v *Visit) List(path, rows string, filters ...string) (t ListPage, e *Error
 			t.Filtered = t.Filtered || name != "page"
 		}
 	}
-	answer, e := v.Call(http.MethodGet, path+"?"+q.Encode(), nil)
+	joint := "?"
+	if strings.Contains(path, "?") {
+		joint = "&"
+	}
+	answer, e := v.Call(http.MethodGet, path+joint+q.Encode(), nil)
 	if e != nil {
 		return t, e
 	}

@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -23,10 +25,12 @@ type Records struct {
 	Columns  []Column
 	Filters  []Field
 	Fields   []Field
-	Facts    []Column // what the page of one tells besides the form
-	Links    []Link   // beside the button for a new one
-	Page     string   // template of the page of one, "" for the usual
-	NewPage  string   // template of the form of a new one, "" for the usual
+	Facts    []Column   // what the page of one tells besides the form
+	Links    []Link     // beside the button for a new one
+	Query    url.Values // goes along in every address
+	Always   url.Values // goes along with every list that is asked for
+	Page     string     // template of the page of one, "" for the usual
+	NewPage  string     // template of the form of a new one, "" for the usual
 	// Deletion says what it does to delete a record; nil: none can be.
 	Deletion func(v *Visit, record map[string]any) string
 	// More adds what the page of one has besides; nil: nothing.
@@ -109,9 +113,20 @@ func (p *Records) At(v *Visit, more string) string {
 	return "/admin/v1/" + p.API + "/" + url.PathEscape(v.R.PathValue("id")) + more
 }
 
-// Here is the address of the record that an address names, with a further part.
-func (p *Records) Here(v *Visit, more string) string {
-	return p.Path + "/" + url.PathEscape(v.R.PathValue("id")) + more
+// Here is the address of the record that an address names, with a word for what
+// was done.
+func (p *Records) Here(v *Visit, done string) string { return p.page(v.R.PathValue("id"), done) }
+
+func (p *Records) page(id, done string) string {
+	at, q := p.Path+"/"+url.PathEscape(id), url.Values{}
+	maps.Copy(q, p.Query)
+	if done != "" {
+		q.Set("done", done)
+	}
+	if len(q) == 0 {
+		return at
+	}
+	return at + "?" + q.Encode()
 }
 
 func (p *Records) list(v *Visit) {
@@ -122,11 +137,12 @@ func (p *Records) list(v *Visit) {
 	query := v.R.URL.Query()
 	t := RecordList{Kind: p, Made: p.makes()}
 	var fault *Error
-	t.ListPage, fault = v.List("/admin/v1/"+p.API, p.Rows, names...)
+	t.ListPage, fault = v.List("/admin/v1/"+p.API+"?"+p.Always.Encode(), p.Rows, names...)
+	t.Filtered = slices.ContainsFunc(p.Filters, func(f Field) bool { return f.Kind != FieldHidden && query.Get(f.Name) != "" })
 	t.Inputs = v.Inputs(p.Filters, Fill(func(f Field) string { return query.Get(f.Name) }), fault)
 	for _, row := range t.ListPage.Rows {
 		record, _ := row.(map[string]any)
-		t.Cells = append(t.Cells, Cells(p.Columns, record, p.Path))
+		t.Cells = append(t.Cells, Cells(p.Columns, record, func(id string) string { return p.page(id, "") }))
 	}
 	page := View{Title: p.Section.Name, Data: t, Form: query}
 	status := http.StatusOK
@@ -186,7 +202,7 @@ func (p *Records) create(v *Visit) {
 		p.Made(v, made)
 		return
 	}
-	http.Redirect(v.W, v.R, p.Path+"/"+url.PathEscape(Shown(made["id"]))+"?done=made", http.StatusSeeOther)
+	http.Redirect(v.W, v.R, p.page(Shown(made["id"]), "made"), http.StatusSeeOther)
 }
 
 // Show sends the page of the record that the address names, with what was sent
@@ -197,7 +213,7 @@ func (p *Records) Show(v *Visit, fault *Error, form url.Values) {
 		v.Fault(e)
 		return
 	}
-	page := RecordPage{Records: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), Shown: Cells(p.Facts, record, p.Path), Form: form}
+	page := RecordPage{Records: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), Shown: Cells(p.Facts, record, nil), Form: form}
 	in := Fill(func(f Field) string {
 		if form == nil {
 			return f.Of(record)
@@ -252,7 +268,7 @@ func (p *Records) change(v *Visit) {
 		p.Show(v, e, form)
 		return
 	}
-	http.Redirect(v.W, v.R, p.Here(v, "?done=saved"), http.StatusSeeOther)
+	http.Redirect(v.W, v.R, p.Here(v, "saved"), http.StatusSeeOther)
 }
 
 // askDelete is the dialog's question as a page, for browsers without script.

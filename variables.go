@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -112,10 +113,17 @@ func AddVariable(tx *Tx, v Variable) (Variable, error) {
 }
 
 // Variables serves the definitions of context variables and their values.
-type Variables struct{ store *Store }
+type Variables struct {
+	store   *Store
+	catalog Catalog[Variable]
+}
 
 // NewVariables serves the context variables of a store.
-func NewVariables(store *Store) *Variables { return &Variables{store} }
+func NewVariables(store *Store) *Variables {
+	return &Variables{store, Catalog[Variable]{
+		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
+	}}
+}
 
 // Tables lists what it keeps in the store, for checks.
 func (v *Variables) Tables() []Checked { return []Checked{variableTable} }
@@ -129,6 +137,56 @@ func (v *Variables) Routes() []Route {
 		{Method: "PATCH", Path: "/api/v1/context-variables/:variable_id/update", Permission: WriteContacts, Handle: v.update},
 		{Method: "DELETE", Path: "/api/v1/context-variables/:variable_id/delete", Permission: WriteContacts, Handle: v.remove},
 	}
+}
+
+// AdminRoutes lists the operator's endpoints, for the definitions of every
+// account.
+func (v *Variables) AdminRoutes() []Route { return v.catalog.Routes() }
+
+// saveVariable is what the operator's endpoint does with a body. Name, context
+// and owner of a definition stay.
+func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) {
+	if old != nil {
+		d := *old
+		if err := readDefinition(b, &d, false); err != nil {
+			return d, err
+		}
+		return d, variableTable.Put(tx, d)
+	}
+	d, owner := Variable{CreatedAt: r.Now}, ""
+	b.String("owner", &owner)
+	if err := readDefinition(b, &d, true); err != nil {
+		return d, err
+	}
+	o, err := EnsureOwner(tx, owner, r.Now)
+	if err != nil {
+		return d, err
+	}
+	d.Owner = o.ID
+	if err := SeedVariables(tx, o.ID, r.Now); err != nil {
+		return d, err
+	}
+	return AddVariable(tx, d)
+}
+
+func showVariable(tx *Tx, v Variable) (any, error) {
+	shown := v.row()
+	shown["owner"], shown["created_at"] = OwnerName(tx, v.Owner), Seconds(v.CreatedAt)
+	return shown, nil
+}
+
+func matchVariable(tx *Tx, v Variable, q url.Values) bool {
+	if owner := q.Get("owner"); owner != "" && owner != OwnerName(tx, v.Owner) {
+		return false
+	}
+	return (q.Get("context_type") == "" || q.Get("context_type") == v.Context) && strings.Contains(v.Name, strings.ToLower(q.Get("search")))
+}
+
+func mayDrop(_ *Tx, v Variable) error {
+	if v.Default {
+		return ErrDeleteNotAllowed
+	}
+	return nil
 }
 
 func (v Variable) row() map[string]any {
