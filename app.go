@@ -107,6 +107,11 @@ func (a *App) wire(peppers Peppers) error {
 		o.Add(part)
 	}
 	o.Add(NewExplainer(store, a.Keyring, a.Limiter, o.Keyed, o.Free, o.QueryAllowed)) // it explains the routes of the others
+	reference, err := NewReference()
+	if err != nil {
+		return err
+	}
+	o.Pages = func(admin bool) []Row { return reference.Rows(admin, a.bases) }
 	a.Server = NewServer(o)
 	return nil
 }
@@ -121,6 +126,18 @@ func (a *App) note(o *Outcome) {
 		key = o.Found.ID
 	}
 	a.history.Note(key, o.Route, o.Code, o.Status, o.Began)
+}
+
+// bases tells where the doors are reached, for the examples of the reference.
+func (a *App) bases(r *http.Request) Bases {
+	at := Bases{API: a.Server.Address(), Admin: a.config.Admin.BaseURL}
+	if at.API == "" {
+		at.API = "http://" + a.config.Server.Listen
+	}
+	if at.Admin == "" {
+		at.Admin = "http://" + r.Host
+	}
+	return at
 }
 
 // tables lists what the store keeps in tables.

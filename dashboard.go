@@ -73,7 +73,7 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	for _, at := range []string{"/admin/", "/healthz", "/readyz", "/openapi.json"} {
+	for _, at := range []string{"/admin/", "/healthz", "/readyz", "/openapi.json", "/reference", "/reference/", "/errors", "/errors/"} {
 		mux.HandleFunc(at, d.endpoint)
 	}
 	for _, name := range []string{"style.css", "script.js", "icon.svg"} {

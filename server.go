@@ -37,6 +37,8 @@ type ServerOptions struct {
 	Open  []Route // the API door: no key is needed
 	Admin []Route // the admin door and the control socket
 
+	Pages func(admin bool) []Row // of a door, for people, without a key
+
 	Access       bool  // log every request
 	QueryAllowed bool  // take ?api_key=
 	DraftHeaders bool  // send RateLimit and RateLimit-Policy
@@ -133,7 +135,7 @@ func (s *Server) API() (http.Handler, error) {
 	for _, row := range s.o.Open {
 		rows = append(rows, Row{row, s.open(row)})
 	}
-	return NewRouter(append(rows, s.health()...), s.plain)
+	return NewRouter(append(rows, s.health(false)...), s.plain)
 }
 
 // Admin is the handler of the admin door. With trusted, which is for the
@@ -143,11 +145,11 @@ func (s *Server) Admin(trusted bool) (http.Handler, error) {
 	for _, row := range append(s.o.Admin, Route{Method: "GET", Path: "/admin/v1/routes", Handle: s.routeTable}, Route{Method: "GET", Path: "/admin/v1/status", Handle: s.status}) {
 		rows = append(rows, Row{row, s.operated(row, trusted)})
 	}
-	return NewRouter(append(rows, s.health()...), s.plain)
+	return NewRouter(append(rows, s.health(true)...), s.plain)
 }
 
-// health lists the rows that answer without a key.
-func (s *Server) health() []Row {
+// health lists the rows of the API or the admin door that answer without a key.
+func (s *Server) health(admin bool) []Row {
 	row := func(path string, ready func() bool) Row {
 		return Row{Route{Method: "GET", Path: path}, func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
 			status, text := http.StatusOK, "ok"
@@ -158,11 +160,11 @@ func (s *Server) health() []Row {
 		}}
 	}
 	describe := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { ServeOpenAPI(w, r) }
-	return []Row{
-		{Route{Method: "GET", Path: "/openapi.json"}, describe},
+	return append(s.o.Pages(admin),
+		Row{Route{Method: "GET", Path: "/openapi.json"}, describe},
 		row("/healthz", func() bool { return true }),
 		row("/readyz", func() bool { return s.o.Store.Err() == nil && !s.draining.Load() }),
-	}
+	)
 }
 
 // exchange is one request on its way through the server.
@@ -280,6 +282,7 @@ func (s *Server) fail(x *exchange, err error) {
 	}
 	h := x.Header()
 	h.Set("Cache-Control", "no-store")
+	h.Set("Link", "</errors/"+e.Code+`>; rel="help"`) // RFC 8288
 	if e.Challenge != "" {
 		h.Set("WWW-Authenticate", e.Challenge)
 	}
