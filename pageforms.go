@@ -25,6 +25,7 @@ const (
 	FieldCheck  = "check" // sent as true or false
 	FieldTicks  = "ticks" // any number of the choices, sent as an array
 	FieldArea   = "area"  // a long text
+	FieldList   = "list"  // an array of texts, with commas between
 	FieldJSON   = "json"  // an object
 	FieldLines  = "lines" // an array of texts, one to a line
 	FieldTime   = "time"  // a date and a time
@@ -45,6 +46,7 @@ type Field struct {
 	Make              bool                    // only of a new record
 	Change            bool                    // only of one that is there
 	Wide              bool                    // takes a row of its own
+	Group             string                  // a heading before the field, "" for none
 	Zone              *time.Location          // of FieldTime, nil for UTC
 }
 
@@ -192,6 +194,8 @@ func (f Field) Of(record map[string]any) string {
 		return ""
 	case f.Kind == FieldLines || f.Kind == FieldTicks:
 		return strings.Join(Texts(value), "\n")
+	case f.Kind == FieldList:
+		return strings.Join(Texts(value), ", ")
 	case f.Kind == FieldJSON:
 		data, err := json.MarshalIndent(value, "", "  ")
 		if err != nil || value == nil {
@@ -237,6 +241,8 @@ func (f Field) Value(form url.Values) (any, error) {
 		return text != "", nil
 	case f.Kind == FieldLines || f.Kind == FieldTicks:
 		return textLines(text), nil
+	case f.Kind == FieldList:
+		return textLines(strings.ReplaceAll(text, ",", "\n")), nil
 	case text == "":
 		return nil, nil
 	case f.Kind == FieldNumber || f.Kind == FieldID:

@@ -2,7 +2,11 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
+	"time"
 )
 
 // StatusPages tell how the server is.
@@ -16,15 +20,100 @@ func (s StatusPages) Pages() map[string]func(*Visit) {
 	return map[string]func(*Visit){"GET /status": showStatus}
 }
 
+// statusPart is a group of facts.
+type statusPart struct {
+	Title string
+	Facts []Pair
+}
+
+// statusRow is a member of the status: in which group, and how it is shown.
+type statusRow struct {
+	part, member, label string
+	show                func(v any) string
+}
+
+func statusRows() []statusRow {
+	return []statusRow{
+		{"Service", "ready", "Ready", Shown}, {"Service", "not_ready_because", "Not ready because", Shown},
+		{"Service", "version", "Version", Shown}, {"Service", "go_version", "Built with", Shown}, {"Service", "started_at", "Started", whenShown}, {"Service", "uptime_seconds", "Up for", uptime},
+		{"Service", "api_url", "API", Shown}, {"Service", "listening", "Doors", statusList}, {"Service", "keys", "Keys", Shown}, {"Service", "log_level", "Log level", Shown},
+		{"Service", "config_error", "Configuration not taken", Shown},
+		{"Store", "store_id", "Id", Shown}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free within", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
+		{"Store", "commits", "Commits", Shown}, {"Store", "transactions", "Transactions", Shown},
+		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "The latest failed", Shown},
+		{"Webhooks", "webhook_backlog", "Waiting", Shown}, {"Webhooks", "webhook_oldest_at", "The oldest since", whenShown}, {"Audit log", "audit", "Head", statusList},
+		{"Clocks", "now", "Wall clock", Shown}, {"Clocks", "service_time", "Clock of the limits", Shown},
+	}
+}
+
+func whenShown(v any) string { return When(Shown(v)) }
+
+func bytesShown(v any) string {
+	n, _ := v.(float64)
+	for _, unit := range []string{"bytes", "kB", "MB", "GB"} {
+		if n < 1000 {
+			return strings.TrimSuffix(fmt.Sprintf("%.1f", n), ".0") + " " + unit
+		}
+		n /= 1000
+	}
+	return fmt.Sprintf("%.1f TB", n)
+}
+
+func uptime(v any) string {
+	seconds, _ := v.(float64)
+	d := time.Duration(seconds) * time.Second
+	if d < 24*time.Hour {
+		return d.String()
+	}
+	return fmt.Sprintf("%d days %s", d/(24*time.Hour), d%(24*time.Hour))
+}
+
+// statusList is a value of several, one to a line.
+func statusList(v any) string {
+	if items, ok := v.([]any); ok {
+		return strings.Join(Texts(items), "\n")
+	}
+	var lines []string
+	for _, pair := range Pairs(v) {
+		lines = append(lines, pair.Name+": "+pair.Value)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// showStatus shows what the admin endpoint tells; what it tells beyond the rows
+// that are known here stands at the end, under its own name.
 func showStatus(v *Visit) {
 	status, e := v.Call(http.MethodGet, "/admin/v1/status", nil)
 	if e != nil {
 		v.Fault(e)
 		return
 	}
-	size, _ := status["store_bytes"].(float64)
-	v.Show(http.StatusOK, "status", View{Title: "Status", Data: []Pair{
-		{"API", Shown(status["api_url"])}, {"Keys", Shown(status["keys"])}, {"Database", fmt.Sprintf("%.1f MB", size/1e6)}, {"Store", Shown(status["store_id"])},
-		{"Wall clock", Shown(status["now"])}, {"Clock of the limits", Shown(status["service_time"])},
-	}})
+	var parts []statusPart
+	add := func(part string, fact Pair) {
+		if fact.Value == "" {
+			return
+		}
+		i := slices.IndexFunc(parts, func(p statusPart) bool { return p.Title == part })
+		if i < 0 {
+			i, parts = len(parts), append(parts, statusPart{Title: part})
+		}
+		parts[i].Facts = append(parts[i].Facts, fact)
+	}
+	for _, row := range statusRows() {
+		if value := status[row.member]; value != nil {
+			add(row.part, Pair{row.label, row.show(value)})
+		}
+		delete(status, row.member)
+	}
+	for _, name := range slices.Sorted(maps.Keys(status)) {
+		add("More", Pair{strings.ReplaceAll(name, "_", " "), compactStatus(status[name])})
+	}
+	v.Show(http.StatusOK, "status", View{Title: "Status", Data: parts})
+}
+
+func compactStatus(v any) string {
+	if _, ok := v.(map[string]any); ok {
+		return statusList(v)
+	}
+	return Shown(v)
 }
