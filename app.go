@@ -98,7 +98,7 @@ func (a *App) wire(peppers Peppers) error {
 	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
 	o.Watch = append(o.Watch, a.audit.Watch)
 	for _, part := range []any{
-		a.audit, NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store), NewTeams(store), NewAgents(store),
+		a.audit, NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store, a.Keyring), NewTeams(store), NewAgents(store),
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
 		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewEventDesk(store), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, rules)), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,

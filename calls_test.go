@@ -11,8 +11,8 @@ import (
 
 // newCallApp has an agent with a number (1), one without (2), a contact (1)
 // and one that must not be called (2), all of the default owner.
-func newCallApp(t testing.TB) *testApp {
-	a := newTestApp(t)
+func newCallApp(t testing.TB, change ...func(*Config)) *testApp {
+	a := newTestApp(t, change...)
 	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
 	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Mute"}`)
 	a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "last_name": "Lind", "email": "mara@example.net", "company": "Lind KG", "phone_numbers": [{"phone_number": "+4930555010"}]}`)

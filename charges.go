@@ -47,6 +47,9 @@ type Bill struct{ Posts []Post }
 // cost is what a post, and those before it that are not left out, ask of the
 // same window.
 func (b *Bill) cost(at int) int {
+	if at == 0 {
+		return b.Posts[0].Charge.Cost
+	}
 	n := 0
 	for i := range b.Posts[:at+1] {
 		if b.Posts[i].Window == b.Posts[at].Window && !b.Posts[i].over {

@@ -149,7 +149,11 @@ func (s *Session) resource(r resource) *cli.Command {
 			return err
 		},
 	}
-	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: []*cli.Command{s.create(r), s.list(r), load, remove}}
+	all := []*cli.Command{s.create(r), s.list(r), load, remove}
+	if r.name == "owners" { // they stay
+		all[3] = s.UpdateOwner()
+	}
+	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: all}
 }
 
 // ListOf is the command that lists records of a path.

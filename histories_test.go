@@ -23,8 +23,10 @@ const histories = 25
 
 // A deed is what one client does.
 type deed struct {
-	kind string // ask, call, pause, resume, revoke, pass
-	pass time.Duration
+	kind  string // ask, call, pause, resume, revoke, pass
+	pass  time.Duration
+	other bool // by the other key of the owner
+	most  int  // what both keys may ask together, 0 for no bound
 }
 
 // state is the key as the model has it.
@@ -32,6 +34,8 @@ type state struct {
 	Now             time.Duration
 	Paused, Revoked bool
 	Minute, Day     []time.Duration // when units were admitted
+	Other           []time.Duration // the same of the other key's minute
+	Both            []time.Duration // of what both share
 }
 
 const historyLimit = 5
@@ -39,11 +43,11 @@ const historyLimit = 5
 // after does a deed to a state and gives the status it is answered with.
 func (d deed) after(s state) (state, int) {
 	spend := func(units *[]time.Duration, window time.Duration, status int) int {
-		live := slices.DeleteFunc(slices.Clone(*units), func(at time.Duration) bool { return s.Now-at >= window })
-		if len(live) >= historyLimit {
+		counted := live(*units, s.Now-window)
+		if len(counted) >= historyLimit {
 			return 429
 		}
-		*units = append(live, s.Now)
+		*units = append(counted, s.Now)
 		return status
 	}
 	switch d.kind {
@@ -66,7 +70,28 @@ func (d deed) after(s state) (state, int) {
 	if d.kind == "call" {
 		return s, spend(&s.Day, 24*time.Hour, 201)
 	}
+	if d.most > 0 {
+		before := s
+		if s.Both = live(s.Both, s.Now-time.Minute); len(s.Both) >= d.most {
+			return before, 429
+		}
+		own := &s.Minute
+		if d.other {
+			own = &s.Other
+		}
+		status := spend(own, time.Minute, 200)
+		if status == 429 {
+			return before, 429
+		}
+		s.Both = append(s.Both, s.Now)
+		return s, status
+	}
 	return s, spend(&s.Minute, time.Minute, 200)
+}
+
+// live leaves out what is over.
+func live(units []time.Duration, since time.Duration) []time.Duration {
+	return slices.DeleteFunc(slices.Clone(units), func(at time.Duration) bool { return at <= since })
 }
 
 // oneAtATime is the model for porcupine. Its states are JSON, to be compared.
@@ -100,18 +125,32 @@ func TestHistories(t *testing.T) {
 		name, limits string
 		deeds        []string
 		refusal      int
+		most         int // of both keys of the owner
 	}{
-		{"minute", `{"requests_per_minute_limit": 5}`, []string{"ask", "ask", "ask", "pass"}, 429},
-		{"day", `{"requests_per_minute_limit": 1000000, "calls_per_day_limit": 5}`, []string{"call", "call", "call", "pass"}, 429},
-		{"state", `{"requests_per_minute_limit": 5}`, []string{"ask", "ask", "ask", "ask", "pause", "resume", "resume", "revoke"}, 401},
+		{"minute", `{"requests_per_minute_limit": 5}`, []string{"ask", "ask", "ask", "pass"}, 429, 0},
+		{"owner", `{"requests_per_minute_limit": 5}`, []string{"ask", "ask", "ask", "pass"}, 429, 7},
+		{"day", `{"requests_per_minute_limit": 1000000, "calls_per_day_limit": 5}`, []string{"call", "call", "call", "pass"}, 429, 0},
+		{"state", `{"requests_per_minute_limit": 5}`, []string{"ask", "ask", "ask", "ask", "pause", "resume", "resume", "revoke"}, 401, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			seen := map[int]int{}
-			for range rounds {
+			rounds, seen := rounds, map[int]int{}
+			if tt.most > 0 {
+				rounds = max(1, rounds/3)
+			}
+			for round := range rounds {
 				a.clocks.Pass(time.Hour) // the refusals of the last round made the address slow
 				seed := rand.Uint64()
-				id, secret := a.key(everyPermission, `"limits": `+tt.limits)
-				events := a.history(id, secret, tt.deeds, rand.New(rand.NewPCG(seed, 0)))
+				owner := `"owner": "admin"` // who has the agent that calls need
+				if tt.most > 0 {
+					owner = fmt.Sprintf(`"owner": "%s %d"`, tt.name, round)
+				}
+				id, secret := a.key(everyPermission, `"limits": `+tt.limits, owner)
+				plan := historyPlan{id: id, secrets: [2]string{secret, secret}, deeds: tt.deeds, most: tt.most, random: rand.New(rand.NewPCG(seed, 0))}
+				if tt.most > 0 {
+					_, plan.secrets[1] = a.key(everyPermission, `"limits": `+tt.limits, owner)
+					a.limitOwner(fmt.Sprintf("%s %d", tt.name, round), OwnerRequestsPerMinute, tt.most)
+				}
+				events := a.history(plan)
 				for _, e := range events {
 					seen[e.Output.(int)]++
 				}
@@ -129,10 +168,23 @@ func TestHistories(t *testing.T) {
 	}
 }
 
-// history lets clients use a key at once and notes what they saw, and when by
+// historyPlan is what a history is made of.
+type historyPlan struct {
+	id      string
+	secrets [2]string // two of one owner; the second is that of every other client
+	deeds   []string
+	most    int
+	random  *rand.Rand
+}
+
+// history lets clients use keys at once and notes what they saw, and when by
 // a counter that orders what one client saw after another.
-func (a *testApp) history(id, secret string, deeds []string, random *rand.Rand) []porcupine.Operation {
-	const clients, each = 6, 9
+func (a *testApp) history(p historyPlan) []porcupine.Operation {
+	const each = 9
+	clients := 6
+	if p.most > 0 { // two keys have many more orders, all of which are tried
+		clients = 4
+	}
 	var ticks atomic.Int64
 	var mu sync.Mutex
 	var events []porcupine.Operation
@@ -140,12 +192,14 @@ func (a *testApp) history(id, secret string, deeds []string, random *rand.Rand) 
 	for client := range clients {
 		var plan []deed
 		for range each {
-			plan = append(plan, deed{kind: deeds[random.IntN(len(deeds))], pass: time.Duration(1+random.IntN(40)) * time.Second})
+			plan = append(plan, deed{
+				kind: p.deeds[p.random.IntN(len(p.deeds))], pass: time.Duration(1+p.random.IntN(40)) * time.Second, other: client%2 == 1, most: p.most,
+			})
 		}
 		wg.Go(func() {
 			for _, d := range plan {
 				e := porcupine.Operation{ClientId: client, Input: d, Call: ticks.Add(1)}
-				e.Output = a.do(d, id, secret)
+				e.Output = a.do(d, p.id, p.secrets[client%2])
 				e.Return = ticks.Add(1)
 				mu.Lock()
 				events = append(events, e)

@@ -157,6 +157,21 @@ func (c *KeyCache) Change(key *Key) {
 	}
 }
 
+// ChangeOwner gives the keys of an owner another state, for every request that
+// starts after it. change gets copies.
+func (c *KeyCache) ChangeOwner(owner uint64, change func(*Key)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes.Add(1)
+	for _, h := range c.byID {
+		for ; h != nil && h.Key().Owner == owner; h = h.next {
+			now := h.Key().Clone()
+			change(now)
+			h.key.Store(now)
+		}
+	}
+}
+
 // Each visits the holders of a key that are in memory. It must not use the
 // cache meanwhile.
 func (c *KeyCache) Each(id string, visit func(*Holder)) {

@@ -91,18 +91,14 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	if c.IsSet("allowed-ip") {
 		body["allowed_ips"] = c.StringSlice("allowed-ip")
 	}
-	limits, metadata := map[string]any{}, map[string]any{}
-	for _, pair := range c.StringSlice("limit") {
-		name, value, ok := strings.Cut(pair, "=")
-		n, err := strconv.Atoi(value)
-		if !ok || err != nil && value != "default" {
-			return nil, Misused(c, fmt.Errorf("--limit must be NAME=NUMBER or NAME=default, such as %s=120; got %q", RequestsPerMinute, pair))
-		}
-		if limits[name] = n; value == "default" {
-			limits[name] = nil
-		}
+	limits, err := LimitFlag(c)
+	if err != nil {
+		return nil, err
+	}
+	if len(limits) > 0 {
 		body["limits"] = limits
 	}
+	metadata := map[string]any{}
 	for _, pair := range c.StringSlice("metadata") {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
@@ -125,6 +121,22 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 		body["expires_at"] = at
 	}
 	return body, nil
+}
+
+// LimitFlag gives the limits that a command names by --limit.
+func LimitFlag(c *cli.Command) (map[string]any, error) {
+	limits := map[string]any{}
+	for _, pair := range c.StringSlice("limit") {
+		name, value, ok := strings.Cut(pair, "=")
+		n, err := strconv.Atoi(value)
+		if !ok || err != nil && value != "default" {
+			return nil, Misused(c, fmt.Errorf("--limit must be NAME=NUMBER or NAME=default, such as %s=120; got %q", RequestsPerMinute, pair))
+		}
+		if limits[name] = n; value == "default" {
+			limits[name] = nil
+		}
+	}
+	return limits, nil
 }
 
 // permissionNames gives the permissions that a command names.

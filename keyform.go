@@ -183,8 +183,6 @@ func (f *KeyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create boo
 	return nil
 }
 
-const maxLimit = 1_000_000_000
-
 // setLimit sets one limit of a key; null puts the default back.
 func (f *KeyForm) setLimit(limits map[string]int, name string, value any) error {
 	rule, ok := f.rights.Limit(name)
@@ -201,8 +199,8 @@ func (f *KeyForm) setLimit(limits map[string]int, name string, value any) error 
 	}
 	number, ok := value.(json.Number)
 	n, err := number.Int64()
-	if !ok || err != nil || n < 1 || n > maxLimit {
-		return ErrValidation.With("limits.%s must be a whole number from 1 to %d, or null for the default; got %v.", name, maxLimit, value)
+	if !ok || err != nil || n < 1 || n > MaxLimit {
+		return ErrValidation.With("limits.%s must be a whole number from 1 to %d, or null for the default; got %v.", name, MaxLimit, value)
 	}
 	limits[name] = int(n)
 	return nil

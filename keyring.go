@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -98,8 +99,14 @@ func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	key.Ready(k.rights, nil)
-	return key, nil
+	return key, k.ready(tx, key)
+}
+
+// ready gives a key of the caller's own what follows from it.
+func (k *Keyring) ready(tx *Tx, key *Key) error {
+	limits, err := LimitsOfOwner(tx, key.Owner)
+	key.Ready(k.rights, limits)
+	return err
 }
 
 // Create stores a new key and gives its secret, which is nowhere to be had
@@ -184,8 +191,18 @@ func (k *Keyring) Save(tx *Tx, key *Key) error {
 // Readied gives a copy of a key of the caller's own with what follows from it.
 func (k *Keyring) Readied(tx *Tx, key *Key) (*Key, error) {
 	ready := key.Clone()
-	ready.Ready(k.rights, nil)
-	return ready, nil
+	return ready, k.ready(tx, ready)
+}
+
+// LimitOwner stores the numbers of an owner. Every request that starts once the
+// transaction is on disk is counted by them, whichever key of the owner it has.
+func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error {
+	if err := OwnerLimitTable.Put(tx, OwnerLimits{owner, limits}); err != nil {
+		return err
+	}
+	limits = maps.Clone(limits)
+	tx.After(func() { k.memory.ChangeOwner(owner, func(key *Key) { key.Ready(k.rights, limits) }) })
+	return nil
 }
 
 // Count gives the number of keys, whatever their state.
@@ -197,7 +214,9 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 		if err != nil {
 			return err
 		}
-		key.Ready(k.rights, nil)
+		if err := k.ready(tx, key); err != nil {
+			return err
+		}
 		if !visit(key) {
 			return nil
 		}

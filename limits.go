@@ -65,7 +65,7 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 				h.meter.Store(m)
 			}
 		}
-		var room [4]Post
+		var room [2]Post
 		b := Bill{Posts: room[:0]}
 		for _, limit := range limits {
 			g, err := l.gauge(nil, m, limit)

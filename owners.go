@@ -1,8 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -80,21 +83,26 @@ func SaveOwner(tx *Tx, o Owner) error { return ownerTable.Put(tx, o) }
 func (o Owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name": o.Name} }
 
 // Owners serves the owners to the operator.
-type Owners struct{ catalog Catalog[Owner] }
+type Owners struct {
+	catalog Catalog[Owner]
+	keyring *Keyring
+}
 
-// NewOwners serves the owners of a store. None can be deleted: what they made
-// would belong to nobody.
-func NewOwners(store *Store) *Owners {
-	return &Owners{Catalog[Owner]{Store: store, Name: "owners", Table: ownerTable, Save: saveOwner, Show: showOwner, Match: matchOwner, Keep: true}}
+// NewOwners serves the owners of a store, with the limits that the keys of a
+// keyring share. None can be deleted: what they made would belong to nobody.
+func NewOwners(store *Store, keyring *Keyring) *Owners {
+	c := &Owners{keyring: keyring}
+	c.catalog = Catalog[Owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
+	return c
 }
 
 // Tables lists what it keeps in the store, for checks.
-func (o *Owners) Tables() []Checked { return []Checked{ownerTable} }
+func (c *Owners) Tables() []Checked { return []Checked{ownerTable, OwnerLimitTable} }
 
 // AdminRoutes lists the endpoints.
-func (o *Owners) AdminRoutes() []Route { return o.catalog.Routes() }
+func (c *Owners) AdminRoutes() []Route { return c.catalog.Routes() }
 
-func saveOwner(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
+func (c *Owners) save(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
 	var o Owner
 	name := ""
 	b.String("name", &name)
@@ -133,11 +141,59 @@ func saveOwner(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
 	if o.Rate < 0 {
 		return o, ErrValidation.With("rate must not be negative.")
 	}
+	if err := c.limit(tx, o, b); err != nil {
+		return o, err
+	}
 	return o, ownerTable.Put(tx, o)
 }
 
-func showOwner(_ *Tx, o Owner) (any, error) {
-	return map[string]any{"id": o.ID, "name": o.Name, "balance": o.Balance, "rate": o.Rate, "created_at": Seconds(o.CreatedAt)}, nil
+// limit sets those limits of an owner that a body names: null is the default, 0
+// no limit.
+func (c *Owners) limit(tx *Tx, o Owner, b *Body) error {
+	given := map[string]any{}
+	b.Map("limits", &given)
+	if err := b.Err(); err != nil || len(given) == 0 {
+		return err
+	}
+	limits, err := LimitsOfOwner(tx, o.ID)
+	if err != nil {
+		return err
+	}
+	if limits = maps.Clone(limits); limits == nil {
+		limits = map[string]int{}
+	}
+	for name, value := range given {
+		if rule, ok := c.keyring.Rights().Limit(name); !ok || !rule.Owner {
+			return ErrValidation.With("limits: owners have no limit %q, but %s.", name,
+				strings.Join(c.keyring.Rights().LimitNames(func(l LimitRule) bool { return l.Owner }), ", "))
+		}
+		if value == nil {
+			delete(limits, name)
+			continue
+		}
+		number, _ := value.(json.Number)
+		n, err := strconv.Atoi(string(number))
+		if err != nil || n < 0 || n > MaxLimit {
+			return ErrValidation.With("limits.%s must be a whole number from 0, for no limit, to %d, or null for the default; got %v.", name, MaxLimit, value)
+		}
+		limits[name] = n
+	}
+	return c.keyring.LimitOwner(tx, o.ID, limits)
+}
+
+func (c *Owners) show(tx *Tx, o Owner) (any, error) {
+	own, err := LimitsOfOwner(tx, o.ID)
+	limits := map[string]int{}
+	for _, l := range c.keyring.Rights().Limits() {
+		if n, ok := own[l.Name]; ok && l.Owner {
+			limits[l.Name] = n
+		} else if l.Owner {
+			limits[l.Name] = l.Max
+		}
+	}
+	return map[string]any{
+		"id": o.ID, "name": o.Name, "balance": o.Balance, "rate": o.Rate, "limits": limits, "created_at": Seconds(o.CreatedAt),
+	}, err
 }
 
 // matchOwner filters by a part of the name.

@@ -28,6 +28,9 @@ type Limit struct {
 	Window time.Duration
 }
 
+// MaxLimit is the largest limit that there may be.
+const MaxLimit = 1_000_000_000
+
 // Short says whether the limit is counted in memory.
 func (l Limit) Short() bool { return l.Window < time.Hour }
 

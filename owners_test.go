@@ -1,0 +1,148 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// limitOwner gives the owner of a name a limit, and makes it where there is none.
+func (a *testApp) limitOwner(name, limit string, most int) {
+	a.t.Helper()
+	rows := a.operate(200, "GET", "/admin/v1/owners?limit=1000", "")["owners"].([]any)
+	for _, row := range rows {
+		if o := row.(map[string]any); o["name"] == name {
+			a.operate(200, "PATCH", fmt.Sprintf("/admin/v1/owners/%v", o["id"]), fmt.Sprintf(`{"limits": {%q: %d}}`, limit, most))
+			return
+		}
+	}
+	a.operate(201, "POST", "/admin/v1/owners", fmt.Sprintf(`{"name": %q, "limits": {%q: %d}}`, name, limit, most))
+}
+
+// Keys of one owner never pass what they share, however many ask at once.
+func TestOwners_minute(t *testing.T) {
+	a := newTestApp(t)
+	a.limitOwner("ann", OwnerRequestsPerMinute, 50)
+	var keys []string
+	for range 5 {
+		_, key := a.key(everyPermission, `"owner": "ann", "limits": {"requests_per_minute_limit": 20}`)
+		keys = append(keys, key)
+	}
+	storm := func() int64 {
+		var passed atomic.Int64
+		var wg sync.WaitGroup
+		for _, key := range keys {
+			for range 4 {
+				wg.Go(func() {
+					for range 10 {
+						if a.ask("GET", "/api/v1/agents", key, "").Code == 200 {
+							passed.Add(1)
+						}
+					}
+				})
+			}
+		}
+		wg.Wait()
+		return passed.Load()
+	}
+	if got := storm(); got != 50 {
+		t.Errorf("got %d through, want 50", got)
+	}
+	_, other := a.key(everyPermission)
+	if w := a.ask("GET", "/api/v1/agents", other, ""); w.Code != 200 {
+		t.Errorf("another owner: got %d", w.Code)
+	}
+	w := a.ask("GET", "/api/v1/agents", keys[0], "")
+	if w.Code != 429 || !strings.Contains(w.Body.String(), "The limit owner_requests_per_minute_limit of 50, which all keys of its owner share, is reached.") {
+		t.Errorf("got %d %s, want the owner's limit named", w.Code, w.Body)
+	}
+	if got := w.Header().Get("RateLimit-Policy"); got != `"requests_per_minute";q=20;w=60, "owner_requests_per_minute";q=50;w=60` {
+		t.Errorf("got policy %s", got)
+	}
+	if w.Header().Get("X-RateLimit-Limit") != "50" || w.Header().Get("X-RateLimit-Remaining") != "0" {
+		t.Errorf("got %v, want the tightest", w.Header())
+	}
+	a.restart()
+	if got := storm(); got != 0 {
+		t.Errorf("after a restart: got %d through, want none", got)
+	}
+	a.limitOwner("ann", OwnerRequestsPerMinute, 60) // for keys in memory too
+	if got := storm(); got != 10 {
+		t.Errorf("with 60: got %d through, want 10", got)
+	}
+	a.clocks.Pass(time.Minute)
+	a.limitOwner("ann", OwnerRequestsPerMinute, 0)
+	if got := storm(); got != 100 {
+		t.Errorf("with no limit of the owner: got %d through, want 20 of each key", got)
+	}
+}
+
+// A call that the owner's limit refuses costs the key nothing of its day.
+func TestOwners_day(t *testing.T) {
+	a := newCallApp(t, func(c *Config) { c.Limit.OwnerCallsPerDay = 5 })
+	var ids, keys []string
+	for range 3 {
+		id, key := a.key(everyPermission, `"limits": {"calls_per_day_limit": 3}`)
+		ids, keys = append(ids, id), append(keys, key)
+	}
+	var made atomic.Int64
+	var wg sync.WaitGroup
+	for _, key := range keys {
+		wg.Go(func() {
+			for range 4 {
+				if w := a.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`); w.Code == 201 {
+					made.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	used := 0.0
+	for _, id := range ids {
+		usage := a.operate(200, "GET", "/admin/v1/keys/"+id+"/usage", "")["usage"].(map[string]any)
+		used += usage[CallsPerDay].(map[string]any)["used"].(float64)
+		if got := fmt.Sprint(usage[OwnerCallsPerDay]); !strings.Contains(got, "limit:5") || !strings.Contains(got, "used:5") || !strings.Contains(got, "scope:owner") {
+			t.Errorf("got %s, want 5 of 5 used by the owner", got)
+		}
+	}
+	if made.Load() != 5 || used != 5 {
+		t.Errorf("got %d calls and %v units of keys, want 5 and 5", made.Load(), used)
+	}
+	if calls := a.operate(200, "GET", "/admin/v1/calls", "")["count"]; calls != 5.0 {
+		t.Errorf("got %v calls stored, want 5", calls)
+	}
+}
+
+func TestOwners_limits(t *testing.T) {
+	a := newTestApp(t, withReports, func(c *Config) { c.Limit.OwnerCallsPerDay = 500 })
+	made := a.operate(201, "POST", "/admin/v1/owners", `{"name": "ann", "limits": {"owner_calls_per_day_limit": 7, "trial_per_day": 9}}`)
+	path := fmt.Sprintf("/admin/v1/owners/%v", made["id"])
+	const rest = " owner_calendar_events_per_day_limit:0 owner_calls_per_day_limit:%d owner_requests_per_minute_limit:0 reports_per_second:2 trial_per_day:%d]"
+	want := func(calls, trial int) string {
+		return "map[" + strings.TrimPrefix(fmt.Sprintf(rest, calls, trial), " ")
+	}
+	if got := fmt.Sprint(made["limits"]); got != want(7, 9) {
+		t.Errorf("got %s", got)
+	}
+	changed := a.operate(200, "PATCH", path, `{"limits": {"owner_calls_per_day_limit": null}, "rate": 1}`)
+	if got := fmt.Sprint(changed["limits"]); got != want(500, 9) {
+		t.Errorf("got %s, want the default back and the other kept", got)
+	}
+	a.restart()
+	if got := fmt.Sprint(a.operate(200, "GET", path, "")["limits"]); got != want(500, 9) {
+		t.Errorf("after a restart: got %s", got)
+	}
+	for body, says := range map[string]string{
+		`{"limits": {"calls_per_day_limit": 1}}`:        `owners have no limit "calls_per_day_limit", but owner_requests_per_minute_limit, `,
+		`{"limits": {"owner_calls_per_day_limit": -1}}`: "limits.owner_calls_per_day_limit must be a whole number from 0, for no limit, to 1000000000",
+		`{"limits": {"trial_per_day": "many"}}`:         "limits.trial_per_day must be a whole number",
+		`{"limits": 5}`:                                 "limits must be an object",
+	} {
+		if e := a.operate(400, "PATCH", path, body); !strings.Contains(e["message"].(string), says) {
+			t.Errorf("%s: got %v, want %q", body, e["message"], says)
+		}
+	}
+}
