@@ -11,7 +11,7 @@ import (
 )
 
 // The crash test starts the real program, loads it over HTTP, kills it at
-// random points and holds what is stored afterwards against what it had
+// random points, every fifth time by SIGTERM, and holds what is stored afterwards against what it had
 // answered. LATCHKEY_CRASH_CYCLES sets how often; a change gets by with few.
 const crashCycles = 20
 
@@ -53,6 +53,11 @@ func TestProgram_Crash(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Duration(20+rand.IntN(150)) * time.Millisecond) // the load has to run for a while before the kill
+		if cycle%5 == 4 {                                               // that they are asked to end must cost nothing either
+			if code := p.stop(t); code != 0 {
+				t.Errorf("SIGTERM under load: got exit code %d: %s", code, tail(p.out.String()))
+			}
+		}
 		p.kill()
 		close(stop)
 		wait()
@@ -66,7 +71,7 @@ func TestProgram_Crash(t *testing.T) {
 	for secret, limit := range tight {
 		checkWindow(t, passed[secret], limit, time.Minute)
 	}
-	t.Logf("%d kills; acknowledged: %s", cycles, l.counts())
+	t.Logf("%d ends, every fifth by SIGTERM; acknowledged: %s", cycles, l.counts())
 }
 
 // checkWindow looks for a span in which more than limit requests were both
@@ -93,3 +98,6 @@ func checkWindow(t *testing.T, list []answer, limit int, span time.Duration) {
 		t.Errorf("limit %d: no request passed at all", limit)
 	}
 }
+
+// tail gives the end of a log.
+func tail(said string) string { return said[max(0, len(said)-2000):] }

@@ -53,7 +53,9 @@ func OpenFolder(path string, create bool) (*Folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the data folder is not writable: %w; mend its permissions or name another with --data", err)
 	}
-	if err := LockExclusive(lock); err != nil {
+	if err := LockExclusive(lock); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, errors.Join(fmt.Errorf("lock the data folder %s: %w; it has to be on a disk that can lock files", path, err), lock.Close())
+	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("the data folder %s is in use by %s; stop it, or name another folder with --data", path, holder(lock.Name())), lock.Close())
 	}
 	if err := writeID(lock); err != nil {

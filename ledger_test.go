@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,6 +38,9 @@ type ledger struct {
 	sessions map[string]time.Time // tokens
 	admitted []answer             // of the limited key
 	asked    int                  // calls and events asked for, answered or not
+
+	refused  int // answers of 503
+	relapsed int // requests let through after one, in a sequence of them
 }
 
 // deedKey is the life of one key.
@@ -113,8 +118,55 @@ func (l *ledger) load(p *process, stop chan struct{}, rounds int) (wait func()) 
 	return wg.Wait
 }
 
+// round does one of everything, one after another.
+func (l *ledger) round(p *process, n int) {
+	for _, work := range []func(p *process, n int){l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn, l.ask, l.call} {
+		work(p, n)
+	}
+}
+
+// copy gives a ledger of its own with the same entries.
+func (l *ledger) copy() *ledger {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := &ledger{begun: l.begun, limited: l.limited, caller: l.caller, callerID: l.callerID, operator: l.operator, asked: l.asked, admitted: slices.Clone(l.admitted)}
+	c.calls, c.events, c.people, c.sessions = maps.Clone(l.calls), maps.Clone(l.events), maps.Clone(l.people), maps.Clone(l.sessions)
+	c.keys = map[string]*deedKey{}
+	for id, k := range l.keys {
+		one := *k
+		c.keys[id] = &one
+	}
+	return c
+}
+
+// note counts refusals for want of the store, and successes after one.
+func (l *ledger) note(status int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if status == http.StatusServiceUnavailable {
+		l.refused++
+	} else if status/100 == 2 && l.refused > 0 {
+		l.relapsed++
+	}
+}
+
+// post sends to the control socket.
+func (l *ledger) post(p *process, path string, body, into any) (at time.Time, err error) {
+	err = p.socket().Do(context.Background(), "POST", path, body, into)
+	at = time.Now()
+	var said *ClientError
+	switch {
+	case err == nil:
+		l.note(http.StatusOK)
+	case errors.As(err, &said):
+		l.note(said.Status)
+	}
+	return at, err
+}
+
 func (l *ledger) ask(p *process, _ int) {
-	if a, _ := do("GET", p.url+"/api/v1/agents", l.limited, nil); a.status == 200 {
+	a, _ := do("GET", p.url+"/api/v1/agents", l.limited, nil)
+	if l.note(a.status); a.status == 200 {
 		l.mu.Lock()
 		l.admitted = append(l.admitted, a)
 		l.mu.Unlock()
@@ -127,6 +179,7 @@ func (l *ledger) create(p *process, path, body string, into any) (time.Time, boo
 	l.asked++
 	l.mu.Unlock()
 	a, data := do("POST", p.url+path, l.caller, []byte(body))
+	l.note(a.status)
 	return a.got, a.status == 201 && json.Unmarshal(data, into) == nil
 }
 
@@ -155,8 +208,7 @@ func (l *ledger) schedule(p *process, n int) {
 // churn makes a key, revokes every other one and rotates half of the rest.
 func (l *ledger) churn(p *process, n int) {
 	post := func(path string, body, into any) (time.Time, error) {
-		err := p.socket().Do(context.Background(), "POST", "/admin/v1/keys"+path, body, into)
-		return time.Now(), err
+		return l.post(p, "/admin/v1/keys"+path, body, into)
 	}
 	var made struct{ ID, Key string }
 	at, err := post("", map[string]any{"name": "churn", "permissions": []string{"can_read_agents"}}, &made)
@@ -191,9 +243,9 @@ func (l *ledger) churn(p *process, n int) {
 
 func (l *ledger) hire(p *process, _ int) {
 	name := "op" + RandomHex(4)
-	if p.socket().Do(context.Background(), "POST", "/admin/v1/operators", map[string]any{"name": name, "password": ledgerPassword}, nil) == nil {
+	if at, err := l.post(p, "/admin/v1/operators", map[string]any{"name": name, "password": ledgerPassword}, nil); err == nil {
 		l.mu.Lock()
-		l.people[name] = time.Now()
+		l.people[name] = at
 		l.mu.Unlock()
 	}
 }
@@ -211,6 +263,7 @@ func (l *ledger) logIn(p *process, _ int) {
 		return
 	}
 	defer w.Body.Close()
+	l.note(w.StatusCode)
 	if cookies := w.Cookies(); w.StatusCode == 303 && len(cookies) == 1 {
 		l.mu.Lock()
 		l.sessions[cookies[0].Value] = time.Now()

@@ -102,6 +102,17 @@ func serveReal(t testing.TB, data string, more ...string) *process {
 // serveCommand starts a server by a command and waits until it listens.
 func serveCommand(t testing.TB, cmd *exec.Cmd, data string) *process {
 	t.Helper()
+	p := startCommand(t, cmd, data)
+	if p.url == "" {
+		t.Fatalf("the server did not listen: %s", p.out.String())
+	}
+	return p
+}
+
+// startCommand starts a server by a command and waits until it listens, or has
+// closed its log; then it has no URL.
+func startCommand(t testing.TB, cmd *exec.Cmd, data string) *process {
+	t.Helper()
 	p := &process{cmd: cmd, data: data, out: &lockedBuffer{}, end: make(chan error, 1)}
 	p.cmd.Stdout = p.out
 	logs, err := p.cmd.StderrPipe()
@@ -126,9 +137,6 @@ func serveCommand(t testing.TB, cmd *exec.Cmd, data string) *process {
 		_, _ = io.Copy(p.out, logs)
 		p.end <- p.cmd.Wait()
 	}()
-	if p.url == "" {
-		t.Fatalf("the server did not listen: %s", p.out.String())
-	}
 	return p
 }
 
@@ -140,6 +148,9 @@ func (p *process) kill() {
 		close(p.end)
 	}
 }
+
+// terminate asks the server to end, if it still runs.
+func (p *process) terminate() { _ = p.cmd.Process.Signal(syscall.SIGTERM) }
 
 // stop ends the server by SIGTERM and gives its exit code.
 func (p *process) stop(t testing.TB) int {

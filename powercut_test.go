@@ -98,19 +98,25 @@ func diskCalls(data string) []string {
 	return append(args, "-P", data, "-P", filepath.Dir(data))
 }
 
-// serveTraced is serveReal under strace, which writes to files that begin with
-// a name, one for each thread. The server is the child of the test.
+// serveTraced is serveReal under strace.
 func serveTraced(t testing.TB, data, into string, options ...string) *process {
+	t.Helper()
+	return serveCommand(t, tracedCommand(t, data, into, options...), data)
+}
+
+// tracedCommand is a server under strace, which writes to files that begin
+// with a name, one for each thread. The server is the child of the test.
+func tracedCommand(t testing.TB, data, into string, options ...string) *exec.Cmd {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Fatalf("%v; install the package strace", err)
 	}
 	cmd := programCommand(t, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", data)
-	cmd.Args = slices.Concat([]string{strace, "-D", "-f", "-ff", "-ttt", "-q", "-e", "signal=none", "-o", into}, options, []string{cmd.Path}, cmd.Args[1:])
+	cmd.Args = slices.Concat([]string{strace, "-D", "-f", "-ff", "--seccomp-bpf", "-ttt", "-q", "-e", "signal=none", "-o", into}, options, []string{cmd.Path}, cmd.Args[1:])
 	cmd.Path = strace
 	cmd.Env = append(cmd.Env, "LATCHKEY_LOG_ACCESS=false", anyTarget)
-	return serveCommand(t, cmd, data)
+	return cmd
 }
 
 var (

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// machine is a computer of which the clocks are set, that sleeps and starts
+// anew, with the service on it. Its times have a monotonic reading of their
+// own, so a step of its wall clock is one to Go too.
+type machine struct {
+	*testApp
+	began  time.Time
+	real   time.Duration // what has really passed
+	mono   time.Duration // of that what was not slept
+	offset time.Duration // by which the wall clock is wrong
+	up     time.Duration // the boot clock
+	boots  int
+}
+
+func newMachine(t testing.TB) *machine {
+	m := &machine{testApp: newTestApp(t), began: time.Now(), up: time.Hour}
+	m.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
+	m.stop()
+	m.set()
+	m.start()
+	return m
+}
+
+// stepped moves the wall clock of a time and leaves its monotonic reading.
+func stepped(t time.Time, d time.Duration) time.Time {
+	t = t.Add(d)
+	// The layout of time.Time since Go 1.9: wall, monotonic, zone.
+	(*struct {
+		wall      uint64
+		monotonic int64
+		zone      *time.Location
+	})(unsafe.Pointer(&t)).monotonic -= int64(d)
+	return t
+}
+
+// set puts the clocks of the test where the machine has them.
+func (m *machine) set() {
+	m.clocks.mu.Lock()
+	defer m.clocks.mu.Unlock()
+	m.clocks.Reading = Reading{Wall: stepped(m.began.Add(m.mono), m.real-m.mono+m.offset), Boot: m.up, BootID: fmt.Sprint("boot", m.boots)}
+}
+
+func (m *machine) pass(d time.Duration) {
+	m.real, m.mono, m.up = m.real+d, m.mono+d, m.up+d
+	m.set()
+}
+
+// sleep suspends the machine.
+func (m *machine) sleep(d time.Duration) {
+	m.real, m.up = m.real+d, m.up+d
+	m.set()
+	m.clock.Catch() // as it is called every second
+}
+
+func (m *machine) step(d time.Duration) {
+	m.offset += d
+	m.set()
+}
+
+// stop ends the service cleanly.
+func (m *machine) stop() {
+	m.t.Helper()
+	if err := m.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// crash ends the service without what it does at its end.
+func (m *machine) crash() {
+	m.t.Helper()
+	close(m.App.stop)
+	<-m.idle
+	m.Sender.Close()
+	if err := m.Store.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := m.folder.Close(); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// reboot starts the machine anew, with its service stopped.
+func (m *machine) reboot() {
+	m.boots, m.up = m.boots+1, 20*time.Second
+	m.set()
+}
+
+const (
+	stepMinute = 5
+	stepDay    = 3
+)
+
+func (m *machine) stepKey() string {
+	_, secret := m.key(everyPermission, fmt.Sprintf(`"limits": {%q: %d, %q: %d}`, RequestsPerMinute, stepMinute, CallsPerDay, stepDay))
+	return secret
+}
+
+// spend asks until the limit refuses, and says how often it did not.
+func (m *machine) spend(key string) (n int) {
+	for n < 2*stepMinute && m.ask("GET", "/api/v1/agents", key, "").Code == 200 {
+		n++
+	}
+	return n
+}
+
+// TestClock_Rows goes through what may happen to a machine's clocks, with a
+// limit used up before.
+func TestClock_Rows(t *testing.T) {
+	const hour = time.Hour
+	for _, tt := range []struct {
+		name string
+		do   func(m *machine)
+		want int
+	}{
+		{"back 1 h while running", func(m *machine) { m.step(-hour) }, 0},
+		{"ahead 1 h while running", func(m *machine) { m.step(hour) }, 0},
+		{"ahead 10 years while running", func(m *machine) { m.step(87600 * hour) }, 0},
+		{"back 10 years while running", func(m *machine) { m.step(-87600 * hour) }, 0},
+		{"ahead 61 s, then a minute", func(m *machine) { m.step(61 * time.Second); m.pass(time.Minute) }, stepMinute},
+		{"back 10 years, then a minute", func(m *machine) { m.step(-87600 * hour); m.pass(time.Minute) }, stepMinute},
+		{"back 1 h while stopped", func(m *machine) { m.stop(); m.step(-hour); m.start() }, 0},
+		{"ahead 1 h while stopped", func(m *machine) { m.stop(); m.step(hour); m.start() }, 0},
+		{"ahead 10 years over a crash", func(m *machine) { m.crash(); m.step(87600 * hour); m.start() }, 0},
+		{"stopped for a minute, back 1 h", func(m *machine) { m.stop(); m.pass(time.Minute); m.step(-hour); m.start() }, stepMinute},
+		{"reboot of 30 s", func(m *machine) { m.stop(); m.pass(30 * time.Second); m.reboot(); m.start() }, 0},
+		{"reboot of a minute", func(m *machine) { m.stop(); m.pass(time.Minute); m.reboot(); m.start() }, stepMinute},
+		{"reboot of a minute, clock behind", func(m *machine) { m.stop(); m.pass(time.Minute); m.step(-hour); m.reboot(); m.start() }, 0},
+		{"the same and a minute more", func(m *machine) {
+			m.stop()
+			m.pass(time.Minute)
+			m.step(-hour)
+			m.reboot()
+			m.start()
+			m.pass(time.Minute)
+		}, stepMinute},
+		// The one exception besides a restored backup: nothing tells this from
+		// a machine that was off for an hour.
+		{"reboot, clock ahead 1 h", func(m *machine) { m.stop(); m.step(hour); m.reboot(); m.start() }, stepMinute},
+		{"suspended 8 h", func(m *machine) { m.sleep(8 * hour) }, stepMinute},
+		{"suspended 30 s", func(m *machine) { m.sleep(30 * time.Second) }, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t)
+			if before := m.clocks.Read().Wall; stepped(before, hour).Sub(before) != 0 || stepped(before, hour).Unix() != before.Unix()+3600 {
+				t.Fatal("the layout of time.Time is another: steps of the clock cannot be tested")
+			}
+			key := m.stepKey()
+			if n := m.spend(key); n != stepMinute {
+				t.Fatalf("got %d requests through, want %d", n, stepMinute)
+			}
+			tt.do(m)
+			if n := m.spend(key); n != tt.want {
+				t.Errorf("got %d more requests through, want %d", n, tt.want)
+			}
+		})
+	}
+}
+
+// TestClock_Scripts lets random things happen to a machine and counts what got
+// through by the time that really passed. LATCHKEY_CRASH_CLOCKS sets the number
+// of scripts.
+func TestClock_Scripts(t *testing.T) {
+	admitted := 0
+	scripts := long("LATCHKEY_CRASH_CLOCKS", 15)
+	for i := range scripts {
+		seed := rand.Uint64()
+		ok := t.Run(fmt.Sprint("script ", i), func(t *testing.T) {
+			m := newMachine(t)
+			n, err := m.script(rand.New(rand.NewPCG(seed, 0)))
+			if admitted += n; err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		})
+		if !ok {
+			return
+		}
+	}
+	if admitted < scripts*stepMinute {
+		t.Errorf("%d requests were let through in %d scripts, too few to show anything", admitted, scripts)
+	}
+	t.Logf("%d scripts, %d requests let through, none too many", scripts, admitted)
+}
+
+// script lets things happen, and gives how much was let through and an error
+// where that was too much, or too little at the end.
+func (m *machine) script(random *rand.Rand) (n int, err error) {
+	key := m.stepKey()
+	var minute, day []time.Duration // when something was let through
+	spend := func() error {
+		for range 1 + random.IntN(stepMinute+2) {
+			if m.ask("GET", "/api/v1/agents", key, "").Code == 200 {
+				minute = append(minute, m.real)
+				n++
+			}
+		}
+		switch w := m.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`); w.Code {
+		case 201:
+			day = append(day, m.real)
+			fallthrough
+		case 429:
+			if w.Code == 201 || w.Header().Get("X-RateLimit-Limit") == fmt.Sprint(stepDay) {
+				minute = append(minute, m.real) // the minute is paid for also where the day is refused
+			}
+		default:
+			return fmt.Errorf("a call: got %d %s", w.Code, w.Body)
+		}
+		for limit, list := range map[int][]time.Duration{stepMinute: minute, stepDay: day} {
+			span := map[int]time.Duration{stepMinute: time.Minute, stepDay: 24 * time.Hour}[limit]
+			if len(list) > limit && m.real-list[len(list)-1-limit] < span {
+				return fmt.Errorf("after %s: more than %d were let through within %s", m.real, limit, span)
+			}
+		}
+		return nil
+	}
+	steps := []time.Duration{time.Second, 61 * time.Second, time.Hour, 25 * time.Hour, 10 * 365 * 24 * time.Hour}
+	pauses := []time.Duration{0, time.Second, 20 * time.Second, 59 * time.Second, time.Minute, time.Hour, 25 * time.Hour}
+	wrong := func() time.Duration { return steps[random.IntN(len(steps))] * time.Duration(1-2*random.IntN(2)) }
+	pause := func() time.Duration { return pauses[random.IntN(len(pauses))] }
+	for range 30 {
+		switch random.IntN(8) {
+		case 0, 1:
+			m.step(wrong())
+		case 2:
+			m.sleep(pause())
+		case 3, 4: // the service is down for a while
+			service := m.clock.Service(m.clock.Now())
+			if random.IntN(2) == 0 {
+				m.stop()
+			} else {
+				m.crash()
+			}
+			down := pause()
+			m.pass(down)
+			if random.IntN(2) == 0 {
+				m.step(wrong())
+			}
+			if random.IntN(2) == 0 {
+				m.reboot()
+				if m.clocks.Read().Wall.Round(0).After(service.Add(down)) {
+					minute, day = nil, nil // the stated exception: a reboot with the clock ahead
+				}
+			}
+			m.start()
+		default:
+			m.pass(pause())
+		}
+		if err := spend(); err != nil {
+			return n, err
+		}
+	}
+	m.pass(25 * time.Hour)
+	if w := m.ask("POST", "/api/v1/calls", key, `{"phone_number": "+4930555044", "agent_id": 1}`); w.Code != 201 {
+		return n, fmt.Errorf("25 h after the last request: got %d %s", w.Code, w.Body)
+	}
+	return n, nil
+}
