@@ -383,7 +383,7 @@ func readRows[T any](l *configLoader, source, section string, value any) []T {
 // notSettings matches what begins with LATCHKEY_ and is no setting: the pepper
 // itself, what the command line reads, switches of tests, and what Kubernetes
 // sets in every container near a service called latchkey or latchkey-something.
-var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|CA=|ADMIN_TOKEN=|ADMIN_NAME=|ADMIN_PASSWORD=|ADMIN_PASSWORD_FILE=|CRASH_|BENCH_|TEST_|` +
+var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|CA=|ADMIN_TOKEN=|ADMIN_TOKEN_FILE=|ADMIN_NAME=|ADMIN_PASSWORD=|ADMIN_PASSWORD_FILE=|CRASH_|BENCH_|TEST_|` +
 	`(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://))`)
 
 // readEnviron takes the values of the environment.

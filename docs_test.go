@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,5 +99,172 @@ func TestDocs_Dialer(t *testing.T) {
 	}
 	if list.Count != 2 || list.Calls[0].Summary != "Spoke with +4930555044." {
 		t.Errorf("got %+v, want both calls completed", list)
+	}
+}
+
+// links finds what a page leads to: [text](target).
+var links = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// TestDocs_Links wants every link of the pages to lead to a file, and to a
+// heading of it where it names one, and every page of docs to be led to.
+func TestDocs_Links(t *testing.T) {
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	led := map[string]bool{}
+	for _, page := range append(pages, "README.md", "CONTRIBUTING.md", "CHANGELOG.md") {
+		for _, m := range links.FindAllStringSubmatch(read(t, page), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			name, heading, _ := strings.Cut(m[1], "#")
+			target := filepath.Join(filepath.Dir(page), name)
+			if name == "" {
+				target = page
+			}
+			if page == "README.md" || page != target {
+				led[target] = true
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s leads to %s, which is not there", page, m[1])
+				continue
+			}
+			if heading != "" && !slices.Contains(headings(read(t, target)), heading) {
+				t.Errorf("%s leads to %s, which has no such heading", page, m[1])
+			}
+		}
+	}
+	for _, page := range pages {
+		if !led[page] {
+			t.Errorf("no page leads to %s", page)
+		}
+	}
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// headings gives the anchors of a page, as code hosts make them.
+func headings(text string) (list []string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "#") {
+			name := strings.ToLower(strings.TrimSpace(strings.TrimLeft(line, "#")))
+			list = append(list, strings.ReplaceAll(regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(name, ""), " ", "-"))
+		}
+	}
+	return list
+}
+
+// TestDocs_Reading wants what docs/reading.md names to be in the source.
+func TestDocs_Reading(t *testing.T) {
+	text := read(t, "docs/reading.md")
+	for _, name := range regexp.MustCompile(`\b[a-z_]+\.go\b`).FindAllString(text, -1) {
+		if _, err := os.Stat(name); err != nil {
+			t.Errorf("docs/reading.md names %s, which is not there", name)
+		}
+	}
+	var source strings.Builder
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		source.WriteString(read(t, name))
+	}
+	for _, m := range regexp.MustCompile("`([A-Z][A-Za-z]+)\\.([A-Za-z]+)`").FindAllStringSubmatch(text, -1) {
+		if !regexp.MustCompile(`func \(\w+ \*?` + m[1] + `\) ` + m[2] + `\(`).MatchString(source.String()) {
+			t.Errorf("docs/reading.md names %s.%s, which is not there", m[1], m[2])
+		}
+	}
+}
+
+// TestDocs_Configuration holds the tables of docs/configuration.md against
+// config.example.toml. With LATCHKEY_WRITE_DOCS set it writes them anew.
+func TestDocs_Configuration(t *testing.T) {
+	const page, mark = "docs/configuration.md", "<!-- from here on made from config.example.toml -->\n"
+	text := read(t, page)
+	head, _, ok := strings.Cut(text, mark)
+	if !ok {
+		t.Fatalf("%s lacks the line %q", page, mark)
+	}
+	want := head + mark + settingTables(read(t, "config.example.toml"))
+	if text != want && os.Getenv("LATCHKEY_WRITE_DOCS") != "" {
+		overwrite(t, ".", page, want)
+	} else if text != want {
+		t.Errorf("%s is not what config.example.toml says; run LATCHKEY_WRITE_DOCS=1 go test -run TestDocs_Configuration .", page)
+	}
+	for _, s := range new(Config).settings() {
+		section, key, _ := strings.Cut(s.Key, ".")
+		_, table, _ := strings.Cut(want, "\n## `["+section+"]`\n")
+		table, _, _ = strings.Cut(table, "\n## ")
+		if section != "limit" && !strings.Contains(table, "| `"+key+"` |") {
+			t.Errorf("%s lacks %s", page, s.Key)
+		}
+	}
+}
+
+// settingTables makes a table for each section of the example: the key, its
+// default, and the comment above it without the line of the variable.
+func settingTables(example string) string {
+	var b strings.Builder
+	var comment []string
+	for line := range strings.Lines(example) {
+		line = strings.TrimSuffix(line, "\n")
+		key, value, isKey := strings.Cut(line, " = ")
+		switch {
+		case strings.HasPrefix(line, "#"):
+			if text := strings.TrimPrefix(strings.TrimPrefix(line, "#"), " "); !strings.HasPrefix(text, "Variable: ") {
+				comment = append(comment, text)
+			}
+			continue
+		case strings.HasPrefix(line, "["):
+			fmt.Fprintf(&b, "\n## `%s`\n\n| Key | Default | Meaning |\n|---|---|---|\n", line)
+		case isKey:
+			fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", key, value, strings.ReplaceAll(strings.Join(comment, " "), "|", "\\|"))
+		}
+		comment = nil
+	}
+	return b.String()
+}
+
+// TestDocs_Tour runs the commands of the README's tour, as they stand there,
+// beside a server.
+func TestDocs_Tour(t *testing.T) {
+	_, rest, _ := strings.Cut(read(t, "README.md"), "in a second terminal:\n\n```sh\n")
+	block, _, ok := strings.Cut(rest, "```")
+	if !ok || strings.Count(block, "\n") < 6 {
+		t.Fatalf("README.md has no tour: %q", block)
+	}
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	serveReal(t, filepath.Join(dir, "latchkey-data"))
+	if err := os.Symlink(path, filepath.Join(dir, "latchkey")); err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, dir, "access.log", "GET /\n")
+	id := ""
+	for line := range strings.Lines(block) {
+		cmd := exec.Command("sh", "-c", strings.ReplaceAll(line, "key_...", id))
+		cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v: %s", line, err, out)
+		}
+		if id == "" {
+			id = regexp.MustCompile(`key_[0-9a-z]+`).FindString(string(out))
+		}
+	}
+	if id == "" {
+		t.Error("no command of the tour has shown the id of a key")
 	}
 }

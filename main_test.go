@@ -315,6 +315,11 @@ func TestProgram_TokenOverTCP(t *testing.T) {
 	if out, errs, exit := run(t, "admin", "token", "list", "--url", admin, "--token-file", file); exit != 0 || !strings.Contains(out, "ops") {
 		t.Errorf("over TCP: exit %d, %s %s", exit, out, errs)
 	}
+	c := programCommand(t, "admin", "token", "list", "--url", admin)
+	c.Env = append(c.Env, "LATCHKEY_ADMIN_TOKEN_FILE="+file)
+	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "ops") {
+		t.Errorf("with the token's file in the environment: %v %s", err, out)
+	}
 	if err := os.WriteFile(file, []byte(NewSecret(tokenPrefix)), 0o600); err != nil {
 		t.Fatal(err)
 	}

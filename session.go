@@ -135,9 +135,12 @@ func SocketPath(path string) string {
 }
 
 func (s *Session) token(c *cli.Command) (string, error) {
-	if file := c.String("token-file"); file != "" {
+	if file := c.String("token-file"); file != "" { // also LATCHKEY_ADMIN_TOKEN_FILE
 		data, err := os.ReadFile(file)
-		return strings.TrimSpace(string(data)), err
+		if err != nil {
+			return "", fmt.Errorf("read the admin token: %w", err)
+		}
+		return strings.TrimSpace(string(data)), nil
 	}
 	for _, v := range s.Env.Environ {
 		if token, ok := strings.CutPrefix(v, "LATCHKEY_ADMIN_TOKEN="); ok {
