@@ -88,11 +88,12 @@ func (a *App) wire(peppers Peppers) error {
 		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
 		Environments: c.Keys.Environments, SelfRevoke: c.Keys.SelfRevoke,
 	}
+	refusals := NewRefusals()
 	o := ServerOptions{
 		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: NewTokens(store, peppers), Log: a.log,
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
-		Watch: []func(*Outcome){a.note},
+		Watch: []func(*Outcome){a.note, refusals.Note},
 	}
 	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
 	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
@@ -102,7 +103,7 @@ func (a *App) wire(peppers Peppers) error {
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
 		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewEventDesk(store), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, rules)), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
-		NewUsage(store, a.Keyring, a.history),
+		NewUsage(store, a.Keyring, a.history), refusals,
 	} {
 		o.Add(part)
 	}

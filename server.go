@@ -54,25 +54,6 @@ type ServerOptions struct {
 	Watch []func(*Outcome)
 }
 
-// Outcome tells of one answered request. It is valid for the length of the call
-// alone.
-type Outcome struct {
-	ID     string
-	Method string
-	Route  string // the pattern, "-" where none fits: never the address itself
-	Status int
-	Code   string // of the error that was answered, "" for none
-	Text   string // its message
-	Key    *Key   // who asked, nil where no valid key came
-	Found  *Key   // the same, also where the key may not be used: revoked, paused, expired
-	Actor  string // who asked on the admin door
-	Client netip.Addr
-	Params httprouter.Params // what stood in the place of the route's wildcards
-	Began  time.Time         // wall clock
-	Took   time.Duration
-	Limits []Standing // how the limits stood
-}
-
 // Add adds the routes that a part of the program has, by its methods Routes
 // (for keys), FreeRoutes (for keys, at no
 // cost), OpenRoutes (for everybody) and AdminRoutes.
@@ -173,6 +154,7 @@ type exchange struct {
 	http.ResponseWriter
 	status int
 	fault  *Error // what was answered instead of the handler's own answer
+	step   string // the check that was made last
 	began  time.Time
 	limits [2]Standing // where Request.Limits begins
 	meter  *Handle
@@ -252,7 +234,7 @@ func (s *Server) tell(x *exchange, took time.Duration) {
 		Began: x.began, Took: took, Limits: x.Request.Limits,
 	}
 	if x.fault != nil {
-		x.told.Code, x.told.Text = x.fault.Code, x.fault.Message
+		x.told.Code, x.told.Text, x.told.Step = x.fault.Code, x.fault.Message, x.step
 	}
 	for _, watch := range s.o.Watch {
 		watch(&x.told)
@@ -310,6 +292,7 @@ func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 				return
 			}
 		}
+		x.step = StepHandler
 		err = row.Handle(x, &x.Request)
 	}
 }
@@ -320,6 +303,7 @@ func (s *Server) open(row Route) httprouter.Handle {
 		x := s.begin(w, r, p, row)
 		var err error
 		defer s.end(x, &err)
+		x.step = StepHandler
 		err = row.Handle(x, &x.Request)
 	}
 }
@@ -327,6 +311,7 @@ func (s *Server) open(row Route) httprouter.Handle {
 // authenticate finds the key of a request and checks that it may be used now
 // and from there.
 func (s *Server) authenticate(x *exchange) error {
+	x.step = StepCarrier
 	c, err := ReadCredential(x.Request.Request)
 	if err != nil {
 		return challenge(err)
@@ -336,11 +321,12 @@ func (s *Server) authenticate(x *exchange) error {
 		x.Header().Set("Cache-Control", "private, no-store")
 		x.Header().Set("Referrer-Policy", "no-referrer")
 	}
+	x.step = StepKey
 	key, holder, err := s.o.Keyring.Find(c.Secret)
 	if err == nil {
-		x.found = key
+		x.found, x.step = key, StepState
 		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
-			err = ErrQueryKey
+			x.step, err = StepCarrier, ErrQueryKey
 		}
 	}
 	if err != nil {
@@ -351,7 +337,7 @@ func (s *Server) authenticate(x *exchange) error {
 		}
 		return challenge(err)
 	}
-	x.Key, x.meter = key, &holder.Meter
+	x.Key, x.meter, x.step = key, &holder.Meter, StepAddress
 	if !key.Allows(x.Client) {
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.Client)
 	}
@@ -378,6 +364,7 @@ func challenge(err error) error {
 // the permission is there, and checks the permission.
 func (s *Server) admit(x *exchange, row Route) error {
 	permitted := row.Permission == 0 || x.Key.Has(row.Permission)
+	x.step = StepLimit
 	limits, err := s.spend(x, row, permitted)
 	x.Request.Limits = limits
 	if err == nil && row.Spends != "" {
@@ -387,6 +374,7 @@ func (s *Server) admit(x *exchange, row Route) error {
 		return err
 	}
 	if !permitted {
+		x.step = StepPermission
 		rights := s.o.Keyring.Rights()
 		names := rights.Names(row.Permission)
 		e := ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(names, " or "), x.Key.Holds())
@@ -429,6 +417,7 @@ func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 		if trusted {
 			x.Actor, x.Client = Actor(r)
 		} else {
+			x.step = StepKey
 			if x.Actor, err = s.o.Tokens.Authenticate(r, x.Now); err != nil {
 				if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {
 					err = ErrRateLimit.With("Too many wrong tokens from this address. Wait for the time in Retry-After.").After(wait)
@@ -437,6 +426,7 @@ func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 				return
 			}
 		}
+		x.step = StepHandler
 		err = row.Handle(x, &x.Request)
 	}
 }
@@ -482,6 +472,7 @@ func (s *Server) status(w http.ResponseWriter, r *Request) error {
 func (s *Server) plain(e *Error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := s.begin(w, r, nil, Route{Path: "-"})
+		x.step = StepRoute
 		said := e
 		if e == ErrRoute {
 			said = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, clip(r.URL.Path))
