@@ -317,8 +317,12 @@ func (a *Admin) permissions(w http.ResponseWriter, r *Request) error {
 func (a *Admin) limits(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	for _, l := range a.keyring.Rights().Limits() {
+		over, err := a.limiter.Observed.Count("", l.Name)
+		if err != nil {
+			return err
+		}
 		rows = append(rows, map[string]any{
-			"name": l.Name, "default": l.Max, "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin,
+			"name": l.Name, "default": l.Max, "would_refuse": over, "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin,
 		})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"limits": rows})
@@ -330,7 +334,7 @@ func (a *Admin) self(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets"} {
+	for _, name := range []string{"metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets", "carriers", "query_last_at", "query_last_ip"} {
 		delete(shown, name)
 	}
 	shown["secret_ends_at"] = Seconds(r.Key.Until())
@@ -408,6 +412,10 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 		"revoked_at": Seconds(k.RevokedAt), "rotated_at": Seconds(k.RotatedAt), "secrets": secrets, "usage": usage,
 	}
 	showUse(shown, use)
+	shown["carriers"] = map[string]uint64{CarrierBearer: use.Bearer, CarrierHeader: use.Header, CarrierQuery: use.Query}
+	if shown["query_last_at"], shown["query_last_ip"] = Seconds(use.QueryAt), nil; use.QueryIP.IsValid() {
+		shown["query_last_ip"] = use.QueryIP.String()
+	}
 	if list := k.Dormant(); len(list) > 0 {
 		shown["dormant_permissions"] = list
 	}
@@ -459,7 +467,8 @@ func showUse(shown map[string]any, use Use) {
 func (a *Admin) standings(k *Key, r *Request) (map[string]any, error) {
 	usage := map[string]any{}
 	for _, l := range k.Rules() {
-		list, err := a.limiter.Standings(k.ChargeOf(l, 0), r.Moment)
+		charges := k.ChargeOf(l, 0)
+		list, err := a.limiter.Standings(charges, r.Moment)
 		if err != nil {
 			return nil, err
 		}
@@ -468,9 +477,15 @@ func (a *Admin) standings(k *Key, r *Request) (map[string]any, error) {
 			if s.Used > 0 {
 				resets = Seconds(r.Now.Add(s.Next + time.Second - 1))
 			}
-			usage[l.Name] = map[string]any{
+			shown := map[string]any{
 				"limit": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": resets,
 				"window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe,
+			}
+			if usage[l.Name] = shown; !l.Observe {
+				continue
+			}
+			if shown["would_refuse"], err = a.limiter.Observed.Count(charges[0].ID, l.Name); err != nil {
+				return nil, err
 			}
 		}
 	}

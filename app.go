@@ -71,6 +71,7 @@ func (a *App) wire(peppers Peppers) error {
 		return err
 	}
 	a.Limiter = NewLimiter(store, a.clock.Service(a.clock.Now()))
+	a.Limiter.Observed.LogTo(a.log)
 	write := ReadContacts | WriteContacts
 	if c.Contract.ContactsWrite == "can_write_contacts" {
 		write = WriteContacts
@@ -197,6 +198,7 @@ func (a *App) tend() {
 			a.report("scheduled backup", a.backups.Due(now))
 		case <-flush.C:
 			a.report("store last uses", a.Keyring.Flush())
+			a.report("store what limits would refuse", a.Limiter.Observed.Flush(a.clock.Service(a.clock.Now())))
 			a.report("store the usage history", a.history.Flush())
 		}
 	}

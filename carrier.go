@@ -8,13 +8,6 @@ import (
 	"strings"
 )
 
-// The ways a key is sent (contract 2.1).
-const (
-	CarrierBearer = "bearer"
-	CarrierHeader = "header"
-	CarrierQuery  = "query"
-)
-
 // Credential is a key as it was sent.
 type Credential struct {
 	Secret  string

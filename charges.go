@@ -36,7 +36,7 @@ type Post struct {
 	Window *Window
 	Panel  *Panel // of a short limit; locked
 	Gauge  *Gauge // of a short limit; Window is its window
-	over   bool   // just observed, and without room
+	Over   bool   // just observed, and without room: left out
 	at     int64  // when its units count
 }
 
@@ -52,7 +52,7 @@ func (b *Bill) cost(at int) int {
 	}
 	n := 0
 	for i := range b.Posts[:at+1] {
-		if b.Posts[i].Window == b.Posts[at].Window && !b.Posts[i].over {
+		if b.Posts[i].Window == b.Posts[at].Window && !b.Posts[i].Over {
 			n += b.Posts[i].Charge.Cost
 		}
 	}
@@ -64,11 +64,11 @@ func (b *Bill) cost(at int) int {
 func (b *Bill) Full(now time.Time) (full *Post, wait time.Duration) {
 	for i := range b.Posts {
 		p := &b.Posts[i]
-		if p.over = false; p.Charge.Cost == 0 {
+		if p.Over = false; p.Charge.Cost == 0 {
 			continue
 		}
 		w := p.Window.Wait(now, b.cost(i))
-		if p.over = w > 0 && p.Charge.Observe; !p.over && w > wait {
+		if p.Over = w > 0 && p.Charge.Observe; !p.Over && w > wait {
 			full, wait = p, w
 		}
 	}
@@ -86,7 +86,7 @@ func (b *Bill) Dry(now time.Time) *Post {
 	return nil
 }
 
-func (p *Post) pays() bool { return p.Charge.Cost > 0 && !p.over }
+func (p *Post) pays() bool { return p.Charge.Cost > 0 && !p.Over }
 
 // Use makes the charge of a post, which has room and reserve for it, and says
 // whether more reserve is to be fetched.
@@ -114,15 +114,6 @@ func (b *Bill) Standings(now time.Time, into []Standing) []Standing {
 		}
 	}
 	return into
-}
-
-// Overs calls what is told of each charge that was left out.
-func (b *Bill) Overs(tell func(c Charge)) {
-	for i := range b.Posts {
-		if b.Posts[i].over {
-			tell(b.Posts[i].Charge)
-		}
-	}
 }
 
 // ReadQuotas makes a bill of those charges that are of long limits.

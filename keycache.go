@@ -38,11 +38,40 @@ type Holder struct {
 	use    Use
 }
 
-// Use tells when and how a key was last used.
+// The ways a key is sent (contract 2.1).
+const (
+	CarrierBearer = "bearer"
+	CarrierHeader = "header"
+	CarrierQuery  = "query"
+)
+
+// Use tells when and how a key was last used, and how often by each carrier.
 type Use struct {
 	At      time.Time  `json:"at"`
 	IP      netip.Addr `json:"ip"`
-	Carrier string     `json:"carrier"` // bearer, header or query
+	Carrier string     `json:"carrier"` // bearer, header, query, or verify
+	Carriers
+}
+
+// Carriers counts the uses of a key by the way it was sent, and has the last one
+// in a URL.
+type Carriers struct {
+	Bearer  uint64     `json:"bearer,omitempty"`
+	Header  uint64     `json:"header,omitempty"`
+	Query   uint64     `json:"query,omitempty"`
+	QueryAt time.Time  `json:"query_at,omitzero"`
+	QueryIP netip.Addr `json:"query_ip,omitzero"`
+}
+
+// Add adds what came beside or after u.
+func (u *Use) Add(other Use) {
+	if other.At.After(u.At) {
+		u.At, u.IP, u.Carrier = other.At, other.IP, other.Carrier
+	}
+	u.Bearer, u.Header, u.Query = u.Bearer+other.Bearer, u.Header+other.Header, u.Query+other.Query
+	if other.QueryAt.After(u.QueryAt) {
+		u.QueryAt, u.QueryIP = other.QueryAt, other.QueryIP
+	}
 }
 
 // Key is the key as it is now. It is shared: Clone it before a change.
@@ -51,22 +80,36 @@ func (h *Holder) Key() *Key { return h.key.Load() }
 // Note keeps a use, and says whether it is the first since the last Take.
 func (h *Holder) Note(use Use) (first bool) {
 	h.mu.Lock()
-	h.use = use
+	h.use.At, h.use.IP, h.use.Carrier = use.At, use.IP, use.Carrier
+	switch use.Carrier {
+	case CarrierBearer:
+		h.use.Bearer++
+	case CarrierHeader:
+		h.use.Header++
+	case CarrierQuery:
+		h.use.Query++
+		h.use.QueryAt, h.use.QueryIP = use.At, use.IP
+	}
 	h.mu.Unlock()
 	return !h.listed.Load() && !h.listed.Swap(true)
 }
 
-// Noted is the last use that was noted.
+// Noted is the last use that was noted, with the counts since the last Take.
 func (h *Holder) Noted() Use {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.use
 }
 
-// Take is Noted for who stores it: the next Note is a first one.
+// Take is Noted for who stores it: the counts begin anew, and the next Note is a
+// first one.
 func (h *Holder) Take() Use {
 	h.listed.Store(false)
-	return h.Noted()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	use := h.use
+	h.use.Carriers = Carriers{QueryAt: use.QueryAt, QueryIP: use.QueryIP}
+	return use
 }
 
 // NewKeyCache makes an empty cache for about so many holders.

@@ -260,7 +260,11 @@ func (s *Session) showKey(c *cli.Command, key map[string]any) error {
 	if usage, ok := key["usage"].(map[string]any); ok {
 		for _, name := range slices.Sorted(maps.Keys(usage)) {
 			if u, ok := usage[name].(map[string]any); ok {
-				rows = append(rows, []string{name, fmt.Sprintf("%v of %v used, next free %s", u["used"], u["limit"], Cell(u["resets_at"]))})
+				text := fmt.Sprintf("%v of %v used, next free %s", u["used"], u["limit"], Cell(u["resets_at"]))
+				if u["observe"] == true {
+					text += fmt.Sprintf("; only observed, would have refused %v", u["would_refuse"])
+				}
+				rows = append(rows, []string{name, text})
 			}
 		}
 	}

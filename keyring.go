@@ -393,16 +393,20 @@ func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (Use, error) {
 
 // lastUse is the later of what is stored and of what is noted in memory.
 func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bool) (Use, error) {
-	var use Use
-	value, err := tx.Get("key_uses", stored)
+	use, err := storedUse(tx, stored)
+	k.memory.Each(id, func(h *Holder) {
+		if counts(h.Key()) {
+			use.Add(h.Noted())
+		}
+	})
+	return use, err
+}
+
+func storedUse(tx *Tx, at []byte) (use Use, err error) {
+	value, err := tx.Get("key_uses", at)
 	if err == nil && value != nil {
 		err = json.Unmarshal(value, &use)
 	}
-	k.memory.Each(id, func(h *Holder) {
-		if noted := h.Noted(); counts(h.Key()) && noted.At.After(use.At) {
-			use = noted
-		}
-	})
 	return use, err
 }
 
@@ -415,26 +419,28 @@ func (k *Keyring) Flush() error {
 	if len(dirty) == 0 {
 		return nil
 	}
+	keys, secrets := map[string]Use{}, map[*Key]Use{} // taken once: the function below may run twice
+	for _, h := range dirty {
+		use, key := h.Take(), h.Key()
+		sum := keys[key.ID]
+		sum.Add(use)
+		keys[key.ID] = sum
+		if key.Serial > 0 {
+			secrets[key] = use
+		}
+	}
 	return k.store.Update(func(tx *Tx) error {
-		newest := map[string]Use{}
-		for _, h := range dirty {
-			use, key := h.Take(), h.Key()
-			if use.At.After(newest[key.ID].At) {
-				newest[key.ID] = use
-			}
-			if key.Serial == 0 {
-				continue
-			}
+		for key, use := range secrets {
 			now, err := KeyTable.Get(tx, []byte(key.ID))
 			if err == nil && now.HasSecret(key.Asked()) {
-				err = putUse(tx, useKey(key.ID, key.Asked()), use)
+				err = addUse(tx, useKey(key.ID, key.Asked()), use)
 			}
 			if err != nil {
 				return err
 			}
 		}
-		for id, use := range newest {
-			if err := putUse(tx, []byte(id), use); err != nil {
+		for id, use := range keys {
+			if err := addUse(tx, []byte(id), use); err != nil {
 				return err
 			}
 		}
@@ -442,8 +448,14 @@ func (k *Keyring) Flush() error {
 	})
 }
 
-func putUse(tx *Tx, at []byte, use Use) error {
-	value, err := json.Marshal(use)
+// addUse adds a use to the one that is stored.
+func addUse(tx *Tx, at []byte, use Use) error {
+	sum, err := storedUse(tx, at)
+	if err != nil {
+		return err
+	}
+	sum.Add(use)
+	value, err := json.Marshal(sum)
 	if err != nil {
 		return err
 	}

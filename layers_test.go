@@ -32,6 +32,7 @@ var layers = [][]string{
 	{"quotas.go"},
 	{"gauges.go"},
 	{"charges.go"},
+	{"observations.go"},
 	{"limits.go", "throttle.go"},
 	{"settings.go", "permissions.go", "doortls.go"},
 	{"configrows.go", "rights.go"},

@@ -16,6 +16,9 @@ import (
 // reserve counts as used. It is safe for concurrent use; requests of different
 // ids do not wait for each other.
 type Limiter struct {
+	// Observed counts what limits that are only observed would have refused.
+	Observed *Observations
+
 	store  *Store
 	start  time.Time // service time at which this run began
 	seed   maphash.Seed
@@ -36,7 +39,7 @@ type Handle struct{ meter atomic.Pointer[Panel] }
 // NewLimiter counts in a store. start is the service time at which this run
 // begins: everything an earlier run admitted was before it.
 func NewLimiter(store *Store, start time.Time) *Limiter {
-	l := &Limiter{store: store, start: start, seed: maphash.MakeSeed()}
+	l := &Limiter{Observed: NewObservations(store), store: store, start: start, seed: maphash.MakeSeed()}
 	for i := range l.shards {
 		l.shards[i].meters = map[string]*Panel{}
 	}
@@ -130,6 +133,7 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Stand
 			l.settle(b, now)
 			into = b.Standings(now, into)
 			l.unlock(b)
+			l.note(b, now)
 			return into, nil
 		}
 		l.unlock(b)
@@ -192,6 +196,8 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 			paid = b
 		}
 		list = long.Standings(now, b.Standings(now, nil))
+		short := paid // b of a second run has not been asked what it leaves out
+		tx.After(func() { l.note(short, now); l.note(long, now) })
 		return nil
 	})
 	return list, err
@@ -201,7 +207,19 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 // PayQuotas does, and gives how those stand that are not just observed.
 func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]Standing, error) {
 	b, err := PayQuotas(tx, charges, now)
+	if err == nil {
+		tx.After(func() { l.note(b, now) })
+	}
 	return b.Standings(now, nil), err
+}
+
+// note counts those posts of a bill that were left out.
+func (l *Limiter) note(b *Bill, now time.Time) {
+	for i := range b.Posts {
+		if p := &b.Posts[i]; p.Over {
+			l.Observed.Note(p.Charge, now)
+		}
+	}
 }
 
 // open finds where the short ones of some charges are counted, and locks it: in
@@ -448,5 +466,5 @@ func (l *Limiter) Close() error {
 			return fmt.Errorf("store the counts of limits: %w", err)
 		}
 	}
-	return nil
+	return l.Observed.Flush(l.start)
 }
