@@ -24,6 +24,8 @@ type App struct {
 	notices *Notices
 	history *History
 	audit   *AuditLog
+	metrics *Metrics
+	status  *Status
 	dialer  *Dialer
 
 	Operators *Operators
@@ -76,10 +78,22 @@ func (a *App) wire(peppers Peppers) error {
 	if c.Contract.ContactsWrite == "can_write_contacts" {
 		write = WriteContacts
 	}
+	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
+	a.metrics, err = NewMetrics(MetricsOptions{
+		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
+		Ready: func() error { return a.Server.Ready() },
+	})
+	if err != nil {
+		return err
+	}
+	a.status = NewStatus(StatusOptions{
+		Store: store, Keyring: a.Keyring, Backups: a.backups, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
+		Server: func() *Server { return a.Server },
+	})
 	targets := NewTargets(c.Webhooks.AllowPrivateTargets)
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: peppers, Targets: targets, Log: a.log,
-		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature,
+		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature, Watch: a.metrics.Attempted,
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
@@ -96,11 +110,10 @@ func (a *App) wire(peppers Peppers) error {
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
 		Watch: []func(*Outcome){a.note, refusals.Note},
 	}
-	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
 	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
-	o.Watch = append(o.Watch, a.audit.Watch)
+	o.Watch = append(o.Watch, a.audit.Watch, a.metrics.Watch)
 	for _, part := range []any{
-		a.audit, NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store, a.Keyring), NewTeams(store), NewAgents(store),
+		a.audit, a.metrics, a.status, NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store, a.Keyring), NewTeams(store), NewAgents(store),
 		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
 		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewEventDesk(store), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
 		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, rules)), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
@@ -173,6 +186,7 @@ func (a *App) tend() {
 	defer guard.Stop()
 	defer minute.Stop()
 	defer flush.Stop()
+	a.report("count the keys", a.metrics.CountKeys(a.clock.Now()))
 	for {
 		select {
 		case <-a.stop:
@@ -195,6 +209,7 @@ func (a *App) tend() {
 			a.report("forget sessions", a.sessions.Sweep(now))
 			a.report("sweep the usage history", a.history.Sweep(now))
 			a.report("tend the audit log", a.audit.Tend(now))
+			a.report("count the keys", a.metrics.CountKeys(now))
 			a.report("scheduled backup", a.backups.Due(now))
 		case <-flush.C:
 			a.report("store last uses", a.Keyring.Flush())
@@ -249,6 +264,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	a.doors.Store(doors)
 	doors.Serve()
 	a.Sender.Start()
+	a.status.ListensAt(map[string]string{"api": doors.API().String(), "admin": doors.Admin().String(), "socket": a.folder.Socket()})
 	ready(doors.API(), doors.Admin())
 	supervisor.Ready(fmt.Sprintf("API on %s, admin door on %s", doors.API(), doors.Admin()))
 	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -23,12 +24,16 @@ type Backups struct {
 	keep   int
 	tables []Checked
 	log    *slog.Logger
+
+	mu   sync.Mutex
+	last time.Time // when the newest one that is there was made
+	err  error     // why the latest failed
 }
 
 // NewBackups copies a store in a data folder. Into dir, where it is not "", it
 // makes one every so often and keeps the newest.
 func NewBackups(store *Store, folder, dir string, every time.Duration, keep int, tables []Checked, log *slog.Logger) *Backups {
-	return &Backups{store, folder, dir, every, keep, tables, log}
+	return &Backups{store: store, folder: folder, dir: dir, every: every, keep: keep, tables: tables, log: log}
 }
 
 // AdminRoutes lists the endpoints.
@@ -115,12 +120,37 @@ func (b *Backups) Due(now time.Time) error {
 	if b.dir == "" {
 		return nil
 	}
+	err := b.due(now)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = err
+	return err
+}
+
+// Last says when the newest scheduled backup was made, as far as is known, and
+// why the latest one failed, nil where it did not.
+func (b *Backups) Last() (made time.Time, failed error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last, b.err
+}
+
+func (b *Backups) madeAt(at time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last = at
+}
+
+func (b *Backups) due(now time.Time) error {
 	made, err := b.made()
 	if err != nil {
 		return err
 	}
 	if n := len(made); n > 0 {
 		last, err := time.Parse(BackupTime, strings.TrimSuffix(strings.TrimPrefix(made[n-1], backupPrefix), backupSuffix))
+		if err == nil {
+			b.madeAt(last)
+		}
 		if err == nil && now.Before(last.Add(b.every)) && !now.Before(last) {
 			return nil
 		}
@@ -136,6 +166,7 @@ func (b *Backups) Due(now time.Time) error {
 	if err := errors.Join(os.Rename(part, filepath.Join(b.dir, name)), SyncDir(b.dir)); err != nil {
 		return fmt.Errorf("name the backup: %w", err)
 	}
+	b.madeAt(now)
 	b.log.Info("backup made", "file", filepath.Join(b.dir, name))
 	by := Deed{Actor: ActorSelf, Action: "make backup", Now: now, Detail: map[string]any{"file": name}}
 	if err := b.store.Update(by.Append); err != nil {

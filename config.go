@@ -64,6 +64,9 @@ type Config struct {
 		Format string `toml:"format" default:"auto" in:"auto,text,json"` // auto is text on a terminal, json otherwise
 		Access bool   `toml:"access" default:"true"`
 	} `toml:"log"`
+	Metrics struct {
+		Open bool `toml:"open" default:"false"`
+	} `toml:"metrics"`
 	Audit struct {
 		Keep       time.Duration `toml:"keep" default:"9600h" min:"24h" max:"876000h"`
 		MaxEntries int           `toml:"max_entries" default:"200000" min:"1000" max:"10000000"`

@@ -73,7 +73,7 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	for _, at := range []string{"/admin/", "/healthz", "/readyz", "/openapi.json", "/reference", "/reference/", "/errors", "/errors/"} {
+	for _, at := range []string{"/admin/", "/metrics", "/healthz", "/readyz", "/openapi.json", "/reference", "/reference/", "/errors", "/errors/"} {
 		mux.HandleFunc(at, d.endpoint)
 	}
 	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
@@ -127,7 +127,7 @@ func (d *Dashboard) own() map[string]func(*Visit) {
 // endpoint hands a request to the admin endpoint: as the operator's where it
 // comes with a login and no token.
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Authorization") == "" && strings.HasPrefix(r.URL.Path, "/admin/") {
+	if r.Header.Get("Authorization") == "" && (strings.HasPrefix(r.URL.Path, "/admin/") || r.URL.Path == "/metrics") {
 		if op, _, ok := d.whose(r); ok {
 			d.o.Admin.ServeHTTP(w, ByActor(r, op.Actor(), ClientAddr(r, d.o.Proxies)))
 			return

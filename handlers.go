@@ -123,6 +123,8 @@ type Route struct {
 	Spends string
 	// Limits names limits that every request pays too, unless it is refused.
 	Limits []string
+	// Public says that the admin door asks nobody for a token here.
+	Public bool
 }
 
 // NumberParam gives a path value as the id of a record; anything but a

@@ -133,6 +133,17 @@ func (c *KeyCache) Find(d Digest) *Holder {
 	return h
 }
 
+// Len is the number of holders in memory.
+func (c *KeyCache) Len() (n int) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.RLock()
+		n += len(s.keys)
+		s.RUnlock()
+	}
+	return n
+}
+
 // Changes counts the calls of Change.
 func (c *KeyCache) Changes() uint64 { return c.changes.Load() }
 

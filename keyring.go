@@ -23,6 +23,7 @@ type Keyring struct {
 	rights   *Rights
 	memory   *KeyCache
 	imported atomic.Bool // some keys are not of our making, so of any shape
+	misses   atomic.Uint64
 	dirtyMu  sync.Mutex
 	dirty    []*Holder
 }
@@ -51,8 +52,13 @@ func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
 	if !WellFormed(secret, k.prefix) && !k.imported.Load() {
 		return nil, nil, ErrKey
 	}
+	k.misses.Add(1)
 	return k.fetch(d)
 }
+
+// Cached is how many secrets are in memory, and how many look-ups found theirs
+// there not, so that the store was read.
+func (k *Keyring) Cached() (held int, misses uint64) { return k.memory.Len(), k.misses.Load() }
 
 // fetch reads a key from the store and keeps it in memory, unless keys have
 // changed meanwhile: then what was read may be old, and it is read again.

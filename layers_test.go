@@ -16,7 +16,7 @@ import (
 // its own declares, and nothing else; of another file only names with a
 // capital letter. The table is the map of the program: keep it true.
 var layers = [][]string{
-	{"errors.go", "lock.go", "version.go", "schemas.go"},
+	{"errors.go", "lock.go", "disk.go", "version.go", "schemas.go"},
 	{"errorcatalog.go"},
 	{"clock.go"},
 	{"trace.go"},
@@ -72,7 +72,7 @@ var layers = [][]string{
 	{"sessions.go", "origins.go", "meters.go"},
 	{"operators.go"},
 	{"server.go", "navigation.go", "templates.go", "cells.go"},
-	{"dashboard.go", "doors.go", "auditlog.go"},
+	{"dashboard.go", "doors.go", "auditlog.go", "metrics.go", "status.go"},
 	{"pagelists.go"},
 	{"pageforms.go"},
 	{"pagerecords.go"},

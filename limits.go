@@ -414,6 +414,17 @@ func (l *Limiter) Standings(charges []Charge, now time.Time) ([]Standing, error)
 	return list, nil
 }
 
+// Len is the number of ids that are counted in memory.
+func (l *Limiter) Len() (n int) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		n += len(s.meters)
+		s.mu.Unlock()
+	}
+	return n
+}
+
 // Sweep forgets the ids that have used nothing for so long that what is stored
 // of them says the same. It is to be called about once a minute.
 func (l *Limiter) Sweep(now time.Time) {

@@ -300,6 +300,27 @@ func Attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list
 	return list, count, nil
 }
 
+// OutboxBacklog says how many deliveries wait, and since when the oldest does.
+func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
+	for q, err := range queueTable.All(tx, false) {
+		if err != nil {
+			return 0, oldest, err
+		}
+		if q.Waiting == 0 || q.Gone {
+			continue
+		}
+		waiting += q.Waiting
+		d, err := deliveryTable.Get(tx, pairKey(q.Webhook, q.Next-uint64(q.Waiting)))
+		if err != nil {
+			return 0, oldest, err
+		}
+		if oldest.IsZero() || d.At.Before(oldest) {
+			oldest = d.At
+		}
+	}
+	return waiting, oldest, nil
+}
+
 // Repeat queues what an entry of the log has sent again, with the same id and
 // bytes. It is ErrNotFound where there is no such entry, ErrConflict where the
 // delivery still waits or its body is not kept.

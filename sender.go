@@ -41,6 +41,9 @@ type SenderOptions struct {
 	Timeout time.Duration // for a whole attempt
 	Header  string        // of the signature
 	Scheme  string        // "hex" or "sha256=hex"
+
+	// Watch, unless it is nil, is told of every attempt. It must be quick.
+	Watch func(Attempt)
 }
 
 // Sender sends what waits in the outbox: to each webhook one delivery after the
@@ -246,7 +249,12 @@ func (s *Sender) Try(ctx context.Context, w Webhook, event string, body []byte) 
 func (s *Sender) attempt(ctx context.Context, w Webhook, d Delivery) (a Attempt) {
 	a.At = s.o.Clock.Now().UTC()
 	began := time.Now()
-	defer func() { a.Took = time.Since(began).Round(time.Millisecond) }()
+	defer func() {
+		a.Took = time.Since(began).Round(time.Millisecond)
+		if s.o.Watch != nil {
+			s.o.Watch(a)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
 	r, err := s.request(ctx, w, d)

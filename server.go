@@ -90,7 +90,7 @@ func NewServer(o ServerOptions) *Server {
 	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: RandomHex(4)}
 }
 
-// ListensAt notes where clients reach the API, for /admin/v1/status.
+// ListensAt notes where clients reach the API.
 func (s *Server) ListensAt(url string) { s.address.Store(&url) }
 
 // Address is where clients reach the API, "" while that is not known.
@@ -123,29 +123,40 @@ func (s *Server) API() (http.Handler, error) {
 // control socket, no token is asked for.
 func (s *Server) Admin(trusted bool) (http.Handler, error) {
 	var rows []Row
-	for _, row := range append(s.o.Admin, Route{Method: "GET", Path: "/admin/v1/routes", Handle: s.routeTable}, Route{Method: "GET", Path: "/admin/v1/status", Handle: s.status}) {
-		rows = append(rows, Row{row, s.operated(row, trusted)})
+	for _, row := range append(s.o.Admin, Route{Method: "GET", Path: "/admin/v1/routes", Handle: s.routeTable}) {
+		rows = append(rows, Row{row, s.operated(row, trusted || row.Public)})
 	}
 	return NewRouter(append(rows, s.health(true)...), s.plain)
 }
 
 // health lists the rows of the API or the admin door that answer without a key.
 func (s *Server) health(admin bool) []Row {
-	row := func(path string, ready func() bool) Row {
+	row := func(path string, ready func() error) Row {
 		return Row{Route{Method: "GET", Path: path}, func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
-			status, text := http.StatusOK, "ok"
-			if !ready() {
-				status, text = http.StatusServiceUnavailable, "unavailable"
+			status, answer := http.StatusOK, map[string]string{"status": "ok"}
+			if err := ready(); err != nil {
+				status, answer = http.StatusServiceUnavailable, map[string]string{"status": "unavailable", "reason": err.Error()}
 			}
-			_ = WriteJSON(w, status, map[string]string{"status": text})
+			_ = WriteJSON(w, status, answer)
 		}}
 	}
 	describe := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { ServeOpenAPI(w, r) }
 	return append(s.o.Pages(admin),
 		Row{Route{Method: "GET", Path: "/openapi.json"}, describe},
-		row("/healthz", func() bool { return true }),
-		row("/readyz", func() bool { return s.o.Store.Err() == nil && !s.draining.Load() }),
+		row("/healthz", func() error { return nil }),
+		row("/readyz", s.Ready),
 	)
+}
+
+// Ready says why no requests should come, nil where they may.
+func (s *Server) Ready() error {
+	if err := s.o.Store.Err(); err != nil {
+		return errors.New("the store takes no writes; the log says why")
+	}
+	if s.draining.Load() {
+		return errors.New("the server is stopping")
+	}
+	return nil
 }
 
 // exchange is one request on its way through the server.
@@ -446,26 +457,6 @@ func (s *Server) routeTable(w http.ResponseWriter, r *Request) error {
 		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": Permission(0), "limits": []string{}})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"routes": rows})
-}
-
-// status tells how the server is.
-func (s *Server) status(w http.ResponseWriter, r *Request) error {
-	size, err := s.o.Store.Size()
-	if err != nil {
-		return err
-	}
-	keys := 0
-	err = s.o.Store.View(func(tx *Tx) error {
-		keys, err = s.o.Keyring.Count(tx)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, http.StatusOK, map[string]any{
-		"api_url": s.address.Load(), "store_id": s.o.Store.ID(), "store_bytes": size, "keys": keys,
-		"now": Millis(r.Now), "service_time": Millis(r.Moment),
-	})
 }
 
 // plain answers for the router where no row is concerned.

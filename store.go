@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -33,6 +34,10 @@ type Store struct {
 	closing bool
 	wake    chan struct{} // holds one token while queue has something new
 	done    chan struct{} // closed when the committer has ended
+
+	commits atomic.Uint64
+	changes atomic.Uint64
+	observe atomic.Pointer[func(changes int, took time.Duration)]
 
 	failed chan struct{} // closed at the first commit error
 	cause  atomic.Pointer[error]
@@ -66,6 +71,24 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	go s.commitAll()
 	return s, nil
 }
+
+// Observe has a function told of each commit: how many changes shared it and how
+// long it took. It runs in the committer and must be quick.
+func (s *Store) Observe(f func(changes int, took time.Duration)) { s.observe.Store(&f) }
+
+func (s *Store) count(changes int, took time.Duration) {
+	s.commits.Add(1)
+	s.changes.Add(uint64(changes))
+	if f := s.observe.Load(); f != nil {
+		(*f)(changes, took)
+	}
+}
+
+// Counts is how many commits there were in this run, and how many changes.
+func (s *Store) Counts() (commits, changes uint64) { return s.commits.Load(), s.changes.Load() }
+
+// FreeBytes is how much of the file is free for new records.
+func (s *Store) FreeBytes() int64 { return int64(s.db.Stats().FreeAlloc) }
 
 // ID is the store's id, made once with the file.
 func (s *Store) ID() string { return s.id }
@@ -271,6 +294,7 @@ func (s *Store) commitAll() {
 // commit runs a batch in one transaction. A change that fails after it wrote
 // something takes the transaction with it; the others then run again without it.
 func (s *Store) commit(batch []*change) {
+	began := time.Now()
 	for {
 		tx, spoiled, err := s.attempt(batch)
 		if spoiled && err == nil {
@@ -291,6 +315,9 @@ func (s *Store) commit(batch []*change) {
 				c.err = ErrUnavailable
 			}
 			c.done(c.err)
+		}
+		if tx != nil && tx.Writes > 0 {
+			s.count(len(batch), time.Since(began))
 		}
 		return
 	}

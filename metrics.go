@@ -1,0 +1,348 @@
+package main
+
+import (
+	"errors"
+	"maps"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// MetricsOptions are what Metrics are made of.
+type MetricsOptions struct {
+	Store   *Store
+	Keyring *Keyring
+	Limiter *Limiter
+	Backups *Backups
+	Clock   *Clock
+	Folder  string       // the data folder
+	Ready   func() error // why the service is not ready, nil where it is
+	Open    bool         // nobody is asked for a token
+}
+
+// Metrics counts what the service does, and tells it in the form of Prometheus.
+// It is safe for concurrent use.
+type Metrics struct {
+	o        MetricsOptions
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	decided  *prometheus.CounterVec
+	attempts *prometheus.CounterVec
+	commits  prometheus.Histogram
+	changes  prometheus.Histogram
+	lookups  prometheus.Counter
+	states   *prometheus.GaugeVec
+
+	// What a request needs is found without building a name: maps that are
+	// replaced as a whole when something new comes up.
+	mu        sync.Mutex
+	routes    atomic.Pointer[map[routeName]*routeMeter]
+	decisions atomic.Pointer[map[string]prometheus.Counter]
+
+	counted      uint64 // generation of the keys when they were counted
+	countedUntil time.Time
+}
+
+type routeName struct{ method, route string }
+
+// routeMeter counts one route.
+type routeMeter struct {
+	labels  []string // door, method, route
+	seconds prometheus.Observer
+	codes   atomic.Pointer[[]codeMeter]
+}
+
+type codeMeter struct {
+	status int
+	count  prometheus.Counter
+}
+
+// NewMetrics makes them ready, in a registry of their own.
+func NewMetrics(o MetricsOptions) (*Metrics, error) {
+	labels := []string{"door", "method", "route"}
+	m := &Metrics{
+		o: o, registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_requests_total", Help: "Answered requests."}, append(slices.Clone(labels), "code")),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "latchkey_request_seconds", Help: "Time from a request to its answer.",
+			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5},
+		}, labels),
+		decided:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_decisions_total", Help: "Requests of the API door: allowed, or the code of the error."}, []string{"decision"}),
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_webhook_attempts_total", Help: "Attempts to send to a webhook."}, []string{"result"}),
+		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "latchkey_store_commit_seconds", Help: "Time of a commit, with its sync.", Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
+		}),
+		changes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "latchkey_store_commit_changes", Help: "Changes that shared a commit.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
+		}),
+		states:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_keys", Help: "Keys by state, where there are fewer than 100,000; counted when they change and every ten minutes."}, []string{"state"}),
+		lookups: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_key_lookups_total", Help: "Requests that came with a key that is known."}),
+	}
+	m.routes.Store(&map[routeName]*routeMeter{})
+	m.decisions.Store(&map[string]prometheus.Counter{})
+	for _, result := range []string{"delivered", "refused", "unreachable"} {
+		m.attempts.WithLabelValues(result)
+	}
+	o.Store.Observe(m.committed)
+	return m, m.register(append(append(m.gauges(), m.stored()...), m.requests, m.seconds, m.decided, m.attempts, m.commits, m.changes, m.lookups, m.states,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
+}
+
+func (m *Metrics) register(all ...prometheus.Collector) (err error) {
+	for _, c := range all {
+		err = errors.Join(err, m.registry.Register(c))
+	}
+	return err
+}
+
+// gauges lists what is read when somebody asks.
+func (m *Metrics) gauges() []prometheus.Collector {
+	o := m.o
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "latchkey_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": ProgramVersion(), "go_version": runtime.Version()},
+	})
+	info.Set(1)
+	return []prometheus.Collector{
+		info,
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_key_cache_misses_total", Help: "Look-ups of keys that had to read the store."}, func() float64 {
+			_, misses := o.Keyring.Cached()
+			return float64(misses)
+		}),
+		gauge("key_cache_entries", "Secrets of keys in memory.", func() float64 {
+			n, _ := o.Keyring.Cached()
+			return float64(n)
+		}),
+		gauge("limiter_keys", "Keys and owners whose limits are counted in memory.", func() float64 { return float64(o.Limiter.Len()) }),
+		gauge("ready", "1 while the service takes requests, else 0.", func() float64 { return oneIf(o.Ready() == nil) }),
+		gauge("store_free_bytes", "Part of the database file that is free for new records.", func() float64 { return float64(o.Store.FreeBytes()) }),
+		gauge("disk_free_bytes", "What the file system of the data folder has left, -1 where that is not known.", func() float64 { return float64(DiskFree(o.Folder)) }),
+		gauge("store_bytes", "Size of the database file.", func() float64 {
+			n, err := o.Store.Size()
+			return float64(n) - oneIf(err != nil)
+		}),
+		gauge("last_backup_timestamp_seconds", "When the newest scheduled backup was made, 0 for never.", func() float64 {
+			last, _ := o.Backups.Last()
+			if last.IsZero() {
+				return 0
+			}
+			return float64(last.Unix())
+		}),
+		gauge("last_backup_failed", "1 where the latest scheduled backup failed, else 0.", func() float64 {
+			_, err := o.Backups.Last()
+			return oneIf(err != nil)
+		}),
+	}
+}
+
+// stored lists what is read from the store when somebody asks; -1 where it
+// cannot be read.
+func (m *Metrics) stored() []prometheus.Collector {
+	read := func(name, help string, read func(tx *Tx) (float64, error)) prometheus.Collector {
+		return gauge(name, help, func() (value float64) {
+			err := m.o.Store.View(func(tx *Tx) (err error) {
+				value, err = read(tx)
+				return err
+			})
+			if err != nil {
+				return -1
+			}
+			return value
+		})
+	}
+	return []prometheus.Collector{
+		read("keys_stored", "Keys in the store, in any state.", func(tx *Tx) (float64, error) {
+			n, err := m.o.Keyring.Count(tx)
+			return float64(n), err
+		}),
+		read("audit_entries", "Entries of the audit log.", func(tx *Tx) (float64, error) {
+			n, err := CountAudit(tx)
+			return float64(n), err
+		}),
+		read("webhook_backlog", "Deliveries that wait.", func(tx *Tx) (float64, error) {
+			n, _, err := OutboxBacklog(tx)
+			return float64(n), err
+		}),
+		read("webhook_oldest_seconds", "Age of the oldest delivery that waits, 0 for none.", func(tx *Tx) (float64, error) {
+			_, oldest, err := OutboxBacklog(tx)
+			if oldest.IsZero() {
+				return 0, err
+			}
+			return m.o.Clock.Now().Sub(oldest).Seconds(), err
+		}),
+	}
+}
+
+func gauge(name, help string, read func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "latchkey_" + name, Help: help}, read)
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+func (m *Metrics) committed(changes int, took time.Duration) {
+	m.commits.Observe(took.Seconds())
+	m.changes.Observe(float64(changes))
+}
+
+// AdminRoutes lists the endpoints.
+func (m *Metrics) AdminRoutes() []Route {
+	return []Route{{Method: "GET", Path: "/metrics", Handle: m.serve, Public: m.o.Open}}
+}
+
+func (m *Metrics) serve(w http.ResponseWriter, r *Request) error {
+	promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r.Request)
+	return nil
+}
+
+// Watch counts a request. It takes no memory once a route and a status have
+// been seen.
+func (m *Metrics) Watch(o *Outcome) {
+	r := (*m.routes.Load())[routeName{o.Method, o.Route}]
+	if r == nil {
+		r = m.newRoute(o.Method, o.Route)
+	}
+	r.seconds.Observe(o.Took.Seconds())
+	m.count(r, o.Status).Inc()
+	if r.labels[0] != "api" {
+		return
+	}
+	if o.Key != nil {
+		m.lookups.Inc()
+	}
+	code := o.Code
+	if code == "" {
+		code = "allowed"
+	}
+	c := (*m.decisions.Load())[code]
+	if c == nil {
+		c = m.newDecision(code)
+	}
+	c.Inc()
+}
+
+func (m *Metrics) count(r *routeMeter, status int) prometheus.Counter {
+	codes := r.codes.Load()
+	for i := range *codes {
+		if (*codes)[i].status == status {
+			return (*codes)[i].count
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.requests.WithLabelValues(append(slices.Clone(r.labels), codeName(status))...)
+	more := append(slices.Clone(*r.codes.Load()), codeMeter{status, c})
+	r.codes.Store(&more)
+	return c
+}
+
+func codeName(status int) string {
+	if status < 100 || status > 599 {
+		return "none" // the connection was broken off before an answer
+	}
+	return string([]byte{byte('0' + status/100), byte('0' + status/10%10), byte('0' + status%10)})
+}
+
+// maxRoutes bounds how many routes are counted one by one.
+const maxRoutes = 2000
+
+// newRoute begins to count a route. What stands in no table is counted under
+// few names, since anybody may ask for anything.
+func (m *Metrics) newRoute(method, route string) *routeMeter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	name, all := routeName{method, route}, *m.routes.Load()
+	told := name
+	if !slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, method) || len(all) >= maxRoutes {
+		told = routeName{"other", "-"}
+		name = told
+	}
+	if r := all[name]; r != nil {
+		return r
+	}
+	door := "api"
+	if strings.HasPrefix(route, "/admin/") || route == "/metrics" {
+		door = "admin"
+	}
+	r := &routeMeter{labels: []string{door, told.method, told.route}}
+	r.seconds = m.seconds.WithLabelValues(r.labels...)
+	r.codes.Store(&[]codeMeter{})
+	more := maps.Clone(all)
+	more[name] = r
+	m.routes.Store(&more)
+	return r
+}
+
+func (m *Metrics) newDecision(code string) prometheus.Counter {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.decided.WithLabelValues(code)
+	more := maps.Clone(*m.decisions.Load())
+	more[code] = c
+	m.decisions.Store(&more)
+	return c
+}
+
+// Attempted counts an attempt to send to a webhook.
+func (m *Metrics) Attempted(a Attempt) {
+	result := "delivered"
+	switch {
+	case a.Status == 0:
+		result = "unreachable"
+	case !a.Success():
+		result = "refused"
+	}
+	m.attempts.WithLabelValues(result).Inc()
+}
+
+// manyKeys is from how many keys on their states are not counted: it means to
+// read them all, and to hold the file in memory.
+const manyKeys = 100_000
+
+// CountKeys counts the keys by state, where they may have changed and are not
+// too many. It is to be called about once a minute, by one goroutine.
+func (m *Metrics) CountKeys(now time.Time) error {
+	generation := m.o.Store.Generation(KeyTable.Name).Load() + 1
+	if m.counted == generation && now.Before(m.countedUntil) {
+		return nil
+	}
+	counts := map[string]int{}
+	err := m.o.Store.View(func(tx *Tx) error {
+		total, err := KeyTable.Count(tx)
+		if err != nil || total >= manyKeys {
+			counts = nil
+			return err
+		}
+		for key, err := range KeyTable.All(tx, false) {
+			if err != nil {
+				return err
+			}
+			counts[key.Status(now)]++
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	m.counted, m.countedUntil = generation, now.Add(10*time.Minute)
+	m.states.Reset()
+	if counts == nil {
+		return nil
+	}
+	for _, state := range []string{StatusActive, StatusPaused, StatusExpired, StatusRevoked} {
+		m.states.WithLabelValues(state).Set(float64(counts[state]))
+	}
+	return nil
+}
