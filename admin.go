@@ -102,30 +102,14 @@ func (a *Admin) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	status, f := q.Get("status"), keyFilter{q.Get("status"), strings.ToLower(q.Get("search")), q.Get("environment"), q.Get("owner")}
-	if states := []string{"", StatusActive, StatusPaused, StatusExpired, StatusRevoked}; !slices.Contains(states, status) {
-		return ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), status)
+	f, err := ReadKeyQuery(q, a.keyring.Rights())
+	if err != nil {
+		return err
 	}
 	var keys []*Key
 	count := 0
-	err = a.store.View(func(tx *Tx) error {
-		all := f == keyFilter{}
-		if count, err = a.keyring.Count(tx); err != nil {
-			return err
-		}
-		seen := 0
-		err := a.keyring.Each(tx, func(k *Key) bool {
-			if all || f.matches(k, r.Now) {
-				// Of all keys the page ends the search; a filter has to count on.
-				if seen++; seen > (page.Number-1)*page.Limit && len(keys) < page.Limit {
-					keys = append(keys, k)
-				}
-			}
-			return !all || len(keys) < page.Limit
-		})
-		if !all {
-			count = seen
-		}
+	err = a.store.View(func(tx *Tx) (err error) {
+		keys, count, err = f.Page(tx, a.keyring, page, r.Now)
 		return err
 	})
 	if err != nil {
@@ -140,17 +124,6 @@ func (a *Admin) list(w http.ResponseWriter, r *Request) error {
 		rows = append(rows, shown)
 	}
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "keys", rows))
-}
-
-// keyFilter is what a list of keys is asked for; "" is everything.
-type keyFilter struct{ status, search, environment, owner string }
-
-func (f keyFilter) matches(k *Key, now time.Time) bool {
-	if f.status != "" && k.Status(now) != f.status || f.environment != "" && k.Environment != f.environment || f.owner != "" && k.OwnerName != f.owner {
-		return false
-	}
-	text := strings.ToLower(strings.Join([]string{k.ID, k.Name, k.Hint, k.OwnerName, k.Environment}, "\n"))
-	return strings.Contains(text, f.search)
 }
 
 // find reads the key that the path names.

@@ -60,7 +60,7 @@ func NewDashboard(o DashboardOptions) (*Dashboard, error) {
 	}
 	d.sections = append(d.sections, Section{"System", "Account", "/account"})
 	var err error
-	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "meters": Meters, "when": When})
+	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "until": func(at any) string { return Until(at, o.Clock.Now()) }, "meters": Meters, "when": When})
 	return d, err
 }
 
@@ -251,7 +251,7 @@ func done(word string) string {
 		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported: every row is stored.",
 		"cancelled": "Cancelled. Webhooks that hear of it are told.", "queued": "Queued: it is sent again, with the same delivery id.",
 		"delivered": "The sample was delivered.", "failed": "The sample was not delivered: the first line of the attempts says why.",
-		"paused": "Paused: nothing is sent to it until it is resumed.", "resumed": "Resumed.", "pause": "Paused: requests get 401 from now on.", "resume": "Resumed.", "revoke": "Revoked: requests get 401 from now on.",
+		"paused": "Paused: nothing is sent to it until it is resumed.", "resumed": "Resumed.", "finish": "The earlier secrets are ended. Only the present one holds.", "pause": "Paused: requests get 401 from now on.", "resume": "Resumed.", "revoke": "Revoked: requests get 401 from now on.",
 		"password": "The password is changed. All other sessions are ended.",
 	}[word]
 }
@@ -273,18 +273,31 @@ func (v *Visit) Form() (form url.Values, ok bool) {
 
 // Call asks the admin endpoint in the operator's name.
 func (v *Visit) Call(method, path string, body any) (map[string]any, *Error) {
+	return v.CallOnce("", method, path, body)
+}
+
+// CallOnce is Call for a request that must not be made twice: its name goes
+// with it as the Idempotency-Key.
+func (v *Visit) CallOnce(name, method, path string, body any) (map[string]any, *Error) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, ErrServer
 	}
-	return v.Send(method, path, "application/json", data)
+	header := http.Header{"Content-Type": {"application/json"}}
+	if name != "" {
+		header.Set("Idempotency-Key", name)
+	}
+	return v.send(method, path, header, data)
 }
 
 // Send is Call with a body as it is.
 func (v *Visit) Send(method, path, kind string, data []byte) (map[string]any, *Error) {
+	return v.send(method, path, http.Header{"Content-Type": {kind}}, data)
+}
+
+func (v *Visit) send(method, path string, header http.Header, data []byte) (map[string]any, *Error) {
 	r := httptest.NewRequestWithContext(v.R.Context(), method, path, bytes.NewReader(data))
-	r.RemoteAddr = v.R.RemoteAddr
-	r.Header.Set("Content-Type", kind)
+	r.RemoteAddr, r.Header = v.R.RemoteAddr, header
 	w := httptest.NewRecorder()
 	v.dashboard.o.Admin.ServeHTTP(w, r)
 	answer := map[string]any{}

@@ -351,7 +351,7 @@ func TestDashboard_Key(t *testing.T) {
 	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), `"last_used_ip":"192.0.2.1"`) {
 		t.Errorf("got %s", w.Body)
 	}
-	if w := b.get("/keys/" + id); !strings.Contains(w.Body.String(), "just now from 192.0.2.1") || !strings.Contains(w.Body.String(), "Requests per minute: 1 of 5") {
+	if w := b.get("/keys/" + id); !strings.Contains(w.Body.String(), `just now</time> from <span class="mono">192.0.2.1`) || !strings.Contains(w.Body.String(), "Requests per minute: 1 of 5") {
 		t.Errorf("got %s", w.Body)
 	}
 	for _, tt := range []struct {
@@ -361,11 +361,11 @@ func TestDashboard_Key(t *testing.T) {
 		ask    int
 	}{
 		{"/pause", nil, 303, 401}, {"/resume", nil, 303, 200},
-		{"/edit", []string{"name", "renamed", "permission", "can_read_calls", "limit.requests_per_minute_limit", "9"}, 303, 403},
+		{"/edit", []string{"name", "renamed", "permission", "can_read_calls", "limit.requests_per_minute_limit", "99"}, 303, 403},
 		{"/edit", []string{"name", "", "permission", "can_read_calls"}, 400, 403},
 		{"/edit", []string{"name", "renamed", "permission", "can_read_agents"}, 303, 200},
 		{"/explode", nil, 404, 200},
-		{"/rotate", []string{"overlap", "3600"}, 200, 200}, {"/rotate", []string{"overlap", "x"}, 400, 200}, {"/revoke", nil, 303, 401}, {"/resume", nil, 409, 401},
+		{"/rotate", []string{"overlap", "3600"}, 200, 200}, {"/rotate", []string{"overlap", "x"}, 400, 200}, {"/revoke", nil, 400, 200}, {"/revoke", []string{"confirm", "Renamed"}, 400, 200}, {"/revoke", []string{"confirm", "renamed"}, 303, 401}, {"/resume", nil, 409, 401},
 	} {
 		if w := b.post("/keys/"+id+tt.path, tt.form...); w.Code != tt.status {
 			t.Errorf("%s %v: got %d %s, want %d", tt.path, tt.form, w.Code, w.Body, tt.status)
@@ -409,7 +409,7 @@ func TestDashboard_Lists(t *testing.T) {
 	}
 	b.operate(201, "POST", "/admin/v1/keys/import", "["+strings.Join(rows, ",")+"]")
 	first, last := b.get("/keys?search=many").Body.String(), b.get("/keys?search=many&page=3").Body.String()
-	if !strings.Contains(first, `href="/keys?page=2&amp;search=many"`) || strings.Contains(first, "Previous</a>") || !strings.Contains(last, "Page 3 of 3") || strings.Contains(last, "Next</a>") {
+	if !strings.Contains(first, `href="/keys?page=2&amp;search=many&amp;status=live"`) || strings.Contains(first, "Previous</a>") || !strings.Contains(last, "Page 3 of 3") || strings.Contains(last, "Next</a>") {
 		t.Errorf("got %s\n%s", first, last)
 	}
 	if w := b.get("/keys?search=nothing-like-it"); !strings.Contains(w.Body.String(), "No key fits") {

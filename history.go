@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -43,7 +44,8 @@ type History struct {
 type tallies struct {
 	mu                  sync.Mutex
 	keys, routes, codes map[string]*recent
-	_                   [32]byte // a cache line each
+	limited             map[string]time.Time // when a key was last refused for a limit
+	_                   [24]byte             // a cache line each
 }
 
 func (t *tallies) clear() {
@@ -61,6 +63,7 @@ func NewHistory(store *Store) *History {
 	h := &History{store: store, seed: maphash.MakeSeed()}
 	for i := range h.shards {
 		h.shards[i].clear()
+		h.shards[i].limited = map[string]time.Time{}
 	}
 	return h
 }
@@ -78,6 +81,9 @@ func (h *History) Note(key, route, code string, status int, at time.Time) {
 	s.mu.Lock()
 	if key != "" {
 		count(s.keys, key, hour, outcome)
+		if status == 429 {
+			s.limited[key] = at
+		}
 	}
 	count(s.routes, route, hour, outcome)
 	if code != "" {
@@ -200,6 +206,28 @@ func (h *History) Of(s Subject, span Period) ([]Bucket, error) {
 	return r.Within(span), nil
 }
 
+// LimitedAt tells when a key was last refused for a limit, the zero time for
+// not in LimitedSpan, or not in this run of the program.
+func (h *History) LimitedAt(key string) time.Time {
+	t := &h.shards[maphash.String(h.seed, key)%uint64(len(h.shards))]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.limited[key]
+}
+
+// LimitedSpan is how long it is known that a limit refused a key.
+const LimitedSpan = 5 * time.Minute
+
+// forget drops what LimitedAt need not know any more.
+func (h *History) forget(now time.Time) {
+	for i := range h.shards {
+		t := &h.shards[i]
+		t.mu.Lock()
+		maps.DeleteFunc(t.limited, func(_ string, at time.Time) bool { return now.Sub(at) > LimitedSpan })
+		t.mu.Unlock()
+	}
+}
+
 // recently gives what is in memory of one subject.
 func (h *History) recently(s Subject) []Slot {
 	if s.Kind != OfKey {
@@ -272,6 +300,7 @@ func (h *History) All(kind byte, span Period, visit func(name string, list []Buc
 // revoked keys among them. It looks at 1000 of them, and is to be called about
 // once a minute.
 func (h *History) Sweep(now time.Time) error {
+	h.forget(now)
 	h.flushing.Lock() // none may be stored between the look and the end
 	defer h.flushing.Unlock()
 	var over [][]byte

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -23,41 +21,153 @@ func (k *KeyPages) Sections() []Section { return []Section{{"API", "API Keys", "
 func (k *KeyPages) Pages() map[string]func(*Visit) {
 	return map[string]func(*Visit){
 		"GET /keys": k.listKeys, "GET /keys/new": k.newKey, "POST /keys": k.createKey, "GET /keys/{id}": k.showKey, "GET /keys/{id}/used": k.keyUsed,
-		"POST /keys/{id}/edit": k.editKey, "POST /keys/{id}/rotate": k.rotateKey, "POST /keys/{id}/{verb}": k.changeKey,
+		"POST /keys/{id}/edit": k.editKey, "GET /keys/{id}/rotate": k.askRotate, "POST /keys/{id}/rotate": k.rotateKey, "GET /keys/{id}/revoke": k.askRevoke,
+		"POST /keys/{id}/finish": k.finishKey, "POST /keys/{id}/revoke": k.revokeKey, "POST /keys/{id}/{verb}": k.changeKey,
 	}
 }
 
+// keyFilters are what the list may be narrowed and sorted by, in the address.
+func keyFilters() []string {
+	return []string{"search", "status", "environment", "permission", "owner", "unused_days", "sort", "order"}
+}
+
+// keyLine is a key in the list.
+type keyLine struct {
+	Key    map[string]any
+	State  State
+	Spark  Spark
+	Meters []Meter
+	Note   string
+	Says   []string // the permissions, as people say them
+}
+
+// sorter is the head of a column that sorts.
+type sorter struct{ Name, Link, Order string }
+
+// keyList is the page of the keys.
+type keyList struct {
+	ListPage
+	Lines       []keyLine
+	Sorts       map[string]sorter
+	Permissions []string
+	URL         string
+	Any         bool // whether there is any key
+}
+
 func (k *KeyPages) listKeys(v *Visit) {
-	t, e := v.List("/admin/v1/keys", "keys", "search", "status")
+	q := v.R.URL.Query()
+	if !q.Has("status") {
+		q.Set("status", "live")
+		given := *v.R.URL
+		given.RawQuery = q.Encode()
+		v.R.URL = &given
+	}
+	t, e := v.List("/admin/v1/keys", "keys", keyFilters()...)
 	if e != nil {
 		v.Fault(e)
 		return
 	}
-	t.States = []string{"", "active", "paused", "expired", "revoked"}
-	v.Show(http.StatusOK, "keys", View{Title: "API Keys", Data: t, Form: v.R.URL.Query()})
+	list := keyList{ListPage: t, Sorts: sorters(q), URL: k.apiURL()}
+	list.Filtered = false
+	for _, name := range []string{"search", "environment", "permission", "owner", "unused_days"} {
+		list.Filtered = list.Filtered || q.Get(name) != ""
+	}
+	list.Filtered = list.Filtered || q.Get("status") != "live"
+	list.States = []string{"live", "", "active", "paused", "expired", "revoked"}
+	status, e := v.Call(http.MethodGet, "/admin/v1/status", nil)
+	if e == nil {
+		n, _ := status["keys"].(float64)
+		list.Any = n > 0
+	}
+	if all, e := v.Call(http.MethodGet, "/admin/v1/permissions", nil); e == nil {
+		for _, g := range KeyGroups(all["permissions"], nil) {
+			for _, c := range g.Choices {
+				list.Permissions = append(list.Permissions, c.Name)
+			}
+		}
+	}
+	list.Lines = k.lines(v, t.Rows)
+	v.Show(http.StatusOK, "keys", View{Title: "API Keys", Data: list, Form: q})
 }
 
-// choice is a permission in a form.
-type choice struct {
-	Name, Description string
-	Chosen            bool
+// lines adds to the keys of a page what their history says.
+func (k *KeyPages) lines(v *Visit, rows []any) (lines []keyLine) {
+	q := url.Values{"last": {"24"}}
+	for _, row := range rows {
+		key, _ := row.(map[string]any)
+		q.Add("key", fmt.Sprint(key["id"]))
+	}
+	history := map[string]any{}
+	if len(rows) > 0 {
+		if answer, e := v.Call(http.MethodGet, "/admin/v1/usage?"+q.Encode(), nil); e == nil {
+			list, _ := answer["keys"].([]any)
+			for _, one := range list {
+				used, _ := one.(map[string]any)
+				history[fmt.Sprint(used["id"])] = used
+			}
+		}
+	}
+	for _, row := range rows {
+		key, _ := row.(map[string]any)
+		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
+		lines = append(lines, keyLine{key, StateOf(key, used["limited_at"] != nil, v.Now()), NewSpark(used, v.Now()), Meters(key), noteOf(key), nil})
+		for _, name := range texts(key["permissions"]) {
+			lines[len(lines)-1].Says = append(lines[len(lines)-1].Says, SayPermission(name))
+		}
+	}
+	return lines
 }
 
-// number is a limit in a form.
-type number struct {
-	Name, Label string
-	Default     int
-	Value       string
+func noteOf(key map[string]any) string {
+	metadata, _ := key["metadata"].(map[string]any)
+	note, _ := metadata["note"].(string)
+	return note
+}
+
+// sorters gives the heads that sort, each with the link to sort by it, or the
+// other way round where the list is sorted by it already.
+func sorters(q url.Values) map[string]sorter {
+	all := map[string]sorter{}
+	for name, label := range map[string]string{"name": "Name", "created": "Key, created", "last_used": "Last used", "expires": "Expires"} {
+		now := q.Get("sort") == name || q.Get("sort") == "" && name == "created"
+		order := "desc"
+		if name == "name" || name == "expires" {
+			order = "asc"
+		}
+		if now && q.Get("order") != "" {
+			order = q.Get("order")
+		}
+		s := sorter{Name: label}
+		if now {
+			s.Order = map[string]string{"asc": "ascending", "desc": "descending"}[order]
+			order = map[string]string{"asc": "desc", "desc": "asc"}[order]
+		}
+		to := url.Values{"sort": {name}, "order": {order}}
+		for _, filter := range keyFilters() {
+			if !to.Has(filter) && q.Get(filter) != "" {
+				to.Set(filter, q.Get(filter))
+			}
+		}
+		s.Link = "/keys?" + to.Encode()
+		all[name] = s
+	}
+	return all
 }
 
 // formData is what the forms of keys need.
 type formData struct {
-	Permissions []choice
-	Limits      []number
-	Presets     map[string]string
-	Key         map[string]any
-	Meters      []Meter
-	IPs         string
+	Groups  []KeyGroup
+	Limits  []KeyNumber
+	Presets []KeyPreset
+	Nonce   string
+	Key     map[string]any
+	State   State
+	Meters  []Meter
+	IPs     string
+	Note    string
+	Plots   []Plot
+	Spark   Spark
+	Confirm bool // whether the name has to be typed to revoke it
 }
 
 // form makes the fields of a key's form. value gives what stands in a limit's.
@@ -70,32 +180,10 @@ func (k *KeyPages) form(v *Visit, chosen []string, value func(name string) strin
 	if e != nil {
 		return f, e
 	}
-	list, _ := permissions["permissions"].([]any)
-	for _, p := range list {
-		row, _ := p.(map[string]any)
-		name, _ := row["name"].(string)
-		about, _ := row["description"].(string)
-		f.Permissions = append(f.Permissions, choice{name, about, slices.Contains(chosen, name)})
-	}
-	rows, _ := limits["limits"].([]any)
-	for _, l := range rows {
-		row, _ := l.(map[string]any)
-		if row["scope"] == "owner" { // no key has it for itself
-			continue
-		}
-		name, _ := row["name"].(string)
-		standard, _ := row["default"].(float64)
-		f.Limits = append(f.Limits, number{name, LimitLabel(name), int(standard), value(name)})
-	}
-	f.Presets = map[string]string{
-		"read":  "can_read_calls can_read_agents can_read_contacts can_read_calendar",
-		"calls": "can_read_calls can_initiate_calls can_read_agents",
-		"all":   strings.Join(Ordinary.Names(), " "),
-	}
-	return f, nil
+	return formData{Groups: KeyGroups(permissions["permissions"], chosen), Limits: KeyNumbers(limits["limits"], value), Presets: KeyPresets()}, nil
 }
 
-func (k *KeyPages) newKey(v *Visit) { k.askKey(v, http.StatusOK, "", url.Values{}) }
+func (k *KeyPages) newKey(v *Visit) { k.askKey(v, http.StatusOK, "", KeyPrefill(v.R.URL.Query())) }
 
 func (k *KeyPages) askKey(v *Visit, status int, fault string, form url.Values) {
 	f, e := k.form(v, form["permission"], func(name string) string { return form.Get("limit." + name) })
@@ -103,35 +191,10 @@ func (k *KeyPages) askKey(v *Visit, status int, fault string, form url.Values) {
 		v.Fault(e)
 		return
 	}
+	if f.Nonce = form.Get("nonce"); f.Nonce == "" {
+		f.Nonce = RandomHex(16)
+	}
 	v.Show(status, "newkey", View{Title: "Create New API Key", Fault: fault, Form: form, Data: f})
-}
-
-// formBody makes the body for the admin endpoint out of a form.
-func formBody(form url.Values) (map[string]any, error) {
-	body := map[string]any{"name": strings.TrimSpace(form.Get("name")), "permissions": append([]string{}, form["permission"]...)}
-	limits := map[string]int{}
-	for field, values := range form {
-		name, ok := strings.CutPrefix(field, "limit.")
-		if !ok || strings.TrimSpace(values[0]) == "" {
-			continue
-		}
-		n, err := strconv.Atoi(strings.TrimSpace(values[0]))
-		if err != nil {
-			return nil, ErrValidation.With("%s must be a whole number.", LimitLabel(name))
-		}
-		limits[name] = n
-	}
-	if len(limits) > 0 {
-		body["limits"] = limits
-	}
-	ips := []string{}
-	for ip := range strings.SplitSeq(form.Get("ips"), ",") {
-		if ip = strings.TrimSpace(ip); ip != "" {
-			ips = append(ips, ip)
-		}
-	}
-	body["allowed_ips"] = ips
-	return body, nil
 }
 
 func (k *KeyPages) createKey(v *Visit) {
@@ -140,26 +203,27 @@ func (k *KeyPages) createKey(v *Visit) {
 		return
 	}
 	form := v.R.PostForm
-	body, err := formBody(form)
+	body, err := KeyBody(form, nil)
 	if err == nil {
 		for _, name := range []string{"owner", "environment"} {
 			if value := strings.TrimSpace(form.Get(name)); value != "" {
 				body[name] = value
 			}
 		}
-		if text := form.Get("expires"); text != "" {
-			at, parseErr := time.Parse("2006-01-02T15:04", text)
-			if parseErr != nil {
-				err = ErrValidation.With("Expires must be a date and a time.")
-			}
-			body["expires_at"] = at.Format(time.RFC3339)
+		end, set, bad := KeyExpiry(form, v.Now())
+		if err = bad; set {
+			body["expires_at"] = end
 		}
 	}
 	if err != nil {
 		k.askKey(v, http.StatusBadRequest, Public(err).Message, form)
 		return
 	}
-	made, e := v.Call(http.MethodPost, "/admin/v1/keys", body)
+	made, e := v.CallOnce(form.Get("nonce"), http.MethodPost, "/admin/v1/keys", body)
+	if e != nil && e.Fields["key_id"] != nil {
+		v.Show(http.StatusConflict, "already", View{Title: "Already created", Data: e.Fields["key_id"]})
+		return
+	}
 	if e != nil {
 		k.askKey(v, e.Status, e.Message, form)
 		return
@@ -177,23 +241,88 @@ func (k *KeyPages) reveal(v *Visit, status int, key map[string]any) {
 // keyPath is where the admin endpoint has the key that an address names.
 func keyPath(r *http.Request) string { return "/admin/v1/keys/" + url.PathEscape(r.PathValue("id")) }
 
-func (k *KeyPages) showKey(v *Visit) { k.oneKey(v, http.StatusOK, "") }
+// back goes to the page of the key, with a word for what was done.
+func back(v *Visit, done string) {
+	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done="+done, http.StatusSeeOther)
+}
 
-func (k *KeyPages) oneKey(v *Visit, status int, fault string) {
+func (k *KeyPages) showKey(v *Visit) { k.oneKey(v, http.StatusOK, "key", "") }
+
+func (k *KeyPages) askRotate(v *Visit) { k.oneKey(v, http.StatusOK, "rotate", "") }
+
+func (k *KeyPages) askRevoke(v *Visit) { k.oneKey(v, http.StatusOK, "revoke", "") }
+
+// oneKey shows one of the pages of a key.
+func (k *KeyPages) oneKey(v *Visit, status int, page, fault string) {
 	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		v.Fault(e)
 		return
 	}
 	limits, _ := key["limits"].(map[string]any)
-	f, e := k.form(v, texts(key["permissions"]), func(name string) string { return fmt.Sprint(limits[name]) })
+	f, e := k.form(v, texts(key["permissions"]), func(string) string { return "" })
 	if e != nil {
 		v.Fault(e)
 		return
 	}
-	f.Key, f.Meters, f.IPs = key, Meters(key), strings.Join(texts(key["allowed_ips"]), ", ")
+	for i, l := range f.Limits {
+		// Empty where it is the default: a saved number would no longer follow it.
+		if n, ok := limits[l.Name].(float64); ok && int(n) != l.Default {
+			f.Limits[i].Value = fmt.Sprintf("%.0f", n)
+		}
+	}
+	used := k.used(v, key)
+	f.Key, f.Meters, f.IPs, f.Note = key, Meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
+	f.Spark, f.State, f.Confirm = NewSpark(used, v.Now()), StateOf(key, used["limited_at"] != nil, v.Now()), fresh(key, used, v.Now())
+	if page == "key" {
+		f.Plots = k.plots(v)
+	}
 	name, _ := key["name"].(string)
-	v.Show(status, "key", View{Title: name, Fault: fault, Data: f})
+	v.Show(status, page, View{Title: name, Fault: fault, Data: f})
+}
+
+// used gives the last 24 hours of a key.
+func (k *KeyPages) used(v *Visit, key map[string]any) map[string]any {
+	answer, e := v.Call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
+	if e != nil {
+		return nil
+	}
+	list, _ := answer["keys"].([]any)
+	if len(list) == 0 {
+		return nil
+	}
+	used, _ := list[0].(map[string]any)
+	return used
+}
+
+// plots draws the history of a key.
+func (k *KeyPages) plots(v *Visit) (plots []Plot) {
+	for _, p := range []struct {
+		name, title string
+		step        Step
+		width       int
+	}{{"hour", "Requests by hour, 7 days", StepHour, 6}, {"day", "Requests by day, 90 days", StepDay, 10}} {
+		path := keyPath(v.R) + "/history?step=" + p.name
+		answer, e := v.Call(http.MethodGet, path, nil)
+		if e != nil {
+			continue
+		}
+		plot := NewPlot(answer["buckets"], p.step, p.step.Kept(), v.Now(), p.width, 120)
+		plot.Title, plot.CSV = p.title, path+"&format=csv"
+		plots = append(plots, plot)
+	}
+	return plots
+}
+
+// fresh says whether a key was used in the last 24 hours, by its last use or by
+// its history: the use of a secret that has just ended may not be stored yet.
+func fresh(key, used map[string]any, now time.Time) bool {
+	if n, _ := used["requests"].(float64); n > 0 {
+		return true
+	}
+	text, _ := key["last_used_at"].(string)
+	at, err := time.Parse(time.RFC3339, text)
+	return err == nil && now.Sub(at) < 24*time.Hour
 }
 
 func texts(v any) (list []string) {
@@ -204,56 +333,110 @@ func texts(v any) (list []string) {
 	return list
 }
 
-// keyUsed tells the page of a new key when it was first used.
+// keyUsed tells the page of a new secret when it was first used.
 func (k *KeyPages) keyUsed(v *Visit) {
 	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		http.Error(v.W, e.Message, e.Status)
 		return
 	}
-	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"last_used_at": key["last_used_at"], "last_used_ip": key["last_used_ip"]})
+	from := key
+	if secrets, _ := key["secrets"].([]any); len(secrets) > 0 {
+		if present, _ := secrets[0].(map[string]any); present["present"] == true {
+			from = present
+		}
+	}
+	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"]})
 }
 
+// editKey changes what the form says and leaves the rest.
 func (k *KeyPages) editKey(v *Visit) {
 	if err := v.R.ParseForm(); err != nil {
 		v.Fault(ErrValidation.With("The form cannot be read."))
 		return
 	}
-	body, err := formBody(v.R.PostForm)
+	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
+	if e != nil {
+		v.Fault(e)
+		return
+	}
+	form := v.R.PostForm
+	metadata, _ := key["metadata"].(map[string]any)
+	body, err := KeyBody(form, metadata)
+	if err == nil && form.Has("expires") {
+		body["expires_at"] = nil
+		if form.Get("expires") != "" {
+			body["expires_at"], _, err = KeyExpiry(url.Values{"expires": form["expires"]}, v.Now())
+		}
+		if was, _ := key["expires_at"].(string); strings.HasPrefix(was, form.Get("expires")) && form.Get("expires") != "" {
+			delete(body, "expires_at") // as it was, perhaps over already
+		}
+	}
+	if form.Has("environment") {
+		body["environment"] = strings.TrimSpace(form.Get("environment"))
+	}
 	if err != nil {
-		k.oneKey(v, http.StatusBadRequest, Public(err).Message)
+		k.oneKey(v, http.StatusBadRequest, "key", Public(err).Message)
 		return
 	}
 	if _, e := v.Call(http.MethodPatch, keyPath(v.R), body); e != nil {
-		k.oneKey(v, e.Status, e.Message)
+		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}
-	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done=saved", http.StatusSeeOther)
+	back(v, "saved")
 }
 
 func (k *KeyPages) changeKey(v *Visit) {
 	verb := v.R.PathValue("verb")
-	if !slices.Contains([]string{"pause", "resume", "revoke"}, verb) {
+	if verb != "pause" && verb != "resume" {
 		v.Fault(ErrRoute)
 		return
 	}
 	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/"+verb, nil); e != nil {
-		k.oneKey(v, e.Status, e.Message)
+		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}
-	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done="+verb, http.StatusSeeOther)
+	back(v, verb)
+}
+
+// revokeKey ends a key. Of one that was used in the last day the name has to
+// be typed: something depends on it.
+func (k *KeyPages) revokeKey(v *Visit) {
+	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
+	if e != nil {
+		v.Fault(e)
+		return
+	}
+	if fresh(key, k.used(v, key), v.Now()) && key["status"] != StatusRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
+		k.oneKey(v, http.StatusBadRequest, "revoke", "This key is in use. Type its name to revoke it. Nothing was changed.")
+		return
+	}
+	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/revoke", nil); e != nil {
+		k.oneKey(v, e.Status, "key", e.Message)
+		return
+	}
+	back(v, "revoke")
 }
 
 func (k *KeyPages) rotateKey(v *Visit) {
-	overlap, err := strconv.Atoi(v.R.PostFormValue("overlap"))
-	if err != nil {
-		k.oneKey(v, http.StatusBadRequest, "The overlap must be a number of seconds.")
+	var overlap int
+	if _, err := fmt.Sscan(v.R.PostFormValue("overlap"), &overlap); err != nil {
+		k.oneKey(v, http.StatusBadRequest, "rotate", "The overlap must be a number of seconds.")
 		return
 	}
 	made, e := v.Call(http.MethodPost, keyPath(v.R)+"/rotate", map[string]any{"overlap_seconds": overlap})
 	if e != nil {
-		k.oneKey(v, e.Status, e.Message)
+		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}
 	k.reveal(v, http.StatusOK, made)
+}
+
+// finishKey ends the earlier secrets of a key ahead of their time.
+func (k *KeyPages) finishKey(v *Visit) {
+	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/rotate/finish", map[string]any{}); e != nil {
+		k.oneKey(v, e.Status, "key", e.Message)
+		return
+	}
+	back(v, "finish")
 }

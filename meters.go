@@ -55,6 +55,56 @@ func Meters(key map[string]any) []Meter {
 	return list
 }
 
+// State is how a key stands, for people: a word and the class of its label.
+type State struct{ Word, Class string }
+
+// soon is how long before its end a key is told of as expiring.
+const soon = 7 * 24 * time.Hour
+
+// StateOf gives the first that applies: revoked, expired, paused, refused for
+// a limit in the last minutes, at its end soon, never used, active.
+func StateOf(key map[string]any, limited bool, now time.Time) State {
+	status, _ := key["status"].(string)
+	if status != StatusActive {
+		return State{DisplayWord(status), status}
+	}
+	ends, _ := key["expires_at"].(string)
+	at, err := time.Parse(time.RFC3339, ends)
+	switch {
+	case limited:
+		return State{"Rate-limited", "failed"}
+	case err == nil && at.Sub(now) < soon:
+		return State{"Expires soon", "paused"}
+	case key["last_used_at"] == nil:
+		return State{"Never used", "unused"}
+	}
+	return State{"Active", StatusActive}
+}
+
+// Until says how long from now a time is, as the admin endpoint writes it.
+func Until(at any, now time.Time) string {
+	text, _ := at.(string)
+	t, err := time.Parse(time.RFC3339, text)
+	switch {
+	case err != nil:
+		return "never"
+	case !t.After(now):
+		return Ago(at, now)
+	}
+	left := t.Sub(now)
+	for _, unit := range []struct {
+		length time.Duration
+		name   string
+	}{{24 * time.Hour, "day"}, {time.Hour, "hour"}, {time.Minute, "minute"}} {
+		if n := int(left / unit.length); n > 1 {
+			return fmt.Sprintf("in %d %ss", n, unit.name)
+		} else if n == 1 {
+			return "in 1 " + unit.name
+		}
+	}
+	return "in less than a minute"
+}
+
 // Ago says how long before now a time was, as the admin endpoint writes it.
 func Ago(at any, now time.Time) string {
 	text, _ := at.(string)

@@ -160,7 +160,7 @@ func (u *Usage) all(w http.ResponseWriter, r *Request) error {
 	}
 	routes, err1 := u.sums(OfRoute, "route", span)
 	codes, err2 := u.sums(OfCode, "error", span)
-	keys, count, err3 := u.keys(r.URL.Query()["key"], page, span)
+	keys, count, err3 := u.keys(r, page, span)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
@@ -199,9 +199,18 @@ func (u *Usage) sums(kind byte, called string, span Period) ([]any, error) {
 	return rows, err
 }
 
+// limitedAt tells when a limit refused a key in the last five minutes.
+func (u *Usage) limitedAt(id string, now time.Time) *string {
+	if at := u.history.LimitedAt(id); now.Sub(at) <= LimitedSpan {
+		return Seconds(at)
+	}
+	return nil
+}
+
 // keys gives one page of the keys in use, or the keys of some ids.
-func (u *Usage) keys(ids []string, page Page, span Period) (rows []any, count int, err error) {
+func (u *Usage) keys(r *Request, page Page, span Period) (rows []any, count int, err error) {
 	rows = []any{}
+	ids := r.URL.Query()["key"]
 	if len(ids) > 1000 {
 		return nil, 0, ErrValidation.With("key may stand up to 1000 times; got %d.", len(ids))
 	}
@@ -214,7 +223,7 @@ func (u *Usage) keys(ids []string, page Page, span Period) (rows []any, count in
 		if err != nil {
 			return nil, 0, err
 		}
-		rows = append(rows, showTally(map[string]any{"id": id, "name": key.Name, "owner": key.OwnerName, "buckets": showBuckets(list)}, sumOf(list)))
+		rows = append(rows, showTally(map[string]any{"id": id, "name": key.Name, "owner": key.OwnerName, "buckets": showBuckets(list), "limited_at": u.limitedAt(id, r.Now)}, sumOf(list)))
 	}
 	if len(ids) > 0 {
 		return rows, len(ids), nil

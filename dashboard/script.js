@@ -3,8 +3,9 @@
 // Copying, where the Clipboard API is missing (plain HTTP from another
 // machine) by selecting the text.
 for (const button of document.querySelectorAll("[data-copy]")) {
+  const field = document.getElementById(button.dataset.copy);
+  field.addEventListener("focus", () => field.select());
   button.addEventListener("click", async () => {
-    const field = document.getElementById(button.dataset.copy);
     let done = false;
     if (navigator.clipboard) {
       try {
@@ -18,28 +19,65 @@ for (const button of document.querySelectorAll("[data-copy]")) {
       done = document.execCommand("copy");
     }
     button.textContent = done ? "Copied" : "Press Ctrl+C";
+    document.getElementById("copied").textContent = done ? button.dataset.what + " copied." : "Press Ctrl+C to copy.";
   });
 }
 
-// Dialogs that ask before something ends.
-for (const button of document.querySelectorAll("[data-dialog]")) {
-  button.addEventListener("click", (event) => {
-    event.preventDefault(); // a link leads to the same question as a page
-    document.getElementById(button.dataset.dialog).showModal();
+// Dialogs that ask before something ends; without this script they are pages.
+for (const link of document.querySelectorAll("[data-dialog]")) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    document.getElementById(link.dataset.dialog).showModal();
   });
 }
-for (const button of document.querySelectorAll("[data-close]")) {
-  button.addEventListener("click", () => button.closest("dialog").close());
+for (const link of document.querySelectorAll("dialog [data-close]")) {
+  link.addEventListener("click", (event) => {
+    event.preventDefault();
+    link.closest("dialog").close();
+  });
 }
 
-// Presets tick permissions.
-for (const button of document.querySelectorAll("[data-preset]")) {
-  button.addEventListener("click", () => {
-    const wanted = button.dataset.preset.split(" ");
-    for (const box of document.querySelectorAll("input[name=permission]")) {
-      box.checked = wanted.includes(box.value);
-    }
-  });
+// The form of a new key: presets tick permissions, and a sentence says back
+// what was chosen.
+const form = document.querySelector("[data-newkey]");
+if (form) {
+  const boxes = [...form.querySelectorAll("input[name=permission]")];
+  const list = (words) => words.length < 2 ? words.join("") : words.slice(0, -1).join(", ") + " and " + words.at(-1);
+  const ends = () => {
+    const field = form.elements.expiry;
+    const days = { "30d": 30, "90d": 90, "1y": 365 }[field.value];
+    const at = days ? new Date(Date.now() + days * 864e5) : new Date(form.elements.expires.value);
+    if (field.value === "never") return "for ever";
+    if (isNaN(at)) return "until a date that is not given yet";
+    return "until " + at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
+  };
+  const say = () => {
+    const can = boxes.filter((box) => box.checked).map((box) => box.dataset.says);
+    const limits = [...form.querySelectorAll("input[data-label]")].map((f) => (f.value || f.placeholder) + " " + f.dataset.label.toLowerCase());
+    const text = (form.elements.name.value.trim() || "This key") + (can.length ? " can " + list(can) : " can do nothing yet: tick at least one permission") +
+      "; " + list(limits) + "; from " + (form.elements.ips.value.trim() || "anywhere") + "; " + ends() + ".";
+    const says = document.getElementById("says");
+    says.hidden = false;
+    if (says.textContent !== text) says.textContent = text;
+  };
+  for (const link of form.querySelectorAll("[data-preset]")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const wanted = link.dataset.preset.split(" ");
+      for (const box of boxes) box.checked = wanted.includes(box.value);
+      say();
+    });
+  }
+  form.elements.expires.addEventListener("change", () => { form.elements.expiry.value = "date"; });
+  form.addEventListener("input", say);
+  form.addEventListener("change", say);
+  say();
+}
+
+// A secret is shown once: leaving asks until it is said to be stored.
+if (document.querySelector("[data-guard]")) {
+  const stored = document.getElementById("stored");
+  window.addEventListener("beforeunload", (event) => { if (!stored.checked) event.preventDefault(); });
 }
 
 // The first request of a new key.
@@ -50,7 +88,7 @@ if (waiting) {
       const answer = await fetch(waiting.dataset.used, { headers: { Accept: "application/json" } });
       const key = await answer.json();
       if (key.last_used_at) {
-        waiting.textContent = "First request seen, from " + key.last_used_ip + ".";
+        waiting.textContent = "First request seen, from " + (key.last_used_ip || "an unknown address") + ".";
         waiting.className = "arrived";
         return;
       }
