@@ -173,7 +173,7 @@ func TestBrowser(t *testing.T) {
 	if strings.Contains(p.text(), secret) {
 		t.Error("the key is shown a second time")
 	}
-	p.narrow("/keys", "/keys/new", "/calls", "/agents", "/contacts", "/webhooks", "/status", "/account")
+	p.narrow("/keys", "/keys/new", "/calls", "/account")
 
 	p.do(chromedp.Navigate(p.admin+"/keys"), chromedp.Click("td a.name"))
 	p.sees("sent as header")
@@ -197,6 +197,67 @@ func TestBrowser(t *testing.T) {
 	second.sees("Password")
 	p.do(chromedp.Navigate(p.admin + "/keys"))
 	p.sees("Password") // the login: this tab's session has ended too
+}
+
+// TestBrowser_Records is a morning with the data: an agent, an event in the
+// week, a deletion with and without script, the pages on a phone.
+func TestBrowser_Records(t *testing.T) {
+	p := openBrowser(t)
+	ctx := context.Background()
+	post := func(path string, body map[string]any) {
+		t.Helper()
+		if err := p.socket.Do(ctx, "POST", "/admin/v1/"+path, body, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	post("operators", map[string]any{"name": "Ann", "password": operatorPassword})
+	post("schedules", map[string]any{"time_zone": "Europe/Berlin"})
+	p.do(chromedp.EmulateViewport(1280, 900), chromedp.Navigate(p.admin+"/agents/new"), chromedp.SendKeys("#name", "Ann"), chromedp.SendKeys("#password", operatorPassword+kb.Enter))
+	p.sees("New agent") // the login leads to where one wanted to go
+
+	// What was wrong is said beside what was typed; what is right is made.
+	p.do(chromedp.SendKeys("#name", "Front desk"), chromedp.SendKeys("#phone_number", "12"+kb.Enter))
+	p.sees("Number must be an E.164 number")
+	if p.value("#name") != "Front desk" || p.value("#phone_number") != "12" {
+		t.Error("what was typed is gone")
+	}
+	p.do(chromedp.SetValue("#phone_number", "+4930555001"), chromedp.Click("button.main"))
+	p.sees("Created.")
+
+	// An event at its time in the week, found by the keyboard.
+	p.do(chromedp.Navigate(p.admin+"/calendar/events/new?start_time=2026-03-02T09:00&end_time=2026-03-02T09:45"), chromedp.SendKeys("#title", "Fitting"+kb.Enter))
+	p.sees("Times of Europe/Berlin")
+	p.do(chromedp.Click(".crumb a"))
+	p.sees("2 March to 8 March 2026")
+	var place struct{ Top, Height float64 }
+	p.do(chromedp.Evaluate(`(() => {
+		const event = document.querySelector(".week foreignObject a").getBoundingClientRect(), grid = document.querySelector(".week .day svg").getBoundingClientRect();
+		return {Top: event.top - grid.top, Height: event.height};
+	})()`, &place))
+	if place.Top < 119 || place.Top > 122 || place.Height < 40 || place.Height > 46 { // the grid begins at 7:00, a minute is one pixel high
+		t.Errorf("9:00 to 9:45 is at %+v", place)
+	}
+	p.do(chromedp.Focus(".week foreignObject a"), chromedp.KeyEvent(kb.Enter))
+	p.sees("Cancel the event")
+	p.do(chromedp.SendKeys("#reason", "ill"), chromedp.Click("form[action$='/cancel'] button"))
+	p.sees("Cancelled: ill")
+
+	// The dialog says what a deletion does; without script a page does.
+	p.do(chromedp.Navigate(p.admin+"/agents/1"), chromedp.Click("a.danger"), chromedp.WaitVisible("#delete"))
+	p.sees("Delete Front desk?")
+	p.do(chromedp.KeyEvent(kb.Escape), chromedp.WaitNotVisible("#delete"))
+	p.do(emulation.SetScriptExecutionDisabled(true), chromedp.Navigate(p.admin+"/agents/1"), chromedp.Click("a.danger"))
+	p.do(chromedp.WaitVisible("main form button.danger"), chromedp.Click("main form button.danger"), chromedp.WaitVisible(".empty"))
+	p.do(emulation.SetScriptExecutionDisabled(false), chromedp.Navigate(p.admin+"/agents"))
+	p.sees("No agent yet")
+
+	post("agents", map[string]any{"name": evil})
+	post("contacts", map[string]any{"first_name": evil, "phone_numbers": []map[string]any{{"phone_number": "+4930555010"}}})
+	post("calls", map[string]any{"agent_id": 2, "phone_number": "+4930555010", "summary": strings.Repeat("x", 300), "recording_url": "https://files.example.net/" + strings.Repeat("x", 300)})
+	post("webhooks", map[string]any{"name": evil, "url": "https://hooks.example.invalid/" + strings.Repeat("x", 300), "subscribed_events": []string{"call.ended"}})
+	p.narrow("/agents", "/contacts/1", "/calls", "/calls/1", "/webhooks", "/webhooks/1", "/calendar?week=2026-03-02", "/calendar/events/1", "/schedules/1", "/variables", "/business-context", "/activity", "/status")
+	p.do(chromedp.EmulateViewport(360, 740), chromedp.Navigate(p.admin+"/agents"), chromedp.Click(".menu summary"), chromedp.Click(`.menu a[href="/owners"]`))
+	p.sees("Whom keys act for")
 }
 
 // wantStatus sends a request with a key and wants a status.
