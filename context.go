@@ -284,7 +284,9 @@ func (c *Contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var values Values
-	err = r.Update(c.store, func(tx *Tx) error {
+	by := r.Deed()
+	by.Detail = map[string]any{"owner": name, "variables": a.names} // the values are no record that the log could compare
+	err = by.Update(c.store, func(tx *Tx) error {
 		o, err := EnsureOwner(tx, name, r.Now)
 		if err != nil {
 			return err

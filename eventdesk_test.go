@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -102,6 +103,10 @@ func TestVariables_Desk(t *testing.T) {
 	}
 	if v := a.operate(200, "PATCH", "/admin/v1/business-context", `{"owner": "ann", "variables": {"visits": 3, "company_name": "Lind KG"}}`); v["variables"].(map[string]any)["visits"] != 3.0 {
 		t.Errorf("got %v", v)
+	}
+	told := a.operate(200, "GET", "/admin/v1/audit?action=business-context", "")["entries"].([]any)[0].(map[string]any)["detail"]
+	if got := fmt.Sprint(told); got != "map[owner:ann variables:[company_name visits]]" {
+		t.Errorf("the audit log: got %s", got)
 	}
 	for body, want := range map[string]string{
 		`{"owner": "ann"}`: "missing_parameter", `{"owner": "ann", "variables": {"visits": "many"}}`: "invalid_value", `{"variables": {"unknown": 1}}`: "undefined_variable",
