@@ -105,7 +105,7 @@ func (a *App) wire(peppers Peppers) error {
 	}
 	refusals := NewRefusals()
 	o := ServerOptions{
-		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: NewTokens(store, peppers), Log: a.log,
+		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: NewTokens(store, peppers), Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
 		Watch: []func(*Outcome){a.note, refusals.Note},

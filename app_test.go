@@ -21,9 +21,11 @@ type testApp struct {
 	config Config
 	clocks *testClocks
 	log    *lockedBuffer
-	api    http.Handler
-	admin  http.Handler // over TCP, so with a token
-	local  http.Handler // over the control socket
+	// redacted gives it the log of a real server, from the next start on.
+	redacted bool
+	api      http.Handler
+	admin    http.Handler // over TCP, so with a token
+	local    http.Handler // over the control socket
 }
 
 // testClocks are fakeClocks that may be read while the test sets them.
@@ -78,7 +80,12 @@ func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
 	return a
 }
 
-func (a *testApp) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(a.log, nil)) }
+func (a *testApp) logger() *slog.Logger {
+	if a.redacted {
+		return NewLog(a.log, a.config, false, false)
+	}
+	return slog.New(slog.NewJSONHandler(a.log, nil)) // as it is: nothing may depend on what is taken out
+}
 
 func (a *testApp) start() {
 	a.t.Helper()

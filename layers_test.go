@@ -37,6 +37,7 @@ var layers = [][]string{
 	{"settings.go", "permissions.go", "doortls.go"},
 	{"configrows.go", "rights.go"},
 	{"config.go", "secrets.go", "targets.go"},
+	{"log.go"},
 	{"certificates.go", "issuer.go", "supervisor.go"},
 	{"keys.go", "ownerlimits.go"},
 	{"keycache.go"},

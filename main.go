@@ -38,7 +38,7 @@ func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
 
 // open opens the data folder for one command, when no server has it.
 func open(c Config) (http.Handler, func() error, error) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: NewRedactor(c.Keys.Prefix).Attr}))
 	a, err := OpenApp(c, NewClock(), false, pepper(), log)
 	if err != nil {
 		return nil, nil, err
@@ -60,7 +60,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		defer os.RemoveAll(dir)
 		o.Config.Server.Data = dir
 	}
-	log := newLog(o)
+	log := NewLog(o.Stderr, o.Config, terminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
 	a, err := OpenApp(o.Config, NewClock(), true, pepper(), log)
 	if err != nil {
 		return err
@@ -126,21 +126,6 @@ func dashboardURL(c Config, at net.Addr) string {
 		return c.Admin.BaseURL
 	}
 	return hostURL(c, at, c.AdminTLS())
-}
-
-// newLog logs text to people and JSON to programs, unless the config says
-// which.
-func newLog(o ServeOptions) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(o.Config.Log.Level)); err != nil {
-		level = slog.LevelInfo // the config allows only names that can be read
-	}
-	opts := &slog.HandlerOptions{Level: level}
-	format := o.Config.Log.Format
-	if format == "text" || format == "auto" && terminal(o.Stderr) {
-		return slog.New(slog.NewTextHandler(o.Stderr, opts))
-	}
-	return slog.New(slog.NewJSONHandler(o.Stderr, opts))
 }
 
 // announce tells where the doors are: five lines to people, a log line to

@@ -31,6 +31,7 @@ type ServerOptions struct {
 	Limiter *Limiter
 	Tokens  *Tokens
 	Log     *slog.Logger
+	Redact  func(string) string // takes secrets out of what an error says
 
 	Keyed []Route // the API door: a key is needed, every check applies
 	Free  []Route // the same, but costing nothing and needing no permission
@@ -282,7 +283,7 @@ func (s *Server) fail(x *exchange, err error) {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10))
 	}
-	body := map[string]any{"error": e.Code, "message": e.Message, "request_id": x.ID}
+	body := map[string]any{"error": e.Code, "message": s.o.Redact(e.Message), "request_id": x.ID}
 	maps.Copy(body, e.Fields)
 	_ = WriteJSON(x, e.Status, body)
 }
