@@ -1,5 +1,7 @@
 package main
 
+import "net/url"
+
 // OwnerPages are the pages of the owners.
 func OwnerPages() *Records {
 	return &Records{
@@ -15,8 +17,28 @@ func OwnerPages() *Records {
 			{Name: "name", Label: "Name", Kind: FieldText, Needed: true, Make: true, Hint: "it cannot change later: keys and teams refer to it"},
 			{Name: "balance", Label: "Balance", Kind: FieldNumber, Hint: "what the wallet holds; empty: there is none, and no call is refused for it"},
 			{Name: "rate", Label: "Price of a minute", Kind: FieldNumber, Hint: "also the least that the wallet must hold for a call"},
+			{Name: "limits", Label: "Limits of all its keys together", Kind: FieldJSON, Usual: "{}", Hint: "a JSON object; 0 is no limit, and one that is taken out has its default again"},
 		},
+		Body: ownerLimits,
 	}
+}
+
+// ownerLimits sends those limits that a form changes. The page shows the
+// defaults too, which are not to become the owner's own.
+func ownerLimits(_ url.Values, record, body map[string]any) error {
+	limits, changed := body["limits"].(map[string]any)
+	if !changed {
+		return nil
+	}
+	had, _ := record["limits"].(map[string]any)
+	for name, value := range had {
+		if now, stays := limits[name]; !stays {
+			limits[name] = nil
+		} else if Shown(now) == Shown(value) {
+			delete(limits, name)
+		}
+	}
+	return nil
 }
 
 // OwnerField is the owner in the form of a record.

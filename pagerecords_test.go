@@ -223,6 +223,25 @@ func TestRecords_Addresses(t *testing.T) {
 	}
 }
 
+func TestOwnerPages_Limits(t *testing.T) {
+	b := newDashboard(t)
+	b.operate(201, "POST", "/admin/v1/owners", `{"name": "clinic"}`)
+	b.says(b.get("/owners/1"), 200, `"`+OwnerCallsPerDay+`": 0`)
+	stored := func() any {
+		return b.operate(200, "GET", "/admin/v1/owners/1", "")["limits"].(map[string]any)[OwnerCallsPerDay]
+	}
+	b.sent(b.saveForm("/owners/1", "limits", `{"`+OwnerCallsPerDay+`": 5}`), "/owners/1?done=saved")
+	if got := stored(); got != 5.0 {
+		t.Errorf("got %v, want 5", got)
+	}
+	b.says(b.saveForm("/owners/1", "limits", `{"`+OwnerCallsPerDay+`": -1}`), 400, "must be a whole number from 0", `": -1}`)
+	b.says(b.saveForm("/owners/1", "limits", `{"unknown": 1}`), 400, "Limits of all its keys together: owners have no limit")
+	b.sent(b.saveForm("/owners/1", "limits", `{}`), "/owners/1?done=saved")
+	if got := stored(); got != 0.0 {
+		t.Errorf("got %v, want the default", got)
+	}
+}
+
 func TestContactPages_Numbers(t *testing.T) {
 	b := newDashboard(t)
 	b.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "phone_numbers": [{"phone_number": "+4930555010"}, {"phone_number": "+4930555011"}], "custom_context": {"a": 1, "b": "x"}}`)
