@@ -21,6 +21,9 @@ type App struct {
 	Store   *Store
 	Sender  *Sender
 
+	Reloader *Reloader
+
+	proxy   *Proxy
 	notices *Notices
 	history *History
 	audit   *AuditLog
@@ -88,7 +91,7 @@ func (a *App) wire(peppers Peppers) error {
 	}
 	a.status = NewStatus(StatusOptions{
 		Store: store, Keyring: a.Keyring, Backups: a.backups, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
-		Server: func() *Server { return a.Server },
+		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() },
 	})
 	targets := NewTargets(c.Webhooks.AllowPrivateTargets)
 	a.Sender = NewSender(SenderOptions{
@@ -121,12 +124,25 @@ func (a *App) wire(peppers Peppers) error {
 	} {
 		o.Add(part)
 	}
-	o.Add(NewExplainer(store, a.Keyring, a.Limiter, o.Keyed, o.Free, o.QueryAllowed)) // it explains the routes of the others
 	reference, err := NewReference()
 	if err != nil {
 		return err
 	}
 	o.Pages = func(admin bool) []Row { return reference.Rows(admin, a.bases) }
+	return a.guard(o)
+}
+
+// guard makes what needs to know the routes of all other parts, and the server.
+func (a *App) guard(o ServerOptions) (err error) {
+	c := a.config
+	a.proxy = NewProxy(ProxyOptions{Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout})
+	o.Guards = NewGuards(o.Own(), a.proxy.Forward)
+	if a.Reloader, err = NewReloader(ReloaderOptions{a.Store, a.Keyring, o.Guards, a.log, c}, a.clock.Now()); err != nil {
+		return err
+	}
+	o.Add(NewExplainer(a.Store, a.Keyring, a.Limiter, ExplainedRoutes{o.Keyed, o.Free, o.Guards}, o.QueryAllowed))
+	o.Add(a.Reloader)
+	o.Add(NewOverview(OverviewOptions{Guards: o.Guards, Keyed: o.Keyed, Free: o.Free}))
 	a.Server = NewServer(o)
 	return nil
 }
@@ -233,6 +249,7 @@ func (a *App) Close() error {
 	close(a.stop)
 	<-a.idle
 	a.Sender.Close()
+	a.proxy.Close()
 	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.history.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
 }
 

@@ -148,6 +148,10 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 		"POST /admin/v1/tokens/:id/revoke": func() (string, string) {
 			return v1 + "tokens/" + w.made(v1+"tokens", `{"name": "t"}`, "id") + "/revoke", ""
 		},
+		"POST /admin/v1/reload": func() (string, string) {
+			w.Reloader.From(func() (Config, error) { return w.config, nil })
+			return v1 + "reload", ""
+		},
 		"POST /admin/v1/setup-link": func() (string, string) {
 			for _, op := range w.operate(200, "GET", v1+"operators", "")["operators"].([]any) {
 				w.operate(200, "DELETE", fmt.Sprint(v1, "operators/", op.(map[string]any)["id"]), "")

@@ -14,8 +14,8 @@ type Credential struct {
 	Carrier string
 }
 
-// ReadCredential takes the key out of a request, and ?api_key= out of its URL,
-// so that nothing after it can log or forward it. The same key sent in two
+// ReadCredential takes the key out of a request's header and URL, so that
+// nothing after it can log or forward it. The same key sent in two
 // ways is fine. ErrUnauthenticated: none was sent. ErrValidation: two that
 // differ, an empty one, or a header that stands twice (RFC 6750 section 2
 // allows one method a request).
@@ -55,6 +55,12 @@ func ReadCredential(r *http.Request) (Credential, error) {
 	if c.Secret == "" {
 		return c, ErrUnauthenticated
 	}
+	if values := r.Header["Authorization"]; len(values) > 0 {
+		if _, ok := bearer(values[0]); ok { // another scheme is for whom the request goes to
+			delete(r.Header, "Authorization")
+		}
+	}
+	delete(r.Header, "X-Api-Key")
 	return c, nil
 }
 
@@ -78,48 +84,83 @@ func bearer(value string) (token string, ok bool) {
 	return strings.Trim(rest, " "), true
 }
 
-// cutQuery takes the values of api_key out of a request's URL.
-func cutQuery(r *http.Request) ([]string, error) {
-	if !strings.Contains(r.URL.RawQuery, "api") && !strings.Contains(r.URL.RawQuery, "%") {
+// cutQuery takes the values of api_key out of a request's URL, and leaves the
+// rest of the query byte for byte as it was.
+func cutQuery(r *http.Request) (values []string, err error) {
+	raw := r.URL.RawQuery
+	if !strings.Contains(raw, "api") && !strings.Contains(raw, "%") {
 		return nil, nil // the name cannot be in there, plain or escaped
 	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	values, found := q["api_key"]
-	if err != nil && !found && strings.Contains(r.URL.RawQuery, "api_key") {
+	readable, rest := true, make([]string, 0, 4)
+	for pair := range strings.SplitSeq(raw, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		plain, nameErr := url.QueryUnescape(name)
+		switch {
+		case strings.Contains(pair, ";"): // programs do not agree on what that is
+			readable = readable && !strings.Contains(pair, "api_key") && !strings.Contains(plain, "api_key")
+			rest = append(rest, pair)
+		case nameErr != nil || plain != "api_key":
+			rest = append(rest, pair)
+		default:
+			secret, err := url.QueryUnescape(value)
+			readable = readable && err == nil
+			values = append(values, secret)
+		}
+	}
+	if !readable {
 		r.URL.RawQuery, r.RequestURI = "", r.URL.Path
 		return nil, ErrUnauthenticated.With("The query cannot be read, so no key in it counts. Send the key as Authorization: Bearer KEY.")
 	}
-	if !found {
-		return nil, nil
+	if values != nil {
+		r.URL.RawQuery = strings.Join(rest, "&")
+		r.RequestURI = r.URL.RequestURI()
 	}
-	delete(q, "api_key")
-	r.URL.RawQuery = q.Encode()
-	r.RequestURI = r.URL.RequestURI()
 	return values, nil
 }
 
-// ClientAddr is the address that a request comes from. X-Forwarded-For counts
-// only as far as declared proxies wrote it: it is read from its end, past
-// every declared one, to the first that is none. What cannot be read ends the
-// walk at the last address that could.
+// ClientAddr is the address that a request comes from: the last of ClientPath.
 func ClientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
+	if len(proxies) == 0 {
+		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
+		return peer.Addr().Unmap()
+	}
+	hops := ClientPath(r, proxies)
+	return hops[len(hops)-1]
+}
+
+// ClientPath lists the addresses that a request came by, the nearest first.
+// X-Forwarded-For counts only as far as declared proxies wrote it: it is read
+// from its end, past every declared one, to the first that is none. What cannot
+// be read ends the walk at the last address that could.
+func ClientPath(r *http.Request, proxies []netip.Prefix) []netip.Addr {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return netip.Addr{}
+		return []netip.Addr{{}}
 	}
 	client := peer.Addr().Unmap()
+	hops := []netip.Addr{client}
 	if len(proxies) == 0 {
-		return client
+		return hops
 	}
-	hops := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for i := len(hops) - 1; i >= 0 && declared(client, proxies); i-- {
-		next, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+	said := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
+	for i := len(said) - 1; i >= 0 && declared(client, proxies); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(said[i]))
 		if err != nil {
 			break
 		}
 		client = next.Unmap()
+		hops = append(hops, client)
 	}
-	return client
+	return hops
+}
+
+// FromProxy says whether a request comes from a declared proxy.
+func FromProxy(r *http.Request, proxies []netip.Prefix) bool {
+	if len(proxies) == 0 {
+		return false
+	}
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && declared(peer.Addr().Unmap(), proxies)
 }
 
 func declared(a netip.Addr, proxies []netip.Prefix) bool {

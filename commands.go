@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -34,7 +35,11 @@ func (s *Session) Serve() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return s.Env.Serve(ctx, ServeOptions{Config: conf, ConfigFile: c.String("config"), Demo: c.Bool("demo"), Stdout: s.Env.Stdout, Stderr: s.Env.Stderr})
+			load := func() (Config, error) {
+				conf, _, err := s.Load(c)
+				return conf, err
+			}
+			return s.Env.Serve(ctx, ServeOptions{Config: conf, Load: load, ConfigFile: c.String("config"), Demo: c.Bool("demo"), Stdout: s.Env.Stdout, Stderr: s.Env.Stderr})
 		},
 	}
 }
@@ -246,8 +251,34 @@ func (s *Session) Routes() *cli.Command {
 		if err != nil {
 			return err
 		}
-		return s.PrintList(c, list, "routes", []string{"method", "path", "permissions", "limits"})
+		return s.PrintList(c, list, "routes", []string{"method", "path", "permissions", "limits", "upstream"})
 	}}
+}
+
+// Reload is the command that has the configuration loaded again.
+func (s *Session) Reload() *cli.Command {
+	return &cli.Command{
+		Name: "reload", Usage: "have the running server load routes, permissions and limits of its configuration again",
+		Description: "The server reads the files and settings that it was started with. A mistake in them\nchanges nothing, and is told of.",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Present() {
+				return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+			}
+			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/reload", nil)
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return s.PrintJSON(made)
+			}
+			text := "The configuration was reloaded.\n"
+			if list, _ := made["restart_needed"].([]any); len(list) > 0 {
+				text += "Changed, but not in use before a restart: " + Cell(list) + "\n"
+			}
+			_, err = io.WriteString(s.Env.Stdout, text)
+			return err
+		},
+	}
 }
 
 // Version is the command that says what this is.

@@ -112,6 +112,7 @@ type Config struct {
 	Observed    []string        // built-in limits that are only observed
 	Limits      []LimitRow      // those that are not built in
 	Permissions []PermissionRow // those that are not built in
+	Routes      []RouteRow      // of another API that is guarded
 }
 
 // Sources tells where the value of each key, such as "server.listen" or
@@ -144,6 +145,12 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	l.readEnviron(environ)
 	for key, text := range flags {
 		l.set("flag", key, l.settings[key].Parse(text))
+	}
+	if l.problems == nil {
+		_, problems := ReadGuards(c.Routes, c.Rights())
+		for _, problem := range problems {
+			l.fail(l.sources["route"], "%s", problem)
+		}
 	}
 	if readable { // else a missing insecure_http may well be in the file
 		l.checkTLS("server", c.ServerTLS(), c)
@@ -188,6 +195,9 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 	}
 	for _, row := range c.Permissions {
 		b.WriteString(PrintRow("permission", row, sources["permission"]))
+	}
+	for _, row := range c.Routes {
+		b.WriteString(PrintRow("route", row, sources["route"]))
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err
@@ -243,6 +253,18 @@ func (c Config) AdminTLS() DoorTLS {
 	return DoorTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
 }
 
+// Differing lists the keys, sections [[...]] and limits left out, that have
+// another value in another config.
+func (c Config) Differing(other Config) (keys []string) {
+	theirs := other.settings()
+	for i, s := range c.settings() {
+		if s.Text() != theirs[i].Text() && !strings.HasPrefix(s.Key, "limit.") {
+			keys = append(keys, s.Key)
+		}
+	}
+	return keys
+}
+
 // settings lists the keys of the config in the order of the struct.
 func (c *Config) settings() []Setting {
 	var list []Setting
@@ -291,6 +313,9 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 			value = l.limits(source, value, c)
 		case "permission":
 			l.permissions(source, value, c)
+			continue
+		case "route":
+			c.Routes = readRows[RouteRow](l, source, section, value)
 			continue
 		}
 		table, ok := value.(map[string]any)
@@ -455,7 +480,7 @@ func (l *configLoader) suggest(key string, name func(string) string) string {
 	bare := key[strings.Index(key, ".")+1:]
 	best, least := "", len(bare)/3+2
 	for _, known := range slices.Backward(slices.Sorted(maps.Keys(l.settings))) { // server before admin
-		distance := editDistance(key, known)
+		distance := EditDistance(key, known)
 		_, own, _ := strings.Cut(known, ".")
 		if own == bare || bare != key && strings.HasPrefix(known, key) {
 			distance = min(distance, 2) // in the wrong section, or cut short
@@ -468,24 +493,4 @@ func (l *configLoader) suggest(key string, name func(string) string) string {
 		return ": 'latchkey config print' lists all"
 	}
 	return ": did you mean " + name(best) + "?"
-}
-
-// editDistance counts the bytes to insert, delete or replace to make a into b.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1) // row[j] is the distance from a[:i] to b[:j]
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		corner := i // what row[j] was for a[:i]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := corner
-			if a[i] != b[j] {
-				replaced++
-			}
-			corner, row[j+1] = row[j+1], min(replaced, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

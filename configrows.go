@@ -40,6 +40,11 @@ func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 		if name, ok := table["name"].(string); ok {
 			at = fmt.Sprintf("%s %q", section, name)
 		}
+		if path, ok := table["path"].(string); ok {
+			at = fmt.Sprintf("%s %d (%q)", section, i+1, path)
+		} else if section == "route" {
+			at = fmt.Sprintf("%s %d", section, i+1)
+		}
 		for _, s := range RowSettings(&row) {
 			known[s.Key] = true
 			given, ok := table[s.Key]

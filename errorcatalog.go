@@ -46,7 +46,7 @@ func ErrorCatalog() []ErrorEntry {
 
 func explanations() []explanation {
 	return []explanation{
-		{[]*Error{ErrValidation.With("limit must be a whole number from 1; got \"0\"."), ErrTooLarge, ErrEncoding},
+		{[]*Error{ErrValidation.With("limit must be a whole number from 1; got \"0\"."), ErrTooLarge, ErrEncoding, ErrBodyTime},
 			"The request cannot be taken as it is, and no more exact code applies.",
 			"A member or a query parameter has a value it must not have, two different keys were sent (400), the body is too large (413), or it is compressed (415).",
 			"Read the message: it names the member and what it takes. The same request will fail again."},
@@ -94,6 +94,10 @@ func explanations() []explanation {
 			"Wait for the seconds in Retry-After: that is the first moment at which the same request passes. A refused request costs nothing. X-RateLimit-Remaining on every answer tells how much is left, and GET /api/v1/key, which is free, tells it for each limit."},
 
 		{[]*Error{ErrServer}, "The server met a fault of its own.", "Something went wrong that is no fault of the request.", "Try again later. The operator finds the cause in the log under the request_id."},
+		{[]*Error{ErrGateway}, "The API behind this one cannot be reached.", "On a guarded route, where nothing listens at its upstream, or what comes from there is no HTTP answer.",
+			"Try again shortly. The operator's log says why, under the request id."},
+		{[]*Error{ErrGatewayTime}, "The API behind this one did not answer in time.", "On a guarded route, where the upstream's answer did not begin within the time that the route allows.",
+			"Try again, or ask for less at once."},
 		{[]*Error{ErrUnavailable}, "The server cannot store anything just now.", "A write to the disk has failed, or the server is stopping. Nothing is answered with success that is not on disk.",
 			"Try again after the seconds in Retry-After, with the same Idempotency-Key where you sent one."},
 	}

@@ -41,6 +41,10 @@ var (
 	ErrTooLarge    = &Error{Status: http.StatusRequestEntityTooLarge, Code: "validation_error", Message: "The body is too large."}
 	ErrEncoding    = &Error{Status: http.StatusUnsupportedMediaType, Code: "validation_error", Message: "Content-Encoding is not supported. Send the body as it is."}
 	ErrConflict    = &Error{Status: http.StatusConflict, Code: "conflict", Message: "The object is not in a state that allows this."}
+	ErrBodyTime    = &Error{Status: http.StatusRequestTimeout, Code: "validation_error", Message: "The body came too slowly. Send it again, without long pauses."}
+	ErrBroken      = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request broke off. Send it whole."}
+	ErrGateway     = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind this one cannot be reached, or its answer cannot be understood. Try again shortly."}
+	ErrGatewayTime = &Error{Status: http.StatusGatewayTimeout, Code: "gateway_timeout", Message: "The API behind this one did not answer in time. Try again, or ask for less."}
 	ErrUnavailable = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "The store takes no writes just now. Try again shortly.", RetryAfter: 5 * time.Second}
 	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "Unexpected fault. The server's log has the details under this request id."}
 

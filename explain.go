@@ -15,14 +15,20 @@ type Explainer struct {
 	store        *Store
 	keyring      *Keyring
 	limiter      *Limiter
-	keyed, free  []Route
+	routes       ExplainedRoutes
 	queryAllowed bool
 }
 
-// NewExplainer explains the routes of the API door: keyed ones with every
-// check, free ones without limits and permission.
-func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, keyed, free []Route, queryAllowed bool) *Explainer {
-	return &Explainer{store: store, keyring: keyring, limiter: limiter, keyed: keyed, free: free, queryAllowed: queryAllowed}
+// ExplainedRoutes are the routes of the API door: keyed ones with every check,
+// free ones without limits and permission, and those of another API.
+type ExplainedRoutes struct {
+	Keyed, Free []Route
+	Guards      *Guards
+}
+
+// NewExplainer explains routes.
+func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, routes ExplainedRoutes, queryAllowed bool) *Explainer {
+	return &Explainer{store: store, keyring: keyring, limiter: limiter, routes: routes, queryAllowed: queryAllowed}
 }
 
 // AdminRoutes lists the endpoints.
@@ -44,6 +50,7 @@ type step struct {
 // asked is the request that is to be explained.
 type asked struct {
 	method, path, carrier string
+	raw                   string // the path on the wire
 	ip                    netip.Addr
 }
 
@@ -68,7 +75,7 @@ func readAsked(r *Request) (q asked, err error) {
 	if q.method == "" || err != nil || !strings.HasPrefix(u.Path, "/") {
 		return q, ErrMissing.With("method and path are needed, such as GET and /api/v1/calls.")
 	}
-	q.path = u.Path
+	q.path, q.raw = u.Path, u.EscapedPath()
 	if len(q.path) > 1 {
 		q.path = strings.TrimSuffix(q.path, "/")
 	}
@@ -123,8 +130,16 @@ func verdict(check string, err error, good string) step {
 // route finds the row that serves a request: of several that fit, the one with
 // literals where the others have wildcards.
 func (e *Explainer) route(q asked) (row Route, free bool, err error) {
+	guards := e.routes.Guards.Now()
+	if guards.Any() {
+		if guard, _, err := guards.Find(q.method, q.raw); err != nil {
+			return row, false, err
+		} else if guard != nil {
+			return *guard, false, nil
+		}
+	}
 	err = ErrRoute
-	for i, r := range slices.Concat(e.keyed, e.free) {
+	for i, r := range slices.Concat(e.routes.Keyed, e.routes.Free) {
 		switch {
 		case !fits(r.Path, q.path):
 		case r.Method != q.method:
@@ -132,7 +147,12 @@ func (e *Explainer) route(q asked) (row Route, free bool, err error) {
 				err = ErrMethod
 			}
 		case err != nil || strings.Count(r.Path, ":") < strings.Count(row.Path, ":"):
-			row, free, err = r, i >= len(e.keyed), nil
+			row, free, err = r, i >= len(e.routes.Keyed), nil
+		}
+	}
+	if err == ErrRoute { // perhaps one that only /authz answers for
+		if guard, _, _ := guards.FindAny(q.method, q.raw); guard != nil {
+			return *guard, false, nil
 		}
 	}
 	return row, free, err
@@ -154,15 +174,17 @@ func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 	if free {
 		return steps, nil
 	}
-	minute, err := e.limits(key, []string{RequestsPerMinute}, r)
+	minute, err := e.limits(key, []string{RequestsPerMinute}, 1, r)
 	if err != nil {
 		return nil, err
 	}
-	paid := slices.Clone(row.Limits)
-	if row.Spends != "" {
-		paid = append(paid, row.Spends)
+	var rest []step
+	if row.Cost > 0 {
+		rest, err = e.limits(key, row.Limits, row.Cost, r)
 	}
-	rest, err := e.limits(key, paid, r)
+	if err == nil && row.Spends != "" {
+		rest, err = e.limits(key, []string{row.Spends}, 1, r)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -178,9 +200,9 @@ func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 
 // limits makes a step of each limit that a request would pay by these names. One
 // that is just observed refuses nothing.
-func (e *Explainer) limits(key *Key, names []string, r *Request) (steps []step, err error) {
+func (e *Explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
 	for _, name := range names {
-		for _, c := range key.Charge(nil, name, 1) {
+		for _, c := range key.Charge(nil, name, cost) {
 			list, err := e.limiter.Standings([]Charge{c}, r.Moment)
 			if err != nil {
 				return nil, err
@@ -207,10 +229,10 @@ func standingStep(c Charge, s Standing, now time.Time) step {
 	var err error
 	good := "The limit has room."
 	switch {
-	case s.Wait > 0 && c.Observe:
+	case s.Remaining() < c.Cost && c.Observe:
 		good = "The limit is reached, but only observed: it refuses nothing."
-	case s.Wait > 0:
-		err = c.Refused(s.Wait)
+	case s.Remaining() < c.Cost: // for more than one unit the wait may be longer
+		err = c.Refused(max(s.Wait, s.Next))
 	}
 	made := verdict("limit "+s.Limit.Name, err, good)
 	made.Limit = map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}

@@ -121,8 +121,10 @@ type Route struct {
 	// Spends names the daily limit that the handler charges with what it
 	// stores, "" for none.
 	Spends string
-	// Limits names limits that every request pays too, unless it is refused.
+	// Limits names limits of which every request pays Cost units too, unless it
+	// is refused.
 	Limits []string
+	Cost   int
 	// Public says that the admin door asks nobody for a token here.
 	Public bool
 }

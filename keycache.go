@@ -77,6 +77,19 @@ func (u *Use) Add(other Use) {
 // Key is the key as it is now. It is shared: Clone it before a change.
 func (h *Holder) Key() *Key { return h.key.Load() }
 
+// KeyFor is the key as it is now, made ready for these permissions and limits.
+func (h *Holder) KeyFor(r *Rights) *Key {
+	for {
+		key := h.key.Load()
+		if key.Rights() == r {
+			return key
+		}
+		if fit := key.Fit(r); h.key.CompareAndSwap(key, fit) { // else it has just been changed
+			return fit
+		}
+	}
+}
+
 // Note keeps a use, and says whether it is the first since the last Take.
 func (h *Holder) Note(use Use) (first bool) {
 	h.mu.Lock()

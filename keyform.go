@@ -21,13 +21,12 @@ type KeyRules struct {
 // KeyForm reads keys out of bodies and checks them.
 type KeyForm struct {
 	keyring *Keyring
-	rights  *Rights
 	rules   KeyRules
 }
 
 // NewKeyForm reads keys of a keyring under these rules.
 func NewKeyForm(keyring *Keyring, rules KeyRules) *KeyForm {
-	return &KeyForm{keyring: keyring, rights: keyring.Rights(), rules: rules}
+	return &KeyForm{keyring: keyring, rules: rules}
 }
 
 // Fill sets what a body says of a key, a new one with create. The error names
@@ -53,16 +52,16 @@ func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 		return ErrMissing.With("name is missing or longer than 200 bytes. Say where the key will live, such as \"ci-runner\".")
 	}
 	if create && !body.Given("permissions") {
-		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(f.rights.Names(math.MaxUint64), ", "))
+		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
 	}
 	var err error
 	if body.Given("permissions") {
-		if err := key.Grant(f.rights, permissions); err != nil {
+		if err := key.Grant(f.keyring.Rights(), permissions); err != nil {
 			return err
 		}
 	}
 	if key.Permissions == 0 && len(key.OwnPermissions) == 0 {
-		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(f.rights.Names(math.MaxUint64), ", "))
+		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
 	}
 	if body.Has("allowed_ips") {
 		if key.AllowedIPs, err = ParseNetworks(allowed); err != nil {
@@ -185,10 +184,10 @@ func (f *KeyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create boo
 
 // setLimit sets one limit of a key; null puts the default back.
 func (f *KeyForm) setLimit(limits map[string]int, name string, value any) error {
-	rule, ok := f.rights.Limit(name)
+	rule, ok := f.keyring.Rights().Limit(name)
 	if !ok {
 		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name,
-			strings.Join(f.rights.LimitNames(func(l LimitRule) bool { return !l.Owner }), ", "))
+			strings.Join(f.keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner }), ", "))
 	}
 	if rule.Owner {
 		return ErrValidation.With("limits.%s counts over all keys of an owner, so no key has it for itself. Set it with the owner.", name)

@@ -17,13 +17,16 @@ type KeyImport struct {
 	store   *Store
 	keyring *Keyring
 	form    *KeyForm
-	limits  []string // names, which are columns of a CSV
 }
 
 // NewKeyImport stores keys of a form in a keyring.
 func NewKeyImport(store *Store, keyring *Keyring, form *KeyForm) *KeyImport {
-	names := keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner })
-	return &KeyImport{store: store, keyring: keyring, form: form, limits: names}
+	return &KeyImport{store: store, keyring: keyring, form: form}
+}
+
+// limits names the limits that keys have, which are columns of a CSV.
+func (i *KeyImport) limits() []string {
+	return i.keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner })
 }
 
 // AdminRoutes lists the endpoints.
@@ -179,7 +182,7 @@ func (i *KeyImport) csv(data []byte) ([]*Body, error) {
 	if err != nil {
 		return nil, ErrValidation.With("The CSV has no first line with column names: %v.", err)
 	}
-	known := slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits)
+	known := slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits())
 	for n, name := range names {
 		if !slices.Contains(known, name) && !strings.HasPrefix(name, "metadata.") || slices.Contains(names[:n], name) {
 			return nil, ErrValidation.With("Column %q is unknown or stands twice. Known are %s and metadata.NAME.", name, strings.Join(known, ", "))
@@ -213,7 +216,7 @@ func (i *KeyImport) line(names, line []string) (*Body, error) {
 		case cell == "":
 		case isTag:
 			metadata[tag], fields["metadata"] = cell, metadata
-		case slices.Contains(i.limits, name):
+		case slices.Contains(i.limits(), name):
 			limits[name], fields["limits"] = json.Number(cell), limits
 		case slices.Contains(keyColumns, name):
 			fields[name] = cell

@@ -20,7 +20,7 @@ type Keyring struct {
 	store    *Store
 	peppers  Peppers
 	prefix   string
-	rights   *Rights
+	rights   atomic.Pointer[Rights]
 	memory   *KeyCache
 	imported atomic.Bool // some keys are not of our making, so of any shape
 	misses   atomic.Uint64
@@ -31,7 +31,8 @@ type Keyring struct {
 // NewKeyring finds keys with a prefix in a store; cache is the most keys that
 // it holds in memory.
 func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Rights, cache int) (*Keyring, error) {
-	k := &Keyring{store: store, peppers: peppers, prefix: prefix, rights: rights, memory: NewKeyCache(cache)}
+	k := &Keyring{store: store, peppers: peppers, prefix: prefix, memory: NewKeyCache(cache)}
+	k.rights.Store(rights)
 	err := store.View(func(tx *Tx) error {
 		mark, err := tx.Get("meta", []byte("imported"))
 		k.imported.Store(mark != nil)
@@ -45,7 +46,7 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Rights, ca
 func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
 	d := DigestOf(secret)
 	if h := k.memory.Find(d); h != nil {
-		return h.Key(), h, nil
+		return h.KeyFor(k.Rights()), h, nil
 	}
 	// After the memory, since the checksum of a key that is held need not be
 	// made anew: it keeps typing errors and scans from the store.
@@ -111,7 +112,7 @@ func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 // ready gives a key of the caller's own what follows from it.
 func (k *Keyring) ready(tx *Tx, key *Key) error {
 	limits, err := LimitsOfOwner(tx, key.Owner)
-	key.Ready(k.rights, limits)
+	key.Ready(k.Rights(), limits)
 	return err
 }
 
@@ -207,7 +208,7 @@ func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error 
 		return err
 	}
 	limits = maps.Clone(limits)
-	tx.After(func() { k.memory.ChangeOwner(owner, func(key *Key) { key.Ready(k.rights, limits) }) })
+	tx.After(func() { k.memory.ChangeOwner(owner, func(key *Key) { key.Ready(k.Rights(), limits) }) })
 	return nil
 }
 
@@ -261,7 +262,11 @@ func (k *Keyring) Used(h *Holder, use Use) {
 func (k *Keyring) Lookup(d Digest) (*Key, error) { return k.read(d) }
 
 // Rights are the permissions and limits that the keys can have.
-func (k *Keyring) Rights() *Rights { return k.rights }
+func (k *Keyring) Rights() *Rights { return k.rights.Load() }
+
+// Use puts other permissions and limits in the place of those, for every key at
+// once. What keys have used stays counted.
+func (k *Keyring) Use(r *Rights) { k.rights.Store(r) }
 
 // Prefix is how the keys begin that the keyring makes.
 func (k *Keyring) Prefix() string { return k.prefix }

@@ -39,11 +39,12 @@ type Key struct {
 	OwnPermissions []string `json:"own_permissions,omitempty"`
 
 	rights  *Rights
-	dormant []string    // of OwnPermissions: those that do not exist now
-	rules   []LimitRule // all limits of the key and its owner
-	short   []Limit     // what every request pays, nil where that takes Every
-	ownerID string      // by which the limits of the owner are counted
-	asked   int         // serial of the secret by which the key was found
+	dormant []string       // of OwnPermissions: those that do not exist now
+	rules   []LimitRule    // all limits of the key and its owner
+	short   []Limit        // what every request pays, nil where that takes Every
+	ofOwner map[string]int // limits of the owner in place of the defaults
+	ownerID string         // by which the limits of the owner are counted
+	asked   int            // serial of the secret by which the key was found
 	until   time.Time
 }
 
@@ -277,7 +278,7 @@ func (k *Key) Clone() *Key {
 func (k *Key) Ready(r *Rights, owner map[string]int) {
 	var own Permission
 	own, k.dormant = r.OfOwn(k.OwnPermissions)
-	k.rights, k.Permissions, k.ownerID = r, k.Permissions.Builtin()|own, OwnerMeter(k.Owner)
+	k.rights, k.Permissions, k.ownerID, k.ofOwner = r, k.Permissions.Builtin()|own, OwnerMeter(k.Owner), owner
 	k.rules, k.short = slices.Clone(r.Limits()), nil
 	for i := range k.rules {
 		l := &k.rules[i]
@@ -293,6 +294,20 @@ func (k *Key) Ready(r *Rights, owner map[string]int) {
 	if every := k.Charge(nil, RequestsPerMinute, 1); len(every) == 1 && !every[0].Observe {
 		k.short = []Limit{every[0].Limit}
 	}
+}
+
+// Rights are the permissions and limits that the key is made ready for.
+func (k *Key) Rights() *Rights { return k.rights }
+
+// Fit gives the key as it is for these permissions and limits; nil are those
+// that it has.
+func (k *Key) Fit(r *Rights) *Key {
+	if r == nil || r == k.rights {
+		return k
+	}
+	c := *k
+	c.Ready(r, k.ofOwner)
+	return &c
 }
 
 // OwnerMeter is the id by which the limits of an owner are counted.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,7 +42,11 @@ func WriteLimitFields(h http.Header, list []Standing, now time.Time, draft bool)
 	n := &[5]string{all[:cuts[0]], all[cuts[0]:cuts[1]], all[cuts[1]:cuts[2]]}
 	// Assigned rather than Set, which would make a slice for each.
 	h["X-Ratelimit-Limit"], h["X-Ratelimit-Remaining"], h["X-Ratelimit-Reset"] = n[0:1:1], n[1:2:2], n[2:3:3]
-	h["Vary"] = varyOnKey
+	if vary := h["Vary"]; vary == nil {
+		h["Vary"] = varyOnKey
+	} else {
+		h["Vary"] = append(slices.Clip(vary), varyOnKey...)
+	}
 	if draft {
 		n[3], n[4] = all[cuts[2]:cuts[3]], all[cuts[3]:]
 		h["Ratelimit-Policy"], h["Ratelimit"] = n[3:4:4], n[4:5:5]

@@ -70,6 +70,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 	if err := firstOperator(a); err != nil {
 		return err
 	}
+	defer reloadOnHangup(a, o)()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
 		a.Server.ListensAt(baseURL(o.Config, api))
 		announce(a, o, log, api, admin)
@@ -78,6 +79,34 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		}
 	})
 	return errors.Join(seedErr, err)
+}
+
+// reloadOnHangup has the configuration loaded again on SIGHUP, until stop is
+// called.
+func reloadOnHangup(a *App, o ServeOptions) (stop func()) {
+	a.Reloader.From(func() (Config, error) {
+		c, err := o.Load()
+		if o.Demo {
+			c.Server.Data = o.Config.Server.Data // a folder of its own
+		}
+		return c, err
+	})
+	hangup, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangup, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-hangup:
+				_, _ = a.Reloader.Reload(time.Now()) // it logs what comes of it
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangup)
+		close(done)
+	}
 }
 
 // demo fills the store with samples and shows how to ask for them.

@@ -28,9 +28,11 @@ type Guard struct {
 
 // String names the guard in messages.
 func (g *Guard) String() string {
-	methods := strings.Join(g.Methods, ",")
-	return fmt.Sprintf("route %d (%s %s)", g.Index, cmp.Or(methods, "*"), g.Path)
+	return fmt.Sprintf("route %d (%s %s)", g.Index, g.MethodNames(), g.Path)
 }
+
+// MethodNames lists the methods with commas, * for any.
+func (g *Guard) MethodNames() string { return cmp.Or(strings.Join(g.Methods, ","), "*") }
 
 // RouteTable finds the guard of a request. The path decides first: of the
 // patterns that fit, the narrowest owns the request, and a method that it does
@@ -62,14 +64,15 @@ type pattern struct {
 	name  string // for messages
 }
 
-// NewRouteTable makes a table of guards beside our own endpoints, which keep
-// their paths whatever the method. Two guards that share a method and a path,
+// NewRouteTable makes a table of guards beside our own endpoints, such as
+// "GET /healthz", which keep their paths whatever the method. Two guards that share a method and a path,
 // neither of them the narrower one, are an error that names both; so is a guard
 // that would take a path away from an endpoint of ours.
-func NewRouteTable(guards []*Guard, own []Route) (*RouteTable, error) {
+func NewRouteTable(guards []*Guard, own []string) (*RouteTable, error) {
 	var list []pattern
-	for _, row := range own {
-		list = append(list, pattern{Segments(row.Path), nil, "the endpoint " + row.Method + " " + row.Path})
+	for _, name := range own {
+		_, path, _ := strings.Cut(name, " ")
+		list = append(list, pattern{Segments(path), nil, "the endpoint " + name})
 	}
 	for _, g := range guards {
 		list = append(list, pattern{Segments(g.Path), g, g.String()})

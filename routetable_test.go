@@ -22,9 +22,7 @@ func guards(lines ...string) []*Guard {
 	return list
 }
 
-var ownRoutes = []Route{
-	{Method: "GET", Path: "/api/v1/calls"}, {Method: "GET", Path: "/api/v1/calls/:call_id"}, {Method: "POST", Path: "/api/v1/contacts/create"}, {Method: "GET", Path: "/healthz"},
-}
+var ownRoutes = []string{"GET /api/v1/calls", "GET /api/v1/calls/:call_id", "POST /api/v1/contacts/create", "GET /healthz"}
 
 func TestRouteTable_Match(t *testing.T) {
 	table, err := NewRouteTable(guards(

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
+	"net"
 	"net/http"
-	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -22,56 +22,6 @@ const wrongKeys = 60
 
 // maxImport is the most bytes that an import on the admin door may have.
 const maxImport = 64 << 20
-
-// ServerOptions are what a Server is made of.
-type ServerOptions struct {
-	Clock   *Clock
-	Store   *Store
-	Keyring *Keyring
-	Limiter *Limiter
-	Tokens  *Tokens
-	Log     *slog.Logger
-	Redact  func(string) string // takes secrets out of what an error says
-
-	Keyed []Route // the API door: a key is needed, every check applies
-	Free  []Route // the same, but costing nothing and needing no permission
-	Open  []Route // the API door: no key is needed
-	Admin []Route // the admin door and the control socket
-
-	Pages func(admin bool) []Row // of a door, for people, without a key
-
-	Access       bool  // log every request
-	QueryAllowed bool  // take ?api_key=
-	DraftHeaders bool  // send RateLimit and RateLimit-Policy
-	MaxBody      int64 // bytes of a body on the API door
-	Proxies      []netip.Prefix
-
-	// Reached is told of each request that a limit of its key refused: how the
-	// limits stood, wall clock and service time. It must be quick.
-	Reached func(k *Key, limits []Standing, now, moment time.Time)
-
-	// Watch is told of every request when it has been answered. Each must be
-	// quick, and may keep nothing of what it is given but its strings.
-	Watch []func(*Outcome)
-}
-
-// Add adds the routes that a part of the program has, by its methods Routes
-// (for keys), FreeRoutes (for keys, at no
-// cost), OpenRoutes (for everybody) and AdminRoutes.
-func (o *ServerOptions) Add(part any) {
-	if p, ok := part.(interface{ Routes() []Route }); ok {
-		o.Keyed = append(o.Keyed, p.Routes()...)
-	}
-	if p, ok := part.(interface{ FreeRoutes() []Route }); ok {
-		o.Free = append(o.Free, p.FreeRoutes()...)
-	}
-	if p, ok := part.(interface{ OpenRoutes() []Route }); ok {
-		o.Open = append(o.Open, p.OpenRoutes()...)
-	}
-	if p, ok := part.(interface{ AdminRoutes() []Route }); ok {
-		o.Admin = append(o.Admin, p.AdminRoutes()...)
-	}
-}
 
 // Server turns requests into answers: it makes the checks that stand before
 // every handler, in their one order, and turns errors into the contract's
@@ -117,14 +67,22 @@ func (s *Server) API() (http.Handler, error) {
 	for _, row := range s.o.Open {
 		rows = append(rows, Row{row, s.open(row)})
 	}
-	return NewRouter(append(rows, s.health(false)...), s.plain)
+	router, err := NewRouter(append(rows, s.health(false)...), s.plain)
+	if err != nil || s.o.Guards == nil {
+		return router, err
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.guarded(w, r) {
+			router.ServeHTTP(w, r)
+		}
+	}), nil
 }
 
 // Admin is the handler of the admin door. With trusted, which is for the
 // control socket, no token is asked for.
 func (s *Server) Admin(trusted bool) (http.Handler, error) {
 	var rows []Row
-	for _, row := range append(s.o.Admin, Route{Method: "GET", Path: "/admin/v1/routes", Handle: s.routeTable}) {
+	for _, row := range s.o.Admin {
 		rows = append(rows, Row{row, s.operated(row, trusted || row.Public)})
 	}
 	return NewRouter(append(rows, s.health(true)...), s.plain)
@@ -172,13 +130,14 @@ type exchange struct {
 	meter  *Handle
 	found  *Key // Outcome.Found
 	draft  bool
+	rights *Rights // that the route belongs to, nil for those that the key has
 	told   Outcome // here so that telling needs no memory of its own
 }
 
 // WriteHeader notes the status for the access log and tells how the limits
 // stand by then.
 func (x *exchange) WriteHeader(status int) {
-	if x.status == 0 {
+	if x.status == 0 && status >= http.StatusOK {
 		x.status = status
 		WriteLimitFields(x.Header(), x.Request.Limits, x.Now, x.draft)
 	}
@@ -195,6 +154,12 @@ func (x *exchange) Write(b []byte) (int, error) {
 		x.WriteHeader(http.StatusOK)
 	}
 	return x.ResponseWriter.Write(b)
+}
+
+// Hijack takes over the connection, for another protocol than HTTP.
+func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	x.status = http.StatusSwitchingProtocols
+	return http.NewResponseController(x.ResponseWriter).Hijack()
 }
 
 // Unwrap is for http.ResponseController.
@@ -216,10 +181,9 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 // end answers with the error, if there is one, logs the request and survives
 // a handler's panic.
 func (s *Server) end(x *exchange, err *error) {
-	if p := recover(); p != nil {
-		if p == http.ErrAbortHandler {
-			panic(p)
-		}
+	if p := recover(); p == http.ErrAbortHandler {
+		defer panic(p) // the answer breaks off, and is told of like others
+	} else if p != nil {
 		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 	}
 	if *err != nil {
@@ -309,6 +273,37 @@ func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 	}
 }
 
+// guarded serves a request for a route of the guards, and says whether it is one.
+func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
+	now := s.o.Guards.Now() // to the end of the request, whatever is loaded meanwhile
+	if !now.Any() {
+		return false
+	}
+	row, allow, err := now.Find(r.Method, r.URL.EscapedPath())
+	if row == nil && err == nil {
+		return false
+	}
+	if err != nil {
+		if allow != nil {
+			w.Header().Set("Allow", strings.Join(allow, ", "))
+		}
+		x := s.begin(w, r, nil, Route{Path: "-"})
+		x.step = StepRoute
+		s.end(x, &err)
+		return true
+	}
+	x := s.begin(w, r, nil, *row)
+	x.rights = now.Rights
+	defer s.end(x, &err)
+	if err = s.authenticate(x); err == nil {
+		if err = s.admit(x, *row); err == nil {
+			x.step = StepHandler
+			err = row.Handle(x, &x.Request)
+		}
+	}
+	return true
+}
+
 // open makes the handler of a row that everybody may ask.
 func (s *Server) open(row Route) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
@@ -336,6 +331,7 @@ func (s *Server) authenticate(x *exchange) error {
 	x.step = StepKey
 	key, holder, err := s.o.Keyring.Find(c.Secret)
 	if err == nil {
+		key = key.Fit(x.rights)
 		x.found, x.step = key, StepState
 		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
 			x.step, err = StepCarrier, ErrQueryKey
@@ -387,8 +383,7 @@ func (s *Server) admit(x *exchange, row Route) error {
 	}
 	if !permitted {
 		x.step = StepPermission
-		rights := s.o.Keyring.Rights()
-		names := rights.Names(row.Permission)
+		names := x.Key.Rights().Names(row.Permission)
 		e := ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(names, " or "), x.Key.Holds())
 		e.Challenge = `Bearer realm="latchkey", error="insufficient_scope", scope="` + strings.Join(names, " ") + `"`
 		return e
@@ -399,13 +394,13 @@ func (s *Server) admit(x *exchange, row Route) error {
 // spend charges what a request pays before its handler: all of it or nothing.
 func (s *Server) spend(x *exchange, row Route, permitted bool) ([]Standing, error) {
 	short := x.Key.ShortLimits()
-	if short != nil && (len(row.Limits) == 0 || !permitted) {
+	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !permitted) {
 		return s.o.Limiter.SpendBy(x.meter, x.Key.ID, short, x.Moment, x.Request.Limits)
 	}
 	charges := x.Key.Charge(nil, RequestsPerMinute, 1)
-	if permitted {
+	if permitted && row.Cost > 0 {
 		for _, name := range row.Limits {
-			charges = x.Key.Charge(charges, name, 1)
+			charges = x.Key.Charge(charges, name, row.Cost)
 		}
 	}
 	return s.o.Limiter.Pay(charges, x.Moment, x.Request.Limits)
@@ -443,23 +438,6 @@ func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 	}
 }
 
-// routeTable lists the endpoints of the API door with what they need.
-func (s *Server) routeTable(w http.ResponseWriter, r *Request) error {
-	rows := []any{}
-	for _, row := range s.o.Keyed {
-		limits := []string{RequestsPerMinute}
-		if row.Spends != "" {
-			limits = append(limits, row.Spends)
-		}
-		limits = append(limits, row.Limits...)
-		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": s.o.Keyring.Rights().Names(row.Permission), "limits": limits})
-	}
-	for _, row := range s.o.Free {
-		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": Permission(0), "limits": []string{}})
-	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"routes": rows})
-}
-
 // plain answers for the router where no row is concerned.
 func (s *Server) plain(e *Error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -467,20 +445,12 @@ func (s *Server) plain(e *Error) http.Handler {
 		x.step = StepRoute
 		said := e
 		if e == ErrRoute {
-			said = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, clip(r.URL.Path))
+			said = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, ClipPath(r.URL.Path))
 		} else if allow := strings.Replace(w.Header().Get("Allow"), ", OPTIONS", "", 1); allow != "" {
 			w.Header().Set("Allow", allow)
-			said = e.With("%s does not take %s, but %s.", clip(r.URL.Path), r.Method, allow)
+			said = e.With("%s does not take %s, but %s.", ClipPath(r.URL.Path), r.Method, allow)
 		}
 		var err error = said
 		s.end(x, &err)
 	})
-}
-
-func clip(path string) string {
-	const most = 200
-	if len(path) > most {
-		return path[:most] + "..."
-	}
-	return path
 }

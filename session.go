@@ -35,6 +35,7 @@ type Environment struct {
 type ServeOptions struct {
 	Config         Config
 	ConfigFile     string
+	Load           func() (Config, error) // loads Config again
 	Demo           bool
 	Stdout, Stderr io.Writer
 }

@@ -100,6 +100,9 @@ func (s Setting) Assign(value any) (want string) {
 		*field = d
 	case *[]string:
 		items, ok := value.([]any)
+		if text, single := value.(string); single && s.Tag.Get("single") != "" {
+			items, ok = []any{text}, true
+		}
 		if !ok {
 			return "a list of strings, such as [" + s.example() + "]"
 		}
@@ -156,6 +159,10 @@ var textChecks = map[string]struct {
 	"domain":           {"a host name with a dot, of a-z, 0-9 and -", regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`).MatchString},
 	"email":            {"a mail address", regexp.MustCompile(`^([^@\s]+@[^@\s]+)?$`).MatchString},
 	"optional-address": {"host:port, the host localhost or an IP address", func(text string) bool { return text == "" || isAddress(text) }},
+	"method":           {"* or the name of a method in capitals", regexp.MustCompile(`^(\*|[A-Z][A-Z-]{0,31})$`).MatchString},
+	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", IsPattern},
+	"prefixpath":       {"a path in its plain form, without a slash at its end", isPrefixPath},
+	"upstream":         {"http:// or https:// and a host, with or without a path", isUpstream},
 }
 
 // isAddress tells whether text is host:port with a number as port. No host is
@@ -166,6 +173,45 @@ func isAddress(text string) bool {
 	_, hostErr := netip.ParseAddr(host)
 	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
 }
+
+// IsPattern tells whether text is a pattern of paths: segments in their plain
+// form, of which one that begins with : stands for any, and the last, if it
+// begins with *, for all that follows.
+func IsPattern(text string) bool {
+	if text == "" || text[0] != '/' {
+		return false
+	}
+	parts := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
+	for i, part := range parts {
+		name := strings.TrimLeft(part, ":*")
+		switch {
+		case part == "" && text == "/":
+		case part == "" || part == "." || part == ".." || strings.ContainsFunc(part, oddInPath):
+			return false
+		case name != part && (len(name) != len(part)-1 || !wildcardName.MatchString(name) || part[0] == '*' && (i < len(parts)-1 || strings.HasSuffix(text, "/"))):
+			return false
+		}
+	}
+	return true
+}
+
+var wildcardName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// oddInPath finds what is refused in a path, or never is in one.
+func oddInPath(c rune) bool {
+	return strings.ContainsRune(`\;%?#"<>`, c) || unicode.IsSpace(c) || unicode.IsControl(c) || c == unicode.ReplacementChar
+}
+
+func isPrefixPath(text string) bool {
+	return text == "" || IsPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
+}
+
+func isUpstream(text string) bool {
+	m := upstreamForm.FindStringSubmatch(text)
+	return text == "" || m != nil && (m[1] == "" || IsPattern(m[1]) && !strings.ContainsAny(m[1], ":*"))
+}
+
+var upstreamForm = regexp.MustCompile(`^https?://(?:[\w.-]+|\[[\da-fA-F:.]+])(?::\d{1,5})?(/.*)?$`)
 
 // ParseNetwork reads an address or a network; what is neither gives the zero
 // Prefix, which contains nothing. In 10.0.0.5/8 either part is not what was
@@ -200,4 +246,24 @@ func Describe(value any) string {
 		return "a list of sections"
 	}
 	return fmt.Sprint(value)
+}
+
+// EditDistance counts the bytes to insert, delete or replace to make a into b.
+func EditDistance(a, b string) int {
+	row := make([]int, len(b)+1) // row[j] is the distance from a[:i] to b[:j]
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := i // what row[j] was for a[:i]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := corner
+			if a[i] != b[j] {
+				replaced++
+			}
+			corner, row[j+1] = row[j+1], min(replaced, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
 }

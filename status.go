@@ -20,6 +20,7 @@ type StatusOptions struct {
 	Folder  string // the data folder
 	Started time.Time
 	Server  func() *Server // once there is one
+	Config  func() ConfigStatus
 }
 
 // Status tells operators how the service is. It is safe for concurrent use.
@@ -56,7 +57,7 @@ func (s *Status) tell(w http.ResponseWriter, r *Request) error {
 		"started_at": Seconds(o.Started), "uptime_seconds": int64(r.Now.Sub(o.Started) / time.Second),
 		"store_id": o.Store.ID(), "store_bytes": size, "store_free_bytes": o.Store.FreeBytes(), "commits": commits, "transactions": changes,
 		"disk_free_bytes": nil, "last_backup_at": Seconds(made), "last_backup_error": nil, "log_level": s.level(), "listening": *s.listening.Load(),
-		"ready": true, "not_ready_because": nil, "now": Millis(r.Now), "service_time": Millis(r.Moment),
+		"ready": true, "not_ready_because": nil, "config": o.Config().Show(), "now": Millis(r.Now), "service_time": Millis(r.Moment),
 	}
 	if free := DiskFree(o.Folder); free >= 0 {
 		shown["disk_free_bytes"] = free
