@@ -16,6 +16,7 @@ type Clock struct {
 	wall  func() time.Time // the wall clock alone, which is much quicker to read
 	start Reading
 	base  time.Time    // service time at start
+	known bool         // base continues a stamp of the same boot
 	sleep atomic.Int64 // nanoseconds that the machine was suspended since start
 }
 
@@ -62,12 +63,17 @@ func (c *Clock) Resume(stamp []byte) error {
 	}
 	switch {
 	case last.BootID != "" && last.BootID == c.start.BootID && c.start.Boot >= last.Boot:
-		c.base = last.Service.Add(c.start.Boot - last.Boot)
+		c.base, c.known = last.Service.Add(c.start.Boot-last.Boot), true
 	case last.Service.After(c.base):
 		c.base = last.Service
 	}
 	return nil
 }
+
+// Continued says whether the stamp that Resume was given is of this boot of the
+// machine, so that it still holds at the next start. It is so, too, where the
+// machine does not tell its boots apart.
+func (c *Clock) Continued() bool { return c.known || c.start.BootID == "" }
 
 // Stamp gives the service time in the form that Resume reads.
 func (c *Clock) Stamp() []byte {

@@ -11,7 +11,7 @@ import (
 )
 
 // The crash test starts the real program, loads it over HTTP, kills it at
-// random points, every fifth time by SIGTERM, and holds what is stored afterwards against what it had
+// random points, every fifth time by SIGTERM, sent twice, and holds what is stored afterwards against what it had
 // answered. LATCHKEY_CRASH_CYCLES sets how often; a change gets by with few.
 const crashCycles = 20
 
@@ -54,7 +54,9 @@ func TestProgram_Crash(t *testing.T) {
 		}
 		time.Sleep(time.Duration(20+rand.IntN(150)) * time.Millisecond) // the load has to run for a while before the kill
 		if cycle%5 == 4 {                                               // that they are asked to end must cost nothing either
-			if code := p.stop(t); code != 0 {
+			p.terminate()
+			p.terminate()
+			if code := p.over(t); code != 0 {
 				t.Errorf("SIGTERM under load: got exit code %d: %s", code, tail(p.out.String()))
 			}
 		}

@@ -179,6 +179,13 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
 	if err := clock.Resume(stamp); err != nil {
 		return err
 	}
+	if !clock.Continued() {
+		// Or a run that stores nothing would leave the stamp of the boot before,
+		// and the next one would trust a wall clock that was set meanwhile.
+		if err := store.Update(func(tx *Tx) error { return tx.Put("meta", []byte("stamp"), clock.Stamp()) }); err != nil {
+			return err
+		}
+	}
 	return peppers.Verify(store)
 }
 

@@ -21,7 +21,7 @@ func TestProgram_HotBackup(t *testing.T) {
 	n := long("LATCHKEY_CRASH_BACKUPS", 5)
 	for i := range n {
 		began := time.Now()
-		path := filepath.Join(t.TempDir(), "copy.db")
+		path := filepath.Join(memoryDir(t), "copy.db")
 		f, err := os.Create(path)
 		if err != nil {
 			t.Fatal(err)

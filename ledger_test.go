@@ -422,10 +422,22 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 	return nil
 }
 
+// memoryDir is a temporary folder in memory, where there is one: images and
+// copies are opened and synced so often that a disk would hold the test up.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "latchkey-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 // copyFolder copies the files of a data folder to a new one.
 func copyFolder(t testing.TB, from string) string {
 	t.Helper()
-	to := filepath.Join(t.TempDir(), "copy")
+	to := filepath.Join(memoryDir(t), "copy")
 	if err := os.Mkdir(to, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -152,6 +152,19 @@ func (p *process) kill() {
 // terminate asks the server to end, if it still runs.
 func (p *process) terminate() { _ = p.cmd.Process.Signal(syscall.SIGTERM) }
 
+// over waits for a server that ends by itself, or was asked to, and gives its
+// exit code.
+func (p *process) over(t testing.TB) int {
+	t.Helper()
+	select {
+	case <-p.end:
+	case <-time.After(time.Minute):
+		t.Fatalf("the process goes on for a minute: %s", tail(p.out.String()))
+	}
+	close(p.end)
+	return p.cmd.ProcessState.ExitCode()
+}
+
 // stop ends the server by SIGTERM and gives its exit code.
 func (p *process) stop(t testing.TB) int {
 	t.Helper()

@@ -63,6 +63,7 @@ func TestProgram_PowerCut(t *testing.T) {
 	images := long("LATCHKEY_CRASH_IMAGES", powerCutImages)
 	seed := rand.Uint64()
 	torn := 0
+	fast := memoryDir(t)
 	for i := range images {
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		// Every moment in turn where there are more images than moments.
@@ -70,7 +71,7 @@ func TestProgram_PowerCut(t *testing.T) {
 		if images > len(ops) {
 			cut = 1 + i%len(ops)
 		}
-		image := filepath.Join(dir, "image", "data")
+		image := filepath.Join(fast, "image", "data")
 		disk := newDisk(ops[:cut], data)
 		torn += disk.write(t, image, random)
 		problems, err := l.inspect(image, ops[cut-1].at)

@@ -90,19 +90,6 @@ func injected(t testing.TB, into string) bool {
 	return false
 }
 
-// over waits for a server that ends by itself, or is told to, and gives its
-// exit code.
-func (p *process) over(t testing.TB) int {
-	t.Helper()
-	select {
-	case <-p.end:
-	case <-time.After(time.Minute):
-		t.Fatalf("the process goes on for a minute: %s", tail(p.out.String()))
-	}
-	close(p.end)
-	return p.cmd.ProcessState.ExitCode()
-}
-
 func TestProgram_SyscallFails(t *testing.T) {
 	used := filepath.Join(t.TempDir(), "data")
 	p := serveReal(t, used, "LATCHKEY_LOG_ACCESS=false", anyTarget)
@@ -115,11 +102,7 @@ func TestProgram_SyscallFails(t *testing.T) {
 	for _, f := range syscallFaults() {
 		for _, errno := range f.names() {
 			for _, n := range f.times() {
-				dir := t.TempDir()
-				data := filepath.Join(dir, "data")
-				if err := os.Rename(copyFolder(t, used), data); err != nil {
-					t.Fatal(err)
-				}
+				dir, data := t.TempDir(), copyFolder(t, used)
 				name := fmt.Sprintf("%s number %d fails with %s", f.call, n, errno)
 				p := serveFaulty(t, data, filepath.Join(dir, "trace"), f.call, errno, n)
 				came := p.url != ""
@@ -170,7 +153,7 @@ func TestProgram_FirstStartFails(t *testing.T) {
 	for _, f := range syscallFaults() {
 		for _, errno := range f.errors[:1] {
 			for _, n := range f.times() {
-				dir := t.TempDir()
+				dir := memoryDir(t)
 				data := filepath.Join(dir, "data")
 				name := fmt.Sprintf("%s number %d fails with %s", f.call, n, errno)
 				p := serveFaulty(t, data, filepath.Join(dir, "trace"), f.call, errno, n)
