@@ -43,6 +43,8 @@ type Doors struct {
 	certificates []*Certificates
 	issuer       *Issuer // nil where no door uses ACME
 	failed       chan error
+	serving      sync.WaitGroup // those who accept connections
+	connections  *Connections
 	stop         context.CancelFunc // ends the work beside serving
 }
 
@@ -61,7 +63,7 @@ type door struct {
 
 // OpenDoors listens on all doors, or on none. Nothing is answered until Serve.
 func OpenDoors(o DoorOptions) (*Doors, error) {
-	d, c := &Doors{o: o, stop: func() {}}, o.Config
+	d, c := &Doors{o: o, connections: NewConnections(), stop: func() {}}, o.Config
 	if c.ServerTLS().ACME || c.AdminTLS().ACME {
 		var err error
 		d.issuer, err = NewIssuer(IssuerOptions{
@@ -176,7 +178,7 @@ func strict(name string, h http.Handler) http.Handler {
 	})
 }
 
-// release lets go of listeners that serve nothing yet.
+// release closes the listeners.
 func (d *Doors) release() (err error) {
 	for _, door := range d.doors {
 		for _, l := range door.listeners {
@@ -196,11 +198,13 @@ func (d *Doors) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
 func (d *Doors) Serve() {
 	for _, x := range d.doors {
 		for _, l := range x.listeners {
-			if x.server.TLSConfig != nil {
-				go func() { d.failed <- x.server.ServeTLS(l, "", "") }()
-			} else {
-				go func() { d.failed <- x.server.Serve(l) }()
-			}
+			d.serving.Go(func() {
+				if x.tls.On() { // Serve gives the server a TLSConfig of its own, so that says nothing
+					d.failed <- x.server.ServeTLS(l, "", "")
+				} else {
+					d.failed <- x.server.Serve(l)
+				}
+			})
 		}
 	}
 	var ctx context.Context
@@ -252,6 +256,14 @@ func (d *Doors) Close(ctx context.Context) error {
 	d.stop()
 	grace, cancel := context.WithTimeout(ctx, d.o.Config.Server.ShutdownTimeout)
 	defer cancel()
+	// First accepting ends, then who was accepted gets an answer: Shutdown would
+	// drop some of them (see Connections).
+	_ = d.release()
+	d.serving.Wait()
+	for _, x := range d.doors {
+		x.server.SetKeepAlivesEnabled(false)
+	}
+	d.connections.Wait(grace)
 	failed := make([]error, len(d.doors))
 	var all sync.WaitGroup
 	for i, x := range d.doors {
@@ -283,6 +295,6 @@ func (d *Doors) httpServer(h http.Handler) *http.Server {
 	c := d.o.Config.Server
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
-		IdleTimeout: c.IdleTimeout, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.o.Log.Handler(), slog.LevelDebug),
+		IdleTimeout: c.IdleTimeout, ConnState: d.connections.Note, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.o.Log.Handler(), slog.LevelDebug),
 	}
 }

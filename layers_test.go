@@ -18,7 +18,7 @@ import (
 var layers = [][]string{
 	{"errors.go", "lock.go", "disk.go", "version.go", "schemas.go"},
 	{"errorcatalog.go"},
-	{"clock.go"},
+	{"clock.go", "connections.go"},
 	{"trace.go"},
 	{"tx.go"},
 	{"storefile.go"},
