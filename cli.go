@@ -48,7 +48,7 @@ func command(env Environment) *cli.Command {
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 		},
 		Commands: slices.Concat([]*cli.Command{s.Serve(), s.Keys()}, s.Resources(), s.Store(),
-			[]*cli.Command{s.Webhooks(), s.Admin(), s.Audit(), s.Usage(), s.Refusals(), s.Config(), s.Reload(), s.Routes(), s.Version()}),
+			[]*cli.Command{s.Webhooks(), s.Admin(), s.Audit(), s.Usage(), s.Refusals(), s.Config(), s.Reload(), s.Routes(), s.Version(), s.Man()}),
 	}
 	guard(root)
 	return root

@@ -87,7 +87,7 @@ var layers = [][]string{
 	{"app.go", "client.go"},
 	{"demo.go", "session.go"},
 	{"output.go", "foreignkeys.go"},
-	{"leaks.go"},
+	{"leaks.go", "mancommand.go"},
 	{"keycommands.go"},
 	{"storecommands.go", "ownercommands.go", "refusalcommands.go", "hookcommands.go", "usagecommands.go"},
 	{"commands.go"},

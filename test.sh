@@ -19,6 +19,10 @@ need gcc gcc # for the race detector
 need curl curl
 need strace strace # injects faults, records writes
 need chromium chromium
+need systemd-analyze systemd # for the unit
+need man man-db
+need dpkg-deb dpkg
+need git git # for the release
 
 unformatted=$(gofmt -l .)
 if [ -n "$unformatted" ]; then

@@ -1,0 +1,336 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// tool runs a command of the system and gives what it printed.
+func tool(t *testing.T, dir string, environ []string, name string, args ...string) string {
+	t.Helper()
+	c := exec.Command(name, args...)
+	c.Dir, c.Env = dir, append(os.Environ(), environ...)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func TestPackaging_man(t *testing.T) {
+	page, errs, exit := run(t, "man")
+	if exit != 0 || errs != "" {
+		t.Fatalf("got exit %d, %s", exit, errs)
+	}
+	file := filepath.Join(t.TempDir(), "latchkey.1")
+	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("man", "--warnings", "-l", file)
+	c.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "MANWIDTH=100"}
+	var out, warnings bytes.Buffer
+	c.Stdout, c.Stderr = &out, &warnings
+	if err := c.Run(); err != nil || warnings.Len() != 0 {
+		t.Errorf("got %v and warnings %s, want none", err, &warnings)
+	}
+	for _, want := range []string{"latchkey keys create", "latchkey admin token revoke", "--permission", "--ca FILE", "EXIT STATUS"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the page has no %q", want)
+		}
+	}
+}
+
+func TestPackaging_completion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "pwsh"} {
+		out, errs, exit := run(t, "completion", shell)
+		if exit != 0 || !strings.Contains(out, "latchkey") && shell != "pwsh" || len(out) < 200 { // that of pwsh takes its name from the file
+			t.Errorf("%s: got exit %d, %q %s", shell, exit, out, errs)
+		}
+		if shell == "bash" {
+			file := filepath.Join(t.TempDir(), "completion")
+			if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			tool(t, "", nil, "bash", "-n", file)
+		}
+	}
+	if out, _, _ := run(t, "keys", "--generate-shell-completion"); !strings.Contains(out, "rotate") {
+		t.Errorf("after keys: got %q, want its commands", out)
+	}
+}
+
+func TestPackaging_units(t *testing.T) {
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var files []string
+	for _, name := range []string{"latchkey.service", "latchkey.socket", "latchkey-admin.socket"} {
+		text, err := os.ReadFile(filepath.Join("packaging", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, bytes.ReplaceAll(text, []byte("/usr/bin/latchkey"), []byte(path)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+	}
+	c := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"}, files...)...)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		// Those two are known from systemd 254 on, and passed over before.
+		if strings.Contains(line, dir) && !strings.Contains(line, "'RestartSteps'") && !strings.Contains(line, "'RestartMaxDelaySec'") {
+			t.Errorf("verify: %s", line)
+		}
+	}
+	// The threshold is in tenths: 0 is closed, 10.0 wide open.
+	report := tool(t, "", nil, "systemd-analyze", "security", "--offline=true", "--threshold=15", filepath.Join("packaging", "latchkey.service"))
+	t.Log(regexp.MustCompile(`Overall exposure level.*\d`).FindString(report))
+}
+
+// The package is installed below a folder, with its scripts, started from there
+// and removed.
+func TestPackaging_deb(t *testing.T) {
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, root := t.TempDir(), t.TempDir()
+	file := strings.TrimSpace(tool(t, "", nil, "sh", "packaging/deb.sh", path, "0.1.0", out))
+	for _, dir := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "var/lib/dpkg/status"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dpkg := func(args ...string) string {
+		t.Helper()
+		return tool(t, "", nil, "dpkg", append([]string{"--root=" + root, "--log=/dev/null", "--force-script-chrootless", "--force-not-root"}, args...)...)
+	}
+	dpkg("-i", file)
+	pepper := filepath.Join(root, "etc/latchkey/pepper")
+	if info, err := os.Stat(pepper); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the pepper: got %v, %v; want mode 0600", info, err)
+	}
+	for _, name := range []string{"lib/systemd/system/latchkey.service", "usr/share/man/man1/latchkey.1.gz", "usr/share/bash-completion/completions/latchkey",
+		"usr/share/doc/latchkey/copyright", "usr/share/doc/latchkey/config.example.toml"} {
+		if info, err := os.Stat(filepath.Join(root, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: got %v, %v", name, info, err)
+		}
+	}
+	config := filepath.Join(root, "etc/latchkey/config.toml")
+	n := listenForNotices(t)
+	c := exec.Command(filepath.Join(root, "usr/bin/latchkey"), "serve", "--config", config, "--data", filepath.Join(root, "var/lib/latchkey"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	c.Env = []string{"LATCHKEY_KEYS_PEPPER_FILE=" + pepper, "NOTIFY_SOCKET=" + n.path}
+	askAndStop(t, c, n)
+	dpkg("-r", "latchkey")
+	if _, err := os.Stat(filepath.Join(root, "usr/bin/latchkey")); !os.IsNotExist(err) {
+		t.Errorf("after removal: got %v, want the program gone", err)
+	}
+	dpkg("-P", "latchkey")
+	if _, err := os.Stat(pepper); err != nil {
+		t.Errorf("after the purge: got %v, want the pepper kept", err)
+	}
+}
+
+// askAndStop starts a server, asks whether it is well, and stops it.
+func askAndStop(t *testing.T, c *exec.Cmd, n *notifySocket) {
+	t.Helper()
+	c.Stderr = t.Output()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill() }()
+	ready := n.next()
+	_, address, _ := strings.Cut(ready, "API on ")
+	address, _, _ = strings.Cut(address, ",")
+	_, port, _ := strings.Cut(strings.TrimPrefix(address, "[::]"), ":")
+	answer, err := http.Get("http://127.0.0.1:" + port + "/healthz")
+	if err != nil {
+		t.Fatalf("%v, after %q", err, ready)
+	}
+	body, _ := io.ReadAll(answer.Body)
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("got %d %s, want it well", answer.StatusCode, body)
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+}
+
+// What the image would run, in a folder with nothing else, as its user and with
+// its environment.
+func TestPackaging_image(t *testing.T) {
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("only root can change the root folder of a process")
+		}
+		t.Skip("only root can change the root folder of a process")
+	}
+	text, err := os.ReadFile("Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := func(word string) []string {
+		var all []string
+		for _, m := range regexp.MustCompile(`(?m)(?:^|\s)`+word+` (.*)$`).FindAllStringSubmatch(string(text), -1) {
+			all = append(all, m[1])
+		}
+		return all
+	}
+	_, last, _ := strings.Cut(string(text), "FROM scratch")
+	if user := line("USER"); len(user) != 1 || user[0] != "65532:65532" || !strings.Contains(last, "USER") {
+		t.Fatalf("got user %v, want a number that is not root's", user)
+	}
+	if volume := line("VOLUME"); len(volume) != 1 || volume[0] != "/data" {
+		t.Fatalf("got volume %v", volume)
+	}
+	root, err := os.MkdirTemp("", "image-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	if err := os.Chmod(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(root, "latchkey")
+	tool(t, "", []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=v0.0.0-test", "-o", binary, ".")
+	if err := os.Mkdir(filepath.Join(root, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(filepath.Join(root, "data"), 65532, 65532); err != nil {
+		t.Fatal(err)
+	}
+	environ := line("ENV")
+	if len(environ) < 5 {
+		t.Fatalf("got environment %v", environ)
+	}
+	// On a free port, and telling when it is ready, both otherwise as in the image.
+	environ = append(environ, "LATCHKEY_SERVER_LISTEN=0.0.0.0:0", "LATCHKEY_ADMIN_LISTEN=0.0.0.0:0")
+	within := func(args ...string) *exec.Cmd {
+		c := exec.Command("/latchkey", args...)
+		c.Dir, c.Env = "/", environ
+		c.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
+		return c
+	}
+	var entry, command, probe []string
+	for into, word := range map[*[]string]string{&entry: "ENTRYPOINT", &command: "CMD", &probe: "HEALTHCHECK .* CMD"} {
+		for _, found := range line(word) {
+			if err := json.Unmarshal([]byte(found), into); err != nil {
+				t.Fatalf("%s %s: %v", word, found, err)
+			}
+			if word == "CMD" && len(*into) > 0 && (*into)[0] != "/latchkey" {
+				break
+			}
+		}
+	}
+	if fmt.Sprint(entry, probe) != "[/latchkey] [/latchkey healthcheck]" {
+		t.Fatalf("got entry %v and probe %v", entry, probe)
+	}
+	c := within(command[len(command)-1])
+	c.Stdout = io.Discard // a pipe: without /dev/null a missing one would be taken for a terminal
+	logs, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill() }()
+	late := time.AfterFunc(time.Minute, func() { _ = c.Process.Kill() })
+	defer late.Stop()
+	buf := make([]byte, 1<<16)
+	size, err := logs.Read(buf)
+	if err != nil || !strings.Contains(string(buf[:size]), "listening") {
+		t.Fatalf("got %s, %v; want it listening", buf[:size], err)
+	}
+	go func() { _, _ = io.Copy(io.Discard, logs) }()
+	if out, err := within(probe[1:]...).CombinedOutput(); err != nil || string(out) != "ready\n" {
+		t.Errorf("the probe: got %s, %v", out, err)
+	}
+	if out, err := within("version").CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "latchkey v0.0.0-test go") {
+		t.Errorf("version: got %s, %v", out, err)
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if out, err := within(probe[1:]...).CombinedOutput(); err == nil {
+		t.Errorf("the probe of a stopped server: got %s, want an error", out)
+	}
+}
+
+// The same source gives the same bytes in another folder.
+func TestPackaging_release(t *testing.T) {
+	tracked := strings.Split(strings.TrimRight(tool(t, "", nil, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), "\x00"), "\x00")
+	var sums []string
+	for range 2 {
+		src, out := t.TempDir(), t.TempDir()
+		for _, name := range tracked {
+			data, err := os.ReadFile(name)
+			if os.IsNotExist(err) {
+				continue // deleted, and not committed yet
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			to := filepath.Join(src, name)
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(to, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tool(t, src, []string{"TARGETS=linux/amd64"}, "sh", "packaging/release.sh", "v0.0.0-test", out)
+		sum, err := os.ReadFile(filepath.Join(out, "SHA256SUMS"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums = append(sums, string(sum))
+		bill, err := os.ReadFile(filepath.Join(out, "latchkey-v0.0.0-test-linux-amd64.cdx.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var parts struct {
+			BOMFormat string
+			Metadata  struct {
+				Component struct{ Name, Version string }
+			}
+			Components []struct{ Name, PURL string }
+		}
+		if err := json.Unmarshal(bill, &parts); err != nil || parts.BOMFormat != "CycloneDX" || parts.Metadata.Component.Version != "v0.0.0-test" {
+			t.Errorf("got %v, %+v", err, parts)
+		}
+		if !strings.Contains(string(bill), "pkg:golang/go.etcd.io/bbolt@v") || !strings.Contains(string(bill), "pkg:golang/stdlib@1.") || strings.Contains(string(bill), "pebble") {
+			t.Errorf("the bill of materials lacks what is in the program, or has what only tests use: %s", bill)
+		}
+	}
+	if sums[0] != sums[1] || strings.Count(sums[0], "\n") != 2 {
+		t.Errorf("got\n%s\nand\n%s\nwant the same, of two files", sums[0], sums[1])
+	}
+}
