@@ -309,13 +309,16 @@ func (a *App) pages() []PageSet {
 }
 
 // ReloadTLS takes certificates into use whose files have changed, as happens by
-// itself every few seconds. A pair that cannot be used is an error, and the one
+// itself every few seconds. A pair that cannot be used is logged, and the one
 // before stays.
-func (a *App) ReloadTLS() error {
-	if doors := a.doors.Load(); doors != nil {
-		return doors.Reload()
+func (a *App) ReloadTLS() {
+	doors := a.doors.Load()
+	if doors == nil {
+		return
 	}
-	return nil
+	if err := doors.Reload(); err != nil {
+		a.log.Error("the certificate has changed and stays as it was", "error", err)
+	}
 }
 
 // AdminDoor is the handler of the admin door: the admin endpoint and the

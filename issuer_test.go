@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -165,9 +166,9 @@ func checkKept(t *testing.T, folder string) {
 // An authority that says no is asked less and less often, however many
 // clients come.
 func TestIssuer_failing(t *testing.T) {
-	asked := 0
+	var asked atomic.Int64
 	authority := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		asked++
+		asked.Add(1)
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(http.StatusForbidden)
 		_ = json.NewEncoder(w).Encode(map[string]string{"type": "urn:ietf:params:acme:error:unauthorized", "detail": "not you"})
@@ -205,7 +206,7 @@ func TestIssuer_failing(t *testing.T) {
 	attempt(2)
 	clocks.Pass(leastPause)
 	attempt(3)
-	if asked == 0 {
+	if asked.Load() == 0 {
 		t.Error("the authority was never asked")
 	}
 	if _, err := issuer.Get(&tls.ClientHelloInfo{ServerName: "other.example.test"}); err == nil || strings.Count(told.String(), "no certificate") != 3 {

@@ -100,6 +100,7 @@ func reloadOnHangup(a *App, o ServeOptions) (stop func()) {
 				return
 			case <-hangup:
 				_, _ = a.Reloader.Reload(time.Now()) // it logs what comes of it
+				a.ReloadTLS()
 			}
 		}
 	}()
