@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -93,6 +94,7 @@ type passage struct {
 	request *Request
 	door    *http.ResponseController
 	body    *sentBody
+	said    http.Header // what the door has said of the answer before
 	err     error
 }
 
@@ -105,6 +107,8 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
+	x.said = w.Header().Clone() // early hints would be sent with what is set, and leave nothing of it
+	clear(w.Header())
 	// The door's times are for a whole request. Here each part has them: what
 	// goes on may last, and who is silent is cut off. A time to read that is
 	// left standing would end the request as if the client had gone away.
@@ -185,18 +189,13 @@ func (b *sentBody) Close() error { return b.from.Close() }
 // answer prepares the upstream's answer for the client. What we said about
 // caching an answer to a key in the URL goes before what the upstream says.
 func (x *passage) answer(res *http.Response) error {
-	ours := x.ResponseWriter.Header()
-	for _, name := range []string{"Cache-Control", "Referrer-Policy"} {
-		if v := ours[name]; v != nil {
-			res.Header[name] = v
-			delete(ours, name)
-		}
-	}
+	maps.Copy(res.Header, x.said)
 	return nil
 }
 
 // fail keeps the error for a request that got no answer.
-func (x *passage) fail(_ http.ResponseWriter, r *http.Request, err error) {
+func (x *passage) fail(w http.ResponseWriter, r *http.Request, err error) {
+	maps.Copy(w.Header(), x.said)
 	var tooLarge *http.MaxBytesError
 	var late net.Error
 	switch {
