@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/subtle"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,9 +15,10 @@ import (
 type KeyCache struct {
 	room    int // holders per shard
 	shards  [64]cacheShard
-	changes atomic.Uint64      // counts changes of stored keys
-	mu      sync.Mutex         // held to put a key in, change it or drop it
-	byID    map[string]*Holder // the first of a key's holders
+	changes atomic.Uint64        // counts changes of stored keys
+	mu      sync.Mutex           // held to put a key in, change it or drop it
+	byID    map[string]*Holder   // the first of a key's holders
+	gone    map[string][]*Holder // of a key, that have left with a use that is not stored yet
 }
 
 type cacheShard struct {
@@ -127,7 +129,7 @@ func (h *Holder) Take() Use {
 
 // NewKeyCache makes an empty cache for about so many holders.
 func NewKeyCache(room int) *KeyCache {
-	c := &KeyCache{byID: map[string]*Holder{}}
+	c := &KeyCache{byID: map[string]*Holder{}, gone: map[string][]*Holder{}}
 	c.room = max(1, room/len(c.shards))
 	for i := range c.shards {
 		c.shards[i].keys = map[Digest]*Holder{}
@@ -192,6 +194,9 @@ func (c *KeyCache) Keep(d Digest, key *Key, since uint64) *Holder {
 // unlink takes a holder out of those of its key. The mutex is held.
 func (c *KeyCache) unlink(h *Holder) {
 	id := h.Key().ID
+	if h.listed.Load() {
+		c.gone[id] = append(c.gone[id], h)
+	}
 	if first := c.byID[id]; first == h && h.next == nil {
 		delete(c.byID, id)
 	} else if first == h {
@@ -239,12 +244,29 @@ func (c *KeyCache) ChangeOwner(owner uint64, change func(*Key)) {
 	}
 }
 
-// Each visits the holders of a key that are in memory. It must not use the
-// cache meanwhile.
+// Each visits the holders of a key that are in memory, and those that have left
+// it with a use that Settle was not told of yet. It must not use the cache
+// meanwhile.
 func (c *KeyCache) Each(id string, visit func(*Holder)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for h := c.byID[id]; h != nil; h = h.next {
 		visit(h)
+	}
+	for _, h := range c.gone[id] {
+		visit(h)
+	}
+}
+
+// Settle forgets those that have left memory and whose use is stored: who has
+// stored what Take gave calls it then.
+func (c *KeyCache) Settle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, list := range c.gone {
+		list = slices.DeleteFunc(list, func(h *Holder) bool { return !h.listed.Load() })
+		if c.gone[id] = list; len(list) == 0 {
+			delete(c.gone, id)
+		}
 	}
 }

@@ -440,7 +440,7 @@ func (k *Keyring) Flush() error {
 			secrets[key] = use
 		}
 	}
-	return k.store.Update(func(tx *Tx) error {
+	err := k.store.Update(func(tx *Tx) error {
 		for key, use := range secrets {
 			now, err := KeyTable.Get(tx, []byte(key.ID))
 			if err == nil && now.HasSecret(key.Asked()) {
@@ -457,6 +457,10 @@ func (k *Keyring) Flush() error {
 		}
 		return nil
 	})
+	if err == nil {
+		k.memory.Settle()
+	}
+	return err
 }
 
 // addUse adds a use to the one that is stored.

@@ -351,6 +351,42 @@ func TestKeyring_Holders(t *testing.T) {
 	}
 }
 
+// TestKeyring_LastUseOfEndedSecret ends a secret, and pushes others out of
+// memory, before their use is stored: it is told all the same, then and after.
+func TestKeyring_LastUseOfEndedSecret(t *testing.T) {
+	a := newTestApp(t)
+	a.Keyring.memory.room = 1
+	wantUse := func(when, id string) {
+		t.Helper()
+		key := a.operate(200, "GET", "/admin/v1/keys/"+id, "")
+		if carriers, _ := key["carriers"].(map[string]any); key["last_used_at"] == nil || carriers[CarrierBearer] != 1.0 {
+			t.Errorf("%s: got last use %v, carriers %v; want one as bearer", when, key["last_used_at"], key["carriers"])
+		}
+	}
+	ended, first := a.key(`["can_read_agents"]`)
+	a.ask("GET", "/api/v1/agents", first, "")
+	a.rotate(ended, 0)
+	wantUse("the secret that was used is ended", ended)
+	revoked, second := a.key(`["can_read_agents"]`)
+	a.ask("GET", "/api/v1/agents", second, "")
+	a.operate(200, "POST", "/admin/v1/keys/"+revoked+"/revoke", "")
+	wantUse("the key is revoked", revoked)
+	for range 100 { // more than there is room for
+		_, other := a.key(`["can_read_agents"]`)
+		a.ask("GET", "/api/v1/agents", other, "")
+	}
+	wantUse("pushed out", ended)
+	wantUse("pushed out", revoked)
+	if err := a.Keyring.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(a.Keyring.memory.gone); n != 0 {
+		t.Errorf("got %d keys that have left memory and are held, want none once their use is stored", n)
+	}
+	wantUse("stored", ended)
+	wantUse("stored", revoked)
+}
+
 func TestServer_SelfRevoke(t *testing.T) {
 	a := newTestApp(t)
 	for _, way := range []struct{ method, path string }{{"DELETE", "/api/v1/key"}, {"POST", "/api/v1/key/revoke"}} {
