@@ -286,6 +286,11 @@ func TestProgram_Backup(t *testing.T) {
 	}
 	run(0, "check", file)
 	run(0, "healthcheck")
+	for _, args := range [][]string{{"healthcheck"}, {"backup", file + ".2"}, {"config", "check"}, {"check"}} {
+		if out := run(0, append(args, "--json")...); !json.Valid([]byte(out)) {
+			t.Errorf("%v --json: got %q", args, out)
+		}
+	}
 	run(1, "restore", file)
 	run(1, "compact")
 	if code := p.stop(t); code != 0 {
@@ -295,6 +300,9 @@ func TestProgram_Backup(t *testing.T) {
 	run(0, "keys", "create", "--name", "two", "--permission", "can_read_calls")
 	run(0, "restore", file, "--dry-run")
 	if out := run(0, "restore", file); !strings.Contains(out, "Restored 1 keys") {
+		t.Errorf("got %q", out)
+	}
+	if out := run(0, "compact", "--json"); !strings.Contains(out, "bytes_after") || !json.Valid([]byte(out)) {
 		t.Errorf("got %q", out)
 	}
 	if out := run(0, "compact"); !strings.Contains(out, "MB now") {

@@ -150,7 +150,10 @@ func (s *Session) resource(r resource) *cli.Command {
 			if err != nil {
 				return err
 			}
-			_, err = s.Call(ctx, c, http.MethodDelete, "/admin/v1/"+r.path+"/"+url.PathEscape(id), nil)
+			answer, err := s.Call(ctx, c, http.MethodDelete, "/admin/v1/"+r.path+"/"+url.PathEscape(id), nil)
+			if err == nil && c.Bool("json") {
+				return s.PrintJSON(answer)
+			}
 			return err
 		},
 	}
@@ -230,6 +233,9 @@ func (s *Session) Config() *cli.Command {
 		{Name: "check", Usage: "say whether the configuration is good", Action: func(_ context.Context, c *cli.Command) error {
 			if _, _, err := s.Load(c); err != nil {
 				return err
+			}
+			if c.Bool("json") {
+				return s.PrintJSON(map[string]bool{"good": true})
 			}
 			_, err := fmt.Fprintln(s.Env.Stdout, "The configuration is good.")
 			return err

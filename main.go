@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -60,7 +59,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		defer os.RemoveAll(dir)
 		o.Config.Server.Data = dir
 	}
-	log := NewLog(o.Stderr, o.Config, terminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
+	log := NewLog(o.Stderr, o.Config, IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
 	a, err := OpenApp(o.Config, NewClock(), true, pepper(), log)
 	if err != nil {
 		return err
@@ -170,7 +169,7 @@ func announce(a *App, o ServeOptions, log *slog.Logger, api, admin net.Addr) {
 		data = o.Config.Server.Data
 	}
 	url := baseURL(o.Config, api)
-	if !terminal(o.Stdout) {
+	if !IsTerminal(o.Stdout) {
 		log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
 		return
 	}
@@ -208,18 +207,4 @@ func hostURL(c Config, at net.Addr, t DoorTLS) string {
 		host = c.ACME.Domains[0] // its certificates have no other
 	}
 	return scheme + net.JoinHostPort(host, port)
-}
-
-// terminal says whether a person reads what is written.
-func terminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return false
-	}
-	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(info, null)
 }

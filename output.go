@@ -110,3 +110,17 @@ func ReadFileOr(stdin io.Reader, file string) ([]byte, error) {
 	}
 	return os.ReadFile(file)
 }
+
+// IsTerminal says whether a person reads what is written.
+func IsTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
+}

@@ -146,6 +146,9 @@ func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
 // gives its size before and after, in bytes. It fails while a server has the
 // folder.
 func CompactStore(dir string, now time.Time) (before, after int64, err error) {
+	if _, err := os.Stat(dir); err != nil {
+		return 0, 0, fmt.Errorf("there is no data folder to compact: %w; name it with --data", err)
+	}
 	folder, err := OpenFolder(dir, false)
 	if err != nil {
 		return 0, 0, err

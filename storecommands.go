@@ -47,6 +47,9 @@ func (s *Session) backup(ctx context.Context, c *cli.Command) (err error) {
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	if file == "-" {
+		if IsTerminal(s.Env.Stdout) {
+			return Misused(c, errors.New("a backup is no text for a terminal; name a FILE, or send the output to one"))
+		}
 		return client.Copy(ctx, "/admin/v1/backup", s.Env.Stdout)
 	}
 	if _, err := os.Lstat(file); err == nil {
@@ -67,6 +70,9 @@ func (s *Session) backup(ctx context.Context, c *cli.Command) (err error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return err
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(map[string]any{"file": file, "bytes": info.Size()})
 	}
 	_, err = fmt.Fprintf(s.Env.Stderr, "Wrote %s, %s. The pepper is not in it.\n", file, megabytes(info.Size()))
 	return err
@@ -154,6 +160,9 @@ func (s *Session) compact(_ context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("json") {
+		return s.PrintJSON(map[string]int64{"bytes_before": before, "bytes_after": after})
+	}
 	_, err = fmt.Fprintf(s.Env.Stdout, "%s before, %s now\n", megabytes(before), megabytes(after))
 	return err
 }
@@ -175,6 +184,9 @@ func (s *Session) health(ctx context.Context, c *cli.Command) error {
 	defer cancel()
 	if err := client.Copy(ctx, "/readyz", io.Discard); err != nil {
 		return fmt.Errorf("not ready: %w", err)
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(map[string]string{"status": "ready"})
 	}
 	_, err = fmt.Fprintln(s.Env.Stdout, "ready")
 	return err
