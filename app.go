@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -38,6 +38,7 @@ type App struct {
 	backups *Backups
 	folder  *Folder
 	doors   atomic.Pointer[Doors] // nil until they are open
+	manager *Supervisor           // nil until they are open
 	clock   *Clock
 	log     *slog.Logger
 	stop    chan struct{} // ends the background work
@@ -81,18 +82,9 @@ func (a *App) wire(peppers Peppers) error {
 	if c.Contract.ContactsWrite == "can_write_contacts" {
 		write = WriteContacts
 	}
-	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
-	a.metrics, err = NewMetrics(MetricsOptions{
-		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
-		Ready: func() error { return a.Server.Ready() },
-	})
-	if err != nil {
+	if err := a.observe(); err != nil {
 		return err
 	}
-	a.status = NewStatus(StatusOptions{
-		Store: store, Keyring: a.Keyring, Backups: a.backups, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
-		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() },
-	})
 	targets := NewTargets(c.Webhooks.AllowPrivateTargets)
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: peppers, Targets: targets, Log: a.log,
@@ -130,6 +122,21 @@ func (a *App) wire(peppers Peppers) error {
 	}
 	o.Pages = func(admin bool) []Row { return reference.Rows(admin, a.bases) }
 	return a.guard(o)
+}
+
+// observe makes the parts that tell how the service is.
+func (a *App) observe() (err error) {
+	c, store := a.config, a.Store
+	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
+	a.metrics, err = NewMetrics(MetricsOptions{
+		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
+		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() },
+	})
+	a.status = NewStatus(StatusOptions{
+		Store: store, Keyring: a.Keyring, Backups: a.backups, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
+		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() },
+	})
+	return err
 }
 
 // guard makes what needs to know the routes of all other parts, and the server.
@@ -185,10 +192,21 @@ func tables() []Checked {
 // CheckStoreFile checks the database in a file that no server has open.
 func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, tables()) }
 
-// RestoreApp is RestoreStore for the tables of this program.
-func RestoreApp(o RestoreOptions) (Restored, error) {
+// RestoreApp is RestoreStore for the tables of this program, with an entry in the
+// audit log that is restored.
+func RestoreApp(o RestoreOptions, clock *Clock) (Restored, error) {
 	o.Tables = tables()
-	return RestoreStore(o)
+	result, err := RestoreStore(o)
+	if err != nil || o.DryRun {
+		return result, err
+	}
+	// What the audit log says of the time after the backup is gone with it.
+	a, err := OpenApp(o.Config, clock, false, o.Pepper, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return result, err
+	}
+	deed := Deed{Now: o.Now, Actor: "command line", Action: "restore", Detail: map[string]any{"backup": filepath.Base(o.From), "made_at": Seconds(result.CreatedAt)}}
+	return result, errors.Join(a.Store.Update(deed.Append), a.Close())
 }
 
 // tend does what has to be done from time to time.
@@ -278,12 +296,13 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	if err != nil {
 		return err
 	}
+	a.manager = supervisor
 	a.doors.Store(doors)
 	doors.Serve()
 	a.Sender.Start()
 	a.status.ListensAt(map[string]string{"api": doors.API().String(), "admin": doors.Admin().String(), "socket": a.folder.Socket()})
 	ready(doors.API(), doors.Admin())
-	supervisor.Ready(fmt.Sprintf("API on %s, admin door on %s", doors.API(), doors.Admin()))
+	supervisor.Ready(doors.Line())
 	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer unwatch()
 	// A commit of nothing but the time shows that the store takes writes.
@@ -308,14 +327,17 @@ func (a *App) pages() []PageSet {
 	}
 }
 
-// ReloadTLS takes certificates into use whose files have changed, as happens by
-// itself every few seconds. A pair that cannot be used is logged, and the one
-// before stays.
-func (a *App) ReloadTLS() {
+// Reload takes a changed configuration and changed certificates into use, and
+// the service manager hears of it. What cannot be used is logged, and what was
+// there before stays.
+func (a *App) Reload() {
 	doors := a.doors.Load()
 	if doors == nil {
-		return
+		return // what is being started reads the present files
 	}
+	a.manager.Reloading()
+	defer a.manager.Ready(doors.Line())
+	_, _ = a.Reloader.Reload(a.clock.Now()) // it logs what comes of it
 	if err := doors.Reload(); err != nil {
 		a.log.Error("the certificate has changed and stays as it was", "error", err)
 	}

@@ -82,7 +82,8 @@ func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
 
 func (a *testApp) logger() *slog.Logger {
 	if a.redacted {
-		return NewLog(a.log, a.config, false, false)
+		log, _ := NewLog(a.log, a.config, false, false)
+		return log
 	}
 	return slog.New(slog.NewJSONHandler(a.log, nil)) // as it is: nothing may depend on what is taken out
 }

@@ -253,12 +253,12 @@ func (c Config) AdminTLS() DoorTLS {
 	return DoorTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
 }
 
-// Differing lists the keys, sections [[...]] and limits left out, that have
-// another value in another config.
+// Differing lists the keys that have another value in another config, but for
+// those that a reload takes in: sections [[...]], limits and the log's level.
 func (c Config) Differing(other Config) (keys []string) {
 	theirs := other.settings()
 	for i, s := range c.settings() {
-		if s.Text() != theirs[i].Text() && !strings.HasPrefix(s.Key, "limit.") {
+		if s.Text() != theirs[i].Text() && !strings.HasPrefix(s.Key, "limit.") && s.Key != "log.level" {
 			keys = append(keys, s.Key)
 		}
 	}

@@ -194,6 +194,9 @@ func (d *Doors) API() net.Addr { return d.doors[0].listeners[0].Addr() }
 // Admin is where the dashboard and the admin endpoint listen.
 func (d *Doors) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
 
+// Line says to people where the doors are.
+func (d *Doors) Line() string { return fmt.Sprintf("API on %s, admin door on %s", d.API(), d.Admin()) }
+
 // Serve begins to answer at all doors, and returns at once.
 func (d *Doors) Serve() {
 	for _, x := range d.doors {

@@ -119,11 +119,7 @@ func KeyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	if len(limits) > 0 {
 		body["limits"] = limits
 	}
-	ips := []string{}
-	for _, ip := range strings.FieldsFunc(form.Get("ips"), func(r rune) bool { return strings.ContainsRune(", \r\n\t", r) }) {
-		ips = append(ips, ip)
-	}
-	body["allowed_ips"] = ips
+	body["allowed_ips"] = append([]string{}, strings.FieldsFunc(form.Get("ips"), func(r rune) bool { return strings.ContainsRune(", \r\n\t", r) })...)
 	if form.Has("note") {
 		if metadata == nil {
 			metadata = map[string]any{}

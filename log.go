@@ -12,10 +12,11 @@ import (
 // NewLog makes the log of a server: text to people, JSON to programs, unless the
 // config says which. It has no time where the system's journal, which notes the
 // time itself, reads text. Whatever has the shape of a secret is taken out of it.
-func NewLog(w io.Writer, c Config, person, journal bool) *slog.Logger {
-	var level slog.Level
+// The level may be changed at any time.
+func NewLog(w io.Writer, c Config, person, journal bool) (*slog.Logger, *slog.LevelVar) {
+	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
-		level = slog.LevelInfo // the config allows only names that can be read
+		level.Set(slog.LevelInfo) // the config allows only names that can be read
 	}
 	text := c.Log.Format == "text" || c.Log.Format == "auto" && person
 	redact := NewRedactor(c.Keys.Prefix).Attr
@@ -26,9 +27,9 @@ func NewLog(w io.Writer, c Config, person, journal bool) *slog.Logger {
 		return redact(groups, a)
 	}}
 	if text {
-		return slog.New(slog.NewTextHandler(w, opts))
+		return slog.New(slog.NewTextHandler(w, opts)), level
 	}
-	return slog.New(slog.NewJSONHandler(w, opts))
+	return slog.New(slog.NewJSONHandler(w, opts)), level
 }
 
 // Redactor takes secrets out of texts. What is written with care has none: it is

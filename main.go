@@ -26,7 +26,7 @@ func main() {
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(),
 		Serve: serve, Open: open, CheckFile: CheckStoreFile,
 		Restore: func(c Config, from string, dryRun, other bool) (Restored, error) {
-			return RestoreApp(RestoreOptions{Config: c, Pepper: pepper(), From: from, DryRun: dryRun, Other: other, Now: time.Now()})
+			return RestoreApp(RestoreOptions{Config: c, Pepper: pepper(), From: from, DryRun: dryRun, Other: other, Now: time.Now()}, NewClock())
 		},
 	}
 	os.Exit(RunCommand(ctx, os.Args, env))
@@ -59,7 +59,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		defer os.RemoveAll(dir)
 		o.Config.Server.Data = dir
 	}
-	log := NewLog(o.Stderr, o.Config, IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
+	log, level := NewLog(o.Stderr, o.Config, IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
 	a, err := OpenApp(o.Config, NewClock(), true, pepper(), log)
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 	if err := firstOperator(a); err != nil {
 		return err
 	}
-	defer reloadOnHangup(a, o)()
+	defer reloadOnHangup(a, o, level)()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
 		a.Server.ListensAt(baseURL(o.Config, api))
 		announce(a, o, log, api, admin)
@@ -82,14 +82,14 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 
 // reloadOnHangup has the configuration loaded again on SIGHUP, until stop is
 // called.
-func reloadOnHangup(a *App, o ServeOptions) (stop func()) {
+func reloadOnHangup(a *App, o ServeOptions, level *slog.LevelVar) (stop func()) {
 	a.Reloader.From(func() (Config, error) {
 		c, err := o.Load()
 		if o.Demo {
 			c.Server.Data = o.Config.Server.Data // a folder of its own
 		}
 		return c, err
-	})
+	}, level)
 	hangup, done := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(hangup, syscall.SIGHUP)
 	go func() {
@@ -98,8 +98,7 @@ func reloadOnHangup(a *App, o ServeOptions) (stop func()) {
 			case <-done:
 				return
 			case <-hangup:
-				_, _ = a.Reloader.Reload(time.Now()) // it logs what comes of it
-				a.ReloadTLS()
+				a.Reload()
 			}
 		}
 	}()

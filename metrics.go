@@ -25,7 +25,8 @@ type MetricsOptions struct {
 	Clock   *Clock
 	Folder  string       // the data folder
 	Ready   func() error // why the service is not ready, nil where it is
-	Open    bool         // nobody is asked for a token
+	Config  func() ConfigStatus
+	Open    bool // nobody is asked for a token
 }
 
 // Metrics counts what the service does, and tells it in the form of Prometheus.
@@ -123,6 +124,8 @@ func (m *Metrics) gauges() []prometheus.Collector {
 		}),
 		gauge("limiter_keys", "Keys and owners whose limits are counted in memory.", func() float64 { return float64(o.Limiter.Len()) }),
 		gauge("ready", "1 while the service takes requests, else 0.", func() float64 { return oneIf(o.Ready() == nil) }),
+		gauge("config_loaded_timestamp_seconds", "When the configuration in use was loaded.", func() float64 { return float64(o.Config().LoadedAt.Unix()) }),
+		gauge("config_reload_failed", "1 where a later configuration was not taken in, else 0.", func() float64 { return oneIf(o.Config().Err != nil) }),
 		gauge("store_free_bytes", "Part of the database file that is free for new records.", func() float64 { return float64(o.Store.FreeBytes()) }),
 		gauge("disk_free_bytes", "What the file system of the data folder has left, -1 where that is not known.", func() float64 { return float64(DiskFree(o.Folder)) }),
 		gauge("store_bytes", "Size of the database file.", func() float64 {

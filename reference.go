@@ -31,8 +31,8 @@ type Reference struct {
 
 // rendered is the reference as it was last asked for.
 type rendered struct {
-	key, tag string
-	body     []byte
+	key  string
+	body []byte
 }
 
 // Bases are the addresses that stand in the examples of the reference.

@@ -9,7 +9,7 @@ import (
 )
 
 // Reloader takes in a changed configuration while the service runs: routes,
-// permissions and limits. All of them change at once, between two requests; a
+// permissions, limits and the level of the log. All of them change at once, between two requests; a
 // request under way keeps to those that it began with. What cannot change
 // without a restart stays as it is. It is safe for concurrent use.
 type Reloader struct {
@@ -17,6 +17,7 @@ type Reloader struct {
 
 	mu     sync.Mutex
 	load   func() (Config, error) // nil: there is nothing to load from
+	level  *slog.LevelVar         // of the log
 	status ConfigStatus
 }
 
@@ -51,11 +52,12 @@ func NewReloader(o ReloaderOptions, now time.Time) (*Reloader, error) {
 	return &Reloader{o: o, status: ConfigStatus{LoadedAt: now}}, nil
 }
 
-// From says how the configuration is loaded again.
-func (r *Reloader) From(load func() (Config, error)) {
+// From says how the configuration is loaded again, and what the level of the log
+// is set by.
+func (r *Reloader) From(load func() (Config, error), level *slog.LevelVar) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.load = load
+	r.load, r.level = load, level
 }
 
 // Status tells which configuration is in use.
@@ -96,7 +98,7 @@ func (r *Reloader) use(c Config) error {
 	}
 	r.o.Keyring.Use(rights)
 	r.o.Guards.Use(state)
-	return nil
+	return r.level.UnmarshalText([]byte(c.Log.Level))
 }
 
 // AdminRoutes lists the endpoints.

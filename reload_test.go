@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -35,7 +36,7 @@ func reloading(t *testing.T, text string) (a *testApp, file, upstream string) {
 		loaded.Server.Data = c.Server.Data
 		*c = loaded
 	})
-	a.Reloader.From(load)
+	a.Reloader.From(load, new(slog.LevelVar))
 	return a, file, up.URL
 }
 
@@ -63,11 +64,11 @@ func TestReloader(t *testing.T) {
 	a.clocks.Pass(5 * time.Second)
 
 	// Permissions in another order, another route, a smaller limit, and what needs a restart.
-	writeConfig(t, file, "[server]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\n[[permission]]\nname = \"can_b\"\ndescription = \"B.\"\n[[permission]]\nname = \"can_a\"\ndescription = \"A.\"\n"+
+	writeConfig(t, file, "[server]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\naccess = false\n[[permission]]\nname = \"can_b\"\ndescription = \"B.\"\n[[permission]]\nname = \"can_a\"\ndescription = \"A.\"\n"+
 		"[[limit]]\nname = \"requests_per_minute_limit\"\ndefault = 4\n"+
 		"[[route]]\npath = \"/a\"\npermission = \"can_b\"\nupstream = \""+up+"\"\n[[route]]\npath = \"/b\"\npermission = \"can_a\"\nupstream = \""+up+"\"\n")
 	v := a.operate(200, "POST", "/admin/v1/reload", "")
-	if got := v["restart_needed"].([]any); len(got) != 2 || got[0] != "server.listen" || got[1] != "log.level" || v["error"] != nil || v["loaded_at"] == began {
+	if got := v["restart_needed"].([]any); len(got) != 2 || got[0] != "server.listen" || got[1] != "log.access" || a.Reloader.level.Level() != slog.LevelWarn || v["error"] != nil || v["loaded_at"] == began {
 		t.Errorf("got %v", v)
 	}
 	ask("/a", 403) // by name, whatever the order: this key has can_a

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -95,5 +94,5 @@ func TestProgram_RevocationRace(t *testing.T) {
 	if served.Load() < int64(rounds*clients) {
 		t.Errorf("%d requests were served in %d rounds, too few to show anything", served.Load(), rounds)
 	}
-	t.Log(fmt.Sprintf("%d rounds with %d clients, %d requests served, %d after an answer", rounds, clients, served.Load(), late.Load()))
+	t.Logf("%d rounds with %d clients, %d requests served, %d after an answer", rounds, clients, served.Load(), late.Load())
 }

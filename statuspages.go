@@ -37,7 +37,7 @@ func statusRows() []statusRow {
 		{"Service", "ready", "Ready", Shown}, {"Service", "not_ready_because", "Not ready because", Shown},
 		{"Service", "version", "Version", Shown}, {"Service", "go_version", "Built with", Shown}, {"Service", "started_at", "Started", whenShown}, {"Service", "uptime_seconds", "Up for", uptime},
 		{"Service", "api_url", "API", Shown}, {"Service", "listening", "Doors", statusList}, {"Service", "keys", "Keys", Shown}, {"Service", "log_level", "Log level", Shown},
-		{"Service", "config_error", "Configuration not taken", Shown},
+		{"Service", "config.loaded_at", "Configuration of", whenShown}, {"Service", "config.error", "A later one was not taken", Shown}, {"Service", "config.restart_needed", "Changed, waits for a restart", Shown},
 		{"Store", "store_id", "Id", Shown}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free within", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
 		{"Store", "commits", "Commits", Shown}, {"Store", "transactions", "Transactions", Shown},
 		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "The latest failed", Shown},
@@ -100,10 +100,13 @@ func showStatus(v *Visit) {
 		parts[i].Facts = append(parts[i].Facts, fact)
 	}
 	for _, row := range statusRows() {
-		if value := status[row.member]; value != nil {
+		if value := Member(status, row.member); value != nil {
 			add(row.part, Pair{row.label, row.show(value)})
 		}
-		delete(status, row.member)
+	}
+	for _, row := range statusRows() {
+		first, _, _ := strings.Cut(row.member, ".")
+		delete(status, first)
 	}
 	for _, name := range slices.Sorted(maps.Keys(status)) {
 		add("More", Pair{strings.ReplaceAll(name, "_", " "), compactStatus(status[name])})
