@@ -40,6 +40,20 @@ func forged(name string) bool {
 	return strings.HasPrefix(plain, "x-forwarded-")
 }
 
+// Identify says in a header who asks. Every field is there, if need be empty, so
+// that none that a client sent is ever taken for it.
+func Identify(h http.Header, r *Request) {
+	k := r.Key
+	v := &[...]string{
+		k.ID, HeaderText(k.Name), HeaderText(k.OwnerName), strings.Join(k.PermissionNames(), ","), HeaderText(k.Environment), r.ID,
+	}
+	for i, name := range identityFields {
+		h[name] = v[i : i+1 : i+1]
+	}
+}
+
+var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
+
 // HeaderText gives a text as the value of a header field. What is not printable
 // ASCII, a space at either end and the percent sign are escaped byte by byte as
 // in a URL (RFC 3986 section 2.1), so that unescaping gives the text back.

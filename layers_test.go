@@ -46,7 +46,7 @@ var layers = [][]string{
 	{"keyring.go", "folder.go"},
 	{"handlers.go", "outcomes.go"},
 	{"body.go", "limitfields.go", "carrier.go", "router.go", "openapi.go", "forged.go", "guards.go"},
-	{"reference.go", "proxy.go"},
+	{"reference.go", "proxy.go", "authz.go"},
 	{"catalog.go"},
 	{"owners.go"},
 	{"teams.go"},

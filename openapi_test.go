@@ -107,7 +107,7 @@ func TestOpenAPI_Routes(t *testing.T) {
 	known := map[string]bool{}
 	o := a.Server.o
 	rows := slices.Concat(o.Keyed, o.Free, o.Open, o.Admin)
-	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/reference", "/reference/style.css", "/errors", "/errors/:code", "/admin/v1/routes", "/admin/v1/status"} {
+	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/reference", "/reference/style.css", "/errors", "/errors/:code", "/admin/v1/routes", "/admin/v1/status", "/authz/nginx", "/authz/forward", "/authz/envoy/:path"} {
 		rows = append(rows, Route{Method: "GET", Path: path})
 	}
 	for _, row := range rows {

@@ -230,7 +230,7 @@ func (x *passage) rewrite(pr *httputil.ProxyRequest) {
 		x.body.ends = out.Trailer
 	}
 	h := out.Header
-	x.identify(h)
+	Identify(h, x.request)
 	h["X-Forwarded-For"] = []string{forwardedFor(pr.In, x.proxy.o.Proxies)}
 	h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = []string{pr.In.Host}, []string{"http"}
 	if pr.In.TLS != nil {
@@ -256,20 +256,6 @@ func cutSegments(path string, n int) string {
 	}
 	return path
 }
-
-// identify says who asks. Every field is there, if need be empty, so that none
-// of the client's is ever taken for it.
-func (x *passage) identify(h http.Header) {
-	k := x.request.Key
-	v := &[...]string{
-		k.ID, HeaderText(k.Name), HeaderText(k.OwnerName), strings.Join(k.PermissionNames(), ","), HeaderText(k.Environment), x.request.ID,
-	}
-	for i, name := range identityFields {
-		h[name] = v[i : i+1 : i+1]
-	}
-}
-
-var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
 
 // forwardedFor lists the addresses that the request came by, as far as they are
 // known: the client's first, and those of declared proxies.

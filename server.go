@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -33,12 +34,13 @@ type Server struct {
 	count    atomic.Uint64
 	draining atomic.Bool
 	address  atomic.Pointer[string]
+	askers   []netip.Prefix // who may ask at /authz
 }
 
 // NewServer serves the routes of its options. Routes that contradict each
 // other are an error.
 func NewServer(o ServerOptions) *Server {
-	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: RandomHex(4)}
+	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: RandomHex(4), askers: AuthzProxies(o.Proxies)}
 }
 
 // ListensAt notes where clients reach the API.
@@ -72,7 +74,7 @@ func (s *Server) API() (http.Handler, error) {
 		return router, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.guarded(w, r) {
+		if !s.authz(w, r) && !s.guarded(w, r) {
 			router.ServeHTTP(w, r)
 		}
 	}), nil
@@ -295,12 +297,55 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 	x := s.begin(w, r, nil, *row)
 	x.rights = now.Rights
 	defer s.end(x, &err)
-	if err = s.authenticate(x); err == nil {
-		if err = s.admit(x, *row); err == nil {
-			x.step = StepHandler
-			err = row.Handle(x, &x.Request)
-		}
+	err = s.pass(x, *row)
+	return true
+}
+
+// pass makes all checks of a route and, if they pass, has its handler answer.
+func (s *Server) pass(x *exchange, row Route) error {
+	if err := s.authenticate(x); err != nil {
+		return err
 	}
+	if err := s.admit(x, row); err != nil {
+		return err
+	}
+	x.step = StepHandler
+	return row.Handle(x, &x.Request)
+}
+
+// authz serves a proxy that asks whether a request of its own may pass, and
+// says whether this is such a question. What is charged, logged and counted is
+// the request that is asked about.
+func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
+	family := FindAuthz(r.URL.EscapedPath())
+	if family == 0 {
+		return false
+	}
+	asked, err := family.Ask(r)
+	x := s.begin(family.Answer(w), asked, nil, Route{Path: "-"})
+	defer s.end(x, &err)
+	x.Client, x.step = ClientAddr(r, s.askers), StepAddress
+	if !FromProxy(r, s.askers) {
+		s.o.Log.Warn("/authz asked by an address that is no declared proxy", "id", x.ID, "client", x.Client)
+		err = ErrPermission.With("%s is no declared proxy, and only those may ask here. Add the address of the proxy to trusted_proxies in [server].", x.Client)
+		return true
+	}
+	if x.step = StepRoute; err != nil {
+		return true
+	}
+	now := s.o.Guards.Now()
+	row, allow, err := now.FindAny(asked.Method, asked.URL.RawPath)
+	switch {
+	case allow != nil:
+		x.Header().Set("Allow", strings.Join(allow, ", "))
+	case row == nil && err == nil:
+		err = ErrRoute.With("No [[route]] of the configuration is for %s %s, so it is refused.", asked.Method, ClipPath(asked.URL.Path))
+	}
+	if err != nil {
+		return true
+	}
+	x.Route, x.rights, row.Handle = row.Path, now.Rights, Authorized
+	err = s.pass(x, *row)
 	return true
 }
 

@@ -61,6 +61,7 @@ func (o *ServerOptions) Add(part any) {
 // Own lists the endpoints of the API door, by method and path.
 func (o *ServerOptions) Own() []string {
 	names := []string{"GET /healthz", "GET /readyz", "GET /openapi.json"}
+	names = append(names, AuthzEndpoints()...)
 	for _, row := range slices.Concat(o.Keyed, o.Free, o.Open) {
 		names = append(names, row.Method+" "+row.Path)
 	}

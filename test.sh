@@ -23,6 +23,8 @@ need systemd-analyze systemd # for the unit
 need man man-db
 need dpkg-deb dpkg
 need git git # for the release
+need nginx nginx-light # proxies that ask
+need haproxy haproxy
 
 unformatted=$(gofmt -l .)
 if [ -n "$unformatted" ]; then

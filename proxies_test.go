@@ -1,0 +1,450 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// recipe gives the n-th block of a language in docs/proxies.md, from 0.
+func recipe(t testing.TB, language string, n int) string {
+	t.Helper()
+	blocks := regexp.MustCompile("(?s)\n```"+language+"\n(.*?\n)```").FindAllStringSubmatch(read(t.(*testing.T), "docs/proxies.md"), -1)
+	if n >= len(blocks) {
+		t.Fatalf("docs/proxies.md has %d blocks of %s", len(blocks), language)
+	}
+	return blocks[n][1]
+}
+
+// filled puts what a test has in the place of what a recipe says. Each must stand
+// in it.
+func filled(t *testing.T, text string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(text, pairs[i]) {
+			t.Fatalf("the recipe lacks %q", pairs[i])
+		}
+		text = strings.ReplaceAll(text, pairs[i], pairs[i+1])
+	}
+	return text
+}
+
+// fronted is a real proxy in front of a real upstream, which asks the real
+// program.
+type fronted struct {
+	*testing.T
+	latchkey *process
+	socket   *Client
+	proxy    string // its address
+	mu       sync.Mutex
+	seen     []string // the requests at the upstream
+}
+
+// newFronted starts everything. command gives the proxy as it listens at an
+// address, asks at another and passes on to a third.
+func newFronted(t *testing.T, command func(dir, listen, latchkey, upstream string) *exec.Cmd) *fronted {
+	t.Helper()
+	f := &fronted{T: t}
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		dump, err := httputil.DumpRequest(r, true)
+		if err != nil {
+			t.Error(err)
+		}
+		f.mu.Lock()
+		f.seen = append(f.seen, string(dump))
+		f.mu.Unlock()
+		_, _ = io.WriteString(w, "from the upstream")
+	}))
+	t.Cleanup(upstream.Close)
+	dir := t.TempDir()
+	overwrite(t, dir, "latchkey.toml", recipe(t, "toml", 0)+"\n[[route]]\npath = \"/free/*rest\"\nmethods = [\"GET\"]\npermission = []\n")
+	f.latchkey = serveReal(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "latchkey.toml"))
+	f.socket = NewSocketClient(filepath.Join(dir, "data", socketFile))
+	for range 3 { // another program may take the port in between
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.proxy = l.Addr().String()
+		_ = l.Close()
+		cmd := command(dir, f.proxy, strings.TrimPrefix(f.latchkey.url, "http://"), upstream.Listener.Addr().String())
+		out := &lockedBuffer{}
+		cmd.Stdout, cmd.Stderr = out, out
+		if listens(t, cmd, f.proxy) {
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("%s: %s", cmd.Path, out)
+				}
+			})
+			return f
+		}
+		t.Logf("%s: %s", cmd.Path, out)
+	}
+	t.Fatal("the proxy does not listen")
+	return nil
+}
+
+// listens starts a proxy and waits until it takes connections, or has ended.
+func listens(t *testing.T, cmd *exec.Cmd, address string) bool {
+	t.Helper()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(time.Minute)
+	for {
+		select {
+		case <-ended:
+			return false
+		case <-late:
+			return false
+		case <-tick.C:
+			if c, err := net.Dial("tcp", address); err == nil {
+				_ = c.Close()
+				return true
+			}
+		}
+	}
+}
+
+// key makes a key and gives its id and secret.
+func (f *fronted) key(body string) (id, secret string) {
+	f.Helper()
+	var made struct{ ID, Key string }
+	if err := f.socket.Do(context.Background(), "POST", "/admin/v1/keys", jsonText(body), &made); err != nil {
+		f.Fatal(err)
+	}
+	return made.ID, made.Key
+}
+
+// jsonText is JSON that is sent as it is.
+type jsonText string
+
+// MarshalJSON gives the text.
+func (j jsonText) MarshalJSON() ([]byte, error) { return []byte(j), nil }
+
+// send asks the proxy with a target and fields as they are written, and gives
+// the answer, its body, and what the upstream got, "" for nothing.
+func (f *fronted) send(method, target, body string, fields ...string) (res *http.Response, text, upstream string) {
+	f.Helper()
+	f.mu.Lock()
+	f.seen = nil
+	f.mu.Unlock()
+	c, err := net.Dial("tcp", f.proxy)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		f.Fatal(err)
+	}
+	head := method + " " + target + " HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n"
+	if body != "" {
+		head += "Content-Length: " + strconv.Itoa(len(body)) + "\r\n"
+	}
+	for _, field := range fields {
+		head += field + "\r\n"
+	}
+	if _, err := io.WriteString(c, head+"\r\n"+body); err != nil {
+		f.Fatal(err)
+	}
+	if res, err = http.ReadResponse(bufio.NewReader(c), &http.Request{Method: method}); err != nil {
+		f.Fatalf("%s %s: %v", method, target, err)
+	}
+	defer res.Body.Close()
+	all, err := io.ReadAll(res.Body)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return res, string(all), strings.Join(f.seen, "\n")
+}
+
+// refused wants a status with the code of the contract, and the upstream left
+// alone.
+func (f *fronted) refused(status int, code string, res *http.Response, text, upstream string) {
+	f.Helper()
+	var body struct{ Error string }
+	_ = yaml.Unmarshal([]byte(text), &body) // JSON is YAML
+	if res.StatusCode != status || body.Error != code || upstream != "" {
+		f.Errorf("got %d %s, want %d %s; the upstream got %q", res.StatusCode, text, status, code, upstream)
+	}
+	if kind := res.Header.Get("Content-Type"); code != "" && !strings.HasPrefix(kind, "application/json") {
+		f.Errorf("got Content-Type %q with %d", kind, status)
+	}
+}
+
+// check asks everything that a recipe promises.
+func (f *fronted) check() {
+	id, good := f.key(`{"name": "gr\u00fcn", "owner": "ann", "permissions": ["can_read_reports"], "limits": {"requests_per_minute_limit": 1000}}`)
+	_, poor := f.key(`{"name": "poor", "permissions": ["can_read_agents"], "limits": {"requests_per_minute_limit": 1000}}`)
+	f.checkPasses(id, good)
+	f.checkRefusals(good, poor)
+	f.checkTricks(good, poor)
+	f.checkAddress()
+	_, few := f.key(`{"name": "few", "permissions": ["can_read_reports"], "limits": {"requests_per_minute_limit": 2}}`)
+	for range 2 {
+		if res, text, _ := f.send("GET", "/reports/1", "", "X-API-Key: "+few); res.StatusCode != 200 {
+			f.Fatalf("got %d %s", res.StatusCode, text)
+		}
+	}
+	res, text, upstream := f.send("GET", "/reports/1", "", "X-API-Key: "+few)
+	f.refused(429, "rate_limit_exceeded", res, text, upstream)
+	if wait, err := strconv.Atoi(res.Header.Get("Retry-After")); err != nil || wait < 1 || wait > 60 {
+		f.Errorf("got Retry-After %q", res.Header["Retry-After"])
+	}
+	if res.Header.Get("X-RateLimit-Limit") != "2" || res.Header.Get("X-RateLimit-Remaining") != "0" || !strings.Contains(res.Header.Get("RateLimit"), `"requests_per_minute";r=0`) {
+		f.Errorf("429 says %v", res.Header)
+	}
+	if err := f.socket.Do(context.Background(), "POST", "/admin/v1/keys/"+id+"/revoke", nil, nil); err != nil {
+		f.Fatal(err)
+	}
+	res, text, upstream = f.send("GET", "/reports/1", "", "X-API-Key: "+good)
+	f.refused(401, "invalid_key", res, text, upstream)
+
+	f.latchkey.kill()
+	for _, secret := range []string{good, poor} {
+		if res, text, upstream := f.send("GET", "/free/1", "", "X-API-Key: "+secret); res.StatusCode < 500 && res.StatusCode != 403 || upstream != "" {
+			f.Errorf("without Latchkey: got %d %s, the upstream got %q", res.StatusCode, text, upstream)
+		}
+	}
+}
+
+// checkPasses asks what may pass, and looks at what the upstream gets of it.
+func (f *fronted) checkPasses(id, good string) {
+	forged := []string{
+		"X-Auth-Key-Id: forged", "X-Auth-Key-Name: forged", "X-Auth-Owner: forged", "X-Auth-Permissions: forged", "X-Auth-Environment: forged", "X-Request-Id: forged",
+		"X_Auth_Key_Id: forged", "X.Auth.Owner: forged", "X-Auth-Uri: /free/forged", "X-Forwarded-For: 6.6.6.6",
+		"X-Real-IP: forged", "X-Original-URL: /forged", "X-Rewrite-URL: /forged", "X-HTTP-Method-Override: forged", "X-Forwarded-Host: forged", "X-Forwarded-Proto: forged", "X-Forwarded-Prefix: /forged",
+	}
+	body := strings.Repeat("0123456789", 20_000)
+	for _, tt := range []struct {
+		name, method, target, body, want string
+		fields                           []string
+	}{
+		{"a header", "GET", "/reports/1", "", "GET /reports/1 HTTP/", []string{"X-API-Key: " + good}},
+		{"a bearer", "GET", "/reports/a%20b/?q=%C3%A9&&x", "", "GET /reports/a%20b/?q=%C3%A9&&x HTTP/", []string{"Authorization: Bearer " + good}},
+		{"a bearer in small letters", "GET", "/reports", "", "GET /reports HTTP/", []string{"authorization: bearer " + good}},
+		{"the query", "GET", "/reports/1?a=1&api_key=" + good + "&b=%20x", "", "GET /reports/1?a=1&b=%20x HTTP/", nil},
+		{"the query, escaped", "GET", "/reports/1?api%5Fkey=" + good, "", "GET /reports/1 HTTP/", nil},
+		{"all three", "GET", "/reports/1?api_key=" + good, "", "GET /reports/1 HTTP/", []string{"X-API-Key: " + good, "Authorization: Bearer " + good}},
+		{"forged fields", "GET", "/reports/1", "", "GET /reports/1 HTTP/", append([]string{"X-API-Key: " + good}, forged...)},
+		{"a body", "POST", "/reports/new?x=1", body, "POST /reports/new?x=1 HTTP/", []string{"X-API-Key: " + good, "Content-Type: text/plain"}},
+		{"another Authorization", "GET", "/reports/1", "", "GET /reports/1 HTTP/", []string{"X-API-Key: " + good, "Authorization: Basic azE6"}},
+	} {
+		res, text, upstream := f.send(tt.method, tt.target, tt.body, tt.fields...)
+		if res.StatusCode != 200 || text != "from the upstream" || !strings.HasPrefix(upstream, tt.want) {
+			f.Errorf("%s: got %d %s; the upstream got %q, want %q", tt.name, res.StatusCode, text, upstream, tt.want)
+			continue
+		}
+		head, sent, _ := strings.Cut(upstream, "\r\n\r\n")
+		got, err := http.ReadRequest(bufio.NewReader(strings.NewReader(head + "\r\n\r\n")))
+		if err != nil {
+			f.Fatal(err)
+		}
+		for name, want := range map[string]string{
+			"X-Auth-Key-Id": id, "X-Auth-Key-Name": "gr%C3%BCn", "X-Auth-Owner": "ann", "X-Auth-Permissions": "can_read_reports", "X-Auth-Environment": "", "X-Api-Key": "",
+		} {
+			if got.Header.Get(name) != want {
+				f.Errorf("%s: the upstream got %s %q, want %q", tt.name, name, got.Header[name], want)
+			}
+		}
+		if basic := tt.name == "another Authorization"; (got.Header.Get("Authorization") == "Basic azE6") != basic || !basic && got.Header["Authorization"] != nil {
+			f.Errorf("%s: the upstream got Authorization %q", tt.name, got.Header["Authorization"])
+		}
+		if strings.Contains(upstream, good) || strings.Contains(upstream, "forged") || strings.Contains(upstream, "6.6.6.6") || len(got.Header["X-Request-Id"]) != 1 {
+			f.Errorf("%s: the upstream got %s", tt.name, head)
+		}
+		if sent != tt.body {
+			f.Errorf("%s: the upstream got %d bytes, want %d", tt.name, len(sent), len(tt.body))
+		}
+	}
+}
+
+// checkRefusals asks what must not pass.
+func (f *fronted) checkRefusals(good, poor string) {
+	for _, tt := range []struct {
+		name, method, target string
+		status               int
+		code                 string
+		fields               []string
+	}{
+		{"no key", "GET", "/reports/1", 401, "authentication_required", nil},
+		{"another scheme", "GET", "/reports/1", 401, "authentication_required", []string{"Authorization: Basic azE6"}},
+		{"an unknown key", "GET", "/reports/1", 401, "invalid_key", []string{"X-API-Key: " + NewSecret("klen_")}},
+		{"no permission", "GET", "/reports/1", 403, "permission_denied", []string{"X-API-Key: " + poor}},
+		{"no route", "GET", "/elsewhere", 404, "not_found", []string{"X-API-Key: " + good}},
+		{"another method", "POST", "/free/1", 405, "method_not_allowed", []string{"X-API-Key: " + good}},
+		{"two keys", "GET", "/reports/1", 400, "validation_error", []string{"X-API-Key: " + good, "Authorization: Bearer " + poor}},
+		{"another key in the query", "GET", "/reports/1?api_key=" + poor, 400, "validation_error", []string{"X-API-Key: " + good}},
+	} {
+		res, text, upstream := f.send(tt.method, tt.target, "", tt.fields...)
+		f.refused(tt.status, tt.code, res, text, upstream)
+		if strings.Contains(text, good) || strings.Contains(text, poor) {
+			f.Errorf("%s: the answer has a key: %s", tt.name, text)
+		}
+		if challenges := res.Header["Www-Authenticate"]; tt.status == 401 && (len(challenges) != 1 || !strings.HasPrefix(challenges[0], `Bearer realm="latchkey"`)) {
+			f.Errorf("%s: got WWW-Authenticate %q", tt.name, challenges)
+		}
+		if tt.status == 403 && !strings.Contains(text, "lacks the permission can_read_reports") {
+			f.Errorf("%s: got %s", tt.name, text)
+		}
+		if tt.status == 405 && res.Header.Get("Allow") != "GET" {
+			f.Errorf("%s: got Allow %q", tt.name, res.Header["Allow"])
+		}
+	}
+}
+
+// checkTricks tries to get at what the poor key may not have by addresses and
+// fields that programs read in different ways.
+func (f *fronted) checkTricks(good, poor string) {
+	for _, target := range []string{
+		"/free/..%2freports/1", "/free%2f../reports/1", "/free/../reports/1", "/free/%2e%2e/reports/1", "/free/.%2e/reports/1", "/free/..;/reports/1", "/free/%252e%252e/reports/1",
+		"/free/..%5creports/1", "/free/..\\reports/1", "/free//../reports/1", "//reports/1", "/./reports/1", "/reports%2f1", "/reports%2F..%2Ffree/1", "/free/%00", "/free/a%0d%0aX-Auth-Key-Id:%20forged",
+	} {
+		for _, secret := range []string{good, poor} {
+			res, _, upstream := f.send("GET", target, "", "X-API-Key: "+secret)
+			if res.StatusCode < 400 || res.StatusCode >= 500 || upstream != "" {
+				f.Errorf("%s: got %d, the upstream got %q", target, res.StatusCode, upstream)
+			}
+		}
+	}
+	for _, fields := range [][]string{
+		{"X-Original-URI: /free/1", "X-Original-URL: /free/1", "X-Original-Method: GET"},
+		{"X-Forwarded-Uri: /free/1", "X-Forwarded-Method: GET", "X-Forwarded-Host: other"},
+		{"X-Rewrite-URL: /free/1", "X-HTTP-Method-Override: GET", "X-Auth-Uri: /free/1"},
+	} {
+		res, text, upstream := f.send("GET", "/reports/1", "", append(fields, "X-API-Key: "+poor)...)
+		f.refused(403, "permission_denied", res, text, upstream)
+	}
+	for _, target := range []string{"/latchkey", "/authz/nginx", "/authz/forward"} { // not for clients
+		if res, _, upstream := f.send("GET", target, "", "X-API-Key: "+good); res.StatusCode != 404 || upstream != "" {
+			f.Errorf("%s: got %d, the upstream got %q", target, res.StatusCode, upstream)
+		}
+	}
+}
+
+// checkAddress wants the client's address to be the real one.
+func (f *fronted) checkAddress() {
+	_, here := f.key(`{"name": "here", "permissions": ["can_read_reports"], "allowed_ips": ["127.0.0.1"]}`)
+	_, there := f.key(`{"name": "there", "permissions": ["can_read_reports"], "allowed_ips": ["6.6.6.6"]}`)
+	for _, tt := range []struct {
+		secret string
+		want   int
+	}{{here, 200}, {there, 403}} {
+		if res, text, _ := f.send("GET", "/reports/1", "", "X-API-Key: "+tt.secret, "X-Forwarded-For: 6.6.6.6", "X-Real-IP: 6.6.6.6"); res.StatusCode != tt.want {
+			f.Errorf("got %d %s, want %d", res.StatusCode, text, tt.want)
+		}
+	}
+}
+
+// installed gives the path of a program that test.sh installs.
+func installed(t *testing.T, name string) string {
+	t.Helper()
+	for _, path := range []string{name, "/usr/sbin/" + name} {
+		if found, err := exec.LookPath(path); err == nil {
+			return found
+		}
+	}
+	if os.Getenv("CI") == "" {
+		t.Skipf("%s is not installed; test.sh installs it", name)
+	}
+	t.Fatalf("%s is not installed", name)
+	return ""
+}
+
+func TestProxies_Nginx(t *testing.T) {
+	nginx := installed(t, "nginx")
+	f := newFronted(t, func(dir, listen, latchkey, upstream string) *exec.Cmd {
+		server := filled(t, recipe(t, "nginx", 0), "listen 80;", "listen "+listen+";", "127.0.0.1:8080", latchkey, "127.0.0.1:3000", upstream)
+		var temporary strings.Builder
+		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+			fmt.Fprintf(&temporary, "%s_temp_path %s;\n", kind, filepath.Join(dir, kind))
+		}
+		overwrite(t, dir, "nginx.conf", "daemon off;\nmaster_process off;\npid "+filepath.Join(dir, "nginx.pid")+";\nevents { worker_connections 256; }\nhttp {\naccess_log off;\n"+temporary.String()+server+"}\n")
+		return exec.Command(nginx, "-p", dir, "-c", filepath.Join(dir, "nginx.conf"), "-e", "stderr")
+	})
+	_, good := f.key(`{"name": "first", "permissions": ["can_read_reports"]}`)
+	res, _, _ := f.send("GET", "/reports/1", "", "X-API-Key: "+good)
+	if res.Header.Get("X-RateLimit-Limit") != "60" || res.Header.Get("X-RateLimit-Remaining") != "59" || res.Header.Get("RateLimit-Policy") == "" {
+		t.Errorf("the client sees %v", res.Header)
+	}
+	f.check()
+}
+
+func TestProxies_HAProxy(t *testing.T) {
+	haproxy := installed(t, "haproxy")
+	f := newFronted(t, func(dir, listen, latchkey, upstream string) *exec.Cmd {
+		script := filepath.Join(dir, "latchkey.lua")
+		overwrite(t, dir, "latchkey.lua", filled(t, recipe(t, "lua", 0), "127.0.0.1:8080", latchkey))
+		overwrite(t, dir, "haproxy.cfg", filled(t, recipe(t, "haproxy", 0), "/etc/haproxy/latchkey.lua", script, "bind :80", "bind "+listen, "127.0.0.1:3000", upstream))
+		return exec.Command(haproxy, "-db", "-n", "200", "-f", filepath.Join(dir, "haproxy.cfg"))
+	})
+	f.check()
+}
+
+// TestProxies_Forms reads the recipes that are not run, and holds them against
+// what the endpoints need.
+func TestProxies_Forms(t *testing.T) {
+	var traefik struct {
+		HTTP struct {
+			Middlewares map[string]struct {
+				ForwardAuth struct {
+					Address             string   `yaml:"address"`
+					TrustForwardHeader  bool     `yaml:"trustForwardHeader"`
+					AuthResponseHeaders []string `yaml:"authResponseHeaders"`
+				} `yaml:"forwardAuth"`
+			} `yaml:"middlewares"`
+		} `yaml:"http"`
+	}
+	if err := yaml.Unmarshal([]byte(recipe(t, "yaml", 0)), &traefik); err != nil {
+		t.Fatal(err)
+	}
+	asks := traefik.HTTP.Middlewares["latchkey"].ForwardAuth
+	if asks.TrustForwardHeader || FindAuthz(strings.TrimPrefix(asks.Address, "http://127.0.0.1:8080")) != AuthzForward || !slices.Equal(asks.AuthResponseHeaders, identityFields[:]) {
+		t.Errorf("Traefik: got %+v", asks)
+	}
+	var envoy map[string]any
+	text := recipe(t, "yaml", 1)
+	if err := yaml.Unmarshal([]byte(text), &envoy); err != nil {
+		t.Fatal(err)
+	}
+	if envoy["static_resources"] == nil || !strings.Contains(text, "path_prefix: /authz/envoy\n") || !strings.Contains(text, "failure_mode_allow: false") {
+		t.Errorf("Envoy: got %v", envoy)
+	}
+	for n := range 3 {
+		name := filepath.Join(t.TempDir(), "latchkey.toml")
+		overwrite(t, filepath.Dir(name), "latchkey.toml", recipe(t, "toml", n))
+		if _, _, err := LoadConfig(name, nil, nil); err != nil {
+			t.Errorf("block %d of toml: %v", n, err)
+		}
+	}
+}
