@@ -167,7 +167,7 @@ func TestServer_rowLimits(t *testing.T) {
 	reports, _ := a.config.Rights().Parse([]string{"can_read_reports"})
 	o := a.Server.o
 	o.Keyed = append(slices.Clone(o.Keyed), Route{
-		Method: "GET", Path: "/reports", Permission: reports, Limits: []string{"reports_per_hour"},
+		Method: "GET", Path: "/reports", Permission: reports, Limits: []string{"reports_per_hour"}, Cost: 1,
 		Handle: func(w http.ResponseWriter, r *Request) error { return WriteJSON(w, 200, map[string]bool{"ok": true}) },
 	})
 	api, err := NewServer(o).API()
