@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -22,6 +23,9 @@ import (
 
 	"go.yaml.in/yaml/v4"
 )
+
+// caddyVersion is the release that the recipe for Caddy is run with.
+const caddyVersion = "v2.11.9"
 
 // recipe gives the n-th block of a language in docs/proxies.md, from 0.
 func recipe(t testing.TB, language string, n int) string {
@@ -138,17 +142,11 @@ func listens(t *testing.T, cmd *exec.Cmd, address string) bool {
 func (f *fronted) key(body string) (id, secret string) {
 	f.Helper()
 	var made struct{ ID, Key string }
-	if err := f.socket.Do(context.Background(), "POST", "/admin/v1/keys", jsonText(body), &made); err != nil {
+	if err := f.socket.Do(context.Background(), "POST", "/admin/v1/keys", json.RawMessage(body), &made); err != nil {
 		f.Fatal(err)
 	}
 	return made.ID, made.Key
 }
-
-// jsonText is JSON that is sent as it is.
-type jsonText string
-
-// MarshalJSON gives the text.
-func (j jsonText) MarshalJSON() ([]byte, error) { return []byte(j), nil }
 
 // send asks the proxy with a target and fields as they are written, and gives
 // the answer, its body, and what the upstream got, "" for nothing.
@@ -193,7 +191,7 @@ func (f *fronted) send(method, target, body string, fields ...string) (res *http
 func (f *fronted) refused(status int, code string, res *http.Response, text, upstream string) {
 	f.Helper()
 	var body struct{ Error string }
-	_ = yaml.Unmarshal([]byte(text), &body) // JSON is YAML
+	_ = json.Unmarshal([]byte(text), &body)
 	if res.StatusCode != status || body.Error != code || upstream != "" {
 		f.Errorf("got %d %s, want %d %s; the upstream got %q", res.StatusCode, text, status, code, upstream)
 	}
@@ -253,14 +251,17 @@ func (f *fronted) checkPasses(id, good string) {
 		{"a header", "GET", "/reports/1", "", "GET /reports/1 HTTP/", []string{"X-API-Key: " + good}},
 		{"a bearer", "GET", "/reports/a%20b/?q=%C3%A9&&x", "", "GET /reports/a%20b/?q=%C3%A9&&x HTTP/", []string{"Authorization: Bearer " + good}},
 		{"a bearer in small letters", "GET", "/reports", "", "GET /reports HTTP/", []string{"authorization: bearer " + good}},
+		{"braces", "GET", "/reports/1?q={env.HOME}&k={http.request.header.X-API-Key}", "", "GET /reports/1?q={env.HOME}&k={http.request.header.X-API-Key} HTTP/", []string{"X-API-Key: " + good}},
 		{"the query", "GET", "/reports/1?a=1&api_key=" + good + "&b=%20x", "", "GET /reports/1?a=1&b=%20x HTTP/", nil},
 		{"the query, escaped", "GET", "/reports/1?api%5Fkey=" + good, "", "GET /reports/1 HTTP/", nil},
+		{"a malformed query", "GET", "/reports/1?api_key=" + good + "&x=%zz&b=1;2", "", "GET /reports/1", nil},
 		{"all three", "GET", "/reports/1?api_key=" + good, "", "GET /reports/1 HTTP/", []string{"X-API-Key: " + good, "Authorization: Bearer " + good}},
 		{"forged fields", "GET", "/reports/1", "", "GET /reports/1 HTTP/", append([]string{"X-API-Key: " + good}, forged...)},
 		{"a body", "POST", "/reports/new?x=1", body, "POST /reports/new?x=1 HTTP/", []string{"X-API-Key: " + good, "Content-Type: text/plain"}},
 		{"another Authorization", "GET", "/reports/1", "", "GET /reports/1 HTTP/", []string{"X-API-Key: " + good, "Authorization: Basic azE6"}},
 	} {
 		res, text, upstream := f.send(tt.method, tt.target, tt.body, tt.fields...)
+		upstream = strings.Replace(upstream, "b=+x", "b=%20x", 1) // a query that has held a key may be written anew
 		if res.StatusCode != 200 || text != "from the upstream" || !strings.HasPrefix(upstream, tt.want) {
 			f.Errorf("%s: got %d %s; the upstream got %q, want %q", tt.name, res.StatusCode, text, upstream, tt.want)
 			continue
@@ -409,6 +410,50 @@ func TestProxies_HAProxy(t *testing.T) {
 		return exec.Command(haproxy, "-db", "-n", "200", "-f", filepath.Join(dir, "haproxy.cfg"))
 	})
 	f.check()
+}
+
+func TestProxies_Caddy(t *testing.T) {
+	caddy := caddyProgram(t)
+	f := newFronted(t, func(dir, listen, latchkey, upstream string) *exec.Cmd {
+		overwrite(t, dir, "Caddyfile", "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n"+
+			filled(t, recipe(t, "caddyfile", 0), "api.example.com {", "http://"+listen+", http://api.example.com:"+listen[strings.LastIndexByte(listen, ':')+1:]+" {\n\tbind 127.0.0.1", "127.0.0.1:8080", latchkey, "127.0.0.1:3000", upstream))
+		cmd := exec.Command(caddy, "run", "--config", filepath.Join(dir, "Caddyfile"), "--adapter", "caddyfile")
+		cmd.Env = []string{"HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir}
+		return cmd
+	})
+	f.check()
+}
+
+// caddyProgram gives Caddy, built once and kept in the folder for caches.
+func caddyProgram(t *testing.T) string {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = t.TempDir() // no home
+	}
+	cache = filepath.Join(cache, "latchkey-tests")
+	path := filepath.Join(cache, "caddy-"+caddyVersion)
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	if err := os.MkdirAll(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	bin, err := os.MkdirTemp(cache, "build") // beside its place, to be moved there whole
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(bin)
+	install := exec.Command("go", "install", "github.com/caddyserver/caddy/v2/cmd/caddy@"+caddyVersion)
+	install.Dir = bin
+	install.Env = append(os.Environ(), "GOBIN="+bin, "GOFLAGS=", "CGO_ENABLED=0")
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Fatalf("build Caddy: %v: %s", err, out)
+	}
+	if err := os.Rename(filepath.Join(bin, "caddy"), path); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // TestProxies_Forms reads the recipes that are not run, and holds them against

@@ -262,16 +262,7 @@ func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 		x := s.begin(w, r, p, row)
 		var err error
 		defer s.end(x, &err)
-		if err = s.authenticate(x); err != nil {
-			return
-		}
-		if !free {
-			if err = s.admit(x, row); err != nil {
-				return
-			}
-		}
-		x.step = StepHandler
-		err = row.Handle(x, &x.Request)
+		err = s.pass(x, row, free)
 	}
 }
 
@@ -297,17 +288,20 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 	x := s.begin(w, r, nil, *row)
 	x.rights = now.Rights
 	defer s.end(x, &err)
-	err = s.pass(x, *row)
+	err = s.pass(x, *row, false)
 	return true
 }
 
-// pass makes all checks of a route and, if they pass, has its handler answer.
-func (s *Server) pass(x *exchange, row Route) error {
+// pass makes all checks of a row, or those of a free one, and has its handler
+// answer.
+func (s *Server) pass(x *exchange, row Route, free bool) error {
 	if err := s.authenticate(x); err != nil {
 		return err
 	}
-	if err := s.admit(x, row); err != nil {
-		return err
+	if !free {
+		if err := s.admit(x, row); err != nil {
+			return err
+		}
 	}
 	x.step = StepHandler
 	return row.Handle(x, &x.Request)
@@ -345,7 +339,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	x.Route, x.rights, row.Handle = row.Path, now.Rights, Authorized
-	err = s.pass(x, *row)
+	err = s.pass(x, *row, false)
 	return true
 }
 
