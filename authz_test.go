@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -384,7 +385,7 @@ func TestAuthz_OnlyThere(t *testing.T) {
 		c := a.config
 		c.Routes = []RouteRow{{Path: "/other"}}
 		return c, nil
-	})
+	}, new(slog.LevelVar))
 	if _, err := a.Reloader.Reload(epoch); err != nil {
 		t.Fatal(err)
 	}
