@@ -297,7 +297,20 @@ func shorter(path string) string {
 func (d *Doors) httpServer(h http.Handler) *http.Server {
 	c := d.o.Config.Server
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
+		Handler: closing(h), ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
 		IdleTimeout: c.IdleTimeout, ConnState: d.connections.Note, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.o.Log.Handler(), slog.LevelDebug),
 	}
+}
+
+// closing ends the connection after a request with a transfer encoding. It may
+// have had a Content-Length beside it, which net/http drops without a word:
+// then a proxy in front may see another end of it, and what follows, a second
+// request hidden in the first, must not be answered (RFC 9112 section 6.3).
+func closing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }

@@ -2,7 +2,10 @@ package main
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
+	"strings"
+	"unicode"
 
 	ics "github.com/arran4/golang-ical"
 )
@@ -39,8 +42,13 @@ func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	h.Set("Cache-Control", "private, no-cache")
 	h.Set("Referrer-Policy", "no-referrer")
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write([]byte(e.calendar().Serialize(ics.WithNewLine("\r\n")))) // RFC 5545 section 3.1
+	_, _ = w.Write([]byte(e.file()))
 	return nil
+}
+
+// file gives the event as an iCalendar file.
+func (e Appointment) file() string {
+	return e.calendar().Serialize(ics.WithNewLine("\r\n")) // RFC 5545 section 3.1
 }
 
 // calendar gives the event alone, without notes or data of the customer.
@@ -54,15 +62,15 @@ func (e Appointment) calendar() *ics.Calendar {
 	v.SetModifiedAt(e.UpdatedAt)
 	v.SetStartAt(e.Start)
 	v.SetEndAt(e.End)
-	v.SetSummary(e.Title)
+	v.SetSummary(icsText(e.Title))
 	if e.Description != "" {
-		v.SetDescription(e.Description)
+		v.SetDescription(icsText(e.Description))
 	}
 	if e.Location != "" {
-		v.SetLocation(e.Location)
+		v.SetLocation(icsText(e.Location))
 	}
-	if e.VideoURL != "" {
-		v.SetURL(e.VideoURL)
+	if address := icsURL(e.VideoURL); address != "" {
+		v.SetURL(address)
 	}
 	switch e.Status {
 	case EventScheduled:
@@ -75,8 +83,32 @@ func (e Appointment) calendar() *ics.Calendar {
 	if e.Remind {
 		alarm := v.AddAlarm()
 		alarm.SetAction(ics.ActionDisplay)
-		alarm.SetDescription(e.Title)
+		alarm.SetDescription(icsText(e.Title))
 		alarm.SetTrigger("-PT" + strconv.Itoa(e.RemindBefore) + "M")
 	}
 	return c
+}
+
+// icsText leaves out of a text what the format has no way to write: control
+// characters but tabs and line ends (RFC 5545 section 3.3.11). As they are they
+// would end the line, for some readers, and begin another property.
+func icsText(s string) string {
+	s = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s)
+	return strings.Map(func(c rune) rune {
+		if unicode.IsControl(c) && c != '\n' && c != '\t' {
+			return -1
+		}
+		return c
+	}, s)
+}
+
+// icsURL gives an address as the format has it, "" for what is none of the
+// web: it is written without any escaping, so that anything else could bring
+// lines of its own.
+func icsURL(s string) string {
+	u, err := url.Parse(strings.TrimSpace(s)) // fails at control characters
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return ""
+	}
+	return u.String()
 }

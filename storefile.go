@@ -109,11 +109,15 @@ func OpenFormat(path string, readOnly bool, newest int) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := readHeader(db, info.Size(), newest)
+	f := &File{DB: db, path: path, info: opened}
+	err = f.undamaged(func() (err error) {
+		f.Header, err = readHeader(db, info.Size(), newest)
+		return err
+	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
 	}
-	return &File{Header: h, DB: db, path: path, info: opened}, nil
+	return f, nil
 }
 
 // InPlace says whether the open file is still the one that its path leads to.
@@ -133,13 +137,28 @@ func (f *File) InPlace() error {
 // Update runs a function that changes the file, in one transaction that is on
 // disk when it returns, whole or not at all.
 func (f *File) Update(run func(*Tx) error) error {
-	return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) })
+	return f.undamaged(func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
 }
 
 // View runs a function on the file's contents. Nothing of the transaction may
 // be used after it returns.
 func (f *File) View(run func(*Tx) error) error {
-	return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) })
+	return f.undamaged(func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
+}
+
+// undamaged makes an error of what a damaged page or index entry panics with:
+// only the pages that are read are looked at.
+func (f *File) undamaged(run func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			d, ok := p.(Damage)
+			if err = d.Err; !ok {
+				err = fmt.Errorf("%s is damaged (%v); restore a backup", f.path, p)
+			}
+		}
+	}()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // as in openChecked
+	return run()
 }
 
 // Current says whether the file has the format of today, which the tables are

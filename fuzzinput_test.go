@@ -1,0 +1,528 @@
+package main
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	ical "github.com/emersion/go-ical"
+)
+
+// What strangers send is read by these. Each target says what must be true of
+// whatever is accepted; `sh fuzz.sh` runs them all for a time. testdata/fuzz
+// keeps what they found, which every test run tries again.
+
+// FuzzWellFormed holds the check of a key against a slower one that works it
+// out from the front, and wants every other character to be noticed.
+func FuzzWellFormed(f *testing.F) {
+	f.Add("klen_0123456789ABCDEFGHIJKLMNOPQRST000000", uint8(3), byte('x'))
+	f.Add("klen_"+strings.Repeat("a", secretRandom), uint8(40), byte('0'))
+	f.Add("", uint8(0), byte(0))
+	f.Fuzz(func(t *testing.T, text string, at uint8, other byte) {
+		slow := func(s string) bool {
+			return len(s) == len("klen_")+SecretLength && strings.HasPrefix(s, "klen_") && check(s[:len(s)-secretCheck]) == s[len(s)-secretCheck:]
+		}
+		if got := WellFormed(text, "klen_"); got != slow(text) {
+			t.Errorf("%q: got %t", text, got)
+		}
+		body := fmt.Sprintf("klen_%.*s", secretRandom, text+strings.Repeat("0", secretRandom))
+		if len(body) != len("klen_")+secretRandom { // cut within a character
+			return
+		}
+		made := []byte(body + check(body))
+		if !WellFormed(string(made), "klen_") {
+			t.Errorf("%q is not a key", made)
+		}
+		if i := int(at) % len(made); made[i] != other {
+			made[i] = other
+			if WellFormed(string(made), "klen_") {
+				t.Errorf("%q is still a key with another character at %d", made, i)
+			}
+		}
+	})
+}
+
+// FuzzReadCredential: what is taken for a key was sent as one, by every carrier
+// alike, and stands nowhere afterwards.
+func FuzzReadCredential(f *testing.F) {
+	f.Add("Bearer k1", "k1", "a=b&api_key=k1", uint8(0))
+	f.Add("bearer  k1 ", "", "api%5Fkey=k1&api_key=k2", uint8(2))
+	f.Add("Basic eA==", "k1", "a=1;api_key=k1&&=&%zz=%", uint8(6))
+	f.Add("Bearer", "x", "api_key=%zz", uint8(7))
+	f.Fuzz(func(t *testing.T, authorization, header, query string, how uint8) {
+		u, err := url.ParseRequestURI("/x?" + query)
+		if err != nil || u.RawQuery != query {
+			return // no server would have come this far
+		}
+		r := &http.Request{Method: "GET", URL: u, RequestURI: u.RequestURI(), Header: http.Header{}}
+		sent := map[string][]string{}
+		if how&1 == 0 {
+			r.Header["Authorization"] = slices.Repeat([]string{authorization}, 1+int(how>>3&1))
+			if scheme, rest, _ := strings.Cut(authorization, " "); strings.EqualFold(scheme, "bearer") {
+				sent[CarrierBearer] = slices.Repeat([]string{strings.Trim(rest, " ")}, 1+int(how>>3&1))
+			}
+		}
+		if how&2 == 0 {
+			r.Header["X-Api-Key"] = slices.Repeat([]string{header}, 1+int(how>>4&1))
+			sent[CarrierHeader] = r.Header["X-Api-Key"]
+		}
+		before, _ := url.ParseQuery(query)
+		if before.Has("api_key") {
+			sent[CarrierQuery] = before["api_key"]
+		}
+		c, err := ReadCredential(r)
+		if err != nil {
+			return
+		}
+		if c.Secret == "" || !slices.Contains(sent[c.Carrier], c.Secret) {
+			t.Errorf("got %+v of %q", c, sent)
+		}
+		for carrier, values := range sent {
+			if len(values) != 1 || values[0] != c.Secret {
+				t.Errorf("let pass %q by %s beside %q", values, carrier, c.Secret)
+			}
+		}
+		after, _ := url.ParseQuery(r.URL.RawQuery)
+		if r.Header["X-Api-Key"] != nil || after.Has("api_key") || strings.Contains(r.RequestURI, "api_key="+c.Secret) {
+			t.Errorf("the key is left in %v %q %q", r.Header, r.URL.RawQuery, r.RequestURI)
+		}
+		delete(before, "api_key")
+		if !reflect.DeepEqual(before, after) {
+			t.Errorf("the query became %q, was %q", after, before)
+		}
+	})
+}
+
+// FuzzClientAddr: only declared proxies are believed, and who writes further
+// addresses in front gains nothing.
+func FuzzClientAddr(f *testing.F) {
+	f.Add("10.0.0.1:1", "1.2.3.4, 10.0.0.2", "6.6.6.6")
+	f.Add("[fd00::1]:2", "::ffff:10.1.1.1,,what", "127.0.0.1, 10.0.0.1")
+	f.Add("192.0.2.1:3", "fe80::1%eth0", " ")
+	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	f.Fuzz(func(t *testing.T, peer, forwarded, more string) {
+		ask := func(fields ...string) (netip.Addr, []netip.Addr) {
+			r := &http.Request{RemoteAddr: peer, Header: http.Header{"X-Forwarded-For": fields}}
+			return ClientAddr(r, proxies), ClientPath(r, proxies)
+		}
+		got, hops := ask(forwarded)
+		if hops[len(hops)-1] != got || len(hops) > 2+strings.Count(forwarded, ",") {
+			t.Errorf("got %s at the end of %s", got, hops)
+		}
+		for i, hop := range hops[:len(hops)-1] {
+			if !declared(hop, proxies) {
+				t.Errorf("believed %s, which is no proxy, at %d of %s", hop, i, hops)
+			}
+		}
+		if at, err := netip.ParseAddrPort(peer); err == nil && hops[0] != at.Addr().Unmap() {
+			t.Errorf("the first of %s is not the peer", hops)
+		}
+		if forged, _ := ask(more, forwarded); !declared(got, proxies) && forged != got {
+			t.Errorf("with %q in front: got %s, want %s", more, forged, got)
+		}
+	})
+}
+
+// countMembers counts the members of all objects in a value, and how deep it is.
+func countMembers(v any) (n, deep int) {
+	var below []any
+	switch v := v.(type) {
+	case map[string]any:
+		n = len(v)
+		for _, m := range v {
+			below = append(below, m)
+		}
+	case []any:
+		below = v
+	default:
+		return 0, 0
+	}
+	for _, m := range below {
+		k, d := countMembers(m)
+		n, deep = n+k, max(deep, d)
+	}
+	return n, deep + 1
+}
+
+// FuzzParseBody holds what is taken for a body against what encoding/json makes
+// of it: one object, in which no name was lost because it stood twice.
+func FuzzParseBody(f *testing.F) {
+	for _, s := range []string{
+		`{"a": 1, "A": {"b": [true, null, {"c": "d"}]}}`, `{"a": 1, "a": 2}`, `{"x": {"a": 1, "\u0061": 2}}`, `[1]`, "null", `{}{}`, "\ufeff{}", "{\"a\": \"\xff\"}",
+		`{"a": "\ud800"}`, `{"n": 1e400}`, strings.Repeat(`{"a":`, 33) + "1" + strings.Repeat("}", 33), strings.Repeat(`[`, 100),
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := ParseBody(data)
+		dec := json.NewDecoder(bytes.NewReader(data))
+		dec.UseNumber()
+		var v any
+		object := false
+		if dec.Decode(&v) == nil {
+			_, object = v.(map[string]any)
+			_, end := dec.Token()
+			object = object && end == io.EOF && utf8.Valid(data)
+		}
+		n, deep := countMembers(v)
+		written := 0
+		if object {
+			written = nameTokens(t, data)
+		}
+		want := object && n == written && deep <= maxDepth
+		if (err == nil) != want {
+			t.Fatalf("%q: got %v, want it taken %t", data, err, want)
+		}
+		if err != nil {
+			if Public(err) != err && Public(err).Status != http.StatusBadRequest {
+				t.Errorf("%q: got %v", data, err)
+			}
+			return
+		}
+		if len(b.Names()) != len(v.(map[string]any)) {
+			t.Errorf("%q: got the names %q", data, b.Names())
+		}
+		var text string
+		var number int
+		for _, name := range b.Names() { // any reader on any member
+			b.err = nil
+			if b.Int(name, &number, -5, 5); number < -5 || number > 5 {
+				t.Errorf("%q: %s became %d", data, name, number)
+			}
+			b.err = nil
+			if b.String(name, &text); len(text) > MaxString || strings.ContainsRune(text, 0) {
+				t.Errorf("%q: %s became %q", data, name, text)
+			}
+			b.Bodies(name)
+		}
+	})
+}
+
+// nameTokens counts the names that stand in a JSON text, by a count of colons
+// outside of texts.
+func nameTokens(t *testing.T, data []byte) (n int) {
+	inText := false
+	for i := 0; i < len(data); i++ {
+		switch {
+		case inText && data[i] == '\\':
+			i++
+		case data[i] == '"':
+			inText = !inText
+		case !inText && data[i] == ':':
+			n++
+		}
+	}
+	return n
+}
+
+// FuzzReadPage: whatever is asked for, a page is a part of the list.
+func FuzzReadPage(f *testing.F) {
+	for _, s := range []string{"page=2&limit=5", "page=0", "limit=99999999999999999999", "page=-1&page=2", "page=%2b1", "page=9223372036854775807&limit=9223372036854775807"} {
+		f.Add(s, uint16(7))
+	}
+	f.Fuzz(func(t *testing.T, query string, count uint16) {
+		q, _ := url.ParseQuery(query)
+		p, err := ReadPage(q, 10, 100)
+		if err != nil {
+			if !errors.Is(err, ErrValidation) {
+				t.Errorf("%q: got %v", query, err)
+			}
+			return
+		}
+		from, to := p.Bounds(int(count))
+		if from < 0 || from > to || to > int(count) || to-from > 100 || p.Limit < 1 || p.Number < 1 {
+			t.Errorf("%q of %d: got %+v, %d to %d", query, count, p, from, to)
+		}
+		if from < to && from != (p.Number-1)*p.Limit {
+			t.Errorf("%q: page %d begins at %d", query, p.Number, from)
+		}
+	})
+}
+
+// FuzzMoments: times, dates and hours of the day are what they say.
+func FuzzMoments(f *testing.F) {
+	for _, s := range []string{"2026-03-02T09:00:00Z", "2026-03-02T09:00", "2026-03-02T09:00:00.1234+05:30", "0000-01-01T00:00", "2026-02-30", "09:00-12:30", "00:00-24:00", "9999-12-31", "2026-03-02T24:00:00Z"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if at, ok := ParseMoment(text); ok {
+			again, ok := ParseMoment(*Millis(at))
+			if !ok || !again.Equal(at) || at.Year() < 0 || at.Location() != time.UTC {
+				t.Errorf("%q: got %s, then %s", text, at, again)
+			}
+		}
+		if w, ok := parseWindow(text); ok {
+			if said := fmt.Sprintf("%02d:%02d-%02d:%02d", w.From/60, w.From%60, w.To/60, w.To%60); said != text || w.From < 0 || w.From >= w.To || w.To > 24*60 {
+				t.Errorf("%q: got %+v, which is %s", text, w, said)
+			}
+		}
+		d, err := ReadDates(url.Values{"start_date": {text}}, 7, time.UTC, epoch)
+		if text != "" && err == nil && d.First.Format(time.DateOnly) != text {
+			t.Errorf("%q: got %s", text, d.First)
+		}
+		if from, to := d.Bounds(); err == nil && !from.Before(to) {
+			t.Errorf("%q: from %s to %s", text, from, to)
+		}
+	})
+}
+
+// FuzzICS: whatever a key writes into an event, its file is one event with
+// these texts, and nothing of it becomes a property, an alarm or a line of
+// its own.
+func FuzzICS(f *testing.F) {
+	f.Add("Fitting; a, b \\ c", "First\nsecond", "Room 2", "https://meet.example.net/x?a=1,2;3")
+	f.Add("a\r\nATTENDEE:mailto:x@example.net", "b\rBEGIN:VALARM", "c\x00\x7f\u0085\u2028", "https://a/\r\nATTENDEE:mailto:x@example.net")
+	f.Add(strings.Repeat("\u00e4\U0001f511", 60), "", "\t", "javascript:alert(1)")
+	f.Fuzz(func(t *testing.T, title, description, location, address string) {
+		for _, s := range []*string{&title, &description, &location, &address} { // as bodies are
+			*s = strings.ReplaceAll(strings.ToValidUTF8(*s, "?"), "\x00", "")
+		}
+		e := Appointment{
+			UUID: "f", Title: title, Description: description, Location: location, VideoURL: address, Status: EventConfirmed,
+			Start: epoch, End: epoch.Add(time.Hour), CreatedAt: epoch, UpdatedAt: epoch,
+		}
+		file := e.file()
+		names := map[string]int{}
+		for line := range strings.SplitSeq(strings.TrimSuffix(file, "\r\n"), "\r\n") {
+			if len(line) > 75 || strings.ContainsFunc(line, func(c rune) bool { return c != '\t' && (c < ' ' || c == 0x7f) }) {
+				t.Errorf("the line %q", line)
+			}
+			if !strings.HasPrefix(line, " ") {
+				name, _, _ := strings.Cut(line, ":")
+				names[name]++
+			}
+		}
+		for name, n := range names {
+			if n > 1 && name != "BEGIN" && name != "END" || n > 2 ||
+				!slices.Contains(strings.Fields("BEGIN END VERSION PRODID METHOD UID DTSTAMP CREATED LAST-MODIFIED DTSTART DTEND SUMMARY DESCRIPTION LOCATION URL STATUS"), name) {
+				t.Errorf("%d of %q in %q", n, name, file)
+			}
+		}
+		c, err := ical.NewDecoder(strings.NewReader(file)).Decode()
+		if err != nil || len(c.Events()) != 1 {
+			t.Fatalf("%v in %q", err, file)
+		}
+		bare := func(s string) string { // without what a text may not have, and blanks that readers trim
+			s = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s)
+			return strings.TrimSpace(regexp.MustCompile(`[\x00-\x08\x0b-\x1f\x7f\x{80}-\x{9f}]`).ReplaceAllString(s, ""))
+		}
+		for name, want := range map[string]string{"SUMMARY": title, "DESCRIPTION": description, "LOCATION": location} {
+			got, err := c.Events()[0].Props.Text(name)
+			if err != nil || strings.TrimSpace(got) != bare(want) {
+				t.Errorf("%s: got %q, %v; want %q in %q", name, got, err, bare(want), file)
+			}
+		}
+	})
+}
+
+// FuzzLoadConfig: what is taken is a config that says the same when it is
+// printed and loaded again.
+func FuzzLoadConfig(f *testing.F) {
+	for _, pattern := range []string{"config.example.toml", "testdata/config/*.toml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			f.Fatal(pattern, err)
+		}
+		for _, name := range files {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(data))
+		}
+	}
+	f.Add("[[limit]]\nname = \"x\"\nwindow = \"1h\"\ndefault = 5\n[[permission]]\nname = \"p\"\ndescription = \"d\"\n[[route]]\npath = \"/a/:b/*c\"\npermission = [\"p\"]\nlimits = [\"x\"]\nupstream = \"http://127.0.0.1:1\"\n")
+	file := filepath.Join(f.TempDir(), "latchkey.toml")
+	load := func(t *testing.T, text string) (Config, Sources, error) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return LoadConfig(file, nil, nil)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, sources, err := load(t, text)
+		if err != nil {
+			return
+		}
+		var b bytes.Buffer
+		if err := c.Print(&b, sources); err != nil {
+			t.Fatal(err)
+		}
+		again, _, err := load(t, b.String())
+		if err != nil || !reflect.DeepEqual(again, c) {
+			t.Errorf("got %+v, %v\nwant %+v from\n%s", again, err, c, &b)
+		}
+	})
+}
+
+// FuzzReadForeignKeys: of an export there come rows that an import can take,
+// and no secret that stood in it.
+func FuzzReadForeignKeys(f *testing.F) {
+	for _, s := range []string{
+		`[{"id": "key_1", "name": "a", "hash": "` + strings.Repeat("ab", 32) + `", "permissions": ["p"], "expires": 1700000000000}]`,
+		`{"keys": [{"name": "b", "plaintext": "unkey_secret_3ZJQ0000", "meta": {"a": [1]}, "ratelimits": [{"limit": 1}], "enabled": false}]}`,
+		`{"keys": [{"token": "` + strings.Repeat("0f", 32) + `", "key_name": "sk-...1234", "metadata": {"tags": ["x"]}, "rpm_limit": 5, "expires": "2030-01-01T00:00:00Z", "blocked": true}]}`,
+		`{"data": [{"token": "sk-secret-of-the-other", "user_id": 5}]}`,
+	} {
+		f.Add(s, true)
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, data string, unkey bool) {
+		from := "litellm"
+		if unkey {
+			from = "unkey"
+		}
+		keys, err := ReadForeignKeys(from, []byte(data), []string{"can_read_calls"}, epoch)
+		if err != nil {
+			return
+		}
+		out, err := json.Marshal(keys.Rows)
+		if err != nil || len(out) > 64<<10+100*len(data) {
+			t.Fatalf("%d bytes of %d, %v", len(out), len(data), err)
+		}
+		rows, _ := foreignRows([]byte(data))
+		if len(keys.Rows) > len(rows) {
+			t.Errorf("got %d keys of %d", len(keys.Rows), len(rows))
+		}
+		for _, row := range rows {
+			secret, _ := row["plaintext"].(string)
+			if unkey && len(secret) >= 12 && strings.Count(data, secret) == 1 && strings.Contains(string(out)+strings.Join(keys.Notes, ""), secret) {
+				t.Errorf("the secret %q is in %s %q", secret, out, keys.Notes)
+			}
+		}
+	})
+}
+
+// FuzzLocalPath: after a login no address leads elsewhere, however a browser
+// reads it (WHATWG URL: tabs and line ends are dropped, \ is /).
+func FuzzLocalPath(f *testing.F) {
+	for _, s := range []string{"/keys?x=1", "//evil.example", "/\t/evil.example", "/\\evil.example", "https:evil.example", "/%2f/evil.example", "/..//evil.example", " /keys", "/\u2215evil.example"} {
+		f.Add(s)
+	}
+	home := &url.URL{Scheme: "http", Host: "127.0.0.1:8081", Path: "/login"}
+	f.Fuzz(func(t *testing.T, next string) {
+		got := localPath(next)
+		r, w := httptest.NewRequest("POST", "http://127.0.0.1:8081/login", nil), httptest.NewRecorder()
+		http.Redirect(w, r, got, http.StatusSeeOther)
+		as := strings.NewReplacer("\t", "", "\n", "", "\r", "", "\\", "/").Replace(strings.Trim(w.Header().Get("Location"), "\x00 "))
+		u, err := home.Parse(as)
+		if err != nil || u.Host != home.Host || u.Scheme != home.Scheme || strings.HasPrefix(as, "//") {
+			t.Errorf("%q leads to %q: %v, %v", next, as, u, err)
+		}
+	})
+}
+
+// FuzzRedactor: a secret does not get into the log by what stands beside it.
+func FuzzRedactor(f *testing.F) {
+	f.Add("key=", "&x")
+	f.Add("klen_", "")
+	f.Add("Bearer ", "\n")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const secret = "klen_7Hq2Lw9Zx4Vb6Nm8Kp3Rt5Yc1Df0GsAAAAAA"
+		if got := NewRedactor("klen_").Text(before + secret + after); strings.Contains(got, secret[5:5+secretRandom]) {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// FuzzImports: lines of CSV for keys and contacts are stored all or not at all,
+// each once, and never are a fault of ours.
+func FuzzImports(f *testing.F) {
+	hash := func(n int) string { return fmt.Sprintf("%064x", n) }
+	f.Add("name,sha256,permissions\na,"+hash(1)+",can_read_calls\nb,"+hash(2)+",can_read_calls\n", true)
+	f.Add("name,sha256,permissions,requests_per_minute_limit,metadata.x\na,"+hash(3)+",can_read_calls,5,\"y\nz\"\n", true)
+	f.Add("name,sha256,permissions\na,"+hash(4)+",can_read_calls\nb,"+hash(4)+",\n", true)
+	f.Add("\ufefffirst_name,phone,tags\nA,+4930123456,x;y\nB,,\n", false)
+	f.Add("first_name,phone\nA\n", false)
+	f.Add("first_name,first_name\n\"A,B\n", false)
+	a := newTestApp(f)
+	f.Fuzz(func(t *testing.T, text string, keys bool) {
+		a.t = t
+		list := "/admin/v1/contacts"
+		if keys {
+			list = "/admin/v1/keys"
+		}
+		before := a.operate(200, "GET", list+"?limit=1", "")["count"].(float64)
+		r, w := httptest.NewRequest("POST", list+"/import", strings.NewReader(text)), httptest.NewRecorder()
+		r.Header.Set("Content-Type", "text/csv")
+		a.local.ServeHTTP(w, r)
+		stored := a.operate(200, "GET", list+"?limit=1", "")["count"].(float64) - before
+		var answer struct{ Count float64 }
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code >= 500 {
+			t.Fatalf("%q: got %d %s", text, w.Code, w.Body)
+		}
+		if w.Code >= 300 {
+			answer.Count = 0
+		}
+		lines, err := csv.NewReader(strings.NewReader(strings.TrimPrefix(text, "\ufeff"))).ReadAll()
+		if stored != answer.Count || stored > 0 && (err != nil || int(stored) != len(lines)-1) {
+			t.Errorf("%q: got %d %s, stored %v of %d lines", text, w.Code, w.Body, stored, len(lines))
+		}
+	})
+}
+
+// FuzzEndpoints sends any body and query to any endpoint of both doors, with
+// every right: the answer is one that is described, and never a fault of ours.
+func FuzzEndpoints(f *testing.F) {
+	a := newTestApp(f, func(c *Config) { c.Webhooks.AllowPrivateTargets = true })
+	_, key := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 1000000000, "calls_per_day_limit": 1000000000, "calendar_events_per_day_limit": 1000000000}`)
+	f.Cleanup(func() { a.t = f })
+	var rows []Route
+	for _, row := range slices.Concat(a.Server.o.Keyed, a.Server.o.Free, a.Server.o.Open, a.Server.o.Admin) {
+		stays := row.Path == "/api/v1/key/revoke" || row.Path == "/admin/v1/backup" || row.Path == "/admin/v1/check" || row.Path == "/admin/v1/reload" ||
+			row.Path == "/admin/v1/calls/claim" || strings.HasSuffix(row.Path, "/test") || row.Method == "DELETE"
+		if !stays { // those are slow, wait, call out, or take away what the others are about
+			rows = append(rows, row)
+		}
+	}
+	bodies := []string{
+		`{"name": "a", "permissions": ["can_read_calls"], "limits": {"requests_per_minute_limit": 5}, "metadata": {"a": "b"}, "allowed_ips": ["10.0.0.0/8"], "expires_at": "2030-01-01T00:00:00Z"}`,
+		`{"first_name": "A", "phone_numbers": [{"phone_number": "+4930123456", "phone_type": "mobile"}], "tags": ["x"], "custom_fields": {"a": 1}}`,
+		`{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "video_conference_url": "https://a/", "status": "confirmed"}`,
+		`{"agent_id": 1, "phone_number": "+4930123456", "contact_id": 1}`, `{"url": "https://a.example/", "subscribed_events": ["call.ended"]}`,
+		`{"owner": "1", "timezone": "Europe/Berlin", "hours": {"monday": ["09:00-17:00"]}}`, `{"key": "klen_x", "method": "GET", "path": "/"}`, `[]`, ``, `{"keys": [{}]}`,
+	}
+	for i := range rows {
+		f.Add(uint16(i), bodies[i%len(bodies)], "page=1&status=active&start_date=2026-03-02", "1")
+	}
+	f.Fuzz(func(t *testing.T, n uint16, body, query, id string) {
+		row := rows[int(n)%len(rows)]
+		u, err := url.ParseRequestURI(fill(row.Path, url.PathEscape(id)) + "?" + query)
+		if err != nil || len(body) > 1<<16 {
+			return
+		}
+		a.t = t
+		a.clocks.Pass(time.Second)
+		r := httptest.NewRequest(row.Method, "/", strings.NewReader(body))
+		r.URL, r.RequestURI = u, u.RequestURI()
+		w, door := httptest.NewRecorder(), a.api
+		if strings.HasPrefix(row.Path, "/admin/") {
+			door = a.local
+		} else {
+			r.Header.Set("X-API-Key", key)
+		}
+		door.ServeHTTP(w, r)
+		if w.Code >= 500 && w.Code != http.StatusNotImplemented || w.Body.Len() > 8<<20 {
+			t.Fatalf("%s %s with %q: got %d %.500s", row.Method, u, body, w.Code, w.Body)
+		}
+		if kind := w.Header().Get("Content-Type"); kind == "application/json" && !json.Valid(w.Body.Bytes()) || strings.Contains(w.Body.String(), key) && !strings.Contains(body+query+id, key) {
+			t.Errorf("%s %s with %q: got %d %.500s", row.Method, u, body, w.Code, w.Body)
+		}
+	})
+}
