@@ -327,12 +327,19 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	now := d.o.Clock.Service(d.o.Clock.Now())
 	from, name := ClientAddr(r, d.o.Proxies), strings.TrimSpace(r.PostFormValue("name"))
-	account := strings.ToLower(name)
+	account := strings.ToLower(name[:min(len(name), 128)]) // there is no longer one, and this is kept
 	refuse := func(status int, text string) {
 		any, _ := d.o.Operators.Any()
 		d.render(w, status, "login", View{Title: "Log in", Fault: text, Data: any, Form: url.Values{"name": {name}, "next": {r.PostFormValue("next")}}})
 	}
-	if wait := max(d.addresses.Wait(NetworkOf(from), now), d.accounts.Wait(account, now)); wait > 0 {
+	undoAddress, wait1 := d.addresses.Try(NetworkOf(from), now)
+	undoAccount, wait2 := d.accounts.Try(account, now)
+	undo := func() {
+		undoAddress()
+		undoAccount()
+	}
+	if wait := max(wait1, wait2); wait > 0 {
+		undo() // the one that had room
 		w.Header().Set("Retry-After", fmt.Sprint(int64((wait+time.Second-1)/time.Second)))
 		d.o.Refused(d.deed(r, Operator{}, "log in"), ErrRateLimit)
 		refuse(http.StatusTooManyRequests, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", int64((wait+time.Minute-1)/time.Minute)))
@@ -340,13 +347,12 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	}
 	op, err := d.o.Operators.Authenticate(name, r.PostFormValue("password"))
 	if errors.Is(err, ErrLogin) {
-		d.addresses.FailKey(NetworkOf(from), now)
-		d.accounts.FailKey(account, now)
 		d.o.Log.Warn("login failed", "client", from)
 		d.o.Refused(d.deed(r, Operator{}, "log in"), ErrLogin)
 		refuse(http.StatusUnauthorized, "The name or the password is wrong.")
 		return
 	}
+	undo()
 	if err == nil {
 		err = d.begin(w, r, op)
 	}

@@ -179,6 +179,11 @@ func (o *Operators) Create(by Deed, name, password, setup string) (made Operator
 	if err := checkPassword(password); err != nil {
 		return made, err
 	}
+	if setup != "" { // before any hashing, which is dear
+		if err := o.SetupHolds(setup, by.Now); err != nil {
+			return made, err
+		}
+	}
 	sealed := o.seal(password)
 	err = by.Update(o.store, func(tx *Tx) error {
 		if setup != "" {

@@ -45,8 +45,17 @@ func NetworkOf(a netip.Addr) string {
 
 // FailKey is Fail for what is counted by another key; "" is not counted.
 func (t *Throttle) FailKey(key string, now time.Time) (wait time.Duration) {
+	_, wait = t.Try(key, now)
+	return wait
+}
+
+// Try is FailKey for what has yet to be found out, so that many who come at once
+// have no more tries than one after the other. undo, which is never nil, takes
+// the failure back.
+func (t *Throttle) Try(key string, now time.Time) (undo func(), wait time.Duration) {
+	none := func() {}
 	if key == "" {
-		return 0
+		return none, 0
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -57,20 +66,15 @@ func (t *Throttle) FailKey(key string, now time.Time) (wait time.Duration) {
 		w = &fresh
 		t.seen[key] = w
 	}
-	if wait = w.Wait(now, 1); wait == 0 {
-		w.Add(now, 1)
+	if wait = w.Wait(now, 1); wait > 0 {
+		return none, wait
 	}
-	return wait
-}
-
-// Wait is how long a key has to wait, without noting anything.
-func (t *Throttle) Wait(key string, now time.Time) time.Duration {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if w := t.seen[key]; w != nil {
-		return w.Wait(now, 1)
-	}
-	return 0
+	at := w.Add(now, 1)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		w.Remove(at, 1)
+	}, 0
 }
 
 // sweep makes room: first by what is over, then by anything, because a table

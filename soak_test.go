@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// load is a mixed load on a server of the real program: each worker does one
+// thing over and over, and an answer that none expects is a fault.
+type load struct {
+	*wire
+	client *http.Client
+	admin  string
+	cookie *http.Cookie
+	done   atomic.Int64
+	mu     sync.Mutex
+	faults []string
+}
+
+func (l *load) ask(want int, method, url, body string, fields ...string) {
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		l.fault("%v", err)
+		return
+	}
+	for _, f := range append(fields, "Sec-Fetch-Site: same-origin") {
+		name, value, _ := strings.Cut(f, ": ")
+		r.Header.Set(name, value)
+	}
+	if strings.HasPrefix(url, l.admin) {
+		r.AddCookie(l.cookie)
+	}
+	a, err := l.client.Do(r)
+	if err != nil {
+		l.fault("%s %s: %v", method, url, err)
+		return
+	}
+	defer a.Body.Close()
+	_, _ = io.Copy(io.Discard, a.Body)
+	if a.StatusCode != want && (want != 401 || a.StatusCode != 429) { // who sends many wrong keys is slowed down
+		l.fault("%s %s: got %d, want %d", method, url, a.StatusCode, want)
+	}
+	l.done.Add(1)
+}
+
+func (l *load) fault(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = append(l.faults, fmt.Sprintf(format, args...))
+}
+
+// churn makes a key, uses it, and ends it.
+func (l *load) churn() {
+	var made struct{ ID, Key string }
+	if err := l.wire.client.Do(context.Background(), "POST", "/admin/v1/keys", json.RawMessage(`{"name": "soak", "permissions": ["can_read_agents"]}`), &made); err != nil {
+		l.fault("make a key: %v", err)
+		return
+	}
+	l.ask(200, "GET", l.url+"/api/v1/agents", "", "X-API-Key: "+made.Key)
+	if err := l.wire.client.Do(context.Background(), "POST", "/admin/v1/keys/"+made.ID+"/revoke", nil, nil); err != nil {
+		l.fault("revoke: %v", err)
+	}
+	l.ask(401, "GET", l.url+"/api/v1/agents", "", "X-API-Key: "+made.Key)
+}
+
+// backup reads a whole backup.
+func (l *load) backup() {
+	if err := l.wire.client.Copy(context.Background(), "/admin/v1/backup", io.Discard); err != nil {
+		l.fault("backup: %v", err)
+	}
+}
+
+// holding is what the process holds.
+type holding struct{ goroutines, files, kib int }
+
+// holds reads it: the memory without that of mapped files, which are the
+// system's to take back.
+func (l *load) holds(t *testing.T) (s holding) {
+	t.Helper()
+	r, err := http.NewRequest("GET", l.admin+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.AddCookie(l.cookie)
+	a, err := l.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	text, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "go_goroutines "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.goroutines = int(n)
+		}
+	}
+	_, s.files = l.weight(t)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "RssAnon:")
+	if s.kib, err = strconv.Atoi(strings.Fields(rest)[0]); err != nil || s.goroutines == 0 {
+		t.Fatalf("got %+v, %v", s, err)
+	}
+	return s
+}
+
+// TestProgram_Soak loads a server with all it does at once, and wants what it
+// holds to be afterwards what it was: goroutines, open files, and in the long
+// form (LATCHKEY_TEST_SOAK=30m) memory.
+func TestProgram_Soak(t *testing.T) {
+	span, long := 8*time.Second, os.Getenv("LATCHKEY_TEST_SOAK")
+	if long != "" {
+		var err error
+		if span, err = time.ParseDuration(long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hooked := atomic.Int64{}
+	sink := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hooked.Add(1) }))
+	defer sink.Close()
+	w := newWire(t, "LATCHKEY_WEBHOOKS_ALLOW_PRIVATE_TARGETS=true", "LATCHKEY_KEYS_CACHE=1000", "LATCHKEY_LOG_ACCESS=false")
+	transport := &http.Transport{MaxIdleConnsPerHost: 16}
+	l := &load{wire: w, admin: "http://" + w.doors["admin"]}
+	l.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Timeout: time.Minute}
+	w.operate("POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+operatorPassword+`"}`, nil)
+	r, _ := http.NewRequest("POST", l.admin+"/login", strings.NewReader(url.Values{"name": {"Ann"}, "password": {operatorPassword}}.Encode()))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	a, err := l.client.Do(r)
+	if err != nil || len(a.Cookies()) != 1 {
+		t.Fatalf("log in: %v, %v", a, err)
+	}
+	a.Body.Close()
+	l.cookie = a.Cookies()[0]
+	w.operate("POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`, nil)
+	w.operate("POST", "/admin/v1/webhooks", fmt.Sprintf(`{"name": "h", "url": %q, "subscribed_events": ["key.created", "key.revoked"]}`, sink.URL), nil)
+	var made struct{ Key string }
+	w.operate("POST", "/admin/v1/keys", `{"name": "all", "permissions": ["can_read_calls","can_initiate_calls","can_read_agents","can_read_calendar","can_write_calendar","can_use"],
+		"limits": {"requests_per_minute_limit": 1000000, "calls_per_day_limit": 1000000, "calendar_events_per_day_limit": 1000000}}`, &made)
+	key, kind := "X-API-Key: "+made.Key, "Content-Type: application/json"
+	work := []struct {
+		every time.Duration
+		do    func()
+	}{
+		{20 * time.Millisecond, func() { l.ask(200, "GET", l.url+"/api/v1/agents", "", key) }},
+		{20 * time.Millisecond, func() { l.ask(200, "GET", l.url+"/up/x?a=b", "", key) }},
+		{20 * time.Millisecond, func() { l.ask(401, "GET", l.url+"/api/v1/agents", "", "Cookie: a=b") }},
+		{100 * time.Millisecond, func() { l.ask(200, "POST", l.url+"/up/x", strings.Repeat("x", 100<<10), key) }},
+		{200 * time.Millisecond, func() {
+			l.ask(201, "POST", l.url+"/api/v1/calls", `{"phone_number": "+4930555944", "agent_id": 1}`, key, kind)
+		}},
+		{200 * time.Millisecond, func() {
+			l.ask(201, "POST", l.url+"/api/v1/calendar/events/create", `{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z"}`, key, kind)
+		}},
+		{100 * time.Millisecond, l.churn},
+		{200 * time.Millisecond, func() { l.ask(200, "GET", l.admin+"/keys", "") }},
+		{200 * time.Millisecond, func() { l.ask(200, "GET", l.admin+"/admin/v1/calls", "") }},
+		{2 * time.Second, l.backup},
+	}
+	run := func(span time.Duration) {
+		ctx, cancel := context.WithTimeout(t.Context(), span)
+		defer cancel()
+		var wg sync.WaitGroup
+		for _, one := range work {
+			wg.Go(func() {
+				tick := time.NewTicker(one.every)
+				defer tick.Stop()
+				for {
+					select {
+					case <-ctx.Done():
+						return
+					case <-tick.C:
+						one.do()
+					}
+				}
+			})
+		}
+		wg.Wait()
+		transport.CloseIdleConnections()
+	}
+	run(span / 4) // to warm up: caches, pools, the file's first growth
+	base := l.holds(t)
+	var parts []holding
+	for range 3 {
+		run(span / 4)
+		parts = append(parts, l.holds(t))
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); { // what ends by itself
+		transport.CloseIdleConnections()
+		if now := l.holds(t); now.goroutines <= base.goroutines+8 && now.files <= base.files+8 {
+			break
+		}
+	}
+	end := l.holds(t)
+	if end.goroutines > base.goroutines+8 || end.files > base.files+8 {
+		t.Errorf("got %+v, want no more than %+v", end, base)
+	}
+	if len(l.faults) > 0 {
+		t.Errorf("%d faults, such as %q", len(l.faults), l.faults[:min(5, len(l.faults))])
+	}
+	growth := float64(parts[2].kib)/float64(parts[0].kib) - 1
+	if long != "" && span >= 10*time.Minute && growth > 0.05 {
+		t.Errorf("the memory grows: %+v", parts)
+	}
+	t.Logf("%d requests, %d webhooks in %s; after warm-up %+v, then %+v, at the end %+v; memory %+.2f %%", l.done.Load(), hooked.Load(), span, base, parts, end, 100*growth)
+	if exit := w.stop(t); exit != 0 {
+		t.Errorf("exit %d", exit)
+	}
+	w.quiet(t)
+}
