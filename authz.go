@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode/utf16"
 )
@@ -69,8 +70,8 @@ func AuthzProxies(declared []netip.Prefix) []netip.Prefix {
 // family's own fields do not tell, the error says which, and the request has
 // the method of the question and no address.
 func (f AuthzFamily) Ask(r *http.Request) (*http.Request, error) {
-	asked := &http.Request{Method: r.Method, URL: &url.URL{}, Header: r.Header, RemoteAddr: r.RemoteAddr, Host: r.Host, TLS: r.TLS}
-	asked = asked.WithContext(r.Context())
+	asked := r.WithContext(r.Context()) // a copy
+	asked.URL, asked.RequestURI = new(url.URL), ""
 	path, query, marked := "", "", false
 	if f == AuthzEnvoy {
 		path, query = strings.TrimPrefix(r.URL.EscapedPath(), pathEnvoy), r.URL.RawQuery
@@ -94,16 +95,18 @@ func (f AuthzFamily) Ask(r *http.Request) (*http.Request, error) {
 		asked.Method = method
 		path, query, marked = strings.Cut(address, "?")
 	}
-	if i := strings.IndexFunc(path+query, func(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f }); i >= 0 {
+	if strings.IndexFunc(path, unclear) >= 0 || strings.IndexFunc(query, unclear) >= 0 {
 		return asked, ErrValidation.With("The address has a space, a # or a control character, which programs read in different ways.")
 	}
 	plain, err := ReadPath(path)
 	if err != nil {
 		return asked, err
 	}
-	asked.URL = &url.URL{Path: plain, RawPath: path, RawQuery: query, ForceQuery: marked && query == ""}
+	asked.URL.Path, asked.URL.RawPath, asked.URL.RawQuery, asked.URL.ForceQuery = plain, path, query, marked && query == ""
 	return asked, nil
 }
+
+func unclear(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f }
 
 // single gives the value of a field that the proxy must set once.
 func single(h http.Header, name string) (string, error) {
@@ -158,7 +161,7 @@ func (a *authzAnswer) WriteHeader(status int) {
 			h["X-Auth-"+strings.TrimPrefix(name, "X-")] = v
 		}
 	}
-	h["X-Auth-Status"] = []string{fmt.Sprint(status)}
+	h["X-Auth-Status"] = []string{strconv.Itoa(status)}
 	if status < http.StatusBadRequest {
 		a.ResponseWriter.WriteHeader(status)
 		return
