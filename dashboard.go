@@ -60,7 +60,7 @@ func NewDashboard(o DashboardOptions) (*Dashboard, error) {
 	}
 	d.sections = append(d.sections, Section{"System", "Account", "/account"})
 	var err error
-	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "until": func(at any) string { return Until(at, o.Clock.Now()) }, "meters": Meters, "when": When})
+	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "until": func(at any) string { return Until(at, o.Clock.Now()) }, "meters": Meters, "when": When, "carrier": Carrier})
 	return d, err
 }
 
@@ -258,7 +258,7 @@ func done(word string) string {
 
 // Fault shows an error.
 func (v *Visit) Fault(e *Error) {
-	v.Show(e.Status, "status", View{Title: "That did not work", Fault: e.Message})
+	v.Show(e.Status, "fault", View{Title: "That did not work", Fault: e.Message})
 }
 
 // Form reads the form that was sent; where that fails it says so, and the

@@ -20,7 +20,7 @@ func (k *KeyPages) Sections() []Section { return []Section{{"API", "API Keys", "
 // Pages lists the pages.
 func (k *KeyPages) Pages() map[string]func(*Visit) {
 	return map[string]func(*Visit){
-		"GET /keys": k.listKeys, "GET /keys/new": k.newKey, "POST /keys": k.createKey, "GET /keys/{id}": k.showKey, "GET /keys/{id}/used": k.keyUsed,
+		"GET /keys": k.listKeys, "GET /keys/new": k.newKey, "GET /keys/meters": k.listMeters, "POST /keys": k.createKey, "GET /keys/{id}": k.showKey, "GET /keys/{id}/used": k.keyUsed,
 		"POST /keys/{id}/edit": k.editKey, "GET /keys/{id}/rotate": k.askRotate, "POST /keys/{id}/rotate": k.rotateKey, "GET /keys/{id}/revoke": k.askRevoke,
 		"POST /keys/{id}/finish": k.finishKey, "POST /keys/{id}/revoke": k.revokeKey, "POST /keys/{id}/{verb}": k.changeKey,
 	}
@@ -51,7 +51,8 @@ type keyList struct {
 	Sorts       map[string]sorter
 	Permissions []string
 	URL         string
-	Any         bool // whether there is any key
+	Query       string // of the address
+	Any         bool   // whether there is any key
 }
 
 func (k *KeyPages) listKeys(v *Visit) {
@@ -67,7 +68,7 @@ func (k *KeyPages) listKeys(v *Visit) {
 		v.Fault(e)
 		return
 	}
-	list := keyList{ListPage: t, Sorts: sorters(q), URL: k.apiURL()}
+	list := keyList{ListPage: t, Sorts: sorters(q), URL: k.apiURL(), Query: q.Encode()}
 	list.Filtered = false
 	for _, name := range []string{"search", "environment", "permission", "owner", "unused_days"} {
 		list.Filtered = list.Filtered || q.Get(name) != ""
@@ -88,6 +89,32 @@ func (k *KeyPages) listKeys(v *Visit) {
 	}
 	list.Lines = k.lines(v, t.Rows)
 	v.Show(http.StatusOK, "keys", View{Title: "API Keys", Data: list, Form: q})
+}
+
+// listMeters gives the meters of the keys in a list, by their ids, for the page
+// to show them as they are now.
+func (k *KeyPages) listMeters(v *Visit) {
+	t, e := v.List("/admin/v1/keys", "keys", keyFilters()...)
+	if e != nil {
+		http.Error(v.W, e.Message, e.Status)
+		return
+	}
+	keys := map[string]any{}
+	for _, row := range t.Rows {
+		if key, ok := row.(map[string]any); ok {
+			keys[fmt.Sprint(key["id"])] = liveMeters(key, v.Now())
+		}
+	}
+	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"keys": keys})
+}
+
+// liveMeters are the meters of a key for the page's script.
+func liveMeters(key map[string]any, now time.Time) []map[string]any {
+	list := []map[string]any{}
+	for _, m := range Meters(key) {
+		list = append(list, map[string]any{"text": m.Says(), "percent": m.Percent, "level": m.Level(), "free": m.NextFree(now)})
+	}
+	return list
 }
 
 // lines adds to the keys of a page what their history says.
@@ -167,7 +194,9 @@ type formData struct {
 	Note    string
 	Plots   []Plot
 	Spark   Spark
-	Confirm bool // whether the name has to be typed to revoke it
+	Refused []any // the last requests that were refused, newest first
+	More    int   // how many more are kept
+	Confirm bool  // whether the name has to be typed to revoke it
 }
 
 // form makes the fields of a key's form. value gives what stands in a limit's.
@@ -276,6 +305,7 @@ func (k *KeyPages) oneKey(v *Visit, status int, page, fault string) {
 	f.Spark, f.State, f.Confirm = NewSpark(used, v.Now()), StateOf(key, used["limited_at"] != nil, v.Now()), fresh(key, used, v.Now())
 	if page == "key" {
 		f.Plots = k.plots(v)
+		f.Refused, f.More = k.refused(v, key)
 	}
 	name, _ := key["name"].(string)
 	v.Show(status, page, View{Title: name, Fault: fault, Data: f})
@@ -293,6 +323,18 @@ func (k *KeyPages) used(v *Visit, key map[string]any) map[string]any {
 	}
 	used, _ := list[0].(map[string]any)
 	return used
+}
+
+// refused gives the last requests with a key that were refused, and how many
+// more of them are kept.
+func (k *KeyPages) refused(v *Visit, key map[string]any) (list []any, more int) {
+	answer, e := v.Call(http.MethodGet, "/admin/v1/refusals?limit=10&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
+	if e != nil {
+		return nil, 0
+	}
+	list, _ = answer["refusals"].([]any)
+	count, _ := answer["count"].(float64)
+	return list, int(count) - len(list)
 }
 
 // plots draws the history of a key.
@@ -333,7 +375,8 @@ func texts(v any) (list []string) {
 	return list
 }
 
-// keyUsed tells the page of a new secret when it was first used.
+// keyUsed tells the page of a new secret when it was first used, and the page of
+// a key how its meters stand.
 func (k *KeyPages) keyUsed(v *Visit) {
 	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
@@ -346,7 +389,7 @@ func (k *KeyPages) keyUsed(v *Visit) {
 			from = present
 		}
 	}
-	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"]})
+	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": liveMeters(key, v.Now())})
 }
 
 // editKey changes what the form says and leaves the rest.
@@ -432,9 +475,17 @@ func (k *KeyPages) rotateKey(v *Visit) {
 	k.reveal(v, http.StatusOK, made)
 }
 
-// finishKey ends the earlier secrets of a key ahead of their time.
+// finishKey ends the earlier secrets of a key ahead of their time, where the
+// form says so only if none of them was used for a while.
 func (k *KeyPages) finishKey(v *Visit) {
-	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/rotate/finish", map[string]any{}); e != nil {
+	unused := 0
+	if text := v.R.PostFormValue("unused"); text != "" {
+		if _, err := fmt.Sscan(text, &unused); err != nil {
+			k.oneKey(v, http.StatusBadRequest, "key", "The time without use must be a number of seconds. Nothing was ended.")
+			return
+		}
+	}
+	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/rotate/finish", map[string]any{"unused_for_seconds": unused}); e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}

@@ -131,15 +131,25 @@ func TestKeyPages_Change(t *testing.T) {
 	if w := b.post(path+"/rotate", "overlap", "3600"); w.Code != 200 || !strings.Contains(w.Body.String(), "It is shown only now") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	b.tells(path+"/used", `"last_used_at":null`) // of the new secret
-	b.tells(path, "Rotation", "Finish early", "in 1 hour", "192.0.2.1")
-	if w := b.post(path + "/finish"); w.Code != 303 {
+	b.tells(path+"/used", `"last_used_at":null`, `"text":"Requests per minute: 2 of 60"`) // of the new secret
+	b.tells("/keys/meters?status=active", `"`+id+`":[{`, `"text":"Requests per minute: 2 of 60"`)
+	b.tells(path, "Rotation", "Finish early", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
+	if w := b.post(path+"/finish", "unused", "3600"); w.Code != 409 || !strings.Contains(w.Body.String(), "Nothing was ended.") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if w := b.post(path+"/finish", "unused", "soon"); w.Code != 400 {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+		t.Errorf("the earlier secret: got %d", w.Code)
+	}
+	if w := b.post(path+"/finish", "unused", "0"); w.Code != 303 {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 	if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 {
 		t.Errorf("an ended secret: got %d", w.Code)
 	}
-	b.tells(path+"/revoke", "Revoke renamed?", "type its name", "2 requests in the last 24 hours, 1 of them refused")
+	b.tells(path+"/revoke", "Revoke renamed?", "type its name", "3 requests in the last 24 hours, 1 of them refused")
 	b.clocks.Pass(25 * time.Hour)
 	b.post("/login", "name", "ann", "password", operatorPassword)
 	if page := b.tells(path+"/revoke", "0 requests in the last 24 hours"); strings.Contains(page, "type its name") {
@@ -154,5 +164,23 @@ func TestKeyPages_Change(t *testing.T) {
 			t.Errorf("%v: got %d %s", stale, w.Code, w.Body)
 		}
 	}
-	b.tells(path+"?done=revoke", "Revoked", "2 requests")
+	b.tells(path+"?done=revoke", "Revoked", "3 requests")
+}
+
+// TestKeyPages_Sent tells how a key is sent, what that calls for, and why its
+// requests were refused.
+func TestKeyPages_Sent(t *testing.T) {
+	b := newDashboard(t)
+	id, key := b.key(`["can_read_agents"]`)
+	if page := b.tells("/keys/"+id, "None since the server started"); strings.Contains(page, "which proxies") {
+		t.Error("advice on addresses for a key that was never in one")
+	}
+	b.ask("GET", "/api/v1/agents", key, "")
+	b.ask("GET", "/api/v1/agents?api_key="+key, "", "")
+	b.ask("GET", "/api/v1/calls", key, "")
+	page := b.tells("/keys/"+id, "2 times as bearer token, 0 times in X-API-Key, 1 times in the address", "which proxies, browsers and logs write down",
+		"refuse it in addresses under Edit", "/api/v1/calls", `<a href="/errors/permission_denied">403 permission_denied</a>`)
+	if strings.Contains(page, key) {
+		t.Error("the page has the key")
+	}
 }

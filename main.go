@@ -74,7 +74,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		a.Server.ListensAt(baseURL(o.Config, api))
 		announce(a, o, log, api, admin)
 		if o.Demo {
-			seedErr = demo(ctx, a, o, api)
+			seedErr = demo(ctx, a, o, [2]string{baseURL(o.Config, api), dashboardURL(o.Config, admin)})
 		}
 	})
 	return errors.Join(seedErr, err)
@@ -108,17 +108,18 @@ func reloadOnHangup(a *App, o ServeOptions, level *slog.LevelVar) (stop func()) 
 	}
 }
 
-// demo fills the store with samples and shows how to ask for them.
-func demo(ctx context.Context, a *App, o ServeOptions, api net.Addr) error {
+// demo fills the store with samples and shows how to ask for them, by the
+// addresses of the two doors.
+func demo(ctx context.Context, a *App, o ServeOptions, doors [2]string) error {
 	h, err := a.Server.Admin(true)
 	if err != nil {
 		return err
 	}
-	key, err := SeedDemo(ctx, NewLocalClient(h))
+	made, err := SeedDemo(ctx, NewLocalClient(h), time.Now())
 	if err != nil {
 		return fmt.Errorf("fill the demo: %w", err)
 	}
-	return PrintDemo(o.Stdout, baseURL(o.Config, api), key)
+	return PrintDemo(o.Stdout, doors[0], doors[1], made)
 }
 
 // firstOperator makes the operator that the environment names, where there is
@@ -174,7 +175,9 @@ func announce(a *App, o ServeOptions, log *slog.Logger, api, admin net.Addr) {
 	}
 	dashboard := dashboardURL(o.Config, admin)
 	next := "Log in     " + dashboard + "/login"
-	if token, err := a.Operators.SetupToken(Deed{Actor: ActorSelf, Action: "make set-up link", Now: time.Now()}); err == nil {
+	if o.Demo {
+		next = "Log in     as below"
+	} else if token, err := a.Operators.SetupToken(Deed{Actor: ActorSelf, Action: "make set-up link", Now: time.Now()}); err == nil {
 		next = "Set up     " + dashboard + SetupPath(token)
 	}
 	_, _ = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)

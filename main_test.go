@@ -9,9 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -295,6 +297,19 @@ func TestProgram_Demo(t *testing.T) {
 				key = "klen_" + k
 			}
 		}
+	}
+	login := regexp.MustCompile(`(http://\S+)/login    name: (\S+)    password: (\S+)`).FindStringSubmatch(p.out.String())
+	if login == nil {
+		t.Fatalf("got %s, want it to say how to log in to the dashboard", p.out.String())
+	}
+	r, err := http.NewRequestWithContext(context.Background(), "POST", login[1]+"/login", strings.NewReader(url.Values{"name": {login[2]}, "password": {login[3]}, "next": {"/keys"}}.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Sec-Fetch-Site", "same-origin")
+	if answer, err := http.DefaultTransport.RoundTrip(r); err != nil || answer.StatusCode != 303 || answer.Header.Get("Location") != "/keys" {
+		t.Errorf("log in: got %v %v", answer, err)
 	}
 	for _, path := range []string{"/api/v1/agents", "/api/v1/contacts?search=mara", "/api/v1/calls", "/api/v1/calls/1", "/api/v1/contacts/1"} {
 		if got, _ := p.get(t, path, key); got != 200 {

@@ -17,6 +17,41 @@ type Meter struct {
 	Free        string
 }
 
+// Says is the meter as a text.
+func (m Meter) Says() string { return fmt.Sprintf("%s: %d of %d", m.Label, m.Used, m.Limit) }
+
+// Level is "full" where nothing is left, "high" where little is, or "".
+func (m Meter) Level() string {
+	switch {
+	case m.Percent >= 100:
+		return "full"
+	case m.Percent >= 80:
+		return "high"
+	}
+	return ""
+}
+
+// NextFree says when the next unit is free.
+func (m Meter) NextFree(now time.Time) string {
+	if m.Free == "" {
+		return "nothing used"
+	}
+	return "next unit free " + Until(m.Free, now)
+}
+
+// Carrier says for people by which of the ways a key was sent.
+func Carrier(way any) string {
+	switch way {
+	case CarrierBearer:
+		return "bearer token"
+	case CarrierHeader:
+		return "X-API-Key"
+	case CarrierQuery:
+		return "?api_key= in the address"
+	}
+	return fmt.Sprint(way)
+}
+
 // LimitLabel is a limit as people read it.
 func LimitLabel(name string) string {
 	name = strings.TrimSuffix(name, "_limit")

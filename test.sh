@@ -19,6 +19,7 @@ need gcc gcc # for the race detector
 need curl curl
 need strace strace # injects faults, records writes
 need chromium chromium
+need npm npm # fetches axe-core once, which checks the dashboard's pages
 need systemd-analyze systemd # for the unit
 need man man-db
 need dpkg-deb dpkg

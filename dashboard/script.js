@@ -97,3 +97,45 @@ if (waiting) {
   };
   look();
 }
+
+// Meters follow what the keys use, for as long as somebody looks: where nothing
+// was touched for ten minutes the page asks no more, so that a session that was
+// left alone comes to its end.
+const live = document.querySelector("[data-live]");
+if (live) {
+  let touched = Date.now();
+  for (const kind of ["pointermove", "keydown", "scroll"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
+  const show = (box, meters) => {
+    const drawn = [...box.querySelectorAll(".meter")], hints = box.querySelectorAll(".hint");
+    if (drawn.length !== meters.length) return;
+    meters.forEach((m, i) => {
+      drawn[i].querySelector("span").textContent = m.text;
+      drawn[i].querySelector("svg").setAttribute("aria-label", m.text + " used");
+      const fill = drawn[i].querySelector(".fill");
+      fill.setAttribute("width", m.percent);
+      fill.setAttribute("class", "fill " + m.level);
+      if (hints[i]) hints[i].textContent = m.free;
+    });
+  };
+  const look = async () => {
+    if (!document.hidden && Date.now() - touched < 6e5) {
+      try {
+        const answer = await fetch(live.dataset.live, { headers: { Accept: "application/json" } });
+        if (answer.redirected) return; // to the login
+        const got = await answer.json();
+        for (const box of document.querySelectorAll("[data-meters]")) show(box, got.meters || got.keys[box.dataset.meters] || []);
+      } catch { /* the server may be starting anew */ }
+    }
+    setTimeout(look, 3000);
+  };
+  setTimeout(look, 3000);
+}
+
+// On a phone the filters of a list are folded, unless one is set.
+const fold = document.querySelector("details.fold");
+if (fold) {
+  const phone = matchMedia("(max-width: 45rem)");
+  const set = () => { fold.open = !phone.matches || "set" in fold.dataset; };
+  set();
+  phone.addEventListener("change", set);
+}
