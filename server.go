@@ -213,6 +213,7 @@ func (s *Server) tell(x *exchange, took time.Duration) {
 	}
 	if x.fault != nil {
 		x.told.Code, x.told.Text, x.told.Step = x.fault.Code, x.fault.Message, x.step
+		x.told.Method = s.o.Redact(x.Method) // which may be anything
 	}
 	for _, watch := range s.o.Watch {
 		watch(&x.told)
@@ -230,10 +231,14 @@ func keyID(k *Key) string {
 // logged in full; the caller sees no more than server_error.
 func (s *Server) fail(x *exchange, err error) {
 	e := Public(err)
-	x.fault = e
 	if e == ErrServer {
 		s.o.Log.Error("request failed", "id", x.ID, "route", x.Route, "error", err)
 	}
+	if message := s.o.Redact(e.Message); message != e.Message { // what was sent may be a secret put in the wrong place
+		clean := *e
+		clean.Message, e = message, &clean
+	}
+	x.fault = e
 	if e.Code == ErrRateLimit.Code && x.Key != nil && s.o.Reached != nil {
 		s.o.Reached(x.Key, x.Request.Limits, x.Now, x.Moment)
 	}
@@ -249,7 +254,7 @@ func (s *Server) fail(x *exchange, err error) {
 	if e.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10))
 	}
-	body := map[string]any{"error": e.Code, "message": s.o.Redact(e.Message), "request_id": x.ID}
+	body := map[string]any{"error": e.Code, "message": e.Message, "request_id": x.ID}
 	maps.Copy(body, e.Fields)
 	_ = WriteJSON(x, e.Status, body)
 }
