@@ -10,8 +10,10 @@ import (
 // without an offset is UTC (contract 7.3).
 func ParseMoment(text string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
-		if t, err := time.Parse(layout, text); err == nil && t.Year() > 0 {
-			return t.UTC().Truncate(time.Millisecond), true
+		if t, err := time.Parse(layout, text); err == nil {
+			t = t.UTC().Truncate(time.Millisecond)
+			// The first instant of all stands for none, and its like has no form to be told in.
+			return t, !t.IsZero() && t.Year() > 0 && t.Year() < 10000
 		}
 	}
 	return time.Time{}, false

@@ -17,6 +17,6 @@ go test -vet=off -fuzz=Fuzz -c -o "$binary" . # once, not for each target
 failed=
 for target in $(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(f \*testing.F).*/\1/p' *_test.go | grep -- "${2:-.}"); do
 	echo "== $target"
-	"$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$time" -test.fuzzcachedir "$corpus" -test.parallel "${FUZZ_WORKERS:-2}" || failed="$failed $target"
+	"$binary" -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$time" -test.fuzzminimizetime 5s -test.fuzzcachedir "$corpus" -test.parallel "${FUZZ_WORKERS:-2}" || failed="$failed $target"
 done
 [ -z "$failed" ] || { echo "fuzz.sh: failed:$failed" >&2; exit 1; }
