@@ -103,32 +103,37 @@ func FuzzReadRecord(f *testing.F) {
 	})
 }
 
-// FuzzOpenFile changes a database as a bad backup may be: it is refused, or its
-// check tells of it, or nothing of it has changed; never a panic or no end.
-func FuzzOpenFile(f *testing.F) {
-	a := newTestApp(f)
+// copiedStore is a database as a backup is, and what it holds.
+func copiedStore(t testing.TB) (whole []byte, holds map[string]string) {
+	t.Helper()
+	a := newTestApp(t)
 	a.key(everyPermission)
-	good := filepath.Join(f.TempDir(), "good.db")
-	if err := a.Store.CopyTo(good); err != nil {
-		f.Fatal(err)
+	path := filepath.Join(t.TempDir(), "good.db")
+	if err := a.Store.CopyTo(path); err != nil {
+		t.Fatal(err)
 	}
-	whole, err := os.ReadFile(good)
+	whole, err := os.ReadFile(path)
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
-	want := records(f, good)
+	return whole, records(t, path)
+}
+
+// FuzzOpenFile changes the pages that say what a database is, or cuts it off: it
+// is refused, or its check tells of it, or nothing of it has changed. The other
+// pages are those of TestDamage_Anywhere and TestCheckFile_Pages.
+func FuzzOpenFile(f *testing.F) {
+	whole, want := copiedStore(f)
 	f.Add(uint32(0), []byte{0})
 	f.Add(uint32(16), []byte("\xed\xda\x0c\xed"))
-	f.Add(uint32(len(whole)/2), bytes.Repeat([]byte{0xff}, 64))
 	f.Add(uint32(len(whole)-5), []byte{})
 	path := filepath.Join(f.TempDir(), "bad.db")
 	f.Fuzz(func(t *testing.T, at uint32, patch []byte) {
 		bad := slices.Clone(whole)
-		from := int(at) % len(bad)
-		if len(patch) == 0 {
-			bad = bad[:from] // cut off
+		if from := int(at) % (2 * os.Getpagesize()); len(patch) > 0 {
+			copy(bad[from:2*os.Getpagesize()], patch)
 		} else {
-			copy(bad[from:], patch)
+			bad = bad[:int(at)%len(bad)]
 		}
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
@@ -141,6 +146,24 @@ func FuzzOpenFile(f *testing.F) {
 			t.Errorf("the check finds nothing, and there is something else in it")
 		}
 	})
+}
+
+// TestCheckFile_Pages spoils the head of each page in turn: the check says so,
+// and does not end in a panic.
+func TestCheckFile_Pages(t *testing.T) {
+	whole, want := copiedStore(t)
+	path := filepath.Join(t.TempDir(), "bad.db")
+	for page := 0; page < len(whole); page += os.Getpagesize() {
+		bad := slices.Clone(whole)
+		copy(bad[page:], bytes.Repeat([]byte{0xff}, 16))
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		result, err := CheckFile(path, tables())
+		if err == nil && len(result.Problems) == 0 && !reflect.DeepEqual(records(t, path), want) {
+			t.Errorf("page %d: the check finds nothing", page/os.Getpagesize())
+		}
+	}
 }
 
 // records reads what a database file holds.
