@@ -49,7 +49,7 @@ func TestServer_Guessing(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	n := times(t, "LATCHKEY_TEST_GUESSES", 30_000)
+	n := times(t, "LATCHKEY_TEST_GUESSES", 22_000)
 	half := int64(0)
 	for i := range n {
 		guess := NewSecret("klen_")
