@@ -41,7 +41,7 @@ func near(key string, n int) string {
 // more and more addresses (LATCHKEY_TEST_GUESSES): none passes, a good key is
 // always served, and once the table of addresses is full no memory is taken.
 func TestServer_Guessing(t *testing.T) {
-	a := newTestApp(t)
+	a := newTestApp(t, func(c *Config) { c.Log.Access = false }) // the test keeps the log in memory
 	_, key := a.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 10000000}`)
 	heap := func() int64 {
 		runtime.GC()
