@@ -70,13 +70,14 @@ func TestAdmin_KeyObject(t *testing.T) {
 	delete(got, "id")
 	encoded, _ := json.Marshal(got)
 	text := strings.Replace(string(encoded), "klen_..."+key[len(key)-4:], "HINT", 1)
-	want := `{"allowed_ips":["192.0.2.1/32","2001:db8::/32","192.0.2.0/24"],"created_at":"2026-02-03T09:00:00Z","environment":"live","expires_at":"2027-01-01T00:00:00Z",` +
+	want := `{"allowed_ips":["192.0.2.1/32","2001:db8::/32","192.0.2.0/24"],"carriers":{"bearer":0,"header":1,"query":0},"created_at":"2026-02-03T09:00:00Z","environment":"live","expires_at":"2027-01-01T00:00:00Z",` +
 		`"last_used_at":"2026-02-03T09:00:00Z","last_used_by":"header","last_used_ip":"192.0.2.9",` +
 		`"limits":{"calendar_events_per_day_limit":50,"calls_per_day_limit":7,"requests_per_minute_limit":60},"metadata":{"where":"vm"},"name":"test","owner":"ann",` +
-		`"permissions":["can_read_calls","can_read_agents"],"query_allowed":null,"revoked_at":null,"rotated_at":null,` +
+		`"permissions":["can_read_calls","can_read_agents"],"query_allowed":null,"query_last_at":null,"query_last_ip":null,"revoked_at":null,"rotated_at":null,` +
 		`"secrets":[{"ends_at":null,"hint":"HINT","last_used_at":"2026-02-03T09:00:00Z","last_used_by":"header","last_used_ip":"192.0.2.9","present":true}],"status":"active",` +
-		`"usage":{"calendar_events_per_day_limit":{"limit":50,"remaining":50,"resets_at":null,"used":0},"calls_per_day_limit":{"limit":7,"remaining":7,"resets_at":null,"used":0},` +
-		`"requests_per_minute_limit":{"limit":60,"remaining":59,"resets_at":"2026-02-03T09:01:00Z","used":1}}}`
+		`"usage":{"calendar_events_per_day_limit":{"limit":50,"observe":false,"remaining":50,"resets_at":null,"scope":"key","used":0,"window_seconds":86400},` +
+		`"calls_per_day_limit":{"limit":7,"observe":false,"remaining":7,"resets_at":null,"scope":"key","used":0,"window_seconds":86400},` +
+		`"requests_per_minute_limit":{"limit":60,"observe":false,"remaining":59,"resets_at":"2026-02-03T09:01:00Z","scope":"key","used":1,"window_seconds":60}}}`
 	if text != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}

@@ -179,14 +179,12 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
 	if err := clock.Resume(stamp); err != nil {
 		return err
 	}
-	if !clock.Continued() {
-		// Or a run that stores nothing would leave the stamp of the boot before,
-		// and the next one would trust a wall clock that was set meanwhile.
-		if err := store.Update(func(tx *Tx) error { return tx.Put("meta", []byte("stamp"), clock.Stamp()) }); err != nil {
-			return err
-		}
+	if err := peppers.Verify(store); err != nil || clock.Continued() {
+		return err // with another pepper nothing is changed
 	}
-	return peppers.Verify(store)
+	// Or a run that stores nothing would leave the stamp of the boot before,
+	// and the next one would trust a wall clock that was set meanwhile.
+	return store.Update(func(tx *Tx) error { return tx.Put("meta", []byte("stamp"), clock.Stamp()) })
 }
 
 // owns fails where the folder is another store's.

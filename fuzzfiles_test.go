@@ -1,0 +1,214 @@
+package main
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// FuzzLoadConfig: what is taken is a config that says the same when it is
+// printed and loaded again.
+func FuzzLoadConfig(f *testing.F) {
+	for _, pattern := range []string{"config.example.toml", "testdata/config/*.toml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			f.Fatal(pattern, err)
+		}
+		for _, name := range files {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(data))
+		}
+	}
+	f.Add("[[limit]]\nname = \"x\"\nwindow = \"1h\"\ndefault = 5\n[[permission]]\nname = \"p\"\ndescription = \"d\"\n[[route]]\npath = \"/a/:b/*c\"\npermission = [\"p\"]\nlimits = [\"x\"]\nupstream = \"http://127.0.0.1:1\"\n")
+	file := filepath.Join(f.TempDir(), "latchkey.toml")
+	load := func(t *testing.T, text string) (Config, Sources, error) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return LoadConfig(file, nil, nil)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, sources, err := load(t, text)
+		if err != nil {
+			return
+		}
+		var b bytes.Buffer
+		if err := c.Print(&b, sources); err != nil {
+			t.Fatal(err)
+		}
+		again, _, err := load(t, b.String())
+		if err != nil || !reflect.DeepEqual(again, c) {
+			t.Errorf("got %+v, %v\nwant %+v from\n%s", again, err, c, &b)
+		}
+	})
+}
+
+// FuzzReadForeignKeys: of an export there come rows that an import can take,
+// and no secret that stood in it.
+func FuzzReadForeignKeys(f *testing.F) {
+	for _, s := range []string{
+		`[{"id": "key_1", "name": "a", "hash": "` + strings.Repeat("ab", 32) + `", "permissions": ["p"], "expires": 1700000000000}]`,
+		`{"keys": [{"name": "b", "plaintext": "unkey_secret_3ZJQ0000", "meta": {"a": [1]}, "ratelimits": [{"limit": 1}], "enabled": false}]}`,
+		`{"keys": [{"token": "` + strings.Repeat("0f", 32) + `", "key_name": "sk-...1234", "metadata": {"tags": ["x"]}, "rpm_limit": 5, "expires": "2030-01-01T00:00:00Z", "blocked": true}]}`,
+		`{"data": [{"token": "sk-secret-of-the-other", "user_id": 5}]}`,
+	} {
+		f.Add(s, true)
+		f.Add(s, false)
+	}
+	f.Fuzz(func(t *testing.T, data string, unkey bool) {
+		from := "litellm"
+		if unkey {
+			from = "unkey"
+		}
+		keys, err := ReadForeignKeys(from, []byte(data), []string{"can_read_calls"}, epoch)
+		if err != nil {
+			return
+		}
+		out, err := json.Marshal(keys.Rows)
+		if err != nil || len(out) > 64<<10+100*len(data) {
+			t.Fatalf("%d bytes of %d, %v", len(out), len(data), err)
+		}
+		rows, _ := foreignRows([]byte(data))
+		if len(keys.Rows) > len(rows) {
+			t.Errorf("got %d keys of %d", len(keys.Rows), len(rows))
+		}
+		for _, row := range rows {
+			secret, _ := row["plaintext"].(string)
+			if unkey && len(secret) >= 12 && strings.Count(data, secret) == 1 && strings.Contains(string(out)+strings.Join(keys.Notes, ""), secret) {
+				t.Errorf("the secret %q is in %s %q", secret, out, keys.Notes)
+			}
+		}
+	})
+}
+
+// FuzzLocalPath: after a login no address leads elsewhere, however a browser
+// reads it (WHATWG URL: tabs and line ends are dropped, \ is /).
+func FuzzLocalPath(f *testing.F) {
+	for _, s := range []string{"/keys?x=1", "//evil.example", "/\t/evil.example", "/\\evil.example", "https:evil.example", "/%2f/evil.example", "/..//evil.example", " /keys", "/\u2215evil.example"} {
+		f.Add(s)
+	}
+	home := &url.URL{Scheme: "http", Host: "127.0.0.1:8081", Path: "/login"}
+	f.Fuzz(func(t *testing.T, next string) {
+		got := localPath(next)
+		r, w := httptest.NewRequest("POST", "http://127.0.0.1:8081/login", nil), httptest.NewRecorder()
+		http.Redirect(w, r, got, http.StatusSeeOther)
+		as := strings.NewReplacer("\t", "", "\n", "", "\r", "", "\\", "/").Replace(strings.Trim(w.Header().Get("Location"), "\x00 "))
+		u, err := home.Parse(as)
+		if err != nil || u.Host != home.Host || u.Scheme != home.Scheme || strings.HasPrefix(as, "//") {
+			t.Errorf("%q leads to %q: %v, %v", next, as, u, err)
+		}
+	})
+}
+
+// FuzzRedactor: a secret does not get into the log by what stands beside it.
+func FuzzRedactor(f *testing.F) {
+	f.Add("key=", "&x")
+	f.Add("klen_", "")
+	f.Add("Bearer ", "\n")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const secret = "klen_7Hq2Lw9Zx4Vb6Nm8Kp3Rt5Yc1Df0GsAAAAAA"
+		if got := NewRedactor("klen_").Text(before + secret + after); strings.Contains(got, secret[5:5+secretRandom]) {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// FuzzImports: lines of CSV for keys and contacts are stored all or not at all,
+// each once, and never are a fault of ours.
+func FuzzImports(f *testing.F) {
+	hash := func(n int) string { return fmt.Sprintf("%064x", n) }
+	f.Add("name,sha256,permissions\na,"+hash(1)+",can_read_calls\nb,"+hash(2)+",can_read_calls\n", true)
+	f.Add("name,sha256,permissions,requests_per_minute_limit,metadata.x\na,"+hash(3)+",can_read_calls,5,\"y\nz\"\n", true)
+	f.Add("name,sha256,permissions\na,"+hash(4)+",can_read_calls\nb,"+hash(4)+",\n", true)
+	f.Add("\ufefffirst_name,phone,tags\nA,+4930123456,x;y\nB,,\n", false)
+	f.Add("first_name,phone\nA\n", false)
+	f.Add("first_name,first_name\n\"A,B\n", false)
+	a := newTestApp(f)
+	f.Fuzz(func(t *testing.T, text string, keys bool) {
+		a.t = t
+		list := "/admin/v1/contacts"
+		if keys {
+			list = "/admin/v1/keys"
+		}
+		before := a.operate(200, "GET", list+"?limit=1", "")["count"].(float64)
+		r, w := httptest.NewRequest("POST", list+"/import", strings.NewReader(text)), httptest.NewRecorder()
+		r.Header.Set("Content-Type", "text/csv")
+		a.local.ServeHTTP(w, r)
+		stored := a.operate(200, "GET", list+"?limit=1", "")["count"].(float64) - before
+		var answer struct{ Count float64 }
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code >= 500 {
+			t.Fatalf("%q: got %d %s", text, w.Code, w.Body)
+		}
+		if w.Code >= 300 {
+			answer.Count = 0
+		}
+		lines, err := csv.NewReader(strings.NewReader(strings.TrimPrefix(text, "\ufeff"))).ReadAll()
+		if stored != answer.Count || stored > 0 && (err != nil || int(stored) != len(lines)-1) {
+			t.Errorf("%q: got %d %s, stored %v of %d lines", text, w.Code, w.Body, stored, len(lines))
+		}
+	})
+}
+
+// FuzzEndpoints sends any body and query to any endpoint of both doors, with
+// every right: the answer is one that is described, and never a fault of ours.
+func FuzzEndpoints(f *testing.F) {
+	a := newTestApp(f, func(c *Config) { c.Webhooks.AllowPrivateTargets = true })
+	_, key := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 1000000000, "calls_per_day_limit": 1000000000, "calendar_events_per_day_limit": 1000000000}`)
+	f.Cleanup(func() { a.t = f })
+	var rows []Route
+	for _, row := range slices.Concat(a.Server.o.Keyed, a.Server.o.Free, a.Server.o.Open, a.Server.o.Admin) {
+		stays := row.Path == "/api/v1/key/revoke" || row.Path == "/admin/v1/backup" || row.Path == "/admin/v1/check" || row.Path == "/admin/v1/reload" ||
+			row.Path == "/admin/v1/calls/claim" || strings.HasSuffix(row.Path, "/test") || row.Method == "DELETE"
+		if !stays { // those are slow, wait, call out, or take away what the others are about
+			rows = append(rows, row)
+		}
+	}
+	bodies := []string{
+		`{"name": "a", "permissions": ["can_read_calls"], "limits": {"requests_per_minute_limit": 5}, "metadata": {"a": "b"}, "allowed_ips": ["10.0.0.0/8"], "expires_at": "2030-01-01T00:00:00Z"}`,
+		`{"first_name": "A", "phone_numbers": [{"phone_number": "+4930123456", "phone_type": "mobile"}], "tags": ["x"], "custom_fields": {"a": 1}}`,
+		`{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "video_conference_url": "https://a/", "status": "confirmed"}`,
+		`{"agent_id": 1, "phone_number": "+4930123456", "contact_id": 1}`, `{"url": "https://a.example/", "subscribed_events": ["call.ended"]}`,
+		`{"owner": "1", "timezone": "Europe/Berlin", "hours": {"monday": ["09:00-17:00"]}}`, `{"key": "klen_x", "method": "GET", "path": "/"}`, `[]`, ``, `{"keys": [{}]}`,
+	}
+	for i := range rows {
+		f.Add(uint16(i), bodies[i%len(bodies)], "page=1&status=active&start_date=2026-03-02", "1")
+	}
+	f.Fuzz(func(t *testing.T, n uint16, body, query, id string) {
+		row := rows[int(n)%len(rows)]
+		u, err := url.ParseRequestURI(fill(row.Path, url.PathEscape(id)) + "?" + query)
+		if err != nil || len(body) > 1<<16 {
+			return
+		}
+		a.t = t
+		a.clocks.Pass(time.Second)
+		r := httptest.NewRequest(row.Method, "/", strings.NewReader(body))
+		r.URL, r.RequestURI = u, u.RequestURI()
+		w, door := httptest.NewRecorder(), a.api
+		if strings.HasPrefix(row.Path, "/admin/") {
+			door = a.local
+		} else {
+			r.Header.Set("X-API-Key", key)
+		}
+		door.ServeHTTP(w, r)
+		if w.Code >= 500 && w.Code != http.StatusNotImplemented || w.Body.Len() > 8<<20 {
+			t.Fatalf("%s %s with %q: got %d %.500s", row.Method, u, body, w.Code, w.Body)
+		}
+		if kind := w.Header().Get("Content-Type"); kind == "application/json" && !json.Valid(w.Body.Bytes()) || strings.Contains(w.Body.String(), key) && !strings.Contains(body+query+id, key) {
+			t.Errorf("%s %s with %q: got %d %.500s", row.Method, u, body, w.Code, w.Body)
+		}
+	})
+}
