@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -143,4 +144,34 @@ func (g *Gauge) Final() []byte {
 // than the gauge does.
 func (g *Gauge) Busy(now time.Time) bool {
 	return g.Pending || len(g.Waiting) > 0 || g.Window.Used(now) > 0 || now.UnixNano() < g.expires+g.Window.Span
+}
+
+// Handle spares a frequent id its look-up: kept with the id and given to
+// Limiter.SpendBy, it remembers where the id is counted. The zero Handle is
+// ready, and belongs to one id. It is safe for concurrent use.
+type Handle struct{ meter atomic.Pointer[Panel] }
+
+// Held gives the meter that the handle remembers, locked, nil for none. The
+// handle may be nil.
+func (h *Handle) Held() *Panel {
+	if h == nil {
+		return nil
+	}
+	m := h.meter.Load()
+	if m == nil {
+		return nil
+	}
+	m.Lock()
+	if m.Swept {
+		m.Unlock()
+		return nil
+	}
+	return m
+}
+
+// Keep has the handle, unless it is nil, remember a meter.
+func (h *Handle) Keep(m *Panel) {
+	if h != nil {
+		h.meter.Store(m)
+	}
 }

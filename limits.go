@@ -6,7 +6,6 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -30,11 +29,6 @@ type shard struct {
 	meters map[string]*Panel
 	_      [40]byte // a cache line each
 }
-
-// Handle spares a frequent id its look-up: kept with the id and given to
-// Spend, it remembers where the id is counted. The zero Handle is ready, and
-// belongs to one id. It is safe for concurrent use.
-type Handle struct{ meter atomic.Pointer[Panel] }
 
 // NewLimiter counts in a store. start is the service time at which this run
 // begins: everything an earlier run admitted was before it.
@@ -61,12 +55,21 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 		if l.store.Failing() {
 			return into, ErrUnavailable
 		}
-		m := h.held()
+		m := h.Held()
 		if m == nil {
 			m = l.find(id)
-			if h != nil {
-				h.meter.Store(m)
+			h.Keep(m)
+		}
+		if len(limits) == 1 {
+			list, covered, err := l.spendOne(m, &limits[0], now, into)
+			m.Unlock()
+			if covered == nil {
+				return list, err
 			}
+			if err := <-covered; err != nil {
+				return into, ErrUnavailable
+			}
+			continue
 		}
 		var room [2]Post
 		b := Bill{Posts: room[:0]}
@@ -92,12 +95,33 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 			m.Unlock()
 			return into, nil
 		}
-		covered := l.await(dry, now)
+		covered := l.await(dry.Panel, dry.Gauge, now)
 		m.Unlock()
 		if err := <-covered; err != nil {
 			return into, ErrUnavailable
 		}
 	}
+}
+
+// spendOne is what most requests need of SpendBy: one limit, without a bill to
+// write. Where the reserve has run out it gives where to wait for more. The
+// meter is locked.
+func (l *Limiter) spendOne(m *Panel, limit *Limit, now time.Time, into []Standing) ([]Standing, <-chan error, error) {
+	g, err := l.gauge(nil, m, *limit)
+	if err != nil {
+		return into, nil, err
+	}
+	if wait := g.Window.Wait(now, 1); wait > 0 {
+		c := Charge{ID: m.ID, Limit: *limit, Cost: 1}
+		return append(into, StandingOf(&g.Window, *limit, now)), nil, c.Refused(wait)
+	}
+	if g.Left(now) < 1 {
+		return into, l.await(m, g, now), nil
+	}
+	if _, low := g.Use(1, now); low {
+		l.renew(m, g, now)
+	}
+	return append(into, StandingOf(&g.Window, *limit, now)), nil, nil
 }
 
 // Pay makes charges of several ids and limits, short and long, at the given
@@ -123,7 +147,7 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Stand
 			l.unlock(b)
 			return into, full.Charge.Refused(wait)
 		case dry != nil:
-			covered := l.await(dry, now)
+			covered := l.await(dry.Panel, dry.Gauge, now)
 			l.unlock(b)
 			if err := <-covered; err != nil {
 				return into, ErrUnavailable
@@ -265,23 +289,6 @@ func (l *Limiter) unlock(b *Bill) {
 	}
 }
 
-// held gives the meter that the handle remembers, locked, nil for none.
-func (h *Handle) held() *Panel {
-	if h == nil {
-		return nil
-	}
-	m := h.meter.Load()
-	if m == nil {
-		return nil
-	}
-	m.Lock()
-	if m.Swept {
-		m.Unlock()
-		return nil
-	}
-	return m
-}
-
 // find gives the meter of an id, locked, a new one where there is none. It does
 // not hold the shard while it waits: who holds one meter may want another.
 func (l *Limiter) find(id string) *Panel {
@@ -344,10 +351,10 @@ func (l *Limiter) settle(b *Bill, now time.Time) {
 
 // await asks for more reserve and gives where to wait for it. The meter is
 // locked.
-func (l *Limiter) await(dry *Post, now time.Time) <-chan error {
+func (l *Limiter) await(m *Panel, g *Gauge, now time.Time) <-chan error {
 	covered := make(chan error, 1)
-	dry.Gauge.Waiting = append(dry.Gauge.Waiting, covered)
-	l.renew(dry.Panel, dry.Gauge, now)
+	g.Waiting = append(g.Waiting, covered)
+	l.renew(m, g, now)
 	return covered
 }
 
