@@ -1,8 +1,13 @@
 package main
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -37,6 +42,45 @@ func BenchmarkServer(b *testing.B) {
 		if a.api.ServeHTTP(w, requests[i%len(requests)]); w.status != 200 {
 			b.Fatalf("got %d, want 200", w.status)
 		}
+	}
+}
+
+// BenchmarkProxy asks an upstream through a bare reverse proxy and through a
+// guarded route, over sockets: what the second costs more is ours. The client
+// and the upstream are counted too.
+func BenchmarkProxy(b *testing.B) {
+	g := newGuarded(b, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(`{"id": 1}`)) }, func(c *Config, _ string) { c.Log.Access = false })
+	_, key := g.testApp.key(`["can_use"]`, `"limits": {"requests_per_minute_limit": 1000000000}`)
+	upstream, err := url.Parse(g.upstream.URL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	bare := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(upstream) }, Transport: transport, BufferPool: &buffers{}})
+	defer bare.Close()
+	for name, door := range map[string]*httptest.Server{"bare": bare, "guarded": g.door} {
+		b.Run(name, func(b *testing.B) {
+			c, err := net.Dial("tcp", door.Listener.Addr().String())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer c.Close()
+			request, answers := []byte("GET /up/1 HTTP/1.1\r\nHost: x\r\nX-API-Key: "+key+"\r\n\r\n"), bufio.NewReader(c)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Write(request); err != nil {
+					b.Fatal(err)
+				}
+				res, err := http.ReadResponse(answers, nil)
+				if err != nil || res.StatusCode != 200 {
+					b.Fatalf("got %v %v, want 200", res, err)
+				}
+				if _, err := io.Copy(io.Discard, res.Body); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

@@ -25,7 +25,7 @@ type guardedApp struct {
 }
 
 // newGuarded puts routes of the paths to an upstream; change has the rows.
-func newGuarded(t *testing.T, upstream http.HandlerFunc, change func(c *Config, url string)) *guardedApp {
+func newGuarded(t testing.TB, upstream http.HandlerFunc, change func(c *Config, url string)) *guardedApp {
 	t.Helper()
 	g := &guardedApp{upstream: httptest.NewServer(upstream)}
 	t.Cleanup(g.upstream.Close)
@@ -44,7 +44,7 @@ func newGuarded(t *testing.T, upstream http.HandlerFunc, change func(c *Config, 
 }
 
 // open puts the API door on a port, with the times of a door.
-func (g *guardedApp) open(t *testing.T, read, write time.Duration) {
+func (g *guardedApp) open(t testing.TB, read, write time.Duration) {
 	t.Helper()
 	g.door = httptest.NewUnstartedServer(g.api)
 	g.door.Config.ReadTimeout, g.door.Config.WriteTimeout = read, write
