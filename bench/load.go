@@ -93,7 +93,7 @@ func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err 
 	if err := os.WriteFile(lua, []byte(script), 0o600); err != nil {
 		return numbers, err
 	}
-	c := exec.Command("taskset", "-c", "1", "wrk", "-t1", fmt.Sprint("-c", o.connections), fmt.Sprintf("-d%ds", seconds), "-s", lua, s.url+o.path)
+	c := exec.Command("taskset", "-c", loadCore, "wrk", "-t1", fmt.Sprint("-c", o.connections), fmt.Sprintf("-d%ds", seconds), "-s", lua, s.url+o.path)
 	c.Env = append(os.Environ(), "BENCH_KEYS="+o.keys)
 	if o.body != "" {
 		c.Env = append(c.Env, "BENCH_BODY="+o.body)

@@ -3,9 +3,11 @@
 // core 1, and prints a table. Figures of one run may be compared with each
 // other, not with those of another machine.
 //
-//	go run ./bench                         everything, about four minutes
+//	go run ./bench                         everything, about six minutes
 //	go run ./bench -rounds 1 -seconds 2    a quick look
 //	go run ./bench -stored 0               without the million keys
+//	go run ./bench -only proxies           a guarded route beside a bare reverse proxy
+//	go run ./bench -beside FILE            another build of latchkey in the same rounds
 //
 // It needs Linux with two cores, and wrk and taskset (Debian: wrk, util-linux).
 package main
@@ -26,6 +28,8 @@ type bench struct {
 	rounds  int
 	seconds int
 	stored  int
+	only    string
+	beside  string // path of another latchkey, "" for none
 	failed  bool
 }
 
@@ -35,6 +39,8 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 3, "how often each server is loaded, in turn")
 	flag.IntVar(&b.seconds, "seconds", 8, "how long each load lasts")
 	flag.IntVar(&b.stored, "stored", 1_000_000, "how many keys the large store has; 0 leaves it out")
+	flag.StringVar(&b.only, "only", "", "one part of it: reads, calls or proxies")
+	flag.StringVar(&b.beside, "beside", "", "another build of latchkey to load in the same rounds")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "latchkey-bench-")
 	if err != nil {
@@ -64,21 +70,28 @@ func (b *bench) run() error {
 	if err != nil {
 		return err
 	}
-	if err := b.idle(); err != nil {
-		return err
+	parts := []struct {
+		name string
+		run  func() error
+	}{
+		{"reads", func() error { return b.reads(small, keys) }},
+		{"proxies", func() error { return b.proxies(keys) }},
+		{"calls", func() error { return b.calls(small, keys) }},
 	}
-	contenders := []*contender{{name: "ceiling", start: b.startCeiling}, {name: "latchkey, 1,000 keys", start: small}}
-	if b.stored > 0 {
-		large, err := b.large(keys)
-		if err != nil {
+	known := b.only == ""
+	for _, part := range parts {
+		if b.only != "" && b.only != part.name {
+			continue
+		}
+		known = true
+		if err := part.run(); err != nil {
 			return err
 		}
-		contenders = append(contenders, &contender{name: fmt.Sprintf("latchkey, %d keys", b.stored), start: large})
 	}
-	if err := b.reads(contenders, keys); err != nil {
-		return err
+	if !known {
+		return fmt.Errorf("-only %s is no part; there are reads, proxies and calls", b.only)
 	}
-	return b.calls(small, keys)
+	return nil
 }
 
 // contender is a server under load and what came of each round.
@@ -88,30 +101,89 @@ type contender struct {
 	runs  []result
 }
 
-// reads loads the contenders with GET /api/v1/agents, in turn.
-func (b *bench) reads(contenders []*contender, keys string) error {
+// reads loads servers with GET /api/v1/agents.
+func (b *bench) reads(small func() (*server, error), keys string) error {
+	if err := b.idle(); err != nil {
+		return err
+	}
+	contenders := []*contender{
+		{name: "ceiling", start: b.ceiling(serverCore, "/api/v1/agents", "-body", filepath.Join(b.dir, "body"))},
+		{name: "latchkey, 1,000 keys", start: small},
+	}
+	if b.beside != "" {
+		contenders = append(contenders, &contender{name: "the other build", start: b.programStarter(b.beside, "small")})
+	}
+	if b.stored > 0 {
+		large, err := b.large(keys)
+		if err != nil {
+			return err
+		}
+		contenders = append(contenders, &contender{name: fmt.Sprintf("latchkey, %d keys", b.stored), start: large})
+	}
+	if err := b.inTurn(contenders, loadOptions{path: "/api/v1/agents", keys: keys, connections: 32}); err != nil {
+		return err
+	}
+	b.table("GET /api/v1/agents, 32 connections", contenders)
+	return nil
+}
+
+// proxies loads reverse proxies in front of one upstream.
+func (b *bench) proxies(keys string) error {
+	const path = "/things"
+	upstream, err := b.ceiling(loadCore, path, "-body", filepath.Join(b.dir, "body"))()
+	if err != nil {
+		return err
+	}
+	config := filepath.Join(b.dir, "guard.toml")
+	text := fmt.Sprintf("[[route]]\npath = %q\nmethods = [\"GET\"]\npermission = \"can_read_agents\"\nupstream = %q\n", path, upstream.url)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return upstream.stop(err)
+	}
+	contenders := []*contender{
+		{name: "a bare reverse proxy", start: b.ceiling(serverCore, path, "-proxy", upstream.url)},
+		{name: "latchkey, a guarded route", start: b.starter("small", "--config", config)},
+	}
+	if b.beside != "" {
+		contenders = append(contenders, &contender{name: "the other build", start: b.programStarter(b.beside, "small", "--config", config)})
+	}
+	if err := upstream.stop(b.inTurn(contenders, loadOptions{path: path, keys: keys, connections: 32})); err != nil {
+		return err
+	}
+	b.table("GET through a reverse proxy, 32 connections", contenders)
+	return nil
+}
+
+// inTurn loads each of the contenders once in each round. The order turns round
+// by round, so that what comes and goes on the machine meets all of them.
+func (b *bench) inTurn(contenders []*contender, o loadOptions) error {
 	for round := range b.rounds {
-		for _, c := range contenders {
+		for i := range contenders {
+			c := contenders[(i+round)%len(contenders)]
 			s, err := c.start()
 			if err != nil {
 				return fmt.Errorf("start %s: %w", c.name, err)
 			}
-			r, err := b.load(s, loadOptions{path: "/api/v1/agents", keys: keys, connections: 32})
+			r, err := b.load(s, o)
 			if err := s.stop(err); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
-			log.Printf("round %d: %-24s %v", round+1, c.name, r)
+			log.Printf("round %d: %-26s %v", round+1, c.name, r)
 			c.runs = append(c.runs, r)
 			b.failed = b.failed || r.refused > 0
 		}
 	}
-	fmt.Printf("\nGET /api/v1/agents, 32 connections, medians of %d rounds of %d s\n\n", b.rounds, b.seconds)
-	fmt.Println("| server | req/s | of the ceiling | p50 ms | p99 ms | p99 of the ceiling's | CPU us/req | RSS MB |")
-	fmt.Println("|---|---|---|---|---|---|---|---|")
+	return nil
+}
+
+// table prints the medians of the contenders and their ratios to the first.
+func (b *bench) table(title string, contenders []*contender) {
+	fmt.Printf("\n%s, medians of %d rounds of %d s; ratios are to the first in the same round\n\n", title, b.rounds, b.seconds)
+	fmt.Println("| server | req/s | ratio | p50 ms | p99 ms | ratio | CPU us/req | ratio | RSS MB |")
+	fmt.Println("|---|---|---|---|---|---|---|---|---|")
 	for _, c := range contenders {
 		ratio := func(of func(result) float64) float64 {
 			var list []float64
-			for i, r := range c.runs { // of the same round
+			for i, r := range c.runs {
 				list = append(list, of(r)/of(contenders[0].runs[i]))
 			}
 			return median(list)
@@ -123,10 +195,10 @@ func (b *bench) reads(contenders []*contender, keys string) error {
 			}
 			return median(list)
 		}
-		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f | %.2f | %.1f | %.0f |\n", c.name, of(result.rate), ratio(result.rate),
-			of(result.median), of(result.worst), ratio(result.worst), of(result.cost), of(result.memory))
+		fmt.Printf("| %s | %.0f | %.2f | %.2f | %.2f | %.2f | %.1f | %.2f | %.0f |\n", c.name, of(result.rate), ratio(result.rate),
+			of(result.median), of(result.worst), ratio(result.worst), of(result.cost), ratio(result.cost), of(result.memory))
 	}
-	return nil
+	fmt.Println()
 }
 
 // calls loads a server with POST /api/v1/calls from 64 clients.
@@ -141,7 +213,7 @@ func (b *bench) calls(start func() (*server, error), keys string) error {
 		if err := s.stop(err); err != nil {
 			return err
 		}
-		log.Printf("round %d: %-24s %v", round+1, "POST /api/v1/calls", r)
+		log.Printf("round %d: %-26s %v", round+1, "POST /api/v1/calls", r)
 		rates, medians, worst, costs = append(rates, r.rate()), append(medians, r.median()), append(worst, r.worst()), append(costs, r.cost())
 		b.failed = b.failed || r.refused > 0
 	}

@@ -56,11 +56,18 @@ func command(name string, args ...string) *exec.Cmd {
 	return c
 }
 
-// launch starts a program on core 0 and waits for its address and its first
-// answer.
-func (b *bench) launch(address, path string, args ...string) (*server, error) {
-	c := exec.Command("taskset", append([]string{"-c", "0"}, args...)...)
-	s := &server{command: c, stderr: &firstLines{want: regexp.MustCompile(address), found: make(chan string, 1)}}
+// The server under measurement has a core for itself; the load, and what
+// proxies pass requests on to, have the other.
+const (
+	serverCore = "0"
+	loadCore   = "1"
+)
+
+// launch starts a program on a core and waits for its address, which it says as
+// in the pattern, and for its first answer.
+func (b *bench) launch(core, pattern, path string, args ...string) (*server, error) {
+	c := exec.Command("taskset", append([]string{"-c", core}, args...)...)
+	s := &server{command: c, stderr: &firstLines{want: regexp.MustCompile(pattern), found: make(chan string, 1)}}
 	c.Env = append(os.Environ(), "LATCHKEY_LOG_ACCESS=false", "LATCHKEY_LOG_FORMAT=json")
 	c.Stderr = s.stderr
 	began := time.Now()
@@ -91,15 +98,23 @@ func (s *server) stop(err error) error {
 	return errors.Join(err, waitErr)
 }
 
-func (b *bench) startCeiling() (*server, error) {
-	return b.launch(`listening on (http://\S+)`, "/api/v1/agents", filepath.Join(b.dir, "ceiling"), "-body", filepath.Join(b.dir, "body"))
+// ceiling gives the function that starts the ceiling on a core.
+func (b *bench) ceiling(core, path string, args ...string) func() (*server, error) {
+	return func() (*server, error) {
+		return b.launch(core, `listening on (http://\S+)`, path, append([]string{filepath.Join(b.dir, "ceiling"), "-path", path}, args...)...)
+	}
 }
 
 // starter gives the function that starts latchkey on a folder.
-func (b *bench) starter(folder string) func() (*server, error) {
+func (b *bench) starter(folder string, args ...string) func() (*server, error) {
+	return b.programStarter(filepath.Join(b.dir, "latchkey"), folder, args...)
+}
+
+// programStarter is starter for any latchkey program.
+func (b *bench) programStarter(program, folder string, args ...string) func() (*server, error) {
 	return func() (*server, error) {
-		return b.launch(`"api":"(http://[^"]+)"`, "/healthz", filepath.Join(b.dir, "latchkey"), "serve", "--data", filepath.Join(b.dir, folder),
-			"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+		return b.launch(serverCore, `"api":"(http://[^"]+)"`, "/healthz", append([]string{program, "serve", "--data", filepath.Join(b.dir, folder),
+			"--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"}, args...)...)
 	}
 }
 
