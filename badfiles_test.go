@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -367,6 +368,7 @@ func TestProgram_Memory(t *testing.T) {
 		t.Fatal(err)
 	}
 	client := NewSocketClient(filepath.Join(data, socketFile))
+	large := map[string]any{"contacts": strings.Repeat("x", 4<<20)}
 	var mu sync.Mutex
 	acknowledged := 0
 	var wg sync.WaitGroup
@@ -380,7 +382,10 @@ func TestProgram_Memory(t *testing.T) {
 					mu.Unlock()
 				}
 				// What is taken whole into memory, with that of the others beside it.
-				_ = client.Do(context.Background(), "POST", "/admin/v1/contacts/import", map[string]any{"contacts": strings.Repeat("x", 4<<20)}, nil)
+				err := client.Do(context.Background(), "POST", "/admin/v1/contacts/import", large, nil)
+				if gone, ok := errors.AsType[*net.OpError](err); ok && gone.Op == "dial" {
+					return // its memory has run out
+				}
 			}
 		})
 	}
