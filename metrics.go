@@ -49,6 +49,7 @@ type Metrics struct {
 	routes    atomic.Pointer[map[routeName]*routeMeter]
 	decisions atomic.Pointer[map[string]prometheus.Counter]
 
+	counting     sync.Mutex
 	counted      uint64 // generation of the keys when they were counted
 	countedUntil time.Time
 }
@@ -315,8 +316,10 @@ func (m *Metrics) Attempted(a Attempt) {
 const manyKeys = 100_000
 
 // CountKeys counts the keys by state, where they may have changed and are not
-// too many. It is to be called about once a minute, by one goroutine.
+// too many. It is to be called about once a minute.
 func (m *Metrics) CountKeys(now time.Time) error {
+	m.counting.Lock()
+	defer m.counting.Unlock()
 	generation := m.o.Store.Generation(KeyTable.Name).Load() + 1
 	if m.counted == generation && now.Before(m.countedUntil) {
 		return nil

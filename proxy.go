@@ -98,6 +98,7 @@ type passage struct {
 	body     *sentBody
 	said     http.Header // what the door has said of the answer before, nil for nothing
 	written  time.Time   // when the client was last given time to take a part
+	last     bool        // the connection ends with this answer
 	err      error
 }
 
@@ -111,6 +112,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
 	if h := w.Header(); len(h) > 0 {
+		x.last = h.Get("Connection") == "close"
 		x.said = h.Clone() // early hints would be sent with what is set, and leave nothing of it
 		clear(h)
 	}
@@ -174,6 +176,15 @@ func (x *passage) extendWrite() {
 		x.written = now
 		_ = x.door.SetWriteDeadline(now.Add(most))
 	}
+}
+
+// WriteHeader begins the answer. That the connection ends with it is for the
+// door to say, and the reverse proxy takes every word on connections away.
+func (x *passage) WriteHeader(status int) {
+	if x.last && status >= http.StatusOK {
+		x.Header().Set("Connection", "close")
+	}
+	x.ResponseWriter.WriteHeader(status)
 }
 
 // Write sends a part of the answer.
