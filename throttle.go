@@ -80,13 +80,16 @@ func (t *Throttle) Try(key string, now time.Time) (undo func(), wait time.Durati
 // sweep makes room: first by what is over, then by anything, because a table
 // without a bound is a way to fill the memory.
 func (t *Throttle) sweep(now time.Time) {
-	if len(t.seen) < throttleTable && now.Sub(t.swept) < t.span {
-		return
+	due := t.span
+	if len(t.seen) >= throttleTable {
+		due = time.Second // a look at all for every stranger would be work that anybody may have done
 	}
-	t.swept = now
-	for network, w := range t.seen {
-		if w.Used(now) == 0 {
-			delete(t.seen, network)
+	if now.Sub(t.swept) >= due {
+		t.swept = now
+		for network, w := range t.seen {
+			if w.Used(now) == 0 {
+				delete(t.seen, network)
+			}
 		}
 	}
 	for network := range t.seen {
