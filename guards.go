@@ -23,8 +23,7 @@ type Guarding struct {
 	List   []*Guard
 	all    *RouteTable
 	served *RouteTable // those with an upstream, beside our endpoints
-	rows   map[*Guard]*Route
-	any    bool // there is one in served
+	rows   map[*Guard]Route
 }
 
 // NewGuards makes guards beside our own endpoints, none at first. forward
@@ -38,7 +37,7 @@ func NewGuards(own []string, forward func(w http.ResponseWriter, r *Request, g *
 // Make makes a state of guards without using it. The error names the guards and
 // endpoints that cannot stand beside each other, a line for each.
 func (g *Guards) Make(list []*Guard, rights *Rights) (*Guarding, error) {
-	s := &Guarding{Rights: rights, List: list, rows: map[*Guard]*Route{}}
+	s := &Guarding{Rights: rights, List: list, rows: map[*Guard]Route{}}
 	var err error
 	if s.all, err = NewRouteTable(list, nil); err != nil {
 		return nil, err
@@ -47,9 +46,8 @@ func (g *Guards) Make(list []*Guard, rights *Rights) (*Guarding, error) {
 	if s.served, err = NewRouteTable(served, g.own); err != nil {
 		return nil, err
 	}
-	s.any = len(served) > 0
 	for _, one := range list {
-		s.rows[one] = &Route{
+		s.rows[one] = Route{
 			Method: one.MethodNames(), Path: one.Path, Permission: one.Permission, Limits: one.Limits, Cost: one.Cost,
 			Handle: func(w http.ResponseWriter, r *Request) error { return g.forward(w, r, one) },
 		}
@@ -64,10 +62,12 @@ func (g *Guards) Use(s *Guarding) { g.now.Store(s) }
 func (g *Guards) Now() *Guarding { return g.now.Load() }
 
 // Any says whether there is anything for the API door to guard.
-func (s *Guarding) Any() bool { return s.any }
+func (s *Guarding) Any() bool {
+	return slices.ContainsFunc(s.List, func(g *Guard) bool { return g.Upstream != nil })
+}
 
 // Find gives the row for a request at the API door, by its method and its path
-// on the wire; the row is shared and must not be changed. It is nil without an error where no guard is for it. The error is that
+// on the wire; nil without an error where no guard is for it. The error is that
 // of ReadPath, or ErrMethod with the methods that the path takes in allow.
 func (s *Guarding) Find(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.served, method, raw)
@@ -89,7 +89,8 @@ func (s *Guarding) find(table *RouteTable, method, raw string) (*Route, []string
 	case g != nil && (method == http.MethodConnect || method == http.MethodTrace):
 		return nil, nil, ErrMethod.With("%s is never passed on.", method)
 	case g != nil:
-		return s.rows[g], nil, nil
+		row := s.rows[g]
+		return &row, nil, nil
 	case len(allow) > 0:
 		return nil, allow, ErrMethod.With("%s does not take %s, but %s.", ClipPath(path), method, strings.Join(allow, ", "))
 	}

@@ -86,20 +86,17 @@ func (b *buffers) Get() []byte {
 func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
 
 // passage is one request on its way to its upstream and its answer on the way
-// back. All of it is one piece of memory, the reverse proxy too.
+// back.
 type passage struct {
 	http.ResponseWriter
-	proxy    *Proxy
-	guard    *Guard
-	request  *Request
-	door     http.ResponseController
-	reverse  httputil.ReverseProxy
-	upstream *http.Transport
-	body     *sentBody
-	said     http.Header // what the door has said of the answer before, nil for nothing
-	written  time.Time   // when the client was last given time to take a part
-	last     bool        // the connection ends with this answer
-	err      error
+	proxy   *Proxy
+	guard   *Guard
+	request *Request
+	door    *http.ResponseController
+	body    *sentBody
+	said    http.Header // what the door has said of the answer before
+	last    bool        // the connection ends with this answer
+	err     error
 }
 
 // Forward passes a request on and its answer back. The error is ErrGateway or
@@ -107,15 +104,13 @@ type passage struct {
 // limit. It panics with http.ErrAbortHandler where an answer breaks off, so that
 // the client sees that too.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
-	x := &passage{ResponseWriter: w, proxy: p, guard: g, request: r, door: *http.NewResponseController(w), upstream: p.transport(g.Timeout)}
+	x := &passage{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
-	if h := w.Header(); len(h) > 0 {
-		x.last = h.Get("Connection") == "close"
-		x.said = h.Clone() // early hints would be sent with what is set, and leave nothing of it
-		clear(h)
-	}
+	x.last = w.Header().Get("Connection") == "close"
+	x.said = w.Header().Clone() // early hints would be sent with what is set, and leave nothing of it
+	clear(w.Header())
 	// The door's times are for a whole request. Here each part has them: what
 	// goes on may last, and who is silent is cut off. A time to read that is
 	// left standing would end the request as if the client had gone away.
@@ -130,28 +125,12 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 		}
 		in.Body = x.body
 	}
-	x.reverse = httputil.ReverseProxy{Rewrite: asItIs, Transport: x, ErrorHandler: fail, BufferPool: &p.buffers, ErrorLog: p.quiet}
-	x.reverse.ServeHTTP(x, in)
-	return x.err
-}
-
-// asItIs changes nothing: RoundTrip does, where no function has to be made for
-// each request.
-func asItIs(*httputil.ProxyRequest) {}
-
-// fail is passage.fail.
-func fail(w http.ResponseWriter, _ *http.Request, err error) { w.(*passage).fail(err) }
-
-// RoundTrip sends what the reverse proxy made of the request to the upstream,
-// and gives the upstream's answer for the client. What we said about caching an
-// answer to a key in the URL goes before what the upstream says.
-func (x *passage) RoundTrip(out *http.Request) (*http.Response, error) {
-	x.rewrite(out)
-	res, err := x.upstream.RoundTrip(out)
-	if err == nil {
-		maps.Copy(res.Header, x.said)
+	proxy := httputil.ReverseProxy{
+		Rewrite: x.rewrite, ModifyResponse: x.answer, ErrorHandler: x.fail, Transport: p.transport(g.Timeout), BufferPool: &p.buffers,
+		ErrorLog: p.quiet,
 	}
-	return res, err
+	proxy.ServeHTTP(x, in)
+	return x.err
 }
 
 // extendRead gives the client another while for the next part of its body, or
@@ -164,17 +143,9 @@ func (x *passage) extendRead(more bool) {
 	_ = x.door.SetReadDeadline(until) // where that is not possible there is no such time either
 }
 
-// extendWrite gives the client another while to take the next part. Setting the
-// time costs more than looking at it, so it stands while less than a 64th of it
-// has gone by.
 func (x *passage) extendWrite() {
-	most := x.proxy.o.WriteTimeout
-	if most <= 0 {
-		return
-	}
-	if now := time.Now(); now.Sub(x.written) > most/64 {
-		x.written = now
-		_ = x.door.SetWriteDeadline(now.Add(most))
+	if x.proxy.o.WriteTimeout > 0 {
+		_ = x.door.SetWriteDeadline(time.Now().Add(x.proxy.o.WriteTimeout))
 	}
 }
 
@@ -226,9 +197,16 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 // Close ends the reading.
 func (b *sentBody) Close() error { return b.from.Close() }
 
+// answer prepares the upstream's answer for the client. What we said about
+// caching an answer to a key in the URL goes before what the upstream says.
+func (x *passage) answer(res *http.Response) error {
+	maps.Copy(res.Header, x.said)
+	return nil
+}
+
 // fail keeps the error for a request that got no answer.
-func (x *passage) fail(err error) {
-	maps.Copy(x.Header(), x.said)
+func (x *passage) fail(w http.ResponseWriter, r *http.Request, err error) {
+	maps.Copy(w.Header(), x.said)
 	var tooLarge *http.MaxBytesError
 	var late net.Error
 	switch {
@@ -249,30 +227,29 @@ func (x *passage) fail(err error) {
 	x.proxy.o.Log.Warn("upstream failed", "id", x.request.ID, "route", x.guard.Path, "upstream", x.guard.Upstream.Host, "error", err)
 }
 
-// rewrite makes the request to the upstream out of the client's, less what was
-// for this hop alone.
-func (x *passage) rewrite(out *http.Request) {
-	in, up := x.request.Request, x.guard.Upstream
-	strip := len(Segments(x.guard.StripPrefix))
+// rewrite makes the request to the upstream out of the client's.
+func (x *passage) rewrite(pr *httputil.ProxyRequest) {
+	out, up := pr.Out, x.guard.Upstream
 	out.URL.Scheme, out.URL.Host, out.Host = up.Scheme, up.Host, ""
-	out.URL.Path = up.Path + cutSegments(in.URL.Path, strip)
-	out.URL.RawPath = up.EscapedPath() + cutSegments(in.URL.EscapedPath(), strip)
-	out.URL.RawQuery, out.URL.ForceQuery = in.URL.RawQuery, in.URL.ForceQuery
+	raw := cutSegments(pr.In.URL.EscapedPath(), len(Segments(x.guard.StripPrefix)))
+	out.URL.Path = up.Path + cutSegments(pr.In.URL.Path, len(Segments(x.guard.StripPrefix)))
+	out.URL.RawPath = up.EscapedPath() + raw
+	out.URL.RawQuery, out.URL.ForceQuery = pr.In.URL.RawQuery, pr.In.URL.ForceQuery
 	DropForged(out.Header)
 	DropForged(out.Trailer)
 	if x.body != nil && len(out.Trailer) > 0 {
 		x.body.ends = out.Trailer
 	}
-	h, proto := out.Header, "http"
-	if in.TLS != nil {
-		proto = "https"
-	}
+	h := out.Header
 	Identify(h, x.request)
-	v := &[...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, proto} // one array for all three
-	h["X-Forwarded-For"], h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = v[0:1:1], v[1:2:2], v[2:3:3]
-	if FromProxy(in, x.proxy.o.Proxies) { // then it knows better than we
+	h["X-Forwarded-For"] = []string{forwardedFor(pr.In, x.proxy.o.Proxies)}
+	h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = []string{pr.In.Host}, []string{"http"}
+	if pr.In.TLS != nil {
+		h["X-Forwarded-Proto"] = []string{"https"}
+	}
+	if FromProxy(pr.In, x.proxy.o.Proxies) { // then it knows better than we
 		for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
-			if said := in.Header[name]; len(said) == 1 && said[0] != "" {
+			if said := pr.In.Header[name]; len(said) == 1 && said[0] != "" {
 				h[name] = said
 			}
 		}
