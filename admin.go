@@ -109,7 +109,7 @@ func (a *Admin) list(w http.ResponseWriter, r *Request) error {
 	var keys []*Key
 	count := 0
 	err = a.store.View(func(tx *Tx) (err error) {
-		keys, count, err = f.Page(tx, a.keyring, page, r.Now)
+		keys, count, err = f.Page(tx, a.keyring, page, r.Latest)
 		return err
 	})
 	if err != nil {
@@ -234,7 +234,7 @@ func (a *Admin) rotate(w http.ResponseWriter, r *Request) error {
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
 			return err
 		}
-		if secret, err = a.keyring.Rotate(tx, key, r.Now, r.Now.Add(time.Duration(overlap)*time.Second)); err != nil {
+		if secret, err = a.keyring.Rotate(tx, key, r.Latest, r.Latest.Add(time.Duration(overlap)*time.Second)); err != nil {
 			return err
 		}
 		return Raise(tx, KeyEvent(KeyRotated, key, r.Now))
@@ -263,7 +263,7 @@ func (a *Admin) finish(w http.ResponseWriter, r *Request) error {
 			if err != nil {
 				return err
 			}
-			if since := r.Now.Sub(use.At); since < time.Duration(unused)*time.Second && r.Now.Before(alias.EndsAt) {
+			if since := r.Now.Sub(use.At); since < time.Duration(unused)*time.Second && r.Latest.Before(alias.EndsAt) {
 				return ErrConflict.With("The earlier secret %s was used %s ago, from %s. Nothing was ended.", alias.Hint, since.Round(time.Second), use.IP)
 			}
 		}
@@ -362,7 +362,7 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 		if use, err = a.keyring.LastUse(tx, k.ID); err != nil {
 			return err
 		}
-		secrets, err = a.secrets(tx, k, r.Now)
+		secrets, err = a.secrets(tx, k, r.Latest)
 		return err
 	})
 	if err != nil {
@@ -381,7 +381,7 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 	shown := map[string]any{
 		"id": k.ID, "name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "limits": limits,
 		"environment": k.Environment, "owner": k.OwnerName, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
-		"query_allowed": k.QueryAllowed, "status": k.Status(r.Now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
+		"query_allowed": k.QueryAllowed, "status": k.Status(r.Latest), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
 		"revoked_at": Seconds(k.RevokedAt), "rotated_at": Seconds(k.RotatedAt), "secrets": secrets, "usage": usage,
 	}
 	showUse(shown, use)

@@ -220,13 +220,14 @@ func (a *App) tend() {
 	defer guard.Stop()
 	defer minute.Stop()
 	defer flush.Stop()
-	a.report("count the keys", a.metrics.CountKeys(a.clock.Now()))
+	a.report("count the keys", a.metrics.CountKeys(a.clock.Latest(a.clock.Now())))
+	behind := false
 	for {
 		select {
 		case <-a.stop:
 			return
 		case <-second.C:
-			a.clock.Catch()
+			behind = a.catch(behind)
 			a.Sender.Wake()
 			a.report("send reminders", FireReminders(a.Store, a.clock.Now()))
 			a.report("end leases of dialers", a.dialer.Lapse(a.clock.Now()))
@@ -235,15 +236,16 @@ func (a *App) tend() {
 			a.Store.Guard()
 		case <-minute.C:
 			now := a.clock.Now()
+			late, early := a.clock.Latest(now), a.clock.Earliest(now)
 			a.Limiter.Sweep(a.clock.Service(now))
-			a.report("end earlier secrets", a.Keyring.Sweep(now))
+			a.report("end earlier secrets", a.Keyring.Sweep(early))
 			a.report("forget requests", errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now)))
-			a.report("look for keys that expire", a.notices.Expiring(now))
+			a.report("look for keys that expire", a.notices.Expiring(late))
 			a.report("sweep the outbox", SweepOutbox(a.Store, now))
-			a.report("forget sessions", a.sessions.Sweep(now))
+			a.report("forget sessions", a.sessions.Sweep(early))
 			a.report("sweep the usage history", a.history.Sweep(now))
 			a.report("tend the audit log", a.audit.Tend(now))
-			a.report("count the keys", a.metrics.CountKeys(now))
+			a.report("count the keys", a.metrics.CountKeys(late))
 			a.report("scheduled backup", a.backups.Due(now))
 		case <-flush.C:
 			a.report("store last uses", a.Keyring.Flush())
@@ -251,6 +253,23 @@ func (a *App) tend() {
 			a.report("store the usage history", a.history.Flush())
 		}
 	}
+}
+
+// Deed is what the service does of itself, now.
+func (a *App) Deed(action string) Deed {
+	now := a.clock.Now()
+	return Deed{Actor: ActorSelf, Action: action, Now: now, Latest: a.clock.Latest(now)}
+}
+
+// catch has the clock catch up, and logs once that the wall clock was set back.
+func (a *App) catch(told bool) (behind bool) {
+	a.clock.Catch()
+	by := a.clock.Behind(a.clock.Now())
+	if behind = by >= time.Minute; behind && !told {
+		a.log.Warn("the wall clock is behind the time that it was: keys and logins end by the later of the two, until it has been so for a day",
+			"behind", by.Round(time.Second).String())
+	}
+	return behind
 }
 
 // report logs a fault of the background work. That of a failed store is told

@@ -22,7 +22,17 @@ type Deed struct {
 	Object  string     // what it is done to, where that is known before
 	Request string     // request id
 	Now     time.Time
+	Latest  time.Time      // of Clock.Latest, where the deed makes or needs what ends
 	Detail  map[string]any // what else is to be known; never a secret
+}
+
+// Late is the time by which logins and set-up links begin and end: Latest, or Now
+// where that is later or nobody gave the other.
+func (d Deed) Late() time.Time {
+	if d.Latest.After(d.Now) {
+		return d.Latest
+	}
+	return d.Now
 }
 
 // Entry is one entry of the audit log. Entries only ever gain fields.

@@ -26,6 +26,7 @@ func newMachine(t testing.TB) *machine {
 	m := &machine{testApp: newTestApp(t), began: time.Now(), up: time.Hour}
 	m.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
 	m.stop()
+	m.config.Admin.SessionIdle = 30 * time.Minute
 	m.set()
 	m.start()
 	return m
@@ -273,4 +274,149 @@ func (m *machine) script(random *rand.Rand) (n int, err error) {
 		return n, fmt.Errorf("25 h after the last request: got %d %s", w.Code, w.Body)
 	}
 	return n, nil
+}
+
+// ends are a key, an earlier secret, a login and a set-up link that all end within the hour.
+type ends struct{ key, old, session, link string }
+
+func (m *machine) endings() (e ends) {
+	m.t.Helper()
+	_, e.key = m.key(everyPermission, `"expires_at": "`+*Seconds(m.clock.Latest(m.clock.Now()).Add(10 * time.Minute))+`"`)
+	var id string
+	id, e.old = m.key(everyPermission)
+	m.operate(200, "POST", "/admin/v1/keys/"+id+"/rotate", `{"overlap_seconds": 600}`)
+	by := m.Deed("test")
+	var err1, err2 error
+	e.session, err1 = m.sessions.Begin(by, 1)
+	e.link, err2 = m.Operators.SetupToken(by)
+	if err1 != nil || err2 != nil {
+		m.t.Fatal(err1, err2)
+	}
+	return e
+}
+
+// live lists what of it holds, as the doors ask.
+func (m *machine) live(e ends) (list string) {
+	now := m.clock.Latest(m.clock.Now())
+	_, err := m.sessions.Find(e.session, now)
+	for _, one := range []struct {
+		name  string
+		holds bool
+	}{
+		{"key ", m.ask("GET", "/api/v1/agents", e.key, "").Code == 200}, {"old ", m.ask("GET", "/api/v1/agents", e.old, "").Code == 200},
+		{"session ", err == nil}, {"link ", m.Operators.SetupHolds(e.link, now) == nil},
+	} {
+		if one.holds {
+			list += one.name
+		}
+	}
+	return list
+}
+
+const allLive = "key old session link "
+
+// TestClock_Endings sets the wall clock back after everything has ended, which must not
+// begin again, and ahead before, which must not end it for ever.
+func TestClock_Endings(t *testing.T) {
+	const hour = time.Hour
+	const years = 87600 * hour
+	for _, tt := range []struct {
+		name string
+		do   func(m *machine)
+		want string
+	}{
+		{"nothing", func(*machine) {}, allLive},
+		{"an hour", func(m *machine) { m.pass(hour) }, ""},
+		{"an hour, back 2 h", func(m *machine) { m.pass(hour); m.step(-2 * hour) }, ""},
+		{"an hour, back 10 years", func(m *machine) { m.pass(hour); m.step(-years) }, ""},
+		{"back 2 h, an hour", func(m *machine) { m.step(-2 * hour); m.pass(hour) }, ""},
+		{"an hour asleep, back 2 h", func(m *machine) { m.sleep(hour); m.step(-2 * hour) }, ""},
+		{"back 2 h and started again", func(m *machine) { m.pass(hour); m.step(-2 * hour); m.stop(); m.start() }, ""},
+		{"back 2 h over a crash", func(m *machine) { m.pass(hour); m.crash(); m.step(-2 * hour); m.start() }, ""},
+		{"stopped for an hour, back 2 h", func(m *machine) { m.stop(); m.pass(hour); m.step(-2 * hour); m.start() }, ""},
+		{"back 10 years by a reboot", func(m *machine) {
+			m.pass(hour)
+			m.key(everyPermission) // a change, with which the time is stored
+			m.stop()
+			m.step(-years)
+			m.reboot()
+			m.start()
+		}, ""},
+		{"back 2 h for 23 h", func(m *machine) { m.pass(hour); m.step(-2 * hour); m.clock.Catch(); m.pass(23 * hour); m.clock.Catch() }, ""},
+		{"ahead 10 years and back", func(m *machine) {
+			m.step(years)
+			m.clock.Catch()
+			if list := m.live(ends{}); list != "" {
+				m.t.Errorf("got %s", list)
+			}
+			now := m.clock.Now()
+			if err := m.Keyring.Sweep(m.clock.Earliest(now)); err != nil {
+				m.t.Error(err)
+			}
+			if err := m.sessions.Sweep(m.clock.Earliest(now)); err != nil {
+				m.t.Error(err)
+			}
+			m.step(-years)
+		}, allLive},
+		{"started again 10 years ahead, and back", func(m *machine) { m.stop(); m.step(years); m.start(); m.step(-years) }, allLive},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMachine(t)
+			e := m.endings()
+			tt.do(m)
+			if list := m.live(e); list != tt.want {
+				t.Errorf("got %q, want %q", list, tt.want)
+			}
+		})
+	}
+}
+
+// TestClock_Believed starts a machine with a wall clock that is years ahead and put right
+// then: what ends at a date is of use again once the clock has gone so for a day. New
+// logins and links hold meanwhile, too.
+func TestClock_Believed(t *testing.T) {
+	const years = 87600 * time.Hour
+	m := newMachine(t)
+	_, key := m.key(everyPermission, `"expires_at": "`+*Seconds(m.clock.Now().Add(30 * 24 * time.Hour))+`"`)
+	m.stop()
+	m.step(years)
+	m.reboot()
+	m.start()
+	m.key(everyPermission)
+	m.step(-years)
+	if m.App.catch(false); !strings.Contains(m.log.String(), "the wall clock is behind") {
+		t.Error("the log does not tell of it")
+	}
+	if behind := m.clock.Behind(m.clock.Now()).Round(time.Hour); behind != years {
+		t.Errorf("got %s behind, want %s", behind, years)
+	}
+	if w := m.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 {
+		t.Errorf("at once: got %d, want 401", w.Code)
+	}
+	if list := m.live(m.endings()); list != allLive {
+		t.Errorf("made meanwhile: got %q", list)
+	}
+	m.stop()
+	m.start() // the day counts anew
+	m.clock.Catch()
+	m.pass(23 * time.Hour)
+	m.clock.Catch()
+	if w := m.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 {
+		t.Errorf("after 23 h: got %d, want 401", w.Code)
+	}
+	m.pass(2 * time.Hour)
+	m.clock.Catch()
+	if w := m.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+		t.Errorf("after a day: got %d %s, want 200", w.Code, w.Body)
+	}
+	m.stop()
+	m.start()
+	if w := m.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+		t.Errorf("after a restart: got %d %s, want 200", w.Code, w.Body)
+	}
+	m.pass(30 * 24 * time.Hour)
+	m.step(-2 * 24 * time.Hour)
+	if w := m.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 {
+		t.Errorf("once it has ended: got %d, want 401", w.Code)
+	}
 }

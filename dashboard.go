@@ -138,7 +138,8 @@ func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 
 // deed says who does what on a page; the zero Operator is nobody yet.
 func (d *Dashboard) deed(r *http.Request, op Operator, action string) Deed {
-	by := Deed{Actor: "nobody", Client: ClientAddr(r, d.o.Proxies), Action: action, Now: d.o.Clock.Now()}
+	now := d.o.Clock.Now()
+	by := Deed{Actor: "nobody", Client: ClientAddr(r, d.o.Proxies), Action: action, Now: now, Latest: d.o.Clock.Latest(now)}
 	if op.ID != 0 {
 		by.Actor, by.Object = op.Actor(), fmt.Sprintf("operator %d", op.ID)
 	}
@@ -176,7 +177,7 @@ func (d *Dashboard) whose(r *http.Request) (op Operator, token string, ok bool) 
 	if err != nil {
 		return op, "", false
 	}
-	id, err := d.o.Sessions.Find(cookie.Value, d.o.Clock.Now())
+	id, err := d.o.Sessions.Find(cookie.Value, d.o.Clock.Latest(d.o.Clock.Now()))
 	if err != nil {
 		return op, "", false
 	}
@@ -391,7 +392,7 @@ func (d *Dashboard) begin(w http.ResponseWriter, r *http.Request, op Operator) e
 func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
 	token := r.URL.Query().Get("token")
 	status := http.StatusOK
-	if err := d.o.Operators.SetupHolds(token, d.o.Clock.Now()); err != nil {
+	if err := d.o.Operators.SetupHolds(token, d.o.Clock.Latest(d.o.Clock.Now())); err != nil {
 		token, status = "", http.StatusForbidden
 	}
 	d.render(w, status, "setup", View{Title: "Set up", Data: token})

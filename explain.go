@@ -165,7 +165,7 @@ func fits(pattern, path string) bool {
 
 // checks makes the checks of Server in their order. An error is a fault.
 func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
-	steps := []step{verdict("state", key.Check(r.Now), "The key is active.")}
+	steps := []step{verdict("state", key.Check(r.Latest), "The key is active.")}
 	var err error
 	if q.carrier == CarrierQuery && !key.AllowsQuery(e.queryAllowed) {
 		err = ErrQueryKey

@@ -30,6 +30,7 @@ type Request struct {
 	Actor  string     // who asks on the admin door, for the record
 	Now    time.Time  // wall clock, for records and people
 	Moment time.Time  // service clock, for limits only: it never goes back
+	Latest time.Time  // by which keys and links end (Clock.Latest)
 	// MaxBody is the most bytes that a body may have.
 	MaxBody int64
 	// Limits are the limits that apply to this request and how they stand,
@@ -43,7 +44,7 @@ func (r *Request) Deed() Deed {
 	if r.Key != nil {
 		actor = "key " + r.Key.ID
 	}
-	return Deed{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now}
+	return Deed{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now, Latest: r.Latest}
 }
 
 // Update is Store.Update for what a request changes. On the admin door the

@@ -68,7 +68,7 @@ func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 			return err
 		}
 	}
-	if err := f.fillExpiry(r.Now, key, body, create); err != nil {
+	if err := f.fillExpiry(r.Latest, key, body, create); err != nil {
 		return err
 	}
 	if err := f.fillEnvironment(key, body); err != nil {
@@ -102,7 +102,7 @@ func (f *KeyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) e
 	}
 	switch {
 	case body.Given("expires_at") && !key.ExpiresAt.After(now):
-		return ErrValidation.With("expires_at is not in the future.")
+		return ErrValidation.With("expires_at is not in the future: the server has %s.", now.UTC().Format(time.RFC3339))
 	case most > 0 && (key.ExpiresAt.IsZero() || key.ExpiresAt.After(now.Add(most))):
 		return ErrValidation.With("expires_at must be at most %s from now, so by %s: keys.max_expiry in the configuration is %s.",
 			days(most), now.Add(most).UTC().Format(time.RFC3339), days(most))

@@ -288,7 +288,7 @@ const maxAliases = 3
 // Rotate gives a key of the caller's own another secret, which is nowhere to be
 // had again. The one until now, and those before it, hold until ends; where
 // that is not in the future, none of them holds once the transaction is on
-// disk. ErrConflict: too many of them hold still.
+// disk. ErrConflict: too many of them hold still. now is of Clock.Latest.
 func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, err error) {
 	if key.Hash == nil {
 		return "", ErrConflict.With("This key was stored by a version that did not note where its secret is. Create a new key.")
@@ -345,7 +345,8 @@ func (k *Keyring) forget(tx *Tx, id string, a Alias) error {
 const maxSweep = 1000
 
 // Sweep takes earlier secrets out of the store whose time is over. It is to be
-// called about once a minute; that they end does not depend on it.
+// called about once a minute; that they end does not depend on it. now is of
+// Clock.Earliest.
 func (k *Keyring) Sweep(now time.Time) error {
 	by := Deed{Actor: ActorSelf, Action: "end earlier secrets", Now: now}
 	return by.Update(k.store, func(tx *Tx) error {

@@ -91,7 +91,7 @@ const (
 	StatusRevoked = "revoked"
 )
 
-// Status is the state of the key at a time.
+// Status is the state of the key at a time, which is to be of Clock.Latest.
 func (k *Key) Status(now time.Time) string {
 	switch {
 	case !k.RevokedAt.IsZero():

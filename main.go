@@ -177,7 +177,7 @@ func announce(a *App, o ServeOptions, log *slog.Logger, api, admin net.Addr) {
 	next := "Log in     " + dashboard + "/login"
 	if o.Demo {
 		next = "Log in     as below"
-	} else if token, err := a.Operators.SetupToken(Deed{Actor: ActorSelf, Action: "make set-up link", Now: time.Now()}); err == nil {
+	} else if token, err := a.Operators.SetupToken(a.Deed("make set-up link")); err == nil {
 		next = "Set up     " + dashboard + SetupPath(token)
 	}
 	_, _ = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)

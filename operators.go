@@ -180,14 +180,14 @@ func (o *Operators) Create(by Deed, name, password, setup string) (made Operator
 		return made, err
 	}
 	if setup != "" { // before any hashing, which is dear
-		if err := o.SetupHolds(setup, by.Now); err != nil {
+		if err := o.SetupHolds(setup, by.Late()); err != nil {
 			return made, err
 		}
 	}
 	sealed := o.seal(password)
 	err = by.Update(o.store, func(tx *Tx) error {
 		if setup != "" {
-			if err := o.CheckSetup(tx, setup, by.Now); err != nil {
+			if err := o.CheckSetup(tx, setup, by.Late()); err != nil {
 				return err
 			}
 		}
@@ -234,7 +234,7 @@ func (o *Operators) SetupToken(by Deed) (token string, err error) {
 		if n, err := operatorTable.Count(tx); err != nil || n > 0 {
 			return errors.Join(err, ErrConflict.With("There is an operator already. Log in, or use latchkey admin passwd."))
 		}
-		return tx.Put("meta", []byte("setup"), setupMark(token, by.Now.Add(setupSpan)))
+		return tx.Put("meta", []byte("setup"), setupMark(token, by.Late().Add(setupSpan)))
 	})
 	return token, err
 }
@@ -333,7 +333,7 @@ func (o *Operators) link(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusCreated, map[string]any{"path": SetupPath(token), "expires_at": Seconds(r.Now.Add(setupSpan))})
+	return WriteJSON(w, http.StatusCreated, map[string]any{"path": SetupPath(token), "expires_at": Seconds(r.Latest.Add(setupSpan))})
 }
 
 // SetupPath is the path and query of a set-up link.

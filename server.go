@@ -173,7 +173,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	x := new(exchange) // filled field by field: a literal would be made and then copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
 	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
-	x.began, x.Now, x.Moment = now, now, s.o.Clock.Service(now)
+	x.began, x.Now, x.Moment, x.Latest = now, now, s.o.Clock.Service(now), s.o.Clock.Latest(now)
 	x.Request.Limits = x.limits[:0]
 	x.Client = ClientAddr(r, s.o.Proxies)
 	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
@@ -377,7 +377,7 @@ func (s *Server) authenticate(x *exchange) error {
 	if err == nil {
 		key = key.Fit(x.rights)
 		x.found, x.step = key, StepState
-		if err = key.Check(x.Now); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
+		if err = key.Check(x.Latest); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
 			x.step, err = StepCarrier, ErrQueryKey
 		}
 	}

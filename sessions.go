@@ -53,7 +53,7 @@ func SessionHash(token string) []byte {
 func (s *Sessions) Begin(by Deed, operator uint64) (token string, err error) {
 	token = RandomHex(32)
 	return token, by.Update(s.store, func(tx *Tx) error {
-		return sessionTable.Put(tx, session{Hash: SessionHash(token), Operator: operator, CreatedAt: by.Now, SeenAt: by.Now})
+		return sessionTable.Put(tx, session{Hash: SessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
 	})
 }
 
@@ -61,7 +61,7 @@ func (s *Sessions) Begin(by Deed, operator uint64) (token string, err error) {
 const seenStep = time.Minute
 
 // Find gives the operator whose session a token is; ErrNotFound where there is
-// none or it is over.
+// none or it is over. now is of Clock.Latest.
 func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error) {
 	var found session
 	err = s.store.View(func(tx *Tx) (err error) {
@@ -119,7 +119,7 @@ func EndSessions(tx *Tx, operator uint64, keep []byte) error {
 }
 
 // Sweep forgets sessions that are over in any case, up to 1000 of them. It is
-// to be called about once a minute.
+// to be called about once a minute; now is of Clock.Earliest.
 func (s *Sessions) Sweep(now time.Time) error {
 	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.max).UnixNano())), sessionTable.Delete)
 }

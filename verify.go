@@ -137,7 +137,7 @@ func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
 		}
 		for name, value := range map[string]any{
 			"key_id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "permissions": key.PermissionNames(),
-			"status": key.Status(r.Now), "expires_at": Seconds(key.ExpiresAt), "secret_ends_at": Seconds(key.Until()),
+			"status": key.Status(r.Latest), "expires_at": Seconds(key.ExpiresAt), "secret_ends_at": Seconds(key.Until()),
 		} {
 			answer[name] = value
 		}
@@ -166,7 +166,7 @@ func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
 
 // check makes the checks that follow once a key is found.
 func (v *Verifier) check(key *Key, holder *Holder, q question, r *Request, answer map[string]any) error {
-	if err := key.Check(r.Now); err != nil {
+	if err := key.Check(r.Latest); err != nil {
 		return err
 	}
 	if len(key.AllowedIPs) > 0 && !q.ip.IsValid() {
@@ -238,7 +238,7 @@ func (v *Verifier) introspect(w http.ResponseWriter, r *Request) error {
 	w.Header().Set("Cache-Control", "no-store")
 	key, holder, err := v.keyring.Find(form.Get("token"))
 	if err == nil {
-		err = key.Check(r.Now)
+		err = key.Check(r.Latest)
 	}
 	if errors.Is(err, ErrKey) {
 		return WriteJSON(w, http.StatusOK, map[string]any{"active": false})
@@ -296,8 +296,8 @@ func (v *Verifier) lookup(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		found = append(found, map[string]any{
-			"sha256": fmt.Sprintf("%x", d), "id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "status": key.Status(r.Now),
-			"present": key.Until().IsZero(), "ends_at": Seconds(key.Until()), "live": key.Check(r.Now) == nil,
+			"sha256": fmt.Sprintf("%x", d), "id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "status": key.Status(r.Latest),
+			"present": key.Until().IsZero(), "ends_at": Seconds(key.Until()), "live": key.Check(r.Latest) == nil,
 		})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"prefix": v.keyring.Prefix(), "keys": found})
