@@ -269,8 +269,11 @@ func (s *Sender) attempt(ctx context.Context, w Webhook, d Delivery) (a Attempt)
 	}
 	defer answer.Body.Close()
 	// Read so that the connection can be used again, but no more than a
-	// receiver needs to say that it is well.
-	_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
+	// receiver needs to say that it is well. After a 101, which nobody asked
+	// for, the connection itself is the body: it heeds no time and may be mute.
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
+	}
 	a.Status = answer.StatusCode
 	return a
 }

@@ -26,9 +26,13 @@ type Targets struct {
 	resolver *net.Resolver // nil: the system's
 }
 
+// platform is where Azure tells virtual machines of themselves and takes their
+// orders: a public address that leads inside.
+var platform = netip.MustParsePrefix("168.63.129.16/32")
+
 // NewTargets allows public addresses, and with private all others too.
 func NewTargets(private bool) *Targets {
-	return &Targets{private: private, guardian: ssrf.New(ssrf.WithAnyPort())}
+	return &Targets{private: private, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
 }
 
 // CheckURL is ErrValidation with the reason for a URL that can be no target.
@@ -45,10 +49,14 @@ func (t *Targets) CheckURL(text string) error {
 		return ErrValidation.With("url must not hold a user name or password. Check the signature at the receiver instead.")
 	case u.Fragment != "":
 		return ErrValidation.With("url must not have a #fragment: it is never sent.")
-	case t.private:
-		return nil
 	}
 	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
+	if oddAddress(host) {
+		return ErrValidation.With("url must name its host, or write an address as 192.0.2.1 or [2001:db8::1].")
+	}
+	if t.private {
+		return nil
+	}
 	port, err := strconv.Atoi(cmp.Or(u.Port(), "443"))
 	ip, notIP := netip.ParseAddr(host)
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") || notIP == nil && t.guardian.SafeAddr(ip.WithZone("")) != nil {
@@ -58,6 +66,21 @@ func (t *Targets) CheckURL(text string) error {
 		return ErrValidation.With("url must have the port 80, 443 or one above 1023.")
 	}
 	return nil
+}
+
+// oddAddress says whether a host is an IPv4 address as only some programs read
+// it, such as 127.1, 2130706433 or 0x7f.0.0.1: no name ends in a number.
+func oddAddress(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return false
+	}
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if digits, hex := strings.CutPrefix(last, "0x"); hex {
+		last = strings.TrimLeft(digits, "0123456789abcdef")
+	} else {
+		last = strings.TrimLeft(last, "0123456789")
+	}
+	return last == ""
 }
 
 func portAllowed(port int) bool { return port == 80 || port == 443 || port > 1023 && port < 1<<16 }

@@ -51,6 +51,58 @@ func TestTargets_CheckURL(t *testing.T) {
 		{"http://localhost/", "private network"},
 		{"http://LocalHost./", "private network"},
 		{"http://a.localhost/", "private network"},
+		{"http://127.255.255.254/", "private network"},
+		{"http://127.0.0.1./", "private network"},
+		{"http://255.255.255.255/", "private network"},
+		{"http://240.0.0.1/", "private network"},
+		{"http://192.0.0.192/", "private network"},
+		{"http://100.100.100.200/", "private network"},
+		{"http://168.63.129.16/", "private network"},
+		{"http://[::127.0.0.1]/", "private network"},
+		{"http://[0:0:0:0:0:ffff:7f00:1]/", "private network"},
+		{"http://[::ffff:169.254.169.254]/", "private network"},
+		{"http://[64:ff9b:1::a00:1]/", "private network"},
+		{"http://[2002:7f00:1::]/", "private network"},
+		{"http://[2001:0:7f00:1::]/", "private network"},
+		{"http://[2001:db8::1]/", "private network"},
+		{"http://[fe80::1]/", "private network"},
+		{"http://[fec0::1]/", "private network"},
+		{"http://[fc00::1]/", "private network"},
+		{"http://[ff02::1]/", "private network"},
+		{"http://[::1%25lo]/", "private network"},
+		{"http://127.1/", "write an address"},
+		{"http://127.0.1/", "write an address"},
+		{"http://2130706433/", "write an address"},
+		{"http://017700000001/", "write an address"},
+		{"http://0x7f000001/", "write an address"},
+		{"http://0X7F.0.0.0x1/", "write an address"},
+		{"http://0177.0.0.1/", "write an address"},
+		{"http://127.0.0.01/", "write an address"},
+		{"http://127.0.0.256/", "write an address"},
+		{"http://0/", "write an address"},
+		{"http://127.1./", "write an address"},
+		{"http://0x/", "write an address"},
+		{"http://hooks.example.net.:443/", ""},
+		{"http://1.2.3.4.example.net/", ""},
+		{"http://0xcafe.example.net/", ""},
+		{"https://127.0.0.1:99999/", "private network"},
+		{"http:127.0.0.1/", "must be a URL"},
+		{"http:/127.0.0.1/", "must be a URL"},
+		{"//127.0.0.1/", "must begin with https://"},
+		{"ftp://127.0.0.1/", "must begin with https://"},
+		{"dict://127.0.0.1:11211/", "must begin with https://"},
+		{"ldap://127.0.0.1/", "must begin with https://"},
+		{"unix://127.0.0.1/control.sock", "must begin with https://"},
+		{"javascript:alert(1)", "must be a URL"},
+		{"http://127.0.0.1:80@hooks.example.net/", "user name"},
+		{"http://hooks.example.net:80@127.0.0.1/", "user name"},
+		{"http://hooks.example.net\\@127.0.0.1/", "must be a URL"},
+		{"http://hooks.example.net /", "must be a URL"},
+		{"http://hooks.example.net/\r\nHost: x", "must be a URL"},
+		{"http://[::1/", "must be a URL"},
+		{"http://hooks.example.net:x/", "must be a URL"},
+		{"http://hooks.example.net:0/", "port"},
+		{"http://hooks.example.net:6379/", ""},
 	} {
 		err := NewTargets(false).CheckURL(tt.url)
 		if (err == nil) != (tt.want == "") || err != nil && (!errors.Is(err, ErrValidation) || !strings.Contains(err.Error(), tt.want)) {
@@ -129,10 +181,22 @@ func TestTargets_Connections(t *testing.T) {
 			}
 		}()
 		_, port, _ := net.SplitHostPort(l.Addr().String())
-		for _, host := range []string{"127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "[::]", "localhost", "169.254.169.254", "10.0.0.1", "[64:ff9b::7f00:1]"} {
+		for _, host := range []string{"127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "[::]", "localhost", "169.254.169.254", "10.0.0.1", "[64:ff9b::7f00:1]",
+			"[::127.0.0.1]", "[2002:7f00:1::]", "[::1%25lo]", "[fe80::1%25lo]", "\uff11\uff12\uff17.\uff10.\uff10.\uff11", "127\u30020\u30020\u30021", "168.63.129.16"} {
 			refuseTarget(t, NewTargets(false), "http://"+host+":"+port+"/")
 		}
-		for _, list := range [][]string{{"127.0.0.1"}, {"::1"}, {"::ffff:127.0.0.1"}, {"169.254.169.254"}, {"10.0.0.1"}, {"fd00:ec2::254"}} {
+		// What Go takes for names and others for addresses, under a name server
+		// that agrees with the others.
+		for _, host := range []string{"127.0.0.1.", "localhost.", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.1", "0", "127.0.0.1.nip.example"} {
+			targets := NewTargets(false)
+			targets.resolver = &net.Resolver{PreferGo: true, Dial: (&dnsAnswers{list: []string{"127.0.0.1"}}).dial}
+			var none *net.DNSError
+			if err := askTarget(t, targets, "http://"+host+":"+port+"/"); !errors.Is(err, ErrTarget) && !errors.As(err, &none) {
+				t.Errorf("%s: got %v, want it refused", host, err)
+			}
+		}
+		for _, list := range [][]string{{"127.0.0.1"}, {"::1"}, {"::ffff:127.0.0.1"}, {"169.254.169.254"}, {"10.0.0.1"}, {"fd00:ec2::254"}, {"0.0.0.0"}, {"::"},
+			{"fe80::1"}, {"64:ff9b::7f00:1"}, {"2002:7f00:1::"}, {"2001:0:7f00:1::"}, {"100.64.0.1"}, {"192.168.0.1"}, {"172.31.0.1"}, {"224.0.0.1"}, {"168.63.129.16"}} {
 			names := &dnsAnswers{list: list}
 			targets := NewTargets(false)
 			targets.resolver = &net.Resolver{PreferGo: true, Dial: names.dial}
@@ -165,6 +229,14 @@ func TestTargets_NameChangesItsMind(t *testing.T) {
 // refuseTarget wants a request to be refused before a connection is made.
 func refuseTarget(t *testing.T, targets *Targets, url string) {
 	t.Helper()
+	if err := askTarget(t, targets, url); !errors.Is(err, ErrTarget) {
+		t.Errorf("%s: got %v, want it refused", url, err)
+	}
+}
+
+// askTarget makes a request that must fail, and gives why it did.
+func askTarget(t *testing.T, targets *Targets, url string) error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, "POST", url, strings.NewReader("{}"))
@@ -176,7 +248,5 @@ func refuseTarget(t *testing.T, targets *Targets, url string) {
 		_ = answer.Body.Close()
 		t.Fatalf("%s: got an answer", url)
 	}
-	if !errors.Is(err, ErrTarget) {
-		t.Errorf("%s: got %v, want it refused", url, err)
-	}
+	return err
 }

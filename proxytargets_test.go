@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// arrivals are the requests that a listener was sent.
+type arrivals struct {
+	mu   sync.Mutex
+	list []string
+}
+
+// note notes where a request arrived and what it asked for.
+func (a *arrivals) note(where string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.list = append(a.list, where+" "+r.Method+" "+r.RequestURI+" "+r.Host)
+		if status := 0; r.URL.Query().Has("status") {
+			_, _ = fmt.Sscan(r.URL.Query().Get("status"), &status)
+			w.Header().Set("Location", "http://"+r.URL.Query().Get("to")+"/up/inside")
+			w.WriteHeader(status)
+		}
+	}
+}
+
+// take gives what has arrived since it was asked last.
+func (a *arrivals) take() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	defer func() { a.list = nil }()
+	return strings.Join(a.list, ", ")
+}
+
+// TestProxy_NowhereElse sends the door all that a client could try to have it ask
+// another host than the upstream of the route. A second listener stands for what
+// is inside: nothing may arrive there, and what arrives at the upstream is the
+// path of the route, under the upstream's own name.
+func TestProxy_NowhereElse(t *testing.T) {
+	var seen arrivals
+	inside := httptest.NewServer(seen.note("inside"))
+	defer inside.Close()
+	trap := inside.Listener.Addr().String()
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"} {
+		t.Setenv(name, inside.URL)
+	}
+	g := newGuarded(t, seen.note("up"), func(c *Config, url string) {
+		c.Routes = append(c.Routes, RouteRow{Path: "/cut/*rest", Upstream: url, StripPrefix: "/cut", Timeout: time.Minute, Permission: []string{"can_use"}},
+			RouteRow{Path: "/base/*rest", Upstream: url + "/v2/", StripPrefix: "/base", Timeout: time.Minute, Permission: []string{"can_use"}})
+	})
+	up := g.upstream.Listener.Addr().String()
+	const none = ""
+	for _, tt := range []struct{ line, fields, want string }{
+		{"GET /up/x", "Host: x", "/up/x"},
+		{"GET /up/x", "Host: TRAP", "/up/x"},
+		{"GET /up/x", "Host: user@TRAP", none},
+		{"GET /up/x", "Host: TRAP/other", none},
+		{"GET /up/x", "Host: x\r\nHost: TRAP", none},
+		{"GET /up/x", "Host: x\r\nX-Forwarded-Host: TRAP\r\nX-Forwarded-Server: TRAP\r\nX-Host: TRAP\r\nX-Forwarded-For: TRAP\r\nX-Real-IP: TRAP\r\nForwarded: host=TRAP;for=TRAP", "/up/x"},
+		{"GET /up/x", "Host: x\r\nX-Original-URL: http://TRAP/\r\nX-Rewrite-URL: http://TRAP/\r\nX-Original-Host: TRAP\r\nX-Forwarded-Prefix: //TRAP", "/up/x"},
+		{"GET /up/x", "Host: x\r\nProxy-Connection: keep-alive\r\nVia: 1.1 TRAP\r\nDestination: http://TRAP/\r\nReferer: http://TRAP/", "/up/x"},
+		{"GET /up/x", "Host: x\r\nConnection: Host, close", "/up/x"},
+		{"GET /up/x", "Host: TRAP\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "/up/x"},
+		{"GET /up/x", "Host: TRAP\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA", "/up/x"},
+		{"GET http://TRAP/up/x", "Host: TRAP", "/up/x"},
+		{"GET http://TRAP/up/x", "Host: x", "/up/x"},
+		{"GET https://TRAP/up/x", "Host: x", "/up/x"},
+		{"GET http://user:word@TRAP/up/x", "Host: x", "/up/x"},
+		{"GET ftp://TRAP/up/x", "Host: x", "/up/x"},
+		{"GET http://TRAP", "Host: x", none},
+		{"GET http://TRAP/", "Host: x", none},
+		{"GET http:TRAP/up/x", "Host: x", none},
+		{"GET //TRAP/up/x", "Host: x", none},
+		{"GET ///TRAP/up/x", "Host: x", none},
+		{"GET /\\TRAP/up/x", "Host: x", none},
+		{"GET @TRAP/up/x", "Host: x", none},
+		{"GET TRAP/up/x", "Host: x", none},
+		{"GET /up/@TRAP/x", "Host: x", "/up/@TRAP/x"},
+		{"GET /up/x?@TRAP/", "Host: x", "/up/x?@TRAP/"},
+		{"GET /up/x?url=http://TRAP/", "Host: x", "/up/x?url=http://TRAP/"},
+		{"GET /up/x#@TRAP/", "Host: x", "/up/x%23@TRAP/"},
+		{"GET /up/http://TRAP/x", "Host: x", none},
+		{"GET /up/../../TRAP", "Host: x", none},
+		{"GET /up/%2e%2e/TRAP", "Host: x", none},
+		{"GET /up/%2F%2FTRAP/", "Host: x", none},
+		{"GET /up/x%20HTTP/1.1%0d%0aHost:%20TRAP%0d%0a%0d%0a", "Host: x", none},
+		{"GET /up/x%0aHost:TRAP", "Host: x", none},
+		{"GET /up/x?a=%0d%0aHost:%20TRAP", "Host: x", "/up/x?a=%0d%0aHost:%20TRAP"},
+		{"GET /up/x\rHost:TRAP", "Host: x", none},
+		{"GET /up/x y", "Host: x", none},
+		{"GET /cut/x", "Host: x", "/x"},
+		{"GET /cut/@TRAP/x", "Host: x", "/@TRAP/x"},
+		{"GET /cut/:80@TRAP/x", "Host: x", "/:80@TRAP/x"},
+		{"GET /cut//TRAP/x", "Host: x", none},
+		{"GET /cut/%2FTRAP/x", "Host: x", none},
+		{"GET /cut/.TRAP/x", "Host: x", "/.TRAP/x"},
+		{"GET /cut@TRAP/x", "Host: x", none},
+		{"GET /cut", "Host: x", "/"},
+		{"GET /base/@TRAP/x", "Host: x", "/v2/@TRAP/x"},
+		{"GET /base/../x", "Host: x", none},
+		{"CONNECT TRAP", "Host: TRAP", none},
+		{"CONNECT /up/x", "Host: TRAP", none},
+		{"OPTIONS /up/x", "Host: TRAP", "/up/x"},
+		{"TRACE /up/x", "Host: TRAP\r\nMax-Forwards: 0", none},
+		{"PROPFIND /up/x", "Host: TRAP", "/up/x"},
+		{"POST /up/x", "Host: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /up/hidden HTTP/1.1\r\nHost: TRAP", "/up/x"},
+		{"POST /up/x", "Host: x\r\nTransfer-Encoding: xchunked", none},
+	} {
+		real := strings.NewReplacer("TRAP", trap)
+		for _, version := range []string{"1.1", "1.0"} {
+			if version == "1.0" && strings.Contains(tt.fields, "Transfer-Encoding") {
+				continue // its framing is another
+			}
+			line := g.exchanged(t, real.Replace(tt.line)+" HTTP/"+version+"\r\n"+strings.TrimSuffix("X-API-Key: "+g.key+"\r\n"+real.Replace(tt.fields), "\r\n")+"\r\n\r\n")
+			method, _, _ := strings.Cut(tt.line, " ")
+			want := "up " + method + " " + real.Replace(tt.want) + " " + up
+			if tt.want == none {
+				want = ""
+			}
+			if got := seen.take(); got != want {
+				t.Errorf("%q with %q, HTTP/%s: got %q, want %q; the answer was %s", tt.line, tt.fields, version, got, want, line)
+			}
+			if refused := line[0] == '4' || line[0] == '5'; refused != (tt.want == none) {
+				t.Errorf("%q with %q, HTTP/%s: got %s", tt.line, tt.fields, version, line)
+			}
+		}
+	}
+	for _, status := range []string{"300", "301", "302", "303", "305", "307", "308"} {
+		for _, method := range []string{"GET", "POST"} {
+			res := g.send(t, method, "/up/x?status="+status+"&to="+trap, nil)
+			if res.Status[:3] != status || res.Header.Get("Location") != "http://"+trap+"/up/inside" {
+				t.Errorf("%s: got %s to %q, want it passed on", status, res.Status, res.Header.Get("Location"))
+			}
+			if got, want := seen.take(), "up "+method+" /up/x?status="+status+"&to="+trap+" "+up; got != want {
+				t.Errorf("%s: got %q, want %q", status, got, want)
+			}
+		}
+	}
+}
+
+// exchanged sends bytes to the door and gives the status line of the answer, once
+// all of that has come, and where the connection ends with it once it has.
+func (g *guardedApp) exchanged(t *testing.T, request string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", g.door.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatalf("%q: %v", request, err)
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	if res.Close {
+		_, _ = io.Copy(io.Discard, in)
+	}
+	return res.Status
+}
