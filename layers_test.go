@@ -21,6 +21,7 @@ var layers = [][]string{
 	{"clock.go", "connections.go"},
 	{"trace.go"},
 	{"tx.go"},
+	{"filepages.go"},
 	{"storefile.go"},
 	{"migrations.go"},
 	{"store.go"},

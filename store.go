@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,12 +131,14 @@ func (s *Store) Failing() bool { return s.cause.Load() != nil }
 
 // View runs a function on an unchanging state. Nothing of the transaction may
 // be used after it returns. The error is the function's own, or
-// ErrUnavailable.
+// ErrUnavailable, or tells of a damaged page.
 func (s *Store) View(run func(*Tx) error) error {
 	if s.cause.Load() != nil {
 		return ErrUnavailable
 	}
-	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b}, run) })
+	// A damaged page can lead out of the map of the file, which is a fault of memory.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b, File: s.file.Handle}, run) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrUnavailable
 	}
@@ -370,12 +373,14 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 // Other panics go on.
 func guarded(tx *Tx, run func(*Tx) error) (err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			d, ok := p.(Damage)
-			if !ok {
-				panic(p)
-			}
-			err = d.Err
+		switch p := recover().(type) {
+		case nil:
+		case Damage:
+			err = p.Err
+		case interface{ Addr() uintptr }: // a fault of memory, see debug.SetPanicOnFault
+			err = fmt.Errorf("the database is damaged (%v); restore a backup", p)
+		default:
+			panic(p)
 		}
 	}()
 	return run(tx)

@@ -70,6 +70,7 @@ func CreateStore(path, id string, now time.Time) error {
 type File struct {
 	Header Header
 	DB     *bbolt.DB // for Store alone
+	Handle *os.File  // that of DB, closed with it; for Store alone
 	path   string
 	info   os.FileInfo // of the file that is open, whatever its name leads to by now
 }
@@ -97,25 +98,23 @@ func OpenFormat(path string, readOnly bool, newest int) (*File, error) {
 	if runtime.GOOS == "linux" && is64 && !readOnly {
 		opts.InitialMmapSize = 256 << 20 // growing past the map stalls all readers
 	}
-	opened := info
-	opts.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
-		f, err := os.OpenFile(name, flag, mode)
-		if err == nil {
-			opened, err = f.Stat()
+	f := &File{path: path, info: info}
+	opts.OpenFile = func(name string, flag int, mode os.FileMode) (opened *os.File, err error) {
+		if opened, err = os.OpenFile(name, flag, mode); err == nil {
+			f.Handle = opened
+			f.info, err = opened.Stat()
 		}
-		return f, err
+		return opened, err
 	}
-	db, err := openChecked(path, opts)
-	if err != nil {
+	if f.DB, err = openChecked(path, opts); err != nil {
 		return nil, err
 	}
-	f := &File{DB: db, path: path, info: opened}
 	err = f.undamaged(func() (err error) {
-		f.Header, err = readHeader(db, info.Size(), newest)
+		f.Header, err = readHeader(f.DB, info.Size(), newest)
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), f.DB.Close())
 	}
 	return f, nil
 }
@@ -143,7 +142,7 @@ func (f *File) Update(run func(*Tx) error) error {
 // View runs a function on the file's contents. Nothing of the transaction may
 // be used after it returns.
 func (f *File) View(run func(*Tx) error) error {
-	return f.undamaged(func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
+	return f.undamaged(func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle}) }) })
 }
 
 // undamaged makes an error of what a damaged page or index entry panics with:
@@ -266,10 +265,21 @@ func Compact(from *bbolt.DB, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := errors.Join(bbolt.Compact(to, from, compactBatch), to.Sync(), to.Close()); err != nil {
+	if err := errors.Join(transfer(to, from), to.Sync(), to.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
 	}
 	return nil
+}
+
+// transfer makes an error of what a damaged page panics with on its way.
+func transfer(to, from *bbolt.DB) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s is damaged (%v); restore a backup", from.Path(), p)
+		}
+	}()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // as in openChecked
+	return bbolt.Compact(to, from, compactBatch)
 }
 
 func nativeOrder() string {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"iter"
 
 	"go.etcd.io/bbolt"
@@ -13,11 +14,12 @@ import (
 // Tx is a transaction: a consistent view, and in Update a set of changes that
 // happen together. It is valid only inside the function that got it.
 type Tx struct {
-	Bolt    *bbolt.Tx // for tables alone
-	Writes  int       // how much was written
-	Changed []string  // the tables that were
-	Afters  []func()  // what After was given
-	Trace   *Trace    // told of each changed record, nil for nobody
+	Bolt    *bbolt.Tx   // for tables alone
+	File    io.ReaderAt // the file as it is on disk, in View alone
+	Writes  int         // how much was written
+	Changed []string    // the tables that were
+	Afters  []func()    // what After was given
+	Trace   *Trace      // told of each changed record, nil for nobody
 }
 
 // After has a function called once the transaction is on disk, before anybody
@@ -104,13 +106,6 @@ func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
 	return tx.Bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
 		return b.ForEach(func(key, stored []byte) error { return visit(string(name), key, stored) })
 	})
-}
-
-// CheckPages reports what is wrong with the file's pages.
-func (tx *Tx) CheckPages(report func(problem string)) {
-	for err := range tx.Bolt.Check() {
-		report("page: " + err.Error())
-	}
 }
 
 // Put stores a value in a bucket under a key.

@@ -1,0 +1,368 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// A file of bbolt is a row of pages of one size. The tree is made of nodes, each
+// in one page or in several that follow one another. A node opens with its page's
+// number (8 bytes), what it is (2), how many elements it has (2) and how many
+// more pages belong to it (4); then come its elements of 16 bytes, and behind
+// them their keys and values, one right behind the other. Numbers are in the
+// byte order of the machine.
+const (
+	nodeHeader  = 16
+	nodeElement = 16
+	metaRoot    = 32 // where the page that describes a file says what is where
+	metaFree    = 48
+	metaEnd     = 56
+	noFreeList  = ^uint64(0)
+
+	branchNode = 0x01 // its elements lead to other nodes
+	leafNode   = 0x02 // its elements are records, or buckets
+	freeNode   = 0x10 // the list of the free pages
+	bucketFlag = 0x01
+)
+
+// maxLevels bounds how deep a tree is walked. Each level has at least double the
+// keys of the one above, so no sound file comes near it.
+const maxLevels = 64
+
+// CheckPages reports what is wrong with the pages of the file. It reads them from
+// the file, of which it believes nothing: bbolt's own check follows each offset
+// through the map of the file in memory, and one that leads out of the map ends
+// the process. It also goes with writes that happen meanwhile, for it looks at
+// the pages of this transaction alone.
+func (tx *Tx) CheckPages(report func(problem string)) {
+	if tx.File == nil {
+		report("the transaction has no file to look at")
+		return
+	}
+	var first metaPage
+	if _, err := tx.Bolt.WriteTo(&first); first == nil {
+		report(fmt.Sprintf("page 0: %v", err))
+		return
+	}
+	end := number(first[metaEnd:])
+	if _, err := tx.File.ReadAt(make([]byte, 1), tx.Bolt.Size()-1); err != nil {
+		report(fmt.Sprintf("the file ends before its %d pages do: %v", end, err))
+		return
+	}
+	w := &pageWalk{file: tx.File, size: uint64(len(first)), uses: make([]pageUse, end), report: report}
+	w.uses[0], w.uses[1] = pageUsed, pageUsed
+	listed := number(first[metaFree:])
+	if listed != noFreeList {
+		w.free(listed)
+	}
+	w.tree(treePlace{page: number(first[metaRoot:]), top: true})
+	if w.found || listed == noFreeList {
+		return // what hangs from a bad page was not seen
+	}
+	for page, use := range w.uses {
+		if use == pageUnknown {
+			w.problem(uint64(page), "is neither in use nor free")
+		}
+	}
+}
+
+// metaPage takes the first page of a copy, the one that describes the file as a
+// transaction sees it, and ends the copy there.
+type metaPage []byte
+
+func (p *metaPage) Write(page []byte) (int, error) {
+	if *p != nil {
+		return 0, errors.New("one page is enough")
+	}
+	*p = bytes.Clone(page)
+	return len(page), nil
+}
+
+func number(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
+
+// pageUse is what is known of a page.
+type pageUse byte
+
+const (
+	pageUnknown pageUse = iota
+	pageUsed
+	pageFree
+)
+
+// pageWalk goes through the pages of a file.
+type pageWalk struct {
+	file   io.ReaderAt
+	size   uint64 // of a page, in bytes
+	uses   []pageUse
+	report func(problem string)
+	found  bool              // a problem
+	levels [maxLevels][]byte // the node that is looked at on each level
+}
+
+// treePlace is where a node hangs in a tree.
+type treePlace struct {
+	page     uint64
+	depth    int
+	from, to []byte // its keys are not before from, and before to; nil for no bound
+	top      bool   // of the tree of the buckets
+}
+
+func (w *pageWalk) problem(page uint64, format string, args ...any) {
+	w.found = true
+	w.report(fmt.Sprintf("page %d ", page) + fmt.Sprintf(format, args...))
+}
+
+// claim notes a use of the pages of a node, and says whether they exist and had
+// no other.
+func (w *pageWalk) claim(page, count uint64, use pageUse) bool {
+	if page < 2 || page >= uint64(len(w.uses)) || count > uint64(len(w.uses))-page {
+		w.problem(page, "is not one of the file's %d, or the %d pages of its node are not", len(w.uses), count)
+		return false
+	}
+	for i := page; i < page+count; i++ {
+		if w.uses[i] != pageUnknown {
+			w.problem(i, "has two uses")
+			return false
+		}
+		w.uses[i] = use
+	}
+	return true
+}
+
+// read reads the first bytes of a node.
+func (w *pageWalk) read(page, n uint64, into []byte) ([]byte, error) {
+	if uint64(cap(into)) < n {
+		into = make([]byte, n)
+	}
+	_, err := w.file.ReadAt(into[:n], int64(page*w.size))
+	return into[:n], err
+}
+
+// head reads the first page of a node and claims all of them. It gives nil where
+// there is nothing to go on with.
+func (w *pageWalk) head(page uint64, into []byte) (node []byte, bytes uint64) {
+	if !w.claim(page, 1, pageUsed) {
+		return nil, 0
+	}
+	node, err := w.read(page, w.size, into)
+	if err != nil {
+		w.problem(page, "cannot be read: %v", err)
+		return nil, 0
+	}
+	if says := number(node); says != page {
+		w.problem(page, "says that it is page %d", says)
+		return nil, 0
+	}
+	more := uint64(binary.NativeEndian.Uint32(node[12:]))
+	if more > 0 && !w.claim(page+1, more, pageUsed) {
+		return nil, 0
+	}
+	return node, (1 + more) * w.size
+}
+
+// free goes through the list of the free pages.
+func (w *pageWalk) free(page uint64) {
+	node, room := w.head(page, nil)
+	if node == nil {
+		return
+	}
+	if kind := nodeKind(node); kind != freeNode {
+		w.problem(page, "is of the kind %#x and not the list of the free pages", kind)
+		return
+	}
+	skip, count := uint64(nodeHeader), uint64(nodeCount(node))
+	if count == 0xffff { // the number is too large for its place, and stands first in the list
+		skip, count = skip+8, number(node[nodeHeader:])
+	}
+	if count > (room-skip)/8 {
+		w.problem(page, "lists %d free pages, which do not fit in", count)
+		return
+	}
+	node, err := w.read(page, skip+8*count, node)
+	if err != nil {
+		w.problem(page, "cannot be read: %v", err)
+		return
+	}
+	for at := skip; at < skip+8*count; at += 8 {
+		w.claim(number(node[at:]), 1, pageFree)
+	}
+}
+
+// tree goes through a node and all that hangs from it.
+func (w *pageWalk) tree(at treePlace) {
+	if at.depth == maxLevels {
+		w.problem(at.page, "is deeper in the tree than can be")
+		return
+	}
+	node := w.node(at)
+	if node == nil {
+		return
+	}
+	w.order(at, node)
+	branch, count := nodeKind(node) == branchNode, nodeCount(node)
+	for i := range count {
+		if !branch {
+			w.leaf(at, node, i)
+			continue
+		}
+		below := treePlace{page: number(node[nodeHeader+nodeElement*i+8:]), depth: at.depth + 1, from: nodeKey(node, i), to: at.to, top: at.top}
+		if i+1 < count {
+			below.to = nodeKey(node, i+1)
+		}
+		w.tree(below)
+	}
+}
+
+// node reads a node of a tree, and gives nil where it is not sound.
+func (w *pageWalk) node(at treePlace) []byte {
+	node, room := w.head(at.page, w.levels[at.depth])
+	if node == nil {
+		return nil
+	}
+	kind, count := nodeKind(node), nodeCount(node)
+	if kind != branchNode && kind != leafNode || kind == branchNode && count == 0 {
+		w.problem(at.page, "is of the kind %#x with %d elements and not a node of the tree", kind, count)
+		return nil
+	}
+	table := uint64(nodeHeader + nodeElement*count)
+	var err error
+	if table <= room && table > uint64(len(node)) {
+		node, err = w.read(at.page, table, node)
+	}
+	if end := nodeEnd(node); err == nil && end <= room && end > uint64(len(node)) {
+		node, err = w.read(at.page, end, node)
+	}
+	w.levels[at.depth] = node
+	if err == nil {
+		err = checkNode(node)
+	}
+	if err != nil {
+		w.problem(at.page, "is damaged: %v", err)
+		return nil
+	}
+	return node
+}
+
+// order reports keys of a sound node that are not in their order.
+func (w *pageWalk) order(at treePlace, node []byte) {
+	for i := range nodeCount(node) {
+		key := nodeKey(node, i)
+		switch {
+		case i == 0 && bytes.Compare(key, at.from) < 0:
+			w.problem(at.page, "has a key before those that lead to it")
+		case i > 0 && bytes.Compare(nodeKey(node, i-1), key) >= 0:
+			w.problem(at.page, "has a key, number %d, that is not after the one before", i)
+		case at.to != nil && bytes.Compare(key, at.to) >= 0:
+			w.problem(at.page, "has a key, number %d, that belongs behind it", i)
+		}
+	}
+}
+
+// leaf looks at an element that is a record, which says nothing of pages, or at
+// the top a bucket. A small one has its only node, without pages, right in it.
+func (w *pageWalk) leaf(at treePlace, node []byte, i int) {
+	flags := binary.NativeEndian.Uint32(node[nodeHeader+nodeElement*i:])
+	if !at.top && flags != 0 || at.top && flags != bucketFlag {
+		w.problem(at.page, "has an element, number %d, of a kind %#x that does not belong there", i, flags)
+		return
+	}
+	if !at.top {
+		return
+	}
+	value := nodeValue(node, i)
+	if len(value) < 16 {
+		w.problem(at.page, "has a bucket, number %d, of %d bytes", i, len(value))
+		return
+	}
+	below := treePlace{page: number(value), depth: at.depth + 1}
+	switch inside := value[16:]; {
+	case below.page != 0 && len(inside) == 0:
+		w.tree(below)
+		return
+	case below.page != 0 || len(inside) < nodeHeader || nodeKind(inside) != leafNode:
+		w.problem(at.page, "has a bucket, number %d, that is none", i)
+		return
+	}
+	below.page, value = at.page, value[16:]
+	err := checkNode(value)
+	if end := nodeEnd(value); err == nil && end != uint64(len(value)) {
+		err = fmt.Errorf("it ends at byte %d of %d", end, len(value))
+	}
+	if err != nil {
+		w.problem(at.page, "is damaged in bucket number %d: %v", i, err)
+		return
+	}
+	w.order(below, value)
+	for j := range nodeCount(value) {
+		w.leaf(below, value, j)
+	}
+}
+
+func nodeKind(node []byte) int  { return int(binary.NativeEndian.Uint16(node[8:])) }
+func nodeCount(node []byte) int { return int(binary.NativeEndian.Uint16(node[10:])) }
+
+// nodeSpans says where the key of an element begins and ends, and where its
+// value does, as far as the node has the element.
+func nodeSpans(node []byte, i int) (key, value, end uint64) {
+	at := nodeHeader + nodeElement*i
+	b := node[at:]
+	word := func(n int) uint64 { return uint64(binary.NativeEndian.Uint32(b[4*n:])) }
+	if nodeKind(node) == branchNode {
+		key = uint64(at) + word(0)
+		value = key + word(1)
+		return key, value, value
+	}
+	key = uint64(at) + word(1)
+	value = key + word(2)
+	return key, value, value + word(3)
+}
+
+// nodeEnd says where a node ends: with its last element, of which nothing is
+// known to be true, or with its table where that is not all there.
+func nodeEnd(node []byte) uint64 {
+	count := nodeCount(node)
+	table := nodeHeader + nodeElement*count
+	if count == 0 || table > len(node) {
+		return uint64(table)
+	}
+	_, _, end := nodeSpans(node, count-1)
+	return end
+}
+
+// checkNode says why the keys and values of a node do not stand where they
+// should. In one that is sound all of them are within it.
+func checkNode(node []byte) error {
+	count := nodeCount(node)
+	next := uint64(nodeHeader + nodeElement*count)
+	if next > uint64(len(node)) {
+		return fmt.Errorf("its %d elements do not fit in", count)
+	}
+	for i := range count {
+		key, value, end := nodeSpans(node, i)
+		switch {
+		case key != next:
+			return fmt.Errorf("element %d begins at byte %d and not at %d", i, key, next)
+		case key == value:
+			return fmt.Errorf("element %d has no key", i)
+		case end > uint64(len(node)):
+			return fmt.Errorf("element %d ends at byte %d of %d", i, end, len(node))
+		}
+		next = end
+	}
+	return nil
+}
+
+// nodeKey gives the key of an element of a sound node.
+func nodeKey(node []byte, i int) []byte {
+	key, value, _ := nodeSpans(node, i)
+	return node[key:value]
+}
+
+// nodeValue gives the value of an element of a sound node.
+func nodeValue(node []byte, i int) []byte {
+	_, value, end := nodeSpans(node, i)
+	return node[value:end]
+}
