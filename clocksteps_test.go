@@ -23,7 +23,7 @@ type machine struct {
 }
 
 func newMachine(t testing.TB) *machine {
-	m := &machine{testApp: newTestApp(t), began: time.Now(), up: time.Hour}
+	m := &machine{testApp: newTestApp(t, inMemory(t)), began: time.Now(), up: time.Hour}
 	m.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
 	m.stop()
 	m.config.Admin.SessionIdle = 30 * time.Minute

@@ -434,6 +434,11 @@ func memoryDir(t testing.TB) string {
 	return dir
 }
 
+// inMemory has a test that makes very many changes not wait for a disk.
+func inMemory(t testing.TB) func(*Config) {
+	return func(c *Config) { c.Server.Data = filepath.Join(memoryDir(t), "data") }
+}
+
 // copyFolder copies the files of a data folder to a new one.
 func copyFolder(t testing.TB, from string) string {
 	t.Helper()
