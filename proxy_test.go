@@ -39,15 +39,15 @@ func newGuarded(t testing.TB, upstream http.HandlerFunc, change func(c *Config, 
 	id, secret := g.testApp.key(`["can_use"]`, `"limits": {"requests_per_minute_limit": 100000}`)
 	g.operate(200, "PATCH", "/admin/v1/keys/"+id, `{"name": "gr\u00fcn %"}`)
 	g.key = secret
-	g.open(t, g.config.Server.ReadTimeout, g.config.Server.WriteTimeout)
+	g.open(t)
 	return g
 }
 
 // open puts the API door on a port, with the times of a door.
-func (g *guardedApp) open(t testing.TB, read, write time.Duration) {
+func (g *guardedApp) open(t testing.TB) {
 	t.Helper()
 	g.door = httptest.NewUnstartedServer(g.api)
-	g.door.Config.ReadTimeout, g.door.Config.WriteTimeout = read, write
+	g.door.Config.ReadTimeout, g.door.Config.WriteTimeout = g.config.Server.ReadTimeout, g.config.Server.WriteTimeout
 	g.door.Start()
 	t.Cleanup(g.door.Close)
 }

@@ -34,8 +34,9 @@ func TestProxy_Streams(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-next
 		}
-	}, nil)
-	g.open(t, 300*time.Millisecond, 300*time.Millisecond)
+	}, func(c *Config, _ string) {
+		c.Server.ReadTimeout, c.Server.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond
+	})
 	res := g.send(t, "GET", "/up/events", nil)
 	lines := bufio.NewReader(res.Body)
 	for i := range 3 {
@@ -156,8 +157,7 @@ func TestProxy_WebSocket(t *testing.T) {
 		_, _ = fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\nX-Saw: %s\r\n\r\n",
 			base64.StdEncoding.EncodeToString(sum[:]), r.Header.Get("X-Auth-Permissions"))
 		_, _ = io.Copy(c, rw) // an echo
-	}, nil)
-	g.open(t, 200*time.Millisecond, 200*time.Millisecond)
+	}, func(c *Config, _ string) { c.Server.ReadTimeout, c.Server.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond })
 	c, err := net.Dial("tcp", g.door.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
