@@ -63,7 +63,7 @@ func TestProgram_Crash(t *testing.T) {
 		p.kill()
 		close(stop)
 		wait()
-		problems, err := l.inspect(copyFolder(t, data), time.Now())
+		problems, err := l.inspectCopy(t, data)
 		if err != nil || len(problems) > 0 {
 			t.Fatalf("after kill %d: %v, %v", cycle, problems, err)
 		}

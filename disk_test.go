@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,7 +82,7 @@ func TestProgram_DiskFull(t *testing.T) {
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}
-		if problems, err := l.inspect(copyFolder(t, data), time.Now()); err != nil || len(problems) > 0 {
+		if problems, err := l.inspectCopy(t, data); err != nil || len(problems) > 0 {
 			t.Fatalf("disk full number %d: %v, %v", i, problems, err)
 		}
 		p = serveReal(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)

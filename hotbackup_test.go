@@ -40,6 +40,7 @@ func TestProgram_HotBackup(t *testing.T) {
 		if problems, err := l.inspect(folder, began); err != nil || len(problems) > 0 {
 			t.Errorf("backup %d: %v, %v", i, problems, err)
 		}
+		dropCopy(t, folder)
 	}
 	close(stop)
 	wait()

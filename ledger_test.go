@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -420,42 +419,6 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 		}
 	}
 	return nil
-}
-
-// memoryDir is a temporary folder in memory, where there is one: images and
-// copies are opened and synced so often that a disk would hold the test up.
-func memoryDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "latchkey-test-")
-	if err != nil {
-		return t.TempDir()
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
-// inMemory has a test that makes very many changes not wait for a disk.
-func inMemory(t testing.TB) func(*Config) {
-	return func(c *Config) { c.Server.Data = filepath.Join(memoryDir(t), "data") }
-}
-
-// copyFolder copies the files of a data folder to a new one.
-func copyFolder(t testing.TB, from string) string {
-	t.Helper()
-	to := filepath.Join(memoryDir(t), "copy")
-	if err := os.Mkdir(to, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{storeFile, pepperFile, markFile} {
-		b, err := os.ReadFile(filepath.Join(from, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(to, name), b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return to
 }
 
 // do sends a request and gives what came back; a zero status is no answer.

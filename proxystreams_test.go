@@ -157,7 +157,9 @@ func TestProxy_WebSocket(t *testing.T) {
 		_, _ = fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\nX-Saw: %s\r\n\r\n",
 			base64.StdEncoding.EncodeToString(sum[:]), r.Header.Get("X-Auth-Permissions"))
 		_, _ = io.Copy(c, rw) // an echo
-	}, func(c *Config, _ string) { c.Server.ReadTimeout, c.Server.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond })
+	}, func(c *Config, _ string) {
+		c.Server.ReadTimeout, c.Server.WriteTimeout = 200*time.Millisecond, 200*time.Millisecond
+	})
 	c, err := net.Dial("tcp", g.door.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

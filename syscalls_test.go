@@ -126,6 +126,7 @@ func TestProgram_SyscallFails(t *testing.T) {
 				if problems, err := l.inspect(data, time.Now()); err != nil || len(problems) > 0 {
 					t.Errorf("%s: %v, %v", name, problems, err)
 				}
+				dropCopy(t, data)
 				if strings.Contains(p.out.String(), "in use by") {
 					t.Errorf("%s: says that another process has the folder: %s", name, tail(p.out.String()))
 				}
