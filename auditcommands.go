@@ -34,8 +34,8 @@ verify prints somewhere else, and hand it to a later one:
 }
 
 func (s *Session) listAudit(ctx context.Context, c *cli.Command) error {
-	if c.Args().Present() {
-		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	if err := NoArguments(c); err != nil {
+		return err
 	}
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
 	for _, name := range []string{"actor", "action", "object", "result"} {
@@ -51,8 +51,8 @@ func (s *Session) listAudit(ctx context.Context, c *cli.Command) error {
 }
 
 func (s *Session) verifyAudit(ctx context.Context, c *cli.Command) error {
-	if c.Args().Present() {
-		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	if err := NoArguments(c); err != nil {
+		return err
 	}
 	path := "/admin/v1/audit/verify"
 	if head := c.String("head"); head != "" {

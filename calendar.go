@@ -3,7 +3,6 @@ package main
 import (
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 )
 
@@ -78,11 +77,9 @@ func (c *Calendar) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	state := -1
-	if status := q.Get("status"); status != "" {
-		if state = slices.Index(EventStates(), status); state < 0 {
-			return ErrValidation.With("status must be one of %v; got %q.", EventStates(), status)
-		}
+	wanted, err := StateFilter(q.Get("status"))
+	if err != nil {
+		return err
 	}
 	rows, count := []any{}, 0
 	err = c.store.View(func(tx *Tx) error {
@@ -99,10 +96,7 @@ func (c *Calendar) list(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		from, to := dates.Bounds()
-		spans := EventsBetween(tx, scope.Keys(), from, to)
-		if state >= 0 {
-			spans = slices.DeleteFunc(spans, func(s Span) bool { return s.State != state })
-		}
+		spans := wanted(EventsBetween(tx, scope.Keys(), from, to))
 		count = len(spans)
 		first, last := page.Bounds(count)
 		events, err := GetEvents(tx, spans[first:last])

@@ -28,8 +28,8 @@ func (s *Session) Serve() *cli.Command {
   latchkey serve --demo
   latchkey serve --data /var/lib/latchkey --listen 127.0.0.1:9000`,
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.Args().Present() {
-				return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+			if err := NoArguments(c); err != nil {
+				return err
 			}
 			conf, _, err := s.Load(c)
 			if err != nil {
@@ -267,8 +267,8 @@ func (s *Session) Reload() *cli.Command {
 		Name: "reload", Usage: "have the running server load routes, permissions and limits of its configuration again",
 		Description: "The server reads the files and settings that it was started with. A mistake in them\nchanges nothing, and is told of.",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.Args().Present() {
-				return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+			if err := NoArguments(c); err != nil {
+				return err
 			}
 			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/reload", nil)
 			if err != nil {

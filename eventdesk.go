@@ -3,7 +3,6 @@ package main
 import (
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 )
 
@@ -54,11 +53,9 @@ func (d *EventDesk) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	state := -1
-	if status := q.Get("status"); status != "" {
-		if state = slices.Index(EventStates(), status); state < 0 {
-			return ErrValidation.With("status must be one of %v; got %q.", EventStates(), status)
-		}
+	wanted, err := StateFilter(q.Get("status"))
+	if err != nil {
+		return err
 	}
 	rows, count := []any{}, 0
 	err = d.store.View(func(tx *Tx) error {
@@ -67,10 +64,7 @@ func (d *EventDesk) list(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		from, to := dates.Bounds()
-		spans := EventsBetween(tx, keys, from, to)
-		if state >= 0 {
-			spans = slices.DeleteFunc(spans, func(s Span) bool { return s.State != state })
-		}
+		spans := wanted(EventsBetween(tx, keys, from, to))
 		count = len(spans)
 		first, last := page.Bounds(count)
 		events, err := GetEvents(tx, spans[first:last])

@@ -194,6 +194,21 @@ func EventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []Span {
 	return slices.Compact(all) // one of mine in a team of mine stands in both
 }
 
+// StateFilter gives what leaves of a list of events those of a state, and all of
+// them for "". It takes the list over.
+func StateFilter(status string) (func([]Span) []Span, error) {
+	state := slices.Index(EventStates(), status)
+	switch {
+	case status == "":
+		return func(all []Span) []Span { return all }, nil
+	case state < 0:
+		return nil, ErrValidation.With("status must be one of %v; got %q.", EventStates(), status)
+	}
+	return func(all []Span) []Span {
+		return slices.DeleteFunc(all, func(s Span) bool { return s.State != state })
+	}, nil
+}
+
 // DueReminders gives up to most events whose reminder is due, the first first.
 func DueReminders(tx *Tx, now time.Time, most int) (events []Appointment, err error) {
 	for at, key := range appointmentTable.Find(tx, "remind", nil, false) {

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // pageProblems is what CheckPages says of a file.
@@ -69,7 +70,7 @@ func TestCheckPages_Sound(t *testing.T) {
 			}
 			if random.IntN(9) == 0 {
 				err := b.DeleteBucket([]byte("a"))
-				if errors.Is(err, bbolt.ErrBucketNotFound) {
+				if errors.Is(err, bolterrors.ErrBucketNotFound) {
 					return nil
 				}
 				return err

@@ -36,8 +36,8 @@ func (s *Session) createWebhook(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" || c.String("target") == "" || !c.IsSet("event") {
 		return Misused(c, fmt.Errorf("--name, --target and --event are needed"))
 	}
-	if c.Args().Present() {
-		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	if err := NoArguments(c); err != nil {
+		return err
 	}
 	body := map[string]any{"name": c.String("name"), "url": c.String("target")}
 	events := c.StringSlice("event")

@@ -171,8 +171,8 @@ func (s *Session) createKey(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" || !c.IsSet("permission") {
 		return Misused(c, fmt.Errorf("--name and --permission are needed; permissions are all, %s", strings.Join(Permission(^uint64(0)).Names(), ", ")))
 	}
-	if c.Args().Present() {
-		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	if err := NoArguments(c); err != nil {
+		return err
 	}
 	body, err := keyBody(c, time.Now())
 	if err != nil {
@@ -232,6 +232,14 @@ func OneArgument(c *cli.Command) (string, error) {
 		return "", Misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))
 	}
 	return c.Args().First(), nil
+}
+
+// NoArguments refuses arguments of a command that has none.
+func NoArguments(c *cli.Command) error {
+	if c.Args().Present() {
+		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	}
+	return nil
 }
 
 // oneKey makes the action of a command about one key.

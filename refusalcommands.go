@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -25,8 +24,8 @@ func (s *Session) Refusals() *cli.Command {
 }
 
 func (s *Session) listRefusals(ctx context.Context, c *cli.Command) error {
-	if c.Args().Present() {
-		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	if err := NoArguments(c); err != nil {
+		return err
 	}
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
 	for _, name := range []string{"id", "key", "code"} {

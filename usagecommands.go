@@ -30,8 +30,8 @@ func (s *Session) Usage() *cli.Command {
 }
 
 func (s *Session) showUsage(ctx context.Context, c *cli.Command) (err error) {
-	if c.Args().Present() {
-		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+	if err := NoArguments(c); err != nil {
+		return err
 	}
 	if c.Bool("csv") && c.Bool("json") {
 		return Misused(c, fmt.Errorf("--csv and --json exclude each other"))
