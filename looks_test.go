@@ -88,7 +88,7 @@ func (p *tab) faults(glance bool) (list []string) {
 	if glance {
 		only = `{type: "rule", values: ["color-contrast"]}`
 	}
-	js := `axe.run(document, {runOnly: ` + only + `}).then((found) => found.violations.map((v) => v.id + ": " + v.help + ": " + v.nodes.map((n) => n.html.slice(0, 160) + " " + n.any.map((a) => a.message).join(" ")).slice(0, 3).join(" | ")))`
+	js := `axe.run(document, {runOnly: ` + only + `, resultTypes: ["violations"], selectors: false}).then((found) => found.violations.map((v) => v.id + ": " + v.help + ": " + v.nodes.map((n) => n.html.slice(0, 160) + " " + n.any.map((a) => a.message).join(" ")).slice(0, 3).join(" | ")))`
 	p.do(chromedp.Evaluate(js, &list, func(e *runtime.EvaluateParams) *runtime.EvaluateParams { return e.WithAwaitPromise(true) }))
 	return list
 }
@@ -137,6 +137,7 @@ func screenForms() []screenForm {
 // people from using it. With LATCHKEY_SCREENSHOTS it leaves pictures in that
 // folder.
 func TestBrowser_Looks(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	a := newTestApp(t)
 	keys, secrets := fillBusiness(a)
 	paths := lookedAt(t, a, keys)

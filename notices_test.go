@@ -126,20 +126,20 @@ func TestNotices_LimitReached(t *testing.T) {
 
 // TestNotices_Bounded reaches more limits than are remembered.
 func TestNotices_Bounded(t *testing.T) {
-	a := newHookApp(t)
-	a.hook("http://127.0.0.1:1", "", "limit.reached")
+	notices := NewNotices(newTestStore(t), nil, 0)
 	full := []Standing{{Limit: Limit{RequestsPerMinute, 1, time.Minute}, Wait: 1}}
+	var key Key
 	for n := range maxReached + 100 {
-		a.notices.Reached(&Key{ID: fmt.Sprint(n)}, full, epoch, epoch)
+		key.ID = fmt.Sprint(n)
+		notices.Reached(&key, full, epoch, epoch)
 	}
-	if n := len(a.notices.seen); n != maxReached {
+	if n := len(notices.seen); n != maxReached {
 		t.Errorf("got %d remembered, want %d", n, maxReached)
 	}
-	fresh := a.notices.fresh[:1]
-	a.notices.fresh = nil
+	fresh := notices.fresh[:1]
 	fresh[0].service = epoch.Add(reachedAgain)
-	a.notices.forget(fresh, true)
-	if n := len(a.notices.seen); n != 0 {
+	notices.forget(fresh, true)
+	if n := len(notices.seen); n != 0 {
 		t.Errorf("got %d remembered an hour later, want none", n)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"sort"
 	"testing"
 	"time"
 
@@ -79,11 +80,9 @@ func TestWindow_Oracle(t *testing.T) {
 	})
 }
 
-func countSince(list []time.Time, since time.Time) (n int) {
-	for i := len(list) - 1; i >= 0 && list[i].After(since); i-- {
-		n++
-	}
-	return n
+// countSince counts what of a list, the earliest first, is after a moment.
+func countSince(list []time.Time, since time.Time) int {
+	return len(list) - sort.Search(len(list), func(i int) bool { return list[i].After(since) })
 }
 
 // TestWindow_WaitIsFirstInstant checks that the wait is neither too long nor
