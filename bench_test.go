@@ -29,19 +29,23 @@ func (s *sink) WriteHeader(status int)      { s.status = status }
 func BenchmarkServer(b *testing.B) {
 	a := newTestApp(b, func(c *Config) { c.Log.Access = false })
 	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk"}`)
-	var requests []*http.Request
+	var keys [][]string
+	r := httptest.NewRequest("GET", "/api/v1/agents", nil)
+	ask := func(key []string) {
+		r.Header["X-Api-Key"] = key // each time: the server takes it out
+		w := &sink{header: http.Header{}}
+		if a.api.ServeHTTP(w, r); w.status != 200 {
+			b.Fatalf("got %d, want 200", w.status)
+		}
+	}
 	for range 1000 {
 		_, key := a.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 1000000000}`)
-		r := httptest.NewRequest("GET", "/api/v1/agents", nil)
-		r.Header.Set("X-API-Key", key)
-		requests = append(requests, r)
+		keys = append(keys, []string{key})
+		ask(keys[len(keys)-1]) // the first time stores a reserve
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		w := &sink{header: http.Header{}}
-		if a.api.ServeHTTP(w, requests[i%len(requests)]); w.status != 200 {
-			b.Fatalf("got %d, want 200", w.status)
-		}
+		ask(keys[i%len(keys)])
 	}
 }
 
