@@ -195,7 +195,7 @@ func TestCheckPages_Flips(t *testing.T) {
 	}
 	spots := structure(whole)
 	random := rand.New(rand.NewPCG(9, 10))
-	for range long("LATCHKEY_DAMAGE_PAGES", 200) {
+	for range long("LATCHKEY_DAMAGE_PAGES", 100) {
 		at, bit := spots[random.IntN(len(spots))], byte(1)<<random.IntN(8)
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= bit
@@ -323,7 +323,7 @@ func TestCheckPages_Busy(t *testing.T) {
 			}
 		})
 	}
-	for range 100 {
+	for commits := uint64(0); commits < 60; commits, _ = s.Counts() {
 		var problems []string
 		err := s.View(func(tx *Tx) error {
 			tx.CheckPages(func(problem string) { problems = append(problems, problem) })
