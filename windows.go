@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"time"
 )
@@ -53,9 +54,9 @@ func (w *Window) Fits(limit int, span time.Duration) bool {
 func (w *Window) Resize(limit int, span time.Duration) Window {
 	n := NewWindow(limit, span)
 	for _, m := range w.marks[w.first:] {
-		n.add(m.at, m.n)
+		n.recall(m.at, m.n)
 	}
-	n.Last = max(n.Last, w.Last)
+	n.Last = w.Last
 	return n
 }
 
@@ -74,8 +75,14 @@ func (w *Window) add(at int64, n int) int64 {
 		return at
 	}
 	w.forget(at)
-	at = w.Last
-	if w.width > 0 {
+	return w.recall(w.Last, n)
+}
+
+// recall counts units of an earlier time without taking that for the time that it
+// is now: of a part it is the last instant, which may be still to come, and what
+// is older would leave the window as if it had.
+func (w *Window) recall(at int64, n int) int64 {
+	if w.width > 0 && at <= math.MaxInt64-w.width {
 		at += w.width - 1 - at%w.width
 	}
 	if i := len(w.marks) - 1; i >= w.first && w.marks[i].at >= at {
@@ -184,7 +191,7 @@ func ReadWindow(b []byte, limit int, span time.Duration) (Window, []byte, error)
 			return w, nil, ErrWindow
 		}
 		at += delta
-		w.add(at, int(n))
+		w.recall(max(0, at), int(n))
 		b = b[k+j:]
 	}
 	return w, b, nil

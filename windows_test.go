@@ -40,6 +40,31 @@ func TestWindow_Wait(t *testing.T) {
 	}
 }
 
+// TestWindow_RestartInAPart reads a window back in the middle of one of its parts:
+// units of the part's last instant, a span before, must count as long as before.
+func TestWindow_RestartInAPart(t *testing.T) {
+	const limit, span = 1500, 1024 * time.Second // parts of a second
+	at := func(d time.Duration) time.Time { return time.Unix(1_000_000, 0).Add(d) }
+	for name, again := range map[string]func(w Window) Window{
+		"read back": func(w Window) Window {
+			w, _, err := ReadWindow(w.Append(nil), limit, span)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w
+		},
+		"resized": func(w Window) Window { return w.Resize(limit, span) },
+	} {
+		w := NewWindow(limit, span)
+		w.Add(at(time.Second-1), limit-1) // the last instant of a part
+		w.Add(at(span), 1)                // the first of another; they leave a nanosecond before that ends
+		w = again(w)
+		if used := w.Used(at(span)); used != limit {
+			t.Errorf("%s: got %d units at the end of the span, want %d", name, used, limit)
+		}
+	}
+}
+
 // TestWindow_Oracle holds the window against a plain list of everything that
 // was ever admitted.
 func TestWindow_Oracle(t *testing.T) {
