@@ -98,8 +98,8 @@ func TestDoors_TLS(t *testing.T) {
 	if _, err := old.Get(api); err == nil {
 		t.Error("TLS 1.1: got an answer, want none")
 	}
-	if r, err := http.Get("http://" + d.API().String()); err != nil || r.StatusCode != http.StatusBadRequest {
-		t.Errorf("plain HTTP: got %v, %v; want 400", r, err)
+	if r, _ := fetch(t, http.DefaultClient, "http://"+d.API().String()); r.StatusCode != http.StatusBadRequest {
+		t.Errorf("plain HTTP: got %d, want 400", r.StatusCode)
 	}
 
 	second := ca.issue(cert, key, time.Now().Add(time.Hour))
