@@ -341,7 +341,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 // pages lists the parts of the dashboard, in the order of the navigation.
 func (a *App) pages() []PageSet {
 	return []PageSet{
-		NewKeyPages(a.Server.Address), NewHookPages(), CallPages(), AgentPages(), NewContactPages(), NewEventPages(a.Server.Address), SchedulePages(),
+		NewKeyLists(a.Server.Address), NewKeyPages(a.Server.Address), NewHookPages(), CallPages(), AgentPages(), NewContactPages(), NewEventPages(a.Server.Address), SchedulePages(),
 		NewVariablePages(), BlockPages(), OwnerPages(), TeamPages(), AuditPages{}, StatusPages{},
 	}
 }

@@ -84,6 +84,7 @@ var layers = [][]string{
 	{"pagerecords.go"},
 	{"ownerpages.go", "auditpages.go", "statuspages.go", "weeks.go"},
 	{"calendarpages.go"},
+	{"keylists.go"},
 	{"keypages.go", "agentpages.go", "blockpages.go", "callpages.go", "contactpages.go", "eventpages.go", "hookpages.go", "schedulepages.go", "teampages.go", "variablepages.go"},
 	{"app.go", "client.go"},
 	{"demo.go", "session.go"},
