@@ -271,7 +271,8 @@ func Compact(from *bbolt.DB, path string) (err error) {
 	return nil
 }
 
-// transfer makes an error of what a damaged page panics with on its way.
+// transfer copies what a database holds, in transactions of compactBatch bytes.
+// It makes an error of what a damaged page panics with.
 func transfer(to, from *bbolt.DB) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -279,7 +280,49 @@ func transfer(to, from *bbolt.DB) (err error) {
 		}
 	}()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // as in openChecked
-	return bbolt.Compact(to, from, compactBatch)
+	// What is put is not copied before it is committed, and pages that nobody
+	// reads are written over: so the reading goes on to the end of the last
+	// commit. That of bbolt.Compact does not, which is only for a database that
+	// nobody changes meanwhile.
+	return from.View(func(source *bbolt.Tx) error { return pour(to, source) })
+}
+
+// pour is transfer out of one transaction. Buckets stand in no others.
+func pour(to *bbolt.DB, source *bbolt.Tx) error {
+	into, err := to.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = into.Rollback() }() // of what was committed nothing
+	size := 0
+	err = source.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+		made, err := into.CreateBucket(name)
+		if err == nil {
+			err = made.SetSequence(bucket.Sequence())
+		}
+		if err != nil {
+			return err
+		}
+		return bucket.ForEach(func(key, value []byte) error {
+			if size += len(key) + len(value); size > compactBatch {
+				if err := into.Commit(); err != nil {
+					return err
+				}
+				next, err := to.Begin(true)
+				if err != nil {
+					return err
+				}
+				into, size = next, 0
+			}
+			b := into.Bucket(name)
+			b.FillPercent = 1 // no more comes between them
+			return b.Put(key, value)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	return into.Commit()
 }
 
 func nativeOrder() string {
