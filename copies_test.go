@@ -28,7 +28,8 @@ func inMemory(t testing.TB) func(*Config) {
 func (l *ledger) inspectCopy(t testing.TB, data string) (problems []string, err error) {
 	folder := copyFolder(t, data)
 	defer dropCopy(t, folder)
-	return l.inspect(folder, time.Now())
+	now := time.Now()
+	return l.inspect(folder, now, now)
 }
 
 // dropCopy removes what copyFolder made before the test ends: a thousand copies

@@ -29,6 +29,7 @@ func TestProgram_HotBackup(t *testing.T) {
 		if err := errors.Join(p.socket().Copy(context.Background(), "/admin/v1/backup", f), f.Close()); err != nil {
 			t.Fatal(err)
 		}
+		ended := time.Now()
 		if result, err := CheckStoreFile(path); err != nil || len(result.Problems) > 0 {
 			t.Errorf("backup %d: %v, %v", i, result.Problems, err)
 		}
@@ -37,7 +38,7 @@ func TestProgram_HotBackup(t *testing.T) {
 		if err := os.Rename(path, StorePath(folder)); err != nil {
 			t.Fatal(err)
 		}
-		if problems, err := l.inspect(folder, began); err != nil || len(problems) > 0 {
+		if problems, err := l.inspect(folder, began, ended); err != nil || len(problems) > 0 {
 			t.Errorf("backup %d: %v, %v", i, problems, err)
 		}
 		dropCopy(t, folder)

@@ -304,8 +304,9 @@ func (l *ledger) counts() string {
 
 // inspect opens a data folder with the real code, the clock standing at a
 // time, and says what of that which was acknowledged before is missing, or
-// does not fit. The folder is changed by it.
-func (l *ledger) inspect(data string, at time.Time) (problems []string, err error) {
+// does not fit. The folder may have what was asked for until a later time. It
+// is changed by it.
+func (l *ledger) inspect(data string, at, until time.Time) (problems []string, err error) {
 	config := DefaultConfig()
 	config.Server.Data, config.Webhooks.AllowPrivateTargets = data, true
 	app, err := OpenApp(config, NewClockFrom(func() Reading { return Reading{Wall: at} }), true, "", slog.New(slog.DiscardHandler))
@@ -313,18 +314,18 @@ func (l *ledger) inspect(data string, at time.Time) (problems []string, err erro
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, app.Close()) }()
-	return l.hold(app, at)
+	return l.hold(app, at, until)
 }
 
 // hold is inspect for a store that is open.
-func (l *ledger) hold(app *App, at time.Time) (problems []string, err error) {
+func (l *ledger) hold(app *App, at, until time.Time) (problems []string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	report := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	if l.begun.IsZero() || !l.begun.Before(at) {
 		return nil, nil
 	}
-	l.holdKeys(app, at, report)
+	l.holdKeys(app, at, until, report)
 	err = app.Store.View(func(tx *Tx) error {
 		result, err := CheckStore(tx, tables())
 		if err != nil {
@@ -352,9 +353,11 @@ func (l *ledger) hold(app *App, at time.Time) (problems []string, err error) {
 	return problems, err
 }
 
-// holdKeys holds the keys against what was told of them before a time.
-func (l *ledger) holdKeys(app *App, at time.Time, report func(string, ...any)) {
+// holdKeys holds the keys against what was told of them before a time, and what
+// was asked for until another.
+func (l *ledger) holdKeys(app *App, at, until time.Time, report func(string, ...any)) {
 	before := func(t time.Time) bool { return !t.IsZero() && t.Before(at) }
+	asked := func(t time.Time) bool { return !t.IsZero() && t.Before(until) }
 	works := func(secret string) bool {
 		k, _, err := app.Keyring.Find(secret)
 		return err == nil && k.Check(at) == nil
@@ -365,13 +368,13 @@ func (l *ledger) holdKeys(app *App, at time.Time, report func(string, ...any)) {
 			if works(k.secret) || k.next != "" && works(k.next) {
 				report("the key %s was revoked, which was acknowledged, and works", id)
 			}
-		case before(k.tried):
+		case asked(k.tried):
 		case before(k.rotated):
 			if !works(k.next) || works(k.secret) {
 				report("the key %s was rotated, which was acknowledged: the new secret works %v, the old one %v", id, works(k.next), works(k.secret))
 			}
 		case before(k.made):
-			if !works(k.secret) && !before(k.rotationTried) {
+			if !works(k.secret) && !asked(k.rotationTried) {
 				report("the key %s was made, which was acknowledged, and does not work", id)
 			}
 		}

@@ -75,7 +75,7 @@ func TestProgram_PowerCut(t *testing.T) {
 		image := filepath.Join(fast, "image", "data")
 		disk := newDisk(ops[:cut], data)
 		torn += disk.write(t, image, random)
-		problems, err := l.inspect(image, ops[cut-1].at)
+		problems, err := l.inspect(image, ops[cut-1].at, ops[cut-1].at)
 		if err != nil || len(problems) > 0 {
 			t.Fatalf("seed %d, image %d, power cut after operation %d of %d (%s %s): %v, %v",
 				seed, i, cut, len(ops), ops[cut-1].kind, filepath.Base(ops[cut-1].path), problems, err)

@@ -123,7 +123,8 @@ func TestProgram_SyscallFails(t *testing.T) {
 				if l.relapsed > 0 {
 					t.Errorf("%s: %d requests were let through after a 503", name, l.relapsed)
 				}
-				if problems, err := l.inspect(data, time.Now()); err != nil || len(problems) > 0 {
+				now := time.Now()
+				if problems, err := l.inspect(data, now, now); err != nil || len(problems) > 0 {
 					t.Errorf("%s: %v, %v", name, problems, err)
 				}
 				dropCopy(t, data)
