@@ -16,7 +16,7 @@ import (
 // its own declares, and nothing else; of another file only names with a
 // capital letter. The table is the map of the program: keep it true.
 var layers = [][]string{
-	{"errors.go", "lock.go", "disk.go", "version.go", "schemas.go", "heap.go"},
+	{"errors.go", "lock.go", "disk.go", "version.go", "schemas.go"},
 	{"errorcatalog.go"},
 	{"clock.go", "connections.go"},
 	{"trace.go"},

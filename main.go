@@ -51,7 +51,6 @@ func open(c Config) (http.Handler, func() error, error) {
 
 // serve runs the service until the context ends.
 func serve(ctx context.Context, o ServeOptions) (err error) {
-	KeepHeapRoom()
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
 		if err != nil {

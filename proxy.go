@@ -94,9 +94,8 @@ type passage struct {
 	request *Request
 	door    *http.ResponseController
 	body    *sentBody
-	said    http.Header // what the door has said of the answer before, nil for nothing
+	said    http.Header // what the door has said of the answer before
 	last    bool        // the connection ends with this answer
-	wrote   time.Time   // when the time to write was set last
 	err     error
 }
 
@@ -109,16 +108,14 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
-	if h := w.Header(); len(h) > 0 { // early hints would be sent with what is set, and leave nothing of it
-		x.said, x.last = h.Clone(), h.Get("Connection") == "close"
-		clear(h)
-	}
+	x.last = w.Header().Get("Connection") == "close"
+	x.said = w.Header().Clone() // early hints would be sent with what is set, and leave nothing of it
+	clear(w.Header())
 	// The door's times are for a whole request. Here each part has them: what
 	// goes on may last, and who is silent is cut off. A time to read that is
-	// left standing would end the request as if the client had gone away. The
-	// time to write the door has set just now.
+	// left standing would end the request as if the client had gone away.
 	x.extendRead(r.ContentLength != 0)
-	x.wrote = time.Now()
+	x.extendWrite()
 	defer x.extendWrite() // for what the door adds at the end
 	in := r.Request
 	if r.ContentLength != 0 {
@@ -146,14 +143,9 @@ func (x *passage) extendRead(more bool) {
 	_ = x.door.SetReadDeadline(until) // where that is not possible there is no such time either
 }
 
-// extendWrite gives the client another while to take the next part of the
-// answer. Parts that follow each other closely share one, which is up to a
-// sixteenth short: setting it costs more than a small part itself.
 func (x *passage) extendWrite() {
-	span := x.proxy.o.WriteTimeout
-	if now := time.Now(); span > 0 && now.Sub(x.wrote) > span/16 {
-		x.wrote = now
-		_ = x.door.SetWriteDeadline(now.Add(span))
+	if x.proxy.o.WriteTimeout > 0 {
+		_ = x.door.SetWriteDeadline(time.Now().Add(x.proxy.o.WriteTimeout))
 	}
 }
 
@@ -163,7 +155,6 @@ func (x *passage) WriteHeader(status int) {
 	if x.last && status >= http.StatusOK {
 		x.Header().Set("Connection", "close")
 	}
-	x.extendWrite()
 	x.ResponseWriter.WriteHeader(status)
 }
 
@@ -210,12 +201,6 @@ func (b *sentBody) Close() error { return b.from.Close() }
 // caching an answer to a key in the URL goes before what the upstream says.
 func (x *passage) answer(res *http.Response) error {
 	maps.Copy(res.Header, x.said)
-	if res.ContentLength >= 0 && res.StatusCode != http.StatusSwitchingProtocols && !strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
-		// Moved rather than copied one by one, as the reverse proxy does next. It
-		// looks at them once more only to tell a stream from an answer.
-		maps.Copy(x.Header(), res.Header)
-		clear(res.Header)
-	}
 	return nil
 }
 
@@ -255,9 +240,7 @@ func (x *passage) rewrite(pr *httputil.ProxyRequest) {
 	if x.body != nil && len(out.Trailer) > 0 {
 		x.body.ends = out.Trailer
 	}
-	h := make(http.Header, len(out.Header)+len(identityFields)+4) // with room for all, or it grows twice
-	maps.Copy(h, out.Header)
-	out.Header = h
+	h := out.Header
 	Identify(h, x.request)
 	h["X-Forwarded-For"] = []string{forwardedFor(pr.In, x.proxy.o.Proxies)}
 	h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = []string{pr.In.Host}, []string{"http"}
