@@ -37,10 +37,12 @@ func (p *process) weight(t testing.TB) (kib, files int) {
 	return kib, len(open)
 }
 
-// settles waits until the server has no more files open than a number.
+// settles waits until the server has no more files open than a number: those to
+// an upstream are kept for a minute and a half.
 func (p *process) settles(t testing.TB, most int) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; {
+	client := p.socket() // one for all: each has a connection open
+	for deadline := time.Now().Add(3 * time.Minute); ; {
 		_, files := p.weight(t)
 		if files <= most {
 			return
@@ -49,7 +51,7 @@ func (p *process) settles(t testing.TB, most int) {
 			t.Errorf("%d files are open, want at most %d again", files, most)
 			return
 		}
-		NewSocketClient(filepath.Join(p.data, socketFile)).Alive(t.Context()) // takes its time
+		client.Alive(t.Context()) // takes its time
 	}
 }
 
