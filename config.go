@@ -301,7 +301,7 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 	parse, isParse := errors.AsType[toml.ParseError](err)
 	switch {
 	case isParse:
-		l.fail(source, "%s", strings.TrimSpace(parse.ErrorWithPosition())) // with line and caret
+		l.fail(source, "%s", ParseProblem(parse))
 	case errors.Is(err, os.ErrNotExist):
 		l.fail(source, "there is no such file; name one that exists, or none to use the defaults")
 	case err != nil:

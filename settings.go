@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/BurntSushi/toml"
 )
 
 // Setting is one key of a Config.
@@ -266,4 +268,16 @@ func EditDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
+}
+
+// ParseProblem says what is wrong with a TOML file, with the line and a mark
+// under the place. For a file that ends too early the library may give no such
+// place, and then panics on its own error.
+func ParseProblem(e toml.ParseError) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = "toml: " + e.Message + ", at the end of the file"
+		}
+	}()
+	return strings.TrimSpace(e.ErrorWithPosition())
 }
