@@ -341,7 +341,7 @@ func (l *ledger) hold(app *App, at, until time.Time) (problems []string, err err
 	}
 	used := 0
 	for _, a := range l.admitted {
-		if a.got.Before(at) && at.Sub(a.sent) < time.Minute {
+		if a.got.Before(at) && until.Sub(a.sent) < time.Minute { // time has gone on to until in the folder
 			used++
 		}
 	}
