@@ -180,14 +180,14 @@ func ReadWindow(b []byte, limit int, span time.Duration) (Window, []byte, error)
 		return w, nil, ErrWindow
 	}
 	b = b[k:]
-	at := int64(0)
+	at, total := int64(0), uint64(0)
 	for range count {
 		delta, k := binary.Varint(b)
 		if k <= 0 {
 			return w, nil, ErrWindow
 		}
 		n, j := binary.Uvarint(b[k:])
-		if j <= 0 || n == 0 || n > 1<<31 {
+		if total += n; j <= 0 || n == 0 || n > math.MaxInt32 || total > math.MaxInt32 { // marks that share a part add up
 			return w, nil, ErrWindow
 		}
 		at += delta
