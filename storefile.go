@@ -109,7 +109,7 @@ func OpenFormat(path string, readOnly bool, newest int) (*File, error) {
 	if f.DB, err = openChecked(path, opts); err != nil {
 		return nil, err
 	}
-	err = f.undamaged(func() (err error) {
+	err = undamaged(f.path, func() (err error) {
 		f.Header, err = readHeader(f.DB, info.Size(), newest)
 		return err
 	})
@@ -136,23 +136,23 @@ func (f *File) InPlace() error {
 // Update runs a function that changes the file, in one transaction that is on
 // disk when it returns, whole or not at all.
 func (f *File) Update(run func(*Tx) error) error {
-	return f.undamaged(func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
+	return undamaged(f.path, func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
 }
 
 // View runs a function on the file's contents. Nothing of the transaction may
 // be used after it returns.
 func (f *File) View(run func(*Tx) error) error {
-	return f.undamaged(func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle}) }) })
+	return undamaged(f.path, func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle}) }) })
 }
 
-// undamaged makes an error of what a damaged page or index entry panics with:
-// only the pages that are read are looked at.
-func (f *File) undamaged(run func() error) (err error) {
+// undamaged makes an error of what a damaged page or index entry of the file at a
+// path panics with: only the pages that are read are looked at.
+func undamaged(path string, run func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			d, ok := p.(Damage)
 			if err = d.Err; !ok {
-				err = fmt.Errorf("%s is damaged (%v); restore a backup", f.path, p)
+				err = fmt.Errorf("%s is damaged (%v); restore a backup", path, p)
 			}
 		}
 	}()
@@ -272,19 +272,14 @@ func Compact(from *bbolt.DB, path string) (err error) {
 }
 
 // transfer copies what a database holds, in transactions of compactBatch bytes.
-// It makes an error of what a damaged page panics with.
-func transfer(to, from *bbolt.DB) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%s is damaged (%v); restore a backup", from.Path(), p)
-		}
-	}()
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // as in openChecked
+func transfer(to, from *bbolt.DB) error {
 	// What is put is not copied before it is committed, and pages that nobody
 	// reads are written over: so the reading goes on to the end of the last
 	// commit. That of bbolt.Compact does not, which is only for a database that
 	// nobody changes meanwhile.
-	return from.View(func(source *bbolt.Tx) error { return pour(to, source) })
+	return undamaged(from.Path(), func() error {
+		return from.View(func(source *bbolt.Tx) error { return pour(to, source) })
+	})
 }
 
 // pour is transfer out of one transaction. Buckets stand in no others.
