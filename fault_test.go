@@ -53,9 +53,7 @@ func TestProgram_FailedCommit(t *testing.T) {
 		t.Errorf("the last words do not say what failed: %s", said)
 	}
 	p = serveReal(t, data)
-	if _, err := http.Get(p.url + "/healthz"); err != nil {
-		t.Fatal(err)
-	}
+	fetch(t, http.DefaultClient, p.url+"/healthz")
 	var list struct{ Count int }
 	if err := socket.Do(context.Background(), "GET", "/admin/v1/keys", nil, &list); err != nil {
 		t.Fatal(err)

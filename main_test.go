@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
 
 // programFolder is where this run of the tests has the program.
@@ -43,7 +45,23 @@ var program = sync.OnceValues(func() (string, error) {
 func TestMain(m *testing.M) {
 	status := m.Run()
 	_ = os.RemoveAll(programFolder) // if it was made: a fuzz worker or a single test may do without
+	if status == 0 {
+		status = leftOver()
+	}
 	os.Exit(status)
+}
+
+// leftOver gives 1, and says where they are, if goroutines are left after all
+// tests: by then the service and all that the tests began has ended.
+func leftOver() int {
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	// Pebble's validator has no end.
+	err := goleak.Find(goleak.IgnoreTopFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"))
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "goroutines are left after the tests:", err)
+	return 1
 }
 
 // programCommand gives a command of the real program, in a folder and an environment
