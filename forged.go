@@ -12,13 +12,14 @@ import (
 // is such a name as well.
 func DropForged(h http.Header) {
 	for name := range h {
-		if forged(name) {
+		if Forged(name) {
 			delete(h, name)
 		}
 	}
 }
 
-func forged(name string) bool {
+// Forged says whether DropForged takes out fields of a name.
+func Forged(name string) bool {
 	if len(name) < 3 || name[0]|0x20 != 'x' { // all of them begin with it
 		return false
 	}
@@ -43,16 +44,22 @@ func forged(name string) bool {
 // Identify says in a header who asks. Every field is there, if need be empty, so
 // that none that a client sent is ever taken for it.
 func Identify(h http.Header, r *Request) {
-	k := r.Key
-	v := &[...]string{
-		k.ID, HeaderText(k.Name), HeaderText(k.OwnerName), strings.Join(k.PermissionNames(), ","), HeaderText(k.Environment), r.ID,
-	}
-	for i, name := range identityFields {
+	v := Identity(r)
+	for i, name := range IdentityFields {
 		h[name] = v[i : i+1 : i+1]
 	}
 }
 
-var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
+// Identity gives the values of IdentityFields for a request.
+func Identity(r *Request) *[len(IdentityFields)]string {
+	k := r.Key
+	return &[...]string{
+		k.ID, HeaderText(k.Name), HeaderText(k.OwnerName), strings.Join(k.PermissionNames(), ","), HeaderText(k.Environment), r.ID,
+	}
+}
+
+// IdentityFields are the names of the fields that say who asks.
+var IdentityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
 
 // HeaderText gives a text as the value of a header field. What is not printable
 // ASCII, a space at either end and the percent sign are escaped byte by byte as

@@ -16,9 +16,9 @@ import (
 // its own declares, and nothing else; of another file only names with a
 // capital letter. The table is the map of the program: keep it true.
 var layers = [][]string{
-	{"errors.go", "lock.go", "disk.go", "version.go", "schemas.go"},
+	{"errors.go", "lock.go", "disk.go", "version.go", "schemas.go", "silent.go"},
 	{"errorcatalog.go"},
-	{"clock.go", "connections.go"},
+	{"clock.go", "connections.go", "upstreams.go"},
 	{"trace.go"},
 	{"tx.go"},
 	{"filepages.go"},

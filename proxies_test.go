@@ -474,7 +474,7 @@ func TestProxies_Forms(t *testing.T) {
 		t.Fatal(err)
 	}
 	asks := traefik.HTTP.Middlewares["latchkey"].ForwardAuth
-	if asks.TrustForwardHeader || FindAuthz(strings.TrimPrefix(asks.Address, "http://127.0.0.1:8080")) != AuthzForward || !slices.Equal(asks.AuthResponseHeaders, identityFields[:]) {
+	if asks.TrustForwardHeader || FindAuthz(strings.TrimPrefix(asks.Address, "http://127.0.0.1:8080")) != AuthzForward || !slices.Equal(asks.AuthResponseHeaders, IdentityFields[:]) {
 		t.Errorf("Traefik: got %+v", asks)
 	}
 	var envoy map[string]any

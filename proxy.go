@@ -11,10 +11,14 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // Proxy passes requests that have been let through on to the upstream of their
@@ -25,6 +29,7 @@ type Proxy struct {
 	buffers    buffers
 	mu         sync.Mutex
 	transports map[time.Duration]*http.Transport // by the time they wait for an answer
+	upstreams  Upstreams
 }
 
 // ProxyOptions are what a Proxy is made of.
@@ -69,6 +74,7 @@ func (p *Proxy) Close() {
 	for _, t := range p.transports {
 		t.CloseIdleConnections()
 	}
+	p.upstreams.Close()
 }
 
 // buffers lends what bodies are copied with.
@@ -97,20 +103,27 @@ type passage struct {
 	said    http.Header // what the door has said of the answer before
 	last    bool        // the connection ends with this answer
 	err     error
+
+	extended time.Time // the time to write
 }
 
 // Forward passes a request on and its answer back. The error is ErrGateway or
 // ErrGatewayTime where there is none, ErrTooLarge for a body over the route's
-// limit. It panics with http.ErrAbortHandler where an answer breaks off, so that
+// limit, ErrValidation for a query that would end the request's line. It panics with http.ErrAbortHandler where an answer breaks off, so that
 // the client sees that too.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	x := &passage{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
+	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 has no line that it could not stand in
+		return ErrValidation.With("The query has a space or a control character. Send it escaped.")
+	}
 	x.last = w.Header().Get("Connection") == "close"
-	x.said = w.Header().Clone() // early hints would be sent with what is set, and leave nothing of it
-	clear(w.Header())
+	if len(w.Header()) > 0 { // early hints would be sent with what is set, and leave nothing of it
+		x.said = w.Header().Clone()
+		clear(w.Header())
+	}
 	// The door's times are for a whole request. Here each part has them: what
 	// goes on may last, and who is silent is cut off. A time to read that is
 	// left standing would end the request as if the client had gone away.
@@ -118,6 +131,10 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	x.extendWrite()
 	defer x.extendWrite() // for what the door adds at the end
 	in := r.Request
+	if head, ok := x.head(); ok {
+		x.read(head)
+		return x.err
+	}
 	if r.ContentLength != 0 {
 		x.body = &sentBody{passage: x, from: in.Body}
 		if g.MaxBody > 0 {
@@ -133,6 +150,148 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	return x.err
 }
 
+// head gives what is sent for a request that can go by Upstreams: a read with
+// nothing in it for its one connection, and no body. The others take the way of
+// the standard library's reverse proxy.
+func (x *passage) head() ([]byte, bool) {
+	r, up := x.request.Request, x.guard.Upstream
+	if !SilentKnown || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || up.Scheme != "http" {
+		return nil, false
+	}
+	if strings.ContainsFunc(up.Host, unsendable) || strings.Contains(up.Host, "%") || strings.HasSuffix(up.Host, ":") {
+		return nil, false // a name, zone or port that is written in another way in Host
+	}
+	uri := x.path()
+	if r.URL.RawQuery != "" || r.URL.ForceQuery {
+		uri += "?" + r.URL.RawQuery
+	}
+	if strings.ContainsFunc(uri, unsendable) {
+		return nil, false
+	}
+	b := append(make([]byte, 0, 1024), r.Method...)
+	b = append(append(b, ' '), uri...)
+	b = append(append(b, " HTTP/1.1\r\nHost: "...), up.Host...)
+	b = append(b, "\r\n"...)
+	b, ok := x.fields(b)
+	return append(b, "\r\n"...), ok
+}
+
+// fields appends the client's fields and ours to a head. It is false where one
+// is not for Upstreams.
+func (x *passage) fields(b []byte) ([]byte, bool) {
+	for name, values := range x.request.Header {
+		switch name {
+		case "Connection":
+			if slices.ContainsFunc(values, func(v string) bool { return !strings.EqualFold(v, "keep-alive") && !strings.EqualFold(v, "close") }) {
+				return nil, false
+			}
+			continue
+		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded":
+			continue
+		case "Expect", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
+			return nil, false
+		}
+		if Forged(name) {
+			continue
+		}
+		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			return nil, false
+		}
+		for _, v := range values {
+			b = appendField(b, name, v)
+		}
+	}
+	for i, v := range Identity(x.request) {
+		b = appendField(b, IdentityFields[i], v)
+	}
+	v := x.forwarded()
+	for i, name := range forwardedFields {
+		b = appendField(b, name, v[i])
+	}
+	return b, httpguts.ValidHeaderFieldValue(v[1]) && httpguts.ValidHeaderFieldValue(v[2])
+}
+
+func ending(c rune) bool { return c <= ' ' || c == 0x7f }
+
+func unsendable(c rune) bool { return ending(c) || c > 0x7f }
+
+func appendField(b []byte, name, value string) []byte {
+	b = append(append(b, name...), ": "...)
+	return append(append(b, value...), "\r\n"...)
+}
+
+// read sends the head of a request and passes on the answer.
+func (x *passage) read(head []byte) {
+	res, err := x.proxy.upstreams.Ask(x.request.Request, x.guard.Upstream.Host, head, x.guard.Timeout, func(early *http.Response) {
+		dropHops(early.Header)
+		maps.Copy(x.Header(), early.Header)
+		x.WriteHeader(early.StatusCode)
+		clear(x.Header())
+	})
+	if err != nil {
+		x.fail(x, x.request.Request, err)
+		return
+	}
+	defer res.Body.Close()
+	dropHops(res.Header)
+	_ = x.answer(res)
+	h := x.Header()
+	maps.Copy(h, res.Header)
+	said := slices.Sorted(maps.Keys(res.Trailer))
+	if len(said) > 0 {
+		h["Trailer"] = []string{strings.Join(said, ", ")}
+	}
+	x.WriteHeader(res.StatusCode)
+	// What comes bit by bit is for the client as it comes.
+	if err := x.copy(res.Body, res.ContentLength < 0 || len(said) > 0); err != nil {
+		x.proxy.quiet.Printf("request %s: the answer broke off: %v", x.request.ID, err)
+		panic(http.ErrAbortHandler) // the client has to see that this is not the whole
+	}
+	for name, values := range res.Trailer {
+		if !slices.Contains(said, name) {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
+	}
+}
+
+// copy passes on a body, each part at once if live. The error is that of either
+// side.
+func (x *passage) copy(from io.Reader, live bool) error {
+	buf := x.proxy.buffers.Get()
+	defer x.proxy.buffers.Put(buf)
+	for {
+		if live {
+			_ = x.door.Flush() // the next part would tell
+		}
+		n, err := from.Read(buf)
+		if n > 0 {
+			if _, err := x.Write(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// dropHops takes out of an answer's header what is for the one connection it
+// came by (RFC 9110, section 7.6.1).
+func dropHops(h http.Header) {
+	for _, list := range h["Connection"] {
+		for name := range strings.SplitSeq(list, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
+	}
+	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization"} {
+		delete(h, name)
+	}
+}
+
 // extendRead gives the client another while for the next part of its body, or
 // all the time where there is none to come.
 func (x *passage) extendRead(more bool) {
@@ -144,8 +303,10 @@ func (x *passage) extendRead(more bool) {
 }
 
 func (x *passage) extendWrite() {
-	if x.proxy.o.WriteTimeout > 0 {
-		_ = x.door.SetWriteDeadline(time.Now().Add(x.proxy.o.WriteTimeout))
+	most := x.proxy.o.WriteTimeout
+	if now := time.Now(); most > 0 && now.Sub(x.extended) > most/64 { // a part so soon after the last has hardly less
+		_ = x.door.SetWriteDeadline(now.Add(most))
+		x.extended = now
 	}
 }
 
@@ -198,8 +359,12 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 func (b *sentBody) Close() error { return b.from.Close() }
 
 // answer prepares the upstream's answer for the client. What we said about
-// caching an answer to a key in the URL goes before what the upstream says.
+// caching an answer to a key in the URL goes before what the upstream says. What
+// a body is the upstream has to say; it is not guessed.
 func (x *passage) answer(res *http.Response) error {
+	if res.Header["Content-Type"] == nil {
+		x.Header()["Content-Type"] = nil
+	}
 	maps.Copy(res.Header, x.said)
 	return nil
 }
@@ -229,31 +394,54 @@ func (x *passage) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // rewrite makes the request to the upstream out of the client's.
 func (x *passage) rewrite(pr *httputil.ProxyRequest) {
-	out, up := pr.Out, x.guard.Upstream
-	out.URL.Scheme, out.URL.Host, out.Host = up.Scheme, up.Host, ""
-	raw := cutSegments(pr.In.URL.EscapedPath(), len(Segments(x.guard.StripPrefix)))
-	out.URL.Path = up.Path + cutSegments(pr.In.URL.Path, len(Segments(x.guard.StripPrefix)))
-	out.URL.RawPath = up.EscapedPath() + raw
-	out.URL.RawQuery, out.URL.ForceQuery = pr.In.URL.RawQuery, pr.In.URL.ForceQuery
+	out := pr.Out
+	out.URL, out.Host = x.target(), ""
 	DropForged(out.Header)
 	DropForged(out.Trailer)
 	if x.body != nil && len(out.Trailer) > 0 {
 		x.body.ends = out.Trailer
 	}
-	h := out.Header
-	Identify(h, x.request)
-	h["X-Forwarded-For"] = []string{forwardedFor(pr.In, x.proxy.o.Proxies)}
-	h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = []string{pr.In.Host}, []string{"http"}
-	if pr.In.TLS != nil {
-		h["X-Forwarded-Proto"] = []string{"https"}
+	Identify(out.Header, x.request)
+	v := x.forwarded()
+	for i, name := range forwardedFields {
+		out.Header[name] = v[i : i+1 : i+1]
 	}
-	if FromProxy(pr.In, x.proxy.o.Proxies) { // then it knows better than we
-		for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
-			if said := pr.In.Header[name]; len(said) == 1 && said[0] != "" {
-				h[name] = said
+}
+
+// target gives the address at the upstream.
+func (x *passage) target() *url.URL {
+	in, up := x.request.URL, x.guard.Upstream
+	return &url.URL{
+		Scheme: up.Scheme, Host: up.Host, Path: up.Path + cutSegments(in.Path, x.stripped()), RawPath: x.path(),
+		RawQuery: in.RawQuery, ForceQuery: in.ForceQuery,
+	}
+}
+
+// path gives the path at the upstream in its form on the wire.
+func (x *passage) path() string {
+	return x.guard.Upstream.EscapedPath() + cutSegments(x.request.URL.EscapedPath(), x.stripped())
+}
+
+// stripped is how many segments are cut off.
+func (x *passage) stripped() int { return len(Segments(x.guard.StripPrefix)) }
+
+var forwardedFields = [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
+
+// forwarded gives the values of forwardedFields.
+func (x *passage) forwarded() *[len(forwardedFields)]string {
+	in := x.request.Request
+	v := &[...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, "http"}
+	if in.TLS != nil {
+		v[2] = "https"
+	}
+	if FromProxy(in, x.proxy.o.Proxies) { // then it knows better than we
+		for i, name := range forwardedFields[1:] {
+			if said := in.Header[name]; len(said) == 1 && said[0] != "" {
+				v[1+i] = said[0]
 			}
 		}
 	}
+	return v
 }
 
 // cutSegments takes the first n segments from a path, which has no empty ones.

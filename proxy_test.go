@@ -216,6 +216,32 @@ func TestProxy_Paths(t *testing.T) {
 	}
 }
 
+// In HTTP/2 a query may hold what would end the line of a request in HTTP/1.1.
+func TestProxy_QueryOverHTTP2(t *testing.T) {
+	g := newGuarded(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RequestURI) }, nil)
+	door := httptest.NewUnstartedServer(g.api)
+	door.EnableHTTP2 = true
+	door.StartTLS()
+	defer door.Close()
+	for query, want := range map[string]string{"a=%20&b=\u00fc": "/up/x?a=%20&b=\u00fc", "a=1 HTTP/1.1": "", "a b": ""} {
+		r, err := http.NewRequest("GET", door.URL+"/up/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.URL.RawQuery = query
+		r.Header.Set("X-API-Key", g.key)
+		res, err := door.Client().Transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		b := readText(t, res.Body)
+		if res.ProtoMajor != 2 || want != "" && b != want || want == "" && (res.StatusCode != 400 || !strings.Contains(b, "validation_error")) {
+			t.Errorf("%q: got %d %s %s, want %s", query, res.StatusCode, res.Proto, b, want)
+		}
+	}
+}
+
 // Every check of an endpoint of ours stands before a route too, in its order.
 func TestProxy_Checks(t *testing.T) {
 	asked := 0
