@@ -8,6 +8,7 @@
 //	go run ./bench -stored 0               without the million keys
 //	go run ./bench -only proxies           a guarded route beside a bare reverse proxy
 //	go run ./bench -beside FILE            another build of latchkey in the same rounds
+//	go run ./bench -traefik FILE           a program of Traefik among the proxies
 //
 // It needs Linux with two cores, and wrk and taskset (Debian: wrk, util-linux).
 package main
@@ -19,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,6 +33,8 @@ type bench struct {
 	only    string
 	beside  string // path of another latchkey, "" for none
 	failed  bool
+
+	traefikFile string // path of Traefik, "" for none
 }
 
 func main() {
@@ -41,6 +45,7 @@ func main() {
 	flag.IntVar(&b.stored, "stored", 1_000_000, "how many keys the large store has; 0 leaves it out")
 	flag.StringVar(&b.only, "only", "", "one part of it: reads, calls or proxies")
 	flag.StringVar(&b.beside, "beside", "", "another build of latchkey to load in the same rounds")
+	flag.StringVar(&b.traefikFile, "traefik", "", "Traefik to load in the same rounds as the proxies")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "latchkey-bench-")
 	if err != nil {
@@ -145,6 +150,14 @@ func (b *bench) proxies(keys string) error {
 	}
 	if b.beside != "" {
 		contenders = append(contenders, &contender{name: "the other build", start: b.programStarter(b.beside, "small", "--config", config)})
+	}
+	if b.traefikFile != "" {
+		list, err := os.ReadFile(keys)
+		if err != nil {
+			return upstream.stop(err)
+		}
+		key, _, _ := strings.Cut(string(list), "\n")
+		contenders = append(contenders, &contender{name: "traefik, the key's form and a limit", start: b.traefik(path, upstream.url, key)})
 	}
 	if err := upstream.stop(b.inTurn(contenders, loadOptions{path: path, keys: keys, connections: 32})); err != nil {
 		return err
