@@ -51,9 +51,9 @@ func Identify(h http.Header, r *Request) {
 }
 
 // Identity gives the values of IdentityFields for a request.
-func Identity(r *Request) *[len(IdentityFields)]string {
+func Identity(r *Request) [len(IdentityFields)]string {
 	k := r.Key
-	return &[...]string{
+	return [...]string{
 		k.ID, HeaderText(k.Name), HeaderText(k.OwnerName), strings.Join(k.PermissionNames(), ","), HeaderText(k.Environment), r.ID,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -51,6 +52,9 @@ func open(c Config) (http.Handler, func() error, error) {
 
 // serve runs the service until the context ends.
 func serve(ctx context.Context, o ServeOptions) (err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200) // half as many collections, for a heap of three instead of two times what is in use
+	}
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
 		if err != nil {

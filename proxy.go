@@ -109,8 +109,9 @@ type passage struct {
 
 // Forward passes a request on and its answer back. The error is ErrGateway or
 // ErrGatewayTime where there is none, ErrTooLarge for a body over the route's
-// limit, ErrValidation for a query that would end the request's line. It panics with http.ErrAbortHandler where an answer breaks off, so that
-// the client sees that too.
+// limit, ErrValidation for a query that would end the request's line. It panics
+// with http.ErrAbortHandler where an answer breaks off, so that the client sees
+// that too.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	x := &passage{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
@@ -128,13 +129,13 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	// goes on may last, and who is silent is cut off. A time to read that is
 	// left standing would end the request as if the client had gone away.
 	x.extendRead(r.ContentLength != 0)
-	x.extendWrite()
 	defer x.extendWrite() // for what the door adds at the end
 	in := r.Request
 	if head, ok := x.head(); ok {
 		x.read(head)
 		return x.err
 	}
+	x.extendWrite()
 	if r.ContentLength != 0 {
 		x.body = &sentBody{passage: x, from: in.Body}
 		if g.MaxBody > 0 {
@@ -223,8 +224,8 @@ func appendField(b []byte, name, value string) []byte {
 // read sends the head of a request and passes on the answer.
 func (x *passage) read(head []byte) {
 	res, err := x.proxy.upstreams.Ask(x.request.Request, x.guard.Upstream.Host, head, x.guard.Timeout, func(early *http.Response) {
-		dropHops(early.Header)
-		maps.Copy(x.Header(), early.Header)
+		x.extendWrite()
+		x.take(early.Header)
 		x.WriteHeader(early.StatusCode)
 		clear(x.Header())
 	})
@@ -233,13 +234,11 @@ func (x *passage) read(head []byte) {
 		return
 	}
 	defer res.Body.Close()
-	dropHops(res.Header)
 	_ = x.answer(res)
-	h := x.Header()
-	maps.Copy(h, res.Header)
+	x.take(res.Header)
 	said := slices.Sorted(maps.Keys(res.Trailer))
 	if len(said) > 0 {
-		h["Trailer"] = []string{strings.Join(said, ", ")}
+		x.Header()["Trailer"] = []string{strings.Join(said, ", ")}
 	}
 	x.WriteHeader(res.StatusCode)
 	// What comes bit by bit is for the client as it comes.
@@ -251,7 +250,25 @@ func (x *passage) read(head []byte) {
 		if !slices.Contains(said, name) {
 			name = http.TrailerPrefix + name
 		}
-		h[name] = values
+		x.Header()[name] = values
+	}
+}
+
+// take takes over the fields of an answer, but for those that are for the one
+// connection it came by (RFC 9110, section 7.6.1).
+func (x *passage) take(from http.Header) {
+	for _, list := range from["Connection"] {
+		for name := range strings.SplitSeq(list, ",") {
+			from.Del(strings.TrimSpace(name))
+		}
+	}
+	h := x.Header()
+	for name, values := range from {
+		switch name {
+		case "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
+		default:
+			h[name] = values
+		}
 	}
 }
 
@@ -276,19 +293,6 @@ func (x *passage) copy(from io.Reader, live bool) error {
 		if err != nil {
 			return err
 		}
-	}
-}
-
-// dropHops takes out of an answer's header what is for the one connection it
-// came by (RFC 9110, section 7.6.1).
-func dropHops(h http.Header) {
-	for _, list := range h["Connection"] {
-		for name := range strings.SplitSeq(list, ",") {
-			h.Del(strings.TrimSpace(name))
-		}
-	}
-	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization"} {
-		delete(h, name)
 	}
 }
 
@@ -428,9 +432,9 @@ func (x *passage) stripped() int { return len(Segments(x.guard.StripPrefix)) }
 var forwardedFields = [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
 
 // forwarded gives the values of forwardedFields.
-func (x *passage) forwarded() *[len(forwardedFields)]string {
+func (x *passage) forwarded() [len(forwardedFields)]string {
 	in := x.request.Request
-	v := &[...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, "http"}
+	v := [...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, "http"}
 	if in.TLS != nil {
 		v[2] = "https"
 	}

@@ -46,11 +46,11 @@ type upstream struct {
 	in     *bufio.Reader
 	room   int64       // bytes that may still be read
 	failed error       // of the last reading
+	asked  time.Time   // when it began with its last request
 	until  time.Time   // when the header has to be there, zero for any time
 	slow   bool        // the request has waited, and stop is set
 	stop   func() bool // has the end of the request leave the connection alone
 	used   bool        // it has served a request before
-	since  time.Time   // idle
 }
 
 // unheard is an error before the first byte of an answer.
@@ -71,9 +71,9 @@ func (u *Upstreams) Ask(r *http.Request, host string, head []byte, wait time.Dur
 		if err != nil {
 			return nil, cause(r, err)
 		}
-		c.until, c.slow = time.Time{}, false
+		c.asked, c.until, c.slow = time.Now(), time.Time{}, false
 		if wait > 0 {
-			c.until = time.Now().Add(wait)
+			c.until = c.asked.Add(wait)
 		}
 		res, err := c.ask(r, head, early)
 		if err == nil {
@@ -162,7 +162,7 @@ func (c *upstream) Read(b []byte) (int, error) {
 // ask sends a request and reads the header of its answer.
 func (c *upstream) ask(r *http.Request, head []byte, early func(*http.Response)) (*http.Response, error) {
 	c.room = headMost
-	if err := c.SetDeadline(time.Now().Add(briefly)); err != nil {
+	if err := c.SetDeadline(c.asked.Add(briefly)); err != nil {
 		return nil, unheard{err}
 	}
 	n, err := c.Write(head)
@@ -289,7 +289,7 @@ func (u *Upstreams) keep(host string, c *upstream) bool {
 	if u.idle == nil {
 		u.idle = map[string][]*upstream{}
 	}
-	c.used, c.since = true, time.Now()
+	c.used = true
 	u.idle[host] = append(u.idle[host], c)
 	if u.timer == nil {
 		u.timer = time.AfterFunc(lookTime, func() { u.drop(time.Now().Add(-idleTime)) })
@@ -297,14 +297,14 @@ func (u *Upstreams) keep(host string, c *upstream) bool {
 	return true
 }
 
-// drop closes the connections that have been idle since a time or longer, and
+// drop closes the idle connections that have not been used after a time, and
 // those that the upstream has closed. It comes back for the others.
 func (u *Upstreams) drop(since time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for host, list := range u.idle {
 		list = slices.DeleteFunc(list, func(c *upstream) bool {
-			over := !c.since.After(since) || !Silent(c.raw)
+			over := !c.asked.After(since) || !Silent(c.raw)
 			if over {
 				_ = c.Conn.Close()
 			}
