@@ -361,9 +361,10 @@ func TestProxy_BothWays(t *testing.T) {
 			t.Run(name+" to "+request[:9], func(t *testing.T) {
 				var got [2]string
 				for i, way := range []string{"Connection: close\r\n\r\n", "Connection: close, X-No-Such\r\n\r\n"} {
+					g.proxy.Close() // on a connection that was kept the upstream might be asked twice, or not at all
 					s.lines <- answer
 					got[i] = g.exchange(t, strings.ReplaceAll(request, "<key>", g.key)+way) + "\n" + told(<-s.asked)
-					if g.proxy.upstreams.Close(); len(s.asked) > 0 {
+					if len(s.asked) > 0 {
 						t.Errorf("the upstream was asked again: %s", <-s.asked)
 					}
 				}
@@ -416,6 +417,8 @@ func told(head string) string {
 			return value != " then"
 		case "ratelimit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-request-id":
 			return true
+		case "content-length": // of our errors: the id of the request that they hold may have grown by a digit
+			return strings.Contains(head, "Link: </errors/")
 		}
 		return false
 	})
