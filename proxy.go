@@ -109,7 +109,7 @@ type passage struct {
 
 // Forward passes a request on and its answer back. The error is ErrGateway or
 // ErrGatewayTime where there is none, ErrTooLarge for a body over the route's
-// limit, ErrValidation for a query that would end the request's line. It panics
+// limit, ErrValidation for a host or query that HTTP/1.1 cannot say. It panics
 // with http.ErrAbortHandler where an answer breaks off, so that the client sees
 // that too.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
@@ -119,6 +119,9 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	}
 	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 has no line that it could not stand in
 		return ErrValidation.With("The query has a space or a control character. Send it escaped.")
+	}
+	if !httpguts.ValidHostHeader(r.Host) { // HTTP/1.1 is held to that by net/http
+		return ErrValidation.With("The authority of the request is not the name of a host.")
 	}
 	x.last = w.Header().Get("Connection") == "close"
 	if len(w.Header()) > 0 { // early hints would be sent with what is set, and leave nothing of it
@@ -187,7 +190,7 @@ func (x *passage) fields(b []byte) ([]byte, bool) {
 				return nil, false
 			}
 			continue
-		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded":
+		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded", "Host": // HTTP/2 may have Host among them
 			continue
 		case "Expect", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
 			return nil, false

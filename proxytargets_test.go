@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // arrivals are the requests that a listener was sent.
@@ -143,6 +148,131 @@ func TestProxy_NowhereElse(t *testing.T) {
 			if got, want := seen.take(), "up "+method+" /up/x?status="+status+"&to="+trap+" "+up; got != want {
 				t.Errorf("%s: got %q, want %q", status, got, want)
 			}
+		}
+	}
+}
+
+// TestProxy_NowhereElseOverHTTP2 does the same in the frames of HTTP/2, whose
+// fields may hold what would end a line in the request to the upstream.
+func TestProxy_NowhereElseOverHTTP2(t *testing.T) {
+	var seen arrivals
+	inside := httptest.NewServer(seen.note("inside"))
+	defer inside.Close()
+	trap := inside.Listener.Addr().String()
+	g := newGuarded(t, seen.note("up"), nil)
+	door := httptest.NewUnstartedServer(g.api)
+	door.EnableHTTP2 = true
+	door.StartTLS()
+	defer door.Close()
+	up := g.upstream.Listener.Addr().String()
+	const none = ""
+	for _, tt := range []struct{ method, scheme, authority, path, fields, want string }{
+		{"GET", "https", "x", "/up/x", "", "/up/x"},
+		{"GET", "https", "TRAP", "/up/x", "", "/up/x"},
+		{"GET", "https", "", "/up/x", "host: TRAP", "/up/x"},
+		{"GET", "https", "x", "/up/x", "host: TRAP", "/up/x"},
+		{"GET", "https", "x", "/up/x", "host: TRAP|host: x", "/up/x"},
+		{"GET", "https", "x", "/up/x", "host: TRAP|te: trailers", "/up/x"},
+		{"GET", "https", "user@TRAP", "/up/x", "", none},
+		{"GET", "https", "TRAP/other", "/up/x", "", none},
+		{"GET", "https", "x\r\nHost: TRAP", "/up/x", "", none},
+		{"GET", "http", "TRAP", "/up/x", "", "/up/x"},
+		{"GET", "http://TRAP", "x", "/up/x", "", none},
+		{"GET", "https", "x", "http://TRAP/up/x", "", "/up/x"},
+		{"GET", "https", "x", "//TRAP/up/x", "", none},
+		{"GET", "https", "x", "TRAP/up/x", "", none},
+		{"GET", "https", "x", "@TRAP/up/x", "", none},
+		{"GET", "https", "x", "*", "", none},
+		{"GET", "https", "x", "", "", none},
+		{"GET", "https", "x", "/up/x|/up/TRAP", "", none},
+		{"GET", "https", "x", "/up/x y", "", "/up/x%20y"},
+		{"GET", "https", "x", "/up/x HTTP/1.1\r\nHost: TRAP\r\n\r\n", "", none},
+		{"GET", "https", "x", "/up/x?a HTTP/1.1\r\nHost: TRAP\r\n\r\n", "", none},
+		{"GET", "https", "x", "/up/x#@TRAP/", "", "/up/x%23@TRAP/"},
+		{"GET", "https", "x", "/up/../TRAP", "", none},
+		{"GET /up/a HTTP/1.1\r\nHost: TRAP\r\n\r\nGET", "https", "x", "/up/x", "", none},
+		{"CONNECT", "", "TRAP", "", "", none},
+		{"CONNECT", "https", "TRAP", "/up/x", ":protocol: websocket", none},
+		{"GET", "https", "x", "/up/x", "x-a: b\r\nHost: TRAP", none},
+		{"GET", "https", "x", "/up/x", "x-a: b\nHost: TRAP", none},
+		{"GET", "https", "x", "/up/x", "x-a\r\nhost: TRAP", none},
+		{"GET", "https", "x", "/up/x", "x-a b: c", none},
+		{"GET", "https", "x", "/up/x", "X-A: upper case", none},
+		{"GET", "https", "x", "/up/x", "connection: host", none},
+		{"GET", "https", "x", "/up/x", "upgrade: h2c", none},
+		{"GET", "https", "x", "/up/x", "transfer-encoding: chunked", none},
+		{"GET", "https", "x", "/up/x", "proxy-connection: keep-alive", none},
+		{"GET", "https", "x", "/up/x", "te: trailers", "/up/x"},
+		{"GET", "https", "x", "/up/x", "te: gzip", none},
+		{"GET", "https", "x", "/up/x", "content-length: 5", "/up/x"},
+		{"POST", "https", "x", "/up/x", "content-length: 5|content-length: 0", "/up/x"},
+		{"GET", "https", "x", "/up/x", "x-forwarded-host: TRAP|forwarded: host=TRAP|x-original-url: http://TRAP/|x-auth-owner: TRAP", "/up/x"},
+	} {
+		real := strings.NewReplacer("TRAP", trap)
+		status := ask2(t, door, g.key, [][2]string{{":method", real.Replace(tt.method)}, {":scheme", real.Replace(tt.scheme)}, {":authority", real.Replace(tt.authority)}, {":path", real.Replace(tt.path)}}, real.Replace(tt.fields))
+		want := "up " + tt.method + " " + real.Replace(tt.want) + " " + up
+		if tt.want == none {
+			want = ""
+		}
+		if got := seen.take(); got != want {
+			t.Errorf("%+v: got %q, want %q; the answer was %s", tt, got, want, status)
+		}
+		if refused := status[0] != '2'; refused != (tt.want == none) {
+			t.Errorf("%+v: got %s", tt, status)
+		}
+	}
+}
+
+// ask2 sends a request in one frame and gives the status of the answer, or how
+// the stream ended without one. Of the pseudo fields those with a value are
+// sent, each with "|" as two; more fields are "name: value", separated by "|".
+func ask2(t *testing.T, door *httptest.Server, key string, pseudo [][2]string, more string) string {
+	t.Helper()
+	config := door.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	config.NextProtos, config.ServerName = []string{"h2"}, "example.com"
+	c, err := tls.Dial("tcp", door.Listener.Addr().String(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, field := range pseudo {
+		for value := range strings.SplitSeq(field[1], "|") {
+			if value != "" {
+				_ = enc.WriteField(hpack.HeaderField{Name: field[0], Value: value})
+			}
+		}
+	}
+	for field := range strings.SplitSeq(more, "|") {
+		if i := strings.LastIndex(field, ": "); i > 0 {
+			if early := strings.Index(field, ": "); !strings.Contains(field[:early], "\r") {
+				i = early
+			}
+			_ = enc.WriteField(hpack.HeaderField{Name: field[:i], Value: field[i+2:]})
+		}
+	}
+	_ = enc.WriteField(hpack.HeaderField{Name: "x-api-key", Value: key})
+	f := http2.NewFramer(c, c)
+	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	_, _ = io.WriteString(c, http2.ClientPreface)
+	_ = f.WriteSettings()
+	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return err.Error()
+		}
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			return frame.PseudoValue("status")
+		case *http2.RSTStreamFrame:
+			return "stream " + frame.ErrCode.String()
+		case *http2.GoAwayFrame:
+			return "connection " + frame.ErrCode.String()
 		}
 	}
 }

@@ -10,8 +10,11 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"code.dny.dev/ssrf"
 )
 
 func TestTargets_CheckURL(t *testing.T) {
@@ -116,7 +119,8 @@ func TestTargets_CheckURL(t *testing.T) {
 }
 
 // dnsAnswers is a name server in the other end of a pipe: it answers every
-// question with the next address of its list, IPv6 or IPv4 as it was asked.
+// question with the next of its list: the addresses there, separated by commas,
+// as far as they are of the kind that was asked for.
 type dnsAnswers struct {
 	asked atomic.Int32
 	list  []string
@@ -147,11 +151,12 @@ func (d *dnsAnswers) serve(c net.Conn) {
 		end += 5 // the name's end, type, class
 		kind := binary.BigEndian.Uint16(q[end-4:])
 		answer := append([]byte{q[0], q[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:end]...)
-		ip := netip.MustParseAddr(d.list[int(d.asked.Load())%len(d.list)])
-		if kind == 1 && ip.Is4() || kind == 28 && ip.Is6() {
-			answer[7] = 1
-			answer = append(answer, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(ip.BitLen()/8))
-			answer = append(answer, ip.AsSlice()...)
+		for text := range strings.SplitSeq(d.list[int(d.asked.Load())%len(d.list)], ",") {
+			if ip := netip.MustParseAddr(text); kind == 1 && ip.Is4() || kind == 28 && ip.Is6() {
+				answer[7]++
+				answer = append(answer, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(ip.BitLen()/8))
+				answer = append(answer, ip.AsSlice()...)
+			}
 		}
 		if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...)); err != nil {
 			return
@@ -224,6 +229,51 @@ func TestTargets_NameChangesItsMind(t *testing.T) {
 	}
 	names.asked.Add(1)
 	refuseTarget(t, targets, "http://rebind.example.net:8080/")
+}
+
+// TestTargets_SeveralAddresses has a name that stands for an allowed address and
+// for another one too: whichever comes first, only the allowed one is connected
+// to, and where nobody listens there the request does not go on to the other.
+func TestTargets_SeveralAddresses(t *testing.T) {
+	inside, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var seen atomic.Int32
+	within := &http.Server{ConnState: func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			seen.Add(1)
+		}
+	}}
+	go func() { _ = within.Serve(inside) }()
+	defer within.Close()
+	_, port, _ := net.SplitHostPort(inside.Addr().String())
+	at := "http://both.example.net:" + port + "/"
+	for _, list := range []string{"127.0.0.2,127.0.0.1", "127.0.0.1,127.0.0.2", "::1,127.0.0.2,127.0.0.1", "127.0.0.1,10.0.0.1,127.0.0.2"} {
+		targets := NewTargets(false)
+		targets.guardian = ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(netip.MustParsePrefix("127.0.0.2/32"))) // stands for a public one
+		targets.resolver = &net.Resolver{PreferGo: true, Dial: (&dnsAnswers{list: []string{list}}).dial}
+		if err := askTarget(t, targets, at); !errors.Is(err, ErrTarget) && !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: got %v", list, err)
+		}
+		outside, err := net.Listen("tcp", "127.0.0.2:"+port)
+		if err != nil {
+			t.Skip("127.0.0.2 is no address of this machine: ", err)
+		}
+		public := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) })}
+		go func() { _ = public.Serve(outside) }()
+		client := targets.Client()
+		res, err := client.Post(at, "", nil)
+		if err != nil || res.StatusCode != 204 {
+			t.Fatalf("%s: got %v, %v, want the answer of the allowed address", list, res, err)
+		}
+		_ = res.Body.Close()
+		client.CloseIdleConnections()
+		_ = public.Close()
+	}
+	if n := seen.Load(); n != 0 {
+		t.Errorf("%d connections arrived inside, want none", n)
+	}
 }
 
 // refuseTarget wants a request to be refused before a connection is made.
