@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -319,6 +320,34 @@ func TestUpstreams_Idle(t *testing.T) {
 	}
 }
 
+// upstreamAnswers are the answers that an upstream may have.
+var upstreamAnswers = map[string]func(net.Conn){
+	"a length":         sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nServer: it\r\nDate: then\r\n\r\nok"),
+	"no type":          sends("HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n<html>hi</html"),
+	"nothing":          sends("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+	"chunks":           sends("HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n2\r\nok\r\n3\r\nyes\r\n0\r\n\r\n"),
+	"trailers":         sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-None\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n"),
+	"other trailers":   sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nX-More: 8\r\n\r\n"),
+	"to the end":       sendsLast("HTTP/1.1 200 OK\r\n\r\nto the end"),
+	"an old one":       sendsLast("HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nold"),
+	"no content":       sends("HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n"),
+	"not modified":     sends("HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\nContent-Length: 9\r\n\r\n"),
+	"elsewhere":        sends("HTTP/1.1 302 Found\r\nLocation: http://other.example/\r\nContent-Length: 0\r\n\r\n"),
+	"hints":            sends("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+	"one connection's": sends("HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nok"),
+	"our fields":       sends("HTTP/1.1 200 OK\r\nX-RateLimit-Limit: 7\r\nRateLimit: x\r\nVary: Cookie\r\nCache-Control: public\r\nContent-Length: 2\r\n\r\nok"),
+	"both lengths":     sends("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+	"two lengths":      sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"),
+	"a folded field":   sends("HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n\r\nok"),
+	"a broken field":   sends("HTTP/1.1 200 OK\r\nX A: b\r\nContent-Length: 2\r\n\r\nok"),
+	"half a body":      sendsLast("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"),
+	"half of chunks":   sendsLast("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"),
+	"no HTTP":          sendsLast("hello\r\n\r\n"),
+	"the end":          sendsLast(""),
+	"switched":         sendsLast("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"),
+	"an odd status":    sends("HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nok"),
+}
+
 // An answer over the direct way is the answer over that of the standard
 // library, and the upstream is asked the same.
 func TestProxy_BothWays(t *testing.T) {
@@ -326,33 +355,7 @@ func TestProxy_BothWays(t *testing.T) {
 	g := newGuarded(t, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) {
 		c.Routes = append(c.Routes, RouteRow{Path: "/raw/*rest", Upstream: "http://" + s.Addr().String() + "/base", StripPrefix: "/raw", Timeout: time.Minute})
 	})
-	answers := map[string]func(net.Conn){
-		"a length":         sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nServer: it\r\nDate: then\r\n\r\nok"),
-		"no type":          sends("HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n<html>hi</html"),
-		"nothing":          sends("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
-		"chunks":           sends("HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n2\r\nok\r\n3\r\nyes\r\n0\r\n\r\n"),
-		"trailers":         sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, X-None\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n"),
-		"other trailers":   sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nX-More: 8\r\n\r\n"),
-		"to the end":       sendsLast("HTTP/1.1 200 OK\r\n\r\nto the end"),
-		"an old one":       sendsLast("HTTP/1.0 200 OK\r\nX-A: b\r\n\r\nold"),
-		"no content":       sends("HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n"),
-		"not modified":     sends("HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\nContent-Length: 9\r\n\r\n"),
-		"elsewhere":        sends("HTTP/1.1 302 Found\r\nLocation: http://other.example/\r\nContent-Length: 0\r\n\r\n"),
-		"hints":            sends("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
-		"one connection's": sends("HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: x\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nok"),
-		"our fields":       sends("HTTP/1.1 200 OK\r\nX-RateLimit-Limit: 7\r\nRateLimit: x\r\nVary: Cookie\r\nCache-Control: public\r\nContent-Length: 2\r\n\r\nok"),
-		"both lengths":     sends("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
-		"two lengths":      sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"),
-		"a folded field":   sends("HTTP/1.1 200 OK\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n\r\nok"),
-		"a broken field":   sends("HTTP/1.1 200 OK\r\nX A: b\r\nContent-Length: 2\r\n\r\nok"),
-		"half a body":      sendsLast("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"),
-		"half of chunks":   sendsLast("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"),
-		"no HTTP":          sendsLast("hello\r\n\r\n"),
-		"the end":          sendsLast(""),
-		"switched":         sendsLast("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"),
-		"an odd status":    sends("HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nok"),
-	}
-	for name, answer := range answers {
+	for name, answer := range upstreamAnswers {
 		for _, request := range []string{
 			"GET /raw/x HTTP/1.1\r\nHost: a.example\r\nUser-Agent: it\r\nCookie: a=b\r\nAccept: a\r\nAccept: b\r\nX-Real-Ip: 6.6.6.6\r\nX-Api-Key: <key>\r\n",
 			"HEAD /raw/a%20b/%41?b=%20&&c HTTP/1.1\r\nHost: a.example\r\nForwarded: for=x\r\nX-API-Key: <key>\r\nX-Empty:\r\nContent-Length: 0\r\nKeep-Alive: 5\r\n",
@@ -375,6 +378,51 @@ func TestProxy_BothWays(t *testing.T) {
 					t.Errorf("the direct way:\n%s\nthe other:\n%s", got[0], got[1])
 				}
 			})
+		}
+	}
+}
+
+// So it is for clients that speak HTTP/2, where a client that takes trailers
+// goes by the standard library.
+func TestProxy_BothWaysOverHTTP2(t *testing.T) {
+	s := newScript(t)
+	g := newGuarded(t, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) {
+		c.Routes = append(c.Routes, RouteRow{Path: "/raw/*rest", Upstream: "http://" + s.Addr().String(), Timeout: time.Minute})
+	})
+	door := httptest.NewUnstartedServer(g.api)
+	door.EnableHTTP2 = true
+	door.StartTLS()
+	defer door.Close()
+	ask := func(answer func(net.Conn), method, te string) string {
+		g.proxy.Close()
+		s.lines <- answer
+		r, err := http.NewRequest(method, door.URL+"/raw/a%20b?q", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = http.Header{"X-Api-Key": {g.key}, "Cookie": {"a=b", "c=d"}, "Accept": {"a", "b"}, "Range": {"bytes=0-1"}, "X-Forwarded-For": {"6.6.6.6"}}
+		if te != "" {
+			r.Header["Te"] = []string{te}
+		}
+		asked := func() string { return strings.ReplaceAll(told(<-s.asked), "Te: trailers\n", "") }
+		res, err := door.Client().Transport.RoundTrip(r)
+		if err != nil {
+			return asked() + "\nno answer"
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		if i := bytes.Index(body, []byte(`"request_id"`)); i >= 0 {
+			body = body[:i]
+		}
+		var head strings.Builder
+		_ = res.Header.Write(&head)
+		return fmt.Sprintf("%s\n%s %d\n%s\n%q %v %v %v", asked(), res.Proto, res.StatusCode, told("\r\n"+head.String()), body, err == nil, res.ContentLength >= 0, res.Trailer)
+	}
+	for name, answer := range upstreamAnswers {
+		for _, method := range []string{"GET", "HEAD"} {
+			if one, other := ask(answer, method, ""), ask(answer, method, "trailers"); one != other {
+				t.Errorf("%s to %s: the direct way:\n%s\nthe other:\n%s", name, method, one, other)
+			}
 		}
 	}
 }
