@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -237,7 +238,7 @@ func (x *passage) read(head []byte) {
 		return
 	}
 	defer res.Body.Close()
-	_ = x.answer(res)
+	_ = x.answer(res) // Upstreams refuses such a status itself
 	x.take(res.Header)
 	said := slices.Sorted(maps.Keys(res.Trailer))
 	if len(said) > 0 {
@@ -367,8 +368,12 @@ func (b *sentBody) Close() error { return b.from.Close() }
 
 // answer prepares the upstream's answer for the client. What we said about
 // caching an answer to a key in the URL goes before what the upstream says. What
-// a body is the upstream has to say; it is not guessed.
+// a body is the upstream has to say; it is not guessed. The error is for a status
+// that net/http reads and does not write.
 func (x *passage) answer(res *http.Response) error {
+	if res.StatusCode < 100 {
+		return fmt.Errorf("an answer with status %d", res.StatusCode)
+	}
 	if res.Header["Content-Type"] == nil {
 		x.Header()["Content-Type"] = nil
 	}
