@@ -82,8 +82,9 @@ func (l *load) backup() {
 	}
 }
 
-// holding is what the process holds.
-type holding struct{ goroutines, files, kib int }
+// holding is what the process holds: its memory, and the size of the heap at
+// which it collects garbage next, which goes by what was in use the last time.
+type holding struct{ goroutines, files, kib, goal int }
 
 // holds reads it: the memory without that of mapped files, which are the
 // system's to take back.
@@ -104,12 +105,18 @@ func (l *load) holds(t *testing.T) (s holding) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, "go_goroutines "); ok {
-			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				t.Fatal(err)
-			}
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if name != "go_goroutines" && name != "go_memstats_next_gc_bytes" {
+			continue
+		}
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "go_goroutines" {
 			s.goroutines = int(n)
+		} else {
+			s.goal = int(n) >> 10
 		}
 	}
 	_, s.files = l.weight(t)
@@ -118,7 +125,7 @@ func (l *load) holds(t *testing.T) (s holding) {
 		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(string(status), "RssAnon:")
-	if s.kib, err = strconv.Atoi(strings.Fields(rest)[0]); err != nil || s.goroutines == 0 {
+	if s.kib, err = strconv.Atoi(strings.Fields(rest)[0]); err != nil || s.goroutines == 0 || s.goal == 0 {
 		t.Fatalf("got %+v, %v", s, err)
 	}
 	return s
