@@ -26,6 +26,7 @@ func FuzzUpstreams(f *testing.F) {
 	f.Add("a%20b/%41", "Cookie: a=b\r\nRange: bytes=0-1\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nX-More: 8\r\n\r\n")
 	f.Add("?", "Keep-Alive: 5\r\nForwarded: for=x\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.0 404 None\r\nConnection: X-A\r\nX-A: b\r\nX-Empty:\r\n\r\nto the end")
 	f.Add("", "", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\nContent-Length: 9\r\n\r\n")
+	f.Add("0", "", "HTTP/1.1 200 \n\n")
 	f.Add("", "X-Empty:\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\nhalf")
 	answers := make(chan string, 1)
 	asked := make(chan string, 100)
@@ -108,6 +109,9 @@ func heard(t *testing.T, g *guardedApp, request string) string {
 		var head strings.Builder
 		if res.StatusCode < 200 { // the library passes on there what is for one connection
 			res.Header = http.Header{"Link": res.Header["Link"]}
+		}
+		if res.StatusCode != http.StatusNotModified {
+			res.Header.Del("Content-Length") // by chunks or by length; the body is compared
 		}
 		_ = res.Header.Write(&head)
 		if said += fmt.Sprintf("%s\n%s\n%q %v\n", res.Status, told("\r\n"+head.String()), body, res.Trailer); res.StatusCode >= 200 {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -86,8 +87,7 @@ func (l *load) backup() {
 // which it collects garbage next, which goes by what was in use the last time.
 type holding struct{ goroutines, files, kib, goal int }
 
-// holds reads it: the memory without that of mapped files, which are the
-// system's to take back.
+// holds reads it.
 func (l *load) holds(t *testing.T) (s holding) {
 	t.Helper()
 	r, err := http.NewRequest("GET", l.admin+"/metrics", nil)
@@ -120,15 +120,67 @@ func (l *load) holds(t *testing.T) (s holding) {
 		}
 	}
 	_, s.files = l.weight(t)
+	if s.kib = l.memory(t); s.goroutines == 0 || s.goal == 0 {
+		t.Fatalf("got %+v", s)
+	}
+	return s
+}
+
+// memory gives the KiB of memory without that of mapped files, which are the
+// system's to take back.
+func (l *load) memory(t *testing.T) int {
+	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, _ := strings.Cut(string(status), "RssAnon:")
-	if s.kib, err = strconv.Atoi(strings.Fields(rest)[0]); err != nil || s.goroutines == 0 || s.goal == 0 {
-		t.Fatalf("got %+v, %v", s, err)
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
 	}
-	return s
+	return kib
+}
+
+// chore is what a worker of a load does, and how often.
+type chore struct {
+	every time.Duration
+	do    func()
+}
+
+// run does all chores for a time, and gives the median of the memory meanwhile,
+// which goes up and down with the garbage.
+func (l *load) run(t *testing.T, span time.Duration, work []chore) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), span)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, one := range work {
+		wg.Go(func() {
+			tick := time.NewTicker(one.every)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+					one.do()
+				}
+			}
+		})
+	}
+	memory := []int{l.memory(t)}
+	for tick := time.Tick(time.Second); ctx.Err() == nil; {
+		select {
+		case <-tick:
+			memory = append(memory, l.memory(t))
+		case <-ctx.Done():
+		}
+	}
+	wg.Wait()
+	l.client.CloseIdleConnections()
+	slices.Sort(memory)
+	return memory[len(memory)/2]
 }
 
 // TestProgram_Soak loads a server with all it does at once, and wants what it
@@ -146,9 +198,8 @@ func TestProgram_Soak(t *testing.T) {
 	sink := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hooked.Add(1) }))
 	defer sink.Close()
 	w := newWire(t, "LATCHKEY_WEBHOOKS_ALLOW_PRIVATE_TARGETS=true", "LATCHKEY_KEYS_CACHE=1000", "LATCHKEY_LOG_ACCESS=false")
-	transport := &http.Transport{MaxIdleConnsPerHost: 16}
 	l := &load{wire: w, admin: "http://" + w.doors["admin"]}
-	l.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Timeout: time.Minute}
+	l.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Timeout: time.Minute}
 	w.operate("POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+operatorPassword+`"}`, nil)
 	r, _ := http.NewRequest("POST", l.admin+"/login", strings.NewReader(url.Values{"name": {"Ann"}, "password": {operatorPassword}}.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -165,10 +216,7 @@ func TestProgram_Soak(t *testing.T) {
 	w.operate("POST", "/admin/v1/keys", `{"name": "all", "permissions": ["can_read_calls","can_initiate_calls","can_read_agents","can_read_calendar","can_write_calendar","can_use"],
 		"limits": {"requests_per_minute_limit": 1000000, "calls_per_day_limit": 1000000, "calendar_events_per_day_limit": 1000000}}`, &made)
 	key, kind := "X-API-Key: "+made.Key, "Content-Type: application/json"
-	work := []struct {
-		every time.Duration
-		do    func()
-	}{
+	work := []chore{
 		{20 * time.Millisecond, func() { l.ask(200, "GET", l.url+"/api/v1/agents", "", key) }},
 		{20 * time.Millisecond, func() { l.ask(200, "GET", l.url+"/up/x?a=b", "", key) }},
 		{20 * time.Millisecond, func() { l.ask(401, "GET", l.url+"/api/v1/agents", "", "Cookie: a=b") }},
@@ -184,36 +232,16 @@ func TestProgram_Soak(t *testing.T) {
 		{200 * time.Millisecond, func() { l.ask(200, "GET", l.admin+"/admin/v1/calls", "") }},
 		{2 * time.Second, l.backup},
 	}
-	run := func(span time.Duration) {
-		ctx, cancel := context.WithTimeout(t.Context(), span)
-		defer cancel()
-		var wg sync.WaitGroup
-		for _, one := range work {
-			wg.Go(func() {
-				tick := time.NewTicker(one.every)
-				defer tick.Stop()
-				for {
-					select {
-					case <-ctx.Done():
-						return
-					case <-tick.C:
-						one.do()
-					}
-				}
-			})
-		}
-		wg.Wait()
-		transport.CloseIdleConnections()
-	}
-	run(span / 4) // to warm up: caches, pools, the file's first growth
+	l.run(t, span/4, work) // to warm up: caches, pools, the file's first growth
 	base := l.holds(t)
 	var parts []holding
 	for range 3 {
-		run(span / 4)
+		median := l.run(t, span/4, work)
 		parts = append(parts, l.holds(t))
+		parts[len(parts)-1].kib = median
 	}
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); { // what ends by itself
-		transport.CloseIdleConnections()
+		l.client.CloseIdleConnections()
 		if now := l.holds(t); now.goroutines <= base.goroutines+8 && now.files <= base.files+8 {
 			break
 		}
