@@ -121,7 +121,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 has no line that it could not stand in
 		return ErrValidation.With("The query has a space or a control character. Send it escaped.")
 	}
-	if !httpguts.ValidHostHeader(r.Host) { // HTTP/1.1 is held to that by net/http
+	if !httpguts.ValidHostHeader(r.Host) { // net/http holds only the Host field of HTTP/1.1 to that
 		return ErrValidation.With("The authority of the request is not the name of a host.")
 	}
 	x.last = w.Header().Get("Connection") == "close"

@@ -52,6 +52,15 @@ func (g *guardedApp) open(t testing.TB) {
 	t.Cleanup(g.door.Close)
 }
 
+// openHTTP2 puts the API door on a further port, where it speaks HTTP/2 over TLS.
+func (g *guardedApp) openHTTP2(t testing.TB) *httptest.Server {
+	door := httptest.NewUnstartedServer(g.api)
+	door.EnableHTTP2 = true
+	door.StartTLS()
+	t.Cleanup(door.Close)
+	return door
+}
+
 // send asks the door, with the key; fields are "Name: value".
 func (g *guardedApp) send(t *testing.T, method, path string, body io.Reader, fields ...string) *http.Response {
 	t.Helper()
@@ -219,10 +228,7 @@ func TestProxy_Paths(t *testing.T) {
 // In HTTP/2 a query may hold what would end the line of a request in HTTP/1.1.
 func TestProxy_QueryOverHTTP2(t *testing.T) {
 	g := newGuarded(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RequestURI) }, nil)
-	door := httptest.NewUnstartedServer(g.api)
-	door.EnableHTTP2 = true
-	door.StartTLS()
-	defer door.Close()
+	door := g.openHTTP2(t)
 	for query, want := range map[string]string{"a=%20&b=\u00fc": "/up/x?a=%20&b=\u00fc", "a=1 HTTP/1.1": "", "a b": ""} {
 		r, err := http.NewRequest("GET", door.URL+"/up/x", nil)
 		if err != nil {

@@ -160,10 +160,7 @@ func TestProxy_NowhereElseOverHTTP2(t *testing.T) {
 	defer inside.Close()
 	trap := inside.Listener.Addr().String()
 	g := newGuarded(t, seen.note("up"), nil)
-	door := httptest.NewUnstartedServer(g.api)
-	door.EnableHTTP2 = true
-	door.StartTLS()
-	defer door.Close()
+	door := g.openHTTP2(t)
 	up := g.upstream.Listener.Addr().String()
 	const none = ""
 	for _, tt := range []struct{ method, scheme, authority, path, fields, want string }{
@@ -246,11 +243,8 @@ func ask2(t *testing.T, door *httptest.Server, key string, pseudo [][2]string, m
 		}
 	}
 	for field := range strings.SplitSeq(more, "|") {
-		if i := strings.LastIndex(field, ": "); i > 0 {
-			if early := strings.Index(field, ": "); !strings.Contains(field[:early], "\r") {
-				i = early
-			}
-			_ = enc.WriteField(hpack.HeaderField{Name: field[:i], Value: field[i+2:]})
+		if name, value, ok := strings.Cut(field, ": "); ok {
+			_ = enc.WriteField(hpack.HeaderField{Name: name, Value: value})
 		}
 	}
 	_ = enc.WriteField(hpack.HeaderField{Name: "x-api-key", Value: key})

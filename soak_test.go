@@ -120,27 +120,15 @@ func (l *load) holds(t *testing.T) (s holding) {
 		}
 	}
 	_, s.files = l.weight(t)
-	if s.kib = l.memory(t); s.goroutines == 0 || s.goal == 0 {
+	if s.kib = l.memory(t, anonymous); s.goroutines == 0 || s.goal == 0 {
 		t.Fatalf("got %+v", s)
 	}
 	return s
 }
 
-// memory gives the KiB of memory without that of mapped files, which are the
-// system's to take back.
-func (l *load) memory(t *testing.T) int {
-	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", l.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(status), "RssAnon:")
-	kib, err := strconv.Atoi(strings.Fields(rest)[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kib
-}
+// anonymous is the memory without that of mapped files, which are the system's to
+// take back.
+const anonymous = "RssAnon:"
 
 // chore is what a worker of a load does, and how often.
 type chore struct {
@@ -169,11 +157,11 @@ func (l *load) run(t *testing.T, span time.Duration, work []chore) int {
 			}
 		})
 	}
-	memory := []int{l.memory(t)}
+	memory := []int{l.memory(t, anonymous)}
 	for tick := time.Tick(time.Second); ctx.Err() == nil; {
 		select {
 		case <-tick:
-			memory = append(memory, l.memory(t))
+			memory = append(memory, l.memory(t, anonymous))
 		case <-ctx.Done():
 		}
 	}

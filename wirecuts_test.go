@@ -22,19 +22,26 @@ import (
 // weight is what a server holds: memory in KiB and open files.
 func (p *process) weight(t testing.TB) (kib, files int) {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
-	if kib, err = strconv.Atoi(strings.Fields(rest)[0]); err != nil {
-		t.Fatal(err)
-	}
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return kib, len(open)
+	return p.memory(t, "VmRSS:"), len(open)
+}
+
+// memory gives a row of the memory of a server, in KiB.
+func (p *process) memory(t testing.TB, row string) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), row)
+	kib, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
 }
 
 // settles waits until the server has no more files open than a number: those to
