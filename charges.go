@@ -59,6 +59,18 @@ func (b *Bill) cost(at int) int {
 	return n
 }
 
+// Moment gives the time at which a bill is charged: a time, or the latest that one
+// of its windows has seen. Each window by itself would take another one, and the
+// units of one request would not count from one moment.
+func (b *Bill) Moment(now time.Time) time.Time {
+	for i := range b.Posts {
+		if last := b.Posts[i].Window.Last; last > now.UnixNano() {
+			now = time.Unix(0, last)
+		}
+	}
+	return now
+}
+
 // Full gives the post that has to wait longest for room, nil where all have it.
 // It also finds out which of the observed ones have none, and are left out.
 func (b *Bill) Full(now time.Time) (full *Post, wait time.Duration) {

@@ -155,6 +155,49 @@ func TestLimiter_PayConcurrently(t *testing.T) {
 	}
 }
 
+// TestLimiter_OneMoment has a request that read the time before others did and is
+// charged after them: all its units count from one moment.
+func TestLimiter_OneMoment(t *testing.T) {
+	own := Limit{"own", 5, time.Minute}
+	for _, tt := range []struct {
+		name string
+		pay  func(l *Limiter, id string, now time.Time) error
+	}{
+		{"Pay", func(l *Limiter, id string, now time.Time) error {
+			_, err := l.Pay([]Charge{{ID: id, Limit: own, Cost: 1}, {ID: "owner", Limit: own, Cost: 1}}, now, nil)
+			return err
+		}},
+		{"Pay with a long limit", func(l *Limiter, id string, now time.Time) error {
+			_, err := l.Pay([]Charge{{ID: id, Limit: own, Cost: 1}, {ID: "owner", Limit: own, Cost: 1}, {ID: id, Limit: Limit{"long", 5, 24 * time.Hour}, Cost: 1}}, now, nil)
+			return err
+		}},
+		{"Spend", func(l *Limiter, id string, now time.Time) error {
+			limits := []Limit{own, {"owner", 5, time.Minute}}
+			if id == "late" {
+				if _, err := l.Spend(id, limits[1:], epoch.Add(58*time.Second), nil); err != nil {
+					return err
+				}
+			}
+			_, err := l.Spend(id, limits, now, nil)
+			return err
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := NewLimiter(newTestStore(t), epoch)
+			if err := tt.pay(l, "early", epoch.Add(58*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.pay(l, "late", epoch); err != nil {
+				t.Fatal(err)
+			}
+			list, err := l.Standings([]Charge{{ID: "late", Limit: own}}, epoch.Add(61*time.Second))
+			if err != nil || list[0].Remaining() != 4 {
+				t.Errorf("got %+v, %v, want the unit to count as long as the other of its request", list, err)
+			}
+		})
+	}
+}
+
 // TestLimiter_PayAgain has the transaction of a payment run twice, because
 // another change in it fails after it wrote something. By then somebody else has
 // the room for whom there was none before, or nobody.

@@ -81,6 +81,7 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 			}
 			b.Posts = append(b.Posts, Post{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
 		}
+		now := b.Moment(now)
 		full, wait := b.Full(now)
 		if full != nil {
 			err := full.Charge.Refused(wait)
@@ -139,6 +140,7 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Stand
 		if err != nil {
 			return into, err
 		}
+		now := b.Moment(now)
 		full, wait := b.Full(now)
 		dry := b.Dry(now)
 		switch {
@@ -199,6 +201,7 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 			return err
 		}
 		defer l.unlock(b)
+		now := b.Moment(now)
 		full, wait := b.Full(now)
 		switch {
 		case paid != nil:
