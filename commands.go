@@ -2,299 +2,150 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
-	"runtime"
-	"strconv"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 )
 
-// Serve is the command that runs the service.
-func (s *Session) Serve() *cli.Command {
-	return &cli.Command{
-		Name: "serve", Usage: "run the service",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of the API door; port 0 takes a free one"},
-			&cli.StringFlag{Name: "admin-listen", Usage: "`ADDRESS` of the admin door"},
-			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error"},
-			&cli.StringFlag{Name: "log-format", Usage: "auto, text or json"},
-			&cli.BoolFlag{Name: "demo", Usage: "use a temporary folder with sample data and show a key for it"},
-		},
+// RunCommand runs a command line and gives the exit code: 0 done, 1 failed, 2
+// not understood.
+func RunCommand(ctx context.Context, args []string, env Environment) int {
+	app := command(env)
+	err := app.Run(ctx, args)
+	var usage *UsageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\nTry: %s --help\n", err, usage.Command)
+		return 2
+	}
+	_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\n", err)
+	return 1
+}
+
+// command is the tree of all commands.
+func command(env Environment) *cli.Command {
+	s := &Session{env}
+	root := &cli.Command{
+		Name:  "latchkey",
+		Usage: "API keys, permissions and limits for an HTTP API",
 		Description: `Examples:
-  latchkey serve
   latchkey serve --demo
-  latchkey serve --data /var/lib/latchkey --listen 127.0.0.1:9000`,
-		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := NoArguments(c); err != nil {
-				return err
-			}
-			conf, _, err := s.Load(c)
-			if err != nil {
-				return err
-			}
-			load := func() (Config, error) {
-				conf, _, err := s.Load(c)
-				return conf, err
-			}
-			return s.Env.Serve(ctx, ServeOptions{Config: conf, Load: load, ConfigFile: c.String("config"), Demo: c.Bool("demo"), Stdout: s.Env.Stdout, Stderr: s.Env.Stderr})
+  latchkey keys create --name ci --permission can_read_calls
+  latchkey keys revoke key_019c3e...`,
+		Writer: env.Stdout, ErrWriter: env.Stderr, Reader: env.Stdin,
+		HideVersion: true, Suggest: true, EnableShellCompletion: true,
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // RunCommand says it
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Sources: cli.EnvVars("LATCHKEY_CONFIG")},
+			&cli.StringFlag{Name: "data", Usage: "data folder `DIR`"},
+			&cli.StringFlag{Name: "url", Usage: "admin door of a server elsewhere, such as http://127.0.0.1:8081", Sources: cli.EnvVars("LATCHKEY_URL")},
+			&cli.StringFlag{Name: "ca", Usage: "PEM `FILE` with the authority of the certificate at --url, where the system does not know it", Sources: cli.EnvVars("LATCHKEY_CA")},
+			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; or LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
+			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 		},
+		Commands: slices.Concat([]*cli.Command{s.Serve(), s.Keys()}, s.Resources(), s.Store(),
+			[]*cli.Command{s.Webhooks(), s.Admin(), s.Audit(), s.Usage(), s.Refusals(), s.Config(), s.Reload(), s.Routes(), s.Version(), s.Man()}),
 	}
+	guard(root)
+	return root
 }
 
-// field is a flag of a command that makes a record, and the member it sets.
-type field struct {
-	flag, member, usage string
-	kind                byte // s text, n number, l list of texts, p list of phone numbers
-}
-
-// resource is a kind of record with the commands that all kinds have.
-type resource struct {
-	name, path, rows string
-	usage            string
-	columns          []string
-	fields           []field
-}
-
-// Resources are the commands for agents, contacts, teams, owners, schedules,
-// context variables, events, calls and the do-not-call list.
-func (s *Session) Resources() []*cli.Command {
-	var all []*cli.Command
-	for _, r := range []resource{
-		{"agents", "agents", "agents", "the agents that speak in calls", []string{"id", "assistant_id", "name", "role", "phone_number", "team_id", "owner"}, []field{
-			{"name", "name", "name of the agent", 's'}, {"role", "role", "inbound agent or outbound agent", 's'}, {"phone", "phone_number", "its number, such as +4930555001", 's'},
-			{"model", "model", "language model", 's'}, {"voice", "voice_id", "voice", 's'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
-		}},
-		{"contacts", "contacts", "contacts", "the contacts that calls are made to", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
-			{"first-name", "first_name", "first name", 's'}, {"last-name", "last_name", "last name", 's'}, {"email", "email", "mail address", 's'}, {"company", "company", "company", 's'},
-			{"phone", "phone_numbers", "a number, may stand several times", 'p'}, {"stage", "stage", "such as lead or customer", 's'}, {"status", "status", "such as not_contacted", 's'},
-			{"tag", "tags", "a tag, may stand several times", 'l'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
-		}},
-		{"teams", "teams", "teams", "owners who share what they see", []string{"id", "name", "members"}, []field{
-			{"name", "name", "name of the team", 's'}, {"member", "members", "an owner, may stand several times", 'l'},
-		}},
-		{"owners", "owners", "owners", "whom keys act for, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
-			{"name", "name", "name of the owner", 's'}, {"balance", "balance", "what the wallet holds; without it nothing is refused", 'n'}, {"rate", "rate", "price of a minute, and the least that a call needs", 'n'},
-		}},
-		{"schedules", "schedules", "schedules", "when owners are available; windows by import", []string{"id", "owner", "time_zone", "buffer_minutes", "notice_minutes"}, []field{
-			{"owner", "owner", "whose it is", 's'}, {"time-zone", "time_zone", "such as Europe/Berlin", 's'},
-			{"buffer", "buffer_minutes", "minutes free around every event", 'n'}, {"notice", "notice_minutes", "minutes from now to the first free slot", 'n'},
-		}},
-		{"variables", "variables", "variables", "the context variables of contacts and the business", []string{"id", "name", "display_name", "variable_type", "context_type", "owner"}, []field{
-			{"name", "name", "such as preferred_language", 's'}, {"display-name", "display_name", "as people read it", 's'}, {"type", "variable_type", "text, number, date, boolean or select", 's'},
-			{"context", "context_type", "contact or business", 's'}, {"description", "description", "what it is", 's'}, {"option", "select_options", "a value of a select, may stand several times", 'l'},
-			{"owner", "owner", "whose it is", 's'},
-		}},
-		{"do-not-call", "do-not-call", "do_not_call", "numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
-			{"phone", "phone_number", "the number, such as +4930555044", 's'}, {"reason", "reason", "why", 's'},
-		}},
-	} {
-		all = append(all, s.resource(r))
-	}
-	return append(all, s.events(), &cli.Command{Name: "calls", Usage: "look at calls", Commands: []*cli.Command{
-		s.list(resource{name: "calls", path: "calls", rows: "calls", columns: []string{"id", "call_id", "status", "type", "phone_number", "started_at", "duration_seconds"}}),
-	}})
-}
-
-// events are the commands for the calendar. An event is cancelled, not deleted.
-func (s *Session) events() *cli.Command {
-	r := resource{"events", "events", "events", "", []string{"id", "title", "start_time", "end_time", "status", "owner"}, []field{
-		{"title", "title", "what it is", 's'}, {"start", "start_time", "such as 2026-03-02T09:00:00+01:00; without an offset UTC", 's'}, {"end", "end_time", "when it ends", 's'},
-		{"type", "event_type", "meeting, appointment, busy, voice_call or video_call", 's'}, {"customer", "customer_name", "name of the customer", 's'}, {"location", "location", "where", 's'},
-		{"agent", "ai_agent_id", "id of an agent", 'n'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
-	}}
-	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
-		s.create(r), s.list(r),
-		{Name: "cancel", Usage: "call one off", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "why; added to its notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := OneArgument(c)
-			if err != nil {
-				return err
+// guard makes every command of the tree report a usage error in one way, and
+// refuse what follows it and means nothing.
+func guard(c *cli.Command) {
+	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return Misused(c, err) }
+	if c.Action == nil && len(c.Commands) > 0 {
+		c.Action = func(_ context.Context, c *cli.Command) error {
+			if name := c.Args().First(); name != "" {
+				return Misused(c, fmt.Errorf("unknown command %q", name))
 			}
-			cancelled, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/events/"+url.PathEscape(id)+"/cancel", map[string]any{"reason": c.String("reason")})
-			if err != nil {
-				return err
-			}
-			return s.PrintList(c, cancelled, "", r.columns)
-		}},
-	}}
-}
-
-func (s *Session) create(r resource) *cli.Command {
-	return &cli.Command{
-		Name: "create", Usage: "make one", Flags: r.flags(),
-		Action: func(ctx context.Context, c *cli.Command) error {
-			body, err := r.body(c)
-			if err != nil {
-				return err
-			}
-			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/"+r.path, body)
-			if err != nil {
-				return err
-			}
-			return s.PrintList(c, made, "", r.columns)
-		},
-	}
-}
-
-func (s *Session) resource(r resource) *cli.Command {
-	load := &cli.Command{
-		Name: "import", Usage: "make many, all or none, from a JSON array or a .csv FILE (- for standard input)", ArgsUsage: "FILE",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"}}, Action: s.ImportFile(r.path),
-	}
-	remove := &cli.Command{
-		Name: "delete", Usage: "delete one", ArgsUsage: "ID",
-		Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := OneArgument(c)
-			if err != nil {
-				return err
-			}
-			answer, err := s.Call(ctx, c, http.MethodDelete, "/admin/v1/"+r.path+"/"+url.PathEscape(id), nil)
-			if err == nil && c.Bool("json") {
-				return s.PrintJSON(answer)
-			}
-			return err
-		},
-	}
-	all := []*cli.Command{s.create(r), s.list(r), load, remove}
-	if r.name == "owners" { // they stay
-		all[3] = s.UpdateOwner()
-	}
-	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: all}
-}
-
-// ListOf is the command that lists records of a path.
-func (s *Session) ListOf(path string, columns []string) *cli.Command {
-	return s.list(resource{path: path, rows: path, columns: columns})
-}
-
-func (s *Session) list(r resource) *cli.Command {
-	return &cli.Command{
-		Name: "list", Usage: "list them, newest first",
-		Flags: []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"}},
-		Action: func(ctx context.Context, c *cli.Command) error {
-			list, err := s.Call(ctx, c, http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil)
-			if err != nil {
-				return err
-			}
-			return s.PrintList(c, list, r.rows, r.columns)
-		},
-	}
-}
-
-func (r resource) flags() []cli.Flag {
-	var flags []cli.Flag
-	for _, f := range r.fields {
-		if f.kind == 'l' || f.kind == 'p' {
-			flags = append(flags, &cli.StringSliceFlag{Name: f.flag, Usage: f.usage})
-			continue
-		}
-		flags = append(flags, &cli.StringFlag{Name: f.flag, Usage: f.usage})
-	}
-	return flags
-}
-
-// body makes the body of a request out of the flags that are set.
-func (r resource) body(c *cli.Command) (map[string]any, error) {
-	body := map[string]any{}
-	for _, f := range r.fields {
-		if !c.IsSet(f.flag) {
-			continue
-		}
-		switch f.kind {
-		case 'l':
-			body[f.member] = c.StringSlice(f.flag)
-		case 'p':
-			var phones []map[string]any
-			for _, p := range c.StringSlice(f.flag) {
-				phones = append(phones, map[string]any{"phone_number": p})
-			}
-			body[f.member] = phones
-		case 'n':
-			n, err := strconv.ParseFloat(c.String(f.flag), 64)
-			if err != nil {
-				return nil, Misused(c, fmt.Errorf("--%s must be a number; got %q", f.flag, c.String(f.flag)))
-			}
-			body[f.member] = n
-		default:
-			body[f.member] = c.String(f.flag)
+			return cli.ShowSubcommandHelp(c)
 		}
 	}
-	if len(body) == 0 {
-		return nil, Misused(c, fmt.Errorf("--%s is needed", r.fields[0].flag))
-	}
-	return body, nil
-}
-
-// Config are the commands that look at the configuration.
-func (s *Session) Config() *cli.Command {
-	return &cli.Command{Name: "config", Usage: "check or print the configuration", Commands: []*cli.Command{
-		{Name: "check", Usage: "say whether the configuration is good", Action: func(_ context.Context, c *cli.Command) error {
-			if _, _, err := s.Load(c); err != nil {
-				return err
-			}
-			if c.Bool("json") {
-				return s.PrintJSON(map[string]bool{"good": true})
-			}
-			_, err := fmt.Fprintln(s.Env.Stdout, "The configuration is good.")
-			return err
-		}},
-		{Name: "print", Usage: "print every key, its value and where it comes from", Action: func(_ context.Context, c *cli.Command) error {
-			conf, sources, err := s.Load(c)
-			if err != nil {
-				return err
-			}
-			return conf.Print(s.Env.Stdout, sources)
-		}},
-	}}
-}
-
-// Routes is the command that lists the endpoints of the API.
-func (s *Session) Routes() *cli.Command {
-	return &cli.Command{Name: "routes", Usage: "list the endpoints with their permission and limits", Action: func(ctx context.Context, c *cli.Command) error {
-		list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/routes", nil)
-		if err != nil {
-			return err
-		}
-		return s.PrintList(c, list, "routes", []string{"method", "path", "permissions", "limits", "upstream"})
-	}}
-}
-
-// Reload is the command that has the configuration loaded again.
-func (s *Session) Reload() *cli.Command {
-	return &cli.Command{
-		Name: "reload", Usage: "have the running server load routes, permissions and limits of its configuration again",
-		Description: "The server reads the files and settings that it was started with. A mistake in them\nchanges nothing, and is told of.",
-		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := NoArguments(c); err != nil {
-				return err
-			}
-			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/reload", nil)
-			if err != nil {
-				return err
-			}
-			if c.Bool("json") {
-				return s.PrintJSON(made)
-			}
-			text := "The configuration was reloaded.\n"
-			if list, _ := made["restart_needed"].([]any); len(list) > 0 {
-				text += "Changed, but not in use before a restart: " + Cell(list) + "\n"
-			}
-			_, err = io.WriteString(s.Env.Stdout, text)
-			return err
-		},
+	for _, sub := range c.Commands {
+		guard(sub)
 	}
 }
 
-// Version is the command that says what this is.
-func (s *Session) Version() *cli.Command {
-	return &cli.Command{Name: "version", Usage: "say which version this is", Action: func(_ context.Context, c *cli.Command) error {
-		v := map[string]string{"version": ProgramVersion(), "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
-		if c.Bool("json") {
-			return s.PrintJSON(v)
-		}
-		_, err := fmt.Fprintf(s.Env.Stdout, "latchkey %s %s %s\n", v["version"], v["go"], v["system"])
+// Man is the command that prints the manual page.
+func (s *Session) Man() *cli.Command {
+	return &cli.Command{Name: "man", Usage: "print the manual page, for man -l -", Action: func(_ context.Context, c *cli.Command) error {
+		_, err := fmt.Fprint(s.Env.Stdout, manPage(c.Root()))
 		return err
 	}}
+}
+
+// manPage gives the manual page of a tree of commands, as man(7) has it.
+func manPage(root *cli.Command) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, ".TH %s 1 \"\" \"%s %s\" \"User Commands\"\n", strings.ToUpper(root.Name), root.Name, roff(ProgramVersion()))
+	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", root.Name, roff(root.Usage))
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n[\\fIoptions\\fR] \\fIcommand\\fR [\\fIarguments\\fR]\n", root.Name)
+	b.WriteString(".SH DESCRIPTION\nOne program is the server and the commands for it. Commands reach a running server over the socket in its data folder, " +
+		"and open the folder where none runs.\n")
+	fmt.Fprintf(&b, ".PP\n.nf\n%s\n.fi\n", roff(root.Description))
+	b.WriteString(".SH OPTIONS\n")
+	manFlags(&b, root.Flags)
+	b.WriteString(".SH COMMANDS\n")
+	manCommands(&b, root)
+	b.WriteString(".SH FILES\n.TP\n.I latchkey\\-data\nThe data folder, unless \\fB\\-\\-data\\fR names another.\n" +
+		".SH EXIT STATUS\n0 done, 1 failed, 2 not understood.\n")
+	return b.String()
+}
+
+// manCommands describes the commands below one that do something.
+func manCommands(b *strings.Builder, c *cli.Command) {
+	for _, sub := range c.Commands {
+		if sub.Hidden || sub.Name == "help" {
+			continue
+		}
+		if slices.ContainsFunc(sub.Commands, func(x *cli.Command) bool { return x.Name != "help" }) {
+			manCommands(b, sub)
+			continue
+		}
+		fmt.Fprintf(b, ".SS %s\n%s.\n", roff(strings.TrimSpace(sub.FullName()+" "+sub.ArgsUsage)), roff(sub.Usage))
+		manFlags(b, sub.Flags)
+	}
+}
+
+func manFlags(b *strings.Builder, flags []cli.Flag) {
+	for _, f := range flags {
+		doc, ok := f.(cli.DocGenerationFlag)
+		if !ok || slices.Contains(f.Names(), "help") {
+			continue
+		}
+		// The word in backquotes names the value, as in the help.
+		usage := doc.GetUsage()
+		value := ""
+		if before, rest, found := strings.Cut(usage, "`"); found {
+			if name, after, closed := strings.Cut(rest, "`"); closed {
+				value, usage = name, before+name+after
+			}
+		}
+		if value == "" && doc.TakesValue() {
+			value = strings.ToUpper(doc.TypeName())
+		}
+		fmt.Fprintf(b, ".TP\n\\fB\\-\\-%s\\fR", roff(f.Names()[0]))
+		if doc.TakesValue() {
+			fmt.Fprintf(b, " \\fI%s\\fR", roff(value))
+		}
+		fmt.Fprintf(b, "\n%s.\n", roff(usage))
+	}
+}
+
+// roff keeps text from being taken for instructions.
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
+			lines[i] = `\&` + line
+		}
+	}
+	return strings.Join(lines, "\n")
 }

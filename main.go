@@ -16,8 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	_ "time/tzdata" // time zones also where the system has none
+	_ "time/tzdata"
 )
 
 func main() {

@@ -1,0 +1,344 @@
+package main
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Explainer tells the operator what would become of a request with a key, and
+// spends nothing.
+type Explainer struct {
+	store        *Store
+	keyring      *Keyring
+	limiter      *Limiter
+	routes       ExplainedRoutes
+	queryAllowed bool
+}
+
+// ExplainedRoutes are the routes of the API door: keyed ones with every check,
+// free ones without limits and permission, and those of another API.
+type ExplainedRoutes struct {
+	Keyed, Free []Route
+	Guards      *Guards
+}
+
+// NewExplainer explains routes.
+func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, routes ExplainedRoutes, queryAllowed bool) *Explainer {
+	return &Explainer{store: store, keyring: keyring, limiter: limiter, routes: routes, queryAllowed: queryAllowed}
+}
+
+// AdminRoutes lists the endpoints.
+func (e *Explainer) AdminRoutes() []Route {
+	return []Route{{Method: "POST", Path: "/admin/v1/keys/:id/explain", Handle: e.explain}}
+}
+
+// step is one check and what it says. Passes is null where it cannot be told.
+type step struct {
+	Check      string         `json:"check"`
+	Passes     *bool          `json:"passes"`
+	Status     int            `json:"status,omitempty"`
+	Code       string         `json:"error,omitempty"`
+	Message    string         `json:"message"`
+	RetryAfter int64          `json:"retry_after,omitempty"` // seconds
+	Limit      map[string]any `json:"limit,omitempty"`
+}
+
+// asked is the request that is to be explained.
+type asked struct {
+	method, path, carrier string
+	raw                   string // the path on the wire
+	ip                    netip.Addr
+}
+
+func readAsked(r *Request) (q asked, err error) {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return q, err
+	}
+	ip := ""
+	q.carrier = CarrierBearer
+	body.String("method", &q.method)
+	body.String("path", &q.path)
+	body.String("ip", &ip)
+	if body.Given("carrier") {
+		body.Word("carrier", &q.carrier, CarrierBearer, CarrierHeader, CarrierQuery)
+	}
+	if err := body.Err(); err != nil {
+		return q, err
+	}
+	q.method = strings.ToUpper(q.method)
+	u, err := url.Parse(q.path)
+	if q.method == "" || err != nil || !strings.HasPrefix(u.Path, "/") {
+		return q, ErrMissing.With("method and path are needed, such as GET and /api/v1/calls.")
+	}
+	q.path, q.raw = u.Path, u.EscapedPath()
+	if len(q.path) > 1 {
+		q.path = strings.TrimSuffix(q.path, "/")
+	}
+	if q.ip, err = netip.ParseAddr(ip); err != nil && ip != "" {
+		return q, ErrValidation.With("ip must be an address, such as 192.0.2.1; got %q.", ip)
+	}
+	return q, nil
+}
+
+func (e *Explainer) explain(w http.ResponseWriter, r *Request) error {
+	q, err := readAsked(r)
+	if err != nil {
+		return err
+	}
+	var key *Key
+	err = e.store.View(func(tx *Tx) error {
+		key, err = e.keyring.Get(tx, r.Params.ByName("id"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	row, free, routeErr := e.route(q)
+	steps := []step{verdict("route", routeErr, row.Method+" "+row.Path)}
+	if routeErr == nil {
+		more, err := e.checks(key, row, free, q, r)
+		if err != nil {
+			return err
+		}
+		steps = append(steps, more...)
+	}
+	answer := map[string]any{"id": key.ID, "method": q.method, "path": q.path, "allowed": true, "refused_by": nil, "checks": steps}
+	for _, s := range steps {
+		if s.Passes != nil && !*s.Passes {
+			answer["allowed"], answer["refused_by"], answer["status"], answer["error"], answer["message"] = false, s.Check, s.Status, s.Code, s.Message
+			break
+		}
+	}
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+// verdict is a step that failed with an error, or passed.
+func verdict(check string, err error, good string) step {
+	s := step{Check: check, Passes: new(bool), Message: good}
+	if *s.Passes = err == nil; err != nil {
+		e := Public(err)
+		s.Status, s.Code, s.Message, s.RetryAfter = e.Status, e.Code, e.Message, int64((e.RetryAfter+time.Second-1)/time.Second)
+	}
+	return s
+}
+
+// route finds the row that serves a request: of several that fit, the one with
+// literals where the others have wildcards.
+func (e *Explainer) route(q asked) (row Route, free bool, err error) {
+	guards := e.routes.Guards.Now()
+	if guards.Any() {
+		if guard, _, err := guards.Find(q.method, q.raw); err != nil {
+			return row, false, err
+		} else if guard != nil {
+			return *guard, false, nil
+		}
+	}
+	err = ErrRoute
+	for i, r := range slices.Concat(e.routes.Keyed, e.routes.Free) {
+		switch {
+		case !fits(r.Path, q.path):
+		case r.Method != q.method:
+			if err == ErrRoute {
+				err = ErrMethod
+			}
+		case err != nil || strings.Count(r.Path, ":") < strings.Count(row.Path, ":"):
+			row, free, err = r, i >= len(e.routes.Keyed), nil
+		}
+	}
+	if err == ErrRoute { // perhaps one that only /authz answers for
+		if guard, _, _ := guards.FindAny(q.method, q.raw); guard != nil {
+			return *guard, false, nil
+		}
+	}
+	return row, free, err
+}
+
+func fits(pattern, path string) bool {
+	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
+	return slices.EqualFunc(want, have, func(w, h string) bool { return w == h || strings.HasPrefix(w, ":") && h != "" })
+}
+
+// checks makes the checks of Server in their order. An error is a fault.
+func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
+	steps := []step{verdict("state", key.Check(r.Latest), "The key is active.")}
+	var err error
+	if q.carrier == CarrierQuery && !key.AllowsQuery(e.queryAllowed) {
+		err = ErrQueryKey
+	}
+	steps = append(steps, verdict("carrier", err, "The key may be sent this way: "+q.carrier+"."), e.address(key, q.ip))
+	if free {
+		return steps, nil
+	}
+	minute, err := e.limits(key, []string{RequestsPerMinute}, 1, r)
+	if err != nil {
+		return nil, err
+	}
+	var rest []step
+	if row.Cost > 0 {
+		rest, err = e.limits(key, row.Limits, row.Cost, r)
+	}
+	if err == nil && row.Spends != "" {
+		rest, err = e.limits(key, []string{row.Spends}, 1, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	needed := strings.Join(e.keyring.Rights().Names(row.Permission), " or ")
+	if row.Permission != 0 && !key.Has(row.Permission) {
+		err = ErrPermission.With("This key lacks the permission %s. It has %s.", needed, key.Holds())
+	}
+	if needed == "" {
+		needed = "none"
+	}
+	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has what is needed: "+needed+".")}, rest), nil
+}
+
+// limits makes a step of each limit that a request would pay by these names. One
+// that is just observed refuses nothing.
+func (e *Explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
+	for _, name := range names {
+		for _, c := range key.Charge(nil, name, cost) {
+			list, err := e.limiter.Standings([]Charge{c}, r.Moment)
+			if err != nil {
+				return nil, err
+			}
+			steps = append(steps, standingStep(c, list[0], r.Now))
+		}
+	}
+	return steps, nil
+}
+
+func (e *Explainer) address(key *Key, ip netip.Addr) step {
+	switch {
+	case len(key.AllowedIPs) == 0:
+		return verdict("address", nil, "The key may be used from everywhere.")
+	case !ip.IsValid():
+		return step{Check: "address", Message: "The key may be used from some addresses only. Name one as ip to check it."}
+	case !key.Allows(ip):
+		return verdict("address", ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", ip), "")
+	}
+	return verdict("address", nil, "The key may be used from "+ip.String()+".")
+}
+
+func standingStep(c Charge, s Standing, now time.Time) step {
+	var err error
+	good := "The limit has room."
+	switch {
+	case s.Remaining() < c.Cost && c.Observe:
+		good = "The limit is reached, but only observed: it refuses nothing."
+	case s.Remaining() < c.Cost: // for more than one unit the wait may be longer
+		err = c.Refused(max(s.Wait, s.Next))
+	}
+	made := verdict("limit "+s.Limit.Name, err, good)
+	made.Limit = map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}
+	if s.Used > 0 {
+		made.Limit["resets_at"] = Seconds(now.Add(s.Next + time.Second - 1))
+	}
+	return made
+}
+
+// MaxRefusals is how many refusals are kept; the oldest leave first.
+const MaxRefusals = 10_000
+
+// Refusals keeps the last refused requests in memory, to answer "why was this
+// refused?" by request id. It is safe for concurrent use.
+type Refusals struct {
+	mu   sync.Mutex
+	list []refused // a ring once it is full
+	next int       // where in the ring the next one goes
+}
+
+// refused is one request that was answered with an error.
+type refused struct {
+	id, method, route, step, code, message string
+	status                                 int
+	key, name, owner                       string
+	client                                 netip.Addr
+	at                                     time.Time
+	limits                                 []Standing
+}
+
+// NewRefusals keeps refusals from now on.
+func NewRefusals() *Refusals { return &Refusals{} }
+
+// Note keeps what became of a request if it was refused. It is one of the
+// server's watchers.
+func (f *Refusals) Note(o *Outcome) {
+	if o.Code == "" || o.Status < http.StatusBadRequest {
+		return
+	}
+	r := refused{
+		id: o.ID, method: o.Method, route: o.Route, step: o.Step, code: o.Code, message: o.Text, status: o.Status, client: o.Client, at: o.Began,
+		limits: slices.Clone(o.Limits),
+	}
+	if r.step == StepHandler && r.code == ErrRateLimit.Code {
+		r.step = StepLimit // a daily one, which is charged with what is stored
+	}
+	if o.Found != nil {
+		r.key, r.name, r.owner = o.Found.ID, o.Found.Name, o.Found.OwnerName
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.list) < MaxRefusals {
+		f.list = append(f.list, r)
+		return
+	}
+	f.list[f.next] = r
+	f.next = (f.next + 1) % MaxRefusals
+}
+
+// AdminRoutes lists the endpoints.
+func (f *Refusals) AdminRoutes() []Route {
+	return []Route{{Method: "GET", Path: "/admin/v1/refusals", Handle: f.show}}
+}
+
+func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
+	q := r.URL.Query()
+	page, err := ReadPage(q, 25, 1000)
+	if err != nil {
+		return err
+	}
+	id, key, code := q.Get("id"), q.Get("key"), q.Get("code")
+	var found []refused
+	f.mu.Lock()
+	for i := range f.list { // newest first
+		n := len(f.list)
+		one := f.list[(f.next-1-i+2*n)%n]
+		if (id == "" || one.id == id) && (key == "" || one.key == key) && (code == "" || one.code == code) {
+			found = append(found, one)
+		}
+	}
+	f.mu.Unlock()
+	rows := []any{}
+	from, to := page.Bounds(len(found))
+	for _, one := range found[from:to] {
+		rows = append(rows, one.shown())
+	}
+	answer := page.Answer(len(found), "refusals", rows)
+	answer["kept"] = MaxRefusals
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+func (r refused) shown() map[string]any {
+	limits := []any{}
+	for _, s := range r.limits {
+		limits = append(limits, map[string]any{
+			"name": s.Limit.Name, "max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "window_seconds": int(s.Limit.Window / time.Second),
+			"retry_after": int64((s.Wait + time.Second - 1) / time.Second),
+		})
+	}
+	shown := map[string]any{
+		"request_id": r.id, "at": Millis(r.at), "method": r.method, "route": r.route, "status": r.status, "error": r.code, "message": r.message,
+		"refused_by": r.step, "key_id": TextOrNone(r.key), "key_name": TextOrNone(r.name), "owner": TextOrNone(r.owner), "client": nil, "limits": limits,
+	}
+	if r.client.IsValid() {
+		shown["client"] = r.client.String()
+	}
+	return shown
+}

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// KeyRules are what an operator demands of keys.
+type KeyRules struct {
+	DefaultExpiry time.Duration // of a key made without a word about it; 0 for none
+	MaxExpiry     time.Duration // 0 for none
+	MaxPerOwner   int           // keys that are not revoked; 0 for no bound
+	Environments  []string      // none: any word
+	SelfRevoke    bool          // whether a key may be used to revoke it
+}
+
+// KeyForm reads keys out of bodies and checks them.
+type KeyForm struct {
+	keyring *Keyring
+	rules   KeyRules
+}
+
+// NewKeyForm reads keys of a keyring under these rules.
+func NewKeyForm(keyring *Keyring, rules KeyRules) *KeyForm {
+	return &KeyForm{keyring: keyring, rules: rules}
+}
+
+// Fill sets what a body says of a key, a new one with create. The error names
+// the member that does not fit: ErrMissing, ErrValidation, or ErrConflict where
+// the owner has too many keys.
+func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+	body.String("name", &key.Name)
+	permissions := []string{}
+	body.Strings("permissions", &permissions)
+	allowed := []string{}
+	body.Strings("allowed_ips", &allowed)
+	if body.Has("query_allowed") {
+		key.QueryAllowed = nil
+		if body.Given("query_allowed") {
+			key.QueryAllowed = new(bool)
+			body.Bool("query_allowed", key.QueryAllowed)
+		}
+	}
+	if err := body.Err(); err != nil {
+		return err
+	}
+	if strings.TrimSpace(key.Name) == "" || len(key.Name) > 200 {
+		return ErrMissing.With("name is missing or longer than 200 bytes. Say where the key will live, such as \"ci-runner\".")
+	}
+	if create && !body.Given("permissions") {
+		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
+	}
+	var err error
+	if body.Given("permissions") {
+		if err := key.Grant(f.keyring.Rights(), permissions); err != nil {
+			return err
+		}
+	}
+	if key.Permissions == 0 && len(key.OwnPermissions) == 0 {
+		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
+	}
+	if body.Has("allowed_ips") {
+		if key.AllowedIPs, err = ParseNetworks(allowed); err != nil {
+			return err
+		}
+	}
+	if err := f.fillExpiry(r.Latest, key, body, create); err != nil {
+		return err
+	}
+	if err := f.fillEnvironment(key, body); err != nil {
+		return err
+	}
+	if err := f.fillMaps(key, body); err != nil {
+		return err
+	}
+	return f.fillOwner(tx, r, key, body, create)
+}
+
+// fillExpiry sets the end of a key. A new key without a word about it gets the
+// default, or the latest end that there may be.
+func (f *KeyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) error {
+	body.Time("expires_at", &key.ExpiresAt)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	most := f.rules.MaxExpiry
+	if create && !body.Has("expires_at") {
+		length := f.rules.DefaultExpiry
+		if length == 0 {
+			length = most
+		}
+		if length > 0 {
+			key.ExpiresAt = now.Add(length)
+		}
+	}
+	if !body.Has("expires_at") {
+		return nil
+	}
+	switch {
+	case body.Given("expires_at") && !key.ExpiresAt.After(now):
+		return ErrValidation.With("expires_at is not in the future: the server has %s.", now.UTC().Format(time.RFC3339))
+	case most > 0 && (key.ExpiresAt.IsZero() || key.ExpiresAt.After(now.Add(most))):
+		return ErrValidation.With("expires_at must be at most %s from now, so by %s: keys.max_expiry in the configuration is %s.",
+			days(most), now.Add(most).UTC().Format(time.RFC3339), days(most))
+	}
+	return nil
+}
+
+// days writes a length of time as people say it.
+func days(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return d.String()
+}
+
+func (f *KeyForm) fillEnvironment(key *Key, body *Body) error {
+	body.String("environment", &key.Environment)
+	if err := body.Err(); err != nil || key.Environment == "" || !body.Has("environment") {
+		return err
+	}
+	if list := f.rules.Environments; len(list) > 0 && !slices.Contains(list, key.Environment) {
+		return ErrValidation.With("environment must be one of %s, which are keys.environments in the configuration; got %q.", strings.Join(list, ", "), key.Environment)
+	}
+	if !IsWord(key.Environment) {
+		return ErrValidation.With("environment must be a word of a-z, 0-9, - and _, such as live; got %q.", key.Environment)
+	}
+	return nil
+}
+
+// fillMaps sets the limits and the metadata of a key.
+func (f *KeyForm) fillMaps(key *Key, body *Body) error {
+	limits, metadata := map[string]any{}, map[string]any{}
+	body.Map("limits", &limits)
+	body.Map("metadata", &metadata)
+	if err := body.Err(); err != nil {
+		return err
+	}
+	for name, value := range limits {
+		if key.Limits == nil {
+			key.Limits = map[string]int{}
+		}
+		if err := f.setLimit(key.Limits, name, value); err != nil {
+			return err
+		}
+	}
+	if !body.Has("metadata") {
+		return nil
+	}
+	key.Metadata = map[string]string{}
+	for name, value := range metadata {
+		text, ok := value.(string)
+		if !ok {
+			return ErrValidation.With("metadata.%s must be a string.", name)
+		}
+		key.Metadata[name] = text
+	}
+	return nil
+}
+
+// fillOwner sets the owner of a key, if that one may have another.
+func (f *KeyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+	name := ""
+	body.String("owner", &name)
+	if err := body.Err(); err != nil || !create && !body.Given("owner") {
+		return err
+	}
+	o, err := EnsureOwner(tx, name, r.Now)
+	if err != nil {
+		return err
+	}
+	another := create || o.ID != key.Owner
+	if most := f.rules.MaxPerOwner; most > 0 && another && f.keyring.CountLive(tx, o.ID, most) >= most {
+		return ErrConflict.With("The owner %q has %d keys that are not revoked, as many as keys.max_per_owner in the configuration allows. Revoke one, or raise it.", o.Name, most)
+	}
+	key.Owner, key.OwnerName = o.ID, o.Name
+	return nil
+}
+
+// setLimit sets one limit of a key; null puts the default back.
+func (f *KeyForm) setLimit(limits map[string]int, name string, value any) error {
+	rule, ok := f.keyring.Rights().Limit(name)
+	if !ok {
+		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name,
+			strings.Join(f.keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner }), ", "))
+	}
+	if rule.Owner {
+		return ErrValidation.With("limits.%s counts over all keys of an owner, so no key has it for itself. Set it with the owner.", name)
+	}
+	if value == nil {
+		delete(limits, name)
+		return nil
+	}
+	number, ok := value.(json.Number)
+	n, err := number.Int64()
+	if !ok || err != nil || n < 1 || n > MaxLimit {
+		return ErrValidation.With("limits.%s must be a whole number from 1 to %d, or null for the default; got %v.", name, MaxLimit, value)
+	}
+	limits[name] = int(n)
+	return nil
+}
+
+// KeyQuery is what a list of keys is asked for.
+type KeyQuery struct {
+	status, search, environment, owner string // "" is everything
+	permission                         Permission
+	unused                             time.Duration // 0 is everything
+	sort                               string
+	ascending                          bool
+}
+
+// statusLive finds the keys of every status but revoked.
+const statusLive = "live"
+
+// ReadKeyQuery reads the parameters of a list; ErrValidation names the one
+// that does not fit.
+func ReadKeyQuery(q url.Values, rights *Rights) (f KeyQuery, err error) {
+	f = KeyQuery{
+		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
+		sort: q.Get("sort"),
+	}
+	if states := []string{"", StatusActive, StatusPaused, StatusExpired, StatusRevoked, statusLive}; !slices.Contains(states, f.status) {
+		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.status)
+	}
+	if name := q.Get("permission"); name != "" {
+		if f.permission, err = rights.Parse([]string{name}); err != nil {
+			return f, err
+		}
+	}
+	if text := q.Get("unused_days"); text != "" {
+		days, err := strconv.Atoi(text)
+		if err != nil || days < 1 || days > 36500 {
+			return f, ErrValidation.With("unused_days must be a whole number from 1 to 36500; got %q.", text)
+		}
+		f.unused = time.Duration(days) * 24 * time.Hour
+	}
+	if sorts := []string{"", "created", "name", "last_used", "expires"}; !slices.Contains(sorts, f.sort) {
+		return f, ErrValidation.With("sort must be one of%s; got %q.", strings.Join(sorts, " "), f.sort)
+	}
+	switch order := q.Get("order"); order {
+	case "":
+		f.ascending = f.sort == "name" || f.sort == "expires"
+	case "asc", "desc":
+		f.ascending = order == "asc"
+	default:
+		return f, ErrValidation.With("order must be asc or desc; got %q.", order)
+	}
+	if f.sort == "" && f.ascending {
+		f.sort = "created"
+	}
+	return f, nil
+}
+
+// maxSorted is how many keys a list sorts: it holds what they sort by in
+// memory.
+const maxSorted = 200_000
+
+// Page gives the keys of one page and how many there are on all. Without a
+// filter and in the order in which they are stored, newest first, it reads the
+// page alone; else it goes through all keys.
+func (f KeyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys []*Key, count int, err error) {
+	if f == (KeyQuery{}) || f == (KeyQuery{sort: "created"}) {
+		if count, err = keyring.Count(tx); err != nil {
+			return nil, 0, err
+		}
+		seen := 0
+		err = keyring.Each(tx, func(k *Key) bool {
+			if seen++; seen > (page.Number-1)*page.Limit {
+				keys = append(keys, k)
+			}
+			return len(keys) < page.Limit
+		})
+		return keys, count, err
+	}
+	rows, err := f.all(tx, keyring, now)
+	if err != nil {
+		return nil, 0, err
+	}
+	f.order(rows)
+	from, to := page.Bounds(len(rows))
+	for _, row := range rows[from:to] {
+		key, err := keyring.Get(tx, row.id)
+		if err != nil {
+			return nil, 0, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, len(rows), nil
+}
+
+// keyRow is what a key is sorted by.
+type keyRow struct {
+	id, name string
+	at       int64
+}
+
+// all gives the keys that fit, newest first.
+func (f KeyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, err error) {
+	var failed error
+	err = keyring.Each(tx, func(k *Key) bool {
+		if !f.matches(k, now) {
+			return true
+		}
+		row := keyRow{id: k.ID}
+		var use Use
+		if f.unused > 0 || f.sort == "last_used" {
+			if use, failed = keyring.LastUse(tx, k.ID); failed != nil {
+				return false
+			}
+		}
+		if since := now.Sub(latest(use.At, k.CreatedAt)); f.unused > 0 && since < f.unused {
+			return true
+		}
+		switch f.sort {
+		case "name":
+			row.name = strings.ToLower(k.Name)
+		case "last_used":
+			row.at = orBefore(use.At)
+		case "expires":
+			if row.at = orBefore(k.ExpiresAt); k.ExpiresAt.IsZero() {
+				row.at = 1<<63 - 1 // never is last
+			}
+		}
+		rows = append(rows, row)
+		if len(rows) > maxSorted {
+			failed = ErrValidation.With("More than %d keys fit, too many to filter and sort. Narrow the list by owner, environment or search.", maxSorted)
+		}
+		return failed == nil
+	})
+	return rows, errors.Join(err, failed)
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// orBefore is a time to sort by; never is before every time.
+func orBefore(at time.Time) int64 {
+	if at.IsZero() {
+		return -1 << 63
+	}
+	return at.UnixNano()
+}
+
+func (f KeyQuery) order(rows []keyRow) {
+	sign := -1
+	if f.ascending {
+		sign = 1
+	}
+	switch f.sort {
+	case "name", "last_used", "expires":
+		slices.SortStableFunc(rows, func(a, b keyRow) int { return sign * cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.at, b.at)) })
+	case "created":
+		if f.ascending {
+			slices.Reverse(rows)
+		}
+	}
+}
+
+func (f KeyQuery) matches(k *Key, now time.Time) bool {
+	status := k.Status(now)
+	if f.status == statusLive && status == StatusRevoked || f.status != "" && f.status != statusLive && status != f.status {
+		return false
+	}
+	if f.environment != "" && k.Environment != f.environment || f.owner != "" && k.OwnerName != f.owner || f.permission != 0 && !k.Has(f.permission) {
+		return false
+	}
+	text := strings.ToLower(strings.Join([]string{k.ID, k.Name, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"]}, "\n"))
+	return strings.Contains(text, f.search)
+}

@@ -1,0 +1,371 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The lengths of slots, in minutes, and the longest range, in days (contract
+// 7.6).
+const (
+	usualSlot = 30
+	maxSlot   = 180
+	maxRange  = 90
+)
+
+// slot is a time at which a meeting can begin and end.
+type slot struct {
+	Start   *string `json:"start"`
+	End     *string `json:"end"`
+	Minutes int     `json:"duration_minutes"`
+}
+
+// FreeSlots gives the beginnings of the slots of a length in a range: those in
+// the schedule's windows, stepped through from the beginning of each, that do
+// not begin before now and the notice, and leave the buffer to all that is
+// busy (contract 7.6). busy is sorted by start.
+func FreeSlots(s Schedule, dates DateRange, length time.Duration, busy []Span, now time.Time) []time.Time {
+	buffer := time.Duration(s.Buffer) * time.Minute
+	earliest := now.Add(time.Duration(s.Notice) * time.Minute)
+	busy = merge(busy)
+	var free []time.Time
+	for day := dates.First; !day.After(dates.Last); day = day.AddDate(0, 0, 1) {
+		for _, w := range s.Day(day.Weekday()) {
+			end := Instant(day, w.To, dates.Zone, true)
+			for at := Instant(day, w.From, dates.Zone, false); !at.Add(length).After(end); at = at.Add(length) {
+				if !at.Before(earliest) && !overlaps(busy, at.Add(-buffer), at.Add(length+buffer)) {
+					free = append(free, at)
+				}
+			}
+		}
+	}
+	return free
+}
+
+// merge joins spans that touch, so that both their starts and ends are in
+// order.
+func merge(spans []Span) []Span {
+	var all []Span
+	for _, s := range spans {
+		if n := len(all); n > 0 && !s.Start.After(all[n-1].End) {
+			if s.End.After(all[n-1].End) {
+				all[n-1].End = s.End
+			}
+			continue
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func overlaps(busy []Span, from, to time.Time) bool {
+	i := sort.Search(len(busy), func(i int) bool { return busy[i].End.After(from) })
+	return i < len(busy) && busy[i].Start.Before(to)
+}
+
+// Availability serves the times that are free.
+type Availability struct{ store *Store }
+
+// NewAvailability serves the free times by the schedules and events of a store.
+func NewAvailability(store *Store) *Availability { return &Availability{store} }
+
+// Routes lists the endpoints.
+func (a *Availability) Routes() []Route {
+	return []Route{{Method: "GET", Path: "/api/v1/calendar/availability", Permission: ReadCalendar, Handle: a.list}}
+}
+
+// list counts as busy what the owner's own calendar has, whoever else's events
+// a team lets the key see.
+func (a *Availability) list(w http.ResponseWriter, r *Request) error {
+	q := r.URL.Query()
+	minutes := usualSlot
+	if text := q.Get("duration"); q.Has("duration") {
+		var err error
+		if minutes, err = strconv.Atoi(text); err != nil || minutes < 1 || minutes > maxSlot {
+			return ErrDuration.With("duration must be a whole number of minutes from 1 to %d; got %q.", maxSlot, text)
+		}
+	}
+	var dates DateRange
+	slots := []slot{}
+	err := a.store.View(func(tx *Tx) error {
+		s, err := ScheduleOf(tx, r.Key.Owner)
+		if err != nil {
+			return err
+		}
+		if dates, err = ReadDates(q, 7, s.Zone(), r.Now); err != nil {
+			return err
+		}
+		if dates.Last.After(dates.First.AddDate(0, 0, maxRange)) {
+			return ErrParameterFormat.With("The range from start_date to end_date is longer than %d days.", maxRange)
+		}
+		from, to := dates.Bounds()
+		buffer := time.Duration(s.Buffer) * time.Minute
+		var busy []Span
+		for _, span := range EventsBetween(tx, ScopeKeys(r.Key.Owner, 0), from.Add(-buffer), to.Add(buffer)) {
+			if state := EventStates()[span.State]; state == EventScheduled || state == EventConfirmed {
+				busy = append(busy, span)
+			}
+		}
+		length := time.Duration(minutes) * time.Minute
+		for _, at := range FreeSlots(s, dates, length, busy, r.Now) {
+			slots = append(slots, slot{Millis(at), Millis(at.Add(length)), minutes})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{
+		"user_id": r.Key.Owner, "start_date": dates.First.Format(time.DateOnly), "end_date": dates.Last.Format(time.DateOnly),
+		"duration_minutes": minutes, "available_slots": slots, "count": len(slots),
+	})
+}
+
+// Hours are the windows of a week, by day from Sunday (0) on, in minutes of the
+// day's wall clock.
+type Hours [7][]Window24
+
+// Window24 is a part of a day, in minutes after midnight: from From up to To.
+type Window24 struct {
+	From int `json:"from"`
+	To   int `json:"to"`
+}
+
+// Schedule says when an owner is available.
+type Schedule struct {
+	ID       uint64 `json:"id"`
+	Owner    uint64 `json:"owner"`
+	TimeZone string `json:"time_zone"`
+	Windows  Hours  `json:"windows"`
+	// Business cuts the windows, where there are any.
+	Business  *Hours    `json:"business_hours,omitempty"`
+	Buffer    int       `json:"buffer_minutes"` // free around every event
+	Notice    int       `json:"notice_minutes"` // from now to the first slot
+	CreatedAt time.Time `json:"created_at"`
+}
+
+var scheduleTable = Table[Schedule]{
+	Name: "schedules", Audit: Told{Object: "schedule"},
+	Key:     func(s Schedule) []byte { return IDKey(s.ID) },
+	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
+}
+
+// usualSchedule is that of an owner who has none: Monday to Friday, 9 to 17,
+// UTC (contract 7.6).
+func usualSchedule(owner uint64) Schedule {
+	s := Schedule{Owner: owner, TimeZone: "UTC"}
+	for day := time.Monday; day <= time.Friday; day++ {
+		s.Windows[day] = []Window24{{9 * 60, 17 * 60}}
+	}
+	return s
+}
+
+// ScheduleOf gives the schedule of an owner, the usual one where there is none.
+func ScheduleOf(tx *Tx, owner uint64) (Schedule, error) {
+	s, err := scheduleTable.One(tx, "owner", IDKey(owner))
+	if errors.Is(err, ErrNotFound) {
+		return usualSchedule(owner), nil
+	}
+	return s, err
+}
+
+// Zone is the time zone of the schedule.
+func (s Schedule) Zone() *time.Location {
+	zone, err := time.LoadLocation(s.TimeZone)
+	if err != nil {
+		return time.UTC // a stored name was known when it was stored
+	}
+	return zone
+}
+
+// Day gives the windows of a day of the week, in order, cut with the business
+// hours.
+func (s Schedule) Day(day time.Weekday) []Window24 {
+	if s.Business == nil {
+		return s.Windows[day]
+	}
+	var cut []Window24
+	for _, a := range s.Windows[day] {
+		for _, b := range s.Business[day] {
+			if w := (Window24{max(a.From, b.From), min(a.To, b.To)}); w.From < w.To {
+				cut = append(cut, w)
+			}
+		}
+	}
+	return cut
+}
+
+// Instant gives the moment at which the wall clock of a zone shows so many
+// minutes after midnight of a date. A time that the clock skips is the moment
+// at which it skips; of one that it shows twice it is the first, or with late
+// the second.
+func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.Time {
+	wall := time.Date(date.Year(), date.Month(), date.Day(), 0, minutes, 0, 0, time.UTC)
+	var hits []time.Time
+	var shifted time.Time
+	for _, near := range []time.Duration{-26 * time.Hour, 26 * time.Hour} {
+		_, offset := wall.Add(near).In(zone).Zone()
+		t := wall.Add(-time.Duration(offset) * time.Second).In(zone)
+		if _, now := t.Zone(); now == offset {
+			hits = append(hits, t)
+		}
+		if shifted.IsZero() {
+			shifted = t // by the offset of before: it lies past the gap
+		}
+	}
+	switch {
+	case len(hits) == 0:
+		start, _ := shifted.ZoneBounds()
+		return start
+	case late:
+		return slices.MaxFunc(hits, time.Time.Compare)
+	}
+	return slices.MinFunc(hits, time.Time.Compare)
+}
+
+// Schedules serves the schedules to the operator.
+type Schedules struct{ catalog Catalog[Schedule] }
+
+// NewSchedules serves the schedules of a store.
+func NewSchedules(store *Store) *Schedules {
+	return &Schedules{Catalog[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
+}
+
+// Tables lists what it keeps in the store, for checks.
+func (s *Schedules) Tables() []Checked { return []Checked{scheduleTable} }
+
+// AdminRoutes lists the endpoints.
+func (s *Schedules) AdminRoutes() []Route { return s.catalog.Routes() }
+
+func dayNames() []string {
+	return []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"}
+}
+
+func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) {
+	s, owner := usualSchedule(0), ""
+	s.CreatedAt = r.Now
+	if old != nil {
+		s = *old
+	}
+	b.String("owner", &owner)
+	b.String("time_zone", &s.TimeZone)
+	b.Int("buffer_minutes", &s.Buffer, 0, 24*60)
+	b.Int("notice_minutes", &s.Notice, 0, 366*24*60)
+	if err := b.Err(); err != nil {
+		return s, err
+	}
+	if _, err := time.LoadLocation(s.TimeZone); err != nil || s.TimeZone == "" || s.TimeZone == "Local" {
+		return s, ErrValidation.With("time_zone must be a name of the IANA database, such as Europe/Berlin; got %q.", s.TimeZone)
+	}
+	if b.Given("windows") {
+		if err := readHours(b, "windows", &s.Windows); err != nil {
+			return s, err
+		}
+	}
+	if b.Has("business_hours") {
+		s.Business = nil
+		if b.Given("business_hours") {
+			s.Business = &Hours{}
+			if err := readHours(b, "business_hours", s.Business); err != nil {
+				return s, err
+			}
+		}
+	}
+	if old == nil {
+		o, err := EnsureOwner(tx, owner, r.Now)
+		if err != nil {
+			return s, err
+		}
+		if _, err := scheduleTable.One(tx, "owner", IDKey(o.ID)); err == nil {
+			return s, ErrConflict.With("%s has a schedule already. Change that one.", o.Name)
+		}
+		s.Owner = o.ID
+		if s.ID, err = scheduleTable.NextID(tx); err != nil {
+			return s, err
+		}
+	} else if b.Has("owner") && owner != OwnerName(tx, s.Owner) {
+		return s, ErrValidation.With("owner of a schedule cannot change. Make another one.")
+	}
+	return s, scheduleTable.Put(tx, s)
+}
+
+// readHours reads {"monday": ["09:00-12:00", "13:00-17:00"], ...}; a day that
+// is left out has no hours.
+func readHours(b *Body, name string, into *Hours) error {
+	days, err := b.Object(b.Raw(name))
+	if err != nil {
+		return ErrValidation.With(`%s must be an object such as {"monday": ["09:00-17:00"]}.`, name)
+	}
+	*into = Hours{}
+	known := dayNames()
+	for _, day := range days.Names() {
+		i := slices.Index(known, day)
+		if i < 0 {
+			return ErrValidation.With("%s has an unknown day %q. Known are %s.", name, day, strings.Join(known, ", "))
+		}
+		var texts []string
+		if days.Strings(day, &texts); days.Err() != nil {
+			return ErrValidation.With(`%s.%s must be an array such as ["09:00-17:00"].`, name, day)
+		}
+		last := 0
+		for _, text := range texts {
+			w, ok := parseWindow(text)
+			if !ok || w.From < last {
+				return ErrValidation.With(`%s.%s must have windows such as "09:00-17:00", up to 24:00, in order and apart; got %q.`, name, day, text)
+			}
+			last = w.To
+			into[i] = append(into[i], w)
+		}
+	}
+	return nil
+}
+
+func parseWindow(text string) (w Window24, ok bool) {
+	from, to, ok := strings.Cut(text, "-")
+	var err1, err2 bool
+	w.From, err1 = parseClock(from)
+	w.To, err2 = parseClock(to)
+	return w, ok && err1 && err2 && w.From < w.To
+}
+
+func parseClock(text string) (minutes int, ok bool) {
+	if text == "24:00" {
+		return 24 * 60, true
+	}
+	t, err := time.Parse("15:04", text)
+	return t.Hour()*60 + t.Minute(), err == nil && len(text) == 5
+}
+
+func showHours(h Hours) map[string][]string {
+	shown := map[string][]string{}
+	for i, name := range dayNames() {
+		list := []string{}
+		for _, w := range h[i] {
+			list = append(list, fmt.Sprintf("%02d:%02d-%02d:%02d", w.From/60, w.From%60, w.To/60, w.To%60))
+		}
+		shown[name] = list
+	}
+	return shown
+}
+
+func showSchedule(tx *Tx, s Schedule) (any, error) {
+	shown := map[string]any{
+		"id": s.ID, "owner": OwnerName(tx, s.Owner), "time_zone": s.TimeZone, "windows": showHours(s.Windows), "business_hours": nil,
+		"buffer_minutes": s.Buffer, "notice_minutes": s.Notice, "created_at": Seconds(s.CreatedAt),
+	}
+	if s.Business != nil {
+		shown["business_hours"] = showHours(*s.Business)
+	}
+	return shown, nil
+}
+
+func matchSchedule(tx *Tx, s Schedule, q url.Values) bool {
+	return q.Get("owner") == "" || q.Get("owner") == OwnerName(tx, s.Owner)
+}

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+)
+
+// Store are the commands that copy, put back, check and compact the database,
+// and the one that asks whether the server is well.
+func (s *Session) Store() []*cli.Command {
+	return []*cli.Command{
+		{
+			Name: "backup", Usage: "copy the database to a new FILE, or to standard output (-), also while the server runs", ArgsUsage: "FILE",
+			Description: "The pepper is not in it: keep a copy of that file apart, without it no key is valid.", Action: s.backup,
+		},
+		{
+			Name: "restore", Usage: "put a backup in the place of the database; the server must be stopped", ArgsUsage: "FILE", Action: s.restore,
+			Flags: []cli.Flag{
+				&cli.BoolFlag{Name: "dry-run", Usage: "check everything and change nothing"},
+				&cli.BoolFlag{Name: "other", Usage: "also where the backup is of another store than the folder's"},
+			},
+		},
+		{Name: "check", Usage: "check every record and index of the database, or of a backup FILE", ArgsUsage: "[FILE]", Action: s.check},
+		{Name: "compact", Usage: "rewrite the database without its free space; the server must be stopped", Action: s.compact},
+		{Name: "healthcheck", Usage: "ask whether the server is ready; exit code 0 or 1", Action: s.health},
+	}
+}
+
+func (s *Session) backup(ctx context.Context, c *cli.Command) (err error) {
+	file, err := OneArgument(c)
+	if err != nil {
+		return err
+	}
+	client, done, err := s.Reach(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	if file == "-" {
+		if IsTerminal(s.Env.Stdout) {
+			return Misused(c, errors.New("a backup is no text for a terminal; name a FILE, or send the output to one"))
+		}
+		return client.Copy(ctx, "/admin/v1/backup", s.Env.Stdout)
+	}
+	if _, err := os.Lstat(file); err == nil {
+		return fmt.Errorf("%s exists; name a new file", file)
+	}
+	part := file + ".part"
+	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	err = client.Copy(ctx, "/admin/v1/backup", out)
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return errors.Join(err, os.Remove(part))
+	}
+	if err := errors.Join(os.Rename(part, file), SyncDir(filepath.Dir(file))); err != nil {
+		return err
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(map[string]any{"file": file, "bytes": info.Size()})
+	}
+	_, err = fmt.Fprintf(s.Env.Stderr, "Wrote %s, %s. The pepper is not in it.\n", file, megabytes(info.Size()))
+	return err
+}
+
+func megabytes(n int64) string { return strconv.FormatFloat(float64(n)/1e6, 'f', 1, 64) + " MB" }
+
+func (s *Session) restore(_ context.Context, c *cli.Command) error {
+	file, err := OneArgument(c)
+	if err != nil {
+		return err
+	}
+	conf, _, err := s.Load(c)
+	if err != nil {
+		return err
+	}
+	result, err := s.Env.Restore(conf, file, c.Bool("dry-run"), c.Bool("other"))
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(result)
+	}
+	verb := "Restored"
+	if c.Bool("dry-run") {
+		verb = "Would restore"
+	}
+	if _, err := fmt.Fprintf(s.Env.Stdout, "%s %d keys (%d records) from %s to %s.\n", verb, result.Keys, result.Check.Records, result.From, result.To); err != nil {
+		return err
+	}
+	if result.Kept != "" {
+		_, err = fmt.Fprintf(s.Env.Stdout, "What stood there is kept as %s.\n", result.Kept)
+	}
+	return err
+}
+
+func (s *Session) check(ctx context.Context, c *cli.Command) error {
+	var result CheckResult
+	switch c.Args().Len() {
+	case 0:
+		client, done, err := s.Reach(ctx, c)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(client.Do(ctx, http.MethodPost, "/admin/v1/check", nil, &result), done()); err != nil {
+			return err
+		}
+	case 1:
+		var err error
+		if result, err = s.Env.CheckFile(c.Args().First()); err != nil {
+			return err
+		}
+	default:
+		return Misused(c, fmt.Errorf("one FILE or none, got %d", c.Args().Len()))
+	}
+	if c.Bool("json") {
+		if err := s.PrintJSON(result); err != nil {
+			return err
+		}
+	} else {
+		_, err := fmt.Fprintf(s.Env.Stdout, "%d records, %d index entries, %d problems\n%s", result.Records, result.Entries, len(result.Problems), lines(result.Problems))
+		if err != nil {
+			return err
+		}
+	}
+	if len(result.Problems) > 0 {
+		return errors.New("the database is damaged; restore a backup")
+	}
+	return nil
+}
+
+func lines(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return strings.Join(list, "\n") + "\n"
+}
+
+func (s *Session) compact(_ context.Context, c *cli.Command) error {
+	conf, _, err := s.Load(c)
+	if err != nil {
+		return err
+	}
+	before, after, err := CompactStore(conf.Server.Data, time.Now())
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(map[string]int64{"bytes_before": before, "bytes_after": after})
+	}
+	_, err = fmt.Fprintf(s.Env.Stdout, "%s before, %s now\n", megabytes(before), megabytes(after))
+	return err
+}
+
+// health asks /readyz of the server that the flags lead to.
+func (s *Session) health(ctx context.Context, c *cli.Command) error {
+	client, err := s.Remote(c, "")
+	if err != nil {
+		return err
+	}
+	if c.String("url") == "" {
+		conf, _, err := s.Load(c)
+		if err != nil {
+			return err
+		}
+		client = NewSocketClient(SocketPath(filepath.Join(conf.Server.Data, "control.sock")))
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := client.Copy(ctx, "/readyz", io.Discard); err != nil {
+		return fmt.Errorf("not ready: %w", err)
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(map[string]string{"status": "ready"})
+	}
+	_, err = fmt.Fprintln(s.Env.Stdout, "ready")
+	return err
+}
+
+// Demo is what opens the two doors of a demo.
+type Demo struct{ Key, Password string }
+
+// demoOperator is who may log in to the dashboard of a demo.
+const demoOperator = "demo"
+
+// SeedDemo fills an empty store with a team, agents, contacts, calls and events
+// of these days by way of the admin endpoint, and makes an operator and a key
+// that may do everything.
+func SeedDemo(ctx context.Context, c *Client, now time.Time) (d Demo, err error) {
+	type object = map[string]any
+	at := func(day, hour, minutes int) string {
+		midnight := now.UTC().Truncate(24*time.Hour).AddDate(0, 0, day)
+		return midnight.Add(time.Duration(hour)*time.Hour + time.Duration(minutes)*time.Minute).Format(time.RFC3339)
+	}
+	d.Password = RandomHex(8)
+	var team struct {
+		ID int `json:"id"`
+	}
+	if err := c.Do(ctx, http.MethodPost, "/admin/v1/teams", object{"name": "Reception"}, &team); err != nil {
+		return d, err
+	}
+	for _, sample := range []struct {
+		path string
+		body object
+	}{
+		{"agents", object{"name": "Front desk", "role": "inbound agent", "phone_number": "+4930555001", "model": "local-model-a", "voice_id": "reed", "team_id": team.ID}},
+		{"agents", object{"name": "Reminder line", "role": "outbound agent", "phone_number": "+4930555002", "model": "local-model-a", "voice_id": "ash"}},
+		{"contacts", object{"first_name": "Mara", "last_name": "Lind", "email": "mara@example.net", "company": "Lind KG", "stage": "customer",
+			"status": "contacted", "tags": []string{"Regular"}, "team_id": team.ID, "phone_numbers": []object{{"phone_number": "+4930555010", "phone_type": "mobile"}}}},
+		{"contacts", object{"first_name": "Jon", "last_name": "Arden", "email": "jon@example.net",
+			"phone_numbers": []object{{"phone_number": "+4930555011", "phone_type": "work"}}}},
+		{"calls", object{"agent_id": 1, "phone_number": "+4930555010", "contact_id": 1, "status": "completed", "started_at": at(-1, 9, 15),
+			"ended_at": at(-1, 9, 17), "summary": "Caller moved a booking."}},
+		{"schedules", object{"time_zone": "Europe/Berlin", "buffer_minutes": 15}},
+		{"events", object{"title": "First visit", "start_time": at(0, 8, 0), "end_time": at(0, 8, 45), "status": "confirmed", "contact_id": 1}},
+		{"events", object{"title": "Phone call", "start_time": at(0, 13, 30), "end_time": at(0, 14, 0), "contact_id": 2}},
+		{"events", object{"title": "Fitting", "start_time": at(1, 9, 0), "end_time": at(1, 10, 30), "contact_id": 1, "ai_agent_id": 1}},
+		{"events", object{"title": "Follow-up", "start_time": at(2, 14, 0), "end_time": at(2, 14, 30), "contact_id": 2}},
+		{"keys", object{"name": "booking site", "environment": "live", "permissions": []string{"can_read_contacts", "can_read_calendar", "can_write_calendar"},
+			"metadata": object{"note": "on the web server"}}},
+		{"keys", object{"name": "nightly report", "environment": "live", "permissions": []string{"can_read_calls"}, "expires_at": at(30, 0, 0)}},
+		{"operators", object{"name": demoOperator, "password": d.Password}},
+	} {
+		if err := c.Do(ctx, http.MethodPost, "/admin/v1/"+sample.path, sample.body, nil); err != nil {
+			return d, fmt.Errorf("%s: %w", sample.path, err)
+		}
+	}
+	var made struct {
+		Key string `json:"key"`
+	}
+	err = c.Do(ctx, http.MethodPost, "/admin/v1/keys", object{"name": "demo", "permissions": Ordinary.Names()}, &made)
+	d.Key = made.Key
+	return d, err
+}
+
+// PrintDemo shows how to log in to a demo and what can be done with its key. It
+// is the one place where the key and the password are ever shown.
+func PrintDemo(w io.Writer, url, dashboard string, d Demo) error {
+	_, err := fmt.Fprintf(w, `
+A demo with sample data; it is gone when the server stops. Its dashboard, with keys, calls and a calendar:
+
+  %[3]s/login    name: %[4]s    password: %[5]s
+
+Its key, which may do everything (watch its meters on the dashboard):
+
+  export KEY=%[1]s
+
+  curl -H "Authorization: Bearer $KEY" %[2]s/api/v1/agents
+  curl -H "X-API-Key: $KEY" "%[2]s/api/v1/contacts?search=mara"
+  curl -H "Authorization: Bearer $KEY" %[2]s/api/v1/calls -d '{"phone_number": "+4930555044", "agent_id": 2}'
+
+`, d.Key, url, dashboard, demoOperator, d.Password)
+	return err
+}

@@ -1,0 +1,358 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Setting is one key of a Config.
+type Setting struct {
+	Key   string            // such as "server.listen"
+	Field any               // *string, *bool, *int, *time.Duration, *[]string; nil for a section
+	Tag   reflect.StructTag // the rules
+}
+
+// Text gives the value as TOML.
+func (s Setting) Text() string {
+	switch field := s.Field.(type) {
+	case *string:
+		return strconv.Quote(*field) // good TOML, as checkText lets no control character in
+	case *[]string:
+		return strings.ReplaceAll(fmt.Sprintf("%q", *field), `" "`, `", "`) // quotes inside an item follow a backslash
+	case *time.Duration:
+		return `"` + strconv.FormatFloat(field.Seconds(), 'f', -1, 64) + `s"` // "60s", not "1m0s"
+	}
+	return fmt.Sprint(reflect.ValueOf(s.Field).Elem())
+}
+
+// Parse turns the text of a variable or a flag into what TOML gives for such a
+// value. Text that is none stays text, for Assign to refuse.
+func (s Setting) Parse(text string) any {
+	switch s.Field.(type) {
+	case *bool:
+		if text == "true" || text == "false" {
+			return text == "true"
+		}
+	case *int:
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			return n
+		}
+	case *[]string:
+		list := []any{}
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = append(list, item)
+			}
+		}
+		return list
+	}
+	return text
+}
+
+// example gives the text of a good value, quoted. One of the two is empty.
+func (s Setting) example() string {
+	return strconv.Quote(s.Tag.Get("example") + s.Tag.Get("default"))
+}
+
+// Assign stores a value as TOML gives it, or says what it must be.
+func (s Setting) Assign(value any) (want string) {
+	low, high := s.Tag.Get("min"), s.Tag.Get("max")
+	switch field := s.Field.(type) {
+	case *string:
+		text, want := s.checkText(value)
+		if want != "" {
+			return want
+		}
+		*field = text
+	case *bool:
+		b, ok := value.(bool)
+		if !ok {
+			return "true or false"
+		}
+		*field = b
+	case *int:
+		n, ok := value.(int64)
+		least, _ := strconv.ParseInt(low, 10, 64)
+		most, _ := strconv.ParseInt(high, 10, 64)
+		if !ok || n < least || n > most {
+			return fmt.Sprintf("a whole number from %s to %s, such as %s", low, high, strings.Trim(s.example(), `"`))
+		}
+		*field = int(n)
+	case *time.Duration:
+		text, _ := value.(string)
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return "a duration with a unit, such as " + s.example()
+		}
+		least, _ := time.ParseDuration(low)
+		most, _ := time.ParseDuration(high)
+		if d < least || d > most {
+			return fmt.Sprintf("a duration from %s to %s, such as %s", low, high, s.example())
+		}
+		*field = d
+	case *[]string:
+		items, ok := value.([]any)
+		if text, single := value.(string); single && s.Tag.Get("single") != "" {
+			items, ok = []any{text}, true
+		}
+		if !ok {
+			return "a list of strings, such as [" + s.example() + "]"
+		}
+		var list []string // an empty one is nil
+		for _, item := range items {
+			text, want := s.checkText(item)
+			if want != "" {
+				return "a list, each item " + want
+			}
+			list = append(list, text)
+		}
+		*field = list
+	default:
+		return "a section, such as [" + s.Key + "]"
+	}
+	return ""
+}
+
+// checkText returns a value that is a string as the tag wants, or what it must be.
+func (s Setting) checkText(value any) (text, want string) {
+	text, ok := value.(string)
+	words := s.Tag.Get("in")
+	check := textChecks[s.Tag.Get("check")]
+	switch {
+	case !ok:
+		want = "a string"
+	case strings.ContainsFunc(strings.ToValidUTF8(text, "\x00"), unicode.IsControl):
+		want = "UTF-8 text without control characters"
+	case words != "" && !slices.Contains(strings.Split(words, ","), text):
+		return "", "one of " + strings.ReplaceAll(words, ",", ", ")
+	case check.fits != nil && !check.fits(text):
+		want = check.want
+	default:
+		return text, ""
+	}
+	return "", want + ", such as " + s.example()
+}
+
+// textChecks are the checks that a tag can name.
+var textChecks = map[string]struct {
+	want string
+	fits func(string) bool
+}{
+	"address":          {"host:port, the host localhost or an IP address", isAddress},
+	"header":           {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
+	"network":          {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
+	"path":             {"a path", regexp.MustCompile(`.`).MatchString},
+	"limit":            {"2 to 64 of a-z, 0-9 and _, the first a letter", regexp.MustCompile(`^[a-z][a-z0-9_]{1,63}$`).MatchString},
+	"permission":       {"can_ and 1 to 60 of a-z, 0-9 and _", regexp.MustCompile(`^can_[a-z0-9_]{1,60}$`).MatchString},
+	"prefix":           {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
+	"word":             {"1 to 32 of a-z, 0-9, - and _, the first a letter", IsWord},
+	"url":              {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
+	"directory":        {"https:// and a host, with a path and no query", regexp.MustCompile(`^https://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?(/[\w./~-]*)?$`).MatchString},
+	"domain":           {"a host name with a dot, of a-z, 0-9 and -", regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`).MatchString},
+	"email":            {"a mail address", regexp.MustCompile(`^([^@\s]+@[^@\s]+)?$`).MatchString},
+	"optional-address": {"host:port, the host localhost or an IP address", func(text string) bool { return text == "" || isAddress(text) }},
+	"method":           {"* or the name of a method in capitals", regexp.MustCompile(`^(\*|[A-Z][A-Z-]{0,31})$`).MatchString},
+	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", IsPattern},
+	"prefixpath":       {"a path in its plain form, without a slash at its end", isPrefixPath},
+	"upstream":         {"http:// or https:// and a host, with or without a path", isUpstream},
+}
+
+// isAddress tells whether text is host:port with a number as port. No host is
+// every address of the machine; a name could turn out to be any of them.
+func isAddress(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	_, portErr := strconv.ParseUint(port, 10, 16)
+	_, hostErr := netip.ParseAddr(host)
+	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
+}
+
+// IsPattern tells whether text is a pattern of paths: segments in their plain
+// form, of which one that begins with : stands for any, and the last, if it
+// begins with *, for all that follows.
+func IsPattern(text string) bool {
+	if text == "" || text[0] != '/' {
+		return false
+	}
+	parts := strings.Split(strings.TrimSuffix(text[1:], "/"), "/")
+	for i, part := range parts {
+		name := strings.TrimLeft(part, ":*")
+		switch {
+		case part == "" && text == "/":
+		case part == "" || part == "." || part == ".." || strings.ContainsFunc(part, oddInPath):
+			return false
+		case name != part && (len(name) != len(part)-1 || !wildcardName.MatchString(name) || part[0] == '*' && (i < len(parts)-1 || strings.HasSuffix(text, "/"))):
+			return false
+		}
+	}
+	return true
+}
+
+var wildcardName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// oddInPath finds what is refused in a path, or never is in one.
+func oddInPath(c rune) bool {
+	return strings.ContainsRune(`\;%?#"<>`, c) || unicode.IsSpace(c) || unicode.IsControl(c) || c == unicode.ReplacementChar
+}
+
+func isPrefixPath(text string) bool {
+	return text == "" || IsPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
+}
+
+func isUpstream(text string) bool {
+	m := upstreamForm.FindStringSubmatch(text)
+	return text == "" || m != nil && (m[1] == "" || IsPattern(m[1]) && !strings.ContainsAny(m[1], ":*"))
+}
+
+var upstreamForm = regexp.MustCompile(`^https?://(?:[\w.-]+|\[[\da-fA-F:.]+])(?::\d{1,5})?(/.*)?$`)
+
+// ParseNetwork reads an address or a network; what is neither gives the zero
+// Prefix, which contains nothing. In 10.0.0.5/8 either part is not what was
+// meant, and a network too wide lets callers forge their address: refused.
+func ParseNetwork(text string) netip.Prefix {
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+		return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// IsWord tells whether text is a word such as an environment of keys has for a
+// name.
+func IsWord(text string) bool { return wordPattern.MatchString(text) }
+
+var wordPattern = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+
+// Describe gives a value of a TOML file for a message.
+func Describe(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "nothing"
+	case string:
+		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // less a password in base_url
+	case map[string]any:
+		return "a section"
+	case []map[string]any:
+		return "a list of sections"
+	}
+	return fmt.Sprint(value)
+}
+
+// EditDistance counts the bytes to insert, delete or replace to make a into b.
+func EditDistance(a, b string) int {
+	row := make([]int, len(b)+1) // row[j] is the distance from a[:i] to b[:j]
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		corner := i // what row[j] was for a[:i]
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := corner
+			if a[i] != b[j] {
+				replaced++
+			}
+			corner, row[j+1] = row[j+1], min(replaced, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// ParseProblem says what is wrong with a TOML file, with the line and a mark
+// under the place. For a file that ends too early the library may give no such
+// place, and then panics on its own error.
+func ParseProblem(e toml.ParseError) (text string) {
+	defer func() {
+		if recover() != nil {
+			text = "toml: " + e.Message + ", at the end of the file"
+		}
+	}()
+	return strings.TrimSpace(e.ErrorWithPosition())
+}
+
+// PermissionRow is a [[permission]] of a config file.
+type PermissionRow struct {
+	Name        string `toml:"name" check:"permission" example:"can_read_reports"`
+	Description string `toml:"description" example:"Read reports."`
+}
+
+// LimitRow is a [[limit]] of a config file. One with the name of a built-in
+// limit sets its default and Observe; any other is a limit of its own.
+type LimitRow struct {
+	Name    string        `toml:"name" check:"limit" example:"reports_per_hour"`
+	Window  time.Duration `toml:"window" min:"1s" max:"8784h" example:"1h"`
+	Default int           `toml:"default" min:"0" max:"1000000000" example:"100"`
+	Scope   string        `toml:"scope" default:"key" in:"key,owner"`
+	Observe bool          `toml:"observe" default:"false"`
+}
+
+// ReadRows turns the sections [[name]] of a file, as TOML gives them, into
+// structs whose tags are rules as those of Config are. A key without a default
+// must be there. The problems say which row and key they are of.
+func ReadRows[T any](section string, value any) (rows []T, problems []string) {
+	tables, ok := value.([]map[string]any)
+	if !ok {
+		return nil, []string{fmt.Sprintf("%s must be sections [[%s]]; got %s", section, section, Describe(value))}
+	}
+	fail := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	for i, table := range tables {
+		var row T
+		at, known := fmt.Sprintf("%s[%d]", section, i), map[string]bool{}
+		if name, ok := table["name"].(string); ok {
+			at = fmt.Sprintf("%s %q", section, name)
+		}
+		if path, ok := table["path"].(string); ok {
+			at = fmt.Sprintf("%s %d (%q)", section, i+1, path)
+		} else if section == "route" {
+			at = fmt.Sprintf("%s %d", section, i+1)
+		}
+		for _, s := range RowSettings(&row) {
+			known[s.Key] = true
+			given, ok := table[s.Key]
+			if text, standard := s.Tag.Lookup("default"); !ok && standard {
+				given = s.Parse(text)
+			}
+			if want := s.Assign(given); want != "" {
+				fail("%s: %s must be %s; got %s", at, s.Key, want, Describe(given))
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(table)) {
+			if !known[key] {
+				fail("%s: unknown key %q: a [[%s]] has %s", at, key, section, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows, problems
+}
+
+// RowSettings lists the keys of a row in the order of its struct.
+func RowSettings[T any](row *T) (list []Setting) {
+	for f, value := range reflect.ValueOf(row).Elem().Fields() {
+		list = append(list, Setting{Key: f.Tag.Get("toml"), Tag: f.Tag, Field: value.Addr().Interface()})
+	}
+	return list
+}
+
+// PrintRow gives a row as a section [[name]] of a file, with where it came from.
+func PrintRow[T any](section string, row T, source string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n[[%s]] # %s\n", section, source)
+	for _, s := range RowSettings(&row) {
+		fmt.Fprintf(&b, "%s = %s\n", s.Key, s.Text())
+	}
+	return b.String()
+}

@@ -1,0 +1,723 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The kinds of context variables (contract 6).
+const (
+	VariableText    = "text"
+	VariableNumber  = "number"
+	VariableDate    = "date"
+	VariableBoolean = "boolean"
+	VariableSelect  = "select"
+	ContextContact  = "contact"
+	ContextBusiness = "business"
+)
+
+// The most that an owner may define, and that one definition may hold.
+const (
+	maxVariables = 1000
+	maxOptions   = 200
+	maxVarName   = 100 // bytes
+)
+
+// Variable says that a context variable exists, and which values it takes.
+type Variable struct {
+	ID          uint64    `json:"id"`
+	Owner       uint64    `json:"owner"`
+	Name        string    `json:"name"`
+	DisplayName string    `json:"display_name"`
+	Description string    `json:"description,omitempty"`
+	Type        string    `json:"variable_type"`
+	Context     string    `json:"context_type"`
+	Options     []string  `json:"select_options,omitempty"`
+	Default     bool      `json:"is_default,omitempty"`
+	CreatedAt   time.Time `json:"created_at"`
+}
+
+var variableTable = Table[Variable]{
+	Name: "variables", Audit: Told{Object: "variable"},
+	Key: func(v Variable) []byte { return IDKey(v.ID) },
+	Indexes: []Index[Variable]{
+		{"name", func(v Variable) [][]byte { return [][]byte{variableKey(v.Owner, v.Context, v.Name)} }},
+	},
+}
+
+func variableKey(owner uint64, context, name string) []byte {
+	return append(IDKey(owner), context+"\x00"+name...)
+}
+
+// builtin are the definitions that every account has (contract 6.1; which ones
+// is not published).
+func builtin() []Variable {
+	return []Variable{
+		{Name: "preferred_language", DisplayName: "Preferred Language", Description: "Language to speak with the contact", Type: VariableText, Context: ContextContact, Default: true},
+		{Name: "company_name", DisplayName: "Company Name", Description: "Name of the business, as agents say it", Type: VariableText, Context: ContextBusiness, Default: true},
+	}
+}
+
+// SeedVariables gives an account the built-in definitions, the first time.
+func SeedVariables(tx *Tx, owner uint64, now time.Time) error {
+	if tx.Has("variables_seeded", IDKey(owner)) {
+		return nil
+	}
+	for _, v := range builtin() {
+		if _, err := variableTable.One(tx, "name", variableKey(owner, v.Context, v.Name)); err == nil {
+			continue
+		}
+		var err error
+		if v.ID, err = variableTable.NextID(tx); err != nil {
+			return err
+		}
+		v.Owner, v.CreatedAt = owner, now
+		if err := variableTable.Put(tx, v); err != nil {
+			return err
+		}
+	}
+	return tx.Put("variables_seeded", IDKey(owner), []byte{1})
+}
+
+// FindVariable reads the definition of a name; ErrNotFound.
+func FindVariable(tx *Tx, owner uint64, context, name string) (Variable, error) {
+	return variableTable.One(tx, "name", variableKey(owner, context, name))
+}
+
+// AddVariable stores a new definition: ErrDuplicate where the name is taken.
+func AddVariable(tx *Tx, v Variable) (Variable, error) {
+	_, err := FindVariable(tx, v.Owner, v.Context, v.Name)
+	if err == nil {
+		return v, ErrDuplicate.With("A %s variable named %s exists.", v.Context, v.Name)
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return v, err
+	}
+	count := 0
+	for range variableTable.Find(tx, "name", IDKey(v.Owner), false) {
+		count++
+	}
+	if count >= maxVariables {
+		return v, ErrValidation.With("There are %d context variables, which is the most. Delete one first.", count)
+	}
+	if v.ID, err = variableTable.NextID(tx); err != nil {
+		return v, err
+	}
+	return v, variableTable.Put(tx, v)
+}
+
+// Variables serves the definitions of context variables and their values.
+type Variables struct {
+	store   *Store
+	catalog Catalog[Variable]
+}
+
+// NewVariables serves the context variables of a store.
+func NewVariables(store *Store) *Variables {
+	return &Variables{store, Catalog[Variable]{
+		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
+	}}
+}
+
+// Tables lists what it keeps in the store, for checks.
+func (v *Variables) Tables() []Checked { return []Checked{variableTable} }
+
+// Routes lists the endpoints.
+func (v *Variables) Routes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/api/v1/context-variables", Permission: ReadContacts, Handle: v.list},
+		{Method: "POST", Path: "/api/v1/context-variables/create", Permission: WriteContacts, Handle: v.create},
+		{Method: "PUT", Path: "/api/v1/context-variables/:variable_id/update", Permission: WriteContacts, Handle: v.update},
+		{Method: "PATCH", Path: "/api/v1/context-variables/:variable_id/update", Permission: WriteContacts, Handle: v.update},
+		{Method: "DELETE", Path: "/api/v1/context-variables/:variable_id/delete", Permission: WriteContacts, Handle: v.remove},
+	}
+}
+
+// AdminRoutes lists the operator's endpoints, for the definitions of every
+// account.
+func (v *Variables) AdminRoutes() []Route { return v.catalog.Routes() }
+
+// saveVariable is what the operator's endpoint does with a body. Name, context
+// and owner of a definition stay.
+func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) {
+	if old != nil {
+		d := *old
+		if err := readDefinition(b, &d, false); err != nil {
+			return d, err
+		}
+		return d, variableTable.Put(tx, d)
+	}
+	d, owner := Variable{CreatedAt: r.Now}, ""
+	b.String("owner", &owner)
+	if err := readDefinition(b, &d, true); err != nil {
+		return d, err
+	}
+	o, err := EnsureOwner(tx, owner, r.Now)
+	if err != nil {
+		return d, err
+	}
+	d.Owner = o.ID
+	if err := SeedVariables(tx, o.ID, r.Now); err != nil {
+		return d, err
+	}
+	return AddVariable(tx, d)
+}
+
+func showVariable(tx *Tx, v Variable) (any, error) {
+	shown := v.row()
+	shown["owner"], shown["created_at"] = OwnerName(tx, v.Owner), Seconds(v.CreatedAt)
+	return shown, nil
+}
+
+func matchVariable(tx *Tx, v Variable, q url.Values) bool {
+	if owner := q.Get("owner"); owner != "" && owner != OwnerName(tx, v.Owner) {
+		return false
+	}
+	return (q.Get("context_type") == "" || q.Get("context_type") == v.Context) && strings.Contains(v.Name, strings.ToLower(q.Get("search")))
+}
+
+func mayDrop(_ *Tx, v Variable) error {
+	if v.Default {
+		return ErrDeleteNotAllowed
+	}
+	return nil
+}
+
+func (v Variable) row() map[string]any {
+	row := map[string]any{
+		"id": v.ID, "name": v.Name, "display_name": v.DisplayName, "description": v.Description, "variable_type": v.Type,
+		"context_type": v.Context, "is_default": v.Default, "select_options": nil,
+	}
+	if v.Type == VariableSelect {
+		row["select_options"] = v.Options
+	}
+	return row
+}
+
+// list gives the definitions by id. An unknown context_type is
+// validation_error, as 6.1 proposes.
+func (v *Variables) list(w http.ResponseWriter, r *Request) error {
+	context := r.URL.Query().Get("context_type")
+	if context != "" && context != ContextContact && context != ContextBusiness {
+		return ErrValidation.With("context_type must be contact or business; got %q.", context)
+	}
+	seeded := false
+	rows := []any{}
+	read := func(tx *Tx) error {
+		rows = []any{}
+		if seeded = tx.Has("variables_seeded", IDKey(r.Key.Owner)); !seeded {
+			return nil
+		}
+		all, err := variablesOf(tx, r.Key.Owner)
+		for _, d := range all {
+			if context == "" || d.Context == context {
+				rows = append(rows, d.row())
+			}
+		}
+		return err
+	}
+	err := v.store.View(read)
+	if err == nil && !seeded {
+		err = v.store.Update(func(tx *Tx) error {
+			if err := SeedVariables(tx, r.Key.Owner, r.Now); err != nil {
+				return err
+			}
+			return read(tx)
+		})
+	}
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "variables": rows})
+}
+
+// variablesOf gives the definitions of an account, by id.
+func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
+	var all []Variable
+	for _, key := range variableTable.Find(tx, "name", IDKey(owner), false) {
+		d, err := variableTable.Get(tx, key)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	slices.SortFunc(all, func(a, b Variable) int { return bytes.Compare(IDKey(a.ID), IDKey(b.ID)) })
+	return all, nil
+}
+
+var variableName = regexp.MustCompile(`^[a-z0-9_]+$`)
+
+// CheckVariableName says what is wrong with a name, nil for nothing.
+func CheckVariableName(name string) error {
+	if !variableName.MatchString(name) || len(name) > maxVarName {
+		return ErrValidation.With("name must be 1 to %d of a-z, 0-9 and _; got %q.", maxVarName, name)
+	}
+	return nil
+}
+
+// readDefinition sets what a body says of a definition. Errors as 6.2: what is
+// missing first, then what is wrong.
+func readDefinition(b *Body, d *Variable, fresh bool) error {
+	if fresh {
+		for _, name := range []string{"name", "display_name", "variable_type", "context_type"} {
+			if raw := b.Raw(name); !b.Given(name) || string(raw) == `""` {
+				return ErrMissing.With("%s is missing.", name)
+			}
+		}
+		b.String("name", &d.Name)
+		b.Word("context_type", &d.Context, ContextContact, ContextBusiness)
+	}
+	b.String("display_name", &d.DisplayName)
+	b.String("description", &d.Description)
+	if b.Given("variable_type") {
+		b.Word("variable_type", &d.Type, VariableText, VariableNumber, VariableDate, VariableBoolean, VariableSelect)
+	}
+	if b.Given("select_options") {
+		b.Strings("select_options", &d.Options)
+	}
+	if err := b.Err(); err != nil {
+		return err
+	}
+	if err := CheckVariableName(d.Name); err != nil {
+		return err
+	}
+	if strings.TrimSpace(d.DisplayName) == "" {
+		return ErrValidation.With("display_name must not be empty.")
+	}
+	if d.Type != VariableSelect {
+		d.Options = nil
+		return nil
+	}
+	return checkOptions(d.Options)
+}
+
+func checkOptions(options []string) error {
+	if len(options) == 0 {
+		return ErrMissing.With("select_options is missing. A select variable needs at least one.")
+	}
+	if len(options) > maxOptions {
+		return ErrValidation.With("select_options has %d entries, the most is %d.", len(options), maxOptions)
+	}
+	for i, o := range options {
+		if o == "" || len(o) > MaxTag || slices.Contains(options[:i], o) {
+			return ErrValidation.With("select_options[%d] is empty, longer than %d bytes or there twice.", i, MaxTag)
+		}
+	}
+	return nil
+}
+
+func (v *Variables) create(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	d := Variable{Owner: r.Key.Owner, CreatedAt: r.Now}
+	if err := readDefinition(body, &d, true); err != nil {
+		return err
+	}
+	err = v.store.Update(func(tx *Tx) error {
+		if err := SeedVariables(tx, r.Key.Owner, r.Now); err != nil {
+			return err
+		}
+		made, err := AddVariable(tx, d)
+		d.ID = made.ID
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return d.answer(w, http.StatusCreated, "Created.")
+}
+
+func (v Variable) answer(w http.ResponseWriter, status int, message string) error {
+	return WriteJSON(w, status, map[string]any{"id": v.ID, "name": v.Name, "display_name": v.DisplayName, "message": message})
+}
+
+// own reads a definition of the key's account by the id in the path.
+func (v *Variables) own(tx *Tx, r *Request) (Variable, error) {
+	id, err := r.NumberParam("variable_id")
+	if err != nil {
+		return Variable{}, err
+	}
+	d, err := variableTable.Get(tx, IDKey(id))
+	if err == nil && d.Owner != r.Key.Owner {
+		err = ErrNotFound
+	}
+	return d, err
+}
+
+// update changes what is sent: PUT behaves as PATCH, name and context_type in
+// the body are ignored, values that are set are not checked again (6.3).
+func (v *Variables) update(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	var d Variable
+	err = v.store.Update(func(tx *Tx) (err error) {
+		if d, err = v.own(tx, r); err != nil {
+			return err
+		}
+		if err := readDefinition(body, &d, false); err != nil {
+			return err
+		}
+		return variableTable.Put(tx, d)
+	})
+	if err != nil {
+		return err
+	}
+	return d.answer(w, http.StatusOK, "Updated.")
+}
+
+// remove deletes a definition; values that are set stay (6.4).
+func (v *Variables) remove(w http.ResponseWriter, r *Request) error {
+	err := v.store.Update(func(tx *Tx) error {
+		d, err := v.own(tx, r)
+		if err != nil {
+			return err
+		}
+		if d.Default {
+			return ErrDeleteNotAllowed
+		}
+		return variableTable.Delete(tx, IDKey(d.ID))
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
+}
+
+// maxValues is the most values that one contact or account may have.
+const maxValues = 1000
+
+// assignment is what a body asks to set (contract 6.5, 6.6).
+type assignment struct {
+	values map[string]any // null takes a value away
+	names  []string       // in the order of the alphabet, so that errors are the same each time
+	auto   bool           // unknown names get a definition
+}
+
+func readAssignment(r *Request) (a assignment, err error) {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return a, err
+	}
+	err = a.read(body)
+	return a, err
+}
+
+func (a *assignment) read(body *Body) error {
+	if raw := body.Raw("variables"); len(raw) == 0 || raw[0] != '{' {
+		return ErrMissing.With("variables is missing. Send an object of names and values.")
+	}
+	body.Map("variables", &a.values)
+	if body.Given("auto_create_variables") {
+		body.Bool("auto_create_variables", &a.auto)
+	}
+	a.names = slices.Sorted(maps.Keys(a.values))
+	return body.Err()
+}
+
+// apply gives the values that result from an assignment to what was set
+// before, which it leaves as it is. Definitions are made on the way; on an
+// error the transaction is to be given up, so that nothing is set.
+func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, now time.Time) (Values, error) {
+	after := maps.Clone(before)
+	if after == nil {
+		after = Values{}
+	}
+	for _, name := range a.names {
+		value := a.values[name]
+		d, err := FindVariable(tx, owner, context, name)
+		_, set := after[name]
+		switch {
+		case err == nil:
+		case !errors.Is(err, ErrNotFound):
+			return nil, err
+		case value == nil && (set || a.auto): // its definition may be gone, or was never needed
+		case !a.auto:
+			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables.", context, name)
+		default:
+			if d, err = define(tx, owner, context, name, value, now); err != nil {
+				return nil, err
+			}
+		}
+		if value == nil {
+			delete(after, name)
+			continue
+		}
+		if after[name], err = d.Accept(value); err != nil {
+			return nil, err
+		}
+	}
+	if len(after) > maxValues && len(after) > len(before) {
+		return nil, ErrValidation.With("That would make %d values, the most is %d. Set some to null first.", len(after), maxValues)
+	}
+	return after, nil
+}
+
+// define makes the definition of a name that has none, by the value that it is
+// to hold.
+func define(tx *Tx, owner uint64, context, name string, value any, now time.Time) (Variable, error) {
+	if err := CheckVariableName(name); err != nil {
+		return Variable{}, err
+	}
+	d := Variable{Owner: owner, Name: name, DisplayName: DisplayWord(name), Context: context, CreatedAt: now}
+	switch v := value.(type) {
+	case bool:
+		d.Type = VariableBoolean
+	case json.Number:
+		d.Type = VariableNumber
+	case string:
+		d.Type = VariableText
+		if isDate(v) {
+			d.Type = VariableDate
+		}
+	default:
+		return d, ErrInvalidValue.With("%s must be a text, a number or true or false.", name)
+	}
+	return AddVariable(tx, d)
+}
+
+// Accept gives a value in the form in which it is stored (table in contract
+// 6), ErrInvalidValue where the definition does not take it.
+func (v Variable) Accept(value any) (any, error) {
+	text, isText := value.(string)
+	number, isNumber := value.(json.Number)
+	flag, isFlag := value.(bool)
+	switch v.Type {
+	case VariableText:
+		if isText && len(text) <= MaxString {
+			return text, nil
+		}
+		return nil, ErrInvalidValue.With("%s must be a string of at most %d bytes.", v.Name, MaxString)
+	case VariableNumber:
+		if isNumber {
+			return number, nil
+		}
+		if text = strings.TrimSpace(text); isText && isJSONNumber(text) {
+			return json.Number(text), nil
+		}
+		return nil, ErrInvalidValue.With("%s must be a number, or a string that is one, such as \"42\".", v.Name)
+	case VariableDate:
+		if isText && isDate(text) {
+			return text, nil
+		}
+		return nil, ErrInvalidValue.With("%s must be an ISO 8601 date or time, such as 2026-02-03 or 2026-02-03T09:15:00Z.", v.Name)
+	case VariableBoolean:
+		if isFlag {
+			return flag, nil
+		}
+		switch strings.ToLower(text) {
+		case "true", "yes", "1":
+			return true, nil
+		case "false", "no", "0":
+			return false, nil
+		}
+		return nil, ErrInvalidValue.With("%s must be true or false, or one of the strings true, yes, 1, false, no, 0.", v.Name)
+	}
+	if isText && slices.Contains(v.Options, text) {
+		return text, nil
+	}
+	return nil, ErrInvalidValue.With("%s must be one of %s.", v.Name, strings.Join(v.Options, ", "))
+}
+
+// isJSONNumber says whether a text is a number as JSON writes it (RFC 8259
+// section 6) and one that a computer can hold.
+func isJSONNumber(text string) bool {
+	if !json.Valid([]byte(text)) {
+		return false
+	}
+	_, err := strconv.ParseFloat(text, 64)
+	return err == nil
+}
+
+// isDate says whether a text is an ISO 8601 date, or a date and a time, with or
+// without an offset.
+func isDate(text string) bool {
+	for _, layout := range []string{time.DateOnly, time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02T15:04Z07:00"} {
+		if _, err := time.Parse(layout, text); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Contexts serves the values of context variables.
+type Contexts struct{ store *Store }
+
+// NewContexts serves the values in a store.
+func NewContexts(store *Store) *Contexts { return &Contexts{store} }
+
+// Routes lists the endpoints.
+func (c *Contexts) Routes() []Route {
+	return []Route{
+		{Method: "POST", Path: "/api/v1/contacts/:contact_id/context", Permission: WriteContacts, Handle: c.setContact},
+		{Method: "POST", Path: "/api/v1/business/context", Permission: WriteContacts, Handle: c.setBusiness},
+	}
+}
+
+// setContact sets values of a contact: all of them or none.
+func (c *Contexts) setContact(w http.ResponseWriter, r *Request) error {
+	a, err := readAssignment(r)
+	if err != nil {
+		return err
+	}
+	id, err := r.NumberParam("contact_id")
+	if err != nil {
+		return err
+	}
+	err = c.store.Update(func(tx *Tx) error {
+		scope, err := ScopeOf(tx, r.Key.Owner)
+		if err != nil {
+			return err
+		}
+		contact, err := FindContact(tx, scope, id)
+		if err != nil {
+			return err
+		}
+		if err := SeedVariables(tx, r.Key.Owner, r.Now); err != nil {
+			return err
+		}
+		if contact.CustomContext, err = a.apply(tx, r.Key.Owner, ContextContact, contact.CustomContext, r.Now); err != nil {
+			return err
+		}
+		return SaveContact(tx, contact)
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"message": "Saved.", "contact_id": id})
+}
+
+// businessBucket holds the values of each account.
+const businessBucket = "business_context"
+
+// BusinessContext gives the values of an account, which are the caller's own.
+func BusinessContext(tx *Tx, owner uint64) (Values, error) {
+	values := Values{}
+	stored, err := tx.Get(businessBucket, IDKey(owner))
+	if err != nil || stored == nil {
+		return values, err
+	}
+	return values, json.Unmarshal(stored, &values)
+}
+
+// setBusiness sets values of the account: all of them or none.
+func (c *Contexts) setBusiness(w http.ResponseWriter, r *Request) error {
+	a, err := readAssignment(r)
+	if err != nil {
+		return err
+	}
+	err = c.store.Update(func(tx *Tx) error { return a.save(tx, r.Key.Owner, r.Now) })
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Saved."})
+}
+
+// save sets values of an account.
+func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
+	if err := SeedVariables(tx, owner, now); err != nil {
+		return err
+	}
+	values, err := BusinessContext(tx, owner)
+	if err != nil {
+		return err
+	}
+	if values, err = a.apply(tx, owner, ContextBusiness, values, now); err != nil {
+		return err
+	}
+	stored, err := json.Marshal(values)
+	if err != nil {
+		return err
+	}
+	return tx.Put(businessBucket, IDKey(owner), stored)
+}
+
+// AdminRoutes lists the operator's endpoints: there is no published one to
+// read the business context back (contract 9).
+func (c *Contexts) AdminRoutes() []Route {
+	return []Route{
+		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business},
+		{Method: "PATCH", Path: "/admin/v1/business-context", Handle: c.changeBusiness},
+	}
+}
+
+// changeBusiness sets values of an owner's account, DefaultOwner's where the
+// body names none: all of them or none.
+func (c *Contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody(false)
+	if err != nil {
+		return err
+	}
+	var a assignment
+	name := DefaultOwner
+	if body.Given("owner") {
+		body.String("owner", &name)
+	}
+	if err := a.read(body); err != nil {
+		return err
+	}
+	var values Values
+	by := r.Deed()
+	by.Detail = map[string]any{"owner": name, "variables": a.names} // the values are no record that the log could compare
+	err = by.Update(c.store, func(tx *Tx) error {
+		o, err := EnsureOwner(tx, name, r.Now)
+		if err != nil {
+			return err
+		}
+		name = o.Name
+		if err := a.save(tx, o.ID, r.Now); err != nil {
+			return err
+		}
+		values, err = BusinessContext(tx, o.ID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
+}
+
+func (c *Contexts) business(w http.ResponseWriter, r *Request) error {
+	name := r.URL.Query().Get("owner")
+	if name == "" {
+		name = DefaultOwner
+	}
+	var values Values
+	err := c.store.View(func(tx *Tx) error {
+		o, err := OwnerNamed(tx, name)
+		if err != nil {
+			return err
+		}
+		values, err = BusinessContext(tx, o.ID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
+}
+
+// PromptVariables gives the values for {{name}} in the prompts of a call: what
+// the call brings goes before what its contact has, and that before what the
+// account has, whose names begin with business_ (contract 3.3, 6).
+func PromptVariables(business, contact, call Values) Values {
+	all := Values{}
+	for name, value := range business {
+		all["business_"+name] = value
+	}
+	maps.Copy(all, contact)
+	maps.Copy(all, call)
+	return all
+}

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tells wants texts on a page.
+func (b *browser) tells(path string, wants ...string) string {
+	b.t.Helper()
+	w := b.get(path)
+	for _, want := range wants {
+		if w.Code != 200 || !strings.Contains(w.Body.String(), want) {
+			b.t.Errorf("%s: got %d %s, want %q", path, w.Code, w.Body, want)
+		}
+	}
+	return w.Body.String()
+}
+
+func TestKeyPages_List(t *testing.T) {
+	b := newDashboard(t)
+	b.tells("/keys", "No key yet", "curl -i http://127.0.0.1:8080/api/v1/agents")
+	id, key := b.key(`["can_read_agents","can_read_calls","can_read_contacts","can_read_calendar"]`, `"limits": {"requests_per_minute_limit": 2}`, `"metadata": {"note": "in <b>"}`)
+	b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`, `"environment": "live"`)
+	b.tells("/keys", "Never used", "in &lt;b&gt;", "4 permissions", "Expires soon", "in 5 days", `aria-sort="descending"`, "0 requests in the last 24 hours.")
+	for range 3 {
+		b.ask("GET", "/api/v1/agents", key, "")
+	}
+	b.tells("/keys", "Rate-limited", "3 requests, 1 refused in the last 24 hours.", `fill="url(#hatch)"`, "Requests per minute: 2 of 2")
+	b.clocks.Pass(6 * time.Minute)
+	if page := b.tells("/keys", ">Active<"); strings.Contains(page, "Rate-limited") {
+		t.Error("a limit that was reached six minutes ago is told of")
+	}
+	if page := b.tells("/keys?environment=live&sort=name&order=desc", "1 found", `href="/keys?environment=live&amp;order=asc&amp;sort=name&amp;status=live"`); strings.Contains(page, id) {
+		t.Error("the filter lets another key through")
+	}
+	b.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
+	b.tells("/keys?status=paused", "Paused")
+	b.operate(200, "POST", "/admin/v1/keys/"+id+"/revoke", "")
+	if page := b.tells("/keys"); strings.Contains(page, id) {
+		t.Error("a revoked key is not hidden")
+	}
+	b.tells("/keys?status=", id, "none: it is over")
+	b.tells("/keys?status=revoked", id)
+	if w := b.get("/keys?sort=size"); w.Code != 400 || !strings.Contains(w.Body.String(), "sort must be") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_Create fills the form by its address, sends it, and sends it again.
+func TestKeyPages_Create(t *testing.T) {
+	b := newDashboard(t)
+	page := b.tells("/keys/new?name=ci&note=GitHub&perm=can_read_calls,can_read_agents&limit.calls_per_day_limit=7&environment=test&expiry=30d&ips=192.0.2.1",
+		`value="ci"`, `value="GitHub"`, `value="can_read_agents" data-says="read agents" checked`, `value="7"`, `<option value="30d" selected>`, "Scheduler")
+	if n := strings.Count(page, " checked>"); n != 2 {
+		t.Errorf("got %d permissions ticked, want 2", n)
+	}
+	if n := strings.Count(b.tells("/keys/new?preset=scheduler"), " checked>"); n != 3 {
+		t.Errorf("got %d permissions ticked, want those of the preset", n)
+	}
+	nonce := regexp.MustCompile(`name="nonce" value="([0-9a-f]{32})"`).FindStringSubmatch(page)[1]
+	form := []string{"nonce", nonce, "name", "ci", "note", "GitHub", "permission", "can_read_calls", "limit.calls_per_day_limit", "7", "limit.requests_per_minute_limit", "", "environment", "test", "expiry", "30d", "ips", "192.0.2.1"}
+	if w := b.post("/keys", append(form[:2:2], form[4:]...)...); w.Code != 400 || !strings.Contains(w.Body.String(), nonce) {
+		t.Errorf("without a name: got %d %s, want the form again", w.Code, w.Body)
+	}
+	w := b.post("/keys", form...)
+	if w.Code != 201 || !strings.Contains(w.Body.String(), "It is shown only now") || !strings.Contains(w.Body.String(), "http://127.0.0.1:8080/api/v1/key") {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	secret := regexp.MustCompile(`klen_[0-9A-Za-z]+`).FindString(w.Body.String())
+	again := b.post("/keys", form...)
+	if again.Code != 409 || !strings.Contains(again.Body.String(), "cannot be shown again") || strings.Contains(again.Body.String(), secret) {
+		t.Errorf("sent again: got %d %s", again.Code, again.Body)
+	}
+	list := b.operate(200, "GET", "/admin/v1/keys", "")["keys"].([]any)
+	key := list[0].(map[string]any)
+	if len(list) != 1 || key["expires_at"] != "2026-03-05T09:00:00Z" || key["metadata"].(map[string]any)["note"] != "GitHub" || key["limits"].(map[string]any)["calls_per_day_limit"] != 7.0 {
+		t.Errorf("got %v", list)
+	}
+	for _, tt := range []struct {
+		form string
+		want any // the end, or with set false a status of 400
+		set  bool
+	}{
+		{"expiry=never", nil, true}, {"expiry=date&expires=2026-12-24", "2026-12-24T23:59:59Z", true}, {"expiry=1y", "2027-02-03T09:00:00Z", true},
+		{"expires=2026-12-24T10:00", "2026-12-24T10:00:00Z", true}, {"", nil, false},
+	} {
+		form, err := url.ParseQuery(tt.form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if end, set, err := KeyExpiry(form, epoch); err != nil || end != tt.want || set != tt.set {
+			t.Errorf("%q: got %v %v %v, want %v", tt.form, end, set, err, tt.want)
+		}
+	}
+	for _, bad := range []string{"expiry=date", "expiry=date&expires=soon", "expiry=5d"} {
+		form, _ := url.ParseQuery(bad)
+		if _, _, err := KeyExpiry(form, epoch); err == nil {
+			t.Errorf("%q: got no error", bad)
+		}
+	}
+}
+
+// TestKeyPages_Change edits, rotates, finishes and revokes on the pages.
+func TestKeyPages_Change(t *testing.T) {
+	b := newDashboard(t)
+	id, key := b.key(`["can_read_agents"]`, `"metadata": {"team": "x"}`, `"limits": {"requests_per_minute_limit": 9}`)
+	path := "/keys/" + id
+	b.ask("GET", "/api/v1/agents", key, "")
+	b.ask("GET", "/api/v1/calls", key, "")
+	b.tells(path, "Requests per minute: 2 of 9", "next unit free", "2 requests, 1 refused in the last 7 days.", "<th scope=\"row\">2026-02-03T09:00:00Z</th><td>2</td><td>1</td>",
+		`href="/admin/v1/keys/`+id+`/history?step=day&amp;format=csv"`, `name="limit.requests_per_minute_limit" type="number" min="1" max="1000000000" placeholder="60" value="9"`)
+	if w := b.get("/admin/v1/keys/" + id + "/history?step=hour&format=csv"); w.Code != 200 || !strings.Contains(w.Body.String(), id+",test,admin,2026-02-03T09:00:00Z,2,1,0,0,1,0,0") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	form := []string{"name", "renamed", "note", "moved", "permission", "can_read_agents", "limit.requests_per_minute_limit", "", "expires", "2026-12-24", "environment", "live", "ips", "", "query", "no"}
+	if w := b.post(path+"/edit", form...); w.Code != 303 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	v := b.operate(200, "GET", "/admin/v1/keys/"+id, "")
+	if m := v["metadata"].(map[string]any); m["team"] != "x" || m["note"] != "moved" || v["expires_at"] != "2026-12-24T23:59:59Z" || v["environment"] != "live" || v["query_allowed"] != false || v["limits"].(map[string]any)[RequestsPerMinute] != 60.0 {
+		t.Errorf("got %v", v)
+	}
+	if b.post(path+"/edit", form...); b.operate(200, "GET", "/admin/v1/keys/"+id, "")["expires_at"] != "2026-12-24T23:59:59Z" {
+		t.Error("an end that was not changed has moved")
+	}
+	b.tells(path+"/rotate", "Rotate renamed?", `action="`+path+`/rotate"`)
+	if w := b.post(path+"/rotate", "overlap", "3600"); w.Code != 200 || !strings.Contains(w.Body.String(), "It is shown only now") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	b.tells(path+"/used", `"last_used_at":null`, `"text":"Requests per minute: 2 of 60"`) // of the new secret
+	b.tells("/keys/meters?status=active", `"`+id+`":[{`, `"text":"Requests per minute: 2 of 60"`)
+	b.tells(path, "Rotation", "Finish early", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
+	if w := b.post(path+"/finish", "unused", "3600"); w.Code != 409 || !strings.Contains(w.Body.String(), "Nothing was ended.") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if w := b.post(path+"/finish", "unused", "soon"); w.Code != 400 {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != 200 {
+		t.Errorf("the earlier secret: got %d", w.Code)
+	}
+	if w := b.post(path+"/finish", "unused", "0"); w.Code != 303 {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 {
+		t.Errorf("an ended secret: got %d", w.Code)
+	}
+	b.tells(path+"/revoke", "Revoke renamed?", "type its name", "3 requests in the last 24 hours, 1 of them refused")
+	b.clocks.Pass(25 * time.Hour)
+	b.post("/login", "name", "ann", "password", operatorPassword)
+	if page := b.tells(path+"/revoke", "0 requests in the last 24 hours"); strings.Contains(page, "type its name") {
+		t.Error("the name is asked for though the key is not in use")
+	}
+	if w := b.post(path + "/revoke"); w.Code != 303 {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	// A second tab that still shows the key as it was.
+	for _, stale := range [][]string{{"/pause"}, {"/rotate", "overlap", "0"}, {"/finish"}, append([]string{"/edit"}, form...)} {
+		if w := b.post(path+stale[0], stale[1:]...); w.Code != 409 || !strings.Contains(w.Body.String(), "The key was revoked on") {
+			t.Errorf("%v: got %d %s", stale, w.Code, w.Body)
+		}
+	}
+	b.tells(path+"?done=revoke", "Revoked", "3 requests")
+}
+
+// TestKeyPages_Sent tells how a key is sent, what that calls for, and why its
+// requests were refused.
+func TestKeyPages_Sent(t *testing.T) {
+	b := newDashboard(t)
+	id, key := b.key(`["can_read_agents"]`)
+	if page := b.tells("/keys/"+id, "None since the server started"); strings.Contains(page, "which proxies") {
+		t.Error("advice on addresses for a key that was never in one")
+	}
+	b.ask("GET", "/api/v1/agents", key, "")
+	b.ask("GET", "/api/v1/agents?api_key="+key, "", "")
+	b.ask("GET", "/api/v1/calls", key, "")
+	page := b.tells("/keys/"+id, "2 times as bearer token, 0 times in X-API-Key, 1 times in the address", "which proxies, browsers and logs write down",
+		"refuse it in addresses under Edit", "/api/v1/calls", `<a href="/errors/permission_denied">403 permission_denied</a>`)
+	if strings.Contains(page, key) {
+		t.Error("the page has the key")
+	}
+}
+
+func TestAuditPages(t *testing.T) {
+	b := newDashboard(t)
+	b.sent(b.post("/agents", "name", evil, "role", "inbound agent"), "/agents/1")
+	b.sent(b.saveForm("/agents/1", "model", "local-model-b"), "/agents/1")
+	b.says(b.post("/agents", "name", "x", "role", "odd"), 400)
+	page := b.get("/activity")
+	b.says(page, 200, "operator 1 Ann", "PATCH /admin/v1/agents/:id", "agent 1", `<th scope="row" class="mono">model</th><td></td><td>local-model-b</td>`)
+	b.tame("the log", page)
+	b.says(b.get("/activity?object=agent+1&action=PATCH"), 200, "1 found", "local-model-b")
+	b.says(b.get("/activity?result=odd"), 400, "Result must be done or refused")
+	b.says(b.get("/activity?actor=nobody+at+all"), 200, "No entry fits")
+	b.says(b.get("/activity/verify"), 200, "Every entry is as it was written", "Head")
+	for range 30 {
+		b.operate(201, "POST", "/admin/v1/agents", `{"name": "A"}`)
+	}
+	if body := b.get("/activity?object=agent").Body.String(); !strings.Contains(body, "Page 1 of 2") || !strings.Contains(body, `href="/activity?object=agent&amp;page=2"`) {
+		t.Errorf("got %s", body)
+	}
+}
+
+func TestStatusPages(t *testing.T) {
+	b := newDashboard(t)
+	b.says(b.get("/status"), 200, "http://127.0.0.1:8080", "<h2>Store</h2>", "<dt>Size</dt>", "<h2>Clocks</h2>")
+	for n, want := range map[float64]string{0: "0 bytes", 999: "999 bytes", 1000: "1 kB", 1.25e6: "1.2 MB", 3e13: "30.0 TB"} {
+		if got := bytesShown(n); got != want {
+			t.Errorf("%v: got %q, want %q", n, got, want)
+		}
+	}
+	for n, want := range map[float64]string{59: "59s", 3600: "1h0m0s", 90000: "1 days 1h0m0s"} {
+		if got := uptime(n); got != want {
+			t.Errorf("%v: got %q, want %q", n, got, want)
+		}
+	}
+}
+
+// TestEventPages goes through an event's life on the pages, in a time zone.
+func TestEventPages(t *testing.T) {
+	b := newDashboard(t)
+	b.operate(201, "POST", "/admin/v1/schedules", `{"time_zone": "Europe/Berlin"}`)
+	b.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk"}`)
+	b.says(b.get("/calendar/events/new?start_time=2026-03-02T09:00"), 200, `value="2026-03-02T09:00"`, "time of Europe/Berlin", `name="zone" value="Europe/Berlin"`)
+	form := []string{"zone", "Europe/Berlin", "title", evil, "start_time", "2026-03-02T09:00", "end_time", "2026-03-02T09:45", "event_type", "appointment", "status", "confirmed",
+		"customer_name", evil, "video_conference_url", "javascript:alert(1)", "ai_agent_id", "1"}
+	w := b.post("/calendar/events", append(append([]string{}, form[:6]...), "end_time", "2026-03-02T09:00", "event_type", "appointment", "status", "confirmed")...)
+	b.says(w, 400, "End must be after start_time", `aria-invalid="true"`)
+	b.tame("the form", w)
+	at := b.sent(b.post("/calendar/events", form...), "/calendar/events/1?done=made&zone=Europe%2FBerlin")
+	if v := b.operate(200, "GET", "/admin/v1/events/1", ""); v["start_time"] != "2026-03-02T08:00:00.000Z" || v["is_reminder_enabled"] != false || v["ai_agent"].(map[string]any)["id"] != 1.0 {
+		t.Errorf("got %v", v)
+	}
+	page := b.get(at)
+	b.says(page, 200, "2026-03-02 09:00", "Times of Europe/Berlin", "http://127.0.0.1:8080/calendar/event/", `href="/calendar?week=2026-03-02&amp;zone=Europe%2FBerlin"`)
+	b.tame("the event", page)
+	if strings.Contains(page.Body.String(), `href="javascript`) {
+		t.Error("an address that is none of the web is a link")
+	}
+	b.says(b.get("/calendar/events/1?zone=UTC"), 200, "2026-03-02 08:00", `value="2026-03-02T08:00"`)
+	b.says(b.saveForm("/calendar/events/1", "zone", "Europe/Berlin", "start_time", "yesterday"), 400, "Start must be a date and a time", `value="yesterday"`)
+	b.sent(b.saveForm("/calendar/events/1", "zone", "Europe/Berlin", "end_time", "2026-03-02T10:30"), "/calendar/events/1?done=saved")
+	if v := b.operate(200, "GET", "/admin/v1/events/1", ""); v["end_time"] != "2026-03-02T09:30:00.000Z" || v["status"] != "confirmed" {
+		t.Errorf("got %v", v)
+	}
+	b.says(b.get("/calendar/events?start_date=2026-03-01&status=confirmed"), 200, "1 found", "2026-03-02 09:00", "/calendar/events/1?zone=Europe%2FBerlin")
+	b.says(b.get("/calendar/events?start_date=x"), 400, "From must be a date")
+	b.sent(b.post("/calendar/events/1/cancel", "reason", evil), "/calendar/events/1?done=cancelled")
+	page = b.get("/calendar/events/1")
+	b.says(page, 200, "Cancelled: ")
+	b.tame("the cancelled event", page)
+	if strings.Contains(page.Body.String(), "Cancel event") {
+		t.Error("a cancelled event can be cancelled")
+	}
+	b.says(b.post("/calendar/events/7/cancel"), 404, "No such object")
+}
+
+func TestCalendarPages_Week(t *testing.T) {
+	b := newDashboard(t) // it is a Tuesday, 3 February 2026, 9:00 UTC
+	event := func(title, from, to string) {
+		b.operate(201, "POST", "/admin/v1/events", fmt.Sprintf(`{"title": %q, "start_time": %q, "end_time": %q}`, title, from, to))
+	}
+	b.says(b.get("/calendar"), 200, "2 February to 8 February 2026, times of UTC", "0 events", `href="/calendar?week=2026-01-26&amp;zone=UTC"`, `href="/calendar?week=2026-02-09&amp;zone=UTC"`, `class="day today"`)
+	event("Early", "2026-02-02T05:30:00Z", "2026-02-02T06:30:00Z")
+	event("Beside", "2026-02-02T06:00:00Z", "2026-02-02T07:00:00Z")
+	event("Fair", "2026-02-03T00:00:00Z", "2026-02-06T00:00:00Z")
+	event("Night", "2026-02-08T23:00:00Z", "2026-02-09T01:00:00Z")
+	event("Next week", "2026-02-10T10:00:00Z", "2026-02-10T11:00:00Z")
+	event(evil, "2026-02-05T10:00:00Z", "2026-02-05T10:05:00Z")
+	page := b.get("/calendar")
+	// The grid begins at 5:00, one unit to a minute; two events stand side by side.
+	b.says(page, 200, "5 events", `<foreignObject x="0.00%" y="30" width="50.00%" height="60">`, `<foreignObject x="50.00%" y="60" width="50.00%" height="60">`,
+		`<foreignObject x="0.00%" y="300" width="100.00%" height="28">`, `>05:00<`, `>24:00<`, "05:30 to 06:30")
+	b.tame("the week", page)
+	if body := page.Body.String(); strings.Contains(body, "Next week") || strings.Count(body, `<foreignObject`) != 4 || strings.Count(body, ">Fair<") != 6 || strings.Count(body, ">Night<") != 2 {
+		t.Errorf("got %d blocks, %d of the fair: %s", strings.Count(body, "<foreignObject"), strings.Count(body, ">Fair<"), body)
+	}
+	b.says(b.get("/calendar?zone=Europe%2FBerlin"), 200, "06:30 to 07:30", "4 events")
+	b.says(b.get("/calendar?week=2026-02-09&zone=Europe%2FBerlin"), 200, "9 February to 15 February 2026", "Night", "Next week")
+	b.says(b.get("/calendar?owner=nobody"), 200, "0 events")
+	b.says(b.get("/calendar?week=soon"), 400, "week must be a date")
+	b.says(b.get("/calendar?zone=Mars"), 200, "times of UTC")
+}
+
+func TestSchedulePages(t *testing.T) {
+	b := newDashboard(t)
+	stored := func() string { return b.control("GET", "/admin/v1/schedules/1", "").Body.String() }
+	b.says(b.get("/schedules/new"), 200, `name="windows.monday" type="text" value="09:00-17:00"`, `name="windows.sunday" type="text" value=""`)
+	form := []string{"owner", evil, "time_zone", "Europe/Berlin", "windows.monday", "09:00-12:00, 13:00-17:00", "buffer_minutes", "15"}
+	b.says(b.post("/schedules", append([]string{"windows.tuesday", "17:00-09:00"}, form...)...), 400, "Tuesday must have windows such as", `value="17:00-09:00"`, `aria-invalid="true"`)
+	b.says(b.post("/schedules", append(form[:2:2], "time_zone", "Mars")...), 400, "Time zone must be a name")
+	b.sent(b.post("/schedules", form...), "/schedules/1?done=made")
+	if got := stored(); !strings.Contains(got, `"monday":["09:00-12:00","13:00-17:00"]`) || !strings.Contains(got, `"tuesday":[]`) || !strings.Contains(got, `"business_hours":null`) {
+		t.Errorf("got %s", got)
+	}
+	b.says(b.post("/schedules", form...), 409, "has a schedule already")
+	page := b.get("/schedules/1")
+	b.says(page, 200, `value="09:00-12:00, 13:00-17:00"`, "Monday to Friday, 9 to 17, UTC")
+	b.tame("the schedule", page)
+	b.tame("the list", b.get("/schedules"))
+	b.sent(b.saveForm("/schedules/1", "windows.friday", "10:00-12:00", "business_hours.monday", "10:00-16:00"), "/schedules/1?done=saved")
+	if got := stored(); !strings.Contains(got, `"friday":["10:00-12:00"]`) || !strings.Contains(got, `"monday":["09:00-12:00","13:00-17:00"]`) || !strings.Contains(got, `"business_hours":{"friday":[]`) {
+		t.Errorf("got %s", got)
+	}
+	b.sent(b.saveForm("/schedules/1", "business_hours.monday", " "), "/schedules/1?done=saved")
+	if got := stored(); !strings.Contains(got, `"business_hours":null`) {
+		t.Errorf("got %s, want the business hours gone", got)
+	}
+	b.sent(b.post("/schedules/1/delete"), "/schedules?done=deleted")
+	b.operate(404, "GET", "/admin/v1/schedules/1", "")
+}
+
+func TestVariablePages(t *testing.T) {
+	b := newDashboard(t)
+	b.says(b.get("/business-context"), 200, "has no variable of the business yet")
+	form := []string{"name", "visits", "display_name", evil, "context_type", "business", "variable_type", "number"}
+	b.says(b.post("/variables", append([]string{"name", "Visits"}, form[2:]...)...), 400, "Name must be 1 to", `aria-invalid="true"`, `value="Visits"`)
+	b.sent(b.post("/variables", form...), "/variables/3?done=made")
+	b.tame("the list", b.get("/variables"))
+	b.says(b.get("/variables?search=visit"), 200, "1 found")
+	b.says(b.post("/variables", form...), 400, "exists")
+	b.sent(b.saveForm("/variables/3", "variable_type", "select", "select_options", "few\r\nmany"), "/variables/3?done=saved")
+	if v := b.operate(200, "GET", "/admin/v1/variables/3", ""); v["variable_type"] != "select" || len(v["select_options"].([]any)) != 2 {
+		t.Errorf("got %v", v)
+	}
+	if body := b.get("/variables/1").Body.String(); strings.Contains(body, "<dialog") {
+		t.Error("a built-in variable can be deleted")
+	}
+	b.says(b.get("/variables/1/delete"), 403)
+	b.says(b.post("/variables/1/delete"), 403, "Built-in")
+
+	page := b.get("/business-context")
+	b.says(page, 200, "Company Name", `<option value="few">few</option>`)
+	b.tame("the values", page)
+	b.says(b.post("/business-context", "value.visits", "lots", "value.company_name", "Lind KG"), 400, "must be one of few, many", `value="Lind KG"`)
+	b.sent(b.post("/business-context", "value.visits", "few", "value.company_name", evil), "/business-context?done=saved")
+	page = b.get("/business-context")
+	b.says(page, 200, `<option value="few" selected>`)
+	b.tame("the values", page)
+	// What the form does not change is not sent, and what is emptied goes.
+	b.sent(b.post("/business-context", "value.visits", "few", "was.value.visits", Mark("few"), "value.company_name", ""), "/business-context")
+	if v := b.operate(200, "GET", "/admin/v1/business-context", "")["variables"].(map[string]any); v["visits"] != "few" || v["company_name"] != nil {
+		t.Errorf("got %v", v)
+	}
+	b.sent(b.post("/variables/3/delete"), "/variables?done=deleted")
+	b.says(b.get("/business-context"), 200, "its definition is gone")
+}

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// arrivals are the requests that a listener was sent.
+type arrivals struct {
+	mu   sync.Mutex
+	list []string
+}
+
+// note notes where a request arrived and what it asked for.
+func (a *arrivals) note(where string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.list = append(a.list, where+" "+r.Method+" "+r.RequestURI+" "+r.Host)
+		if status := 0; r.URL.Query().Has("status") {
+			_, _ = fmt.Sscan(r.URL.Query().Get("status"), &status)
+			w.Header().Set("Location", "http://"+r.URL.Query().Get("to")+"/up/inside")
+			w.WriteHeader(status)
+		}
+	}
+}
+
+// take gives what has arrived since it was asked last.
+func (a *arrivals) take() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	defer func() { a.list = nil }()
+	return strings.Join(a.list, ", ")
+}
+
+// TestProxy_NowhereElse sends the door all that a client could try to have it ask
+// another host than the upstream of the route. A second listener stands for what
+// is inside: nothing may arrive there, and what arrives at the upstream is the
+// path of the route, under the upstream's own name.
+func TestProxy_NowhereElse(t *testing.T) {
+	var seen arrivals
+	inside := httptest.NewServer(seen.note("inside"))
+	defer inside.Close()
+	trap := inside.Listener.Addr().String()
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"} {
+		t.Setenv(name, inside.URL)
+	}
+	g := newGuarded(t, seen.note("up"), func(c *Config, url string) {
+		c.Routes = append(c.Routes, RouteRow{Path: "/cut/*rest", Upstream: url, StripPrefix: "/cut", Timeout: time.Minute, Permission: []string{"can_use"}},
+			RouteRow{Path: "/base/*rest", Upstream: url + "/v2/", StripPrefix: "/base", Timeout: time.Minute, Permission: []string{"can_use"}})
+	})
+	up := g.upstream.Listener.Addr().String()
+	const none = ""
+	for _, tt := range []struct{ line, fields, want string }{
+		{"GET /up/x", "Host: x", "/up/x"},
+		{"GET /up/x", "Host: TRAP", "/up/x"},
+		{"GET /up/x", "Host: user@TRAP", none},
+		{"GET /up/x", "Host: TRAP/other", none},
+		{"GET /up/x", "Host: x\r\nHost: TRAP", none},
+		{"GET /up/x", "Host: x\r\nX-Forwarded-Host: TRAP\r\nX-Forwarded-Server: TRAP\r\nX-Host: TRAP\r\nX-Forwarded-For: TRAP\r\nX-Real-IP: TRAP\r\nForwarded: host=TRAP;for=TRAP", "/up/x"},
+		{"GET /up/x", "Host: x\r\nX-Original-URL: http://TRAP/\r\nX-Rewrite-URL: http://TRAP/\r\nX-Original-Host: TRAP\r\nX-Forwarded-Prefix: //TRAP", "/up/x"},
+		{"GET /up/x", "Host: x\r\nProxy-Connection: keep-alive\r\nVia: 1.1 TRAP\r\nDestination: http://TRAP/\r\nReferer: http://TRAP/", "/up/x"},
+		{"GET /up/x", "Host: x\r\nConnection: Host, close", "/up/x"},
+		{"GET /up/x", "Host: TRAP\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "/up/x"},
+		{"GET /up/x", "Host: TRAP\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA", "/up/x"},
+		{"GET http://TRAP/up/x", "Host: TRAP", "/up/x"},
+		{"GET http://TRAP/up/x", "Host: x", "/up/x"},
+		{"GET https://TRAP/up/x", "Host: x", "/up/x"},
+		{"GET http://user:word@TRAP/up/x", "Host: x", "/up/x"},
+		{"GET ftp://TRAP/up/x", "Host: x", "/up/x"},
+		{"GET http://TRAP", "Host: x", none},
+		{"GET http://TRAP/", "Host: x", none},
+		{"GET http:TRAP/up/x", "Host: x", none},
+		{"GET //TRAP/up/x", "Host: x", none},
+		{"GET ///TRAP/up/x", "Host: x", none},
+		{"GET /\\TRAP/up/x", "Host: x", none},
+		{"GET @TRAP/up/x", "Host: x", none},
+		{"GET TRAP/up/x", "Host: x", none},
+		{"GET /up/@TRAP/x", "Host: x", "/up/@TRAP/x"},
+		{"GET /up/x?@TRAP/", "Host: x", "/up/x?@TRAP/"},
+		{"GET /up/x?url=http://TRAP/", "Host: x", "/up/x?url=http://TRAP/"},
+		{"GET /up/x#@TRAP/", "Host: x", "/up/x%23@TRAP/"},
+		{"GET /up/http://TRAP/x", "Host: x", none},
+		{"GET /up/../../TRAP", "Host: x", none},
+		{"GET /up/%2e%2e/TRAP", "Host: x", none},
+		{"GET /up/%2F%2FTRAP/", "Host: x", none},
+		{"GET /up/x%20HTTP/1.1%0d%0aHost:%20TRAP%0d%0a%0d%0a", "Host: x", none},
+		{"GET /up/x%0aHost:TRAP", "Host: x", none},
+		{"GET /up/x?a=%0d%0aHost:%20TRAP", "Host: x", "/up/x?a=%0d%0aHost:%20TRAP"},
+		{"GET /up/x\rHost:TRAP", "Host: x", none},
+		{"GET /up/x y", "Host: x", none},
+		{"GET /cut/x", "Host: x", "/x"},
+		{"GET /cut/@TRAP/x", "Host: x", "/@TRAP/x"},
+		{"GET /cut/:80@TRAP/x", "Host: x", "/:80@TRAP/x"},
+		{"GET /cut//TRAP/x", "Host: x", none},
+		{"GET /cut/%2FTRAP/x", "Host: x", none},
+		{"GET /cut/.TRAP/x", "Host: x", "/.TRAP/x"},
+		{"GET /cut@TRAP/x", "Host: x", none},
+		{"GET /cut", "Host: x", "/"},
+		{"GET /base/@TRAP/x", "Host: x", "/v2/@TRAP/x"},
+		{"GET /base/../x", "Host: x", none},
+		{"CONNECT TRAP", "Host: TRAP", none},
+		{"CONNECT /up/x", "Host: TRAP", none},
+		{"OPTIONS /up/x", "Host: TRAP", "/up/x"},
+		{"TRACE /up/x", "Host: TRAP\r\nMax-Forwards: 0", none},
+		{"PROPFIND /up/x", "Host: TRAP", "/up/x"},
+		{"POST /up/x", "Host: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /up/hidden HTTP/1.1\r\nHost: TRAP", "/up/x"},
+		{"POST /up/x", "Host: x\r\nTransfer-Encoding: xchunked", none},
+	} {
+		real := strings.NewReplacer("TRAP", trap)
+		for _, version := range []string{"1.1", "1.0"} {
+			if version == "1.0" && strings.Contains(tt.fields, "Transfer-Encoding") {
+				continue // its framing is another
+			}
+			line := g.exchanged(t, real.Replace(tt.line)+" HTTP/"+version+"\r\n"+strings.TrimSuffix("X-API-Key: "+g.key+"\r\n"+real.Replace(tt.fields), "\r\n")+"\r\n\r\n")
+			method, _, _ := strings.Cut(tt.line, " ")
+			want := "up " + method + " " + real.Replace(tt.want) + " " + up
+			if tt.want == none {
+				want = ""
+			}
+			if got := seen.take(); got != want {
+				t.Errorf("%q with %q, HTTP/%s: got %q, want %q; the answer was %s", tt.line, tt.fields, version, got, want, line)
+			}
+			if refused := line[0] == '4' || line[0] == '5'; refused != (tt.want == none) {
+				t.Errorf("%q with %q, HTTP/%s: got %s", tt.line, tt.fields, version, line)
+			}
+		}
+	}
+	for _, status := range []string{"300", "301", "302", "303", "305", "307", "308"} {
+		for _, method := range []string{"GET", "POST"} {
+			res := g.send(t, method, "/up/x?status="+status+"&to="+trap, nil)
+			if res.Status[:3] != status || res.Header.Get("Location") != "http://"+trap+"/up/inside" {
+				t.Errorf("%s: got %s to %q, want it passed on", status, res.Status, res.Header.Get("Location"))
+			}
+			if got, want := seen.take(), "up "+method+" /up/x?status="+status+"&to="+trap+" "+up; got != want {
+				t.Errorf("%s: got %q, want %q", status, got, want)
+			}
+		}
+	}
+}
+
+// TestProxy_NowhereElseOverHTTP2 does the same in the frames of HTTP/2, whose
+// fields may hold what would end a line in the request to the upstream.
+func TestProxy_NowhereElseOverHTTP2(t *testing.T) {
+	var seen arrivals
+	inside := httptest.NewServer(seen.note("inside"))
+	defer inside.Close()
+	trap := inside.Listener.Addr().String()
+	g := newGuarded(t, seen.note("up"), nil)
+	door := g.openHTTP2(t)
+	up := g.upstream.Listener.Addr().String()
+	const none = ""
+	for _, tt := range []struct{ method, scheme, authority, path, fields, want string }{
+		{"GET", "https", "x", "/up/x", "", "/up/x"},
+		{"GET", "https", "TRAP", "/up/x", "", "/up/x"},
+		{"GET", "https", "", "/up/x", "host: TRAP", "/up/x"},
+		{"GET", "https", "x", "/up/x", "host: TRAP", "/up/x"},
+		{"GET", "https", "x", "/up/x", "host: TRAP|host: x", "/up/x"},
+		{"GET", "https", "x", "/up/x", "host: TRAP|te: trailers", "/up/x"},
+		{"GET", "https", "user@TRAP", "/up/x", "", none},
+		{"GET", "https", "TRAP/other", "/up/x", "", none},
+		{"GET", "https", "x\r\nHost: TRAP", "/up/x", "", none},
+		{"GET", "http", "TRAP", "/up/x", "", "/up/x"},
+		{"GET", "http://TRAP", "x", "/up/x", "", none},
+		{"GET", "https", "x", "http://TRAP/up/x", "", "/up/x"},
+		{"GET", "https", "x", "//TRAP/up/x", "", none},
+		{"GET", "https", "x", "TRAP/up/x", "", none},
+		{"GET", "https", "x", "@TRAP/up/x", "", none},
+		{"GET", "https", "x", "*", "", none},
+		{"GET", "https", "x", "", "", none},
+		{"GET", "https", "x", "/up/x|/up/TRAP", "", none},
+		{"GET", "https", "x", "/up/x y", "", "/up/x%20y"},
+		{"GET", "https", "x", "/up/x HTTP/1.1\r\nHost: TRAP\r\n\r\n", "", none},
+		{"GET", "https", "x", "/up/x?a HTTP/1.1\r\nHost: TRAP\r\n\r\n", "", none},
+		{"GET", "https", "x", "/up/x#@TRAP/", "", "/up/x%23@TRAP/"},
+		{"GET", "https", "x", "/up/../TRAP", "", none},
+		{"GET /up/a HTTP/1.1\r\nHost: TRAP\r\n\r\nGET", "https", "x", "/up/x", "", none},
+		{"CONNECT", "", "TRAP", "", "", none},
+		{"CONNECT", "https", "TRAP", "/up/x", ":protocol: websocket", none},
+		{"GET", "https", "x", "/up/x", "x-a: b\r\nHost: TRAP", none},
+		{"GET", "https", "x", "/up/x", "x-a: b\nHost: TRAP", none},
+		{"GET", "https", "x", "/up/x", "x-a\r\nhost: TRAP", none},
+		{"GET", "https", "x", "/up/x", "x-a b: c", none},
+		{"GET", "https", "x", "/up/x", "X-A: upper case", none},
+		{"GET", "https", "x", "/up/x", "connection: host", none},
+		{"GET", "https", "x", "/up/x", "upgrade: h2c", none},
+		{"GET", "https", "x", "/up/x", "transfer-encoding: chunked", none},
+		{"GET", "https", "x", "/up/x", "proxy-connection: keep-alive", none},
+		{"GET", "https", "x", "/up/x", "te: trailers", "/up/x"},
+		{"GET", "https", "x", "/up/x", "te: gzip", none},
+		{"GET", "https", "x", "/up/x", "content-length: 5", "/up/x"},
+		{"POST", "https", "x", "/up/x", "content-length: 5|content-length: 0", "/up/x"},
+		{"GET", "https", "x", "/up/x", "x-forwarded-host: TRAP|forwarded: host=TRAP|x-original-url: http://TRAP/|x-auth-owner: TRAP", "/up/x"},
+	} {
+		real := strings.NewReplacer("TRAP", trap)
+		status := ask2(t, door, g.key, [][2]string{{":method", real.Replace(tt.method)}, {":scheme", real.Replace(tt.scheme)}, {":authority", real.Replace(tt.authority)}, {":path", real.Replace(tt.path)}}, real.Replace(tt.fields))
+		want := "up " + tt.method + " " + real.Replace(tt.want) + " " + up
+		if tt.want == none {
+			want = ""
+		}
+		if got := seen.take(); got != want {
+			t.Errorf("%+v: got %q, want %q; the answer was %s", tt, got, want, status)
+		}
+		if refused := status[0] != '2'; refused != (tt.want == none) {
+			t.Errorf("%+v: got %s", tt, status)
+		}
+	}
+}
+
+// ask2 sends a request in one frame and gives the status of the answer, or how
+// the stream ended without one. Of the pseudo fields those with a value are
+// sent, each with "|" as two; more fields are "name: value", separated by "|".
+func ask2(t *testing.T, door *httptest.Server, key string, pseudo [][2]string, more string) string {
+	t.Helper()
+	config := door.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	config.NextProtos, config.ServerName = []string{"h2"}, "example.com"
+	c, err := tls.Dial("tcp", door.Listener.Addr().String(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, field := range pseudo {
+		for value := range strings.SplitSeq(field[1], "|") {
+			if value != "" {
+				_ = enc.WriteField(hpack.HeaderField{Name: field[0], Value: value})
+			}
+		}
+	}
+	for field := range strings.SplitSeq(more, "|") {
+		if name, value, ok := strings.Cut(field, ": "); ok {
+			_ = enc.WriteField(hpack.HeaderField{Name: name, Value: value})
+		}
+	}
+	_ = enc.WriteField(hpack.HeaderField{Name: "x-api-key", Value: key})
+	f := http2.NewFramer(c, c)
+	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	_, _ = io.WriteString(c, http2.ClientPreface)
+	_ = f.WriteSettings()
+	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			return err.Error()
+		}
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			return frame.PseudoValue("status")
+		case *http2.RSTStreamFrame:
+			return "stream " + frame.ErrCode.String()
+		case *http2.GoAwayFrame:
+			return "connection " + frame.ErrCode.String()
+		}
+	}
+}
+
+// exchanged sends bytes to the door and gives the status line of the answer, once
+// all of that has come, and where the connection ends with it once it has.
+func (g *guardedApp) exchanged(t *testing.T, request string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", g.door.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatalf("%q: %v", request, err)
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	if res.Close {
+		_, _ = io.Copy(io.Discard, in)
+	}
+	return res.Status
+}
+
+// other names fields that send a request by the standard library anyway, make
+// it another one, or are less than they were there: User-Agent, of which it
+// passes on one that is not empty.
+var other = regexp.MustCompile(`(?im)^(connection|content-length|transfer-encoding|te|trailer|upgrade|expect|proxy-auth[a-z]*|x-api-key|authorization|user-agent)[ \t]*:`)
+
+// FuzzUpstreams sends a request with any path and fields by both ways to an
+// upstream that answers with any bytes: it is asked the same, and what the client
+// gets of its answer is the same, or as little.
+func FuzzUpstreams(f *testing.F) {
+	f.Add("x?a=%20&b", "Accept: a\r\nAccept: b\r\nX_Auth_Owner: me\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	f.Add("a%20b/%41", "Cookie: a=b\r\nRange: bytes=0-1\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\nX-More: 8\r\n\r\n")
+	f.Add("?", "Keep-Alive: 5\r\nForwarded: for=x\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.0 404 None\r\nConnection: X-A\r\nX-A: b\r\nX-Empty:\r\n\r\nto the end")
+	f.Add("", "", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\nContent-Length: 9\r\n\r\n")
+	f.Add("0", "", "HTTP/1.1 200 \n\n")
+	f.Add("", "X-Empty:\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\nhalf")
+	s := newScript(f)
+	g := newGuarded(f, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) {
+		c.Routes = append(c.Routes, RouteRow{Path: "/raw/*rest", Upstream: "http://" + s.Addr().String() + "/base", StripPrefix: "/raw", Timeout: time.Minute})
+	})
+	f.Fuzz(func(t *testing.T, path, fields, answer string) {
+		if fields != "" && !strings.HasSuffix(fields, "\n") || strings.Contains(strings.ReplaceAll("\n"+fields, "\r", ""), "\n\n") || other.MatchString(fields) {
+			t.Skip()
+		}
+		var got [2]string
+		for i, way := range []string{"close", "close, X-No-Such"} {
+			g.proxy.Close()
+			s.lines <- sendsLast(answer)
+			got[i] = heard(t, g, "GET /raw/"+path+" HTTP/1.1\r\nHost: a.example\r\nX-API-Key: "+g.key+"\r\n"+fields+"Connection: "+way+"\r\n\r\n")
+			select {
+			case head := <-s.asked:
+				got[i] += "\n" + told(head)
+			default:
+				<-s.lines
+			}
+		}
+		if got[0] != got[1] {
+			t.Errorf("the direct way:\n%s\nthe other:\n%s", got[0], got[1])
+		}
+	})
+}
+
+// heard sends a request on a connection of its own and tells of what a client
+// makes of the answers, without what differs from one to the next.
+func heard(t *testing.T, g *guardedApp, request string) string {
+	t.Helper()
+	c, err := net.Dial("tcp", g.door.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	for in := bufio.NewReader(c); ; {
+		res, err := http.ReadResponse(in, nil)
+		var body []byte
+		if err == nil {
+			body, err = io.ReadAll(res.Body)
+		}
+		if isLate(err) {
+			t.Fatalf("the connection has no end: %v", err)
+		}
+		if err != nil { // how much has come by then is by chance
+			return said + "broken off"
+		}
+		if strings.HasPrefix(res.Header.Get("Link"), "</errors/") {
+			body = withoutID(body)
+		}
+		var head strings.Builder
+		if res.StatusCode < 200 { // the library passes on there what is for one connection
+			res.Header = http.Header{"Link": res.Header["Link"]}
+		}
+		if res.StatusCode != http.StatusNotModified {
+			res.Header.Del("Content-Length") // by chunks or by length; the body is compared
+		}
+		_ = res.Header.Write(&head)
+		if said += fmt.Sprintf("%s\n%s\n%q %v\n", res.Status, told("\r\n"+head.String()), body, res.Trailer); res.StatusCode >= 200 {
+			return said
+		}
+	}
+}

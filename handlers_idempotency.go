@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"net/http"
+	"time"
+)
+
+// replaySpan is how long the answer to a request with an Idempotency-Key is
+// kept.
+const replaySpan = 24 * time.Hour
+
+// replay is the answer that a request was given.
+type replay struct {
+	Hash   []byte    `json:"hash"` // of who asked, for what, and the name of the request
+	Body   []byte    `json:"body"` // SHA-256 of what was sent
+	Status int       `json:"status"`
+	Answer []byte    `json:"answer"`
+	At     time.Time `json:"at"`
+}
+
+var replayTable = Table[replay]{
+	Name:    "replays",
+	Key:     func(r replay) []byte { return r.Hash },
+	Indexes: []Index[replay]{{"at", func(r replay) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
+}
+
+// ReplayTables lists what is kept of answers in the store, for checks.
+func ReplayTables() []Checked { return []Checked{replayTable} }
+
+// RequestName gives the Idempotency-Key of a request, "" where it has none.
+func RequestName(h http.Header) (string, error) {
+	values := h.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	if len(values) > 1 || values[0] == "" || len(values[0]) > 255 {
+		return "", ErrValidation.With("Idempotency-Key must stand once, with 1 to 255 characters, such as a UUID.")
+	}
+	return values[0], nil
+}
+
+// Once makes something in one transaction and answers with status and what
+// make gives. A request with an Idempotency-Key (draft-ietf-httpapi-
+// idempotency-key-header-07, section 2) that its key has sent before, in the
+// last 24 hours and for the same purpose, makes nothing: it gets the answer of
+// the first, and Idempotency-Replayed. ErrReplay: it had another body then.
+// The answer is stored in the transaction of what was made, so a crash cannot
+// part them. make may run more than once.
+func Once(store *Store, w http.ResponseWriter, r *Request, purpose string, status int, b *Body, make func(*Tx) (any, error)) error {
+	name, err := RequestName(r.Header)
+	if err != nil {
+		return err
+	}
+	var hash, sum [sha256.Size]byte
+	if name != "" {
+		hash = sha256.Sum256([]byte(r.Key.ID + "\x00" + purpose + "\x00" + name))
+		sum = sha256.Sum256(b.Bytes())
+	}
+	var answer []byte
+	replayed := false
+	err = store.Update(func(tx *Tx) error {
+		if replayed = false; name != "" {
+			was, err := replayTable.Get(tx, hash[:])
+			switch {
+			case err == nil && r.Now.Sub(was.At) < replaySpan:
+				if !bytes.Equal(was.Body, sum[:]) {
+					return ErrReplay
+				}
+				status, answer, replayed = was.Status, was.Answer, true
+				return nil
+			case err != nil && !errors.Is(err, ErrNotFound):
+				return err
+			}
+		}
+		made, err := make(tx)
+		if err != nil {
+			return err
+		}
+		if answer, err = EncodeJSON(made); err != nil || name == "" {
+			return err
+		}
+		return replayTable.Put(tx, replay{Hash: hash[:], Body: sum[:], Status: status, Answer: answer, At: r.Now})
+	})
+	if err != nil {
+		return err
+	}
+	if replayed {
+		w.Header().Set("Idempotency-Replayed", "true")
+	}
+	return WriteBody(w, status, answer)
+}
+
+// SweepReplays forgets answers that are older than a day, up to 1000 of them.
+// It is to be called about once a minute.
+func SweepReplays(store *Store, now time.Time) error {
+	return Sweep(store, replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())), replayTable.Delete)
+}
+
+// Sweep calls drop with the keys of up to 1000 records whose entries in an
+// index are not above a bound.
+func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop func(*Tx, []byte) error) error {
+	due := func(tx *Tx) (keys [][]byte) {
+		for at, key := range table.Find(tx, index, nil, false) {
+			if len(keys) == 1000 || bytes.Compare(at, bound) > 0 {
+				break
+			}
+			keys = append(keys, bytes.Clone(key))
+		}
+		return keys
+	}
+	some := false
+	err := store.View(func(tx *Tx) error {
+		some = len(due(tx)) > 0
+		return nil
+	})
+	if err != nil || !some {
+		return err
+	}
+	return store.Update(func(tx *Tx) error {
+		for _, key := range due(tx) {
+			if err := drop(tx, key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// requestSpan is how long a request that made a key is remembered.
+const requestSpan = 24 * time.Hour
+
+// KeyRequest is a request that made a key, by the name its sender gave it.
+type KeyRequest struct {
+	Hash  []byte    `json:"hash"` // SHA-256 of the name
+	KeyID string    `json:"key_id"`
+	At    time.Time `json:"at"`
+}
+
+// KeyRequestTable holds the requests of the last 24 hours.
+var KeyRequestTable = Table[KeyRequest]{
+	Name:    "key_requests",
+	Key:     func(r KeyRequest) []byte { return r.Hash },
+	Indexes: []Index[KeyRequest]{{"at", func(r KeyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
+}
+
+// CheckRequest is ErrConflict where a request of this name has made a key in
+// the last 24 hours. The secret is not stored, so it cannot be answered again.
+func CheckRequest(tx *Tx, name string, now time.Time) error {
+	if name == "" {
+		return nil
+	}
+	hash := sha256.Sum256([]byte(name))
+	was, err := KeyRequestTable.Get(tx, hash[:])
+	if errors.Is(err, ErrNotFound) || err == nil && now.Sub(was.At) >= requestSpan {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return ErrConflict.With("A request with this Idempotency-Key made the key %s. Its secret was shown then and is not stored: if it was lost, rotate the key, or revoke it.", was.KeyID).WithField("key_id", was.KeyID)
+}
+
+// NoteRequest remembers which key a request of a name has made.
+func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
+	if name == "" {
+		return nil
+	}
+	hash := sha256.Sum256([]byte(name))
+	return KeyRequestTable.Put(tx, KeyRequest{Hash: hash[:], KeyID: keyID, At: now})
+}
+
+// SweepRequests forgets requests that are older than a day, up to 1000 of them.
+// It is to be called about once a minute.
+func SweepRequests(store *Store, now time.Time) error {
+	return Sweep(store, KeyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())), KeyRequestTable.Delete)
+}

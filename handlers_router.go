@@ -1,0 +1,252 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/julienschmidt/httprouter"
+)
+
+// Row is a route and what serves it.
+type Row struct {
+	Route
+	Serve httprouter.Handle
+}
+
+// node is a place in the tree of one method's paths.
+type node struct {
+	wild     string // name of the wildcard that stands here, "" for none
+	children map[string]*node
+}
+
+// NewRouter registers rows with httprouter. That cannot hold a literal beside a
+// wildcard (".../create" beside ".../:id/cancel"), so where one would stand
+// the literal is registered as a value of the wildcard and told apart when
+// asked for. Both forms of a path, with and without a slash at its end, find
+// its row, with no redirect, which would lose a body and repeat a key. Two rows that contradict each other are
+// an error. plain answers where no row is concerned.
+func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error) {
+	r := httprouter.New()
+	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
+	r.NotFound, r.MethodNotAllowed = plain(ErrRoute), plain(ErrMethod)
+	trees := map[string]*node{}
+	for _, row := range rows {
+		if trees[row.Method] == nil {
+			trees[row.Method] = &node{}
+		}
+		if err := trees[row.Method].note(row.Path); err != nil {
+			return nil, err
+		}
+	}
+	groups := map[string][]Row{}
+	var order []string
+	for _, row := range rows {
+		at := row.Method + " " + trees[row.Method].merge(row.Path)
+		if groups[at] == nil {
+			order = append(order, at)
+		}
+		groups[at] = append(groups[at], row)
+	}
+	for _, at := range order {
+		method, path, _ := strings.Cut(at, " ")
+		handle, err := choose(groups[at], path, func(w http.ResponseWriter, r *http.Request) {
+			if methods := allowed(rows, r.URL.Path); len(methods) > 0 {
+				w.Header().Set("Allow", strings.Join(methods, ", "))
+				plain(ErrMethod).ServeHTTP(w, r)
+				return
+			}
+			plain(ErrRoute).ServeHTTP(w, r)
+		})
+		if err != nil {
+			return nil, err
+		}
+		r.Handle(method, path, handle)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if n := len(q.URL.Path); n > 1 && q.URL.Path[n-1] == '/' {
+			q.URL.Path = q.URL.Path[:n-1]
+		}
+		r.ServeHTTP(w, q)
+	}), nil
+}
+
+func segments(path string) []string { return strings.Split(path, "/")[1:] }
+
+// note writes down where wildcards stand.
+func (n *node) note(path string) error {
+	for _, part := range segments(path) {
+		key := part
+		if strings.HasPrefix(part, ":") {
+			if n.wild != "" && n.wild != part {
+				return fmt.Errorf("route %s: the wildcard %s has another name than %s in the same place", path, part, n.wild)
+			}
+			n.wild, key = part, ":"
+		}
+		if n.children == nil {
+			n.children = map[string]*node{}
+		}
+		if n.children[key] == nil {
+			n.children[key] = &node{}
+		}
+		n = n.children[key]
+	}
+	return nil
+}
+
+// merge gives the path under which a row is registered.
+func (n *node) merge(path string) string {
+	var b strings.Builder
+	for _, part := range segments(path) {
+		key := part
+		if strings.HasPrefix(part, ":") {
+			key = ":"
+		}
+		if n.wild != "" {
+			part = n.wild
+		}
+		b.WriteString("/" + part)
+		n = n.children[key]
+	}
+	return b.String()
+}
+
+// choose serves the rows registered under one path: the one whose literals
+// are those of the request; none answers where there is no such row.
+func choose(rows []Row, path string, none http.HandlerFunc) (httprouter.Handle, error) {
+	if len(rows) == 1 && rows[0].Path == path {
+		return rows[0].Serve, nil
+	}
+	var literal []Row
+	var rest httprouter.Handle
+	for _, row := range rows {
+		if row.Path != path {
+			literal = append(literal, row)
+			continue
+		}
+		if rest != nil {
+			return nil, fmt.Errorf("route %s %s stands twice", row.Method, row.Path)
+		}
+		rest = row.Serve
+	}
+	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+		for _, row := range literal {
+			if row.match(r.URL.Path) {
+				row.Serve(w, r, p)
+				return
+			}
+		}
+		if rest == nil {
+			none(w, r)
+			return
+		}
+		rest(w, r, p)
+	}, nil
+}
+
+// allowed lists the methods of the rows that a path fits, in the order of the
+// alphabet.
+func allowed(rows []Row, path string) []string {
+	var methods []string
+	for _, row := range rows {
+		if len(segments(row.Path)) == len(segments(path)) && row.match(path) && !slices.Contains(methods, row.Method) {
+			methods = append(methods, row.Method)
+		}
+	}
+	slices.Sort(methods)
+	return methods
+}
+
+// match says whether the row's literals stand in a path of as many parts.
+func (row Row) match(path string) bool {
+	parts := segments(path)
+	for i, part := range segments(row.Path) {
+		if !strings.HasPrefix(part, ":") && part != parts[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// WriteLimitFields sets the header fields that tell how limits stand at a
+// time: X-RateLimit-* for the tightest of them, Reset as seconds since 1970,
+// and with draft RateLimit-Policy and RateLimit for all, in the syntax of
+// draft-ietf-httpapi-ratelimit-headers-11.
+func WriteLimitFields(h http.Header, list []Standing, now time.Time, draft bool) {
+	if len(list) == 0 {
+		return
+	}
+	tight := list[0]
+	for _, s := range list[1:] {
+		if s.Remaining() < tight.Remaining() {
+			tight = s
+		}
+	}
+	// All values are cut out of one string, and stand in one array: of a small
+	// answer, making the fields is the dearest part.
+	var room [256]byte
+	var cuts [5]int
+	b := strconv.AppendInt(room[:0], int64(tight.Limit.Max), 10)
+	cuts[0] = len(b)
+	b = strconv.AppendInt(b, int64(tight.Remaining()), 10)
+	cuts[1] = len(b)
+	b = strconv.AppendInt(b, now.Add(tight.Next+time.Second-1).Unix(), 10)
+	cuts[2] = len(b)
+	if draft {
+		b = appendPolicy(b, list)
+		cuts[3] = len(b)
+		b = appendState(b, list)
+		cuts[4] = len(b)
+	}
+	all := string(b)
+	n := &[5]string{all[:cuts[0]], all[cuts[0]:cuts[1]], all[cuts[1]:cuts[2]]}
+	// Assigned rather than Set, which would make a slice for each.
+	h["X-Ratelimit-Limit"], h["X-Ratelimit-Remaining"], h["X-Ratelimit-Reset"] = n[0:1:1], n[1:2:2], n[2:3:3]
+	if vary := h["Vary"]; vary == nil {
+		h["Vary"] = varyOnKey
+	} else {
+		h["Vary"] = append(slices.Clip(vary), varyOnKey...)
+	}
+	if draft {
+		n[3], n[4] = all[cuts[2]:cuts[3]], all[cuts[3]:]
+		h["Ratelimit-Policy"], h["Ratelimit"] = n[3:4:4], n[4:5:5]
+	}
+}
+
+var varyOnKey = []string{"Authorization, X-API-Key"}
+
+func appendPolicy(b []byte, list []Standing) []byte {
+	for i, s := range list {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = appendName(b, s)
+		b = strconv.AppendInt(append(b, ";q="...), int64(s.Limit.Max), 10)
+		b = strconv.AppendInt(append(b, ";w="...), int64(s.Limit.Window/time.Second), 10)
+	}
+	return b
+}
+
+func appendState(b []byte, list []Standing) []byte {
+	for i, s := range list {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = appendName(b, s)
+		b = strconv.AppendInt(append(b, ";r="...), int64(s.Remaining()), 10)
+		if s.Used > 0 {
+			b = strconv.AppendInt(append(b, ";t="...), int64((s.Next+time.Second-1)/time.Second), 10)
+		}
+	}
+	return b
+}
+
+// appendName writes the name of a limit's policy: its own without "_limit".
+func appendName(b []byte, s Standing) []byte {
+	b = append(b, '"')
+	b = append(b, strings.TrimSuffix(s.Limit.Name, "_limit")...)
+	return append(b, '"')
+}

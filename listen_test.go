@@ -1,0 +1,314 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// openDoors opens doors that answer with their name, and closes them at the end.
+func openDoors(t *testing.T, change func(*DoorOptions)) *Doors {
+	t.Helper()
+	dir := t.TempDir()
+	say := func(text string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, text) })
+	}
+	o := DoorOptions{
+		Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: NewClock(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		API: say("api"), Admin: say("admin"), Local: say("local"),
+	}
+	o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	change(&o)
+	d, err := OpenDoors(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Serve()
+	t.Cleanup(func() {
+		if err := d.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// tlsClient trusts an authority alone.
+func tlsClient(t testing.TB, ca string, change func(*tls.Config)) *http.Client {
+	t.Helper()
+	roots, err := ReadRoots(ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &tls.Config{RootCAs: roots}
+	if change != nil {
+		change(c)
+	}
+	tr := &http.Transport{TLSClientConfig: c, ForceAttemptHTTP2: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: time.Minute}
+}
+
+// fetch gives an answer with its body read.
+func fetch(t testing.TB, c *http.Client, url string) (*http.Response, string) {
+	t.Helper()
+	r, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, string(body)
+}
+
+func TestDoors_TLS(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	ca := newAuthority(t)
+	first := ca.issue(cert, key, time.Now().Add(time.Hour))
+	d := openDoors(t, func(o *DoorOptions) {
+		o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = cert, key
+		o.Config.Admin.TLSCertFile, o.Config.Admin.TLSKeyFile = cert, key
+	})
+	api, admin := "https://"+d.API().String(), "https://"+d.Admin().String()
+	client := tlsClient(t, ca.file, nil)
+	r, body := fetch(t, client, api)
+	if body != "api" || r.ProtoMajor != 2 || r.Header.Get("Strict-Transport-Security") != "" {
+		t.Errorf("API: got %q by %s, HSTS %q; want HTTP/2 and no HSTS", body, r.Proto, r.Header.Get("Strict-Transport-Security"))
+	}
+	if r, body = fetch(t, client, admin); body != "admin" || r.Header.Get("Strict-Transport-Security") != "max-age=31536000" {
+		t.Errorf("admin: got %q, HSTS %q", body, r.Header.Get("Strict-Transport-Security"))
+	}
+	if r, _ := fetch(t, tlsClient(t, ca.file, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), api); r.TLS.Version != tls.VersionTLS12 {
+		t.Errorf("got version %x, want TLS 1.2 to do", r.TLS.Version)
+	}
+	old := tlsClient(t, ca.file, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
+	if _, err := old.Get(api); err == nil {
+		t.Error("TLS 1.1: got an answer, want none")
+	}
+	if r, _ := fetch(t, http.DefaultClient, "http://"+d.API().String()); r.StatusCode != http.StatusBadRequest {
+		t.Errorf("plain HTTP: got %d, want 400", r.StatusCode)
+	}
+
+	second := ca.issue(cert, key, time.Now().Add(time.Hour))
+	if err := d.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	reused := false
+	trace := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused }})
+	request, err := http.NewRequestWithContext(trace, "GET", api, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := client.Do(request)
+	if err != nil || !reused || kept.TLS.PeerCertificates[0].SerialNumber.Int64() != first {
+		t.Errorf("a connection that stood: got %v, reused %v; want it kept, with its certificate", err, reused)
+	}
+	if r, _ := fetch(t, tlsClient(t, ca.file, nil), admin); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
+		t.Errorf("a new connection: got certificate %d, want %d", r.TLS.PeerCertificates[0].SerialNumber, second)
+	}
+	if err := os.WriteFile(key, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Reload(); err == nil {
+		t.Error("a broken pair: got no error")
+	}
+	if r, _ := fetch(t, tlsClient(t, ca.file, nil), api); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
+		t.Error("after a broken pair: want the good one still")
+	}
+}
+
+// The files are looked at without anybody asking for it.
+func TestDoors_tend(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	ca := newAuthority(t)
+	ca.issue(cert, key, time.Now().Add(time.Hour))
+	c, err := OpenCertificates(cert, key, time.Now(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := ca.issue(cert, key, time.Now().Add(time.Hour))
+	log := &lockedBuffer{}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		d := &Doors{o: DoorOptions{Clock: NewClock(), Log: slog.New(slog.NewJSONHandler(log, nil))}, certificates: []*Certificates{c}}
+		go d.tend(ctx)
+		time.Sleep(lookAtFiles + time.Second)
+		synctest.Wait()
+		if got := serialOf(t, c); got != second {
+			t.Errorf("got certificate %d, want %d", got, second)
+		}
+		if err := os.WriteFile(cert, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * lookAtFiles)
+		synctest.Wait()
+		if got := strings.Count(log.String(), "stays as it was"); got != 1 || serialOf(t, c) != second {
+			t.Errorf("got %d log lines and certificate %d, want one and %d", got, serialOf(t, c), second)
+		}
+	})
+}
+
+func TestOpenDoors_bad(t *testing.T) {
+	dir := t.TempDir()
+	listen := func(address string) []net.Listener {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return []net.Listener{l}
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*DoorOptions)
+		want   string
+	}{
+		{"no certificate", func(o *DoorOptions) {
+			o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = "/nowhere.crt", "/nowhere.key"
+		}, "server.tls_cert_file: read the certificate"},
+		{"socket with another name", func(o *DoorOptions) { o.Sockets = map[string][]net.Listener{"latchkey.socket": listen("127.0.0.1:0")} }, "FileDescriptorName="},
+		{"socket in clear beyond this machine", func(o *DoorOptions) { o.Sockets = map[string][]net.Listener{"admin": listen("0.0.0.0:0")} }, "admin.insecure_http = true"},
+		{"no such authority", func(o *DoorOptions) { o.Config.Admin.TLS, o.Config.ACME.CAFile = "acme", "/nowhere.pem" }, "acme.ca_file"},
+		{"port taken", func(o *DoorOptions) { o.Config.Server.Listen = listen("127.0.0.1:0")[0].Addr().String() }, "server.listen: "},
+	} {
+		o := DoorOptions{Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: NewClock(), Log: slog.New(slog.DiscardHandler)}
+		o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
+		tt.change(&o)
+		if d, err := OpenDoors(o); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, %v; want an error with %q", tt.name, d, err, tt.want)
+		}
+	}
+}
+
+// One door may have several sockets, as for IPv4 and IPv6.
+func TestDoors_sockets(t *testing.T) {
+	var all []net.Listener
+	for range 2 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+	openDoors(t, func(o *DoorOptions) {
+		o.Config.Server.Listen = "192.0.2.1:1" // which could not be listened on
+		o.Sockets = map[string][]net.Listener{"api": all}
+	})
+	for _, l := range all {
+		if _, body := fetch(t, http.DefaultClient, "http://"+l.Addr().String()); body != "api" {
+			t.Errorf("%s: got %q, want the API", l.Addr(), body)
+		}
+	}
+}
+
+// The real program with TLS on both doors, and its commands from elsewhere.
+func TestProgram_TLS(t *testing.T) {
+	dir := t.TempDir()
+	cert, key, data := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "data")
+	ca := newAuthority(t)
+	ca.issue(cert, key, time.Now().Add(time.Hour))
+	var environ []string
+	for _, section := range []string{"SERVER", "ADMIN"} {
+		environ = append(environ, "LATCHKEY_"+section+"_TLS_CERT_FILE="+cert, "LATCHKEY_"+section+"_TLS_KEY_FILE="+key)
+	}
+	p := serveReal(t, data, environ...)
+	if !strings.HasPrefix(p.url, "https://127.0.0.1:") {
+		t.Fatalf("got %q as the address of the API, want https", p.url)
+	}
+	if r, _ := fetch(t, tlsClient(t, ca.file, nil), p.url+"/healthz"); r.StatusCode != http.StatusOK || r.ProtoMajor != 2 {
+		t.Errorf("got %d by %s", r.StatusCode, r.Proto)
+	}
+	token, errs, exit := run(t, "admin", "token", "create", "--data", data, "--name", "ops")
+	if exit != 0 {
+		t.Fatalf("token create: exit %d, %s", exit, errs)
+	}
+	file := filepath.Join(dir, "token")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, admin, _ := strings.Cut(p.out.String(), `"admin_addr":"`)
+	admin, _, _ = strings.Cut(admin, `"`)
+	for _, tt := range []struct {
+		name string
+		args []string
+		exit int
+		want string // in what is printed
+	}{
+		{"with the authority", []string{"admin", "token", "list", "--url", "https://" + admin, "--ca", ca.file, "--token-file", file}, 0, "ops"},
+		{"without", []string{"admin", "token", "list", "--url", "https://" + admin, "--token-file", file}, 1, "certificate"},
+		{"a file that is none", []string{"admin", "token", "list", "--url", "https://" + admin, "--ca", file, "--token-file", file}, 1, "--ca: " + file + " has no certificate"},
+		{"healthcheck from elsewhere", []string{"healthcheck", "--url", "https://" + admin, "--ca", ca.file}, 0, "ready"},
+		{"healthcheck here", []string{"healthcheck", "--data", data}, 0, "ready"},
+	} {
+		out, errs, exit := run(t, tt.args...)
+		if exit != tt.exit || !strings.Contains(out+errs, tt.want) {
+			t.Errorf("%s: got exit %d, %s %s; want %d and %q", tt.name, exit, out, errs, tt.exit, tt.want)
+		}
+	}
+	if exit := p.stop(t); exit != 0 {
+		t.Errorf("stop: got exit %d", exit)
+	}
+	if err := os.WriteFile(key, []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := programCommand(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	c.Env = append(c.Env, environ...)
+	if out, err := c.CombinedOutput(); err == nil || !strings.Contains(string(out), "server.tls_cert_file: ") || !strings.Contains(string(out), "no usable pair") {
+		t.Errorf("a broken pair at the start: got %v, %s", err, out)
+	}
+}
+
+func TestConnections_Wait(t *testing.T) {
+	var pipe [3]net.Conn
+	for i := range pipe {
+		pipe[i], _ = net.Pipe()
+	}
+	for _, tt := range []struct {
+		name string
+		do   func(c *Connections)
+		want time.Duration // that it waits
+	}{
+		{"none", func(*Connections) {}, 0},
+		{"idle ones", func(c *Connections) {
+			c.Note(pipe[0], http.StateNew)
+			c.Note(pipe[0], http.StateActive)
+			c.Note(pipe[0], http.StateIdle)
+		}, 0},
+		{"one that says nothing", func(c *Connections) { c.Note(pipe[0], http.StateNew) }, patience},
+		{"one whose request takes longer", func(c *Connections) {
+			c.Note(pipe[0], http.StateNew)
+			c.Note(pipe[1], http.StateActive)
+			time.AfterFunc(time.Second, func() { c.Note(pipe[0], http.StateActive) })
+			time.AfterFunc(5*time.Second, func() { c.Note(pipe[0], http.StateClosed) })
+			time.AfterFunc(4*time.Second, func() { c.Note(pipe[1], http.StateClosed) })
+		}, 5 * time.Second},
+		{"one that never ends", func(c *Connections) { c.Note(pipe[2], http.StateActive) }, 10 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := NewConnections()
+			tt.do(c)
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			c.Wait(ctx)
+			if got := time.Since(began); got != tt.want {
+				t.Errorf("%s: waited %v, want %v", tt.name, got, tt.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,460 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// dyingLog is a log whose writer ends at its nth record, by function.
+type dyingLog struct {
+	slog.Handler
+	left int
+	die  func()
+}
+
+func (d *dyingLog) Enabled(context.Context, slog.Level) bool { return true }
+
+func (d *dyingLog) Handle(ctx context.Context, r slog.Record) error {
+	if d.left--; d.left == 0 {
+		d.die()
+	}
+	return d.Handler.Handle(ctx, r)
+}
+
+// testSteps lead from format 1 to format 3. Only tests know them: word is
+// spelled large, and then gets a companion. At the given change of the first
+// or second step die is called.
+func testSteps(die func(step, change int)) []Migration {
+	return []Migration{
+		{What: "words are large", Run: func(tx *Tx) error {
+			var keys, values [][]byte
+			for key, stored := range tx.Range("words", nil) {
+				value, err := Unseal("words", key, stored)
+				if err != nil {
+					return err
+				}
+				keys, values = append(keys, bytes.Clone(key)), append(values, bytes.ToUpper(value))
+			}
+			for i, key := range keys {
+				die(1, i)
+				if err := tx.Put("words", key, values[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{What: "words have a companion", MinReader: 1, Run: func(tx *Tx) error {
+			for i := range 20 {
+				die(2, i)
+				if err := tx.Put("companions", IDKey(uint64(i)), []byte("c")); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+	}
+}
+
+// oldStore makes a file of format 1 with twenty words.
+func oldStore(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "latchkey.db")
+	if err := CreateStore(path, "0123456789abcdef", epoch); err != nil {
+		t.Fatal(err)
+	}
+	f, err := OpenFile(path, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.Update(func(tx *Tx) error {
+		for i := range 20 {
+			if err := tx.Put("words", IDKey(uint64(i)), []byte("word")); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// wantFormat holds a file against what its format should contain, all of it
+// or nothing, and gives that format.
+func wantFormat(t *testing.T, path string) int {
+	t.Helper()
+	f, err := OpenFormat(path, true, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_ = f.View(func(tx *Tx) error {
+		word, companions := "word", 0
+		if f.Header.Format > 1 {
+			word = "WORD"
+		}
+		if f.Header.Format > 2 {
+			companions = 20
+		}
+		for i := range 20 {
+			if got, err := tx.Get("words", IDKey(uint64(i))); err != nil || string(got) != word {
+				t.Errorf("format %d: word %d is %q, %v", f.Header.Format, i, got, err)
+			}
+		}
+		if n := tx.Count("companions"); n != companions {
+			t.Errorf("format %d: %d companions, want %d", f.Header.Format, n, companions)
+		}
+		result, err := CheckStore(tx, nil)
+		if err != nil || len(result.Problems) > 0 {
+			t.Errorf("got %v, %v", result, err)
+		}
+		return nil
+	})
+	if f.Header.StoreID != "0123456789abcdef" || !f.Header.CreatedAt.Equal(epoch) || f.Header.Writer != ProgramVersion() {
+		t.Errorf("got the header %+v", f.Header)
+	}
+	return f.Header.Format
+}
+
+func TestMigrate(t *testing.T) {
+	path := oldStore(t)
+	var log bytes.Buffer
+	kept, err := Migrate(path, testSteps(func(int, int) {}), nil, slog.New(slog.NewJSONHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := wantFormat(t, path); got != 3 {
+		t.Errorf("got format %d, want 3", got)
+	}
+	if got := wantFormat(t, kept); got != 1 || kept != path+".format-1-01234567" {
+		t.Errorf("%s has format %d, want 1", kept, got)
+	}
+	if info, err := os.Stat(kept); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got %v, %v; want mode 0600", info, err)
+	}
+	for _, want := range []string{kept, "words are large", "words have a companion", `"new_format":3`} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log does not tell %q: %s", want, log.String())
+		}
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := Migrate(path, testSteps(func(int, int) { t.Error("a step is made again") }), nil, slog.New(slog.DiscardHandler)); err != nil || kept != "" {
+		t.Errorf("a second time: got %q, %v", kept, err)
+	}
+	if now, _ := os.ReadFile(path); !bytes.Equal(now, before) {
+		t.Error("a second time: the file was changed")
+	}
+}
+
+// A step that fails, a disk without room for the copy and a file of another
+// folder leave the database as it was, and no copy behind.
+func TestMigrate_Refused(t *testing.T) {
+	boom := errors.New("boom")
+	failing := func(step int) []Migration {
+		steps := testSteps(func(int, int) {})
+		steps[step-1].Run = func(tx *Tx) error { return errors.Join(tx.Put("words", IDKey(1), []byte("half")), boom) }
+		return steps
+	}
+	for _, tt := range []struct {
+		name  string
+		steps []Migration
+		fits  func(*File) error
+		block bool // the copy cannot be written
+		want  string
+		left  int // the format afterwards
+	}{
+		{"first step", failing(1), nil, false, "from format 1 to 2 (words are large): boom", 1},
+		{"second step", failing(2), nil, false, "it has format 2 now, the copy of before is", 2},
+		{"another folder's", testSteps(nil), func(*File) error { return boom }, false, "boom", 1},
+		{"no room for the copy", testSteps(nil), nil, true, "free some space", 1},
+	} {
+		path := oldStore(t)
+		if tt.block {
+			if err := os.MkdirAll(filepath.Join(path+".format-1-01234567.part", "in the way"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := Migrate(path, tt.steps, tt.fits, slog.New(slog.DiscardHandler))
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+		if got := wantFormat(t, path); got != tt.left {
+			t.Errorf("%s: got format %d, want %d", tt.name, got, tt.left)
+		}
+		if _, err := os.Stat(path + ".format-1-01234567"); (err == nil) != (tt.left == 2) {
+			t.Errorf("%s: the copy: %v", tt.name, err)
+		}
+	}
+}
+
+// TestMigrate_Killed ends the process by SIGKILL at every message and at
+// several changes of every step. The next call must find one format or the
+// next, whole, and finish.
+func TestMigrate_Killed(t *testing.T) {
+	if path := os.Getenv("LATCHKEY_TEST_MIGRATE"); path != "" {
+		migrateAndDie(path)
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		at   string
+		want int // the format that is left
+	}{
+		{"message 1", 1}, {"message 2", 1}, {"message 3", 2}, {"message 4", 3},
+		{"step 1 change 0", 1}, {"step 1 change 10", 1}, {"step 1 change 19", 1},
+		{"step 2 change 0", 2}, {"step 2 change 10", 2}, {"step 2 change 19", 2},
+	} {
+		path := oldStore(t)
+		// What a copy that was cut off has left.
+		if err := os.WriteFile(path+".format-1-01234567.part", []byte("half a copy"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		child := exec.Command(self, "-test.run=^TestMigrate_Killed$")
+		child.Env = append(os.Environ(), "LATCHKEY_TEST_MIGRATE="+path, "LATCHKEY_TEST_DIE="+tt.at)
+		out, err := child.CombinedOutput()
+		if err == nil || child.ProcessState.ExitCode() != -1 {
+			t.Fatalf("%s: the process was not killed: %v %s", tt.at, err, out)
+		}
+		if got := wantFormat(t, path); got != tt.want {
+			t.Errorf("%s: got format %d, want %d", tt.at, got, tt.want)
+		}
+		if _, err := Migrate(path, testSteps(func(int, int) {}), nil, slog.New(slog.DiscardHandler)); err != nil {
+			t.Errorf("%s: %v", tt.at, err)
+		}
+		if got := wantFormat(t, path); got != 3 {
+			t.Errorf("%s: then got format %d, want 3", tt.at, got)
+		}
+		if got := wantFormat(t, path+".format-1-01234567"); got != 1 {
+			t.Errorf("%s: the copy has format %d, want 1", tt.at, got)
+		}
+	}
+}
+
+func migrateAndDie(path string) {
+	die := func() {
+		self, err := os.FindProcess(os.Getpid())
+		if err == nil {
+			err = self.Kill()
+		}
+		panic(err)
+	}
+	at := strings.Fields(os.Getenv("LATCHKEY_TEST_DIE"))
+	log := &dyingLog{Handler: slog.DiscardHandler, die: die}
+	steps := testSteps(func(step, change int) {
+		if len(at) == 4 && at[1] == strconv.Itoa(step) && at[3] == strconv.Itoa(change) {
+			die()
+		}
+	})
+	if at[0] == "message" {
+		log.left, _ = strconv.Atoi(at[1])
+	}
+	_, err := Migrate(path, steps, nil, slog.New(log))
+	panic(err)
+}
+
+func TestMigrations_LeadToTheFormat(t *testing.T) {
+	if got := 1 + len(Migrations()); got != storeFormat {
+		t.Errorf("the steps lead to format %d, this program writes %d", got, storeFormat)
+	}
+	if got := fitting(&File{Header: Header{Format: storeFormat - 1}}, tables()); got != nil {
+		t.Errorf("an earlier format is held against the tables of today: %v", got)
+	}
+	data, err := json.Marshal(Header{Format: 1, MinReader: 1, Writer: "v1", StoreID: "x", ByteOrder: "little", CreatedAt: epoch})
+	if want := `{"format":1,"min_reader":1,"writer":"v1","store_id":"x","byte_order":"little","created_at":"2026-02-03T09:00:00Z"}`; err != nil || string(data) != want {
+		t.Errorf("got %s, %v; want %s: the header is what every version reads", data, err, want)
+	}
+}
+
+// FuzzReadWindow: stored bytes become a window that says the same when it is
+// stored again, has room for no more than it may, and takes memory in step.
+func FuzzReadWindow(f *testing.F) {
+	w := NewWindow(60, time.Minute)
+	w.Add(epoch, 3)
+	w.Add(epoch.Add(time.Second), 1)
+	f.Add(w.Append(nil), uint16(60))
+	large := NewWindow(5000, time.Hour)
+	large.Add(epoch, 4000)
+	f.Add(large.Append(nil), uint16(5000))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0x0f}, uint16(1))
+	f.Add([]byte{2, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01, 1, 1, 1}, uint16(2000))
+	f.Fuzz(func(t *testing.T, b []byte, limit uint16) {
+		limit = max(limit, 1)
+		w, rest, err := ReadWindow(b, int(limit), time.Minute)
+		if err != nil {
+			return
+		}
+		if len(rest) > len(b) || cap(w.marks) > 16+2*len(b) || w.used < 0 {
+			t.Errorf("%x: %d bytes are left, %d marks, %d used", b, len(rest), cap(w.marks), w.used)
+		}
+		again, rest, err := ReadWindow(w.Append(nil), int(limit), time.Minute)
+		if err != nil || len(rest) > 0 || again.used != w.used {
+			t.Errorf("%x: got %d used, then %d, %v", b, w.used, again.used, err)
+		}
+		now := time.Unix(0, w.Last)
+		if used := w.Used(now); used >= int(limit) && w.Wait(now, 1) <= 0 {
+			t.Errorf("%x: %d of %d are used, and one more passes", b, used, limit)
+		}
+	})
+}
+
+// FuzzReadRecord: a record that was changed anywhere is no record, and what was
+// stored by this program is read or refused, whatever is in it.
+func FuzzReadRecord(f *testing.F) {
+	key, err := json.Marshal(Key{ID: "key_1", Name: "n", Permissions: 3, Limits: map[string]int{"x": 1}, CreatedAt: epoch})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte("key_1"), key, uint16(9), byte(1))
+	f.Add([]byte{}, []byte(`{"id": 5}`), uint16(0), byte(255))
+	f.Add([]byte{0}, []byte("null"), uint16(4), byte(0))
+	path := filepath.Join(f.TempDir(), "s.db")
+	if err := CreateStore(path, "one", epoch); err != nil {
+		f.Fatal(err)
+	}
+	file, err := OpenFile(path, false)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = file.Close() })
+	f.Fuzz(func(t *testing.T, name, value []byte, at uint16, by byte) {
+		var raw []byte
+		_ = file.Update(func(tx *Tx) error {
+			if len(name) == 0 || len(name) > 1000 {
+				name = []byte("x")
+			}
+			if err := tx.Put("fuzz", name, value); err != nil {
+				t.Fatal(err)
+			}
+			raw = slices.Clone(tx.Bolt.Bucket([]byte("fuzz")).Get(name))
+			return os.ErrClosed // rolled back: nothing is kept, and nothing synced
+		})
+		got, err := Unseal("fuzz", name, raw)
+		if err != nil || !bytes.Equal(got, value) {
+			t.Fatalf("%x: got %x, %v", value, got, err)
+		}
+		if _, err := Unseal("fuzz", append([]byte{1}, name...), raw); err == nil {
+			t.Errorf("%x passes under another key", raw)
+		}
+		for _, decode := range []func() error{ // none may do worse than refuse
+			func() error { _, err := tokenTable.decode(name, raw); return err },
+			func() error { _, err := operatorTable.decode(name, raw); return err },
+			func() error { _, err := contactTable.decode(name, raw); return err },
+			func() error { _, err := sessionTable.decode(name, raw); return err },
+			func() error { l, err := auditTable.decode(name, raw); auditTable.Indexes[0].Keys(l); return err },
+		} {
+			_ = decode()
+		}
+		if by != 0 {
+			raw[int(at)%len(raw)] ^= by
+			if got, err := Unseal("fuzz", name, raw); err == nil {
+				t.Errorf("%x: changed at %d, and got %x", raw, int(at)%len(raw), got)
+			}
+		}
+		if v, err := EntryKey("fuzz", name, raw); err == nil && !bytes.HasSuffix(name, v) {
+			t.Errorf("%x of an entry %x", v, name)
+		}
+	})
+}
+
+// copiedStore is a database as a backup is, and what it holds.
+func copiedStore(t testing.TB) (whole []byte, holds map[string]string) {
+	t.Helper()
+	a := newTestApp(t)
+	a.key(everyPermission)
+	path := filepath.Join(t.TempDir(), "good.db")
+	if err := a.Store.CopyTo(path); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return whole, records(t, path)
+}
+
+// FuzzOpenFile changes the pages that say what a database is, or cuts it off: it
+// is refused, or its check tells of it, or nothing of it has changed. The other
+// pages are those of TestDamage_Anywhere and TestCheckFile_Pages.
+func FuzzOpenFile(f *testing.F) {
+	whole, want := copiedStore(f)
+	f.Add(uint32(0), []byte{0})
+	f.Add(uint32(16), []byte("\xed\xda\x0c\xed"))
+	f.Add(uint32(len(whole)-5), []byte{})
+	path := filepath.Join(f.TempDir(), "bad.db")
+	f.Fuzz(func(t *testing.T, at uint32, patch []byte) {
+		bad := slices.Clone(whole)
+		if from := int(at) % (2 * os.Getpagesize()); len(patch) > 0 {
+			copy(bad[from:2*os.Getpagesize()], patch)
+		} else {
+			bad = bad[:int(at)%len(bad)]
+		}
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		result, err := CheckFile(path, tables())
+		if err != nil || len(result.Problems) > 0 {
+			return
+		}
+		if got := records(t, path); !reflect.DeepEqual(got, want) {
+			t.Errorf("the check finds nothing, and there is something else in it")
+		}
+	})
+}
+
+// TestCheckFile_Pages spoils the head of each page in turn: the check says so,
+// and does not end in a panic.
+func TestCheckFile_Pages(t *testing.T) {
+	whole, want := copiedStore(t)
+	path := filepath.Join(t.TempDir(), "bad.db")
+	for page := 0; page < len(whole); page += os.Getpagesize() {
+		bad := slices.Clone(whole)
+		copy(bad[page:], bytes.Repeat([]byte{0xff}, 16))
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		result, err := CheckFile(path, tables())
+		if err == nil && len(result.Problems) == 0 && !reflect.DeepEqual(records(t, path), want) {
+			t.Errorf("page %d: the check finds nothing", page/os.Getpagesize())
+		}
+	}
+}
+
+// records reads what a database file holds.
+func records(t testing.TB, path string) map[string]string {
+	t.Helper()
+	file, err := OpenFile(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	all := map[string]string{}
+	err = file.View(func(tx *Tx) error {
+		return tx.Walk(func(bucket string, key, stored []byte) error {
+			all[strings.Join([]string{bucket, string(key)}, "\x00")] = string(stored)
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}

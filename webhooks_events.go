@@ -1,0 +1,268 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Event is something that webhooks tell of: a change that has happened.
+type Event struct {
+	Type string // such as "call.ended"
+	// Owner and Team say who may hear of it, as they do for the record it is
+	// about. Operator is for what only the operator's own webhooks are told,
+	// such as "key.created"; Owner and Team are 0 then.
+	Owner, Team uint64
+	Operator    bool
+	At          time.Time
+	// Body are the members of the payload beside event_type and timestamp,
+	// such as "call" or "calendar_event". It holds no secret.
+	Body map[string]any
+}
+
+// The events about keys, for the operator alone.
+const (
+	KeyCreated   = "key.created"
+	KeyRotated   = "key.rotated"
+	KeyRevoked   = "key.revoked"
+	KeyPaused    = "key.paused"
+	KeyResumed   = "key.resumed"
+	KeyExpiring  = "key.expiring"
+	LimitReached = "limit.reached"
+)
+
+// EventTypes lists what everybody may subscribe to (contract 8.1).
+func EventTypes() []string {
+	return []string{
+		"call.started", "call.ended", "call.failed", "call.transcript", "call.recording", "call.summary",
+		"calendar.created", "calendar.updated", "calendar.cancelled", "calendar.completed", "calendar.reminder",
+	}
+}
+
+// OperatorEventTypes lists what the operator's webhooks may subscribe to: all
+// of EventTypes, of every owner, and what concerns the operator alone.
+func OperatorEventTypes() []string {
+	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, KeyExpiring, LimitReached)
+}
+
+// Raise tells of an event in the transaction of the change that caused it: both
+// are stored, or neither. What is sent, and its exact bytes, are settled here.
+// It costs next to nothing where there is no webhook.
+func Raise(tx *Tx, e Event) error {
+	if !HasWebhooks(tx) {
+		return nil
+	}
+	webhooks, err := listening(tx, e)
+	if err != nil || len(webhooks) == 0 {
+		return err
+	}
+	body, err := Payload(e)
+	if err != nil {
+		return err
+	}
+	for _, id := range webhooks {
+		if err := Push(tx, Delivery{Webhook: id, ID: NewDeliveryID(), Event: e.Type, Body: body, At: e.At}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// NewDeliveryID makes the id by which a receiver knows a delivery that comes
+// twice.
+func NewDeliveryID() string { return "whd_" + RandomHex(16) }
+
+// listening gives the webhooks that are to hear of an event: the operator's,
+// the owner's, and those of the members of its team, who may see its record
+// (contract 1.9).
+func listening(tx *Tx, e Event) ([]uint64, error) {
+	if e.Operator {
+		return Listeners(tx, e.Type, 0)
+	}
+	owners := []uint64{0, e.Owner}
+	if e.Team != 0 {
+		t, err := FindTeam(tx, e.Team)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		owners = append(owners, t.Members...)
+	}
+	return Listeners(tx, e.Type, owners...)
+}
+
+// Payload gives the bytes that are sent for an event (contract 8.2, 8.3).
+func Payload(e Event) ([]byte, error) {
+	at := Seconds(e.At)
+	if strings.HasPrefix(e.Type, "calendar.") { // contract 1.5
+		at = Millis(e.At)
+	}
+	body := maps.Clone(e.Body)
+	if body == nil {
+		body = map[string]any{}
+	}
+	body["event_type"], body["timestamp"] = e.Type, at
+	text, err := EncodeJSON(body)
+	return bytes.TrimRight(text, "\n"), err
+}
+
+// KeyEvent is an event about a key, with what lists show of it and no secret.
+func KeyEvent(kind string, k *Key, now time.Time) Event {
+	return Event{Type: kind, Operator: true, At: now, Body: map[string]any{"key": map[string]any{
+		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "environment": k.Environment, "permissions": k.PermissionNames(),
+		"status": k.Status(now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
+	}}}
+}
+
+// Sample is an event of a type about something made up, to try a receiver with.
+// Its payload says so in a member test.
+func Sample(kind string, now time.Time) Event {
+	agent := map[string]any{"id": 1, "name": "Sample agent", "assistant_id": "assistant_sample"}
+	body := map[string]any{"test": true}
+	switch kind, what, _ := strings.Cut(kind, "."); kind {
+	case "call":
+		call := map[string]any{
+			"id": 1, "klen_call_id": "call_sample", "agent_id": 1, "agent_name": agent["name"], "status": "completed", "type": "inbound",
+			"phone_number": "+4930555010", "started_at": Seconds(now.Add(-2 * time.Minute)), "ended_at": Seconds(now), "duration_seconds": 120,
+		}
+		for name, value := range map[string]any{"transcript": "Agent: Good morning.", "recording": "https://files.example.net/sample.mp3", "summary": "A sample."} {
+			if what == name {
+				call[strings.Replace(name, "recording", "recording_url", 1)] = value
+			}
+		}
+		body["call"] = call
+	case "calendar":
+		body["calendar_event"] = map[string]any{
+			"id": 1, "uuid": "00000000-0000-4000-8000-000000000000", "title": "Sample", "event_type": "meeting", "status": "scheduled",
+			"start_time": Millis(now.Add(time.Hour)), "end_time": Millis(now.Add(2 * time.Hour)), "duration_minutes": 60, "ai_agent": agent,
+		}
+	default:
+		body["key"] = map[string]any{"id": "key_sample", "name": "sample", "status": StatusActive}
+	}
+	return Event{Type: kind, At: now, Body: body}
+}
+
+// Webhook is an endpoint of a subscriber: where to send which events.
+type Webhook struct {
+	ID        uint64    `json:"id"`
+	Owner     uint64    `json:"owner,omitempty"` // 0: the operator, who hears of everything
+	Name      string    `json:"name"`
+	URL       string    `json:"url"`
+	Events    []string  `json:"events"`
+	Secret    []byte    `json:"secret"` // sealed by Peppers.Encrypt, bound to Bound
+	Active    bool      `json:"active"`
+	Reason    string    `json:"reason,omitempty"` // why it was switched off, where the service did it
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// webhookTable has two indexes: by whose a webhook is, and, of those that are
+// active, by whose it is and what it wants to hear of.
+var webhookTable = Table[Webhook]{
+	Name: "webhooks", Audit: Told{Object: "webhook"}, Key: func(w Webhook) []byte { return IDKey(w.ID) },
+	Indexes: []Index[Webhook]{
+		{"owner", func(w Webhook) [][]byte { return [][]byte{IDKey(w.Owner)} }},
+		{"listener", func(w Webhook) (keys [][]byte) {
+			for _, event := range w.Events {
+				if w.Active {
+					keys = append(keys, listenerKey(w.Owner, event))
+				}
+			}
+			return keys
+		}},
+	},
+}
+
+// WebhookTables lists what is kept of webhooks in the store, for checks.
+func WebhookTables() []Checked { return []Checked{webhookTable} }
+
+// listenerKey ends in a byte that no event has, so that "call" does not find
+// "call.ended".
+func listenerKey(owner uint64, event string) []byte {
+	return append(append(IDKey(owner), event...), 0)
+}
+
+// Bound is what the sealed secret of a webhook belongs to: moved to another
+// webhook it cannot be opened.
+func (w Webhook) Bound() []byte { return IDKey(w.ID) }
+
+// NewWebhookID gives the number of the next webhook. No number is used twice.
+func NewWebhookID(tx *Tx) (uint64, error) { return webhookTable.NextID(tx) }
+
+// FindWebhook reads a webhook, whoever it belongs to; ErrNotFound where there
+// is none.
+func FindWebhook(tx *Tx, id uint64) (Webhook, error) { return webhookTable.Get(tx, IDKey(id)) }
+
+// SaveWebhook stores a webhook. One that is not active is sent nothing: new
+// events pass it by, and what waits for it stays.
+func SaveWebhook(tx *Tx, w Webhook) error {
+	old, err := FindWebhook(tx, w.ID)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	afresh := old.URL != w.URL || w.Active && !old.Active
+	return errors.Join(webhookTable.Put(tx, w), SwitchQueue(tx, w.ID, w.Active, afresh))
+}
+
+// RemoveWebhook deletes a webhook with its log and all that waits for it;
+// ErrNotFound where there is none.
+func RemoveWebhook(tx *Tx, id uint64) error {
+	if err := webhookTable.Delete(tx, IDKey(id)); err != nil {
+		return err
+	}
+	return DropQueue(tx, id)
+}
+
+// Webhooks gives the webhooks of an owner (0: the operator's), oldest first.
+func Webhooks(tx *Tx, owner uint64) (list []Webhook, err error) {
+	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), false) {
+		if len(rest) > 0 {
+			continue
+		}
+		w, err := webhookTable.Get(tx, key)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, w)
+	}
+	return list, nil
+}
+
+// EachWebhook gives all webhooks, newest first, until visit fails.
+func EachWebhook(tx *Tx, visit func(Webhook) error) error {
+	for w, err := range webhookTable.All(tx, true) {
+		if err == nil {
+			err = visit(w)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Listeners gives the ids of the active webhooks of the owners (0: the
+// operator) that want to hear of an event.
+func Listeners(tx *Tx, event string, owners ...uint64) (ids []uint64, err error) {
+	for i, owner := range owners {
+		if slices.Contains(owners[:i], owner) {
+			continue
+		}
+		for rest, key := range webhookTable.Find(tx, "listener", listenerKey(owner, event), false) {
+			if len(rest) == 0 {
+				ids = append(ids, binary.BigEndian.Uint64(key))
+			}
+		}
+	}
+	return ids, nil
+}
+
+// HasWebhooks says whether there is any webhook at all, for the price of one
+// look-up.
+func HasWebhooks(tx *Tx) bool {
+	n, err := webhookTable.Count(tx)
+	return err != nil || n > 0 // a damaged count must not lose events
+}
