@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // How many refusals the audit log takes, so that who guesses can neither fill
@@ -29,7 +31,7 @@ const (
 // AuditOptions are what an AuditLog is made of.
 type AuditOptions struct {
 	Store *Store
-	Clock *Clock
+	Clock *clock.Clock
 	Keep  time.Duration // older entries are taken away
 	Most  int           // entries
 	Log   *slog.Logger

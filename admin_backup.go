@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // Backups copies the store while it is in use, and checks it.
@@ -60,7 +62,7 @@ func backupName(now time.Time) string {
 
 // send makes a copy and sends it.
 func (b *Backups) send(w http.ResponseWriter, r *Request) error {
-	path := filepath.Join(b.folder, unsentPrefix+RandomHex(8)+".tmp")
+	path := filepath.Join(b.folder, unsentPrefix+keytext.RandomHex(8)+".tmp")
 	if err := b.store.CopyTo(path); err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"latchkey/internal/keytext"
 )
 
 // KeyImport stores keys that exist elsewhere by the SHA-256 of their secret.
@@ -79,7 +81,7 @@ func (i *KeyImport) load(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d keys.", len(rows)), "keys": made})
 }
 
-func (i *KeyImport) one(tx *Tx, r *Request, row *Body, d Digest, id string) (*Key, error) {
+func (i *KeyImport) one(tx *Tx, r *Request, row *Body, d keytext.Digest, id string) (*Key, error) {
 	key := &Key{ID: id, CreatedAt: r.Now}
 	row.String("hint", &key.Hint)
 	row.Bool("paused", &key.Paused)
@@ -106,16 +108,16 @@ func inKey(n int, err error) error {
 
 // digests reads the SHA-256 of every row; ErrConflict names those that stand
 // twice.
-func (i *KeyImport) digests(rows []*Body) ([]Digest, error) {
-	var list []Digest
+func (i *KeyImport) digests(rows []*Body) ([]keytext.Digest, error) {
+	var list []keytext.Digest
 	var twice []string
-	first := map[Digest]int{}
+	first := map[keytext.Digest]int{}
 	for n, row := range rows {
 		text := ""
 		if row.String("sha256", &text); row.Err() != nil {
 			return nil, inKey(n, row.Err())
 		}
-		d, err := ParseDigest(strings.ToLower(text))
+		d, err := keytext.ParseDigest(strings.ToLower(text))
 		if err != nil {
 			return nil, inKey(n, ErrValidation.With("sha256 %s of the secret.", err))
 		}
@@ -130,7 +132,7 @@ func (i *KeyImport) digests(rows []*Body) ([]Digest, error) {
 }
 
 // known is ErrConflict and names the rows whose secrets are here already.
-func (i *KeyImport) known(tx *Tx, digests []Digest) error {
+func (i *KeyImport) known(tx *Tx, digests []keytext.Digest) error {
 	var here []string
 	for n, d := range digests {
 		id, err := i.keyring.Holding(tx, d)

@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"latchkey/internal/keytext"
 )
 
-func sha(secret string) string { return fmt.Sprintf("%x", DigestOf(secret)) }
+func sha(secret string) string { return fmt.Sprintf("%x", keytext.DigestOf(secret)) }
 
 // load sends an import of some kind.
 func (a *testApp) load(kind, body string) *httptest.ResponseRecorder {
@@ -86,7 +88,7 @@ func TestKeyImport_Duplicates(t *testing.T) {
 }
 
 func TestReadForeignKeys_Unkey(t *testing.T) {
-	sum := DigestOf("uk_one")
+	sum := keytext.DigestOf("uk_one")
 	export := `{"meta": {"requestId": "req_1"}, "data": [
 		{"keyId": "key_1", "start": "uk_on", "enabled": true, "name": "one", "hash": "` + base64.StdEncoding.EncodeToString(sum[:]) + `", "createdAt": 1701425400000, "expires": 1893456000000,
 		 "meta": {"plan": "pro", "seats": 3}, "identity": {"id": "id_1", "externalId": "user_1"}, "permissions": ["can_read_agents", "documents.read"], "roles": ["editor"],

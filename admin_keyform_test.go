@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 func TestKeyForm_Expiry(t *testing.T) {
@@ -79,7 +81,7 @@ func TestKeyForm_Ceiling(t *testing.T) {
 	a.refuse("PATCH", "/admin/v1/keys/"+other, `{"owner": "ann"}`, 409, "conflict", `ann\" has 2 keys`)
 	a.operate(200, "PATCH", "/admin/v1/keys/"+first, `{"owner": "ann", "name": "stays"}`)
 	a.rotate(first, 60) // no further key
-	a.refuse("POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "i", "owner": "ann", "sha256": "%x", "permissions": ["can_read_agents"]}]`, DigestOf("x")), 409, "conflict", "keys[0]")
+	a.refuse("POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "i", "owner": "ann", "sha256": "%x", "permissions": ["can_read_agents"]}]`, keytext.DigestOf("x")), 409, "conflict", "keys[0]")
 	a.restart()
 	a.refuse("POST", "/admin/v1/keys", body, 409, "conflict", "max_per_owner")
 	a.operate(200, "POST", "/admin/v1/keys/"+first+"/revoke", "")
@@ -238,7 +240,7 @@ func importMany(t testing.TB, n int) string {
 	t.Helper()
 	rows := []map[string]any{}
 	for i := range n {
-		rows = append(rows, map[string]any{"name": fmt.Sprintf("many %05d", n-i), "permissions": []string{"can_read_calls"}, "sha256": fmt.Sprintf("%x", DigestOf(fmt.Sprint("m", i)))})
+		rows = append(rows, map[string]any{"name": fmt.Sprintf("many %05d", n-i), "permissions": []string{"can_read_calls"}, "sha256": fmt.Sprintf("%x", keytext.DigestOf(fmt.Sprint("m", i)))})
 	}
 	data, err := json.Marshal(rows)
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/crypto/argon2"
+
+	"latchkey/internal/keytext"
 )
 
 // Operator is somebody who may log in to the dashboard, as stored.
@@ -229,7 +231,7 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 // SetupToken makes the token of a set-up link, in place of any before, of
 // which only a hash is kept; ErrConflict where there is an operator already.
 func (o *Operators) SetupToken(by Deed) (token string, err error) {
-	token = RandomHex(32)
+	token = keytext.RandomHex(32)
 	err = by.Update(o.store, func(tx *Tx) error {
 		if n, err := operatorTable.Count(tx); err != nil || n > 0 {
 			return errors.Join(err, ErrConflict.With("There is an operator already. Log in, or use latchkey admin passwd."))
@@ -384,7 +386,7 @@ func SessionHash(token string) []byte {
 // Begin makes a session for an operator and gives its token, of 256 bits. It
 // is always a new one: who knows a token from before the login gains nothing.
 func (s *Sessions) Begin(by Deed, operator uint64) (token string, err error) {
-	token = RandomHex(32)
+	token = keytext.RandomHex(32)
 	return token, by.Update(s.store, func(tx *Tx) error {
 		return sessionTable.Put(tx, session{Hash: SessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
 	})

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"latchkey/internal/clock"
 )
 
 // MetricsOptions are what Metrics are made of.
@@ -22,7 +24,7 @@ type MetricsOptions struct {
 	Keyring *Keyring
 	Limiter *Limiter
 	Backups *Backups
-	Clock   *Clock
+	Clock   *clock.Clock
 	Folder  string       // the data folder
 	Ready   func() error // why the service is not ready, nil where it is
 	Config  func() ConfigStatus

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // refuse sends a bad request to the control socket and wants its code and a
@@ -155,7 +157,7 @@ func TestAdmin_List(t *testing.T) {
 func TestAdmin_Import(t *testing.T) {
 	a := newTestApp(t)
 	row := func(secret string) string {
-		return fmt.Sprintf(`{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}`, DigestOf(secret))
+		return fmt.Sprintf(`{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}`, keytext.DigestOf(secret))
 	}
 	a.refuse("POST", "/admin/v1/keys/import", "["+row("sk-one")+`, {"name": "x", "permissions": ["can_read_agents"], "sha256": "12"}]`, 400, "validation_error", "keys[1]")
 	if w := a.ask("GET", "/api/v1/agents", "sk-one", ""); w.Code != 401 {

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // CarrierVerify is the carrier of a key that another service has asked about.
@@ -284,7 +286,7 @@ func (v *Verifier) lookup(w http.ResponseWriter, r *Request) error {
 	}
 	found := []any{}
 	for n, text := range list {
-		d, err := ParseDigest(strings.ToLower(text))
+		d, err := keytext.ParseDigest(strings.ToLower(text))
 		if err != nil {
 			return ErrValidation.With("sha256[%d] %s.", n, err)
 		}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // question asks about a key and gives the answer.
@@ -53,7 +55,7 @@ func TestVerifier_Verify(t *testing.T) {
 		{"spent", key, ``, false, "rate_limit_exceeded", 429, 0.0},
 		{"another limit", key, `, "limit": "calls_per_day_limit", "cost": 2`, true, "valid", 200, 1.0},
 		{"another limit, too dear", key, `, "limit": "calls_per_day_limit", "cost": 2`, false, "rate_limit_exceeded", 429, 1.0},
-		{"unknown", NewSecret("klen_"), ``, false, "invalid_key", 401, nil},
+		{"unknown", keytext.NewSecret("klen_"), ``, false, "invalid_key", 401, nil},
 		{"text", "hello", ``, false, "invalid_key", 401, nil},
 		{"paused", paused, ``, false, "invalid_key", 401, nil},
 		{"address not told", fenced, ``, false, "permission_denied", 403, nil},
@@ -101,7 +103,7 @@ func TestVerifier_IsNoOracle(t *testing.T) {
 		t.Errorf("all is %s, want the seven of the contract", names)
 	}
 	for _, path := range []string{"/api/v1/verify", "/api/v1/introspect"} {
-		for _, secret := range []string{all, NewSecret("klen_")} {
+		for _, secret := range []string{all, keytext.NewSecret("klen_")} {
 			w := a.ask("POST", path, all, `{"key": "`+secret+`"}`)
 			if w.Code != 403 || !strings.Contains(w.Body.String(), "can_verify_keys") {
 				t.Errorf("%s: got %d %s, want 403 for any key", path, w.Code, w.Body)
@@ -155,7 +157,7 @@ func TestVerifier_Introspect(t *testing.T) {
 	}
 	a.clocks.Pass(10 * time.Minute)
 	a.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
-	for _, token := range []string{key, second, NewSecret("klen_"), "x"} {
+	for _, token := range []string{key, second, keytext.NewSecret("klen_"), "x"} {
 		if got := introspect("token=" + token); got != `200 {"active":false}` {
 			t.Errorf("got %s, want nothing but active false", got)
 		}
@@ -213,7 +215,7 @@ func TestVerifier_Lookup(t *testing.T) {
 	second := a.rotate(id, 60)
 	revokedID, revoked := a.key(`["can_read_agents"]`)
 	a.operate(200, "POST", "/admin/v1/keys/"+revokedID+"/revoke", "")
-	got := a.operate(200, "POST", "/admin/v1/keys/lookup", fmt.Sprintf(`{"sha256": ["%s", "%s", "%s", "%s"]}`, sha(NewSecret("klen_")), sha(first), strings.ToUpper(sha(second)), sha(revoked)))
+	got := a.operate(200, "POST", "/admin/v1/keys/lookup", fmt.Sprintf(`{"sha256": ["%s", "%s", "%s", "%s"]}`, sha(keytext.NewSecret("klen_")), sha(first), strings.ToUpper(sha(second)), sha(revoked)))
 	if got["prefix"] != "klen_" {
 		t.Errorf("got prefix %v", got["prefix"])
 	}

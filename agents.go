@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // Agent is who speaks in calls (contract 4).
@@ -211,7 +213,7 @@ func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
 		if err != nil {
 			return a, err
 		}
-		a.Owner, a.AssistantID = o.ID, "assistant_"+RandomHex(8)
+		a.Owner, a.AssistantID = o.ID, "assistant_"+keytext.RandomHex(8)
 		if a.ID, err = agentTable.NextID(tx); err != nil {
 			return a, err
 		}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // App is the whole service on one data folder: the parts, wired together.
@@ -42,7 +44,7 @@ type App struct {
 	folder  *Folder
 	doors   atomic.Pointer[Doors] // nil until they are open
 	manager *Supervisor           // nil until they are open
-	clock   *Clock
+	clock   *clock.Clock
 	log     *slog.Logger
 	stop    chan struct{} // ends the background work
 	idle    chan struct{} // closed when it has ended
@@ -51,7 +53,7 @@ type App struct {
 // OpenApp opens the data folder of a config and starts the background work.
 // With create a missing folder is made. pepper stands in for the pepper file
 // where it is not "".
-func OpenApp(c Config, clock *Clock, create bool, pepper string, log *slog.Logger) (*App, error) {
+func OpenApp(c Config, clock *clock.Clock, create bool, pepper string, log *slog.Logger) (*App, error) {
 	folder, err := OpenFolder(c.Server.Data, create)
 	if err != nil {
 		return nil, err
@@ -197,7 +199,7 @@ func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, t
 
 // RestoreApp is RestoreStore for the tables of this program, with an entry in the
 // audit log that is restored.
-func RestoreApp(o RestoreOptions, clock *Clock) (Restored, error) {
+func RestoreApp(o RestoreOptions, clock *clock.Clock) (Restored, error) {
 	o.Tables = tables()
 	result, err := RestoreStore(o)
 	if err != nil || o.DryRun {

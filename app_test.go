@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // testApp is the whole service in a temporary folder, under clocks that the
@@ -28,22 +30,25 @@ type testApp struct {
 	local    http.Handler // over the control socket
 }
 
-// testClocks are fakeClocks that may be read while the test sets them.
+// testClocks are the machine's clocks as a test sets them. Read and Pass are
+// safe for concurrent use.
 type testClocks struct {
 	mu sync.Mutex
-	fakeClocks
+	clock.Reading
 }
 
-func (c *testClocks) Read() Reading {
+func (c *testClocks) Read() clock.Reading {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.read()
+	return c.Reading
 }
 
+// Pass lets real time go by: all clocks advance.
 func (c *testClocks) Pass(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pass(d)
+	c.Wall = c.Wall.Add(d)
+	c.Boot += d
 }
 
 type lockedBuffer struct {
@@ -66,7 +71,7 @@ func (b *lockedBuffer) String() string {
 func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
 	t.Helper()
 	a := &testApp{t: t, config: DefaultConfig(), log: &lockedBuffer{}}
-	a.clocks = &testClocks{fakeClocks: fakeClocks{Reading{Wall: epoch, Boot: time.Hour, BootID: "one"}}}
+	a.clocks = &testClocks{Reading: clock.Reading{Wall: epoch, Boot: time.Hour, BootID: "one"}}
 	a.config.Server.Data = filepath.Join(t.TempDir(), "data")
 	for _, f := range change {
 		f(&a.config)
@@ -90,7 +95,7 @@ func (a *testApp) logger() *slog.Logger {
 
 func (a *testApp) start() {
 	a.t.Helper()
-	app, err := OpenApp(a.config, NewClockFrom(a.clocks.Read), true, "", a.logger())
+	app, err := OpenApp(a.config, clock.NewClockFrom(a.clocks.Read), true, "", a.logger())
 	if err != nil {
 		a.t.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // Calendar serves the events.
@@ -68,7 +70,7 @@ func ReadDates(q url.Values, days int, zone *time.Location, now time.Time) (d Da
 
 // Bounds gives the first instant of the range, and the first one after it.
 func (d DateRange) Bounds() (from, to time.Time) {
-	return Instant(d.First, 0, d.Zone, false), Instant(d.Last, 24*60, d.Zone, false)
+	return clock.Instant(d.First, 0, d.Zone, false), clock.Instant(d.Last, 24*60, d.Zone, false)
 }
 
 func (c *Calendar) list(w http.ResponseWriter, r *Request) error {

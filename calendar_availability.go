@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // The lengths of slots, in minutes, and the longest range, in days (contract
@@ -38,8 +40,8 @@ func FreeSlots(s Schedule, dates DateRange, length time.Duration, busy []Span, n
 	var free []time.Time
 	for day := dates.First; !day.After(dates.Last); day = day.AddDate(0, 0, 1) {
 		for _, w := range s.Day(day.Weekday()) {
-			end := Instant(day, w.To, dates.Zone, true)
-			for at := Instant(day, w.From, dates.Zone, false); !at.Add(length).After(end); at = at.Add(length) {
+			end := clock.Instant(day, w.To, dates.Zone, true)
+			for at := clock.Instant(day, w.From, dates.Zone, false); !at.Add(length).After(end); at = at.Add(length) {
 				if !at.Before(earliest) && !overlaps(busy, at.Add(-buffer), at.Add(length+buffer)) {
 					free = append(free, at)
 				}
@@ -200,34 +202,6 @@ func (s Schedule) Day(day time.Weekday) []Window24 {
 		}
 	}
 	return cut
-}
-
-// Instant gives the moment at which the wall clock of a zone shows so many
-// minutes after midnight of a date. A time that the clock skips is the moment
-// at which it skips; of one that it shows twice it is the first, or with late
-// the second.
-func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.Time {
-	wall := time.Date(date.Year(), date.Month(), date.Day(), 0, minutes, 0, 0, time.UTC)
-	var hits []time.Time
-	var shifted time.Time
-	for _, near := range []time.Duration{-26 * time.Hour, 26 * time.Hour} {
-		_, offset := wall.Add(near).In(zone).Zone()
-		t := wall.Add(-time.Duration(offset) * time.Second).In(zone)
-		if _, now := t.Zone(); now == offset {
-			hits = append(hits, t)
-		}
-		if shifted.IsZero() {
-			shifted = t // by the offset of before: it lies past the gap
-		}
-	}
-	switch {
-	case len(hits) == 0:
-		start, _ := shifted.ZoneBounds()
-		return start
-	case late:
-		return slices.MaxFunc(hits, time.Time.Compare)
-	}
-	return slices.MinFunc(hits, time.Time.Compare)
 }
 
 // Schedules serves the schedules to the operator.

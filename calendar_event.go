@@ -13,6 +13,8 @@ import (
 	"unicode"
 
 	ics "github.com/arran4/golang-ical"
+
+	"latchkey/internal/keytext"
 )
 
 // The states of calendar events (contract 7).
@@ -157,7 +159,7 @@ func SaveEvent(tx *Tx, e Appointment) (Appointment, error) {
 
 // newUUID makes a random UUID, version 4 (RFC 9562 section 5.4).
 func newUUID() string {
-	b, err := hex.DecodeString(RandomHex(16))
+	b, err := hex.DecodeString(keytext.RandomHex(16))
 	if err != nil {
 		panic(err) // RandomHex gives hex digits
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // Dialer serves the calls to the program that places them: it claims one under
@@ -86,7 +88,7 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 
 // next leases the oldest queued call; ErrNotFound where there is none.
 func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.Time) (answer map[string]any, err error) {
-	token := RandomHex(16)
+	token := keytext.RandomHex(16)
 	deed := r.Deed()
 	deed.Now = now // the request may have waited
 	err = deed.Update(d.store, func(tx *Tx) error {
@@ -108,7 +110,7 @@ func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.
 	return answer, err
 }
 
-func hashToken(token string) string { return fmt.Sprintf("%x", DigestOf(token)) }
+func hashToken(token string) string { return fmt.Sprintf("%x", keytext.DigestOf(token)) }
 
 // CheckLease refuses a dialer whose lease is not, or no longer, that of the
 // call.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // The states and types of calls (contract 3).
@@ -151,7 +153,7 @@ func SaveCall(tx *Tx, c Call) (Call, error) {
 		if err != nil {
 			return c, err
 		}
-		c.ID, c.CallID = id, "call_"+RandomHex(8)
+		c.ID, c.CallID = id, "call_"+keytext.RandomHex(8)
 	} else if old, err := CallTable.Get(tx, IDKey(c.ID)); err != nil {
 		return c, err
 	} else if err := tally(tx, old, -1); err != nil {

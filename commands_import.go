@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+
+	"latchkey/internal/keytext"
 )
 
 // ForeignKeys are keys of another program as an import takes them, and what of
@@ -156,11 +158,11 @@ func (r *foreignReader) unkey(row map[string]any) error {
 		return nil
 	}
 	hash := text(row, "hash")
-	if sum, err := base64.StdEncoding.DecodeString(hash); err == nil && len(sum) == len(Digest{}) {
+	if sum, err := base64.StdEncoding.DecodeString(hash); err == nil && len(sum) == len(keytext.Digest{}) {
 		hash = fmt.Sprintf("%x", sum)
 	}
 	if plain := text(row, "plaintext"); hash == "" && plain != "" {
-		hash = fmt.Sprintf("%x", DigestOf(plain))
+		hash = fmt.Sprintf("%x", keytext.DigestOf(plain))
 	}
 	if hash == "" {
 		return fmt.Errorf("hash is missing: the answer of apis.listKeys has none; add the column hash of the table keys")
@@ -207,7 +209,7 @@ func first(row map[string]any, members ...string) any {
 func (r *foreignReader) litellm(row map[string]any) error {
 	hash := text(row, "token")
 	if strings.HasPrefix(hash, "sk-") { // not yet hashed, as of old versions
-		hash = fmt.Sprintf("%x", DigestOf(hash))
+		hash = fmt.Sprintf("%x", keytext.DigestOf(hash))
 	}
 	if hash == "" {
 		return fmt.Errorf("token is missing: export with /key/list?return_full_object=true")
@@ -310,7 +312,7 @@ func (r *foreignReader) add(name string, key map[string]any, permissions any) er
 		r.note(name, "keys that have expired are left out")
 		return nil
 	}
-	if _, err := ParseDigest(fmt.Sprint(key["sha256"])); err != nil {
+	if _, err := keytext.ParseDigest(fmt.Sprint(key["sha256"])); err != nil {
 		return fmt.Errorf("the hash of %q %w", name, err)
 	}
 	var kept []string
@@ -341,7 +343,7 @@ const leakChunk = 256 << 10
 // ScanKeys looks for keys with a prefix, by their form and checksum, in a text
 // of any size and kind, and gives each with the line it is on.
 func ScanKeys(r io.Reader, prefix string, found func(secret string, line int)) error {
-	length := len(prefix) + SecretLength
+	length := len(prefix) + keytext.SecretLength
 	buf, line := make([]byte, 0, leakChunk), 1
 	for {
 		n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
@@ -354,7 +356,7 @@ func ScanKeys(r io.Reader, prefix string, found func(secret string, line int)) e
 			}
 			line += bytes.Count(buf[at:at+i], []byte("\n"))
 			at += i
-			if secret := string(buf[at : at+length]); WellFormed(secret, prefix) {
+			if secret := string(buf[at : at+length]); keytext.WellFormed(secret, prefix) {
 				found(secret, line)
 			}
 			at++ // a prefix has no line break
@@ -374,7 +376,7 @@ func ScanKeys(r io.Reader, prefix string, found func(secret string, line int)) e
 
 // leak is one secret that was found, without the secret itself.
 type leak struct {
-	digest Digest
+	digest keytext.Digest
 	hint   string
 	place  string // where it was first
 	times  int
@@ -385,14 +387,14 @@ type leak struct {
 type leaks struct {
 	prefix string
 	list   []*leak
-	seen   map[Digest]*leak
+	seen   map[keytext.Digest]*leak
 }
 
 func (l *leaks) scan(r io.Reader, name string) error {
 	err := ScanKeys(r, l.prefix, func(secret string, line int) {
-		d := DigestOf(secret)
+		d := keytext.DigestOf(secret)
 		if l.seen[d] == nil {
-			l.seen[d] = &leak{digest: d, hint: Hint(secret, l.prefix), place: fmt.Sprintf("%s:%d", name, line)}
+			l.seen[d] = &leak{digest: d, hint: keytext.Hint(secret, l.prefix), place: fmt.Sprintf("%s:%d", name, line)}
 			l.list = append(l.list, l.seen[d])
 		}
 		l.seen[d].times++
@@ -443,14 +445,14 @@ Examples:
 }
 
 func (s *Session) leaked(ctx context.Context, c *cli.Command) error {
-	found := &leaks{seen: map[Digest]*leak{}}
+	found := &leaks{seen: map[keytext.Digest]*leak{}}
 	answer, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": []string{}})
 	if err != nil {
 		return err
 	}
 	found.prefix, _ = answer["prefix"].(string)
 	if c.Bool("pattern") {
-		_, err := fmt.Fprintf(s.Env.Stdout, "%s[0-9A-Za-z]{%d}\n", found.prefix, SecretLength)
+		_, err := fmt.Fprintf(s.Env.Stdout, "%s[0-9A-Za-z]{%d}\n", found.prefix, keytext.SecretLength)
 		return err
 	}
 	if c.Args().Len() == 0 {

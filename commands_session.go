@@ -14,6 +14,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v3"
+
+	"latchkey/internal/certs"
 )
 
 // Environment is what the commands get from outside.
@@ -118,7 +120,7 @@ func (s *Session) Remote(c *cli.Command, token string) (*Client, error) {
 	var roots *x509.CertPool
 	if file := c.String("ca"); file != "" {
 		var err error
-		if roots, err = ReadRoots(file); err != nil {
+		if roots, err = certs.ReadRoots(file); err != nil {
 			return nil, fmt.Errorf("--ca: %w", err)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+
+	"latchkey/internal/keytext"
 )
 
 // Store are the commands that copy, put back, check and compact the database,
@@ -207,7 +209,7 @@ func SeedDemo(ctx context.Context, c *Client, now time.Time) (d Demo, err error)
 		midnight := now.UTC().Truncate(24*time.Hour).AddDate(0, 0, day)
 		return midnight.Add(time.Duration(hour)*time.Hour + time.Duration(minutes)*time.Minute).Format(time.RFC3339)
 	}
-	d.Password = RandomHex(8)
+	d.Password = keytext.RandomHex(8)
 	var team struct {
 		ID int `json:"id"`
 	}

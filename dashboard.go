@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // DashboardOptions are what a Dashboard is made of.
@@ -26,7 +28,7 @@ type DashboardOptions struct {
 	Door      http.Handler // the admin endpoint, which asks for a token
 	Operators *Operators
 	Sessions  *Sessions
-	Clock     *Clock
+	Clock     *clock.Clock
 	Log       *slog.Logger
 	Listen    string   // of the admin door
 	Hosts     []string // further names by which browsers reach it

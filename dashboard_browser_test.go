@@ -18,6 +18,8 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"latchkey/internal/keytext"
 )
 
 // TestBrowser is the first hour of an operator: the set-up link, a key, its
@@ -52,7 +54,7 @@ func TestBrowser(t *testing.T) {
 	p.sees("It is shown only now")
 	p.sees("Waiting for the first request")
 	secret := p.value("#secret")
-	if !WellFormed(secret, "klen_") {
+	if !keytext.WellFormed(secret, "klen_") {
 		t.Fatalf("got %q, want a key", secret)
 	}
 	p.click("[data-copy]")

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // Week is seven days of a calendar, from a Monday on, in a time zone.
@@ -43,7 +45,7 @@ const MinutesOfDay = 24 * 60
 // PartOn gives the part of a span on a day of the week; none where ok is false.
 func (w Week) PartOn(n int, start, end time.Time) (p Part, ok bool) {
 	day := w.Day(n)
-	first, last := Instant(day, 0, w.Zone, false), Instant(day, MinutesOfDay, w.Zone, false)
+	first, last := clock.Instant(day, 0, w.Zone, false), clock.Instant(day, MinutesOfDay, w.Zone, false)
 	if !start.Before(last) || !end.After(first) {
 		return p, false
 	}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // KeyPages are the pages of one key: made, shown, changed, rotated, revoked.
@@ -68,7 +70,7 @@ func (k *KeyPages) askKey(v *Visit, status int, fault string, form url.Values) {
 		return
 	}
 	if f.Nonce = form.Get("nonce"); f.Nonce == "" {
-		f.Nonce = RandomHex(16)
+		f.Nonce = keytext.RandomHex(16)
 	}
 	v.Show(status, "newkey", View{Title: "Create New API Key", Fault: fault, Form: form, Data: f})
 }

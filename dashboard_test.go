@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 const operatorPassword = "correct horse battery"
@@ -408,7 +410,7 @@ func TestDashboard_Lists(t *testing.T) {
 	}
 	var rows []string
 	for i := range 60 {
-		rows = append(rows, fmt.Sprintf(`{"name": "many %d", "permissions": ["can_read_calls"], "sha256": "%x"}`, i, DigestOf(fmt.Sprint(i))))
+		rows = append(rows, fmt.Sprintf(`{"name": "many %d", "permissions": ["can_read_calls"], "sha256": "%x"}`, i, keytext.DigestOf(fmt.Sprint(i))))
 	}
 	b.operate(201, "POST", "/admin/v1/keys/import", "["+strings.Join(rows, ",")+"]")
 	first, last := b.get("/keys?search=many").Body.String(), b.get("/keys?search=many&page=3").Body.String()

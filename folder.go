@@ -11,6 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"latchkey/internal/clock"
+	"latchkey/internal/keytext"
 )
 
 // Folder is the data folder: the database, the pepper, the lock and the
@@ -125,7 +128,7 @@ func (f *Folder) Socket() string { return filepath.Join(f.Path, socketFile) }
 // held a store it makes both; where one was and is gone, it fails rather than
 // start without the keys. peppers are as for LoadPeppers, file "" being the
 // folder's own.
-func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Store, Peppers, error) {
+func (f *Folder) Open(value, file string, retired []string, clock *clock.Clock) (*Store, Peppers, error) {
 	fresh := !HasStore(f.Path)
 	own := file == ""
 	if own {
@@ -142,7 +145,7 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 	}
 	path := StorePath(f.Path)
 	if _, err := os.Stat(path); fresh && errors.Is(err, os.ErrNotExist) {
-		if err := CreateStore(path, RandomHex(16), time.Now()); err != nil {
+		if err := CreateStore(path, keytext.RandomHex(16), time.Now()); err != nil {
 			return nil, peppers, err
 		}
 	}
@@ -163,7 +166,7 @@ func (f *Folder) Open(value, file string, retired []string, clock *Clock) (*Stor
 
 // verify checks that the store is the folder's and goes with the pepper, and
 // sets the clock by it.
-func (f *Folder) verify(store *Store, peppers Peppers, clock *Clock) error {
+func (f *Folder) verify(store *Store, peppers Peppers, clock *clock.Clock) error {
 	if err := f.owns(store.ID()); err != nil {
 		return err
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // newAuthz is the service with routes that only proxies ask about.
@@ -144,7 +146,7 @@ func TestAuthz_Refuses(t *testing.T) {
 		}{
 			{"GET", "/up/1", "", 401, "authentication_required", ""},
 			{"GET", "/up/1", revoked, 401, "invalid_key", ""},
-			{"GET", "/up/1", NewSecret("klen_"), 401, "invalid_key", ""},
+			{"GET", "/up/1", keytext.NewSecret("klen_"), 401, "invalid_key", ""},
 			{"GET", "/up/1", poor, 403, "permission_denied", ""},
 			{"GET", "/up/1", few, 200, "", ""},
 			{"GET", "/up/1", few, 429, "rate_limit_exceeded", ""},

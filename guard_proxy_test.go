@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // guardedApp is the service with routes to a real upstream, at a real door.
@@ -269,7 +271,7 @@ func TestProxy_Checks(t *testing.T) {
 		code      string
 	}{
 		{"/up/x", "", 401, "authentication_required"},
-		{"/up/x", NewSecret("klen_"), 401, "invalid_key"},
+		{"/up/x", keytext.NewSecret("klen_"), 401, "invalid_key"},
 		{"/up/x", none, 403, "permission_denied"},
 		{"/free", none, 200, ""},
 		{"/up/x", other, 403, "permission_denied"},

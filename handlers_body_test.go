@@ -24,36 +24,6 @@ import (
 // whatever is accepted; `sh fuzz.sh` runs them all for a time. testdata/fuzz
 // keeps what they found, which every test run tries again.
 
-// FuzzWellFormed holds the check of a key against a slower one that works it
-// out from the front, and wants every other character to be noticed.
-func FuzzWellFormed(f *testing.F) {
-	f.Add("klen_0123456789ABCDEFGHIJKLMNOPQRST000000", uint8(3), byte('x'))
-	f.Add("klen_"+strings.Repeat("a", secretRandom), uint8(40), byte('0'))
-	f.Add("", uint8(0), byte(0))
-	f.Fuzz(func(t *testing.T, text string, at uint8, other byte) {
-		slow := func(s string) bool {
-			return len(s) == len("klen_")+SecretLength && strings.HasPrefix(s, "klen_") && check(s[:len(s)-secretCheck]) == s[len(s)-secretCheck:]
-		}
-		if got := WellFormed(text, "klen_"); got != slow(text) {
-			t.Errorf("%q: got %t", text, got)
-		}
-		body := fmt.Sprintf("klen_%.*s", secretRandom, text+strings.Repeat("0", secretRandom))
-		if len(body) != len("klen_")+secretRandom { // cut within a character
-			return
-		}
-		made := []byte(body + check(body))
-		if !WellFormed(string(made), "klen_") {
-			t.Errorf("%q is not a key", made)
-		}
-		if i := int(at) % len(made); made[i] != other {
-			made[i] = other
-			if WellFormed(string(made), "klen_") {
-				t.Errorf("%q is still a key with another character at %d", made, i)
-			}
-		}
-	})
-}
-
 // FuzzReadCredential: what is taken for a key was sent as one, by every carrier
 // alike, and stands nowhere afterwards.
 func FuzzReadCredential(f *testing.F) {

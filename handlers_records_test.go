@@ -121,7 +121,7 @@ func FuzzRedactor(f *testing.F) {
 	f.Add("Bearer ", "\n")
 	f.Fuzz(func(t *testing.T, before, after string) {
 		const secret = "klen_7Hq2Lw9Zx4Vb6Nm8Kp3Rt5Yc1Df0GsAAAAAA"
-		if got := NewRedactor("klen_").Text(before + secret + after); strings.Contains(got, secret[5:5+secretRandom]) {
+		if got := NewRedactor("klen_").Text(before + secret + after); strings.Contains(got, secret[5:5+30]) {
 			t.Errorf("got %q", got)
 		}
 	})

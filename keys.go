@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // Key is an API key as it is stored: everything but the secret. A *Key that
@@ -338,7 +340,7 @@ func ParseNetworks(list []string) ([]netip.Prefix, error) {
 
 // NewKeyID makes the id of a key: it sorts by the time it was made.
 func NewKeyID(now time.Time) string {
-	return fmt.Sprintf("key_%011x%s", now.UnixMilli(), RandomHex(5))
+	return fmt.Sprintf("key_%011x%s", now.UnixMilli(), keytext.RandomHex(5))
 }
 
 // NewKeyIDs makes ids of keys in the order in which they sort.

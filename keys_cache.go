@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // KeyCache holds keys in memory, up to a number, each under the digests of the
@@ -23,7 +25,7 @@ type KeyCache struct {
 
 type cacheShard struct {
 	sync.RWMutex
-	keys map[Digest]*Holder
+	keys map[keytext.Digest]*Holder
 }
 
 // Holder is a key in memory as one of its secrets finds it, and the handle by
@@ -32,7 +34,7 @@ type cacheShard struct {
 type Holder struct {
 	// Meter is where the Limiter counts the key.
 	Meter  Handle
-	digest Digest
+	digest keytext.Digest
 	key    atomic.Pointer[Key]
 	next   *Holder     // of another secret of the same key; under KeyCache.mu
 	listed atomic.Bool // noted since the last Take
@@ -132,15 +134,15 @@ func NewKeyCache(room int) *KeyCache {
 	c := &KeyCache{byID: map[string]*Holder{}, gone: map[string][]*Holder{}}
 	c.room = max(1, room/len(c.shards))
 	for i := range c.shards {
-		c.shards[i].keys = map[Digest]*Holder{}
+		c.shards[i].keys = map[keytext.Digest]*Holder{}
 	}
 	return c
 }
 
-func (c *KeyCache) shard(d Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
+func (c *KeyCache) shard(d keytext.Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
 
 // Find gives the holder of a secret, nil where none is in memory.
-func (c *KeyCache) Find(d Digest) *Holder {
+func (c *KeyCache) Find(d keytext.Digest) *Holder {
 	s := c.shard(d)
 	s.RLock()
 	h := s.keys[d]
@@ -165,7 +167,7 @@ func (c *KeyCache) Changes() uint64 { return c.changes.Load() }
 // Keep puts a key into memory that was read from the store when Changes gave
 // since; in a full shard another one leaves it. It gives nil where keys have
 // changed meanwhile: then what was read may be old.
-func (c *KeyCache) Keep(d Digest, key *Key, since uint64) *Holder {
+func (c *KeyCache) Keep(d keytext.Digest, key *Key, since uint64) *Holder {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.changes.Load() != since {

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // Keyring finds keys by their secret and keeps them. It holds the keys in use
@@ -44,13 +46,13 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Rights, ca
 // Find gives the key of a secret, in whatever state it is, and a handle for
 // Used. It is ErrKey where there is none.
 func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
-	d := DigestOf(secret)
+	d := keytext.DigestOf(secret)
 	if h := k.memory.Find(d); h != nil {
 		return h.KeyFor(k.Rights()), h, nil
 	}
 	// After the memory, since the checksum of a key that is held need not be
 	// made anew: it keeps typing errors and scans from the store.
-	if !WellFormed(secret, k.prefix) && !k.imported.Load() {
+	if !keytext.WellFormed(secret, k.prefix) && !k.imported.Load() {
 		return nil, nil, ErrKey
 	}
 	k.misses.Add(1)
@@ -63,7 +65,7 @@ func (k *Keyring) Cached() (held int, misses uint64) { return k.memory.Len(), k.
 
 // fetch reads a key from the store and keeps it in memory, unless keys have
 // changed meanwhile: then what was read may be old, and it is read again.
-func (k *Keyring) fetch(d Digest) (*Key, *Holder, error) {
+func (k *Keyring) fetch(d keytext.Digest) (*Key, *Holder, error) {
 	for {
 		before := k.memory.Changes()
 		key, err := k.read(d)
@@ -76,7 +78,7 @@ func (k *Keyring) fetch(d Digest) (*Key, *Holder, error) {
 	}
 }
 
-func (k *Keyring) read(d Digest) (*Key, error) {
+func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 	var key *Key
 	err := k.store.View(func(tx *Tx) error {
 		for _, hash := range k.peppers.Hashes(d) {
@@ -119,14 +121,14 @@ func (k *Keyring) ready(tx *Tx, key *Key) error {
 // Create stores a new key and gives its secret, which is nowhere to be had
 // again.
 func (k *Keyring) Create(tx *Tx, key *Key) (secret string, err error) {
-	secret = NewSecret(k.prefix)
-	key.Hint = Hint(secret, k.prefix)
-	return secret, k.add(tx, key, DigestOf(secret))
+	secret = keytext.NewSecret(k.prefix)
+	key.Hint = keytext.Hint(secret, k.prefix)
+	return secret, k.add(tx, key, keytext.DigestOf(secret))
 }
 
 // Import stores a key by the SHA-256 of a secret that exists elsewhere;
 // ErrConflict where it is here already.
-func (k *Keyring) Import(tx *Tx, key *Key, d Digest) error {
+func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 	if key.Hint == "" {
 		key.Hint = "imported"
 	}
@@ -138,7 +140,7 @@ func (k *Keyring) Import(tx *Tx, key *Key, d Digest) error {
 }
 
 // Holding gives the id of the key that has or had a secret, "" where none has.
-func (k *Keyring) Holding(tx *Tx, d Digest) (id string, err error) {
+func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
 	for _, hash := range k.peppers.Hashes(d) {
 		id, err := tx.Get("key_hashes", hash)
 		if err != nil || id != nil {
@@ -150,7 +152,7 @@ func (k *Keyring) Holding(tx *Tx, d Digest) (id string, err error) {
 
 // Order gives the places of secrets in a list in the order in which they are
 // stored.
-func (k *Keyring) Order(list []Digest) []int {
+func (k *Keyring) Order(list []keytext.Digest) []int {
 	hashes, order := make([][]byte, len(list)), make([]int, len(list))
 	for i, d := range list {
 		hashes[i], order[i] = k.peppers.Hash(d), i
@@ -159,7 +161,7 @@ func (k *Keyring) Order(list []Digest) []int {
 	return order
 }
 
-func (k *Keyring) add(tx *Tx, key *Key, d Digest) error {
+func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 	id, err := k.Holding(tx, d)
 	if err == nil && id != "" {
 		err = ErrConflict.With("This secret belongs to the key %s already.", id)
@@ -259,7 +261,7 @@ func (k *Keyring) Used(h *Holder, use Use) {
 
 // Lookup gives the key of a digest without keeping it in memory; ErrKey where
 // there is none.
-func (k *Keyring) Lookup(d Digest) (*Key, error) { return k.read(d) }
+func (k *Keyring) Lookup(d keytext.Digest) (*Key, error) { return k.read(d) }
 
 // Rights are the permissions and limits that the keys can have.
 func (k *Keyring) Rights() *Rights { return k.rights.Load() }
@@ -309,8 +311,8 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 	if err != nil {
 		return "", err
 	}
-	secret = NewSecret(k.prefix)
-	key.Hash, key.Hint = k.peppers.Hash(DigestOf(secret)), Hint(secret, k.prefix)
+	secret = keytext.NewSecret(k.prefix)
+	key.Hash, key.Hint = k.peppers.Hash(keytext.DigestOf(secret)), keytext.Hint(secret, k.prefix)
 	key.Serial, key.RotatedAt = key.Serial+1, now
 	if err := tx.Put("key_hashes", key.Hash, []byte(key.ID)); err != nil {
 		return "", err

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"latchkey/internal/keytext"
 )
 
 // Finding a key that is in memory must not allocate: every request does it.
@@ -141,7 +143,7 @@ func (a *testApp) wantCode(when string, want map[string]int) {
 	for secret, status := range want {
 		a.Server.throttle = NewThrottle(60, time.Minute)
 		if w := a.ask("GET", "/api/v1/agents", secret, ""); w.Code != status {
-			a.t.Errorf("%s, %s: got %d %s, want %d", when, Hint(secret, "klen_"), w.Code, w.Body, status)
+			a.t.Errorf("%s, %s: got %d %s, want %d", when, keytext.Hint(secret, "klen_"), w.Code, w.Body, status)
 		}
 	}
 }
@@ -152,7 +154,7 @@ func TestAdmin_Rotate(t *testing.T) {
 	a.wantCode("before", map[string]int{first: 200})
 	made := a.operate(200, "POST", "/admin/v1/keys/"+id+"/rotate", "")
 	second := made["key"].(string)
-	if made["id"] != id || !WellFormed(second, "klen_") || second == first || made["hint"] != Hint(second, "klen_") || made["rotated_at"] != "2026-02-03T09:00:00Z" {
+	if made["id"] != id || !keytext.WellFormed(second, "klen_") || second == first || made["hint"] != keytext.Hint(second, "klen_") || made["rotated_at"] != "2026-02-03T09:00:00Z" {
 		t.Errorf("got %v, want the same id with another key", made)
 	}
 	a.wantCode("in the overlap", map[string]int{first: 200, second: 200})
@@ -218,10 +220,10 @@ func TestAdmin_RotateShowsWhoUsesWhat(t *testing.T) {
 			t.Fatalf("%s: got %d secrets, want 2", when, len(list))
 		}
 		now, old := list[0].(map[string]any), list[1].(map[string]any)
-		if now["present"] != true || now["hint"] != Hint(second, "klen_") || now["ends_at"] != nil || fmt.Sprint(now["last_used_at"]) != present {
+		if now["present"] != true || now["hint"] != keytext.Hint(second, "klen_") || now["ends_at"] != nil || fmt.Sprint(now["last_used_at"]) != present {
 			t.Errorf("%s: present: got %v, want use at %s", when, now, present)
 		}
-		if old["present"] != false || old["hint"] != Hint(first, "klen_") || old["ends_at"] != "2026-02-03T11:01:00Z" || fmt.Sprint(old["last_used_at"]) != earlier || fmt.Sprint(old["last_used_ip"]) != ip {
+		if old["present"] != false || old["hint"] != keytext.Hint(first, "klen_") || old["ends_at"] != "2026-02-03T11:01:00Z" || fmt.Sprint(old["last_used_at"]) != earlier || fmt.Sprint(old["last_used_ip"]) != ip {
 			t.Errorf("%s: earlier: got %v, want use at %s from %s", when, old, earlier, ip)
 		}
 	}
@@ -295,7 +297,7 @@ func TestKeyring_Sweep(t *testing.T) {
 // TestKeyring_ImportedCanRotate gives a foreign key a secret of our form.
 func TestKeyring_ImportedCanRotate(t *testing.T) {
 	a := newTestApp(t)
-	made := a.operate(201, "POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}]`, DigestOf("sk-one")))
+	made := a.operate(201, "POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}]`, keytext.DigestOf("sk-one")))
 	id := made["keys"].([]any)[0].(map[string]any)["id"].(string)
 	second := a.rotate(id, 60)
 	a.wantCode("overlap", map[string]int{"sk-one": 200, second: 200})

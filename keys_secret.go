@@ -6,100 +6,14 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
-	"strings"
+
+	"latchkey/internal/keytext"
 )
-
-const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-const (
-	secretRandom = 30 // base62 characters: 178 bits
-	secretCheck  = 6  // base62 characters of the CRC-32 of what precedes them
-)
-
-// SecretLength is how many characters of a key follow its prefix.
-const SecretLength = secretRandom + secretCheck
-
-// NewSecret makes an API key: the prefix, 30 random characters and a checksum,
-// by which a mistyped key is told without a look-up.
-func NewSecret(prefix string) string {
-	body := prefix + randomText(secretRandom)
-	return body + check(body)
-}
-
-// WellFormed says whether a text has the shape of a key and its checksum fits.
-func WellFormed(secret, prefix string) bool {
-	if len(secret) != len(prefix)+secretRandom+secretCheck || secret[:len(prefix)] != prefix {
-		return false
-	}
-	cut := len(secret) - secretCheck
-	var room [64]byte
-	sum := crc32.ChecksumIEEE(append(room[:0], secret[:cut]...))
-	for i := len(secret) - 1; i >= cut; i-- {
-		if secret[i] != base62[sum%62] {
-			return false
-		}
-		sum /= 62
-	}
-	return true
-}
-
-func check(body string) string {
-	sum := crc32.ChecksumIEEE([]byte(body))
-	var b [secretCheck]byte
-	for i := len(b) - 1; i >= 0; i-- {
-		b[i] = base62[sum%62]
-		sum /= 62
-	}
-	return string(b[:])
-}
-
-// randomText gives n random base62 characters, each as likely as the next.
-func randomText(n int) string {
-	out := make([]byte, 0, n)
-	buf := make([]byte, 2*n)
-	for len(out) < n {
-		_, _ = rand.Read(buf) // never fails; the program ends if the system has none
-		for _, b := range buf {
-			if b < 248 && len(out) < n { // 4 * 62: more would favour the first characters
-				out = append(out, base62[b%62])
-			}
-		}
-	}
-	return string(out)
-}
-
-// RandomHex gives n random bytes as lower-case hex digits.
-func RandomHex(n int) string {
-	b := make([]byte, n)
-	_, _ = rand.Read(b)
-	return hex.EncodeToString(b)
-}
-
-// Digest is the SHA-256 of a secret: what imports bring, and by which the
-// cache finds a key.
-type Digest [sha256.Size]byte
-
-// DigestOf hashes a secret.
-func DigestOf(secret string) Digest {
-	var room [64]byte // on the stack, for a key of the usual length
-	return sha256.Sum256(append(room[:0], secret...))
-}
-
-// ParseDigest reads a digest of 64 hex digits.
-func ParseDigest(s string) (d Digest, err error) {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(d) {
-		return d, errors.New("must be the 64 hex digits of a SHA-256")
-	}
-	return Digest(b), nil
-}
 
 // Peppers turn digests into what is stored. Without them a stolen database
 // confirms no guess, and who can only write to it can make no key.
@@ -110,10 +24,10 @@ type Peppers struct {
 const pepperSize = 32
 
 // Hash is the HMAC-SHA-256 of a digest under the current pepper (RFC 2104).
-func (p Peppers) Hash(d Digest) []byte { return seal(p.list[0], d[:]) }
+func (p Peppers) Hash(d keytext.Digest) []byte { return seal(p.list[0], d[:]) }
 
 // Hashes gives the hash of a digest under each pepper, the current one first.
-func (p Peppers) Hashes(d Digest) [][]byte {
+func (p Peppers) Hashes(d keytext.Digest) [][]byte {
 	var all [][]byte
 	for _, pepper := range p.list {
 		all = append(all, seal(pepper, d[:]))
@@ -243,16 +157,8 @@ func CreatePepper(file string) error {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("create pepper %s: %w", file, os.ErrExist)
 	}
-	if err := WriteSynced(file, RandomHex(pepperSize)+"\n"); err != nil {
+	if err := WriteSynced(file, keytext.RandomHex(pepperSize)+"\n"); err != nil {
 		return fmt.Errorf("create pepper: %w", err)
 	}
 	return nil
-}
-
-// Hint is what may be shown of a secret: its prefix and last four characters.
-func Hint(secret, prefix string) string {
-	if !strings.HasPrefix(secret, prefix) || len(secret) < len(prefix)+secretRandom {
-		return "imported"
-	}
-	return prefix + "..." + secret[len(secret)-4:]
 }

@@ -18,7 +18,7 @@ import (
 // another family only names with a capital letter. The table is the map of the
 // program: keep it true.
 var layers = [][]string{
-	{"errors", "system", "clock"},
+	{"errors", "system"},
 	{"store"},
 	{"audit"},
 	{"limits"},

@@ -17,6 +17,9 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
+
+	"latchkey/internal/certs"
+	"latchkey/internal/clock"
 )
 
 // lookAtFiles is how often files of certificates are looked at.
@@ -27,7 +30,7 @@ type DoorOptions struct {
 	Config Config
 	Folder string // the data folder
 	Socket string // path of the control socket
-	Clock  *Clock
+	Clock  *clock.Clock
 	Log    *slog.Logger
 
 	// Sockets are listeners that were opened before, by the names "api",
@@ -43,8 +46,8 @@ type DoorOptions struct {
 type Doors struct {
 	o            DoorOptions
 	doors        []door
-	certificates []*Certificates
-	issuer       *Issuer // nil where no door uses ACME
+	certificates []*certs.Certificates
+	issuer       *certs.Issuer // nil where no door uses ACME
 	failed       chan error
 	serving      sync.WaitGroup // those who accept connections
 	connections  *Connections
@@ -69,7 +72,7 @@ func OpenDoors(o DoorOptions) (*Doors, error) {
 	d, c := &Doors{o: o, connections: NewConnections(), stop: func() {}}, o.Config
 	if c.ServerTLS().ACME || c.AdminTLS().ACME {
 		var err error
-		d.issuer, err = NewIssuer(IssuerOptions{
+		d.issuer, err = certs.NewIssuer(certs.IssuerOptions{
 			Domains: c.ACME.Domains, Email: c.ACME.Email, Directory: c.ACME.Directory, CAFile: c.ACME.CAFile,
 			Folder: filepath.Join(o.Folder, "acme"), Clock: o.Clock, Log: o.Log,
 		})
@@ -153,7 +156,7 @@ func (d *Doors) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificate, e
 	if x.tls.ACME {
 		return d.issuer.Get, nil
 	}
-	c, err := OpenCertificates(x.tls.CertFile, x.tls.KeyFile, d.o.Clock.Now(), d.o.Log)
+	c, err := certs.OpenCertificates(x.tls.CertFile, x.tls.KeyFile, d.o.Clock.Now(), d.o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("%s.tls_cert_file: %w", x.key, err)
 	}

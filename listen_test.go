@@ -14,6 +14,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"latchkey/internal/certs"
+	"latchkey/internal/certs/certstest"
+	"latchkey/internal/clock"
 )
 
 // openDoors opens doors that answer with their name, and closes them at the end.
@@ -24,7 +28,7 @@ func openDoors(t *testing.T, change func(*DoorOptions)) *Doors {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, text) })
 	}
 	o := DoorOptions{
-		Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: NewClock(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		API: say("api"), Admin: say("admin"), Local: say("local"),
 	}
 	o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
@@ -45,7 +49,7 @@ func openDoors(t *testing.T, change func(*DoorOptions)) *Doors {
 // tlsClient trusts an authority alone.
 func tlsClient(t testing.TB, ca string, change func(*tls.Config)) *http.Client {
 	t.Helper()
-	roots, err := ReadRoots(ca)
+	roots, err := certs.ReadRoots(ca)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,14 +80,14 @@ func fetch(t testing.TB, c *http.Client, url string) (*http.Response, string) {
 func TestDoors_TLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	ca := newAuthority(t)
-	first := ca.issue(cert, key, time.Now().Add(time.Hour))
+	ca := certstest.NewAuthority(t)
+	first := ca.Issue(cert, key, time.Now().Add(time.Hour))
 	d := openDoors(t, func(o *DoorOptions) {
 		o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = cert, key
 		o.Config.Admin.TLSCertFile, o.Config.Admin.TLSKeyFile = cert, key
 	})
 	api, admin := "https://"+d.API().String(), "https://"+d.Admin().String()
-	client := tlsClient(t, ca.file, nil)
+	client := tlsClient(t, ca.File, nil)
 	r, body := fetch(t, client, api)
 	if body != "api" || r.ProtoMajor != 2 || r.Header.Get("Strict-Transport-Security") != "" {
 		t.Errorf("API: got %q by %s, HSTS %q; want HTTP/2 and no HSTS", body, r.Proto, r.Header.Get("Strict-Transport-Security"))
@@ -91,10 +95,10 @@ func TestDoors_TLS(t *testing.T) {
 	if r, body = fetch(t, client, admin); body != "admin" || r.Header.Get("Strict-Transport-Security") != "max-age=31536000" {
 		t.Errorf("admin: got %q, HSTS %q", body, r.Header.Get("Strict-Transport-Security"))
 	}
-	if r, _ := fetch(t, tlsClient(t, ca.file, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), api); r.TLS.Version != tls.VersionTLS12 {
+	if r, _ := fetch(t, tlsClient(t, ca.File, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), api); r.TLS.Version != tls.VersionTLS12 {
 		t.Errorf("got version %x, want TLS 1.2 to do", r.TLS.Version)
 	}
-	old := tlsClient(t, ca.file, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
+	old := tlsClient(t, ca.File, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
 	if _, err := old.Get(api); err == nil {
 		t.Error("TLS 1.1: got an answer, want none")
 	}
@@ -102,7 +106,7 @@ func TestDoors_TLS(t *testing.T) {
 		t.Errorf("plain HTTP: got %d, want 400", r.StatusCode)
 	}
 
-	second := ca.issue(cert, key, time.Now().Add(time.Hour))
+	second := ca.Issue(cert, key, time.Now().Add(time.Hour))
 	if err := d.Reload(); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +120,7 @@ func TestDoors_TLS(t *testing.T) {
 	if err != nil || !reused || kept.TLS.PeerCertificates[0].SerialNumber.Int64() != first {
 		t.Errorf("a connection that stood: got %v, reused %v; want it kept, with its certificate", err, reused)
 	}
-	if r, _ := fetch(t, tlsClient(t, ca.file, nil), admin); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
+	if r, _ := fetch(t, tlsClient(t, ca.File, nil), admin); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
 		t.Errorf("a new connection: got certificate %d, want %d", r.TLS.PeerCertificates[0].SerialNumber, second)
 	}
 	if err := os.WriteFile(key, nil, 0o600); err != nil {
@@ -125,7 +129,7 @@ func TestDoors_TLS(t *testing.T) {
 	if err := d.Reload(); err == nil {
 		t.Error("a broken pair: got no error")
 	}
-	if r, _ := fetch(t, tlsClient(t, ca.file, nil), api); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
+	if r, _ := fetch(t, tlsClient(t, ca.File, nil), api); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
 		t.Error("after a broken pair: want the good one still")
 	}
 }
@@ -134,18 +138,18 @@ func TestDoors_TLS(t *testing.T) {
 func TestDoors_tend(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	ca := newAuthority(t)
-	ca.issue(cert, key, time.Now().Add(time.Hour))
-	c, err := OpenCertificates(cert, key, time.Now(), slog.New(slog.DiscardHandler))
+	ca := certstest.NewAuthority(t)
+	ca.Issue(cert, key, time.Now().Add(time.Hour))
+	c, err := certs.OpenCertificates(cert, key, time.Now(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := ca.issue(cert, key, time.Now().Add(time.Hour))
+	second := ca.Issue(cert, key, time.Now().Add(time.Hour))
 	log := &lockedBuffer{}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		d := &Doors{o: DoorOptions{Clock: NewClock(), Log: slog.New(slog.NewJSONHandler(log, nil))}, certificates: []*Certificates{c}}
+		d := &Doors{o: DoorOptions{Clock: clock.NewClock(), Log: slog.New(slog.NewJSONHandler(log, nil))}, certificates: []*certs.Certificates{c}}
 		go d.tend(ctx)
 		time.Sleep(lookAtFiles + time.Second)
 		synctest.Wait()
@@ -186,7 +190,7 @@ func TestOpenDoors_bad(t *testing.T) {
 		{"no such authority", func(o *DoorOptions) { o.Config.Admin.TLS, o.Config.ACME.CAFile = "acme", "/nowhere.pem" }, "acme.ca_file"},
 		{"port taken", func(o *DoorOptions) { o.Config.Server.Listen = listen("127.0.0.1:0")[0].Addr().String() }, "server.listen: "},
 	} {
-		o := DoorOptions{Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: NewClock(), Log: slog.New(slog.DiscardHandler)}
+		o := DoorOptions{Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.DiscardHandler)}
 		o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
 		tt.change(&o)
 		if d, err := OpenDoors(o); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -220,8 +224,8 @@ func TestDoors_sockets(t *testing.T) {
 func TestProgram_TLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key, data := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "data")
-	ca := newAuthority(t)
-	ca.issue(cert, key, time.Now().Add(time.Hour))
+	ca := certstest.NewAuthority(t)
+	ca.Issue(cert, key, time.Now().Add(time.Hour))
 	var environ []string
 	for _, section := range []string{"SERVER", "ADMIN"} {
 		environ = append(environ, "LATCHKEY_"+section+"_TLS_CERT_FILE="+cert, "LATCHKEY_"+section+"_TLS_KEY_FILE="+key)
@@ -230,7 +234,7 @@ func TestProgram_TLS(t *testing.T) {
 	if !strings.HasPrefix(p.url, "https://127.0.0.1:") {
 		t.Fatalf("got %q as the address of the API, want https", p.url)
 	}
-	if r, _ := fetch(t, tlsClient(t, ca.file, nil), p.url+"/healthz"); r.StatusCode != http.StatusOK || r.ProtoMajor != 2 {
+	if r, _ := fetch(t, tlsClient(t, ca.File, nil), p.url+"/healthz"); r.StatusCode != http.StatusOK || r.ProtoMajor != 2 {
 		t.Errorf("got %d by %s", r.StatusCode, r.Proto)
 	}
 	token, errs, exit := run(t, "admin", "token", "create", "--data", data, "--name", "ops")
@@ -249,10 +253,10 @@ func TestProgram_TLS(t *testing.T) {
 		exit int
 		want string // in what is printed
 	}{
-		{"with the authority", []string{"admin", "token", "list", "--url", "https://" + admin, "--ca", ca.file, "--token-file", file}, 0, "ops"},
+		{"with the authority", []string{"admin", "token", "list", "--url", "https://" + admin, "--ca", ca.File, "--token-file", file}, 0, "ops"},
 		{"without", []string{"admin", "token", "list", "--url", "https://" + admin, "--token-file", file}, 1, "certificate"},
 		{"a file that is none", []string{"admin", "token", "list", "--url", "https://" + admin, "--ca", file, "--token-file", file}, 1, "--ca: " + file + " has no certificate"},
-		{"healthcheck from elsewhere", []string{"healthcheck", "--url", "https://" + admin, "--ca", ca.file}, 0, "ready"},
+		{"healthcheck from elsewhere", []string{"healthcheck", "--url", "https://" + admin, "--ca", ca.File}, 0, "ready"},
 		{"healthcheck here", []string{"healthcheck", "--data", data}, 0, "ready"},
 	} {
 		out, errs, exit := run(t, tt.args...)
@@ -311,4 +315,13 @@ func TestConnections_Wait(t *testing.T) {
 			}
 		})
 	}
+}
+
+func serialOf(t testing.TB, c *certs.Certificates) int64 {
+	t.Helper()
+	cert, err := c.Get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert.Leaf.SerialNumber.Int64()
 }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 	_ "time/tzdata"
+
+	"latchkey/internal/clock"
 )
 
 func main() {
@@ -26,7 +28,7 @@ func main() {
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(),
 		Serve: serve, Open: open, CheckFile: CheckStoreFile,
 		Restore: func(c Config, from string, dryRun, other bool) (Restored, error) {
-			return RestoreApp(RestoreOptions{Config: c, Pepper: pepper(), From: from, DryRun: dryRun, Other: other, Now: time.Now()}, NewClock())
+			return RestoreApp(RestoreOptions{Config: c, Pepper: pepper(), From: from, DryRun: dryRun, Other: other, Now: time.Now()}, clock.NewClock())
 		},
 	}
 	os.Exit(RunCommand(ctx, os.Args, env))
@@ -38,7 +40,7 @@ func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
 // open opens the data folder for one command, when no server has it.
 func open(c Config) (http.Handler, func() error, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: NewRedactor(c.Keys.Prefix).Attr}))
-	a, err := OpenApp(c, NewClock(), false, pepper(), log)
+	a, err := OpenApp(c, clock.NewClock(), false, pepper(), log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -63,7 +65,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		o.Config.Server.Data = dir
 	}
 	log, level := NewLog(o.Stderr, o.Config, IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
-	a, err := OpenApp(o.Config, NewClock(), true, pepper(), log)
+	a, err := OpenApp(o.Config, clock.NewClock(), true, pepper(), log)
 	if err != nil {
 		return err
 	}

@@ -10,11 +10,13 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"latchkey/internal/keytext"
 )
 
 func TestLog_Redacts(t *testing.T) {
-	key, token, hook := NewSecret("klen_"), NewSecret("lka_"), "whsec_"+RandomHex(32)
-	session := RandomHex(32)
+	key, token, hook := keytext.NewSecret("klen_"), keytext.NewSecret("lka_"), "whsec_"+keytext.RandomHex(32)
+	session := keytext.RandomHex(32)
 	for _, format := range []string{"json", "text"} {
 		var out bytes.Buffer
 		c := DefaultConfig()
@@ -23,7 +25,7 @@ func TestLog_Redacts(t *testing.T) {
 		log.Error("key "+key, "a", key, "b", errors.New("ask "+token+": refused"), "c", fmt.Errorf("wrapped: %w", errors.New("sign with "+hook)))
 		log.With("fixed", "Authorization: Bearer "+key).WithGroup("g").Info("x", "url", "/api/v1/calls?api_key="+key+"&x=1", "u", &url.URL{Scheme: "https", Host: "h", Path: "/" + key})
 		log.Info("x", "header", http.Header{"X-Api-Key": {key}}, "list", []string{"a", key}, "bytes", []byte("Basic "+token), slog.Group("in", "cookie", "latchkey_session="+session))
-		log.Info("x", "link", "/setup?token="+session, "body", `{"password":"hunter2hunter2"}`, "other", "API_KEY="+strings.ToUpper(RandomHex(8)), "alone", session)
+		log.Info("x", "link", "/setup?token="+session, "body", `{"password":"hunter2hunter2"}`, "other", "API_KEY="+strings.ToUpper(keytext.RandomHex(8)), "alone", session)
 		log.Info("kept", "route", "/api/v1/contacts/:contact_id", "hint", "klen_...x9Qa", "key", "key_018c5b0a1f2e9d3b7c6a55", "id", "5f2a81c07")
 		text := out.String()
 		wantNoSecrets(t, format, text, []string{key, key[5:], token, token[4:], hook, hook[6:], session, "hunter2"})

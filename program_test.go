@@ -23,10 +23,12 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"latchkey/internal/keytext"
 )
 
 // programFolder is where this run of the tests has the program.
-var programFolder = filepath.Join(os.TempDir(), fmt.Sprintf("latchkey-test-%d-%s", os.Getpid(), RandomHex(4)))
+var programFolder = filepath.Join(os.TempDir(), fmt.Sprintf("latchkey-test-%d-%s", os.Getpid(), keytext.RandomHex(4)))
 
 // program builds the program once for all tests.
 var program = sync.OnceValues(func() (string, error) {
@@ -230,7 +232,7 @@ func TestProgram_Journey(t *testing.T) {
 		t.Errorf("agents: got %d, want 200", got)
 	}
 	out, errs, exit = run(t, "keys", "create", "--data", data, "--name", "second", "--permission", "all")
-	if exit != 0 || !WellFormed(strings.TrimSpace(out), "klen_") || !strings.Contains(errs, p.url+"/api/v1/key") || strings.Contains(errs, strings.TrimSpace(out)) {
+	if exit != 0 || !keytext.WellFormed(strings.TrimSpace(out), "klen_") || !strings.Contains(errs, p.url+"/api/v1/key") || strings.Contains(errs, strings.TrimSpace(out)) {
 		t.Errorf("for people: exit %d, printed %q and %q; want the key alone, then where to try it", exit, out, errs)
 	}
 	if out, _, _ := run(t, "keys", "list", "--data", data); !strings.HasPrefix(out, "ID ") || !strings.Contains(out, "can_read_calls +6") {
@@ -367,7 +369,7 @@ func TestProgram_TokenOverTCP(t *testing.T) {
 	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "ops") {
 		t.Errorf("with the token's file in the environment: %v %s", err, out)
 	}
-	if err := os.WriteFile(file, []byte(NewSecret(tokenPrefix)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(keytext.NewSecret(tokenPrefix)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, errs, exit := run(t, "keys", "list", "--url", admin, "--token-file", file); exit != 1 || !strings.Contains(errs, "admin token is not valid") {

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v4"
+
+	"latchkey/internal/keytext"
 )
 
 // caddyVersion is the release that the recipe for Caddy is run with.
@@ -300,7 +302,7 @@ func (f *fronted) checkRefusals(good, poor string) {
 	}{
 		{"no key", "GET", "/reports/1", 401, "authentication_required", nil},
 		{"another scheme", "GET", "/reports/1", 401, "authentication_required", []string{"Authorization: Basic azE6"}},
-		{"an unknown key", "GET", "/reports/1", 401, "invalid_key", []string{"X-API-Key: " + NewSecret("klen_")}},
+		{"an unknown key", "GET", "/reports/1", 401, "invalid_key", []string{"X-API-Key: " + keytext.NewSecret("klen_")}},
 		{"no permission", "GET", "/reports/1", 403, "permission_denied", []string{"X-API-Key: " + poor}},
 		{"no route", "GET", "/elsewhere", 404, "not_found", []string{"X-API-Key: " + good}},
 		{"another method", "POST", "/free/1", 405, "method_not_allowed", []string{"X-API-Key: " + good}},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -19,6 +20,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"latchkey/internal/keytext"
 )
 
 // sieve finds any 12 characters in a row of secrets, as they are and in the
@@ -140,7 +143,7 @@ func TestProgram_Canaries(t *testing.T) {
 	s.add("pepper", strings.TrimSpace(string(pepper)))
 	s.add("pepper, its bytes", string(raw))
 	setup := strings.TrimPrefix(makes("setup-link", "").Path, SetupPath(""))
-	password := "Canary " + randomText(24)
+	password := "Canary " + rand.Text()
 	s.add("set-up token", setup)
 	s.add("password", password)
 	form := "Content-Type: application/x-www-form-urlencoded"
@@ -275,11 +278,11 @@ func TestScanKeys(t *testing.T) {
 		var want []string
 		line := 1
 		for range rapid.IntRange(0, 12).Draw(rt, "parts") {
-			noise := rapid.SampledFrom([]string{"\n", "klen_", "k", "klen_klen_", "GET /?api_key=", "\x00\xff", strings.Repeat("x", leakChunk-3), strings.Repeat("klen_\n", 100), NewSecret("klen_")[:40] + "\n", NewSecret("acme_")}).Draw(rt, "noise")
+			noise := rapid.SampledFrom([]string{"\n", "klen_", "k", "klen_klen_", "GET /?api_key=", "\x00\xff", strings.Repeat("x", leakChunk-3), strings.Repeat("klen_\n", 100), keytext.NewSecret("klen_")[:40] + "\n", keytext.NewSecret("acme_")}).Draw(rt, "noise")
 			text.WriteString(noise)
 			line += strings.Count(noise, "\n")
 			if rapid.Bool().Draw(rt, "key") {
-				secret := NewSecret("klen_")
+				secret := keytext.NewSecret("klen_")
 				text.WriteString(secret)
 				want = append(want, fmt.Sprint(secret, ":", line))
 			}
@@ -296,7 +299,7 @@ func TestScanKeys(t *testing.T) {
 // TestScanKeys_LongLine reads a line of 15 MB, in one buffer, and passes on what
 // the reader says.
 func TestScanKeys_LongLine(t *testing.T) {
-	secret := NewSecret("klen_")
+	secret := keytext.NewSecret("klen_")
 	noise := strings.Repeat("klen-0123456789", 1<<20)
 	found := 0
 	allocs := testing.AllocsPerRun(1, func() {
@@ -339,14 +342,14 @@ func TestProgram_KeyLife(t *testing.T) {
 	id, first := create("first", "--environment", "live", "--owner", "ann")
 	out, errs, exit := run(t, "keys", "rotate", id, "--overlap", "7d", "--data", data)
 	second := strings.TrimSpace(out)
-	if exit != 0 || !WellFormed(second, "klen_") || !strings.Contains(errs, "7d more") {
+	if exit != 0 || !keytext.WellFormed(second, "klen_") || !strings.Contains(errs, "7d more") {
 		t.Fatalf("rotate: exit %d, %q, %s", exit, out, errs)
 	}
 	status := func(when string, want map[string]int) {
 		t.Helper()
 		for key, code := range want {
 			if got, _ := p.get(t, "/api/v1/agents", key); got != code {
-				t.Errorf("%s, %s: got %d, want %d", when, Hint(key, "klen_"), got, code)
+				t.Errorf("%s, %s: got %d, want %d", when, keytext.Hint(key, "klen_"), got, code)
 			}
 		}
 	}
@@ -392,7 +395,7 @@ func leakedLog(t *testing.T, data string, p *process, live, other string, create
 	present := strings.TrimSpace(out)
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"a/access.log": "GET /\nGET /?api_key=" + live + " 200\n" + live + "\n", "a/b/dump.bin": "\x00" + other + "\xff" + gone + NewSecret("klen_"), "old.txt": old + "\n",
+		"a/access.log": "GET /\nGET /?api_key=" + live + " 200\n" + live + "\n", "a/b/dump.bin": "\x00" + other + "\xff" + gone + keytext.NewSecret("klen_"), "old.txt": old + "\n",
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
 			t.Fatal(err)
@@ -431,7 +434,7 @@ func leakedLog(t *testing.T, data string, p *process, live, other string, create
 	}
 	for key, want := range map[string]int{live: 401, other: 401, old: 401, present: 200} {
 		if got, _ := p.get(t, "/api/v1/agents", key); got != want {
-			t.Errorf("%s: got %d, want %d", Hint(key, "klen_"), got, want)
+			t.Errorf("%s: got %d, want %d", keytext.Hint(key, "klen_"), got, want)
 		}
 	}
 	export := filepath.Join(dir, "export.json")

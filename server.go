@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"github.com/julienschmidt/httprouter"
+
+	"latchkey/internal/clock"
+	"latchkey/internal/keytext"
 )
 
 // wrongKeys is how many wrong keys an address may send in a minute.
@@ -41,7 +44,7 @@ type Server struct {
 // NewServer serves the routes of its options. Routes that contradict each
 // other are an error.
 func NewServer(o ServerOptions) *Server {
-	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: RandomHex(4), askers: AuthzProxies(o.Proxies)}
+	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: keytext.RandomHex(4), askers: AuthzProxies(o.Proxies)}
 }
 
 // ListensAt notes where clients reach the API.
@@ -502,7 +505,7 @@ func (s *Server) plain(e *Error) http.Handler {
 
 // ServerOptions are what a Server is made of.
 type ServerOptions struct {
-	Clock   *Clock
+	Clock   *clock.Clock
 	Store   *Store
 	Keyring *Keyring
 	Limiter *Limiter

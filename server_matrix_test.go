@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // contractRights says who may ask what: any one of the permissions is enough, none
@@ -516,7 +518,7 @@ func (a *testApp) keyStates(owner string) []keyState {
 	return []keyState{
 		{"active", active, 0}, {"not yet expired", ending, 0}, {"from its network", here, 0}, {"rotated", fresh, 0}, {"earlier secret in the overlap", overlapping, 0}, {"resumed", again, 0},
 		{"earlier secret after it", old, 401}, {"earlier secret without one", replaced, 401}, {"paused", asleep, 401}, {"revoked", gone, 401}, {"expired", expired, 401}, {"from elsewhere", elsewhere, 403},
-		{"no", "", 401}, {"unknown", NewSecret("klen_"), 401},
+		{"no", "", 401}, {"unknown", keytext.NewSecret("klen_"), 401},
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // fill puts a value in place of each wildcard of a path.
@@ -57,7 +59,7 @@ func TestServer_EveryRouteIsGuarded(t *testing.T) {
 			code         string
 		}{
 			{"no key", "", 401, "authentication_required"},
-			{"unknown key", NewSecret("klen_"), 401, "invalid_key"},
+			{"unknown key", keytext.NewSecret("klen_"), 401, "invalid_key"},
 			{"wrong checksum", typo, 401, "invalid_key"},
 			{"text", "hello", 401, "invalid_key"},
 			{"revoked key", revoked, 401, "invalid_key"},
@@ -108,7 +110,7 @@ func TestServer_AdminNeedsToken(t *testing.T) {
 	for _, row := range a.Server.o.Admin {
 		path := fill(row.Path, "1")
 		for _, tt := range []struct{ name, token, code string }{
-			{"no token", "", "authentication_required"}, {"an API key", key, "invalid_key"}, {"an unknown token", NewSecret(tokenPrefix), "invalid_key"},
+			{"no token", "", "authentication_required"}, {"an API key", key, "invalid_key"}, {"an unknown token", keytext.NewSecret(tokenPrefix), "invalid_key"},
 		} {
 			if w := over(row.Method, path, tt.token); w.Code != 401 || code(w) != tt.code {
 				t.Errorf("%s %s with %s: got %d %s, want 401 %s", row.Method, path, tt.name, w.Code, w.Body, tt.code)
@@ -337,7 +339,7 @@ func TestServer_Throttle(t *testing.T) {
 	_, key := a.key(`["can_read_agents"]`)
 	last := 0
 	for range wrongKeys + 1 {
-		last = a.ask("GET", "/api/v1/agents", NewSecret("klen_"), "").Code
+		last = a.ask("GET", "/api/v1/agents", keytext.NewSecret("klen_"), "").Code
 	}
 	if last != 429 {
 		t.Errorf("after %d wrong keys: got %d, want 429", wrongKeys, last)
@@ -346,7 +348,7 @@ func TestServer_Throttle(t *testing.T) {
 		t.Errorf("a valid key from the same address: got %d, want 200", w.Code)
 	}
 	a.clocks.Pass(time.Minute)
-	if w := a.ask("GET", "/api/v1/agents", NewSecret("klen_"), ""); w.Code != 401 {
+	if w := a.ask("GET", "/api/v1/agents", keytext.NewSecret("klen_"), ""); w.Code != 401 {
 		t.Errorf("a minute later: got %d, want 401", w.Code)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // tokenPrefix opens every admin token, so that it is never taken for an API
@@ -60,12 +62,12 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 	}
 	scheme, secret, _ := strings.Cut(sent[0], " ")
 	bad := ErrKey.With("This admin token is not valid. Make one with: latchkey admin token create --name NAME")
-	if !strings.EqualFold(scheme, "Bearer") || !WellFormed(secret, tokenPrefix) {
+	if !strings.EqualFold(scheme, "Bearer") || !keytext.WellFormed(secret, tokenPrefix) {
 		return "", bad
 	}
 	var token Token
 	err = t.store.View(func(tx *Tx) error {
-		for _, hash := range t.peppers.Hashes(DigestOf(secret)) {
+		for _, hash := range t.peppers.Hashes(keytext.DigestOf(secret)) {
 			if token, err = tokenTable.One(tx, "hash", hash); err == nil {
 				break
 			}
@@ -103,9 +105,9 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	if token.Name == "" {
 		return ErrMissing.With("name is missing. Say what the token is for.")
 	}
-	secret := NewSecret(tokenPrefix)
-	token.Hint = Hint(secret, tokenPrefix)
-	token.Hash = t.peppers.Hash(DigestOf(secret))
+	secret := keytext.NewSecret(tokenPrefix)
+	token.Hint = keytext.Hint(secret, tokenPrefix)
+	token.Hash = t.peppers.Hash(keytext.DigestOf(secret))
 	err = r.Update(t.store, func(tx *Tx) (err error) {
 		if token.ID, err = tokenTable.NextID(tx); err != nil {
 			return err

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // seen is all that a store's records and index entries say, and the first
@@ -222,7 +224,7 @@ func TestDamage_Use(t *testing.T) {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= 1 << random.IntN(8)
 		overwrite(t, data, storeFile, string(damaged))
-		app, err := OpenApp(a.config, NewClockFrom(a.clocks.Read), true, "", a.logger())
+		app, err := OpenApp(a.config, clock.NewClockFrom(a.clocks.Read), true, "", a.logger())
 		if err != nil {
 			refused++
 			continue
@@ -394,7 +396,7 @@ func TestUpgrade(t *testing.T) {
 			f, data := readFixture(t, format)
 			a := &testApp{t: t, config: DefaultConfig(), log: &lockedBuffer{}}
 			a.config.Server.Data, a.config.Keys.Prefix = data, fixturePrefix
-			a.clocks = &testClocks{fakeClocks: fakeClocks{Reading{Wall: epoch.Add(20 * time.Second), Boot: time.Hour + 20*time.Second, BootID: "one"}}}
+			a.clocks = &testClocks{Reading: clock.Reading{Wall: epoch.Add(20 * time.Second), Boot: time.Hour + 20*time.Second, BootID: "one"}}
 			a.start()
 			defer a.Close()
 			f.holds(t, a)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"go.etcd.io/bbolt"
 )
 
 // A file of bbolt is a row of pages of one size. The tree is made of nodes, each
@@ -32,27 +34,27 @@ const (
 // keys of the one above, so no sound file comes near it.
 const maxLevels = 64
 
-// CheckPages reports what is wrong with the pages of the file. It reads them from
-// the file, of which it believes nothing: bbolt's own check follows each offset
-// through the map of the file in memory, and one that leads out of the map ends
-// the process. It also goes with writes that happen meanwhile, for it looks at
-// the pages of this transaction alone.
-func (tx *Tx) CheckPages(report func(problem string)) {
-	if tx.File == nil {
+// CheckPages reports what is wrong with the pages of the file that tx reads. It
+// reads them through file and believes none of them: bbolt's own check follows
+// each offset through the map of the file in memory, and one that leads out of
+// the map ends the process. Writes may go on meanwhile: CheckPages looks only at
+// the pages of tx.
+func CheckPages(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
+	if file == nil {
 		report("the transaction has no file to look at")
 		return
 	}
 	var first metaPage
-	if _, err := tx.Bolt.WriteTo(&first); first == nil {
+	if _, err := tx.WriteTo(&first); first == nil {
 		report(fmt.Sprintf("page 0: %v", err))
 		return
 	}
 	end := number(first[metaEnd:])
-	if _, err := tx.File.ReadAt(make([]byte, 1), tx.Bolt.Size()-1); err != nil {
+	if _, err := file.ReadAt(make([]byte, 1), tx.Size()-1); err != nil {
 		report(fmt.Sprintf("the file ends before its %d pages do: %v", end, err))
 		return
 	}
-	w := &pageWalk{file: tx.File, size: uint64(len(first)), uses: make([]pageUse, end), report: report}
+	w := &pageWalk{file: file, size: uint64(len(first)), uses: make([]pageUse, end), report: report}
 	w.uses[0], w.uses[1] = pageUsed, pageUsed
 	listed := number(first[metaFree:])
 	if listed != noFreeList {

@@ -33,7 +33,7 @@ func pageProblems(t testing.TB, path string) (list []string) {
 	}
 	defer db.Close()
 	err = db.View(func(b *bbolt.Tx) error {
-		(&Tx{Bolt: b, File: f}).CheckPages(func(problem string) { list = append(list, problem) })
+		CheckPages(b, f, func(problem string) { list = append(list, problem) })
 		return nil
 	})
 	if err != nil {
@@ -326,7 +326,7 @@ func TestCheckPages_Busy(t *testing.T) {
 	for commits := uint64(0); commits < 60; commits, _ = s.Counts() {
 		var problems []string
 		err := s.View(func(tx *Tx) error {
-			tx.CheckPages(func(problem string) { problems = append(problems, problem) })
+			CheckPages(tx.Bolt, tx.File, func(problem string) { problems = append(problems, problem) })
 			return nil
 		})
 		if err != nil || problems != nil {

@@ -364,7 +364,7 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 			result.Problems = append(result.Problems, problem)
 		}
 	}
-	tx.CheckPages(report)
+	CheckPages(tx.Bolt, tx.File, report)
 	if len(result.Problems) > 0 {
 		return result, nil // what hangs from bad pages cannot be walked
 	}

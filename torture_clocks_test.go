@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"latchkey/internal/clock"
 )
 
 // machine is a computer of which the clocks are set, that sleeps and starts
@@ -48,7 +50,7 @@ func stepped(t time.Time, d time.Duration) time.Time {
 func (m *machine) set() {
 	m.clocks.mu.Lock()
 	defer m.clocks.mu.Unlock()
-	m.clocks.Reading = Reading{Wall: stepped(m.began.Add(m.mono), m.real-m.mono+m.offset), Boot: m.up, BootID: fmt.Sprint("boot", m.boots)}
+	m.clocks.Reading = clock.Reading{Wall: stepped(m.began.Add(m.mono), m.real-m.mono+m.offset), Boot: m.up, BootID: fmt.Sprint("boot", m.boots)}
 }
 
 func (m *machine) pass(d time.Duration) {

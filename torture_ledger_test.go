@@ -17,6 +17,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"latchkey/internal/clock"
+	"latchkey/internal/keytext"
 )
 
 // ledger is what clients were told: every acknowledged operation and when its
@@ -242,7 +245,7 @@ func (l *ledger) churn(p *process, n int) {
 }
 
 func (l *ledger) hire(p *process, _ int) {
-	name := "op" + RandomHex(4)
+	name := "op" + keytext.RandomHex(4)
 	if at, err := l.post(p, "/admin/v1/operators", map[string]any{"name": name, "password": ledgerPassword}, nil); err == nil {
 		l.mu.Lock()
 		l.people[name] = at
@@ -310,7 +313,7 @@ func (l *ledger) counts() string {
 func (l *ledger) inspect(data string, at, until time.Time) (problems []string, err error) {
 	config := DefaultConfig()
 	config.Server.Data, config.Webhooks.AllowPrivateTargets = data, true
-	app, err := OpenApp(config, NewClockFrom(func() Reading { return Reading{Wall: at} }), true, "", slog.New(slog.DiscardHandler))
+	app, err := OpenApp(config, clock.NewClockFrom(func() clock.Reading { return clock.Reading{Wall: at} }), true, "", slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

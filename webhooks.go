@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // What the published material leaves open about managing webhooks, and what is
@@ -90,7 +92,7 @@ func (h *Hooks) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	secret := secretPrefix + RandomHex(32)
+	secret := secretPrefix + keytext.RandomHex(32)
 	var shown map[string]any
 	err = r.Update(h.store, func(tx *Tx) error {
 		hook := Webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}

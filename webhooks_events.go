@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // Event is something that webhooks tell of: a change that has happened.
@@ -74,7 +76,7 @@ func Raise(tx *Tx, e Event) error {
 
 // NewDeliveryID makes the id by which a receiver knows a delivery that comes
 // twice.
-func NewDeliveryID() string { return "whd_" + RandomHex(16) }
+func NewDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
 // listening gives the webhooks that are to hear of an event: the operator's,
 // the owner's, and those of the members of its team, who may see its record

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // told gives the events that a receiver was told of a key, in order.
@@ -43,7 +45,7 @@ func TestNotices_KeyEvents(t *testing.T) {
 			t.Errorf("got %s, want the key without its secret", r.body)
 		}
 	}
-	a.operate(201, "POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}]`, DigestOf("x")))
+	a.operate(201, "POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}]`, keytext.DigestOf("x")))
 	a.send()
 	if n := len(v.all()); n != 5 {
 		t.Errorf("got %d events, want one of the imported key too", n)
@@ -113,7 +115,7 @@ func TestNotices_LimitReached(t *testing.T) {
 	ask(429)
 	ask(429)
 	told(append(both, both...)...)
-	w := a.ask("GET", "/api/v1/key", NewSecret("klen_"), "")
+	w := a.ask("GET", "/api/v1/key", keytext.NewSecret("klen_"), "")
 	if w.Code != 401 {
 		t.Fatalf("got %d", w.Code)
 	}

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"code.dny.dev/ssrf"
+
+	"latchkey/internal/clock"
 )
 
 const (
@@ -41,7 +43,7 @@ const SecretPurpose = "webhook secret"
 // SenderOptions are what a Sender is made of.
 type SenderOptions struct {
 	Store   *Store
-	Clock   *Clock
+	Clock   *clock.Clock
 	Peppers Peppers // opens the secrets
 	Targets *Targets
 	Log     *slog.Logger

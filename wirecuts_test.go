@@ -17,6 +17,9 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"latchkey/internal/certs"
+	"latchkey/internal/certs/certstest"
 )
 
 // weight is what a server holds: memory in KiB and open files.
@@ -173,7 +176,7 @@ type frames struct {
 // frames opens one.
 func (w *wire) frames(t testing.TB, ca string) *frames {
 	t.Helper()
-	roots, err := ReadRoots(ca)
+	roots, err := certs.ReadRoots(ca)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,10 +222,10 @@ func (f *frames) head(method, path, key string, more ...string) []byte {
 func TestProgram_HTTP2(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	ca := newAuthority(t)
-	ca.issue(cert, key, time.Now().Add(time.Hour))
+	ca := certstest.NewAuthority(t)
+	ca.Issue(cert, key, time.Now().Add(time.Hour))
 	w := newWire(t, "LATCHKEY_SERVER_TLS_CERT_FILE="+cert, "LATCHKEY_SERVER_TLS_KEY_FILE="+key)
-	client := tlsClient(t, ca.file, nil)
+	client := tlsClient(t, ca.File, nil)
 	healthy := func(when string) {
 		t.Helper()
 		if r, _ := fetch(t, client, "https://"+w.doors["api"]+"/api/v1/agents?api_key="+w.key); r.StatusCode != 200 || r.ProtoMajor != 2 {
@@ -280,7 +283,7 @@ func TestProgram_HTTP2(t *testing.T) {
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.head("GET", "/up/a", w.key, "transfer-encoding: chunked", "connection: x-api-key"), EndHeaders: true, EndStream: true})
 		}, false},
 	} {
-		f := w.frames(t, ca.file)
+		f := w.frames(t, ca.File)
 		var err error
 		for i := 0; i < 5000 && err == nil; i++ {
 			err = tt.flood(f)

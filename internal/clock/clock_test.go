@@ -1,9 +1,11 @@
-package main
+package clock
 
 import (
 	"testing"
 	"time"
 )
+
+var epoch = time.Date(2026, 2, 3, 9, 0, 0, 0, time.UTC)
 
 // fakeClocks are machine clocks that a test sets.
 type fakeClocks struct{ Reading }

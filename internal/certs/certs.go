@@ -1,4 +1,6 @@
-package main
+// Package certs supplies TLS certificates: from PEM files that may change while
+// they are in use, and from an ACME authority (RFC 8555).
+package certs
 
 import (
 	"bytes"
@@ -19,6 +21,8 @@ import (
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
+
+	"latchkey/internal/clock"
 )
 
 // Certificates are a certificate with its chain and key in two PEM files that
@@ -103,7 +107,7 @@ type IssuerOptions struct {
 	Directory string // URL of the directory of the authority (RFC 8555 section 7.1.1)
 	CAFile    string // PEM of who vouches for the directory's own certificate, "" for the system's
 	Folder    string // where certificates and the account's key are kept
-	Clock     *Clock
+	Clock     *clock.Clock
 	Log       *slog.Logger
 }
 

@@ -1,8 +1,11 @@
-package main
+// Package clock reads wall time and a steady time that also advances across
+// suspend and restart.
+package clock
 
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -180,4 +183,32 @@ func (c *Clock) settle(wall time.Time) {
 		c.least.Add(int64(gap))
 		c.gap, c.since = 0, service
 	}
+}
+
+// Instant gives the moment at which the wall clock of a zone shows so many
+// minutes after midnight of a date. A time that the clock skips is the moment
+// at which it skips; of one that it shows twice it is the first, or with late
+// the second.
+func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.Time {
+	wall := time.Date(date.Year(), date.Month(), date.Day(), 0, minutes, 0, 0, time.UTC)
+	var hits []time.Time
+	var shifted time.Time
+	for _, near := range []time.Duration{-26 * time.Hour, 26 * time.Hour} {
+		_, offset := wall.Add(near).In(zone).Zone()
+		t := wall.Add(-time.Duration(offset) * time.Second).In(zone)
+		if _, now := t.Zone(); now == offset {
+			hits = append(hits, t)
+		}
+		if shifted.IsZero() {
+			shifted = t // by the offset of before: it lies past the gap
+		}
+	}
+	switch {
+	case len(hits) == 0:
+		start, _ := shifted.ZoneBounds()
+		return start
+	case late:
+		return slices.MaxFunc(hits, time.Time.Compare)
+	}
+	return slices.MinFunc(hits, time.Time.Compare)
 }

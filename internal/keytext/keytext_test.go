@@ -1,0 +1,75 @@
+package keytext
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestNewSecret(t *testing.T) {
+	seen := map[string]bool{}
+	for range 1000 {
+		s := NewSecret("klen_")
+		if len(s) != 41 || !strings.HasPrefix(s, "klen_") || !WellFormed(s, "klen_") || seen[s] {
+			t.Fatalf("got %q", s)
+		}
+		seen[s] = true
+	}
+}
+
+// TestWellFormed_Typos checks that no single wrong character and no swap of
+// two neighbours gets past the checksum.
+func TestWellFormed_Typos(t *testing.T) {
+	secret := NewSecret("klen_")
+	for i := range secret {
+		for _, c := range []byte(base62 + " -\x00") {
+			wrong := []byte(secret)
+			wrong[i] = c
+			if string(wrong) != secret && WellFormed(string(wrong), "klen_") {
+				t.Errorf("%q passes for %q", wrong, secret)
+			}
+		}
+		if i > 0 && secret[i] != secret[i-1] {
+			wrong := []byte(secret)
+			wrong[i], wrong[i-1] = wrong[i-1], wrong[i]
+			if WellFormed(string(wrong), "klen_") {
+				t.Errorf("%q passes for %q", wrong, secret)
+			}
+		}
+	}
+	for _, wrong := range []string{"", "klen_", secret[:40], secret + "0", "xlen_" + secret[5:], strings.Repeat("a", 10_000)} {
+		if WellFormed(wrong, "klen_") {
+			t.Errorf("%q passes", wrong)
+		}
+	}
+}
+
+// FuzzWellFormed holds the check of a key against a slower one that works it
+// out from the front, and wants every other character to be noticed.
+func FuzzWellFormed(f *testing.F) {
+	f.Add("klen_0123456789ABCDEFGHIJKLMNOPQRST000000", uint8(3), byte('x'))
+	f.Add("klen_"+strings.Repeat("a", secretRandom), uint8(40), byte('0'))
+	f.Add("", uint8(0), byte(0))
+	f.Fuzz(func(t *testing.T, text string, at uint8, other byte) {
+		slow := func(s string) bool {
+			return len(s) == len("klen_")+SecretLength && strings.HasPrefix(s, "klen_") && check(s[:len(s)-secretCheck]) == s[len(s)-secretCheck:]
+		}
+		if got := WellFormed(text, "klen_"); got != slow(text) {
+			t.Errorf("%q: got %t", text, got)
+		}
+		body := fmt.Sprintf("klen_%.*s", secretRandom, text+strings.Repeat("0", secretRandom))
+		if len(body) != len("klen_")+secretRandom { // cut within a character
+			return
+		}
+		made := []byte(body + check(body))
+		if !WellFormed(string(made), "klen_") {
+			t.Errorf("%q is not a key", made)
+		}
+		if i := int(at) % len(made); made[i] != other {
+			made[i] = other
+			if WellFormed(string(made), "klen_") {
+				t.Errorf("%q is still a key with another character at %d", made, i)
+			}
+		}
+	})
+}
