@@ -2,40 +2,83 @@
 # The whole test command. It installs what the tests need and is missing, then
 # checks the form of the code, and runs the tests with the race detector.
 #
-#   sh test.sh            everything
+#   sh test.sh            everything: under 10 minutes on two cores
+#   sh test.sh -quick     no browser, proxies, packages or torture: under 3 minutes
 #   sh test.sh -run Keys  further arguments go to go test
+#
+# A test that shows no sign of life for two minutes is ended, with the stacks of
+# its goroutines; STUCK=1h sets another time, for the long forms of the tests.
 set -eu
 cd "$(dirname "$0")"
 
-need() { # need COMMAND PACKAGE: from Debian's packages, as root
-	command -v "$1" >/dev/null && return
-	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends "$2" >/dev/null
-	fi
-	command -v "$1" >/dev/null || { echo "test.sh: $1 is missing; install the package $2" >&2; exit 1; }
-}
-need go golang
-need gcc gcc # for the race detector
-need curl curl
-need strace strace # injects faults, records writes
-need chromium chromium
-need npm npm # fetches axe-core once, which checks the dashboard's pages
-need systemd-analyze systemd # for the unit
-need man man-db
-need dpkg-deb dpkg
-need git git # for the release
-need nginx nginx-light # proxies that ask
-need haproxy haproxy
-
-unformatted=$(gofmt -l .)
-if [ -n "$unformatted" ]; then
-	echo "test.sh: run gofmt -w on: $unformatted" >&2
-	exit 1
+quick=
+if [ "${1-}" = -quick ]; then
+	quick=-short
+	shift
 fi
-go mod tidy -diff
-go vet ./...
-go tool staticcheck ./...
-CGO_ENABLED=0 go build -o /dev/null .
-GOOS=windows CGO_ENABLED=0 go build -o /dev/null .
-GOOS=darwin CGO_ENABLED=0 go build -o /dev/null .
-exec go test -race -timeout 30m "$@" ./...
+
+missing= packages=
+need() { # need COMMAND PACKAGE WHY: PACKAGE is Debian's
+	command -v "$1" >/dev/null && return
+	echo "test.sh: $1 is missing ($3); it is in the package $2"
+	missing="$missing $1" packages="$packages $2"
+}
+need go golang "builds the program"
+need gcc gcc "the race detector needs it"
+need git git "version of the build and the release"
+if [ -z "$quick" ]; then
+	need curl curl "runs the commands of the docs"
+	need strace strace "makes system calls fail and records writes"
+	need chromium chromium "goes through the dashboard"
+	need npm npm "fetches axe-core, which checks the pages"
+	need systemd-analyze systemd "checks the unit file"
+	need man man-db "shows the man page"
+	need dpkg-deb dpkg "builds the package"
+	need nginx nginx-light "asks for permission as a proxy"
+	need haproxy haproxy "asks for permission as a proxy"
+fi
+
+install() { # with a policy that keeps packages from starting their services
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e $policy ]; then
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT INT TERM
+		printf '#!/bin/sh\nexit 101\n' >$policy
+		chmod 755 $policy
+	fi
+	echo "test.sh: installing$packages, without starting any service"
+	# shellcheck disable=SC2086 # one word a package
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages >/dev/null
+}
+if [ -n "$missing" ]; then
+	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		echo "test.sh: install these packages and run it again:$packages" >&2
+		exit 1
+	fi
+	(install)
+	for command in $missing; do
+		command -v "$command" >/dev/null || { echo "test.sh: $command is still missing" >&2; exit 1; }
+	done
+fi
+
+step() { # step NAME COMMAND...: runs it and prints how long it took
+	name=$1 began=$(date +%s)
+	shift
+	"$@" || { echo "test.sh: failed: $name" >&2; exit 1; }
+	echo "ok   $name ($(($(date +%s) - began)) s)"
+}
+formatted() {
+	unformatted=$(gofmt -l .)
+	[ -z "$unformatted" ] || { echo "run gofmt -w on: $unformatted" >&2; return 1; }
+}
+builds() {
+	CGO_ENABLED=0 go build -o /dev/null . &&
+		GOOS=windows CGO_ENABLED=0 go build -o /dev/null . &&
+		GOOS=darwin CGO_ENABLED=0 go build -o /dev/null .
+}
+step gofmt formatted
+step "go mod tidy" go mod tidy -diff
+step vet go vet ./...
+step staticcheck go tool staticcheck ./...
+step "builds for Linux, Windows and macOS" builds
+# shellcheck disable=SC2086 # nothing or one word
+exec go run ./internal/testwatch -stuck "${STUCK:-2m}" -- -race -timeout 30m $quick "$@" ./...

@@ -1,0 +1,77 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+// played is what a watch prints for some events, and whether the run failed.
+func played(t *testing.T, strict bool, events string) (string, bool) {
+	t.Helper()
+	var out bytes.Buffer
+	w := newWatch(&out, time.Minute)
+	w.read(strings.NewReader(events))
+	failed := w.summarize(strict)
+	return out.String(), failed
+}
+
+func TestWatch(t *testing.T) {
+	const start = `{"Action":"run","Package":"p","Test":"TestA"}
+{"Action":"output","Package":"p","Test":"TestA","Output":"said by A\n"}
+`
+	for _, tt := range []struct {
+		name, events string
+		strict, fail bool
+		want, absent string
+	}{
+		{"passes", start + `{"Action":"pass","Package":"p","Test":"TestA","Elapsed":2.5}
+{"Action":"pass","Package":"p","Elapsed":3}`, true, false, "    2.5 s TestA of p\n1 passed, 0 failed, 0 skipped", "said by A"},
+		{"fails", start + `{"Action":"fail","Package":"p","Test":"TestA"}
+{"Action":"fail","Package":"p"}`, false, true, "said by A", "none"},
+		{"never ends", start + `{"Action":"output","Package":"p","Output":"panic: timeout\n"}
+{"Action":"fail","Package":"p"}`, false, true, "panic: timeout", "none"},
+		{"does not build", `{"ImportPath":"p.test","Action":"build-output","Output":"undefined: x\n"}
+{"Action":"fail","Package":"p","FailedBuild":"p.test"}`, false, true, "undefined: x", "ok"},
+		{"skips", start + `{"Action":"skip","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p"}`, false, false, "0 passed, 0 failed, 1 skipped", "CI is set"},
+		{"skips in CI", start + `{"Action":"skip","Package":"p","Test":"TestA/b"}
+{"Action":"pass","Package":"p","Test":"TestA"}
+{"Action":"pass","Package":"p"}`, true, true, "TestA/b of p was skipped", "FAIL"},
+		{"not of a test", "go: no such tool\n", false, false, "go: no such tool", "FAIL"},
+	} {
+		got, failed := played(t, tt.strict, tt.events)
+		if failed != tt.fail || !strings.Contains(got, tt.want) || strings.Contains(got, tt.absent) {
+			t.Errorf("%s: got failed %t, %q; want %t, with %q and without %q", tt.name, failed, got, tt.fail, tt.want, tt.absent)
+		}
+	}
+}
+
+func TestWatch_Stuck(t *testing.T) {
+	began := time.Now()
+	w := newWatch(&bytes.Buffer{}, time.Minute)
+	at := func(after time.Duration, action, test string) {
+		w.take(event{Action: action, Package: "p", Test: test}, began.Add(after))
+	}
+	stuck := func(after time.Duration, want string) {
+		t.Helper()
+		if id, _ := w.stuckTest(began.Add(after)); id.name != want {
+			t.Errorf("after %s: got %q, want %q", after, id.name, want)
+		}
+	}
+	at(0, "run", "TestWaits")
+	at(0, "pause", "TestWaits")
+	at(0, "run", "TestLong")
+	at(50*time.Second, "run", "TestLong/part")
+	stuck(100*time.Second, "")
+	at(100*time.Second, "output", "TestLong/part")
+	stuck(160*time.Second, "")
+	stuck(161*time.Second, "TestLong")
+	at(170*time.Second, "pass", "TestLong")
+	at(170*time.Second, "cont", "TestWaits")
+	stuck(230*time.Second, "")
+	stuck(231*time.Second, "TestWaits")
+}
