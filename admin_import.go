@@ -36,121 +36,208 @@ func (i *KeyImport) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load}}
 }
 
-// load stores all rows or none.
+// importRow is one row of an import, and what keeps it from being stored.
+type importRow struct {
+	*Body
+	line   int // of a CSV, 0 in JSON
+	digest keytext.Digest
+	unread *Error // why its cells or its digest cannot be read
+	twice  string // the earlier row that has the same secret
+	held   string // the id of the key that has the secret already
+	unfit  *Error // why it makes no key
+	key    *Key
+}
+
+// keyBatch is the body of an import, whose rows are stored all or none. A dry run
+// checks every row by the same code, and stores none.
+type keyBatch struct {
+	rows   []*importRow
+	unread error // why the body as a whole cannot be read
+	dry    bool
+}
+
+// errUndo takes back what a transaction has written.
+var errUndo = errors.New("undo")
+
+// load stores all rows or none. A dry run answers what an import would do.
 func (i *KeyImport) load(w http.ResponseWriter, r *Request) error {
+	b := &keyBatch{}
+	switch mode := r.URL.Query().Get("dry_run"); mode {
+	case "", "false":
+	case "true":
+		b.dry = true
+	default:
+		return ErrValidation.With("dry_run must be true or false; got %q.", mode)
+	}
 	data, err := r.ReadAll()
 	if err != nil {
 		return err
 	}
-	var rows []*Body
 	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "text/csv" {
-		rows, err = i.csv(data)
+		b.rows, b.unread = i.csv(data)
 	} else {
-		rows, err = i.json(data)
+		b.rows, b.unread = i.json(data)
 	}
-	if err != nil {
+	b.digests()
+	if err := i.add(r, b); err != nil {
 		return err
 	}
-	digests, err := i.digests(rows)
-	if err != nil {
-		return err
+	refused := b.refused()
+	if b.dry {
+		return WriteJSON(w, http.StatusOK, b.preview(refused))
 	}
-	var keys []*Key
-	err = r.Update(i.store, func(tx *Tx) error {
-		if err := i.known(tx, digests); err != nil {
+	if refused != nil {
+		return refused
+	}
+	made := []any{}
+	for _, row := range b.rows {
+		made = append(made, map[string]any{"id": row.key.ID, "name": row.key.Name, "sha256": fmt.Sprintf("%x", row.digest)})
+	}
+	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(made), "message": fmt.Sprintf("Imported %d keys.", len(made)), "keys": made})
+}
+
+// add stores the rows unless one is refused, or this is a dry run. Only a fault is
+// an error: what is wrong with the rows is marked in them.
+func (i *KeyImport) add(r *Request, b *keyBatch) error {
+	if b.unread != nil || !b.dry && b.refused() != nil {
+		return nil
+	}
+	err := r.Update(i.store, func(tx *Tx) error {
+		if err := i.fill(tx, r, b); err != nil {
 			return err
 		}
-		// In the order in which the store sorts them: what goes behind all else
-		// is added many times quicker than what goes in between.
-		keys = make([]*Key, len(rows))
-		ids := NewKeyIDs(r.Now, len(rows))
-		for at, n := range i.keyring.Order(digests) {
-			if keys[n], err = i.one(tx, r, rows[n], digests[n], ids[at]); err != nil {
-				return inKey(n, err)
-			}
+		if b.dry || b.refused() != nil {
+			return errUndo
 		}
 		return nil
 	})
-	if err != nil {
-		return err
+	if errors.Is(err, errUndo) {
+		return nil
 	}
-	made := []any{}
-	for n, key := range keys {
-		made = append(made, map[string]any{"id": key.ID, "name": key.Name, "sha256": fmt.Sprintf("%x", digests[n])})
-	}
-	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d keys.", len(rows)), "keys": made})
+	return err
 }
 
-func (i *KeyImport) one(tx *Tx, r *Request, row *Body, d keytext.Digest, id string) (*Key, error) {
+// fill makes keys of the rows, and marks those that are refused. Only a dry run
+// goes on after the first. The store may call it more than once.
+func (i *KeyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
+	var rows []*importRow
+	var digests []keytext.Digest
+	for _, row := range b.rows {
+		if row.unread != nil || row.twice != "" {
+			continue
+		}
+		var err error
+		row.key, row.unfit = nil, nil
+		if row.held, err = i.keyring.Holding(tx, row.digest); err != nil {
+			return err
+		}
+		if row.held == "" {
+			rows, digests = append(rows, row), append(digests, row.digest)
+		}
+	}
+	if !b.dry && b.refused() != nil {
+		return nil
+	}
+	// In the order in which the store sorts them: what goes behind all else
+	// is added many times quicker than what goes in between.
+	ids := NewKeyIDs(r.Now, len(rows))
+	for at, n := range i.keyring.Order(digests) {
+		err := i.one(tx, r, rows[n], ids[at])
+		if err == nil {
+			continue
+		}
+		if !errors.As(err, &rows[n].unfit) {
+			return err
+		}
+		if !b.dry {
+			return nil
+		}
+	}
+	return nil
+}
+
+// one makes and stores the key of a row.
+func (i *KeyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	key := &Key{ID: id, CreatedAt: r.Now}
 	row.String("hint", &key.Hint)
 	row.Bool("paused", &key.Paused)
 	if len(key.Hint) > 32 {
-		return nil, ErrValidation.With("hint is longer than 32 bytes. It must not hold the secret: give its first or last characters.")
+		return ErrValidation.With("hint is longer than 32 bytes. It must not hold the secret: give its first or last characters.")
 	}
-	if err := i.form.Fill(tx, r, key, row, true); err != nil {
-		return nil, err
-	}
-	if err := i.keyring.Import(tx, key, d); err != nil {
-		return nil, err
-	}
-	return key, Raise(tx, KeyEvent(KeyCreated, key, r.Now))
-}
-
-// inKey says in which row an error was, if the caller may know.
-func inKey(n int, err error) error {
-	var e *Error
-	if !errors.As(err, &e) {
+	if err := i.form.Fill(tx, r, key, row.Body, true); err != nil {
 		return err
 	}
-	return e.With("keys[%d]: %s Nothing was imported.", n, e.Message)
+	if err := i.keyring.Import(tx, key, row.digest); err != nil {
+		return err
+	}
+	row.key = key
+	return Raise(tx, KeyEvent(KeyCreated, key, r.Now))
 }
 
-// digests reads the SHA-256 of every row; ErrConflict names those that stand
-// twice.
-func (i *KeyImport) digests(rows []*Body) ([]keytext.Digest, error) {
-	var list []keytext.Digest
-	var twice []string
+// digests reads the SHA-256 of every row and finds those that appear twice.
+func (b *keyBatch) digests() {
 	first := map[keytext.Digest]int{}
-	for n, row := range rows {
+	for n, row := range b.rows {
+		if row.unread != nil {
+			continue
+		}
 		text := ""
-		if row.String("sha256", &text); row.Err() != nil {
-			return nil, inKey(n, row.Err())
+		row.String("sha256", &text)
+		if err := row.Err(); err != nil {
+			errors.As(err, &row.unread)
+			continue
 		}
-		d, err := keytext.ParseDigest(strings.ToLower(text))
-		if err != nil {
-			return nil, inKey(n, ErrValidation.With("sha256 %s of the secret.", err))
+		var err error
+		if row.digest, err = keytext.ParseDigest(strings.ToLower(text)); err != nil {
+			row.unread = ErrValidation.With("sha256 %s of the secret.", err)
+			continue
 		}
-		if was, ok := first[d]; ok {
-			twice = append(twice, fmt.Sprintf("keys[%d] is keys[%d] again", n, was))
+		if was, ok := first[row.digest]; ok {
+			row.twice = rowName(was)
 		} else {
-			first[d] = n
+			first[row.digest] = n
 		}
-		list = append(list, d)
 	}
-	return list, duplicates(twice)
 }
 
-// known is ErrConflict and names the rows whose secrets are here already.
-func (i *KeyImport) known(tx *Tx, digests []keytext.Digest) error {
-	var here []string
-	for n, d := range digests {
-		id, err := i.keyring.Holding(tx, d)
-		if err != nil {
-			return err
-		}
-		if id != "" {
-			here = append(here, fmt.Sprintf("keys[%d] belongs to the key %s already", n, id))
+// rowName returns the name of a row in messages.
+func rowName(n int) string { return fmt.Sprintf("keys[%d]", n) }
+
+// refused returns why the rows cannot be imported, nil if they can: ErrConflict
+// names those whose secrets appear twice or are here already.
+func (b *keyBatch) refused() error {
+	if b.unread != nil {
+		return b.unread
+	}
+	var unread, unfit *Error
+	var twice, held []string
+	for n, row := range b.rows {
+		switch {
+		case row.unread != nil && unread == nil:
+			unread = row.unread.With("%s: %s Nothing was imported.", rowName(n), row.unread.Message)
+		case row.twice != "":
+			twice = append(twice, fmt.Sprintf("%s is %s again", rowName(n), row.twice))
+		case row.held != "":
+			held = append(held, fmt.Sprintf("%s belongs to the key %s already", rowName(n), row.held))
+		case row.unfit != nil && unfit == nil:
+			unfit = row.unfit.With("%s: %s Nothing was imported.", rowName(n), row.unfit.Message)
 		}
 	}
-	return duplicates(here)
+	switch {
+	case unread != nil:
+		return unread
+	case len(twice) > 0:
+		return duplicates(twice)
+	case len(held) > 0:
+		return duplicates(held)
+	case unfit != nil:
+		return unfit
+	}
+	return nil
 }
 
 func duplicates(list []string) error {
 	const most = 20
-	if len(list) == 0 {
-		return nil
-	}
 	text, more := strings.Join(list[:min(len(list), most)], "; "), ""
 	if len(list) > most {
 		more = fmt.Sprintf(" and %d more", len(list)-most)
@@ -158,8 +245,59 @@ func duplicates(list []string) error {
 	return ErrConflict.With("%s%s. Nothing was imported: leave these rows out.", text, more)
 }
 
+// preview returns the answer of a dry run.
+func (b *keyBatch) preview(refused error) map[string]any {
+	rows := []any{}
+	for n, row := range b.rows {
+		rows = append(rows, row.preview(n))
+	}
+	answer := map[string]any{
+		"dry_run": true, "importable": refused == nil, "count": len(rows), "keys": rows, "error": nil,
+		"message": fmt.Sprintf("An import would add %d keys.", len(rows)),
+	}
+	if refused != nil {
+		e := Public(refused)
+		answer["error"], answer["message"] = e.Code, "An import would be refused. "+e.Message
+	}
+	return answer
+}
+
+// preview returns what a dry run says of a row.
+func (row *importRow) preview(n int) map[string]any {
+	name := ""
+	if row.Body != nil {
+		row.String("name", &name)
+	}
+	shown := map[string]any{"row": rowName(n), "line": nil, "name": name, "sha256": nil, "result": "refused", "message": nil, "key_id": nil}
+	if row.line > 0 {
+		shown["line"] = row.line
+	}
+	if row.unread == nil {
+		shown["sha256"] = fmt.Sprintf("%x", row.digest)
+	}
+	switch {
+	case row.unread != nil:
+		shown["message"] = row.unread.Message
+	case row.twice != "":
+		shown["message"] = fmt.Sprintf("It has the secret of %s.", row.twice)
+	case row.held != "":
+		shown["result"], shown["key_id"] = "present", row.held
+		shown["message"] = fmt.Sprintf("The key %s has this secret already.", row.held)
+	case row.unfit != nil:
+		shown["message"] = row.unfit.Message
+	default:
+		k := row.key
+		shown["result"] = "add"
+		shown["key"] = map[string]any{
+			"name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "owner": k.OwnerName, "environment": k.Environment,
+			"expires_at": Seconds(k.ExpiresAt), "paused": k.Paused, "limits": k.Limits, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
+		}
+	}
+	return shown
+}
+
 // json reads an array of objects, as it is or under "keys".
-func (i *KeyImport) json(data []byte) ([]*Body, error) {
+func (i *KeyImport) json(data []byte) ([]*importRow, error) {
 	if text := strings.TrimSpace(string(data)); strings.HasPrefix(text, "[") {
 		data = []byte(`{"keys":` + text + `}`)
 	}
@@ -170,7 +308,10 @@ func (i *KeyImport) json(data []byte) ([]*Body, error) {
 	if !body.Given("keys") {
 		return nil, ErrMissing.With("keys is missing. Send an array of objects, or {\"keys\": [...]}.")
 	}
-	rows := body.Bodies("keys")
+	var rows []*importRow
+	for _, row := range body.Bodies("keys") {
+		rows = append(rows, &importRow{Body: row})
+	}
 	return rows, body.Err()
 }
 
@@ -178,7 +319,7 @@ func (i *KeyImport) json(data []byte) ([]*Body, error) {
 var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "expires_at"}
 
 // csv reads lines under a line of column names.
-func (i *KeyImport) csv(data []byte) ([]*Body, error) {
+func (i *KeyImport) csv(data []byte) ([]*importRow, error) {
 	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
 	names, err := in.Read()
 	if err != nil {
@@ -190,7 +331,7 @@ func (i *KeyImport) csv(data []byte) ([]*Body, error) {
 			return nil, ErrValidation.With("Column %q is unknown or stands twice. Known are %s and metadata.NAME.", name, strings.Join(known, ", "))
 		}
 	}
-	var rows []*Body
+	var rows []*importRow
 	for {
 		line, err := in.Read()
 		if err == io.EOF {
@@ -199,9 +340,10 @@ func (i *KeyImport) csv(data []byte) ([]*Body, error) {
 		if err != nil {
 			return nil, ErrValidation.With("The CSV cannot be read: %v.", err)
 		}
-		row, err := i.line(names, line)
-		if err != nil {
-			return nil, inKey(len(rows), err)
+		number, _ := in.FieldPos(0)
+		row := &importRow{line: number}
+		if row.Body, err = i.line(names, line); err != nil && !errors.As(err, &row.unread) {
+			return nil, err
 		}
 		rows = append(rows, row)
 	}

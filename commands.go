@@ -10,15 +10,18 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// RunCommand runs a command line and gives the exit code: 0 done, 1 failed, 2
-// not understood.
+// RunCommand runs a command line and returns the exit code: 0 done, 1 failed, 2
+// not understood. A command whose output could not be written has failed.
 func RunCommand(ctx context.Context, args []string, env Environment) int {
-	app := command(env)
-	err := app.Run(ctx, args)
+	out := NewOutput(env.Stdout)
+	env.Stdout = out
+	err := out.Result(command(env).Run(ctx, args))
 	var usage *UsageError
 	switch {
 	case err == nil:
 		return 0
+	case out.Quiet(err):
+		return 1
 	case errors.As(err, &usage):
 		_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\nTry: %s --help\n", err, usage.Command)
 		return 2
@@ -94,7 +97,7 @@ func manPage(root *cli.Command) string {
 	b.WriteString(".SH COMMANDS\n")
 	manCommands(&b, root)
 	b.WriteString(".SH FILES\n.TP\n.I latchkey\\-data\nThe data folder, unless \\fB\\-\\-data\\fR names another.\n" +
-		".SH EXIT STATUS\n0 done, 1 failed, 2 not understood.\n")
+		".SH EXIT STATUS\n0 done, 1 failed (also if the output could not be written), 2 not understood.\n")
 	return b.String()
 }
 

@@ -28,12 +28,12 @@ func (s *Session) Admin() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if c.Bool("json") {
-				return s.PrintJSON(made)
+			lost := Secret{Member: "token", What: "admin token", Again: "Revoke it and create another: latchkey admin token revoke ID"}
+			if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
+				return err
 			}
-			_, _ = fmt.Fprintln(s.Env.Stdout, made["token"])
-			_, err = fmt.Fprintln(s.Env.Stderr, "\nThis is the only time that the token is shown: store it now.")
-			return err
+			_, _ = fmt.Fprintln(s.Env.Stderr, "\nThis is the only time that the token is shown: store it now.")
+			return nil
 		},
 	}
 	revoke := &cli.Command{
@@ -147,29 +147,30 @@ func (s *Session) changeOperator(ctx context.Context, c *cli.Command) error {
 }
 
 func (s *Session) setupLink(ctx context.Context, c *cli.Command) error {
+	base := ""
+	if !c.Bool("json") {
+		conf, _, err := s.Load(c) // before there is a link to lose
+		if err != nil {
+			return err
+		}
+		if base = conf.Admin.BaseURL; base == "" {
+			base = "http://" + strings.Replace(conf.Admin.Listen, "0.0.0.0", "localhost", 1)
+			if conf.AdminTLS().On() {
+				base = "https" + strings.TrimPrefix(base, "http")
+			}
+		}
+	}
 	made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/setup-link", nil)
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		return s.PrintJSON(made)
-	}
-	conf, _, err := s.Load(c)
-	if err != nil {
+	made["path"] = base + Cell(made["path"])
+	lost := Secret{Member: "path", What: "set-up link", Again: "Make another, which ends this one: latchkey admin setup-link"}
+	if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
-	base := conf.Admin.BaseURL
-	if base == "" {
-		base = "http://" + strings.Replace(conf.Admin.Listen, "0.0.0.0", "localhost", 1)
-		if conf.AdminTLS().On() {
-			base = "https" + strings.TrimPrefix(base, "http")
-		}
-	}
-	if _, err := fmt.Fprintf(s.Env.Stdout, "%s%s\n", base, made["path"]); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(s.Env.Stderr, "\nGood once, until %s.\n", made["expires_at"])
-	return err
+	_, _ = fmt.Fprintf(s.Env.Stderr, "\nGood once, until %s.\n", made["expires_at"])
+	return nil
 }
 
 // Audit are the commands that show the audit log and verify its chain.
@@ -413,12 +414,12 @@ func (s *Session) createWebhook(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		return s.PrintJSON(made)
+	lost := Secret{Member: "secret", What: "webhook", Again: "Delete it and create another: latchkey webhooks delete ID"}
+	if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
+		return err
 	}
-	_, _ = fmt.Fprintln(s.Env.Stdout, made["secret"])
-	_, err = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the secret is shown: store it now. The id is %v.\nTry it:\n  latchkey webhooks test %v\n", made["id"], made["id"])
-	return err
+	_, _ = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the secret is shown: store it now. The id is %v.\nTry it:\n  latchkey webhooks test %v\n", made["id"], made["id"])
+	return nil
 }
 
 // webhookPath gives the path of the webhook that the argument names.

@@ -24,8 +24,9 @@ import (
 // ForeignKeys are keys of another program as an import takes them, and what of
 // them has no counterpart here.
 type ForeignKeys struct {
-	Rows  []map[string]any
-	Notes []string // a line each, sorted by what it is about
+	Rows    []map[string]any
+	Numbers []int    // which row of the export each was, from 1
+	Notes   []string // a line each, sorted by what it is about
 }
 
 // foreignReader collects them. For each note it counts the rows it is about.
@@ -59,6 +60,9 @@ func ReadForeignKeys(from string, data []byte, permissions []string, now time.Ti
 		}
 		if err := read(row); err != nil {
 			return ForeignKeys{}, fmt.Errorf("row %d: %w", n+1, err)
+		}
+		if len(r.keys.Rows) > len(r.keys.Numbers) { // it was not left out
+			r.keys.Numbers = append(r.keys.Numbers, n+1)
 		}
 	}
 	for what, count := range r.counts {

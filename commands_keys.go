@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -54,9 +55,11 @@ func (s *Session) Keys() *cli.Command {
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(ForeignSources(), " or ")},
 				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: what keys get that bring no permission known here"},
-				&cli.BoolFlag{Name: "dry-run", Usage: "with --from: print what would be imported"},
+				&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print what would become of each row, and fail if the import would"},
 				&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"},
-			}, Description: `FILE (- for standard input) holds a JSON array, or a .csv with the same names as columns:
+			}, Description: `All rows are imported or none. --dry-run has the server check them in the same way.
+
+FILE (- for standard input) holds a JSON array, or a .csv with the same names as columns:
   [{"name": "ci", "sha256": "64 hex digits", "permissions": ["can_read_calls"]}]
 With --from unkey: rows of its table keys, or apis.listKeys with the column hash added.
 With --from litellm: the answer of /key/list?return_full_object=true.`},
@@ -182,10 +185,9 @@ func (s *Session) createKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		return s.PrintJSON(made)
+	if err := s.PrintSecret(c, made, Secret{Member: "key", What: "key", Again: "Give it another: latchkey keys rotate ID\nOr revoke it: latchkey keys revoke ID"}); err != nil || c.Bool("json") {
+		return err
 	}
-	_, _ = fmt.Fprintln(s.Env.Stdout, made["key"])
 	_, _ = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(ctx, c))
 	return nil
 }
@@ -318,10 +320,10 @@ func (s *Session) rotateKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if c.Bool("json") {
-		return s.PrintJSON(made)
+	lost := Secret{Member: "key", What: "key", Again: fmt.Sprintf("Rotate it again: latchkey keys rotate ID --overlap %s", c.String("overlap"))}
+	if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
+		return err
 	}
-	_, _ = fmt.Fprintln(s.Env.Stdout, made["key"])
 	_, _ = fmt.Fprint(s.Env.Stderr, "\nThis is the only time that the new key is shown: store it now.\n")
 	if overlap == 0 {
 		_, _ = fmt.Fprintln(s.Env.Stderr, "No earlier one holds any more.")
@@ -397,42 +399,99 @@ func (s *Session) explainKey(ctx context.Context, c *cli.Command) error {
 	return err
 }
 
+// upload is a file to be imported.
+type upload struct {
+	file, path, contentType string
+	data                    []byte
+	rows                    []int // which row of an export each row was, from 1; nil if the file is sent as it is
+}
+
 // importKeys sends a file, after putting what another program exported into
 // our form.
 func (s *Session) importKeys(ctx context.Context, c *cli.Command) error {
 	from := c.String("from")
-	if from == "" {
-		return s.ImportFile("keys")(ctx, c)
-	}
-	file, err := OneArgument(c)
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(ForeignSources(), from) {
+	if from != "" && !slices.Contains(ForeignSources(), from) {
 		return Misused(c, fmt.Errorf("--from must be %s; got %q", strings.Join(ForeignSources(), " or "), from))
 	}
-	data, err := ReadFileOr(s.Env.Stdin, file)
+	u, err := s.readUpload(c, "keys")
 	if err != nil {
 		return err
 	}
-	keys, err := ReadForeignKeys(from, data, permissionNames(c), time.Now())
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	for _, note := range keys.Notes {
-		_, _ = fmt.Fprintln(s.Env.Stderr, note)
+	if from != "" {
+		keys, err := ReadForeignKeys(from, u.data, permissionNames(c), time.Now())
+		if err != nil {
+			return fmt.Errorf("%s: %w", u.file, err)
+		}
+		for _, note := range keys.Notes {
+			_, _ = fmt.Fprintln(s.Env.Stderr, note)
+		}
+		u.contentType, u.rows = "application/json", keys.Numbers
+		if u.data, err = json.Marshal(map[string]any{"keys": keys.Rows}); err != nil {
+			return err
+		}
 	}
 	if c.Bool("dry-run") {
-		return s.PrintJSON(keys.Rows)
+		return s.previewImport(ctx, c, u)
 	}
-	answer, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/import", map[string]any{"keys": keys.Rows})
+	return s.sendUpload(ctx, c, u)
+}
+
+// previewImport prints what an import would do with each row. It fails if the
+// import would.
+func (s *Session) previewImport(ctx context.Context, c *cli.Command, u upload) error {
+	u.path += "?dry_run=true"
+	// An older server knows no dry run and would import. Of no rows it imports none.
+	probe, err := s.Call(ctx, c, http.MethodPost, u.path, map[string]any{"keys": []any{}})
+	if err == nil && probe["dry_run"] != true {
+		err = errors.New("the server is older than this program and has no dry run: start it anew")
+	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return err
+	}
+	answer, err := s.Send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", u.file, err)
+	}
+	list, _ := answer["keys"].([]any)
+	for n, v := range list {
+		if row, ok := v.(map[string]any); ok && n < len(u.rows) {
+			row["export_row"] = u.rows[n]
+		}
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(answer)
+		err = s.PrintJSON(answer)
+	} else {
+		err = s.printPreview(answer)
 	}
-	_, err = fmt.Fprintln(s.Env.Stdout, answer["message"])
+	if err == nil && answer["importable"] != true {
+		err = fmt.Errorf("%s: %s", u.file, Cell(answer["message"]))
+	}
+	return err
+}
+
+// printPreview prints the rows of a dry run, and if all is well what would be done.
+func (s *Session) printPreview(answer map[string]any) error {
+	var rows [][]string
+	list, _ := answer["keys"].([]any)
+	for _, v := range list {
+		row, _ := v.(map[string]any)
+		key, _ := row["key"].(map[string]any)
+		name := Cell(row["row"])
+		if line := row["line"]; line != nil {
+			name += ", line " + Cell(line)
+		}
+		if number := row["export_row"]; number != nil {
+			name += fmt.Sprintf(", row %v of the export", number)
+		}
+		rows = append(rows, []string{name, Cell(row["name"]), Cell(row["result"]), Short(key["permissions"]), Cell(key["owner"]), Cell(key["expires_at"]), Cell(row["message"])})
+	}
+	if err := s.PrintTable([]string{"ROW", "NAME", "RESULT", "PERMISSIONS", "OWNER", "EXPIRES AT", "WHY"}, rows); err != nil {
+		return err
+	}
+	if answer["importable"] != true {
+		return nil
+	}
+	_, err := fmt.Fprintf(s.Env.Stdout, "\n%s\n", Cell(answer["message"]))
 	return err
 }
 
@@ -453,26 +512,35 @@ func (s *Session) listKeys(ctx context.Context, c *cli.Command) error {
 // ImportFile makes the action that sends a file to be imported.
 func (s *Session) ImportFile(name string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
-		file, err := OneArgument(c)
+		u, err := s.readUpload(c, name)
 		if err != nil {
 			return err
 		}
-		data, err := ReadFileOr(s.Env.Stdin, file)
-		if err != nil {
-			return err
-		}
-		contentType := "application/json"
-		if strings.HasSuffix(strings.ToLower(file), ".csv") || c.Bool("csv") {
-			contentType = "text/csv"
-		}
-		answer, err := s.Send(ctx, c, http.MethodPost, "/admin/v1/"+name+"/import", contentType, data)
-		if err != nil {
-			return fmt.Errorf("%s: %w", file, err)
-		}
-		if c.Bool("json") {
-			return s.PrintJSON(answer)
-		}
-		_, err = fmt.Fprintln(s.Env.Stdout, answer["message"])
-		return err
+		return s.sendUpload(ctx, c, u)
 	}
+}
+
+// readUpload reads the file that a command names.
+func (s *Session) readUpload(c *cli.Command, name string) (u upload, err error) {
+	u.path, u.contentType = "/admin/v1/"+name+"/import", "application/json"
+	if u.file, err = OneArgument(c); err != nil {
+		return u, err
+	}
+	if strings.HasSuffix(strings.ToLower(u.file), ".csv") || c.Bool("csv") {
+		u.contentType = "text/csv"
+	}
+	u.data, err = ReadFileOr(s.Env.Stdin, u.file)
+	return u, err
+}
+
+func (s *Session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
+	answer, err := s.Send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", u.file, err)
+	}
+	if c.Bool("json") {
+		return s.PrintJSON(answer)
+	}
+	_, err = fmt.Fprintln(s.Env.Stdout, answer["message"])
+	return err
 }

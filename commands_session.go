@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v3"
@@ -177,6 +178,152 @@ func (s *Session) Send(ctx context.Context, c *cli.Command, method, path, conten
 	return answer, err
 }
 
+// Output is the standard output of a command. It keeps the first error of a
+// write, so that RunCommand learns of it even if nobody else looked at it. It is
+// not safe for concurrent use.
+type Output struct {
+	to  io.Writer
+	err error
+}
+
+// NewOutput returns an Output that writes to another writer.
+func NewOutput(to io.Writer) *Output { return &Output{to: to} }
+
+// Write writes to the writer below, until that has failed once.
+func (o *Output) Write(b []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.to.Write(b)
+	if err != nil {
+		o.err = fmt.Errorf("standard output: %w", err)
+	}
+	return n, o.err
+}
+
+// Result adds the error of a failed write to the error that a command returned,
+// unless it is that one.
+func (o *Output) Result(err error) error {
+	if o.err == nil || errors.Is(err, o.err) {
+		return err
+	}
+	return errors.Join(err, o.err)
+}
+
+// Quiet reports whether an error says no more than that the reader of standard
+// output has gone, as in "latchkey keys list | head -1". Nobody misses that output.
+func (o *Output) Quiet(err error) bool {
+	return errors.Is(o.err, syscall.EPIPE) && nothingBut(err, o.err)
+}
+
+// nothingBut reports whether an error is another one, wrapped or not, and holds
+// nothing beside it.
+func nothingBut(err, only error) bool {
+	if err == only {
+		return true
+	}
+	switch e := err.(type) {
+	case *LostSecret:
+		return false
+	case interface{ Unwrap() error }:
+		return nothingBut(e.Unwrap(), only)
+	case interface{ Unwrap() []error }:
+		for _, part := range e.Unwrap() {
+			if !nothingBut(part, only) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}
+
+// kept returns an error if what was written is lost although each write was
+// successful: a file that cannot be stored, or no descriptor at all.
+func (o *Output) kept() error {
+	f, ok := o.to.(*os.File)
+	if !ok || o.err != nil {
+		return o.err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Mode().IsRegular() {
+		// Some file systems have no sync, which is no loss.
+		if err := f.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
+			return err
+		}
+	}
+	// Go's runtime opens the null device in the place of a closed descriptor, for
+	// reading too. A shell's "> /dev/null", which is a choice, is for writing alone.
+	if isNull(info) {
+		if _, err := f.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
+			o.err = errors.New("standard output is closed")
+		}
+	}
+	return o.err
+}
+
+// isNull reports whether a file is the null device.
+func isNull(info os.FileInfo) bool {
+	null, err := os.Stat(os.DevNull)
+	return err == nil && os.SameFile(info, null)
+}
+
+// Secret is a member of an answer that no other answer shows.
+type Secret struct {
+	Member string // of the answer
+	What   string // what the answer is about, such as "key"
+	Again  string // how to go on if the secret is lost; every ID is replaced by the id
+}
+
+// LostSecret is the error of a command that could not print a secret.
+type LostSecret struct {
+	Err  error
+	What string // what could not be printed
+	Next string // how to go on
+}
+
+// Error returns what could not be printed, why, and how to go on.
+func (e *LostSecret) Error() string {
+	return fmt.Sprintf("%s could not be printed, and will not be shown again: %v\n%s", e.What, e.Err, e.Next)
+}
+
+// Unwrap returns the error of the write.
+func (e *LostSecret) Unwrap() error { return e.Err }
+
+// Kept returns a *LostSecret if a secret could not be written, by the error of the
+// write or by what became of standard output.
+func Kept(stdout io.Writer, err error, what, next string) error {
+	if out, ok := stdout.(*Output); ok && err == nil {
+		err = out.kept()
+	}
+	if err == nil {
+		return nil
+	}
+	return &LostSecret{Err: err, What: what, Next: next}
+}
+
+// PrintSecret prints the secret of an answer, or the answer as JSON for scripts.
+// It returns a *LostSecret if that could not be written.
+func (s *Session) PrintSecret(c *cli.Command, answer map[string]any, secret Secret) error {
+	var err error
+	if c.Bool("json") {
+		err = s.PrintJSON(answer)
+	} else {
+		_, err = fmt.Fprintln(s.Env.Stdout, answer[secret.Member])
+	}
+	what := "the " + secret.What
+	if id := answer["id"]; id != nil {
+		what = fmt.Sprintf("the secret of the %s %s", secret.What, Cell(id))
+	}
+	if name := answer["name"]; name != nil {
+		what += fmt.Sprintf(" (%s)", Cell(name))
+	}
+	return Kept(s.Env.Stdout, err, what, strings.ReplaceAll(secret.Again, "ID", Cell(answer["id"])))
+}
+
 // PrintJSON prints a value for scripts.
 func (s *Session) PrintJSON(v any) error {
 	enc := json.NewEncoder(s.Env.Stdout)
@@ -204,7 +351,7 @@ func (s *Session) PrintList(c *cli.Command, answer map[string]any, name string, 
 		row, _ := v.(map[string]any)
 		var cells []string
 		for _, column := range columns {
-			cells = append(cells, short(row[column]))
+			cells = append(cells, Short(row[column]))
 		}
 		rows = append(rows, cells)
 	}
@@ -218,8 +365,8 @@ func (s *Session) PrintList(c *cli.Command, answer map[string]any, name string, 
 	return nil
 }
 
-// short is Cell with no more of a list than keeps the table on a screen.
-func short(v any) string {
+// Short is Cell with no more of a list than keeps the table on a screen.
+func Short(v any) string {
 	if list, ok := v.([]any); ok && len(list) > 2 {
 		return fmt.Sprintf("%s +%d", Cell(list[0]), len(list)-1)
 	}
@@ -279,6 +426,9 @@ func ReadFileOr(stdin io.Reader, file string) ([]byte, error) {
 
 // IsTerminal says whether a person reads what is written.
 func IsTerminal(w io.Writer) bool {
+	if out, ok := w.(*Output); ok {
+		w = out.to
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false
@@ -287,6 +437,5 @@ func IsTerminal(w io.Writer) bool {
 	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
 		return false
 	}
-	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(info, null)
+	return !isNull(info)
 }

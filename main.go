@@ -22,6 +22,8 @@ import (
 )
 
 func main() {
+	// Otherwise a write to a closed pipe ends the program before it can say what was lost.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	env := Environment{
@@ -75,11 +77,15 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		return err
 	}
 	defer reloadOnHangup(a, o, level)()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
 		a.Server.ListensAt(baseURL(o.Config, api))
 		announce(a, o, log, api, admin)
 		if o.Demo {
-			seedErr = demo(ctx, a, o, [2]string{baseURL(o.Config, api), dashboardURL(o.Config, admin)})
+			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.Config, api), dashboardURL(o.Config, admin)}); seedErr != nil {
+				stop() // nobody has a key to it
+			}
 		}
 	})
 	return errors.Join(seedErr, err)
@@ -124,7 +130,8 @@ func demo(ctx context.Context, a *App, o ServeOptions, doors [2]string) error {
 	if err != nil {
 		return fmt.Errorf("fill the demo: %w", err)
 	}
-	return PrintDemo(o.Stdout, doors[0], doors[1], made)
+	err = PrintDemo(o.Stdout, doors[0], doors[1], made)
+	return Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends: start it again with a standard output that takes them.")
 }
 
 // firstOperator makes the operator that the environment names, where there is
@@ -185,7 +192,10 @@ func announce(a *App, o ServeOptions, log *slog.Logger, api, admin net.Addr) {
 	} else if token, err := a.Operators.SetupToken(a.Deed("make set-up link")); err == nil {
 		next = "Set up     " + dashboard + SetupPath(token)
 	}
-	_, _ = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)
+	_, err = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)
+	if err != nil {
+		log.Warn("print the addresses; for another set-up link run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
+	}
 }
 
 // baseURL is where clients reach the API: what the config says, or else the

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/urfave/cli/v3"
+
+	"latchkey/internal/keytext"
+)
+
+// failingWriter takes nothing.
+type failingWriter struct{ err error }
+
+// Write fails.
+func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+// commandWalk calls every command once.
+type commandWalk struct {
+	*testApp
+	dir string // for files
+	n   int
+}
+
+// file writes a new file and returns its path.
+func (w *commandWalk) file(ending, text string) string {
+	w.t.Helper()
+	w.n++
+	path := filepath.Join(w.dir, fmt.Sprintf("file%d%s", w.n, ending))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// made creates something and returns its id.
+func (w *commandWalk) made(path, body string) string {
+	w.t.Helper()
+	return Cell(w.operate(201, "POST", "/admin/v1/"+path, body)["id"])
+}
+
+func (w *commandWalk) newKey() string {
+	w.t.Helper()
+	return w.made("keys", `{"name": "k", "permissions": ["can_read_calls"]}`)
+}
+
+func (w *commandWalk) newHook() string {
+	w.t.Helper()
+	return w.made("webhooks", `{"name": "h", "url": "https://hooks.example.net/x", "subscribed_events": ["call.ended"]}`)
+}
+
+// logged makes a webhook with an attempt in its log and returns its id.
+func (w *commandWalk) logged() string {
+	w.t.Helper()
+	id := w.newHook()
+	hook, err := strconv.ParseUint(id, 10, 64)
+	if err == nil {
+		err = w.Store.Update(func(tx *Tx) error {
+			return AddAttempt(tx, hook, Attempt{Delivery: NewDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1, Body: []byte("{}")})
+		})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+// answered makes a webhook whose receiver answers and returns its id.
+func (w *commandWalk) answered() string {
+	w.t.Helper()
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	w.t.Cleanup(receiver.Close)
+	return w.made("webhooks", fmt.Sprintf(`{"name": "h", "url": %q, "subscribed_events": ["call.ended"]}`, receiver.URL))
+}
+
+// args returns for each command what to give it, as often as it is called.
+func (w *commandWalk) args() map[string]func() []string {
+	given := func(args ...string) func() []string { return func() []string { return args } }
+	key := func() []string { return []string{w.newKey()} }
+	imported := func() []string {
+		w.n++
+		return []string{w.file(".json", fmt.Sprintf(`[{"name": "i", "permissions": ["can_read_calls"], "sha256": %q}]`, sha(fmt.Sprint(w.n))))}
+	}
+	ready := httptest.NewServer(w.local)
+	w.t.Cleanup(ready.Close)
+	backup := filepath.Join(w.dir, "walk.db")
+	all := map[string]func() []string{
+		"serve": given(), "restore": given(backup), "check": given(), "healthcheck": given("--url", ready.URL),
+		"backup":      func() []string { w.n++; return []string{filepath.Join(w.dir, fmt.Sprint("backup", w.n))} },
+		"compact":     given("--data", newClosedFolder(w.t)),
+		"keys create": given("--name", "new", "--permission", "can_read_calls"),
+		"keys list":   given(), "keys show": key, "keys usage": key, "keys pause": key, "keys revoke": key, "keys rotate": key,
+		"keys update": func() []string { return []string{w.newKey(), "--name", "l"} },
+		"keys resume": func() []string {
+			id := w.newKey()
+			w.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
+			return []string{id}
+		},
+		"keys explain":    func() []string { return []string{w.newKey(), "--path", "/api/v1/calls"} },
+		"keys leaked":     func() []string { return []string{w.file(".txt", "nothing")} },
+		"keys import":     imported,
+		"webhooks create": given("--name", "w", "--target", "https://hooks.example.net/x", "--event", "call.ended"),
+		"webhooks list":   given(), "webhooks delete": func() []string { return []string{w.newHook()} },
+		"webhooks test":      func() []string { return []string{w.answered()} },
+		"webhooks logs":      func() []string { return []string{w.logged()} },
+		"webhooks redeliver": func() []string { return []string{w.logged(), "--log", "1"} },
+		"admin create": func() []string {
+			w.n++
+			return []string{"--name", fmt.Sprint("ann", w.n), "--password-file", w.file("", "a long password")}
+		},
+		"admin passwd": func() []string {
+			w.n++
+			name := fmt.Sprint("bea", w.n)
+			w.made("operators", fmt.Sprintf(`{"name": %q, "password": "a long password"}`, name))
+			return []string{name, "--password-file", w.file("", "another password")}
+		},
+		"admin setup-link": func() []string {
+			for _, op := range w.operate(200, "GET", "/admin/v1/operators", "")["operators"].([]any) {
+				w.operate(200, "DELETE", "/admin/v1/operators/"+Cell(op.(map[string]any)["id"]), "")
+			}
+			return nil
+		},
+		"admin token create": given("--name", "t"), "admin token list": given(),
+		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
+		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "routes": given(), "reload": given(),
+		"config check": given(), "config print": given(), "version": given(), "man": given(), "calls list": given(),
+		"owners update": func() []string {
+			w.n++
+			return []string{w.made("owners", fmt.Sprintf(`{"name": "u%d"}`, w.n)), "--rate", "2"}
+		},
+		"events create": given("--title", "Fitting", "--start", "2036-03-02T09:00:00Z", "--end", "2036-03-02T09:45:00Z"), "events list": given(),
+		"events cancel": func() []string {
+			return []string{w.made("events", `{"title": "e", "start_time": "2036-03-02T09:00:00Z", "end_time": "2036-03-02T09:45:00Z"}`)}
+		},
+	}
+	for name, form := range map[string]struct{ flags, body string }{
+		"agents": {"--name a", `{"name": "a"}`}, "contacts": {"--first-name c --last-name d --email NUM@example.net", `{"first_name": "a", "last_name": "b", "email": "NUM@example.net"}`},
+		"teams": {"--name tNUM", `{"name": "tNUM"}`}, "owners": {"--name oNUM", `{"name": "oNUM"}`}, "schedules": {"--owner sNUM --time-zone UTC", `{"owner": "sNUM", "time_zone": "UTC"}`},
+		"variables":   {"--name vNUM --display-name V --type text --context contact", `{"name": "vNUM", "display_name": "V", "variable_type": "text", "context_type": "contact"}`},
+		"do-not-call": {"--phone +4930555NUM", `{"phone_number": "+4930555NUM"}`},
+	} {
+		one := func(text string) string { w.n++; return strings.ReplaceAll(text, "NUM", fmt.Sprintf("%04d", w.n)) }
+		all[name+" create"] = func() []string { return strings.Fields(one(form.flags)) }
+		all[name+" list"] = given()
+		all[name+" import"] = func() []string { return []string{w.file(".json", "["+one(form.body)+"]")} }
+		all[name+" delete"] = func() []string { return []string{w.made(name, one(form.body))} }
+	}
+	return all
+}
+
+// newClosedFolder returns a data folder that nobody has open.
+func newClosedFolder(t testing.TB) string {
+	t.Helper()
+	a := newTestApp(t)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.App = nil
+	return a.config.Server.Data
+}
+
+// run calls a command and returns its exit code and what it wrote to standard
+// error.
+func (w *commandWalk) run(stdout io.Writer, args ...string) (exit int, errs string) {
+	var stderr bytes.Buffer
+	env := Environment{
+		Stdin: strings.NewReader(""), Stdout: stdout, Stderr: &stderr, CheckFile: CheckStoreFile,
+		Open:    func(Config) (http.Handler, func() error, error) { return w.local, func() error { return nil }, nil },
+		Restore: func(Config, string, bool, bool) (Restored, error) { return Restored{}, nil },
+		Serve: func(_ context.Context, o ServeOptions) error {
+			err := PrintDemo(o.Stdout, "", "", Demo{Key: keytext.NewSecret("klen_")})
+			return Kept(o.Stdout, err, "the key of the demo", "Start it again.")
+		},
+	}
+	exit = RunCommand(context.Background(), append([]string{"latchkey", "--data", w.config.Server.Data}, args...), env)
+	return exit, stderr.String()
+}
+
+// leaves returns the commands that do something, by their words.
+func leaves(c *cli.Command, words string) []string {
+	var all []string
+	for _, sub := range c.Commands {
+		if sub.Name != "help" {
+			all = append(all, leaves(sub, strings.TrimSpace(words+" "+sub.Name))...)
+		}
+	}
+	if len(all) == 0 {
+		return []string{words}
+	}
+	return all
+}
+
+// oneTime finds a secret in what a command prints.
+var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + tokenPrefix + `[0-9A-Za-z]{20,}|whsec_[0-9a-f]{20,}|/setup\S*[0-9a-f]{40,}`)
+
+// TestOutput_EveryCommand calls every command with a standard output that takes
+// nothing. A command that is added needs a line in commandWalk.args, and no more:
+// what it loses is noticed where all of them end.
+func TestOutput_EveryCommand(t *testing.T) {
+	w := &commandWalk{testApp: newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), dir: t.TempDir()}
+	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
+	args, secrets := w.args(), []string{}
+	for _, name := range leaves(command(Environment{}), "") {
+		if args[name] == nil {
+			t.Errorf("%s: commandWalk.args does not know how to call it", name)
+			continue
+		}
+		for _, more := range [][]string{nil, {"--json"}} {
+			call := func(out io.Writer) (int, string) {
+				w.t.Helper()
+				return w.run(out, slices.Concat(strings.Fields(name), args[name](), more)...)
+			}
+			var out bytes.Buffer
+			if exit, errs := call(&out); exit != 0 {
+				t.Errorf("%s %v: exit %d, %s", name, more, exit, errs)
+				continue
+			}
+			secret := oneTime.MatchString(out.String())
+			if secret && more == nil {
+				secrets = append(secrets, name)
+			}
+			if out.Len() == 0 {
+				continue
+			}
+			if exit, errs := call(failingWriter{syscall.ENOSPC}); exit != 1 || !strings.Contains(errs, "no space left") || secret != strings.Contains(errs, "will not be shown again") {
+				t.Errorf("%s %v, a full disk: exit %d, %q; want 1 and what is lost", name, more, exit, errs)
+			}
+			exit, errs := call(failingWriter{&os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}})
+			if exit != 1 || secret != strings.Contains(errs, "will not be shown again") || !secret && strings.Contains(errs, "latchkey:") {
+				t.Errorf("%s %v, a closed pipe: exit %d, %q; want 1, and a word about a lost secret alone", name, more, exit, errs)
+			}
+		}
+	}
+	if want := []string{"serve", "keys create", "keys rotate", "webhooks create", "admin setup-link", "admin token create"}; !slices.Equal(slices.Sorted(slices.Values(secrets)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("secrets are shown by %q; want %q", secrets, want)
+	}
+	for _, help := range [][]string{{"--help"}, {"keys", "--help"}, {"keys"}, {"completion", "bash"}} {
+		if exit, errs := w.run(failingWriter{syscall.ENOSPC}, help...); exit != 1 || !strings.Contains(errs, "no space left") {
+			t.Errorf("%v: exit %d, %q; want 1", help, exit, errs)
+		}
+	}
+}
+
+// TestOutput_Result has errors beside the one of a write.
+func TestOutput_Result(t *testing.T) {
+	other := errors.New("other")
+	for _, tt := range []struct {
+		name  string
+		write error
+		err   func(write error) error
+		quiet bool
+		says  []string
+	}{
+		{"nobody looked", syscall.EPIPE, func(error) error { return nil }, true, []string{"broken pipe"}},
+		{"wrapped", syscall.EPIPE, func(write error) error { return fmt.Errorf("read: %w", write) }, true, []string{"broken pipe"}},
+		{"joined", syscall.EPIPE, func(write error) error { return errors.Join(nil, write) }, true, []string{"broken pipe"}},
+		{"beside another", syscall.EPIPE, func(write error) error { return errors.Join(write, other) }, false, []string{"broken pipe", "other"}},
+		{"another", syscall.EPIPE, func(error) error { return other }, false, []string{"broken pipe", "other"}},
+		{"a secret", syscall.EPIPE, func(write error) error { return &LostSecret{Err: write, What: "the key"} }, false, []string{"the key"}},
+		{"a full disk", syscall.ENOSPC, func(error) error { return nil }, false, []string{"no space left"}},
+		{"no failed write", nil, func(error) error { return syscall.EPIPE }, false, []string{"broken pipe"}},
+	} {
+		out := NewOutput(failingWriter{tt.write})
+		_, write := out.Write([]byte("x"))
+		err := out.Result(tt.err(write))
+		if quiet := out.Quiet(err); quiet != tt.quiet {
+			t.Errorf("%s: quiet is %v, want %v", tt.name, quiet, tt.quiet)
+		}
+		for _, says := range tt.says {
+			if strings.Count(err.Error(), says) != 1 {
+				t.Errorf("%s: got %q, want %q in it once", tt.name, err, says)
+			}
+		}
+	}
+}
+
+// lostOutputs are standard outputs of a process that keep nothing: each starts
+// the shell with one, which runs the rest.
+func lostOutputs() map[string]string {
+	all := map[string]string{"closed descriptor": `"$@" >&-`, "nothing writable": `"$@" >&- 2>&-`}
+	if runtime.GOOS == "linux" {
+		all["full disk"], all["full disk for both"] = `"$@" >/dev/full`, `"$@" >/dev/full 2>/dev/full`
+	}
+	return all
+}
+
+// TestProgram_LostSecret has the real program print secrets to where they are
+// lost, and follows what it says.
+func TestProgram_LostSecret(t *testing.T) {
+	if _, err := os.Stat("/bin/sh"); err != nil {
+		t.Skip("there is no /bin/sh")
+	}
+	data := filepath.Join(t.TempDir(), "data")
+	serveReal(t, data)
+	made, _, _ := run(t, "keys", "create", "--data", data, "--name", "first", "--permission", "can_read_calls", "--json")
+	id := regexp.MustCompile(`key_[0-9a-f]+`).FindString(made)
+	if id == "" {
+		t.Fatalf("got %q, want a key", made)
+	}
+	gone, sink, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	outputs := lostOutputs()
+	outputs["closed pipe"] = `"$@"`
+	for _, tt := range []struct {
+		args []string
+		want string // on standard error, an expression
+	}{
+		{[]string{"keys", "create", "--name", "ci", "--permission", "can_read_calls"}, `secret of the key (key_\w+) \(ci\).*\n.*latchkey keys rotate key_\w+\n.*latchkey keys revoke key_\w+\n$`},
+		{[]string{"keys", "rotate", id, "--overlap", "0"}, `secret of the key ` + id + ` \(first\).*\n.*latchkey keys rotate ` + id + ` --overlap 0\n$`},
+		{[]string{"webhooks", "create", "--name", "w", "--target", "https://hooks.example.net/x", "--event", "call.ended"}, `secret of the webhook \d+ \(w\).*\n.*latchkey webhooks delete \d+\n$`},
+		{[]string{"admin", "token", "create", "--name", "t"}, `secret of the admin token \d+ \(t\).*\n.*latchkey admin token revoke \d+\n$`},
+		{[]string{"admin", "setup-link"}, `the set-up link.*\n.*latchkey admin setup-link\n$`},
+	} {
+		for name, script := range outputs {
+			c := programCommand(t, slices.Concat(tt.args, []string{"--data", data})...)
+			shell := exec.Command("/bin/sh", slices.Concat([]string{"-c", script, "sh"}, c.Args)...)
+			var errs bytes.Buffer
+			shell.Env, shell.Stderr = c.Env, &errs
+			if name == "closed pipe" {
+				shell.Stdout = sink
+			}
+			_ = shell.Run()
+			if exit := shell.ProcessState.ExitCode(); exit != 1 {
+				t.Errorf("%v, %s: exit %d, %s; want 1", tt.args[:2], name, exit, errs.String())
+			}
+			silent := name == "nothing writable" || name == "full disk for both"
+			if !silent && !regexp.MustCompile(tt.want).MatchString(errs.String()) {
+				t.Errorf("%v, %s: got %q, want %q", tt.args[:2], name, errs.String(), tt.want)
+			}
+		}
+	}
+	list := programCommand(t, "keys", "list", "--data", data)
+	var errs bytes.Buffer
+	list.Stdout, list.Stderr = sink, &errs
+	if _ = list.Run(); list.ProcessState.ExitCode() != 1 || errs.Len() > 0 {
+		t.Errorf("a list to a closed pipe: %v, %q; want exit code 1 and no word", list.ProcessState, errs.String())
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	thrown := programCommand(t, "keys", "rotate", id, "--overlap", "0", "--data", data)
+	if thrown.Stdout = null; thrown.Run() != nil {
+		t.Errorf("a secret that is thrown away on purpose: %v, want exit code 0", thrown.ProcessState)
+	}
+}
+
+// TestProgram_LostDemo starts a demo whose key nobody can read.
+func TestProgram_LostDemo(t *testing.T) {
+	c := programCommand(t, "serve", "--demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	gone, sink, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Close()
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	c.Stdout, c.Stderr = sink, &errs
+	if _ = c.Run(); c.ProcessState.ExitCode() != 1 || !strings.Contains(errs.String(), "the key and the password of the demo could not be printed") {
+		t.Errorf("got %v, %s; want exit code 1 and why", c.ProcessState, errs.String())
+	}
+}
