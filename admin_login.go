@@ -193,7 +193,7 @@ func (o *Operators) Create(by Deed, name, password, setup string) (made Operator
 				return err
 			}
 		}
-		if _, err := operatorTable.One(tx, "name", []byte(strings.ToLower(name))); err == nil {
+		if operatorTable.Has(tx, "name", []byte(strings.ToLower(name))) {
 			return ErrConflict.With("There is an operator named %q.", name)
 		}
 		id, err := operatorTable.NextID(tx)
@@ -214,8 +214,12 @@ func setupMark(token string, until time.Time) []byte {
 
 // CheckSetup says whether the token of a set-up link holds: ErrSetup.
 func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
-	if n, err := operatorTable.Count(tx); err != nil || n > 0 {
-		return errors.Join(err, ErrSetup)
+	n, err := operatorTable.Count(tx)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return ErrSetup
 	}
 	mark, err := tx.Get("meta", []byte("setup"))
 	if err != nil {
@@ -233,8 +237,12 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 func (o *Operators) SetupToken(by Deed) (token string, err error) {
 	token = keytext.RandomHex(32)
 	err = by.Update(o.store, func(tx *Tx) error {
-		if n, err := operatorTable.Count(tx); err != nil || n > 0 {
-			return errors.Join(err, ErrConflict.With("There is an operator already. Log in, or use latchkey admin passwd."))
+		n, err := operatorTable.Count(tx)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			return ErrConflict.With("There is an operator already. Log in, or use latchkey admin passwd.")
 		}
 		return tx.Put("meta", []byte("setup"), setupMark(token, by.Late().Add(setupSpan)))
 	})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -48,10 +49,10 @@ func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
 	if id, e := strconv.ParseUint(ref, 10, 64); e == nil {
 		a, err = GetAgent(tx, id)
 	}
-	if err != nil || !s.Allows(a.Owner, a.TeamID) {
+	if errors.Is(err, ErrNotFound) || err == nil && !s.Allows(a.Owner, a.TeamID) {
 		return Agent{}, ErrAgentNotFound
 	}
-	return a, nil
+	return a, err
 }
 
 // SaveAgent stores a changed agent.
@@ -309,11 +310,14 @@ func saveBlocked(tx *Tx, r *Request, old *blocked, b *Body) (blocked, error) {
 	if !ValidPhone(v.Phone) {
 		return v, ErrValidation.With("phone_number must be an E.164 number such as +4930555044; got %q.", v.Phone)
 	}
-	if same, err := blockedTable.One(tx, "phone", []byte(v.Phone)); err == nil && same.ID != v.ID {
+	same, err := blockedTable.One(tx, "phone", []byte(v.Phone))
+	if err == nil && same.ID != v.ID {
 		return same, nil
 	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return v, err
+	}
 	if old == nil {
-		var err error
 		if v.ID, err = blockedTable.NextID(tx); err != nil {
 			return v, err
 		}

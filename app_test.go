@@ -119,6 +119,50 @@ func (a *testApp) restart() {
 	a.start()
 }
 
+// refuseWrites has a store refuse every write from now on, as it does from the
+// start of its Close on, while what it holds can still be read.
+func refuseWrites(t testing.TB, s *Store) {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	<-s.done
+	t.Cleanup(func() { _ = s.db.Close() })
+}
+
+// damageRecords turns over a bit in each value of a bucket, of records or of
+// index entries. repair turns it back.
+func damageRecords(t testing.TB, s *Store, bucket string) (repair func()) {
+	t.Helper()
+	flip := func() {
+		err := s.Update(func(tx *Tx) error {
+			flipped := map[string][]byte{}
+			for key, stored := range tx.Range(bucket, nil) {
+				value := bytes.Clone(stored)
+				value[len(value)-1] ^= 1
+				flipped[string(key)] = value
+			}
+			if len(flipped) == 0 {
+				t.Errorf("the bucket %s has nothing to damage", bucket)
+			}
+			for key, value := range flipped {
+				if err := tx.PutRaw(bucket, []byte(key), value); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip()
+	return flip
+}
+
 // ask sends a request to the API door.
 func (a *testApp) ask(method, path, key, body string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))

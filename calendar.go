@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"latchkey/internal/clock"
@@ -146,9 +147,8 @@ func (c *Calendar) get(w http.ResponseWriter, r *Request) error {
 // a scope: ErrAgentNotFound, ErrTeamNotFound, ErrTeamAccess.
 func CheckLinks(tx *Tx, scope Scope, e Appointment) error {
 	if e.AgentID != 0 {
-		agent, err := GetAgent(tx, e.AgentID)
-		if err != nil || !scope.Allows(agent.Owner, agent.TeamID) {
-			return ErrAgentNotFound
+		if _, err := FindAgent(tx, scope, strconv.FormatUint(e.AgentID, 10)); err != nil {
+			return err
 		}
 	}
 	return CheckTeam(tx, scope, e.TeamID)

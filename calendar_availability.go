@@ -257,7 +257,7 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 		if err != nil {
 			return s, err
 		}
-		if _, err := scheduleTable.One(tx, "owner", IDKey(o.ID)); err == nil {
+		if scheduleTable.Has(tx, "owner", IDKey(o.ID)) {
 			return s, ErrConflict.With("%s has a schedule already. Change that one.", o.Name)
 		}
 		s.Owner = o.ID

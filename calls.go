@@ -191,10 +191,8 @@ func (c *Calls) check(tx *Tx, r *Request, o Order) (Agent, error) {
 	if agent.PhoneNumber == "" {
 		return agent, ErrNoPhone
 	}
-	if o.Contact != 0 {
-		if _, err := FindContact(tx, scope, o.Contact); err != nil {
-			return agent, ErrNotFound.With("No contact with the id %d.", o.Contact)
-		}
+	if err := CheckContact(tx, scope, o.Contact); err != nil {
+		return agent, err
 	}
 	owner, err := FindOwner(tx, r.Key.Owner)
 	if err != nil {
@@ -351,10 +349,8 @@ func inbound(tx *Tx, r *Request, b *Body, o Order) (c Call, err error) {
 	if err != nil {
 		return c, err
 	}
-	if o.Contact != 0 {
-		if _, err := FindContact(tx, scope, o.Contact); err != nil {
-			return c, ErrNotFound.With("No contact with the id %d.", o.Contact)
-		}
+	if err := CheckContact(tx, scope, o.Contact); err != nil {
+		return c, err
 	}
 	c = Call{
 		Owner: owner.ID, TeamID: agent.TeamID, Agent: CallAgent{agent.ID, agent.Name, agent.AssistantID}, Status: CallQueued, Type: CallInbound,

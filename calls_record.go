@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"iter"
 	"net/url"
 	"slices"
@@ -299,8 +300,11 @@ func CallsInScope(tx *Tx, scope Scope, filter CallFilter, page Page) (calls []Ca
 	agent := uint64(0)
 	if filter.Agent != "" {
 		a, err := FindAgent(tx, scope, filter.Agent)
-		if err != nil {
+		if errors.Is(err, ErrAgentNotFound) {
 			return nil, 0, nil // an agent that is not there has no calls
+		}
+		if err != nil {
+			return nil, 0, err
 		}
 		agent = a.ID
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -76,6 +77,18 @@ func FindContact(tx *Tx, s Scope, id uint64) (Contact, error) {
 		return Contact{}, ErrNotFound
 	}
 	return c, nil
+}
+
+// CheckContact returns ErrNotFound if a contact (0: none) is not in scope.
+func CheckContact(tx *Tx, s Scope, id uint64) error {
+	if id == 0 {
+		return nil
+	}
+	_, err := FindContact(tx, s, id)
+	if errors.Is(err, ErrNotFound) {
+		return ErrNotFound.With("No contact with the id %d.", id)
+	}
+	return err
 }
 
 // SaveContact stores a changed contact.

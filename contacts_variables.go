@@ -73,7 +73,7 @@ func SeedVariables(tx *Tx, owner uint64, now time.Time) error {
 		return nil
 	}
 	for _, v := range builtin() {
-		if _, err := variableTable.One(tx, "name", variableKey(owner, v.Context, v.Name)); err == nil {
+		if variableTable.Has(tx, "name", variableKey(owner, v.Context, v.Name)) {
 			continue
 		}
 		var err error

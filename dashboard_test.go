@@ -422,6 +422,36 @@ func TestDashboard_Lists(t *testing.T) {
 	}
 }
 
+// Whatever the admin door answers, no other site may show, embed or hold it.
+func TestDashboard_SecurityFields(t *testing.T) {
+	b := newDashboard(t)
+	want := map[string]string{
+		"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Referrer-Policy": "no-referrer",
+		"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+		"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+	}
+	misdirected, foreign := b.request("GET", "/login"), b.request("POST", "/logout")
+	misdirected.Host = "evil.example"
+	foreign.Header.Set("Origin", "https://evil.example")
+	for _, tt := range []struct {
+		request *http.Request
+		status  int
+	}{
+		{b.request("GET", "/keys"), 200}, {b.request("GET", "/login"), 200}, {b.request("GET", "/static/style.css"), 200}, {b.request("GET", "/admin/v1/keys"), 200},
+		{b.request("GET", "/nothing"), 404}, {misdirected, 421}, {foreign, 403}, {b.request("POST", "/logout"), 403}, {b.request("GET", "/"), 303},
+	} {
+		w := b.send(tt.request)
+		if w.Code != tt.status {
+			t.Errorf("%s: got %d, want %d", tt.request.URL, w.Code, tt.status)
+		}
+		for name, value := range want {
+			if got := w.Header()[name]; len(got) != 1 || got[0] != value {
+				t.Errorf("%s: %s: got %q, want %q", tt.request.URL, name, got, value)
+			}
+		}
+	}
+}
+
 // evil is a name that would run if a page forgot to escape it.
 const evil = `"><img src=x onerror=alert(1)><script>alert(1)</script>`
 

@@ -606,3 +606,32 @@ func TestProxy_Cancel(t *testing.T) {
 	}
 	<-ended
 }
+
+// An upstream is told whether the client came over TLS.
+func TestProxy_ForwardedProto(t *testing.T) {
+	g := newGuarded(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Header.Get("X-Forwarded-Proto"))
+	}, nil)
+	tls := httptest.NewUnstartedServer(g.api)
+	tls.StartTLS()
+	t.Cleanup(tls.Close)
+	for _, tt := range []struct {
+		door *httptest.Server
+		want string
+	}{{g.door, "http"}, {tls, "https"}, {g.openHTTP2(t), "https"}} {
+		r, err := http.NewRequest("GET", tt.door.URL+"/up/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-API-Key", g.key)
+		r.Header.Set("X-Forwarded-Proto", "gopher") // of nobody who may say so
+		res, err := tt.door.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := readText(t, res.Body); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.door.URL, got, tt.want)
+		}
+		_ = res.Body.Close()
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"strings"
@@ -530,4 +531,86 @@ func TestServer_SelfRevoke(t *testing.T) {
 		t.Errorf("switched off: got %d %s, want 403", w.Code, w.Body)
 	}
 	b.wantCode("not revoked", map[string]int{key: 200})
+}
+
+// A changed limit of an owner holds for every key of the owner that is in memory,
+// by whichever secret, once it is stored, and for nobody else.
+func TestKeyring_OwnerLimitInMemory(t *testing.T) {
+	a := newTestApp(t)
+	secrets := map[string]string{}
+	for _, owner := range []string{"ann", "bob"} {
+		for _, name := range []string{"first", "second"} {
+			_, secrets[owner+" "+name] = a.key(everyPermission, `"owner": "`+owner+`"`)
+		}
+	}
+	id, earlier := a.key(everyPermission, `"owner": "ann"`)
+	secrets["ann earlier"], secrets["ann rotated"] = earlier, a.rotate(id, 3600)
+	owner := func(name string) (id uint64) {
+		err := a.Store.View(func(tx *Tx) error {
+			o, err := OwnerNamed(tx, name)
+			id = o.ID
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	want := func(when string, ann int) {
+		t.Helper()
+		for whose, secret := range secrets {
+			key, holder, err := a.Keyring.Find(secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			most := 0
+			for _, c := range key.Charge(nil, RequestsPerMinute, 1) {
+				if c.Limit.Name == OwnerRequestsPerMinute {
+					most = c.Limit.Max
+				}
+			}
+			if asked := map[bool]int{true: ann, false: 0}[whose[:3] == "ann"]; most != asked || holder.Key() != key {
+				t.Errorf("%s, %s: got a limit of %d, want %d", when, whose, most, asked)
+			}
+		}
+	}
+	change := func(most int, then error) {
+		t.Helper()
+		err := a.Store.Update(func(tx *Tx) error {
+			return errors.Join(a.Keyring.LimitOwner(tx, owner("ann"), map[string]int{OwnerRequestsPerMinute: most}), then)
+		})
+		if !errors.Is(err, then) {
+			t.Fatal(err)
+		}
+	}
+	want("before", 0)
+	_, misses := a.Keyring.Cached()
+	for _, most := range []int{7, 9, 0, 5} {
+		change(most, nil)
+		want(fmt.Sprint("with ", most), most)
+	}
+	change(8, errors.New("given up"))
+	want("after a change that was given up", 5)
+	if _, now := a.Keyring.Cached(); now != misses {
+		t.Errorf("got %d reads of the store, want the keys from memory", now-misses)
+	}
+}
+
+// What was read of a key before its owner's limit changed is not kept after it.
+func TestKeyCache_OwnerLimitWhileRead(t *testing.T) {
+	a := newTestApp(t)
+	_, secret := a.key(everyPermission, `"owner": "ann"`)
+	key, err := a.Keyring.read(keytext.DigestOf(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := NewKeyCache(100)
+	since := c.Changes()
+	c.ChangeOwner(key.Owner, func(*Key) {})
+	if h := c.Keep(keytext.DigestOf(secret), key, since); h != nil {
+		t.Error("a key that was read before the change is kept")
+	}
+	if h := c.Keep(keytext.DigestOf(secret), key, c.Changes()); h == nil {
+		t.Error("a key that was read after the change is not kept")
+	}
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -275,6 +277,212 @@ func TestLimiter_PayIn(t *testing.T) {
 		list, err := l.Standings(charges("a", 0, limit), epoch)
 		if err != nil || list[0].Used != step.used {
 			t.Errorf("after %d units: got %d used, %v; want %d", step.n, list[0].Used, err, step.used)
+		}
+	}
+}
+
+// within fails the test when something has not ended after a minute.
+func within(t *testing.T, what string, run func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- run() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(time.Minute):
+		t.Fatalf("%s: goes on for ever", what)
+		return nil
+	}
+}
+
+// A store that is closing refuses what needs more reserve, and what is to be
+// stored; nobody waits for it.
+func TestLimiter_ClosingStore(t *testing.T) {
+	few, day := Limit{"few", 1, time.Minute}, Limit{CallsPerDay, 5, 24 * time.Hour}
+	for name, use := range map[string]func(l *Limiter, now time.Time) error{
+		"one limit": func(l *Limiter, now time.Time) error { _, err := l.Spend("a", []Limit{few}, now, nil); return err },
+		"two limits": func(l *Limiter, now time.Time) error {
+			_, err := l.Spend("a", []Limit{few, perMinute}, now, nil)
+			return err
+		},
+		"two ids": func(l *Limiter, now time.Time) error {
+			_, err := l.Pay(append(charges("a", 1, few), charges("b", 1, few)...), now, nil)
+			return err
+		},
+		"a long limit": func(l *Limiter, now time.Time) error { _, err := l.Pay(charges("a", 1, day), now, nil); return err },
+		"a long limit in a transaction": func(l *Limiter, now time.Time) error {
+			return l.store.Update(func(tx *Tx) error { _, err := l.PayIn(tx, charges("a", 1, day), now); return err })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := NewLimiter(newTestStore(t), epoch)
+			if err := use(l, epoch); err != nil {
+				t.Fatal(err)
+			}
+			refuseWrites(t, l.store)
+			for range 2 {
+				if err := within(t, "the request", func() error { return use(l, epoch.Add(time.Hour)) }); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("got %v, want ErrUnavailable", err)
+				}
+			}
+			unlocked(t, l)
+		})
+	}
+}
+
+// unlocked checks that nothing of a limiter is held any more.
+func unlocked(t *testing.T, l *Limiter) {
+	t.Helper()
+	for i := range l.shards {
+		for id, m := range l.shards[i].meters {
+			if !m.TryLock() {
+				t.Fatalf("the counters of %s are locked", id)
+			}
+			m.Unlock()
+		}
+	}
+}
+
+// A counter whose record cannot be read is an error each time, of everything
+// that needs it, and leaves the others as they are.
+func TestLimiter_DamagedRecords(t *testing.T) {
+	short, other, day := Limit{"short", 10, time.Minute}, Limit{"other", 10, time.Minute}, Limit{CallsPerDay, 10, 24 * time.Hour}
+	uses := map[string]struct {
+		bucket string
+		use    func(l *Limiter) error
+	}{
+		"one limit":  {"meters", func(l *Limiter) error { _, err := l.Spend("b", []Limit{short}, epoch, nil); return err }},
+		"two limits": {"meters", func(l *Limiter) error { _, err := l.Spend("b", []Limit{other, short}, epoch, nil); return err }},
+		"two ids": {"meters", func(l *Limiter) error {
+			_, err := l.Pay(append(charges("a", 1, short), charges("b", 1, short)...), epoch, nil)
+			return err
+		}},
+		"short and long": {"meters", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, day, short), epoch, nil); return err }},
+		"a look":         {"meters", func(l *Limiter) error { _, err := l.Standings(charges("b", 0, short), epoch); return err }},
+		"a long limit":   {"quotas", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, day), epoch, nil); return err }},
+		"long and short": {"quotas", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, short, day), epoch, nil); return err }},
+		"a long one in tx": {"quotas", func(l *Limiter) error {
+			return l.store.Update(func(tx *Tx) error { _, err := l.PayIn(tx, charges("b", 1, day), epoch); return err })
+		}},
+		"a look at a long one": {"quotas", func(l *Limiter) error { _, err := l.Standings(charges("b", 0, day), epoch); return err }},
+	}
+	for name, tt := range uses {
+		for what, record := range map[string][]byte{
+			"no reserve": {}, "half a reserve": {0x80}, "no time": {1}, "half a time": {1, 0x80}, "no window": {1, 2}, "half a window": {1, 2, 1}, "a window without its mark": {1, 2, 1, 2},
+		} {
+			if tt.bucket == "quotas" && what != "no reserve" && what != "half a reserve" && what != "half a time" {
+				continue // windows of their own, or whole ones
+			}
+			t.Run(name+", "+what, func(t *testing.T) {
+				l := NewLimiter(newTestStore(t), epoch)
+				limit := map[string]string{"meters": short.Name, "quotas": day.Name}[tt.bucket]
+				if err := l.store.Update(func(tx *Tx) error { return tx.Put(tt.bucket, MeterKey("b", limit), record) }); err != nil {
+					t.Fatal(err)
+				}
+				for range 2 {
+					if err := tt.use(l); !errors.Is(err, ErrWindow) {
+						t.Fatalf("got %v, want ErrWindow", err)
+					}
+					unlocked(t, l)
+				}
+				list, err := l.Standings(charges("a", 0, short, day), epoch)
+				if err != nil || list[0].Used != 0 || list[1].Used != 0 {
+					t.Errorf("got %+v, %v; want nothing charged", list, err)
+				}
+			})
+		}
+	}
+}
+
+// Close tells that the counts could not be stored: those of limits, and those of
+// limits that are only observed.
+func TestLimiter_CloseFails(t *testing.T) {
+	observed := charges("a", 1, Limit{"few", 1, time.Minute})
+	observed[0].Observe = true
+	for name, use := range map[string]func(l *Limiter) error{
+		"counts": func(l *Limiter) error { _, err := spend(l, "a", []Limit{perMinute}, epoch); return err },
+		"observations": func(l *Limiter) error {
+			l.Observed.Note(observed[0], epoch)
+			return nil
+		},
+	} {
+		l := NewLimiter(newTestStore(t), epoch)
+		if err := use(l); err != nil {
+			t.Fatal(err)
+		}
+		refuseWrites(t, l.store)
+		if err := l.Close(); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: got %v, want ErrUnavailable", name, err)
+		}
+	}
+}
+
+// TestLimiter_SpanBounds uses a limit up at once: the unit is back after the
+// span and not before, whichever way the limit is counted.
+func TestLimiter_SpanBounds(t *testing.T) {
+	for _, span := range []time.Duration{time.Second, time.Hour - 1, time.Hour, 24 * time.Hour} {
+		limit := Limit{"x", 2, span}
+		if short := limit.Short(); short != (span < time.Hour) {
+			t.Errorf("%s: got short %t", span, short)
+		}
+		l := NewLimiter(newTestStore(t), epoch)
+		for _, step := range []struct {
+			cost int
+			at   time.Duration
+			want error
+			wait time.Duration
+		}{
+			{3, 0, ErrRateLimit, 0}, {2, 0, nil, 0}, {0, 0, nil, 0}, {1, 0, ErrRateLimit, span}, {2, 1, ErrRateLimit, max(time.Second, span-1)},
+			{1, span - 1, ErrRateLimit, time.Second}, {2, span, nil, 0}, {1, span, ErrRateLimit, span},
+		} {
+			_, err := l.Pay(charges("a", step.cost, limit), epoch.Add(step.at), nil)
+			if !errors.Is(err, step.want) || step.want != nil && Public(err).RetryAfter != step.wait {
+				t.Errorf("%s: %d after %s: got %v, want %v and a wait of %s", span, step.cost, step.at, err, step.want, step.wait)
+			}
+		}
+	}
+}
+
+// The log tells of an observed limit once in a minute for each id.
+func TestObservations_LogBounds(t *testing.T) {
+	o, log := NewObservations(newTestStore(t)), &lockedBuffer{}
+	o.LogTo(slog.New(slog.NewTextHandler(log, nil)))
+	c := Charge{ID: "a", Limit: Limit{"few", 1, time.Minute}, Cost: 1, Observe: true}
+	for i, step := range []struct {
+		at    time.Duration
+		lines int
+	}{{0, 1}, {observedAgain - 1, 1}, {observedAgain, 2}, {2*observedAgain - 1, 2}, {2 * observedAgain, 3}} {
+		o.Note(c, epoch.Add(step.at))
+		if got := strings.Count(log.String(), "\n"); got != step.lines {
+			t.Errorf("step %d: got %d lines, want %d", i, got, step.lines)
+		}
+		if err := o.Flush(epoch.Add(step.at)); err != nil { // forgets the lines that are old enough
+			t.Fatal(err)
+		}
+	}
+	if n, err := o.Count("a", "few"); n != 5 || err != nil {
+		t.Errorf("got %d, %v; want 5", n, err)
+	}
+}
+
+// A stored number that is damaged is an error, and is not counted anew from 0.
+func TestObservations_Damaged(t *testing.T) {
+	o := NewObservations(newTestStore(t))
+	c := Charge{ID: "a", Limit: Limit{"few", 1, time.Minute}, Cost: 1, Observe: true}
+	for _, damaged := range []bool{false, true} {
+		err := o.store.Update(func(tx *Tx) error { return tx.Put("observed", MeterKey("a", "few"), []byte{0x80}) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if damaged {
+			damageRecords(t, o.store, "observed")
+		}
+		if n, err := o.Count("a", "few"); err == nil {
+			t.Errorf("Count gives %d, want an error", n)
+		}
+		o.Note(c, epoch)
+		if err := o.Flush(epoch); err == nil {
+			t.Error("Flush gives no error")
 		}
 	}
 }

@@ -121,7 +121,7 @@ func (c *Owners) save(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
 		if strings.TrimSpace(name) == "" {
 			return o, ErrMissing.With("name is missing. Say who the owner is.")
 		}
-		if _, err := ownerTable.One(tx, "name", []byte(strings.TrimSpace(name))); err == nil {
+		if ownerTable.Has(tx, "name", []byte(strings.TrimSpace(name))) {
 			return o, ErrConflict.With("An owner named %q exists.", name)
 		}
 		var err error
@@ -291,8 +291,12 @@ func CheckTeam(tx *Tx, s Scope, id uint64) error {
 	if id == 0 {
 		return nil
 	}
-	if _, err := FindTeam(tx, id); err != nil {
+	_, err := FindTeam(tx, id)
+	if errors.Is(err, ErrNotFound) {
 		return ErrTeamNotFound.With("No team with the id %d.", id)
+	}
+	if err != nil {
+		return err
 	}
 	if !slices.Contains(s.Teams, id) {
 		return ErrTeamAccess

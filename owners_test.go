@@ -146,3 +146,47 @@ func TestOwners_limits(t *testing.T) {
 		}
 	}
 }
+
+// An owner needs a name of its own; what has none changes nothing, least of all
+// the owner of what is made without a word about one.
+func TestOwners_Names(t *testing.T) {
+	a := newTestApp(t)
+	a.key(everyPermission) // of the default owner
+	a.operate(201, "POST", "/admin/v1/owners", `{"name": "ann"}`)
+	before := a.control("GET", "/admin/v1/owners", "").Body.String()
+	for _, tt := range []struct {
+		body   string
+		status int
+		code   string
+	}{
+		{`{}`, 400, "missing_parameter"}, {`{"name": ""}`, 400, "missing_parameter"}, {`{"name": " \t", "rate": 9}`, 400, "missing_parameter"}, {`{"rate": 9, "balance": 1}`, 400, "missing_parameter"},
+		{`{"name": null}`, 400, "missing_parameter"}, {`{"name": 5}`, 400, "validation_error"},
+		{`{"name": "ann", "rate": 9}`, 409, "conflict"}, {`{"name": " ann ", "rate": 9}`, 409, "conflict"}, {`{"name": "admin", "rate": 9}`, 409, "conflict"},
+		{`{"name": "` + strings.Repeat("n", 201) + `"}`, 400, "validation_error"}, {`{"name": "bob", "rate": -0.01}`, 400, "validation_error"}, {`{"name": "bob", "rate": "9"}`, 400, "validation_error"},
+		{`{"name": "bob", "balance": "9"}`, 400, "validation_error"}, {`{"name": "bob", "limits": {"owner_calls_per_day_limit": -1}}`, 400, "validation_error"},
+	} {
+		if w := a.control("POST", "/admin/v1/owners", tt.body); w.Code != tt.status || code(w) != tt.code {
+			t.Errorf("%s: got %d %s, want %d %s", tt.body, w.Code, w.Body, tt.status, tt.code)
+		}
+	}
+	a.operate(400, "PATCH", "/admin/v1/owners/1", `{"name": "other"}`)
+	if after := a.control("GET", "/admin/v1/owners", "").Body.String(); after != before {
+		t.Errorf("got %s, want the owners as they were: %s", after, before)
+	}
+	longest := strings.Repeat("n", 200)
+	if o := a.operate(201, "POST", "/admin/v1/owners", `{"name": "`+longest+`", "rate": 0, "balance": -1}`); o["name"] != longest {
+		t.Errorf("got %v", o)
+	}
+}
+
+// A limit of an owner is a whole number from 0 to MaxLimit, both of which it may be.
+func TestOwners_LimitBounds(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/owners", `{"name": "ann"}`)
+	for number, want := range map[string]int{"-1": 400, "0": 200, "1": 200, "1.5": 400, "1000000000": 200, "1000000001": 400, "99999999999999999999": 400, `"7"`: 400} {
+		w := a.control("PATCH", "/admin/v1/owners/1", `{"limits": {"owner_calls_per_day_limit": `+number+`}}`)
+		if w.Code != want || want == 200 && !strings.Contains(w.Body.String(), `"owner_calls_per_day_limit":`+number) {
+			t.Errorf("%s: got %d %s, want %d", number, w.Code, w.Body, want)
+		}
+	}
+}

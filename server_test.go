@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -444,5 +445,200 @@ func TestServer_Watch(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// An inner fault is one line of the log with the request id and the cause, of
+// which the caller sees nothing; what is the caller's own fault is none.
+func TestServer_FaultsAreLogged(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara"}`)
+	_, key := a.key(everyPermission)
+	lines := func() (found []string) {
+		for line := range strings.Lines(a.log.String()) {
+			if strings.Contains(line, "request failed") {
+				found = append(found, line)
+			}
+		}
+		return found
+	}
+	for path, want := range map[string]int{"/api/v1/calls/7": 404, "/api/v1/nothing": 404, "/api/v1/calls?page=0": 400, "/api/v1/contacts": 200} {
+		if w := a.ask("GET", path, key, ""); w.Code != want {
+			t.Errorf("%s: got %d %s, want %d", path, w.Code, w.Body, want)
+		}
+	}
+	if found := lines(); len(found) != 0 {
+		t.Errorf("got %q, want no line", found)
+	}
+	damageRecords(t, a.Store, "contacts")
+	for i, ask := range []func() *httptest.ResponseRecorder{
+		func() *httptest.ResponseRecorder { return a.ask("GET", "/api/v1/contacts", key, "") },
+		func() *httptest.ResponseRecorder { return a.control("GET", "/admin/v1/contacts", "") },
+	} {
+		w := ask()
+		said := object(t, w.Body.String())
+		if w.Code != 500 || said["error"] != "server_error" || said["message"] != ErrServer.Message || len(said) != 3 {
+			t.Errorf("got %d %v, want server_error and nothing of the cause", w.Code, said)
+		}
+		found := lines()
+		if len(found) != i+1 {
+			t.Fatalf("got %q, want a line for each of %d faults", found, i+1)
+		}
+		line := object(t, found[i])
+		if line["level"] != "ERROR" || line["id"] != said["request_id"] || line["error"] == nil || !strings.Contains(fmt.Sprint(line["error"]), "contacts/0000000000000001: checksum does not match") {
+			t.Errorf("got %v, want the request %v and the cause", line, said["request_id"])
+		}
+	}
+}
+
+// Retry-After is there when there is something to wait for, and only then.
+func TestServer_RetryAfter(t *testing.T) {
+	a := newTestApp(t, withReports)
+	_, key := a.key(everyPermission)
+	_, few := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 1}`)
+	_, asker := a.key(`["can_verify_keys"]`)
+	_, paused := a.key(everyPermission)
+	_, powerless := a.key(`["can_read_calls"]`)
+	a.operate(409, "POST", "/admin/v1/owners", `{"name": "admin"}`)
+	a.ask("GET", "/api/v1/agents", few, "")
+	want := func(w *httptest.ResponseRecorder, status int, wait []string) {
+		t.Helper()
+		if got := w.Header()["Retry-After"]; w.Code != status || !slices.Equal(got, wait) {
+			t.Errorf("got %d %s, Retry-After %q; want %d and %q", w.Code, w.Body, got, status, wait)
+		}
+	}
+	want(a.ask("GET", "/api/v1/agents", key, ""), 200, nil)
+	want(a.ask("GET", "/api/v1/agents", "", ""), 401, nil)
+	want(a.ask("GET", "/api/v1/agents", keytext.NewSecret("klen_"), ""), 401, nil)
+	want(a.ask("GET", "/api/v1/agents", powerless, ""), 403, nil)
+	want(a.ask("GET", "/api/v1/calls/7", key, ""), 404, nil)
+	want(a.ask("GET", "/api/v1/nothing", key, ""), 404, nil)
+	want(a.ask("DELETE", "/api/v1/agents", key, ""), 405, nil)
+	want(a.ask("POST", "/api/v1/contacts/create", key, "{}"), 400, nil)
+	want(a.control("POST", "/admin/v1/owners", `{"name": "admin"}`), 409, nil)
+	want(a.ask("GET", "/api/v1/agents", few, ""), 429, []string{"60"})
+	a.clocks.Pass(59*time.Second + 500*time.Millisecond)
+	want(a.ask("GET", "/api/v1/agents", few, ""), 429, []string{"1"})
+	a.clocks.Pass(500*time.Millisecond - 1)
+	want(a.ask("GET", "/api/v1/agents", few, ""), 429, []string{"1"})
+	a.clocks.Pass(1)
+	want(a.ask("GET", "/api/v1/agents", few, ""), 200, nil)
+	want(a.ask("POST", "/api/v1/verify", asker, `{"key": "`+paused+`", "limits": {"requests_per_minute_limit": 1000}}`), 200, nil)
+	damageRecords(t, a.Store, "owners")
+	want(a.control("GET", "/admin/v1/owners", ""), 500, nil)
+	refuseWrites(t, a.Store)
+	want(a.ask("POST", "/api/v1/contacts/create", key, `{"first_name": "Mara"}`), 503, []string{"5"})
+}
+
+// doorOf is the door that serves a path: the control socket for what the operator
+// may do.
+func (a *testApp) doorOf(path string) http.Handler {
+	if strings.HasPrefix(path, "/admin/") {
+		return a.local
+	}
+	return a.api
+}
+
+// A damaged record is a fault of ours that is told of. It is not one that is
+// missing, so nothing is answered as if it were not there, and no other is made
+// in its place.
+func TestServer_DamagedIsNotMissing(t *testing.T) {
+	a := newTestApp(t)
+	f := fillStore(a)
+	for _, tt := range []struct {
+		bucket, method, path, body string
+		good, damaged              int
+	}{
+		{"agents", "POST", "/api/v1/calls", `{"phone_number": "+4930555010", "agent_id": 1}`, 201, 500},
+		{"agents", "GET", "/api/v1/calls?agent_id=1", "", 200, 500},
+		{"agents", "POST", "/api/v1/calendar/events/create", `{"title": "Visit", "start_time": "2026-02-10T10:00:00Z", "end_time": "2026-02-10T11:00:00Z", "ai_agent_id": 1}`, 201, 500},
+		{"agents", "POST", "/admin/v1/calls", `{"owner": "ann", "phone_number": "+4930555010", "agent_id": 1}`, 201, 500},
+		{"contacts", "POST", "/api/v1/calls", `{"phone_number": "+4930555010", "agent_id": 1, "contact_id": 1}`, 201, 500},
+		{"contacts", "POST", "/admin/v1/calls", `{"owner": "ann", "phone_number": "+4930555010", "agent_id": 1, "contact_id": 1}`, 201, 500},
+		{"teams", "POST", "/api/v1/contacts/create", `{"first_name": "Oda", "team_id": 1}`, 201, 500},
+		{"teams", "POST", "/admin/v1/agents", `{"owner": "ann", "name": "Back desk", "team_id": 1}`, 201, 500},
+		{"owners", "POST", "/admin/v1/owners", `{"name": "ann"}`, 409, 409},
+		{"owners", "POST", "/admin/v1/agents", `{"owner": "ann", "name": "Back desk"}`, 201, 500},
+		{"owners", "POST", "/admin/v1/teams", `{"name": "Other", "members": ["ann"]}`, 201, 500},
+		{"schedules", "POST", "/admin/v1/schedules", `{"owner": "ann", "time_zone": "UTC", "windows": {}}`, 409, 409},
+		{"do_not_call", "POST", "/admin/v1/do-not-call", `{"phone_number": "+4930555666"}`, 201, 500},
+		{"variables", "POST", "/api/v1/context-variables/create", `{"name": "tariff", "display_name": "Tariff", "variable_type": "text", "context_type": "business"}`, 400, 500},
+	} {
+		ask := func(when string, want int) {
+			t.Helper()
+			if w := askDoor(a.doorOf(tt.path), tt.method, tt.path, tt.body, "X-API-Key: "+f.Key); w.Code != want {
+				t.Errorf("%s %s, %s %s: got %d %s, want %d", tt.method, tt.path, tt.bucket, when, w.Code, w.Body, want)
+			}
+		}
+		repair := damageRecords(t, a.Store, tt.bucket)
+		ask("damaged", tt.damaged)
+		repair()
+		ask("as they were", tt.good)
+	}
+}
+
+// An admin token is refused as wrong only when it is: not when the store cannot
+// be read, and not when the record of the token is damaged.
+func TestServer_TokenUnreadable(t *testing.T) {
+	a := newTestApp(t)
+	token := a.operate(201, "POST", "/admin/v1/tokens", `{"name": "ops"}`)["token"].(string)
+	want := func(when string, status int) {
+		t.Helper()
+		if w := askDoor(a.admin, "GET", "/admin/v1/keys", "", "Authorization: Bearer "+token); w.Code != status {
+			t.Errorf("%s: got %d %s, want %d", when, w.Code, w.Body, status)
+		}
+	}
+	want("good", 200)
+	repair := damageRecords(t, a.Store, "admin_tokens")
+	want("damaged", 500)
+	repair()
+	want("as before", 200)
+	a.Store.fail(os.ErrClosed)
+	want("a store that has failed", 503)
+}
+
+// Every endpoint that writes tells when the store takes no writes: nothing is
+// answered as done.
+func TestServer_ClosingStore(t *testing.T) {
+	a := newTestApp(t)
+	f := fillStore(a)
+	refuseWrites(t, a.Store)
+	asked := map[string]bool{}
+	for _, ask := range []struct{ row, path, body string }{
+		{"POST /admin/v1/owners", "/admin/v1/owners", `{"name": "eve"}`},
+		{"PATCH /admin/v1/owners/:id", "/admin/v1/owners/1", `{"rate": 2}`},
+		{"POST /admin/v1/owners/import", "/admin/v1/owners/import", `[{"name": "eve"}]`},
+		{"POST /admin/v1/teams", "/admin/v1/teams", `{"name": "Other"}`},
+		{"PATCH /admin/v1/teams/:id", "/admin/v1/teams/1", `{"name": "Other"}`},
+		{"DELETE /admin/v1/teams/:id", "/admin/v1/teams/1", ""},
+		{"POST /admin/v1/teams/import", "/admin/v1/teams/import", `[{"name": "Other"}]`},
+		{"POST /admin/v1/agents", "/admin/v1/agents", `{"owner": "ann", "name": "Back desk"}`},
+		{"DELETE /admin/v1/agents/:id", "/admin/v1/agents/1", ""},
+		{"DELETE /admin/v1/contacts/:id", "/admin/v1/contacts/1", ""},
+		{"POST /admin/v1/do-not-call", "/admin/v1/do-not-call", `{"phone_number": "+4930555667"}`},
+		{"POST /admin/v1/schedules", "/admin/v1/schedules", `{"owner": "bob", "time_zone": "UTC", "windows": {}}`},
+		{"POST /admin/v1/operators", "/admin/v1/operators", `{"name": "eve", "password": "` + operatorPassword + `"}`},
+		{"POST /admin/v1/operators/:id/password", "/admin/v1/operators/1/password", `{"password": "` + operatorPassword + `"}`},
+		{"DELETE /admin/v1/operators/:id", "/admin/v1/operators/1", ""},
+		{"POST /admin/v1/tokens", "/admin/v1/tokens", `{"name": "other"}`},
+		{"POST /admin/v1/keys", "/admin/v1/keys", `{"name": "x", "permissions": ["can_read_calls"]}`},
+		{"POST /api/v1/calls", "/api/v1/calls", `{"phone_number": "+4930555010", "agent_id": 1}`},
+		{"POST /api/v1/contacts/create", "/api/v1/contacts/create", `{"first_name": "Oda"}`},
+		{"POST /api/v1/calendar/events/create", "/api/v1/calendar/events/create", `{"title": "Visit", "start_time": "2026-02-10T10:00:00Z", "end_time": "2026-02-10T11:00:00Z"}`},
+	} {
+		method, _, _ := strings.Cut(ask.row, " ")
+		asked[ask.row] = true
+		if w := askDoor(a.doorOf(ask.path), method, ask.path, ask.body, "X-API-Key: "+f.Key); w.Code != 503 || code(w) != "service_unavailable" {
+			t.Errorf("%s: got %d %s, want 503", ask.row, w.Code, w.Body)
+		}
+	}
+	for _, row := range a.Server.o.Admin { // all of the owners, teams and operators
+		if name := row.Method + " " + row.Path; row.Method != "GET" && !asked[name] {
+			for _, of := range []string{"/admin/v1/owners", "/admin/v1/teams", "/admin/v1/operators"} {
+				if strings.HasPrefix(row.Path, of) {
+					t.Errorf("%s is not asked", name)
+				}
+			}
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -66,16 +67,19 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 		return "", bad
 	}
 	var token Token
-	err = t.store.View(func(tx *Tx) error {
+	err = t.store.View(func(tx *Tx) (err error) {
 		for _, hash := range t.peppers.Hashes(keytext.DigestOf(secret)) {
-			if token, err = tokenTable.One(tx, "hash", hash); err == nil {
-				break
+			if token, err = tokenTable.One(tx, "hash", hash); !errors.Is(err, ErrNotFound) {
+				return err
 			}
 		}
-		return nil
+		return ErrNotFound
 	})
-	if err != nil || token.ID == 0 || !token.RevokedAt.IsZero() {
+	if errors.Is(err, ErrNotFound) || err == nil && !token.RevokedAt.IsZero() {
 		return "", bad
+	}
+	if err != nil {
+		return "", err
 	}
 	if now.Sub(token.LastUsedAt) > time.Minute {
 		t.store.Queue(func(tx *Tx) error { return t.touch(tx, token.ID, now) }, func(error) {})

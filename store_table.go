@@ -337,6 +337,17 @@ func (t Table[T]) One(tx *Tx, index string, entry []byte) (T, error) {
 	return none, ErrNotFound
 }
 
+// Has reports whether an index has a record under exactly this entry. It does
+// not read the record: what is taken stays taken when the record is damaged.
+func (t Table[T]) Has(tx *Tx, index string, entry []byte) bool {
+	for rest := range t.Find(tx, index, entry, false) {
+		if len(rest) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Checked is a table whose records and indexes can be held against each other.
 type Checked interface {
 	// Check reports what does not fit; the error is for a store that cannot be

@@ -326,8 +326,11 @@ func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 // delivery still waits or its body is not kept.
 func Repeat(tx *Tx, webhook, entry uint64, now time.Time) (Delivery, error) {
 	a, err := attemptTable.Get(tx, pairKey(webhook, entry))
-	if err != nil {
+	if errors.Is(err, ErrNotFound) {
 		return Delivery{}, ErrNotFound.With("No entry %d in the log of this webhook.", entry)
+	}
+	if err != nil {
+		return Delivery{}, err
 	}
 	if a.Body == nil {
 		return Delivery{}, ErrConflict.With("The body of this delivery is not in this entry: it was not the last attempt, or the body was larger than %d bytes.", maxReplay)
