@@ -355,17 +355,22 @@ func settle(tx *Tx, c *Call) error {
 			return err
 		}
 	}
-	if agent, err := GetAgent(tx, c.Agent.ID); err == nil {
+	agent, err := GetAgent(tx, c.Agent.ID)
+	if err == nil {
 		agent.TotalCalls++
 		agent.MinutesUsed = math.Round((agent.MinutesUsed+minutes)*100) / 100
-		if err := SaveAgent(tx, agent); err != nil {
-			return err
-		}
+		err = SaveAgent(tx, agent)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
 	}
 	contact, err := FindContact(tx, c.Everyone(), c.ContactID)
-	if err != nil {
+	if err == nil {
+		contact.LastCallDate = c.EndedAt
+		err = SaveContact(tx, contact)
+	}
+	if errors.Is(err, ErrNotFound) {
 		return nil // none, or gone: nothing to count
 	}
-	contact.LastCallDate = c.EndedAt
-	return SaveContact(tx, contact)
+	return err
 }

@@ -489,18 +489,22 @@ func (c Call) Operators(tx *Tx) (map[string]any, error) {
 	if c.Variables == nil {
 		shown["variables"] = map[string]any{}
 	}
-	if agent, err := GetAgent(tx, c.Agent.ID); err == nil {
+	agent, err := GetAgent(tx, c.Agent.ID)
+	if err == nil {
 		brief := agent.Brief()
 		brief["phone_number"] = TextOrNone(agent.PhoneNumber)
 		shown["agent"] = brief
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
 	}
 	business, err := BusinessContext(tx, c.Owner)
 	if err != nil {
 		return nil, err
 	}
 	contact, err := FindContact(tx, c.Everyone(), c.ContactID)
-	if err != nil {
-		contact = Contact{} // none, or gone
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err // not a prompt without what is known of the contact
 	}
 	shown["prompt_variables"] = PromptVariables(business, contact.CustomContext, c.Variables)
 	return shown, nil

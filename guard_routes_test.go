@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"errors"
 	"slices"
 	"strings"
@@ -291,4 +292,21 @@ func FuzzReadPath(f *testing.F) {
 			t.Errorf("%q: another path when unescaped twice: %q", raw, again)
 		}
 	})
+}
+
+// An escape is a percent sign and two hex digits; all pairs of bytes are tried.
+func TestUnescaped_AllPairs(t *testing.T) {
+	for i := range 1 << 16 {
+		digits := string([]byte{byte(i >> 8), byte(i)})
+		want, err := hex.DecodeString(digits)
+		got, ok := unescaped("%" + digits)
+		if ok != (err == nil) || ok && got != want[0] {
+			t.Fatalf("%%%q: got %#x, %v; want %#x, %v", digits, got, ok, want, err)
+		}
+	}
+	for _, s := range []string{"", "%", "%4", "x41", "441"} {
+		if got, ok := unescaped(s); ok {
+			t.Errorf("%q: got %#x, want no escape", s, got)
+		}
+	}
 }

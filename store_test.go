@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // newTestStore gives an empty store that is closed with the test.
@@ -377,6 +379,564 @@ func TestStore_Guard(t *testing.T) {
 	}
 	if err := s.View(func(*Tx) error { return nil }); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a read: got %v, want ErrUnavailable", err)
+	}
+}
+
+// An empty value is a value: it is there, and not the same as none.
+func TestTx_EmptyValue(t *testing.T) {
+	s := newTestStore(t)
+	for _, value := range [][]byte{nil, {}} {
+		if err := s.Update(func(tx *Tx) error { return tx.Put("b", []byte("k"), value) }); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.View(func(tx *Tx) error {
+			if got, err := tx.Get("b", []byte("k")); got == nil || len(got) > 0 || err != nil {
+				t.Errorf("got %v, %v; want an empty value", got, err)
+			}
+			if got, err := tx.Get("b", []byte("other")); got != nil || err != nil {
+				t.Errorf("another key: got %v, %v; want nil", got, err)
+			}
+			return nil
+		})
+	}
+}
+
+// A transaction that writes nothing is no commit and changes no figure.
+func TestStore_CountsOnlyWrites(t *testing.T) {
+	s := newTestStore(t)
+	observed := 0
+	s.Observe(func(int, time.Duration) { observed++ })
+	for _, run := range []func(*Tx) error{
+		func(*Tx) error { return nil },
+		func(tx *Tx) error { return tx.Put("b", []byte("k"), []byte("value")) },
+		func(tx *Tx) error { _, err := tx.Get("b", []byte("k")); return err },
+		func(tx *Tx) error { return tx.Delete("none", []byte("k")) },
+		func(*Tx) error { return nil }, // the figures of those before are complete once this one runs
+	} {
+		if err := s.Update(run); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil { // ends the committer
+		t.Fatal(err)
+	}
+	if commits, changes := s.Counts(); commits != 1 || changes != 1 || observed != 1 {
+		t.Errorf("got %d commits of %d changes, %d observed; want one of each", commits, changes, observed)
+	}
+}
+
+// storedOp is something that the program does within a transaction, and what
+// comes of it.
+type storedOp struct {
+	name string
+	run  func(tx *Tx) (any, error)
+}
+
+// trial runs an operation on a store that was harmed first, and takes both back.
+// It gives the outcome, how much the operation wrote, and its error; see sees
+// the transaction before and after it.
+func (op storedOp) trial(t *testing.T, s *Store, harm func(*Tx) error, see func(*Tx)) (outcome string, writes int, err error) {
+	t.Helper()
+	undo := errors.New("undo")
+	got := s.Update(func(tx *Tx) error {
+		if err := harm(tx); err != nil {
+			return err
+		}
+		see(tx)
+		already := tx.Writes
+		err = guarded(tx, func(tx *Tx) error {
+			v, err := op.run(tx)
+			outcome = fmt.Sprint(v)
+			return err
+		})
+		writes = tx.Writes - already
+		see(tx)
+		return errors.Join(undo, tx.Put("trial", []byte("x"), nil)) // so that there is something to take back
+	})
+	if !errors.Is(got, undo) {
+		t.Fatalf("%s: %v", op.name, got)
+	}
+	return outcome, writes, err
+}
+
+// harmless is a harm that does none.
+func harmless(*Tx) error { return nil }
+
+// unseen looks at nothing.
+func unseen(*Tx) {}
+
+// writesTo lists the buckets and keys that an operation writes to, other than
+// those of records that exist: they would look missing where writes to them fail.
+func (op storedOp) writesTo(t *testing.T, s *Store) (changed [][2]string) {
+	t.Helper()
+	var states []map[[2]string]string
+	_, _, _ = op.trial(t, s, harmless, func(tx *Tx) { states = append(states, storedValues(tx)) })
+	before, after := states[0], states[1]
+	for at := range after {
+		before[at] += "" // so that before has all keys
+	}
+	for at, old := range before {
+		if isRecord := len(old) > 5 && old[5] == '{'; after[at] != old && !isRecord {
+			changed = append(changed, at)
+		}
+	}
+	return changed
+}
+
+// storedValues gives every stored value by its bucket and key.
+func storedValues(tx *Tx) map[[2]string]string {
+	all := map[[2]string]string{}
+	_ = tx.Walk(func(bucket string, key, stored []byte) error {
+		all[[2]string{bucket, string(key)}] = string(stored)
+		return nil
+	})
+	return all
+}
+
+// damageBucket changes a bit of every value in a bucket.
+func damageBucket(tx *Tx, bucket string) error {
+	raw := map[string][]byte{}
+	for key, stored := range tx.Range(bucket, nil) {
+		raw[string(key)] = bytes.Clone(stored)
+	}
+	for key, stored := range raw {
+		stored[len(stored)-1] ^= 1
+		if err := tx.PutRaw(bucket, []byte(key), stored); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spoilRecords replaces every JSON record in a bucket by one with a checksum that
+// fits and contents that are no JSON.
+func spoilRecords(tx *Tx, bucket string) error {
+	var keys [][]byte
+	for key, stored := range tx.Range(bucket, nil) {
+		if len(stored) > 5 && stored[5] == '{' {
+			keys = append(keys, bytes.Clone(key))
+		}
+	}
+	for _, key := range keys {
+		if err := tx.Put(bucket, key, []byte("{")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// blockKey makes every write to a key of a bucket fail: bbolt refuses to put a
+// value where a nested bucket is, and to delete one as a value.
+func blockKey(tx *Tx, bucket, key string) error {
+	b, err := tx.Bolt.CreateBucketIfNotExists([]byte(bucket))
+	if err == nil {
+		err = b.Delete([]byte(key))
+	}
+	if err == nil {
+		_, err = b.CreateBucket([]byte(key))
+	}
+	return err
+}
+
+// storedBuckets lists the buckets of a store.
+func storedBuckets(t *testing.T, s *Store) (names []string) {
+	t.Helper()
+	err := s.View(func(tx *Tx) error {
+		return tx.Walk(func(bucket string, _, _ []byte) error {
+			if len(names) == 0 || names[len(names)-1] != bucket {
+				names = append(names, bucket)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// opsApp is a service whose store has what the operations of storedOps need.
+func opsApp(t *testing.T) (*testApp, fixture) {
+	t.Helper()
+	a := newHookApp(t)
+	f := fillStore(a)
+	a.key(everyPermission, `"owner": "ann"`, `"expires_at": "2026-02-04T09:00:00Z"`)
+	a.hook("http://127.0.0.1:1/", "", KeyExpiring, LimitReached, "call.queued")
+	a.operate(201, "POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}]`, keytext.DigestOf("sk-one")))
+	a.operate(200, "POST", "/admin/v1/calls/claim", `{"lease_seconds": 60}`)
+	a.operate(200, "PATCH", "/admin/v1/owners/1", `{"limits": {"owner_requests_per_minute_limit": 1000}}`)
+	if w := a.ask("POST", "/api/v1/calls", f.Key, `{"phone_number": "+4930555044", "agent_id": 1}`); w.Code != 201 {
+		t.Fatalf("got %d %s, want a call that waits for a dialer", w.Code, w.Body)
+	}
+	a.ask("GET", "/api/v1/agents", f.Key, "")
+	a.ask("GET", "/api/v1/agents", f.Earlier, "")
+	key, err := a.Keyring.Lookup(keytext.DigestOf(f.Key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(a.Keyring.Flush(), a.Store.Update(func(tx *Tx) error {
+		_, err := SaveEvent(tx, Appointment{Owner: 1, AgentID: 1, Title: "Long", Kind: "meeting", Status: EventScheduled, Start: epoch, End: epoch.Add(72 * time.Hour), Remind: true})
+		for _, id := range []uint64{1, 2} {
+			err = errors.Join(err, Push(tx, Delivery{Webhook: id, ID: "whd_1", Event: "call.ended", Body: []byte("{}"), At: epoch}))
+			for range 2 {
+				err = errors.Join(err, AddAttempt(tx, id, Attempt{Delivery: "whd_0", Event: "call.ended", Attempt: 1, At: epoch, Body: []byte("{}")}))
+			}
+		}
+		return errors.Join(err, reachedTable.Put(tx, reachedRecord{Key: key.ID, Limit: RequestsPerMinute, At: epoch}))
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a, f
+}
+
+// storedOps lists what keys, webhooks, the calendar and the calls do with the
+// store within a transaction of their caller.
+func storedOps(a *testApp, f fixture) []storedOp {
+	ring, later := a.Keyring, epoch.Add(90*24*time.Hour)
+	id := func(secret string) string {
+		key, err := ring.Lookup(keytext.DigestOf(secret))
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		return key.ID
+	}
+	rotated, imported := id(f.Key), id("sk-one")
+	withKey := func(run func(tx *Tx, key *Key) (any, error)) func(tx *Tx) (any, error) {
+		return func(tx *Tx) (any, error) {
+			key, err := ring.Get(tx, rotated)
+			if err != nil {
+				return nil, err
+			}
+			return run(tx, key.Clone())
+		}
+	}
+	withCall := func(ref string, run func(tx *Tx, c Call) (any, error)) func(tx *Tx) (any, error) {
+		return func(tx *Tx) (any, error) {
+			c, err := FindCall(tx, ref)
+			if err != nil {
+				return nil, err
+			}
+			return run(tx, c)
+		}
+	}
+	settle := func(status int) func(tx *Tx) (any, error) {
+		return func(tx *Tx) (any, error) {
+			d, err := NextDelivery(tx, 1, later)
+			if err != nil {
+				return nil, err
+			}
+			return Settle(tx, d, Attempt{Status: status, At: later}, later)
+		}
+	}
+	move := func(to string) func(tx *Tx, c Call) (any, error) {
+		return func(tx *Tx, c Call) (any, error) {
+			if err := Move(tx, &c, to, epoch.Add(time.Minute)); err != nil {
+				return nil, err
+			}
+			return SaveCall(tx, c)
+		}
+	}
+	none := func(err error) (any, error) { return nil, err }
+	return []storedOp{
+		{"Keyring.Get", func(tx *Tx) (any, error) { key, err := ring.Get(tx, rotated); return key != nil, err }},
+		{"Keyring.Each", func(tx *Tx) (any, error) {
+			n := 0
+			err := ring.Each(tx, func(*Key) bool { n++; return true })
+			return n, err
+		}},
+		{"Keyring.Count", func(tx *Tx) (any, error) { return ring.Count(tx) }},
+		{"Keyring.CountLive", func(tx *Tx) (any, error) { return ring.CountLive(tx, 1, 10), nil }},
+		{"Keyring.Holding", func(tx *Tx) (any, error) { return ring.Holding(tx, keytext.DigestOf(f.Key)) }},
+		{"Keyring.Expiring", func(tx *Tx) (any, error) { keys, err := ring.Expiring(tx, later, 10); return len(keys), err }},
+		{"Keyring.Create", func(tx *Tx) (any, error) {
+			_, err := ring.Create(tx, &Key{ID: "key_new", Owner: 1, CreatedAt: epoch})
+			return nil, err
+		}},
+		{"Keyring.Import", func(tx *Tx) (any, error) {
+			return none(ring.Import(tx, &Key{ID: "key_new", Owner: 1, CreatedAt: epoch}, keytext.DigestOf("new")))
+		}},
+		{"Keyring.Save", withKey(func(tx *Tx, key *Key) (any, error) { key.Paused = true; return none(ring.Save(tx, key)) })},
+		{"Keyring.Readied", withKey(func(tx *Tx, key *Key) (any, error) { got, err := ring.Readied(tx, key); return got != nil, err })},
+		{"Keyring.Rotate", withKey(func(tx *Tx, key *Key) (any, error) {
+			_, err := ring.Rotate(tx, key, epoch, epoch)
+			return key.Serial, err
+		})},
+		{"Keyring.Rotate with an overlap", withKey(func(tx *Tx, key *Key) (any, error) {
+			_, err := ring.Rotate(tx, key, epoch, later)
+			return key.Serial, err
+		})},
+		{"Keyring.Rotate for the first time", func(tx *Tx) (any, error) {
+			key, err := ring.Get(tx, imported)
+			if err == nil {
+				_, err = ring.Rotate(tx, key.Clone(), epoch, later)
+			}
+			return nil, err
+		}},
+		{"Keyring.Drop", withKey(func(tx *Tx, key *Key) (any, error) {
+			return none(ring.Drop(tx, key, func(Alias) bool { return true }))
+		})},
+		{"Keyring.LastUse", func(tx *Tx) (any, error) { use, err := ring.LastUse(tx, rotated); return use.At, err }},
+		{"Keyring.SecretUse", withKey(func(tx *Tx, key *Key) (any, error) {
+			use, err := ring.SecretUse(tx, key, key.Serial)
+			return use.At, err
+		})},
+		{"Keyring.LimitOwner", func(tx *Tx) (any, error) {
+			return none(ring.LimitOwner(tx, 1, map[string]int{OwnerRequestsPerMinute: 9}))
+		}},
+		{"Peppers.Match", func(tx *Tx) (any, error) { return none(ring.peppers.Match(tx)) }},
+		{"FindQueue", func(tx *Tx) (any, error) { return FindQueue(tx, 1) }},
+		{"DueQueues", func(tx *Tx) (any, error) {
+			n := 0
+			err := DueQueues(tx, later, func(Queue) bool { n++; return true })
+			return n, err
+		}},
+		{"NextDelivery", func(tx *Tx) (any, error) { return NextDelivery(tx, 1, later) }},
+		{"Push", func(tx *Tx) (any, error) {
+			return none(Push(tx, Delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
+		}},
+		{"Push to a full queue", func(tx *Tx) (any, error) {
+			q, err := FindQueue(tx, 1)
+			if err != nil {
+				return nil, err
+			}
+			// The numbers of the queue without its deliveries: all that is read of
+			// them is the first.
+			first := q.first()
+			q.Waiting, q.Next = maxWaiting, first+maxWaiting
+			if err := queueTable.Put(tx, q); err != nil {
+				return nil, err
+			}
+			return none(Push(tx, Delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
+		}},
+		{"Settle a success", settle(204)},
+		{"Settle a failure", settle(500)},
+		{"AddAttempt", func(tx *Tx) (any, error) { return none(AddAttempt(tx, 1, Attempt{At: epoch})) }},
+		{"Attempts", func(tx *Tx) (any, error) {
+			list, count, err := Attempts(tx, 1, func(count int) (from, to int) { return 0, count })
+			return fmt.Sprint(len(list), " ", count), err
+		}},
+		{"OutboxBacklog", func(tx *Tx) (any, error) { n, oldest, err := OutboxBacklog(tx); return fmt.Sprint(n, " ", oldest), err }},
+		{"Repeat", func(tx *Tx) (any, error) {
+			_, err := Repeat(tx, 1, 1, epoch)
+			var e *Error
+			if errors.As(err, &e) && e.Status == 404 {
+				return "not found", nil // which a damaged entry is not
+			}
+			return nil, err
+		}},
+		{"SwitchQueue", func(tx *Tx) (any, error) { return none(SwitchQueue(tx, 1, false, true)) }},
+		{"DropQueue", func(tx *Tx) (any, error) { return none(DropQueue(tx, 1)) }},
+		{"sweepQueue of old entries", func(tx *Tx) (any, error) { return sweepQueue(tx, 1, later) }},
+		{"sweepQueue of a deleted webhook", func(tx *Tx) (any, error) {
+			if err := DropQueue(tx, 1); err != nil {
+				return nil, err
+			}
+			return sweepQueue(tx, 1, epoch)
+		}},
+		{"Raise", func(tx *Tx) (any, error) {
+			return none(Raise(tx, Event{Type: "call.ended", Owner: 1, Team: 1, At: epoch}))
+		}},
+		{"Raise for the operator", func(tx *Tx) (any, error) {
+			return none(Raise(tx, Event{Type: KeyExpiring, Operator: true, At: epoch}))
+		}},
+		{"SaveWebhook", func(tx *Tx) (any, error) {
+			w, err := FindWebhook(tx, 1)
+			if err != nil {
+				return nil, err
+			}
+			w.Active = false
+			return none(SaveWebhook(tx, w))
+		}},
+		{"RemoveWebhook", func(tx *Tx) (any, error) { return none(RemoveWebhook(tx, 1)) }},
+		{"Notices.raiseOne", func(tx *Tx) (any, error) {
+			key, err := ring.Get(tx, rotated)
+			if err != nil {
+				return nil, err
+			}
+			return none(a.notices.raiseOne(tx, reachedNow{reachedLimit{rotated, RequestsPerMinute}, key, Limit{}, later, later}))
+		}},
+		{"dropReached", func(tx *Tx) (any, error) { return none(dropReached(tx, later)) }},
+		{"Notices.expiring", withKey(func(tx *Tx, key *Key) (any, error) {
+			key.ExpiresAt = later
+			return none(a.notices.expiring(tx, key, epoch))
+		})},
+		{"FindEvent", func(tx *Tx) (any, error) { return FindEvent(tx, "2") }},
+		{"GetEvents", func(tx *Tx) (any, error) { return GetEvents(tx, []Span{{ID: 1}, {ID: 2}}) }},
+		{"EventsBetween", func(tx *Tx) (any, error) {
+			return len(EventsBetween(tx, ScopeKeys(1, 0), epoch, later)), nil
+		}},
+		{"DueReminders", func(tx *Tx) (any, error) { list, err := DueReminders(tx, later, 10); return len(list), err }},
+		{"SaveEvent", func(tx *Tx) (any, error) {
+			e, err := SaveEvent(tx, Appointment{Owner: 1, Title: "New", Kind: "meeting", Status: EventScheduled, Start: epoch, End: epoch.Add(time.Hour), UUID: "x", ID: 77})
+			return e.ID, err
+		}},
+		{"SaveEvent with a new id", func(tx *Tx) (any, error) {
+			e, err := SaveEvent(tx, Appointment{Owner: 1, Title: "New", Kind: "meeting", Status: EventScheduled, Start: epoch, End: epoch.Add(time.Hour)})
+			return e.ID, err
+		}},
+		{"ScheduleOf", func(tx *Tx) (any, error) { return ScheduleOf(tx, 1) }},
+		{"NextCall", func(tx *Tx) (any, error) { c, err := NextCall(tx); return c.ID, err }},
+		{"LapsedCalls", func(tx *Tx) (any, error) { list, err := LapsedCalls(tx, later, 10); return len(list), err }},
+		{"lapse", func(tx *Tx) (any, error) { return none(lapse(tx, later)) }},
+		{"Move to failed", withCall("2", move(CallFailed))},
+		{"Move to completed", withCall("2", func(tx *Tx, c Call) (any, error) {
+			c.StartedAt = epoch
+			return move(CallCompleted)(tx, c)
+		})},
+		{"Call.Operators", withCall("2", func(tx *Tx, c Call) (any, error) {
+			shown, err := c.Operators(tx)
+			return fmt.Sprint(shown["agent"], shown["prompt_variables"]), err
+		})},
+		{"RaiseCall", withCall("2", func(tx *Tx, c Call) (any, error) {
+			after := c
+			after.Status = CallCompleted
+			return none(RaiseCall(tx, c, after, epoch))
+		})},
+		{"RaiseQueued", withCall("2", func(tx *Tx, c Call) (any, error) { return none(RaiseQueued(tx, c, epoch)) })},
+	}
+}
+
+// lostDamage damages all that is in one bucket after the other and lists where the
+// operation neither fails nor comes to what it comes to otherwise. refused is how
+// often it failed.
+func (op storedOp) lostDamage(t *testing.T, s *Store, buckets []string) (lost []string, refused int) {
+	t.Helper()
+	want, writes, err := op.trial(t, s, harmless, unseen)
+	if err != nil {
+		t.Fatalf("%s: %v in a good store", op.name, err)
+	}
+	for _, bucket := range buckets {
+		for harm, do := range map[string]func(tx *Tx, bucket string) error{"damaged": damageBucket, "no JSON": spoilRecords} {
+			got, wrote, err := op.trial(t, s, func(tx *Tx) error { return do(tx, bucket) }, unseen)
+			if err != nil {
+				refused++
+			} else if got != want || wrote != writes {
+				lost = append(lost, fmt.Sprintf("%s %s: got %s after %d writes, in a good store %s after %d", bucket, harm, got, wrote, want, writes))
+			}
+		}
+	}
+	return lost, refused
+}
+
+// lostWriteErrors makes one after the other of the operation's writes fail and
+// lists where it does not fail. What it finds nothing to write to may pass.
+func (op storedOp) lostWriteErrors(t *testing.T, s *Store) (lost []string) {
+	t.Helper()
+	want, writes, err := op.trial(t, s, harmless, unseen)
+	if err != nil {
+		t.Fatalf("%s: %v in a good store", op.name, err)
+	}
+	for _, at := range op.writesTo(t, s) {
+		got, wrote, err := op.trial(t, s, func(tx *Tx) error { return blockKey(tx, at[0], at[1]) }, unseen)
+		if err == nil && wrote > 0 && (got != want || wrote != writes) {
+			lost = append(lost, fmt.Sprintf("%s/%x cannot be written: got %s after %d writes", at[0], at[1], got, wrote))
+		}
+	}
+	return lost
+}
+
+// TestStore_DamageReachesCaller has every operation meet damage in every bucket: an
+// error that is lost on the way shows here, also in operations that are added to
+// storedOps later.
+func TestStore_DamageReachesCaller(t *testing.T) {
+	a, f := opsApp(t)
+	buckets := storedBuckets(t, a.Store)
+	for _, op := range storedOps(a, f) {
+		lost, refused := op.lostDamage(t, a.Store, buckets)
+		for _, text := range lost {
+			t.Errorf("%s: no error with %s", op.name, text)
+		}
+		if refused == 0 {
+			t.Errorf("%s: fails for no damage, so this shows nothing", op.name)
+		}
+	}
+}
+
+// TestStore_WriteErrorReachesCaller does so for writes that fail.
+func TestStore_WriteErrorReachesCaller(t *testing.T) {
+	a, f := opsApp(t)
+	for _, op := range storedOps(a, f) {
+		for _, text := range op.lostWriteErrors(t, a.Store) {
+			t.Errorf("%s: no error though %s", op.name, text)
+		}
+	}
+}
+
+// TestStore_DamageReachesJob has what runs in the background meet damage in the
+// buckets that it needs.
+func TestStore_DamageReachesJob(t *testing.T) {
+	a, f := opsApp(t)
+	later := epoch.Add(24*time.Hour - time.Second) // before the keys expire
+	key, _, err := a.Keyring.Find(f.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	use := func() { a.ask("GET", "/api/v1/agents", f.Key, "") }
+	for _, job := range []struct {
+		name    string
+		buckets string
+		before  func() // nil for nothing
+		run     func() error
+	}{
+		{"Keyring.Flush", "keys key_uses", use, a.Keyring.Flush},
+		{"Keyring.Sweep", "keys keys/alias_end", nil, func() error { return a.Keyring.Sweep(epoch.Add(90 * 24 * time.Hour)) }},
+		{"Notices.Flush", "webhooks/listener limits_reached webhook_queues counts", func() {
+			a.notices.Reached(key, []Standing{{Limit: Limit{RequestsPerMinute, 1, time.Minute}, Wait: 1}}, later, later)
+		}, a.notices.Flush},
+		{"Notices.Expiring", "webhooks/listener keys keys/expiring", nil, func() error { return a.notices.Expiring(later) }},
+		{"SweepOutbox", "webhook_queues webhook_log", nil, func() error { return SweepOutbox(a.Store, epoch.Add(2*keepLog)) }},
+		{"Dialer.Lapse", "calls calls/lease", nil, func() error { return a.dialer.Lapse(later) }},
+		{"Sender.scan", "webhook_queues webhook_queues/due", nil, func() error { _, err := a.Sender.scan(); return err }},
+		{"Sender.next", "webhook_queues webhook_outbox webhooks", nil, func() error { _, err := a.Sender.next(1); return err }},
+		{"Sender.Try", "webhook_queues webhooks", nil, func() error {
+			_, err := a.Sender.Try(t.Context(), Webhook{ID: 1, URL: "http://127.0.0.1:1/"}, "call.ended", []byte("{}"))
+			return err
+		}},
+	} {
+		for bucket := range strings.FieldsSeq(job.buckets) {
+			if job.before != nil {
+				job.before()
+			}
+			change := func() { // twice is as it was
+				t.Helper()
+				if err := a.Store.Update(func(tx *Tx) error { return damageBucket(tx, bucket) }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			change()
+			if err := job.run(); err == nil {
+				t.Errorf("%s: no error with %s damaged", job.name, bucket)
+			}
+			change()
+		}
+	}
+	_ = a.Store.View(func(tx *Tx) error {
+		if result, err := CheckStore(tx, tables()); err != nil || len(result.Problems) > 0 {
+			t.Errorf("afterwards: got %+v, %v; want the store as it was", result, err)
+		}
+		return nil
+	})
+}
+
+// TestStore_DamagedMeta damages the records that are read once, at the start.
+func TestStore_DamagedMeta(t *testing.T) {
+	peppers := Peppers{[][]byte{bytes.Repeat([]byte{1}, pepperSize)}}
+	for name, run := range map[string]func(*Store) error{
+		"stamp":    func(s *Store) error { _, err := s.Stamp(); return err },
+		"pepper":   peppers.Verify,
+		"imported": func(s *Store) error { _, err := NewKeyring(s, peppers, "klen_", NewRights(nil, nil), 10); return err },
+	} {
+		s := newTestStore(t)
+		if err := errors.Join(peppers.Verify(s), run(s)); err != nil {
+			t.Errorf("%s: %v in a good store", name, err)
+		}
+		if err := s.Update(func(tx *Tx) error { return tx.PutRaw("meta", []byte(name), []byte("damaged")) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := run(s); err == nil {
+			t.Errorf("%s: no error for a damaged record", name)
+		}
 	}
 }
 

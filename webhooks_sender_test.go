@@ -741,3 +741,53 @@ func askTarget(t *testing.T, targets *Targets, url string) error {
 	}
 	return err
 }
+
+// Of the ports below 1024 only those of HTTP may be targets.
+func TestTargets_Ports(t *testing.T) {
+	for port, want := range map[int]bool{
+		0: false, 1: false, 79: false, 80: true, 81: false, 442: false, 443: true, 444: false,
+		1023: false, 1024: true, 1025: true, 65535: true, 65536: false,
+	} {
+		err := NewTargets(false).CheckURL(fmt.Sprintf("https://hooks.example.net:%d/", port))
+		if (err == nil) != want {
+			t.Errorf("%d: got %v, want allowed %v", port, err, want)
+		}
+	}
+}
+
+// However many webhooks are due, no more than maxSending are sent to at once.
+func TestSender_AtOnce(t *testing.T) {
+	var hold atomic.Bool
+	release := make(chan struct{})
+	v := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if hold.Load() {
+			<-release
+		}
+	}))
+	defer v.Close()
+	a := newHookApp(t)
+	for n := range maxSending + 1 {
+		a.hook(v.URL, fmt.Sprintf("owner %d", n/maxWebhooks), "call.ended")
+	}
+	raise := func(n int) {
+		for owner := range maxSending/maxWebhooks + 1 {
+			a.raise(Event{Type: "call.ended", Owner: uint64(owner + 1)}, n)
+		}
+	}
+	raise(1)
+	a.send() // so that none of them counts as slow
+	hold.Store(true)
+	raise(2)
+	for i, want := range []int{maxSending, 0} {
+		if started, err := a.Sender.scan(); started != want || err != nil {
+			t.Errorf("scan %d: started %d, %v; want %d", i, started, err, want)
+		}
+	}
+	close(release)
+	a.send()
+	for id := range maxSending + 1 {
+		if hook := a.webhook(uint64(id + 1)); hook["waiting"] != 0.0 || hook["last_attempt"].(map[string]any)["success"] != true {
+			t.Errorf("got %v, want everything delivered in the end", hook)
+		}
+	}
+}

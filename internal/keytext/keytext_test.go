@@ -73,3 +73,19 @@ func FuzzWellFormed(f *testing.F) {
 		}
 	})
 }
+
+// Every character is about as likely as the next: of a number of draws none
+// deviates from the mean by ten standard deviations, which a character that is
+// left out or favoured by the remainder of 256 does.
+func TestRandomText_Distribution(t *testing.T) {
+	const each = 10_000
+	text := randomText(each * len(base62))
+	if len(text) != each*len(base62) {
+		t.Fatalf("got %d characters, want %d", len(text), each*len(base62))
+	}
+	for _, c := range base62 {
+		if n := strings.Count(text, string(c)); n < each*9/10 || n > each*11/10 {
+			t.Errorf("%c: got %d times, want about %d", c, n, each)
+		}
+	}
+}
