@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.etcd.io/bbolt"
+
+	"latchkey/internal/boltcheck"
 )
 
 // Table keeps records of one kind as JSON under a key of their own, with
@@ -375,7 +377,7 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 			result.Problems = append(result.Problems, problem)
 		}
 	}
-	CheckPages(tx.Bolt, tx.File, report)
+	boltcheck.Check(tx.Bolt, tx.File, report)
 	if len(result.Problems) > 0 {
 		return result, nil // what hangs from bad pages cannot be walked
 	}

@@ -1,4 +1,6 @@
-package main
+// Package boltcheck checks the pages of a bbolt file without trusting them: a
+// damaged offset is reported, where bbolt's own check may die of it.
+package boltcheck
 
 import (
 	"bytes"
@@ -34,12 +36,12 @@ const (
 // keys of the one above, so no sound file comes near it.
 const maxLevels = 64
 
-// CheckPages reports what is wrong with the pages of the file that tx reads. It
-// reads them through file and believes none of them: bbolt's own check follows
-// each offset through the map of the file in memory, and one that leads out of
-// the map ends the process. Writes may go on meanwhile: CheckPages looks only at
-// the pages of tx.
-func CheckPages(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
+// Check reports what is wrong with the pages of the file that tx reads. It reads
+// them through file, which must be that of tx, and believes none of them: bbolt's
+// own check follows each offset through the map of the file in memory, and one
+// that leads out of the map ends the process. Writes may go on meanwhile: Check
+// looks only at the pages of tx.
+func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
 	if file == nil {
 		report("the transaction has no file to look at")
 		return
