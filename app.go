@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"io"
 	"log/slog"
@@ -15,7 +16,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/julienschmidt/httprouter"
+
 	"latchkey/internal/clock"
+	"latchkey/reference"
 )
 
 // App is the whole service on one data folder: the parts, wired together.
@@ -121,12 +125,36 @@ func (a *App) wire(peppers Peppers) error {
 	} {
 		o.Add(part)
 	}
-	reference, err := NewReference()
-	if err != nil {
+	if o.Pages, err = a.describe(); err != nil {
 		return err
 	}
-	o.Pages = func(admin bool) []Row { return reference.Rows(admin, a.bases) }
 	return a.guard(o)
+}
+
+// openAPI describes every endpoint of both doors (OpenAPI 3.1). A test holds
+// it against the routes, and every answer in the tests against it.
+//
+//go:embed openapi.json
+var openAPI []byte
+
+// describe makes the reference and returns its rows for each door.
+func (a *App) describe() (func(admin bool) []Row, error) {
+	var entries []reference.ErrorEntry
+	for _, e := range ErrorCatalog() {
+		entries = append(entries, reference.ErrorEntry(e))
+	}
+	pages, err := reference.New(openAPI, entries)
+	if err != nil {
+		return nil, err
+	}
+	return func(admin bool) (rows []Row) {
+		handler := pages.Handler(admin, a.bases)
+		serve := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { handler.ServeHTTP(w, r) }
+		for _, path := range reference.Paths() {
+			rows = append(rows, Row{Route{Method: "GET", Path: path}, serve})
+		}
+		return rows
+	}, nil
 }
 
 // observe makes the parts that tell how the service is.
@@ -172,8 +200,8 @@ func (a *App) note(o *Outcome) {
 }
 
 // bases tells where the doors are reached, for the examples of the reference.
-func (a *App) bases(r *http.Request) Bases {
-	at := Bases{API: a.Server.Address(), Admin: a.config.Admin.BaseURL}
+func (a *App) bases(r *http.Request) reference.Bases {
+	at := reference.Bases{API: a.Server.Address(), Admin: a.config.Admin.BaseURL}
 	if at.API == "" {
 		at.API = "http://" + a.config.Server.Listen
 	}

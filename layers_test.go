@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"limits"},
 	{"keys"},
 	{"handlers"},
-	{"guard", "reference", "owners"},
+	{"guard", "owners"},
 	{"server", "config", "webhooks"},
 	{"agents", "contacts"},
 	{"calls", "calendar"},

@@ -105,9 +105,7 @@ func (s *Server) health(admin bool) []Row {
 			_ = WriteJSON(w, status, answer)
 		}}
 	}
-	describe := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { ServeOpenAPI(w, r) }
 	return append(s.o.Pages(admin),
-		Row{Route{Method: "GET", Path: "/openapi.json"}, describe},
 		row("/healthz", func() error { return nil }),
 		row("/readyz", s.Ready),
 	)
@@ -518,7 +516,7 @@ type ServerOptions struct {
 	Open  []Route // the API door: no key is needed
 	Admin []Route // the admin door and the control socket
 
-	Pages func(admin bool) []Row // of a door, for people, without a key
+	Pages func(admin bool) []Row // what describes a door's endpoints, without a key
 
 	Access       bool  // log every request
 	QueryAllowed bool  // take ?api_key=
@@ -556,15 +554,13 @@ func (o *ServerOptions) Add(part any) {
 
 // Own lists the endpoints of the API door, by method and path.
 func (o *ServerOptions) Own() []string {
-	names := []string{"GET /healthz", "GET /readyz", "GET /openapi.json"}
+	names := []string{"GET /healthz", "GET /readyz"}
 	names = append(names, AuthzEndpoints()...)
 	for _, row := range slices.Concat(o.Keyed, o.Free, o.Open) {
 		names = append(names, row.Method+" "+row.Path)
 	}
-	if o.Pages != nil {
-		for _, row := range o.Pages(false) {
-			names = append(names, row.Method+" "+row.Path)
-		}
+	for _, row := range o.Pages(false) {
+		names = append(names, row.Method+" "+row.Path)
 	}
 	return names
 }

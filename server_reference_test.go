@@ -23,7 +23,7 @@ import (
 )
 
 var description = sync.OnceValues(func() (*openapi3.T, error) {
-	doc, err := openapi3.NewLoader().LoadFromData(OpenAPI())
+	doc, err := openapi3.NewLoader().LoadFromData(openAPI)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func TestOpenAPI_Served(t *testing.T) {
 	for _, door := range []http.Handler{a.api, a.admin, a.local} {
 		w := httptest.NewRecorder()
 		door.ServeHTTP(w, httptest.NewRequest("GET", "/openapi.json", nil))
-		if w.Code != 200 || !bytes.Equal(w.Body.Bytes(), OpenAPI()) || w.Header().Get("ETag") == "" {
+		if w.Code != 200 || !bytes.Equal(w.Body.Bytes(), openAPI) || w.Header().Get("ETag") == "" {
 			t.Errorf("got %d, %d bytes", w.Code, w.Body.Len())
 		}
 		r := httptest.NewRequest("GET", "/openapi.json", nil)

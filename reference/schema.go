@@ -1,4 +1,4 @@
-package main
+package reference
 
 import (
 	"encoding/json"
@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// Schema is what the reference shows of a JSON Schema: the words of it that
+// schema is what the reference shows of a JSON Schema: the words of it that
 // openapi.json uses.
-type Schema struct {
+type schema struct {
 	Ref         string `json:"$ref"`
 	Kind        any    `json:"type"` // a word, or a list of words
-	Properties  map[string]Schema
+	Properties  map[string]schema
 	Required    []string
-	Items       *Schema
+	Items       *schema
 	Enum        []any
 	Const       any
-	OneOf       []Schema
+	OneOf       []schema
 	Format      string
 	Pattern     string
 	Description string
@@ -29,19 +29,19 @@ type Schema struct {
 	Additional  json.RawMessage `json:"additionalProperties"`
 }
 
-// TypePart is a piece of a type's name: text, or the name of a schema.
-type TypePart struct{ Text, Schema string }
+// typePart is a piece of a type's name: text, or the name of a schema.
+type typePart struct{ Text, Schema string }
 
 // Type says in words which values a schema takes.
-func (s Schema) Type() []TypePart {
+func (s schema) Type() []typePart {
 	switch {
 	case s.Ref != "":
-		return []TypePart{{Schema: path.Base(s.Ref)}}
+		return []typePart{{Schema: path.Base(s.Ref)}}
 	case len(s.OneOf) > 0:
-		var parts []TypePart
+		var parts []typePart
 		for i, one := range s.OneOf {
 			if i > 0 {
-				parts = append(parts, TypePart{Text: " or "})
+				parts = append(parts, typePart{Text: " or "})
 			}
 			parts = append(parts, one.Type()...)
 		}
@@ -57,38 +57,38 @@ func (s Schema) Type() []TypePart {
 			words = append(words, word)
 		}
 	}
-	var parts []TypePart
+	var parts []typePart
 	for i, word := range words {
 		if i > 0 {
-			parts = append(parts, TypePart{Text: " or "})
+			parts = append(parts, typePart{Text: " or "})
 		}
-		parts = append(parts, TypePart{Text: word})
+		parts = append(parts, typePart{Text: word})
 		if word == "array" && s.Items != nil {
-			parts = append(append(parts, TypePart{Text: " of "}), s.Items.Type()...)
+			parts = append(append(parts, typePart{Text: " of "}), s.Items.Type()...)
 		}
 	}
 	return parts
 }
 
-// SchemaMember is one member of an object.
-type SchemaMember struct {
+// member is one member of an object.
+type member struct {
 	Name     string
 	Required bool
-	Type     []TypePart
+	Type     []typePart
 	Note     string
 }
 
-// Members lists the members of an object, the required ones first.
-func (s Schema) Members() (list []SchemaMember) {
+// members lists the members of an object, the required ones first.
+func (s schema) members() (list []member) {
 	if s.Items != nil && s.Items.Ref == "" {
-		return s.Items.Members()
+		return s.Items.members()
 	}
 	names := slices.Sorted(maps.Keys(s.Properties))
 	for _, required := range []bool{true, false} {
 		for _, name := range names {
 			if slices.Contains(s.Required, name) == required {
 				p := s.Properties[name]
-				list = append(list, SchemaMember{Name: name, Required: required, Type: p.Type(), Note: p.Note()})
+				list = append(list, member{Name: name, Required: required, Type: p.Type(), Note: p.Note()})
 			}
 		}
 	}
@@ -96,7 +96,7 @@ func (s Schema) Members() (list []SchemaMember) {
 }
 
 // Note says what the type does not.
-func (s Schema) Note() string {
+func (s schema) Note() string {
 	var notes []string
 	if s.Description != "" {
 		notes = append(notes, s.Description)
@@ -124,12 +124,12 @@ func join(values []any) string {
 	return strings.Join(words, ", ")
 }
 
-// Sample gives a value that fits the schema: its example, or one made of its
+// sample gives a value that fits the schema: its example, or one made of its
 // required members.
-func (s Schema) Sample(named map[string]Schema) any {
+func (s schema) sample(named map[string]schema) any {
 	switch {
 	case s.Ref != "":
-		return named[path.Base(s.Ref)].Sample(named)
+		return named[path.Base(s.Ref)].sample(named)
 	case len(s.Examples) > 0:
 		return s.Examples[0]
 	case s.Const != nil:
@@ -139,7 +139,7 @@ func (s Schema) Sample(named map[string]Schema) any {
 	case len(s.Enum) > 0:
 		return s.Enum[0]
 	case len(s.OneOf) > 0:
-		return s.OneOf[0].Sample(named)
+		return s.OneOf[0].sample(named)
 	}
 	kind, _ := s.Kind.(string)
 	if list, ok := s.Kind.([]any); ok && len(list) > 0 {
@@ -157,11 +157,11 @@ func (s Schema) Sample(named map[string]Schema) any {
 		if s.Items == nil {
 			return []any{}
 		}
-		return []any{s.Items.Sample(named)}
+		return []any{s.Items.sample(named)}
 	case "object":
 		object := map[string]any{}
 		for _, name := range s.Required {
-			object[name] = s.Properties[name].Sample(named)
+			object[name] = s.Properties[name].sample(named)
 		}
 		return object
 	}

@@ -1,10 +1,11 @@
-package main
+// Package reference serves openapi.json, and the same as pages for people with
+// a page for each error code. It knows nothing of the program but these two.
+package reference
 
 import (
 	"bytes"
 	"crypto/sha256"
 	"embed"
-	_ "embed"
 	"encoding/json"
 	"fmt"
 	"html/template"
@@ -14,17 +15,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"github.com/julienschmidt/httprouter"
 )
 
-//go:embed reference
-var referenceFiles embed.FS
+//go:embed *.html style.css
+var files embed.FS
 
-// Reference serves the description of the endpoints as pages for people, with
-// a page for each error code. It needs no key. It is safe for concurrent use.
+// Reference serves the description of the endpoints, also as pages for people,
+// with a page for each error code. It needs no key. It is safe for concurrent use.
 type Reference struct {
+	openAPI   []byte
 	doc       document
+	errors    []ErrorEntry
 	templates *template.Template
 	mu        sync.Mutex
 	made      map[bool]rendered // by whether the admin door's endpoints are on it
@@ -39,45 +40,67 @@ type rendered struct {
 // Bases are the addresses that stand in the examples of the reference.
 type Bases struct{ API, Admin string }
 
-// NewReference makes the pages ready.
-func NewReference() (*Reference, error) {
-	r := &Reference{made: map[bool]rendered{}}
-	if err := json.Unmarshal(OpenAPI(), &r.doc); err != nil {
+// ErrorEntry explains an error code to those who get it.
+type ErrorEntry struct {
+	Code     string
+	Statuses []int
+	Means    string // one sentence
+	When     string
+	Do       string
+	Example  string // a body
+}
+
+// New makes the pages ready. openAPI is the description of all endpoints
+// (OpenAPI 3.1, as JSON) and must not be changed any more; entries explain every
+// code that they answer with.
+func New(openAPI []byte, entries []ErrorEntry) (*Reference, error) {
+	f := &Reference{openAPI: openAPI, errors: entries, made: map[bool]rendered{}}
+	if err := json.Unmarshal(openAPI, &f.doc); err != nil {
 		return nil, fmt.Errorf("read openapi.json: %w", err)
 	}
 	var err error
-	if r.templates, err = template.ParseFS(referenceFiles, "reference/*.html"); err != nil {
+	if f.templates, err = template.ParseFS(files, "*.html"); err != nil {
 		return nil, fmt.Errorf("read the pages of the reference: %w", err)
 	}
-	return r, nil
+	return f, nil
 }
 
-// Rows are its endpoints for one door: with admin those of both doors are
-// described, else those of the API door. bases tells where they are reached.
-func (f *Reference) Rows(admin bool, bases func(*http.Request) Bases) []Row {
-	row := func(path string, serve httprouter.Handle) Row { return Row{Route{Method: "GET", Path: path}, serve} }
-	return []Row{
-		row("/reference", func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { f.serve(w, r, admin, bases(r)) }),
-		row("/reference/style.css", func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
-			style, _ := referenceFiles.ReadFile("reference/style.css")
-			send(w, r, "text/css; charset=utf-8", style)
-		}),
-		row("/errors", func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) {
-			f.page(w, r, "errors.html", map[string]any{"Title": "Errors", "Errors": ErrorCatalog()})
-		}),
-		row("/errors/:code", func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
-			for _, e := range ErrorCatalog() {
-				if e.Code == p.ByName("code") {
-					f.page(w, r, "error.html", map[string]any{"Title": e.Code, "Error": e})
-					return
-				}
-			}
-			guardPage(w)
-			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			w.WriteHeader(http.StatusNotFound)
-			_, _ = fmt.Fprintln(w, "There is no such error code. The list of all is at /errors.")
-		}),
+// Paths lists what Handler serves, by GET. :code is for the code of an error.
+func Paths() []string {
+	return []string{"/openapi.json", "/reference", "/reference/style.css", "/errors", "/errors/:code"}
+}
+
+// Handler serves Paths for one door: with admin the pages describe the endpoints
+// of both doors, else those of the API door. bases tells where they are reached.
+func (f *Reference) Handler(admin bool, bases func(*http.Request) Bases) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/openapi.json":
+			send(w, r, "application/json", f.openAPI)
+		case "/reference":
+			f.serve(w, r, admin, bases(r))
+		case "/reference/style.css":
+			style, _ := files.ReadFile("style.css")
+			sendPage(w, r, "text/css; charset=utf-8", style)
+		case "/errors":
+			f.page(w, r, "errors.html", map[string]any{"Title": "Errors", "Errors": f.errors})
+		default:
+			f.errorPage(w, r, strings.TrimPrefix(r.URL.Path, "/errors/"))
+		}
+	})
+}
+
+func (f *Reference) errorPage(w http.ResponseWriter, r *http.Request, code string) {
+	for _, e := range f.errors {
+		if e.Code == code {
+			f.page(w, r, "error.html", map[string]any{"Title": e.Code, "Error": e})
+			return
+		}
 	}
+	guardPage(w)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = fmt.Fprintln(w, "There is no such error code. The list of all is at /errors.")
 }
 
 // serve answers with the reference. It is rendered when an address has changed
@@ -97,7 +120,7 @@ func (f *Reference) serve(w http.ResponseWriter, r *http.Request, admin bool, at
 		f.made[admin] = page
 	}
 	f.mu.Unlock()
-	send(w, r, "text/html; charset=utf-8", page.body)
+	sendPage(w, r, "text/html; charset=utf-8", page.body)
 }
 
 func (f *Reference) page(w http.ResponseWriter, r *http.Request, name string, data any) {
@@ -106,7 +129,7 @@ func (f *Reference) page(w http.ResponseWriter, r *http.Request, name string, da
 		http.Error(w, "The page cannot be shown.", http.StatusInternalServerError)
 		return
 	}
-	send(w, r, "text/html; charset=utf-8", body)
+	sendPage(w, r, "text/html; charset=utf-8", body)
 }
 
 func (f *Reference) render(name string, data any) ([]byte, error) {
@@ -125,9 +148,13 @@ func guardPage(w http.ResponseWriter) {
 	h.Set("Referrer-Policy", "no-referrer")
 }
 
-// send answers with a page that changes only with the program.
-func send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
+func sendPage(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
 	guardPage(w)
+	send(w, r, kind, body)
+}
+
+// send answers with what changes only with the program.
+func send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
 	h := w.Header()
 	tag := fmt.Sprintf(`"%x"`, sha256.Sum256(body))
 	h.Set("ETag", tag)
@@ -146,7 +173,7 @@ type document struct {
 	Tags       []struct{ Name string }
 	Paths      map[string]map[string]operation
 	Components struct {
-		Schemas   map[string]Schema
+		Schemas   map[string]schema
 		Responses map[string]response
 	}
 }
@@ -170,10 +197,10 @@ type operation struct {
 type parameter struct {
 	Name, In, Description string
 	Required              bool
-	Schema                Schema
+	Schema                schema
 }
 
-type media struct{ Schema Schema }
+type media struct{ Schema schema }
 
 type response struct {
 	Ref         string `json:"$ref"`
@@ -203,12 +230,12 @@ type (
 	}
 	shownAnswer struct {
 		Status, Description string
-		Type                []TypePart
+		Type                []typePart
 	}
 	shape struct {
 		Name    string
-		Type    []TypePart
-		Members []SchemaMember
+		Type    []typePart
+		Members []member
 	}
 )
 
@@ -231,7 +258,7 @@ func (d document) view(admin bool, at Bases) view {
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Components.Schemas)) {
 		s := d.Components.Schemas[name]
-		v.Schemas = append(v.Schemas, shape{Name: name, Type: s.Type(), Members: s.Members()})
+		v.Schemas = append(v.Schemas, shape{Name: name, Type: s.Type(), Members: s.members()})
 	}
 	return v
 }
@@ -244,7 +271,7 @@ func (d document) show(op operation, method, at string, bases Bases) shown {
 	o := shown{operation: op, Method: method, Path: at, Keyed: op.Security == nil}
 	for kind, m := range op.Body.Content {
 		if o.Body == nil || kind == "application/json" {
-			o.Body = &shape{Name: kind, Type: m.Schema.Type(), Members: m.Schema.Members()}
+			o.Body = &shape{Name: kind, Type: m.Schema.Type(), Members: m.Schema.members()}
 		}
 	}
 	for _, status := range slices.Sorted(maps.Keys(op.Responses)) {
@@ -257,7 +284,7 @@ func (d document) show(op operation, method, at string, bases Bases) shown {
 			if kind == "application/json" {
 				a.Type = answer.Content[kind].Schema.Type()
 			} else {
-				a.Type = append(a.Type, TypePart{Text: kind})
+				a.Type = append(a.Type, typePart{Text: kind})
 			}
 		}
 		o.Answers = append(o.Answers, a)
@@ -278,7 +305,7 @@ func (d document) curl(o shown, bases Bases) string {
 	}
 	at, query := o.Path, ""
 	for _, p := range o.Parameters {
-		value := p.Schema.Sample(d.Components.Schemas)
+		value := p.Schema.sample(d.Components.Schemas)
 		if p.In == "path" {
 			at = strings.ReplaceAll(at, "{"+p.Name+"}", fmt.Sprint(value))
 		}
@@ -302,33 +329,10 @@ func (d document) curl(o shown, bases Bases) string {
 		if !ok {
 			return line + " -d token=..."
 		}
-		sample, err := json.Marshal(body.Schema.Sample(d.Components.Schemas))
+		sample, err := json.Marshal(body.Schema.sample(d.Components.Schemas))
 		if err == nil {
 			line += ` -d '` + strings.ReplaceAll(string(sample), "'", `'\''`) + `'`
 		}
 	}
 	return line
-}
-
-// openAPI describes every endpoint of both doors (OpenAPI 3.1). A test holds
-// it against the routes, and every answer in the tests against it.
-//
-//go:embed openapi.json
-var openAPI []byte
-
-// OpenAPI gives the description of all endpoints, as JSON. It must not be
-// changed.
-func OpenAPI() []byte { return openAPI }
-
-// ServeOpenAPI answers with the description. It needs no key.
-func ServeOpenAPI(w http.ResponseWriter, r *http.Request) {
-	tag := fmt.Sprintf(`"%x"`, sha256.Sum256(openAPI))
-	h := w.Header()
-	h.Set("ETag", tag)
-	h.Set("Cache-Control", "no-cache")
-	if r.Header.Get("If-None-Match") == tag {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	_ = WriteBody(w, http.StatusOK, openAPI)
 }

@@ -1,0 +1,68 @@
+package reference
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+const small = `{"info": {"title": "Small", "summary": "It is small"}, "tags": [{"name": "things"}], "paths": {
+	"/things/{id}": {"put": {"operationId": "change", "summary": "Change a thing", "tags": ["things"],
+		"parameters": [{"name": "id", "in": "path", "schema": {"type": "integer", "examples": [7]}}],
+		"requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}},
+		"responses": {"200": {"description": "It is changed"}}}},
+	"/admin/things": {"get": {"operationId": "list", "summary": "List things", "tags": ["things"], "responses": {}}}},
+	"components": {"schemas": {"Thing": {"type": "object", "required": ["name"], "properties": {
+		"name": {"type": ["string", "null"], "examples": ["it's"]}, "sizes": {"type": "array", "items": {"type": "integer"}}}}}}}`
+
+func ask(t *testing.T, door http.Handler, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	door.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	return w
+}
+
+// TestHandler asks for every path of both doors, and for what differs.
+func TestHandler(t *testing.T) {
+	f, err := New([]byte(small), []ErrorEntry{{Code: "too_small", Statuses: []int{400, 413}, Means: "It is too small.", Example: `{"error": "too_small"}`}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bases := func(r *http.Request) Bases { return Bases{API: "http://api.example", Admin: "http://" + r.Host} }
+	for _, admin := range []bool{false, true} {
+		door := f.Handler(admin, bases)
+		for _, path := range Paths() {
+			if w := ask(t, door, strings.Replace(path, ":code", "too_small", 1)); w.Code != 200 || w.Header().Get("ETag") == "" {
+				t.Errorf("%s: got %d %v", path, w.Code, w.Header())
+			}
+		}
+		if w := ask(t, door, "/errors/none"); w.Code != 404 || !strings.Contains(w.Body.String(), "no such error code") {
+			t.Errorf("an unknown code: got %d %s", w.Code, w.Body)
+		}
+		page := ask(t, door, "/reference").Body.String()
+		if got := strings.Contains(page, `<article id="list">`); got != admin {
+			t.Errorf("admin %v: the admin door's endpoint is on the page: %v", admin, got)
+		}
+		for _, want := range []string{
+			`curl -X PUT -H &#34;Authorization: Bearer $KEY&#34; &#34;http://api.example/things/7&#34; -d &#39;{&#34;name&#34;:&#34;it&#39;\&#39;&#39;s&#34;}&#39;`,
+			`<td>string or null</td>`, `<td>array of integer</td>`, `<span class="must">required</span>`, `<a href="#schema-Thing">Thing</a>`,
+		} {
+			if !strings.Contains(page, want) {
+				t.Errorf("admin %v: the page lacks %s", admin, want)
+			}
+		}
+	}
+	if got := ask(t, f.Handler(false, bases), "/openapi.json"); got.Body.String() != small || got.Header().Get("Content-Security-Policy") != "" {
+		t.Errorf("got %v %s", got.Header(), got.Body)
+	}
+	if got := ask(t, f.Handler(false, bases), "/errors/too_small").Body.String(); !strings.Contains(got, "Status 400, 413") {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestNew_BadDescription(t *testing.T) {
+	if _, err := New([]byte("{"), nil); err == nil || !strings.Contains(err.Error(), "read openapi.json") {
+		t.Errorf("got %v", err)
+	}
+}
