@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+
+	"latchkey/internal/upstream"
 )
 
 // Proxy passes requests that have been let through on to the upstream of their
@@ -30,7 +32,7 @@ type Proxy struct {
 	buffers    buffers
 	mu         sync.Mutex
 	transports map[time.Duration]*http.Transport // by the time they wait for an answer
-	upstreams  Upstreams
+	upstreams  upstream.Upstreams
 }
 
 // ProxyOptions are what a Proxy is made of.
@@ -160,7 +162,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 // the standard library's reverse proxy.
 func (x *passage) head() ([]byte, bool) {
 	r, up := x.request.Request, x.guard.Upstream
-	if !SilentKnown || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || up.Scheme != "http" {
+	if !upstream.SilentKnown || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || up.Scheme != "http" {
 		return nil, false
 	}
 	if strings.ContainsFunc(up.Host, unsendable) || strings.Contains(up.Host, "%") || strings.HasSuffix(up.Host, ":") {

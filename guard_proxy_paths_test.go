@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -17,6 +19,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"latchkey/internal/upstream/upstreamtest"
 )
 
 // arrivals are the requests that a listener was sent.
@@ -312,7 +316,7 @@ func FuzzUpstreams(f *testing.F) {
 	f.Add("", "", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\nContent-Length: 9\r\n\r\n")
 	f.Add("0", "", "HTTP/1.1 200 \n\n")
 	f.Add("", "X-Empty:\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\nhalf")
-	s := newScript(f)
+	s := upstreamtest.NewScript(f)
 	g := newGuarded(f, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) {
 		c.Routes = append(c.Routes, RouteRow{Path: "/raw/*rest", Upstream: "http://" + s.Addr().String() + "/base", StripPrefix: "/raw", Timeout: time.Minute})
 	})
@@ -323,13 +327,13 @@ func FuzzUpstreams(f *testing.F) {
 		var got [2]string
 		for i, way := range []string{"close", "close, X-No-Such"} {
 			g.proxy.Close()
-			s.lines <- sendsLast(answer)
+			s.Lines <- sendsLast(answer)
 			got[i] = heard(t, g, "GET /raw/"+path+" HTTP/1.1\r\nHost: a.example\r\nX-API-Key: "+g.key+"\r\n"+fields+"Connection: "+way+"\r\n\r\n")
 			select {
-			case head := <-s.asked:
+			case head := <-s.Asked:
 				got[i] += "\n" + told(head)
 			default:
-				<-s.lines
+				<-s.Lines
 			}
 		}
 		if got[0] != got[1] {
@@ -358,7 +362,7 @@ func heard(t *testing.T, g *guardedApp, request string) string {
 		if err == nil {
 			body, err = io.ReadAll(res.Body)
 		}
-		if isLate(err) {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("the connection has no end: %v", err)
 		}
 		if err != nil { // how much has come by then is by chance

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,311 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/upstream/upstreamtest"
 )
 
-// script is an upstream that answers each request of a connection with the
-// bytes for its number, over all connections, and closes where there is no more.
-type script struct {
-	net.Listener
-	asked chan string // the heads that came
-	lines chan func(c net.Conn)
-}
-
-// newScript plays the answers, one for each request.
-func newScript(t testing.TB, answers ...func(c net.Conn)) *script {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	s := &script{Listener: l, asked: make(chan string, 100), lines: make(chan func(net.Conn), 100)}
-	for _, answer := range answers {
-		s.lines <- answer
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.serve(c)
-		}
-	}()
-	return s
-}
-
-func (s *script) serve(c net.Conn) {
-	defer c.Close() // by then the other side has
-	in := bufio.NewReader(c)
-	for {
-		head := ""
-		for !strings.HasSuffix(head, "\r\n\r\n") {
-			line, err := in.ReadString('\n')
-			if head += line; err != nil {
-				return
-			}
-		}
-		s.asked <- head
-		select {
-		case answer := <-s.lines:
-			answer(c)
-		default:
-			_ = c.Close()
-		}
-	}
-}
-
-// sends answers with some bytes.
-func sends(s string) func(net.Conn) { return func(c net.Conn) { _, _ = io.WriteString(c, s) } }
-
-// sendsLast answers with some bytes and closes.
-func sendsLast(s string) func(net.Conn) {
-	return func(c net.Conn) {
-		_, _ = io.WriteString(c, s)
-		_ = c.Close()
-	}
-}
-
-// askUpstream sends a request of a method and gives the body of the answer.
-func askUpstream(t testing.TB, u *Upstreams, s *script, method string, wait time.Duration) (string, error) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.(*testing.T).Context(), method, "/", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	res, err := u.Ask(r, s.Addr().String(), []byte(method+" / HTTP/1.1\r\nHost: x\r\n\r\n"), wait, func(*http.Response) {})
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(res.Body)
-	return string(b), err
-}
-
-func idleUpstreams(u *Upstreams) int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	n := 0
-	for _, list := range u.idle {
-		n += len(list)
-	}
-	return n
-}
-
-const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-// What the upstream sends beyond an answer, at once or later, reaches nobody:
-// it would be taken for the answer to another's request.
-func TestUpstreams_Unasked(t *testing.T) {
-	const stolen = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen"
-	sent := make(chan bool)
-	for name, tt := range map[string]struct {
-		method string
-		first  func(net.Conn)
-		want   string
-	}{
-		"with the answer":             {"GET", sends(okAnswer + stolen), "ok"},
-		"after a body to HEAD":        {"HEAD", sends(okAnswer), ""},
-		"after an answer without one": {"GET", sends("HTTP/1.1 204 No Content\r\n\r\n" + stolen), ""},
-		"after the last chunk":        {"GET", sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" + stolen), "ok"},
-		"later": {"GET", func(c net.Conn) {
-			sends(okAnswer)(c)
-			go func() {
-				<-sent
-				sends(stolen)(c)
-				sent <- true
-			}()
-		}, "ok"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var u Upstreams
-			defer u.Close()
-			s := newScript(t, tt.first, sends(okAnswer))
-			if got, err := askUpstream(t, &u, s, tt.method, time.Minute); got != tt.want || err != nil {
-				t.Errorf("the first got %q, %v", got, err)
-			}
-			if name == "later" {
-				if idleUpstreams(&u) != 1 {
-					t.Fatal("the connection was not kept")
-				}
-				sent <- true
-				<-sent
-				arrived(t, &u)
-			}
-			if got, err := askUpstream(t, &u, s, "GET", time.Minute); got != "ok" || err != nil {
-				t.Errorf("the second got %q, %v", got, err)
-			}
-		})
-	}
-}
-
-// arrived waits until the idle connection has something to be read.
-func arrived(t *testing.T, u *Upstreams) {
-	t.Helper()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, list := range u.idle {
-		if err := list[0].raw.Read(func(fd uintptr) bool { return readable(fd) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// A connection serves one request after the other; one that the upstream has
-// closed meanwhile is no error, also if that is seen only after the request.
-func TestUpstreams_Kept(t *testing.T) {
-	var u Upstreams
-	defer u.Close()
-	s := newScript(t, sends(okAnswer), sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), sends("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"),
-		sendsLast(""), sends(okAnswer), sendsLast("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end"), sendsLast("HTTP/1.0 200 OK\r\n\r\nold"), sends(okAnswer))
-	for i, want := range []string{"ok", "ok", "", "ok", "to the end", "old", "ok"} {
-		if got, err := askUpstream(t, &u, s, "GET", time.Minute); got != want || err != nil {
-			t.Errorf("%d: got %q, %v, want %q", i, got, err, want)
-		}
-		kept := 1
-		if want == "to the end" || want == "old" {
-			kept = 0
-		}
-		if n := idleUpstreams(&u); n != kept {
-			t.Errorf("%d: %d connections are kept, want %d", i, n, kept)
-		}
-	}
-	if n := len(s.asked); n != 8 {
-		t.Errorf("the upstream was asked %d times, want 8: once more for the connection that it closed", n)
-	}
-}
-
-func TestUpstreams_Errors(t *testing.T) {
-	silence := func(net.Conn) {}
-	for name, tt := range map[string]struct {
-		answer func(net.Conn)
-		want   string
-	}{
-		"nothing, on a new connection": {sendsLast(""), "EOF"},
-		"no HTTP":                      {sendsLast("SMTP says hello\r\n\r\n"), "malformed HTTP"},
-		"silence":                      {silence, "i/o timeout"},
-		"silence within the header":    {sends("HTTP/1.1 200 OK\r\nContent-"), "i/o timeout"},
-		"silence after early hints":    {sends("HTTP/1.1 103 Early Hints\r\n\r\n"), "i/o timeout"},
-		"the end within the header":    {sendsLast("HTTP/1.1 200 OK\r\nContent-"), "unexpected EOF"},
-		"the end within the body":      {sendsLast("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok"), "unexpected EOF"},
-		"the end within the chunks":    {sendsLast("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"), "unexpected EOF"},
-		"another protocol":             {sends("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"), "status 101"},
-		"no status":                    {sends("HTTP/1.1 007 Bond\r\n\r\n"), "status 7"},
-		"two lengths":                  {sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"), "Content-Length"},
-		"endless hints": {func(c net.Conn) {
-			hint := "HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 60_000) + "\r\n\r\n"
-			for range 200 {
-				sends(hint)(c)
-			}
-		}, "larger than 10485760 bytes"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var u Upstreams
-			defer u.Close()
-			s := newScript(t, tt.answer)
-			wait := time.Minute
-			if strings.HasPrefix(name, "silence") {
-				wait = 50 * time.Millisecond
-			}
-			got, err := askUpstream(t, &u, s, "GET", wait)
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("got %q, %v, want %s", got, err, tt.want)
-			}
-			if n := len(s.asked); n != 1 {
-				t.Errorf("the upstream was asked %d times", n)
-			}
-			if idleUpstreams(&u) != 0 {
-				t.Error("the connection is kept")
-			}
-		})
-	}
-}
-
-// The end of a request ends the wait for its answer and for its body.
-func TestUpstreams_Cancel(t *testing.T) {
-	for name, answer := range map[string]string{"no answer": "", "half a header": "HTTP/1.1 200 OK\r\n", "half a body": "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"} {
-		t.Run(name, func(t *testing.T) {
-			var u Upstreams
-			defer u.Close()
-			gone := make(chan error)
-			s := newScript(t, func(c net.Conn) {
-				sends(answer)(c)
-				_, err := c.Read(make([]byte, 1))
-				gone <- err
-			})
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
-			r, err := http.NewRequestWithContext(ctx, "GET", "/", nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			go func() {
-				<-s.asked
-				<-time.After(3 * briefly) // by then it waits for longer
-				cancel()
-			}()
-			res, err := u.Ask(r, s.Addr().String(), []byte("GET / HTTP/1.1\r\n\r\n"), 0, nil)
-			if name == "half a body" {
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer res.Body.Close()
-				if _, err := io.ReadAll(res.Body); err == nil {
-					t.Error("half a body was taken for the whole")
-				}
-			} else if !errors.Is(err, context.Canceled) {
-				t.Errorf("got %v", err)
-			}
-			if err := <-gone; err == nil {
-				t.Error("the upstream still has its connection")
-			}
-			if idleUpstreams(&u) != 0 {
-				t.Error("the connection is kept")
-			}
-		})
-	}
-}
-
-// Idle connections are let go of by age, by the upstream's end, and by Close,
-// which also ends those that come back later.
-func TestUpstreams_Idle(t *testing.T) {
-	var u Upstreams
-	conns := make(chan net.Conn, 3)
-	keep := func(c net.Conn) {
-		sends(okAnswer)(c)
-		conns <- c
-	}
-	s := newScript(t, keep, keep, keep)
-	ask := func() net.Conn {
-		t.Helper()
-		if got, err := askUpstream(t, &u, s, "GET", time.Minute); got != "ok" || err != nil {
-			t.Fatalf("got %q, %v", got, err)
-		}
-		return <-conns
-	}
-	c := ask()
-	u.drop(time.Now().Add(-idleTime))
-	if n := idleUpstreams(&u); n != 1 || u.timer == nil {
-		t.Fatalf("%d are kept, timer %v", n, u.timer)
-	}
-	_ = c.Close()
-	arrived(t, &u)
-	u.drop(time.Now().Add(-idleTime))
-	if n := idleUpstreams(&u); n != 0 || u.timer != nil {
-		t.Fatalf("closed by the upstream: %d are kept, timer %v", n, u.timer)
-	}
-	ask()
-	u.drop(time.Now())
-	if n := idleUpstreams(&u); n != 0 {
-		t.Fatalf("after its time: %d are kept", n)
-	}
-	u.Close()
-	ask()
-	if n := idleUpstreams(&u); n != 0 {
-		t.Errorf("after Close: %d are kept", n)
-	}
-}
+var sends, sendsLast = upstreamtest.Sends, upstreamtest.SendsLast
 
 // upstreamAnswers are the answers that an upstream may have.
 var upstreamAnswers = map[string]func(net.Conn){
@@ -351,7 +48,7 @@ var upstreamAnswers = map[string]func(net.Conn){
 // An answer over the direct way is the answer over that of the standard
 // library, and the upstream is asked the same.
 func TestProxy_BothWays(t *testing.T) {
-	s := newScript(t)
+	s := upstreamtest.NewScript(t)
 	g := newGuarded(t, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) {
 		c.Routes = append(c.Routes, RouteRow{Path: "/raw/*rest", Upstream: "http://" + s.Addr().String() + "/base", StripPrefix: "/raw", Timeout: time.Minute})
 	})
@@ -365,10 +62,10 @@ func TestProxy_BothWays(t *testing.T) {
 				var got [2]string
 				for i, way := range []string{"Connection: close\r\n\r\n", "Connection: close, X-No-Such\r\n\r\n"} {
 					g.proxy.Close() // on a connection that was kept the upstream might be asked twice, or not at all
-					s.lines <- answer
-					got[i] = g.exchange(t, strings.ReplaceAll(request, "<key>", g.key)+way) + "\n" + told(<-s.asked)
-					if len(s.asked) > 0 {
-						t.Errorf("the upstream was asked again: %s", <-s.asked)
+					s.Lines <- answer
+					got[i] = g.exchange(t, strings.ReplaceAll(request, "<key>", g.key)+way) + "\n" + told(<-s.Asked)
+					if len(s.Asked) > 0 {
+						t.Errorf("the upstream was asked again: %s", <-s.Asked)
 					}
 				}
 				if name == "no type" && strings.Contains(got[0], "Content-Type") {
@@ -385,14 +82,14 @@ func TestProxy_BothWays(t *testing.T) {
 // So it is for clients that speak HTTP/2, where a client that takes trailers
 // goes by the standard library.
 func TestProxy_BothWaysOverHTTP2(t *testing.T) {
-	s := newScript(t)
+	s := upstreamtest.NewScript(t)
 	g := newGuarded(t, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) {
 		c.Routes = append(c.Routes, RouteRow{Path: "/raw/*rest", Upstream: "http://" + s.Addr().String(), Timeout: time.Minute})
 	})
 	door := g.openHTTP2(t)
 	ask := func(answer func(net.Conn), method, te string) string {
 		g.proxy.Close()
-		s.lines <- answer
+		s.Lines <- answer
 		r, err := http.NewRequest(method, door.URL+"/raw/a%20b?q", nil)
 		if err != nil {
 			t.Fatal(err)
@@ -401,7 +98,7 @@ func TestProxy_BothWaysOverHTTP2(t *testing.T) {
 		if te != "" {
 			r.Header["Te"] = []string{te}
 		}
-		asked := func() string { return strings.ReplaceAll(told(<-s.asked), "Te: trailers\n", "") }
+		asked := func() string { return strings.ReplaceAll(told(<-s.Asked), "Te: trailers\n", "") }
 		res, err := door.Client().Transport.RoundTrip(r)
 		if err != nil {
 			return asked() + "\nno answer"

@@ -1,4 +1,6 @@
-package main
+// Package upstream sends requests for reads to upstreams over HTTP/1.1 without
+// TLS, and keeps the connections.
+package upstream
 
 import (
 	"bufio"
