@@ -4,9 +4,9 @@ package upstream
 
 import "syscall"
 
-// SilentKnown says that Silent cannot tell on this system, so that nothing goes
+// SilentKnown says that silent cannot tell on this system, so that nothing goes
 // by Upstreams.
 const SilentKnown = false
 
-// Silent cannot tell.
-func Silent(syscall.RawConn) bool { return false }
+// silent cannot tell.
+func silent(syscall.RawConn) bool { return false }

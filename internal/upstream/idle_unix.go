@@ -4,12 +4,12 @@ package upstream
 
 import "syscall"
 
-// SilentKnown says that Silent can tell, without which no connection is kept for
+// SilentKnown says that silent can tell, without which no connection is kept for
 // Upstreams.
 const SilentKnown = true
 
-// Silent says whether an idle connection is open and has nothing to be read.
-func Silent(raw syscall.RawConn) bool {
+// silent reports whether an idle connection is open and has nothing to be read.
+func silent(raw syscall.RawConn) bool {
 	var room [1]byte
 	var err error
 	n := 0

@@ -110,7 +110,7 @@ func (u *Upstreams) take(ctx context.Context, host string) (*upstream, error) {
 		if c == nil {
 			return connect(ctx, host)
 		}
-		if Silent(c.raw) {
+		if silent(c.raw) {
 			return c, nil
 		}
 		_ = c.Conn.Close() // or what is there already would be taken for the answer
@@ -306,7 +306,7 @@ func (u *Upstreams) drop(since time.Time) {
 	defer u.mu.Unlock()
 	for host, list := range u.idle {
 		list = slices.DeleteFunc(list, func(c *upstream) bool {
-			over := !c.asked.After(since) || !Silent(c.raw)
+			over := !c.asked.After(since) || !silent(c.raw)
 			if over {
 				_ = c.Conn.Close()
 			}

@@ -1,3 +1,5 @@
+//go:build unix
+
 package upstream
 
 import (
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"latchkey/internal/upstream/upstreamtest"
 )
@@ -98,6 +102,12 @@ func arrived(t *testing.T, u *Upstreams) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// readable reports whether a connection has something to be read, or has ended.
+func readable(fd uintptr) bool {
+	n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK)
+	return err != unix.EAGAIN && n >= 0
 }
 
 // A connection serves one request after the other; one that the upstream has
