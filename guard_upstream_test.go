@@ -168,36 +168,10 @@ func told(head string) string {
 	return lines[0] + "\n" + strings.Join(fields, "\n")
 }
 
-// A request is not sent again once its answer has begun, be it by one byte: the
-// upstream has read it.
-func TestUpstreams_BegunAnswerIsFinal(t *testing.T) {
-	for name, last := range map[string]func(net.Conn){
-		"at once": sendsLast("H"),
-		"late": func(c net.Conn) {
-			<-time.After(3 * briefly) // so that the request waits for longer
-			sendsLast("H")(c)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var u Upstreams
-			defer u.Close()
-			s := newScript(t, sends(okAnswer), last, sends(okAnswer))
-			if got, err := askUpstream(t, &u, s, "GET", time.Minute); got != "ok" || err != nil {
-				t.Fatalf("the first got %q, %v", got, err)
-			}
-			if got, err := askUpstream(t, &u, s, "GET", time.Minute); !errors.Is(err, io.ErrUnexpectedEOF) {
-				t.Errorf("got %q, %v; want %v", got, err, io.ErrUnexpectedEOF)
-			}
-			if n := len(s.asked); n != 2 {
-				t.Errorf("the upstream was asked %d times, want 2", n)
-			}
-		})
-	}
-}
-
-// The same as the caller of a route sees it.
+// Once its answer has begun, be it by one byte, a request is not sent to the
+// upstream again: the caller gets 502.
 func TestProxy_BegunAnswerIsBadGateway(t *testing.T) {
-	s := newScript(t, sends(okAnswer), sendsLast("H"), sends(okAnswer))
+	s := upstreamtest.NewScript(t, upstreamtest.Sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), upstreamtest.SendsLast("H"), upstreamtest.Sends("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
 	g := newGuarded(t, nil, func(c *Config, _ string) {
 		c.Routes = append(c.Routes, RouteRow{Path: "/short", Upstream: "http://" + s.Addr().String()})
 	})
@@ -208,7 +182,7 @@ func TestProxy_BegunAnswerIsBadGateway(t *testing.T) {
 			t.Errorf("request %d: got %s, want %s", i, got, want)
 		}
 	}
-	if n := len(s.asked); n != 2 {
+	if n := len(s.Asked); n != 2 {
 		t.Errorf("the upstream was asked %d times, want 2", n)
 	}
 }

@@ -264,3 +264,30 @@ func TestUpstreams_Idle(t *testing.T) {
 		t.Errorf("after Close: %d are kept", n)
 	}
 }
+
+// A request is not sent again once its answer has begun, be it by one byte: the
+// upstream has read it.
+func TestUpstreams_BegunAnswerIsFinal(t *testing.T) {
+	for name, last := range map[string]func(net.Conn){
+		"at once": upstreamtest.SendsLast("H"),
+		"late": func(c net.Conn) {
+			<-time.After(3 * briefly) // so that the request waits for longer
+			upstreamtest.SendsLast("H")(c)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var u Upstreams
+			defer u.Close()
+			s := upstreamtest.NewScript(t, upstreamtest.Sends(okAnswer), last, upstreamtest.Sends(okAnswer))
+			if got, err := askUpstream(t, &u, s, "GET", time.Minute); got != "ok" || err != nil {
+				t.Fatalf("the first got %q, %v", got, err)
+			}
+			if got, err := askUpstream(t, &u, s, "GET", time.Minute); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("got %q, %v; want %v", got, err, io.ErrUnexpectedEOF)
+			}
+			if n := len(s.Asked); n != 2 {
+				t.Errorf("the upstream was asked %d times, want 2", n)
+			}
+		})
+	}
+}
