@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/csv"
 	"fmt"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -376,41 +375,5 @@ func TestUsage_CSV(t *testing.T) {
 		if w := a.control("GET", "/admin/v1/usage?format=csv&by="+by, ""); !strings.Contains(w.Body.String(), want) {
 			t.Errorf("by %s: got %s, want %q", by, w.Body, want)
 		}
-	}
-}
-
-// TestProgram_Usage uses the command beside the real program and without it.
-func TestProgram_Usage(t *testing.T) {
-	data := filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, data)
-	latchkey := func(want int, args ...string) (out, errs string) {
-		t.Helper()
-		out, errs, exit := run(t, append(args, "--data", data)...)
-		if exit != want {
-			t.Fatalf("%v: exit %d, %s %s", args, exit, out, errs)
-		}
-		return out, errs
-	}
-	if out, _ := latchkey(0, "usage"); !strings.Contains(out, "No request") {
-		t.Errorf("got %s", out)
-	}
-	key, _ := latchkey(0, "keys", "create", "--name", "=1", "--permission", "can_read_agents")
-	wantStatus(t, p.url, strings.TrimSpace(key), 200)
-	if _, errs := latchkey(2, "usage", "--csv", "--json"); !strings.Contains(errs, "exclude each other") {
-		t.Errorf("got %s", errs)
-	}
-	latchkey(1, "usage", "--step", "week")
-	p.stop(t)
-	if out, _ := latchkey(0, "usage", "--step", "day", "--last", "2"); !strings.Contains(out, "/api/v1/agents") || !strings.Contains(out, "RATE LIMITED") || !strings.Contains(out, "=1") {
-		t.Errorf("got %s", out)
-	}
-	out, _ := latchkey(0, "usage", "--csv")
-	_, line, _ := strings.Cut(out, "\n")
-	id, rest, _ := strings.Cut(line, ",")
-	if !strings.HasPrefix(rest, "'=1,admin,") {
-		t.Errorf("got %s", out)
-	}
-	if out, _ := latchkey(0, "usage", "--key", id, "--json"); !strings.Contains(out, `"requests": 1`) {
-		t.Errorf("got %s", out)
 	}
 }

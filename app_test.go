@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,7 +14,10 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/tests/program"
 )
+
+func TestMain(m *testing.M) { os.Exit(program.Main(m)) }
 
 // testApp is the whole service in a temporary folder, under clocks that the
 // test sets.
@@ -51,22 +55,8 @@ func (c *testClocks) Pass(d time.Duration) {
 	c.Boot += d
 }
 
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+// lockedBuffer is a log.
+type lockedBuffer = program.Output
 
 func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
 	t.Helper()

@@ -66,7 +66,8 @@ func TestLoadConfig_nothing(t *testing.T) {
 	}
 }
 
-// The example states every default a second time, and must agree.
+// The example states every default a second time, and must agree; the tables of
+// docs/configuration.md have every setting.
 func TestLoadConfig_example(t *testing.T) {
 	const name = "config.example.toml"
 	c, sources, err := LoadConfig(name, nil, nil)
@@ -94,6 +95,18 @@ func TestLoadConfig_example(t *testing.T) {
 		}
 		if v := "# Variable: " + variable(s.Key) + "\n"; !strings.Contains(string(data), v) {
 			t.Errorf("%s: the example has no line %q", s.Key, v)
+		}
+	}
+	tables, err := os.ReadFile("docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range c.settings() {
+		section, key, _ := strings.Cut(s.Key, ".")
+		_, table, _ := strings.Cut(string(tables), "\n## `["+section+"]`\n")
+		table, _, _ = strings.Cut(table, "\n## ")
+		if section != "limit" && !strings.Contains(table, "| `"+key+"` |") {
+			t.Errorf("docs/configuration.md lacks %s", s.Key)
 		}
 	}
 	for _, name := range []string{"LATCHKEY_CONFIG ", "LATCHKEY_KEYS_PEPPER ", "LATCHKEY_URL ", "LATCHKEY_ADMIN_TOKEN "} {

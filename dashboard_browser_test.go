@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +19,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"latchkey/internal/keytext"
+	"latchkey/tests/program"
 )
 
 // TestBrowser is the first hour of an operator: the set-up link, a key, its
@@ -292,21 +292,15 @@ func openBrowser(t *testing.T) *tab {
 // openBrowserOn is openBrowser with a folder that may have been filled.
 func openBrowserOn(t *testing.T, data string) *tab {
 	t.Helper()
-	p := serveReal(t, data)
-	var line struct {
-		AdminAddr string `json:"admin_addr"`
-	}
-	for text := range strings.Lines(p.out.String()) {
-		if json.Unmarshal([]byte(text), &line) == nil && line.AdminAddr != "" {
-			break
-		}
-	}
-	return &tab{t, startBrowser(t), "http://" + line.AdminAddr, p.url, NewSocketClient(filepath.Join(data, socketFile))}
+	browser := startBrowser(t) // first: it may skip the test
+	p := program.Serve(t, data)
+	return &tab{t, browser, "http://" + p.Admin, p.URL, NewSocketClient(filepath.Join(data, socketFile))}
 }
 
 // startBrowser starts Debian's Chromium with a profile of its own.
 func startBrowser(t *testing.T) context.Context {
 	t.Helper()
+	program.NotQuick(t)
 	path := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if found, err := exec.LookPath(name); err == nil {

@@ -27,6 +27,8 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"latchkey/tests/program"
 )
 
 // axeVersion is the release of axe-core, which checks pages for what keeps
@@ -40,6 +42,7 @@ const (
 // once; from then on no network is needed.
 func axeSource(t *testing.T) string {
 	t.Helper()
+	program.NotQuick(t) // npm may have to fetch it
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()

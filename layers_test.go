@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"go/ast"
 	"go/build"
 	"go/parser"
@@ -37,6 +38,7 @@ var layers = [][]string{
 }
 
 func TestLayers(t *testing.T) {
+	testsStayOutside(t)
 	names, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -77,6 +79,28 @@ func TestLayers(t *testing.T) {
 			t.Errorf("%s uses %s of %s, a family that is not below its own", fset.Position(id.Pos()), id.Name, to)
 		case !obj.Exported():
 			t.Errorf("%s uses %s, which is private to the family of %s", fset.Position(id.Pos()), id.Name, to)
+		}
+	}
+}
+
+// testsStayOutside wants the tests of the built program to import nothing of it.
+func testsStayOutside(t *testing.T) {
+	t.Helper()
+	here, err1 := filepath.Glob("tests/*.go")
+	below, err2 := filepath.Glob("tests/*/*.go")
+	if err := errors.Join(err1, err2); err != nil || len(here) == 0 || len(below) == 0 {
+		t.Fatalf("got %v and %v, %v; want the files of tests/ and tests/program/", here, below, err)
+	}
+	for _, name := range slices.Concat(here, below) {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range f.Imports {
+			path := strings.Trim(spec.Path.Value, `"`)
+			if strings.HasPrefix(path, "latchkey/") && path != "latchkey/tests/program" && path != "latchkey/internal/certs/certstest" {
+				t.Errorf("%s imports %s; write out what it needs", name, path)
+			}
 		}
 	}
 }

@@ -115,7 +115,7 @@ func TestIssuer_challenges(t *testing.T) {
 				})
 			}
 			d := open()
-			client := tlsClient(t, authority.roots, func(c *tls.Config) { c.ServerName = acmeDomain })
+			client := certstest.Client(t, authority.roots, func(c *tls.Config) { c.ServerName = acmeDomain })
 			r, body := fetch(t, client, "https://"+d.API().String())
 			if body != "api" || r.ProtoMajor != 2 || !slices.Equal(r.TLS.PeerCertificates[0].DNSNames, []string{acmeDomain}) {
 				t.Errorf("got %q by %s with a certificate for %v", body, r.Proto, r.TLS.PeerCertificates[0].DNSNames)
@@ -125,7 +125,7 @@ func TestIssuer_challenges(t *testing.T) {
 					t.Errorf("another path at the plain port: got %d %q, want 404 and no redirect", r.StatusCode, body)
 				}
 			}
-			if _, err := tlsClient(t, authority.roots, func(c *tls.Config) { c.ServerName = "other.example.test" }).Get("https://" + d.API().String()); err == nil {
+			if _, err := certstest.Client(t, authority.roots, func(c *tls.Config) { c.ServerName = "other.example.test" }).Get("https://" + d.API().String()); err == nil {
 				t.Error("another name: got a connection, want none")
 			}
 			checkKept(t, filepath.Join(folder, "acme"))
@@ -139,7 +139,7 @@ func TestIssuer_challenges(t *testing.T) {
 			again, _ := listenHere(t)
 			sockets = map[string][]net.Listener{"api": {again}}
 			d = open()
-			if r, _ := fetch(t, tlsClient(t, authority.roots, func(c *tls.Config) { c.ServerName = acmeDomain }), "https://"+d.API().String()); r.StatusCode != 200 || authority.orders.of("/order-plz") != orders {
+			if r, _ := fetch(t, certstest.Client(t, authority.roots, func(c *tls.Config) { c.ServerName = acmeDomain }), "https://"+d.API().String()); r.StatusCode != 200 || authority.orders.of("/order-plz") != orders {
 				t.Errorf("after a restart: got %d and %d orders, want the kept certificate", r.StatusCode, authority.orders.of("/order-plz"))
 			}
 		})

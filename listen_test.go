@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -18,6 +19,7 @@ import (
 	"latchkey/internal/certs"
 	"latchkey/internal/certs/certstest"
 	"latchkey/internal/clock"
+	"latchkey/tests/program"
 )
 
 // openDoors opens doors that answer with their name, and closes them at the end.
@@ -46,22 +48,6 @@ func openDoors(t *testing.T, change func(*DoorOptions)) *Doors {
 	return d
 }
 
-// tlsClient trusts an authority alone.
-func tlsClient(t testing.TB, ca string, change func(*tls.Config)) *http.Client {
-	t.Helper()
-	roots, err := certs.ReadRoots(ca)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &tls.Config{RootCAs: roots}
-	if change != nil {
-		change(c)
-	}
-	tr := &http.Transport{TLSClientConfig: c, ForceAttemptHTTP2: true}
-	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: time.Minute}
-}
-
 // fetch gives an answer with its body read.
 func fetch(t testing.TB, c *http.Client, url string) (*http.Response, string) {
 	t.Helper()
@@ -87,7 +73,7 @@ func TestDoors_TLS(t *testing.T) {
 		o.Config.Admin.TLSCertFile, o.Config.Admin.TLSKeyFile = cert, key
 	})
 	api, admin := "https://"+d.API().String(), "https://"+d.Admin().String()
-	client := tlsClient(t, ca.File, nil)
+	client := certstest.Client(t, ca.File, nil)
 	r, body := fetch(t, client, api)
 	if body != "api" || r.ProtoMajor != 2 || r.Header.Get("Strict-Transport-Security") != "" {
 		t.Errorf("API: got %q by %s, HSTS %q; want HTTP/2 and no HSTS", body, r.Proto, r.Header.Get("Strict-Transport-Security"))
@@ -95,10 +81,10 @@ func TestDoors_TLS(t *testing.T) {
 	if r, body = fetch(t, client, admin); body != "admin" || r.Header.Get("Strict-Transport-Security") != "max-age=31536000" {
 		t.Errorf("admin: got %q, HSTS %q", body, r.Header.Get("Strict-Transport-Security"))
 	}
-	if r, _ := fetch(t, tlsClient(t, ca.File, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), api); r.TLS.Version != tls.VersionTLS12 {
+	if r, _ := fetch(t, certstest.Client(t, ca.File, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }), api); r.TLS.Version != tls.VersionTLS12 {
 		t.Errorf("got version %x, want TLS 1.2 to do", r.TLS.Version)
 	}
-	old := tlsClient(t, ca.File, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
+	old := certstest.Client(t, ca.File, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 })
 	if _, err := old.Get(api); err == nil {
 		t.Error("TLS 1.1: got an answer, want none")
 	}
@@ -120,7 +106,7 @@ func TestDoors_TLS(t *testing.T) {
 	if err != nil || !reused || kept.TLS.PeerCertificates[0].SerialNumber.Int64() != first {
 		t.Errorf("a connection that stood: got %v, reused %v; want it kept, with its certificate", err, reused)
 	}
-	if r, _ := fetch(t, tlsClient(t, ca.File, nil), admin); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
+	if r, _ := fetch(t, certstest.Client(t, ca.File, nil), admin); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
 		t.Errorf("a new connection: got certificate %d, want %d", r.TLS.PeerCertificates[0].SerialNumber, second)
 	}
 	if err := os.WriteFile(key, nil, 0o600); err != nil {
@@ -129,7 +115,7 @@ func TestDoors_TLS(t *testing.T) {
 	if err := d.Reload(); err == nil {
 		t.Error("a broken pair: got no error")
 	}
-	if r, _ := fetch(t, tlsClient(t, ca.File, nil), api); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
+	if r, _ := fetch(t, certstest.Client(t, ca.File, nil), api); r.TLS.PeerCertificates[0].SerialNumber.Int64() != second {
 		t.Error("after a broken pair: want the good one still")
 	}
 }
@@ -220,63 +206,6 @@ func TestDoors_sockets(t *testing.T) {
 	}
 }
 
-// The real program with TLS on both doors, and its commands from elsewhere.
-func TestProgram_TLS(t *testing.T) {
-	dir := t.TempDir()
-	cert, key, data := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "data")
-	ca := certstest.NewAuthority(t)
-	ca.Issue(cert, key, time.Now().Add(time.Hour))
-	var environ []string
-	for _, section := range []string{"SERVER", "ADMIN"} {
-		environ = append(environ, "LATCHKEY_"+section+"_TLS_CERT_FILE="+cert, "LATCHKEY_"+section+"_TLS_KEY_FILE="+key)
-	}
-	p := serveReal(t, data, environ...)
-	if !strings.HasPrefix(p.url, "https://127.0.0.1:") {
-		t.Fatalf("got %q as the address of the API, want https", p.url)
-	}
-	if r, _ := fetch(t, tlsClient(t, ca.File, nil), p.url+"/healthz"); r.StatusCode != http.StatusOK || r.ProtoMajor != 2 {
-		t.Errorf("got %d by %s", r.StatusCode, r.Proto)
-	}
-	token, errs, exit := run(t, "admin", "token", "create", "--data", data, "--name", "ops")
-	if exit != 0 {
-		t.Fatalf("token create: exit %d, %s", exit, errs)
-	}
-	file := filepath.Join(dir, "token")
-	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, admin, _ := strings.Cut(p.out.String(), `"admin_addr":"`)
-	admin, _, _ = strings.Cut(admin, `"`)
-	for _, tt := range []struct {
-		name string
-		args []string
-		exit int
-		want string // in what is printed
-	}{
-		{"with the authority", []string{"admin", "token", "list", "--url", "https://" + admin, "--ca", ca.File, "--token-file", file}, 0, "ops"},
-		{"without", []string{"admin", "token", "list", "--url", "https://" + admin, "--token-file", file}, 1, "certificate"},
-		{"a file that is none", []string{"admin", "token", "list", "--url", "https://" + admin, "--ca", file, "--token-file", file}, 1, "--ca: " + file + " has no certificate"},
-		{"healthcheck from elsewhere", []string{"healthcheck", "--url", "https://" + admin, "--ca", ca.File}, 0, "ready"},
-		{"healthcheck here", []string{"healthcheck", "--data", data}, 0, "ready"},
-	} {
-		out, errs, exit := run(t, tt.args...)
-		if exit != tt.exit || !strings.Contains(out+errs, tt.want) {
-			t.Errorf("%s: got exit %d, %s %s; want %d and %q", tt.name, exit, out, errs, tt.exit, tt.want)
-		}
-	}
-	if exit := p.stop(t); exit != 0 {
-		t.Errorf("stop: got exit %d", exit)
-	}
-	if err := os.WriteFile(key, []byte("no key"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := programCommand(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-	c.Env = append(c.Env, environ...)
-	if out, err := c.CombinedOutput(); err == nil || !strings.Contains(string(out), "server.tls_cert_file: ") || !strings.Contains(string(out), "no usable pair") {
-		t.Errorf("a broken pair at the start: got %v, %s", err, out)
-	}
-}
-
 func TestConnections_Wait(t *testing.T) {
 	var pipe [3]net.Conn
 	for i := range pipe {
@@ -324,4 +253,56 @@ func serialOf(t testing.TB, c *certs.Certificates) int64 {
 		t.Fatal(err)
 	}
 	return cert.Leaf.SerialNumber.Int64()
+}
+
+func TestSupervisor_Watch(t *testing.T) {
+	n := program.ListenForNotices(t)
+	t.Setenv("NOTIFY_SOCKET", n.Path)
+	t.Setenv("WATCHDOG_USEC", "60000000")
+	log := &program.Output{}
+	s, err := NewSupervisor(slog.New(slog.NewJSONHandler(log, nil)))
+	if err != nil || s.every != time.Minute {
+		t.Fatalf("got %v, %v; want a minute", s, err)
+	}
+	probes := 0
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		go s.Watch(ctx, func() error {
+			if probes++; probes == 2 {
+				return errors.New("the disk is gone")
+			}
+			return nil
+		})
+		time.Sleep(3*s.every/2 + time.Second)
+		stop()
+	})
+	s.Reloading()
+	s.Ready("well")
+	s.Stopping()
+	var got []string
+	for range 5 {
+		got = append(got, n.Next())
+	}
+	text := strings.Join(got, "|")
+	if probes != 3 || !strings.HasPrefix(text, "WATCHDOG=1|WATCHDOG=1|RELOADING=1\nMONOTONIC_USEC=") || !strings.HasSuffix(text, "|READY=1\nSTATUS=well|STOPPING=1") {
+		t.Errorf("got %d probes and %q, want 3, one of them without a sign of life", probes, text)
+	}
+	if !strings.Contains(log.String(), "the disk is gone") {
+		t.Errorf("got log %q, want the reason", log)
+	}
+}
+
+func TestNewSupervisor(t *testing.T) {
+	for _, tt := range []struct{ usec, want string }{{"", ""}, {"soon", "WATCHDOG_USEC"}, {"-1", "WATCHDOG_USEC"}} {
+		t.Setenv("WATCHDOG_USEC", tt.usec)
+		t.Setenv("NOTIFY_SOCKET", "")
+		s, err := NewSupervisor(slog.New(slog.DiscardHandler))
+		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: got %v, want %q", tt.usec, err, tt.want)
+		}
+		if err == nil {
+			s.Watch(context.Background(), nil) // returns at once
+			s.Ready("unheard")
+		}
+	}
 }

@@ -13,12 +13,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/tests/program"
 )
 
 // seen is all that a store's records and index entries say, and the first
@@ -147,16 +147,10 @@ func TestDamage_Records(t *testing.T) {
 // tree, with the real program: it must end by itself, and what it calls good
 // must be good. LATCHKEY_DAMAGE says how often.
 func TestDamage_Anywhere(t *testing.T) {
+	n := program.Long(t, "LATCHKEY_DAMAGE", 40)
 	a, _, whole := filledStore(t)
 	path := StorePath(a.config.Server.Data)
 	good := contents(t, path)
-	n := 40
-	if s := os.Getenv("LATCHKEY_DAMAGE"); s != "" {
-		var err error
-		if n, err = strconv.Atoi(s); err != nil {
-			t.Fatal(err)
-		}
-	}
 	bad := filepath.Join(t.TempDir(), "damaged.db")
 	random := rand.New(rand.NewPCG(3, 4))
 	found := 0
@@ -167,7 +161,7 @@ func TestDamage_Anywhere(t *testing.T) {
 		if err := os.WriteFile(bad, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cmd := programCommand(t, "check", bad)
+		cmd := program.Command(t, "check", bad)
 		late := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
 		out, _ := cmd.CombinedOutput()
 		late.Stop()
@@ -317,7 +311,7 @@ func TestDamage_Files(t *testing.T) {
 		}
 		tt.harm(t, dir)
 		before, _ := os.ReadFile(StorePath(dir))
-		_, stderr, exit := run(t, "keys", "list", "--data", dir)
+		_, stderr, exit := program.Run(t, "keys", "list", "--data", dir)
 		if exit != 1 && tt.name != "readable by all" || !strings.Contains(stderr, tt.want) || strings.Contains(stderr, "goroutine") {
 			t.Errorf("%s: got %d %s, want %q", tt.name, exit, stderr, tt.want)
 		}
@@ -403,14 +397,14 @@ func TestUpgrade(t *testing.T) {
 		})
 		t.Run(fmt.Sprintf("format %d with the program", format), func(t *testing.T) {
 			f, data := readFixture(t, format)
-			p := serveReal(t, data, "LATCHKEY_KEYS_PREFIX="+fixturePrefix)
-			if status, _ := p.get(t, "/api/v1/agents", f.Key); status != 200 {
+			p := program.Serve(t, data, "LATCHKEY_KEYS_PREFIX="+fixturePrefix)
+			if status, _ := p.Get(t, "/api/v1/agents", f.Key); status != 200 {
 				t.Errorf("got %d, want 200", status)
 			}
-			if status, _ := p.get(t, "/api/v1/agents", f.Revoked); status != 401 {
+			if status, _ := p.Get(t, "/api/v1/agents", f.Revoked); status != 401 {
 				t.Errorf("a revoked key: got %d, want 401", status)
 			}
-			stdout, stderr, exit := run(t, "check", "--data", data)
+			stdout, stderr, exit := program.Run(t, "check", "--data", data)
 			if exit != 0 || !strings.Contains(stdout, " 0 problems") {
 				t.Errorf("check: got %d: %s%s", exit, stdout, stderr)
 			}

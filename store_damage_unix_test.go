@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchkey/tests/program"
 )
 
 // A FIFO in the place of the database must be refused, not waited for.
@@ -20,7 +22,7 @@ func TestDamage_FIFO(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"serve", "--data", dir}, {"check", StorePath(dir)}, {"restore", StorePath(dir), "--data", filepath.Join(dir, "new")}} {
-		if _, stderr, exit := run(t, args...); exit != 1 || !strings.Contains(stderr, "no regular file") {
+		if _, stderr, exit := program.Run(t, args...); exit != 1 || !strings.Contains(stderr, "no regular file") {
 			t.Errorf("%v: got %d %s", args, exit, stderr)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"latchkey/internal/boltcheck"
+	"latchkey/tests/program"
 )
 
 // treeStore is filledStore with so many contacts that their tree has branches.
@@ -102,7 +103,7 @@ func TestCheckPages_Flips(t *testing.T) {
 		t.Fatalf("the file has the kinds %v, too few to show anything", kinds)
 	}
 	random := rand.New(rand.NewPCG(9, 10))
-	for range long("LATCHKEY_DAMAGE_PAGES", 100) {
+	for range program.Long(t, "LATCHKEY_DAMAGE_PAGES", 100) {
 		at, bit := spots[random.IntN(len(spots))], byte(1)<<random.IntN(8)
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= bit
@@ -200,7 +201,7 @@ func TestProgram_CheckOffMap(t *testing.T) {
 		}
 	}
 	const want = "is damaged: element 0 begins at byte"
-	stdout, stderr, exit := run(t, "check", StorePath(data))
+	stdout, stderr, exit := program.Run(t, "check", StorePath(data))
 	if sound("check FILE", stderr); exit != 1 || !strings.Contains(stdout, want) || !strings.Contains(stderr, "restore a backup") {
 		t.Errorf("check FILE: got %d %s %s", exit, stdout, stderr)
 	}
@@ -208,31 +209,31 @@ func TestProgram_CheckOffMap(t *testing.T) {
 		{"restore", StorePath(data), "--data", copyFolder(t, a.config.Server.Data)},
 		{"compact", "--data", data},
 	} {
-		_, stderr, exit := run(t, args...)
+		_, stderr, exit := program.Run(t, args...)
 		if sound(args[0], stderr); exit != 1 || !strings.Contains(stderr, "damaged") {
 			t.Errorf("%s: got %d %s", args[0], exit, stderr)
 		}
 	}
-	p := serveReal(t, data)
-	stdout, stderr, exit = run(t, "check", "--data", data)
+	p := program.Serve(t, data)
+	stdout, stderr, exit = program.Run(t, "check", "--data", data)
 	if exit != 1 || !strings.Contains(stdout, want) {
 		t.Errorf("check of the server: got %d %s %s", exit, stdout, stderr)
 	}
-	if err := p.socket().Do(context.Background(), "GET", "/admin/v1/contacts/1", nil, nil); err == nil {
+	if err := p.Socket().Do(context.Background(), "GET", "/admin/v1/contacts/1", nil, nil); err == nil {
 		t.Error("the damaged record is shown")
 	}
 	backup := filepath.Join(t.TempDir(), "backup.db")
-	if _, stderr, exit := run(t, "backup", backup, "--data", data); exit != 1 {
+	if _, stderr, exit := program.Run(t, "backup", backup, "--data", data); exit != 1 {
 		t.Errorf("backup: got %d %s", exit, stderr)
 	}
 	if _, err := os.Lstat(backup); err == nil {
 		t.Error("there is a backup of what cannot be read")
 	}
-	if code, _ := p.get(t, "/api/v1/agents", f.Key); code != 200 {
+	if code, _ := p.Get(t, "/api/v1/agents", f.Key); code != 200 {
 		t.Errorf("what is not damaged: got %d, want 200", code)
 	}
-	if code := p.stop(t); code != 0 {
+	if code := p.Stop(t); code != 0 {
 		t.Errorf("got exit code %d", code)
 	}
-	sound("serve", p.out.String())
+	sound("serve", p.Out.String())
 }

@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"latchkey/internal/clock"
+	"latchkey/tests/program"
 )
 
 // machine is a computer of which the clocks are set, that sleeps and starts
@@ -184,7 +185,7 @@ func TestClock_Rows(t *testing.T) {
 // of scripts.
 func TestClock_Scripts(t *testing.T) {
 	admitted := 0
-	scripts := long("LATCHKEY_CRASH_CLOCKS", 15)
+	scripts := program.Long(t, "LATCHKEY_CRASH_CLOCKS", 15)
 	for i := range scripts {
 		seed := rand.Uint64()
 		ok := t.Run(fmt.Sprint("script ", i), func(t *testing.T) {

@@ -6,9 +6,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
+
+	"latchkey/tests/program"
 )
 
 // The crash test starts the real program, loads it over HTTP, kills it at
@@ -16,52 +17,43 @@ import (
 // answered. LATCHKEY_CRASH_CYCLES sets how often; a change gets by with few.
 const crashCycles = 20
 
-// long gives how often a test does its thing: the number in a variable of the
-// environment, or the usual one.
-func long(variable string, usual int) int {
-	if n, err := strconv.Atoi(os.Getenv(variable)); err == nil {
-		return n
-	}
-	return usual
-}
-
 const anyTarget = "LATCHKEY_WEBHOOKS_ALLOW_PRIVATE_TARGETS=true"
 
 func TestProgram_Crash(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	serve := func() *process { return serveReal(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget) }
+	serve := func() *program.Server { return program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget) }
 	p := serve()
 	l := newLedger(t, p)
 	tight := map[string]int{} // by secret
 	for _, limit := range []int{1, 5, 60} {
 		var made struct{ Key string }
 		body := map[string]any{"name": "tight", "permissions": []string{"can_read_agents"}, "limits": map[string]int{RequestsPerMinute: limit}}
-		if err := p.socket().Do(context.Background(), "POST", "/admin/v1/keys", body, &made); err != nil {
+		if err := p.Socket().Do(context.Background(), "POST", "/admin/v1/keys", body, &made); err != nil {
 			t.Fatal(err)
 		}
 		tight[made.Key] = limit
 	}
 	passed := map[string][]answer{}
-	cycles := long("LATCHKEY_CRASH_CYCLES", crashCycles)
+	cycles := program.Long(t, "LATCHKEY_CRASH_CYCLES", crashCycles)
 	for cycle := range cycles {
 		stop := make(chan struct{})
 		wait := l.load(p, stop, 0)
 		for secret := range tight {
 			for range 3 {
-				if a, _ := do("GET", p.url+"/api/v1/agents", secret, nil); a.status == 200 {
+				if a, _ := do("GET", p.URL+"/api/v1/agents", secret, nil); a.status == 200 {
 					passed[secret] = append(passed[secret], a)
 				}
 			}
 		}
 		time.Sleep(time.Duration(20+rand.IntN(150)) * time.Millisecond) // the load has to run for a while before the kill
 		if cycle%5 == 4 {                                               // that they are asked to end must cost nothing either
-			p.terminate()
-			p.terminate()
-			if code := p.over(t); code != 0 {
-				t.Errorf("SIGTERM under load: got exit code %d: %s", code, tail(p.out.String()))
+			p.Terminate()
+			p.Terminate()
+			if code := p.Wait(t); code != 0 {
+				t.Errorf("SIGTERM under load: got exit code %d: %s", code, p.Out.Tail())
 			}
 		}
-		p.kill()
+		p.Kill()
 		close(stop)
 		wait()
 		problems, err := l.inspectCopy(t, data)
@@ -102,19 +94,16 @@ func checkWindow(t *testing.T, list []answer, limit int, span time.Duration) {
 	}
 }
 
-// tail gives the end of a log.
-func tail(said string) string { return said[max(0, len(said)-2000):] }
-
 // A backup under load opens, is whole, and holds everything that was
 // acknowledged before it began. LATCHKEY_CRASH_BACKUPS sets how many there are.
 func TestProgram_HotBackup(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
+	p := program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
 	l := newLedger(t, p)
 	l.load(p, nil, 3)()
 	stop := make(chan struct{})
 	wait := l.load(p, stop, 0)
-	n := long("LATCHKEY_CRASH_BACKUPS", 5)
+	n := program.Long(t, "LATCHKEY_CRASH_BACKUPS", 5)
 	for i := range n {
 		began := time.Now()
 		path := filepath.Join(memoryDir(t), "copy.db")
@@ -122,7 +111,7 @@ func TestProgram_HotBackup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(p.socket().Copy(context.Background(), "/admin/v1/backup", f), f.Close()); err != nil {
+		if err := errors.Join(p.Socket().Copy(context.Background(), "/admin/v1/backup", f), f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		ended := time.Now()
@@ -141,8 +130,8 @@ func TestProgram_HotBackup(t *testing.T) {
 	}
 	close(stop)
 	wait()
-	if code := p.stop(t); code != 0 {
-		t.Errorf("got exit code %d: %s", code, tail(p.out.String()))
+	if code := p.Stop(t); code != 0 {
+		t.Errorf("got exit code %d: %s", code, p.Out.Tail())
 	}
 	l.complete(t)
 	t.Logf("%d backups under load; acknowledged: %s", n, l.counts())

@@ -4,15 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"latchkey/tests/program"
 )
 
 // What clients saw while they used one key all at once is held against a key
@@ -113,10 +113,7 @@ var oneAtATime = porcupine.Model{
 }
 
 func TestHistories(t *testing.T) {
-	rounds := histories
-	if n, err := strconv.Atoi(os.Getenv("LATCHKEY_HISTORIES")); err == nil {
-		rounds = n
-	}
+	rounds := program.Long(t, "LATCHKEY_HISTORIES", histories)
 	a := newCallApp(t)
 	// Time passes only where the state of the key stays: a request that was let
 	// in before a pause may be counted after it, at a later time, so it has no

@@ -20,6 +20,7 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
+	"latchkey/tests/program"
 )
 
 // ledger is what clients were told: every acknowledged operation and when its
@@ -64,12 +65,13 @@ const ledgerPassword = "a long enough passphrase"
 
 // newLedger makes what the load needs on a fresh server: an agent, a webhook
 // that hears of everything and answers nothing, an operator and keys.
-func newLedger(t testing.TB, p *process) *ledger {
+func newLedger(t testing.TB, p *program.Server) *ledger {
 	t.Helper()
+	program.NotQuick(t)
 	l := &ledger{keys: map[string]*deedKey{}, calls: map[string]time.Time{}, events: map[uint64]time.Time{}, people: map[string]time.Time{}, sessions: map[string]time.Time{}, operator: "ann"}
 	must := func(path string, body, into any) {
 		t.Helper()
-		if err := p.socket().Do(context.Background(), "POST", path, body, into); err != nil {
+		if err := p.Socket().Do(context.Background(), "POST", path, body, into); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -82,31 +84,15 @@ func newLedger(t testing.TB, p *process) *ledger {
 		"limits": map[string]int{RequestsPerMinute: 10_000_000, CallsPerDay: 100_000, EventsPerDay: 1_000_000}}, &made)
 	l.caller, l.callerID = made.Key, made.ID
 	must("/admin/v1/webhooks", map[string]any{"name": "all", "url": "http://127.0.0.1:1/", "subscribed_events": []string{"call.queued", KeyCreated, "calendar.created"}}, nil)
-	l.admin, l.begun = p.admin(), time.Now()
+	l.admin, l.begun = "http://"+p.Admin, time.Now()
 	return l
-}
-
-// socket speaks to the server over its control socket.
-func (p *process) socket() *Client { return NewSocketClient(filepath.Join(p.data, socketFile)) }
-
-// admin is the URL of the server's admin door.
-func (p *process) admin() string {
-	for line := range strings.Lines(p.out.String()) {
-		var l struct {
-			Admin string `json:"admin_addr"`
-		}
-		if json.Unmarshal([]byte(line), &l) == nil && l.Admin != "" {
-			return "http://" + l.Admin
-		}
-	}
-	return ""
 }
 
 // load does a mix of everything until stop is closed, or for a number of
 // rounds each where that is not 0, and gives what waits for its end.
-func (l *ledger) load(p *process, stop chan struct{}, rounds int) (wait func()) {
+func (l *ledger) load(p *program.Server, stop chan struct{}, rounds int) (wait func()) {
 	var wg sync.WaitGroup
-	for _, work := range []func(p *process, n int){l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn} {
+	for _, work := range []func(p *program.Server, n int){l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn} {
 		wg.Go(func() {
 			for n := 0; rounds == 0 || n < rounds; n++ {
 				select {
@@ -122,8 +108,8 @@ func (l *ledger) load(p *process, stop chan struct{}, rounds int) (wait func()) 
 }
 
 // round does one of everything, one after another.
-func (l *ledger) round(p *process, n int) {
-	for _, work := range []func(p *process, n int){l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn, l.ask, l.call} {
+func (l *ledger) round(p *program.Server, n int) {
+	for _, work := range []func(p *program.Server, n int){l.ask, l.call, l.schedule, l.churn, l.hire, l.logIn, l.ask, l.call} {
 		work(p, n)
 	}
 }
@@ -154,10 +140,10 @@ func (l *ledger) note(status int) {
 }
 
 // post sends to the control socket.
-func (l *ledger) post(p *process, path string, body, into any) (at time.Time, err error) {
-	err = p.socket().Do(context.Background(), "POST", path, body, into)
+func (l *ledger) post(p *program.Server, path string, body, into any) (at time.Time, err error) {
+	err = p.Socket().Do(context.Background(), "POST", path, body, into)
 	at = time.Now()
-	var said *ClientError
+	var said *program.StatusError
 	switch {
 	case err == nil:
 		l.note(http.StatusOK)
@@ -167,8 +153,8 @@ func (l *ledger) post(p *process, path string, body, into any) (at time.Time, er
 	return at, err
 }
 
-func (l *ledger) ask(p *process, _ int) {
-	a, _ := do("GET", p.url+"/api/v1/agents", l.limited, nil)
+func (l *ledger) ask(p *program.Server, _ int) {
+	a, _ := do("GET", p.URL+"/api/v1/agents", l.limited, nil)
 	if l.note(a.status); a.status == 200 {
 		l.mu.Lock()
 		l.admitted = append(l.admitted, a)
@@ -177,16 +163,16 @@ func (l *ledger) ask(p *process, _ int) {
 }
 
 // create posts with the caller's key and gives the body of a 201.
-func (l *ledger) create(p *process, path, body string, into any) (time.Time, bool) {
+func (l *ledger) create(p *program.Server, path, body string, into any) (time.Time, bool) {
 	l.mu.Lock()
 	l.asked++
 	l.mu.Unlock()
-	a, data := do("POST", p.url+path, l.caller, []byte(body))
+	a, data := do("POST", p.URL+path, l.caller, []byte(body))
 	l.note(a.status)
 	return a.got, a.status == 201 && json.Unmarshal(data, into) == nil
 }
 
-func (l *ledger) call(p *process, _ int) {
+func (l *ledger) call(p *program.Server, _ int) {
 	var made struct {
 		CallID string `json:"call_id"`
 	}
@@ -197,7 +183,7 @@ func (l *ledger) call(p *process, _ int) {
 	}
 }
 
-func (l *ledger) schedule(p *process, n int) {
+func (l *ledger) schedule(p *program.Server, n int) {
 	start := l.begun.AddDate(1, 0, 0).Add(time.Duration(n) * time.Hour).UTC()
 	var made struct{ ID uint64 }
 	body := fmt.Sprintf(`{"title": "Fitting", "start_time": %q, "end_time": %q}`, start.Format(time.RFC3339), start.Add(time.Hour).Format(time.RFC3339))
@@ -209,7 +195,7 @@ func (l *ledger) schedule(p *process, n int) {
 }
 
 // churn makes a key, revokes every other one and rotates half of the rest.
-func (l *ledger) churn(p *process, n int) {
+func (l *ledger) churn(p *program.Server, n int) {
 	post := func(path string, body, into any) (time.Time, error) {
 		return l.post(p, "/admin/v1/keys"+path, body, into)
 	}
@@ -244,7 +230,7 @@ func (l *ledger) churn(p *process, n int) {
 	}
 }
 
-func (l *ledger) hire(p *process, _ int) {
+func (l *ledger) hire(p *program.Server, _ int) {
 	name := "op" + keytext.RandomHex(4)
 	if at, err := l.post(p, "/admin/v1/operators", map[string]any{"name": name, "password": ledgerPassword}, nil); err == nil {
 		l.mu.Lock()
@@ -253,9 +239,9 @@ func (l *ledger) hire(p *process, _ int) {
 	}
 }
 
-func (l *ledger) logIn(p *process, _ int) {
+func (l *ledger) logIn(p *program.Server, _ int) {
 	form := url.Values{"name": {l.operator}, "password": {ledgerPassword}}.Encode()
-	r, err := http.NewRequest("POST", p.admin()+"/login", strings.NewReader(form))
+	r, err := http.NewRequest("POST", "http://"+p.Admin+"/login", strings.NewReader(form))
 	if err != nil {
 		return
 	}

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchkey/tests/program"
 )
 
 // The power-cut test records every write, sync, cut and renaming of the real
@@ -49,12 +51,12 @@ func TestProgram_PowerCut(t *testing.T) {
 	p := serveTraced(t, data, filepath.Join(dir, "first"), diskCalls(data)...)
 	l := newLedger(t, p)
 	l.load(p, nil, 12)()
-	if code := p.stop(t); code != 0 { // which writes the exact counts
-		t.Fatalf("got exit code %d: %s", code, p.out.String())
+	if code := p.Stop(t); code != 0 { // which writes the exact counts
+		t.Fatalf("got exit code %d: %s", code, p.Out.String())
 	}
 	p = serveTraced(t, data, filepath.Join(dir, "second"), diskCalls(data)...)
 	l.load(p, nil, 12)()
-	p.kill()
+	p.Kill()
 	ops := append(readTrace(t, filepath.Join(dir, "first")), readTrace(t, filepath.Join(dir, "second"))...)
 	slices.SortStableFunc(ops, func(a, b diskOp) int { return a.at.Compare(b.at) })
 	if n := len(ops); n < 300 || ops[0].at.Before(begun) {
@@ -64,7 +66,7 @@ func TestProgram_PowerCut(t *testing.T) {
 	if !slices.ContainsFunc(ops, func(o diskOp) bool { return o.kind == "sync" && o.path == dir }) {
 		t.Error("the entry of the new data folder is never synced")
 	}
-	images := long("LATCHKEY_CRASH_IMAGES", powerCutImages)
+	images := program.Long(t, "LATCHKEY_CRASH_IMAGES", powerCutImages)
 	seed := rand.Uint64()
 	torn := 0
 	fast := memoryDir(t)
@@ -104,20 +106,21 @@ func diskCalls(data string) []string {
 }
 
 // serveTraced is serveReal under strace.
-func serveTraced(t testing.TB, data, into string, options ...string) *process {
+func serveTraced(t testing.TB, data, into string, options ...string) *program.Server {
 	t.Helper()
-	return serveCommand(t, tracedCommand(t, data, into, options...), data)
+	return program.ServeCommand(t, tracedCommand(t, data, into, options...), data)
 }
 
 // tracedCommand is a server under strace, which writes to files that begin
 // with a name, one for each thread. The server is the child of the test.
 func tracedCommand(t testing.TB, data, into string, options ...string) *exec.Cmd {
 	t.Helper()
+	program.NotQuick(t)
 	strace, err := exec.LookPath("strace")
 	if err != nil {
 		t.Fatalf("%v; install the package strace", err)
 	}
-	cmd := programCommand(t, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", data)
+	cmd := program.Command(t, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data", data)
 	cmd.Args = slices.Concat([]string{strace, "-D", "-f", "-ff", "--seccomp-bpf", "-ttt", "-q", "-e", "signal=none", "-o", into}, options, []string{cmd.Path}, cmd.Args[1:])
 	cmd.Path = strace
 	cmd.Env = append(cmd.Env, "LATCHKEY_LOG_ACCESS=false", anyTarget)
@@ -419,16 +422,16 @@ func syscallFaults() []syscallFault {
 }
 
 // names gives the errors to try.
-func (f syscallFault) names() []string {
-	if long("LATCHKEY_CRASH_FAULTS", 0) == 0 {
+func (f syscallFault) names(t testing.TB) []string {
+	if program.Long(t, "LATCHKEY_CRASH_FAULTS", 0) == 0 {
 		return f.errors[:min(2, len(f.errors))]
 	}
 	return f.errors
 }
 
 // times gives the n to try.
-func (f syscallFault) times() []int {
-	most := long("LATCHKEY_CRASH_FAULTS", 0)
+func (f syscallFault) times(t testing.TB) []int {
+	most := program.Long(t, "LATCHKEY_CRASH_FAULTS", 0)
 	if most == 0 {
 		return f.quick
 	}
@@ -440,13 +443,13 @@ func (f syscallFault) times() []int {
 }
 
 // serveFaulty starts the server with one call that fails. It need not come up.
-func serveFaulty(t testing.TB, data, into, call, errno string, n int) *process {
+func serveFaulty(t testing.TB, data, into, call, errno string, n int) *program.Server {
 	t.Helper()
 	options := []string{"-e", fmt.Sprintf("trace=%s", call), "-e", fmt.Sprintf("inject=%s:error=%s:when=%d", call, errno, n)}
 	for _, name := range []string{"", storeFile, storeFile + ".new", pepperFile, pepperFile + ".new", markFile, markFile + ".new", lockFile} {
 		options = append(options, "-P", filepath.Join(data, name))
 	}
-	return startCommand(t, tracedCommand(t, data, into, options...), data)
+	return program.StartCommand(t, tracedCommand(t, data, into, options...), data)
 }
 
 // injected says whether the call that was to fail came at all.
@@ -470,33 +473,33 @@ func injected(t testing.TB, into string) bool {
 
 func TestProgram_SyscallFails(t *testing.T) {
 	used := filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, used, "LATCHKEY_LOG_ACCESS=false", anyTarget)
+	p := program.Serve(t, used, "LATCHKEY_LOG_ACCESS=false", anyTarget)
 	first := newLedger(t, p)
 	first.load(p, nil, 2)()
-	if code := p.stop(t); code != 0 {
-		t.Fatalf("got exit code %d: %s", code, tail(p.out.String()))
+	if code := p.Stop(t); code != 0 {
+		t.Fatalf("got exit code %d: %s", code, p.Out.Tail())
 	}
 	runs, hits, ended, refused := 0, 0, 0, 0
 	for _, f := range syscallFaults() {
-		for _, errno := range f.names() {
-			for _, n := range f.times() {
+		for _, errno := range f.names(t) {
+			for _, n := range f.times(t) {
 				dir, data := t.TempDir(), copyFolder(t, used)
 				name := fmt.Sprintf("%s number %d fails with %s", f.call, n, errno)
 				p := serveFaulty(t, data, filepath.Join(dir, "trace"), f.call, errno, n)
-				came := p.url != ""
+				came := p.URL != ""
 				l := first.copy()
 				if came {
 					for round := range 3 {
 						l.round(p, round)
 					}
-					p.terminate()
+					p.Terminate()
 				}
-				code, hit := p.over(t), injected(t, filepath.Join(dir, "trace"))
+				code, hit := p.Wait(t), injected(t, filepath.Join(dir, "trace"))
 				if code == 0 && l.refused > 0 || code != 0 && !hit || code < 0 {
-					t.Errorf("%s: got exit code %d after %d answers of 503: %s", name, code, l.refused, tail(p.out.String()))
+					t.Errorf("%s: got exit code %d after %d answers of 503: %s", name, code, l.refused, p.Out.Tail())
 				}
-				if code != 0 && !strings.Contains(p.out.String(), "latchkey: ") {
-					t.Errorf("%s: no last words, but %s", name, tail(p.out.String()))
+				if code != 0 && !strings.Contains(p.Out.String(), "latchkey: ") {
+					t.Errorf("%s: no last words, but %s", name, p.Out.Tail())
 				}
 				if l.relapsed > 0 {
 					t.Errorf("%s: %d requests were let through after a 503", name, l.relapsed)
@@ -506,8 +509,8 @@ func TestProgram_SyscallFails(t *testing.T) {
 					t.Errorf("%s: %v, %v", name, problems, err)
 				}
 				dropCopy(t, data)
-				if strings.Contains(p.out.String(), "in use by") {
-					t.Errorf("%s: says that another process has the folder: %s", name, tail(p.out.String()))
+				if strings.Contains(p.Out.String(), "in use by") {
+					t.Errorf("%s: says that another process has the folder: %s", name, p.Out.Tail())
 				}
 				runs, refused = runs+1, refused+l.refused
 				if code != 0 {
@@ -532,23 +535,23 @@ func TestProgram_FirstStartFails(t *testing.T) {
 	runs, hits := 0, 0
 	for _, f := range syscallFaults() {
 		for _, errno := range f.errors[:1] {
-			for _, n := range f.times() {
+			for _, n := range f.times(t) {
 				dir := memoryDir(t)
 				data := filepath.Join(dir, "data")
 				name := fmt.Sprintf("%s number %d fails with %s", f.call, n, errno)
 				p := serveFaulty(t, data, filepath.Join(dir, "trace"), f.call, errno, n)
-				if p.url != "" {
-					p.terminate()
+				if p.URL != "" {
+					p.Terminate()
 				}
-				if code := p.over(t); code < 0 {
-					t.Errorf("%s: got exit code %d: %s", name, code, tail(p.out.String()))
+				if code := p.Wait(t); code < 0 {
+					t.Errorf("%s: got exit code %d: %s", name, code, p.Out.Tail())
 				}
-				p = serveReal(t, data, "LATCHKEY_LOG_ACCESS=false")
-				if _, errs, exit := run(t, "keys", "create", "--data", data, "--name", "x", "--permission", "all"); exit != 0 {
+				p = program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false")
+				if _, errs, exit := program.Run(t, "keys", "create", "--data", data, "--name", "x", "--permission", "all"); exit != 0 {
 					t.Errorf("%s: a key: %s", name, errs)
 				}
-				if code := p.stop(t); code != 0 {
-					t.Errorf("%s: stop: got exit code %d: %s", name, code, tail(p.out.String()))
+				if code := p.Stop(t); code != 0 {
+					t.Errorf("%s: stop: got exit code %d: %s", name, code, p.Out.Tail())
 				}
 				runs++
 				if !injected(t, filepath.Join(dir, "trace")) {
@@ -564,6 +567,7 @@ func TestProgram_FirstStartFails(t *testing.T) {
 // smallDisk mounts a file system of so many bytes, which takes root.
 func smallDisk(t testing.TB, size string) string {
 	t.Helper()
+	program.NotQuick(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		if os.Getenv("CI") == "" && os.Getuid() != 0 {
@@ -596,10 +600,10 @@ func free(t testing.TB, dir string) int64 {
 func TestProgram_DiskFull(t *testing.T) {
 	disk := smallDisk(t, "8m")
 	data, ballast := filepath.Join(disk, "data"), filepath.Join(disk, "ballast")
-	p := serveReal(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
+	p := program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
 	l := newLedger(t, p)
 	l.load(p, nil, 2)()
-	times := long("LATCHKEY_CRASH_DISKS", 2)
+	times := program.Long(t, "LATCHKEY_CRASH_DISKS", 2)
 	for i := range times {
 		// Others fill the disk while the server runs, up to some pages.
 		left := int64(i%8) * 4096
@@ -611,30 +615,30 @@ func TestProgram_DiskFull(t *testing.T) {
 			l.round(p, round)
 		}
 		if l.refused == 0 {
-			t.Fatalf("no 503 with the disk full: %s", tail(p.out.String()))
+			t.Fatalf("no 503 with the disk full: %s", p.Out.Tail())
 		}
-		p.ends(t, "no space left on device")
+		p.Fails(t, "no space left on device")
 		if l.relapsed > 0 {
 			t.Errorf("%d requests were let through after a 503", l.relapsed)
 		}
 		// With the disk still full it starts, refuses the first change and ends
 		// again: a full disk costs no data, only service.
-		again := startCommand(t, programCommand(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"), data)
-		if again.url != "" {
+		again := program.StartCommand(t, program.Command(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"), data)
+		if again.URL != "" {
 			for range 50 {
-				if again.socket().Do(context.Background(), "POST", "/admin/v1/teams", map[string]any{"name": strings.Repeat("t", 100)}, nil) != nil {
+				if again.Socket().Do(context.Background(), "POST", "/admin/v1/teams", map[string]any{"name": strings.Repeat("t", 100)}, nil) != nil {
 					break
 				}
 			}
 		}
-		again.ends(t, "no space left on device")
+		again.Fails(t, "no space left on device")
 		if err := os.Remove(ballast); err != nil {
 			t.Fatal(err)
 		}
 		if problems, err := l.inspectCopy(t, data); err != nil || len(problems) > 0 {
 			t.Fatalf("disk full number %d: %v, %v", i, problems, err)
 		}
-		p = serveReal(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
+		p = program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false", anyTarget)
 		l.refused = 0
 		if l.round(p, 0); l.refused > 0 {
 			t.Fatal("with room again: got a 503")
@@ -649,22 +653,22 @@ func TestProgram_DiskFull(t *testing.T) {
 func TestProgram_ReadOnlyDisk(t *testing.T) {
 	disk := smallDisk(t, "8m")
 	data := filepath.Join(disk, "data")
-	p := serveReal(t, data)
-	if code := p.stop(t); code != 0 {
-		t.Fatalf("got exit code %d: %s", code, p.out.String())
+	p := program.Serve(t, data)
+	if code := p.Stop(t); code != 0 {
+		t.Fatalf("got exit code %d: %s", code, p.Out.String())
 	}
 	if err := unix.Mount("", disk, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	serveFails(t, data, "read-only file system")
-	if exit, said := limited(t, "check", StorePath(data)); exit != 0 || !strings.Contains(said, "0 problems") {
-		t.Errorf("check: exit %d, %s", exit, said)
+	program.ServeFails(t, data, "read-only file system")
+	if said, errs, exit := program.Run(t, "check", StorePath(data)); exit != 0 || !strings.Contains(said, "0 problems") {
+		t.Errorf("check: exit %d, %s%s", exit, said, errs)
 	}
 	if err := unix.Mount("", disk, "", unix.MS_REMOUNT, "size=8m"); err != nil {
 		t.Fatal(err)
 	}
-	p = serveReal(t, data)
-	if code := p.stop(t); code != 0 {
-		t.Errorf("got exit code %d: %s", code, p.out.String())
+	p = program.Serve(t, data)
+	if code := p.Stop(t); code != 0 {
+		t.Errorf("got exit code %d: %s", code, p.Out.String())
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -79,6 +81,33 @@ func (a *Authority) Issue(certFile, keyFile string, until time.Time) int64 {
 	WritePEM(a.t, certFile, "CERTIFICATE", der)
 	WritePEM(a.t, keyFile, "PRIVATE KEY", pkcs)
 	return a.serial
+}
+
+// Client returns an HTTP client that trusts only the authorities of a PEM file.
+// change adapts its TLS configuration, if not nil.
+func Client(t testing.TB, file string, change func(*tls.Config)) *http.Client {
+	t.Helper()
+	c := &tls.Config{RootCAs: Roots(t, file)}
+	if change != nil {
+		change(c)
+	}
+	transport := &http.Transport{TLSClientConfig: c, ForceAttemptHTTP2: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: time.Minute}
+}
+
+// Roots reads the certificates of a PEM file.
+func Roots(t testing.TB, file string) *x509.CertPool {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(data) {
+		t.Fatalf("%s has no certificate", file)
+	}
+	return roots
 }
 
 // WritePEM writes one PEM block to a file.

@@ -1,4 +1,4 @@
-package main
+package tests
 
 import (
 	"context"
@@ -18,7 +18,12 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"latchkey/tests/program"
 )
+
+// password is the operator's.
+const password = "correct horse battery"
 
 // load is a mixed load on a server of the real program: each worker does one
 // thing over and over, and an answer that none expects is a fault.
@@ -71,11 +76,11 @@ func (l *load) churn() {
 		l.fault("make a key: %v", err)
 		return
 	}
-	l.ask(200, "GET", l.url+"/api/v1/agents", "", "X-API-Key: "+made.Key)
+	l.ask(200, "GET", l.URL+"/api/v1/agents", "", "X-API-Key: "+made.Key)
 	if err := l.wire.client.Do(context.Background(), "POST", "/admin/v1/keys/"+made.ID+"/revoke", nil, nil); err != nil {
 		l.fault("revoke: %v", err)
 	}
-	l.ask(401, "GET", l.url+"/api/v1/agents", "", "X-API-Key: "+made.Key)
+	l.ask(401, "GET", l.URL+"/api/v1/agents", "", "X-API-Key: "+made.Key)
 }
 
 // backup reads a whole backup.
@@ -177,6 +182,7 @@ func (l *load) run(t *testing.T, span time.Duration, work []chore) int {
 // holds to be afterwards what it was: goroutines, open files, and in the long
 // form (LATCHKEY_TEST_SOAK=30m) memory.
 func TestProgram_Soak(t *testing.T) {
+	program.NotQuick(t)
 	span, long := 8*time.Second, os.Getenv("LATCHKEY_TEST_SOAK")
 	if long != "" {
 		var err error
@@ -190,8 +196,8 @@ func TestProgram_Soak(t *testing.T) {
 	w := newWire(t, "LATCHKEY_WEBHOOKS_ALLOW_PRIVATE_TARGETS=true", "LATCHKEY_KEYS_CACHE=1000", "LATCHKEY_LOG_ACCESS=false")
 	l := &load{wire: w, admin: "http://" + w.doors["admin"]}
 	l.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Timeout: time.Minute}
-	w.operate("POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+operatorPassword+`"}`, nil)
-	r, _ := http.NewRequest("POST", l.admin+"/login", strings.NewReader(url.Values{"name": {"Ann"}, "password": {operatorPassword}}.Encode()))
+	w.operate("POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+password+`"}`, nil)
+	r, _ := http.NewRequest("POST", l.admin+"/login", strings.NewReader(url.Values{"name": {"Ann"}, "password": {password}}.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
 	a, err := l.client.Do(r)
@@ -207,15 +213,15 @@ func TestProgram_Soak(t *testing.T) {
 		"limits": {"requests_per_minute_limit": 1000000, "calls_per_day_limit": 1000000, "calendar_events_per_day_limit": 1000000}}`, &made)
 	key, kind := "X-API-Key: "+made.Key, "Content-Type: application/json"
 	work := []chore{
-		{20 * time.Millisecond, func() { l.ask(200, "GET", l.url+"/api/v1/agents", "", key) }},
-		{20 * time.Millisecond, func() { l.ask(200, "GET", l.url+"/up/x?a=b", "", key) }},
-		{20 * time.Millisecond, func() { l.ask(401, "GET", l.url+"/api/v1/agents", "", "Cookie: a=b") }},
-		{100 * time.Millisecond, func() { l.ask(200, "POST", l.url+"/up/x", strings.Repeat("x", 100<<10), key) }},
+		{20 * time.Millisecond, func() { l.ask(200, "GET", l.URL+"/api/v1/agents", "", key) }},
+		{20 * time.Millisecond, func() { l.ask(200, "GET", l.URL+"/up/x?a=b", "", key) }},
+		{20 * time.Millisecond, func() { l.ask(401, "GET", l.URL+"/api/v1/agents", "", "Cookie: a=b") }},
+		{100 * time.Millisecond, func() { l.ask(200, "POST", l.URL+"/up/x", strings.Repeat("x", 100<<10), key) }},
 		{200 * time.Millisecond, func() {
-			l.ask(201, "POST", l.url+"/api/v1/calls", `{"phone_number": "+4930555944", "agent_id": 1}`, key, kind)
+			l.ask(201, "POST", l.URL+"/api/v1/calls", `{"phone_number": "+4930555944", "agent_id": 1}`, key, kind)
 		}},
 		{200 * time.Millisecond, func() {
-			l.ask(201, "POST", l.url+"/api/v1/calendar/events/create", `{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z"}`, key, kind)
+			l.ask(201, "POST", l.URL+"/api/v1/calendar/events/create", `{"title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z"}`, key, kind)
 		}},
 		{100 * time.Millisecond, l.churn},
 		{200 * time.Millisecond, func() { l.ask(200, "GET", l.admin+"/keys", "") }},
@@ -248,7 +254,7 @@ func TestProgram_Soak(t *testing.T) {
 		t.Errorf("the memory grows: %+v", parts)
 	}
 	t.Logf("%d requests, %d webhooks in %s; after warm-up %+v, then %+v, at the end %+v; memory %+.2f %%", l.done.Load(), hooked.Load(), span, base, parts, end, 100*growth)
-	if exit := w.stop(t); exit != 0 {
+	if exit := w.Stop(t); exit != 0 {
 		t.Errorf("exit %d", exit)
 	}
 	w.quiet(t)
@@ -260,10 +266,10 @@ func TestProgram_Soak(t *testing.T) {
 func TestProgram_RevocationRace(t *testing.T) {
 	const clients = 64
 	data := filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, data, "LATCHKEY_LOG_ACCESS=false")
+	p := program.Serve(t, data, "LATCHKEY_LOG_ACCESS=false")
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients}, Timeout: time.Minute}
 	get := func(key string) int {
-		r, err := http.NewRequest("GET", p.url+"/api/v1/agents", nil)
+		r, err := http.NewRequest("GET", p.URL+"/api/v1/agents", nil)
 		if err != nil {
 			t.Error(err)
 			return 0
@@ -280,15 +286,15 @@ func TestProgram_RevocationRace(t *testing.T) {
 	}
 	post := func(path string, body, into any) {
 		t.Helper()
-		if err := p.socket().Do(context.Background(), "POST", path, body, into); err != nil {
+		if err := p.Socket().Do(context.Background(), "POST", path, body, into); err != nil {
 			t.Fatal(err)
 		}
 	}
-	rounds := long("LATCHKEY_CRASH_REVOCATIONS", 100)
+	rounds := program.Long(t, "LATCHKEY_CRASH_REVOCATIONS", 100)
 	var served, late atomic.Int64
 	for round := range rounds {
 		var made struct{ ID, Key string }
-		post("/admin/v1/keys", map[string]any{"name": "race", "permissions": []string{"can_read_agents"}, "limits": map[string]int{RequestsPerMinute: 10_000_000}}, &made)
+		post("/admin/v1/keys", map[string]any{"name": "race", "permissions": []string{"can_read_agents"}, "limits": map[string]int{"requests_per_minute_limit": 10_000_000}}, &made)
 		var done atomic.Bool // set after the answer
 		var under atomic.Int64
 		var wg sync.WaitGroup

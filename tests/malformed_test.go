@@ -1,4 +1,4 @@
-package main
+package tests
 
 import (
 	"bufio"
@@ -16,14 +16,16 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"latchkey/tests/program"
 )
 
 // wire is a server of the real program with a guarded route, to be spoken to in
 // bytes.
 type wire struct {
-	*process
+	*program.Server
 	t        testing.TB
-	client   *Client
+	client   *program.Client
 	doors    map[string]string // host and port of api and admin
 	upstream *httptest.Server
 	passed   atomic.Int64 // requests that the upstream got
@@ -47,29 +49,14 @@ func newWire(t testing.TB, more ...string) *wire {
 		t.Fatal(err)
 	}
 	data := filepath.Join(dir, "data")
-	w.process = serveReal(t, data, append([]string{"--config", config}, more...)...)
-	w.client = NewSocketClient(filepath.Join(data, socketFile))
-	w.doors = doorsOf(w.out.String())
+	w.Server = program.Serve(t, data, append([]string{"--config", config}, more...)...)
+	w.client = program.NewClient(data)
+	_, api, _ := strings.Cut(w.URL, "://")
+	w.doors = map[string]string{"api": api, "admin": w.Admin}
 	var made struct{ ID, Key string }
 	w.operate("POST", "/admin/v1/keys", `{"name": "wire", "permissions": ["can_use","can_read_agents","can_read_contacts","can_write_contacts"], "limits": {"requests_per_minute_limit": 100000}}`, &made)
 	w.id, w.key = made.ID, made.Key
 	return w
-}
-
-// doorsOf reads from a log where a server listens.
-func doorsOf(log string) map[string]string {
-	for line := range strings.Lines(log) {
-		var l struct {
-			API, Admin string
-			APIAddr    string `json:"api_addr"`
-			AdminAddr  string `json:"admin_addr"`
-		}
-		if json.Unmarshal([]byte(line), &l) == nil && l.AdminAddr != "" {
-			_, api, _ := strings.Cut(l.API, "://")
-			return map[string]string{"api": api, "admin": l.AdminAddr}
-		}
-	}
-	return nil
 }
 
 func (w *wire) operate(method, path, body string, into any) {
@@ -92,7 +79,7 @@ func (w *wire) used() (units, contacts int) {
 	w.operate("GET", "/admin/v1/keys/"+w.id, "", &key)
 	var list struct{ Count int }
 	w.operate("GET", "/admin/v1/contacts", "", &list)
-	return key.Usage[RequestsPerMinute].Used, list.Count
+	return key.Usage["requests_per_minute_limit"].Used, list.Count
 }
 
 // said is one answer on the wire.

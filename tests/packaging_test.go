@@ -1,4 +1,4 @@
-package main
+package tests
 
 import (
 	"bytes"
@@ -14,12 +14,21 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"latchkey/tests/program"
 )
 
-// tool runs a command of the system and gives what it printed.
+// toolCommand returns a command of the system, such as a packaging tool.
+func toolCommand(t *testing.T, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	program.NotQuick(t)
+	return exec.Command(name, args...)
+}
+
+// tool runs a command of the system and returns what it printed.
 func tool(t *testing.T, dir string, environ []string, name string, args ...string) string {
 	t.Helper()
-	c := exec.Command(name, args...)
+	c := toolCommand(t, name, args...)
 	c.Dir, c.Env = dir, append(os.Environ(), environ...)
 	out, err := c.CombinedOutput()
 	if err != nil {
@@ -29,7 +38,7 @@ func tool(t *testing.T, dir string, environ []string, name string, args ...strin
 }
 
 func TestPackaging_man(t *testing.T) {
-	page, errs, exit := run(t, "man")
+	page, errs, exit := program.Run(t, "man")
 	if exit != 0 || errs != "" {
 		t.Fatalf("got exit %d, %s", exit, errs)
 	}
@@ -37,7 +46,7 @@ func TestPackaging_man(t *testing.T) {
 	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command("man", "--warnings", "-l", file)
+	c := toolCommand(t, "man", "--warnings", "-l", file)
 	c.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "MANWIDTH=100"}
 	var out, warnings bytes.Buffer
 	c.Stdout, c.Stderr = &out, &warnings
@@ -53,7 +62,7 @@ func TestPackaging_man(t *testing.T) {
 
 func TestPackaging_completion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "pwsh"} {
-		out, errs, exit := run(t, "completion", shell)
+		out, errs, exit := program.Run(t, "completion", shell)
 		if exit != 0 || !strings.Contains(out, "latchkey") && shell != "pwsh" || len(out) < 200 { // that of pwsh takes its name from the file
 			t.Errorf("%s: got exit %d, %q %s", shell, exit, out, errs)
 		}
@@ -65,16 +74,13 @@ func TestPackaging_completion(t *testing.T) {
 			tool(t, "", nil, "bash", "-n", file)
 		}
 	}
-	if out, _, _ := run(t, "keys", "--generate-shell-completion"); !strings.Contains(out, "rotate") {
+	if out, _, _ := program.Run(t, "keys", "--generate-shell-completion"); !strings.Contains(out, "rotate") {
 		t.Errorf("after keys: got %q, want its commands", out)
 	}
 }
 
 func TestPackaging_units(t *testing.T) {
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := program.Path(t)
 	dir := t.TempDir()
 	var files []string
 	for _, name := range []string{"latchkey.service", "latchkey.socket", "latchkey-admin.socket"} {
@@ -88,7 +94,7 @@ func TestPackaging_units(t *testing.T) {
 		}
 		files = append(files, file)
 	}
-	c := exec.Command("systemd-analyze", append([]string{"verify", "--man=no"}, files...)...)
+	c := toolCommand(t, "systemd-analyze", append([]string{"verify", "--man=no"}, files...)...)
 	out, err := c.CombinedOutput()
 	if err != nil {
 		t.Errorf("verify: %v\n%s", err, out)
@@ -107,10 +113,7 @@ func TestPackaging_units(t *testing.T) {
 // The package is installed below a folder, with its scripts, started from there
 // and removed.
 func TestPackaging_deb(t *testing.T) {
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := program.Path(t)
 	out, root := t.TempDir(), t.TempDir()
 	file := strings.TrimSpace(tool(t, "", nil, "sh", "packaging/deb.sh", path, "0.1.0", out))
 	for _, dir := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"} {
@@ -137,9 +140,9 @@ func TestPackaging_deb(t *testing.T) {
 		}
 	}
 	config := filepath.Join(root, "etc/latchkey/config.toml")
-	n := listenForNotices(t)
+	n := program.ListenForNotices(t)
 	c := exec.Command(filepath.Join(root, "usr/bin/latchkey"), "serve", "--config", config, "--data", filepath.Join(root, "var/lib/latchkey"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-	c.Env = []string{"LATCHKEY_KEYS_PEPPER_FILE=" + pepper, "NOTIFY_SOCKET=" + n.path}
+	c.Env = []string{"LATCHKEY_KEYS_PEPPER_FILE=" + pepper, "NOTIFY_SOCKET=" + n.Path}
 	askAndStop(t, c, n)
 	dpkg("-r", "latchkey")
 	if _, err := os.Stat(filepath.Join(root, "usr/bin/latchkey")); !os.IsNotExist(err) {
@@ -152,14 +155,14 @@ func TestPackaging_deb(t *testing.T) {
 }
 
 // askAndStop starts a server, asks whether it is well, and stops it.
-func askAndStop(t *testing.T, c *exec.Cmd, n *notifySocket) {
+func askAndStop(t *testing.T, c *exec.Cmd, n *program.Notices) {
 	t.Helper()
 	c.Stderr = t.Output()
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Process.Kill() }()
-	ready := n.next()
+	ready := n.Next()
 	_, address, _ := strings.Cut(ready, "API on ")
 	address, _, _ = strings.Cut(address, ",")
 	_, port, _ := strings.Cut(strings.TrimPrefix(address, "[::]"), ":")

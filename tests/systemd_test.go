@@ -1,14 +1,12 @@
-package main
+package tests
 
 import (
 	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -19,77 +17,31 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"latchkey/tests/program"
 )
 
-// notifySocket is where a service manager hears from the process.
-type notifySocket struct {
-	t    testing.TB
-	path string
-	conn *net.UnixConn
-}
-
-func listenForNotices(t testing.TB) *notifySocket {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "n") // not t.TempDir, whose path is too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	path := filepath.Join(dir, "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return &notifySocket{t, path, conn}
-}
-
-// next waits for a notice.
-func (n *notifySocket) next() string {
-	n.t.Helper()
-	if err := n.conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		n.t.Fatal(err)
-	}
-	buf := make([]byte, 4096)
-	size, err := n.conn.Read(buf)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return string(buf[:size])
-}
-
-// until skips notices of one kind and gives the first other one.
-func (n *notifySocket) until(skip string) string {
-	n.t.Helper()
-	for {
-		if got := n.next(); got != skip {
-			return got
-		}
-	}
-}
-
 func TestProgram_Notify(t *testing.T) {
-	n := listenForNotices(t)
-	c := programCommand(t, "serve", "--data", filepath.Join(t.TempDir(), "data"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-	c.Env = append(c.Env, "NOTIFY_SOCKET="+n.path, "WATCHDOG_USEC=100000")
+	n := program.ListenForNotices(t)
+	c := program.Command(t, "serve", "--data", filepath.Join(t.TempDir(), "data"), "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+	c.Env = append(c.Env, "NOTIFY_SOCKET="+n.Path, "WATCHDOG_USEC=100000")
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Process.Kill() }()
-	if got := n.next(); !strings.HasPrefix(got, "READY=1\nSTATUS=API on 127.0.0.1:") {
+	if got := n.Next(); !strings.HasPrefix(got, "READY=1\nSTATUS=API on 127.0.0.1:") {
 		t.Errorf("got %q, want READY=1 first", got)
 	}
 	for range 3 {
-		if got := n.next(); got != "WATCHDOG=1" {
+		if got := n.Next(); got != "WATCHDOG=1" {
 			t.Errorf("got %q, want a sign of life", got)
 		}
 	}
 	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if got := n.until("WATCHDOG=1"); got != "STOPPING=1" {
+	if got := n.After("WATCHDOG=1"); got != "STOPPING=1" {
 		t.Errorf("got %q, want STOPPING=1", got)
 	}
 	if err := c.Wait(); err != nil {
@@ -97,66 +49,11 @@ func TestProgram_Notify(t *testing.T) {
 	}
 }
 
-func TestSupervisor_Watch(t *testing.T) {
-	n := listenForNotices(t)
-	t.Setenv("NOTIFY_SOCKET", n.path)
-	t.Setenv("WATCHDOG_USEC", "60000000")
-	log := &lockedBuffer{}
-	s, err := NewSupervisor(slog.New(slog.NewJSONHandler(log, nil)))
-	if err != nil || s.every != time.Minute {
-		t.Fatalf("got %v, %v; want a minute", s, err)
-	}
-	probes := 0
-	synctest.Test(t, func(t *testing.T) {
-		ctx, stop := context.WithCancel(t.Context())
-		go s.Watch(ctx, func() error {
-			if probes++; probes == 2 {
-				return errors.New("the disk is gone")
-			}
-			return nil
-		})
-		time.Sleep(3*s.every/2 + time.Second)
-		stop()
-	})
-	s.Reloading()
-	s.Ready("well")
-	s.Stopping()
-	var got []string
-	for range 5 {
-		got = append(got, n.next())
-	}
-	text := strings.Join(got, "|")
-	if probes != 3 || !strings.HasPrefix(text, "WATCHDOG=1|WATCHDOG=1|RELOADING=1\nMONOTONIC_USEC=") || !strings.HasSuffix(text, "|READY=1\nSTATUS=well|STOPPING=1") {
-		t.Errorf("got %d probes and %q, want 3, one of them without a sign of life", probes, text)
-	}
-	if !strings.Contains(log.String(), "the disk is gone") {
-		t.Errorf("got log %q, want the reason", log)
-	}
-}
-
-func TestNewSupervisor(t *testing.T) {
-	for _, tt := range []struct{ usec, want string }{{"", ""}, {"soon", "WATCHDOG_USEC"}, {"-1", "WATCHDOG_USEC"}} {
-		t.Setenv("WATCHDOG_USEC", tt.usec)
-		t.Setenv("NOTIFY_SOCKET", "")
-		s, err := NewSupervisor(slog.New(slog.DiscardHandler))
-		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%q: got %v, want %q", tt.usec, err, tt.want)
-		}
-		if err == nil {
-			s.Watch(context.Background(), nil) // returns at once
-			s.Ready("unheard")
-		}
-	}
-}
-
 // startActivated starts the real program on sockets that the test holds, as a
 // service manager does.
 func startActivated(t *testing.T, data, notify string, sockets ...*os.File) *exec.Cmd {
 	t.Helper()
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := program.Path(t)
 	c := exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", path, "serve", "--data", data, "--listen", "192.0.2.1:1", "--admin-listen", "192.0.2.1:2")
 	c.Env = []string{"LISTEN_FDS=2", "LISTEN_FDNAMES=api:admin", "NOTIFY_SOCKET=" + notify, "LATCHKEY_SERVER_INSECURE_HTTP=true", "LATCHKEY_ADMIN_INSECURE_HTTP=true"}
 	c.ExtraFiles = sockets
@@ -230,7 +127,7 @@ func (h *hammer) ask(client *http.Client, method, path, body string) error {
 // With its sockets held by somebody else, the service is replaced under load
 // and every request gets its answer.
 func TestProgram_RestartUnderLoad(t *testing.T) {
-	data, n := filepath.Join(t.TempDir(), "data"), listenForNotices(t)
+	data, n := filepath.Join(t.TempDir(), "data"), program.ListenForNotices(t)
 	var files []*os.File
 	var url string
 	for range 2 {
@@ -249,16 +146,16 @@ func TestProgram_RestartUnderLoad(t *testing.T) {
 		_ = l.Close() // the file holds it
 		files = append(files, f)
 	}
-	c := startActivated(t, data, n.path, files...)
-	if got := n.next(); !strings.Contains(got, "READY=1") || !strings.Contains(got, strings.TrimPrefix(url, "http://")) {
+	c := startActivated(t, data, n.Path, files...)
+	if got := n.Next(); !strings.Contains(got, "READY=1") || !strings.Contains(got, strings.TrimPrefix(url, "http://")) {
 		t.Fatalf("got %q, want it ready on %s", got, url)
 	}
-	out, errs, exit := run(t, "keys", "create", "--data", data, "--name", "load", "--permission", "all", "--limit", RequestsPerMinute+"=1000000", "--limit", "calls_per_day_limit=1000000", "--json")
+	out, errs, exit := program.Run(t, "keys", "create", "--data", data, "--name", "load", "--permission", "all", "--limit", "requests_per_minute_limit=1000000", "--limit", "calls_per_day_limit=1000000", "--json")
 	var made struct{ Key string }
 	if err := json.Unmarshal([]byte(out), &made); err != nil || exit != 0 {
 		t.Fatalf("keys create: exit %d, %s %s", exit, out, errs)
 	}
-	if _, errs, exit := run(t, "agents", "create", "--data", data, "--name", "Front desk", "--role", "outbound agent", "--phone", "+4930555001"); exit != 0 {
+	if _, errs, exit := program.Run(t, "agents", "create", "--data", data, "--name", "Front desk", "--role", "outbound agent", "--phone", "+4930555001"); exit != 0 {
 		t.Fatalf("agents create: exit %d, %s", exit, errs)
 	}
 	h := &hammer{url: url, key: made.Key, beat: make(chan struct{}, 1), stop: make(chan struct{})}
@@ -281,11 +178,11 @@ func TestProgram_RestartUnderLoad(t *testing.T) {
 		if err := c.Wait(); err != nil {
 			t.Fatalf("stop: %v", err)
 		}
-		if got := n.next(); got != "STOPPING=1" {
+		if got := n.Next(); got != "STOPPING=1" {
 			t.Errorf("got %q, want STOPPING=1", got)
 		}
-		c = startActivated(t, data, n.path, files...)
-		if got := n.next(); !strings.Contains(got, "READY=1") {
+		c = startActivated(t, data, n.Path, files...)
+		if got := n.Next(); !strings.Contains(got, "READY=1") {
 			t.Errorf("got %q, want READY=1", got)
 		}
 	}
@@ -308,19 +205,19 @@ func TestProgram_RestartUnderLoad(t *testing.T) {
 // and what was reserved ahead of the limits is given back.
 func TestProgram_GracefulStop(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, data)
-	if _, errs, exit := run(t, "agents", "create", "--data", data, "--name", "Front desk", "--role", "outbound agent", "--phone", "+4930555001"); exit != 0 {
+	p := program.Serve(t, data)
+	if _, errs, exit := program.Run(t, "agents", "create", "--data", data, "--name", "Front desk", "--role", "outbound agent", "--phone", "+4930555001"); exit != 0 {
 		t.Fatalf("agents create: exit %d, %s", exit, errs)
 	}
-	out, _, _ := run(t, "keys", "create", "--data", data, "--name", "slow", "--permission", "all", "--limit", RequestsPerMinute+"=80", "--json")
+	out, _, _ := program.Run(t, "keys", "create", "--data", data, "--name", "slow", "--permission", "all", "--limit", "requests_per_minute_limit=80", "--json")
 	var made struct{ Key string }
 	if err := json.Unmarshal([]byte(out), &made); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		p.get(t, "/api/v1/agents", made.Key)
+		p.Get(t, "/api/v1/agents", made.Key)
 	}
-	address := strings.TrimPrefix(p.url, "http://")
+	address := strings.TrimPrefix(p.URL, "http://")
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
@@ -334,7 +231,7 @@ func TestProgram_GracefulStop(t *testing.T) {
 	if line, err := in.ReadString('\n'); err != nil || !strings.Contains(line, "100") { // the body is being waited for
 		t.Fatalf("got %q, %v; want 100 Continue", line, err)
 	}
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	for { // until the door is closed
@@ -359,13 +256,11 @@ func TestProgram_GracefulStop(t *testing.T) {
 	if answer.StatusCode != http.StatusCreated {
 		t.Errorf("the request under way: got %d %s, want 201", answer.StatusCode, &said)
 	}
-	<-p.end
-	close(p.end)
-	if exit := p.cmd.ProcessState.ExitCode(); exit != 0 {
-		t.Errorf("stop: got exit %d, %s", exit, p.out)
+	if exit := p.Wait(t); exit != 0 {
+		t.Errorf("stop: got exit %d, %s", exit, p.Out)
 	}
-	p = serveReal(t, data)
-	r, err := http.NewRequestWithContext(t.Context(), "GET", p.url+"/api/v1/agents", nil)
+	p = program.Serve(t, data)
+	r, err := http.NewRequestWithContext(t.Context(), "GET", p.URL+"/api/v1/agents", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

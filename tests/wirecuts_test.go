@@ -1,4 +1,4 @@
-package main
+package tests
 
 import (
 	"bufio"
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,24 +19,23 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
-	"latchkey/internal/certs"
 	"latchkey/internal/certs/certstest"
 )
 
 // weight is what a server holds: memory in KiB and open files.
-func (p *process) weight(t testing.TB) (kib, files int) {
+func (w *wire) weight(t testing.TB) (kib, files int) {
 	t.Helper()
-	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.Cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.memory(t, "VmRSS:"), len(open)
+	return w.memory(t, "VmRSS:"), len(open)
 }
 
 // memory gives a row of the memory of a server, in KiB.
-func (p *process) memory(t testing.TB, row string) int {
+func (w *wire) memory(t testing.TB, row string) int {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.Cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,13 +47,13 @@ func (p *process) memory(t testing.TB, row string) int {
 	return kib
 }
 
-// settles waits until the server has no more files open than a number: those to
-// an upstream are kept for a minute and a half.
-func (p *process) settles(t testing.TB, most int) {
+// settles waits until the server has no more files open than a number, after the
+// upstream has closed its idle connections.
+func (w *wire) settles(t testing.TB, most int) {
 	t.Helper()
-	client := p.socket() // one for all: each has a connection open
+	w.upstream.Config.SetKeepAlivesEnabled(false) // else the program keeps its idle connections to it for 90 s
 	for deadline := time.Now().Add(3 * time.Minute); ; {
-		_, files := p.weight(t)
+		_, files := w.weight(t)
 		if files <= most {
 			return
 		}
@@ -61,15 +61,15 @@ func (p *process) settles(t testing.TB, most int) {
 			t.Errorf("%d files are open, want at most %d again", files, most)
 			return
 		}
-		client.Alive(t.Context()) // takes its time
+		_ = w.client.Do(t.Context(), "GET", "/healthz", nil, nil) // takes its time
 	}
 }
 
 // quiet wants a log without a panic.
-func (p *process) quiet(t testing.TB) {
+func (w *wire) quiet(t testing.TB) {
 	t.Helper()
-	if said := p.out.String(); strings.Contains(said, "panic") || strings.Contains(said, "goroutine ") {
-		t.Errorf("the log has a panic: %s", tail(said))
+	if said := w.Out.String(); strings.Contains(said, "panic") || strings.Contains(said, "goroutine ") {
+		t.Errorf("the log has a panic: %s", w.Out.Tail())
 	}
 }
 
@@ -111,14 +111,14 @@ func TestProgram_SilentClients(t *testing.T) {
 		}
 	}
 	var crowd sync.WaitGroup
-	for _, c := range dial(t, w.url, 300) {
+	for _, c := range dial(t, w.URL, 300) {
 		crowd.Go(func() {
 			_, _ = io.WriteString(c, "GET /api/v1/agents HTTP/1.1\r\nHost: localhost\r\nX-API-Key: ")
 			_, _ = io.Copy(io.Discard, c) // until the server has enough
 		})
 	}
 	for range 20 {
-		if status, _ := w.get(t, "/api/v1/agents", w.key); status != 200 {
+		if status, _ := w.Get(t, "/api/v1/agents", w.key); status != 200 {
 			t.Errorf("beside 300 silent clients: got %d, want 200", status)
 		}
 	}
@@ -176,11 +176,7 @@ type frames struct {
 // frames opens one.
 func (w *wire) frames(t testing.TB, ca string) *frames {
 	t.Helper()
-	roots, err := certs.ReadRoots(ca)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := tls.Dial("tcp", w.doors["api"], &tls.Config{RootCAs: roots, ServerName: "localhost", NextProtos: []string{"h2"}})
+	c, err := tls.Dial("tcp", w.doors["api"], &tls.Config{RootCAs: certstest.Roots(t, ca), ServerName: "localhost", NextProtos: []string{"h2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,6 +213,18 @@ func (f *frames) head(method, path, key string, more ...string) []byte {
 	return f.block.Bytes()
 }
 
+// ask gets a URL and returns the status and the major version of HTTP.
+func ask(t testing.TB, client *http.Client, url string) (status, major int) {
+	t.Helper()
+	answer, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	_, _ = io.Copy(io.Discard, answer.Body)
+	return answer.StatusCode, answer.ProtoMajor
+}
+
 // TestProgram_HTTP2 floods the door by what HTTP/2 has for it. The connection
 // ends, or the requests fail one by one; the server keeps nothing of it.
 func TestProgram_HTTP2(t *testing.T) {
@@ -225,11 +233,11 @@ func TestProgram_HTTP2(t *testing.T) {
 	ca := certstest.NewAuthority(t)
 	ca.Issue(cert, key, time.Now().Add(time.Hour))
 	w := newWire(t, "LATCHKEY_SERVER_TLS_CERT_FILE="+cert, "LATCHKEY_SERVER_TLS_KEY_FILE="+key)
-	client := tlsClient(t, ca.File, nil)
+	client := certstest.Client(t, ca.File, nil)
 	healthy := func(when string) {
 		t.Helper()
-		if r, _ := fetch(t, client, "https://"+w.doors["api"]+"/api/v1/agents?api_key="+w.key); r.StatusCode != 200 || r.ProtoMajor != 2 {
-			t.Errorf("%s: got %d over %s, want 200 over HTTP/2", when, r.StatusCode, r.Proto)
+		if status, major := ask(t, client, w.URL+"/api/v1/agents?api_key="+w.key); status != 200 || major != 2 {
+			t.Errorf("%s: got %d over HTTP/%d, want 200 over HTTP/2", when, status, major)
 		}
 	}
 	healthy("at first")

@@ -1,12 +1,12 @@
-package main
+package tests
 
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -19,9 +19,7 @@ import (
 	"syscall"
 	"testing"
 
-	"pgregory.net/rapid"
-
-	"latchkey/internal/keytext"
+	"latchkey/tests/program"
 )
 
 // sieve finds any 12 characters in a row of secrets, as they are and in the
@@ -34,7 +32,7 @@ type sieve struct {
 
 // add puts the part of a secret behind its prefix into the sieve.
 func (s *sieve) add(what, secret string) {
-	for _, prefix := range []string{"klen_", tokenPrefix, "whsec_"} {
+	for _, prefix := range []string{"klen_", "lka_", "whsec_"} {
 		secret = strings.TrimPrefix(secret, prefix)
 	}
 	for i := 0; i+12 <= len(secret); i++ {
@@ -87,6 +85,9 @@ func TestSieve(t *testing.T) {
 	}
 }
 
+// setupPath is where a set-up link leads, without its token.
+const setupPath = "/setup?token="
+
 // TestProgram_Canaries lives a service's life with known secrets of every kind,
 // and looks for them in all it has written and told: the database with its free
 // pages, backups, log, metrics, audit log, refusals, pages, errors, webhooks,
@@ -135,21 +136,21 @@ func TestProgram_Canaries(t *testing.T) {
 		return v
 	}
 	// Secrets of every kind, each in some state.
-	pepper, err := os.ReadFile(PepperPath(w.data))
+	pepper, err := os.ReadFile(filepath.Join(w.Data, pepperFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw, _ := hex.DecodeString(strings.TrimSpace(string(pepper)))
 	s.add("pepper", strings.TrimSpace(string(pepper)))
 	s.add("pepper, its bytes", string(raw))
-	setup := strings.TrimPrefix(makes("setup-link", "").Path, SetupPath(""))
+	setup := strings.TrimPrefix(makes("setup-link", "").Path, setupPath)
 	password := "Canary " + rand.Text()
 	s.add("set-up token", setup)
 	s.add("password", password)
 	form := "Content-Type: application/x-www-form-urlencoded"
 	get := func(path string, fields ...string) { send("GET", admin+path, "", fields...) }
 	other := map[bool]string{true: "1", false: "0"}[setup[0] == '0'] + setup[1:]
-	if a := send("GET", admin+SetupPath(other), ""); a.StatusCode != 403 {
+	if a := send("GET", admin+setupPath+other, ""); a.StatusCode != 403 {
 		t.Errorf("another set-up token: got %d", a.StatusCode)
 	}
 	told.Reset() // the form for a set-up has its token
@@ -165,7 +166,7 @@ func TestProgram_Canaries(t *testing.T) {
 		t.Fatalf("login: %v, %v", login, err)
 	}
 	login.Body.Close()
-	cookie := "Cookie: " + plainCookie + "=" + login.Cookies()[0].Value
+	cookie := "Cookie: latchkey_session=" + login.Cookies()[0].Value
 	s.add("session", login.Cookies()[0].Value)
 	send("POST", admin+"/login", url.Values{"name": {"Ann"}, "password": {"x" + password}}.Encode(), form)
 	send("POST", admin+"/account", url.Values{"old": {"x" + password}, "password": {password}}.Encode(), form, cookie)
@@ -183,25 +184,25 @@ func TestProgram_Canaries(t *testing.T) {
 	for name, key := range keys {
 		s.add(name, key)
 		for _, field := range []string{"X-API-Key: " + key, "Authorization: Bearer " + key, "Authorization: Basic " + key, "Authorization: " + key, "Cookie: latchkey_session=" + key, "X-Forwarded-For: " + key, "User-Agent: " + key} {
-			send("GET", w.url+"/api/v1/agents", "", field)
+			send("GET", w.URL+"/api/v1/agents", "", field)
 			send("GET", admin+"/admin/v1/keys", "", field)
 		}
 		for _, path := range []string{"/api/v1/agents?api_key=" + key, "/up/x?api_key=" + key, "/up/" + key, "/api/v1/" + key, "/api/v1/contacts/" + key, "/api/v1/calls?status=" + key, "/api/v1/agents?api_key=" + key + "x&api_key=" + key} {
-			send("GET", w.url+path, "")
+			send("GET", w.URL+path, "")
 		}
 		for _, path := range []string{"/keys/" + key, "/keys?search=" + key, "/login?next=/" + key, "/admin/v1/keys/" + key, "/admin/v1/keys?status=" + key} {
 			if !strings.Contains(path, "search=") && !strings.Contains(path, "next=") { // a form says back what was put into it
 				get(path, cookie)
 			}
 		}
-		send("POST", w.url+"/api/v1/verify", fmt.Sprintf(`{"key": %q}`, key), "X-API-Key: "+live.Key)
-		send("POST", w.url+"/api/v1/contacts/create", `{"first_name": "x", "`+key, "X-API-Key: "+w.key)
-		send(key, w.url+"/api/v1/agents", "") // as the method
+		send("POST", w.URL+"/api/v1/verify", fmt.Sprintf(`{"key": %q}`, key), "X-API-Key: "+live.Key)
+		send("POST", w.URL+"/api/v1/contacts/create", `{"first_name": "x", "`+key, "X-API-Key: "+w.key)
+		send(key, w.URL+"/api/v1/agents", "") // as the method
 	}
 	w.operate("POST", "/admin/v1/keys/"+revoked.ID+"/revoke", "", nil)
 	for _, secret := range []string{token.Token, old.Token, hook.Secret, setup, login.Cookies()[0].Value} {
 		send("GET", admin+"/admin/v1/keys", "", "Authorization: Bearer "+secret)
-		send("GET", w.url+"/api/v1/agents?api_key="+secret, "")
+		send("GET", w.URL+"/api/v1/agents?api_key="+secret, "")
 		send("POST", admin+"/setup", url.Values{"name": {"Eve"}, "password": {password}, "token": {secret}}.Encode(), form)
 	}
 	<-hooked // at least one has come
@@ -227,14 +228,14 @@ func TestProgram_Canaries(t *testing.T) {
 	for len(hooked) > 0 {
 		places["the webhooks"] = append(places["the webhooks"], <-hooked...)
 	}
-	_ = w.cmd.Process.Signal(syscall.SIGQUIT) // all goroutines, with what they were called with
-	w.over(t)
-	places["the log and the goroutines"] = []byte(w.out.String())
-	if !strings.Contains(w.out.String(), "goroutine ") {
+	_ = w.Cmd.Process.Signal(syscall.SIGQUIT) // all goroutines, with what they were called with
+	w.Wait(t)
+	places["the log and the goroutines"] = []byte(w.Out.String())
+	if !strings.Contains(w.Out.String(), "goroutine ") {
 		t.Error("the process did not tell of its goroutines")
 	}
-	err = filepath.WalkDir(w.data, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() || path == PepperPath(w.data) {
+	err = filepath.WalkDir(w.Data, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || path == filepath.Join(w.Data, pepperFile) {
 			return err
 		}
 		places[filepath.Base(path)], err = os.ReadFile(path)
@@ -255,119 +256,48 @@ func TestProgram_Canaries(t *testing.T) {
 	t.Logf("%d bytes in %d places, %d forms of parts of secrets", looked, len(places), len(s.what))
 }
 
-// pieces gives a text in reads of some size.
-type pieces struct {
-	text []byte
-	size int
-}
-
-func (p *pieces) Read(b []byte) (int, error) {
-	if len(p.text) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b[:min(len(b), p.size)], p.text)
-	p.text = p.text[n:]
-	return n, nil
-}
-
-// TestScanKeys hides keys in noise that looks like their beginning, also over
-// the seams of the chunks, and wants each of them on its line.
-func TestScanKeys(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		var text bytes.Buffer
-		var want []string
-		line := 1
-		for range rapid.IntRange(0, 12).Draw(rt, "parts") {
-			noise := rapid.SampledFrom([]string{"\n", "klen_", "k", "klen_klen_", "GET /?api_key=", "\x00\xff", strings.Repeat("x", leakChunk-3), strings.Repeat("klen_\n", 100), keytext.NewSecret("klen_")[:40] + "\n", keytext.NewSecret("acme_")}).Draw(rt, "noise")
-			text.WriteString(noise)
-			line += strings.Count(noise, "\n")
-			if rapid.Bool().Draw(rt, "key") {
-				secret := keytext.NewSecret("klen_")
-				text.WriteString(secret)
-				want = append(want, fmt.Sprint(secret, ":", line))
-			}
-		}
-		var got []string
-		size := rapid.SampledFrom([]int{7, 1000, leakChunk, 10 * leakChunk}).Draw(rt, "size")
-		err := ScanKeys(&pieces{text.Bytes(), size}, "klen_", func(secret string, line int) { got = append(got, fmt.Sprint(secret, ":", line)) })
-		if err != nil || strings.Join(got, " ") != strings.Join(want, " ") {
-			rt.Fatalf("got %v, %v; want %v", got, err, want)
-		}
-	})
-}
-
-// TestScanKeys_LongLine reads a line of 15 MB, in one buffer, and passes on what
-// the reader says.
-func TestScanKeys_LongLine(t *testing.T) {
-	secret := keytext.NewSecret("klen_")
-	noise := strings.Repeat("klen-0123456789", 1<<20)
-	found := 0
-	allocs := testing.AllocsPerRun(1, func() {
-		found = 0
-		err := ScanKeys(io.MultiReader(strings.NewReader(noise), strings.NewReader(secret)), "klen_", func(s string, line int) {
-			if s == secret && line == 1 {
-				found++
-			}
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	if found != 1 || allocs > 20 {
-		t.Errorf("got %d keys in %v allocations, want 1 in a handful", found, allocs)
-	}
-	broken := errors.New("broken")
-	if err := ScanKeys(io.MultiReader(strings.NewReader(secret), failing{broken}), "klen_", func(string, int) {}); !errors.Is(err, broken) {
-		t.Errorf("got %v, want the reader's error", err)
-	}
-}
-
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
-
 // TestProgram_KeyLife goes through the commands with the real program: with a
 // server and without one.
 func TestProgram_KeyLife(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, data)
+	p := program.Serve(t, data)
 	create := func(name string, more ...string) (id, key string) {
 		t.Helper()
-		out, errs, exit := run(t, append([]string{"keys", "create", "--data", data, "--name", name, "--permission", "can_read_agents", "--json"}, more...)...)
+		out, errs, exit := program.Run(t, append([]string{"keys", "create", "--data", data, "--name", name, "--permission", "can_read_agents", "--json"}, more...)...)
 		if exit != 0 {
 			t.Fatalf("create: exit %d, %s", exit, errs)
 		}
 		return member(t, out, "id"), member(t, out, "key")
 	}
 	id, first := create("first", "--environment", "live", "--owner", "ann")
-	out, errs, exit := run(t, "keys", "rotate", id, "--overlap", "7d", "--data", data)
+	out, errs, exit := program.Run(t, "keys", "rotate", id, "--overlap", "7d", "--data", data)
 	second := strings.TrimSpace(out)
-	if exit != 0 || !keytext.WellFormed(second, "klen_") || !strings.Contains(errs, "7d more") {
+	if exit != 0 || !wellFormed(second) || !strings.Contains(errs, "7d more") {
 		t.Fatalf("rotate: exit %d, %q, %s", exit, out, errs)
 	}
 	status := func(when string, want map[string]int) {
 		t.Helper()
 		for key, code := range want {
-			if got, _ := p.get(t, "/api/v1/agents", key); got != code {
-				t.Errorf("%s, %s: got %d, want %d", when, keytext.Hint(key, "klen_"), got, code)
+			if got, _ := p.Get(t, "/api/v1/agents", key); got != code {
+				t.Errorf("%s, %s: got %d, want %d", when, key[len(key)-4:], got, code)
 			}
 		}
 	}
 	status("in the overlap", map[string]int{first: 200, second: 200})
-	if out, _, exit := run(t, "keys", "show", "--data", data, id); exit != 0 || !strings.Contains(out, "secret until ") || strings.Count(out, "by header") != 2 {
+	if out, _, exit := program.Run(t, "keys", "show", "--data", data, id); exit != 0 || !strings.Contains(out, "secret until ") || strings.Count(out, "by header") != 2 {
 		t.Errorf("show: exit %d, %s", exit, out)
 	}
-	if _, errs, exit := run(t, "keys", "rotate", "--data", data, "--finish", "--if-unused", "1h", id); exit != 1 || !strings.Contains(errs, "was used") {
+	if _, errs, exit := program.Run(t, "keys", "rotate", "--data", data, "--finish", "--if-unused", "1h", id); exit != 1 || !strings.Contains(errs, "was used") {
 		t.Errorf("finish while used: exit %d, %s", exit, errs)
 	}
-	if _, errs, exit := run(t, "keys", "rotate", "--data", data, "--finish", id); exit != 0 {
+	if _, errs, exit := program.Run(t, "keys", "rotate", "--data", data, "--finish", id); exit != 0 {
 		t.Errorf("finish: exit %d, %s", exit, errs)
 	}
 	status("finished", map[string]int{first: 401, second: 200})
-	if out, _, exit := run(t, "keys", "explain", "--data", data, id, "--method", "GET", "--path", "/api/v1/calls"); exit != 0 || !strings.Contains(out, "refused by permission: 403 permission_denied") {
+	if out, _, exit := program.Run(t, "keys", "explain", "--data", data, id, "--method", "GET", "--path", "/api/v1/calls"); exit != 0 || !strings.Contains(out, "refused by permission: 403 permission_denied") {
 		t.Errorf("explain: exit %d, %s", exit, out)
 	}
-	if out, _, exit := run(t, "keys", "list", "--data", data, "--environment", "live", "--owner", "ann"); exit != 0 || strings.Count(out, "\n") != 2 {
+	if out, _, exit := program.Run(t, "keys", "list", "--data", data, "--environment", "live", "--owner", "ann"); exit != 0 || strings.Count(out, "\n") != 2 {
 		t.Errorf("list: exit %d, %s", exit, out)
 	}
 	headerID, headerKey := create("header", "--query-allowed", "false")
@@ -376,9 +306,9 @@ func TestProgram_KeyLife(t *testing.T) {
 		want    int
 	}{{"", 401}, {"true", 200}, {"false", 401}, {"default", 200}} {
 		if step.allowed != "" {
-			run(t, "keys", "update", "--data", data, headerID, "--query-allowed", step.allowed)
+			program.Run(t, "keys", "update", "--data", data, headerID, "--query-allowed", step.allowed)
 		}
-		if got := getQuery(t, p.url+"/api/v1/agents?api_key="+headerKey); got != step.want {
+		if got := getQuery(t, p.URL+"/api/v1/agents?api_key="+headerKey); got != step.want {
 			t.Errorf("query-allowed %q: got %d, want %d", step.allowed, got, step.want)
 		}
 	}
@@ -386,16 +316,16 @@ func TestProgram_KeyLife(t *testing.T) {
 }
 
 // leakedLog is about keys leaked and its exit codes.
-func leakedLog(t *testing.T, data string, p *process, live, other string, create func(string, ...string) (string, string)) {
+func leakedLog(t *testing.T, data string, p *program.Server, live, other string, create func(string, ...string) (string, string)) {
 	t.Helper()
 	goneID, gone := create("gone")
-	run(t, "keys", "revoke", "--data", data, goneID)
+	program.Run(t, "keys", "revoke", "--data", data, goneID)
 	oldID, old := create("rotated")
-	out, _, _ := run(t, "keys", "rotate", "--data", data, oldID)
+	out, _, _ := program.Run(t, "keys", "rotate", "--data", data, oldID)
 	present := strings.TrimSpace(out)
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"a/access.log": "GET /\nGET /?api_key=" + live + " 200\n" + live + "\n", "a/b/dump.bin": "\x00" + other + "\xff" + gone + keytext.NewSecret("klen_"), "old.txt": old + "\n",
+		"a/access.log": "GET /\nGET /?api_key=" + live + " 200\n" + live + "\n", "a/b/dump.bin": "\x00" + other + "\xff" + gone + newSecret("klen_"), "old.txt": old + "\n",
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
 			t.Fatal(err)
@@ -417,7 +347,7 @@ func leakedLog(t *testing.T, data string, p *process, live, other string, create
 		{[]string{dir, "--revoke"}, 0, []string{"revoked now", "ended now"}},
 		{[]string{dir}, 0, []string{"revoked"}},
 	} {
-		out, errs, exit := run(t, append([]string{"keys", "leaked", "--data", data}, step.args...)...)
+		out, errs, exit := program.Run(t, append([]string{"keys", "leaked", "--data", data}, step.args...)...)
 		for _, want := range step.want {
 			if !strings.Contains(out+errs, want) {
 				t.Errorf("leaked %v: got %s%s, want %q", step.args, out, errs, want)
@@ -433,22 +363,22 @@ func leakedLog(t *testing.T, data string, p *process, live, other string, create
 		}
 	}
 	for key, want := range map[string]int{live: 401, other: 401, old: 401, present: 200} {
-		if got, _ := p.get(t, "/api/v1/agents", key); got != want {
-			t.Errorf("%s: got %d, want %d", keytext.Hint(key, "klen_"), got, want)
+		if got, _ := p.Get(t, "/api/v1/agents", key); got != want {
+			t.Errorf("%s: got %d, want %d", key[len(key)-4:], got, want)
 		}
 	}
 	export := filepath.Join(dir, "export.json")
-	if err := os.WriteFile(export, []byte(`{"keys": [{"token": "`+sha("sk-x")+`", "key_alias": "x", "models": ["m"]}]}`), 0o600); err != nil {
+	if err := os.WriteFile(export, []byte(`{"keys": [{"token": "`+fmt.Sprintf("%x", sha256.Sum256([]byte("sk-x")))+`", "key_alias": "x", "models": ["m"]}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.stop(t)
-	if _, errs, exit := run(t, "keys", "import", "--data", data, export, "--from", "litellm"); exit != 1 || !strings.Contains(errs, "--permission") {
+	p.Stop(t)
+	if _, errs, exit := program.Run(t, "keys", "import", "--data", data, export, "--from", "litellm"); exit != 1 || !strings.Contains(errs, "--permission") {
 		t.Errorf("import without a permission: exit %d, %s", exit, errs)
 	}
-	if out, errs, exit := run(t, "keys", "import", "--data", data, export, "--from", "litellm", "--permission", "all"); exit != 0 || !strings.Contains(out, "Imported 1 keys") || !strings.Contains(errs, "models has no counterpart") {
+	if out, errs, exit := program.Run(t, "keys", "import", "--data", data, export, "--from", "litellm", "--permission", "all"); exit != 0 || !strings.Contains(out, "Imported 1 keys") || !strings.Contains(errs, "models has no counterpart") {
 		t.Errorf("import: exit %d, %s%s", exit, out, errs)
 	}
-	if _, errs, exit := run(t, "keys", "import", "--data", data, export, "--from", "kong"); exit != 2 || !strings.Contains(errs, "unkey or litellm") {
+	if _, errs, exit := program.Run(t, "keys", "import", "--data", data, export, "--from", "kong"); exit != 2 || !strings.Contains(errs, "unkey or litellm") {
 		t.Errorf("import from elsewhere: exit %d, %s", exit, errs)
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package tests
 
 import (
 	"bufio"
@@ -19,52 +19,21 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchkey/tests/program"
 )
-
-// limited runs a command of the real program, which has to end by itself
-// within a minute, and gives its exit code and what it said.
-func limited(t testing.TB, args ...string) (exit int, said string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	cmd := programCommand(t, args...)
-	var out lockedBuffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		_ = cmd.Process.Kill()
-		<-done
-		t.Fatalf("%v: goes on for a minute, want an end: %s", args, out.String())
-	}
-	return cmd.ProcessState.ExitCode(), out.String()
-}
-
-// serveFails starts a server on a folder, which has to refuse and to say why.
-func serveFails(t testing.TB, data, want string) {
-	t.Helper()
-	exit, said := limited(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-	if exit != 1 || !strings.Contains(said, want) || strings.Contains(said, "panic") {
-		t.Errorf("got exit %d, %q; want 1 with %q", exit, said, want)
-	}
-}
 
 // stockedFolder gives a data folder that was used and stopped, and a key of it.
 func stockedFolder(t testing.TB) (data, key string) {
 	t.Helper()
 	data = filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, data)
-	out, errs, exit := run(t, "keys", "create", "--data", data, "--name", "kept", "--permission", "all")
+	p := program.Serve(t, data)
+	out, errs, exit := program.Run(t, "keys", "create", "--data", data, "--name", "kept", "--permission", "all")
 	if exit != 0 {
 		t.Fatalf("keys create: exit %d, %s", exit, errs)
 	}
-	if code := p.stop(t); code != 0 {
-		t.Fatalf("stop: exit %d, %s", code, p.out.String())
+	if code := p.Stop(t); code != 0 {
+		t.Fatalf("stop: exit %d, %s", code, p.Out.String())
 	}
 	return data, strings.TrimSpace(out)
 }
@@ -75,7 +44,7 @@ func stockedFolder(t testing.TB) (data, key string) {
 func TestProgram_BadFiles(t *testing.T) {
 	data, key := stockedFolder(t)
 	other, _ := stockedFolder(t)
-	stranger, err := os.ReadFile(StorePath(other))
+	stranger, err := os.ReadFile(filepath.Join(other, storeFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +92,7 @@ func TestProgram_BadFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := listing(t, data)
-			serveFails(t, data, tt.want)
+			program.ServeFails(t, data, tt.want)
 			if after := listing(t, data); after != before {
 				t.Errorf("the folder was changed: got\n%swant\n%s", after, before)
 			}
@@ -134,15 +103,17 @@ func TestProgram_BadFiles(t *testing.T) {
 		})
 	}
 	t.Run("id gone", func(t *testing.T) { // it can be made again from the database
-		remove(t, data, markFile)
-		p := serveReal(t, data)
-		if got, _ := p.get(t, "/api/v1/key", key); got != 200 {
+		if err := os.Remove(filepath.Join(data, markFile)); err != nil {
+			t.Fatal(err)
+		}
+		p := program.Serve(t, data)
+		if got, _ := p.Get(t, "/api/v1/key", key); got != 200 {
 			t.Errorf("the key: got %d, want 200", got)
 		}
-		p.stop(t)
+		p.Stop(t)
 	})
-	if exit, said := limited(t, "check", "--data", data); exit != 0 {
-		t.Errorf("check: exit %d, %s", exit, said)
+	if said, errs, exit := program.Run(t, "check", "--data", data); exit != 0 {
+		t.Errorf("check: exit %d, %s%s", exit, said, errs)
 	}
 }
 
@@ -191,37 +162,20 @@ func TestProgram_FileMoved(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			data := filepath.Join(t.TempDir(), "data")
-			p := serveReal(t, data)
-			client := NewSocketClient(filepath.Join(data, socketFile))
+			p := program.Serve(t, data)
+			client := program.NewClient(data)
 			if tt.name == "folder renamed" {
-				client = NewSocketClient(filepath.Join(data+"-away", socketFile))
+				client = program.NewClient(data + "-away")
 			}
-			if err := tt.move(data, StorePath(data)); err != nil {
+			if err := tt.move(data, filepath.Join(data, storeFile)); err != nil {
 				t.Fatal(err)
 			}
 			err := client.Do(context.Background(), "POST", "/admin/v1/teams", map[string]any{"name": "late"}, nil)
 			if err == nil {
 				t.Error("a change was acknowledged that is in no file of that name")
 			}
-			p.ends(t, tt.want)
+			p.Fails(t, tt.want)
 		})
-	}
-}
-
-// ends waits for the server to end by itself, with a code and a sentence.
-func (p *process) ends(t testing.TB, want string) {
-	t.Helper()
-	select {
-	case err := <-p.end:
-		close(p.end)
-		if err == nil {
-			t.Error("the process ended with code 0, want another one")
-		}
-	case <-time.After(time.Minute):
-		t.Fatalf("the process goes on: %s", p.out.String())
-	}
-	if said := p.out.String(); !strings.Contains(said, want) {
-		t.Errorf("got the last words %q, want %q", said[max(0, len(said)-2000):], want)
 	}
 }
 
@@ -234,9 +188,9 @@ func TestProgram_RacingStarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A crash leaves its process id in the lock file, which must not be named.
-	p := serveReal(t, data)
-	old := p.cmd.Process.Pid
-	p.kill()
+	p := program.Serve(t, data)
+	old := p.Cmd.Process.Pid
+	p.Kill()
 	const starts = 20
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -251,8 +205,8 @@ func TestProgram_RacingStarts(t *testing.T) {
 		if i%2 == 1 {
 			path = link
 		}
-		cmd := programCommand(t, "serve", "--data", path, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
-		out := &lockedBuffer{}
+		cmd := program.Command(t, "serve", "--data", path, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
+		out := &program.Output{}
 		cmd.Stdout, cmd.Stderr = out, out
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -291,15 +245,15 @@ func TestProgram_RacingStarts(t *testing.T) {
 	if err := os.Mkdir(third, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	pepper, err := os.ReadFile(PepperPath(data))
+	pepper, err := os.ReadFile(filepath.Join(data, pepperFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	overwrite(t, third, pepperFile, string(pepper))
-	if err := os.Symlink(StorePath(data), StorePath(third)); err != nil {
+	if err := os.Symlink(filepath.Join(data, storeFile), filepath.Join(third, storeFile)); err != nil {
 		t.Fatal(err)
 	}
-	serveFails(t, third, "another process holds the file")
+	program.ServeFails(t, third, "another process holds the file")
 	if err := unix.Kill(winner, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -312,8 +266,8 @@ func TestProgram_RacingStarts(t *testing.T) {
 // to the others.
 func TestProgram_Descriptors(t *testing.T) {
 	data, key := stockedFolder(t)
-	p := serveReal(t, data)
-	pid := p.cmd.Process.Pid
+	p := program.Serve(t, data)
+	pid := p.Cmd.Process.Pid
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {
 		t.Fatal(err)
@@ -323,7 +277,7 @@ func TestProgram_Descriptors(t *testing.T) {
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &normal); err != nil {
 		t.Fatal(err)
 	}
-	held := dial(t, p.url, 1)[0] // a client of before, which keeps its connection
+	held := dial(t, p.URL, 1)[0] // a client of before, which keeps its connection
 	if status := held.ask(t, key); status != 200 {
 		t.Fatalf("got %d, want 200", status)
 	}
@@ -331,22 +285,22 @@ func TestProgram_Descriptors(t *testing.T) {
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &few, nil); err != nil {
 		t.Fatal(err)
 	}
-	crowd := dial(t, p.url, 60)
+	crowd := dial(t, p.URL, 60)
 	if status := held.ask(t, key); status != 200 {
 		t.Errorf("who is connected: got %d, want 200", status)
 	}
 	for _, c := range crowd {
 		_ = c.Close()
 	}
-	if got, _ := p.get(t, "/api/v1/key", key); got != 200 {
+	if got, _ := p.Get(t, "/api/v1/key", key); got != 200 {
 		t.Errorf("after the crowd has gone: got %d, want 200", got)
 	}
-	client := NewSocketClient(filepath.Join(data, socketFile))
+	client := program.NewClient(data)
 	if err := client.Do(context.Background(), "POST", "/admin/v1/teams", map[string]any{"name": "t"}, nil); err != nil {
 		t.Errorf("a change: %v", err)
 	}
-	if exit := p.stop(t); exit != 0 {
-		t.Errorf("got exit %d, want 0; %s", exit, p.out.String())
+	if exit := p.Stop(t); exit != 0 {
+		t.Errorf("got exit %d, want 0; %s", exit, p.Out.String())
 	}
 }
 
@@ -354,8 +308,8 @@ func TestProgram_Descriptors(t *testing.T) {
 // there when it starts again. A small GOMEMLIMIT alone only makes it slower.
 func TestProgram_Memory(t *testing.T) {
 	data, key := stockedFolder(t)
-	p := serveReal(t, data)
-	size, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
+	p := program.Serve(t, data)
+	size, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.Cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,10 +318,10 @@ func TestProgram_Memory(t *testing.T) {
 		t.Fatal(err)
 	}
 	most := pages*uint64(os.Getpagesize()) + 2<<20
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: most, Max: most}, nil); err != nil {
+	if err := unix.Prlimit(p.Cmd.Process.Pid, unix.RLIMIT_AS, &unix.Rlimit{Cur: most, Max: most}, nil); err != nil {
 		t.Fatal(err)
 	}
-	client := NewSocketClient(filepath.Join(data, socketFile))
+	client := program.NewClient(data)
 	large := map[string]any{"contacts": strings.Repeat("x", 4<<20)}
 	var mu sync.Mutex
 	acknowledged := 0
@@ -390,17 +344,17 @@ func TestProgram_Memory(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	p.ends(t, "goroutine") // the Go runtime's own last words
-	p = serveReal(t, data, "GOMEMLIMIT=1MiB")
+	p.Fails(t, "goroutine") // the Go runtime's own last words
+	p = program.Serve(t, data, "GOMEMLIMIT=1MiB")
 	var list struct{ Count int }
 	if err := client.Do(context.Background(), "GET", "/admin/v1/keys", nil, &list); err != nil || list.Count < acknowledged+1 {
 		t.Errorf("got %d keys, %v; want the %d that were acknowledged", list.Count, err, acknowledged+1)
 	}
-	var check CheckResult
+	var check struct{ Problems []string }
 	if err := client.Do(context.Background(), "POST", "/admin/v1/check", nil, &check); err != nil || len(check.Problems) > 0 {
 		t.Errorf("check: %v, %v", check.Problems, err)
 	}
-	if got, _ := p.get(t, "/api/v1/key", key); got != 200 {
+	if got, _ := p.Get(t, "/api/v1/key", key); got != 200 {
 		t.Errorf("the key of before: got %d, want 200", got)
 	}
 	t.Logf("%d keys acknowledged before the memory ran out", acknowledged)
@@ -449,14 +403,14 @@ func (c connection) ask(t testing.TB, key string) int {
 // there when the server is started again.
 func TestProgram_FailedCommit(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
-	p := serveReal(t, data)
-	socket := NewSocketClient(filepath.Join(data, socketFile))
+	p := program.Serve(t, data)
+	socket := program.NewClient(data)
 	var limit unix.Rlimit
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_FSIZE, nil, &limit); err != nil {
+	if err := unix.Prlimit(p.Cmd.Process.Pid, unix.RLIMIT_FSIZE, nil, &limit); err != nil {
 		t.Fatal(err)
 	}
 	limit.Cur = 64 << 10
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+	if err := unix.Prlimit(p.Cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
 		t.Fatal(err)
 	}
 	acknowledged := 0
@@ -470,20 +424,12 @@ func TestProgram_FailedCommit(t *testing.T) {
 	if acknowledged == 0 || err == nil || !strings.Contains(err.Error(), "takes no writes") {
 		t.Fatalf("got %v after %d keys, want some keys and then the answer that the store takes no writes", err, acknowledged)
 	}
-	select {
-	case err := <-p.end:
-		close(p.end)
-		if err == nil {
-			t.Error("the process ended with code 0, want another one")
-		}
-	case <-time.After(time.Minute):
-		t.Fatal("the process goes on after a failed commit")
-	}
-	if said := p.out.String(); !strings.Contains(said, "commit to") || !strings.Contains(said, "file too large") {
+	p.Fails(t, "commit to")
+	if said := p.Out.String(); !strings.Contains(said, "file too large") {
 		t.Errorf("the last words do not say what failed: %s", said)
 	}
-	p = serveReal(t, data)
-	fetch(t, http.DefaultClient, p.url+"/healthz")
+	p = program.Serve(t, data)
+	p.Get(t, "/healthz", "")
 	var list struct{ Count int }
 	if err := socket.Do(context.Background(), "GET", "/admin/v1/keys", nil, &list); err != nil {
 		t.Fatal(err)

