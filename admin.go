@@ -284,7 +284,7 @@ func (a *Admin) usage(w http.ResponseWriter, r *Request) error {
 }
 
 func (a *Admin) permissions(w http.ResponseWriter, r *Request) error {
-	return WriteJSON(w, http.StatusOK, map[string]any{"permissions": a.keyring.Rights().Permissions()})
+	return WriteJSON(w, http.StatusOK, map[string]any{"permissions": a.keyring.Rights().Permissions(), "presets": PermissionPresets()})
 }
 
 func (a *Admin) limits(w http.ResponseWriter, r *Request) error {

@@ -67,7 +67,7 @@ func NewDashboard(o DashboardOptions) (*Dashboard, error) {
 	}
 	d.sections = append(d.sections, Section{"System", "Account", "/account"})
 	var err error
-	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "until": func(at any) string { return Until(at, o.Clock.Now()) }, "meters": Meters, "when": When, "carrier": Carrier})
+	d.pages, err = ParsePages(template.FuncMap{"ago": func(at any) string { return Ago(at, o.Clock.Now()) }, "until": func(at any) string { return Until(at, o.Clock.Now()) }, "when": When, "carrier": Carrier})
 	return d, err
 }
 

@@ -58,12 +58,12 @@ func LimitLabel(name string) string {
 	return strings.ToUpper(name[:1]) + strings.ReplaceAll(name[1:], "_", " ")
 }
 
-// Meters gives the meters of a key as the admin endpoint shows it: of the
+// meters returns the meters of a key as the admin endpoint shows it: of the
 // limits that its permissions let it use, the shortest window first.
-func Meters(key map[string]any) []Meter {
+func (p permissions) meters(key map[string]any) []Meter {
 	var list []Meter
 	usage, _ := key["usage"].(map[string]any)
-	permissions, _ := key["permissions"].([]any)
+	held := Texts(key["permissions"])
 	window := func(name string) float64 {
 		u, _ := usage[name].(map[string]any)
 		seconds, _ := u["window_seconds"].(float64)
@@ -74,8 +74,7 @@ func Meters(key map[string]any) []Meter {
 	})
 	for _, name := range names {
 		u, ok := usage[name].(map[string]any)
-		needs := map[string]any{CallsPerDay: "can_initiate_calls", EventsPerDay: "can_write_calendar"}[strings.TrimPrefix(name, "owner_")]
-		if !ok || needs != nil && !slices.Contains(permissions, needs) {
+		if !ok || p.unused(name, held) {
 			continue
 		}
 		used, _ := u["used"].(float64)

@@ -35,6 +35,9 @@ type formData struct {
 	Groups  []KeyGroup
 	Limits  []KeyNumber
 	Presets []KeyPreset
+
+	permissions permissions
+
 	Nonce   string
 	Key     map[string]any
 	State   State
@@ -50,7 +53,7 @@ type formData struct {
 
 // form makes the fields of a key's form. value gives what stands in a limit's.
 func (k *KeyPages) form(v *Visit, chosen []string, value func(name string) string) (f formData, e *Error) {
-	permissions, e := v.Call(http.MethodGet, "/admin/v1/permissions", nil)
+	p, e := readPermissions(v)
 	if e != nil {
 		return f, e
 	}
@@ -58,10 +61,17 @@ func (k *KeyPages) form(v *Visit, chosen []string, value func(name string) strin
 	if e != nil {
 		return f, e
 	}
-	return formData{Groups: KeyGroups(permissions["permissions"], chosen), Limits: KeyNumbers(limits["limits"], value), Presets: KeyPresets()}, nil
+	return formData{Groups: p.groups(chosen), Limits: KeyNumbers(limits["limits"], value), Presets: p.presets, permissions: p}, nil
 }
 
-func (k *KeyPages) newKey(v *Visit) { k.askKey(v, http.StatusOK, "", KeyPrefill(v.R.URL.Query())) }
+func (k *KeyPages) newKey(v *Visit) {
+	p, e := readPermissions(v)
+	if e != nil {
+		v.Fault(e)
+		return
+	}
+	k.askKey(v, http.StatusOK, "", KeyPrefill(v.R.URL.Query(), p.presets))
+}
 
 func (k *KeyPages) askKey(v *Visit, status int, fault string, form url.Values) {
 	f, e := k.form(v, form["permission"], func(name string) string { return form.Get("limit." + name) })
@@ -150,7 +160,7 @@ func (k *KeyPages) oneKey(v *Visit, status int, page, fault string) {
 		}
 	}
 	used := k.used(v, key)
-	f.Key, f.Meters, f.IPs, f.Note = key, Meters(key), strings.Join(Texts(key["allowed_ips"]), ", "), NoteOf(key)
+	f.Key, f.Meters, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(Texts(key["allowed_ips"]), ", "), NoteOf(key)
 	f.Spark, f.State, f.Confirm = NewSpark(used, v.Now()), StateOf(key, used["limited_at"] != nil, v.Now()), fresh(key, used, v.Now())
 	if page == "key" {
 		f.Plots = k.plots(v)
@@ -224,13 +234,18 @@ func (k *KeyPages) keyUsed(v *Visit) {
 		http.Error(v.W, e.Message, e.Status)
 		return
 	}
+	p, e := readPermissions(v)
+	if e != nil {
+		http.Error(v.W, e.Message, e.Status)
+		return
+	}
 	from := key
 	if secrets, _ := key["secrets"].([]any); len(secrets) > 0 {
 		if present, _ := secrets[0].(map[string]any); present["present"] == true {
 			from = present
 		}
 	}
-	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": LiveMeters(key, v.Now())})
+	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.Now())})
 }
 
 // editKey changes what the form says and leaves the rest.
@@ -401,14 +416,13 @@ func (k *KeyLists) list(v *Visit) {
 		n, _ := status["keys"].(float64)
 		list.Any = n > 0
 	}
-	if all, e := v.Call(http.MethodGet, "/admin/v1/permissions", nil); e == nil {
-		for _, g := range KeyGroups(all["permissions"], nil) {
-			for _, c := range g.Choices {
-				list.Permissions = append(list.Permissions, c.Name)
-			}
+	p, _ := readPermissions(v) // without them the page shows the names alone
+	for _, g := range p.groups(nil) {
+		for _, c := range g.Choices {
+			list.Permissions = append(list.Permissions, c.Name)
 		}
 	}
-	list.Lines = k.lines(v, t.Rows)
+	list.Lines = k.lines(v, t.Rows, p)
 	v.Show(http.StatusOK, "keys", View{Title: "API Keys", Data: list, Form: q})
 }
 
@@ -420,26 +434,31 @@ func (k *KeyLists) meters(v *Visit) {
 		http.Error(v.W, e.Message, e.Status)
 		return
 	}
+	p, e := readPermissions(v)
+	if e != nil {
+		http.Error(v.W, e.Message, e.Status)
+		return
+	}
 	keys := map[string]any{}
 	for _, row := range t.Rows {
 		if key, ok := row.(map[string]any); ok {
-			keys[fmt.Sprint(key["id"])] = LiveMeters(key, v.Now())
+			keys[fmt.Sprint(key["id"])] = p.liveMeters(key, v.Now())
 		}
 	}
 	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"keys": keys})
 }
 
-// LiveMeters are the meters of a key for the page's script.
-func LiveMeters(key map[string]any, now time.Time) []map[string]any {
+// liveMeters returns the meters of a key for the page's script.
+func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]any {
 	list := []map[string]any{}
-	for _, m := range Meters(key) {
+	for _, m := range p.meters(key) {
 		list = append(list, map[string]any{"text": m.Says(), "percent": m.Percent, "level": m.Level(), "free": m.NextFree(now)})
 	}
 	return list
 }
 
 // lines adds to the keys of a page what their history says.
-func (k *KeyLists) lines(v *Visit, rows []any) (lines []keyLine) {
+func (k *KeyLists) lines(v *Visit, rows []any, p permissions) (lines []keyLine) {
 	q := url.Values{"last": {"24"}}
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
@@ -458,9 +477,9 @@ func (k *KeyLists) lines(v *Visit, rows []any) (lines []keyLine) {
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
 		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
-		lines = append(lines, keyLine{key, StateOf(key, used["limited_at"] != nil, v.Now()), NewSpark(used, v.Now()), Meters(key), NoteOf(key), nil})
+		lines = append(lines, keyLine{key, StateOf(key, used["limited_at"] != nil, v.Now()), NewSpark(used, v.Now()), p.meters(key), NoteOf(key), nil})
 		for _, name := range Texts(key["permissions"]) {
-			lines[len(lines)-1].Says = append(lines[len(lines)-1].Says, SayPermission(name))
+			lines[len(lines)-1].Says = append(lines[len(lines)-1].Says, p.label(name))
 		}
 	}
 	return lines
@@ -525,36 +544,67 @@ type KeyNumber struct {
 // KeyPreset ticks some permissions.
 type KeyPreset struct{ Name, Word, Permissions string }
 
-// KeyPresets are what most keys are for.
-func KeyPresets() []KeyPreset {
-	return []KeyPreset{
-		{"Read only", "read", "can_read_calls can_read_agents can_read_contacts can_read_calendar"},
-		{"Caller", "caller", "can_read_calls can_initiate_calls can_read_agents can_read_contacts"},
-		{"Scheduler", "scheduler", "can_read_contacts can_read_calendar can_write_calendar"},
-	}
+// permissions is what the admin endpoint says of the permissions; the zero
+// value knows none.
+type permissions struct {
+	all     []permission
+	presets []KeyPreset
 }
 
-// KeyGroups sorts permissions, as the admin endpoint lists them, into groups.
-func KeyGroups(list any, chosen []string) []KeyGroup {
-	groups := []KeyGroup{{Name: "Calls and agents"}, {Name: "Contacts"}, {Name: "Calendar"}, {Name: "Other"}}
-	of := map[string]int{"can_read_calls": 0, "can_initiate_calls": 0, "can_read_agents": 0, "can_read_contacts": 1, "can_write_contacts": 1, "can_read_calendar": 2, "can_write_calendar": 2}
-	rows, _ := list.([]any)
-	for _, p := range rows {
-		row, _ := p.(map[string]any)
-		name, _ := row["name"].(string)
-		about, _ := row["description"].(string)
-		i, known := of[name]
-		if !known {
-			i = 3
+// permission is one of them.
+type permission struct {
+	name, label, about, group string
+	limits                    []string // that only requests which need it are counted in
+}
+
+// readPermissions reads them from the admin endpoint.
+func readPermissions(v *Visit) (p permissions, e *Error) {
+	answer, e := v.Call(http.MethodGet, "/admin/v1/permissions", nil)
+	if e != nil {
+		return p, e
+	}
+	rows, _ := answer["permissions"].([]any)
+	for _, row := range rows {
+		r, _ := row.(map[string]any)
+		p.all = append(p.all, permission{Shown(r["name"]), Shown(r["label"]), Shown(r["description"]), Shown(r["group"]), Texts(r["limits"])})
+	}
+	rows, _ = answer["presets"].([]any)
+	for _, row := range rows {
+		r, _ := row.(map[string]any)
+		p.presets = append(p.presets, KeyPreset{Shown(r["label"]), Shown(r["name"]), strings.Join(Texts(r["permissions"]), " ")})
+	}
+	return p, nil
+}
+
+// groups returns the permissions under their headings, which are in the order
+// of their first permissions.
+func (p permissions) groups(chosen []string) (groups []KeyGroup) {
+	for _, one := range p.all {
+		i := slices.IndexFunc(groups, func(g KeyGroup) bool { return g.Name == one.group })
+		if i < 0 {
+			i, groups = len(groups), append(groups, KeyGroup{Name: one.group})
 		}
-		groups[i].Choices = append(groups[i].Choices, KeyChoice{name, about, SayPermission(name), slices.Contains(chosen, name)})
+		groups[i].Choices = append(groups[i].Choices, KeyChoice{one.name, one.about, one.label, slices.Contains(chosen, one.name)})
 	}
-	return slices.DeleteFunc(groups, func(g KeyGroup) bool { return len(g.Choices) == 0 })
+	return groups
 }
 
-// SayPermission is a permission as people say it: "read calls".
-func SayPermission(name string) string {
-	return strings.ReplaceAll(strings.TrimPrefix(name, "can_"), "_", " ")
+// label returns the label of a permission, its name if it is unknown.
+func (p permissions) label(name string) string {
+	for _, one := range p.all {
+		if one.name == name {
+			return one.label
+		}
+	}
+	return name
+}
+
+// unused reports whether a limit counts only requests that need a permission
+// which is not among those that are held.
+func (p permissions) unused(limit string, held []string) bool {
+	return slices.ContainsFunc(p.all, func(one permission) bool {
+		return slices.Contains(one.limits, limit) && !slices.Contains(held, one.name)
+	})
 }
 
 // KeyNumbers gives the limits, as the admin endpoint lists them, for a form;
@@ -573,9 +623,9 @@ func KeyNumbers(list any, value func(name string) string) (numbers []KeyNumber) 
 	return numbers
 }
 
-// KeyPrefill gives the form that an address fills in, so that documentation
-// can link to it. perm stands for permission, and preset for several.
-func KeyPrefill(q url.Values) url.Values {
+// KeyPrefill returns the form that an address fills in, so that documentation
+// can link to it. perm is short for permission, and preset names several.
+func KeyPrefill(q url.Values, presets []KeyPreset) url.Values {
 	form := url.Values{"expiry": {"90d"}}
 	for name, values := range q {
 		form[name] = slices.Clone(values)
@@ -583,7 +633,7 @@ func KeyPrefill(q url.Values) url.Values {
 	for _, list := range q["perm"] {
 		form["permission"] = append(form["permission"], strings.Split(list, ",")...)
 	}
-	for _, p := range KeyPresets() {
+	for _, p := range presets {
 		if q.Get("preset") == p.Word {
 			form["permission"] = append(form["permission"], strings.Fields(p.Permissions)...)
 		}

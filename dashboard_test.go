@@ -41,8 +41,8 @@ func newBrowser(a *testApp) *browser {
 }
 
 // newDashboard is a service with an operator who has logged in.
-func newDashboard(t testing.TB) *browser {
-	a := newTestApp(t)
+func newDashboard(t testing.TB, change ...func(*Config)) *browser {
+	a := newTestApp(t, change...)
 	a.Server.ListensAt("http://127.0.0.1:8080")
 	b := newBrowser(a)
 	b.operate(201, "POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+operatorPassword+`"}`)

@@ -38,26 +38,54 @@ const builtins = Ordinary | VerifyKeys
 // Builtin leaves those of a set that are not of the configuration.
 func (p Permission) Builtin() Permission { return p & builtins }
 
-// PermissionInfo names a permission and says what it allows.
+// PermissionInfo names a permission and says what it allows. Forms, lists and
+// limit bars are made from it, so a new permission needs no other place.
 type PermissionInfo struct {
 	Bit         Permission `json:"-"`
 	Name        string     `json:"name"`
+	Label       string     `json:"label"` // in a sentence: "read calls"
 	Description string     `json:"description"`
-	Own         bool       `json:"own"` // of the configuration
+	Group       string     `json:"group"`  // heading in forms
+	Limits      []string   `json:"limits"` // those that count only requests which need this permission
+	Own         bool       `json:"own"`    // of the configuration
+}
+
+// The headings under which forms list permissions.
+const (
+	groupCalls    = "Calls and agents"
+	groupContacts = "Contacts"
+	groupCalendar = "Calendar"
+	groupOther    = "Other"
+)
+
+// PermissionPreset is a set of permissions for a common kind of key.
+type PermissionPreset struct {
+	Name        string     `json:"name"`
+	Label       string     `json:"label"`
+	Permissions Permission `json:"permissions"`
+}
+
+// PermissionPresets lists the presets that forms offer.
+func PermissionPresets() []PermissionPreset {
+	return []PermissionPreset{
+		{"read", "Read only", ReadCalls | ReadAgents | ReadContacts | ReadCalendar},
+		{"caller", "Caller", ReadCalls | InitiateCalls | ReadAgents | ReadContacts},
+		{"scheduler", "Scheduler", ReadContacts | ReadCalendar | WriteCalendar},
+	}
 }
 
 // Permissions lists every built-in permission, those of the contract first and
 // in its order. Rights has those of the configuration too.
 func Permissions() []PermissionInfo {
 	return []PermissionInfo{
-		{Bit: ReadCalls, Name: "can_read_calls", Description: "List and read calls."},
-		{Bit: InitiateCalls, Name: "can_initiate_calls", Description: "Start outbound calls."},
-		{Bit: ReadAgents, Name: "can_read_agents", Description: "List agents."},
-		{Bit: ReadContacts, Name: "can_read_contacts", Description: "List and read contacts and context variables; by the published rule also create and update contacts."},
-		{Bit: ReadCalendar, Name: "can_read_calendar", Description: "Read events and availability."},
-		{Bit: WriteCalendar, Name: "can_write_calendar", Description: "Create, update and cancel events."},
-		{Bit: WriteContacts, Name: "can_write_contacts", Description: "Create and update contacts, write context variables and values."},
-		{Bit: VerifyKeys, Name: "can_verify_keys", Description: "Verify and introspect other keys, for services that ask on behalf of their callers. Not part of \"all\"."},
+		{Bit: ReadCalls, Name: "can_read_calls", Group: groupCalls, Description: "List and read calls."},
+		{Bit: InitiateCalls, Name: "can_initiate_calls", Group: groupCalls, Limits: []string{CallsPerDay, OwnerCallsPerDay}, Description: "Start outbound calls."},
+		{Bit: ReadAgents, Name: "can_read_agents", Group: groupCalls, Description: "List agents."},
+		{Bit: ReadContacts, Name: "can_read_contacts", Group: groupContacts, Description: "List and read contacts and context variables; by the published rule also create and update contacts."},
+		{Bit: ReadCalendar, Name: "can_read_calendar", Group: groupCalendar, Description: "Read events and availability."},
+		{Bit: WriteCalendar, Name: "can_write_calendar", Group: groupCalendar, Limits: []string{EventsPerDay, OwnerEventsPerDay}, Description: "Create, update and cancel events."},
+		{Bit: WriteContacts, Name: "can_write_contacts", Group: groupContacts, Description: "Create and update contacts, write context variables and values."},
+		{Bit: VerifyKeys, Name: "can_verify_keys", Group: groupOther, Description: "Verify and introspect other keys, for services that ask on behalf of their callers. Not part of \"all\"."},
 	}
 }
 
@@ -157,8 +185,15 @@ const firstOwn = 8
 func NewRights(own []PermissionInfo, limits []LimitRule) *Rights {
 	r := &Rights{permissions: Permissions(), limits: limits}
 	for i, p := range own {
-		p.Bit, p.Own = 1<<(firstOwn+i), true
+		p.Bit, p.Own, p.Group = 1<<(firstOwn+i), true, groupOther
 		r.permissions = append(r.permissions, p)
+	}
+	for i := range r.permissions {
+		p := &r.permissions[i]
+		p.Label = strings.ReplaceAll(strings.TrimPrefix(p.Name, "can_"), "_", " ")
+		if p.Limits == nil {
+			p.Limits = []string{} // an array in JSON
+		}
 	}
 	return r
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func TestRights_Permissions(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	all := fmt.Sprint(a.operate(200, "GET", "/admin/v1/permissions", ""))
-	if !strings.Contains(all, "can_verify_keys own:false] map[description:Read reports. name:can_read_reports own:true]") {
+	if !strings.Contains(all, "can_verify_keys own:false] map[description:Read reports. group:Other label:read reports limits:[] name:can_read_reports own:true]") {
 		t.Errorf("got %s", all)
 	}
 	if w := a.ask("GET", "/api/v1/calls", secret, ""); w.Code != 403 || !strings.Contains(w.Body.String(), "It has can_read_agents, can_write_reports.") {
@@ -88,7 +89,7 @@ func TestRights_Ordinary(t *testing.T) {
 }
 
 func TestRights_Limits(t *testing.T) {
-	a := newTestApp(t, withReports, func(c *Config) { c.Observed = []string{CallsPerDay} })
+	a := newDashboard(t, withReports, func(c *Config) { c.Observed = []string{CallsPerDay} })
 	list := fmt.Sprint(a.operate(200, "GET", "/admin/v1/limits", "")["limits"])
 	for _, want := range []string{
 		"map[default:100 name:calls_per_day_limit observe:true own:false scope:key window_seconds:86400 would_refuse:0]",
@@ -112,13 +113,50 @@ func TestRights_Limits(t *testing.T) {
 	if !strings.Contains(e["message"].(string), "limits.reports_per_second counts over all keys of an owner") {
 		t.Errorf("got %v", e)
 	}
-	meters := Meters(key)
 	labels := []string{}
-	for _, m := range meters {
-		labels = append(labels, m.Label)
+	for _, m := range regexp.MustCompile(`<span class="meter"><span>(.+?): 0 of`).FindAllStringSubmatch(a.get("/keys/"+id).Body.String(), -1) {
+		labels = append(labels, m[1])
 	}
 	if want := []string{"Reports per second", "Requests per minute", "Reports per hour", "Calendar events per day", "Calls per day (observed)"}; !slices.Equal(labels, want) {
 		t.Errorf("got meters %q, want %q", labels, want)
+	}
+}
+
+// TestPermissions_Limits holds the limits that a permission names against the
+// routes which need it.
+func TestPermissions_Limits(t *testing.T) {
+	a := newTestApp(t)
+	spent := map[string]Permission{}
+	for _, row := range a.Server.o.Keyed {
+		if row.Spends != "" {
+			spent[row.Spends] |= row.Permission
+		}
+	}
+	if len(spent) < 2 {
+		t.Fatalf("got %v, want the routes that spend a daily limit", spent)
+	}
+	for _, l := range a.Keyring.Rights().Limits() {
+		for _, p := range a.Keyring.Rights().Permissions() {
+			name := l.Name
+			if l.Owner {
+				name = l.With
+			}
+			if got, want := slices.Contains(p.Limits, l.Name), spent[name] == p.Bit; got != want {
+				t.Errorf("%s names %s: got %v, want %v", p.Name, l.Name, got, want)
+			}
+		}
+	}
+}
+
+// TestPermissions_Presets wants no preset with a permission that has to be
+// granted by name, and each under its own name.
+func TestPermissions_Presets(t *testing.T) {
+	names := map[string]bool{}
+	for _, p := range PermissionPresets() {
+		if p.Permissions == 0 || p.Permissions&^Ordinary != 0 || names[p.Name] {
+			t.Errorf("got %+v", p)
+		}
+		names[p.Name] = true
 	}
 }
 
