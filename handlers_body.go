@@ -13,11 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
-)
 
-// maxDepth bounds the nesting of a JSON body.
-const maxDepth = 32
+	"latchkey/internal/strictjson"
+)
 
 // Body is a JSON object as it was sent: which members are there, and their
 // values. Each method reads one member into a variable, leaves it alone where
@@ -61,64 +59,11 @@ func (r *Request) ReadAll() ([]byte, error) {
 
 // ParseBody takes one JSON object apart.
 func ParseBody(data []byte) (*Body, error) {
-	if err := checkJSON(data); err != nil {
-		return nil, err
+	fields, err := strictjson.Object(data)
+	if err != nil {
+		return nil, ErrJSON.With("%s", err)
 	}
-	b := &Body{data: data}
-	if err := json.Unmarshal(data, &b.fields); err != nil || b.fields == nil {
-		return nil, ErrJSON.With("The body must be a JSON object, such as {\"name\": \"value\"}.")
-	}
-	return b, nil
-}
-
-// checkJSON finds what encoding/json lets pass: invalid UTF-8, a name that
-// stands twice in an object, nesting without end.
-func checkJSON(data []byte) error {
-	if !utf8.Valid(data) {
-		return ErrJSON.With("The body is not valid UTF-8.")
-	}
-	if !json.Valid(data) {
-		return ErrJSON
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	type level struct {
-		names map[string]bool // nil in an array
-		value bool            // in an object, whether a value comes next
-	}
-	var open []level
-	for {
-		tok, err := dec.Token()
-		if err != nil {
-			return nil // valid as a whole, so this is its end
-		}
-		top := len(open) - 1
-		if name, ok := tok.(string); ok && top >= 0 && open[top].names != nil && !open[top].value {
-			if open[top].names[name] {
-				return ErrJSON.With("The name %q stands twice in one object.", name)
-			}
-			open[top].names[name], open[top].value = true, true
-			continue
-		}
-		if d, ok := tok.(json.Delim); ok && (d == '{' || d == '[') {
-			if len(open) == maxDepth {
-				return ErrJSON.With("The body is nested deeper than %d levels.", maxDepth)
-			}
-			next := level{}
-			if d == '{' {
-				next.names = map[string]bool{}
-			}
-			open = append(open, next)
-			continue
-		}
-		if _, ok := tok.(json.Delim); ok {
-			open = open[:top]
-			top--
-		}
-		if top >= 0 {
-			open[top].value = false
-		}
-	}
+	return &Body{data: data, fields: fields}, nil
 }
 
 // Object gives a member as a Body of its own: for rows of an import.

@@ -18,6 +18,8 @@ import (
 	"unicode/utf8"
 
 	ical "github.com/emersion/go-ical"
+
+	"latchkey/internal/strictjson"
 )
 
 // What strangers send is read by these. Each target says what must be true of
@@ -151,7 +153,7 @@ func FuzzParseBody(f *testing.F) {
 		if object {
 			written = nameTokens(t, data)
 		}
-		want := object && n == written && deep <= maxDepth
+		want := object && n == written && deep <= strictjson.MaxDepth
 		if (err == nil) != want {
 			t.Fatalf("%q: got %v, want it taken %t", data, err, want)
 		}
