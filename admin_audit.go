@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -198,7 +199,7 @@ func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	f := auditFilter{q.Get("actor"), q.Get("action"), q.Get("object"), q.Get("result")}
-	if f.result != "" && f.result != DeedDone && f.result != DeedRefused {
+	if f.result != "" && !slices.Contains(AuditResults(), f.result) {
 		return ErrValidation.With("result must be done or refused; got %q.", f.result)
 	}
 	rows, count := []any{}, 0

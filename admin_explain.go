@@ -66,7 +66,7 @@ func readAsked(r *Request) (q asked, err error) {
 	body.String("path", &q.path)
 	body.String("ip", &ip)
 	if body.Given("carrier") {
-		body.Word("carrier", &q.carrier, CarrierBearer, CarrierHeader, CarrierQuery)
+		body.Word("carrier", &q.carrier, CarrierNames()...)
 	}
 	if err := body.Err(); err != nil {
 		return q, err

@@ -228,7 +228,7 @@ func ReadKeyQuery(q url.Values, rights *Rights) (f KeyQuery, err error) {
 		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
 		sort: q.Get("sort"),
 	}
-	if states := []string{"", StatusActive, StatusPaused, StatusExpired, StatusRevoked, statusLive}; !slices.Contains(states, f.status) {
+	if states := append(append([]string{""}, KeyStates()...), statusLive); !slices.Contains(states, f.status) {
 		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.status)
 	}
 	if name := q.Get("permission"); name != "" {

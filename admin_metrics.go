@@ -349,7 +349,7 @@ func (m *Metrics) CountKeys(now time.Time) error {
 	if counts == nil {
 		return nil
 	}
-	for _, state := range []string{StatusActive, StatusPaused, StatusExpired, StatusRevoked} {
+	for _, state := range KeyStates() {
 		m.states.WithLabelValues(state).Set(float64(counts[state]))
 	}
 	return nil

@@ -187,6 +187,8 @@ const (
 	roleOutbound = "outbound agent"
 )
 
+func agentRoles() []string { return []string{roleInbound, roleOutbound} }
+
 func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
 	a := Agent{Role: roleInbound, CreatedAt: r.Now}
 	if old != nil {
@@ -194,7 +196,7 @@ func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
 	}
 	owner := ""
 	b.String("name", &a.Name)
-	b.Word("role", &a.Role, roleInbound, roleOutbound)
+	b.Word("role", &a.Role, agentRoles()...)
 	b.String("phone_number", &a.PhoneNumber)
 	b.String("model", &a.Model)
 	b.String("voice_id", &a.VoiceID)

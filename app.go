@@ -18,6 +18,7 @@ import (
 
 	"github.com/julienschmidt/httprouter"
 
+	"latchkey/dashboard"
 	"latchkey/internal/clock"
 	"latchkey/reference"
 )
@@ -371,14 +372,6 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	return errors.Join(err, doors.Close(context.WithoutCancel(ctx)))
 }
 
-// pages lists the parts of the dashboard, in the order of the navigation.
-func (a *App) pages() []PageSet {
-	return []PageSet{
-		NewKeyLists(a.Server.Address), NewKeyPages(a.Server.Address), NewHookPages(), CallPages(), AgentPages(), NewContactPages(), NewEventPages(a.Server.Address), SchedulePages(),
-		NewVariablePages(), BlockPages(), OwnerPages(), TeamPages(), AuditPages{}, StatusPages{},
-	}
-}
-
 // Reload takes a changed configuration and changed certificates into use, and
 // the service manager hears of it. What cannot be used is logged, and what was
 // there before stays.
@@ -403,15 +396,21 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	d, err := NewDashboard(DashboardOptions{
-		Admin: trusted, Door: door, Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Listen: a.config.Admin.Listen,
-		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, Proxies: a.config.TrustedProxies(),
-		Pages: a.pages(), Refused: a.audit.Refused,
+	d, err := dashboard.New(dashboard.Options{
+		Admin: trusted, Door: door, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
+		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return d.Handler()
+}
+
+// accounts lets operators log in at the dashboard.
+func (a *App) accounts() *Accounts {
+	return NewAccounts(AccountsOptions{
+		Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Proxies: a.config.TrustedProxies(), Refused: a.audit.Refused,
+	})
 }
 
 // NewLog makes the log of a server: text to people, JSON to programs, unless the

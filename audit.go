@@ -58,6 +58,9 @@ const (
 	DeedRefused = "refused"
 )
 
+// AuditResults lists the results of an entry.
+func AuditResults() []string { return []string{DeedDone, DeedRefused} }
+
 // AuditLink is an entry as it is stored. Hash is the SHA-256 of Previous, of the
 // number and of the entry's bytes as they stand here, so an entry cannot be
 // changed, and none taken out or put in, without all later ones.

@@ -25,6 +25,12 @@ const (
 	ContextBusiness = "business"
 )
 
+func variableTypes() []string {
+	return []string{VariableText, VariableNumber, VariableDate, VariableBoolean, VariableSelect}
+}
+
+func contextTypes() []string { return []string{ContextContact, ContextBusiness} }
+
 // The most that an owner may define, and that one definition may hold.
 const (
 	maxVariables = 1000
@@ -207,7 +213,7 @@ func (v Variable) row() map[string]any {
 // validation_error, as 6.1 proposes.
 func (v *Variables) list(w http.ResponseWriter, r *Request) error {
 	context := r.URL.Query().Get("context_type")
-	if context != "" && context != ContextContact && context != ContextBusiness {
+	if context != "" && !slices.Contains(contextTypes(), context) {
 		return ErrValidation.With("context_type must be contact or business; got %q.", context)
 	}
 	seeded := false
@@ -274,12 +280,12 @@ func readDefinition(b *Body, d *Variable, fresh bool) error {
 			}
 		}
 		b.String("name", &d.Name)
-		b.Word("context_type", &d.Context, ContextContact, ContextBusiness)
+		b.Word("context_type", &d.Context, contextTypes()...)
 	}
 	b.String("display_name", &d.DisplayName)
 	b.String("description", &d.Description)
 	if b.Given("variable_type") {
-		b.Word("variable_type", &d.Type, VariableText, VariableNumber, VariableDate, VariableBoolean, VariableSelect)
+		b.Word("variable_type", &d.Type, variableTypes()...)
 	}
 	if b.Given("select_options") {
 		b.Strings("select_options", &d.Options)

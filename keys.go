@@ -93,6 +93,11 @@ const (
 	StatusRevoked = "revoked"
 )
 
+// KeyStates lists the states of a key.
+func KeyStates() []string {
+	return []string{StatusActive, StatusPaused, StatusExpired, StatusRevoked}
+}
+
 // Status is the state of the key at a time, which is to be of Clock.Latest.
 func (k *Key) Status(now time.Time) string {
 	switch {

@@ -49,6 +49,9 @@ const (
 	CarrierQuery  = "query"
 )
 
+// CarrierNames lists the ways a key is sent.
+func CarrierNames() []string { return []string{CarrierBearer, CarrierHeader, CarrierQuery} }
+
 // Use tells when and how a key was last used, and how often by each carrier.
 type Use struct {
 	At      time.Time  `json:"at"`

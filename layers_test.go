@@ -31,7 +31,6 @@ var layers = [][]string{
 	{"calls", "calendar"},
 	{"admin"},
 	{"folder", "listen"},
-	{"dashboard"},
 	{"commands"},
 	{"app"},
 	{"main"},

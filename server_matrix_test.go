@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"latchkey/dashboard"
 	"latchkey/internal/keytext"
 )
 
@@ -259,15 +260,9 @@ func hostileApp(b *browser) (paths []string) {
 			"/keys?search="+url.QueryEscape(text), "/contacts?search="+url.QueryEscape(text), "/login?next="+url.QueryEscape(text), "/keys?done="+url.QueryEscape(text), "/setup?token="+url.QueryEscape(text),
 			"/audit?object="+url.QueryEscape(text), "/keys/"+url.PathEscape(text))
 	}
-	d, err := NewDashboard(DashboardOptions{Clock: b.clock, Pages: b.pages()})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for _, set := range d.o.Pages {
-		for pattern := range set.Pages() {
-			if method, path, _ := strings.Cut(pattern, " "); method == "GET" {
-				paths = append(paths, strings.NewReplacer("{id}", "1", "{$}", "").Replace(path))
-			}
+	for _, pattern := range pagePatterns(b.t) {
+		if method, path, _ := strings.Cut(pattern, " "); method == "GET" {
+			paths = append(paths, strings.NewReplacer("{id}", "1", "{$}", "").Replace(path))
 		}
 	}
 	return paths
@@ -369,7 +364,8 @@ func TestDashboard_LoginsAtOnce(t *testing.T) {
 // is refused before any hashing.
 func TestDashboard_CheapRefusals(t *testing.T) {
 	b := newDashboard(t)
-	d, err := NewDashboard(DashboardOptions{Operators: b.Operators, Sessions: b.sessions, Clock: b.clock, Log: b.logger(), Listen: "127.0.0.1:0", Refused: b.audit.Refused})
+	accounts := b.accounts()
+	d, err := dashboard.New(dashboard.Options{Accounts: accounts, Now: b.clock.Now, Log: b.logger(), Listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +382,7 @@ func TestDashboard_CheapRefusals(t *testing.T) {
 	if got := ask("/login", "name", strings.Repeat("x", 60<<10), "password", "p"); got != 401 {
 		t.Errorf("got %d, want 401", got)
 	}
-	for name := range d.accounts.seen {
+	for name := range accounts.byAccount.seen {
 		if len(name) > 128 {
 			t.Errorf("an account's name of %d bytes is kept", len(name))
 		}

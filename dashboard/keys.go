@@ -1,4 +1,4 @@
-package main
+package dashboard
 
 import (
 	"fmt"
@@ -12,18 +12,18 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// KeyPages are the pages of one key: made, shown, changed, rotated, revoked.
-type KeyPages struct{ apiURL func() string }
+// keyPages are the pages of one key: create, show, change, rotate, revoke.
+type keyPages struct{ apiURL func() string }
 
-// NewKeyPages makes the pages; apiURL gives where clients reach the API.
-func NewKeyPages(apiURL func() string) *KeyPages { return &KeyPages{apiURL} }
+// newKeyPages returns the pages; apiURL returns where clients reach the API.
+func newKeyPages(apiURL func() string) *keyPages { return &keyPages{apiURL} }
 
-// Sections is empty: the way to a key leads through their list.
-func (k *KeyPages) Sections() []Section { return nil }
+// sections returns none: a key is reached by way of the list.
+func (k *keyPages) sections() []section { return nil }
 
-// Pages lists the pages.
-func (k *KeyPages) Pages() map[string]func(*Visit) {
-	return map[string]func(*Visit){
+// pages returns the pages by their patterns.
+func (k *keyPages) pages() map[string]func(*visit) {
+	return map[string]func(*visit){
 		"GET /keys/new": k.newKey, "POST /keys": k.createKey, "GET /keys/{id}": k.showKey, "GET /keys/{id}/used": k.keyUsed,
 		"POST /keys/{id}/edit": k.editKey, "GET /keys/{id}/rotate": k.askRotate, "POST /keys/{id}/rotate": k.rotateKey, "GET /keys/{id}/revoke": k.askRevoke,
 		"POST /keys/{id}/finish": k.finishKey, "POST /keys/{id}/revoke": k.revokeKey, "POST /keys/{id}/{verb}": k.changeKey,
@@ -32,84 +32,84 @@ func (k *KeyPages) Pages() map[string]func(*Visit) {
 
 // formData is what the forms of keys need.
 type formData struct {
-	Groups  []KeyGroup
-	Limits  []KeyNumber
-	Presets []KeyPreset
+	Groups  []keyGroup
+	Limits  []keyNumber
+	Presets []keyPreset
 
 	permissions permissions
 
 	Nonce   string
 	Key     map[string]any
-	State   State
-	Meters  []Meter
+	State   state
+	Meters  []meter
 	IPs     string
 	Note    string
-	Plots   []Plot
-	Spark   Spark
+	Plots   []chart
+	Spark   spark
 	Refused []any // the last requests that were refused, newest first
 	More    int   // how many more are kept
 	Confirm bool  // whether the name has to be typed to revoke it
 }
 
-// form makes the fields of a key's form. value gives what stands in a limit's.
-func (k *KeyPages) form(v *Visit, chosen []string, value func(name string) string) (f formData, e *Error) {
+// form returns the fields of a key's form; value returns the value of a limit's field.
+func (k *keyPages) form(v *visit, chosen []string, value func(name string) string) (f formData, e *Fault) {
 	p, e := readPermissions(v)
 	if e != nil {
 		return f, e
 	}
-	limits, e := v.Call(http.MethodGet, "/admin/v1/limits", nil)
+	limits, e := v.call(http.MethodGet, "/admin/v1/limits", nil)
 	if e != nil {
 		return f, e
 	}
-	return formData{Groups: p.groups(chosen), Limits: KeyNumbers(limits["limits"], value), Presets: p.presets, permissions: p}, nil
+	return formData{Groups: p.groups(chosen), Limits: keyNumbers(limits["limits"], value), Presets: p.presets, permissions: p}, nil
 }
 
-func (k *KeyPages) newKey(v *Visit) {
+func (k *keyPages) newKey(v *visit) {
 	p, e := readPermissions(v)
 	if e != nil {
-		v.Fault(e)
+		v.showFault(e)
 		return
 	}
-	k.askKey(v, http.StatusOK, "", KeyPrefill(v.R.URL.Query(), p.presets))
+	k.askKey(v, http.StatusOK, "", keyPrefill(v.R.URL.Query(), p.presets))
 }
 
-func (k *KeyPages) askKey(v *Visit, status int, fault string, form url.Values) {
+func (k *keyPages) askKey(v *visit, status int, fault string, form url.Values) {
 	f, e := k.form(v, form["permission"], func(name string) string { return form.Get("limit." + name) })
 	if e != nil {
-		v.Fault(e)
+		v.showFault(e)
 		return
 	}
 	if f.Nonce = form.Get("nonce"); f.Nonce == "" {
 		f.Nonce = keytext.RandomHex(16)
 	}
-	v.Show(status, "newkey", View{Title: "Create New API Key", Fault: fault, Form: form, Data: f})
+	v.show(status, "newkey", view{Title: "Create New API Key", Fault: fault, Form: form, Data: f})
 }
 
-func (k *KeyPages) createKey(v *Visit) {
+func (k *keyPages) createKey(v *visit) {
 	if err := v.R.ParseForm(); err != nil {
-		v.Fault(ErrValidation.With("The form cannot be read."))
+		v.showFault(invalid("The form cannot be read."))
 		return
 	}
 	form := v.R.PostForm
-	body, err := KeyBody(form, nil)
+	body, err := keyBody(form, nil)
 	if err == nil {
 		for _, name := range []string{"owner", "environment"} {
 			if value := strings.TrimSpace(form.Get(name)); value != "" {
 				body[name] = value
 			}
 		}
-		end, set, bad := KeyExpiry(form, v.Now())
+		end, set, bad := keyExpiry(form, v.now())
 		if err = bad; set {
 			body["expires_at"] = end
 		}
 	}
 	if err != nil {
-		k.askKey(v, http.StatusBadRequest, Public(err).Message, form)
+		k.askKey(v, http.StatusBadRequest, faultOf(err).Message, form)
 		return
 	}
-	made, e := v.CallOnce(form.Get("nonce"), http.MethodPost, "/admin/v1/keys", body)
+	made, e := v.callOnce(form.Get("nonce"), http.MethodPost, "/admin/v1/keys", body)
 	if e != nil && e.Fields["key_id"] != nil {
-		v.Show(http.StatusConflict, "already", View{Title: "Already created", Data: e.Fields["key_id"]})
+		v.show(http.StatusConflict, "already", view{Title: "Already created", Data: e.Fields["key_id"]})
 		return
 	}
 	if e != nil {
@@ -119,38 +119,38 @@ func (k *KeyPages) createKey(v *Visit) {
 	k.reveal(v, http.StatusCreated, made)
 }
 
-// reveal shows a secret, once. The page is not to be kept.
-func (k *KeyPages) reveal(v *Visit, status int, key map[string]any) {
+// reveal shows a secret, once.
+func (k *keyPages) reveal(v *visit, status int, key map[string]any) {
 	key["url"] = k.apiURL() + "/api/v1/key"
 	name, _ := key["name"].(string)
-	v.Show(status, "created", View{Title: name, Data: key})
+	v.show(status, "created", view{Title: name, Data: key})
 }
 
-// keyPath is where the admin endpoint has the key that an address names.
+// keyPath returns the path at the admin endpoint of the key that an address names.
 func keyPath(r *http.Request) string { return "/admin/v1/keys/" + url.PathEscape(r.PathValue("id")) }
 
-// back goes to the page of the key, with a word for what was done.
-func back(v *Visit, done string) {
+// back redirects to the page of the key, with a word for what was done.
+func back(v *visit, done string) {
 	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done="+done, http.StatusSeeOther)
 }
 
-func (k *KeyPages) showKey(v *Visit) { k.oneKey(v, http.StatusOK, "key", "") }
+func (k *keyPages) showKey(v *visit) { k.oneKey(v, http.StatusOK, "key", "") }
 
-func (k *KeyPages) askRotate(v *Visit) { k.oneKey(v, http.StatusOK, "rotate", "") }
+func (k *keyPages) askRotate(v *visit) { k.oneKey(v, http.StatusOK, "rotate", "") }
 
-func (k *KeyPages) askRevoke(v *Visit) { k.oneKey(v, http.StatusOK, "revoke", "") }
+func (k *keyPages) askRevoke(v *visit) { k.oneKey(v, http.StatusOK, "revoke", "") }
 
 // oneKey shows one of the pages of a key.
-func (k *KeyPages) oneKey(v *Visit, status int, page, fault string) {
-	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
+func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
+	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
-		v.Fault(e)
+		v.showFault(e)
 		return
 	}
 	limits, _ := key["limits"].(map[string]any)
-	f, e := k.form(v, Texts(key["permissions"]), func(string) string { return "" })
+	f, e := k.form(v, texts(key["permissions"]), func(string) string { return "" })
 	if e != nil {
-		v.Fault(e)
+		v.showFault(e)
 		return
 	}
 	for i, l := range f.Limits {
@@ -160,19 +160,19 @@ func (k *KeyPages) oneKey(v *Visit, status int, page, fault string) {
 		}
 	}
 	used := k.used(v, key)
-	f.Key, f.Meters, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(Texts(key["allowed_ips"]), ", "), NoteOf(key)
-	f.Spark, f.State, f.Confirm = NewSpark(used, v.Now()), StateOf(key, used["limited_at"] != nil, v.Now()), fresh(key, used, v.Now())
+	f.Key, f.Meters, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
+	f.Spark, f.State, f.Confirm = newSpark(used, v.now()), stateOf(key, used["limited_at"] != nil, v.now()), fresh(key, used, v.now())
 	if page == "key" {
 		f.Plots = k.plots(v)
 		f.Refused, f.More = k.refused(v, key)
 	}
 	name, _ := key["name"].(string)
-	v.Show(status, page, View{Title: name, Fault: fault, Data: f})
+	v.show(status, page, view{Title: name, Fault: fault, Data: f})
 }
 
-// used gives the last 24 hours of a key.
-func (k *KeyPages) used(v *Visit, key map[string]any) map[string]any {
-	answer, e := v.Call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
+// used returns the last 24 hours of a key.
+func (k *keyPages) used(v *visit, key map[string]any) map[string]any {
+	answer, e := v.call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
 		return nil
 	}
@@ -184,10 +184,10 @@ func (k *KeyPages) used(v *Visit, key map[string]any) map[string]any {
 	return used
 }
 
-// refused gives the last requests with a key that were refused, and how many
+// refused returns the last requests with a key that were refused, and how many
 // more of them are kept.
-func (k *KeyPages) refused(v *Visit, key map[string]any) (list []any, more int) {
-	answer, e := v.Call(http.MethodGet, "/admin/v1/refusals?limit=10&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
+func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) {
+	answer, e := v.call(http.MethodGet, "/admin/v1/refusals?limit=10&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
 		return nil, 0
 	}
@@ -197,25 +197,25 @@ func (k *KeyPages) refused(v *Visit, key map[string]any) (list []any, more int) 
 }
 
 // plots draws the history of a key.
-func (k *KeyPages) plots(v *Visit) (plots []Plot) {
+func (k *keyPages) plots(v *visit) (plots []chart) {
 	for _, p := range []struct {
 		name, title string
-		step        Step
+		step        time.Duration
 		width       int
-	}{{"hour", "Requests by hour, 7 days", StepHour, 6}, {"day", "Requests by day, 90 days", StepDay, 10}} {
+	}{{"hour", "Requests by hour, 7 days", hourStep, 6}, {"day", "Requests by day, 90 days", dayStep, 10}} {
 		path := keyPath(v.R) + "/history?step=" + p.name
-		answer, e := v.Call(http.MethodGet, path, nil)
+		answer, e := v.call(http.MethodGet, path, nil)
 		if e != nil {
 			continue
 		}
-		plot := NewPlot(answer["buckets"], p.step, p.step.Kept(), v.Now(), p.width, 120)
+		plot := newChart(answer["buckets"], timelineOf(answer, p.step), p.width, 120)
 		plot.Title, plot.CSV = p.title, path+"&format=csv"
 		plots = append(plots, plot)
 	}
 	return plots
 }
 
-// fresh says whether a key was used in the last 24 hours, by its last use or by
+// fresh reports whether a key was used in the last 24 hours, by its last use or by
 // its history: the use of a secret that has just ended may not be stored yet.
 func fresh(key, used map[string]any, now time.Time) bool {
 	if n, _ := used["requests"].(float64); n > 0 {
@@ -226,10 +226,10 @@ func fresh(key, used map[string]any, now time.Time) bool {
 	return err == nil && now.Sub(at) < 24*time.Hour
 }
 
-// keyUsed tells the page of a new secret when it was first used, and the page of
-// a key how its meters stand.
-func (k *KeyPages) keyUsed(v *Visit) {
-	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
+// keyUsed answers the script of the page of a new secret, which waits for its first
+// use, and of the page of a key, which keeps its meters up to date.
+func (k *keyPages) keyUsed(v *visit) {
+	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		http.Error(v.W, e.Message, e.Status)
 		return
@@ -245,27 +245,27 @@ func (k *KeyPages) keyUsed(v *Visit) {
 			from = present
 		}
 	}
-	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.Now())})
+	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.now())})
 }
 
 // editKey changes what the form says and leaves the rest.
-func (k *KeyPages) editKey(v *Visit) {
+func (k *keyPages) editKey(v *visit) {
 	if err := v.R.ParseForm(); err != nil {
-		v.Fault(ErrValidation.With("The form cannot be read."))
+		v.showFault(invalid("The form cannot be read."))
 		return
 	}
-	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
+	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
-		v.Fault(e)
+		v.showFault(e)
 		return
 	}
 	form := v.R.PostForm
 	metadata, _ := key["metadata"].(map[string]any)
-	body, err := KeyBody(form, metadata)
+	body, err := keyBody(form, metadata)
 	if err == nil && form.Has("expires") {
 		body["expires_at"] = nil
 		if form.Get("expires") != "" {
-			body["expires_at"], _, err = KeyExpiry(url.Values{"expires": form["expires"]}, v.Now())
+			body["expires_at"], _, err = keyExpiry(url.Values{"expires": form["expires"]}, v.now())
 		}
 		if was, _ := key["expires_at"].(string); strings.HasPrefix(was, form.Get("expires")) && form.Get("expires") != "" {
 			delete(body, "expires_at") // as it was, perhaps over already
@@ -275,23 +275,23 @@ func (k *KeyPages) editKey(v *Visit) {
 		body["environment"] = strings.TrimSpace(form.Get("environment"))
 	}
 	if err != nil {
-		k.oneKey(v, http.StatusBadRequest, "key", Public(err).Message)
+		k.oneKey(v, http.StatusBadRequest, "key", faultOf(err).Message)
 		return
 	}
-	if _, e := v.Call(http.MethodPatch, keyPath(v.R), body); e != nil {
+	if _, e := v.call(http.MethodPatch, keyPath(v.R), body); e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}
 	back(v, "saved")
 }
 
-func (k *KeyPages) changeKey(v *Visit) {
+func (k *keyPages) changeKey(v *visit) {
 	verb := v.R.PathValue("verb")
 	if verb != "pause" && verb != "resume" {
-		v.Fault(ErrRoute)
+		v.showFault(&Fault{Status: http.StatusNotFound, Message: "No such endpoint."})
 		return
 	}
-	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/"+verb, nil); e != nil {
+	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/"+verb, nil); e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}
@@ -300,30 +300,30 @@ func (k *KeyPages) changeKey(v *Visit) {
 
 // revokeKey ends a key. Of one that was used in the last day the name has to
 // be typed: something depends on it.
-func (k *KeyPages) revokeKey(v *Visit) {
-	key, e := v.Call(http.MethodGet, keyPath(v.R), nil)
+func (k *keyPages) revokeKey(v *visit) {
+	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
-		v.Fault(e)
+		v.showFault(e)
 		return
 	}
-	if fresh(key, k.used(v, key), v.Now()) && key["status"] != StatusRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
+	if fresh(key, k.used(v, key), v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
 		k.oneKey(v, http.StatusBadRequest, "revoke", "This key is in use. Type its name to revoke it. Nothing was changed.")
 		return
 	}
-	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/revoke", nil); e != nil {
+	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/revoke", nil); e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}
 	back(v, "revoke")
 }
 
-func (k *KeyPages) rotateKey(v *Visit) {
+func (k *keyPages) rotateKey(v *visit) {
 	var overlap int
 	if _, err := fmt.Sscan(v.R.PostFormValue("overlap"), &overlap); err != nil {
 		k.oneKey(v, http.StatusBadRequest, "rotate", "The overlap must be a number of seconds.")
 		return
 	}
-	made, e := v.Call(http.MethodPost, keyPath(v.R)+"/rotate", map[string]any{"overlap_seconds": overlap})
+	made, e := v.call(http.MethodPost, keyPath(v.R)+"/rotate", map[string]any{"overlap_seconds": overlap})
 	if e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
@@ -331,9 +331,9 @@ func (k *KeyPages) rotateKey(v *Visit) {
 	k.reveal(v, http.StatusOK, made)
 }
 
-// finishKey ends the earlier secrets of a key ahead of their time, where the
-// form says so only if none of them was used for a while.
-func (k *KeyPages) finishKey(v *Visit) {
+// finishKey ends the earlier secrets of a key ahead of their time; if the form says
+// so, only if none of them was used for a while.
+func (k *keyPages) finishKey(v *visit) {
 	unused := 0
 	if text := v.R.PostFormValue("unused"); text != "" {
 		if _, err := fmt.Sscan(text, &unused); err != nil {
@@ -341,28 +341,28 @@ func (k *KeyPages) finishKey(v *Visit) {
 			return
 		}
 	}
-	if _, e := v.Call(http.MethodPost, keyPath(v.R)+"/rotate/finish", map[string]any{"unused_for_seconds": unused}); e != nil {
+	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/rotate/finish", map[string]any{"unused_for_seconds": unused}); e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}
 	back(v, "finish")
 }
 
-// KeyLists are the page that lists the keys, and what keeps it up to date.
-type KeyLists struct{ apiURL func() string }
+// keyLists are the list of the keys and what keeps it up to date.
+type keyLists struct{ apiURL func() string }
 
-// NewKeyLists makes the page; apiURL gives where clients reach the API.
-func NewKeyLists(apiURL func() string) *KeyLists { return &KeyLists{apiURL} }
+// newKeyLists returns the page; apiURL returns where clients reach the API.
+func newKeyLists(apiURL func() string) *keyLists { return &keyLists{apiURL} }
 
-// Sections is the entry of the navigation.
-func (k *KeyLists) Sections() []Section { return []Section{{"API", "API Keys", "/keys"}} }
+// sections returns the entry of the navigation.
+func (k *keyLists) sections() []section { return []section{{"API", "API Keys", "/keys"}} }
 
-// Pages lists the pages.
-func (k *KeyLists) Pages() map[string]func(*Visit) {
-	return map[string]func(*Visit){"GET /keys": k.list, "GET /keys/meters": k.meters}
+// pages returns the pages by their patterns.
+func (k *keyLists) pages() map[string]func(*visit) {
+	return map[string]func(*visit){"GET /keys": k.list, "GET /keys/meters": k.meters}
 }
 
-// keyFilters are what the list may be narrowed and sorted by, in the address.
+// keyFilters returns the parameters of the address that filter and sort the list.
 func keyFilters() []string {
 	return []string{"search", "status", "environment", "permission", "owner", "unused_days", "sort", "order"}
 }
@@ -370,9 +370,9 @@ func keyFilters() []string {
 // keyLine is a key in the list.
 type keyLine struct {
 	Key    map[string]any
-	State  State
-	Spark  Spark
-	Meters []Meter
+	State  state
+	Spark  spark
+	Meters []meter
 	Note   string
 	Says   []string // the permissions, as people say them
 }
@@ -382,7 +382,7 @@ type sorter struct{ Name, Link, Order string }
 
 // keyList is the page of the keys.
 type keyList struct {
-	ListPage
+	listPage
 	Lines       []keyLine
 	Sorts       map[string]sorter
 	Permissions []string
@@ -391,27 +391,27 @@ type keyList struct {
 	Any         bool   // whether there is any key
 }
 
-func (k *KeyLists) list(v *Visit) {
+func (k *keyLists) list(v *visit) {
 	q := v.R.URL.Query()
 	if !q.Has("status") {
-		q.Set("status", "live")
+		q.Set("status", liveKeys)
 		given := *v.R.URL
 		given.RawQuery = q.Encode()
 		v.R.URL = &given
 	}
-	t, e := v.List("/admin/v1/keys", "keys", keyFilters()...)
+	t, e := v.list("/admin/v1/keys", "keys", keyFilters()...)
 	if e != nil {
-		v.Fault(e)
+		v.showFault(e)
 		return
 	}
-	list := keyList{ListPage: t, Sorts: sorters(q), URL: k.apiURL(), Query: q.Encode()}
+	list := keyList{listPage: t, Sorts: sorters(q), URL: k.apiURL(), Query: q.Encode()}
 	list.Filtered = false
 	for _, name := range []string{"search", "environment", "permission", "owner", "unused_days"} {
 		list.Filtered = list.Filtered || q.Get(name) != ""
 	}
-	list.Filtered = list.Filtered || q.Get("status") != "live"
-	list.States = []string{"live", "", "active", "paused", "expired", "revoked"}
-	status, e := v.Call(http.MethodGet, "/admin/v1/status", nil)
+	list.Filtered = list.Filtered || q.Get("status") != liveKeys
+	list.States = append([]string{liveKeys, ""}, Vocabulary().KeyStates...)
+	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
 	if e == nil {
 		n, _ := status["keys"].(float64)
 		list.Any = n > 0
@@ -423,13 +423,12 @@ func (k *KeyLists) list(v *Visit) {
 		}
 	}
 	list.Lines = k.lines(v, t.Rows, p)
-	v.Show(http.StatusOK, "keys", View{Title: "API Keys", Data: list, Form: q})
+	v.show(http.StatusOK, "keys", view{Title: "API Keys", Data: list, Form: q})
 }
 
-// meters gives the meters of the keys in a list, by their ids, for the page
-// to show them as they are now.
-func (k *KeyLists) meters(v *Visit) {
-	t, e := v.List("/admin/v1/keys", "keys", keyFilters()...)
+// meters answers the script of the list with the meters of its keys, by their ids.
+func (k *keyLists) meters(v *visit) {
+	t, e := v.list("/admin/v1/keys", "keys", keyFilters()...)
 	if e != nil {
 		http.Error(v.W, e.Message, e.Status)
 		return
@@ -442,23 +441,23 @@ func (k *KeyLists) meters(v *Visit) {
 	keys := map[string]any{}
 	for _, row := range t.Rows {
 		if key, ok := row.(map[string]any); ok {
-			keys[fmt.Sprint(key["id"])] = p.liveMeters(key, v.Now())
+			keys[fmt.Sprint(key["id"])] = p.liveMeters(key, v.now())
 		}
 	}
-	_ = WriteJSON(v.W, http.StatusOK, map[string]any{"keys": keys})
+	v.writeJSON(map[string]any{"keys": keys})
 }
 
 // liveMeters returns the meters of a key for the page's script.
 func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]any {
 	list := []map[string]any{}
 	for _, m := range p.meters(key) {
-		list = append(list, map[string]any{"text": m.Says(), "percent": m.Percent, "level": m.Level(), "free": m.NextFree(now)})
+		list = append(list, map[string]any{"text": m.Says(), "percent": m.Percent, "level": m.Level(), "free": m.nextFree(now)})
 	}
 	return list
 }
 
-// lines adds to the keys of a page what their history says.
-func (k *KeyLists) lines(v *Visit, rows []any, p permissions) (lines []keyLine) {
+// lines returns the lines of the list, with the history of each key.
+func (k *keyLists) lines(v *visit, rows []any, p permissions) (lines []keyLine) {
 	q := url.Values{"last": {"24"}}
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
@@ -466,7 +465,7 @@ func (k *KeyLists) lines(v *Visit, rows []any, p permissions) (lines []keyLine) 
 	}
 	history := map[string]any{}
 	if len(rows) > 0 {
-		if answer, e := v.Call(http.MethodGet, "/admin/v1/usage?"+q.Encode(), nil); e == nil {
+		if answer, e := v.call(http.MethodGet, "/admin/v1/usage?"+q.Encode(), nil); e == nil {
 			list, _ := answer["keys"].([]any)
 			for _, one := range list {
 				used, _ := one.(map[string]any)
@@ -477,23 +476,23 @@ func (k *KeyLists) lines(v *Visit, rows []any, p permissions) (lines []keyLine) 
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
 		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
-		lines = append(lines, keyLine{key, StateOf(key, used["limited_at"] != nil, v.Now()), NewSpark(used, v.Now()), p.meters(key), NoteOf(key), nil})
-		for _, name := range Texts(key["permissions"]) {
+		lines = append(lines, keyLine{key, stateOf(key, used["limited_at"] != nil, v.now()), newSpark(used, v.now()), p.meters(key), noteOf(key), nil})
+		for _, name := range texts(key["permissions"]) {
 			lines[len(lines)-1].Says = append(lines[len(lines)-1].Says, p.label(name))
 		}
 	}
 	return lines
 }
 
-// NoteOf gives the note of a key, "" where it has none.
-func NoteOf(key map[string]any) string {
+// noteOf returns the note of a key, "" if it has none.
+func noteOf(key map[string]any) string {
 	metadata, _ := key["metadata"].(map[string]any)
 	note, _ := metadata["note"].(string)
 	return note
 }
 
-// sorters gives the heads that sort, each with the link to sort by it, or the
-// other way round where the list is sorted by it already.
+// sorters returns the heads that sort, each with the link to sort by it, or to turn
+// the order round if the list is sorted by it already.
 func sorters(q url.Values) map[string]sorter {
 	all := map[string]sorter{}
 	for name, label := range map[string]string{"name": "Name", "created": "Key, created", "last_used": "Last used", "expires": "Expires"} {
@@ -522,33 +521,33 @@ func sorters(q url.Values) map[string]sorter {
 	return all
 }
 
-// KeyChoice is a permission in a form.
-type KeyChoice struct {
+// keyChoice is a permission in a form.
+type keyChoice struct {
 	Name, Description, Says string
 	Chosen                  bool
 }
 
-// KeyGroup is a group of permissions in a form.
-type KeyGroup struct {
+// keyGroup is a group of permissions in a form.
+type keyGroup struct {
 	Name    string
-	Choices []KeyChoice
+	Choices []keyChoice
 }
 
-// KeyNumber is a limit in a form.
-type KeyNumber struct {
+// keyNumber is a limit in a form.
+type keyNumber struct {
 	Name, Label string
 	Default     int
 	Value       string
 }
 
-// KeyPreset ticks some permissions.
-type KeyPreset struct{ Name, Word, Permissions string }
+// keyPreset ticks some permissions.
+type keyPreset struct{ Name, Word, Permissions string }
 
 // permissions is what the admin endpoint says of the permissions; the zero
 // value knows none.
 type permissions struct {
 	all     []permission
-	presets []KeyPreset
+	presets []keyPreset
 }
 
 // permission is one of them.
@@ -558,33 +557,33 @@ type permission struct {
 }
 
 // readPermissions reads them from the admin endpoint.
-func readPermissions(v *Visit) (p permissions, e *Error) {
-	answer, e := v.Call(http.MethodGet, "/admin/v1/permissions", nil)
+func readPermissions(v *visit) (p permissions, e *Fault) {
+	answer, e := v.call(http.MethodGet, "/admin/v1/permissions", nil)
 	if e != nil {
 		return p, e
 	}
 	rows, _ := answer["permissions"].([]any)
 	for _, row := range rows {
 		r, _ := row.(map[string]any)
-		p.all = append(p.all, permission{Shown(r["name"]), Shown(r["label"]), Shown(r["description"]), Shown(r["group"]), Texts(r["limits"])})
+		p.all = append(p.all, permission{textOf(r["name"]), textOf(r["label"]), textOf(r["description"]), textOf(r["group"]), texts(r["limits"])})
 	}
 	rows, _ = answer["presets"].([]any)
 	for _, row := range rows {
 		r, _ := row.(map[string]any)
-		p.presets = append(p.presets, KeyPreset{Shown(r["label"]), Shown(r["name"]), strings.Join(Texts(r["permissions"]), " ")})
+		p.presets = append(p.presets, keyPreset{textOf(r["label"]), textOf(r["name"]), strings.Join(texts(r["permissions"]), " ")})
 	}
 	return p, nil
 }
 
 // groups returns the permissions under their headings, which are in the order
 // of their first permissions.
-func (p permissions) groups(chosen []string) (groups []KeyGroup) {
+func (p permissions) groups(chosen []string) (groups []keyGroup) {
 	for _, one := range p.all {
-		i := slices.IndexFunc(groups, func(g KeyGroup) bool { return g.Name == one.group })
+		i := slices.IndexFunc(groups, func(g keyGroup) bool { return g.Name == one.group })
 		if i < 0 {
-			i, groups = len(groups), append(groups, KeyGroup{Name: one.group})
+			i, groups = len(groups), append(groups, keyGroup{Name: one.group})
 		}
-		groups[i].Choices = append(groups[i].Choices, KeyChoice{one.name, one.about, one.label, slices.Contains(chosen, one.name)})
+		groups[i].Choices = append(groups[i].Choices, keyChoice{one.name, one.about, one.label, slices.Contains(chosen, one.name)})
 	}
 	return groups
 }
@@ -607,9 +606,9 @@ func (p permissions) unused(limit string, held []string) bool {
 	})
 }
 
-// KeyNumbers gives the limits, as the admin endpoint lists them, for a form;
-// value gives what stands in a field.
-func KeyNumbers(list any, value func(name string) string) (numbers []KeyNumber) {
+// keyNumbers returns the limits of the admin endpoint for a form; value returns the
+// value of a field.
+func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) {
 	rows, _ := list.([]any)
 	for _, l := range rows {
 		row, _ := l.(map[string]any)
@@ -618,14 +617,14 @@ func KeyNumbers(list any, value func(name string) string) (numbers []KeyNumber) 
 		}
 		name, _ := row["name"].(string)
 		standard, _ := row["default"].(float64)
-		numbers = append(numbers, KeyNumber{name, LimitLabel(name), int(standard), value(name)})
+		numbers = append(numbers, keyNumber{name, limitLabel(name), int(standard), value(name)})
 	}
 	return numbers
 }
 
-// KeyPrefill returns the form that an address fills in, so that documentation
+// keyPrefill returns the form that an address fills in, so that documentation
 // can link to it. perm is short for permission, and preset names several.
-func KeyPrefill(q url.Values, presets []KeyPreset) url.Values {
+func keyPrefill(q url.Values, presets []keyPreset) url.Values {
 	form := url.Values{"expiry": {"90d"}}
 	for name, values := range q {
 		form[name] = slices.Clone(values)
@@ -641,9 +640,9 @@ func KeyPrefill(q url.Values, presets []KeyPreset) url.Values {
 	return form
 }
 
-// KeyBody makes the body for the admin endpoint out of what the forms of a new
-// key and of a change share. A limit that is left empty is the default.
-func KeyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
+// keyBody returns the body for the admin endpoint, of the fields that the forms of a
+// new key and of a change share. A limit that is left empty has its default.
+func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	body := map[string]any{"name": strings.TrimSpace(form.Get("name")), "permissions": append([]string{}, form["permission"]...)}
 	limits := map[string]any{}
 	for field, values := range form {
@@ -657,7 +656,7 @@ func KeyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 		}
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			return nil, ErrValidation.With("%s must be a whole number.", LimitLabel(name))
+			return nil, invalid("%s must be a whole number.", limitLabel(name))
 		}
 		limits[name] = n
 	}
@@ -681,10 +680,10 @@ func KeyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	return body, nil
 }
 
-// KeyExpiry reads the end of a key out of a form: a preset, or a date, which
-// the last second of that day in UTC is meant by. With set false nothing was
-// said of it; nil is never.
-func KeyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
+// keyExpiry reads the end of a key from a form: a preset, or a date, which means the
+// last second of that day in UTC. An end of nil is never; set is false if the form
+// has none.
+func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	preset, text := form.Get("expiry"), strings.TrimSpace(form.Get("expires"))
 	if preset == "date" || preset == "" && text != "" {
 		for _, layout := range []string{"2006-01-02", "2006-01-02T15:04", "2006-01-02T15:04:05"} {
@@ -695,7 +694,7 @@ func KeyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 				return at.Format(time.RFC3339), true, nil
 			}
 		}
-		return nil, false, ErrValidation.With("Expires must be a date such as 2027-01-31.")
+		return nil, false, invalid("Expires must be a date such as 2027-01-31.")
 	}
 	switch preset {
 	case "":
@@ -706,7 +705,7 @@ func KeyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	lengths := map[string]time.Duration{"30d": 30, "90d": 90, "1y": 365}
 	days, ok := lengths[preset]
 	if !ok {
-		return nil, false, ErrValidation.With("Expires must be one of the choices.")
+		return nil, false, invalid("Expires must be one of the choices.")
 	}
 	return now.Add(days * 24 * time.Hour).UTC().Format(time.RFC3339), true, nil
 }

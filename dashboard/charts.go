@@ -1,4 +1,4 @@
-package main
+package dashboard
 
 import (
 	"cmp"
@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// Meter shows how a limit stands.
-type Meter struct {
+// meter is a bar of how much of a limit is used.
+type meter struct {
 	Label       string
 	Used, Limit int
 	Percent     int
 	Free        string
 }
 
-// Says is the meter as a text.
-func (m Meter) Says() string { return fmt.Sprintf("%s: %d of %d", m.Label, m.Used, m.Limit) }
+// Says returns the meter as a text.
+func (m meter) Says() string { return fmt.Sprintf("%s: %d of %d", m.Label, m.Used, m.Limit) }
 
-// Level is "full" where nothing is left, "high" where little is, or "".
-func (m Meter) Level() string {
+// Level returns "full" if nothing is left, "high" if little is, or "".
+func (m meter) Level() string {
 	switch {
 	case m.Percent >= 100:
 		return "full"
@@ -31,39 +31,38 @@ func (m Meter) Level() string {
 	return ""
 }
 
-// NextFree says when the next unit is free.
-func (m Meter) NextFree(now time.Time) string {
+// nextFree returns a text about when the next unit is free.
+func (m meter) nextFree(now time.Time) string {
 	if m.Free == "" {
 		return "nothing used"
 	}
-	return "next unit free " + Until(m.Free, now)
+	return "next unit free " + until(m.Free, now)
 }
 
-// Carrier says for people by which of the ways a key was sent.
-func Carrier(way any) string {
+// carrier returns the name for people of a way to send a key.
+func carrier(way any) string {
 	switch way {
-	case CarrierBearer:
+	case carrierBearer:
 		return "bearer token"
-	case CarrierHeader:
+	case carrierHeader:
 		return "X-API-Key"
-	case CarrierQuery:
+	case carrierQuery:
 		return "?api_key= in the address"
 	}
 	return fmt.Sprint(way)
 }
 
-// LimitLabel is a limit as people read it.
-func LimitLabel(name string) string {
-	name = strings.TrimSuffix(name, "_limit")
-	return strings.ToUpper(name[:1]) + strings.ReplaceAll(name[1:], "_", " ")
+// limitLabel returns the label of a limit.
+func limitLabel(name string) string {
+	return capital(strings.ReplaceAll(strings.TrimSuffix(name, "_limit"), "_", " "))
 }
 
 // meters returns the meters of a key as the admin endpoint shows it: of the
 // limits that its permissions let it use, the shortest window first.
-func (p permissions) meters(key map[string]any) []Meter {
-	var list []Meter
+func (p permissions) meters(key map[string]any) []meter {
+	var list []meter
 	usage, _ := key["usage"].(map[string]any)
-	held := Texts(key["permissions"])
+	held := texts(key["permissions"])
 	window := func(name string) float64 {
 		u, _ := usage[name].(map[string]any)
 		seconds, _ := u["window_seconds"].(float64)
@@ -79,7 +78,7 @@ func (p permissions) meters(key map[string]any) []Meter {
 		}
 		used, _ := u["used"].(float64)
 		limit, _ := u["limit"].(float64)
-		m := Meter{Label: LimitLabel(name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
+		m := meter{Label: limitLabel(name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
 		if u["observe"] == true {
 			m.Label += " (observed)"
 		}
@@ -89,41 +88,49 @@ func (p permissions) meters(key map[string]any) []Meter {
 	return list
 }
 
-// State is how a key stands, for people: a word and the class of its label.
-type State struct{ Word, Class string }
+// state is the state of a key for people: a word and the CSS class of its label.
+type state struct{ Word, Class string }
 
-// soon is how long before its end a key is told of as expiring.
+// soon is how long before its end a key is shown as expiring.
 const soon = 7 * 24 * time.Hour
 
-// StateOf gives the first that applies: revoked, expired, paused, refused for
+// stateOf returns the first that applies: revoked, expired, paused, refused for
 // a limit in the last minutes, at its end soon, never used, active.
-func StateOf(key map[string]any, limited bool, now time.Time) State {
+func stateOf(key map[string]any, limited bool, now time.Time) state {
 	status, _ := key["status"].(string)
-	if status != StatusActive {
-		return State{DisplayWord(status), status}
+	if status != keyActive {
+		return state{capital(status), status}
 	}
 	ends, _ := key["expires_at"].(string)
 	at, err := time.Parse(time.RFC3339, ends)
 	switch {
 	case limited:
-		return State{"Rate-limited", "failed"}
+		return state{"Rate-limited", "failed"}
 	case err == nil && at.Sub(now) < soon:
-		return State{"Expires soon", "paused"}
+		return state{"Expires soon", "paused"}
 	case key["last_used_at"] == nil:
-		return State{"Never used", "unused"}
+		return state{"Never used", "unused"}
 	}
-	return State{"Active", StatusActive}
+	return state{"Active", keyActive}
 }
 
-// Until says how long from now a time is, as the admin endpoint writes it.
-func Until(at any, now time.Time) string {
+// capital returns a word with a capital letter.
+func capital(word string) string {
+	if word == "" {
+		return ""
+	}
+	return strings.ToUpper(word[:1]) + word[1:]
+}
+
+// until returns a text about how far ahead a time of the admin endpoint is.
+func until(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)
 	switch {
 	case err != nil:
 		return "never"
 	case !t.After(now):
-		return Ago(at, now)
+		return ago(at, now)
 	}
 	left := t.Sub(now)
 	for _, unit := range []struct {
@@ -139,8 +146,8 @@ func Until(at any, now time.Time) string {
 	return "in less than a minute"
 }
 
-// Ago says how long before now a time was, as the admin endpoint writes it.
-func Ago(at any, now time.Time) string {
+// ago returns a text about how long ago a time of the admin endpoint was.
+func ago(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
@@ -160,21 +167,21 @@ func Ago(at any, now time.Time) string {
 	return "just now"
 }
 
-// Plot is a chart of requests as a page draws it: a bar for each step, what
+// chart is a chart of requests as a page draws it: a bar for each step, what
 // was refused stacked on top. Its units are those of the drawing.
-type Plot struct {
+type chart struct {
 	Says          string // the whole as a sentence
 	Width, Height int
-	Bars          []Bar
+	Bars          []chartBar
 	Top, Middle   string   // of the axis
 	Marks         []string // under the bars, spread evenly
-	Rows          []PlotRow
+	Rows          []chartRow
 	CSV           string
 	Title         string
 }
 
-// Bar is a step of a plot.
-type Bar struct {
+// chartBar is a step of a chart.
+type chartBar struct {
 	Says     string
 	X, Width int
 	Y, H     int // what was answered
@@ -182,34 +189,63 @@ type Bar struct {
 	RefusedH int
 }
 
-// PlotRow is a line of the table beside a plot.
-type PlotRow struct {
+// chartRow is a line of the table beside a chart.
+type chartRow struct {
 	Start                                                                  string
 	Requests, OK, Client, Unauthorized, Forbidden, Limited, Server, Refuse int
 }
 
 // plotRow reads the counts of one step or of a sum.
-func plotRow(v any) PlotRow {
+func plotRow(v any) chartRow {
 	row, _ := v.(map[string]any)
 	n := func(name string) int {
 		f, _ := row[name].(float64)
 		return int(f)
 	}
 	start, _ := row["start"].(string)
-	r := PlotRow{start, n("requests"), n("ok"), n("client_error"), n("unauthorized"), n("forbidden"), n("rate_limited"), n("server_error"), 0}
+	r := chartRow{start, n("requests"), n("ok"), n("client_error"), n("unauthorized"), n("forbidden"), n("rate_limited"), n("server_error"), 0}
 	r.Refuse = r.Unauthorized + r.Forbidden + r.Limited
 	return r
 }
 
-// NewPlot draws the buckets of a history over the last so many steps up to a
-// time, in a drawing of a height and with bars of a width.
-func NewPlot(buckets any, step Step, last int, now time.Time, width, height int) Plot {
+// timeline is the steps that a chart shows, in UTC.
+type timeline struct {
+	from  time.Time
+	step  time.Duration
+	steps int
+}
+
+// The lengths of steps.
+const (
+	hourStep = time.Hour
+	dayStep  = 24 * time.Hour
+)
+
+// lastDay returns the 24 hours up to the one that now is in.
+func lastDay(now time.Time) timeline {
+	return timeline{now.UTC().Truncate(hourStep).Add(-23 * hourStep), hourStep, 24}
+}
+
+// timelineOf returns the steps that the answer of a history is of.
+func timelineOf(answer map[string]any, step time.Duration) timeline {
+	from := momentOf(answer["from"])
+	return timeline{from, step, int(momentOf(answer["to"]).Sub(from) / step)}
+}
+
+// start returns when a step begins, as the admin endpoint writes it.
+func (l timeline) start(n int) (at time.Time, text string) {
+	at = l.from.Add(time.Duration(n) * l.step)
+	return at, at.Format("2006-01-02T15:04:05Z")
+}
+
+// newChart draws the buckets of a history, in a drawing of a height and with bars
+// of a width.
+func newChart(buckets any, over timeline, width, height int) chart {
 	list, _ := buckets.([]any)
-	found := map[string]PlotRow{}
-	most, sum := 1, PlotRow{}
-	p := Plot{Width: last * width, Height: height}
-	period := Period{step, last, now}
-	begin := *Seconds(period.From())
+	found := map[string]chartRow{}
+	most, sum := 1, chartRow{}
+	p := chart{Width: over.steps * width, Height: height}
+	_, begin := over.start(0)
 	for _, v := range list {
 		row := plotRow(v)
 		if row.Start < begin { // whole seconds in UTC sort as text
@@ -220,33 +256,33 @@ func NewPlot(buckets any, step Step, last int, now time.Time, width, height int)
 		most = max(most, row.Requests)
 		sum.Requests, sum.Refuse = sum.Requests+row.Requests, sum.Refuse+row.Refuse
 	}
-	for i := range last {
-		at := period.From().Add(time.Duration(i) * time.Duration(step) * time.Second)
-		row := found[*Seconds(at)]
+	for i := range over.steps {
+		at, text := over.start(i)
+		row := found[text]
 		total := scaled(row.Requests, most, height)
 		refused := min(scaled(row.Refuse, most, height), total)
-		bar := Bar{X: i * width, Width: max(1, width-1), H: total - refused, Y: height - total + refused, RefusedY: height - total, RefusedH: refused}
+		bar := chartBar{X: i * width, Width: max(1, width-1), H: total - refused, Y: height - total + refused, RefusedY: height - total, RefusedH: refused}
 		layout := "2 Jan 15:04"
-		if step == StepDay {
+		if over.step == dayStep {
 			layout = "2 Jan"
 		}
 		bar.Says = fmt.Sprintf("%s: %s", at.Format(layout), counted(row.Requests, row.Refuse))
 		p.Bars = append(p.Bars, bar)
 	}
-	length := time.Duration(last) * time.Duration(step) * time.Second
+	length := time.Duration(over.steps) * over.step
 	p.Says = fmt.Sprintf("%s in the last %s.", counted(sum.Requests, sum.Refuse), lengthOf(length))
 	p.Top, p.Middle = fmt.Sprint(most), ""
 	if most > 1 {
 		p.Middle = fmt.Sprint((most + 1) / 2)
 	}
 	for i := range 4 {
-		p.Marks = append(p.Marks, period.From().Add(length*time.Duration(i)/4).Format("2 Jan"))
+		p.Marks = append(p.Marks, over.from.Add(length*time.Duration(i)/4).Format("2 Jan"))
 	}
 	p.Marks = append(p.Marks, "now")
 	return p
 }
 
-// scaled gives a height; anything at all is seen.
+// scaled returns the height of n, at least 1 so that it can be seen, and 0 for 0.
 func scaled(n, most, height int) int {
 	if n == 0 {
 		return 0
@@ -265,7 +301,7 @@ func counted(requests, refused int) string {
 	return text
 }
 
-// lengthOf says a length of time in days, or in hours where it is one day.
+// lengthOf returns a length of time in days, or in hours if it is a day or less.
 func lengthOf(d time.Duration) string {
 	if d <= 24*time.Hour {
 		return fmt.Sprintf("%d hours", int(d/time.Hour))
@@ -273,15 +309,15 @@ func lengthOf(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
 }
 
-// Spark is a small plot of the last 24 hours, with the numbers beside it.
-type Spark struct {
-	Plot
+// spark is a small chart of the last 24 hours, with the numbers beside it.
+type spark struct {
+	chart
 	Requests, Refused int
 }
 
-// NewSpark draws the last 24 hours of a row of a history.
-func NewSpark(v any, now time.Time) Spark {
+// newSpark draws the last 24 hours of a row of a history.
+func newSpark(v any, now time.Time) spark {
 	row, _ := v.(map[string]any)
 	sum := plotRow(v)
-	return Spark{NewPlot(row["buckets"], StepHour, 24, now, 4, 24), sum.Requests, sum.Refuse}
+	return spark{newChart(row["buckets"], lastDay(now), 4, 24), sum.Requests, sum.Refuse}
 }

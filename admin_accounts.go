@@ -1,0 +1,178 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"latchkey/dashboard"
+	"latchkey/internal/clock"
+)
+
+// How many failed logins an address and an account may have in loginSpan.
+const (
+	loginSpan       = 15 * time.Minute
+	loginsByAddress = 10
+	loginsByAccount = 30
+)
+
+// AccountsOptions are what Accounts needs.
+type AccountsOptions struct {
+	Operators *Operators
+	Sessions  *Sessions
+	Clock     *clock.Clock
+	Log       *slog.Logger
+	Proxies   []netip.Prefix            // whose X-Forwarded-For counts
+	Refused   func(by Deed, why *Error) // records a refusal in the audit log
+}
+
+// Accounts lets operators log in to the dashboard. It slows down who guesses
+// and records logins in the audit log. It is safe for concurrent use.
+type Accounts struct {
+	o         AccountsOptions
+	byAddress *Throttle // failed logins
+	byAccount *Throttle
+}
+
+var _ dashboard.Accounts = (*Accounts)(nil)
+
+// NewAccounts returns Accounts without any failed login.
+func NewAccounts(o AccountsOptions) *Accounts {
+	return &Accounts{o: o, byAddress: NewThrottle(loginsByAddress, loginSpan), byAccount: NewThrottle(loginsByAccount, loginSpan)}
+}
+
+// deed says who does what on a page; the zero Operator is nobody yet.
+func (a *Accounts) deed(r *http.Request, op dashboard.Operator, action string) Deed {
+	now := a.o.Clock.Now()
+	by := Deed{Actor: "nobody", Client: ClientAddr(r, a.o.Proxies), Action: action, Now: now, Latest: a.o.Clock.Latest(now)}
+	if op.ID != 0 {
+		by.Actor, by.Object = actorOf(op), fmt.Sprintf("operator %d", op.ID)
+	}
+	return by
+}
+
+func actorOf(op dashboard.Operator) string { return Operator{ID: op.ID, Name: op.Name}.Actor() }
+
+// faultFor returns what the dashboard shows of an error, nil for nil.
+func faultFor(err error) error {
+	if err == nil {
+		return nil
+	}
+	e := Public(err)
+	return &dashboard.Fault{Status: e.Status, Message: e.Message, RetryAfter: e.RetryAfter}
+}
+
+// Any reports whether there is an operator.
+func (a *Accounts) Any() (bool, error) { return a.o.Operators.Any() }
+
+// Login begins a session. Each try is counted before the password is hashed,
+// and taken back if the login succeeds.
+func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string, err error) {
+	now, from := a.o.Clock.Service(a.o.Clock.Now()), ClientAddr(r, a.o.Proxies)
+	account := strings.ToLower(c.Name[:min(len(c.Name), 128)]) // no name is longer, and this is kept
+	undoAddress, wait1 := a.byAddress.Try(NetworkOf(from), now)
+	undoAccount, wait2 := a.byAccount.Try(account, now)
+	undo := func() {
+		undoAddress()
+		undoAccount()
+	}
+	if wait := max(wait1, wait2); wait > 0 {
+		undo() // the one that had room
+		a.o.Refused(a.deed(r, dashboard.Operator{}, "log in"), ErrRateLimit)
+		return "", faultFor(ErrRateLimit.After(wait))
+	}
+	op, err := a.o.Operators.Authenticate(c.Name, c.Password)
+	if errors.Is(err, ErrLogin) {
+		a.o.Log.Warn("login failed", "client", from)
+		a.o.Refused(a.deed(r, dashboard.Operator{}, "log in"), ErrLogin)
+		return "", faultFor(err)
+	}
+	undo()
+	if err == nil {
+		token, err = a.begin(r, op, c.Old)
+	}
+	return token, faultFor(err)
+}
+
+// begin starts a session with a new token; the old one, if any, ends.
+func (a *Accounts) begin(r *http.Request, found Operator, old string) (token string, err error) {
+	op := dashboard.Operator{ID: found.ID, Name: found.Name}
+	if old != "" {
+		if err := a.o.Sessions.End(a.deed(r, op, "log in anew"), old); err != nil {
+			return "", err
+		}
+	}
+	return a.o.Sessions.Begin(a.deed(r, op, "log in"), op.ID)
+}
+
+// Setup makes the first operator by a set-up link and begins a session.
+func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (token string, err error) {
+	by := a.deed(r, dashboard.Operator{}, "set up")
+	// Create asks for no link if it gets "": that is for operators who make others.
+	op, err := a.o.Operators.Create(by, c.Name, c.Password, cmp.Or(c.Link, "none"))
+	if errors.Is(err, ErrSetup) {
+		a.o.Refused(by, ErrSetup)
+	}
+	if err == nil {
+		token, err = a.begin(r, op, c.Old)
+	}
+	return token, faultFor(err)
+}
+
+// CheckSetup returns an error unless the token of a set-up link holds.
+func (a *Accounts) CheckSetup(link string) error {
+	return faultFor(a.o.Operators.SetupHolds(link, a.o.Clock.Latest(a.o.Clock.Now())))
+}
+
+// Session returns the session of a token, and whether there is one.
+func (a *Accounts) Session(token string) (s dashboard.Session, ok bool) {
+	id, err := a.o.Sessions.Find(token, a.o.Clock.Latest(a.o.Clock.Now()))
+	if err != nil {
+		return s, false
+	}
+	op, err := a.o.Operators.Find(id)
+	return dashboard.Session{Operator: dashboard.Operator{ID: op.ID, Name: op.Name}, Token: token}, err == nil
+}
+
+// SessionMax returns how long a session can last.
+func (a *Accounts) SessionMax() time.Duration { return a.o.Sessions.Longest() }
+
+// As returns a request to the admin endpoint in the name of an operator.
+func (a *Accounts) As(r *http.Request, op dashboard.Operator) *http.Request {
+	return ByActor(r, actorOf(op), ClientAddr(r, a.o.Proxies))
+}
+
+// Logout ends a session.
+func (a *Accounts) Logout(r *http.Request, s dashboard.Session) error {
+	return faultFor(a.o.Sessions.End(a.deed(r, s.Operator, "log out"), s.Token))
+}
+
+// LogoutEverywhere ends all sessions of the operator of a session.
+func (a *Accounts) LogoutEverywhere(r *http.Request, s dashboard.Session) error {
+	return faultFor(a.o.Sessions.EndAll(a.deed(r, s.Operator, "log out everywhere"), s.ID))
+}
+
+// ChangePassword sets the password of an operator who knows the old one, and
+// ends all other sessions.
+func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, password string) error {
+	by := a.deed(r, s.Operator, "change password")
+	_, err := a.o.Operators.Authenticate(s.Name, old)
+	if errors.Is(err, ErrLogin) {
+		a.o.Refused(by, ErrLogin)
+		err = ErrValidation.With("The present password is wrong.")
+	}
+	if err == nil {
+		err = a.o.Operators.SetPassword(by, s.ID, password, SessionHash(s.Token))
+	}
+	return faultFor(err)
+}
+
+// RecordCrossSite records that a request of another site was refused.
+func (a *Accounts) RecordCrossSite(r *http.Request) {
+	a.o.Refused(a.deed(r, dashboard.Operator{}, "request from another site"), ErrPermission)
+}

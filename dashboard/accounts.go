@@ -1,0 +1,226 @@
+package dashboard
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// Accounts knows who may log in and who has. Package main implements it with
+// its store, its throttling of logins and its audit log. An error that is to be
+// shown is a Fault; any other becomes an unexpected one (500).
+type Accounts interface {
+	// Any reports whether there is an operator.
+	Any() (bool, error)
+	// Login begins a session. A Fault of 401 is a wrong name or password, of 429
+	// one of too many failures.
+	Login(r *http.Request, c Credentials) (token string, err error)
+	// Setup makes the first operator and begins a session. A Fault of 403 is a
+	// link that does not hold.
+	Setup(r *http.Request, c Credentials) (token string, err error)
+	// CheckSetup returns an error unless the token of a set-up link holds.
+	CheckSetup(link string) error
+	// Session returns the session of a token, and whether there is one.
+	Session(token string) (Session, bool)
+	// SessionMax is how long a session can last.
+	SessionMax() time.Duration
+	// As returns a request to the admin endpoint that is made in the name of an
+	// operator.
+	As(r *http.Request, op Operator) *http.Request
+	Logout(r *http.Request, s Session) error
+	LogoutEverywhere(r *http.Request, s Session) error
+	// ChangePassword ends all other sessions of the operator.
+	ChangePassword(r *http.Request, s Session, old, password string) error
+	// RecordCrossSite records that a request of another site was refused.
+	RecordCrossSite(r *http.Request)
+}
+
+// Operator is who may log in.
+type Operator struct {
+	ID   uint64
+	Name string
+}
+
+// Session is the login of an operator.
+type Session struct {
+	Operator
+	Token string
+}
+
+// Credentials is what the forms of the login and of the set-up send.
+type Credentials struct {
+	Name, Password string
+	Link           string // token of the set-up link
+	Old            string // token of the session before, which ends; "" if there is none
+}
+
+// endpoint passes a request to the admin endpoint: in the operator's name if it
+// has a session and no token.
+func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Authorization") == "" && (strings.HasPrefix(r.URL.Path, "/admin/") || r.URL.Path == "/metrics") {
+		if s, ok := d.session(r); ok {
+			d.o.Admin.ServeHTTP(w, d.o.Accounts.As(r, s.Operator))
+			return
+		}
+	}
+	d.o.Door.ServeHTTP(w, r)
+}
+
+// secure reports whether browsers reach the listener by TLS.
+func (d *Dashboard) secure(r *http.Request) bool {
+	return r.TLS != nil || strings.HasPrefix(d.o.BaseURL, "https://")
+}
+
+// The names of the cookie with a session's token. The prefix __Host- makes
+// browsers keep it to this host and to TLS.
+const (
+	plainCookie  = "latchkey_session"
+	secureCookie = "__Host-latchkey_session"
+)
+
+func (d *Dashboard) cookieName(r *http.Request) string {
+	if d.secure(r) {
+		return secureCookie
+	}
+	return plainCookie
+}
+
+// token returns the session token that a request has, "" if it has none.
+func (d *Dashboard) token(r *http.Request) string {
+	cookie, err := r.Cookie(d.cookieName(r))
+	if err != nil {
+		return ""
+	}
+	return cookie.Value
+}
+
+func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, token string, age int) {
+	http.SetCookie(w, &http.Cookie{
+		Name: d.cookieName(r), Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: d.secure(r), MaxAge: age,
+	})
+}
+
+// session returns the session of a request, and whether it has one.
+func (d *Dashboard) session(r *http.Request) (Session, bool) {
+	token := d.token(r)
+	if token == "" {
+		return Session{}, false
+	}
+	return d.o.Accounts.Session(token)
+}
+
+// loggedIn serves a page to operators who have logged in, and sends everybody
+// else to the login.
+func (d *Dashboard) loggedIn(page func(*visit)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		s, ok := d.session(r)
+		if !ok {
+			next := ""
+			if r.Method == http.MethodGet {
+				next = "?next=" + url.QueryEscape(r.URL.RequestURI())
+			}
+			http.Redirect(w, r, "/login"+next, http.StatusSeeOther)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
+		page(&visit{w, d.o.Accounts.As(r, s.Operator), s, d})
+	}
+}
+
+func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
+	known, err := d.o.Accounts.Any()
+	if err != nil {
+		http.Error(w, "The store cannot be read.", http.StatusServiceUnavailable)
+		return
+	}
+	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: known, Form: url.Values{"next": {r.URL.Query().Get("next")}}})
+}
+
+// login begins a session, and shows the form again if that fails.
+func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	name := strings.TrimSpace(r.PostFormValue("name"))
+	token, err := d.o.Accounts.Login(r, Credentials{Name: name, Password: r.PostFormValue("password"), Old: d.token(r)})
+	if err == nil {
+		d.setCookie(w, r, token, int(d.o.Accounts.SessionMax()/time.Second))
+		http.Redirect(w, r, localPath(r.PostFormValue("next")), http.StatusSeeOther)
+		return
+	}
+	status, text := http.StatusServiceUnavailable, "The store takes no writes just now. Try again shortly."
+	switch fault := faultOf(err); fault.Status {
+	case http.StatusTooManyRequests:
+		w.Header().Set("Retry-After", fmt.Sprint(int64((fault.RetryAfter+time.Second-1)/time.Second)))
+		status, text = fault.Status, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", int64((fault.RetryAfter+time.Minute-1)/time.Minute))
+	case http.StatusUnauthorized:
+		status, text = fault.Status, "The name or the password is wrong."
+	}
+	known, _ := d.o.Accounts.Any()
+	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: known, Form: url.Values{"name": {name}, "next": {r.PostFormValue("next")}}})
+}
+
+// localPath returns a path if it is one of this server, and that of the keys for
+// anything else, so that no address can lead elsewhere after the login.
+func localPath(path string) string {
+	u, err := url.Parse(path)
+	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "\\\r\n") {
+		return "/keys"
+	}
+	return path
+}
+
+func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
+	link := r.URL.Query().Get("token")
+	status := http.StatusOK
+	if err := d.o.Accounts.CheckSetup(link); err != nil {
+		link, status = "", http.StatusForbidden
+	}
+	d.render(w, status, "setup", view{Title: "Set up", Data: link})
+}
+
+func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	c := Credentials{Name: r.PostFormValue("name"), Password: r.PostFormValue("password"), Link: r.PostFormValue("token"), Old: d.token(r)}
+	token, err := d.o.Accounts.Setup(r, c)
+	if err == nil {
+		d.setCookie(w, r, token, int(d.o.Accounts.SessionMax()/time.Second))
+		http.Redirect(w, r, "/keys", http.StatusSeeOther)
+		return
+	}
+	fault := faultOf(err)
+	page := view{Title: "Set up", Fault: fault.Message, Data: c.Link, Form: url.Values{"name": {c.Name}}}
+	if fault.Status == http.StatusForbidden {
+		page = view{Title: "Set up", Data: ""} // without a form: the link does not hold
+	}
+	d.render(w, fault.Status, "setup", page)
+}
+
+func (d *Dashboard) logout(v *visit) { d.leave(v, d.o.Accounts.Logout(v.R, v.Session)) }
+
+func (d *Dashboard) logoutEverywhere(v *visit) {
+	d.leave(v, d.o.Accounts.LogoutEverywhere(v.R, v.Session))
+}
+
+// leave takes the cookie away after a logout that went well.
+func (d *Dashboard) leave(v *visit, err error) {
+	if err != nil {
+		v.showFault(faultOf(err))
+		return
+	}
+	d.setCookie(v.W, v.R, "", -1)
+	http.Redirect(v.W, v.R, "/login", http.StatusSeeOther)
+}
+
+func (d *Dashboard) showAccount(v *visit) { v.show(http.StatusOK, "account", view{Title: "Account"}) }
+
+func (d *Dashboard) changePassword(v *visit) {
+	err := d.o.Accounts.ChangePassword(v.R, v.Session, v.R.PostFormValue("old"), v.R.PostFormValue("password"))
+	if err != nil {
+		fault := faultOf(err)
+		v.show(fault.Status, "account", view{Title: "Account", Fault: fault.Message})
+		return
+	}
+	http.Redirect(v.W, v.R, "/account?done=password", http.StatusSeeOther)
+}

@@ -1,0 +1,378 @@
+package dashboard
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"latchkey/internal/clock"
+)
+
+// calendarWeek is seven days of a calendar, from a Monday on, in a time zone.
+type calendarWeek struct {
+	Monday time.Time // midnight of UTC that stands for the date
+	Zone   *time.Location
+}
+
+// weekOf returns the week of a moment.
+func weekOf(at time.Time, zone *time.Location) calendarWeek {
+	local := at.In(zone)
+	date := time.Date(local.Year(), local.Month(), local.Day(), 0, 0, 0, 0, time.UTC)
+	return calendarWeek{date.AddDate(0, 0, -(int(date.Weekday())+6)%7), zone}
+}
+
+// day returns the date of day n of the week, Monday being 0, as midnight UTC.
+func (w calendarWeek) day(n int) time.Time { return w.Monday.AddDate(0, 0, n) }
+
+// dayPart is the part of an event on one day, in minutes of that day's wall
+// clock, and the lane that it is drawn in, of as many as are needed.
+type dayPart struct {
+	From, To    int
+	Lane, Lanes int
+	Index       int // of what it is a part of
+	Before      bool
+	After       bool // it began before the day, goes on after it
+}
+
+// minutesOfDay is the length of a day's grid. On a day that is an hour longer
+// or shorter the wall clock still goes from 0 to 24.
+const minutesOfDay = 24 * 60
+
+// partOn returns the part of a span on day n of the week, and whether there is one.
+func (w calendarWeek) partOn(n int, start, end time.Time) (p dayPart, ok bool) {
+	day := w.day(n)
+	first, last := clock.Instant(day, 0, w.Zone, false), clock.Instant(day, minutesOfDay, w.Zone, false)
+	if !start.Before(last) || !end.After(first) {
+		return p, false
+	}
+	p.To = minutesOfDay
+	if p.Before = start.Before(first); !p.Before {
+		p.From = clockMinutes(start.In(w.Zone))
+	}
+	if p.After = end.After(last); end.Before(last) {
+		p.To = clockMinutes(end.In(w.Zone))
+	}
+	return p, true
+}
+
+func clockMinutes(t time.Time) int { return t.Hour()*60 + t.Minute() }
+
+// sideBySide sorts the parts of a day by their beginning and puts them into
+// lanes, so that none hides another. Each counts as at least so many minutes
+// long, which is what it needs to be seen.
+func sideBySide(parts []dayPart, least int) {
+	slices.SortStableFunc(parts, func(a, b dayPart) int { return cmp.Or(a.From-b.From, b.To-a.To) })
+	for begin := 0; begin < len(parts); {
+		// A group ends where one begins after all before it have ended.
+		var ends []int // of the last in each lane
+		end := begin
+		for latest := 0; end < len(parts) && (end == begin || parts[end].From < latest); end++ {
+			p := &parts[end]
+			p.To = max(p.To, p.From+least)
+			p.Lane = slices.IndexFunc(ends, func(to int) bool { return to <= p.From })
+			if p.Lane < 0 {
+				p.Lane, ends = len(ends), append(ends, 0)
+			}
+			ends[p.Lane] = p.To
+			latest = max(latest, p.To)
+		}
+		for i := begin; i < end; i++ {
+			parts[i].Lanes = len(ends)
+		}
+		begin = end
+	}
+}
+
+// weekPage is the page of a week.
+type weekPage struct {
+	Days              []weekDay
+	Hours             []hourMark
+	Height            int // of the grid
+	Title             string
+	Zone, Owner       string
+	Before, After     string // addresses of the weeks beside it
+	Today, List, New  string
+	Zones, Owners     []choice
+	Week              string
+	Events, Cancelled int
+	More              bool // there are more events than the page shows
+}
+
+// weekDay is a day of a week: the blocks of its grid, and what fills it.
+type weekDay struct {
+	Name, Date, New string
+	Today           bool
+	Blocks          []weekBlock
+	Long            []weekBlock
+	List            []weekBlock // all of them, for a narrow screen
+}
+
+// weekBlock is an event or its part on a day. Y and Height are in minutes, X and
+// Width in percent of a day's width.
+type weekBlock struct {
+	Title, Who, When, Status, Href string
+	X, Width                       string
+	Y, Height                      int
+}
+
+// hourMark is a line of the grid.
+type hourMark struct {
+	Y    int
+	Text string
+}
+
+const (
+	leastMinutes = 28   // an event's height, so that its title can be read
+	mostEvents   = 1000 // of a week on its page
+	openHour     = 7    // the grid goes from here
+	closeHour    = 20   // to there, further where events need it
+)
+
+// zoneOf returns the time zone that the address or the form names, otherwise that
+// of the owner's schedule, otherwise UTC.
+func zoneOf(v *visit, owner string) *time.Location {
+	name := v.R.URL.Query().Get("zone")
+	if v.R.Method == http.MethodPost {
+		name = v.R.PostFormValue("zone")
+	}
+	if name == "" {
+		answer, e := v.call(http.MethodGet, "/admin/v1/schedules?limit=1&owner="+url.QueryEscape(cmp.Or(owner, defaultOwner)), nil)
+		if rows, _ := answer["schedules"].([]any); e == nil && len(rows) > 0 {
+			row, _ := rows[0].(map[string]any)
+			name, _ = row["time_zone"].(string)
+		}
+	}
+	if zone, err := time.LoadLocation(name); err == nil && name != "Local" { // "" is UTC
+		return zone
+	}
+	return time.UTC
+}
+
+// showWeek sends the page of the week that the address names by one of its days,
+// by default of the present one.
+func showWeek(v *visit) {
+	query := v.R.URL.Query()
+	owner := query.Get("owner")
+	zone := zoneOf(v, owner)
+	today := weekOf(v.now(), zone)
+	week := today
+	if text := query.Get("week"); text != "" {
+		day, err := time.Parse(time.DateOnly, text)
+		if err != nil || day.Year() < 1 || day.Year() > 9000 {
+			v.showFault(invalid("week must be a date such as 2026-03-02; got %q.", text))
+			return
+		}
+		week = weekOf(day, time.UTC)
+		week.Zone = zone
+	}
+	q := url.Values{"start_date": {week.Monday.Format(time.DateOnly)}, "end_date": {week.day(6).Format(time.DateOnly)}, "time_zone": {zone.String()}, "limit": {fmt.Sprint(mostEvents)}}
+	if owner != "" {
+		q.Set("owner", owner)
+	}
+	answer, e := v.call(http.MethodGet, "/admin/v1/events?"+q.Encode(), nil)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	rows, _ := answer["events"].([]any)
+	page := week.page(v.now(), rows, owner)
+	count, _ := answer["count"].(float64)
+	page.More = int(count) > len(rows)
+	page.Zones, page.Owners = timeZones(v), ownerChoices(v)
+	v.show(http.StatusOK, "week", view{Title: "Calendar", Data: page})
+}
+
+// page returns the page of a week with its events.
+func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
+	link := func(path string, pairs ...string) string {
+		q := url.Values{"zone": {w.Zone.String()}}
+		if owner != "" {
+			q.Set("owner", owner)
+		}
+		for i := 0; i < len(pairs); i += 2 {
+			q.Set(pairs[i], pairs[i+1])
+		}
+		return path + "?" + q.Encode()
+	}
+	date := func(t time.Time) string { return t.Format(time.DateOnly) }
+	p := weekPage{
+		Zone: w.Zone.String(), Owner: owner, Week: date(w.Monday), Events: len(rows), Title: w.Monday.Format("2 January") + " to " + w.day(6).Format("2 January 2006"),
+		Before: link("/calendar", "week", date(w.day(-7))), After: link("/calendar", "week", date(w.day(7))), Today: link("/calendar"),
+		List: link("/calendar/events", "start_date", date(w.Monday), "end_date", date(w.day(6))), New: link("/calendar/events/new"),
+	}
+	from, to := openHour*60, closeHour*60
+	for n := range 7 {
+		day := w.day(n)
+		d := weekDay{Name: day.Format("Mon"), Date: day.Format("2 Jan"), Today: date(day) == now.In(w.Zone).Format(time.DateOnly), New: link("/calendar/events/new", "start_time", date(day)+"T09:00", "end_time", date(day)+"T09:30")}
+		parts := w.fill(&d, n, rows)
+		for _, part := range parts {
+			from, to = min(from, part.From/60*60), max(to, (min(part.To, minutesOfDay)+59)/60*60)
+		}
+		p.Days = append(p.Days, d)
+	}
+	p.Height = to - from
+	for i := range p.Days {
+		for j := range p.Days[i].Blocks {
+			p.Days[i].Blocks[j].Y -= from
+		}
+	}
+	for hour := from / 60; hour <= to/60; hour++ {
+		p.Hours = append(p.Hours, hourMark{hour*60 - from, fmt.Sprintf("%02d:00", hour)})
+	}
+	return p
+}
+
+// fill adds the events of day n to d and returns their parts.
+func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
+	for i, row := range rows {
+		e, _ := row.(map[string]any)
+		start, end := momentOf(e["start_time"]), momentOf(e["end_time"])
+		part, ok := w.partOn(n, start, end)
+		if !ok {
+			continue
+		}
+		block := w.block(e, start, end)
+		d.List = append(d.List, block)
+		if part.Before && part.After || end.Sub(start) >= minutesOfDay*time.Minute {
+			d.Long = append(d.Long, block)
+			continue
+		}
+		part.Index = i
+		parts = append(parts, part)
+	}
+	sideBySide(parts, leastMinutes)
+	for _, part := range parts {
+		e, _ := rows[part.Index].(map[string]any)
+		block := w.block(e, momentOf(e["start_time"]), momentOf(e["end_time"]))
+		width := 100 / float64(part.Lanes)
+		block.X, block.Width = fmt.Sprintf("%.2f%%", width*float64(part.Lane)), fmt.Sprintf("%.2f%%", width)
+		block.Y, block.Height = part.From, min(part.To, minutesOfDay)-part.From
+		d.Blocks = append(d.Blocks, block)
+	}
+	return parts
+}
+
+// momentOf reads a time of the admin endpoint, the zero time if it is none.
+func momentOf(v any) time.Time {
+	text, _ := v.(string)
+	t, _ := time.Parse(time.RFC3339, text) // zero for what is none; the admin endpoint writes times alone
+	return t
+}
+
+func (w calendarWeek) block(e map[string]any, start, end time.Time) weekBlock {
+	from, to := start.In(w.Zone), end.In(w.Zone)
+	layout := "15:04"
+	if end.Sub(start) >= minutesOfDay*time.Minute {
+		layout = "2 Jan 15:04"
+	}
+	return weekBlock{
+		Title: textOf(e["title"]), Who: textOf(memberOf(e, "customer.name")), Status: textOf(e["status"]), When: from.Format(layout) + " to " + to.Format(layout),
+		Href: "/calendar/events/" + textOf(e["id"]) + "?zone=" + url.QueryEscape(w.Zone.String()),
+	}
+}
+
+// eventPages are the pages of the calendar: its weeks and its events. Times on
+// them are in the time zone that the address names.
+type eventPages struct{ apiURL func() string }
+
+// newEventPages returns the pages; apiURL returns where clients reach the API.
+func newEventPages(apiURL func() string) eventPages { return eventPages{apiURL} }
+
+// sections returns the entry of the navigation.
+func (p eventPages) sections() []section { return []section{{"Data", "Calendar", "/calendar"}} }
+
+// pages returns the pages by their patterns.
+func (p eventPages) pages() map[string]func(*visit) {
+	pages := map[string]func(*visit){"GET /calendar": showWeek, "POST /calendar/events/{id}/cancel": p.cancel}
+	for pattern := range p.records(time.UTC).pages() {
+		pages[pattern] = func(v *visit) { p.records(zoneOf(v, "")).pages()[pattern](v) }
+	}
+	return pages
+}
+
+func (p eventPages) records(zone *time.Location) *recordPages {
+	name := zone.String()
+	return &recordPages{
+		section: section{"Data", "Events", "/calendar/events"}, One: "event", API: "events", Rows: "events", CalledBy: "title", Page: "event",
+		About: "Of 30 days from today, unless other days are named; times are of " + name + ".", Empty: "No event in these days.",
+		Links: []pageLink{{"Week", "/calendar?zone=" + url.QueryEscape(name)}}, Query: url.Values{"zone": {name}},
+		Always: url.Values{"time_zone": {name}},
+		Columns: []column{
+			{Head: "Title", Member: "title", Kind: cellName, Sub: "customer.name"}, {Head: "Start", Member: "start_time", Kind: cellTime, Zone: zone}, {Head: "Minutes", Member: "duration_minutes", Kind: cellNumber},
+			{Head: "Status", Member: "status", Kind: cellState}, {Head: "Type", Member: "event_type"}, {Head: "Agent", Member: "ai_agent.name"}, {Head: "Owner", Member: "owner"},
+		},
+		Filters: []formField{
+			{Name: "zone", Kind: fieldHidden, Usual: name},
+			{Name: "start_date", Label: "From", Kind: fieldDate}, {Name: "end_date", Label: "To", Kind: fieldDate},
+			{Name: "status", Label: "Status", Kind: fieldSelect, Blank: "any", Choices: words(Vocabulary().EventStates...)}, ownerFilter(),
+		},
+		Facts: []column{
+			{Head: "Start", Member: "start_time", Kind: cellTime, Zone: zone}, {Head: "End", Member: "end_time", Kind: cellTime, Zone: zone}, {Head: "Minutes", Member: "duration_minutes"},
+			{Head: "Type", Member: "event_type_display"}, {Head: "Location", Member: "location"}, {Head: "Video", Member: "video_conference_url", Kind: cellURL, Sub: "video_conference_provider"},
+			{Head: "Agent", Member: "ai_agent.name", To: "/agents/", By: "ai_agent.id"}, {Head: "Customer", Member: "customer.name"}, {Head: "Mail", Member: "customer.email"}, {Head: "Number", Member: "customer.phone"},
+			{Head: "Owner", Member: "owner"}, {Head: "Team", Member: "team"}, {Head: "Description", Member: "description", Kind: cellLong}, {Head: "Notes", Member: "customer.notes", Kind: cellLong},
+			{Head: "UUID", Member: "uuid", Kind: cellMono}, {Head: "Changed", Member: "updated_at", Kind: cellTime, Zone: zone},
+		},
+		Fields: eventFields(zone), More: p.more,
+	}
+}
+
+func eventFields(zone *time.Location) []formField {
+	name := zone.String()
+	customer := func(name, label, kind string) formField {
+		return formField{Name: "customer_" + name, Label: label, Kind: kind, From: "customer." + name}
+	}
+	agent, team := agentField("ai_agent_id"), teamField()
+	agent.From, team.From = "ai_agent.id", "team.id"
+	return []formField{
+		{Name: "zone", Kind: fieldHidden, Usual: name},
+		{Name: "title", Label: "Title", Kind: fieldText, Needed: true, Wide: true},
+		{Name: "start_time", Label: "Start", Kind: fieldTime, Needed: true, Zone: zone, Hint: "time of " + name}, {Name: "end_time", Label: "End", Kind: fieldTime, Needed: true, Zone: zone, Hint: "time of " + name},
+		{Name: "event_type", Label: "Type", Kind: fieldSelect, Needed: true, Choices: words(Vocabulary().EventTypes...)},
+		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().EventStates[:2]...)},
+		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Change: true, Choices: words(Vocabulary().EventStates...)},
+		{Name: "location", Label: "Location", Kind: fieldText}, ownerField(true), agent, team,
+		customer("name", "Customer", fieldText), customer("email", "Mail", fieldEmail), customer("phone", "Number", fieldTel),
+		{Name: "has_video_conference", Label: "Video conference", Kind: fieldCheck},
+		{Name: "video_conference_url", Label: "Its address", Kind: fieldText}, {Name: "video_conference_provider", Label: "Its provider", Kind: fieldText},
+		{Name: "is_reminder_enabled", Label: "Reminder", Kind: fieldCheck, Usual: "yes", Hint: "webhooks are told ahead of the event"},
+		{Name: "remind_before_minutes", Label: "Minutes ahead", Kind: fieldNumber, Usual: "60"},
+		{Name: "description", Label: "Description", Kind: fieldArea}, customer("notes", "Notes", fieldArea),
+	}
+}
+
+// eventPage is what the page of an event has besides its fields.
+type eventPage struct {
+	Week string // address of its week
+	Zone string
+	Live bool // it can be cancelled
+}
+
+func (p eventPages) more(v *visit, page *recordPage) *Fault {
+	zone := zoneOf(v, "")
+	start := momentOf(page.Record["start_time"])
+	week := url.Values{"week": {start.In(zone).Format(time.DateOnly)}, "zone": {zone.String()}}
+	page.Extra = eventPage{Week: "/calendar?" + week.Encode(), Zone: zone.String(), Live: page.Record["status"] != eventCancelled}
+	if path, _ := page.Record["ics_url"].(string); path != "" {
+		address := p.apiURL() + path
+		page.Shown = append(page.Shown, pageCell{Head: "iCalendar file", Text: address, Kind: cellURL, Href: webAddress(address)})
+	}
+	return nil
+}
+
+// cancel cancels an event.
+func (p eventPages) cancel(v *visit) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	records := p.records(zoneOf(v, ""))
+	if _, e := v.call(http.MethodPost, records.at(v, "/cancel"), map[string]any{"reason": form.Get("reason")}); e != nil {
+		records.showRecord(v, e, nil)
+		return
+	}
+	http.Redirect(v.W, v.R, records.here(v, "cancelled"), http.StatusSeeOther)
+}

@@ -1,0 +1,358 @@
+package dashboard
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// contactPages are the pages of the contacts, and of their import.
+type contactPages struct{ *recordPages }
+
+// newContactPages returns the pages.
+func newContactPages() contactPages {
+	return contactPages{&recordPages{
+		section: section{"Data", "Contacts", "/contacts"}, One: "contact", API: "contacts", Rows: "contacts", CalledBy: "full_name", Page: "contact", NewPage: "newcontact",
+		About: "The people that calls are about.", Empty: "No contact yet.", Links: []pageLink{{"Import CSV", "/contacts/import"}},
+		Columns: []column{
+			{Head: "Name", Member: "full_name", Kind: cellName, Sub: "email"}, {Head: "Company", Member: "company"}, {Head: "Number", Member: "phone"},
+			{Head: "Stage", Member: "stage"}, {Head: "Status", Member: "status", Kind: cellState}, {Head: "Tags", Member: "tags"},
+			{Head: "Last call", Member: "last_call_date", Kind: cellTime}, {Head: "Owner", Member: "owner"},
+		},
+		Filters: []formField{
+			{Name: "search", Label: "Name or mail", Kind: fieldSearch}, {Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages},
+			{Name: "status", Label: "Status", Kind: fieldText, Choices: contactStates}, {Name: "tag", Label: "Tag", Kind: fieldText}, ownerFilter(),
+		},
+		Facts: []column{
+			{Head: "Id", Member: "id"}, {Head: "Created", Member: "created_date", Kind: cellTime}, {Head: "Last call", Member: "last_call_date", Kind: cellTime},
+			{Head: "Owner", Member: "owner"}, {Head: "Team", Member: "team"},
+		},
+		Fields: contactFields(), More: contactPhones, Body: contactBody, Deletion: contactDeletion,
+	}}
+}
+
+func stages(v *visit) []choice        { return words("lead", "qualified_lead", "customer")(v) }
+func contactStates(v *visit) []choice { return words("not_contacted", "contacted")(v) }
+
+func contactFields() []formField {
+	return []formField{
+		{Name: "first_name", Label: "First name", Kind: fieldText, Needed: true}, {Name: "last_name", Label: "Last name", Kind: fieldText},
+		{Name: "email", Label: "Mail", Kind: fieldEmail}, {Name: "company", Label: "Company", Kind: fieldText}, {Name: "website", Label: "Website", Kind: fieldText},
+		{Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages, Usual: "lead", Hint: "lower-case letters, digits and _"},
+		{Name: "status", Label: "Status", Kind: fieldText, Choices: contactStates, Usual: "not_contacted", Hint: "lower-case letters, digits and _"},
+		{Name: "address", Label: "Street", Kind: fieldText, From: "address.street"}, {Name: "zip_code", Label: "Zip code", Kind: fieldText, From: "address.zip_code"},
+		{Name: "city", Label: "City", Kind: fieldText, From: "address.city"}, {Name: "state", Label: "State", Kind: fieldText, From: "address.state"},
+		{Name: "country", Label: "Country", Kind: fieldText, From: "address.country", Usual: "US"},
+		{Name: "timezone", Label: "Time zone", Kind: fieldText, Usual: "UTC", Hint: "such as Europe/Berlin", Choices: timeZones},
+		teamField(), ownerField(false),
+		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one to a line"},
+		{Name: "custom_context", Label: "Values for prompts", Kind: fieldJSON, Hint: `a JSON object, such as {"preferred_language": "de"}`, Usual: "{}"},
+	}
+}
+
+// phoneRow is a number in the form of a contact; a new one has no ID.
+type phoneRow struct {
+	N                        int
+	ID, Number, Type, Reason string
+	Primary, Stop            bool
+}
+
+// newPhones is how many empty rows the form offers.
+const newPhones = 2
+
+// contactPhones adds the numbers: as the record has them, or as they were sent.
+func contactPhones(_ *visit, p *recordPage) *Fault {
+	p.Extra = phoneRows(p.Form, p.Record)
+	return nil
+}
+
+func phoneRows(form url.Values, record map[string]any) (rows []phoneRow) {
+	if form.Has("phone.0.number") {
+		for n := range form {
+			if n, ok := strings.CutSuffix(strings.TrimPrefix(n, "phone."), ".number"); ok {
+				i, _ := strconv.Atoi(n)
+				rows = append(rows, sentPhone(form, i))
+			}
+		}
+		slices.SortFunc(rows, func(a, b phoneRow) int { return a.N - b.N })
+		return rows
+	}
+	list, _ := record["phone_numbers"].([]any)
+	for _, p := range list {
+		phone, _ := p.(map[string]any)
+		rows = append(rows, phoneRow{
+			N: len(rows), ID: textOf(phone["id"]), Number: textOf(phone["phone_number"]), Type: textOf(phone["phone_type"]), Reason: textOf(phone["dnc_reason"]),
+			Primary: phone["primary"] == true, Stop: phone["do_not_call"] == true,
+		})
+	}
+	for range newPhones {
+		rows = append(rows, phoneRow{N: len(rows)})
+	}
+	return rows
+}
+
+func sentPhone(form url.Values, n int) phoneRow {
+	at := fmt.Sprintf("phone.%d.", n)
+	return phoneRow{
+		N: n, ID: form.Get(at + "id"), Number: strings.TrimSpace(form.Get(at + "number")), Type: strings.TrimSpace(form.Get(at + "type")),
+		Reason: strings.TrimSpace(form.Get(at + "reason")), Primary: form.Get("primary") == strconv.Itoa(n), Stop: form.Get(at+"stop") != "",
+	}
+}
+
+// contactBody adds the numbers to a body if they were changed, and null for the
+// values for prompts that were taken out.
+func contactBody(form url.Values, record, body map[string]any) error {
+	if values, changed := body["custom_context"].(map[string]any); changed {
+		had, _ := record["custom_context"].(map[string]any)
+		for name := range had {
+			if _, stays := values[name]; !stays {
+				values[name] = nil
+			}
+		}
+	}
+	was := phoneRows(nil, record)
+	list := []map[string]any{}
+	for _, row := range phoneRows(form, record) {
+		if row.Number == "" && row.ID == "" || row.N < len(was) && row == was[row.N] {
+			continue
+		}
+		phone := map[string]any{"phone_number": row.Number, "phone_type": row.Type, "primary": row.Primary, "do_not_call": row.Stop, "dnc_reason": row.Reason}
+		if row.ID != "" {
+			id, err := strconv.ParseUint(row.ID, 10, 63)
+			if err != nil {
+				return invalid("phone_numbers: %q is no id of a number.", row.ID)
+			}
+			phone["id"] = id
+		}
+		if row.ID != "" && row.Number == "" {
+			return invalid("phone_numbers: a number that was stored cannot be taken away; mark it as not to be called.")
+		}
+		list = append(list, phone)
+	}
+	if len(list) > 0 {
+		body["phone_numbers"] = list
+	}
+	return nil
+}
+
+func contactDeletion(_ *visit, contact map[string]any) string {
+	text := "Its notes and values go with it. Its calls stay, without a contact."
+	list, _ := contact["phone_numbers"].([]any)
+	for _, p := range list {
+		if phone, _ := p.(map[string]any); phone["do_not_call"] == true {
+			text += " " + textOf(phone["phone_number"]) + " is marked as not to be called: put it on the do-not-call list first, or it may be called again."
+		}
+	}
+	return text
+}
+
+// pages returns the pages by their patterns.
+func (c contactPages) pages() map[string]func(*visit) {
+	pages := c.recordPages.pages()
+	pages["GET /contacts/import"] = func(v *visit) { showImport(v, nil, "") }
+	pages["POST /contacts/import"] = importContacts
+	return pages
+}
+
+// importPage is the page of an import: what was pasted and what is wrong.
+type importPage struct {
+	Columns []string
+	Text    string
+	Faults  []any
+}
+
+func showImport(v *visit, fault *Fault, text string) {
+	page, status := importPage{Columns: Vocabulary().ContactColumns, Text: text}, http.StatusOK
+	shown := view{Title: "Import contacts"}
+	if fault != nil {
+		status, shown.Fault = fault.Status, fault.Message
+		page.Faults, _ = fault.Fields["errors"].([]any)
+	}
+	shown.Data = page
+	v.show(status, "import", shown)
+}
+
+// importContacts stores what was pasted, or the file that was chosen.
+func importContacts(v *visit) {
+	if err := v.R.ParseMultipartForm(1 << 20); err != nil {
+		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read; it may be larger than a megabyte. For more: latchkey contacts import FILE"}, "")
+		return
+	}
+	text := strings.ReplaceAll(v.R.PostFormValue("csv"), "\r\n", "\n")
+	if file, _, err := v.R.FormFile("file"); err == nil {
+		data, err := io.ReadAll(file)
+		_ = file.Close()
+		if err != nil {
+			showImport(v, invalid("The file cannot be read."), text)
+			return
+		}
+		if len(data) > 0 {
+			text = string(data)
+		}
+	}
+	if strings.TrimSpace(text) == "" {
+		showImport(v, invalid("Choose a file, or paste its lines."), "")
+		return
+	}
+	if _, e := v.sendAs(http.MethodPost, "/admin/v1/contacts/import", "text/csv", []byte(text)); e != nil {
+		showImport(v, e, text)
+		return
+	}
+	http.Redirect(v.W, v.R, "/contacts?done=imported", http.StatusSeeOther)
+}
+
+// variablePages are the pages of the context variables, and of their values for
+// the business.
+type variablePages struct{ *recordPages }
+
+// newVariablePages returns the pages.
+func newVariablePages() variablePages {
+	return variablePages{&recordPages{
+		section: section{"Data", "Variables", "/variables"}, One: "variable", API: "variables", Rows: "variables", CalledBy: "name",
+		About: "What prompts can name, and which values it takes. The built-in ones of an owner come with its first use.", Empty: "No variable yet.",
+		Links: []pageLink{{"Values of the business", "/business-context"}},
+		Columns: []column{
+			{Head: "Name", Member: "name", Kind: cellName, Sub: "display_name"}, {Head: "Type", Member: "variable_type"}, {Head: "Of", Member: "context_type"},
+			{Head: "Built in", Member: "is_default"}, {Head: "Owner", Member: "owner"}, {Head: "Description", Member: "description"},
+		},
+		Filters: []formField{
+			{Name: "search", Label: "Name", Kind: fieldSearch}, {Name: "context_type", Label: "Of", Kind: fieldSelect, Blank: "any", Choices: words(Vocabulary().ContextTypes...)}, ownerFilter(),
+		},
+		Facts: []column{{Head: "Of", Member: "context_type"}, {Head: "Owner", Member: "owner"}, {Head: "Built in", Member: "is_default"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
+		Fields: []formField{
+			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "a-z, 0-9 and _; it cannot change later"},
+			{Name: "display_name", Label: "Shown as", Kind: fieldText, Needed: true},
+			{Name: "context_type", Label: "Of", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().ContextTypes...)},
+			{Name: "variable_type", Label: "Type", Kind: fieldSelect, Needed: true, Choices: words(Vocabulary().VariableTypes...)},
+			ownerField(true), {Name: "description", Label: "Description", Kind: fieldText, Wide: true},
+			{Name: "select_options", Label: "Values of a select", Kind: fieldLines, Hint: "one to a line"},
+		},
+		Deletion: func(_ *visit, variable map[string]any) string {
+			if variable["is_default"] == true {
+				return "" // the admin endpoint would refuse
+			}
+			return "Values that are set stay, and prompts still get them; they can no longer be changed but to nothing."
+		},
+	}}
+}
+
+// pages returns the pages by their patterns.
+func (p variablePages) pages() map[string]func(*visit) {
+	pages := p.recordPages.pages()
+	pages["GET /business-context"] = func(v *visit) { showBusiness(v, nil, nil) }
+	pages["POST /business-context"] = changeBusiness
+	return pages
+}
+
+// businessPage is the page of the values of an owner's business.
+type businessPage struct {
+	Owner  string
+	Owners []choice
+	Inputs []input
+}
+
+// businessFields returns a field for each definition, and for each value that
+// has none, with the values.
+func businessFields(v *visit, owner string) (fields []formField, values map[string]any, e *Fault) {
+	answer, e := v.call(http.MethodGet, "/admin/v1/business-context?owner="+url.QueryEscape(owner), nil)
+	switch {
+	case e != nil && e.Status != http.StatusNotFound:
+		return nil, nil, e
+	case e == nil:
+		values, _ = answer["variables"].(map[string]any)
+	}
+	answer, e = v.call(http.MethodGet, "/admin/v1/variables?limit=1000&context_type=business&owner="+url.QueryEscape(owner), nil)
+	if e != nil {
+		return nil, nil, e
+	}
+	defined := map[string]bool{}
+	rows, _ := answer["variables"].([]any)
+	for _, row := range rows {
+		d, _ := row.(map[string]any)
+		name := textOf(d["name"])
+		defined[name] = true
+		f := formField{Name: name, Label: textOf(d["display_name"]), Kind: fieldText, Hint: cmp.Or(textOf(d["description"]), name)}
+		switch d["variable_type"] {
+		case variableSelect:
+			f.Kind, f.Choices = fieldSelect, words(texts(d["select_options"])...)
+		case variableBoolean:
+			f.Kind, f.Choices = fieldSelect, words("true", "false")
+		case variableNumber, variableDate:
+			f.Hint += ", a " + textOf(d["variable_type"])
+		}
+		fields = append(fields, f)
+	}
+	for _, pair := range membersOf(values) {
+		if !defined[pair.Name] {
+			fields = append(fields, formField{Name: pair.Name, Label: pair.Name, Kind: fieldText, Hint: "its definition is gone: it can only be emptied"})
+		}
+	}
+	return fields, values, nil
+}
+
+// valueText returns a value as the form has it.
+func valueText(value any) string {
+	if flag, ok := value.(bool); ok {
+		return map[bool]string{true: "true", false: "false"}[flag]
+	}
+	return textOf(value)
+}
+
+func showBusiness(v *visit, fault *Fault, form url.Values) {
+	owner := cmp.Or(v.R.FormValue("owner"), defaultOwner)
+	fields, values, e := businessFields(v, owner)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	var fill filling
+	fill.Was = func(f formField) string {
+		return cmp.Or(form.Get("was.value."+f.Name), mark(valueText(values[f.Name])))
+	}
+	fill.Value = func(f formField) string {
+		if form == nil {
+			return valueText(values[f.Name])
+		}
+		return form.Get("value." + f.Name)
+	}
+	inputs := v.inputs(fields, fill, fault)
+	for i := range inputs {
+		inputs[i].Name = "value." + inputs[i].Name // apart from the owner's
+	}
+	page, status := view{Title: "Values of the business", Data: businessPage{owner, ownerChoices(v), inputs}}, http.StatusOK
+	if fault != nil {
+		status, page.Fault = fault.Status, labelled(fault.Message, fields...)
+	}
+	v.show(status, "business", page)
+}
+
+// changeBusiness sets the values that the form changes.
+func changeBusiness(v *visit) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	values := map[string]any{}
+	for field := range form {
+		name, is := strings.CutPrefix(field, "value.")
+		text := strings.TrimSpace(form.Get(field))
+		if !is || form.Get("was."+field) == mark(text) {
+			continue
+		}
+		values[name] = nil // takes the value away
+		if text != "" {
+			values[name] = text // numbers and flags are taken as texts too
+		}
+	}
+	owner := cmp.Or(form.Get("owner"), defaultOwner)
+	if _, e := v.call(http.MethodPatch, "/admin/v1/business-context", map[string]any{"owner": owner, "variables": values}); e != nil {
+		showBusiness(v, e, form)
+		return
+	}
+	http.Redirect(v.W, v.R, "/business-context?done=saved&owner="+url.QueryEscape(owner), http.StatusSeeOther)
+}

@@ -1,0 +1,328 @@
+// Package dashboard serves the web pages of the operator. It is a client of the
+// admin endpoint: whatever a page shows or changes it reads and changes by a
+// request to that endpoint, in the name of the operator who has logged in. Of
+// the rest of the program it knows nothing but Accounts.
+//
+// Read dashboard.go first (the handler and the list of pages), then accounts.go
+// (login and sessions), visit.go (a request of a page), records.go, forms.go
+// and columns.go (the pages that most kinds of records share), and after them
+// the pages: keys.go with charts.go, calendar.go, contacts.go, webhooks.go,
+// system.go, pages.go.
+package dashboard
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"html/template"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Options are what a Dashboard needs.
+type Options struct {
+	Admin    http.Handler // the admin endpoint, for requests that Accounts.As has marked
+	Door     http.Handler // the admin endpoint, which asks for a token
+	Accounts Accounts
+	Now      func() time.Time // the wall clock
+	Log      *slog.Logger
+	Listen   string        // address of the admin listener
+	Hosts    []string      // further host names by which browsers reach it
+	BaseURL  string        // the URL by which they do, "" if none is set
+	APIURL   func() string // where clients reach the API
+}
+
+// Dashboard serves the pages at the admin listener, and lets operators who have
+// logged in use the admin endpoint. It is safe for concurrent use.
+type Dashboard struct {
+	o         Options
+	sets      []pageSet
+	sections  []section
+	templates map[string]*template.Template
+}
+
+// New parses the templates and returns a Dashboard.
+func New(o Options) (*Dashboard, error) {
+	d := &Dashboard{o: o, sets: pageSets(o.APIURL)}
+	for _, set := range d.sets {
+		d.sections = append(d.sections, set.sections()...)
+	}
+	d.sections = append(d.sections, section{"System", "Account", "/account"})
+	var err error
+	d.templates, err = parsePages(template.FuncMap{
+		"ago": func(at any) string { return ago(at, o.Now()) }, "until": func(at any) string { return until(at, o.Now()) }, "when": when, "carrier": carrier,
+	})
+	return d, err
+}
+
+// pageSets lists the parts of the dashboard in the order of the navigation.
+func pageSets(apiURL func() string) []pageSet {
+	return []pageSet{
+		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(), callPages(), agentPages(), newContactPages(), newEventPages(apiURL), schedulePages(),
+		newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{},
+	}
+}
+
+// pages yields the pages that need a login, by their patterns.
+func (d *Dashboard) pages() iter.Seq2[string, func(*visit)] {
+	all := []map[string]func(*visit){{
+		"POST /logout": d.logout, "POST /logout-everywhere": d.logoutEverywhere, "GET /account": d.showAccount, "POST /account": d.changePassword,
+	}}
+	for _, set := range d.sets {
+		all = append(all, set.pages())
+	}
+	return func(yield func(string, func(*visit)) bool) {
+		for _, pages := range all {
+			for pattern, page := range pages {
+				if !yield(pattern, page) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Patterns lists the pages that need a login, as patterns of http.ServeMux.
+func (d *Dashboard) Patterns() (list []string) {
+	for pattern := range d.pages() {
+		list = append(list, pattern)
+	}
+	return list
+}
+
+// Handler returns the handler of the admin listener: the admin endpoint under
+// its paths, the pages under all others, and both behind originCheck.protect.
+func (d *Dashboard) Handler() (http.Handler, error) {
+	origins, err := newOriginCheck(d.o.Listen, d.o.BaseURL, d.o.Hosts, []string{plainCookie, secureCookie})
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	for _, at := range []string{"/admin/", "/metrics", "/healthz", "/readyz", "/openapi.json", "/reference", "/reference/", "/errors", "/errors/"} {
+		mux.HandleFunc(at, d.endpoint)
+	}
+	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
+		mux.HandleFunc("GET /static/"+name, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "no-cache")
+			http.ServeFileFS(w, r, files, name)
+		})
+	}
+	mux.HandleFunc("GET /login", d.showLogin)
+	mux.HandleFunc("POST /login", d.login)
+	mux.HandleFunc("GET /setup", d.showSetup)
+	mux.HandleFunc("POST /setup", d.setup)
+	for pattern, page := range d.pages() {
+		mux.HandleFunc(pattern, d.loggedIn(page))
+	}
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
+	origins.refused = d.o.Accounts.RecordCrossSite
+	return origins.protect(mux), nil
+}
+
+// pageSet is a part of the dashboard: an entry of the navigation for each of
+// its sections, and its pages by their patterns, as http.ServeMux has them.
+type pageSet interface {
+	sections() []section
+	pages() map[string]func(*visit)
+}
+
+// view is what a template gets.
+type view struct {
+	Title    string
+	Operator string // who has logged in, "" if nobody has
+	Nav      []navGroup
+	Fault    string // what went wrong
+	Done     string // what was done
+	Form     url.Values
+	Data     any
+}
+
+// render sends the page of a template.
+func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v view) {
+	if v.Form == nil {
+		v.Form = url.Values{}
+	}
+	var buf bytes.Buffer
+	if err := d.templates[name].ExecuteTemplate(&buf, "layout", v); err != nil {
+		d.o.Log.Error("render page", "page", name, "error", err)
+		http.Error(w, "This page cannot be shown. The log says why.", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(buf.Bytes())
+}
+
+// section is an entry of the navigation, in a group of entries. Groups are in the
+// order in which they are first named.
+type section struct{ Group, Name, Path string }
+
+// navGroup is a group of entries as a page shows it.
+type navGroup struct {
+	Name    string
+	Entries []navEntry
+}
+
+// navEntry is a section as a page shows it; Here is true on the section's own pages.
+type navEntry struct {
+	Name, Path string
+	Here       bool
+}
+
+// navigation groups the sections for a page at a path.
+func navigation(sections []section, at string) (groups []navGroup) {
+	for _, s := range sections {
+		i := slices.IndexFunc(groups, func(g navGroup) bool { return g.Name == s.Group })
+		if i < 0 {
+			i, groups = len(groups), append(groups, navGroup{Name: s.Group})
+		}
+		here := at == s.Path || strings.HasPrefix(at, s.Path+"/")
+		groups[i].Entries = append(groups[i].Entries, navEntry{s.Name, s.Path, here})
+	}
+	return groups
+}
+
+//go:embed *.html style.css script.js icon.svg
+var files embed.FS
+
+// parsePages returns a template for each file that defines a content, by the file's
+// name; the other files are parts that every page may use.
+func parsePages(functions template.FuncMap) (map[string]*template.Template, error) {
+	names, err := fs.Glob(files, "*.html")
+	if err != nil {
+		return nil, err
+	}
+	parts, pages := template.New("layout").Funcs(functions), map[string]string{}
+	for _, file := range names {
+		text, err := files.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if strings.Contains(string(text), `{{define "content"}}`) {
+			pages[strings.TrimSuffix(file, ".html")] = string(text)
+		} else if _, err := parts.Parse(string(text)); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	made := map[string]*template.Template{}
+	for name, text := range pages {
+		page, err := parts.Clone()
+		if err == nil {
+			page, err = page.Parse(text)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("page %s: %w", name, err)
+		}
+		made[name] = page
+	}
+	return made, nil
+}
+
+// originCheck knows under which names browsers reach the listener, and refuses what
+// other sites make them send there. It is safe for concurrent use.
+type originCheck struct {
+	listen  string // address of the listener
+	baseURL string
+	names   []string
+	cookies []string
+	cross   *http.CrossOriginProtection
+	// refused, unless it is nil, records requests that another site made.
+	refused func(r *http.Request)
+}
+
+// newOriginCheck returns the check for a listener, which is known by its address, by
+// further host names, and by the URL under which browsers reach it, "" if none is
+// set. cookies names those that log somebody in.
+func newOriginCheck(listen, baseURL string, hosts, cookies []string) (*originCheck, error) {
+	o := &originCheck{listen: listen, baseURL: baseURL, names: append([]string{"localhost", "control", "local"}, hosts...), cookies: cookies, cross: http.NewCrossOriginProtection()}
+	if baseURL == "" {
+		return o, nil
+	}
+	u, err := url.Parse(baseURL)
+	if err != nil {
+		return nil, fmt.Errorf("admin.base_url: %w", err)
+	}
+	o.names = append(o.names, u.Hostname())
+	// A proxy may ask under another host name than the browser does.
+	if err := o.cross.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
+		return nil, fmt.Errorf("admin.base_url: %w", err)
+	}
+	return o, nil
+}
+
+// protect returns a handler that sets the header fields of every answer of the
+// listener. It refuses requests under a foreign host name, against DNS rebinding,
+// and requests of another site that would change something.
+func (o *originCheck) protect(next http.Handler) http.Handler {
+	deny := func(w http.ResponseWriter, r *http.Request, why string) {
+		if o.refused != nil {
+			o.refused(r)
+		}
+		http.Error(w, why, http.StatusForbidden)
+	}
+	o.cross.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		deny(w, r, "This request came from another site, so it was refused.")
+	}))
+	protected := o.cross.Handler(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		switch {
+		case !o.known(r.Host):
+			http.Error(w, fmt.Sprintf("This server does not know itself as %q. Add the name to hosts under [admin] in the configuration.", r.Host), http.StatusMisdirectedRequest)
+		case o.unproven(r):
+			deny(w, r, "A browser says where a form was sent from, and this request does not. Use a token for programs.")
+		default:
+			protected.ServeHTTP(w, r)
+		}
+	})
+}
+
+func (o *originCheck) known(hostport string) bool {
+	host := hostport
+	if name, _, err := net.SplitHostPort(hostport); err == nil {
+		host = name
+	}
+	host = strings.Trim(host, "[]")
+	if ip, err := netip.ParseAddr(host); err == nil {
+		// An address is no name that somebody else's DNS could point here.
+		return ip.IsLoopback() || !isLoopbackListen(o.listen)
+	}
+	return host != "" && slices.ContainsFunc(o.names, func(k string) bool { return strings.EqualFold(k, host) })
+}
+
+func isLoopbackListen(listen string) bool {
+	host, _, _ := net.SplitHostPort(listen)
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// unproven reports whether a request that would change something, for a login or
+// on a page, lacks both fields by which a browser says what site made it.
+// CrossOriginProtection lets these pass, for programs; here those have tokens.
+func (o *originCheck) unproven(r *http.Request) bool {
+	if slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, r.Method) || r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != "" {
+		return false
+	}
+	if !strings.HasPrefix(r.URL.Path, "/admin/") {
+		return true
+	}
+	return r.Header.Get("Authorization") == "" && slices.ContainsFunc(o.cookies, func(name string) bool {
+		_, err := r.Cookie(name)
+		return err == nil
+	})
+}

@@ -1,0 +1,316 @@
+package dashboard
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"latchkey/internal/strictjson"
+)
+
+// The kinds of fields.
+const (
+	fieldText   = "text"
+	fieldTel    = "tel"
+	fieldSearch = "search"
+	fieldEmail  = "email"
+	fieldNumber = "number" // sent as a number
+	fieldID     = "id"     // a choice of records, sent as a number
+	fieldSelect = "select"
+	fieldCheck  = "check" // sent as true or false
+	fieldTicks  = "ticks" // any number of the choices, sent as an array
+	fieldArea   = "area"  // a long text
+	fieldList   = "list"  // an array of texts, with commas between
+	fieldJSON   = "json"  // an object
+	fieldLines  = "lines" // an array of texts, one to a line
+	fieldTime   = "time"  // a date and a time
+	fieldDate   = "date"
+	fieldHidden = "hidden" // goes along with the form, and is no member
+)
+
+// formField is a field of a form: a member of a record of the admin endpoint.
+type formField struct {
+	Name, Label, Kind string
+	Hint              string // said under the label
+	From              string // where a record has the member, "" for Name; parts apart by dots
+	Needed            bool
+	Blank             string                  // the choice of nothing, "" for none
+	Usual             string                  // what a new record's form begins with
+	Choices           func(v *visit) []choice // of fieldSelect, fieldID and fieldTicks; for texts suggestions
+	Make              bool                    // only of a new record
+	Change            bool                    // only of one that is there
+	Wide              bool                    // takes a row of its own
+	Group             string                  // a heading before the field, "" for none
+	Zone              *time.Location          // of fieldTime, nil for UTC
+}
+
+// choice is one of several values.
+type choice struct {
+	Value, Label string
+	Chosen       bool
+}
+
+// words returns choices that are shown as they are.
+func words(words ...string) func(*visit) []choice {
+	return func(*visit) (list []choice) {
+		for _, w := range words {
+			list = append(list, choice{Value: w, Label: w})
+		}
+		return list
+	}
+}
+
+// recordChoices returns choices from a list of the admin endpoint, up to 1000. A
+// form keeps the value that it was made with, so one beyond those is not lost.
+func recordChoices(path, rows, value, label string) func(*visit) []choice {
+	return func(v *visit) (list []choice) {
+		answer, e := v.call("GET", "/admin/v1/"+path+"?limit=1000", nil)
+		if e != nil {
+			return nil
+		}
+		all, _ := answer[rows].([]any)
+		for _, row := range all {
+			r, _ := row.(map[string]any)
+			list = append(list, choice{Value: textOf(r[value]), Label: textOf(r[label])})
+		}
+		return list
+	}
+}
+
+// timeZones returns some time zones as suggestions; others can be typed.
+func timeZones(v *visit) []choice {
+	return words("UTC", "America/Chicago", "America/Los_Angeles", "America/New_York", "Asia/Kolkata", "Asia/Tokyo", "Australia/Sydney",
+		"Europe/Berlin", "Europe/London", "Europe/Paris", "Europe/Zurich")(v)
+}
+
+// ownerChoices returns the names of the owners.
+func ownerChoices(v *visit) []choice { return recordChoices("owners", "owners", "name", "name")(v) }
+
+// input is a field as a page shows it.
+type input struct {
+	formField
+	Value, Was string
+	Choices    []choice
+	Fault      string
+}
+
+// filling returns the value of each field, and the mark of the value by which a
+// change is detected.
+type filling struct{ Value, Was func(formField) string }
+
+// fillBy returns a filling without marks.
+func fillBy(value func(formField) string) filling {
+	return filling{value, func(formField) string { return "" }}
+}
+
+// inputs returns the inputs of fields; fault is what is wrong with the form that
+// was sent, nil if nothing is.
+func (v *visit) inputs(fields []formField, fill filling, fault *Fault) (list []input) {
+	for _, f := range fields {
+		if f.Kind == fieldHidden {
+			list = append(list, input{formField: f, Value: f.Usual})
+			continue
+		}
+		in := input{formField: f, Value: fill.Value(f), Was: fill.Was(f)}
+		if f.Choices != nil {
+			in.Choices = chosen(f, f.Choices(v), in.Value)
+		}
+		if fault != nil && names(fault.Message, f.Name) {
+			in.Fault = labelled(fault.Message, f)
+		}
+		list = append(list, in)
+	}
+	return list
+}
+
+// chosen marks the choices that a value consists of, and adds those that are
+// missing, so that a form changes only what somebody has touched.
+func chosen(f formField, choices []choice, value string) []choice {
+	values := []string{value}
+	switch {
+	case f.Kind == fieldTicks:
+		values = strings.Split(value, "\n")
+	case f.Kind != fieldSelect && f.Kind != fieldID:
+		return choices
+	case !f.Needed:
+		choices = append([]choice{{Label: cmp.Or(f.Blank, "none")}}, choices...)
+	}
+	for _, value := range values {
+		i := slices.IndexFunc(choices, func(c choice) bool { return c.Value == value })
+		if i < 0 && value != "" {
+			i, choices = len(choices), append(choices, choice{Value: value, Label: value})
+		}
+		if i >= 0 {
+			choices[i].Chosen = true
+		}
+	}
+	return choices
+}
+
+// names reports whether a message is about a member.
+func names(message, member string) bool {
+	rest, ok := strings.CutPrefix(message, member)
+	return ok && (rest == "" || strings.ContainsRune(" [.:", rune(rest[0])))
+}
+
+// labelled returns a message with a field's label in place of its name.
+func labelled(message string, fields ...formField) string {
+	for _, f := range fields {
+		if names(message, f.Name) {
+			return f.Label + strings.TrimPrefix(message, f.Name)
+		}
+	}
+	return message
+}
+
+// sent returns the value of a field in a form as one text, ticks one to a line.
+func (f formField) sent(form url.Values) string {
+	text := strings.ReplaceAll(strings.Join(form[f.Name], "\n"), "\r\n", "\n")
+	if f.Kind == fieldArea {
+		return text
+	}
+	return strings.TrimSpace(text)
+}
+
+// of returns the value of a field in a record, as sent does.
+func (f formField) of(record map[string]any) string {
+	at := f.From
+	if at == "" {
+		at = f.Name
+	}
+	value := memberOf(record, at)
+	switch {
+	case f.Kind == fieldCheck:
+		if value == true {
+			return "yes"
+		}
+		return ""
+	case f.Kind == fieldLines || f.Kind == fieldTicks:
+		return strings.Join(texts(value), "\n")
+	case f.Kind == fieldList:
+		return strings.Join(texts(value), ", ")
+	case f.Kind == fieldJSON:
+		data, err := json.MarshalIndent(value, "", "  ")
+		if err != nil || value == nil {
+			return "{}"
+		}
+		return string(data)
+	case f.Kind == fieldTime:
+		text, _ := value.(string)
+		t, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSuffix(t.In(f.zone()).Format("2006-01-02T15:04:05"), ":00")
+	}
+	return textOf(value)
+}
+
+// mark returns what a form carries along to detect that a field was changed.
+func mark(value string) string {
+	sum := sha256.Sum256([]byte(value))
+	return fmt.Sprintf("%x", sum[:8])
+}
+
+func (f formField) zone() *time.Location {
+	if f.Zone == nil {
+		return time.UTC
+	}
+	return f.Zone
+}
+
+// changed reports whether a form changes a field: what nobody has touched is not
+// sent, so that it cannot undo what others do meanwhile.
+func (f formField) changed(form url.Values) bool {
+	return form.Get("was."+f.Name) != mark(f.sent(form))
+}
+
+// value returns the value of a field in a form as the admin endpoint takes it, nil
+// if it is empty. The error is a Fault that names the field.
+func (f formField) value(form url.Values) (any, error) {
+	text := f.sent(form)
+	switch {
+	case f.Kind == fieldCheck:
+		return text != "", nil
+	case f.Kind == fieldLines || f.Kind == fieldTicks:
+		return textLines(text), nil
+	case f.Kind == fieldList:
+		return textLines(strings.ReplaceAll(text, ",", "\n")), nil
+	case text == "":
+		return nil, nil
+	case f.Kind == fieldNumber || f.Kind == fieldID:
+		if _, err := strconv.ParseFloat(text, 64); err != nil || !json.Valid([]byte(text)) {
+			return nil, invalid("%s must be a number; got %q.", f.Name, text)
+		}
+		return json.Number(text), nil
+	case f.Kind == fieldJSON:
+		if _, err := strictjson.Object([]byte(text)); err != nil {
+			return nil, invalid("%s must be a JSON object. %s", f.Name, err)
+		}
+		var object map[string]any
+		dec := json.NewDecoder(strings.NewReader(text))
+		dec.UseNumber()
+		return object, dec.Decode(&object)
+	case f.Kind == fieldTime:
+		for _, layout := range []string{"2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02 15:04"} {
+			if t, err := time.ParseInLocation(layout, text, f.zone()); err == nil {
+				return t.UTC().Format(time.RFC3339), nil
+			}
+		}
+		return nil, invalid("%s must be a date and a time such as 2026-03-02T09:00; got %q.", f.Name, text)
+	}
+	return text, nil
+}
+
+// textLines returns the lines of a text that are not blank.
+func textLines(text string) []string {
+	list := []string{}
+	for line := range strings.SplitSeq(text, "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+// newBody returns the body that creates a record from a form. It leaves out what
+// is empty, which then has the default of the admin endpoint.
+func newBody(fields []formField, form url.Values) (map[string]any, error) {
+	body := map[string]any{}
+	for _, f := range fields {
+		if f.Kind == fieldHidden {
+			continue
+		}
+		value, err := f.value(form)
+		if err != nil {
+			return nil, err
+		}
+		if list, ok := value.([]string); value != nil && (!ok || len(list) > 0) {
+			body[f.Name] = value
+		}
+	}
+	return body, nil
+}
+
+// changeBody returns the body that changes a record, with the fields that the form
+// changes.
+func changeBody(fields []formField, form url.Values) (map[string]any, error) {
+	body := map[string]any{}
+	for _, f := range fields {
+		if f.Kind == fieldHidden || !f.changed(form) {
+			continue
+		}
+		value, err := f.value(form)
+		if err != nil {
+			return nil, err
+		}
+		body[f.Name] = value
+	}
+	return body, nil
+}

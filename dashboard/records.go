@@ -1,0 +1,348 @@
+package dashboard
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// recordPages are the pages of one kind of record: the list, the form of a new
+// one, the page of one with its form, and its deletion. They do not change once
+// they are served.
+type recordPages struct {
+	section
+	One      string // what one is called: "agent"
+	API      string // its path below /admin/v1/
+	Rows     string // the member of the list's answer
+	About    string // said under the heading of the list
+	Empty    string // said where there is none
+	New      string // on the button for a new one, "" for the usual
+	CalledBy string // the member by which one is called
+	Columns  []column
+	Filters  []formField
+	Fields   []formField
+	Facts    []column   // what the page of one tells besides the form
+	Links    []pageLink // beside the button for a new one
+	Query    url.Values // goes along in every address
+	Always   url.Values // goes along with every list that is asked for
+	Page     string     // template of the page of one, "" for the usual
+	NewPage  string     // template of the form of a new one, "" for the usual
+	// Deletion says what it does to delete a record; nil: none can be.
+	Deletion func(v *visit, record map[string]any) string
+	// More adds what the page of one has besides; nil: nothing.
+	More func(v *visit, p *recordPage) *Fault
+	// Body has the last word on the body of a request that a form makes. record
+	// is nil for a new one.
+	Body func(form url.Values, record, body map[string]any) error
+	// Made shows what was made in place of its page; nil: that.
+	Made func(v *visit, record map[string]any)
+}
+
+// pageLink leads to another page.
+type pageLink struct{ Label, Path string }
+
+// recordList is the page of a list.
+type recordList struct {
+	listPage
+	Kind   *recordPages
+	Inputs []input
+	Cells  [][]pageCell
+	Made   bool // whether new ones can be made
+}
+
+// recordPage is the page of one record; a new one has no ID.
+type recordPage struct {
+	*recordPages
+	ID       string
+	Called   string
+	Record   map[string]any
+	Inputs   []input
+	Shown    []pageCell
+	Deleting string
+	Extra    any
+	Form     url.Values // what was sent and not taken, nil for nothing
+}
+
+// sections returns the entry of the navigation.
+func (p *recordPages) sections() []section { return []section{p.section} }
+
+// pages returns the pages by their patterns.
+func (p *recordPages) pages() map[string]func(*visit) {
+	pages := map[string]func(*visit){"GET " + p.Path: p.list, "GET " + p.Path + "/{id}": func(v *visit) { p.showRecord(v, nil, nil) }}
+	if p.makes() {
+		pages["GET "+p.Path+"/new"] = func(v *visit) { p.ask(v, nil, v.R.URL.Query()) }
+		pages["POST "+p.Path] = p.create
+	}
+	if len(p.changing()) > 0 {
+		pages["POST "+p.Path+"/{id}"] = p.change
+	}
+	if p.Deletion != nil {
+		pages["GET "+p.Path+"/{id}/delete"] = p.askDelete
+		pages["POST "+p.Path+"/{id}/delete"] = p.remove
+	}
+	return pages
+}
+
+func (p *recordPages) makes() bool { return len(p.making()) > 0 }
+
+func (p *recordPages) making() (list []formField) {
+	for _, f := range p.Fields {
+		if !f.Change {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+func (p *recordPages) changing() (list []formField) {
+	for _, f := range p.Fields {
+		if !f.Make {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// at returns the path at the admin endpoint of the record that an address names,
+// with more behind it.
+func (p *recordPages) at(v *visit, more string) string {
+	return "/admin/v1/" + p.API + "/" + url.PathEscape(v.R.PathValue("id")) + more
+}
+
+// here returns the address of the record that an address names, with a word for
+// what was done.
+func (p *recordPages) here(v *visit, done string) string { return p.page(v.R.PathValue("id"), done) }
+
+func (p *recordPages) page(id, done string) string {
+	at, q := p.Path+"/"+url.PathEscape(id), url.Values{}
+	maps.Copy(q, p.Query)
+	if done != "" {
+		q.Set("done", done)
+	}
+	if len(q) == 0 {
+		return at
+	}
+	return at + "?" + q.Encode()
+}
+
+func (p *recordPages) list(v *visit) {
+	var names []string
+	for _, f := range p.Filters {
+		names = append(names, f.Name)
+	}
+	query := v.R.URL.Query()
+	t := recordList{Kind: p, Made: p.makes()}
+	var fault *Fault
+	t.listPage, fault = v.list("/admin/v1/"+p.API+"?"+p.Always.Encode(), p.Rows, names...)
+	t.Filtered = slices.ContainsFunc(p.Filters, func(f formField) bool { return f.Kind != fieldHidden && query.Get(f.Name) != "" })
+	t.Inputs = v.inputs(p.Filters, fillBy(func(f formField) string { return query.Get(f.Name) }), fault)
+	for _, row := range t.listPage.Rows {
+		record, _ := row.(map[string]any)
+		t.Cells = append(t.Cells, cellsOf(p.Columns, record, func(id string) string { return p.page(id, "") }))
+	}
+	page := view{Title: p.section.Name, Data: t, Form: query}
+	status := http.StatusOK
+	if fault != nil {
+		status, page.Fault = fault.Status, labelled(fault.Message, p.Filters...)
+	}
+	v.show(status, "records", page)
+}
+
+// ask shows the form of a new record, filled with form; fault is why that was not
+// accepted, nil if nothing was sent.
+func (p *recordPages) ask(v *visit, fault *Fault, form url.Values) {
+	value := func(f formField) string {
+		if !form.Has(f.Name) && fault == nil {
+			return f.Usual
+		}
+		return f.sent(form)
+	}
+	page := recordPage{recordPages: p, Form: form, Record: map[string]any{}, Inputs: v.inputs(p.making(), fillBy(value), fault)}
+	if p.NewPage != "" && p.More != nil {
+		if e := p.More(v, &page); e != nil {
+			v.showFault(e)
+			return
+		}
+	}
+	p.show(v, cmp.Or(p.NewPage, "newrecord"), view{Title: cmp.Or(p.New, "New "+p.One), Data: &page}, fault)
+}
+
+// show sends the page of a form.
+func (p *recordPages) show(v *visit, name string, page view, fault *Fault) {
+	status := http.StatusOK
+	if fault != nil {
+		status, page.Fault = fault.Status, labelled(fault.Message, p.Fields...)
+	}
+	v.show(status, name, page)
+}
+
+func (p *recordPages) create(v *visit) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	body, err := newBody(p.making(), form)
+	if err == nil && p.Body != nil {
+		err = p.Body(form, nil, body)
+	}
+	if err != nil {
+		p.ask(v, faultOf(err), form)
+		return
+	}
+	made, e := v.call(http.MethodPost, "/admin/v1/"+p.API, body)
+	if e != nil {
+		p.ask(v, e, form)
+		return
+	}
+	if p.Made != nil {
+		p.Made(v, made)
+		return
+	}
+	http.Redirect(v.W, v.R, p.page(textOf(made["id"]), "made"), http.StatusSeeOther)
+}
+
+// showRecord sends the page of the record that the address names. form is the form
+// that was sent and fault why it was not accepted, nil if nothing was sent.
+func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
+	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	page := recordPage{recordPages: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), Shown: cellsOf(p.Facts, record, nil), Form: form}
+	in := fillBy(func(f formField) string {
+		if form == nil {
+			return f.of(record)
+		}
+		return f.sent(form)
+	})
+	in.Was = func(f formField) string {
+		if form == nil {
+			return mark(f.of(record))
+		}
+		return form.Get("was." + f.Name)
+	}
+	page.Inputs = v.inputs(p.changing(), in, fault)
+	if p.Deletion != nil {
+		page.Deleting = p.Deletion(v, record)
+	}
+	if p.More != nil {
+		if e := p.More(v, &page); e != nil {
+			v.showFault(e)
+			return
+		}
+	}
+	p.show(v, cmp.Or(p.Page, "record"), view{Title: page.Called, Data: &page}, fault)
+}
+
+func (p *recordPages) called(record map[string]any) string {
+	if name := strings.TrimSpace(textOf(memberOf(record, p.CalledBy))); name != "" {
+		return name
+	}
+	return fmt.Sprintf("%s %s", p.One, textOf(record["id"]))
+}
+
+func (p *recordPages) change(v *visit) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	body, err := changeBody(p.changing(), form)
+	if err == nil && p.Body != nil {
+		record, e := v.call(http.MethodGet, p.at(v, ""), nil)
+		if e != nil {
+			v.showFault(e)
+			return
+		}
+		err = p.Body(form, record, body)
+	}
+	if err != nil {
+		p.showRecord(v, faultOf(err), form)
+		return
+	}
+	if _, e := v.call(http.MethodPatch, p.at(v, ""), body); e != nil {
+		p.showRecord(v, e, form)
+		return
+	}
+	http.Redirect(v.W, v.R, p.here(v, "saved"), http.StatusSeeOther)
+}
+
+// askDelete shows the dialog's question as a page, for browsers without script.
+func (p *recordPages) askDelete(v *visit) {
+	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	page := recordPage{recordPages: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), Deleting: p.Deletion(v, record)}
+	if page.Deleting == "" {
+		v.showFault(&Fault{Status: http.StatusForbidden, Message: "Built-in context variables cannot be deleted."})
+		return
+	}
+	v.show(http.StatusOK, "deletion", view{Title: "Delete " + page.Called, Data: &page})
+}
+
+func (p *recordPages) remove(v *visit) {
+	if _, e := v.call(http.MethodDelete, p.at(v, ""), nil); e != nil {
+		p.showRecord(v, e, nil)
+		return
+	}
+	http.Redirect(v.W, v.R, p.Path+"?done=deleted", http.StatusSeeOther)
+}
+
+// listPage is a page of a list.
+type listPage struct {
+	Rows          []any
+	Count         float64
+	Page, Pages   float64
+	Before, After string
+	Filtered      bool
+	States        []string
+}
+
+// list reads the page of a list that the address names from the admin endpoint,
+// with those of the filters that the address has.
+func (v *visit) list(path, rows string, filters ...string) (t listPage, e *Fault) {
+	q := url.Values{"limit": {"25"}}
+	given := v.R.URL.Query()
+	for _, name := range append(filters, "page") {
+		if value := given.Get(name); value != "" {
+			q.Set(name, value)
+			t.Filtered = t.Filtered || name != "page"
+		}
+	}
+	joint := "?"
+	if strings.Contains(path, "?") {
+		joint = "&"
+	}
+	answer, e := v.call(http.MethodGet, path+joint+q.Encode(), nil)
+	if e != nil {
+		return t, e
+	}
+	t.Rows, _ = answer[rows].([]any)
+	t.Count, _ = answer["count"].(float64)
+	t.Page, _ = answer["page"].(float64)
+	t.Pages, _ = answer["pages"].(float64)
+	link := func(page float64) string {
+		to := url.Values{}
+		for _, name := range filters {
+			if given.Get(name) != "" {
+				to.Set(name, given.Get(name))
+			}
+		}
+		to.Set("page", strconv.Itoa(int(page)))
+		return v.R.URL.Path + "?" + to.Encode()
+	}
+	if t.Page > 1 {
+		t.Before = link(min(t.Page-1, max(1, t.Pages)))
+	}
+	if t.Page < t.Pages {
+		t.After = link(t.Page + 1)
+	}
+	return t, nil
+}

@@ -1,0 +1,246 @@
+package dashboard
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// auditPages show the audit log.
+type auditPages struct{}
+
+// sections returns the entry of the navigation.
+func (auditPages) sections() []section { return []section{{"System", "Activity", "/activity"}} }
+
+// pages returns the pages by their patterns.
+func (auditPages) pages() map[string]func(*visit) {
+	return map[string]func(*visit){"GET /activity": showAudit, "GET /activity/verify": verifyAudit}
+}
+
+// activityPage is a page of the log.
+type activityPage struct {
+	listPage
+	Inputs  []input
+	Entries []activityEntry
+}
+
+// activityEntry is an entry of the log as the page shows it.
+type activityEntry struct {
+	Number, At, Actor, Client, Action, Object, Result, Why, Request string
+	Changes                                                         []activityChange
+	More                                                            string // how many changes there were, where not all are told of
+	Detail                                                          []namedText
+}
+
+// activityChange is a record that was changed.
+type activityChange struct {
+	Object, Did string
+	Fields      []activityField
+}
+
+// activityField is a field of it, before and after; the log has no values of
+// personal data.
+type activityField struct {
+	Name, Before, After string
+	Told                bool
+}
+
+func activityFilters() []formField {
+	return []formField{
+		{Name: "object", Label: "What", Kind: fieldText, Hint: "such as agent 12, or key_..."}, {Name: "actor", Label: "Who", Kind: fieldText, Hint: "such as operator 1"},
+		{Name: "action", Label: "Action", Kind: fieldText, Hint: "a part of it, such as revoke"}, {Name: "result", Label: "Result", Kind: fieldSelect, Blank: "any", Choices: words(Vocabulary().AuditResults...)},
+	}
+}
+
+func showAudit(v *visit) {
+	query, filters := v.R.URL.Query(), activityFilters()
+	var page activityPage
+	var fault *Fault
+	page.listPage, fault = v.list("/admin/v1/audit", "entries", "object", "actor", "action", "result")
+	page.Inputs = v.inputs(filters, fillBy(func(f formField) string { return query.Get(f.Name) }), fault)
+	for _, row := range page.Rows {
+		entry, _ := row.(map[string]any)
+		page.Entries = append(page.Entries, activityOf(entry))
+	}
+	shown, status := view{Title: "Activity", Data: page}, http.StatusOK
+	if fault != nil {
+		status, shown.Fault = fault.Status, labelled(fault.Message, filters...)
+	}
+	v.show(status, "audit", shown)
+}
+
+func activityOf(e map[string]any) activityEntry {
+	entry := activityEntry{
+		Number: textOf(e["number"]), At: when(textOf(e["at"])), Actor: textOf(e["actor"]), Client: textOf(e["client"]), Action: textOf(e["action"]), Object: textOf(e["object"]),
+		Result: textOf(e["result"]), Why: textOf(e["code"]), Request: textOf(e["request_id"]), Detail: membersOf(e["detail"]),
+	}
+	changes, _ := e["changes"].([]any)
+	for _, c := range changes {
+		change, _ := c.(map[string]any)
+		entry.Changes = append(entry.Changes, activityChangeOf(change))
+	}
+	if n, _ := e["changed"].(float64); int(n) > len(changes) {
+		entry.More = textOf(n)
+	}
+	return entry
+}
+
+func activityChangeOf(c map[string]any) activityChange {
+	change := activityChange{Object: textOf(c["object"]), Did: textOf(c["did"])}
+	before, _ := c["before"].(map[string]any)
+	after, _ := c["after"].(map[string]any)
+	names := texts(c["fields"])
+	for _, side := range []map[string]any{before, after} {
+		for _, name := range slices.Sorted(maps.Keys(side)) {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	for _, name := range names {
+		_, was := before[name]
+		_, is := after[name]
+		change.Fields = append(change.Fields, activityField{name, activityValue(before[name]), activityValue(after[name]), was || is})
+	}
+	return change
+}
+
+// activityValue returns a value of the log in one line.
+func activityValue(v any) string {
+	switch v.(type) {
+	case nil:
+		return ""
+	case map[string]any, []any:
+		data, err := json.Marshal(v)
+		if err == nil {
+			return string(data)
+		}
+	}
+	return textOf(v)
+}
+
+// verifyAudit verifies the chain of the whole log.
+func verifyAudit(v *visit) {
+	answer, e := v.call(http.MethodGet, "/admin/v1/audit/verify", nil)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	v.show(http.StatusOK, "auditcheck", view{Title: "The chain of the audit log", Data: answer})
+}
+
+// statusPages show the status of the server.
+type statusPages struct{}
+
+// sections returns the entry of the navigation.
+func (s statusPages) sections() []section { return []section{{"System", "Status", "/status"}} }
+
+// pages returns the pages by their patterns.
+func (s statusPages) pages() map[string]func(*visit) {
+	return map[string]func(*visit){"GET /status": showStatus}
+}
+
+// statusPart is a group of facts.
+type statusPart struct {
+	Title string
+	Facts []namedText
+}
+
+// statusRow is a member of the status: in which group, and how it is shown.
+type statusRow struct {
+	part, member, label string
+	show                func(v any) string
+}
+
+func statusRows() []statusRow {
+	return []statusRow{
+		{"Service", "ready", "Ready", textOf}, {"Service", "not_ready_because", "Not ready because", textOf},
+		{"Service", "version", "Version", textOf}, {"Service", "go_version", "Built with", textOf}, {"Service", "started_at", "Started", whenShown}, {"Service", "uptime_seconds", "Up for", uptime},
+		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Doors", statusList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
+		{"Service", "config.loaded_at", "Configuration of", whenShown}, {"Service", "config.error", "A later one was not taken", textOf}, {"Service", "config.restart_needed", "Changed, waits for a restart", textOf},
+		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free within", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
+		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf},
+		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "The latest failed", textOf},
+		{"Webhooks", "webhook_backlog", "Waiting", textOf}, {"Webhooks", "webhook_oldest_at", "The oldest since", whenShown}, {"Audit log", "audit", "Head", statusList},
+		{"Clocks", "now", "Wall clock", textOf}, {"Clocks", "service_time", "Clock of the limits", textOf},
+	}
+}
+
+func whenShown(v any) string { return when(textOf(v)) }
+
+func bytesShown(v any) string {
+	n, _ := v.(float64)
+	for _, unit := range []string{"bytes", "kB", "MB", "GB"} {
+		if n < 1000 {
+			return strings.TrimSuffix(fmt.Sprintf("%.1f", n), ".0") + " " + unit
+		}
+		n /= 1000
+	}
+	return fmt.Sprintf("%.1f TB", n)
+}
+
+func uptime(v any) string {
+	seconds, _ := v.(float64)
+	d := time.Duration(seconds) * time.Second
+	if d < 24*time.Hour {
+		return d.String()
+	}
+	return fmt.Sprintf("%d days %s", d/(24*time.Hour), d%(24*time.Hour))
+}
+
+// statusList returns several values as a text, one to a line.
+func statusList(v any) string {
+	if items, ok := v.([]any); ok {
+		return strings.Join(texts(items), "\n")
+	}
+	var lines []string
+	for _, pair := range membersOf(v) {
+		lines = append(lines, pair.Name+": "+pair.Value)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// showStatus shows the status of the admin endpoint. Members that have no row here
+// are at the end, under their own names.
+func showStatus(v *visit) {
+	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	var parts []statusPart
+	add := func(part string, fact namedText) {
+		if fact.Value == "" {
+			return
+		}
+		i := slices.IndexFunc(parts, func(p statusPart) bool { return p.Title == part })
+		if i < 0 {
+			i, parts = len(parts), append(parts, statusPart{Title: part})
+		}
+		parts[i].Facts = append(parts[i].Facts, fact)
+	}
+	for _, row := range statusRows() {
+		if value := memberOf(status, row.member); value != nil {
+			add(row.part, namedText{row.label, row.show(value)})
+		}
+	}
+	for _, row := range statusRows() {
+		first, _, _ := strings.Cut(row.member, ".")
+		delete(status, first)
+	}
+	for _, name := range slices.Sorted(maps.Keys(status)) {
+		add("More", namedText{strings.ReplaceAll(name, "_", " "), compactStatus(status[name])})
+	}
+	v.show(http.StatusOK, "status", view{Title: "Status", Data: parts})
+}
+
+func compactStatus(v any) string {
+	if _, ok := v.(map[string]any); ok {
+		return statusList(v)
+	}
+	return textOf(v)
+}

@@ -1,0 +1,122 @@
+package dashboard
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// hookPages are the pages of the webhooks.
+type hookPages struct{ *recordPages }
+
+// newHookPages returns the pages.
+func newHookPages() hookPages {
+	events := words(Vocabulary().WebhookEvents...)
+	return hookPages{&recordPages{
+		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", CalledBy: "name", Page: "webhook",
+		About: "Addresses that are told of events.", Empty: "No webhook yet. One tells another program of calls, events and keys as they happen.",
+		Columns: []column{
+			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Address", Member: "url"}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active"},
+			{Head: "Last answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"}, {Head: "Waiting", Member: "waiting", Kind: cellNumber},
+			{Head: "Failing since", Member: "failing_since", Kind: cellTime},
+		},
+		Facts: []column{
+			{Head: "Address", Member: "url", Kind: cellURL}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active", Sub: "disabled_reason"},
+			{Head: "Waiting", Member: "waiting"}, {Head: "Next attempt", Member: "next_attempt_at", Kind: cellTime}, {Head: "Failing since", Member: "failing_since", Kind: cellTime},
+			{Head: "Last attempt", Member: "last_attempt.created_at", Kind: cellTime}, {Head: "Its answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"},
+			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Id", Member: "id"},
+		},
+		Fields: []formField{
+			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Hint: "what it is for"},
+			{Name: "owner", Label: "Owner", Kind: fieldText, Make: true, Choices: ownerChoices, Hint: "hears of this owner alone; empty: of every owner, and of keys"},
+			{Name: "url", Label: "Address", Kind: fieldText, Needed: true, Wide: true, Hint: "such as https://hooks.example.net/latchkey"},
+			{Name: "subscribed_events", Label: "Events", Kind: fieldTicks, Needed: true, Choices: events, Hint: "those of keys, limits and queued calls only without an owner"},
+		},
+		More: hookLog, Deletion: hookDeletion, Made: showSecret,
+	}}
+}
+
+func hookDeletion(_ *visit, hook map[string]any) string {
+	text := "Nothing is sent to " + textOf(hook["url"]) + " from now on, and its log goes too."
+	if n, _ := hook["waiting"].(float64); n > 0 {
+		text += fmt.Sprintf(" %.0f events that wait for it are never sent.", n)
+	}
+	return text
+}
+
+// hookPage is what the page of a webhook has besides its fields: its log.
+type hookPage struct {
+	listPage
+	Events []string
+	Active bool
+}
+
+func hookLog(v *visit, p *recordPage) *Fault {
+	t, e := v.list("/admin/v1/webhooks/"+url.PathEscape(p.ID)+"/logs", "logs")
+	active, _ := p.Record["is_active"].(bool)
+	p.Extra = hookPage{t, texts(p.Record["subscribed_events"]), active}
+	return e
+}
+
+// showSecret shows a new webhook's secret, once.
+func showSecret(v *visit, hook map[string]any) {
+	v.show(http.StatusCreated, "hooksecret", view{Title: textOf(hook["name"]), Data: hook})
+}
+
+// pages returns the pages by their patterns.
+func (h hookPages) pages() map[string]func(*visit) {
+	pages := h.recordPages.pages()
+	pages["POST /webhooks/{id}/pause"] = func(v *visit) { h.turn(v, false, "paused") }
+	pages["POST /webhooks/{id}/resume"] = func(v *visit) { h.turn(v, true, "resumed") }
+	pages["POST /webhooks/{id}/test"] = h.test
+	pages["POST /webhooks/{id}/redeliver"] = h.redeliver
+	return pages
+}
+
+func (h hookPages) turn(v *visit, active bool, said string) {
+	if _, e := v.call(http.MethodPatch, h.at(v, ""), map[string]any{"is_active": active}); e != nil {
+		h.showRecord(v, e, nil)
+		return
+	}
+	http.Redirect(v.W, v.R, h.here(v, said), http.StatusSeeOther)
+}
+
+// test sends a sample and says at once how that went; the log has it too.
+func (h hookPages) test(v *visit) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	body := map[string]any{}
+	if event := form.Get("event_type"); event != "" {
+		body["event_type"] = event
+	}
+	went, e := v.call(http.MethodPost, h.at(v, "/test"), body)
+	if e != nil {
+		h.showRecord(v, e, nil)
+		return
+	}
+	said := "failed"
+	if went["success"] == true {
+		said = "delivered"
+	}
+	http.Redirect(v.W, v.R, h.here(v, said), http.StatusSeeOther)
+}
+
+func (h hookPages) redeliver(v *visit) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	entry, err := strconv.ParseUint(form.Get("log_id"), 10, 63)
+	if err != nil {
+		h.showRecord(v, invalid("Say which attempt is to be sent again."), nil)
+		return
+	}
+	if _, e := v.call(http.MethodPost, h.at(v, "/redeliver"), map[string]any{"log_id": entry}); e != nil {
+		h.showRecord(v, e, nil)
+		return
+	}
+	http.Redirect(v.W, v.R, h.here(v, "queued"), http.StatusSeeOther)
+}
