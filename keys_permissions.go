@@ -79,13 +79,18 @@ func PermissionPresets() []PermissionPreset {
 func Permissions() []PermissionInfo {
 	return []PermissionInfo{
 		{Bit: ReadCalls, Name: "can_read_calls", Group: groupCalls, Description: "List and read calls."},
-		{Bit: InitiateCalls, Name: "can_initiate_calls", Group: groupCalls, Limits: []string{CallsPerDay, OwnerCallsPerDay}, Description: "Start outbound calls."},
+		{Bit: InitiateCalls, Name: "can_initiate_calls", Group: groupCalls, Limits: []string{CallsPerDay, OwnerCallsPerDay},
+			Description: "Start outbound calls."},
 		{Bit: ReadAgents, Name: "can_read_agents", Group: groupCalls, Description: "List agents."},
-		{Bit: ReadContacts, Name: "can_read_contacts", Group: groupContacts, Description: "List and read contacts and context variables; by the published rule also create and update contacts."},
+		{Bit: ReadContacts, Name: "can_read_contacts", Group: groupContacts,
+			Description: "List and read contacts and context variables; by the published rule also create and update contacts."},
 		{Bit: ReadCalendar, Name: "can_read_calendar", Group: groupCalendar, Description: "Read events and availability."},
-		{Bit: WriteCalendar, Name: "can_write_calendar", Group: groupCalendar, Limits: []string{EventsPerDay, OwnerEventsPerDay}, Description: "Create, update and cancel events."},
-		{Bit: WriteContacts, Name: "can_write_contacts", Group: groupContacts, Description: "Create and update contacts, write context variables and values."},
-		{Bit: VerifyKeys, Name: "can_verify_keys", Group: groupOther, Description: "Verify and introspect other keys, for services that ask on behalf of their callers. Not part of \"all\"."},
+		{Bit: WriteCalendar, Name: "can_write_calendar", Group: groupCalendar, Limits: []string{EventsPerDay, OwnerEventsPerDay},
+			Description: "Create, update and cancel events."},
+		{Bit: WriteContacts, Name: "can_write_contacts", Group: groupContacts,
+			Description: "Create and update contacts, write context variables and values."},
+		{Bit: VerifyKeys, Name: "can_verify_keys", Group: groupOther,
+			Description: "Verify and introspect other keys, for services that ask on behalf of their callers. Not part of \"all\"."},
 	}
 }
 

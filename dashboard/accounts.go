@@ -153,12 +153,14 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	switch fault := faultOf(err); fault.Status {
 	case http.StatusTooManyRequests:
 		w.Header().Set("Retry-After", fmt.Sprint(int64((fault.RetryAfter+time.Second-1)/time.Second)))
-		status, text = fault.Status, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", int64((fault.RetryAfter+time.Minute-1)/time.Minute))
+		minutes := int64((fault.RetryAfter + time.Minute - 1) / time.Minute)
+		status, text = fault.Status, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", minutes)
 	case http.StatusUnauthorized:
 		status, text = fault.Status, "The name or the password is wrong."
 	}
 	known, _ := d.o.Accounts.Any()
-	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: known, Form: url.Values{"name": {name}, "next": {r.PostFormValue("next")}}})
+	form := url.Values{"name": {name}, "next": {r.PostFormValue("next")}}
+	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: known, Form: form})
 }
 
 // localPath returns a path if it is one of this server, and that of the keys for

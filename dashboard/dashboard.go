@@ -58,7 +58,10 @@ func New(o Options) (*Dashboard, error) {
 	d.sections = append(d.sections, section{"System", "Account", "/account"})
 	var err error
 	d.templates, err = parsePages(template.FuncMap{
-		"ago": func(at any) string { return ago(at, o.Now()) }, "until": func(at any) string { return until(at, o.Now()) }, "when": when, "carrier": carrier,
+		"ago":     func(at any) string { return ago(at, o.Now()) },
+		"until":   func(at any) string { return until(at, o.Now()) },
+		"when":    when,
+		"carrier": carrier,
 	})
 	return d, err
 }
@@ -66,8 +69,8 @@ func New(o Options) (*Dashboard, error) {
 // pageSets lists the parts of the dashboard in the order of the navigation.
 func pageSets(apiURL func() string) []pageSet {
 	return []pageSet{
-		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(), callPages(), agentPages(), newContactPages(), newEventPages(apiURL), schedulePages(),
-		newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{},
+		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
+		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{},
 	}
 }
 
@@ -243,7 +246,10 @@ type originCheck struct {
 // further host names, and by the URL under which browsers reach it, "" if none is
 // set. cookies names those that log somebody in.
 func newOriginCheck(listen, baseURL string, hosts, cookies []string) (*originCheck, error) {
-	o := &originCheck{listen: listen, baseURL: baseURL, names: append([]string{"localhost", "control", "local"}, hosts...), cookies: cookies, cross: http.NewCrossOriginProtection()}
+	o := &originCheck{
+		listen: listen, baseURL: baseURL, names: append([]string{"localhost", "control", "local"}, hosts...), cookies: cookies,
+		cross: http.NewCrossOriginProtection(),
+	}
 	if baseURL == "" {
 		return o, nil
 	}
@@ -275,7 +281,8 @@ func (o *originCheck) protect(next http.Handler) http.Handler {
 	protected := o.cross.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "+
+			"form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")
@@ -283,7 +290,8 @@ func (o *originCheck) protect(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		switch {
 		case !o.known(r.Host):
-			http.Error(w, fmt.Sprintf("This server does not know itself as %q. Add the name to hosts under [admin] in the configuration.", r.Host), http.StatusMisdirectedRequest)
+			text := "This server does not know itself as %q. Add the name to hosts under [admin] in the configuration."
+			http.Error(w, fmt.Sprintf(text, r.Host), http.StatusMisdirectedRequest)
 		case o.unproven(r):
 			deny(w, r, "A browser says where a form was sent from, and this request does not. Use a token for programs.")
 		default:
@@ -315,7 +323,8 @@ func isLoopbackListen(listen string) bool {
 // on a page, lacks both fields by which a browser says what site made it.
 // CrossOriginProtection lets these pass, for programs; here those have tokens.
 func (o *originCheck) unproven(r *http.Request) bool {
-	if slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, r.Method) || r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != "" {
+	safe := slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, r.Method)
+	if safe || r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != "" {
 		return false
 	}
 	if !strings.HasPrefix(r.URL.Path, "/admin/") {

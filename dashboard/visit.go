@@ -72,7 +72,8 @@ func done(word string) string {
 		"cancelled": "Cancelled. Webhooks that hear of it are told.", "queued": "Queued: it is sent again, with the same delivery id.",
 		"delivered": "The sample was delivered.", "failed": "The sample was not delivered: the first line of the attempts says why.",
 		"paused": "Paused: nothing is sent to it until it is resumed.", "resumed": "Resumed.",
-		"finish": "The earlier secrets are ended. Only the present one holds.", "pause": "Paused: requests get 401 from now on.", "resume": "Resumed.",
+		"finish": "The earlier secrets are ended. Only the present one holds.",
+		"pause":  "Paused: requests get 401 from now on.", "resume": "Resumed.",
 		"revoke":   "Revoked: requests get 401 from now on.",
 		"password": "The password is changed. All other sessions are ended.",
 	}[word]
