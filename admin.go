@@ -40,9 +40,6 @@ func (a *Admin) AdminRoutes() []Route {
 	}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (a *Admin) Tables() []Checked { return []Checked{KeyTable, KeyRequestTable} }
-
 // FreeRoutes lists what a key may do about itself. It costs nothing.
 func (a *Admin) FreeRoutes() []Route {
 	return []Route{

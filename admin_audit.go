@@ -75,9 +75,6 @@ func NewAuditLog(o AuditOptions) *AuditLog {
 	return &AuditLog{o: o, addresses: NewThrottle(refusedByAddress, 15*time.Minute), known: newBudget(), others: newBudget()}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (a *AuditLog) Tables() []Checked { return AuditTables() }
-
 // AdminRoutes lists the endpoints.
 func (a *AuditLog) AdminRoutes() []Route {
 	return []Route{

@@ -19,24 +19,26 @@ import (
 
 // Backups copies the store while it is in use, and checks it.
 type Backups struct {
-	store  *Store
-	folder string // the data folder, where a copy is made before it is sent
-	dir    string // where the scheduled ones go, "" for none
-	every  time.Duration
-	keep   int
-	tables []Checked
-	log    *slog.Logger
+	o BackupOptions
 
 	mu   sync.Mutex
 	last time.Time // when the newest one that is there was made
 	err  error     // why the latest failed
 }
 
-// NewBackups copies a store in a data folder. Into dir, where it is not "", it
-// makes one every so often and keeps the newest.
-func NewBackups(store *Store, folder, dir string, every time.Duration, keep int, tables []Checked, log *slog.Logger) *Backups {
-	return &Backups{store: store, folder: folder, dir: dir, every: every, keep: keep, tables: tables, log: log}
+// BackupOptions are what Backups are made of.
+type BackupOptions struct {
+	Store  *Store
+	Folder string // the data folder, where a copy is made before it is sent
+	Dir    string // where the scheduled ones go, "" for none
+	Every  time.Duration
+	Keep   int       // how many scheduled ones stay, the newest
+	Tables []Checked // what a check holds against each other
+	Log    *slog.Logger
 }
+
+// NewBackups copies and checks a store.
+func NewBackups(o BackupOptions) *Backups { return &Backups{o: o} }
 
 // AdminRoutes lists the endpoints.
 func (b *Backups) AdminRoutes() []Route {
@@ -62,8 +64,8 @@ func backupName(now time.Time) string {
 
 // send makes a copy and sends it.
 func (b *Backups) send(w http.ResponseWriter, r *Request) error {
-	path := filepath.Join(b.folder, unsentPrefix+keytext.RandomHex(8)+".tmp")
-	if err := b.store.CopyTo(path); err != nil {
+	path := filepath.Join(b.o.Folder, unsentPrefix+keytext.RandomHex(8)+".tmp")
+	if err := b.o.Store.CopyTo(path); err != nil {
 		return err
 	}
 	defer os.Remove(path)
@@ -76,7 +78,7 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	if err := r.Record(b.store); err != nil {
+	if err := r.Record(b.o.Store); err != nil {
 		return err
 	}
 	// A copy of any size takes the time it takes.
@@ -89,15 +91,15 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	h.Set("Content-Disposition", `attachment; filename="`+backupName(r.Now)+`"`)
 	h.Set("Cache-Control", "no-store")
 	if _, err := io.Copy(w, f); err != nil {
-		b.log.Warn("send backup", "id", r.ID, "error", err)
+		b.o.Log.Warn("send backup", "id", r.ID, "error", err)
 	}
 	return nil
 }
 
 func (b *Backups) check(w http.ResponseWriter, _ *Request) error {
 	var result CheckResult
-	err := b.store.View(func(tx *Tx) (err error) {
-		result, err = CheckStore(tx, b.tables)
+	err := b.o.Store.View(func(tx *Tx) (err error) {
+		result, err = CheckStore(tx, b.o.Tables)
 		return err
 	})
 	if err != nil {
@@ -108,7 +110,7 @@ func (b *Backups) check(w http.ResponseWriter, _ *Request) error {
 
 // Tidy removes copies that an earlier run left half made or half sent.
 func (b *Backups) Tidy() error {
-	left, err := filepath.Glob(filepath.Join(b.folder, unsentPrefix+"*.tmp"))
+	left, err := filepath.Glob(filepath.Join(b.o.Folder, unsentPrefix+"*.tmp"))
 	for _, path := range left {
 		err = errors.Join(err, os.Remove(path))
 	}
@@ -119,7 +121,7 @@ func (b *Backups) Tidy() error {
 // that is there, and removes those beyond the number to keep. It is to be
 // called about once a minute.
 func (b *Backups) Due(now time.Time) error {
-	if b.dir == "" {
+	if b.o.Dir == "" {
 		return nil
 	}
 	err := b.due(now)
@@ -153,32 +155,32 @@ func (b *Backups) due(now time.Time) error {
 		if err == nil {
 			b.madeAt(last)
 		}
-		if err == nil && now.Before(last.Add(b.every)) && !now.Before(last) {
+		if err == nil && now.Before(last.Add(b.o.Every)) && !now.Before(last) {
 			return nil
 		}
 	}
 	name := backupName(now)
-	part := filepath.Join(b.dir, name+".part")
+	part := filepath.Join(b.o.Dir, name+".part")
 	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := b.store.CopyTo(part); err != nil {
+	if err := b.o.Store.CopyTo(part); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Rename(part, filepath.Join(b.dir, name)), SyncDir(b.dir)); err != nil {
+	if err := errors.Join(os.Rename(part, filepath.Join(b.o.Dir, name)), SyncDir(b.o.Dir)); err != nil {
 		return fmt.Errorf("name the backup: %w", err)
 	}
 	b.madeAt(now)
-	b.log.Info("backup made", "file", filepath.Join(b.dir, name))
+	b.o.Log.Info("backup made", "file", filepath.Join(b.o.Dir, name))
 	by := Deed{Actor: ActorSelf, Action: "make backup", Now: now, Detail: map[string]any{"file": name}}
-	if err := b.store.Update(by.Append); err != nil {
+	if err := b.o.Store.Update(by.Append); err != nil {
 		return err
 	}
 	if made, err = b.made(); err != nil {
 		return err
 	}
-	for len(made) > b.keep {
-		err = errors.Join(err, os.Remove(filepath.Join(b.dir, made[0])))
+	for len(made) > b.o.Keep {
+		err = errors.Join(err, os.Remove(filepath.Join(b.o.Dir, made[0])))
 		made = made[1:]
 	}
 	return err
@@ -186,10 +188,10 @@ func (b *Backups) due(now time.Time) error {
 
 // made lists the scheduled backups, oldest first.
 func (b *Backups) made() ([]string, error) {
-	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+	if err := os.MkdirAll(b.o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of backups: %w; set backup.dir to one that can be written", err)
 	}
-	entries, err := os.ReadDir(b.dir)
+	entries, err := os.ReadDir(b.o.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("list the backups: %w", err)
 	}

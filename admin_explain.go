@@ -23,8 +23,8 @@ type Explainer struct {
 // ExplainedRoutes are the routes of the API door: keyed ones with every check,
 // free ones without limits and permission, and those of another API.
 type ExplainedRoutes struct {
-	Keyed, Free []Route
-	Guards      *Guards
+	*Routes
+	Guards *Guards
 }
 
 // NewExplainer explains routes.

@@ -165,7 +165,7 @@ func TestKeyRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := a.Store.View(func(tx *Tx) (err error) {
-		left, err = KeyRequestTable.Count(tx)
+		left, err = keyRequestTable.Count(tx)
 		return err
 	})
 	if err != nil || left != 0 {

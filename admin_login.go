@@ -63,8 +63,8 @@ func NewOperators(store *Store) *Operators {
 	return &Operators{store: store, hashing: make(chan struct{}, 2)}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (o *Operators) Tables() []Checked { return []Checked{operatorTable} }
+// OperatorTables returns the tables of operators, for checks.
+func OperatorTables() []Checked { return []Checked{operatorTable} }
 
 // AdminRoutes lists the endpoints.
 func (o *Operators) AdminRoutes() []Route {
@@ -379,8 +379,8 @@ func NewSessions(store *Store, idle, most time.Duration) *Sessions {
 	return &Sessions{store: store, idle: idle, max: most}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (s *Sessions) Tables() []Checked { return []Checked{sessionTable} }
+// SessionTables returns the tables of sessions, for checks.
+func SessionTables() []Checked { return []Checked{sessionTable} }
 
 // Longest is how long a session lasts at most.
 func (s *Sessions) Longest() time.Duration { return s.max }

@@ -113,16 +113,13 @@ func (s *Status) level() string {
 }
 
 // Overview tells the operator what the API door serves.
-type Overview struct{ o OverviewOptions }
-
-// OverviewOptions are what an Overview is made of.
-type OverviewOptions struct {
-	Guards      *Guards
-	Keyed, Free []Route
+type Overview struct {
+	own    *Routes
+	guards *Guards
 }
 
-// NewOverview tells of these parts.
-func NewOverview(o OverviewOptions) *Overview { return &Overview{o} }
+// NewOverview lists our own routes and those of another API.
+func NewOverview(own *Routes, guards *Guards) *Overview { return &Overview{own, guards} }
 
 // AdminRoutes lists the endpoints.
 func (v *Overview) AdminRoutes() []Route {
@@ -134,9 +131,9 @@ func (v *Overview) AdminRoutes() []Route {
 // routes lists the endpoints of the API door with what they need, and behind
 // them the routes of another API.
 func (v *Overview) routes(w http.ResponseWriter, r *Request) error {
-	now := v.o.Guards.Now()
+	now := v.guards.Now()
 	rows := []any{}
-	for _, row := range v.o.Keyed {
+	for _, row := range v.own.Keyed {
 		limits := []string{RequestsPerMinute}
 		if row.Spends != "" {
 			limits = append(limits, row.Spends)
@@ -144,7 +141,7 @@ func (v *Overview) routes(w http.ResponseWriter, r *Request) error {
 		limits = append(limits, row.Limits...)
 		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": now.Rights.Names(row.Permission), "limits": limits, "upstream": nil})
 	}
-	for _, row := range v.o.Free {
+	for _, row := range v.own.Free {
 		rows = append(rows, map[string]any{"method": row.Method, "path": row.Path, "permissions": Permission(0), "limits": []string{}, "upstream": nil})
 	}
 	for _, g := range now.List {
@@ -190,18 +187,24 @@ type ConfigStatus struct {
 	Restart  []string // keys that were changed and wait for a restart
 }
 
-// NewReloader puts the guards of a configuration to use, with the permissions
-// and limits that the keyring has. The error names what cannot stand beside
-// each other.
-func NewReloader(o ReloaderOptions, now time.Time) (*Reloader, error) {
-	rights := o.Keyring.Rights()
-	list, _ := ReadGuards(o.Running.Routes, rights) // of a config that is loaded there are no problems
-	state, err := o.Guards.Make(list, rights)
+// NewReloader serves the running configuration, once Start is called.
+func NewReloader(o ReloaderOptions) *Reloader { return &Reloader{o: o} }
+
+// Start puts the guards of the running configuration to use, with the
+// permissions and limits of the keyring. The error names the guards and
+// endpoints that contradict each other.
+func (r *Reloader) Start(now time.Time) error {
+	rights := r.o.Keyring.Rights()
+	list, _ := ReadGuards(r.o.Running.Routes, rights) // of a config that is loaded there are no problems
+	state, err := r.o.Guards.Make(list, rights)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	o.Guards.Use(state)
-	return &Reloader{o: o, status: ConfigStatus{LoadedAt: now}}, nil
+	r.o.Guards.Use(state)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status = ConfigStatus{LoadedAt: now}
+	return nil
 }
 
 // From says how the configuration is loaded again, and what the level of the log

@@ -119,8 +119,8 @@ func NewAgents(store *Store) *Agents {
 	return a
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (a *Agents) Tables() []Checked { return []Checked{agentTable} }
+// AgentTables returns the tables of agents, for checks.
+func AgentTables() []Checked { return []Checked{agentTable} }
 
 // Routes lists the endpoints.
 func (a *Agents) Routes() []Route {
@@ -292,8 +292,8 @@ func NewDoNotCalls(store *Store) *DoNotCalls {
 	}}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (d *DoNotCalls) Tables() []Checked { return []Checked{blockedTable} }
+// DoNotCallTables returns the tables of numbers that may not be called, for checks.
+func DoNotCallTables() []Checked { return []Checked{blockedTable} }
 
 // AdminRoutes lists the endpoints.
 func (d *DoNotCalls) AdminRoutes() []Route { return d.catalog.Routes() }

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,16 +35,24 @@ type App struct {
 
 	Reloader *Reloader
 
-	proxy   *Proxy
-	notices *Notices
-	history *History
-	audit   *AuditLog
-	metrics *Metrics
-	status  *Status
-	dialer  *Dialer
+	peppers  Peppers
+	proxy    *Proxy
+	guards   *Guards
+	notices  *Notices
+	targets  *Targets
+	history  *History
+	audit    *AuditLog
+	metrics  *Metrics
+	status   *Status
+	dialer   *Dialer
+	tokens   *Tokens
+	refusals *Refusals
 
 	Operators *Operators
 	sessions  *Sessions
+
+	routes Routes // of all parts
+	work   []work // of all parts
 
 	config  Config
 	backups *Backups
@@ -55,81 +65,288 @@ type App struct {
 	idle    chan struct{} // closed when it has ended
 }
 
+// AppOptions say what to open.
+type AppOptions struct {
+	Config Config
+	Clock  *clock.Clock
+	Create bool   // make the data folder if it is missing
+	Pepper string // in place of the pepper file, "" to read that
+	Log    *slog.Logger
+}
+
 // OpenApp opens the data folder of a config and starts the background work.
-// With create a missing folder is made. pepper stands in for the pepper file
-// where it is not "".
-func OpenApp(c Config, clock *clock.Clock, create bool, pepper string, log *slog.Logger) (*App, error) {
-	folder, err := OpenFolder(c.Server.Data, create)
+func OpenApp(o AppOptions) (*App, error) {
+	c := o.Config
+	folder, err := OpenFolder(c.Server.Data, o.Create)
 	if err != nil {
 		return nil, err
 	}
-	folder.Log = log
-	store, peppers, err := folder.Open(pepper, c.Keys.PepperFile, c.Keys.RetiredPepperFiles, clock)
+	folder.Log = o.Log
+	store, peppers, err := folder.Open(o.Pepper, c.Keys.PepperFile, c.Keys.RetiredPepperFiles, o.Clock)
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())
 	}
-	a := &App{config: c, folder: folder, clock: clock, log: log, Store: store, stop: make(chan struct{}), idle: make(chan struct{})}
-	if err := a.wire(peppers); err != nil {
+	a := &App{
+		config: c, folder: folder, clock: o.Clock, log: o.Log, Store: store, peppers: peppers,
+		stop: make(chan struct{}), idle: make(chan struct{}),
+	}
+	if err := a.wire(); err != nil {
 		return nil, errors.Join(err, store.Close(), folder.Close())
 	}
 	if err := a.backups.Tidy(); err != nil {
-		log.Warn("remove copies that were never sent", "error", err)
+		o.Log.Warn("remove copies that were never sent", "error", err)
 	}
 	go a.tend()
 	return a, nil
 }
 
-// wire makes the parts and hands the server their routes.
-func (a *App) wire(peppers Peppers) error {
+// part is a part of the service: one row of registry.
+type part struct {
+	name   string
+	tables []Checked           // what it keeps in the store in tables, for checks
+	routes func(a *App) Routes // what it serves, nil for nothing
+	work   func(a *App) []work // what it does by itself, nil for nothing
+}
+
+// work is what a part does again and again while the data folder is open.
+type work struct {
+	every time.Duration
+	what  string // how the log names it where it fails
+	run   func(now time.Time) error
+}
+
+// registry lists all parts of the service: a new resource is one row here. Work
+// that is due at the same tick runs in the order of the rows.
+//
+// The background work of the rows runs while the data folder is open, also for
+// a command that has no server; see App.tend. These loops run elsewhere:
+//
+//   - Store.commitAll (store.go), while the store is open: commits what is queued, at once.
+//   - Sender.Start (webhooks_sender.go), from Serve on: reads the outbox when it has
+//     changed and at each Wake, and has a goroutine for each webhook that is due.
+//   - Doors.Serve (listen.go), from Serve on: accepts connections of each listener;
+//     Doors.tend looks at the files of certificates every 10 seconds.
+//   - Issuer.Run (internal/certs), from Doors.Serve on: asks for missing ACME
+//     certificates every 2 minutes until it has all.
+//   - Supervisor.Watch (listen.go), from Serve on: tells systemd that the process is
+//     well, twice in WatchdogSec.
+//   - Upstreams.drop (guard_upstream.go), every 10 seconds while there are any: closes idle
+//     connections to upstreams.
+//   - reloadOnHangup (main.go), around Serve: reloads the configuration at SIGHUP.
+var registry = []part{
+	{name: "clock", work: func(a *App) []work {
+		behind := false
+		return []work{{time.Second, "look at the wall clock", func(time.Time) error { behind = a.catch(behind); return nil }}}
+	}},
+	{name: "store", work: func(a *App) []work {
+		return []work{{10 * time.Second, "look at the database file", func(time.Time) error { a.Store.Guard(); return nil }}}
+	}},
+	{name: "limits", work: func(a *App) []work {
+		return []work{{time.Minute, "forget unused counters", func(now time.Time) error { a.Limiter.Sweep(a.clock.Service(now)); return nil }}}
+	}},
+	{name: "sender", work: func(a *App) []work {
+		return []work{{time.Second, "wake the sender", func(time.Time) error { a.Sender.Wake(); return nil }}}
+	}},
+	{name: "owners", tables: OwnerTables(), routes: func(a *App) Routes {
+		return Routes{Admin: NewOwners(a.Store, a.Keyring).AdminRoutes()}
+	}},
+	{name: "teams", tables: TeamTables(), routes: func(a *App) Routes { return Routes{Admin: NewTeams(a.Store).AdminRoutes()} }},
+	{name: "agents", tables: AgentTables(), routes: func(a *App) Routes {
+		p := NewAgents(a.Store)
+		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
+	}},
+	{name: "numbers that may not be called", tables: DoNotCallTables(), routes: func(a *App) Routes {
+		return Routes{Admin: NewDoNotCalls(a.Store).AdminRoutes()}
+	}},
+	{name: "contacts", tables: ContactTables(), routes: func(a *App) Routes {
+		p := NewContacts(a.Store, a.contactWriters())
+		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
+	}},
+	{name: "calls", tables: CallTables(), routes: func(a *App) Routes { return Routes{Keyed: NewCalls(a.Store, a.Limiter).Routes()} }},
+	{name: "calls for the operator", routes: func(a *App) Routes { return Routes{Admin: NewCallDesk(a.Store).AdminRoutes()} }},
+	{name: "context variables", tables: VariableTables(), routes: func(a *App) Routes {
+		p := NewVariables(a.Store)
+		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
+	}},
+	{name: "contexts", routes: func(a *App) Routes {
+		p := NewContexts(a.Store)
+		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
+	}},
+	{name: "calendar", tables: EventTables(), routes: func(a *App) Routes {
+		return Routes{Keyed: NewCalendar(a.Store, a.Limiter).Routes()}
+	}, work: func(a *App) []work {
+		return []work{{time.Second, "send reminders", func(now time.Time) error { return FireReminders(a.Store, now) }}}
+	}},
+	{name: "events for the operator", routes: func(a *App) Routes { return Routes{Admin: NewEventDesk(a.Store).AdminRoutes()} }},
+	{name: "availability", routes: func(a *App) Routes { return Routes{Keyed: NewAvailability(a.Store).Routes()} }},
+	{name: "iCalendar files", routes: func(a *App) Routes { return Routes{Open: NewICS(a.Store).OpenRoutes()} }},
+	{name: "schedules", tables: ScheduleTables(), routes: func(a *App) Routes { return Routes{Admin: NewSchedules(a.Store).AdminRoutes()} }},
+	{name: "dialers", routes: func(a *App) Routes { return Routes{Admin: a.dialer.AdminRoutes()} }, work: func(a *App) []work {
+		return []work{{time.Second, "end leases of dialers", a.dialer.Lapse}}
+	}},
+	{name: "verification", routes: func(a *App) Routes {
+		p := NewVerifier(a.Store, a.Keyring, a.Limiter)
+		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
+	}},
+	{name: "keys", tables: []Checked{KeyTable}, routes: func(a *App) Routes {
+		p := NewAdmin(a.Store, a.Keyring, a.Limiter, a.keyRules())
+		return Routes{Free: p.FreeRoutes(), Admin: p.AdminRoutes()}
+	}, work: func(a *App) []work {
+		return []work{
+			{time.Minute, "end earlier secrets", func(now time.Time) error { return a.Keyring.Sweep(a.clock.Earliest(now)) }},
+			{a.config.Keys.LastUsedInterval, "store last uses", func(time.Time) error { return a.Keyring.Flush() }},
+		}
+	}},
+	{name: "key import", routes: func(a *App) Routes {
+		return Routes{Admin: NewKeyImport(a.Store, a.Keyring, NewKeyForm(a.Keyring, a.keyRules())).AdminRoutes()}
+	}},
+	{name: "observed limits", work: func(a *App) []work {
+		return []work{{a.config.Keys.LastUsedInterval, "store what limits would refuse", func(now time.Time) error {
+			return a.Limiter.Observed.Flush(a.clock.Service(now))
+		}}}
+	}},
+	{name: "idempotency", tables: IdempotencyTables(), work: func(a *App) []work {
+		return []work{{time.Minute, "forget requests", func(now time.Time) error {
+			return errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now))
+		}}}
+	}},
+	{name: "admin tokens", tables: TokenTables(), routes: func(a *App) Routes { return Routes{Admin: a.tokens.AdminRoutes()} }},
+	{name: "notices", tables: NoticeTables(), work: func(a *App) []work {
+		return []work{
+			{time.Second, "store reached limits", func(time.Time) error { return a.notices.Flush() }},
+			{time.Minute, "look for keys that expire", func(now time.Time) error { return a.notices.Expiring(a.clock.Latest(now)) }},
+		}
+	}},
+	{name: "webhooks", tables: slices.Concat(WebhookTables(), OutboxTables()), routes: func(a *App) Routes {
+		p := NewHooks(a.Store, a.peppers, a.targets, a.Sender)
+		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
+	}, work: func(a *App) []work {
+		return []work{{time.Minute, "sweep the outbox", func(now time.Time) error { return SweepOutbox(a.Store, now) }}}
+	}},
+	{name: "operators", tables: OperatorTables(), routes: func(a *App) Routes { return Routes{Admin: a.Operators.AdminRoutes()} }},
+	{name: "sessions", tables: SessionTables(), work: func(a *App) []work {
+		return []work{{time.Minute, "forget sessions", func(now time.Time) error { return a.sessions.Sweep(a.clock.Earliest(now)) }}}
+	}},
+	{name: "usage history", routes: func(a *App) Routes {
+		return Routes{Admin: NewUsage(a.Store, a.Keyring, a.history).AdminRoutes()}
+	}, work: func(a *App) []work {
+		return []work{
+			{time.Minute, "sweep the usage history", a.history.Sweep},
+			{a.config.Keys.LastUsedInterval, "store the usage history", func(time.Time) error { return a.history.Flush() }},
+		}
+	}},
+	{name: "audit log", tables: AuditTables(), routes: func(a *App) Routes { return Routes{Admin: a.audit.AdminRoutes()} }, work: func(a *App) []work {
+		return []work{{time.Minute, "tend the audit log", a.audit.Tend}}
+	}},
+	{name: "metrics", routes: func(a *App) Routes { return Routes{Admin: a.metrics.AdminRoutes()} }, work: func(a *App) []work {
+		return []work{{time.Minute, "count the keys", func(now time.Time) error { return a.metrics.CountKeys(a.clock.Latest(now)) }}}
+	}},
+	{name: "backups", routes: func(a *App) Routes { return Routes{Admin: a.backups.AdminRoutes()} }, work: func(a *App) []work {
+		return []work{{time.Minute, "scheduled backup", a.backups.Due}}
+	}},
+	{name: "status", routes: func(a *App) Routes { return Routes{Admin: a.status.AdminRoutes()} }},
+	{name: "refusals", routes: func(a *App) Routes { return Routes{Admin: a.refusals.AdminRoutes()} }},
+	{name: "explain", routes: func(a *App) Routes {
+		routes := ExplainedRoutes{&a.routes, a.guards}
+		return Routes{Admin: NewExplainer(a.Store, a.Keyring, a.Limiter, routes, a.config.Keys.QueryAllowed).AdminRoutes()}
+	}},
+	{name: "configuration", routes: func(a *App) Routes { return Routes{Admin: a.Reloader.AdminRoutes()} }},
+	{name: "routes", routes: func(a *App) Routes { return Routes{Admin: NewOverview(&a.routes, a.guards).AdminRoutes()} }},
+}
+
+// tables returns what all parts keep in tables.
+func tables() []Checked {
+	var all []Checked
+	for _, p := range registry {
+		all = append(all, p.tables...)
+	}
+	return all
+}
+
+// assemble collects what the parts serve and do. Two parts with one name, and
+// two that serve the same route, are an error.
+func (a *App) assemble(parts []part) error {
+	var problems []error
+	named, served := map[string]bool{}, map[string]string{}
+	for _, p := range parts {
+		if named[p.name] {
+			problems = append(problems, fmt.Errorf("two parts in the registry of app.go are named %q; list a part once, and give another a name of its own", p.name))
+			continue
+		}
+		named[p.name] = true
+		if p.work != nil {
+			a.work = append(a.work, p.work(a)...)
+		}
+		if p.routes == nil {
+			continue
+		}
+		routes := p.routes(a)
+		a.routes.Add(routes)
+		for _, name := range routes.Names() {
+			if other, taken := served[name]; taken {
+				problems = append(problems, fmt.Errorf("%s is served by the part %q and by the part %q; list it once", name, other, p.name))
+			}
+			served[name] = p.name
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// wire makes what the parts share, and the server that serves them.
+func (a *App) wire() error {
 	c, store := a.config, a.Store
 	var err error
-	if a.Keyring, err = NewKeyring(store, peppers, c.Keys.Prefix, c.Rights(), c.Keys.Cache); err != nil {
+	if a.Keyring, err = NewKeyring(store, a.peppers, c.Keys.Prefix, c.Rights(), c.Keys.Cache); err != nil {
 		return err
 	}
 	a.Limiter = NewLimiter(store, a.clock.Service(a.clock.Now()))
 	a.Limiter.Observed.LogTo(a.log)
-	write := ReadContacts | WriteContacts
-	if c.Contract.ContactsWrite == "can_write_contacts" {
-		write = WriteContacts
-	}
 	if err := a.observe(); err != nil {
 		return err
 	}
-	targets := NewTargets(c.Webhooks.AllowPrivateTargets)
+	a.targets = NewTargets(c.Webhooks.AllowPrivateTargets)
 	a.Sender = NewSender(SenderOptions{
-		Store: store, Clock: a.clock, Peppers: peppers, Targets: targets, Log: a.log,
+		Store: store, Clock: a.clock, Peppers: a.peppers, Targets: a.targets, Log: a.log,
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature, Watch: a.metrics.Attempted,
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
-	a.history = NewHistory(store)
 	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
-	rules := KeyRules{
-		DefaultExpiry: c.Keys.DefaultExpiry, MaxExpiry: c.Keys.MaxExpiry, MaxPerOwner: c.Keys.MaxPerOwner,
-		Environments: c.Keys.Environments, SelfRevoke: c.Keys.SelfRevoke,
-	}
-	refusals := NewRefusals()
-	o := ServerOptions{
-		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: NewTokens(store, peppers), Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
-		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
-		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
-		Watch: []func(*Outcome){a.note, refusals.Note},
-	}
-	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
-	o.Watch = append(o.Watch, a.audit.Watch, a.metrics.Watch)
-	for _, part := range []any{
-		a.audit, a.metrics, a.status, NewAdmin(store, a.Keyring, a.Limiter, rules), o.Tokens, NewOwners(store, a.Keyring), NewTeams(store), NewAgents(store),
-		NewContacts(store, write), NewDoNotCalls(store), NewCalls(store, a.Limiter), NewCallDesk(store), a.dialer,
-		NewVariables(store), NewContexts(store), NewCalendar(store, a.Limiter), NewEventDesk(store), NewAvailability(store), NewICS(store), NewSchedules(store), NewVerifier(store, a.Keyring, a.Limiter),
-		NewKeyImport(store, a.Keyring, NewKeyForm(a.Keyring, rules)), a.backups, NewHooks(store, peppers, targets, a.Sender), a.Operators,
-		NewUsage(store, a.Keyring, a.history), refusals,
-	} {
-		o.Add(part)
-	}
-	if o.Pages, err = a.describe(); err != nil {
+	a.tokens = NewTokens(store, a.peppers)
+	a.proxy = NewProxy(ProxyOptions{Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout})
+	a.guards = NewGuards(func() []string { return a.Server.Own() }, a.proxy.Forward)
+	a.Reloader = NewReloader(ReloaderOptions{store, a.Keyring, a.guards, a.log, c})
+	if err := a.assemble(registry); err != nil {
 		return err
 	}
-	return a.guard(o)
+	pages, err := a.describe()
+	if err != nil {
+		return err
+	}
+	a.Server = NewServer(ServerOptions{
+		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: a.tokens, Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
+		Routes: a.routes, Pages: pages, Guards: a.guards,
+		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
+		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
+		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch},
+	})
+	return a.Reloader.Start(a.clock.Now())
+}
+
+// contactWriters returns the permissions of which any one lets a key write contacts.
+func (a *App) contactWriters() Permission {
+	if a.config.Contract.ContactsWrite == "can_write_contacts" {
+		return WriteContacts
+	}
+	return ReadContacts | WriteContacts
+}
+
+// keyRules returns what the config says of new keys.
+func (a *App) keyRules() KeyRules {
+	c := a.config.Keys
+	return KeyRules{
+		DefaultExpiry: c.DefaultExpiry, MaxExpiry: c.MaxExpiry, MaxPerOwner: c.MaxPerOwner, Environments: c.Environments, SelfRevoke: c.SelfRevoke,
+	}
 }
 
 // openAPI describes every endpoint of both doors (OpenAPI 3.1). A test holds
@@ -161,7 +378,11 @@ func (a *App) describe() (func(admin bool) []Row, error) {
 // observe makes the parts that tell how the service is.
 func (a *App) observe() (err error) {
 	c, store := a.config, a.Store
-	a.backups = NewBackups(store, a.folder.Path, c.Backup.Dir, c.Backup.Every, c.Backup.Keep, tables(), a.log)
+	a.history, a.refusals = NewHistory(store), NewRefusals()
+	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
+	a.backups = NewBackups(BackupOptions{
+		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
+	})
 	a.metrics, err = NewMetrics(MetricsOptions{
 		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
 		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() },
@@ -171,21 +392,6 @@ func (a *App) observe() (err error) {
 		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() },
 	})
 	return err
-}
-
-// guard makes what needs to know the routes of all other parts, and the server.
-func (a *App) guard(o ServerOptions) (err error) {
-	c := a.config
-	a.proxy = NewProxy(ProxyOptions{Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout})
-	o.Guards = NewGuards(o.Own(), a.proxy.Forward)
-	if a.Reloader, err = NewReloader(ReloaderOptions{a.Store, a.Keyring, o.Guards, a.log, c}, a.clock.Now()); err != nil {
-		return err
-	}
-	o.Add(NewExplainer(a.Store, a.Keyring, a.Limiter, ExplainedRoutes{o.Keyed, o.Free, o.Guards}, o.QueryAllowed))
-	o.Add(a.Reloader)
-	o.Add(NewOverview(OverviewOptions{Guards: o.Guards, Keyed: o.Keyed, Free: o.Free}))
-	a.Server = NewServer(o)
-	return nil
 }
 
 // note counts a request of the API door.
@@ -212,17 +418,6 @@ func (a *App) bases(r *http.Request) reference.Bases {
 	return at
 }
 
-// tables lists what the store keeps in tables.
-func tables() []Checked {
-	var all []Checked
-	for _, part := range []interface{ Tables() []Checked }{
-		&Admin{}, &Tokens{}, &Operators{}, &Sessions{}, &Owners{}, &Teams{}, &Agents{}, &Contacts{}, &DoNotCalls{}, &Calls{}, &Variables{}, &Schedules{}, &Hooks{}, &Notices{}, &AuditLog{},
-	} {
-		all = append(all, part.Tables()...)
-	}
-	return slices.Concat(all, ReplayTables(), EventTables())
-}
-
 // CheckStoreFile checks the database in a file that no server has open.
 func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, tables()) }
 
@@ -235,7 +430,7 @@ func RestoreApp(o RestoreOptions, clock *clock.Clock) (Restored, error) {
 		return result, err
 	}
 	// What the audit log says of the time after the backup is gone with it.
-	a, err := OpenApp(o.Config, clock, false, o.Pepper, slog.New(slog.DiscardHandler))
+	a, err := OpenApp(AppOptions{Config: o.Config, Clock: clock, Pepper: o.Pepper, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return result, err
 	}
@@ -243,49 +438,55 @@ func RestoreApp(o RestoreOptions, clock *clock.Clock) (Restored, error) {
 	return result, errors.Join(a.Store.Update(deed.Append), a.Close())
 }
 
-// tend does what has to be done from time to time.
+// tend does the background work until stop is closed.
 func (a *App) tend() {
 	defer close(a.idle)
-	second := time.NewTicker(time.Second)
-	guard := time.NewTicker(10 * time.Second)
-	minute := time.NewTicker(time.Minute)
-	flush := time.NewTicker(a.config.Keys.LastUsedInterval)
-	defer second.Stop()
-	defer guard.Stop()
-	defer minute.Stop()
-	defer flush.Stop()
 	a.report("count the keys", a.metrics.CountKeys(a.clock.Latest(a.clock.Now())))
-	behind := false
-	for {
-		select {
-		case <-a.stop:
-			return
-		case <-second.C:
-			behind = a.catch(behind)
-			a.Sender.Wake()
-			a.report("send reminders", FireReminders(a.Store, a.clock.Now()))
-			a.report("end leases of dialers", a.dialer.Lapse(a.clock.Now()))
-			a.report("store reached limits", a.notices.Flush())
-		case <-guard.C:
-			a.Store.Guard()
-		case <-minute.C:
-			now := a.clock.Now()
-			late, early := a.clock.Latest(now), a.clock.Earliest(now)
-			a.Limiter.Sweep(a.clock.Service(now))
-			a.report("end earlier secrets", a.Keyring.Sweep(early))
-			a.report("forget requests", errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now)))
-			a.report("look for keys that expire", a.notices.Expiring(late))
-			a.report("sweep the outbox", SweepOutbox(a.Store, now))
-			a.report("forget sessions", a.sessions.Sweep(early))
-			a.report("sweep the usage history", a.history.Sweep(now))
-			a.report("tend the audit log", a.audit.Tend(now))
-			a.report("count the keys", a.metrics.CountKeys(late))
-			a.report("scheduled backup", a.backups.Due(now))
-		case <-flush.C:
-			a.report("store last uses", a.Keyring.Flush())
-			a.report("store what limits would refuse", a.Limiter.Observed.Flush(a.clock.Service(a.clock.Now())))
-			a.report("store the usage history", a.history.Flush())
-		}
+	a.repeat(a.work)
+}
+
+// repeat does each piece of work at its period until stop is closed. No two run
+// at the same time.
+func (a *App) repeat(all []work) {
+	rounds := map[time.Duration][]work{}
+	for _, w := range all {
+		rounds[w.every] = append(rounds[w.every], w)
+	}
+	var turn sync.Mutex
+	var running sync.WaitGroup
+	for every, round := range rounds {
+		running.Go(func() {
+			tick := time.NewTicker(every)
+			defer tick.Stop()
+			for a.await(tick.C) {
+				turn.Lock()
+				a.do(round)
+				turn.Unlock()
+			}
+		})
+	}
+	running.Wait()
+}
+
+// await waits for a tick and reports whether it came before stop was closed.
+func (a *App) await(tick <-chan time.Time) bool {
+	select {
+	case <-a.stop:
+		return false
+	case <-tick:
+		return true
+	}
+}
+
+// do does a round of work, unless stop was closed while it waited for its turn.
+func (a *App) do(round []work) {
+	select {
+	case <-a.stop:
+		return
+	default:
+	}
+	for _, w := range round {
+		a.report(w.what, w.run(a.clock.Now()))
 	}
 }
 

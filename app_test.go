@@ -85,7 +85,7 @@ func (a *testApp) logger() *slog.Logger {
 
 func (a *testApp) start() {
 	a.t.Helper()
-	app, err := OpenApp(a.config, clock.NewClockFrom(a.clocks.Read), true, "", a.logger())
+	app, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClockFrom(a.clocks.Read), Create: true, Log: a.logger()})
 	if err != nil {
 		a.t.Fatal(err)
 	}

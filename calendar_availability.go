@@ -212,8 +212,8 @@ func NewSchedules(store *Store) *Schedules {
 	return &Schedules{Catalog[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (s *Schedules) Tables() []Checked { return []Checked{scheduleTable} }
+// ScheduleTables returns the tables of schedules, for checks.
+func ScheduleTables() []Checked { return []Checked{scheduleTable} }
 
 // AdminRoutes lists the endpoints.
 func (s *Schedules) AdminRoutes() []Route { return s.catalog.Routes() }

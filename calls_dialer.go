@@ -71,7 +71,7 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 	defer context.AfterFunc(d.ended, cancel)()
 	began, now := time.Now(), r.Now
 	for {
-		changed := d.store.Generation(CallTable.Name).Load()
+		changed := d.store.Generation(callTable.Name).Load()
 		answer, err := d.next(r, dialer, time.Duration(seconds)*time.Second, now)
 		if !errors.Is(err, ErrNotFound) {
 			if err != nil {
@@ -79,7 +79,7 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 			}
 			return WriteJSON(w, http.StatusOK, answer)
 		}
-		if !d.store.Await(ctx, CallTable.Name, changed) {
+		if !d.store.Await(ctx, callTable.Name, changed) {
 			return WriteJSON(w, http.StatusOK, map[string]any{"call": nil})
 		}
 		now = r.Now.Add(time.Since(began))

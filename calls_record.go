@@ -126,8 +126,8 @@ func leaseEntries(c Call) [][]byte {
 	return [][]byte{IDKey(uint64(c.Lease.Until.UnixNano()))}
 }
 
-// CallTable holds the calls.
-var CallTable = Table[Call]{
+// callTable holds the calls.
+var callTable = Table[Call]{
 	Name: "calls", Audit: Told{Object: "call", Personal: true, Untold: []string{"until"}},
 	Key: func(c Call) []byte { return IDKey(c.ID) },
 	Indexes: []Index[Call]{
@@ -142,20 +142,20 @@ var CallTable = Table[Call]{
 // to; ErrNotFound.
 func FindCall(tx *Tx, ref string) (Call, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
-		return CallTable.Get(tx, IDKey(id))
+		return callTable.Get(tx, IDKey(id))
 	}
-	return CallTable.One(tx, "call_id", []byte(ref))
+	return callTable.One(tx, "call_id", []byte(ref))
 }
 
 // SaveCall stores a call; a new one (ID 0) gets its ids.
 func SaveCall(tx *Tx, c Call) (Call, error) {
 	if c.ID == 0 {
-		id, err := CallTable.NextID(tx)
+		id, err := callTable.NextID(tx)
 		if err != nil {
 			return c, err
 		}
 		c.ID, c.CallID = id, "call_"+keytext.RandomHex(8)
-	} else if old, err := CallTable.Get(tx, IDKey(c.ID)); err != nil {
+	} else if old, err := callTable.Get(tx, IDKey(c.ID)); err != nil {
 		return c, err
 	} else if err := tally(tx, old, -1); err != nil {
 		return c, err
@@ -163,7 +163,7 @@ func SaveCall(tx *Tx, c Call) (Call, error) {
 	if err := tally(tx, c, 1); err != nil {
 		return c, err
 	}
-	return c, CallTable.Put(tx, c)
+	return c, callTable.Put(tx, c)
 }
 
 // tallyBucket counts the calls of each scope by owner, state, type and agent,
@@ -231,19 +231,19 @@ func (f CallFilter) lets(b []byte) bool {
 
 // NextCall gives the oldest queued call that no dialer has; ErrNotFound.
 func NextCall(tx *Tx) (Call, error) {
-	for _, key := range CallTable.Find(tx, "queue", nil, false) {
-		return CallTable.Get(tx, key)
+	for _, key := range callTable.Find(tx, "queue", nil, false) {
+		return callTable.Get(tx, key)
 	}
 	return Call{}, ErrNotFound
 }
 
 // LapsedCalls gives up to most calls whose lease has ended by a time.
 func LapsedCalls(tx *Tx, now time.Time, most int) (calls []Call, err error) {
-	for until, key := range CallTable.Find(tx, "lease", nil, false) {
+	for until, key := range callTable.Find(tx, "lease", nil, false) {
 		if len(calls) == most || bytes.Compare(until, IDKey(uint64(now.UnixNano()))) > 0 {
 			break
 		}
-		c, err := CallTable.Get(tx, key)
+		c, err := callTable.Get(tx, key)
 		if err != nil {
 			return nil, err
 		}
@@ -253,11 +253,11 @@ func LapsedCalls(tx *Tx, now time.Time, most int) (calls []Call, err error) {
 }
 
 // CountAllCalls gives the number of all calls.
-func CountAllCalls(tx *Tx) (int, error) { return CallTable.Count(tx) }
+func CountAllCalls(tx *Tx) (int, error) { return callTable.Count(tx) }
 
 // EachCall gives all calls, newest first by id, until visit says to stop.
 func EachCall(tx *Tx, visit func(Call) error) error {
-	for c, err := range CallTable.All(tx, true) {
+	for c, err := range callTable.All(tx, true) {
 		if err != nil {
 			return err
 		}
@@ -323,7 +323,7 @@ func CallsInScope(tx *Tx, scope Scope, filter CallFilter, page Page) (calls []Ca
 		if at++; at <= from {
 			continue
 		}
-		c, err := CallTable.Get(tx, IDKey(id))
+		c, err := callTable.Get(tx, IDKey(id))
 		if err != nil {
 			return nil, 0, err
 		}
@@ -338,7 +338,7 @@ func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 	return func(yield func([]byte, uint64) bool) {
 		var sources []*Walker
 		for _, prefix := range scope.Keys() {
-			if w := CallTable.Walk(tx, "scope", prefix, true); w.Entry != nil {
+			if w := callTable.Walk(tx, "scope", prefix, true); w.Entry != nil {
 				sources = append(sources, w)
 			}
 		}

@@ -134,8 +134,8 @@ func NewVariables(store *Store) *Variables {
 	}}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (v *Variables) Tables() []Checked { return []Checked{variableTable} }
+// VariableTables returns the tables of context variables, for checks.
+func VariableTables() []Checked { return []Checked{variableTable} }
 
 // Routes lists the endpoints.
 func (v *Variables) Routes() []Route {

@@ -13,7 +13,7 @@ import (
 // Guards are the routes of another API that is guarded, as they are now: Use
 // puts others in their place, all at once. They are safe for concurrent use.
 type Guards struct {
-	own     []string // our endpoints, whose paths no guard can take
+	own     func() []string // our endpoints, whose paths no guard can take
 	forward func(w http.ResponseWriter, r *Request, g *Guard) error
 	now     atomic.Pointer[Guarding]
 }
@@ -31,7 +31,7 @@ type Guarding struct {
 
 // NewGuards makes guards beside our own endpoints, none at first. forward
 // passes on a request that has been let through.
-func NewGuards(own []string, forward func(w http.ResponseWriter, r *Request, g *Guard) error) *Guards {
+func NewGuards(own func() []string, forward func(w http.ResponseWriter, r *Request, g *Guard) error) *Guards {
 	g := &Guards{own: own, forward: forward}
 	g.now.Store(&Guarding{all: &RouteTable{}, served: &RouteTable{}})
 	return g
@@ -46,7 +46,7 @@ func (g *Guards) Make(list []*Guard, rights *Rights) (*Guarding, error) {
 		return nil, err
 	}
 	served := slices.DeleteFunc(slices.Clone(list), func(one *Guard) bool { return one.Upstream == nil })
-	if s.served, err = NewRouteTable(served, g.own); err != nil {
+	if s.served, err = NewRouteTable(served, g.own()); err != nil {
 		return nil, err
 	}
 	for _, one := range list {

@@ -27,8 +27,8 @@ var replayTable = Table[replay]{
 	Indexes: []Index[replay]{{"at", func(r replay) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
-// ReplayTables lists what is kept of answers in the store, for checks.
-func ReplayTables() []Checked { return []Checked{replayTable} }
+// IdempotencyTables returns the tables of requests that may be sent again, for checks.
+func IdempotencyTables() []Checked { return []Checked{keyRequestTable, replayTable} }
 
 // RequestName gives the Idempotency-Key of a request, "" where it has none.
 func RequestName(h http.Header) (string, error) {
@@ -139,8 +139,8 @@ type KeyRequest struct {
 	At    time.Time `json:"at"`
 }
 
-// KeyRequestTable holds the requests of the last 24 hours.
-var KeyRequestTable = Table[KeyRequest]{
+// keyRequestTable holds the requests of the last 24 hours.
+var keyRequestTable = Table[KeyRequest]{
 	Name:    "key_requests",
 	Key:     func(r KeyRequest) []byte { return r.Hash },
 	Indexes: []Index[KeyRequest]{{"at", func(r KeyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
@@ -153,7 +153,7 @@ func CheckRequest(tx *Tx, name string, now time.Time) error {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(name))
-	was, err := KeyRequestTable.Get(tx, hash[:])
+	was, err := keyRequestTable.Get(tx, hash[:])
 	if errors.Is(err, ErrNotFound) || err == nil && now.Sub(was.At) >= requestSpan {
 		return nil
 	}
@@ -169,11 +169,11 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(name))
-	return KeyRequestTable.Put(tx, KeyRequest{Hash: hash[:], KeyID: keyID, At: now})
+	return keyRequestTable.Put(tx, KeyRequest{Hash: hash[:], KeyID: keyID, At: now})
 }
 
 // SweepRequests forgets requests that are older than a day, up to 1000 of them.
 // It is to be called about once a minute.
 func SweepRequests(store *Store, now time.Time) error {
-	return Sweep(store, KeyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())), KeyRequestTable.Delete)
+	return Sweep(store, keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())), keyRequestTable.Delete)
 }

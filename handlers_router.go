@@ -33,8 +33,13 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 	r := httprouter.New()
 	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
 	r.NotFound, r.MethodNotAllowed = plain(ErrRoute), plain(ErrMethod)
-	trees := map[string]*node{}
+	trees, named := map[string]*node{}, map[string]bool{}
 	for _, row := range rows {
+		name := row.Method + " " + row.Path
+		if named[name] {
+			return nil, fmt.Errorf("route %s is listed twice; list it once", name)
+		}
+		named[name] = true
 		if trees[row.Method] == nil {
 			trees[row.Method] = &node{}
 		}
@@ -53,18 +58,14 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 	}
 	for _, at := range order {
 		method, path, _ := strings.Cut(at, " ")
-		handle, err := choose(groups[at], path, func(w http.ResponseWriter, r *http.Request) {
+		r.Handle(method, path, choose(groups[at], path, func(w http.ResponseWriter, r *http.Request) {
 			if methods := allowed(rows, r.URL.Path); len(methods) > 0 {
 				w.Header().Set("Allow", strings.Join(methods, ", "))
 				plain(ErrMethod).ServeHTTP(w, r)
 				return
 			}
 			plain(ErrRoute).ServeHTTP(w, r)
-		})
-		if err != nil {
-			return nil, err
-		}
-		r.Handle(method, path, handle)
+		}))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if n := len(q.URL.Path); n > 1 && q.URL.Path[n-1] == '/' {
@@ -116,9 +117,9 @@ func (n *node) merge(path string) string {
 
 // choose serves the rows registered under one path: the one whose literals
 // are those of the request; none answers where there is no such row.
-func choose(rows []Row, path string, none http.HandlerFunc) (httprouter.Handle, error) {
+func choose(rows []Row, path string, none http.HandlerFunc) httprouter.Handle {
 	if len(rows) == 1 && rows[0].Path == path {
-		return rows[0].Serve, nil
+		return rows[0].Serve
 	}
 	var literal []Row
 	var rest httprouter.Handle
@@ -126,9 +127,6 @@ func choose(rows []Row, path string, none http.HandlerFunc) (httprouter.Handle, 
 		if row.Path != path {
 			literal = append(literal, row)
 			continue
-		}
-		if rest != nil {
-			return nil, fmt.Errorf("route %s %s stands twice", row.Method, row.Path)
 		}
 		rest = row.Serve
 	}
@@ -144,7 +142,7 @@ func choose(rows []Row, path string, none http.HandlerFunc) (httprouter.Handle, 
 			return
 		}
 		rest(w, r, p)
-	}, nil
+	}
 }
 
 // allowed lists the methods of the rows that a path fits, in the order of the

@@ -36,36 +36,50 @@ var layers = [][]string{
 	{"main"},
 }
 
-func TestLayers(t *testing.T) {
-	testsStayOutside(t)
+// source is the program's own code, without tests.
+type source struct {
+	pkg   *types.Package
+	fset  *token.FileSet
+	files []*ast.File
+	*types.Info
+}
+
+// readSource reads the code of the package. Imports stay unresolved, which is
+// quick and enough: only names that the package declares itself matter.
+func readSource(t *testing.T) source {
+	t.Helper()
 	names, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	fset := token.NewFileSet()
-	var files []*ast.File
+	s := source{fset: token.NewFileSet(), Info: &types.Info{
+		Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{}, Types: map[ast.Expr]types.TypeAndValue{},
+	}}
 	for _, name := range names {
 		if ok, err := build.Default.MatchFile(".", name); err != nil || !ok || strings.HasSuffix(name, "_test.go") {
 			continue
 		}
-		f, err := parser.ParseFile(fset, name, nil, 0)
+		f, err := parser.ParseFile(s.fset, name, nil, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, f)
+		s.files = append(s.files, f)
 	}
-	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
-	// Imports stay unresolved, which is quick and enough: only names that the
-	// package declares itself matter here.
 	conf := types.Config{Error: func(error) {}}
-	pkg, _ := conf.Check("main", fset, files, info)
+	s.pkg, _ = conf.Check("main", s.fset, s.files, s.Info)
+	return s
+}
+
+func TestLayers(t *testing.T) {
+	testsStayOutside(t)
+	s := readSource(t)
 	place := func(pos token.Pos) (file, family string, layer int) {
-		file = filepath.Base(fset.Position(pos).Filename)
+		file = filepath.Base(s.fset.Position(pos).Filename)
 		family, _, _ = strings.Cut(strings.TrimSuffix(file, ".go"), "_")
 		return file, family, slices.IndexFunc(layers, func(l []string) bool { return slices.Contains(l, family) })
 	}
-	for id, obj := range info.Uses {
-		if obj.Pkg() != pkg {
+	for id, obj := range s.Uses {
+		if obj.Pkg() != s.pkg {
 			continue
 		}
 		from, fromFamily, low := place(id.Pos())
@@ -75,9 +89,9 @@ func TestLayers(t *testing.T) {
 			t.Errorf("%s is in no family", from)
 		case fromFamily == toFamily:
 		case high >= low:
-			t.Errorf("%s uses %s of %s, a family that is not below its own", fset.Position(id.Pos()), id.Name, to)
+			t.Errorf("%s uses %s of %s, a family that is not below its own", s.fset.Position(id.Pos()), id.Name, to)
 		case !obj.Exported():
-			t.Errorf("%s uses %s, which is private to the family of %s", fset.Position(id.Pos()), id.Name, to)
+			t.Errorf("%s uses %s, which is private to the family of %s", s.fset.Position(id.Pos()), id.Name, to)
 		}
 	}
 }

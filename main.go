@@ -42,7 +42,7 @@ func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
 // open opens the data folder for one command, when no server has it.
 func open(c Config) (http.Handler, func() error, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: NewRedactor(c.Keys.Prefix).Attr}))
-	a, err := OpenApp(c, clock.NewClock(), false, pepper(), log)
+	a, err := OpenApp(AppOptions{Config: c, Clock: clock.NewClock(), Pepper: pepper(), Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,7 +67,7 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 		o.Config.Server.Data = dir
 	}
 	log, level := NewLog(o.Stderr, o.Config, IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
-	a, err := OpenApp(o.Config, clock.NewClock(), true, pepper(), log)
+	a, err := OpenApp(AppOptions{Config: o.Config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log})
 	if err != nil {
 		return err
 	}

@@ -98,8 +98,8 @@ func NewOwners(store *Store, keyring *Keyring) *Owners {
 	return c
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (c *Owners) Tables() []Checked { return []Checked{ownerTable, OwnerLimitTable} }
+// OwnerTables returns the tables of owners, for checks.
+func OwnerTables() []Checked { return []Checked{ownerTable, OwnerLimitTable} }
 
 // AdminRoutes lists the endpoints.
 func (c *Owners) AdminRoutes() []Route { return c.catalog.Routes() }
@@ -313,8 +313,8 @@ func NewTeams(store *Store) *Teams {
 	return &Teams{Catalog[Team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (t *Teams) Tables() []Checked { return []Checked{teamTable} }
+// TeamTables returns the tables of teams, for checks.
+func TeamTables() []Checked { return []Checked{teamTable} }
 
 // AdminRoutes lists the endpoints.
 func (t *Teams) AdminRoutes() []Route { return t.catalog.Routes() }

@@ -501,6 +501,34 @@ func (s *Server) plain(e *Error) http.Handler {
 	})
 }
 
+// Routes are endpoints by the door that serves them and what it asks for.
+type Routes struct {
+	Keyed []Route // the API door: a key is needed, every check applies
+	Free  []Route // the same, but costing nothing and needing no permission
+	Open  []Route // the API door: no key is needed
+	Admin []Route // the admin door and the control socket
+}
+
+// Add adds the routes of another set.
+func (r *Routes) Add(more Routes) {
+	r.Keyed = append(r.Keyed, more.Keyed...)
+	r.Free = append(r.Free, more.Free...)
+	r.Open = append(r.Open, more.Open...)
+	r.Admin = append(r.Admin, more.Admin...)
+}
+
+// Names lists the routes by door, method and path.
+func (r Routes) Names() []string {
+	var names []string
+	for _, row := range slices.Concat(r.Keyed, r.Free, r.Open) {
+		names = append(names, row.Method+" "+row.Path)
+	}
+	for _, row := range r.Admin {
+		names = append(names, row.Method+" "+row.Path+" at the admin door")
+	}
+	return names
+}
+
 // ServerOptions are what a Server is made of.
 type ServerOptions struct {
 	Clock   *clock.Clock
@@ -511,10 +539,7 @@ type ServerOptions struct {
 	Log     *slog.Logger
 	Redact  func(string) string // takes secrets out of what an error says
 
-	Keyed []Route // the API door: a key is needed, every check applies
-	Free  []Route // the same, but costing nothing and needing no permission
-	Open  []Route // the API door: no key is needed
-	Admin []Route // the admin door and the control socket
+	Routes
 
 	Pages func(admin bool) []Row // what describes a door's endpoints, without a key
 
@@ -534,32 +559,14 @@ type ServerOptions struct {
 	Watch []func(*Outcome)
 }
 
-// Add adds the routes that a part of the program has, by its methods Routes
-// (for keys), FreeRoutes (for keys, at no
-// cost), OpenRoutes (for everybody) and AdminRoutes.
-func (o *ServerOptions) Add(part any) {
-	if p, ok := part.(interface{ Routes() []Route }); ok {
-		o.Keyed = append(o.Keyed, p.Routes()...)
-	}
-	if p, ok := part.(interface{ FreeRoutes() []Route }); ok {
-		o.Free = append(o.Free, p.FreeRoutes()...)
-	}
-	if p, ok := part.(interface{ OpenRoutes() []Route }); ok {
-		o.Open = append(o.Open, p.OpenRoutes()...)
-	}
-	if p, ok := part.(interface{ AdminRoutes() []Route }); ok {
-		o.Admin = append(o.Admin, p.AdminRoutes()...)
-	}
-}
-
 // Own lists the endpoints of the API door, by method and path.
-func (o *ServerOptions) Own() []string {
+func (s *Server) Own() []string {
 	names := []string{"GET /healthz", "GET /readyz"}
 	names = append(names, AuthzEndpoints()...)
-	for _, row := range slices.Concat(o.Keyed, o.Free, o.Open) {
+	for _, row := range slices.Concat(s.o.Keyed, s.o.Free, s.o.Open) {
 		names = append(names, row.Method+" "+row.Path)
 	}
-	for _, row := range o.Pages(false) {
+	for _, row := range s.o.Pages(false) {
 		names = append(names, row.Method+" "+row.Path)
 	}
 	return names

@@ -299,7 +299,7 @@ func (l *ledger) counts() string {
 func (l *ledger) inspect(data string, at, until time.Time) (problems []string, err error) {
 	config := DefaultConfig()
 	config.Server.Data, config.Webhooks.AllowPrivateTargets = data, true
-	app, err := OpenApp(config, clock.NewClockFrom(func() clock.Reading { return clock.Reading{Wall: at} }), true, "", slog.New(slog.DiscardHandler))
+	app, err := OpenApp(AppOptions{Config: config, Clock: clock.NewClockFrom(func() clock.Reading { return clock.Reading{Wall: at} }), Create: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -375,7 +375,7 @@ func (l *ledger) holdKeys(app *App, at, until time.Time, report func(string, ...
 // and against what was charged for them and told to the webhook.
 func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) error {
 	for id, acknowledged := range l.calls {
-		if _, err := CallTable.One(tx, "call_id", []byte(id)); err != nil && acknowledged.Before(at) {
+		if _, err := callTable.One(tx, "call_id", []byte(id)); err != nil && acknowledged.Before(at) {
 			report("the call %s was acknowledged: %v", id, err)
 		}
 	}
@@ -389,7 +389,7 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 			report("the operator %s was acknowledged: %v", name, err)
 		}
 	}
-	calls, err1 := CallTable.Count(tx)
+	calls, err1 := callTable.Count(tx)
 	events, err2 := appointmentTable.Count(tx)
 	keys, err3 := KeyTable.Count(tx)
 	queue, err4 := FindQueue(tx, 1)

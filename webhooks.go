@@ -43,9 +43,6 @@ func NewHooks(store *Store, peppers Peppers, targets *Targets, sender *Sender) *
 	return &Hooks{store, peppers, targets, sender}
 }
 
-// Tables lists what is kept of webhooks in the store, for checks.
-func (h *Hooks) Tables() []Checked { return append(WebhookTables(), OutboxTables()...) }
-
 // Routes lists the endpoints of owners. All pay the minute limit alone.
 func (h *Hooks) Routes() []Route {
 	return []Route{

@@ -56,8 +56,8 @@ var reachedTable = Table[reachedRecord]{
 	},
 }
 
-// Tables lists what it keeps in the store, for checks.
-func (n *Notices) Tables() []Checked { return []Checked{reachedTable} }
+// NoticeTables returns the tables of reached limits, for checks.
+func NoticeTables() []Checked { return []Checked{reachedTable} }
 
 // NewNotices tells of keys that expire within a time.
 func NewNotices(store *Store, keyring *Keyring, ahead time.Duration) *Notices {
