@@ -111,7 +111,7 @@ type part struct {
 // work is what a part does again and again while the data folder is open.
 type work struct {
 	every time.Duration
-	what  string // how the log names it where it fails
+	what  string // how the log names it if it fails
 	run   func(now time.Time) error
 }
 
