@@ -136,6 +136,7 @@ func screenForms() []screenForm {
 // folder.
 func TestBrowser_Looks(t *testing.T) {
 	t.Parallel() // it waits most of the time
+	source := axeSource(t)
 	a := newTestApp(t)
 	keys, secrets := fillBusiness(a)
 	paths := lookedAt(t, keys)
@@ -144,7 +145,6 @@ func TestBrowser_Looks(t *testing.T) {
 	}
 	a.App = nil
 	p := openBrowserOn(t, a.config.Server.Data)
-	source := axeSource(t)
 	p.do(chromedp.ActionFunc(func(ctx context.Context) error {
 		_, err := page.AddScriptToEvaluateOnNewDocument(source).Do(ctx)
 		return err
