@@ -170,6 +170,24 @@ func TestOperators_NameTaken(t *testing.T) {
 	}
 }
 
+// Whatever is wrong with a login, it is refused as one and names no operator.
+func TestOperators_Refused(t *testing.T) {
+	l := newLogins(t, true)
+	for _, tt := range [][2]string{
+		{"ann", ""}, {"ann", "wrong"}, {"ann", operatorPassword + "x"}, {"ann", strings.Repeat("p", maxPassword)}, {"ann", strings.Repeat("p", maxPassword+1)},
+		{"", operatorPassword}, {"eve", operatorPassword}, {"ann ", operatorPassword},
+	} {
+		if op, err := l.Authenticate(tt[0], tt[1]); !errors.Is(err, ErrLogin) || op.ID != 0 || op.Name != "" {
+			t.Errorf("%q with %.20q: got operator %d, %v; want ErrLogin", tt[0], tt[1], op.ID, err)
+		}
+	}
+	for _, name := range []string{"Ann", "ann", "ANN"} {
+		if op, err := l.Authenticate(name, operatorPassword); err != nil || op.ID != 1 {
+			t.Errorf("%s: got operator %d, %v; want 1", name, op.ID, err)
+		}
+	}
+}
+
 // Where nobody can say whether there is an operator, nobody is told that there is
 // one, and no link holds.
 func TestOperators_CountDamaged(t *testing.T) {

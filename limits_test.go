@@ -330,6 +330,36 @@ func TestLimiter_ClosingStore(t *testing.T) {
 	}
 }
 
+// With two limits the one that is full refuses, in whichever place it is, and a
+// store that has failed refuses all, whatever there is in memory.
+func TestLimiter_Refusals(t *testing.T) {
+	few, day := Limit{"few", 1, time.Minute}, Limit{CallsPerDay, 5, 24 * time.Hour}
+	for name, limits := range map[string][]Limit{"first": {few, perMinute}, "second": {perMinute, few}, "with a long one": {few, day}, "after a long one": {day, few}} {
+		l := NewLimiter(newTestStore(t), epoch)
+		ask := func() (err error) {
+			if limits[0].Short() && limits[1].Short() {
+				_, err = l.Spend("a", limits, epoch, nil)
+				return err
+			}
+			_, err = l.Pay(charges("a", 1, limits...), epoch, nil)
+			return err
+		}
+		for i, want := range []error{nil, ErrRateLimit, ErrRateLimit} {
+			if err := ask(); !errors.Is(err, want) {
+				t.Errorf("%s, request %d: got %v, want %v", name, i, err, want)
+			}
+		}
+		l.store.fail(errors.New("disk gone"))
+		if err := ask(); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: got %v of a failed store, want ErrUnavailable", name, err)
+		}
+		if _, err := l.Pay(charges("a", 1, perMinute), epoch, nil); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: got %v of a failed store for a counter in memory, want ErrUnavailable", name, err)
+		}
+		unlocked(t, l)
+	}
+}
+
 // unlocked checks that nothing of a limiter is held any more.
 func unlocked(t *testing.T, l *Limiter) {
 	t.Helper()
@@ -483,6 +513,71 @@ func TestObservations_Damaged(t *testing.T) {
 		o.Note(c, epoch)
 		if err := o.Flush(epoch); err == nil {
 			t.Error("Flush gives no error")
+		}
+	}
+}
+
+// TestGauge_Bounds looks at a reserve at both sides of what it is good for.
+func TestGauge_Bounds(t *testing.T) {
+	const span = time.Minute
+	fresh := func() *Gauge {
+		g, err := ReadGauge(nil, Limit{"x", 80, span}, epoch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if g.Final() != nil || g.Left(epoch) != 0 {
+			t.Errorf("unused: got a record to store, or %d units of reserve", g.Left(epoch))
+		}
+		plan, _ := g.Grow(epoch)
+		g.Grown(plan)
+		return g
+	}
+	g := fresh()
+	for at, want := range map[time.Duration]int{0: 10, span: 10, span + 1: 0} {
+		if got := g.Left(epoch.Add(at)); got != want {
+			t.Errorf("after %s: got %d units of reserve, want %d", at, got, want)
+		}
+	}
+	for at, want := range map[time.Duration]bool{2*span - 1: true, 2 * span: false} {
+		if got := fresh().Busy(epoch.Add(at)); got != want {
+			t.Errorf("after %s: got busy %t, want %t", at, got, want)
+		}
+	}
+	for units, want := range map[int]bool{4: false, 5: true} {
+		if _, low := fresh().Use(units, epoch); low != want {
+			t.Errorf("%d of 10 used: got low %t, want %t", units, low, want)
+		}
+	}
+	for at, want := range map[time.Duration]bool{span / 2: false, span/2 + 1: true} {
+		if _, low := fresh().Use(1, epoch.Add(at)); low != want {
+			t.Errorf("used after %s: got low %t, want %t", at, low, want)
+		}
+	}
+	if g.Final() == nil || g.Final() != nil {
+		t.Error("want a record that gives the reserve up, once")
+	}
+	if g.Use(1, epoch); g.Final() == nil {
+		t.Error("want a record of what was used since")
+	}
+}
+
+// A refusal names what is asked for, and a time only when waiting helps.
+func TestCharge_Refused(t *testing.T) {
+	for _, tt := range []struct {
+		cost   int
+		shared bool
+		says   string
+		wait   time.Duration
+	}{
+		{1, false, "The limit few of 5 is reached. Wait for the time in Retry-After.", time.Minute},
+		{1, true, "The limit few of 5, which all keys of its owner share, is reached. Wait for the time in Retry-After.", time.Minute},
+		{2, false, "The limit few of 5 has no room for 2 more. Wait for the time in Retry-After.", time.Minute},
+		{5, true, "The limit few of 5, which all keys of its owner share, has no room for 5 more. Wait for the time in Retry-After.", time.Minute},
+		{6, false, "The cost of 6 is more than the limit few of 5 ever lets through.", 0},
+	} {
+		c := Charge{ID: "a", Limit: Limit{"few", 5, time.Minute}, Cost: tt.cost, Shared: tt.shared}
+		if e := Public(c.Refused(time.Minute)); e.Code != ErrRateLimit.Code || e.Message != tt.says || e.RetryAfter != tt.wait {
+			t.Errorf("a cost of %d: got %v and a wait of %s, want %q and %s", tt.cost, e, e.RetryAfter, tt.says, tt.wait)
 		}
 	}
 }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -638,8 +640,14 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		}
 	}
 	none := func(err error) (any, error) { return nil, err }
+	rules := func(key *Key, err error) (any, error) { // what the owner's limits are part of
+		if err != nil {
+			return nil, err
+		}
+		return key.Rules(), nil
+	}
 	return []storedOp{
-		{"Keyring.Get", func(tx *Tx) (any, error) { key, err := ring.Get(tx, rotated); return key != nil, err }},
+		{"Keyring.Get", func(tx *Tx) (any, error) { return rules(ring.Get(tx, rotated)) }},
 		{"Keyring.Each", func(tx *Tx) (any, error) {
 			n := 0
 			err := ring.Each(tx, func(*Key) bool { n++; return true })
@@ -657,7 +665,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return none(ring.Import(tx, &Key{ID: "key_new", Owner: 1, CreatedAt: epoch}, keytext.DigestOf("new")))
 		}},
 		{"Keyring.Save", withKey(func(tx *Tx, key *Key) (any, error) { key.Paused = true; return none(ring.Save(tx, key)) })},
-		{"Keyring.Readied", withKey(func(tx *Tx, key *Key) (any, error) { got, err := ring.Readied(tx, key); return got != nil, err })},
+		{"Keyring.Readied", withKey(func(tx *Tx, key *Key) (any, error) { return rules(ring.Readied(tx, key)) })},
 		{"Keyring.Rotate", withKey(func(tx *Tx, key *Key) (any, error) {
 			_, err := ring.Rotate(tx, key, epoch, epoch)
 			return key.Serial, err
@@ -676,10 +684,9 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		{"Keyring.Drop", withKey(func(tx *Tx, key *Key) (any, error) {
 			return none(ring.Drop(tx, key, func(Alias) bool { return true }))
 		})},
-		{"Keyring.LastUse", func(tx *Tx) (any, error) { use, err := ring.LastUse(tx, rotated); return use.At, err }},
+		{"Keyring.LastUse", func(tx *Tx) (any, error) { return ring.LastUse(tx, rotated) }},
 		{"Keyring.SecretUse", withKey(func(tx *Tx, key *Key) (any, error) {
-			use, err := ring.SecretUse(tx, key, key.Serial)
-			return use.At, err
+			return ring.SecretUse(tx, key, key.Serial)
 		})},
 		{"Keyring.LimitOwner", func(tx *Tx) (any, error) {
 			return none(ring.LimitOwner(tx, 1, map[string]int{OwnerRequestsPerMinute: 9}))
@@ -823,13 +830,13 @@ func (op storedOp) lostDamage(t *testing.T, s *Store, buckets []string) (lost []
 // lists where it does not fail. What it finds nothing to write to may pass.
 func (op storedOp) lostWriteErrors(t *testing.T, s *Store) (lost []string) {
 	t.Helper()
-	want, writes, err := op.trial(t, s, harmless, unseen)
-	if err != nil {
-		t.Fatalf("%s: %v in a good store", op.name, err)
-	}
+	again := op.writesTo(t, s) // without what has a random key
 	for _, at := range op.writesTo(t, s) {
+		if !slices.Contains(again, at) {
+			continue
+		}
 		got, wrote, err := op.trial(t, s, func(tx *Tx) error { return blockKey(tx, at[0], at[1]) }, unseen)
-		if err == nil && wrote > 0 && (got != want || wrote != writes) {
+		if err == nil && wrote > 0 {
 			lost = append(lost, fmt.Sprintf("%s/%x cannot be written: got %s after %d writes", at[0], at[1], got, wrote))
 		}
 	}
@@ -1026,4 +1033,130 @@ func wholeCopy(t *testing.T, path string, records int, name func(int) []byte, la
 		t.Error(err)
 	}
 	return round
+}
+
+// TestStore_FailureReachesAnswers sends requests that all succeed, has the store
+// fail, and sends them again: no handler answers as if it had done something.
+func TestStore_FailureReachesAnswers(t *testing.T) {
+	a, f := opsApp(t)
+	token := ""
+	const hook, url = `"name": "n", "subscribed_events": ["call.ended"], `, `"url": "http://127.0.0.1:1/"`
+	list := []struct{ method, path, body string }{
+		{"POST", "/api/webhooks/create", "{" + hook + url + "}"},
+		{"GET", "/api/webhooks", ""},
+		{"PUT", "/api/webhooks/2/update", "{" + hook + url + "}"},
+		{"PATCH", "/api/webhooks/2/update", "{" + url + "}"},
+		{"POST", "/api/webhooks/2/test", ""},
+		{"GET", "/api/webhooks/2/logs", ""},
+		{"DELETE", "/api/webhooks/2/delete", ""},
+		{"GET", "/api/v1/calendar/availability", ""},
+		{"POST", "/admin/v1/webhooks", "{" + hook + url + "}"},
+		{"GET", "/admin/v1/webhooks", ""},
+		{"GET", "/admin/v1/webhooks/1", ""},
+		{"PATCH", "/admin/v1/webhooks/1", "{" + url + "}"},
+		{"POST", "/admin/v1/webhooks/1/test", ""},
+		{"POST", "/admin/v1/webhooks/1/redeliver", `{"log_id": 1}`},
+		{"GET", "/admin/v1/webhooks/1/logs", ""},
+		{"DELETE", "/admin/v1/webhooks/1", ""},
+		{"POST", "/admin/v1/calls/claim", ""},
+		{"POST", "/admin/v1/calls/3/heartbeat", `{"lease_token": "TOKEN"}`},
+		{"POST", "/admin/v1/calls/3/start", `{"lease_token": "TOKEN"}`},
+		{"POST", "/admin/v1/calls/3/complete", `{"lease_token": "TOKEN"}`},
+		{"POST", "/admin/v1/calls/3/complete", `{"lease_token": "TOKEN"}`},
+		{"GET", "/admin/v1/schedules", ""},
+		{"GET", "/admin/v1/schedules/1", ""},
+		{"PATCH", "/admin/v1/schedules/1", `{"buffer_minutes": 5}`},
+		{"DELETE", "/admin/v1/schedules/1", ""},
+		{"POST", "/admin/v1/schedules", `{"owner": "ann"}`},
+	}
+	for _, failed := range []bool{false, true} {
+		if failed {
+			a.Store.fail(errors.New("disk gone"))
+		}
+		for _, r := range list {
+			body := strings.ReplaceAll(r.body, "TOKEN", token)
+			var w *httptest.ResponseRecorder
+			if strings.HasPrefix(r.path, "/api/") {
+				w = a.ask(r.method, r.path, f.Key, body)
+			} else {
+				w = a.control(r.method, r.path, body)
+			}
+			if strings.HasSuffix(r.path, "/claim") && !failed {
+				lease, _ := object(t, w.Body.String())["lease"].(map[string]any)
+				token, _ = lease["token"].(string)
+			}
+			if failed && (w.Code != 503 || code(w) != "service_unavailable") || !failed && w.Code/100 != 2 {
+				t.Errorf("%s %s, failed store %v: got %d %s", r.method, r.path, failed, w.Code, w.Body)
+			}
+		}
+	}
+}
+
+// TestStoreFile_Refusals is about files in places where they cannot be written or
+// read: what is there stays as it is, and nothing half-made is left.
+func TestStoreFile_Refusals(t *testing.T) {
+	dir := t.TempDir()
+	file, none := filepath.Join(dir, "file"), filepath.Join(dir, "none", "file")
+	if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newTestStore(t)
+	for name, tt := range map[string]struct {
+		run  func() error
+		want string
+	}{
+		"create over a file":        {func() error { return CreateStore(file, "x", epoch) }, "the file exists"},
+		"create in no folder":       {func() error { return CreateStore(none, "x", epoch) }, "create store"},
+		"copy over a file":          {func() error { return s.CopyTo(file) }, "the file exists"},
+		"copy into no folder":       {func() error { return s.CopyTo(none) }, "write " + none},
+		"pepper over a file":        {func() error { return CreatePepper(file) }, os.ErrExist.Error()},
+		"pepper in no folder":       {func() error { return CreatePepper(none) }, "create pepper"},
+		"write into no folder":      {func() error { return WriteSynced(none, "x") }, "no such file"},
+		"write over a folder":       {func() error { return WriteSynced(dir, "x") }, ""},
+		"sync no folder":            {func() error { return SyncDir(filepath.Dir(none)) }, "no such file"},
+		"read a folder":             {func() error { _, err := ReadSmall(dir); return err }, "no regular file"},
+		"read no file":              {func() error { _, err := ReadSmall(none); return err }, "no such file"},
+		"open a folder":             {func() error { _, err := OpenFile(dir, true); return err }, "no regular file"},
+		"open no file":              {func() error { _, err := OpenFile(none, true); return err }, "restore a backup"},
+		"open what is in use":       {func() error { _, err := OpenFile(s.path, false); return err }, "another process holds the file"},
+		"the size of a store":       {func() error { _, err := (&Store{path: none}).Size(); return err }, "no such file"},
+		"a copy of a failed store":  {func() error { return failedStore(t).CopyTo(filepath.Join(dir, "copy")) }, ErrUnavailable.Error()},
+		"a stamp of a failed store": {func() error { _, err := failedStore(t).Stamp(); return err }, ErrUnavailable.Error()},
+	} {
+		if err := tt.run(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+	if text, err := os.ReadFile(file); string(text) != "kept" || err != nil {
+		t.Errorf("got %q, %v; want the file as it was", text, err)
+	}
+	if left, err := os.ReadDir(dir); len(left) != 1 || err != nil {
+		t.Errorf("got %v, %v; want nothing else in the folder", left, err)
+	}
+}
+
+func failedStore(t *testing.T) *Store {
+	s := newTestStore(t)
+	s.fail(errors.New("disk gone"))
+	return s
+}
+
+// TestOpenFile_Headers opens files whose pages are good and whose header is none.
+func TestOpenFile_Headers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		harm func(tx *Tx) error
+		want string
+	}{
+		"none":    {func(tx *Tx) error { return tx.Delete("meta", []byte("header")) }, "not a store of this program"},
+		"no JSON": {func(tx *Tx) error { return tx.Put("meta", []byte("header"), []byte("{")) }, "header record"},
+		"damaged": {func(tx *Tx) error { return damageBucket(tx, "meta") }, "checksum does not match"},
+	} {
+		s := newTestStore(t)
+		if err := errors.Join(s.Update(tt.harm), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenStore(s.path, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
 }

@@ -791,3 +791,163 @@ func TestSender_AtOnce(t *testing.T) {
 		}
 	}
 }
+
+// The longest name and URL of a webhook, and the texts that are a byte longer.
+func TestHooks_Lengths(t *testing.T) {
+	a := newTestApp(t)
+	const url = "https://hooks.example.net/"
+	for _, tt := range []struct{ name, url, want int }{{1, 100, 201}, {200, 100, 201}, {201, 100, 400}, {1, 2048, 201}, {1, 2049, 400}} {
+		body := fmt.Sprintf(`{"name": %q, "url": %q, "subscribed_events": ["call.ended"]}`, strings.Repeat("n", tt.name), url+strings.Repeat("u", tt.url-len(url)))
+		if w := a.control("POST", "/admin/v1/webhooks", body); w.Code != tt.want {
+			t.Errorf("a name of %d bytes and a URL of %d: got %d %s, want %d", tt.name, tt.url, w.Code, w.Body, tt.want)
+		}
+	}
+}
+
+// What the log keeps: bodies up to maxReplay, and entries for keepLog.
+func TestOutbox_LogBounds(t *testing.T) {
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		for i, size := range []int{maxReplay, maxReplay + 1} {
+			if err := AddAttempt(tx, 1, Attempt{At: epoch, Body: make([]byte, size)}); err != nil {
+				return err
+			}
+			a, err := attemptTable.Get(tx, pairKey(1, uint64(i+1)))
+			if kept := a.Body != nil; err != nil || kept != (size <= maxReplay) {
+				t.Errorf("a body of %d bytes: kept %v, %v", size, kept, err)
+			}
+		}
+		q, err := FindQueue(tx, 1)
+		if err != nil {
+			return err
+		}
+		for after, want := range map[time.Duration]bool{keepLog - 1: false, keepLog: false, keepLog + 1: true} {
+			if old, err := q.old(tx, epoch.Add(after)); old != want || err != nil {
+				t.Errorf("after %s: got old %v, %v; want %v", after, old, err, want)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A receiver that needs more than a second counts as slow; one that fails all
+// the time is dead after deadAfter and deadAttempts, and after no less of either.
+func TestSettle_Bounds(t *testing.T) {
+	s := newTestStore(t)
+	for _, tt := range []struct {
+		name         string
+		took         time.Duration
+		status       int
+		failed       int // before
+		since        time.Duration
+		slow, isDead bool
+	}{
+		{"a second", time.Second, 204, 0, 0, false, false},
+		{"more than a second", time.Second + 1, 204, 0, 0, true, false},
+		{"a failure", 0, 500, 0, 0, true, false},
+		{"failed long and often", 0, 500, deadAttempts - 1, deadAfter, true, true},
+		{"failed too seldom", 0, 500, deadAttempts - 2, deadAfter, true, false},
+		{"failed not long enough", 0, 500, deadAttempts - 1, deadAfter - 1, true, false},
+	} {
+		err := s.Update(func(tx *Tx) error {
+			q := Queue{Webhook: 1, Next: 1, FirstLog: 1, NextLog: 1, Failed: tt.failed}
+			if tt.failed > 0 {
+				q.Failing = epoch.Add(-tt.since)
+			}
+			if err := queueTable.Put(tx, q); err != nil {
+				return err
+			}
+			dead, err := Settle(tx, Delivery{Webhook: 1, Number: 9}, Attempt{Status: tt.status, Took: tt.took, At: epoch}, epoch)
+			if err != nil {
+				return err
+			}
+			if q, err = FindQueue(tx, 1); q.Slow != tt.slow || (dead != "") != tt.isDead {
+				t.Errorf("%s: got slow %v, dead %q; want %v, %v", tt.name, q.Slow, dead, tt.slow, tt.isDead)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// limit.reached is told once in an hour: again when the hour is full. What is as old
+// is forgotten.
+func TestNotices_HourBounds(t *testing.T) {
+	a := newHookApp(t)
+	a.hook("http://127.0.0.1:1/", "", LimitReached)
+	for after, want := range map[time.Duration]int{reachedAgain - 1: 0, reachedAgain: 1} {
+		key := &Key{ID: fmt.Sprintf("key_%d", after)}
+		err := a.Store.Update(func(tx *Tx) error {
+			if err := reachedTable.Put(tx, reachedRecord{Key: key.ID, Limit: RequestsPerMinute, At: epoch}); err != nil {
+				return err
+			}
+			before, err := deliveryTable.Count(tx)
+			if err != nil {
+				return err
+			}
+			now := epoch.Add(after)
+			if err := a.notices.raiseOne(tx, reachedNow{reachedLimit{key.ID, RequestsPerMinute}, key, Limit{}, now, now}); err != nil {
+				return err
+			}
+			told, err := deliveryTable.Count(tx)
+			if told-before != want {
+				t.Errorf("%s after the last: told %d times, want %d", after, told-before, want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		before time.Duration
+		left   int
+	}{{0, 2}, {1, 1}} { // the other one was reached an hour later
+		err := a.Store.Update(func(tx *Tx) error {
+			if err := dropReached(tx, epoch.Add(step.before)); err != nil {
+				return err
+			}
+			n, err := reachedTable.Count(tx)
+			if n != step.left {
+				t.Errorf("what is older than %s: %d are left, want %d", step.before, n, step.left)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A key that expires at this moment has expired, which is no news.
+func TestNotices_ExpiringBound(t *testing.T) {
+	a := newHookApp(t)
+	a.hook("http://127.0.0.1:1/", "", KeyExpiring)
+	for _, tt := range []struct {
+		until time.Duration
+		want  int
+	}{{time.Nanosecond, 1}, {0, 0}, {-time.Nanosecond, 0}} {
+		err := a.Store.Update(func(tx *Tx) error {
+			before, err := deliveryTable.Count(tx)
+			if err != nil {
+				return err
+			}
+			if err := a.notices.expiring(tx, &Key{ID: fmt.Sprintf("key_%d", tt.until), ExpiresAt: epoch.Add(tt.until)}, epoch); err != nil {
+				return err
+			}
+			told, err := deliveryTable.Count(tx)
+			if told-before != tt.want {
+				t.Errorf("%s before the end: told %d times, want %d", tt.until, told-before, tt.want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
