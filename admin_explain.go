@@ -71,7 +71,6 @@ func readAsked(r *Request) (q asked, err error) {
 	if err := body.Err(); err != nil {
 		return q, err
 	}
-	q.method = strings.ToUpper(q.method)
 	u, err := url.Parse(q.path)
 	if q.method == "" || err != nil || !strings.HasPrefix(u.Path, "/") {
 		return q, ErrMissing.With("method and path are needed, such as GET and /api/v1/calls.")
@@ -152,8 +151,12 @@ func (e *Explainer) route(q asked) (row Route, free bool, err error) {
 		}
 	}
 	if err == ErrRoute { // perhaps one that only /authz answers for
-		if guard, _, _ := guards.FindAny(q.method, q.raw); guard != nil {
+		guard, _, failed := guards.FindAny(q.method, q.raw)
+		switch {
+		case guard != nil:
 			return *guard, false, nil
+		case failed != nil && len(guards.List) > 0:
+			err = failed
 		}
 	}
 	return row, free, err

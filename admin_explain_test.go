@@ -47,10 +47,10 @@ func TestExplainer_AgreesWithServer(t *testing.T) {
 	for name, key := range keys {
 		for _, q := range []struct{ method, path string }{
 			{"GET", "/api/v1/agents"}, {"GET", "/api/v1/calls/"}, {"POST", "/api/v1/calls"}, {"GET", "/api/v1/key"}, {"GET", "/api/v1/contacts/create"},
-			{"POST", "/api/v1/agents"}, {"GET", "/api/v1/nothing"}, {"POST", "/api/v1/verify"}, {"GET", "/api/v1/calls?status=ended&page=1"},
+			{"POST", "/api/v1/agents"}, {"GET", "/api/v1/nothing"}, {"POST", "/api/v1/verify"}, {"GET", "/api/v1/calls?status=ended&page=1"}, {"get", "/api/v1/agents"},
 		} {
 			for _, carrier := range []string{CarrierBearer, CarrierHeader, CarrierQuery} {
-				body, _ := json.Marshal(map[string]string{"method": strings.ToLower(q.method), "path": q.path, "ip": "192.0.2.1", "carrier": carrier})
+				body, _ := json.Marshal(map[string]string{"method": q.method, "path": q.path, "ip": "192.0.2.1", "carrier": carrier})
 				a.operate(200, "POST", "/admin/v1/keys/"+key.id+"/explain", string(body))
 				got := a.operate(200, "POST", "/admin/v1/keys/"+key.id+"/explain", string(body))
 				r := httptest.NewRequest(q.method, q.path, strings.NewReader(call))

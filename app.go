@@ -130,7 +130,7 @@ type work struct {
 //     certificates every 2 minutes until it has all.
 //   - Supervisor.Watch (listen.go), from Serve on: tells systemd that the process is
 //     well, twice in WatchdogSec.
-//   - Upstreams.drop (guard_upstream.go), every 10 seconds while there are any: closes idle
+//   - Upstreams.drop (internal/upstream/upstream.go), every 10 seconds while there are any: closes idle
 //     connections to upstreams.
 //   - reloadOnHangup (main.go), around Serve: reloads the configuration at SIGHUP.
 var registry = []part{

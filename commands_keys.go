@@ -45,7 +45,7 @@ func (s *Session) Keys() *cli.Command {
 			}},
 		{Name: "explain", Usage: "say what would become of a request with a key; spends nothing", ArgsUsage: "ID", Action: s.explainKey,
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "method", Value: "GET", Usage: "method of the request"},
+				&cli.StringFlag{Name: "method", Value: "GET", Usage: "method of the request, in capitals"},
 				&cli.StringFlag{Name: "path", Usage: "its path, such as /api/v1/calls"},
 				&cli.StringFlag{Name: "ip", Usage: "where it comes from"},
 				&cli.StringFlag{Name: "carrier", Value: CarrierBearer, Usage: "how the key is sent: bearer, header or query"},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 )
 
 // Guards are the routes of another API that is guarded, as they are now: Use
@@ -71,7 +72,8 @@ func (s *Guarding) Any() bool {
 
 // Find gives the row for a request at the API door, by its method and its path
 // on the wire; nil without an error where no guard is for it. The error is that
-// of ReadPath, or ErrMethod with the methods that the path takes in allow.
+// of ReadPath, ErrValidation for a method with a lower-case letter, or ErrMethod with
+// the methods that the path takes in allow.
 func (s *Guarding) Find(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.served, method, raw)
 }
@@ -89,6 +91,10 @@ func (s *Guarding) find(table *RouteTable, method, raw string) (*Route, []string
 	}
 	g, allow := table.Match(method, path)
 	switch {
+	case (g != nil || len(allow) > 0) && strings.ContainsFunc(method, unicode.IsLower):
+		// Methods are compared exactly (RFC 9110, section 9.1), but some servers
+		// take delete for DELETE, which may be the method of another route.
+		return nil, nil, ErrValidation.With("The method %s has lower-case letters, and methods are compared exactly. Send it in capitals: %s.", method, strings.ToUpper(method))
 	case g != nil && (method == http.MethodConnect || method == http.MethodTrace):
 		return nil, nil, ErrMethod.With("%s is never passed on.", method)
 	case g != nil:

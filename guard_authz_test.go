@@ -193,6 +193,69 @@ func TestAuthz_Refuses(t *testing.T) {
 	}
 }
 
+// TestGuards_MethodCase sends methods with lower-case letters by every way in:
+// the API door, each family of proxies and explain. Some servers take delete for
+// DELETE, which here needs more than any other method.
+func TestGuards_MethodCase(t *testing.T) {
+	reached := 0
+	g := newGuarded(t, func(http.ResponseWriter, *http.Request) { reached++ }, func(c *Config, url string) {
+		c.Routes = append(c.Routes, RouteRow{Path: "/up/item", Methods: []string{"DELETE"}, Permission: []string{"can_read_calls"}, Upstream: url, Timeout: time.Minute},
+			RouteRow{Path: "/up/item", Permission: []string{"can_use"}, Upstream: url, Timeout: time.Minute},
+			RouteRow{Path: "/named", Methods: []string{"GET"}, Permission: []string{"can_use"}, Upstream: url, Timeout: time.Minute},
+			RouteRow{Path: "/asked/:id", Permission: []string{"can_use"}})
+	})
+	id, secret := g.testApp.key(`["can_use"]`, `"limits": {"requests_per_minute_limit": 1000}`)
+	ways := map[string]func(method, path string) (status int, text string){
+		"explain": func(method, path string) (int, string) {
+			got := g.operate(200, "POST", "/admin/v1/keys/"+id+"/explain", `{"method": "`+method+`", "path": "`+path+`"}`)
+			if got["allowed"] == true {
+				return 200, ""
+			}
+			return int(got["status"].(float64)), got["error"].(string) + got["message"].(string)
+		},
+		"guard": func(method, path string) (int, string) {
+			r := httptest.NewRequest("GET", path, nil)
+			r.Method = method
+			r.Header.Set("X-API-Key", secret)
+			w := httptest.NewRecorder()
+			g.api.ServeHTTP(w, r)
+			return w.Code, w.Body.String()
+		},
+	}
+	for _, family := range families {
+		ways[family] = func(method, path string) (int, string) {
+			w := g.put(proxyQuestion{family: family, method: method, address: path, fields: []string{"X-Api-Key: " + secret}})
+			status, _ := refusalTo(t, family, w)
+			return status, w.Body.String()
+		}
+	}
+	for way, ask := range ways {
+		for _, path := range []string{"/up/item", "/up/x", "/named", "/asked/1"} {
+			if way == "guard" && path == "/asked/1" {
+				continue // which is not its
+			}
+			if status, text := ask("GET", path); status != 200 {
+				t.Errorf("%s: GET %s: got %d %s", way, path, status, text)
+			}
+			reached = 0
+			for _, method := range []string{"delete", "Delete", "dELETE", "DELETe", "get", "Get", "trace", "Trace", "connect", "Connect", "m-search", "brew"} {
+				status, text := ask(method, path)
+				if status != 400 || !strings.Contains(text, "validation_error") || !strings.Contains(text, "in capitals: "+strings.ToUpper(method)) {
+					t.Errorf("%s: %s %s: got %d %s, want 400", way, method, path, status, text)
+				}
+			}
+			if reached > 0 {
+				t.Errorf("%s: %s: %d reached the upstream", way, path, reached)
+			}
+		}
+		for method, want := range map[string]int{"DELETE": 403, "TRACE": 405, "CONNECT": 405} {
+			if status, text := ask(method, "/up/item"); status != want {
+				t.Errorf("%s: %s: got %d %s, want %d", way, method, status, text, want)
+			}
+		}
+	}
+}
+
 // The refusal that nginx would lose arrives by fields.
 func TestAuthz_Nginx429(t *testing.T) {
 	a := newAuthz(t)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -105,6 +107,7 @@ type passage struct {
 	body    *sentBody
 	said    http.Header // what the door has said of the answer before
 	last    bool        // the connection ends with this answer
+	lost    bool        // the upstream answered 101 over HTTP/2, which has no such status
 	err     error
 
 	extended time.Time // the time to write
@@ -137,6 +140,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	x.extendRead(r.ContentLength != 0)
 	defer x.extendWrite() // for what the door adds at the end
 	in := r.Request
+	dropUpgrade(in)
 	if head, ok := x.head(); ok {
 		x.read(head)
 		return x.err
@@ -155,6 +159,44 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
 	}
 	proxy.ServeHTTP(x, in)
 	return x.err
+}
+
+// dropUpgrade takes out of a request what asks for another protocol on the
+// connection, so that the upstream sees an ordinary one (RFC 9110, section 7.8).
+// Only a WebSocket handshake is left as it is: in another protocol, such as
+// HTTP/2, further requests would reach the upstream without a check.
+func dropUpgrade(r *http.Request) {
+	for _, h := range []http.Header{r.Header, r.Trailer} {
+		delete(h, "Http2-Settings")
+	}
+	delete(r.Trailer, "Upgrade")
+	if r.Header["Upgrade"] != nil && !isHandshake(r) {
+		delete(r.Header, "Upgrade")
+	}
+}
+
+// isHandshake reports whether a request is a whole WebSocket handshake (RFC
+// 6455, section 4.1), also after the fields that Connection names are removed.
+func isHandshake(r *http.Request) bool {
+	h, key := r.Header, r.Header["Sec-Websocket-Key"]
+	named := func(token string) bool { return httpguts.HeaderValuesContainsToken(h["Connection"], token) }
+	switch {
+	case r.Method != http.MethodGet, r.ProtoMajor != 1, r.ProtoMinor != 1, r.ContentLength != 0:
+		return false
+	case !onlyWebSocket(h["Upgrade"]), !slices.Equal(h["Sec-Websocket-Version"], []string{"13"}), len(key) != 1:
+		return false
+	case !named("Upgrade"), named("Sec-WebSocket-Key"), named("Sec-WebSocket-Version"):
+		return false
+	}
+	nonce, err := base64.StdEncoding.DecodeString(key[0])
+	return err == nil && len(nonce) == 16
+}
+
+// onlyWebSocket reports whether websocket, in any case, is the one value of an
+// Upgrade field. The length keeps out letters that fold to one of ASCII.
+func onlyWebSocket(upgrade []string) bool {
+	const name = "websocket"
+	return len(upgrade) == 1 && len(upgrade[0]) == len(name) && strings.EqualFold(upgrade[0], name)
 }
 
 // head gives what is sent for a request that can go by Upstreams: a read with
@@ -323,6 +365,10 @@ func (x *passage) extendWrite() {
 // WriteHeader begins the answer. That the connection ends with it is for the
 // door to say, and the reverse proxy takes every word on connections away.
 func (x *passage) WriteHeader(status int) {
+	if status == http.StatusSwitchingProtocols { // one that is right takes over the connection instead
+		x.lost = true
+		return
+	}
 	if x.last && status >= http.StatusOK {
 		x.Header().Set("Connection", "close")
 	}
@@ -371,15 +417,43 @@ func (b *sentBody) Close() error { return b.from.Close() }
 // answer prepares the upstream's answer for the client. What we said about
 // caching an answer to a key in the URL goes before what the upstream says. What
 // a body is the upstream has to say; it is not guessed. The error is for a status
-// that net/http reads and does not write.
+// that net/http reads and does not write, and for a 101 that begins no WebSocket.
 func (x *passage) answer(res *http.Response) error {
-	if res.StatusCode < 100 {
+	switch {
+	case res.StatusCode < 100:
 		return fmt.Errorf("an answer with status %d", res.StatusCode)
+	case x.lost:
+		return errNotAsked
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		if err := checkSwitch(res); err != nil {
+			return err
+		}
 	}
 	if res.Header["Content-Type"] == nil {
 		x.Header()["Content-Type"] = nil
 	}
 	maps.Copy(res.Header, x.said)
+	return nil
+}
+
+var errNotAsked = errors.New("an answer with status 101, which was not asked for")
+
+// checkSwitch returns an error if an answer with status 101 does not accept the
+// WebSocket handshake that it is for. A Sec-WebSocket-Accept with another value
+// shows that it is for another request (RFC 6455, section 4.2.2). One that is
+// missing is left to the client, which has to give up then (section 4.1).
+func checkSwitch(res *http.Response) error {
+	sent := res.Request.Header
+	if !onlyWebSocket(sent["Upgrade"]) {
+		return errNotAsked
+	}
+	if to := res.Header["Upgrade"]; !onlyWebSocket(to) {
+		return fmt.Errorf("a switch to the protocol %q, where websocket was asked for", strings.Join(to, ", "))
+	}
+	sum := sha1.Sum([]byte(sent.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	if accept := res.Header["Sec-Websocket-Accept"]; accept != nil && !slices.Equal(accept, []string{base64.StdEncoding.EncodeToString(sum[:])}) {
+		return errors.New("a switch to websocket with a Sec-WebSocket-Accept for another request")
+	}
 	return nil
 }
 

@@ -41,6 +41,7 @@ var upstreamAnswers = map[string]func(net.Conn){
 	"no HTTP":          sendsLast("hello\r\n\r\n"),
 	"the end":          sendsLast(""),
 	"switched":         sendsLast("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"),
+	"switched to none": sendsLast("HTTP/1.1 101 Switching Protocols\r\n\r\n"),
 	"no status":        sends("HTTP/1.1 007 Bond\r\nContent-Length: 2\r\n\r\nok"),
 	"an odd status":    sends("HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nok"),
 }
