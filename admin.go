@@ -1,3 +1,10 @@
+// The admin family is the operator's endpoint. admin.go has the keys; each other
+// file one subject: admin_keyform.go, admin_import.go, admin_verify.go and
+// admin_explain.go for keys, admin_login.go and admin_accounts.go for operators,
+// admin_audit.go, admin_usage.go, admin_history.go, admin_metrics.go,
+// admin_status.go and admin_backup.go. The dashboard and the commands are clients
+// of it; it knows neither.
+
 package main
 
 import (

@@ -1,3 +1,6 @@
+// The agents family has the agents that speak in calls, and the do-not-call list,
+// for keys and for the operator.
+
 package main
 
 import (

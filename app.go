@@ -1,3 +1,6 @@
+// The app family wires everything together: app.go has the table of all parts and
+// of what runs in the background. No rule is made here.
+
 package main
 
 import (

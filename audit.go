@@ -1,3 +1,6 @@
+// The audit family records who changed what, chained by hashes, in the transaction
+// of the change itself. It never reads the log for anybody: admin_audit.go does.
+
 package main
 
 import (

@@ -1,3 +1,7 @@
+// The calendar family has the events. Read calendar_event.go first (Event, its
+// table, its form and its iCalendar text), then calendar.go (the endpoints) and
+// calendar_availability.go (schedules and free slots).
+
 package main
 
 import (

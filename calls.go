@@ -1,3 +1,7 @@
+// The calls family has the calls. Read calls_record.go first (Call and its table),
+// then calls.go (the endpoints) and calls_dialer.go (claims, leases, changes of
+// state, billing). It dials nobody: dialers claim calls and report on them.
+
 package main
 
 import (

@@ -1,3 +1,7 @@
+// The config family reads the settings: file, environment, flags. Read config.go
+// first, then config_settings.go (the tags of Config as rules). It applies nothing:
+// app.go hands each part what it needs.
+
 package main
 
 import (

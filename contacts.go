@@ -1,3 +1,7 @@
+// The contacts family has the people to call. Read contacts.go first, then
+// contacts_form.go (what a body or a line of CSV says of one) and
+// contacts_variables.go (context variables and their values).
+
 package main
 
 import (

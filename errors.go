@@ -1,3 +1,7 @@
+// The errors family has every code that the API answers with, and the sentences
+// of /errors about each. It decides nothing: who returns an error chose it, and
+// only server.go turns one into an answer.
+
 package main
 
 import (

@@ -1,3 +1,7 @@
+// The folder family has the data folder: its lock, its files, and putting a backup
+// in the place of the database. It never opens a database that another process has
+// open.
+
 package main
 
 import (

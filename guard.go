@@ -1,3 +1,8 @@
+// The guard family stands in front of another API. Read guard.go first (the rows of
+// [[route]]), then guard_routes.go (matching a method and a path), guard_proxy.go
+// (passing a request on) and guard_authz.go (answers to proxies that ask). It makes
+// no check of a key: server.go does, in the same order as for our own endpoints.
+
 package main
 
 import (

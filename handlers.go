@@ -1,3 +1,9 @@
+// The handlers family is what all endpoints share. Read handlers.go first (Request,
+// Route, pages of lists), then handlers_credential.go (where a key may be sent),
+// handlers_body.go (JSON, read strictly), handlers_router.go (rows into the router),
+// handlers_records.go (create, list, change and import any kind of record) and
+// handlers_idempotency.go. No resource is named here.
+
 package main
 
 import (

@@ -1,3 +1,8 @@
+// The keys family knows what a key is, how it is found and what it may do. Read
+// keys.go first, then keys_secret.go (peppers and hashes), keys_permissions.go,
+// keys_cache.go (keys in memory) and keys_ring.go (find, save, rotate, sweep). It
+// never sees a request and never stores a secret.
+
 package main
 
 import (

@@ -1,3 +1,9 @@
+// The limits family counts uses in exact sliding windows: an id, a limit, a time.
+// Read limits.go first, then limits_window.go (the arithmetic, without a clock),
+// limits_counter.go (one window in memory with its stored reserve) and
+// limits_charge.go (several limits as one decision). limits_throttle.go slows down
+// failures by network. Nothing here knows HTTP, keys or the names of limits.
+
 package main
 
 import (

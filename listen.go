@@ -1,3 +1,6 @@
+// The listen family has the listeners: addresses, TLS, sockets handed over by
+// systemd, and an orderly end. It does not know what is served.
+
 package main
 
 import (

@@ -1,3 +1,6 @@
+// The owners family knows whose things are whose: owners, their teams, and what a
+// key of theirs sees (Scope).
+
 package main
 
 import (

@@ -1,3 +1,7 @@
+// The server family makes the checks before every handler, in their one order, and
+// turns errors into answers. server.go has the order; server_tokens.go the tokens
+// of the admin endpoint. It knows rows and no resource.
+
 package main
 
 import (

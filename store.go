@@ -1,3 +1,9 @@
+// The store family is the only way to bbolt. Read store.go first (one committer,
+// one sync for all that wait), then store_tx.go (a transaction and the set of its
+// changes), store_table.go (JSON records with indexes, and their check) and
+// store_file.go (the file, its header and its migrations). It knows no record of
+// another family: tables are declared beside their types.
+
 package main
 
 import (

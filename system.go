@@ -1,3 +1,7 @@
+// The system family holds what differs between operating systems and builds: the
+// version of the program here, the lock of a file and the free space of a disk in
+// system_unix.go and system_other.go. It knows nothing else of the program.
+
 package main
 
 import (

@@ -1,3 +1,9 @@
+// The webhooks family stores events with the change that they report, and sends
+// them. Read webhooks.go first (subscriptions), then webhooks_events.go (publish),
+// webhooks_queue.go (deliveries and retries), webhooks_sender.go (signing, sending,
+// allowed targets) and webhooks_notices.go (events of time rather than of a change).
+// A request never waits for a receiver.
+
 package main
 
 import (
