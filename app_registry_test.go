@@ -67,8 +67,8 @@ func TestRegistry_doubles(t *testing.T) {
 	}{
 		{"nothing twice", []part{{name: "a", routes: row("/a")}, {name: "b", routes: row("/b")}}, ""},
 		{"one path at both doors", []part{{name: "a", routes: row("/a")}, {name: "b", routes: open("/a")}}, ""},
-		{"a part", []part{{name: "a", routes: row("/a")}, {name: "a", routes: row("/a")}}, `two parts in the registry of app.go are named "a"`},
-		{"a name", []part{{name: "a"}, {name: "a", routes: row("/b")}}, `two parts in the registry of app.go are named "a"`},
+		{"a part", []part{{name: "a", routes: row("/a")}, {name: "a", routes: row("/a")}}, `two parts in app_registry.go are named "a"`},
+		{"a name", []part{{name: "a"}, {name: "a", routes: row("/b")}}, `two parts in app_registry.go are named "a"`},
 		{"a route", []part{{name: "a", routes: row("/a")}, {name: "b", routes: row("/a")}}, `GET /a at the admin door is served by the part "a" and by the part "b"`},
 		{"a route of the API", []part{{name: "a", routes: open("/a")}, {name: "b", routes: open("/a")}}, `GET /a is served by the part "a" and by the part "b"`},
 	} {
@@ -138,7 +138,7 @@ func TestRegistry_everyRoute(t *testing.T) {
 	}
 	for id, def := range s.Defs {
 		if f, ok := def.(*types.Func); ok && s.listsRoutes(f) && !used[f] {
-			t.Errorf("%s: no row of the registry in app.go lists the routes of %s", s.fset.Position(id.Pos()), f.FullName())
+			t.Errorf("%s: no row of app_registry.go lists the routes of %s", s.fset.Position(id.Pos()), f.FullName())
 		}
 	}
 }

@@ -306,7 +306,7 @@ func (s *Sender) request(ctx context.Context, w Webhook, d Delivery) (*http.Requ
 }
 
 // Sign gives the signature of a body. How the hosted service makes it is not
-// known (contract 8.4, 10.3), so this is the one place that knows: HMAC-SHA-256
+// known (contract 8.4, 10), so this is the one place that knows: HMAC-SHA-256
 // under the secret as it is written, over the bytes that are sent, in lower-case
 // hex digits, behind "sha256=" where the scheme says so.
 func Sign(scheme, secret string, body []byte) string {

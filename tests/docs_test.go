@@ -154,27 +154,76 @@ func headings(text string) (list []string) {
 	return list
 }
 
-// TestDocs_Reading wants what docs/reading.md names to be in the source.
-func TestDocs_Reading(t *testing.T) {
-	text := read(t, "docs/reading.md")
-	for _, name := range regexp.MustCompile(`\b[a-z_/]+\.go\b`).FindAllString(text, -1) {
-		if _, err := os.Stat(name); err != nil {
-			t.Errorf("docs/reading.md names %s, which is not there", name)
-		}
-	}
-	var source strings.Builder
+// source returns all Go code of the program, tests included.
+func source(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
 	for _, pattern := range []string{"*.go", "*/*.go", "*/*/*.go"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range files {
-			source.WriteString(read(t, name))
+			all.WriteString(read(t, name))
 		}
 	}
-	for _, m := range regexp.MustCompile("`([A-Z][A-Za-z]+)\\.([A-Za-z]+)`").FindAllStringSubmatch(text, -1) {
-		if !regexp.MustCompile(`func \(\w+ \*?` + m[1] + `\) ` + m[2] + `\(`).MatchString(source.String()) {
-			t.Errorf("docs/reading.md names %s.%s, which is not there", m[1], m[2])
+	return all.String()
+}
+
+// TestDocs_Reading looks for the files, folders and methods that the guides to
+// the source name.
+func TestDocs_Reading(t *testing.T) {
+	code := source(t)
+	for _, page := range []string{"docs/reading.md", "CONTRIBUTING.md"} {
+		text := read(t, page)
+		for _, name := range regexp.MustCompile(`\b[a-z][a-z_/]*\.go\b|\b[a-z]+/(?: |$)`).FindAllString(text, -1) {
+			if _, err := os.Stat(strings.TrimSpace(name)); err != nil {
+				t.Errorf("%s names %s, which does not exist", page, name)
+			}
+		}
+		for _, name := range regexp.MustCompile(`(?m)\b[a-z]+\*\.go`).FindAllString(text, -1) {
+			if files, err := filepath.Glob(name); err != nil || len(files) == 0 {
+				t.Errorf("%s names %s, which fits no file", page, name)
+			}
+		}
+		for _, m := range regexp.MustCompile("`([A-Z][A-Za-z]+)\\.([A-Za-z]+)`").FindAllStringSubmatch(text, -1) {
+			if !regexp.MustCompile(`func \(\w+ \*?` + m[1] + `\) ` + m[2] + `\(`).MatchString(code) {
+				t.Errorf("%s names %s.%s, which does not exist", page, m[1], m[2])
+			}
+		}
+	}
+}
+
+// TestDocs_Families compares the families of docs/reading.md with the files of
+// the root.
+func TestDocs_Families(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := read(t, "docs/reading.md")
+	table := regexp.MustCompile(`(?s)\n\| Family \|.*?\n\n`).FindString(text)
+	for _, name := range files {
+		family, _, _ := strings.Cut(strings.TrimSuffix(name, ".go"), "_")
+		if !strings.HasSuffix(name, "_test.go") && !regexp.MustCompile(`[| ]`+family+`[ ,]`).MatchString(table) {
+			t.Errorf("docs/reading.md has no row for %s", name)
+		}
+	}
+}
+
+// TestDocs_Contract looks for the sections of docs/contract.md that comments in
+// the code refer to.
+func TestDocs_Contract(t *testing.T) {
+	page := read(t, "docs/contract.md")
+	refs := regexp.MustCompile(`\bcontract ((?:\d+(?:\.\d+)?(?:, )?)+)`).FindAllStringSubmatch(source(t), -1)
+	if len(refs) < 20 {
+		t.Fatalf("found %d references to the contract, too few to show anything", len(refs))
+	}
+	for _, ref := range refs {
+		for _, section := range regexp.MustCompile(`\d+(\.\d+)?`).FindAllString(ref[1], -1) {
+			if !regexp.MustCompile(`(?m)^## ` + section + `\. |\*\*(?:[^*\n]*, )?` + regexp.QuoteMeta(section) + `[ .,]`).MatchString(page) {
+				t.Errorf("a comment refers to contract %s, which docs/contract.md does not have", section)
+			}
 		}
 	}
 }
