@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"latchkey/internal/durable"
 	"latchkey/internal/keytext"
 )
 
@@ -167,7 +168,7 @@ func (b *Backups) due(now time.Time) error {
 	if err := b.o.Store.CopyTo(part); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Rename(part, filepath.Join(b.o.Dir, name)), SyncDir(b.o.Dir)); err != nil {
+	if err := errors.Join(os.Rename(part, filepath.Join(b.o.Dir, name)), durable.SyncDir(b.o.Dir)); err != nil {
 		return fmt.Errorf("name the backup: %w", err)
 	}
 	b.madeAt(now)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"latchkey/internal/durable"
 	"latchkey/internal/keytext"
 )
 
@@ -66,7 +67,7 @@ func (s *Session) backup(ctx context.Context, c *cli.Command) (err error) {
 	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return errors.Join(err, os.Remove(part))
 	}
-	if err := errors.Join(os.Rename(part, file), SyncDir(filepath.Dir(file))); err != nil {
+	if err := errors.Join(os.Rename(part, file), durable.SyncDir(filepath.Dir(file))); err != nil {
 		return err
 	}
 	info, err := os.Stat(file)

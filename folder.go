@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/durable"
 	"latchkey/internal/keytext"
 )
 
@@ -85,7 +86,7 @@ func makeFolder(path string) error {
 		return err
 	}
 	for _, dir := range made {
-		if err := SyncDir(filepath.Dir(dir)); err != nil {
+		if err := durable.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}
@@ -175,7 +176,7 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *clock.Clock) error
 		return err
 	}
 	if !HasStore(f.Path) {
-		if err := WriteSynced(MarkPath(f.Path), store.ID()+"\n"); err != nil {
+		if err := durable.WriteFile(MarkPath(f.Path), store.ID()+"\n"); err != nil {
 			return err
 		}
 	}
@@ -280,7 +281,7 @@ func RestoreStore(o RestoreOptions) (result Restored, err error) {
 	if err != nil {
 		return result, err
 	}
-	return result, WriteSynced(MarkPath(dir), file.Header.StoreID+"\n")
+	return result, durable.WriteFile(MarkPath(dir), file.Header.StoreID+"\n")
 }
 
 // inspect checks a backup through, and that the folder's pepper goes with it.
@@ -331,7 +332,7 @@ func replace(f *File, dir string, now time.Time) (kept string, err error) {
 			return "", errors.Join(fmt.Errorf("keep the database that is there: %w", err), os.Remove(fresh))
 		}
 	}
-	return kept, errors.Join(os.Rename(fresh, path), SyncDir(dir))
+	return kept, errors.Join(os.Rename(fresh, path), durable.SyncDir(dir))
 }
 
 // fitting gives the tables that a file's records can be held against.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 
+	"latchkey/internal/durable"
 	"latchkey/internal/keytext"
 )
 
@@ -157,7 +158,7 @@ func CreatePepper(file string) error {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("create pepper %s: %w", file, os.ErrExist)
 	}
-	if err := WriteSynced(file, keytext.RandomHex(pepperSize)+"\n"); err != nil {
+	if err := durable.WriteFile(file, keytext.RandomHex(pepperSize)+"\n"); err != nil {
 		return fmt.Errorf("create pepper: %w", err)
 	}
 	return nil

@@ -17,6 +17,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"latchkey/internal/durable"
 )
 
 // storeFormat is the number of the layout this program writes, and the newest
@@ -65,7 +67,7 @@ func CreateStore(path, id string, now time.Time) error {
 	if err := os.Rename(temp, path); err != nil {
 		return fmt.Errorf("create store: %w", err)
 	}
-	return SyncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // File is an open database file.
@@ -329,34 +331,6 @@ func nativeOrder() string {
 	return "little"
 }
 
-// SyncDir makes a rename in a folder last over a power cut.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && runtime.GOOS != "windows" {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
-}
-
-// WriteSynced makes or replaces a small file, on disk when it returns. A crash
-// leaves the old contents or the new ones, never a part.
-func WriteSynced(path, text string) error {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	return errors.Join(os.Rename(temp, path), SyncDir(filepath.Dir(path)))
-}
-
 // ReadSmall reads a small file, and fails where the path leads to something
 // else: to open a pipe would wait for a writer for ever.
 func ReadSmall(path string) ([]byte, error) {
@@ -474,5 +448,5 @@ func keepCopy(f *File, path string) error {
 	if err := f.CopyTo(part); err != nil {
 		return err
 	}
-	return errors.Join(os.Rename(part, path), SyncDir(filepath.Dir(path)))
+	return errors.Join(os.Rename(part, path), durable.SyncDir(filepath.Dir(path)))
 }
