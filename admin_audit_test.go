@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"latchkey/cli"
 )
 
 func TestAudit_Refusals(t *testing.T) {
@@ -170,8 +172,9 @@ func TestAudit_Commands(t *testing.T) {
 	run := func(want int, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
-		env := Environment{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out, Open: open, CheckFile: CheckStoreFile}
-		if code := RunCommand(context.Background(), append([]string{"latchkey", "--data", data}, args...), env); code != want {
+		env := environment(nil)
+		env.Stdin, env.Stdout, env.Stderr = strings.NewReader(""), &out, &out
+		if code := cli.Run(context.Background(), append([]string{"latchkey", "--data", data}, args...), env); code != want {
 			t.Fatalf("%v: got %d %s, want %d", args, code, out.String(), want)
 		}
 		return out.String()

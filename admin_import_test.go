@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"latchkey/cli"
 	"latchkey/internal/keytext"
 )
 
@@ -225,11 +225,9 @@ func TestKeysImport_DryRun(t *testing.T) {
 			call := func(want int, more ...string) string {
 				t.Helper()
 				var out, errs bytes.Buffer
-				env := Environment{Stdin: strings.NewReader(tt.text), Stdout: &out, Stderr: &errs, Open: func(Config) (http.Handler, func() error, error) {
-					return a.local, func() error { return nil }, nil
-				}}
+				env := a.environment(tt.text, &out, &errs)
 				args := slices.Concat([]string{"latchkey", "--data", a.config.Server.Data, "keys", "import", file}, tt.args, more)
-				if exit := RunCommand(context.Background(), args, env); exit != want {
+				if exit := cli.Run(context.Background(), args, env); exit != want {
 					t.Fatalf("%v: exit %d, %s%s; want %d", more, exit, out.String(), errs.String(), want)
 				}
 				return out.String()
@@ -264,89 +262,33 @@ func TestKeysImport_OldServer(t *testing.T) {
 		a.local.ServeHTTP(w, r)
 	})
 	var out bytes.Buffer
-	env := Environment{Stdin: strings.NewReader(`[{"name": "p", "sha256": "` + sha("p") + `", "permissions": ["can_read_calls"]}]`), Stdout: &out, Stderr: &out,
-		Open: func(Config) (http.Handler, func() error, error) { return old, func() error { return nil }, nil }}
+	env := a.environment(`[{"name": "p", "sha256": "`+sha("p")+`", "permissions": ["can_read_calls"]}]`, &out, &out)
+	env.Load = func(file string, flags map[string]string) (cli.Service, error) {
+		s, err := loadService(file, nil, flags)
+		return openService{s, old}, err
+	}
 	before := a.keyNames()
-	exit := RunCommand(context.Background(), []string{"latchkey", "--data", a.config.Server.Data, "keys", "import", "-", "--dry-run"}, env)
+	exit := cli.Run(context.Background(), []string{"latchkey", "--data", a.config.Server.Data, "keys", "import", "-", "--dry-run"}, env)
 	if exit != 1 || !strings.Contains(out.String(), "has no dry run") || a.keyNames() != before {
 		t.Errorf("exit %d, %s; want 1 and no import", exit, out.String())
 	}
 }
 
-func TestReadForeignKeys_Unkey(t *testing.T) {
-	sum := keytext.DigestOf("uk_one")
-	export := `{"meta": {"requestId": "req_1"}, "data": [
-		{"keyId": "key_1", "start": "uk_on", "enabled": true, "name": "one", "hash": "` + base64.StdEncoding.EncodeToString(sum[:]) + `", "createdAt": 1701425400000, "expires": 1893456000000,
-		 "meta": {"plan": "pro", "seats": 3}, "identity": {"id": "id_1", "externalId": "user_1"}, "permissions": ["can_read_agents", "documents.read"], "roles": ["editor"],
-		 "ratelimits": [{"name": "a", "limit": 100, "duration": 60000, "autoApply": true}, {"name": "b", "limit": 5, "duration": 3600000}], "credits": {"remaining": 10}},
-		{"keyId": "key_2", "start": "uk_tw", "enabled": false, "plaintext": "uk_two"},
-		{"keyId": "key_3", "name": "old", "hash": "` + sha("uk_three") + `", "expires": 1701425400000},
-		{"id": "key_4", "name": "row", "hash": "` + sha("uk_four") + `", "owner_id": "ann", "meta": "{\"a\": \"b\"}", "environment": "Live", "enabled": 1, "ratelimit_limit": 7, "ratelimit_duration": 60000, "remaining_requests": 5, "expires": "2027-01-01 00:00:00.000"},
-		{"id": "key_5", "name": "gone", "hash": "` + sha("uk_five") + `", "deleted_at_m": 1701425400000}]}`
-	keys, err := ReadForeignKeys("unkey", []byte(export), []string{"can_read_calls"}, epoch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, _ := EncodeJSON(keys.Rows)
-	want := `[{"expires_at":"2030-01-01T00:00:00Z","hint":"uk_on","limits":{"requests_per_minute_limit":100},"metadata":{"plan":"pro","seats":"3","unkey_key_id":"key_1"},"name":"one","owner":"user_1","permissions":["can_read_agents"],"sha256":"` + sha("uk_one") + `"},` +
-		`{"hint":"uk_tw","metadata":{"unkey_key_id":"key_2"},"name":"key_2","paused":true,"permissions":["can_read_calls"],"sha256":"` + sha("uk_two") + `"},` +
-		`{"environment":"live","expires_at":"2027-01-01T00:00:00Z","limits":{"requests_per_minute_limit":7},"metadata":{"a":"b","unkey_key_id":"key_4"},"name":"row","owner":"ann","permissions":["can_read_calls"],"sha256":"` + sha("uk_four") + `"}]` + "\n"
-	if string(text) != want {
-		t.Errorf("got  %s\nwant %s", text, want)
-	}
-	wantNotes := []string{
-		`a rate limit over 3600000 ms has no counterpart and is left out (1 of 5 keys, first one)`,
-		`credits has no counterpart and is left out (1 of 5 keys, first one)`,
-		`keys that have expired are left out (1 of 5 keys, first old)`,
-		`keys that were deleted there are left out (1 of 5 keys, first gone)`,
-		`remaining_requests has no counterpart and is left out (1 of 5 keys, first row)`,
-		`roles has no counterpart and is left out (1 of 5 keys, first one)`,
-		`the permission "documents.read" has no counterpart and is left out (1 of 5 keys, first one)`,
-	}
-	if !slices.Equal(keys.Notes, wantNotes) {
-		t.Errorf("got notes\n%s\nwant\n%s", strings.Join(keys.Notes, "\n"), strings.Join(wantNotes, "\n"))
-	}
-	a := newTestApp(t)
-	body, _ := EncodeJSON(map[string]any{"keys": keys.Rows})
-	a.operate(201, "POST", "/admin/v1/keys/import", string(body))
-	a.wantCode("imported", map[string]int{"uk_one": 200, "uk_two": 401, "uk_three": 401, "uk_four": 403, "uk_five": 401})
-}
-
-func TestReadForeignKeys_LiteLLM(t *testing.T) {
-	export := `{"total_count": 2, "current_page": 1, "total_pages": 1, "keys": [
-		{"token": "` + sha("sk-one") + `", "key_name": "sk-...one", "key_alias": "one", "spend": 0.5, "max_budget": 10.0, "expires": "2027-01-01T00:00:00.000Z", "models": ["m"], "user_id": "ann", "team_id": "t1",
-		 "rpm_limit": 120, "tpm_limit": 1000, "metadata": {"env": "prod"}, "blocked": null, "permissions": {}},
-		{"token": "` + sha("sk-two") + `", "key_name": null, "key_alias": null, "expires": null, "models": [], "user_id": null, "team_id": "t2", "metadata": {}, "blocked": true}]}`
-	keys, err := ReadForeignKeys("litellm", []byte(export), []string{"can_read_agents"}, epoch)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, _ := EncodeJSON(keys.Rows)
-	want := `[{"expires_at":"2027-01-01T00:00:00Z","hint":"sk-...one","limits":{"requests_per_minute_limit":120},"metadata":{"env":"prod","litellm_team_id":"t1"},"name":"one","owner":"ann","permissions":["can_read_agents"],"sha256":"` + sha("sk-one") + `"},` +
-		`{"name":"litellm ` + sha("sk-two")[:8] + `","owner":"t2","paused":true,"permissions":["can_read_agents"],"sha256":"` + sha("sk-two") + `"}]` + "\n"
-	if string(text) != want {
-		t.Errorf("got  %s\nwant %s", text, want)
-	}
-	if got := strings.Join(keys.Notes, "\n"); !strings.Contains(got, "max_budget has no") || !strings.Contains(got, "models has no") || !strings.Contains(got, "tpm_limit has no") || len(keys.Notes) != 3 {
-		t.Errorf("got notes %s", got)
-	}
-	a := newTestApp(t)
-	body, _ := EncodeJSON(map[string]any{"keys": keys.Rows})
-	a.operate(201, "POST", "/admin/v1/keys/import", string(body))
-	a.wantCode("imported", map[string]int{"sk-one": 200, "sk-two": 401})
-	for _, tt := range []struct{ from, data, want string }{
-		{"litellm", `{"keys": ["` + sha("x") + `"]}`, "return_full_object"},
-		{"litellm", `[{"key_alias": "x"}]`, "row 1: token is missing"},
-		{"litellm", `[{"token": "zz"}]`, "64 hex digits"},
-		{"unkey", `[{"keyId": "key_1", "name": "x"}]`, "row 1: hash is missing"},
-		{"unkey", `{"apiId": "x"}`, "array of keys"},
-		{"unkey", `nothing`, "not JSON"},
+// TestKeysImport_Foreign imports whole exports, and uses the keys.
+func TestKeysImport_Foreign(t *testing.T) {
+	for _, tt := range []struct {
+		from, permission string
+		codes            map[string]int
+	}{
+		{"unkey", "can_read_calls", map[string]int{"uk_one": 200, "uk_two": 401, "uk_three": 401, "uk_four": 403, "uk_five": 401}},
+		{"litellm", "can_read_agents", map[string]int{"sk-one": 200, "sk-two": 401}},
 	} {
-		if _, err := ReadForeignKeys(tt.from, []byte(tt.data), []string{"can_read_agents"}, epoch); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: got %v, want %q", tt.data, err, tt.want)
+		a := newTestApp(t)
+		var out bytes.Buffer
+		args := []string{"latchkey", "--data", a.config.Server.Data, "keys", "import", "cli/testdata/" + tt.from + ".json", "--from", tt.from, "--permission", tt.permission}
+		if exit := cli.Run(context.Background(), args, a.environment("", &out, &out)); exit != 0 {
+			t.Fatalf("%s: exit %d, %s", tt.from, exit, out.String())
 		}
-	}
-	if _, err := ReadForeignKeys("litellm", []byte(export), nil, epoch); err == nil || !strings.Contains(err.Error(), "--permission") {
-		t.Errorf("no permission: got %v", err)
+		a.wantCode("imported from "+tt.from, tt.codes)
 	}
 }

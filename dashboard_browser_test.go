@@ -18,6 +18,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
+	"latchkey/cli"
 	"latchkey/internal/keytext"
 	"latchkey/tests/program"
 )
@@ -277,7 +278,7 @@ type tab struct {
 	ctx    context.Context
 	admin  string // address of the door
 	api    string
-	socket *Client
+	socket *cli.Client
 }
 
 // browserPatience is how long one thing may take to be seen, on a slow machine.
@@ -294,7 +295,7 @@ func openBrowserOn(t *testing.T, data string) *tab {
 	t.Helper()
 	browser := startBrowser(t) // first: it may skip the test
 	p := program.Serve(t, data)
-	return &tab{t, browser, "http://" + p.Admin, p.URL, NewSocketClient(filepath.Join(data, socketFile))}
+	return &tab{t, browser, "http://" + p.Admin, p.URL, cli.NewSocketClient(filepath.Join(data, socketFile))}
 }
 
 // startBrowser starts Debian's Chromium with a profile of its own.

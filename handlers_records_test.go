@@ -57,44 +57,6 @@ func FuzzLoadConfig(f *testing.F) {
 	})
 }
 
-// FuzzReadForeignKeys: of an export there come rows that an import can take,
-// and no secret that stood in it.
-func FuzzReadForeignKeys(f *testing.F) {
-	for _, s := range []string{
-		`[{"id": "key_1", "name": "a", "hash": "` + strings.Repeat("ab", 32) + `", "permissions": ["p"], "expires": 1700000000000}]`,
-		`{"keys": [{"name": "b", "plaintext": "unkey_secret_3ZJQ0000", "meta": {"a": [1]}, "ratelimits": [{"limit": 1}], "enabled": false}]}`,
-		`{"keys": [{"token": "` + strings.Repeat("0f", 32) + `", "key_name": "sk-...1234", "metadata": {"tags": ["x"]}, "rpm_limit": 5, "expires": "2030-01-01T00:00:00Z", "blocked": true}]}`,
-		`{"data": [{"token": "sk-secret-of-the-other", "user_id": 5}]}`,
-	} {
-		f.Add(s, true)
-		f.Add(s, false)
-	}
-	f.Fuzz(func(t *testing.T, data string, unkey bool) {
-		from := "litellm"
-		if unkey {
-			from = "unkey"
-		}
-		keys, err := ReadForeignKeys(from, []byte(data), []string{"can_read_calls"}, epoch)
-		if err != nil {
-			return
-		}
-		out, err := json.Marshal(keys.Rows)
-		if err != nil || len(out) > 64<<10+100*len(data) {
-			t.Fatalf("%d bytes of %d, %v", len(out), len(data), err)
-		}
-		rows, _ := foreignRows([]byte(data))
-		if len(keys.Rows) > len(rows) {
-			t.Errorf("got %d keys of %d", len(keys.Rows), len(rows))
-		}
-		for _, row := range rows {
-			secret, _ := row["plaintext"].(string)
-			if unkey && len(secret) >= 12 && strings.Count(data, secret) == 1 && strings.Contains(string(out)+strings.Join(keys.Notes, ""), secret) {
-				t.Errorf("the secret %q is in %s %q", secret, out, keys.Notes)
-			}
-		}
-	})
-}
-
 // FuzzRedactor: a secret does not get into the log by what stands beside it.
 func FuzzRedactor(f *testing.F) {
 	f.Add("key=", "&x")

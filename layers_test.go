@@ -31,10 +31,13 @@ var layers = [][]string{
 	{"calls", "calendar"},
 	{"admin"},
 	{"folder", "listen"},
-	{"commands"},
 	{"app"},
 	{"main"},
 }
+
+// clients lists the packages that are clients of the admin endpoint, and the
+// families that may import each.
+var clients = map[string][]string{"latchkey/cli": {"main"}, "latchkey/dashboard": {"admin", "app"}}
 
 // source is the program's own code, without tests.
 type source struct {
@@ -105,15 +108,54 @@ func testsStayOutside(t *testing.T) {
 		t.Fatalf("got %v and %v, %v; want the files of tests/ and tests/program/", here, below, err)
 	}
 	for _, name := range slices.Concat(here, below) {
-		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, spec := range f.Imports {
-			path := strings.Trim(spec.Path.Value, `"`)
+		for _, path := range imports(t, name) {
 			if strings.HasPrefix(path, "latchkey/") && path != "latchkey/tests/program" && path != "latchkey/internal/certs/certstest" {
 				t.Errorf("%s imports %s; write out what it needs", name, path)
 			}
 		}
 	}
+}
+
+// TestLayers_Clients wants the clients of the admin endpoint to import only what knows
+// nothing of the service.
+func TestLayers_Clients(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		family, _, _ := strings.Cut(strings.TrimSuffix(name, ".go"), "_")
+		for _, path := range imports(t, name) {
+			if families, ok := clients[path]; ok && !strings.HasSuffix(name, "_test.go") && !slices.Contains(families, family) {
+				t.Errorf("%s imports %s, a client of the admin endpoint; only the families %v may", name, path, families)
+			}
+		}
+	}
+	for client := range clients {
+		names, err := filepath.Glob(strings.TrimPrefix(client, "latchkey/") + "/*.go")
+		if err != nil || len(names) == 0 {
+			t.Fatalf("%s: got %v, %v; want its files", client, names, err)
+		}
+		for _, name := range names {
+			for _, path := range imports(t, name) {
+				if strings.HasPrefix(path, "latchkey/") && !strings.HasPrefix(path, "latchkey/internal/") {
+					t.Errorf("%s imports %s; a client may import only packages of internal/", name, path)
+				}
+			}
+		}
+	}
+}
+
+// imports returns the paths that a file imports.
+func imports(t *testing.T, name string) []string {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, spec := range f.Imports {
+		paths = append(paths, strings.Trim(spec.Path.Value, `"`))
+	}
+	return paths
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"time"
 	_ "time/tzdata"
 
+	"latchkey/cli"
 	"latchkey/internal/clock"
 )
 
@@ -26,21 +28,88 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	env := Environment{
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(),
-		Serve: serve, Open: open, CheckFile: CheckStoreFile,
-		Restore: func(c Config, from string, dryRun, other bool) (Restored, error) {
-			return RestoreApp(RestoreOptions{Config: c, Pepper: pepper(), From: from, DryRun: dryRun, Other: other, Now: time.Now()}, clock.NewClock())
+	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ())))
+}
+
+// environment returns what the commands get from the process and the service.
+func environment(environ []string) cli.Environment {
+	return cli.Environment{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: ProgramVersion(),
+		Words: cli.Words{
+			Permissions: Permission(^uint64(0)).Names(), Ordinary: Ordinary.Names(),
+			EventTypes: EventTypes(), OperatorEventTypes: OperatorEventTypes(), Outcomes: Outcomes(), IsEnvironment: IsWord,
+		},
+		Load: func(file string, flags map[string]string) (cli.Service, error) {
+			return loadService(file, environ, flags)
+		},
+		CheckFile: func(path string) (cli.CheckResult, error) {
+			result, err := CheckStoreFile(path)
+			return cli.CheckResult(result), err
 		},
 	}
-	os.Exit(RunCommand(ctx, os.Args, env))
+}
+
+// service is a loaded configuration. It is the cli.Service of the commands.
+type service struct {
+	config  Config
+	sources Sources
+	file    string                 // that was loaded, or ""
+	reload  func() (Config, error) // loads the configuration again
+}
+
+// loadService loads a configuration in the way of LoadConfig.
+func loadService(file string, environ []string, flags map[string]string) (service, error) {
+	c, sources, err := LoadConfig(file, environ, flags)
+	reload := func() (Config, error) {
+		c, _, err := LoadConfig(file, environ, flags)
+		return c, err
+	}
+	return service{config: c, sources: sources, file: file, reload: reload}, err
+}
+
+// DataDir returns the path of the data folder.
+func (s service) DataDir() string { return s.config.Server.Data }
+
+// APIURL returns the URL of the API by the configuration alone.
+func (s service) APIURL() string {
+	if s.config.Server.BaseURL == "" {
+		return "http://" + s.config.Server.Listen
+	}
+	return strings.TrimSuffix(s.config.Server.BaseURL, "/")
+}
+
+// AdminURL returns the URL of the admin endpoint by the configuration alone.
+func (s service) AdminURL() string {
+	if s.config.Admin.BaseURL != "" {
+		return s.config.Admin.BaseURL
+	}
+	scheme := "http://"
+	if s.config.AdminTLS().On() {
+		scheme = "https://"
+	}
+	return scheme + strings.Replace(s.config.Admin.Listen, "0.0.0.0", "localhost", 1)
+}
+
+// Print writes the configuration, each value with its source.
+func (s service) Print(w io.Writer) error { return s.config.Print(w, s.sources) }
+
+// Restore puts a backup into a data folder that no server has open.
+func (s service) Restore(o cli.RestoreOptions) (cli.Restored, error) {
+	r, err := RestoreApp(RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Now: time.Now()}, clock.NewClock())
+	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check)}, err
+}
+
+// Compact rewrites the database without its free space.
+func (s service) Compact() (before, after int64, err error) {
+	return CompactStore(s.config.Server.Data, time.Now())
 }
 
 // pepper is the pepper itself where the environment gives it.
 func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
 
-// open opens the data folder for one command, when no server has it.
-func open(c Config) (http.Handler, func() error, error) {
+// Open opens the data folder for one command, when no server has it.
+func (s service) Open() (http.Handler, func() error, error) {
+	c := s.config
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: NewRedactor(c.Keys.Prefix).Attr}))
 	a, err := OpenApp(AppOptions{Config: c, Clock: clock.NewClock(), Pepper: pepper(), Log: log})
 	if err != nil {
@@ -53,8 +122,15 @@ func open(c Config) (http.Handler, func() error, error) {
 	return h, a.Close, nil
 }
 
-// serve runs the service until the context ends.
-func serve(ctx context.Context, o ServeOptions) (err error) {
+// run is one run of the server.
+type serveOptions struct {
+	service
+	cli.ServeOptions
+}
+
+// Serve runs the service until the context ends.
+func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error) {
+	o := serveOptions{s, options}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(200) // half as many collections, for a heap of three instead of two times what is in use
 	}
@@ -64,10 +140,10 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 			return fmt.Errorf("make the demo's folder: %w", err)
 		}
 		defer os.RemoveAll(dir)
-		o.Config.Server.Data = dir
+		o.config.Server.Data = dir
 	}
-	log, level := NewLog(o.Stderr, o.Config, IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
-	a, err := OpenApp(AppOptions{Config: o.Config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log})
+	log, level := NewLog(o.Stderr, o.config, cli.IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
+	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log})
 	if err != nil {
 		return err
 	}
@@ -80,10 +156,10 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
-		a.Server.ListensAt(baseURL(o.Config, api))
+		a.Server.ListensAt(baseURL(o.config, api))
 		announce(a, o, log, api, admin)
 		if o.Demo {
-			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.Config, api), dashboardURL(o.Config, admin)}); seedErr != nil {
+			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.config, api), dashboardURL(o.config, admin)}); seedErr != nil {
 				stop() // nobody has a key to it
 			}
 		}
@@ -93,11 +169,11 @@ func serve(ctx context.Context, o ServeOptions) (err error) {
 
 // reloadOnHangup has the configuration loaded again on SIGHUP, until stop is
 // called.
-func reloadOnHangup(a *App, o ServeOptions, level *slog.LevelVar) (stop func()) {
+func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) {
 	a.Reloader.From(func() (Config, error) {
-		c, err := o.Load()
+		c, err := o.reload()
 		if o.Demo {
-			c.Server.Data = o.Config.Server.Data // a folder of its own
+			c.Server.Data = o.config.Server.Data // a folder of its own
 		}
 		return c, err
 	}, level)
@@ -121,17 +197,17 @@ func reloadOnHangup(a *App, o ServeOptions, level *slog.LevelVar) (stop func()) 
 
 // demo fills the store with samples and shows how to ask for them, by the
 // addresses of the two doors.
-func demo(ctx context.Context, a *App, o ServeOptions, doors [2]string) error {
+func demo(ctx context.Context, a *App, o serveOptions, doors [2]string) error {
 	h, err := a.Server.Admin(true)
 	if err != nil {
 		return err
 	}
-	made, err := SeedDemo(ctx, NewLocalClient(h), time.Now())
+	made, err := cli.SeedDemo(ctx, cli.NewLocalClient(h), Ordinary.Names(), time.Now())
 	if err != nil {
 		return fmt.Errorf("fill the demo: %w", err)
 	}
-	err = PrintDemo(o.Stdout, doors[0], doors[1], made)
-	return Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends: start it again with a standard output that takes them.")
+	err = cli.PrintDemo(o.Stdout, doors[0], doors[1], made)
+	return cli.Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends: start it again with a standard output that takes them.")
 }
 
 // firstOperator makes the operator that the environment names, where there is
@@ -171,21 +247,21 @@ func dashboardURL(c Config, at net.Addr) string {
 
 // announce tells where the doors are: five lines to people, a log line to
 // programs. The set-up link is a secret, so it goes to people alone.
-func announce(a *App, o ServeOptions, log *slog.Logger, api, admin net.Addr) {
-	source := o.ConfigFile
+func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
+	source := o.file
 	if source == "" {
 		source = "defaults"
 	}
-	data, err := filepath.Abs(o.Config.Server.Data)
+	data, err := filepath.Abs(o.config.Server.Data)
 	if err != nil {
-		data = o.Config.Server.Data
+		data = o.config.Server.Data
 	}
-	url := baseURL(o.Config, api)
-	if !IsTerminal(o.Stdout) {
+	url := baseURL(o.config, api)
+	if !cli.IsTerminal(o.Stdout) {
 		log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
 		return
 	}
-	dashboard := dashboardURL(o.Config, admin)
+	dashboard := dashboardURL(o.config, admin)
 	next := "Log in     " + dashboard + "/login"
 	if o.Demo {
 		next = "Log in     as below"

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"latchkey/internal/durable"
 	"latchkey/internal/keytext"
 )
 
@@ -1111,9 +1112,9 @@ func TestStoreFile_Refusals(t *testing.T) {
 		"copy into no folder":       {func() error { return s.CopyTo(none) }, "write " + none},
 		"pepper over a file":        {func() error { return CreatePepper(file) }, os.ErrExist.Error()},
 		"pepper in no folder":       {func() error { return CreatePepper(none) }, "create pepper"},
-		"write into no folder":      {func() error { return WriteSynced(none, "x") }, "no such file"},
-		"write over a folder":       {func() error { return WriteSynced(dir, "x") }, ""},
-		"sync no folder":            {func() error { return SyncDir(filepath.Dir(none)) }, "no such file"},
+		"write into no folder":      {func() error { return durable.WriteFile(none, "x") }, "no such file"},
+		"write over a folder":       {func() error { return durable.WriteFile(dir, "x") }, ""},
+		"sync no folder":            {func() error { return durable.SyncDir(filepath.Dir(none)) }, "no such file"},
 		"read a folder":             {func() error { _, err := ReadSmall(dir); return err }, "no regular file"},
 		"read no file":              {func() error { _, err := ReadSmall(none); return err }, "no such file"},
 		"open a folder":             {func() error { _, err := OpenFile(dir, true); return err }, "no regular file"},

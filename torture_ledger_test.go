@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"latchkey/cli"
 	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
 	"latchkey/tests/program"

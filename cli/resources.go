@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// Serve is the command that runs the service.
-func (s *Session) Serve() *cli.Command {
+// serveCommand returns the command that runs the service.
+func (s *session) serveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "run the service",
 		Flags: []cli.Flag{
@@ -29,18 +29,14 @@ func (s *Session) Serve() *cli.Command {
   latchkey serve --demo
   latchkey serve --data /var/lib/latchkey --listen 127.0.0.1:9000`,
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := NoArguments(c); err != nil {
+			if err := noArguments(c); err != nil {
 				return err
 			}
-			conf, _, err := s.Load(c)
+			service, err := s.load(c)
 			if err != nil {
 				return err
 			}
-			load := func() (Config, error) {
-				conf, _, err := s.Load(c)
-				return conf, err
-			}
-			return s.Env.Serve(ctx, ServeOptions{Config: conf, Load: load, ConfigFile: c.String("config"), Demo: c.Bool("demo"), Stdout: s.Env.Stdout, Stderr: s.Env.Stderr})
+			return service.Serve(ctx, ServeOptions{Demo: c.Bool("demo"), Stdout: s.env.Stdout, Stderr: s.env.Stderr})
 		},
 	}
 }
@@ -59,9 +55,9 @@ type resource struct {
 	fields           []field
 }
 
-// Resources are the commands for agents, contacts, teams, owners, schedules,
+// resourceCommands returns the commands for agents, contacts, teams, owners, schedules,
 // context variables, events, calls and the do-not-call list.
-func (s *Session) Resources() []*cli.Command {
+func (s *session) resourceCommands() []*cli.Command {
 	var all []*cli.Command
 	for _, r := range []resource{
 		{"agents", "agents", "agents", "the agents that speak in calls", []string{"id", "assistant_id", "name", "role", "phone_number", "team_id", "owner"}, []field{
@@ -100,7 +96,7 @@ func (s *Session) Resources() []*cli.Command {
 }
 
 // events are the commands for the calendar. An event is cancelled, not deleted.
-func (s *Session) events() *cli.Command {
+func (s *session) events() *cli.Command {
 	r := resource{"events", "events", "events", "", []string{"id", "title", "start_time", "end_time", "status", "owner"}, []field{
 		{"title", "title", "what it is", 's'}, {"start", "start_time", "such as 2026-03-02T09:00:00+01:00; without an offset UTC", 's'}, {"end", "end_time", "when it ends", 's'},
 		{"type", "event_type", "meeting, appointment, busy, voice_call or video_call", 's'}, {"customer", "customer_name", "name of the customer", 's'}, {"location", "location", "where", 's'},
@@ -109,20 +105,20 @@ func (s *Session) events() *cli.Command {
 	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
 		s.create(r), s.list(r),
 		{Name: "cancel", Usage: "call one off", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "why; added to its notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := OneArgument(c)
+			id, err := oneArgument(c)
 			if err != nil {
 				return err
 			}
-			cancelled, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/events/"+url.PathEscape(id)+"/cancel", map[string]any{"reason": c.String("reason")})
+			cancelled, err := s.call(ctx, c, http.MethodPost, "/admin/v1/events/"+url.PathEscape(id)+"/cancel", map[string]any{"reason": c.String("reason")})
 			if err != nil {
 				return err
 			}
-			return s.PrintList(c, cancelled, "", r.columns)
+			return s.printList(c, cancelled, "", r.columns)
 		}},
 	}}
 }
 
-func (s *Session) create(r resource) *cli.Command {
+func (s *session) create(r resource) *cli.Command {
 	return &cli.Command{
 		Name: "create", Usage: "make one", Flags: r.flags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
@@ -130,56 +126,56 @@ func (s *Session) create(r resource) *cli.Command {
 			if err != nil {
 				return err
 			}
-			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/"+r.path, body)
+			made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/"+r.path, body)
 			if err != nil {
 				return err
 			}
-			return s.PrintList(c, made, "", r.columns)
+			return s.printList(c, made, "", r.columns)
 		},
 	}
 }
 
-func (s *Session) resource(r resource) *cli.Command {
+func (s *session) resource(r resource) *cli.Command {
 	load := &cli.Command{
 		Name: "import", Usage: "make many, all or none, from a JSON array or a .csv FILE (- for standard input)", ArgsUsage: "FILE",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"}}, Action: s.ImportFile(r.path),
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"}}, Action: s.importFile(r.path),
 	}
 	remove := &cli.Command{
 		Name: "delete", Usage: "delete one", ArgsUsage: "ID",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := OneArgument(c)
+			id, err := oneArgument(c)
 			if err != nil {
 				return err
 			}
-			answer, err := s.Call(ctx, c, http.MethodDelete, "/admin/v1/"+r.path+"/"+url.PathEscape(id), nil)
+			answer, err := s.call(ctx, c, http.MethodDelete, "/admin/v1/"+r.path+"/"+url.PathEscape(id), nil)
 			if err == nil && c.Bool("json") {
-				return s.PrintJSON(answer)
+				return s.printJSON(answer)
 			}
 			return err
 		},
 	}
 	all := []*cli.Command{s.create(r), s.list(r), load, remove}
 	if r.name == "owners" { // they stay
-		all[3] = s.UpdateOwner()
+		all[3] = s.updateOwnerCommand()
 	}
 	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: all}
 }
 
-// ListOf is the command that lists records of a path.
-func (s *Session) ListOf(path string, columns []string) *cli.Command {
+// listOf is the command that lists records of a path.
+func (s *session) listOf(path string, columns []string) *cli.Command {
 	return s.list(resource{path: path, rows: path, columns: columns})
 }
 
-func (s *Session) list(r resource) *cli.Command {
+func (s *session) list(r resource) *cli.Command {
 	return &cli.Command{
 		Name: "list", Usage: "list them, newest first",
 		Flags: []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
-			list, err := s.Call(ctx, c, http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil)
+			list, err := s.call(ctx, c, http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil)
 			if err != nil {
 				return err
 			}
-			return s.PrintList(c, list, r.rows, r.columns)
+			return s.printList(c, list, r.rows, r.columns)
 		},
 	}
 }
@@ -215,7 +211,7 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 		case 'n':
 			n, err := strconv.ParseFloat(c.String(f.flag), 64)
 			if err != nil {
-				return nil, Misused(c, fmt.Errorf("--%s must be a number; got %q", f.flag, c.String(f.flag)))
+				return nil, misused(c, fmt.Errorf("--%s must be a number; got %q", f.flag, c.String(f.flag)))
 			}
 			body[f.member] = n
 		default:
@@ -223,85 +219,85 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 		}
 	}
 	if len(body) == 0 {
-		return nil, Misused(c, fmt.Errorf("--%s is needed", r.fields[0].flag))
+		return nil, misused(c, fmt.Errorf("--%s is needed", r.fields[0].flag))
 	}
 	return body, nil
 }
 
-// Config are the commands that look at the configuration.
-func (s *Session) Config() *cli.Command {
+// configCommand returns the commands that look at the configuration.
+func (s *session) configCommand() *cli.Command {
 	return &cli.Command{Name: "config", Usage: "check or print the configuration", Commands: []*cli.Command{
 		{Name: "check", Usage: "say whether the configuration is good", Action: func(_ context.Context, c *cli.Command) error {
-			if _, _, err := s.Load(c); err != nil {
+			if _, err := s.load(c); err != nil {
 				return err
 			}
 			if c.Bool("json") {
-				return s.PrintJSON(map[string]bool{"good": true})
+				return s.printJSON(map[string]bool{"good": true})
 			}
-			_, err := fmt.Fprintln(s.Env.Stdout, "The configuration is good.")
+			_, err := fmt.Fprintln(s.env.Stdout, "The configuration is good.")
 			return err
 		}},
 		{Name: "print", Usage: "print every key, its value and where it comes from", Action: func(_ context.Context, c *cli.Command) error {
-			conf, sources, err := s.Load(c)
+			service, err := s.load(c)
 			if err != nil {
 				return err
 			}
-			return conf.Print(s.Env.Stdout, sources)
+			return service.Print(s.env.Stdout)
 		}},
 	}}
 }
 
-// Routes is the command that lists the endpoints of the API.
-func (s *Session) Routes() *cli.Command {
+// routesCommand returns the command that lists the endpoints of the API.
+func (s *session) routesCommand() *cli.Command {
 	return &cli.Command{Name: "routes", Usage: "list the endpoints with their permission and limits", Action: func(ctx context.Context, c *cli.Command) error {
-		list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/routes", nil)
+		list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/routes", nil)
 		if err != nil {
 			return err
 		}
-		return s.PrintList(c, list, "routes", []string{"method", "path", "permissions", "limits", "upstream"})
+		return s.printList(c, list, "routes", []string{"method", "path", "permissions", "limits", "upstream"})
 	}}
 }
 
-// Reload is the command that has the configuration loaded again.
-func (s *Session) Reload() *cli.Command {
+// reloadCommand returns the command that has the configuration loaded again.
+func (s *session) reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "reload", Usage: "have the running server load routes, permissions and limits of its configuration again",
 		Description: "The server reads the files and settings that it was started with. A mistake in them\nchanges nothing, and is told of.",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := NoArguments(c); err != nil {
+			if err := noArguments(c); err != nil {
 				return err
 			}
-			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/reload", nil)
+			made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/reload", nil)
 			if err != nil {
 				return err
 			}
 			if c.Bool("json") {
-				return s.PrintJSON(made)
+				return s.printJSON(made)
 			}
 			text := "The configuration was reloaded.\n"
 			if list, _ := made["restart_needed"].([]any); len(list) > 0 {
-				text += "Changed, but not in use before a restart: " + Cell(list) + "\n"
+				text += "Changed, but not in use before a restart: " + cell(list) + "\n"
 			}
-			_, err = io.WriteString(s.Env.Stdout, text)
+			_, err = io.WriteString(s.env.Stdout, text)
 			return err
 		},
 	}
 }
 
-// Version is the command that says what this is.
-func (s *Session) Version() *cli.Command {
+// versionCommand returns the command that says what this is.
+func (s *session) versionCommand() *cli.Command {
 	return &cli.Command{Name: "version", Usage: "say which version this is", Action: func(_ context.Context, c *cli.Command) error {
-		v := map[string]string{"version": ProgramVersion(), "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
+		v := map[string]string{"version": s.env.Version, "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
 		if c.Bool("json") {
-			return s.PrintJSON(v)
+			return s.printJSON(v)
 		}
-		_, err := fmt.Fprintf(s.Env.Stdout, "latchkey %s %s %s\n", v["version"], v["go"], v["system"])
+		_, err := fmt.Fprintf(s.env.Stdout, "latchkey %s %s %s\n", v["version"], v["go"], v["system"])
 		return err
 	}}
 }
 
-// UpdateOwner is the command that changes an owner.
-func (s *Session) UpdateOwner() *cli.Command {
+// updateOwnerCommand returns the command that changes an owner.
+func (s *session) updateOwnerCommand() *cli.Command {
 	return &cli.Command{
 		Name: "update", Usage: "change the wallet of one, or the limits that all its keys share", ArgsUsage: "ID",
 		Flags: []cli.Flag{
@@ -314,13 +310,13 @@ func (s *Session) UpdateOwner() *cli.Command {
 	}
 }
 
-func (s *Session) updateOwner(ctx context.Context, c *cli.Command) error {
-	id, err := OneArgument(c)
+func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
+	id, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
 	body := map[string]any{}
-	limits, err := LimitFlag(c)
+	limits, err := limitFlag(c)
 	if err != nil {
 		return err
 	}
@@ -336,16 +332,16 @@ func (s *Session) updateOwner(ctx context.Context, c *cli.Command) error {
 			continue
 		}
 		if name != "balance" || c.String(name) != "none" {
-			return Misused(c, fmt.Errorf("--%s must be a number; got %q", name, c.String(name)))
+			return misused(c, fmt.Errorf("--%s must be a number; got %q", name, c.String(name)))
 		}
 		body[name] = nil
 	}
 	if len(body) == 0 {
-		return Misused(c, errors.New("nothing to change: name at least one flag"))
+		return misused(c, errors.New("nothing to change: name at least one flag"))
 	}
-	owner, err := s.Call(ctx, c, http.MethodPatch, "/admin/v1/owners/"+url.PathEscape(id), body)
+	owner, err := s.call(ctx, c, http.MethodPatch, "/admin/v1/owners/"+url.PathEscape(id), body)
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, owner, "", []string{"id", "name", "balance", "rate", "limits"})
+	return s.printList(c, owner, "", []string{"id", "name", "balance", "rate", "limits"})
 }

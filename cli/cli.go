@@ -1,4 +1,6 @@
-package main
+// Package cli holds the commands. They are clients of the admin endpoint: they reach it at a URL,
+// over the control socket of a data folder, or in this process if no server has the folder open.
+package cli
 
 import (
 	"context"
@@ -10,29 +12,29 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// RunCommand runs a command line and returns the exit code: 0 done, 1 failed, 2
+// Run runs a command line and returns the exit code: 0 done, 1 failed, 2
 // not understood. A command whose output could not be written has failed.
-func RunCommand(ctx context.Context, args []string, env Environment) int {
-	out := NewOutput(env.Stdout)
+func Run(ctx context.Context, args []string, env Environment) int {
+	out := newOutput(env.Stdout)
 	env.Stdout = out
-	err := out.Result(command(env).Run(ctx, args))
-	var usage *UsageError
+	err := out.result(Tree(env).Run(ctx, args))
+	var usage *usageError
 	switch {
 	case err == nil:
 		return 0
-	case out.Quiet(err):
+	case out.quiet(err):
 		return 1
 	case errors.As(err, &usage):
-		_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\nTry: %s --help\n", err, usage.Command)
+		_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\nTry: %s --help\n", err, usage.command)
 		return 2
 	}
 	_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\n", err)
 	return 1
 }
 
-// command is the tree of all commands.
-func command(env Environment) *cli.Command {
-	s := &Session{env}
+// Tree returns the tree of all commands.
+func Tree(env Environment) *cli.Command {
+	s := &session{env}
 	root := &cli.Command{
 		Name:  "latchkey",
 		Usage: "API keys, permissions and limits for an HTTP API",
@@ -42,7 +44,7 @@ func command(env Environment) *cli.Command {
   latchkey keys revoke key_019c3e...`,
 		Writer: env.Stdout, ErrWriter: env.Stderr, Reader: env.Stdin,
 		HideVersion: true, Suggest: true, EnableShellCompletion: true,
-		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // RunCommand says it
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // Run says it
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Sources: cli.EnvVars("LATCHKEY_CONFIG")},
 			&cli.StringFlag{Name: "data", Usage: "data folder `DIR`"},
@@ -51,8 +53,8 @@ func command(env Environment) *cli.Command {
 			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; or LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 		},
-		Commands: slices.Concat([]*cli.Command{s.Serve(), s.Keys()}, s.Resources(), s.Store(),
-			[]*cli.Command{s.Webhooks(), s.Admin(), s.Audit(), s.Usage(), s.Refusals(), s.Config(), s.Reload(), s.Routes(), s.Version(), s.Man()}),
+		Commands: slices.Concat([]*cli.Command{s.serveCommand(), s.keysCommand()}, s.resourceCommands(), s.storeCommands(),
+			[]*cli.Command{s.webhooksCommand(), s.adminCommand(), s.auditCommand(), s.usageCommand(), s.refusalsCommand(), s.configCommand(), s.reloadCommand(), s.routesCommand(), s.versionCommand(), s.manCommand()}),
 	}
 	guard(root)
 	return root
@@ -61,11 +63,11 @@ func command(env Environment) *cli.Command {
 // guard makes every command of the tree report a usage error in one way, and
 // refuse what follows it and means nothing.
 func guard(c *cli.Command) {
-	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return Misused(c, err) }
+	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return misused(c, err) }
 	if c.Action == nil && len(c.Commands) > 0 {
 		c.Action = func(_ context.Context, c *cli.Command) error {
 			if name := c.Args().First(); name != "" {
-				return Misused(c, fmt.Errorf("unknown command %q", name))
+				return misused(c, fmt.Errorf("unknown command %q", name))
 			}
 			return cli.ShowSubcommandHelp(c)
 		}
@@ -75,18 +77,18 @@ func guard(c *cli.Command) {
 	}
 }
 
-// Man is the command that prints the manual page.
-func (s *Session) Man() *cli.Command {
+// manCommand returns the command that prints the manual page.
+func (s *session) manCommand() *cli.Command {
 	return &cli.Command{Name: "man", Usage: "print the manual page, for man -l -", Action: func(_ context.Context, c *cli.Command) error {
-		_, err := fmt.Fprint(s.Env.Stdout, manPage(c.Root()))
+		_, err := fmt.Fprint(s.env.Stdout, manPage(c.Root(), s.env.Version))
 		return err
 	}}
 }
 
-// manPage gives the manual page of a tree of commands, as man(7) has it.
-func manPage(root *cli.Command) string {
+// manPage returns the manual page of a tree of commands, in the form of man(7).
+func manPage(root *cli.Command, version string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, ".TH %s 1 \"\" \"%s %s\" \"User Commands\"\n", strings.ToUpper(root.Name), root.Name, roff(ProgramVersion()))
+	fmt.Fprintf(&b, ".TH %s 1 \"\" \"%s %s\" \"User Commands\"\n", strings.ToUpper(root.Name), root.Name, roff(version))
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", root.Name, roff(root.Usage))
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n[\\fIoptions\\fR] \\fIcommand\\fR [\\fIarguments\\fR]\n", root.Name)
 	b.WriteString(".SH DESCRIPTION\nOne program is the server and the commands for it. Commands reach a running server over the socket in its data folder, " +

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -18,9 +18,9 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Store are the commands that copy, put back, check and compact the database,
+// storeCommands returns the commands that copy, put back, check and compact the database,
 // and the one that asks whether the server is well.
-func (s *Session) Store() []*cli.Command {
+func (s *session) storeCommands() []*cli.Command {
 	return []*cli.Command{
 		{
 			Name: "backup", Usage: "copy the database to a new FILE, or to standard output (-), also while the server runs", ArgsUsage: "FILE",
@@ -39,21 +39,21 @@ func (s *Session) Store() []*cli.Command {
 	}
 }
 
-func (s *Session) backup(ctx context.Context, c *cli.Command) (err error) {
-	file, err := OneArgument(c)
+func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
+	file, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
-	client, done, err := s.Reach(ctx, c)
+	client, done, err := s.reach(ctx, c)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	if file == "-" {
-		if IsTerminal(s.Env.Stdout) {
-			return Misused(c, errors.New("a backup is no text for a terminal; name a FILE, or send the output to one"))
+		if IsTerminal(s.env.Stdout) {
+			return misused(c, errors.New("a backup is no text for a terminal; name a FILE, or send the output to one"))
 		}
-		return client.Copy(ctx, "/admin/v1/backup", s.Env.Stdout)
+		return client.Copy(ctx, "/admin/v1/backup", s.env.Stdout)
 	}
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("%s exists; name a new file", file)
@@ -75,48 +75,48 @@ func (s *Session) backup(ctx context.Context, c *cli.Command) (err error) {
 		return err
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(map[string]any{"file": file, "bytes": info.Size()})
+		return s.printJSON(map[string]any{"file": file, "bytes": info.Size()})
 	}
-	_, err = fmt.Fprintf(s.Env.Stderr, "Wrote %s, %s. The pepper is not in it.\n", file, megabytes(info.Size()))
+	_, err = fmt.Fprintf(s.env.Stderr, "Wrote %s, %s. The pepper is not in it.\n", file, megabytes(info.Size()))
 	return err
 }
 
 func megabytes(n int64) string { return strconv.FormatFloat(float64(n)/1e6, 'f', 1, 64) + " MB" }
 
-func (s *Session) restore(_ context.Context, c *cli.Command) error {
-	file, err := OneArgument(c)
+func (s *session) restore(_ context.Context, c *cli.Command) error {
+	file, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
-	conf, _, err := s.Load(c)
+	service, err := s.load(c)
 	if err != nil {
 		return err
 	}
-	result, err := s.Env.Restore(conf, file, c.Bool("dry-run"), c.Bool("other"))
+	result, err := service.Restore(RestoreOptions{From: file, DryRun: c.Bool("dry-run"), Other: c.Bool("other")})
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(result)
+		return s.printJSON(result)
 	}
 	verb := "Restored"
 	if c.Bool("dry-run") {
 		verb = "Would restore"
 	}
-	if _, err := fmt.Fprintf(s.Env.Stdout, "%s %d keys (%d records) from %s to %s.\n", verb, result.Keys, result.Check.Records, result.From, result.To); err != nil {
+	if _, err := fmt.Fprintf(s.env.Stdout, "%s %d keys (%d records) from %s to %s.\n", verb, result.Keys, result.Check.Records, result.From, result.To); err != nil {
 		return err
 	}
 	if result.Kept != "" {
-		_, err = fmt.Fprintf(s.Env.Stdout, "What stood there is kept as %s.\n", result.Kept)
+		_, err = fmt.Fprintf(s.env.Stdout, "What stood there is kept as %s.\n", result.Kept)
 	}
 	return err
 }
 
-func (s *Session) check(ctx context.Context, c *cli.Command) error {
+func (s *session) check(ctx context.Context, c *cli.Command) error {
 	var result CheckResult
 	switch c.Args().Len() {
 	case 0:
-		client, done, err := s.Reach(ctx, c)
+		client, done, err := s.reach(ctx, c)
 		if err != nil {
 			return err
 		}
@@ -125,18 +125,18 @@ func (s *Session) check(ctx context.Context, c *cli.Command) error {
 		}
 	case 1:
 		var err error
-		if result, err = s.Env.CheckFile(c.Args().First()); err != nil {
+		if result, err = s.env.CheckFile(c.Args().First()); err != nil {
 			return err
 		}
 	default:
-		return Misused(c, fmt.Errorf("one FILE or none, got %d", c.Args().Len()))
+		return misused(c, fmt.Errorf("one FILE or none, got %d", c.Args().Len()))
 	}
 	if c.Bool("json") {
-		if err := s.PrintJSON(result); err != nil {
+		if err := s.printJSON(result); err != nil {
 			return err
 		}
 	} else {
-		_, err := fmt.Fprintf(s.Env.Stdout, "%d records, %d index entries, %d problems\n%s", result.Records, result.Entries, len(result.Problems), lines(result.Problems))
+		_, err := fmt.Fprintf(s.env.Stdout, "%d records, %d index entries, %d problems\n%s", result.Records, result.Entries, len(result.Problems), lines(result.Problems))
 		if err != nil {
 			return err
 		}
@@ -154,34 +154,34 @@ func lines(list []string) string {
 	return strings.Join(list, "\n") + "\n"
 }
 
-func (s *Session) compact(_ context.Context, c *cli.Command) error {
-	conf, _, err := s.Load(c)
+func (s *session) compact(_ context.Context, c *cli.Command) error {
+	service, err := s.load(c)
 	if err != nil {
 		return err
 	}
-	before, after, err := CompactStore(conf.Server.Data, time.Now())
+	before, after, err := service.Compact()
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(map[string]int64{"bytes_before": before, "bytes_after": after})
+		return s.printJSON(map[string]int64{"bytes_before": before, "bytes_after": after})
 	}
-	_, err = fmt.Fprintf(s.Env.Stdout, "%s before, %s now\n", megabytes(before), megabytes(after))
+	_, err = fmt.Fprintf(s.env.Stdout, "%s before, %s now\n", megabytes(before), megabytes(after))
 	return err
 }
 
 // health asks /readyz of the server that the flags lead to.
-func (s *Session) health(ctx context.Context, c *cli.Command) error {
-	client, err := s.Remote(c, "")
+func (s *session) health(ctx context.Context, c *cli.Command) error {
+	client, err := s.remote(c, "")
 	if err != nil {
 		return err
 	}
 	if c.String("url") == "" {
-		conf, _, err := s.Load(c)
+		service, err := s.load(c)
 		if err != nil {
 			return err
 		}
-		client = NewSocketClient(SocketPath(filepath.Join(conf.Server.Data, "control.sock")))
+		client = NewSocketClient(socketPath(filepath.Join(service.DataDir(), "control.sock")))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -189,9 +189,9 @@ func (s *Session) health(ctx context.Context, c *cli.Command) error {
 		return fmt.Errorf("not ready: %w", err)
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(map[string]string{"status": "ready"})
+		return s.printJSON(map[string]string{"status": "ready"})
 	}
-	_, err = fmt.Fprintln(s.Env.Stdout, "ready")
+	_, err = fmt.Fprintln(s.env.Stdout, "ready")
 	return err
 }
 
@@ -202,9 +202,9 @@ type Demo struct{ Key, Password string }
 const demoOperator = "demo"
 
 // SeedDemo fills an empty store with a team, agents, contacts, calls and events
-// of these days by way of the admin endpoint, and makes an operator and a key
-// that may do everything.
-func SeedDemo(ctx context.Context, c *Client, now time.Time) (d Demo, err error) {
+// of these days through the admin endpoint, and makes an operator and a key with
+// the permissions.
+func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Time) (d Demo, err error) {
 	type object = map[string]any
 	at := func(day, hour, minutes int) string {
 		midnight := now.UTC().Truncate(24*time.Hour).AddDate(0, 0, day)
@@ -246,7 +246,7 @@ func SeedDemo(ctx context.Context, c *Client, now time.Time) (d Demo, err error)
 	var made struct {
 		Key string `json:"key"`
 	}
-	err = c.Do(ctx, http.MethodPost, "/admin/v1/keys", object{"name": "demo", "permissions": Ordinary.Names()}, &made)
+	err = c.Do(ctx, http.MethodPost, "/admin/v1/keys", object{"name": "demo", "permissions": permissions}, &made)
 	d.Key = made.Key
 	return d, err
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -15,42 +15,42 @@ import (
 	"golang.org/x/term"
 )
 
-// Admin are the commands for who may administer.
-func (s *Session) Admin() *cli.Command {
+// adminCommand returns the commands for who may administer.
+func (s *session) adminCommand() *cli.Command {
 	create := &cli.Command{
 		Name: "create", Usage: "make a token for the admin door and show it, once",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "what the token is for"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.String("name") == "" {
-				return Misused(c, fmt.Errorf("--name is needed"))
+				return misused(c, fmt.Errorf("--name is needed"))
 			}
-			made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/tokens", map[string]any{"name": c.String("name")})
+			made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/tokens", map[string]any{"name": c.String("name")})
 			if err != nil {
 				return err
 			}
-			lost := Secret{Member: "token", What: "admin token", Again: "Revoke it and create another: latchkey admin token revoke ID"}
-			if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
+			lost := shownOnce{member: "token", what: "admin token", again: "Revoke it and create another: latchkey admin token revoke ID"}
+			if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 				return err
 			}
-			_, _ = fmt.Fprintln(s.Env.Stderr, "\nThis is the only time that the token is shown: store it now.")
+			_, _ = fmt.Fprintln(s.env.Stderr, "\nThis is the only time that the token is shown: store it now.")
 			return nil
 		},
 	}
 	revoke := &cli.Command{
 		Name: "revoke", Usage: "refuse a token from now on", ArgsUsage: "ID",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := OneArgument(c)
+			id, err := oneArgument(c)
 			if err != nil {
 				return err
 			}
-			gone, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/tokens/"+url.PathEscape(id)+"/revoke", nil)
+			gone, err := s.call(ctx, c, http.MethodPost, "/admin/v1/tokens/"+url.PathEscape(id)+"/revoke", nil)
 			if err != nil {
 				return err
 			}
-			return s.PrintList(c, gone, "", tokenColumns())
+			return s.printList(c, gone, "", tokenColumns())
 		},
 	}
-	list := s.ListOf("tokens", tokenColumns())
+	list := s.listOf("tokens", tokenColumns())
 	return &cli.Command{Name: "admin", Usage: "who may administer", Commands: []*cli.Command{
 		{
 			Name: "create", Usage: "make an operator, who may log in to the dashboard", Action: s.createOperator,
@@ -74,55 +74,55 @@ func passwordFlag() cli.Flag {
 
 // password reads a new password: from a file, or twice from the terminal,
 // which does not show it.
-func (s *Session) password(c *cli.Command) (string, error) {
+func (s *session) password(c *cli.Command) (string, error) {
 	if file := c.String("password-file"); file != "" {
-		data, err := ReadFileOr(s.Env.Stdin, file)
+		data, err := readFileOr(s.env.Stdin, file)
 		return string(bytes.TrimRight(data, "\r\n")), err
 	}
-	in, ok := s.Env.Stdin.(*os.File)
+	in, ok := s.env.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return "", Misused(c, errors.New("there is no terminal to ask on; name a --password-file, or - for standard input"))
+		return "", misused(c, errors.New("there is no terminal to ask on; name a --password-file, or - for standard input"))
 	}
 	ask := func(prompt string) (string, error) {
-		if _, err := fmt.Fprint(s.Env.Stderr, prompt); err != nil {
+		if _, err := fmt.Fprint(s.env.Stderr, prompt); err != nil {
 			return "", err
 		}
 		b, err := term.ReadPassword(int(in.Fd()))
-		_, _ = fmt.Fprintln(s.Env.Stderr)
+		_, _ = fmt.Fprintln(s.env.Stderr)
 		return string(b), err
 	}
 	first, err := ask("Password: ")
 	if err != nil {
 		return "", err
 	}
-	again, err := ask("Again: ")
+	again, err := ask("again: ")
 	if err == nil && again != first {
 		err = errors.New("the two passwords differ; nothing was changed")
 	}
 	return first, err
 }
 
-func (s *Session) createOperator(ctx context.Context, c *cli.Command) error {
+func (s *session) createOperator(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" {
-		return Misused(c, errors.New("--name is needed"))
+		return misused(c, errors.New("--name is needed"))
 	}
 	password, err := s.password(c)
 	if err != nil {
 		return err
 	}
-	made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/operators", map[string]any{"name": c.String("name"), "password": password})
+	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/operators", map[string]any{"name": c.String("name"), "password": password})
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, made, "", []string{"id", "name", "created_at"})
+	return s.printList(c, made, "", []string{"id", "name", "created_at"})
 }
 
-func (s *Session) changeOperator(ctx context.Context, c *cli.Command) error {
-	name, err := OneArgument(c)
+func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
+	name, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
-	list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/operators", nil)
+	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/operators", nil)
 	if err != nil {
 		return err
 	}
@@ -136,45 +136,40 @@ func (s *Session) changeOperator(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		answer, err := s.Call(ctx, c, http.MethodPost, fmt.Sprintf("/admin/v1/operators/%v/password", op["id"]), map[string]any{"password": password})
+		answer, err := s.call(ctx, c, http.MethodPost, fmt.Sprintf("/admin/v1/operators/%v/password", op["id"]), map[string]any{"password": password})
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintln(s.Env.Stdout, answer["message"])
+		_, err = fmt.Fprintln(s.env.Stdout, answer["message"])
 		return err
 	}
 	return fmt.Errorf("there is no operator named %q", name)
 }
 
-func (s *Session) setupLink(ctx context.Context, c *cli.Command) error {
+func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
 	base := ""
 	if !c.Bool("json") {
-		conf, _, err := s.Load(c) // before there is a link to lose
+		service, err := s.load(c) // before there is a link to lose
 		if err != nil {
 			return err
 		}
-		if base = conf.Admin.BaseURL; base == "" {
-			base = "http://" + strings.Replace(conf.Admin.Listen, "0.0.0.0", "localhost", 1)
-			if conf.AdminTLS().On() {
-				base = "https" + strings.TrimPrefix(base, "http")
-			}
-		}
+		base = service.AdminURL()
 	}
-	made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/setup-link", nil)
+	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/setup-link", nil)
 	if err != nil {
 		return err
 	}
-	made["path"] = base + Cell(made["path"])
-	lost := Secret{Member: "path", What: "set-up link", Again: "Make another, which ends this one: latchkey admin setup-link"}
-	if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
+	made["path"] = base + cell(made["path"])
+	lost := shownOnce{member: "path", what: "set-up link", again: "Make another, which ends this one: latchkey admin setup-link"}
+	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
-	_, _ = fmt.Fprintf(s.Env.Stderr, "\nGood once, until %s.\n", made["expires_at"])
+	_, _ = fmt.Fprintf(s.env.Stderr, "\nGood once, until %s.\n", made["expires_at"])
 	return nil
 }
 
-// Audit are the commands that show the audit log and verify its chain.
-func (s *Session) Audit() *cli.Command {
+// auditCommand returns the commands that show the audit log and verify its chain.
+func (s *session) auditCommand() *cli.Command {
 	filters := []cli.Flag{
 		&cli.StringFlag{Name: "actor", Usage: "who: \"token\", \"token 3\", \"operator 1 ann\", \"control socket\""},
 		&cli.StringFlag{Name: "action", Usage: "a part of what was done, such as revoke"},
@@ -194,8 +189,8 @@ verify prints somewhere else, and hand it to a later one:
 	}}
 }
 
-func (s *Session) listAudit(ctx context.Context, c *cli.Command) error {
-	if err := NoArguments(c); err != nil {
+func (s *session) listAudit(ctx context.Context, c *cli.Command) error {
+	if err := noArguments(c); err != nil {
 		return err
 	}
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
@@ -204,39 +199,39 @@ func (s *Session) listAudit(ctx context.Context, c *cli.Command) error {
 			q.Set(name, c.String(name))
 		}
 	}
-	list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/audit?"+q.Encode(), nil)
+	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/audit?"+q.Encode(), nil)
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, list, "entries", []string{"number", "at", "actor", "client", "action", "object", "result", "code"})
+	return s.printList(c, list, "entries", []string{"number", "at", "actor", "client", "action", "object", "result", "code"})
 }
 
-func (s *Session) verifyAudit(ctx context.Context, c *cli.Command) error {
-	if err := NoArguments(c); err != nil {
+func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {
+	if err := noArguments(c); err != nil {
 		return err
 	}
 	path := "/admin/v1/audit/verify"
 	if head := c.String("head"); head != "" {
 		number, hash, ok := strings.Cut(head, ":")
 		if !ok {
-			return Misused(c, errors.New("--head is NUMBER:HASH, as verify prints it"))
+			return misused(c, errors.New("--head is NUMBER:HASH, as verify prints it"))
 		}
 		path += "?" + url.Values{"number": {number}, "hash": {hash}}.Encode()
 	}
-	v, err := s.Call(ctx, c, http.MethodGet, path, nil)
+	v, err := s.call(ctx, c, http.MethodGet, path, nil)
 	if err != nil {
 		return err
 	}
 	problems, _ := v["problems"].([]any)
 	if c.Bool("json") {
-		err = s.PrintJSON(v)
+		err = s.printJSON(v)
 	} else {
-		_, err = fmt.Fprintf(s.Env.Stdout, "%v entries, %d problems\n", v["entries"], len(problems))
+		_, err = fmt.Fprintf(s.env.Stdout, "%v entries, %d problems\n", v["entries"], len(problems))
 		for _, problem := range problems {
-			_, _ = fmt.Fprintln(s.Env.Stdout, problem)
+			_, _ = fmt.Fprintln(s.env.Stdout, problem)
 		}
 		if len(problems) == 0 && v["entries"] != float64(0) {
-			_, _ = fmt.Fprintf(s.Env.Stdout, "Head %v:%v\n", v["last"], v["hash"])
+			_, _ = fmt.Fprintf(s.env.Stdout, "Head %v:%v\n", v["last"], v["hash"])
 		}
 	}
 	if err == nil && len(problems) > 0 {
@@ -245,8 +240,8 @@ func (s *Session) verifyAudit(ctx context.Context, c *cli.Command) error {
 	return err
 }
 
-// Refusals is the command that tells why requests were refused.
-func (s *Session) Refusals() *cli.Command {
+// refusalsCommand returns the command that tells why requests were refused.
+func (s *session) refusalsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "refusals", Usage: "show the last refused requests and what refused them, newest first", Action: s.listRefusals,
 		Flags: []cli.Flag{
@@ -259,8 +254,8 @@ func (s *Session) Refusals() *cli.Command {
 	}
 }
 
-func (s *Session) listRefusals(ctx context.Context, c *cli.Command) error {
-	if err := NoArguments(c); err != nil {
+func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
+	if err := noArguments(c); err != nil {
 		return err
 	}
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
@@ -269,15 +264,15 @@ func (s *Session) listRefusals(ctx context.Context, c *cli.Command) error {
 			q.Set(name, c.String(name))
 		}
 	}
-	list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/refusals?"+q.Encode(), nil)
+	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/refusals?"+q.Encode(), nil)
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, list, "refusals", []string{"at", "request_id", "status", "refused_by", "error", "key_name", "client", "method", "route", "message"})
+	return s.printList(c, list, "refusals", []string{"at", "request_id", "status", "refused_by", "error", "key_name", "client", "method", "route", "message"})
 }
 
-// Usage is the command for the history of what was asked.
-func (s *Session) Usage() *cli.Command {
+// usageCommand returns the command for the history of what was asked.
+func (s *session) usageCommand() *cli.Command {
 	return &cli.Command{
 		Name: "usage", Usage: "show what was asked and what was refused, by hour or by day", Action: s.showUsage,
 		Flags: []cli.Flag{
@@ -294,12 +289,12 @@ func (s *Session) Usage() *cli.Command {
 	}
 }
 
-func (s *Session) showUsage(ctx context.Context, c *cli.Command) (err error) {
-	if err := NoArguments(c); err != nil {
+func (s *session) showUsage(ctx context.Context, c *cli.Command) (err error) {
+	if err := noArguments(c); err != nil {
 		return err
 	}
 	if c.Bool("csv") && c.Bool("json") {
-		return Misused(c, fmt.Errorf("--csv and --json exclude each other"))
+		return misused(c, fmt.Errorf("--csv and --json exclude each other"))
 	}
 	q := url.Values{"step": {c.String("step")}}
 	if c.IsSet("last") {
@@ -312,17 +307,17 @@ func (s *Session) showUsage(ctx context.Context, c *cli.Command) (err error) {
 	if c.Bool("csv") {
 		q.Set("format", "csv")
 		q.Set("by", c.String("by"))
-		client, done, err := s.Reach(ctx, c)
+		client, done, err := s.reach(ctx, c)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = done() }()
-		return client.Copy(ctx, path+"?"+q.Encode(), s.Env.Stdout)
+		return client.Copy(ctx, path+"?"+q.Encode(), s.env.Stdout)
 	}
-	answer, err := s.Call(ctx, c, http.MethodGet, path+"?"+q.Encode(), nil)
+	answer, err := s.call(ctx, c, http.MethodGet, path+"?"+q.Encode(), nil)
 	if err != nil || c.Bool("json") {
 		if err == nil {
-			err = s.PrintJSON(answer)
+			err = s.printJSON(answer)
 		}
 		return err
 	}
@@ -330,7 +325,7 @@ func (s *Session) showUsage(ctx context.Context, c *cli.Command) (err error) {
 }
 
 // printUsage prints the parts of a history as tables.
-func (s *Session) printUsage(answer map[string]any) error {
+func (s *session) printUsage(answer map[string]any) error {
 	for _, part := range []struct{ rows, name, empty string }{
 		{"buckets", "start", "No request in this time."}, {"routes", "route", ""}, {"errors", "error", ""}, {"keys", "id", ""},
 	} {
@@ -339,13 +334,13 @@ func (s *Session) printUsage(answer map[string]any) error {
 			continue
 		}
 		if part.rows != "buckets" {
-			_, _ = fmt.Fprintln(s.Env.Stdout)
+			_, _ = fmt.Fprintln(s.env.Stdout)
 		}
 		if len(list) == 0 {
-			_, _ = fmt.Fprintln(s.Env.Stdout, part.empty)
+			_, _ = fmt.Fprintln(s.env.Stdout, part.empty)
 			continue
 		}
-		columns := append([]string{part.name}, append([]string{"requests"}, Outcomes()...)...)
+		columns := append([]string{part.name}, append([]string{"requests"}, s.env.Words.Outcomes...)...)
 		if part.rows == "keys" {
 			columns = append(columns, "name")
 		}
@@ -358,19 +353,19 @@ func (s *Session) printUsage(answer map[string]any) error {
 			row, _ := v.(map[string]any)
 			var cells []string
 			for _, column := range columns {
-				cells = append(cells, Cell(row[column]))
+				cells = append(cells, cell(row[column]))
 			}
 			rows = append(rows, cells)
 		}
-		if err := s.PrintTable(head, rows); err != nil {
+		if err := s.printTable(head, rows); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// Webhooks are the commands for the endpoints that are told of events.
-func (s *Session) Webhooks() *cli.Command {
+// webhooksCommand returns the commands for the endpoints that are told of events.
+func (s *session) webhooksCommand() *cli.Command {
 	pages := []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"}}
 	return &cli.Command{Name: "webhooks", Usage: "create, list, try and delete webhooks", Commands: []*cli.Command{
 		{Name: "create", Usage: "make one and show its secret, once", Action: s.createWebhook, Flags: []cli.Flag{
@@ -391,56 +386,56 @@ func (s *Session) Webhooks() *cli.Command {
 	}}
 }
 
-func (s *Session) createWebhook(ctx context.Context, c *cli.Command) error {
+func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" || c.String("target") == "" || !c.IsSet("event") {
-		return Misused(c, fmt.Errorf("--name, --target and --event are needed"))
+		return misused(c, fmt.Errorf("--name, --target and --event are needed"))
 	}
-	if err := NoArguments(c); err != nil {
+	if err := noArguments(c); err != nil {
 		return err
 	}
 	body := map[string]any{"name": c.String("name"), "url": c.String("target")}
 	events := c.StringSlice("event")
 	if len(events) == 1 && events[0] == "all" {
-		events = OperatorEventTypes()
+		events = s.env.Words.OperatorEventTypes
 		if c.IsSet("owner") {
-			events = EventTypes()
+			events = s.env.Words.EventTypes
 		}
 	}
 	body["subscribed_events"] = events
 	if c.IsSet("owner") {
 		body["owner"] = c.String("owner")
 	}
-	made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/webhooks", body)
+	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/webhooks", body)
 	if err != nil {
 		return err
 	}
-	lost := Secret{Member: "secret", What: "webhook", Again: "Delete it and create another: latchkey webhooks delete ID"}
-	if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
+	lost := shownOnce{member: "secret", what: "webhook", again: "Delete it and create another: latchkey webhooks delete ID"}
+	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
-	_, _ = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the secret is shown: store it now. The id is %v.\nTry it:\n  latchkey webhooks test %v\n", made["id"], made["id"])
+	_, _ = fmt.Fprintf(s.env.Stderr, "\nThis is the only time that the secret is shown: store it now. The id is %v.\nTry it:\n  latchkey webhooks test %v\n", made["id"], made["id"])
 	return nil
 }
 
 // webhookPath gives the path of the webhook that the argument names.
 func webhookPath(c *cli.Command) (string, error) {
-	id, err := OneArgument(c)
+	id, err := oneArgument(c)
 	return "/admin/v1/webhooks/" + url.PathEscape(id), err
 }
 
-func (s *Session) listWebhooks(ctx context.Context, c *cli.Command) error {
-	list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/webhooks?"+pageQuery(c), nil)
+func (s *session) listWebhooks(ctx context.Context, c *cli.Command) error {
+	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/webhooks?"+pageQuery(c), nil)
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, list, "webhooks", []string{"id", "name", "url", "subscribed_events", "owner", "is_active", "waiting", "failing_since"})
+	return s.printList(c, list, "webhooks", []string{"id", "name", "url", "subscribed_events", "owner", "is_active", "waiting", "failing_since"})
 }
 
 func pageQuery(c *cli.Command) string {
 	return url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}.Encode()
 }
 
-func (s *Session) testWebhook(ctx context.Context, c *cli.Command) error {
+func (s *session) testWebhook(ctx context.Context, c *cli.Command) error {
 	path, err := webhookPath(c)
 	if err != nil {
 		return err
@@ -449,57 +444,57 @@ func (s *Session) testWebhook(ctx context.Context, c *cli.Command) error {
 	if c.IsSet("event") {
 		body["event_type"] = c.String("event")
 	}
-	went, err := s.Call(ctx, c, http.MethodPost, path+"/test", body)
+	went, err := s.call(ctx, c, http.MethodPost, path+"/test", body)
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
-		if err := s.PrintJSON(went); err != nil {
+		if err := s.printJSON(went); err != nil {
 			return err
 		}
 	}
 	if went["success"] != true {
-		return fmt.Errorf("%s", Cell(went["message"]))
+		return fmt.Errorf("%s", cell(went["message"]))
 	}
 	if c.Bool("json") {
 		return nil
 	}
-	_, err = fmt.Fprintf(s.Env.Stdout, "%s The receiver answered %v.\n", Cell(went["message"]), went["status_code"])
+	_, err = fmt.Fprintf(s.env.Stdout, "%s The receiver answered %v.\n", cell(went["message"]), went["status_code"])
 	return err
 }
 
-func (s *Session) webhookLogs(ctx context.Context, c *cli.Command) error {
+func (s *session) webhookLogs(ctx context.Context, c *cli.Command) error {
 	path, err := webhookPath(c)
 	if err != nil {
 		return err
 	}
-	list, err := s.Call(ctx, c, http.MethodGet, path+"/logs?"+pageQuery(c), nil)
+	list, err := s.call(ctx, c, http.MethodGet, path+"/logs?"+pageQuery(c), nil)
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, list, "logs", []string{"id", "created_at", "event_type", "attempt", "status_code", "success", "error", "delivery_id"})
+	return s.printList(c, list, "logs", []string{"id", "created_at", "event_type", "attempt", "status_code", "success", "error", "delivery_id"})
 }
 
-func (s *Session) redeliver(ctx context.Context, c *cli.Command) error {
+func (s *session) redeliver(ctx context.Context, c *cli.Command) error {
 	path, err := webhookPath(c)
 	if err != nil {
 		return err
 	}
 	if c.Int("log") < 1 {
-		return Misused(c, fmt.Errorf("--log is needed: the id of an entry, as of latchkey webhooks logs"))
+		return misused(c, fmt.Errorf("--log is needed: the id of an entry, as of latchkey webhooks logs"))
 	}
-	queued, err := s.Call(ctx, c, http.MethodPost, path+"/redeliver", map[string]any{"log_id": c.Int("log")})
+	queued, err := s.call(ctx, c, http.MethodPost, path+"/redeliver", map[string]any{"log_id": c.Int("log")})
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, queued, "", []string{"delivery_id", "event_type", "message"})
+	return s.printList(c, queued, "", []string{"delivery_id", "event_type", "message"})
 }
 
-func (s *Session) deleteWebhook(ctx context.Context, c *cli.Command) error {
+func (s *session) deleteWebhook(ctx context.Context, c *cli.Command) error {
 	path, err := webhookPath(c)
 	if err != nil {
 		return err
 	}
-	_, err = s.Call(ctx, c, http.MethodDelete, path, nil)
+	_, err = s.call(ctx, c, http.MethodDelete, path, nil)
 	return err
 }

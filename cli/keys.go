@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// Keys are the commands for API keys.
-func (s *Session) Keys() *cli.Command {
+// keysCommand returns the commands for API keys.
+func (s *session) keysCommand() *cli.Command {
 	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Commands: []*cli.Command{
 		{Name: "create", Usage: "make a key and show it, once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
   latchkey keys create --name ci --permission can_read_calls
@@ -48,12 +48,12 @@ func (s *Session) Keys() *cli.Command {
 				&cli.StringFlag{Name: "method", Value: "GET", Usage: "method of the request, in capitals"},
 				&cli.StringFlag{Name: "path", Usage: "its path, such as /api/v1/calls"},
 				&cli.StringFlag{Name: "ip", Usage: "where it comes from"},
-				&cli.StringFlag{Name: "carrier", Value: CarrierBearer, Usage: "how the key is sent: bearer, header or query"},
+				&cli.StringFlag{Name: "carrier", Value: "bearer", Usage: "how the key is sent: bearer, header or query"},
 			}},
-		s.Leaked(),
+		s.leakedCommand(),
 		{Name: "import", Usage: "store keys that exist elsewhere by their SHA-256, all or none", ArgsUsage: "FILE", Action: s.importKeys,
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(ForeignSources(), " or ")},
+				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(foreignSources(), " or ")},
 				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: what keys get that bring no permission known here"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print what would become of each row, and fail if the import would"},
 				&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"},
@@ -81,7 +81,7 @@ func keyFlags() []cli.Flag {
 }
 
 // keyBody makes the body of a request out of the flags that are set.
-func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
+func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	body := map[string]any{}
 	for _, name := range []string{"name", "owner", "environment"} {
 		if c.IsSet(name) {
@@ -89,12 +89,12 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 		}
 	}
 	if c.IsSet("permission") {
-		body["permissions"] = permissionNames(c)
+		body["permissions"] = s.permissionNames(c)
 	}
 	if c.IsSet("allowed-ip") {
 		body["allowed_ips"] = c.StringSlice("allowed-ip")
 	}
-	limits, err := LimitFlag(c)
+	limits, err := limitFlag(c)
 	if err != nil {
 		return nil, err
 	}
@@ -105,35 +105,38 @@ func keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	for _, pair := range c.StringSlice("metadata") {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return nil, Misused(c, fmt.Errorf("--metadata must be NAME=TEXT; got %q", pair))
+			return nil, misused(c, fmt.Errorf("--metadata must be NAME=TEXT; got %q", pair))
 		}
 		metadata[name], body["metadata"] = value, metadata
 	}
 	if c.IsSet("query-allowed") {
 		allowed, known := map[string]any{"true": true, "false": false, "default": nil}[c.String("query-allowed")]
 		if !known {
-			return nil, Misused(c, fmt.Errorf("--query-allowed must be true, false or default; got %q", c.String("query-allowed")))
+			return nil, misused(c, fmt.Errorf("--query-allowed must be true, false or default; got %q", c.String("query-allowed")))
 		}
 		body["query_allowed"] = allowed
 	}
 	if c.IsSet("expires") {
 		at, err := expiry(c.String("expires"), now)
 		if err != nil {
-			return nil, Misused(c, err)
+			return nil, misused(c, err)
 		}
 		body["expires_at"] = at
 	}
 	return body, nil
 }
 
-// LimitFlag gives the limits that a command names by --limit.
-func LimitFlag(c *cli.Command) (map[string]any, error) {
+// requestsPerMinute is the limit that every key has.
+const requestsPerMinute = "requests_per_minute_limit"
+
+// limitFlag returns the limits that a command names by --limit.
+func limitFlag(c *cli.Command) (map[string]any, error) {
 	limits := map[string]any{}
 	for _, pair := range c.StringSlice("limit") {
 		name, value, ok := strings.Cut(pair, "=")
 		n, err := strconv.Atoi(value)
 		if !ok || err != nil && value != "default" {
-			return nil, Misused(c, fmt.Errorf("--limit must be NAME=NUMBER or NAME=default, such as %s=120; got %q", RequestsPerMinute, pair))
+			return nil, misused(c, fmt.Errorf("--limit must be NAME=NUMBER or NAME=default, such as %s=120; got %q", requestsPerMinute, pair))
 		}
 		if limits[name] = n; value == "default" {
 			limits[name] = nil
@@ -142,11 +145,11 @@ func LimitFlag(c *cli.Command) (map[string]any, error) {
 	return limits, nil
 }
 
-// permissionNames gives the permissions that a command names.
-func permissionNames(c *cli.Command) []string {
+// permissionNames returns the permissions that a command names.
+func (s *session) permissionNames(c *cli.Command) []string {
 	names := c.StringSlice("permission")
 	if len(names) == 1 && names[0] == "all" {
-		return Ordinary.Names()
+		return s.env.Words.Ordinary
 	}
 	return names
 }
@@ -170,48 +173,48 @@ func expiry(text string, now time.Time) (string, error) {
 	return now.Add(length).UTC().Format(time.RFC3339), nil
 }
 
-func (s *Session) createKey(ctx context.Context, c *cli.Command) error {
+func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" || !c.IsSet("permission") {
-		return Misused(c, fmt.Errorf("--name and --permission are needed; permissions are all, %s", strings.Join(Permission(^uint64(0)).Names(), ", ")))
+		return misused(c, fmt.Errorf("--name and --permission are needed; permissions are all, %s", strings.Join(s.env.Words.Permissions, ", ")))
 	}
-	if err := NoArguments(c); err != nil {
+	if err := noArguments(c); err != nil {
 		return err
 	}
-	body, err := keyBody(c, time.Now())
+	body, err := s.keyBody(c, time.Now())
 	if err != nil {
 		return err
 	}
-	made, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys", body)
+	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys", body)
 	if err != nil {
 		return err
 	}
-	if err := s.PrintSecret(c, made, Secret{Member: "key", What: "key", Again: "Give it another: latchkey keys rotate ID\nOr revoke it: latchkey keys revoke ID"}); err != nil || c.Bool("json") {
+	if err := s.printSecret(c, made, shownOnce{member: "key", what: "key", again: "Give it another: latchkey keys rotate ID\nOr revoke it: latchkey keys revoke ID"}); err != nil || c.Bool("json") {
 		return err
 	}
-	_, _ = fmt.Fprintf(s.Env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(ctx, c))
+	_, _ = fmt.Fprintf(s.env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(ctx, c))
 	return nil
 }
 
 // base is the URL of the API: what the running server says, or else the
 // configuration.
-func (s *Session) base(ctx context.Context, c *cli.Command) string {
-	status, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/status", nil)
+func (s *session) base(ctx context.Context, c *cli.Command) string {
+	status, err := s.call(ctx, c, http.MethodGet, "/admin/v1/status", nil)
 	if url, ok := status["api_url"].(string); err == nil && ok {
 		return url
 	}
-	conf, _, err := s.Load(c)
-	if err != nil || conf.Server.BaseURL == "" {
-		return "http://" + conf.Server.Listen
+	service, err := s.load(c)
+	if err != nil {
+		return "http://"
 	}
-	return strings.TrimSuffix(conf.Server.BaseURL, "/")
+	return service.APIURL()
 }
 
-func (s *Session) updateKey(ctx context.Context, c *cli.Command) error {
-	id, err := OneArgument(c)
+func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
+	id, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
-	body, err := keyBody(c, time.Now())
+	body, err := s.keyBody(c, time.Now())
 	if err != nil {
 		return err
 	}
@@ -219,39 +222,39 @@ func (s *Session) updateKey(ctx context.Context, c *cli.Command) error {
 		body["expires_at"] = nil
 	}
 	if len(body) == 0 {
-		return Misused(c, fmt.Errorf("nothing to change: name at least one flag"))
+		return misused(c, fmt.Errorf("nothing to change: name at least one flag"))
 	}
-	key, err := s.Call(ctx, c, http.MethodPatch, "/admin/v1/keys/"+url.PathEscape(id), body)
+	key, err := s.call(ctx, c, http.MethodPatch, "/admin/v1/keys/"+url.PathEscape(id), body)
 	if err != nil {
 		return err
 	}
 	return s.showKey(c, key)
 }
 
-// OneArgument gives the one argument that a command takes.
-func OneArgument(c *cli.Command) (string, error) {
+// oneArgument gives the one argument that a command takes.
+func oneArgument(c *cli.Command) (string, error) {
 	if c.Args().Len() != 1 {
-		return "", Misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))
+		return "", misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))
 	}
 	return c.Args().First(), nil
 }
 
-// NoArguments refuses arguments of a command that has none.
-func NoArguments(c *cli.Command) error {
+// noArguments refuses arguments of a command that has none.
+func noArguments(c *cli.Command) error {
 	if c.Args().Present() {
-		return Misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
+		return misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
 	}
 	return nil
 }
 
 // oneKey makes the action of a command about one key.
-func (s *Session) oneKey(method, verb string) cli.ActionFunc {
+func (s *session) oneKey(method, verb string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
-		id, err := OneArgument(c)
+		id, err := oneArgument(c)
 		if err != nil {
 			return err
 		}
-		key, err := s.Call(ctx, c, method, "/admin/v1/keys/"+url.PathEscape(id)+verb, nil)
+		key, err := s.call(ctx, c, method, "/admin/v1/keys/"+url.PathEscape(id)+verb, nil)
 		if err != nil {
 			return err
 		}
@@ -259,18 +262,18 @@ func (s *Session) oneKey(method, verb string) cli.ActionFunc {
 	}
 }
 
-func (s *Session) showKey(c *cli.Command, key map[string]any) error {
+func (s *session) showKey(c *cli.Command, key map[string]any) error {
 	if c.Bool("json") {
-		return s.PrintJSON(key)
+		return s.printJSON(key)
 	}
 	var rows [][]string
 	for _, name := range []string{"id", "name", "hint", "status", "owner", "environment", "permissions", "dormant_permissions", "allowed_ips", "query_allowed", "created_at", "expires_at", "rotated_at", "revoked_at", "last_used_at", "last_used_ip", "last_used_by"} {
-		rows = append(rows, []string{name, Cell(key[name])})
+		rows = append(rows, []string{name, cell(key[name])})
 	}
 	if usage, ok := key["usage"].(map[string]any); ok {
 		for _, name := range slices.Sorted(maps.Keys(usage)) {
 			if u, ok := usage[name].(map[string]any); ok {
-				text := fmt.Sprintf("%v of %v used, next free %s", u["used"], u["limit"], Cell(u["resets_at"]))
+				text := fmt.Sprintf("%v of %v used, next free %s", u["used"], u["limit"], cell(u["resets_at"]))
 				if u["observe"] == true {
 					text += fmt.Sprintf("; only observed, would have refused %v", u["would_refuse"])
 				}
@@ -281,22 +284,22 @@ func (s *Session) showKey(c *cli.Command, key map[string]any) error {
 	if secrets, ok := key["secrets"].([]any); ok && len(secrets) > 1 {
 		for i, v := range secrets {
 			secret, _ := v.(map[string]any)
-			name, ends := "secret until "+Cell(secret["ends_at"]), "never used"
+			name, ends := "secret until "+cell(secret["ends_at"]), "never used"
 			if i == 0 {
 				name = "present secret"
 			}
 			if at := secret["last_used_at"]; at != nil {
-				ends = fmt.Sprintf("last used %s from %s by %s", Cell(at), Cell(secret["last_used_ip"]), Cell(secret["last_used_by"]))
+				ends = fmt.Sprintf("last used %s from %s by %s", cell(at), cell(secret["last_used_ip"]), cell(secret["last_used_by"]))
 			}
-			rows = append(rows, []string{name, Cell(secret["hint"]) + ", " + ends})
+			rows = append(rows, []string{name, cell(secret["hint"]) + ", " + ends})
 		}
 	}
-	return s.PrintTable(nil, rows)
+	return s.printTable(nil, rows)
 }
 
 // rotateKey shows the new secret alone on standard output.
-func (s *Session) rotateKey(ctx context.Context, c *cli.Command) error {
-	id, err := OneArgument(c)
+func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
+	id, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
@@ -306,7 +309,7 @@ func (s *Session) rotateKey(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		key, err := s.Call(ctx, c, http.MethodPost, path+"/finish", map[string]any{"unused_for_seconds": unused})
+		key, err := s.call(ctx, c, http.MethodPost, path+"/finish", map[string]any{"unused_for_seconds": unused})
 		if err != nil {
 			return err
 		}
@@ -316,20 +319,20 @@ func (s *Session) rotateKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	made, err := s.Call(ctx, c, http.MethodPost, path, map[string]any{"overlap_seconds": overlap})
+	made, err := s.call(ctx, c, http.MethodPost, path, map[string]any{"overlap_seconds": overlap})
 	if err != nil {
 		return err
 	}
-	lost := Secret{Member: "key", What: "key", Again: fmt.Sprintf("Rotate it again: latchkey keys rotate ID --overlap %s", c.String("overlap"))}
-	if err := s.PrintSecret(c, made, lost); err != nil || c.Bool("json") {
+	lost := shownOnce{member: "key", what: "key", again: fmt.Sprintf("Rotate it again: latchkey keys rotate ID --overlap %s", c.String("overlap"))}
+	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
-	_, _ = fmt.Fprint(s.Env.Stderr, "\nThis is the only time that the new key is shown: store it now.\n")
+	_, _ = fmt.Fprint(s.env.Stderr, "\nThis is the only time that the new key is shown: store it now.\n")
 	if overlap == 0 {
-		_, _ = fmt.Fprintln(s.Env.Stderr, "No earlier one holds any more.")
+		_, _ = fmt.Fprintln(s.env.Stderr, "No earlier one holds any more.")
 		return nil
 	}
-	_, _ = fmt.Fprintf(s.Env.Stderr, "The one until now holds for %s more. See who uses it: latchkey keys show %s\n", c.String("overlap"), id)
+	_, _ = fmt.Fprintf(s.env.Stderr, "The one until now holds for %s more. See who uses it: latchkey keys show %s\n", c.String("overlap"), id)
 	return nil
 }
 
@@ -341,7 +344,7 @@ func seconds(c *cli.Command, flag string) (int, error) {
 		err = nil
 	}
 	if err != nil || length < 0 {
-		return 0, Misused(c, fmt.Errorf("--%s must be a length of time such as 0, 12h or 7d; got %q", flag, text))
+		return 0, misused(c, fmt.Errorf("--%s must be a length of time such as 0, 12h or 7d; got %q", flag, text))
 	}
 	return int(length / time.Second), nil
 }
@@ -361,41 +364,41 @@ func parseLength(text string) (time.Duration, error) {
 
 var errTooLong = errors.New("too long")
 
-func (s *Session) explainKey(ctx context.Context, c *cli.Command) error {
-	id, err := OneArgument(c)
+func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
+	id, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
 	if c.String("path") == "" {
-		return Misused(c, errors.New("--path is needed, such as /api/v1/calls"))
+		return misused(c, errors.New("--path is needed, such as /api/v1/calls"))
 	}
 	body := map[string]any{"method": c.String("method"), "path": c.String("path"), "ip": c.String("ip"), "carrier": c.String("carrier")}
-	answer, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/"+url.PathEscape(id)+"/explain", body)
+	answer, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/"+url.PathEscape(id)+"/explain", body)
 	if err != nil {
 		return err
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(answer)
+		return s.printJSON(answer)
 	}
 	var rows [][]string
 	steps, _ := answer["checks"].([]any)
 	for _, v := range steps {
 		step, _ := v.(map[string]any)
 		passes := map[any]string{true: "passes", false: "REFUSES", nil: "unknown"}[step["passes"]]
-		message := Cell(step["message"])
+		message := cell(step["message"])
 		if limit, ok := step["limit"].(map[string]any); ok {
-			message += fmt.Sprintf(" %v of %v used, next free %s.", limit["used"], limit["max"], Cell(limit["resets_at"]))
+			message += fmt.Sprintf(" %v of %v used, next free %s.", limit["used"], limit["max"], cell(limit["resets_at"]))
 		}
-		rows = append(rows, []string{Cell(step["check"]), passes, message})
+		rows = append(rows, []string{cell(step["check"]), passes, message})
 	}
-	if err := s.PrintTable([]string{"CHECK", "RESULT", "WHY"}, rows); err != nil {
+	if err := s.printTable([]string{"CHECK", "RESULT", "WHY"}, rows); err != nil {
 		return err
 	}
 	if answer["allowed"] == true {
-		_, err = fmt.Fprintln(s.Env.Stdout, "\nThe request would pass these checks.")
+		_, err = fmt.Fprintln(s.env.Stdout, "\nThe request would pass these checks.")
 		return err
 	}
-	_, err = fmt.Fprintf(s.Env.Stdout, "\nThe request would be refused by %s: %v %s\n", Cell(answer["refused_by"]), answer["status"], Cell(answer["error"]))
+	_, err = fmt.Fprintf(s.env.Stdout, "\nThe request would be refused by %s: %v %s\n", cell(answer["refused_by"]), answer["status"], cell(answer["error"]))
 	return err
 }
 
@@ -408,22 +411,22 @@ type upload struct {
 
 // importKeys sends a file, after putting what another program exported into
 // our form.
-func (s *Session) importKeys(ctx context.Context, c *cli.Command) error {
+func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 	from := c.String("from")
-	if from != "" && !slices.Contains(ForeignSources(), from) {
-		return Misused(c, fmt.Errorf("--from must be %s; got %q", strings.Join(ForeignSources(), " or "), from))
+	if from != "" && !slices.Contains(foreignSources(), from) {
+		return misused(c, fmt.Errorf("--from must be %s; got %q", strings.Join(foreignSources(), " or "), from))
 	}
 	u, err := s.readUpload(c, "keys")
 	if err != nil {
 		return err
 	}
 	if from != "" {
-		keys, err := ReadForeignKeys(from, u.data, permissionNames(c), time.Now())
+		keys, err := readForeignKeys(from, u.data, foreignOptions{s.env.Words, s.permissionNames(c), time.Now()})
 		if err != nil {
 			return fmt.Errorf("%s: %w", u.file, err)
 		}
 		for _, note := range keys.Notes {
-			_, _ = fmt.Fprintln(s.Env.Stderr, note)
+			_, _ = fmt.Fprintln(s.env.Stderr, note)
 		}
 		u.contentType, u.rows = "application/json", keys.Numbers
 		if u.data, err = json.Marshal(map[string]any{"keys": keys.Rows}); err != nil {
@@ -438,17 +441,17 @@ func (s *Session) importKeys(ctx context.Context, c *cli.Command) error {
 
 // previewImport prints what an import would do with each row. It fails if the
 // import would.
-func (s *Session) previewImport(ctx context.Context, c *cli.Command, u upload) error {
+func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) error {
 	u.path += "?dry_run=true"
 	// An older server knows no dry run and would import. Of no rows it imports none.
-	probe, err := s.Call(ctx, c, http.MethodPost, u.path, map[string]any{"keys": []any{}})
+	probe, err := s.call(ctx, c, http.MethodPost, u.path, map[string]any{"keys": []any{}})
 	if err == nil && probe["dry_run"] != true {
 		err = errors.New("the server is older than this program and has no dry run: start it anew")
 	}
 	if err != nil {
 		return err
 	}
-	answer, err := s.Send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
+	answer, err := s.send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
 	if err != nil {
 		return fmt.Errorf("%s: %w", u.file, err)
 	}
@@ -459,58 +462,58 @@ func (s *Session) previewImport(ctx context.Context, c *cli.Command, u upload) e
 		}
 	}
 	if c.Bool("json") {
-		err = s.PrintJSON(answer)
+		err = s.printJSON(answer)
 	} else {
 		err = s.printPreview(answer)
 	}
 	if err == nil && answer["importable"] != true {
-		err = fmt.Errorf("%s: %s", u.file, Cell(answer["message"]))
+		err = fmt.Errorf("%s: %s", u.file, cell(answer["message"]))
 	}
 	return err
 }
 
 // printPreview prints the rows of a dry run, and if all is well what would be done.
-func (s *Session) printPreview(answer map[string]any) error {
+func (s *session) printPreview(answer map[string]any) error {
 	var rows [][]string
 	list, _ := answer["keys"].([]any)
 	for _, v := range list {
 		row, _ := v.(map[string]any)
 		key, _ := row["key"].(map[string]any)
-		name := Cell(row["row"])
+		name := cell(row["row"])
 		if line := row["line"]; line != nil {
-			name += ", line " + Cell(line)
+			name += ", line " + cell(line)
 		}
 		if number := row["export_row"]; number != nil {
 			name += fmt.Sprintf(", row %v of the export", number)
 		}
-		rows = append(rows, []string{name, Cell(row["name"]), Cell(row["result"]), Short(key["permissions"]), Cell(key["owner"]), Cell(key["expires_at"]), Cell(row["message"])})
+		rows = append(rows, []string{name, cell(row["name"]), cell(row["result"]), short(key["permissions"]), cell(key["owner"]), cell(key["expires_at"]), cell(row["message"])})
 	}
-	if err := s.PrintTable([]string{"ROW", "NAME", "RESULT", "PERMISSIONS", "OWNER", "EXPIRES AT", "WHY"}, rows); err != nil {
+	if err := s.printTable([]string{"ROW", "NAME", "RESULT", "PERMISSIONS", "OWNER", "EXPIRES AT", "WHY"}, rows); err != nil {
 		return err
 	}
 	if answer["importable"] != true {
 		return nil
 	}
-	_, err := fmt.Fprintf(s.Env.Stdout, "\n%s\n", Cell(answer["message"]))
+	_, err := fmt.Fprintf(s.env.Stdout, "\n%s\n", cell(answer["message"]))
 	return err
 }
 
-func (s *Session) listKeys(ctx context.Context, c *cli.Command) error {
+func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
 	for _, name := range []string{"status", "search", "environment", "owner"} {
 		if c.IsSet(name) {
 			q.Set(name, c.String(name))
 		}
 	}
-	list, err := s.Call(ctx, c, http.MethodGet, "/admin/v1/keys?"+q.Encode(), nil)
+	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/keys?"+q.Encode(), nil)
 	if err != nil {
 		return err
 	}
-	return s.PrintList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
+	return s.printList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
 }
 
-// ImportFile makes the action that sends a file to be imported.
-func (s *Session) ImportFile(name string) cli.ActionFunc {
+// importFile makes the action that sends a file to be imported.
+func (s *session) importFile(name string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
 		u, err := s.readUpload(c, name)
 		if err != nil {
@@ -521,26 +524,26 @@ func (s *Session) ImportFile(name string) cli.ActionFunc {
 }
 
 // readUpload reads the file that a command names.
-func (s *Session) readUpload(c *cli.Command, name string) (u upload, err error) {
+func (s *session) readUpload(c *cli.Command, name string) (u upload, err error) {
 	u.path, u.contentType = "/admin/v1/"+name+"/import", "application/json"
-	if u.file, err = OneArgument(c); err != nil {
+	if u.file, err = oneArgument(c); err != nil {
 		return u, err
 	}
 	if strings.HasSuffix(strings.ToLower(u.file), ".csv") || c.Bool("csv") {
 		u.contentType = "text/csv"
 	}
-	u.data, err = ReadFileOr(s.Env.Stdin, u.file)
+	u.data, err = readFileOr(s.env.Stdin, u.file)
 	return u, err
 }
 
-func (s *Session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
-	answer, err := s.Send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
+func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
+	answer, err := s.send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
 	if err != nil {
 		return fmt.Errorf("%s: %w", u.file, err)
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(answer)
+		return s.printJSON(answer)
 	}
-	_, err = fmt.Fprintln(s.Env.Stdout, answer["message"])
+	_, err = fmt.Fprintln(s.env.Stdout, answer["message"])
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -21,9 +21,9 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// ForeignKeys are keys of another program as an import takes them, and what of
+// foreignKeys are keys of another program as an import takes them, and what of
 // them has no counterpart here.
-type ForeignKeys struct {
+type foreignKeys struct {
 	Rows    []map[string]any
 	Numbers []int    // which row of the export each was, from 1
 	Notes   []string // a line each, sorted by what it is about
@@ -31,27 +31,33 @@ type ForeignKeys struct {
 
 // foreignReader collects them. For each note it counts the rows it is about.
 type foreignReader struct {
-	keys        ForeignKeys
-	permissions []string
-	now         time.Time
-	counts      map[string]int
-	first       map[string]string
+	foreignOptions
+	keys   foreignKeys
+	counts map[string]int
+	first  map[string]string
 }
 
-// ForeignSources names the programs whose exports ReadForeignKeys knows.
-func ForeignSources() []string { return []string{"unkey", "litellm"} }
+// foreignOptions are what an export is read with.
+type foreignOptions struct {
+	words       Words
+	permissions []string // for keys that bring none that is known here
+	now         time.Time
+}
 
-// ReadForeignKeys reads an export of another program: of Unkey the rows of its
+// foreignSources names the programs whose exports readForeignKeys knows.
+func foreignSources() []string { return []string{"unkey", "litellm"} }
+
+// readForeignKeys reads an export of another program: of Unkey the rows of its
 // table keys, the answer of apis.listKeys with the column hash (or plaintext)
 // added, or a body for keys.migrateKeys; of LiteLLM the answer of /key/list with
 // return_full_object, or the rows of LiteLLM_VerificationToken. Keys that bring
-// no permission known here get those given. A secret in clear is hashed here and
+// no permission known here get those of the options. A secret in clear is hashed here and
 // goes no further. An error names the row.
-func ReadForeignKeys(from string, data []byte, permissions []string, now time.Time) (ForeignKeys, error) {
-	r := &foreignReader{permissions: permissions, now: now, counts: map[string]int{}, first: map[string]string{}}
+func readForeignKeys(from string, data []byte, o foreignOptions) (foreignKeys, error) {
+	r := &foreignReader{foreignOptions: o, counts: map[string]int{}, first: map[string]string{}}
 	rows, err := foreignRows(data)
 	if err != nil {
-		return ForeignKeys{}, err
+		return foreignKeys{}, err
 	}
 	for n, row := range rows {
 		read := r.unkey
@@ -59,7 +65,7 @@ func ReadForeignKeys(from string, data []byte, permissions []string, now time.Ti
 			read = r.litellm
 		}
 		if err := read(row); err != nil {
-			return ForeignKeys{}, fmt.Errorf("row %d: %w", n+1, err)
+			return foreignKeys{}, fmt.Errorf("row %d: %w", n+1, err)
 		}
 		if len(r.keys.Rows) > len(r.keys.Numbers) { // it was not left out
 			r.keys.Numbers = append(r.keys.Numbers, n+1)
@@ -179,7 +185,7 @@ func (r *foreignReader) unkey(row map[string]any) error {
 	if enabled := row["enabled"]; enabled == false || enabled == json.Number("0") {
 		key["paused"] = true
 	}
-	if env := strings.ToLower(text(row, "environment")); IsWord(env) {
+	if env := strings.ToLower(text(row, "environment")); r.words.IsEnvironment(env) {
 		key["environment"] = env
 	}
 	r.metadata(key, row["meta"], map[string]string{"unkey_key_id": text(row, "keyId", "id")})
@@ -190,7 +196,7 @@ func (r *foreignReader) unkey(row map[string]any) error {
 		switch {
 		case empty(limit["limit"]):
 		case text(limit, "duration") == "60000":
-			key["limits"] = map[string]any{RequestsPerMinute: limit["limit"]}
+			key["limits"] = map[string]any{requestsPerMinute: limit["limit"]}
 		default:
 			r.note(name, "a rate limit over %s ms has no counterpart and is left out", text(limit, "duration"))
 		}
@@ -228,7 +234,7 @@ func (r *foreignReader) litellm(row map[string]any) error {
 		key["paused"] = true
 	}
 	if rpm := row["rpm_limit"]; !empty(rpm) {
-		key["limits"] = map[string]any{RequestsPerMinute: rpm}
+		key["limits"] = map[string]any{requestsPerMinute: rpm}
 	}
 	more := map[string]string{}
 	if text(row, "user_id") != "" {
@@ -323,7 +329,7 @@ func (r *foreignReader) add(name string, key map[string]any, permissions any) er
 	list, _ := permissions.([]any)
 	for _, v := range list {
 		p := fmt.Sprint(v)
-		if _, err := ParsePermissions([]string{p}); err != nil {
+		if !slices.Contains(r.words.Permissions, p) {
 			r.note(name, "the permission %q has no counterpart and is left out", p)
 			continue
 		}
@@ -344,9 +350,9 @@ func (r *foreignReader) add(name string, key map[string]any, permissions any) er
 // are.
 const leakChunk = 256 << 10
 
-// ScanKeys looks for keys with a prefix, by their form and checksum, in a text
+// scanKeys looks for keys with a prefix, by their form and checksum, in a text
 // of any size and kind, and gives each with the line it is on.
-func ScanKeys(r io.Reader, prefix string, found func(secret string, line int)) error {
+func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) error {
 	length := len(prefix) + keytext.SecretLength
 	buf, line := make([]byte, 0, leakChunk), 1
 	for {
@@ -395,7 +401,7 @@ type leaks struct {
 }
 
 func (l *leaks) scan(r io.Reader, name string) error {
-	err := ScanKeys(r, l.prefix, func(secret string, line int) {
+	err := scanKeys(r, l.prefix, func(secret string, line int) {
 		d := keytext.DigestOf(secret)
 		if l.seen[d] == nil {
 			l.seen[d] = &leak{digest: d, hint: keytext.Hint(secret, l.prefix), place: fmt.Sprintf("%s:%d", name, line)}
@@ -429,8 +435,8 @@ func (l *leaks) scanPath(path string) error {
 	return errors.Join(append(all, err)...)
 }
 
-// Leaked is the command that looks for keys where they should not be.
-func (s *Session) Leaked() *cli.Command {
+// leakedCommand returns the command that looks for keys where they should not be.
+func (s *session) leakedCommand() *cli.Command {
 	return &cli.Command{
 		Name: "leaked", Usage: "find keys in files, folders or standard input (-), and say which of them are live", ArgsUsage: "PATH...",
 		Flags: []cli.Flag{
@@ -448,24 +454,24 @@ Examples:
 	}
 }
 
-func (s *Session) leaked(ctx context.Context, c *cli.Command) error {
+func (s *session) leaked(ctx context.Context, c *cli.Command) error {
 	found := &leaks{seen: map[keytext.Digest]*leak{}}
-	answer, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": []string{}})
+	answer, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": []string{}})
 	if err != nil {
 		return err
 	}
 	found.prefix, _ = answer["prefix"].(string)
 	if c.Bool("pattern") {
-		_, err := fmt.Fprintf(s.Env.Stdout, "%s[0-9A-Za-z]{%d}\n", found.prefix, keytext.SecretLength)
+		_, err := fmt.Fprintf(s.env.Stdout, "%s[0-9A-Za-z]{%d}\n", found.prefix, keytext.SecretLength)
 		return err
 	}
 	if c.Args().Len() == 0 {
-		return Misused(c, errors.New("at least one PATH is needed, - for standard input"))
+		return misused(c, errors.New("at least one PATH is needed, - for standard input"))
 	}
 	var unread error
 	for _, path := range c.Args().Slice() {
 		if path == "-" {
-			unread = errors.Join(unread, found.scan(s.Env.Stdin, "standard input"))
+			unread = errors.Join(unread, found.scan(s.env.Stdin, "standard input"))
 			continue
 		}
 		unread = errors.Join(unread, found.scanPath(path))
@@ -478,7 +484,7 @@ func (s *Session) leaked(ctx context.Context, c *cli.Command) error {
 }
 
 // lookUp asks the server which of the secrets it knows.
-func (s *Session) lookUp(ctx context.Context, c *cli.Command, list []*leak) error {
+func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) error {
 	const batch = 1000
 	for at := 0; at < len(list); at += batch {
 		part := list[at:min(at+batch, len(list))]
@@ -486,7 +492,7 @@ func (s *Session) lookUp(ctx context.Context, c *cli.Command, list []*leak) erro
 		for _, l := range part {
 			sums = append(sums, fmt.Sprintf("%x", l.digest))
 		}
-		answer, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": sums})
+		answer, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": sums})
 		if err != nil {
 			return err
 		}
@@ -505,7 +511,7 @@ func (s *Session) lookUp(ctx context.Context, c *cli.Command, list []*leak) erro
 
 // end revokes the live ones if that was asked for, present secrets before the
 // earlier ones, which end with their key. left says that live ones remain.
-func (s *Session) end(ctx context.Context, c *cli.Command, list []*leak) (left, err error) {
+func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, err error) {
 	live, revoked := 0, map[any]bool{}
 	for _, present := range []bool{true, false} {
 		for _, l := range list {
@@ -521,7 +527,7 @@ func (s *Session) end(ctx context.Context, c *cli.Command, list []*leak) (left, 
 				verb = "/rotate/finish"
 			}
 			if id := fmt.Sprint(l.known["id"]); !revoked[id] {
-				if _, err := s.Call(ctx, c, http.MethodPost, "/admin/v1/keys/"+id+verb, nil); err != nil {
+				if _, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/"+id+verb, nil); err != nil {
 					return nil, fmt.Errorf("end %s of %s: %w", l.hint, id, err)
 				}
 				revoked[id] = true
@@ -539,7 +545,7 @@ func (s *Session) end(ctx context.Context, c *cli.Command, list []*leak) (left, 
 }
 
 // tell prints what was found, live ones and others.
-func (s *Session) tell(c *cli.Command, list []*leak) error {
+func (s *session) tell(c *cli.Command, list []*leak) error {
 	rows, unknown := []any{}, 0
 	for _, l := range list {
 		if l.known == nil {
@@ -551,13 +557,13 @@ func (s *Session) tell(c *cli.Command, list []*leak) error {
 		rows = append(rows, l.known)
 	}
 	if c.Bool("json") {
-		return s.PrintJSON(map[string]any{"keys": rows, "unknown": unknown})
+		return s.printJSON(map[string]any{"keys": rows, "unknown": unknown})
 	}
-	if err := s.PrintList(c, map[string]any{"keys": rows}, "keys", []string{"hint", "id", "name", "owner", "status", "live", "present", "times", "found"}); err != nil {
+	if err := s.printList(c, map[string]any{"keys": rows}, "keys", []string{"hint", "id", "name", "owner", "status", "live", "present", "times", "found"}); err != nil {
 		return err
 	}
 	if unknown > 0 {
-		_, _ = fmt.Fprintf(s.Env.Stderr, "Texts in the form of a key that are none here: %d\n", unknown)
+		_, _ = fmt.Fprintf(s.env.Stderr, "Texts in the form of a key that are none here: %d\n", unknown)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,10 +17,33 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/urfave/cli/v3"
+	urfave "github.com/urfave/cli/v3"
 
+	"latchkey/cli"
 	"latchkey/internal/keytext"
 )
+
+// openService is a service whose data folder a test has open.
+type openService struct {
+	service
+	local http.Handler
+}
+
+// Open returns the admin endpoint of the test.
+func (s openService) Open() (http.Handler, func() error, error) {
+	return s.local, func() error { return nil }, nil
+}
+
+// environment returns an environment whose commands reach the service.
+func (a *testApp) environment(stdin string, stdout, stderr io.Writer) cli.Environment {
+	env := environment(nil)
+	env.Stdin, env.Stdout, env.Stderr = strings.NewReader(stdin), stdout, stderr
+	env.Load = func(file string, flags map[string]string) (cli.Service, error) {
+		s, err := loadService(file, nil, flags)
+		return openService{s, a.local}, err
+	}
+	return env
+}
 
 // failingWriter takes nothing.
 type failingWriter struct{ err error }
@@ -50,7 +72,7 @@ func (w *commandWalk) file(ending, text string) string {
 // made creates something and returns its id.
 func (w *commandWalk) made(path, body string) string {
 	w.t.Helper()
-	return Cell(w.operate(201, "POST", "/admin/v1/"+path, body)["id"])
+	return fmt.Sprint(w.operate(201, "POST", "/admin/v1/"+path, body)["id"])
 }
 
 func (w *commandWalk) newKey() string {
@@ -130,7 +152,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		},
 		"admin setup-link": func() []string {
 			for _, op := range w.operate(200, "GET", "/admin/v1/operators", "")["operators"].([]any) {
-				w.operate(200, "DELETE", "/admin/v1/operators/"+Cell(op.(map[string]any)["id"]), "")
+				w.operate(200, "DELETE", "/admin/v1/operators/"+fmt.Sprint(op.(map[string]any)["id"]), "")
 			}
 			return nil
 		},
@@ -173,25 +195,34 @@ func newClosedFolder(t testing.TB) string {
 	return a.config.Server.Data
 }
 
+// walkService is a service that is not restored, and prints what a demo does.
+type walkService struct{ cli.Service }
+
+// Restore does nothing.
+func (walkService) Restore(cli.RestoreOptions) (cli.Restored, error) { return cli.Restored{}, nil }
+
+// Serve prints the secrets of a demo.
+func (walkService) Serve(_ context.Context, o cli.ServeOptions) error {
+	err := cli.PrintDemo(o.Stdout, "", "", cli.Demo{Key: keytext.NewSecret("klen_")})
+	return cli.Kept(o.Stdout, err, "the key of the demo", "Start it again.")
+}
+
 // run calls a command and returns its exit code and what it wrote to standard
 // error.
 func (w *commandWalk) run(stdout io.Writer, args ...string) (exit int, errs string) {
 	var stderr bytes.Buffer
-	env := Environment{
-		Stdin: strings.NewReader(""), Stdout: stdout, Stderr: &stderr, CheckFile: CheckStoreFile,
-		Open:    func(Config) (http.Handler, func() error, error) { return w.local, func() error { return nil }, nil },
-		Restore: func(Config, string, bool, bool) (Restored, error) { return Restored{}, nil },
-		Serve: func(_ context.Context, o ServeOptions) error {
-			err := PrintDemo(o.Stdout, "", "", Demo{Key: keytext.NewSecret("klen_")})
-			return Kept(o.Stdout, err, "the key of the demo", "Start it again.")
-		},
+	env := w.environment("", stdout, &stderr)
+	load := env.Load
+	env.Load = func(file string, flags map[string]string) (cli.Service, error) {
+		s, err := load(file, flags)
+		return walkService{s}, err
 	}
-	exit = RunCommand(context.Background(), append([]string{"latchkey", "--data", w.config.Server.Data}, args...), env)
+	exit = cli.Run(context.Background(), append([]string{"latchkey", "--data", w.config.Server.Data}, args...), env)
 	return exit, stderr.String()
 }
 
 // leaves returns the commands that do something, by their words.
-func leaves(c *cli.Command, words string) []string {
+func leaves(c *urfave.Command, words string) []string {
 	var all []string
 	for _, sub := range c.Commands {
 		if sub.Name != "help" {
@@ -214,7 +245,7 @@ func TestOutput_EveryCommand(t *testing.T) {
 	w := &commandWalk{testApp: newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), dir: t.TempDir()}
 	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
 	args, secrets := w.args(), []string{}
-	for _, name := range leaves(command(Environment{}), "") {
+	for _, name := range leaves(cli.Tree(cli.Environment{}), "") {
 		if args[name] == nil {
 			t.Errorf("%s: commandWalk.args does not know how to call it", name)
 			continue
@@ -251,39 +282,6 @@ func TestOutput_EveryCommand(t *testing.T) {
 	for _, help := range [][]string{{"--help"}, {"keys", "--help"}, {"keys"}, {"completion", "bash"}} {
 		if exit, errs := w.run(failingWriter{syscall.ENOSPC}, help...); exit != 1 || !strings.Contains(errs, "no space left") {
 			t.Errorf("%v: exit %d, %q; want 1", help, exit, errs)
-		}
-	}
-}
-
-// TestOutput_Result has errors beside the one of a write.
-func TestOutput_Result(t *testing.T) {
-	other := errors.New("other")
-	for _, tt := range []struct {
-		name  string
-		write error
-		err   func(write error) error
-		quiet bool
-		says  []string
-	}{
-		{"nobody looked", syscall.EPIPE, func(error) error { return nil }, true, []string{"broken pipe"}},
-		{"wrapped", syscall.EPIPE, func(write error) error { return fmt.Errorf("read: %w", write) }, true, []string{"broken pipe"}},
-		{"joined", syscall.EPIPE, func(write error) error { return errors.Join(nil, write) }, true, []string{"broken pipe"}},
-		{"beside another", syscall.EPIPE, func(write error) error { return errors.Join(write, other) }, false, []string{"broken pipe", "other"}},
-		{"another", syscall.EPIPE, func(error) error { return other }, false, []string{"broken pipe", "other"}},
-		{"a secret", syscall.EPIPE, func(write error) error { return &LostSecret{Err: write, What: "the key"} }, false, []string{"the key"}},
-		{"a full disk", syscall.ENOSPC, func(error) error { return nil }, false, []string{"no space left"}},
-		{"no failed write", nil, func(error) error { return syscall.EPIPE }, false, []string{"broken pipe"}},
-	} {
-		out := NewOutput(failingWriter{tt.write})
-		_, write := out.Write([]byte("x"))
-		err := out.Result(tt.err(write))
-		if quiet := out.Quiet(err); quiet != tt.quiet {
-			t.Errorf("%s: quiet is %v, want %v", tt.name, quiet, tt.quiet)
-		}
-		for _, says := range tt.says {
-			if strings.Count(err.Error(), says) != 1 {
-				t.Errorf("%s: got %q, want %q in it once", tt.name, err, says)
-			}
 		}
 	}
 }
