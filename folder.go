@@ -225,13 +225,13 @@ func (f *Folder) Close() error { return f.lock.Close() }
 
 // Restored says what a restore has put in place, or would.
 type Restored struct {
-	From      string      `json:"from"`
-	To        string      `json:"to"`
-	Kept      string      `json:"kept,omitempty"` // where what stood there before is now
-	StoreID   string      `json:"store_id"`
-	Keys      int         `json:"keys"`
-	CreatedAt time.Time   `json:"created_at"`
-	Check     CheckResult `json:"check"`
+	From      string
+	To        string
+	Kept      string // where what stood there before is now
+	StoreID   string
+	Keys      int
+	CreatedAt time.Time
+	Check     CheckResult
 }
 
 // RestoreOptions say what to restore, and where.

@@ -122,7 +122,7 @@ func (s service) Open() (http.Handler, func() error, error) {
 	return h, a.Close, nil
 }
 
-// run is one run of the server.
+// serveOptions are the options of the command, and the service to run.
 type serveOptions struct {
 	service
 	cli.ServeOptions

@@ -417,7 +417,7 @@ func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 	return nil
 }
 
-// webhookPath gives the path of the webhook that the argument names.
+// webhookPath returns the path of the webhook that the argument names.
 func webhookPath(c *cli.Command) (string, error) {
 	id, err := oneArgument(c)
 	return "/admin/v1/webhooks/" + url.PathEscape(id), err

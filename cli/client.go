@@ -30,7 +30,7 @@ type ClientError struct {
 	Message string `json:"message"`
 }
 
-// Error gives the message, which is made for people.
+// Error returns the message, which is made for people.
 func (e *ClientError) Error() string {
 	if e.Message == "" {
 		return fmt.Sprintf("the server answered %d", e.Status)
@@ -94,7 +94,7 @@ type pipedAnswer struct {
 	began  chan struct{} // closed with the status
 }
 
-// Header gives the header fields, to be changed until the first byte.
+// Header returns the header fields, to be changed until the first byte.
 func (w *pipedAnswer) Header() http.Header { return w.header }
 
 // WriteHeader sends the status and the header fields, the first time.
@@ -112,7 +112,7 @@ func (w *pipedAnswer) Write(b []byte) (int, error) {
 	return w.body.Write(b)
 }
 
-// Alive says whether something answers.
+// Alive reports whether something answers.
 func (c *Client) Alive(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -142,7 +142,7 @@ func empty(v any) bool {
 	return false
 }
 
-// text gives the first of a row's members that is a text or a number.
+// text returns the first of a row's members that is a text or a number.
 func text(row map[string]any, members ...string) string {
 	for _, m := range members {
 		switch v := row[m].(type) {
@@ -205,7 +205,7 @@ func (r *foreignReader) unkey(row map[string]any) error {
 	return r.add(name, key, row["permissions"])
 }
 
-// first gives the first of a row's members that is there.
+// first returns the first of a row's members that is there.
 func first(row map[string]any, members ...string) any {
 	for _, m := range members {
 		if row[m] != nil {

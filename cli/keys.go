@@ -231,7 +231,7 @@ func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
 	return s.showKey(c, key)
 }
 
-// oneArgument gives the one argument that a command takes.
+// oneArgument returns the one argument that a command takes.
 func oneArgument(c *cli.Command) (string, error) {
 	if c.Args().Len() != 1 {
 		return "", misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))

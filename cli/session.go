@@ -138,7 +138,7 @@ func (s *session) load(c *cli.Command) (Service, error) {
 	return s.env.Load(c.String("config"), flags)
 }
 
-// reach gives a way to the admin endpoint: the URL that was named, else the
+// reach returns a way to the admin endpoint: the URL that was named, else the
 // control socket of the data folder, else the folder itself.
 func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() error, error) {
 	nothing := func() error { return nil }
@@ -169,7 +169,7 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 	return NewLocalClient(h), closeIt, nil
 }
 
-// remote gives the way to the server at --url, whose certificate is checked by
+// remote returns the way to the server at --url, whose certificate is checked by
 // --ca where that is given.
 func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	var roots *x509.CertPool
@@ -182,7 +182,7 @@ func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	return NewTCPClient(c.String("url"), token, roots), nil
 }
 
-// socketPath gives the shorter way to a socket: the system takes little more
+// socketPath returns the shorter way to a socket: the system takes little more
 // than 100 bytes.
 func socketPath(path string) string {
 	if wd, err := os.Getwd(); err == nil && len(path) > 100 {
@@ -221,7 +221,7 @@ func (s *session) call(ctx context.Context, c *cli.Command, method, path string,
 	return s.send(ctx, c, method, path, "application/json", data)
 }
 
-// Send is Call with a ready body.
+// send is call with a ready body.
 func (s *session) send(ctx context.Context, c *cli.Command, method, path, contentType string, data []byte) (answer map[string]any, err error) {
 	client, done, err := s.reach(ctx, c)
 	if err != nil {
@@ -439,7 +439,7 @@ func (s *session) printTable(head []string, rows [][]string) error {
 	return w.Flush()
 }
 
-// cell gives a value of an answer as text that cannot play tricks on a
+// cell returns a value of an answer as text that cannot play tricks on a
 // terminal.
 func cell(v any) string {
 	switch v := v.(type) {
@@ -478,7 +478,7 @@ func readFileOr(stdin io.Reader, file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// IsTerminal says whether a person reads what is written.
+// IsTerminal reports whether a person reads what is written.
 func IsTerminal(w io.Writer) bool {
 	if out, ok := w.(*output); ok {
 		w = out.to
