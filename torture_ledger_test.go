@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"latchkey/cli"
 	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
 	"latchkey/tests/program"
