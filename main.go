@@ -1,5 +1,29 @@
 // Latchkey puts API keys, permissions and limits in front of an HTTP API: one
 // binary, one data folder, no database to install. See README.md.
+//
+// The package is flat and its files come in families, named by their first
+// word; layers_test.go has the families from the bottom up and checks that each
+// uses only those below it:
+//
+//	errors system               codes of the API; operating systems
+//	store                       bbolt: committer, transactions, tables, file
+//	audit                       who did what
+//	limits                      exact sliding windows
+//	keys                        hashed keys, permissions
+//	handlers                    what all endpoints share
+//	guard owners                another API behind the checks; whose things are whose
+//	server config webhooks      the order of the checks; settings; events out
+//	agents contacts             the contract's resources,
+//	calls calendar              and those that refer to them
+//	admin                       the operator's endpoint
+//	folder listen               the data folder; listeners
+//	app                         every part in one table
+//	main                        flags and wiring
+//
+// Clients of the admin endpoint are packages of their own: cli and dashboard.
+// reference shows openapi.json as pages, internal has leaves that know nothing
+// of keys or stores, tests drives the built program. docs/reading.md follows one
+// request from the socket to the disk.
 package main
 
 import (
