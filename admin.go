@@ -14,23 +14,23 @@ import (
 	"time"
 )
 
-// Admin serves the operator's endpoints for keys.
-type Admin struct {
+// admin serves the operator's endpoints for keys.
+type admin struct {
 	store   *Store
 	keyring *Keyring
 	limiter *Limiter
 	rules   KeyRules
-	form    *KeyForm
+	form    *keyForm
 }
 
 // NewAdmin serves the keys of a keyring under rules.
-func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, rules KeyRules) *Admin {
+func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, rules KeyRules) *admin {
 	form := NewKeyForm(keyring, rules)
-	return &Admin{store: store, keyring: keyring, limiter: limiter, rules: rules, form: form}
+	return &admin{store: store, keyring: keyring, limiter: limiter, rules: rules, form: form}
 }
 
 // AdminRoutes lists the endpoints.
-func (a *Admin) AdminRoutes() []Route {
+func (a *admin) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list},
 		{Method: "POST", Path: "/admin/v1/keys", Handle: a.create},
@@ -48,7 +48,7 @@ func (a *Admin) AdminRoutes() []Route {
 }
 
 // FreeRoutes lists what a key may do about itself. It costs nothing.
-func (a *Admin) FreeRoutes() []Route {
+func (a *admin) FreeRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/key", Handle: a.self},
 		{Method: "DELETE", Path: "/api/v1/key", Handle: a.revokeSelf},
@@ -56,7 +56,7 @@ func (a *Admin) FreeRoutes() []Route {
 	}
 }
 
-func (a *Admin) create(w http.ResponseWriter, r *Request) error {
+func (a *admin) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -90,7 +90,7 @@ func (a *Admin) create(w http.ResponseWriter, r *Request) error {
 }
 
 // reveal shows a key with its secret, which is the only time.
-func (a *Admin) reveal(w http.ResponseWriter, r *Request, status int, key *Key, secret string) error {
+func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, key *Key, secret string) error {
 	shown, err := a.show(key, r)
 	if err != nil {
 		return err
@@ -100,13 +100,13 @@ func (a *Admin) reveal(w http.ResponseWriter, r *Request, status int, key *Key, 
 	return WriteJSON(w, status, shown)
 }
 
-func (a *Admin) list(w http.ResponseWriter, r *Request) error {
+func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}
-	f, err := ReadKeyQuery(q, a.keyring.Rights())
+	f, err := readKeyQuery(q, a.keyring.Rights())
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (a *Admin) list(w http.ResponseWriter, r *Request) error {
 }
 
 // find reads the key that the path names.
-func (a *Admin) find(r *Request) (key *Key, err error) {
+func (a *admin) find(r *Request) (key *Key, err error) {
 	err = a.store.View(func(tx *Tx) error {
 		key, err = a.keyring.Get(tx, r.Params.ByName("id"))
 		return err
@@ -139,7 +139,7 @@ func (a *Admin) find(r *Request) (key *Key, err error) {
 	return key, err
 }
 
-func (a *Admin) get(w http.ResponseWriter, r *Request) error {
+func (a *admin) get(w http.ResponseWriter, r *Request) error {
 	key, err := a.find(r)
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func (a *Admin) get(w http.ResponseWriter, r *Request) error {
 }
 
 // answer shows a key.
-func (a *Admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
+func (a *admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
 	shown, err := a.show(key, r)
 	if err != nil {
 		return err
@@ -156,7 +156,7 @@ func (a *Admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (a *Admin) update(w http.ResponseWriter, r *Request) error {
+func (a *admin) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (a *Admin) update(w http.ResponseWriter, r *Request) error {
 
 // change makes the handler of a change that needs no body, and the event that
 // tells of it. Pausing what is paused tells nothing.
-func (a *Admin) change(event string, apply func(*Key, time.Time)) Handler {
+func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
 		return a.save(w, r, func(tx *Tx, key *Key) error {
 			paused := key.Paused
@@ -181,7 +181,7 @@ func (a *Admin) change(event string, apply func(*Key, time.Time)) Handler {
 
 // save changes the key that the path names and shows it. A revoked key stays
 // as it is: revoking it again succeeds, anything else is ErrConflict.
-func (a *Admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) error) error {
+func (a *admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) error) error {
 	var key *Key
 	err := r.Update(a.store, func(tx *Tx) (err error) {
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
@@ -202,7 +202,7 @@ func (a *Admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) er
 }
 
 // own gives a copy of a key to change. A revoked one comes with ErrConflict.
-func (a *Admin) own(tx *Tx, id string) (*Key, error) {
+func (a *admin) own(tx *Tx, id string) (*Key, error) {
 	key, err := a.keyring.Get(tx, id)
 	if err != nil {
 		return nil, err
@@ -220,7 +220,7 @@ const (
 )
 
 // rotate gives a key another secret and shows it, once.
-func (a *Admin) rotate(w http.ResponseWriter, r *Request) error {
+func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
 		return err
@@ -251,7 +251,7 @@ func (a *Admin) rotate(w http.ResponseWriter, r *Request) error {
 
 // finish ends the earlier secrets of a key at once; with unused_for_seconds
 // only if none of them was used in that time.
-func (a *Admin) finish(w http.ResponseWriter, r *Request) error {
+func (a *admin) finish(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
 		return err
@@ -275,7 +275,7 @@ func (a *Admin) finish(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-func (a *Admin) usage(w http.ResponseWriter, r *Request) error {
+func (a *admin) usage(w http.ResponseWriter, r *Request) error {
 	key, err := a.find(r)
 	if err != nil {
 		return err
@@ -287,11 +287,11 @@ func (a *Admin) usage(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": key.ID, "usage": usage})
 }
 
-func (a *Admin) permissions(w http.ResponseWriter, r *Request) error {
+func (a *admin) permissions(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"permissions": a.keyring.Rights().Permissions(), "presets": PermissionPresets()})
 }
 
-func (a *Admin) limits(w http.ResponseWriter, r *Request) error {
+func (a *admin) limits(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	for _, l := range a.keyring.Rights().Limits() {
 		over, err := a.limiter.Observed.Count("", l.Name)
@@ -306,7 +306,7 @@ func (a *Admin) limits(w http.ResponseWriter, r *Request) error {
 }
 
 // self shows a key to its holder.
-func (a *Admin) self(w http.ResponseWriter, r *Request) error {
+func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	shown, err := a.show(r.Key, r)
 	if err != nil {
 		return err
@@ -321,7 +321,7 @@ func (a *Admin) self(w http.ResponseWriter, r *Request) error {
 // revokeSelf ends the secret by which it is asked: the present one with the
 // whole key, an earlier one alone, since who found that one may not know that
 // others use the key.
-func (a *Admin) revokeSelf(w http.ResponseWriter, r *Request) error {
+func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 	if !a.rules.SelfRevoke {
 		return ErrPermission.With("Keys may not revoke themselves here: self_revoke is off. Ask the operator.")
 	}
@@ -356,7 +356,7 @@ func (a *Admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 }
 
 // show gives a key as the admin endpoint tells it.
-func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
+func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	var use Use
 	var secrets []map[string]any
 	err := a.store.View(func(tx *Tx) (err error) {
@@ -407,7 +407,7 @@ func (a *Admin) show(k *Key, r *Request) (map[string]any, error) {
 
 // secrets shows what is known of the secrets that hold: the present one first,
 // then the earlier ones, latest first.
-func (a *Admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error) {
+func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error) {
 	list := []map[string]any{}
 	if k.Status(now) == StatusRevoked {
 		return list, nil
@@ -441,7 +441,7 @@ func showUse(shown map[string]any, use Use) {
 
 // standings gives how the limits of a key stand; a time at which more is free
 // is null when nothing is used.
-func (a *Admin) standings(k *Key, r *Request) (map[string]any, error) {
+func (a *admin) standings(k *Key, r *Request) (map[string]any, error) {
 	usage := map[string]any{}
 	for _, l := range k.Rules() {
 		charges := k.ChargeOf(l, 0)

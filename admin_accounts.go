@@ -56,7 +56,7 @@ func (a *Accounts) deed(r *http.Request, op dashboard.Operator, action string) D
 	return by
 }
 
-func actorOf(op dashboard.Operator) string { return Operator{ID: op.ID, Name: op.Name}.Actor() }
+func actorOf(op dashboard.Operator) string { return operator{ID: op.ID, Name: op.Name}.Actor() }
 
 // faultFor returns what the dashboard shows of an error, nil for nil.
 func faultFor(err error) error {
@@ -100,7 +100,7 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string
 }
 
 // begin starts a session with a new token; the old one, if any, ends.
-func (a *Accounts) begin(r *http.Request, found Operator, old string) (token string, err error) {
+func (a *Accounts) begin(r *http.Request, found operator, old string) (token string, err error) {
 	op := dashboard.Operator{ID: found.ID, Name: found.Name}
 	if old != "" {
 		if err := a.o.Sessions.End(a.deed(r, op, "log in anew"), old); err != nil {
@@ -167,7 +167,7 @@ func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, pas
 		err = ErrValidation.With("The present password is wrong.")
 	}
 	if err == nil {
-		err = a.o.Operators.SetPassword(by, s.ID, password, SessionHash(s.Token))
+		err = a.o.Operators.SetPassword(by, s.ID, password, sessionHash(s.Token))
 	}
 	return faultFor(err)
 }

@@ -55,7 +55,7 @@ func TestAudit_Refusals(t *testing.T) {
 		}
 		e := all[before]
 		got := Entry{Actor: e.Actor, Action: e.Action, Object: e.Object, Status: e.Status, Code: e.Code}
-		if fmt.Sprint(got) != fmt.Sprint(tt.want) || e.Result != DeedRefused || e.Client != "192.0.2.1" {
+		if fmt.Sprint(got) != fmt.Sprint(tt.want) || e.Result != deedRefused || e.Client != "192.0.2.1" {
 			t.Errorf("got %+v, want %+v", e, tt.want)
 		}
 	}
@@ -194,7 +194,7 @@ func TestAudit_Commands(t *testing.T) {
 	run(0, "audit", "verify", "--head", head)
 	run(1, "audit", "verify", "--head", head[:len(head)-1]+map[bool]string{true: "1", false: "0"}[strings.HasSuffix(head, "0")])
 	run(2, "audit", "verify", "--head", "nonsense")
-	db, err := bbolt.Open(StorePath(data), 0o600, nil)
+	db, err := bbolt.Open(storePath(data), 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestAudit_Commands(t *testing.T) {
 	if out := run(1, "audit", "verify"); !strings.Contains(out, "entry 2 is missing") {
 		t.Errorf("got %s", out)
 	}
-	if out := run(1, "check", StorePath(data)); !strings.Contains(out, "entry 2 is missing") {
+	if out := run(1, "check", storePath(data)); !strings.Contains(out, "entry 2 is missing") {
 		t.Errorf("check: got %s", out)
 	}
 }
@@ -378,7 +378,7 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			hook, err := strconv.ParseUint(id, 10, 64)
 			if err == nil {
 				err = w.Store.Update(func(tx *Tx) error {
-					return AddAttempt(tx, hook, Attempt{Delivery: NewDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1, Body: []byte("{}")})
+					return addAttempt(tx, hook, Attempt{Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1, Body: []byte("{}")})
 				})
 			}
 			if err != nil {
@@ -456,7 +456,7 @@ func TestAudit_EveryChange(t *testing.T) {
 			continue
 		}
 		e := all[before]
-		if e.Action != action || e.Result != DeedDone || e.Actor != "control socket" || e.Request == "" || !e.At.Equal(epoch) {
+		if e.Action != action || e.Result != deedDone || e.Actor != "control socket" || e.Request == "" || !e.At.Equal(epoch) {
 			t.Errorf("%s: got the entry %+v", action, e)
 		}
 		if id := strings.Split(path, "/"); strings.Contains(row.Path, ":id") && !strings.HasSuffix(e.Object, " "+id[4]) {

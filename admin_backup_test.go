@@ -56,7 +56,7 @@ func TestBackup_Restore(t *testing.T) {
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}
-	before, err := os.ReadFile(StorePath(a.config.Server.Data))
+	before, err := os.ReadFile(storePath(a.config.Server.Data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestBackup_Restore(t *testing.T) {
 	if err != nil || result.Keys != 2 || result.Kept != "" || len(result.Check.Problems) > 0 {
 		t.Errorf("dry run: got %+v, %v; want 2 keys", result, err)
 	}
-	if now, _ := os.ReadFile(StorePath(a.config.Server.Data)); !bytes.Equal(now, before) {
+	if now, _ := os.ReadFile(storePath(a.config.Server.Data)); !bytes.Equal(now, before) {
 		t.Error("the dry run has changed the database")
 	}
 	options.DryRun = false
@@ -146,14 +146,14 @@ func TestRestore_Other(t *testing.T) {
 	from, to := newTestApp(t), newTestApp(t)
 	_, secret := from.key(everyPermission)
 	backup := from.saveBackup()
-	pepper, err := os.ReadFile(PepperPath(from.config.Server.Data))
+	pepper, err := os.ReadFile(pepperPath(from.config.Server.Data))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := to.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(PepperPath(to.config.Server.Data), pepper, 0o600); err != nil {
+	if err := os.WriteFile(pepperPath(to.config.Server.Data), pepper, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	options := RestoreOptions{Config: to.config, From: backup, Now: epoch}
@@ -203,7 +203,7 @@ func TestBackups_Schedule(t *testing.T) {
 func TestBackup_HoldsNothingDeleted(t *testing.T) {
 	a := newTestApp(t)
 	made := a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Unmistakable"}`)
-	if data, _ := os.ReadFile(StorePath(a.config.Server.Data)); !bytes.Contains(data, []byte("Unmistakable")) {
+	if data, _ := os.ReadFile(storePath(a.config.Server.Data)); !bytes.Contains(data, []byte("Unmistakable")) {
 		t.Fatal("the database does not hold the name, so its absence would show nothing")
 	}
 	id, err := json.Marshal(made["id"])

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Explainer tells the operator what would become of a request with a key, and
+// explainer tells the operator what would become of a request with a key, and
 // spends nothing.
-type Explainer struct {
+type explainer struct {
 	store        *Store
 	keyring      *Keyring
 	limiter      *Limiter
@@ -28,12 +28,12 @@ type ExplainedRoutes struct {
 }
 
 // NewExplainer explains routes.
-func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, routes ExplainedRoutes, queryAllowed bool) *Explainer {
-	return &Explainer{store: store, keyring: keyring, limiter: limiter, routes: routes, queryAllowed: queryAllowed}
+func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, routes ExplainedRoutes, queryAllowed bool) *explainer {
+	return &explainer{store: store, keyring: keyring, limiter: limiter, routes: routes, queryAllowed: queryAllowed}
 }
 
 // AdminRoutes lists the endpoints.
-func (e *Explainer) AdminRoutes() []Route {
+func (e *explainer) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/:id/explain", Handle: e.explain}}
 }
 
@@ -85,7 +85,7 @@ func readAsked(r *Request) (q asked, err error) {
 	return q, nil
 }
 
-func (e *Explainer) explain(w http.ResponseWriter, r *Request) error {
+func (e *explainer) explain(w http.ResponseWriter, r *Request) error {
 	q, err := readAsked(r)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func verdict(check string, err error, good string) step {
 
 // route finds the row that serves a request: of several that fit, the one with
 // literals where the others have wildcards.
-func (e *Explainer) route(q asked) (row Route, free bool, err error) {
+func (e *explainer) route(q asked) (row Route, free bool, err error) {
 	guards := e.routes.Guards.Now()
 	if guards.Any() {
 		if guard, _, err := guards.Find(q.method, q.raw); err != nil {
@@ -168,7 +168,7 @@ func fits(pattern, path string) bool {
 }
 
 // checks makes the checks of Server in their order. An error is a fault.
-func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
+func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
 	steps := []step{verdict("state", key.Check(r.Latest), "The key is active.")}
 	var err error
 	if q.carrier == CarrierQuery && !key.AllowsQuery(e.queryAllowed) {
@@ -204,7 +204,7 @@ func (e *Explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 
 // limits makes a step of each limit that a request would pay by these names. One
 // that is just observed refuses nothing.
-func (e *Explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
+func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
 	for _, name := range names {
 		for _, c := range key.Charge(nil, name, cost) {
 			list, err := e.limiter.Standings([]Charge{c}, r.Moment)
@@ -217,7 +217,7 @@ func (e *Explainer) limits(key *Key, names []string, cost int, r *Request) (step
 	return steps, nil
 }
 
-func (e *Explainer) address(key *Key, ip netip.Addr) step {
+func (e *explainer) address(key *Key, ip netip.Addr) step {
 	switch {
 	case len(key.AllowedIPs) == 0:
 		return verdict("address", nil, "The key may be used from everywhere.")
@@ -246,8 +246,8 @@ func standingStep(c Charge, s Standing, now time.Time) step {
 	return made
 }
 
-// MaxRefusals is how many refusals are kept; the oldest leave first.
-const MaxRefusals = 10_000
+// maxRefusals is how many refusals are kept; the oldest leave first.
+const maxRefusals = 10_000
 
 // Refusals keeps the last refused requests in memory, to answer "why was this
 // refused?" by request id. It is safe for concurrent use.
@@ -288,12 +288,12 @@ func (f *Refusals) Note(o *Outcome) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.list) < MaxRefusals {
+	if len(f.list) < maxRefusals {
 		f.list = append(f.list, r)
 		return
 	}
 	f.list[f.next] = r
-	f.next = (f.next + 1) % MaxRefusals
+	f.next = (f.next + 1) % maxRefusals
 }
 
 // AdminRoutes lists the endpoints.
@@ -324,7 +324,7 @@ func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
 		rows = append(rows, one.shown())
 	}
 	answer := page.Answer(len(found), "refusals", rows)
-	answer["kept"] = MaxRefusals
+	answer["kept"] = maxRefusals
 	return WriteJSON(w, http.StatusOK, answer)
 }
 

@@ -175,10 +175,10 @@ func TestRefusals(t *testing.T) {
 
 func TestRefusals_bound(t *testing.T) {
 	f := NewRefusals()
-	for n := range MaxRefusals + 7 {
+	for n := range maxRefusals + 7 {
 		f.Note(&Outcome{ID: fmt.Sprint(n), Status: 404, Code: "not_found", Client: netip.MustParseAddr("192.0.2.1")})
 	}
-	if len(f.list) != MaxRefusals || f.list[f.next].id != "7" || f.list[f.next-1].id != fmt.Sprint(MaxRefusals+6) {
+	if len(f.list) != maxRefusals || f.list[f.next].id != "7" || f.list[f.next-1].id != fmt.Sprint(maxRefusals+6) {
 		t.Errorf("got %d, oldest %s, newest %s", len(f.list), f.list[f.next].id, f.list[f.next-1].id)
 	}
 }

@@ -15,19 +15,19 @@ import (
 // The kinds of what a history is kept of: the service as a whole, each key by
 // its id, each route by its pattern, and each reason for a refusal by its code.
 const (
-	OfService = 't'
-	OfKey     = 'k'
-	OfRoute   = 'r'
-	OfCode    = 'c'
+	ofService = 't'
+	ofKey     = 'k'
+	ofRoute   = 'r'
+	ofCode    = 'c'
 )
 
-// Subject is what a history is of.
-type Subject struct {
+// subject is what a history is of.
+type subject struct {
 	Kind byte
 	Name string // "" of the service
 }
 
-func (s Subject) key() []byte { return append([]byte{s.Kind}, s.Name...) }
+func (s subject) key() []byte { return append([]byte{s.Kind}, s.Name...) }
 
 // History counts the requests of the API by key, route and reason of refusal,
 // in hours and days. It counts in memory and stores with each Flush: a crash
@@ -77,7 +77,7 @@ func (h *History) Note(key, route, code string, status int, at time.Time) {
 	if key != "" {
 		spread = maphash.String(h.seed, key)
 	}
-	hour, outcome := StepHour.Number(at), OutcomeOf(status)
+	hour, outcome := stepHour.Number(at), outcomeOf(status)
 	s := &h.shards[spread%uint64(len(h.shards))]
 	s.mu.Lock()
 	if key != "" {
@@ -108,15 +108,15 @@ func count(in map[string]*recent, name string, hour int64, outcome int) {
 
 // collect adds up what is in memory of the subjects that want picks, and with
 // take takes it away. The service is the sum of the routes.
-func (h *History) collect(want func(Subject) bool, take bool) map[Subject][]Slot {
-	all := map[Subject][]Slot{}
+func (h *History) collect(want func(subject) bool, take bool) map[subject][]Slot {
+	all := map[subject][]Slot{}
 	for i := range h.shards {
 		s := &h.shards[i]
 		s.mu.Lock()
-		for kind, in := range map[byte]map[string]*recent{OfKey: s.keys, OfRoute: s.routes, OfCode: s.codes, OfService: s.routes} {
+		for kind, in := range map[byte]map[string]*recent{ofKey: s.keys, ofRoute: s.routes, ofCode: s.codes, ofService: s.routes} {
 			for name, r := range in {
-				subject := Subject{kind, name}
-				if kind == OfService {
+				subject := subject{kind, name}
+				if kind == ofService {
 					subject.Name = ""
 				}
 				if want(subject) {
@@ -144,12 +144,12 @@ const flushPart = 2000
 func (h *History) Flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
-	counts := h.collect(func(Subject) bool { return true }, true)
-	subjects := make([]Subject, 0, len(counts))
+	counts := h.collect(func(subject) bool { return true }, true)
+	subjects := make([]subject, 0, len(counts))
 	for s := range counts {
 		subjects = append(subjects, s)
 	}
-	slices.SortFunc(subjects, func(a, b Subject) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
+	slices.SortFunc(subjects, func(a, b subject) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name)) })
 	var damaged error
 	for part := range slices.Chunk(subjects, flushPart) {
 		var bad error
@@ -176,24 +176,24 @@ func (h *History) Flush() error {
 
 // stored reads the ring of a subject, an empty one where there is none or it
 // cannot be read.
-func (h *History) stored(tx *Tx, s Subject) (Ring, error) {
+func (h *History) stored(tx *Tx, s subject) (ring, error) {
 	value, err := tx.Get(usageBucket, s.key())
 	if err != nil || value == nil {
-		return Ring{}, err
+		return ring{}, err
 	}
-	r, err := ReadRing(value)
+	r, err := readRing(value)
 	if err != nil {
-		return Ring{}, fmt.Errorf("usage of %q: %w", s.key(), err)
+		return ring{}, fmt.Errorf("usage of %q: %w", s.key(), err)
 	}
 	return r, nil
 }
 
 // Of gives the buckets of a subject in a span that have anything, oldest
 // first, up to the last request. It must not be called inside a transaction.
-func (h *History) Of(s Subject, span Period) ([]Bucket, error) {
+func (h *History) Of(s subject, span period) ([]bucket, error) {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
-	var r Ring
+	var r ring
 	err := h.store.View(func(tx *Tx) (err error) {
 		r, err = h.stored(tx, s)
 		return err
@@ -208,7 +208,7 @@ func (h *History) Of(s Subject, span Period) ([]Bucket, error) {
 }
 
 // LimitedAt tells when a key was last refused for a limit, the zero time for
-// not in LimitedSpan, or not in this run of the program.
+// not in limitedSpan, or not in this run of the program.
 func (h *History) LimitedAt(key string) time.Time {
 	t := &h.shards[maphash.String(h.seed, key)%uint64(len(h.shards))]
 	t.mu.Lock()
@@ -216,23 +216,23 @@ func (h *History) LimitedAt(key string) time.Time {
 	return t.limited[key]
 }
 
-// LimitedSpan is how long it is known that a limit refused a key.
-const LimitedSpan = 5 * time.Minute
+// limitedSpan is how long it is known that a limit refused a key.
+const limitedSpan = 5 * time.Minute
 
 // forget drops what LimitedAt need not know any more.
 func (h *History) forget(now time.Time) {
 	for i := range h.shards {
 		t := &h.shards[i]
 		t.mu.Lock()
-		maps.DeleteFunc(t.limited, func(_ string, at time.Time) bool { return now.Sub(at) > LimitedSpan })
+		maps.DeleteFunc(t.limited, func(_ string, at time.Time) bool { return now.Sub(at) > limitedSpan })
 		t.mu.Unlock()
 	}
 }
 
 // recently gives what is in memory of one subject.
-func (h *History) recently(s Subject) []Slot {
-	if s.Kind != OfKey {
-		return h.collect(func(other Subject) bool { return other == s }, false)[s]
+func (h *History) recently(s subject) []Slot {
+	if s.Kind != ofKey {
+		return h.collect(func(other subject) bool { return other == s }, false)[s]
 	}
 	t := &h.shards[maphash.String(h.seed, s.Name)%uint64(len(h.shards))]
 	t.mu.Lock()
@@ -246,17 +246,17 @@ func (h *History) recently(s Subject) []Slot {
 // All visits the subjects of a kind that have anything in a span, in the order
 // of their names, until visit gives an error, and gives that one. It must not
 // be called inside a transaction.
-func (h *History) All(kind byte, span Period, visit func(name string, list []Bucket) error) error {
+func (h *History) All(kind byte, span period, visit func(name string, list []bucket) error) error {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
-	recent := h.collect(func(s Subject) bool { return s.Kind == kind }, false)
+	recent := h.collect(func(s subject) bool { return s.Kind == kind }, false)
 	only := []string{} // in memory alone, so far
 	for s := range recent {
 		only = append(only, s.Name)
 	}
 	slices.Sort(only)
-	one := func(name string, r Ring) error {
-		for _, slot := range recent[Subject{kind, name}] {
+	one := func(name string, r ring) error {
+		for _, slot := range recent[subject{kind, name}] {
 			r.Add(slot)
 		}
 		if list := r.Within(span); len(list) > 0 {
@@ -268,7 +268,7 @@ func (h *History) All(kind byte, span Period, visit func(name string, list []Buc
 		for key, raw := range tx.Range(usageBucket, []byte{kind}) {
 			name := string(key[1:])
 			for len(only) > 0 && only[0] < name {
-				if err := one(only[0], Ring{}); err != nil {
+				if err := one(only[0], ring{}); err != nil {
 					return err
 				}
 				only = only[1:]
@@ -280,7 +280,7 @@ func (h *History) All(kind byte, span Period, visit func(name string, list []Buc
 			if err != nil {
 				return err
 			}
-			r, err := ReadRing(value)
+			r, err := readRing(value)
 			if err == nil {
 				err = one(name, r)
 			}
@@ -289,7 +289,7 @@ func (h *History) All(kind byte, span Period, visit func(name string, list []Buc
 			}
 		}
 		for _, name := range only {
-			if err := one(name, Ring{}); err != nil {
+			if err := one(name, ring{}); err != nil {
 				return err
 			}
 		}
@@ -317,8 +317,8 @@ func (h *History) Sweep(now time.Time) error {
 			if err != nil {
 				return err
 			}
-			r, err := ReadRing(value)
-			if err == nil && len(r.Within(Period{StepHour, StepHour.Kept(), now}))+len(r.Within(Period{StepDay, StepDay.Kept(), now})) == 0 {
+			r, err := readRing(value)
+			if err == nil && len(r.Within(period{stepHour, stepHour.Kept(), now}))+len(r.Within(period{StepDay, StepDay.Kept(), now})) == 0 {
 				over = append(over, append([]byte(nil), key...))
 			}
 		}
@@ -348,8 +348,8 @@ func Outcomes() []string {
 	return []string{"ok", "client_error", "unauthorized", "forbidden", "rate_limited", "server_error"}
 }
 
-// OutcomeOf gives the place in a Tally of an answer with a status.
-func OutcomeOf(status int) int {
+// outcomeOf gives the place in a Tally of an answer with a status.
+func outcomeOf(status int) int {
 	switch {
 	case status < 400:
 		return 0
@@ -388,7 +388,7 @@ type Step int64
 
 // The steps, in UTC: hours are kept for a week, days for 90 days.
 const (
-	StepHour Step = 60 * 60
+	stepHour Step = 60 * 60
 	StepDay  Step = 24 * 60 * 60
 )
 
@@ -403,27 +403,27 @@ func (s Step) Kept() int {
 // Number gives the step that a time is in, counted from 1970.
 func (s Step) Number(at time.Time) int64 { return at.Unix() / int64(s) }
 
-// Bucket is what was counted in one step.
-type Bucket struct {
+// bucket is what was counted in one step.
+type bucket struct {
 	Start time.Time
 	Tally Tally
 }
 
-// Period is a part of a history: a number of steps up to the one that a time is
+// period is a part of a history: a number of steps up to the one that a time is
 // in.
-type Period struct {
+type period struct {
 	Step Step
 	Last int
 	Now  time.Time
 }
 
 // From is when the period begins.
-func (s Period) From() time.Time { return s.start(s.Step.Number(s.Now) - int64(s.Last) + 1) }
+func (s period) From() time.Time { return s.start(s.Step.Number(s.Now) - int64(s.Last) + 1) }
 
 // To is when it ends, which is after Now.
-func (s Period) To() time.Time { return s.start(s.Step.Number(s.Now) + 1) }
+func (s period) To() time.Time { return s.start(s.Step.Number(s.Now) + 1) }
 
-func (s Period) start(n int64) time.Time { return time.Unix(n*int64(s.Step), 0).UTC() }
+func (s period) start(n int64) time.Time { return time.Unix(n*int64(s.Step), 0).UTC() }
 
 // Slot is a bucket by its number.
 type Slot struct {
@@ -431,12 +431,12 @@ type Slot struct {
 	Tally Tally
 }
 
-// Ring is what is stored of a subject: its last hours and days. Each number
+// ring is what is stored of a subject: its last hours and days. Each number
 // has one place, so that there are never more than are kept, and a wall clock
 // that steps far ahead and back takes the place of what it hits alone.
-type Ring struct{ hours, days []Slot }
+type ring struct{ hours, days []Slot }
 
-func (r *Ring) slots(step Step) *[]Slot {
+func (r *ring) slots(step Step) *[]Slot {
 	if step == StepDay {
 		return &r.days
 	}
@@ -444,13 +444,13 @@ func (r *Ring) slots(step Step) *[]Slot {
 }
 
 // Add counts what happened in an hour.
-func (r *Ring) Add(s Slot) {
-	const hours = int64(StepDay / StepHour)
-	r.place(StepHour, s)
+func (r *ring) Add(s Slot) {
+	const hours = int64(StepDay / stepHour)
+	r.place(stepHour, s)
 	r.place(StepDay, Slot{s.At / hours, s.Tally})
 }
 
-func (r *Ring) place(step Step, s Slot) {
+func (r *ring) place(step Step, s Slot) {
 	list, kept := r.slots(step), int64(step.Kept())
 	i, found := slices.BinarySearchFunc(*list, s.At, func(a Slot, at int64) int { return cmp.Compare(a.At, at) })
 	if found {
@@ -467,12 +467,12 @@ func (r *Ring) place(step Step, s Slot) {
 }
 
 // Within gives the buckets of a span that have anything.
-func (r *Ring) Within(span Period) []Bucket {
+func (r *ring) Within(span period) []bucket {
 	last := span.Step.Number(span.Now)
-	list := []Bucket{}
+	list := []bucket{}
 	for _, s := range *r.slots(span.Step) {
 		if s.At > last-int64(span.Last) && s.At <= last {
-			list = append(list, Bucket{span.start(s.At), s.Tally})
+			list = append(list, bucket{span.start(s.At), s.Tally})
 		}
 	}
 	return list
@@ -483,7 +483,7 @@ const ringVersion = 1
 
 // Append writes the ring: for each slot the distance to the one before, the
 // outcomes that have anything as bits, and their counts.
-func (r *Ring) Append(b []byte) []byte {
+func (r *ring) Append(b []byte) []byte {
 	b = append(b, ringVersion)
 	for _, list := range [][]Slot{r.hours, r.days} {
 		b = binary.AppendUvarint(b, uint64(len(list)))
@@ -506,8 +506,8 @@ func (r *Ring) Append(b []byte) []byte {
 
 var errRing = errors.New("the usage history is not readable")
 
-// ReadRing reads what Append writes; it is an error where it cannot.
-func ReadRing(b []byte) (r Ring, err error) {
+// readRing reads what Append writes; it is an error where it cannot.
+func readRing(b []byte) (r ring, err error) {
 	if len(b) == 0 || b[0] != ringVersion {
 		return r, errRing
 	}
@@ -520,17 +520,17 @@ func ReadRing(b []byte) (r Ring, err error) {
 		b = b[k:]
 		return n
 	}
-	for _, step := range []Step{StepHour, StepDay} {
+	for _, step := range []Step{stepHour, StepDay} {
 		count, at := number(), int64(0)
 		if count > uint64(step.Kept()) {
-			return Ring{}, errRing
+			return ring{}, errRing
 		}
 		for range count {
 			n := number()
 			at += int64(n>>1) ^ -int64(n&1) // zigzag, as AppendVarint writes it
 			s := Slot{At: at}
 			if err != nil || len(b) == 0 {
-				return Ring{}, errRing
+				return ring{}, errRing
 			}
 			mask := b[0]
 			b = b[1:]

@@ -11,7 +11,7 @@ import (
 )
 
 // totals sums up a history.
-func totals(t testing.TB, h *History, s Subject, p Period) (hours []Bucket, sum Tally) {
+func totals(t testing.TB, h *History, s subject, p period) (hours []bucket, sum Tally) {
 	t.Helper()
 	list, err := h.Of(s, p)
 	if err != nil {
@@ -25,7 +25,7 @@ func TestHistory_Outcomes(t *testing.T) {
 	for status, want := range map[int]int{200: 0, 201: 0, 304: 0, 400: 1, 401: 2, 402: 1, 403: 3, 404: 1, 429: 4, 500: 5, 503: 5} {
 		key := fmt.Sprint("key_", status)
 		h.Note(key, "/x", "", status, epoch)
-		if _, sum := totals(t, h, Subject{OfKey, key}, Period{StepHour, 1, epoch}); sum != one(want, 1) {
+		if _, sum := totals(t, h, subject{ofKey, key}, period{stepHour, 1, epoch}); sum != one(want, 1) {
 			t.Errorf("%d: got %v, want one at %d", status, sum, want)
 		}
 	}
@@ -36,27 +36,27 @@ func TestHistory_Outcomes(t *testing.T) {
 func TestHistory_Restart(t *testing.T) {
 	store := newTestStore(t)
 	h := NewHistory(store)
-	key, now := Subject{OfKey, "key_a"}, epoch.Add(59*time.Minute)
+	key, now := subject{ofKey, "key_a"}, epoch.Add(59*time.Minute)
 	h.Note("key_a", "/x", "", 200, now)
 	now = now.Add(time.Minute) // the next hour
 	h.Note("key_a", "/x", "rate_limit_exceeded", 429, now)
 	h.Note("", "/x", "invalid_key", 401, now)
 	check := func(when string, want Tally) {
 		t.Helper()
-		hours, sum := totals(t, h, key, Period{StepHour, 24, now})
-		days, daily := totals(t, h, key, Period{StepDay, 90, now})
+		hours, sum := totals(t, h, key, period{stepHour, 24, now})
+		days, daily := totals(t, h, key, period{StepDay, 90, now})
 		if len(hours) != 2 || len(days) != 1 || sum != want || daily != want {
 			t.Errorf("%s: got %v and %v, want %v in two hours and a day", when, hours, days, want)
 		}
 		service := want
 		service[2]++
-		if _, sum := totals(t, h, Subject{Kind: OfService}, Period{StepDay, 1, now}); sum != service {
+		if _, sum := totals(t, h, subject{Kind: ofService}, period{StepDay, 1, now}); sum != service {
 			t.Errorf("%s: the service: got %v, want %v", when, sum, service)
 		}
-		if _, sum := totals(t, h, Subject{OfRoute, "/x"}, Period{StepDay, 1, now}); sum != service {
+		if _, sum := totals(t, h, subject{ofRoute, "/x"}, period{StepDay, 1, now}); sum != service {
 			t.Errorf("%s: the route: got %v, want %v", when, sum, service)
 		}
-		if _, sum := totals(t, h, Subject{OfCode, "invalid_key"}, Period{StepHour, 1, now}); sum != one(2, 1) {
+		if _, sum := totals(t, h, subject{ofCode, "invalid_key"}, period{stepHour, 1, now}); sum != one(2, 1) {
 			t.Errorf("%s: the code: got %v", when, sum)
 		}
 	}
@@ -76,7 +76,7 @@ func TestHistory_Restart(t *testing.T) {
 	h = NewHistory(reopen(t, store))
 	check("opened again", Tally{3, 0, 0, 0, 1, 0})
 	names := []string{}
-	err := h.All(OfKey, Period{StepHour, 24, now}, func(name string, _ []Bucket) error {
+	err := h.All(ofKey, period{stepHour, 24, now}, func(name string, _ []bucket) error {
 		names = append(names, name)
 		return nil
 	})
@@ -101,7 +101,7 @@ func TestHistory_Many(t *testing.T) {
 	before, count := "", 0
 	all := func(now time.Time) {
 		before, count = "", 0
-		err := h.All(OfKey, Period{StepDay, 90, now}, func(name string, list []Bucket) error {
+		err := h.All(ofKey, period{StepDay, 90, now}, func(name string, list []bucket) error {
 			if count++; name <= before || len(list) != 1 {
 				t.Errorf("%q comes after %q with %v", name, before, list)
 			}
@@ -145,7 +145,7 @@ func TestHistory_Many(t *testing.T) {
 // A history that cannot be read is begun anew, and the others are stored.
 func TestHistory_Damaged(t *testing.T) {
 	h := NewHistory(newTestStore(t))
-	bad := Subject{OfKey, "key_bad"}
+	bad := subject{ofKey, "key_bad"}
 	if err := h.store.Update(func(tx *Tx) error { return tx.Put(usageBucket, bad.key(), []byte{9}) }); err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestHistory_Damaged(t *testing.T) {
 		t.Errorf("got %v, want it named", err)
 	}
 	for _, key := range []string{"key_bad", "key_good"} {
-		if _, sum := totals(t, h, Subject{OfKey, key}, Period{StepHour, 1, epoch}); sum.Total() != 1 {
+		if _, sum := totals(t, h, subject{ofKey, key}, period{stepHour, 1, epoch}); sum.Total() != 1 {
 			t.Errorf("%s: got %v", key, sum)
 		}
 	}
@@ -179,14 +179,14 @@ func TestHistory_Concurrent(t *testing.T) {
 	}
 	last := uint64(0)
 	for range 50 {
-		_, sum := totals(t, h, Subject{Kind: OfService}, Period{StepHour, 1, epoch})
+		_, sum := totals(t, h, subject{Kind: ofService}, period{stepHour, 1, epoch})
 		if sum.Total() < last {
 			t.Errorf("got %d after %d", sum.Total(), last)
 		}
 		last = sum.Total()
 	}
 	counting.Wait()
-	if _, sum := totals(t, h, Subject{OfKey, "key_1"}, Period{StepHour, 1, epoch}); sum.Total() != 1000 {
+	if _, sum := totals(t, h, subject{ofKey, "key_1"}, period{stepHour, 1, epoch}); sum.Total() != 1000 {
 		t.Errorf("got %d, want 1000", sum.Total())
 	}
 }
@@ -207,8 +207,8 @@ func one(outcome int, n uint64) (t Tally) {
 
 // TestRing goes through what a wall clock can do.
 func TestRing(t *testing.T) {
-	hour := StepHour.Number(epoch)
-	var r Ring
+	hour := stepHour.Number(epoch)
+	var r ring
 	steps := []struct {
 		name  string
 		at    int64 // hours after epoch
@@ -229,15 +229,15 @@ func TestRing(t *testing.T) {
 	for _, s := range steps {
 		r.Add(Slot{hour + s.at, one(0, 2)})
 		now := epoch.Add(time.Duration(s.at) * time.Hour)
-		hours := r.Within(Period{StepHour, StepHour.Kept(), now})
-		days := r.Within(Period{StepDay, StepDay.Kept(), now})
+		hours := r.Within(period{stepHour, stepHour.Kept(), now})
+		days := r.Within(period{StepDay, StepDay.Kept(), now})
 		if len(hours) != s.hours || len(days) != s.days {
 			t.Errorf("%s: got %d hours and %d days, want %d and %d", s.name, len(hours), len(days), s.hours, s.days)
 		}
 		if last := hours[len(hours)-1]; !last.Start.Equal(now.Truncate(time.Hour)) {
 			t.Errorf("%s: the last hour is %s, want that of %s", s.name, last.Start, now)
 		}
-		again, err := ReadRing(r.Append(nil))
+		again, err := readRing(r.Append(nil))
 		if err != nil || !reflect.DeepEqual(again, r) {
 			t.Fatalf("%s: stored and read again: got %+v %v, want %+v", s.name, again, err, r)
 		}
@@ -247,13 +247,13 @@ func TestRing(t *testing.T) {
 // However long it is used, and however the clock jumps, it has its places and
 // no more.
 func TestRing_Bounded(t *testing.T) {
-	var r Ring
-	at := StepHour.Number(epoch)
+	var r ring
+	at := stepHour.Number(epoch)
 	for i := range int64(5000) {
 		at += []int64{1, 1, 1, 37, -30, 1, 24 * 400, -24 * 400}[i%8]
 		r.Add(Slot{at, one(int(i%6), 1<<40)})
 	}
-	if len(r.hours) > StepHour.Kept() || len(r.days) > StepDay.Kept() {
+	if len(r.hours) > stepHour.Kept() || len(r.days) > StepDay.Kept() {
 		t.Errorf("got %d hours and %d days", len(r.hours), len(r.days))
 	}
 	for i := 1; i < len(r.hours); i++ {
@@ -261,7 +261,7 @@ func TestRing_Bounded(t *testing.T) {
 			t.Fatalf("the hours are out of order: %d, %d", r.hours[i-1].At, r.hours[i].At)
 		}
 	}
-	var busy Ring
+	var busy ring
 	for i := range int64(24 * 100) {
 		busy.Add(Slot{at + i, one(0, 5000)})
 	}
@@ -271,14 +271,14 @@ func TestRing_Bounded(t *testing.T) {
 }
 
 func FuzzReadRing(f *testing.F) {
-	var r Ring
-	r.Add(Slot{StepHour.Number(epoch), Tally{1, 2, 3, 4, 5, 6}})
+	var r ring
+	r.Add(Slot{stepHour.Number(epoch), Tally{1, 2, 3, 4, 5, 6}})
 	f.Add(r.Append(nil))
 	f.Add([]byte{ringVersion, 0xff, 0xff, 0xff})
 	f.Add([]byte{ringVersion, 1, 2})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := ReadRing(b)
-		if err == nil && (len(r.hours) > StepHour.Kept() || len(r.days) > StepDay.Kept()) {
+		r, err := readRing(b)
+		if err == nil && (len(r.hours) > stepHour.Kept() || len(r.days) > StepDay.Kept()) {
 			t.Errorf("got %d hours and %d days", len(r.hours), len(r.days))
 		}
 	})

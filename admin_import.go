@@ -14,25 +14,25 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// KeyImport stores keys that exist elsewhere by the SHA-256 of their secret.
-type KeyImport struct {
+// keyImport stores keys that exist elsewhere by the SHA-256 of their secret.
+type keyImport struct {
 	store   *Store
 	keyring *Keyring
-	form    *KeyForm
+	form    *keyForm
 }
 
 // NewKeyImport stores keys of a form in a keyring.
-func NewKeyImport(store *Store, keyring *Keyring, form *KeyForm) *KeyImport {
-	return &KeyImport{store: store, keyring: keyring, form: form}
+func NewKeyImport(store *Store, keyring *Keyring, form *keyForm) *keyImport {
+	return &keyImport{store: store, keyring: keyring, form: form}
 }
 
 // limits names the limits that keys have, which are columns of a CSV.
-func (i *KeyImport) limits() []string {
+func (i *keyImport) limits() []string {
 	return i.keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner })
 }
 
 // AdminRoutes lists the endpoints.
-func (i *KeyImport) AdminRoutes() []Route {
+func (i *keyImport) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load}}
 }
 
@@ -60,7 +60,7 @@ type keyBatch struct {
 var errUndo = errors.New("undo")
 
 // load stores all rows or none. A dry run answers what an import would do.
-func (i *KeyImport) load(w http.ResponseWriter, r *Request) error {
+func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	b := &keyBatch{}
 	switch mode := r.URL.Query().Get("dry_run"); mode {
 	case "", "false":
@@ -98,7 +98,7 @@ func (i *KeyImport) load(w http.ResponseWriter, r *Request) error {
 
 // add stores the rows unless one is refused, or this is a dry run. Only a fault is
 // an error: what is wrong with the rows is marked in them.
-func (i *KeyImport) add(r *Request, b *keyBatch) error {
+func (i *keyImport) add(r *Request, b *keyBatch) error {
 	if b.unread != nil || !b.dry && b.refused() != nil {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (i *KeyImport) add(r *Request, b *keyBatch) error {
 
 // fill makes keys of the rows, and marks those that are refused. Only a dry run
 // goes on after the first. The store may call it more than once.
-func (i *KeyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
+func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	var rows []*importRow
 	var digests []keytext.Digest
 	for _, row := range b.rows {
@@ -157,7 +157,7 @@ func (i *KeyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 }
 
 // one makes and stores the key of a row.
-func (i *KeyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
+func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	key := &Key{ID: id, CreatedAt: r.Now}
 	row.String("hint", &key.Hint)
 	row.Bool("paused", &key.Paused)
@@ -297,7 +297,7 @@ func (row *importRow) preview(n int) map[string]any {
 }
 
 // json reads an array of objects, as it is or under "keys".
-func (i *KeyImport) json(data []byte) ([]*importRow, error) {
+func (i *keyImport) json(data []byte) ([]*importRow, error) {
 	if text := strings.TrimSpace(string(data)); strings.HasPrefix(text, "[") {
 		data = []byte(`{"keys":` + text + `}`)
 	}
@@ -319,7 +319,7 @@ func (i *KeyImport) json(data []byte) ([]*importRow, error) {
 var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "expires_at"}
 
 // csv reads lines under a line of column names.
-func (i *KeyImport) csv(data []byte) ([]*importRow, error) {
+func (i *keyImport) csv(data []byte) ([]*importRow, error) {
 	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
 	names, err := in.Read()
 	if err != nil {
@@ -351,7 +351,7 @@ func (i *KeyImport) csv(data []byte) ([]*importRow, error) {
 
 // line makes a body of the cells of one line that are not empty. Cells with
 // several words have them apart by blanks, commas or semicolons.
-func (i *KeyImport) line(names, line []string) (*Body, error) {
+func (i *keyImport) line(names, line []string) (*Body, error) {
 	fields, limits, metadata := map[string]any{}, map[string]any{}, map[string]any{}
 	for n, name := range names {
 		cell := strings.TrimSpace(line[n])

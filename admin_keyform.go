@@ -22,21 +22,21 @@ type KeyRules struct {
 	SelfRevoke    bool          // whether a key may be used to revoke it
 }
 
-// KeyForm reads keys out of bodies and checks them.
-type KeyForm struct {
+// keyForm reads keys out of bodies and checks them.
+type keyForm struct {
 	keyring *Keyring
 	rules   KeyRules
 }
 
 // NewKeyForm reads keys of a keyring under these rules.
-func NewKeyForm(keyring *Keyring, rules KeyRules) *KeyForm {
-	return &KeyForm{keyring: keyring, rules: rules}
+func NewKeyForm(keyring *Keyring, rules KeyRules) *keyForm {
+	return &keyForm{keyring: keyring, rules: rules}
 }
 
 // Fill sets what a body says of a key, a new one with create. The error names
 // the member that does not fit: ErrMissing, ErrValidation, or ErrConflict where
 // the owner has too many keys.
-func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
 	body.String("name", &key.Name)
 	permissions := []string{}
 	body.Strings("permissions", &permissions)
@@ -86,7 +86,7 @@ func (f *KeyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 
 // fillExpiry sets the end of a key. A new key without a word about it gets the
 // default, or the latest end that there may be.
-func (f *KeyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) error {
+func (f *keyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) error {
 	body.Time("expires_at", &key.ExpiresAt)
 	if err := body.Err(); err != nil {
 		return err
@@ -123,7 +123,7 @@ func days(d time.Duration) string {
 	return d.String()
 }
 
-func (f *KeyForm) fillEnvironment(key *Key, body *Body) error {
+func (f *keyForm) fillEnvironment(key *Key, body *Body) error {
 	body.String("environment", &key.Environment)
 	if err := body.Err(); err != nil || key.Environment == "" || !body.Has("environment") {
 		return err
@@ -138,7 +138,7 @@ func (f *KeyForm) fillEnvironment(key *Key, body *Body) error {
 }
 
 // fillMaps sets the limits and the metadata of a key.
-func (f *KeyForm) fillMaps(key *Key, body *Body) error {
+func (f *keyForm) fillMaps(key *Key, body *Body) error {
 	limits, metadata := map[string]any{}, map[string]any{}
 	body.Map("limits", &limits)
 	body.Map("metadata", &metadata)
@@ -168,7 +168,7 @@ func (f *KeyForm) fillMaps(key *Key, body *Body) error {
 }
 
 // fillOwner sets the owner of a key, if that one may have another.
-func (f *KeyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+func (f *keyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
 	name := ""
 	body.String("owner", &name)
 	if err := body.Err(); err != nil || !create && !body.Given("owner") {
@@ -187,7 +187,7 @@ func (f *KeyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create boo
 }
 
 // setLimit sets one limit of a key; null puts the default back.
-func (f *KeyForm) setLimit(limits map[string]int, name string, value any) error {
+func (f *keyForm) setLimit(limits map[string]int, name string, value any) error {
 	rule, ok := f.keyring.Rights().Limit(name)
 	if !ok {
 		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name,
@@ -209,8 +209,8 @@ func (f *KeyForm) setLimit(limits map[string]int, name string, value any) error 
 	return nil
 }
 
-// KeyQuery is what a list of keys is asked for.
-type KeyQuery struct {
+// keyQuery is what a list of keys is asked for.
+type keyQuery struct {
 	status, search, environment, owner string // "" is everything
 	permission                         Permission
 	unused                             time.Duration // 0 is everything
@@ -221,10 +221,10 @@ type KeyQuery struct {
 // statusLive finds the keys of every status but revoked.
 const statusLive = "live"
 
-// ReadKeyQuery reads the parameters of a list; ErrValidation names the one
+// readKeyQuery reads the parameters of a list; ErrValidation names the one
 // that does not fit.
-func ReadKeyQuery(q url.Values, rights *Rights) (f KeyQuery, err error) {
-	f = KeyQuery{
+func readKeyQuery(q url.Values, rights *Rights) (f keyQuery, err error) {
+	f = keyQuery{
 		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
 		sort: q.Get("sort"),
 	}
@@ -267,8 +267,8 @@ const maxSorted = 200_000
 // Page gives the keys of one page and how many there are on all. Without a
 // filter and in the order in which they are stored, newest first, it reads the
 // page alone; else it goes through all keys.
-func (f KeyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys []*Key, count int, err error) {
-	if f == (KeyQuery{}) || f == (KeyQuery{sort: "created"}) {
+func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys []*Key, count int, err error) {
+	if f == (keyQuery{}) || f == (keyQuery{sort: "created"}) {
 		if count, err = keyring.Count(tx); err != nil {
 			return nil, 0, err
 		}
@@ -304,7 +304,7 @@ type keyRow struct {
 }
 
 // all gives the keys that fit, newest first.
-func (f KeyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, err error) {
+func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, err error) {
 	var failed error
 	err = keyring.Each(tx, func(k *Key) bool {
 		if !f.matches(k, now) {
@@ -354,7 +354,7 @@ func orBefore(at time.Time) int64 {
 	return at.UnixNano()
 }
 
-func (f KeyQuery) order(rows []keyRow) {
+func (f keyQuery) order(rows []keyRow) {
 	sign := -1
 	if f.ascending {
 		sign = 1
@@ -369,7 +369,7 @@ func (f KeyQuery) order(rows []keyRow) {
 	}
 }
 
-func (f KeyQuery) matches(k *Key, now time.Time) bool {
+func (f keyQuery) matches(k *Key, now time.Time) bool {
 	status := k.Status(now)
 	if f.status == statusLive && status == StatusRevoked || f.status != "" && f.status != statusLive && status != f.status {
 		return false

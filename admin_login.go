@@ -17,8 +17,8 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Operator is somebody who may log in to the dashboard, as stored.
-type Operator struct {
+// operator is somebody who may log in to the dashboard, as stored.
+type operator struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
 	Password  string    `json:"password"` // argon2id, in the PHC string format
@@ -26,10 +26,10 @@ type Operator struct {
 	ChangedAt time.Time `json:"changed_at,omitzero"` // of the password
 }
 
-var operatorTable = Table[Operator]{
+var operatorTable = Table[operator]{
 	Name: "operators", Audit: Told{Object: "operator"},
-	Key:     func(o Operator) []byte { return IDKey(o.ID) },
-	Indexes: []Index[Operator]{{"name", func(o Operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
+	Key:     func(o operator) []byte { return IDKey(o.ID) },
+	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }
 
 // The cost of a password's hash (RFC 9106 section 4; the second set of the
@@ -50,7 +50,7 @@ const (
 const setupSpan = 30 * time.Minute
 
 // Actor is the operator for the audit log.
-func (o Operator) Actor() string { return fmt.Sprintf("operator %d %s", o.ID, o.Name) }
+func (o operator) Actor() string { return fmt.Sprintf("operator %d %s", o.ID, o.Name) }
 
 // Operators keeps who may log in. It is safe for concurrent use.
 type Operators struct {
@@ -114,33 +114,33 @@ func (o *Operators) opens(stored, password string) bool {
 
 // Authenticate gives the operator of a name and a password; ErrLogin. It takes
 // as long for a name that does not exist.
-func (o *Operators) Authenticate(name, password string) (Operator, error) {
+func (o *Operators) Authenticate(name, password string) (operator, error) {
 	if len(password) > maxPassword {
-		return Operator{}, ErrLogin
+		return operator{}, ErrLogin
 	}
-	var found Operator
+	var found operator
 	err := o.store.View(func(tx *Tx) (err error) {
 		found, err = operatorTable.One(tx, "name", []byte(strings.ToLower(name)))
 		return err
 	})
 	if errors.Is(err, ErrNotFound) {
 		o.hash(password, make([]byte, 16))
-		return Operator{}, ErrLogin
+		return operator{}, ErrLogin
 	}
 	if err != nil {
-		return Operator{}, err
+		return operator{}, err
 	}
 	if !o.opens(found.Password, password) {
-		return Operator{}, ErrLogin
+		return operator{}, ErrLogin
 	}
 	return found, nil
 }
 
 // Get reads an operator; ErrNotFound.
-func (o *Operators) Get(tx *Tx, id uint64) (Operator, error) { return operatorTable.Get(tx, IDKey(id)) }
+func (o *Operators) Get(tx *Tx, id uint64) (operator, error) { return operatorTable.Get(tx, IDKey(id)) }
 
 // Find reads an operator in a transaction of its own; ErrNotFound.
-func (o *Operators) Find(id uint64) (op Operator, err error) {
+func (o *Operators) Find(id uint64) (op operator, err error) {
 	err = o.store.View(func(tx *Tx) error {
 		op, err = o.Get(tx, id)
 		return err
@@ -174,7 +174,7 @@ func checkPassword(password string) error {
 // Create stores an operator. With setup, which is the token of a set-up link,
 // it does so only as the first, and once: ErrSetup. ErrConflict: the name is
 // taken.
-func (o *Operators) Create(by Deed, name, password, setup string) (made Operator, err error) {
+func (o *Operators) Create(by Deed, name, password, setup string) (made operator, err error) {
 	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
 		return made, ErrValidation.With("name must have 1 to 100 bytes.")
 	}
@@ -200,7 +200,7 @@ func (o *Operators) Create(by Deed, name, password, setup string) (made Operator
 		if err != nil {
 			return err
 		}
-		made = Operator{ID: id, Name: name, Password: sealed, CreatedAt: by.Now}
+		made = operator{ID: id, Name: name, Password: sealed, CreatedAt: by.Now}
 		return errors.Join(operatorTable.Put(tx, made), tx.Delete("meta", []byte("setup")))
 	})
 	return made, err
@@ -262,11 +262,11 @@ func (o *Operators) SetPassword(by Deed, id uint64, password string, keep []byte
 			return err
 		}
 		op.Password, op.ChangedAt = sealed, by.Now
-		return errors.Join(operatorTable.Put(tx, op), EndSessions(tx, id, keep))
+		return errors.Join(operatorTable.Put(tx, op), endSessions(tx, id, keep))
 	})
 }
 
-func showOperator(op Operator) map[string]any {
+func showOperator(op operator) map[string]any {
 	return map[string]any{"id": op.ID, "name": op.Name, "created_at": Seconds(op.CreatedAt), "password_changed_at": Seconds(op.ChangedAt)}
 }
 
@@ -330,7 +330,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	err = r.Update(o.store, func(tx *Tx) error {
-		return errors.Join(operatorTable.Delete(tx, IDKey(id)), EndSessions(tx, id, nil))
+		return errors.Join(operatorTable.Delete(tx, IDKey(id)), endSessions(tx, id, nil))
 	})
 	if err != nil {
 		return err
@@ -385,8 +385,8 @@ func SessionTables() []Checked { return []Checked{sessionTable} }
 // Longest is how long a session lasts at most.
 func (s *Sessions) Longest() time.Duration { return s.max }
 
-// SessionHash is by what a session is stored.
-func SessionHash(token string) []byte {
+// sessionHash is by what a session is stored.
+func sessionHash(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]
 }
@@ -396,7 +396,7 @@ func SessionHash(token string) []byte {
 func (s *Sessions) Begin(by Deed, operator uint64) (token string, err error) {
 	token = keytext.RandomHex(32)
 	return token, by.Update(s.store, func(tx *Tx) error {
-		return sessionTable.Put(tx, session{Hash: SessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
+		return sessionTable.Put(tx, session{Hash: sessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
 	})
 }
 
@@ -408,7 +408,7 @@ const seenStep = time.Minute
 func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error) {
 	var found session
 	err = s.store.View(func(tx *Tx) (err error) {
-		found, err = sessionTable.Get(tx, SessionHash(token))
+		found, err = sessionTable.Get(tx, sessionHash(token))
 		return err
 	})
 	if err != nil {
@@ -433,7 +433,7 @@ func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error
 
 // End ends the session of a token, if there is one.
 func (s *Sessions) End(by Deed, token string) error {
-	err := by.Update(s.store, func(tx *Tx) error { return sessionTable.Delete(tx, SessionHash(token)) })
+	err := by.Update(s.store, func(tx *Tx) error { return sessionTable.Delete(tx, sessionHash(token)) })
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}
@@ -442,11 +442,11 @@ func (s *Sessions) End(by Deed, token string) error {
 
 // EndAll ends every session of an operator.
 func (s *Sessions) EndAll(by Deed, operator uint64) error {
-	return by.Update(s.store, func(tx *Tx) error { return EndSessions(tx, operator, nil) })
+	return by.Update(s.store, func(tx *Tx) error { return endSessions(tx, operator, nil) })
 }
 
-// EndSessions ends the sessions of an operator but the one with the hash keep.
-func EndSessions(tx *Tx, operator uint64, keep []byte) error {
+// endSessions ends the sessions of an operator but the one with the hash keep.
+func endSessions(tx *Tx, operator uint64, keep []byte) error {
 	var hashes [][]byte
 	for _, hash := range sessionTable.Find(tx, "operator", IDKey(operator), false) {
 		if string(hash) != string(keep) {

@@ -112,17 +112,17 @@ func (s *Status) level() string {
 	return "error"
 }
 
-// Overview tells the operator what the API door serves.
-type Overview struct {
+// overview tells the operator what the API door serves.
+type overview struct {
 	own    *Routes
 	guards *Guards
 }
 
 // NewOverview lists our own routes and those of another API.
-func NewOverview(own *Routes, guards *Guards) *Overview { return &Overview{own, guards} }
+func NewOverview(own *Routes, guards *Guards) *overview { return &overview{own, guards} }
 
 // AdminRoutes lists the endpoints.
-func (v *Overview) AdminRoutes() []Route {
+func (v *overview) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/routes", Handle: v.routes},
 	}
@@ -130,7 +130,7 @@ func (v *Overview) AdminRoutes() []Route {
 
 // routes lists the endpoints of the API door with what they need, and behind
 // them the routes of another API.
-func (v *Overview) routes(w http.ResponseWriter, r *Request) error {
+func (v *overview) routes(w http.ResponseWriter, r *Request) error {
 	now := v.guards.Now()
 	rows := []any{}
 	for _, row := range v.own.Keyed {

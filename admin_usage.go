@@ -11,20 +11,20 @@ import (
 	"time"
 )
 
-// Usage serves the history of what was asked.
-type Usage struct {
+// usage serves the history of what was asked.
+type usage struct {
 	store   *Store
 	keyring *Keyring
 	history *History
 }
 
 // NewUsage serves a history, with the names of the keys of a keyring.
-func NewUsage(store *Store, keyring *Keyring, history *History) *Usage {
-	return &Usage{store: store, keyring: keyring, history: history}
+func NewUsage(store *Store, keyring *Keyring, history *History) *usage {
+	return &usage{store: store, keyring: keyring, history: history}
 }
 
 // AdminRoutes lists the endpoints.
-func (u *Usage) AdminRoutes() []Route {
+func (u *usage) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/usage", Handle: u.all},
 		{Method: "GET", Path: "/admin/v1/keys/:id/history", Handle: u.ofKey},
@@ -33,9 +33,9 @@ func (u *Usage) AdminRoutes() []Route {
 
 // readPeriod reads step and last of a query: without them all hours that are
 // kept.
-func readPeriod(r *Request) (Period, error) {
+func readPeriod(r *Request) (period, error) {
 	q := r.URL.Query()
-	span := Period{Step: StepHour, Now: r.Now}
+	span := period{Step: stepHour, Now: r.Now}
 	switch step := q.Get("step"); step {
 	case "", "hour":
 	case "day":
@@ -75,7 +75,7 @@ func showTally(into map[string]any, t Tally) map[string]any {
 	return into
 }
 
-func showBuckets(list []Bucket) []any {
+func showBuckets(list []bucket) []any {
 	rows := []any{}
 	for _, b := range list {
 		rows = append(rows, showTally(map[string]any{"start": Seconds(b.Start)}, b.Tally))
@@ -83,7 +83,7 @@ func showBuckets(list []Bucket) []any {
 	return rows
 }
 
-func sumOf(list []Bucket) (sum Tally) {
+func sumOf(list []bucket) (sum Tally) {
 	for _, b := range list {
 		sum.Add(b.Tally)
 	}
@@ -91,7 +91,7 @@ func sumOf(list []Bucket) (sum Tally) {
 }
 
 // showPeriod begins the answer for a span.
-func showPeriod(span Period) map[string]any {
+func showPeriod(span period) map[string]any {
 	step := "hour"
 	if span.Step == StepDay {
 		step = "day"
@@ -100,7 +100,7 @@ func showPeriod(span Period) map[string]any {
 }
 
 // ofKey gives the history of one key.
-func (u *Usage) ofKey(w http.ResponseWriter, r *Request) error {
+func (u *usage) ofKey(w http.ResponseWriter, r *Request) error {
 	span, err := readPeriod(r)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (u *Usage) ofKey(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := u.history.Of(Subject{OfKey, key.ID}, span)
+	list, err := u.history.Of(subject{ofKey, key.ID}, span)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (u *Usage) ofKey(w http.ResponseWriter, r *Request) error {
 }
 
 // find reads a key by its id.
-func (u *Usage) find(id string) (key *Key, err error) {
+func (u *usage) find(id string) (key *Key, err error) {
 	err = u.store.View(func(tx *Tx) error {
 		key, err = u.keyring.Get(tx, id)
 		return err
@@ -138,7 +138,7 @@ func (u *Usage) find(id string) (key *Key, err error) {
 // all gives the history of the service, with the sums of its routes and
 // reasons, and of the keys that were used most, or with key= of some keys
 // with their buckets.
-func (u *Usage) all(w http.ResponseWriter, r *Request) error {
+func (u *usage) all(w http.ResponseWriter, r *Request) error {
 	span, err := readPeriod(r)
 	if err != nil {
 		return err
@@ -154,12 +154,12 @@ func (u *Usage) all(w http.ResponseWriter, r *Request) error {
 	if asCSV {
 		return u.sendAll(w, r, span)
 	}
-	service, err := u.history.Of(Subject{Kind: OfService}, span)
+	service, err := u.history.Of(subject{Kind: ofService}, span)
 	if err != nil {
 		return err
 	}
-	routes, err1 := u.sums(OfRoute, "route", span)
-	codes, err2 := u.sums(OfCode, "error", span)
+	routes, err1 := u.sums(ofRoute, "route", span)
+	codes, err2 := u.sums(ofCode, "error", span)
 	keys, count, err3 := u.keys(r, page, span)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
@@ -179,8 +179,8 @@ type used struct {
 }
 
 // most gives the sums of all subjects of a kind, the most requests first.
-func (u *Usage) most(kind byte, span Period) (list []used, err error) {
-	err = u.history.All(kind, span, func(name string, buckets []Bucket) error {
+func (u *usage) most(kind byte, span period) (list []used, err error) {
+	err = u.history.All(kind, span, func(name string, buckets []bucket) error {
 		list = append(list, used{name, sumOf(buckets)})
 		return nil
 	})
@@ -190,7 +190,7 @@ func (u *Usage) most(kind byte, span Period) (list []used, err error) {
 	return list, err
 }
 
-func (u *Usage) sums(kind byte, called string, span Period) ([]any, error) {
+func (u *usage) sums(kind byte, called string, span period) ([]any, error) {
 	list, err := u.most(kind, span)
 	rows := []any{}
 	for _, s := range list {
@@ -200,15 +200,15 @@ func (u *Usage) sums(kind byte, called string, span Period) ([]any, error) {
 }
 
 // limitedAt tells when a limit refused a key in the last five minutes.
-func (u *Usage) limitedAt(id string, now time.Time) *string {
-	if at := u.history.LimitedAt(id); now.Sub(at) <= LimitedSpan {
+func (u *usage) limitedAt(id string, now time.Time) *string {
+	if at := u.history.LimitedAt(id); now.Sub(at) <= limitedSpan {
 		return Seconds(at)
 	}
 	return nil
 }
 
 // keys gives one page of the keys in use, or the keys of some ids.
-func (u *Usage) keys(r *Request, page Page, span Period) (rows []any, count int, err error) {
+func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int, err error) {
 	rows = []any{}
 	ids := r.URL.Query()["key"]
 	if len(ids) > 1000 {
@@ -219,7 +219,7 @@ func (u *Usage) keys(r *Request, page Page, span Period) (rows []any, count int,
 		if err != nil {
 			return nil, 0, err
 		}
-		list, err := u.history.Of(Subject{OfKey, id}, span)
+		list, err := u.history.Of(subject{ofKey, id}, span)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -228,7 +228,7 @@ func (u *Usage) keys(r *Request, page Page, span Period) (rows []any, count int,
 	if len(ids) > 0 {
 		return rows, len(ids), nil
 	}
-	list, err := u.most(OfKey, span)
+	list, err := u.most(ofKey, span)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -247,26 +247,26 @@ func (u *Usage) keys(r *Request, page Page, span Period) (rows []any, count int,
 }
 
 // sendAll sends the buckets of all keys, routes or errors as CSV.
-func (u *Usage) sendAll(w http.ResponseWriter, r *Request, span Period) error {
+func (u *usage) sendAll(w http.ResponseWriter, r *Request, span period) error {
 	switch by := r.URL.Query().Get("by"); by {
 	case "", "key":
 		return u.sendKeys(w, span)
 	case "route", "error":
-		kind := byte(OfRoute)
+		kind := byte(ofRoute)
 		if by == "error" {
-			kind = OfCode
+			kind = ofCode
 		}
 		out := beginCSV(w, "usage-"+by+"s", by)
-		return out.end(u.history.All(kind, span, func(name string, list []Bucket) error { return out.rows([]string{name}, list) }))
+		return out.end(u.history.All(kind, span, func(name string, list []bucket) error { return out.rows([]string{name}, list) }))
 	default:
 		return ErrValidation.With("by must be key, route or error; got %q.", by)
 	}
 }
 
-func (u *Usage) sendKeys(w http.ResponseWriter, span Period) error {
+func (u *usage) sendKeys(w http.ResponseWriter, span period) error {
 	// The names first: keys are read in a transaction of their own.
 	var ids []string
-	err := u.history.All(OfKey, span, func(id string, _ []Bucket) error {
+	err := u.history.All(ofKey, span, func(id string, _ []bucket) error {
 		ids = append(ids, id)
 		return nil
 	})
@@ -279,9 +279,9 @@ func (u *Usage) sendKeys(w http.ResponseWriter, span Period) error {
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
-		var list []Bucket
+		var list []bucket
 		if err == nil {
-			list, err = u.history.Of(Subject{OfKey, id}, span)
+			list, err = u.history.Of(subject{ofKey, id}, span)
 		}
 		if err == nil {
 			err = out.rows(usageCells(key), list)
@@ -315,7 +315,7 @@ func beginCSV(w http.ResponseWriter, file string, columns ...string) *usageTable
 }
 
 // rows writes a line for each bucket.
-func (t *usageTable) rows(cells []string, list []Bucket) error {
+func (t *usageTable) rows(cells []string, list []bucket) error {
 	for _, b := range list {
 		line := []string{}
 		for _, cell := range cells {

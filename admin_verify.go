@@ -17,24 +17,24 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// CarrierVerify is the carrier of a key that another service has asked about.
-const CarrierVerify = "verify"
+// carrierVerify is the carrier of a key that another service has asked about.
+const carrierVerify = "verify"
 
-// Verifier answers other services that ask about a key they were shown.
-type Verifier struct {
+// verifier answers other services that ask about a key they were shown.
+type verifier struct {
 	store   *Store
 	keyring *Keyring
 	limiter *Limiter
 }
 
 // NewVerifier answers for the keys of a keyring.
-func NewVerifier(store *Store, keyring *Keyring, limiter *Limiter) *Verifier {
-	return &Verifier{store: store, keyring: keyring, limiter: limiter}
+func NewVerifier(store *Store, keyring *Keyring, limiter *Limiter) *verifier {
+	return &verifier{store: store, keyring: keyring, limiter: limiter}
 }
 
 // Routes lists the endpoints. Who asks needs a key with VerifyKeys and pays for
 // the question like for any request.
-func (v *Verifier) Routes() []Route {
+func (v *verifier) Routes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/api/v1/verify", Permission: VerifyKeys, Handle: v.verify},
 		{Method: "POST", Path: "/api/v1/introspect", Permission: VerifyKeys, Handle: v.introspect},
@@ -42,7 +42,7 @@ func (v *Verifier) Routes() []Route {
 }
 
 // AdminRoutes lists the endpoints.
-func (v *Verifier) AdminRoutes() []Route {
+func (v *verifier) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/lookup", Handle: v.lookup}}
 }
 
@@ -57,7 +57,7 @@ type question struct {
 // maxCost is the most units that one question may spend.
 const maxCost = 10_000
 
-func (v *Verifier) question(body *Body) (q question, err error) {
+func (v *verifier) question(body *Body) (q question, err error) {
 	names, one, ip := []string{}, "", ""
 	body.String("key", &q.secret)
 	body.Strings("permissions", &names)
@@ -119,7 +119,7 @@ func readCosts(body *Body) (map[string]int, error) {
 
 // verify makes the checks of a request for another service, in their order and
 // at their price, and says in the answer's body what came of them.
-func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
+func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -167,7 +167,7 @@ func (v *Verifier) verify(w http.ResponseWriter, r *Request) error {
 }
 
 // check makes the checks that follow once a key is found.
-func (v *Verifier) check(key *Key, holder *Holder, q question, r *Request, answer map[string]any) error {
+func (v *verifier) check(key *Key, holder *Holder, q question, r *Request, answer map[string]any) error {
 	if err := key.Check(r.Latest); err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (v *Verifier) check(key *Key, holder *Holder, q question, r *Request, answe
 	if !key.Allows(q.ip) {
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", q.ip)
 	}
-	v.keyring.Used(holder, Use{At: r.Now, IP: q.ip, Carrier: CarrierVerify})
+	v.keyring.Used(holder, Use{At: r.Now, IP: q.ip, Carrier: carrierVerify})
 	if len(q.costs) > 0 {
 		list, err := v.spend(key, q.costs, r.Moment)
 		if err != nil && !errors.Is(err, ErrRateLimit) {
@@ -195,7 +195,7 @@ func (v *Verifier) check(key *Key, holder *Holder, q question, r *Request, answe
 }
 
 // spend charges limits with their costs, all of them or none.
-func (v *Verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Standing, error) {
+func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Standing, error) {
 	var charges []Charge
 	for _, name := range slices.Sorted(maps.Keys(costs)) {
 		charges = key.Charge(charges, name, costs[name])
@@ -225,7 +225,7 @@ func showLimits(answer map[string]any, list []Standing, now time.Time) {
 
 // introspect answers in the form of RFC 7662: active and what a gateway needs,
 // or nothing but active false. It charges the key that is asked about nothing.
-func (v *Verifier) introspect(w http.ResponseWriter, r *Request) error {
+func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	data, err := r.ReadAll()
 	if err != nil {
 		return err
@@ -248,7 +248,7 @@ func (v *Verifier) introspect(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	v.keyring.Used(holder, Use{At: r.Now, Carrier: CarrierVerify})
+	v.keyring.Used(holder, Use{At: r.Now, Carrier: carrierVerify})
 	answer := map[string]any{
 		"active": true, "scope": strings.Join(key.PermissionNames(), " "), "client_id": key.ID, "sub": key.OwnerName,
 		"token_type": "Bearer", "iat": key.CreatedAt.Unix(),
@@ -272,7 +272,7 @@ const maxLookup = 1000
 
 // lookup tells which digests are of secrets of keys, so that a found text can
 // be told from a key without it being sent.
-func (v *Verifier) lookup(w http.ResponseWriter, r *Request) error {
+func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err

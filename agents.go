@@ -98,9 +98,9 @@ func (a Agent) row() agentRow {
 // maxReady is how many owners' lists of agents are kept ready.
 const maxReady = 1024
 
-// Agents serves the agents. The answer of the list changes seldom and is asked
+// agents serves the agents. The answer of the list changes seldom and is asked
 // for often, so it is kept ready for each owner.
-type Agents struct {
+type agents struct {
 	store   *Store
 	catalog Catalog[Agent]
 	agents  *atomic.Uint64 // generations of the tables that the list is made of
@@ -116,8 +116,8 @@ type readyList struct {
 }
 
 // NewAgents serves the agents of a store.
-func NewAgents(store *Store) *Agents {
-	a := &Agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
+func NewAgents(store *Store) *agents {
+	a := &agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
 	a.catalog = Catalog[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent}
 	return a
 }
@@ -126,14 +126,14 @@ func NewAgents(store *Store) *Agents {
 func AgentTables() []Checked { return []Checked{agentTable} }
 
 // Routes lists the endpoints.
-func (a *Agents) Routes() []Route {
+func (a *agents) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/agents", Permission: ReadAgents, Handle: a.list}}
 }
 
 // AdminRoutes lists the operator's endpoints.
-func (a *Agents) AdminRoutes() []Route { return a.catalog.Routes() }
+func (a *agents) AdminRoutes() []Route { return a.catalog.Routes() }
 
-func (a *Agents) list(w http.ResponseWriter, r *Request) error {
+func (a *agents) list(w http.ResponseWriter, r *Request) error {
 	// The generations are read before the tables: a change in between makes the
 	// list older than it is said to be, so it is made again next time.
 	agents, teams := a.agents.Load(), a.teams.Load()
@@ -158,7 +158,7 @@ func (a *Agents) list(w http.ResponseWriter, r *Request) error {
 }
 
 // rows lists the agents that an owner may see, oldest first.
-func (a *Agents) rows(owner uint64) ([]agentRow, error) {
+func (a *agents) rows(owner uint64) ([]agentRow, error) {
 	seen := map[uint64]agentRow{}
 	err := a.store.View(func(tx *Tx) error {
 		scope, err := ScopeOf(tx, owner)
@@ -277,12 +277,12 @@ func Blocked(tx *Tx, phone string) (bool, error) {
 	return false, nil
 }
 
-// DoNotCalls serves the do-not-call list to the operator.
-type DoNotCalls struct{ catalog Catalog[blocked] }
+// doNotCalls serves the do-not-call list to the operator.
+type doNotCalls struct{ catalog Catalog[blocked] }
 
 // NewDoNotCalls serves the list of a store.
-func NewDoNotCalls(store *Store) *DoNotCalls {
-	return &DoNotCalls{Catalog[blocked]{
+func NewDoNotCalls(store *Store) *doNotCalls {
+	return &doNotCalls{Catalog[blocked]{
 		Store: store, Name: "do_not_call", Path: "do-not-call", Table: blockedTable, Save: saveBlocked,
 		Show: func(_ *Tx, b blocked) (any, error) {
 			return map[string]any{"id": b.ID, "phone_number": b.Phone, "reason": b.Reason, "created_at": Seconds(b.CreatedAt)}, nil
@@ -299,7 +299,7 @@ func NewDoNotCalls(store *Store) *DoNotCalls {
 func DoNotCallTables() []Checked { return []Checked{blockedTable} }
 
 // AdminRoutes lists the endpoints.
-func (d *DoNotCalls) AdminRoutes() []Route { return d.catalog.Routes() }
+func (d *doNotCalls) AdminRoutes() []Route { return d.catalog.Routes() }
 
 // saveBlocked stores a number; one that is listed stays the entry it is.
 func saveBlocked(tx *Tx, r *Request, old *blocked, b *Body) (blocked, error) {

@@ -448,15 +448,15 @@ func NewLog(w io.Writer, c Config, person, journal bool) (*slog.Logger, *slog.Le
 	return slog.New(slog.NewJSONHandler(w, opts)), level
 }
 
-// Redactor takes secrets out of texts. What is written with care has none: it is
+// redactor takes secrets out of texts. What is written with care has none: it is
 // for what somebody put where nobody thought of. It is safe for concurrent use.
-type Redactor struct {
+type redactor struct {
 	prefixes []string
 	keys     *regexp.Regexp
 }
 
-// Redacted stands in the place of a secret.
-const Redacted = "(redacted)"
+// redacted stands in the place of a secret.
+const redacted = "(redacted)"
 
 // secretShapes are secrets that are known by what stands before them, and the
 // tokens of logins and set-up links, which are 64 hex digits.
@@ -464,8 +464,8 @@ var secretShapes = regexp.MustCompile(`(?i)((?:bearer|basic)\s+|(?:api_key|token
 
 // NewRedactor knows API keys by their prefix; admin tokens and the secrets of
 // webhooks have their own.
-func NewRedactor(prefix string) *Redactor {
-	r := &Redactor{prefixes: []string{prefix, tokenShape, hookShape}}
+func NewRedactor(prefix string) *redactor {
+	r := &redactor{prefixes: []string{prefix, tokenShape, hookShape}}
 	r.keys = regexp.MustCompile(`(` + regexp.QuoteMeta(prefix) + `|` + tokenShape + `|` + hookShape + `)[0-9A-Za-z]{12,}`)
 	return r
 }
@@ -478,10 +478,10 @@ const (
 
 // Keys takes what has the shape of a key, an admin token or a webhook's secret
 // out of a text, and gives it as it is where there is none.
-func (r *Redactor) Keys(text string) string {
+func (r *redactor) Keys(text string) string {
 	for _, prefix := range r.prefixes {
 		if strings.Contains(text, prefix) {
-			return r.keys.ReplaceAllString(text, "${1}"+Redacted)
+			return r.keys.ReplaceAllString(text, "${1}"+redacted)
 		}
 	}
 	return text
@@ -489,7 +489,7 @@ func (r *Redactor) Keys(text string) string {
 
 // Text is Keys, and takes out what is a secret by what stands before it too:
 // Bearer, api_key= and their kin.
-func (r *Redactor) Text(text string) string {
+func (r *redactor) Text(text string) string {
 	if len(text) < 8 {
 		return text
 	}
@@ -498,12 +498,12 @@ func (r *Redactor) Text(text string) string {
 	if len(text) < 64 && !strings.ContainsAny(text, " =\"") {
 		return text
 	}
-	return secretShapes.ReplaceAllString(text, "${1}"+Redacted)
+	return secretShapes.ReplaceAllString(text, "${1}"+redacted)
 }
 
 // Attr takes secrets out of an attribute of the log, as slog.HandlerOptions
 // wants it.
-func (r *Redactor) Attr(_ []string, a slog.Attr) slog.Attr {
+func (r *redactor) Attr(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:
 		if text := a.Value.String(); len(text) >= 8 {
@@ -516,7 +516,7 @@ func (r *Redactor) Attr(_ []string, a slog.Attr) slog.Attr {
 		case *url.URL:
 			a.Value = slog.StringValue(v.Scheme + "://" + v.Host) // a path or query may hold anything
 		case http.Header:
-			a.Value = slog.StringValue(Redacted)
+			a.Value = slog.StringValue(redacted)
 		case []string:
 			a.Value = slog.StringValue(r.Text(strings.Join(v, " ")))
 		case []byte:

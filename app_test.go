@@ -60,7 +60,7 @@ type lockedBuffer = program.Output
 
 func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
 	t.Helper()
-	a := &testApp{t: t, config: DefaultConfig(), log: &lockedBuffer{}}
+	a := &testApp{t: t, config: defaultConfig(), log: &lockedBuffer{}}
 	a.clocks = &testClocks{Reading: clock.Reading{Wall: epoch, Boot: time.Hour, BootID: "one"}}
 	a.config.Server.Data = filepath.Join(t.TempDir(), "data")
 	for _, f := range change {

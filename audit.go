@@ -57,12 +57,12 @@ type Entry struct {
 
 // The results of an Entry.
 const (
-	DeedDone    = "done"
-	DeedRefused = "refused"
+	deedDone    = "done"
+	deedRefused = "refused"
 )
 
 // AuditResults lists the results of an entry.
-func AuditResults() []string { return []string{DeedDone, DeedRefused} }
+func AuditResults() []string { return []string{deedDone, deedRefused} }
 
 // AuditLink is an entry as it is stored. Hash is the SHA-256 of Previous, of the
 // number and of the entry's bytes as they stand here, so an entry cannot be
@@ -145,9 +145,9 @@ func (h AuditHead) store(tx *Tx) error {
 	return tx.Put("meta", auditHeadKey, value)
 }
 
-// AppendAudit adds an entry at the end of the chain. It gives the entry its
+// appendAudit adds an entry at the end of the chain. It gives the entry its
 // number.
-func AppendAudit(tx *Tx, e Entry) error {
+func appendAudit(tx *Tx, e Entry) error {
 	head, err := ReadAuditHead(tx)
 	if err != nil {
 		return err
@@ -168,7 +168,7 @@ func AppendAudit(tx *Tx, e Entry) error {
 }
 
 func (d Deed) entry() Entry {
-	e := Entry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: DeedDone, Detail: d.Detail, Request: d.Request}
+	e := Entry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: deedDone, Detail: d.Detail, Request: d.Request}
 	if d.Client.IsValid() {
 		e.Client = d.Client.String()
 	}
@@ -197,17 +197,17 @@ func (d Deed) In(tx *Tx, run func(*Tx) error) error {
 	if e.Object == "" && len(e.Changes) > 0 {
 		e.Object = e.Changes[0].Object
 	}
-	return AppendAudit(tx, e)
+	return appendAudit(tx, e)
 }
 
 // Append adds an entry of something done that changes nothing in the store.
-func (d Deed) Append(tx *Tx) error { return AppendAudit(tx, d.entry()) }
+func (d Deed) Append(tx *Tx) error { return appendAudit(tx, d.entry()) }
 
 // Refused adds an entry of something that was asked and refused.
 func (d Deed) Refused(tx *Tx, status int, code string) error {
 	e := d.entry()
-	e.Result, e.Status, e.Code = DeedRefused, status, code
-	return AppendAudit(tx, e)
+	e.Result, e.Status, e.Code = deedRefused, status, code
+	return appendAudit(tx, e)
 }
 
 // AuditLinks goes through the entries, oldest first or newest first. With

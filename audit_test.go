@@ -147,7 +147,7 @@ func TestAudit_Tampering(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.App = nil
-	path := StorePath(a.config.Server.Data)
+	path := storePath(a.config.Server.Data)
 	read := func(tx *Tx, n uint64) AuditLink {
 		l, err := auditTable.Get(tx, IDKey(n))
 		if err != nil {

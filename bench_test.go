@@ -166,22 +166,22 @@ func BenchmarkLists(b *testing.B) {
 			for i := range 1000 {
 				n := part*1000 + i
 				at := epoch.Add(time.Duration(n-50_000) * time.Minute)
-				c := Call{
-					Owner: 1, Agent: CallAgent{ID: uint64(n%5 + 1), Name: "A"}, Status: CallStates()[min(3, n%40)], Type: CallTypes()[n%2],
-					PhoneNumber: "+4930555044", CreatedAt: at, StartedAt: at, Billing: Billing{Status: BillingPending},
+				c := call{
+					Owner: 1, Agent: callAgent{ID: uint64(n%5 + 1), Name: "A"}, Status: callStates()[min(3, n%40)], Type: callTypes()[n%2],
+					PhoneNumber: "+4930555044", CreatedAt: at, StartedAt: at, Billing: billing{Status: billingPending},
 				}
 				if n%5 == 0 {
 					c.TeamID = 1
 				}
-				if _, err := SaveCall(tx, c); err != nil {
+				if _, err := saveCall(tx, c); err != nil {
 					return err
 				}
 				if i%5 != 0 {
 					continue
 				}
 				start := epoch.Add(time.Duration(part*200+i/5) * 26 * time.Minute)
-				e := Appointment{Owner: 1, Title: "E", Kind: "meeting", Status: EventScheduled, Start: start, End: start.Add(20 * time.Minute), CreatedAt: at, UpdatedAt: at}
-				if _, err := SaveEvent(tx, e); err != nil {
+				e := appointment{Owner: 1, Title: "E", Kind: "meeting", Status: eventScheduled, Start: start, End: start.Add(20 * time.Minute), CreatedAt: at, UpdatedAt: at}
+				if _, err := saveEvent(tx, e); err != nil {
 					return err
 				}
 			}

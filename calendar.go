@@ -13,18 +13,18 @@ import (
 	"latchkey/internal/clock"
 )
 
-// Calendar serves the events.
-type Calendar struct {
+// calendar serves the events.
+type calendar struct {
 	store   *Store
 	limiter *Limiter
 }
 
 // NewCalendar serves the events of a store; creating one spends a unit of
 // EventsPerDay.
-func NewCalendar(store *Store, limiter *Limiter) *Calendar { return &Calendar{store, limiter} }
+func NewCalendar(store *Store, limiter *Limiter) *calendar { return &calendar{store, limiter} }
 
 // Routes lists the endpoints.
-func (c *Calendar) Routes() []Route {
+func (c *calendar) Routes() []Route {
 	const path = "/api/v1/calendar/events"
 	return []Route{
 		{Method: "GET", Path: path, Permission: ReadCalendar, Handle: c.list},
@@ -36,18 +36,18 @@ func (c *Calendar) Routes() []Route {
 	}
 }
 
-// DateRange is a range of whole days in a time zone, both inclusive.
-type DateRange struct {
+// dateRange is a range of whole days in a time zone, both inclusive.
+type dateRange struct {
 	First, Last time.Time // midnights of UTC that stand for the dates
 	Zone        *time.Location
 }
 
-// ReadDates reads start_date and end_date of a query: the first is today by
+// readDates reads start_date and end_date of a query: the first is today by
 // default, the last so many days after it. ErrParameterFormat: a date that
 // cannot be read, or a last one before the first (contract 7.1, 7.6).
-func ReadDates(q url.Values, days int, zone *time.Location, now time.Time) (d DateRange, err error) {
+func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d dateRange, err error) {
 	today := now.In(zone)
-	d = DateRange{First: time.Date(today.Year(), today.Month(), today.Day(), 0, 0, 0, 0, time.UTC), Zone: zone}
+	d = dateRange{First: time.Date(today.Year(), today.Month(), today.Day(), 0, 0, 0, 0, time.UTC), Zone: zone}
 	read := func(name string, into *time.Time) error {
 		text := q.Get(name)
 		if text == "" {
@@ -74,17 +74,17 @@ func ReadDates(q url.Values, days int, zone *time.Location, now time.Time) (d Da
 }
 
 // Bounds gives the first instant of the range, and the first one after it.
-func (d DateRange) Bounds() (from, to time.Time) {
+func (d dateRange) Bounds() (from, to time.Time) {
 	return clock.Instant(d.First, 0, d.Zone, false), clock.Instant(d.Last, 24*60, d.Zone, false)
 }
 
-func (c *Calendar) list(w http.ResponseWriter, r *Request) error {
+func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 10, 100)
 	if err != nil {
 		return err
 	}
-	wanted, err := StateFilter(q.Get("status"))
+	wanted, err := stateFilter(q.Get("status"))
 	if err != nil {
 		return err
 	}
@@ -94,19 +94,19 @@ func (c *Calendar) list(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return err
 		}
-		schedule, err := ScheduleOf(tx, r.Key.Owner)
+		schedule, err := scheduleOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
 		}
-		dates, err := ReadDates(q, 30, schedule.Zone(), r.Now)
+		dates, err := readDates(q, 30, schedule.Zone(), r.Now)
 		if err != nil {
 			return err
 		}
 		from, to := dates.Bounds()
-		spans := wanted(EventsBetween(tx, scope.Keys(), from, to))
+		spans := wanted(eventsBetween(tx, scope.Keys(), from, to))
 		count = len(spans)
 		first, last := page.Bounds(count)
-		events, err := GetEvents(tx, spans[first:last])
+		events, err := getEvents(tx, spans[first:last])
 		for _, e := range events {
 			rows = append(rows, e.Row(tx))
 		}
@@ -119,19 +119,19 @@ func (c *Calendar) list(w http.ResponseWriter, r *Request) error {
 }
 
 // own reads the event that the path names; ErrNotFound for one out of scope.
-func (c *Calendar) own(tx *Tx, r *Request) (Appointment, Scope, error) {
+func (c *calendar) own(tx *Tx, r *Request) (appointment, Scope, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
-		return Appointment{}, scope, err
+		return appointment{}, scope, err
 	}
-	e, err := FindEvent(tx, r.Params.ByName("event_id"))
+	e, err := findEvent(tx, r.Params.ByName("event_id"))
 	if err == nil && !scope.Allows(e.Owner, e.TeamID) {
 		err = ErrNotFound
 	}
 	return e, scope, err
 }
 
-func (c *Calendar) get(w http.ResponseWriter, r *Request) error {
+func (c *calendar) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := c.store.View(func(tx *Tx) error {
 		e, _, err := c.own(tx, r)
@@ -147,9 +147,9 @@ func (c *Calendar) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// CheckLinks checks the agent and the team that an event names, for who may see
+// checkLinks checks the agent and the team that an event names, for who may see
 // a scope: ErrAgentNotFound, ErrTeamNotFound, ErrTeamAccess.
-func CheckLinks(tx *Tx, scope Scope, e Appointment) error {
+func checkLinks(tx *Tx, scope Scope, e appointment) error {
 	if e.AgentID != 0 {
 		if _, err := FindAgent(tx, scope, strconv.FormatUint(e.AgentID, 10)); err != nil {
 			return err
@@ -159,19 +159,19 @@ func CheckLinks(tx *Tx, scope Scope, e Appointment) error {
 }
 
 // brief is the answer to a change of an event (contract 7.3).
-func brief(e Appointment, message string) map[string]any {
+func brief(e appointment, message string) map[string]any {
 	return map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "start_time": Millis(e.Start), "end_time": Millis(e.End), "status": e.Status, "message": message,
 	}
 }
 
 // create stores an event and charges the day's limit, in one transaction.
-func (c *Calendar) create(w http.ResponseWriter, r *Request) error {
+func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	e, err := ReadEvent(body, http.MethodPost, Appointment{Owner: r.Key.Owner, CreatedAt: r.Now})
+	e, err := readEvent(body, http.MethodPost, appointment{Owner: r.Key.Owner, CreatedAt: r.Now})
 	if err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (c *Calendar) create(w http.ResponseWriter, r *Request) error {
 	return Once(c.store, w, r, "events", http.StatusCreated, body, func(tx *Tx) (any, error) {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err == nil {
-			err = CheckLinks(tx, scope, e)
+			err = checkLinks(tx, scope, e)
 		}
 		if err != nil {
 			return nil, err
@@ -190,41 +190,41 @@ func (c *Calendar) create(w http.ResponseWriter, r *Request) error {
 		tx.After(func() { r.SetLimits(standings) })
 		made := e
 		made.UpdatedAt = r.Now
-		if made, err = SaveEvent(tx, made); err != nil {
+		if made, err = saveEvent(tx, made); err != nil {
 			return nil, err
 		}
 		answer := brief(made, "Created.")
 		answer["ics_url"] = made.ICSPath()
-		return answer, RaiseEvent(tx, "calendar.created", made, r.Now, nil)
+		return answer, raiseEvent(tx, "calendar.created", made, r.Now, nil)
 	})
 }
 
 // update replaces an event (PUT) or changes what is sent (PATCH). One that
 // becomes cancelled or completed tells of that rather than of a change (7.4).
-func (c *Calendar) update(w http.ResponseWriter, r *Request) error {
+func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	var e Appointment
+	var e appointment
 	err = c.store.Update(func(tx *Tx) error {
 		before, scope, err := c.own(tx, r)
 		if err != nil {
 			return err
 		}
-		if e, err = ReadEvent(body, r.Method, before); err != nil {
+		if e, err = readEvent(body, r.Method, before); err != nil {
 			return err
 		}
 		if e.AgentID != before.AgentID || e.TeamID != before.TeamID {
-			if err := CheckLinks(tx, scope, e); err != nil {
+			if err := checkLinks(tx, scope, e); err != nil {
 				return err
 			}
 		}
 		e.UpdatedAt = r.Now
-		if e, err = SaveEvent(tx, e); err != nil {
+		if e, err = saveEvent(tx, e); err != nil {
 			return err
 		}
-		return RaiseChange(tx, before, e, r.Now)
+		return raiseChange(tx, before, e, r.Now)
 	})
 	if err != nil {
 		return err
@@ -232,8 +232,8 @@ func (c *Calendar) update(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, brief(e, "Updated."))
 }
 
-// ReadReason reads the body of a cancellation, which may be empty.
-func ReadReason(r *Request) (reason string, err error) {
+// readReason reads the body of a cancellation, which may be empty.
+func readReason(r *Request) (reason string, err error) {
 	body, err := r.ReadBody(true)
 	if err != nil {
 		return "", err
@@ -242,13 +242,13 @@ func ReadReason(r *Request) (reason string, err error) {
 	return reason, body.Err()
 }
 
-// CancelEvent calls an event off and tells of it. Done twice it changes nothing
+// cancelEvent calls an event off and tells of it. Done twice it changes nothing
 // more (7.5).
-func CancelEvent(tx *Tx, e Appointment, reason string, now time.Time) (Appointment, error) {
-	if e.Status == EventCancelled {
+func cancelEvent(tx *Tx, e appointment, reason string, now time.Time) (appointment, error) {
+	if e.Status == eventCancelled {
 		return e, nil
 	}
-	e.Status, e.UpdatedAt = EventCancelled, now
+	e.Status, e.UpdatedAt = eventCancelled, now
 	more := map[string]any{}
 	if reason != "" {
 		if e.CustomerNotes != "" {
@@ -257,24 +257,24 @@ func CancelEvent(tx *Tx, e Appointment, reason string, now time.Time) (Appointme
 		e.CustomerNotes += "Cancelled: " + reason
 		more["cancellation_reason"] = reason
 	}
-	e, err := SaveEvent(tx, e)
+	e, err := saveEvent(tx, e)
 	if err != nil {
 		return e, err
 	}
-	return e, RaiseEvent(tx, "calendar.cancelled", e, now, more)
+	return e, raiseEvent(tx, "calendar.cancelled", e, now, more)
 }
 
-func (c *Calendar) cancel(w http.ResponseWriter, r *Request) error {
-	reason, err := ReadReason(r)
+func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
+	reason, err := readReason(r)
 	if err != nil {
 		return err
 	}
-	var e Appointment
+	var e appointment
 	err = c.store.Update(func(tx *Tx) (err error) {
 		if e, _, err = c.own(tx, r); err != nil {
 			return err
 		}
-		e, err = CancelEvent(tx, e, reason, r.Now)
+		e, err = cancelEvent(tx, e, reason, r.Now)
 		return err
 	})
 	if err != nil {
@@ -283,21 +283,21 @@ func (c *Calendar) cancel(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": e.ID, "uuid": e.UUID, "status": e.Status, "message": "Cancelled."})
 }
 
-// RaiseChange tells of a change of an event, by what it has become.
-func RaiseChange(tx *Tx, before, e Appointment, now time.Time) error {
-	if e.Status != before.Status && (e.Status == EventCancelled || e.Status == EventCompleted) {
-		return RaiseEvent(tx, "calendar."+e.Status, e, now, nil)
+// raiseChange tells of a change of an event, by what it has become.
+func raiseChange(tx *Tx, before, e appointment, now time.Time) error {
+	if e.Status != before.Status && (e.Status == eventCancelled || e.Status == eventCompleted) {
+		return raiseEvent(tx, "calendar."+e.Status, e, now, nil)
 	}
 	more := map[string]any{"time_changed": false}
 	if !e.Start.Equal(before.Start) || !e.End.Equal(before.End) {
 		more = map[string]any{"time_changed": true, "previous_start": Millis(before.Start), "previous_end": Millis(before.End)}
 	}
-	return RaiseEvent(tx, "calendar.updated", e, now, more)
+	return raiseEvent(tx, "calendar.updated", e, now, more)
 }
 
-// RaiseEvent tells of an event of the calendar (contract 8.3), with further
+// raiseEvent tells of an event of the calendar (contract 8.3), with further
 // members of its object.
-func RaiseEvent(tx *Tx, kind string, e Appointment, now time.Time, more map[string]any) error {
+func raiseEvent(tx *Tx, kind string, e appointment, now time.Time, more map[string]any) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -309,15 +309,15 @@ func RaiseEvent(tx *Tx, kind string, e Appointment, now time.Time, more map[stri
 	return Raise(tx, Event{Type: kind, Owner: e.Owner, Team: e.TeamID, At: now, Body: map[string]any{"calendar_event": shown}})
 }
 
-// EventDesk serves the events of the calendar to the operator, whoever they
+// eventDesk serves the events of the calendar to the operator, whoever they
 // belong to. What it makes costs no daily unit: those are of keys.
-type EventDesk struct{ store *Store }
+type eventDesk struct{ store *Store }
 
 // NewEventDesk serves the events of a store.
-func NewEventDesk(store *Store) *EventDesk { return &EventDesk{store} }
+func NewEventDesk(store *Store) *eventDesk { return &eventDesk{store} }
 
 // AdminRoutes lists the endpoints.
-func (d *EventDesk) AdminRoutes() []Route {
+func (d *eventDesk) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/events", Handle: d.list},
 		{Method: "POST", Path: "/admin/v1/events", Handle: d.create},
@@ -327,9 +327,9 @@ func (d *EventDesk) AdminRoutes() []Route {
 	}
 }
 
-// ReadZone reads time_zone of a query, UTC where it is left out;
+// readZone reads time_zone of a query, UTC where it is left out;
 // ErrParameterFormat.
-func ReadZone(q url.Values) (*time.Location, error) {
+func readZone(q url.Values) (*time.Location, error) {
 	name := q.Get("time_zone")
 	if name == "" {
 		return time.UTC, nil
@@ -342,21 +342,21 @@ func ReadZone(q url.Values) (*time.Location, error) {
 }
 
 // list gives the events that overlap a range of days, by their start.
-func (d *EventDesk) list(w http.ResponseWriter, r *Request) error {
+func (d *eventDesk) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}
-	zone, err := ReadZone(q)
+	zone, err := readZone(q)
 	if err != nil {
 		return err
 	}
-	dates, err := ReadDates(q, 30, zone, r.Now)
+	dates, err := readDates(q, 30, zone, r.Now)
 	if err != nil {
 		return err
 	}
-	wanted, err := StateFilter(q.Get("status"))
+	wanted, err := stateFilter(q.Get("status"))
 	if err != nil {
 		return err
 	}
@@ -367,10 +367,10 @@ func (d *EventDesk) list(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		from, to := dates.Bounds()
-		spans := wanted(EventsBetween(tx, keys, from, to))
+		spans := wanted(eventsBetween(tx, keys, from, to))
 		count = len(spans)
 		first, last := page.Bounds(count)
-		events, err := GetEvents(tx, spans[first:last])
+		events, err := getEvents(tx, spans[first:last])
 		for _, e := range events {
 			rows = append(rows, showEvent(tx, e))
 		}
@@ -395,16 +395,16 @@ func ownerKeys(tx *Tx, name string) (keys [][]byte, err error) {
 }
 
 // showEvent is an event as the operator sees it.
-func showEvent(tx *Tx, e Appointment) map[string]any {
+func showEvent(tx *Tx, e appointment) map[string]any {
 	shown := e.Detail(tx)
 	shown["owner"] = OwnerName(tx, e.Owner)
 	return shown
 }
 
-func (d *EventDesk) get(w http.ResponseWriter, r *Request) error {
+func (d *eventDesk) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := d.store.View(func(tx *Tx) error {
-		e, err := FindEvent(tx, r.Params.ByName("id"))
+		e, err := findEvent(tx, r.Params.ByName("id"))
 		shown = showEvent(tx, e)
 		return err
 	})
@@ -415,7 +415,7 @@ func (d *EventDesk) get(w http.ResponseWriter, r *Request) error {
 }
 
 // answer makes a change and answers with the event that it gives.
-func (d *EventDesk) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (Appointment, error)) error {
+func (d *eventDesk) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (appointment, error)) error {
 	var shown map[string]any
 	err := r.Update(d.store, func(tx *Tx) error {
 		e, err := change(tx)
@@ -431,12 +431,12 @@ func (d *EventDesk) answer(w http.ResponseWriter, r *Request, status int, change
 	return WriteJSON(w, status, shown)
 }
 
-func (d *EventDesk) create(w http.ResponseWriter, r *Request) error {
+func (d *eventDesk) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	e, err := ReadEvent(body, http.MethodPost, Appointment{CreatedAt: r.Now, UpdatedAt: r.Now})
+	e, err := readEvent(body, http.MethodPost, appointment{CreatedAt: r.Now, UpdatedAt: r.Now})
 	if err != nil {
 		return err
 	}
@@ -444,7 +444,7 @@ func (d *EventDesk) create(w http.ResponseWriter, r *Request) error {
 	if body.String("owner", &name); body.Err() != nil {
 		return body.Err()
 	}
-	return d.answer(w, r, http.StatusCreated, func(tx *Tx) (Appointment, error) {
+	return d.answer(w, r, http.StatusCreated, func(tx *Tx) (appointment, error) {
 		made := e
 		made.UpdatedAt = r.Now
 		owner, err := EnsureOwner(tx, name, r.Now)
@@ -456,57 +456,57 @@ func (d *EventDesk) create(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return made, err
 		}
-		if err := CheckLinks(tx, scope, made); err != nil {
+		if err := checkLinks(tx, scope, made); err != nil {
 			return made, err
 		}
-		if made, err = SaveEvent(tx, made); err != nil {
+		if made, err = saveEvent(tx, made); err != nil {
 			return made, err
 		}
-		return made, RaiseEvent(tx, "calendar.created", made, r.Now, nil)
+		return made, raiseEvent(tx, "calendar.created", made, r.Now, nil)
 	})
 }
 
-func (d *EventDesk) update(w http.ResponseWriter, r *Request) error {
+func (d *eventDesk) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	return d.answer(w, r, http.StatusOK, func(tx *Tx) (Appointment, error) {
-		before, err := FindEvent(tx, r.Params.ByName("id"))
+	return d.answer(w, r, http.StatusOK, func(tx *Tx) (appointment, error) {
+		before, err := findEvent(tx, r.Params.ByName("id"))
 		if err != nil {
 			return before, err
 		}
-		e, err := ReadEvent(body, http.MethodPatch, before)
+		e, err := readEvent(body, http.MethodPatch, before)
 		if err != nil {
 			return e, err
 		}
 		scope, err := ScopeOf(tx, e.Owner)
 		if err == nil && (e.AgentID != before.AgentID || e.TeamID != before.TeamID) {
-			err = CheckLinks(tx, scope, e)
+			err = checkLinks(tx, scope, e)
 		}
 		if err != nil {
 			return e, err
 		}
 		e.UpdatedAt = r.Now
-		if e, err = SaveEvent(tx, e); err != nil {
+		if e, err = saveEvent(tx, e); err != nil {
 			return e, err
 		}
-		return e, RaiseChange(tx, before, e, r.Now)
+		return e, raiseChange(tx, before, e, r.Now)
 	})
 }
 
 // cancel calls an event off. Done twice it changes nothing more.
-func (d *EventDesk) cancel(w http.ResponseWriter, r *Request) error {
-	reason, err := ReadReason(r)
+func (d *eventDesk) cancel(w http.ResponseWriter, r *Request) error {
+	reason, err := readReason(r)
 	if err != nil {
 		return err
 	}
-	return d.answer(w, r, http.StatusOK, func(tx *Tx) (Appointment, error) {
-		e, err := FindEvent(tx, r.Params.ByName("id"))
+	return d.answer(w, r, http.StatusOK, func(tx *Tx) (appointment, error) {
+		e, err := findEvent(tx, r.Params.ByName("id"))
 		if err != nil {
 			return e, err
 		}
-		return CancelEvent(tx, e, reason, r.Now)
+		return cancelEvent(tx, e, reason, r.Now)
 	})
 }
 
@@ -521,7 +521,7 @@ func FireReminders(store *Store, now time.Time) error {
 	for {
 		count := 0
 		err := store.View(func(tx *Tx) error {
-			due, err := DueReminders(tx, now, 1)
+			due, err := dueReminders(tx, now, 1)
 			count = len(due)
 			return err
 		})
@@ -529,20 +529,20 @@ func FireReminders(store *Store, now time.Time) error {
 			return err
 		}
 		err = store.Update(func(tx *Tx) error {
-			due, err := DueReminders(tx, now, maxReminders)
+			due, err := dueReminders(tx, now, maxReminders)
 			count = len(due)
 			if err != nil {
 				return err
 			}
 			for _, e := range due {
 				e.RemindedFor = e.Start
-				if e, err = SaveEvent(tx, e); err != nil {
+				if e, err = saveEvent(tx, e); err != nil {
 					return err
 				}
 				if !now.Before(e.Start) {
 					continue
 				}
-				if err := RaiseEvent(tx, "calendar.reminder", e, now, nil); err != nil {
+				if err := raiseEvent(tx, "calendar.reminder", e, now, nil); err != nil {
 					return err
 				}
 			}

@@ -29,11 +29,11 @@ type slot struct {
 	Minutes int     `json:"duration_minutes"`
 }
 
-// FreeSlots gives the beginnings of the slots of a length in a range: those in
+// freeSlots gives the beginnings of the slots of a length in a range: those in
 // the schedule's windows, stepped through from the beginning of each, that do
 // not begin before now and the notice, and leave the buffer to all that is
 // busy (contract 7.6). busy is sorted by start.
-func FreeSlots(s Schedule, dates DateRange, length time.Duration, busy []Span, now time.Time) []time.Time {
+func freeSlots(s Schedule, dates dateRange, length time.Duration, busy []span, now time.Time) []time.Time {
 	buffer := time.Duration(s.Buffer) * time.Minute
 	earliest := now.Add(time.Duration(s.Notice) * time.Minute)
 	busy = merge(busy)
@@ -53,8 +53,8 @@ func FreeSlots(s Schedule, dates DateRange, length time.Duration, busy []Span, n
 
 // merge joins spans that touch, so that both their starts and ends are in
 // order.
-func merge(spans []Span) []Span {
-	var all []Span
+func merge(spans []span) []span {
+	var all []span
 	for _, s := range spans {
 		if n := len(all); n > 0 && !s.Start.After(all[n-1].End) {
 			if s.End.After(all[n-1].End) {
@@ -67,25 +67,25 @@ func merge(spans []Span) []Span {
 	return all
 }
 
-func overlaps(busy []Span, from, to time.Time) bool {
+func overlaps(busy []span, from, to time.Time) bool {
 	i := sort.Search(len(busy), func(i int) bool { return busy[i].End.After(from) })
 	return i < len(busy) && busy[i].Start.Before(to)
 }
 
-// Availability serves the times that are free.
-type Availability struct{ store *Store }
+// availability serves the times that are free.
+type availability struct{ store *Store }
 
 // NewAvailability serves the free times by the schedules and events of a store.
-func NewAvailability(store *Store) *Availability { return &Availability{store} }
+func NewAvailability(store *Store) *availability { return &availability{store} }
 
 // Routes lists the endpoints.
-func (a *Availability) Routes() []Route {
+func (a *availability) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/calendar/availability", Permission: ReadCalendar, Handle: a.list}}
 }
 
 // list counts as busy what the owner's own calendar has, whoever else's events
 // a team lets the key see.
-func (a *Availability) list(w http.ResponseWriter, r *Request) error {
+func (a *availability) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	minutes := usualSlot
 	if text := q.Get("duration"); q.Has("duration") {
@@ -94,14 +94,14 @@ func (a *Availability) list(w http.ResponseWriter, r *Request) error {
 			return ErrDuration.With("duration must be a whole number of minutes from 1 to %d; got %q.", maxSlot, text)
 		}
 	}
-	var dates DateRange
+	var dates dateRange
 	slots := []slot{}
 	err := a.store.View(func(tx *Tx) error {
-		s, err := ScheduleOf(tx, r.Key.Owner)
+		s, err := scheduleOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
 		}
-		if dates, err = ReadDates(q, 7, s.Zone(), r.Now); err != nil {
+		if dates, err = readDates(q, 7, s.Zone(), r.Now); err != nil {
 			return err
 		}
 		if dates.Last.After(dates.First.AddDate(0, 0, maxRange)) {
@@ -109,14 +109,14 @@ func (a *Availability) list(w http.ResponseWriter, r *Request) error {
 		}
 		from, to := dates.Bounds()
 		buffer := time.Duration(s.Buffer) * time.Minute
-		var busy []Span
-		for _, span := range EventsBetween(tx, ScopeKeys(r.Key.Owner, 0), from.Add(-buffer), to.Add(buffer)) {
-			if state := EventStates()[span.State]; state == EventScheduled || state == EventConfirmed {
+		var busy []span
+		for _, span := range eventsBetween(tx, ScopeKeys(r.Key.Owner, 0), from.Add(-buffer), to.Add(buffer)) {
+			if state := eventStates()[span.State]; state == eventScheduled || state == eventConfirmed {
 				busy = append(busy, span)
 			}
 		}
 		length := time.Duration(minutes) * time.Minute
-		for _, at := range FreeSlots(s, dates, length, busy, r.Now) {
+		for _, at := range freeSlots(s, dates, length, busy, r.Now) {
 			slots = append(slots, slot{Millis(at), Millis(at.Add(length)), minutes})
 		}
 		return nil
@@ -130,12 +130,12 @@ func (a *Availability) list(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// Hours are the windows of a week, by day from Sunday (0) on, in minutes of the
+// hours are the windows of a week, by day from Sunday (0) on, in minutes of the
 // day's wall clock.
-type Hours [7][]Window24
+type hours [7][]window24
 
-// Window24 is a part of a day, in minutes after midnight: from From up to To.
-type Window24 struct {
+// window24 is a part of a day, in minutes after midnight: from From up to To.
+type window24 struct {
 	From int `json:"from"`
 	To   int `json:"to"`
 }
@@ -145,9 +145,9 @@ type Schedule struct {
 	ID       uint64 `json:"id"`
 	Owner    uint64 `json:"owner"`
 	TimeZone string `json:"time_zone"`
-	Windows  Hours  `json:"windows"`
+	Windows  hours  `json:"windows"`
 	// Business cuts the windows, where there are any.
-	Business  *Hours    `json:"business_hours,omitempty"`
+	Business  *hours    `json:"business_hours,omitempty"`
 	Buffer    int       `json:"buffer_minutes"` // free around every event
 	Notice    int       `json:"notice_minutes"` // from now to the first slot
 	CreatedAt time.Time `json:"created_at"`
@@ -164,13 +164,13 @@ var scheduleTable = Table[Schedule]{
 func usualSchedule(owner uint64) Schedule {
 	s := Schedule{Owner: owner, TimeZone: "UTC"}
 	for day := time.Monday; day <= time.Friday; day++ {
-		s.Windows[day] = []Window24{{9 * 60, 17 * 60}}
+		s.Windows[day] = []window24{{9 * 60, 17 * 60}}
 	}
 	return s
 }
 
-// ScheduleOf gives the schedule of an owner, the usual one where there is none.
-func ScheduleOf(tx *Tx, owner uint64) (Schedule, error) {
+// scheduleOf gives the schedule of an owner, the usual one where there is none.
+func scheduleOf(tx *Tx, owner uint64) (Schedule, error) {
 	s, err := scheduleTable.One(tx, "owner", IDKey(owner))
 	if errors.Is(err, ErrNotFound) {
 		return usualSchedule(owner), nil
@@ -189,14 +189,14 @@ func (s Schedule) Zone() *time.Location {
 
 // Day gives the windows of a day of the week, in order, cut with the business
 // hours.
-func (s Schedule) Day(day time.Weekday) []Window24 {
+func (s Schedule) Day(day time.Weekday) []window24 {
 	if s.Business == nil {
 		return s.Windows[day]
 	}
-	var cut []Window24
+	var cut []window24
 	for _, a := range s.Windows[day] {
 		for _, b := range s.Business[day] {
-			if w := (Window24{max(a.From, b.From), min(a.To, b.To)}); w.From < w.To {
+			if w := (window24{max(a.From, b.From), min(a.To, b.To)}); w.From < w.To {
 				cut = append(cut, w)
 			}
 		}
@@ -204,19 +204,19 @@ func (s Schedule) Day(day time.Weekday) []Window24 {
 	return cut
 }
 
-// Schedules serves the schedules to the operator.
-type Schedules struct{ catalog Catalog[Schedule] }
+// schedules serves the schedules to the operator.
+type schedules struct{ catalog Catalog[Schedule] }
 
 // NewSchedules serves the schedules of a store.
-func NewSchedules(store *Store) *Schedules {
-	return &Schedules{Catalog[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
+func NewSchedules(store *Store) *schedules {
+	return &schedules{Catalog[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
 }
 
 // ScheduleTables returns the tables of schedules, for checks.
 func ScheduleTables() []Checked { return []Checked{scheduleTable} }
 
 // AdminRoutes lists the endpoints.
-func (s *Schedules) AdminRoutes() []Route { return s.catalog.Routes() }
+func (s *schedules) AdminRoutes() []Route { return s.catalog.Routes() }
 
 func dayNames() []string {
 	return []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"}
@@ -246,7 +246,7 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 	if b.Has("business_hours") {
 		s.Business = nil
 		if b.Given("business_hours") {
-			s.Business = &Hours{}
+			s.Business = &hours{}
 			if err := readHours(b, "business_hours", s.Business); err != nil {
 				return s, err
 			}
@@ -272,12 +272,12 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 
 // readHours reads {"monday": ["09:00-12:00", "13:00-17:00"], ...}; a day that
 // is left out has no hours.
-func readHours(b *Body, name string, into *Hours) error {
+func readHours(b *Body, name string, into *hours) error {
 	days, err := b.Object(b.Raw(name))
 	if err != nil {
 		return ErrValidation.With(`%s must be an object such as {"monday": ["09:00-17:00"]}.`, name)
 	}
-	*into = Hours{}
+	*into = hours{}
 	known := dayNames()
 	for _, day := range days.Names() {
 		i := slices.Index(known, day)
@@ -301,7 +301,7 @@ func readHours(b *Body, name string, into *Hours) error {
 	return nil
 }
 
-func parseWindow(text string) (w Window24, ok bool) {
+func parseWindow(text string) (w window24, ok bool) {
 	from, to, ok := strings.Cut(text, "-")
 	var err1, err2 bool
 	w.From, err1 = parseClock(from)
@@ -317,7 +317,7 @@ func parseClock(text string) (minutes int, ok bool) {
 	return t.Hour()*60 + t.Minute(), err == nil && len(text) == 5
 }
 
-func showHours(h Hours) map[string][]string {
+func showHours(h hours) map[string][]string {
 	shown := map[string][]string{}
 	for i, name := range dayNames() {
 		list := []string{}

@@ -94,29 +94,29 @@ func TestFreeSlots_SummerTime(t *testing.T) {
 	for _, tt := range []struct {
 		name, date string
 		zone       *time.Location
-		window     Window24
+		window     window24
 		minutes    int
 		want       string
 	}{
-		{"an hour is skipped", "2026-03-29", berlin, Window24{60, 240}, 60, "00:00 01:00"},
-		{"a window begins in it", "2026-03-29", berlin, Window24{150, 240}, 30, "01:00 01:30"},
-		{"a window ends in it", "2026-03-29", berlin, Window24{60, 150}, 30, "00:00 00:30"},
-		{"a window within it", "2026-03-29", berlin, Window24{120, 180}, 30, ""},
-		{"an hour comes twice", "2026-10-25", berlin, Window24{60, 240}, 60, "23:00 00:00 01:00 02:00"},
-		{"a window of that hour", "2026-10-25", berlin, Window24{120, 180}, 30, "00:00 00:30 01:00 01:30"},
-		{"the whole day of 23 hours", "2026-03-29", berlin, Window24{0, 1440}, 180, "23:00 02:00 05:00 08:00 11:00 14:00 17:00"},
-		{"the whole day of 25 hours", "2026-10-25", berlin, Window24{0, 1440}, 180, "22:00 01:00 04:00 07:00 10:00 13:00 16:00 19:00"},
-		{"a usual day", "2026-06-01", berlin, Window24{540, 600}, 30, "07:00 07:30"},
-		{"half an hour is skipped", "2026-10-04", lordHowe, Window24{90, 180}, 30, "15:00 15:30"},
+		{"an hour is skipped", "2026-03-29", berlin, window24{60, 240}, 60, "00:00 01:00"},
+		{"a window begins in it", "2026-03-29", berlin, window24{150, 240}, 30, "01:00 01:30"},
+		{"a window ends in it", "2026-03-29", berlin, window24{60, 150}, 30, "00:00 00:30"},
+		{"a window within it", "2026-03-29", berlin, window24{120, 180}, 30, ""},
+		{"an hour comes twice", "2026-10-25", berlin, window24{60, 240}, 60, "23:00 00:00 01:00 02:00"},
+		{"a window of that hour", "2026-10-25", berlin, window24{120, 180}, 30, "00:00 00:30 01:00 01:30"},
+		{"the whole day of 23 hours", "2026-03-29", berlin, window24{0, 1440}, 180, "23:00 02:00 05:00 08:00 11:00 14:00 17:00"},
+		{"the whole day of 25 hours", "2026-10-25", berlin, window24{0, 1440}, 180, "22:00 01:00 04:00 07:00 10:00 13:00 16:00 19:00"},
+		{"a usual day", "2026-06-01", berlin, window24{540, 600}, 30, "07:00 07:30"},
+		{"half an hour is skipped", "2026-10-04", lordHowe, window24{90, 180}, 30, "15:00 15:30"},
 	} {
 		day, err := time.Parse(time.DateOnly, tt.date)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s := Schedule{}
-		s.Windows[day.Weekday()] = []Window24{tt.window}
+		s.Windows[day.Weekday()] = []window24{tt.window}
 		var got []string
-		for _, at := range FreeSlots(s, DateRange{day, day, tt.zone}, time.Duration(tt.minutes)*time.Minute, nil, day.AddDate(0, 0, -7)) {
+		for _, at := range freeSlots(s, dateRange{day, day, tt.zone}, time.Duration(tt.minutes)*time.Minute, nil, day.AddDate(0, 0, -7)) {
 			got = append(got, at.UTC().Format("15:04"))
 		}
 		if strings.Join(got, " ") != tt.want {
@@ -135,7 +135,7 @@ func TestFreeSlots_Rules(t *testing.T) {
 			t.Fatal(err)
 		}
 		first := time.Date(2026, time.Month(rapid.IntRange(1, 12).Draw(t, "month")), rapid.IntRange(1, 28).Draw(t, "day"), 0, 0, 0, 0, time.UTC)
-		dates := DateRange{first, first.AddDate(0, 0, rapid.IntRange(0, 2).Draw(t, "days")), zone}
+		dates := dateRange{first, first.AddDate(0, 0, rapid.IntRange(0, 2).Draw(t, "days")), zone}
 		s := Schedule{Buffer: rapid.IntRange(0, 40).Draw(t, "buffer"), Notice: rapid.IntRange(0, 600).Draw(t, "notice")}
 		for day := range s.Windows {
 			at := 0
@@ -145,19 +145,19 @@ func TestFreeSlots_Rules(t *testing.T) {
 				if to > 1440 {
 					break
 				}
-				s.Windows[day], at = append(s.Windows[day], Window24{from, to}), to
+				s.Windows[day], at = append(s.Windows[day], window24{from, to}), to
 			}
 		}
 		length := time.Duration(rapid.IntRange(5, 180).Draw(t, "length")) * time.Minute
-		var busy []Span
+		var busy []span
 		at := first.Add(-24 * time.Hour)
 		for range rapid.IntRange(0, 8).Draw(t, "events") {
 			at = at.Add(time.Duration(rapid.IntRange(0, 900).Draw(t, "gap")) * time.Minute)
-			busy = append(busy, Span{Start: at, End: at.Add(time.Duration(rapid.IntRange(1, 600).Draw(t, "minutes")) * time.Minute)})
+			busy = append(busy, span{Start: at, End: at.Add(time.Duration(rapid.IntRange(1, 600).Draw(t, "minutes")) * time.Minute)})
 		}
 		now := first.Add(time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "now")) * time.Minute)
 		last := time.Time{}
-		for _, start := range FreeSlots(s, dates, length, busy, now) {
+		for _, start := range freeSlots(s, dates, length, busy, now) {
 			if start.Before(now.Add(time.Duration(s.Notice) * time.Minute)) {
 				t.Fatalf("%v begins before now and the notice", start)
 			}

@@ -19,25 +19,25 @@ import (
 
 // The states of calendar events (contract 7).
 const (
-	EventScheduled = "scheduled"
-	EventConfirmed = "confirmed"
-	EventCancelled = "cancelled"
-	EventCompleted = "completed"
-	EventNoShow    = "no_show"
+	eventScheduled = "scheduled"
+	eventConfirmed = "confirmed"
+	eventCancelled = "cancelled"
+	eventCompleted = "completed"
+	eventNoShow    = "no_show"
 )
 
-// EventStates lists the states; the index stores their places in it.
-func EventStates() []string {
-	return []string{EventScheduled, EventConfirmed, EventCancelled, EventCompleted, EventNoShow}
+// eventStates lists the states; the index stores their places in it.
+func eventStates() []string {
+	return []string{eventScheduled, eventConfirmed, eventCancelled, eventCompleted, eventNoShow}
 }
 
-// EventKinds lists the types of events, the usual one first.
-func EventKinds() []string {
+// eventKinds lists the types of events, the usual one first.
+func eventKinds() []string {
 	return []string{"meeting", "appointment", "busy", "voice_call", "video_call"}
 }
 
-// Appointment is an event of the calendar.
-type Appointment struct {
+// appointment is an event of the calendar.
+type appointment struct {
 	ID            uint64    `json:"id"`
 	UUID          string    `json:"uuid"`
 	Owner         uint64    `json:"owner"`
@@ -89,42 +89,42 @@ const (
 	eventSize  = 17
 )
 
-func (e Appointment) entries(first, second time.Time) (keys [][]byte) {
+func (e appointment) entries(first, second time.Time) (keys [][]byte) {
 	for _, key := range ScopeKeys(e.Owner, e.TeamID) {
 		key = append(append(key, timeKey(first)...), timeKey(second)...)
-		keys = append(keys, append(key, byte(slices.Index(EventStates(), e.Status))))
+		keys = append(keys, append(key, byte(slices.Index(eventStates(), e.Status))))
 	}
 	return keys
 }
 
-func (e Appointment) long() bool { return e.End.Sub(e.Start) > longEvent }
+func (e appointment) long() bool { return e.End.Sub(e.Start) > longEvent }
 
 // live says whether the event is still to take place.
-func (e Appointment) live() bool { return e.Status == EventScheduled || e.Status == EventConfirmed }
+func (e appointment) live() bool { return e.Status == eventScheduled || e.Status == eventConfirmed }
 
 // ReminderTime is when the event is to be reminded of.
-func (e Appointment) ReminderTime() time.Time {
+func (e appointment) ReminderTime() time.Time {
 	return e.Start.Add(-time.Duration(e.RemindBefore) * time.Minute)
 }
 
-var appointmentTable = Table[Appointment]{
+var appointmentTable = Table[appointment]{
 	Name: "events", Audit: Told{Object: "event", Personal: true},
-	Key: func(e Appointment) []byte { return IDKey(e.ID) },
-	Indexes: []Index[Appointment]{
-		{"start", func(e Appointment) [][]byte {
+	Key: func(e appointment) []byte { return IDKey(e.ID) },
+	Indexes: []Index[appointment]{
+		{"start", func(e appointment) [][]byte {
 			if e.long() {
 				return nil
 			}
 			return e.entries(e.Start, e.End)
 		}},
-		{"long", func(e Appointment) [][]byte {
+		{"long", func(e appointment) [][]byte {
 			if !e.long() {
 				return nil
 			}
 			return e.entries(e.End, e.Start)
 		}},
-		{"uuid", func(e Appointment) [][]byte { return [][]byte{[]byte(e.UUID)} }},
-		{"remind", func(e Appointment) [][]byte {
+		{"uuid", func(e appointment) [][]byte { return [][]byte{[]byte(e.UUID)} }},
+		{"remind", func(e appointment) [][]byte {
 			if !e.Remind || !e.live() || e.RemindedFor.Equal(e.Start) {
 				return nil
 			}
@@ -136,17 +136,17 @@ var appointmentTable = Table[Appointment]{
 // EventTables lists what is kept of events in the store, for checks.
 func EventTables() []Checked { return []Checked{appointmentTable} }
 
-// FindEvent reads an event by its id or its UUID, whoever it belongs to;
+// findEvent reads an event by its id or its UUID, whoever it belongs to;
 // ErrNotFound.
-func FindEvent(tx *Tx, ref string) (Appointment, error) {
+func findEvent(tx *Tx, ref string) (appointment, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return appointmentTable.Get(tx, IDKey(id))
 	}
 	return appointmentTable.One(tx, "uuid", []byte(strings.ToLower(ref)))
 }
 
-// SaveEvent stores an event; a new one (ID 0) gets its ids.
-func SaveEvent(tx *Tx, e Appointment) (Appointment, error) {
+// saveEvent stores an event; a new one (ID 0) gets its ids.
+func saveEvent(tx *Tx, e appointment) (appointment, error) {
 	if e.ID == 0 {
 		id, err := appointmentTable.NextID(tx)
 		if err != nil {
@@ -168,21 +168,21 @@ func newUUID() string {
 	return strings.Join([]string{s[:8], s[8:12], s[12:16], s[16:20], s[20:]}, "-")
 }
 
-// Span is an event of a range before its record is read.
-type Span struct {
+// span is an event of a range before its record is read.
+type span struct {
 	ID         uint64
 	Start, End time.Time
-	State      int // place in EventStates
+	State      int // place in eventStates
 }
 
-// EventsBetween gives the events under the beginnings of index entries, as
+// eventsBetween gives the events under the beginnings of index entries, as
 // Scope.Keys gives them, that overlap a range, by their start: those that
 // begin before its end and end after its beginning.
-func EventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []Span {
-	var all []Span
+func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
+	var all []span
 	add := func(entry, key []byte, start, end time.Time) {
 		if len(entry) == eventSize && start.Before(to) && end.After(from) {
-			all = append(all, Span{binary.BigEndian.Uint64(key), start, end, int(entry[eventState])})
+			all = append(all, span{binary.BigEndian.Uint64(key), start, end, int(entry[eventState])})
 		}
 	}
 	for _, prefix := range prefixes {
@@ -197,27 +197,27 @@ func EventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []Span {
 			add(entry, key, keyTime(entry[eventOther:]), keyTime(entry))
 		}
 	}
-	slices.SortFunc(all, func(a, b Span) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(all, func(a, b span) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
 	return slices.Compact(all) // one of mine in a team of mine stands in both
 }
 
-// StateFilter gives what leaves of a list of events those of a state, and all of
+// stateFilter gives what leaves of a list of events those of a state, and all of
 // them for "". It takes the list over.
-func StateFilter(status string) (func([]Span) []Span, error) {
-	state := slices.Index(EventStates(), status)
+func stateFilter(status string) (func([]span) []span, error) {
+	state := slices.Index(eventStates(), status)
 	switch {
 	case status == "":
-		return func(all []Span) []Span { return all }, nil
+		return func(all []span) []span { return all }, nil
 	case state < 0:
-		return nil, ErrValidation.With("status must be one of %v; got %q.", EventStates(), status)
+		return nil, ErrValidation.With("status must be one of %v; got %q.", eventStates(), status)
 	}
-	return func(all []Span) []Span {
-		return slices.DeleteFunc(all, func(s Span) bool { return s.State != state })
+	return func(all []span) []span {
+		return slices.DeleteFunc(all, func(s span) bool { return s.State != state })
 	}, nil
 }
 
-// DueReminders gives up to most events whose reminder is due, the first first.
-func DueReminders(tx *Tx, now time.Time, most int) (events []Appointment, err error) {
+// dueReminders gives up to most events whose reminder is due, the first first.
+func dueReminders(tx *Tx, now time.Time, most int) (events []appointment, err error) {
 	for at, key := range appointmentTable.Find(tx, "remind", nil, false) {
 		if len(events) == most || keyTime(at).After(now) {
 			break
@@ -231,8 +231,8 @@ func DueReminders(tx *Tx, now time.Time, most int) (events []Appointment, err er
 	return events, nil
 }
 
-// GetEvents reads the records of events.
-func GetEvents(tx *Tx, spans []Span) (events []Appointment, err error) {
+// getEvents reads the records of events.
+func getEvents(tx *Tx, spans []span) (events []appointment, err error) {
 	for _, s := range spans {
 		e, err := appointmentTable.Get(tx, IDKey(s.ID))
 		if err != nil {
@@ -244,7 +244,7 @@ func GetEvents(tx *Tx, spans []Span) (events []Appointment, err error) {
 }
 
 // Row is an event as lists show it (contract 7.1).
-func (e Appointment) Row(tx *Tx) map[string]any {
+func (e appointment) Row(tx *Tx) map[string]any {
 	row := map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "event_type": e.Kind, "status": e.Status, "start_time": Millis(e.Start), "end_time": Millis(e.End),
 		"duration_minutes": int(e.End.Sub(e.Start) / time.Minute), "location": TextOrNone(e.Location), "has_video_conference": e.Video,
@@ -258,7 +258,7 @@ func (e Appointment) Row(tx *Tx) map[string]any {
 }
 
 // Detail is an event as GET /calendar/events/{event_id} shows it (7.2).
-func (e Appointment) Detail(tx *Tx) map[string]any {
+func (e appointment) Detail(tx *Tx) map[string]any {
 	shown := e.Row(tx)
 	shown["description"], shown["event_type_display"], shown["status_display"] = TextOrNone(e.Description), DisplayWord(e.Kind), DisplayWord(e.Status)
 	shown["video_conference_provider"], shown["is_reminder_enabled"], shown["remind_before_minutes"] = TextOrNone(e.VideoProvider), e.Remind, e.RemindBefore
@@ -274,11 +274,11 @@ func (e Appointment) Detail(tx *Tx) map[string]any {
 }
 
 // ICSPath is where the event is had as an iCalendar file (contract 7.7).
-func (e Appointment) ICSPath() string { return "/calendar/event/" + e.UUID + "/calendar.ics" }
+func (e appointment) ICSPath() string { return "/calendar/event/" + e.UUID + "/calendar.ics" }
 
-// ParseMoment reads a date and a time of ISO 8601, to the millisecond. One
+// parseMoment reads a date and a time of ISO 8601, to the millisecond. One
 // without an offset is UTC (contract 7.3).
-func ParseMoment(text string) (time.Time, bool) {
+func parseMoment(text string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
 		if t, err := time.Parse(layout, text); err == nil {
 			t = t.UTC().Truncate(time.Millisecond)
@@ -289,19 +289,19 @@ func ParseMoment(text string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// ReadEvent sets what a body says of an event: all of it for POST and PUT,
+// readEvent sets what a body says of an event: all of it for POST and PUT,
 // where what is left out has its default, and what was sent for PATCH. Errors
 // are in the order of contract 7.3.
-func ReadEvent(b *Body, method string, e Appointment) (Appointment, error) {
+func readEvent(b *Body, method string, e appointment) (appointment, error) {
 	if method != http.MethodPatch {
 		for _, name := range []string{"title", "start_time", "end_time"} {
 			if raw := b.Raw(name); !b.Given(name) || string(raw) == `""` {
 				return e, ErrMissing.With("%s is missing.", name)
 			}
 		}
-		e = Appointment{
+		e = appointment{
 			ID: e.ID, UUID: e.UUID, Owner: e.Owner, ByAgent: e.ByAgent, Notify: e.Notify, CreatedAt: e.CreatedAt, RemindedFor: e.RemindedFor,
-			Kind: EventKinds()[0], Status: EventScheduled, Remind: true, RemindBefore: 60,
+			Kind: eventKinds()[0], Status: eventScheduled, Remind: true, RemindBefore: 60,
 		}
 	}
 	for name, into := range map[string]*time.Time{"start_time": &e.Start, "end_time": &e.End} {
@@ -319,7 +319,7 @@ func ReadEvent(b *Body, method string, e Appointment) (Appointment, error) {
 	} {
 		b.String(text.name, text.into)
 	}
-	states := EventStates()
+	states := eventStates()
 	if method == http.MethodPost {
 		states = states[:2]
 		e.Notify = true
@@ -327,7 +327,7 @@ func ReadEvent(b *Body, method string, e Appointment) (Appointment, error) {
 		readFlag(b, "send_notifications", &e.Notify)
 	}
 	if b.Given("event_type") {
-		b.Word("event_type", &e.Kind, EventKinds()...)
+		b.Word("event_type", &e.Kind, eventKinds()...)
 	}
 	if b.Given("status") {
 		b.Word("status", &e.Status, states...)
@@ -373,7 +373,7 @@ func readMoment(b *Body, name string, into *time.Time) error {
 	if b.String(name, &text); b.Err() != nil {
 		return b.Err()
 	}
-	t, ok := ParseMoment(text)
+	t, ok := parseMoment(text)
 	if !ok {
 		return bad
 	}
@@ -399,9 +399,9 @@ func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	if len(uuid) != 36 { // or the number of an event would do, which can be guessed
 		return ErrNotFound
 	}
-	var e Appointment
+	var e appointment
 	err := i.store.View(func(tx *Tx) (err error) {
-		e, err = FindEvent(tx, uuid)
+		e, err = findEvent(tx, uuid)
 		return err
 	})
 	if err != nil {
@@ -418,12 +418,12 @@ func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 }
 
 // file gives the event as an iCalendar file.
-func (e Appointment) file() string {
+func (e appointment) file() string {
 	return e.calendar().Serialize(ics.WithNewLine("\r\n")) // RFC 5545 section 3.1
 }
 
 // calendar gives the event alone, without notes or data of the customer.
-func (e Appointment) calendar() *ics.Calendar {
+func (e appointment) calendar() *ics.Calendar {
 	c := ics.NewCalendar()
 	c.SetProductId("-//Latchkey//EN")
 	c.SetMethod(ics.MethodPublish)
@@ -444,9 +444,9 @@ func (e Appointment) calendar() *ics.Calendar {
 		v.SetURL(address)
 	}
 	switch e.Status {
-	case EventScheduled:
+	case eventScheduled:
 		v.SetStatus(ics.ObjectStatusTentative)
-	case EventCancelled:
+	case eventCancelled:
 		v.SetStatus(ics.ObjectStatusCancelled)
 	default: // completed and no_show took place, or were to, as agreed
 		v.SetStatus(ics.ObjectStatusConfirmed)

@@ -23,14 +23,14 @@ func TestEventsBetween_Bounds(t *testing.T) {
 			{"begins at the end", to, 0},
 		} {
 			err := s.Update(func(tx *Tx) error {
-				_, err := SaveEvent(tx, Appointment{ID: 1, UUID: "x", Owner: 1, Status: EventScheduled, Start: tt.start, End: tt.start.Add(length)})
+				_, err := saveEvent(tx, appointment{ID: 1, UUID: "x", Owner: 1, Status: eventScheduled, Start: tt.start, End: tt.start.Add(length)})
 				return err
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
 			_ = s.View(func(tx *Tx) error {
-				if got := EventsBetween(tx, ScopeKeys(1, 0), from, to); len(got) != tt.want {
+				if got := eventsBetween(tx, ScopeKeys(1, 0), from, to); len(got) != tt.want {
 					t.Errorf("%s long, %s: got %v, want %d", length, tt.name, got, tt.want)
 				}
 				return nil
@@ -43,7 +43,7 @@ func TestEventsBetween_Bounds(t *testing.T) {
 func TestDueReminders_Bounds(t *testing.T) {
 	s := newTestStore(t)
 	err := s.Update(func(tx *Tx) error {
-		_, err := SaveEvent(tx, Appointment{Owner: 1, Status: EventScheduled, Start: epoch.Add(time.Hour), End: epoch.Add(2 * time.Hour), Remind: true, RemindBefore: 30})
+		_, err := saveEvent(tx, appointment{Owner: 1, Status: eventScheduled, Start: epoch.Add(time.Hour), End: epoch.Add(2 * time.Hour), Remind: true, RemindBefore: 30})
 		return err
 	})
 	if err != nil {
@@ -51,7 +51,7 @@ func TestDueReminders_Bounds(t *testing.T) {
 	}
 	for after, want := range map[time.Duration]int{30*time.Minute - time.Millisecond: 0, 30 * time.Minute: 1, 30*time.Minute + time.Millisecond: 1} {
 		_ = s.View(func(tx *Tx) error {
-			if got, err := DueReminders(tx, epoch.Add(after), 10); len(got) != want || err != nil {
+			if got, err := dueReminders(tx, epoch.Add(after), 10); len(got) != want || err != nil {
 				t.Errorf("after %s: got %v, %v; want %d", after, got, err, want)
 			}
 			return nil
@@ -85,13 +85,13 @@ func TestFreeSlots_Bounds(t *testing.T) {
 		{"the notice ends a minute later", 10 * 60, 0, 60, [2]int{}, at(481), "09:30"},
 	} {
 		s := Schedule{TimeZone: "UTC", Buffer: tt.buffer, Notice: tt.notice}
-		s.Windows[time.Monday] = []Window24{{9 * 60, tt.to}}
-		var busy []Span
+		s.Windows[time.Monday] = []window24{{9 * 60, tt.to}}
+		var busy []span
 		if tt.busy[1] > 0 {
-			busy = []Span{{ID: 1, Start: at(tt.busy[0]), End: at(tt.busy[1])}}
+			busy = []span{{ID: 1, Start: at(tt.busy[0]), End: at(tt.busy[1])}}
 		}
 		got := ""
-		for _, slot := range FreeSlots(s, DateRange{day, day, time.UTC}, 30*time.Minute, busy, tt.now) {
+		for _, slot := range freeSlots(s, dateRange{day, day, time.UTC}, 30*time.Minute, busy, tt.now) {
 			got += " " + slot.Format("15:04")
 		}
 		if got != "" {
@@ -132,8 +132,8 @@ func TestSchedules_Bounds(t *testing.T) {
 		}
 	}
 	for to, want := range map[int]int{9 * 60: 0, 9*60 + 1: 1} {
-		s := Schedule{Business: &Hours{}}
-		s.Windows[time.Monday], s.Business[time.Monday] = []Window24{{9 * 60, 17 * 60}}, []Window24{{8 * 60, to}}
+		s := Schedule{Business: &hours{}}
+		s.Windows[time.Monday], s.Business[time.Monday] = []window24{{9 * 60, 17 * 60}}, []window24{{8 * 60, to}}
 		if got := s.Day(time.Monday); len(got) != want {
 			t.Errorf("business hours up to %d: got %v, want %d windows", to, got, want)
 		}

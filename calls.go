@@ -13,21 +13,21 @@ import (
 	"time"
 )
 
-// Calls serves the calls.
-type Calls struct {
+// calls serves the calls.
+type calls struct {
 	store   *Store
 	limiter *Limiter
 }
 
 // NewCalls serves the calls of a store; starting one spends a unit of
 // CallsPerDay.
-func NewCalls(store *Store, limiter *Limiter) *Calls { return &Calls{store, limiter} }
+func NewCalls(store *Store, limiter *Limiter) *calls { return &calls{store, limiter} }
 
 // CallTables returns the tables of calls, for checks.
 func CallTables() []Checked { return []Checked{callTable} }
 
 // Routes lists the endpoints.
-func (c *Calls) Routes() []Route {
+func (c *calls) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/calls", Permission: ReadCalls, Handle: c.list},
 		{Method: "GET", Path: "/api/v1/calls/:call_id", Permission: ReadCalls, Handle: c.get},
@@ -35,13 +35,13 @@ func (c *Calls) Routes() []Route {
 	}
 }
 
-func (c *Calls) list(w http.ResponseWriter, r *Request) error {
+func (c *calls) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 10, 100)
 	if err != nil {
 		return err
 	}
-	filter, err := ReadCallFilter(q)
+	filter, err := readCallFilter(q)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (c *Calls) list(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		rows = []any{}
-		calls, n, err := CallsInScope(tx, scope, filter, page)
+		calls, n, err := callsInScope(tx, scope, filter, page)
 		for _, call := range calls {
 			rows = append(rows, call.Row(tx, scope))
 		}
@@ -68,14 +68,14 @@ func (c *Calls) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "calls", rows))
 }
 
-func (c *Calls) get(w http.ResponseWriter, r *Request) error {
+func (c *calls) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := c.store.View(func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
 		}
-		call, err := FindCall(tx, r.Params.ByName("call_id"))
+		call, err := findCall(tx, r.Params.ByName("call_id"))
 		if err != nil {
 			return err
 		}
@@ -91,16 +91,16 @@ func (c *Calls) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// Order is what a body asks for: who is to be called, and by whom.
-type Order struct {
+// order is what a body asks for: who is to be called, and by whom.
+type order struct {
 	Phone, Agent string
 	Contact      uint64
 	Variables    Values
 }
 
-// ReadOrder reads the body of a start in the order of the contract's table
+// readOrder reads the body of a start in the order of the contract's table
 // (3.3).
-func ReadOrder(b *Body) (o Order, err error) {
+func readOrder(b *Body) (o order, err error) {
 	switch {
 	case !b.Given("phone_number"):
 		return o, ErrMissingPhone
@@ -137,12 +137,12 @@ func ReadOrder(b *Body) (o Order, err error) {
 
 // start stores a call as queued and charges the day's limit, in one
 // transaction: both happen or neither.
-func (c *Calls) start(w http.ResponseWriter, r *Request) error {
+func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	o, err := ReadOrder(body)
+	o, err := readOrder(body)
 	if err != nil {
 		return err
 	}
@@ -156,10 +156,10 @@ func (c *Calls) start(w http.ResponseWriter, r *Request) error {
 			return nil, err
 		}
 		tx.After(func() { r.SetLimits(standings) })
-		call, err := SaveCall(tx, Call{
-			Owner: r.Key.Owner, TeamID: agent.TeamID, Agent: CallAgent{agent.ID, agent.Name, agent.AssistantID},
-			Status: CallQueued, Type: CallOutbound, PhoneNumber: o.Phone, ContactID: o.Contact, Variables: o.Variables,
-			CreatedAt: r.Now, Billing: Billing{Status: BillingPending},
+		call, err := saveCall(tx, call{
+			Owner: r.Key.Owner, TeamID: agent.TeamID, Agent: callAgent{agent.ID, agent.Name, agent.AssistantID},
+			Status: callQueued, Type: callOutbound, PhoneNumber: o.Phone, ContactID: o.Contact, Variables: o.Variables,
+			CreatedAt: r.Now, Billing: billing{Status: billingPending},
 		})
 		if err != nil {
 			return nil, err
@@ -167,13 +167,13 @@ func (c *Calls) start(w http.ResponseWriter, r *Request) error {
 		return map[string]any{
 			"id": call.ID, "call_id": call.CallID, "status": call.Status, "type": call.Type, "phone_number": call.PhoneNumber,
 			"agent": call.Agent, "created_at": Seconds(call.CreatedAt), "estimated_start": Seconds(call.CreatedAt.Add(5 * time.Second)),
-		}, RaiseQueued(tx, call, r.Now)
+		}, raiseQueued(tx, call, r.Now)
 	})
 }
 
 // check finds what stands in the way of a call, in the order of the contract's
 // table (3.3), and gives the agent that is to make it.
-func (c *Calls) check(tx *Tx, r *Request, o Order) (Agent, error) {
+func (c *calls) check(tx *Tx, r *Request, o order) (Agent, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
 		return Agent{}, err
@@ -208,14 +208,14 @@ func (c *Calls) check(tx *Tx, r *Request, o Order) (Agent, error) {
 	return agent, nil
 }
 
-// CallDesk serves the calls to the operator.
-type CallDesk struct{ store *Store }
+// callDesk serves the calls to the operator.
+type callDesk struct{ store *Store }
 
 // NewCallDesk serves the calls of a store.
-func NewCallDesk(store *Store) *CallDesk { return &CallDesk{store} }
+func NewCallDesk(store *Store) *callDesk { return &callDesk{store} }
 
 // AdminRoutes lists the endpoints.
-func (d *CallDesk) AdminRoutes() []Route {
+func (d *callDesk) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/calls", Handle: d.list},
 		{Method: "POST", Path: "/admin/v1/calls", Handle: d.record},
@@ -224,19 +224,19 @@ func (d *CallDesk) AdminRoutes() []Route {
 	}
 }
 
-func (d *CallDesk) list(w http.ResponseWriter, r *Request) error {
+func (d *callDesk) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}
-	filter, err := ReadCallFilter(q)
+	filter, err := readCallFilter(q)
 	if err != nil {
 		return err
 	}
 	rows, count := []any{}, 0
 	err = d.store.View(func(tx *Tx) error {
-		return EachCall(tx, func(c Call) error {
+		return eachCall(tx, func(c call) error {
 			if !matchesCall(tx, c, filter, q) {
 				return nil
 			}
@@ -254,17 +254,17 @@ func (d *CallDesk) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "calls", rows))
 }
 
-func matchesCall(tx *Tx, c Call, f CallFilter, q url.Values) bool {
-	return (f.State < 0 || CallStates()[f.State] == c.Status) &&
-		(f.Type < 0 || CallTypes()[f.Type] == c.Type) &&
+func matchesCall(tx *Tx, c call, f callFilter, q url.Values) bool {
+	return (f.State < 0 || callStates()[f.State] == c.Status) &&
+		(f.Type < 0 || callTypes()[f.Type] == c.Type) &&
 		(f.Agent == "" || f.Agent == c.Agent.AssistantID || f.Agent == strconv.FormatUint(c.Agent.ID, 10)) &&
 		(q.Get("owner") == "" || q.Get("owner") == OwnerName(tx, c.Owner))
 }
 
-func (d *CallDesk) get(w http.ResponseWriter, r *Request) error {
+func (d *callDesk) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := d.store.View(func(tx *Tx) error {
-		c, err := FindCall(tx, r.Params.ByName("id"))
+		c, err := findCall(tx, r.Params.ByName("id"))
 		if err != nil {
 			return err
 		}
@@ -277,38 +277,38 @@ func (d *CallDesk) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (d *CallDesk) update(w http.ResponseWriter, r *Request) error {
+func (d *callDesk) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	return ChangeCall(d.store, w, r, func(tx *Tx, c *Call) error {
+	return changeCall(d.store, w, r, func(tx *Tx, c *call) error {
 		if body.Given("lease_token") {
 			if err := c.CheckLease(body, r.Now); err != nil {
 				return err
 			}
 		}
 		status := c.Status
-		body.Word("status", &status, CallStates()...)
-		if err := ReadFacts(c, body); err != nil {
+		body.Word("status", &status, callStates()...)
+		if err := readFacts(c, body); err != nil {
 			return err
 		}
-		return Move(tx, c, status, r.Now)
+		return move(tx, c, status, r.Now)
 	})
 }
 
 // record stores an inbound call.
-func (d *CallDesk) record(w http.ResponseWriter, r *Request) error {
+func (d *callDesk) record(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	kind := CallInbound
-	body.Word("type", &kind, CallInbound)
+	kind := callInbound
+	body.Word("type", &kind, callInbound)
 	if err := body.Err(); err != nil {
 		return err
 	}
-	order, err := ReadOrder(body)
+	order, err := readOrder(body)
 	if err != nil {
 		return err
 	}
@@ -318,10 +318,10 @@ func (d *CallDesk) record(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return err
 		}
-		if c, err = SaveCall(tx, c); err != nil {
+		if c, err = saveCall(tx, c); err != nil {
 			return err
 		}
-		if err := RaiseCall(tx, Call{}, c, r.Now); err != nil {
+		if err := raiseCall(tx, call{}, c, r.Now); err != nil {
 			return err
 		}
 		shown, err = c.Operators(tx)
@@ -334,10 +334,10 @@ func (d *CallDesk) record(w http.ResponseWriter, r *Request) error {
 }
 
 // inbound makes the record of an inbound call.
-func inbound(tx *Tx, r *Request, b *Body, o Order) (c Call, err error) {
-	name, status := "", CallInProgress
+func inbound(tx *Tx, r *Request, b *Body, o order) (c call, err error) {
+	name, status := "", callInProgress
 	b.String("owner", &name)
-	b.Word("status", &status, CallStates()[1:]...)
+	b.Word("status", &status, callStates()[1:]...)
 	if err := b.Err(); err != nil {
 		return c, err
 	}
@@ -356,12 +356,12 @@ func inbound(tx *Tx, r *Request, b *Body, o Order) (c Call, err error) {
 	if err := CheckContact(tx, scope, o.Contact); err != nil {
 		return c, err
 	}
-	c = Call{
-		Owner: owner.ID, TeamID: agent.TeamID, Agent: CallAgent{agent.ID, agent.Name, agent.AssistantID}, Status: CallQueued, Type: CallInbound,
-		PhoneNumber: o.Phone, ContactID: o.Contact, Variables: o.Variables, CreatedAt: r.Now, Billing: Billing{Status: BillingPending},
+	c = call{
+		Owner: owner.ID, TeamID: agent.TeamID, Agent: callAgent{agent.ID, agent.Name, agent.AssistantID}, Status: callQueued, Type: callInbound,
+		PhoneNumber: o.Phone, ContactID: o.Contact, Variables: o.Variables, CreatedAt: r.Now, Billing: billing{Status: billingPending},
 	}
-	if err := ReadFacts(&c, b); err != nil {
+	if err := readFacts(&c, b); err != nil {
 		return c, err
 	}
-	return c, Move(tx, &c, status, r.Now)
+	return c, move(tx, &c, status, r.Now)
 }

@@ -95,12 +95,12 @@ func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.
 		if err := lapse(tx, now); err != nil {
 			return err
 		}
-		c, err := NextCall(tx)
+		c, err := nextCall(tx)
 		if err != nil {
 			return err
 		}
-		c.Lease = Lease{Dialer: dialer, Hash: hashToken(token), Until: now.Add(length), Lapsed: c.Lease.Lapsed}
-		if c, err = SaveCall(tx, c); err != nil {
+		c.Lease = lease{Dialer: dialer, Hash: hashToken(token), Until: now.Add(length), Lapsed: c.Lease.Lapsed}
+		if c, err = saveCall(tx, c); err != nil {
 			return err
 		}
 		shown, err := c.Operators(tx)
@@ -114,7 +114,7 @@ func hashToken(token string) string { return fmt.Sprintf("%x", keytext.DigestOf(
 
 // CheckLease refuses a dialer whose lease is not, or no longer, that of the
 // call.
-func (c Call) CheckLease(b *Body, now time.Time) error {
+func (c call) CheckLease(b *Body, now time.Time) error {
 	token := ""
 	if b.String("lease_token", &token); b.Err() != nil {
 		return b.Err()
@@ -126,7 +126,7 @@ func (c Call) CheckLease(b *Body, now time.Time) error {
 }
 
 // leased makes the handler of what a dialer says of a call that it has.
-func (d *Dialer) leased(say func(tx *Tx, c *Call, b *Body, now time.Time) error) Handler {
+func (d *Dialer) leased(say func(tx *Tx, c *call, b *Body, now time.Time) error) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
 		body, err := r.ReadBody(false)
 		if err != nil {
@@ -135,7 +135,7 @@ func (d *Dialer) leased(say func(tx *Tx, c *Call, b *Body, now time.Time) error)
 		if !body.Given("lease_token") {
 			return ErrMissing.With("lease_token is missing. Send the token that the claim gave.")
 		}
-		return ChangeCall(d.store, w, r, func(tx *Tx, c *Call) error {
+		return changeCall(d.store, w, r, func(tx *Tx, c *call) error {
 			if err := c.CheckLease(body, r.Now); err != nil {
 				return err
 			}
@@ -144,12 +144,12 @@ func (d *Dialer) leased(say func(tx *Tx, c *Call, b *Body, now time.Time) error)
 	}
 }
 
-// ChangeCall changes the call that the path names, tells the webhooks what has
+// changeCall changes the call that the path names, tells the webhooks what has
 // become of it and shows it.
-func ChangeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx, *Call) error) error {
+func changeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx, *call) error) error {
 	var shown map[string]any
 	err := r.Update(store, func(tx *Tx) error {
-		before, err := FindCall(tx, r.Params.ByName("id"))
+		before, err := findCall(tx, r.Params.ByName("id"))
 		if err != nil {
 			return err
 		}
@@ -157,10 +157,10 @@ func ChangeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx
 		if err := change(tx, &c); err != nil {
 			return err
 		}
-		if c, err = SaveCall(tx, c); err != nil {
+		if c, err = saveCall(tx, c); err != nil {
 			return err
 		}
-		if err := RaiseCall(tx, before, c, r.Now); err != nil {
+		if err := raiseCall(tx, before, c, r.Now); err != nil {
 			return err
 		}
 		shown, err = c.Operators(tx)
@@ -173,8 +173,8 @@ func ChangeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx
 }
 
 // heartbeat makes the lease last longer, from now on.
-func (d *Dialer) heartbeat(_ *Tx, c *Call, b *Body, now time.Time) error {
-	if c.Status != CallQueued && c.Status != CallInProgress {
+func (d *Dialer) heartbeat(_ *Tx, c *call, b *Body, now time.Time) error {
+	if c.Status != callQueued && c.Status != callInProgress {
 		return ErrConflict.With("The call is %s: there is nothing to keep.", c.Status)
 	}
 	seconds := usualLease
@@ -186,11 +186,11 @@ func (d *Dialer) heartbeat(_ *Tx, c *Call, b *Body, now time.Time) error {
 }
 
 // start says that the call is connected; heartbeats go on.
-func (d *Dialer) start(tx *Tx, c *Call, b *Body, now time.Time) error {
-	if err := ReadFacts(c, b); err != nil {
+func (d *Dialer) start(tx *Tx, c *call, b *Body, now time.Time) error {
+	if err := readFacts(c, b); err != nil {
 		return err
 	}
-	if err := Move(tx, c, CallInProgress, now); err != nil {
+	if err := move(tx, c, callInProgress, now); err != nil {
 		return err
 	}
 	return d.heartbeat(tx, c, b, now)
@@ -198,25 +198,25 @@ func (d *Dialer) start(tx *Tx, c *Call, b *Body, now time.Time) error {
 
 // complete says that the call has ended normally, and all there is to say of
 // it. Said twice, as after an answer that was lost, it changes nothing.
-func (d *Dialer) complete(tx *Tx, c *Call, b *Body, now time.Time) error {
-	if c.Status == CallCompleted {
+func (d *Dialer) complete(tx *Tx, c *call, b *Body, now time.Time) error {
+	if c.Status == callCompleted {
 		return nil
 	}
-	if err := ReadFacts(c, b); err != nil {
+	if err := readFacts(c, b); err != nil {
 		return err
 	}
-	return Move(tx, c, CallCompleted, now)
+	return move(tx, c, callCompleted, now)
 }
 
 // fail says that the call did not connect or broke off, and why.
-func (d *Dialer) fail(tx *Tx, c *Call, b *Body, now time.Time) error {
-	if c.Status == CallFailed {
+func (d *Dialer) fail(tx *Tx, c *call, b *Body, now time.Time) error {
+	if c.Status == callFailed {
 		return nil
 	}
-	if err := ReadFacts(c, b); err != nil {
+	if err := readFacts(c, b); err != nil {
 		return err
 	}
-	return Move(tx, c, CallFailed, now)
+	return move(tx, c, callFailed, now)
 }
 
 // Lapse ends the leases that have run out: a call that was not begun goes back
@@ -225,7 +225,7 @@ func (d *Dialer) fail(tx *Tx, c *Call, b *Body, now time.Time) error {
 func (d *Dialer) Lapse(now time.Time) error {
 	due := false
 	err := d.store.View(func(tx *Tx) error {
-		calls, err := LapsedCalls(tx, now, 1)
+		calls, err := lapsedCalls(tx, now, 1)
 		due = len(calls) > 0
 		return err
 	})
@@ -239,59 +239,59 @@ func (d *Dialer) Lapse(now time.Time) error {
 const maxLapses = 100
 
 func lapse(tx *Tx, now time.Time) error {
-	calls, err := LapsedCalls(tx, now, maxLapses)
+	calls, err := lapsedCalls(tx, now, maxLapses)
 	if err != nil {
 		return err
 	}
 	for _, before := range calls {
 		c := before
 		switch {
-		case c.Status == CallQueued && c.Lease.Lapsed == 0:
-			c.Lease = Lease{Lapsed: 1}
-		case c.Status == CallQueued:
+		case c.Status == callQueued && c.Lease.Lapsed == 0:
+			c.Lease = lease{Lapsed: 1}
+		case c.Status == callQueued:
 			c.ErrorReason, c.ErrorMessage = "failed", "Two dialers in turn claimed the call and were not heard of again."
-			err = Move(tx, &c, CallFailed, now)
+			err = move(tx, &c, callFailed, now)
 		default:
 			c.ErrorReason, c.ErrorMessage = "disconnected", "The dialer was not heard of again during the call."
 			c.EndedAt = c.Lease.Until
 			if c.EndedAt.Before(c.StartedAt) {
 				c.EndedAt = c.StartedAt
 			}
-			err = Move(tx, &c, CallFailed, now)
+			err = move(tx, &c, callFailed, now)
 		}
 		if err != nil {
 			return err
 		}
-		if c, err = SaveCall(tx, c); err != nil {
+		if c, err = saveCall(tx, c); err != nil {
 			return err
 		}
-		if err := RaiseCall(tx, before, c, now); err != nil {
+		if err := raiseCall(tx, before, c, now); err != nil {
 			return err
 		}
-		if c.Status != CallQueued {
+		if c.Status != callQueued {
 			continue
 		}
-		if err := RaiseQueued(tx, c, now); err != nil { // for dialers that wait to be told
+		if err := raiseQueued(tx, c, now); err != nil { // for dialers that wait to be told
 			return err
 		}
 	}
 	return nil
 }
 
-// FailReasons lists why a call can fail (contract 8.2).
-func FailReasons() []string {
+// failReasons lists why a call can fail (contract 8.2).
+func failReasons() []string {
 	return []string{"twilio-failed-to-connect-call", "no-answer", "busy", "disconnected", "invalid-number", "rejected", "canceled", "failed"}
 }
 
-// ReadFacts sets what a body says of a call besides its state.
-func ReadFacts(c *Call, b *Body) error {
+// readFacts sets what a body says of a call besides its state.
+func readFacts(c *call, b *Body) error {
 	b.Time("started_at", &c.StartedAt)
 	b.Time("ended_at", &c.EndedAt)
 	b.String("summary", &c.Summary)
 	b.String("transcript", &c.Transcript)
 	b.String("recording_url", &c.RecordingURL)
 	if b.Given("error_reason") {
-		b.Word("error_reason", &c.ErrorReason, FailReasons()...)
+		b.Word("error_reason", &c.ErrorReason, failReasons()...)
 	}
 	if err := b.Err(); err != nil {
 		return err
@@ -302,23 +302,23 @@ func ReadFacts(c *Call, b *Body) error {
 	return nil
 }
 
-// Move puts a call into another state, with all that follows from it: times,
+// move puts a call into another state, with all that follows from it: times,
 // billing, the counts of its agent and its contact. ErrConflict where the state
 // it is in does not allow that.
-func Move(tx *Tx, c *Call, to string, now time.Time) error {
+func move(tx *Tx, c *call, to string, now time.Time) error {
 	if to == c.Status {
 		return nil
 	}
-	next := map[string][]string{CallQueued: {CallInProgress, CallCompleted, CallFailed}, CallInProgress: {CallCompleted, CallFailed}}
+	next := map[string][]string{callQueued: {callInProgress, callCompleted, callFailed}, callInProgress: {callCompleted, callFailed}}
 	if !slices.Contains(next[c.Status], to) {
 		return ErrConflict.With("A call that is %s cannot become %s; it can become: %s.", c.Status, to, strings.Join(append(next[c.Status], "nothing else"), ", "))
 	}
-	if c.StartedAt.IsZero() && to != CallFailed {
+	if c.StartedAt.IsZero() && to != callFailed {
 		c.StartedAt = now
 	}
 	c.Status = to
 	c.Lease.Until = time.Time{}
-	if to == CallInProgress {
+	if to == callInProgress {
 		return nil
 	}
 	if c.EndedAt.IsZero() {
@@ -327,11 +327,11 @@ func Move(tx *Tx, c *Call, to string, now time.Time) error {
 	if c.EndedAt.Before(c.StartedAt) {
 		return ErrValidation.With("ended_at is before started_at.")
 	}
-	if to == CallFailed && c.ErrorReason == "" {
+	if to == callFailed && c.ErrorReason == "" {
 		c.ErrorReason = "failed"
 	}
 	if c.StartedAt.IsZero() {
-		c.Billing.Status = BillingNone
+		c.Billing.Status = billingNone
 		return nil
 	}
 	return settle(tx, c)
@@ -339,13 +339,13 @@ func Move(tx *Tx, c *Call, to string, now time.Time) error {
 
 // settle bills a call that is over and counts it: for its agent, its contact
 // and its owner's wallet.
-func settle(tx *Tx, c *Call) error {
+func settle(tx *Tx, c *call) error {
 	minutes := math.Ceil(c.EndedAt.Sub(c.StartedAt).Minutes()*100) / 100
 	owner, err := FindOwner(tx, c.Owner)
 	if err != nil {
 		return err
 	}
-	c.Billing.Status = BillingBilled
+	c.Billing.Status = billingBilled
 	if owner.Balance != nil {
 		charge := math.Round(minutes*owner.Rate*10_000) / 10_000
 		c.Billing.Final, c.Billing.Total = charge, charge

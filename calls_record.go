@@ -16,27 +16,27 @@ import (
 
 // The states and types of calls (contract 3).
 const (
-	CallQueued     = "queued"
-	CallInProgress = "in-progress"
-	CallCompleted  = "completed"
-	CallFailed     = "failed"
-	CallInbound    = "inbound"
-	CallOutbound   = "outbound"
+	callQueued     = "queued"
+	callInProgress = "in-progress"
+	callCompleted  = "completed"
+	callFailed     = "failed"
+	callInbound    = "inbound"
+	callOutbound   = "outbound"
 )
 
-// CallStates lists the states; the index stores their places in it.
-func CallStates() []string { return []string{CallQueued, CallInProgress, CallCompleted, CallFailed} }
+// callStates lists the states; the index stores their places in it.
+func callStates() []string { return []string{callQueued, callInProgress, callCompleted, callFailed} }
 
-// CallTypes lists the types; the index stores their places in it.
-func CallTypes() []string { return []string{CallInbound, CallOutbound} }
+// callTypes lists the types; the index stores their places in it.
+func callTypes() []string { return []string{callInbound, callOutbound} }
 
-// Call is a phone call, asked for, under way or over.
-type Call struct {
+// call is a phone call, asked for, under way or over.
+type call struct {
 	ID           uint64    `json:"id"`
 	CallID       string    `json:"call_id"`
 	Owner        uint64    `json:"owner"`
 	TeamID       uint64    `json:"team_id,omitempty"` // of the agent
-	Agent        CallAgent `json:"agent"`
+	Agent        callAgent `json:"agent"`
 	Status       string    `json:"status"`
 	Type         string    `json:"type"`
 	PhoneNumber  string    `json:"phone_number"`
@@ -50,19 +50,19 @@ type Call struct {
 	RecordingURL string    `json:"recording_url,omitempty"`
 	ErrorReason  string    `json:"error_reason,omitempty"`
 	ErrorMessage string    `json:"error_message,omitempty"` // for people, where there is more to say
-	Billing      Billing   `json:"billing"`
-	Lease        Lease     `json:"lease,omitzero"`
+	Billing      billing   `json:"billing"`
+	Lease        lease     `json:"lease,omitzero"`
 }
 
-// CallAgent is the agent as it was when the call was made.
-type CallAgent struct {
+// callAgent is the agent as it was when the call was made.
+type callAgent struct {
 	ID          uint64 `json:"id"`
 	Name        string `json:"name"`
 	AssistantID string `json:"assistant_id"`
 }
 
-// Billing is what a call costs (contract 3.2).
-type Billing struct {
+// billing is what a call costs (contract 3.2).
+type billing struct {
 	Status  string  `json:"status"`
 	Initial float64 `json:"initial_charge"`
 	Final   float64 `json:"final_charge"`
@@ -71,14 +71,14 @@ type Billing struct {
 
 // The states of billing.
 const (
-	BillingPending = "pending"
-	BillingBilled  = "billed"
-	BillingNone    = "not_billed"
+	billingPending = "pending"
+	billingBilled  = "billed"
+	billingNone    = "not_billed"
 )
 
-// Lease says which dialer has a call, and until when it must be heard of again.
+// lease says which dialer has a call, and until when it must be heard of again.
 // A Until of zero is no limit.
-type Lease struct {
+type lease struct {
 	Dialer string    `json:"dialer,omitempty"`
 	Hash   string    `json:"hash,omitempty"` // SHA-256 of the token, in hex
 	Until  time.Time `json:"until,omitzero"`
@@ -86,7 +86,7 @@ type Lease struct {
 }
 
 // sortTime is the time by which lists are ordered.
-func (c Call) sortTime() time.Time {
+func (c call) sortTime() time.Time {
 	if c.StartedAt.IsZero() {
 		return c.CreatedAt
 	}
@@ -103,23 +103,23 @@ const (
 	entrySize  = 18
 )
 
-func scopeEntries(c Call) (keys [][]byte) {
+func scopeEntries(c call) (keys [][]byte) {
 	for _, key := range ScopeKeys(c.Owner, c.TeamID) {
 		key = binary.BigEndian.AppendUint64(key, uint64(c.sortTime().UnixNano()))
-		key = append(key, byte(slices.Index(CallStates(), c.Status)), byte(slices.Index(CallTypes(), c.Type)))
+		key = append(key, byte(slices.Index(callStates(), c.Status)), byte(slices.Index(callTypes(), c.Type)))
 		keys = append(keys, binary.BigEndian.AppendUint64(key, c.Agent.ID))
 	}
 	return keys
 }
 
-func queueEntries(c Call) [][]byte {
-	if c.Status != CallQueued || !c.Lease.Until.IsZero() {
+func queueEntries(c call) [][]byte {
+	if c.Status != callQueued || !c.Lease.Until.IsZero() {
 		return nil
 	}
 	return [][]byte{IDKey(uint64(c.CreatedAt.UnixNano()))}
 }
 
-func leaseEntries(c Call) [][]byte {
+func leaseEntries(c call) [][]byte {
 	if c.Lease.Until.IsZero() {
 		return nil
 	}
@@ -127,28 +127,28 @@ func leaseEntries(c Call) [][]byte {
 }
 
 // callTable holds the calls.
-var callTable = Table[Call]{
+var callTable = Table[call]{
 	Name: "calls", Audit: Told{Object: "call", Personal: true, Untold: []string{"until"}},
-	Key: func(c Call) []byte { return IDKey(c.ID) },
-	Indexes: []Index[Call]{
+	Key: func(c call) []byte { return IDKey(c.ID) },
+	Indexes: []Index[call]{
 		{"scope", scopeEntries},
-		{"call_id", func(c Call) [][]byte { return [][]byte{[]byte(c.CallID)} }},
+		{"call_id", func(c call) [][]byte { return [][]byte{[]byte(c.CallID)} }},
 		{"queue", queueEntries},
 		{"lease", leaseEntries},
 	},
 }
 
-// FindCall reads a call by its database id or its call id, whoever it belongs
+// findCall reads a call by its database id or its call id, whoever it belongs
 // to; ErrNotFound.
-func FindCall(tx *Tx, ref string) (Call, error) {
+func findCall(tx *Tx, ref string) (call, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return callTable.Get(tx, IDKey(id))
 	}
 	return callTable.One(tx, "call_id", []byte(ref))
 }
 
-// SaveCall stores a call; a new one (ID 0) gets its ids.
-func SaveCall(tx *Tx, c Call) (Call, error) {
+// saveCall stores a call; a new one (ID 0) gets its ids.
+func saveCall(tx *Tx, c call) (call, error) {
 	if c.ID == 0 {
 		id, err := callTable.NextID(tx)
 		if err != nil {
@@ -180,10 +180,10 @@ const (
 )
 
 // tally counts a call where its lists count it, or no longer.
-func tally(tx *Tx, c Call, by int64) error {
+func tally(tx *Tx, c call, by int64) error {
 	for _, key := range ScopeKeys(c.Owner, c.TeamID) {
 		key = binary.BigEndian.AppendUint64(key, c.Owner)
-		key = append(key, byte(slices.Index(CallStates(), c.Status)), byte(slices.Index(CallTypes(), c.Type)))
+		key = append(key, byte(slices.Index(callStates(), c.Status)), byte(slices.Index(callTypes(), c.Type)))
 		key = binary.BigEndian.AppendUint64(key, c.Agent.ID)
 		stored, err := tx.Get(tallyBucket, key)
 		if err != nil {
@@ -206,7 +206,7 @@ func tally(tx *Tx, c Call, by int64) error {
 }
 
 // countCalls gives how many calls an owner may see that a filter lets through.
-func countCalls(tx *Tx, scope Scope, f CallFilter, agent uint64) (n int, err error) {
+func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err error) {
 	for i, prefix := range scope.Keys() {
 		for key, stored := range tx.Range(tallyBucket, prefix) {
 			value, err := Unseal(tallyBucket, key, stored)
@@ -225,20 +225,20 @@ func countCalls(tx *Tx, scope Scope, f CallFilter, agent uint64) (n int, err err
 }
 
 // lets says whether a state and a type, a byte each, pass the filter.
-func (f CallFilter) lets(b []byte) bool {
+func (f callFilter) lets(b []byte) bool {
 	return (f.State < 0 || int(b[0]) == f.State) && (f.Type < 0 || int(b[1]) == f.Type)
 }
 
-// NextCall gives the oldest queued call that no dialer has; ErrNotFound.
-func NextCall(tx *Tx) (Call, error) {
+// nextCall gives the oldest queued call that no dialer has; ErrNotFound.
+func nextCall(tx *Tx) (call, error) {
 	for _, key := range callTable.Find(tx, "queue", nil, false) {
 		return callTable.Get(tx, key)
 	}
-	return Call{}, ErrNotFound
+	return call{}, ErrNotFound
 }
 
-// LapsedCalls gives up to most calls whose lease has ended by a time.
-func LapsedCalls(tx *Tx, now time.Time, most int) (calls []Call, err error) {
+// lapsedCalls gives up to most calls whose lease has ended by a time.
+func lapsedCalls(tx *Tx, now time.Time, most int) (calls []call, err error) {
 	for until, key := range callTable.Find(tx, "lease", nil, false) {
 		if len(calls) == most || bytes.Compare(until, IDKey(uint64(now.UnixNano()))) > 0 {
 			break
@@ -252,11 +252,11 @@ func LapsedCalls(tx *Tx, now time.Time, most int) (calls []Call, err error) {
 	return calls, nil
 }
 
-// CountAllCalls gives the number of all calls.
-func CountAllCalls(tx *Tx) (int, error) { return callTable.Count(tx) }
+// countAllCalls gives the number of all calls.
+func countAllCalls(tx *Tx) (int, error) { return callTable.Count(tx) }
 
-// EachCall gives all calls, newest first by id, until visit says to stop.
-func EachCall(tx *Tx, visit func(Call) error) error {
+// eachCall gives all calls, newest first by id, until visit says to stop.
+func eachCall(tx *Tx, visit func(call) error) error {
 	for c, err := range callTable.All(tx, true) {
 		if err != nil {
 			return err
@@ -268,21 +268,21 @@ func EachCall(tx *Tx, visit func(Call) error) error {
 	return nil
 }
 
-// CallFilter is what a list of calls is narrowed by.
-type CallFilter struct {
-	State, Type int    // places in CallStates and CallTypes, -1 for all
+// callFilter is what a list of calls is narrowed by.
+type callFilter struct {
+	State, Type int    // places in callStates and callTypes, -1 for all
 	Agent       string // database id or assistant id, "" for all
 }
 
-// ReadCallFilter reads status, type and agent_id of a query; an unknown word
+// readCallFilter reads status, type and agent_id of a query; an unknown word
 // is ErrValidation and lists the known ones.
-func ReadCallFilter(q url.Values) (f CallFilter, err error) {
-	f = CallFilter{-1, -1, q.Get("agent_id")}
+func readCallFilter(q url.Values) (f callFilter, err error) {
+	f = callFilter{-1, -1, q.Get("agent_id")}
 	for _, word := range []struct {
 		name  string
 		words []string
 		into  *int
-	}{{"status", CallStates(), &f.State}, {"type", CallTypes(), &f.Type}} {
+	}{{"status", callStates(), &f.State}, {"type", callTypes(), &f.Type}} {
 		value := q.Get(word.name)
 		if value == "" {
 			continue
@@ -294,9 +294,9 @@ func ReadCallFilter(q url.Values) (f CallFilter, err error) {
 	return f, nil
 }
 
-// CallsInScope gives a page of the calls that an owner may see and the filter
+// callsInScope gives a page of the calls that an owner may see and the filter
 // lets through, newest first, and how many there are in all.
-func CallsInScope(tx *Tx, scope Scope, filter CallFilter, page Page) (calls []Call, count int, err error) {
+func callsInScope(tx *Tx, scope Scope, filter callFilter, page Page) (calls []call, count int, err error) {
 	agent := uint64(0)
 	if filter.Agent != "" {
 		a, err := FindAgent(tx, scope, filter.Agent)
@@ -364,7 +364,7 @@ func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 }
 
 // Duration is how many seconds the call took, nil while that is not known.
-func (c Call) Duration() *int {
+func (c call) Duration() *int {
 	if c.StartedAt.IsZero() || c.EndedAt.IsZero() {
 		return nil
 	}
@@ -373,7 +373,7 @@ func (c Call) Duration() *int {
 }
 
 // Row is a call as lists show it (contract 3.1).
-func (c Call) Row(tx *Tx, scope Scope) map[string]any {
+func (c call) Row(tx *Tx, scope Scope) map[string]any {
 	row := map[string]any{
 		"id": c.CallID, "agent_id": c.Agent.AssistantID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
 		"phone_number": c.PhoneNumber, "started_at": Seconds(c.StartedAt), "ended_at": Seconds(c.EndedAt), "duration_seconds": c.Duration(),
@@ -386,7 +386,7 @@ func (c Call) Row(tx *Tx, scope Scope) map[string]any {
 }
 
 // Detail is a call as GET /calls/{call_id} shows it (contract 3.2).
-func (c Call) Detail(tx *Tx, scope Scope) map[string]any {
+func (c call) Detail(tx *Tx, scope Scope) map[string]any {
 	shown := c.Row(tx, scope)
 	delete(shown, "agent_id")
 	delete(shown, "agent_name")
@@ -403,9 +403,9 @@ func (c Call) Detail(tx *Tx, scope Scope) map[string]any {
 	return shown
 }
 
-// RaiseCall tells of what has become of a call since it was as before, in the
+// raiseCall tells of what has become of a call since it was as before, in the
 // usual order (contract 8.1). A new call has been nothing: a Call of zero.
-func RaiseCall(tx *Tx, before, after Call, now time.Time) error {
+func raiseCall(tx *Tx, before, after call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -415,10 +415,10 @@ func RaiseCall(tx *Tx, before, after Call, now time.Time) error {
 			events = append(events, event)
 		}
 	}
-	connected := func(c Call) bool { return !c.StartedAt.IsZero() && c.Status != CallQueued && c.Status != "" }
+	connected := func(c call) bool { return !c.StartedAt.IsZero() && c.Status != callQueued && c.Status != "" }
 	add(!connected(before) && connected(after), "call.started")
-	add(before.Status != CallCompleted && after.Status == CallCompleted, "call.ended")
-	add(before.Status != CallFailed && after.Status == CallFailed, "call.failed")
+	add(before.Status != callCompleted && after.Status == callCompleted, "call.ended")
+	add(before.Status != callFailed && after.Status == callFailed, "call.failed")
 	add(before.Transcript == "" && after.Transcript != "", "call.transcript")
 	add(before.Summary == "" && after.Summary != "", "call.summary")
 	add(before.RecordingURL == "" && after.RecordingURL != "", "call.recording")
@@ -433,7 +433,7 @@ func RaiseCall(tx *Tx, before, after Call, now time.Time) error {
 
 // callPayload is the member call of an event (contract 8.2). Where that leaves
 // a name open it is: error_reason, transcript, recording_url, summary, contact.
-func callPayload(tx *Tx, c Call, event string) map[string]any {
+func callPayload(tx *Tx, c call, event string) map[string]any {
 	body := map[string]any{
 		"id": c.ID, "klen_call_id": c.CallID, "agent_id": c.Agent.ID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
 		"phone_number": c.PhoneNumber, "started_at": Seconds(c.StartedAt), "ended_at": Seconds(c.EndedAt), "duration_seconds": c.Duration(),
@@ -461,9 +461,9 @@ func callPayload(tx *Tx, c Call, event string) map[string]any {
 	return body
 }
 
-// RaiseQueued tells the operator's webhooks of a call that is to be placed,
+// raiseQueued tells the operator's webhooks of a call that is to be placed,
 // with all that a dialer needs.
-func RaiseQueued(tx *Tx, c Call, now time.Time) error {
+func raiseQueued(tx *Tx, c call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -476,11 +476,11 @@ func RaiseQueued(tx *Tx, c Call, now time.Time) error {
 
 // Everyone is the scope of the operator for what a call names: its contact may
 // be another team's than its agent.
-func (c Call) Everyone() Scope { return Scope{Owner: c.Owner, All: true} }
+func (c call) Everyone() Scope { return Scope{Owner: c.Owner, All: true} }
 
 // Operators is a call as the operator and the dialer see it. The contact is
 // shown whoever it belongs to, since the call names it.
-func (c Call) Operators(tx *Tx) (map[string]any, error) {
+func (c call) Operators(tx *Tx) (map[string]any, error) {
 	shown := c.Detail(tx, c.Everyone())
 	shown["owner"], shown["created_at"] = OwnerName(tx, c.Owner), Seconds(c.CreatedAt)
 	shown["error_reason"], shown["error_message"] = c.ErrorReason, c.ErrorMessage

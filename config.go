@@ -115,8 +115,8 @@ type Config struct {
 	} `toml:"limit"`
 	// What follows has no variables and flags: a file alone has sections [[...]].
 	Observed    []string        // built-in limits that are only observed
-	Limits      []LimitRow      // those that are not built in
-	Permissions []PermissionRow // those that are not built in
+	Limits      []limitRow      // those that are not built in
+	Permissions []permissionRow // those that are not built in
 	Routes      []RouteRow      // of another API that is guarded
 }
 
@@ -124,8 +124,8 @@ type Config struct {
 // "limit.NAME", came from: "default", "file NAME", "env NAME" or "flag".
 type Sources map[string]string
 
-// DefaultConfig returns the config without any file, variable or flag.
-func DefaultConfig() Config {
+// defaultConfig returns the config without any file, variable or flag.
+func defaultConfig() Config {
 	var c Config
 	for _, s := range c.settings() {
 		s.Assign(s.Parse(s.Tag.Get("default")))
@@ -138,11 +138,11 @@ func DefaultConfig() Config {
 // flags maps keys such as "server.listen" to text. The error has all problems,
 // one a line and sorted, those of values that another goes before included.
 func LoadConfig(file string, environ []string, flags map[string]string) (Config, Sources, error) {
-	c := DefaultConfig()
-	l := configLoader{settings: map[string]Setting{}, sources: Sources{}}
+	c := defaultConfig()
+	l := configLoader{settings: map[string]setting{}, sources: Sources{}}
 	for _, s := range c.settings() {
 		section, _, _ := strings.Cut(s.Key, ".")
-		l.settings[section] = Setting{Key: section}
+		l.settings[section] = setting{Key: section}
 		l.settings[s.Key] = s
 		l.sources[s.Key] = "default"
 	}
@@ -196,13 +196,13 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 		}
 	}
 	for _, row := range c.Limits {
-		b.WriteString(PrintRow("limit", row, sources["limit"]))
+		b.WriteString(printRow("limit", row, sources["limit"]))
 	}
 	for _, row := range c.Permissions {
-		b.WriteString(PrintRow("permission", row, sources["permission"]))
+		b.WriteString(printRow("permission", row, sources["permission"]))
 	}
 	for _, row := range c.Routes {
-		b.WriteString(PrintRow("route", row, sources["route"]))
+		b.WriteString(printRow("route", row, sources["route"]))
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err
@@ -213,7 +213,7 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 func (c Config) TrustedProxies() []netip.Prefix {
 	var list []netip.Prefix
 	for _, text := range c.Server.TrustedProxies {
-		list = append(list, ParseNetwork(text))
+		list = append(list, parseNetwork(text))
 	}
 	return list
 }
@@ -271,15 +271,15 @@ func (c Config) Differing(other Config) (keys []string) {
 }
 
 // settings lists the keys of the config in the order of the struct.
-func (c *Config) settings() []Setting {
-	var list []Setting
+func (c *Config) settings() []setting {
+	var list []setting
 	for section, fields := range reflect.ValueOf(c).Elem().Fields() {
 		if fields.Kind() != reflect.Struct { // sections [[...]]
 			continue
 		}
 		for f, value := range fields.Fields() {
 			key := section.Tag.Get("toml") + "." + f.Tag.Get("toml")
-			list = append(list, Setting{Key: key, Tag: f.Tag, Field: value.Addr().Interface()})
+			list = append(list, setting{Key: key, Tag: f.Tag, Field: value.Addr().Interface()})
 		}
 	}
 	return list
@@ -288,7 +288,7 @@ func (c *Config) settings() []Setting {
 // configLoader collects values into the fields of one Config, where they came
 // from, and what is wrong with them.
 type configLoader struct {
-	settings map[string]Setting // by key; sections are here too
+	settings map[string]setting // by key; sections are here too
 	sources  Sources
 	problems []string
 }
@@ -306,7 +306,7 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 	parse, isParse := errors.AsType[toml.ParseError](err)
 	switch {
 	case isParse:
-		l.fail(source, "%s", ParseProblem(parse))
+		l.fail(source, "%s", parseProblem(parse))
 	case errors.Is(err, os.ErrNotExist):
 		l.fail(source, "there is no such file; name one that exists, or none to use the defaults")
 	case err != nil:
@@ -340,7 +340,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 	section := map[string]any{}
 	tables, ok := value.([]map[string]any)
 	if !ok {
-		l.fail(source, "limit must be sections [[limit]], each with name and default; got %s", Describe(value))
+		l.fail(source, "limit must be sections [[limit]], each with name and default; got %s", describe(value))
 	}
 	builtin := Config{}.LimitDefaults()
 	seen := map[string]bool{}
@@ -356,7 +356,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 			if _, ok := table["window"]; ok {
 				own = append(own, table)
 			} else {
-				l.fail(source, "limit %s has no window, and is none of the built-in limits %s", Describe(table["name"]), strings.Join(slices.Sorted(maps.Keys(builtin)), ", "))
+				l.fail(source, "limit %s has no window, and is none of the built-in limits %s", describe(table["name"]), strings.Join(slices.Sorted(maps.Keys(builtin)), ", "))
 			}
 			continue
 		}
@@ -367,7 +367,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 		if on, ok := observe.(bool); on {
 			c.Observed = append(c.Observed, name)
 		} else if given && !ok {
-			l.fail(source, "limit %q: observe must be true or false; got %s", name, Describe(observe))
+			l.fail(source, "limit %q: observe must be true or false; got %s", name, describe(observe))
 		}
 		for _, key := range slices.Sorted(maps.Keys(table)) {
 			if !slices.Contains([]string{"name", "default", "observe"}, key) {
@@ -376,7 +376,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 		}
 	}
 	slices.Sort(c.Observed)
-	c.Limits = readRows[LimitRow](l, source, "limit", own)
+	c.Limits = readRows[limitRow](l, source, "limit", own)
 	for _, row := range c.Limits {
 		if row.Scope == "key" && row.Default == 0 {
 			l.fail(source, "limit %q: default must be 1 or more; 0, for none, is for scope = \"owner\"", row.Name)
@@ -387,7 +387,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 
 // permissions takes the [[permission]] tables of a file.
 func (l *configLoader) permissions(source string, value any, c *Config) {
-	c.Permissions = readRows[PermissionRow](l, source, "permission", value)
+	c.Permissions = readRows[permissionRow](l, source, "permission", value)
 	if len(c.Permissions) > MaxOwnPermissions {
 		l.fail(source, "there are %d [[permission]], more than the %d that there may be", len(c.Permissions), MaxOwnPermissions)
 	}
@@ -449,7 +449,7 @@ func (l *configLoader) set(source, key string, value any) {
 		return
 	}
 	if want := s.Assign(value); want != "" {
-		l.fail(source, "%s must be %s; got %s", key, want, Describe(value))
+		l.fail(source, "%s must be %s; got %s", key, want, describe(value))
 		return
 	}
 	l.sources[key] = source
@@ -485,7 +485,7 @@ func (l *configLoader) suggest(key string, name func(string) string) string {
 	bare := key[strings.Index(key, ".")+1:]
 	best, least := "", len(bare)/3+2
 	for _, known := range slices.Backward(slices.Sorted(maps.Keys(l.settings))) { // server before admin
-		distance := EditDistance(key, known)
+		distance := editDistance(key, known)
 		_, own, _ := strings.Cut(known, ".")
 		if own == bare || bare != key && strings.HasPrefix(known, key) {
 			distance = min(distance, 2) // in the wrong section, or cut short

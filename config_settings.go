@@ -16,15 +16,15 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Setting is one key of a Config.
-type Setting struct {
+// setting is one key of a Config.
+type setting struct {
 	Key   string            // such as "server.listen"
 	Field any               // *string, *bool, *int, *time.Duration, *[]string; nil for a section
 	Tag   reflect.StructTag // the rules
 }
 
 // Text gives the value as TOML.
-func (s Setting) Text() string {
+func (s setting) Text() string {
 	switch field := s.Field.(type) {
 	case *string:
 		return strconv.Quote(*field) // good TOML, as checkText lets no control character in
@@ -38,7 +38,7 @@ func (s Setting) Text() string {
 
 // Parse turns the text of a variable or a flag into what TOML gives for such a
 // value. Text that is none stays text, for Assign to refuse.
-func (s Setting) Parse(text string) any {
+func (s setting) Parse(text string) any {
 	switch s.Field.(type) {
 	case *bool:
 		if text == "true" || text == "false" {
@@ -61,12 +61,12 @@ func (s Setting) Parse(text string) any {
 }
 
 // example gives the text of a good value, quoted. One of the two is empty.
-func (s Setting) example() string {
+func (s setting) example() string {
 	return strconv.Quote(s.Tag.Get("example") + s.Tag.Get("default"))
 }
 
 // Assign stores a value as TOML gives it, or says what it must be.
-func (s Setting) Assign(value any) (want string) {
+func (s setting) Assign(value any) (want string) {
 	low, high := s.Tag.Get("min"), s.Tag.Get("max")
 	switch field := s.Field.(type) {
 	case *string:
@@ -125,7 +125,7 @@ func (s Setting) Assign(value any) (want string) {
 }
 
 // checkText returns a value that is a string as the tag wants, or what it must be.
-func (s Setting) checkText(value any) (text, want string) {
+func (s setting) checkText(value any) (text, want string) {
 	text, ok := value.(string)
 	words := s.Tag.Get("in")
 	check := textChecks[s.Tag.Get("check")]
@@ -151,7 +151,7 @@ var textChecks = map[string]struct {
 }{
 	"address":          {"host:port, the host localhost or an IP address", isAddress},
 	"header":           {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
-	"network":          {"an IP address or a network whose bits past its length are zero", func(text string) bool { return ParseNetwork(text).IsValid() }},
+	"network":          {"an IP address or a network whose bits past its length are zero", func(text string) bool { return parseNetwork(text).IsValid() }},
 	"path":             {"a path", regexp.MustCompile(`.`).MatchString},
 	"limit":            {"2 to 64 of a-z, 0-9 and _, the first a letter", regexp.MustCompile(`^[a-z][a-z0-9_]{1,63}$`).MatchString},
 	"permission":       {"can_ and 1 to 60 of a-z, 0-9 and _", regexp.MustCompile(`^can_[a-z0-9_]{1,60}$`).MatchString},
@@ -163,7 +163,7 @@ var textChecks = map[string]struct {
 	"email":            {"a mail address", regexp.MustCompile(`^([^@\s]+@[^@\s]+)?$`).MatchString},
 	"optional-address": {"host:port, the host localhost or an IP address", func(text string) bool { return text == "" || isAddress(text) }},
 	"method":           {"* or the name of a method in capitals", regexp.MustCompile(`^(\*|[A-Z][A-Z-]{0,31})$`).MatchString},
-	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", IsPattern},
+	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", isPattern},
 	"prefixpath":       {"a path in its plain form, without a slash at its end", isPrefixPath},
 	"upstream":         {"http:// or https:// and a host, with or without a path", isUpstream},
 }
@@ -177,10 +177,10 @@ func isAddress(text string) bool {
 	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
 }
 
-// IsPattern tells whether text is a pattern of paths: segments in their plain
+// isPattern tells whether text is a pattern of paths: segments in their plain
 // form, of which one that begins with : stands for any, and the last, if it
 // begins with *, for all that follows.
-func IsPattern(text string) bool {
+func isPattern(text string) bool {
 	if text == "" || text[0] != '/' {
 		return false
 	}
@@ -206,20 +206,20 @@ func oddInPath(c rune) bool {
 }
 
 func isPrefixPath(text string) bool {
-	return text == "" || IsPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
+	return text == "" || isPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
 }
 
 func isUpstream(text string) bool {
 	m := upstreamForm.FindStringSubmatch(text)
-	return text == "" || m != nil && (m[1] == "" || IsPattern(m[1]) && !strings.ContainsAny(m[1], ":*"))
+	return text == "" || m != nil && (m[1] == "" || isPattern(m[1]) && !strings.ContainsAny(m[1], ":*"))
 }
 
 var upstreamForm = regexp.MustCompile(`^https?://(?:[\w.-]+|\[[\da-fA-F:.]+])(?::\d{1,5})?(/.*)?$`)
 
-// ParseNetwork reads an address or a network; what is neither gives the zero
+// parseNetwork reads an address or a network; what is neither gives the zero
 // Prefix, which contains nothing. In 10.0.0.5/8 either part is not what was
 // meant, and a network too wide lets callers forge their address: refused.
-func ParseNetwork(text string) netip.Prefix {
+func parseNetwork(text string) netip.Prefix {
 	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
 		return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen())
 	}
@@ -236,8 +236,8 @@ func IsWord(text string) bool { return wordPattern.MatchString(text) }
 
 var wordPattern = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 
-// Describe gives a value of a TOML file for a message.
-func Describe(value any) string {
+// describe gives a value of a TOML file for a message.
+func describe(value any) string {
 	switch v := value.(type) {
 	case nil:
 		return "nothing"
@@ -251,8 +251,8 @@ func Describe(value any) string {
 	return fmt.Sprint(value)
 }
 
-// EditDistance counts the bytes to insert, delete or replace to make a into b.
-func EditDistance(a, b string) int {
+// editDistance counts the bytes to insert, delete or replace to make a into b.
+func editDistance(a, b string) int {
 	row := make([]int, len(b)+1) // row[j] is the distance from a[:i] to b[:j]
 	for j := range row {
 		row[j] = j
@@ -271,10 +271,10 @@ func EditDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// ParseProblem says what is wrong with a TOML file, with the line and a mark
+// parseProblem says what is wrong with a TOML file, with the line and a mark
 // under the place. For a file that ends too early the library may give no such
 // place, and then panics on its own error.
-func ParseProblem(e toml.ParseError) (text string) {
+func parseProblem(e toml.ParseError) (text string) {
 	defer func() {
 		if recover() != nil {
 			text = "toml: " + e.Message + ", at the end of the file"
@@ -283,15 +283,15 @@ func ParseProblem(e toml.ParseError) (text string) {
 	return strings.TrimSpace(e.ErrorWithPosition())
 }
 
-// PermissionRow is a [[permission]] of a config file.
-type PermissionRow struct {
+// permissionRow is a [[permission]] of a config file.
+type permissionRow struct {
 	Name        string `toml:"name" check:"permission" example:"can_read_reports"`
 	Description string `toml:"description" example:"Read reports."`
 }
 
-// LimitRow is a [[limit]] of a config file. One with the name of a built-in
+// limitRow is a [[limit]] of a config file. One with the name of a built-in
 // limit sets its default and Observe; any other is a limit of its own.
-type LimitRow struct {
+type limitRow struct {
 	Name    string        `toml:"name" check:"limit" example:"reports_per_hour"`
 	Window  time.Duration `toml:"window" min:"1s" max:"8784h" example:"1h"`
 	Default int           `toml:"default" min:"0" max:"1000000000" example:"100"`
@@ -305,7 +305,7 @@ type LimitRow struct {
 func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	tables, ok := value.([]map[string]any)
 	if !ok {
-		return nil, []string{fmt.Sprintf("%s must be sections [[%s]]; got %s", section, section, Describe(value))}
+		return nil, []string{fmt.Sprintf("%s must be sections [[%s]]; got %s", section, section, describe(value))}
 	}
 	fail := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for i, table := range tables {
@@ -319,14 +319,14 @@ func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 		} else if section == "route" {
 			at = fmt.Sprintf("%s %d", section, i+1)
 		}
-		for _, s := range RowSettings(&row) {
+		for _, s := range rowSettings(&row) {
 			known[s.Key] = true
 			given, ok := table[s.Key]
 			if text, standard := s.Tag.Lookup("default"); !ok && standard {
 				given = s.Parse(text)
 			}
 			if want := s.Assign(given); want != "" {
-				fail("%s: %s must be %s; got %s", at, s.Key, want, Describe(given))
+				fail("%s: %s must be %s; got %s", at, s.Key, want, describe(given))
 			}
 		}
 		for _, key := range slices.Sorted(maps.Keys(table)) {
@@ -339,19 +339,19 @@ func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	return rows, problems
 }
 
-// RowSettings lists the keys of a row in the order of its struct.
-func RowSettings[T any](row *T) (list []Setting) {
+// rowSettings lists the keys of a row in the order of its struct.
+func rowSettings[T any](row *T) (list []setting) {
 	for f, value := range reflect.ValueOf(row).Elem().Fields() {
-		list = append(list, Setting{Key: f.Tag.Get("toml"), Tag: f.Tag, Field: value.Addr().Interface()})
+		list = append(list, setting{Key: f.Tag.Get("toml"), Tag: f.Tag, Field: value.Addr().Interface()})
 	}
 	return list
 }
 
-// PrintRow gives a row as a section [[name]] of a file, with where it came from.
-func PrintRow[T any](section string, row T, source string) string {
+// printRow gives a row as a section [[name]] of a file, with where it came from.
+func printRow[T any](section string, row T, source string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n[[%s]] # %s\n", section, source)
-	for _, s := range RowSettings(&row) {
+	for _, s := range rowSettings(&row) {
 		fmt.Fprintf(&b, "%s = %s\n", s.Key, s.Text())
 	}
 	return b.String()

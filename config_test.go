@@ -30,7 +30,7 @@ func loadText(t *testing.T, text string, environ []string, flags map[string]stri
 
 // Every key, also those added later: its tags must allow what they propose.
 func TestConfigTags(t *testing.T) {
-	c := DefaultConfig()
+	c := defaultConfig()
 	for _, s := range c.settings() {
 		def, example := s.Tag.Get("default"), s.Tag.Get("example")
 		if def != "" && example != "" {
@@ -53,7 +53,7 @@ func TestLoadConfig_nothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := DefaultConfig(); !reflect.DeepEqual(c, want) {
+	if want := defaultConfig(); !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
 	for _, s := range c.settings() {
@@ -74,7 +74,7 @@ func TestLoadConfig_example(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := DefaultConfig(); !reflect.DeepEqual(c, want) {
+	if want := defaultConfig(); !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want the defaults %+v", c, want)
 	}
 	data, err := os.ReadFile(name)
@@ -197,7 +197,7 @@ default = 8
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := DefaultConfig()
+	want := defaultConfig()
 	want.Server.Listen = "127.0.0.1:0"
 	want.Server.Data = "from-file"
 	want.Admin.Listen = "127.0.0.1:4"
@@ -229,7 +229,7 @@ default = 8
 
 // Every key by its variable and by its flag, also those added later.
 func TestLoadConfig_everyKey(t *testing.T) {
-	text := func(s Setting) string { // something other than the default
+	text := func(s setting) string { // something other than the default
 		switch field := s.Field.(type) {
 		case *bool:
 			if *field {
@@ -256,7 +256,7 @@ func TestLoadConfig_everyKey(t *testing.T) {
 		}
 		return s.Tag.Get("example")
 	}
-	def := DefaultConfig()
+	def := defaultConfig()
 	var environ []string
 	flags := map[string]string{}
 	for _, s := range def.settings() {
@@ -322,7 +322,7 @@ func TestLoadConfig_environOfOthers(t *testing.T) {
 		"LATCHKEY_PORT=tcp://10.0.0.1:8080", "LATCHKEY_PORT_8080_TCP=tcp://10.0.0.1:8080", "LATCHKEY_PORT_8080_TCP_ADDR=10.0.0.1",
 		"LATCHKEY_SERVER_SERVICE_HOST=10.0.0.1", "LATCHKEY_SERVER_PORT=tcp://10.0.0.1:8080", "LATCHKEY_SERVER_PORT_8080_TCP_PROTO=tcp",
 	}, nil)
-	if err != nil || !reflect.DeepEqual(c, DefaultConfig()) {
+	if err != nil || !reflect.DeepEqual(c, defaultConfig()) {
 		t.Errorf("got %v, %+v, want the defaults", err, c)
 	}
 }
@@ -441,7 +441,7 @@ func TestLoadConfig_errorsElsewhere(t *testing.T) {
 }
 
 func TestConfig_Print(t *testing.T) {
-	odd := DefaultConfig()
+	odd := defaultConfig()
 	odd.Server.Listen = "[::]:0"
 	odd.Server.InsecureHTTP = true
 	odd.Server.Data = `C:\data "x" # caf` + "\u00e9 \U0001f511 \u200b"
@@ -453,7 +453,7 @@ func TestConfig_Print(t *testing.T) {
 	odd.Keys.RetiredPepperFiles = []string{`a" "b`, `c\`, `" "`}
 	odd.Log.Access = false
 	odd.Limit.CallsPerDay = 1_000_000_000
-	for name, c := range map[string]Config{"defaults": DefaultConfig(), "all odd": odd} {
+	for name, c := range map[string]Config{"defaults": defaultConfig(), "all odd": odd} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
 			sources := Sources{"server.listen": "file two\nlines", "server.insecure_http": "env X", "limit.calendar_events_per_day_limit": "flag"}
@@ -504,7 +504,7 @@ func TestConfig_TrustedProxies(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for _, text := range []string{"", "10.0.0.5/8", "10.0.0.0/33", "10.0.0", "fe80::1%eth0", "::ffff:10.0.0.0/104", "proxy.example"} {
-		if p := ParseNetwork(text); p.IsValid() {
+		if p := parseNetwork(text); p.IsValid() {
 			t.Errorf("%q: got %v, want a refusal", text, p)
 		}
 	}
@@ -538,14 +538,14 @@ description = "Read \"reports\"."
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := DefaultConfig()
+	want := defaultConfig()
 	want.Limit.OwnerCallsPerDay = 500
 	want.Observed = []string{CallsPerDay}
-	want.Limits = []LimitRow{
+	want.Limits = []limitRow{
 		{Name: "reports_per_hour", Window: time.Hour, Default: 20, Scope: "key"},
 		{Name: "trial", Window: 720 * time.Hour, Scope: "owner", Observe: true},
 	}
-	want.Permissions = []PermissionRow{{"can_read_reports", `Read "reports".`}}
+	want.Permissions = []permissionRow{{"can_read_reports", `Read "reports".`}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v\nwant %+v", c, want)
 	}
@@ -623,7 +623,7 @@ func TestIsPattern(t *testing.T) {
 		"": false, "a": false, "//": false, "/a//b": false, "/a/:": false, "/a/*": false, "/:1": false, "/*a/b": false, "/*a/": false, "/a/..": false, "/./a": false,
 		"/a%20": false, "/a b": false, "/a?b": false, "/a#b": false, "/a;b": false, "/a\\b": false, "/::a": false, "/a\x00": false, "/\xff": false,
 	} {
-		if IsPattern(text) != want {
+		if isPattern(text) != want {
 			t.Errorf("%q: got %v, want %v", text, !want, want)
 		}
 	}

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Contact is a person to call (contract 5).
-type Contact struct {
+// contact is a person to call (contract 5).
+type contact struct {
 	ID              uint64    `json:"id"`
 	FirstName       string    `json:"first_name"`
 	LastName        string    `json:"last_name,omitempty"`
@@ -34,15 +34,15 @@ type Contact struct {
 	PhoneNumbers    []Phone   `json:"phone_numbers,omitempty"`
 	CustomContext   Values    `json:"custom_context,omitempty"`
 	IndustryContext Values    `json:"industry_context,omitempty"`
-	Notes           []Note    `json:"notes,omitempty"`
+	Notes           []note    `json:"notes,omitempty"`
 	TeamID          uint64    `json:"team_id,omitempty"`
 	Owner           uint64    `json:"owner"`
 	CreatedAt       time.Time `json:"created_at"`
 	LastCallDate    time.Time `json:"last_call_date,omitzero"`
 }
 
-// Note is a remark on a contact.
-type Note struct {
+// note is a remark on a contact.
+type note struct {
 	ID         uint64    `json:"id"`
 	Content    string    `json:"content"`
 	CreatedAt  time.Time `json:"created_at"`
@@ -50,13 +50,13 @@ type Note struct {
 	CallResult string    `json:"call_result,omitempty"`
 }
 
-var contactTable = Table[Contact]{
+var contactTable = Table[contact]{
 	Name: "contacts", Audit: Told{Object: "contact", Personal: true},
-	Key: func(c Contact) []byte { return IDKey(c.ID) },
-	Indexes: []Index[Contact]{
+	Key: func(c contact) []byte { return IDKey(c.ID) },
+	Indexes: []Index[contact]{
 		// The table adds the id to each entry, so each scope is in the order of ids.
-		{"scope", func(c Contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
-		{"phone", func(c Contact) (keys [][]byte) {
+		{"scope", func(c contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
+		{"phone", func(c contact) (keys [][]byte) {
 			for _, p := range c.PhoneNumbers {
 				keys = append(keys, phoneKey(p.PhoneNumber))
 			}
@@ -72,13 +72,13 @@ var phoneTable = Table[Phone]{Name: "contact_phones"}
 func phoneKey(number string) []byte { return append([]byte(number), 0) }
 
 // FindContact reads a contact; ErrNotFound where there is none in scope.
-func FindContact(tx *Tx, s Scope, id uint64) (Contact, error) {
+func FindContact(tx *Tx, s Scope, id uint64) (contact, error) {
 	c, err := contactTable.Get(tx, IDKey(id))
 	if err != nil {
-		return Contact{}, err
+		return contact{}, err
 	}
 	if !s.Allows(c.Owner, c.TeamID) {
-		return Contact{}, ErrNotFound
+		return contact{}, ErrNotFound
 	}
 	return c, nil
 }
@@ -96,7 +96,7 @@ func CheckContact(tx *Tx, s Scope, id uint64) error {
 }
 
 // SaveContact stores a changed contact.
-func SaveContact(tx *Tx, c Contact) error { return contactTable.Put(tx, c) }
+func SaveContact(tx *Tx, c contact) error { return contactTable.Put(tx, c) }
 
 // ContactBlocks says whether any contact in scope has this number marked as
 // not to be called.
@@ -115,15 +115,15 @@ func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
 }
 
 // FullName is first and last name joined.
-func (c Contact) FullName() string { return strings.TrimSpace(c.FirstName + " " + c.LastName) }
+func (c contact) FullName() string { return strings.TrimSpace(c.FirstName + " " + c.LastName) }
 
 // Brief is a contact as calls show it.
-func (c Contact) Brief() map[string]any {
+func (c contact) Brief() map[string]any {
 	return map[string]any{"id": c.ID, "name": c.FullName(), "email": c.Email, "company": c.Company}
 }
 
 // row gives what the list and the single contact have in common.
-func (c Contact) row(tx *Tx) map[string]any {
+func (c contact) row(tx *Tx) map[string]any {
 	return map[string]any{
 		"id": c.ID, "first_name": c.FirstName, "last_name": c.LastName, "full_name": c.FullName(),
 		"email": c.Email, "company": c.Company, "stage": c.Stage, "status": c.Status,
@@ -133,7 +133,7 @@ func (c Contact) row(tx *Tx) map[string]any {
 }
 
 // primary is the number to call first, "" without any.
-func (c Contact) primary() string {
+func (c contact) primary() string {
 	for _, p := range c.PhoneNumbers {
 		if p.Primary {
 			return p.PhoneNumber
@@ -143,7 +143,7 @@ func (c Contact) primary() string {
 }
 
 // full gives everything about a contact (contract 5.2) but its owner.
-func (c Contact) full(tx *Tx) map[string]any {
+func (c contact) full(tx *Tx) map[string]any {
 	v := c.row(tx)
 	v["website"], v["timezone"] = c.Website, c.Timezone
 	v["stage_display"], v["status_display"] = DisplayWord(c.Stage), DisplayWord(c.Status)
@@ -172,19 +172,19 @@ func orEmpty(v Values) Values {
 	return v
 }
 
-// Contacts serves the contacts.
-type Contacts struct {
+// contacts serves the contacts.
+type contacts struct {
 	store   *Store
 	write   Permission
-	catalog Catalog[Contact]
+	catalog Catalog[contact]
 }
 
 // NewContacts serves the contacts of a store. To create and update one, a key
 // needs any permission of write.
-func NewContacts(store *Store, write Permission) *Contacts {
-	return &Contacts{store: store, write: write, catalog: Catalog[Contact]{
+func NewContacts(store *Store, write Permission) *contacts {
+	return &contacts{store: store, write: write, catalog: Catalog[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
-		Match: matchContact, Columns: ContactColumns(), Row: ContactRow,
+		Match: matchContact, Columns: contactColumns(), Row: contactRow,
 	}}
 }
 
@@ -192,7 +192,7 @@ func NewContacts(store *Store, write Permission) *Contacts {
 func ContactTables() []Checked { return []Checked{contactTable} }
 
 // Routes lists the endpoints.
-func (c *Contacts) Routes() []Route {
+func (c *contacts) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/contacts", Permission: ReadContacts, Handle: c.list},
 		{Method: "GET", Path: "/api/v1/contacts/:contact_id", Permission: ReadContacts, Handle: c.get},
@@ -203,9 +203,9 @@ func (c *Contacts) Routes() []Route {
 }
 
 // AdminRoutes lists the operator's endpoints.
-func (c *Contacts) AdminRoutes() []Route { return c.catalog.Routes() }
+func (c *contacts) AdminRoutes() []Route { return c.catalog.Routes() }
 
-func (c *Contacts) list(w http.ResponseWriter, r *Request) error {
+func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 100)
 	if err != nil {
@@ -280,7 +280,7 @@ func filtersContacts(q url.Values) bool {
 }
 
 // matches says whether a contact passes the filters of a query, all of them.
-func (c Contact) matches(q url.Values) bool {
+func (c contact) matches(q url.Values) bool {
 	if stage := q.Get("stage"); stage != "" && stage != c.Stage {
 		return false
 	}
@@ -295,7 +295,7 @@ func (c Contact) matches(q url.Values) bool {
 	return has(c.FirstName) || has(c.LastName) || has(c.Email)
 }
 
-func (c *Contacts) get(w http.ResponseWriter, r *Request) error {
+func (c *contacts) get(w http.ResponseWriter, r *Request) error {
 	id, err := r.NumberParam("contact_id")
 	if err != nil {
 		return err
@@ -320,36 +320,36 @@ func (c *Contacts) get(w http.ResponseWriter, r *Request) error {
 }
 
 // showContact gives a contact as the API tells it.
-func showContact(tx *Tx, c Contact) map[string]any {
+func showContact(tx *Tx, c contact) map[string]any {
 	shown := c.full(tx)
 	shown["owner"] = map[string]any{"id": c.Owner, "name": OwnerName(tx, c.Owner)}
 	return shown
 }
 
-func (c *Contacts) create(w http.ResponseWriter, r *Request) error {
-	return c.save(w, r, http.StatusCreated, "Created.", func(*Tx, Scope) (Contact, error) {
-		return Contact{Owner: r.Key.Owner, CreatedAt: r.Now}, nil
+func (c *contacts) create(w http.ResponseWriter, r *Request) error {
+	return c.save(w, r, http.StatusCreated, "Created.", func(*Tx, Scope) (contact, error) {
+		return contact{Owner: r.Key.Owner, CreatedAt: r.Now}, nil
 	})
 }
 
-func (c *Contacts) update(w http.ResponseWriter, r *Request) error {
+func (c *contacts) update(w http.ResponseWriter, r *Request) error {
 	id, err := r.NumberParam("contact_id")
 	if err != nil {
 		return err
 	}
-	return c.save(w, r, http.StatusOK, "Updated.", func(tx *Tx, s Scope) (Contact, error) {
+	return c.save(w, r, http.StatusOK, "Updated.", func(tx *Tx, s Scope) (contact, error) {
 		return FindContact(tx, s, id)
 	})
 }
 
 // save reads a body, applies it to the contact that find gives, and answers
 // with the outcome.
-func (c *Contacts) save(w http.ResponseWriter, r *Request, status int, message string, find func(*Tx, Scope) (Contact, error)) error {
+func (c *contacts) save(w http.ResponseWriter, r *Request, status int, message string, find func(*Tx, Scope) (contact, error)) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
 	}
-	form, err := ReadContactForm(body, r.Method)
+	form, err := readContactForm(body, r.Method)
 	if err != nil {
 		return err
 	}
@@ -382,7 +382,7 @@ func (c *Contacts) save(w http.ResponseWriter, r *Request, status int, message s
 }
 
 // apply sets what a form says and stores the contact; a new one gets its id.
-func (c Contact) apply(tx *Tx, f *ContactForm, now time.Time) (Contact, error) {
+func (c contact) apply(tx *Tx, f *contactForm, now time.Time) (contact, error) {
 	for name, into := range map[string]*string{
 		"first_name": &c.FirstName, "last_name": &c.LastName, "email": &c.Email, "company": &c.Company,
 		"website": &c.Website, "address": &c.Address, "city": &c.City, "state": &c.State, "zip_code": &c.ZipCode,
@@ -417,12 +417,12 @@ func (c Contact) apply(tx *Tx, f *ContactForm, now time.Time) (Contact, error) {
 
 // saveContact is what the operator's endpoint does with a body: as the API, but
 // for any owner, and with the time of the last call.
-func saveContact(tx *Tx, r *Request, old *Contact, b *Body) (Contact, error) {
-	c, method, owner := Contact{CreatedAt: r.Now}, http.MethodPost, ""
+func saveContact(tx *Tx, r *Request, old *contact, b *Body) (contact, error) {
+	c, method, owner := contact{CreatedAt: r.Now}, http.MethodPost, ""
 	if old != nil {
 		c, method = *old, http.MethodPatch
 	}
-	form, err := ReadContactForm(b, method)
+	form, err := readContactForm(b, method)
 	if err != nil {
 		return c, err
 	}
@@ -454,7 +454,7 @@ func saveContact(tx *Tx, r *Request, old *Contact, b *Body) (Contact, error) {
 	return c.apply(tx, form, r.Now)
 }
 
-func operatorsView(tx *Tx, c Contact) (any, error) {
+func operatorsView(tx *Tx, c contact) (any, error) {
 	shown := c.full(tx)
 	shown["phone"], shown["owner"], shown["team_id"] = c.primary(), OwnerName(tx, c.Owner), nil
 	if c.TeamID != 0 {
@@ -463,7 +463,7 @@ func operatorsView(tx *Tx, c Contact) (any, error) {
 	return shown, nil
 }
 
-func matchContact(tx *Tx, c Contact, q url.Values) bool {
+func matchContact(tx *Tx, c contact, q url.Values) bool {
 	if owner := q.Get("owner"); owner != "" && OwnerName(tx, c.Owner) != owner {
 		return false
 	}

@@ -18,8 +18,8 @@ const (
 	maxTags   = 100
 )
 
-// MaxTag is the longest name of a tag or an option, in bytes.
-const MaxTag = 200
+// maxTag is the longest name of a tag or an option, in bytes.
+const maxTag = 200
 
 // Values is an object with free keys. Its numbers keep the digits that they
 // were sent with, also when it is stored and read again.
@@ -48,9 +48,9 @@ type Phone struct {
 	DNCReason   string    `json:"dnc_reason,omitempty"`
 }
 
-// ContactForm is what a body says of a contact, checked as far as that goes
+// contactForm is what a body says of a contact, checked as far as that goes
 // without the record.
-type ContactForm struct {
+type contactForm struct {
 	// Texts are the text members that were sent, by name.
 	Texts    map[string]string
 	Team     uint64
@@ -79,12 +79,12 @@ func contactTexts() []struct{ name, standard string } {
 	}
 }
 
-// ReadContactForm reads a body that makes (POST), replaces (PUT) or changes
+// readContactForm reads a body that makes (POST), replaces (PUT) or changes
 // (PATCH) a contact. The first two tell of the whole contact: what they leave
 // out counts as sent, with its default. Errors are ErrMissingFirstName and
 // ErrValidation.
-func ReadContactForm(b *Body, method string) (*ContactForm, error) {
-	f := &ContactForm{Texts: map[string]string{}, Tags: []string{}, method: method, body: b}
+func readContactForm(b *Body, method string) (*contactForm, error) {
+	f := &contactForm{Texts: map[string]string{}, Tags: []string{}, method: method, body: b}
 	if f.Sent("first_name") && !b.Given("first_name") {
 		return nil, ErrMissingFirstName
 	}
@@ -112,12 +112,12 @@ func ReadContactForm(b *Body, method string) (*ContactForm, error) {
 }
 
 // Sent says whether the form sets a member.
-func (f *ContactForm) Sent(name string) bool {
+func (f *contactForm) Sent(name string) bool {
 	return f.method != http.MethodPatch || f.body.Has(name)
 }
 
 // readText reads a text member; what was not sent stays out of Texts.
-func (f *ContactForm) readText(name, standard string) {
+func (f *contactForm) readText(name, standard string) {
 	if !f.Sent(name) {
 		return
 	}
@@ -129,7 +129,7 @@ func (f *ContactForm) readText(name, standard string) {
 }
 
 // checkTexts checks the texts that have a form.
-func (f *ContactForm) checkTexts() error {
+func (f *contactForm) checkTexts() error {
 	if name, sent := f.Texts["first_name"]; sent && strings.TrimSpace(name) == "" {
 		return ErrMissingFirstName.With("first_name is empty. Every contact needs one.")
 	}
@@ -167,13 +167,13 @@ func knownZone(name string) bool {
 }
 
 // readTags checks the tags and drops those that stand there twice.
-func (f *ContactForm) readTags(tags []string) error {
+func (f *contactForm) readTags(tags []string) error {
 	if len(tags) > maxTags {
 		return ErrValidation.With("tags has %d entries; a contact has at most %d.", len(tags), maxTags)
 	}
 	for i, tag := range tags {
-		if strings.TrimSpace(tag) == "" || len(tag) > MaxTag || strings.ContainsRune(tag, 0) {
-			return ErrValidation.With("tags[%d] must be a text of 1 to %d bytes.", i, MaxTag)
+		if strings.TrimSpace(tag) == "" || len(tag) > maxTag || strings.ContainsRune(tag, 0) {
+			return ErrValidation.With("tags[%d] must be a text of 1 to %d bytes.", i, maxTag)
 		}
 		if !slices.Contains(f.Tags, tag) {
 			f.Tags = append(f.Tags, tag)
@@ -182,7 +182,7 @@ func (f *ContactForm) readTags(tags []string) error {
 	return nil
 }
 
-func (f *ContactForm) readPhones(entries []*Body) error {
+func (f *contactForm) readPhones(entries []*Body) error {
 	if len(entries) > maxPhones {
 		return errPhones()
 	}
@@ -217,7 +217,7 @@ func errPhones() error {
 
 // Custom gives the custom context that the form makes of an old one, which
 // stays as it is. Under PATCH keys are merged; a key with null goes.
-func (f *ContactForm) Custom(old Values) Values {
+func (f *contactForm) Custom(old Values) Values {
 	if !f.Sent("custom_context") {
 		return old
 	}
@@ -233,7 +233,7 @@ func (f *ContactForm) Custom(old Values) Values {
 // Phones gives the numbers that the form makes of old ones, which stay as they
 // are. Next gives ids to new ones. An id that is none of old's is
 // ErrValidation.
-func (f *ContactForm) Phones(old []Phone, now time.Time, next func() (uint64, error)) ([]Phone, error) {
+func (f *contactForm) Phones(old []Phone, now time.Time, next func() (uint64, error)) ([]Phone, error) {
 	if !f.Sent("phone_numbers") {
 		return old, nil
 	}
@@ -313,17 +313,17 @@ func setPrimary(list []Phone, chosen int) {
 	}
 }
 
-// ContactColumns lists the columns of a CSV import.
-func ContactColumns() []string {
+// contactColumns lists the columns of a CSV import.
+func contactColumns() []string {
 	return []string{
 		"first_name", "last_name", "email", "company", "website", "address", "city", "state", "zip_code", "country",
 		"status", "stage", "timezone", "team_id", "tags", "phone", "phone_type", "do_not_call", "owner",
 	}
 }
 
-// ContactRow makes the members of a body from the cells of one line of CSV.
+// contactRow makes the members of a body from the cells of one line of CSV.
 // The phone is the primary number; tags stand between semicolons.
-func ContactRow(cells map[string]string) (map[string]any, error) {
+func contactRow(cells map[string]string) (map[string]any, error) {
 	fields, phone := map[string]any{}, map[string]any{}
 	for name, cell := range cells {
 		switch name {

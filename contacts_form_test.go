@@ -233,8 +233,8 @@ func TestContactForm_Import(t *testing.T) {
 	d.must("", "POST", "/admin/v1/teams", `{"name": "Reception"}`)
 	const head = "first_name,last_name,email,company,website,address,city,state,zip_code,country,status,stage,timezone,team_id,tags,phone,phone_type,do_not_call,owner\n"
 	const mara = "Mara,Lind,mara@example.net,Lind KG,https://lind.example.net,Hafenweg 4,Kiel,SH,24103,DE,contacted,customer,Europe/Berlin,1,Regular; VIP;,+4930555010,mobile,TRUE,\n"
-	if strings.TrimSpace(head) != strings.Join(ContactColumns(), ",") {
-		t.Errorf("got columns %v, want %s", ContactColumns(), head)
+	if strings.TrimSpace(head) != strings.Join(contactColumns(), ",") {
+		t.Errorf("got columns %v, want %s", contactColumns(), head)
 	}
 	for _, tt := range []struct {
 		body string

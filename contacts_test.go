@@ -34,7 +34,7 @@ func newContactDesk(t *testing.T) *contactDesk {
 // owner gives the id of an owner.
 func (d *contactDesk) owner(name string) uint64 {
 	d.t.Helper()
-	var o Owner
+	var o owner
 	err := d.store.Update(func(tx *Tx) (err error) {
 		o, err = EnsureOwner(tx, name, d.now)
 		return err
@@ -461,7 +461,7 @@ func TestContacts_Admin(t *testing.T) {
 }
 
 func TestContacts_Record(t *testing.T) {
-	c := Contact{ID: 31, FirstName: "Mara", Email: "mara@example.net", Notes: []Note{
+	c := contact{ID: 31, FirstName: "Mara", Email: "mara@example.net", Notes: []note{
 		{ID: 1, Content: "old", CreatedAt: time.Unix(0, 0), NoteType: "activity"},
 		{ID: 2, Content: "new", CreatedAt: time.Unix(0, 0), NoteType: "call_note", CallResult: "interested"},
 	}}

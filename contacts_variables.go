@@ -16,20 +16,20 @@ import (
 
 // The kinds of context variables (contract 6).
 const (
-	VariableText    = "text"
-	VariableNumber  = "number"
-	VariableDate    = "date"
-	VariableBoolean = "boolean"
-	VariableSelect  = "select"
-	ContextContact  = "contact"
-	ContextBusiness = "business"
+	variableText    = "text"
+	variableNumber  = "number"
+	variableDate    = "date"
+	variableBoolean = "boolean"
+	variableSelect  = "select"
+	contextContact  = "contact"
+	contextBusiness = "business"
 )
 
 func variableTypes() []string {
-	return []string{VariableText, VariableNumber, VariableDate, VariableBoolean, VariableSelect}
+	return []string{variableText, variableNumber, variableDate, variableBoolean, variableSelect}
 }
 
-func contextTypes() []string { return []string{ContextContact, ContextBusiness} }
+func contextTypes() []string { return []string{contextContact, contextBusiness} }
 
 // The most that an owner may define, and that one definition may hold.
 const (
@@ -68,13 +68,13 @@ func variableKey(owner uint64, context, name string) []byte {
 // is not published).
 func builtin() []Variable {
 	return []Variable{
-		{Name: "preferred_language", DisplayName: "Preferred Language", Description: "Language to speak with the contact", Type: VariableText, Context: ContextContact, Default: true},
-		{Name: "company_name", DisplayName: "Company Name", Description: "Name of the business, as agents say it", Type: VariableText, Context: ContextBusiness, Default: true},
+		{Name: "preferred_language", DisplayName: "Preferred Language", Description: "Language to speak with the contact", Type: variableText, Context: contextContact, Default: true},
+		{Name: "company_name", DisplayName: "Company Name", Description: "Name of the business, as agents say it", Type: variableText, Context: contextBusiness, Default: true},
 	}
 }
 
-// SeedVariables gives an account the built-in definitions, the first time.
-func SeedVariables(tx *Tx, owner uint64, now time.Time) error {
+// seedVariables gives an account the built-in definitions, the first time.
+func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	if tx.Has("variables_seeded", IDKey(owner)) {
 		return nil
 	}
@@ -94,14 +94,14 @@ func SeedVariables(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put("variables_seeded", IDKey(owner), []byte{1})
 }
 
-// FindVariable reads the definition of a name; ErrNotFound.
-func FindVariable(tx *Tx, owner uint64, context, name string) (Variable, error) {
+// findVariable reads the definition of a name; ErrNotFound.
+func findVariable(tx *Tx, owner uint64, context, name string) (Variable, error) {
 	return variableTable.One(tx, "name", variableKey(owner, context, name))
 }
 
-// AddVariable stores a new definition: ErrDuplicate where the name is taken.
-func AddVariable(tx *Tx, v Variable) (Variable, error) {
-	_, err := FindVariable(tx, v.Owner, v.Context, v.Name)
+// addVariable stores a new definition: ErrDuplicate where the name is taken.
+func addVariable(tx *Tx, v Variable) (Variable, error) {
+	_, err := findVariable(tx, v.Owner, v.Context, v.Name)
 	if err == nil {
 		return v, ErrDuplicate.With("A %s variable named %s exists.", v.Context, v.Name)
 	}
@@ -121,15 +121,15 @@ func AddVariable(tx *Tx, v Variable) (Variable, error) {
 	return v, variableTable.Put(tx, v)
 }
 
-// Variables serves the definitions of context variables and their values.
-type Variables struct {
+// variables serves the definitions of context variables and their values.
+type variables struct {
 	store   *Store
 	catalog Catalog[Variable]
 }
 
 // NewVariables serves the context variables of a store.
-func NewVariables(store *Store) *Variables {
-	return &Variables{store, Catalog[Variable]{
+func NewVariables(store *Store) *variables {
+	return &variables{store, Catalog[Variable]{
 		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
 	}}
 }
@@ -138,7 +138,7 @@ func NewVariables(store *Store) *Variables {
 func VariableTables() []Checked { return []Checked{variableTable} }
 
 // Routes lists the endpoints.
-func (v *Variables) Routes() []Route {
+func (v *variables) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/context-variables", Permission: ReadContacts, Handle: v.list},
 		{Method: "POST", Path: "/api/v1/context-variables/create", Permission: WriteContacts, Handle: v.create},
@@ -150,7 +150,7 @@ func (v *Variables) Routes() []Route {
 
 // AdminRoutes lists the operator's endpoints, for the definitions of every
 // account.
-func (v *Variables) AdminRoutes() []Route { return v.catalog.Routes() }
+func (v *variables) AdminRoutes() []Route { return v.catalog.Routes() }
 
 // saveVariable is what the operator's endpoint does with a body. Name, context
 // and owner of a definition stay.
@@ -172,10 +172,10 @@ func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) 
 		return d, err
 	}
 	d.Owner = o.ID
-	if err := SeedVariables(tx, o.ID, r.Now); err != nil {
+	if err := seedVariables(tx, o.ID, r.Now); err != nil {
 		return d, err
 	}
-	return AddVariable(tx, d)
+	return addVariable(tx, d)
 }
 
 func showVariable(tx *Tx, v Variable) (any, error) {
@@ -203,7 +203,7 @@ func (v Variable) row() map[string]any {
 		"id": v.ID, "name": v.Name, "display_name": v.DisplayName, "description": v.Description, "variable_type": v.Type,
 		"context_type": v.Context, "is_default": v.Default, "select_options": nil,
 	}
-	if v.Type == VariableSelect {
+	if v.Type == variableSelect {
 		row["select_options"] = v.Options
 	}
 	return row
@@ -211,7 +211,7 @@ func (v Variable) row() map[string]any {
 
 // list gives the definitions by id. An unknown context_type is
 // validation_error, as 6.1 proposes.
-func (v *Variables) list(w http.ResponseWriter, r *Request) error {
+func (v *variables) list(w http.ResponseWriter, r *Request) error {
 	context := r.URL.Query().Get("context_type")
 	if context != "" && !slices.Contains(contextTypes(), context) {
 		return ErrValidation.With("context_type must be contact or business; got %q.", context)
@@ -234,7 +234,7 @@ func (v *Variables) list(w http.ResponseWriter, r *Request) error {
 	err := v.store.View(read)
 	if err == nil && !seeded {
 		err = v.store.Update(func(tx *Tx) error {
-			if err := SeedVariables(tx, r.Key.Owner, r.Now); err != nil {
+			if err := seedVariables(tx, r.Key.Owner, r.Now); err != nil {
 				return err
 			}
 			return read(tx)
@@ -262,8 +262,8 @@ func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 
 var variableName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
-// CheckVariableName says what is wrong with a name, nil for nothing.
-func CheckVariableName(name string) error {
+// checkVariableName says what is wrong with a name, nil for nothing.
+func checkVariableName(name string) error {
 	if !variableName.MatchString(name) || len(name) > maxVarName {
 		return ErrValidation.With("name must be 1 to %d of a-z, 0-9 and _; got %q.", maxVarName, name)
 	}
@@ -293,13 +293,13 @@ func readDefinition(b *Body, d *Variable, fresh bool) error {
 	if err := b.Err(); err != nil {
 		return err
 	}
-	if err := CheckVariableName(d.Name); err != nil {
+	if err := checkVariableName(d.Name); err != nil {
 		return err
 	}
 	if strings.TrimSpace(d.DisplayName) == "" {
 		return ErrValidation.With("display_name must not be empty.")
 	}
-	if d.Type != VariableSelect {
+	if d.Type != variableSelect {
 		d.Options = nil
 		return nil
 	}
@@ -314,14 +314,14 @@ func checkOptions(options []string) error {
 		return ErrValidation.With("select_options has %d entries, the most is %d.", len(options), maxOptions)
 	}
 	for i, o := range options {
-		if o == "" || len(o) > MaxTag || slices.Contains(options[:i], o) {
-			return ErrValidation.With("select_options[%d] is empty, longer than %d bytes or there twice.", i, MaxTag)
+		if o == "" || len(o) > maxTag || slices.Contains(options[:i], o) {
+			return ErrValidation.With("select_options[%d] is empty, longer than %d bytes or there twice.", i, maxTag)
 		}
 	}
 	return nil
 }
 
-func (v *Variables) create(w http.ResponseWriter, r *Request) error {
+func (v *variables) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -331,10 +331,10 @@ func (v *Variables) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	err = v.store.Update(func(tx *Tx) error {
-		if err := SeedVariables(tx, r.Key.Owner, r.Now); err != nil {
+		if err := seedVariables(tx, r.Key.Owner, r.Now); err != nil {
 			return err
 		}
-		made, err := AddVariable(tx, d)
+		made, err := addVariable(tx, d)
 		d.ID = made.ID
 		return err
 	})
@@ -349,7 +349,7 @@ func (v Variable) answer(w http.ResponseWriter, status int, message string) erro
 }
 
 // own reads a definition of the key's account by the id in the path.
-func (v *Variables) own(tx *Tx, r *Request) (Variable, error) {
+func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 	id, err := r.NumberParam("variable_id")
 	if err != nil {
 		return Variable{}, err
@@ -363,7 +363,7 @@ func (v *Variables) own(tx *Tx, r *Request) (Variable, error) {
 
 // update changes what is sent: PUT behaves as PATCH, name and context_type in
 // the body are ignored, values that are set are not checked again (6.3).
-func (v *Variables) update(w http.ResponseWriter, r *Request) error {
+func (v *variables) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -385,7 +385,7 @@ func (v *Variables) update(w http.ResponseWriter, r *Request) error {
 }
 
 // remove deletes a definition; values that are set stay (6.4).
-func (v *Variables) remove(w http.ResponseWriter, r *Request) error {
+func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	err := v.store.Update(func(tx *Tx) error {
 		d, err := v.own(tx, r)
 		if err != nil {
@@ -443,7 +443,7 @@ func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, n
 	}
 	for _, name := range a.names {
 		value := a.values[name]
-		d, err := FindVariable(tx, owner, context, name)
+		d, err := findVariable(tx, owner, context, name)
 		_, set := after[name]
 		switch {
 		case err == nil:
@@ -474,24 +474,24 @@ func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, n
 // define makes the definition of a name that has none, by the value that it is
 // to hold.
 func define(tx *Tx, owner uint64, context, name string, value any, now time.Time) (Variable, error) {
-	if err := CheckVariableName(name); err != nil {
+	if err := checkVariableName(name); err != nil {
 		return Variable{}, err
 	}
 	d := Variable{Owner: owner, Name: name, DisplayName: DisplayWord(name), Context: context, CreatedAt: now}
 	switch v := value.(type) {
 	case bool:
-		d.Type = VariableBoolean
+		d.Type = variableBoolean
 	case json.Number:
-		d.Type = VariableNumber
+		d.Type = variableNumber
 	case string:
-		d.Type = VariableText
+		d.Type = variableText
 		if isDate(v) {
-			d.Type = VariableDate
+			d.Type = variableDate
 		}
 	default:
 		return d, ErrInvalidValue.With("%s must be a text, a number or true or false.", name)
 	}
-	return AddVariable(tx, d)
+	return addVariable(tx, d)
 }
 
 // Accept gives a value in the form in which it is stored (table in contract
@@ -501,12 +501,12 @@ func (v Variable) Accept(value any) (any, error) {
 	number, isNumber := value.(json.Number)
 	flag, isFlag := value.(bool)
 	switch v.Type {
-	case VariableText:
+	case variableText:
 		if isText && len(text) <= MaxString {
 			return text, nil
 		}
 		return nil, ErrInvalidValue.With("%s must be a string of at most %d bytes.", v.Name, MaxString)
-	case VariableNumber:
+	case variableNumber:
 		if isNumber {
 			return number, nil
 		}
@@ -514,12 +514,12 @@ func (v Variable) Accept(value any) (any, error) {
 			return json.Number(text), nil
 		}
 		return nil, ErrInvalidValue.With("%s must be a number, or a string that is one, such as \"42\".", v.Name)
-	case VariableDate:
+	case variableDate:
 		if isText && isDate(text) {
 			return text, nil
 		}
 		return nil, ErrInvalidValue.With("%s must be an ISO 8601 date or time, such as 2026-02-03 or 2026-02-03T09:15:00Z.", v.Name)
-	case VariableBoolean:
+	case variableBoolean:
 		if isFlag {
 			return flag, nil
 		}
@@ -558,14 +558,14 @@ func isDate(text string) bool {
 	return false
 }
 
-// Contexts serves the values of context variables.
-type Contexts struct{ store *Store }
+// contexts serves the values of context variables.
+type contexts struct{ store *Store }
 
 // NewContexts serves the values in a store.
-func NewContexts(store *Store) *Contexts { return &Contexts{store} }
+func NewContexts(store *Store) *contexts { return &contexts{store} }
 
 // Routes lists the endpoints.
-func (c *Contexts) Routes() []Route {
+func (c *contexts) Routes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/api/v1/contacts/:contact_id/context", Permission: WriteContacts, Handle: c.setContact},
 		{Method: "POST", Path: "/api/v1/business/context", Permission: WriteContacts, Handle: c.setBusiness},
@@ -573,7 +573,7 @@ func (c *Contexts) Routes() []Route {
 }
 
 // setContact sets values of a contact: all of them or none.
-func (c *Contexts) setContact(w http.ResponseWriter, r *Request) error {
+func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
 		return err
@@ -591,10 +591,10 @@ func (c *Contexts) setContact(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return err
 		}
-		if err := SeedVariables(tx, r.Key.Owner, r.Now); err != nil {
+		if err := seedVariables(tx, r.Key.Owner, r.Now); err != nil {
 			return err
 		}
-		if contact.CustomContext, err = a.apply(tx, r.Key.Owner, ContextContact, contact.CustomContext, r.Now); err != nil {
+		if contact.CustomContext, err = a.apply(tx, r.Key.Owner, contextContact, contact.CustomContext, r.Now); err != nil {
 			return err
 		}
 		return SaveContact(tx, contact)
@@ -619,7 +619,7 @@ func BusinessContext(tx *Tx, owner uint64) (Values, error) {
 }
 
 // setBusiness sets values of the account: all of them or none.
-func (c *Contexts) setBusiness(w http.ResponseWriter, r *Request) error {
+func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
 		return err
@@ -633,14 +633,14 @@ func (c *Contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 
 // save sets values of an account.
 func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
-	if err := SeedVariables(tx, owner, now); err != nil {
+	if err := seedVariables(tx, owner, now); err != nil {
 		return err
 	}
 	values, err := BusinessContext(tx, owner)
 	if err != nil {
 		return err
 	}
-	if values, err = a.apply(tx, owner, ContextBusiness, values, now); err != nil {
+	if values, err = a.apply(tx, owner, contextBusiness, values, now); err != nil {
 		return err
 	}
 	stored, err := json.Marshal(values)
@@ -652,7 +652,7 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 
 // AdminRoutes lists the operator's endpoints: there is no published one to
 // read the business context back (contract 9).
-func (c *Contexts) AdminRoutes() []Route {
+func (c *contexts) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business},
 		{Method: "PATCH", Path: "/admin/v1/business-context", Handle: c.changeBusiness},
@@ -661,7 +661,7 @@ func (c *Contexts) AdminRoutes() []Route {
 
 // changeBusiness sets values of an owner's account, DefaultOwner's where the
 // body names none: all of them or none.
-func (c *Contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
+func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -695,7 +695,7 @@ func (c *Contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
 }
 
-func (c *Contexts) business(w http.ResponseWriter, r *Request) error {
+func (c *contexts) business(w http.ResponseWriter, r *Request) error {
 	name := r.URL.Query().Get("owner")
 	if name == "" {
 		name = DefaultOwner

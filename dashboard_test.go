@@ -191,8 +191,8 @@ func TestDashboard_Setup(t *testing.T) {
 // endpoints.
 func TestDashboard_Vocabulary(t *testing.T) {
 	want := dashboard.Words{
-		DefaultOwner: DefaultOwner, LiveKeys: statusLive, KeyStates: KeyStates(), Carriers: CarrierNames(), CallStates: CallStates(), CallTypes: CallTypes(), FailReasons: FailReasons(),
-		EventStates: EventStates(), EventTypes: EventKinds(), WebhookEvents: OperatorEventTypes(), ContactColumns: ContactColumns(), VariableTypes: variableTypes(), ContextTypes: contextTypes(),
+		DefaultOwner: DefaultOwner, LiveKeys: statusLive, KeyStates: KeyStates(), Carriers: CarrierNames(), CallStates: callStates(), CallTypes: callTypes(), FailReasons: failReasons(),
+		EventStates: eventStates(), EventTypes: eventKinds(), WebhookEvents: OperatorEventTypes(), ContactColumns: contactColumns(), VariableTypes: variableTypes(), ContextTypes: contextTypes(),
 		AgentRoles: agentRoles(), Weekdays: dayNames(), AuditResults: AuditResults(),
 	}
 	got, ours := reflect.ValueOf(dashboard.Vocabulary()), reflect.ValueOf(want)

@@ -124,8 +124,8 @@ func Public(err error) *Error {
 	return ErrServer
 }
 
-// ErrorEntry explains an error code to those who get it.
-type ErrorEntry struct {
+// errorEntry explains an error code to those who get it.
+type errorEntry struct {
 	Code     string
 	Statuses []int
 	Means    string // one sentence
@@ -143,11 +143,11 @@ type explanation struct {
 
 // ErrorCatalog explains every code that the API can answer with, by status. A
 // test holds it against errors.go.
-func ErrorCatalog() []ErrorEntry {
-	var list []ErrorEntry
+func ErrorCatalog() []errorEntry {
+	var list []errorEntry
 	for _, x := range explanations() {
 		first := x.of[0]
-		e := ErrorEntry{Code: first.Code, Means: x.means, When: x.when, Do: x.do}
+		e := errorEntry{Code: first.Code, Means: x.means, When: x.when, Do: x.do}
 		for _, one := range x.of {
 			e.Statuses = append(e.Statuses, one.Status)
 		}

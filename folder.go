@@ -38,15 +38,15 @@ const (
 	socketFile = "control.sock"
 )
 
-// StorePath is where the database of a data folder is.
-func StorePath(dir string) string { return filepath.Join(dir, storeFile) }
+// storePath is where the database of a data folder is.
+func storePath(dir string) string { return filepath.Join(dir, storeFile) }
 
-// PepperPath is where the pepper of a data folder is, unless the config says
+// pepperPath is where the pepper of a data folder is, unless the config says
 // otherwise.
-func PepperPath(dir string) string { return filepath.Join(dir, pepperFile) }
+func pepperPath(dir string) string { return filepath.Join(dir, pepperFile) }
 
-// MarkPath is where a data folder says which store is its own.
-func MarkPath(dir string) string { return filepath.Join(dir, markFile) }
+// markPath is where a data folder says which store is its own.
+func markPath(dir string) string { return filepath.Join(dir, markFile) }
 
 // OpenFolder takes hold of a data folder. With create a missing one is made,
 // open to its owner alone. It fails, with the holder's process id, where
@@ -120,9 +120,9 @@ func writeID(f *os.File) error {
 	return f.Truncate(int64(len(id)))
 }
 
-// HasStore says whether a path holds a data folder of this program.
-func HasStore(path string) bool {
-	_, err := os.Stat(MarkPath(path))
+// hasStore says whether a path holds a data folder of this program.
+func hasStore(path string) bool {
+	_, err := os.Stat(markPath(path))
 	return err == nil
 }
 
@@ -134,10 +134,10 @@ func (f *Folder) Socket() string { return filepath.Join(f.Path, socketFile) }
 // start without the keys. peppers are as for LoadPeppers, file "" being the
 // folder's own.
 func (f *Folder) Open(value, file string, retired []string, clock *clock.Clock) (*Store, Peppers, error) {
-	fresh := !HasStore(f.Path)
+	fresh := !hasStore(f.Path)
 	own := file == ""
 	if own {
-		file = PepperPath(f.Path)
+		file = pepperPath(f.Path)
 	}
 	if fresh && own && value == "" {
 		if err := CreatePepper(file); err != nil && !errors.Is(err, os.ErrExist) {
@@ -148,7 +148,7 @@ func (f *Folder) Open(value, file string, retired []string, clock *clock.Clock) 
 	if err != nil {
 		return nil, peppers, err
 	}
-	path := StorePath(f.Path)
+	path := storePath(f.Path)
 	if _, err := os.Stat(path); fresh && errors.Is(err, os.ErrNotExist) {
 		if err := CreateStore(path, keytext.RandomHex(16), time.Now()); err != nil {
 			return nil, peppers, err
@@ -175,8 +175,8 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *clock.Clock) error
 	if err := f.owns(store.ID()); err != nil {
 		return err
 	}
-	if !HasStore(f.Path) {
-		if err := durable.WriteFile(MarkPath(f.Path), store.ID()+"\n"); err != nil {
+	if !hasStore(f.Path) {
+		if err := durable.WriteFile(markPath(f.Path), store.ID()+"\n"); err != nil {
 			return err
 		}
 	}
@@ -197,7 +197,7 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *clock.Clock) error
 
 // owns fails where the folder is another store's.
 func (f *Folder) owns(id string) error {
-	mark := MarkPath(f.Path)
+	mark := markPath(f.Path)
 	said, err := ReadSmall(mark)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -250,8 +250,8 @@ type RestoreOptions struct {
 // no database. It fails while a server has the folder.
 func RestoreStore(o RestoreOptions) (result Restored, err error) {
 	dir := o.Config.Server.Data
-	result = Restored{From: o.From, To: StorePath(dir)}
-	if !o.DryRun || HasStore(dir) {
+	result = Restored{From: o.From, To: storePath(dir)}
+	if !o.DryRun || hasStore(dir) {
 		folder, err := OpenFolder(dir, !o.DryRun)
 		if err != nil {
 			return result, err
@@ -267,7 +267,7 @@ func RestoreStore(o RestoreOptions) (result Restored, err error) {
 	if err := o.inspect(file, &result); err != nil {
 		return result, err
 	}
-	mark, err := ReadSmall(MarkPath(dir))
+	mark, err := ReadSmall(markPath(dir))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return result, err
 	}
@@ -281,14 +281,14 @@ func RestoreStore(o RestoreOptions) (result Restored, err error) {
 	if err != nil {
 		return result, err
 	}
-	return result, durable.WriteFile(MarkPath(dir), file.Header.StoreID+"\n")
+	return result, durable.WriteFile(markPath(dir), file.Header.StoreID+"\n")
 }
 
 // inspect checks a backup through, and that the folder's pepper goes with it.
 func (o RestoreOptions) inspect(backup *File, result *Restored) error {
 	file := o.Config.Keys.PepperFile
 	if file == "" {
-		file = PepperPath(o.Config.Server.Data)
+		file = pepperPath(o.Config.Server.Data)
 	}
 	peppers, err := LoadPeppers(o.Pepper, file, o.Config.Keys.RetiredPepperFiles)
 	if err != nil {
@@ -312,7 +312,7 @@ func (o RestoreOptions) inspect(backup *File, result *Restored) error {
 // replace puts a compacted copy of a database in the place of a folder's, and
 // says under which name the one before is kept, "" where there was none.
 func replace(f *File, dir string, now time.Time) (kept string, err error) {
-	path := StorePath(dir)
+	path := storePath(dir)
 	fresh := path + ".restored"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
@@ -369,7 +369,7 @@ func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, folder.Close()) }()
-	path := StorePath(dir)
+	path := storePath(dir)
 	f, err := OpenFile(path, true)
 	if err != nil {
 		return 0, 0, err

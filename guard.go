@@ -20,39 +20,39 @@ import (
 // puts others in their place, all at once. They are safe for concurrent use.
 type Guards struct {
 	own     func() []string // our endpoints, whose paths no guard can take
-	forward func(w http.ResponseWriter, r *Request, g *Guard) error
-	now     atomic.Pointer[Guarding]
+	forward func(w http.ResponseWriter, r *Request, g *guard) error
+	now     atomic.Pointer[guarding]
 }
 
-// Guarding is one state of the guards, with the permissions and limits that
+// guarding is one state of the guards, with the permissions and limits that
 // belong to it. A request keeps to the one that it began with. It is shared and
 // does not change.
-type Guarding struct {
+type guarding struct {
 	Rights *Rights
-	List   []*Guard
-	all    *RouteTable
-	served *RouteTable // those with an upstream, beside our endpoints
-	rows   map[*Guard]Route
+	List   []*guard
+	all    *routeTable
+	served *routeTable // those with an upstream, beside our endpoints
+	rows   map[*guard]Route
 }
 
 // NewGuards makes guards beside our own endpoints, none at first. forward
 // passes on a request that has been let through.
-func NewGuards(own func() []string, forward func(w http.ResponseWriter, r *Request, g *Guard) error) *Guards {
+func NewGuards(own func() []string, forward func(w http.ResponseWriter, r *Request, g *guard) error) *Guards {
 	g := &Guards{own: own, forward: forward}
-	g.now.Store(&Guarding{all: &RouteTable{}, served: &RouteTable{}})
+	g.now.Store(&guarding{all: &routeTable{}, served: &routeTable{}})
 	return g
 }
 
 // Make makes a state of guards without using it. The error names the guards and
 // endpoints that cannot stand beside each other, a line for each.
-func (g *Guards) Make(list []*Guard, rights *Rights) (*Guarding, error) {
-	s := &Guarding{Rights: rights, List: list, rows: map[*Guard]Route{}}
+func (g *Guards) Make(list []*guard, rights *Rights) (*guarding, error) {
+	s := &guarding{Rights: rights, List: list, rows: map[*guard]Route{}}
 	var err error
-	if s.all, err = NewRouteTable(list, nil); err != nil {
+	if s.all, err = newRouteTable(list, nil); err != nil {
 		return nil, err
 	}
-	served := slices.DeleteFunc(slices.Clone(list), func(one *Guard) bool { return one.Upstream == nil })
-	if s.served, err = NewRouteTable(served, g.own()); err != nil {
+	served := slices.DeleteFunc(slices.Clone(list), func(one *guard) bool { return one.Upstream == nil })
+	if s.served, err = newRouteTable(served, g.own()); err != nil {
 		return nil, err
 	}
 	for _, one := range list {
@@ -65,32 +65,32 @@ func (g *Guards) Make(list []*Guard, rights *Rights) (*Guarding, error) {
 }
 
 // Use puts a state in the place of the present one.
-func (g *Guards) Use(s *Guarding) { g.now.Store(s) }
+func (g *Guards) Use(s *guarding) { g.now.Store(s) }
 
 // Now is the present state.
-func (g *Guards) Now() *Guarding { return g.now.Load() }
+func (g *Guards) Now() *guarding { return g.now.Load() }
 
 // Any says whether there is anything for the API door to guard.
-func (s *Guarding) Any() bool {
-	return slices.ContainsFunc(s.List, func(g *Guard) bool { return g.Upstream != nil })
+func (s *guarding) Any() bool {
+	return slices.ContainsFunc(s.List, func(g *guard) bool { return g.Upstream != nil })
 }
 
 // Find gives the row for a request at the API door, by its method and its path
 // on the wire; nil without an error where no guard is for it. The error is that
-// of ReadPath, ErrValidation for a method with a lower-case letter, or ErrMethod with
+// of readPath, ErrValidation for a method with a lower-case letter, or ErrMethod with
 // the methods that the path takes in allow.
-func (s *Guarding) Find(method, raw string) (row *Route, allow []string, err error) {
+func (s *guarding) Find(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.served, method, raw)
 }
 
 // FindAny is Find for the routes without an upstream too, and without regard to
 // our own endpoints: for the proxies that ask about requests of theirs.
-func (s *Guarding) FindAny(method, raw string) (row *Route, allow []string, err error) {
+func (s *guarding) FindAny(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.all, method, raw)
 }
 
-func (s *Guarding) find(table *RouteTable, method, raw string) (*Route, []string, error) {
-	path, err := ReadPath(raw)
+func (s *guarding) find(table *routeTable, method, raw string) (*Route, []string, error) {
+	path, err := readPath(raw)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -136,13 +136,13 @@ type RouteRow struct {
 
 // ReadGuards makes the guards that rows describe, for what permissions and
 // limits there are. The problems say which row they are of, and how to mend it.
-func ReadGuards(rows []RouteRow, r *Rights) (guards []*Guard, problems []string) {
+func ReadGuards(rows []RouteRow, r *Rights) (guards []*guard, problems []string) {
 	for i, row := range rows {
 		at := fmt.Sprintf("route %d (%q): ", i+1, row.Path)
 		for _, problem := range row.problems(r) {
 			problems = append(problems, at+problem)
 		}
-		g := &Guard{
+		g := &guard{
 			Index: i + 1, Path: row.Path, Limits: row.Limits, Cost: row.Cost, Timeout: row.Timeout,
 			StripPrefix: row.StripPrefix, MaxBody: int64(row.MaxBodyBytes), Methods: row.Methods,
 		}
@@ -160,7 +160,7 @@ func ReadGuards(rows []RouteRow, r *Rights) (guards []*Guard, problems []string)
 		guards = append(guards, g)
 	}
 	if problems == nil {
-		if _, err := NewRouteTable(guards, nil); err != nil {
+		if _, err := newRouteTable(guards, nil); err != nil {
 			problems = strings.Split(err.Error(), "\n")
 		}
 	}

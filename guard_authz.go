@@ -10,23 +10,23 @@ import (
 	"unicode/utf16"
 )
 
-// AuthzFamily is a kind of proxy that asks whether a request of its own may
+// authzFamily is a kind of proxy that asks whether a request of its own may
 // pass. Each has an endpoint, at which only its own header fields are believed:
 // one endpoint for all would let a client send those of another family, which
 // its proxy passes on unread.
-type AuthzFamily int
+type authzFamily int
 
 const (
-	// AuthzNginx is the auth_request of nginx: X-Original-Method and
+	// authzNginx is the auth_request of nginx: X-Original-Method and
 	// X-Original-URI, and an answer of 200, 401 or 403. Of anything else nginx
 	// makes 500.
-	AuthzNginx AuthzFamily = iota + 1
-	// AuthzForward is what Caddy, Traefik, APISIX and the recipe for HAProxy do:
+	authzNginx authzFamily = iota + 1
+	// authzForward is what Caddy, Traefik, APISIX and the recipe for HAProxy do:
 	// X-Forwarded-Method and X-Forwarded-Uri, and any answer.
-	AuthzForward
-	// AuthzEnvoy is the ext_authz of Envoy over HTTP: the method of the request
+	authzForward
+	// authzEnvoy is the ext_authz of Envoy over HTTP: the method of the request
 	// itself, and its path and query behind a prefix. Only 200 lets it pass.
-	AuthzEnvoy
+	authzEnvoy
 )
 
 const (
@@ -41,17 +41,17 @@ func AuthzEndpoints() []string {
 }
 
 // FindAuthz gives the family whose endpoint a path on the wire is, 0 for none.
-func FindAuthz(path string) AuthzFamily {
+func FindAuthz(path string) authzFamily {
 	rest, ok := strings.CutPrefix(path, "/authz/") // most requests are none
 	switch {
 	case !ok:
 		return 0
 	case rest == "nginx" || rest == "nginx/":
-		return AuthzNginx
+		return authzNginx
 	case rest == "forward" || rest == "forward/":
-		return AuthzForward
+		return authzForward
 	case rest == "envoy" || strings.HasPrefix(rest, "envoy/"):
-		return AuthzEnvoy
+		return authzEnvoy
 	}
 	return 0
 }
@@ -69,16 +69,16 @@ func AuthzProxies(declared []netip.Prefix) []netip.Prefix {
 // header fields that came with the question, which hold its key. Where the
 // family's own fields do not tell, the error says which, and the request has
 // the method of the question and no address.
-func (f AuthzFamily) Ask(r *http.Request) (*http.Request, error) {
+func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 	asked := r.WithContext(r.Context()) // a copy
 	asked.URL, asked.RequestURI = new(url.URL), ""
 	path, query, marked := "", "", false
-	if f == AuthzEnvoy {
+	if f == authzEnvoy {
 		path, query = strings.TrimPrefix(r.URL.EscapedPath(), pathEnvoy), r.URL.RawQuery
 		marked = query != "" || r.URL.ForceQuery
 	} else {
 		methodField, addressField := "X-Original-Method", "X-Original-Uri"
-		if f == AuthzForward {
+		if f == authzForward {
 			methodField, addressField = "X-Forwarded-Method", "X-Forwarded-Uri"
 		}
 		method, err := single(r.Header, methodField)
@@ -98,7 +98,7 @@ func (f AuthzFamily) Ask(r *http.Request) (*http.Request, error) {
 	if strings.IndexFunc(path, unclear) >= 0 || strings.IndexFunc(query, unclear) >= 0 {
 		return asked, ErrValidation.With("The address has a space, a # or a control character, which programs read in different ways.")
 	}
-	plain, err := ReadPath(path)
+	plain, err := readPath(path)
 	if err != nil {
 		return asked, err
 	}
@@ -122,7 +122,7 @@ func single(h http.Header, name string) (string, error) {
 // keep it: the next request is another question.
 func Authorized(w http.ResponseWriter, r *Request) error {
 	h := w.Header()
-	Identify(h, r)
+	identify(h, r)
 	address := r.URL.RawPath
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
 		address += "?" + r.URL.RawQuery
@@ -136,14 +136,14 @@ func Authorized(w http.ResponseWriter, r *Request) error {
 }
 
 // Answer gives what an answer to the family is written to.
-func (f AuthzFamily) Answer(w http.ResponseWriter) http.ResponseWriter {
+func (f authzFamily) Answer(w http.ResponseWriter) http.ResponseWriter {
 	return &authzAnswer{ResponseWriter: w, family: f}
 }
 
 // authzAnswer is an answer to a proxy.
 type authzAnswer struct {
 	http.ResponseWriter
-	family AuthzFamily
+	family authzFamily
 	held   int // a refusal whose body is to come
 }
 
@@ -152,7 +152,7 @@ type authzAnswer struct {
 func (a *authzAnswer) WriteHeader(status int) {
 	h := a.Header()
 	delete(h, "Link") // to a page of ours, which is not where the client asked
-	if a.family != AuthzNginx {
+	if a.family != authzNginx {
 		a.ResponseWriter.WriteHeader(status)
 		return
 	}

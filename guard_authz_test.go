@@ -18,8 +18,8 @@ import (
 // newAuthz is the service with routes that only proxies ask about.
 func newAuthz(t testing.TB, change ...func(*Config)) *testApp {
 	return newTestApp(t, append([]func(*Config){func(c *Config) {
-		c.Permissions = []PermissionRow{{Name: "can_use", Description: "Use it."}}
-		c.Limits = []LimitRow{{Name: "reports_per_hour", Window: time.Hour, Default: 5, Scope: "key"}}
+		c.Permissions = []permissionRow{{Name: "can_use", Description: "Use it."}}
+		c.Limits = []limitRow{{Name: "reports_per_hour", Window: time.Hour, Default: 5, Scope: "key"}}
 		c.Routes = []RouteRow{
 			{Path: "/up/*rest", Permission: []string{"can_use"}},
 			{Path: "/free/:id", Methods: []string{"GET", "PUT"}},
@@ -438,11 +438,11 @@ func TestAuthz_OnlyThere(t *testing.T) {
 	if explained["allowed"] != true {
 		t.Errorf("got %v", explained)
 	}
-	if _, err := NewRouteTable([]*Guard{{Index: 1, Path: "/authz/*rest"}}, AuthzEndpoints()); err != nil {
+	if _, err := newRouteTable([]*guard{{Index: 1, Path: "/authz/*rest"}}, AuthzEndpoints()); err != nil {
 		t.Errorf("a wider route: %v", err)
 	}
 	for _, path := range []string{"/authz/nginx", "/authz/envoy/x", "/authz/envoy/*rest"} {
-		if _, err := NewRouteTable([]*Guard{{Index: 1, Path: path}}, AuthzEndpoints()); err == nil {
+		if _, err := newRouteTable([]*guard{{Index: 1, Path: path}}, AuthzEndpoints()); err == nil {
 			t.Errorf("%s takes a path of ours", path)
 		}
 	}

@@ -101,7 +101,7 @@ func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
 type passage struct {
 	http.ResponseWriter
 	proxy   *Proxy
-	guard   *Guard
+	guard   *guard
 	request *Request
 	door    *http.ResponseController
 	body    *sentBody
@@ -118,7 +118,7 @@ type passage struct {
 // limit, ErrValidation for a host or query that HTTP/1.1 cannot say. It panics
 // with http.ErrAbortHandler where an answer breaks off, so that the client sees
 // that too.
-func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *Guard) error {
+func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *guard) error {
 	x := &passage{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
@@ -240,7 +240,7 @@ func (x *passage) fields(b []byte) ([]byte, bool) {
 		case "Expect", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
 			return nil, false
 		}
-		if Forged(name) {
+		if forged(name) {
 			continue
 		}
 		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
@@ -250,8 +250,8 @@ func (x *passage) fields(b []byte) ([]byte, bool) {
 			b = appendField(b, name, v)
 		}
 	}
-	for i, v := range Identity(x.request) {
-		b = appendField(b, IdentityFields[i], v)
+	for i, v := range identity(x.request) {
+		b = appendField(b, identityFields[i], v)
 	}
 	v := x.forwarded()
 	for i, name := range forwardedFields {
@@ -484,12 +484,12 @@ func (x *passage) fail(w http.ResponseWriter, r *http.Request, err error) {
 func (x *passage) rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL, out.Host = x.target(), ""
-	DropForged(out.Header)
-	DropForged(out.Trailer)
+	dropForged(out.Header)
+	dropForged(out.Trailer)
 	if x.body != nil && len(out.Trailer) > 0 {
 		x.body.ends = out.Trailer
 	}
-	Identify(out.Header, x.request)
+	identify(out.Header, x.request)
 	v := x.forwarded()
 	for i, name := range forwardedFields {
 		out.Header[name] = v[i : i+1 : i+1]
@@ -561,21 +561,21 @@ func forwardedFor(r *http.Request, proxies []netip.Prefix) string {
 	return b.String()
 }
 
-// DropForged takes out of a header what a client must not say to an upstream:
+// dropForged takes out of a header what a client must not say to an upstream:
 // who it is, where it comes from, that it means another method or path than
 // the one that was checked, and its key. Servers that know fields as variables
 // see no difference between a hyphen and other characters, so that X_Auth_Key_Id
 // is such a name as well.
-func DropForged(h http.Header) {
+func dropForged(h http.Header) {
 	for name := range h {
-		if Forged(name) {
+		if forged(name) {
 			delete(h, name)
 		}
 	}
 }
 
-// Forged says whether DropForged takes out fields of a name.
-func Forged(name string) bool {
+// forged says whether dropForged takes out fields of a name.
+func forged(name string) bool {
 	if len(name) < 3 || name[0]|0x20 != 'x' { // all of them begin with it
 		return false
 	}
@@ -597,30 +597,30 @@ func Forged(name string) bool {
 	return strings.HasPrefix(plain, "x-forwarded-")
 }
 
-// Identify says in a header who asks. Every field is there, if need be empty, so
+// identify says in a header who asks. Every field is there, if need be empty, so
 // that none that a client sent is ever taken for it.
-func Identify(h http.Header, r *Request) {
-	v := Identity(r)
-	for i, name := range IdentityFields {
+func identify(h http.Header, r *Request) {
+	v := identity(r)
+	for i, name := range identityFields {
 		h[name] = v[i : i+1 : i+1]
 	}
 }
 
-// Identity gives the values of IdentityFields for a request.
-func Identity(r *Request) [len(IdentityFields)]string {
+// identity gives the values of identityFields for a request.
+func identity(r *Request) [len(identityFields)]string {
 	k := r.Key
 	return [...]string{
-		k.ID, HeaderText(k.Name), HeaderText(k.OwnerName), strings.Join(k.PermissionNames(), ","), HeaderText(k.Environment), r.ID,
+		k.ID, headerText(k.Name), headerText(k.OwnerName), strings.Join(k.PermissionNames(), ","), headerText(k.Environment), r.ID,
 	}
 }
 
-// IdentityFields are the names of the fields that say who asks.
-var IdentityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
+// identityFields are the names of the fields that say who asks.
+var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
 
-// HeaderText gives a text as the value of a header field. What is not printable
+// headerText gives a text as the value of a header field. What is not printable
 // ASCII, a space at either end and the percent sign are escaped byte by byte as
 // in a URL (RFC 3986 section 2.1), so that unescaping gives the text back.
-func HeaderText(s string) string {
+func headerText(s string) string {
 	safe := func(i int) bool {
 		return s[i] > ' ' && s[i] < 0x7f && s[i] != '%' || s[i] == ' ' && i > 0 && i < len(s)-1
 	}

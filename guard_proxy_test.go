@@ -39,7 +39,7 @@ func newGuarded(t testing.TB, upstream http.HandlerFunc, change func(c *Config, 
 	g := &guardedApp{upstream: httptest.NewServer(upstream)}
 	t.Cleanup(g.upstream.Close)
 	g.testApp = newTestApp(t, func(c *Config) {
-		c.Permissions = []PermissionRow{{Name: "can_use", Description: "Use it."}}
+		c.Permissions = []permissionRow{{Name: "can_use", Description: "Use it."}}
 		c.Routes = []RouteRow{{Path: "/up/*rest", Permission: []string{"can_use"}, Upstream: g.upstream.URL, Timeout: time.Minute}}
 		if change != nil {
 			change(c, g.upstream.URL)
@@ -269,7 +269,7 @@ func TestProxy_QueryOverHTTP2(t *testing.T) {
 func TestProxy_Checks(t *testing.T) {
 	asked := 0
 	g := newGuarded(t, func(w http.ResponseWriter, r *http.Request) { asked++ }, func(c *Config, url string) {
-		c.Limits = []LimitRow{{Name: "reports_per_hour", Window: time.Hour, Default: 10, Scope: "key"}, {Name: "bursts", Window: 10 * time.Second, Default: 5, Scope: "key"}}
+		c.Limits = []limitRow{{Name: "reports_per_hour", Window: time.Hour, Default: 10, Scope: "key"}, {Name: "bursts", Window: 10 * time.Second, Default: 5, Scope: "key"}}
 		c.Routes = append(c.Routes, RouteRow{Path: "/free", Upstream: url, Cost: 1}, RouteRow{Path: "/report", Upstream: url, Limits: []string{"reports_per_hour", "bursts"}, Cost: 3, Permission: []string{"can_use", "can_read_calls"}},
 			RouteRow{Path: "/cheap", Upstream: url, Limits: []string{"reports_per_hour"}, Cost: 0})
 	})
@@ -406,7 +406,7 @@ func TestHeaderText(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "", "Front desk 7": "Front desk 7", " a ": "%20a%20", "100%": "100%25", "gr\u00fcn": "gr%C3%BCn", "a\r\nX: y": "a%0D%0AX: y", "\u65e5": "%E6%97%A5", "~!": "~!", " ": "%20",
 	} {
-		got := HeaderText(in)
+		got := headerText(in)
 		back, err := url.PathUnescape(got)
 		if got != want || err != nil || back != in {
 			t.Errorf("%q: got %q, back %q; want %q", in, got, back, want)

@@ -12,9 +12,9 @@ import (
 	"unicode/utf8"
 )
 
-// Guard is what one [[route]] of the configuration asks of a request and where
+// guard is what one [[route]] of the configuration asks of a request and where
 // it goes. It is shared and must not be changed.
-type Guard struct {
+type guard struct {
 	Index      int        // of the [[route]], from 1
 	Methods    []string   // none: any
 	Path       string     // literals, :name for a segment, *name at the end for the rest
@@ -29,19 +29,19 @@ type Guard struct {
 }
 
 // String names the guard in messages.
-func (g *Guard) String() string {
+func (g *guard) String() string {
 	return fmt.Sprintf("route %d (%s %s)", g.Index, g.MethodNames(), g.Path)
 }
 
 // MethodNames lists the methods with commas, * for any.
-func (g *Guard) MethodNames() string { return cmp.Or(strings.Join(g.Methods, ","), "*") }
+func (g *guard) MethodNames() string { return cmp.Or(strings.Join(g.Methods, ","), "*") }
 
-// RouteTable finds the guard of a request. The path decides first: of the
+// routeTable finds the guard of a request. The path decides first: of the
 // patterns that fit, the narrowest owns the request, and a method that it does
 // not name is refused even where a wider one would take it, so that a narrow
 // rule cannot be passed by with another method. It is read-only once made,
 // and safe for concurrent use.
-type RouteTable struct{ root place }
+type routeTable struct{ root place }
 
 // place is where a segment of a path leads.
 type place struct {
@@ -54,23 +54,23 @@ type place struct {
 // leaf is what stands at the end of a pattern.
 type leaf struct {
 	parts  []string // the pattern's
-	byName map[string]*Guard
-	any    *Guard
+	byName map[string]*guard
+	any    *guard
 	own    bool // an endpoint of ours is here
 }
 
 // pattern is a path pattern and whose it is.
 type pattern struct {
 	parts []string
-	guard *Guard // nil: an endpoint of ours
+	guard *guard // nil: an endpoint of ours
 	name  string // for messages
 }
 
-// NewRouteTable makes a table of guards beside our own endpoints, such as
+// newRouteTable makes a table of guards beside our own endpoints, such as
 // "GET /healthz", which keep their paths whatever the method. Two guards that share a method and a path,
 // neither of them the narrower one, are an error that names both; so is a guard
 // that would take a path away from an endpoint of ours.
-func NewRouteTable(guards []*Guard, own []string) (*RouteTable, error) {
+func newRouteTable(guards []*guard, own []string) (*routeTable, error) {
 	var list []pattern
 	for _, name := range own {
 		_, path, _ := strings.Cut(name, " ")
@@ -93,7 +93,7 @@ func NewRouteTable(guards []*Guard, own []string) (*RouteTable, error) {
 	if problems != nil {
 		return nil, errors.New(strings.Join(problems, "\n"))
 	}
-	t := &RouteTable{}
+	t := &routeTable{}
 	for _, p := range list {
 		t.add(p)
 	}
@@ -211,7 +211,7 @@ func Segments(path string) []string {
 	return strings.Split(path, "/")
 }
 
-func (t *RouteTable) add(p pattern) {
+func (t *routeTable) add(p pattern) {
 	at, end := &t.root, (*leaf)(nil)
 	for i, part := range p.parts {
 		switch kind(p.parts, i) {
@@ -248,7 +248,7 @@ func (t *RouteTable) add(p pattern) {
 		end.any = p.guard
 	default:
 		if end.byName == nil {
-			end.byName = map[string]*Guard{}
+			end.byName = map[string]*guard{}
 		}
 		for _, m := range p.guard.Methods {
 			end.byName[m] = p.guard
@@ -259,15 +259,15 @@ func (t *RouteTable) add(p pattern) {
 // search is a walk through the table.
 type search struct {
 	method string
-	found  *Guard
+	found  *guard
 	passed []*leaf // that fit the path, but do not take the method
 }
 
-// Match finds the guard for a method and a path as ReadPath gives it; a slash
+// Match finds the guard for a method and a path as readPath gives it; a slash
 // at the end makes no difference. Where there is none, it gives the methods
 // that the path takes, none where no guard is for it or an endpoint of ours
 // has it. Match makes no garbage when it finds a guard.
-func (t *RouteTable) Match(method, path string) (g *Guard, allow []string) {
+func (t *routeTable) Match(method, path string) (g *guard, allow []string) {
 	s := search{method: method}
 	if path = strings.TrimPrefix(path, "/"); path != "" && path[len(path)-1] == '/' {
 		path = path[:len(path)-1]
@@ -324,14 +324,14 @@ func (s *search) take(l *leaf) bool {
 	return true
 }
 
-// ReadPath gives the path of a request for Match, of its form on the wire
+// readPath gives the path of a request for Match, of its form on the wire
 // without the query. What servers and libraries are known to read in different
 // ways is ErrValidation rather than a guess: another program behind us could
 // see another path than the one that was checked. That is a path with no slash
 // at its start, two slashes in a row, the segments . and .., a backslash, a
 // semicolon, a control character, an escaped slash or backslash, bytes that are
 // no UTF-8, and what would be one of these if it were unescaped twice.
-func ReadPath(raw string) (string, error) {
+func readPath(raw string) (string, error) {
 	path := raw
 	if strings.IndexByte(raw, '%') >= 0 {
 		if hasEscape(raw, "/\\") {

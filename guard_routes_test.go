@@ -11,11 +11,11 @@ import (
 )
 
 // guards makes guards of lines such as "GET,POST /a/:id"; * is any method.
-func guards(lines ...string) []*Guard {
-	var list []*Guard
+func guards(lines ...string) []*guard {
+	var list []*guard
 	for i, line := range lines {
 		methods, path, _ := strings.Cut(line, " ")
-		g := &Guard{Index: i + 1, Path: path}
+		g := &guard{Index: i + 1, Path: path}
 		if methods != "*" {
 			g.Methods = strings.Split(methods, ",")
 		}
@@ -27,7 +27,7 @@ func guards(lines ...string) []*Guard {
 var ownRoutes = []string{"GET /api/v1/calls", "GET /api/v1/calls/:call_id", "POST /api/v1/contacts/create", "GET /healthz"}
 
 func TestRouteTable_Match(t *testing.T) {
-	table, err := NewRouteTable(guards(
+	table, err := newRouteTable(guards(
 		"* /*all",
 		"GET /orders",
 		"GET /orders/:id",
@@ -90,7 +90,7 @@ func TestRouteTable_Match(t *testing.T) {
 			t.Errorf("%s %s: got route %d, allow %v; want %d, %q", tt.method, tt.path, got, allow, tt.want, tt.allow)
 		}
 	}
-	empty, err := NewRouteTable(nil, ownRoutes)
+	empty, err := newRouteTable(nil, ownRoutes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestRouteTable_Match(t *testing.T) {
 func TestNewRouteTable_conflicts(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		guards []*Guard
+		guards []*guard
 		want   []string // in the message; none: no conflict
 	}{
 		{"twice", guards("GET /a", "GET /a"), []string{"route 1 (GET /a) and route 2 (GET /a) are for the same paths with GET"}},
@@ -124,7 +124,7 @@ func TestNewRouteTable_conflicts(t *testing.T) {
 		{"across ours", guards("GET /api/v1/:x/create"), []string{"takes a path from the endpoint"}},
 		{"wider than ours", guards("GET /api/v1/*x", "GET /*x", "GET /api/*x"), nil},
 	} {
-		_, err := NewRouteTable(tt.guards, ownRoutes)
+		_, err := newRouteTable(tt.guards, ownRoutes)
 		if (err == nil) != (tt.want == nil) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 			continue
@@ -155,32 +155,32 @@ func fitsPattern(pattern, path []string) bool {
 func TestRouteTable_Rule(t *testing.T) {
 	part := rapid.SampledFrom([]string{"a", "b", ":x"})
 	rapid.Check(t, func(t *rapid.T) {
-		var list []*Guard
+		var list []*guard
 		for i := range rapid.IntRange(1, 6).Draw(t, "guards") {
 			parts := rapid.SliceOfN(part, 0, 3).Draw(t, "parts")
 			if rapid.Bool().Draw(t, "rest") {
 				parts = append(parts, "*rest")
 			}
-			g := &Guard{Index: i + 1, Path: "/" + strings.Join(parts, "/")}
+			g := &guard{Index: i + 1, Path: "/" + strings.Join(parts, "/")}
 			if m := rapid.SampledFrom([]string{"", "GET", "POST"}).Draw(t, "method"); m != "" {
 				g.Methods = []string{m}
 			}
-			if _, err := NewRouteTable(append(slices.Clone(list), g), nil); err == nil {
+			if _, err := newRouteTable(append(slices.Clone(list), g), nil); err == nil {
 				list = append(list, g)
 			}
 		}
-		table, err := NewRouteTable(list, nil)
+		table, err := newRouteTable(list, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		path := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 0, 4).Draw(t, "path")
-		var want *Guard
+		var want *guard
 		for _, g := range list { // the one that takes the method and is no wider than any that fits
-			takes := func(g *Guard) bool { return g.Methods == nil || g.Methods[0] == "GET" }
+			takes := func(g *guard) bool { return g.Methods == nil || g.Methods[0] == "GET" }
 			if !fitsPattern(Segments(g.Path), path) || !takes(g) {
 				continue
 			}
-			if !slices.ContainsFunc(list, func(o *Guard) bool {
+			if !slices.ContainsFunc(list, func(o *guard) bool {
 				relation := relate(Segments(o.Path), Segments(g.Path))
 				return fitsPattern(Segments(o.Path), path) && (relation == narrower || relation == same && o != g && o.Methods != nil && takes(o))
 			}) {
@@ -194,12 +194,12 @@ func TestRouteTable_Rule(t *testing.T) {
 }
 
 func TestRouteTable_NoGarbage(t *testing.T) {
-	table, err := NewRouteTable(guards("* /*all", "GET /orders/:id", "GET /orders/:id/lines", "POST /orders/x/lines"), ownRoutes)
+	table, err := newRouteTable(guards("* /*all", "GET /orders/:id", "GET /orders/:id/lines", "POST /orders/x/lines"), ownRoutes)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := testing.AllocsPerRun(100, func() {
-		path, err := ReadPath("/orders/7/lines")
+		path, err := readPath("/orders/7/lines")
 		if g, _ := table.Match("GET", path); err != nil || g == nil || g.Index != 3 {
 			t.Fatal("got another route")
 		}
@@ -263,7 +263,7 @@ func TestReadPath(t *testing.T) {
 		"/a%2":                          "",
 		"/" + strings.Repeat("a/", 200): "/" + strings.Repeat("a/", 200),
 	} {
-		got, err := ReadPath(raw)
+		got, err := readPath(raw)
 		if got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, ErrValidation) {
 			t.Errorf("%q: got %q, %v; want %q", raw, got, err, want)
 		}
@@ -276,7 +276,7 @@ func FuzzReadPath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		path, err := ReadPath(raw)
+		path, err := readPath(raw)
 		if err != nil {
 			return
 		}
@@ -288,7 +288,7 @@ func FuzzReadPath(f *testing.F) {
 		if strings.ContainsAny(path, "\\\x00\r\n") || strings.Contains(path, "//") || strings.Count(path, "/") != strings.Count(raw, "/") {
 			t.Errorf("%q: got %q", raw, path)
 		}
-		if again, err := ReadPath(path); err == nil && strings.Count(again, "/") != strings.Count(path, "/") {
+		if again, err := readPath(path); err == nil && strings.Count(again, "/") != strings.Count(path, "/") {
 			t.Errorf("%q: another path when unescaped twice: %q", raw, again)
 		}
 	})

@@ -229,8 +229,8 @@ func FuzzMoments(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		if at, ok := ParseMoment(text); ok {
-			again, ok := ParseMoment(*Millis(at))
+		if at, ok := parseMoment(text); ok {
+			again, ok := parseMoment(*Millis(at))
 			if !ok || !again.Equal(at) || at.Year() < 0 || at.Location() != time.UTC {
 				t.Errorf("%q: got %s, then %s", text, at, again)
 			}
@@ -240,7 +240,7 @@ func FuzzMoments(f *testing.F) {
 				t.Errorf("%q: got %+v, which is %s", text, w, said)
 			}
 		}
-		d, err := ReadDates(url.Values{"start_date": {text}}, 7, time.UTC, epoch)
+		d, err := readDates(url.Values{"start_date": {text}}, 7, time.UTC, epoch)
 		if text != "" && err == nil && d.First.Format(time.DateOnly) != text {
 			t.Errorf("%q: got %s", text, d.First)
 		}
@@ -261,8 +261,8 @@ func FuzzICS(f *testing.F) {
 		for _, s := range []*string{&title, &description, &location, &address} { // as bodies are
 			*s = strings.ReplaceAll(strings.ToValidUTF8(*s, "?"), "\x00", "")
 		}
-		e := Appointment{
-			UUID: "f", Title: title, Description: description, Location: location, VideoURL: address, Status: EventConfirmed,
+		e := appointment{
+			UUID: "f", Title: title, Description: description, Location: location, VideoURL: address, Status: eventConfirmed,
 			Start: epoch, End: epoch.Add(time.Hour), CreatedAt: epoch, UpdatedAt: epoch,
 		}
 		file := e.file()

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Credential is a key as it was sent.
-type Credential struct {
+// credential is a key as it was sent.
+type credential struct {
 	Secret  string
 	Carrier string
 }
@@ -19,8 +19,8 @@ type Credential struct {
 // ways is fine. ErrUnauthenticated: none was sent. ErrValidation: two that
 // differ, an empty one, or a header that stands twice (RFC 6750 section 2
 // allows one method a request).
-func ReadCredential(r *http.Request) (Credential, error) {
-	var c Credential
+func ReadCredential(r *http.Request) (credential, error) {
+	var c credential
 	query, err := cutQuery(r)
 	if err != nil {
 		return c, err
@@ -49,7 +49,7 @@ func ReadCredential(r *http.Request) (Credential, error) {
 			return c, conflicting("Two different keys were sent, in %s and %s. Send one.", c.Carrier, sent.carrier)
 		}
 		if c.Secret == "" {
-			c = Credential{secret, sent.carrier}
+			c = credential{secret, sent.carrier}
 		}
 	}
 	if c.Secret == "" {

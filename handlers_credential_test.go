@@ -14,30 +14,30 @@ func TestReadCredential(t *testing.T) {
 		name    string
 		headers []string // "Name: value"
 		query   string
-		want    Credential
+		want    credential
 		err     error
 	}{
-		{"none", nil, "", Credential{}, ErrUnauthenticated},
-		{"bearer", []string{"Authorization: Bearer k1"}, "", Credential{"k1", "bearer"}, nil},
-		{"bearer in another case", []string{"Authorization: bEaReR k1"}, "", Credential{"k1", "bearer"}, nil},
-		{"header", []string{"X-API-Key: k1"}, "", Credential{"k1", "header"}, nil},
-		{"query", nil, "a=b&api_key=k1", Credential{"k1", "query"}, nil},
-		{"query, name escaped", nil, "api%5Fkey=k1", Credential{"k1", "query"}, nil},
-		{"same in all three", []string{"Authorization: Bearer k1", "X-API-Key: k1"}, "api_key=k1", Credential{"k1", "bearer"}, nil},
-		{"two that differ", []string{"Authorization: Bearer k1", "X-API-Key: k2"}, "", Credential{}, ErrValidation},
-		{"header and query differ", []string{"X-API-Key: k1"}, "api_key=k2", Credential{}, ErrValidation},
-		{"Authorization twice", []string{"Authorization: Bearer k1", "Authorization: Bearer k1"}, "", Credential{}, ErrValidation},
-		{"X-API-Key twice", []string{"X-API-Key: k1", "X-API-Key: k1"}, "", Credential{}, ErrValidation},
-		{"api_key twice", nil, "api_key=k1&api_key=k1", Credential{}, ErrValidation},
-		{"empty bearer", []string{"Authorization: Bearer "}, "", Credential{}, ErrValidation},
-		{"bare bearer", []string{"Authorization: Bearer"}, "", Credential{}, ErrValidation},
-		{"empty header", []string{"X-API-Key: "}, "", Credential{}, ErrValidation},
-		{"empty query", nil, "api_key=", Credential{}, ErrValidation},
-		{"basic", []string{"Authorization: Basic azE6"}, "", Credential{}, ErrUnauthenticated},
-		{"basic beside a key", []string{"Authorization: Basic azE6", "X-API-Key: k1"}, "", Credential{"k1", "header"}, nil},
-		{"bearer glued", []string{"Authorization: Bearerk1"}, "", Credential{}, ErrUnauthenticated},
-		{"semicolon", nil, "a=b;api_key=k1", Credential{}, ErrUnauthenticated},
-		{"other names", nil, "apikey=k1&xapi_key=k2", Credential{}, ErrUnauthenticated},
+		{"none", nil, "", credential{}, ErrUnauthenticated},
+		{"bearer", []string{"Authorization: Bearer k1"}, "", credential{"k1", "bearer"}, nil},
+		{"bearer in another case", []string{"Authorization: bEaReR k1"}, "", credential{"k1", "bearer"}, nil},
+		{"header", []string{"X-API-Key: k1"}, "", credential{"k1", "header"}, nil},
+		{"query", nil, "a=b&api_key=k1", credential{"k1", "query"}, nil},
+		{"query, name escaped", nil, "api%5Fkey=k1", credential{"k1", "query"}, nil},
+		{"same in all three", []string{"Authorization: Bearer k1", "X-API-Key: k1"}, "api_key=k1", credential{"k1", "bearer"}, nil},
+		{"two that differ", []string{"Authorization: Bearer k1", "X-API-Key: k2"}, "", credential{}, ErrValidation},
+		{"header and query differ", []string{"X-API-Key: k1"}, "api_key=k2", credential{}, ErrValidation},
+		{"Authorization twice", []string{"Authorization: Bearer k1", "Authorization: Bearer k1"}, "", credential{}, ErrValidation},
+		{"X-API-Key twice", []string{"X-API-Key: k1", "X-API-Key: k1"}, "", credential{}, ErrValidation},
+		{"api_key twice", nil, "api_key=k1&api_key=k1", credential{}, ErrValidation},
+		{"empty bearer", []string{"Authorization: Bearer "}, "", credential{}, ErrValidation},
+		{"bare bearer", []string{"Authorization: Bearer"}, "", credential{}, ErrValidation},
+		{"empty header", []string{"X-API-Key: "}, "", credential{}, ErrValidation},
+		{"empty query", nil, "api_key=", credential{}, ErrValidation},
+		{"basic", []string{"Authorization: Basic azE6"}, "", credential{}, ErrUnauthenticated},
+		{"basic beside a key", []string{"Authorization: Basic azE6", "X-API-Key: k1"}, "", credential{"k1", "header"}, nil},
+		{"bearer glued", []string{"Authorization: Bearerk1"}, "", credential{}, ErrUnauthenticated},
+		{"semicolon", nil, "a=b;api_key=k1", credential{}, ErrUnauthenticated},
+		{"other names", nil, "apikey=k1&xapi_key=k2", credential{}, ErrUnauthenticated},
 	} {
 		r := httptest.NewRequest("GET", "/api/v1/agents?"+tt.query, nil)
 		for _, h := range tt.headers {

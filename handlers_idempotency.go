@@ -132,18 +132,18 @@ func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop
 // requestSpan is how long a request that made a key is remembered.
 const requestSpan = 24 * time.Hour
 
-// KeyRequest is a request that made a key, by the name its sender gave it.
-type KeyRequest struct {
+// keyRequest is a request that made a key, by the name its sender gave it.
+type keyRequest struct {
 	Hash  []byte    `json:"hash"` // SHA-256 of the name
 	KeyID string    `json:"key_id"`
 	At    time.Time `json:"at"`
 }
 
 // keyRequestTable holds the requests of the last 24 hours.
-var keyRequestTable = Table[KeyRequest]{
+var keyRequestTable = Table[keyRequest]{
 	Name:    "key_requests",
-	Key:     func(r KeyRequest) []byte { return r.Hash },
-	Indexes: []Index[KeyRequest]{{"at", func(r KeyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
+	Key:     func(r keyRequest) []byte { return r.Hash },
+	Indexes: []Index[keyRequest]{{"at", func(r keyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
 // CheckRequest is ErrConflict where a request of this name has made a key in
@@ -169,7 +169,7 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 		return nil
 	}
 	hash := sha256.Sum256([]byte(name))
-	return keyRequestTable.Put(tx, KeyRequest{Hash: hash[:], KeyID: keyID, At: now})
+	return keyRequestTable.Put(tx, keyRequest{Hash: hash[:], KeyID: keyID, At: now})
 }
 
 // SweepRequests forgets requests that are older than a day, up to 1000 of them.

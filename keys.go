@@ -93,14 +93,14 @@ var KeyTable = Table[*Key]{
 // The states of a key.
 const (
 	StatusActive  = "active"
-	StatusPaused  = "paused"
-	StatusExpired = "expired"
+	statusPaused  = "paused"
+	statusExpired = "expired"
 	StatusRevoked = "revoked"
 )
 
 // KeyStates lists the states of a key.
 func KeyStates() []string {
-	return []string{StatusActive, StatusPaused, StatusExpired, StatusRevoked}
+	return []string{StatusActive, statusPaused, statusExpired, StatusRevoked}
 }
 
 // Status is the state of the key at a time, which is to be of Clock.Latest.
@@ -109,9 +109,9 @@ func (k *Key) Status(now time.Time) string {
 	case !k.RevokedAt.IsZero():
 		return StatusRevoked
 	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
-		return StatusExpired
+		return statusExpired
 	case k.Paused:
-		return StatusPaused
+		return statusPaused
 	}
 	return StatusActive
 }
@@ -122,9 +122,9 @@ func (k *Key) Check(now time.Time) error {
 	switch k.Status(now) {
 	case StatusRevoked:
 		return ErrKey.With("This API key was revoked on %s. Create a new one.", k.RevokedAt.UTC().Format(time.RFC3339))
-	case StatusExpired:
+	case statusExpired:
 		return ErrKey.With("This API key expired on %s. Create a new one or have its end moved.", k.ExpiresAt.UTC().Format(time.RFC3339))
-	case StatusPaused:
+	case statusPaused:
 		return ErrKey.With("This API key is paused. Have it resumed.")
 	}
 	if !k.until.IsZero() && !now.Before(k.until) {
@@ -290,7 +290,7 @@ func (k *Key) Clone() *Key {
 func (k *Key) Ready(r *Rights, owner map[string]int) {
 	var own Permission
 	own, k.dormant = r.OfOwn(k.OwnPermissions)
-	k.rights, k.Permissions, k.ownerID, k.ofOwner = r, k.Permissions.Builtin()|own, OwnerMeter(k.Owner), owner
+	k.rights, k.Permissions, k.ownerID, k.ofOwner = r, k.Permissions.Builtin()|own, ownerMeter(k.Owner), owner
 	k.rules, k.short = slices.Clone(r.Limits()), nil
 	for i := range k.rules {
 		l := &k.rules[i]
@@ -322,8 +322,8 @@ func (k *Key) Fit(r *Rights) *Key {
 	return &c
 }
 
-// OwnerMeter is the id by which the limits of an owner are counted.
-func OwnerMeter(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
+// ownerMeter is the id by which the limits of an owner are counted.
+func ownerMeter(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
 
 // ParseNetworks reads addresses and CIDR ranges, of IPv4 and IPv6.
 func ParseNetworks(list []string) ([]netip.Prefix, error) {

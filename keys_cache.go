@@ -11,10 +11,10 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// KeyCache holds keys in memory, up to a number, each under the digests of the
+// keyCache holds keys in memory, up to a number, each under the digests of the
 // secrets that it was asked for by. It is safe for concurrent use, and those
 // who look up different keys do not wait for each other.
-type KeyCache struct {
+type keyCache struct {
 	room    int // holders per shard
 	shards  [64]cacheShard
 	changes atomic.Uint64        // counts changes of stored keys
@@ -36,7 +36,7 @@ type Holder struct {
 	Meter  Handle
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
-	next   *Holder     // of another secret of the same key; under KeyCache.mu
+	next   *Holder     // of another secret of the same key; under keyCache.mu
 	listed atomic.Bool // noted since the last Take
 	mu     sync.Mutex
 	use    Use
@@ -132,9 +132,9 @@ func (h *Holder) Take() Use {
 	return use
 }
 
-// NewKeyCache makes an empty cache for about so many holders.
-func NewKeyCache(room int) *KeyCache {
-	c := &KeyCache{byID: map[string]*Holder{}, gone: map[string][]*Holder{}}
+// newKeyCache makes an empty cache for about so many holders.
+func newKeyCache(room int) *keyCache {
+	c := &keyCache{byID: map[string]*Holder{}, gone: map[string][]*Holder{}}
 	c.room = max(1, room/len(c.shards))
 	for i := range c.shards {
 		c.shards[i].keys = map[keytext.Digest]*Holder{}
@@ -142,10 +142,10 @@ func NewKeyCache(room int) *KeyCache {
 	return c
 }
 
-func (c *KeyCache) shard(d keytext.Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
+func (c *keyCache) shard(d keytext.Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
 
 // Find gives the holder of a secret, nil where none is in memory.
-func (c *KeyCache) Find(d keytext.Digest) *Holder {
+func (c *keyCache) Find(d keytext.Digest) *Holder {
 	s := c.shard(d)
 	s.RLock()
 	h := s.keys[d]
@@ -154,7 +154,7 @@ func (c *KeyCache) Find(d keytext.Digest) *Holder {
 }
 
 // Len is the number of holders in memory.
-func (c *KeyCache) Len() (n int) {
+func (c *keyCache) Len() (n int) {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.RLock()
@@ -165,12 +165,12 @@ func (c *KeyCache) Len() (n int) {
 }
 
 // Changes counts the calls of Change.
-func (c *KeyCache) Changes() uint64 { return c.changes.Load() }
+func (c *keyCache) Changes() uint64 { return c.changes.Load() }
 
 // Keep puts a key into memory that was read from the store when Changes gave
 // since; in a full shard another one leaves it. It gives nil where keys have
 // changed meanwhile: then what was read may be old.
-func (c *KeyCache) Keep(d keytext.Digest, key *Key, since uint64) *Holder {
+func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *Holder {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.changes.Load() != since {
@@ -197,7 +197,7 @@ func (c *KeyCache) Keep(d keytext.Digest, key *Key, since uint64) *Holder {
 }
 
 // unlink takes a holder out of those of its key. The mutex is held.
-func (c *KeyCache) unlink(h *Holder) {
+func (c *keyCache) unlink(h *Holder) {
 	id := h.Key().ID
 	if h.listed.Load() {
 		c.gone[id] = append(c.gone[id], h)
@@ -217,7 +217,7 @@ func (c *KeyCache) unlink(h *Holder) {
 
 // Change gives the holders of a key its new state, for every request that
 // starts after it; holders of secrets that the key has no longer are dropped.
-func (c *KeyCache) Change(key *Key) {
+func (c *keyCache) Change(key *Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changes.Add(1)
@@ -236,7 +236,7 @@ func (c *KeyCache) Change(key *Key) {
 
 // ChangeOwner gives the keys of an owner another state, for every request that
 // starts after it. change gets copies.
-func (c *KeyCache) ChangeOwner(owner uint64, change func(*Key)) {
+func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changes.Add(1)
@@ -252,7 +252,7 @@ func (c *KeyCache) ChangeOwner(owner uint64, change func(*Key)) {
 // Each visits the holders of a key that are in memory, and those that have left
 // it with a use that Settle was not told of yet. It must not use the cache
 // meanwhile.
-func (c *KeyCache) Each(id string, visit func(*Holder)) {
+func (c *keyCache) Each(id string, visit func(*Holder)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for h := c.byID[id]; h != nil; h = h.next {
@@ -265,7 +265,7 @@ func (c *KeyCache) Each(id string, visit func(*Holder)) {
 
 // Settle forgets those that have left memory and whose use is stored: who has
 // stored what Take gave calls it then.
-func (c *KeyCache) Settle() {
+func (c *keyCache) Settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, list := range c.gone {

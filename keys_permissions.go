@@ -58,16 +58,16 @@ const (
 	groupOther    = "Other"
 )
 
-// PermissionPreset is a set of permissions for a common kind of key.
-type PermissionPreset struct {
+// permissionPreset is a set of permissions for a common kind of key.
+type permissionPreset struct {
 	Name        string     `json:"name"`
 	Label       string     `json:"label"`
 	Permissions Permission `json:"permissions"`
 }
 
 // PermissionPresets lists the presets that forms offer.
-func PermissionPresets() []PermissionPreset {
-	return []PermissionPreset{
+func PermissionPresets() []permissionPreset {
+	return []permissionPreset{
 		{"read", "Read only", ReadCalls | ReadAgents | ReadContacts | ReadCalendar},
 		{"caller", "Caller", ReadCalls | InitiateCalls | ReadAgents | ReadContacts},
 		{"scheduler", "Scheduler", ReadContacts | ReadCalendar | WriteCalendar},
@@ -106,9 +106,9 @@ func (p Permission) Names() []string {
 	return names
 }
 
-// ParsePermissions reads names of built-in permissions into a set; an unknown
+// parsePermissions reads names of built-in permissions into a set; an unknown
 // one is ErrValidation and lists the known ones.
-func ParsePermissions(names []string) (Permission, error) {
+func parsePermissions(names []string) (Permission, error) {
 	var set Permission
 	for _, name := range names {
 		i := slices.IndexFunc(Permissions(), func(info PermissionInfo) bool { return info.Name == name })
@@ -130,7 +130,7 @@ func (p *Permission) UnmarshalJSON(b []byte) error {
 	if err := json.Unmarshal(b, &names); err != nil {
 		return err
 	}
-	set, err := ParsePermissions(names)
+	set, err := parsePermissions(names)
 	*p = set
 	return err
 }
@@ -290,17 +290,17 @@ func (r *Rights) OfOwn(names []string) (set Permission, dormant []string) {
 	return set, dormant
 }
 
-// OwnerLimits are the numbers that an owner has in place of the defaults of the
+// ownerLimits are the numbers that an owner has in place of the defaults of the
 // limits which all its keys share. 0 is no limit.
-type OwnerLimits struct {
+type ownerLimits struct {
 	Owner  uint64         `json:"owner"`
 	Limits map[string]int `json:"limits"`
 }
 
 // OwnerLimitTable keeps them; only the Keyring writes to it.
-var OwnerLimitTable = Table[OwnerLimits]{
+var OwnerLimitTable = Table[ownerLimits]{
 	Name: "owner_limits",
-	Key:  func(o OwnerLimits) []byte { return IDKey(o.Owner) },
+	Key:  func(o ownerLimits) []byte { return IDKey(o.Owner) },
 }
 
 // LimitsOfOwner reads the numbers of an owner, nil where it has none.

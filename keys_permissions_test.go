@@ -13,8 +13,8 @@ import (
 
 // withReports is a configuration with permissions and limits of its own.
 func withReports(c *Config) {
-	c.Permissions = []PermissionRow{{"can_read_reports", "Read reports."}, {"can_write_reports", "Write reports."}}
-	c.Limits = []LimitRow{
+	c.Permissions = []permissionRow{{"can_read_reports", "Read reports."}, {"can_write_reports", "Write reports."}}
+	c.Limits = []limitRow{
 		{Name: "reports_per_hour", Window: time.Hour, Default: 3, Scope: "key"},
 		{Name: "reports_per_second", Window: time.Second, Default: 2, Scope: "owner"},
 		{Name: "trial_per_day", Window: 24 * time.Hour, Default: 0, Scope: "owner"},
@@ -75,7 +75,7 @@ func TestRights_Ordinary(t *testing.T) {
 		t.Errorf("\"all\" is %b and holds some of %b or %b", Ordinary, own, VerifyKeys)
 	}
 	for i := range MaxOwnPermissions {
-		c.Permissions = append(c.Permissions[:i], PermissionRow{Name: fmt.Sprint("can_", i)})
+		c.Permissions = append(c.Permissions[:i], permissionRow{Name: fmt.Sprint("can_", i)})
 	}
 	set := ^Permission(0).Builtin()
 	for _, p := range c.Rights().Permissions() {

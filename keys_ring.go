@@ -23,7 +23,7 @@ type Keyring struct {
 	peppers  Peppers
 	prefix   string
 	rights   atomic.Pointer[Rights]
-	memory   *KeyCache
+	memory   *keyCache
 	imported atomic.Bool // some keys are not of our making, so of any shape
 	misses   atomic.Uint64
 	dirtyMu  sync.Mutex
@@ -33,7 +33,7 @@ type Keyring struct {
 // NewKeyring finds keys with a prefix in a store; cache is the most keys that
 // it holds in memory.
 func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Rights, cache int) (*Keyring, error) {
-	k := &Keyring{store: store, peppers: peppers, prefix: prefix, memory: NewKeyCache(cache)}
+	k := &Keyring{store: store, peppers: peppers, prefix: prefix, memory: newKeyCache(cache)}
 	k.rights.Store(rights)
 	err := store.View(func(tx *Tx) error {
 		mark, err := tx.Get("meta", []byte("imported"))
@@ -206,7 +206,7 @@ func (k *Keyring) Readied(tx *Tx, key *Key) (*Key, error) {
 // LimitOwner stores the numbers of an owner. Every request that starts once the
 // transaction is on disk is counted by them, whichever key of the owner it has.
 func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error {
-	if err := OwnerLimitTable.Put(tx, OwnerLimits{owner, limits}); err != nil {
+	if err := OwnerLimitTable.Put(tx, ownerLimits{owner, limits}); err != nil {
 		return err
 	}
 	limits = maps.Clone(limits)

@@ -604,7 +604,7 @@ func TestKeyCache_OwnerLimitWhileRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := NewKeyCache(100)
+	c := newKeyCache(100)
 	since := c.Changes()
 	c.ChangeOwner(key.Owner, func(*Key) {})
 	if h := c.Keep(keytext.DigestOf(secret), key, since); h != nil {

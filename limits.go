@@ -22,7 +22,7 @@ import (
 // ids do not wait for each other.
 type Limiter struct {
 	// Observed counts what limits that are only observed would have refused.
-	Observed *Observations
+	Observed *observations
 
 	store  *Store
 	start  time.Time // service time at which this run began
@@ -32,16 +32,16 @@ type Limiter struct {
 
 type shard struct {
 	mu     sync.Mutex
-	meters map[string]*Panel
+	meters map[string]*panel
 	_      [40]byte // a cache line each
 }
 
 // NewLimiter counts in a store. start is the service time at which this run
 // begins: everything an earlier run admitted was before it.
 func NewLimiter(store *Store, start time.Time) *Limiter {
-	l := &Limiter{Observed: NewObservations(store), store: store, start: start, seed: maphash.MakeSeed()}
+	l := &Limiter{Observed: newObservations(store), store: store, start: start, seed: maphash.MakeSeed()}
 	for i := range l.shards {
-		l.shards[i].meters = map[string]*Panel{}
+		l.shards[i].meters = map[string]*panel{}
 	}
 	return l
 }
@@ -77,15 +77,15 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 			}
 			continue
 		}
-		var room [2]Post
-		b := Bill{Posts: room[:0]}
+		var room [2]post
+		b := bill{Posts: room[:0]}
 		for _, limit := range limits {
 			g, err := l.gauge(nil, m, limit)
 			if err != nil {
 				m.Unlock()
 				return into, err
 			}
-			b.Posts = append(b.Posts, Post{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
+			b.Posts = append(b.Posts, post{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
 		}
 		now := b.Moment(now)
 		full, wait := b.Full(now)
@@ -113,14 +113,14 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 // spendOne is what most requests need of SpendBy: one limit, without a bill to
 // write. Where the reserve has run out it gives where to wait for more. The
 // meter is locked.
-func (l *Limiter) spendOne(m *Panel, limit *Limit, now time.Time, into []Standing) ([]Standing, <-chan error, error) {
+func (l *Limiter) spendOne(m *panel, limit *Limit, now time.Time, into []Standing) ([]Standing, <-chan error, error) {
 	g, err := l.gauge(nil, m, *limit)
 	if err != nil {
 		return into, nil, err
 	}
 	if wait := g.Window.Wait(now, 1); wait > 0 {
 		c := Charge{ID: m.ID, Limit: *limit, Cost: 1}
-		return append(into, StandingOf(&g.Window, *limit, now)), nil, c.Refused(wait)
+		return append(into, standingOf(&g.Window, *limit, now)), nil, c.Refused(wait)
 	}
 	if g.Left(now) < 1 {
 		return into, l.await(m, g, now), nil
@@ -128,7 +128,7 @@ func (l *Limiter) spendOne(m *Panel, limit *Limit, now time.Time, into []Standin
 	if _, low := g.Use(1, now); low {
 		l.renew(m, g, now)
 	}
-	return append(into, StandingOf(&g.Window, *limit, now)), nil, nil
+	return append(into, standingOf(&g.Window, *limit, now)), nil, nil
 }
 
 // Pay makes charges of several ids and limits, short and long, at the given
@@ -191,7 +191,7 @@ var errDry = errors.New("reserve ran out")
 func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err error) {
 	// A look first: a refusal is not to occupy the committer.
 	err = l.store.View(func(tx *Tx) error {
-		b, err := ReadQuotas(tx, charges)
+		b, err := readQuotas(tx, charges)
 		if full, wait := b.Full(now); err == nil && full != nil {
 			err = full.Charge.Refused(wait)
 		}
@@ -200,7 +200,7 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 	if err != nil {
 		return nil, err
 	}
-	var paid *Bill // by an earlier run of the function
+	var paid *bill // by an earlier run of the function
 	err = l.store.Update(func(tx *Tx) error {
 		b, err := l.open(tx, charges)
 		if err != nil {
@@ -216,7 +216,7 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 		case b.Dry(now) != nil:
 			return errDry
 		}
-		long, err := PayQuotas(tx, charges, now)
+		long, err := payQuotas(tx, charges, now)
 		if err != nil {
 			if paid != nil {
 				paid.Refund()
@@ -237,9 +237,9 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 }
 
 // PayIn makes the charges of long limits in the caller's transaction, as
-// PayQuotas does, and gives how those stand that are not just observed.
+// payQuotas does, and gives how those stand that are not just observed.
 func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]Standing, error) {
-	b, err := PayQuotas(tx, charges, now)
+	b, err := payQuotas(tx, charges, now)
 	if err == nil {
 		tx.After(func() { l.note(b, now) })
 	}
@@ -247,7 +247,7 @@ func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]Standing, er
 }
 
 // note counts those posts of a bill that were left out.
-func (l *Limiter) note(b *Bill, now time.Time) {
+func (l *Limiter) note(b *bill, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Over {
 			l.Observed.Note(p.Charge, now)
@@ -258,8 +258,8 @@ func (l *Limiter) note(b *Bill, now time.Time) {
 // open finds where the short ones of some charges are counted, and locks it: in
 // the order of the ids, so that two who need the same do not wait for each
 // other. tx is the transaction that it runs in, nil for none.
-func (l *Limiter) open(tx *Tx, charges []Charge) (*Bill, error) {
-	b := &Bill{}
+func (l *Limiter) open(tx *Tx, charges []Charge) (*bill, error) {
+	b := &bill{}
 	var ids []string
 	for _, c := range charges {
 		if c.Limit.Short() && !slices.Contains(ids, c.ID) {
@@ -267,7 +267,7 @@ func (l *Limiter) open(tx *Tx, charges []Charge) (*Bill, error) {
 		}
 	}
 	slices.Sort(ids)
-	var meters []*Panel
+	var meters []*panel
 	for _, id := range ids {
 		meters = append(meters, l.find(id))
 	}
@@ -283,16 +283,16 @@ func (l *Limiter) open(tx *Tx, charges []Charge) (*Bill, error) {
 			}
 			return nil, err
 		}
-		b.Posts = append(b.Posts, Post{Panel: m, Gauge: g, Window: &g.Window, Charge: c})
+		b.Posts = append(b.Posts, post{Panel: m, Gauge: g, Window: &g.Window, Charge: c})
 	}
 	return b, nil
 }
 
 // unlock lets go of what open has locked.
-func (l *Limiter) unlock(b *Bill) {
+func (l *Limiter) unlock(b *bill) {
 	for i := range b.Posts {
 		m := b.Posts[i].Panel
-		if !slices.ContainsFunc(b.Posts[:i], func(p Post) bool { return p.Panel == m }) {
+		if !slices.ContainsFunc(b.Posts[:i], func(p post) bool { return p.Panel == m }) {
 			m.Unlock()
 		}
 	}
@@ -300,13 +300,13 @@ func (l *Limiter) unlock(b *Bill) {
 
 // find gives the meter of an id, locked, a new one where there is none. It does
 // not hold the shard while it waits: who holds one meter may want another.
-func (l *Limiter) find(id string) *Panel {
+func (l *Limiter) find(id string) *panel {
 	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
 	for {
 		s.mu.Lock()
 		m := s.meters[id]
 		if m == nil {
-			m = &Panel{ID: id}
+			m = &panel{ID: id}
 			s.meters[id] = m
 		}
 		s.mu.Unlock()
@@ -320,7 +320,7 @@ func (l *Limiter) find(id string) *Panel {
 
 // gauge gives the gauge of a limit, of the limit's present size. The meter is
 // locked; tx is the transaction it runs in, nil for none.
-func (l *Limiter) gauge(tx *Tx, m *Panel, limit Limit) (*Gauge, error) {
+func (l *Limiter) gauge(tx *Tx, m *panel, limit Limit) (*Gauge, error) {
 	for _, g := range m.Gauges {
 		if g.Name == limit.Name {
 			g.Fit(limit)
@@ -329,9 +329,9 @@ func (l *Limiter) gauge(tx *Tx, m *Panel, limit Limit) (*Gauge, error) {
 	}
 	var g *Gauge
 	read := func(tx *Tx) error {
-		record, err := tx.Get("meters", MeterKey(m.ID, limit.Name))
+		record, err := tx.Get("meters", meterKey(m.ID, limit.Name))
 		if err == nil {
-			g, err = ReadGauge(record, limit, l.start)
+			g, err = readGauge(record, limit, l.start)
 		}
 		return err
 	}
@@ -350,7 +350,7 @@ func (l *Limiter) gauge(tx *Tx, m *Panel, limit Limit) (*Gauge, error) {
 
 // settle makes the charges of a bill, which has room and reserve for them, and
 // fetches more reserve where it runs low.
-func (l *Limiter) settle(b *Bill, now time.Time) {
+func (l *Limiter) settle(b *bill, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Use(now) {
 			l.renew(p.Panel, p.Gauge, now)
@@ -360,7 +360,7 @@ func (l *Limiter) settle(b *Bill, now time.Time) {
 
 // await asks for more reserve and gives where to wait for it. The meter is
 // locked.
-func (l *Limiter) await(m *Panel, g *Gauge, now time.Time) <-chan error {
+func (l *Limiter) await(m *panel, g *Gauge, now time.Time) <-chan error {
 	covered := make(chan error, 1)
 	g.Waiting = append(g.Waiting, covered)
 	l.renew(m, g, now)
@@ -368,7 +368,7 @@ func (l *Limiter) await(m *Panel, g *Gauge, now time.Time) <-chan error {
 }
 
 // renew has a record with more reserve stored. The meter is locked.
-func (l *Limiter) renew(m *Panel, g *Gauge, now time.Time) {
+func (l *Limiter) renew(m *panel, g *Gauge, now time.Time) {
 	if g.Pending {
 		return
 	}
@@ -382,7 +382,7 @@ func (l *Limiter) renew(m *Panel, g *Gauge, now time.Time) {
 			g.Grown(plan)
 			m.Unlock()
 		})
-		return tx.Put("meters", MeterKey(m.ID, g.Name), record)
+		return tx.Put("meters", meterKey(m.ID, g.Name), record)
 	}, func(err error) {
 		// In a goroutine of its own where the store refuses at once, because
 		// the caller then still holds the meter.
@@ -414,13 +414,13 @@ func (l *Limiter) Standings(charges []Charge, now time.Time) ([]Standing, error)
 			if err != nil {
 				return nil, err
 			}
-			list = append(list, StandingOf(&b.Posts[0].Gauge.Window, c.Limit, now))
+			list = append(list, standingOf(&b.Posts[0].Gauge.Window, c.Limit, now))
 			l.unlock(b)
 			continue
 		}
 		err := l.store.View(func(tx *Tx) error {
-			w, err := ReadQuota(tx, c.ID, c.Limit)
-			list = append(list, StandingOf(&w, c.Limit, now))
+			w, err := readQuota(tx, c.ID, c.Limit)
+			list = append(list, standingOf(&w, c.Limit, now))
 			return err
 		})
 		if err != nil {
@@ -473,7 +473,7 @@ func (l *Limiter) Close() error {
 			m.Lock()
 			for _, g := range m.Gauges {
 				if record := g.Final(); record != nil {
-					entries = append(entries, entry{MeterKey(id, g.Name), record})
+					entries = append(entries, entry{meterKey(id, g.Name), record})
 				}
 			}
 			m.Unlock()

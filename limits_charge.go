@@ -37,23 +37,23 @@ func (c *Charge) Refused(wait time.Duration) error {
 	return ErrRateLimit.With("The limit %s of %d%s is reached. Wait for the time in Retry-After.", c.Limit.Name, c.Limit.Max, of).After(wait)
 }
 
-// Post is a charge and where it is counted.
-type Post struct {
+// post is a charge and where it is counted.
+type post struct {
 	Charge Charge
 	Window *Window
-	Panel  *Panel // of a short limit; locked
+	Panel  *panel // of a short limit; locked
 	Gauge  *Gauge // of a short limit; Window is its window
 	Over   bool   // just observed, and without room: left out
 	at     int64  // when its units count
 }
 
-// Bill is charges that are made together or not at all. It is not safe for
+// bill is charges that are made together or not at all. It is not safe for
 // concurrent use.
-type Bill struct{ Posts []Post }
+type bill struct{ Posts []post }
 
 // cost is what a post, and those before it that are not left out, ask of the
 // same window.
-func (b *Bill) cost(at int) int {
+func (b *bill) cost(at int) int {
 	if at == 0 {
 		return b.Posts[0].Charge.Cost
 	}
@@ -69,7 +69,7 @@ func (b *Bill) cost(at int) int {
 // Moment gives the time at which a bill is charged: a time, or the latest that one
 // of its windows has seen. Each window by itself would take another one, and the
 // units of one request would not count from one moment.
-func (b *Bill) Moment(now time.Time) time.Time {
+func (b *bill) Moment(now time.Time) time.Time {
 	for i := range b.Posts {
 		if last := b.Posts[i].Window.Last; last > now.UnixNano() {
 			now = time.Unix(0, last)
@@ -80,7 +80,7 @@ func (b *Bill) Moment(now time.Time) time.Time {
 
 // Full gives the post that has to wait longest for room, nil where all have it.
 // It also finds out which of the observed ones have none, and are left out.
-func (b *Bill) Full(now time.Time) (full *Post, wait time.Duration) {
+func (b *bill) Full(now time.Time) (full *post, wait time.Duration) {
 	for i := range b.Posts {
 		p := &b.Posts[i]
 		if p.Over = false; p.Charge.Cost == 0 {
@@ -96,7 +96,7 @@ func (b *Bill) Full(now time.Time) (full *Post, wait time.Duration) {
 
 // Dry gives a post whose stored reserve does not cover it, nil where all are
 // covered. It is to be asked after Full.
-func (b *Bill) Dry(now time.Time) *Post {
+func (b *bill) Dry(now time.Time) *post {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() && p.Gauge.Left(now) < b.cost(i) {
 			return p
@@ -105,11 +105,11 @@ func (b *Bill) Dry(now time.Time) *Post {
 	return nil
 }
 
-func (p *Post) pays() bool { return p.Charge.Cost > 0 && !p.Over }
+func (p *post) pays() bool { return p.Charge.Cost > 0 && !p.Over }
 
 // Use makes the charge of a post, which has room and reserve for it, and says
 // whether more reserve is to be fetched.
-func (p *Post) Use(now time.Time) (low bool) {
+func (p *post) Use(now time.Time) (low bool) {
 	if p.pays() {
 		p.at, low = p.Gauge.Use(p.Charge.Cost, now)
 	}
@@ -117,7 +117,7 @@ func (p *Post) Use(now time.Time) (low bool) {
 }
 
 // Refund takes back what Use did for the posts.
-func (b *Bill) Refund() {
+func (b *bill) Refund() {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() {
 			p.Gauge.Refund(p.Charge.Cost, p.at)
@@ -126,30 +126,30 @@ func (b *Bill) Refund() {
 }
 
 // Standings appends how the limits stand that are not just observed.
-func (b *Bill) Standings(now time.Time, into []Standing) []Standing {
+func (b *bill) Standings(now time.Time, into []Standing) []Standing {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; !p.Charge.Observe {
-			into = append(into, StandingOf(p.Window, p.Charge.Limit, now))
+			into = append(into, standingOf(p.Window, p.Charge.Limit, now))
 		}
 	}
 	return into
 }
 
-// ReadQuotas makes a bill of those charges that are of long limits.
-func ReadQuotas(tx *Tx, charges []Charge) (*Bill, error) {
-	b := &Bill{}
+// readQuotas makes a bill of those charges that are of long limits.
+func readQuotas(tx *Tx, charges []Charge) (*bill, error) {
+	b := &bill{}
 	for _, c := range charges {
 		if c.Limit.Short() {
 			continue
 		}
-		p := Post{Charge: c}
+		p := post{Charge: c}
 		for _, other := range b.Posts { // one window for what is charged twice
 			if other.Charge.ID == c.ID && other.Charge.Limit == c.Limit {
 				p.Window = other.Window
 			}
 		}
 		if p.Window == nil {
-			w, err := ReadQuota(tx, c.ID, c.Limit)
+			w, err := readQuota(tx, c.ID, c.Limit)
 			if err != nil {
 				return b, err
 			}
@@ -160,12 +160,12 @@ func ReadQuotas(tx *Tx, charges []Charge) (*Bill, error) {
 	return b, nil
 }
 
-// PayQuotas makes the charges of long limits in the caller's transaction, so
+// payQuotas makes the charges of long limits in the caller's transaction, so
 // that the units and what they paid for are stored together or not at all; of
 // short ones it makes none. Where one has no room it changes nothing, and the
 // error is ErrRateLimit with the time to wait.
-func PayQuotas(tx *Tx, charges []Charge, now time.Time) (*Bill, error) {
-	b, err := ReadQuotas(tx, charges)
+func payQuotas(tx *Tx, charges []Charge, now time.Time) (*bill, error) {
+	b, err := readQuotas(tx, charges)
 	if err != nil {
 		return b, err
 	}
@@ -178,7 +178,7 @@ func PayQuotas(tx *Tx, charges []Charge, now time.Time) (*Bill, error) {
 			continue
 		}
 		p.Window.Add(now, p.Charge.Cost)
-		if err := tx.Put("quotas", MeterKey(p.Charge.ID, p.Charge.Limit.Name), p.Window.Append(nil)); err != nil {
+		if err := tx.Put("quotas", meterKey(p.Charge.ID, p.Charge.Limit.Name), p.Window.Append(nil)); err != nil {
 			return b, err
 		}
 	}
@@ -189,10 +189,10 @@ func PayQuotas(tx *Tx, charges []Charge, now time.Time) (*Bill, error) {
 // limit of one id.
 const observedAgain = time.Minute
 
-// Observations counts what limits that are only observed would have refused. It
+// observations counts what limits that are only observed would have refused. It
 // counts in memory and stores with each Flush: a crash loses what was counted
 // since the one before. It is safe for concurrent use.
-type Observations struct {
+type observations struct {
 	store *Store
 	mu    sync.Mutex
 	log   *slog.Logger
@@ -203,20 +203,20 @@ type Observations struct {
 // observed is a limit of an id, of all ids where that is "".
 type observed struct{ id, limit string }
 
-// NewObservations counts in a store.
-func NewObservations(store *Store) *Observations {
-	return &Observations{store: store, fresh: map[observed]uint64{}, told: map[observed]time.Time{}}
+// newObservations counts in a store.
+func newObservations(store *Store) *observations {
+	return &observations{store: store, fresh: map[observed]uint64{}, told: map[observed]time.Time{}}
 }
 
 // LogTo has what is counted logged, once in a minute for each limit of an id.
-func (o *Observations) LogTo(log *slog.Logger) {
+func (o *observations) LogTo(log *slog.Logger) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.log = log
 }
 
 // Note counts a charge that was left out, at a service time.
-func (o *Observations) Note(c Charge, now time.Time) {
+func (o *observations) Note(c Charge, now time.Time) {
 	at := observed{c.ID, c.Limit.Name}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -232,7 +232,7 @@ func (o *Observations) Note(c Charge, now time.Time) {
 
 // Count tells how often a limit of an id would have refused, of all ids for "".
 // It must not be called inside a transaction.
-func (o *Observations) Count(id, limit string) (n uint64, err error) {
+func (o *observations) Count(id, limit string) (n uint64, err error) {
 	o.mu.Lock()
 	n = o.fresh[observed{id, limit}]
 	o.mu.Unlock()
@@ -245,7 +245,7 @@ func (o *Observations) Count(id, limit string) (n uint64, err error) {
 }
 
 func readObserved(tx *Tx, at observed) (uint64, error) {
-	value, err := tx.Get("observed", MeterKey(at.id, at.limit))
+	value, err := tx.Get("observed", meterKey(at.id, at.limit))
 	if err != nil || value == nil {
 		return 0, err
 	}
@@ -257,7 +257,7 @@ func readObserved(tx *Tx, at observed) (uint64, error) {
 }
 
 // Flush stores what was counted since the one before. now is service time.
-func (o *Observations) Flush(now time.Time) error {
+func (o *observations) Flush(now time.Time) error {
 	o.mu.Lock()
 	fresh := o.fresh
 	o.fresh = map[observed]uint64{}
@@ -270,7 +270,7 @@ func (o *Observations) Flush(now time.Time) error {
 		for at, n := range fresh {
 			stored, err := readObserved(tx, at)
 			if err == nil {
-				err = tx.Put("observed", MeterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+n))
+				err = tx.Put("observed", meterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+n))
 			}
 			if err != nil {
 				return err

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Panel holds the gauges of one id. Who uses them holds its lock.
-type Panel struct {
+// panel holds the gauges of one id. Who uses them holds its lock.
+type panel struct {
 	sync.Mutex
 	ID     string
 	Swept  bool // forgotten; another one counts for the id
@@ -36,24 +36,24 @@ type Gauge struct {
 // crashes in a row do not use up a large limit.
 const maxBlock = 8192
 
-// ReadGauge makes the gauge of a limit out of its stored record, nil for none.
+// readGauge makes the gauge of a limit out of its stored record, nil for none.
 // The reserve of a run that did not end cleanly counts as used at the latest
 // moment at which it can have been: when it expired, or at start, when this run
 // began.
-func ReadGauge(record []byte, limit Limit, start time.Time) (*Gauge, error) {
+func readGauge(record []byte, limit Limit, start time.Time) (*Gauge, error) {
 	g := &Gauge{Name: limit.Name, Window: NewWindow(limit.Max, limit.Window)}
 	if record == nil {
 		return g, nil
 	}
 	reserve, k := binary.Uvarint(record)
 	if k <= 0 {
-		return nil, ErrWindow
+		return nil, errWindow
 	}
 	expires, j := binary.Varint(record[k:])
 	if j <= 0 {
-		return nil, ErrWindow
+		return nil, errWindow
 	}
-	w, _, err := ReadWindow(record[k+j:], limit.Max, limit.Window)
+	w, _, err := readWindow(record[k+j:], limit.Max, limit.Window)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (g *Gauge) Refund(n int, at int64) {
 
 // Grow plans a record with more reserve, which holds once the record is on
 // disk: then the plan is given to Grown.
-func (g *Gauge) Grow(now time.Time) (p Plan, record []byte) {
+func (g *Gauge) Grow(now time.Time) (p plan, record []byte) {
 	left := g.Left(now)
 	g.reserve = left
 	// About an eighth of the limit, and no more than is free: after a crash what
@@ -110,14 +110,14 @@ func (g *Gauge) Grow(now time.Time) (p Plan, record []byte) {
 	return p, record
 }
 
-// Plan is more reserve on its way to disk.
-type Plan struct {
+// plan is more reserve on its way to disk.
+type plan struct {
 	block, granted int
 	expires        int64
 }
 
 // Grown takes the reserve of a plan whose record is on disk.
-func (g *Gauge) Grown(p Plan) {
+func (g *Gauge) Grown(p plan) {
 	g.reserve += p.block
 	g.granted, g.expires = p.granted, p.expires
 }
@@ -149,11 +149,11 @@ func (g *Gauge) Busy(now time.Time) bool {
 // Handle spares a frequent id its look-up: kept with the id and given to
 // Limiter.SpendBy, it remembers where the id is counted. The zero Handle is
 // ready, and belongs to one id. It is safe for concurrent use.
-type Handle struct{ meter atomic.Pointer[Panel] }
+type Handle struct{ meter atomic.Pointer[panel] }
 
 // Held gives the meter that the handle remembers, locked, nil for none. The
 // handle may be nil.
-func (h *Handle) Held() *Panel {
+func (h *Handle) Held() *panel {
 	if h == nil {
 		return nil
 	}
@@ -170,7 +170,7 @@ func (h *Handle) Held() *Panel {
 }
 
 // Keep has the handle, unless it is nil, remember a meter.
-func (h *Handle) Keep(m *Panel) {
+func (h *Handle) Keep(m *panel) {
 	if h != nil {
 		h.meter.Store(m)
 	}

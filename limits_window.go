@@ -156,7 +156,7 @@ func (w *Window) Next(now time.Time) time.Duration {
 	return time.Duration(w.marks[w.first].at + w.Span - t)
 }
 
-// Append writes the window in the form that ReadWindow reads.
+// Append writes the window in the form that readWindow reads.
 func (w *Window) Append(b []byte) []byte {
 	live := w.marks[w.first:]
 	b = binary.AppendUvarint(b, uint64(len(live)))
@@ -169,27 +169,27 @@ func (w *Window) Append(b []byte) []byte {
 	return b
 }
 
-// ErrWindow says that stored bytes are no window.
-var ErrWindow = errors.New("not a window")
+// errWindow says that stored bytes are no window.
+var errWindow = errors.New("not a window")
 
-// ReadWindow reads what Append has written and gives the window for a limit,
+// readWindow reads what Append has written and gives the window for a limit,
 // which may be another one than at that time, and the bytes that follow.
-func ReadWindow(b []byte, limit int, span time.Duration) (Window, []byte, error) {
+func readWindow(b []byte, limit int, span time.Duration) (Window, []byte, error) {
 	w := NewWindow(limit, span)
 	count, k := binary.Uvarint(b)
 	if k <= 0 || count > uint64(len(b)) {
-		return w, nil, ErrWindow
+		return w, nil, errWindow
 	}
 	b = b[k:]
 	at, total := int64(0), uint64(0)
 	for range count {
 		delta, k := binary.Varint(b)
 		if k <= 0 {
-			return w, nil, ErrWindow
+			return w, nil, errWindow
 		}
 		n, j := binary.Uvarint(b[k:])
 		if total += n; j <= 0 || n == 0 || n > math.MaxInt32 || total > math.MaxInt32 { // marks that share a part add up
-			return w, nil, ErrWindow
+			return w, nil, errWindow
 		}
 		at += delta
 		w.recall(max(0, at), int(n))
@@ -238,23 +238,23 @@ type Standing struct {
 // Remaining is how many more units pass now.
 func (s Standing) Remaining() int { return max(0, s.Limit.Max-s.Used) }
 
-// StandingOf tells how a limit stands that is counted in a window.
-func StandingOf(w *Window, limit Limit, now time.Time) Standing {
+// standingOf tells how a limit stands that is counted in a window.
+func standingOf(w *Window, limit Limit, now time.Time) Standing {
 	return Standing{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
 }
 
-// ReadQuota reads the window of a long limit.
-func ReadQuota(tx *Tx, id string, limit Limit) (Window, error) {
-	value, err := tx.Get("quotas", MeterKey(id, limit.Name))
+// readQuota reads the window of a long limit.
+func readQuota(tx *Tx, id string, limit Limit) (Window, error) {
+	value, err := tx.Get("quotas", meterKey(id, limit.Name))
 	if err != nil || value == nil {
 		return NewWindow(limit.Max, limit.Window), err
 	}
-	w, _, err := ReadWindow(value, limit.Max, limit.Window)
+	w, _, err := readWindow(value, limit.Max, limit.Window)
 	if err != nil {
 		return w, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
 	}
 	return w, nil
 }
 
-// MeterKey is the key under which a limit of an id is stored.
-func MeterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }
+// meterKey is the key under which a limit of an id is stored.
+func meterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }

@@ -47,7 +47,7 @@ func TestWindow_RestartInAPart(t *testing.T) {
 	at := func(d time.Duration) time.Time { return time.Unix(1_000_000, 0).Add(d) }
 	for name, again := range map[string]func(w Window) Window{
 		"read back": func(w Window) Window {
-			w, _, err := ReadWindow(w.Append(nil), limit, span)
+			w, _, err := readWindow(w.Append(nil), limit, span)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +79,7 @@ func TestWindow_Oracle(t *testing.T) {
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.Int64Range(0, int64(span)/4).Draw(t, "pause")))
 			if rapid.IntRange(0, 30).Draw(t, "restart") == 0 {
-				again, rest, err := ReadWindow(w.Append(nil), limit, span)
+				again, rest, err := readWindow(w.Append(nil), limit, span)
 				if err != nil || len(rest) != 0 {
 					t.Fatalf("read back: %v, %d bytes over", err, len(rest))
 				}
@@ -170,7 +170,7 @@ func TestReadWindow_Damaged(t *testing.T) {
 	w.Add(epoch, 3)
 	good := w.Append(nil)
 	for n := range len(good) {
-		if _, _, err := ReadWindow(good[:n], 60, time.Minute); err == nil {
+		if _, _, err := readWindow(good[:n], 60, time.Minute); err == nil {
 			t.Errorf("the first %d of %d bytes: got no error", n, len(good))
 		}
 	}

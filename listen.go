@@ -53,7 +53,7 @@ type Doors struct {
 	issuer       *certs.Issuer // nil where no door uses ACME
 	failed       chan error
 	serving      sync.WaitGroup // those who accept connections
-	connections  *Connections
+	connections  *connections
 	stop         context.CancelFunc // ends the work beside serving
 }
 
@@ -72,7 +72,7 @@ type door struct {
 
 // OpenDoors listens on all doors, or on none. Nothing is answered until Serve.
 func OpenDoors(o DoorOptions) (*Doors, error) {
-	d, c := &Doors{o: o, connections: NewConnections(), stop: func() {}}, o.Config
+	d, c := &Doors{o: o, connections: newConnections(), stop: func() {}}, o.Config
 	if c.ServerTLS().ACME || c.AdminTLS().ACME {
 		var err error
 		d.issuer, err = certs.NewIssuer(certs.IssuerOptions{
@@ -328,24 +328,24 @@ func closing(h http.Handler) http.Handler {
 // connections that were taken. Their clients send it at once, as a rule.
 const patience = 2 * time.Second
 
-// Connections are those of a server that have a request under way or are about
+// connections are those of a server that have a request under way or are about
 // to send their first. http.Server.Shutdown drops the latter without an answer:
 // it closes what has been accepted and not read yet. It is safe for concurrent
 // use.
-type Connections struct {
+type connections struct {
 	mu      sync.Mutex
 	fresh   map[net.Conn]bool // before their first request
 	active  map[net.Conn]bool // by HTTP/1
 	changed chan struct{}
 }
 
-// NewConnections is empty.
-func NewConnections() *Connections {
-	return &Connections{fresh: map[net.Conn]bool{}, active: map[net.Conn]bool{}, changed: make(chan struct{}, 1)}
+// newConnections is empty.
+func newConnections() *connections {
+	return &connections{fresh: map[net.Conn]bool{}, active: map[net.Conn]bool{}, changed: make(chan struct{}, 1)}
 }
 
 // Note is for http.Server.ConnState.
-func (c *Connections) Note(conn net.Conn, state http.ConnState) {
+func (c *connections) Note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	delete(c.fresh, conn)
 	delete(c.active, conn)
@@ -368,7 +368,7 @@ func (c *Connections) Note(conn net.Conn, state http.ConnState) {
 
 // Wait returns when all have their answers, or when the context ends. No more
 // may be accepted by then. It waits only for so long for a first request.
-func (c *Connections) Wait(ctx context.Context) {
+func (c *connections) Wait(ctx context.Context) {
 	enough := time.NewTimer(patience)
 	defer enough.Stop()
 	patient := true
@@ -383,7 +383,7 @@ func (c *Connections) Wait(ctx context.Context) {
 	}
 }
 
-func (c *Connections) busy(patient bool) bool {
+func (c *connections) busy(patient bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.active) > 0 || patient && len(c.fresh) > 0

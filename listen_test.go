@@ -30,7 +30,7 @@ func openDoors(t *testing.T, change func(*DoorOptions)) *Doors {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, text) })
 	}
 	o := DoorOptions{
-		Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Config: defaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		API: say("api"), Admin: say("admin"), Local: say("local"),
 	}
 	o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
@@ -176,7 +176,7 @@ func TestOpenDoors_bad(t *testing.T) {
 		{"no such authority", func(o *DoorOptions) { o.Config.Admin.TLS, o.Config.ACME.CAFile = "acme", "/nowhere.pem" }, "acme.ca_file"},
 		{"port taken", func(o *DoorOptions) { o.Config.Server.Listen = listen("127.0.0.1:0")[0].Addr().String() }, "server.listen: "},
 	} {
-		o := DoorOptions{Config: DefaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.DiscardHandler)}
+		o := DoorOptions{Config: defaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.DiscardHandler)}
 		o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
 		tt.change(&o)
 		if d, err := OpenDoors(o); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -213,27 +213,27 @@ func TestConnections_Wait(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		do   func(c *Connections)
+		do   func(c *connections)
 		want time.Duration // that it waits
 	}{
-		{"none", func(*Connections) {}, 0},
-		{"idle ones", func(c *Connections) {
+		{"none", func(*connections) {}, 0},
+		{"idle ones", func(c *connections) {
 			c.Note(pipe[0], http.StateNew)
 			c.Note(pipe[0], http.StateActive)
 			c.Note(pipe[0], http.StateIdle)
 		}, 0},
-		{"one that says nothing", func(c *Connections) { c.Note(pipe[0], http.StateNew) }, patience},
-		{"one whose request takes longer", func(c *Connections) {
+		{"one that says nothing", func(c *connections) { c.Note(pipe[0], http.StateNew) }, patience},
+		{"one whose request takes longer", func(c *connections) {
 			c.Note(pipe[0], http.StateNew)
 			c.Note(pipe[1], http.StateActive)
 			time.AfterFunc(time.Second, func() { c.Note(pipe[0], http.StateActive) })
 			time.AfterFunc(5*time.Second, func() { c.Note(pipe[0], http.StateClosed) })
 			time.AfterFunc(4*time.Second, func() { c.Note(pipe[1], http.StateClosed) })
 		}, 5 * time.Second},
-		{"one that never ends", func(c *Connections) { c.Note(pipe[2], http.StateActive) }, 10 * time.Second},
+		{"one that never ends", func(c *connections) { c.Note(pipe[2], http.StateActive) }, 10 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := NewConnections()
+			c := newConnections()
 			tt.do(c)
 			began := time.Now()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

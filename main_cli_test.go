@@ -92,7 +92,7 @@ func (w *commandWalk) logged() string {
 	hook, err := strconv.ParseUint(id, 10, 64)
 	if err == nil {
 		err = w.Store.Update(func(tx *Tx) error {
-			return AddAttempt(tx, hook, Attempt{Delivery: NewDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1, Body: []byte("{}")})
+			return addAttempt(tx, hook, Attempt{Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1, Body: []byte("{}")})
 		})
 	}
 	if err != nil {

@@ -19,7 +19,7 @@ func TestLog_Redacts(t *testing.T) {
 	session := keytext.RandomHex(32)
 	for _, format := range []string{"json", "text"} {
 		var out bytes.Buffer
-		c := DefaultConfig()
+		c := defaultConfig()
 		c.Log.Format = format
 		log, _ := NewLog(&out, c, false, false)
 		log.Error("key "+key, "a", key, "b", errors.New("ask "+token+": refused"), "c", fmt.Errorf("wrapped: %w", errors.New("sign with "+hook)))
@@ -52,7 +52,7 @@ func TestLog_Forms(t *testing.T) {
 		{"json", true, false, true, true},
 	} {
 		var out bytes.Buffer
-		c := DefaultConfig()
+		c := defaultConfig()
 		c.Log.Format, c.Log.Level = tt.format, "warn"
 		log, level := NewLog(&out, c, tt.person, tt.journal)
 		log.Info("not this")

@@ -18,10 +18,10 @@ import (
 // DefaultOwner is who owns what is made without a word about its owner.
 const DefaultOwner = "admin"
 
-// Owner is a user of the service: keys act for one, and what they make is
+// owner is a user of the service: keys act for one, and what they make is
 // theirs. With a wallet (Balance not nil) a call is refused when it holds less
 // than Rate.
-type Owner struct {
+type owner struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
 	Balance   *float64  `json:"balance,omitempty"`
@@ -29,26 +29,26 @@ type Owner struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
-var ownerTable = Table[Owner]{
+var ownerTable = Table[owner]{
 	Name: "owners", Audit: Told{Object: "owner"},
-	Key:     func(o Owner) []byte { return IDKey(o.ID) },
-	Indexes: []Index[Owner]{{"name", func(o Owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
+	Key:     func(o owner) []byte { return IDKey(o.ID) },
+	Indexes: []Index[owner]{{"name", func(o owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
 }
 
 // EnsureOwner finds the owner of a name, DefaultOwner for "", and makes a new
 // one where there is none.
-func EnsureOwner(tx *Tx, name string, now time.Time) (Owner, error) {
+func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	if name = strings.TrimSpace(name); name == "" {
 		name = DefaultOwner
 	}
 	if len(name) > 200 {
-		return Owner{}, ErrValidation.With("owner is longer than 200 bytes.")
+		return owner{}, ErrValidation.With("owner is longer than 200 bytes.")
 	}
 	o, err := ownerTable.One(tx, "name", []byte(name))
 	if !errors.Is(err, ErrNotFound) {
 		return o, err
 	}
-	o = Owner{Name: name, CreatedAt: now}
+	o = owner{Name: name, CreatedAt: now}
 	if o.ID, err = ownerTable.NextID(tx); err != nil {
 		return o, err
 	}
@@ -56,10 +56,10 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (Owner, error) {
 }
 
 // FindOwner reads an owner; ErrNotFound where there is none.
-func FindOwner(tx *Tx, id uint64) (Owner, error) { return ownerTable.Get(tx, IDKey(id)) }
+func FindOwner(tx *Tx, id uint64) (owner, error) { return ownerTable.Get(tx, IDKey(id)) }
 
 // OwnerNamed reads the owner of a name; ErrNotFound where there is none.
-func OwnerNamed(tx *Tx, name string) (Owner, error) { return ownerTable.One(tx, "name", []byte(name)) }
+func OwnerNamed(tx *Tx, name string) (owner, error) { return ownerTable.One(tx, "name", []byte(name)) }
 
 // OwnerName gives the name of an owner, "" where there is none.
 func OwnerName(tx *Tx, id uint64) string {
@@ -71,7 +71,7 @@ func OwnerName(tx *Tx, id uint64) string {
 }
 
 // AllOwners reads the owners, oldest first.
-func AllOwners(tx *Tx) (all []Owner, err error) {
+func AllOwners(tx *Tx) (all []owner, err error) {
 	for o, err := range ownerTable.All(tx, false) {
 		if err != nil {
 			return nil, err
@@ -82,22 +82,22 @@ func AllOwners(tx *Tx) (all []Owner, err error) {
 }
 
 // SaveOwner stores a changed owner.
-func SaveOwner(tx *Tx, o Owner) error { return ownerTable.Put(tx, o) }
+func SaveOwner(tx *Tx, o owner) error { return ownerTable.Put(tx, o) }
 
 // Brief is an owner as other objects show it.
-func (o Owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name": o.Name} }
+func (o owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name": o.Name} }
 
-// Owners serves the owners to the operator.
-type Owners struct {
-	catalog Catalog[Owner]
+// owners serves the owners to the operator.
+type owners struct {
+	catalog Catalog[owner]
 	keyring *Keyring
 }
 
 // NewOwners serves the owners of a store, with the limits that the keys of a
 // keyring share. None can be deleted: what they made would belong to nobody.
-func NewOwners(store *Store, keyring *Keyring) *Owners {
-	c := &Owners{keyring: keyring}
-	c.catalog = Catalog[Owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
+func NewOwners(store *Store, keyring *Keyring) *owners {
+	c := &owners{keyring: keyring}
+	c.catalog = Catalog[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
 	return c
 }
 
@@ -105,10 +105,10 @@ func NewOwners(store *Store, keyring *Keyring) *Owners {
 func OwnerTables() []Checked { return []Checked{ownerTable, OwnerLimitTable} }
 
 // AdminRoutes lists the endpoints.
-func (c *Owners) AdminRoutes() []Route { return c.catalog.Routes() }
+func (c *owners) AdminRoutes() []Route { return c.catalog.Routes() }
 
-func (c *Owners) save(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
-	var o Owner
+func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
+	var o owner
 	name := ""
 	b.String("name", &name)
 	if old != nil {
@@ -154,7 +154,7 @@ func (c *Owners) save(tx *Tx, r *Request, old *Owner, b *Body) (Owner, error) {
 
 // limit sets those limits of an owner that a body names: null is the default, 0
 // no limit.
-func (c *Owners) limit(tx *Tx, o Owner, b *Body) error {
+func (c *owners) limit(tx *Tx, o owner, b *Body) error {
 	given := map[string]any{}
 	b.Map("limits", &given)
 	if err := b.Err(); err != nil || len(given) == 0 {
@@ -186,7 +186,7 @@ func (c *Owners) limit(tx *Tx, o Owner, b *Body) error {
 	return c.keyring.LimitOwner(tx, o.ID, limits)
 }
 
-func (c *Owners) show(tx *Tx, o Owner) (any, error) {
+func (c *owners) show(tx *Tx, o owner) (any, error) {
 	own, err := LimitsOfOwner(tx, o.ID)
 	limits := map[string]int{}
 	for _, l := range c.keyring.Rights().Limits() {
@@ -202,22 +202,22 @@ func (c *Owners) show(tx *Tx, o Owner) (any, error) {
 }
 
 // matchOwner filters by a part of the name.
-func matchOwner(_ *Tx, o Owner, q url.Values) bool {
+func matchOwner(_ *Tx, o owner, q url.Values) bool {
 	return strings.Contains(strings.ToLower(o.Name), strings.ToLower(q.Get("search")))
 }
 
-// Team lets several owners see the same objects.
-type Team struct {
+// team lets several owners see the same objects.
+type team struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
 	Members   []uint64  `json:"members"` // owners
 	CreatedAt time.Time `json:"created_at"`
 }
 
-var teamTable = Table[Team]{
+var teamTable = Table[team]{
 	Name: "teams", Audit: Told{Object: "team"},
-	Key: func(t Team) []byte { return IDKey(t.ID) },
-	Indexes: []Index[Team]{{"member", func(t Team) (keys [][]byte) {
+	Key: func(t team) []byte { return IDKey(t.ID) },
+	Indexes: []Index[team]{{"member", func(t team) (keys [][]byte) {
 		for _, m := range t.Members {
 			keys = append(keys, IDKey(m))
 		}
@@ -226,10 +226,10 @@ var teamTable = Table[Team]{
 }
 
 // Brief is a team as other objects show it.
-func (t Team) Brief() map[string]any { return map[string]any{"id": t.ID, "name": t.Name} }
+func (t team) Brief() map[string]any { return map[string]any{"id": t.ID, "name": t.Name} }
 
 // FindTeam reads a team; ErrNotFound where there is none.
-func FindTeam(tx *Tx, id uint64) (Team, error) { return teamTable.Get(tx, IDKey(id)) }
+func FindTeam(tx *Tx, id uint64) (team, error) { return teamTable.Get(tx, IDKey(id)) }
 
 // TeamBrief is Brief of a team by its id, nil for none or one that is gone.
 func TeamBrief(tx *Tx, id uint64) map[string]any {
@@ -307,23 +307,23 @@ func CheckTeam(tx *Tx, s Scope, id uint64) error {
 	return nil
 }
 
-// Teams serves the teams to the operator.
-type Teams struct{ catalog Catalog[Team] }
+// teams serves the teams to the operator.
+type teams struct{ catalog Catalog[team] }
 
 // NewTeams serves the teams of a store. What belongs to a deleted one stays
 // with its owner.
-func NewTeams(store *Store) *Teams {
-	return &Teams{Catalog[Team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
+func NewTeams(store *Store) *teams {
+	return &teams{Catalog[team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
 }
 
 // TeamTables returns the tables of teams, for checks.
 func TeamTables() []Checked { return []Checked{teamTable} }
 
 // AdminRoutes lists the endpoints.
-func (t *Teams) AdminRoutes() []Route { return t.catalog.Routes() }
+func (t *teams) AdminRoutes() []Route { return t.catalog.Routes() }
 
-func saveTeam(tx *Tx, r *Request, old *Team, b *Body) (Team, error) {
-	t := Team{CreatedAt: r.Now}
+func saveTeam(tx *Tx, r *Request, old *team, b *Body) (team, error) {
+	t := team{CreatedAt: r.Now}
 	if old != nil {
 		t = *old
 	}
@@ -360,7 +360,7 @@ func saveTeam(tx *Tx, r *Request, old *Team, b *Body) (Team, error) {
 	return t, teamTable.Put(tx, t)
 }
 
-func showTeam(tx *Tx, t Team) (any, error) {
+func showTeam(tx *Tx, t team) (any, error) {
 	members := []string{}
 	for _, id := range t.Members {
 		members = append(members, OwnerName(tx, id))

@@ -231,7 +231,7 @@ func TestOpenAPI_Errors(t *testing.T) {
 		"missing_first_name", "team_not_found", "team_access_denied", "missing_parameter", "invalid_parameter_format", "invalid_datetime_format", "invalid_duration",
 		"duplicate_variable", "invalid_value", "undefined_variable", "delete_not_allowed",
 	} {
-		if !slices.ContainsFunc(ErrorCatalog(), func(e ErrorEntry) bool { return e.Code == code }) {
+		if !slices.ContainsFunc(ErrorCatalog(), func(e errorEntry) bool { return e.Code == code }) {
 			t.Errorf("the catalogue lacks %s of the contract", code)
 		}
 		if code != "server_error" && !strings.Contains(string(readme), code) {

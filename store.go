@@ -166,7 +166,7 @@ func (s *Store) CopyTo(path string) error {
 	if s.Failing() {
 		return ErrUnavailable
 	}
-	return Compact(s.db, path)
+	return compact(s.db, path)
 }
 
 // Update runs a function that changes the store and returns once its changes
@@ -381,7 +381,7 @@ func guarded(tx *Tx, run func(*Tx) error) (err error) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
-		case Damage:
+		case damage:
 			err = p.Err
 		case interface{ Addr() uintptr }: // a fault of memory, see debug.SetPanicOnFault
 			err = fmt.Errorf("the database is damaged (%v); restore a backup", p)

@@ -29,7 +29,7 @@ func seen(tx *Tx) (map[string]string, error) {
 	_ = tx.Walk(func(bucket string, key, stored []byte) error {
 		at, value, err := bucket+"\x00"+string(key), stored, error(nil)
 		if strings.Contains(bucket, "/") {
-			_, err = EntryKey(bucket, key, stored)
+			_, err = entryKey(bucket, key, stored)
 		} else {
 			value, err = Unseal(bucket, key, stored)
 		}
@@ -90,7 +90,7 @@ func filledStore(t *testing.T) (a *testApp, f fixture, whole []byte) {
 	if _, _, err := CompactStore(a.config.Server.Data, epoch); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := os.ReadFile(StorePath(a.config.Server.Data))
+	whole, err := os.ReadFile(storePath(a.config.Server.Data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +103,11 @@ func filledStore(t *testing.T) (a *testApp, f fixture, whole []byte) {
 func TestDamage_Records(t *testing.T) {
 	a, _, whole := filledStore(t)
 	path := filepath.Join(t.TempDir(), "damaged.db")
-	spots := places(t, StorePath(a.config.Server.Data), whole)
+	spots := places(t, storePath(a.config.Server.Data), whole)
 	if len(spots) < 60 {
 		t.Fatalf("found %d records and entries in the file, which is too few for a test", len(spots))
 	}
-	good := contents(t, StorePath(a.config.Server.Data))
+	good := contents(t, storePath(a.config.Server.Data))
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 1000 {
 		spot := spots[random.IntN(len(spots))]
@@ -149,7 +149,7 @@ func TestDamage_Records(t *testing.T) {
 func TestDamage_Anywhere(t *testing.T) {
 	n := program.Long(t, "LATCHKEY_DAMAGE", 40)
 	a, _, whole := filledStore(t)
-	path := StorePath(a.config.Server.Data)
+	path := storePath(a.config.Server.Data)
 	good := contents(t, path)
 	bad := filepath.Join(t.TempDir(), "damaged.db")
 	random := rand.New(rand.NewPCG(3, 4))
@@ -196,7 +196,7 @@ func TestDamage_Anywhere(t *testing.T) {
 func TestDamage_Use(t *testing.T) {
 	a, f, whole := filledStore(t)
 	data := a.config.Server.Data
-	spots := places(t, StorePath(data), whole)
+	spots := places(t, storePath(data), whole)
 	paths := []string{"/api/v1/agents", "/api/v1/calls/1", "/api/v1/contacts", "/api/v1/calendar/events", "/api/webhooks/"}
 	ask := func() (answers []string, codes []int) {
 		for _, path := range paths {
@@ -304,18 +304,18 @@ func TestDamage_Files(t *testing.T) {
 		if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
 			t.Fatal(err)
 		}
-		for path, mode := range map[string]os.FileMode{dir: 0o700, StorePath(dir): 0o600, PepperPath(dir): 0o600} {
+		for path, mode := range map[string]os.FileMode{dir: 0o700, storePath(dir): 0o600, pepperPath(dir): 0o600} {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
 			}
 		}
 		tt.harm(t, dir)
-		before, _ := os.ReadFile(StorePath(dir))
+		before, _ := os.ReadFile(storePath(dir))
 		_, stderr, exit := program.Run(t, "keys", "list", "--data", dir)
 		if exit != 1 && tt.name != "readable by all" || !strings.Contains(stderr, tt.want) || strings.Contains(stderr, "goroutine") {
 			t.Errorf("%s: got %d %s, want %q", tt.name, exit, stderr, tt.want)
 		}
-		if now, _ := os.ReadFile(StorePath(dir)); exit != 0 && !bytes.Equal(now, before) {
+		if now, _ := os.ReadFile(storePath(dir)); exit != 0 && !bytes.Equal(now, before) {
 			t.Errorf("%s: the file was changed", tt.name)
 		}
 	}
@@ -388,7 +388,7 @@ func TestUpgrade(t *testing.T) {
 	for format := 1; format <= storeFormat; format++ {
 		t.Run(fmt.Sprintf("format %d", format), func(t *testing.T) {
 			f, data := readFixture(t, format)
-			a := &testApp{t: t, config: DefaultConfig(), log: &lockedBuffer{}}
+			a := &testApp{t: t, config: defaultConfig(), log: &lockedBuffer{}}
 			a.config.Server.Data, a.config.Keys.Prefix = data, fixturePrefix
 			a.clocks = &testClocks{Reading: clock.Reading{Wall: epoch.Add(20 * time.Second), Boot: time.Hour + 20*time.Second, BootID: "one"}}
 			a.start()
@@ -503,7 +503,7 @@ func writeFixture(t *testing.T) {
 	a := newTestApp(t, func(c *Config) { c.Keys.Prefix = fixturePrefix })
 	f := fillStore(a)
 	f.WrittenBy = ProgramVersion()
-	pepper, err := os.ReadFile(PepperPath(a.config.Server.Data))
+	pepper, err := os.ReadFile(pepperPath(a.config.Server.Data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -514,13 +514,13 @@ func writeFixture(t *testing.T) {
 	if _, _, err := CompactStore(a.config.Server.Data, epoch); err != nil {
 		t.Fatal(err)
 	}
-	result, err := CheckStoreFile(StorePath(a.config.Server.Data))
+	result, err := CheckStoreFile(storePath(a.config.Server.Data))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Records = result.Records
 	a.App = nil
-	db, err := os.ReadFile(StorePath(a.config.Server.Data))
+	db, err := os.ReadFile(storePath(a.config.Server.Data))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,12 +21,12 @@ func TestDamage_FIFO(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(dir, storeFile), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"serve", "--data", dir}, {"check", StorePath(dir)}, {"restore", StorePath(dir), "--data", filepath.Join(dir, "new")}} {
+	for _, args := range [][]string{{"serve", "--data", dir}, {"check", storePath(dir)}, {"restore", storePath(dir), "--data", filepath.Join(dir, "new")}} {
 		if _, stderr, exit := program.Run(t, args...); exit != 1 || !strings.Contains(stderr, "no regular file") {
 			t.Errorf("%v: got %d %s", args, exit, stderr)
 		}
 	}
-	if info, err := os.Lstat(StorePath(dir)); err != nil || info.Mode().IsRegular() {
+	if info, err := os.Lstat(storePath(dir)); err != nil || info.Mode().IsRegular() {
 		t.Errorf("got %v, %v; want the FIFO still there", info, err)
 	}
 }

@@ -25,8 +25,8 @@ import (
 // that it reads.
 const storeFormat = 1
 
-// Header is the record that says what kind of file this is.
-type Header struct {
+// header is the record that says what kind of file this is.
+type header struct {
 	Format    int       `json:"format"`
 	MinReader int       `json:"min_reader"` // a program reads the file if it knows this format; 0 stands for Format
 	Writer    string    `json:"writer"`     // the version of the program that made this format of it
@@ -36,7 +36,7 @@ type Header struct {
 }
 
 // Put stores the header.
-func (h Header) Put(tx *Tx) error {
+func (h header) Put(tx *Tx) error {
 	value, err := json.Marshal(h)
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func CreateStore(path, id string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("create store %s: %w", temp, err)
 	}
-	h := Header{Format: storeFormat, MinReader: storeFormat, Writer: ProgramVersion(), StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
+	h := header{Format: storeFormat, MinReader: storeFormat, Writer: ProgramVersion(), StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
 	err = db.Update(func(b *bbolt.Tx) error { return h.Put(&Tx{Bolt: b}) })
 	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("create store %s: %w", temp, err)
@@ -72,7 +72,7 @@ func CreateStore(path, id string, now time.Time) error {
 
 // File is an open database file.
 type File struct {
-	Header Header
+	Header header
 	DB     *bbolt.DB // for Store alone
 	Handle *os.File  // that of DB, closed with it; for Store alone
 	path   string
@@ -83,11 +83,11 @@ type File struct {
 // missing, damaged or foreign file is an error. With readOnly nothing of it is
 // changed, and several may read it.
 func OpenFile(path string, readOnly bool) (*File, error) {
-	return OpenFormat(path, readOnly, storeFormat)
+	return openFormat(path, readOnly, storeFormat)
 }
 
-// OpenFormat is OpenFile for a program that knows the formats up to newest.
-func OpenFormat(path string, readOnly bool, newest int) (*File, error) {
+// openFormat is OpenFile for a program that knows the formats up to newest.
+func openFormat(path string, readOnly bool, newest int) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w; restore a backup to this place", err)
@@ -154,7 +154,7 @@ func (f *File) View(run func(*Tx) error) error {
 func undamaged(path string, run func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			d, ok := p.(Damage)
+			d, ok := p.(damage)
 			if err = d.Err; !ok {
 				err = fmt.Errorf("%s is damaged (%v); restore a backup", path, p)
 			}
@@ -169,7 +169,7 @@ func undamaged(path string, run func() error) (err error) {
 func (f *File) Current() bool { return f.Header.Format >= storeFormat }
 
 // CopyTo is Compact of the file.
-func (f *File) CopyTo(path string) error { return Compact(f.DB, path) }
+func (f *File) CopyTo(path string) error { return compact(f.DB, path) }
 
 // Close lets go of the file.
 func (f *File) Close() error { return f.DB.Close() }
@@ -203,7 +203,7 @@ func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 
 // readHeader checks that a program that knows the formats up to newest can read
 // the file, which has a size.
-func readHeader(db *bbolt.DB, size int64, newest int) (h Header, err error) {
+func readHeader(db *bbolt.DB, size int64, newest int) (h header, err error) {
 	err = db.View(func(b *bbolt.Tx) error {
 		if b.Size() > size {
 			return fmt.Errorf("the file is cut short: it has %d bytes of %d; restore a backup to this place", size, b.Size())
@@ -231,7 +231,7 @@ func readHeader(db *bbolt.DB, size int64, newest int) (h Header, err error) {
 	return h, err
 }
 
-func writer(h Header) string {
+func writer(h header) string {
 	if h.Writer == "" {
 		return "of a later version"
 	}
@@ -257,11 +257,11 @@ func swapped(path string) bool {
 // compactBatch is how many bytes one transaction of a compaction holds.
 const compactBatch = 4 << 20
 
-// Compact writes what a database holds at this moment into a new file, without
+// compact writes what a database holds at this moment into a new file, without
 // the free pages, in which deleted records go on to stand. It fails where a
 // file of that name exists. The file is on disk when it returns; on an error
 // there is none.
-func Compact(from *bbolt.DB, path string) (err error) {
+func compact(from *bbolt.DB, path string) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("write %s: the file exists", path)
 	}
@@ -344,10 +344,10 @@ func ReadSmall(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// Migration takes a store from one format to the next. It reads and writes records
+// migration takes a store from one format to the next. It reads and writes records
 // as they are in these two formats, so it uses no table: those are of today,
 // and the step has to go on meaning the same.
-type Migration struct {
+type migration struct {
 	What string // told in the log, such as "calls know their team"
 	// MinReader is the oldest format whose programs can still read the result,
 	// 0 for none but the new one's.
@@ -358,7 +358,7 @@ type Migration struct {
 
 // Migrations are the changes of the format up to now: the first one leads from
 // format 1 to format 2. There was none yet.
-func Migrations() []Migration { return nil }
+func Migrations() []migration { return nil }
 
 // Migrate brings the database in a file from an earlier format to the one that
 // the last of the steps leads to, and says where the copy is that it made
@@ -367,9 +367,9 @@ func Migrations() []Migration { return nil }
 // of the first step there is no copy, and the file is as it was. fits, which may
 // be nil, is asked first whether this is the right file. The process must hold
 // the folder.
-func Migrate(path string, steps []Migration, fits func(*File) error, log *slog.Logger) (kept string, err error) {
+func Migrate(path string, steps []migration, fits func(*File) error, log *slog.Logger) (kept string, err error) {
 	to := 1 + len(steps)
-	f, err := OpenFormat(path, false, to)
+	f, err := openFormat(path, false, to)
 	if err != nil {
 		return "", err
 	}
@@ -406,7 +406,7 @@ func Migrate(path string, steps []Migration, fits func(*File) error, log *slog.L
 }
 
 // step makes one change, and the header that goes with it.
-func (f *File) step(s Migration) error {
+func (f *File) step(s migration) error {
 	h := f.Header
 	h.Format++
 	h.MinReader, h.Writer = s.MinReader, ProgramVersion()
@@ -428,7 +428,7 @@ func (f *File) step(s Migration) error {
 // copyName is the same for one store and format, so that a start that fails
 // again and again does not fill the disk. What it replaces is an earlier state
 // of that store in that format.
-func copyName(path string, h Header) string {
+func copyName(path string, h header) string {
 	id := strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
 			return r

@@ -36,8 +36,8 @@ func (d *dyingLog) Handle(ctx context.Context, r slog.Record) error {
 // testSteps lead from format 1 to format 3. Only tests know them: word is
 // spelled large, and then gets a companion. At the given change of the first
 // or second step die is called.
-func testSteps(die func(step, change int)) []Migration {
-	return []Migration{
+func testSteps(die func(step, change int)) []migration {
+	return []migration{
 		{What: "words are large", Run: func(tx *Tx) error {
 			var keys, values [][]byte
 			for key, stored := range tx.Range("words", nil) {
@@ -96,7 +96,7 @@ func oldStore(t *testing.T) string {
 // or nothing, and gives that format.
 func wantFormat(t *testing.T, path string) int {
 	t.Helper()
-	f, err := OpenFormat(path, true, 3)
+	f, err := openFormat(path, true, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,14 +166,14 @@ func TestMigrate(t *testing.T) {
 // folder leave the database as it was, and no copy behind.
 func TestMigrate_Refused(t *testing.T) {
 	boom := errors.New("boom")
-	failing := func(step int) []Migration {
+	failing := func(step int) []migration {
 		steps := testSteps(func(int, int) {})
 		steps[step-1].Run = func(tx *Tx) error { return errors.Join(tx.Put("words", IDKey(1), []byte("half")), boom) }
 		return steps
 	}
 	for _, tt := range []struct {
 		name  string
-		steps []Migration
+		steps []migration
 		fits  func(*File) error
 		block bool // the copy cannot be written
 		want  string
@@ -275,10 +275,10 @@ func TestMigrations_LeadToTheFormat(t *testing.T) {
 	if got := 1 + len(Migrations()); got != storeFormat {
 		t.Errorf("the steps lead to format %d, this program writes %d", got, storeFormat)
 	}
-	if got := fitting(&File{Header: Header{Format: storeFormat - 1}}, tables()); got != nil {
+	if got := fitting(&File{Header: header{Format: storeFormat - 1}}, tables()); got != nil {
 		t.Errorf("an earlier format is held against the tables of today: %v", got)
 	}
-	data, err := json.Marshal(Header{Format: 1, MinReader: 1, Writer: "v1", StoreID: "x", ByteOrder: "little", CreatedAt: epoch})
+	data, err := json.Marshal(header{Format: 1, MinReader: 1, Writer: "v1", StoreID: "x", ByteOrder: "little", CreatedAt: epoch})
 	if want := `{"format":1,"min_reader":1,"writer":"v1","store_id":"x","byte_order":"little","created_at":"2026-02-03T09:00:00Z"}`; err != nil || string(data) != want {
 		t.Errorf("got %s, %v; want %s: the header is what every version reads", data, err, want)
 	}
@@ -298,14 +298,14 @@ func FuzzReadWindow(f *testing.F) {
 	f.Add([]byte{2, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01, 1, 1, 1}, uint16(2000))
 	f.Fuzz(func(t *testing.T, b []byte, limit uint16) {
 		limit = max(limit, 1)
-		w, rest, err := ReadWindow(b, int(limit), time.Minute)
+		w, rest, err := readWindow(b, int(limit), time.Minute)
 		if err != nil {
 			return
 		}
 		if len(rest) > len(b) || cap(w.marks) > 16+2*len(b) || w.used < 0 {
 			t.Errorf("%x: %d bytes are left, %d marks, %d used", b, len(rest), cap(w.marks), w.used)
 		}
-		again, rest, err := ReadWindow(w.Append(nil), int(limit), time.Minute)
+		again, rest, err := readWindow(w.Append(nil), int(limit), time.Minute)
 		if err != nil || len(rest) > 0 || again.used != w.used {
 			t.Errorf("%x: got %d used, then %d, %v", b, w.used, again.used, err)
 		}
@@ -369,7 +369,7 @@ func FuzzReadRecord(f *testing.F) {
 				t.Errorf("%x: changed at %d, and got %x", raw, int(at)%len(raw), got)
 			}
 		}
-		if v, err := EntryKey("fuzz", name, raw); err == nil && !bytes.HasSuffix(name, v) {
+		if v, err := entryKey("fuzz", name, raw); err == nil && !bytes.HasSuffix(name, v) {
 			t.Errorf("%x of an entry %x", v, name)
 		}
 	})

@@ -94,11 +94,11 @@ func structure(t *testing.T, path string, whole []byte) (list []int, kinds map[s
 func TestCheckPages_Flips(t *testing.T) {
 	a, _ := treeStore(t)
 	path := filepath.Join(memoryDir(t), "copy.db")
-	whole, err := os.ReadFile(StorePath(a.config.Server.Data))
+	whole, err := os.ReadFile(storePath(a.config.Server.Data))
 	if err != nil {
 		t.Fatal(err)
 	}
-	spots, kinds := structure(t, StorePath(a.config.Server.Data), whole)
+	spots, kinds := structure(t, storePath(a.config.Server.Data), whole)
 	if !kinds["branch"] || !kinds["leaf"] {
 		t.Fatalf("the file has the kinds %v, too few to show anything", kinds)
 	}
@@ -193,7 +193,7 @@ func offMap(t *testing.T, path, table string) {
 func TestProgram_CheckOffMap(t *testing.T) {
 	a, f := treeStore(t)
 	data := copyFolder(t, a.config.Server.Data)
-	offMap(t, StorePath(data), "contacts")
+	offMap(t, storePath(data), "contacts")
 	sound := func(what, stderr string) {
 		t.Helper()
 		if strings.Contains(stderr, "goroutine ") || strings.Contains(stderr, "fault address") {
@@ -201,12 +201,12 @@ func TestProgram_CheckOffMap(t *testing.T) {
 		}
 	}
 	const want = "is damaged: element 0 begins at byte"
-	stdout, stderr, exit := program.Run(t, "check", StorePath(data))
+	stdout, stderr, exit := program.Run(t, "check", storePath(data))
 	if sound("check FILE", stderr); exit != 1 || !strings.Contains(stdout, want) || !strings.Contains(stderr, "restore a backup") {
 		t.Errorf("check FILE: got %d %s %s", exit, stdout, stderr)
 	}
 	for _, args := range [][]string{
-		{"restore", StorePath(data), "--data", copyFolder(t, a.config.Server.Data)},
+		{"restore", storePath(data), "--data", copyFolder(t, a.config.Server.Data)},
 		{"compact", "--data", data},
 	} {
 		_, stderr, exit := program.Run(t, args...)

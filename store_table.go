@@ -177,7 +177,7 @@ func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v 
 			continue
 		}
 		entry := append(slices.Clip(k), key...)
-		if err := tx.PutRaw(bucket, entry, SealEntry(entry, len(key))); err != nil {
+		if err := tx.PutRaw(bucket, entry, sealEntry(entry, len(key))); err != nil {
 			return err
 		}
 	}
@@ -277,12 +277,12 @@ func (w *Walker) take(entry, value []byte) {
 
 // split parts an entry into what follows the prefix and the record's key.
 func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
-	key, err := EntryKey(bucket, entry, value)
+	key, err := entryKey(bucket, entry, value)
 	if err == nil && len(prefix)+len(key) > len(entry) {
 		err = fmt.Errorf("%s/%x: not an entry of the prefix %x", bucket, entry, prefix)
 	}
 	if err != nil {
-		panic(Damage{err})
+		panic(damage{err})
 	}
 	return entry[len(prefix) : len(entry)-len(key)], key
 }
@@ -417,7 +417,7 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 
 // checkEntry holds an index entry against the record it ends with.
 func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(string)) {
-	key, err := EntryKey(bucket, entry, value)
+	key, err := entryKey(bucket, entry, value)
 	if err != nil {
 		report(err.Error())
 		return

@@ -564,7 +564,7 @@ func opsApp(t *testing.T) (*testApp, fixture) {
 	a := newHookApp(t)
 	f := fillStore(a)
 	a.key(everyPermission, `"owner": "ann"`, `"expires_at": "2026-02-04T09:00:00Z"`)
-	a.hook("http://127.0.0.1:1/", "", KeyExpiring, LimitReached, "call.queued")
+	a.hook("http://127.0.0.1:1/", "", keyExpiring, limitReached, "call.queued")
 	a.operate(201, "POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}]`, keytext.DigestOf("sk-one")))
 	a.operate(200, "POST", "/admin/v1/calls/claim", `{"lease_seconds": 60}`)
 	a.operate(200, "PATCH", "/admin/v1/owners/1", `{"limits": {"owner_requests_per_minute_limit": 1000}}`)
@@ -578,11 +578,11 @@ func opsApp(t *testing.T) (*testApp, fixture) {
 		t.Fatal(err)
 	}
 	err = errors.Join(a.Keyring.Flush(), a.Store.Update(func(tx *Tx) error {
-		_, err := SaveEvent(tx, Appointment{Owner: 1, AgentID: 1, Title: "Long", Kind: "meeting", Status: EventScheduled, Start: epoch, End: epoch.Add(72 * time.Hour), Remind: true})
+		_, err := saveEvent(tx, appointment{Owner: 1, AgentID: 1, Title: "Long", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(72 * time.Hour), Remind: true})
 		for _, id := range []uint64{1, 2} {
-			err = errors.Join(err, Push(tx, Delivery{Webhook: id, ID: "whd_1", Event: "call.ended", Body: []byte("{}"), At: epoch}))
+			err = errors.Join(err, push(tx, delivery{Webhook: id, ID: "whd_1", Event: "call.ended", Body: []byte("{}"), At: epoch}))
 			for range 2 {
-				err = errors.Join(err, AddAttempt(tx, id, Attempt{Delivery: "whd_0", Event: "call.ended", Attempt: 1, At: epoch, Body: []byte("{}")}))
+				err = errors.Join(err, addAttempt(tx, id, Attempt{Delivery: "whd_0", Event: "call.ended", Attempt: 1, At: epoch, Body: []byte("{}")}))
 			}
 		}
 		return errors.Join(err, reachedTable.Put(tx, reachedRecord{Key: key.ID, Limit: RequestsPerMinute, At: epoch}))
@@ -614,9 +614,9 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return run(tx, key.Clone())
 		}
 	}
-	withCall := func(ref string, run func(tx *Tx, c Call) (any, error)) func(tx *Tx) (any, error) {
+	withCall := func(ref string, run func(tx *Tx, c call) (any, error)) func(tx *Tx) (any, error) {
 		return func(tx *Tx) (any, error) {
-			c, err := FindCall(tx, ref)
+			c, err := findCall(tx, ref)
 			if err != nil {
 				return nil, err
 			}
@@ -625,19 +625,19 @@ func storedOps(a *testApp, f fixture) []storedOp {
 	}
 	settle := func(status int) func(tx *Tx) (any, error) {
 		return func(tx *Tx) (any, error) {
-			d, err := NextDelivery(tx, 1, later)
+			d, err := nextDelivery(tx, 1, later)
 			if err != nil {
 				return nil, err
 			}
 			return Settle(tx, d, Attempt{Status: status, At: later}, later)
 		}
 	}
-	move := func(to string) func(tx *Tx, c Call) (any, error) {
-		return func(tx *Tx, c Call) (any, error) {
-			if err := Move(tx, &c, to, epoch.Add(time.Minute)); err != nil {
+	move := func(to string) func(tx *Tx, c call) (any, error) {
+		return func(tx *Tx, c call) (any, error) {
+			if err := move(tx, &c, to, epoch.Add(time.Minute)); err != nil {
 				return nil, err
 			}
-			return SaveCall(tx, c)
+			return saveCall(tx, c)
 		}
 	}
 	none := func(err error) (any, error) { return nil, err }
@@ -693,18 +693,18 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return none(ring.LimitOwner(tx, 1, map[string]int{OwnerRequestsPerMinute: 9}))
 		}},
 		{"Peppers.Match", func(tx *Tx) (any, error) { return none(ring.peppers.Match(tx)) }},
-		{"FindQueue", func(tx *Tx) (any, error) { return FindQueue(tx, 1) }},
+		{"FindQueue", func(tx *Tx) (any, error) { return findQueue(tx, 1) }},
 		{"DueQueues", func(tx *Tx) (any, error) {
 			n := 0
-			err := DueQueues(tx, later, func(Queue) bool { n++; return true })
+			err := dueQueues(tx, later, func(queue) bool { n++; return true })
 			return n, err
 		}},
-		{"NextDelivery", func(tx *Tx) (any, error) { return NextDelivery(tx, 1, later) }},
+		{"NextDelivery", func(tx *Tx) (any, error) { return nextDelivery(tx, 1, later) }},
 		{"Push", func(tx *Tx) (any, error) {
-			return none(Push(tx, Delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
+			return none(push(tx, delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
 		}},
 		{"Push to a full queue", func(tx *Tx) (any, error) {
-			q, err := FindQueue(tx, 1)
+			q, err := findQueue(tx, 1)
 			if err != nil {
 				return nil, err
 			}
@@ -715,29 +715,29 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			if err := queueTable.Put(tx, q); err != nil {
 				return nil, err
 			}
-			return none(Push(tx, Delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
+			return none(push(tx, delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
 		}},
 		{"Settle a success", settle(204)},
 		{"Settle a failure", settle(500)},
-		{"AddAttempt", func(tx *Tx) (any, error) { return none(AddAttempt(tx, 1, Attempt{At: epoch})) }},
+		{"AddAttempt", func(tx *Tx) (any, error) { return none(addAttempt(tx, 1, Attempt{At: epoch})) }},
 		{"Attempts", func(tx *Tx) (any, error) {
-			list, count, err := Attempts(tx, 1, func(count int) (from, to int) { return 0, count })
+			list, count, err := attempts(tx, 1, func(count int) (from, to int) { return 0, count })
 			return fmt.Sprint(len(list), " ", count), err
 		}},
 		{"OutboxBacklog", func(tx *Tx) (any, error) { n, oldest, err := OutboxBacklog(tx); return fmt.Sprint(n, " ", oldest), err }},
 		{"Repeat", func(tx *Tx) (any, error) {
-			_, err := Repeat(tx, 1, 1, epoch)
+			_, err := repeat(tx, 1, 1, epoch)
 			var e *Error
 			if errors.As(err, &e) && e.Status == 404 {
 				return "not found", nil // which a damaged entry is not
 			}
 			return nil, err
 		}},
-		{"SwitchQueue", func(tx *Tx) (any, error) { return none(SwitchQueue(tx, 1, false, true)) }},
-		{"DropQueue", func(tx *Tx) (any, error) { return none(DropQueue(tx, 1)) }},
+		{"SwitchQueue", func(tx *Tx) (any, error) { return none(switchQueue(tx, 1, false, true)) }},
+		{"DropQueue", func(tx *Tx) (any, error) { return none(dropQueue(tx, 1)) }},
 		{"sweepQueue of old entries", func(tx *Tx) (any, error) { return sweepQueue(tx, 1, later) }},
 		{"sweepQueue of a deleted webhook", func(tx *Tx) (any, error) {
-			if err := DropQueue(tx, 1); err != nil {
+			if err := dropQueue(tx, 1); err != nil {
 				return nil, err
 			}
 			return sweepQueue(tx, 1, epoch)
@@ -746,17 +746,17 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return none(Raise(tx, Event{Type: "call.ended", Owner: 1, Team: 1, At: epoch}))
 		}},
 		{"Raise for the operator", func(tx *Tx) (any, error) {
-			return none(Raise(tx, Event{Type: KeyExpiring, Operator: true, At: epoch}))
+			return none(Raise(tx, Event{Type: keyExpiring, Operator: true, At: epoch}))
 		}},
 		{"SaveWebhook", func(tx *Tx) (any, error) {
-			w, err := FindWebhook(tx, 1)
+			w, err := findWebhook(tx, 1)
 			if err != nil {
 				return nil, err
 			}
 			w.Active = false
-			return none(SaveWebhook(tx, w))
+			return none(saveWebhook(tx, w))
 		}},
-		{"RemoveWebhook", func(tx *Tx) (any, error) { return none(RemoveWebhook(tx, 1)) }},
+		{"RemoveWebhook", func(tx *Tx) (any, error) { return none(removeWebhook(tx, 1)) }},
 		{"Notices.raiseOne", func(tx *Tx) (any, error) {
 			key, err := ring.Get(tx, rotated)
 			if err != nil {
@@ -769,39 +769,39 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			key.ExpiresAt = later
 			return none(a.notices.expiring(tx, key, epoch))
 		})},
-		{"FindEvent", func(tx *Tx) (any, error) { return FindEvent(tx, "2") }},
-		{"GetEvents", func(tx *Tx) (any, error) { return GetEvents(tx, []Span{{ID: 1}, {ID: 2}}) }},
+		{"FindEvent", func(tx *Tx) (any, error) { return findEvent(tx, "2") }},
+		{"GetEvents", func(tx *Tx) (any, error) { return getEvents(tx, []span{{ID: 1}, {ID: 2}}) }},
 		{"EventsBetween", func(tx *Tx) (any, error) {
-			return len(EventsBetween(tx, ScopeKeys(1, 0), epoch, later)), nil
+			return len(eventsBetween(tx, ScopeKeys(1, 0), epoch, later)), nil
 		}},
-		{"DueReminders", func(tx *Tx) (any, error) { list, err := DueReminders(tx, later, 10); return len(list), err }},
+		{"DueReminders", func(tx *Tx) (any, error) { list, err := dueReminders(tx, later, 10); return len(list), err }},
 		{"SaveEvent", func(tx *Tx) (any, error) {
-			e, err := SaveEvent(tx, Appointment{Owner: 1, Title: "New", Kind: "meeting", Status: EventScheduled, Start: epoch, End: epoch.Add(time.Hour), UUID: "x", ID: 77})
+			e, err := saveEvent(tx, appointment{Owner: 1, Title: "New", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(time.Hour), UUID: "x", ID: 77})
 			return e.ID, err
 		}},
 		{"SaveEvent with a new id", func(tx *Tx) (any, error) {
-			e, err := SaveEvent(tx, Appointment{Owner: 1, Title: "New", Kind: "meeting", Status: EventScheduled, Start: epoch, End: epoch.Add(time.Hour)})
+			e, err := saveEvent(tx, appointment{Owner: 1, Title: "New", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(time.Hour)})
 			return e.ID, err
 		}},
-		{"ScheduleOf", func(tx *Tx) (any, error) { return ScheduleOf(tx, 1) }},
-		{"NextCall", func(tx *Tx) (any, error) { c, err := NextCall(tx); return c.ID, err }},
-		{"LapsedCalls", func(tx *Tx) (any, error) { list, err := LapsedCalls(tx, later, 10); return len(list), err }},
+		{"ScheduleOf", func(tx *Tx) (any, error) { return scheduleOf(tx, 1) }},
+		{"NextCall", func(tx *Tx) (any, error) { c, err := nextCall(tx); return c.ID, err }},
+		{"LapsedCalls", func(tx *Tx) (any, error) { list, err := lapsedCalls(tx, later, 10); return len(list), err }},
 		{"lapse", func(tx *Tx) (any, error) { return none(lapse(tx, later)) }},
-		{"Move to failed", withCall("2", move(CallFailed))},
-		{"Move to completed", withCall("2", func(tx *Tx, c Call) (any, error) {
+		{"Move to failed", withCall("2", move(callFailed))},
+		{"Move to completed", withCall("2", func(tx *Tx, c call) (any, error) {
 			c.StartedAt = epoch
-			return move(CallCompleted)(tx, c)
+			return move(callCompleted)(tx, c)
 		})},
-		{"Call.Operators", withCall("2", func(tx *Tx, c Call) (any, error) {
+		{"Call.Operators", withCall("2", func(tx *Tx, c call) (any, error) {
 			shown, err := c.Operators(tx)
 			return fmt.Sprint(shown["agent"], shown["prompt_variables"]), err
 		})},
-		{"RaiseCall", withCall("2", func(tx *Tx, c Call) (any, error) {
+		{"RaiseCall", withCall("2", func(tx *Tx, c call) (any, error) {
 			after := c
-			after.Status = CallCompleted
-			return none(RaiseCall(tx, c, after, epoch))
+			after.Status = callCompleted
+			return none(raiseCall(tx, c, after, epoch))
 		})},
-		{"RaiseQueued", withCall("2", func(tx *Tx, c Call) (any, error) { return none(RaiseQueued(tx, c, epoch)) })},
+		{"RaiseQueued", withCall("2", func(tx *Tx, c call) (any, error) { return none(raiseQueued(tx, c, epoch)) })},
 	}
 }
 
@@ -898,7 +898,7 @@ func TestStore_DamageReachesJob(t *testing.T) {
 		{"Sender.scan", "webhook_queues webhook_queues/due", nil, func() error { _, err := a.Sender.scan(); return err }},
 		{"Sender.next", "webhook_queues webhook_outbox webhooks", nil, func() error { _, err := a.Sender.next(1); return err }},
 		{"Sender.Try", "webhook_queues webhooks", nil, func() error {
-			_, err := a.Sender.Try(t.Context(), Webhook{ID: 1, URL: "http://127.0.0.1:1/"}, "call.ended", []byte("{}"))
+			_, err := a.Sender.Try(t.Context(), webhook{ID: 1, URL: "http://127.0.0.1:1/"}, "call.ended", []byte("{}"))
 			return err
 		}},
 	} {

@@ -145,18 +145,18 @@ func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 	return b.Put(key, value)
 }
 
-// SealEntry gives the value of an index entry that ends with a record's key of
+// sealEntry gives the value of an index entry that ends with a record's key of
 // n bytes: that length, and a CRC-32C of the entry and it.
-func SealEntry(entry []byte, n int) []byte {
+func sealEntry(entry []byte, n int) []byte {
 	value := make([]byte, 5)
 	value[0] = byte(n)
 	binary.BigEndian.PutUint32(value[1:], checksum(entry, value[:1]))
 	return value
 }
 
-// EntryKey gives the record's key with which an index entry ends. The length
+// entryKey gives the record's key with which an index entry ends. The length
 // alone, without a checksum, is how development versions wrote it.
-func EntryKey(bucket string, entry, value []byte) ([]byte, error) {
+func entryKey(bucket string, entry, value []byte) ([]byte, error) {
 	if len(value) != 1 && len(value) != 5 || int(value[0]) > len(entry) {
 		return nil, fmt.Errorf("%s/%x: not an index entry", bucket, entry)
 	}
@@ -166,9 +166,9 @@ func EntryKey(bucket string, entry, value []byte) ([]byte, error) {
 	return entry[len(entry)-int(value[0]):], nil
 }
 
-// Damage is what a walk through an index panics with at a damaged entry, for it
+// damage is what a walk through an index panics with at a damaged entry, for it
 // has no error to give. Store makes an error of it again.
-type Damage struct{ Err error }
+type damage struct{ Err error }
 
 // checksum covers the key too, so that a value found under another key is seen.
 func checksum(key, value []byte) uint32 {

@@ -120,7 +120,7 @@ func TestProgram_HotBackup(t *testing.T) {
 		}
 		// It is put where the database was, as a restore does.
 		folder := copyFolder(t, data)
-		if err := os.Rename(path, StorePath(folder)); err != nil {
+		if err := os.Rename(path, storePath(folder)); err != nil {
 			t.Fatal(err)
 		}
 		if problems, err := l.inspect(folder, began, ended); err != nil || len(problems) > 0 {

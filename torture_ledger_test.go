@@ -297,7 +297,7 @@ func (l *ledger) counts() string {
 // does not fit. The folder may have what was asked for until a later time. It
 // is changed by it.
 func (l *ledger) inspect(data string, at, until time.Time) (problems []string, err error) {
-	config := DefaultConfig()
+	config := defaultConfig()
 	config.Server.Data, config.Webhooks.AllowPrivateTargets = data, true
 	app, err := OpenApp(AppOptions{Config: config, Clock: clock.NewClockFrom(func() clock.Reading { return clock.Reading{Wall: at} }), Create: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -392,7 +392,7 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 	calls, err1 := callTable.Count(tx)
 	events, err2 := appointmentTable.Count(tx)
 	keys, err3 := KeyTable.Count(tx)
-	queue, err4 := FindQueue(tx, 1)
+	queue, err4 := findQueue(tx, 1)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return err
 	}
@@ -403,7 +403,7 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 		report("%d calls, %d events and %d keys are stored, the webhook is told of %d", calls, events, keys, told)
 	}
 	for limit, stored := range map[string]int{CallsPerDay: calls, EventsPerDay: events} {
-		w, err := ReadQuota(tx, l.callerID, Limit{limit, 1_000_000, 24 * time.Hour})
+		w, err := readQuota(tx, l.callerID, Limit{limit, 1_000_000, 24 * time.Hour})
 		if err != nil {
 			return err
 		}

@@ -34,8 +34,8 @@ const (
 	secretPrefix = "whsec_"
 )
 
-// Hooks serves the webhooks to their owners and to the operator.
-type Hooks struct {
+// hooks serves the webhooks to their owners and to the operator.
+type hooks struct {
 	store   *Store
 	peppers Peppers
 	targets *Targets
@@ -45,12 +45,12 @@ type Hooks struct {
 // NewHooks serves the webhooks of a store. Their secrets have to be readable,
 // to sign with, so they are not hashed but sealed by Peppers.Encrypt: the
 // database file alone does not give them away.
-func NewHooks(store *Store, peppers Peppers, targets *Targets, sender *Sender) *Hooks {
-	return &Hooks{store, peppers, targets, sender}
+func NewHooks(store *Store, peppers Peppers, targets *Targets, sender *Sender) *hooks {
+	return &hooks{store, peppers, targets, sender}
 }
 
 // Routes lists the endpoints of owners. All pay the minute limit alone.
-func (h *Hooks) Routes() []Route {
+func (h *hooks) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/webhooks", Handle: h.list},
 		{Method: "POST", Path: "/api/webhooks/create", Handle: h.create},
@@ -64,7 +64,7 @@ func (h *Hooks) Routes() []Route {
 
 // AdminRoutes lists the endpoints of the operator, who sees all webhooks. One
 // made there without an owner is the operator's own, and hears of every owner.
-func (h *Hooks) AdminRoutes() []Route {
+func (h *hooks) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll},
 		{Method: "POST", Path: "/admin/v1/webhooks", Handle: h.create},
@@ -78,19 +78,19 @@ func (h *Hooks) AdminRoutes() []Route {
 }
 
 // find reads the webhook that the path names, if who asks may see it.
-func (h *Hooks) find(tx *Tx, r *Request) (Webhook, error) {
+func (h *hooks) find(tx *Tx, r *Request) (webhook, error) {
 	id, err := r.NumberParam("id")
 	if err != nil {
-		return Webhook{}, err
+		return webhook{}, err
 	}
-	w, err := FindWebhook(tx, id)
+	w, err := findWebhook(tx, id)
 	if err == nil && r.Key != nil && w.Owner != r.Key.Owner {
-		return Webhook{}, ErrNotFound
+		return webhook{}, ErrNotFound
 	}
 	return w, err
 }
 
-func (h *Hooks) create(w http.ResponseWriter, r *Request) error {
+func (h *hooks) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -98,25 +98,25 @@ func (h *Hooks) create(w http.ResponseWriter, r *Request) error {
 	secret := secretPrefix + keytext.RandomHex(32)
 	var shown map[string]any
 	err = r.Update(h.store, func(tx *Tx) error {
-		hook := Webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
+		hook := webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
 		if hook.Owner, err = h.owner(tx, r, body); err != nil {
 			return err
 		}
 		if err := h.fill(r, &hook, body, true); err != nil {
 			return err
 		}
-		if list, err := Webhooks(tx, hook.Owner); err != nil {
+		if list, err := webhooks(tx, hook.Owner); err != nil {
 			return err
 		} else if len(list) >= maxWebhooks {
 			return ErrValidation.With("There are %d webhooks, the most that one owner can have. Delete one first.", len(list))
 		}
-		if hook.ID, err = NewWebhookID(tx); err != nil {
+		if hook.ID, err = newWebhookID(tx); err != nil {
 			return err
 		}
-		if hook.Secret, err = h.peppers.Encrypt(SecretPurpose, hook.Bound(), secret); err != nil {
+		if hook.Secret, err = h.peppers.Encrypt(secretPurpose, hook.Bound(), secret); err != nil {
 			return err
 		}
-		if err := SaveWebhook(tx, hook); err != nil {
+		if err := saveWebhook(tx, hook); err != nil {
 			return err
 		}
 		shown, err = showWebhook(tx, r, hook)
@@ -131,7 +131,7 @@ func (h *Hooks) create(w http.ResponseWriter, r *Request) error {
 }
 
 // owner says whose a new webhook is.
-func (h *Hooks) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
+func (h *hooks) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	if r.Key != nil {
 		return r.Key.Owner, nil
 	}
@@ -144,7 +144,7 @@ func (h *Hooks) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 }
 
 // fill sets what a body says of a webhook; with whole it must say everything.
-func (h *Hooks) fill(r *Request, w *Webhook, body *Body, whole bool) error {
+func (h *hooks) fill(r *Request, w *webhook, body *Body, whole bool) error {
 	for _, name := range []string{"name", "url", "subscribed_events"} {
 		if !body.Given(name) && (whole || body.Has(name)) {
 			return ErrMissing.With("%s is missing. A webhook has name, url and subscribed_events.", name)
@@ -177,7 +177,7 @@ func (h *Hooks) fill(r *Request, w *Webhook, body *Body, whole bool) error {
 
 // checkEvents checks what a webhook wants to hear of, and drops what it names
 // twice.
-func checkEvents(w *Webhook) error {
+func checkEvents(w *webhook) error {
 	known := EventTypes()
 	if w.Owner == 0 {
 		known = OperatorEventTypes()
@@ -215,7 +215,7 @@ func mayHear(k *Key, events []string) error {
 	return nil
 }
 
-func (h *Hooks) update(w http.ResponseWriter, r *Request) error {
+func (h *hooks) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -229,7 +229,7 @@ func (h *Hooks) update(w http.ResponseWriter, r *Request) error {
 			return nil, err
 		}
 		hook.UpdatedAt = r.Now
-		if err := SaveWebhook(tx, hook); err != nil {
+		if err := saveWebhook(tx, hook); err != nil {
 			return nil, err
 		}
 		return showWebhook(tx, r, hook)
@@ -237,7 +237,7 @@ func (h *Hooks) update(w http.ResponseWriter, r *Request) error {
 }
 
 // answer makes a change and answers with what it gives.
-func (h *Hooks) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
+func (h *hooks) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
 	var shown map[string]any
 	err := r.Update(h.store, func(tx *Tx) (err error) {
 		shown, err = change(tx)
@@ -249,19 +249,19 @@ func (h *Hooks) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (h *Hooks) remove(w http.ResponseWriter, r *Request) error {
+func (h *hooks) remove(w http.ResponseWriter, r *Request) error {
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {
 			return nil, err
 		}
-		return map[string]any{"message": "Deleted."}, RemoveWebhook(tx, hook.ID)
+		return map[string]any{"message": "Deleted."}, removeWebhook(tx, hook.ID)
 	})
 }
 
 // showWebhook gives a webhook as its owner sees it.
-func showWebhook(tx *Tx, r *Request, w Webhook) (map[string]any, error) {
-	q, err := FindQueue(tx, w.ID)
+func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
+	q, err := findQueue(tx, w.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -310,10 +310,10 @@ func showAttempt(a Attempt) map[string]any {
 	return shown
 }
 
-func (h *Hooks) list(w http.ResponseWriter, r *Request) error {
+func (h *hooks) list(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	err := h.store.View(func(tx *Tx) error {
-		list, err := Webhooks(tx, r.Key.Owner)
+		list, err := webhooks(tx, r.Key.Owner)
 		for _, hook := range list {
 			shown, err := showWebhook(tx, r, hook)
 			if err != nil {
@@ -329,14 +329,14 @@ func (h *Hooks) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "webhooks": rows})
 }
 
-func (h *Hooks) listAll(w http.ResponseWriter, r *Request) error {
+func (h *hooks) listAll(w http.ResponseWriter, r *Request) error {
 	page, err := ReadPage(r.URL.Query(), 25, 1000)
 	if err != nil {
 		return err
 	}
 	rows, count := []any{}, 0
 	err = h.store.View(func(tx *Tx) error {
-		return EachWebhook(tx, func(hook Webhook) error {
+		return eachWebhook(tx, func(hook webhook) error {
 			if count++; count <= (page.Number-1)*page.Limit || len(rows) == page.Limit {
 				return nil
 			}
@@ -352,7 +352,7 @@ func (h *Hooks) listAll(w http.ResponseWriter, r *Request) error {
 }
 
 // read finds the webhook that the path names, outside of a change.
-func (h *Hooks) read(r *Request, and func(*Tx, Webhook) error) (hook Webhook, err error) {
+func (h *hooks) read(r *Request, and func(*Tx, webhook) error) (hook webhook, err error) {
 	err = h.store.View(func(tx *Tx) error {
 		if hook, err = h.find(tx, r); err != nil || and == nil {
 			return err
@@ -362,9 +362,9 @@ func (h *Hooks) read(r *Request, and func(*Tx, Webhook) error) (hook Webhook, er
 	return hook, err
 }
 
-func (h *Hooks) get(w http.ResponseWriter, r *Request) error {
+func (h *hooks) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
-	_, err := h.read(r, func(tx *Tx, hook Webhook) (err error) {
+	_, err := h.read(r, func(tx *Tx, hook webhook) (err error) {
 		shown, err = showWebhook(tx, r, hook)
 		return err
 	})
@@ -376,7 +376,7 @@ func (h *Hooks) get(w http.ResponseWriter, r *Request) error {
 
 // test sends a sample and tells how that went. event_type says of which of the
 // webhook's events, the first where it does not.
-func (h *Hooks) test(w http.ResponseWriter, r *Request) error {
+func (h *hooks) test(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
 		return err
@@ -390,7 +390,7 @@ func (h *Hooks) test(w http.ResponseWriter, r *Request) error {
 	if err := body.Err(); err != nil {
 		return err
 	}
-	payload, err := Payload(Sample(event, r.Now))
+	payload, err := payload(sample(event, r.Now))
 	if err != nil {
 		return err
 	}
@@ -411,15 +411,15 @@ func (h *Hooks) test(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (h *Hooks) logs(w http.ResponseWriter, r *Request) error {
+func (h *hooks) logs(w http.ResponseWriter, r *Request) error {
 	page, err := ReadPage(r.URL.Query(), 25, 100)
 	if err != nil {
 		return err
 	}
 	rows, count := []any{}, 0
-	_, err = h.read(r, func(tx *Tx, hook Webhook) error {
+	_, err = h.read(r, func(tx *Tx, hook webhook) error {
 		var list []Attempt
-		list, count, err = Attempts(tx, hook.ID, page.Bounds)
+		list, count, err = attempts(tx, hook.ID, page.Bounds)
 		for _, a := range list {
 			shown := showAttempt(a)
 			if r.Key == nil {
@@ -437,7 +437,7 @@ func (h *Hooks) logs(w http.ResponseWriter, r *Request) error {
 
 // redeliver queues what an entry of the log has sent once more: the same bytes
 // under the same delivery id.
-func (h *Hooks) redeliver(w http.ResponseWriter, r *Request) error {
+func (h *hooks) redeliver(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -454,7 +454,7 @@ func (h *Hooks) redeliver(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return nil, err
 		}
-		d, err := Repeat(tx, hook.ID, entry, r.Now)
+		d, err := repeat(tx, hook.ID, entry, r.Now)
 		return map[string]any{"delivery_id": d.ID, "event_type": d.Event, "message": "Queued."}, err
 	})
 }

@@ -33,8 +33,8 @@ const (
 	KeyRevoked   = "key.revoked"
 	KeyPaused    = "key.paused"
 	KeyResumed   = "key.resumed"
-	KeyExpiring  = "key.expiring"
-	LimitReached = "limit.reached"
+	keyExpiring  = "key.expiring"
+	limitReached = "limit.reached"
 )
 
 // EventTypes lists what everybody may subscribe to (contract 8.1).
@@ -48,7 +48,7 @@ func EventTypes() []string {
 // OperatorEventTypes lists what the operator's webhooks may subscribe to: all
 // of EventTypes, of every owner, and what concerns the operator alone.
 func OperatorEventTypes() []string {
-	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, KeyExpiring, LimitReached)
+	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached)
 }
 
 // Raise tells of an event in the transaction of the change that caused it: both
@@ -62,28 +62,28 @@ func Raise(tx *Tx, e Event) error {
 	if err != nil || len(webhooks) == 0 {
 		return err
 	}
-	body, err := Payload(e)
+	body, err := payload(e)
 	if err != nil {
 		return err
 	}
 	for _, id := range webhooks {
-		if err := Push(tx, Delivery{Webhook: id, ID: NewDeliveryID(), Event: e.Type, Body: body, At: e.At}); err != nil {
+		if err := push(tx, delivery{Webhook: id, ID: newDeliveryID(), Event: e.Type, Body: body, At: e.At}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// NewDeliveryID makes the id by which a receiver knows a delivery that comes
+// newDeliveryID makes the id by which a receiver knows a delivery that comes
 // twice.
-func NewDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
+func newDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
 // listening gives the webhooks that are to hear of an event: the operator's,
 // the owner's, and those of the members of its team, who may see its record
 // (contract 1.9).
 func listening(tx *Tx, e Event) ([]uint64, error) {
 	if e.Operator {
-		return Listeners(tx, e.Type, 0)
+		return listeners(tx, e.Type, 0)
 	}
 	owners := []uint64{0, e.Owner}
 	if e.Team != 0 {
@@ -93,11 +93,11 @@ func listening(tx *Tx, e Event) ([]uint64, error) {
 		}
 		owners = append(owners, t.Members...)
 	}
-	return Listeners(tx, e.Type, owners...)
+	return listeners(tx, e.Type, owners...)
 }
 
-// Payload gives the bytes that are sent for an event (contract 8.2, 8.3).
-func Payload(e Event) ([]byte, error) {
+// payload gives the bytes that are sent for an event (contract 8.2, 8.3).
+func payload(e Event) ([]byte, error) {
 	at := Seconds(e.At)
 	if strings.HasPrefix(e.Type, "calendar.") { // contract 1.5
 		at = Millis(e.At)
@@ -119,9 +119,9 @@ func KeyEvent(kind string, k *Key, now time.Time) Event {
 	}}}
 }
 
-// Sample is an event of a type about something made up, to try a receiver with.
+// sample is an event of a type about something made up, to try a receiver with.
 // Its payload says so in a member test.
-func Sample(kind string, now time.Time) Event {
+func sample(kind string, now time.Time) Event {
 	agent := map[string]any{"id": 1, "name": "Sample agent", "assistant_id": "assistant_sample"}
 	body := map[string]any{"test": true}
 	switch kind, what, _ := strings.Cut(kind, "."); kind {
@@ -147,8 +147,8 @@ func Sample(kind string, now time.Time) Event {
 	return Event{Type: kind, At: now, Body: body}
 }
 
-// Webhook is an endpoint of a subscriber: where to send which events.
-type Webhook struct {
+// webhook is an endpoint of a subscriber: where to send which events.
+type webhook struct {
 	ID        uint64    `json:"id"`
 	Owner     uint64    `json:"owner,omitempty"` // 0: the operator, who hears of everything
 	Name      string    `json:"name"`
@@ -163,11 +163,11 @@ type Webhook struct {
 
 // webhookTable has two indexes: by whose a webhook is, and, of those that are
 // active, by whose it is and what it wants to hear of.
-var webhookTable = Table[Webhook]{
-	Name: "webhooks", Audit: Told{Object: "webhook"}, Key: func(w Webhook) []byte { return IDKey(w.ID) },
-	Indexes: []Index[Webhook]{
-		{"owner", func(w Webhook) [][]byte { return [][]byte{IDKey(w.Owner)} }},
-		{"listener", func(w Webhook) (keys [][]byte) {
+var webhookTable = Table[webhook]{
+	Name: "webhooks", Audit: Told{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
+	Indexes: []Index[webhook]{
+		{"owner", func(w webhook) [][]byte { return [][]byte{IDKey(w.Owner)} }},
+		{"listener", func(w webhook) (keys [][]byte) {
 			for _, event := range w.Events {
 				if w.Active {
 					keys = append(keys, listenerKey(w.Owner, event))
@@ -189,37 +189,37 @@ func listenerKey(owner uint64, event string) []byte {
 
 // Bound is what the sealed secret of a webhook belongs to: moved to another
 // webhook it cannot be opened.
-func (w Webhook) Bound() []byte { return IDKey(w.ID) }
+func (w webhook) Bound() []byte { return IDKey(w.ID) }
 
-// NewWebhookID gives the number of the next webhook. No number is used twice.
-func NewWebhookID(tx *Tx) (uint64, error) { return webhookTable.NextID(tx) }
+// newWebhookID gives the number of the next webhook. No number is used twice.
+func newWebhookID(tx *Tx) (uint64, error) { return webhookTable.NextID(tx) }
 
-// FindWebhook reads a webhook, whoever it belongs to; ErrNotFound where there
+// findWebhook reads a webhook, whoever it belongs to; ErrNotFound where there
 // is none.
-func FindWebhook(tx *Tx, id uint64) (Webhook, error) { return webhookTable.Get(tx, IDKey(id)) }
+func findWebhook(tx *Tx, id uint64) (webhook, error) { return webhookTable.Get(tx, IDKey(id)) }
 
-// SaveWebhook stores a webhook. One that is not active is sent nothing: new
+// saveWebhook stores a webhook. One that is not active is sent nothing: new
 // events pass it by, and what waits for it stays.
-func SaveWebhook(tx *Tx, w Webhook) error {
-	old, err := FindWebhook(tx, w.ID)
+func saveWebhook(tx *Tx, w webhook) error {
+	old, err := findWebhook(tx, w.ID)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	afresh := old.URL != w.URL || w.Active && !old.Active
-	return errors.Join(webhookTable.Put(tx, w), SwitchQueue(tx, w.ID, w.Active, afresh))
+	return errors.Join(webhookTable.Put(tx, w), switchQueue(tx, w.ID, w.Active, afresh))
 }
 
-// RemoveWebhook deletes a webhook with its log and all that waits for it;
+// removeWebhook deletes a webhook with its log and all that waits for it;
 // ErrNotFound where there is none.
-func RemoveWebhook(tx *Tx, id uint64) error {
+func removeWebhook(tx *Tx, id uint64) error {
 	if err := webhookTable.Delete(tx, IDKey(id)); err != nil {
 		return err
 	}
-	return DropQueue(tx, id)
+	return dropQueue(tx, id)
 }
 
-// Webhooks gives the webhooks of an owner (0: the operator's), oldest first.
-func Webhooks(tx *Tx, owner uint64) (list []Webhook, err error) {
+// webhooks gives the webhooks of an owner (0: the operator's), oldest first.
+func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
 	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), false) {
 		if len(rest) > 0 {
 			continue
@@ -233,8 +233,8 @@ func Webhooks(tx *Tx, owner uint64) (list []Webhook, err error) {
 	return list, nil
 }
 
-// EachWebhook gives all webhooks, newest first, until visit fails.
-func EachWebhook(tx *Tx, visit func(Webhook) error) error {
+// eachWebhook gives all webhooks, newest first, until visit fails.
+func eachWebhook(tx *Tx, visit func(webhook) error) error {
 	for w, err := range webhookTable.All(tx, true) {
 		if err == nil {
 			err = visit(w)
@@ -246,9 +246,9 @@ func EachWebhook(tx *Tx, visit func(Webhook) error) error {
 	return nil
 }
 
-// Listeners gives the ids of the active webhooks of the owners (0: the
+// listeners gives the ids of the active webhooks of the owners (0: the
 // operator) that want to hear of an event.
-func Listeners(tx *Tx, event string, owners ...uint64) (ids []uint64, err error) {
+func listeners(tx *Tx, event string, owners ...uint64) (ids []uint64, err error) {
 	for i, owner := range owners {
 		if slices.Contains(owners[:i], owner) {
 			continue

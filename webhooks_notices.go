@@ -97,7 +97,7 @@ func (n *Notices) Flush() error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	wanted, err := n.wanted(LimitReached)
+	wanted, err := n.wanted(limitReached)
 	if err == nil && wanted {
 		err = n.raise(fresh)
 	}
@@ -108,7 +108,7 @@ func (n *Notices) Flush() error {
 // wanted says whether anybody listens to an event of the operator.
 func (n *Notices) wanted(event string) (yes bool, err error) {
 	err = n.store.View(func(tx *Tx) error {
-		ids, err := Listeners(tx, event, 0)
+		ids, err := listeners(tx, event, 0)
 		yes = len(ids) > 0
 		return err
 	})
@@ -165,7 +165,7 @@ func (n *Notices) raiseOne(tx *Tx, r reachedNow) error {
 		})
 		return nil
 	}
-	e := KeyEvent(LimitReached, r.holder, r.at)
+	e := KeyEvent(limitReached, r.holder, r.at)
 	e.Body["limit"] = map[string]any{"name": r.limit, "limit": r.size.Max, "window_seconds": int(r.size.Window / time.Second)}
 	if err := Raise(tx, e); err != nil {
 		return err
@@ -195,7 +195,7 @@ func dropReached(tx *Tx, before time.Time) error {
 // noted, so that one made later still hears of them. It is to be called about
 // every minute.
 func (n *Notices) Expiring(now time.Time) error {
-	wanted, err := n.wanted(KeyExpiring)
+	wanted, err := n.wanted(keyExpiring)
 	for more := wanted; more && err == nil; {
 		err = n.store.Update(func(tx *Tx) error {
 			keys, err := n.keyring.Expiring(tx, now.Add(n.ahead), noticesAtOnce)
@@ -216,5 +216,5 @@ func (n *Notices) expiring(tx *Tx, key *Key, now time.Time) error {
 	if err := n.keyring.Save(tx, key); err != nil || !now.Before(key.ExpiresAt) {
 		return err // what has expired already is no news
 	}
-	return Raise(tx, KeyEvent(KeyExpiring, key, now))
+	return Raise(tx, KeyEvent(keyExpiring, key, now))
 }

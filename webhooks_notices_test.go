@@ -167,7 +167,7 @@ func TestNotices_Expiring(t *testing.T) {
 		}
 		a.send()
 		for _, id := range []string{soon, later, never, gone, expired} {
-			if got := v.told(id); len(got) != want[id] || len(got) > 0 && got[0] != KeyExpiring {
+			if got := v.told(id); len(got) != want[id] || len(got) > 0 && got[0] != keyExpiring {
 				t.Errorf("after %s: key %s: got %v, want %d", pass, id, got, want[id])
 			}
 		}

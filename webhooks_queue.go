@@ -29,9 +29,9 @@ const (
 	deadAttempts = 10
 )
 
-// Delivery is one event on its way to one webhook: the bytes that are sent, the
+// delivery is one event on its way to one webhook: the bytes that are sent, the
 // same on each attempt.
-type Delivery struct {
+type delivery struct {
 	Webhook uint64    `json:"webhook"`
 	Number  uint64    `json:"number"` // its place in the webhook's order
 	ID      string    `json:"id"`     // told to the receiver
@@ -40,10 +40,10 @@ type Delivery struct {
 	At      time.Time `json:"at"`
 }
 
-// Queue says which deliveries wait for a webhook, in order, and how they go.
+// queue says which deliveries wait for a webhook, in order, and how they go.
 // Those with the numbers from Next-Waiting to Next-1 wait; the first of them is
 // sent until it arrives or has failed for good, and only then the next.
-type Queue struct {
+type queue struct {
 	Webhook uint64 `json:"webhook"`
 	Next    uint64 `json:"next"`
 	Waiting int    `json:"waiting"`
@@ -97,11 +97,11 @@ func pairKey(webhook, number uint64) []byte {
 const outboxName = "webhook_outbox"
 
 var (
-	deliveryTable = Table[Delivery]{Name: outboxName, Key: func(d Delivery) []byte { return pairKey(d.Webhook, d.Number) }}
+	deliveryTable = Table[delivery]{Name: outboxName, Key: func(d delivery) []byte { return pairKey(d.Webhook, d.Number) }}
 	attemptTable  = Table[Attempt]{Name: "webhook_log", Key: func(a Attempt) []byte { return pairKey(a.Webhook, a.Number) }}
-	queueTable    = Table[Queue]{
-		Name: "webhook_queues", Key: func(q Queue) []byte { return IDKey(q.Webhook) },
-		Indexes: []Index[Queue]{{"due", dueEntries}},
+	queueTable    = Table[queue]{
+		Name: "webhook_queues", Key: func(q queue) []byte { return IDKey(q.Webhook) },
+		Indexes: []Index[queue]{{"due", dueEntries}},
 	}
 )
 
@@ -109,7 +109,7 @@ var (
 func OutboxTables() []Checked { return []Checked{deliveryTable, attemptTable, queueTable} }
 
 // dueEntries orders the queues that may be sent from by when they were due.
-func dueEntries(q Queue) [][]byte {
+func dueEntries(q queue) [][]byte {
 	if q.Waiting == 0 || q.Stopped || q.Gone {
 		return nil
 	}
@@ -119,26 +119,26 @@ func dueEntries(q Queue) [][]byte {
 	return [][]byte{IDKey(uint64(q.Due.UnixNano()))}
 }
 
-// OutboxChanged gives a channel that holds a token once a delivery was stored
+// outboxChanged gives a channel that holds a token once a delivery was stored
 // or has left.
-func OutboxChanged(s *Store) <-chan struct{} { return s.Watch(outboxName) }
+func outboxChanged(s *Store) <-chan struct{} { return s.Watch(outboxName) }
 
-// FindQueue reads the queue of a webhook; a new one where there is none. What
+// findQueue reads the queue of a webhook; a new one where there is none. What
 // has never arrived anywhere counts as slow.
-func FindQueue(tx *Tx, webhook uint64) (Queue, error) {
+func findQueue(tx *Tx, webhook uint64) (queue, error) {
 	q, err := queueTable.Get(tx, IDKey(webhook))
 	if errors.Is(err, ErrNotFound) {
-		return Queue{Webhook: webhook, Next: 1, FirstLog: 1, NextLog: 1, Slow: true}, nil
+		return queue{Webhook: webhook, Next: 1, FirstLog: 1, NextLog: 1, Slow: true}, nil
 	}
 	return q, err
 }
 
 // first is the number of the delivery whose turn it is.
-func (q Queue) first() uint64 { return q.Next - uint64(q.Waiting) }
+func (q queue) first() uint64 { return q.Next - uint64(q.Waiting) }
 
-// DueQueues gives the queues whose first delivery may be sent at a service
+// dueQueues gives the queues whose first delivery may be sent at a service
 // time, the longest due first, until visit says to stop.
-func DueQueues(tx *Tx, moment time.Time, visit func(Queue) (more bool)) error {
+func dueQueues(tx *Tx, moment time.Time, visit func(queue) (more bool)) error {
 	for entry, key := range queueTable.Find(tx, "due", nil, false) {
 		if len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(moment.UnixNano()) {
 			return nil
@@ -154,23 +154,23 @@ func DueQueues(tx *Tx, moment time.Time, visit func(Queue) (more bool)) error {
 	return nil
 }
 
-// NextDelivery gives the delivery that may be sent to a webhook at a service
+// nextDelivery gives the delivery that may be sent to a webhook at a service
 // time; ErrNotFound where none may.
-func NextDelivery(tx *Tx, webhook uint64, moment time.Time) (Delivery, error) {
-	q, err := FindQueue(tx, webhook)
+func nextDelivery(tx *Tx, webhook uint64, moment time.Time) (delivery, error) {
+	q, err := findQueue(tx, webhook)
 	if err != nil {
-		return Delivery{}, err
+		return delivery{}, err
 	}
 	if dueEntries(q) == nil || q.Due.After(moment) {
-		return Delivery{}, ErrNotFound
+		return delivery{}, ErrNotFound
 	}
 	return deliveryTable.Get(tx, pairKey(webhook, q.first()))
 }
 
-// Push puts a delivery at the end of its webhook's queue. From a full queue the
+// push puts a delivery at the end of its webhook's queue. From a full queue the
 // oldest is dropped, and the log says so.
-func Push(tx *Tx, d Delivery) error {
-	q, err := FindQueue(tx, d.Webhook)
+func push(tx *Tx, d delivery) error {
+	q, err := findQueue(tx, d.Webhook)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func Push(tx *Tx, d Delivery) error {
 }
 
 // leave takes the first delivery out of the queue. The queue is not stored yet.
-func (q *Queue) leave(tx *Tx) error {
+func (q *queue) leave(tx *Tx) error {
 	if err := deliveryTable.Delete(tx, pairKey(q.Webhook, q.first())); err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (q *Queue) leave(tx *Tx) error {
 
 // log adds an entry, and takes the oldest away where there are too many. The
 // queue is not stored yet.
-func (q *Queue) log(tx *Tx, a Attempt) error {
+func (q *queue) log(tx *Tx, a Attempt) error {
 	a.Webhook, a.Number = q.Webhook, q.NextLog
 	if len(a.Body) > maxReplay {
 		a.Body = nil
@@ -230,7 +230,7 @@ func (q *Queue) log(tx *Tx, a Attempt) error {
 // has arrived leaves the queue, what has failed waits for its next attempt, and
 // leaves after the last one. Where nothing has arrived for so long that the
 // webhook should be switched off, dead says so in a sentence.
-func Settle(tx *Tx, d Delivery, a Attempt, moment time.Time) (dead string, err error) {
+func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (dead string, err error) {
 	q, err := queueTable.Get(tx, IDKey(d.Webhook))
 	if err != nil || q.Gone {
 		if errors.Is(err, ErrNotFound) {
@@ -269,9 +269,9 @@ func Settle(tx *Tx, d Delivery, a Attempt, moment time.Time) (dead string, err e
 	return dead, queueTable.Put(tx, q)
 }
 
-// AddAttempt puts an attempt at something that never waited into the log.
-func AddAttempt(tx *Tx, webhook uint64, a Attempt) error {
-	q, err := FindQueue(tx, webhook)
+// addAttempt puts an attempt at something that never waited into the log.
+func addAttempt(tx *Tx, webhook uint64, a Attempt) error {
+	q, err := findQueue(tx, webhook)
 	if err != nil {
 		return err
 	}
@@ -281,10 +281,10 @@ func AddAttempt(tx *Tx, webhook uint64, a Attempt) error {
 	return queueTable.Put(tx, q)
 }
 
-// Attempts gives the entries of a webhook's log, newest first, that page
+// attempts gives the entries of a webhook's log, newest first, that page
 // chooses of count.
-func Attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list []Attempt, count int, err error) {
-	q, err := FindQueue(tx, webhook)
+func attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list []Attempt, count int, err error) {
+	q, err := findQueue(tx, webhook)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -321,28 +321,28 @@ func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 	return waiting, oldest, nil
 }
 
-// Repeat queues what an entry of the log has sent again, with the same id and
+// repeat queues what an entry of the log has sent again, with the same id and
 // bytes. It is ErrNotFound where there is no such entry, ErrConflict where the
 // delivery still waits or its body is not kept.
-func Repeat(tx *Tx, webhook, entry uint64, now time.Time) (Delivery, error) {
+func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
 	a, err := attemptTable.Get(tx, pairKey(webhook, entry))
 	if errors.Is(err, ErrNotFound) {
-		return Delivery{}, ErrNotFound.With("No entry %d in the log of this webhook.", entry)
+		return delivery{}, ErrNotFound.With("No entry %d in the log of this webhook.", entry)
 	}
 	if err != nil {
-		return Delivery{}, err
+		return delivery{}, err
 	}
 	if a.Body == nil {
-		return Delivery{}, ErrConflict.With("The body of this delivery is not in this entry: it was not the last attempt, or the body was larger than %d bytes.", maxReplay)
+		return delivery{}, ErrConflict.With("The body of this delivery is not in this entry: it was not the last attempt, or the body was larger than %d bytes.", maxReplay)
 	}
-	d := Delivery{Webhook: webhook, ID: a.Delivery, Event: a.Event, Body: a.Body, At: now}
-	return d, Push(tx, d)
+	d := delivery{Webhook: webhook, ID: a.Delivery, Event: a.Event, Body: a.Body, At: now}
+	return d, push(tx, d)
 }
 
-// SwitchQueue stops a queue or has it go on. Afresh forgets how it went so far,
+// switchQueue stops a queue or has it go on. Afresh forgets how it went so far,
 // so that what waits is sent at once.
-func SwitchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
-	q, err := FindQueue(tx, webhook)
+func switchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
+	q, err := findQueue(tx, webhook)
 	if err != nil {
 		return err
 	}
@@ -353,10 +353,10 @@ func SwitchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
 	return queueTable.Put(tx, q)
 }
 
-// DropQueue gives up the queue of a deleted webhook. Its contents, which may be
+// dropQueue gives up the queue of a deleted webhook. Its contents, which may be
 // many, are for SweepOutbox.
-func DropQueue(tx *Tx, webhook uint64) error {
-	q, err := FindQueue(tx, webhook)
+func dropQueue(tx *Tx, webhook uint64) error {
+	q, err := findQueue(tx, webhook)
 	if err != nil {
 		return err
 	}
@@ -394,7 +394,7 @@ func SweepOutbox(s *Store, now time.Time) error {
 }
 
 // old says whether the oldest entry of the log is to go.
-func (q Queue) old(tx *Tx, now time.Time) (bool, error) {
+func (q queue) old(tx *Tx, now time.Time) (bool, error) {
 	if q.FirstLog == q.NextLog {
 		return false, nil
 	}
@@ -404,7 +404,7 @@ func (q Queue) old(tx *Tx, now time.Time) (bool, error) {
 
 // sweepQueue sweeps a part of one queue and says whether more is left.
 func sweepQueue(tx *Tx, webhook uint64, now time.Time) (more bool, err error) {
-	q, err := FindQueue(tx, webhook)
+	q, err := findQueue(tx, webhook)
 	if err != nil {
 		return false, err
 	}

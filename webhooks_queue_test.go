@@ -91,7 +91,7 @@ func TestPayload(t *testing.T) {
 		{"call.ended", `{"a":"<&>","event_type":"call.ended","timestamp":"2026-02-21T08:00:00Z"}`},
 		{"calendar.updated", `{"a":"<&>","event_type":"calendar.updated","timestamp":"2026-02-21T08:00:00.005Z"}`},
 	} {
-		if got, err := Payload(Event{Type: tt.kind, At: at, Body: map[string]any{"a": "<&>"}}); string(got) != tt.want || err != nil {
+		if got, err := payload(Event{Type: tt.kind, At: at, Body: map[string]any{"a": "<&>"}}); string(got) != tt.want || err != nil {
 			t.Errorf("got %s, %v; want %s", got, err, tt.want)
 		}
 	}
@@ -169,7 +169,7 @@ func TestOutbox_LogIsBounded(t *testing.T) {
 		t.Helper()
 		err := a.Store.Update(func(tx *Tx) error {
 			for range many {
-				if err := AddAttempt(tx, id, Attempt{At: a.clock.Now(), Status: 200, Body: make([]byte, maxReplay+1)}); err != nil {
+				if err := addAttempt(tx, id, Attempt{At: a.clock.Now(), Status: 200, Body: make([]byte, maxReplay+1)}); err != nil {
 					return err
 				}
 			}

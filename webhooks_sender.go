@@ -37,8 +37,8 @@ const (
 	sendGrace = 5 * time.Second
 )
 
-// SecretPurpose is what the secrets of webhooks are sealed for.
-const SecretPurpose = "webhook secret"
+// secretPurpose is what the secrets of webhooks are sealed for.
+const secretPurpose = "webhook secret"
 
 // SenderOptions are what a Sender is made of.
 type SenderOptions struct {
@@ -86,7 +86,7 @@ func NewSender(o SenderOptions) *Sender {
 
 // Start sends in the background from now on, what an earlier run left first.
 func (s *Sender) Start() {
-	changed := OutboxChanged(s.o.Store)
+	changed := outboxChanged(s.o.Store)
 	s.Wake()
 	s.ended.Go(func() {
 		for {
@@ -144,7 +144,7 @@ func (s *Sender) scan() (started int, err error) {
 		if s.closed || len(s.busy) >= maxSending {
 			return nil
 		}
-		return DueQueues(tx, moment, func(q Queue) bool {
+		return dueQueues(tx, moment, func(q queue) bool {
 			if _, already := s.busy[q.Webhook]; already || q.Slow && slow >= maxSending/2 {
 				return true
 			}
@@ -184,14 +184,14 @@ func (s *Sender) work(id uint64) {
 // next makes one attempt at the delivery whose turn it is. more says that the
 // following one may go out too.
 func (s *Sender) next(id uint64) (more bool, err error) {
-	var w Webhook
-	var d Delivery
+	var w webhook
+	var d delivery
 	moment := s.o.Clock.Service(s.o.Clock.Now())
 	err = s.o.Store.View(func(tx *Tx) error {
-		if d, err = NextDelivery(tx, id, moment); err != nil {
+		if d, err = nextDelivery(tx, id, moment); err != nil {
 			return err
 		}
-		w, err = FindWebhook(tx, id)
+		w, err = findWebhook(tx, id)
 		return err
 	})
 	s.mu.Lock()
@@ -212,7 +212,7 @@ func (s *Sender) next(id uint64) (more bool, err error) {
 
 // settle stores what came of an attempt, and switches off a webhook that has
 // not taken anything for days.
-func (s *Sender) settle(w Webhook, d Delivery, a Attempt) error {
+func (s *Sender) settle(w webhook, d delivery, a Attempt) error {
 	now := s.o.Clock.Now()
 	moment := s.o.Clock.Service(now) // after the answer: a retry is that much later, never earlier
 	dead := ""
@@ -220,12 +220,12 @@ func (s *Sender) settle(w Webhook, d Delivery, a Attempt) error {
 		if dead, err = Settle(tx, d, a, moment); err != nil || dead == "" {
 			return err
 		}
-		w, err := FindWebhook(tx, w.ID)
+		w, err := findWebhook(tx, w.ID)
 		if err != nil {
 			return err
 		}
 		w.Active, w.UpdatedAt, w.Reason = false, now, dead
-		return SaveWebhook(tx, w)
+		return saveWebhook(tx, w)
 	})
 	switch {
 	case err != nil:
@@ -240,23 +240,23 @@ func (s *Sender) settle(w Webhook, d Delivery, a Attempt) error {
 // Try sends something to a webhook at once, a single time and whatever waits
 // for it, and puts that into its log. Only what the receiver does is told in
 // the Attempt; an error is a fault of ours.
-func (s *Sender) Try(ctx context.Context, w Webhook, event string, body []byte) (Attempt, error) {
+func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) (Attempt, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	d := Delivery{Webhook: w.ID, ID: NewDeliveryID(), Event: event, Body: body}
+	d := delivery{Webhook: w.ID, ID: newDeliveryID(), Event: event, Body: body}
 	a := s.attempt(ctx, w, d)
 	a.Delivery, a.Event, a.Attempt = d.ID, d.Event, 1
 	return a, s.o.Store.Update(func(tx *Tx) error {
-		if _, err := FindWebhook(tx, w.ID); err != nil {
+		if _, err := findWebhook(tx, w.ID); err != nil {
 			return err
 		}
-		return AddAttempt(tx, w.ID, a)
+		return addAttempt(tx, w.ID, a)
 	})
 }
 
 // attempt makes one POST and tells how it went.
-func (s *Sender) attempt(ctx context.Context, w Webhook, d Delivery) (a Attempt) {
+func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt) {
 	a.At = s.o.Clock.Now().UTC()
 	began := time.Now()
 	defer func() {
@@ -289,8 +289,8 @@ func (s *Sender) attempt(ctx context.Context, w Webhook, d Delivery) (a Attempt)
 }
 
 // request makes the request of an attempt. It says the same each time.
-func (s *Sender) request(ctx context.Context, w Webhook, d Delivery) (*http.Request, error) {
-	secret, err := s.o.Peppers.Decrypt(SecretPurpose, w.Bound(), w.Secret)
+func (s *Sender) request(ctx context.Context, w webhook, d delivery) (*http.Request, error) {
+	secret, err := s.o.Peppers.Decrypt(secretPurpose, w.Bound(), w.Secret)
 	if err != nil {
 		return nil, fmt.Errorf("the secret of this webhook cannot be read: %w", err)
 	}
@@ -301,15 +301,15 @@ func (s *Sender) request(ctx context.Context, w Webhook, d Delivery) (*http.Requ
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("User-Agent", "Latchkey-Webhooks")
 	r.Header.Set("X-Klen-Delivery", d.ID)
-	r.Header.Set(s.o.Header, Sign(s.o.Scheme, secret, d.Body))
+	r.Header.Set(s.o.Header, sign(s.o.Scheme, secret, d.Body))
 	return r, nil
 }
 
-// Sign gives the signature of a body. How the hosted service makes it is not
+// sign gives the signature of a body. How the hosted service makes it is not
 // known (contract 8.4, 10), so this is the one place that knows: HMAC-SHA-256
 // under the secret as it is written, over the bytes that are sent, in lower-case
 // hex digits, behind "sha256=" where the scheme says so.
-func Sign(scheme, secret string, body []byte) string {
+func sign(scheme, secret string, body []byte) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write(body)
 	digits := hex.EncodeToString(mac.Sum(nil))
@@ -327,8 +327,8 @@ func (s *Sender) reason(ctx context.Context, err error) string {
 		err = outer.Err
 	}
 	switch {
-	case errors.Is(err, ErrTarget):
-		return ErrTarget.Error()
+	case errors.Is(err, errTarget):
+		return errTarget.Error()
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return fmt.Sprintf("no answer within %s", s.o.Timeout)
 	}
@@ -405,10 +405,10 @@ func oddAddress(host string) bool {
 
 func portAllowed(port int) bool { return port == 80 || port == 443 || port > 1023 && port < 1<<16 }
 
-// ErrTarget is what a Client's requests fail with where the address is not
+// errTarget is what a Client's requests fail with where the address is not
 // allowed. It does not say which address it was: the name server's answer may
 // be nobody's business.
-var ErrTarget = errors.New("refused: the name stands for an address of this machine, of a private network or with a port that is not allowed")
+var errTarget = errors.New("refused: the name stands for an address of this machine, of a private network or with a port that is not allowed")
 
 // control is called with the address of every connection before it is made,
 // after names are resolved: a name that changes its mind gains nothing.
@@ -418,7 +418,7 @@ func (t *Targets) control(_ context.Context, network, address string, c syscall.
 	}
 	at, err := netip.ParseAddrPort(address)
 	if err != nil || !portAllowed(int(at.Port())) || t.guardian.Safe(network, address, c) != nil {
-		return ErrTarget
+		return errTarget
 	}
 	return nil
 }

@@ -637,7 +637,7 @@ func TestTargets_Connections(t *testing.T) {
 			targets := NewTargets(false)
 			targets.resolver = &net.Resolver{PreferGo: true, Dial: (&dnsAnswers{list: []string{"127.0.0.1"}}).dial}
 			var none *net.DNSError
-			if err := askTarget(t, targets, "http://"+host+":"+port+"/"); !errors.Is(err, ErrTarget) && !errors.As(err, &none) {
+			if err := askTarget(t, targets, "http://"+host+":"+port+"/"); !errors.Is(err, errTarget) && !errors.As(err, &none) {
 				t.Errorf("%s: got %v, want it refused", host, err)
 			}
 		}
@@ -694,7 +694,7 @@ func TestTargets_SeveralAddresses(t *testing.T) {
 		targets := NewTargets(false)
 		targets.guardian = ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(netip.MustParsePrefix("127.0.0.2/32"))) // stands for a public one
 		targets.resolver = &net.Resolver{PreferGo: true, Dial: (&dnsAnswers{list: []string{list}}).dial}
-		if err := askTarget(t, targets, at); !errors.Is(err, ErrTarget) && !errors.Is(err, syscall.ECONNREFUSED) {
+		if err := askTarget(t, targets, at); !errors.Is(err, errTarget) && !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("%s: got %v", list, err)
 		}
 		outside, err := net.Listen("tcp", "127.0.0.2:"+port)
@@ -720,7 +720,7 @@ func TestTargets_SeveralAddresses(t *testing.T) {
 // refuseTarget wants a request to be refused before a connection is made.
 func refuseTarget(t *testing.T, targets *Targets, url string) {
 	t.Helper()
-	if err := askTarget(t, targets, url); !errors.Is(err, ErrTarget) {
+	if err := askTarget(t, targets, url); !errors.Is(err, errTarget) {
 		t.Errorf("%s: got %v, want it refused", url, err)
 	}
 }
@@ -809,7 +809,7 @@ func TestOutbox_LogBounds(t *testing.T) {
 	s := newTestStore(t)
 	err := s.Update(func(tx *Tx) error {
 		for i, size := range []int{maxReplay, maxReplay + 1} {
-			if err := AddAttempt(tx, 1, Attempt{At: epoch, Body: make([]byte, size)}); err != nil {
+			if err := addAttempt(tx, 1, Attempt{At: epoch, Body: make([]byte, size)}); err != nil {
 				return err
 			}
 			a, err := attemptTable.Get(tx, pairKey(1, uint64(i+1)))
@@ -817,7 +817,7 @@ func TestOutbox_LogBounds(t *testing.T) {
 				t.Errorf("a body of %d bytes: kept %v, %v", size, kept, err)
 			}
 		}
-		q, err := FindQueue(tx, 1)
+		q, err := findQueue(tx, 1)
 		if err != nil {
 			return err
 		}
@@ -853,18 +853,18 @@ func TestSettle_Bounds(t *testing.T) {
 		{"failed not long enough", 0, 500, deadAttempts - 1, deadAfter - 1, true, false},
 	} {
 		err := s.Update(func(tx *Tx) error {
-			q := Queue{Webhook: 1, Next: 1, FirstLog: 1, NextLog: 1, Failed: tt.failed}
+			q := queue{Webhook: 1, Next: 1, FirstLog: 1, NextLog: 1, Failed: tt.failed}
 			if tt.failed > 0 {
 				q.Failing = epoch.Add(-tt.since)
 			}
 			if err := queueTable.Put(tx, q); err != nil {
 				return err
 			}
-			dead, err := Settle(tx, Delivery{Webhook: 1, Number: 9}, Attempt{Status: tt.status, Took: tt.took, At: epoch}, epoch)
+			dead, err := Settle(tx, delivery{Webhook: 1, Number: 9}, Attempt{Status: tt.status, Took: tt.took, At: epoch}, epoch)
 			if err != nil {
 				return err
 			}
-			if q, err = FindQueue(tx, 1); q.Slow != tt.slow || (dead != "") != tt.isDead {
+			if q, err = findQueue(tx, 1); q.Slow != tt.slow || (dead != "") != tt.isDead {
 				t.Errorf("%s: got slow %v, dead %q; want %v, %v", tt.name, q.Slow, dead, tt.slow, tt.isDead)
 			}
 			return err
@@ -879,7 +879,7 @@ func TestSettle_Bounds(t *testing.T) {
 // is forgotten.
 func TestNotices_HourBounds(t *testing.T) {
 	a := newHookApp(t)
-	a.hook("http://127.0.0.1:1/", "", LimitReached)
+	a.hook("http://127.0.0.1:1/", "", limitReached)
 	for after, want := range map[time.Duration]int{reachedAgain - 1: 0, reachedAgain: 1} {
 		key := &Key{ID: fmt.Sprintf("key_%d", after)}
 		err := a.Store.Update(func(tx *Tx) error {
@@ -927,7 +927,7 @@ func TestNotices_HourBounds(t *testing.T) {
 // A key that expires at this moment has expired, which is no news.
 func TestNotices_ExpiringBound(t *testing.T) {
 	a := newHookApp(t)
-	a.hook("http://127.0.0.1:1/", "", KeyExpiring)
+	a.hook("http://127.0.0.1:1/", "", keyExpiring)
 	for _, tt := range []struct {
 		until time.Duration
 		want  int

@@ -76,7 +76,7 @@ func TestHooks_Journey(t *testing.T) {
 		t.Fatalf("got samples %v", got)
 	}
 	for _, r := range got {
-		if r.header.Get("X-Klen-Signature") != Sign("hex", secret, []byte(r.body)) {
+		if r.header.Get("X-Klen-Signature") != sign("hex", secret, []byte(r.body)) {
 			t.Errorf("the sample %s is not signed", r.body)
 		}
 	}
@@ -208,18 +208,18 @@ func TestHooks_SecretStaysSealed(t *testing.T) {
 		}
 	}
 	// Sealed for one webhook, it opens for no other.
-	hook := Webhook{ID: id}
+	hook := webhook{ID: id}
 	err = a.Store.View(func(tx *Tx) (err error) {
-		hook, err = FindWebhook(tx, id)
+		hook, err = findWebhook(tx, id)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := a.Sender.o.Peppers.Decrypt(SecretPurpose, hook.Bound(), hook.Secret); got != secret || err != nil {
+	if got, err := a.Sender.o.Peppers.Decrypt(secretPurpose, hook.Bound(), hook.Secret); got != secret || err != nil {
 		t.Errorf("got %q, %v; want the secret", got, err)
 	}
-	if got, err := a.Sender.o.Peppers.Decrypt(SecretPurpose, IDKey(id+1), hook.Secret); err == nil {
+	if got, err := a.Sender.o.Peppers.Decrypt(secretPurpose, IDKey(id+1), hook.Secret); err == nil {
 		t.Errorf("opened for another webhook: %q", got)
 	}
 	if got, err := a.Sender.o.Peppers.Decrypt("other", hook.Bound(), hook.Secret); err == nil {
