@@ -1,8 +1,19 @@
 package main
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"math"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -173,5 +184,215 @@ func TestKeyring_LimitOwnerInMemory(t *testing.T) {
 	}
 	if got := limit(other); got != before || got == 7 {
 		t.Errorf("another owner: got a limit of %d, want %d", got, before)
+	}
+}
+
+func TestPeppers(t *testing.T) {
+	dir := t.TempDir()
+	one, two := filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	for _, file := range []string{one, two} {
+		if err := CreatePepper(file); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("got mode %v, %v; want 0600", info.Mode(), err)
+		}
+	}
+	if err := CreatePepper(one); err == nil {
+		t.Error("an existing pepper was overwritten")
+	}
+	load := func(value, file string, retired ...string) Peppers {
+		t.Helper()
+		p, err := LoadPeppers(value, file, retired)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	d := keytext.DigestOf("secret")
+	first, second := load("", one), load("", two)
+	if bytes.Equal(first.Hash(d), second.Hash(d)) || bytes.Contains(first.Hash(d), d[:8]) {
+		t.Error("the hash does not depend on the pepper, or shows the digest")
+	}
+	store := newTestStore(t)
+	for _, tt := range []struct {
+		name string
+		p    Peppers
+		ok   bool
+	}{
+		{"the first time", first, true}, {"the same", first, true}, {"another", second, false},
+		{"another with the first retired", load("", two, one), true}, {"from then on that one", second, true}, {"no longer the first", first, false},
+	} {
+		if err := tt.p.Verify(store); (err == nil) != tt.ok {
+			t.Errorf("%s: got %v", tt.name, err)
+		}
+	}
+	text, _ := os.ReadFile(one)
+	if got := load(string(text), "not there"); !bytes.Equal(got.Hash(d), first.Hash(d)) {
+		t.Error("a pepper given as a value is not the one of the file")
+	}
+}
+
+func TestLoadPeppers_Bad(t *testing.T) {
+	dir := t.TempDir()
+	short := filepath.Join(dir, "short")
+	if err := os.WriteFile(short, []byte("abcdef"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ value, file, want string }{
+		{"", filepath.Join(dir, "none"), "put the file back"},
+		{"", short, "64 hex digits"},
+		{"hunter2", "", "LATCHKEY_KEYS_PEPPER must be at least 64 hex digits"},
+	} {
+		_, err := LoadPeppers(tt.value, tt.file, nil)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "abcdef") {
+			t.Errorf("got %v, want %q and no part of the pepper", err, tt.want)
+		}
+	}
+}
+
+// TestPeppers_Encrypt opens what was sealed before the pepper was changed.
+func TestPeppers_Encrypt(t *testing.T) {
+	old, now := bytes.Repeat([]byte{1}, pepperSize), bytes.Repeat([]byte{2}, pepperSize)
+	sealed, err := Peppers{[][]byte{old}}.Encrypt("p", []byte("b"), "whsec_x")
+	if err != nil || bytes.Contains(sealed, []byte("whsec")) {
+		t.Fatalf("got %q, %v", sealed, err)
+	}
+	if again, _ := (Peppers{[][]byte{old}}).Encrypt("p", []byte("b"), "whsec_x"); bytes.Equal(again, sealed) {
+		t.Error("the same text is sealed the same way twice")
+	}
+	if got, err := (Peppers{[][]byte{now, old}}).Decrypt("p", []byte("b"), sealed); got != "whsec_x" || err != nil {
+		t.Errorf("with the old pepper retired: got %q, %v", got, err)
+	}
+	for i := range sealed {
+		bad := bytes.Clone(sealed)
+		bad[i] ^= 1
+		if _, err := (Peppers{[][]byte{old}}).Decrypt("p", []byte("b"), bad); err == nil {
+			t.Errorf("opened with byte %d changed", i)
+		}
+	}
+	if _, err := (Peppers{[][]byte{now}}).Decrypt("p", []byte("b"), sealed); err == nil || !strings.Contains(err.Error(), "retired_pepper_files") {
+		t.Errorf("without the old pepper: got %v", err)
+	}
+}
+
+// times reads how often to do something from the environment.
+func times(t *testing.T, variable string, usual int) int {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("%s: %v", variable, err)
+	}
+	return n
+}
+
+// checkLength is how many characters at the end of a key are its checksum.
+const checkLength = 6
+
+// near gives a key that differs from another in its last characters alone, and
+// has a checksum that fits.
+func near(key string, n int) string {
+	const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	b := []byte(key)
+	cut := len(b) - checkLength
+	for i := cut - 1; n > 0; i-- {
+		b[i] = base62[n%62]
+		n /= 62
+	}
+	sum := crc32.ChecksumIEEE(b[:cut])
+	for i := len(b) - 1; i >= cut; i-- {
+		b[i] = base62[sum%62]
+		sum /= 62
+	}
+	return string(b)
+}
+
+// TestServer_Guessing sends unknown keys, random and near to a real one, from
+// more and more addresses (LATCHKEY_TEST_GUESSES): none passes, a good key is
+// always served, and once the table of addresses is full no memory is taken.
+func TestServer_Guessing(t *testing.T) {
+	a := newTestApp(t, func(c *Config) { c.Log.Access = false }) // the test keeps the log in memory
+	_, key := a.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 10000000}`)
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	n := times(t, "LATCHKEY_TEST_GUESSES", 22_000)
+	half := int64(0)
+	for i := range n {
+		guess := keytext.NewSecret("klen_")
+		if i%2 == 0 {
+			guess = near(key, i+1)
+		}
+		r, w := httptest.NewRequest("GET", "/api/v1/agents", nil), httptest.NewRecorder()
+		r.RemoteAddr = netip.AddrPortFrom(netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(i)<<4))), 1).String()
+		r.Header.Set("X-API-Key", guess)
+		if a.api.ServeHTTP(w, r); w.Code != 401 && guess != key {
+			t.Fatalf("guess %d: got %d %s", i, w.Code, w.Body)
+		}
+		if i%1000 == 0 {
+			a.clocks.Pass(time.Second)
+			if w := askDoor(a.api, "GET", "/api/v1/agents", "", "X-API-Key: "+key); w.Code != 200 {
+				t.Fatalf("the good key beside %d guesses: got %d, want 200", i, w.Code)
+			}
+		}
+		if i == n/2 {
+			half = heap()
+		}
+	}
+	if grown := heap() - half; grown > 4<<20 {
+		t.Errorf("%d guesses take %d bytes", n/2, grown)
+	}
+	if got := len(a.Server.throttle.seen); got > throttleTable {
+		t.Errorf("%d addresses are kept, want at most %d", got, throttleTable)
+	}
+}
+
+// TestKeyring_Timing: a look-up can tell by its time only how much of what is
+// looked up fits, and that is an HMAC of the key. With LATCHKEY_TEST_TIMING it
+// measures, too, and says how far apart guesses near to a key and others are.
+func TestKeyring_Timing(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(`["can_read_agents"]`)
+	real := a.Keyring.peppers.Hash(keytext.DigestOf(key))
+	for i := range 2000 {
+		guess := near(key, i+1)
+		if guess == key {
+			continue
+		}
+		if hash := a.Keyring.peppers.Hash(keytext.DigestOf(guess)); string(hash[:4]) == string(real[:4]) {
+			t.Errorf("%d characters of a key are enough for 4 bytes of its hash", len(key)-checkLength-2)
+		}
+	}
+	n := times(t, "LATCHKEY_TEST_TIMING", 0)
+	var sum, squares [2]float64
+	for i := range 2 * n {
+		guess := keytext.NewSecret("klen_")
+		if i%2 == 0 {
+			guess = near(key, i+1)
+		}
+		began := time.Now()
+		_, _, err := a.Keyring.Find(guess)
+		took := float64(time.Since(began))
+		if err == nil {
+			t.Fatal("a guess passes")
+		}
+		took = min(took, 50_000) // what the system did meanwhile is not about the key
+		sum[i%2] += took
+		squares[i%2] += took * took
+	}
+	if n > 1 {
+		var mean, variance [2]float64
+		for i := range 2 {
+			mean[i] = sum[i] / float64(n)
+			variance[i] = (squares[i] - sum[i]*mean[i]) / float64(n-1)
+		}
+		t.Logf("%d each: %.0f ns near to a key, %.0f ns others, t = %.2f", n, mean[0], mean[1], (mean[0]-mean[1])/math.Sqrt((variance[0]+variance[1])/float64(n)))
 	}
 }

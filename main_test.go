@@ -2,15 +2,26 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
+	urfave "github.com/urfave/cli/v3"
+
+	"latchkey/cli"
 	"latchkey/internal/keytext"
 )
 
@@ -135,5 +146,268 @@ func BenchmarkLog(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		r.Attr(nil, attr)
+	}
+}
+
+// openService is a service whose data folder a test has open.
+type openService struct {
+	service
+	local http.Handler
+}
+
+// Open returns the admin endpoint of the test.
+func (s openService) Open() (http.Handler, func() error, error) {
+	return s.local, func() error { return nil }, nil
+}
+
+// environment returns an environment whose commands reach the service.
+func (a *testApp) environment(stdin string, stdout, stderr io.Writer) cli.Environment {
+	env := environment(nil)
+	env.Stdin, env.Stdout, env.Stderr = strings.NewReader(stdin), stdout, stderr
+	env.Load = func(file string, flags map[string]string) (cli.Service, error) {
+		s, err := loadService(file, nil, flags)
+		return openService{s, a.local}, err
+	}
+	return env
+}
+
+// failingWriter takes nothing.
+type failingWriter struct{ err error }
+
+// Write fails.
+func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+// commandWalk calls every command once.
+type commandWalk struct {
+	*testApp
+	dir string // for files
+	n   int
+}
+
+// file writes a new file and returns its path.
+func (w *commandWalk) file(ending, text string) string {
+	w.t.Helper()
+	w.n++
+	path := filepath.Join(w.dir, fmt.Sprintf("file%d%s", w.n, ending))
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// made creates something and returns its id.
+func (w *commandWalk) made(path, body string) string {
+	w.t.Helper()
+	return fmt.Sprint(w.operate(201, "POST", "/admin/v1/"+path, body)["id"])
+}
+
+func (w *commandWalk) newKey() string {
+	w.t.Helper()
+	return w.made("keys", `{"name": "k", "permissions": ["can_read_calls"]}`)
+}
+
+func (w *commandWalk) newHook() string {
+	w.t.Helper()
+	return w.made("webhooks", `{"name": "h", "url": "https://hooks.example.net/x", "subscribed_events": ["call.ended"]}`)
+}
+
+// logged makes a webhook with an attempt in its log and returns its id.
+func (w *commandWalk) logged() string {
+	w.t.Helper()
+	id := w.newHook()
+	hook, err := strconv.ParseUint(id, 10, 64)
+	if err == nil {
+		err = w.Store.Update(func(tx *Tx) error {
+			return addAttempt(tx, hook, Attempt{Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1, Body: []byte("{}")})
+		})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
+}
+
+// answered makes a webhook whose receiver answers and returns its id.
+func (w *commandWalk) answered() string {
+	w.t.Helper()
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	w.t.Cleanup(receiver.Close)
+	return w.made("webhooks", fmt.Sprintf(`{"name": "h", "url": %q, "subscribed_events": ["call.ended"]}`, receiver.URL))
+}
+
+// args returns for each command what to give it, as often as it is called.
+func (w *commandWalk) args() map[string]func() []string {
+	given := func(args ...string) func() []string { return func() []string { return args } }
+	key := func() []string { return []string{w.newKey()} }
+	imported := func() []string {
+		w.n++
+		return []string{w.file(".json", fmt.Sprintf(`[{"name": "i", "permissions": ["can_read_calls"], "sha256": %q}]`, sha(fmt.Sprint(w.n))))}
+	}
+	ready := httptest.NewServer(w.local)
+	w.t.Cleanup(ready.Close)
+	backup := filepath.Join(w.dir, "walk.db")
+	all := map[string]func() []string{
+		"serve": given(), "restore": given(backup), "check": given(), "healthcheck": given("--url", ready.URL),
+		"backup":      func() []string { w.n++; return []string{filepath.Join(w.dir, fmt.Sprint("backup", w.n))} },
+		"compact":     given("--data", newClosedFolder(w.t)),
+		"keys create": given("--name", "new", "--permission", "can_read_calls"),
+		"keys list":   given(), "keys show": key, "keys usage": key, "keys pause": key, "keys revoke": key, "keys rotate": key,
+		"keys update": func() []string { return []string{w.newKey(), "--name", "l"} },
+		"keys resume": func() []string {
+			id := w.newKey()
+			w.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
+			return []string{id}
+		},
+		"keys explain":    func() []string { return []string{w.newKey(), "--path", "/api/v1/calls"} },
+		"keys leaked":     func() []string { return []string{w.file(".txt", "nothing")} },
+		"keys import":     imported,
+		"webhooks create": given("--name", "w", "--target", "https://hooks.example.net/x", "--event", "call.ended"),
+		"webhooks list":   given(), "webhooks delete": func() []string { return []string{w.newHook()} },
+		"webhooks test":      func() []string { return []string{w.answered()} },
+		"webhooks logs":      func() []string { return []string{w.logged()} },
+		"webhooks redeliver": func() []string { return []string{w.logged(), "--log", "1"} },
+		"admin create": func() []string {
+			w.n++
+			return []string{"--name", fmt.Sprint("ann", w.n), "--password-file", w.file("", "a long password")}
+		},
+		"admin passwd": func() []string {
+			w.n++
+			name := fmt.Sprint("bea", w.n)
+			w.made("operators", fmt.Sprintf(`{"name": %q, "password": "a long password"}`, name))
+			return []string{name, "--password-file", w.file("", "another password")}
+		},
+		"admin setup-link": func() []string {
+			for _, op := range w.operate(200, "GET", "/admin/v1/operators", "")["operators"].([]any) {
+				w.operate(200, "DELETE", "/admin/v1/operators/"+fmt.Sprint(op.(map[string]any)["id"]), "")
+			}
+			return nil
+		},
+		"admin token create": given("--name", "t"), "admin token list": given(),
+		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
+		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "routes": given(), "reload": given(),
+		"config check": given(), "config print": given(), "version": given(), "man": given(), "calls list": given(),
+		"owners update": func() []string {
+			w.n++
+			return []string{w.made("owners", fmt.Sprintf(`{"name": "u%d"}`, w.n)), "--rate", "2"}
+		},
+		"events create": given("--title", "Fitting", "--start", "2036-03-02T09:00:00Z", "--end", "2036-03-02T09:45:00Z"), "events list": given(),
+		"events cancel": func() []string {
+			return []string{w.made("events", `{"title": "e", "start_time": "2036-03-02T09:00:00Z", "end_time": "2036-03-02T09:45:00Z"}`)}
+		},
+	}
+	for name, form := range map[string]struct{ flags, body string }{
+		"agents": {"--name a", `{"name": "a"}`}, "contacts": {"--first-name c --last-name d --email NUM@example.net", `{"first_name": "a", "last_name": "b", "email": "NUM@example.net"}`},
+		"teams": {"--name tNUM", `{"name": "tNUM"}`}, "owners": {"--name oNUM", `{"name": "oNUM"}`}, "schedules": {"--owner sNUM --time-zone UTC", `{"owner": "sNUM", "time_zone": "UTC"}`},
+		"variables":   {"--name vNUM --display-name V --type text --context contact", `{"name": "vNUM", "display_name": "V", "variable_type": "text", "context_type": "contact"}`},
+		"do-not-call": {"--phone +4930555NUM", `{"phone_number": "+4930555NUM"}`},
+	} {
+		one := func(text string) string { w.n++; return strings.ReplaceAll(text, "NUM", fmt.Sprintf("%04d", w.n)) }
+		all[name+" create"] = func() []string { return strings.Fields(one(form.flags)) }
+		all[name+" list"] = given()
+		all[name+" import"] = func() []string { return []string{w.file(".json", "["+one(form.body)+"]")} }
+		all[name+" delete"] = func() []string { return []string{w.made(name, one(form.body))} }
+	}
+	return all
+}
+
+// newClosedFolder returns a data folder that nobody has open.
+func newClosedFolder(t testing.TB) string {
+	t.Helper()
+	a := newTestApp(t)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.App = nil
+	return a.config.Server.Data
+}
+
+// walkService is a service that is not restored, and prints what a demo does.
+type walkService struct{ cli.Service }
+
+// Restore does nothing.
+func (walkService) Restore(cli.RestoreOptions) (cli.Restored, error) { return cli.Restored{}, nil }
+
+// Serve prints the secrets of a demo.
+func (walkService) Serve(_ context.Context, o cli.ServeOptions) error {
+	err := cli.PrintDemo(o.Stdout, "", "", cli.Demo{Key: keytext.NewSecret("klen_")})
+	return cli.Kept(o.Stdout, err, "the key of the demo", "Start it again.")
+}
+
+// run calls a command and returns its exit code and what it wrote to standard
+// error.
+func (w *commandWalk) run(stdout io.Writer, args ...string) (exit int, errs string) {
+	var stderr bytes.Buffer
+	env := w.environment("", stdout, &stderr)
+	load := env.Load
+	env.Load = func(file string, flags map[string]string) (cli.Service, error) {
+		s, err := load(file, flags)
+		return walkService{s}, err
+	}
+	exit = cli.Run(context.Background(), append([]string{"latchkey", "--data", w.config.Server.Data}, args...), env)
+	return exit, stderr.String()
+}
+
+// leaves returns the commands that do something, by their words.
+func leaves(c *urfave.Command, words string) []string {
+	var all []string
+	for _, sub := range c.Commands {
+		if sub.Name != "help" {
+			all = append(all, leaves(sub, strings.TrimSpace(words+" "+sub.Name))...)
+		}
+	}
+	if len(all) == 0 {
+		return []string{words}
+	}
+	return all
+}
+
+// oneTime finds a secret in what a command prints.
+var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + tokenPrefix + `[0-9A-Za-z]{20,}|whsec_[0-9a-f]{20,}|/setup\S*[0-9a-f]{40,}`)
+
+// TestOutput_EveryCommand calls every command with a standard output that takes
+// nothing. A command that is added needs a line in commandWalk.args, and no more:
+// what it loses is noticed where all of them end.
+func TestOutput_EveryCommand(t *testing.T) {
+	w := &commandWalk{testApp: newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), dir: t.TempDir()}
+	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
+	args, secrets := w.args(), []string{}
+	for _, name := range leaves(cli.Tree(cli.Environment{}), "") {
+		if args[name] == nil {
+			t.Errorf("%s: commandWalk.args does not know how to call it", name)
+			continue
+		}
+		for _, more := range [][]string{nil, {"--json"}} {
+			call := func(out io.Writer) (int, string) {
+				w.t.Helper()
+				return w.run(out, slices.Concat(strings.Fields(name), args[name](), more)...)
+			}
+			var out bytes.Buffer
+			if exit, errs := call(&out); exit != 0 {
+				t.Errorf("%s %v: exit %d, %s", name, more, exit, errs)
+				continue
+			}
+			secret := oneTime.MatchString(out.String())
+			if secret && more == nil {
+				secrets = append(secrets, name)
+			}
+			if out.Len() == 0 {
+				continue
+			}
+			if exit, errs := call(failingWriter{syscall.ENOSPC}); exit != 1 || !strings.Contains(errs, "no space left") || secret != strings.Contains(errs, "will not be shown again") {
+				t.Errorf("%s %v, a full disk: exit %d, %q; want 1 and what is lost", name, more, exit, errs)
+			}
+			exit, errs := call(failingWriter{&os.PathError{Op: "write", Path: "/dev/stdout", Err: syscall.EPIPE}})
+			if exit != 1 || secret != strings.Contains(errs, "will not be shown again") || !secret && strings.Contains(errs, "latchkey:") {
+				t.Errorf("%s %v, a closed pipe: exit %d, %q; want 1, and a word about a lost secret alone", name, more, exit, errs)
+			}
+		}
+	}
+	if want := []string{"serve", "keys create", "keys rotate", "webhooks create", "admin setup-link", "admin token create"}; !slices.Equal(slices.Sorted(slices.Values(secrets)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("secrets are shown by %q; want %q", secrets, want)
+	}
+	for _, help := range [][]string{{"--help"}, {"keys", "--help"}, {"keys"}, {"completion", "bash"}} {
+		if exit, errs := w.run(failingWriter{syscall.ENOSPC}, help...); exit != 1 || !strings.Contains(errs, "no space left") {
+			t.Errorf("%v: exit %d, %q; want 1", help, exit, errs)
+		}
 	}
 }

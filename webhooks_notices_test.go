@@ -183,3 +183,80 @@ func TestNotices_Expiring(t *testing.T) {
 	look(week, map[string]int{soon: 2})
 	look(week, map[string]int{soon: 2, later: 1})
 }
+
+// limit.reached is told once in an hour: again when the hour is full. What is as old
+// is forgotten.
+func TestNotices_HourBounds(t *testing.T) {
+	a := newHookApp(t)
+	a.hook("http://127.0.0.1:1/", "", limitReached)
+	for after, want := range map[time.Duration]int{reachedAgain - 1: 0, reachedAgain: 1} {
+		key := &Key{ID: fmt.Sprintf("key_%d", after)}
+		err := a.Store.Update(func(tx *Tx) error {
+			if err := reachedTable.Put(tx, reachedRecord{Key: key.ID, Limit: RequestsPerMinute, At: epoch}); err != nil {
+				return err
+			}
+			before, err := deliveryTable.Count(tx)
+			if err != nil {
+				return err
+			}
+			now := epoch.Add(after)
+			if err := a.notices.raiseOne(tx, reachedNow{reachedLimit{key.ID, RequestsPerMinute}, key, Limit{}, now, now}); err != nil {
+				return err
+			}
+			told, err := deliveryTable.Count(tx)
+			if told-before != want {
+				t.Errorf("%s after the last: told %d times, want %d", after, told-before, want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, step := range []struct {
+		before time.Duration
+		left   int
+	}{{0, 2}, {1, 1}} { // the other one was reached an hour later
+		err := a.Store.Update(func(tx *Tx) error {
+			if err := dropReached(tx, epoch.Add(step.before)); err != nil {
+				return err
+			}
+			n, err := reachedTable.Count(tx)
+			if n != step.left {
+				t.Errorf("what is older than %s: %d are left, want %d", step.before, n, step.left)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A key that expires at this moment has expired, which is no news.
+func TestNotices_ExpiringBound(t *testing.T) {
+	a := newHookApp(t)
+	a.hook("http://127.0.0.1:1/", "", keyExpiring)
+	for _, tt := range []struct {
+		until time.Duration
+		want  int
+	}{{time.Nanosecond, 1}, {0, 0}, {-time.Nanosecond, 0}} {
+		err := a.Store.Update(func(tx *Tx) error {
+			before, err := deliveryTable.Count(tx)
+			if err != nil {
+				return err
+			}
+			if err := a.notices.expiring(tx, &Key{ID: fmt.Sprintf("key_%d", tt.until), ExpiresAt: epoch.Add(tt.until)}, epoch); err != nil {
+				return err
+			}
+			told, err := deliveryTable.Count(tx)
+			if told-before != tt.want {
+				t.Errorf("%s before the end: told %d times, want %d", tt.until, told-before, tt.want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -244,3 +244,74 @@ func BenchmarkRaise(b *testing.B) {
 		})
 	}
 }
+
+// What the log keeps: bodies up to maxReplay, and entries for keepLog.
+func TestOutbox_LogBounds(t *testing.T) {
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		for i, size := range []int{maxReplay, maxReplay + 1} {
+			if err := addAttempt(tx, 1, Attempt{At: epoch, Body: make([]byte, size)}); err != nil {
+				return err
+			}
+			a, err := attemptTable.Get(tx, pairKey(1, uint64(i+1)))
+			if kept := a.Body != nil; err != nil || kept != (size <= maxReplay) {
+				t.Errorf("a body of %d bytes: kept %v, %v", size, kept, err)
+			}
+		}
+		q, err := findQueue(tx, 1)
+		if err != nil {
+			return err
+		}
+		for after, want := range map[time.Duration]bool{keepLog - 1: false, keepLog: false, keepLog + 1: true} {
+			if old, err := q.old(tx, epoch.Add(after)); old != want || err != nil {
+				t.Errorf("after %s: got old %v, %v; want %v", after, old, err, want)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A receiver that needs more than a second counts as slow; one that fails all
+// the time is dead after deadAfter and deadAttempts, and after no less of either.
+func TestSettle_Bounds(t *testing.T) {
+	s := newTestStore(t)
+	for _, tt := range []struct {
+		name         string
+		took         time.Duration
+		status       int
+		failed       int // before
+		since        time.Duration
+		slow, isDead bool
+	}{
+		{"a second", time.Second, 204, 0, 0, false, false},
+		{"more than a second", time.Second + 1, 204, 0, 0, true, false},
+		{"a failure", 0, 500, 0, 0, true, false},
+		{"failed long and often", 0, 500, deadAttempts - 1, deadAfter, true, true},
+		{"failed too seldom", 0, 500, deadAttempts - 2, deadAfter, true, false},
+		{"failed not long enough", 0, 500, deadAttempts - 1, deadAfter - 1, true, false},
+	} {
+		err := s.Update(func(tx *Tx) error {
+			q := queue{Webhook: 1, Next: 1, FirstLog: 1, NextLog: 1, Failed: tt.failed}
+			if tt.failed > 0 {
+				q.Failing = epoch.Add(-tt.since)
+			}
+			if err := queueTable.Put(tx, q); err != nil {
+				return err
+			}
+			dead, err := Settle(tx, delivery{Webhook: 1, Number: 9}, Attempt{Status: tt.status, Took: tt.took, At: epoch}, epoch)
+			if err != nil {
+				return err
+			}
+			if q, err = findQueue(tx, 1); q.Slow != tt.slow || (dead != "") != tt.isDead {
+				t.Errorf("%s: got slow %v, dead %q; want %v, %v", tt.name, q.Slow, dead, tt.slow, tt.isDead)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
