@@ -252,9 +252,6 @@ func lapsedCalls(tx *Tx, now time.Time, most int) (calls []call, err error) {
 	return calls, nil
 }
 
-// countAllCalls gives the number of all calls.
-func countAllCalls(tx *Tx) (int, error) { return callTable.Count(tx) }
-
 // eachCall gives all calls, newest first by id, until visit says to stop.
 func eachCall(tx *Tx, visit func(call) error) error {
 	for c, err := range callTable.All(tx, true) {
