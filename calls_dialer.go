@@ -92,7 +92,7 @@ func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.
 	deed := r.Deed()
 	deed.Now = now // the request may have waited
 	err = deed.Update(d.store, func(tx *Tx) error {
-		if err := lapse(tx, now); err != nil {
+		if _, err := lapse(tx, now); err != nil { // Lapse reports the problems
 			return err
 		}
 		c, err := nextCall(tx)
@@ -232,16 +232,23 @@ func (d *Dialer) Lapse(now time.Time) error {
 	if err != nil || !due {
 		return err
 	}
-	return d.store.Update(func(tx *Tx) error { return lapse(tx, now) })
+	var problems error
+	err = d.store.Update(func(tx *Tx) (err error) {
+		problems, err = lapse(tx, now)
+		return err
+	})
+	return errors.Join(err, problems)
 }
 
 // maxLapses bounds how many calls one transaction takes from their dialers.
 const maxLapses = 100
 
-func lapse(tx *Tx, now time.Time) error {
+// lapse takes calls from dialers whose lease is over. A call that cannot be
+// billed keeps its lease and is among the problems; the others go on.
+func lapse(tx *Tx, now time.Time) (problems, err error) {
 	calls, err := lapsedCalls(tx, now, maxLapses)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, before := range calls {
 		c := before
@@ -259,23 +266,27 @@ func lapse(tx *Tx, now time.Time) error {
 			}
 			err = move(tx, &c, callFailed, now)
 		}
+		if errors.As(err, new(*unbilled)) {
+			problems, err = errors.Join(problems, err), nil
+			continue
+		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if c, err = saveCall(tx, c); err != nil {
-			return err
+			return nil, err
 		}
 		if err := raiseCall(tx, before, c, now); err != nil {
-			return err
+			return nil, err
 		}
 		if c.Status != callQueued {
 			continue
 		}
 		if err := raiseQueued(tx, c, now); err != nil { // for dialers that wait to be told
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return problems, nil
 }
 
 // failReasons lists why a call can fail (contract 8.2).
@@ -337,14 +348,35 @@ func move(tx *Tx, c *call, to string, now time.Time) error {
 	return settle(tx, c)
 }
 
+// unbilled is the error of a call that cannot end because a record that its bill
+// changes is damaged. Nothing was written by then.
+type unbilled struct {
+	call uint64
+	err  error
+}
+
+// Error names the call.
+func (e *unbilled) Error() string { return fmt.Sprintf("bill call %d: %v", e.call, e.err) }
+
+// Unwrap returns what is wrong with the record.
+func (e *unbilled) Unwrap() error { return e.err }
+
 // settle bills a call that is over and counts it: for its agent, its contact
-// and its owner's wallet.
+// and its owner's wallet. If one of them is damaged it returns an *unbilled.
 func settle(tx *Tx, c *call) error {
-	minutes := math.Ceil(c.EndedAt.Sub(c.StartedAt).Minutes()*100) / 100
-	owner, err := FindOwner(tx, c.Owner)
-	if err != nil {
-		return err
+	owner, err1 := FindOwner(tx, c.Owner)
+	agent, err2 := GetAgent(tx, c.Agent.ID)
+	contact, err3 := FindContact(tx, c.Everyone(), c.ContactID)
+	gone := func(err error) bool { return errors.Is(err, ErrNotFound) }
+	for _, err := range []error{err1, err2, err3} {
+		if err != nil && !gone(err) {
+			return &unbilled{c.ID, err}
+		}
 	}
+	if err1 != nil {
+		return err1
+	}
+	minutes := math.Ceil(c.EndedAt.Sub(c.StartedAt).Minutes()*100) / 100
 	c.Billing.Status = billingBilled
 	if owner.Balance != nil {
 		charge := math.Round(minutes*owner.Rate*10_000) / 10_000
@@ -355,22 +387,16 @@ func settle(tx *Tx, c *call) error {
 			return err
 		}
 	}
-	agent, err := GetAgent(tx, c.Agent.ID)
-	if err == nil {
+	if !gone(err2) {
 		agent.TotalCalls++
 		agent.MinutesUsed = math.Round((agent.MinutesUsed+minutes)*100) / 100
-		err = SaveAgent(tx, agent)
+		if err := SaveAgent(tx, agent); err != nil {
+			return err
+		}
 	}
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
+	if gone(err3) {
+		return nil
 	}
-	contact, err := FindContact(tx, c.Everyone(), c.ContactID)
-	if err == nil {
-		contact.LastCallDate = c.EndedAt
-		err = SaveContact(tx, contact)
-	}
-	if errors.Is(err, ErrNotFound) {
-		return nil // none, or gone: nothing to count
-	}
-	return err
+	contact.LastCallDate = c.EndedAt
+	return SaveContact(tx, contact)
 }

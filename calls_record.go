@@ -229,13 +229,29 @@ func (f callFilter) lets(b []byte) bool {
 	return (f.State < 0 || int(b[0]) == f.State) && (f.Type < 0 || int(b[1]) == f.Type)
 }
 
-// nextCall gives the oldest queued call that no dialer has; ErrNotFound.
-func nextCall(tx *Tx) (call, error) {
+// nextCall returns the oldest queued call that no dialer has.
+// A call that cannot be shown because a record is damaged keeps its place and is
+// passed over, for at most maxPassed calls; its error is returned only if there is
+// no other call. ErrNotFound if none is queued.
+func nextCall(tx *Tx) (c call, err error) {
+	var damage []error
 	for _, key := range callTable.Find(tx, "queue", nil, false) {
-		return callTable.Get(tx, key)
+		if c, err = callTable.Get(tx, key); err == nil {
+			_, err = c.Operators(tx)
+		}
+		if err == nil || len(damage) == maxPassed {
+			return c, err
+		}
+		damage = append(damage, err)
+	}
+	if len(damage) > 0 {
+		return call{}, errors.Join(damage...)
 	}
 	return call{}, ErrNotFound
 }
+
+// maxPassed bounds how many damaged calls a claim looks at.
+const maxPassed = 100
 
 // lapsedCalls gives up to most calls whose lease has ended by a time.
 func lapsedCalls(tx *Tx, now time.Time, most int) (calls []call, err error) {

@@ -290,8 +290,8 @@ func TestLapse_EndsWithTheLease(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if err := lapse(tx, epoch.Add(time.Minute)); err != nil {
-				return err
+			if problems, err := lapse(tx, epoch.Add(time.Minute)); err != nil || problems != nil {
+				return errors.Join(err, problems)
 			}
 			if c, err = callTable.Get(tx, IDKey(c.ID)); c.Status != callFailed || !c.EndedAt.Equal(epoch.Add(want)) {
 				t.Errorf("a lease that ends %s after the start: got %s at %s, want it failed %s after", after, c.Status, c.EndedAt, want)
@@ -301,5 +301,79 @@ func TestLapse_EndsWithTheLease(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A call whose contact is damaged cannot be billed: it stays as it is and is
+// reported, and neither the other calls nor the dialers wait for it.
+func TestDialer_LapseBesideDamage(t *testing.T) {
+	a := newCallApp(t)
+	ids := map[bool]uint64{}
+	err := a.Store.Update(func(tx *Tx) error {
+		id, err := contactTable.NextID(tx)
+		if err == nil {
+			err = SaveContact(tx, contact{ID: id, Owner: 1})
+		}
+		for _, damaged := range []bool{true, false} {
+			if err != nil {
+				return err
+			}
+			var c call
+			c, err = saveCall(tx, call{Owner: 1, Status: callInProgress, Type: callTypes()[0], CreatedAt: epoch, StartedAt: epoch, Lease: lease{Until: epoch}})
+			if damaged && err == nil {
+				c.ContactID = id
+				c, err = saveCall(tx, c)
+			}
+			ids[damaged] = c.ID
+		}
+		return errors.Join(err, damageBucket(tx, contactTable.Name))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := epoch.Add(time.Minute)
+	if err := a.dialer.Lapse(later); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("bill call %d: ", ids[true])) {
+		t.Errorf("got %v, want the call that cannot be billed", err)
+	}
+	err = a.Store.View(func(tx *Tx) error {
+		for damaged, want := range map[bool]string{true: callInProgress, false: callFailed} {
+			if c, err := callTable.Get(tx, IDKey(ids[damaged])); err != nil || c.Status != want {
+				t.Errorf("damaged %t: got %s, %v; want %s", damaged, c.Status, err, want)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := func() any {
+		got, _ := a.operate(200, "POST", "/admin/v1/calls/claim", `{"dialer": "d"}`)["call"].(map[string]any)
+		return got["id"]
+	}
+	if got := claim(); got != nil {
+		t.Errorf("claim: got %v, want no call", got)
+	}
+	err = a.Store.Update(func(tx *Tx) error { // queued, the first with the damaged contact
+		for damaged := range 2 {
+			c := call{Owner: 1, Status: callQueued, Type: callTypes()[1], CreatedAt: epoch, PhoneNumber: "+4930555044"}
+			if damaged == 0 {
+				c.ContactID = 1
+			}
+			c, err := saveCall(tx, c)
+			if err != nil {
+				return err
+			}
+			ids[damaged == 0] = c.ID
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := claim(); got != float64(ids[false]) {
+		t.Errorf("claim: got call %v, want %d", got, ids[false])
+	}
+	if w := a.control("POST", "/admin/v1/calls/claim", `{"dialer": "d"}`); w.Code != 500 {
+		t.Errorf("claim with only a damaged call left: got %d, want 500", w.Code)
 	}
 }

@@ -371,7 +371,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		{"ScheduleOf", func(tx *Tx) (any, error) { return scheduleOf(tx, 1) }},
 		{"NextCall", func(tx *Tx) (any, error) { c, err := nextCall(tx); return c.ID, err }},
 		{"LapsedCalls", func(tx *Tx) (any, error) { list, err := lapsedCalls(tx, later, 10); return len(list), err }},
-		{"lapse", func(tx *Tx) (any, error) { return none(lapse(tx, later)) }},
+		{"lapse", func(tx *Tx) (any, error) { return none(errors.Join(lapse(tx, later))) }},
 		{"Move to failed", withCall("2", move(callFailed))},
 		{"Move to completed", withCall("2", func(tx *Tx, c call) (any, error) {
 			c.StartedAt = epoch
