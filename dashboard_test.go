@@ -767,3 +767,26 @@ func TestHookPages(t *testing.T) {
 	b.says(b.post("/webhooks/1/redeliver", "log_id", "x"), 400)
 	b.says(b.post("/webhooks/9/pause"), 404)
 }
+
+// Who logs in, out, or changes a password while the store takes no writes is told
+// so, and gets no cookie that would say otherwise.
+func TestDashboard_ClosingStore(t *testing.T) {
+	b := newDashboard(t)
+	fresh := newBrowser(b.testApp)
+	refuseWrites(t, b.Store)
+	for _, tt := range []struct {
+		from *browser
+		path string
+		form []string
+	}{
+		{fresh, "/login", []string{"name", "Ann", "password", operatorPassword}}, {b, "/login", []string{"name", "Ann", "password", operatorPassword}},
+		{b, "/logout", nil}, {b, "/logout-everywhere", nil}, {b, "/account", []string{"old", operatorPassword, "password", "another password"}},
+	} {
+		if w := tt.from.post(tt.path, tt.form...); w.Code != 503 || len(w.Result().Cookies()) != 0 {
+			t.Errorf("%s: got %d and cookies %v, want 503 and none", tt.path, w.Code, w.Result().Cookies())
+		}
+	}
+	if w := b.get("/account"); w.Code != 200 {
+		t.Errorf("got %d, want the login as before", w.Code)
+	}
+}

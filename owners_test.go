@@ -190,3 +190,24 @@ func TestOwners_LimitBounds(t *testing.T) {
 		}
 	}
 }
+
+// Limits of an owner that cannot be read are a fault, and not no limits.
+func TestOwners_LimitsDamaged(t *testing.T) {
+	a := newTestApp(t)
+	a.limitOwner("ann", OwnerRequestsPerMinute, 5)
+	_, key := a.key(everyPermission, `"owner": "ann"`)
+	a.restart() // so that no key is in memory
+	repair := damageRecords(t, a.Store, "owner_limits")
+	for _, tt := range [][3]string{
+		{"GET", "/admin/v1/owners"}, {"GET", "/admin/v1/owners/1"}, {"PATCH", "/admin/v1/owners/1", `{"limits": {"owner_calls_per_day_limit": 7}}`}, {"PATCH", "/admin/v1/owners/1", `{"rate": 7}`},
+	} {
+		a.operate(500, tt[0], tt[1], tt[2])
+	}
+	if w := askDoor(a.api, "GET", "/api/v1/agents", "", "X-API-Key: "+key); w.Code != 500 {
+		t.Errorf("a request: got %d %s, want 500", w.Code, w.Body)
+	}
+	repair()
+	if o := a.operate(200, "GET", "/admin/v1/owners/1", ""); o["rate"] != 0.0 || o["limits"].(map[string]any)[OwnerRequestsPerMinute] != 5.0 {
+		t.Errorf("got %v, want the owner as before", o)
+	}
+}

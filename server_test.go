@@ -642,3 +642,93 @@ func TestServer_ClosingStore(t *testing.T) {
 		}
 	}
 }
+
+// Every list and record of the admin endpoint refuses what it cannot mean, also
+// those that are added later: a page that is none, an id that is none or nobody's,
+// a body that is none.
+func TestServer_AdminRefusals(t *testing.T) {
+	a := newTestApp(t)
+	fillStore(a)
+	refused := func(method, path, body string, status ...int) {
+		t.Helper()
+		if w := askDoor(a.local, method, path, body); !slices.Contains(status, w.Code) {
+			t.Errorf("%s %s %s: got %d %s, want %v", method, path, body, w.Code, w.Body, status)
+		}
+	}
+	asked := 0
+	for _, c := range []string{"owners", "teams", "agents", "contacts", "do-not-call", "schedules", "variables", "operators"} {
+		for _, row := range a.Server.o.Admin {
+			rest, ok := strings.CutPrefix(row.Path, "/admin/v1/"+c)
+			if !ok {
+				continue
+			}
+			asked++
+			if strings.Contains(rest, ":") {
+				refused(row.Method, fill(row.Path, "x"), `{"password": "`+operatorPassword+`"}`, 404)
+				refused(row.Method, fill(row.Path, "999999"), `{"password": "`+operatorPassword+`"}`, 404)
+			}
+			if row.Method == "POST" || row.Method == "PATCH" {
+				for _, body := range []string{"", "[", "5", `{"name": 5, "phone_number": 5, "password": 5, "first_name": 5, "owner": 5, "display_name": 5, "members": 5}`} {
+					refused(row.Method, fill(row.Path, "1"), body, 400)
+				}
+			}
+			if rest == "" && row.Method == "GET" && c != "operators" {
+				refused("GET", row.Path+"?page=0", "", 400)
+				refused("GET", row.Path+"?limit=x", "", 400)
+			}
+		}
+	}
+	if asked < 40 {
+		t.Errorf("asked %d rows, want those of eight kinds", asked)
+	}
+	refused("POST", "/admin/v1/teams", `{"name": " "}`, 400)
+	refused("POST", "/admin/v1/teams", `{"name": "x", "members": ["`+strings.Repeat("n", 201)+`"]}`, 400)
+	refused("POST", "/admin/v1/teams", `{"members": ["ann"]}`, 400)
+}
+
+// An import that cannot be read, or with a row that cannot be stored, imports
+// nothing and names what is wrong, fifty rows at most.
+func TestServer_ImportRefusals(t *testing.T) {
+	a := newTestApp(t)
+	rows := func(n int) string { return strings.TrimSuffix(strings.Repeat(`{"first_name": 5},`, n), ",") }
+	for _, tt := range []struct {
+		of, kind, body, says string
+		faults               int // listed
+	}{
+		{"owners", "text/csv", "name\nann\n", "owners are imported as JSON only", 0},
+		{"contacts", "text/csv", "", "no first line with column names", 0},
+		{"contacts", "text/csv", "first_name,shoe_size\nMara,39\n", `Unknown column "shoe_size"`, 0},
+		{"contacts", "text/csv", "first_name,last_name\nMara\n", "The CSV cannot be read", 0},
+		{"contacts", "text/csv", "first_name,last_name\n\"Mara\n", "The CSV cannot be read", 0},
+		{"contacts", "text/csv", "first_name,do_not_call\nMara,false\nOda,perhaps\n", "row 2: do_not_call must be true or false", 1},
+		{"contacts", "text/csv", "first_name,last_name\nMara,Lind\n,Nord\n", "row 2: first_name is missing", 1},
+		{"contacts", "application/json", "[", "not valid JSON", 0},
+		{"contacts", "application/json", "[5]", "contacts[0] must be an object", 0},
+		{"contacts", "application/json", `{"rows": []}`, "contacts is missing", 0},
+		{"contacts", "application/json", `[{"first_name": "Mara"}, {}]`, "row 2: first_name is missing", 1},
+		{"contacts", "application/json", "[" + rows(maxRowFaults) + "]", "row 1: first_name must be", maxRowFaults},
+		{"contacts", "application/json", "[" + rows(maxRowFaults+1) + "]", "row 1: first_name must be", maxRowFaults},
+	} {
+		w := askDoor(a.local, "POST", "/admin/v1/"+tt.of+"/import", tt.body, "Content-Type: "+tt.kind)
+		said := object(t, w.Body.String())
+		faults, _ := said["errors"].([]any)
+		if w.Code != 400 || !strings.Contains(fmt.Sprint(said["message"]), tt.says) || len(faults) != tt.faults {
+			t.Errorf("%.60q: got %d %.300s with %d faults, want 400 %q with %d", tt.body, w.Code, w.Body, len(faults), tt.says, tt.faults)
+		}
+	}
+	for _, of := range []string{"owners", "contacts"} {
+		if n := a.operate(200, "GET", "/admin/v1/"+of, "")["count"]; n != 0.0 {
+			t.Errorf("got %v %s, want none", n, of)
+		}
+	}
+	a.operate(201, "POST", "/admin/v1/owners/import", `[{"name": "ann"}, {"name": "bob"}, {"name": "eve"}]`)
+	for page, want := range map[string]string{"1": "[eve bob]", "2": "[ann]", "3": "[]"} {
+		var names []any
+		for _, row := range a.operate(200, "GET", "/admin/v1/owners?limit=2&page="+page, "")["owners"].([]any) {
+			names = append(names, row.(map[string]any)["name"])
+		}
+		if fmt.Sprint(names) != want {
+			t.Errorf("page %s: got %v, want %s", page, names, want)
+		}
+	}
+}

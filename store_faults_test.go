@@ -190,6 +190,15 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		return key.ID
 	}
 	rotated, imported := id(f.Key), id("sk-one")
+	withStored := func(run func(tx *Tx, key *Key) (any, error)) func(tx *Tx) (any, error) {
+		return func(tx *Tx) (any, error) {
+			key, err := KeyTable.Get(tx, []byte(rotated))
+			if err != nil {
+				return nil, err
+			}
+			return run(tx, key)
+		}
+	}
 	withKey := func(run func(tx *Tx, key *Key) (any, error)) func(tx *Tx) (any, error) {
 		return func(tx *Tx) (any, error) {
 			key, err := ring.Get(tx, rotated)
@@ -250,8 +259,12 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		{"Keyring.Import", func(tx *Tx) (any, error) {
 			return none(ring.Import(tx, &Key{ID: "key_new", Owner: 1, CreatedAt: epoch}, keytext.DigestOf("new")))
 		}},
-		{"Keyring.Save", withKey(func(tx *Tx, key *Key) (any, error) { key.Paused = true; return none(ring.Save(tx, key)) })},
-		{"Keyring.Readied", withKey(func(tx *Tx, key *Key) (any, error) { return rules(ring.Readied(tx, key)) })},
+		{"Keyring.Save", withStored(func(tx *Tx, key *Key) (any, error) {
+			key.Paused = true
+			err := ring.Save(tx, key)
+			return len(tx.Afters), err // what is in memory changes too
+		})},
+		{"Keyring.Readied", withStored(func(tx *Tx, key *Key) (any, error) { return rules(ring.Readied(tx, key)) })},
 		{"Keyring.Rotate", withKey(func(tx *Tx, key *Key) (any, error) {
 			_, err := ring.Rotate(tx, key, epoch, epoch)
 			return key.Serial, err
@@ -515,11 +528,16 @@ func TestStore_DamageReachesJob(t *testing.T) {
 // TestStore_DamagedMeta damages the records that are read once, at the start.
 func TestStore_DamagedMeta(t *testing.T) {
 	peppers := Peppers{[][]byte{bytes.Repeat([]byte{1}, pepperSize)}}
-	for name, run := range map[string]func(*Store) error{
-		"stamp":    func(s *Store) error { _, err := s.Stamp(); return err },
-		"pepper":   peppers.Verify,
-		"imported": func(s *Store) error { _, err := NewKeyring(s, peppers, "klen_", NewRights(nil, nil), 10); return err },
+	for _, tt := range []struct {
+		name string
+		run  func(*Store) error
+	}{
+		{"stamp", func(s *Store) error { _, err := s.Stamp(); return err }},
+		{"pepper", peppers.Verify},
+		{"pepper", func(s *Store) error { return s.View(peppers.Match) }},
+		{"imported", func(s *Store) error { _, err := NewKeyring(s, peppers, "klen_", NewRights(nil, nil), 10); return err }},
 	} {
+		name, run := tt.name, tt.run
 		s := newTestStore(t)
 		if err := errors.Join(peppers.Verify(s), run(s)); err != nil {
 			t.Errorf("%s: %v in a good store", name, err)

@@ -34,3 +34,12 @@ func FuzzLocalPath(f *testing.F) {
 		}
 	})
 }
+
+// An address of the dashboard that cannot be one is an error that names the setting.
+func TestOriginCheck_BaseURL(t *testing.T) {
+	for url, good := range map[string]bool{"": true, "https://admin.example.com": true, "http://127.0.0.1:8081": true, "http://[::1": false, "admin.example.com": false, "https://": false} {
+		if _, err := newOriginCheck("127.0.0.1:8081", url, nil, nil); (err == nil) != good || err != nil && !strings.Contains(err.Error(), "admin.base_url") {
+			t.Errorf("%q: got %v, want it good: %t", url, err, good)
+		}
+	}
+}

@@ -260,7 +260,9 @@ func TestProgram_Malformed(t *testing.T) {
 		if got := strings.Trim(fmt.Sprint(api), "[]"); err != nil || got != tt.api {
 			t.Errorf("%s: got %q, %v; want %q", tt.name, got, err, tt.api)
 		}
-		if p, s, u := paidNow-paid, storedNow-stored, int(w.passed.Load()-passed); p != tt.paid || s != tt.stored || u != tt.passed {
+		// A body that is refused may end the request before the upstream has begun with it.
+		early := tt.api == "400 validation_error"
+		if p, s, u := paidNow-paid, storedNow-stored, int(w.passed.Load()-passed); p != tt.paid || s != tt.stored || u > tt.passed || u < tt.passed && !early {
 			t.Errorf("%s: paid %d, stored %d, passed on %d; want %d, %d and %d", tt.name, p, s, u, tt.paid, tt.stored, tt.passed)
 		}
 		admin, err := w.talk("admin", tt.request, true)
@@ -275,7 +277,7 @@ func TestProgram_Malformed(t *testing.T) {
 				t.Errorf("%s: sent to %q", tt.name, to)
 			}
 		}
-		if now, s := w.used(); now != paidNow || s != storedNow || int(w.passed.Load()-passed) != tt.passed {
+		if now, s := w.used(); now != paidNow || s != storedNow || int(w.passed.Load()-passed) > tt.passed {
 			t.Errorf("%s: the admin door charged, stored or passed on", tt.name)
 		}
 	}
