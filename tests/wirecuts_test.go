@@ -51,8 +51,10 @@ func (w *wire) memory(t testing.TB, row string) int {
 // upstream has closed its idle connections.
 func (w *wire) settles(t testing.TB, most int) {
 	t.Helper()
-	w.upstream.Config.SetKeepAlivesEnabled(false) // else the program keeps its idle connections to it for 90 s
 	for deadline := time.Now().Add(3 * time.Minute); ; {
+		// Otherwise the program keeps its idle connections for 90 s. One on which
+		// nothing was sent counts as idle here only after 5 s, so this is repeated.
+		w.upstream.Config.SetKeepAlivesEnabled(false)
 		_, files := w.weight(t)
 		if files <= most {
 			return
