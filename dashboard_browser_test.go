@@ -492,7 +492,7 @@ func (p *tab) operator(path string) {
 	p.wait("the page "+path, fmt.Sprintf(`document.readyState === "complete" && location.pathname + location.search === %q`, path))
 }
 
-// post asks the admin endpoint.
+// batchItem asks the admin endpoint.
 func (p *tab) post(path string, body, into any) {
 	p.t.Helper()
 	if err := p.socket.Do(context.Background(), "POST", path, body, into); err != nil {

@@ -20,7 +20,7 @@ func (b *browser) tells(path string, wants ...string) string {
 	return w.Body.String()
 }
 
-// mark returns what the form of a page carries along to tell whether a field was
+// entry returns what the form of a page carries along to tell whether a field was
 // changed.
 func (b *browser) mark(path, field string) string {
 	b.t.Helper()

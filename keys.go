@@ -290,7 +290,7 @@ func (k *Key) Clone() *Key {
 func (k *Key) Ready(r *Rights, owner map[string]int) {
 	var own Permission
 	own, k.dormant = r.OfOwn(k.OwnPermissions)
-	k.rights, k.Permissions, k.ownerID, k.ofOwner = r, k.Permissions.Builtin()|own, ownerMeter(k.Owner), owner
+	k.rights, k.Permissions, k.ownerID, k.ofOwner = r, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
 	k.rules, k.short = slices.Clone(r.Limits()), nil
 	for i := range k.rules {
 		l := &k.rules[i]
@@ -322,8 +322,8 @@ func (k *Key) Fit(r *Rights) *Key {
 	return &c
 }
 
-// ownerMeter is the id by which the limits of an owner are counted.
-func ownerMeter(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
+// ownerCounterID is the id by which the limits of an owner are counted.
+func ownerCounterID(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
 
 // ParseNetworks reads addresses and CIDR ranges, of IPv4 and IPv6.
 func ParseNetworks(list []string) ([]netip.Prefix, error) {

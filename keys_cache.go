@@ -33,7 +33,7 @@ type cacheShard struct {
 // once for all when the stored key does.
 type Holder struct {
 	// Meter is where the Limiter counts the key.
-	Meter  Handle
+	Meter  CounterRef
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
 	next   *Holder     // of another secret of the same key; under keyCache.mu

@@ -22,7 +22,7 @@ import (
 // ids do not wait for each other.
 type Limiter struct {
 	// Observed counts what limits that are only observed would have refused.
-	Observed *observations
+	Observed *dryRunCounts
 
 	store  *Store
 	start  time.Time // service time at which this run began
@@ -32,16 +32,16 @@ type Limiter struct {
 
 type shard struct {
 	mu     sync.Mutex
-	meters map[string]*panel
+	meters map[string]*counters
 	_      [40]byte // a cache line each
 }
 
 // NewLimiter counts in a store. start is the service time at which this run
 // begins: everything an earlier run admitted was before it.
 func NewLimiter(store *Store, start time.Time) *Limiter {
-	l := &Limiter{Observed: newObservations(store), store: store, start: start, seed: maphash.MakeSeed()}
+	l := &Limiter{Observed: newDryRunCounts(store), store: store, start: start, seed: maphash.MakeSeed()}
 	for i := range l.shards {
-		l.shards[i].meters = map[string]*panel{}
+		l.shards[i].meters = map[string]*counters{}
 	}
 	return l
 }
@@ -55,8 +55,8 @@ func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []Standin
 	return l.SpendBy(nil, id, limits, now, into)
 }
 
-// SpendBy is Spend for an id that has a Handle, or nil.
-func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
+// SpendBy is Spend for an id that has a CounterRef, or nil.
+func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
 	for {
 		if l.store.Failing() {
 			return into, ErrUnavailable
@@ -77,15 +77,15 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 			}
 			continue
 		}
-		var room [2]post
-		b := bill{Posts: room[:0]}
+		var room [2]batchItem
+		b := batch{Posts: room[:0]}
 		for _, limit := range limits {
 			g, err := l.gauge(nil, m, limit)
 			if err != nil {
 				m.Unlock()
 				return into, err
 			}
-			b.Posts = append(b.Posts, post{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
+			b.Posts = append(b.Posts, batchItem{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
 		}
 		now := b.Moment(now)
 		full, wait := b.Full(now)
@@ -97,7 +97,7 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 		}
 		dry := b.Dry(now)
 		if dry == nil {
-			l.settle(&b, now)
+			l.commit(&b, now)
 			into = b.Standings(now, into)
 			m.Unlock()
 			return into, nil
@@ -113,7 +113,7 @@ func (l *Limiter) SpendBy(h *Handle, id string, limits []Limit, now time.Time, i
 // spendOne is what most requests need of SpendBy: one limit, without a bill to
 // write. Where the reserve has run out it gives where to wait for more. The
 // meter is locked.
-func (l *Limiter) spendOne(m *panel, limit *Limit, now time.Time, into []Standing) ([]Standing, <-chan error, error) {
+func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []Standing) ([]Standing, <-chan error, error) {
 	g, err := l.gauge(nil, m, *limit)
 	if err != nil {
 		return into, nil, err
@@ -162,14 +162,14 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Stand
 			}
 			continue
 		case !long:
-			l.settle(b, now)
+			l.commit(b, now)
 			into = b.Standings(now, into)
 			l.unlock(b)
 			l.note(b, now)
 			return into, nil
 		}
 		l.unlock(b)
-		list, err := l.payLong(charges, now)
+		list, err := l.payDurable(charges, now)
 		if errors.Is(err, errDry) {
 			continue
 		}
@@ -188,10 +188,10 @@ var errDry = errors.New("reserve ran out")
 
 // payLong makes charges of which some are of long limits. The short ones are
 // checked and charged inside the transaction, so that nobody comes between.
-func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err error) {
+func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []Standing, err error) {
 	// A look first: a refusal is not to occupy the committer.
 	err = l.store.View(func(tx *Tx) error {
-		b, err := readQuotas(tx, charges)
+		b, err := readDurables(tx, charges)
 		if full, wait := b.Full(now); err == nil && full != nil {
 			err = full.Charge.Refused(wait)
 		}
@@ -200,7 +200,7 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 	if err != nil {
 		return nil, err
 	}
-	var paid *bill // by an earlier run of the function
+	var paid *batch // by an earlier run of the function
 	err = l.store.Update(func(tx *Tx) error {
 		b, err := l.open(tx, charges)
 		if err != nil {
@@ -216,7 +216,7 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 		case b.Dry(now) != nil:
 			return errDry
 		}
-		long, err := payQuotas(tx, charges, now)
+		long, err := payDurables(tx, charges, now)
 		if err != nil {
 			if paid != nil {
 				paid.Refund()
@@ -225,7 +225,7 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 			return err
 		}
 		if paid == nil {
-			l.settle(b, now)
+			l.commit(b, now)
 			paid = b
 		}
 		list = long.Standings(now, b.Standings(now, nil))
@@ -237,9 +237,9 @@ func (l *Limiter) payLong(charges []Charge, now time.Time) (list []Standing, err
 }
 
 // PayIn makes the charges of long limits in the caller's transaction, as
-// payQuotas does, and gives how those stand that are not just observed.
+// payDurables does, and gives how those stand that are not just observed.
 func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]Standing, error) {
-	b, err := payQuotas(tx, charges, now)
+	b, err := payDurables(tx, charges, now)
 	if err == nil {
 		tx.After(func() { l.note(b, now) })
 	}
@@ -247,7 +247,7 @@ func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]Standing, er
 }
 
 // note counts those posts of a bill that were left out.
-func (l *Limiter) note(b *bill, now time.Time) {
+func (l *Limiter) note(b *batch, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Over {
 			l.Observed.Note(p.Charge, now)
@@ -258,8 +258,8 @@ func (l *Limiter) note(b *bill, now time.Time) {
 // open finds where the short ones of some charges are counted, and locks it: in
 // the order of the ids, so that two who need the same do not wait for each
 // other. tx is the transaction that it runs in, nil for none.
-func (l *Limiter) open(tx *Tx, charges []Charge) (*bill, error) {
-	b := &bill{}
+func (l *Limiter) open(tx *Tx, charges []Charge) (*batch, error) {
+	b := &batch{}
 	var ids []string
 	for _, c := range charges {
 		if c.Limit.Short() && !slices.Contains(ids, c.ID) {
@@ -267,7 +267,7 @@ func (l *Limiter) open(tx *Tx, charges []Charge) (*bill, error) {
 		}
 	}
 	slices.Sort(ids)
-	var meters []*panel
+	var meters []*counters
 	for _, id := range ids {
 		meters = append(meters, l.find(id))
 	}
@@ -283,16 +283,16 @@ func (l *Limiter) open(tx *Tx, charges []Charge) (*bill, error) {
 			}
 			return nil, err
 		}
-		b.Posts = append(b.Posts, post{Panel: m, Gauge: g, Window: &g.Window, Charge: c})
+		b.Posts = append(b.Posts, batchItem{Panel: m, Gauge: g, Window: &g.Window, Charge: c})
 	}
 	return b, nil
 }
 
 // unlock lets go of what open has locked.
-func (l *Limiter) unlock(b *bill) {
+func (l *Limiter) unlock(b *batch) {
 	for i := range b.Posts {
 		m := b.Posts[i].Panel
-		if !slices.ContainsFunc(b.Posts[:i], func(p post) bool { return p.Panel == m }) {
+		if !slices.ContainsFunc(b.Posts[:i], func(p batchItem) bool { return p.Panel == m }) {
 			m.Unlock()
 		}
 	}
@@ -300,13 +300,13 @@ func (l *Limiter) unlock(b *bill) {
 
 // find gives the meter of an id, locked, a new one where there is none. It does
 // not hold the shard while it waits: who holds one meter may want another.
-func (l *Limiter) find(id string) *panel {
+func (l *Limiter) find(id string) *counters {
 	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
 	for {
 		s.mu.Lock()
 		m := s.meters[id]
 		if m == nil {
-			m = &panel{ID: id}
+			m = &counters{ID: id}
 			s.meters[id] = m
 		}
 		s.mu.Unlock()
@@ -320,16 +320,16 @@ func (l *Limiter) find(id string) *panel {
 
 // gauge gives the gauge of a limit, of the limit's present size. The meter is
 // locked; tx is the transaction it runs in, nil for none.
-func (l *Limiter) gauge(tx *Tx, m *panel, limit Limit) (*Gauge, error) {
+func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	for _, g := range m.Gauges {
 		if g.Name == limit.Name {
 			g.Fit(limit)
 			return g, nil
 		}
 	}
-	var g *Gauge
+	var g *counter
 	read := func(tx *Tx) error {
-		record, err := tx.Get("meters", meterKey(m.ID, limit.Name))
+		record, err := tx.Get("meters", counterKey(m.ID, limit.Name))
 		if err == nil {
 			g, err = readGauge(record, limit, l.start)
 		}
@@ -350,7 +350,7 @@ func (l *Limiter) gauge(tx *Tx, m *panel, limit Limit) (*Gauge, error) {
 
 // settle makes the charges of a bill, which has room and reserve for them, and
 // fetches more reserve where it runs low.
-func (l *Limiter) settle(b *bill, now time.Time) {
+func (l *Limiter) commit(b *batch, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Use(now) {
 			l.renew(p.Panel, p.Gauge, now)
@@ -360,7 +360,7 @@ func (l *Limiter) settle(b *bill, now time.Time) {
 
 // await asks for more reserve and gives where to wait for it. The meter is
 // locked.
-func (l *Limiter) await(m *panel, g *Gauge, now time.Time) <-chan error {
+func (l *Limiter) await(m *counters, g *counter, now time.Time) <-chan error {
 	covered := make(chan error, 1)
 	g.Waiting = append(g.Waiting, covered)
 	l.renew(m, g, now)
@@ -368,7 +368,7 @@ func (l *Limiter) await(m *panel, g *Gauge, now time.Time) <-chan error {
 }
 
 // renew has a record with more reserve stored. The meter is locked.
-func (l *Limiter) renew(m *panel, g *Gauge, now time.Time) {
+func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 	if g.Pending {
 		return
 	}
@@ -382,7 +382,7 @@ func (l *Limiter) renew(m *panel, g *Gauge, now time.Time) {
 			g.Grown(plan)
 			m.Unlock()
 		})
-		return tx.Put("meters", meterKey(m.ID, g.Name), record)
+		return tx.Put("meters", counterKey(m.ID, g.Name), record)
 	}, func(err error) {
 		// In a goroutine of its own where the store refuses at once, because
 		// the caller then still holds the meter.
@@ -419,7 +419,7 @@ func (l *Limiter) Standings(charges []Charge, now time.Time) ([]Standing, error)
 			continue
 		}
 		err := l.store.View(func(tx *Tx) error {
-			w, err := readQuota(tx, c.ID, c.Limit)
+			w, err := readDurable(tx, c.ID, c.Limit)
 			list = append(list, standingOf(&w, c.Limit, now))
 			return err
 		})
@@ -451,7 +451,7 @@ func (l *Limiter) Sweep(now time.Time) {
 			if !m.TryLock() {
 				continue
 			}
-			if !slices.ContainsFunc(m.Gauges, func(g *Gauge) bool { return g.Busy(now) }) {
+			if !slices.ContainsFunc(m.Gauges, func(g *counter) bool { return g.Busy(now) }) {
 				delete(s.meters, id)
 				m.Swept = true
 			}
@@ -473,7 +473,7 @@ func (l *Limiter) Close() error {
 			m.Lock()
 			for _, g := range m.Gauges {
 				if record := g.Final(); record != nil {
-					entries = append(entries, entry{meterKey(id, g.Name), record})
+					entries = append(entries, entry{counterKey(id, g.Name), record})
 				}
 			}
 			m.Unlock()

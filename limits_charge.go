@@ -37,23 +37,23 @@ func (c *Charge) Refused(wait time.Duration) error {
 	return ErrRateLimit.With("The limit %s of %d%s is reached. Wait for the time in Retry-After.", c.Limit.Name, c.Limit.Max, of).After(wait)
 }
 
-// post is a charge and where it is counted.
-type post struct {
+// batchItem is a charge and where it is counted.
+type batchItem struct {
 	Charge Charge
 	Window *Window
-	Panel  *panel // of a short limit; locked
-	Gauge  *Gauge // of a short limit; Window is its window
-	Over   bool   // just observed, and without room: left out
-	at     int64  // when its units count
+	Panel  *counters // of a short limit; locked
+	Gauge  *counter  // of a short limit; Window is its window
+	Over   bool      // just observed, and without room: left out
+	at     int64     // when its units count
 }
 
-// bill is charges that are made together or not at all. It is not safe for
+// batch is charges that are made together or not at all. It is not safe for
 // concurrent use.
-type bill struct{ Posts []post }
+type batch struct{ Posts []batchItem }
 
 // cost is what a post, and those before it that are not left out, ask of the
 // same window.
-func (b *bill) cost(at int) int {
+func (b *batch) cost(at int) int {
 	if at == 0 {
 		return b.Posts[0].Charge.Cost
 	}
@@ -69,7 +69,7 @@ func (b *bill) cost(at int) int {
 // Moment gives the time at which a bill is charged: a time, or the latest that one
 // of its windows has seen. Each window by itself would take another one, and the
 // units of one request would not count from one moment.
-func (b *bill) Moment(now time.Time) time.Time {
+func (b *batch) Moment(now time.Time) time.Time {
 	for i := range b.Posts {
 		if last := b.Posts[i].Window.Last; last > now.UnixNano() {
 			now = time.Unix(0, last)
@@ -80,7 +80,7 @@ func (b *bill) Moment(now time.Time) time.Time {
 
 // Full gives the post that has to wait longest for room, nil where all have it.
 // It also finds out which of the observed ones have none, and are left out.
-func (b *bill) Full(now time.Time) (full *post, wait time.Duration) {
+func (b *batch) Full(now time.Time) (full *batchItem, wait time.Duration) {
 	for i := range b.Posts {
 		p := &b.Posts[i]
 		if p.Over = false; p.Charge.Cost == 0 {
@@ -96,7 +96,7 @@ func (b *bill) Full(now time.Time) (full *post, wait time.Duration) {
 
 // Dry gives a post whose stored reserve does not cover it, nil where all are
 // covered. It is to be asked after Full.
-func (b *bill) Dry(now time.Time) *post {
+func (b *batch) Dry(now time.Time) *batchItem {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() && p.Gauge.Left(now) < b.cost(i) {
 			return p
@@ -105,11 +105,11 @@ func (b *bill) Dry(now time.Time) *post {
 	return nil
 }
 
-func (p *post) pays() bool { return p.Charge.Cost > 0 && !p.Over }
+func (p *batchItem) pays() bool { return p.Charge.Cost > 0 && !p.Over }
 
 // Use makes the charge of a post, which has room and reserve for it, and says
 // whether more reserve is to be fetched.
-func (p *post) Use(now time.Time) (low bool) {
+func (p *batchItem) Use(now time.Time) (low bool) {
 	if p.pays() {
 		p.at, low = p.Gauge.Use(p.Charge.Cost, now)
 	}
@@ -117,7 +117,7 @@ func (p *post) Use(now time.Time) (low bool) {
 }
 
 // Refund takes back what Use did for the posts.
-func (b *bill) Refund() {
+func (b *batch) Refund() {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() {
 			p.Gauge.Refund(p.Charge.Cost, p.at)
@@ -126,7 +126,7 @@ func (b *bill) Refund() {
 }
 
 // Standings appends how the limits stand that are not just observed.
-func (b *bill) Standings(now time.Time, into []Standing) []Standing {
+func (b *batch) Standings(now time.Time, into []Standing) []Standing {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; !p.Charge.Observe {
 			into = append(into, standingOf(p.Window, p.Charge.Limit, now))
@@ -135,21 +135,21 @@ func (b *bill) Standings(now time.Time, into []Standing) []Standing {
 	return into
 }
 
-// readQuotas makes a bill of those charges that are of long limits.
-func readQuotas(tx *Tx, charges []Charge) (*bill, error) {
-	b := &bill{}
+// readDurables makes a bill of those charges that are of long limits.
+func readDurables(tx *Tx, charges []Charge) (*batch, error) {
+	b := &batch{}
 	for _, c := range charges {
 		if c.Limit.Short() {
 			continue
 		}
-		p := post{Charge: c}
+		p := batchItem{Charge: c}
 		for _, other := range b.Posts { // one window for what is charged twice
 			if other.Charge.ID == c.ID && other.Charge.Limit == c.Limit {
 				p.Window = other.Window
 			}
 		}
 		if p.Window == nil {
-			w, err := readQuota(tx, c.ID, c.Limit)
+			w, err := readDurable(tx, c.ID, c.Limit)
 			if err != nil {
 				return b, err
 			}
@@ -160,12 +160,12 @@ func readQuotas(tx *Tx, charges []Charge) (*bill, error) {
 	return b, nil
 }
 
-// payQuotas makes the charges of long limits in the caller's transaction, so
+// payDurables makes the charges of long limits in the caller's transaction, so
 // that the units and what they paid for are stored together or not at all; of
 // short ones it makes none. Where one has no room it changes nothing, and the
 // error is ErrRateLimit with the time to wait.
-func payQuotas(tx *Tx, charges []Charge, now time.Time) (*bill, error) {
-	b, err := readQuotas(tx, charges)
+func payDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
+	b, err := readDurables(tx, charges)
 	if err != nil {
 		return b, err
 	}
@@ -178,7 +178,7 @@ func payQuotas(tx *Tx, charges []Charge, now time.Time) (*bill, error) {
 			continue
 		}
 		p.Window.Add(now, p.Charge.Cost)
-		if err := tx.Put("quotas", meterKey(p.Charge.ID, p.Charge.Limit.Name), p.Window.Append(nil)); err != nil {
+		if err := tx.Put("quotas", counterKey(p.Charge.ID, p.Charge.Limit.Name), p.Window.Append(nil)); err != nil {
 			return b, err
 		}
 	}
@@ -189,10 +189,10 @@ func payQuotas(tx *Tx, charges []Charge, now time.Time) (*bill, error) {
 // limit of one id.
 const observedAgain = time.Minute
 
-// observations counts what limits that are only observed would have refused. It
+// dryRunCounts counts what limits that are only observed would have refused. It
 // counts in memory and stores with each Flush: a crash loses what was counted
 // since the one before. It is safe for concurrent use.
-type observations struct {
+type dryRunCounts struct {
 	store *Store
 	mu    sync.Mutex
 	log   *slog.Logger
@@ -203,20 +203,20 @@ type observations struct {
 // observed is a limit of an id, of all ids where that is "".
 type observed struct{ id, limit string }
 
-// newObservations counts in a store.
-func newObservations(store *Store) *observations {
-	return &observations{store: store, fresh: map[observed]uint64{}, told: map[observed]time.Time{}}
+// newDryRunCounts counts in a store.
+func newDryRunCounts(store *Store) *dryRunCounts {
+	return &dryRunCounts{store: store, fresh: map[observed]uint64{}, told: map[observed]time.Time{}}
 }
 
 // LogTo has what is counted logged, once in a minute for each limit of an id.
-func (o *observations) LogTo(log *slog.Logger) {
+func (o *dryRunCounts) LogTo(log *slog.Logger) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.log = log
 }
 
 // Note counts a charge that was left out, at a service time.
-func (o *observations) Note(c Charge, now time.Time) {
+func (o *dryRunCounts) Note(c Charge, now time.Time) {
 	at := observed{c.ID, c.Limit.Name}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -232,20 +232,20 @@ func (o *observations) Note(c Charge, now time.Time) {
 
 // Count tells how often a limit of an id would have refused, of all ids for "".
 // It must not be called inside a transaction.
-func (o *observations) Count(id, limit string) (n uint64, err error) {
+func (o *dryRunCounts) Count(id, limit string) (n uint64, err error) {
 	o.mu.Lock()
 	n = o.fresh[observed{id, limit}]
 	o.mu.Unlock()
 	err = o.store.View(func(tx *Tx) error {
-		stored, err := readObserved(tx, observed{id, limit})
+		stored, err := readDryRuns(tx, observed{id, limit})
 		n += stored
 		return err
 	})
 	return n, err
 }
 
-func readObserved(tx *Tx, at observed) (uint64, error) {
-	value, err := tx.Get("observed", meterKey(at.id, at.limit))
+func readDryRuns(tx *Tx, at observed) (uint64, error) {
+	value, err := tx.Get("observed", counterKey(at.id, at.limit))
 	if err != nil || value == nil {
 		return 0, err
 	}
@@ -257,7 +257,7 @@ func readObserved(tx *Tx, at observed) (uint64, error) {
 }
 
 // Flush stores what was counted since the one before. now is service time.
-func (o *observations) Flush(now time.Time) error {
+func (o *dryRunCounts) Flush(now time.Time) error {
 	o.mu.Lock()
 	fresh := o.fresh
 	o.fresh = map[observed]uint64{}
@@ -268,9 +268,9 @@ func (o *observations) Flush(now time.Time) error {
 	}
 	return o.store.Update(func(tx *Tx) error {
 		for at, n := range fresh {
-			stored, err := readObserved(tx, at)
+			stored, err := readDryRuns(tx, at)
 			if err == nil {
-				err = tx.Put("observed", meterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+n))
+				err = tx.Put("observed", counterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+n))
 			}
 			if err != nil {
 				return err

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// panel holds the gauges of one id. Who uses them holds its lock.
-type panel struct {
+// counters holds the gauges of one id. Who uses them holds its lock.
+type counters struct {
 	sync.Mutex
 	ID     string
 	Swept  bool // forgotten; another one counts for the id
-	Gauges []*Gauge
+	Gauges []*counter
 }
 
-// Gauge is one short window and its reserve. Whatever is on disk for it lists
+// counter is one short window and its reserve. Whatever is on disk for it lists
 // the units up to some moment and covers those after it with a reserve; a unit
 // is admitted only when the stored reserve covers it. It is not safe for
 // concurrent use: the Limiter locks it.
-type Gauge struct {
+type counter struct {
 	Name    string
 	Window  Window
 	Waiting []chan error // who waits for more reserve
@@ -40,8 +40,8 @@ const maxBlock = 8192
 // The reserve of a run that did not end cleanly counts as used at the latest
 // moment at which it can have been: when it expired, or at start, when this run
 // began.
-func readGauge(record []byte, limit Limit, start time.Time) (*Gauge, error) {
-	g := &Gauge{Name: limit.Name, Window: NewWindow(limit.Max, limit.Window)}
+func readGauge(record []byte, limit Limit, start time.Time) (*counter, error) {
+	g := &counter{Name: limit.Name, Window: NewWindow(limit.Max, limit.Window)}
 	if record == nil {
 		return g, nil
 	}
@@ -63,14 +63,14 @@ func readGauge(record []byte, limit Limit, start time.Time) (*Gauge, error) {
 }
 
 // Fit makes the window one of the limit's present size.
-func (g *Gauge) Fit(limit Limit) {
+func (g *counter) Fit(limit Limit) {
 	if !g.Window.Fits(limit.Max, limit.Window) {
 		g.Window = g.Window.Resize(limit.Max, limit.Window)
 	}
 }
 
 // Left is what may still be used of the reserve.
-func (g *Gauge) Left(now time.Time) int {
+func (g *counter) Left(now time.Time) int {
 	if max(now.UnixNano(), g.Window.Last) > g.expires {
 		return 0
 	}
@@ -80,7 +80,7 @@ func (g *Gauge) Left(now time.Time) int {
 // Use admits n units, which the reserve covers. It gives the time at which they
 // count, and says whether more reserve is to be fetched: where half is used or
 // half of its time is over.
-func (g *Gauge) Use(n int, now time.Time) (at int64, low bool) {
+func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	at = g.Window.Add(now, n)
 	g.reserve -= n
 	g.stale = true
@@ -89,14 +89,14 @@ func (g *Gauge) Use(n int, now time.Time) (at int64, low bool) {
 
 // Refund takes back n units that Use has admitted at what it gave. Their reserve
 // stays used: the record on disk may count them by now.
-func (g *Gauge) Refund(n int, at int64) {
+func (g *counter) Refund(n int, at int64) {
 	g.Window.Remove(at, n)
 	g.stale = true
 }
 
 // Grow plans a record with more reserve, which holds once the record is on
 // disk: then the plan is given to Grown.
-func (g *Gauge) Grow(now time.Time) (p plan, record []byte) {
+func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 	left := g.Left(now)
 	g.reserve = left
 	// About an eighth of the limit, and no more than is free: after a crash what
@@ -117,14 +117,14 @@ type plan struct {
 }
 
 // Grown takes the reserve of a plan whose record is on disk.
-func (g *Gauge) Grown(p plan) {
+func (g *counter) Grown(p plan) {
 	g.reserve += p.block
 	g.granted, g.expires = p.granted, p.expires
 }
 
 // record is what is stored of a gauge: the reserve, until when it may be used,
 // and the window.
-func (g *Gauge) record(reserve int, expires int64) []byte {
+func (g *counter) record(reserve int, expires int64) []byte {
 	b := binary.AppendUvarint(nil, uint64(reserve))
 	b = binary.AppendVarint(b, expires)
 	return g.Window.Append(b)
@@ -132,7 +132,7 @@ func (g *Gauge) record(reserve int, expires int64) []byte {
 
 // Final gives up the reserve and gives the record with the exact count, nil
 // where the one on disk says the same.
-func (g *Gauge) Final() []byte {
+func (g *counter) Final() []byte {
 	if g.reserve <= 0 && !g.stale {
 		return nil
 	}
@@ -142,18 +142,18 @@ func (g *Gauge) Final() []byte {
 
 // Busy says whether the stored record, read again, could say something else
 // than the gauge does.
-func (g *Gauge) Busy(now time.Time) bool {
+func (g *counter) Busy(now time.Time) bool {
 	return g.Pending || len(g.Waiting) > 0 || g.Window.Used(now) > 0 || now.UnixNano() < g.expires+g.Window.Span
 }
 
-// Handle spares a frequent id its look-up: kept with the id and given to
-// Limiter.SpendBy, it remembers where the id is counted. The zero Handle is
+// CounterRef spares a frequent id its look-up: kept with the id and given to
+// Limiter.SpendBy, it remembers where the id is counted. The zero CounterRef is
 // ready, and belongs to one id. It is safe for concurrent use.
-type Handle struct{ meter atomic.Pointer[panel] }
+type CounterRef struct{ meter atomic.Pointer[counters] }
 
 // Held gives the meter that the handle remembers, locked, nil for none. The
 // handle may be nil.
-func (h *Handle) Held() *panel {
+func (h *CounterRef) Held() *counters {
 	if h == nil {
 		return nil
 	}
@@ -170,7 +170,7 @@ func (h *Handle) Held() *panel {
 }
 
 // Keep has the handle, unless it is nil, remember a meter.
-func (h *Handle) Keep(m *panel) {
+func (h *CounterRef) Keep(m *counters) {
 	if h != nil {
 		h.meter.Store(m)
 	}

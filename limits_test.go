@@ -406,7 +406,7 @@ func TestLimiter_DamagedRecords(t *testing.T) {
 			t.Run(name+", "+what, func(t *testing.T) {
 				l := NewLimiter(newTestStore(t), epoch)
 				limit := map[string]string{"meters": short.Name, "quotas": day.Name}[tt.bucket]
-				if err := l.store.Update(func(tx *Tx) error { return tx.Put(tt.bucket, meterKey("b", limit), record) }); err != nil {
+				if err := l.store.Update(func(tx *Tx) error { return tx.Put(tt.bucket, counterKey("b", limit), record) }); err != nil {
 					t.Fatal(err)
 				}
 				for range 2 {
@@ -475,7 +475,7 @@ func TestLimiter_SpanBounds(t *testing.T) {
 
 // The log tells of an observed limit once in a minute for each id.
 func TestObservations_LogBounds(t *testing.T) {
-	o, log := newObservations(newTestStore(t)), &lockedBuffer{}
+	o, log := newDryRunCounts(newTestStore(t)), &lockedBuffer{}
 	o.LogTo(slog.New(slog.NewTextHandler(log, nil)))
 	c := Charge{ID: "a", Limit: Limit{"few", 1, time.Minute}, Cost: 1, Observe: true}
 	for i, step := range []struct {
@@ -497,10 +497,10 @@ func TestObservations_LogBounds(t *testing.T) {
 
 // A stored number that is damaged is an error, and is not counted anew from 0.
 func TestObservations_Damaged(t *testing.T) {
-	o := newObservations(newTestStore(t))
+	o := newDryRunCounts(newTestStore(t))
 	c := Charge{ID: "a", Limit: Limit{"few", 1, time.Minute}, Cost: 1, Observe: true}
 	for _, damaged := range []bool{false, true} {
-		err := o.store.Update(func(tx *Tx) error { return tx.Put("observed", meterKey("a", "few"), []byte{0x80}) })
+		err := o.store.Update(func(tx *Tx) error { return tx.Put("observed", counterKey("a", "few"), []byte{0x80}) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -520,7 +520,7 @@ func TestObservations_Damaged(t *testing.T) {
 // TestGauge_Bounds looks at a reserve at both sides of what it is good for.
 func TestGauge_Bounds(t *testing.T) {
 	const span = time.Minute
-	fresh := func() *Gauge {
+	fresh := func() *counter {
 		g, err := readGauge(nil, Limit{"x", 80, span}, epoch)
 		if err != nil {
 			t.Fatal(err)

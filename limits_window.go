@@ -25,14 +25,14 @@ type Window struct {
 	Max   int
 	Span  int64 // nanoseconds
 	width int64 // of a part; 0 where every unit is remembered
-	marks []mark
+	marks []entry
 	first int // index of the oldest in marks that still counts
 	used  int
 	Last  int64 // the latest time seen; time never goes back in here
 }
 
-// mark is a number of units at one time, or in one part of the window.
-type mark struct {
+// entry is a number of units at one time, or in one part of the window.
+type entry struct {
 	at int64 // nanoseconds; of a part its last
 	n  int
 }
@@ -55,7 +55,7 @@ func (w *Window) Fits(limit int, span time.Duration) bool {
 func (w *Window) Resize(limit int, span time.Duration) Window {
 	n := NewWindow(limit, span)
 	for _, m := range w.marks[w.first:] {
-		n.recall(m.at, m.n)
+		n.insert(m.at, m.n)
 	}
 	n.Last = w.Last
 	return n
@@ -63,7 +63,7 @@ func (w *Window) Resize(limit int, span time.Duration) Window {
 
 // Used gives the units that count at a time.
 func (w *Window) Used(now time.Time) int {
-	w.forget(now.UnixNano())
+	w.expire(now.UnixNano())
 	return w.used
 }
 
@@ -75,21 +75,21 @@ func (w *Window) add(at int64, n int) int64 {
 	if n <= 0 {
 		return at
 	}
-	w.forget(at)
-	return w.recall(w.Last, n)
+	w.expire(at)
+	return w.insert(w.Last, n)
 }
 
 // recall counts units of an earlier time without taking that for the time that it
 // is now: of a part it is the last instant, which may be still to come, and what
 // is older would leave the window as if it had.
-func (w *Window) recall(at int64, n int) int64 {
+func (w *Window) insert(at int64, n int) int64 {
 	if w.width > 0 && at <= math.MaxInt64-w.width {
 		at += w.width - 1 - at%w.width
 	}
 	if i := len(w.marks) - 1; i >= w.first && w.marks[i].at >= at {
 		w.marks[i].n += n
 	} else {
-		w.marks = append(w.marks, mark{at, n})
+		w.marks = append(w.marks, entry{at, n})
 	}
 	w.used += n
 	return w.marks[len(w.marks)-1].at
@@ -111,7 +111,7 @@ func (w *Window) Remove(at int64, n int) {
 }
 
 // forget drops what has left the window.
-func (w *Window) forget(now int64) {
+func (w *Window) expire(now int64) {
 	w.Last = max(w.Last, now)
 	for w.first < len(w.marks) && w.Last-w.marks[w.first].at >= w.Span {
 		w.used -= w.marks[w.first].n
@@ -132,7 +132,7 @@ func (w *Window) forget(now int64) {
 // More units than the limit never fit: the wait is a whole span.
 func (w *Window) Wait(now time.Time, n int) time.Duration {
 	t := now.UnixNano()
-	w.forget(t)
+	w.expire(t)
 	over := w.used + n - w.Max
 	if over <= 0 {
 		return 0
@@ -149,7 +149,7 @@ func (w *Window) Wait(now time.Time, n int) time.Duration {
 // empty.
 func (w *Window) Next(now time.Time) time.Duration {
 	t := now.UnixNano()
-	w.forget(t)
+	w.expire(t)
 	if w.used == 0 {
 		return 0
 	}
@@ -192,7 +192,7 @@ func readWindow(b []byte, limit int, span time.Duration) (Window, []byte, error)
 			return w, nil, errWindow
 		}
 		at += delta
-		w.recall(max(0, at), int(n))
+		w.insert(max(0, at), int(n))
 		b = b[k+j:]
 	}
 	return w, b, nil
@@ -243,9 +243,9 @@ func standingOf(w *Window, limit Limit, now time.Time) Standing {
 	return Standing{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
 }
 
-// readQuota reads the window of a long limit.
-func readQuota(tx *Tx, id string, limit Limit) (Window, error) {
-	value, err := tx.Get("quotas", meterKey(id, limit.Name))
+// readDurable reads the window of a long limit.
+func readDurable(tx *Tx, id string, limit Limit) (Window, error) {
+	value, err := tx.Get("quotas", counterKey(id, limit.Name))
 	if err != nil || value == nil {
 		return NewWindow(limit.Max, limit.Window), err
 	}
@@ -256,5 +256,5 @@ func readQuota(tx *Tx, id string, limit Limit) (Window, error) {
 	return w, nil
 }
 
-// meterKey is the key under which a limit of an id is stored.
-func meterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }
+// counterKey is the key under which a limit of an id is stored.
+func counterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }

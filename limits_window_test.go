@@ -124,8 +124,8 @@ func TestWindow_WaitIsFirstInstant(t *testing.T) {
 				continue
 			}
 			before, after := w, w
-			before.marks = append([]mark(nil), w.marks...)
-			after.marks = append([]mark(nil), w.marks...)
+			before.marks = append([]entry(nil), w.marks...)
+			after.marks = append([]entry(nil), w.marks...)
 			if before.Wait(now.Add(wait-1), 1) == 0 {
 				t.Fatalf("it would have passed before the wait of %s", wait)
 			}

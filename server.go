@@ -135,7 +135,7 @@ type exchange struct {
 	step   string // the check that was made last
 	began  time.Time
 	limits [2]Standing // where Request.Limits begins
-	meter  *Handle
+	meter  *CounterRef
 	found  *Key // Outcome.Found
 	draft  bool
 	rights *Rights // that the route belongs to, nil for those that the key has

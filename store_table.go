@@ -201,7 +201,7 @@ func (t Table[T]) count(tx *Tx, by int) error {
 	return tx.Put("counts", []byte(t.Name), IDKey(uint64(n+by)))
 }
 
-// mark notes that the table has changed, for Store.Generation.
+// entry notes that the table has changed, for Store.Generation.
 func (t Table[T]) mark(tx *Tx) {
 	if !slices.Contains(tx.Changed, t.Name) {
 		tx.Changed = append(tx.Changed, t.Name)

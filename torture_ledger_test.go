@@ -139,7 +139,7 @@ func (l *ledger) note(status int) {
 	}
 }
 
-// post sends to the control socket.
+// batchItem sends to the control socket.
 func (l *ledger) post(p *program.Server, path string, body, into any) (at time.Time, err error) {
 	err = p.Socket().Do(context.Background(), "POST", path, body, into)
 	at = time.Now()
@@ -403,7 +403,7 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 		report("%d calls, %d events and %d keys are stored, the webhook is told of %d", calls, events, keys, told)
 	}
 	for limit, stored := range map[string]int{CallsPerDay: calls, EventsPerDay: events} {
-		w, err := readQuota(tx, l.callerID, Limit{limit, 1_000_000, 24 * time.Hour})
+		w, err := readDurable(tx, l.callerID, Limit{limit, 1_000_000, 24 * time.Hour})
 		if err != nil {
 			return err
 		}
