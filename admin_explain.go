@@ -207,7 +207,7 @@ func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
 	for _, name := range names {
 		for _, c := range key.Charge(nil, name, cost) {
-			list, err := e.limiter.Standings([]Charge{c}, r.Moment)
+			list, err := e.limiter.Statuses([]Charge{c}, r.Moment)
 			if err != nil {
 				return nil, err
 			}
@@ -229,7 +229,7 @@ func (e *explainer) address(key *Key, ip netip.Addr) step {
 	return verdict("address", nil, "The key may be used from "+ip.String()+".")
 }
 
-func standingStep(c Charge, s Standing, now time.Time) step {
+func standingStep(c Charge, s LimitStatus, now time.Time) step {
 	var err error
 	good := "The limit has room."
 	switch {
@@ -264,7 +264,7 @@ type refused struct {
 	key, name, owner                       string
 	client                                 netip.Addr
 	at                                     time.Time
-	limits                                 []Standing
+	limits                                 []LimitStatus
 }
 
 // NewRefusals keeps refusals from now on.

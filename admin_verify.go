@@ -195,7 +195,7 @@ func (v *verifier) check(key *Key, holder *Holder, q question, r *Request, answe
 }
 
 // spend charges limits with their costs, all of them or none.
-func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Standing, error) {
+func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]LimitStatus, error) {
 	var charges []Charge
 	for _, name := range slices.Sorted(maps.Keys(costs)) {
 		charges = key.Charge(charges, name, costs[name])
@@ -203,11 +203,11 @@ func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Stand
 	if slices.ContainsFunc(charges, func(c Charge) bool { return c.Cost > 0 }) {
 		return v.limiter.Pay(charges, now, nil)
 	}
-	return v.limiter.Standings(slices.DeleteFunc(charges, func(c Charge) bool { return c.Observe }), now)
+	return v.limiter.Statuses(slices.DeleteFunc(charges, func(c Charge) bool { return c.Observe }), now)
 }
 
 // showLimits adds how limits stand: the tightest by itself, and all by name.
-func showLimits(answer map[string]any, list []Standing, now time.Time) {
+func showLimits(answer map[string]any, list []LimitStatus, now time.Time) {
 	all := map[string]any{}
 	for i, s := range list {
 		shown := map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}

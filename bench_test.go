@@ -92,7 +92,7 @@ func BenchmarkProxy(b *testing.B) {
 func BenchmarkLimiter(b *testing.B) {
 	l := NewLimiter(newTestStore(b), epoch)
 	limits := []Limit{{"x", 1_000_000_000, time.Minute}}
-	into := make([]Standing, 0, 1)
+	into := make([]LimitStatus, 0, 1)
 	now := epoch
 	b.ReportAllocs()
 	for b.Loop() {

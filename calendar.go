@@ -175,7 +175,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var standings []Standing
+	var standings []LimitStatus
 	return Once(c.store, w, r, "events", http.StatusCreated, body, func(tx *Tx) (any, error) {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err == nil {

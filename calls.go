@@ -146,7 +146,7 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var standings []Standing
+	var standings []LimitStatus
 	return Once(c.store, w, r, "calls", http.StatusCreated, body, func(tx *Tx) (any, error) {
 		agent, err := c.check(tx, r, o)
 		if err != nil {

@@ -41,7 +41,7 @@ type Request struct {
 	MaxBody int64
 	// Limits are the limits that apply to this request and how they stand,
 	// shown in the answer's header fields.
-	Limits []Standing
+	Limits []LimitStatus
 }
 
 // Deed says who asks for what, for the audit log.
@@ -148,9 +148,9 @@ func (r *Request) NumberParam(name string) (uint64, error) {
 
 // SetLimits puts the standings of limits in place of earlier ones of the same
 // names, or adds them.
-func (r *Request) SetLimits(list []Standing) {
+func (r *Request) SetLimits(list []LimitStatus) {
 	for _, s := range list {
-		i := slices.IndexFunc(r.Limits, func(old Standing) bool { return old.Limit.Name == s.Limit.Name })
+		i := slices.IndexFunc(r.Limits, func(old LimitStatus) bool { return old.Limit.Name == s.Limit.Name })
 		if i < 0 {
 			r.Limits = append(r.Limits, s)
 			continue
@@ -313,5 +313,5 @@ type Outcome struct {
 	Params httprouter.Params // what stood in the place of the route's wildcards
 	Began  time.Time         // wall clock
 	Took   time.Duration
-	Limits []Standing // how the limits stood
+	Limits []LimitStatus // how the limits stood
 }

@@ -173,7 +173,7 @@ func (row Row) match(path string) bool {
 // time: X-RateLimit-* for the tightest of them, Reset as seconds since 1970,
 // and with draft RateLimit-Policy and RateLimit for all, in the syntax of
 // draft-ietf-httpapi-ratelimit-headers-11.
-func WriteLimitFields(h http.Header, list []Standing, now time.Time, draft bool) {
+func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bool) {
 	if len(list) == 0 {
 		return
 	}
@@ -216,7 +216,7 @@ func WriteLimitFields(h http.Header, list []Standing, now time.Time, draft bool)
 
 var varyOnKey = []string{"Authorization, X-API-Key"}
 
-func appendPolicy(b []byte, list []Standing) []byte {
+func appendPolicy(b []byte, list []LimitStatus) []byte {
 	for i, s := range list {
 		if i > 0 {
 			b = append(b, ", "...)
@@ -228,7 +228,7 @@ func appendPolicy(b []byte, list []Standing) []byte {
 	return b
 }
 
-func appendState(b []byte, list []Standing) []byte {
+func appendState(b []byte, list []LimitStatus) []byte {
 	for i, s := range list {
 		if i > 0 {
 			b = append(b, ", "...)
@@ -243,7 +243,7 @@ func appendState(b []byte, list []Standing) []byte {
 }
 
 // appendName writes the name of a limit's policy: its own without "_limit".
-func appendName(b []byte, s Standing) []byte {
+func appendName(b []byte, s LimitStatus) []byte {
 	b = append(b, '"')
 	b = append(b, strings.TrimSuffix(s.Limit.Name, "_limit")...)
 	return append(b, '"')

@@ -51,12 +51,12 @@ func NewLimiter(store *Store, start time.Time) *Limiter {
 // none: with one exhausted the error is ErrRateLimit with the time to wait,
 // and the request costs nothing. ErrUnavailable means that the store cannot
 // cover the unit. It waits for the disk only when a reserve has run out.
-func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
+func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
 	return l.SpendBy(nil, id, limits, now, into)
 }
 
 // SpendBy is Spend for an id that has a CounterRef, or nil.
-func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Time, into []Standing) ([]Standing, error) {
+func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
 	for {
 		if l.store.Failing() {
 			return into, ErrUnavailable
@@ -91,14 +91,14 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 		full, wait := b.Full(now)
 		if full != nil {
 			err := full.Charge.Refused(wait)
-			into = b.Standings(now, into)
+			into = b.Statuses(now, into)
 			m.Unlock()
 			return into, err
 		}
 		dry := b.Dry(now)
 		if dry == nil {
 			l.commit(&b, now)
-			into = b.Standings(now, into)
+			into = b.Statuses(now, into)
 			m.Unlock()
 			return into, nil
 		}
@@ -113,14 +113,14 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 // spendOne is what most requests need of SpendBy: one limit, without a bill to
 // write. Where the reserve has run out it gives where to wait for more. The
 // meter is locked.
-func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []Standing) ([]Standing, <-chan error, error) {
+func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []LimitStatus) ([]LimitStatus, <-chan error, error) {
 	g, err := l.gauge(nil, m, *limit)
 	if err != nil {
 		return into, nil, err
 	}
 	if wait := g.Window.Wait(now, 1); wait > 0 {
 		c := Charge{ID: m.ID, Limit: *limit, Cost: 1}
-		return append(into, standingOf(&g.Window, *limit, now)), nil, c.Refused(wait)
+		return append(into, limitStatusOf(&g.Window, *limit, now)), nil, c.Refused(wait)
 	}
 	if g.Left(now) < 1 {
 		return into, l.await(m, g, now), nil
@@ -128,7 +128,7 @@ func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []Stan
 	if _, low := g.Use(1, now); low {
 		l.renew(m, g, now)
 	}
-	return append(into, standingOf(&g.Window, *limit, now)), nil, nil
+	return append(into, limitStatusOf(&g.Window, *limit, now)), nil, nil
 }
 
 // Pay makes charges of several ids and limits, short and long, at the given
@@ -136,7 +136,7 @@ func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []Stan
 // which then costs nothing and writes nothing. It appends how the limits stand
 // that are not just observed, the short ones first, to into. With a long limit
 // it waits for the disk; it must not be called inside a transaction.
-func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Standing, error) {
+func (l *Limiter) Pay(charges []Charge, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
 	long := slices.ContainsFunc(charges, func(c Charge) bool { return !c.Limit.Short() })
 	for {
 		if l.store.Failing() {
@@ -151,7 +151,7 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Stand
 		dry := b.Dry(now)
 		switch {
 		case full != nil:
-			into = b.Standings(now, into)
+			into = b.Statuses(now, into)
 			l.unlock(b)
 			return into, full.Charge.Refused(wait)
 		case dry != nil:
@@ -163,7 +163,7 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Stand
 			continue
 		case !long:
 			l.commit(b, now)
-			into = b.Standings(now, into)
+			into = b.Statuses(now, into)
 			l.unlock(b)
 			l.note(b, now)
 			return into, nil
@@ -175,7 +175,7 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []Standing) ([]Stand
 		}
 		if errors.Is(err, ErrRateLimit) {
 			counts := slices.DeleteFunc(slices.Clone(charges), func(c Charge) bool { return c.Observe })
-			if list, fault := l.Standings(counts, now); fault == nil {
+			if list, fault := l.Statuses(counts, now); fault == nil {
 				return append(into, list...), err
 			}
 		}
@@ -188,7 +188,7 @@ var errDry = errors.New("reserve ran out")
 
 // payLong makes charges of which some are of long limits. The short ones are
 // checked and charged inside the transaction, so that nobody comes between.
-func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []Standing, err error) {
+func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatus, err error) {
 	// A look first: a refusal is not to occupy the committer.
 	err = l.store.View(func(tx *Tx) error {
 		b, err := readDurables(tx, charges)
@@ -228,7 +228,7 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []Standing, 
 			l.commit(b, now)
 			paid = b
 		}
-		list = long.Standings(now, b.Standings(now, nil))
+		list = long.Statuses(now, b.Statuses(now, nil))
 		short := paid // b of a second run has not been asked what it leaves out
 		tx.After(func() { l.note(short, now); l.note(long, now) })
 		return nil
@@ -238,12 +238,12 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []Standing, 
 
 // PayIn makes the charges of long limits in the caller's transaction, as
 // payDurables does, and gives how those stand that are not just observed.
-func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]Standing, error) {
+func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus, error) {
 	b, err := payDurables(tx, charges, now)
 	if err == nil {
 		tx.After(func() { l.note(b, now) })
 	}
-	return b.Standings(now, nil), err
+	return b.Statuses(now, nil), err
 }
 
 // note counts those posts of a bill that were left out.
@@ -406,21 +406,21 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 
 // Standings tells how the limits of some charges stand and spends nothing. It
 // must not be called inside a transaction.
-func (l *Limiter) Standings(charges []Charge, now time.Time) ([]Standing, error) {
-	var list []Standing
+func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, error) {
+	var list []LimitStatus
 	for _, c := range charges {
 		if c.Limit.Short() {
 			b, err := l.open(nil, []Charge{c})
 			if err != nil {
 				return nil, err
 			}
-			list = append(list, standingOf(&b.Posts[0].Gauge.Window, c.Limit, now))
+			list = append(list, limitStatusOf(&b.Posts[0].Gauge.Window, c.Limit, now))
 			l.unlock(b)
 			continue
 		}
 		err := l.store.View(func(tx *Tx) error {
 			w, err := readDurable(tx, c.ID, c.Limit)
-			list = append(list, standingOf(&w, c.Limit, now))
+			list = append(list, limitStatusOf(&w, c.Limit, now))
 			return err
 		})
 		if err != nil {

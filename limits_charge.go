@@ -126,10 +126,10 @@ func (b *batch) Refund() {
 }
 
 // Standings appends how the limits stand that are not just observed.
-func (b *batch) Standings(now time.Time, into []Standing) []Standing {
+func (b *batch) Statuses(now time.Time, into []LimitStatus) []LimitStatus {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; !p.Charge.Observe {
-			into = append(into, standingOf(p.Window, p.Charge.Limit, now))
+			into = append(into, limitStatusOf(p.Window, p.Charge.Limit, now))
 		}
 	}
 	return into

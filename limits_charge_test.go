@@ -105,7 +105,7 @@ func TestLimiter_Pay(t *testing.T) {
 				}
 			}
 			for _, id := range ids {
-				list, err := l.Standings(charges(id, 0, limits...), now)
+				list, err := l.Statuses(charges(id, 0, limits...), now)
 				if err != nil {
 					rt.Fatal(err)
 				}
@@ -147,7 +147,7 @@ func TestLimiter_PayConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	list, err := l.Standings(append(charges("owner_1", 0, short, long), charges("key_0", 0, short)...), epoch)
+	list, err := l.Statuses(append(charges("owner_1", 0, short, long), charges("key_0", 0, short)...), epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestLimiter_OneMoment(t *testing.T) {
 			if err := tt.pay(l, "late", epoch); err != nil {
 				t.Fatal(err)
 			}
-			list, err := l.Standings([]Charge{{ID: "late", Limit: own}}, epoch.Add(61*time.Second))
+			list, err := l.Statuses([]Charge{{ID: "late", Limit: own}}, epoch.Add(61*time.Second))
 			if err != nil || list[0].Remaining() != 4 {
 				t.Errorf("got %+v, %v, want the unit to count as long as the other of its request", list, err)
 			}
@@ -249,7 +249,7 @@ func TestLimiter_PayAgain(t *testing.T) {
 			if !errors.Is(got, tt.want) || tries != 2 {
 				t.Errorf("got %v in %d tries, want %v in 2", got, tries, tt.want)
 			}
-			list, err := l.Standings(charges("a", 0, short, long), epoch)
+			list, err := l.Statuses(charges("a", 0, short, long), epoch)
 			if err != nil || list[0].Used != tt.used || list[1].Used != tt.of {
 				t.Errorf("got %d and %d used, %v; want %d and %d", list[0].Used, list[1].Used, err, tt.used, tt.of)
 			}

@@ -67,7 +67,7 @@ func TestLimiter_AllOrNothing(t *testing.T) {
 	for range 5 {
 		_, _ = spend(l, "a", []Limit{perMinute, few}, epoch)
 	}
-	list, err := l.Standings(charges("a", 0, perMinute, few), epoch)
+	list, err := l.Statuses(charges("a", 0, perMinute, few), epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestLimiter_Charge(t *testing.T) {
 		}
 	}
 	l = NewLimiter(reopen(t, store), epoch)
-	list, err := l.Standings(charges("a", 0, daily), epoch.Add(24*time.Hour))
+	list, err := l.Statuses(charges("a", 0, daily), epoch.Add(24*time.Hour))
 	if err != nil || list[0].Used != 3 || list[0].Next != time.Hour {
 		t.Errorf("after a restart: got %+v, %v; want 3 used and the next free in 1h", list, err)
 	}
@@ -242,7 +242,7 @@ func TestLimiter_StoreFailed(t *testing.T) {
 func TestLimiter_Allocations(t *testing.T) {
 	l := NewLimiter(newTestStore(t), epoch)
 	limits := []Limit{{"x", 1_000_000, time.Minute}}
-	into := make([]Standing, 0, 2)
+	into := make([]LimitStatus, 0, 2)
 	if _, err := l.Spend("a", limits, epoch, into); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ func TestLimiter_PayIn(t *testing.T) {
 		if err := charge(step.n, step.then); !errors.Is(err, step.want) {
 			t.Errorf("%d units: got %v, want %v", step.n, err, step.want)
 		}
-		list, err := l.Standings(charges("a", 0, limit), epoch)
+		list, err := l.Statuses(charges("a", 0, limit), epoch)
 		if err != nil || list[0].Used != step.used {
 			t.Errorf("after %d units: got %d used, %v; want %d", step.n, list[0].Used, err, step.used)
 		}
@@ -388,13 +388,13 @@ func TestLimiter_DamagedRecords(t *testing.T) {
 			return err
 		}},
 		"short and long": {"meters", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, day, short), epoch, nil); return err }},
-		"a look":         {"meters", func(l *Limiter) error { _, err := l.Standings(charges("b", 0, short), epoch); return err }},
+		"a look":         {"meters", func(l *Limiter) error { _, err := l.Statuses(charges("b", 0, short), epoch); return err }},
 		"a long limit":   {"quotas", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, day), epoch, nil); return err }},
 		"long and short": {"quotas", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, short, day), epoch, nil); return err }},
 		"a long one in tx": {"quotas", func(l *Limiter) error {
 			return l.store.Update(func(tx *Tx) error { _, err := l.PayIn(tx, charges("b", 1, day), epoch); return err })
 		}},
-		"a look at a long one": {"quotas", func(l *Limiter) error { _, err := l.Standings(charges("b", 0, day), epoch); return err }},
+		"a look at a long one": {"quotas", func(l *Limiter) error { _, err := l.Statuses(charges("b", 0, day), epoch); return err }},
 	}
 	for name, tt := range uses {
 		for what, record := range map[string][]byte{
@@ -415,7 +415,7 @@ func TestLimiter_DamagedRecords(t *testing.T) {
 					}
 					unlocked(t, l)
 				}
-				list, err := l.Standings(charges("a", 0, short, day), epoch)
+				list, err := l.Statuses(charges("a", 0, short, day), epoch)
 				if err != nil || list[0].Used != 0 || list[1].Used != 0 {
 					t.Errorf("got %+v, %v; want nothing charged", list, err)
 				}

@@ -227,8 +227,8 @@ const MaxLimit = 1_000_000_000
 // Short says whether the limit is counted in memory.
 func (l Limit) Short() bool { return l.Window < time.Hour }
 
-// Standing tells how a limit stands after a check.
-type Standing struct {
+// LimitStatus tells how a limit stands after a check.
+type LimitStatus struct {
 	Limit Limit
 	Used  int
 	Next  time.Duration // until the oldest unit comes back, 0 when none is used
@@ -236,11 +236,11 @@ type Standing struct {
 }
 
 // Remaining is how many more units pass now.
-func (s Standing) Remaining() int { return max(0, s.Limit.Max-s.Used) }
+func (s LimitStatus) Remaining() int { return max(0, s.Limit.Max-s.Used) }
 
-// standingOf tells how a limit stands that is counted in a window.
-func standingOf(w *Window, limit Limit, now time.Time) Standing {
-	return Standing{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
+// limitStatusOf tells how a limit stands that is counted in a window.
+func limitStatusOf(w *Window, limit Limit, now time.Time) LimitStatus {
+	return LimitStatus{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
 }
 
 // readDurable reads the window of a long limit.

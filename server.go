@@ -134,7 +134,7 @@ type exchange struct {
 	fault  *Error // what was answered instead of the handler's own answer
 	step   string // the check that was made last
 	began  time.Time
-	limits [2]Standing // where Request.Limits begins
+	limits [2]LimitStatus // where Request.Limits begins
 	meter  *CounterRef
 	found  *Key // Outcome.Found
 	draft  bool
@@ -442,7 +442,7 @@ func (s *Server) admit(x *exchange, row Route) error {
 }
 
 // spend charges what a request pays before its handler: all of it or nothing.
-func (s *Server) spend(x *exchange, row Route, permitted bool) ([]Standing, error) {
+func (s *Server) spend(x *exchange, row Route, permitted bool) ([]LimitStatus, error) {
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !permitted) {
 		return s.o.Limiter.SpendBy(x.meter, x.Key.ID, short, x.Moment, x.Request.Limits)
@@ -459,7 +459,7 @@ func (s *Server) spend(x *exchange, row Route, permitted bool) ([]Standing, erro
 // stand adds how a limit stands that the handler may charge.
 func (s *Server) stand(x *exchange, name string) error {
 	charges := slices.DeleteFunc(x.Key.Charge(nil, name, 0), func(c Charge) bool { return c.Observe })
-	list, err := s.o.Limiter.Standings(charges, x.Moment)
+	list, err := s.o.Limiter.Statuses(charges, x.Moment)
 	x.Request.Limits = append(x.Request.Limits, list...)
 	return err
 }
@@ -556,7 +556,7 @@ type ServerOptions struct {
 
 	// Reached is told of each request that a limit of its key refused: how the
 	// limits stood, wall clock and service time. It must be quick.
-	Reached func(k *Key, limits []Standing, now, moment time.Time)
+	Reached func(k *Key, limits []LimitStatus, now, moment time.Time)
 
 	// Watch is told of every request when it has been answered. Each must be
 	// quick, and may keep nothing of what it is given but its strings.

@@ -488,7 +488,7 @@ func TestStore_DamageReachesJob(t *testing.T) {
 		{"Keyring.Flush", "keys key_uses", use, a.Keyring.Flush},
 		{"Keyring.Sweep", "keys keys/alias_end", nil, func() error { return a.Keyring.Sweep(epoch.Add(90 * 24 * time.Hour)) }},
 		{"Notices.Flush", "webhooks/listener limits_reached webhook_queues counts", func() {
-			a.notices.Reached(key, []Standing{{Limit: Limit{RequestsPerMinute, 1, time.Minute}, Wait: 1}}, later, later)
+			a.notices.Reached(key, []LimitStatus{{Limit: Limit{RequestsPerMinute, 1, time.Minute}, Wait: 1}}, later, later)
 		}, a.notices.Flush},
 		{"Notices.Expiring", "webhooks/listener keys keys/expiring", nil, func() error { return a.notices.Expiring(later) }},
 		{"SweepOutbox", "webhook_queues webhook_log", nil, func() error { return SweepOutbox(a.Store, epoch.Add(2*keepLog)) }},

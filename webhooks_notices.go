@@ -66,9 +66,9 @@ func NewNotices(store *Store, keyring *Keyring, ahead time.Duration) *Notices {
 
 // Reached notes that a request was refused for a limit of its key. It is quick:
 // Flush does the rest.
-func (n *Notices) Reached(k *Key, limits []Standing, now, moment time.Time) {
+func (n *Notices) Reached(k *Key, limits []LimitStatus, now, moment time.Time) {
 	// A daily limit stands in the list only once the minute let the request pass.
-	daily := slices.ContainsFunc(limits, func(s Standing) bool { return !s.Limit.Short() })
+	daily := slices.ContainsFunc(limits, func(s LimitStatus) bool { return !s.Limit.Short() })
 	for _, s := range limits {
 		if s.Wait == 0 || daily && s.Limit.Short() {
 			continue
