@@ -27,8 +27,8 @@ type AccountsOptions struct {
 	Sessions  *Sessions
 	Clock     *clock.Clock
 	Log       *slog.Logger
-	Proxies   []netip.Prefix            // whose X-Forwarded-For counts
-	Refused   func(by Deed, why *Error) // records a refusal in the audit log
+	Proxies   []netip.Prefix                    // whose X-Forwarded-For counts
+	Refused   func(by AuditContext, why *Error) // records a refusal in the audit log
 }
 
 // Accounts lets operators log in to the dashboard. It slows down who guesses
@@ -47,9 +47,9 @@ func NewAccounts(o AccountsOptions) *Accounts {
 }
 
 // deed says who does what on a page; the zero Operator is nobody yet.
-func (a *Accounts) deed(r *http.Request, op dashboard.Operator, action string) Deed {
+func (a *Accounts) deed(r *http.Request, op dashboard.Operator, action string) AuditContext {
 	now := a.o.Clock.Now()
-	by := Deed{Actor: "nobody", Client: ClientAddr(r, a.o.Proxies), Action: action, Now: now, Latest: a.o.Clock.Latest(now)}
+	by := AuditContext{Actor: "nobody", Client: ClientAddr(r, a.o.Proxies), Action: action, Now: now, Latest: a.o.Clock.Latest(now)}
 	if op.ID != 0 {
 		by.Actor, by.Object = actorOf(op), fmt.Sprintf("operator %d", op.ID)
 	}

@@ -92,7 +92,7 @@ func (a *AuditLog) Watch(o *Outcome) {
 	if o.Method == http.MethodGet && o.Status != http.StatusUnauthorized && o.Status != http.StatusForbidden && o.Status != http.StatusTooManyRequests {
 		return
 	}
-	by := Deed{
+	by := AuditContext{
 		Actor: o.Actor, Client: o.Client, Action: o.Method + " " + o.Route, Object: RouteObject(o.Route, o.Params), Request: o.ID, Now: o.Began,
 	}
 	a.Refused(by, &Error{Status: o.Status, Code: o.Code})
@@ -100,7 +100,7 @@ func (a *AuditLog) Watch(o *Outcome) {
 
 // Refused writes down something that was refused, unless there are too many.
 // It does not wait until that is stored.
-func (a *AuditLog) Refused(by Deed, why *Error) {
+func (a *AuditLog) Refused(by AuditContext, why *Error) {
 	now := a.o.Clock.Service(by.Now)
 	if by.Actor == "" {
 		by.Actor = "nobody"
@@ -142,7 +142,7 @@ func (a *AuditLog) tellLeft(now time.Time) error {
 	if !due {
 		return nil
 	}
-	by := Deed{Actor: ActorSelf, Action: "refusals not written down", Now: now, Detail: map[string]any{"of_strangers": others, "of_known": known}}
+	by := AuditContext{Actor: ActorSelf, Action: "refusals not written down", Now: now, Detail: map[string]any{"of_strangers": others, "of_known": known}}
 	if err := a.o.Store.Update(by.Append); err != nil {
 		return err
 	}

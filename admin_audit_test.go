@@ -55,7 +55,7 @@ func TestAudit_Refusals(t *testing.T) {
 		}
 		e := all[before]
 		got := Entry{Actor: e.Actor, Action: e.Action, Object: e.Object, Status: e.Status, Code: e.Code}
-		if fmt.Sprint(got) != fmt.Sprint(tt.want) || e.Result != deedRefused || e.Client != "192.0.2.1" {
+		if fmt.Sprint(got) != fmt.Sprint(tt.want) || e.Result != auditRefused || e.Client != "192.0.2.1" {
 			t.Errorf("got %+v, want %+v", e, tt.want)
 		}
 	}
@@ -86,7 +86,7 @@ func TestAudit_RefusalsAreBounded(t *testing.T) {
 	if got := len(auditEntries(t, a.Store)); got != refusedPerMinute {
 		t.Errorf("many addresses left %d entries, want %d", got, refusedPerMinute)
 	}
-	a.audit.Refused(Deed{Actor: "token 1 ci", Action: "x", Now: a.clock.Now()}, ErrConflict)
+	a.audit.Refused(AuditContext{Actor: "token 1 ci", Action: "x", Now: a.clock.Now()}, ErrConflict)
 	if got := len(auditEntries(t, a.Store)); got != refusedPerMinute+1 {
 		t.Error("strangers used up the room of those who are known")
 	}
@@ -456,7 +456,7 @@ func TestAudit_EveryChange(t *testing.T) {
 			continue
 		}
 		e := all[before]
-		if e.Action != action || e.Result != deedDone || e.Actor != "control socket" || e.Request == "" || !e.At.Equal(epoch) {
+		if e.Action != action || e.Result != auditDone || e.Actor != "control socket" || e.Request == "" || !e.At.Equal(epoch) {
 			t.Errorf("%s: got the entry %+v", action, e)
 		}
 		if id := strings.Split(path, "/"); strings.Contains(row.Path, ":id") && !strings.HasSuffix(e.Object, " "+id[4]) {

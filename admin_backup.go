@@ -173,7 +173,7 @@ func (b *Backups) due(now time.Time) error {
 	}
 	b.madeAt(now)
 	b.o.Log.Info("backup made", "file", filepath.Join(b.o.Dir, name))
-	by := Deed{Actor: ActorSelf, Action: "make backup", Now: now, Detail: map[string]any{"file": name}}
+	by := AuditContext{Actor: ActorSelf, Action: "make backup", Now: now, Detail: map[string]any{"file": name}}
 	if err := b.o.Store.Update(by.Append); err != nil {
 		return err
 	}

@@ -174,7 +174,7 @@ func checkPassword(password string) error {
 // Create stores an operator. With setup, which is the token of a set-up link,
 // it does so only as the first, and once: ErrSetup. ErrConflict: the name is
 // taken.
-func (o *Operators) Create(by Deed, name, password, setup string) (made operator, err error) {
+func (o *Operators) Create(by AuditContext, name, password, setup string) (made operator, err error) {
 	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
 		return made, ErrValidation.With("name must have 1 to 100 bytes.")
 	}
@@ -234,7 +234,7 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 
 // SetupToken makes the token of a set-up link, in place of any before, of
 // which only a hash is kept; ErrConflict where there is an operator already.
-func (o *Operators) SetupToken(by Deed) (token string, err error) {
+func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 	token = keytext.RandomHex(32)
 	err = by.Update(o.store, func(tx *Tx) error {
 		n, err := operatorTable.Count(tx)
@@ -251,7 +251,7 @@ func (o *Operators) SetupToken(by Deed) (token string, err error) {
 
 // SetPassword changes a password and ends every session of the operator but
 // keep, which may be nil.
-func (o *Operators) SetPassword(by Deed, id uint64, password string, keep []byte) error {
+func (o *Operators) SetPassword(by AuditContext, id uint64, password string, keep []byte) error {
 	if err := checkPassword(password); err != nil {
 		return err
 	}
@@ -393,7 +393,7 @@ func sessionHash(token string) []byte {
 
 // Begin makes a session for an operator and gives its token, of 256 bits. It
 // is always a new one: who knows a token from before the login gains nothing.
-func (s *Sessions) Begin(by Deed, operator uint64) (token string, err error) {
+func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err error) {
 	token = keytext.RandomHex(32)
 	return token, by.Update(s.store, func(tx *Tx) error {
 		return sessionTable.Put(tx, session{Hash: sessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
@@ -432,7 +432,7 @@ func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error
 }
 
 // End ends the session of a token, if there is one.
-func (s *Sessions) End(by Deed, token string) error {
+func (s *Sessions) End(by AuditContext, token string) error {
 	err := by.Update(s.store, func(tx *Tx) error { return sessionTable.Delete(tx, sessionHash(token)) })
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -441,7 +441,7 @@ func (s *Sessions) End(by Deed, token string) error {
 }
 
 // EndAll ends every session of an operator.
-func (s *Sessions) EndAll(by Deed, operator uint64) error {
+func (s *Sessions) EndAll(by AuditContext, operator uint64) error {
 	return by.Update(s.store, func(tx *Tx) error { return endSessions(tx, operator, nil) })
 }
 

@@ -30,7 +30,7 @@ func TestSessions_Find(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := NewSessions(newTestStore(t), idle, most)
-			token, err := s.Begin(Deed{Actor: ActorSelf, Action: "test", Now: epoch}, 7)
+			token, err := s.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}, 7)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,14 +75,14 @@ func TestDashboard_SessionInUse(t *testing.T) {
 type logins struct {
 	*Operators
 	*Sessions
-	by           Deed
+	by           AuditContext
 	token, setup string
 }
 
 func newLogins(t *testing.T, withOperator bool) (l logins) {
 	t.Helper()
 	store := newTestStore(t)
-	l = logins{Operators: NewOperators(store), Sessions: NewSessions(store, 12*time.Hour, 7*24*time.Hour), by: Deed{Actor: ActorSelf, Action: "test", Now: epoch}}
+	l = logins{Operators: NewOperators(store), Sessions: NewSessions(store, 12*time.Hour, 7*24*time.Hour), by: AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}}
 	var err error
 	if withOperator {
 		if _, err = l.Create(l.by, "Ann", operatorPassword, ""); err == nil {

@@ -245,7 +245,7 @@ func RestoreApp(o RestoreOptions, clock *clock.Clock) (Restored, error) {
 	if err != nil {
 		return result, err
 	}
-	deed := Deed{Now: o.Now, Actor: "command line", Action: "restore", Detail: map[string]any{"backup": filepath.Base(o.From), "made_at": Seconds(result.CreatedAt)}}
+	deed := AuditContext{Now: o.Now, Actor: "command line", Action: "restore", Detail: map[string]any{"backup": filepath.Base(o.From), "made_at": Seconds(result.CreatedAt)}}
 	return result, errors.Join(a.Store.Update(deed.Append), a.Close())
 }
 
@@ -301,10 +301,10 @@ func (a *App) do(round []work) {
 	}
 }
 
-// Deed is what the service does of itself, now.
-func (a *App) Deed(action string) Deed {
+// AuditContext is what the service does of itself, now.
+func (a *App) Deed(action string) AuditContext {
 	now := a.clock.Now()
-	return Deed{Actor: ActorSelf, Action: action, Now: now, Latest: a.clock.Latest(now)}
+	return AuditContext{Actor: ActorSelf, Action: action, Now: now, Latest: a.clock.Latest(now)}
 }
 
 // catch has the clock catch up, and logs once that the wall clock was set back.

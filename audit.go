@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Deed says who does what, for the audit log.
-type Deed struct {
+// AuditContext says who does what, for the audit log.
+type AuditContext struct {
 	// Actor is a kind, an id and a name: "token 3 ci", "operator 1 ann", "key
 	// key_018c...", or "control socket", "latchkey" for the service itself.
 	Actor   string
@@ -31,7 +31,7 @@ type Deed struct {
 
 // Late is the time by which logins and set-up links begin and end: Latest, or Now
 // where that is later or nobody gave the other.
-func (d Deed) Late() time.Time {
+func (d AuditContext) Late() time.Time {
 	if d.Latest.After(d.Now) {
 		return d.Latest
 	}
@@ -57,12 +57,12 @@ type Entry struct {
 
 // The results of an Entry.
 const (
-	deedDone    = "done"
-	deedRefused = "refused"
+	auditDone    = "done"
+	auditRefused = "refused"
 )
 
 // AuditResults lists the results of an entry.
-func AuditResults() []string { return []string{deedDone, deedRefused} }
+func AuditResults() []string { return []string{auditDone, auditRefused} }
 
 // AuditLink is an entry as it is stored. Hash is the SHA-256 of Previous, of the
 // number and of the entry's bytes as they stand here, so an entry cannot be
@@ -167,8 +167,8 @@ func appendAudit(tx *Tx, e Entry) error {
 	return head.store(tx)
 }
 
-func (d Deed) entry() Entry {
-	e := Entry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: deedDone, Detail: d.Detail, Request: d.Request}
+func (d AuditContext) entry() Entry {
+	e := Entry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: auditDone, Detail: d.Detail, Request: d.Request}
 	if d.Client.IsValid() {
 		e.Client = d.Client.String()
 	}
@@ -178,12 +178,12 @@ func (d Deed) entry() Entry {
 // Update is Store.Update for a change that somebody answers for: the change and
 // its entry in the audit log are one transaction, so there is neither without
 // the other. Where nothing was changed there is no entry.
-func (d Deed) Update(store *Store, run func(*Tx) error) error {
+func (d AuditContext) Update(store *Store, run func(*Tx) error) error {
 	return store.Update(func(tx *Tx) error { return d.In(tx, run) })
 }
 
 // In runs a function in a transaction and adds the entry of what it did.
-func (d Deed) In(tx *Tx, run func(*Tx) error) error {
+func (d AuditContext) In(tx *Tx, run func(*Tx) error) error {
 	writes, outer := tx.Writes, tx.Trace
 	trace := &Trace{}
 	tx.Trace = trace
@@ -201,12 +201,12 @@ func (d Deed) In(tx *Tx, run func(*Tx) error) error {
 }
 
 // Append adds an entry of something done that changes nothing in the store.
-func (d Deed) Append(tx *Tx) error { return appendAudit(tx, d.entry()) }
+func (d AuditContext) Append(tx *Tx) error { return appendAudit(tx, d.entry()) }
 
 // Refused adds an entry of something that was asked and refused.
-func (d Deed) Refused(tx *Tx, status int, code string) error {
+func (d AuditContext) Refused(tx *Tx, status int, code string) error {
 	e := d.entry()
-	e.Result, e.Status, e.Code = deedRefused, status, code
+	e.Result, e.Status, e.Code = auditRefused, status, code
 	return appendAudit(tx, e)
 }
 
@@ -349,7 +349,7 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 	}
 	last := old[len(old)-1]
 	head.CutNumber, head.CutHash, head.CutAt = last.Number, last.Hash, now.UTC()
-	d := Deed{Actor: ActorSelf, Action: "cut audit log", Now: now, Detail: map[string]any{"first": old[0].Number, "last": last.Number, "hash": fmt.Sprintf("%x", last.Hash)}}
+	d := AuditContext{Actor: ActorSelf, Action: "cut audit log", Now: now, Detail: map[string]any{"first": old[0].Number, "last": last.Number, "hash": fmt.Sprintf("%x", last.Hash)}}
 	return len(old), errors.Join(head.store(tx), d.Append(tx))
 }
 

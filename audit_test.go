@@ -117,7 +117,7 @@ func TestAudit_OneTransaction(t *testing.T) {
 	id, _ := a.key(`["can_read_calls"]`)
 	before := len(auditEntries(t, a.Store))
 	failed := errors.New("refused")
-	err := Deed{Actor: "x", Action: "y", Now: epoch}.Update(a.Store, func(tx *Tx) error {
+	err := AuditContext{Actor: "x", Action: "y", Now: epoch}.Update(a.Store, func(tx *Tx) error {
 		if err := agentTable.Put(tx, Agent{ID: 77}); err != nil {
 			return err
 		}
@@ -265,7 +265,7 @@ func TestAudit_Retention(t *testing.T) {
 	if w := a.operate(200, "POST", "/admin/v1/check", ""); len(w["problems"].([]any)) > 0 {
 		t.Errorf("check: %v", w["problems"])
 	}
-	by := Deed{Actor: "control socket", Action: "fill", Now: a.clock.Now()}
+	by := AuditContext{Actor: "control socket", Action: "fill", Now: a.clock.Now()}
 	for range 1100 {
 		a.Store.Queue(by.Append, func(error) {})
 	}

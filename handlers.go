@@ -44,13 +44,13 @@ type Request struct {
 	Limits []LimitStatus
 }
 
-// Deed says who asks for what, for the audit log.
-func (r *Request) Deed() Deed {
+// AuditContext says who asks for what, for the audit log.
+func (r *Request) Deed() AuditContext {
 	actor := r.Actor
 	if r.Key != nil {
 		actor = "key " + r.Key.ID
 	}
-	return Deed{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now, Latest: r.Latest}
+	return AuditContext{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now, Latest: r.Latest}
 }
 
 // Update is Store.Update for what a request changes. On the admin door the

@@ -350,7 +350,7 @@ const maxSweep = 1000
 // called about once a minute; that they end does not depend on it. now is of
 // Clock.Earliest.
 func (k *Keyring) Sweep(now time.Time) error {
-	by := Deed{Actor: ActorSelf, Action: "end earlier secrets", Now: now}
+	by := AuditContext{Actor: ActorSelf, Action: "end earlier secrets", Now: now}
 	return by.Update(k.store, func(tx *Tx) error {
 		over := map[string]bool{}
 		for end, id := range KeyTable.Find(tx, "alias_end", nil, false) {

@@ -254,7 +254,7 @@ func firstOperator(a *App) error {
 	if any, err := a.Operators.Any(); err != nil || any {
 		return err
 	}
-	if _, err := a.Operators.Create(Deed{Actor: "environment", Action: "create operator", Now: time.Now()}, name, password, ""); err != nil {
+	if _, err := a.Operators.Create(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, name, password, ""); err != nil {
 		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
 	}
 	return nil

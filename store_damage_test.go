@@ -348,7 +348,7 @@ func fillStore(a *testApp) (f fixture) {
 	a.operate(201, "POST", "/admin/v1/webhooks", `{"name": "all", "url": "https://hooks.example.net/all", "subscribed_events": ["call.ended", "key.revoked"]}`)
 	f.Token, _ = a.operate(201, "POST", "/admin/v1/tokens", `{"name": "deploy"}`)["token"].(string)
 	f.Password = "correct horse battery staple 7"
-	if _, err := a.Operators.Create(Deed{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, "ada", f.Password, ""); err != nil {
+	if _, err := a.Operators.Create(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, "ada", f.Password, ""); err != nil {
 		a.t.Fatal(err)
 	}
 	id, earlier := a.key(everyPermission, `"owner": "ann"`, `"limits": {"calls_per_day_limit": 5}`, `"metadata": {"team": "blue"}`)
