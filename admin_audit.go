@@ -167,7 +167,7 @@ func (a *AuditLog) cut(now time.Time) error {
 			return err
 		}
 		due = count > a.o.Most+a.o.Most/100
-		for l, err := range AuditLinks(tx, "", false) {
+		for l, err := range AuditRecords(tx, "", false) {
 			if err != nil {
 				return err
 			}
@@ -205,7 +205,7 @@ func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
 			rows, count, err = auditPage(tx, page)
 			return err
 		}
-		for l, err := range AuditLinks(tx, f.indexed(), true) {
+		for l, err := range AuditRecords(tx, f.indexed(), true) {
 			if err != nil {
 				return err
 			}
@@ -241,7 +241,7 @@ func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 	}
 	from, to := page.Bounds(count)
 	for i := from; i < to; i++ {
-		l, err := AuditLinkAt(tx, head.Number-uint64(i))
+		l, err := AuditRecordAt(tx, head.Number-uint64(i))
 		if errors.Is(err, ErrNotFound) {
 			continue // taken out; to verify tells
 		}
@@ -268,7 +268,7 @@ func (f auditFilter) indexed() string {
 	return ""
 }
 
-func (f auditFilter) matches(e Entry) bool {
+func (f auditFilter) matches(e AuditEntry) bool {
 	if !wordsOf(e.Actor, f.actor) || !strings.Contains(e.Action, f.action) || f.result != "" && e.Result != f.result {
 		return false
 	}
@@ -293,7 +293,7 @@ func wordsOf(name, asked string) bool {
 
 // showEntry gives an entry as the endpoint tells it: as it is stored, with its
 // hash.
-func showEntry(l AuditLink) any {
+func showEntry(l AuditRecord) any {
 	var shown map[string]any
 	if err := json.Unmarshal(l.Entry, &shown); err != nil {
 		shown = map[string]any{"number": l.Number, "damaged": true}
@@ -343,7 +343,7 @@ func readAuditHead(q url.Values) (number uint64, hash []byte, err error) {
 
 // compareHead holds an entry against the hash that somebody has kept.
 func compareHead(tx *Tx, head AuditHead, number uint64, known []byte, report func(string)) error {
-	l, err := AuditLinkAt(tx, number)
+	l, err := AuditRecordAt(tx, number)
 	hash := l.Hash
 	switch {
 	case number == head.CutNumber:

@@ -37,14 +37,14 @@ func TestAudit_Refusals(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		method, path, token, body string
-		want                      Entry
+		want                      AuditEntry
 	}{
-		{"POST", "/admin/v1/keys/" + id + "/pause", token, "", Entry{Actor: "token 1 ci", Action: "POST /admin/v1/keys/:id/pause", Object: "key " + id, Status: 409, Code: "conflict"}},
-		{"POST", "/admin/v1/keys", token, `{"name": 1}`, Entry{Actor: "token 1 ci", Action: "POST /admin/v1/keys", Status: 400, Code: "validation_error"}},
-		{"GET", "/admin/v1/keys", "lka_wrong", "", Entry{Actor: "nobody", Action: "GET /admin/v1/keys", Status: 401, Code: "invalid_key"}},
-		{"POST", "/admin/v1/keys", "", "{}", Entry{Actor: "nobody", Action: "POST /admin/v1/keys", Status: 401, Code: "authentication_required"}},
+		{"POST", "/admin/v1/keys/" + id + "/pause", token, "", AuditEntry{Actor: "token 1 ci", Action: "POST /admin/v1/keys/:id/pause", Object: "key " + id, Status: 409, Code: "conflict"}},
+		{"POST", "/admin/v1/keys", token, `{"name": 1}`, AuditEntry{Actor: "token 1 ci", Action: "POST /admin/v1/keys", Status: 400, Code: "validation_error"}},
+		{"GET", "/admin/v1/keys", "lka_wrong", "", AuditEntry{Actor: "nobody", Action: "GET /admin/v1/keys", Status: 401, Code: "invalid_key"}},
+		{"POST", "/admin/v1/keys", "", "{}", AuditEntry{Actor: "nobody", Action: "POST /admin/v1/keys", Status: 401, Code: "authentication_required"}},
 		// A secret in the wrong place is no object.
-		{"POST", "/admin/v1/keys/" + secret + "/revoke", token, "", Entry{Actor: "token 1 ci", Action: "POST /admin/v1/keys/:id/revoke", Status: 404, Code: "not_found"}},
+		{"POST", "/admin/v1/keys/" + secret + "/revoke", token, "", AuditEntry{Actor: "token 1 ci", Action: "POST /admin/v1/keys/:id/revoke", Status: 404, Code: "not_found"}},
 	} {
 		before := len(auditEntries(t, a.Store))
 		status := tcp(tt.method, tt.path, tt.token, tt.body)
@@ -54,7 +54,7 @@ func TestAudit_Refusals(t *testing.T) {
 			continue
 		}
 		e := all[before]
-		got := Entry{Actor: e.Actor, Action: e.Action, Object: e.Object, Status: e.Status, Code: e.Code}
+		got := AuditEntry{Actor: e.Actor, Action: e.Action, Object: e.Object, Status: e.Status, Code: e.Code}
 		if fmt.Sprint(got) != fmt.Sprint(tt.want) || e.Result != auditRefused || e.Client != "192.0.2.1" {
 			t.Errorf("got %+v, want %+v", e, tt.want)
 		}

@@ -38,8 +38,8 @@ func (d AuditContext) Late() time.Time {
 	return d.Now
 }
 
-// Entry is one entry of the audit log. Entries only ever gain fields.
-type Entry struct {
+// AuditEntry is one entry of the audit log. Entries only ever gain fields.
+type AuditEntry struct {
 	Number  uint64         `json:"number"` // 1, 2, 3 ...: none is left out
 	At      time.Time      `json:"at"`
 	Actor   string         `json:"actor"`
@@ -55,7 +55,7 @@ type Entry struct {
 	Request string         `json:"request_id,omitempty"`
 }
 
-// The results of an Entry.
+// The results of an AuditEntry.
 const (
 	auditDone    = "done"
 	auditRefused = "refused"
@@ -64,19 +64,19 @@ const (
 // AuditResults lists the results of an entry.
 func AuditResults() []string { return []string{auditDone, auditRefused} }
 
-// AuditLink is an entry as it is stored. Hash is the SHA-256 of Previous, of the
+// AuditRecord is an entry as it is stored. Hash is the SHA-256 of Previous, of the
 // number and of the entry's bytes as they stand here, so an entry cannot be
 // changed, and none taken out or put in, without all later ones.
-type AuditLink struct {
+type AuditRecord struct {
 	Number   uint64          `json:"number"`
 	Previous []byte          `json:"previous"` // Hash of the entry before
 	Hash     []byte          `json:"hash"`
 	Entry    json.RawMessage `json:"entry"`
 }
 
-var auditTable = Table[AuditLink]{
-	Name: "audit", Key: func(l AuditLink) []byte { return IDKey(l.Number) },
-	Indexes: []Index[AuditLink]{{"object", func(l AuditLink) (keys [][]byte) {
+var auditTable = Table[AuditRecord]{
+	Name: "audit", Key: func(l AuditRecord) []byte { return IDKey(l.Number) },
+	Indexes: []Index[AuditRecord]{{"object", func(l AuditRecord) (keys [][]byte) {
 		e, err := l.Open()
 		if err != nil {
 			return nil // what is damaged is found by its number
@@ -89,7 +89,7 @@ var auditTable = Table[AuditLink]{
 }
 
 // objects lists what an entry is about, each once or more.
-func (e Entry) objects() (list []string) {
+func (e AuditEntry) objects() (list []string) {
 	if e.Object != "" {
 		list = append(list, e.Object)
 	}
@@ -100,14 +100,14 @@ func (e Entry) objects() (list []string) {
 }
 
 // Open reads the entry of a link.
-func (l AuditLink) Open() (e Entry, err error) {
+func (l AuditRecord) Open() (e AuditEntry, err error) {
 	if err := json.Unmarshal(l.Entry, &e); err != nil {
 		return e, fmt.Errorf("audit entry %d cannot be read: %w", l.Number, err)
 	}
 	return e, nil
 }
 
-func (l AuditLink) sum() []byte {
+func (l AuditRecord) sum() []byte {
 	h := sha256.New()
 	h.Write(l.Previous)
 	h.Write(IDKey(l.Number))
@@ -147,7 +147,7 @@ func (h AuditHead) store(tx *Tx) error {
 
 // appendAudit adds an entry at the end of the chain. It gives the entry its
 // number.
-func appendAudit(tx *Tx, e Entry) error {
+func appendAudit(tx *Tx, e AuditEntry) error {
 	head, err := ReadAuditHead(tx)
 	if err != nil {
 		return err
@@ -158,7 +158,7 @@ func appendAudit(tx *Tx, e Entry) error {
 	if err != nil {
 		return fmt.Errorf("encode audit entry: %w", err)
 	}
-	l := AuditLink{Number: e.Number, Previous: head.Hash, Entry: text}
+	l := AuditRecord{Number: e.Number, Previous: head.Hash, Entry: text}
 	l.Hash = l.sum()
 	if err := auditTable.Put(tx, l); err != nil {
 		return err
@@ -167,8 +167,8 @@ func appendAudit(tx *Tx, e Entry) error {
 	return head.store(tx)
 }
 
-func (d AuditContext) entry() Entry {
-	e := Entry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: auditDone, Detail: d.Detail, Request: d.Request}
+func (d AuditContext) entry() AuditEntry {
+	e := AuditEntry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: auditDone, Detail: d.Detail, Request: d.Request}
 	if d.Client.IsValid() {
 		e.Client = d.Client.String()
 	}
@@ -210,13 +210,13 @@ func (d AuditContext) Refused(tx *Tx, status int, code string) error {
 	return appendAudit(tx, e)
 }
 
-// AuditLinks goes through the entries, oldest first or newest first. With
+// AuditRecords goes through the entries, oldest first or newest first. With
 // object, unless it is "", only through those that are about it.
-func AuditLinks(tx *Tx, object string, backwards bool) iter.Seq2[AuditLink, error] {
+func AuditRecords(tx *Tx, object string, backwards bool) iter.Seq2[AuditRecord, error] {
 	if object == "" {
 		return auditTable.All(tx, backwards)
 	}
-	return func(yield func(AuditLink, error) bool) {
+	return func(yield func(AuditRecord, error) bool) {
 		for _, key := range auditTable.Find(tx, "object", append([]byte(object), 0), backwards) {
 			l, err := auditTable.Get(tx, key)
 			if !yield(l, err) || err != nil {
@@ -226,8 +226,10 @@ func AuditLinks(tx *Tx, object string, backwards bool) iter.Seq2[AuditLink, erro
 	}
 }
 
-// AuditLinkAt reads one entry by its number; ErrNotFound.
-func AuditLinkAt(tx *Tx, number uint64) (AuditLink, error) { return auditTable.Get(tx, IDKey(number)) }
+// AuditRecordAt reads one entry by its number; ErrNotFound.
+func AuditRecordAt(tx *Tx, number uint64) (AuditRecord, error) {
+	return auditTable.Get(tx, IDKey(number))
+}
 
 // CountAudit is the number of entries.
 func CountAudit(tx *Tx) (int, error) { return auditTable.Count(tx) }
@@ -264,7 +266,7 @@ func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err erro
 		} else if number < next {
 			say("entry %d stands before the beginning of the chain, entry %d: it was put in", number, next)
 		}
-		l, problem := openLink(key, stored)
+		l, problem := openAuditRecord(key, stored)
 		switch {
 		case problem != "":
 			say("entry %d %s", number, problem)
@@ -289,8 +291,8 @@ func entriesFrom(first, last uint64) string {
 	return fmt.Sprintf("entries %d to %d are", first, last)
 }
 
-// openLink reads a stored entry and holds it against its own hash.
-func openLink(key, stored []byte) (l AuditLink, problem string) {
+// openAuditRecord reads a stored entry and holds it against its own hash.
+func openAuditRecord(key, stored []byte) (l AuditRecord, problem string) {
 	value, err := Unseal(auditTable.Name, key, stored)
 	if err == nil {
 		err = json.Unmarshal(value, &l)
@@ -323,7 +325,7 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 	if err != nil {
 		return 0, err
 	}
-	var old []AuditLink
+	var old []AuditRecord
 	over := count > most
 	for l, err := range auditTable.All(tx, false) {
 		if err != nil {

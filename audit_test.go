@@ -13,13 +13,13 @@ import (
 )
 
 // auditEntries gives the entries of a store, oldest first.
-func auditEntries(t testing.TB, s *Store) (all []Entry) {
+func auditEntries(t testing.TB, s *Store) (all []AuditEntry) {
 	t.Helper()
 	if err := s.Update(func(*Tx) error { return nil }); err != nil { // behind what is queued
 		t.Fatal(err)
 	}
 	err := s.View(func(tx *Tx) error {
-		for l, err := range AuditLinks(tx, "", false) {
+		for l, err := range AuditRecords(tx, "", false) {
 			if err != nil {
 				return err
 			}
@@ -148,18 +148,18 @@ func TestAudit_Tampering(t *testing.T) {
 	}
 	a.App = nil
 	path := storePath(a.config.Server.Data)
-	read := func(tx *Tx, n uint64) AuditLink {
+	read := func(tx *Tx, n uint64) AuditRecord {
 		l, err := auditTable.Get(tx, IDKey(n))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return l
 	}
-	put := func(tx *Tx, at uint64, l AuditLink) error {
+	put := func(tx *Tx, at uint64, l AuditRecord) error {
 		value, err := json.Marshal(l)
 		return errors.Join(err, tx.Put(auditTable.Name, IDKey(at), value))
 	}
-	other := func(l AuditLink) AuditLink {
+	other := func(l AuditRecord) AuditRecord {
 		l.Entry = json.RawMessage(strings.Replace(string(l.Entry), "control socket", "token 1 mallory", 1))
 		return l
 	}
@@ -188,13 +188,13 @@ func TestAudit_Tampering(t *testing.T) {
 		}, []string{"entry 3 was moved: it is entry 6", "entry 4 does not follow", "entry 6 was moved: it is entry 3", "entry 7 does not follow"}},
 		{"inserted behind", func(tx *Tx) error {
 			l := read(tx, last)
-			n := AuditLink{Number: last + 1, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":10`, `"number":11`, 1))}
+			n := AuditRecord{Number: last + 1, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":10`, `"number":11`, 1))}
 			n.Hash = n.sum()
 			return put(tx, last+1, n)
 		}, []string{"entry 11 stands behind the end"}},
 		{"inserted over the following", func(tx *Tx) error {
 			l := read(tx, 4)
-			n := AuditLink{Number: 5, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":4`, `"number":5`, 1))}
+			n := AuditRecord{Number: 5, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":4`, `"number":5`, 1))}
 			n.Hash = n.sum()
 			return put(tx, 5, n)
 		}, []string{"entry 6 does not follow"}},
@@ -242,7 +242,7 @@ func TestAudit_Retention(t *testing.T) {
 		a.operate(201, "POST", "/admin/v1/agents", fmt.Sprintf(`{"name": "A%d"}`, n))
 	}
 	a.clocks.Pass(47 * time.Hour)
-	tend := func() []Entry {
+	tend := func() []AuditEntry {
 		t.Helper()
 		if err := a.audit.Tend(a.clock.Now()); err != nil {
 			t.Fatal(err)
