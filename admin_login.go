@@ -27,7 +27,7 @@ type operator struct {
 }
 
 var operatorTable = Table[operator]{
-	Name: "operators", Audit: Told{Object: "operator"},
+	Name: "operators", Audit: AuditPolicy{Object: "operator"},
 	Key:     func(o operator) []byte { return IDKey(o.ID) },
 	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }

@@ -34,7 +34,7 @@ type Agent struct {
 }
 
 var agentTable = Table[Agent]{
-	Name: "agents", Audit: Told{Object: "agent"},
+	Name: "agents", Audit: AuditPolicy{Object: "agent"},
 	Key: func(a Agent) []byte { return IDKey(a.ID) },
 	Indexes: []Index[Agent]{
 		{"assistant", func(a Agent) [][]byte { return [][]byte{[]byte(a.AssistantID)} }},
@@ -261,7 +261,7 @@ type blocked struct {
 }
 
 var blockedTable = Table[blocked]{
-	Name: "do_not_call", Audit: Told{Object: "number", Personal: true},
+	Name: "do_not_call", Audit: AuditPolicy{Object: "number", Personal: true},
 	Key:     func(b blocked) []byte { return IDKey(b.ID) },
 	Indexes: []Index[blocked]{{"phone", func(b blocked) [][]byte { return [][]byte{[]byte(b.Phone)} }}},
 }

@@ -185,7 +185,7 @@ func (d AuditContext) Update(store *Store, run func(*Tx) error) error {
 // In runs a function in a transaction and adds the entry of what it did.
 func (d AuditContext) In(tx *Tx, run func(*Tx) error) error {
 	writes, outer := tx.Writes, tx.Trace
-	trace := &Trace{}
+	trace := &ChangeSet{}
 	tx.Trace = trace
 	err := run(tx)
 	tx.Trace = outer

@@ -154,7 +154,7 @@ type Schedule struct {
 }
 
 var scheduleTable = Table[Schedule]{
-	Name: "schedules", Audit: Told{Object: "schedule"},
+	Name: "schedules", Audit: AuditPolicy{Object: "schedule"},
 	Key:     func(s Schedule) []byte { return IDKey(s.ID) },
 	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
 }

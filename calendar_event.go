@@ -108,7 +108,7 @@ func (e appointment) ReminderTime() time.Time {
 }
 
 var appointmentTable = Table[appointment]{
-	Name: "events", Audit: Told{Object: "event", Personal: true},
+	Name: "events", Audit: AuditPolicy{Object: "event", Personal: true},
 	Key: func(e appointment) []byte { return IDKey(e.ID) },
 	Indexes: []Index[appointment]{
 		{"start", func(e appointment) [][]byte {

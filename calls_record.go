@@ -128,7 +128,7 @@ func leaseEntries(c call) [][]byte {
 
 // callTable holds the calls.
 var callTable = Table[call]{
-	Name: "calls", Audit: Told{Object: "call", Personal: true, Untold: []string{"until"}},
+	Name: "calls", Audit: AuditPolicy{Object: "call", Personal: true, Untold: []string{"until"}},
 	Key: func(c call) []byte { return IDKey(c.ID) },
 	Indexes: []Index[call]{
 		{"scope", scopeEntries},

@@ -51,7 +51,7 @@ type note struct {
 }
 
 var contactTable = Table[contact]{
-	Name: "contacts", Audit: Told{Object: "contact", Personal: true},
+	Name: "contacts", Audit: AuditPolicy{Object: "contact", Personal: true},
 	Key: func(c contact) []byte { return IDKey(c.ID) },
 	Indexes: []Index[contact]{
 		// The table adds the id to each entry, so each scope is in the order of ids.

@@ -53,7 +53,7 @@ type Variable struct {
 }
 
 var variableTable = Table[Variable]{
-	Name: "variables", Audit: Told{Object: "variable"},
+	Name: "variables", Audit: AuditPolicy{Object: "variable"},
 	Key: func(v Variable) []byte { return IDKey(v.ID) },
 	Indexes: []Index[Variable]{
 		{"name", func(v Variable) [][]byte { return [][]byte{variableKey(v.Owner, v.Context, v.Name)} }},

@@ -65,7 +65,7 @@ type Alias struct {
 
 // KeyTable keeps the keys; only the Keyring writes to it.
 var KeyTable = Table[*Key]{
-	Name: "keys", Audit: Told{Object: "key"},
+	Name: "keys", Audit: AuditPolicy{Object: "key"},
 	Key: func(k *Key) []byte { return []byte(k.ID) },
 	Indexes: []Index[*Key]{
 		{"owner", func(k *Key) [][]byte { return [][]byte{IDKey(k.Owner)} }},

@@ -30,7 +30,7 @@ type owner struct {
 }
 
 var ownerTable = Table[owner]{
-	Name: "owners", Audit: Told{Object: "owner"},
+	Name: "owners", Audit: AuditPolicy{Object: "owner"},
 	Key:     func(o owner) []byte { return IDKey(o.ID) },
 	Indexes: []Index[owner]{{"name", func(o owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
 }
@@ -215,7 +215,7 @@ type team struct {
 }
 
 var teamTable = Table[team]{
-	Name: "teams", Audit: Told{Object: "team"},
+	Name: "teams", Audit: AuditPolicy{Object: "team"},
 	Key: func(t team) []byte { return IDKey(t.ID) },
 	Indexes: []Index[team]{{"member", func(t team) (keys [][]byte) {
 		for _, m := range t.Members {

@@ -26,7 +26,7 @@ type Token struct {
 }
 
 var tokenTable = Table[Token]{
-	Name: "admin_tokens", Audit: Told{Object: "token"},
+	Name: "admin_tokens", Audit: AuditPolicy{Object: "token"},
 	Key:     func(t Token) []byte { return IDKey(t.ID) },
 	Indexes: []Index[Token]{{"hash", func(t Token) [][]byte { return [][]byte{t.Hash} }}},
 }

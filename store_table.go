@@ -21,7 +21,7 @@ type Table[T any] struct {
 	Name    string
 	Key     func(T) []byte
 	Indexes []Index[T]
-	Audit   Told
+	Audit   AuditPolicy
 }
 
 // Index finds records by something other than their key. Keys gives the

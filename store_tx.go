@@ -23,7 +23,7 @@ type Tx struct {
 	Writes  int         // how much was written
 	Changed []string    // the tables that were
 	Afters  []func()    // what After was given
-	Trace   *Trace      // told of each changed record, nil for nobody
+	Trace   *ChangeSet  // told of each changed record, nil for nobody
 }
 
 // After has a function called once the transaction is on disk, before anybody
@@ -187,15 +187,15 @@ func Unseal(bucket string, key, raw []byte) ([]byte, error) {
 	return raw[5:], nil
 }
 
-// maxTraced is how many changed records a Trace tells of one by one; an import
+// maxTraced is how many changed records a ChangeSet tells of one by one; an import
 // can have any number. maxTracedValue is how many bytes of one value it keeps.
 const (
 	maxTraced      = 20
 	maxTracedValue = 1024
 )
 
-// Told says what the audit log tells of a table's records.
-type Told struct {
+// AuditPolicy says what the audit log tells of a table's records.
+type AuditPolicy struct {
 	Object string // what it calls a record, "" where it tells of none
 	// Personal says that records are about people. The log names which of their
 	// fields were changed and keeps no values: what nobody can change must not go
@@ -205,9 +205,9 @@ type Told struct {
 	Untold []string
 }
 
-// Trace collects which records a transaction changes, for the audit log. It
+// ChangeSet collects which records a transaction changes, for the audit log. It
 // belongs to the goroutine of the transaction.
-type Trace struct {
+type ChangeSet struct {
 	Changes []Change // the first of them
 	Count   int      // all of them
 	Idle    bool     // records were stored, but none was changed by it
@@ -225,7 +225,7 @@ type Change struct {
 
 // Note adds a record: as it was, nil for a new one, and as it is, nil for one
 // that is gone.
-func (t *Trace) Note(told Told, before, after any) error {
+func (t *ChangeSet) Note(told AuditPolicy, before, after any) error {
 	if t.Count >= maxTraced {
 		t.Count++
 		return nil

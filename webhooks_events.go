@@ -164,7 +164,7 @@ type webhook struct {
 // webhookTable has two indexes: by whose a webhook is, and, of those that are
 // active, by whose it is and what it wants to hear of.
 var webhookTable = Table[webhook]{
-	Name: "webhooks", Audit: Told{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
+	Name: "webhooks", Audit: AuditPolicy{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
 	Indexes: []Index[webhook]{
 		{"owner", func(w webhook) [][]byte { return [][]byte{IDKey(w.Owner)} }},
 		{"listener", func(w webhook) (keys [][]byte) {
