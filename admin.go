@@ -81,7 +81,7 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 		if err := NoteRequest(tx, name, key.ID, r.Now); err != nil {
 			return err
 		}
-		return Raise(tx, KeyEvent(KeyCreated, key, r.Now))
+		return Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
 	})
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 			if event != KeyRevoked && key.Paused == paused {
 				return nil
 			}
-			return Raise(tx, KeyEvent(event, key, r.Now))
+			return Publish(tx, KeyWebhookEvent(event, key, r.Now))
 		})
 	}
 }
@@ -241,7 +241,7 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 		if secret, err = a.keyring.Rotate(tx, key, r.Latest, r.Latest.Add(time.Duration(overlap)*time.Second)); err != nil {
 			return err
 		}
-		return Raise(tx, KeyEvent(KeyRotated, key, r.Now))
+		return Publish(tx, KeyWebhookEvent(KeyRotated, key, r.Now))
 	})
 	if err != nil {
 		return err
@@ -340,7 +340,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 			if err := a.keyring.Save(tx, key); err != nil {
 				return err
 			}
-			return Raise(tx, KeyEvent(KeyRevoked, key, r.Now))
+			return Publish(tx, KeyWebhookEvent(KeyRevoked, key, r.Now))
 		}
 		message = "This earlier secret of the API key is ended. The secret that replaced it holds."
 		err = a.keyring.Drop(tx, key, func(alias Alias) bool { return alias.Serial == r.Key.Asked() })

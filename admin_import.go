@@ -171,7 +171,7 @@ func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 		return err
 	}
 	row.key = key
-	return Raise(tx, KeyEvent(KeyCreated, key, r.Now))
+	return Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
 }
 
 // digests reads the SHA-256 of every row and finds those that appear twice.

@@ -125,7 +125,7 @@ var registry = []part{
 		}
 	}},
 	{name: "webhooks", tables: slices.Concat(WebhookTables(), OutboxTables()), routes: func(a *App) Routes {
-		p := NewHooks(a.Store, a.peppers, a.targets, a.Sender)
+		p := NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{{time.Minute, "sweep the outbox", func(now time.Time) error { return SweepOutbox(a.Store, now) }}}

@@ -1,4 +1,4 @@
-// The calendar family has the events. Read calendar_event.go first (Event, its
+// The calendar family has the events. Read calendar_event.go first (WebhookEvent, its
 // table, its form and its iCalendar text), then calendar.go (the endpoints) and
 // calendar_availability.go (schedules and free slots).
 
@@ -195,7 +195,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 		}
 		answer := brief(made, "Created.")
 		answer["ics_url"] = made.ICSPath()
-		return answer, raiseEvent(tx, "calendar.created", made, r.Now, nil)
+		return answer, publishEvent(tx, "calendar.created", made, r.Now, nil)
 	})
 }
 
@@ -224,7 +224,7 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 		if e, err = saveEvent(tx, e); err != nil {
 			return err
 		}
-		return raiseChange(tx, before, e, r.Now)
+		return publishChange(tx, before, e, r.Now)
 	})
 	if err != nil {
 		return err
@@ -261,7 +261,7 @@ func cancelEvent(tx *Tx, e appointment, reason string, now time.Time) (appointme
 	if err != nil {
 		return e, err
 	}
-	return e, raiseEvent(tx, "calendar.cancelled", e, now, more)
+	return e, publishEvent(tx, "calendar.cancelled", e, now, more)
 }
 
 func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
@@ -283,21 +283,21 @@ func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": e.ID, "uuid": e.UUID, "status": e.Status, "message": "Cancelled."})
 }
 
-// raiseChange tells of a change of an event, by what it has become.
-func raiseChange(tx *Tx, before, e appointment, now time.Time) error {
+// publishChange tells of a change of an event, by what it has become.
+func publishChange(tx *Tx, before, e appointment, now time.Time) error {
 	if e.Status != before.Status && (e.Status == eventCancelled || e.Status == eventCompleted) {
-		return raiseEvent(tx, "calendar."+e.Status, e, now, nil)
+		return publishEvent(tx, "calendar."+e.Status, e, now, nil)
 	}
 	more := map[string]any{"time_changed": false}
 	if !e.Start.Equal(before.Start) || !e.End.Equal(before.End) {
 		more = map[string]any{"time_changed": true, "previous_start": Millis(before.Start), "previous_end": Millis(before.End)}
 	}
-	return raiseEvent(tx, "calendar.updated", e, now, more)
+	return publishEvent(tx, "calendar.updated", e, now, more)
 }
 
-// raiseEvent tells of an event of the calendar (contract 8.3), with further
+// publishEvent tells of an event of the calendar (contract 8.3), with further
 // members of its object.
-func raiseEvent(tx *Tx, kind string, e appointment, now time.Time, more map[string]any) error {
+func publishEvent(tx *Tx, kind string, e appointment, now time.Time, more map[string]any) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -306,7 +306,7 @@ func raiseEvent(tx *Tx, kind string, e appointment, now time.Time, more map[stri
 	for name, value := range more {
 		shown[name] = value
 	}
-	return Raise(tx, Event{Type: kind, Owner: e.Owner, Team: e.TeamID, At: now, Body: map[string]any{"calendar_event": shown}})
+	return Publish(tx, WebhookEvent{Type: kind, Owner: e.Owner, Team: e.TeamID, At: now, Body: map[string]any{"calendar_event": shown}})
 }
 
 // eventDesk serves the events of the calendar to the operator, whoever they
@@ -462,7 +462,7 @@ func (d *eventDesk) create(w http.ResponseWriter, r *Request) error {
 		if made, err = saveEvent(tx, made); err != nil {
 			return made, err
 		}
-		return made, raiseEvent(tx, "calendar.created", made, r.Now, nil)
+		return made, publishEvent(tx, "calendar.created", made, r.Now, nil)
 	})
 }
 
@@ -491,7 +491,7 @@ func (d *eventDesk) update(w http.ResponseWriter, r *Request) error {
 		if e, err = saveEvent(tx, e); err != nil {
 			return e, err
 		}
-		return e, raiseChange(tx, before, e, r.Now)
+		return e, publishChange(tx, before, e, r.Now)
 	})
 }
 
@@ -542,7 +542,7 @@ func FireReminders(store *Store, now time.Time) error {
 				if !now.Before(e.Start) {
 					continue
 				}
-				if err := raiseEvent(tx, "calendar.reminder", e, now, nil); err != nil {
+				if err := publishEvent(tx, "calendar.reminder", e, now, nil); err != nil {
 					return err
 				}
 			}

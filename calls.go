@@ -167,7 +167,7 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 		return map[string]any{
 			"id": call.ID, "call_id": call.CallID, "status": call.Status, "type": call.Type, "phone_number": call.PhoneNumber,
 			"agent": call.Agent, "created_at": Seconds(call.CreatedAt), "estimated_start": Seconds(call.CreatedAt.Add(5 * time.Second)),
-		}, raiseQueued(tx, call, r.Now)
+		}, publishQueued(tx, call, r.Now)
 	})
 }
 
@@ -321,7 +321,7 @@ func (d *callDesk) record(w http.ResponseWriter, r *Request) error {
 		if c, err = saveCall(tx, c); err != nil {
 			return err
 		}
-		if err := raiseCall(tx, call{}, c, r.Now); err != nil {
+		if err := publishCall(tx, call{}, c, r.Now); err != nil {
 			return err
 		}
 		shown, err = c.Operators(tx)

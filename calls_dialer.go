@@ -160,7 +160,7 @@ func changeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx
 		if c, err = saveCall(tx, c); err != nil {
 			return err
 		}
-		if err := raiseCall(tx, before, c, r.Now); err != nil {
+		if err := publishCall(tx, before, c, r.Now); err != nil {
 			return err
 		}
 		shown, err = c.Operators(tx)
@@ -276,13 +276,13 @@ func lapse(tx *Tx, now time.Time) (problems, err error) {
 		if c, err = saveCall(tx, c); err != nil {
 			return nil, err
 		}
-		if err := raiseCall(tx, before, c, now); err != nil {
+		if err := publishCall(tx, before, c, now); err != nil {
 			return nil, err
 		}
 		if c.Status != callQueued {
 			continue
 		}
-		if err := raiseQueued(tx, c, now); err != nil { // for dialers that wait to be told
+		if err := publishQueued(tx, c, now); err != nil { // for dialers that wait to be told
 			return nil, err
 		}
 	}

@@ -416,9 +416,9 @@ func (c call) Detail(tx *Tx, scope Scope) map[string]any {
 	return shown
 }
 
-// raiseCall tells of what has become of a call since it was as before, in the
+// publishCall tells of what has become of a call since it was as before, in the
 // usual order (contract 8.1). A new call has been nothing: a Call of zero.
-func raiseCall(tx *Tx, before, after call, now time.Time) error {
+func publishCall(tx *Tx, before, after call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -437,7 +437,7 @@ func raiseCall(tx *Tx, before, after call, now time.Time) error {
 	add(before.RecordingURL == "" && after.RecordingURL != "", "call.recording")
 	for _, event := range events {
 		body := map[string]any{"call": callPayload(tx, after, event)}
-		if err := Raise(tx, Event{Type: event, Owner: after.Owner, Team: after.TeamID, At: now, Body: body}); err != nil {
+		if err := Publish(tx, WebhookEvent{Type: event, Owner: after.Owner, Team: after.TeamID, At: now, Body: body}); err != nil {
 			return err
 		}
 	}
@@ -474,9 +474,9 @@ func callPayload(tx *Tx, c call, event string) map[string]any {
 	return body
 }
 
-// raiseQueued tells the operator's webhooks of a call that is to be placed,
+// publishQueued tells the operator's webhooks of a call that is to be placed,
 // with all that a dialer needs.
-func raiseQueued(tx *Tx, c call, now time.Time) error {
+func publishQueued(tx *Tx, c call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -484,7 +484,7 @@ func raiseQueued(tx *Tx, c call, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return Raise(tx, Event{Type: "call.queued", Operator: true, At: now, Body: map[string]any{"call": shown}})
+	return Publish(tx, WebhookEvent{Type: "call.queued", Operator: true, At: now, Body: map[string]any{"call": shown}})
 }
 
 // Everyone is the scope of the operator for what a call names: its contact may

@@ -341,10 +341,10 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return sweepQueue(tx, 1, epoch)
 		}},
 		{"Raise", func(tx *Tx) (any, error) {
-			return none(Raise(tx, Event{Type: "call.ended", Owner: 1, Team: 1, At: epoch}))
+			return none(Publish(tx, WebhookEvent{Type: "call.ended", Owner: 1, Team: 1, At: epoch}))
 		}},
 		{"Raise for the operator", func(tx *Tx) (any, error) {
-			return none(Raise(tx, Event{Type: keyExpiring, Operator: true, At: epoch}))
+			return none(Publish(tx, WebhookEvent{Type: keyExpiring, Operator: true, At: epoch}))
 		}},
 		{"SaveWebhook", func(tx *Tx) (any, error) {
 			w, err := findWebhook(tx, 1)
@@ -397,9 +397,9 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		{"RaiseCall", withCall("2", func(tx *Tx, c call) (any, error) {
 			after := c
 			after.Status = callCompleted
-			return none(raiseCall(tx, c, after, epoch))
+			return none(publishCall(tx, c, after, epoch))
 		})},
-		{"RaiseQueued", withCall("2", func(tx *Tx, c call) (any, error) { return none(raiseQueued(tx, c, epoch)) })},
+		{"RaiseQueued", withCall("2", func(tx *Tx, c call) (any, error) { return none(publishQueued(tx, c, epoch)) })},
 	}
 }
 

@@ -34,23 +34,23 @@ const (
 	secretPrefix = "whsec_"
 )
 
-// hooks serves the webhooks to their owners and to the operator.
-type hooks struct {
+// webhookAdmin serves the webhooks to their owners and to the operator.
+type webhookAdmin struct {
 	store   *Store
 	peppers Peppers
 	targets *Targets
 	sender  *Sender
 }
 
-// NewHooks serves the webhooks of a store. Their secrets have to be readable,
+// NewWebhookAdmin serves the webhooks of a store. Their secrets have to be readable,
 // to sign with, so they are not hashed but sealed by Peppers.Encrypt: the
 // database file alone does not give them away.
-func NewHooks(store *Store, peppers Peppers, targets *Targets, sender *Sender) *hooks {
-	return &hooks{store, peppers, targets, sender}
+func NewWebhookAdmin(store *Store, peppers Peppers, targets *Targets, sender *Sender) *webhookAdmin {
+	return &webhookAdmin{store, peppers, targets, sender}
 }
 
 // Routes lists the endpoints of owners. All pay the minute limit alone.
-func (h *hooks) Routes() []Route {
+func (h *webhookAdmin) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/webhooks", Handle: h.list},
 		{Method: "POST", Path: "/api/webhooks/create", Handle: h.create},
@@ -64,7 +64,7 @@ func (h *hooks) Routes() []Route {
 
 // AdminRoutes lists the endpoints of the operator, who sees all webhooks. One
 // made there without an owner is the operator's own, and hears of every owner.
-func (h *hooks) AdminRoutes() []Route {
+func (h *webhookAdmin) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll},
 		{Method: "POST", Path: "/admin/v1/webhooks", Handle: h.create},
@@ -78,7 +78,7 @@ func (h *hooks) AdminRoutes() []Route {
 }
 
 // find reads the webhook that the path names, if who asks may see it.
-func (h *hooks) find(tx *Tx, r *Request) (webhook, error) {
+func (h *webhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	id, err := r.NumberParam("id")
 	if err != nil {
 		return webhook{}, err
@@ -90,7 +90,7 @@ func (h *hooks) find(tx *Tx, r *Request) (webhook, error) {
 	return w, err
 }
 
-func (h *hooks) create(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func (h *hooks) create(w http.ResponseWriter, r *Request) error {
 }
 
 // owner says whose a new webhook is.
-func (h *hooks) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
+func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	if r.Key != nil {
 		return r.Key.Owner, nil
 	}
@@ -144,7 +144,7 @@ func (h *hooks) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 }
 
 // fill sets what a body says of a webhook; with whole it must say everything.
-func (h *hooks) fill(r *Request, w *webhook, body *Body, whole bool) error {
+func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, whole bool) error {
 	for _, name := range []string{"name", "url", "subscribed_events"} {
 		if !body.Given(name) && (whole || body.Has(name)) {
 			return ErrMissing.With("%s is missing. A webhook has name, url and subscribed_events.", name)
@@ -172,7 +172,7 @@ func (h *hooks) fill(r *Request, w *webhook, body *Body, whole bool) error {
 	if err := checkEvents(w); err != nil {
 		return err
 	}
-	return mayHear(r.Key, w.Events)
+	return maySubscribe(r.Key, w.Events)
 }
 
 // checkEvents checks what a webhook wants to hear of, and drops what it names
@@ -198,8 +198,8 @@ func checkEvents(w *webhook) error {
 	return nil
 }
 
-// mayHear says whether a key (nil: the operator) may read what the events tell.
-func mayHear(k *Key, events []string) error {
+// maySubscribe says whether a key (nil: the operator) may read what the events tell.
+func maySubscribe(k *Key, events []string) error {
 	for _, event := range events {
 		needed := ReadCalls
 		if strings.HasPrefix(event, "calendar.") {
@@ -215,7 +215,7 @@ func mayHear(k *Key, events []string) error {
 	return nil
 }
 
-func (h *hooks) update(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -237,7 +237,7 @@ func (h *hooks) update(w http.ResponseWriter, r *Request) error {
 }
 
 // answer makes a change and answers with what it gives.
-func (h *hooks) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
+func (h *webhookAdmin) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
 	var shown map[string]any
 	err := r.Update(h.store, func(tx *Tx) (err error) {
 		shown, err = change(tx)
@@ -249,7 +249,7 @@ func (h *hooks) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (h *hooks) remove(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) remove(w http.ResponseWriter, r *Request) error {
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {
@@ -310,7 +310,7 @@ func showAttempt(a Attempt) map[string]any {
 	return shown
 }
 
-func (h *hooks) list(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	err := h.store.View(func(tx *Tx) error {
 		list, err := webhooks(tx, r.Key.Owner)
@@ -329,7 +329,7 @@ func (h *hooks) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "webhooks": rows})
 }
 
-func (h *hooks) listAll(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	page, err := ReadPage(r.URL.Query(), 25, 1000)
 	if err != nil {
 		return err
@@ -352,7 +352,7 @@ func (h *hooks) listAll(w http.ResponseWriter, r *Request) error {
 }
 
 // read finds the webhook that the path names, outside of a change.
-func (h *hooks) read(r *Request, and func(*Tx, webhook) error) (hook webhook, err error) {
+func (h *webhookAdmin) read(r *Request, and func(*Tx, webhook) error) (hook webhook, err error) {
 	err = h.store.View(func(tx *Tx) error {
 		if hook, err = h.find(tx, r); err != nil || and == nil {
 			return err
@@ -362,7 +362,7 @@ func (h *hooks) read(r *Request, and func(*Tx, webhook) error) (hook webhook, er
 	return hook, err
 }
 
-func (h *hooks) get(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	_, err := h.read(r, func(tx *Tx, hook webhook) (err error) {
 		shown, err = showWebhook(tx, r, hook)
@@ -376,7 +376,7 @@ func (h *hooks) get(w http.ResponseWriter, r *Request) error {
 
 // test sends a sample and tells how that went. event_type says of which of the
 // webhook's events, the first where it does not.
-func (h *hooks) test(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
 		return err
@@ -411,7 +411,7 @@ func (h *hooks) test(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (h *hooks) logs(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 	page, err := ReadPage(r.URL.Query(), 25, 100)
 	if err != nil {
 		return err
@@ -437,7 +437,7 @@ func (h *hooks) logs(w http.ResponseWriter, r *Request) error {
 
 // redeliver queues what an entry of the log has sent once more: the same bytes
 // under the same delivery id.
-func (h *hooks) redeliver(w http.ResponseWriter, r *Request) error {
+func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err

@@ -12,8 +12,8 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Event is something that webhooks tell of: a change that has happened.
-type Event struct {
+// WebhookEvent is something that webhooks tell of: a change that has happened.
+type WebhookEvent struct {
 	Type string // such as "call.ended"
 	// Owner and Team say who may hear of it, as they do for the record it is
 	// about. Operator is for what only the operator's own webhooks are told,
@@ -51,14 +51,14 @@ func OperatorEventTypes() []string {
 	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached)
 }
 
-// Raise tells of an event in the transaction of the change that caused it: both
+// Publish tells of an event in the transaction of the change that caused it: both
 // are stored, or neither. What is sent, and its exact bytes, are settled here.
 // It costs next to nothing where there is no webhook.
-func Raise(tx *Tx, e Event) error {
+func Publish(tx *Tx, e WebhookEvent) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
-	webhooks, err := listening(tx, e)
+	webhooks, err := subscribers(tx, e)
 	if err != nil || len(webhooks) == 0 {
 		return err
 	}
@@ -78,12 +78,12 @@ func Raise(tx *Tx, e Event) error {
 // twice.
 func newDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
-// listening gives the webhooks that are to hear of an event: the operator's,
+// subscribers gives the webhooks that are to hear of an event: the operator's,
 // the owner's, and those of the members of its team, who may see its record
 // (contract 1.9).
-func listening(tx *Tx, e Event) ([]uint64, error) {
+func subscribers(tx *Tx, e WebhookEvent) ([]uint64, error) {
 	if e.Operator {
-		return listeners(tx, e.Type, 0)
+		return subscriptions(tx, e.Type, 0)
 	}
 	owners := []uint64{0, e.Owner}
 	if e.Team != 0 {
@@ -93,11 +93,11 @@ func listening(tx *Tx, e Event) ([]uint64, error) {
 		}
 		owners = append(owners, t.Members...)
 	}
-	return listeners(tx, e.Type, owners...)
+	return subscriptions(tx, e.Type, owners...)
 }
 
 // payload gives the bytes that are sent for an event (contract 8.2, 8.3).
-func payload(e Event) ([]byte, error) {
+func payload(e WebhookEvent) ([]byte, error) {
 	at := Seconds(e.At)
 	if strings.HasPrefix(e.Type, "calendar.") { // contract 1.5
 		at = Millis(e.At)
@@ -111,9 +111,9 @@ func payload(e Event) ([]byte, error) {
 	return bytes.TrimRight(text, "\n"), err
 }
 
-// KeyEvent is an event about a key, with what lists show of it and no secret.
-func KeyEvent(kind string, k *Key, now time.Time) Event {
-	return Event{Type: kind, Operator: true, At: now, Body: map[string]any{"key": map[string]any{
+// KeyWebhookEvent is an event about a key, with what lists show of it and no secret.
+func KeyWebhookEvent(kind string, k *Key, now time.Time) WebhookEvent {
+	return WebhookEvent{Type: kind, Operator: true, At: now, Body: map[string]any{"key": map[string]any{
 		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "environment": k.Environment, "permissions": k.PermissionNames(),
 		"status": k.Status(now), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
 	}}}
@@ -121,7 +121,7 @@ func KeyEvent(kind string, k *Key, now time.Time) Event {
 
 // sample is an event of a type about something made up, to try a receiver with.
 // Its payload says so in a member test.
-func sample(kind string, now time.Time) Event {
+func sample(kind string, now time.Time) WebhookEvent {
 	agent := map[string]any{"id": 1, "name": "Sample agent", "assistant_id": "assistant_sample"}
 	body := map[string]any{"test": true}
 	switch kind, what, _ := strings.Cut(kind, "."); kind {
@@ -144,7 +144,7 @@ func sample(kind string, now time.Time) Event {
 	default:
 		body["key"] = map[string]any{"id": "key_sample", "name": "sample", "status": StatusActive}
 	}
-	return Event{Type: kind, At: now, Body: body}
+	return WebhookEvent{Type: kind, At: now, Body: body}
 }
 
 // webhook is an endpoint of a subscriber: where to send which events.
@@ -170,7 +170,7 @@ var webhookTable = Table[webhook]{
 		{"listener", func(w webhook) (keys [][]byte) {
 			for _, event := range w.Events {
 				if w.Active {
-					keys = append(keys, listenerKey(w.Owner, event))
+					keys = append(keys, subscriptionKey(w.Owner, event))
 				}
 			}
 			return keys
@@ -181,9 +181,9 @@ var webhookTable = Table[webhook]{
 // WebhookTables lists what is kept of webhooks in the store, for checks.
 func WebhookTables() []Checked { return []Checked{webhookTable} }
 
-// listenerKey ends in a byte that no event has, so that "call" does not find
+// subscriptionKey ends in a byte that no event has, so that "call" does not find
 // "call.ended".
-func listenerKey(owner uint64, event string) []byte {
+func subscriptionKey(owner uint64, event string) []byte {
 	return append(append(IDKey(owner), event...), 0)
 }
 
@@ -246,14 +246,14 @@ func eachWebhook(tx *Tx, visit func(webhook) error) error {
 	return nil
 }
 
-// listeners gives the ids of the active webhooks of the owners (0: the
+// subscriptions gives the ids of the active webhooks of the owners (0: the
 // operator) that want to hear of an event.
-func listeners(tx *Tx, event string, owners ...uint64) (ids []uint64, err error) {
+func subscriptions(tx *Tx, event string, owners ...uint64) (ids []uint64, err error) {
 	for i, owner := range owners {
 		if slices.Contains(owners[:i], owner) {
 			continue
 		}
-		for rest, key := range webhookTable.Find(tx, "listener", listenerKey(owner, event), false) {
+		for rest, key := range webhookTable.Find(tx, "listener", subscriptionKey(owner, event), false) {
 			if len(rest) == 0 {
 				ids = append(ids, binary.BigEndian.Uint64(key))
 			}

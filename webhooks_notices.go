@@ -108,7 +108,7 @@ func (n *Notices) Flush() error {
 // wanted says whether anybody listens to an event of the operator.
 func (n *Notices) wanted(event string) (yes bool, err error) {
 	err = n.store.View(func(tx *Tx) error {
-		ids, err := listeners(tx, event, 0)
+		ids, err := subscriptions(tx, event, 0)
 		yes = len(ids) > 0
 		return err
 	})
@@ -165,9 +165,9 @@ func (n *Notices) raiseOne(tx *Tx, r reachedNow) error {
 		})
 		return nil
 	}
-	e := KeyEvent(limitReached, r.holder, r.at)
+	e := KeyWebhookEvent(limitReached, r.holder, r.at)
 	e.Body["limit"] = map[string]any{"name": r.limit, "limit": r.size.Max, "window_seconds": int(r.size.Window / time.Second)}
-	if err := Raise(tx, e); err != nil {
+	if err := Publish(tx, e); err != nil {
 		return err
 	}
 	return reachedTable.Put(tx, record)
@@ -216,5 +216,5 @@ func (n *Notices) expiring(tx *Tx, key *Key, now time.Time) error {
 	if err := n.keyring.Save(tx, key); err != nil || !now.Before(key.ExpiresAt) {
 		return err // what has expired already is no news
 	}
-	return Raise(tx, KeyEvent(keyExpiring, key, now))
+	return Publish(tx, KeyWebhookEvent(keyExpiring, key, now))
 }

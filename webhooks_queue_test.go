@@ -35,18 +35,18 @@ func TestRaise_WhoHears(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		e    Event
+		e    WebhookEvent
 		want []uint64
 	}{
-		{"of ann", Event{Type: "call.ended", Owner: owner["ann"]}, []uint64{operator, ann}},
-		{"of ann in the team", Event{Type: "call.ended", Owner: owner["ann"], Team: team}, []uint64{operator, ann, bob}},
-		{"of cat in the team", Event{Type: "call.ended", Owner: owner["cat"], Team: team}, []uint64{operator, ann, bob, cat}},
-		{"of cat in a team that is gone", Event{Type: "call.ended", Owner: owner["cat"], Team: 99}, []uint64{operator, cat}},
-		{"of nobody", Event{Type: "call.ended", Owner: 99}, []uint64{operator}},
-		{"not subscribed", Event{Type: "call.failed", Owner: owner["ann"], Team: team}, nil},
-		{"the beginning of a name", Event{Type: "call", Owner: owner["ann"]}, nil},
-		{"calendar", Event{Type: "calendar.created", Owner: owner["bob"], Team: team}, []uint64{operator, ann}},
-		{"operator", Event{Type: "key.created", Operator: true}, []uint64{operator}},
+		{"of ann", WebhookEvent{Type: "call.ended", Owner: owner["ann"]}, []uint64{operator, ann}},
+		{"of ann in the team", WebhookEvent{Type: "call.ended", Owner: owner["ann"], Team: team}, []uint64{operator, ann, bob}},
+		{"of cat in the team", WebhookEvent{Type: "call.ended", Owner: owner["cat"], Team: team}, []uint64{operator, ann, bob, cat}},
+		{"of cat in a team that is gone", WebhookEvent{Type: "call.ended", Owner: owner["cat"], Team: 99}, []uint64{operator, cat}},
+		{"of nobody", WebhookEvent{Type: "call.ended", Owner: 99}, []uint64{operator}},
+		{"not subscribed", WebhookEvent{Type: "call.failed", Owner: owner["ann"], Team: team}, nil},
+		{"the beginning of a name", WebhookEvent{Type: "call", Owner: owner["ann"]}, nil},
+		{"calendar", WebhookEvent{Type: "calendar.created", Owner: owner["bob"], Team: team}, []uint64{operator, ann}},
+		{"operator", WebhookEvent{Type: "key.created", Operator: true}, []uint64{operator}},
 	} {
 		before := map[uint64]float64{}
 		all := []uint64{operator, ann, bob, cat, paused}
@@ -75,7 +75,7 @@ func TestRaise_WithItsChange(t *testing.T) {
 	a := newHookApp(t)
 	id, _ := a.hook("http://127.0.0.1:1", "", "call.ended")
 	err := a.Store.Update(func(tx *Tx) error {
-		if err := Raise(tx, Event{Type: "call.ended", Owner: 1, At: epoch}); err != nil {
+		if err := Publish(tx, WebhookEvent{Type: "call.ended", Owner: 1, At: epoch}); err != nil {
 			return err
 		}
 		return ErrConflict
@@ -91,7 +91,7 @@ func TestPayload(t *testing.T) {
 		{"call.ended", `{"a":"<&>","event_type":"call.ended","timestamp":"2026-02-21T08:00:00Z"}`},
 		{"calendar.updated", `{"a":"<&>","event_type":"calendar.updated","timestamp":"2026-02-21T08:00:00.005Z"}`},
 	} {
-		if got, err := payload(Event{Type: tt.kind, At: at, Body: map[string]any{"a": "<&>"}}); string(got) != tt.want || err != nil {
+		if got, err := payload(WebhookEvent{Type: tt.kind, At: at, Body: map[string]any{"a": "<&>"}}); string(got) != tt.want || err != nil {
 			t.Errorf("got %s, %v; want %s", got, err, tt.want)
 		}
 	}
@@ -102,12 +102,12 @@ func TestOutbox_IsBounded(t *testing.T) {
 	v := newReceiver(t, 500)
 	a := newHookApp(t)
 	id, _ := a.hook(v.URL, "", "call.ended")
-	a.raise(Event{Type: "call.ended", Owner: 1}, 0)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 0)
 	a.send()
 	const more = maxWaiting + 5
 	err := a.Store.Update(func(tx *Tx) error {
 		for n := range more {
-			if err := Raise(tx, Event{Type: "call.ended", Owner: 1, At: epoch, Body: map[string]any{"n": n + 1}}); err != nil {
+			if err := Publish(tx, WebhookEvent{Type: "call.ended", Owner: 1, At: epoch, Body: map[string]any{"n": n + 1}}); err != nil {
 				return err
 			}
 		}
@@ -202,7 +202,7 @@ func TestOutbox_LogIsBounded(t *testing.T) {
 		t.Errorf("after 31 days: got %d entries, want the 10 younger ones", n)
 	}
 	for n := range 700 {
-		a.raise(Event{Type: "call.ended", Owner: 1}, n)
+		a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, n)
 	}
 	a.operate(200, "DELETE", fmt.Sprintf("/admin/v1/webhooks/%d", id), "")
 	a.send()
@@ -223,7 +223,7 @@ func BenchmarkRaise(b *testing.B) {
 			for range webhooks {
 				a.hook("http://127.0.0.1:1", "ann", "call.ended")
 			}
-			e := Event{Type: "call.ended", Owner: 1, At: epoch, Body: map[string]any{"call": map[string]any{"id": 1, "status": "completed"}}}
+			e := WebhookEvent{Type: "call.ended", Owner: 1, At: epoch, Body: map[string]any{"call": map[string]any{"id": 1, "status": "completed"}}}
 			b.ReportAllocs()
 			for done := false; !done; { // in transactions of a thousand, so that the disk is not measured
 				err := a.Store.Update(func(tx *Tx) error {
@@ -231,7 +231,7 @@ func BenchmarkRaise(b *testing.B) {
 						if done = !b.Loop(); done {
 							return nil
 						}
-						if err := Raise(tx, e); err != nil {
+						if err := Publish(tx, e); err != nil {
 							return err
 						}
 					}

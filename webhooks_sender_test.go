@@ -93,10 +93,10 @@ func (a *testApp) hook(url, owner string, events ...string) (id uint64, secret s
 }
 
 // raise tells of an event with a number.
-func (a *testApp) raise(e Event, n int) {
+func (a *testApp) raise(e WebhookEvent, n int) {
 	a.t.Helper()
 	e.At, e.Body = a.clock.Now(), map[string]any{"n": n}
-	if err := a.Store.Update(func(tx *Tx) error { return Raise(tx, e) }); err != nil {
+	if err := a.Store.Update(func(tx *Tx) error { return Publish(tx, e) }); err != nil {
 		a.t.Fatal(err)
 	}
 }
@@ -138,7 +138,7 @@ func TestSender_Signature(t *testing.T) {
 		v := newReceiver(t, 500)
 		a := newHookApp(t, func(c *Config) { c.Webhooks.SignatureHeader, c.Webhooks.Signature = tt.header, tt.scheme })
 		_, secret := a.hook(v.URL+"/in?token=hunter2", "", "call.ended")
-		a.raise(Event{Type: "call.ended", Owner: 1}, 7)
+		a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 7)
 		a.send()
 		a.clocks.Pass(2 * time.Minute)
 		a.send()
@@ -172,8 +172,8 @@ func TestSender_Schedule(t *testing.T) {
 	v := newReceiver(t, 500, 404, 302, 429, 503, 400)
 	a := newHookApp(t)
 	id, _ := a.hook(v.URL, "", "call.ended")
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
-	a.raise(Event{Type: "call.ended", Owner: 1}, 2)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 2)
 	a.send()
 	for i, wait := range []time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 6 * time.Hour} {
 		step := time.Duration(1-2*(i%2)) * 48 * time.Hour
@@ -214,7 +214,7 @@ func TestSender_OrderAndOtherReceivers(t *testing.T) {
 	a.hook(dead.URL, "", "call.ended")
 	a.hook(well.URL, "", "call.ended", "call.failed")
 	for n := range 100 {
-		a.raise(Event{Type: "call.ended", Owner: 1}, n)
+		a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, n)
 	}
 	a.send()
 	check := func(name string, got []received, from int) {
@@ -256,7 +256,7 @@ func TestSender_SlowReceivers(t *testing.T) {
 	defer well.Close()
 	a := newHookApp(t, func(c *Config) { c.Webhooks.Timeout = 20 * time.Second })
 	a.hook(well.URL, "", "call.failed", "call.ended")
-	a.raise(Event{Type: "call.failed", Owner: 1}, 0) // by which it is known to be well
+	a.raise(WebhookEvent{Type: "call.failed", Owner: 1}, 0) // by which it is known to be well
 	a.send()
 	<-arrived
 	for owner := range 2 * maxSending {
@@ -264,7 +264,7 @@ func TestSender_SlowReceivers(t *testing.T) {
 	}
 	a.Sender.Start()
 	for owner := range 2 * maxSending {
-		a.raise(Event{Type: "call.ended", Owner: uint64(owner) + 1}, owner)
+		a.raise(WebhookEvent{Type: "call.ended", Owner: uint64(owner) + 1}, owner)
 	}
 	seen := map[string]bool{}
 	for range maxSending / 2 {
@@ -315,7 +315,7 @@ func TestSender_Timeout(t *testing.T) {
 	mute, _ := a.hook(slow.URL, "", "call.ended")
 	drip, _ := a.hook(slow.URL+"/drip", "", "call.ended")
 	closed, _ := a.hook("http://127.0.0.1:1/", "", "call.ended")
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.send()
 	for id, want := range map[uint64]string{mute: "no answer within 1s", drip: "<nil>", closed: "connection refused"} {
 		last, _ := a.webhook(id)["last_attempt"].(map[string]any)
@@ -330,7 +330,7 @@ func TestSender_Redirect(t *testing.T) {
 	v := newReceiver(t, 307)
 	a := newHookApp(t)
 	id, _ := a.hook(v.URL, "", "call.ended")
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.send()
 	if n := len(v.all()); n != 1 {
 		t.Errorf("got %d requests, want 1", n)
@@ -351,7 +351,7 @@ func TestSender_Proxy(t *testing.T) {
 		t.Error("the transport asks for a proxy")
 	}
 	a.hook(v.URL, "", "call.ended")
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.send()
 	if n := len(v.all()); n != 1 {
 		t.Errorf("got %d requests, want 1", n)
@@ -370,7 +370,7 @@ func TestSender_SwitchesOff(t *testing.T) {
 	v.answer(fail...)
 	hours := 0
 	for ; a.webhook(id)["is_active"] == true && hours < 24*10; hours++ {
-		a.raise(Event{Type: "call.ended", Owner: 1}, hours)
+		a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, hours)
 		a.send()
 		a.clocks.Pass(time.Hour)
 	}
@@ -385,7 +385,7 @@ func TestSender_SwitchesOff(t *testing.T) {
 		t.Error("the log does not tell of it")
 	}
 	waiting := hook["waiting"].(float64)
-	a.raise(Event{Type: "call.ended", Owner: 1}, 0)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 0)
 	a.send()
 	if hook := a.webhook(id); hook["waiting"] != waiting || hook["next_attempt_at"] != nil {
 		t.Errorf("got %v, want no new event for what is switched off", hook)
@@ -412,20 +412,20 @@ func TestSender_Background(t *testing.T) {
 	defer v.Close()
 	a := newHookApp(t)
 	a.hook(v.URL, "", "call.ended")
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.restart() // a run that ended before it could send
 	a.Sender.Start()
 	if n := <-arrived; n != 1 {
 		t.Errorf("got event %d, want what an earlier run left", n)
 	}
 	for n := range 5 {
-		a.raise(Event{Type: "call.ended", Owner: 1}, n+2)
+		a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, n+2)
 		if got := <-arrived; got != n+2 {
 			t.Errorf("got event %d, want %d", got, n+2)
 		}
 	}
 	a.Sender.Close()
-	a.raise(Event{Type: "call.ended", Owner: 1}, 9)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 9)
 	if started, err := a.Sender.scan(); started != 0 || err != nil {
 		t.Errorf("after Close: got %d started, %v; want none", started, err)
 	}
@@ -442,8 +442,8 @@ func TestSender_CloseWaits(t *testing.T) {
 	a := newHookApp(t)
 	id, _ := a.hook(v.URL, "", "call.ended")
 	a.Sender.Start()
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
-	a.raise(Event{Type: "call.ended", Owner: 1}, 2)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 2)
 	<-here
 	closed := make(chan struct{})
 	go func() {
@@ -771,7 +771,7 @@ func TestSender_AtOnce(t *testing.T) {
 	}
 	raise := func(n int) {
 		for owner := range maxSending/maxWebhooks + 1 {
-			a.raise(Event{Type: "call.ended", Owner: uint64(owner + 1)}, n)
+			a.raise(WebhookEvent{Type: "call.ended", Owner: uint64(owner + 1)}, n)
 		}
 	}
 	raise(1)

@@ -177,7 +177,7 @@ func TestHooks_SecretStaysSealed(t *testing.T) {
 	a := newHookApp(t)
 	id, secret := a.hook(v.URL, "", "call.ended")
 	path := fmt.Sprintf("/admin/v1/webhooks/%d", id)
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.send()
 	a.operate(200, "PATCH", path, `{"name": "renamed"}`)
 	shown := ""
@@ -235,7 +235,7 @@ func TestHooks_Operator(t *testing.T) {
 	if got := a.webhook(id); got["owner"] != nil || len(got["subscribed_events"].([]any)) != 19 {
 		t.Errorf("got %v, want the operator's, with all events", got)
 	}
-	a.raise(Event{Type: "call.queued", Operator: true}, 1)
+	a.raise(WebhookEvent{Type: "call.queued", Operator: true}, 1)
 	for range 6 {
 		a.send()
 		a.clocks.Pass(7 * time.Hour)
@@ -391,7 +391,7 @@ func TestSender_HostileReceivers(t *testing.T) {
 	a.hook(v.URL, "", "call.ended")
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.send()
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
@@ -442,7 +442,7 @@ func TestSender_BadTLS(t *testing.T) {
 		id, _ := a.hook(url, "", "call.ended")
 		want[id] = text
 	}
-	a.raise(Event{Type: "call.ended", Owner: 1}, 1)
+	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.send()
 	for id, text := range want {
 		last, _ := a.webhook(id)["last_attempt"].(map[string]any)
