@@ -180,7 +180,7 @@ func BenchmarkLists(b *testing.B) {
 					continue
 				}
 				start := epoch.Add(time.Duration(part*200+i/5) * 26 * time.Minute)
-				e := appointment{Owner: 1, Title: "E", Kind: "meeting", Status: eventScheduled, Start: start, End: start.Add(20 * time.Minute), CreatedAt: at, UpdatedAt: at}
+				e := event{Owner: 1, Title: "E", Kind: "meeting", Status: eventScheduled, Start: start, End: start.Add(20 * time.Minute), CreatedAt: at, UpdatedAt: at}
 				if _, err := saveEvent(tx, e); err != nil {
 					return err
 				}

@@ -119,10 +119,10 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 }
 
 // own reads the event that the path names; ErrNotFound for one out of scope.
-func (c *calendar) own(tx *Tx, r *Request) (appointment, Scope, error) {
+func (c *calendar) own(tx *Tx, r *Request) (event, Scope, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
-		return appointment{}, scope, err
+		return event{}, scope, err
 	}
 	e, err := findEvent(tx, r.Params.ByName("event_id"))
 	if err == nil && !scope.Allows(e.Owner, e.TeamID) {
@@ -149,7 +149,7 @@ func (c *calendar) get(w http.ResponseWriter, r *Request) error {
 
 // checkLinks checks the agent and the team that an event names, for who may see
 // a scope: ErrAgentNotFound, ErrTeamNotFound, ErrTeamAccess.
-func checkLinks(tx *Tx, scope Scope, e appointment) error {
+func checkLinks(tx *Tx, scope Scope, e event) error {
 	if e.AgentID != 0 {
 		if _, err := FindAgent(tx, scope, strconv.FormatUint(e.AgentID, 10)); err != nil {
 			return err
@@ -159,7 +159,7 @@ func checkLinks(tx *Tx, scope Scope, e appointment) error {
 }
 
 // brief is the answer to a change of an event (contract 7.3).
-func brief(e appointment, message string) map[string]any {
+func brief(e event, message string) map[string]any {
 	return map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "start_time": Millis(e.Start), "end_time": Millis(e.End), "status": e.Status, "message": message,
 	}
@@ -171,7 +171,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	e, err := readEvent(body, http.MethodPost, appointment{Owner: r.Key.Owner, CreatedAt: r.Now})
+	e, err := readEvent(body, http.MethodPost, event{Owner: r.Key.Owner, CreatedAt: r.Now})
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var e appointment
+	var e event
 	err = c.store.Update(func(tx *Tx) error {
 		before, scope, err := c.own(tx, r)
 		if err != nil {
@@ -244,7 +244,7 @@ func readReason(r *Request) (reason string, err error) {
 
 // cancelEvent calls an event off and tells of it. Done twice it changes nothing
 // more (7.5).
-func cancelEvent(tx *Tx, e appointment, reason string, now time.Time) (appointment, error) {
+func cancelEvent(tx *Tx, e event, reason string, now time.Time) (event, error) {
 	if e.Status == eventCancelled {
 		return e, nil
 	}
@@ -269,7 +269,7 @@ func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	var e appointment
+	var e event
 	err = c.store.Update(func(tx *Tx) (err error) {
 		if e, _, err = c.own(tx, r); err != nil {
 			return err
@@ -284,7 +284,7 @@ func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 }
 
 // publishChange tells of a change of an event, by what it has become.
-func publishChange(tx *Tx, before, e appointment, now time.Time) error {
+func publishChange(tx *Tx, before, e event, now time.Time) error {
 	if e.Status != before.Status && (e.Status == eventCancelled || e.Status == eventCompleted) {
 		return publishEvent(tx, "calendar."+e.Status, e, now, nil)
 	}
@@ -297,7 +297,7 @@ func publishChange(tx *Tx, before, e appointment, now time.Time) error {
 
 // publishEvent tells of an event of the calendar (contract 8.3), with further
 // members of its object.
-func publishEvent(tx *Tx, kind string, e appointment, now time.Time, more map[string]any) error {
+func publishEvent(tx *Tx, kind string, e event, now time.Time, more map[string]any) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
@@ -395,7 +395,7 @@ func ownerKeys(tx *Tx, name string) (keys [][]byte, err error) {
 }
 
 // showEvent is an event as the operator sees it.
-func showEvent(tx *Tx, e appointment) map[string]any {
+func showEvent(tx *Tx, e event) map[string]any {
 	shown := e.Detail(tx)
 	shown["owner"] = OwnerName(tx, e.Owner)
 	return shown
@@ -415,7 +415,7 @@ func (d *eventDesk) get(w http.ResponseWriter, r *Request) error {
 }
 
 // answer makes a change and answers with the event that it gives.
-func (d *eventDesk) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (appointment, error)) error {
+func (d *eventDesk) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (event, error)) error {
 	var shown map[string]any
 	err := r.Update(d.store, func(tx *Tx) error {
 		e, err := change(tx)
@@ -436,7 +436,7 @@ func (d *eventDesk) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	e, err := readEvent(body, http.MethodPost, appointment{CreatedAt: r.Now, UpdatedAt: r.Now})
+	e, err := readEvent(body, http.MethodPost, event{CreatedAt: r.Now, UpdatedAt: r.Now})
 	if err != nil {
 		return err
 	}
@@ -444,7 +444,7 @@ func (d *eventDesk) create(w http.ResponseWriter, r *Request) error {
 	if body.String("owner", &name); body.Err() != nil {
 		return body.Err()
 	}
-	return d.answer(w, r, http.StatusCreated, func(tx *Tx) (appointment, error) {
+	return d.answer(w, r, http.StatusCreated, func(tx *Tx) (event, error) {
 		made := e
 		made.UpdatedAt = r.Now
 		owner, err := EnsureOwner(tx, name, r.Now)
@@ -471,7 +471,7 @@ func (d *eventDesk) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return d.answer(w, r, http.StatusOK, func(tx *Tx) (appointment, error) {
+	return d.answer(w, r, http.StatusOK, func(tx *Tx) (event, error) {
 		before, err := findEvent(tx, r.Params.ByName("id"))
 		if err != nil {
 			return before, err
@@ -501,7 +501,7 @@ func (d *eventDesk) cancel(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return d.answer(w, r, http.StatusOK, func(tx *Tx) (appointment, error) {
+	return d.answer(w, r, http.StatusOK, func(tx *Tx) (event, error) {
 		e, err := findEvent(tx, r.Params.ByName("id"))
 		if err != nil {
 			return e, err

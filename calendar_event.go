@@ -36,8 +36,8 @@ func eventKinds() []string {
 	return []string{"meeting", "appointment", "busy", "voice_call", "video_call"}
 }
 
-// appointment is an event of the calendar.
-type appointment struct {
+// event is an event of the calendar.
+type event struct {
 	ID            uint64    `json:"id"`
 	UUID          string    `json:"uuid"`
 	Owner         uint64    `json:"owner"`
@@ -89,7 +89,7 @@ const (
 	eventSize  = 17
 )
 
-func (e appointment) entries(first, second time.Time) (keys [][]byte) {
+func (e event) entries(first, second time.Time) (keys [][]byte) {
 	for _, key := range ScopeKeys(e.Owner, e.TeamID) {
 		key = append(append(key, timeKey(first)...), timeKey(second)...)
 		keys = append(keys, append(key, byte(slices.Index(eventStates(), e.Status))))
@@ -97,34 +97,34 @@ func (e appointment) entries(first, second time.Time) (keys [][]byte) {
 	return keys
 }
 
-func (e appointment) long() bool { return e.End.Sub(e.Start) > longEvent }
+func (e event) long() bool { return e.End.Sub(e.Start) > longEvent }
 
 // live says whether the event is still to take place.
-func (e appointment) live() bool { return e.Status == eventScheduled || e.Status == eventConfirmed }
+func (e event) live() bool { return e.Status == eventScheduled || e.Status == eventConfirmed }
 
 // ReminderTime is when the event is to be reminded of.
-func (e appointment) ReminderTime() time.Time {
+func (e event) ReminderTime() time.Time {
 	return e.Start.Add(-time.Duration(e.RemindBefore) * time.Minute)
 }
 
-var appointmentTable = Table[appointment]{
+var appointmentTable = Table[event]{
 	Name: "events", Audit: AuditPolicy{Object: "event", Personal: true},
-	Key: func(e appointment) []byte { return IDKey(e.ID) },
-	Indexes: []Index[appointment]{
-		{"start", func(e appointment) [][]byte {
+	Key: func(e event) []byte { return IDKey(e.ID) },
+	Indexes: []Index[event]{
+		{"start", func(e event) [][]byte {
 			if e.long() {
 				return nil
 			}
 			return e.entries(e.Start, e.End)
 		}},
-		{"long", func(e appointment) [][]byte {
+		{"long", func(e event) [][]byte {
 			if !e.long() {
 				return nil
 			}
 			return e.entries(e.End, e.Start)
 		}},
-		{"uuid", func(e appointment) [][]byte { return [][]byte{[]byte(e.UUID)} }},
-		{"remind", func(e appointment) [][]byte {
+		{"uuid", func(e event) [][]byte { return [][]byte{[]byte(e.UUID)} }},
+		{"remind", func(e event) [][]byte {
 			if !e.Remind || !e.live() || e.RemindedFor.Equal(e.Start) {
 				return nil
 			}
@@ -138,7 +138,7 @@ func EventTables() []Checked { return []Checked{appointmentTable} }
 
 // findEvent reads an event by its id or its UUID, whoever it belongs to;
 // ErrNotFound.
-func findEvent(tx *Tx, ref string) (appointment, error) {
+func findEvent(tx *Tx, ref string) (event, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return appointmentTable.Get(tx, IDKey(id))
 	}
@@ -146,7 +146,7 @@ func findEvent(tx *Tx, ref string) (appointment, error) {
 }
 
 // saveEvent stores an event; a new one (ID 0) gets its ids.
-func saveEvent(tx *Tx, e appointment) (appointment, error) {
+func saveEvent(tx *Tx, e event) (event, error) {
 	if e.ID == 0 {
 		id, err := appointmentTable.NextID(tx)
 		if err != nil {
@@ -217,7 +217,7 @@ func stateFilter(status string) (func([]span) []span, error) {
 }
 
 // dueReminders gives up to most events whose reminder is due, the first first.
-func dueReminders(tx *Tx, now time.Time, most int) (events []appointment, err error) {
+func dueReminders(tx *Tx, now time.Time, most int) (events []event, err error) {
 	for at, key := range appointmentTable.Find(tx, "remind", nil, false) {
 		if len(events) == most || keyTime(at).After(now) {
 			break
@@ -232,7 +232,7 @@ func dueReminders(tx *Tx, now time.Time, most int) (events []appointment, err er
 }
 
 // getEvents reads the records of events.
-func getEvents(tx *Tx, spans []span) (events []appointment, err error) {
+func getEvents(tx *Tx, spans []span) (events []event, err error) {
 	for _, s := range spans {
 		e, err := appointmentTable.Get(tx, IDKey(s.ID))
 		if err != nil {
@@ -244,7 +244,7 @@ func getEvents(tx *Tx, spans []span) (events []appointment, err error) {
 }
 
 // Row is an event as lists show it (contract 7.1).
-func (e appointment) Row(tx *Tx) map[string]any {
+func (e event) Row(tx *Tx) map[string]any {
 	row := map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "event_type": e.Kind, "status": e.Status, "start_time": Millis(e.Start), "end_time": Millis(e.End),
 		"duration_minutes": int(e.End.Sub(e.Start) / time.Minute), "location": TextOrNone(e.Location), "has_video_conference": e.Video,
@@ -258,7 +258,7 @@ func (e appointment) Row(tx *Tx) map[string]any {
 }
 
 // Detail is an event as GET /calendar/events/{event_id} shows it (7.2).
-func (e appointment) Detail(tx *Tx) map[string]any {
+func (e event) Detail(tx *Tx) map[string]any {
 	shown := e.Row(tx)
 	shown["description"], shown["event_type_display"], shown["status_display"] = TextOrNone(e.Description), DisplayWord(e.Kind), DisplayWord(e.Status)
 	shown["video_conference_provider"], shown["is_reminder_enabled"], shown["remind_before_minutes"] = TextOrNone(e.VideoProvider), e.Remind, e.RemindBefore
@@ -274,7 +274,7 @@ func (e appointment) Detail(tx *Tx) map[string]any {
 }
 
 // ICSPath is where the event is had as an iCalendar file (contract 7.7).
-func (e appointment) ICSPath() string { return "/calendar/event/" + e.UUID + "/calendar.ics" }
+func (e event) ICSPath() string { return "/calendar/event/" + e.UUID + "/calendar.ics" }
 
 // parseMoment reads a date and a time of ISO 8601, to the millisecond. One
 // without an offset is UTC (contract 7.3).
@@ -292,14 +292,14 @@ func parseMoment(text string) (time.Time, bool) {
 // readEvent sets what a body says of an event: all of it for POST and PUT,
 // where what is left out has its default, and what was sent for PATCH. Errors
 // are in the order of contract 7.3.
-func readEvent(b *Body, method string, e appointment) (appointment, error) {
+func readEvent(b *Body, method string, e event) (event, error) {
 	if method != http.MethodPatch {
 		for _, name := range []string{"title", "start_time", "end_time"} {
 			if raw := b.Raw(name); !b.Given(name) || string(raw) == `""` {
 				return e, ErrMissing.With("%s is missing.", name)
 			}
 		}
-		e = appointment{
+		e = event{
 			ID: e.ID, UUID: e.UUID, Owner: e.Owner, ByAgent: e.ByAgent, Notify: e.Notify, CreatedAt: e.CreatedAt, RemindedFor: e.RemindedFor,
 			Kind: eventKinds()[0], Status: eventScheduled, Remind: true, RemindBefore: 60,
 		}
@@ -399,7 +399,7 @@ func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	if len(uuid) != 36 { // or the number of an event would do, which can be guessed
 		return ErrNotFound
 	}
-	var e appointment
+	var e event
 	err := i.store.View(func(tx *Tx) (err error) {
 		e, err = findEvent(tx, uuid)
 		return err
@@ -418,12 +418,12 @@ func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 }
 
 // file gives the event as an iCalendar file.
-func (e appointment) file() string {
+func (e event) file() string {
 	return e.calendar().Serialize(ics.WithNewLine("\r\n")) // RFC 5545 section 3.1
 }
 
 // calendar gives the event alone, without notes or data of the customer.
-func (e appointment) calendar() *ics.Calendar {
+func (e event) calendar() *ics.Calendar {
 	c := ics.NewCalendar()
 	c.SetProductId("-//Latchkey//EN")
 	c.SetMethod(ics.MethodPublish)

@@ -478,7 +478,7 @@ func TestEventsBetween_Bounds(t *testing.T) {
 			{"begins at the end", to, 0},
 		} {
 			err := s.Update(func(tx *Tx) error {
-				_, err := saveEvent(tx, appointment{ID: 1, UUID: "x", Owner: 1, Status: eventScheduled, Start: tt.start, End: tt.start.Add(length)})
+				_, err := saveEvent(tx, event{ID: 1, UUID: "x", Owner: 1, Status: eventScheduled, Start: tt.start, End: tt.start.Add(length)})
 				return err
 			})
 			if err != nil {
@@ -498,7 +498,7 @@ func TestEventsBetween_Bounds(t *testing.T) {
 func TestDueReminders_Bounds(t *testing.T) {
 	s := newTestStore(t)
 	err := s.Update(func(tx *Tx) error {
-		_, err := saveEvent(tx, appointment{Owner: 1, Status: eventScheduled, Start: epoch.Add(time.Hour), End: epoch.Add(2 * time.Hour), Remind: true, RemindBefore: 30})
+		_, err := saveEvent(tx, event{Owner: 1, Status: eventScheduled, Start: epoch.Add(time.Hour), End: epoch.Add(2 * time.Hour), Remind: true, RemindBefore: 30})
 		return err
 	})
 	if err != nil {

@@ -261,7 +261,7 @@ func FuzzICS(f *testing.F) {
 		for _, s := range []*string{&title, &description, &location, &address} { // as bodies are
 			*s = strings.ReplaceAll(strings.ToValidUTF8(*s, "?"), "\x00", "")
 		}
-		e := appointment{
+		e := event{
 			UUID: "f", Title: title, Description: description, Location: location, VideoURL: address, Status: eventConfirmed,
 			Start: epoch, End: epoch.Add(time.Hour), CreatedAt: epoch, UpdatedAt: epoch,
 		}

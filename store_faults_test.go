@@ -163,7 +163,7 @@ func opsApp(t *testing.T) (*testApp, fixture) {
 		t.Fatal(err)
 	}
 	err = errors.Join(a.Keyring.Flush(), a.Store.Update(func(tx *Tx) error {
-		_, err := saveEvent(tx, appointment{Owner: 1, AgentID: 1, Title: "Long", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(72 * time.Hour), Remind: true})
+		_, err := saveEvent(tx, event{Owner: 1, AgentID: 1, Title: "Long", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(72 * time.Hour), Remind: true})
 		for _, id := range []uint64{1, 2} {
 			err = errors.Join(err, push(tx, delivery{Webhook: id, ID: "whd_1", Event: "call.ended", Body: []byte("{}"), At: epoch}))
 			for range 2 {
@@ -374,11 +374,11 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		}},
 		{"DueReminders", func(tx *Tx) (any, error) { list, err := dueReminders(tx, later, 10); return len(list), err }},
 		{"SaveEvent", func(tx *Tx) (any, error) {
-			e, err := saveEvent(tx, appointment{Owner: 1, Title: "New", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(time.Hour), UUID: "x", ID: 77})
+			e, err := saveEvent(tx, event{Owner: 1, Title: "New", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(time.Hour), UUID: "x", ID: 77})
 			return e.ID, err
 		}},
 		{"SaveEvent with a new id", func(tx *Tx) (any, error) {
-			e, err := saveEvent(tx, appointment{Owner: 1, Title: "New", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(time.Hour)})
+			e, err := saveEvent(tx, event{Owner: 1, Title: "New", Kind: "meeting", Status: eventScheduled, Start: epoch, End: epoch.Add(time.Hour)})
 			return e.ID, err
 		}},
 		{"ScheduleOf", func(tx *Tx) (any, error) { return scheduleOf(tx, 1) }},
