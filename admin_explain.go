@@ -24,7 +24,7 @@ type explainer struct {
 // free ones without limits and permission, and those of another API.
 type ExplainedRoutes struct {
 	*Routes
-	Guards *Guards
+	Guards *ProxyRoutes
 }
 
 // NewExplainer explains routes.

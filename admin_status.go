@@ -115,11 +115,11 @@ func (s *Status) level() string {
 // overview tells the operator what the API door serves.
 type overview struct {
 	own    *Routes
-	guards *Guards
+	guards *ProxyRoutes
 }
 
 // NewOverview lists our own routes and those of another API.
-func NewOverview(own *Routes, guards *Guards) *overview { return &overview{own, guards} }
+func NewOverview(own *Routes, guards *ProxyRoutes) *overview { return &overview{own, guards} }
 
 // AdminRoutes lists the endpoints.
 func (v *overview) AdminRoutes() []Route {
@@ -174,7 +174,7 @@ type Reloader struct {
 type ReloaderOptions struct {
 	Store   *Store // for the audit log
 	Keyring *Keyring
-	Guards  *Guards
+	Guards  *ProxyRoutes
 	Log     *slog.Logger
 	Running Config
 }
@@ -195,7 +195,7 @@ func NewReloader(o ReloaderOptions) *Reloader { return &Reloader{o: o} }
 // endpoints that contradict each other.
 func (r *Reloader) Start(now time.Time) error {
 	rights := r.o.Keyring.Rights()
-	list, _ := ReadGuards(r.o.Running.Routes, rights) // of a config that is loaded there are no problems
+	list, _ := ReadProxyRoutes(r.o.Running.Routes, rights) // of a config that is loaded there are no problems
 	state, err := r.o.Guards.Make(list, rights)
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func (r *Reloader) Reload(now time.Time) (ConfigStatus, error) {
 
 func (r *Reloader) use(c Config) error {
 	rights := c.Rights()
-	list, _ := ReadGuards(c.Routes, rights)
+	list, _ := ReadProxyRoutes(c.Routes, rights)
 	state, err := r.o.Guards.Make(list, rights)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ type App struct {
 
 	peppers  Peppers
 	proxy    *Proxy
-	guards   *Guards
+	guards   *ProxyRoutes
 	notices  *Notices
 	targets  *Targets
 	history  *History
@@ -125,7 +125,7 @@ func (a *App) wire() error {
 	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout})
-	a.guards = NewGuards(func() []string { return a.Server.Own() }, a.proxy.Forward)
+	a.guards = NewProxyRoutes(func() []string { return a.Server.Own() }, a.proxy.Forward)
 	a.Reloader = NewReloader(ReloaderOptions{store, a.Keyring, a.guards, a.log, c})
 	if err := a.assemble(registry); err != nil {
 		return err

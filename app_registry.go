@@ -46,7 +46,7 @@ var registry = []part{
 		return []work{{time.Second, "look at the wall clock", func(time.Time) error { behind = a.catch(behind); return nil }}}
 	}},
 	{name: "store", work: func(a *App) []work {
-		return []work{{10 * time.Second, "look at the database file", func(time.Time) error { a.Store.Guard(); return nil }}}
+		return []work{{10 * time.Second, "look at the database file", func(time.Time) error { a.Store.CheckFile(); return nil }}}
 	}},
 	{name: "limits", work: func(a *App) []work {
 		return []work{{time.Minute, "forget unused counters", func(now time.Time) error { a.Limiter.Sweep(a.clock.Service(now)); return nil }}}

@@ -152,7 +152,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.set("flag", key, l.settings[key].Parse(text))
 	}
 	if l.problems == nil {
-		_, problems := ReadGuards(c.Routes, c.Rights())
+		_, problems := ReadProxyRoutes(c.Routes, c.Rights())
 		for _, problem := range problems {
 			l.fail(l.sources["route"], "%s", problem)
 		}

@@ -608,7 +608,7 @@ func TestConfig_routes(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(again, c) {
 		t.Errorf("printed and loaded again: got %+v, %v\nwant %+v", again, err, c)
 	}
-	guards, _ := ReadGuards(c.Routes, c.Rights())
+	guards, _ := ReadProxyRoutes(c.Routes, c.Rights())
 	if g := guards[1]; g.Methods != nil || g.Permission != 0 || g.Upstream != nil {
 		t.Errorf("got %+v", g)
 	}

@@ -16,42 +16,42 @@ import (
 	"unicode"
 )
 
-// Guards are the routes of another API that is guarded, as they are now: Use
+// ProxyRoutes are the routes of another API that is guarded, as they are now: Use
 // puts others in their place, all at once. They are safe for concurrent use.
-type Guards struct {
+type ProxyRoutes struct {
 	own     func() []string // our endpoints, whose paths no guard can take
-	forward func(w http.ResponseWriter, r *Request, g *guard) error
-	now     atomic.Pointer[guarding]
+	forward func(w http.ResponseWriter, r *Request, g *proxyRoute) error
+	now     atomic.Pointer[routeSet]
 }
 
-// guarding is one state of the guards, with the permissions and limits that
+// routeSet is one state of the guards, with the permissions and limits that
 // belong to it. A request keeps to the one that it began with. It is shared and
 // does not change.
-type guarding struct {
+type routeSet struct {
 	Rights *Rights
-	List   []*guard
+	List   []*proxyRoute
 	all    *routeTable
 	served *routeTable // those with an upstream, beside our endpoints
-	rows   map[*guard]Route
+	rows   map[*proxyRoute]Route
 }
 
-// NewGuards makes guards beside our own endpoints, none at first. forward
+// NewProxyRoutes makes guards beside our own endpoints, none at first. forward
 // passes on a request that has been let through.
-func NewGuards(own func() []string, forward func(w http.ResponseWriter, r *Request, g *guard) error) *Guards {
-	g := &Guards{own: own, forward: forward}
-	g.now.Store(&guarding{all: &routeTable{}, served: &routeTable{}})
+func NewProxyRoutes(own func() []string, forward func(w http.ResponseWriter, r *Request, g *proxyRoute) error) *ProxyRoutes {
+	g := &ProxyRoutes{own: own, forward: forward}
+	g.now.Store(&routeSet{all: &routeTable{}, served: &routeTable{}})
 	return g
 }
 
 // Make makes a state of guards without using it. The error names the guards and
 // endpoints that cannot stand beside each other, a line for each.
-func (g *Guards) Make(list []*guard, rights *Rights) (*guarding, error) {
-	s := &guarding{Rights: rights, List: list, rows: map[*guard]Route{}}
+func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Rights) (*routeSet, error) {
+	s := &routeSet{Rights: rights, List: list, rows: map[*proxyRoute]Route{}}
 	var err error
 	if s.all, err = newRouteTable(list, nil); err != nil {
 		return nil, err
 	}
-	served := slices.DeleteFunc(slices.Clone(list), func(one *guard) bool { return one.Upstream == nil })
+	served := slices.DeleteFunc(slices.Clone(list), func(one *proxyRoute) bool { return one.Upstream == nil })
 	if s.served, err = newRouteTable(served, g.own()); err != nil {
 		return nil, err
 	}
@@ -65,31 +65,31 @@ func (g *Guards) Make(list []*guard, rights *Rights) (*guarding, error) {
 }
 
 // Use puts a state in the place of the present one.
-func (g *Guards) Use(s *guarding) { g.now.Store(s) }
+func (g *ProxyRoutes) Use(s *routeSet) { g.now.Store(s) }
 
 // Now is the present state.
-func (g *Guards) Now() *guarding { return g.now.Load() }
+func (g *ProxyRoutes) Now() *routeSet { return g.now.Load() }
 
 // Any says whether there is anything for the API door to guard.
-func (s *guarding) Any() bool {
-	return slices.ContainsFunc(s.List, func(g *guard) bool { return g.Upstream != nil })
+func (s *routeSet) Any() bool {
+	return slices.ContainsFunc(s.List, func(g *proxyRoute) bool { return g.Upstream != nil })
 }
 
 // Find gives the row for a request at the API door, by its method and its path
 // on the wire; nil without an error where no guard is for it. The error is that
 // of readPath, ErrValidation for a method with a lower-case letter, or ErrMethod with
 // the methods that the path takes in allow.
-func (s *guarding) Find(method, raw string) (row *Route, allow []string, err error) {
+func (s *routeSet) Find(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.served, method, raw)
 }
 
 // FindAny is Find for the routes without an upstream too, and without regard to
 // our own endpoints: for the proxies that ask about requests of theirs.
-func (s *guarding) FindAny(method, raw string) (row *Route, allow []string, err error) {
+func (s *routeSet) FindAny(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.all, method, raw)
 }
 
-func (s *guarding) find(table *routeTable, method, raw string) (*Route, []string, error) {
+func (s *routeSet) find(table *routeTable, method, raw string) (*Route, []string, error) {
 	path, err := readPath(raw)
 	if err != nil {
 		return nil, nil, err
@@ -134,15 +134,15 @@ type RouteRow struct {
 	MaxBodyBytes int           `toml:"max_body_bytes" default:"0" min:"0" max:"1099511627776"`
 }
 
-// ReadGuards makes the guards that rows describe, for what permissions and
+// ReadProxyRoutes makes the guards that rows describe, for what permissions and
 // limits there are. The problems say which row they are of, and how to mend it.
-func ReadGuards(rows []RouteRow, r *Rights) (guards []*guard, problems []string) {
+func ReadProxyRoutes(rows []RouteRow, r *Rights) (guards []*proxyRoute, problems []string) {
 	for i, row := range rows {
 		at := fmt.Sprintf("route %d (%q): ", i+1, row.Path)
 		for _, problem := range row.problems(r) {
 			problems = append(problems, at+problem)
 		}
-		g := &guard{
+		g := &proxyRoute{
 			Index: i + 1, Path: row.Path, Limits: row.Limits, Cost: row.Cost, Timeout: row.Timeout,
 			StripPrefix: row.StripPrefix, MaxBody: int64(row.MaxBodyBytes), Methods: row.Methods,
 		}

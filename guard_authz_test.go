@@ -438,11 +438,11 @@ func TestAuthz_OnlyThere(t *testing.T) {
 	if explained["allowed"] != true {
 		t.Errorf("got %v", explained)
 	}
-	if _, err := newRouteTable([]*guard{{Index: 1, Path: "/authz/*rest"}}, AuthzEndpoints()); err != nil {
+	if _, err := newRouteTable([]*proxyRoute{{Index: 1, Path: "/authz/*rest"}}, AuthzEndpoints()); err != nil {
 		t.Errorf("a wider route: %v", err)
 	}
 	for _, path := range []string{"/authz/nginx", "/authz/envoy/x", "/authz/envoy/*rest"} {
-		if _, err := newRouteTable([]*guard{{Index: 1, Path: path}}, AuthzEndpoints()); err == nil {
+		if _, err := newRouteTable([]*proxyRoute{{Index: 1, Path: path}}, AuthzEndpoints()); err == nil {
 			t.Errorf("%s takes a path of ours", path)
 		}
 	}

@@ -96,12 +96,12 @@ func (b *buffers) Get() []byte {
 // Put takes it back.
 func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
 
-// passage is one request on its way to its upstream and its answer on the way
+// proxyExchange is one request on its way to its upstream and its answer on the way
 // back.
-type passage struct {
+type proxyExchange struct {
 	http.ResponseWriter
 	proxy   *Proxy
-	guard   *guard
+	guard   *proxyRoute
 	request *Request
 	door    *http.ResponseController
 	body    *sentBody
@@ -118,8 +118,8 @@ type passage struct {
 // limit, ErrValidation for a host or query that HTTP/1.1 cannot say. It panics
 // with http.ErrAbortHandler where an answer breaks off, so that the client sees
 // that too.
-func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *guard) error {
-	x := &passage{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
+func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error {
+	x := &proxyExchange{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
@@ -147,7 +147,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *guard) error {
 	}
 	x.extendWrite()
 	if r.ContentLength != 0 {
-		x.body = &sentBody{passage: x, from: in.Body}
+		x.body = &sentBody{proxyExchange: x, from: in.Body}
 		if g.MaxBody > 0 {
 			x.body.from = http.MaxBytesReader(nil, in.Body, g.MaxBody)
 		}
@@ -202,7 +202,7 @@ func onlyWebSocket(upgrade []string) bool {
 // head gives what is sent for a request that can go by Upstreams: a read with
 // nothing in it for its one connection, and no body. The others take the way of
 // the standard library's reverse proxy.
-func (x *passage) head() ([]byte, bool) {
+func (x *proxyExchange) head() ([]byte, bool) {
 	r, up := x.request.Request, x.guard.Upstream
 	if !upstream.SilentKnown || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || up.Scheme != "http" {
 		return nil, false
@@ -227,7 +227,7 @@ func (x *passage) head() ([]byte, bool) {
 
 // fields appends the client's fields and ours to a head. It is false where one
 // is not for Upstreams.
-func (x *passage) fields(b []byte) ([]byte, bool) {
+func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	for name, values := range x.request.Header {
 		switch name {
 		case "Connection":
@@ -270,7 +270,7 @@ func appendField(b []byte, name, value string) []byte {
 }
 
 // read sends the head of a request and passes on the answer.
-func (x *passage) read(head []byte) {
+func (x *proxyExchange) read(head []byte) {
 	res, err := x.proxy.upstreams.Ask(x.request.Request, x.guard.Upstream.Host, head, x.guard.Timeout, func(early *http.Response) {
 		x.extendWrite()
 		x.take(early.Header)
@@ -304,7 +304,7 @@ func (x *passage) read(head []byte) {
 
 // take takes over the fields of an answer, but for those that are for the one
 // connection it came by (RFC 9110, section 7.6.1).
-func (x *passage) take(from http.Header) {
+func (x *proxyExchange) take(from http.Header) {
 	for _, list := range from["Connection"] {
 		for name := range strings.SplitSeq(list, ",") {
 			from.Del(strings.TrimSpace(name))
@@ -322,7 +322,7 @@ func (x *passage) take(from http.Header) {
 
 // copy passes on a body, each part at once if live. The error is that of either
 // side.
-func (x *passage) copy(from io.Reader, live bool) error {
+func (x *proxyExchange) copy(from io.Reader, live bool) error {
 	buf := x.proxy.buffers.Get()
 	defer x.proxy.buffers.Put(buf)
 	for {
@@ -346,7 +346,7 @@ func (x *passage) copy(from io.Reader, live bool) error {
 
 // extendRead gives the client another while for the next part of its body, or
 // all the time where there is none to come.
-func (x *passage) extendRead(more bool) {
+func (x *proxyExchange) extendRead(more bool) {
 	until := time.Time{}
 	if more && x.proxy.o.ReadTimeout > 0 {
 		until = time.Now().Add(x.proxy.o.ReadTimeout)
@@ -354,7 +354,7 @@ func (x *passage) extendRead(more bool) {
 	_ = x.door.SetReadDeadline(until) // where that is not possible there is no such time either
 }
 
-func (x *passage) extendWrite() {
+func (x *proxyExchange) extendWrite() {
 	most := x.proxy.o.WriteTimeout
 	if now := time.Now(); most > 0 && now.Sub(x.extended) > most/64 { // a part so soon after the last has hardly less
 		_ = x.door.SetWriteDeadline(now.Add(most))
@@ -364,7 +364,7 @@ func (x *passage) extendWrite() {
 
 // WriteHeader begins the answer. That the connection ends with it is for the
 // door to say, and the reverse proxy takes every word on connections away.
-func (x *passage) WriteHeader(status int) {
+func (x *proxyExchange) WriteHeader(status int) {
 	if status == http.StatusSwitchingProtocols { // one that is right takes over the connection instead
 		x.lost = true
 		return
@@ -376,18 +376,18 @@ func (x *passage) WriteHeader(status int) {
 }
 
 // Write sends a part of the answer.
-func (x *passage) Write(b []byte) (int, error) {
+func (x *proxyExchange) Write(b []byte) (int, error) {
 	x.extendWrite()
 	return x.ResponseWriter.Write(b)
 }
 
 // Unwrap is for http.ResponseController.
-func (x *passage) Unwrap() http.ResponseWriter { return x.ResponseWriter }
+func (x *proxyExchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
 // sentBody is the body that the client sends. It keeps why it broke off, to
 // tell the client's faults from the upstream's.
 type sentBody struct {
-	*passage
+	*proxyExchange
 	from io.ReadCloser
 	err  error
 	ends http.Header // the trailer of the request to the upstream, nil for none
@@ -418,7 +418,7 @@ func (b *sentBody) Close() error { return b.from.Close() }
 // caching an answer to a key in the URL goes before what the upstream says. What
 // a body is the upstream has to say; it is not guessed. The error is for a status
 // that net/http reads and does not write, and for a 101 that begins no WebSocket.
-func (x *passage) answer(res *http.Response) error {
+func (x *proxyExchange) answer(res *http.Response) error {
 	switch {
 	case res.StatusCode < 100:
 		return fmt.Errorf("an answer with status %d", res.StatusCode)
@@ -458,7 +458,7 @@ func checkSwitch(res *http.Response) error {
 }
 
 // fail keeps the error for a request that got no answer.
-func (x *passage) fail(w http.ResponseWriter, r *http.Request, err error) {
+func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	maps.Copy(w.Header(), x.said)
 	var tooLarge *http.MaxBytesError
 	var late net.Error
@@ -481,7 +481,7 @@ func (x *passage) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // rewrite makes the request to the upstream out of the client's.
-func (x *passage) rewrite(pr *httputil.ProxyRequest) {
+func (x *proxyExchange) rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL, out.Host = x.target(), ""
 	dropForged(out.Header)
@@ -497,7 +497,7 @@ func (x *passage) rewrite(pr *httputil.ProxyRequest) {
 }
 
 // target gives the address at the upstream.
-func (x *passage) target() *url.URL {
+func (x *proxyExchange) target() *url.URL {
 	in, up := x.request.URL, x.guard.Upstream
 	return &url.URL{
 		Scheme: up.Scheme, Host: up.Host, Path: up.Path + cutSegments(in.Path, x.stripped()), RawPath: x.path(),
@@ -506,17 +506,17 @@ func (x *passage) target() *url.URL {
 }
 
 // path gives the path at the upstream in its form on the wire.
-func (x *passage) path() string {
+func (x *proxyExchange) path() string {
 	return x.guard.Upstream.EscapedPath() + cutSegments(x.request.URL.EscapedPath(), x.stripped())
 }
 
 // stripped is how many segments are cut off.
-func (x *passage) stripped() int { return len(Segments(x.guard.StripPrefix)) }
+func (x *proxyExchange) stripped() int { return len(Segments(x.guard.StripPrefix)) }
 
 var forwardedFields = [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
 
 // forwarded gives the values of forwardedFields.
-func (x *passage) forwarded() [len(forwardedFields)]string {
+func (x *proxyExchange) forwarded() [len(forwardedFields)]string {
 	in := x.request.Request
 	v := [...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, "http"}
 	if in.TLS != nil {

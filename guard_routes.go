@@ -12,9 +12,9 @@ import (
 	"unicode/utf8"
 )
 
-// guard is what one [[route]] of the configuration asks of a request and where
+// proxyRoute is what one [[route]] of the configuration asks of a request and where
 // it goes. It is shared and must not be changed.
-type guard struct {
+type proxyRoute struct {
 	Index      int        // of the [[route]], from 1
 	Methods    []string   // none: any
 	Path       string     // literals, :name for a segment, *name at the end for the rest
@@ -29,12 +29,12 @@ type guard struct {
 }
 
 // String names the guard in messages.
-func (g *guard) String() string {
+func (g *proxyRoute) String() string {
 	return fmt.Sprintf("route %d (%s %s)", g.Index, g.MethodNames(), g.Path)
 }
 
 // MethodNames lists the methods with commas, * for any.
-func (g *guard) MethodNames() string { return cmp.Or(strings.Join(g.Methods, ","), "*") }
+func (g *proxyRoute) MethodNames() string { return cmp.Or(strings.Join(g.Methods, ","), "*") }
 
 // routeTable finds the guard of a request. The path decides first: of the
 // patterns that fit, the narrowest owns the request, and a method that it does
@@ -54,23 +54,23 @@ type place struct {
 // leaf is what stands at the end of a pattern.
 type leaf struct {
 	parts  []string // the pattern's
-	byName map[string]*guard
-	any    *guard
+	byName map[string]*proxyRoute
+	any    *proxyRoute
 	own    bool // an endpoint of ours is here
 }
 
 // pattern is a path pattern and whose it is.
 type pattern struct {
 	parts []string
-	guard *guard // nil: an endpoint of ours
-	name  string // for messages
+	guard *proxyRoute // nil: an endpoint of ours
+	name  string      // for messages
 }
 
 // newRouteTable makes a table of guards beside our own endpoints, such as
 // "GET /healthz", which keep their paths whatever the method. Two guards that share a method and a path,
 // neither of them the narrower one, are an error that names both; so is a guard
 // that would take a path away from an endpoint of ours.
-func newRouteTable(guards []*guard, own []string) (*routeTable, error) {
+func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 	var list []pattern
 	for _, name := range own {
 		_, path, _ := strings.Cut(name, " ")
@@ -248,7 +248,7 @@ func (t *routeTable) add(p pattern) {
 		end.any = p.guard
 	default:
 		if end.byName == nil {
-			end.byName = map[string]*guard{}
+			end.byName = map[string]*proxyRoute{}
 		}
 		for _, m := range p.guard.Methods {
 			end.byName[m] = p.guard
@@ -259,7 +259,7 @@ func (t *routeTable) add(p pattern) {
 // search is a walk through the table.
 type search struct {
 	method string
-	found  *guard
+	found  *proxyRoute
 	passed []*leaf // that fit the path, but do not take the method
 }
 
@@ -267,7 +267,7 @@ type search struct {
 // at the end makes no difference. Where there is none, it gives the methods
 // that the path takes, none where no guard is for it or an endpoint of ours
 // has it. Match makes no garbage when it finds a guard.
-func (t *routeTable) Match(method, path string) (g *guard, allow []string) {
+func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) {
 	s := search{method: method}
 	if path = strings.TrimPrefix(path, "/"); path != "" && path[len(path)-1] == '/' {
 		path = path[:len(path)-1]

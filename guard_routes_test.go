@@ -11,11 +11,11 @@ import (
 )
 
 // guards makes guards of lines such as "GET,POST /a/:id"; * is any method.
-func guards(lines ...string) []*guard {
-	var list []*guard
+func guards(lines ...string) []*proxyRoute {
+	var list []*proxyRoute
 	for i, line := range lines {
 		methods, path, _ := strings.Cut(line, " ")
-		g := &guard{Index: i + 1, Path: path}
+		g := &proxyRoute{Index: i + 1, Path: path}
 		if methods != "*" {
 			g.Methods = strings.Split(methods, ",")
 		}
@@ -102,7 +102,7 @@ func TestRouteTable_Match(t *testing.T) {
 func TestNewRouteTable_conflicts(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		guards []*guard
+		guards []*proxyRoute
 		want   []string // in the message; none: no conflict
 	}{
 		{"twice", guards("GET /a", "GET /a"), []string{"route 1 (GET /a) and route 2 (GET /a) are for the same paths with GET"}},
@@ -155,13 +155,13 @@ func fitsPattern(pattern, path []string) bool {
 func TestRouteTable_Rule(t *testing.T) {
 	part := rapid.SampledFrom([]string{"a", "b", ":x"})
 	rapid.Check(t, func(t *rapid.T) {
-		var list []*guard
+		var list []*proxyRoute
 		for i := range rapid.IntRange(1, 6).Draw(t, "guards") {
 			parts := rapid.SliceOfN(part, 0, 3).Draw(t, "parts")
 			if rapid.Bool().Draw(t, "rest") {
 				parts = append(parts, "*rest")
 			}
-			g := &guard{Index: i + 1, Path: "/" + strings.Join(parts, "/")}
+			g := &proxyRoute{Index: i + 1, Path: "/" + strings.Join(parts, "/")}
 			if m := rapid.SampledFrom([]string{"", "GET", "POST"}).Draw(t, "method"); m != "" {
 				g.Methods = []string{m}
 			}
@@ -174,13 +174,13 @@ func TestRouteTable_Rule(t *testing.T) {
 			t.Fatal(err)
 		}
 		path := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "c"}), 0, 4).Draw(t, "path")
-		var want *guard
+		var want *proxyRoute
 		for _, g := range list { // the one that takes the method and is no wider than any that fits
-			takes := func(g *guard) bool { return g.Methods == nil || g.Methods[0] == "GET" }
+			takes := func(g *proxyRoute) bool { return g.Methods == nil || g.Methods[0] == "GET" }
 			if !fitsPattern(Segments(g.Path), path) || !takes(g) {
 				continue
 			}
-			if !slices.ContainsFunc(list, func(o *guard) bool {
+			if !slices.ContainsFunc(list, func(o *proxyRoute) bool {
 				relation := relate(Segments(o.Path), Segments(g.Path))
 				return fitsPattern(Segments(o.Path), path) && (relation == narrower || relation == same && o != g && o.Methods != nil && takes(o))
 			}) {

@@ -552,7 +552,7 @@ type ServerOptions struct {
 	DraftHeaders bool  // send RateLimit and RateLimit-Policy
 	MaxBody      int64 // bytes of a body on the API door
 	Proxies      []netip.Prefix
-	Guards       *Guards // the routes of another API, nil for none
+	Guards       *ProxyRoutes // the routes of another API, nil for none
 
 	// Reached is told of each request that a limit of its key refused: how the
 	// limits stood, wall clock and service time. It must be quick.

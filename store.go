@@ -153,7 +153,7 @@ func (s *Store) View(run func(*Tx) error) error {
 
 // Guard fails the store where its file is no longer the one that its path leads
 // to. Each commit looks too; this is for the time between them.
-func (s *Store) Guard() {
+func (s *Store) CheckFile() {
 	if err := s.file.InPlace(); err != nil {
 		s.fail(err)
 	}

@@ -368,13 +368,13 @@ func TestStore_SharesCommits(t *testing.T) {
 // A file that was moved away fails the store also while nothing is written.
 func TestStore_Guard(t *testing.T) {
 	s := newTestStore(t)
-	if s.Guard(); s.Err() != nil {
+	if s.CheckFile(); s.Err() != nil {
 		t.Fatalf("got %v for a file in its place", s.Err())
 	}
 	if err := os.Rename(s.path, s.path+".away"); err != nil {
 		t.Fatal(err)
 	}
-	if s.Guard(); s.Err() == nil || !strings.Contains(s.Err().Error(), "was moved or removed") {
+	if s.CheckFile(); s.Err() == nil || !strings.Contains(s.Err().Error(), "was moved or removed") {
 		t.Errorf("got %v, want that the file was moved", s.Err())
 	}
 	if err := s.View(func(*Tx) error { return nil }); !errors.Is(err, ErrUnavailable) {
