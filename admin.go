@@ -360,7 +360,7 @@ func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	var use Use
 	var secrets []map[string]any
 	err := a.store.View(func(tx *Tx) (err error) {
-		if k, err = a.keyring.Readied(tx, k); err != nil {
+		if k, err = a.keyring.Resolved(tx, k); err != nil {
 			return err
 		}
 		if use, err = a.keyring.LastUse(tx, k.ID); err != nil {
@@ -393,7 +393,7 @@ func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	if shown["query_last_at"], shown["query_last_ip"] = Seconds(use.QueryAt), nil; use.QueryIP.IsValid() {
 		shown["query_last_ip"] = use.QueryIP.String()
 	}
-	if list := k.Dormant(); len(list) > 0 {
+	if list := k.Inactive(); len(list) > 0 {
 		shown["dormant_permissions"] = list
 	}
 	if k.Metadata == nil {

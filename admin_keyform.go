@@ -223,7 +223,7 @@ const statusLive = "live"
 
 // readKeyQuery reads the parameters of a list; ErrValidation names the one
 // that does not fit.
-func readKeyQuery(q url.Values, rights *Rights) (f keyQuery, err error) {
+func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 	f = keyQuery{
 		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
 		sort: q.Get("sort"),

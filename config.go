@@ -232,8 +232,8 @@ func (c Config) LimitDefaults() map[string]int {
 	}
 }
 
-// Rights gives the permissions and limits that keys can have.
-func (c Config) Rights() *Rights {
+// Policy gives the permissions and limits that keys can have.
+func (c Config) Rights() *Policy {
 	limits := BuiltinLimits(c.LimitDefaults())
 	for i := range limits {
 		limits[i].Observe = slices.Contains(c.Observed, limits[i].Name)
@@ -245,7 +245,7 @@ func (c Config) Rights() *Rights {
 	for _, row := range c.Permissions {
 		own = append(own, PermissionInfo{Name: row.Name, Description: row.Description})
 	}
-	return NewRights(own, limits)
+	return NewPolicy(own, limits)
 }
 
 // ServerTLS is the TLS of the API door.

@@ -28,7 +28,7 @@ type ProxyRoutes struct {
 // belong to it. A request keeps to the one that it began with. It is shared and
 // does not change.
 type routeSet struct {
-	Rights *Rights
+	Rights *Policy
 	List   []*proxyRoute
 	all    *routeTable
 	served *routeTable // those with an upstream, beside our endpoints
@@ -45,7 +45,7 @@ func NewProxyRoutes(own func() []string, forward func(w http.ResponseWriter, r *
 
 // Make makes a state of guards without using it. The error names the guards and
 // endpoints that cannot stand beside each other, a line for each.
-func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Rights) (*routeSet, error) {
+func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error) {
 	s := &routeSet{Rights: rights, List: list, rows: map[*proxyRoute]Route{}}
 	var err error
 	if s.all, err = newRouteTable(list, nil); err != nil {
@@ -136,7 +136,7 @@ type RouteRow struct {
 
 // ReadProxyRoutes makes the guards that rows describe, for what permissions and
 // limits there are. The problems say which row they are of, and how to mend it.
-func ReadProxyRoutes(rows []RouteRow, r *Rights) (guards []*proxyRoute, problems []string) {
+func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems []string) {
 	for i, row := range rows {
 		at := fmt.Sprintf("route %d (%q): ", i+1, row.Path)
 		for _, problem := range row.problems(r) {
@@ -168,7 +168,7 @@ func ReadProxyRoutes(rows []RouteRow, r *Rights) (guards []*proxyRoute, problems
 }
 
 // problems lists what is wrong with a row whose values are good by themselves.
-func (row RouteRow) problems(r *Rights) (list []string) {
+func (row RouteRow) problems(r *Policy) (list []string) {
 	fail := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	for i, m := range row.Methods {
 		switch {

@@ -45,7 +45,7 @@ type Key struct {
 	// configuration has them. Permissions has the bits of those that exist.
 	OwnPermissions []string `json:"own_permissions,omitempty"`
 
-	rights  *Rights
+	rights  *Policy
 	dormant []string       // of OwnPermissions: those that do not exist now
 	rules   []LimitRule    // all limits of the key and its owner
 	short   []Limit        // what every request pays, nil where that takes Every
@@ -254,12 +254,12 @@ func (k *Key) Holds() string {
 
 // Dormant lists the permissions of the key that no configuration has now. It
 // has them again as soon as one does.
-func (k *Key) Dormant() []string { return k.dormant }
+func (k *Key) Inactive() []string { return k.dormant }
 
 // Grant gives the key these permissions in place of all that it has. Of those
 // that do not exist it takes only what it has already. An unknown one is
 // ErrValidation and lists the known ones.
-func (k *Key) Grant(r *Rights, names []string) error {
+func (k *Key) Grant(r *Policy, names []string) error {
 	var known, dormant []string
 	for _, name := range names {
 		if slices.Contains(k.dormant, name) {
@@ -287,7 +287,7 @@ func (k *Key) Clone() *Key {
 // Ready gives the key the permissions and limits that follow from what is
 // stored of it, what exists, and the limits that its owner has in place of the
 // defaults.
-func (k *Key) Ready(r *Rights, owner map[string]int) {
+func (k *Key) Resolve(r *Policy, owner map[string]int) {
 	var own Permission
 	own, k.dormant = r.OfOwn(k.OwnPermissions)
 	k.rights, k.Permissions, k.ownerID, k.ofOwner = r, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
@@ -308,17 +308,17 @@ func (k *Key) Ready(r *Rights, owner map[string]int) {
 	}
 }
 
-// Rights are the permissions and limits that the key is made ready for.
-func (k *Key) Rights() *Rights { return k.rights }
+// Policy are the permissions and limits that the key is made ready for.
+func (k *Key) Rights() *Policy { return k.rights }
 
 // Fit gives the key as it is for these permissions and limits; nil are those
 // that it has.
-func (k *Key) Fit(r *Rights) *Key {
+func (k *Key) Fit(r *Policy) *Key {
 	if r == nil || r == k.rights {
 		return k
 	}
 	c := *k
-	c.Ready(r, k.ofOwner)
+	c.Resolve(r, k.ofOwner)
 	return &c
 }
 

@@ -85,7 +85,7 @@ func (u *Use) Add(other Use) {
 func (h *Holder) Key() *Key { return h.key.Load() }
 
 // KeyFor is the key as it is now, made ready for these permissions and limits.
-func (h *Holder) KeyFor(r *Rights) *Key {
+func (h *Holder) KeyFor(r *Policy) *Key {
 	for {
 		key := h.key.Load()
 		if key.Rights() == r {

@@ -95,7 +95,7 @@ func Permissions() []PermissionInfo {
 }
 
 // Names lists the built-in permissions of a set in the contract's order. To
-// show a set use Rights.Names or Key.PermissionNames.
+// show a set use Policy.Names or Key.PermissionNames.
 func (p Permission) Names() []string {
 	names := []string{}
 	for _, info := range Permissions() {
@@ -171,9 +171,9 @@ func BuiltinLimits(defaults map[string]int) []LimitRule {
 	return rules
 }
 
-// Rights are the permissions and limits that keys can have: the built-in ones
+// Policy are the permissions and limits that keys can have: the built-in ones
 // and those of the configuration. They do not change, and are shared.
-type Rights struct {
+type Policy struct {
 	permissions []PermissionInfo
 	limits      []LimitRule
 }
@@ -185,10 +185,10 @@ const MaxOwnPermissions = 48
 // nothing beyond a run of the program: what is stored has names.
 const firstOwn = 8
 
-// NewRights puts permissions of the configuration, by name and description,
+// NewPolicy puts permissions of the configuration, by name and description,
 // behind the built-in ones. limits are all that there are.
-func NewRights(own []PermissionInfo, limits []LimitRule) *Rights {
-	r := &Rights{permissions: Permissions(), limits: limits}
+func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
+	r := &Policy{permissions: Permissions(), limits: limits}
 	for i, p := range own {
 		p.Bit, p.Own, p.Group = 1<<(firstOwn+i), true, groupOther
 		r.permissions = append(r.permissions, p)
@@ -205,14 +205,14 @@ func NewRights(own []PermissionInfo, limits []LimitRule) *Rights {
 
 // Permissions lists every permission, the built-in ones first. The slice is
 // shared.
-func (r *Rights) Permissions() []PermissionInfo { return r.permissions }
+func (r *Policy) Permissions() []PermissionInfo { return r.permissions }
 
 // Limits lists every limit, the built-in ones first, with its default. The
 // slice is shared.
-func (r *Rights) Limits() []LimitRule { return r.limits }
+func (r *Policy) Limits() []LimitRule { return r.limits }
 
 // Limit gives a limit by name, and whether there is one.
-func (r *Rights) Limit(name string) (LimitRule, bool) {
+func (r *Policy) Limit(name string) (LimitRule, bool) {
 	i := slices.IndexFunc(r.limits, func(l LimitRule) bool { return l.Name == name })
 	if i < 0 {
 		return LimitRule{}, false
@@ -221,7 +221,7 @@ func (r *Rights) Limit(name string) (LimitRule, bool) {
 }
 
 // LimitNames lists the names of the limits for which a function says yes.
-func (r *Rights) LimitNames(which func(LimitRule) bool) (names []string) {
+func (r *Policy) LimitNames(which func(LimitRule) bool) (names []string) {
 	for _, l := range r.limits {
 		if which(l) {
 			names = append(names, l.Name)
@@ -230,9 +230,9 @@ func (r *Rights) LimitNames(which func(LimitRule) bool) (names []string) {
 	return names
 }
 
-// Names lists the permissions of a set, the built-in ones first. A nil Rights
+// Names lists the permissions of a set, the built-in ones first. A nil Policy
 // knows those alone.
-func (r *Rights) Names(p Permission) []string {
+func (r *Policy) Names(p Permission) []string {
 	if r == nil {
 		return p.Names()
 	}
@@ -247,7 +247,7 @@ func (r *Rights) Names(p Permission) []string {
 
 // Parse reads names into a set; an unknown one is ErrValidation and lists the
 // known ones.
-func (r *Rights) Parse(names []string) (set Permission, err error) {
+func (r *Policy) Parse(names []string) (set Permission, err error) {
 	for _, name := range names {
 		bit := r.bit(name)
 		if bit == 0 {
@@ -258,7 +258,7 @@ func (r *Rights) Parse(names []string) (set Permission, err error) {
 	return set, nil
 }
 
-func (r *Rights) bit(name string) Permission {
+func (r *Policy) bit(name string) Permission {
 	for _, info := range r.permissions {
 		if info.Name == name {
 			return info.Bit
@@ -268,7 +268,7 @@ func (r *Rights) bit(name string) Permission {
 }
 
 // Own tells the permissions of the configuration apart from the built-in ones.
-func (r *Rights) Own(p Permission) (names []string) {
+func (r *Policy) Own(p Permission) (names []string) {
 	for _, info := range r.permissions {
 		if info.Own && p&info.Bit != 0 {
 			names = append(names, info.Name)
@@ -279,7 +279,7 @@ func (r *Rights) Own(p Permission) (names []string) {
 
 // OfOwn gives the bits of those permissions of the configuration that stand in
 // a list of names, and the names that no permission has now.
-func (r *Rights) OfOwn(names []string) (set Permission, dormant []string) {
+func (r *Policy) OfOwn(names []string) (set Permission, dormant []string) {
 	for _, name := range names {
 		if bit := r.bit(name); bit != 0 {
 			set |= bit

@@ -22,7 +22,7 @@ type Keyring struct {
 	store    *Store
 	peppers  Peppers
 	prefix   string
-	rights   atomic.Pointer[Rights]
+	rights   atomic.Pointer[Policy]
 	memory   *keyCache
 	imported atomic.Bool // some keys are not of our making, so of any shape
 	misses   atomic.Uint64
@@ -32,7 +32,7 @@ type Keyring struct {
 
 // NewKeyring finds keys with a prefix in a store; cache is the most keys that
 // it holds in memory.
-func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Rights, cache int) (*Keyring, error) {
+func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Policy, cache int) (*Keyring, error) {
 	k := &Keyring{store: store, peppers: peppers, prefix: prefix, memory: newKeyCache(cache)}
 	k.rights.Store(rights)
 	err := store.View(func(tx *Tx) error {
@@ -114,7 +114,7 @@ func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 // ready gives a key of the caller's own what follows from it.
 func (k *Keyring) ready(tx *Tx, key *Key) error {
 	limits, err := LimitsOfOwner(tx, key.Owner)
-	key.Ready(k.Rights(), limits)
+	key.Resolve(k.Rights(), limits)
 	return err
 }
 
@@ -189,7 +189,7 @@ func (k *Keyring) Save(tx *Tx, key *Key) error {
 	if err := KeyTable.Put(tx, key); err != nil {
 		return err
 	}
-	ready, err := k.Readied(tx, key)
+	ready, err := k.Resolved(tx, key)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (k *Keyring) Save(tx *Tx, key *Key) error {
 }
 
 // Readied gives a copy of a key of the caller's own with what follows from it.
-func (k *Keyring) Readied(tx *Tx, key *Key) (*Key, error) {
+func (k *Keyring) Resolved(tx *Tx, key *Key) (*Key, error) {
 	ready := key.Clone()
 	return ready, k.ready(tx, ready)
 }
@@ -210,7 +210,7 @@ func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error 
 		return err
 	}
 	limits = maps.Clone(limits)
-	tx.After(func() { k.memory.ChangeOwner(owner, func(key *Key) { key.Ready(k.Rights(), limits) }) })
+	tx.After(func() { k.memory.ChangeOwner(owner, func(key *Key) { key.Resolve(k.Rights(), limits) }) })
 	return nil
 }
 
@@ -263,12 +263,12 @@ func (k *Keyring) Used(h *Holder, use Use) {
 // there is none.
 func (k *Keyring) Lookup(d keytext.Digest) (*Key, error) { return k.read(d) }
 
-// Rights are the permissions and limits that the keys can have.
-func (k *Keyring) Rights() *Rights { return k.rights.Load() }
+// Policy are the permissions and limits that the keys can have.
+func (k *Keyring) Rights() *Policy { return k.rights.Load() }
 
 // Use puts other permissions and limits in the place of those, for every key at
 // once. What keys have used stays counted.
-func (k *Keyring) Use(r *Rights) { k.rights.Store(r) }
+func (k *Keyring) Use(r *Policy) { k.rights.Store(r) }
 
 // Prefix is how the keys begin that the keyring makes.
 func (k *Keyring) Prefix() string { return k.prefix }

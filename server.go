@@ -138,7 +138,7 @@ type exchange struct {
 	meter  *CounterRef
 	found  *Key // Outcome.Found
 	draft  bool
-	rights *Rights // that the route belongs to, nil for those that the key has
+	rights *Policy // that the route belongs to, nil for those that the key has
 	told   Outcome // here so that telling needs no memory of its own
 }
 

@@ -264,7 +264,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			err := ring.Save(tx, key)
 			return len(tx.Afters), err // what is in memory changes too
 		})},
-		{"Keyring.Readied", withStored(func(tx *Tx, key *Key) (any, error) { return rules(ring.Readied(tx, key)) })},
+		{"Keyring.Readied", withStored(func(tx *Tx, key *Key) (any, error) { return rules(ring.Resolved(tx, key)) })},
 		{"Keyring.Rotate", withKey(func(tx *Tx, key *Key) (any, error) {
 			_, err := ring.Rotate(tx, key, epoch, epoch)
 			return key.Serial, err
@@ -535,7 +535,7 @@ func TestStore_DamagedMeta(t *testing.T) {
 		{"stamp", func(s *Store) error { _, err := s.Stamp(); return err }},
 		{"pepper", peppers.Verify},
 		{"pepper", func(s *Store) error { return s.View(peppers.Match) }},
-		{"imported", func(s *Store) error { _, err := NewKeyring(s, peppers, "klen_", NewRights(nil, nil), 10); return err }},
+		{"imported", func(s *Store) error { _, err := NewKeyring(s, peppers, "klen_", NewPolicy(nil, nil), 10); return err }},
 	} {
 		name, run := tt.name, tt.run
 		s := newTestStore(t)
