@@ -271,7 +271,7 @@ func (a *admin) finish(w http.ResponseWriter, r *Request) error {
 				return ErrConflict.With("The earlier secret %s was used %s ago, from %s. Nothing was ended.", alias.Hint, since.Round(time.Second), use.IP)
 			}
 		}
-		return a.keyring.Drop(tx, key, func(Alias) bool { return true })
+		return a.keyring.Drop(tx, key, func(PreviousSecret) bool { return true })
 	})
 }
 
@@ -314,7 +314,7 @@ func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	for _, name := range []string{"metadata", "last_used_ip", "last_used_at", "last_used_by", "secrets", "carriers", "query_last_at", "query_last_ip"} {
 		delete(shown, name)
 	}
-	shown["secret_ends_at"] = Seconds(r.Key.Until())
+	shown["secret_ends_at"] = Seconds(r.Key.SecretEnds())
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
@@ -335,7 +335,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 			}
 			return err
 		}
-		if r.Key.Asked() == key.Serial {
+		if r.Key.SecretSerial() == key.Serial {
 			key.RevokedAt = r.Now
 			if err := a.keyring.Save(tx, key); err != nil {
 				return err
@@ -343,7 +343,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 			return Publish(tx, KeyWebhookEvent(KeyRevoked, key, r.Now))
 		}
 		message = "This earlier secret of the API key is ended. The secret that replaced it holds."
-		err = a.keyring.Drop(tx, key, func(alias Alias) bool { return alias.Serial == r.Key.Asked() })
+		err = a.keyring.Drop(tx, key, func(alias PreviousSecret) bool { return alias.Serial == r.Key.SecretSerial() })
 		if err != nil {
 			return err
 		}
@@ -412,7 +412,7 @@ func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error)
 	if k.Status(now) == StatusRevoked {
 		return list, nil
 	}
-	aliases := append(slices.Clone(k.Aliases), Alias{Serial: k.Serial, Hint: k.Hint})
+	aliases := append(slices.Clone(k.Aliases), PreviousSecret{Serial: k.Serial, Hint: k.Hint})
 	for _, alias := range slices.Backward(aliases) {
 		if !alias.EndsAt.IsZero() && !now.Before(alias.EndsAt) {
 			continue

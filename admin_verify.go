@@ -139,7 +139,7 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 		}
 		for name, value := range map[string]any{
 			"key_id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "permissions": key.PermissionNames(),
-			"status": key.Status(r.Latest), "expires_at": Seconds(key.ExpiresAt), "secret_ends_at": Seconds(key.Until()),
+			"status": key.Status(r.Latest), "expires_at": Seconds(key.ExpiresAt), "secret_ends_at": Seconds(key.SecretEnds()),
 		} {
 			answer[name] = value
 		}
@@ -253,7 +253,7 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 		"active": true, "scope": strings.Join(key.PermissionNames(), " "), "client_id": key.ID, "sub": key.OwnerName,
 		"token_type": "Bearer", "iat": key.CreatedAt.Unix(),
 	}
-	if end := earliest(key.ExpiresAt, key.Until()); !end.IsZero() {
+	if end := earliest(key.ExpiresAt, key.SecretEnds()); !end.IsZero() {
 		answer["exp"] = end.Unix()
 	}
 	return WriteJSON(w, http.StatusOK, answer)
@@ -299,7 +299,7 @@ func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
 		}
 		found = append(found, map[string]any{
 			"sha256": fmt.Sprintf("%x", d), "id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "status": key.Status(r.Latest),
-			"present": key.Until().IsZero(), "ends_at": Seconds(key.Until()), "live": key.Check(r.Latest) == nil,
+			"present": key.SecretEnds().IsZero(), "ends_at": Seconds(key.SecretEnds()), "live": key.Check(r.Latest) == nil,
 		})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"prefix": v.keyring.Prefix(), "keys": found})

@@ -38,7 +38,7 @@ type Key struct {
 	Hash         []byte            `json:"hash,omitempty"`   // where the secret is found; never shown
 	Serial       int               `json:"serial,omitempty"` // how often the secret was rotated
 	RotatedAt    time.Time         `json:"rotated_at,omitzero"`
-	Aliases      []Alias           `json:"aliases,omitempty"` // oldest first
+	Aliases      []PreviousSecret  `json:"aliases,omitempty"` // oldest first
 	// ExpiryNoticed is the ExpiresAt that key.expiring was raised for.
 	ExpiryNoticed time.Time `json:"expiry_noticed,omitzero"`
 	// OwnPermissions are those of the configuration, by name, also while no
@@ -55,8 +55,8 @@ type Key struct {
 	until   time.Time
 }
 
-// Alias is an earlier secret of a key that holds until its end.
-type Alias struct {
+// PreviousSecret is an earlier secret of a key that holds until its end.
+type PreviousSecret struct {
 	Serial int       `json:"serial"`
 	Hash   []byte    `json:"hash"`
 	Hint   string    `json:"hint"`
@@ -135,48 +135,48 @@ func (k *Key) Check(now time.Time) error {
 
 // Under gives the key as it is for the secret of a hash, nil where the key no
 // longer has that secret.
-func (k *Key) Under(hash []byte) *Key {
+func (k *Key) BySecret(hash []byte) *Key {
 	for _, a := range k.Aliases {
 		if bytes.Equal(a.Hash, hash) {
-			return k.as(a)
+			return k.view(a)
 		}
 	}
 	if k.Hash != nil && !bytes.Equal(k.Hash, hash) {
 		return nil
 	}
-	return k.as(Alias{Serial: k.Serial})
+	return k.view(PreviousSecret{Serial: k.Serial})
 }
 
 // Again gives the key as it is for the secret by which an older copy of it was
 // found, nil where the key no longer has that secret.
-func (k *Key) Again(older *Key) *Key {
+func (k *Key) Refreshed(older *Key) *Key {
 	for _, a := range k.Aliases {
 		if a.Serial == older.asked {
-			return k.as(a)
+			return k.view(a)
 		}
 	}
 	if k.Serial != older.asked {
 		return nil
 	}
-	return k.as(Alias{Serial: k.Serial})
+	return k.view(PreviousSecret{Serial: k.Serial})
 }
 
-func (k *Key) as(a Alias) *Key {
+func (k *Key) view(a PreviousSecret) *Key {
 	c := *k
 	c.asked, c.until = a.Serial, a.EndsAt
 	return &c
 }
 
 // Asked gives the serial of the secret by which the key was found.
-func (k *Key) Asked() int { return k.asked }
+func (k *Key) SecretSerial() int { return k.asked }
 
 // Until is when the secret ends by which the key was found, the zero time
 // where it is the present one.
-func (k *Key) Until() time.Time { return k.until }
+func (k *Key) SecretEnds() time.Time { return k.until }
 
 // HasSecret says whether the key has a secret of this serial.
 func (k *Key) HasSecret(serial int) bool {
-	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a Alias) bool { return a.Serial == serial })
+	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a PreviousSecret) bool { return a.Serial == serial })
 }
 
 // Has says whether the key has at least one of the permissions.

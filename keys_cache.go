@@ -222,7 +222,7 @@ func (c *keyCache) Change(key *Key) {
 	defer c.mu.Unlock()
 	c.changes.Add(1)
 	for h := c.byID[key.ID]; h != nil; h = h.next {
-		if now := key.Again(h.Key()); now != nil {
+		if now := key.Refreshed(h.Key()); now != nil {
 			h.key.Store(now)
 			continue
 		}

@@ -92,7 +92,7 @@ func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 			if key, err = k.Get(tx, string(id)); err != nil {
 				return err
 			}
-			if key = key.Under(hash); key == nil {
+			if key = key.BySecret(hash); key == nil {
 				return ErrKey
 			}
 			return nil
@@ -296,17 +296,17 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 		return "", ErrConflict.With("This key was stored by a version that did not note where its secret is. Create a new key.")
 	}
 	overlap := ends.After(now)
-	if err := k.Drop(tx, key, func(a Alias) bool { return !overlap || !now.Before(a.EndsAt) }); err != nil {
+	if err := k.Drop(tx, key, func(a PreviousSecret) bool { return !overlap || !now.Before(a.EndsAt) }); err != nil {
 		return "", err
 	}
 	if len(key.Aliases) >= maxAliases {
 		return "", ErrConflict.With("%d earlier secrets of this key hold still. End them first (rotate/finish), or rotate without an overlap.", maxAliases)
 	}
 	if overlap {
-		key.Aliases = append(key.Aliases, Alias{Serial: key.Serial, Hash: key.Hash, Hint: key.Hint, EndsAt: ends})
+		key.Aliases = append(key.Aliases, PreviousSecret{Serial: key.Serial, Hash: key.Hash, Hint: key.Hint, EndsAt: ends})
 		err = k.splitUse(tx, key)
 	} else {
-		err = k.forget(tx, key.ID, Alias{Serial: key.Serial, Hash: key.Hash})
+		err = k.forget(tx, key.ID, PreviousSecret{Serial: key.Serial, Hash: key.Hash})
 	}
 	if err != nil {
 		return "", err
@@ -322,8 +322,8 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 
 // Drop ends those of a key's earlier secrets that which picks. The key is the
 // caller's own, and to be saved.
-func (k *Keyring) Drop(tx *Tx, key *Key, which func(Alias) bool) error {
-	var rest []Alias
+func (k *Keyring) Drop(tx *Tx, key *Key, which func(PreviousSecret) bool) error {
+	var rest []PreviousSecret
 	for _, a := range key.Aliases {
 		if !which(a) {
 			rest = append(rest, a)
@@ -338,7 +338,7 @@ func (k *Keyring) Drop(tx *Tx, key *Key, which func(Alias) bool) error {
 }
 
 // forget takes a secret out of the store.
-func (k *Keyring) forget(tx *Tx, id string, a Alias) error {
+func (k *Keyring) forget(tx *Tx, id string, a PreviousSecret) error {
 	return errors.Join(tx.Delete("key_hashes", a.Hash), tx.Delete("key_uses", useKey(id, a.Serial)))
 }
 
@@ -362,7 +362,7 @@ func (k *Keyring) Sweep(now time.Time) error {
 		for id := range over {
 			key, err := k.Get(tx, id)
 			if err == nil {
-				err = k.Drop(tx, key, func(a Alias) bool { return !now.Before(a.EndsAt) })
+				err = k.Drop(tx, key, func(a PreviousSecret) bool { return !now.Before(a.EndsAt) })
 			}
 			if err == nil {
 				err = k.Save(tx, key)
@@ -402,7 +402,7 @@ func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (Use, error) {
 	if key.Serial == 0 {
 		return k.LastUse(tx, key.ID)
 	}
-	return k.lastUse(tx, key.ID, useKey(key.ID, serial), func(view *Key) bool { return view.Asked() == serial })
+	return k.lastUse(tx, key.ID, useKey(key.ID, serial), func(view *Key) bool { return view.SecretSerial() == serial })
 }
 
 // lastUse is the later of what is stored and of what is noted in memory.
@@ -446,8 +446,8 @@ func (k *Keyring) Flush() error {
 	err := k.store.Update(func(tx *Tx) error {
 		for key, use := range secrets {
 			now, err := KeyTable.Get(tx, []byte(key.ID))
-			if err == nil && now.HasSecret(key.Asked()) {
-				err = addUse(tx, useKey(key.ID, key.Asked()), use)
+			if err == nil && now.HasSecret(key.SecretSerial()) {
+				err = addUse(tx, useKey(key.ID, key.SecretSerial()), use)
 			}
 			if err != nil {
 				return err

@@ -281,7 +281,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return nil, err
 		}},
 		{"Keyring.Drop", withKey(func(tx *Tx, key *Key) (any, error) {
-			return none(ring.Drop(tx, key, func(Alias) bool { return true }))
+			return none(ring.Drop(tx, key, func(PreviousSecret) bool { return true }))
 		})},
 		{"Keyring.LastUse", func(tx *Tx) (any, error) { return ring.LastUse(tx, rotated) }},
 		{"Keyring.SecretUse", withKey(func(tx *Tx, key *Key) (any, error) {
