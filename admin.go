@@ -357,7 +357,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 
 // show gives a key as the admin endpoint tells it.
 func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
-	var use Use
+	var use LastUse
 	var secrets []map[string]any
 	err := a.store.View(func(tx *Tx) (err error) {
 		if k, err = a.keyring.Resolved(tx, k); err != nil {
@@ -429,7 +429,7 @@ func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error)
 }
 
 // showUse adds a last use to what is shown.
-func showUse(shown map[string]any, use Use) {
+func showUse(shown map[string]any, use LastUse) {
 	shown["last_used_at"], shown["last_used_ip"], shown["last_used_by"] = Seconds(use.At), nil, nil
 	if !use.At.IsZero() {
 		shown["last_used_by"] = use.Carrier

@@ -311,7 +311,7 @@ func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, e
 			return true
 		}
 		row := keyRow{id: k.ID}
-		var use Use
+		var use LastUse
 		if f.unused > 0 || f.sort == "last_used" {
 			if use, failed = keyring.LastUse(tx, k.ID); failed != nil {
 				return false

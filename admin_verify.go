@@ -167,7 +167,7 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 }
 
 // check makes the checks that follow once a key is found.
-func (v *verifier) check(key *Key, holder *Holder, q question, r *Request, answer map[string]any) error {
+func (v *verifier) check(key *Key, holder *cacheEntry, q question, r *Request, answer map[string]any) error {
 	if err := key.Check(r.Latest); err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (v *verifier) check(key *Key, holder *Holder, q question, r *Request, answe
 	if !key.Allows(q.ip) {
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", q.ip)
 	}
-	v.keyring.Used(holder, Use{At: r.Now, IP: q.ip, Carrier: carrierVerify})
+	v.keyring.Used(holder, LastUse{At: r.Now, IP: q.ip, Carrier: carrierVerify})
 	if len(q.costs) > 0 {
 		list, err := v.spend(key, q.costs, r.Moment)
 		if err != nil && !errors.Is(err, ErrRateLimit) {
@@ -248,7 +248,7 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	v.keyring.Used(holder, Use{At: r.Now, Carrier: carrierVerify})
+	v.keyring.Used(holder, LastUse{At: r.Now, Carrier: carrierVerify})
 	answer := map[string]any{
 		"active": true, "scope": strings.Join(key.PermissionNames(), " "), "client_id": key.ID, "sub": key.OwnerName,
 		"token_type": "Bearer", "iat": key.CreatedAt.Unix(),

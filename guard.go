@@ -16,7 +16,7 @@ import (
 	"unicode"
 )
 
-// ProxyRoutes are the routes of another API that is guarded, as they are now: Use
+// ProxyRoutes are the routes of another API that is guarded, as they are now: LastUse
 // puts others in their place, all at once. They are safe for concurrent use.
 type ProxyRoutes struct {
 	own     func() []string // our endpoints, whose paths no guard can take
@@ -64,7 +64,7 @@ func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error
 	return s, nil
 }
 
-// Use puts a state in the place of the present one.
+// LastUse puts a state in the place of the present one.
 func (g *ProxyRoutes) Use(s *routeSet) { g.now.Store(s) }
 
 // Now is the present state.

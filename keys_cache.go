@@ -17,29 +17,29 @@ import (
 type keyCache struct {
 	room    int // holders per shard
 	shards  [64]cacheShard
-	changes atomic.Uint64        // counts changes of stored keys
-	mu      sync.Mutex           // held to put a key in, change it or drop it
-	byID    map[string]*Holder   // the first of a key's holders
-	gone    map[string][]*Holder // of a key, that have left with a use that is not stored yet
+	changes atomic.Uint64            // counts changes of stored keys
+	mu      sync.Mutex               // held to put a key in, change it or drop it
+	byID    map[string]*cacheEntry   // the first of a key's holders
+	gone    map[string][]*cacheEntry // of a key, that have left with a use that is not stored yet
 }
 
 type cacheShard struct {
 	sync.RWMutex
-	keys map[keytext.Digest]*Holder
+	keys map[keytext.Digest]*cacheEntry
 }
 
-// Holder is a key in memory as one of its secrets finds it, and the handle by
+// cacheEntry is a key in memory as one of its secrets finds it, and the handle by
 // which the use of that secret is noted. What a request needs of it changes at
 // once for all when the stored key does.
-type Holder struct {
+type cacheEntry struct {
 	// Meter is where the Limiter counts the key.
 	Meter  CounterRef
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
-	next   *Holder     // of another secret of the same key; under keyCache.mu
+	next   *cacheEntry // of another secret of the same key; under keyCache.mu
 	listed atomic.Bool // noted since the last Take
 	mu     sync.Mutex
-	use    Use
+	use    LastUse
 }
 
 // The ways a key is sent (contract 2.1).
@@ -52,8 +52,8 @@ const (
 // CarrierNames lists the ways a key is sent.
 func CarrierNames() []string { return []string{CarrierBearer, CarrierHeader, CarrierQuery} }
 
-// Use tells when and how a key was last used, and how often by each carrier.
-type Use struct {
+// LastUse tells when and how a key was last used, and how often by each carrier.
+type LastUse struct {
 	At      time.Time  `json:"at"`
 	IP      netip.Addr `json:"ip"`
 	Carrier string     `json:"carrier"` // bearer, header, query, or verify
@@ -71,7 +71,7 @@ type Carriers struct {
 }
 
 // Add adds what came beside or after u.
-func (u *Use) Add(other Use) {
+func (u *LastUse) Add(other LastUse) {
 	if other.At.After(u.At) {
 		u.At, u.IP, u.Carrier = other.At, other.IP, other.Carrier
 	}
@@ -82,10 +82,10 @@ func (u *Use) Add(other Use) {
 }
 
 // Key is the key as it is now. It is shared: Clone it before a change.
-func (h *Holder) Key() *Key { return h.key.Load() }
+func (h *cacheEntry) Key() *Key { return h.key.Load() }
 
 // KeyFor is the key as it is now, made ready for these permissions and limits.
-func (h *Holder) KeyFor(r *Policy) *Key {
+func (h *cacheEntry) KeyFor(r *Policy) *Key {
 	for {
 		key := h.key.Load()
 		if key.Rights() == r {
@@ -98,7 +98,7 @@ func (h *Holder) KeyFor(r *Policy) *Key {
 }
 
 // Note keeps a use, and says whether it is the first since the last Take.
-func (h *Holder) Note(use Use) (first bool) {
+func (h *cacheEntry) Note(use LastUse) (first bool) {
 	h.mu.Lock()
 	h.use.At, h.use.IP, h.use.Carrier = use.At, use.IP, use.Carrier
 	switch use.Carrier {
@@ -115,7 +115,7 @@ func (h *Holder) Note(use Use) (first bool) {
 }
 
 // Noted is the last use that was noted, with the counts since the last Take.
-func (h *Holder) Noted() Use {
+func (h *cacheEntry) Noted() LastUse {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.use
@@ -123,7 +123,7 @@ func (h *Holder) Noted() Use {
 
 // Take is Noted for who stores it: the counts begin anew, and the next Note is a
 // first one.
-func (h *Holder) Take() Use {
+func (h *cacheEntry) Take() LastUse {
 	h.listed.Store(false)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -134,10 +134,10 @@ func (h *Holder) Take() Use {
 
 // newKeyCache makes an empty cache for about so many holders.
 func newKeyCache(room int) *keyCache {
-	c := &keyCache{byID: map[string]*Holder{}, gone: map[string][]*Holder{}}
+	c := &keyCache{byID: map[string]*cacheEntry{}, gone: map[string][]*cacheEntry{}}
 	c.room = max(1, room/len(c.shards))
 	for i := range c.shards {
-		c.shards[i].keys = map[keytext.Digest]*Holder{}
+		c.shards[i].keys = map[keytext.Digest]*cacheEntry{}
 	}
 	return c
 }
@@ -145,7 +145,7 @@ func newKeyCache(room int) *keyCache {
 func (c *keyCache) shard(d keytext.Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
 
 // Find gives the holder of a secret, nil where none is in memory.
-func (c *keyCache) Find(d keytext.Digest) *Holder {
+func (c *keyCache) Find(d keytext.Digest) *cacheEntry {
 	s := c.shard(d)
 	s.RLock()
 	h := s.keys[d]
@@ -170,7 +170,7 @@ func (c *keyCache) Changes() uint64 { return c.changes.Load() }
 // Keep puts a key into memory that was read from the store when Changes gave
 // since; in a full shard another one leaves it. It gives nil where keys have
 // changed meanwhile: then what was read may be old.
-func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *Holder {
+func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *cacheEntry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.changes.Load() != since {
@@ -189,7 +189,7 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *Holder {
 			break
 		}
 	}
-	h := &Holder{digest: d, next: c.byID[key.ID]}
+	h := &cacheEntry{digest: d, next: c.byID[key.ID]}
 	h.key.Store(key)
 	s.keys[d] = h
 	c.byID[key.ID] = h
@@ -197,7 +197,7 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *Holder {
 }
 
 // unlink takes a holder out of those of its key. The mutex is held.
-func (c *keyCache) unlink(h *Holder) {
+func (c *keyCache) unlink(h *cacheEntry) {
 	id := h.Key().ID
 	if h.listed.Load() {
 		c.gone[id] = append(c.gone[id], h)
@@ -252,7 +252,7 @@ func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 // Each visits the holders of a key that are in memory, and those that have left
 // it with a use that Settle was not told of yet. It must not use the cache
 // meanwhile.
-func (c *keyCache) Each(id string, visit func(*Holder)) {
+func (c *keyCache) Each(id string, visit func(*cacheEntry)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for h := c.byID[id]; h != nil; h = h.next {
@@ -269,7 +269,7 @@ func (c *keyCache) Settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, list := range c.gone {
-		list = slices.DeleteFunc(list, func(h *Holder) bool { return !h.listed.Load() })
+		list = slices.DeleteFunc(list, func(h *cacheEntry) bool { return !h.listed.Load() })
 		if c.gone[id] = list; len(list) == 0 {
 			delete(c.gone, id)
 		}

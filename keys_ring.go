@@ -27,7 +27,7 @@ type Keyring struct {
 	imported atomic.Bool // some keys are not of our making, so of any shape
 	misses   atomic.Uint64
 	dirtyMu  sync.Mutex
-	dirty    []*Holder
+	dirty    []*cacheEntry
 }
 
 // NewKeyring finds keys with a prefix in a store; cache is the most keys that
@@ -45,7 +45,7 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Policy, ca
 
 // Find gives the key of a secret, in whatever state it is, and a handle for
 // Used. It is ErrKey where there is none.
-func (k *Keyring) Find(secret string) (*Key, *Holder, error) {
+func (k *Keyring) Find(secret string) (*Key, *cacheEntry, error) {
 	d := keytext.DigestOf(secret)
 	if h := k.memory.Find(d); h != nil {
 		return h.KeyFor(k.Rights()), h, nil
@@ -65,7 +65,7 @@ func (k *Keyring) Cached() (held int, misses uint64) { return k.memory.Len(), k.
 
 // fetch reads a key from the store and keeps it in memory, unless keys have
 // changed meanwhile: then what was read may be old, and it is read again.
-func (k *Keyring) fetch(d keytext.Digest) (*Key, *Holder, error) {
+func (k *Keyring) fetch(d keytext.Digest) (*Key, *cacheEntry, error) {
 	for {
 		before := k.memory.Changes()
 		key, err := k.read(d)
@@ -250,7 +250,7 @@ func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err err
 }
 
 // Used notes that a key was used. It is stored with the next Flush.
-func (k *Keyring) Used(h *Holder, use Use) {
+func (k *Keyring) Used(h *cacheEntry, use LastUse) {
 	if !h.Note(use) {
 		return
 	}
@@ -266,7 +266,7 @@ func (k *Keyring) Lookup(d keytext.Digest) (*Key, error) { return k.read(d) }
 // Policy are the permissions and limits that the keys can have.
 func (k *Keyring) Rights() *Policy { return k.rights.Load() }
 
-// Use puts other permissions and limits in the place of those, for every key at
+// LastUse puts other permissions and limits in the place of those, for every key at
 // once. What keys have used stays counted.
 func (k *Keyring) Use(r *Policy) { k.rights.Store(r) }
 
@@ -391,14 +391,14 @@ func (k *Keyring) splitUse(tx *Tx, key *Key) error {
 	return tx.Put("key_uses", useKey(key.ID, 0), value)
 }
 
-// LastUse tells when a key was last used, by whichever secret; the zero Use for
+// LastUse tells when a key was last used, by whichever secret; the zero LastUse for
 // never.
-func (k *Keyring) LastUse(tx *Tx, id string) (Use, error) {
+func (k *Keyring) LastUse(tx *Tx, id string) (LastUse, error) {
 	return k.lastUse(tx, id, []byte(id), func(*Key) bool { return true })
 }
 
 // SecretUse tells when one secret of a key was last used.
-func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (Use, error) {
+func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (LastUse, error) {
 	if key.Serial == 0 {
 		return k.LastUse(tx, key.ID)
 	}
@@ -406,9 +406,9 @@ func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (Use, error) {
 }
 
 // lastUse is the later of what is stored and of what is noted in memory.
-func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bool) (Use, error) {
+func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bool) (LastUse, error) {
 	use, err := storedUse(tx, stored)
-	k.memory.Each(id, func(h *Holder) {
+	k.memory.Each(id, func(h *cacheEntry) {
 		if counts(h.Key()) {
 			use.Add(h.Noted())
 		}
@@ -416,7 +416,7 @@ func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bo
 	return use, err
 }
 
-func storedUse(tx *Tx, at []byte) (use Use, err error) {
+func storedUse(tx *Tx, at []byte) (use LastUse, err error) {
 	value, err := tx.Get("key_uses", at)
 	if err == nil && value != nil {
 		err = json.Unmarshal(value, &use)
@@ -433,7 +433,7 @@ func (k *Keyring) Flush() error {
 	if len(dirty) == 0 {
 		return nil
 	}
-	keys, secrets := map[string]Use{}, map[*Key]Use{} // taken once: the function below may run twice
+	keys, secrets := map[string]LastUse{}, map[*Key]LastUse{} // taken once: the function below may run twice
 	for _, h := range dirty {
 		use, key := h.Take(), h.Key()
 		sum := keys[key.ID]
@@ -467,7 +467,7 @@ func (k *Keyring) Flush() error {
 }
 
 // addUse adds a use to the one that is stored.
-func addUse(tx *Tx, at []byte, use Use) error {
+func addUse(tx *Tx, at []byte, use LastUse) error {
 	sum, err := storedUse(tx, at)
 	if err != nil {
 		return err

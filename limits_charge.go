@@ -107,7 +107,7 @@ func (b *batch) Dry(now time.Time) *batchItem {
 
 func (p *batchItem) pays() bool { return p.Charge.Cost > 0 && !p.Over }
 
-// Use makes the charge of a post, which has room and reserve for it, and says
+// LastUse makes the charge of a post, which has room and reserve for it, and says
 // whether more reserve is to be fetched.
 func (p *batchItem) Use(now time.Time) (low bool) {
 	if p.pays() {
@@ -116,7 +116,7 @@ func (p *batchItem) Use(now time.Time) (low bool) {
 	return low
 }
 
-// Refund takes back what Use did for the posts.
+// Refund takes back what LastUse did for the posts.
 func (b *batch) Refund() {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() {

@@ -77,7 +77,7 @@ func (g *counter) Left(now time.Time) int {
 	return g.reserve
 }
 
-// Use admits n units, which the reserve covers. It gives the time at which they
+// LastUse admits n units, which the reserve covers. It gives the time at which they
 // count, and says whether more reserve is to be fetched: where half is used or
 // half of its time is over.
 func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
@@ -87,7 +87,7 @@ func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	return at, (g.reserve <= g.granted/2 || g.Window.Last > g.expires-g.Window.Span/2) && !g.Pending && g.Window.Wait(now, 1) == 0
 }
 
-// Refund takes back n units that Use has admitted at what it gave. Their reserve
+// Refund takes back n units that LastUse has admitted at what it gave. Their reserve
 // stays used: the record on disk may count them by now.
 func (g *counter) Refund(n int, at int64) {
 	g.Window.Remove(at, n)

@@ -399,7 +399,7 @@ func (s *Server) authenticate(x *exchange) error {
 	if !key.Allows(x.Client) {
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.Client)
 	}
-	s.o.Keyring.Used(holder, Use{At: x.Now, IP: x.Client, Carrier: c.Carrier})
+	s.o.Keyring.Used(holder, LastUse{At: x.Now, IP: x.Client, Carrier: c.Carrier})
 	return nil
 }
 
