@@ -59,7 +59,7 @@ type App struct {
 
 	config  Config
 	backups *Backups
-	folder  *Folder
+	folder  *DataDir
 	doors   atomic.Pointer[Doors] // nil until they are open
 	manager *Supervisor           // nil until they are open
 	clock   *clock.Clock
@@ -80,7 +80,7 @@ type AppOptions struct {
 // OpenApp opens the data folder of a config and starts the background work.
 func OpenApp(o AppOptions) (*App, error) {
 	c := o.Config
-	folder, err := OpenFolder(c.Server.Data, o.Create)
+	folder, err := OpenDataDir(c.Server.Data, o.Create)
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +234,7 @@ func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, t
 
 // RestoreApp is RestoreStore for the tables of this program, with an entry in the
 // audit log that is restored.
-func RestoreApp(o RestoreOptions, clock *clock.Clock) (Restored, error) {
+func RestoreApp(o RestoreOptions, clock *clock.Clock) (RestoreResult, error) {
 	o.Tables = tables()
 	result, err := RestoreStore(o)
 	if err != nil || o.DryRun {

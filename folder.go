@@ -21,9 +21,9 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Folder is the data folder: the database, the pepper, the lock and the
+// DataDir is the data folder: the database, the pepper, the lock and the
 // control socket. Only one process at a time has it open.
-type Folder struct {
+type DataDir struct {
 	Path string
 	Log  *slog.Logger // told of a change of the database's format and of open files
 	lock *os.File
@@ -48,10 +48,10 @@ func pepperPath(dir string) string { return filepath.Join(dir, pepperFile) }
 // markPath is where a data folder says which store is its own.
 func markPath(dir string) string { return filepath.Join(dir, markFile) }
 
-// OpenFolder takes hold of a data folder. With create a missing one is made,
+// OpenDataDir takes hold of a data folder. With create a missing one is made,
 // open to its owner alone. It fails, with the holder's process id, where
 // another process has it.
-func OpenFolder(path string, create bool) (*Folder, error) {
+func OpenDataDir(path string, create bool) (*DataDir, error) {
 	if create {
 		if err := makeFolder(path); err != nil {
 			return nil, fmt.Errorf("make the data folder: %w; name another with --data", err)
@@ -69,7 +69,7 @@ func OpenFolder(path string, create bool) (*Folder, error) {
 	if err := writeID(lock); err != nil {
 		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), lock.Close())
 	}
-	return &Folder{Path: path, Log: slog.New(slog.DiscardHandler), lock: lock}, nil
+	return &DataDir{Path: path, Log: slog.New(slog.DiscardHandler), lock: lock}, nil
 }
 
 // makeFolder makes a folder that is missing, and those above it, so that they
@@ -127,13 +127,13 @@ func hasStore(path string) bool {
 }
 
 // Socket is the path of the control socket.
-func (f *Folder) Socket() string { return filepath.Join(f.Path, socketFile) }
+func (f *DataDir) Socket() string { return filepath.Join(f.Path, socketFile) }
 
 // Open gives the peppers and the store of the folder. In a folder that never
 // held a store it makes both; where one was and is gone, it fails rather than
 // start without the keys. peppers are as for LoadPeppers, file "" being the
 // folder's own.
-func (f *Folder) Open(value, file string, retired []string, clock *clock.Clock) (*Store, Peppers, error) {
+func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock) (*Store, Peppers, error) {
 	fresh := !hasStore(f.Path)
 	own := file == ""
 	if own {
@@ -171,7 +171,7 @@ func (f *Folder) Open(value, file string, retired []string, clock *clock.Clock) 
 
 // verify checks that the store is the folder's and goes with the pepper, and
 // sets the clock by it.
-func (f *Folder) verify(store *Store, peppers Peppers, clock *clock.Clock) error {
+func (f *DataDir) verify(store *Store, peppers Peppers, clock *clock.Clock) error {
 	if err := f.owns(store.ID()); err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (f *Folder) verify(store *Store, peppers Peppers, clock *clock.Clock) error
 }
 
 // owns fails where the folder is another store's.
-func (f *Folder) owns(id string) error {
+func (f *DataDir) owns(id string) error {
 	mark := markPath(f.Path)
 	said, err := ReadSmall(mark)
 	switch {
@@ -211,7 +211,7 @@ func (f *Folder) owns(id string) error {
 }
 
 // warn tells of files that others than their owner may read.
-func (f *Folder) warn(paths ...string) {
+func (f *DataDir) warn(paths ...string) {
 	for _, path := range append(paths, f.Path) {
 		info, err := os.Stat(path)
 		if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
@@ -221,10 +221,10 @@ func (f *Folder) warn(paths ...string) {
 }
 
 // Close lets go of the folder.
-func (f *Folder) Close() error { return f.lock.Close() }
+func (f *DataDir) Close() error { return f.lock.Close() }
 
-// Restored says what a restore has put in place, or would.
-type Restored struct {
+// RestoreResult says what a restore has put in place, or would.
+type RestoreResult struct {
 	From      string
 	To        string
 	Kept      string // where what stood there before is now
@@ -248,11 +248,11 @@ type RestoreOptions struct {
 // RestoreStore puts a backup in the place of a folder's database, once it is
 // checked through, and keeps what stood there beside it. At no moment is there
 // no database. It fails while a server has the folder.
-func RestoreStore(o RestoreOptions) (result Restored, err error) {
+func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	dir := o.Config.Server.Data
-	result = Restored{From: o.From, To: storePath(dir)}
+	result = RestoreResult{From: o.From, To: storePath(dir)}
 	if !o.DryRun || hasStore(dir) {
-		folder, err := OpenFolder(dir, !o.DryRun)
+		folder, err := OpenDataDir(dir, !o.DryRun)
 		if err != nil {
 			return result, err
 		}
@@ -285,7 +285,7 @@ func RestoreStore(o RestoreOptions) (result Restored, err error) {
 }
 
 // inspect checks a backup through, and that the folder's pepper goes with it.
-func (o RestoreOptions) inspect(backup *File, result *Restored) error {
+func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 	file := o.Config.Keys.PepperFile
 	if file == "" {
 		file = pepperPath(o.Config.Server.Data)
@@ -364,7 +364,7 @@ func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return 0, 0, fmt.Errorf("there is no data folder to compact: %w; name it with --data", err)
 	}
-	folder, err := OpenFolder(dir, false)
+	folder, err := OpenDataDir(dir, false)
 	if err != nil {
 		return 0, 0, err
 	}
