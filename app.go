@@ -60,8 +60,8 @@ type App struct {
 	config  Config
 	backups *Backups
 	folder  *DataDir
-	doors   atomic.Pointer[Doors] // nil until they are open
-	manager *Supervisor           // nil until they are open
+	doors   atomic.Pointer[Listeners] // nil until they are open
+	manager *Systemd                  // nil until they are open
 	clock   *clock.Clock
 	log     *slog.Logger
 	stop    chan struct{} // ends the background work
@@ -346,7 +346,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	supervisor, err := NewSupervisor(a.log)
+	supervisor, err := NewSystemd(a.log)
 	if err != nil {
 		return err
 	}
@@ -354,7 +354,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	if err != nil {
 		return err
 	}
-	doors, err := OpenDoors(DoorOptions{
+	doors, err := OpenListeners(ListenerOptions{
 		Config: a.config, Folder: a.folder.Path, Socket: a.folder.Socket(), Clock: a.clock, Log: a.log,
 		Sockets: sockets, API: api, Admin: admin, Local: local,
 	})

@@ -31,11 +31,11 @@ type work struct {
 //   - Store.commitAll (store.go), while the store is open: commits what is queued, at once.
 //   - Sender.Start (webhooks_sender.go), from Serve on: reads the outbox when it has
 //     changed and at each Wake, and has a goroutine for each webhook that is due.
-//   - Doors.Serve (listen.go), from Serve on: accepts connections of each listener;
-//     Doors.tend looks at the files of certificates every 10 seconds.
-//   - Issuer.Run (internal/certs), from Doors.Serve on: asks for missing ACME
+//   - Listeners.Serve (listen.go), from Serve on: accepts connections of each listener;
+//     Listeners.tend looks at the files of certificates every 10 seconds.
+//   - Issuer.Run (internal/certs), from Listeners.Serve on: asks for missing ACME
 //     certificates every 2 minutes until it has all.
-//   - Supervisor.Watch (listen.go), from Serve on: tells systemd that the process is
+//   - Systemd.Watch (listen.go), from Serve on: tells systemd that the process is
 //     well, twice in WatchdogSec.
 //   - Upstreams.drop (internal/upstream/upstream.go), every 10 seconds while there are any: closes idle
 //     connections to upstreams.

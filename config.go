@@ -249,13 +249,13 @@ func (c Config) Rights() *Policy {
 }
 
 // ServerTLS is the TLS of the API door.
-func (c Config) ServerTLS() DoorTLS {
-	return DoorTLS{c.Server.TLS == "acme", c.Server.TLSCertFile, c.Server.TLSKeyFile}
+func (c Config) ServerTLS() ListenerTLS {
+	return ListenerTLS{c.Server.TLS == "acme", c.Server.TLSCertFile, c.Server.TLSKeyFile}
 }
 
 // AdminTLS is the TLS of the admin door.
-func (c Config) AdminTLS() DoorTLS {
-	return DoorTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
+func (c Config) AdminTLS() ListenerTLS {
+	return ListenerTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
 }
 
 // Differing lists the keys that have another value in another config, but for
@@ -464,7 +464,7 @@ func (l *configLoader) checkDoor(section, listen string, allowed bool) {
 }
 
 // checkTLS refuses TLS of a door for which something is missing.
-func (l *configLoader) checkTLS(section string, t DoorTLS, c Config) {
+func (l *configLoader) checkTLS(section string, t ListenerTLS, c Config) {
 	if key, problem := t.Missing(section, c.ACME.Domains, c.ACME.AcceptTerms, c.ACME.Directory); key != "" {
 		l.fail(l.sources[key], "%s", problem)
 	}
@@ -500,19 +500,19 @@ func (l *configLoader) suggest(key string, name func(string) string) string {
 	return ": did you mean " + name(best) + "?"
 }
 
-// DoorTLS is how a door gets its certificate.
-type DoorTLS struct {
+// ListenerTLS is how a door gets its certificate.
+type ListenerTLS struct {
 	ACME              bool // from an authority, else from the files
 	CertFile, KeyFile string
 }
 
 // On says whether the door speaks TLS at all.
-func (t DoorTLS) On() bool { return t.ACME || t.CertFile != "" }
+func (t ListenerTLS) On() bool { return t.ACME || t.CertFile != "" }
 
 // Missing gives the key of a section of the config that asks for TLS where
 // something is missing for it, and what that is. The key is "" where all is
 // there. The rest is as in the section acme.
-func (t DoorTLS) Missing(section string, domains []string, accepted bool, directory string) (key, problem string) {
+func (t ListenerTLS) Missing(section string, domains []string, accepted bool, directory string) (key, problem string) {
 	switch {
 	case t.ACME && len(domains) == 0:
 		return section + ".tls", fmt.Sprintf(`%s.tls is "acme" and acme.domains is empty; name there what clients call this server`, section)

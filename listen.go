@@ -28,8 +28,8 @@ import (
 // lookAtFiles is how often files of certificates are looked at.
 const lookAtFiles = 10 * time.Second
 
-// DoorOptions are what Doors are made of.
-type DoorOptions struct {
+// ListenerOptions are what Listeners are made of.
+type ListenerOptions struct {
 	Config Config
 	Folder string // the data folder
 	Socket string // path of the control socket
@@ -43,11 +43,11 @@ type DoorOptions struct {
 	API, Admin, Local http.Handler // what is served at each door
 }
 
-// Doors are the listeners of the service and what they serve: the API, the
+// Listeners are the listeners of the service and what they serve: the API, the
 // admin door and the control socket, and a fourth for the questions of an
 // authority where the config has one.
-type Doors struct {
-	o            DoorOptions
+type Listeners struct {
+	o            ListenerOptions
 	doors        []door
 	certificates []*certs.Certificates
 	issuer       *certs.Issuer // nil where no door uses ACME
@@ -63,16 +63,16 @@ type door struct {
 	key       string // of the config
 	network   string
 	address   string
-	tls       DoorTLS
+	tls       ListenerTLS
 	clear     bool // may be reached from other machines without TLS
 	handler   http.Handler
 	listeners []net.Listener
 	server    *http.Server
 }
 
-// OpenDoors listens on all doors, or on none. Nothing is answered until Serve.
-func OpenDoors(o DoorOptions) (*Doors, error) {
-	d, c := &Doors{o: o, connections: newConnections(), stop: func() {}}, o.Config
+// OpenListeners listens on all doors, or on none. Nothing is answered until Serve.
+func OpenListeners(o ListenerOptions) (*Listeners, error) {
+	d, c := &Listeners{o: o, connections: newConnections(), stop: func() {}}, o.Config
 	if c.ServerTLS().ACME || c.AdminTLS().ACME {
 		var err error
 		d.issuer, err = certs.NewIssuer(certs.IssuerOptions{
@@ -97,7 +97,7 @@ func OpenDoors(o DoorOptions) (*Doors, error) {
 	return d, nil
 }
 
-func (d *Doors) openAll() error {
+func (d *Listeners) openAll() error {
 	for name := range d.o.Sockets {
 		if !slices.ContainsFunc(d.doors, func(x door) bool { return x.name == name }) {
 			return fmt.Errorf(`got a listening socket named %q from the service manager, and there is no such door; name it "api" or "admin" by FileDescriptorName=`, name)
@@ -115,7 +115,7 @@ func (d *Doors) openAll() error {
 }
 
 // open makes ready what a door needs to serve.
-func (d *Doors) open(x *door) error {
+func (d *Listeners) open(x *door) error {
 	if x.tls.On() {
 		get, err := d.getter(x)
 		if err != nil {
@@ -155,7 +155,7 @@ func (d *Doors) open(x *door) error {
 }
 
 // getter gives where a door gets its certificate for each connection.
-func (d *Doors) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+func (d *Listeners) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	if x.tls.ACME {
 		return d.issuer.Get, nil
 	}
@@ -167,7 +167,7 @@ func (d *Doors) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificate, e
 	return c.Get, nil
 }
 
-func (d *Doors) tlsConfig(x *door, get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
+func (d *Listeners) tlsConfig(x *door, get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: get, NextProtos: []string{"h2", "http/1.1"}}
 	if x.tls.ACME {
 		c.NextProtos = append(c.NextProtos, "acme-tls/1") // RFC 8737 section 4
@@ -188,7 +188,7 @@ func strict(name string, h http.Handler) http.Handler {
 }
 
 // release closes the listeners.
-func (d *Doors) release() (err error) {
+func (d *Listeners) release() (err error) {
 	for _, door := range d.doors {
 		for _, l := range door.listeners {
 			err = errors.Join(err, l.Close())
@@ -198,16 +198,18 @@ func (d *Doors) release() (err error) {
 }
 
 // API is where the API listens.
-func (d *Doors) API() net.Addr { return d.doors[0].listeners[0].Addr() }
+func (d *Listeners) API() net.Addr { return d.doors[0].listeners[0].Addr() }
 
 // Admin is where the dashboard and the admin endpoint listen.
-func (d *Doors) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
+func (d *Listeners) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
 
 // Line says to people where the doors are.
-func (d *Doors) Line() string { return fmt.Sprintf("API on %s, admin door on %s", d.API(), d.Admin()) }
+func (d *Listeners) Line() string {
+	return fmt.Sprintf("API on %s, admin door on %s", d.API(), d.Admin())
+}
 
 // Serve begins to answer at all doors, and returns at once.
-func (d *Doors) Serve() {
+func (d *Listeners) Serve() {
 	for _, x := range d.doors {
 		for _, l := range x.listeners {
 			d.serving.Go(func() {
@@ -230,7 +232,7 @@ func (d *Doors) Serve() {
 }
 
 // tend looks at the files of certificates from time to time.
-func (d *Doors) tend(ctx context.Context) {
+func (d *Listeners) tend(ctx context.Context) {
 	tick := time.NewTicker(lookAtFiles)
 	defer tick.Stop()
 	for {
@@ -247,7 +249,7 @@ func (d *Doors) tend(ctx context.Context) {
 
 // Reload takes certificates into use whose files have changed. A pair that
 // cannot be used is an error, the first time, and the one before stays.
-func (d *Doors) Reload() (err error) {
+func (d *Listeners) Reload() (err error) {
 	for _, c := range d.certificates {
 		changed, failed := c.Reload(d.o.Clock.Now())
 		if changed {
@@ -259,12 +261,12 @@ func (d *Doors) Reload() (err error) {
 }
 
 // Failed gives the error of a door that no longer serves.
-func (d *Doors) Failed() <-chan error { return d.failed }
+func (d *Listeners) Failed() <-chan error { return d.failed }
 
 // Close takes no more requests and finishes those under way, within the
 // shutdown time of the config. What waits at a socket of the service manager
 // is for the next process.
-func (d *Doors) Close(ctx context.Context) error {
+func (d *Listeners) Close(ctx context.Context) error {
 	d.stop()
 	grace, cancel := context.WithTimeout(ctx, d.o.Config.Server.ShutdownTimeout)
 	defer cancel()
@@ -303,7 +305,7 @@ func shorter(path string) string {
 	return path
 }
 
-func (d *Doors) httpServer(h http.Handler) *http.Server {
+func (d *Listeners) httpServer(h http.Handler) *http.Server {
 	c := d.o.Config.Server
 	return &http.Server{
 		Handler: closing(h), ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
@@ -389,48 +391,48 @@ func (c *connections) busy(patient bool) bool {
 	return len(c.active) > 0 || patient && len(c.fresh) > 0
 }
 
-// Supervisor is the service manager that has started this process and wants to
+// Systemd is the service manager that has started this process and wants to
 // hear how it is, in the way of systemd (sd_notify(3), sd_listen_fds(3)). Where
 // there is none, nothing is told to anybody. It is safe for concurrent use.
-type Supervisor struct {
+type Systemd struct {
 	log   *slog.Logger
 	every time.Duration // within which it wants to hear that the process is well; 0: not at all
 }
 
-// NewSupervisor reads from the environment what the service manager wants.
-func NewSupervisor(log *slog.Logger) (*Supervisor, error) {
+// NewSystemd reads from the environment what the service manager wants.
+func NewSystemd(log *slog.Logger) (*Systemd, error) {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return nil, fmt.Errorf("WATCHDOG_USEC: %w", err)
 	}
-	return &Supervisor{log: log, every: every}, nil
+	return &Systemd{log: log, every: every}, nil
 }
 
 // Sockets gives the listeners that the service manager has opened for this
 // process, by their names; the first call takes them.
-func (s *Supervisor) Sockets() (map[string][]net.Listener, error) {
+func (s *Systemd) Sockets() (map[string][]net.Listener, error) {
 	return activation.ListenersWithNames()
 }
 
 // Ready tells that the service answers, with a line for people. It also ends
 // what Reloading has begun.
-func (s *Supervisor) Ready(status string) {
+func (s *Systemd) Ready(status string) {
 	s.tell(daemon.SdNotifyReady + "\nSTATUS=" + status)
 }
 
 // Reloading tells that the configuration is being read anew.
-func (s *Supervisor) Reloading() {
+func (s *Systemd) Reloading() {
 	s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
 // Stopping tells that no more requests are taken.
-func (s *Supervisor) Stopping() { s.tell(daemon.SdNotifyStopping) }
+func (s *Systemd) Stopping() { s.tell(daemon.SdNotifyStopping) }
 
 // Watch tells, twice within each span that the service manager has set, that
 // the process is well, as long as the probe gives no error. A probe that hangs
 // or fails lets the service manager end the process. Watch returns when the
 // context ends, or at once where nobody wants to know.
-func (s *Supervisor) Watch(ctx context.Context, probe func() error) {
+func (s *Systemd) Watch(ctx context.Context, probe func() error) {
 	if s.every <= 0 {
 		return
 	}
@@ -450,7 +452,7 @@ func (s *Supervisor) Watch(ctx context.Context, probe func() error) {
 	}
 }
 
-func (s *Supervisor) tell(state string) {
+func (s *Systemd) tell(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
 		s.log.Warn("tell the service manager", "error", err)
 	}

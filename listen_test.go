@@ -32,19 +32,19 @@ import (
 )
 
 // openDoors opens doors that answer with their name, and closes them at the end.
-func openDoors(t *testing.T, change func(*DoorOptions)) *Doors {
+func openDoors(t *testing.T, change func(*ListenerOptions)) *Listeners {
 	t.Helper()
 	dir := t.TempDir()
 	say := func(text string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, text) })
 	}
-	o := DoorOptions{
+	o := ListenerOptions{
 		Config: defaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		API: say("api"), Admin: say("admin"), Local: say("local"),
 	}
 	o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
 	change(&o)
-	d, err := OpenDoors(o)
+	d, err := OpenListeners(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestDoors_TLS(t *testing.T) {
 	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 	ca := certstest.NewAuthority(t)
 	first := ca.Issue(cert, key, time.Now().Add(time.Hour))
-	d := openDoors(t, func(o *DoorOptions) {
+	d := openDoors(t, func(o *ListenerOptions) {
 		o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = cert, key
 		o.Config.Admin.TLSCertFile, o.Config.Admin.TLSKeyFile = cert, key
 	})
@@ -144,7 +144,7 @@ func TestDoors_tend(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		d := &Doors{o: DoorOptions{Clock: clock.NewClock(), Log: slog.New(slog.NewJSONHandler(log, nil))}, certificates: []*certs.Certificates{c}}
+		d := &Listeners{o: ListenerOptions{Clock: clock.NewClock(), Log: slog.New(slog.NewJSONHandler(log, nil))}, certificates: []*certs.Certificates{c}}
 		go d.tend(ctx)
 		time.Sleep(lookAtFiles + time.Second)
 		synctest.Wait()
@@ -174,21 +174,23 @@ func TestOpenDoors_bad(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name   string
-		change func(*DoorOptions)
+		change func(*ListenerOptions)
 		want   string
 	}{
-		{"no certificate", func(o *DoorOptions) {
+		{"no certificate", func(o *ListenerOptions) {
 			o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = "/nowhere.crt", "/nowhere.key"
 		}, "server.tls_cert_file: read the certificate"},
-		{"socket with another name", func(o *DoorOptions) { o.Sockets = map[string][]net.Listener{"latchkey.socket": listen("127.0.0.1:0")} }, "FileDescriptorName="},
-		{"socket in clear beyond this machine", func(o *DoorOptions) { o.Sockets = map[string][]net.Listener{"admin": listen("0.0.0.0:0")} }, "admin.insecure_http = true"},
-		{"no such authority", func(o *DoorOptions) { o.Config.Admin.TLS, o.Config.ACME.CAFile = "acme", "/nowhere.pem" }, "acme.ca_file"},
-		{"port taken", func(o *DoorOptions) { o.Config.Server.Listen = listen("127.0.0.1:0")[0].Addr().String() }, "server.listen: "},
+		{"socket with another name", func(o *ListenerOptions) {
+			o.Sockets = map[string][]net.Listener{"latchkey.socket": listen("127.0.0.1:0")}
+		}, "FileDescriptorName="},
+		{"socket in clear beyond this machine", func(o *ListenerOptions) { o.Sockets = map[string][]net.Listener{"admin": listen("0.0.0.0:0")} }, "admin.insecure_http = true"},
+		{"no such authority", func(o *ListenerOptions) { o.Config.Admin.TLS, o.Config.ACME.CAFile = "acme", "/nowhere.pem" }, "acme.ca_file"},
+		{"port taken", func(o *ListenerOptions) { o.Config.Server.Listen = listen("127.0.0.1:0")[0].Addr().String() }, "server.listen: "},
 	} {
-		o := DoorOptions{Config: defaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.DiscardHandler)}
+		o := ListenerOptions{Config: defaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.DiscardHandler)}
 		o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
 		tt.change(&o)
-		if d, err := OpenDoors(o); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if d, err := OpenListeners(o); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, %v; want an error with %q", tt.name, d, err, tt.want)
 		}
 	}
@@ -204,7 +206,7 @@ func TestDoors_sockets(t *testing.T) {
 		}
 		all = append(all, l)
 	}
-	openDoors(t, func(o *DoorOptions) {
+	openDoors(t, func(o *ListenerOptions) {
 		o.Config.Server.Listen = "192.0.2.1:1" // which could not be listened on
 		o.Sockets = map[string][]net.Listener{"api": all}
 	})
@@ -269,7 +271,7 @@ func TestSupervisor_Watch(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", n.Path)
 	t.Setenv("WATCHDOG_USEC", "60000000")
 	log := &program.Output{}
-	s, err := NewSupervisor(slog.New(slog.NewJSONHandler(log, nil)))
+	s, err := NewSystemd(slog.New(slog.NewJSONHandler(log, nil)))
 	if err != nil || s.every != time.Minute {
 		t.Fatalf("got %v, %v; want a minute", s, err)
 	}
@@ -305,7 +307,7 @@ func TestNewSupervisor(t *testing.T) {
 	for _, tt := range []struct{ usec, want string }{{"", ""}, {"soon", "WATCHDOG_USEC"}, {"-1", "WATCHDOG_USEC"}} {
 		t.Setenv("WATCHDOG_USEC", tt.usec)
 		t.Setenv("NOTIFY_SOCKET", "")
-		s, err := NewSupervisor(slog.New(slog.DiscardHandler))
+		s, err := NewSystemd(slog.New(slog.DiscardHandler))
 		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%q: got %v, want %q", tt.usec, err, tt.want)
 		}
@@ -397,8 +399,8 @@ func TestIssuer_challenges(t *testing.T) {
 				authority = startACME(t, 1, apiPort)
 			}
 			var folder string
-			open := func() *Doors {
-				return openDoors(t, func(o *DoorOptions) {
+			open := func() *Listeners {
+				return openDoors(t, func(o *ListenerOptions) {
 					c := &o.Config.ACME
 					o.Config.Server.TLS, c.Domains, c.AcceptTerms, c.Email = "acme", []string{acmeDomain}, true, "ops@example.test"
 					c.Directory, c.CAFile, o.Sockets = authority.directory, authority.caFile, sockets

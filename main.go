@@ -308,7 +308,7 @@ func baseURL(c Config, api net.Addr) string {
 }
 
 // hostURL is the address of a listener as one goes to it.
-func hostURL(c Config, at net.Addr, t DoorTLS) string {
+func hostURL(c Config, at net.Addr, t ListenerTLS) string {
 	scheme := "http://"
 	if t.On() {
 		scheme = "https://"
