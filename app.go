@@ -41,8 +41,8 @@ type App struct {
 	peppers  Peppers
 	proxy    *Proxy
 	guards   *ProxyRoutes
-	notices  *Notices
-	targets  *Targets
+	notices  *OperatorEvents
+	targets  *TargetPolicy
 	history  *History
 	audit    *AuditLog
 	metrics  *Metrics
@@ -115,14 +115,14 @@ func (a *App) wire() error {
 	if err := a.observe(); err != nil {
 		return err
 	}
-	a.targets = NewTargets(c.Webhooks.AllowPrivateTargets)
+	a.targets = NewTargetPolicy(c.Webhooks.AllowPrivateTargets)
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: a.peppers, Targets: a.targets, Log: a.log,
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature, Watch: a.metrics.Attempted,
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
-	a.notices = NewNotices(store, a.Keyring, c.Keys.ExpiringNotice)
+	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout})
 	a.guards = NewProxyRoutes(func() []string { return a.Server.Own() }, a.proxy.Forward)

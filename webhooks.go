@@ -38,14 +38,14 @@ const (
 type webhookAdmin struct {
 	store   *Store
 	peppers Peppers
-	targets *Targets
+	targets *TargetPolicy
 	sender  *Sender
 }
 
 // NewWebhookAdmin serves the webhooks of a store. Their secrets have to be readable,
 // to sign with, so they are not hashed but sealed by Peppers.Encrypt: the
 // database file alone does not give them away.
-func NewWebhookAdmin(store *Store, peppers Peppers, targets *Targets, sender *Sender) *webhookAdmin {
+func NewWebhookAdmin(store *Store, peppers Peppers, targets *TargetPolicy, sender *Sender) *webhookAdmin {
 	return &webhookAdmin{store, peppers, targets, sender}
 }
 

@@ -15,10 +15,10 @@ const (
 	noticesAtOnce = 500
 )
 
-// Notices tells the operator's webhooks what no change in the store tells of:
+// OperatorEvents tells the operator's webhooks what no change in the store tells of:
 // keys that are about to expire, and limits that were reached. It is safe for
 // concurrent use.
-type Notices struct {
+type OperatorEvents struct {
 	store   *Store
 	keyring *Keyring
 	ahead   time.Duration
@@ -59,14 +59,14 @@ var reachedTable = Table[reachedRecord]{
 // NoticeTables returns the tables of reached limits, for checks.
 func NoticeTables() []Checked { return []Checked{reachedTable} }
 
-// NewNotices tells of keys that expire within a time.
-func NewNotices(store *Store, keyring *Keyring, ahead time.Duration) *Notices {
-	return &Notices{store: store, keyring: keyring, ahead: ahead, seen: map[reachedLimit]time.Time{}}
+// NewOperatorEvents tells of keys that expire within a time.
+func NewOperatorEvents(store *Store, keyring *Keyring, ahead time.Duration) *OperatorEvents {
+	return &OperatorEvents{store: store, keyring: keyring, ahead: ahead, seen: map[reachedLimit]time.Time{}}
 }
 
 // Reached notes that a request was refused for a limit of its key. It is quick:
 // Flush does the rest.
-func (n *Notices) Reached(k *Key, limits []LimitStatus, now, moment time.Time) {
+func (n *OperatorEvents) Reached(k *Key, limits []LimitStatus, now, moment time.Time) {
 	// A daily limit stands in the list only once the minute let the request pass.
 	daily := slices.ContainsFunc(limits, func(s LimitStatus) bool { return !s.Limit.Short() })
 	for _, s := range limits {
@@ -89,7 +89,7 @@ func (n *Notices) Reached(k *Key, limits []LimitStatus, now, moment time.Time) {
 // Flush raises limit.reached for what was noted since the last time: for each
 // key and limit once in an hour, whatever restarts lie between. It is to be
 // called about every second.
-func (n *Notices) Flush() error {
+func (n *OperatorEvents) Flush() error {
 	n.mu.Lock()
 	fresh := n.fresh
 	n.fresh = nil
@@ -106,7 +106,7 @@ func (n *Notices) Flush() error {
 }
 
 // wanted says whether anybody listens to an event of the operator.
-func (n *Notices) wanted(event string) (yes bool, err error) {
+func (n *OperatorEvents) wanted(event string) (yes bool, err error) {
 	err = n.store.View(func(tx *Tx) error {
 		ids, err := subscriptions(tx, event, 0)
 		yes = len(ids) > 0
@@ -117,7 +117,7 @@ func (n *Notices) wanted(event string) (yes bool, err error) {
 
 // forget makes room: of what is an hour old, and, unless it was told, of what
 // was noted just now, so that a webhook made in the next minute hears of it.
-func (n *Notices) forget(fresh []reachedNow, told bool) {
+func (n *OperatorEvents) forget(fresh []reachedNow, told bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, r := range fresh {
@@ -136,7 +136,7 @@ func (n *Notices) forget(fresh []reachedNow, told bool) {
 	}
 }
 
-func (n *Notices) raise(fresh []reachedNow) error {
+func (n *OperatorEvents) raise(fresh []reachedNow) error {
 	for len(fresh) > 0 {
 		part := fresh[:min(len(fresh), noticesAtOnce)]
 		fresh = fresh[len(part):]
@@ -155,7 +155,7 @@ func (n *Notices) raise(fresh []reachedNow) error {
 	return nil
 }
 
-func (n *Notices) raiseOne(tx *Tx, r reachedNow) error {
+func (n *OperatorEvents) raiseOne(tx *Tx, r reachedNow) error {
 	record := reachedRecord{Key: r.key, Limit: r.limit, At: r.service}
 	if old, err := reachedTable.Get(tx, reachedTable.Key(record)); err == nil && r.service.Sub(old.At) < reachedAgain {
 		tx.After(func() { // an earlier run told of it: the hour is counted from then
@@ -194,7 +194,7 @@ func dropReached(tx *Tx, before time.Time) error {
 // that a key is given. Only those keys are read. Without a listener nothing is
 // noted, so that one made later still hears of them. It is to be called about
 // every minute.
-func (n *Notices) Expiring(now time.Time) error {
+func (n *OperatorEvents) Expiring(now time.Time) error {
 	wanted, err := n.wanted(keyExpiring)
 	for more := wanted; more && err == nil; {
 		err = n.store.Update(func(tx *Tx) error {
@@ -211,7 +211,7 @@ func (n *Notices) Expiring(now time.Time) error {
 	return err
 }
 
-func (n *Notices) expiring(tx *Tx, key *Key, now time.Time) error {
+func (n *OperatorEvents) expiring(tx *Tx, key *Key, now time.Time) error {
 	key.ExpiryNoticed = key.ExpiresAt
 	if err := n.keyring.Save(tx, key); err != nil || !now.Before(key.ExpiresAt) {
 		return err // what has expired already is no news

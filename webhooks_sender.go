@@ -45,7 +45,7 @@ type SenderOptions struct {
 	Store   *Store
 	Clock   *clock.Clock
 	Peppers Peppers // opens the secrets
-	Targets *Targets
+	Targets *TargetPolicy
 	Log     *slog.Logger
 
 	Timeout time.Duration // for a whole attempt
@@ -336,11 +336,11 @@ func (s *Sender) reason(ctx context.Context, err error) string {
 	return text[:min(len(text), 300)]
 }
 
-// Targets says which addresses webhooks may be sent to, so that nobody can have
+// TargetPolicy says which addresses webhooks may be sent to, so that nobody can have
 // this program ask its own network: no loopback, link-local, private or
 // otherwise special address (contract 8.5), and of the ports under 1024 only
 // those of HTTP. It is safe for concurrent use.
-type Targets struct {
+type TargetPolicy struct {
 	private  bool // every address and port is allowed
 	guardian *ssrf.Guardian
 	resolver *net.Resolver // nil: the system's
@@ -350,15 +350,15 @@ type Targets struct {
 // orders: a public address that leads inside.
 var platform = netip.MustParsePrefix("168.63.129.16/32")
 
-// NewTargets allows public addresses, and with private all others too.
-func NewTargets(private bool) *Targets {
-	return &Targets{private: private, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
+// NewTargetPolicy allows public addresses, and with private all others too.
+func NewTargetPolicy(private bool) *TargetPolicy {
+	return &TargetPolicy{private: private, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
 }
 
 // CheckURL is ErrValidation with the reason for a URL that can be no target.
 // A name may resolve to something else each time it is asked for, so the
 // address itself is checked when a connection is made.
-func (t *Targets) CheckURL(text string) error {
+func (t *TargetPolicy) CheckURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || len(text) > 2048 || u.Hostname() == "":
@@ -412,7 +412,7 @@ var errTarget = errors.New("refused: the name stands for an address of this mach
 
 // control is called with the address of every connection before it is made,
 // after names are resolved: a name that changes its mind gains nothing.
-func (t *Targets) control(_ context.Context, network, address string, c syscall.RawConn) error {
+func (t *TargetPolicy) control(_ context.Context, network, address string, c syscall.RawConn) error {
 	if t.private {
 		return nil
 	}
@@ -425,7 +425,7 @@ func (t *Targets) control(_ context.Context, network, address string, c syscall.
 
 // Client gives a client that connects to allowed addresses alone. It follows no
 // redirect and knows no proxy: either would go where nothing checks it.
-func (t *Targets) Client() *http.Client {
+func (t *TargetPolicy) Client() *http.Client {
 	dialer := &net.Dialer{Timeout: time.Minute, ControlContext: t.control, Resolver: t.resolver}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
