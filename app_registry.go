@@ -70,7 +70,7 @@ var registry = []part{
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
 	{name: "calls", tables: CallTables(), routes: func(a *App) Routes { return Routes{Keyed: NewCalls(a.Store, a.Limiter).Routes()} }},
-	{name: "calls for the operator", routes: func(a *App) Routes { return Routes{Admin: NewCallDesk(a.Store).AdminRoutes()} }},
+	{name: "calls for the operator", routes: func(a *App) Routes { return Routes{Admin: NewAdminCalls(a.Store).AdminRoutes()} }},
 	{name: "context variables", tables: VariableTables(), routes: func(a *App) Routes {
 		p := NewVariables(a.Store)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}

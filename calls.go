@@ -91,16 +91,16 @@ func (c *calls) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// order is what a body asks for: who is to be called, and by whom.
-type order struct {
+// callRequest is what a body asks for: who is to be called, and by whom.
+type callRequest struct {
 	Phone, Agent string
 	Contact      uint64
 	Variables    Values
 }
 
-// readOrder reads the body of a start in the order of the contract's table
+// readCallRequest reads the body of a start in the order of the contract's table
 // (3.3).
-func readOrder(b *Body) (o order, err error) {
+func readCallRequest(b *Body) (o callRequest, err error) {
 	switch {
 	case !b.Given("phone_number"):
 		return o, ErrMissingPhone
@@ -142,7 +142,7 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	o, err := readOrder(body)
+	o, err := readCallRequest(body)
 	if err != nil {
 		return err
 	}
@@ -173,7 +173,7 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 
 // check finds what stands in the way of a call, in the order of the contract's
 // table (3.3), and gives the agent that is to make it.
-func (c *calls) check(tx *Tx, r *Request, o order) (Agent, error) {
+func (c *calls) check(tx *Tx, r *Request, o callRequest) (Agent, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
 		return Agent{}, err
@@ -208,14 +208,14 @@ func (c *calls) check(tx *Tx, r *Request, o order) (Agent, error) {
 	return agent, nil
 }
 
-// callDesk serves the calls to the operator.
-type callDesk struct{ store *Store }
+// adminCalls serves the calls to the operator.
+type adminCalls struct{ store *Store }
 
-// NewCallDesk serves the calls of a store.
-func NewCallDesk(store *Store) *callDesk { return &callDesk{store} }
+// NewAdminCalls serves the calls of a store.
+func NewAdminCalls(store *Store) *adminCalls { return &adminCalls{store} }
 
 // AdminRoutes lists the endpoints.
-func (d *callDesk) AdminRoutes() []Route {
+func (d *adminCalls) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/calls", Handle: d.list},
 		{Method: "POST", Path: "/admin/v1/calls", Handle: d.record},
@@ -224,7 +224,7 @@ func (d *callDesk) AdminRoutes() []Route {
 	}
 }
 
-func (d *callDesk) list(w http.ResponseWriter, r *Request) error {
+func (d *adminCalls) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
@@ -261,7 +261,7 @@ func matchesCall(tx *Tx, c call, f callFilter, q url.Values) bool {
 		(q.Get("owner") == "" || q.Get("owner") == OwnerName(tx, c.Owner))
 }
 
-func (d *callDesk) get(w http.ResponseWriter, r *Request) error {
+func (d *adminCalls) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := d.store.View(func(tx *Tx) error {
 		c, err := findCall(tx, r.Params.ByName("id"))
@@ -277,7 +277,7 @@ func (d *callDesk) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (d *callDesk) update(w http.ResponseWriter, r *Request) error {
+func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -293,12 +293,12 @@ func (d *callDesk) update(w http.ResponseWriter, r *Request) error {
 		if err := readFacts(c, body); err != nil {
 			return err
 		}
-		return move(tx, c, status, r.Now)
+		return changeStatus(tx, c, status, r.Now)
 	})
 }
 
 // record stores an inbound call.
-func (d *callDesk) record(w http.ResponseWriter, r *Request) error {
+func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -308,7 +308,7 @@ func (d *callDesk) record(w http.ResponseWriter, r *Request) error {
 	if err := body.Err(); err != nil {
 		return err
 	}
-	order, err := readOrder(body)
+	order, err := readCallRequest(body)
 	if err != nil {
 		return err
 	}
@@ -334,7 +334,7 @@ func (d *callDesk) record(w http.ResponseWriter, r *Request) error {
 }
 
 // inbound makes the record of an inbound call.
-func inbound(tx *Tx, r *Request, b *Body, o order) (c call, err error) {
+func inbound(tx *Tx, r *Request, b *Body, o callRequest) (c call, err error) {
 	name, status := "", callInProgress
 	b.String("owner", &name)
 	b.Word("status", &status, callStates()[1:]...)
@@ -363,5 +363,5 @@ func inbound(tx *Tx, r *Request, b *Body, o order) (c call, err error) {
 	if err := readFacts(&c, b); err != nil {
 		return c, err
 	}
-	return c, move(tx, &c, status, r.Now)
+	return c, changeStatus(tx, &c, status, r.Now)
 }

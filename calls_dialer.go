@@ -190,7 +190,7 @@ func (d *Dialer) start(tx *Tx, c *call, b *Body, now time.Time) error {
 	if err := readFacts(c, b); err != nil {
 		return err
 	}
-	if err := move(tx, c, callInProgress, now); err != nil {
+	if err := changeStatus(tx, c, callInProgress, now); err != nil {
 		return err
 	}
 	return d.heartbeat(tx, c, b, now)
@@ -205,7 +205,7 @@ func (d *Dialer) complete(tx *Tx, c *call, b *Body, now time.Time) error {
 	if err := readFacts(c, b); err != nil {
 		return err
 	}
-	return move(tx, c, callCompleted, now)
+	return changeStatus(tx, c, callCompleted, now)
 }
 
 // fail says that the call did not connect or broke off, and why.
@@ -216,7 +216,7 @@ func (d *Dialer) fail(tx *Tx, c *call, b *Body, now time.Time) error {
 	if err := readFacts(c, b); err != nil {
 		return err
 	}
-	return move(tx, c, callFailed, now)
+	return changeStatus(tx, c, callFailed, now)
 }
 
 // Lapse ends the leases that have run out: a call that was not begun goes back
@@ -257,14 +257,14 @@ func lapse(tx *Tx, now time.Time) (problems, err error) {
 			c.Lease = lease{Lapsed: 1}
 		case c.Status == callQueued:
 			c.ErrorReason, c.ErrorMessage = "failed", "Two dialers in turn claimed the call and were not heard of again."
-			err = move(tx, &c, callFailed, now)
+			err = changeStatus(tx, &c, callFailed, now)
 		default:
 			c.ErrorReason, c.ErrorMessage = "disconnected", "The dialer was not heard of again during the call."
 			c.EndedAt = c.Lease.Until
 			if c.EndedAt.Before(c.StartedAt) {
 				c.EndedAt = c.StartedAt
 			}
-			err = move(tx, &c, callFailed, now)
+			err = changeStatus(tx, &c, callFailed, now)
 		}
 		if errors.As(err, new(*unbilled)) {
 			problems, err = errors.Join(problems, err), nil
@@ -313,10 +313,10 @@ func readFacts(c *call, b *Body) error {
 	return nil
 }
 
-// move puts a call into another state, with all that follows from it: times,
+// changeStatus puts a call into another state, with all that follows from it: times,
 // billing, the counts of its agent and its contact. ErrConflict where the state
 // it is in does not allow that.
-func move(tx *Tx, c *call, to string, now time.Time) error {
+func changeStatus(tx *Tx, c *call, to string, now time.Time) error {
 	if to == c.Status {
 		return nil
 	}
@@ -345,7 +345,7 @@ func move(tx *Tx, c *call, to string, now time.Time) error {
 		c.Billing.Status = billingNone
 		return nil
 	}
-	return settle(tx, c)
+	return billCall(tx, c)
 }
 
 // unbilled is the error of a call that cannot end because a record that its bill
@@ -361,9 +361,9 @@ func (e *unbilled) Error() string { return fmt.Sprintf("bill call %d: %v", e.cal
 // Unwrap returns what is wrong with the record.
 func (e *unbilled) Unwrap() error { return e.err }
 
-// settle bills a call that is over and counts it: for its agent, its contact
+// billCall bills a call that is over and counts it: for its agent, its contact
 // and its owner's wallet. If one of them is damaged it returns an *unbilled.
-func settle(tx *Tx, c *call) error {
+func billCall(tx *Tx, c *call) error {
 	owner, err1 := FindOwner(tx, c.Owner)
 	agent, err2 := GetAgent(tx, c.Agent.ID)
 	contact, err3 := FindContact(tx, c.Everyone(), c.ContactID)

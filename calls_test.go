@@ -273,7 +273,7 @@ func TestMove_EndAndStart(t *testing.T) {
 	for after, ok := range map[time.Duration]bool{-time.Nanosecond: false, 0: true, time.Nanosecond: true} {
 		err := a.Store.Update(func(tx *Tx) error {
 			c := call{Owner: 1, Status: callInProgress, StartedAt: epoch, EndedAt: epoch.Add(after)}
-			return move(tx, &c, callCompleted, epoch)
+			return changeStatus(tx, &c, callCompleted, epoch)
 		})
 		if (err == nil) != ok || err != nil && !errors.Is(err, ErrValidation) {
 			t.Errorf("ends %s after its start: got %v, want ok %v", after, err, ok)

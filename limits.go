@@ -348,7 +348,7 @@ func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	return g, nil
 }
 
-// settle makes the charges of a bill, which has room and reserve for them, and
+// billCall makes the charges of a bill, which has room and reserve for them, and
 // fetches more reserve where it runs low.
 func (l *Limiter) commit(b *batch, now time.Time) {
 	for i := range b.Posts {

@@ -228,7 +228,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 	}
 	move := func(to string) func(tx *Tx, c call) (any, error) {
 		return func(tx *Tx, c call) (any, error) {
-			if err := move(tx, &c, to, epoch.Add(time.Minute)); err != nil {
+			if err := changeStatus(tx, &c, to, epoch.Add(time.Minute)); err != nil {
 				return nil, err
 			}
 			return saveCall(tx, c)

@@ -210,7 +210,7 @@ func (s *Sender) next(id uint64) (more bool, err error) {
 	return a.Success(), s.settle(w, d, a)
 }
 
-// settle stores what came of an attempt, and switches off a webhook that has
+// billCall stores what came of an attempt, and switches off a webhook that has
 // not taken anything for days.
 func (s *Sender) settle(w webhook, d delivery, a Attempt) error {
 	now := s.o.Clock.Now()
