@@ -84,7 +84,7 @@ var registry = []part{
 	}, work: func(a *App) []work {
 		return []work{{time.Second, "send reminders", func(now time.Time) error { return FireReminders(a.Store, now) }}}
 	}},
-	{name: "events for the operator", routes: func(a *App) Routes { return Routes{Admin: NewEventDesk(a.Store).AdminRoutes()} }},
+	{name: "events for the operator", routes: func(a *App) Routes { return Routes{Admin: NewAdminEvents(a.Store).AdminRoutes()} }},
 	{name: "availability", routes: func(a *App) Routes { return Routes{Keyed: NewAvailability(a.Store).Routes()} }},
 	{name: "iCalendar files", routes: func(a *App) Routes { return Routes{Open: NewICS(a.Store).OpenRoutes()} }},
 	{name: "schedules", tables: ScheduleTables(), routes: func(a *App) Routes { return Routes{Admin: NewSchedules(a.Store).AdminRoutes()} }},

@@ -309,15 +309,15 @@ func publishEvent(tx *Tx, kind string, e event, now time.Time, more map[string]a
 	return Publish(tx, WebhookEvent{Type: kind, Owner: e.Owner, Team: e.TeamID, At: now, Body: map[string]any{"calendar_event": shown}})
 }
 
-// eventDesk serves the events of the calendar to the operator, whoever they
+// adminEvents serves the events of the calendar to the operator, whoever they
 // belong to. What it makes costs no daily unit: those are of keys.
-type eventDesk struct{ store *Store }
+type adminEvents struct{ store *Store }
 
-// NewEventDesk serves the events of a store.
-func NewEventDesk(store *Store) *eventDesk { return &eventDesk{store} }
+// NewAdminEvents serves the events of a store.
+func NewAdminEvents(store *Store) *adminEvents { return &adminEvents{store} }
 
 // AdminRoutes lists the endpoints.
-func (d *eventDesk) AdminRoutes() []Route {
+func (d *adminEvents) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/events", Handle: d.list},
 		{Method: "POST", Path: "/admin/v1/events", Handle: d.create},
@@ -342,7 +342,7 @@ func readZone(q url.Values) (*time.Location, error) {
 }
 
 // list gives the events that overlap a range of days, by their start.
-func (d *eventDesk) list(w http.ResponseWriter, r *Request) error {
+func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
@@ -401,7 +401,7 @@ func showEvent(tx *Tx, e event) map[string]any {
 	return shown
 }
 
-func (d *eventDesk) get(w http.ResponseWriter, r *Request) error {
+func (d *adminEvents) get(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err := d.store.View(func(tx *Tx) error {
 		e, err := findEvent(tx, r.Params.ByName("id"))
@@ -415,7 +415,7 @@ func (d *eventDesk) get(w http.ResponseWriter, r *Request) error {
 }
 
 // answer makes a change and answers with the event that it gives.
-func (d *eventDesk) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (event, error)) error {
+func (d *adminEvents) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (event, error)) error {
 	var shown map[string]any
 	err := r.Update(d.store, func(tx *Tx) error {
 		e, err := change(tx)
@@ -431,7 +431,7 @@ func (d *eventDesk) answer(w http.ResponseWriter, r *Request, status int, change
 	return WriteJSON(w, status, shown)
 }
 
-func (d *eventDesk) create(w http.ResponseWriter, r *Request) error {
+func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -466,7 +466,7 @@ func (d *eventDesk) create(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-func (d *eventDesk) update(w http.ResponseWriter, r *Request) error {
+func (d *adminEvents) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -496,7 +496,7 @@ func (d *eventDesk) update(w http.ResponseWriter, r *Request) error {
 }
 
 // cancel calls an event off. Done twice it changes nothing more.
-func (d *eventDesk) cancel(w http.ResponseWriter, r *Request) error {
+func (d *adminEvents) cancel(w http.ResponseWriter, r *Request) error {
 	reason, err := readReason(r)
 	if err != nil {
 		return err
