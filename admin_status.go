@@ -112,17 +112,17 @@ func (s *Status) level() string {
 	return "error"
 }
 
-// overview tells the operator what the API door serves.
-type overview struct {
+// routeList tells the operator what the API door serves.
+type routeList struct {
 	own    *Routes
 	guards *ProxyRoutes
 }
 
-// NewOverview lists our own routes and those of another API.
-func NewOverview(own *Routes, guards *ProxyRoutes) *overview { return &overview{own, guards} }
+// NewRouteList lists our own routes and those of another API.
+func NewRouteList(own *Routes, guards *ProxyRoutes) *routeList { return &routeList{own, guards} }
 
 // AdminRoutes lists the endpoints.
-func (v *overview) AdminRoutes() []Route {
+func (v *routeList) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/routes", Handle: v.routes},
 	}
@@ -130,7 +130,7 @@ func (v *overview) AdminRoutes() []Route {
 
 // routes lists the endpoints of the API door with what they need, and behind
 // them the routes of another API.
-func (v *overview) routes(w http.ResponseWriter, r *Request) error {
+func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 	now := v.guards.Now()
 	rows := []any{}
 	for _, row := range v.own.Keyed {

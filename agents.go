@@ -102,7 +102,7 @@ const maxReady = 1024
 // for often, so it is kept ready for each owner.
 type agents struct {
 	store   *Store
-	catalog Catalog[Agent]
+	catalog AdminRecords[Agent]
 	agents  *atomic.Uint64 // generations of the tables that the list is made of
 	teams   *atomic.Uint64
 	ready   sync.Map // owner id -> *readyList
@@ -118,7 +118,7 @@ type readyList struct {
 // NewAgents serves the agents of a store.
 func NewAgents(store *Store) *agents {
 	a := &agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
-	a.catalog = Catalog[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent}
+	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent}
 	return a
 }
 
@@ -278,11 +278,11 @@ func Blocked(tx *Tx, phone string) (bool, error) {
 }
 
 // doNotCalls serves the do-not-call list to the operator.
-type doNotCalls struct{ catalog Catalog[blocked] }
+type doNotCalls struct{ catalog AdminRecords[blocked] }
 
 // NewDoNotCalls serves the list of a store.
 func NewDoNotCalls(store *Store) *doNotCalls {
-	return &doNotCalls{Catalog[blocked]{
+	return &doNotCalls{AdminRecords[blocked]{
 		Store: store, Name: "do_not_call", Path: "do-not-call", Table: blockedTable, Save: saveBlocked,
 		Show: func(_ *Tx, b blocked) (any, error) {
 			return map[string]any{"id": b.ID, "phone_number": b.Phone, "reason": b.Reason, "created_at": Seconds(b.CreatedAt)}, nil

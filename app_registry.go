@@ -158,7 +158,7 @@ var registry = []part{
 		return Routes{Admin: NewExplainer(a.Store, a.Keyring, a.Limiter, routes, a.config.Keys.QueryAllowed).AdminRoutes()}
 	}},
 	{name: "configuration", routes: func(a *App) Routes { return Routes{Admin: a.Reloader.AdminRoutes()} }},
-	{name: "routes", routes: func(a *App) Routes { return Routes{Admin: NewOverview(&a.routes, a.guards).AdminRoutes()} }},
+	{name: "routes", routes: func(a *App) Routes { return Routes{Admin: NewRouteList(&a.routes, a.guards).AdminRoutes()} }},
 }
 
 // tables returns what all parts keep in tables.

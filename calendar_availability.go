@@ -205,11 +205,11 @@ func (s Schedule) Day(day time.Weekday) []window24 {
 }
 
 // schedules serves the schedules to the operator.
-type schedules struct{ catalog Catalog[Schedule] }
+type schedules struct{ catalog AdminRecords[Schedule] }
 
 // NewSchedules serves the schedules of a store.
 func NewSchedules(store *Store) *schedules {
-	return &schedules{Catalog[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
+	return &schedules{AdminRecords[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
 }
 
 // ScheduleTables returns the tables of schedules, for checks.

@@ -176,13 +176,13 @@ func orEmpty(v Values) Values {
 type contacts struct {
 	store   *Store
 	write   Permission
-	catalog Catalog[contact]
+	catalog AdminRecords[contact]
 }
 
 // NewContacts serves the contacts of a store. To create and update one, a key
 // needs any permission of write.
 func NewContacts(store *Store, write Permission) *contacts {
-	return &contacts{store: store, write: write, catalog: Catalog[contact]{
+	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
 		Match: matchContact, Columns: contactColumns(), Row: contactRow,
 	}}

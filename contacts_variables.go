@@ -124,12 +124,12 @@ func addVariable(tx *Tx, v Variable) (Variable, error) {
 // variables serves the definitions of context variables and their values.
 type variables struct {
 	store   *Store
-	catalog Catalog[Variable]
+	catalog AdminRecords[Variable]
 }
 
 // NewVariables serves the context variables of a store.
 func NewVariables(store *Store) *variables {
-	return &variables{store, Catalog[Variable]{
+	return &variables{store, AdminRecords[Variable]{
 		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
 	}}
 }

@@ -14,10 +14,10 @@ import (
 	"strings"
 )
 
-// Catalog serves the admin endpoints of one kind of record: list, create,
+// AdminRecords serves the admin endpoints of one kind of record: list, create,
 // read, change, delete and import. Its functions must be safe for concurrent
 // use.
-type Catalog[T any] struct {
+type AdminRecords[T any] struct {
 	Store *Store
 	Name  string // of the rows: "agents"
 	Path  string // below /admin/v1/, Name where empty
@@ -40,7 +40,7 @@ type Catalog[T any] struct {
 }
 
 // Routes lists the endpoints.
-func (c *Catalog[T]) Routes() []Route {
+func (c *AdminRecords[T]) Routes() []Route {
 	path := "/admin/v1/" + c.Name
 	if c.Path != "" {
 		path = "/admin/v1/" + c.Path
@@ -58,7 +58,7 @@ func (c *Catalog[T]) Routes() []Route {
 	return rows
 }
 
-func (c *Catalog[T]) list(w http.ResponseWriter, r *Request) error {
+func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *Catalog[T]) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, c.Name, rows))
 }
 
-func (c *Catalog[T]) create(w http.ResponseWriter, r *Request) error {
+func (c *AdminRecords[T]) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (c *Catalog[T]) create(w http.ResponseWriter, r *Request) error {
 	return c.save(w, r, body, http.StatusCreated, func(*Tx) (*T, error) { return nil, nil })
 }
 
-func (c *Catalog[T]) update(w http.ResponseWriter, r *Request) error {
+func (c *AdminRecords[T]) update(w http.ResponseWriter, r *Request) error {
 	id, err := r.NumberParam("id")
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (c *Catalog[T]) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-func (c *Catalog[T]) save(w http.ResponseWriter, r *Request, body *Body, status int, old func(*Tx) (*T, error)) error {
+func (c *AdminRecords[T]) save(w http.ResponseWriter, r *Request, body *Body, status int, old func(*Tx) (*T, error)) error {
 	var shown any
 	err := r.Update(c.Store, func(tx *Tx) error {
 		was, err := old(tx)
@@ -133,7 +133,7 @@ func (c *Catalog[T]) save(w http.ResponseWriter, r *Request, body *Body, status 
 	return WriteJSON(w, status, shown)
 }
 
-func (c *Catalog[T]) get(w http.ResponseWriter, r *Request) error {
+func (c *AdminRecords[T]) get(w http.ResponseWriter, r *Request) error {
 	id, err := r.NumberParam("id")
 	if err != nil {
 		return err
@@ -153,7 +153,7 @@ func (c *Catalog[T]) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (c *Catalog[T]) drop(w http.ResponseWriter, r *Request) error {
+func (c *AdminRecords[T]) drop(w http.ResponseWriter, r *Request) error {
 	id, err := r.NumberParam("id")
 	if err != nil {
 		return err
@@ -177,7 +177,7 @@ func (c *Catalog[T]) drop(w http.ResponseWriter, r *Request) error {
 }
 
 // load stores all rows of an import in one transaction, or none.
-func (c *Catalog[T]) load(w http.ResponseWriter, r *Request) error {
+func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
 	data, err := r.ReadAll()
 	if err != nil {
 		return err
@@ -243,7 +243,7 @@ func (f *rowFaults) err() error {
 }
 
 // json reads an array of objects, as it is or under the name of the rows.
-func (c *Catalog[T]) json(data []byte) ([]*Body, error) {
+func (c *AdminRecords[T]) json(data []byte) ([]*Body, error) {
 	text := strings.TrimSpace(string(data))
 	if strings.HasPrefix(text, "[") {
 		text = fmt.Sprintf("{%q: %s}", c.Name, text)
@@ -260,7 +260,7 @@ func (c *Catalog[T]) json(data []byte) ([]*Body, error) {
 }
 
 // csv reads lines under a line of column names.
-func (c *Catalog[T]) csv(data []byte) ([]*Body, error) {
+func (c *AdminRecords[T]) csv(data []byte) ([]*Body, error) {
 	if c.Row == nil {
 		return nil, ErrValidation.With("%s are imported as JSON only. Send an array of objects.", c.Name)
 	}
@@ -293,7 +293,7 @@ func (c *Catalog[T]) csv(data []byte) ([]*Body, error) {
 }
 
 // line makes a body of the cells of one line that are not empty.
-func (c *Catalog[T]) line(names, line []string) (*Body, error) {
+func (c *AdminRecords[T]) line(names, line []string) (*Body, error) {
 	cells := map[string]string{}
 	for i, name := range names {
 		if cell := strings.TrimSpace(line[i]); cell != "" {

@@ -89,7 +89,7 @@ func (o owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name"
 
 // owners serves the owners to the operator.
 type owners struct {
-	catalog Catalog[owner]
+	catalog AdminRecords[owner]
 	keyring *Keyring
 }
 
@@ -97,7 +97,7 @@ type owners struct {
 // keyring share. None can be deleted: what they made would belong to nobody.
 func NewOwners(store *Store, keyring *Keyring) *owners {
 	c := &owners{keyring: keyring}
-	c.catalog = Catalog[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
+	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
 	return c
 }
 
@@ -308,12 +308,12 @@ func CheckTeam(tx *Tx, s Scope, id uint64) error {
 }
 
 // teams serves the teams to the operator.
-type teams struct{ catalog Catalog[team] }
+type teams struct{ catalog AdminRecords[team] }
 
 // NewTeams serves the teams of a store. What belongs to a deleted one stays
 // with its owner.
 func NewTeams(store *Store) *teams {
-	return &teams{Catalog[team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
+	return &teams{AdminRecords[team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
 }
 
 // TeamTables returns the tables of teams, for checks.
