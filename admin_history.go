@@ -77,7 +77,7 @@ func (h *History) Note(key, route, code string, status int, at time.Time) {
 	if key != "" {
 		spread = maphash.String(h.seed, key)
 	}
-	hour, outcome := stepHour.Number(at), outcomeOf(status)
+	hour, outcome := stepHour.Number(at), classOf(status)
 	s := &h.shards[spread%uint64(len(h.shards))]
 	s.mu.Lock()
 	if key != "" {
@@ -339,17 +339,17 @@ func (h *History) Sweep(now time.Time) error {
 
 const maxSwept = 1000
 
-// Tally counts requests by their outcome, in the order of Outcomes.
-type Tally [6]uint64
+// Counts counts requests by their outcome, in the order of StatusClasses.
+type Counts [6]uint64
 
-// Outcomes names what a Tally counts: answers under 400, 4xx other than the
+// StatusClasses names what a Counts counts: answers under 400, 4xx other than the
 // next three, 401, 403, 429, and 5xx.
-func Outcomes() []string {
+func StatusClasses() []string {
 	return []string{"ok", "client_error", "unauthorized", "forbidden", "rate_limited", "server_error"}
 }
 
-// outcomeOf gives the place in a Tally of an answer with a status.
-func outcomeOf(status int) int {
+// classOf gives the place in a Counts of an answer with a status.
+func classOf(status int) int {
 	switch {
 	case status < 400:
 		return 0
@@ -366,7 +366,7 @@ func outcomeOf(status int) int {
 }
 
 // Total counts all requests.
-func (t Tally) Total() (n uint64) {
+func (t Counts) Total() (n uint64) {
 	for _, count := range t {
 		n += count
 	}
@@ -374,10 +374,10 @@ func (t Tally) Total() (n uint64) {
 }
 
 // Refused counts the requests that a check stopped: 401, 403 and 429.
-func (t Tally) Refused() uint64 { return t[2] + t[3] + t[4] }
+func (t Counts) Refused() uint64 { return t[2] + t[3] + t[4] }
 
 // Add adds another tally.
-func (t *Tally) Add(other Tally) {
+func (t *Counts) Add(other Counts) {
 	for i, n := range other {
 		t[i] += n
 	}
@@ -406,7 +406,7 @@ func (s Step) Number(at time.Time) int64 { return at.Unix() / int64(s) }
 // bucket is what was counted in one step.
 type bucket struct {
 	Start time.Time
-	Tally Tally
+	Tally Counts
 }
 
 // period is a part of a history: a number of steps up to the one that a time is
@@ -428,7 +428,7 @@ func (s period) start(n int64) time.Time { return time.Unix(n*int64(s.Step), 0).
 // Slot is a bucket by its number.
 type Slot struct {
 	At    int64
-	Tally Tally
+	Tally Counts
 }
 
 // ring is what is stored of a subject: its last hours and days. Each number

@@ -11,7 +11,7 @@ import (
 )
 
 // totals sums up a history.
-func totals(t testing.TB, h *History, s subject, p period) (hours []bucket, sum Tally) {
+func totals(t testing.TB, h *History, s subject, p period) (hours []bucket, sum Counts) {
 	t.Helper()
 	list, err := h.Of(s, p)
 	if err != nil {
@@ -41,7 +41,7 @@ func TestHistory_Restart(t *testing.T) {
 	now = now.Add(time.Minute) // the next hour
 	h.Note("key_a", "/x", "rate_limit_exceeded", 429, now)
 	h.Note("", "/x", "invalid_key", 401, now)
-	check := func(when string, want Tally) {
+	check := func(when string, want Counts) {
 		t.Helper()
 		hours, sum := totals(t, h, key, period{stepHour, 24, now})
 		days, daily := totals(t, h, key, period{StepDay, 90, now})
@@ -60,21 +60,21 @@ func TestHistory_Restart(t *testing.T) {
 			t.Errorf("%s: the code: got %v", when, sum)
 		}
 	}
-	check("in memory", Tally{1, 0, 0, 0, 1, 0})
+	check("in memory", Counts{1, 0, 0, 0, 1, 0})
 	for range 2 { // the second has nothing to store
 		if err := h.Flush(); err != nil {
 			t.Fatal(err)
 		}
-		check("stored", Tally{1, 0, 0, 0, 1, 0})
+		check("stored", Counts{1, 0, 0, 0, 1, 0})
 	}
 	h.Note("key_a", "/x", "", 200, now)
-	check("stored and in memory", Tally{2, 0, 0, 0, 1, 0})
+	check("stored and in memory", Counts{2, 0, 0, 0, 1, 0})
 	h.Note("key_a", "/x", "", 200, now.Add(-time.Hour)) // the clock went back
 	if err := h.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	h = NewHistory(reopen(t, store))
-	check("opened again", Tally{3, 0, 0, 0, 1, 0})
+	check("opened again", Counts{3, 0, 0, 0, 1, 0})
 	names := []string{}
 	err := h.All(ofKey, period{stepHour, 24, now}, func(name string, _ []bucket) error {
 		names = append(names, name)
@@ -200,7 +200,7 @@ func TestHistory_Allocations(t *testing.T) {
 	}
 }
 
-func one(outcome int, n uint64) (t Tally) {
+func one(outcome int, n uint64) (t Counts) {
 	t[outcome] = n
 	return t
 }
@@ -272,7 +272,7 @@ func TestRing_Bounded(t *testing.T) {
 
 func FuzzReadRing(f *testing.F) {
 	var r ring
-	r.Add(Slot{stepHour.Number(epoch), Tally{1, 2, 3, 4, 5, 6}})
+	r.Add(Slot{stepHour.Number(epoch), Counts{1, 2, 3, 4, 5, 6}})
 	f.Add(r.Append(nil))
 	f.Add([]byte{ringVersion, 0xff, 0xff, 0xff})
 	f.Add([]byte{ringVersion, 1, 2})

@@ -67,9 +67,9 @@ func readFormat(r *Request) (bool, error) {
 }
 
 // showTally adds the counts of a tally to what is shown.
-func showTally(into map[string]any, t Tally) map[string]any {
+func showTally(into map[string]any, t Counts) map[string]any {
 	into["requests"] = t.Total()
-	for i, name := range Outcomes() {
+	for i, name := range StatusClasses() {
 		into[name] = t[i]
 	}
 	return into
@@ -83,7 +83,7 @@ func showBuckets(list []bucket) []any {
 	return rows
 }
 
-func sumOf(list []bucket) (sum Tally) {
+func sumOf(list []bucket) (sum Counts) {
 	for _, b := range list {
 		sum.Add(b.Tally)
 	}
@@ -175,7 +175,7 @@ func (u *usage) all(w http.ResponseWriter, r *Request) error {
 // used is what one subject has had in a span.
 type used struct {
 	name string
-	sum  Tally
+	sum  Counts
 }
 
 // most gives the sums of all subjects of a kind, the most requests first.
@@ -310,7 +310,7 @@ func beginCSV(w http.ResponseWriter, file string, columns ...string) *usageTable
 	h.Set("Content-Disposition", `attachment; filename="`+file+`.csv"`)
 	h.Set("Cache-Control", "no-store")
 	t := &usageTable{w, csv.NewWriter(w)}
-	_ = t.csv.Write(append(append(columns, "start", "requests"), Outcomes()...)) // a client that has gone away is no error
+	_ = t.csv.Write(append(append(columns, "start", "requests"), StatusClasses()...)) // a client that has gone away is no error
 	return t
 }
 

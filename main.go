@@ -61,7 +61,7 @@ func environment(environ []string) cli.Environment {
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: ProgramVersion(),
 		Words: cli.Words{
 			Permissions: Permission(^uint64(0)).Names(), Ordinary: Ordinary.Names(),
-			EventTypes: EventTypes(), OperatorEventTypes: OperatorEventTypes(), Outcomes: Outcomes(), IsEnvironment: IsWord,
+			EventTypes: EventTypes(), OperatorEventTypes: OperatorEventTypes(), Outcomes: StatusClasses(), IsEnvironment: IsWord,
 		},
 		Load: func(file string, flags map[string]string) (cli.Service, error) {
 			return loadService(file, environ, flags)
