@@ -151,6 +151,7 @@ func TestBrowser_Looks(t *testing.T) {
 	}))
 	look := func(name string) {
 		t.Helper()
+		t.Logf("look at %s", name) // a sign of life
 		for _, s := range screenForms() {
 			p.screen(s.width, s.height, s.scheme)
 			p.fits(name+" "+s.String(), int(s.width))

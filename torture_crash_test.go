@@ -43,6 +43,7 @@ func TestProgram_Crash(t *testing.T) {
 	passed := map[string][]answer{}
 	cycles := program.Long(t, "LATCHKEY_CRASH_CYCLES", crashCycles)
 	for cycle := range cycles {
+		t.Logf("cycle %d", cycle) // a sign of life
 		stop := make(chan struct{})
 		wait := l.load(p, stop, 0)
 		for secret := range tight {

@@ -71,6 +71,9 @@ func TestProgram_PowerCut(t *testing.T) {
 	torn := 0
 	fast := memoryDir(t)
 	for i := range images {
+		if i%20 == 0 {
+			t.Logf("image %d of %d", i, images) // a sign of life
+		}
 		random := rand.New(rand.NewPCG(seed, uint64(i)))
 		// Every moment in turn where there are more images than moments.
 		cut := 1 + (i*len(ops)/images+random.IntN(max(1, len(ops)/images)))%len(ops)
@@ -485,6 +488,7 @@ func TestProgram_SyscallFails(t *testing.T) {
 			for _, n := range f.times(t) {
 				dir, data := t.TempDir(), copyFolder(t, used)
 				name := fmt.Sprintf("%s number %d fails with %s", f.call, n, errno)
+				t.Log(name) // a sign of life
 				p := serveFaulty(t, data, filepath.Join(dir, "trace"), f.call, errno, n)
 				came := p.URL != ""
 				l := first.copy()
