@@ -15,13 +15,14 @@ import (
 	"time"
 )
 
-// Limiter counts what ids use of their limits. It never lets more than a
-// limit's Max through in any span of its Window, also over a crash: it stores
-// a reserve ahead of what it admits, and after a crash what was left of the
-// reserve counts as used. It is safe for concurrent use; requests of different
-// ids do not wait for each other.
+// Limiter counts how many units of its limits each id has used. In any span of
+// a limit's Window it admits at most Max units, even across a crash. For this
+// it stores a reserve before it admits units from it; after a crash the unused
+// rest of the reserve counts as used. A Limiter is safe for concurrent use, and
+// requests of different ids do not wait for each other.
 type Limiter struct {
-	// Observed counts what limits that are only observed would have refused.
+	// Observed counts the charges that limits in observe mode would have
+	// refused.
 	Observed *dryRunCounts
 
 	store  *Store
@@ -33,11 +34,12 @@ type Limiter struct {
 type shard struct {
 	mu     sync.Mutex
 	meters map[string]*counters
-	_      [40]byte // a cache line each
+	_      [40]byte // padding: neighbours then rarely share a cache line
 }
 
-// NewLimiter counts in a store. start is the service time at which this run
-// begins: everything an earlier run admitted was before it.
+// NewLimiter returns a Limiter that stores its counts in store. start is the
+// service time at which this run begins; all units of earlier runs were
+// admitted before it.
 func NewLimiter(store *Store, start time.Time) *Limiter {
 	l := &Limiter{Observed: newDryRunCounts(store), store: store, start: start, seed: maphash.MakeSeed()}
 	for i := range l.shards {
@@ -46,16 +48,18 @@ func NewLimiter(store *Store, start time.Time) *Limiter {
 	return l
 }
 
-// Spend asks for one unit of each of an id's short limits at the given service
-// time, and appends how each stands to into. Either all of them are charged or
-// none: with one exhausted the error is ErrRateLimit with the time to wait,
-// and the request costs nothing. ErrUnavailable means that the store cannot
-// cover the unit. It waits for the disk only when a reserve has run out.
+// Spend charges one unit of each of the limits of id at the service time now.
+// All limits must be short. It charges all of them or none. If a limit is used
+// up it charges nothing and returns ErrRateLimit with the time to wait. In both
+// cases it appends the status of each limit to into. It returns ErrUnavailable
+// if the store has failed or cannot cover the unit. It waits for the disk only
+// if a reserve has run out.
 func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
 	return l.SpendBy(nil, id, limits, now, into)
 }
 
-// SpendBy is Spend for an id that has a CounterRef, or nil.
+// SpendBy is Spend with a CounterRef of the id, which saves the look-up. h may
+// be nil.
 func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
 	for {
 		if l.store.Failing() {
@@ -110,9 +114,10 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 	}
 }
 
-// spendOne is what most requests need of SpendBy: one limit, without a bill to
-// write. Where the reserve has run out it gives where to wait for more. The
-// meter is locked.
+// spendOne charges one limit without the cost of a batch; most requests have
+// one limit. If the reserve has run out it charges nothing and returns a
+// channel: the caller unlocks m, receives from the channel and tries again. m
+// must be locked.
 func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []LimitStatus) ([]LimitStatus, <-chan error, error) {
 	g, err := l.gauge(nil, m, *limit)
 	if err != nil {
@@ -131,11 +136,13 @@ func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []Limi
 	return append(into, limitStatusOf(&g.Window, *limit, now)), nil, nil
 }
 
-// Pay makes charges of several ids and limits, short and long, at the given
-// service time: all of them, or none and ErrRateLimit for one that has no room,
-// which then costs nothing and writes nothing. It appends how the limits stand
-// that are not just observed, the short ones first, to into. With a long limit
-// it waits for the disk; it must not be called inside a transaction.
+// Pay makes charges of several ids and limits, short and long, at the service
+// time now. It makes all of them or none. If a limit has no room it writes
+// nothing and returns ErrRateLimit with the time to wait. It appends the
+// statuses of the limits that are not in observe mode to into, the short ones
+// first. After a refusal it keeps the order of charges, and if a short limit
+// refused, the long ones are missing. If a charge is of a long limit it waits
+// for the disk. Do not call it inside a transaction.
 func (l *Limiter) Pay(charges []Charge, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
 	long := slices.ContainsFunc(charges, func(c Charge) bool { return !c.Limit.Short() })
 	for {
@@ -183,13 +190,15 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, into []LimitStatus) ([]Li
 	}
 }
 
-// errDry says that a reserve has run out since it was looked at.
+// errDry means that a reserve has run out since it was checked.
 var errDry = errors.New("reserve ran out")
 
-// payLong makes charges of which some are of long limits. The short ones are
-// checked and charged inside the transaction, so that nobody comes between.
+// payDurable makes charges that include long limits. The short ones are checked
+// and charged inside the same transaction, so that no other request is charged
+// in between.
 func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatus, err error) {
-	// A look first: a refusal is not to occupy the committer.
+	// Check in a read transaction first, so that a refusal does not occupy the
+	// committer.
 	err = l.store.View(func(tx *Tx) error {
 		b, err := readDurables(tx, charges)
 		if full, wait := b.Full(now); err == nil && full != nil {
@@ -200,7 +209,7 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatu
 	if err != nil {
 		return nil, err
 	}
-	var paid *batch // by an earlier run of the function
+	var paid *batch // set once the short limits are charged; Update can run the function again
 	err = l.store.Update(func(tx *Tx) error {
 		b, err := l.open(tx, charges)
 		if err != nil {
@@ -229,15 +238,16 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatu
 			paid = b
 		}
 		list = long.Statuses(now, b.Statuses(now, nil))
-		short := paid // b of a second run has not been asked what it leaves out
+		short := paid // not b: in a second run its windows already hold the charges
 		tx.After(func() { l.note(short, now); l.note(long, now) })
 		return nil
 	})
 	return list, err
 }
 
-// PayIn makes the charges of long limits in the caller's transaction, as
-// payDurables does, and gives how those stand that are not just observed.
+// PayIn charges the long limits among charges in the caller's transaction, see
+// payDurables. It returns the statuses of those that are not in observe mode,
+// also with an error. It ignores charges of short limits.
 func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus, error) {
 	b, err := payDurables(tx, charges, now)
 	if err == nil {
@@ -246,7 +256,7 @@ func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus,
 	return b.Statuses(now, nil), err
 }
 
-// note counts those posts of a bill that were left out.
+// note counts the items of a batch that were left out in observe mode.
 func (l *Limiter) note(b *batch, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Over {
@@ -255,9 +265,10 @@ func (l *Limiter) note(b *batch, now time.Time) {
 	}
 }
 
-// open finds where the short ones of some charges are counted, and locks it: in
-// the order of the ids, so that two who need the same do not wait for each
-// other. tx is the transaction that it runs in, nil for none.
+// open returns a batch of the charges of short limits and locks their counters,
+// in the order of the ids, so that two requests with the same ids cannot
+// deadlock. The caller calls unlock. After an error nothing is locked. tx is
+// the transaction that the call runs in, nil if there is none.
 func (l *Limiter) open(tx *Tx, charges []Charge) (*batch, error) {
 	b := &batch{}
 	var ids []string
@@ -288,7 +299,7 @@ func (l *Limiter) open(tx *Tx, charges []Charge) (*batch, error) {
 	return b, nil
 }
 
-// unlock lets go of what open has locked.
+// unlock unlocks the counters of a batch, each once.
 func (l *Limiter) unlock(b *batch) {
 	for i := range b.Posts {
 		m := b.Posts[i].Panel
@@ -298,8 +309,10 @@ func (l *Limiter) unlock(b *batch) {
 	}
 }
 
-// find gives the meter of an id, locked, a new one where there is none. It does
-// not hold the shard while it waits: who holds one meter may want another.
+// find returns the counters of an id, locked; it creates them if there are
+// none. It does not hold the shard's lock while it waits for theirs, because a
+// goroutine that holds the counters of one id may need those of another in the
+// same shard.
 func (l *Limiter) find(id string) *counters {
 	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
 	for {
@@ -318,8 +331,9 @@ func (l *Limiter) find(id string) *counters {
 	}
 }
 
-// gauge gives the gauge of a limit, of the limit's present size. The meter is
-// locked; tx is the transaction it runs in, nil for none.
+// gauge returns the counter of a limit and fits it to the limit's current Max
+// and Window. If the counter is not in memory it is read from the store. m must
+// be locked. tx is the transaction that the call runs in, nil if there is none.
 func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	for _, g := range m.Gauges {
 		if g.Name == limit.Name {
@@ -348,8 +362,8 @@ func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	return g, nil
 }
 
-// billCall makes the charges of a bill, which has room and reserve for them, and
-// fetches more reserve where it runs low.
+// commit makes the charges of a batch and requests more reserve for counters
+// that run low. The caller has checked room (Full) and reserve (Dry).
 func (l *Limiter) commit(b *batch, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Use(now) {
@@ -358,8 +372,8 @@ func (l *Limiter) commit(b *batch, now time.Time) {
 	}
 }
 
-// await asks for more reserve and gives where to wait for it. The meter is
-// locked.
+// await requests more reserve. It returns a channel that receives nil once the
+// reserve is stored, or the error of the store. m must be locked.
 func (l *Limiter) await(m *counters, g *counter, now time.Time) <-chan error {
 	covered := make(chan error, 1)
 	g.Waiting = append(g.Waiting, covered)
@@ -367,7 +381,8 @@ func (l *Limiter) await(m *counters, g *counter, now time.Time) <-chan error {
 	return covered
 }
 
-// renew has a record with more reserve stored. The meter is locked.
+// renew queues the write of a record with more reserve, unless one is pending.
+// m must be locked.
 func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 	if g.Pending {
 		return
@@ -384,8 +399,9 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 		})
 		return tx.Put("meters", counterKey(m.ID, g.Name), record)
 	}, func(err error) {
-		// In a goroutine of its own where the store refuses at once, because
-		// the caller then still holds the meter.
+		// A store that is closed or has failed calls this back in the goroutine
+		// of renew, whose caller holds the lock of m. Another goroutine avoids
+		// the deadlock.
 		settle := func() {
 			m.Lock()
 			g.Pending = false
@@ -404,8 +420,8 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 	})
 }
 
-// Standings tells how the limits of some charges stand and spends nothing. It
-// must not be called inside a transaction.
+// Statuses returns the status of the limit of each charge, in that order, and
+// charges nothing. Do not call it inside a transaction.
 func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, error) {
 	var list []LimitStatus
 	for _, c := range charges {
@@ -430,7 +446,7 @@ func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, erro
 	return list, nil
 }
 
-// Len is the number of ids that are counted in memory.
+// Len returns the number of ids that are counted in memory.
 func (l *Limiter) Len() (n int) {
 	for i := range l.shards {
 		s := &l.shards[i]
@@ -441,8 +457,8 @@ func (l *Limiter) Len() (n int) {
 	return n
 }
 
-// Sweep forgets the ids that have used nothing for so long that what is stored
-// of them says the same. It is to be called about once a minute.
+// Sweep removes from memory the ids whose stored record says the same as their
+// counters. It skips ids in use. Call it about once a minute.
 func (l *Limiter) Sweep(now time.Time) {
 	for i := range l.shards {
 		s := &l.shards[i]
@@ -461,8 +477,8 @@ func (l *Limiter) Sweep(now time.Time) {
 	}
 }
 
-// Close stores the exact counts and gives back what is left of the reserves.
-// Nothing may be spent any more when it is called.
+// Close stores the exact counts, without reserves, and the counts of Observed.
+// Stop all charges before you call it.
 func (l *Limiter) Close() error {
 	type entry struct{ key, record []byte }
 	var entries []entry

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// Charge is what an id is to pay of one limit. A cost of 0 pays nothing and is
-// never refused. With Observe the limit is only watched: where it has no room
-// the charge is left out and the others stand as they are. Shared is for an id
-// that stands for several keys, and changes the words of a refusal.
+// Charge is a number of units, Cost, that an id uses of one limit. A Cost of 0
+// uses nothing and is never refused. With Observe, a charge that has no room is
+// left out and counted, and the other charges are not affected. Shared means
+// that several keys share the id; it changes only the message of a refusal.
 type Charge struct {
 	ID      string
 	Limit   Limit
@@ -21,8 +21,8 @@ type Charge struct {
 	Shared  bool
 }
 
-// Refused is the error for a charge that its limit has no room for: until a
-// wait is over, or ever.
+// Refused returns the ErrRateLimit for a charge without room. wait becomes its
+// Retry-After, unless Cost is above Max: then the charge never fits.
 func (c *Charge) Refused(wait time.Duration) error {
 	of := ""
 	if c.Shared {
@@ -37,22 +37,22 @@ func (c *Charge) Refused(wait time.Duration) error {
 	return ErrRateLimit.With("The limit %s of %d%s is reached. Wait for the time in Retry-After.", c.Limit.Name, c.Limit.Max, of).After(wait)
 }
 
-// batchItem is a charge and where it is counted.
+// batchItem is a charge and the window that counts it.
 type batchItem struct {
 	Charge Charge
 	Window *Window
-	Panel  *counters // of a short limit; locked
-	Gauge  *counter  // of a short limit; Window is its window
-	Over   bool      // just observed, and without room: left out
-	at     int64     // when its units count
+	Panel  *counters // locked; nil for a long limit
+	Gauge  *counter  // its Window is the field Window; nil for a long limit
+	Over   bool      // left out: in observe mode and without room
+	at     int64     // time under which its units count, for Refund
 }
 
-// batch is charges that are made together or not at all. It is not safe for
-// concurrent use.
+// batch is a list of charges that are made together or not at all. It is not
+// safe for concurrent use.
 type batch struct{ Posts []batchItem }
 
-// cost is what a post, and those before it that are not left out, ask of the
-// same window.
+// cost returns the units that the item with index at, and those before it that
+// are not left out, need of the window of that item.
 func (b *batch) cost(at int) int {
 	if at == 0 {
 		return b.Posts[0].Charge.Cost
@@ -66,9 +66,9 @@ func (b *batch) cost(at int) int {
 	return n
 }
 
-// Moment gives the time at which a bill is charged: a time, or the latest that one
-// of its windows has seen. Each window by itself would take another one, and the
-// units of one request would not count from one moment.
+// Moment returns the time at which to charge the batch: now, or the latest time
+// that one of its windows has seen if that is later. So all units of one
+// request count from the same moment.
 func (b *batch) Moment(now time.Time) time.Time {
 	for i := range b.Posts {
 		if last := b.Posts[i].Window.Last; last > now.UnixNano() {
@@ -78,8 +78,9 @@ func (b *batch) Moment(now time.Time) time.Time {
 	return now
 }
 
-// Full gives the post that has to wait longest for room, nil where all have it.
-// It also finds out which of the observed ones have none, and are left out.
+// Full returns the item with the longest wait for room and that wait, nil and 0
+// if all items fit. It also sets Over for the items in observe mode that have
+// no room.
 func (b *batch) Full(now time.Time) (full *batchItem, wait time.Duration) {
 	for i := range b.Posts {
 		p := &b.Posts[i]
@@ -94,8 +95,8 @@ func (b *batch) Full(now time.Time) (full *batchItem, wait time.Duration) {
 	return full, wait
 }
 
-// Dry gives a post whose stored reserve does not cover it, nil where all are
-// covered. It is to be asked after Full.
+// Dry returns the first item that its stored reserve does not cover, nil if all
+// are covered. Call Full before, because Dry skips the items that are left out.
 func (b *batch) Dry(now time.Time) *batchItem {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() && p.Gauge.Left(now) < b.cost(i) {
@@ -107,8 +108,8 @@ func (b *batch) Dry(now time.Time) *batchItem {
 
 func (p *batchItem) pays() bool { return p.Charge.Cost > 0 && !p.Over }
 
-// LastUse makes the charge of a post, which has room and reserve for it, and says
-// whether more reserve is to be fetched.
+// Use makes the charge of an item, for which the caller has checked room and
+// reserve. low reports whether to request more reserve.
 func (p *batchItem) Use(now time.Time) (low bool) {
 	if p.pays() {
 		p.at, low = p.Gauge.Use(p.Charge.Cost, now)
@@ -116,7 +117,7 @@ func (p *batchItem) Use(now time.Time) (low bool) {
 	return low
 }
 
-// Refund takes back what LastUse did for the posts.
+// Refund takes back the units that Use admitted for the items.
 func (b *batch) Refund() {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() {
@@ -125,7 +126,8 @@ func (b *batch) Refund() {
 	}
 }
 
-// Standings appends how the limits stand that are not just observed.
+// Statuses appends the statuses of the limits that are not in observe mode to
+// into.
 func (b *batch) Statuses(now time.Time, into []LimitStatus) []LimitStatus {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; !p.Charge.Observe {
@@ -135,7 +137,8 @@ func (b *batch) Statuses(now time.Time, into []LimitStatus) []LimitStatus {
 	return into
 }
 
-// readDurables makes a bill of those charges that are of long limits.
+// readDurables returns a batch of the charges of long limits, with their stored
+// windows. With an error the batch is incomplete.
 func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 	b := &batch{}
 	for _, c := range charges {
@@ -143,7 +146,7 @@ func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 			continue
 		}
 		p := batchItem{Charge: c}
-		for _, other := range b.Posts { // one window for what is charged twice
+		for _, other := range b.Posts { // two charges of one limit share a window
 			if other.Charge.ID == c.ID && other.Charge.Limit == c.Limit {
 				p.Window = other.Window
 			}
@@ -160,10 +163,11 @@ func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 	return b, nil
 }
 
-// payDurables makes the charges of long limits in the caller's transaction, so
-// that the units and what they paid for are stored together or not at all; of
-// short ones it makes none. Where one has no room it changes nothing, and the
-// error is ErrRateLimit with the time to wait.
+// payDurables charges the long limits among charges in the caller's
+// transaction, so that the units and the change that they pay for are stored
+// together. If a limit has no room it changes nothing and returns ErrRateLimit
+// with the time to wait. After any other error the caller must abandon the
+// transaction.
 func payDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
 	b, err := readDurables(tx, charges)
 	if err != nil {
@@ -185,37 +189,38 @@ func payDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
 	return b, nil
 }
 
-// observedAgain is the shortest time between two lines of the log about one
-// limit of one id.
+// observedAgain is the shortest time between two log lines about one limit of
+// one id.
 const observedAgain = time.Minute
 
-// dryRunCounts counts what limits that are only observed would have refused. It
-// counts in memory and stores with each Flush: a crash loses what was counted
-// since the one before. It is safe for concurrent use.
+// dryRunCounts counts the charges that limits in observe mode would have
+// refused. It counts in memory, and Flush stores the counts: a crash loses
+// those since the last Flush. It is safe for concurrent use.
 type dryRunCounts struct {
 	store *Store
 	mu    sync.Mutex
 	log   *slog.Logger
 	fresh map[observed]uint64
-	told  map[observed]time.Time // service time of the last line of the log
+	told  map[observed]time.Time // service time of the last log line
 }
 
-// observed is a limit of an id, of all ids where that is "".
+// observed names a limit of an id; the id "" means all ids together.
 type observed struct{ id, limit string }
 
-// newDryRunCounts counts in a store.
+// newDryRunCounts returns a dryRunCounts that stores its counts in store.
 func newDryRunCounts(store *Store) *dryRunCounts {
 	return &dryRunCounts{store: store, fresh: map[observed]uint64{}, told: map[observed]time.Time{}}
 }
 
-// LogTo has what is counted logged, once in a minute for each limit of an id.
+// LogTo logs the charges that are counted from now on to log, at most one line
+// a minute for each limit of an id. A nil log turns this off.
 func (o *dryRunCounts) LogTo(log *slog.Logger) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.log = log
 }
 
-// Note counts a charge that was left out, at a service time.
+// Note counts a charge that was left out. now is service time.
 func (o *dryRunCounts) Note(c Charge, now time.Time) {
 	at := observed{c.ID, c.Limit.Name}
 	o.mu.Lock()
@@ -230,8 +235,8 @@ func (o *dryRunCounts) Note(c Charge, now time.Time) {
 	o.log.Info("a limit that is only observed would have refused a request", "of", c.ID, "limit", c.Limit.Name, "max", c.Limit.Max)
 }
 
-// Count tells how often a limit of an id would have refused, of all ids for "".
-// It must not be called inside a transaction.
+// Count returns how often a limit would have refused a charge of id, or of all
+// ids if id is "". Do not call it inside a transaction.
 func (o *dryRunCounts) Count(id, limit string) (n uint64, err error) {
 	o.mu.Lock()
 	n = o.fresh[observed{id, limit}]
@@ -256,7 +261,8 @@ func readDryRuns(tx *Tx, at observed) (uint64, error) {
 	return n, nil
 }
 
-// Flush stores what was counted since the one before. now is service time.
+// Flush adds the counts since the last Flush to the stored ones. If the write
+// fails, these counts are lost. now is service time.
 func (o *dryRunCounts) Flush(now time.Time) error {
 	o.mu.Lock()
 	fresh := o.fresh

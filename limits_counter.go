@@ -7,39 +7,41 @@ import (
 	"time"
 )
 
-// counters holds the gauges of one id. Who uses them holds its lock.
+// counters holds the short limits of one id in memory. Lock it to use its
+// fields and its counters.
 type counters struct {
 	sync.Mutex
 	ID     string
-	Swept  bool // forgotten; another one counts for the id
+	Swept  bool // removed from memory; look the id up again
 	Gauges []*counter
 }
 
-// counter is one short window and its reserve. Whatever is on disk for it lists
-// the units up to some moment and covers those after it with a reserve; a unit
-// is admitted only when the stored reserve covers it. It is not safe for
-// concurrent use: the Limiter locks it.
+// counter is the window of one short limit and its reserve. The record on disk
+// lists the units up to some moment, and a reserve in it covers the units after
+// that. A unit is admitted only if the stored reserve covers it. A counter is
+// not safe for concurrent use: lock the counters that hold it.
 type counter struct {
 	Name    string
 	Window  Window
-	Waiting []chan error // who waits for more reserve
-	Pending bool         // a record with more reserve is on its way to disk
+	Waiting []chan error // receive the result of the pending record
+	Pending bool         // a record with more reserve is being written
 
 	reserve int   // units that the stored record still covers
-	granted int   // what reserve was when it was stored
-	expires int64 // service time up to which the reserve may be used
-	stale   bool  // units were admitted since the record was stored
+	granted int   // value of reserve when it was stored
+	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
+	stale   bool  // units were admitted or taken back since the record was stored
 }
 
-// maxBlock is the most units that are reserved at once: enough that the
-// busiest key asks the disk a few times a second, and little enough that some
-// crashes in a row do not use up a large limit.
+// maxBlock is the most units that are reserved at once. It is large enough that
+// the busiest key writes to disk only a few times a second, and small enough
+// that several crashes in a row do not use up a large limit.
 const maxBlock = 8192
 
-// readGauge makes the gauge of a limit out of its stored record, nil for none.
-// The reserve of a run that did not end cleanly counts as used at the latest
-// moment at which it can have been: when it expired, or at start, when this run
-// began.
+// readGauge returns the counter of a limit from its stored record; record is
+// nil if there is none. A reserve in the record means that its run did not end
+// cleanly. The reserve then counts as used at the latest possible moment: when
+// it expired, or at start if that is earlier. start is the time at which this
+// run began. It returns errWindow if the record is damaged.
 func readGauge(record []byte, limit Limit, start time.Time) (*counter, error) {
 	g := &counter{Name: limit.Name, Window: NewWindow(limit.Max, limit.Window)}
 	if record == nil {
@@ -62,14 +64,15 @@ func readGauge(record []byte, limit Limit, start time.Time) (*counter, error) {
 	return g, nil
 }
 
-// Fit makes the window one of the limit's present size.
+// Fit adapts the window to the current Max and Window of its limit.
 func (g *counter) Fit(limit Limit) {
 	if !g.Window.Fits(limit.Max, limit.Window) {
 		g.Window = g.Window.Resize(limit.Max, limit.Window)
 	}
 }
 
-// Left is what may still be used of the reserve.
+// Left returns how many units of the reserve can still be used, 0 after it has
+// expired.
 func (g *counter) Left(now time.Time) int {
 	if max(now.UnixNano(), g.Window.Last) > g.expires {
 		return 0
@@ -77,9 +80,10 @@ func (g *counter) Left(now time.Time) int {
 	return g.reserve
 }
 
-// LastUse admits n units, which the reserve covers. It gives the time at which they
-// count, and says whether more reserve is to be fetched: where half is used or
-// half of its time is over.
+// Use admits n units; the caller has checked that the reserve covers them. It
+// returns the time under which they count, for Refund. low reports whether to
+// request more reserve: half of its units or half of its time is used, the
+// limit has room, and no record is pending.
 func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	at = g.Window.Add(now, n)
 	g.reserve -= n
@@ -87,20 +91,22 @@ func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	return at, (g.reserve <= g.granted/2 || g.Window.Last > g.expires-g.Window.Span/2) && !g.Pending && g.Window.Wait(now, 1) == 0
 }
 
-// Refund takes back n units that LastUse has admitted at what it gave. Their reserve
-// stays used: the record on disk may count them by now.
+// Refund takes back n units that Use has admitted; at is the time that Use
+// returned. Their reserve stays used, because the record on disk may count them
+// already.
 func (g *counter) Refund(n int, at int64) {
 	g.Window.Remove(at, n)
 	g.stale = true
 }
 
-// Grow plans a record with more reserve, which holds once the record is on
-// disk: then the plan is given to Grown.
+// Grow returns a plan for a larger reserve and the record to store for it. Once
+// the record is on disk, pass p to Grown; until then only the old reserve may
+// be used.
 func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 	left := g.Left(now)
 	g.reserve = left
-	// About an eighth of the limit, and no more than is free: after a crash what
-	// is left of it refuses requests that would have passed.
+	// About an eighth of the limit, and not more than is free, but at least one
+	// unit. A larger reserve would refuse more valid requests after a crash.
 	free := g.Window.Max - g.Window.Used(now) - left
 	p.block = min(max(1, g.Window.Max/8), max(1, free), maxBlock)
 	p.granted = left + p.block
@@ -110,28 +116,29 @@ func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 	return p, record
 }
 
-// plan is more reserve on its way to disk.
+// plan is a larger reserve whose record is not on disk yet.
 type plan struct {
 	block, granted int
 	expires        int64
 }
 
-// Grown takes the reserve of a plan whose record is on disk.
+// Grown makes the reserve of a plan usable. The record of the plan must be on
+// disk.
 func (g *counter) Grown(p plan) {
 	g.reserve += p.block
 	g.granted, g.expires = p.granted, p.expires
 }
 
-// record is what is stored of a gauge: the reserve, until when it may be used,
-// and the window.
+// record returns the stored form of a counter: the reserve, the time until
+// which it may be used, and the window.
 func (g *counter) record(reserve int, expires int64) []byte {
 	b := binary.AppendUvarint(nil, uint64(reserve))
 	b = binary.AppendVarint(b, expires)
 	return g.Window.Append(b)
 }
 
-// Final gives up the reserve and gives the record with the exact count, nil
-// where the one on disk says the same.
+// Final drops the reserve and returns a record with the exact count, nil if the
+// record on disk is exact already.
 func (g *counter) Final() []byte {
 	if g.reserve <= 0 && !g.stale {
 		return nil
@@ -140,19 +147,20 @@ func (g *counter) Final() []byte {
 	return g.record(0, 0)
 }
 
-// Busy says whether the stored record, read again, could say something else
-// than the gauge does.
+// Busy reports whether the counter may differ from its stored record as it
+// would be read now. Only a counter that is not busy can be removed from
+// memory.
 func (g *counter) Busy(now time.Time) bool {
 	return g.Pending || len(g.Waiting) > 0 || g.Window.Used(now) > 0 || now.UnixNano() < g.expires+g.Window.Span
 }
 
-// CounterRef spares a frequent id its look-up: kept with the id and given to
-// Limiter.SpendBy, it remembers where the id is counted. The zero CounterRef is
-// ready, and belongs to one id. It is safe for concurrent use.
+// CounterRef remembers the counters of one id, so that Limiter.SpendBy need not
+// look them up. Keep one beside each id that is used often. The zero CounterRef
+// is ready to use. It is safe for concurrent use.
 type CounterRef struct{ meter atomic.Pointer[counters] }
 
-// Held gives the meter that the handle remembers, locked, nil for none. The
-// handle may be nil.
+// Held returns the remembered counters, locked, or nil if there are none or
+// they were removed from memory. h may be nil.
 func (h *CounterRef) Held() *counters {
 	if h == nil {
 		return nil
@@ -169,7 +177,7 @@ func (h *CounterRef) Held() *counters {
 	return m
 }
 
-// Keep has the handle, unless it is nil, remember a meter.
+// Keep remembers m, unless h is nil.
 func (h *CounterRef) Keep(m *counters) {
 	if h != nil {
 		h.meter.Store(m)

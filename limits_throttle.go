@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// throttleTable is how many of whom a Throttle remembers.
+// throttleTable is the most networks or keys that a Throttle remembers.
 const throttleTable = 10_000
 
-// Throttle counts failures by address, of IPv6 by /64, which is what one user
-// has, or by another key. It is safe for concurrent use.
+// Throttle counts failures by network or by another key, such as a name. An
+// IPv6 network is a /64, because one user has a whole /64; an IPv4 network is
+// one address. A Throttle is safe for concurrent use.
 type Throttle struct {
 	most  int
 	span  time.Duration
@@ -19,18 +20,20 @@ type Throttle struct {
 	swept time.Time
 }
 
-// NewThrottle makes one that lets most failures in any span pass.
+// NewThrottle returns a Throttle that allows most failures in any span.
 func NewThrottle(most int, span time.Duration) *Throttle {
 	return &Throttle{most: most, span: span, seen: map[string]*Window{}}
 }
 
-// Fail notes a failure from an address, and gives how long the address has to
-// wait when it had too many before; then this one is not noted.
+// Fail counts a failure from an address and returns 0. If the address already
+// had too many, it counts nothing and returns the time to wait.
 func (t *Throttle) Fail(from netip.Addr, now time.Time) (wait time.Duration) {
 	return t.FailKey(NetworkOf(from), now)
 }
 
-// NetworkOf is what an address is counted by, "" for none.
+// NetworkOf returns the network that an address is counted by, such as
+// "192.0.2.1/32" or "2001:db8::/64". All invalid addresses count as one
+// network, "invalid Prefix".
 func NetworkOf(a netip.Addr) string {
 	bits := 32
 	if a.Is6() {
@@ -43,15 +46,16 @@ func NetworkOf(a netip.Addr) string {
 	return network.String()
 }
 
-// FailKey is Fail for what is counted by another key; "" is not counted.
+// FailKey is Fail with another key than a network. It does not count the key
+// "".
 func (t *Throttle) FailKey(key string, now time.Time) (wait time.Duration) {
 	_, wait = t.Try(key, now)
 	return wait
 }
 
-// Try is FailKey for what has yet to be found out, so that many who come at once
-// have no more tries than one after the other. undo, which is never nil, takes
-// the failure back.
+// Try is FailKey for a try whose outcome is not known yet: it counts the try as
+// a failure, and undo takes that back. So many tries at the same time are
+// limited like tries one after the other. undo is never nil.
 func (t *Throttle) Try(key string, now time.Time) (undo func(), wait time.Duration) {
 	none := func() {}
 	if key == "" {
@@ -77,12 +81,13 @@ func (t *Throttle) Try(key string, now time.Time) (undo func(), wait time.Durati
 	}, 0
 }
 
-// sweep makes room: first by what is over, then by anything, because a table
-// without a bound is a way to fill the memory.
+// sweep makes room for a new key. It removes keys without recent failures, and
+// then, if the table is still full, any others: without a bound, failures could
+// fill the memory.
 func (t *Throttle) sweep(now time.Time) {
 	due := t.span
 	if len(t.seen) >= throttleTable {
-		due = time.Second // a look at all for every stranger would be work that anybody may have done
+		due = time.Second // else every new network would cause a walk through the full table
 	}
 	if now.Sub(t.swept) >= due {
 		t.swept = now

@@ -9,35 +9,36 @@ import (
 	"time"
 )
 
-// exactMax is the largest limit whose admissions are all remembered one by
-// one. Above it they are counted in parts of the window.
+// exactMax is the largest Max for which a Window remembers each unit by itself.
+// For larger limits it counts units in parts of the window.
 const exactMax = 1000
 
-// parts is how many parts a window above exactMax is cut into. A unit counts
-// until its whole part has left the window, so it may come back up to
-// 1/1024 of the window late, and never early: at most max units in any span.
+// parts is the number of parts of a window with Max above exactMax. A unit
+// counts until its whole part has left the window. So it can be released up to
+// 1/1024 of the window late, never early: any span still holds at most Max
+// units.
 const parts = 1024
 
-// Window counts the units admitted in the last span of time, so that any span
-// of that length has at most Max of them. It is not safe for concurrent use.
-// The zero Window is not ready; NewWindow makes one.
+// Window counts the units admitted in the last Span, so that any period of that
+// length has at most Max of them. A Window is not safe for concurrent use.
+// Create one with NewWindow; the zero Window is not usable.
 type Window struct {
 	Max   int
 	Span  int64 // nanoseconds
-	width int64 // of a part; 0 where every unit is remembered
+	width int64 // nanoseconds of a part; 0 if each unit is remembered by itself
 	marks []entry
 	first int // index of the oldest in marks that still counts
 	used  int
-	Last  int64 // the latest time seen; time never goes back in here
+	Last  int64 // latest time seen, in Unix nanoseconds; it never goes back
 }
 
 // entry is a number of units at one time, or in one part of the window.
 type entry struct {
-	at int64 // nanoseconds; of a part its last
+	at int64 // Unix nanoseconds; for a part, its last one
 	n  int
 }
 
-// NewWindow makes an empty window.
+// NewWindow returns an empty window that admits limit units in any span.
 func NewWindow(limit int, span time.Duration) Window {
 	w := Window{Max: limit, Span: int64(span)}
 	if limit > exactMax {
@@ -46,12 +47,12 @@ func NewWindow(limit int, span time.Duration) Window {
 	return w
 }
 
-// Fits says whether the window is made for this limit.
+// Fits reports whether the window has this limit and span.
 func (w *Window) Fits(limit int, span time.Duration) bool {
 	return w.Max == limit && w.Span == int64(span)
 }
 
-// Resize gives a window for another limit that remembers what this one does.
+// Resize returns a window with another limit or span that holds the same units.
 func (w *Window) Resize(limit int, span time.Duration) Window {
 	n := NewWindow(limit, span)
 	for _, m := range w.marks[w.first:] {
@@ -61,14 +62,15 @@ func (w *Window) Resize(limit int, span time.Duration) Window {
 	return n
 }
 
-// Used gives the units that count at a time.
+// Used returns the units that count at now.
 func (w *Window) Used(now time.Time) int {
 	w.expire(now.UnixNano())
 	return w.used
 }
 
-// Add counts n units at a time, whether or not there is room. A time before
-// the latest one seen is taken as that one. It gives the time at which they count.
+// Add counts n units at now, even beyond Max. A now before Last counts as Last.
+// It returns the time, in Unix nanoseconds, that Remove needs to take the units
+// back.
 func (w *Window) Add(now time.Time, n int) (at int64) { return w.add(now.UnixNano(), n) }
 
 func (w *Window) add(at int64, n int) int64 {
@@ -79,9 +81,10 @@ func (w *Window) add(at int64, n int) int64 {
 	return w.insert(w.Last, n)
 }
 
-// recall counts units of an earlier time without taking that for the time that it
-// is now: of a part it is the last instant, which may be still to come, and what
-// is older would leave the window as if it had.
+// insert counts n units at the time at, in Unix nanoseconds, and does not
+// change Last. With parts, at is moved to the end of its part, which can be in
+// the future: if Last moved there, older units would leave too early. It
+// returns the time under which the units count.
 func (w *Window) insert(at int64, n int) int64 {
 	if w.width > 0 && at <= math.MaxInt64-w.width {
 		at += w.width - 1 - at%w.width
@@ -95,8 +98,8 @@ func (w *Window) insert(at int64, n int) int64 {
 	return w.marks[len(w.marks)-1].at
 }
 
-// Remove takes back n units that Add has counted at what it gave; where they are
-// not found any more it leaves all as it is.
+// Remove takes back n units. at is the time that Add returned for them. It does
+// nothing if they have left the window.
 func (w *Window) Remove(at int64, n int) {
 	for i := w.first; i < len(w.marks); i++ {
 		if m := &w.marks[i]; m.at == at && m.n >= n {
@@ -110,7 +113,8 @@ func (w *Window) Remove(at int64, n int) {
 	}
 }
 
-// forget drops what has left the window.
+// expire moves Last to now, unless that is earlier, and drops the units that
+// have left the window.
 func (w *Window) expire(now int64) {
 	w.Last = max(w.Last, now)
 	for w.first < len(w.marks) && w.Last-w.marks[w.first].at >= w.Span {
@@ -120,16 +124,16 @@ func (w *Window) expire(now int64) {
 	if w.first == len(w.marks) {
 		w.marks, w.first = w.marks[:0], 0
 	} else if w.first > 16 && w.first*2 > len(w.marks) {
-		// Moving at most as many as were dropped keeps this cheap, and the
-		// slice from growing without end.
+		// This moves fewer marks than were dropped, so it is cheap. It keeps
+		// the slice from growing forever.
 		n := copy(w.marks, w.marks[w.first:])
 		w.marks, w.first = w.marks[:n], 0
 	}
 }
 
-// Wait gives the time until n more units fit, 0 when they do now. It is the
-// first instant at which they would, if nothing else is admitted until then.
-// More units than the limit never fit: the wait is a whole span.
+// Wait returns the time from now until n more units fit if no others are
+// admitted until then, 0 if they fit now. If n is more than Max they never fit,
+// and Wait returns the whole span.
 func (w *Window) Wait(now time.Time, n int) time.Duration {
 	t := now.UnixNano()
 	w.expire(t)
@@ -145,8 +149,8 @@ func (w *Window) Wait(now time.Time, n int) time.Duration {
 	return time.Duration(w.Span)
 }
 
-// Next gives the time until the oldest unit leaves the window, 0 when it is
-// empty.
+// Next returns the time from now until the oldest unit leaves the window, 0 if
+// the window is empty.
 func (w *Window) Next(now time.Time) time.Duration {
 	t := now.UnixNano()
 	w.expire(t)
@@ -156,7 +160,8 @@ func (w *Window) Next(now time.Time) time.Duration {
 	return time.Duration(w.marks[w.first].at + w.Span - t)
 }
 
-// Append writes the window in the form that readWindow reads.
+// Append appends the units of the window to b, in the form that readWindow
+// reads. Max and Span are not included.
 func (w *Window) Append(b []byte) []byte {
 	live := w.marks[w.first:]
 	b = binary.AppendUvarint(b, uint64(len(live)))
@@ -169,11 +174,12 @@ func (w *Window) Append(b []byte) []byte {
 	return b
 }
 
-// errWindow says that stored bytes are no window.
+// errWindow means that stored bytes are not a window.
 var errWindow = errors.New("not a window")
 
-// readWindow reads what Append has written and gives the window for a limit,
-// which may be another one than at that time, and the bytes that follow.
+// readWindow reads what Append has written. It returns a window with the limit
+// and span passed in, which may differ from those at the time of writing, and
+// the bytes that follow. It returns errWindow if b is damaged.
 func readWindow(b []byte, limit int, span time.Duration) (Window, []byte, error) {
 	w := NewWindow(limit, span)
 	count, k := binary.Uvarint(b)
@@ -188,7 +194,7 @@ func readWindow(b []byte, limit int, span time.Duration) (Window, []byte, error)
 			return w, nil, errWindow
 		}
 		n, j := binary.Uvarint(b[k:])
-		if total += n; j <= 0 || n == 0 || n > math.MaxInt32 || total > math.MaxInt32 { // marks that share a part add up
+		if total += n; j <= 0 || n == 0 || n > math.MaxInt32 || total > math.MaxInt32 { // insert can add all to one mark, which must not overflow
 			return w, nil, errWindow
 		}
 		at += delta
@@ -198,52 +204,54 @@ func readWindow(b []byte, limit int, span time.Duration) (Window, []byte, error)
 	return w, b, nil
 }
 
-// The limits of the contract (1.6).
+// The names of the limits of one key (docs/contract.md, section 1.6).
 const (
 	RequestsPerMinute = "requests_per_minute_limit"
 	CallsPerDay       = "calls_per_day_limit"
 	EventsPerDay      = "calendar_events_per_day_limit"
 )
 
-// The limits beside them that all keys of an owner share.
+// The names of the limits that all keys of an owner share.
 const (
 	OwnerRequestsPerMinute = "owner_" + RequestsPerMinute
 	OwnerCallsPerDay       = "owner_" + CallsPerDay
 	OwnerEventsPerDay      = "owner_" + EventsPerDay
 )
 
-// Limit allows Max units in any span of length Window. Windows under an hour
-// are counted in memory, ahead of which a reserve is stored; longer ones in
-// the transaction that stores what was paid for.
+// Limit allows Max units in any span of length Window. A limit with a Window
+// under an hour is short: it is counted in memory, and a stored reserve covers
+// the units. A longer one is stored in the transaction of the change that the
+// units pay for.
 type Limit struct {
 	Name   string
 	Max    int
 	Window time.Duration
 }
 
-// MaxLimit is the largest limit that there may be.
+// MaxLimit is the largest allowed Limit.Max.
 const MaxLimit = 1_000_000_000
 
-// Short says whether the limit is counted in memory.
+// Short reports whether the limit is counted in memory.
 func (l Limit) Short() bool { return l.Window < time.Hour }
 
-// LimitStatus tells how a limit stands after a check.
+// LimitStatus is the state of a limit after a check.
 type LimitStatus struct {
 	Limit Limit
 	Used  int
-	Next  time.Duration // until the oldest unit comes back, 0 when none is used
-	Wait  time.Duration // until one more unit passes, 0 when one does now
+	Next  time.Duration // until the oldest unit no longer counts, 0 if none is used
+	Wait  time.Duration // until one more unit fits, 0 if one fits now
 }
 
-// Remaining is how many more units pass now.
+// Remaining returns how many more units fit now.
 func (s LimitStatus) Remaining() int { return max(0, s.Limit.Max-s.Used) }
 
-// limitStatusOf tells how a limit stands that is counted in a window.
+// limitStatusOf returns the status at now of a limit that is counted in w.
 func limitStatusOf(w *Window, limit Limit, now time.Time) LimitStatus {
 	return LimitStatus{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
 }
 
-// readDurable reads the window of a long limit.
+// readDurable returns the stored window of a long limit, an empty one if none
+// is stored.
 func readDurable(tx *Tx, id string, limit Limit) (Window, error) {
 	value, err := tx.Get("quotas", counterKey(id, limit.Name))
 	if err != nil || value == nil {
@@ -256,5 +264,5 @@ func readDurable(tx *Tx, id string, limit Limit) (Window, error) {
 	return w, nil
 }
 
-// counterKey is the key under which a limit of an id is stored.
+// counterKey returns the key under which a limit of an id is stored.
 func counterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }
