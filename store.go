@@ -21,14 +21,14 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// maxBatch bounds how many changes share one transaction, and with it how long
-// the first of them waits for the last.
+// maxBatch bounds how many changes share one transaction, and so how long the
+// first of them waits for the last.
 const maxBatch = 2048
 
-// Store is the one door to the database file; nothing else knows bbolt. Its
-// methods are safe for concurrent use. All changes run one after another in
-// one goroutine, and what is queued while a commit is under way shares the
-// next one, with one sync for all.
+// Store is the only access to the database file of a running service; nothing
+// outside the store family uses bbolt. Its methods are safe for concurrent use.
+// One goroutine, the committer, runs all changes one after another. Changes
+// queued during a commit share the next commit and its sync.
 type Store struct {
 	db   *bbolt.DB
 	file *File
@@ -37,9 +37,9 @@ type Store struct {
 
 	mu      sync.Mutex
 	queue   []*change
-	next    map[string]chan struct{} // closed at the next change of a table
+	next    map[string]chan struct{} // table name -> closed at its next change
 	closing bool
-	wake    chan struct{} // holds one token while queue has something new
+	wake    chan struct{} // holds one token while the queue has new changes
 	done    chan struct{} // closed when the committer has ended
 
 	commits atomic.Uint64
@@ -54,18 +54,18 @@ type Store struct {
 	stamp       func() []byte
 }
 
-// change is one queued function and who waits for it.
+// change is one queued function, its result and the callback for it.
 type change struct {
 	run     func(*Tx) error
 	err     error
-	spoiler bool // failed after writing, so it stays out of the next attempt
+	spoiler bool // failed after writing; the next attempt leaves it out
 	done    func(error)
 }
 
-// OpenStore opens an existing database file. An empty, missing or foreign file
-// is an error: starting afresh would drop every key and count without a word.
-// stamp, if not nil, gives a value that each commit stores too (Stamp reads
-// it back).
+// OpenStore opens an existing database file. A missing, empty or foreign file
+// is an error, because a new file in its place would silently lose every key
+// and count. stamp may be nil. If it is not, each commit stores the value that
+// it returns, and Stamp reads that value back.
 func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	f, err := OpenFile(path, false)
 	if err != nil {
@@ -79,8 +79,9 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	return s, nil
 }
 
-// Observe has a function told of each commit: how many changes shared it and how
-// long it took. It runs in the committer and must be quick.
+// Observe calls f after each commit with the number of changes that shared it
+// and the time it took. f runs in the committer and must be quick. A later call
+// replaces f.
 func (s *Store) Observe(f func(changes int, took time.Duration)) { s.observe.Store(&f) }
 
 func (s *Store) count(changes int, took time.Duration) {
@@ -91,16 +92,17 @@ func (s *Store) count(changes int, took time.Duration) {
 	}
 }
 
-// Counts is how many commits there were in this run, and how many changes.
+// Counts returns the numbers of commits and of committed changes since
+// OpenStore.
 func (s *Store) Counts() (commits, changes uint64) { return s.commits.Load(), s.changes.Load() }
 
-// FreeBytes is how much of the file is free for new records.
+// FreeBytes returns how many bytes of the file are free for new records.
 func (s *Store) FreeBytes() int64 { return int64(s.db.Stats().FreeAlloc) }
 
-// ID is the store's id, made once with the file.
+// ID returns the store's id, which was set when the file was created.
 func (s *Store) ID() string { return s.id }
 
-// Size is the length of the file in bytes.
+// Size returns the length of the file in bytes.
 func (s *Store) Size() (int64, error) {
 	info, err := os.Stat(s.path)
 	if err != nil {
@@ -109,7 +111,8 @@ func (s *Store) Size() (int64, error) {
 	return info.Size(), nil
 }
 
-// Stamp gives the value stored with the last commit, nil where there is none.
+// Stamp returns the value that the last commit with a stamp stored, nil if
+// there is none.
 func (s *Store) Stamp() ([]byte, error) {
 	var value []byte
 	err := s.View(func(tx *Tx) (err error) {
@@ -119,12 +122,12 @@ func (s *Store) Stamp() ([]byte, error) {
 	return value, err
 }
 
-// Failed is closed when a commit has gone wrong. The store then refuses
-// everything, since bbolt may or may not have written that commit, and the
-// process should end.
+// Failed returns a channel that is closed when a commit fails. The store then
+// refuses all reads and writes, because bbolt may or may not have written that
+// commit. The process should end.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
-// Err says why the store has failed, nil while it has not.
+// Err returns the cause of the store's failure, nil if it has not failed.
 func (s *Store) Err() error {
 	if p := s.cause.Load(); p != nil {
 		return *p
@@ -132,17 +135,19 @@ func (s *Store) Err() error {
 	return nil
 }
 
-// Failing says whether the store has failed.
+// Failing reports whether the store has failed.
 func (s *Store) Failing() bool { return s.cause.Load() != nil }
 
-// View runs a function on an unchanging state. Nothing of the transaction may
-// be used after it returns. The error is the function's own, or
-// ErrUnavailable, or tells of a damaged page.
+// View calls run with a consistent state of the store. Nothing of the
+// transaction may be used after View returns. It returns the error of run,
+// ErrUnavailable if the store is closed or has failed, or an error about a
+// damaged page.
 func (s *Store) View(run func(*Tx) error) error {
 	if s.cause.Load() != nil {
 		return ErrUnavailable
 	}
-	// A damaged page can lead out of the map of the file, which is a fault of memory.
+	// A damaged page can lead outside the mapped file. The access is then a
+	// memory fault, which this turns into a panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b, File: s.file.Handle}, run) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
@@ -151,17 +156,18 @@ func (s *Store) View(run func(*Tx) error) error {
 	return err
 }
 
-// Guard fails the store where its file is no longer the one that its path leads
-// to. Each commit looks too; this is for the time between them.
+// CheckFile fails the store if its path no longer leads to the open file. Each
+// commit checks this too; CheckFile is for the time between commits.
 func (s *Store) CheckFile() {
 	if err := s.file.InPlace(); err != nil {
 		s.fail(err)
 	}
 }
 
-// CopyTo writes the state of this moment, compacted, to a new file and returns
-// once it is on disk. Reads and writes go on meanwhile; what they free is used
-// again only after it.
+// CopyTo writes the current state of the store, compacted, to a new file and
+// returns once the file is on disk. It fails if the file exists. Reads and
+// writes continue during the copy. Pages that they free are reused only after
+// it, so the store's file can grow.
 func (s *Store) CopyTo(path string) error {
 	if s.Failing() {
 		return ErrUnavailable
@@ -169,19 +175,21 @@ func (s *Store) CopyTo(path string) error {
 	return compact(s.db, path)
 }
 
-// Update runs a function that changes the store and returns once its changes
-// are on disk. An error of the function leaves nothing of it behind and is
-// returned as it is. The function may run more than once, so it changes
-// memory only through Tx.After. It returns ErrUnavailable when the store is
-// closed or has failed; then the change may or may not have happened.
+// Update calls run, which changes the store, and returns once the changes are
+// on disk. If run returns an error, Update discards its changes and returns the
+// error unchanged. run may be called more than once, so it must change memory
+// only through Tx.After. Update returns ErrUnavailable if the store is closed
+// or has failed; the change may still be on disk then. Do not call it inside a
+// transaction.
 func (s *Store) Update(run func(*Tx) error) error {
 	done := make(chan error, 1)
 	s.Queue(run, func(err error) { done <- err })
 	return <-done
 }
 
-// Queue is Update without the waiting: done gets its result, in the
-// committer's goroutine, and must not block.
+// Queue is Update without the wait. done receives the result in the committer's
+// goroutine and must not block. If the store is closed or has failed, Queue
+// calls done itself before it returns.
 func (s *Store) Queue(run func(*Tx) error, done func(error)) {
 	s.mu.Lock()
 	if s.closing || s.cause.Load() != nil {
@@ -197,7 +205,8 @@ func (s *Store) Queue(run func(*Tx) error, done func(error)) {
 	}
 }
 
-// Close writes what is queued, refuses anything new and closes the file.
+// Close commits the queued changes, refuses new ones and closes the file. A
+// second call does nothing.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	already := s.closing
@@ -214,9 +223,9 @@ func (s *Store) Close() error {
 	return s.db.Close()
 }
 
-// Generation counts the commits that changed a table. Who keeps a copy of a
-// table's contents reads it before the table, and drops the copy when it has
-// moved.
+// Generation returns the counter of the commits that changed a table since
+// OpenStore; only the store adds to it. To cache a table, read its generation
+// before the table, and drop the cache once the generation differs.
 func (s *Store) Generation(table string) *atomic.Uint64 {
 	if g, ok := s.generations.Load(table); ok {
 		return g.(*atomic.Uint64)
@@ -225,15 +234,16 @@ func (s *Store) Generation(table string) *atomic.Uint64 {
 	return g.(*atomic.Uint64)
 }
 
-// Watch gives a channel that holds a token once a commit has changed a table.
-// All who watch one table share it.
+// Watch returns a channel that holds one token after a commit has changed the
+// table. All callers for one table share the channel, so one of them receives
+// the token.
 func (s *Store) Watch(table string) <-chan struct{} {
 	c, _ := s.watched.LoadOrStore(table, make(chan struct{}, 1))
 	return c.(chan struct{})
 }
 
-// Await waits until Generation of a table is another than since, and says
-// whether it is; it is not where the context ended or the store failed first.
+// Await waits until Generation of the table differs from since, and reports
+// whether it does. It returns false if ctx ends or the store fails first.
 func (s *Store) Await(ctx context.Context, table string, since uint64) bool {
 	for {
 		s.mu.Lock()
@@ -256,7 +266,8 @@ func (s *Store) Await(ctx context.Context, table string, since uint64) bool {
 	}
 }
 
-// announce wakes those who wait for a change of a table.
+// announce counts a commit that changed a table and wakes the callers of Watch
+// and Await.
 func (s *Store) announce(table string) {
 	s.Generation(table).Add(1)
 	if c, ok := s.watched.Load(table); ok {
@@ -273,15 +284,16 @@ func (s *Store) announce(table string) {
 	}
 }
 
-// commitAll is the committer: the one goroutine that writes. It has no
-// recover: a panic here means a damaged file or a bug, and must end the
-// process rather than one request.
+// commitAll is the committer, the only goroutine that writes. It recovers no
+// panic except of damaged pages and index entries, see guarded: any other is a
+// bug and must end the process, not just one request.
 func (s *Store) commitAll() {
 	defer close(s.done)
 	for range s.wake {
 		for {
-			// First everybody who is ready to run may queue a change. On one core
-			// the first of them would else have a commit, and its sync, to itself.
+			// Let every goroutine that is ready queue its change first.
+			// Otherwise, on one core, the first of them would get a commit and
+			// its sync for itself.
 			runtime.Gosched()
 			s.mu.Lock()
 			n := min(len(s.queue), maxBatch)
@@ -300,8 +312,9 @@ func (s *Store) commitAll() {
 	}
 }
 
-// commit runs a batch in one transaction. A change that fails after it wrote
-// something takes the transaction with it; the others then run again without it.
+// commit runs a batch in one transaction. If a change fails after it wrote
+// something, the transaction is rolled back and the others run again without
+// it.
 func (s *Store) commit(batch []*change) {
 	began := time.Now()
 	for {
@@ -332,9 +345,10 @@ func (s *Store) commit(batch []*change) {
 	}
 }
 
-// attempt runs those of the batch that have not failed. spoiled says that one
-// more has, after writing, and that nothing was committed. tx is nil where
-// nothing was to be written.
+// attempt runs the changes of the batch that have not failed after writing, in
+// one transaction. If another change fails so, nothing is committed and spoiled
+// is true. tx is nil if spoiled is true or err is not nil. If nothing was
+// written there is no commit.
 func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	if s.cause.Load() != nil {
 		return nil, false, ErrUnavailable
@@ -375,15 +389,15 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	return tx, false, nil
 }
 
-// guarded runs a function and gives the damage it came upon as its error.
-// Other panics go on.
+// guarded calls run and returns an error if run panics because of damage to the
+// file. Other panics continue.
 func guarded(tx *Tx, run func(*Tx) error) (err error) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
 		case damage:
 			err = p.Err
-		case interface{ Addr() uintptr }: // a fault of memory, see debug.SetPanicOnFault
+		case interface{ Addr() uintptr }: // memory fault, see debug.SetPanicOnFault
 			err = fmt.Errorf("the database is damaged (%v); restore a backup", p)
 		default:
 			panic(p)
@@ -392,7 +406,8 @@ func guarded(tx *Tx, run func(*Tx) error) (err error) {
 	return run(tx)
 }
 
-// fail poisons the store: no read or write is answered from now on.
+// fail marks the store as failed: from now on it refuses every read and write.
+// Only the first cause is kept.
 func (s *Store) fail(err error) {
 	if s.cause.CompareAndSwap(nil, &err) {
 		close(s.failed)

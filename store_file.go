@@ -21,15 +21,15 @@ import (
 	"latchkey/internal/durable"
 )
 
-// storeFormat is the number of the layout this program writes, and the newest
-// that it reads.
+// storeFormat is the number of the layout that this program writes, and the
+// newest one that it reads.
 const storeFormat = 1
 
-// header is the record that says what kind of file this is.
+// header is the record that identifies the file and its format.
 type header struct {
 	Format    int       `json:"format"`
-	MinReader int       `json:"min_reader"` // a program reads the file if it knows this format; 0 stands for Format
-	Writer    string    `json:"writer"`     // the version of the program that made this format of it
+	MinReader int       `json:"min_reader"` // oldest format whose programs can read the file; 0 means Format
+	Writer    string    `json:"writer"`     // version of the program that brought the file to this format
 	StoreID   string    `json:"store_id"`
 	ByteOrder string    `json:"byte_order"`
 	CreatedAt time.Time `json:"created_at"`
@@ -44,9 +44,9 @@ func (h header) Put(tx *Tx) error {
 	return tx.Put("meta", []byte("header"), value)
 }
 
-// CreateStore makes a new, empty database file with the given id. It fails
-// where a file of that name exists. A crash in between leaves no file of that
-// name: it is made under another one, synced and renamed.
+// CreateStore creates an empty database file with this id. It fails if path
+// exists. It writes path.new, syncs it and renames it, so a crash leaves no
+// partial file at path.
 func CreateStore(path, id string, now time.Time) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("create store %s: the file exists", path)
@@ -73,20 +73,20 @@ func CreateStore(path, id string, now time.Time) error {
 // File is an open database file.
 type File struct {
 	Header header
-	DB     *bbolt.DB // for Store alone
-	Handle *os.File  // that of DB, closed with it; for Store alone
+	DB     *bbolt.DB // only for Store
+	Handle *os.File  // the file of DB, which closes it; only for Store
 	path   string
-	info   os.FileInfo // of the file that is open, whatever its name leads to by now
+	info   os.FileInfo // of the open file, which path may no longer lead to
 }
 
-// OpenFile opens an existing database file and reads its header. An empty,
-// missing, damaged or foreign file is an error. With readOnly nothing of it is
-// changed, and several may read it.
+// OpenFile opens an existing database file and reads its header. A missing,
+// empty, damaged or foreign file is an error. With readOnly it changes nothing
+// in the file, and several processes can read it.
 func OpenFile(path string, readOnly bool) (*File, error) {
 	return openFormat(path, readOnly, storeFormat)
 }
 
-// openFormat is OpenFile for a program that knows the formats up to newest.
+// openFormat is OpenFile for a program that reads formats up to newest.
 func openFormat(path string, readOnly bool, newest int) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -100,7 +100,7 @@ func openFormat(path string, readOnly bool, newest int) (*File, error) {
 	}
 	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, ReadOnly: readOnly}
 	if runtime.GOOS == "linux" && is64 && !readOnly {
-		opts.InitialMmapSize = 256 << 20 // growing past the map stalls all readers
+		opts.InitialMmapSize = 256 << 20 // a file that outgrows its mapping stalls all readers
 	}
 	f := &File{path: path, info: info}
 	opts.OpenFile = func(name string, flag int, mode os.FileMode) (opened *os.File, err error) {
@@ -123,9 +123,9 @@ func openFormat(path string, readOnly bool, newest int) (*File, error) {
 	return f, nil
 }
 
-// InPlace says whether the open file is still the one that its path leads to.
-// What is written to another one is lost with the process. It fails only where
-// that is certain.
+// InPlace returns an error if path no longer leads to the open file: what is
+// written to a moved or removed file is lost when the process ends. Other
+// errors of the look-up are ignored, because they prove nothing.
 func (f *File) InPlace() error {
 	now, err := os.Stat(f.path)
 	switch {
@@ -137,20 +137,21 @@ func (f *File) InPlace() error {
 	return nil
 }
 
-// Update runs a function that changes the file, in one transaction that is on
-// disk when it returns, whole or not at all.
+// Update calls run in one transaction. When it returns, the changes of run are
+// on disk, or, with an error, none of them is.
 func (f *File) Update(run func(*Tx) error) error {
 	return undamaged(f.path, func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
 }
 
-// View runs a function on the file's contents. Nothing of the transaction may
-// be used after it returns.
+// View calls run with the contents of the file. Nothing of the transaction may
+// be used after View returns.
 func (f *File) View(run func(*Tx) error) error {
 	return undamaged(f.path, func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle}) }) })
 }
 
-// undamaged makes an error of what a damaged page or index entry of the file at a
-// path panics with: only the pages that are read are looked at.
+// undamaged calls run and returns an error if run panics because a page or
+// index entry of the file at path is damaged. bbolt checks a page only when it
+// reads it. Any other panic becomes such an error too.
 func undamaged(path string, run func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -164,28 +165,29 @@ func undamaged(path string, run func() error) (err error) {
 	return run()
 }
 
-// Current says whether the file has the format of today, which the tables are
-// of. An earlier one is checked without them, and migrated at the next start.
+// Current reports whether the file has at least the format of this program,
+// which its tables need. A file in an older format is checked without the
+// tables and is migrated at the next start.
 func (f *File) Current() bool { return f.Header.Format >= storeFormat }
 
-// CopyTo is Compact of the file.
+// CopyTo writes a compacted copy of the file to path, which must not exist.
 func (f *File) CopyTo(path string) error { return compact(f.DB, path) }
 
-// Close lets go of the file.
+// Close closes the file.
 func (f *File) Close() error { return f.DB.Close() }
 
-// is64 says that there is address space to spare.
+// is64 is true if the address space is large enough for a large mapping.
 const is64 = ^uint(0)>>63 == 1
 
-// openChecked turns what bbolt says, or panics with, on a damaged file into
-// one clear error.
+// openChecked opens a database and turns every error or panic of bbolt about a
+// damaged file into one clear error.
 func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("open store %s: the file is damaged (%v); restore a backup to this place", path, p)
 		}
 	}()
-	// A page past the end of a file that was cut short is a fault of memory.
+	// A page past the end of a truncated file is a memory fault.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	db, err = bbolt.Open(path, 0o600, opts)
 	switch {
@@ -201,8 +203,9 @@ func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 	return db, nil
 }
 
-// readHeader checks that a program that knows the formats up to newest can read
-// the file, which has a size.
+// readHeader returns the header, after it has checked that the file is complete
+// and that a program that reads formats up to newest can read it. size is the
+// length of the file in bytes.
 func readHeader(db *bbolt.DB, size int64, newest int) (h header, err error) {
 	err = db.View(func(b *bbolt.Tx) error {
 		if b.Size() > size {
@@ -238,8 +241,8 @@ func writer(h header) string {
 	return h.Writer
 }
 
-// swapped says whether a file begins as a database does that was written with
-// the other byte order: bbolt's mark stands behind the 16 bytes of a page.
+// swapped reports whether a file begins like a database written with the other
+// byte order. bbolt's magic number follows the 16 bytes of the page header.
 func swapped(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -254,13 +257,12 @@ func swapped(path string) bool {
 	return bits.ReverseBytes32(binary.NativeEndian.Uint32(head[16:])) == mark
 }
 
-// compactBatch is how many bytes one transaction of a compaction holds.
+// compactBatch is the most bytes in one transaction of a compaction.
 const compactBatch = 4 << 20
 
-// compact writes what a database holds at this moment into a new file, without
-// the free pages, in which deleted records go on to stand. It fails where a
-// file of that name exists. The file is on disk when it returns; on an error
-// there is none.
+// compact writes the current contents of a database to a new file, without the
+// free pages, which still hold deleted records. It fails if path exists. The
+// file is on disk when compact returns; after an error there is none.
 func compact(from *bbolt.DB, path string) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("write %s: the file exists", path)
@@ -275,24 +277,25 @@ func compact(from *bbolt.DB, path string) (err error) {
 	return nil
 }
 
-// transfer copies what a database holds, in transactions of compactBatch bytes.
+// transfer copies the contents of a database in transactions of compactBatch
+// bytes.
 func transfer(to, from *bbolt.DB) error {
-	// What is put is not copied before it is committed, and pages that nobody
-	// reads are written over: so the reading goes on to the end of the last
-	// commit. That of bbolt.Compact does not, which is only for a database that
-	// nobody changes meanwhile.
+	// bbolt does not copy a value before the commit, and it overwrites pages
+	// that no transaction reads. So the read transaction must stay open until
+	// the last commit. bbolt.Compact closes it before; it is only for a
+	// database that nobody changes.
 	return undamaged(from.Path(), func() error {
 		return from.View(func(source *bbolt.Tx) error { return pour(to, source) })
 	})
 }
 
-// pour is transfer out of one transaction. Buckets stand in no others.
+// pour copies everything that source sees. The store has no nested buckets.
 func pour(to *bbolt.DB, source *bbolt.Tx) error {
 	into, err := to.Begin(true)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = into.Rollback() }() // of what was committed nothing
+	defer func() { _ = into.Rollback() }() // no effect after a commit
 	size := 0
 	err = source.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
 		made, err := into.CreateBucket(name)
@@ -314,7 +317,7 @@ func pour(to *bbolt.DB, source *bbolt.Tx) error {
 				into, size = next, 0
 			}
 			b := into.Bucket(name)
-			b.FillPercent = 1 // no more comes between them
+			b.FillPercent = 1 // keys arrive in order, so full pages are never split
 			return b.Put(key, value)
 		})
 	})
@@ -331,8 +334,8 @@ func nativeOrder() string {
 	return "little"
 }
 
-// ReadSmall reads a small file, and fails where the path leads to something
-// else: to open a pipe would wait for a writer for ever.
+// ReadSmall returns the contents of a small file. It fails if path is not a
+// regular file, because opening a pipe could block forever.
 func ReadSmall(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -344,29 +347,29 @@ func ReadSmall(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// migration takes a store from one format to the next. It reads and writes records
-// as they are in these two formats, so it uses no table: those are of today,
-// and the step has to go on meaning the same.
+// migration changes a store from one format to the next. It reads and writes
+// the records as they are in those two formats. It uses no Table, because
+// tables change with the program and a migration must not.
 type migration struct {
-	What string // told in the log, such as "calls know their team"
-	// MinReader is the oldest format whose programs can still read the result,
-	// 0 for none but the new one's.
+	What string // for the log, such as "calls know their team"
+	// MinReader is the oldest format whose programs can still read the result.
+	// 0 means the new format.
 	MinReader int
-	// Run changes the records. The header changes with it, in one transaction.
+	// Run changes the records, in the same transaction as the header.
 	Run func(tx *Tx) error
 }
 
-// Migrations are the changes of the format up to now: the first one leads from
-// format 1 to format 2. There was none yet.
+// Migrations returns all migrations in order. The first one leads from format 1
+// to format 2; there are none yet.
 func Migrations() []migration { return nil }
 
-// Migrate brings the database in a file from an earlier format to the one that
-// the last of the steps leads to, and says where the copy is that it made
-// before, "" where nothing was to be done. A step happens whole or not at all:
-// whenever the process ends, the next call goes on from there. After an error
-// of the first step there is no copy, and the file is as it was. fits, which may
-// be nil, is asked first whether this is the right file. The process must hold
-// the folder.
+// Migrate changes the database file at path to the format that the last step
+// leads to. Before that it copies the file and returns the path of the copy, ""
+// if there was nothing to do. Each step is one transaction; after a crash the
+// next call continues with the next step. If the first step fails, the file is
+// unchanged and the copy is removed. fits may be nil; an error from it ends
+// Migrate before anything changes. The process must hold the lock on the data
+// folder.
 func Migrate(path string, steps []migration, fits func(*File) error, log *slog.Logger) (kept string, err error) {
 	to := 1 + len(steps)
 	f, err := openFormat(path, false, to)
@@ -405,7 +408,7 @@ func Migrate(path string, steps []migration, fits func(*File) error, log *slog.L
 	return kept, nil
 }
 
-// step makes one change, and the header that goes with it.
+// step runs one migration and stores the new header in the same transaction.
 func (f *File) step(s migration) error {
 	h := f.Header
 	h.Format++
@@ -425,21 +428,21 @@ func (f *File) step(s migration) error {
 	return err
 }
 
-// copyName is the same for one store and format, so that a start that fails
-// again and again does not fill the disk. What it replaces is an earlier state
-// of that store in that format.
+// copyName returns the path of the copy of a store in a format. The path is
+// always the same, so that repeated failed starts do not fill the disk. A file
+// that it replaces is an earlier state of the same store in the same format.
 func copyName(path string, h header) string {
 	id := strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
 			return r
 		}
-		return -1 // what a foreign file says may be no part of a path
+		return -1 // the id of a foreign file could otherwise change the path
 	}, h.StoreID)
 	return fmt.Sprintf("%s.format-%d-%s", path, h.Format, id[:min(8, len(id))])
 }
 
-// keepCopy makes a compacted copy, which has its name only when it is whole
-// and on disk.
+// keepCopy writes a compacted copy to path. The copy gets this name only once
+// it is complete and on disk.
 func keepCopy(f *File, path string) error {
 	part := path + ".part"
 	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {

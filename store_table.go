@@ -14,9 +14,10 @@ import (
 	"latchkey/internal/boltcheck"
 )
 
-// Table keeps records of one kind as JSON under a key of their own, with
-// indexes that change together with them. A Table holds no state: its methods
-// work on the transaction they are given. Records only ever gain fields.
+// Table defines how records of one type are stored as JSON, each under its key,
+// with indexes that change together with them. A Table holds no state; its
+// methods work on the transaction passed to them. The type of the records may
+// gain fields but never lose one.
 type Table[T any] struct {
 	Name    string
 	Key     func(T) []byte
@@ -24,19 +25,19 @@ type Table[T any] struct {
 	Audit   AuditPolicy
 }
 
-// Index finds records by something other than their key. Keys gives the
-// entries of a record: the bytes to sort and look up by. What an entry finds is
-// read back in order with Table.Find.
+// Index finds records by something other than their key. Keys returns the index
+// entries of a record as bytes to sort and search by. Table.Find iterates over
+// them.
 type Index[T any] struct {
 	Name string
 	Keys func(T) [][]byte
 }
 
-// IDKey is the key of a record with a number for an id; it sorts as the
-// numbers do.
+// IDKey returns the key of a record with a numeric id. Keys sort as the ids do.
 func IDKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
-// NextID gives the next number of the table's own sequence, from 1.
+// NextID returns the next number of the table's own sequence, which begins at
+// 1.
 func (t Table[T]) NextID(tx *Tx) (uint64, error) {
 	b, err := tx.Bolt.CreateBucketIfNotExists([]byte(t.Name))
 	if err != nil {
@@ -46,7 +47,7 @@ func (t Table[T]) NextID(tx *Tx) (uint64, error) {
 	return b.NextSequence()
 }
 
-// Get reads the record of a key; ErrNotFound where there is none.
+// Get returns the record with this key, or ErrNotFound if there is none.
 func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	var v T
 	b := tx.Bolt.Bucket([]byte(t.Name))
@@ -72,7 +73,8 @@ func (t Table[T]) decode(key, raw []byte) (T, error) {
 	return v, nil
 }
 
-// Put stores a record, new or changed, and its index entries.
+// Put stores a new or changed record and updates its index entries, the count
+// of the table and the audit trace.
 func (t Table[T]) Put(tx *Tx, v T) error {
 	key := t.Key(v)
 	old, found, err := t.old(tx, key)
@@ -100,8 +102,8 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 	return t.trace(tx, old, found, &v)
 }
 
-// Delete removes the record of a key and its index entries; ErrNotFound where
-// there is none.
+// Delete removes the record with this key and its index entries. It returns
+// ErrNotFound if there is no such record.
 func (t Table[T]) Delete(tx *Tx, key []byte) error {
 	old, found, err := t.old(tx, key)
 	if err != nil {
@@ -125,7 +127,7 @@ func (t Table[T]) Delete(tx *Tx, key []byte) error {
 	return t.trace(tx, old, true, nil)
 }
 
-// trace tells of a change to who listens.
+// trace adds a change to the transaction's ChangeSet, if it has one.
 func (t Table[T]) trace(tx *Tx, old T, found bool, v *T) error {
 	if tx.Trace == nil || t.Audit.Object == "" {
 		return nil
@@ -153,7 +155,7 @@ func (t Table[T]) old(tx *Tx, key []byte) (v T, found bool, err error) {
 	return v, true, err
 }
 
-// reindex replaces the entries of one index; v nil takes them all away.
+// reindex replaces the entries of one index. A nil v removes them all.
 func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v *T) error {
 	var before, now [][]byte
 	if found {
@@ -184,7 +186,8 @@ func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v 
 	return nil
 }
 
-// Count gives the number of records, without reading them.
+// Count returns the number of records. It reads a stored number, not the
+// records.
 func (t Table[T]) Count(tx *Tx) (int, error) {
 	value, err := tx.Get("counts", []byte(t.Name))
 	if err != nil || value == nil {
@@ -201,15 +204,17 @@ func (t Table[T]) count(tx *Tx, by int) error {
 	return tx.Put("counts", []byte(t.Name), IDKey(uint64(n+by)))
 }
 
-// entry notes that the table has changed, for Store.Generation.
+// mark adds the table to the changed ones of the transaction, for
+// Store.Generation.
 func (t Table[T]) mark(tx *Tx) {
 	if !slices.Contains(tx.Changed, t.Name) {
 		tx.Changed = append(tx.Changed, t.Name)
 	}
 }
 
-// All goes through the records in the order of their keys, or backwards. The
-// table must not be changed meanwhile. It ends after the first error.
+// All iterates over the records in the order of their keys, or in reverse
+// order. Do not change the table during the iteration. It ends after the first
+// error.
 func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		b := tx.Bolt.Bucket([]byte(t.Name))
@@ -230,10 +235,11 @@ func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
 	}
 }
 
-// Find goes through the entries of an index that begin with prefix, in their
-// order or backwards, and gives each entry after the prefix and the key of its
-// record. Both are valid only until the next step. The table must not be
-// changed meanwhile. A damaged entry ends the transaction with an error.
+// Find iterates over the entries of an index that begin with prefix, in byte
+// order or in reverse. It yields the part of each entry after the prefix, and
+// the key of the record. Both slices are valid only until the next step. Do not
+// change the table during the iteration. A damaged entry ends the transaction
+// with an error.
 func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
 		for w := t.Walk(tx, index, prefix, backwards); w.Entry != nil; w.Next() {
@@ -244,8 +250,8 @@ func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter
 	}
 }
 
-// Walker goes through entries as Find does, for those who go through several
-// indexes at once. Entry is nil when there are no more.
+// Walker iterates over the same entries as Find, step by step, so that a caller
+// can merge several indexes. Entry is nil after the last entry.
 type Walker struct {
 	Entry, Key []byte
 	bucket     string
@@ -253,7 +259,7 @@ type Walker struct {
 	step       func() ([]byte, []byte)
 }
 
-// Walk stands on the first entry that Find would give.
+// Walk returns a Walker at the first entry that Find would yield.
 func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, backwards bool) *Walker {
 	w := &Walker{bucket: t.Name + "/" + index, prefix: prefix}
 	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
@@ -264,7 +270,7 @@ func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, backwards bool) *Wal
 	return w
 }
 
-// Next goes on to the next entry.
+// Next moves to the next entry. Do not call it when Entry is nil.
 func (w *Walker) Next() { w.take(w.step()) }
 
 func (w *Walker) take(entry, value []byte) {
@@ -275,7 +281,8 @@ func (w *Walker) take(entry, value []byte) {
 	w.Entry, w.Key = split(w.bucket, w.prefix, entry, value)
 }
 
-// split parts an entry into what follows the prefix and the record's key.
+// split returns the part of an index entry after the prefix, and the record key
+// at its end. It panics with damage if the entry is damaged.
 func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
 	key, err := entryKey(bucket, entry, value)
 	if err == nil && len(prefix)+len(key) > len(entry) {
@@ -287,7 +294,8 @@ func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
 	return entry[len(prefix) : len(entry)-len(key)], key
 }
 
-// From is Find forwards for the entries that are not before prefix and first.
+// From is Find, forwards, for the entries with prefix that sort at or after
+// prefix followed by first.
 func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
 		bucket := t.Name + "/" + index
@@ -304,7 +312,8 @@ func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]b
 	}
 }
 
-// seek puts a cursor on the first or the last entry with a prefix.
+// seek moves a cursor to the first entry with a prefix, or backwards to the
+// last. The caller checks that the entry found has the prefix. step moves on.
 func seek(c *bbolt.Cursor, prefix []byte, backwards bool) (key, value []byte, step func() ([]byte, []byte)) {
 	if !backwards {
 		key, value = c.Seek(prefix)
@@ -327,8 +336,8 @@ func seek(c *bbolt.Cursor, prefix []byte, backwards bool) (key, value []byte, st
 	return key, value, c.Prev
 }
 
-// One gives the record that an index finds under exactly this entry;
-// ErrNotFound where there is none.
+// One returns the record under exactly this index entry, or ErrNotFound if
+// there is none.
 func (t Table[T]) One(tx *Tx, index string, entry []byte) (T, error) {
 	for rest, key := range t.Find(tx, index, entry, false) {
 		if len(rest) == 0 {
@@ -340,7 +349,7 @@ func (t Table[T]) One(tx *Tx, index string, entry []byte) (T, error) {
 }
 
 // Has reports whether an index has a record under exactly this entry. It does
-// not read the record: what is taken stays taken when the record is damaged.
+// not read the record, so a name stays taken even if its record is damaged.
 func (t Table[T]) Has(tx *Tx, index string, entry []byte) bool {
 	for rest := range t.Find(tx, index, entry, false) {
 		if len(rest) == 0 {
@@ -350,26 +359,29 @@ func (t Table[T]) Has(tx *Tx, index string, entry []byte) bool {
 	return false
 }
 
-// Checked is a table whose records and indexes can be held against each other.
+// Checked is a table, or other stored data, that can be checked for
+// consistency.
 type Checked interface {
-	// Check reports what does not fit; the error is for a store that cannot be
-	// read.
+	// Check calls report for each problem. It returns an error if the store
+	// cannot be read.
 	Check(tx *Tx, report func(problem string)) error
 }
 
-// CheckResult says what a check went through.
+// CheckResult is the result of CheckStore. Problems has at most maxProblems
+// items.
 type CheckResult struct {
 	Records  int      `json:"records"`
 	Entries  int      `json:"index_entries"`
 	Problems []string `json:"problems"`
 }
 
-// maxProblems is how many problems a check lists: a damaged file can have more
-// than anyone reads.
+// maxProblems is how many problems a check lists. A damaged file can have more
+// than anybody reads.
 const maxProblems = 100
 
-// CheckStore goes through the whole store in one transaction: the pages of the
-// file, the checksum of every record, every index entry, and the tables.
+// CheckStore checks the whole store in one transaction: the pages of the file,
+// the checksum of every record, every index entry, and the tables. If pages are
+// damaged it checks nothing else.
 func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	result := CheckResult{Problems: []string{}}
 	report := func(problem string) {
@@ -379,7 +391,7 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	}
 	boltcheck.Check(tx.Bolt, tx.File, report)
 	if len(result.Problems) > 0 {
-		return result, nil // what hangs from bad pages cannot be walked
+		return result, nil // buckets with damaged pages cannot be read safely
 	}
 	counts := map[string]int{}
 	err := tx.Walk(func(bucket string, key, stored []byte) error {
@@ -415,7 +427,8 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	return result, nil
 }
 
-// checkEntry holds an index entry against the record it ends with.
+// checkEntry checks that an index entry is undamaged and that its record
+// exists.
 func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(string)) {
 	key, err := entryKey(bucket, entry, value)
 	if err != nil {
@@ -427,14 +440,15 @@ func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(s
 	}
 }
 
-// Check reports records that cannot be read or stand under another key than
-// theirs, and indexes that lack an entry or have one too many.
+// Check reports records that cannot be read or are stored under a wrong key,
+// and indexes with missing or extra entries. It ends at the first record that
+// cannot be read.
 func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 	wanted := make([]int, len(t.Indexes))
 	for v, err := range t.All(tx, false) {
 		if err != nil {
 			report(err.Error())
-			return nil // the walk ends there
+			return nil // the iteration ends at an error
 		}
 		key := t.Key(v)
 		if !tx.Has(t.Name, key) {

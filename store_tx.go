@@ -15,29 +15,31 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Tx is a transaction: a consistent view, and in Update a set of changes that
-// happen together. It is valid only inside the function that got it.
+// Tx is a transaction: a consistent view of the store and, in Update, a set of
+// changes that are committed together. It is valid only inside the function
+// that receives it, and not safe for concurrent use.
 type Tx struct {
-	Bolt    *bbolt.Tx   // for tables alone
-	File    io.ReaderAt // the file as it is on disk, in View alone
-	Writes  int         // how much was written
-	Changed []string    // the tables that were
-	Afters  []func()    // what After was given
-	Trace   *ChangeSet  // told of each changed record, nil for nobody
+	Bolt    *bbolt.Tx   // only for the store family
+	File    io.ReaderAt // the file as it is on disk; nil in Update
+	Writes  int         // number of writes so far
+	Changed []string    // names of the changed tables
+	Afters  []func()    // the functions passed to After
+	Trace   *ChangeSet  // records each changed record; may be nil
 }
 
-// After has a function called once the transaction is on disk, before anybody
-// who waits for it goes on. It runs in the committer and must not block.
+// After calls f once the transaction has succeeded and is on disk, before
+// Update returns. f runs in the committer and must not block.
 func (tx *Tx) After(f func()) { tx.Afters = append(tx.Afters, f) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// recordVersion opens every stored value; five bytes of version and CRC-32C
-// stand before its contents, because bbolt itself checks only its meta pages.
+// recordVersion is the first byte of every stored value. A CRC-32C of four
+// bytes follows, then the contents. The checksum is needed because bbolt checks
+// only its meta pages.
 const recordVersion = 1
 
-// Get gives a copy of the value stored in a bucket under a key, nil where
-// there is none. A value that does not match its checksum is an error.
+// Get returns a copy of the value stored in a bucket under key, nil if there is
+// none. It returns an error if the value does not match its checksum.
 func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -51,15 +53,15 @@ func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 	return bytes.Clone(value), err
 }
 
-// Has says whether a bucket holds a key.
+// Has reports whether a bucket holds key.
 func (tx *Tx) Has(bucket string, key []byte) bool {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	return b != nil && b.Get(key) != nil
 }
 
-// Range goes through the keys of a bucket that begin with prefix, in their
-// order, with the values as they are stored. Both are valid only until the
-// next step; the bucket must not be changed meanwhile.
+// Range iterates over the keys of a bucket that begin with prefix, in byte
+// order, and their values in stored form (see Unseal). Both slices are valid
+// only until the next step. Do not change the bucket during the iteration.
 func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, stored []byte) bool) {
 		b := tx.Bolt.Bucket([]byte(bucket))
@@ -75,7 +77,7 @@ func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// RangeFrom is Range for all keys of a bucket that are not before one.
+// RangeFrom is Range for all keys of a bucket from the key from onwards.
 func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, stored []byte) bool) {
 		b := tx.Bolt.Bucket([]byte(bucket))
@@ -91,7 +93,7 @@ func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// Count counts the keys of a bucket by going through them.
+// Count returns the number of keys of a bucket. It reads all of them.
 func (tx *Tx) Count(bucket string) (n int) {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -104,15 +106,17 @@ func (tx *Tx) Count(bucket string) (n int) {
 	return n
 }
 
-// Walk visits every key of every bucket with its value as it is stored. They are valid only until the next step. It ends with the first
-// error of a visit, and gives it.
+// Walk calls visit for every key of every bucket, with the value in stored
+// form. Both slices are valid only during the call. Walk stops at the first
+// error of visit and returns it.
 func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
 	return tx.Bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
 		return b.ForEach(func(key, stored []byte) error { return visit(string(name), key, stored) })
 	})
 }
 
-// Put stores a value in a bucket under a key.
+// Put stores value in a bucket under key, with a checksum. It creates the
+// bucket if there is none.
 func (tx *Tx) Put(bucket string, key, value []byte) error {
 	sealed := make([]byte, 5+len(value))
 	sealed[0] = recordVersion
@@ -121,7 +125,7 @@ func (tx *Tx) Put(bucket string, key, value []byte) error {
 	return tx.PutRaw(bucket, key, sealed)
 }
 
-// Delete removes a key from a bucket; a key that is not there is no error.
+// Delete removes key from a bucket. It is no error if the key does not exist.
 func (tx *Tx) Delete(bucket string, key []byte) error {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -131,8 +135,8 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 	return b.Delete(key)
 }
 
-// PutRaw stores a value without its checksum: for index entries, whose
-// contents are in their key.
+// PutRaw stores a value without a checksum. It is for index entries, whose data
+// is in the key.
 func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -145,8 +149,8 @@ func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 	return b.Put(key, value)
 }
 
-// sealEntry gives the value of an index entry that ends with a record's key of
-// n bytes: that length, and a CRC-32C of the entry and it.
+// sealEntry returns the value of an index entry that ends with a record key of
+// n bytes: n, then a CRC-32C of the entry and n.
 func sealEntry(entry []byte, n int) []byte {
 	value := make([]byte, 5)
 	value[0] = byte(n)
@@ -154,8 +158,8 @@ func sealEntry(entry []byte, n int) []byte {
 	return value
 }
 
-// entryKey gives the record's key with which an index entry ends. The length
-// alone, without a checksum, is how development versions wrote it.
+// entryKey returns the record key at the end of an index entry. A value of one
+// byte, without a checksum, is from development versions.
 func entryKey(bucket string, entry, value []byte) ([]byte, error) {
 	if len(value) != 1 && len(value) != 5 || int(value[0]) > len(entry) {
 		return nil, fmt.Errorf("%s/%x: not an index entry", bucket, entry)
@@ -166,17 +170,17 @@ func entryKey(bucket string, entry, value []byte) ([]byte, error) {
 	return entry[len(entry)-int(value[0]):], nil
 }
 
-// damage is what a walk through an index panics with at a damaged entry, for it
-// has no error to give. Store makes an error of it again.
+// damage is the panic value for a damaged index entry. Iterators have no error
+// to return, so they panic, and Store and File turn the panic into an error.
 type damage struct{ Err error }
 
-// checksum covers the key too, so that a value found under another key is seen.
+// checksum covers the key too, so that a value under a wrong key is detected.
 func checksum(key, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
 }
 
-// Unseal checks a stored value and gives its contents, which are valid as long
-// as the transaction is.
+// Unseal checks a stored value and returns its contents, which are valid as
+// long as raw.
 func Unseal(bucket string, key, raw []byte) ([]byte, error) {
 	if len(raw) < 5 || raw[0] != recordVersion {
 		return nil, fmt.Errorf("%s/%x: not a record of this program", bucket, key)
@@ -187,44 +191,46 @@ func Unseal(bucket string, key, raw []byte) ([]byte, error) {
 	return raw[5:], nil
 }
 
-// maxTraced is how many changed records a ChangeSet tells of one by one; an import
-// can have any number. maxTracedValue is how many bytes of one value it keeps.
+// maxTraced is how many changed records a ChangeSet lists one by one, because
+// an import can change any number. maxTracedValue is how many bytes of JSON one
+// listed value may have.
 const (
 	maxTraced      = 20
 	maxTracedValue = 1024
 )
 
-// AuditPolicy says what the audit log tells of a table's records.
+// AuditPolicy defines what the audit log records about changes of a table.
 type AuditPolicy struct {
-	Object string // what it calls a record, "" where it tells of none
-	// Personal says that records are about people. The log names which of their
-	// fields were changed and keeps no values: what nobody can change must not go
-	// on holding what was deleted.
+	Object string // the log's word for a record; if "", changes are not logged
+	// Personal means that the records are about people. The log then names the
+	// changed fields without their values. Nobody can change the log, so it
+	// must not keep personal data that was deleted elsewhere.
 	Personal bool
-	// Untold are fields, at any depth, that change all the time and tell nothing.
+	// Untold names fields, at any depth, that are not logged because they
+	// change all the time and are of no interest.
 	Untold []string
 }
 
-// ChangeSet collects which records a transaction changes, for the audit log. It
-// belongs to the goroutine of the transaction.
+// ChangeSet collects the records that a transaction changes, for the audit log.
+// It is not safe for concurrent use.
 type ChangeSet struct {
-	Changes []Change // the first of them
-	Count   int      // all of them
-	Idle    bool     // records were stored, but none was changed by it
+	Changes []Change // at most maxTraced
+	Count   int      // of all changed records
+	Idle    bool     // records were stored, but none differs from before
 }
 
-// Change is what became of one record: the fields that differ, before and
+// Change describes how one record changed: the fields that differ, before and
 // after, without secrets.
 type Change struct {
 	Object string         `json:"object"` // such as "key key_018c..."
 	Did    string         `json:"did"`    // created, changed or deleted
-	Fields []string       `json:"fields"` // names of those that differ
+	Fields []string       `json:"fields"` // names of the fields that differ, sorted
 	Before map[string]any `json:"before,omitempty"`
 	After  map[string]any `json:"after,omitempty"`
 }
 
-// Note adds a record: as it was, nil for a new one, and as it is, nil for one
-// that is gone.
+// Note adds a changed record. before is nil if the record is new, after is nil
+// if it was deleted. A record whose logged fields do not differ is not added.
 func (t *ChangeSet) Note(told AuditPolicy, before, after any) error {
 	if t.Count >= maxTraced {
 		t.Count++
@@ -264,7 +270,8 @@ func (t *ChangeSet) Note(told AuditPolicy, before, after any) error {
 	return nil
 }
 
-// plainFields gives a record as the members of its JSON, less some.
+// plainFields returns the members of a record's JSON, except those named in
+// less. It returns nil for a nil record.
 func plainFields(record any, less []string) (map[string]any, error) {
 	if record == nil {
 		return nil, nil
@@ -274,7 +281,7 @@ func plainFields(record any, less []string) (map[string]any, error) {
 		return nil, fmt.Errorf("trace a change: %w", err)
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber() // an id is more exact than a float
+	d.UseNumber() // a float64 would round large ids
 	var fields map[string]any
 	if err := d.Decode(&fields); err != nil {
 		return nil, fmt.Errorf("trace a change: %w", err)
@@ -283,7 +290,7 @@ func plainFields(record any, less []string) (map[string]any, error) {
 	return fields, nil
 }
 
-// without takes members out of an object, at any depth.
+// without deletes the members named in less from an object, at any depth.
 func without(fields map[string]any, less []string) {
 	for name, value := range fields {
 		if inner, ok := value.(map[string]any); ok {
@@ -302,7 +309,8 @@ func fieldID(was, now map[string]any) string {
 	return fmt.Sprint(was["id"])
 }
 
-// tellFields picks what may be told.
+// tellFields returns the named fields that exist, in a form fit for the log: no
+// secrets, only scheme and host of a URL, and only the size of a long value.
 func tellFields(fields map[string]any, names []string) map[string]any {
 	told := map[string]any{}
 	for _, name := range names {
@@ -310,7 +318,7 @@ func tellFields(fields map[string]any, names []string) map[string]any {
 		if !ok {
 			continue
 		}
-		if name == "url" { // paths and queries of addresses hold secrets often
+		if name == "url" { // the path or query of a URL often holds a secret
 			value = hostOf(value)
 		}
 		told[name] = hideSecrets(name, value)
@@ -330,13 +338,14 @@ func hostOf(value any) string {
 	return u.Scheme + "://" + u.Host + "/..."
 }
 
-// hidden stands for a value that differs and is not told.
+// hidden replaces a secret value in the log.
 const hidden = "(secret)"
 
-// secretFields are the names under which records keep what nobody may see.
+// secretFields names the fields in which records keep secrets.
 var secretFields = []string{"hash", "password", "secret", "token"}
 
-// hideSecrets replaces secrets in a value at any depth.
+// hideSecrets returns value with every secret replaced by hidden, at any depth.
+// name is the field that holds value, "" if it is in an array.
 func hideSecrets(name string, value any) any {
 	if slices.Contains(secretFields, name) {
 		return hidden
