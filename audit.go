@@ -15,22 +15,23 @@ import (
 	"time"
 )
 
-// AuditContext says who does what, for the audit log.
+// AuditContext describes who does what, for the audit log.
 type AuditContext struct {
-	// Actor is a kind, an id and a name: "token 3 ci", "operator 1 ann", "key
-	// key_018c...", or "control socket", "latchkey" for the service itself.
+	// Actor is a kind, an id and a name, such as "token 3 ci" or "operator 1
+	// ann". It can also be "key key_018c...", "control socket", or "latchkey"
+	// for the service itself.
 	Actor   string
-	Client  netip.Addr // from where, where somebody asked
-	Action  string     // method and pattern of a route, or a verb: "login"
-	Object  string     // what it is done to, where that is known before
+	Client  netip.Addr // address of the client; the zero Addr if there is none
+	Action  string     // method and pattern of a route, or a verb such as "login"
+	Object  string     // what is changed, "" if only the change itself shows it
 	Request string     // request id
 	Now     time.Time
-	Latest  time.Time      // of Clock.Latest, where the deed makes or needs what ends
-	Detail  map[string]any // what else is to be known; never a secret
+	Latest  time.Time      // Clock.Latest, if the action creates or checks something that expires
+	Detail  map[string]any // further facts; never a secret
 }
 
-// Late is the time by which logins and set-up links begin and end: Latest, or Now
-// where that is later or nobody gave the other.
+// Late returns the later of Latest and Now. Logins and set-up links begin and
+// end by it.
 func (d AuditContext) Late() time.Time {
 	if d.Latest.After(d.Now) {
 		return d.Latest
@@ -38,38 +39,39 @@ func (d AuditContext) Late() time.Time {
 	return d.Now
 }
 
-// AuditEntry is one entry of the audit log. Entries only ever gain fields.
+// AuditEntry is one entry of the audit log. The type may gain fields but never
+// lose one.
 type AuditEntry struct {
-	Number  uint64         `json:"number"` // 1, 2, 3 ...: none is left out
+	Number  uint64         `json:"number"` // 1, 2, 3 and so on, without gaps
 	At      time.Time      `json:"at"`
 	Actor   string         `json:"actor"`
 	Client  string         `json:"client,omitempty"`
 	Action  string         `json:"action"`
 	Object  string         `json:"object,omitempty"` // such as "key key_018c..."
 	Result  string         `json:"result"`           // done or refused
-	Status  int            `json:"status,omitempty"` // of the answer, where it was refused
-	Code    string         `json:"code,omitempty"`   // of the error, where it was refused
+	Status  int            `json:"status,omitempty"` // HTTP status of a refusal
+	Code    string         `json:"code,omitempty"`   // error code of a refusal
 	Changes []Change       `json:"changes,omitempty"`
-	Changed int            `json:"changed,omitempty"` // how many records, also those that Changes leaves out
+	Changed int            `json:"changed,omitempty"` // number of changed records, also those not in Changes
 	Detail  map[string]any `json:"detail,omitempty"`
 	Request string         `json:"request_id,omitempty"`
 }
 
-// The results of an AuditEntry.
+// The values of AuditEntry.Result.
 const (
 	auditDone    = "done"
 	auditRefused = "refused"
 )
 
-// AuditResults lists the results of an entry.
+// AuditResults returns the values of AuditEntry.Result.
 func AuditResults() []string { return []string{auditDone, auditRefused} }
 
-// AuditRecord is an entry as it is stored. Hash is the SHA-256 of Previous, of the
-// number and of the entry's bytes as they stand here, so an entry cannot be
-// changed, and none taken out or put in, without all later ones.
+// AuditRecord is an entry in its stored form. Hash is the SHA-256 of Previous,
+// the number in eight bytes, big endian, and the bytes of Entry. So nobody can
+// change, remove or insert an entry without changing all later ones.
 type AuditRecord struct {
 	Number   uint64          `json:"number"`
-	Previous []byte          `json:"previous"` // Hash of the entry before
+	Previous []byte          `json:"previous"` // Hash of the previous record; empty in the first
 	Hash     []byte          `json:"hash"`
 	Entry    json.RawMessage `json:"entry"`
 }
@@ -79,7 +81,7 @@ var auditTable = Table[AuditRecord]{
 	Indexes: []Index[AuditRecord]{{"object", func(l AuditRecord) (keys [][]byte) {
 		e, err := l.Open()
 		if err != nil {
-			return nil // what is damaged is found by its number
+			return nil // a damaged entry is found only by its number
 		}
 		for _, object := range e.objects() {
 			keys = append(keys, append([]byte(object), 0))
@@ -88,7 +90,7 @@ var auditTable = Table[AuditRecord]{
 	}}},
 }
 
-// objects lists what an entry is about, each once or more.
+// objects returns the objects that an entry is about. One can appear twice.
 func (e AuditEntry) objects() (list []string) {
 	if e.Object != "" {
 		list = append(list, e.Object)
@@ -99,7 +101,7 @@ func (e AuditEntry) objects() (list []string) {
 	return list
 }
 
-// Open reads the entry of a link.
+// Open decodes the entry of a record. It does not check the hash.
 func (l AuditRecord) Open() (e AuditEntry, err error) {
 	if err := json.Unmarshal(l.Entry, &e); err != nil {
 		return e, fmt.Errorf("audit entry %d cannot be read: %w", l.Number, err)
@@ -115,12 +117,12 @@ func (l AuditRecord) sum() []byte {
 	return h.Sum(nil)
 }
 
-// AuditHead says where the chain of the audit log begins and ends.
+// AuditHead holds the end and the beginning of the hash chain of the audit log.
 type AuditHead struct {
-	Number uint64 `json:"number"` // of the newest entry, 0 for none
+	Number uint64 `json:"number"` // of the newest entry, 0 if there is none
 	Hash   []byte `json:"hash"`
-	// CutNumber and CutHash are of the newest entry that the retention took
-	// away: the first one left follows on it.
+	// CutNumber and CutHash belong to the newest entry that was removed by
+	// retention. The first remaining entry follows it in the chain.
 	CutNumber uint64    `json:"cut_number"`
 	CutHash   []byte    `json:"cut_hash"`
 	CutAt     time.Time `json:"cut_at,omitzero"`
@@ -128,7 +130,8 @@ type AuditHead struct {
 
 var auditHeadKey = []byte("audit")
 
-// ReadAuditHead reads where the chain stands.
+// ReadAuditHead returns the stored head of the chain, the zero AuditHead if
+// there is none.
 func ReadAuditHead(tx *Tx) (h AuditHead, err error) {
 	value, err := tx.Get("meta", auditHeadKey)
 	if err == nil && value != nil {
@@ -145,8 +148,7 @@ func (h AuditHead) store(tx *Tx) error {
 	return tx.Put("meta", auditHeadKey, value)
 }
 
-// appendAudit adds an entry at the end of the chain. It gives the entry its
-// number.
+// appendAudit adds an entry with the next number to the end of the chain.
 func appendAudit(tx *Tx, e AuditEntry) error {
 	head, err := ReadAuditHead(tx)
 	if err != nil {
@@ -175,14 +177,15 @@ func (d AuditContext) entry() AuditEntry {
 	return e
 }
 
-// Update is Store.Update for a change that somebody answers for: the change and
-// its entry in the audit log are one transaction, so there is neither without
-// the other. Where nothing was changed there is no entry.
+// Update is Store.Update for a change that is recorded in the audit log. The
+// change and its entry are one transaction, so neither exists without the
+// other. If run changes nothing there is no entry.
 func (d AuditContext) Update(store *Store, run func(*Tx) error) error {
 	return store.Update(func(tx *Tx) error { return d.In(tx, run) })
 }
 
-// In runs a function in a transaction and adds the entry of what it did.
+// In calls run in a transaction and adds an entry of what run changed. It adds
+// none if run fails, writes nothing, or stores only records that do not differ.
 func (d AuditContext) In(tx *Tx, run func(*Tx) error) error {
 	writes, outer := tx.Writes, tx.Trace
 	trace := &ChangeSet{}
@@ -200,18 +203,20 @@ func (d AuditContext) In(tx *Tx, run func(*Tx) error) error {
 	return appendAudit(tx, e)
 }
 
-// Append adds an entry of something done that changes nothing in the store.
+// Append adds an entry of an action that changes nothing else in the store.
 func (d AuditContext) Append(tx *Tx) error { return appendAudit(tx, d.entry()) }
 
-// Refused adds an entry of something that was asked and refused.
+// Refused adds an entry of a request that was refused with this HTTP status and
+// error code.
 func (d AuditContext) Refused(tx *Tx, status int, code string) error {
 	e := d.entry()
 	e.Result, e.Status, e.Code = auditRefused, status, code
 	return appendAudit(tx, e)
 }
 
-// AuditRecords goes through the entries, oldest first or newest first. With
-// object, unless it is "", only through those that are about it.
+// AuditRecords iterates over the entries, oldest first, or newest first if
+// backwards is true. If object is not "" it yields only entries about it. It
+// ends after the first error.
 func AuditRecords(tx *Tx, object string, backwards bool) iter.Seq2[AuditRecord, error] {
 	if object == "" {
 		return auditTable.All(tx, backwards)
@@ -226,15 +231,17 @@ func AuditRecords(tx *Tx, object string, backwards bool) iter.Seq2[AuditRecord, 
 	}
 }
 
-// AuditRecordAt reads one entry by its number; ErrNotFound.
+// AuditRecordAt returns the entry with this number, or ErrNotFound if there is
+// none.
 func AuditRecordAt(tx *Tx, number uint64) (AuditRecord, error) {
 	return auditTable.Get(tx, IDKey(number))
 }
 
-// CountAudit is the number of entries.
+// CountAudit returns the number of entries.
 func CountAudit(tx *Tx) (int, error) { return auditTable.Count(tx) }
 
-// AuditVerified is what VerifyAudit found.
+// AuditVerified is the result of VerifyAudit. Problems is not set, because
+// VerifyAudit passes the problems to its parameter report.
 type AuditVerified struct {
 	Entries  int       `json:"entries"`
 	First    uint64    `json:"first"`
@@ -242,14 +249,15 @@ type AuditVerified struct {
 	Problems []string  `json:"problems"`
 }
 
-// VerifyAudit goes through the chain and reports every entry that was changed,
-// taken out, put in or moved. Who can write the file could chain all entries
-// anew: against that, keep the number and hash of a head elsewhere.
+// VerifyAudit checks the chain and calls report for every entry that was
+// changed, removed, inserted or moved. Somebody who can write the file could
+// rebuild the whole chain. To detect that, keep the number and hash of a head
+// elsewhere.
 func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err error) {
 	if v.Head, err = ReadAuditHead(tx); err != nil {
 		return v, err
 	}
-	next, previous := v.Head.CutNumber+1, append([]byte{}, v.Head.CutHash...) // nil is for one that cannot be read
+	next, previous := v.Head.CutNumber+1, append([]byte{}, v.Head.CutHash...) // not nil: nil means that the previous entry cannot be read
 	v.First = next
 	say := func(format string, args ...any) { report("audit log: " + fmt.Sprintf(format, args...)) }
 	for key, stored := range tx.Range(auditTable.Name, nil) {
@@ -291,7 +299,8 @@ func entriesFrom(first, last uint64) string {
 	return fmt.Sprintf("entries %d to %d are", first, last)
 }
 
-// openAuditRecord reads a stored entry and holds it against its own hash.
+// openAuditRecord decodes a stored record and checks it against its own hash
+// and key. problem is "" if it is intact.
 func openAuditRecord(key, stored []byte) (l AuditRecord, problem string) {
 	value, err := Unseal(auditTable.Name, key, stored)
 	if err == nil {
@@ -310,12 +319,14 @@ func openAuditRecord(key, stored []byte) (l AuditRecord, problem string) {
 	return l, problem
 }
 
-// maxCut bounds how many entries one transaction takes away.
+// maxCut is the most entries that one transaction removes.
 const maxCut = 1000
 
-// CutAudit takes entries away from the old end of the chain: those from before
-// a time, and those beyond a number; at most 1000 at once. Where the chain then
-// begins is kept, so that it can be verified on, and an entry tells of it.
+// CutAudit removes the oldest entries: those from before the time before, and
+// as many as needed to keep at most most entries. One call removes at most
+// maxCut entries and returns their number. The head keeps the hash of the last
+// removed entry, so that the rest can still be verified, and a new entry
+// records the cut.
 func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err error) {
 	count, err := CountAudit(tx)
 	if err != nil {
@@ -335,7 +346,8 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 		if err != nil {
 			return 0, err
 		}
-		// The entry that tells of the cut needs room too.
+		// One entry less than most is kept, because the entry about the cut is
+		// added.
 		if len(old) == maxCut || !(over && count-len(old) >= most) && !e.At.Before(before) {
 			break
 		}
@@ -355,16 +367,16 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 	return len(old), errors.Join(head.store(tx), d.Append(tx))
 }
 
-// ActorSelf is the actor of what the service does by itself.
+// ActorSelf is the actor of actions of the service itself.
 const ActorSelf = "latchkey"
 
-// AuditTables lists what is kept of the audit log in the store, for checks.
+// AuditTables returns the checks of the audit log for CheckStore.
 func AuditTables() []Checked { return []Checked{auditTable, auditChain{}} }
 
-// auditChain checks the chain.
+// auditChain is the check of the hash chain.
 type auditChain struct{}
 
-// Check reports what does not fit.
+// Check calls report for each problem in the chain.
 func (auditChain) Check(tx *Tx, report func(problem string)) error {
 	_, err := VerifyAudit(tx, report)
 	return err
