@@ -13,23 +13,23 @@ import (
 	"time"
 )
 
-// Error is an answer other than success: a status, the code clients match on
-// and a sentence for people (contract 1.3). The values of the catalogue below
-// are shared and never changed; With and its kin return copies.
+// Error is an error answer: an HTTP status, a code for programs and a sentence
+// for people (docs/contract.md, section 1.3). The variables below are shared
+// and must not be changed; With, WithField and After return copies.
 type Error struct {
 	Status  int
 	Code    string
 	Message string
-	// RetryAfter, where above zero, goes out as the Retry-After field, in
-	// whole seconds rounded up (RFC 9110 section 10.2.3).
+	// RetryAfter, if above zero, is sent as the Retry-After field, in whole
+	// seconds rounded up (RFC 9110, section 10.2.3).
 	RetryAfter time.Duration
-	// Fields are further members of the body.
+	// Fields are further members of the JSON body.
 	Fields map[string]any
-	// Challenge is the value of WWW-Authenticate, where one is due.
+	// Challenge, if not "", is sent as the WWW-Authenticate field.
 	Challenge string
 }
 
-// Every code the API can answer with, with its usual message.
+// Every error code of the API, with its usual message.
 var (
 	ErrValidation = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request is not valid."}
 	ErrJSON       = &Error{Status: http.StatusBadRequest, Code: "invalid_json", Message: "The body is not valid JSON. Send one JSON object in UTF-8."}
@@ -79,11 +79,11 @@ var (
 	ErrTeamAccess       = &Error{Status: http.StatusForbidden, Code: "team_access_denied", Message: "This key's owner is not a member of the team."}
 )
 
-// Error gives the code and the message.
+// Error returns the code and the message.
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// Is makes two errors of one status and code equal for errors.Is, whatever
-// their messages say.
+// Is reports whether target is an Error with the same status and code, whatever
+// its message. errors.Is calls it.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code && t.Status == e.Status
@@ -114,8 +114,8 @@ func (e *Error) After(wait time.Duration) *Error {
 	return &c
 }
 
-// Public gives what a caller may see of err: err itself where it is an Error,
-// ErrServer otherwise.
+// Public returns the Error to show to a client: the one in err's chain, or
+// ErrServer if there is none.
 func Public(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -124,25 +124,26 @@ func Public(err error) *Error {
 	return ErrServer
 }
 
-// errorEntry explains an error code to those who get it.
+// errorEntry explains an error code to developers of clients.
 type errorEntry struct {
 	Code     string
 	Statuses []int
 	Means    string // one sentence
 	When     string
 	Do       string
-	Example  string // a body
+	Example  string // a JSON body
 }
 
-// explanation is an entry as it is written down: the errors with one code, of
-// which the first gives the example.
+// explanation is the source of an errorEntry. All errors in of have the same
+// code, and the first one is the example.
 type explanation struct {
 	of              []*Error
 	means, when, do string
 }
 
-// ErrorCatalog explains every code that the API can answer with, by status. A
-// test holds it against errors.go.
+// ErrorCatalog returns an explanation of every error code of the API, roughly
+// in the order of the statuses. A test compares it with the variables in this
+// file.
 func ErrorCatalog() []errorEntry {
 	var list []errorEntry
 	for _, x := range explanations() {
@@ -155,7 +156,7 @@ func ErrorCatalog() []errorEntry {
 		maps.Copy(body, first.Fields)
 		text, err := json.MarshalIndent(body, "", "  ")
 		if err != nil {
-			continue // the test would miss its code
+			continue // the test would then report a missing code
 		}
 		e.Example = string(text)
 		list = append(list, e)
