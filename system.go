@@ -9,11 +9,12 @@ import (
 	"strings"
 )
 
-// version is set by the linker where a release is built (packaging/release.sh).
+// version is set by the linker in a release build (packaging/release.sh).
 var version string
 
-// ProgramVersion is the version of this program: of the release, or as the build
-// noted it: "v1.2.3", a commit's pseudo-version, "devel", or "unknown".
+// ProgramVersion returns the version of this program. It is the release's
+// version or the one in the build information: "v1.2.3", a pseudo-version of a
+// commit, "devel", or "unknown" if there is none.
 func ProgramVersion() string {
 	if version != "" {
 		return version

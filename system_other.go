@@ -4,9 +4,9 @@ package main
 
 import "os"
 
-// LockExclusive does nothing here: the database file has a lock of its own.
+// LockExclusive does nothing on this system. The database file has a lock of
+// its own.
 func LockExclusive(*os.File) error { return nil }
 
-// DiskFree is how many bytes the file system of a path has left, -1 where that
-// is not known: on this system it never is.
+// DiskFree returns -1: the free space is not known on this system.
 func DiskFree(string) int64 { return -1 }

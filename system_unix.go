@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LockExclusive takes the lock on a file, or fails at once. The system gives
-// it back when the process ends, however it does.
+// LockExclusive locks a file, or fails immediately if the lock is held already.
+// The system releases the lock when the process ends, even after a crash.
 func LockExclusive(f *os.File) error {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
-// DiskFree is how many bytes the file system of a path has left for this
-// program, -1 where that is not known.
+// DiskFree returns how many bytes the file system of path has left for this
+// program, -1 if that is not known.
 func DiskFree(path string) int64 {
 	var s unix.Statfs_t
 	if err := unix.Statfs(path, &s); err != nil {
