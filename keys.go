@@ -17,45 +17,47 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Key is an API key as it is stored: everything but the secret. A *Key that
-// the Keyring has given is shared and must not be changed; Clone gives one's own.
+// Key is a stored API key: everything except the secret. A *Key that the
+// Keyring returns may be shared with other requests, so do not change it;
+// change a Clone.
 type Key struct {
 	ID           string            `json:"id"`
 	Name         string            `json:"name"`
 	Hint         string            `json:"hint"`
 	Permissions  Permission        `json:"permissions"`
-	Limits       map[string]int    `json:"limits,omitempty"` // where other than the default
+	Limits       map[string]int    `json:"limits,omitempty"` // only those that differ from the default
 	Environment  string            `json:"environment,omitempty"`
 	Owner        uint64            `json:"owner"`
 	OwnerName    string            `json:"owner_name"`
 	Metadata     map[string]string `json:"metadata,omitempty"`
-	AllowedIPs   []netip.Prefix    `json:"allowed_ips,omitempty"` // none: from everywhere
+	AllowedIPs   []netip.Prefix    `json:"allowed_ips,omitempty"` // empty: any address
 	QueryAllowed *bool             `json:"query_allowed,omitempty"`
 	Paused       bool              `json:"paused,omitempty"`
 	CreatedAt    time.Time         `json:"created_at"`
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
-	Hash         []byte            `json:"hash,omitempty"`   // where the secret is found; never shown
+	Hash         []byte            `json:"hash,omitempty"`   // of the secret, under a pepper; never shown
 	Serial       int               `json:"serial,omitempty"` // how often the secret was rotated
 	RotatedAt    time.Time         `json:"rotated_at,omitzero"`
 	Aliases      []PreviousSecret  `json:"aliases,omitempty"` // oldest first
-	// ExpiryNoticed is the ExpiresAt that key.expiring was raised for.
+	// ExpiryNoticed is the ExpiresAt for which key.expiring was published.
 	ExpiryNoticed time.Time `json:"expiry_noticed,omitzero"`
-	// OwnPermissions are those of the configuration, by name, also while no
-	// configuration has them. Permissions has the bits of those that exist.
+	// OwnPermissions are the names of the permissions that the configuration
+	// defines, including those that it no longer defines. Permissions has the
+	// bits of those that exist now.
 	OwnPermissions []string `json:"own_permissions,omitempty"`
 
 	rights  *Policy
-	dormant []string       // of OwnPermissions: those that do not exist now
-	rules   []LimitRule    // all limits of the key and its owner
-	short   []Limit        // what every request pays, nil where that takes Every
-	ofOwner map[string]int // limits of the owner in place of the defaults
-	ownerID string         // by which the limits of the owner are counted
-	asked   int            // serial of the secret by which the key was found
+	dormant []string       // the OwnPermissions that no configuration defines now
+	rules   []LimitRule    // every limit of the key and its owner
+	short   []Limit        // see ShortLimits
+	ofOwner map[string]int // the owner's limits that differ from the default
+	ownerID string         // the id under which the Limiter counts the owner
+	asked   int            // serial of the secret that found the key
 	until   time.Time
 }
 
-// PreviousSecret is an earlier secret of a key that holds until its end.
+// PreviousSecret is an earlier secret of a key. It is valid until EndsAt.
 type PreviousSecret struct {
 	Serial int       `json:"serial"`
 	Hash   []byte    `json:"hash"`
@@ -63,7 +65,7 @@ type PreviousSecret struct {
 	EndsAt time.Time `json:"ends_at"`
 }
 
-// KeyTable keeps the keys; only the Keyring writes to it.
+// KeyTable stores the keys. Only the Keyring writes to it.
 var KeyTable = Table[*Key]{
 	Name: "keys", Audit: AuditPolicy{Object: "key"},
 	Key: func(k *Key) []byte { return []byte(k.ID) },
@@ -103,7 +105,7 @@ func KeyStates() []string {
 	return []string{StatusActive, statusPaused, statusExpired, StatusRevoked}
 }
 
-// Status is the state of the key at a time, which is to be of Clock.Latest.
+// Status returns the state of the key at now, a time from Clock.Latest.
 func (k *Key) Status(now time.Time) string {
 	switch {
 	case !k.RevokedAt.IsZero():
@@ -116,8 +118,9 @@ func (k *Key) Status(now time.Time) string {
 	return StatusActive
 }
 
-// Check is ErrKey with the reason unless the key is active. Whoever asks has
-// shown the whole secret, so the reason tells nothing to a guesser.
+// Check returns nil if the key is active and its secret is still valid.
+// Otherwise it returns ErrKey with the reason. The client has already sent the
+// whole secret, so the reason does not help an attacker who guesses.
 func (k *Key) Check(now time.Time) error {
 	switch k.Status(now) {
 	case StatusRevoked:
@@ -133,8 +136,9 @@ func (k *Key) Check(now time.Time) error {
 	return nil
 }
 
-// Under gives the key as it is for the secret of a hash, nil where the key no
-// longer has that secret.
+// BySecret returns a copy of k as seen through the secret with this hash, or
+// nil if k no longer has that secret. A key without a stored Hash accepts any
+// hash that is not one of its Aliases.
 func (k *Key) BySecret(hash []byte) *Key {
 	for _, a := range k.Aliases {
 		if bytes.Equal(a.Hash, hash) {
@@ -147,8 +151,8 @@ func (k *Key) BySecret(hash []byte) *Key {
 	return k.view(PreviousSecret{Serial: k.Serial})
 }
 
-// Again gives the key as it is for the secret by which an older copy of it was
-// found, nil where the key no longer has that secret.
+// Refreshed returns a copy of k as seen through the secret that found older, or
+// nil if k no longer has that secret.
 func (k *Key) Refreshed(older *Key) *Key {
 	for _, a := range k.Aliases {
 		if a.Serial == older.asked {
@@ -167,22 +171,23 @@ func (k *Key) view(a PreviousSecret) *Key {
 	return &c
 }
 
-// Asked gives the serial of the secret by which the key was found.
+// SecretSerial returns the serial of the secret that found the key.
 func (k *Key) SecretSerial() int { return k.asked }
 
-// Until is when the secret ends by which the key was found, the zero time
-// where it is the present one.
+// SecretEnds returns when the secret that found the key ends. It is the zero
+// time for the current secret.
 func (k *Key) SecretEnds() time.Time { return k.until }
 
-// HasSecret says whether the key has a secret of this serial.
+// HasSecret reports whether the current secret or an earlier one of the key has
+// this serial.
 func (k *Key) HasSecret(serial int) bool {
 	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a PreviousSecret) bool { return a.Serial == serial })
 }
 
-// Has says whether the key has at least one of the permissions.
+// Has reports whether the key has at least one of the permissions in p.
 func (k *Key) Has(p Permission) bool { return k.Permissions&p != 0 }
 
-// Allows says whether the key may be used from an address.
+// Allows reports whether the key may be used from an address.
 func (k *Key) Allows(from netip.Addr) bool {
 	if len(k.AllowedIPs) == 0 {
 		return true
@@ -191,27 +196,30 @@ func (k *Key) Allows(from netip.Addr) bool {
 	return slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(from) })
 }
 
-// AllowsQuery says whether the key may be sent as ?api_key=, where that is
-// allowed at all.
+// AllowsQuery reports whether the key may be sent as ?api_key=. atAll is the
+// setting of the service; the key can only restrict it.
 func (k *Key) AllowsQuery(atAll bool) bool {
 	return atAll && (k.QueryAllowed == nil || *k.QueryAllowed)
 }
 
-// ErrQueryKey refuses a key that was sent as ?api_key=.
+// ErrQueryKey is the error for a key that was sent as ?api_key= but must not
+// be.
 var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
 
-// Rules lists the limits of the key and of its owner, as they are for it. The
-// slice is shared.
+// Rules returns the limits that apply to the key: its own and those of its
+// owner. The slice is shared; do not change it.
 func (k *Key) Rules() []LimitRule { return k.rules }
 
-// ShortLimits lists the limits of the key alone that every request pays, nil
-// where there is more to it: then it is those of Charge for RequestsPerMinute.
-// The slice is shared.
+// ShortLimits returns the limit that every request pays, if it is a single
+// limit of the key itself and not only observed. Otherwise it returns nil: then
+// charge k.Charge(nil, RequestsPerMinute, 1). The slice is shared; do not
+// change it.
 func (k *Key) ShortLimits() []Limit { return k.short }
 
-// Charge appends the charges of a use of a limit: of the key's, and of that
-// which all keys of its owner share. A name that does not exist gives a limit
-// of 0, which lets nothing through.
+// Charge appends to into the charges for using the limit name at a cost: one
+// for the limit of the key, and one for each limit of its owner that is linked
+// to it. For an unknown name it appends a limit of 0, which refuses every cost
+// above 0.
 func (k *Key) Charge(into []Charge, name string, cost int) []Charge {
 	known := false
 	for _, l := range k.rules {
@@ -221,7 +229,7 @@ func (k *Key) Charge(into []Charge, name string, cost int) []Charge {
 		}
 	}
 	if !known {
-		_, known = k.rights.Limit(name) // an owner's, of which this one has none
+		_, known = k.rights.Limit(name) // an owner limit that is not set for this owner
 	}
 	if !known {
 		into = append(into, Charge{ID: k.ID, Limit: Limit{Name: name, Window: time.Minute}, Cost: cost})
@@ -229,8 +237,8 @@ func (k *Key) Charge(into []Charge, name string, cost int) []Charge {
 	return into
 }
 
-// ChargeOf gives the charge of one of Rules, none where the owner has no such
-// limit.
+// ChargeOf returns the charge for one of Rules at a cost. It returns nil if l
+// is an owner limit with a Max of 0.
 func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
 	switch {
 	case !l.Owner:
@@ -241,10 +249,11 @@ func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
 	return nil
 }
 
-// PermissionNames lists the permissions that the key has now.
+// PermissionNames returns the names of the permissions that the key has now.
 func (k *Key) PermissionNames() []string { return k.rights.Names(k.Permissions) }
 
-// Holds lists them in words.
+// Holds returns PermissionNames as text for messages: separated by commas, or
+// "none".
 func (k *Key) Holds() string {
 	if names := k.PermissionNames(); len(names) > 0 {
 		return strings.Join(names, ", ")
@@ -252,13 +261,13 @@ func (k *Key) Holds() string {
 	return "none"
 }
 
-// Dormant lists the permissions of the key that no configuration has now. It
-// has them again as soon as one does.
+// Inactive returns the permissions of the key that the configuration does not
+// define now. The key regains them when the configuration defines them again.
 func (k *Key) Inactive() []string { return k.dormant }
 
-// Grant gives the key these permissions in place of all that it has. Of those
-// that do not exist it takes only what it has already. An unknown one is
-// ErrValidation and lists the known ones.
+// Grant replaces the permissions of k with names. A name that r does not define
+// is accepted only if Inactive already lists it. For any other unknown name it
+// returns ErrValidation, which lists the known ones, and leaves k unchanged.
 func (k *Key) Grant(r *Policy, names []string) error {
 	var known, dormant []string
 	for _, name := range names {
@@ -276,7 +285,7 @@ func (k *Key) Grant(r *Policy, names []string) error {
 	return nil
 }
 
-// Clone gives a copy to change.
+// Clone returns a copy of k that the caller may change.
 func (k *Key) Clone() *Key {
 	c := *k
 	c.Limits, c.Metadata = maps.Clone(k.Limits), maps.Clone(k.Metadata)
@@ -284,9 +293,9 @@ func (k *Key) Clone() *Key {
 	return &c
 }
 
-// Ready gives the key the permissions and limits that follow from what is
-// stored of it, what exists, and the limits that its owner has in place of the
-// defaults.
+// Resolve fills in what is derived from a stored key: its permissions under r
+// and the limits that apply to it. owner holds the limits of its owner that
+// differ from the default, by name; k keeps the map.
 func (k *Key) Resolve(r *Policy, owner map[string]int) {
 	var own Permission
 	own, k.dormant = r.OfOwn(k.OwnPermissions)
@@ -308,11 +317,11 @@ func (k *Key) Resolve(r *Policy, owner map[string]int) {
 	}
 }
 
-// Policy are the permissions and limits that the key is made ready for.
+// Rights returns the Policy for which k was last resolved.
 func (k *Key) Rights() *Policy { return k.rights }
 
-// Fit gives the key as it is for these permissions and limits; nil are those
-// that it has.
+// Fit returns k as resolved for r: k itself if r is nil or already its Policy,
+// else a copy.
 func (k *Key) Fit(r *Policy) *Key {
 	if r == nil || r == k.rights {
 		return k
@@ -322,10 +331,12 @@ func (k *Key) Fit(r *Policy) *Key {
 	return &c
 }
 
-// ownerCounterID is the id by which the limits of an owner are counted.
+// ownerCounterID returns the id under which the Limiter counts an owner.
 func ownerCounterID(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
 
-// ParseNetworks reads addresses and CIDR ranges, of IPv4 and IPv6.
+// ParseNetworks parses IPv4 and IPv6 addresses and CIDR ranges. An address
+// becomes a range of one, and an IPv4-mapped IPv6 address becomes IPv4. It
+// returns ErrValidation for the first entry that is neither.
 func ParseNetworks(list []string) ([]netip.Prefix, error) {
 	nets := []netip.Prefix{}
 	for i, s := range list {
@@ -348,12 +359,13 @@ func ParseNetworks(list []string) ([]netip.Prefix, error) {
 	return nets, nil
 }
 
-// NewKeyID makes the id of a key: it sorts by the time it was made.
+// NewKeyID returns a new key id. Ids sort by the millisecond of now. Two ids of
+// the same millisecond can be equal, though that is rare.
 func NewKeyID(now time.Time) string {
 	return fmt.Sprintf("key_%011x%s", now.UnixMilli(), keytext.RandomHex(5))
 }
 
-// NewKeyIDs makes ids of keys in the order in which they sort.
+// NewKeyIDs returns n new key ids in ascending order.
 func NewKeyIDs(now time.Time, n int) []string {
 	ids := make([]string, n)
 	for i := range ids {

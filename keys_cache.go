@@ -11,16 +11,16 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// keyCache holds keys in memory, up to a number, each under the digests of the
-// secrets that it was asked for by. It is safe for concurrent use, and those
-// who look up different keys do not wait for each other.
+// keyCache holds up to a fixed number of keys in memory, each under the digests
+// of the secrets by which it was found. It is safe for concurrent use; lookups
+// of different keys rarely wait for each other.
 type keyCache struct {
-	room    int // holders per shard
+	room    int // entries per shard
 	shards  [64]cacheShard
-	changes atomic.Uint64            // counts changes of stored keys
-	mu      sync.Mutex               // held to put a key in, change it or drop it
-	byID    map[string]*cacheEntry   // the first of a key's holders
-	gone    map[string][]*cacheEntry // of a key, that have left with a use that is not stored yet
+	changes atomic.Uint64            // see Changes
+	mu      sync.Mutex               // held to add, change or remove an entry
+	byID    map[string]*cacheEntry   // first entry of each key; the others follow by next
+	gone    map[string][]*cacheEntry // evicted entries whose use is not stored yet
 }
 
 type cacheShard struct {
@@ -28,16 +28,16 @@ type cacheShard struct {
 	keys map[keytext.Digest]*cacheEntry
 }
 
-// cacheEntry is a key in memory as one of its secrets finds it, and the handle by
-// which the use of that secret is noted. What a request needs of it changes at
-// once for all when the stored key does.
+// cacheEntry is a key in memory as seen through one of its secrets. It also
+// records the use of that secret. When the stored key changes, all requests
+// that start later see the change.
 type cacheEntry struct {
 	// Meter is where the Limiter counts the key.
 	Meter  CounterRef
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
-	next   *cacheEntry // of another secret of the same key; under keyCache.mu
-	listed atomic.Bool // noted since the last Take
+	next   *cacheEntry // entry of another secret of the same key; guarded by keyCache.mu
+	listed atomic.Bool // used since the last Take
 	mu     sync.Mutex
 	use    LastUse
 }
@@ -49,10 +49,11 @@ const (
 	CarrierQuery  = "query"
 )
 
-// CarrierNames lists the ways a key is sent.
+// CarrierNames returns the ways in which a key can be sent.
 func CarrierNames() []string { return []string{CarrierBearer, CarrierHeader, CarrierQuery} }
 
-// LastUse tells when and how a key was last used, and how often by each carrier.
+// LastUse is when and how a key was last used, and how often it was sent in
+// each way.
 type LastUse struct {
 	At      time.Time  `json:"at"`
 	IP      netip.Addr `json:"ip"`
@@ -60,8 +61,8 @@ type LastUse struct {
 	Carriers
 }
 
-// Carriers counts the uses of a key by the way it was sent, and has the last one
-// in a URL.
+// Carriers counts the uses of a key by the way it was sent. It also has the
+// time and address of the last use in a URL.
 type Carriers struct {
 	Bearer  uint64     `json:"bearer,omitempty"`
 	Header  uint64     `json:"header,omitempty"`
@@ -70,7 +71,7 @@ type Carriers struct {
 	QueryIP netip.Addr `json:"query_ip,omitzero"`
 }
 
-// Add adds what came beside or after u.
+// Add merges other into u: it adds the counts and keeps the later use.
 func (u *LastUse) Add(other LastUse) {
 	if other.At.After(u.At) {
 		u.At, u.IP, u.Carrier = other.At, other.IP, other.Carrier
@@ -81,17 +82,19 @@ func (u *LastUse) Add(other LastUse) {
 	}
 }
 
-// Key is the key as it is now. It is shared: Clone it before a change.
+// Key returns the current state of the key. It is shared: Clone it before a
+// change.
 func (h *cacheEntry) Key() *Key { return h.key.Load() }
 
-// KeyFor is the key as it is now, made ready for these permissions and limits.
+// KeyFor returns the current state of the key, resolved for r. It is shared:
+// Clone it before a change.
 func (h *cacheEntry) KeyFor(r *Policy) *Key {
 	for {
 		key := h.key.Load()
 		if key.Rights() == r {
 			return key
 		}
-		if fit := key.Fit(r); h.key.CompareAndSwap(key, fit) { // else it has just been changed
+		if fit := key.Fit(r); h.key.CompareAndSwap(key, fit) { // else another goroutine has changed the key: try again
 			return fit
 		}
 	}
@@ -114,15 +117,15 @@ func (h *cacheEntry) Note(use LastUse) (first bool) {
 	return !h.listed.Load() && !h.listed.Swap(true)
 }
 
-// Noted is the last use that was noted, with the counts since the last Take.
+// Noted returns the last recorded use, with the counts since the last Take.
 func (h *cacheEntry) Noted() LastUse {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.use
 }
 
-// Take is Noted for who stores it: the counts begin anew, and the next Note is a
-// first one.
+// Take returns the recorded uses and resets their counts. The caller stores the
+// result.
 func (h *cacheEntry) Take() LastUse {
 	h.listed.Store(false)
 	h.mu.Lock()
@@ -132,7 +135,7 @@ func (h *cacheEntry) Take() LastUse {
 	return use
 }
 
-// newKeyCache makes an empty cache for about so many holders.
+// newKeyCache returns an empty cache for about room entries.
 func newKeyCache(room int) *keyCache {
 	c := &keyCache{byID: map[string]*cacheEntry{}, gone: map[string][]*cacheEntry{}}
 	c.room = max(1, room/len(c.shards))
@@ -144,7 +147,7 @@ func newKeyCache(room int) *keyCache {
 
 func (c *keyCache) shard(d keytext.Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
 
-// Find gives the holder of a secret, nil where none is in memory.
+// Find returns the entry of a secret, or nil if it is not in memory.
 func (c *keyCache) Find(d keytext.Digest) *cacheEntry {
 	s := c.shard(d)
 	s.RLock()
@@ -153,7 +156,7 @@ func (c *keyCache) Find(d keytext.Digest) *cacheEntry {
 	return h
 }
 
-// Len is the number of holders in memory.
+// Len returns the number of entries in memory.
 func (c *keyCache) Len() (n int) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -164,12 +167,13 @@ func (c *keyCache) Len() (n int) {
 	return n
 }
 
-// Changes counts the calls of Change.
+// Changes returns how often Change and ChangeOwner were called.
 func (c *keyCache) Changes() uint64 { return c.changes.Load() }
 
-// Keep puts a key into memory that was read from the store when Changes gave
-// since; in a full shard another one leaves it. It gives nil where keys have
-// changed meanwhile: then what was read may be old.
+// Keep adds a key that was read from the store and returns its entry. since is
+// the value of Changes before that read. If keys have changed since, the key
+// may be out of date: Keep adds nothing and returns nil. A full shard evicts
+// another entry.
 func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *cacheEntry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -183,7 +187,7 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *cacheEntry {
 		return h
 	}
 	if len(s.keys) >= c.room {
-		for other, h := range s.keys { // any: a map's order is as good as random
+		for other, h := range s.keys { // the first one: the order of a map is random enough
 			delete(s.keys, other)
 			c.unlink(h)
 			break
@@ -196,7 +200,8 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *cacheEntry {
 	return h
 }
 
-// unlink takes a holder out of those of its key. The mutex is held.
+// unlink removes an entry from the list of its key, and keeps it in gone if its
+// use is not stored yet. The caller must hold c.mu.
 func (c *keyCache) unlink(h *cacheEntry) {
 	id := h.Key().ID
 	if h.listed.Load() {
@@ -215,8 +220,8 @@ func (c *keyCache) unlink(h *cacheEntry) {
 	}
 }
 
-// Change gives the holders of a key its new state, for every request that
-// starts after it; holders of secrets that the key has no longer are dropped.
+// Change updates the entries of a key to its new state, for every request that
+// starts later. It removes the entries of secrets that the key no longer has.
 func (c *keyCache) Change(key *Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -234,8 +239,8 @@ func (c *keyCache) Change(key *Key) {
 	}
 }
 
-// ChangeOwner gives the keys of an owner another state, for every request that
-// starts after it. change gets copies.
+// ChangeOwner applies change to a copy of each key of an owner in memory. Every
+// request that starts later sees the copy.
 func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -249,9 +254,8 @@ func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 	}
 }
 
-// Each visits the holders of a key that are in memory, and those that have left
-// it with a use that Settle was not told of yet. It must not use the cache
-// meanwhile.
+// Each calls visit for the entries of a key, including evicted ones whose use
+// is not stored yet. visit must not use the cache, because its lock is held.
 func (c *keyCache) Each(id string, visit func(*cacheEntry)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,8 +267,8 @@ func (c *keyCache) Each(id string, visit func(*cacheEntry)) {
 	}
 }
 
-// Settle forgets those that have left memory and whose use is stored: who has
-// stored what Take gave calls it then.
+// Settle discards the evicted entries whose use is stored. Call it after
+// storing what Take returned.
 func (c *keyCache) Settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Permission is a set of what a key may do, a bit each.
+// Permission is a set of permissions, one bit each.
 type Permission uint64
 
 // The permissions of the contract (2.3).
@@ -22,32 +22,32 @@ const (
 	WriteContacts
 )
 
-// VerifyKeys lets a service ask about other keys (POST /api/v1/verify). It is
-// none of the contract's, and it has to be asked for by name: whoever has it can
-// learn whether any text is a key.
+// VerifyKeys lets a service verify other keys (POST /api/v1/verify). It is not
+// part of the contract and must be granted by name: its holder can find out
+// whether any text is a key.
 const VerifyKeys Permission = 1 << 63
 
-// Ordinary is what "all" and samples mean: the contract's. VerifyKeys and the
-// permissions of the configuration are granted by name alone, so that a key made
-// with "all" gets nothing that is added later.
+// Ordinary is the permissions of the contract. "all" and samples mean this set.
+// VerifyKeys and the permissions of the configuration are granted only by name,
+// so a key created with "all" never gains a permission that is added later.
 const Ordinary = ReadCalls | InitiateCalls | ReadAgents | ReadContacts | ReadCalendar | WriteCalendar | WriteContacts
 
-// builtins is every permission that is not of the configuration.
+// builtins is every permission that the configuration does not define.
 const builtins = Ordinary | VerifyKeys
 
-// Builtin leaves those of a set that are not of the configuration.
+// Builtin returns the built-in permissions of p.
 func (p Permission) Builtin() Permission { return p & builtins }
 
-// PermissionInfo names a permission and says what it allows. Forms, lists and
-// limit bars are made from it, so a new permission needs no other place.
+// PermissionInfo describes a permission. Forms, lists and limit bars are built
+// from it, so a new permission needs no change elsewhere.
 type PermissionInfo struct {
 	Bit         Permission `json:"-"`
 	Name        string     `json:"name"`
-	Label       string     `json:"label"` // in a sentence: "read calls"
+	Label       string     `json:"label"` // for use in a sentence: "read calls"
 	Description string     `json:"description"`
-	Group       string     `json:"group"`  // heading in forms
-	Limits      []string   `json:"limits"` // those that count only requests which need this permission
-	Own         bool       `json:"own"`    // of the configuration
+	Group       string     `json:"group"`  // heading in forms, a group constant
+	Limits      []string   `json:"limits"` // the limits that count only requests for this permission
+	Own         bool       `json:"own"`    // defined by the configuration
 }
 
 // The headings under which forms list permissions.
@@ -65,7 +65,7 @@ type permissionPreset struct {
 	Permissions Permission `json:"permissions"`
 }
 
-// PermissionPresets lists the presets that forms offer.
+// PermissionPresets returns the presets that forms offer.
 func PermissionPresets() []permissionPreset {
 	return []permissionPreset{
 		{"read", "Read only", ReadCalls | ReadAgents | ReadContacts | ReadCalendar},
@@ -74,8 +74,8 @@ func PermissionPresets() []permissionPreset {
 	}
 }
 
-// Permissions lists every built-in permission, those of the contract first and
-// in its order. Rights has those of the configuration too.
+// Permissions returns every built-in permission. Those of the contract come
+// first, in its order. Policy.Permissions also has those of the configuration.
 func Permissions() []PermissionInfo {
 	return []PermissionInfo{
 		{Bit: ReadCalls, Name: "can_read_calls", Group: groupCalls, Description: "List and read calls."},
@@ -94,8 +94,8 @@ func Permissions() []PermissionInfo {
 	}
 }
 
-// Names lists the built-in permissions of a set in the contract's order. To
-// show a set use Policy.Names or Key.PermissionNames.
+// Names returns the names of the built-in permissions in p, in the order of
+// Permissions. To show a set, use Policy.Names or Key.PermissionNames.
 func (p Permission) Names() []string {
 	names := []string{}
 	for _, info := range Permissions() {
@@ -106,8 +106,8 @@ func (p Permission) Names() []string {
 	return names
 }
 
-// parsePermissions reads names of built-in permissions into a set; an unknown
-// one is ErrValidation and lists the known ones.
+// parsePermissions returns the set of built-in permissions with these names.
+// For an unknown name it returns ErrValidation, which lists the known ones.
 func parsePermissions(names []string) (Permission, error) {
 	var set Permission
 	for _, name := range names {
@@ -120,8 +120,8 @@ func parsePermissions(names []string) (Permission, error) {
 	return set, nil
 }
 
-// MarshalJSON writes the built-in permissions of a set as their names, so that
-// stored records do not depend on the order of the bits.
+// MarshalJSON writes the names of the built-in permissions in p, so that stored
+// records do not depend on the order of the bits.
 func (p Permission) MarshalJSON() ([]byte, error) { return json.Marshal(p.Names()) }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -135,17 +135,17 @@ func (p *Permission) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// LimitRule is a limit as it applies to keys: Max is its default, or what a
-// key or an owner has.
+// LimitRule is a limit as it applies to keys. Max is the default, or the value
+// that a key or an owner has instead.
 type LimitRule struct {
 	Limit
-	Owner   bool   // counted over all keys of an owner; a Max of 0 is no limit
-	Observe bool   // counted, and never in the way
-	With    string // of an owner's: the limit of the key that it goes along with
+	Owner   bool   // shared by all keys of an owner; a Max of 0 means no limit
+	Observe bool   // counted, but never refuses a request
+	With    string // for an owner limit: the key limit with which it is charged
 	Builtin bool
 }
 
-// Scope is over what the limit counts: key or owner.
+// Scope returns what the limit counts over: "key" or "owner".
 func (l LimitRule) Scope() string {
 	if l.Owner {
 		return "owner"
@@ -153,8 +153,9 @@ func (l LimitRule) Scope() string {
 	return "key"
 }
 
-// BuiltinLimits gives the limits that exist everywhere, with the given defaults.
-// Each of the contract's has one beside it that all keys of an owner share.
+// BuiltinLimits returns the limits that always exist, with their defaults by
+// name. Each limit of the contract (1.6) has a second one, which all keys of an
+// owner share.
 func BuiltinLimits(defaults map[string]int) []LimitRule {
 	const day = 24 * time.Hour
 	rules := []LimitRule{
@@ -171,22 +172,24 @@ func BuiltinLimits(defaults map[string]int) []LimitRule {
 	return rules
 }
 
-// Policy are the permissions and limits that keys can have: the built-in ones
-// and those of the configuration. They do not change, and are shared.
+// Policy is the permissions and limits that keys can have: the built-in ones
+// and those of the configuration. It is immutable and safe for concurrent use.
 type Policy struct {
 	permissions []PermissionInfo
 	limits      []LimitRule
 }
 
-// MaxOwnPermissions is how many permissions a configuration can add.
+// MaxOwnPermissions is how many permissions a configuration may add.
 const MaxOwnPermissions = 48
 
-// firstOwn is the bit of the first permission of the configuration. Bits say
-// nothing beyond a run of the program: what is stored has names.
+// firstOwn is the number of the bit for the first permission of the
+// configuration. These bits can change with each configuration, so records
+// store names instead.
 const firstOwn = 8
 
-// NewPolicy puts permissions of the configuration, by name and description,
-// behind the built-in ones. limits are all that there are.
+// NewPolicy returns a Policy with the built-in permissions followed by own, of
+// which only Name, Description and Limits count. limits is the full list of
+// limits, including the built-in ones; the Policy keeps it.
 func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
 	r := &Policy{permissions: Permissions(), limits: limits}
 	for i, p := range own {
@@ -203,15 +206,15 @@ func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
 	return r
 }
 
-// Permissions lists every permission, the built-in ones first. The slice is
-// shared.
+// Permissions returns every permission, the built-in ones first. The slice is
+// shared; do not change it.
 func (r *Policy) Permissions() []PermissionInfo { return r.permissions }
 
-// Limits lists every limit, the built-in ones first, with its default. The
-// slice is shared.
+// Limits returns every limit with its default, the built-in ones first. The
+// slice is shared; do not change it.
 func (r *Policy) Limits() []LimitRule { return r.limits }
 
-// Limit gives a limit by name, and whether there is one.
+// Limit returns the limit with this name, and reports whether it exists.
 func (r *Policy) Limit(name string) (LimitRule, bool) {
 	i := slices.IndexFunc(r.limits, func(l LimitRule) bool { return l.Name == name })
 	if i < 0 {
@@ -220,7 +223,8 @@ func (r *Policy) Limit(name string) (LimitRule, bool) {
 	return r.limits[i], true
 }
 
-// LimitNames lists the names of the limits for which a function says yes.
+// LimitNames returns the names of the limits for which the function which
+// returns true.
 func (r *Policy) LimitNames(which func(LimitRule) bool) (names []string) {
 	for _, l := range r.limits {
 		if which(l) {
@@ -230,8 +234,8 @@ func (r *Policy) LimitNames(which func(LimitRule) bool) (names []string) {
 	return names
 }
 
-// Names lists the permissions of a set, the built-in ones first. A nil Policy
-// knows those alone.
+// Names returns the names of the permissions in p, the built-in ones first. A
+// nil Policy knows only the built-in ones.
 func (r *Policy) Names(p Permission) []string {
 	if r == nil {
 		return p.Names()
@@ -245,8 +249,8 @@ func (r *Policy) Names(p Permission) []string {
 	return names
 }
 
-// Parse reads names into a set; an unknown one is ErrValidation and lists the
-// known ones.
+// Parse returns the set of the permissions with these names. For an unknown
+// name it returns ErrValidation, which lists the known ones.
 func (r *Policy) Parse(names []string) (set Permission, err error) {
 	for _, name := range names {
 		bit := r.bit(name)
@@ -267,7 +271,7 @@ func (r *Policy) bit(name string) Permission {
 	return 0
 }
 
-// Own tells the permissions of the configuration apart from the built-in ones.
+// Own returns the names of the permissions in p that the configuration defines.
 func (r *Policy) Own(p Permission) (names []string) {
 	for _, info := range r.permissions {
 		if info.Own && p&info.Bit != 0 {
@@ -277,8 +281,8 @@ func (r *Policy) Own(p Permission) (names []string) {
 	return names
 }
 
-// OfOwn gives the bits of those permissions of the configuration that stand in
-// a list of names, and the names that no permission has now.
+// OfOwn returns the set of the permissions with these names, and the names that
+// no permission has now. Unlike Parse it accepts unknown names.
 func (r *Policy) OfOwn(names []string) (set Permission, dormant []string) {
 	for _, name := range names {
 		if bit := r.bit(name); bit != 0 {
@@ -290,20 +294,21 @@ func (r *Policy) OfOwn(names []string) (set Permission, dormant []string) {
 	return set, dormant
 }
 
-// ownerLimits are the numbers that an owner has in place of the defaults of the
-// limits which all its keys share. 0 is no limit.
+// ownerLimits is the stored limits of an owner that differ from the default, by
+// name. They apply to the limits that all its keys share; 0 means no limit.
 type ownerLimits struct {
 	Owner  uint64         `json:"owner"`
 	Limits map[string]int `json:"limits"`
 }
 
-// OwnerLimitTable keeps them; only the Keyring writes to it.
+// OwnerLimitTable stores the limits of owners. Only the Keyring writes to it.
 var OwnerLimitTable = Table[ownerLimits]{
 	Name: "owner_limits",
 	Key:  func(o ownerLimits) []byte { return IDKey(o.Owner) },
 }
 
-// LimitsOfOwner reads the numbers of an owner, nil where it has none.
+// LimitsOfOwner returns the limits of an owner that differ from the default. It
+// returns nil if there are none.
 func LimitsOfOwner(tx *Tx, owner uint64) (map[string]int, error) {
 	o, err := OwnerLimitTable.Get(tx, IDKey(owner))
 	if errors.Is(err, ErrNotFound) {

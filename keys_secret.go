@@ -16,18 +16,20 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Peppers turn digests into what is stored. Without them a stolen database
-// confirms no guess, and who can only write to it can make no key.
+// Peppers are the secret keys for hashing the digests of API keys. Only hashes
+// are stored: without the peppers, a stolen database cannot confirm a guess,
+// and write access to the database is not enough to create a key.
 type Peppers struct {
 	list [][]byte // the current one first
 }
 
 const pepperSize = 32
 
-// Hash is the HMAC-SHA-256 of a digest under the current pepper (RFC 2104).
+// Hash returns the HMAC-SHA-256 (RFC 2104) of a digest under the current
+// pepper.
 func (p Peppers) Hash(d keytext.Digest) []byte { return seal(p.list[0], d[:]) }
 
-// Hashes gives the hash of a digest under each pepper, the current one first.
+// Hashes returns the hash of a digest under each pepper, the current one first.
 func (p Peppers) Hashes(d keytext.Digest) [][]byte {
 	var all [][]byte
 	for _, pepper := range p.list {
@@ -42,13 +44,15 @@ func seal(pepper, data []byte) []byte {
 	return mac.Sum(nil)
 }
 
-// pepperMark is what is sealed under the pepper and kept in the store.
+// pepperMark is the text whose hash under the pepper is kept in the store.
+// Match compares it.
 const pepperMark = "latchkey pepper check"
 
-// Encrypt seals a text that has to be read again, which a hash does not allow:
-// AES-256-GCM under a key of its own for each purpose, derived from the current
-// pepper (HKDF-SHA-256, RFC 5869). bound is what the text belongs to; it is not
-// kept in the result, but Decrypt fails where it is another.
+// Encrypt encrypts a text that must be readable later, so a hash will not do.
+// It uses AES-256-GCM with a separate key for each purpose, derived from the
+// current pepper (HKDF-SHA-256, RFC 5869). bound is the context that the text
+// belongs to: it is authenticated but not stored, and Decrypt fails if it
+// differs.
 func (p Peppers) Encrypt(purpose string, bound []byte, text string) ([]byte, error) {
 	box, err := p.box(0, purpose)
 	if err != nil {
@@ -57,8 +61,9 @@ func (p Peppers) Encrypt(purpose string, bound []byte, text string) ([]byte, err
 	return box.Seal(nil, nil, []byte(text), bound), nil
 }
 
-// Decrypt opens what Encrypt has sealed under the current pepper or a retired
-// one.
+// Decrypt returns the text that Encrypt encrypted under the current pepper or a
+// retired one. It returns an error if no pepper fits, or if purpose or bound
+// differ.
 func (p Peppers) Decrypt(purpose string, bound, sealed []byte) (string, error) {
 	for i := range p.list {
 		box, err := p.box(i, purpose)
@@ -72,7 +77,8 @@ func (p Peppers) Decrypt(purpose string, bound, sealed []byte) (string, error) {
 	return "", errors.New("sealed under a pepper that is not here; name its file in keys.retired_pepper_files")
 }
 
-// box seals with a random nonce, which it puts before the text.
+// box returns a cipher for a purpose under pepper i. It uses random nonces and
+// puts each before its text.
 func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {
 	key, err := hkdf.Key(sha256.New, p.list[i], nil, "latchkey "+purpose, 32)
 	if err != nil {
@@ -85,10 +91,10 @@ func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// Verify checks that a store was made with one of the peppers, by a value kept
-// in it; the first time it stores that value, and again when the pepper it was
-// made with is a retired one by now. A wrong pepper would turn every key
-// invalid without a word.
+// Verify returns an error if the store was made with none of these peppers.
+// With a wrong pepper every key would be invalid, with no visible cause. It
+// stores a check value under the current pepper if the store has none yet, or
+// has one under a retired pepper.
 func (p Peppers) Verify(s *Store) error {
 	return s.Update(func(tx *Tx) error {
 		if err := p.Match(tx); err != nil {
@@ -103,7 +109,8 @@ func (p Peppers) Verify(s *Store) error {
 	})
 }
 
-// Match is Verify without storing anything.
+// Match is like Verify but stores nothing. A store without a check value
+// matches any pepper.
 func (p Peppers) Match(tx *Tx) error {
 	stored, err := tx.Get("meta", []byte("pepper"))
 	if err != nil || stored == nil {
@@ -117,8 +124,9 @@ func (p Peppers) Match(tx *Tx) error {
 	return errors.New("the pepper is not the one this store was made with, so no key would be valid; put the right pepper file back")
 }
 
-// LoadPeppers reads the pepper: value, where it is set, else the file. Retired
-// ones are read from further files; keys made under them stay valid.
+// LoadPeppers reads the current pepper from value, or from file if value is
+// empty. It reads retired peppers from further files; keys hashed under them
+// stay valid.
 func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 	var p Peppers
 	if value != "" {
@@ -152,8 +160,9 @@ func parsePepper(data []byte) ([]byte, error) {
 	return pepper, nil
 }
 
-// CreatePepper makes a pepper file that only its owner may read, and fails
-// with os.ErrExist where there is one. A crash in between leaves none.
+// CreatePepper creates a pepper file that only its owner may read. It returns
+// an error that wraps os.ErrExist if the file exists. A crash leaves either the
+// whole file or none.
 func CreatePepper(file string) error {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("create pepper %s: %w", file, os.ErrExist)
