@@ -20,7 +20,7 @@ type keyCache struct {
 	changes atomic.Uint64            // see Changes
 	mu      sync.Mutex               // held to add, change or remove an entry
 	byID    map[string]*cacheEntry   // first entry of each key; the others follow by next
-	gone    map[string][]*cacheEntry // evicted entries whose use is not stored yet
+	gone    map[string][]*cacheEntry // by key id: evicted entries whose use is not stored yet
 }
 
 type cacheShard struct {
@@ -100,7 +100,7 @@ func (h *cacheEntry) KeyFor(r *Policy) *Key {
 	}
 }
 
-// Note keeps a use, and says whether it is the first since the last Take.
+// Note records a use and reports whether it is the first since the last Take.
 func (h *cacheEntry) Note(use LastUse) (first bool) {
 	h.mu.Lock()
 	h.use.At, h.use.IP, h.use.Carrier = use.At, use.IP, use.Carrier

@@ -15,23 +15,23 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Keyring finds keys by their secret and keeps them. It holds the keys in use
-// in memory, up to a number, and reads the others from the store when they are
-// asked for. It is safe for concurrent use.
+// Keyring finds keys by their secret and stores them. It keeps up to a fixed
+// number of used keys in memory and reads the others from the store. It is safe
+// for concurrent use.
 type Keyring struct {
 	store    *Store
 	peppers  Peppers
 	prefix   string
 	rights   atomic.Pointer[Policy]
 	memory   *keyCache
-	imported atomic.Bool // some keys are not of our making, so of any shape
+	imported atomic.Bool // some secrets were made elsewhere and can have any form
 	misses   atomic.Uint64
 	dirtyMu  sync.Mutex
 	dirty    []*cacheEntry
 }
 
-// NewKeyring finds keys with a prefix in a store; cache is the most keys that
-// it holds in memory.
+// NewKeyring returns a Keyring for the keys in store. New secrets begin with
+// prefix; cache is about how many keys it keeps in memory.
 func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Policy, cache int) (*Keyring, error) {
 	k := &Keyring{store: store, peppers: peppers, prefix: prefix, memory: newKeyCache(cache)}
 	k.rights.Store(rights)
@@ -43,15 +43,15 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Policy, ca
 	return k, err
 }
 
-// Find gives the key of a secret, in whatever state it is, and a handle for
-// Used. It is ErrKey where there is none.
+// Find returns the key with this secret, whatever its state, and a handle for
+// Used. It returns ErrKey if there is no such key.
 func (k *Keyring) Find(secret string) (*Key, *cacheEntry, error) {
 	d := keytext.DigestOf(secret)
 	if h := k.memory.Find(d); h != nil {
 		return h.KeyFor(k.Rights()), h, nil
 	}
-	// After the memory, since the checksum of a key that is held need not be
-	// made anew: it keeps typing errors and scans from the store.
+	// The checksum keeps typing errors and scans away from the store. A key in
+	// memory does not need it, so it is computed only now.
 	if !keytext.WellFormed(secret, k.prefix) && !k.imported.Load() {
 		return nil, nil, ErrKey
 	}
@@ -59,12 +59,12 @@ func (k *Keyring) Find(secret string) (*Key, *cacheEntry, error) {
 	return k.fetch(d)
 }
 
-// Cached is how many secrets are in memory, and how many look-ups found theirs
-// there not, so that the store was read.
+// Cached returns how many secrets are in memory, and how many lookups had to
+// read the store because their secret was not in memory.
 func (k *Keyring) Cached() (held int, misses uint64) { return k.memory.Len(), k.misses.Load() }
 
-// fetch reads a key from the store and keeps it in memory, unless keys have
-// changed meanwhile: then what was read may be old, and it is read again.
+// fetch reads a key from the store and adds it to the memory. If keys have
+// changed meanwhile, what it read may be out of date, so it reads again.
 func (k *Keyring) fetch(d keytext.Digest) (*Key, *cacheEntry, error) {
 	for {
 		before := k.memory.Changes()
@@ -102,7 +102,8 @@ func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 	return key, err
 }
 
-// Get reads a key by its id; ErrNotFound where there is none.
+// Get returns the key with this id, which the caller owns. It returns
+// ErrNotFound if there is no such key.
 func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 	key, err := KeyTable.Get(tx, []byte(id))
 	if err != nil {
@@ -111,23 +112,23 @@ func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 	return key, k.ready(tx, key)
 }
 
-// ready gives a key of the caller's own what follows from it.
+// ready resolves a key that the caller owns, see Key.Resolve.
 func (k *Keyring) ready(tx *Tx, key *Key) error {
 	limits, err := LimitsOfOwner(tx, key.Owner)
 	key.Resolve(k.Rights(), limits)
 	return err
 }
 
-// Create stores a new key and gives its secret, which is nowhere to be had
-// again.
+// Create stores a new key and returns its secret. The secret is stored nowhere,
+// so it cannot be read later.
 func (k *Keyring) Create(tx *Tx, key *Key) (secret string, err error) {
 	secret = keytext.NewSecret(k.prefix)
 	key.Hint = keytext.Hint(secret, k.prefix)
 	return secret, k.add(tx, key, keytext.DigestOf(secret))
 }
 
-// Import stores a key by the SHA-256 of a secret that exists elsewhere;
-// ErrConflict where it is here already.
+// Import stores a key by the SHA-256 of a secret that was made elsewhere. It
+// returns ErrConflict if a key here has or had this secret.
 func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 	if key.Hint == "" {
 		key.Hint = "imported"
@@ -139,7 +140,8 @@ func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 	return k.add(tx, key, d)
 }
 
-// Holding gives the id of the key that has or had a secret, "" where none has.
+// Holding returns the id of the key that has this secret as its current or an
+// earlier one. It returns "" if there is none.
 func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
 	for _, hash := range k.peppers.Hashes(d) {
 		id, err := tx.Get("key_hashes", hash)
@@ -150,8 +152,8 @@ func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
 	return "", nil
 }
 
-// Order gives the places of secrets in a list in the order in which they are
-// stored.
+// Order returns the indexes of list in the order in which the secrets are
+// stored. Writing a large import in this order is faster.
 func (k *Keyring) Order(list []keytext.Digest) []int {
 	hashes, order := make([][]byte, len(list)), make([]int, len(list))
 	for i, d := range list {
@@ -166,8 +168,8 @@ func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 	if err == nil && id != "" {
 		err = ErrConflict.With("This secret belongs to the key %s already.", id)
 	}
-	// Of the ids of a large import, all made in one millisecond, two can be the
-	// same: then the later key would take the place of the earlier.
+	// A large import creates many ids in the same millisecond, and two can be
+	// equal: then the later key would overwrite the earlier one.
 	for err == nil {
 		if _, err = KeyTable.Get(tx, []byte(key.ID)); err == nil {
 			key.ID = NewKeyID(key.CreatedAt)
@@ -183,8 +185,8 @@ func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 	return k.Save(tx, key)
 }
 
-// Save stores a changed key. Every request that starts once the transaction
-// is on disk sees the change.
+// Save stores a changed key. Every request that starts after the commit sees
+// the change.
 func (k *Keyring) Save(tx *Tx, key *Key) error {
 	if err := KeyTable.Put(tx, key); err != nil {
 		return err
@@ -197,14 +199,14 @@ func (k *Keyring) Save(tx *Tx, key *Key) error {
 	return nil
 }
 
-// Readied gives a copy of a key of the caller's own with what follows from it.
+// Resolved returns a resolved copy of a key, see Key.Resolve.
 func (k *Keyring) Resolved(tx *Tx, key *Key) (*Key, error) {
 	ready := key.Clone()
 	return ready, k.ready(tx, ready)
 }
 
-// LimitOwner stores the numbers of an owner. Every request that starts once the
-// transaction is on disk is counted by them, whichever key of the owner it has.
+// LimitOwner stores the limits of an owner that differ from the default. They
+// apply to every request with a key of this owner that starts after the commit.
 func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error {
 	if err := OwnerLimitTable.Put(tx, ownerLimits{owner, limits}); err != nil {
 		return err
@@ -214,10 +216,10 @@ func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error 
 	return nil
 }
 
-// Count gives the number of keys, whatever their state.
+// Count returns the number of keys in all states.
 func (k *Keyring) Count(tx *Tx) (int, error) { return KeyTable.Count(tx) }
 
-// Each goes through the keys, newest first, until visit says to stop.
+// Each calls visit for every key, newest first, until visit returns false.
 func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 	for key, err := range KeyTable.All(tx, true) {
 		if err != nil {
@@ -233,8 +235,9 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 	return nil
 }
 
-// Expiring gives copies of up to most keys that expire by a time and whose
-// ExpiryNoticed is another, the first to expire first.
+// Expiring returns up to most keys, the earliest to expire first. They expire
+// at or before by, are not revoked, and have an ExpiryNoticed other than their
+// ExpiresAt. The caller owns them.
 func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err error) {
 	for entry, id := range KeyTable.Find(tx, "expiring", nil, false) {
 		if len(keys) == most || len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(by.UnixNano()) {
@@ -249,7 +252,7 @@ func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err err
 	return keys, nil
 }
 
-// Used notes that a key was used. It is stored with the next Flush.
+// Used records a use of a key in memory. The next Flush stores it.
 func (k *Keyring) Used(h *cacheEntry, use LastUse) {
 	if !h.Note(use) {
 		return
@@ -259,21 +262,23 @@ func (k *Keyring) Used(h *cacheEntry, use LastUse) {
 	k.dirtyMu.Unlock()
 }
 
-// Lookup gives the key of a digest without keeping it in memory; ErrKey where
-// there is none.
+// Lookup returns the key with this digest without adding it to the memory. It
+// returns ErrKey if there is no such key.
 func (k *Keyring) Lookup(d keytext.Digest) (*Key, error) { return k.read(d) }
 
-// Policy are the permissions and limits that the keys can have.
+// Rights returns the permissions and limits that keys can have now.
 func (k *Keyring) Rights() *Policy { return k.rights.Load() }
 
-// LastUse puts other permissions and limits in the place of those, for every key at
-// once. What keys have used stays counted.
+// Use replaces the permissions and limits that keys can have. The change
+// applies to every later Find and Get; usage that is already counted stays
+// counted.
 func (k *Keyring) Use(r *Policy) { k.rights.Store(r) }
 
-// Prefix is how the keys begin that the keyring makes.
+// Prefix returns the text with which new secrets begin.
 func (k *Keyring) Prefix() string { return k.prefix }
 
-// CountLive counts the keys of an owner that are not revoked, up to most.
+// CountLive returns the number of keys of an owner that are not revoked. It
+// stops counting at most.
 func (k *Keyring) CountLive(tx *Tx, owner uint64, most int) int {
 	n := 0
 	for range KeyTable.Find(tx, "owner_live", IDKey(owner), false) {
@@ -284,13 +289,15 @@ func (k *Keyring) CountLive(tx *Tx, owner uint64, most int) int {
 	return n
 }
 
-// maxAliases bounds how many earlier secrets of a key hold at once.
+// maxAliases is how many earlier secrets of a key can be valid at once.
 const maxAliases = 3
 
-// Rotate gives a key of the caller's own another secret, which is nowhere to be
-// had again. The one until now, and those before it, hold until ends; where
-// that is not in the future, none of them holds once the transaction is on
-// disk. ErrConflict: too many of them hold still. now is of Clock.Latest.
+// Rotate replaces the secret of a key that the caller owns, saves the key and
+// returns the new secret, which is stored nowhere. The old secret stays valid
+// until ends, and earlier ones keep their own end. If ends is not after now,
+// all of them are invalid after the commit. now is from Clock.Latest. It
+// returns ErrConflict if maxAliases earlier secrets are still valid, or if the
+// key has no stored Hash.
 func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, err error) {
 	if key.Hash == nil {
 		return "", ErrConflict.With("This key was stored by a version that did not note where its secret is. Create a new key.")
@@ -320,8 +327,8 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 	return secret, k.Save(tx, key)
 }
 
-// Drop ends those of a key's earlier secrets that which picks. The key is the
-// caller's own, and to be saved.
+// Drop removes the earlier secrets of a key for which the function which
+// returns true. The caller owns the key and must save it afterwards.
 func (k *Keyring) Drop(tx *Tx, key *Key, which func(PreviousSecret) bool) error {
 	var rest []PreviousSecret
 	for _, a := range key.Aliases {
@@ -337,18 +344,18 @@ func (k *Keyring) Drop(tx *Tx, key *Key, which func(PreviousSecret) bool) error 
 	return nil
 }
 
-// forget takes a secret out of the store.
+// forget deletes an earlier secret and its last use from the store.
 func (k *Keyring) forget(tx *Tx, id string, a PreviousSecret) error {
 	return errors.Join(tx.Delete("key_hashes", a.Hash), tx.Delete("key_uses", useKey(id, a.Serial)))
 }
 
-// maxSweep bounds how many keys one Sweep changes, so that requests do not
-// wait for it.
+// maxSweep is the maximum number of keys that one Sweep changes, so that
+// requests do not wait for it.
 const maxSweep = 1000
 
-// Sweep takes earlier secrets out of the store whose time is over. It is to be
-// called about once a minute; that they end does not depend on it. now is of
-// Clock.Earliest.
+// Sweep deletes earlier secrets that have ended. Call it about once a minute
+// with a now from Clock.Earliest. It only saves space: Key.Check refuses an
+// ended secret anyway.
 func (k *Keyring) Sweep(now time.Time) error {
 	by := AuditContext{Actor: ActorSelf, Action: "end earlier secrets", Now: now}
 	return by.Update(k.store, func(tx *Tx) error {
@@ -375,11 +382,12 @@ func (k *Keyring) Sweep(now time.Time) error {
 	})
 }
 
-// useKey is where the last use of one secret is stored. It is kept apart from
-// that of the key once the key has been rotated.
+// useKey returns the store key for the last use of one secret. A key that was
+// never rotated has only the entry under its id.
 func useKey(id string, serial int) []byte { return []byte(id + "/" + strconv.Itoa(serial)) }
 
-// splitUse keeps the last use of a secret that was the only one until now.
+// splitUse copies the last use of a key to an entry for its first secret,
+// before the first rotation. It does nothing later.
 func (k *Keyring) splitUse(tx *Tx, key *Key) error {
 	if key.Serial > 0 {
 		return nil
@@ -391,13 +399,13 @@ func (k *Keyring) splitUse(tx *Tx, key *Key) error {
 	return tx.Put("key_uses", useKey(key.ID, 0), value)
 }
 
-// LastUse tells when a key was last used, by whichever secret; the zero LastUse for
-// never.
+// LastUse returns the last use of a key by any of its secrets, including uses
+// that are not stored yet. It is the zero LastUse if the key was never used.
 func (k *Keyring) LastUse(tx *Tx, id string) (LastUse, error) {
 	return k.lastUse(tx, id, []byte(id), func(*Key) bool { return true })
 }
 
-// SecretUse tells when one secret of a key was last used.
+// SecretUse is like LastUse for one secret of a key.
 func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (LastUse, error) {
 	if key.Serial == 0 {
 		return k.LastUse(tx, key.ID)
@@ -405,7 +413,8 @@ func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (LastUse, error) {
 	return k.lastUse(tx, key.ID, useKey(key.ID, serial), func(view *Key) bool { return view.SecretSerial() == serial })
 }
 
-// lastUse is the later of what is stored and of what is noted in memory.
+// lastUse merges the stored use with the uses in memory for which counts
+// returns true.
 func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bool) (LastUse, error) {
 	use, err := storedUse(tx, stored)
 	k.memory.Each(id, func(h *cacheEntry) {
@@ -424,7 +433,8 @@ func storedUse(tx *Tx, at []byte) (use LastUse, err error) {
 	return use, err
 }
 
-// Flush stores the last uses noted since the one before.
+// Flush stores the uses recorded since the last Flush. If it returns an error,
+// their counts may be lost.
 func (k *Keyring) Flush() error {
 	k.dirtyMu.Lock()
 	dirty := k.dirty
@@ -433,7 +443,7 @@ func (k *Keyring) Flush() error {
 	if len(dirty) == 0 {
 		return nil
 	}
-	keys, secrets := map[string]LastUse{}, map[*Key]LastUse{} // taken once: the function below may run twice
+	keys, secrets := map[string]LastUse{}, map[*Key]LastUse{} // outside the transaction, which may run twice
 	for _, h := range dirty {
 		use, key := h.Take(), h.Key()
 		sum := keys[key.ID]
@@ -466,7 +476,7 @@ func (k *Keyring) Flush() error {
 	return err
 }
 
-// addUse adds a use to the one that is stored.
+// addUse merges a use into the stored one.
 func addUse(tx *Tx, at []byte, use LastUse) error {
 	sum, err := storedUse(tx, at)
 	if err != nil {
