@@ -24,27 +24,28 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// Request is what a handler gets: a request that has passed every check of its
-// route. It belongs to one goroutine.
+// Request is a request that has passed every check of its route. A handler
+// receives it. It must be used by one goroutine only.
 type Request struct {
 	*http.Request
 	Params httprouter.Params
-	ID     string     // request id, also in the log
-	Route  string     // the pattern of the path, "-" where none fits
-	Client netip.Addr // who is asked from
-	Key    *Key       // who asks, nil on the admin door
-	Actor  string     // who asks on the admin door, for the record
+	ID     string     // request id, also in the answer and the log
+	Route  string     // pattern of the path, "-" if no route matches
+	Client netip.Addr // address of the client, see ClientAddr
+	Key    *Key       // key of the caller, nil on the admin listener
+	Actor  string     // caller on the admin listener, for the audit log
 	Now    time.Time  // wall clock, for records and people
-	Moment time.Time  // service clock, for limits only: it never goes back
-	Latest time.Time  // by which keys and links end (Clock.Latest)
-	// MaxBody is the most bytes that a body may have.
+	Moment time.Time  // service clock, for limits only; it never goes back
+	Latest time.Time  // from Clock.Latest, to decide whether keys and links have ended
+	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64
-	// Limits are the limits that apply to this request and how they stand,
-	// shown in the answer's header fields.
+	// Limits is the status of the limits that apply to this request. It is
+	// written to the header fields of the answer.
 	Limits []LimitStatus
 }
 
-// AuditContext says who asks for what, for the audit log.
+// Deed returns the caller, the action and the object of a request, for the
+// audit log.
 func (r *Request) Deed() AuditContext {
 	actor := r.Actor
 	if r.Key != nil {
@@ -53,9 +54,9 @@ func (r *Request) Deed() AuditContext {
 	return AuditContext{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now, Latest: r.Latest}
 }
 
-// Update is Store.Update for what a request changes. On the admin door the
-// change and its entry in the audit log are one transaction; what keys change
-// of their owners' data has no entry.
+// Update runs Store.Update for a change that a request makes. On the admin
+// listener the change and its audit log entry are one transaction. A change
+// made with a key has no entry, because it concerns only the data of its owner.
 func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	if r.Key != nil {
 		return store.Update(run)
@@ -63,8 +64,8 @@ func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	return r.Deed().Update(store, run)
 }
 
-// Record adds an entry to the audit log for something an operator has asked for
-// that changes no record.
+// Record adds an audit log entry for an action of an operator that changes no
+// record. For a request with a key it does nothing.
 func (r *Request) Record(store *Store) error {
 	if r.Key != nil {
 		return nil
@@ -72,9 +73,9 @@ func (r *Request) Record(store *Store) error {
 	return store.Update(r.Deed().Append)
 }
 
-// RouteObject is what the path of a route with an id is about, such as "key
-// key_018c...", "" where there is no id, or what stands there is none: it may
-// be a secret put in the wrong place.
+// RouteObject returns the object that a path with an id refers to, such as "key
+// key_018c...". It returns "" if the path has no id, or if its value does not
+// look like an id: it may be a secret that was put there by mistake.
 func RouteObject(route string, params httprouter.Params) string {
 	id := params.ByName("id")
 	if !objectID.MatchString(id) {
@@ -91,7 +92,7 @@ func RouteObject(route string, params httprouter.Params) string {
 
 var objectID = regexp.MustCompile(`^(key_[0-9a-f]{1,40}|[0-9]{1,19})$`)
 
-// actorKey is where a request says in whose name it is made.
+// actorKey is the context key of the actor of a request.
 type actorKey struct{}
 
 type actor struct {
@@ -99,14 +100,14 @@ type actor struct {
 	from netip.Addr
 }
 
-// ByActor gives a request that is made in somebody's name and from an address,
-// on the control socket or for a login.
+// ByActor returns a copy of r that is made in the name of an actor and from an
+// address. The control socket and logins use it.
 func ByActor(r *http.Request, name string, from netip.Addr) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), actorKey{}, actor{name, from}))
 }
 
-// Actor is in whose name a request is made and from where: as of ByActor, or
-// by the socket.
+// Actor returns the name and address that ByActor attached to r. Without them
+// it returns "control socket" and the zero Addr.
 func Actor(r *http.Request) (name string, from netip.Addr) {
 	if a, ok := r.Context().Value(actorKey{}).(actor); ok {
 		return a.name, a.from
@@ -114,30 +115,30 @@ func Actor(r *http.Request) (name string, from netip.Addr) {
 	return "control socket", from
 }
 
-// Handler writes one answer, or returns why it cannot: an *Error for what the
-// caller may know, anything else for a fault.
+// Handler writes one answer or returns an error. An *Error is sent to the
+// client; any other error is logged and answered as server_error.
 type Handler func(w http.ResponseWriter, r *Request) error
 
-// Route is one endpoint. The checks that stand before its handler follow from
-// the row alone.
+// Route is one endpoint. The checks before its handler depend only on these
+// fields.
 type Route struct {
 	Method     string
-	Path       string // with :name for a value, never a trailing slash
+	Path       string // with :name for a variable part, never a trailing slash
 	Permission Permission
 	Handle     Handler
-	// Spends names the daily limit that the handler charges with what it
-	// stores, "" for none.
+	// Spends names the daily limit that the handler charges when it stores
+	// something. It is "" if there is none.
 	Spends string
-	// Limits names limits of which every request pays Cost units too, unless it
-	// is refused.
+	// Limits names further limits that every request pays, Cost units each. A
+	// request that is refused for its permission does not pay them.
 	Limits []string
 	Cost   int
-	// Public says that the admin door asks nobody for a token here.
+	// Public means that the admin listener requires no token here.
 	Public bool
 }
 
-// NumberParam gives a path value as the id of a record; anything but a
-// positive whole number finds nothing and is ErrNotFound.
+// NumberParam returns a path parameter as a record id. It returns ErrNotFound
+// if the value is not a positive whole number.
 func (r *Request) NumberParam(name string) (uint64, error) {
 	id, err := strconv.ParseUint(r.Params.ByName(name), 10, 64)
 	if err != nil || id == 0 {
@@ -146,8 +147,8 @@ func (r *Request) NumberParam(name string) (uint64, error) {
 	return id, nil
 }
 
-// SetLimits puts the standings of limits in place of earlier ones of the same
-// names, or adds them.
+// SetLimits replaces the status of the limits in list, and appends those that
+// r.Limits does not have yet. Limits are compared by name.
 func (r *Request) SetLimits(list []LimitStatus) {
 	for _, s := range list {
 		i := slices.IndexFunc(r.Limits, func(old LimitStatus) bool { return old.Limit.Name == s.Limit.Name })
@@ -159,8 +160,8 @@ func (r *Request) SetLimits(list []LimitStatus) {
 	}
 }
 
-// WriteJSON sends a value as the JSON body of an answer. It encodes first, so
-// that a fault can still become another answer.
+// WriteJSON writes v as the JSON body of an answer. It encodes v before it
+// writes, so that the handler can still answer with an error if encoding fails.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	body, err := EncodeJSON(v)
 	if err != nil {
@@ -169,19 +170,20 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return WriteBody(w, status, body)
 }
 
-// EncodeJSON gives a value as the body of an answer.
+// EncodeJSON returns v as the JSON body of an answer, with a newline at its
+// end.
 func EncodeJSON(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false) // a body is no page
+	enc.SetEscapeHTML(false) // the body is not HTML
 	if err := enc.Encode(v); err != nil {
 		return nil, fmt.Errorf("encode answer: %w", err)
 	}
 	return buf.Bytes(), nil
 }
 
-// WriteBody sends ready JSON as the body of an answer. A client that has gone
-// away is no error.
+// WriteBody writes encoded JSON as the body of an answer. It always returns
+// nil, because a client that has disconnected is not an error.
 func WriteBody(w http.ResponseWriter, status int, body []byte) error {
 	w.Header()["Content-Type"] = jsonType
 	w.WriteHeader(status)
@@ -193,12 +195,13 @@ var jsonType = []string{"application/json"}
 
 // Page is one page of a list (contract 1.4).
 type Page struct {
-	Number int // from 1
-	Limit  int // rows on a page
+	Number int // the first page is 1
+	Limit  int // maximum number of rows on a page
 }
 
-// ReadPage reads page and limit of a query. A limit above the most is lowered
-// to it; anything that is not a whole number from 1 is ErrValidation.
+// ReadPage reads the parameters page and limit of a query. limit is the
+// default, and a larger value than most is lowered to most. It returns
+// ErrValidation if a parameter is not a whole number of at least 1.
 func ReadPage(q url.Values, limit, most int) (Page, error) {
 	p := Page{Number: 1, Limit: limit}
 	for _, f := range []struct {
@@ -218,12 +221,12 @@ func ReadPage(q url.Values, limit, most int) (Page, error) {
 		*f.into = n
 	}
 	p.Limit = min(p.Limit, most)
-	p.Number = min(p.Number, 1<<40) // far past any end, and its product with Limit still fits
+	p.Number = min(p.Number, 1<<40) // beyond any list; multiplying it by Limit must not overflow
 	return p, nil
 }
 
-// Bounds gives the first row of the page and the first one after it, of count
-// rows in all.
+// Bounds returns the half-open range [from, to) of the rows on the page, if the
+// list has count rows.
 func (p Page) Bounds(count int) (from, to int) {
 	if p.Number-1 > count/p.Limit {
 		return count, count
@@ -232,8 +235,8 @@ func (p Page) Bounds(count int) (from, to int) {
 	return from, min(from+p.Limit, count)
 }
 
-// Answer gives the body of a list: count, page, limit, pages and the rows
-// under their name.
+// Answer returns the body of a list (contract 1.4): count, page, limit, pages,
+// and the rows under name.
 func (p Page) Answer(count int, name string, rows any) map[string]any {
 	return map[string]any{
 		"count": count, "page": p.Number, "limit": p.Limit,
@@ -241,10 +244,12 @@ func (p Page) Answer(count int, name string, rows any) map[string]any {
 	}
 }
 
-// Seconds writes a time as the contract's whole seconds in UTC, nil for none.
+// Seconds formats a time in UTC with whole seconds (contract 1.5). It returns
+// nil for the zero time.
 func Seconds(t time.Time) *string { return stamp(t, "2006-01-02T15:04:05Z") }
 
-// Millis writes a time as the contract's milliseconds in UTC, nil for none.
+// Millis formats a time in UTC with milliseconds (contract 1.5). It returns nil
+// for the zero time.
 func Millis(t time.Time) *string { return stamp(t, "2006-01-02T15:04:05.000Z") }
 
 func stamp(t time.Time, layout string) *string {
@@ -255,9 +260,9 @@ func stamp(t time.Time, layout string) *string {
 	return &s
 }
 
-// ValidPhone says whether a number has the shape of E.164: + and 7 to 15
-// digits, the first not 0 (ITU-T E.164 section 6). Which ranges are in use
-// changes too often to be checked here.
+// ValidPhone reports whether s has the form of an E.164 number: + and 7 to 15
+// digits, the first not 0 (ITU-T E.164 section 6). It does not check whether
+// the number range is in use, because that changes too often.
 func ValidPhone(s string) bool {
 	if len(s) < 8 || len(s) > 16 || s[0] != '+' || s[1] == '0' {
 		return false
@@ -265,7 +270,7 @@ func ValidPhone(s string) bool {
 	return strings.Trim(s[1:], "0123456789") == ""
 }
 
-// DisplayWord makes "Qualified Lead" of "qualified_lead".
+// DisplayWord turns "qualified_lead" into "Qualified Lead".
 func DisplayWord(word string) string {
 	words := strings.Split(word, "_")
 	for i, w := range words {
@@ -276,7 +281,8 @@ func DisplayWord(word string) string {
 	return strings.Join(words, " ")
 }
 
-// TextOrNone is a text, nil where it is empty.
+// TextOrNone returns s, or nil if s is empty, so that JSON has null instead of
+// "".
 func TextOrNone(s string) any {
 	if s == "" {
 		return nil
@@ -293,25 +299,25 @@ const (
 	StepAddress    = "address"
 	StepLimit      = "limit"
 	StepPermission = "permission"
-	StepHandler    = "handler" // what the endpoint itself demands
+	StepHandler    = "handler" // checks of the endpoint itself
 )
 
-// Outcome tells of one answered request. It is valid for the length of the call
-// alone.
+// Outcome describes one answered request. It is valid only during the call that
+// receives it.
 type Outcome struct {
 	ID     string
 	Method string
-	Route  string // the pattern, "-" where none fits: never the address itself
+	Route  string // pattern of the path, "-" if no route matches; never the path itself
 	Status int
-	Code   string // of the error that was answered, "" for none
-	Text   string // its message
-	Step   string // the check that was made last, one of the Step constants
-	Key    *Key   // who asked, nil where no valid key came
-	Found  *Key   // the same, also where the key may not be used: revoked, paused, expired
-	Actor  string // who asked on the admin door
+	Code   string // code of the error in the answer, "" if there is none
+	Text   string // message of that error
+	Step   string // the check that failed, a Step constant; "" without an error
+	Key    *Key   // key of the caller, nil if no valid key was sent
+	Found  *Key   // like Key, but also set if the key is revoked, paused or expired
+	Actor  string // caller on the admin listener
 	Client netip.Addr
-	Params httprouter.Params // what stood in the place of the route's wildcards
+	Params httprouter.Params // values of the variable parts of the path
 	Began  time.Time         // wall clock
 	Took   time.Duration
-	Limits []LimitStatus // how the limits stood
+	Limits []LimitStatus // status of the limits that apply
 }

@@ -17,19 +17,18 @@ import (
 	"latchkey/internal/strictjson"
 )
 
-// Body is a JSON object as it was sent: which members are there, and their
-// values. Each method reads one member into a variable, leaves it alone where
-// the member is absent, and remembers the first value that does not fit; Err
-// tells of it once all are read.
+// Body is a JSON object as the client sent it. The methods that read a member
+// into a variable leave it unchanged if the member is absent. The first value
+// that does not fit is remembered: read all members, then check Err.
 type Body struct {
 	data   []byte
 	fields map[string]json.RawMessage
 	err    error
 }
 
-// ReadBody reads the body of a request: ErrJSON for what is not one JSON
-// object, ErrTooLarge, ErrEncoding. With optional an empty body is an empty
-// object.
+// ReadBody reads the body of a request as one JSON object. It returns ErrJSON
+// if the body is something else, and otherwise the errors of ReadAll. With
+// optional, an empty body counts as an empty object.
 func (r *Request) ReadBody(optional bool) (*Body, error) {
 	data, err := r.ReadAll()
 	if err != nil {
@@ -41,7 +40,9 @@ func (r *Request) ReadBody(optional bool) (*Body, error) {
 	return ParseBody(data)
 }
 
-// ReadAll reads the body of a request as it is, up to MaxBody bytes.
+// ReadAll returns the whole body of a request. It returns ErrTooLarge if the
+// body has more than MaxBody bytes, ErrEncoding if it has a Content-Encoding,
+// and ErrJSON if it cannot be read to its end.
 func (r *Request) ReadAll() ([]byte, error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil, ErrEncoding
@@ -57,7 +58,8 @@ func (r *Request) ReadAll() ([]byte, error) {
 	return data, nil
 }
 
-// ParseBody takes one JSON object apart.
+// ParseBody parses data as one JSON object. It returns ErrJSON if data is
+// something else.
 func ParseBody(data []byte) (*Body, error) {
 	fields, err := strictjson.Object(data)
 	if err != nil {
@@ -66,7 +68,8 @@ func ParseBody(data []byte) (*Body, error) {
 	return &Body{data: data, fields: fields}, nil
 }
 
-// Object gives a member as a Body of its own: for rows of an import.
+// Object parses raw as a JSON object, such as a row of an import. It returns
+// ErrValidation if raw is not an object.
 func (b *Body) Object(raw json.RawMessage) (*Body, error) {
 	c := &Body{}
 	if err := json.Unmarshal(raw, &c.fields); err != nil || c.fields == nil {
@@ -75,31 +78,34 @@ func (b *Body) Object(raw json.RawMessage) (*Body, error) {
 	return c, nil
 }
 
-// Bytes is the body as it was sent.
+// Bytes returns the body as it was sent. It is nil for a Body from Object or
+// Bodies.
 func (b *Body) Bytes() []byte { return b.data }
 
-// Err is the first thing that did not fit, nil when all did.
+// Err returns the error for the first value that did not fit, or nil if all
+// did.
 func (b *Body) Err() error { return b.err }
 
-// Names lists the members that were sent, in the order of the alphabet.
+// Names returns the names of the members that were sent, in alphabetical order.
 func (b *Body) Names() []string { return slices.Sorted(maps.Keys(b.fields)) }
 
-// Has says whether a member was sent, null included.
+// Has reports whether a member was sent, even if it is null.
 func (b *Body) Has(name string) bool {
 	_, ok := b.fields[name]
 	return ok
 }
 
-// Given says whether a member was sent with a value other than null.
+// Given reports whether a member was sent with a value other than null.
 func (b *Body) Given(name string) bool {
 	raw, ok := b.fields[name]
 	return ok && string(raw) != "null"
 }
 
-// Raw gives a member as it was sent, nil where it was not.
+// Raw returns a member as it was sent, or nil if it is absent.
 func (b *Body) Raw(name string) json.RawMessage { return b.fields[name] }
 
-// read decodes a member into v, which is what to show as example in the error.
+// read decodes a member into v and reports whether it did. want describes the
+// expected value in the error.
 func (b *Body) read(name, want string, v any) bool {
 	raw, ok := b.fields[name]
 	if !ok || b.err != nil {
@@ -112,11 +118,10 @@ func (b *Body) read(name, want string, v any) bool {
 	return true
 }
 
-// MaxString is the longest text member, in bytes, that is not said to be a
-// long one.
+// MaxString is the maximum length in bytes of a text that String reads.
 const MaxString = 64 << 10
 
-// String reads a text; null is the empty text.
+// String reads a text of at most MaxString bytes. null counts as "".
 func (b *Body) String(name string, into *string) {
 	var s string
 	if !b.read(name, "a string", &s) {
@@ -133,7 +138,7 @@ func (b *Body) String(name string, into *string) {
 	*into = s
 }
 
-// Word reads a text that must be one of a list.
+// Word reads a text that must be one of words.
 func (b *Body) Word(name string, into *string, words ...string) {
 	was := *into
 	b.String(name, into)
@@ -143,7 +148,7 @@ func (b *Body) Word(name string, into *string, words ...string) {
 	}
 }
 
-// Bool reads true or false; null is false.
+// Bool reads true or false. null counts as false.
 func (b *Body) Bool(name string, into *bool) {
 	var v bool
 	if b.read(name, "true or false", &v) {
@@ -151,7 +156,8 @@ func (b *Body) Bool(name string, into *bool) {
 	}
 }
 
-// Int reads a whole number from low to high; null is 0.
+// Int reads a whole number from low to high. null counts as 0, even if 0 is out
+// of range.
 func (b *Body) Int(name string, into *int, low, high int) {
 	var v *json.Number
 	want := fmt.Sprintf("a whole number from %d to %d", low, high)
@@ -177,7 +183,7 @@ func (b *Body) Int(name string, into *int, low, high int) {
 	*into = n
 }
 
-// ID reads the number of a record; null is 0, which no record has.
+// ID reads the id of a record. null counts as 0, which is no valid id.
 func (b *Body) ID(name string, into *uint64) {
 	n := 0
 	if !b.Has(name) {
@@ -188,7 +194,7 @@ func (b *Body) ID(name string, into *uint64) {
 	}
 }
 
-// Number reads a number of any kind; null is 0.
+// Number reads a number with or without fraction. null counts as 0.
 func (b *Body) Number(name string, into *float64) {
 	var v float64
 	if b.read(name, "a number", &v) {
@@ -196,7 +202,7 @@ func (b *Body) Number(name string, into *float64) {
 	}
 }
 
-// Strings reads an array of texts; null is an empty one.
+// Strings reads an array of texts. null counts as an empty array.
 func (b *Body) Strings(name string, into *[]string) {
 	var v []string
 	if b.read(name, "an array of strings", &v) {
@@ -204,8 +210,8 @@ func (b *Body) Strings(name string, into *[]string) {
 	}
 }
 
-// Map reads an object with values of any kind; null is an empty one. Numbers
-// keep the digits they were sent with.
+// Map reads an object with values of any type. null counts as an empty object.
+// Numbers are decoded as json.Number, so they keep all digits.
 func (b *Body) Map(name string, into *map[string]any) {
 	raw, ok := b.fields[name]
 	if !ok || b.err != nil {
@@ -221,7 +227,8 @@ func (b *Body) Map(name string, into *map[string]any) {
 	*into = v
 }
 
-// Time reads an RFC 3339 time; null is none.
+// Time reads an RFC 3339 time and converts it to UTC. null counts as the zero
+// time.
 func (b *Body) Time(name string, into *time.Time) {
 	var s *string
 	const want = "a time such as 2026-02-03T09:15:00Z"
@@ -240,7 +247,8 @@ func (b *Body) Time(name string, into *time.Time) {
 	*into = t.UTC()
 }
 
-// Bodies reads an array of objects, one Body each.
+// Bodies returns the objects of an array, one Body each. It returns nil if the
+// member is absent, null or not such an array.
 func (b *Body) Bodies(name string) []*Body {
 	var rows []json.RawMessage
 	if !b.read(name, "an array of objects", &rows) {

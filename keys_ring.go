@@ -119,8 +119,8 @@ func (k *Keyring) ready(tx *Tx, key *Key) error {
 	return err
 }
 
-// Create stores a new key and returns its secret. The secret is stored nowhere,
-// so it cannot be read later.
+// Create stores a new key and returns its secret. Only a hash of the secret is
+// stored, so it cannot be read again.
 func (k *Keyring) Create(tx *Tx, key *Key) (secret string, err error) {
 	secret = keytext.NewSecret(k.prefix)
 	key.Hint = keytext.Hint(secret, k.prefix)
@@ -128,7 +128,7 @@ func (k *Keyring) Create(tx *Tx, key *Key) (secret string, err error) {
 }
 
 // Import stores a key by the SHA-256 of a secret that was made elsewhere. It
-// returns ErrConflict if a key here has or had this secret.
+// returns ErrConflict if a key here already has this secret, see Holding.
 func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 	if key.Hint == "" {
 		key.Hint = "imported"
@@ -140,8 +140,8 @@ func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 	return k.add(tx, key, d)
 }
 
-// Holding returns the id of the key that has this secret as its current or an
-// earlier one. It returns "" if there is none.
+// Holding returns the id of the key that has this secret, as its current secret
+// or as an earlier one that was not dropped. It returns "" if there is none.
 func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
 	for _, hash := range k.peppers.Hashes(d) {
 		id, err := tx.Get("key_hashes", hash)
@@ -293,9 +293,9 @@ func (k *Keyring) CountLive(tx *Tx, owner uint64, most int) int {
 const maxAliases = 3
 
 // Rotate replaces the secret of a key that the caller owns, saves the key and
-// returns the new secret, which is stored nowhere. The old secret stays valid
-// until ends, and earlier ones keep their own end. If ends is not after now,
-// all of them are invalid after the commit. now is from Clock.Latest. It
+// returns the new secret, of which only a hash is stored. The old secret stays
+// valid until ends, and earlier ones keep their own end. If ends is not after
+// now, all of them are invalid after the commit. now is from Clock.Latest. It
 // returns ErrConflict if maxAliases earlier secrets are still valid, or if the
 // key has no stored Hash.
 func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, err error) {
