@@ -8,17 +8,18 @@ import (
 	"strings"
 )
 
-// credential is a key as it was sent.
+// credential is a secret and the way it was sent, one of the Carrier constants.
 type credential struct {
 	Secret  string
 	Carrier string
 }
 
-// ReadCredential takes the key out of a request's header and URL, so that
-// nothing after it can log or forward it. The same key sent in two
-// ways is fine. ErrUnauthenticated: none was sent. ErrValidation: two that
-// differ, an empty one, or a header that stands twice (RFC 6750 section 2
-// allows one method a request).
+// ReadCredential returns the key of a request and removes it from header and
+// URL, so that later code cannot log or forward it. The same key may be sent in
+// several ways. It returns ErrUnauthenticated if no key was sent, or if a key
+// in the URL cannot be read. It returns ErrValidation for two different keys,
+// an empty key or a repeated header (RFC 6750 section 2 allows one method per
+// request). After an error the key may still be in the header.
 func ReadCredential(r *http.Request) (credential, error) {
 	var c credential
 	query, err := cutQuery(r)
@@ -39,7 +40,7 @@ func ReadCredential(r *http.Request) (credential, error) {
 		if sent.carrier == CarrierBearer {
 			var ok bool
 			if secret, ok = bearer(secret); !ok {
-				continue // another scheme is none of ours
+				continue // another scheme is not for us
 			}
 		}
 		if secret == "" {
@@ -56,7 +57,7 @@ func ReadCredential(r *http.Request) (credential, error) {
 		return c, ErrUnauthenticated
 	}
 	if values := r.Header["Authorization"]; len(values) > 0 {
-		if _, ok := bearer(values[0]); ok { // another scheme is for whom the request goes to
+		if _, ok := bearer(values[0]); ok { // another scheme is for the upstream
 			delete(r.Header, "Authorization")
 		}
 	}
@@ -64,14 +65,16 @@ func ReadCredential(r *http.Request) (credential, error) {
 	return c, nil
 }
 
+// conflicting returns an ErrValidation with the challenge invalid_request (RFC
+// 6750 section 3.1).
 func conflicting(format string, args ...any) error {
 	e := ErrValidation.With(format, args...)
 	e.Challenge = `Bearer realm="latchkey", error="invalid_request"`
 	return e
 }
 
-// bearer takes the token out of an Authorization value; the scheme's case does
-// not matter (RFC 9110 section 11.1).
+// bearer returns the token of an Authorization value, and whether its scheme is
+// Bearer. The case of the scheme does not matter (RFC 9110 section 11.1).
 func bearer(value string) (token string, ok bool) {
 	const scheme = "Bearer"
 	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
@@ -84,19 +87,20 @@ func bearer(value string) (token string, ok bool) {
 	return strings.Trim(rest, " "), true
 }
 
-// cutQuery takes the values of api_key out of a request's URL, and leaves the
-// rest of the query byte for byte as it was.
+// cutQuery returns the values of api_key in the URL of a request and removes
+// them. The rest of the query stays the same byte for byte. If a key cannot be
+// read, it removes the whole query and returns ErrUnauthenticated.
 func cutQuery(r *http.Request) (values []string, err error) {
 	raw := r.URL.RawQuery
 	if !strings.Contains(raw, "api") && !strings.Contains(raw, "%") {
-		return nil, nil // the name cannot be in there, plain or escaped
+		return nil, nil // api_key cannot occur, plain or escaped
 	}
 	readable, rest := true, make([]string, 0, 4)
 	for pair := range strings.SplitSeq(raw, "&") {
 		name, value, _ := strings.Cut(pair, "=")
 		plain, nameErr := url.QueryUnescape(name)
 		switch {
-		case strings.Contains(pair, ";"): // programs do not agree on what that is
+		case strings.Contains(pair, ";"): // some programs read ; as a separator, others do not
 			readable = readable && !strings.Contains(pair, "api_key") && !strings.Contains(plain, "api_key")
 			rest = append(rest, pair)
 		case nameErr != nil || plain != "api_key":
@@ -118,7 +122,8 @@ func cutQuery(r *http.Request) (values []string, err error) {
 	return values, nil
 }
 
-// ClientAddr is the address that a request comes from: the last of ClientPath.
+// ClientAddr returns the address of the client that sent a request: the last of
+// ClientPath.
 func ClientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	if len(proxies) == 0 {
 		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
@@ -128,10 +133,11 @@ func ClientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	return hops[len(hops)-1]
 }
 
-// ClientPath lists the addresses that a request came by, the nearest first.
-// X-Forwarded-For counts only as far as declared proxies wrote it: it is read
-// from its end, past every declared one, to the first that is none. What cannot
-// be read ends the walk at the last address that could.
+// ClientPath returns the addresses that a request came through, the nearest
+// first; the last is the client. It reads X-Forwarded-For from its end, because
+// only the entries that declared proxies added can be trusted. It stops at the
+// first address that is not a declared proxy, or before an entry that is no
+// address. If RemoteAddr cannot be parsed it returns a single zero Addr.
 func ClientPath(r *http.Request, proxies []netip.Prefix) []netip.Addr {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -154,7 +160,7 @@ func ClientPath(r *http.Request, proxies []netip.Prefix) []netip.Addr {
 	return hops
 }
 
-// FromProxy says whether a request comes from a declared proxy.
+// FromProxy reports whether a request was sent by a declared proxy.
 func FromProxy(r *http.Request, proxies []netip.Prefix) bool {
 	if len(proxies) == 0 {
 		return false

@@ -12,10 +12,10 @@ import (
 // kept.
 const replaySpan = 24 * time.Hour
 
-// replay is the answer that a request was given.
+// replay is the stored answer to a request with an Idempotency-Key.
 type replay struct {
-	Hash   []byte    `json:"hash"` // of who asked, for what, and the name of the request
-	Body   []byte    `json:"body"` // SHA-256 of what was sent
+	Hash   []byte    `json:"hash"` // SHA-256 of key id, purpose and Idempotency-Key
+	Body   []byte    `json:"body"` // SHA-256 of the request body
 	Status int       `json:"status"`
 	Answer []byte    `json:"answer"`
 	At     time.Time `json:"at"`
@@ -27,10 +27,13 @@ var replayTable = Table[replay]{
 	Indexes: []Index[replay]{{"at", func(r replay) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
-// IdempotencyTables returns the tables of requests that may be sent again, for checks.
+// IdempotencyTables returns the tables of this file, so that their consistency
+// can be checked.
 func IdempotencyTables() []Checked { return []Checked{keyRequestTable, replayTable} }
 
-// RequestName gives the Idempotency-Key of a request, "" where it has none.
+// RequestName returns the Idempotency-Key of a request, or "" if it has none.
+// It returns ErrValidation if the field is repeated, empty or longer than 255
+// bytes.
 func RequestName(h http.Header) (string, error) {
 	values := h.Values("Idempotency-Key")
 	if len(values) == 0 {
@@ -42,13 +45,14 @@ func RequestName(h http.Header) (string, error) {
 	return values[0], nil
 }
 
-// Once makes something in one transaction and answers with status and what
-// make gives. A request with an Idempotency-Key (draft-ietf-httpapi-
-// idempotency-key-header-07, section 2) that its key has sent before, in the
-// last 24 hours and for the same purpose, makes nothing: it gets the answer of
-// the first, and Idempotency-Replayed. ErrReplay: it had another body then.
-// The answer is stored in the transaction of what was made, so a crash cannot
-// part them. make may run more than once.
+// Once runs make in a transaction and answers with status and the result as
+// JSON. If the same key has sent the same Idempotency-Key for the same purpose
+// within the last 24 hours, make does not run. Once then sends the first answer
+// again, with Idempotency-Replayed
+// (draft-ietf-httpapi-idempotency-key-header-07, section 2). It returns
+// ErrReplay if the first request had another body. The answer is stored in the
+// same transaction, so a crash cannot leave one without the other. make may run
+// more than once.
 func Once(store *Store, w http.ResponseWriter, r *Request, purpose string, status int, b *Body, make func(*Tx) (any, error)) error {
 	name, err := RequestName(r.Header)
 	if err != nil {
@@ -93,14 +97,15 @@ func Once(store *Store, w http.ResponseWriter, r *Request, purpose string, statu
 	return WriteBody(w, status, answer)
 }
 
-// SweepReplays forgets answers that are older than a day, up to 1000 of them.
-// It is to be called about once a minute.
+// SweepReplays deletes up to 1000 answers that are at least 24 hours old. Call
+// it about once a minute.
 func SweepReplays(store *Store, now time.Time) error {
 	return Sweep(store, replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())), replayTable.Delete)
 }
 
-// Sweep calls drop with the keys of up to 1000 records whose entries in an
-// index are not above a bound.
+// Sweep calls drop with the keys of up to 1000 records whose entry in an index
+// is at most bound. All calls are in one transaction. If no record is due,
+// there is no write transaction.
 func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop func(*Tx, []byte) error) error {
 	due := func(tx *Tx) (keys [][]byte) {
 		for at, key := range table.Find(tx, index, nil, false) {
@@ -129,25 +134,26 @@ func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop
 	})
 }
 
-// requestSpan is how long a request that made a key is remembered.
+// requestSpan is how long a request that created a key is remembered.
 const requestSpan = 24 * time.Hour
 
-// keyRequest is a request that made a key, by the name its sender gave it.
+// keyRequest is a request with an Idempotency-Key that created a key.
 type keyRequest struct {
-	Hash  []byte    `json:"hash"` // SHA-256 of the name
+	Hash  []byte    `json:"hash"` // SHA-256 of the Idempotency-Key
 	KeyID string    `json:"key_id"`
 	At    time.Time `json:"at"`
 }
 
-// keyRequestTable holds the requests of the last 24 hours.
+// keyRequestTable stores the keyRequests of the last 24 hours.
 var keyRequestTable = Table[keyRequest]{
 	Name:    "key_requests",
 	Key:     func(r keyRequest) []byte { return r.Hash },
 	Indexes: []Index[keyRequest]{{"at", func(r keyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
-// CheckRequest is ErrConflict where a request of this name has made a key in
-// the last 24 hours. The secret is not stored, so it cannot be answered again.
+// CheckRequest returns ErrConflict if a request with this Idempotency-Key
+// created a key within the last 24 hours. The first answer cannot be sent
+// again, because its secret is not stored. It returns nil if name is "".
 func CheckRequest(tx *Tx, name string, now time.Time) error {
 	if name == "" {
 		return nil
@@ -163,7 +169,8 @@ func CheckRequest(tx *Tx, name string, now time.Time) error {
 	return ErrConflict.With("A request with this Idempotency-Key made the key %s. Its secret was shown then and is not stored: if it was lost, rotate the key, or revoke it.", was.KeyID).WithField("key_id", was.KeyID)
 }
 
-// NoteRequest remembers which key a request of a name has made.
+// NoteRequest stores that a request with this Idempotency-Key created a key. It
+// does nothing if name is "".
 func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 	if name == "" {
 		return nil
@@ -172,8 +179,8 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 	return keyRequestTable.Put(tx, keyRequest{Hash: hash[:], KeyID: keyID, At: now})
 }
 
-// SweepRequests forgets requests that are older than a day, up to 1000 of them.
-// It is to be called about once a minute.
+// SweepRequests deletes up to 1000 keyRequests that are at least 24 hours old.
+// Call it about once a minute.
 func SweepRequests(store *Store, now time.Time) error {
 	return Sweep(store, keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())), keyRequestTable.Delete)
 }

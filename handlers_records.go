@@ -19,27 +19,30 @@ import (
 // use.
 type AdminRecords[T any] struct {
 	Store *Store
-	Name  string // of the rows: "agents"
-	Path  string // below /admin/v1/, Name where empty
+	Name  string // plural name of the records, such as "agents"
+	Path  string // below /admin/v1/; Name if empty
 	Table Table[T]
-	// Save sets what a body says of a record, checks and stores it. old is nil
-	// for a new one.
+	// Save sets the fields of a record from a body, then checks and stores it.
+	// old is nil for a new record.
 	Save func(tx *Tx, r *Request, old *T, b *Body) (T, error)
-	// Show gives a record as the admin endpoint tells it.
+	// Show returns a record in the form that is sent as JSON.
 	Show func(tx *Tx, v T) (any, error)
-	// Drop checks whether a record may be deleted; nil: always.
+	// Drop returns an error if a record must not be deleted. If Drop is nil,
+	// all may be deleted.
 	Drop func(tx *Tx, v T) error
-	// Match is the filter of the list; nil: there is none.
+	// Match reports whether the list includes a record for a query. If Match is
+	// nil, the list has no filter.
 	Match func(tx *Tx, v T, q url.Values) bool
-	// Columns lists what a CSV import may have, and Row turns one line of it
-	// into the members of a body; nil: JSON only.
+	// Columns lists the columns that a CSV import may have. Row turns one line,
+	// by column name, into the members of a body. If Row is nil, only JSON can
+	// be imported.
 	Columns []string
 	Row     func(fields map[string]string) (map[string]any, error)
-	// Keep leaves out the endpoint that deletes.
+	// Keep omits the endpoint that deletes.
 	Keep bool
 }
 
-// Routes lists the endpoints.
+// Routes returns the endpoints.
 func (c *AdminRecords[T]) Routes() []Route {
 	path := "/admin/v1/" + c.Name
 	if c.Path != "" {
@@ -176,7 +179,8 @@ func (c *AdminRecords[T]) drop(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
 }
 
-// load stores all rows of an import in one transaction, or none.
+// load imports all rows in one transaction. If a row cannot be stored, it
+// imports none.
 func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
 	data, err := r.ReadAll()
 	if err != nil {
@@ -206,17 +210,17 @@ func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), c.Name)})
 }
 
-// maxRowFaults is how many rows of an import are told of at most.
+// maxRowFaults is the maximum number of faulty rows that an answer lists.
 const maxRowFaults = 50
 
-// rowFaults are the rows of an import that cannot be stored.
+// rowFaults collects the faulty rows of an import.
 type rowFaults struct {
 	first *Error
 	list  []map[string]any
 }
 
-// add notes what is wrong with a row; false for a fault that is not the
-// caller's, which ends the import.
+// add records the error of a row; rows count from 1. It returns false if err is
+// not the fault of the client; then the import must end.
 func (f *rowFaults) add(row int, err error) bool {
 	if err == nil {
 		return true
@@ -234,7 +238,8 @@ func (f *rowFaults) add(row int, err error) bool {
 	return true
 }
 
-// err is the first fault, with all of them in a member errors; nil for none.
+// err returns the first error, with all recorded ones in its field "errors". It
+// returns nil if there are none.
 func (f *rowFaults) err() error {
 	if f.first == nil {
 		return nil
@@ -242,7 +247,8 @@ func (f *rowFaults) err() error {
 	return f.first.WithField("errors", f.list)
 }
 
-// json reads an array of objects, as it is or under the name of the rows.
+// json parses an array of objects, either bare or as the member c.Name of an
+// object.
 func (c *AdminRecords[T]) json(data []byte) ([]*Body, error) {
 	text := strings.TrimSpace(string(data))
 	if strings.HasPrefix(text, "[") {
@@ -259,7 +265,7 @@ func (c *AdminRecords[T]) json(data []byte) ([]*Body, error) {
 	return rows, body.Err()
 }
 
-// csv reads lines under a line of column names.
+// csv parses a CSV file. Its first line has the column names.
 func (c *AdminRecords[T]) csv(data []byte) ([]*Body, error) {
 	if c.Row == nil {
 		return nil, ErrValidation.With("%s are imported as JSON only. Send an array of objects.", c.Name)
@@ -292,7 +298,7 @@ func (c *AdminRecords[T]) csv(data []byte) ([]*Body, error) {
 	}
 }
 
-// line makes a body of the cells of one line that are not empty.
+// line returns a body with the cells of one line. It ignores empty cells.
 func (c *AdminRecords[T]) line(names, line []string) (*Body, error) {
 	cells := map[string]string{}
 	for i, name := range names {

@@ -11,24 +11,25 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// Row is a route and what serves it.
+// Row is a Route and the function that serves it.
 type Row struct {
 	Route
 	Serve httprouter.Handle
 }
 
-// node is a place in the tree of one method's paths.
+// node is a position in the tree of the paths of one method.
 type node struct {
-	wild     string // name of the wildcard that stands here, "" for none
+	wild     string // the wildcard at this position, such as ":id", "" if there is none
 	children map[string]*node
 }
 
-// NewRouter registers rows with httprouter. That cannot hold a literal beside a
-// wildcard (".../create" beside ".../:id/cancel"), so where one would stand
-// the literal is registered as a value of the wildcard and told apart when
-// asked for. Both forms of a path, with and without a slash at its end, find
-// its row, with no redirect, which would lose a body and repeat a key. Two rows that contradict each other are
-// an error. plain answers where no row is concerned.
+// NewRouter returns a handler that serves rows through httprouter. httprouter
+// cannot register a literal beside a wildcard, such as ".../create" beside
+// ".../:id/cancel". NewRouter registers such a literal as the wildcard and
+// compares it when a request arrives. A path matches with or without a slash at
+// its end. There is no redirect, because a client may drop the body and send
+// the key a second time. It returns an error if two rows contradict each other.
+// plain returns the handler for a request that matches no row.
 func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error) {
 	r := httprouter.New()
 	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
@@ -77,7 +78,8 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 
 func segments(path string) []string { return strings.Split(path, "/")[1:] }
 
-// note writes down where wildcards stand.
+// note adds the literals and wildcards of a path to the tree. It returns an
+// error if two wildcards at the same position have different names.
 func (n *node) note(path string) error {
 	for _, part := range segments(path) {
 		key := part
@@ -98,7 +100,8 @@ func (n *node) note(path string) error {
 	return nil
 }
 
-// merge gives the path under which a row is registered.
+// merge returns the path under which a row is registered: each literal beside a
+// wildcard is replaced by that wildcard.
 func (n *node) merge(path string) string {
 	var b strings.Builder
 	for _, part := range segments(path) {
@@ -115,8 +118,9 @@ func (n *node) merge(path string) string {
 	return b.String()
 }
 
-// choose serves the rows registered under one path: the one whose literals
-// are those of the request; none answers where there is no such row.
+// choose returns a handler for the rows that are registered under one path. It
+// serves a row whose literals match the request, else the row whose Path is
+// path. If there is neither, it calls none.
 func choose(rows []Row, path string, none http.HandlerFunc) httprouter.Handle {
 	if len(rows) == 1 && rows[0].Path == path {
 		return rows[0].Serve
@@ -145,8 +149,8 @@ func choose(rows []Row, path string, none http.HandlerFunc) httprouter.Handle {
 	}
 }
 
-// allowed lists the methods of the rows that a path fits, in the order of the
-// alphabet.
+// allowed returns the methods of the rows that match a path, in alphabetical
+// order.
 func allowed(rows []Row, path string) []string {
 	var methods []string
 	for _, row := range rows {
@@ -158,7 +162,8 @@ func allowed(rows []Row, path string) []string {
 	return methods
 }
 
-// match says whether the row's literals stand in a path of as many parts.
+// match reports whether the literals of the row are equal to those of path.
+// path must have as many segments as the row.
 func (row Row) match(path string) bool {
 	parts := segments(path)
 	for i, part := range segments(row.Path) {
@@ -169,10 +174,12 @@ func (row Row) match(path string) bool {
 	return true
 }
 
-// WriteLimitFields sets the header fields that tell how limits stand at a
-// time: X-RateLimit-* for the tightest of them, Reset as seconds since 1970,
-// and with draft RateLimit-Policy and RateLimit for all, in the syntax of
-// draft-ietf-httpapi-ratelimit-headers-11.
+// WriteLimitFields sets the header fields with the status of the limits in list
+// at now. It sets nothing if list is empty. X-RateLimit-* describes the limit
+// with the least remaining; Reset is in Unix seconds. With draft it also sets
+// RateLimit-Policy and RateLimit for all limits, as in
+// draft-ietf-httpapi-ratelimit-headers-11. It adds the fields that carry a key
+// to Vary.
 func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bool) {
 	if len(list) == 0 {
 		return
@@ -183,8 +190,8 @@ func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bo
 			tight = s
 		}
 	}
-	// All values are cut out of one string, and stand in one array: of a small
-	// answer, making the fields is the dearest part.
+	// All values are parts of one string, and all slices are parts of one array.
+	// For a small answer, these fields cost more than anything else.
 	var room [256]byte
 	var cuts [5]int
 	b := strconv.AppendInt(room[:0], int64(tight.Limit.Max), 10)
@@ -201,7 +208,7 @@ func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bo
 	}
 	all := string(b)
 	n := &[5]string{all[:cuts[0]], all[cuts[0]:cuts[1]], all[cuts[1]:cuts[2]]}
-	// Assigned rather than Set, which would make a slice for each.
+	// Header.Set would allocate a slice for each field.
 	h["X-Ratelimit-Limit"], h["X-Ratelimit-Remaining"], h["X-Ratelimit-Reset"] = n[0:1:1], n[1:2:2], n[2:3:3]
 	if vary := h["Vary"]; vary == nil {
 		h["Vary"] = varyOnKey
@@ -242,7 +249,8 @@ func appendState(b []byte, list []LimitStatus) []byte {
 	return b
 }
 
-// appendName writes the name of a limit's policy: its own without "_limit".
+// appendName appends the name of the limit in quotes, without "_limit" at its
+// end.
 func appendName(b []byte, s LimitStatus) []byte {
 	b = append(b, '"')
 	b = append(b, strings.TrimSuffix(s.Limit.Name, "_limit")...)
