@@ -37,7 +37,7 @@ type Key struct {
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
 	Hash         []byte            `json:"hash,omitempty"`   // of the secret, under a pepper; never shown
-	Serial       int               `json:"serial,omitempty"` // how often the secret was rotated
+	Serial       int               `json:"serial,omitempty"` // how many times the secret was rotated
 	RotatedAt    time.Time         `json:"rotated_at,omitzero"`
 	Aliases      []PreviousSecret  `json:"aliases,omitempty"` // oldest first
 	// ExpiryNoticed is the ExpiresAt for which key.expiring was published.
@@ -100,7 +100,7 @@ const (
 	StatusRevoked = "revoked"
 )
 
-// KeyStates lists the states of a key.
+// KeyStates returns the states of a key.
 func KeyStates() []string {
 	return []string{StatusActive, statusPaused, statusExpired, StatusRevoked}
 }
