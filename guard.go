@@ -16,35 +16,37 @@ import (
 	"unicode"
 )
 
-// ProxyRoutes are the routes of another API that is guarded, as they are now: LastUse
-// puts others in their place, all at once. They are safe for concurrent use.
+// ProxyRoutes holds the current routes of the guarded API. Use replaces all of
+// them at once. It is safe for concurrent use.
 type ProxyRoutes struct {
-	own     func() []string // our endpoints, whose paths no guard can take
+	own     func() []string // our own endpoints; no guarded route may match their paths
 	forward func(w http.ResponseWriter, r *Request, g *proxyRoute) error
 	now     atomic.Pointer[routeSet]
 }
 
-// routeSet is one state of the guards, with the permissions and limits that
-// belong to it. A request keeps to the one that it began with. It is shared and
-// does not change.
+// routeSet is one state of the guarded routes, with the policy that belongs to
+// it. A request uses the same state from start to end. It is shared and must
+// not be changed.
 type routeSet struct {
 	Rights *Policy
 	List   []*proxyRoute
 	all    *routeTable
-	served *routeTable // those with an upstream, beside our endpoints
+	served *routeTable // the routes with an upstream, and our own endpoints
 	rows   map[*proxyRoute]Route
 }
 
-// NewProxyRoutes makes guards beside our own endpoints, none at first. forward
-// passes on a request that has been let through.
+// NewProxyRoutes returns ProxyRoutes without a route. own returns our
+// endpoints, such as "GET /healthz". forward sends an accepted request to its
+// upstream.
 func NewProxyRoutes(own func() []string, forward func(w http.ResponseWriter, r *Request, g *proxyRoute) error) *ProxyRoutes {
 	g := &ProxyRoutes{own: own, forward: forward}
 	g.now.Store(&routeSet{all: &routeTable{}, served: &routeTable{}})
 	return g
 }
 
-// Make makes a state of guards without using it. The error names the guards and
-// endpoints that cannot stand beside each other, a line for each.
+// Make returns a new state without making it the current one. If routes
+// conflict with each other or with our endpoints, it returns an error with one
+// line for each conflict.
 func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error) {
 	s := &routeSet{Rights: rights, List: list, rows: map[*proxyRoute]Route{}}
 	var err error
@@ -64,27 +66,28 @@ func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error
 	return s, nil
 }
 
-// LastUse puts a state in the place of the present one.
+// Use makes s the current state.
 func (g *ProxyRoutes) Use(s *routeSet) { g.now.Store(s) }
 
-// Now is the present state.
+// Now returns the current state.
 func (g *ProxyRoutes) Now() *routeSet { return g.now.Load() }
 
-// Any says whether there is anything for the API door to guard.
+// Any reports whether the API listener serves a guarded route, that is, one
+// with an upstream.
 func (s *routeSet) Any() bool {
 	return slices.ContainsFunc(s.List, func(g *proxyRoute) bool { return g.Upstream != nil })
 }
 
-// Find gives the row for a request at the API door, by its method and its path
-// on the wire; nil without an error where no guard is for it. The error is that
-// of readPath, ErrValidation for a method with a lower-case letter, or ErrMethod with
-// the methods that the path takes in allow.
+// Find returns the route for a request at the API listener, or nil without an
+// error if no guarded route matches. raw is the path in its escaped form. The
+// error is that of readPath, ErrValidation for a method with a lower-case
+// letter, or ErrMethod; then allow may list the methods that the path accepts.
 func (s *routeSet) Find(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.served, method, raw)
 }
 
-// FindAny is Find for the routes without an upstream too, and without regard to
-// our own endpoints: for the proxies that ask about requests of theirs.
+// FindAny is like Find, but it also returns routes without an upstream and
+// ignores our own endpoints. It serves the proxies that ask at /authz.
 func (s *routeSet) FindAny(method, raw string) (row *Route, allow []string, err error) {
 	return s.find(s.all, method, raw)
 }
@@ -98,7 +101,7 @@ func (s *routeSet) find(table *routeTable, method, raw string) (*Route, []string
 	switch {
 	case (g != nil || len(allow) > 0) && strings.ContainsFunc(method, unicode.IsLower):
 		// Methods are compared exactly (RFC 9110, section 9.1), but some servers
-		// take delete for DELETE, which may be the method of another route.
+		// read delete as DELETE, which may be the method of another route.
 		return nil, nil, ErrValidation.With("The method %s has lower-case letters, and methods are compared exactly. Send it in capitals: %s.", method, strings.ToUpper(method))
 	case g != nil && (method == http.MethodConnect || method == http.MethodTrace):
 		return nil, nil, ErrMethod.With("%s is never passed on.", method)
@@ -111,7 +114,7 @@ func (s *routeSet) find(table *routeTable, method, raw string) (*Route, []string
 	return nil, nil, nil
 }
 
-// ClipPath keeps a path in a message short.
+// ClipPath shortens a path over 200 bytes for use in a message.
 func ClipPath(path string) string {
 	const most = 200
 	if len(path) > most {
@@ -120,22 +123,23 @@ func ClipPath(path string) string {
 	return path
 }
 
-// RouteRow is a [[route]] of a config file: what of another API may be asked
-// for by whom, and where it is.
+// RouteRow is a [[route]] of a configuration file: which requests to another
+// API are accepted, with which permission, and where they are sent.
 type RouteRow struct {
 	Path         string        `toml:"path" check:"pattern" example:"/reports/:id"`
 	Methods      []string      `toml:"methods" default:"*" check:"method" single:"true"`
-	Permission   []string      `toml:"permission" check:"permission" example:"can_read_reports" single:"true"` // one of them is enough
+	Permission   []string      `toml:"permission" check:"permission" example:"can_read_reports" single:"true"` // one of these is enough
 	Limits       []string      `toml:"limits" default:"" example:"reports_per_hour" check:"limit" single:"true"`
 	Cost         int           `toml:"cost" default:"1" min:"0" max:"10000"`
-	Upstream     string        `toml:"upstream" default:"" example:"http://127.0.0.1:3000" check:"upstream"` // empty: only for /authz
+	Upstream     string        `toml:"upstream" default:"" example:"http://127.0.0.1:3000" check:"upstream"` // "": only /authz answers
 	StripPrefix  string        `toml:"strip_prefix" default:"" example:"/reports" check:"prefixpath"`
 	Timeout      time.Duration `toml:"timeout" default:"60s" min:"0s" max:"24h"`
 	MaxBodyBytes int           `toml:"max_body_bytes" default:"0" min:"0" max:"1099511627776"`
 }
 
-// ReadProxyRoutes makes the guards that rows describe, for what permissions and
-// limits there are. The problems say which row they are of, and how to mend it.
+// ReadProxyRoutes returns the guarded routes of rows, checked against the
+// permissions and limits of r. Each problem names its route and how to correct
+// it. Use the routes only if there are no problems.
 func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems []string) {
 	for i, row := range rows {
 		at := fmt.Sprintf("route %d (%q): ", i+1, row.Path)
@@ -167,7 +171,7 @@ func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems
 	return guards, problems
 }
 
-// problems lists what is wrong with a row whose values are good by themselves.
+// problems returns what is wrong with a row whose values are each valid.
 func (row RouteRow) problems(r *Policy) (list []string) {
 	fail := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	for i, m := range row.Methods {

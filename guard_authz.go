@@ -10,22 +10,24 @@ import (
 	"unicode/utf16"
 )
 
-// authzFamily is a kind of proxy that asks whether a request of its own may
-// pass. Each has an endpoint, at which only its own header fields are believed:
-// one endpoint for all would let a client send those of another family, which
-// its proxy passes on unread.
+// authzFamily is a kind of proxy that asks /authz whether it may pass on a
+// request. Each family has its own endpoint, which reads only the header fields
+// of that family. A single endpoint would be unsafe: a client could send the
+// fields of another family, and its proxy would pass them on.
 type authzFamily int
 
 const (
-	// authzNginx is the auth_request of nginx: X-Original-Method and
-	// X-Original-URI, and an answer of 200, 401 or 403. Of anything else nginx
-	// makes 500.
+	// authzNginx is the auth_request of nginx. It sends X-Original-Method and
+	// X-Original-URI. The endpoint answers only 200, 401 or 403, because nginx
+	// turns other refusals into 500.
 	authzNginx authzFamily = iota + 1
-	// authzForward is what Caddy, Traefik, APISIX and the recipe for HAProxy do:
-	// X-Forwarded-Method and X-Forwarded-Uri, and any answer.
+	// authzForward is the protocol of Caddy, Traefik, APISIX and the recipe for
+	// HAProxy. They send X-Forwarded-Method and X-Forwarded-Uri, and accept any
+	// status.
 	authzForward
-	// authzEnvoy is the ext_authz of Envoy over HTTP: the method of the request
-	// itself, and its path and query behind a prefix. Only 200 lets it pass.
+	// authzEnvoy is the ext_authz filter of Envoy over HTTP. It sends the
+	// original method, and the path and query after a prefix. Only status 200
+	// lets the request pass.
 	authzEnvoy
 )
 
@@ -35,14 +37,16 @@ const (
 	pathEnvoy   = "/authz/envoy"
 )
 
-// AuthzEndpoints lists the endpoints, which take any method.
+// AuthzEndpoints returns the endpoints, each with * as its method: they accept
+// any method.
 func AuthzEndpoints() []string {
 	return []string{"* " + pathNginx, "* " + pathForward, "* " + pathEnvoy + "/*path"}
 }
 
-// FindAuthz gives the family whose endpoint a path on the wire is, 0 for none.
+// FindAuthz returns the family whose endpoint has this escaped path, or 0 if it
+// is not an /authz endpoint.
 func FindAuthz(path string) authzFamily {
-	rest, ok := strings.CutPrefix(path, "/authz/") // most requests are none
+	rest, ok := strings.CutPrefix(path, "/authz/") // fast exit for most requests
 	switch {
 	case !ok:
 		return 0
@@ -56,8 +60,8 @@ func FindAuthz(path string) authzFamily {
 	return 0
 }
 
-// AuthzProxies gives the networks that may ask: those that are declared or,
-// where none are, this machine.
+// AuthzProxies returns the networks that may call /authz: the declared proxies
+// or, if there are none, the loopback addresses.
 func AuthzProxies(declared []netip.Prefix) []netip.Prefix {
 	if len(declared) > 0 {
 		return declared
@@ -65,10 +69,11 @@ func AuthzProxies(declared []netip.Prefix) []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
 
-// Ask gives the request that is asked about: its method and address, with the
-// header fields that came with the question, which hold its key. Where the
-// family's own fields do not tell, the error says which, and the request has
-// the method of the question and no address.
+// Ask returns the request that the proxy asks about. It has the original method
+// and address, and shares the header of r, which holds the client's key. If a
+// field of the family is missing or malformed, or the path is not valid, the
+// error is ErrValidation. The returned request then has an empty address, and
+// may still have the method of r.
 func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 	asked := r.WithContext(r.Context()) // a copy
 	asked.URL, asked.RequestURI = new(url.URL), ""
@@ -106,9 +111,12 @@ func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 	return asked, nil
 }
 
+// unclear reports whether a character of an address is a control character, a
+// space or #.
 func unclear(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f }
 
-// single gives the value of a field that the proxy must set once.
+// single returns the value of a field that the proxy must send exactly once.
+// Otherwise the error is ErrValidation.
 func single(h http.Header, name string) (string, error) {
 	values := h[name]
 	if len(values) != 1 || values[0] == "" {
@@ -117,9 +125,9 @@ func single(h http.Header, name string) (string, error) {
 	return values[0], nil
 }
 
-// Authorized answers that the request that is asked about may pass: who asks,
-// and X-Auth-Uri, its address without a key. It is always 200, and nothing may
-// keep it: the next request is another question.
+// Authorized answers 200: the proxy may pass on the request. The header fields
+// identify the key, and X-Auth-Uri is the address without the key. The answer
+// must not be cached, because the next request may be decided differently.
 func Authorized(w http.ResponseWriter, r *Request) error {
 	h := w.Header()
 	identify(h, r)
@@ -135,23 +143,25 @@ func Authorized(w http.ResponseWriter, r *Request) error {
 	return nil
 }
 
-// Answer gives what an answer to the family is written to.
+// Answer returns a ResponseWriter that adapts an answer to the family.
 func (f authzFamily) Answer(w http.ResponseWriter) http.ResponseWriter {
 	return &authzAnswer{ResponseWriter: w, family: f}
 }
 
-// authzAnswer is an answer to a proxy.
+// authzAnswer adapts an answer to a family. For nginx it copies the status, the
+// limits and the body of a refusal into X-Auth fields, because nginx drops them
+// otherwise.
 type authzAnswer struct {
 	http.ResponseWriter
 	family authzFamily
-	held   int // a refusal whose body is to come
+	held   int // status of a refusal whose body is not written yet; 0: none
 }
 
-// WriteHeader sends the status, or for nginx keeps that of a refusal until its
-// body is there, which becomes a field.
+// WriteHeader sends the status. For nginx it holds the status of a refusal
+// until the first Write, which puts the body into a header field.
 func (a *authzAnswer) WriteHeader(status int) {
 	h := a.Header()
-	delete(h, "Link") // to a page of ours, which is not where the client asked
+	delete(h, "Link") // a link to our own pages, which the client cannot reach at its address
 	if a.family != authzNginx {
 		a.ResponseWriter.WriteHeader(status)
 		return
@@ -169,7 +179,7 @@ func (a *authzAnswer) WriteHeader(status int) {
 	a.held = status
 }
 
-// Write sends a part of the body.
+// Write sends part of the body. A refusal for nginx must be a single Write.
 func (a *authzAnswer) Write(b []byte) (int, error) {
 	if a.held != 0 {
 		a.Header()["X-Auth-Body"] = []string{asciiJSON(string(b))}
@@ -182,10 +192,12 @@ func (a *authzAnswer) Write(b []byte) (int, error) {
 	return a.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the wrapped writer, for http.ResponseController.
 func (a *authzAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// asciiJSON gives JSON in the form of a header field: one line of ASCII.
+// asciiJSON returns JSON without surrounding white space and with all non-ASCII
+// characters escaped, so that it fits in a header field. text must be JSON on
+// one line.
 func asciiJSON(text string) string {
 	var b strings.Builder
 	for _, c := range strings.TrimSpace(text) {

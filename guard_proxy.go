@@ -26,32 +26,34 @@ import (
 	"latchkey/internal/upstream"
 )
 
-// Proxy passes requests that have been let through on to the upstream of their
-// route. It is safe for concurrent use.
+// Proxy sends accepted requests to the upstream of their route. It is safe for
+// concurrent use.
 type Proxy struct {
 	o          ProxyOptions
 	quiet      *log.Logger
 	buffers    buffers
 	mu         sync.Mutex
-	transports map[time.Duration]*http.Transport // by the time they wait for an answer
+	transports map[time.Duration]*http.Transport // by ResponseHeaderTimeout
 	upstreams  upstream.Upstreams
 }
 
-// ProxyOptions are what a Proxy is made of.
+// ProxyOptions configure a Proxy.
 type ProxyOptions struct {
 	Log     *slog.Logger
-	Proxies []netip.Prefix // whose X-Forwarded-... are believed
-	// A client may be silent for so long while it sends a body, or takes one.
+	Proxies []netip.Prefix // trusted proxies, whose X-Forwarded fields are used
+	// ReadTimeout and WriteTimeout are the longest pauses while a client sends a
+	// body or receives an answer. 0 means no timeout.
 	ReadTimeout, WriteTimeout time.Duration
 }
 
-// NewProxy makes a proxy.
+// NewProxy returns a Proxy. Call Close when it is no longer needed.
 func NewProxy(o ProxyOptions) *Proxy {
 	return &Proxy{o: o, quiet: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), transports: map[time.Duration]*http.Transport{}}
 }
 
-// transport gives the transport for a time to wait. Connections are kept by it,
-// over changes of the routes too.
+// transport returns the transport for a timeout, which is the wait for the
+// header of an answer. Transports are never replaced, so idle connections
+// survive a change of the routes.
 func (p *Proxy) transport(timeout time.Duration) *http.Transport {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -63,16 +65,16 @@ func (p *Proxy) transport(timeout time.Duration) *http.Transport {
 			ResponseHeaderTimeout: timeout,
 			ExpectContinueTimeout: time.Second,
 			IdleConnTimeout:       90 * time.Second,
-			MaxIdleConnsPerHost:   1024, // the standard two would make most requests dial
+			MaxIdleConnsPerHost:   1024, // with the default of two, most requests would dial
 			ForceAttemptHTTP2:     true,
-			DisableCompression:    true, // what the client did not ask for it may not understand
+			DisableCompression:    true, // the client may not understand a compression that it did not request
 		}
 		p.transports[timeout] = t
 	}
 	return t
 }
 
-// Close lets go of connections that wait for a request.
+// Close closes the idle connections to upstreams.
 func (p *Proxy) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,10 +84,11 @@ func (p *Proxy) Close() {
 	p.upstreams.Close()
 }
 
-// buffers lends what bodies are copied with.
+// buffers is a pool of buffers for copying bodies. It is an
+// httputil.BufferPool.
 type buffers struct{ pool sync.Pool }
 
-// Get lends a buffer.
+// Get returns a buffer of 32 KiB.
 func (b *buffers) Get() []byte {
 	if buf, ok := b.pool.Get().(*[32 << 10]byte); ok {
 		return buf[:]
@@ -93,11 +96,11 @@ func (b *buffers) Get() []byte {
 	return make([]byte, 32<<10)
 }
 
-// Put takes it back.
+// Put returns a buffer from Get to the pool.
 func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
 
-// proxyExchange is one request on its way to its upstream and its answer on the way
-// back.
+// proxyExchange is one request to an upstream and its answer. It is the
+// ResponseWriter to which the answer is written.
 type proxyExchange struct {
 	http.ResponseWriter
 	proxy   *Proxy
@@ -105,40 +108,42 @@ type proxyExchange struct {
 	request *Request
 	door    *http.ResponseController
 	body    *sentBody
-	said    http.Header // what the door has said of the answer before
-	last    bool        // the connection ends with this answer
-	lost    bool        // the upstream answered 101 over HTTP/2, which has no such status
+	said    http.Header // header fields that the server had set; they override those of the upstream
+	last    bool        // close the client's connection after this answer
+	lost    bool        // the upstream sent 101 over HTTP/2, which does not have this status
 	err     error
 
-	extended time.Time // the time to write
+	extended time.Time // when the write deadline was last set
 }
 
-// Forward passes a request on and its answer back. The error is ErrGateway or
-// ErrGatewayTime where there is none, ErrTooLarge for a body over the route's
-// limit, ErrValidation for a host or query that HTTP/1.1 cannot say. It panics
-// with http.ErrAbortHandler where an answer breaks off, so that the client sees
-// that too.
+// Forward sends a request to the upstream of g and writes the answer to w. It
+// returns ErrTooLarge for a body over the limit of the route, and ErrValidation
+// for a host or query that HTTP/1.1 cannot carry. It returns ErrGateway or
+// ErrGatewayTime if the upstream does not answer. It returns ErrBodyTime or
+// ErrBroken if the client does not send its whole body. If an answer breaks
+// off, Forward panics with http.ErrAbortHandler, so that the client notices it
+// as well.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error {
 	x := &proxyExchange{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
-	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 has no line that it could not stand in
+	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 does not rule these out
 		return ErrValidation.With("The query has a space or a control character. Send it escaped.")
 	}
-	if !httpguts.ValidHostHeader(r.Host) { // net/http holds only the Host field of HTTP/1.1 to that
+	if !httpguts.ValidHostHeader(r.Host) { // net/http checks this only for HTTP/1.1
 		return ErrValidation.With("The authority of the request is not the name of a host.")
 	}
 	x.last = w.Header().Get("Connection") == "close"
-	if len(w.Header()) > 0 { // early hints would be sent with what is set, and leave nothing of it
+	if len(w.Header()) > 0 { // early hints would send these fields and then clear them
 		x.said = w.Header().Clone()
 		clear(w.Header())
 	}
-	// The door's times are for a whole request. Here each part has them: what
-	// goes on may last, and who is silent is cut off. A time to read that is
-	// left standing would end the request as if the client had gone away.
+	// The deadlines of the listener are for a whole request. Here they are extended
+	// with each part: a slow transfer may continue, a silent one is cut off. A read
+	// deadline that stays set would cancel the request as if the client had left.
 	x.extendRead(r.ContentLength != 0)
-	defer x.extendWrite() // for what the door adds at the end
+	defer x.extendWrite() // for what the server writes at the end
 	in := r.Request
 	dropUpgrade(in)
 	if head, ok := x.head(); ok {
@@ -161,10 +166,10 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	return x.err
 }
 
-// dropUpgrade takes out of a request what asks for another protocol on the
-// connection, so that the upstream sees an ordinary one (RFC 9110, section 7.8).
-// Only a WebSocket handshake is left as it is: in another protocol, such as
-// HTTP/2, further requests would reach the upstream without a check.
+// dropUpgrade removes the fields that ask for another protocol, so that the
+// upstream sees an ordinary request (RFC 9110, section 7.8). Only a WebSocket
+// handshake is left as it is. With another protocol, such as HTTP/2, further
+// requests would reach the upstream without a check.
 func dropUpgrade(r *http.Request) {
 	for _, h := range []http.Header{r.Header, r.Trailer} {
 		delete(h, "Http2-Settings")
@@ -175,8 +180,9 @@ func dropUpgrade(r *http.Request) {
 	}
 }
 
-// isHandshake reports whether a request is a whole WebSocket handshake (RFC
-// 6455, section 4.1), also after the fields that Connection names are removed.
+// isHandshake reports whether a request is a complete WebSocket handshake (RFC
+// 6455, section 4.1), and remains one after the fields that Connection names
+// are removed.
 func isHandshake(r *http.Request) bool {
 	h, key := r.Header, r.Header["Sec-Websocket-Key"]
 	named := func(token string) bool { return httpguts.HeaderValuesContainsToken(h["Connection"], token) }
@@ -192,23 +198,25 @@ func isHandshake(r *http.Request) bool {
 	return err == nil && len(nonce) == 16
 }
 
-// onlyWebSocket reports whether websocket, in any case, is the one value of an
-// Upgrade field. The length keeps out letters that fold to one of ASCII.
+// onlyWebSocket reports whether an Upgrade field has the one value websocket,
+// in any case. The check of the length excludes non-ASCII letters that
+// EqualFold treats as equal to ASCII letters.
 func onlyWebSocket(upgrade []string) bool {
 	const name = "websocket"
 	return len(upgrade) == 1 && len(upgrade[0]) == len(name) && strings.EqualFold(upgrade[0], name)
 }
 
-// head gives what is sent for a request that can go by Upstreams: a read with
-// nothing in it for its one connection, and no body. The others take the way of
-// the standard library's reverse proxy.
+// head returns the head of the request to the upstream if Upstreams can send
+// it. Upstreams handles only GET and HEAD over plain HTTP, without a body,
+// without an upgrade and on systems where SilentKnown is true. For other
+// requests head returns false, and httputil.ReverseProxy sends them.
 func (x *proxyExchange) head() ([]byte, bool) {
 	r, up := x.request.Request, x.guard.Upstream
 	if !upstream.SilentKnown || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || up.Scheme != "http" {
 		return nil, false
 	}
 	if strings.ContainsFunc(up.Host, unsendable) || strings.Contains(up.Host, "%") || strings.HasSuffix(up.Host, ":") {
-		return nil, false // a name, zone or port that is written in another way in Host
+		return nil, false // the Host field spells such a name, zone or port differently
 	}
 	uri := x.path()
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
@@ -225,8 +233,8 @@ func (x *proxyExchange) head() ([]byte, bool) {
 	return append(b, "\r\n"...), ok
 }
 
-// fields appends the client's fields and ours to a head. It is false where one
-// is not for Upstreams.
+// fields appends the client's header fields and ours to b. It returns false if
+// Upstreams cannot send one of them.
 func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	for name, values := range x.request.Header {
 		switch name {
@@ -235,7 +243,7 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 				return nil, false
 			}
 			continue
-		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded", "Host": // HTTP/2 may have Host among them
+		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded", "Host": // a request over HTTP/2 may contain Host
 			continue
 		case "Expect", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
 			return nil, false
@@ -260,8 +268,12 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	return b, httpguts.ValidHeaderFieldValue(v[1]) && httpguts.ValidHeaderFieldValue(v[2])
 }
 
+// ending reports whether c would end the target in a request line: a control
+// character or a space.
 func ending(c rune) bool { return c <= ' ' || c == 0x7f }
 
+// unsendable reports whether c must not appear in a request target: it must be
+// printable ASCII.
 func unsendable(c rune) bool { return ending(c) || c > 0x7f }
 
 func appendField(b []byte, name, value string) []byte {
@@ -269,7 +281,7 @@ func appendField(b []byte, name, value string) []byte {
 	return append(append(b, value...), "\r\n"...)
 }
 
-// read sends the head of a request and passes on the answer.
+// read sends head through Upstreams and writes the answer.
 func (x *proxyExchange) read(head []byte) {
 	res, err := x.proxy.upstreams.Ask(x.request.Request, x.guard.Upstream.Host, head, x.guard.Timeout, func(early *http.Response) {
 		x.extendWrite()
@@ -282,17 +294,17 @@ func (x *proxyExchange) read(head []byte) {
 		return
 	}
 	defer res.Body.Close()
-	_ = x.answer(res) // Upstreams refuses such a status itself
+	_ = x.answer(res) // never an error: Upstreams refuses such a status itself
 	x.take(res.Header)
 	said := slices.Sorted(maps.Keys(res.Trailer))
 	if len(said) > 0 {
 		x.Header()["Trailer"] = []string{strings.Join(said, ", ")}
 	}
 	x.WriteHeader(res.StatusCode)
-	// What comes bit by bit is for the client as it comes.
+	// A body of unknown length may be a stream, so each part is flushed.
 	if err := x.copy(res.Body, res.ContentLength < 0 || len(said) > 0); err != nil {
 		x.proxy.quiet.Printf("request %s: the answer broke off: %v", x.request.ID, err)
-		panic(http.ErrAbortHandler) // the client has to see that this is not the whole
+		panic(http.ErrAbortHandler) // so that the client sees that the answer is incomplete
 	}
 	for name, values := range res.Trailer {
 		if !slices.Contains(said, name) {
@@ -302,8 +314,9 @@ func (x *proxyExchange) read(head []byte) {
 	}
 }
 
-// take takes over the fields of an answer, but for those that are for the one
-// connection it came by (RFC 9110, section 7.6.1).
+// take copies the header fields of an answer, except those for a single
+// connection (RFC 9110, section 7.6.1). It also removes from from the fields
+// that Connection names.
 func (x *proxyExchange) take(from http.Header) {
 	for _, list := range from["Connection"] {
 		for name := range strings.SplitSeq(list, ",") {
@@ -320,14 +333,14 @@ func (x *proxyExchange) take(from http.Header) {
 	}
 }
 
-// copy passes on a body, each part at once if live. The error is that of either
-// side.
+// copy writes a body to the client. If live is true, it flushes after each
+// part. The error is that of the reader or of the writer.
 func (x *proxyExchange) copy(from io.Reader, live bool) error {
 	buf := x.proxy.buffers.Get()
 	defer x.proxy.buffers.Put(buf)
 	for {
 		if live {
-			_ = x.door.Flush() // the next part would tell
+			_ = x.door.Flush() // the next Write reports the error
 		}
 		n, err := from.Read(buf)
 		if n > 0 {
@@ -344,28 +357,29 @@ func (x *proxyExchange) copy(from io.Reader, live bool) error {
 	}
 }
 
-// extendRead gives the client another while for the next part of its body, or
-// all the time where there is none to come.
+// extendRead sets the read deadline for the next part of the body, or removes
+// it if more is false.
 func (x *proxyExchange) extendRead(more bool) {
 	until := time.Time{}
 	if more && x.proxy.o.ReadTimeout > 0 {
 		until = time.Now().Add(x.proxy.o.ReadTimeout)
 	}
-	_ = x.door.SetReadDeadline(until) // where that is not possible there is no such time either
+	_ = x.door.SetReadDeadline(until) // if deadlines are not supported, none is set
 }
 
+// extendWrite sets the write deadline for the next part of the answer.
 func (x *proxyExchange) extendWrite() {
 	most := x.proxy.o.WriteTimeout
-	if now := time.Now(); most > 0 && now.Sub(x.extended) > most/64 { // a part so soon after the last has hardly less
+	if now := time.Now(); most > 0 && now.Sub(x.extended) > most/64 { // shortly after the last change the deadline is still nearly right
 		_ = x.door.SetWriteDeadline(now.Add(most))
 		x.extended = now
 	}
 }
 
-// WriteHeader begins the answer. That the connection ends with it is for the
-// door to say, and the reverse proxy takes every word on connections away.
+// WriteHeader begins the answer. It sets Connection: close again if the server
+// had set it, because the reverse proxy removes all fields of the connection.
 func (x *proxyExchange) WriteHeader(status int) {
-	if status == http.StatusSwitchingProtocols { // one that is right takes over the connection instead
+	if status == http.StatusSwitchingProtocols { // a valid switch of protocols hijacks the connection instead
 		x.lost = true
 		return
 	}
@@ -375,25 +389,26 @@ func (x *proxyExchange) WriteHeader(status int) {
 	x.ResponseWriter.WriteHeader(status)
 }
 
-// Write sends a part of the answer.
+// Write sends part of the body and extends the write deadline.
 func (x *proxyExchange) Write(b []byte) (int, error) {
 	x.extendWrite()
 	return x.ResponseWriter.Write(b)
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the wrapped writer, for http.ResponseController.
 func (x *proxyExchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// sentBody is the body that the client sends. It keeps why it broke off, to
-// tell the client's faults from the upstream's.
+// sentBody is the body that the client sends. It records why reading failed, so
+// that faults of the client and of the upstream can be distinguished.
 type sentBody struct {
 	*proxyExchange
 	from io.ReadCloser
 	err  error
-	ends http.Header // the trailer of the request to the upstream, nil for none
+	ends http.Header // trailer of the request to the upstream; nil: none
 }
 
-// Read gives the next part.
+// Read reads the next part and extends the read deadline. At the end it fills
+// in the trailer.
 func (b *sentBody) Read(buf []byte) (int, error) {
 	b.extendRead(true)
 	n, err := b.from.Read(buf)
@@ -401,23 +416,24 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 		return n, nil
 	}
 	if err != io.EOF {
-		b.err = err // the time to read stays: the door reads on for a while, to keep the connection
+		b.err = err // the deadline stays: net/http reads on for a while to keep the connection
 		return n, err
 	}
 	b.extendRead(false)
-	for name := range b.ends { // they came with the end
+	for name := range b.ends { // the trailer was received with the end of the body
 		b.ends[name] = b.request.Trailer[name]
 	}
 	return n, err
 }
 
-// Close ends the reading.
+// Close closes the client's body.
 func (b *sentBody) Close() error { return b.from.Close() }
 
-// answer prepares the upstream's answer for the client. What we said about
-// caching an answer to a key in the URL goes before what the upstream says. What
-// a body is the upstream has to say; it is not guessed. The error is for a status
-// that net/http reads and does not write, and for a 101 that begins no WebSocket.
+// answer prepares the header of the upstream's answer for the client. Fields
+// that the server had set, such as Cache-Control for a key in the URL, override
+// those of the upstream. A missing Content-Type is not guessed. The error is
+// for a status below 100, which net/http reads but cannot write, and for a 101
+// that does not accept a WebSocket handshake.
 func (x *proxyExchange) answer(res *http.Response) error {
 	switch {
 	case res.StatusCode < 100:
@@ -439,9 +455,10 @@ func (x *proxyExchange) answer(res *http.Response) error {
 var errNotAsked = errors.New("an answer with status 101, which was not asked for")
 
 // checkSwitch returns an error if an answer with status 101 does not accept the
-// WebSocket handshake that it is for. A Sec-WebSocket-Accept with another value
-// shows that it is for another request (RFC 6455, section 4.2.2). One that is
-// missing is left to the client, which has to give up then (section 4.1).
+// WebSocket handshake of its request. Another value of Sec-WebSocket-Accept
+// shows that the answer is for another request (RFC 6455, section 4.2.2). A
+// missing Sec-WebSocket-Accept is left to the client, which must then fail the
+// connection (section 4.1).
 func checkSwitch(res *http.Response) error {
 	sent := res.Request.Header
 	if !onlyWebSocket(sent["Upgrade"]) {
@@ -457,7 +474,8 @@ func checkSwitch(res *http.Response) error {
 	return nil
 }
 
-// fail keeps the error for a request that got no answer.
+// fail stores in x.err what Forward returns for a request without an answer,
+// and logs faults of the upstream.
 func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	maps.Copy(w.Header(), x.said)
 	var tooLarge *http.MaxBytesError
@@ -480,7 +498,8 @@ func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) 
 	x.proxy.o.Log.Warn("upstream failed", "id", x.request.ID, "route", x.guard.Path, "upstream", x.guard.Upstream.Host, "error", err)
 }
 
-// rewrite makes the request to the upstream out of the client's.
+// rewrite turns the client's request into the request to the upstream. It is
+// the Rewrite function of httputil.ReverseProxy.
 func (x *proxyExchange) rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL, out.Host = x.target(), ""
@@ -496,7 +515,7 @@ func (x *proxyExchange) rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// target gives the address at the upstream.
+// target returns the URL at the upstream.
 func (x *proxyExchange) target() *url.URL {
 	in, up := x.request.URL, x.guard.Upstream
 	return &url.URL{
@@ -505,24 +524,24 @@ func (x *proxyExchange) target() *url.URL {
 	}
 }
 
-// path gives the path at the upstream in its form on the wire.
+// path returns the path at the upstream in its escaped form.
 func (x *proxyExchange) path() string {
 	return x.guard.Upstream.EscapedPath() + cutSegments(x.request.URL.EscapedPath(), x.stripped())
 }
 
-// stripped is how many segments are cut off.
+// stripped returns the number of segments that StripPrefix removes.
 func (x *proxyExchange) stripped() int { return len(Segments(x.guard.StripPrefix)) }
 
 var forwardedFields = [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
 
-// forwarded gives the values of forwardedFields.
+// forwarded returns the values of forwardedFields, in that order.
 func (x *proxyExchange) forwarded() [len(forwardedFields)]string {
 	in := x.request.Request
 	v := [...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, "http"}
 	if in.TLS != nil {
 		v[2] = "https"
 	}
-	if FromProxy(in, x.proxy.o.Proxies) { // then it knows better than we
+	if FromProxy(in, x.proxy.o.Proxies) { // a trusted proxy knows what the client sent
 		for i, name := range forwardedFields[1:] {
 			if said := in.Header[name]; len(said) == 1 && said[0] != "" {
 				v[1+i] = said[0]
@@ -532,7 +551,8 @@ func (x *proxyExchange) forwarded() [len(forwardedFields)]string {
 	return v
 }
 
-// cutSegments takes the first n segments from a path, which has no empty ones.
+// cutSegments returns path without its first n segments, at least "/". path
+// must begin with a slash and have no empty segments.
 func cutSegments(path string, n int) string {
 	for range n {
 		i := strings.IndexByte(path[1:], '/')
@@ -544,8 +564,8 @@ func cutSegments(path string, n int) string {
 	return path
 }
 
-// forwardedFor lists the addresses that the request came by, as far as they are
-// known: the client's first, and those of declared proxies.
+// forwardedFor returns the addresses that the request came through, as far as
+// they are known: first the client, then the trusted proxies.
 func forwardedFor(r *http.Request, proxies []netip.Prefix) string {
 	hops := ClientPath(r, proxies)
 	if len(hops) == 1 {
@@ -561,11 +581,11 @@ func forwardedFor(r *http.Request, proxies []netip.Prefix) string {
 	return b.String()
 }
 
-// dropForged takes out of a header what a client must not say to an upstream:
-// who it is, where it comes from, that it means another method or path than
-// the one that was checked, and its key. Servers that know fields as variables
-// see no difference between a hyphen and other characters, so that X_Auth_Key_Id
-// is such a name as well.
+// dropForged removes the fields that a client must not send to an upstream: its
+// identity, its address, another method or path than the one that was checked,
+// and its key. CGI-like servers turn every field into a variable and treat all
+// characters except letters and digits alike, so X_Auth_Key_Id counts as
+// X-Auth-Key-Id.
 func dropForged(h http.Header) {
 	for name := range h {
 		if forged(name) {
@@ -574,9 +594,9 @@ func dropForged(h http.Header) {
 	}
 }
 
-// forged says whether dropForged takes out fields of a name.
+// forged reports whether dropForged removes fields with this name.
 func forged(name string) bool {
-	if len(name) < 3 || name[0]|0x20 != 'x' { // all of them begin with it
+	if len(name) < 3 || name[0]|0x20 != 'x' { // all such names begin with x
 		return false
 	}
 	plain := strings.Map(func(c rune) rune {
@@ -597,8 +617,8 @@ func forged(name string) bool {
 	return strings.HasPrefix(plain, "x-forwarded-")
 }
 
-// identify says in a header who asks. Every field is there, if need be empty, so
-// that none that a client sent is ever taken for it.
+// identify sets the fields that identify the key. It sets all of them, even to
+// "", so that no field of the client can be taken for one of ours.
 func identify(h http.Header, r *Request) {
 	v := identity(r)
 	for i, name := range identityFields {
@@ -606,7 +626,7 @@ func identify(h http.Header, r *Request) {
 	}
 }
 
-// identity gives the values of identityFields for a request.
+// identity returns the values of identityFields for a request, in that order.
 func identity(r *Request) [len(identityFields)]string {
 	k := r.Key
 	return [...]string{
@@ -614,12 +634,13 @@ func identity(r *Request) [len(identityFields)]string {
 	}
 }
 
-// identityFields are the names of the fields that say who asks.
+// identityFields are the fields that tell the upstream which key sent a
+// request.
 var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
 
-// headerText gives a text as the value of a header field. What is not printable
-// ASCII, a space at either end and the percent sign are escaped byte by byte as
-// in a URL (RFC 3986 section 2.1), so that unescaping gives the text back.
+// headerText returns a text as the value of a header field. It escapes every
+// byte that is not printable ASCII, a space at either end and the percent sign,
+// as in a URL (RFC 3986, section 2.1). Unescaping restores the text.
 func headerText(s string) string {
 	safe := func(i int) bool {
 		return s[i] > ' ' && s[i] < 0x7f && s[i] != '%' || s[i] == ' ' && i > 0 && i < len(s)-1

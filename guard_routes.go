@@ -12,64 +12,67 @@ import (
 	"unicode/utf8"
 )
 
-// proxyRoute is what one [[route]] of the configuration asks of a request and where
-// it goes. It is shared and must not be changed.
+// proxyRoute is one [[route]] of the configuration: which requests it accepts
+// and where it sends them. It is shared and must not be changed.
 type proxyRoute struct {
-	Index      int        // of the [[route]], from 1
-	Methods    []string   // none: any
-	Path       string     // literals, :name for a segment, *name at the end for the rest
-	Permission Permission // one of them is enough; 0: none is needed
-	Limits     []string   // beside the minute limit
-	Cost       int        // units of each of Limits
-	Upstream   *url.URL   // nil: only /authz answers for the route, the API door does not
-	// StripPrefix is cut off the path on its way to Upstream, "" for none.
+	Index      int        // position among the [[route]] sections, from 1
+	Methods    []string   // nil: any method
+	Path       string     // pattern: literals, :name for one segment, *name at the end for the rest
+	Permission Permission // one of these is enough; 0: no permission is needed
+	Limits     []string   // in addition to the minute limit
+	Cost       int        // units charged to each of Limits
+	Upstream   *url.URL   // nil: only /authz answers, the API listener does not
+	// StripPrefix is removed from the path before it is sent to Upstream; ""
+	// removes nothing.
 	StripPrefix string
-	Timeout     time.Duration // until the upstream's header fields are there; 0: without end
-	MaxBody     int64         // bytes; 0: without end
+	Timeout     time.Duration // for the header of the upstream's answer; 0: no timeout
+	MaxBody     int64         // bytes; 0: no limit
 }
 
-// String names the guard in messages.
+// String returns the name of the route for messages.
 func (g *proxyRoute) String() string {
 	return fmt.Sprintf("route %d (%s %s)", g.Index, g.MethodNames(), g.Path)
 }
 
-// MethodNames lists the methods with commas, * for any.
+// MethodNames returns the methods, separated by commas, or * for any method.
 func (g *proxyRoute) MethodNames() string { return cmp.Or(strings.Join(g.Methods, ","), "*") }
 
-// routeTable finds the guard of a request. The path decides first: of the
-// patterns that fit, the narrowest owns the request, and a method that it does
-// not name is refused even where a wider one would take it, so that a narrow
-// rule cannot be passed by with another method. It is read-only once made,
-// and safe for concurrent use.
+// routeTable finds the route of a request. The path decides first: of the
+// patterns that match, the narrowest owns the request. If that pattern does not
+// name the method, the request is refused even if a wider pattern would accept
+// it. So nobody can avoid a narrow rule by sending another method. A routeTable
+// does not change after newRouteTable and is safe for concurrent use.
 type routeTable struct{ root place }
 
-// place is where a segment of a path leads.
+// place is a node of the tree. Its fields are the ways on for the next segment.
 type place struct {
 	literals map[string]*place
-	one      *place // any segment
-	here     *leaf  // the path ends here
-	rest     *leaf  // it may go on
+	one      *place // any one segment that is not empty
+	here     *leaf  // if the path ends here
+	rest     *leaf  // if the path ends or continues
 }
 
-// leaf is what stands at the end of a pattern.
+// leaf is the end of a pattern, with the routes that have this pattern.
 type leaf struct {
-	parts  []string // the pattern's
+	parts  []string // of the pattern
 	byName map[string]*proxyRoute
 	any    *proxyRoute
-	own    bool // an endpoint of ours is here
+	own    bool // one of our own endpoints has this path
 }
 
-// pattern is a path pattern and whose it is.
+// pattern is the path pattern of a route or of one of our endpoints.
 type pattern struct {
 	parts []string
-	guard *proxyRoute // nil: an endpoint of ours
+	guard *proxyRoute // nil: one of our own endpoints
 	name  string      // for messages
 }
 
-// newRouteTable makes a table of guards beside our own endpoints, such as
-// "GET /healthz", which keep their paths whatever the method. Two guards that share a method and a path,
-// neither of them the narrower one, are an error that names both; so is a guard
-// that would take a path away from an endpoint of ours.
+// newRouteTable returns a table of guards and our own endpoints, such as "GET
+// /healthz". Our endpoints keep their paths for every method. Two guards
+// conflict if they share a method and a path and neither is the narrower one;
+// for the same path, a named method is narrower than any method. A guard and an
+// endpoint conflict if they share a path and the guard is not wider. The error
+// has one line for each conflict, which names both.
 func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 	var list []pattern
 	for _, name := range own {
@@ -100,8 +103,8 @@ func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 	return t, nil
 }
 
-// conflict says why two patterns cannot stand beside each other, "" where they
-// can.
+// conflict returns why two patterns conflict, or "" if they do not. b is a
+// guard.
 func conflict(a, b pattern) string {
 	relation := relate(a.parts, b.parts)
 	switch {
@@ -112,7 +115,7 @@ func conflict(a, b pattern) string {
 	case a.guard == nil, relation == narrower, relation == wider:
 		return ""
 	case relation == same && (a.guard.Methods == nil) != (b.guard.Methods == nil):
-		return "" // a named method goes before any
+		return "" // a route that names the method has priority over one for any method
 	}
 	method := sharedMethod(a.guard.Methods, b.guard.Methods)
 	if method == "" {
@@ -124,15 +127,17 @@ func conflict(a, b pattern) string {
 	return fmt.Sprintf("%s and %s both fit %s with %s, and neither is the narrower one; change one of the paths", a.name, b.name, sharedPath(a.parts, b.parts), method)
 }
 
-// How the paths of one pattern lie to those of another.
+// Relations between the paths that pattern a matches and those that pattern b
+// matches.
 const (
 	disjoint = iota
 	same
-	narrower // all of them are the other's too, but not the other way round
+	narrower // b matches all paths of a, and more
 	wider
-	across // some are shared, and each has others
+	across // some paths are shared, and each matches others as well
 )
 
+// relate returns the relation of the paths of a to those of b.
 func relate(a, b []string) int {
 	narrow, wide := false, false
 	for i := 0; ; i++ {
@@ -156,8 +161,8 @@ func relate(a, b []string) int {
 	}
 }
 
-// kind tells what stands at a place of a pattern: x for a literal, : and * for
-// wildcards, 0 for its end.
+// kind returns the kind of segment i of a pattern: x for a literal, : or * for
+// a wildcard, 0 after the last segment.
 func kind(parts []string, i int) byte {
 	switch {
 	case i >= len(parts):
@@ -168,7 +173,8 @@ func kind(parts []string, i int) byte {
 	return 'x'
 }
 
-// sharedMethod gives a method that two guards take, "" where there is none.
+// sharedMethod returns a method that both guards accept, or "" if there is
+// none. nil means any method.
 func sharedMethod(a, b []string) string {
 	switch {
 	case a == nil && b == nil:
@@ -186,7 +192,8 @@ func sharedMethod(a, b []string) string {
 	return ""
 }
 
-// sharedPath gives a path that fits both of two patterns that share some.
+// sharedPath returns a path that matches both patterns. The patterns must share
+// one.
 func sharedPath(a, b []string) string {
 	var out strings.Builder
 	for i := range max(len(a), len(b)) {
@@ -201,8 +208,8 @@ func sharedPath(a, b []string) string {
 	return cmp.Or(out.String(), "/")
 }
 
-// Segments gives the parts of a path or a pattern between slashes. One slash
-// at the end does not count, and the path / has none.
+// Segments returns the segments of a path or pattern. Slashes at the start and
+// the end do not count; the path / has no segments.
 func Segments(path string) []string {
 	path = strings.Trim(path, "/")
 	if path == "" {
@@ -256,17 +263,18 @@ func (t *routeTable) add(p pattern) {
 	}
 }
 
-// search is a walk through the table.
+// search is the state of one Match.
 type search struct {
 	method string
 	found  *proxyRoute
-	passed []*leaf // that fit the path, but do not take the method
+	passed []*leaf // leaves that match the path, but refuse the request
 }
 
-// Match finds the guard for a method and a path as readPath gives it; a slash
-// at the end makes no difference. Where there is none, it gives the methods
-// that the path takes, none where no guard is for it or an endpoint of ours
-// has it. Match makes no garbage when it finds a guard.
+// Match returns the route for a method and a path from readPath. A slash at the
+// end makes no difference. If no route accepts the method, g is nil and allow
+// lists the methods that the path accepts. allow is empty if no route matches
+// the path or if one of our endpoints owns it. Match does not allocate if it
+// finds a route.
 func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) {
 	s := search{method: method}
 	if path = strings.TrimPrefix(path, "/"); path != "" && path[len(path)-1] == '/' {
@@ -287,9 +295,9 @@ func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) 
 	return nil, allow
 }
 
-// walk goes on from a place with the rest of the path, literals first, so that
-// of two patterns the narrower is met first. It returns true once it is known
-// whose the request is.
+// walk searches below a node for the rest of the path. It tries literals first,
+// so that the narrower of two patterns is found first. It returns true once the
+// owner of the request is known.
 func (s *search) walk(at *place, path string, ended bool) bool {
 	if ended {
 		return s.take(at.here) || s.take(at.rest)
@@ -304,7 +312,9 @@ func (s *search) walk(at *place, path string, ended bool) bool {
 	return s.take(at.rest)
 }
 
-// take settles the request at a leaf that its path fits, if it can.
+// take reports whether the search ends at a leaf that matches the path: either
+// its route accepts the method, or the leaf is one of our endpoints. A leaf
+// that is wider than one that refused the method is refused as well.
 func (s *search) take(l *leaf) bool {
 	if l == nil {
 		return false
@@ -324,13 +334,14 @@ func (s *search) take(l *leaf) bool {
 	return true
 }
 
-// readPath gives the path of a request for Match, of its form on the wire
-// without the query. What servers and libraries are known to read in different
-// ways is ErrValidation rather than a guess: another program behind us could
-// see another path than the one that was checked. That is a path with no slash
-// at its start, two slashes in a row, the segments . and .., a backslash, a
-// semicolon, a control character, an escaped slash or backslash, bytes that are
-// no UTF-8, and what would be one of these if it were unescaped twice.
+// readPath returns the unescaped path for Match. raw is the path in its escaped
+// form, without the query. It returns ErrValidation for forms that programs are
+// known to read differently. Otherwise a program behind us could see another
+// path than the one we checked. These forms are: no slash at the start, two
+// slashes in a row, the segments . and .., a backslash, an unescaped semicolon,
+// a control character, an escaped slash or backslash, bytes that are not UTF-8,
+// and a percent sign without two hexadecimal digits. A slash, backslash, dot,
+// semicolon or control character that is escaped twice is refused as well.
 func readPath(raw string) (string, error) {
 	path := raw
 	if strings.IndexByte(raw, '%') >= 0 {
@@ -347,7 +358,7 @@ func readPath(raw string) (string, error) {
 			}
 			was := deeper
 			if deeper, err = url.PathUnescape(was); err != nil || deeper == was {
-				break // a percent sign that is one
+				break // a literal percent sign
 			}
 		}
 	}
@@ -374,7 +385,8 @@ func badPath(what string) error {
 	return ErrValidation.With("The path has %s, which programs read in different ways. Send the path in its plain form.", what)
 }
 
-// hasDots finds the segments . and .., also with parameters as in /..;x/.
+// hasDots reports whether a path has a segment . or .., also with parameters as
+// in /..;x/.
 func hasDots(path string) bool {
 	for part := range strings.SplitSeq(path, "/") {
 		name, _, _ := strings.Cut(part, ";")
@@ -385,7 +397,7 @@ func hasDots(path string) bool {
 	return false
 }
 
-// hasEscape finds the escaped form of one of some characters.
+// hasEscape reports whether s contains the escaped form of a character in of.
 func hasEscape(s, of string) bool {
 	for i := strings.IndexByte(s, '%'); i >= 0 && i+2 < len(s); i++ {
 		if b, ok := unescaped(s[i:]); ok && strings.IndexByte(of, b) >= 0 {
@@ -404,7 +416,8 @@ func hasControlEscape(s string) bool {
 	return false
 }
 
-// unescaped gives the byte that s opens with in its escaped form.
+// unescaped returns the byte that the escape at the start of s stands for, and
+// whether there is one.
 func unescaped(s string) (b byte, ok bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false

@@ -26,35 +26,37 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// wrongKeys is how many wrong keys an address may send in a minute.
+// wrongKeys is the number of wrong keys that an address may send per minute.
 const wrongKeys = 60
 
-// maxImport is the most bytes that an import on the admin door may have.
+// maxImport is the largest body of a request to the admin listener, in bytes.
+// Imports need that much.
 const maxImport = 64 << 20
 
-// Server turns requests into answers: it makes the checks that stand before
-// every handler, in their one order, and turns errors into the contract's
-// bodies. It knows no resource, only routes.
+// Server runs the checks that every request passes before its handler, in a
+// fixed order, and turns errors into the error bodies of the contract. It knows
+// routes, but no resource. It is safe for concurrent use.
 type Server struct {
 	o        ServerOptions
 	throttle *Throttle
-	boot     string // opens every request id of this run
+	boot     string // prefix of every request id of this run
 	count    atomic.Uint64
 	draining atomic.Bool
 	address  atomic.Pointer[string]
-	askers   []netip.Prefix // who may ask at /authz
+	askers   []netip.Prefix // the proxies that may call /authz
 }
 
-// NewServer serves the routes of its options. Routes that contradict each
-// other are an error.
+// NewServer returns a Server for the routes of o. Conflicts between the routes
+// are reported by API and Admin.
 func NewServer(o ServerOptions) *Server {
 	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: keytext.RandomHex(4), askers: AuthzProxies(o.Proxies)}
 }
 
-// ListensAt notes where clients reach the API.
+// ListensAt records the URL at which clients reach the API.
 func (s *Server) ListensAt(url string) { s.address.Store(&url) }
 
-// Address is where clients reach the API, "" while that is not known.
+// Address returns the URL at which clients reach the API, or "" if it is not
+// known yet.
 func (s *Server) Address() string {
 	if url := s.address.Load(); url != nil {
 		return *url
@@ -62,10 +64,11 @@ func (s *Server) Address() string {
 	return ""
 }
 
-// Drain makes /readyz say that no new requests should come.
+// Drain makes /readyz answer 503, so that load balancers send no new requests.
 func (s *Server) Drain() { s.draining.Store(true) }
 
-// API is the handler of the API door.
+// API returns the handler of the API listener. It returns an error if routes
+// conflict.
 func (s *Server) API() (http.Handler, error) {
 	var rows []Row
 	for _, row := range s.o.Keyed {
@@ -88,8 +91,9 @@ func (s *Server) API() (http.Handler, error) {
 	}), nil
 }
 
-// Admin is the handler of the admin door. With trusted, which is for the
-// control socket, no token is asked for.
+// Admin returns the handler of the admin listener, or an error if routes
+// conflict. If trusted is true, as for the control socket, no token is
+// required.
 func (s *Server) Admin(trusted bool) (http.Handler, error) {
 	var rows []Row
 	for _, row := range s.o.Admin {
@@ -98,7 +102,8 @@ func (s *Server) Admin(trusted bool) (http.Handler, error) {
 	return NewRouter(append(rows, s.health(true)...), s.plain)
 }
 
-// health lists the rows of the API or the admin door that answer without a key.
+// health returns the routes of a listener that need no key: its pages, /healthz
+// and /readyz. admin selects the admin listener.
 func (s *Server) health(admin bool) []Row {
 	row := func(path string, ready func() error) Row {
 		return Row{Route{Method: "GET", Path: path}, func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
@@ -115,7 +120,8 @@ func (s *Server) health(admin bool) []Row {
 	)
 }
 
-// Ready says why no requests should come, nil where they may.
+// Ready returns nil if the server can accept requests, or an error with the
+// reason why it cannot.
 func (s *Server) Ready() error {
 	if err := s.o.Store.Err(); err != nil {
 		return errors.New("the store takes no writes; the log says why")
@@ -126,24 +132,25 @@ func (s *Server) Ready() error {
 	return nil
 }
 
-// exchange is one request on its way through the server.
+// exchange is one request, its answer, and what the server records about them.
+// Only the goroutine of the request uses it.
 type exchange struct {
 	Request
 	http.ResponseWriter
 	status int
-	fault  *Error // what was answered instead of the handler's own answer
-	step   string // the check that was made last
+	fault  *Error // the public error of the request, nil if there is none
+	step   string // the check that ran last
 	began  time.Time
-	limits [2]LimitStatus // where Request.Limits begins
+	limits [2]LimitStatus // first storage of Request.Limits, which saves an allocation
 	meter  *CounterRef
 	found  *Key // Outcome.Found
 	draft  bool
-	rights *Policy // that the route belongs to, nil for those that the key has
-	told   Outcome // here so that telling needs no memory of its own
+	rights *Policy // the policy of a guarded route; nil: the policy of the key
+	told   Outcome // part of the struct to save an allocation
 }
 
-// WriteHeader notes the status for the access log and tells how the limits
-// stand by then.
+// WriteHeader records the first final status for the access log and adds the
+// limit header fields, with the limits as they are then.
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && status >= http.StatusOK {
 		x.status = status
@@ -152,11 +159,11 @@ func (x *exchange) WriteHeader(status int) {
 	x.ResponseWriter.WriteHeader(status)
 }
 
-// Header, Write and Unwrap are those of the ResponseWriter; Request has a
-// Header too, so the choice has to be written out.
+// Header returns the header of the answer. Request has a Header as well, so the
+// choice must be explicit.
 func (x *exchange) Header() http.Header { return x.ResponseWriter.Header() }
 
-// Write sends part of the answer.
+// Write sends part of the body, after status 200 if none was sent before.
 func (x *exchange) Write(b []byte) (int, error) {
 	if x.status == 0 {
 		x.WriteHeader(http.StatusOK)
@@ -164,19 +171,19 @@ func (x *exchange) Write(b []byte) (int, error) {
 	return x.ResponseWriter.Write(b)
 }
 
-// Hijack takes over the connection, for another protocol than HTTP.
+// Hijack takes over the connection for a protocol other than HTTP.
 func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	x.status = http.StatusSwitchingProtocols
 	return http.NewResponseController(x.ResponseWriter).Hijack()
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the wrapped writer, for http.ResponseController.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// begin starts an exchange.
+// begin returns a new exchange for a request to row.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Params, row Route) *exchange {
 	now := s.o.Clock.Now()
-	x := new(exchange) // filled field by field: a literal would be made and then copied
+	x := new(exchange) // set field by field: a literal would be copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
 	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
 	x.began, x.Now, x.Moment, x.Latest = now, now, s.o.Clock.Service(now), s.o.Clock.Latest(now)
@@ -186,11 +193,11 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	return x
 }
 
-// end answers with the error, if there is one, logs the request and survives
-// a handler's panic.
+// end finishes an exchange: it recovers from a panic of the handler, answers
+// *err unless that is nil, then logs and publishes the outcome.
 func (s *Server) end(x *exchange, err *error) {
 	if p := recover(); p == http.ErrAbortHandler {
-		defer panic(p) // the answer breaks off, and is told of like others
+		defer panic(p) // after the outcome of the aborted answer is logged and published
 	} else if p != nil {
 		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 	}
@@ -208,7 +215,7 @@ func (s *Server) end(x *exchange, err *error) {
 	s.tell(x, took)
 }
 
-// tell gives the watchers what became of a request.
+// tell passes the outcome of a request to the functions in Watch.
 func (s *Server) tell(x *exchange, took time.Duration) {
 	if len(s.o.Watch) == 0 {
 		return
@@ -219,7 +226,7 @@ func (s *Server) tell(x *exchange, took time.Duration) {
 	}
 	if x.fault != nil {
 		x.told.Code, x.told.Text, x.told.Step = x.fault.Code, x.fault.Message, x.step
-		x.told.Method = s.o.Redact(x.Method) // which may be anything
+		x.told.Method = s.o.Redact(x.Method) // the client may have sent a secret as the method
 	}
 	for _, watch := range s.o.Watch {
 		watch(&x.told)
@@ -233,14 +240,14 @@ func keyID(k *Key) string {
 	return k.ID
 }
 
-// fail turns an error into an answer. The store's and other inner faults are
-// logged in full; the caller sees no more than server_error.
+// fail answers with the public form of err. The client sees an internal error
+// only as server_error; its full text is logged.
 func (s *Server) fail(x *exchange, err error) {
 	e := Public(err)
 	if e == ErrServer {
 		s.o.Log.Error("request failed", "id", x.ID, "route", x.Route, "error", err)
 	}
-	if message := s.o.Redact(e.Message); message != e.Message { // what was sent may be a secret put in the wrong place
+	if message := s.o.Redact(e.Message); message != e.Message { // a message may quote a secret that was sent in the wrong place
 		clean := *e
 		clean.Message, e = message, &clean
 	}
@@ -249,7 +256,7 @@ func (s *Server) fail(x *exchange, err error) {
 		s.o.Reached(x.Key, x.Request.Limits, x.Now, x.Moment)
 	}
 	if x.status != 0 {
-		return // an answer is on its way already
+		return // the answer has already begun
 	}
 	h := x.Header()
 	h.Set("Cache-Control", "no-store")
@@ -265,9 +272,9 @@ func (s *Server) fail(x *exchange, err error) {
 	_ = WriteJSON(x, e.Status, body)
 }
 
-// keyed makes the handler of a row of the API door: carrier, key, state,
-// address, minute limit, permission, then the row's own handler. free rows
-// leave out the limit and the permission.
+// keyed returns the handler of a route of the API listener. The checks are, in
+// this order: carrier, key, state, address, limits, permission. For free routes
+// the limits and the permission are not checked.
 func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
@@ -277,9 +284,9 @@ func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 	}
 }
 
-// guarded serves a request for a route of the guards, and says whether it is one.
+// guarded answers a request for a guarded route and reports whether it was one.
 func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
-	now := s.o.Guards.Now() // to the end of the request, whatever is loaded meanwhile
+	now := s.o.Guards.Now() // one state for the whole request, even during a reload
 	if !now.Any() {
 		return false
 	}
@@ -303,8 +310,8 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// pass makes all checks of a row, or those of a free one, and has its handler
-// answer.
+// pass runs the checks of a route, then its handler. For free routes the limits
+// and the permission are not checked.
 func (s *Server) pass(x *exchange, row Route, free bool) error {
 	if err := s.authenticate(x); err != nil {
 		return err
@@ -318,9 +325,9 @@ func (s *Server) pass(x *exchange, row Route, free bool) error {
 	return row.Handle(x, &x.Request)
 }
 
-// authz serves a proxy that asks whether a request of its own may pass, and
-// says whether this is such a question. What is charged, logged and counted is
-// the request that is asked about.
+// authz answers a proxy that asks at /authz whether it may pass on a request,
+// and reports whether r is such a question. Charges, logs and counts are for
+// the request that the proxy asks about.
 func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	family := FindAuthz(r.URL.EscapedPath())
 	if family == 0 {
@@ -354,7 +361,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// open makes the handler of a row that everybody may ask.
+// open returns the handler of a route that needs no key.
 func (s *Server) open(row Route) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
@@ -365,8 +372,8 @@ func (s *Server) open(row Route) httprouter.Handle {
 	}
 }
 
-// authenticate finds the key of a request and checks that it may be used now
-// and from there.
+// authenticate finds the key of a request and checks its state and whether it
+// may be used from the client's address. Wrong keys are throttled by address.
 func (s *Server) authenticate(x *exchange) error {
 	x.step = StepCarrier
 	c, err := ReadCredential(x.Request.Request)
@@ -374,7 +381,7 @@ func (s *Server) authenticate(x *exchange) error {
 		return challenge(err)
 	}
 	if c.Carrier == CarrierQuery {
-		// RFC 6750 section 2.3: such an answer must not be kept by caches.
+		// RFC 6750, section 2.3: caches must not store this answer.
 		x.Header().Set("Cache-Control", "private, no-store")
 		x.Header().Set("Referrer-Policy", "no-referrer")
 	}
@@ -403,8 +410,9 @@ func (s *Server) authenticate(x *exchange) error {
 	return nil
 }
 
-// challenge adds WWW-Authenticate to a 401 (RFC 9110 section 15.5.2): without
-// an error code where no key was sent (RFC 6750 section 3.1).
+// challenge returns err with a WWW-Authenticate challenge added if it is a 401
+// without one (RFC 9110, section 15.5.2). The challenge has an error code only
+// if a key was sent (RFC 6750, section 3.1).
 func challenge(err error) error {
 	var e *Error
 	if !errors.As(err, &e) || e.Status != http.StatusUnauthorized || e.Challenge != "" {
@@ -418,8 +426,8 @@ func challenge(err error) error {
 	return &c
 }
 
-// admit charges the limits that every request pays, with those of the row where
-// the permission is there, and checks the permission.
+// admit charges the minute limit, and the limits of the route if the key has
+// the permission. Then it checks the permission.
 func (s *Server) admit(x *exchange, row Route) error {
 	permitted := row.Permission == 0 || x.Key.Has(row.Permission)
 	x.step = StepLimit
@@ -441,7 +449,8 @@ func (s *Server) admit(x *exchange, row Route) error {
 	return nil
 }
 
-// spend charges what a request pays before its handler: all of it or nothing.
+// spend charges all limits that apply before the handler, or none if one of
+// them is exhausted. It returns their status, appended to x.Request.Limits.
 func (s *Server) spend(x *exchange, row Route, permitted bool) ([]LimitStatus, error) {
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !permitted) {
@@ -456,7 +465,8 @@ func (s *Server) spend(x *exchange, row Route, permitted bool) ([]LimitStatus, e
 	return s.o.Limiter.Pay(charges, x.Moment, x.Request.Limits)
 }
 
-// stand adds how a limit stands that the handler may charge.
+// stand appends the status of a limit that the handler may charge later. Limits
+// that are only observed are left out.
 func (s *Server) stand(x *exchange, name string) error {
 	charges := slices.DeleteFunc(x.Key.Charge(nil, name, 0), func(c Charge) bool { return c.Observe })
 	list, err := s.o.Limiter.Statuses(charges, x.Moment)
@@ -464,7 +474,8 @@ func (s *Server) stand(x *exchange, name string) error {
 	return err
 }
 
-// operated makes the handler of a row of the admin door.
+// operated returns the handler of a route of the admin listener. If trusted is
+// true, no token is required.
 func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
@@ -488,7 +499,8 @@ func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 	}
 }
 
-// plain answers for the router where no row is concerned.
+// plain returns the handler for requests that match no route. e is ErrRoute or
+// ErrMethod.
 func (s *Server) plain(e *Error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := s.begin(w, r, nil, Route{Path: "-"})
@@ -505,15 +517,15 @@ func (s *Server) plain(e *Error) http.Handler {
 	})
 }
 
-// Routes are endpoints by the door that serves them and what it asks for.
+// Routes are endpoints, grouped by listener and by the checks they need.
 type Routes struct {
-	Keyed []Route // the API door: a key is needed, every check applies
-	Free  []Route // the same, but costing nothing and needing no permission
-	Open  []Route // the API door: no key is needed
-	Admin []Route // the admin door and the control socket
+	Keyed []Route // API listener: a key is required, every check applies
+	Free  []Route // API listener: a key is required, but no limit and no permission
+	Open  []Route // API listener: no key is required
+	Admin []Route // admin listener and control socket
 }
 
-// Add adds the routes of another set.
+// Add appends the routes of more.
 func (r *Routes) Add(more Routes) {
 	r.Keyed = append(r.Keyed, more.Keyed...)
 	r.Free = append(r.Free, more.Free...)
@@ -521,7 +533,8 @@ func (r *Routes) Add(more Routes) {
 	r.Admin = append(r.Admin, more.Admin...)
 }
 
-// Names lists the routes by door, method and path.
+// Names returns the method and path of each route. Those of the admin listener
+// are marked.
 func (r Routes) Names() []string {
 	var names []string
 	for _, row := range slices.Concat(r.Keyed, r.Free, r.Open) {
@@ -533,7 +546,8 @@ func (r Routes) Names() []string {
 	return names
 }
 
-// ServerOptions are what a Server is made of.
+// ServerOptions configure a Server. All functions in it may be called
+// concurrently.
 type ServerOptions struct {
 	Clock   *clock.Clock
 	Store   *Store
@@ -541,29 +555,32 @@ type ServerOptions struct {
 	Limiter *Limiter
 	Tokens  *Tokens
 	Log     *slog.Logger
-	Redact  func(string) string // takes secrets out of what an error says
+	Redact  func(string) string // removes secrets from the text of an error
 
 	Routes
 
-	Pages func(admin bool) []Row // what describes a door's endpoints, without a key
+	Pages func(admin bool) []Row // pages that describe a listener's endpoints; they need no key
 
 	Access       bool  // log every request
-	QueryAllowed bool  // take ?api_key=
+	QueryAllowed bool  // accept ?api_key=
 	DraftHeaders bool  // send RateLimit and RateLimit-Policy
-	MaxBody      int64 // bytes of a body on the API door
+	MaxBody      int64 // largest body on the API listener, in bytes
 	Proxies      []netip.Prefix
-	Guards       *ProxyRoutes // the routes of another API, nil for none
+	Guards       *ProxyRoutes // the routes of another API; nil: no guard and no /authz
 
-	// Reached is told of each request that a limit of its key refused: how the
-	// limits stood, wall clock and service time. It must be quick.
+	// Reached is called for each request that was refused by a limit of its key,
+	// with the status of the limits, the wall clock and the service clock. It
+	// must be quick; nil turns it off.
 	Reached func(k *Key, limits []LimitStatus, now, moment time.Time)
 
-	// Watch is told of every request when it has been answered. Each must be
-	// quick, and may keep nothing of what it is given but its strings.
+	// Watch functions are called with the outcome of every answered request. Each
+	// must be quick, and must not keep the Outcome or anything in it except
+	// strings.
 	Watch []func(*Outcome)
 }
 
-// Own lists the endpoints of the API door, by method and path.
+// Own returns the method and path of each endpoint of the API listener. Guarded
+// routes must not use these paths.
 func (s *Server) Own() []string {
 	names := []string{"GET /healthz", "GET /readyz"}
 	names = append(names, AuthzEndpoints()...)

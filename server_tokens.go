@@ -10,11 +10,12 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// tokenPrefix opens every admin token, so that it is never taken for an API
-// key.
+// tokenPrefix is the prefix of every admin token. It distinguishes admin tokens
+// from API keys.
 const tokenPrefix = "lka_"
 
-// Token is a right to use the admin endpoint over TCP, as it is stored.
+// Token is a stored admin token, which permits use of the admin endpoint over
+// TCP. Only a hash of its secret is stored.
 type Token struct {
 	ID         uint64    `json:"id"`
 	Name       string    `json:"name"`
@@ -31,21 +32,24 @@ var tokenTable = Table[Token]{
 	Indexes: []Index[Token]{{"hash", func(t Token) [][]byte { return [][]byte{t.Hash} }}},
 }
 
-// Tokens keeps the admin tokens.
+// Tokens creates, checks and revokes admin tokens. It is safe for concurrent
+// use.
 type Tokens struct {
 	store   *Store
 	peppers Peppers
 }
 
-// NewTokens keeps admin tokens in a store.
+// NewTokens returns the admin tokens in store. Their secrets are hashed with
+// peppers.
 func NewTokens(store *Store, peppers Peppers) *Tokens {
 	return &Tokens{store: store, peppers: peppers}
 }
 
-// TokenTables returns the tables of admin tokens, for checks.
+// TokenTables returns the tables of admin tokens, for the check of the
+// database.
 func TokenTables() []Checked { return []Checked{tokenTable} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the endpoints that manage admin tokens.
 func (t *Tokens) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/tokens", Handle: t.list},
@@ -54,8 +58,10 @@ func (t *Tokens) AdminRoutes() []Route {
 	}
 }
 
-// Authenticate gives the id and name of who sent an admin token in Authorization;
-// ErrUnauthenticated without one, ErrKey with one that does not hold.
+// Authenticate returns the id and name of the admin token in the Authorization
+// field. It returns ErrUnauthenticated unless there is exactly one such field,
+// and ErrKey if the token is malformed, unknown or revoked. It updates
+// LastUsedAt at most about once a minute.
 func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err error) {
 	sent := r.Header["Authorization"]
 	if len(sent) != 1 {
