@@ -22,17 +22,18 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Config is everything an operator can set; config.example.toml explains each
-// key. The tags are the rules: the name, the default as a flag would give it,
-// min and max (both allowed), the words allowed in it, one of textChecks, and an
-// example where the default is empty. It has names of files with secrets, never
-// a secret. Once loaded, it may be read by several goroutines.
+// Config holds all settings; config.example.toml explains each key. The tags
+// are the rules for a value: its name, its default as a flag would spell it,
+// min and max (both inclusive), the words it may be, one of textChecks, and an
+// example if the default is empty. A Config contains names of files with
+// secrets, never a secret. After loading it is not changed, so it is safe for
+// concurrent use.
 type Config struct {
 	Server struct {
 		Listen            string        `toml:"listen" default:"127.0.0.1:8080" check:"address"`
 		Data              string        `toml:"data" default:"latchkey-data" check:"path"`
-		BaseURL           string        `toml:"base_url" example:"https://keys.example.com" check:"url"` // without a slash at the end
-		TrustedProxies    []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"network"`    // parsed by Config.TrustedProxies
+		BaseURL           string        `toml:"base_url" example:"https://keys.example.com" check:"url"` // LoadConfig removes a slash at the end
+		TrustedProxies    []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"network"`    // Config.TrustedProxies parses them
 		MaxBodyBytes      int           `toml:"max_body_bytes" default:"1048576" min:"1024" max:"67108864"`
 		ReadHeaderTimeout time.Duration `toml:"read_header_timeout" default:"5s" min:"100ms" max:"1h"`
 		ReadTimeout       time.Duration `toml:"read_timeout" default:"15s" min:"100ms" max:"1h"`
@@ -41,7 +42,7 @@ type Config struct {
 		ShutdownTimeout   time.Duration `toml:"shutdown_timeout" default:"10s" min:"100ms" max:"1h"`
 		IETFHeaders       string        `toml:"ietf_headers" default:"draft-11" in:"draft-11,off"`
 		TLS               string        `toml:"tls" default:"files" in:"files,acme"`
-		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"` // empty: no TLS
+		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"` // "": no TLS, unless TLS is acme
 		TLSKeyFile        string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key"`
 		InsecureHTTP      bool          `toml:"insecure_http" default:"false"`
 	} `toml:"server"`
@@ -62,7 +63,7 @@ type Config struct {
 		AcceptTerms bool     `toml:"accept_terms" default:"false"`
 		Directory   string   `toml:"directory" default:"https://acme-v02.api.letsencrypt.org/directory" check:"directory"`
 		CAFile      string   `toml:"ca_file" example:"/etc/latchkey/acme-ca.pem"`
-		HTTPListen  string   `toml:"http_listen" example:":80" check:"optional-address"` // empty: TLS-ALPN-01 alone
+		HTTPListen  string   `toml:"http_listen" example:":80" check:"optional-address"` // "": only TLS-ALPN-01
 	} `toml:"acme"`
 	Log struct {
 		Level  string `toml:"level" default:"info" in:"debug,info,warn,error"`
@@ -82,16 +83,16 @@ type Config struct {
 		Cache              int           `toml:"cache" default:"100000" min:"1000" max:"10000000"` // keys
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
-		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper"` // empty is the file pepper in Server.Data
+		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper"` // "": the file pepper in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
 		DefaultExpiry      time.Duration `toml:"default_expiry" default:"0s" min:"0s" max:"876000h"`
 		MaxExpiry          time.Duration `toml:"max_expiry" default:"0s" min:"0s" max:"876000h"`
 		MaxPerOwner        int           `toml:"max_per_owner" default:"0" min:"0" max:"1000000"`
-		Environments       []string      `toml:"environments" example:"live" check:"word"` // empty: any word
+		Environments       []string      `toml:"environments" example:"live" check:"word"` // nil: any word
 		SelfRevoke         bool          `toml:"self_revoke" default:"true"`
 	} `toml:"keys"`
 	Backup struct {
-		Dir   string        `toml:"dir" example:"/var/backups/latchkey"` // empty: none are made by themselves
+		Dir   string        `toml:"dir" example:"/var/backups/latchkey"` // "": no scheduled backups
 		Every time.Duration `toml:"every" default:"24h" min:"1m" max:"8760h"`
 		Keep  int           `toml:"keep" default:"7" min:"1" max:"10000"`
 	} `toml:"backup"`
@@ -104,27 +105,28 @@ type Config struct {
 		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
 		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
 	} `toml:"webhooks"`
-	Limit struct { // in a file each is a [[limit]] with name and default
+	Limit struct { // in a file, each is a [[limit]] with name and default
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`
 		CalendarEventsPerDay int `toml:"calendar_events_per_day_limit" default:"50" min:"1" max:"1000000000"`
-		// What all keys of an owner may do together, 0 for no such limit.
+		// Limits for all keys of an owner together; 0: no such limit.
 		OwnerRequestsPerMinute    int `toml:"owner_requests_per_minute_limit" default:"0" min:"0" max:"1000000000"`
 		OwnerCallsPerDay          int `toml:"owner_calls_per_day_limit" default:"0" min:"0" max:"1000000000"`
 		OwnerCalendarEventsPerDay int `toml:"owner_calendar_events_per_day_limit" default:"0" min:"0" max:"1000000000"`
 	} `toml:"limit"`
-	// What follows has no variables and flags: a file alone has sections [[...]].
-	Observed    []string        // built-in limits that are only observed
-	Limits      []limitRow      // those that are not built in
-	Permissions []permissionRow // those that are not built in
-	Routes      []RouteRow      // of another API that is guarded
+	// The fields below have no variables and no flags. They are read only from
+	// the [[...]] sections of a file.
+	Observed    []string        // names of built-in limits that are only observed, sorted
+	Limits      []limitRow      // limits that are not built in
+	Permissions []permissionRow // permissions that are not built in
+	Routes      []RouteRow      // routes of another API
 }
 
-// Sources tells where the value of each key, such as "server.listen" or
-// "limit.NAME", came from: "default", "file NAME", "env NAME" or "flag".
+// Sources maps each key, such as "server.listen" or "limit.NAME", to the source
+// of its value: "default", "file NAME", "env NAME" or "flag".
 type Sources map[string]string
 
-// defaultConfig returns the config without any file, variable or flag.
+// defaultConfig returns the configuration without any file, variable or flag.
 func defaultConfig() Config {
 	var c Config
 	for _, s := range c.settings() {
@@ -133,10 +135,11 @@ func defaultConfig() Config {
 	return c
 }
 
-// LoadConfig puts the config together: flag before variable of the environment
-// before file before default. file may be empty, environ is as of os.Environ,
-// flags maps keys such as "server.listen" to text. The error has all problems,
-// one a line and sorted, those of values that another goes before included.
+// LoadConfig reads the configuration. A flag overrides a variable of the
+// environment, a variable overrides the file, the file overrides the default.
+// file is a path, "" if there is no file. environ has the form of os.Environ.
+// flags maps keys such as "server.listen" to text. The error lists all
+// problems, one per line and sorted, including problems with overridden values.
 func LoadConfig(file string, environ []string, flags map[string]string) (Config, Sources, error) {
 	c := defaultConfig()
 	l := configLoader{settings: map[string]setting{}, sources: Sources{}}
@@ -157,7 +160,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 			l.fail(l.sources["route"], "%s", problem)
 		}
 	}
-	if readable { // else a missing insecure_http may well be in the file
+	if readable { // otherwise insecure_http may be set in the unread file
 		l.checkTLS("server", c.ServerTLS(), c)
 		l.checkTLS("admin", c.AdminTLS(), c)
 		l.checkACME(c)
@@ -175,8 +178,9 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	return c, l.sources, nil
 }
 
-// Print writes the config as a TOML file that loads to the same values, each
-// with its source in a comment. It shows no secret, for a Config has none.
+// Print writes the configuration as a TOML file that loads to the same values,
+// with the source of each in a comment. It shows no secret, because a Config
+// contains none.
 func (c Config) Print(w io.Writer, sources Sources) error {
 	var b strings.Builder
 	last := ""
@@ -189,7 +193,7 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 			fmt.Fprintf(&b, "\n[%s]\n", section)
 		}
 		last = section
-		source := strings.Trim(strconv.Quote(sources[s.Key]), `"`) // a line break in the name of a file would end the comment
+		source := strings.Trim(strconv.Quote(sources[s.Key]), `"`) // a line break in a file name would end the comment
 		fmt.Fprintf(&b, "%s = %s # %s\n", name, s.Text(), source)
 		if section == "limit" && slices.Contains(c.Observed, strings.TrimPrefix(s.Key, "limit.")) {
 			b.WriteString("observe = true\n")
@@ -208,8 +212,8 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 	return err
 }
 
-// TrustedProxies returns the networks whose X-Forwarded-For is believed, a
-// single address as a network of its own. It parses anew at each call.
+// TrustedProxies returns the networks whose X-Forwarded fields are trusted. A
+// single address is a network of one address. Each call parses the list again.
 func (c Config) TrustedProxies() []netip.Prefix {
 	var list []netip.Prefix
 	for _, text := range c.Server.TrustedProxies {
@@ -218,8 +222,8 @@ func (c Config) TrustedProxies() []netip.Prefix {
 	return list
 }
 
-// LimitDefaults returns the default of each built-in limit by its name, in a
-// map of the caller's own.
+// LimitDefaults returns the default of each built-in limit by its name. The
+// caller owns the map.
 func (c Config) LimitDefaults() map[string]int {
 	return map[string]int{
 		"requests_per_minute_limit":     c.Limit.RequestsPerMinute,
@@ -232,7 +236,7 @@ func (c Config) LimitDefaults() map[string]int {
 	}
 }
 
-// Policy gives the permissions and limits that keys can have.
+// Rights returns the policy: all permissions and limits that keys can have.
 func (c Config) Rights() *Policy {
 	limits := BuiltinLimits(c.LimitDefaults())
 	for i := range limits {
@@ -248,18 +252,19 @@ func (c Config) Rights() *Policy {
 	return NewPolicy(own, limits)
 }
 
-// ServerTLS is the TLS of the API door.
+// ServerTLS returns the TLS settings of the API listener.
 func (c Config) ServerTLS() ListenerTLS {
 	return ListenerTLS{c.Server.TLS == "acme", c.Server.TLSCertFile, c.Server.TLSKeyFile}
 }
 
-// AdminTLS is the TLS of the admin door.
+// AdminTLS returns the TLS settings of the admin listener.
 func (c Config) AdminTLS() ListenerTLS {
 	return ListenerTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
 }
 
-// Differing lists the keys that have another value in another config, but for
-// those that a reload takes in: sections [[...]], limits and the log's level.
+// Differing returns the keys whose values differ in other and need a restart.
+// It leaves out what a reload applies: the [[...]] sections, the limits and
+// log.level.
 func (c Config) Differing(other Config) (keys []string) {
 	theirs := other.settings()
 	for i, s := range c.settings() {
@@ -270,11 +275,12 @@ func (c Config) Differing(other Config) (keys []string) {
 	return keys
 }
 
-// settings lists the keys of the config in the order of the struct.
+// settings returns the settings of c in the order of the struct. Their Field
+// pointers refer to c.
 func (c *Config) settings() []setting {
 	var list []setting
 	for section, fields := range reflect.ValueOf(c).Elem().Fields() {
-		if fields.Kind() != reflect.Struct { // sections [[...]]
+		if fields.Kind() != reflect.Struct { // a [[...]] section
 			continue
 		}
 		for f, value := range fields.Fields() {
@@ -285,21 +291,21 @@ func (c *Config) settings() []setting {
 	return list
 }
 
-// configLoader collects values into the fields of one Config, where they came
-// from, and what is wrong with them.
+// configLoader stores values in the fields of one Config. It records where they
+// come from and what is wrong with them.
 type configLoader struct {
-	settings map[string]setting // by key; sections are here too
+	settings map[string]setting // by key; also has the sections, without a Field
 	sources  Sources
 	problems []string
 }
 
-// fail notes a problem with what a source says.
+// fail records a problem with a value from source.
 func (l *configLoader) fail(source, format string, args ...any) {
 	l.problems = append(l.problems, source+": "+fmt.Sprintf(format, args...))
 }
 
-// readFile takes the values of a file. It returns false where the file as a
-// whole cannot be read.
+// readFile stores the values of a file. It returns false if the file cannot be
+// read or is not valid TOML.
 func (l *configLoader) readFile(name string, c *Config) bool {
 	source, sections := "file "+name, map[string]any{}
 	_, err := toml.DecodeFile(name, &sections)
@@ -334,8 +340,8 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 	return err == nil
 }
 
-// limits takes the [[limit]] tables of a file, and gives the defaults of those
-// that are built in as a section of names and numbers.
+// limits stores the [[limit]] tables of a file in c. It returns the defaults of
+// the built-in limits as a section of names and numbers.
 func (l *configLoader) limits(source string, value any, c *Config) map[string]any {
 	section := map[string]any{}
 	tables, ok := value.([]map[string]any)
@@ -385,7 +391,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 	return section
 }
 
-// permissions takes the [[permission]] tables of a file.
+// permissions stores the [[permission]] tables of a file in c.
 func (l *configLoader) permissions(source string, value any, c *Config) {
 	c.Permissions = readRows[permissionRow](l, source, "permission", value)
 	if len(c.Permissions) > MaxOwnPermissions {
@@ -403,7 +409,7 @@ func (l *configLoader) permissions(source string, value any, c *Config) {
 	}
 }
 
-// readRows is ReadRows for a loader, which keeps the problems.
+// readRows calls ReadRows and records the problems and the source in l.
 func readRows[T any](l *configLoader, source, section string, value any) []T {
 	rows, problems := ReadRows[T](section, value)
 	for _, problem := range problems {
@@ -413,13 +419,14 @@ func readRows[T any](l *configLoader, source, section string, value any) []T {
 	return rows
 }
 
-// notSettings matches what begins with LATCHKEY_ and is no setting: the pepper
-// itself, what the command line reads, switches of tests, and what Kubernetes
-// sets in every container near a service called latchkey or latchkey-something.
+// notSettings matches entries of the environment that begin with LATCHKEY_ but
+// are not settings: the pepper itself, variables of the command line, switches
+// of tests, and variables that Kubernetes sets in containers near a service
+// named latchkey or latchkey-something.
 var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|CA=|ADMIN_TOKEN=|ADMIN_TOKEN_FILE=|ADMIN_NAME=|ADMIN_PASSWORD=|ADMIN_PASSWORD_FILE=|CRASH_|BENCH_|TEST_|` +
 	`(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://))`)
 
-// readEnviron takes the values of the environment.
+// readEnviron stores the values of the environment.
 func (l *configLoader) readEnviron(environ []string) {
 	for _, entry := range environ {
 		name, text, _ := strings.Cut(entry, "=")
@@ -427,21 +434,22 @@ func (l *configLoader) readEnviron(environ []string) {
 		if !ok || notSettings.MatchString(entry) {
 			continue
 		}
-		key := strings.Replace(strings.ToLower(bare), "_", ".", 1) // no section has a _ in its name
+		key := strings.Replace(strings.ToLower(bare), "_", ".", 1) // no section name contains _
 		if s := l.settings[key]; s.Field != nil && name == variable(key) {
 			l.set("env "+name, key, s.Parse(text))
 		} else {
-			l.fail("env "+name, "unknown variable%s", l.suggest(key, variable)) // without its text, which may be a secret
+			l.fail("env "+name, "unknown variable%s", l.suggest(key, variable)) // not the value, which may be a secret
 		}
 	}
 }
 
-// variable gives the name of the variable that sets a key.
+// variable returns the name of the environment variable that sets a key.
 func variable(key string) string {
 	return "LATCHKEY_" + strings.ToUpper(strings.Replace(key, ".", "_", 1))
 }
 
-// set stores a value as TOML gives it, or notes why it cannot.
+// set stores a value, in the form of the TOML decoder, or records why it is not
+// valid.
 func (l *configLoader) set(source, key string, value any) {
 	s, ok := l.settings[key]
 	if !ok {
@@ -455,7 +463,9 @@ func (l *configLoader) set(source, key string, value any) {
 	l.sources[key] = source
 }
 
-// checkDoor refuses to listen in clear beyond this machine unless told to.
+// checkDoor records a problem if keys would travel in plaintext beyond this
+// machine. allowed is true if there is TLS or if the operator accepts
+// plaintext.
 func (l *configLoader) checkDoor(section, listen string, allowed bool) {
 	if !allowed && !IsLocalAddress(listen) {
 		l.fail(l.sources[section+".listen"], "%s.listen is %q, where keys would travel in clear; set %s.tls_cert_file and %s.tls_key_file, "+
@@ -463,32 +473,32 @@ func (l *configLoader) checkDoor(section, listen string, allowed bool) {
 	}
 }
 
-// checkTLS refuses TLS of a door for which something is missing.
+// checkTLS records a problem if a listener has incomplete TLS settings.
 func (l *configLoader) checkTLS(section string, t ListenerTLS, c Config) {
 	if key, problem := t.Missing(section, c.ACME.Domains, c.ACME.AcceptTerms, c.ACME.Directory); key != "" {
 		l.fail(l.sources[key], "%s", problem)
 	}
 }
 
-// checkACME refuses domains that no door would use: whoever set them believes
-// that there is TLS.
+// checkACME records a problem if acme.domains is set but no listener uses ACME.
+// The operator would otherwise believe that there is TLS.
 func (l *configLoader) checkACME(c Config) {
 	if len(c.ACME.Domains) > 0 && !c.ServerTLS().ACME && !c.AdminTLS().ACME {
 		l.fail(l.sources["acme.domains"], `acme.domains is set and no door has TLS by it; set server.tls = "acme"`)
 	}
 }
 
-// suggest ends a message about an unknown key with the key that is probably
-// meant. name spells a key as its source does.
+// suggest returns the end of a message about an unknown key: the key that was
+// probably meant. name spells a key as the source of the value does.
 func (l *configLoader) suggest(key string, name func(string) string) string {
 	key = strings.ToLower(key)
 	bare := key[strings.Index(key, ".")+1:]
 	best, least := "", len(bare)/3+2
-	for _, known := range slices.Backward(slices.Sorted(maps.Keys(l.settings))) { // server before admin
+	for _, known := range slices.Backward(slices.Sorted(maps.Keys(l.settings))) { // reverse order, so that server precedes admin
 		distance := editDistance(key, known)
 		_, own, _ := strings.Cut(known, ".")
 		if own == bare || bare != key && strings.HasPrefix(known, key) {
-			distance = min(distance, 2) // in the wrong section, or cut short
+			distance = min(distance, 2) // the section is wrong, or the key is incomplete
 		}
 		if own != "" && distance < least {
 			best, least = known, distance
@@ -500,18 +510,20 @@ func (l *configLoader) suggest(key string, name func(string) string) string {
 	return ": did you mean " + name(best) + "?"
 }
 
-// ListenerTLS is how a door gets its certificate.
+// ListenerTLS describes how a listener gets its certificate. The zero value
+// means no TLS.
 type ListenerTLS struct {
-	ACME              bool // from an authority, else from the files
+	ACME              bool // true: from a certificate authority; false: from the files
 	CertFile, KeyFile string
 }
 
-// On says whether the door speaks TLS at all.
+// On reports whether the listener uses TLS.
 func (t ListenerTLS) On() bool { return t.ACME || t.CertFile != "" }
 
-// Missing gives the key of a section of the config that asks for TLS where
-// something is missing for it, and what that is. The key is "" where all is
-// there. The rest is as in the section acme.
+// Missing returns the key of the setting that needs another one, and the text
+// of the problem. key is "" if the TLS settings are complete. section is that
+// of the listener; domains, accepted and directory are settings of the section
+// acme.
 func (t ListenerTLS) Missing(section string, domains []string, accepted bool, directory string) (key, problem string) {
 	switch {
 	case t.ACME && len(domains) == 0:
@@ -526,7 +538,7 @@ func (t ListenerTLS) Missing(section string, domains []string, accepted bool, di
 	return "", ""
 }
 
-// IsLocalAddress tells whether host:port is reachable from this machine alone.
+// IsLocalAddress reports whether host:port is reachable only from this machine.
 func IsLocalAddress(listen string) bool {
 	host, _, _ := net.SplitHostPort(listen)
 	ip, _ := netip.ParseAddr(host)

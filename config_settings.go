@@ -16,28 +16,29 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// setting is one key of a Config.
+// setting is one key of a Config or of a row, with its rules.
 type setting struct {
-	Key   string            // such as "server.listen"
-	Field any               // *string, *bool, *int, *time.Duration, *[]string; nil for a section
+	Key   string            // such as "server.listen", or "name" in a row
+	Field any               // *string, *bool, *int, *time.Duration or *[]string; nil if the key is a section
 	Tag   reflect.StructTag // the rules
 }
 
-// Text gives the value as TOML.
+// Text returns the value as TOML.
 func (s setting) Text() string {
 	switch field := s.Field.(type) {
 	case *string:
-		return strconv.Quote(*field) // good TOML, as checkText lets no control character in
+		return strconv.Quote(*field) // valid TOML, because checkText refuses control characters
 	case *[]string:
-		return strings.ReplaceAll(fmt.Sprintf("%q", *field), `" "`, `", "`) // quotes inside an item follow a backslash
+		return strings.ReplaceAll(fmt.Sprintf("%q", *field), `" "`, `", "`) // quotes inside an item are preceded by a backslash
 	case *time.Duration:
 		return `"` + strconv.FormatFloat(field.Seconds(), 'f', -1, 64) + `s"` // "60s", not "1m0s"
 	}
 	return fmt.Sprint(reflect.ValueOf(s.Field).Elem())
 }
 
-// Parse turns the text of a variable or a flag into what TOML gives for such a
-// value. Text that is none stays text, for Assign to refuse.
+// Parse returns the value of a variable or flag in the form of the TOML
+// decoder. Text that is not valid is returned as text, and Assign then refuses
+// it.
 func (s setting) Parse(text string) any {
 	switch s.Field.(type) {
 	case *bool:
@@ -60,12 +61,14 @@ func (s setting) Parse(text string) any {
 	return text
 }
 
-// example gives the text of a good value, quoted. One of the two is empty.
+// example returns the text of a valid value, quoted. Either the example or the
+// default is empty.
 func (s setting) example() string {
 	return strconv.Quote(s.Tag.Get("example") + s.Tag.Get("default"))
 }
 
-// Assign stores a value as TOML gives it, or says what it must be.
+// Assign stores a value, in the form of the TOML decoder, and returns "". If
+// the value is not valid, it stores nothing and returns what the value must be.
 func (s setting) Assign(value any) (want string) {
 	low, high := s.Tag.Get("min"), s.Tag.Get("max")
 	switch field := s.Field.(type) {
@@ -109,7 +112,7 @@ func (s setting) Assign(value any) (want string) {
 		if !ok {
 			return "a list of strings, such as [" + s.example() + "]"
 		}
-		var list []string // an empty one is nil
+		var list []string // nil if there are no items
 		for _, item := range items {
 			text, want := s.checkText(item)
 			if want != "" {
@@ -124,7 +127,8 @@ func (s setting) Assign(value any) (want string) {
 	return ""
 }
 
-// checkText returns a value that is a string as the tag wants, or what it must be.
+// checkText returns value if it is a string that the tag allows. Otherwise want
+// is what it must be; if the value is valid, want is "".
 func (s setting) checkText(value any) (text, want string) {
 	text, ok := value.(string)
 	words := s.Tag.Get("in")
@@ -144,7 +148,7 @@ func (s setting) checkText(value any) (text, want string) {
 	return "", want + ", such as " + s.example()
 }
 
-// textChecks are the checks that a tag can name.
+// textChecks are the checks that a tag can name. want completes "must be ...".
 var textChecks = map[string]struct {
 	want string
 	fits func(string) bool
@@ -168,8 +172,9 @@ var textChecks = map[string]struct {
 	"upstream":         {"http:// or https:// and a host, with or without a path", isUpstream},
 }
 
-// isAddress tells whether text is host:port with a number as port. No host is
-// every address of the machine; a name could turn out to be any of them.
+// isAddress reports whether text is host:port with a number as port. An empty
+// host means every address of the machine. Names other than localhost are
+// refused, because a name could resolve to any address.
 func isAddress(text string) bool {
 	host, port, err := net.SplitHostPort(text)
 	_, portErr := strconv.ParseUint(port, 10, 16)
@@ -177,9 +182,9 @@ func isAddress(text string) bool {
 	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
 }
 
-// isPattern tells whether text is a pattern of paths: segments in their plain
-// form, of which one that begins with : stands for any, and the last, if it
-// begins with *, for all that follows.
+// isPattern reports whether text is a path pattern: a slash and plain segments.
+// A segment :name matches any one segment, and *name at the end matches the
+// rest of the path.
 func isPattern(text string) bool {
 	if text == "" || text[0] != '/' {
 		return false
@@ -200,15 +205,20 @@ func isPattern(text string) bool {
 
 var wildcardName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// oddInPath finds what is refused in a path, or never is in one.
+// oddInPath reports whether c must not appear in a path of the configuration.
+// Such characters have a special meaning, or programs read them differently.
 func oddInPath(c rune) bool {
 	return strings.ContainsRune(`\;%?#"<>`, c) || unicode.IsSpace(c) || unicode.IsControl(c) || c == unicode.ReplacementChar
 }
 
+// isPrefixPath reports whether text is "" or a path without wildcards and
+// without a slash at the end.
 func isPrefixPath(text string) bool {
 	return text == "" || isPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
 }
 
+// isUpstream reports whether text is "" or the URL of an upstream, with or
+// without a path.
 func isUpstream(text string) bool {
 	m := upstreamForm.FindStringSubmatch(text)
 	return text == "" || m != nil && (m[1] == "" || isPattern(m[1]) && !strings.ContainsAny(m[1], ":*"))
@@ -216,9 +226,11 @@ func isUpstream(text string) bool {
 
 var upstreamForm = regexp.MustCompile(`^https?://(?:[\w.-]+|\[[\da-fA-F:.]+])(?::\d{1,5})?(/.*)?$`)
 
-// parseNetwork reads an address or a network; what is neither gives the zero
-// Prefix, which contains nothing. In 10.0.0.5/8 either part is not what was
-// meant, and a network too wide lets callers forge their address: refused.
+// parseNetwork returns the network that text describes; an address is a network
+// of one address. It returns the zero Prefix, which contains nothing, if text
+// is neither. It also refuses 10.0.0.5/8, because either the address or the
+// length is a mistake, and a network that is too wide lets clients forge their
+// address.
 func parseNetwork(text string) netip.Prefix {
 	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
 		return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen())
@@ -230,19 +242,19 @@ func parseNetwork(text string) netip.Prefix {
 	return p
 }
 
-// IsWord tells whether text is a word such as an environment of keys has for a
-// name.
+// IsWord reports whether text is a word, such as the name of an environment of
+// keys.
 func IsWord(text string) bool { return wordPattern.MatchString(text) }
 
 var wordPattern = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 
-// describe gives a value of a TOML file for a message.
+// describe returns a TOML value as text for a message.
 func describe(value any) string {
 	switch v := value.(type) {
 	case nil:
 		return "nothing"
 	case string:
-		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // less a password in base_url
+		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // hides a password in a URL
 	case map[string]any:
 		return "a section"
 	case []map[string]any:
@@ -251,14 +263,15 @@ func describe(value any) string {
 	return fmt.Sprint(value)
 }
 
-// editDistance counts the bytes to insert, delete or replace to make a into b.
+// editDistance returns the number of bytes to insert, delete or replace to turn
+// a into b.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1) // row[j] is the distance from a[:i] to b[:j]
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		corner := i // what row[j] was for a[:i]
+		corner := i // the distance from a[:i] to b[:j]
 		row[0] = i + 1
 		for j := range len(b) {
 			replaced := corner
@@ -271,9 +284,9 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// parseProblem says what is wrong with a TOML file, with the line and a mark
-// under the place. For a file that ends too early the library may give no such
-// place, and then panics on its own error.
+// parseProblem returns a description of a TOML error, with the line and a mark
+// under the position. If a file ends too early, the library may have no
+// position and then panics in ErrorWithPosition.
 func parseProblem(e toml.ParseError) (text string) {
 	defer func() {
 		if recover() != nil {
@@ -283,14 +296,13 @@ func parseProblem(e toml.ParseError) (text string) {
 	return strings.TrimSpace(e.ErrorWithPosition())
 }
 
-// permissionRow is a [[permission]] of a config file.
+// permissionRow is a [[permission]] of a configuration file.
 type permissionRow struct {
 	Name        string `toml:"name" check:"permission" example:"can_read_reports"`
 	Description string `toml:"description" example:"Read reports."`
 }
 
-// limitRow is a [[limit]] of a config file. One with the name of a built-in
-// limit sets its default and Observe; any other is a limit of its own.
+// limitRow is a [[limit]] of a configuration file that is not built in.
 type limitRow struct {
 	Name    string        `toml:"name" check:"limit" example:"reports_per_hour"`
 	Window  time.Duration `toml:"window" min:"1s" max:"8784h" example:"1h"`
@@ -299,9 +311,10 @@ type limitRow struct {
 	Observe bool          `toml:"observe" default:"false"`
 }
 
-// ReadRows turns the sections [[name]] of a file, as TOML gives them, into
-// structs whose tags are rules as those of Config are. A key without a default
-// must be there. The problems say which row and key they are of.
+// ReadRows returns the [[section]] tables of a file, in the form of the TOML
+// decoder, as structs. The tags of T are rules like those of Config. A key
+// without a default is required. Each problem names its row and, if it concerns
+// one, the key.
 func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	tables, ok := value.([]map[string]any)
 	if !ok {
@@ -339,7 +352,8 @@ func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	return rows, problems
 }
 
-// rowSettings lists the keys of a row in the order of its struct.
+// rowSettings returns the settings of a row in the order of its struct. Their
+// Field pointers refer to row.
 func rowSettings[T any](row *T) (list []setting) {
 	for f, value := range reflect.ValueOf(row).Elem().Fields() {
 		list = append(list, setting{Key: f.Tag.Get("toml"), Tag: f.Tag, Field: value.Addr().Interface()})
@@ -347,7 +361,7 @@ func rowSettings[T any](row *T) (list []setting) {
 	return list
 }
 
-// printRow gives a row as a section [[name]] of a file, with where it came from.
+// printRow returns a row as TOML, with its source in a comment.
 func printRow[T any](section string, row T, source string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n[[%s]] # %s\n", section, source)

@@ -315,8 +315,8 @@ func (x *proxyExchange) read(head []byte) {
 }
 
 // take copies the header fields of an answer, except those for a single
-// connection (RFC 9110, section 7.6.1). It also removes from from the fields
-// that Connection names.
+// connection (RFC 9110, section 7.6.1). Before that it deletes the fields that
+// Connection names, in the header it copies.
 func (x *proxyExchange) take(from http.Header) {
 	for _, list := range from["Connection"] {
 		for name := range strings.SplitSeq(list, ",") {

@@ -4,9 +4,9 @@ package upstream
 
 import "syscall"
 
-// SilentKnown says that silent cannot tell on this system, so that nothing goes
-// by Upstreams.
+// SilentKnown reports whether silent works on this system. It does not, so
+// Upstreams must not be used.
 const SilentKnown = false
 
-// silent cannot tell.
+// silent returns false: it cannot check a connection here.
 func silent(syscall.RawConn) bool { return false }

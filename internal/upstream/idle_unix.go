@@ -4,16 +4,17 @@ package upstream
 
 import "syscall"
 
-// SilentKnown says that silent can tell, without which no connection is kept for
-// Upstreams.
+// SilentKnown reports whether silent works on this system. Upstreams needs it
+// to reuse connections.
 const SilentKnown = true
 
-// silent reports whether an idle connection is open and has nothing to be read.
+// silent reports whether an idle connection is open and has no data to read. It
+// consumes a byte if there is one, so close the connection after false.
 func silent(raw syscall.RawConn) bool {
 	var room [1]byte
 	var err error
 	n := 0
-	// Control rather than Read, which minds the connection's deadline.
+	// RawConn.Read would obey the connection's deadline; Control does not.
 	if raw.Control(func(fd uintptr) { n, err = syscall.Read(int(fd), room[:]) }) != nil {
 		return false
 	}

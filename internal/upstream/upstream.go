@@ -1,5 +1,5 @@
-// Package upstream sends requests for reads to upstreams over HTTP/1.1 without
-// TLS, and keeps the connections.
+// Package upstream sends requests without a body to upstreams over HTTP/1.1
+// without TLS, and keeps the connections for reuse.
 package upstream
 
 import (
@@ -19,26 +19,27 @@ import (
 	"time"
 )
 
-// Upstreams sends requests without a body over HTTP/1.1 without TLS, and keeps
-// the connections. Each request has one to itself, and writes and reads in its
-// own goroutine: the two more that http.Transport has for a connection, and the
-// words between them, cost more than all checks of a request together. Answers
-// are read by net/http. It is safe for concurrent use.
+// Upstreams sends requests without a body over HTTP/1.1 without TLS. It keeps
+// idle connections. A connection serves one request at a time, and the
+// goroutine of the request writes and reads it. http.Transport runs two
+// goroutines per connection; handing over to them costs more than all our
+// checks. net/http parses the answers. The zero value is ready to use, and safe
+// for concurrent use.
 type Upstreams struct {
 	mu     sync.Mutex
-	idle   map[string][]*upstream // by host; the one used last stands last
-	timer  *time.Timer            // nil while none is idle
+	idle   map[string][]*upstream // by host; the most recently used is last
+	timer  *time.Timer            // nil if no connection is idle
 	closed bool
 }
 
-// As http.Transport has them here or by default.
+// dialTime, idleTime and idleMost are those of the http.Transport in Proxy.
 const (
 	dialTime = 10 * time.Second
 	idleTime = 90 * time.Second
-	lookTime = 10 * time.Second      // between looks at those idle
-	idleMost = 1024                  // connections of a host
-	briefly  = 20 * time.Millisecond // most answers come by then
-	headMost = 10 << 20              // bytes of an answer before its body, with all that is said before it
+	lookTime = 10 * time.Second      // between checks of the idle connections
+	idleMost = 1024                  // idle connections per host
+	briefly  = 20 * time.Millisecond // most answers arrive within this time
+	headMost = 10 << 20              // bytes of an answer's header, with early answers included
 )
 
 // upstream is one connection. It serves one request at a time.
@@ -46,27 +47,28 @@ type upstream struct {
 	net.Conn
 	raw    syscall.RawConn
 	in     *bufio.Reader
-	room   int64       // bytes that may still be read
-	failed error       // of the last reading
-	asked  time.Time   // when it began with its last request
-	until  time.Time   // when the header has to be there, zero for any time
-	slow   bool        // the request has waited, and stop is set
-	stop   func() bool // has the end of the request leave the connection alone
-	used   bool        // it has served a request before
+	room   int64       // number of bytes that may still be read
+	failed error       // error of the last Read
+	asked  time.Time   // start of its last request
+	until  time.Time   // deadline for the header; zero: no deadline
+	slow   bool        // wait was called for this request, so stop is set
+	stop   func() bool // stops the context from closing the connection; false if it is too late
+	used   bool        // it has served an earlier request
 }
 
-// unheard is an error before the first byte of an answer.
+// unheard is an error that occurred before the first byte of an answer.
 type unheard struct{ error }
 
 func (e unheard) Unwrap() error { return e.error }
 
-// Ask sends head, the whole of a GET or HEAD request r, to a host, and gives the
-// answer once its header is there. Reading its body to the end gives back the
-// connection; it has to be closed in any case. Answers before it, like early
-// hints, are for early. wait is for how long the upstream may keep silent until
-// then, 0 for any time. The error is that of the request's context once it is
-// done. A kept connection that the upstream has closed is no error: such
-// requests may be sent again (RFC 9110, section 9.2.2).
+// Ask sends head, the complete bytes of the GET or HEAD request r, to host and
+// returns the answer after its header. The caller must close the body; the
+// connection is reused only if the body was read to the end. Ask calls early
+// for each informational answer, such as early hints. wait is the longest time
+// until the header; 0 means no timeout. If the context of r is done, the error
+// is that of the context. If the upstream has closed a kept connection, Ask
+// tries another one, because GET and HEAD may be sent again (RFC 9110, section
+// 9.2.2).
 func (u *Upstreams) Ask(r *http.Request, host string, head []byte, wait time.Duration, early func(*http.Response)) (*http.Response, error) {
 	for {
 		c, err := u.take(r.Context(), host)
@@ -90,12 +92,13 @@ func (u *Upstreams) Ask(r *http.Request, host string, head []byte, wait time.Dur
 	}
 }
 
+// isLate reports whether err is a timeout.
 func isLate(err error) bool {
 	var late net.Error
 	return errors.As(err, &late) && late.Timeout()
 }
 
-// cause gives the reason of an error, where that is the end of the request.
+// cause returns the error of the context of r if it is done, otherwise err.
 func cause(r *http.Request, err error) error {
 	if end := r.Context().Err(); end != nil {
 		return end
@@ -103,7 +106,7 @@ func cause(r *http.Request, err error) error {
 	return err
 }
 
-// take gives a connection that is kept for a host, or makes one.
+// take returns an idle connection to host, or a new one.
 func (u *Upstreams) take(ctx context.Context, host string) (*upstream, error) {
 	for {
 		c := u.kept(host)
@@ -113,10 +116,12 @@ func (u *Upstreams) take(ctx context.Context, host string) (*upstream, error) {
 		if silent(c.raw) {
 			return c, nil
 		}
-		_ = c.Conn.Close() // or what is there already would be taken for the answer
+		_ = c.Conn.Close() // closed by the upstream, or its data would be read as the answer
 	}
 }
 
+// kept removes the most recently used idle connection to host and returns it,
+// or nil if there is none.
 func (u *Upstreams) kept(host string) *upstream {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -130,6 +135,7 @@ func (u *Upstreams) kept(host string) *upstream {
 	return c
 }
 
+// connect returns a new connection to host. The default port is 80.
 func connect(ctx context.Context, host string) (*upstream, error) {
 	address := host
 	if _, _, err := net.SplitHostPort(host); err != nil {
@@ -149,7 +155,7 @@ func connect(ctx context.Context, host string) (*upstream, error) {
 	return c, nil
 }
 
-// Read reads as much as there is room for.
+// Read reads at most room bytes. It returns an error if there is no room left.
 func (c *upstream) Read(b []byte) (int, error) {
 	if c.room <= 0 {
 		c.failed = fmt.Errorf("the header is larger than %d bytes", headMost)
@@ -187,7 +193,8 @@ func (c *upstream) ask(r *http.Request, head []byte, early func(*http.Response))
 	return c.header(r, early)
 }
 
-// header reads until the header of the last answer.
+// header reads answers until the final one, whose header it returns. It passes
+// the informational ones to early.
 func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Response, error) {
 	for {
 		if there, _ := c.in.Peek(c.in.Buffered()); !c.slow && !bytes.Contains(there, []byte("\r\n\r\n")) {
@@ -200,7 +207,7 @@ func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Re
 		case err != nil && c.failed == io.EOF:
 			return nil, io.ErrUnexpectedEOF
 		case err != nil:
-			return nil, cmp.Or(c.failed, err) // half a line is no reason of its own
+			return nil, cmp.Or(c.failed, err) // a parse error only follows from the failed read
 		case res.StatusCode < 100 || res.StatusCode == http.StatusSwitchingProtocols:
 			return nil, fmt.Errorf("an answer with status %d, which was not asked for", res.StatusCode)
 		case res.StatusCode < 200:
@@ -215,8 +222,9 @@ func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Re
 	}
 }
 
-// wait has the connection end with the request or at a time, zero for never.
-// What comes soon is spared that.
+// wait prepares the connection for a long wait: it sets the deadline, zero for
+// none, and lets the end of the request close the connection. Requests that are
+// answered soon avoid this cost.
 func (c *upstream) wait(r *http.Request, until time.Time) error {
 	if !c.slow {
 		c.slow = true
@@ -225,17 +233,18 @@ func (c *upstream) wait(r *http.Request, until time.Time) error {
 	return c.SetDeadline(until)
 }
 
-// free has the end of the request leave the connection alone, and says whether
-// it has.
+// free stops the context of the request from closing the connection. It reports
+// whether it was in time.
 func (c *upstream) free() bool { return !c.slow || c.stop() }
 
-// end lets go of the connection.
+// end closes the connection.
 func (c *upstream) end() {
 	c.free()
 	_ = c.Conn.Close()
 }
 
-// lend ties the connection to the body of its answer.
+// lend ties the connection to the body of its answer, which gives it back at
+// its end.
 func (u *Upstreams) lend(c *upstream, res *http.Response, host string) {
 	b := &lentBody{ReadCloser: res.Body, from: u, host: host, conn: c, keep: !res.Close}
 	if res.Body == http.NoBody {
@@ -250,11 +259,11 @@ type lentBody struct {
 	io.ReadCloser
 	from *Upstreams
 	host string
-	conn *upstream // nil once it is given back
+	conn *upstream // nil after give
 	keep bool
 }
 
-// Read gives the next part; at the end the connection goes back.
+// Read reads the next part. After the last one it gives the connection back.
 func (b *lentBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
@@ -263,25 +272,28 @@ func (b *lentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the reading. What is left of the body goes with the connection.
+// Close closes the connection unless the body was read to the end. Reading the
+// rest could take longer than a new connection.
 func (b *lentBody) Close() error {
 	b.give(false)
 	return nil
 }
 
-// give gives the connection back, or ends it.
+// give gives the connection back if keep is true, otherwise it closes it. Only
+// the first call has an effect.
 func (b *lentBody) give(keep bool) {
 	c := b.conn
 	if b.conn = nil; c == nil {
 		return
 	}
-	// More than was asked for has no request that it could belong to.
+	// Data after the answer belongs to no request, so the connection is not safe to reuse.
 	if !c.free() || !keep || c.in.Buffered() > 0 || !b.from.keep(b.host, c) {
 		_ = c.Conn.Close()
 	}
 }
 
-// keep keeps a connection for the next request, if there is room.
+// keep stores an idle connection for the next request. It returns false if
+// there is no room or if u is closed.
 func (u *Upstreams) keep(host string, c *upstream) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -299,8 +311,9 @@ func (u *Upstreams) keep(host string, c *upstream) bool {
 	return true
 }
 
-// drop closes the idle connections that have not been used after a time, and
-// those that the upstream has closed. It comes back for the others.
+// drop closes the idle connections that were last used before since, and those
+// that the upstream has closed. It runs again after lookTime while connections
+// remain.
 func (u *Upstreams) drop(since time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -325,7 +338,7 @@ func (u *Upstreams) drop(since time.Time) {
 	}
 }
 
-// Close lets go of the connections that are idle, and of each other with its
+// Close closes the idle connections. Each of the others is closed after its
 // answer.
 func (u *Upstreams) Close() {
 	u.mu.Lock()
