@@ -19,7 +19,7 @@ import (
 // ProxyRoutes holds the current routes of the guarded API. Use replaces all of
 // them at once. It is safe for concurrent use.
 type ProxyRoutes struct {
-	own     func() []string // our own endpoints; no guarded route may match their paths
+	own     func() []string // our own endpoints, which keep their paths; see newRouteTable
 	forward func(w http.ResponseWriter, r *Request, g *proxyRoute) error
 	now     atomic.Pointer[routeSet]
 }

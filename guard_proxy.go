@@ -118,9 +118,10 @@ type proxyExchange struct {
 
 // Forward sends a request to the upstream of g and writes the answer to w. It
 // returns ErrTooLarge for a body over the limit of the route, and ErrValidation
-// for a host or query that HTTP/1.1 cannot carry. It returns ErrGateway or
-// ErrGatewayTime if the upstream does not answer. It returns ErrBodyTime or
-// ErrBroken if the client does not send its whole body. If an answer breaks
+// for a host or query that HTTP/1.1 cannot carry. It returns ErrGatewayTime if
+// the upstream does not answer in time, and ErrGateway if it fails otherwise.
+// It returns ErrBodyTime if the client pauses too long in its body, and
+// ErrBroken if its body breaks off or the client leaves. If an answer breaks
 // off, Forward panics with http.ErrAbortHandler, so that the client notices it
 // as well.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error {
@@ -128,7 +129,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
-	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 does not rule these out
+	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 allows these, a request line does not
 		return ErrValidation.With("The query has a space or a control character. Send it escaped.")
 	}
 	if !httpguts.ValidHostHeader(r.Host) { // net/http checks this only for HTTP/1.1
@@ -634,8 +635,8 @@ func identity(r *Request) [len(identityFields)]string {
 	}
 }
 
-// identityFields are the fields that tell the upstream which key sent a
-// request.
+// identityFields are the fields that identify the key to the upstream, and the
+// id of the request.
 var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
 
 // headerText returns a text as the value of a header field. It escapes every

@@ -416,8 +416,7 @@ func hasControlEscape(s string) bool {
 	return false
 }
 
-// unescaped returns the byte that the escape at the start of s stands for, and
-// whether there is one.
+// unescaped decodes the escape at the start of s. ok is false if there is none.
 func unescaped(s string) (b byte, ok bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false

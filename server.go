@@ -26,7 +26,8 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// wrongKeys is the number of wrong keys that an address may send per minute.
+// wrongKeys is the number of wrong keys or admin tokens that an address may
+// send per minute.
 const wrongKeys = 60
 
 // maxImport is the largest body of a request to the admin listener, in bytes.
@@ -580,7 +581,7 @@ type ServerOptions struct {
 }
 
 // Own returns the method and path of each endpoint of the API listener. Guarded
-// routes must not use these paths.
+// routes cannot take these paths.
 func (s *Server) Own() []string {
 	names := []string{"GET /healthz", "GET /readyz"}
 	names = append(names, AuthzEndpoints()...)

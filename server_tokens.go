@@ -60,8 +60,8 @@ func (t *Tokens) AdminRoutes() []Route {
 
 // Authenticate returns the id and name of the admin token in the Authorization
 // field. It returns ErrUnauthenticated unless there is exactly one such field,
-// and ErrKey if the token is malformed, unknown or revoked. It updates
-// LastUsedAt at most about once a minute.
+// and ErrKey if the token is malformed, unknown or revoked. Other errors are
+// those of the store. It updates LastUsedAt about once a minute at most.
 func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err error) {
 	sent := r.Header["Authorization"]
 	if len(sent) != 1 {

@@ -32,7 +32,7 @@ type Upstreams struct {
 	closed bool
 }
 
-// dialTime, idleTime and idleMost are those of the http.Transport in Proxy.
+// dialTime, idleTime and idleMost are those of the http.Transport in guard_proxy.go.
 const (
 	dialTime = 10 * time.Second
 	idleTime = 90 * time.Second
@@ -243,8 +243,8 @@ func (c *upstream) end() {
 	_ = c.Conn.Close()
 }
 
-// lend ties the connection to the body of its answer, which gives it back at
-// its end.
+// lend ties the connection to the body of its answer. At the end of the body
+// the connection is stored in u again.
 func (u *Upstreams) lend(c *upstream, res *http.Response, host string) {
 	b := &lentBody{ReadCloser: res.Body, from: u, host: host, conn: c, keep: !res.Close}
 	if res.Body == http.NoBody {
@@ -263,7 +263,8 @@ type lentBody struct {
 	keep bool
 }
 
-// Read reads the next part. After the last one it gives the connection back.
+// Read reads the next part. At the end of the body it stores the connection for
+// reuse; after an error it closes it.
 func (b *lentBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
@@ -272,15 +273,14 @@ func (b *lentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the connection unless the body was read to the end. Reading the
-// rest could take longer than a new connection.
+// Close closes the connection unless the body was read to the end.
 func (b *lentBody) Close() error {
 	b.give(false)
 	return nil
 }
 
-// give gives the connection back if keep is true, otherwise it closes it. Only
-// the first call has an effect.
+// give stores the connection for reuse if keep is true and it is safe;
+// otherwise it closes it. Only the first call has an effect.
 func (b *lentBody) give(keep bool) {
 	c := b.conn
 	if b.conn = nil; c == nil {
