@@ -25,10 +25,10 @@ import (
 	"latchkey/internal/clock"
 )
 
-// lookAtFiles is how often files of certificates are looked at.
+// lookAtFiles is the interval between checks of the certificate files.
 const lookAtFiles = 10 * time.Second
 
-// ListenerOptions are what Listeners are made of.
+// ListenerOptions are the options of OpenListeners.
 type ListenerOptions struct {
 	Config Config
 	Folder string // the data folder
@@ -36,31 +36,32 @@ type ListenerOptions struct {
 	Clock  *clock.Clock
 	Log    *slog.Logger
 
-	// Sockets are listeners that were opened before, by the names "api",
-	// "admin" and "acme". They go before the addresses of the config.
+	// Sockets are listeners that the service manager has opened, by the names
+	// "api", "admin" and "acme". They replace the addresses of the config.
 	Sockets map[string][]net.Listener
 
-	API, Admin, Local http.Handler // what is served at each door
+	API, Admin, Local http.Handler // the handlers of the API, the admin endpoint and the control socket
 }
 
-// Listeners are the listeners of the service and what they serve: the API, the
-// admin door and the control socket, and a fourth for the questions of an
-// authority where the config has one.
+// Listeners holds the listeners of the service and their HTTP servers: for the
+// API, the admin endpoint and the control socket. A fourth answers ACME
+// challenges over plain HTTP, if the config asks for it.
 type Listeners struct {
 	o            ListenerOptions
 	doors        []door
 	certificates []*certs.Certificates
-	issuer       *certs.Issuer // nil where no door uses ACME
+	issuer       *certs.Issuer // nil if no listener uses ACME
 	failed       chan error
-	serving      sync.WaitGroup // those who accept connections
+	serving      sync.WaitGroup // the goroutines that accept connections
 	connections  *connections
-	stop         context.CancelFunc // ends the work beside serving
+	stop         context.CancelFunc // ends the goroutines that renew and reload certificates
 }
 
-// door is one place to listen and what is served there.
+// door is a set of listeners that share a handler, an HTTP server and TLS
+// settings.
 type door struct {
-	name      string // in Sockets
-	key       string // of the config
+	name      string // the name in Sockets; "" for the control socket
+	key       string // the section of the config, for error messages
 	network   string
 	address   string
 	tls       ListenerTLS
@@ -70,7 +71,8 @@ type door struct {
 	server    *http.Server
 }
 
-// OpenListeners listens on all doors, or on none. Nothing is answered until Serve.
+// OpenListeners opens all listeners. If one of them fails, it closes the others
+// and returns the error. No request is answered before Serve.
 func OpenListeners(o ListenerOptions) (*Listeners, error) {
 	d, c := &Listeners{o: o, connections: newConnections(), stop: func() {}}, o.Config
 	if c.ServerTLS().ACME || c.AdminTLS().ACME {
@@ -114,7 +116,8 @@ func (d *Listeners) openAll() error {
 	return os.Chmod(d.o.Socket, 0o600)
 }
 
-// open makes ready what a door needs to serve.
+// open prepares the HTTP server of x and opens its listeners, unless the service
+// manager has opened them.
 func (d *Listeners) open(x *door) error {
 	if x.tls.On() {
 		get, err := d.getter(x)
@@ -137,7 +140,8 @@ func (d *Listeners) open(x *door) error {
 		return nil
 	}
 	if x.network == "unix" {
-		// The folder is ours alone, so a socket in it is of a process that is gone.
+		// This process holds the lock of the data folder, so a socket in it was
+		// left by a process that has ended.
 		if err := os.Remove(x.address); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -154,7 +158,8 @@ func (d *Listeners) open(x *door) error {
 	return nil
 }
 
-// getter gives where a door gets its certificate for each connection.
+// getter returns the function that returns the certificate for each connection
+// to x: from ACME or from the files of the config.
 func (d *Listeners) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	if x.tls.ACME {
 		return d.issuer.Get, nil
@@ -175,8 +180,9 @@ func (d *Listeners) tlsConfig(x *door, get func(*tls.ClientHelloInfo) (*tls.Cert
 	return c
 }
 
-// strict makes browsers that have seen the admin door by TLS once come by TLS
-// alone (RFC 6797). The API door leaves that to who owns the name.
+// strict returns h with an HSTS header for the admin listener: a browser that has
+// used TLS once then uses only TLS (RFC 6797). The header is valid for the whole
+// host name, so on the API listener that is left to the owner of the name.
 func strict(name string, h http.Handler) http.Handler {
 	if name != "admin" {
 		return h
@@ -187,7 +193,7 @@ func strict(name string, h http.Handler) http.Handler {
 	})
 }
 
-// release closes the listeners.
+// release closes the listeners. Connections that were accepted stay open.
 func (d *Listeners) release() (err error) {
 	for _, door := range d.doors {
 		for _, l := range door.listeners {
@@ -197,23 +203,26 @@ func (d *Listeners) release() (err error) {
 	return err
 }
 
-// API is where the API listens.
+// API returns the address of the first API listener.
 func (d *Listeners) API() net.Addr { return d.doors[0].listeners[0].Addr() }
 
-// Admin is where the dashboard and the admin endpoint listen.
+// Admin returns the address of the first listener of the dashboard and the admin
+// endpoint.
 func (d *Listeners) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
 
-// Line says to people where the doors are.
+// Line returns the addresses of the API and the admin endpoint as a line for
+// people.
 func (d *Listeners) Line() string {
 	return fmt.Sprintf("API on %s, admin door on %s", d.API(), d.Admin())
 }
 
-// Serve begins to answer at all doors, and returns at once.
+// Serve starts serving on all listeners and returns immediately. Failed returns
+// the errors.
 func (d *Listeners) Serve() {
 	for _, x := range d.doors {
 		for _, l := range x.listeners {
 			d.serving.Go(func() {
-				if x.tls.On() { // Serve gives the server a TLSConfig of its own, so that says nothing
+				if x.tls.On() { // not TLSConfig != nil: Serve sets TLSConfig for a server without TLS too
 					d.failed <- x.server.ServeTLS(l, "", "")
 				} else {
 					d.failed <- x.server.Serve(l)
@@ -231,7 +240,7 @@ func (d *Listeners) Serve() {
 	}
 }
 
-// tend looks at the files of certificates from time to time.
+// tend reloads changed certificate files every 10 seconds until ctx ends.
 func (d *Listeners) tend(ctx context.Context) {
 	tick := time.NewTicker(lookAtFiles)
 	defer tick.Stop()
@@ -247,8 +256,9 @@ func (d *Listeners) tend(ctx context.Context) {
 	}
 }
 
-// Reload takes certificates into use whose files have changed. A pair that
-// cannot be used is an error, the first time, and the one before stays.
+// Reload loads the certificates whose files have changed. If a changed pair
+// cannot be used, the previous pair stays in use. Reload returns the error once,
+// until the files change again.
 func (d *Listeners) Reload() (err error) {
 	for _, c := range d.certificates {
 		changed, failed := c.Reload(d.o.Clock.Now())
@@ -260,18 +270,20 @@ func (d *Listeners) Reload() (err error) {
 	return err
 }
 
-// Failed gives the error of a door that no longer serves.
+// Failed returns the channel that receives an error for each listener that stops
+// serving, also after Close.
 func (d *Listeners) Failed() <-chan error { return d.failed }
 
-// Close takes no more requests and finishes those under way, within the
-// shutdown time of the config. What waits at a socket of the service manager
-// is for the next process.
+// Close stops accepting connections and waits for the requests in progress, at
+// most for the shutdown time of the config. Then it closes their connections.
+// Connections that still wait at a socket of the service manager are served by
+// the next process.
 func (d *Listeners) Close(ctx context.Context) error {
 	d.stop()
 	grace, cancel := context.WithTimeout(ctx, d.o.Config.Server.ShutdownTimeout)
 	defer cancel()
-	// First accepting ends, then who was accepted gets an answer: Shutdown would
-	// drop some of them (see Connections).
+	// Accepting ends first, and accepted connections get an answer before
+	// Shutdown is called: Shutdown would drop some of them (see connections).
 	_ = d.release()
 	d.serving.Wait()
 	for _, x := range d.doors {
@@ -294,8 +306,9 @@ func (d *Listeners) Close(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// shorter is the shorter way to a socket: the system takes little more than
-// 100 bytes.
+// shorter returns the path relative to the working directory if path has over
+// 100 bytes and the relative one is shorter. The address of a Unix socket is
+// limited to 103 bytes on macOS and 107 on Linux.
 func shorter(path string) string {
 	if dir, err := os.Getwd(); err == nil && len(path) > 100 {
 		if relative, err := filepath.Rel(dir, path); err == nil && len(relative) < len(path) {
@@ -313,10 +326,11 @@ func (d *Listeners) httpServer(h http.Handler) *http.Server {
 	}
 }
 
-// closing ends the connection after a request with a transfer encoding. It may
-// have had a Content-Length beside it, which net/http drops without a word:
-// then a proxy in front may see another end of it, and what follows, a second
-// request hidden in the first, must not be answered (RFC 9112 section 6.3).
+// closing returns h with the connection closed after a request that has a
+// Transfer-Encoding. Such a request may also have had a Content-Length, which
+// net/http silently drops. A proxy in front may use that length and see the
+// request end elsewhere. The bytes that follow may then be a second request
+// hidden in the first, and it must not be answered (RFC 9112 section 6.3).
 func closing(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TransferEncoding) > 0 {
@@ -326,27 +340,27 @@ func closing(h http.Handler) http.Handler {
 	})
 }
 
-// patience is how long the end of a server waits for the first request of
-// connections that were taken. Their clients send it at once, as a rule.
+// patience is how long shutdown waits for the first request on accepted
+// connections. Clients usually send it immediately.
 const patience = 2 * time.Second
 
-// connections are those of a server that have a request under way or are about
-// to send their first. http.Server.Shutdown drops the latter without an answer:
-// it closes what has been accepted and not read yet. It is safe for concurrent
-// use.
+// connections holds the connections that have a request in progress or have not
+// sent their first. http.Server.Shutdown may close the latter without an answer,
+// even if their first request has arrived and is not read yet. It is safe for
+// concurrent use.
 type connections struct {
 	mu      sync.Mutex
 	fresh   map[net.Conn]bool // before their first request
-	active  map[net.Conn]bool // by HTTP/1
-	changed chan struct{}
+	active  map[net.Conn]bool // with a request in progress, HTTP/1 only
+	changed chan struct{}     // receives a value after a change
 }
 
-// newConnections is empty.
+// newConnections returns an empty set of connections.
 func newConnections() *connections {
 	return &connections{fresh: map[net.Conn]bool{}, active: map[net.Conn]bool{}, changed: make(chan struct{}, 1)}
 }
 
-// Note is for http.Server.ConnState.
+// Note records the new state of a connection. Use it as http.Server.ConnState.
 func (c *connections) Note(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	delete(c.fresh, conn)
@@ -355,8 +369,8 @@ func (c *connections) Note(conn net.Conn, state http.ConnState) {
 	case http.StateNew:
 		c.fresh[conn] = true
 	case http.StateActive:
-		// Over HTTP/2 requests may follow each other without a gap, and the end
-		// of a server is told to the client in its own way.
+		// An HTTP/2 connection may never be idle, so Wait would wait in vain.
+		// Shutdown ends it in order, with a GOAWAY frame (RFC 9113 section 6.8).
 		if t, ok := conn.(*tls.Conn); !ok || t.ConnectionState().NegotiatedProtocol != "h2" {
 			c.active[conn] = true
 		}
@@ -368,8 +382,9 @@ func (c *connections) Note(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Wait returns when all have their answers, or when the context ends. No more
-// may be accepted by then. It waits only for so long for a first request.
+// Wait returns when no connection waits for an answer, or when ctx ends. It waits
+// at most patience for a first request. Stop accepting connections before the
+// call.
 func (c *connections) Wait(ctx context.Context) {
 	enough := time.NewTimer(patience)
 	defer enough.Stop()
@@ -391,15 +406,16 @@ func (c *connections) busy(patient bool) bool {
 	return len(c.active) > 0 || patient && len(c.fresh) > 0
 }
 
-// Systemd is the service manager that has started this process and wants to
-// hear how it is, in the way of systemd (sd_notify(3), sd_listen_fds(3)). Where
-// there is none, nothing is told to anybody. It is safe for concurrent use.
+// Systemd notifies the service manager that has started this process and takes
+// over its sockets (sd_notify(3), sd_listen_fds(3)). If there is no service
+// manager, its methods do nothing. It is safe for concurrent use.
 type Systemd struct {
 	log   *slog.Logger
-	every time.Duration // within which it wants to hear that the process is well; 0: not at all
+	every time.Duration // the watchdog timeout (WATCHDOG_USEC); 0 if there is no watchdog
 }
 
-// NewSystemd reads from the environment what the service manager wants.
+// NewSystemd returns a Systemd with the watchdog timeout from the environment. It
+// fails if WATCHDOG_USEC or WATCHDOG_PID is invalid.
 func NewSystemd(log *slog.Logger) (*Systemd, error) {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -408,30 +424,32 @@ func NewSystemd(log *slog.Logger) (*Systemd, error) {
 	return &Systemd{log: log, every: every}, nil
 }
 
-// Sockets gives the listeners that the service manager has opened for this
-// process, by their names; the first call takes them.
+// Sockets returns the listeners that the service manager has opened for this
+// process, by their names. Only the first call returns them. The caller closes
+// them.
 func (s *Systemd) Sockets() (map[string][]net.Listener, error) {
 	return activation.ListenersWithNames()
 }
 
-// Ready tells that the service answers, with a line for people. It also ends
-// what Reloading has begun.
+// Ready reports that the service is ready, with a line for people. It also ends
+// the reload that Reloading has reported.
 func (s *Systemd) Ready(status string) {
 	s.tell(daemon.SdNotifyReady + "\nSTATUS=" + status)
 }
 
-// Reloading tells that the configuration is being read anew.
+// Reloading reports that the configuration is being reloaded. Call Ready
+// afterwards.
 func (s *Systemd) Reloading() {
 	s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-// Stopping tells that no more requests are taken.
+// Stopping reports that the service is shutting down.
 func (s *Systemd) Stopping() { s.tell(daemon.SdNotifyStopping) }
 
-// Watch tells, twice within each span that the service manager has set, that
-// the process is well, as long as the probe gives no error. A probe that hangs
-// or fails lets the service manager end the process. Watch returns when the
-// context ends, or at once where nobody wants to know.
+// Watch calls probe twice in each watchdog timeout and reports to the service
+// manager each time that probe returns nil. If probe hangs or keeps failing, the
+// service manager ends the process. Watch returns when ctx ends, or immediately
+// if there is no watchdog.
 func (s *Systemd) Watch(ctx context.Context, probe func() error) {
 	if s.every <= 0 {
 		return
