@@ -21,36 +21,38 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// DataDir is the data folder: the database, the pepper, the lock and the
-// control socket. Only one process at a time has it open.
+// DataDir is an open data folder: the database, the pepper, the lock, the control
+// socket and the files of ACME. Only one process can have it open at a time.
 type DataDir struct {
 	Path string
-	Log  *slog.Logger // told of a change of the database's format and of open files
+	Log  *slog.Logger // receives migrations and warnings about file permissions
 	lock *os.File
 }
 
-// The files of a data folder.
+// Names of the files in a data folder.
 const (
 	storeFile  = "latchkey.db"
 	pepperFile = "pepper"
-	markFile   = "store.id" // says that a database was made here, and which
+	markFile   = "store.id" // the ID of the store that was created here
 	lockFile   = "lock"
 	socketFile = "control.sock"
 )
 
-// storePath is where the database of a data folder is.
+// storePath returns the path of the database of a data folder.
 func storePath(dir string) string { return filepath.Join(dir, storeFile) }
 
-// pepperPath is where the pepper of a data folder is, unless the config says
-// otherwise.
+// pepperPath returns the path of the pepper of a data folder, unless the config
+// names another.
 func pepperPath(dir string) string { return filepath.Join(dir, pepperFile) }
 
-// markPath is where a data folder says which store is its own.
+// markPath returns the path of the file that holds the ID of a data folder's
+// store.
 func markPath(dir string) string { return filepath.Join(dir, markFile) }
 
-// OpenDataDir takes hold of a data folder. With create a missing one is made,
-// open to its owner alone. It fails, with the holder's process id, where
-// another process has it.
+// OpenDataDir locks a data folder and returns it. With create it creates a missing
+// folder, readable only by its owner. It fails if another process has the folder
+// open; the error names the id of that process, if known. Call Close to release the
+// lock.
 func OpenDataDir(path string, create bool) (*DataDir, error) {
 	if create {
 		if err := makeFolder(path); err != nil {
@@ -72,8 +74,8 @@ func OpenDataDir(path string, create bool) (*DataDir, error) {
 	return &DataDir{Path: path, Log: slog.New(slog.DiscardHandler), lock: lock}, nil
 }
 
-// makeFolder makes a folder that is missing, and those above it, so that they
-// are still there after a power cut.
+// makeFolder creates path and its missing parents so that they survive a power
+// cut.
 func makeFolder(path string) error {
 	var made []string
 	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
@@ -93,9 +95,10 @@ func makeFolder(path string) error {
 	return nil
 }
 
-// holder names the process that has a lock file. One that has only just taken
-// it has not written its id yet, and an earlier one that crashed left its own,
-// so the file is read until it names a process that lives.
+// holder returns the name of the process that holds the lock file at path. A
+// process that has just locked it may not have written its id yet, and a crashed
+// one leaves its id behind. So holder reads the file for up to a second, until it
+// names a running process.
 func holder(path string) string {
 	for range 20 {
 		text, _ := os.ReadFile(path)
@@ -110,8 +113,8 @@ func holder(path string) string {
 	return "another process"
 }
 
-// writeID writes the process id into a lock file: first over what is there,
-// since a disk that is full has room for that, then cut to its length.
+// writeID writes the id of this process into a lock file. It overwrites the old id
+// before it cuts the file, because that works even if the disk is full.
 func writeID(f *os.File) error {
 	id := fmt.Sprintf("%d\n", os.Getpid())
 	if _, err := f.WriteAt([]byte(id), 0); err != nil {
@@ -120,19 +123,21 @@ func writeID(f *os.File) error {
 	return f.Truncate(int64(len(id)))
 }
 
-// hasStore says whether a path holds a data folder of this program.
+// hasStore reports whether path is a data folder in which a store was created.
 func hasStore(path string) bool {
 	_, err := os.Stat(markPath(path))
 	return err == nil
 }
 
-// Socket is the path of the control socket.
+// Socket returns the path of the control socket.
 func (f *DataDir) Socket() string { return filepath.Join(f.Path, socketFile) }
 
-// Open gives the peppers and the store of the folder. In a folder that never
-// held a store it makes both; where one was and is gone, it fails rather than
-// start without the keys. peppers are as for LoadPeppers, file "" being the
-// folder's own.
+// Open returns the store of the folder and its peppers; the caller closes the
+// store. In a folder that never held a store, Open creates the database. It also
+// creates the pepper there if value and file are "". If a store was created here
+// and its database or pepper is missing, Open fails rather than start without the
+// keys. The parameters are those of LoadPeppers, but a file of "" means the
+// pepper file of the folder.
 func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock) (*Store, Peppers, error) {
 	fresh := !hasStore(f.Path)
 	own := file == ""
@@ -169,8 +174,8 @@ func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock)
 	return store, peppers, nil
 }
 
-// verify checks that the store is the folder's and goes with the pepper, and
-// sets the clock by it.
+// verify checks that the store belongs to the folder and was made with the pepper.
+// It resumes the clock from the stamp of the store.
 func (f *DataDir) verify(store *Store, peppers Peppers, clock *clock.Clock) error {
 	if err := f.owns(store.ID()); err != nil {
 		return err
@@ -188,14 +193,15 @@ func (f *DataDir) verify(store *Store, peppers Peppers, clock *clock.Clock) erro
 		return err
 	}
 	if err := peppers.Verify(store); err != nil || clock.Continued() {
-		return err // with another pepper nothing is changed
+		return err // with a wrong pepper the store must not be changed
 	}
-	// Or a run that stores nothing would leave the stamp of the boot before,
-	// and the next one would trust a wall clock that was set meanwhile.
+	// The stamp is of an earlier boot. If this run stored nothing, the next run
+	// would read that stamp and trust a wall clock that was set meanwhile.
 	return store.Update(func(tx *Tx) error { return tx.Put("meta", []byte("stamp"), clock.Stamp()) })
 }
 
-// owns fails where the folder is another store's.
+// owns returns an error if the folder belongs to a store other than id, and nil
+// if it has no store yet.
 func (f *DataDir) owns(id string) error {
 	mark := markPath(f.Path)
 	said, err := ReadSmall(mark)
@@ -210,7 +216,8 @@ func (f *DataDir) owns(id string) error {
 	return nil
 }
 
-// warn tells of files that others than their owner may read.
+// warn logs a warning for each of the paths, and for the folder, if users other
+// than the owner have any permission on it.
 func (f *DataDir) warn(paths ...string) {
 	for _, path := range append(paths, f.Path) {
 		info, err := os.Stat(path)
@@ -220,34 +227,35 @@ func (f *DataDir) warn(paths ...string) {
 	}
 }
 
-// Close lets go of the folder.
+// Close releases the lock of the folder. It does not close the store.
 func (f *DataDir) Close() error { return f.lock.Close() }
 
-// RestoreResult says what a restore has put in place, or would.
+// RestoreResult describes a completed restore, or what a dry run would restore.
 type RestoreResult struct {
 	From      string
 	To        string
-	Kept      string // where what stood there before is now
+	Kept      string // new path of the previous database, "" if there was none
 	StoreID   string
 	Keys      int
 	CreatedAt time.Time
 	Check     CheckResult
 }
 
-// RestoreOptions say what to restore, and where.
+// RestoreOptions are the options of RestoreStore.
 type RestoreOptions struct {
 	Config Config
-	Pepper string // in place of the pepper file, where it is not ""
+	Pepper string // the pepper itself; "" to read the pepper file
 	From   string
 	DryRun bool // check everything and change nothing
-	Other  bool // the backup may be of another store than the folder's
+	Other  bool // allow a backup of a store other than the folder's
 	Tables []Checked
 	Now    time.Time
 }
 
-// RestoreStore puts a backup in the place of a folder's database, once it is
-// checked through, and keeps what stood there beside it. At no moment is there
-// no database. It fails while a server has the folder.
+// RestoreStore checks a backup completely, replaces the database of the data folder
+// with it, and keeps the previous database beside it. There is a database at
+// every moment, even after a crash. RestoreStore fails while a server has the
+// folder open.
 func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	dir := o.Config.Server.Data
 	result = RestoreResult{From: o.From, To: storePath(dir)}
@@ -284,7 +292,8 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	return result, durable.WriteFile(markPath(dir), file.Header.StoreID+"\n")
 }
 
-// inspect checks a backup through, and that the folder's pepper goes with it.
+// inspect checks all of a backup and that it was made with the pepper of the
+// folder. It fills in Check and Keys of result.
 func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 	file := o.Config.Keys.PepperFile
 	if file == "" {
@@ -309,8 +318,8 @@ func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 	})
 }
 
-// replace puts a compacted copy of a database in the place of a folder's, and
-// says under which name the one before is kept, "" where there was none.
+// replace replaces the database of dir with a compacted copy of f. It returns the
+// path under which the previous database is kept, or "" if there was none.
 func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	path := storePath(dir)
 	fresh := path + ".restored"
@@ -322,7 +331,7 @@ func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	}
 	if _, err := os.Stat(path); err == nil {
 		kept = path + ".before-" + now.UTC().Format(BackupTime)
-		// A second name first, so that there is a database all the time.
+		// A second link instead of a rename, so that there is always a database.
 		err := os.Link(path, kept)
 		for n := 2; errors.Is(err, os.ErrExist); n++ {
 			kept = fmt.Sprintf("%s.before-%s-%d", path, now.UTC().Format(BackupTime), n)
@@ -335,7 +344,8 @@ func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	return kept, errors.Join(os.Rename(fresh, path), durable.SyncDir(dir))
 }
 
-// fitting gives the tables that a file's records can be held against.
+// fitting returns the tables against which the records of f can be checked: tables,
+// or nil if f has an older format.
 func fitting(f *File, tables []Checked) []Checked {
 	if f.Current() {
 		return tables
@@ -343,7 +353,7 @@ func fitting(f *File, tables []Checked) []Checked {
 	return nil
 }
 
-// CheckFile checks the database in a file that no server has open.
+// CheckFile checks the database at path. No server may have it open.
 func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
 	f, err := OpenFile(path, true)
 	if err != nil {
@@ -357,9 +367,9 @@ func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
 	return result, err
 }
 
-// CompactStore rewrites the database of a folder without its free pages, and
-// gives its size before and after, in bytes. It fails while a server has the
-// folder.
+// CompactStore rewrites the database of a data folder without its free pages. It
+// returns its size before and after, in bytes. It fails if dir is missing or a
+// server has it open.
 func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return 0, 0, fmt.Errorf("there is no data folder to compact: %w; name it with --data", err)
@@ -386,7 +396,7 @@ func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 	if info, err = os.Stat(path); err != nil {
 		return before, 0, err
 	}
-	// The old file holds nothing that the new one has not, and deleted secrets
-	// go on to stand in it.
+	// The old file has no record that the new one lacks, and its free pages still
+	// contain deleted secrets.
 	return before, info.Size(), os.Remove(kept)
 }
