@@ -28,7 +28,7 @@ import (
 	"latchkey/reference"
 )
 
-// App is the whole service on one data folder: the parts, wired together.
+// App is the whole service on one data folder, with its parts wired together.
 type App struct {
 	Server  *Server
 	Keyring *Keyring
@@ -60,24 +60,26 @@ type App struct {
 	config  Config
 	backups *Backups
 	folder  *DataDir
-	doors   atomic.Pointer[Listeners] // nil until they are open
-	manager *Systemd                  // nil until they are open
+	doors   atomic.Pointer[Listeners] // nil until Serve has opened them
+	manager *Systemd                  // set before doors
 	clock   *clock.Clock
 	log     *slog.Logger
 	stop    chan struct{} // ends the background work
-	idle    chan struct{} // closed when it has ended
+	idle    chan struct{} // closed when the background work has ended
 }
 
-// AppOptions say what to open.
+// AppOptions are the options of OpenApp.
 type AppOptions struct {
 	Config Config
 	Clock  *clock.Clock
-	Create bool   // make the data folder if it is missing
-	Pepper string // in place of the pepper file, "" to read that
+	Create bool   // create the data folder if it is missing
+	Pepper string // the pepper itself; "" to read the pepper file
 	Log    *slog.Logger
 }
 
-// OpenApp opens the data folder of a config and starts the background work.
+// OpenApp opens the data folder of a config and starts the background work. It
+// opens no listener; Serve does. Call Close to store what is in memory and to
+// release the folder.
 func OpenApp(o AppOptions) (*App, error) {
 	c := o.Config
 	folder, err := OpenDataDir(c.Server.Data, o.Create)
@@ -103,7 +105,8 @@ func OpenApp(o AppOptions) (*App, error) {
 	return a, nil
 }
 
-// wire makes what the parts share, and the server that serves them.
+// wire creates what the parts share, assembles the parts and creates the server
+// that serves them.
 func (a *App) wire() error {
 	c, store := a.config, a.Store
 	var err error
@@ -144,7 +147,8 @@ func (a *App) wire() error {
 	return a.Reloader.Start(a.clock.Now())
 }
 
-// contactWriters returns the permissions of which any one lets a key write contacts.
+// contactWriters returns the permissions that allow a key to write contacts. One of
+// them is enough.
 func (a *App) contactWriters() Permission {
 	if a.config.Contract.ContactsWrite == "can_write_contacts" {
 		return WriteContacts
@@ -152,7 +156,7 @@ func (a *App) contactWriters() Permission {
 	return ReadContacts | WriteContacts
 }
 
-// keyRules returns what the config says of new keys.
+// keyRules returns the rules of the config for new keys.
 func (a *App) keyRules() KeyRules {
 	c := a.config.Keys
 	return KeyRules{
@@ -160,13 +164,15 @@ func (a *App) keyRules() KeyRules {
 	}
 }
 
-// openAPI describes every endpoint of both doors (OpenAPI 3.1). A test holds
-// it against the routes, and every answer in the tests against it.
+// openAPI describes every endpoint of the API and the admin endpoint (OpenAPI
+// 3.1). A test compares it with the routes, and the answers in the tests are
+// checked against it.
 //
 //go:embed openapi.json
 var openAPI []byte
 
-// describe makes the reference and returns its rows for each door.
+// describe builds the reference pages. The function that it returns lists their
+// routes: with admin those for the admin listener, else those for the API.
 func (a *App) describe() (func(admin bool) []Row, error) {
 	var entries []reference.ErrorEntry
 	for _, e := range ErrorCatalog() {
@@ -186,7 +192,8 @@ func (a *App) describe() (func(admin bool) []Row, error) {
 	}, nil
 }
 
-// observe makes the parts that tell how the service is.
+// observe creates the parts that record or report the state of the service:
+// usage history, refusals, audit log, backups, metrics and status.
 func (a *App) observe() (err error) {
 	c, store := a.config, a.Store
 	a.history, a.refusals = NewHistory(store), NewRefusals()
@@ -205,7 +212,8 @@ func (a *App) observe() (err error) {
 	return err
 }
 
-// note counts a request of the API door.
+// note counts a request to the API in the usage history. It ignores requests to
+// the admin endpoint.
 func (a *App) note(o *Outcome) {
 	if strings.HasPrefix(o.Route, "/admin/") {
 		return
@@ -217,7 +225,8 @@ func (a *App) note(o *Outcome) {
 	a.history.Note(key, o.Route, o.Code, o.Status, o.Began)
 }
 
-// bases tells where the doors are reached, for the examples of the reference.
+// bases returns the URLs of the API and of the admin endpoint, for the examples of
+// the reference.
 func (a *App) bases(r *http.Request) reference.Bases {
 	at := reference.Bases{API: a.Server.Address(), Admin: a.config.Admin.BaseURL}
 	if at.API == "" {
@@ -229,18 +238,20 @@ func (a *App) bases(r *http.Request) reference.Bases {
 	return at
 }
 
-// CheckStoreFile checks the database in a file that no server has open.
+// CheckStoreFile checks the database at path with the tables of all parts. No
+// server may have it open.
 func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, tables()) }
 
-// RestoreApp is RestoreStore for the tables of this program, with an entry in the
-// audit log that is restored.
+// RestoreApp calls RestoreStore with the tables of all parts and, unless it is a
+// dry run, adds an entry to the restored audit log.
 func RestoreApp(o RestoreOptions, clock *clock.Clock) (RestoreResult, error) {
 	o.Tables = tables()
 	result, err := RestoreStore(o)
 	if err != nil || o.DryRun {
 		return result, err
 	}
-	// What the audit log says of the time after the backup is gone with it.
+	// The restored audit log ends at the time of the backup. This entry explains
+	// the gap that follows.
 	a, err := OpenApp(AppOptions{Config: o.Config, Clock: clock, Pepper: o.Pepper, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return result, err
@@ -249,15 +260,15 @@ func RestoreApp(o RestoreOptions, clock *clock.Clock) (RestoreResult, error) {
 	return result, errors.Join(a.Store.Update(deed.Append), a.Close())
 }
 
-// tend does the background work until stop is closed.
+// tend does the background work until stop is closed, then closes idle.
 func (a *App) tend() {
 	defer close(a.idle)
 	a.report("count the keys", a.metrics.CountKeys(a.clock.Latest(a.clock.Now())))
 	a.repeat(a.work)
 }
 
-// repeat does each piece of work at its period until stop is closed. No two run
-// at the same time.
+// repeat runs each piece of work once per period until stop is closed. Only one
+// runs at a time.
 func (a *App) repeat(all []work) {
 	rounds := map[time.Duration][]work{}
 	for _, w := range all {
@@ -289,7 +300,8 @@ func (a *App) await(tick <-chan time.Time) bool {
 	}
 }
 
-// do does a round of work, unless stop was closed while it waited for its turn.
+// do runs a round of work, unless stop was closed while the round waited for its
+// turn.
 func (a *App) do(round []work) {
 	select {
 	case <-a.stop:
@@ -301,13 +313,15 @@ func (a *App) do(round []work) {
 	}
 }
 
-// AuditContext is what the service does of itself, now.
+// Deed returns the audit context of an action that the service does by itself at
+// this moment.
 func (a *App) Deed(action string) AuditContext {
 	now := a.clock.Now()
 	return AuditContext{Actor: ActorSelf, Action: action, Now: now, Latest: a.clock.Latest(now)}
 }
 
-// catch has the clock catch up, and logs once that the wall clock was set back.
+// catch calls Catch of the clock and reports whether the wall clock is behind by a
+// minute or more. It logs that unless told, so pass its last result.
 func (a *App) catch(told bool) (behind bool) {
 	a.clock.Catch()
 	by := a.clock.Behind(a.clock.Now())
@@ -318,16 +332,16 @@ func (a *App) catch(told bool) (behind bool) {
 	return behind
 }
 
-// report logs a fault of the background work. That of a failed store is told
-// by Serve.
+// report logs an error of the background work. It is silent if the store has
+// failed, because Serve returns that error.
 func (a *App) report(what string, err error) {
 	if err != nil && a.Store.Err() == nil {
 		a.log.Error(what, "error", err)
 	}
 }
 
-// Close stores what is still in memory and lets go of the folder. No request
-// may be under way.
+// Close ends the background work, stores what is still in memory and releases the
+// folder. Call it once, when no request is in progress.
 func (a *App) Close() error {
 	close(a.stop)
 	<-a.idle
@@ -336,9 +350,10 @@ func (a *App) Close() error {
 	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.history.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
 }
 
-// Serve opens the three doors, tells ready where they are, and serves until
-// the context ends or the store fails. Then it finishes the requests under
-// way, within the shutdown time of the config.
+// Serve opens the listeners, calls ready with the addresses of two of them, and
+// serves until ctx ends, a listener fails or the store fails. Then it finishes the
+// requests in progress, within the shutdown time of the config. It returns nil
+// if ctx has ended and all requests were finished.
 func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error {
 	api, err1 := a.Server.API()
 	admin, err2 := a.AdminDoor()
@@ -370,7 +385,8 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	supervisor.Ready(doors.Line())
 	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer unwatch()
-	// A commit of nothing but the time shows that the store takes writes.
+	// An empty update commits only the clock's stamp. It proves that the store
+	// can write.
 	go supervisor.Watch(watched, func() error { return a.Store.Update(func(*Tx) error { return nil }) })
 	select {
 	case <-ctx.Done():
@@ -384,23 +400,23 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	return errors.Join(err, doors.Close(context.WithoutCancel(ctx)))
 }
 
-// Reload takes a changed configuration and changed certificates into use, and
-// the service manager hears of it. What cannot be used is logged, and what was
-// there before stays.
+// Reload loads the configuration and the certificates again, if they have changed,
+// and notifies the service manager. If either cannot be used, Reload logs the
+// error and the previous one stays in use.
 func (a *App) Reload() {
 	doors := a.doors.Load()
 	if doors == nil {
-		return // what is being started reads the present files
+		return // Serve is not that far, and the files were read a moment ago
 	}
 	a.manager.Reloading()
 	defer a.manager.Ready(doors.Line())
-	_, _ = a.Reloader.Reload(a.clock.Now()) // it logs what comes of it
+	_, _ = a.Reloader.Reload(a.clock.Now()) // it logs the result
 	if err := doors.Reload(); err != nil {
 		a.log.Error("the certificate has changed and stays as it was", "error", err)
 	}
 }
 
-// AdminDoor is the handler of the admin door: the admin endpoint and the
+// AdminDoor returns the handler of the admin listener: the admin endpoint and the
 // dashboard.
 func (a *App) AdminDoor() (http.Handler, error) {
 	door, err1 := a.Server.Admin(false)
@@ -418,21 +434,21 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	return d.Handler()
 }
 
-// accounts lets operators log in at the dashboard.
+// accounts returns the accounts with which operators log in to the dashboard.
 func (a *App) accounts() *Accounts {
 	return NewAccounts(AccountsOptions{
 		Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Proxies: a.config.TrustedProxies(), Refused: a.audit.Refused,
 	})
 }
 
-// NewLog makes the log of a server: text to people, JSON to programs, unless the
-// config says which. It has no time where the system's journal, which notes the
-// time itself, reads text. Whatever has the shape of a secret is taken out of it.
-// The level may be changed at any time.
+// NewLog returns a logger that writes to w, and its level, which may be changed at
+// any time. It writes text if person and JSON if not, unless the config sets
+// the format. journal means that w is the system journal, which adds the time
+// itself, so text has none. Anything that looks like a secret is redacted.
 func NewLog(w io.Writer, c Config, person, journal bool) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
-		level.Set(slog.LevelInfo) // the config allows only names that can be read
+		level.Set(slog.LevelInfo) // cannot happen: the config has checked the name
 	}
 	text := c.Log.Format == "text" || c.Log.Format == "auto" && person
 	redact := NewRedactor(c.Keys.Prefix).Attr
@@ -448,36 +464,37 @@ func NewLog(w io.Writer, c Config, person, journal bool) (*slog.Logger, *slog.Le
 	return slog.New(slog.NewJSONHandler(w, opts)), level
 }
 
-// redactor takes secrets out of texts. What is written with care has none: it is
-// for what somebody put where nobody thought of. It is safe for concurrent use.
+// redactor replaces secrets in texts. Our own log lines contain none: it is a
+// second defense, for secrets that a client puts in an unexpected place. It is
+// safe for concurrent use.
 type redactor struct {
 	prefixes []string
 	keys     *regexp.Regexp
 }
 
-// redacted stands in the place of a secret.
+// redacted replaces a secret.
 const redacted = "(redacted)"
 
-// secretShapes are secrets that are known by what stands before them, and the
+// secretShapes matches secrets that are recognized by the word before them, and
 // tokens of logins and set-up links, which are 64 hex digits.
 var secretShapes = regexp.MustCompile(`(?i)((?:bearer|basic)\s+|(?:api_key|token|password|secret|authorization|x-api-key|cookie)["']?\s*[=:]\s*["']?)[^\s"'&,;]+|\b()[0-9a-f]{64}\b`)
 
-// NewRedactor knows API keys by their prefix; admin tokens and the secrets of
-// webhooks have their own.
+// NewRedactor returns a redactor that recognizes API keys by prefix, and admin
+// tokens and webhook secrets by theirs.
 func NewRedactor(prefix string) *redactor {
 	r := &redactor{prefixes: []string{prefix, tokenShape, hookShape}}
 	r.keys = regexp.MustCompile(`(` + regexp.QuoteMeta(prefix) + `|` + tokenShape + `|` + hookShape + `)[0-9A-Za-z]{12,}`)
 	return r
 }
 
-// How admin tokens and the secrets of webhooks begin.
+// The prefixes of admin tokens and of webhook secrets.
 const (
 	tokenShape = "lka_"
 	hookShape  = "whsec_"
 )
 
-// Keys takes what has the shape of a key, an admin token or a webhook's secret
-// out of a text, and gives it as it is where there is none.
+// Keys returns text with everything redacted that looks like an API key, an admin
+// token or a webhook secret.
 func (r *redactor) Keys(text string) string {
 	for _, prefix := range r.prefixes {
 		if strings.Contains(text, prefix) {
@@ -487,22 +504,22 @@ func (r *redactor) Keys(text string) string {
 	return text
 }
 
-// Text is Keys, and takes out what is a secret by what stands before it too:
-// Bearer, api_key= and their kin.
+// Text redacts what Keys does, and also secrets that are recognized by the word
+// before them, such as Bearer or api_key=.
 func (r *redactor) Text(text string) string {
 	if len(text) < 8 {
 		return text
 	}
 	text = r.Keys(text)
-	// Most of what is logged, such as a route, has none of these.
+	// Skip the slow expression. Most texts, such as a route, have none of these.
 	if len(text) < 64 && !strings.ContainsAny(text, " =\"") {
 		return text
 	}
 	return secretShapes.ReplaceAllString(text, "${1}"+redacted)
 }
 
-// Attr takes secrets out of an attribute of the log, as slog.HandlerOptions
-// wants it.
+// Attr returns a log attribute with its secrets redacted. Use it as ReplaceAttr of
+// slog.HandlerOptions.
 func (r *redactor) Attr(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:

@@ -7,38 +7,38 @@ import (
 	"time"
 )
 
-// part is a part of the service: one row of registry.
+// part is a part of the service: a row of registry.
 type part struct {
 	name   string
-	tables []Checked           // what it keeps in the store in tables, for checks
-	routes func(a *App) Routes // what it serves, nil for nothing
-	work   func(a *App) []work // what it does by itself, nil for nothing
+	tables []Checked           // its tables in the store, for checks
+	routes func(a *App) Routes // returns what it serves; nil if it serves nothing
+	work   func(a *App) []work // returns its background work; nil if it has none
 }
 
-// work is what a part does again and again while the data folder is open.
+// work is a task that a part repeats while the data folder is open.
 type work struct {
 	every time.Duration
-	what  string // how the log names it if it fails
+	what  string // its name in the log if it fails
 	run   func(now time.Time) error
 }
 
-// registry lists all parts of the service: a new resource is one row here. Work
-// that is due at the same tick runs in the order of the rows.
+// registry lists all parts of the service. A new resource is one row here. Work
+// with the same period runs in the order of the rows.
 //
 // The background work of the rows runs while the data folder is open, also for
-// a command that has no server; see App.tend. These loops run elsewhere:
+// a command that starts no server; see App.tend. These loops run elsewhere:
 //
-//   - Store.commitAll (store.go), while the store is open: commits what is queued, at once.
-//   - Sender.Start (webhooks_sender.go), from Serve on: reads the outbox when it has
-//     changed and at each Wake, and has a goroutine for each webhook that is due.
-//   - Listeners.Serve (listen.go), from Serve on: accepts connections of each listener;
-//     Listeners.tend looks at the files of certificates every 10 seconds.
-//   - Issuer.Run (internal/certs), from Listeners.Serve on: asks for missing ACME
-//     certificates every 2 minutes until it has all.
-//   - Systemd.Watch (listen.go), from Serve on: tells systemd that the process is
-//     well, twice in WatchdogSec.
-//   - Upstreams.drop (internal/upstream/upstream.go), every 10 seconds while there are any: closes idle
-//     connections to upstreams.
+//   - Store.commitAll (store.go), while the store is open: commits queued changes immediately.
+//   - Sender.Start (webhooks_sender.go), from Serve on: reads the outbox after each
+//     change and each Wake, and runs a goroutine for each webhook that is due.
+//   - Listeners.Serve (listen.go), from Serve on: accepts connections on each listener;
+//     Listeners.tend checks the certificate files every 10 seconds.
+//   - Issuer.Run (internal/certs), from Listeners.Serve on: requests missing ACME
+//     certificates every 2 minutes or less often until it has all.
+//   - Systemd.Watch (listen.go), from Serve on: notifies systemd twice in each
+//     WatchdogSec as long as the store can write.
+//   - Upstreams.drop (internal/upstream/upstream.go), every 10 seconds while there
+//     are idle connections to upstreams: closes those that are idle for too long.
 //   - reloadOnHangup (main.go), around Serve: reloads the configuration at SIGHUP.
 var registry = []part{
 	{name: "clock", work: func(a *App) []work {
@@ -161,7 +161,7 @@ var registry = []part{
 	{name: "routes", routes: func(a *App) Routes { return Routes{Admin: NewRouteList(&a.routes, a.guards).AdminRoutes()} }},
 }
 
-// tables returns what all parts keep in tables.
+// tables returns the tables of all parts.
 func tables() []Checked {
 	var all []Checked
 	for _, p := range registry {
@@ -170,8 +170,8 @@ func tables() []Checked {
 	return all
 }
 
-// assemble collects what the parts serve and do. Two parts with one name, and
-// two that serve the same route, are an error.
+// assemble collects the routes and the background work of parts. It returns an
+// error if two parts have the same name or serve the same route.
 func (a *App) assemble(parts []part) error {
 	var problems []error
 	named, served := map[string]bool{}, map[string]string{}
