@@ -406,7 +406,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 func (a *App) Reload() {
 	doors := a.doors.Load()
 	if doors == nil {
-		return // Serve is not that far, and the files were read a moment ago
+		return // still starting: the files were read a moment ago
 	}
 	a.manager.Reloading()
 	defer a.manager.Ready(doors.Line())

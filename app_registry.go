@@ -38,7 +38,8 @@ type work struct {
 //   - Systemd.Watch (listen.go), from Serve on: notifies systemd twice in each
 //     WatchdogSec as long as the store can write.
 //   - Upstreams.drop (internal/upstream/upstream.go), every 10 seconds while there
-//     are idle connections to upstreams: closes those that are idle for too long.
+//     are idle connections to upstreams: closes those that were idle for 90 seconds
+//     and those that the upstream has closed.
 //   - reloadOnHangup (main.go), around Serve: reloads the configuration at SIGHUP.
 var registry = []part{
 	{name: "clock", work: func(a *App) []work {

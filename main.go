@@ -48,14 +48,14 @@ import (
 )
 
 func main() {
-	// Otherwise a write to a closed pipe ends the program before it can say what was lost.
+	// Otherwise a write to a closed pipe ends the program before it can report what was lost.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ())))
 }
 
-// environment returns what the commands get from the process and the service.
+// environment returns what the commands need from the process and the service.
 func environment(environ []string) cli.Environment {
 	return cli.Environment{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: ProgramVersion(),
@@ -77,11 +77,12 @@ func environment(environ []string) cli.Environment {
 type service struct {
 	config  Config
 	sources Sources
-	file    string                 // that was loaded, or ""
+	file    string                 // path of the loaded file, "" if there was none
 	reload  func() (Config, error) // loads the configuration again
 }
 
-// loadService loads a configuration in the way of LoadConfig.
+// loadService returns the service of the configuration that LoadConfig loads. After
+// an error it still returns what was loaded.
 func loadService(file string, environ []string, flags map[string]string) (service, error) {
 	c, sources, err := LoadConfig(file, environ, flags)
 	reload := func() (Config, error) {
@@ -94,7 +95,8 @@ func loadService(file string, environ []string, flags map[string]string) (servic
 // DataDir returns the path of the data folder.
 func (s service) DataDir() string { return s.config.Server.Data }
 
-// APIURL returns the URL of the API by the configuration alone.
+// APIURL returns the URL of the API according to the configuration, even if no
+// server is running.
 func (s service) APIURL() string {
 	if s.config.Server.BaseURL == "" {
 		return "http://" + s.config.Server.Listen
@@ -102,7 +104,8 @@ func (s service) APIURL() string {
 	return strings.TrimSuffix(s.config.Server.BaseURL, "/")
 }
 
-// AdminURL returns the URL of the admin endpoint by the configuration alone.
+// AdminURL returns the URL of the admin endpoint according to the configuration,
+// even if no server is running.
 func (s service) AdminURL() string {
 	if s.config.Admin.BaseURL != "" {
 		return s.config.Admin.BaseURL
@@ -117,21 +120,24 @@ func (s service) AdminURL() string {
 // Print writes the configuration, each value with its source.
 func (s service) Print(w io.Writer) error { return s.config.Print(w, s.sources) }
 
-// Restore puts a backup into a data folder that no server has open.
+// Restore puts a backup into the data folder. It fails while a server has the
+// folder open.
 func (s service) Restore(o cli.RestoreOptions) (cli.Restored, error) {
 	r, err := RestoreApp(RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Now: time.Now()}, clock.NewClock())
 	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check)}, err
 }
 
-// Compact rewrites the database without its free space.
+// Compact rewrites the database without its free space and returns its size before
+// and after, in bytes. It fails while a server has the data folder open.
 func (s service) Compact() (before, after int64, err error) {
 	return CompactStore(s.config.Server.Data, time.Now())
 }
 
-// pepper is the pepper itself where the environment gives it.
+// pepper returns the pepper from the environment, or "" if it is not set there.
 func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
 
-// Open opens the data folder for one command, when no server has it.
+// Open opens the data folder for a command. It returns the admin endpoint and a
+// function that closes the folder. It fails while a server has the folder open.
 func (s service) Open() (http.Handler, func() error, error) {
 	c := s.config
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: NewRedactor(c.Keys.Prefix).Attr}))
@@ -146,7 +152,7 @@ func (s service) Open() (http.Handler, func() error, error) {
 	return h, a.Close, nil
 }
 
-// serveOptions are the options of the command, and the service to run.
+// serveOptions are the service to run and the options of the serve command.
 type serveOptions struct {
 	service
 	cli.ServeOptions
@@ -156,7 +162,7 @@ type serveOptions struct {
 func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error) {
 	o := serveOptions{s, options}
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(200) // half as many collections, for a heap of three instead of two times what is in use
+		debug.SetGCPercent(200) // half as many collections; the heap grows to three times the live data, not two
 	}
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
@@ -184,20 +190,20 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error
 		announce(a, o, log, api, admin)
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.config, api), dashboardURL(o.config, admin)}); seedErr != nil {
-				stop() // nobody has a key to it
+				stop() // the demo is useless: nobody has its key
 			}
 		}
 	})
 	return errors.Join(seedErr, err)
 }
 
-// reloadOnHangup has the configuration loaded again on SIGHUP, until stop is
-// called.
+// reloadOnHangup reloads the configuration and the certificates on each SIGHUP
+// until stop is called. Call stop once.
 func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) {
 	a.Reloader.From(func() (Config, error) {
 		c, err := o.reload()
 		if o.Demo {
-			c.Server.Data = o.config.Server.Data // a folder of its own
+			c.Server.Data = o.config.Server.Data // the demo's temporary folder
 		}
 		return c, err
 	}, level)
@@ -219,8 +225,8 @@ func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) 
 	}
 }
 
-// demo fills the store with samples and shows how to ask for them, by the
-// addresses of the two doors.
+// demo fills the store with samples and prints how to request them. doors are the
+// URLs of the API and of the dashboard.
 func demo(ctx context.Context, a *App, o serveOptions, doors [2]string) error {
 	h, err := a.Server.Admin(true)
 	if err != nil {
@@ -234,8 +240,8 @@ func demo(ctx context.Context, a *App, o serveOptions, doors [2]string) error {
 	return cli.Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends: start it again with a standard output that takes them.")
 }
 
-// firstOperator makes the operator that the environment names, where there is
-// none yet.
+// firstOperator creates the operator that the environment names, if there is no
+// operator yet. It returns an error if only a name or only a password is set.
 func firstOperator(a *App) error {
 	name, password := os.Getenv("LATCHKEY_ADMIN_NAME"), os.Getenv("LATCHKEY_ADMIN_PASSWORD")
 	if file := os.Getenv("LATCHKEY_ADMIN_PASSWORD_FILE"); file != "" {
@@ -260,8 +266,8 @@ func firstOperator(a *App) error {
 	return nil
 }
 
-// dashboardURL is where browsers reach the dashboard: never the address for
-// all of a machine's addresses, which is none to go to.
+// dashboardURL returns the URL at which browsers reach the dashboard, which listens
+// at at: the one of the config, else that of hostURL.
 func dashboardURL(c Config, at net.Addr) string {
 	if c.Admin.BaseURL != "" {
 		return c.Admin.BaseURL
@@ -269,8 +275,9 @@ func dashboardURL(c Config, at net.Addr) string {
 	return hostURL(c, at, c.AdminTLS())
 }
 
-// announce tells where the doors are: five lines to people, a log line to
-// programs. The set-up link is a secret, so it goes to people alone.
+// announce prints the addresses of the service: five lines if standard output is a
+// terminal, else one log line. The set-up link is a secret, so only the terminal
+// shows it.
 func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
 	source := o.file
 	if source == "" {
@@ -298,8 +305,8 @@ func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
 	}
 }
 
-// baseURL is where clients reach the API: what the config says, or else the
-// address it listens on, with a name that a client can use.
+// baseURL returns the URL at which clients reach the API, which listens at api: the
+// one of the config, else that of hostURL.
 func baseURL(c Config, api net.Addr) string {
 	if c.Server.BaseURL != "" {
 		return strings.TrimSuffix(c.Server.BaseURL, "/")
@@ -307,7 +314,9 @@ func baseURL(c Config, api net.Addr) string {
 	return hostURL(c, api, c.ServerTLS())
 }
 
-// hostURL is the address of a listener as one goes to it.
+// hostURL returns the URL of a listener at address at. It has localhost in place of
+// 0.0.0.0 or [::], which clients cannot connect to, and the first domain of the
+// config if t uses ACME.
 func hostURL(c Config, at net.Addr, t ListenerTLS) string {
 	scheme := "http://"
 	if t.On() {
@@ -321,7 +330,7 @@ func hostURL(c Config, at net.Addr, t ListenerTLS) string {
 		host = "localhost"
 	}
 	if t.ACME {
-		host = c.ACME.Domains[0] // its certificates have no other
+		host = c.ACME.Domains[0] // its certificates are valid only for these names
 	}
 	return scheme + net.JoinHostPort(host, port)
 }
