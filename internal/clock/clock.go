@@ -11,58 +11,60 @@ import (
 	"time"
 )
 
-// Clock tells two times. Wall time is for records and people and may step.
-// Service time is for limits: it goes on with the time that really passes,
-// also over suspend and restart, and never back. What ends at a date goes by
-// both (Latest). All methods are safe for concurrent use.
+// Clock reads two times. Wall time is for records and people, and may step.
+// Service time is for limits: it advances with real time, also across suspend and
+// restart, and never goes back. From it follows a lower bound of the wall time,
+// which keeps expired keys expired if the wall clock is set back (see Latest). All
+// methods except Resume are safe for concurrent use.
 type Clock struct {
 	read  func() Reading
-	wall  func() time.Time // the wall clock alone, which is much quicker to read
+	wall  func() time.Time // reads only the wall clock, which is much faster
 	start Reading
 	base  time.Time    // service time at start
 	known bool         // base continues a stamp of the same boot
 	sleep atomic.Int64 // nanoseconds that the machine was suspended since start
-	least atomic.Int64 // nanoseconds from the service time to the least that it can be
+	least atomic.Int64 // nanoseconds from the service time to the lower bound of the wall time
 
-	mu    sync.Mutex    // of what settle has noted
-	gap   time.Duration // by how much the wall clock was ahead of the least
-	since time.Time     // service time from which on it was
+	mu    sync.Mutex    // guards gap and since, which settle writes
+	gap   time.Duration // how far the wall clock is ahead of its lower bound; negative if behind
+	since time.Time     // service time at which gap was first seen
 }
 
-// Reading is what the machine's clocks say at one moment.
+// Reading holds the machine's clocks at one moment.
 type Reading struct {
-	Wall   time.Time     // with Go's monotonic reading, which stands still in suspend
-	Boot   time.Duration // since the machine started, suspend included; 0 where unknown
-	BootID string        // which start that was, "" where unknown
+	Wall   time.Time     // with Go's monotonic reading, which stops during suspend
+	Boot   time.Duration // since the machine started, including suspend; 0 if unknown
+	BootID string        // identifies that start; "" if unknown
 }
 
-// clockStamp is the service time that each commit stores.
+// clockStamp is the JSON form of a stamp. The store keeps one with each commit.
 type clockStamp struct {
 	Service time.Time     `json:"service"`
-	Least   time.Time     `json:"least,omitzero"` // not from before it was noted
+	Least   time.Time     `json:"least,omitzero"` // the lower bound of the wall time; zero in stamps of old versions
 	Boot    time.Duration `json:"boot"`
 	BootID  string        `json:"boot_id"`
 }
 
-// NewClock starts a clock on the machine's own (ReadClocks).
+// NewClock returns a clock that reads the machine's clocks (see ReadClocks).
 func NewClock() *Clock {
 	c := NewClockFrom(ReadClocks)
 	c.wall = time.Now
 	return c
 }
 
-// NewClockFrom starts a clock on other readings.
+// NewClockFrom returns a clock that reads its times from read, which must be safe
+// for concurrent use.
 func NewClockFrom(read func() Reading) *Clock {
 	now := read()
 	wall := func() time.Time { return read().Wall }
 	return &Clock{read: read, wall: wall, start: now, base: now.Wall.Round(0), since: now.Wall.Round(0)}
 }
 
-// Resume puts the service time after the one in a stamp of an earlier run. In
-// the same boot of the machine it is that time plus what has passed since, so
-// a step of the wall clock has no effect. After a reboot it is the wall clock,
-// or the stamp where the wall clock has fallen behind it. It is called once,
-// before the clock is used.
+// Resume continues the service time from a stamp of an earlier run. In the same
+// boot of the machine it is the stamp's time plus the time passed since, so a step
+// of the wall clock has no effect. After a reboot it is the later of the wall
+// clock and the stamp's time. With a nil stamp Resume does nothing; it returns an
+// error if the stamp is not valid JSON. Call it once, before the clock is used.
 func (c *Clock) Resume(stamp []byte) error {
 	if stamp == nil {
 		return nil
@@ -90,12 +92,12 @@ func (c *Clock) Resume(stamp []byte) error {
 	return nil
 }
 
-// Continued says whether the stamp that Resume was given is of this boot of the
-// machine, so that it still holds at the next start. It is so, too, where the
-// machine does not tell its boots apart.
+// Continued reports whether the stamp passed to Resume is from this boot of the
+// machine, so that the next run can still resume from it. It also returns true if
+// the boot is unknown.
 func (c *Clock) Continued() bool { return c.known || c.start.BootID == "" }
 
-// Stamp gives the service time in the form that Resume reads.
+// Stamp returns the present service time in the form that Resume reads.
 func (c *Clock) Stamp() []byte {
 	now := c.read()
 	b, err := json.Marshal(clockStamp{Service: c.Service(now.Wall), Least: c.leastAt(now.Wall), Boot: now.Boot, BootID: now.BootID})
@@ -105,17 +107,17 @@ func (c *Clock) Stamp() []byte {
 	return b
 }
 
-// Now reads the wall clock.
+// Now returns the wall time.
 func (c *Clock) Now() time.Time { return c.wall() }
 
-// Service gives the service time for a time that Now has given.
+// Service returns the service time at now, which must come from Now.
 func (c *Clock) Service(now time.Time) time.Time {
 	return c.base.Add(now.Sub(c.start.Wall) + time.Duration(c.sleep.Load()))
 }
 
-// Latest gives the time by which keys, earlier secrets and logins end, for a
-// time that Now has given: the wall clock, or where that was set back the least
-// that it can be. So nothing that has ended begins again.
+// Latest returns the later of now, which must come from Now, and the lower bound of
+// the wall time. Keys, previous secrets and logins expire by it, so none becomes
+// valid again if the wall clock is set back.
 func (c *Clock) Latest(now time.Time) time.Time {
 	if least := c.leastAt(now); now.Before(least) {
 		return least
@@ -123,8 +125,9 @@ func (c *Clock) Latest(now time.Time) time.Time {
 	return now
 }
 
-// Earliest is the earlier of the two, for what takes away what has ended: a wall
-// clock that is ahead for a while takes nothing away.
+// Earliest returns the earlier of now, which must come from Now, and the lower bound
+// of the wall time. Expired entries are deleted by it, so a wall clock that is
+// ahead for a while deletes nothing too early.
 func (c *Clock) Earliest(now time.Time) time.Time {
 	if least := c.leastAt(now); least.Before(now) {
 		return least
@@ -132,22 +135,23 @@ func (c *Clock) Earliest(now time.Time) time.Time {
 	return now
 }
 
-// Behind is by how much the wall clock was set back behind the least that it can
-// be, 0 where it was not.
+// Behind returns how far the wall clock is behind its lower bound, or 0 if it is
+// not.
 func (c *Clock) Behind(now time.Time) time.Duration {
 	return max(0, c.leastAt(now).Sub(now.Round(0)))
 }
 
-// leastAt is the least that the wall clock can be: it goes on like the service
-// time, but does not stay ahead for ever where a machine has started with a wall
-// clock that was years ahead (settle).
+// leastAt returns the lower bound of the wall time at now. It advances with the
+// service time. Only settle moves it, so that it does not stay years ahead after a
+// start with a wrong wall clock.
 func (c *Clock) leastAt(now time.Time) time.Time {
 	return c.Service(now).Add(time.Duration(c.least.Load()))
 }
 
-// Catch adds the time that the machine was suspended, which Go's monotonic
-// clock leaves out. It is to be called about every second; until then limits
-// only err on the strict side.
+// Catch adds the time of a suspend to the service time, since Go's monotonic clock
+// leaves it out. It also lets the clock adapt to a wall clock that was set. Call
+// it about once a second. Until it is called after a suspend, limits are too
+// strict, never too generous.
 func (c *Clock) Catch() {
 	now := c.read()
 	if now.BootID != "" {
@@ -160,16 +164,17 @@ func (c *Clock) Catch() {
 }
 
 const (
-	// settled is for how long a wall clock has to go steadily to be believed
-	// against what it said before.
+	// settled is how long a wall clock that was set must run steadily before
+	// it is trusted.
 	settled = 24 * time.Hour
-	// steady is what it may drift meanwhile.
+	// steady is how far it may drift during that time.
 	steady = time.Minute
 )
 
-// settle believes a wall clock that is elsewhere than it was once it has been so
-// for a day of running. Without it keys that end at a date would be of no use
-// for years after a start with a clock that was years ahead.
+// settle trusts a wall clock that was set to another time after it has kept that
+// time for a day of running, and moves the lower bound there. Otherwise, after a
+// start with a clock that is years ahead, keys with an expiry date would be
+// unusable for years.
 func (c *Clock) settle(wall time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,10 +190,10 @@ func (c *Clock) settle(wall time.Time) {
 	}
 }
 
-// Instant gives the moment at which the wall clock of a zone shows so many
-// minutes after midnight of a date. A time that the clock skips is the moment
-// at which it skips; of one that it shows twice it is the first, or with late
-// the second.
+// Instant returns the moment at which clocks in zone show the time that is minutes
+// after midnight of date. If the clocks skip that time, it returns the moment of
+// the skip. If they show it twice, it returns the first moment, or the second
+// if late.
 func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.Time {
 	wall := time.Date(date.Year(), date.Month(), date.Day(), 0, minutes, 0, 0, time.UTC)
 	var hits []time.Time
@@ -200,7 +205,7 @@ func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.T
 			hits = append(hits, t)
 		}
 		if shifted.IsZero() {
-			shifted = t // by the offset of before: it lies past the gap
+			shifted = t // by the offset before the change, so it lies after the gap
 		}
 	}
 	switch {

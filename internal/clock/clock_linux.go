@@ -17,7 +17,8 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(b))
 })
 
-// ReadClocks reads the machine's clocks.
+// ReadClocks returns the machine's clocks. Boot and BootID are unknown if the
+// kernel does not report them.
 func ReadClocks() Reading {
 	r := Reading{Wall: time.Now()}
 	var ts unix.Timespec

@@ -4,6 +4,6 @@ package clock
 
 import "time"
 
-// ReadClocks reads the machine's clocks; here only the wall clock is known to
-// go on over a restart.
+// ReadClocks returns the wall clock only. On this system Boot and BootID are
+// unknown.
 func ReadClocks() Reading { return Reading{Wall: time.Now()} }
