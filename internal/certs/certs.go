@@ -25,8 +25,8 @@ import (
 	"latchkey/internal/clock"
 )
 
-// Certificates are a certificate with its chain and key in two PEM files that
-// may change while they are used. It is safe for concurrent use.
+// Certificates holds a certificate with its chain and key, read from two PEM files
+// that may change while they are in use. It is safe for concurrent use.
 type Certificates struct {
 	CertFile string // path of the certificate and its chain; never changes
 
@@ -35,10 +35,11 @@ type Certificates struct {
 	current atomic.Pointer[tls.Certificate]
 
 	mu   sync.Mutex
-	seen []byte // what the files held when they were looked at last
+	seen []byte // contents of the files at the last Reload (see joined)
 }
 
-// OpenCertificates reads the pair. It fails where that cannot be used.
+// OpenCertificates reads a certificate and its key from two PEM files. It fails if
+// they cannot be used together. An expired certificate is only logged.
 func OpenCertificates(certFile, keyFile string, now time.Time, log *slog.Logger) (*Certificates, error) {
 	c := &Certificates{CertFile: certFile, keyFile: keyFile, log: log}
 	if _, err := c.Reload(now); err != nil {
@@ -47,22 +48,24 @@ func OpenCertificates(certFile, keyFile string, now time.Time, log *slog.Logger)
 	return c, nil
 }
 
-// Get is for tls.Config.GetCertificate. It never waits for a disk.
+// Get returns the current certificate and never an error. Use it as GetCertificate
+// of tls.Config. It never reads from disk.
 func (c *Certificates) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
 
-// Reload takes the files into use if they have changed. Where they cannot be
-// used, the pair that was good stays, and the error is given once: not again
-// before the files change again. Connections that stand keep theirs.
+// Reload reads the files and, if they have changed, uses them for new connections.
+// It reports whether it did. If they cannot be used, the previous pair stays in
+// use, and Reload returns the error once, until the files change again.
 func (c *Certificates) Reload(now time.Time) (changed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cert, err1 := os.ReadFile(c.CertFile)
 	key, err2 := os.ReadFile(c.keyFile)
 	unread := errors.Join(err1, err2)
-	// The contents and not the times of change: those may stay the same where
-	// the file is a link into a mounted folder, or was copied with its time.
+	// Compare the contents and not the modification times. Those may stay the
+	// same if the file is a link into a mounted folder, or was copied with its
+	// time.
 	found := joined(cert, key, unread)
 	if bytes.Equal(found, c.seen) {
 		return false, nil
@@ -82,8 +85,8 @@ func (c *Certificates) Reload(now time.Time) (changed bool, err error) {
 	return true, nil
 }
 
-// joined puts what was read into one value to compare; the parts are kept
-// apart by a byte that no PEM file has.
+// joined returns what was read as one value to compare. Its parts are separated by a
+// zero byte, which no PEM file contains.
 func joined(cert, key []byte, err error) []byte {
 	all := bytes.Join([][]byte{cert, key}, []byte{0})
 	if err != nil {
@@ -92,26 +95,26 @@ func joined(cert, key []byte, err error) []byte {
 	return all
 }
 
-// After an attempt that failed the next one is made no sooner than after the
-// least pause, doubled each time up to the longest: authorities block who
-// fails more than about five times an hour.
+// After a failed attempt the next one waits for leastPause. The pause doubles with
+// each failure, up to longestPause: authorities block clients that fail more than
+// about five times an hour.
 const (
 	leastPause   = 2 * time.Minute
 	longestPause = time.Hour
 )
 
-// IssuerOptions are what an Issuer is made of.
+// IssuerOptions are the options of NewIssuer.
 type IssuerOptions struct {
 	Domains   []string
 	Email     string
 	Directory string // URL of the directory of the authority (RFC 8555 section 7.1.1)
-	CAFile    string // PEM of who vouches for the directory's own certificate, "" for the system's
-	Folder    string // where certificates and the account's key are kept
+	CAFile    string // PEM file of the roots that sign the directory's own certificate; "" for the system's
+	Folder    string // stores the certificates and the account's key
 	Clock     *clock.Clock
 	Log       *slog.Logger
 }
 
-// Issuer gets certificates from an authority by ACME (RFC 8555), keeps them and
+// Issuer obtains certificates from an authority by ACME (RFC 8555), stores them and
 // renews them. It is safe for concurrent use.
 type Issuer struct {
 	o       IssuerOptions
@@ -121,15 +124,15 @@ type Issuer struct {
 	failed map[string]failedIssue // by domain
 }
 
-// failedIssue is how the attempts for a domain went that has no certificate.
+// failedIssue is the last failed attempt for a domain, and the pause until the next.
 type failedIssue struct {
 	err   error
 	pause time.Duration
 	until time.Time
 }
 
-// NewIssuer makes an issuer. Nothing is asked of the authority yet. The terms
-// of the authority count as agreed to.
+// NewIssuer returns an issuer and creates its folder. It sends nothing to the
+// authority yet. The issuer agrees to the authority's terms of service.
 func NewIssuer(o IssuerOptions) (*Issuer, error) {
 	if err := os.MkdirAll(o.Folder, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of certificates: %w", err)
@@ -150,7 +153,7 @@ func NewIssuer(o IssuerOptions) (*Issuer, error) {
 	}}, nil
 }
 
-// ReadRoots reads the certificates of authorities from a PEM file.
+// ReadRoots returns the certificates in a PEM file. It fails if there are none.
 func ReadRoots(file string) (*x509.CertPool, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -163,12 +166,13 @@ func ReadRoots(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// Get is for tls.Config.GetCertificate. The first time for a domain it waits
-// for the authority; while that fails it does not ask it again at once.
+// Get returns the certificate of the requested domain. Use it as GetCertificate of
+// tls.Config. If there is no certificate yet, Get waits for the authority. After
+// a failure it returns the same error until the pause is over.
 func (i *Issuer) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if !slices.Contains(i.o.Domains, name) || slices.Contains(hello.SupportedProtos, acme.ALPNProto) {
-		return i.manager.GetCertificate(hello) // which refuses it, or answers the authority's question
+		return i.manager.GetCertificate(hello) // it refuses the name, or answers the authority's challenge
 	}
 	now := i.o.Clock.Now()
 	i.mu.Lock()
@@ -182,7 +186,7 @@ func (i *Issuer) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return cert, err
 }
 
-// note remembers and logs how an attempt for a domain went.
+// note records the result of an attempt for a domain. It logs a failure.
 func (i *Issuer) note(name string, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -193,16 +197,16 @@ func (i *Issuer) note(name string, err error) {
 	}
 	now := i.o.Clock.Now()
 	if again && now.Before(earlier.until) {
-		return // of those who waited for the same attempt, one has told
+		return // several callers waited for this attempt; another has recorded it
 	}
 	pause := min(max(2*earlier.pause, leastPause), longestPause)
 	i.failed[name] = failedIssue{err: err, pause: pause, until: now.Add(pause)}
 	i.o.Log.Error("no certificate by ACME; check that the authority reaches this server by the name", "domain", name, "error", err, "again_in", pause.String())
 }
 
-// Run sees to it that every domain has a certificate, so that no client has to
-// wait for the first. It returns when they have, or when the context ends: what
-// is there is renewed by itself.
+// Run obtains a certificate for every domain, so that no client has to wait for the
+// first one. It returns when every domain has one, or when ctx ends. Later
+// renewals need no Run.
 func (i *Issuer) Run(ctx context.Context) {
 	tick := time.NewTicker(leastPause)
 	defer tick.Stop()
@@ -220,7 +224,8 @@ func (i *Issuer) obtain(ctx context.Context) (err error) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// The suite says that the client takes ECDSA, as all do by now.
+		// This suite makes autocert issue an ECDSA certificate. All clients accept
+		// those by now.
 		hello := &tls.ClientHelloInfo{ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
 		_, failed := i.Get(hello)
 		err = errors.Join(err, failed)
@@ -228,15 +233,15 @@ func (i *Issuer) obtain(ctx context.Context) (err error) {
 	return err
 }
 
-// Handler answers what the authority asks by plain HTTP (RFC 8555 section
-// 8.3), and nothing else. It does not send clients on to HTTPS: a key that was
-// sent in clear would go unnoticed.
+// Handler returns the handler for the authority's challenges over plain HTTP (RFC
+// 8555 section 8.3). Other requests get 404. It does not redirect clients to
+// HTTPS: then nobody would notice that a key was sent in plaintext.
 func (i *Issuer) Handler() http.Handler {
 	answers := i.manager.HTTPHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "This port is for certificates alone. Use https.", http.StatusNotFound)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if host, _, err := net.SplitHostPort(r.Host); err == nil { // a test authority asks at another port than 80
+		if host, _, err := net.SplitHostPort(r.Host); err == nil { // a test authority uses a port other than 80
 			r.Host = host
 		}
 		answers.ServeHTTP(w, r)

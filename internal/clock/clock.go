@@ -62,9 +62,10 @@ func NewClockFrom(read func() Reading) *Clock {
 
 // Resume continues the service time from a stamp of an earlier run. In the same
 // boot of the machine it is the stamp's time plus the time passed since, so a step
-// of the wall clock has no effect. After a reboot it is the later of the wall
-// clock and the stamp's time. With a nil stamp Resume does nothing; it returns an
-// error if the stamp is not valid JSON. Call it once, before the clock is used.
+// of the wall clock has no effect. After a reboot, or if the boot is unknown, it
+// is the later of the wall clock and the stamp's time. With a nil stamp Resume
+// does nothing. It returns an error if the stamp cannot be decoded. Call it once,
+// before the clock is used.
 func (c *Clock) Resume(stamp []byte) error {
 	if stamp == nil {
 		return nil

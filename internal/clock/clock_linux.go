@@ -17,8 +17,8 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(b))
 })
 
-// ReadClocks returns the machine's clocks. Boot and BootID are unknown if the
-// kernel does not report them.
+// ReadClocks returns the machine's clocks. Boot or BootID is unknown if the kernel
+// does not report it.
 func ReadClocks() Reading {
 	r := Reading{Wall: time.Now()}
 	var ts unix.Timespec

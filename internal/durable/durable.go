@@ -1,4 +1,5 @@
-// Package durable makes changes to files and folders last over a power cut.
+// Package durable changes files and folders so that the change survives a power
+// cut.
 package durable
 
 import (
@@ -9,7 +10,8 @@ import (
 	"runtime"
 )
 
-// SyncDir makes a rename in a folder last over a power cut.
+// SyncDir syncs a folder, so that files created, renamed or removed in it survive a
+// power cut. On Windows it has no effect.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -23,8 +25,9 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// WriteFile makes or replaces a small file, on disk when it returns. A crash
-// leaves the old contents or the new ones, never a part.
+// WriteFile creates or replaces a small file, readable only by its owner. When it
+// returns nil, the text is on disk. A crash leaves the old contents or the new
+// ones, never a part.
 func WriteFile(path, text string) error {
 	temp := path + ".new"
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -1,5 +1,5 @@
-// Package keytext makes and reads the text of API keys: random characters with a
-// checksum, their digest and the hint that may be shown.
+// Package keytext creates and checks the text of API keys: random characters with a
+// checksum, their digest, and the hint that may be shown.
 package keytext
 
 import (
@@ -18,17 +18,18 @@ const (
 	secretCheck  = 6  // base62 characters of the CRC-32 of what precedes them
 )
 
-// SecretLength is how many characters of a key follow its prefix.
+// SecretLength is the number of characters in a key after its prefix.
 const SecretLength = secretRandom + secretCheck
 
-// NewSecret makes an API key: the prefix, 30 random characters and a checksum,
-// by which a mistyped key is told without a look-up.
+// NewSecret returns a new API key: the prefix, 30 random characters and a checksum.
+// The checksum reveals a mistyped key without a look-up.
 func NewSecret(prefix string) string {
 	body := prefix + randomText(secretRandom)
 	return body + check(body)
 }
 
-// WellFormed says whether a text has the shape of a key and its checksum fits.
+// WellFormed reports whether secret has the prefix and the length of a key and its
+// checksum is right. It does not mean that the key exists.
 func WellFormed(secret, prefix string) bool {
 	if len(secret) != len(prefix)+secretRandom+secretCheck || secret[:len(prefix)] != prefix {
 		return false
@@ -55,14 +56,14 @@ func check(body string) string {
 	return string(b[:])
 }
 
-// randomText gives n random base62 characters, each as likely as the next.
+// randomText returns n random base62 characters, all equally likely.
 func randomText(n int) string {
 	out := make([]byte, 0, n)
 	buf := make([]byte, 2*n)
 	for len(out) < n {
-		_, _ = rand.Read(buf) // never fails; the program ends if the system has none
+		_, _ = rand.Read(buf) // never fails: without a random source the program ends
 		for _, b := range buf {
-			if b < 248 && len(out) < n { // 4 * 62: more would favour the first characters
+			if b < 248 && len(out) < n { // 4 * 62; larger bytes would favour the first characters
 				out = append(out, base62[b%62])
 			}
 		}
@@ -70,24 +71,24 @@ func randomText(n int) string {
 	return string(out)
 }
 
-// RandomHex gives n random bytes as lower-case hex digits.
+// RandomHex returns n random bytes as 2n lower-case hex digits.
 func RandomHex(n int) string {
 	b := make([]byte, n)
 	_, _ = rand.Read(b)
 	return hex.EncodeToString(b)
 }
 
-// Digest is the SHA-256 of a secret: what imports bring, and by which the
-// cache finds a key.
+// Digest is the SHA-256 of a secret. Imported keys arrive as digests, and the cache
+// finds keys by them.
 type Digest [sha256.Size]byte
 
-// DigestOf hashes a secret.
+// DigestOf returns the digest of a secret.
 func DigestOf(secret string) Digest {
-	var room [64]byte // on the stack, for a key of the usual length
+	var room [64]byte // stays on the stack for a key of the usual length
 	return sha256.Sum256(append(room[:0], secret...))
 }
 
-// ParseDigest reads a digest of 64 hex digits.
+// ParseDigest returns the digest that s writes as 64 hex digits, in either case.
 func ParseDigest(s string) (d Digest, err error) {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != len(d) {
@@ -96,7 +97,9 @@ func ParseDigest(s string) (d Digest, err error) {
 	return Digest(b), nil
 }
 
-// Hint is what may be shown of a secret: its prefix and last four characters.
+// Hint returns the part of a secret that may be shown: its prefix and its last four
+// characters. For a secret without the prefix, or a short one, it returns
+// "imported".
 func Hint(secret, prefix string) string {
 	if !strings.HasPrefix(secret, prefix) || len(secret) < len(prefix)+secretRandom {
 		return "imported"

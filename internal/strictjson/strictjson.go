@@ -9,10 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth bounds the nesting of objects and arrays.
+// MaxDepth is the deepest nesting of objects and arrays that is accepted. The
+// outermost object counts as 1.
 const MaxDepth = 32
 
-// Error is a sentence for whoever sent the text.
+// Error is a sentence for the client that sent the text.
 type Error string
 
 // Error returns the sentence.
@@ -20,8 +21,8 @@ func (e Error) Error() string { return string(e) }
 
 func errorf(format string, args ...any) error { return Error(fmt.Sprintf(format, args...)) }
 
-// Object returns the members of a text that is one JSON object, and an Error
-// for any other.
+// Object returns the members of data, which must be one JSON object. Otherwise it
+// returns an Error.
 func Object(data []byte) (members map[string]json.RawMessage, err error) {
 	if err := check(data); err != nil {
 		return nil, err
@@ -43,13 +44,13 @@ func check(data []byte) error {
 	dec.UseNumber()
 	type level struct {
 		names map[string]bool // nil in an array
-		value bool            // in an object, whether a value comes next
+		value bool            // in an object: a value comes next, not a name
 	}
 	var open []level
 	for {
 		tok, err := dec.Token()
 		if err != nil {
-			return nil // valid as a whole, so this is its end
+			return nil // data is valid JSON, so this is its end
 		}
 		top := len(open) - 1
 		if name, ok := tok.(string); ok && top >= 0 && open[top].names != nil && !open[top].value {

@@ -27,7 +27,7 @@ type Authority struct {
 	File   string // the PEM file of its certificate
 }
 
-// NewAuthority makes an authority that is valid for an hour from now.
+// NewAuthority returns a new authority. Its certificate expires in an hour.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{t: t, File: filepath.Join(t.TempDir(), "ca.pem")}
@@ -43,8 +43,9 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// sign makes a key and a certificate for it, signed by the authority, or by the
-// key itself if the authority has none yet.
+// sign creates a key, stores it in *into, and returns a certificate for it in DER.
+// The authority signs it, or the key itself if the authority has no certificate
+// yet.
 func (a *Authority) sign(template *x509.Certificate, into **ecdsa.PrivateKey) []byte {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -65,8 +66,9 @@ func (a *Authority) sign(template *x509.Certificate, into **ecdsa.PrivateKey) []
 	return der
 }
 
-// Issue writes a certificate for localhost and 127.0.0.1 and its key to two
-// files, and returns its serial number.
+// Issue creates a certificate for localhost and 127.0.0.1 that expires at until. It
+// writes the certificate and its key to two PEM files and returns the serial
+// number.
 func (a *Authority) Issue(certFile, keyFile string, until time.Time) int64 {
 	a.t.Helper()
 	var key *ecdsa.PrivateKey
@@ -96,7 +98,7 @@ func Client(t testing.TB, file string, change func(*tls.Config)) *http.Client {
 	return &http.Client{Transport: transport, Timeout: time.Minute}
 }
 
-// Roots reads the certificates of a PEM file.
+// Roots returns the certificates of a PEM file.
 func Roots(t testing.TB, file string) *x509.CertPool {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -110,7 +112,7 @@ func Roots(t testing.TB, file string) *x509.CertPool {
 	return roots
 }
 
-// WritePEM writes one PEM block to a file.
+// WritePEM writes one PEM block of type kind to a file.
 func WritePEM(t testing.TB, file, kind string, der []byte) {
 	t.Helper()
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {

@@ -1,4 +1,4 @@
-// Package upstreamtest plays upstreams for tests.
+// Package upstreamtest simulates upstreams for tests.
 package upstreamtest
 
 import (
@@ -9,15 +9,17 @@ import (
 	"testing"
 )
 
-// Script is an upstream that answers each request of a connection with the
-// bytes for its number, over all connections, and closes where there is no more.
+// Script is an upstream that plays prepared answers in order, one for each request,
+// counted over all connections. When no answer is left, it closes the connection.
 type Script struct {
 	net.Listener
-	Asked chan string // the heads that came
-	Lines chan func(c net.Conn)
+	Asked chan string           // receives the head of each request; room for 100
+	Lines chan func(c net.Conn) // the answers that are left
 }
 
-// NewScript plays the answers, one for each request.
+// NewScript starts an upstream at a free local port that plays answers. There may
+// be 100 of them, and more can be sent to Lines. The listener is closed when
+// t ends.
 func NewScript(t testing.TB, answers ...func(c net.Conn)) *Script {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -42,7 +44,7 @@ func NewScript(t testing.TB, answers ...func(c net.Conn)) *Script {
 }
 
 func (s *Script) serve(c net.Conn) {
-	defer c.Close() // by then the other side has
+	defer c.Close() // usually closed already, by the other side or an answer
 	in := bufio.NewReader(c)
 	for {
 		head := ""
@@ -62,10 +64,10 @@ func (s *Script) serve(c net.Conn) {
 	}
 }
 
-// Sends answers with some bytes.
+// Sends returns an answer that writes s.
 func Sends(s string) func(net.Conn) { return func(c net.Conn) { _, _ = io.WriteString(c, s) } }
 
-// SendsLast answers with some bytes and closes.
+// SendsLast returns an answer that writes s and closes the connection.
 func SendsLast(s string) func(net.Conn) {
 	return func(c net.Conn) {
 		_, _ = io.WriteString(c, s)
