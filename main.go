@@ -81,8 +81,8 @@ type service struct {
 	reload  func() (Config, error) // loads the configuration again
 }
 
-// loadService returns the service of the configuration that LoadConfig loads. After
-// an error it still returns what was loaded.
+// loadService returns the service of the configuration that LoadConfig loads, or
+// the error of LoadConfig.
 func loadService(file string, environ []string, flags map[string]string) (service, error) {
 	c, sources, err := LoadConfig(file, environ, flags)
 	reload := func() (Config, error) {

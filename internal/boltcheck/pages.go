@@ -1,5 +1,5 @@
-// Package boltcheck checks the pages of a bbolt file without trusting them: a
-// damaged offset is reported, where bbolt's own check may die of it.
+// Package boltcheck checks the pages of a bbolt file without trusting them. It
+// reports a damaged offset that may crash bbolt's own check.
 package boltcheck
 
 import (
@@ -12,35 +12,35 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A file of bbolt is a row of pages of one size. The tree is made of nodes, each
-// in one page or in several that follow one another. A node opens with its page's
-// number (8 bytes), what it is (2), how many elements it has (2) and how many
-// more pages belong to it (4); then come its elements of 16 bytes, and behind
-// them their keys and values, one right behind the other. Numbers are in the
-// byte order of the machine.
+// A bbolt file is a sequence of pages of one size. It holds a tree of nodes. A node
+// fills one page or several consecutive pages. It begins with a header of 16
+// bytes: its page number (8 bytes), its kind (2), the number of its elements (2)
+// and the number of its pages after the first (4). Then follow its elements of 16
+// bytes each, then their keys and values without gaps. Numbers are in the byte
+// order of the machine.
 const (
 	nodeHeader  = 16
 	nodeElement = 16
-	metaRoot    = 32 // where the page that describes a file says what is where
-	metaFree    = 48
-	metaEnd     = 56
+	metaRoot    = 32 // offsets in the meta page: the page number of the tree's root,
+	metaFree    = 48 // that of the list of free pages,
+	metaEnd     = 56 // and the number of pages
 	noFreeList  = ^uint64(0)
 
-	branchNode = 0x01 // its elements lead to other nodes
-	leafNode   = 0x02 // its elements are records, or buckets
-	freeNode   = 0x10 // the list of the free pages
-	bucketFlag = 0x01
+	branchNode = 0x01 // its elements point to other nodes
+	leafNode   = 0x02 // its elements are records or buckets
+	freeNode   = 0x10 // the list of free pages
+	bucketFlag = 0x01 // an element of a leaf that is a bucket
 )
 
-// maxLevels bounds how deep a tree is walked. Each level has at least double the
-// keys of the one above, so no sound file comes near it.
+// maxLevels is the greatest depth to which a tree is followed. Each level has at
+// least twice the keys of the level above, so no sound file comes near it.
 const maxLevels = 64
 
-// Check reports what is wrong with the pages of the file that tx reads. It reads
-// them through file, which must be that of tx, and believes none of them: bbolt's
-// own check follows each offset through the map of the file in memory, and one
-// that leads out of the map ends the process. Writes may go on meanwhile: Check
-// looks only at the pages of tx.
+// Check calls report for each problem that it finds in the pages that tx reads. It
+// reads them from file, which must be the file of tx, and checks each offset
+// before it follows it. (bbolt's own check follows offsets into the memory map of
+// the file; an offset outside the map ends the process.) Check may run during
+// writes: it reads only the pages of its own transaction.
 func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
 	if file == nil {
 		report("the transaction has no file to look at")
@@ -64,7 +64,7 @@ func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
 	}
 	w.tree(treePlace{page: number(first[metaRoot:]), top: true})
 	if w.found || listed == noFreeList {
-		return // what hangs from a bad page was not seen
+		return // pages below a bad one were not seen, or there is no list of the free ones
 	}
 	for page, use := range w.uses {
 		if use == pageUnknown {
@@ -73,8 +73,8 @@ func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
 	}
 }
 
-// metaPage takes the first page of a copy, the one that describes the file as a
-// transaction sees it, and ends the copy there.
+// metaPage is a writer for tx.WriteTo. It keeps the first page of the copy, which
+// describes the file as the transaction sees it, and stops the copy with an error.
 type metaPage []byte
 
 func (p *metaPage) Write(page []byte) (int, error) {
@@ -87,7 +87,7 @@ func (p *metaPage) Write(page []byte) (int, error) {
 
 func number(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 
-// pageUse is what is known of a page.
+// pageUse is how a page is used, as far as the check has found out.
 type pageUse byte
 
 const (
@@ -96,22 +96,22 @@ const (
 	pageFree
 )
 
-// pageWalk goes through the pages of a file.
+// pageWalk is a walk through the pages of a file. Use it for one check only.
 type pageWalk struct {
 	file   io.ReaderAt
-	size   uint64 // of a page, in bytes
-	uses   []pageUse
+	size   uint64    // of a page, in bytes
+	uses   []pageUse // by page number
 	report func(problem string)
-	found  bool              // a problem
-	levels [maxLevels][]byte // the node that is looked at on each level
+	found  bool              // a problem was reported
+	levels [maxLevels][]byte // the current node of each level; its memory is used again
 }
 
-// treePlace is where a node hangs in a tree.
+// treePlace is the place of a node in a tree.
 type treePlace struct {
 	page     uint64
 	depth    int
-	from, to []byte // its keys are not before from, and before to; nil for no bound
-	top      bool   // of the tree of the buckets
+	from, to []byte // its keys are >= from and < to; nil means no bound
+	top      bool   // in the tree whose records are the buckets
 }
 
 func (w *pageWalk) problem(page uint64, format string, args ...any) {
@@ -119,8 +119,8 @@ func (w *pageWalk) problem(page uint64, format string, args ...any) {
 	w.report(fmt.Sprintf("page %d ", page) + fmt.Sprintf(format, args...))
 }
 
-// claim notes a use of the pages of a node, and says whether they exist and had
-// no other.
+// claim records the use of count pages from page on. It reports whether they exist
+// and had no use before. If not, it has reported a problem.
 func (w *pageWalk) claim(page, count uint64, use pageUse) bool {
 	if page < 2 || page >= uint64(len(w.uses)) || count > uint64(len(w.uses))-page {
 		w.problem(page, "is not one of the file's %d, or the %d pages of its node are not", len(w.uses), count)
@@ -136,7 +136,8 @@ func (w *pageWalk) claim(page, count uint64, use pageUse) bool {
 	return true
 }
 
-// read reads the first bytes of a node.
+// read returns the first n bytes of the node at page. It uses the memory of into if
+// that is large enough.
 func (w *pageWalk) read(page, n uint64, into []byte) ([]byte, error) {
 	if uint64(cap(into)) < n {
 		into = make([]byte, n)
@@ -145,8 +146,8 @@ func (w *pageWalk) read(page, n uint64, into []byte) ([]byte, error) {
 	return into[:n], err
 }
 
-// head reads the first page of a node and claims all of them. It gives nil where
-// there is nothing to go on with.
+// head claims all pages of a node. It returns the first page and the size of all, in
+// bytes. If the node cannot be used, it reports a problem and returns nil.
 func (w *pageWalk) head(page uint64, into []byte) (node []byte, bytes uint64) {
 	if !w.claim(page, 1, pageUsed) {
 		return nil, 0
@@ -167,7 +168,7 @@ func (w *pageWalk) head(page uint64, into []byte) (node []byte, bytes uint64) {
 	return node, (1 + more) * w.size
 }
 
-// free goes through the list of the free pages.
+// free checks the list of free pages, which is at page.
 func (w *pageWalk) free(page uint64) {
 	node, room := w.head(page, nil)
 	if node == nil {
@@ -178,7 +179,7 @@ func (w *pageWalk) free(page uint64) {
 		return
 	}
 	skip, count := uint64(nodeHeader), uint64(nodeCount(node))
-	if count == 0xffff { // the number is too large for its place, and stands first in the list
+	if count == 0xffff { // the number does not fit in the header, so it is the first entry of the list
 		skip, count = skip+8, number(node[nodeHeader:])
 	}
 	if count > (room-skip)/8 {
@@ -195,7 +196,7 @@ func (w *pageWalk) free(page uint64) {
 	}
 }
 
-// tree goes through a node and all that hangs from it.
+// tree checks a node and all nodes below it.
 func (w *pageWalk) tree(at treePlace) {
 	if at.depth == maxLevels {
 		w.problem(at.page, "is deeper in the tree than can be")
@@ -220,7 +221,8 @@ func (w *pageWalk) tree(at treePlace) {
 	}
 }
 
-// node reads a node of a tree, and gives nil where it is not sound.
+// node reads and checks a node of a tree. If it is damaged, node reports a problem
+// and returns nil. The result is valid until the next node of the same depth.
 func (w *pageWalk) node(at treePlace) []byte {
 	node, room := w.head(at.page, w.levels[at.depth])
 	if node == nil {
@@ -250,7 +252,8 @@ func (w *pageWalk) node(at treePlace) []byte {
 	return node
 }
 
-// order reports keys of a sound node that are not in their order.
+// order reports the keys of a sound node that are out of order or outside the
+// bounds of at.
 func (w *pageWalk) order(at treePlace, node []byte) {
 	for i := range nodeCount(node) {
 		key := nodeKey(node, i)
@@ -265,8 +268,9 @@ func (w *pageWalk) order(at treePlace, node []byte) {
 	}
 }
 
-// leaf looks at an element that is a record, which says nothing of pages, or at
-// the top a bucket. A small one has its only node, without pages, right in it.
+// leaf checks element i of a leaf node. At the top it is a bucket, and leaf checks
+// its tree too; below it is a record, which refers to no pages. The value of a small
+// bucket contains the only node of the bucket, which then has no page.
 func (w *pageWalk) leaf(at treePlace, node []byte, i int) {
 	flags := binary.NativeEndian.Uint32(node[nodeHeader+nodeElement*i:])
 	if !at.top && flags != 0 || at.top && flags != bucketFlag {
@@ -308,8 +312,9 @@ func (w *pageWalk) leaf(at treePlace, node []byte, i int) {
 func nodeKind(node []byte) int  { return int(binary.NativeEndian.Uint16(node[8:])) }
 func nodeCount(node []byte) int { return int(binary.NativeEndian.Uint16(node[10:])) }
 
-// nodeSpans says where the key of an element begins and ends, and where its
-// value does, as far as the node has the element.
+// nodeSpans returns where in node the key of element i begins, where its value
+// begins, which is the end of the key, and where the value ends. In a branch node
+// value and end are equal. The element must be within node; the results may not be.
 func nodeSpans(node []byte, i int) (key, value, end uint64) {
 	at := nodeHeader + nodeElement*i
 	b := node[at:]
@@ -324,8 +329,9 @@ func nodeSpans(node []byte, i int) (key, value, end uint64) {
 	return key, value, value + word(3)
 }
 
-// nodeEnd says where a node ends: with its last element, of which nothing is
-// known to be true, or with its table where that is not all there.
+// nodeEnd returns where a node ends according to its last element, which may be
+// damaged. If node has no elements or contains only a part of their table, nodeEnd
+// returns the end of the table.
 func nodeEnd(node []byte) uint64 {
 	count := nodeCount(node)
 	table := nodeHeader + nodeElement*count
@@ -336,8 +342,8 @@ func nodeEnd(node []byte) uint64 {
 	return end
 }
 
-// checkNode says why the keys and values of a node do not stand where they
-// should. In one that is sound all of them are within it.
+// checkNode returns an error if the keys and values of a node are not at the offsets
+// where they should be. If it returns nil, all of them are within node.
 func checkNode(node []byte) error {
 	count := nodeCount(node)
 	next := uint64(nodeHeader + nodeElement*count)
@@ -359,13 +365,14 @@ func checkNode(node []byte) error {
 	return nil
 }
 
-// nodeKey gives the key of an element of a sound node.
+// nodeKey returns the key of element i of a sound node. It shares the memory of node.
 func nodeKey(node []byte, i int) []byte {
 	key, value, _ := nodeSpans(node, i)
 	return node[key:value]
 }
 
-// nodeValue gives the value of an element of a sound node.
+// nodeValue returns the value of element i of a sound node. It shares the memory of
+// node.
 func nodeValue(node []byte, i int) []byte {
 	_, value, end := nodeSpans(node, i)
 	return node[value:end]
