@@ -321,7 +321,8 @@ func (a *App) Deed(action string) AuditContext {
 }
 
 // catch calls Catch of the clock and reports whether the wall clock is behind by a
-// minute or more. It logs that unless told, so pass its last result.
+// minute or more. If so, it logs a warning, unless told is true. Pass the previous
+// result as told, so that it warns only once.
 func (a *App) catch(told bool) (behind bool) {
 	a.clock.Catch()
 	by := a.clock.Behind(a.clock.Now())

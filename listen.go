@@ -40,7 +40,7 @@ type ListenerOptions struct {
 	// "api", "admin" and "acme". They replace the addresses of the config.
 	Sockets map[string][]net.Listener
 
-	API, Admin, Local http.Handler // the handlers of the API, the admin endpoint and the control socket
+	API, Admin, Local http.Handler // Local is for the control socket
 }
 
 // Listeners holds the listeners of the service and their HTTP servers: for the

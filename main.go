@@ -162,7 +162,9 @@ type serveOptions struct {
 func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error) {
 	o := serveOptions{s, options}
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(200) // half as many collections; the heap grows to three times the live data, not two
+		// Half as many collections; the heap grows to three times the live data,
+		// instead of two.
+		debug.SetGCPercent(200)
 	}
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
@@ -266,8 +268,8 @@ func firstOperator(a *App) error {
 	return nil
 }
 
-// dashboardURL returns the URL at which browsers reach the dashboard, which listens
-// at at: the one of the config, else that of hostURL.
+// dashboardURL returns the URL at which browsers reach the dashboard. It is the URL
+// of the config, if set, else that of hostURL for the listener's address at.
 func dashboardURL(c Config, at net.Addr) string {
 	if c.Admin.BaseURL != "" {
 		return c.Admin.BaseURL
@@ -305,8 +307,8 @@ func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
 	}
 }
 
-// baseURL returns the URL at which clients reach the API, which listens at api: the
-// one of the config, else that of hostURL.
+// baseURL returns the URL at which clients reach the API. It is the URL of the
+// config, if set, else that of hostURL for the listener's address api.
 func baseURL(c Config, api net.Addr) string {
 	if c.Server.BaseURL != "" {
 		return strings.TrimSuffix(c.Server.BaseURL, "/")
@@ -315,8 +317,8 @@ func baseURL(c Config, api net.Addr) string {
 }
 
 // hostURL returns the URL of a listener at address at. It has localhost in place of
-// 0.0.0.0 or [::], which clients cannot connect to, and the first domain of the
-// config if t uses ACME.
+// 0.0.0.0 or [::], which are no addresses for clients. If t uses ACME, it has the
+// first ACME domain of the config.
 func hostURL(c Config, at net.Addr, t ListenerTLS) string {
 	scheme := "http://"
 	if t.On() {

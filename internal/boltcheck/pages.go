@@ -312,9 +312,10 @@ func (w *pageWalk) leaf(at treePlace, node []byte, i int) {
 func nodeKind(node []byte) int  { return int(binary.NativeEndian.Uint16(node[8:])) }
 func nodeCount(node []byte) int { return int(binary.NativeEndian.Uint16(node[10:])) }
 
-// nodeSpans returns where in node the key of element i begins, where its value
-// begins, which is the end of the key, and where the value ends. In a branch node
-// value and end are equal. The element must be within node; the results may not be.
+// nodeSpans returns offsets in node for element i: the start of its key, the start
+// of its value (which is the end of the key) and the end of its value. Elements of
+// a branch node have no value. The element itself must be within node; in a
+// damaged node the offsets may lie outside.
 func nodeSpans(node []byte, i int) (key, value, end uint64) {
 	at := nodeHeader + nodeElement*i
 	b := node[at:]

@@ -85,8 +85,8 @@ func (c *Certificates) Reload(now time.Time) (changed bool, err error) {
 	return true, nil
 }
 
-// joined returns what was read as one value to compare. Its parts are separated by a
-// zero byte, which no PEM file contains.
+// joined returns cert, key and the text of err as one value to compare. They are
+// separated by a zero byte, which no PEM file contains.
 func joined(cert, key []byte, err error) []byte {
 	all := bytes.Join([][]byte{cert, key}, []byte{0})
 	if err != nil {
@@ -108,7 +108,7 @@ type IssuerOptions struct {
 	Domains   []string
 	Email     string
 	Directory string // URL of the directory of the authority (RFC 8555 section 7.1.1)
-	CAFile    string // PEM file of the roots that sign the directory's own certificate; "" for the system's
+	CAFile    string // PEM file of the roots for the directory's TLS; "" for the system's
 	Folder    string // stores the certificates and the account's key
 	Clock     *clock.Clock
 	Log       *slog.Logger
@@ -172,7 +172,8 @@ func ReadRoots(file string) (*x509.CertPool, error) {
 func (i *Issuer) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if !slices.Contains(i.o.Domains, name) || slices.Contains(hello.SupportedProtos, acme.ALPNProto) {
-		return i.manager.GetCertificate(hello) // it refuses the name, or answers the authority's challenge
+		// The manager refuses the name or answers the authority's challenge.
+		return i.manager.GetCertificate(hello)
 	}
 	now := i.o.Clock.Now()
 	i.mu.Lock()
@@ -241,7 +242,8 @@ func (i *Issuer) Handler() http.Handler {
 		http.Error(w, "This port is for certificates alone. Use https.", http.StatusNotFound)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if host, _, err := net.SplitHostPort(r.Host); err == nil { // a test authority uses a port other than 80
+		// A test authority uses a port other than 80.
+		if host, _, err := net.SplitHostPort(r.Host); err == nil {
 			r.Host = host
 		}
 		answers.ServeHTTP(w, r)

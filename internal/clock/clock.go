@@ -13,9 +13,9 @@ import (
 
 // Clock reads two times. Wall time is for records and people, and may step.
 // Service time is for limits: it advances with real time, also across suspend and
-// restart, and never goes back. From it follows a lower bound of the wall time,
-// which keeps expired keys expired if the wall clock is set back (see Latest). All
-// methods except Resume are safe for concurrent use.
+// restart, and never goes back. The clock also derives a lower bound of the wall
+// time from it, so that expired keys stay expired if the wall clock is set back
+// (see Latest). All methods except Resume are safe for concurrent use.
 type Clock struct {
 	read  func() Reading
 	wall  func() time.Time // reads only the wall clock, which is much faster
@@ -26,8 +26,8 @@ type Clock struct {
 	least atomic.Int64 // nanoseconds from the service time to the lower bound of the wall time
 
 	mu    sync.Mutex    // guards gap and since, which settle writes
-	gap   time.Duration // how far the wall clock is ahead of its lower bound; negative if behind
-	since time.Time     // service time at which gap was first seen
+	gap   time.Duration // wall clock minus its lower bound, when last set
+	since time.Time     // service time at which gap was set
 }
 
 // Reading holds the machine's clocks at one moment.
