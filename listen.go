@@ -61,7 +61,7 @@ type Listeners struct {
 // settings.
 type door struct {
 	name      string // the name in Sockets; "" for the control socket
-	key       string // the section of the config, for error messages
+	key       string // for error messages: the section of the config, or "the control socket"
 	network   string
 	address   string
 	tls       ListenerTLS
@@ -222,7 +222,7 @@ func (d *Listeners) Serve() {
 	for _, x := range d.doors {
 		for _, l := range x.listeners {
 			d.serving.Go(func() {
-				if x.tls.On() { // not TLSConfig != nil: Serve sets TLSConfig for a server without TLS too
+				if x.tls.On() { // TLSConfig cannot show it: Serve sets it even without TLS
 					d.failed <- x.server.ServeTLS(l, "", "")
 				} else {
 					d.failed <- x.server.Serve(l)

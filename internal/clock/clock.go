@@ -26,7 +26,7 @@ type Clock struct {
 	least atomic.Int64 // nanoseconds from the service time to the lower bound of the wall time
 
 	mu    sync.Mutex    // guards gap and since, which settle writes
-	gap   time.Duration // wall clock minus its lower bound, when last set
+	gap   time.Duration // wall clock minus its lower bound; 0 while they agree
 	since time.Time     // service time at which gap was set
 }
 
