@@ -15,17 +15,18 @@ import (
 	"time"
 )
 
-// DefaultOwner is who owns what is made without a word about its owner.
+// DefaultOwner is the name of the owner of records that are created without
+// naming one.
 const DefaultOwner = "admin"
 
-// owner is a user of the service: keys act for one, and what they make is
-// theirs. With a wallet (Balance not nil) a call is refused when it holds less
-// than Rate.
+// owner is a user of the service. Each key acts for one owner, and what it
+// creates belongs to that owner. Balance is the owner's wallet; it is nil if the
+// owner has none. A new call is refused if the wallet holds less than Rate.
 type owner struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
 	Balance   *float64  `json:"balance,omitempty"`
-	Rate      float64   `json:"rate"` // per minute of a call, and the least that one needs
+	Rate      float64   `json:"rate"` // price of one call minute, and the least balance to start a call
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -35,8 +36,9 @@ var ownerTable = Table[owner]{
 	Indexes: []Index[owner]{{"name", func(o owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
 }
 
-// EnsureOwner finds the owner of a name, DefaultOwner for "", and makes a new
-// one where there is none.
+// EnsureOwner returns the owner called name, or DefaultOwner if name is "". It
+// creates the owner if there is none. It returns ErrValidation if name is longer
+// than 200 bytes.
 func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	if name = strings.TrimSpace(name); name == "" {
 		name = DefaultOwner
@@ -55,13 +57,13 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	return o, ownerTable.Put(tx, o)
 }
 
-// FindOwner reads an owner; ErrNotFound where there is none.
+// FindOwner returns the owner with this id, or ErrNotFound.
 func FindOwner(tx *Tx, id uint64) (owner, error) { return ownerTable.Get(tx, IDKey(id)) }
 
-// OwnerNamed reads the owner of a name; ErrNotFound where there is none.
+// OwnerNamed returns the owner called name, or ErrNotFound.
 func OwnerNamed(tx *Tx, name string) (owner, error) { return ownerTable.One(tx, "name", []byte(name)) }
 
-// OwnerName gives the name of an owner, "" where there is none.
+// OwnerName returns the name of an owner, or "" if the owner cannot be read.
 func OwnerName(tx *Tx, id uint64) string {
 	o, err := FindOwner(tx, id)
 	if err != nil {
@@ -70,7 +72,7 @@ func OwnerName(tx *Tx, id uint64) string {
 	return o.Name
 }
 
-// AllOwners reads the owners, oldest first.
+// AllOwners returns all owners, oldest first.
 func AllOwners(tx *Tx) (all []owner, err error) {
 	for o, err := range ownerTable.All(tx, false) {
 		if err != nil {
@@ -81,30 +83,31 @@ func AllOwners(tx *Tx) (all []owner, err error) {
 	return all, nil
 }
 
-// SaveOwner stores a changed owner.
+// SaveOwner stores a changed owner under its id.
 func SaveOwner(tx *Tx, o owner) error { return ownerTable.Put(tx, o) }
 
-// Brief is an owner as other objects show it.
+// Brief returns the short form of an owner that other objects contain.
 func (o owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name": o.Name} }
 
-// owners serves the owners to the operator.
+// owners serves the endpoints with which the operator manages owners.
 type owners struct {
 	catalog AdminRecords[owner]
 	keyring *Keyring
 }
 
-// NewOwners serves the owners of a store, with the limits that the keys of a
-// keyring share. None can be deleted: what they made would belong to nobody.
+// NewOwners returns the endpoints for the owners in store. They also set the
+// limits that all keys of an owner share; keyring applies these. There is no
+// endpoint to delete an owner: its records would belong to nobody.
 func NewOwners(store *Store, keyring *Keyring) *owners {
 	c := &owners{keyring: keyring}
 	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
 	return c
 }
 
-// OwnerTables returns the tables of owners, for checks.
+// OwnerTables returns the tables of owners and their limits, for store checks.
 func OwnerTables() []Checked { return []Checked{ownerTable, OwnerLimitTable} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the operator's endpoints.
 func (c *owners) AdminRoutes() []Route { return c.catalog.Routes() }
 
 func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
@@ -152,8 +155,8 @@ func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	return o, ownerTable.Put(tx, o)
 }
 
-// limit sets those limits of an owner that a body names: null is the default, 0
-// no limit.
+// limit sets the owner limits that are named in the body and keeps the others.
+// null restores the default, and 0 means unlimited.
 func (c *owners) limit(tx *Tx, o owner, b *Body) error {
 	given := map[string]any{}
 	b.Map("limits", &given)
@@ -201,16 +204,17 @@ func (c *owners) show(tx *Tx, o owner) (any, error) {
 	}, err
 }
 
-// matchOwner filters by a part of the name.
+// matchOwner reports whether the name contains the search text of the query,
+// ignoring case.
 func matchOwner(_ *Tx, o owner, q url.Values) bool {
 	return strings.Contains(strings.ToLower(o.Name), strings.ToLower(q.Get("search")))
 }
 
-// team lets several owners see the same objects.
+// team is a group of owners. All members see the objects of the team.
 type team struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
-	Members   []uint64  `json:"members"` // owners
+	Members   []uint64  `json:"members"` // ids of owners
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -225,13 +229,14 @@ var teamTable = Table[team]{
 	}}},
 }
 
-// Brief is a team as other objects show it.
+// Brief returns the short form of a team that other objects contain.
 func (t team) Brief() map[string]any { return map[string]any{"id": t.ID, "name": t.Name} }
 
-// FindTeam reads a team; ErrNotFound where there is none.
+// FindTeam returns the team with this id, or ErrNotFound.
 func FindTeam(tx *Tx, id uint64) (team, error) { return teamTable.Get(tx, IDKey(id)) }
 
-// TeamBrief is Brief of a team by its id, nil for none or one that is gone.
+// TeamBrief returns Brief of the team with this id. It returns nil if id is 0 or
+// the team cannot be read, for example because it was deleted.
 func TeamBrief(tx *Tx, id uint64) map[string]any {
 	t, err := FindTeam(tx, id)
 	if err != nil {
@@ -240,15 +245,15 @@ func TeamBrief(tx *Tx, id uint64) map[string]any {
 	return t.Brief()
 }
 
-// Scope is what an owner may see: what is theirs, and what belongs to their
-// teams (contract 1.9).
+// Scope describes which records an owner may see: the owner's own and those of
+// the owner's teams (contract 1.9).
 type Scope struct {
 	Owner uint64
 	Teams []uint64
-	All   bool // everything, whoever it belongs to
+	All   bool // the records of all owners; only Allows heeds it
 }
 
-// ScopeOf gives what an owner may see.
+// ScopeOf returns the scope of an owner, with the teams as they are in tx.
 func ScopeOf(tx *Tx, owner uint64) (Scope, error) {
 	s := Scope{Owner: owner}
 	for rest, key := range teamTable.Find(tx, "member", IDKey(owner), false) {
@@ -259,13 +264,14 @@ func ScopeOf(tx *Tx, owner uint64) (Scope, error) {
 	return s, nil
 }
 
-// Allows says whether a record of an owner and a team (0: none) is in scope.
+// Allows reports whether a record of this owner and team is in scope. team is 0
+// if the record belongs to no team.
 func (s Scope) Allows(owner, team uint64) bool {
 	return s.All || owner == s.Owner || team != 0 && slices.Contains(s.Teams, team)
 }
 
-// Keys gives the beginnings of the index entries in scope, as ScopeKeys makes
-// them.
+// Keys returns the index prefixes of the records in scope: one for the owner and
+// one for each team. They match the entries that ScopeKeys returns.
 func (s Scope) Keys() [][]byte {
 	keys := [][]byte{scopeKey('o', s.Owner)}
 	for _, t := range s.Teams {
@@ -274,8 +280,9 @@ func (s Scope) Keys() [][]byte {
 	return keys
 }
 
-// ScopeKeys gives the beginnings of the index entries of a record of an owner
-// and a team (0: none).
+// ScopeKeys returns the index entries of a record, by its owner and its team. A
+// table may append its sort order to them. team is 0 if the record belongs to no
+// team.
 func ScopeKeys(owner, team uint64) [][]byte {
 	keys := [][]byte{scopeKey('o', owner)}
 	if team != 0 {
@@ -288,8 +295,9 @@ func scopeKey(kind byte, id uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{kind}, id)
 }
 
-// CheckTeam says whether a record may be put into a team (0: none):
-// ErrTeamNotFound, ErrTeamAccess where the owner is no member.
+// CheckTeam returns nil if the owner of the scope may put a record into the team
+// with this id, or if id is 0 (no team). It returns ErrTeamNotFound if there is
+// no such team and ErrTeamAccess if the owner is not a member.
 func CheckTeam(tx *Tx, s Scope, id uint64) error {
 	if id == 0 {
 		return nil
@@ -307,19 +315,19 @@ func CheckTeam(tx *Tx, s Scope, id uint64) error {
 	return nil
 }
 
-// teams serves the teams to the operator.
+// teams serves the endpoints with which the operator manages teams.
 type teams struct{ catalog AdminRecords[team] }
 
-// NewTeams serves the teams of a store. What belongs to a deleted one stays
-// with its owner.
+// NewTeams returns the endpoints for the teams in store. The records of a deleted
+// team remain with their owners.
 func NewTeams(store *Store) *teams {
 	return &teams{AdminRecords[team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
 }
 
-// TeamTables returns the tables of teams, for checks.
+// TeamTables returns the table of teams, for store checks.
 func TeamTables() []Checked { return []Checked{teamTable} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the operator's endpoints.
 func (t *teams) AdminRoutes() []Route { return t.catalog.Routes() }
 
 func saveTeam(tx *Tx, r *Request, old *team, b *Body) (team, error) {
