@@ -15,26 +15,29 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// What the published material leaves open about managing webhooks, and what is
-// done here (contract 8.7, all [P]):
+// The published API does not describe most of the management of webhooks. The
+// service follows these rules of its own (contract 8.7, all [P]):
 //
-//   - name, url and subscribed_events are required, with at least one event;
-//   - any active key may call the endpoints, but webhooks for call.* need
-//     can_read_calls and those for calendar.* can_read_calendar, to create and
-//     also to change one: else a key could have what it may not read sent
-//     elsewhere;
-//   - a key sees the webhooks of its owner (1.9); they stay when the key goes;
-//   - the secret is in the answer to create and in no other;
-//   - PUT needs all three fields, PATCH none; is_active stays where it is not
-//     sent; deleting ends what waits and the log too;
-//   - update, delete, test, logs and the list have the paths and answers of the
-//     contract's table.
+//   - name, url and subscribed_events are required, with at least one event.
+//   - Any active key may call the endpoints. To create or change a webhook for
+//     call.* the key needs can_read_calls, and for calendar.* it needs
+//     can_read_calendar. Otherwise a key could have data that it may not read
+//     sent elsewhere.
+//   - A key sees the webhooks of its owner (contract 1.9). They remain when the
+//     key is revoked.
+//   - Only the answer to create contains the secret.
+//   - PUT requires all three fields, PATCH none. is_active keeps its value if it
+//     is not sent. Deleting a webhook also deletes its pending deliveries and its
+//     log.
+//   - The paths of list, update, delete, test and logs follow the style of
+//     create.
 const (
-	maxWebhooks  = 50 // of one owner: each is asked at every event
+	maxWebhooks  = 50 // of one owner, since one event may be sent to all of them
 	secretPrefix = "whsec_"
 )
 
-// webhookAdmin serves the webhooks to their owners and to the operator.
+// webhookAdmin serves the endpoints with which owners and the operator manage
+// webhooks.
 type webhookAdmin struct {
 	store   *Store
 	peppers Peppers
@@ -42,14 +45,15 @@ type webhookAdmin struct {
 	sender  *Sender
 }
 
-// NewWebhookAdmin serves the webhooks of a store. Their secrets have to be readable,
-// to sign with, so they are not hashed but sealed by Peppers.Encrypt: the
-// database file alone does not give them away.
+// NewWebhookAdmin returns the endpoints for the webhooks in store. Signing needs
+// the plaintext of a secret, so secrets are not hashed but encrypted by
+// Peppers.Encrypt. The database file alone does not reveal them.
 func NewWebhookAdmin(store *Store, peppers Peppers, targets *TargetPolicy, sender *Sender) *webhookAdmin {
 	return &webhookAdmin{store, peppers, targets, sender}
 }
 
-// Routes lists the endpoints of owners. All pay the minute limit alone.
+// Routes returns the endpoints for owners. Requests to them count only towards
+// the limit per minute.
 func (h *webhookAdmin) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/webhooks", Handle: h.list},
@@ -62,8 +66,9 @@ func (h *webhookAdmin) Routes() []Route {
 	}
 }
 
-// AdminRoutes lists the endpoints of the operator, who sees all webhooks. One
-// made there without an owner is the operator's own, and hears of every owner.
+// AdminRoutes returns the endpoints for the operator, who sees all webhooks. A
+// webhook created there without an owner belongs to the operator and receives
+// the events of all owners.
 func (h *webhookAdmin) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll},
@@ -77,7 +82,8 @@ func (h *webhookAdmin) AdminRoutes() []Route {
 	}
 }
 
-// find reads the webhook that the path names, if who asks may see it.
+// find returns the webhook named by the path. It returns ErrNotFound if there is
+// no such webhook or the caller's key belongs to another owner.
 func (h *webhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	id, err := r.NumberParam("id")
 	if err != nil {
@@ -130,7 +136,8 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, shown)
 }
 
-// owner says whose a new webhook is.
+// owner returns the id of the owner of a new webhook: the key's owner, or the
+// owner that the operator names in the body. It is 0 if the operator names none.
 func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	if r.Key != nil {
 		return r.Key.Owner, nil
@@ -143,7 +150,8 @@ func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	return o.ID, err
 }
 
-// fill sets what a body says of a webhook; with whole it must say everything.
+// fill sets the fields of w from the body and checks them. If whole is true, the
+// body must have all required fields. After an error w must not be stored.
 func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, whole bool) error {
 	for _, name := range []string{"name", "url", "subscribed_events"} {
 		if !body.Given(name) && (whole || body.Has(name)) {
@@ -175,8 +183,8 @@ func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, whole bool) erro
 	return maySubscribe(r.Key, w.Events)
 }
 
-// checkEvents checks what a webhook wants to hear of, and drops what it names
-// twice.
+// checkEvents returns ErrValidation if w subscribes to no event or to an unknown
+// one. It removes duplicate events from w.
 func checkEvents(w *webhook) error {
 	known := EventTypes()
 	if w.Owner == 0 {
@@ -198,7 +206,8 @@ func checkEvents(w *webhook) error {
 	return nil
 }
 
-// maySubscribe says whether a key (nil: the operator) may read what the events tell.
+// maySubscribe returns ErrPermission if the key may not read the data in one of
+// the events. k is nil for the operator, who may read everything.
 func maySubscribe(k *Key, events []string) error {
 	for _, event := range events {
 		needed := ReadCalls
@@ -236,7 +245,8 @@ func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// answer makes a change and answers with what it gives.
+// answer runs change in a write transaction and writes the returned object as
+// the answer.
 func (h *webhookAdmin) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
 	var shown map[string]any
 	err := r.Update(h.store, func(tx *Tx) (err error) {
@@ -259,7 +269,8 @@ func (h *webhookAdmin) remove(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// showWebhook gives a webhook as its owner sees it.
+// showWebhook returns a webhook as the API shows it, without its secret. Only the
+// operator's requests also get its owner.
 func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	q, err := findQueue(tx, w.ID)
 	if err != nil {
@@ -288,7 +299,8 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	return shown, nil
 }
 
-// wall writes a service time as the wall clock has it.
+// wall converts a service time to the wall clock and formats it. It returns nil
+// if moment is zero.
 func wall(r *Request, moment time.Time) *string {
 	if moment.IsZero() {
 		return nil
@@ -351,7 +363,8 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "webhooks", rows))
 }
 
-// read finds the webhook that the path names, outside of a change.
+// read returns the webhook named by the path, as find does. If and is not nil,
+// read calls it with the webhook in the same read transaction.
 func (h *webhookAdmin) read(r *Request, and func(*Tx, webhook) error) (hook webhook, err error) {
 	err = h.store.View(func(tx *Tx) error {
 		if hook, err = h.find(tx, r); err != nil || and == nil {
@@ -374,8 +387,8 @@ func (h *webhookAdmin) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// test sends a sample and tells how that went. event_type says of which of the
-// webhook's events, the first where it does not.
+// test sends a sample event to the webhook and answers with the outcome.
+// event_type selects one of the webhook's events; the default is the first.
 func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -435,8 +448,8 @@ func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "logs", rows))
 }
 
-// redeliver queues what an entry of the log has sent once more: the same bytes
-// under the same delivery id.
+// redeliver queues the delivery of a log entry once more, with the same bytes and
+// the same delivery id.
 func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {

@@ -12,21 +12,21 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// WebhookEvent is something that webhooks tell of: a change that has happened.
+// WebhookEvent is an event that webhooks report, such as the end of a call.
 type WebhookEvent struct {
 	Type string // such as "call.ended"
-	// Owner and Team say who may hear of it, as they do for the record it is
-	// about. Operator is for what only the operator's own webhooks are told,
-	// such as "key.created"; Owner and Team are 0 then.
+	// Owner and Team are those of the record that the event is about. They
+	// decide which webhooks receive it. If Operator is true, only the
+	// operator's webhooks receive it, and Owner and Team are 0.
 	Owner, Team uint64
 	Operator    bool
 	At          time.Time
-	// Body are the members of the payload beside event_type and timestamp,
-	// such as "call" or "calendar_event". It holds no secret.
+	// Body holds the members of the payload other than event_type and
+	// timestamp, such as "call" or "calendar_event". It contains no secret.
 	Body map[string]any
 }
 
-// The events about keys, for the operator alone.
+// These events about keys are only for the operator's webhooks.
 const (
 	KeyCreated   = "key.created"
 	KeyRotated   = "key.rotated"
@@ -37,7 +37,7 @@ const (
 	limitReached = "limit.reached"
 )
 
-// EventTypes lists what everybody may subscribe to (contract 8.1).
+// EventTypes returns the events that any owner may subscribe to (contract 8.1).
 func EventTypes() []string {
 	return []string{
 		"call.started", "call.ended", "call.failed", "call.transcript", "call.recording", "call.summary",
@@ -45,15 +45,16 @@ func EventTypes() []string {
 	}
 }
 
-// OperatorEventTypes lists what the operator's webhooks may subscribe to: all
-// of EventTypes, of every owner, and what concerns the operator alone.
+// OperatorEventTypes returns the events that the operator's webhooks may
+// subscribe to: EventTypes and those that only the operator receives.
 func OperatorEventTypes() []string {
 	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached)
 }
 
-// Publish tells of an event in the transaction of the change that caused it: both
-// are stored, or neither. What is sent, and its exact bytes, are settled here.
-// It costs next to nothing where there is no webhook.
+// Publish queues an event for each webhook that subscribes to it. It uses the
+// transaction of the change that caused the event, so both are stored or
+// neither. The exact bytes of the payload are fixed here. If there are no
+// webhooks, it costs one look-up.
 func Publish(tx *Tx, e WebhookEvent) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -74,13 +75,13 @@ func Publish(tx *Tx, e WebhookEvent) error {
 	return nil
 }
 
-// newDeliveryID makes the id by which a receiver knows a delivery that comes
-// twice.
+// newDeliveryID returns a random id by which a receiver recognizes a delivery that
+// arrives twice.
 func newDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
-// subscribers gives the webhooks that are to hear of an event: the operator's,
-// the owner's, and those of the members of its team, who may see its record
-// (contract 1.9).
+// subscribers returns the ids of the webhooks that receive e. They belong to the
+// operator, to the event's owner or to members of its team: those who may see
+// the record (contract 1.9).
 func subscribers(tx *Tx, e WebhookEvent) ([]uint64, error) {
 	if e.Operator {
 		return subscriptions(tx, e.Type, 0)
@@ -96,10 +97,10 @@ func subscribers(tx *Tx, e WebhookEvent) ([]uint64, error) {
 	return subscriptions(tx, e.Type, owners...)
 }
 
-// payload gives the bytes that are sent for an event (contract 8.2, 8.3).
+// payload returns the bytes that are sent for an event (contract 8.2, 8.3).
 func payload(e WebhookEvent) ([]byte, error) {
 	at := Seconds(e.At)
-	if strings.HasPrefix(e.Type, "calendar.") { // contract 1.5
+	if strings.HasPrefix(e.Type, "calendar.") { // in milliseconds: contract 1.5
 		at = Millis(e.At)
 	}
 	body := maps.Clone(e.Body)
@@ -111,7 +112,8 @@ func payload(e WebhookEvent) ([]byte, error) {
 	return bytes.TrimRight(text, "\n"), err
 }
 
-// KeyWebhookEvent is an event about a key, with what lists show of it and no secret.
+// KeyWebhookEvent returns an event of type kind about a key. It contains fields
+// that the key lists show too, and no secret.
 func KeyWebhookEvent(kind string, k *Key, now time.Time) WebhookEvent {
 	return WebhookEvent{Type: kind, Operator: true, At: now, Body: map[string]any{"key": map[string]any{
 		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "environment": k.Environment, "permissions": k.PermissionNames(),
@@ -119,8 +121,8 @@ func KeyWebhookEvent(kind string, k *Key, now time.Time) WebhookEvent {
 	}}}
 }
 
-// sample is an event of a type about something made up, to try a receiver with.
-// Its payload says so in a member test.
+// sample returns an event with invented data, to test a receiver. Its payload has
+// the member "test": true.
 func sample(kind string, now time.Time) WebhookEvent {
 	agent := map[string]any{"id": 1, "name": "Sample agent", "assistant_id": "assistant_sample"}
 	body := map[string]any{"test": true}
@@ -147,22 +149,22 @@ func sample(kind string, now time.Time) WebhookEvent {
 	return WebhookEvent{Type: kind, At: now, Body: body}
 }
 
-// webhook is an endpoint of a subscriber: where to send which events.
+// webhook is a subscription: the events to send and the URL to send them to.
 type webhook struct {
 	ID        uint64    `json:"id"`
-	Owner     uint64    `json:"owner,omitempty"` // 0: the operator, who hears of everything
+	Owner     uint64    `json:"owner,omitempty"` // 0: the operator, who receives the events of all owners
 	Name      string    `json:"name"`
 	URL       string    `json:"url"`
 	Events    []string  `json:"events"`
 	Secret    []byte    `json:"secret"` // sealed by Peppers.Encrypt, bound to Bound
 	Active    bool      `json:"active"`
-	Reason    string    `json:"reason,omitempty"` // why it was switched off, where the service did it
+	Reason    string    `json:"reason,omitempty"` // why the service switched it off, else ""
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// webhookTable has two indexes: by whose a webhook is, and, of those that are
-// active, by whose it is and what it wants to hear of.
+// webhookTable has two indexes: "owner" holds all webhooks by owner, "listener"
+// holds the active ones by owner and event.
 var webhookTable = Table[webhook]{
 	Name: "webhooks", Audit: AuditPolicy{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
 	Indexes: []Index[webhook]{
@@ -178,28 +180,31 @@ var webhookTable = Table[webhook]{
 	},
 }
 
-// WebhookTables lists what is kept of webhooks in the store, for checks.
+// WebhookTables returns the table of webhooks, for store checks. For their queues
+// see OutboxTables.
 func WebhookTables() []Checked { return []Checked{webhookTable} }
 
-// subscriptionKey ends in a byte that no event has, so that "call" does not find
-// "call.ended".
+// subscriptionKey returns the "listener" entry of an owner and an event. It ends in
+// a byte that no event contains, so that "call" does not match "call.ended".
 func subscriptionKey(owner uint64, event string) []byte {
 	return append(append(IDKey(owner), event...), 0)
 }
 
-// Bound is what the sealed secret of a webhook belongs to: moved to another
-// webhook it cannot be opened.
+// Bound returns the context that the encrypted secret is bound to. A secret that is
+// copied to another webhook cannot be decrypted.
 func (w webhook) Bound() []byte { return IDKey(w.ID) }
 
-// newWebhookID gives the number of the next webhook. No number is used twice.
+// newWebhookID returns the id for a new webhook. Ids of deleted webhooks are not
+// used again.
 func newWebhookID(tx *Tx) (uint64, error) { return webhookTable.NextID(tx) }
 
-// findWebhook reads a webhook, whoever it belongs to; ErrNotFound where there
-// is none.
+// findWebhook returns the webhook with this id, of any owner. It returns
+// ErrNotFound if there is none.
 func findWebhook(tx *Tx, id uint64) (webhook, error) { return webhookTable.Get(tx, IDKey(id)) }
 
-// saveWebhook stores a webhook. One that is not active is sent nothing: new
-// events pass it by, and what waits for it stays.
+// saveWebhook stores a webhook, new or changed. A webhook that is not active
+// receives no new events; its pending deliveries wait. They are due at once if
+// the URL changed or the webhook became active again.
 func saveWebhook(tx *Tx, w webhook) error {
 	old, err := findWebhook(tx, w.ID)
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -209,8 +214,9 @@ func saveWebhook(tx *Tx, w webhook) error {
 	return errors.Join(webhookTable.Put(tx, w), switchQueue(tx, w.ID, w.Active, afresh))
 }
 
-// removeWebhook deletes a webhook with its log and all that waits for it;
-// ErrNotFound where there is none.
+// removeWebhook deletes a webhook with its log and its pending deliveries. It
+// returns ErrNotFound if there is no such webhook. SweepOutbox later removes the
+// log and the deliveries from the store.
 func removeWebhook(tx *Tx, id uint64) error {
 	if err := webhookTable.Delete(tx, IDKey(id)); err != nil {
 		return err
@@ -218,7 +224,7 @@ func removeWebhook(tx *Tx, id uint64) error {
 	return dropQueue(tx, id)
 }
 
-// webhooks gives the webhooks of an owner (0: the operator's), oldest first.
+// webhooks returns the webhooks of an owner, oldest first. Owner 0 is the operator.
 func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
 	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), false) {
 		if len(rest) > 0 {
@@ -233,7 +239,8 @@ func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
 	return list, nil
 }
 
-// eachWebhook gives all webhooks, newest first, until visit fails.
+// eachWebhook calls visit with each webhook, newest first. It stops at the first
+// error and returns it.
 func eachWebhook(tx *Tx, visit func(webhook) error) error {
 	for w, err := range webhookTable.All(tx, true) {
 		if err == nil {
@@ -246,8 +253,8 @@ func eachWebhook(tx *Tx, visit func(webhook) error) error {
 	return nil
 }
 
-// subscriptions gives the ids of the active webhooks of the owners (0: the
-// operator) that want to hear of an event.
+// subscriptions returns the ids of the active webhooks that belong to one of
+// owners and subscribe to event. Owner 0 is the operator.
 func subscriptions(tx *Tx, event string, owners ...uint64) (ids []uint64, err error) {
 	for i, owner := range owners {
 		if slices.Contains(owners[:i], owner) {
@@ -262,9 +269,9 @@ func subscriptions(tx *Tx, event string, owners ...uint64) (ids []uint64, err er
 	return ids, nil
 }
 
-// HasWebhooks says whether there is any webhook at all, for the price of one
+// HasWebhooks reports whether there is any webhook, active or not. It costs one
 // look-up.
 func HasWebhooks(tx *Tx) bool {
 	n, err := webhookTable.Count(tx)
-	return err != nil || n > 0 // a damaged count must not lose events
+	return err != nil || n > 0 // if the count is damaged, events must not be lost
 }
