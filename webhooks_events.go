@@ -75,8 +75,8 @@ func Publish(tx *Tx, e WebhookEvent) error {
 	return nil
 }
 
-// newDeliveryID returns a random id by which a receiver recognizes a delivery that
-// arrives twice.
+// newDeliveryID returns a random id by which a receiver recognizes a delivery
+// that arrives twice.
 func newDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
 // subscribers returns the ids of the webhooks that receive e. They belong to the
@@ -184,14 +184,14 @@ var webhookTable = Table[webhook]{
 // see OutboxTables.
 func WebhookTables() []Checked { return []Checked{webhookTable} }
 
-// subscriptionKey returns the "listener" entry of an owner and an event. It ends in
-// a byte that no event contains, so that "call" does not match "call.ended".
+// subscriptionKey returns the "listener" entry of an owner and an event. It ends
+// in a byte that no event contains, so that "call" does not match "call.ended".
 func subscriptionKey(owner uint64, event string) []byte {
 	return append(append(IDKey(owner), event...), 0)
 }
 
-// Bound returns the context that the encrypted secret is bound to. A secret that is
-// copied to another webhook cannot be decrypted.
+// Bound returns the context that the encrypted secret is bound to. A secret that
+// is copied to another webhook cannot be decrypted.
 func (w webhook) Bound() []byte { return IDKey(w.ID) }
 
 // newWebhookID returns the id for a new webhook. Ids of deleted webhooks are not
@@ -224,7 +224,8 @@ func removeWebhook(tx *Tx, id uint64) error {
 	return dropQueue(tx, id)
 }
 
-// webhooks returns the webhooks of an owner, oldest first. Owner 0 is the operator.
+// webhooks returns the webhooks of an owner, oldest first. Owner 0 is the
+// operator.
 func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
 	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), false) {
 		if len(rest) > 0 {

@@ -7,17 +7,18 @@ import (
 )
 
 const (
-	// reachedAgain is how long a key and a limit are not mentioned again.
+	// reachedAgain is the least time between two events for the same key and
+	// limit.
 	reachedAgain = time.Hour
-	// maxReached bounds the memory of what was mentioned.
+	// maxReached is the greatest number of entries in OperatorEvents.seen.
 	maxReached = 100_000
-	// noticesAtOnce is how many are stored in one transaction.
+	// noticesAtOnce is how many events are stored in one transaction.
 	noticesAtOnce = 500
 )
 
-// OperatorEvents tells the operator's webhooks what no change in the store tells of:
-// keys that are about to expire, and limits that were reached. It is safe for
-// concurrent use.
+// OperatorEvents publishes the operator's events that no change in the store
+// causes: keys that are about to expire, and limits that were reached. It is safe
+// for concurrent use.
 type OperatorEvents struct {
 	store   *Store
 	keyring *Keyring
@@ -25,13 +26,13 @@ type OperatorEvents struct {
 
 	mu    sync.Mutex
 	seen  map[reachedLimit]time.Time // service time
-	fresh []reachedNow               // since the last Flush
+	fresh []reachedNow               // reached since the last Flush
 }
 
-// reachedLimit is a limit of a key.
+// reachedLimit names a limit of a key.
 type reachedLimit struct{ key, limit string }
 
-// reachedNow is a limit that was reached just now.
+// reachedNow is a limit that was reached since the last Flush.
 type reachedNow struct {
 	reachedLimit
 	holder  *Key
@@ -40,8 +41,8 @@ type reachedNow struct {
 	service time.Time
 }
 
-// reachedRecord is what is stored of it, so that a restart does not mention it
-// again.
+// reachedRecord records a published limit.reached event in the store. It prevents
+// a second event for the same key and limit after a restart.
 type reachedRecord struct {
 	Key   string    `json:"key"`
 	Limit string    `json:"limit"`
@@ -56,18 +57,21 @@ var reachedTable = Table[reachedRecord]{
 	},
 }
 
-// NoticeTables returns the tables of reached limits, for checks.
+// NoticeTables returns the table of reached limits, for store checks.
 func NoticeTables() []Checked { return []Checked{reachedTable} }
 
-// NewOperatorEvents tells of keys that expire within a time.
+// NewOperatorEvents returns an OperatorEvents that publishes key.expiring for keys
+// that expire within ahead.
 func NewOperatorEvents(store *Store, keyring *Keyring, ahead time.Duration) *OperatorEvents {
 	return &OperatorEvents{store: store, keyring: keyring, ahead: ahead, seen: map[reachedLimit]time.Time{}}
 }
 
-// Reached notes that a request was refused for a limit of its key. It is quick:
-// Flush does the rest.
+// Reached records that a request with key k was refused by one of limits. now is
+// the wall clock, moment the service time. It does not read or write the store;
+// Flush publishes the event.
 func (n *OperatorEvents) Reached(k *Key, limits []LimitStatus, now, moment time.Time) {
-	// A daily limit stands in the list only once the minute let the request pass.
+	// The list has a daily limit only if the limits per minute admitted the
+	// request. Then a short limit with a wait is not the one that refused it.
 	daily := slices.ContainsFunc(limits, func(s LimitStatus) bool { return !s.Limit.Short() })
 	for _, s := range limits {
 		if s.Wait == 0 || daily && s.Limit.Short() {
@@ -86,9 +90,10 @@ func (n *OperatorEvents) Reached(k *Key, limits []LimitStatus, now, moment time.
 	}
 }
 
-// Flush raises limit.reached for what was noted since the last time: for each
-// key and limit once in an hour, whatever restarts lie between. It is to be
-// called about every second.
+// Flush publishes limit.reached for the limits that Reached has recorded since
+// the last Flush. Each key and limit has at most one event in an hour, even after
+// a restart. After an error, the next refusal records the limit again. Call Flush
+// about once a second.
 func (n *OperatorEvents) Flush() error {
 	n.mu.Lock()
 	fresh := n.fresh
@@ -105,7 +110,7 @@ func (n *OperatorEvents) Flush() error {
 	return err
 }
 
-// wanted says whether anybody listens to an event of the operator.
+// wanted reports whether an active webhook of the operator subscribes to event.
 func (n *OperatorEvents) wanted(event string) (yes bool, err error) {
 	err = n.store.View(func(tx *Tx) error {
 		ids, err := subscriptions(tx, event, 0)
@@ -115,8 +120,9 @@ func (n *OperatorEvents) wanted(event string) (yes bool, err error) {
 	return yes, err
 }
 
-// forget makes room: of what is an hour old, and, unless it was told, of what
-// was noted just now, so that a webhook made in the next minute hears of it.
+// forget deletes fresh from seen unless its events were published (told). The
+// next refusal then counts as new, so a webhook created meanwhile receives it. If
+// seen is full, forget also deletes the entries older than reachedAgain.
 func (n *OperatorEvents) forget(fresh []reachedNow, told bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -158,7 +164,7 @@ func (n *OperatorEvents) raise(fresh []reachedNow) error {
 func (n *OperatorEvents) raiseOne(tx *Tx, r reachedNow) error {
 	record := reachedRecord{Key: r.key, Limit: r.limit, At: r.service}
 	if old, err := reachedTable.Get(tx, reachedTable.Key(record)); err == nil && r.service.Sub(old.At) < reachedAgain {
-		tx.After(func() { // an earlier run told of it: the hour is counted from then
+		tx.After(func() { // an earlier run published it: the hour counts from then
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.seen[r.reachedLimit] = old.At
@@ -173,7 +179,8 @@ func (n *OperatorEvents) raiseOne(tx *Tx, r reachedNow) error {
 	return reachedTable.Put(tx, record)
 }
 
-// dropReached removes what was stored before a service time.
+// dropReached deletes records older than before, a service time: the oldest first
+// and at most noticesAtOnce.
 func dropReached(tx *Tx, before time.Time) error {
 	var old [][]byte
 	for entry, key := range reachedTable.Find(tx, "at", nil, false) {
@@ -190,10 +197,10 @@ func dropReached(tx *Tx, before time.Time) error {
 	return nil
 }
 
-// Expiring raises key.expiring for the keys that expire soon, once for each end
-// that a key is given. Only those keys are read. Without a listener nothing is
-// noted, so that one made later still hears of them. It is to be called about
-// every minute.
+// Expiring publishes key.expiring for the keys that expire soon, once for each
+// expiry time of a key. It reads only these keys. If no webhook subscribes, it
+// marks no key, so that a webhook created later still receives the events. Call
+// it about once a minute.
 func (n *OperatorEvents) Expiring(now time.Time) error {
 	wanted, err := n.wanted(keyExpiring)
 	for more := wanted; more && err == nil; {
@@ -214,7 +221,7 @@ func (n *OperatorEvents) Expiring(now time.Time) error {
 func (n *OperatorEvents) expiring(tx *Tx, key *Key, now time.Time) error {
 	key.ExpiryNoticed = key.ExpiresAt
 	if err := n.keyring.Save(tx, key); err != nil || !now.Before(key.ExpiresAt) {
-		return err // what has expired already is no news
+		return err // for a key that has already expired there is no event
 	}
 	return Publish(tx, KeyWebhookEvent(keyExpiring, key, now))
 }

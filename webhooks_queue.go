@@ -8,80 +8,82 @@ import (
 	"time"
 )
 
-// What bounds an outbox. A receiver that is away for long loses the oldest
-// deliveries rather than fill the disk.
+// These limits bound the outbox, so that a receiver that is down for long cannot
+// fill the disk. It loses the oldest deliveries instead.
 const (
-	maxWaiting  = 10_000              // deliveries that wait for one webhook
+	maxWaiting  = 10_000              // pending deliveries of one webhook
 	maxAttempts = 1_000               // entries in the log of one webhook
-	keepLog     = 30 * 24 * time.Hour // and how long they stay
-	maxReplay   = 64 << 10            // bytes of a body kept in the log, to be sent again
+	keepLog     = 30 * 24 * time.Hour // age at which log entries are deleted
+	maxReplay   = 64 << 10            // bytes; a longer body is not kept in the log and cannot be sent again
 )
 
-// schedule are the waits between the attempts (contract 8.5): six in all.
+// schedule returns the delays between the six attempts (contract 8.5).
 func schedule() []time.Duration {
 	return []time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 6 * time.Hour}
 }
 
-// A receiver is dead when everything sent to it has failed for this long, and
-// at least that often.
+// A webhook is switched off if all attempts have failed for deadAfter and there
+// were at least deadAttempts of them.
 const (
 	deadAfter    = 5 * 24 * time.Hour
 	deadAttempts = 10
 )
 
-// delivery is one event on its way to one webhook: the bytes that are sent, the
-// same on each attempt.
+// delivery is one event that is to be sent to one webhook. Each attempt sends the
+// same bytes.
 type delivery struct {
 	Webhook uint64    `json:"webhook"`
-	Number  uint64    `json:"number"` // its place in the webhook's order
-	ID      string    `json:"id"`     // told to the receiver
+	Number  uint64    `json:"number"` // its place in the webhook's queue
+	ID      string    `json:"id"`     // sent as X-Klen-Delivery
 	Event   string    `json:"event"`
 	Body    []byte    `json:"body"`
 	At      time.Time `json:"at"`
 }
 
-// queue says which deliveries wait for a webhook, in order, and how they go.
-// Those with the numbers from Next-Waiting to Next-1 wait; the first of them is
-// sent until it arrives or has failed for good, and only then the next.
+// queue is the state of a webhook's queue and of its log. The deliveries with the
+// numbers from Next-Waiting to Next-1 are pending. The first of them is tried
+// until it arrives or its last attempt fails, and only then the next.
 type queue struct {
 	Webhook uint64 `json:"webhook"`
 	Next    uint64 `json:"next"`
 	Waiting int    `json:"waiting"`
-	Tries   int    `json:"tries,omitempty"` // how often the first one has been sent
+	Tries   int    `json:"tries,omitempty"` // attempts made at the first pending delivery
 
-	// Due and Failing are service times: the wall clock may step, and a retry
-	// must not come early for it.
-	Due     time.Time `json:"due,omitzero"`      // not before this
-	Failing time.Time `json:"failing,omitzero"`  // since when nothing has arrived
-	Failed  int       `json:"failed,omitempty"`  // how often since then
-	Slow    bool      `json:"slow,omitempty"`    // the last attempt failed or took long, or there was none
+	// Due and Failing are service times. The wall clock may step, and a step
+	// must not make a retry early.
+	Due     time.Time `json:"due,omitzero"`      // no attempt before this; zero: at once
+	Failing time.Time `json:"failing,omitzero"`  // first failure since the last success; zero: none
+	Failed  int       `json:"failed,omitempty"`  // failures since the last success
+	Slow    bool      `json:"slow,omitempty"`    // the last attempt failed or took over a second, or there was none
 	Stopped bool      `json:"stopped,omitempty"` // the webhook is not active
-	Gone    bool      `json:"gone,omitempty"`    // the webhook is deleted, and this is to be swept
+	Gone    bool      `json:"gone,omitempty"`    // the webhook is deleted; SweepOutbox removes the rest
 
 	FirstLog uint64  `json:"first_log"` // the log has the numbers from FirstLog to NextLog-1
 	NextLog  uint64  `json:"next_log"`
-	Last     Attempt `json:"last,omitzero"` // the latest entry, without its body
+	Last     Attempt `json:"last,omitzero"` // the newest entry, without its body
 }
 
-// Attempt is an entry of a webhook's log: one try to send one delivery.
+// Attempt is an entry of a webhook's log: one attempt at one delivery.
 type Attempt struct {
 	Webhook  uint64        `json:"webhook"`
 	Number   uint64        `json:"number"`
-	Delivery string        `json:"delivery"` // Delivery.ID
+	Delivery string        `json:"delivery"` // delivery.ID
 	Event    string        `json:"event"`
 	Attempt  int           `json:"attempt"`          // from 1; 0 for a delivery that was dropped
-	Status   int           `json:"status,omitempty"` // 0: there was no answer
+	Status   int           `json:"status,omitempty"` // HTTP status; 0: no answer
 	Error    string        `json:"error,omitempty"`
 	Took     time.Duration `json:"took,omitempty"`
 	At       time.Time     `json:"at"`
-	// Body is there with the last attempt at a delivery, to be sent again.
+	// Body is kept only with the last attempt at a queued delivery, so that it
+	// can be sent again. It is nil if it was longer than maxReplay.
 	Body []byte `json:"body,omitempty"`
 }
 
-// Success says whether the receiver has taken it: any 2xx (contract 8.5).
+// Success reports whether the receiver accepted the delivery: it answered with a
+// 2xx status (contract 8.5).
 func (a Attempt) Success() bool { return a.Status/100 == 2 && a.Error == "" }
 
-// Outcome says in a few words how it went.
+// Outcome returns the error, or a phrase with the status of the answer.
 func (a Attempt) Outcome() string {
 	if a.Error != "" {
 		return a.Error
@@ -93,7 +95,7 @@ func pairKey(webhook, number uint64) []byte {
 	return binary.BigEndian.AppendUint64(IDKey(webhook), number)
 }
 
-// outboxName is the table that Outbox.Watch watches.
+// outboxName is the name of the table of pending deliveries.
 const outboxName = "webhook_outbox"
 
 var (
@@ -105,10 +107,11 @@ var (
 	}
 )
 
-// OutboxTables lists what the outbox keeps in the store, for checks.
+// OutboxTables returns the tables of the outbox, for store checks.
 func OutboxTables() []Checked { return []Checked{deliveryTable, attemptTable, queueTable} }
 
-// dueEntries orders the queues that may be sent from by when they were due.
+// dueEntries returns the "due" entry of a queue, which sorts by Due. It returns
+// nil if the queue has nothing to send or must not send.
 func dueEntries(q queue) [][]byte {
 	if q.Waiting == 0 || q.Stopped || q.Gone {
 		return nil
@@ -119,12 +122,12 @@ func dueEntries(q queue) [][]byte {
 	return [][]byte{IDKey(uint64(q.Due.UnixNano()))}
 }
 
-// outboxChanged gives a channel that holds a token once a delivery was stored
-// or has left.
+// outboxChanged returns a channel that receives a token when a delivery is stored
+// or removed. It holds at most one token, and all callers share it.
 func outboxChanged(s *Store) <-chan struct{} { return s.Watch(outboxName) }
 
-// findQueue reads the queue of a webhook; a new one where there is none. What
-// has never arrived anywhere counts as slow.
+// findQueue returns the queue of a webhook, or a new empty one if none is stored.
+// A new queue counts as slow (see queue.Slow).
 func findQueue(tx *Tx, webhook uint64) (queue, error) {
 	q, err := queueTable.Get(tx, IDKey(webhook))
 	if errors.Is(err, ErrNotFound) {
@@ -133,11 +136,13 @@ func findQueue(tx *Tx, webhook uint64) (queue, error) {
 	return q, err
 }
 
-// first is the number of the delivery whose turn it is.
+// first returns the number of the first pending delivery, or Next if nothing is
+// pending.
 func (q queue) first() uint64 { return q.Next - uint64(q.Waiting) }
 
-// dueQueues gives the queues whose first delivery may be sent at a service
-// time, the longest due first, until visit says to stop.
+// dueQueues calls visit with each queue that is due at moment, a service time.
+// The queue that has been due longest comes first. It stops when visit returns
+// false.
 func dueQueues(tx *Tx, moment time.Time, visit func(queue) (more bool)) error {
 	for entry, key := range queueTable.Find(tx, "due", nil, false) {
 		if len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(moment.UnixNano()) {
@@ -154,8 +159,8 @@ func dueQueues(tx *Tx, moment time.Time, visit func(queue) (more bool)) error {
 	return nil
 }
 
-// nextDelivery gives the delivery that may be sent to a webhook at a service
-// time; ErrNotFound where none may.
+// nextDelivery returns the delivery that may be sent to a webhook at moment, a
+// service time. It returns ErrNotFound if none may be sent then.
 func nextDelivery(tx *Tx, webhook uint64, moment time.Time) (delivery, error) {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -167,8 +172,8 @@ func nextDelivery(tx *Tx, webhook uint64, moment time.Time) (delivery, error) {
 	return deliveryTable.Get(tx, pairKey(webhook, q.first()))
 }
 
-// push puts a delivery at the end of its webhook's queue. From a full queue the
-// oldest is dropped, and the log says so.
+// push appends a delivery to its webhook's queue. If the queue is full, push
+// drops the oldest delivery and records that in the log.
 func push(tx *Tx, d delivery) error {
 	q, err := findQueue(tx, d.Webhook)
 	if err != nil {
@@ -196,7 +201,7 @@ func push(tx *Tx, d delivery) error {
 	return queueTable.Put(tx, q)
 }
 
-// leave takes the first delivery out of the queue. The queue is not stored yet.
+// leave removes the first delivery from the queue. The caller stores q.
 func (q *queue) leave(tx *Tx) error {
 	if err := deliveryTable.Delete(tx, pairKey(q.Webhook, q.first())); err != nil {
 		return err
@@ -206,8 +211,8 @@ func (q *queue) leave(tx *Tx) error {
 	return nil
 }
 
-// log adds an entry, and takes the oldest away where there are too many. The
-// queue is not stored yet.
+// log appends an entry to the log. If the log is full, it deletes the oldest
+// entry. The caller stores q.
 func (q *queue) log(tx *Tx, a Attempt) error {
 	a.Webhook, a.Number = q.Webhook, q.NextLog
 	if len(a.Body) > maxReplay {
@@ -226,10 +231,11 @@ func (q *queue) log(tx *Tx, a Attempt) error {
 	return err
 }
 
-// Settle stores what came of an attempt at a delivery at a service time: what
-// has arrived leaves the queue, what has failed waits for its next attempt, and
-// leaves after the last one. Where nothing has arrived for so long that the
-// webhook should be switched off, dead says so in a sentence.
+// Settle stores the outcome of attempt a at delivery d and adds it to the log.
+// moment is the service time after the attempt. After a success or the last
+// attempt the delivery leaves the queue; otherwise it waits for the next attempt.
+// dead is "", or the reason in a sentence if the caller should switch the webhook
+// off. If the webhook has been deleted, Settle stores nothing.
 func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (dead string, err error) {
 	q, err := queueTable.Get(tx, IDKey(d.Webhook))
 	if err != nil || q.Gone {
@@ -248,13 +254,13 @@ func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (dead string, err e
 	default:
 		q.Failed++
 	}
-	if q.Waiting > 0 && q.first() == d.Number { // else it was dropped meanwhile
+	if q.Waiting > 0 && q.first() == d.Number { // else it has been dropped since
 		q.Tries++
-		q.Due = moment // behind those who have waited longer
+		q.Due = moment // after a success too: queues that have waited longer come first
 		last := q.Tries > len(schedule())
 		if !last && !a.Success() {
 			wait := schedule()[q.Tries-1]
-			q.Due = moment.Add(wait + rand.N(wait/20)) // never early; apart, where many failed together
+			q.Due = moment.Add(wait + rand.N(wait/20)) // never early; the random part spreads failures of the same moment
 		} else {
 			a.Body = d.Body
 			err = q.leave(tx)
@@ -269,7 +275,8 @@ func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (dead string, err e
 	return dead, queueTable.Put(tx, q)
 }
 
-// addAttempt puts an attempt at something that never waited into the log.
+// addAttempt adds an attempt to the log that did not come from the queue, such as
+// a test.
 func addAttempt(tx *Tx, webhook uint64, a Attempt) error {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -281,8 +288,9 @@ func addAttempt(tx *Tx, webhook uint64, a Attempt) error {
 	return queueTable.Put(tx, q)
 }
 
-// attempts gives the entries of a webhook's log, newest first, that page
-// chooses of count.
+// attempts returns a part of a webhook's log, newest first, and the number of
+// entries in the whole log. page gets that number and returns a half-open range
+// of indexes.
 func attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list []Attempt, count int, err error) {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -300,7 +308,9 @@ func attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list
 	return list, count, nil
 }
 
-// OutboxBacklog says how many deliveries wait, and since when the oldest does.
+// OutboxBacklog returns the number of pending deliveries and the wall-clock time
+// of the oldest, which is zero if there are none. Deliveries of webhooks that are
+// switched off count too.
 func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 	for q, err := range queueTable.All(tx, false) {
 		if err != nil {
@@ -321,9 +331,9 @@ func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 	return waiting, oldest, nil
 }
 
-// repeat queues what an entry of the log has sent again, with the same id and
-// bytes. It is ErrNotFound where there is no such entry, ErrConflict where the
-// delivery still waits or its body is not kept.
+// repeat queues the delivery of a log entry again, with the same id and bytes. It
+// returns ErrNotFound if there is no such entry and ErrConflict if the entry has
+// no body (see Attempt).
 func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
 	a, err := attemptTable.Get(tx, pairKey(webhook, entry))
 	if errors.Is(err, ErrNotFound) {
@@ -339,8 +349,8 @@ func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
 	return d, push(tx, d)
 }
 
-// switchQueue stops a queue or has it go on. Afresh forgets how it went so far,
-// so that what waits is sent at once.
+// switchQueue starts a queue if on is true, else stops it. With afresh, earlier
+// attempts no longer count, so that the first pending delivery is due at once.
 func switchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -353,8 +363,8 @@ func switchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
 	return queueTable.Put(tx, q)
 }
 
-// dropQueue gives up the queue of a deleted webhook. Its contents, which may be
-// many, are for SweepOutbox.
+// dropQueue marks the queue of a deleted webhook. It may hold many records, so it
+// leaves their removal to SweepOutbox.
 func dropQueue(tx *Tx, webhook uint64) error {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -364,8 +374,9 @@ func dropQueue(tx *Tx, webhook uint64) error {
 	return queueTable.Put(tx, q)
 }
 
-// SweepOutbox removes what is too old or of a deleted webhook, some hundred
-// records in each transaction, so that nobody waits for it long.
+// SweepOutbox deletes log entries older than keepLog, and all records of deleted
+// webhooks. now is the wall clock. It deletes at most 500 records in each
+// transaction, so that other writes do not wait long.
 func SweepOutbox(s *Store, now time.Time) error {
 	var work []uint64
 	err := s.View(func(tx *Tx) error {
@@ -393,7 +404,7 @@ func SweepOutbox(s *Store, now time.Time) error {
 	return err
 }
 
-// old says whether the oldest entry of the log is to go.
+// old reports whether SweepOutbox should delete the oldest entry of the log.
 func (q queue) old(tx *Tx, now time.Time) (bool, error) {
 	if q.FirstLog == q.NextLog {
 		return false, nil
@@ -402,7 +413,8 @@ func (q queue) old(tx *Tx, now time.Time) (bool, error) {
 	return q.Gone || now.Sub(a.At) > keepLog, err
 }
 
-// sweepQueue sweeps a part of one queue and says whether more is left.
+// sweepQueue deletes up to 500 records of one queue. more reports whether there
+// may be others to delete.
 func sweepQueue(tx *Tx, webhook uint64, now time.Time) (more bool, err error) {
 	q, err := findQueue(tx, webhook)
 	if err != nil {

@@ -27,39 +27,40 @@ import (
 )
 
 const (
-	// maxSending is how many receivers are waited for at once. Those that
-	// failed or were slow last time get half of it and no more, so that however
-	// many of them there are the others find room.
+	// maxSending is the greatest number of webhooks that are sent to at the
+	// same time. Slow ones (see queue.Slow) get at most half of it, so that
+	// they cannot keep the others from being sent to.
 	maxSending = 64
-	// inARow is how many deliveries one receiver gets before others have a turn.
+	// inARow is how many deliveries one webhook gets before others have a turn.
 	inARow = 20
-	// sendGrace is how long Close waits for attempts under way.
+	// sendGrace is how long Close waits for the current attempts.
 	sendGrace = 5 * time.Second
 )
 
-// secretPurpose is what the secrets of webhooks are sealed for.
+// secretPurpose is the purpose that Peppers.Encrypt gets for webhook secrets.
 const secretPurpose = "webhook secret"
 
-// SenderOptions are what a Sender is made of.
+// SenderOptions are the parts and settings of a Sender.
 type SenderOptions struct {
 	Store   *Store
 	Clock   *clock.Clock
-	Peppers Peppers // opens the secrets
+	Peppers Peppers // decrypts the secrets
 	Targets *TargetPolicy
 	Log     *slog.Logger
 
 	Timeout time.Duration // for a whole attempt
-	Header  string        // of the signature
+	Header  string        // name of the signature header
 	Scheme  string        // "hex" or "sha256=hex"
 
-	// Watch, unless it is nil, is told of every attempt. It must be quick.
+	// Watch is called after every attempt, tests included, unless it is nil. It
+	// must be quick and safe for concurrent use.
 	Watch func(Attempt)
 }
 
-// Sender sends what waits in the outbox: to each webhook one delivery after the
-// other, to all webhooks at once. Each delivery arrives at least once: one whose
-// answer was lost, or whose outcome could not be stored, is sent again. It is
-// safe for concurrent use.
+// Sender sends the pending deliveries of the outbox: one after the other to the
+// same webhook, in parallel to different webhooks. A delivery may arrive more
+// than once: it is sent again if the answer was lost or the outcome could not be
+// stored. A Sender is safe for concurrent use.
 type Sender struct {
 	o      SenderOptions
 	client *http.Client
@@ -72,11 +73,12 @@ type Sender struct {
 
 	mu     sync.Mutex
 	closed bool
-	busy   map[uint64]bool // the webhooks being sent to, and whether they count as slow
-	freed  *sync.Cond      // when one is no more
+	busy   map[uint64]bool // webhook being sent to -> counts as slow
+	freed  *sync.Cond      // signaled when a webhook leaves busy
 }
 
-// NewSender sends from an outbox, once Start is called.
+// NewSender returns a Sender. It sends nothing from the outbox until Start is
+// called.
 func NewSender(o SenderOptions) *Sender {
 	s := &Sender{o: o, client: o.Targets.Client(), wake: make(chan struct{}, 1), stop: make(chan struct{}), busy: map[uint64]bool{}}
 	s.freed = sync.NewCond(&s.mu)
@@ -84,7 +86,8 @@ func NewSender(o SenderOptions) *Sender {
 	return s
 }
 
-// Start sends in the background from now on, what an earlier run left first.
+// Start begins to send in the background, including deliveries that an earlier
+// run left. Call it once.
 func (s *Sender) Start() {
 	changed := outboxChanged(s.o.Store)
 	s.Wake()
@@ -103,8 +106,8 @@ func (s *Sender) Start() {
 	})
 }
 
-// Wake has the outbox looked through. It is to be called about every second,
-// which is how exactly a retry keeps its time.
+// Wake makes the Sender look for due deliveries; it does not wait. Call it about
+// once a second: retries are late by up to the time between two calls.
 func (s *Sender) Wake() {
 	select {
 	case s.wake <- struct{}{}:
@@ -112,8 +115,8 @@ func (s *Sender) Wake() {
 	}
 }
 
-// Close starts nothing more, waits some seconds for the attempts under way and
-// breaks off the rest, which are made again in the next run.
+// Close stops the Sender. It waits up to sendGrace for the current deliveries and
+// then cancels the rest, which the next run sends again. It may be called twice.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	already := s.closed
@@ -129,7 +132,8 @@ func (s *Sender) Close() {
 	s.client.CloseIdleConnections()
 }
 
-// scan starts sending to the webhooks whose turn it is, and tells to how many.
+// scan starts to send to the webhooks that are due, as far as maxSending allows.
+// It returns how many it has started.
 func (s *Sender) scan() (started int, err error) {
 	moment := s.o.Clock.Service(s.o.Clock.Now())
 	err = s.o.Store.View(func(tx *Tx) error {
@@ -160,8 +164,8 @@ func (s *Sender) scan() (started int, err error) {
 	return started, err
 }
 
-// work sends to one webhook until there is nothing to send, something fails or
-// others should have a turn.
+// work sends to one webhook until nothing is due, an attempt fails or inARow
+// deliveries have been sent.
 func (s *Sender) work(id uint64) {
 	defer func() {
 		s.mu.Lock()
@@ -181,8 +185,9 @@ func (s *Sender) work(id uint64) {
 	}
 }
 
-// next makes one attempt at the delivery whose turn it is. more says that the
-// following one may go out too.
+// next makes one attempt at the first pending delivery and stores the outcome.
+// more reports whether the attempt succeeded, so that the following delivery may
+// be sent.
 func (s *Sender) next(id uint64) (more bool, err error) {
 	var w webhook
 	var d delivery
@@ -205,16 +210,16 @@ func (s *Sender) next(id uint64) (more bool, err error) {
 	}
 	a := s.attempt(s.ctx, w, d)
 	if s.ctx.Err() != nil && !a.Success() {
-		return false, s.ctx.Err() // broken off by Close: it tells nothing of the receiver
+		return false, s.ctx.Err() // cancelled by Close: not a failure of the receiver
 	}
 	return a.Success(), s.settle(w, d, a)
 }
 
-// billCall stores what came of an attempt, and switches off a webhook that has
-// not taken anything for days.
+// settle stores the outcome of an attempt. It switches the webhook off if
+// deliveries have failed for too long (see deadAfter).
 func (s *Sender) settle(w webhook, d delivery, a Attempt) error {
 	now := s.o.Clock.Now()
-	moment := s.o.Clock.Service(now) // after the answer: a retry is that much later, never earlier
+	moment := s.o.Clock.Service(now) // taken after the answer, so that a retry is never early
 	dead := ""
 	err := s.o.Store.Update(func(tx *Tx) (err error) {
 		if dead, err = Settle(tx, d, a, moment); err != nil || dead == "" {
@@ -237,9 +242,10 @@ func (s *Sender) settle(w webhook, d delivery, a Attempt) error {
 	return err
 }
 
-// Try sends something to a webhook at once, a single time and whatever waits
-// for it, and puts that into its log. Only what the receiver does is told in
-// the Attempt; an error is a fault of ours.
+// Try sends body to a webhook immediately and once, without regard to the queue,
+// and adds the attempt to the webhook's log. A failed attempt is no error: the
+// Attempt says what failed. An error means that the attempt is not in the log. It
+// is ErrNotFound if the webhook has been deleted.
 func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) (Attempt, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -255,7 +261,8 @@ func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) 
 	})
 }
 
-// attempt makes one POST and tells how it went.
+// attempt makes one POST request and returns its outcome. It does not set the
+// fields Delivery, Event and Attempt.
 func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt) {
 	a.At = s.o.Clock.Now().UTC()
 	began := time.Now()
@@ -278,9 +285,9 @@ func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt)
 		return a
 	}
 	defer answer.Body.Close()
-	// Read so that the connection can be used again, but no more than a
-	// receiver needs to say that it is well. After a 101, which nobody asked
-	// for, the connection itself is the body: it heeds no time and may be mute.
+	// The body is read so that the connection can be used again, but only 4 KiB:
+	// a receiver needs no more. After an unrequested 101 the body is the
+	// connection itself. Reading it ignores the timeout and could block forever.
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
 	}
@@ -288,7 +295,8 @@ func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt)
 	return a
 }
 
-// request makes the request of an attempt. It says the same each time.
+// request returns the request of an attempt. It is the same for each attempt at a
+// delivery. An error does not contain the URL.
 func (s *Sender) request(ctx context.Context, w webhook, d delivery) (*http.Request, error) {
 	secret, err := s.o.Peppers.Decrypt(secretPurpose, w.Bound(), w.Secret)
 	if err != nil {
@@ -305,10 +313,11 @@ func (s *Sender) request(ctx context.Context, w webhook, d delivery) (*http.Requ
 	return r, nil
 }
 
-// sign gives the signature of a body. How the hosted service makes it is not
-// known (contract 8.4, 10), so this is the one place that knows: HMAC-SHA-256
-// under the secret as it is written, over the bytes that are sent, in lower-case
-// hex digits, behind "sha256=" where the scheme says so.
+// sign returns the signature of a body: the HMAC-SHA-256 of the bytes that are
+// sent, as lower-case hex digits. The key is the text of the secret, with its
+// prefix. The scheme "sha256=hex" puts "sha256=" before the digits. How the
+// hosted service signs is not published (contract 8.4 and 10), so only this
+// function depends on it.
 func sign(scheme, secret string, body []byte) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write(body)
@@ -319,8 +328,8 @@ func sign(scheme, secret string, body []byte) string {
 	return digits
 }
 
-// reason says why there was no answer, without the URL, which may hold a token
-// in its query.
+// reason returns why there was no answer, in at most 300 bytes. It leaves out the
+// URL, because its query may contain a token.
 func (s *Sender) reason(ctx context.Context, err error) string {
 	var outer *url.Error
 	if errors.As(err, &outer) {
@@ -336,28 +345,29 @@ func (s *Sender) reason(ctx context.Context, err error) string {
 	return text[:min(len(text), 300)]
 }
 
-// TargetPolicy says which addresses webhooks may be sent to, so that nobody can have
-// this program ask its own network: no loopback, link-local, private or
-// otherwise special address (contract 8.5), and of the ports under 1024 only
-// those of HTTP. It is safe for concurrent use.
+// TargetPolicy decides which addresses webhooks may be sent to, so that a webhook
+// cannot reach the network of this machine. It refuses loopback, link-local,
+// private and other special addresses (contract 8.5), and ports below 1024 except
+// 80 and 443. It is safe for concurrent use.
 type TargetPolicy struct {
 	private  bool // every address and port is allowed
 	guardian *ssrf.Guardian
-	resolver *net.Resolver // nil: the system's
+	resolver *net.Resolver // nil: the system's resolver
 }
 
-// platform is where Azure tells virtual machines of themselves and takes their
-// orders: a public address that leads inside.
+// platform is the address of Azure's platform services for virtual machines. It
+// is a public address, but leads into the internal network.
 var platform = netip.MustParsePrefix("168.63.129.16/32")
 
-// NewTargetPolicy allows public addresses, and with private all others too.
+// NewTargetPolicy returns a policy that allows public addresses. If private is
+// true, it allows every address and port.
 func NewTargetPolicy(private bool) *TargetPolicy {
 	return &TargetPolicy{private: private, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
 }
 
-// CheckURL is ErrValidation with the reason for a URL that can be no target.
-// A name may resolve to something else each time it is asked for, so the
-// address itself is checked when a connection is made.
+// CheckURL returns ErrValidation with the reason if a URL cannot be a target. It
+// resolves no name: a name may have another address later, so control checks the
+// address of each connection.
 func (t *TargetPolicy) CheckURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
@@ -388,8 +398,9 @@ func (t *TargetPolicy) CheckURL(text string) error {
 	return nil
 }
 
-// oddAddress says whether a host is an IPv4 address as only some programs read
-// it, such as 127.1, 2130706433 or 0x7f.0.0.1: no name ends in a number.
+// oddAddress reports whether host is an IPv4 address in a form that only some
+// programs accept, such as 127.1, 2130706433 or 0x7f.0.0.1. It checks whether the
+// last label is a number, because no host name ends in one.
 func oddAddress(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return false
@@ -405,13 +416,14 @@ func oddAddress(host string) bool {
 
 func portAllowed(port int) bool { return port == 80 || port == 443 || port > 1023 && port < 1<<16 }
 
-// errTarget is what a Client's requests fail with where the address is not
-// allowed. It does not say which address it was: the name server's answer may
-// be nobody's business.
+// errTarget is the error of a Client's request to an address that is not allowed.
+// It does not contain the address, which the owner of the webhook may not be
+// allowed to know.
 var errTarget = errors.New("refused: the name stands for an address of this machine, of a private network or with a port that is not allowed")
 
-// control is called with the address of every connection before it is made,
-// after names are resolved: a name that changes its mind gains nothing.
+// control is called before each connection with its resolved address, and returns
+// errTarget if the address is not allowed. So a name that changes its address
+// after CheckURL (DNS rebinding) does not pass.
 func (t *TargetPolicy) control(_ context.Context, network, address string, c syscall.RawConn) error {
 	if t.private {
 		return nil
@@ -423,15 +435,16 @@ func (t *TargetPolicy) control(_ context.Context, network, address string, c sys
 	return nil
 }
 
-// Client gives a client that connects to allowed addresses alone. It follows no
-// redirect and knows no proxy: either would go where nothing checks it.
+// Client returns a new HTTP client that connects only to allowed addresses. It
+// follows no redirect (contract 8.5). It uses no proxy, because a proxy would
+// connect to addresses that control does not see.
 func (t *TargetPolicy) Client() *http.Client {
 	dialer := &net.Dialer{Timeout: time.Minute, ControlContext: t.control, Resolver: t.resolver}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			Proxy: nil, DialContext: dialer.DialContext, ForceAttemptHTTP2: true, TLSHandshakeTimeout: time.Minute,
-			DisableCompression:     true, // what a receiver answers is never unpacked
+			DisableCompression:     true, // answers are never decompressed
 			MaxResponseHeaderBytes: 64 << 10, MaxIdleConns: 100, MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second,
 		},
 	}
