@@ -17,7 +17,7 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Agent is who speaks in calls (contract 4).
+// Agent is a voice agent that makes or answers calls (contract 4).
 type Agent struct {
 	ID          uint64    `json:"id"`
 	AssistantID string    `json:"assistant_id"`
@@ -42,11 +42,12 @@ var agentTable = Table[Agent]{
 	},
 }
 
-// GetAgent reads an agent, whoever it belongs to; ErrNotFound.
+// GetAgent returns the agent with this id, of any owner. It returns ErrNotFound
+// if there is none.
 func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Get(tx, IDKey(id)) }
 
-// FindAgent reads an agent by its database id or its assistant id;
-// ErrAgentNotFound where there is none in scope.
+// FindAgent returns the agent that ref names by its database id or its assistant
+// id. It returns ErrAgentNotFound if there is no such agent in scope.
 func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
 	a, err := agentTable.One(tx, "assistant", []byte(ref))
 	if id, e := strconv.ParseUint(ref, 10, 64); e == nil {
@@ -58,15 +59,16 @@ func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
 	return a, err
 }
 
-// SaveAgent stores a changed agent.
+// SaveAgent stores a changed agent under its id.
 func SaveAgent(tx *Tx, a Agent) error { return agentTable.Put(tx, a) }
 
-// Brief is an agent as other objects show it.
+// Brief returns the short form of an agent that other objects contain.
 func (a Agent) Brief() map[string]any {
 	return map[string]any{"id": a.ID, "name": a.Name, "assistant_id": a.AssistantID}
 }
 
-// agentRow is an agent as the API lists it.
+// agentRow is the JSON form of an agent in lists. PhoneNumber and TeamID are nil
+// if the agent has none.
 type agentRow struct {
 	ID           uint64  `json:"id"`
 	AssistantID  string  `json:"assistant_id"`
@@ -95,47 +97,48 @@ func (a Agent) row() agentRow {
 	return row
 }
 
-// maxReady is how many owners' lists of agents are kept ready.
+// maxReady is the greatest number of owners whose list of agents is cached.
 const maxReady = 1024
 
-// agents serves the agents. The answer of the list changes seldom and is asked
-// for often, so it is kept ready for each owner.
+// agents serves the endpoints of agents. The list is requested often and changes
+// seldom, so its answer is cached for each owner.
 type agents struct {
 	store   *Store
 	catalog AdminRecords[Agent]
-	agents  *atomic.Uint64 // generations of the tables that the list is made of
+	agents  *atomic.Uint64 // generations of the tables that the list is built from
 	teams   *atomic.Uint64
 	ready   sync.Map // owner id -> *readyList
 	count   atomic.Int64
 }
 
-// readyList is an answer and the generations it was made from.
+// readyList is a cached answer and the table generations read before it was
+// built.
 type readyList struct {
 	agents, teams uint64
 	body          []byte
 }
 
-// NewAgents serves the agents of a store.
+// NewAgents returns the endpoints for the agents in store.
 func NewAgents(store *Store) *agents {
 	a := &agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
 	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent}
 	return a
 }
 
-// AgentTables returns the tables of agents, for checks.
+// AgentTables returns the table of agents, for store checks.
 func AgentTables() []Checked { return []Checked{agentTable} }
 
-// Routes lists the endpoints.
+// Routes returns the endpoints for keys.
 func (a *agents) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/agents", Permission: ReadAgents, Handle: a.list}}
 }
 
-// AdminRoutes lists the operator's endpoints.
+// AdminRoutes returns the operator's endpoints.
 func (a *agents) AdminRoutes() []Route { return a.catalog.Routes() }
 
 func (a *agents) list(w http.ResponseWriter, r *Request) error {
-	// The generations are read before the tables: a change in between makes the
-	// list older than it is said to be, so it is made again next time.
+	// The generations are read before the tables. After a change in between, the
+	// list is cached under an old generation, so the next request rebuilds it.
 	agents, teams := a.agents.Load(), a.teams.Load()
 	if kept, ok := a.ready.Load(r.Key.Owner); ok {
 		if list := kept.(*readyList); list.agents == agents && list.teams == teams {
@@ -157,7 +160,7 @@ func (a *agents) list(w http.ResponseWriter, r *Request) error {
 	return WriteBody(w, http.StatusOK, body)
 }
 
-// rows lists the agents that an owner may see, oldest first.
+// rows returns the agents that an owner may see, oldest first.
 func (a *agents) rows(owner uint64) ([]agentRow, error) {
 	seen := map[uint64]agentRow{}
 	err := a.store.View(func(tx *Tx) error {
@@ -244,7 +247,8 @@ func showAgent(tx *Tx, a Agent) (any, error) {
 	}{a.row(), OwnerName(tx, a.Owner), Seconds(a.CreatedAt)}, nil
 }
 
-// matchAgent filters by owner and by a part of the name.
+// matchAgent reports whether an agent matches the query: owner is the exact name
+// of its owner, search a part of its own name in any case.
 func matchAgent(tx *Tx, a Agent, q url.Values) bool {
 	if owner := q.Get("owner"); owner != "" && OwnerName(tx, a.Owner) != owner {
 		return false
@@ -252,7 +256,7 @@ func matchAgent(tx *Tx, a Agent, q url.Values) bool {
 	return strings.Contains(strings.ToLower(a.Name), strings.ToLower(q.Get("search")))
 }
 
-// blocked is a number on the operator's do-not-call list.
+// blocked is an entry of the operator's do-not-call list.
 type blocked struct {
 	ID        uint64    `json:"id"`
 	Phone     string    `json:"phone_number"`
@@ -266,8 +270,8 @@ var blockedTable = Table[blocked]{
 	Indexes: []Index[blocked]{{"phone", func(b blocked) [][]byte { return [][]byte{[]byte(b.Phone)} }}},
 }
 
-// Blocked says whether a number is on the operator's list, which holds for all
-// owners.
+// Blocked reports whether a phone number is on the do-not-call list, which
+// applies to all owners.
 func Blocked(tx *Tx, phone string) (bool, error) {
 	for rest := range blockedTable.Find(tx, "phone", []byte(phone), false) {
 		if len(rest) == 0 {
@@ -277,10 +281,11 @@ func Blocked(tx *Tx, phone string) (bool, error) {
 	return false, nil
 }
 
-// doNotCalls serves the do-not-call list to the operator.
+// doNotCalls serves the endpoints with which the operator manages the do-not-call
+// list.
 type doNotCalls struct{ catalog AdminRecords[blocked] }
 
-// NewDoNotCalls serves the list of a store.
+// NewDoNotCalls returns the endpoints for the do-not-call list in store.
 func NewDoNotCalls(store *Store) *doNotCalls {
 	return &doNotCalls{AdminRecords[blocked]{
 		Store: store, Name: "do_not_call", Path: "do-not-call", Table: blockedTable, Save: saveBlocked,
@@ -295,13 +300,14 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 	}}
 }
 
-// DoNotCallTables returns the tables of numbers that may not be called, for checks.
+// DoNotCallTables returns the table of the do-not-call list, for store checks.
 func DoNotCallTables() []Checked { return []Checked{blockedTable} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the operator's endpoints.
 func (d *doNotCalls) AdminRoutes() []Route { return d.catalog.Routes() }
 
-// saveBlocked stores a number; one that is listed stays the entry it is.
+// saveBlocked stores an entry. If another entry has the same number, it returns
+// that entry and changes nothing.
 func saveBlocked(tx *Tx, r *Request, old *blocked, b *Body) (blocked, error) {
 	v := blocked{CreatedAt: r.Now}
 	if old != nil {
