@@ -54,7 +54,7 @@ var contactTable = Table[contact]{
 	Name: "contacts", Audit: AuditPolicy{Object: "contact", Personal: true},
 	Key: func(c contact) []byte { return IDKey(c.ID) },
 	Indexes: []Index[contact]{
-		// The table adds the id to each entry, so each scope is in the order of ids.
+		// The table adds the id to each entry, so each scope is sorted by id.
 		{"scope", func(c contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
 		{"phone", func(c contact) (keys [][]byte) {
 			for _, p := range c.PhoneNumbers {
@@ -65,13 +65,15 @@ var contactTable = Table[contact]{
 	},
 }
 
-// phoneTable holds nothing; its sequence gives the ids of phone numbers.
+// phoneTable holds no records. Its sequence numbers the phones of contacts.
 var phoneTable = Table[Phone]{Name: "contact_phones"}
 
-// phoneKey ends a number, so that no longer number begins with it.
+// phoneKey returns the index entry of a number. It ends with a zero byte, so
+// that it is not a prefix of the entry of a longer number.
 func phoneKey(number string) []byte { return append([]byte(number), 0) }
 
-// FindContact reads a contact; ErrNotFound where there is none in scope.
+// FindContact reads a contact by its id. It returns ErrNotFound if there is no
+// such contact in scope.
 func FindContact(tx *Tx, s Scope, id uint64) (contact, error) {
 	c, err := contactTable.Get(tx, IDKey(id))
 	if err != nil {
@@ -83,7 +85,8 @@ func FindContact(tx *Tx, s Scope, id uint64) (contact, error) {
 	return c, nil
 }
 
-// CheckContact returns ErrNotFound if a contact (0: none) is not in scope.
+// CheckContact returns ErrNotFound if no contact in scope has the id. The id 0
+// means no contact and is always accepted.
 func CheckContact(tx *Tx, s Scope, id uint64) error {
 	if id == 0 {
 		return nil
@@ -95,11 +98,11 @@ func CheckContact(tx *Tx, s Scope, id uint64) error {
 	return err
 }
 
-// SaveContact stores a changed contact.
+// SaveContact stores a contact, which must have an id.
 func SaveContact(tx *Tx, c contact) error { return contactTable.Put(tx, c) }
 
-// ContactBlocks says whether any contact in scope has this number marked as
-// not to be called.
+// ContactBlocks reports whether any contact in scope has this phone number
+// marked do_not_call.
 func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
 	for _, key := range contactTable.Find(tx, "phone", phoneKey(phone), false) {
 		c, err := contactTable.Get(tx, key)
@@ -114,15 +117,15 @@ func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
 	return false, nil
 }
 
-// FullName is first and last name joined.
+// FullName returns the first and the last name, joined by a space.
 func (c contact) FullName() string { return strings.TrimSpace(c.FirstName + " " + c.LastName) }
 
-// Brief is a contact as calls show it.
+// Brief returns the contact as it appears inside a call.
 func (c contact) Brief() map[string]any {
 	return map[string]any{"id": c.ID, "name": c.FullName(), "email": c.Email, "company": c.Company}
 }
 
-// row gives what the list and the single contact have in common.
+// row returns the fields that a list row and a single contact share.
 func (c contact) row(tx *Tx) map[string]any {
 	return map[string]any{
 		"id": c.ID, "first_name": c.FirstName, "last_name": c.LastName, "full_name": c.FullName(),
@@ -132,7 +135,7 @@ func (c contact) row(tx *Tx) map[string]any {
 	}
 }
 
-// primary is the number to call first, "" without any.
+// primary returns the number to call first, "" if the contact has no number.
 func (c contact) primary() string {
 	for _, p := range c.PhoneNumbers {
 		if p.Primary {
@@ -142,7 +145,7 @@ func (c contact) primary() string {
 	return ""
 }
 
-// full gives everything about a contact (contract 5.2) but its owner.
+// full returns all fields of a contact (contract 5.2) except its owner.
 func (c contact) full(tx *Tx) map[string]any {
 	v := c.row(tx)
 	v["website"], v["timezone"] = c.Website, c.Timezone
@@ -172,15 +175,15 @@ func orEmpty(v Values) Values {
 	return v
 }
 
-// contacts serves the contacts.
+// contacts serves the API and the admin endpoints for contacts.
 type contacts struct {
 	store   *Store
 	write   Permission
 	catalog AdminRecords[contact]
 }
 
-// NewContacts serves the contacts of a store. To create and update one, a key
-// needs any permission of write.
+// NewContacts returns the endpoints for the contacts in store. To create or
+// update a contact, a key needs at least one of the permissions in write.
 func NewContacts(store *Store, write Permission) *contacts {
 	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
@@ -188,10 +191,10 @@ func NewContacts(store *Store, write Permission) *contacts {
 	}}
 }
 
-// ContactTables returns the tables of contacts, for checks.
+// ContactTables returns the tables to check for damaged records.
 func ContactTables() []Checked { return []Checked{contactTable} }
 
-// Routes lists the endpoints.
+// Routes returns the API endpoints.
 func (c *contacts) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/contacts", Permission: ReadContacts, Handle: c.list},
@@ -202,7 +205,7 @@ func (c *contacts) Routes() []Route {
 	}
 }
 
-// AdminRoutes lists the operator's endpoints.
+// AdminRoutes returns the admin endpoints.
 func (c *contacts) AdminRoutes() []Route { return c.catalog.Routes() }
 
 func (c *contacts) list(w http.ResponseWriter, r *Request) error {
@@ -242,7 +245,8 @@ func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "contacts", rows))
 }
 
-// contactsInScope lists the contacts in scope, newest first, from index entries alone.
+// contactsInScope returns the ids of the contacts in scope, newest first. It
+// reads only index entries, no records.
 func contactsInScope(tx *Tx, s Scope) []uint64 {
 	var ids []uint64
 	prefixes := s.Keys()
@@ -252,7 +256,7 @@ func contactsInScope(tx *Tx, s Scope) []uint64 {
 		}
 	}
 	if len(prefixes) > 1 {
-		// A contact of one's own may also belong to one of one's teams.
+		// A contact of the owner may also be in one of the owner's teams.
 		slices.Sort(ids)
 		ids = slices.Compact(ids)
 		slices.Reverse(ids)
@@ -260,7 +264,8 @@ func contactsInScope(tx *Tx, s Scope) []uint64 {
 	return ids
 }
 
-// matchingContacts keeps the contacts that pass the filters of a query.
+// matchingContacts returns the ids of the contacts that match the filters of a
+// query, in the same order. It overwrites ids.
 func matchingContacts(tx *Tx, ids []uint64, q url.Values) ([]uint64, error) {
 	kept := ids[:0]
 	for _, id := range ids {
@@ -279,7 +284,8 @@ func filtersContacts(q url.Values) bool {
 	return slices.ContainsFunc([]string{"stage", "status", "tag", "search"}, func(name string) bool { return q.Get(name) != "" })
 }
 
-// matches says whether a contact passes the filters of a query, all of them.
+// matches reports whether a contact passes all filters of a query
+// (contract 5.1). An empty filter passes every contact.
 func (c contact) matches(q url.Values) bool {
 	if stage := q.Get("stage"); stage != "" && stage != c.Stage {
 		return false
@@ -319,7 +325,7 @@ func (c *contacts) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// showContact gives a contact as the API tells it.
+// showContact returns a contact as the API shows it, with its owner.
 func showContact(tx *Tx, c contact) map[string]any {
 	shown := c.full(tx)
 	shown["owner"] = map[string]any{"id": c.Owner, "name": OwnerName(tx, c.Owner)}
@@ -342,8 +348,8 @@ func (c *contacts) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// save reads a body, applies it to the contact that find gives, and answers
-// with the outcome.
+// save applies the body to the contact that find returns, stores it, and
+// answers with the stored contact and message.
 func (c *contacts) save(w http.ResponseWriter, r *Request, status int, message string, find func(*Tx, Scope) (contact, error)) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -381,7 +387,8 @@ func (c *contacts) save(w http.ResponseWriter, r *Request, status int, message s
 	return WriteJSON(w, status, shown)
 }
 
-// apply sets what a form says and stores the contact; a new one gets its id.
+// apply sets the fields that the form sends and stores the contact. A contact
+// with the id 0 is new and gets an id. apply returns the stored contact.
 func (c contact) apply(tx *Tx, f *contactForm, now time.Time) (contact, error) {
 	for name, into := range map[string]*string{
 		"first_name": &c.FirstName, "last_name": &c.LastName, "email": &c.Email, "company": &c.Company,
@@ -415,8 +422,8 @@ func (c contact) apply(tx *Tx, f *contactForm, now time.Time) (contact, error) {
 	return c, SaveContact(tx, c)
 }
 
-// saveContact is what the operator's endpoint does with a body: as the API, but
-// for any owner, and with the time of the last call.
+// saveContact creates (old is nil) or changes a contact for the admin endpoint.
+// Unlike the API, it also accepts owner and last_call_date.
 func saveContact(tx *Tx, r *Request, old *contact, b *Body) (contact, error) {
 	c, method, owner := contact{CreatedAt: r.Now}, http.MethodPost, ""
 	if old != nil {

@@ -11,21 +11,21 @@ import (
 	"time"
 )
 
-// The most that one contact may have. Requests that only add could otherwise
-// make a record grow without end.
+// Limits for one contact. Without them, requests that only add could make a
+// record grow without end.
 const (
 	maxPhones = 100
 	maxTags   = 100
 )
 
-// maxTag is the longest name of a tag or an option, in bytes.
+// maxTag is the maximum length of a tag or of a select option, in bytes.
 const maxTag = 200
 
-// Values is an object with free keys. Its numbers keep the digits that they
-// were sent with, also when it is stored and read again.
+// Values is a JSON object with any keys. Its numbers keep the digits that they
+// were sent with, even after they are stored and read again.
 type Values map[string]any
 
-// UnmarshalJSON keeps numbers as they are written.
+// UnmarshalJSON reads numbers as json.Number, so that no digit is lost.
 func (v *Values) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
@@ -37,7 +37,7 @@ func (v *Values) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Phone is one number of a contact. Its id is unique across contacts.
+// Phone is one phone number of a contact. Its id is unique across all contacts.
 type Phone struct {
 	ID          uint64    `json:"id"`
 	PhoneNumber string    `json:"phone_number"`
@@ -48,10 +48,10 @@ type Phone struct {
 	DNCReason   string    `json:"dnc_reason,omitempty"`
 }
 
-// contactForm is what a body says of a contact, checked as far as that goes
-// without the record.
+// contactForm holds the contact fields of a request body. They are checked, but
+// not yet compared with the stored contact.
 type contactForm struct {
-	// Texts are the text members that were sent, by name.
+	// Texts holds the string fields that the form sets, by name.
 	Texts    map[string]string
 	Team     uint64
 	Tags     []string
@@ -63,14 +63,14 @@ type contactForm struct {
 	phones []phoneEntry
 }
 
-// phoneEntry is one entry of phone_numbers as it was sent.
+// phoneEntry is one entry of phone_numbers in a body.
 type phoneEntry struct {
 	body  *Body
 	phone Phone
 }
 
-// contactTexts lists the text members, and what each is where a body that
-// tells of the whole contact leaves it out, or sends null.
+// contactTexts returns the string fields and the default of each. The default
+// is used if POST or PUT omits the field, or if any method sends null.
 func contactTexts() []struct{ name, standard string } {
 	return []struct{ name, standard string }{
 		{"first_name", ""}, {"last_name", ""}, {"email", ""}, {"company", ""}, {"website", ""},
@@ -79,10 +79,10 @@ func contactTexts() []struct{ name, standard string } {
 	}
 }
 
-// readContactForm reads a body that makes (POST), replaces (PUT) or changes
-// (PATCH) a contact. The first two tell of the whole contact: what they leave
-// out counts as sent, with its default. Errors are ErrMissingFirstName and
-// ErrValidation.
+// readContactForm reads a body that creates (POST), replaces (PUT) or changes
+// (PATCH) a contact. In POST and PUT an omitted field counts as sent with its
+// default. It returns ErrMissingFirstName or ErrValidation if the body is
+// wrong.
 func readContactForm(b *Body, method string) (*contactForm, error) {
 	f := &contactForm{Texts: map[string]string{}, Tags: []string{}, method: method, body: b}
 	if f.Sent("first_name") && !b.Given("first_name") {
@@ -111,12 +111,13 @@ func readContactForm(b *Body, method string) (*contactForm, error) {
 	return f, f.readPhones(entries)
 }
 
-// Sent says whether the form sets a member.
+// Sent reports whether the form sets a field. POST and PUT set every field,
+// PATCH only those in the body.
 func (f *contactForm) Sent(name string) bool {
 	return f.method != http.MethodPatch || f.body.Has(name)
 }
 
-// readText reads a text member; what was not sent stays out of Texts.
+// readText adds a string field to Texts if the form sets it.
 func (f *contactForm) readText(name, standard string) {
 	if !f.Sent(name) {
 		return
@@ -128,7 +129,7 @@ func (f *contactForm) readText(name, standard string) {
 	f.Texts[name] = value
 }
 
-// checkTexts checks the texts that have a form.
+// checkTexts checks the string fields that have a fixed format.
 func (f *contactForm) checkTexts() error {
 	if name, sent := f.Texts["first_name"]; sent && strings.TrimSpace(name) == "" {
 		return ErrMissingFirstName.With("first_name is empty. Every contact needs one.")
@@ -147,7 +148,8 @@ func (f *contactForm) checkTexts() error {
 	return nil
 }
 
-// plausibleEmail looks only for slips: which addresses work, only mail tells.
+// plausibleEmail catches typing errors. Only a delivered mail proves that an
+// address works.
 func plausibleEmail(s string) bool {
 	user, host, _ := strings.Cut(s, "@")
 	return user != "" && host != "" && !strings.Contains(host, "@") && !strings.ContainsAny(s, " \t\r\n")
@@ -158,7 +160,7 @@ func lowerWord(s string) bool {
 }
 
 func knownZone(name string) bool {
-	// LoadLocation also takes "" and "Local", which mean another zone elsewhere.
+	// LoadLocation also accepts "" (UTC) and "Local" (the zone of this machine).
 	if name == "" || name == "Local" {
 		return false
 	}
@@ -166,7 +168,7 @@ func knownZone(name string) bool {
 	return err == nil
 }
 
-// readTags checks the tags and drops those that stand there twice.
+// readTags checks the tags and stores each of them once.
 func (f *contactForm) readTags(tags []string) error {
 	if len(tags) > maxTags {
 		return ErrValidation.With("tags has %d entries; a contact has at most %d.", len(tags), maxTags)
@@ -188,7 +190,8 @@ func (f *contactForm) readPhones(entries []*Body) error {
 	}
 	for i, b := range entries {
 		e := phoneEntry{body: b}
-		// Who copies a contact sends ids along; a new contact gets its own.
+		// A client that copies a contact also sends the old ids. POST ignores
+		// them: a new contact gets new ids.
 		if f.method != http.MethodPost {
 			b.ID("id", &e.phone.ID)
 		}
@@ -215,8 +218,9 @@ func errPhones() error {
 	return ErrValidation.With("phone_numbers: a contact has at most %d numbers.", maxPhones)
 }
 
-// Custom gives the custom context that the form makes of an old one, which
-// stays as it is. Under PATCH keys are merged; a key with null goes.
+// Custom returns the custom context after the form is applied to old, which it
+// does not change. PATCH merges keys, POST and PUT replace all of them. A key
+// with the value null is removed; null instead of the object removes all keys.
 func (f *contactForm) Custom(old Values) Values {
 	if !f.Sent("custom_context") {
 		return old
@@ -230,9 +234,10 @@ func (f *contactForm) Custom(old Values) Values {
 	return merged
 }
 
-// Phones gives the numbers that the form makes of old ones, which stay as they
-// are. Next gives ids to new ones. An id that is none of old's is
-// ErrValidation.
+// Phones returns the phone numbers after the form is applied to old, which it
+// does not change. It calls next for the id of each new number. It returns
+// ErrValidation if an id is not in old or appears twice, or if the contact
+// would have more than maxPhones numbers.
 func (f *contactForm) Phones(old []Phone, now time.Time, next func() (uint64, error)) ([]Phone, error) {
 	if !f.Sent("phone_numbers") {
 		return old, nil
@@ -278,7 +283,8 @@ func (f *contactForm) Phones(old []Phone, now time.Time, next func() (uint64, er
 	return list, nil
 }
 
-// change sets what the entry says of a number.
+// change returns p with the fields of the entry. now is the new DNCDate if the
+// number has just become do_not_call.
 func (e phoneEntry) change(p Phone, now time.Time) Phone {
 	p.PhoneNumber = e.phone.PhoneNumber
 	if e.body.Has("phone_type") {
@@ -302,8 +308,8 @@ func (e phoneEntry) change(p Phone, now time.Time) Phone {
 	return p
 }
 
-// setPrimary makes exactly one number primary: the one at chosen, else the
-// first that is so already, else the first of all.
+// setPrimary makes exactly one number primary: the one at index chosen. If
+// chosen is negative it is the first primary number, or else the first number.
 func setPrimary(list []Phone, chosen int) {
 	if chosen < 0 {
 		chosen = max(0, slices.IndexFunc(list, func(p Phone) bool { return p.Primary }))
@@ -313,7 +319,7 @@ func setPrimary(list []Phone, chosen int) {
 	}
 }
 
-// contactColumns lists the columns of a CSV import.
+// contactColumns returns the columns of a CSV import.
 func contactColumns() []string {
 	return []string{
 		"first_name", "last_name", "email", "company", "website", "address", "city", "state", "zip_code", "country",
@@ -321,8 +327,9 @@ func contactColumns() []string {
 	}
 }
 
-// contactRow makes the members of a body from the cells of one line of CSV.
-// The phone is the primary number; tags stand between semicolons.
+// contactRow turns one line of CSV, by column, into the fields of a request
+// body. phone is the only number; tags are separated by semicolons. It returns
+// ErrValidation if a cell is wrong.
 func contactRow(cells map[string]string) (map[string]any, error) {
 	fields, phone := map[string]any{}, map[string]any{}
 	for name, cell := range cells {
@@ -357,7 +364,7 @@ func contactRow(cells map[string]string) (map[string]any, error) {
 	return fields, nil
 }
 
-// csvTags splits the tags of a cell at its semicolons.
+// csvTags splits a cell at its semicolons and drops empty tags.
 func csvTags(cell string) []string {
 	tags := []string{}
 	for tag := range strings.SplitSeq(cell, ";") {

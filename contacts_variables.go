@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// The kinds of context variables (contract 6).
+// The types and the contexts of context variables (contract 6).
 const (
 	variableText    = "text"
 	variableNumber  = "number"
@@ -31,14 +31,16 @@ func variableTypes() []string {
 
 func contextTypes() []string { return []string{contextContact, contextBusiness} }
 
-// The most that an owner may define, and that one definition may hold.
+// Limits for the definitions of one owner, the options of one definition, and
+// the length of a name.
 const (
 	maxVariables = 1000
 	maxOptions   = 200
 	maxVarName   = 100 // bytes
 )
 
-// Variable says that a context variable exists, and which values it takes.
+// Variable is the definition of a context variable: its name and the values it
+// accepts.
 type Variable struct {
 	ID          uint64    `json:"id"`
 	Owner       uint64    `json:"owner"`
@@ -64,8 +66,8 @@ func variableKey(owner uint64, context, name string) []byte {
 	return append(IDKey(owner), context+"\x00"+name...)
 }
 
-// builtin are the definitions that every account has (contract 6.1; which ones
-// is not published).
+// builtin returns the definitions that every account has (contract 6.1). Which
+// ones the original API has is not published.
 func builtin() []Variable {
 	return []Variable{
 		{Name: "preferred_language", DisplayName: "Preferred Language", Description: "Language to speak with the contact", Type: variableText, Context: contextContact, Default: true},
@@ -73,7 +75,8 @@ func builtin() []Variable {
 	}
 }
 
-// seedVariables gives an account the built-in definitions, the first time.
+// seedVariables stores the built-in definitions of an account. Only the first
+// call for an account does anything.
 func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	if tx.Has("variables_seeded", IDKey(owner)) {
 		return nil
@@ -94,12 +97,15 @@ func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put("variables_seeded", IDKey(owner), []byte{1})
 }
 
-// findVariable reads the definition of a name; ErrNotFound.
+// findVariable reads a definition by its name. It returns ErrNotFound if there
+// is none.
 func findVariable(tx *Tx, owner uint64, context, name string) (Variable, error) {
 	return variableTable.One(tx, "name", variableKey(owner, context, name))
 }
 
-// addVariable stores a new definition: ErrDuplicate where the name is taken.
+// addVariable stores a new definition and returns it with its id. It returns
+// ErrDuplicate if the name is taken in this context, and ErrValidation if the
+// owner has maxVariables already.
 func addVariable(tx *Tx, v Variable) (Variable, error) {
 	_, err := findVariable(tx, v.Owner, v.Context, v.Name)
 	if err == nil {
@@ -121,23 +127,23 @@ func addVariable(tx *Tx, v Variable) (Variable, error) {
 	return v, variableTable.Put(tx, v)
 }
 
-// variables serves the definitions of context variables and their values.
+// variables serves the endpoints for the definitions of context variables.
 type variables struct {
 	store   *Store
 	catalog AdminRecords[Variable]
 }
 
-// NewVariables serves the context variables of a store.
+// NewVariables returns the endpoints for the definitions in store.
 func NewVariables(store *Store) *variables {
 	return &variables{store, AdminRecords[Variable]{
 		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
 	}}
 }
 
-// VariableTables returns the tables of context variables, for checks.
+// VariableTables returns the tables to check for damaged records.
 func VariableTables() []Checked { return []Checked{variableTable} }
 
-// Routes lists the endpoints.
+// Routes returns the API endpoints.
 func (v *variables) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/context-variables", Permission: ReadContacts, Handle: v.list},
@@ -148,12 +154,11 @@ func (v *variables) Routes() []Route {
 	}
 }
 
-// AdminRoutes lists the operator's endpoints, for the definitions of every
-// account.
+// AdminRoutes returns the admin endpoints, for the definitions of all accounts.
 func (v *variables) AdminRoutes() []Route { return v.catalog.Routes() }
 
-// saveVariable is what the operator's endpoint does with a body. Name, context
-// and owner of a definition stay.
+// saveVariable creates (old is nil) or changes a definition for the admin
+// endpoint. A change ignores name, context_type and owner.
 func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) {
 	if old != nil {
 		d := *old
@@ -209,8 +214,8 @@ func (v Variable) row() map[string]any {
 	return row
 }
 
-// list gives the definitions by id. An unknown context_type is
-// validation_error, as 6.1 proposes.
+// list answers with the account's definitions, ordered by id. The first request
+// of an account stores the built-in ones, which needs a write transaction.
 func (v *variables) list(w http.ResponseWriter, r *Request) error {
 	context := r.URL.Query().Get("context_type")
 	if context != "" && !slices.Contains(contextTypes(), context) {
@@ -246,7 +251,7 @@ func (v *variables) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "variables": rows})
 }
 
-// variablesOf gives the definitions of an account, by id.
+// variablesOf returns the definitions of an account, ordered by id.
 func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 	var all []Variable
 	for _, key := range variableTable.Find(tx, "name", IDKey(owner), false) {
@@ -262,7 +267,7 @@ func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 
 var variableName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
-// checkVariableName says what is wrong with a name, nil for nothing.
+// checkVariableName returns ErrValidation if a name is not allowed.
 func checkVariableName(name string) error {
 	if !variableName.MatchString(name) || len(name) > maxVarName {
 		return ErrValidation.With("name must be 1 to %d of a-z, 0-9 and _; got %q.", maxVarName, name)
@@ -270,8 +275,9 @@ func checkVariableName(name string) error {
 	return nil
 }
 
-// readDefinition sets what a body says of a definition. Errors as 6.2: what is
-// missing first, then what is wrong.
+// readDefinition sets the fields of d that the body sends. If fresh is false it
+// ignores name and context_type. It returns ErrMissing if a required field is
+// missing, otherwise ErrValidation if a value is wrong (contract 6.2).
 func readDefinition(b *Body, d *Variable, fresh bool) error {
 	if fresh {
 		for _, name := range []string{"name", "display_name", "variable_type", "context_type"} {
@@ -348,7 +354,8 @@ func (v Variable) answer(w http.ResponseWriter, status int, message string) erro
 	return WriteJSON(w, status, map[string]any{"id": v.ID, "name": v.Name, "display_name": v.DisplayName, "message": message})
 }
 
-// own reads a definition of the key's account by the id in the path.
+// own reads the definition with the id in the path. It returns ErrNotFound if
+// the key's account has no such definition.
 func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 	id, err := r.NumberParam("variable_id")
 	if err != nil {
@@ -361,8 +368,8 @@ func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 	return d, err
 }
 
-// update changes what is sent: PUT behaves as PATCH, name and context_type in
-// the body are ignored, values that are set are not checked again (6.3).
+// update changes the fields that were sent, for PUT as for PATCH. It ignores
+// name and context_type and does not check stored values again (contract 6.3).
 func (v *variables) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -384,7 +391,7 @@ func (v *variables) update(w http.ResponseWriter, r *Request) error {
 	return d.answer(w, http.StatusOK, "Updated.")
 }
 
-// remove deletes a definition; values that are set stay (6.4).
+// remove deletes a definition. Stored values stay (contract 6.4).
 func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	err := v.store.Update(func(tx *Tx) error {
 		d, err := v.own(tx, r)
@@ -402,14 +409,14 @@ func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
 }
 
-// maxValues is the most values that one contact or account may have.
+// maxValues is the maximum number of values of one contact or account.
 const maxValues = 1000
 
-// assignment is what a body asks to set (contract 6.5, 6.6).
+// assignment holds the values that a body sets (contract 6.5, 6.6).
 type assignment struct {
-	values map[string]any // null takes a value away
-	names  []string       // in the order of the alphabet, so that errors are the same each time
-	auto   bool           // unknown names get a definition
+	values map[string]any // nil removes a value
+	names  []string       // sorted, so that the same body always gets the same error
+	auto   bool           // create a definition for each unknown name
 }
 
 func readAssignment(r *Request) (a assignment, err error) {
@@ -433,9 +440,8 @@ func (a *assignment) read(body *Body) error {
 	return body.Err()
 }
 
-// apply gives the values that result from an assignment to what was set
-// before, which it leaves as it is. Definitions are made on the way; on an
-// error the transaction is to be given up, so that nothing is set.
+// apply returns the values after the assignment. It does not change before. It
+// may store new definitions, so the caller must roll back tx after an error.
 func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, now time.Time) (Values, error) {
 	after := maps.Clone(before)
 	if after == nil {
@@ -449,7 +455,7 @@ func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, n
 		case err == nil:
 		case !errors.Is(err, ErrNotFound):
 			return nil, err
-		case value == nil && (set || a.auto): // its definition may be gone, or was never needed
+		case value == nil && (set || a.auto): // no definition is needed to remove a value
 		case !a.auto:
 			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables.", context, name)
 		default:
@@ -471,8 +477,8 @@ func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, n
 	return after, nil
 }
 
-// define makes the definition of a name that has none, by the value that it is
-// to hold.
+// define stores a definition for a name that has none. Its type follows from
+// value, the first value it will hold.
 func define(tx *Tx, owner uint64, context, name string, value any, now time.Time) (Variable, error) {
 	if err := checkVariableName(name); err != nil {
 		return Variable{}, err
@@ -494,8 +500,8 @@ func define(tx *Tx, owner uint64, context, name string, value any, now time.Time
 	return addVariable(tx, d)
 }
 
-// Accept gives a value in the form in which it is stored (table in contract
-// 6), ErrInvalidValue where the definition does not take it.
+// Accept returns a value in the form in which it is stored. It returns
+// ErrInvalidValue if the definition does not allow the value.
 func (v Variable) Accept(value any) (any, error) {
 	text, isText := value.(string)
 	number, isNumber := value.(json.Number)
@@ -537,8 +543,8 @@ func (v Variable) Accept(value any) (any, error) {
 	return nil, ErrInvalidValue.With("%s must be one of %s.", v.Name, strings.Join(v.Options, ", "))
 }
 
-// isJSONNumber says whether a text is a number as JSON writes it (RFC 8259
-// section 6) and one that a computer can hold.
+// isJSONNumber reports whether a text is a JSON number (RFC 8259 section 6) in
+// the range of float64.
 func isJSONNumber(text string) bool {
 	if !json.Valid([]byte(text)) {
 		return false
@@ -547,8 +553,8 @@ func isJSONNumber(text string) bool {
 	return err == nil
 }
 
-// isDate says whether a text is an ISO 8601 date, or a date and a time, with or
-// without an offset.
+// isDate reports whether a text is an ISO 8601 date, alone or with a time. The
+// time may have an offset.
 func isDate(text string) bool {
 	for _, layout := range []string{time.DateOnly, time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02T15:04Z07:00"} {
 		if _, err := time.Parse(layout, text); err == nil {
@@ -558,13 +564,13 @@ func isDate(text string) bool {
 	return false
 }
 
-// contexts serves the values of context variables.
+// contexts serves the endpoints for the values of context variables.
 type contexts struct{ store *Store }
 
-// NewContexts serves the values in a store.
+// NewContexts returns the endpoints for the values in store.
 func NewContexts(store *Store) *contexts { return &contexts{store} }
 
-// Routes lists the endpoints.
+// Routes returns the API endpoints.
 func (c *contexts) Routes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/api/v1/contacts/:contact_id/context", Permission: WriteContacts, Handle: c.setContact},
@@ -572,7 +578,7 @@ func (c *contexts) Routes() []Route {
 	}
 }
 
-// setContact sets values of a contact: all of them or none.
+// setContact sets values of a contact. After an error none is stored.
 func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
@@ -608,7 +614,8 @@ func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 // businessBucket holds the values of each account.
 const businessBucket = "business_context"
 
-// BusinessContext gives the values of an account, which are the caller's own.
+// BusinessContext returns the values of an account, an empty map if it has
+// none. The caller owns the result.
 func BusinessContext(tx *Tx, owner uint64) (Values, error) {
 	values := Values{}
 	stored, err := tx.Get(businessBucket, IDKey(owner))
@@ -618,7 +625,7 @@ func BusinessContext(tx *Tx, owner uint64) (Values, error) {
 	return values, json.Unmarshal(stored, &values)
 }
 
-// setBusiness sets values of the account: all of them or none.
+// setBusiness sets values of the account. After an error none is stored.
 func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
@@ -631,7 +638,7 @@ func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Saved."})
 }
 
-// save sets values of an account.
+// save applies the assignment to the stored values of an account.
 func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err := seedVariables(tx, owner, now); err != nil {
 		return err
@@ -650,8 +657,8 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put(businessBucket, IDKey(owner), stored)
 }
 
-// AdminRoutes lists the operator's endpoints: there is no published one to
-// read the business context back (contract 9).
+// AdminRoutes returns the admin endpoints. The API itself cannot read the
+// business context back (contract 9).
 func (c *contexts) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business},
@@ -659,8 +666,8 @@ func (c *contexts) AdminRoutes() []Route {
 	}
 }
 
-// changeBusiness sets values of an owner's account, DefaultOwner's where the
-// body names none: all of them or none.
+// changeBusiness sets values of an owner's account, that of DefaultOwner if the
+// body has no owner. After an error none is stored.
 func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -676,7 +683,7 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	}
 	var values Values
 	by := r.Deed()
-	by.Detail = map[string]any{"owner": name, "variables": a.names} // the values are no record that the log could compare
+	by.Detail = map[string]any{"owner": name, "variables": a.names} // the values are in no table, so the log cannot compare them
 	err = by.Update(c.store, func(tx *Tx) error {
 		o, err := EnsureOwner(tx, name, r.Now)
 		if err != nil {
@@ -715,9 +722,9 @@ func (c *contexts) business(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
 }
 
-// PromptVariables gives the values for {{name}} in the prompts of a call: what
-// the call brings goes before what its contact has, and that before what the
-// account has, whose names begin with business_ (contract 3.3, 6).
+// PromptVariables returns the values for {{name}} in the prompts of a call.
+// Values of the call override those of its contact, and these override those of
+// the account (contract 3.3). Names of the account get the prefix business_.
 func PromptVariables(business, contact, call Values) Values {
 	all := Values{}
 	for name, value := range business {
