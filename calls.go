@@ -1,4 +1,4 @@
-// The calls family has the calls. Read calls_record.go first (Call and its table),
+// The calls family has the calls. Read calls_record.go first (call and its table),
 // then calls.go (the endpoints) and calls_dialer.go (claims, leases, changes of
 // state, billing). It dials nobody: dialers claim calls and report on them.
 
@@ -13,20 +13,20 @@ import (
 	"time"
 )
 
-// calls serves the calls.
+// calls serves the API endpoints for calls.
 type calls struct {
 	store   *Store
 	limiter *Limiter
 }
 
-// NewCalls serves the calls of a store; starting one spends a unit of
-// CallsPerDay.
+// NewCalls returns the API endpoints for the calls in store. Starting a call
+// spends one unit of CallsPerDay.
 func NewCalls(store *Store, limiter *Limiter) *calls { return &calls{store, limiter} }
 
-// CallTables returns the tables of calls, for checks.
+// CallTables returns the tables to check for damaged records.
 func CallTables() []Checked { return []Checked{callTable} }
 
-// Routes lists the endpoints.
+// Routes returns the API endpoints.
 func (c *calls) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/calls", Permission: ReadCalls, Handle: c.list},
@@ -91,15 +91,15 @@ func (c *calls) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// callRequest is what a body asks for: who is to be called, and by whom.
+// callRequest holds the fields of a body that starts or records a call.
 type callRequest struct {
 	Phone, Agent string
 	Contact      uint64
 	Variables    Values
 }
 
-// readCallRequest reads the body of a start in the order of the contract's table
-// (3.3).
+// readCallRequest reads a callRequest. If several fields are wrong, it returns
+// the error that comes first in contract 3.3.
 func readCallRequest(b *Body) (o callRequest, err error) {
 	switch {
 	case !b.Given("phone_number"):
@@ -135,8 +135,8 @@ func readCallRequest(b *Body) (o callRequest, err error) {
 	return o, b.Err()
 }
 
-// start stores a call as queued and charges the day's limit, in one
-// transaction: both happen or neither.
+// start stores a queued call and charges the daily limit. Both happen in one
+// transaction, so a refused call costs nothing.
 func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -171,8 +171,9 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// check finds what stands in the way of a call, in the order of the contract's
-// table (3.3), and gives the agent that is to make it.
+// check returns the agent for a call, or the error that forbids the call.
+// Errors come in the order of contract 3.3; ErrNotFound for the contact comes
+// before ErrFunds.
 func (c *calls) check(tx *Tx, r *Request, o callRequest) (Agent, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
@@ -208,13 +209,13 @@ func (c *calls) check(tx *Tx, r *Request, o callRequest) (Agent, error) {
 	return agent, nil
 }
 
-// adminCalls serves the calls to the operator.
+// adminCalls serves the admin endpoints for calls.
 type adminCalls struct{ store *Store }
 
-// NewAdminCalls serves the calls of a store.
+// NewAdminCalls returns the admin endpoints for the calls in store.
 func NewAdminCalls(store *Store) *adminCalls { return &adminCalls{store} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the admin endpoints.
 func (d *adminCalls) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/calls", Handle: d.list},
@@ -297,7 +298,7 @@ func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// record stores an inbound call.
+// record stores an inbound call, which may already be over.
 func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -333,7 +334,8 @@ func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, shown)
 }
 
-// inbound makes the record of an inbound call.
+// inbound returns the record of an inbound call, which the caller stores. If
+// the call is over, inbound bills it.
 func inbound(tx *Tx, r *Request, b *Body, o callRequest) (c call, err error) {
 	name, status := "", callInProgress
 	b.String("owner", &name)

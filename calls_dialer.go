@@ -13,25 +13,27 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Dialer serves the calls to the program that places them: it claims one under
-// a lease, is heard of while it has it, and says what became of it.
+// Dialer serves the admin endpoints for dialers, the programs that place calls.
+// A dialer claims a call under a lease, sends heartbeats while it has the call,
+// and reports the outcome.
 type Dialer struct {
 	store *Store
-	ended context.Context // over when the server stops
+	ended context.Context // done when the server stops
 	end   context.CancelFunc
 }
 
-// NewDialer serves the calls of a store.
+// NewDialer returns the dialer endpoints for the calls in store. Call Close
+// when the server stops.
 func NewDialer(store *Store) *Dialer {
 	d := &Dialer{store: store}
 	d.ended, d.end = context.WithCancel(context.Background())
 	return d
 }
 
-// Close lets dialers that wait for a call go without one.
+// Close ends all waiting claims; they answer that there is no call.
 func (d *Dialer) Close() { d.end() }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the admin endpoints.
 func (d *Dialer) AdminRoutes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/admin/v1/calls/claim", Handle: d.claim},
@@ -42,8 +44,8 @@ func (d *Dialer) AdminRoutes() []Route {
 	}
 }
 
-// The length of a lease, and of the wait for a call to place, in seconds. The
-// wait ends before a server's usual time to write an answer does.
+// The length of a lease and the longest wait of a claim, in seconds. maxWait is
+// shorter than the usual write timeout of a server.
 const (
 	usualLease = 60
 	minLease   = 5
@@ -51,9 +53,9 @@ const (
 	maxWait    = 20
 )
 
-// claim gives the oldest queued call to a dialer, under a lease. While the
-// lease lasts nobody else gets it. With wait_seconds the answer waits for a
-// call as long as there is none.
+// claim leases the oldest queued call to a dialer. No other dialer gets the
+// call while the lease lasts. If none is queued, claim waits up to wait_seconds
+// (0 by default) for one and then answers that call is null.
 func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -86,7 +88,8 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 	}
 }
 
-// next leases the oldest queued call; ErrNotFound where there is none.
+// next leases the oldest queued call and returns the answer for the dialer. It
+// returns ErrNotFound if no call is queued.
 func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.Time) (answer map[string]any, err error) {
 	token := keytext.RandomHex(16)
 	deed := r.Deed()
@@ -112,8 +115,8 @@ func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.
 
 func hashToken(token string) string { return fmt.Sprintf("%x", keytext.DigestOf(token)) }
 
-// CheckLease refuses a dialer whose lease is not, or no longer, that of the
-// call.
+// CheckLease returns ErrConflict if lease_token does not belong to the current
+// lease of the call, or if that lease has expired.
 func (c call) CheckLease(b *Body, now time.Time) error {
 	token := ""
 	if b.String("lease_token", &token); b.Err() != nil {
@@ -125,7 +128,8 @@ func (c call) CheckLease(b *Body, now time.Time) error {
 	return nil
 }
 
-// leased makes the handler of what a dialer says of a call that it has.
+// leased returns a handler that checks the dialer's lease and then changes the
+// call with say.
 func (d *Dialer) leased(say func(tx *Tx, c *call, b *Body, now time.Time) error) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
 		body, err := r.ReadBody(false)
@@ -144,8 +148,8 @@ func (d *Dialer) leased(say func(tx *Tx, c *call, b *Body, now time.Time) error)
 	}
 }
 
-// changeCall changes the call that the path names, tells the webhooks what has
-// become of it and shows it.
+// changeCall applies change to the call in the path, stores it, publishes the
+// webhook events and answers with the call. After an error nothing is stored.
 func changeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx, *call) error) error {
 	var shown map[string]any
 	err := r.Update(store, func(tx *Tx) error {
@@ -172,7 +176,8 @@ func changeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// heartbeat makes the lease last longer, from now on.
+// heartbeat renews the lease: it now ends lease_seconds after now (usualLease
+// by default). It returns ErrConflict if the call is over.
 func (d *Dialer) heartbeat(_ *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status != callQueued && c.Status != callInProgress {
 		return ErrConflict.With("The call is %s: there is nothing to keep.", c.Status)
@@ -185,7 +190,8 @@ func (d *Dialer) heartbeat(_ *Tx, c *call, b *Body, now time.Time) error {
 	return b.Err()
 }
 
-// start says that the call is connected; heartbeats go on.
+// start handles a dialer's report that the call has connected. It stores the
+// reported facts, moves the call to in-progress and renews the lease.
 func (d *Dialer) start(tx *Tx, c *call, b *Body, now time.Time) error {
 	if err := readFacts(c, b); err != nil {
 		return err
@@ -196,8 +202,8 @@ func (d *Dialer) start(tx *Tx, c *call, b *Body, now time.Time) error {
 	return d.heartbeat(tx, c, b, now)
 }
 
-// complete says that the call has ended normally, and all there is to say of
-// it. Said twice, as after an answer that was lost, it changes nothing.
+// complete handles a dialer's report that the call has ended normally. A
+// repeated report changes nothing, so a dialer may retry after a lost answer.
 func (d *Dialer) complete(tx *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status == callCompleted {
 		return nil
@@ -208,7 +214,8 @@ func (d *Dialer) complete(tx *Tx, c *call, b *Body, now time.Time) error {
 	return changeStatus(tx, c, callCompleted, now)
 }
 
-// fail says that the call did not connect or broke off, and why.
+// fail handles a dialer's report that the call did not connect or broke off. A
+// repeated report changes nothing.
 func (d *Dialer) fail(tx *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status == callFailed {
 		return nil
@@ -219,9 +226,9 @@ func (d *Dialer) fail(tx *Tx, c *call, b *Body, now time.Time) error {
 	return changeStatus(tx, c, callFailed, now)
 }
 
-// Lapse ends the leases that have run out: a call that was not begun goes back
-// into the queue once, and fails the second time; one that was breaks off. It
-// is to be called about every second.
+// Lapse ends up to maxLapses expired leases. A queued call returns to the queue
+// the first time and fails the second time. A call in progress fails as
+// disconnected. Call Lapse about once a second.
 func (d *Dialer) Lapse(now time.Time) error {
 	due := false
 	err := d.store.View(func(tx *Tx) error {
@@ -240,11 +247,12 @@ func (d *Dialer) Lapse(now time.Time) error {
 	return errors.Join(err, problems)
 }
 
-// maxLapses bounds how many calls one transaction takes from their dialers.
+// maxLapses is how many leases one transaction ends at most.
 const maxLapses = 100
 
-// lapse takes calls from dialers whose lease is over. A call that cannot be
-// billed keeps its lease and is among the problems; the others go on.
+// lapse does the work of Lapse in tx. A call that cannot be billed keeps its
+// lease and is reported in problems; the other calls are still handled. After
+// err the caller must roll back tx.
 func lapse(tx *Tx, now time.Time) (problems, err error) {
 	calls, err := lapsedCalls(tx, now, maxLapses)
 	if err != nil {
@@ -282,19 +290,20 @@ func lapse(tx *Tx, now time.Time) (problems, err error) {
 		if c.Status != callQueued {
 			continue
 		}
-		if err := publishQueued(tx, c, now); err != nil { // for dialers that wait to be told
+		if err := publishQueued(tx, c, now); err != nil { // for dialers that do not poll
 			return nil, err
 		}
 	}
 	return problems, nil
 }
 
-// failReasons lists why a call can fail (contract 8.2).
+// failReasons returns the values of error_reason (contract 8.2).
 func failReasons() []string {
 	return []string{"twilio-failed-to-connect-call", "no-answer", "busy", "disconnected", "invalid-number", "rejected", "canceled", "failed"}
 }
 
-// readFacts sets what a body says of a call besides its state.
+// readFacts sets the reported fields of a call, except its state. It returns
+// ErrValidation if a value is wrong.
 func readFacts(c *call, b *Body) error {
 	b.Time("started_at", &c.StartedAt)
 	b.Time("ended_at", &c.EndedAt)
@@ -313,9 +322,11 @@ func readFacts(c *call, b *Body) error {
 	return nil
 }
 
-// changeStatus puts a call into another state, with all that follows from it: times,
-// billing, the counts of its agent and its contact. ErrConflict where the state
-// it is in does not allow that.
+// changeStatus moves a call to another state, sets its times and bills it if it
+// is over. A call that never started is not billed. It returns ErrConflict if
+// the current state does not allow the change, ErrValidation if the call would
+// end before it started, or *unbilled. The caller stores c, and discards it
+// after an error.
 func changeStatus(tx *Tx, c *call, to string, now time.Time) error {
 	if to == c.Status {
 		return nil
@@ -348,21 +359,24 @@ func changeStatus(tx *Tx, c *call, to string, now time.Time) error {
 	return billCall(tx, c)
 }
 
-// unbilled is the error of a call that cannot end because a record that its bill
-// changes is damaged. Nothing was written by then.
+// unbilled is the error for a call that cannot end because a record that
+// billing changes is damaged. billCall has written nothing when it returns this
+// error.
 type unbilled struct {
 	call uint64
 	err  error
 }
 
-// Error names the call.
+// Error returns the call and the problem.
 func (e *unbilled) Error() string { return fmt.Sprintf("bill call %d: %v", e.call, e.err) }
 
-// Unwrap returns what is wrong with the record.
+// Unwrap returns the error of the damaged record.
 func (e *unbilled) Unwrap() error { return e.err }
 
-// billCall bills a call that is over and counts it: for its agent, its contact
-// and its owner's wallet. If one of them is damaged it returns an *unbilled.
+// billCall bills a call that is over. It charges the owner's balance, adds to
+// the agent's totals and sets the contact's last call date. A deleted agent or
+// contact is skipped, a missing owner is ErrNotFound. If one of the three
+// records is damaged, billCall returns *unbilled.
 func billCall(tx *Tx, c *call) error {
 	owner, err1 := FindOwner(tx, c.Owner)
 	agent, err2 := GetAgent(tx, c.Agent.ID)

@@ -24,18 +24,20 @@ const (
 	callOutbound   = "outbound"
 )
 
-// callStates lists the states; the index stores their places in it.
+// callStates returns the states. The index stores positions in this list, so
+// the order must not change.
 func callStates() []string { return []string{callQueued, callInProgress, callCompleted, callFailed} }
 
-// callTypes lists the types; the index stores their places in it.
+// callTypes returns the types. The index stores positions in this list, so the
+// order must not change.
 func callTypes() []string { return []string{callInbound, callOutbound} }
 
-// call is a phone call, asked for, under way or over.
+// call is a phone call in any state.
 type call struct {
 	ID           uint64    `json:"id"`
 	CallID       string    `json:"call_id"`
 	Owner        uint64    `json:"owner"`
-	TeamID       uint64    `json:"team_id,omitempty"` // of the agent
+	TeamID       uint64    `json:"team_id,omitempty"` // of the agent, 0 if none
 	Agent        callAgent `json:"agent"`
 	Status       string    `json:"status"`
 	Type         string    `json:"type"`
@@ -49,19 +51,20 @@ type call struct {
 	Transcript   string    `json:"transcript,omitempty"`
 	RecordingURL string    `json:"recording_url,omitempty"`
 	ErrorReason  string    `json:"error_reason,omitempty"`
-	ErrorMessage string    `json:"error_message,omitempty"` // for people, where there is more to say
+	ErrorMessage string    `json:"error_message,omitempty"` // for people; "" if ErrorReason is enough
 	Billing      billing   `json:"billing"`
 	Lease        lease     `json:"lease,omitzero"`
 }
 
-// callAgent is the agent as it was when the call was made.
+// callAgent is a copy of the agent's fields from when the call was created.
 type callAgent struct {
 	ID          uint64 `json:"id"`
 	Name        string `json:"name"`
 	AssistantID string `json:"assistant_id"`
 }
 
-// billing is what a call costs (contract 3.2).
+// billing holds the charges of a call (contract 3.2), in the unit of the
+// owner's balance. They stay 0 if the owner has no balance.
 type billing struct {
 	Status  string  `json:"status"`
 	Initial float64 `json:"initial_charge"`
@@ -69,23 +72,24 @@ type billing struct {
 	Total   float64 `json:"total_charge"`
 }
 
-// The states of billing.
+// The values of billing.Status.
 const (
 	billingPending = "pending"
 	billingBilled  = "billed"
 	billingNone    = "not_billed"
 )
 
-// lease says which dialer has a call, and until when it must be heard of again.
-// A Until of zero is no limit.
+// lease records which dialer has a call. The dialer must report again before
+// Until. A zero Until never expires.
 type lease struct {
 	Dialer string    `json:"dialer,omitempty"`
 	Hash   string    `json:"hash,omitempty"` // SHA-256 of the token, in hex
 	Until  time.Time `json:"until,omitzero"`
-	Lapsed int       `json:"lapsed,omitempty"` // leases of this call that ended unused
+	Lapsed int       `json:"lapsed,omitempty"` // leases that expired while the call was queued
 }
 
-// sortTime is the time by which lists are ordered.
+// sortTime returns the time that orders lists: StartedAt, or CreatedAt if the
+// call has not started.
 func (c call) sortTime() time.Time {
 	if c.StartedAt.IsZero() {
 		return c.CreatedAt
@@ -93,9 +97,9 @@ func (c call) sortTime() time.Time {
 	return c.StartedAt
 }
 
-// The bytes of an index entry after the scope: the time to sort by, the state,
-// the type and the agent, so that a list filters and counts without reading a
-// record.
+// Offsets in an index entry after its scope: the sort time at 0, then the
+// state, the type and the agent. With them a list is filtered without reading
+// records.
 const (
 	entryState = 8
 	entryType  = 9
@@ -126,7 +130,6 @@ func leaseEntries(c call) [][]byte {
 	return [][]byte{IDKey(uint64(c.Lease.Until.UnixNano()))}
 }
 
-// callTable holds the calls.
 var callTable = Table[call]{
 	Name: "calls", Audit: AuditPolicy{Object: "call", Personal: true, Untold: []string{"until"}},
 	Key: func(c call) []byte { return IDKey(c.ID) },
@@ -138,8 +141,8 @@ var callTable = Table[call]{
 	},
 }
 
-// findCall reads a call by its database id or its call id, whoever it belongs
-// to; ErrNotFound.
+// findCall reads a call of any owner by its database id or its call id. It
+// returns ErrNotFound if there is none.
 func findCall(tx *Tx, ref string) (call, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return callTable.Get(tx, IDKey(id))
@@ -147,7 +150,8 @@ func findCall(tx *Tx, ref string) (call, error) {
 	return callTable.One(tx, "call_id", []byte(ref))
 }
 
-// saveCall stores a call; a new one (ID 0) gets its ids.
+// saveCall stores a call and updates the tallies. A call with the ID 0 is new
+// and gets its ids. saveCall returns the stored call.
 func saveCall(tx *Tx, c call) (call, error) {
 	if c.ID == 0 {
 		id, err := callTable.NextID(tx)
@@ -166,11 +170,11 @@ func saveCall(tx *Tx, c call) (call, error) {
 	return c, callTable.Put(tx, c)
 }
 
-// tallyBucket counts the calls of each scope by owner, state, type and agent,
-// so that the length of a list is known without going through it.
+// tallyBucket counts the calls of each scope by owner, state, type and agent.
+// With it the length of a list is known without reading the whole index.
 const tallyBucket = "call_tallies"
 
-// The places in a tally's key: the scope, then what is counted apart.
+// Offsets in the key of a tally: the scope is at 0, then come these fields.
 const (
 	tallyOwner = scopeSize
 	tallyState = tallyOwner + 8
@@ -179,7 +183,7 @@ const (
 	scopeSize  = 9
 )
 
-// tally counts a call where its lists count it, or no longer.
+// tally adds by (1 or -1) to the counts of a call in each of its scopes.
 func tally(tx *Tx, c call, by int64) error {
 	for _, key := range ScopeKeys(c.Owner, c.TeamID) {
 		key = binary.BigEndian.AppendUint64(key, c.Owner)
@@ -205,7 +209,8 @@ func tally(tx *Tx, c call, by int64) error {
 	return nil
 }
 
-// countCalls gives how many calls an owner may see that a filter lets through.
+// countCalls returns how many calls in scope pass the filter. agent is the
+// database id of the only agent to count, 0 for all; f.Agent is ignored.
 func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err error) {
 	for i, prefix := range scope.Keys() {
 		for key, stored := range tx.Range(tallyBucket, prefix) {
@@ -214,7 +219,7 @@ func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err err
 				return 0, err
 			}
 			if i > 0 && binary.BigEndian.Uint64(key[tallyOwner:]) == scope.Owner {
-				continue // counted with the owner's own
+				continue // the owner's calls are already counted under i == 0
 			}
 			if f.lets(key[tallyState:]) && (agent == 0 || binary.BigEndian.Uint64(key[tallyAgent:]) == agent) {
 				n += int(binary.BigEndian.Uint64(value))
@@ -224,15 +229,16 @@ func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err err
 	return n, nil
 }
 
-// lets says whether a state and a type, a byte each, pass the filter.
+// lets reports whether a call passes the filter. b begins with the positions of
+// its state and its type, a byte each.
 func (f callFilter) lets(b []byte) bool {
 	return (f.State < 0 || int(b[0]) == f.State) && (f.Type < 0 || int(b[1]) == f.Type)
 }
 
-// nextCall returns the oldest queued call that no dialer has.
-// A call that cannot be shown because a record is damaged keeps its place and is
-// passed over, for at most maxPassed calls; its error is returned only if there is
-// no other call. ErrNotFound if none is queued.
+// nextCall returns the oldest queued call that no dialer has, or ErrNotFound if
+// there is none. It skips up to maxPassed calls that cannot be shown because a
+// record is damaged; they stay in the queue. It returns their errors only if it
+// finds no other call.
 func nextCall(tx *Tx) (c call, err error) {
 	var damage []error
 	for _, key := range callTable.Find(tx, "queue", nil, false) {
@@ -250,10 +256,11 @@ func nextCall(tx *Tx) (c call, err error) {
 	return call{}, ErrNotFound
 }
 
-// maxPassed bounds how many damaged calls a claim looks at.
+// maxPassed is how many damaged calls nextCall skips before it fails.
 const maxPassed = 100
 
-// lapsedCalls gives up to most calls whose lease has ended by a time.
+// lapsedCalls returns up to most calls whose lease has ended by now, the
+// earliest end first.
 func lapsedCalls(tx *Tx, now time.Time, most int) (calls []call, err error) {
 	for until, key := range callTable.Find(tx, "lease", nil, false) {
 		if len(calls) == most || bytes.Compare(until, IDKey(uint64(now.UnixNano()))) > 0 {
@@ -268,7 +275,8 @@ func lapsedCalls(tx *Tx, now time.Time, most int) (calls []call, err error) {
 	return calls, nil
 }
 
-// eachCall gives all calls, newest first by id, until visit says to stop.
+// eachCall calls visit for every call, highest id first. If visit returns an
+// error, eachCall stops and returns it.
 func eachCall(tx *Tx, visit func(call) error) error {
 	for c, err := range callTable.All(tx, true) {
 		if err != nil {
@@ -281,14 +289,14 @@ func eachCall(tx *Tx, visit func(call) error) error {
 	return nil
 }
 
-// callFilter is what a list of calls is narrowed by.
+// callFilter selects calls for a list.
 type callFilter struct {
-	State, Type int    // places in callStates and callTypes, -1 for all
+	State, Type int    // positions in callStates and callTypes, -1 for all
 	Agent       string // database id or assistant id, "" for all
 }
 
-// readCallFilter reads status, type and agent_id of a query; an unknown word
-// is ErrValidation and lists the known ones.
+// readCallFilter reads status, type and agent_id of a query. It returns
+// ErrValidation with the known words if status or type is unknown.
 func readCallFilter(q url.Values) (f callFilter, err error) {
 	f = callFilter{-1, -1, q.Get("agent_id")}
 	for _, word := range []struct {
@@ -307,14 +315,14 @@ func readCallFilter(q url.Values) (f callFilter, err error) {
 	return f, nil
 }
 
-// callsInScope gives a page of the calls that an owner may see and the filter
-// lets through, newest first, and how many there are in all.
+// callsInScope returns one page of the calls in scope that pass the filter,
+// newest first. count is the number of such calls on all pages.
 func callsInScope(tx *Tx, scope Scope, filter callFilter, page Page) (calls []call, count int, err error) {
 	agent := uint64(0)
 	if filter.Agent != "" {
 		a, err := FindAgent(tx, scope, filter.Agent)
 		if errors.Is(err, ErrAgentNotFound) {
-			return nil, 0, nil // an agent that is not there has no calls
+			return nil, 0, nil // an unknown agent has no calls
 		}
 		if err != nil {
 			return nil, 0, err
@@ -345,8 +353,9 @@ func callsInScope(tx *Tx, scope Scope, filter callFilter, page Page) (calls []ca
 	return calls, count, nil
 }
 
-// newest goes through the index entries in scope, newest first, each call
-// once: a call of mine in a team of mine stands in both.
+// newest yields the index entry and the id of each call in scope, newest first.
+// It merges the indexes of the owner and of the owner's teams. A call that is
+// in several of them is yielded once.
 func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 	return func(yield func([]byte, uint64) bool) {
 		var sources []*Walker
@@ -359,7 +368,7 @@ func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 			top := 0
 			for i := 1; i < len(sources); i++ {
 				a, b := sources[top], sources[i]
-				if cmp.Or(bytes.Compare(a.Entry, b.Entry), bytes.Compare(a.Key, b.Key)) < 0 { // as each source is
+				if cmp.Or(bytes.Compare(a.Entry, b.Entry), bytes.Compare(a.Key, b.Key)) < 0 { // the order inside each source
 					top = i
 				}
 			}
@@ -376,7 +385,8 @@ func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 	}
 }
 
-// Duration is how many seconds the call took, nil while that is not known.
+// Duration returns the length of the call in whole seconds, nil if the call has
+// no start or no end yet.
 func (c call) Duration() *int {
 	if c.StartedAt.IsZero() || c.EndedAt.IsZero() {
 		return nil
@@ -385,7 +395,8 @@ func (c call) Duration() *int {
 	return &n
 }
 
-// Row is a call as lists show it (contract 3.1).
+// Row returns the call as lists show it (contract 3.1). The contact is nil if
+// it is not in scope.
 func (c call) Row(tx *Tx, scope Scope) map[string]any {
 	row := map[string]any{
 		"id": c.CallID, "agent_id": c.Agent.AssistantID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
@@ -398,7 +409,7 @@ func (c call) Row(tx *Tx, scope Scope) map[string]any {
 	return row
 }
 
-// Detail is a call as GET /calls/{call_id} shows it (contract 3.2).
+// Detail returns the call as GET /calls/{call_id} shows it (contract 3.2).
 func (c call) Detail(tx *Tx, scope Scope) map[string]any {
 	shown := c.Row(tx, scope)
 	delete(shown, "agent_id")
@@ -416,8 +427,9 @@ func (c call) Detail(tx *Tx, scope Scope) map[string]any {
 	return shown
 }
 
-// publishCall tells of what has become of a call since it was as before, in the
-// usual order (contract 8.1). A new call has been nothing: a Call of zero.
+// publishCall publishes the webhook events for the change from before to after
+// (contract 8.1): first those of start and end, then those of new content. For
+// a new call, before is the zero call.
 func publishCall(tx *Tx, before, after call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -444,8 +456,9 @@ func publishCall(tx *Tx, before, after call, now time.Time) error {
 	return nil
 }
 
-// callPayload is the member call of an event (contract 8.2). Where that leaves
-// a name open it is: error_reason, transcript, recording_url, summary, contact.
+// callPayload returns the field "call" of a webhook event (contract 8.2). The
+// API does not publish these names, so they are our choice: error_reason,
+// transcript, recording_url, summary, contact.
 func callPayload(tx *Tx, c call, event string) map[string]any {
 	body := map[string]any{
 		"id": c.ID, "klen_call_id": c.CallID, "agent_id": c.Agent.ID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
@@ -474,8 +487,8 @@ func callPayload(tx *Tx, c call, event string) map[string]any {
 	return body
 }
 
-// publishQueued tells the operator's webhooks of a call that is to be placed,
-// with all that a dialer needs.
+// publishQueued publishes call.queued to the operator's webhooks. The event has
+// everything that a dialer needs to place the call.
 func publishQueued(tx *Tx, c call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -487,12 +500,13 @@ func publishQueued(tx *Tx, c call, now time.Time) error {
 	return Publish(tx, WebhookEvent{Type: "call.queued", Operator: true, At: now, Body: map[string]any{"call": shown}})
 }
 
-// Everyone is the scope of the operator for what a call names: its contact may
-// be another team's than its agent.
+// Everyone returns a scope that allows every record. The operator needs it
+// because the contact of a call may be in another team than the agent.
 func (c call) Everyone() Scope { return Scope{Owner: c.Owner, All: true} }
 
-// Operators is a call as the operator and the dialer see it. The contact is
-// shown whoever it belongs to, since the call names it.
+// Operators returns the call as the operator and the dialer see it. It shows
+// the contact no matter which owner has it. It fails if the agent, the contact
+// or the business context is damaged.
 func (c call) Operators(tx *Tx) (map[string]any, error) {
 	shown := c.Detail(tx, c.Everyone())
 	shown["owner"], shown["created_at"] = OwnerName(tx, c.Owner), Seconds(c.CreatedAt)
@@ -517,7 +531,7 @@ func (c call) Operators(tx *Tx) (map[string]any, error) {
 	}
 	contact, err := FindContact(tx, c.Everyone(), c.ContactID)
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		return nil, err // not a prompt without what is known of the contact
+		return nil, err // never a prompt that lacks the contact's values
 	}
 	shown["prompt_variables"] = PromptVariables(business, contact.CustomContext, c.Variables)
 	return shown, nil
