@@ -1,4 +1,4 @@
-// The calendar family has the events. Read calendar_event.go first (WebhookEvent, its
+// The calendar family has the events. Read calendar_event.go first (event, its
 // table, its form and its iCalendar text), then calendar.go (the endpoints) and
 // calendar_availability.go (schedules and free slots).
 
@@ -13,17 +13,17 @@ import (
 	"latchkey/internal/clock"
 )
 
-// calendar serves the events.
+// calendar serves the API endpoints for calendar events.
 type calendar struct {
 	store   *Store
 	limiter *Limiter
 }
 
-// NewCalendar serves the events of a store; creating one spends a unit of
-// EventsPerDay.
+// NewCalendar returns the API endpoints for the events in store. Creating an
+// event spends one unit of EventsPerDay.
 func NewCalendar(store *Store, limiter *Limiter) *calendar { return &calendar{store, limiter} }
 
-// Routes lists the endpoints.
+// Routes returns the API endpoints.
 func (c *calendar) Routes() []Route {
 	const path = "/api/v1/calendar/events"
 	return []Route{
@@ -36,15 +36,16 @@ func (c *calendar) Routes() []Route {
 	}
 }
 
-// dateRange is a range of whole days in a time zone, both inclusive.
+// dateRange is a range of whole days in a time zone. It includes both First and
+// Last.
 type dateRange struct {
-	First, Last time.Time // midnights of UTC that stand for the dates
+	First, Last time.Time // dates, each as midnight UTC whatever Zone is
 	Zone        *time.Location
 }
 
-// readDates reads start_date and end_date of a query: the first is today by
-// default, the last so many days after it. ErrParameterFormat: a date that
-// cannot be read, or a last one before the first (contract 7.1, 7.6).
+// readDates reads start_date and end_date of a query (contract 7.1, 7.6). The
+// defaults are today in zone, and days after start_date. It returns
+// ErrParameterFormat if a date is malformed or end_date is before start_date.
 func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d dateRange, err error) {
 	today := now.In(zone)
 	d = dateRange{First: time.Date(today.Year(), today.Month(), today.Day(), 0, 0, 0, 0, time.UTC), Zone: zone}
@@ -73,7 +74,7 @@ func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d da
 	return d, nil
 }
 
-// Bounds gives the first instant of the range, and the first one after it.
+// Bounds returns the first instant of the range and the first instant after it.
 func (d dateRange) Bounds() (from, to time.Time) {
 	return clock.Instant(d.First, 0, d.Zone, false), clock.Instant(d.Last, 24*60, d.Zone, false)
 }
@@ -118,7 +119,8 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "events", rows))
 }
 
-// own reads the event that the path names; ErrNotFound for one out of scope.
+// own reads the event in the path and the scope of the key. It returns
+// ErrNotFound if there is no such event in scope.
 func (c *calendar) own(tx *Tx, r *Request) (event, Scope, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
@@ -147,8 +149,9 @@ func (c *calendar) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// checkLinks checks the agent and the team that an event names, for who may see
-// a scope: ErrAgentNotFound, ErrTeamNotFound, ErrTeamAccess.
+// checkLinks checks that the agent and the team of an event, if any, are
+// allowed in scope. It returns ErrAgentNotFound, ErrTeamNotFound or
+// ErrTeamAccess if not.
 func checkLinks(tx *Tx, scope Scope, e event) error {
 	if e.AgentID != 0 {
 		if _, err := FindAgent(tx, scope, strconv.FormatUint(e.AgentID, 10)); err != nil {
@@ -158,14 +161,16 @@ func checkLinks(tx *Tx, scope Scope, e event) error {
 	return CheckTeam(tx, scope, e.TeamID)
 }
 
-// brief is the answer to a change of an event (contract 7.3).
+// brief returns the answer to the creation or the change of an event
+// (contract 7.3, 7.4).
 func brief(e event, message string) map[string]any {
 	return map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "start_time": Millis(e.Start), "end_time": Millis(e.End), "status": e.Status, "message": message,
 	}
 }
 
-// create stores an event and charges the day's limit, in one transaction.
+// create stores an event and charges the daily limit. Both happen in one
+// transaction, so a refused event costs nothing.
 func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -199,8 +204,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// update replaces an event (PUT) or changes what is sent (PATCH). One that
-// becomes cancelled or completed tells of that rather than of a change (7.4).
+// update replaces an event (PUT) or changes the fields that were sent (PATCH).
 func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -232,7 +236,8 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, brief(e, "Updated."))
 }
 
-// readReason reads the body of a cancellation, which may be empty.
+// readReason returns the reason in the body of a cancellation. The body may be
+// empty; the reason is then "".
 func readReason(r *Request) (reason string, err error) {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -242,8 +247,9 @@ func readReason(r *Request) (reason string, err error) {
 	return reason, body.Err()
 }
 
-// cancelEvent calls an event off and tells of it. Done twice it changes nothing
-// more (7.5).
+// cancelEvent cancels an event, adds the reason to the customer notes and
+// publishes calendar.cancelled. A second call changes and publishes nothing
+// (contract 7.5).
 func cancelEvent(tx *Tx, e event, reason string, now time.Time) (event, error) {
 	if e.Status == eventCancelled {
 		return e, nil
@@ -283,7 +289,9 @@ func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": e.ID, "uuid": e.UUID, "status": e.Status, "message": "Cancelled."})
 }
 
-// publishChange tells of a change of an event, by what it has become.
+// publishChange publishes the webhook event for the change from before to e. If
+// e has become cancelled or completed, that event replaces calendar.updated
+// (contract 7.4).
 func publishChange(tx *Tx, before, e event, now time.Time) error {
 	if e.Status != before.Status && (e.Status == eventCancelled || e.Status == eventCompleted) {
 		return publishEvent(tx, "calendar."+e.Status, e, now, nil)
@@ -295,8 +303,8 @@ func publishChange(tx *Tx, before, e event, now time.Time) error {
 	return publishEvent(tx, "calendar.updated", e, now, more)
 }
 
-// publishEvent tells of an event of the calendar (contract 8.3), with further
-// members of its object.
+// publishEvent publishes a webhook event of type kind about e (contract 8.3).
+// The fields of more are added to its calendar_event object; more may be nil.
 func publishEvent(tx *Tx, kind string, e event, now time.Time, more map[string]any) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -309,14 +317,15 @@ func publishEvent(tx *Tx, kind string, e event, now time.Time, more map[string]a
 	return Publish(tx, WebhookEvent{Type: kind, Owner: e.Owner, Team: e.TeamID, At: now, Body: map[string]any{"calendar_event": shown}})
 }
 
-// adminEvents serves the events of the calendar to the operator, whoever they
-// belong to. What it makes costs no daily unit: those are of keys.
+// adminEvents serves the admin endpoints for the events of all owners. Creating
+// an event here spends no unit of EventsPerDay, because that limit belongs to a
+// key.
 type adminEvents struct{ store *Store }
 
-// NewAdminEvents serves the events of a store.
+// NewAdminEvents returns the admin endpoints for the events in store.
 func NewAdminEvents(store *Store) *adminEvents { return &adminEvents{store} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the admin endpoints.
 func (d *adminEvents) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/events", Handle: d.list},
@@ -327,8 +336,8 @@ func (d *adminEvents) AdminRoutes() []Route {
 	}
 }
 
-// readZone reads time_zone of a query, UTC where it is left out;
-// ErrParameterFormat.
+// readZone reads time_zone of a query; the default is UTC. It returns
+// ErrParameterFormat if the zone is unknown.
 func readZone(q url.Values) (*time.Location, error) {
 	name := q.Get("time_zone")
 	if name == "" {
@@ -341,7 +350,8 @@ func readZone(q url.Values) (*time.Location, error) {
 	return zone, nil
 }
 
-// list gives the events that overlap a range of days, by their start.
+// list answers with the events that overlap a range of days, earliest start
+// first.
 func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
@@ -382,8 +392,8 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "events", rows))
 }
 
-// ownerKeys gives the beginnings of the index entries of an owner's own events,
-// or with "" of those of every owner.
+// ownerKeys returns the prefixes of the index entries of an owner's events, or
+// of the events of all owners if name is "".
 func ownerKeys(tx *Tx, name string) (keys [][]byte, err error) {
 	owners, err := AllOwners(tx)
 	for _, o := range owners {
@@ -394,7 +404,7 @@ func ownerKeys(tx *Tx, name string) (keys [][]byte, err error) {
 	return keys, err
 }
 
-// showEvent is an event as the operator sees it.
+// showEvent returns an event as the operator sees it.
 func showEvent(tx *Tx, e event) map[string]any {
 	shown := e.Detail(tx)
 	shown["owner"] = OwnerName(tx, e.Owner)
@@ -414,7 +424,8 @@ func (d *adminEvents) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// answer makes a change and answers with the event that it gives.
+// answer runs change in a transaction and answers with the event that it
+// returns.
 func (d *adminEvents) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (event, error)) error {
 	var shown map[string]any
 	err := r.Update(d.store, func(tx *Tx) error {
@@ -495,7 +506,6 @@ func (d *adminEvents) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// cancel calls an event off. Done twice it changes nothing more.
 func (d *adminEvents) cancel(w http.ResponseWriter, r *Request) error {
 	reason, err := readReason(r)
 	if err != nil {
@@ -510,13 +520,14 @@ func (d *adminEvents) cancel(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// maxReminders bounds how many events one transaction reminds of.
+// maxReminders is how many due reminders one transaction handles at most.
 const maxReminders = 100
 
-// FireReminders tells of the events whose reminder is due, each once: that it
-// was is stored with what is told, so neither a restart nor a crash repeats or
-// loses one. What came due while nobody looked is told of as long as the event
-// has not begun. It is to be called about every second.
+// FireReminders publishes calendar.reminder for each event whose reminder is
+// due. The reminder and the mark that it was sent are stored in one
+// transaction, so a crash neither repeats nor loses one. A late reminder, such
+// as after a restart, is dropped if the event has begun. Call FireReminders
+// about once a second.
 func FireReminders(store *Store, now time.Time) error {
 	for {
 		count := 0

@@ -14,25 +14,26 @@ import (
 	"latchkey/internal/clock"
 )
 
-// The lengths of slots, in minutes, and the longest range, in days (contract
-// 7.6).
+// The default and the maximum length of a slot, in minutes, and how many days
+// end_date may be after start_date (contract 7.6).
 const (
 	usualSlot = 30
 	maxSlot   = 180
 	maxRange  = 90
 )
 
-// slot is a time at which a meeting can begin and end.
+// slot is a free period in which a meeting can be held.
 type slot struct {
 	Start   *string `json:"start"`
 	End     *string `json:"end"`
 	Minutes int     `json:"duration_minutes"`
 }
 
-// freeSlots gives the beginnings of the slots of a length in a range: those in
-// the schedule's windows, stepped through from the beginning of each, that do
-// not begin before now and the notice, and leave the buffer to all that is
-// busy (contract 7.6). busy is sorted by start.
+// freeSlots returns the start times of the free slots of a length in a range
+// (contract 7.6). It divides each window of the schedule into slots, from the
+// start of the window. It skips slots that begin sooner than the notice after
+// now, or are nearer than the buffer to a busy span. busy must be sorted by
+// start.
 func freeSlots(s Schedule, dates dateRange, length time.Duration, busy []span, now time.Time) []time.Time {
 	buffer := time.Duration(s.Buffer) * time.Minute
 	earliest := now.Add(time.Duration(s.Notice) * time.Minute)
@@ -51,8 +52,9 @@ func freeSlots(s Schedule, dates dateRange, length time.Duration, busy []span, n
 	return free
 }
 
-// merge joins spans that touch, so that both their starts and ends are in
-// order.
+// merge joins spans that overlap or touch, so that the ends are sorted like the
+// starts. spans must be sorted by start. Only Start and End of the result mean
+// anything.
 func merge(spans []span) []span {
 	var all []span
 	for _, s := range spans {
@@ -72,19 +74,19 @@ func overlaps(busy []span, from, to time.Time) bool {
 	return i < len(busy) && busy[i].Start.Before(to)
 }
 
-// availability serves the times that are free.
+// availability serves the API endpoint for free times.
 type availability struct{ store *Store }
 
-// NewAvailability serves the free times by the schedules and events of a store.
+// NewAvailability returns the endpoint for the schedules and events in store.
 func NewAvailability(store *Store) *availability { return &availability{store} }
 
-// Routes lists the endpoints.
+// Routes returns the API endpoints.
 func (a *availability) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/calendar/availability", Permission: ReadCalendar, Handle: a.list}}
 }
 
-// list counts as busy what the owner's own calendar has, whoever else's events
-// a team lets the key see.
+// list answers with the free slots. Only the owner's own events count as busy,
+// not the events of others that the key sees through a team.
 func (a *availability) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	minutes := usualSlot
@@ -130,26 +132,26 @@ func (a *availability) list(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// hours are the windows of a week, by day from Sunday (0) on, in minutes of the
-// day's wall clock.
+// hours holds the windows of each day of the week. The index is a time.Weekday.
 type hours [7][]window24
 
-// window24 is a part of a day, in minutes after midnight: from From up to To.
+// window24 is a part of a day, in minutes after midnight on the wall clock. It
+// includes From and excludes To, which is at most 1440.
 type window24 struct {
 	From int `json:"from"`
 	To   int `json:"to"`
 }
 
-// Schedule says when an owner is available.
+// Schedule holds the times at which an owner is available.
 type Schedule struct {
 	ID       uint64 `json:"id"`
 	Owner    uint64 `json:"owner"`
 	TimeZone string `json:"time_zone"`
 	Windows  hours  `json:"windows"`
-	// Business cuts the windows, where there are any.
+	// Business limits the windows to business hours; nil means no limit.
 	Business  *hours    `json:"business_hours,omitempty"`
-	Buffer    int       `json:"buffer_minutes"` // free around every event
-	Notice    int       `json:"notice_minutes"` // from now to the first slot
+	Buffer    int       `json:"buffer_minutes"` // free time around every event
+	Notice    int       `json:"notice_minutes"` // least time from now to the first slot
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -159,8 +161,8 @@ var scheduleTable = Table[Schedule]{
 	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
 }
 
-// usualSchedule is that of an owner who has none: Monday to Friday, 9 to 17,
-// UTC (contract 7.6).
+// usualSchedule returns the schedule of an owner that has stored none: Monday
+// to Friday, 9:00 to 17:00 UTC.
 func usualSchedule(owner uint64) Schedule {
 	s := Schedule{Owner: owner, TimeZone: "UTC"}
 	for day := time.Monday; day <= time.Friday; day++ {
@@ -169,7 +171,8 @@ func usualSchedule(owner uint64) Schedule {
 	return s
 }
 
-// scheduleOf gives the schedule of an owner, the usual one where there is none.
+// scheduleOf returns the stored schedule of an owner, or usualSchedule if there
+// is none.
 func scheduleOf(tx *Tx, owner uint64) (Schedule, error) {
 	s, err := scheduleTable.One(tx, "owner", IDKey(owner))
 	if errors.Is(err, ErrNotFound) {
@@ -178,17 +181,17 @@ func scheduleOf(tx *Tx, owner uint64) (Schedule, error) {
 	return s, err
 }
 
-// Zone is the time zone of the schedule.
+// Zone returns the time zone of the schedule.
 func (s Schedule) Zone() *time.Location {
 	zone, err := time.LoadLocation(s.TimeZone)
 	if err != nil {
-		return time.UTC // a stored name was known when it was stored
+		return time.UTC // saveSchedule has checked the name, but a system's zones can change
 	}
 	return zone
 }
 
-// Day gives the windows of a day of the week, in order, cut with the business
-// hours.
+// Day returns the windows of a day of the week, in order and limited to the
+// business hours. The caller must not change the result.
 func (s Schedule) Day(day time.Weekday) []window24 {
 	if s.Business == nil {
 		return s.Windows[day]
@@ -204,18 +207,18 @@ func (s Schedule) Day(day time.Weekday) []window24 {
 	return cut
 }
 
-// schedules serves the schedules to the operator.
+// schedules serves the admin endpoints for schedules.
 type schedules struct{ catalog AdminRecords[Schedule] }
 
-// NewSchedules serves the schedules of a store.
+// NewSchedules returns the admin endpoints for the schedules in store.
 func NewSchedules(store *Store) *schedules {
 	return &schedules{AdminRecords[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
 }
 
-// ScheduleTables returns the tables of schedules, for checks.
+// ScheduleTables returns the tables to check for damaged records.
 func ScheduleTables() []Checked { return []Checked{scheduleTable} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the admin endpoints.
 func (s *schedules) AdminRoutes() []Route { return s.catalog.Routes() }
 
 func dayNames() []string {
@@ -270,8 +273,8 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 	return s, scheduleTable.Put(tx, s)
 }
 
-// readHours reads {"monday": ["09:00-12:00", "13:00-17:00"], ...}; a day that
-// is left out has no hours.
+// readHours reads {"monday": ["09:00-12:00", "13:00-17:00"], ...}. An omitted
+// day has no hours. It returns ErrValidation if the value is wrong.
 func readHours(b *Body, name string, into *hours) error {
 	days, err := b.Object(b.Raw(name))
 	if err != nil {

@@ -26,17 +26,18 @@ const (
 	eventNoShow    = "no_show"
 )
 
-// eventStates lists the states; the index stores their places in it.
+// eventStates returns the states. The index stores positions in this list, so
+// the order must not change.
 func eventStates() []string {
 	return []string{eventScheduled, eventConfirmed, eventCancelled, eventCompleted, eventNoShow}
 }
 
-// eventKinds lists the types of events, the usual one first.
+// eventKinds returns the types of events. The first is the default.
 func eventKinds() []string {
 	return []string{"meeting", "appointment", "busy", "voice_call", "video_call"}
 }
 
-// event is an event of the calendar.
+// event is a calendar event.
 type event struct {
 	ID            uint64    `json:"id"`
 	UUID          string    `json:"uuid"`
@@ -47,7 +48,7 @@ type event struct {
 	Description   string    `json:"description,omitempty"`
 	Kind          string    `json:"event_type"`
 	Status        string    `json:"status"`
-	Start         time.Time `json:"start_time"` // to the millisecond, as End
+	Start         time.Time `json:"start_time"` // whole milliseconds, as End
 	End           time.Time `json:"end_time"`
 	Location      string    `json:"location,omitempty"`
 	Video         bool      `json:"has_video_conference,omitempty"`
@@ -60,29 +61,31 @@ type event struct {
 	CustomerEmail string    `json:"customer_email,omitempty"`
 	CustomerPhone string    `json:"customer_phone,omitempty"`
 	CustomerNotes string    `json:"customer_notes,omitempty"`
-	// Notify is send_notifications at creation: whether a cancellation may be
-	// told to the customer.
+	// Notify is send_notifications at creation. It is stored, but no code reads
+	// it yet.
 	Notify    bool      `json:"send_notifications,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
-	// RemindedFor is the Start that a reminder was sent for.
+	// RemindedFor is the Start for which the reminder was sent. If the event
+	// moves, it gets another reminder.
 	RemindedFor time.Time `json:"reminded_for,omitzero"`
 }
 
-// longEvent is the length above which events are found by their end: the
-// others that touch a range begin at most this long before it.
+// longEvent is the length above which an event is indexed by its end instead of
+// its start. So a search by start needs to begin only this long before a range.
 const longEvent = 24 * time.Hour
 
-// timeKey writes a time so that it sorts, also before 1970.
+// timeKey returns a time, in milliseconds, as bytes that sort in order of time,
+// even before 1970.
 func timeKey(t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli())+1<<63)
 }
 
 func keyTime(b []byte) time.Time { return time.UnixMilli(int64(binary.BigEndian.Uint64(b) - 1<<63)) }
 
-// The parts of an index entry after the scope: the time it is sorted by, the
-// other end of the event and the state, so that a list counts without reading
-// a record.
+// Offsets in an index entry after its scope: the sort time at 0, then the other
+// end of the event and the state. With them a list is counted without reading
+// records.
 const (
 	eventOther = 8
 	eventState = 16
@@ -99,10 +102,10 @@ func (e event) entries(first, second time.Time) (keys [][]byte) {
 
 func (e event) long() bool { return e.End.Sub(e.Start) > longEvent }
 
-// live says whether the event is still to take place.
+// live reports whether the event is scheduled or confirmed.
 func (e event) live() bool { return e.Status == eventScheduled || e.Status == eventConfirmed }
 
-// ReminderTime is when the event is to be reminded of.
+// ReminderTime returns when the reminder of the event is due.
 func (e event) ReminderTime() time.Time {
 	return e.Start.Add(-time.Duration(e.RemindBefore) * time.Minute)
 }
@@ -133,11 +136,11 @@ var appointmentTable = Table[event]{
 	},
 }
 
-// EventTables lists what is kept of events in the store, for checks.
+// EventTables returns the tables to check for damaged records.
 func EventTables() []Checked { return []Checked{appointmentTable} }
 
-// findEvent reads an event by its id or its UUID, whoever it belongs to;
-// ErrNotFound.
+// findEvent reads an event of any owner by its id or its UUID. It returns
+// ErrNotFound if there is none.
 func findEvent(tx *Tx, ref string) (event, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return appointmentTable.Get(tx, IDKey(id))
@@ -145,7 +148,8 @@ func findEvent(tx *Tx, ref string) (event, error) {
 	return appointmentTable.One(tx, "uuid", []byte(strings.ToLower(ref)))
 }
 
-// saveEvent stores an event; a new one (ID 0) gets its ids.
+// saveEvent stores an event and returns it. An event with the ID 0 is new and
+// gets its ids.
 func saveEvent(tx *Tx, e event) (event, error) {
 	if e.ID == 0 {
 		id, err := appointmentTable.NextID(tx)
@@ -157,27 +161,27 @@ func saveEvent(tx *Tx, e event) (event, error) {
 	return e, appointmentTable.Put(tx, e)
 }
 
-// newUUID makes a random UUID, version 4 (RFC 9562 section 5.4).
+// newUUID returns a random UUID of version 4 (RFC 9562 section 5.4).
 func newUUID() string {
 	b, err := hex.DecodeString(keytext.RandomHex(16))
 	if err != nil {
-		panic(err) // RandomHex gives hex digits
+		panic(err) // RandomHex returns hex digits
 	}
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	s := hex.EncodeToString(b)
 	return strings.Join([]string{s[:8], s[8:12], s[12:16], s[16:20], s[20:]}, "-")
 }
 
-// span is an event of a range before its record is read.
+// span is what the index knows of an event, without its record.
 type span struct {
 	ID         uint64
 	Start, End time.Time
-	State      int // place in eventStates
+	State      int // position in eventStates
 }
 
-// eventsBetween gives the events under the beginnings of index entries, as
-// Scope.Keys gives them, that overlap a range, by their start: those that
-// begin before its end and end after its beginning.
+// eventsBetween returns the events that begin before to and end after from,
+// earliest start first. prefixes selects owners and teams, see Scope.Keys and
+// ScopeKeys.
 func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 	var all []span
 	add := func(entry, key []byte, start, end time.Time) {
@@ -198,11 +202,12 @@ func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 		}
 	}
 	slices.SortFunc(all, func(a, b span) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
-	return slices.Compact(all) // one of mine in a team of mine stands in both
+	return slices.Compact(all) // an event can be under the prefixes of both its owner and its team
 }
 
-// stateFilter gives what leaves of a list of events those of a state, and all of
-// them for "". It takes the list over.
+// stateFilter returns a function that keeps the events in a state, or all
+// events if status is "". The function overwrites its argument. stateFilter
+// returns ErrValidation if the state is unknown.
 func stateFilter(status string) (func([]span) []span, error) {
 	state := slices.Index(eventStates(), status)
 	switch {
@@ -216,7 +221,7 @@ func stateFilter(status string) (func([]span) []span, error) {
 	}, nil
 }
 
-// dueReminders gives up to most events whose reminder is due, the first first.
+// dueReminders returns up to most events with a due reminder, earliest first.
 func dueReminders(tx *Tx, now time.Time, most int) (events []event, err error) {
 	for at, key := range appointmentTable.Find(tx, "remind", nil, false) {
 		if len(events) == most || keyTime(at).After(now) {
@@ -231,7 +236,7 @@ func dueReminders(tx *Tx, now time.Time, most int) (events []event, err error) {
 	return events, nil
 }
 
-// getEvents reads the records of events.
+// getEvents reads the records of spans, in the same order.
 func getEvents(tx *Tx, spans []span) (events []event, err error) {
 	for _, s := range spans {
 		e, err := appointmentTable.Get(tx, IDKey(s.ID))
@@ -243,7 +248,7 @@ func getEvents(tx *Tx, spans []span) (events []event, err error) {
 	return events, nil
 }
 
-// Row is an event as lists show it (contract 7.1).
+// Row returns the event as lists show it (contract 7.1).
 func (e event) Row(tx *Tx) map[string]any {
 	row := map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "event_type": e.Kind, "status": e.Status, "start_time": Millis(e.Start), "end_time": Millis(e.End),
@@ -257,7 +262,8 @@ func (e event) Row(tx *Tx) map[string]any {
 	return row
 }
 
-// Detail is an event as GET /calendar/events/{event_id} shows it (7.2).
+// Detail returns the event as GET /calendar/events/{event_id} shows it
+// (contract 7.2).
 func (e event) Detail(tx *Tx) map[string]any {
 	shown := e.Row(tx)
 	shown["description"], shown["event_type_display"], shown["status_display"] = TextOrNone(e.Description), DisplayWord(e.Kind), DisplayWord(e.Status)
@@ -268,30 +274,33 @@ func (e event) Detail(tx *Tx) map[string]any {
 	if team := TeamBrief(tx, e.TeamID); team != nil {
 		shown["team"] = team
 	}
-	// There are no connectors to other calendars (contract 7).
+	// Connectors to other calendars do not exist (contract 7).
 	shown["external_calendars"] = map[string]any{"google": nil, "outlook": nil, "gohighlevel": nil}
 	return shown
 }
 
-// ICSPath is where the event is had as an iCalendar file (contract 7.7).
+// ICSPath returns the path of the event's iCalendar file (contract 7.7).
 func (e event) ICSPath() string { return "/calendar/event/" + e.UUID + "/calendar.ics" }
 
-// parseMoment reads a date and a time of ISO 8601, to the millisecond. One
-// without an offset is UTC (contract 7.3).
+// parseMoment reads an ISO 8601 date and time and cuts it to milliseconds. A
+// time without an offset is UTC (contract 7.3). The result is in UTC.
 func parseMoment(text string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
 		if t, err := time.Parse(layout, text); err == nil {
 			t = t.UTC().Truncate(time.Millisecond)
-			// The first instant of all stands for none, and its like has no form to be told in.
+			// The zero time means "no time", and years outside 1 to 9999 cannot be
+			// written in four digits.
 			return t, !t.IsZero() && t.Year() > 0 && t.Year() < 10000
 		}
 	}
 	return time.Time{}, false
 }
 
-// readEvent sets what a body says of an event: all of it for POST and PUT,
-// where what is left out has its default, and what was sent for PATCH. Errors
-// are in the order of contract 7.3.
+// readEvent returns e with the fields of the body. PATCH changes only the
+// fields that were sent; in POST and PUT an omitted field gets its default.
+// Only POST sets created_by_ai_agent and send_notifications, and it accepts
+// only the first two states. The errors are ErrMissing, ErrDatetime and
+// ErrValidation, in this order if several fields are wrong.
 func readEvent(b *Body, method string, e event) (event, error) {
 	if method != http.MethodPatch {
 		for _, name := range []string{"title", "start_time", "end_time"} {
@@ -334,7 +343,7 @@ func readEvent(b *Body, method string, e event) (event, error) {
 	}
 	readFlag(b, "has_video_conference", &e.Video)
 	readFlag(b, "is_reminder_enabled", &e.Remind)
-	var unused bool // there are no calendars to synchronise with, and nobody to notify but by webhook
+	var unused bool // accepted without effect: only webhooks notify anybody
 	readFlag(b, "sync_external_calendars", &unused)
 	readFlag(b, "send_notifications", &unused)
 	if b.Given("remind_before_minutes") {
@@ -354,7 +363,7 @@ func readEvent(b *Body, method string, e event) (event, error) {
 	return e, nil
 }
 
-// readFlag reads true or false; null is as left out.
+// readFlag reads true or false into into. null counts as omitted.
 func readFlag(b *Body, name string, into *bool) {
 	if b.Given(name) {
 		b.Bool(name, into)
@@ -381,22 +390,22 @@ func readMoment(b *Body, name string, into *time.Time) error {
 	return nil
 }
 
-// ICS serves events as iCalendar files (RFC 5545). No key is asked for, since
-// calendar programs cannot send one: the random UUID is the secret (contract
-// 7.7).
+// ICS serves events as iCalendar files (RFC 5545). It needs no key, because
+// calendar programs cannot send one. The random UUID in the path is the secret
+// (contract 7.7).
 type ICS struct{ store *Store }
 
-// NewICS serves the events of a store.
+// NewICS returns the endpoint for the events in store.
 func NewICS(store *Store) *ICS { return &ICS{store} }
 
-// OpenRoutes lists the endpoints, which need no key.
+// OpenRoutes returns the endpoints that need no key.
 func (i *ICS) OpenRoutes() []Route {
 	return []Route{{Method: "GET", Path: "/calendar/event/:uuid/calendar.ics", Handle: i.get}}
 }
 
 func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	uuid := r.Params.ByName("uuid")
-	if len(uuid) != 36 { // or the number of an event would do, which can be guessed
+	if len(uuid) != 36 { // refuses event ids, which can be guessed
 		return ErrNotFound
 	}
 	var e event
@@ -417,12 +426,13 @@ func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	return nil
 }
 
-// file gives the event as an iCalendar file.
+// file returns the event as the text of an iCalendar file.
 func (e event) file() string {
 	return e.calendar().Serialize(ics.WithNewLine("\r\n")) // RFC 5545 section 3.1
 }
 
-// calendar gives the event alone, without notes or data of the customer.
+// calendar returns an iCalendar object with the event. It leaves out the
+// customer's data and notes (contract 7.7).
 func (e event) calendar() *ics.Calendar {
 	c := ics.NewCalendar()
 	c.SetProductId("-//Latchkey//EN")
@@ -448,7 +458,7 @@ func (e event) calendar() *ics.Calendar {
 		v.SetStatus(ics.ObjectStatusTentative)
 	case eventCancelled:
 		v.SetStatus(ics.ObjectStatusCancelled)
-	default: // completed and no_show took place, or were to, as agreed
+	default: // the date was agreed, also for completed and no_show
 		v.SetStatus(ics.ObjectStatusConfirmed)
 	}
 	if e.Remind {
@@ -460,9 +470,9 @@ func (e event) calendar() *ics.Calendar {
 	return c
 }
 
-// icsText leaves out of a text what the format has no way to write: control
-// characters but tabs and line ends (RFC 5545 section 3.3.11). As they are they
-// would end the line, for some readers, and begin another property.
+// icsText removes control characters except tabs and line ends, because
+// iCalendar cannot write them (RFC 5545 section 3.3.11). Some readers would
+// take one for the end of the line, so that a text could add a property.
 func icsText(s string) string {
 	s = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s)
 	return strings.Map(func(c rune) rune {
@@ -473,9 +483,9 @@ func icsText(s string) string {
 	}, s)
 }
 
-// icsURL gives an address as the format has it, "" for what is none of the
-// web: it is written without any escaping, so that anything else could bring
-// lines of its own.
+// icsURL returns a normalized http or https address, or "" if s is not one.
+// iCalendar writes a URL without escaping, so any other text could add lines to
+// the file.
 func icsURL(s string) string {
 	u, err := url.Parse(strings.TrimSpace(s)) // fails at control characters
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
