@@ -43,9 +43,10 @@ type dateRange struct {
 	Zone        *time.Location
 }
 
-// readDates reads start_date and end_date of a query (contract 7.1, 7.6). The
-// defaults are today in zone, and days after start_date. It returns
-// ErrParameterFormat if a date is malformed or end_date is before start_date.
+// readDates reads start_date and end_date of a query (contract 7.1, 7.6).
+// start_date defaults to today in zone, end_date to start_date plus days. It
+// returns ErrParameterFormat if a date is malformed or end_date is before
+// start_date.
 func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d dateRange, err error) {
 	today := now.In(zone)
 	d = dateRange{First: time.Date(today.Year(), today.Month(), today.Day(), 0, 0, 0, 0, time.UTC), Zone: zone}

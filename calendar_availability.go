@@ -215,7 +215,7 @@ func NewSchedules(store *Store) *schedules {
 	return &schedules{AdminRecords[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
 }
 
-// ScheduleTables returns the tables to check for damaged records.
+// ScheduleTables returns the tables, for a check of records and indexes.
 func ScheduleTables() []Checked { return []Checked{scheduleTable} }
 
 // AdminRoutes returns the admin endpoints.

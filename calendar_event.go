@@ -136,7 +136,7 @@ var appointmentTable = Table[event]{
 	},
 }
 
-// EventTables returns the tables to check for damaged records.
+// EventTables returns the tables, for a check of records and indexes.
 func EventTables() []Checked { return []Checked{appointmentTable} }
 
 // findEvent reads an event of any owner by its id or its UUID. It returns
@@ -363,7 +363,8 @@ func readEvent(b *Body, method string, e event) (event, error) {
 	return e, nil
 }
 
-// readFlag reads true or false into into. null counts as omitted.
+// readFlag reads true or false. If the field is omitted or null, into keeps its
+// value.
 func readFlag(b *Body, name string, into *bool) {
 	if b.Given(name) {
 		b.Bool(name, into)
@@ -405,7 +406,7 @@ func (i *ICS) OpenRoutes() []Route {
 
 func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	uuid := r.Params.ByName("uuid")
-	if len(uuid) != 36 { // refuses event ids, which can be guessed
+	if len(uuid) != 36 { // findEvent also accepts ids, and those can be guessed
 		return ErrNotFound
 	}
 	var e event

@@ -23,7 +23,7 @@ type calls struct {
 // spends one unit of CallsPerDay.
 func NewCalls(store *Store, limiter *Limiter) *calls { return &calls{store, limiter} }
 
-// CallTables returns the tables to check for damaged records.
+// CallTables returns the tables, for a check of records and indexes.
 func CallTables() []Checked { return []Checked{callTable} }
 
 // Routes returns the API endpoints.
@@ -98,8 +98,8 @@ type callRequest struct {
 	Variables    Values
 }
 
-// readCallRequest reads a callRequest. If several fields are wrong, it returns
-// the error that comes first in contract 3.3.
+// readCallRequest reads a callRequest. Its errors come in the order of contract
+// 3.3.
 func readCallRequest(b *Body) (o callRequest, err error) {
 	switch {
 	case !b.Given("phone_number"):

@@ -191,7 +191,7 @@ func NewContacts(store *Store, write Permission) *contacts {
 	}}
 }
 
-// ContactTables returns the tables to check for damaged records.
+// ContactTables returns the tables, for a check of records and indexes.
 func ContactTables() []Checked { return []Checked{contactTable} }
 
 // Routes returns the API endpoints.

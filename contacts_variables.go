@@ -140,7 +140,7 @@ func NewVariables(store *Store) *variables {
 	}}
 }
 
-// VariableTables returns the tables to check for damaged records.
+// VariableTables returns the tables, for a check of records and indexes.
 func VariableTables() []Checked { return []Checked{variableTable} }
 
 // Routes returns the API endpoints.
