@@ -23,7 +23,8 @@ type admin struct {
 	form    *keyForm
 }
 
-// NewAdmin serves the keys of a keyring under rules.
+// NewAdmin returns the endpoints for the keys of a keyring. New and changed keys
+// must follow rules.
 func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, rules KeyRules) *admin {
 	form := NewKeyForm(keyring, rules)
 	return &admin{store: store, keyring: keyring, limiter: limiter, rules: rules, form: form}
@@ -47,7 +48,8 @@ func (a *admin) AdminRoutes() []Route {
 	}
 }
 
-// FreeRoutes lists what a key may do about itself. It costs nothing.
+// FreeRoutes lists the endpoints with which a key reads and revokes itself. They
+// need no permission and charge no limit.
 func (a *admin) FreeRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/key", Handle: a.self},
@@ -89,7 +91,8 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 	return a.reveal(w, r, http.StatusCreated, key, secret)
 }
 
-// reveal shows a key with its secret, which is the only time.
+// reveal answers with a key and its secret. The secret is not stored, so no later
+// answer can show it.
 func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, key *Key, secret string) error {
 	shown, err := a.show(key, r)
 	if err != nil {
@@ -130,7 +133,7 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "keys", rows))
 }
 
-// find reads the key that the path names.
+// find returns the key whose id is in the path, or ErrNotFound.
 func (a *admin) find(r *Request) (key *Key, err error) {
 	err = a.store.View(func(tx *Tx) error {
 		key, err = a.keyring.Get(tx, r.Params.ByName("id"))
@@ -147,7 +150,7 @@ func (a *admin) get(w http.ResponseWriter, r *Request) error {
 	return a.answer(w, r, key)
 }
 
-// answer shows a key.
+// answer writes a key, without its secret, as the answer.
 func (a *admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
 	shown, err := a.show(key, r)
 	if err != nil {
@@ -164,8 +167,9 @@ func (a *admin) update(w http.ResponseWriter, r *Request) error {
 	return a.save(w, r, func(tx *Tx, key *Key) error { return a.form.Fill(tx, r, key, body, false) })
 }
 
-// change makes the handler of a change that needs no body, and the event that
-// tells of it. Pausing what is paused tells nothing.
+// change returns a handler that applies a change and publishes event. The request
+// needs no body. Pausing a paused key, or resuming one that is not paused, publishes
+// nothing.
 func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
 		return a.save(w, r, func(tx *Tx, key *Key) error {
@@ -179,8 +183,9 @@ func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 	}
 }
 
-// save changes the key that the path names and shows it. A revoked key stays
-// as it is: revoking it again succeeds, anything else is ErrConflict.
+// save applies a change to the key in the path, stores it and answers with it. A
+// revoked key does not change: revoking it again succeeds, any other change is
+// ErrConflict.
 func (a *admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) error) error {
 	var key *Key
 	err := r.Update(a.store, func(tx *Tx) (err error) {
@@ -201,7 +206,9 @@ func (a *admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) er
 	return a.answer(w, r, key)
 }
 
-// own gives a copy of a key to change. A revoked one comes with ErrConflict.
+// own returns a copy of a key, which the caller may change. For a revoked key it
+// returns ErrConflict and the shared key, which the caller must not change. With
+// any other error the key is nil.
 func (a *admin) own(tx *Tx, id string) (*Key, error) {
 	key, err := a.keyring.Get(tx, id)
 	if err != nil {
@@ -213,13 +220,14 @@ func (a *admin) own(tx *Tx, id string) (*Key, error) {
 	return key.Clone(), nil
 }
 
-// The time that an old secret holds beside the new one, in seconds.
+// How long a previous secret stays valid after a rotation, in seconds.
 const (
 	usualOverlap = 24 * 60 * 60
 	maxOverlap   = 30 * usualOverlap
 )
 
-// rotate gives a key another secret and shows it, once.
+// rotate replaces the secret of a key and answers with the new one. The previous
+// secret stays valid for overlap_seconds.
 func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -249,8 +257,8 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	return a.reveal(w, r, http.StatusOK, key, secret)
 }
 
-// finish ends the earlier secrets of a key at once; with unused_for_seconds
-// only if none of them was used in that time.
+// finish ends the previous secrets of a key immediately. It answers ErrConflict and
+// ends none if a valid one was used within the last unused_for_seconds.
 func (a *admin) finish(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -305,7 +313,8 @@ func (a *admin) limits(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"limits": rows})
 }
 
-// self shows a key to its holder.
+// self answers with the key of the request. It leaves out what only the operator
+// may see: metadata, last uses and the other secrets.
 func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	shown, err := a.show(r.Key, r)
 	if err != nil {
@@ -318,9 +327,9 @@ func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// revokeSelf ends the secret by which it is asked: the present one with the
-// whole key, an earlier one alone, since who found that one may not know that
-// others use the key.
+// revokeSelf ends the secret that the request was sent with. The present secret
+// revokes the whole key. A previous secret ends only itself: somebody who found it
+// may not know that others use the key.
 func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 	if !a.rules.SelfRevoke {
 		return ErrPermission.With("Keys may not revoke themselves here: self_revoke is off. Ask the operator.")
@@ -330,7 +339,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 		message = "This API key is revoked."
 		key, err := a.own(tx, r.Key.ID)
 		if err != nil {
-			if key != nil { // by somebody else, meanwhile
+			if key != nil { // revoked meanwhile, by another request
 				return nil
 			}
 			return err
@@ -355,7 +364,8 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"id": r.Key.ID, "message": message})
 }
 
-// show gives a key as the admin endpoint tells it.
+// show returns a key as the admin endpoint shows it, with its last use, its valid
+// secrets and the usage of its limits.
 func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	var use LastUse
 	var secrets []map[string]any
@@ -405,8 +415,9 @@ func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	return shown, nil
 }
 
-// secrets shows what is known of the secrets that hold: the present one first,
-// then the earlier ones, latest first.
+// secrets lists the secrets of a key that are valid at now, with their last uses.
+// The present secret comes first, then the previous ones, latest first. A revoked
+// key has none.
 func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error) {
 	list := []map[string]any{}
 	if k.Status(now) == StatusRevoked {
@@ -428,7 +439,7 @@ func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error)
 	return list, nil
 }
 
-// showUse adds a last use to what is shown.
+// showUse adds a last use to shown. The zero LastUse adds null values.
 func showUse(shown map[string]any, use LastUse) {
 	shown["last_used_at"], shown["last_used_ip"], shown["last_used_by"] = Seconds(use.At), nil, nil
 	if !use.At.IsZero() {
@@ -439,8 +450,9 @@ func showUse(shown map[string]any, use LastUse) {
 	}
 }
 
-// standings gives how the limits of a key stand; a time at which more is free
-// is null when nothing is used.
+// standings returns the usage of each limit of a key, by the limit's name.
+// resets_at is the time at which used units become free; it is null if nothing is
+// used.
 func (a *admin) standings(k *Key, r *Request) (map[string]any, error) {
 	usage := map[string]any{}
 	for _, l := range k.Rules() {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// explainer tells the operator what would become of a request with a key, and
-// spends nothing.
+// explainer shows the operator which checks a request with a key would pass. It
+// charges no limit.
 type explainer struct {
 	store        *Store
 	keyring      *Keyring
@@ -20,14 +20,16 @@ type explainer struct {
 	queryAllowed bool
 }
 
-// ExplainedRoutes are the routes of the API door: keyed ones with every check,
-// free ones without limits and permission, and those of another API.
+// ExplainedRoutes are all routes of the API listener. Keyed routes have every check;
+// free routes check neither limits nor a permission. Guards are the routes of the
+// API behind the proxy.
 type ExplainedRoutes struct {
 	*Routes
 	Guards *ProxyRoutes
 }
 
-// NewExplainer explains routes.
+// NewExplainer returns an explainer of routes. queryAllowed is whether a key may be
+// sent in the query string, unless the key has its own setting.
 func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, routes ExplainedRoutes, queryAllowed bool) *explainer {
 	return &explainer{store: store, keyring: keyring, limiter: limiter, routes: routes, queryAllowed: queryAllowed}
 }
@@ -37,7 +39,8 @@ func (e *explainer) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/:id/explain", Handle: e.explain}}
 }
 
-// step is one check and what it says. Passes is null where it cannot be told.
+// step is the result of one check. Passes is nil if the result cannot be known, such
+// as the address check without an ip.
 type step struct {
 	Check      string         `json:"check"`
 	Passes     *bool          `json:"passes"`
@@ -48,11 +51,11 @@ type step struct {
 	Limit      map[string]any `json:"limit,omitempty"`
 }
 
-// asked is the request that is to be explained.
+// asked is the request to explain.
 type asked struct {
 	method, path, carrier string
-	raw                   string // the path on the wire
-	ip                    netip.Addr
+	raw                   string     // the path as sent, with its percent-encoding
+	ip                    netip.Addr // invalid if the caller sent none
 }
 
 func readAsked(r *Request) (q asked, err error) {
@@ -117,7 +120,8 @@ func (e *explainer) explain(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// verdict is a step that failed with an error, or passed.
+// verdict returns a step that failed with err, or that passed with the message good
+// if err is nil.
 func verdict(check string, err error, good string) step {
 	s := step{Check: check, Passes: new(bool), Message: good}
 	if *s.Passes = err == nil; err != nil {
@@ -127,8 +131,9 @@ func verdict(check string, err error, good string) step {
 	return s
 }
 
-// route finds the row that serves a request: of several that fit, the one with
-// literals where the others have wildcards.
+// route returns the route that serves a request and whether it is free. Routes of
+// the proxy are tried first. Of several own routes that match, the one with the
+// fewest wildcards wins. It returns ErrRoute, ErrMethod or an error about the path.
 func (e *explainer) route(q asked) (row Route, free bool, err error) {
 	guards := e.routes.Guards.Now()
 	if guards.Any() {
@@ -150,7 +155,7 @@ func (e *explainer) route(q asked) (row Route, free bool, err error) {
 			row, free, err = r, i >= len(e.routes.Keyed), nil
 		}
 	}
-	if err == ErrRoute { // perhaps one that only /authz answers for
+	if err == ErrRoute { // a route without an upstream is known only to /authz
 		guard, _, failed := guards.FindAny(q.method, q.raw)
 		switch {
 		case guard != nil:
@@ -167,7 +172,8 @@ func fits(pattern, path string) bool {
 	return slices.EqualFunc(want, have, func(w, h string) bool { return w == h || strings.HasPrefix(w, ":") && h != "" })
 }
 
-// checks makes the checks of Server in their order. An error is a fault.
+// checks returns the steps of the checks that Server makes once it has found the
+// key. An error means that the limits could not be read, not that a check failed.
 func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
 	steps := []step{verdict("state", key.Check(r.Latest), "The key is active.")}
 	var err error
@@ -202,8 +208,8 @@ func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has what is needed: "+needed+".")}, rest), nil
 }
 
-// limits makes a step of each limit that a request would pay by these names. One
-// that is just observed refuses nothing.
+// limits returns a step for each limit of these names that a request would be charged
+// with. A limit that is only observed always passes.
 func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
 	for _, name := range names {
 		for _, c := range key.Charge(nil, name, cost) {
@@ -235,7 +241,7 @@ func standingStep(c Charge, s LimitStatus, now time.Time) step {
 	switch {
 	case s.Remaining() < c.Cost && c.Observe:
 		good = "The limit is reached, but only observed: it refuses nothing."
-	case s.Remaining() < c.Cost: // for more than one unit the wait may be longer
+	case s.Remaining() < c.Cost: // a cost above one unit may have to wait longer
 		err = c.Refused(max(s.Wait, s.Next))
 	}
 	made := verdict("limit "+s.Limit.Name, err, good)
@@ -246,15 +252,15 @@ func standingStep(c Charge, s LimitStatus, now time.Time) step {
 	return made
 }
 
-// maxRefusals is how many refusals are kept; the oldest leave first.
+// maxRefusals is how many refusals are kept. The oldest is dropped first.
 const maxRefusals = 10_000
 
-// Refusals keeps the last refused requests in memory, to answer "why was this
-// refused?" by request id. It is safe for concurrent use.
+// Refusals keeps the latest refused requests in memory, so that an operator who has a
+// request id can see why it was refused. It is safe for concurrent use.
 type Refusals struct {
 	mu   sync.Mutex
-	list []refused // a ring once it is full
-	next int       // where in the ring the next one goes
+	list []refused // a ring, once it has maxRefusals entries
+	next int       // index of the oldest entry in a full ring, which is replaced next
 }
 
 // refused is one request that was answered with an error.
@@ -267,11 +273,11 @@ type refused struct {
 	limits                                 []LimitStatus
 }
 
-// NewRefusals keeps refusals from now on.
+// NewRefusals returns empty Refusals.
 func NewRefusals() *Refusals { return &Refusals{} }
 
-// Note keeps what became of a request if it was refused. It is one of the
-// server's watchers.
+// Note records the outcome of a request if it was answered with an error. The server
+// calls it after each request; it copies what it keeps of o.
 func (f *Refusals) Note(o *Outcome) {
 	if o.Code == "" || o.Status < http.StatusBadRequest {
 		return
@@ -281,7 +287,7 @@ func (f *Refusals) Note(o *Outcome) {
 		limits: slices.Clone(o.Limits),
 	}
 	if r.step == StepHandler && r.code == ErrRateLimit.Code {
-		r.step = StepLimit // a daily one, which is charged with what is stored
+		r.step = StepLimit // a handler charges daily limits in the transaction of its change
 	}
 	if o.Found != nil {
 		r.key, r.name, r.owner = o.Found.ID, o.Found.Name, o.Found.OwnerName

@@ -14,19 +14,22 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// keyImport stores keys that exist elsewhere by the SHA-256 of their secret.
+// keyImport stores keys that were created elsewhere. A request has the SHA-256 of
+// each secret, never the secret itself.
 type keyImport struct {
 	store   *Store
 	keyring *Keyring
 	form    *keyForm
 }
 
-// NewKeyImport stores keys of a form in a keyring.
+// NewKeyImport returns an import that checks rows with form and adds the keys to
+// keyring.
 func NewKeyImport(store *Store, keyring *Keyring, form *keyForm) *keyImport {
 	return &keyImport{store: store, keyring: keyring, form: form}
 }
 
-// limits names the limits that keys have, which are columns of a CSV.
+// limits returns the names of the limits that a key can have. Each is also a column
+// of a CSV.
 func (i *keyImport) limits() []string {
 	return i.keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner })
 }
@@ -36,30 +39,30 @@ func (i *keyImport) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load}}
 }
 
-// importRow is one row of an import, and what keeps it from being stored.
+// importRow is one row of an import, with the reasons why it cannot be stored.
 type importRow struct {
 	*Body
-	line   int // of a CSV, 0 in JSON
+	line   int // line of the CSV, from 1; 0 for JSON
 	digest keytext.Digest
-	unread *Error // why its cells or its digest cannot be read
-	twice  string // the earlier row that has the same secret
-	held   string // the id of the key that has the secret already
-	unfit  *Error // why it makes no key
-	key    *Key
+	unread *Error // why the cells or the digest cannot be read, else nil
+	twice  string // name of the earlier row with the same secret, else ""
+	held   string // id of the stored key with the same secret, else ""
+	unfit  *Error // why no key can be made of the row, else nil
+	key    *Key   // nil until the key is made
 }
 
-// keyBatch is the body of an import, whose rows are stored all or none. A dry run
-// checks every row by the same code, and stores none.
+// keyBatch is the body of an import. Either all its rows are stored or none. A dry
+// run checks every row with the same code and stores none.
 type keyBatch struct {
 	rows   []*importRow
-	unread error // why the body as a whole cannot be read
+	unread error // why the body as a whole cannot be read, else nil
 	dry    bool
 }
 
-// errUndo takes back what a transaction has written.
+// errUndo makes a transaction discard its changes. It is not a failure.
 var errUndo = errors.New("undo")
 
-// load stores all rows or none. A dry run answers what an import would do.
+// load handles an import. A dry run answers what the import would do.
 func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	b := &keyBatch{}
 	switch mode := r.URL.Query().Get("dry_run"); mode {
@@ -96,8 +99,8 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(made), "message": fmt.Sprintf("Imported %d keys.", len(made)), "keys": made})
 }
 
-// add stores the rows unless one is refused, or this is a dry run. Only a fault is
-// an error: what is wrong with the rows is marked in them.
+// add stores the rows, unless one is refused or this is a dry run. A refused row is
+// no error of add: the row holds the reason. An error means that the store failed.
 func (i *keyImport) add(r *Request, b *keyBatch) error {
 	if b.unread != nil || !b.dry && b.refused() != nil {
 		return nil
@@ -117,8 +120,9 @@ func (i *keyImport) add(r *Request, b *keyBatch) error {
 	return err
 }
 
-// fill makes keys of the rows, and marks those that are refused. Only a dry run
-// goes on after the first. The store may call it more than once.
+// fill stores a key for each row and records in a row why it is refused. After the
+// first refused row only a dry run continues. The store may call fill more than
+// once, so it resets the rows that it reads.
 func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	var rows []*importRow
 	var digests []keytext.Digest
@@ -138,8 +142,8 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	if !b.dry && b.refused() != nil {
 		return nil
 	}
-	// In the order in which the store sorts them: what goes behind all else
-	// is added many times quicker than what goes in between.
+	// Keys are added in the order in which the store sorts them: appending behind
+	// all other entries is many times faster than inserting between them.
 	ids := NewKeyIDs(r.Now, len(rows))
 	for at, n := range i.keyring.Order(digests) {
 		err := i.one(tx, r, rows[n], ids[at])
@@ -156,7 +160,7 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	return nil
 }
 
-// one makes and stores the key of a row.
+// one creates and stores the key of a row. An *Error means that the row is refused.
 func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	key := &Key{ID: id, CreatedAt: r.Now}
 	row.String("hint", &key.Hint)
@@ -174,7 +178,8 @@ func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	return Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
 }
 
-// digests reads the SHA-256 of every row and finds those that appear twice.
+// digests reads the SHA-256 of every row and marks the rows whose SHA-256 appeared
+// in an earlier row.
 func (b *keyBatch) digests() {
 	first := map[keytext.Digest]int{}
 	for n, row := range b.rows {
@@ -200,11 +205,11 @@ func (b *keyBatch) digests() {
 	}
 }
 
-// rowName returns the name of a row in messages.
+// rowName returns the name of a row in messages. n counts from 0.
 func rowName(n int) string { return fmt.Sprintf("keys[%d]", n) }
 
-// refused returns why the rows cannot be imported, nil if they can: ErrConflict
-// names those whose secrets appear twice or are here already.
+// refused returns why the batch cannot be imported, or nil if it can. ErrConflict
+// lists the rows whose secrets appear twice or are stored already.
 func (b *keyBatch) refused() error {
 	if b.unread != nil {
 		return b.unread
@@ -262,7 +267,7 @@ func (b *keyBatch) preview(refused error) map[string]any {
 	return answer
 }
 
-// preview returns what a dry run says of a row.
+// preview returns the part of a dry run's answer for one row, the nth from 0.
 func (row *importRow) preview(n int) map[string]any {
 	name := ""
 	if row.Body != nil {
@@ -296,7 +301,8 @@ func (row *importRow) preview(n int) map[string]any {
 	return shown
 }
 
-// json reads an array of objects, as it is or under "keys".
+// json reads the rows from a JSON array of objects, or from an object with that
+// array under "keys".
 func (i *keyImport) json(data []byte) ([]*importRow, error) {
 	if text := strings.TrimSpace(string(data)); strings.HasPrefix(text, "[") {
 		data = []byte(`{"keys":` + text + `}`)
@@ -315,10 +321,12 @@ func (i *keyImport) json(data []byte) ([]*importRow, error) {
 	return rows, body.Err()
 }
 
-// keyColumns are the columns of a CSV that become a member as they are.
+// keyColumns are the CSV columns whose cells are copied unchanged into the field of
+// the same name.
 var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "expires_at"}
 
-// csv reads lines under a line of column names.
+// csv reads the rows from a CSV whose first line has the column names. A line that
+// makes no valid body is returned as a row with unread set.
 func (i *keyImport) csv(data []byte) ([]*importRow, error) {
 	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
 	names, err := in.Read()
@@ -349,8 +357,8 @@ func (i *keyImport) csv(data []byte) ([]*importRow, error) {
 	}
 }
 
-// line makes a body of the cells of one line that are not empty. Cells with
-// several words have them apart by blanks, commas or semicolons.
+// line makes a body from the cells of one line. Empty cells are left out. Blanks,
+// commas or semicolons separate the words of permissions and allowed_ips.
 func (i *keyImport) line(names, line []string) (*Body, error) {
 	fields, limits, metadata := map[string]any{}, map[string]any{}, map[string]any{}
 	for n, name := range names {

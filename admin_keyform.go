@@ -13,29 +13,30 @@ import (
 	"time"
 )
 
-// KeyRules are what an operator demands of keys.
+// KeyRules are the operator's rules for new and changed keys.
 type KeyRules struct {
-	DefaultExpiry time.Duration // of a key made without a word about it; 0 for none
-	MaxExpiry     time.Duration // 0 for none
-	MaxPerOwner   int           // keys that are not revoked; 0 for no bound
-	Environments  []string      // none: any word
-	SelfRevoke    bool          // whether a key may be used to revoke it
+	DefaultExpiry time.Duration // lifetime of a key created without expires_at; 0: MaxExpiry
+	MaxExpiry     time.Duration // longest lifetime, from now; 0: no bound
+	MaxPerOwner   int           // keys of an owner that are not revoked; 0: no bound
+	Environments  []string      // the allowed environments; empty: any word
+	SelfRevoke    bool          // whether a key may revoke itself
 }
 
-// keyForm reads keys out of bodies and checks them.
+// keyForm reads the fields of keys from request bodies and checks them.
 type keyForm struct {
 	keyring *Keyring
 	rules   KeyRules
 }
 
-// NewKeyForm reads keys of a keyring under these rules.
+// NewKeyForm returns a form for keys of a keyring, which must follow rules.
 func NewKeyForm(keyring *Keyring, rules KeyRules) *keyForm {
 	return &keyForm{keyring: keyring, rules: rules}
 }
 
-// Fill sets what a body says of a key, a new one with create. The error names
-// the member that does not fit: ErrMissing, ErrValidation, or ErrConflict where
-// the owner has too many keys.
+// Fill sets the fields of key that are in the body. With create the key is new and
+// also gets its defaults. The error names the field that is wrong: ErrMissing,
+// ErrValidation, or ErrConflict if the owner has too many keys. After an error key
+// may be partly changed and must not be stored.
 func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
 	body.String("name", &key.Name)
 	permissions := []string{}
@@ -84,8 +85,8 @@ func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 	return f.fillOwner(tx, r, key, body, create)
 }
 
-// fillExpiry sets the end of a key. A new key without a word about it gets the
-// default, or the latest end that there may be.
+// fillExpiry sets the expiry of a key. A new key without expires_at gets the default
+// lifetime, or the longest one if there is no default.
 func (f *keyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) error {
 	body.Time("expires_at", &key.ExpiresAt)
 	if err := body.Err(); err != nil {
@@ -114,7 +115,7 @@ func (f *keyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) e
 	return nil
 }
 
-// days writes a length of time as people say it.
+// days formats a duration, as "30 days" if it is a whole number of days.
 func days(d time.Duration) string {
 	const day = 24 * time.Hour
 	if d >= day && d%day == 0 {
@@ -137,7 +138,8 @@ func (f *keyForm) fillEnvironment(key *Key, body *Body) error {
 	return nil
 }
 
-// fillMaps sets the limits and the metadata of a key.
+// fillMaps sets the limits and the metadata of a key. Limits that the body leaves
+// out keep their value; metadata is replaced as a whole.
 func (f *keyForm) fillMaps(key *Key, body *Body) error {
 	limits, metadata := map[string]any{}, map[string]any{}
 	body.Map("limits", &limits)
@@ -167,7 +169,8 @@ func (f *keyForm) fillMaps(key *Key, body *Body) error {
 	return nil
 }
 
-// fillOwner sets the owner of a key, if that one may have another.
+// fillOwner sets the owner of a key and creates the owner if the name is new. It
+// returns ErrConflict if the owner already has MaxPerOwner keys.
 func (f *keyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
 	name := ""
 	body.String("owner", &name)
@@ -186,7 +189,8 @@ func (f *keyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create boo
 	return nil
 }
 
-// setLimit sets one limit of a key; null puts the default back.
+// setLimit sets one limit of a key. A nil value, which is null in JSON, restores the
+// default.
 func (f *keyForm) setLimit(limits map[string]int, name string, value any) error {
 	rule, ok := f.keyring.Rights().Limit(name)
 	if !ok {
@@ -209,20 +213,20 @@ func (f *keyForm) setLimit(limits map[string]int, name string, value any) error 
 	return nil
 }
 
-// keyQuery is what a list of keys is asked for.
+// keyQuery holds the filters and the order of a list of keys.
 type keyQuery struct {
-	status, search, environment, owner string // "" is everything
+	status, search, environment, owner string // "": no filter
 	permission                         Permission
-	unused                             time.Duration // 0 is everything
+	unused                             time.Duration // neither used nor created for so long; 0: no filter
 	sort                               string
 	ascending                          bool
 }
 
-// statusLive finds the keys of every status but revoked.
+// statusLive is the filter for keys of every status except revoked.
 const statusLive = "live"
 
-// readKeyQuery reads the parameters of a list; ErrValidation names the one
-// that does not fit.
+// readKeyQuery reads the query parameters of a list. ErrValidation names the
+// parameter that is wrong.
 func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 	f = keyQuery{
 		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
@@ -260,13 +264,13 @@ func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 	return f, nil
 }
 
-// maxSorted is how many keys a list sorts: it holds what they sort by in
-// memory.
+// maxSorted is how many keys a filtered or sorted list may match. It bounds memory:
+// the list holds a keyRow for each match.
 const maxSorted = 200_000
 
-// Page gives the keys of one page and how many there are on all. Without a
-// filter and in the order in which they are stored, newest first, it reads the
-// page alone; else it goes through all keys.
+// Page returns the keys of one page and the number of keys on all pages. Without a
+// filter, newest first, it stops reading at the end of the page. Any other query
+// reads all keys, and returns ErrValidation if more than maxSorted match.
 func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys []*Key, count int, err error) {
 	if f == (keyQuery{}) || f == (keyQuery{sort: "created"}) {
 		if count, err = keyring.Count(tx); err != nil {
@@ -297,13 +301,13 @@ func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys
 	return keys, len(rows), nil
 }
 
-// keyRow is what a key is sorted by.
+// keyRow holds the values that a key is sorted by.
 type keyRow struct {
 	id, name string
-	at       int64
+	at       int64 // Unix nanoseconds
 }
 
-// all gives the keys that fit, newest first.
+// all returns the keys that match, newest first.
 func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, err error) {
 	var failed error
 	err = keyring.Each(tx, func(k *Key) bool {
@@ -327,7 +331,7 @@ func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, e
 			row.at = orBefore(use.At)
 		case "expires":
 			if row.at = orBefore(k.ExpiresAt); k.ExpiresAt.IsZero() {
-				row.at = 1<<63 - 1 // never is last
+				row.at = 1<<63 - 1 // a key that never expires sorts last
 			}
 		}
 		rows = append(rows, row)
@@ -346,7 +350,8 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// orBefore is a time to sort by; never is before every time.
+// orBefore returns a time in Unix nanoseconds for sorting. The zero time, "never",
+// sorts before every other time.
 func orBefore(at time.Time) int64 {
 	if at.IsZero() {
 		return -1 << 63

@@ -17,13 +17,13 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// operator is somebody who may log in to the dashboard, as stored.
+// operator is a stored person who may log in to the dashboard.
 type operator struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
-	Password  string    `json:"password"` // argon2id, in the PHC string format
+	Password  string    `json:"password"` // argon2id hash, in the PHC string format
 	CreatedAt time.Time `json:"created_at"`
-	ChangedAt time.Time `json:"changed_at,omitzero"` // of the password
+	ChangedAt time.Time `json:"changed_at,omitzero"` // last change of the password; zero: never
 }
 
 var operatorTable = Table[operator]{
@@ -32,38 +32,39 @@ var operatorTable = Table[operator]{
 	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }
 
-// The cost of a password's hash (RFC 9106 section 4; the second set of the
-// OWASP password storage cheat sheet): memory in KiB, passes, lanes.
+// The cost of hashing a password with argon2id (RFC 9106 section 4): memory in KiB,
+// passes, lanes. The numbers are the second set of the OWASP password storage cheat
+// sheet.
 const (
 	hashMemory = 19 * 1024
 	hashPasses = 2
 	hashLanes  = 1
 )
 
-// The length of a password: at least, in characters, and at most, in bytes.
+// The length of a password: the minimum in characters, the maximum in bytes.
 const (
 	minPassword = 10
 	maxPassword = 1024
 )
 
-// setupSpan is how long a set-up link holds.
+// setupSpan is how long a set-up link is valid.
 const setupSpan = 30 * time.Minute
 
-// Actor is the operator for the audit log.
+// Actor returns the operator's name in the audit log.
 func (o operator) Actor() string { return fmt.Sprintf("operator %d %s", o.ID, o.Name) }
 
-// Operators keeps who may log in. It is safe for concurrent use.
+// Operators stores the operators who may log in. It is safe for concurrent use.
 type Operators struct {
 	store   *Store
-	hashing chan struct{} // bounds how much memory hashing takes
+	hashing chan struct{} // one slot per running hash, which bounds the memory for hashing
 }
 
-// NewOperators keeps operators in a store.
+// NewOperators returns Operators that keeps its records in store.
 func NewOperators(store *Store) *Operators {
 	return &Operators{store: store, hashing: make(chan struct{}, 2)}
 }
 
-// OperatorTables returns the tables of operators, for checks.
+// OperatorTables returns the tables of operators, for the check of the store.
 func OperatorTables() []Checked { return []Checked{operatorTable} }
 
 // AdminRoutes lists the endpoints.
@@ -83,15 +84,16 @@ func (o *Operators) hash(password string, salt []byte) []byte {
 	return argon2.IDKey([]byte(password), salt, hashPasses, hashMemory, hashLanes, 32)
 }
 
-// seal gives the stored form of a password.
+// seal returns the stored form of a password: a hash with a new salt.
 func (o *Operators) seal(password string) string {
 	salt := make([]byte, 16)
-	_, _ = rand.Read(salt) // never fails; the program ends if the system has none
+	_, _ = rand.Read(salt) // never fails; the program ends if the system has no random bytes
 	b64 := base64.RawStdEncoding
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashPasses, hashLanes, b64.EncodeToString(salt), b64.EncodeToString(o.hash(password, salt)))
 }
 
-// opens says whether a password is that of a stored form.
+// opens reports whether password matches the stored form. It uses the costs in the
+// stored form, so hashes made with other costs still match.
 func (o *Operators) opens(stored, password string) bool {
 	parts := strings.Split(stored, "$")
 	if len(parts) != 6 || parts[1] != "argon2id" {
@@ -112,8 +114,9 @@ func (o *Operators) opens(stored, password string) bool {
 	return subtle.ConstantTimeCompare(argon2.IDKey([]byte(password), salt, passes, memory, lanes, uint32(len(want))), want) == 1
 }
 
-// Authenticate gives the operator of a name and a password; ErrLogin. It takes
-// as long for a name that does not exist.
+// Authenticate returns the operator with this name and password, or ErrLogin. It
+// takes as long for an unknown name as for a wrong password, so the time does not
+// show which names exist.
 func (o *Operators) Authenticate(name, password string) (operator, error) {
 	if len(password) > maxPassword {
 		return operator{}, ErrLogin
@@ -136,10 +139,10 @@ func (o *Operators) Authenticate(name, password string) (operator, error) {
 	return found, nil
 }
 
-// Get reads an operator; ErrNotFound.
+// Get returns an operator, or ErrNotFound.
 func (o *Operators) Get(tx *Tx, id uint64) (operator, error) { return operatorTable.Get(tx, IDKey(id)) }
 
-// Find reads an operator in a transaction of its own; ErrNotFound.
+// Find is Get in a transaction of its own.
 func (o *Operators) Find(id uint64) (op operator, err error) {
 	err = o.store.View(func(tx *Tx) error {
 		op, err = o.Get(tx, id)
@@ -148,12 +151,12 @@ func (o *Operators) Find(id uint64) (op operator, err error) {
 	return op, err
 }
 
-// SetupHolds says whether the token of a set-up link holds: ErrSetup.
+// SetupHolds is CheckSetup in a transaction of its own.
 func (o *Operators) SetupHolds(token string, now time.Time) error {
 	return o.store.View(func(tx *Tx) error { return o.CheckSetup(tx, token, now) })
 }
 
-// Any says whether there is an operator.
+// Any reports whether there is an operator.
 func (o *Operators) Any() (bool, error) {
 	n := 0
 	err := o.store.View(func(tx *Tx) (err error) {
@@ -163,7 +166,7 @@ func (o *Operators) Any() (bool, error) {
 	return n > 0, err
 }
 
-// checkPassword says what is wrong with a new password, nil for nothing.
+// checkPassword returns ErrValidation if a new password is too short or too long.
 func checkPassword(password string) error {
 	if utf8.RuneCountInString(password) < minPassword || len(password) > maxPassword {
 		return ErrValidation.With("password must have %d characters or more, and at most %d bytes.", minPassword, maxPassword)
@@ -171,9 +174,10 @@ func checkPassword(password string) error {
 	return nil
 }
 
-// Create stores an operator. With setup, which is the token of a set-up link,
-// it does so only as the first, and once: ErrSetup. ErrConflict: the name is
-// taken.
+// Create stores a new operator. If setup is not "" it must be the token of a valid
+// set-up link, which works only once and only for the first operator; otherwise
+// Create returns ErrSetup. It returns ErrConflict if the name is taken, and
+// ErrValidation if the name or the password is not allowed.
 func (o *Operators) Create(by AuditContext, name, password, setup string) (made operator, err error) {
 	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
 		return made, ErrValidation.With("name must have 1 to 100 bytes.")
@@ -181,7 +185,7 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	if err := checkPassword(password); err != nil {
 		return made, err
 	}
-	if setup != "" { // before any hashing, which is dear
+	if setup != "" { // first, because hashing is expensive
 		if err := o.SetupHolds(setup, by.Late()); err != nil {
 			return made, err
 		}
@@ -206,13 +210,15 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	return made, err
 }
 
-// setupMark is the one link that is open, by its hash.
+// setupMark returns the stored form of the one valid set-up link: the SHA-256 of its
+// token and its end.
 func setupMark(token string, until time.Time) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return append(sum[:], IDKey(uint64(until.UnixMilli()))...)
 }
 
-// CheckSetup says whether the token of a set-up link holds: ErrSetup.
+// CheckSetup returns ErrSetup unless token is that of the valid set-up link and there
+// is no operator yet. now is of Clock.Latest.
 func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 	n, err := operatorTable.Count(tx)
 	if err != nil {
@@ -232,8 +238,8 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 	return nil
 }
 
-// SetupToken makes the token of a set-up link, in place of any before, of
-// which only a hash is kept; ErrConflict where there is an operator already.
+// SetupToken returns the token of a new set-up link, which replaces any earlier one.
+// Only its hash is stored. It returns ErrConflict if there is an operator already.
 func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 	token = keytext.RandomHex(32)
 	err = by.Update(o.store, func(tx *Tx) error {
@@ -249,8 +255,8 @@ func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 	return token, err
 }
 
-// SetPassword changes a password and ends every session of the operator but
-// keep, which may be nil.
+// SetPassword changes a password and ends every session of the operator except the
+// one with the hash keep. A nil keep ends all of them.
 func (o *Operators) SetPassword(by AuditContext, id uint64, password string, keep []byte) error {
 	if err := checkPassword(password); err != nil {
 		return err
@@ -346,10 +352,10 @@ func (o *Operators) link(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"path": SetupPath(token), "expires_at": Seconds(r.Latest.Add(setupSpan))})
 }
 
-// SetupPath is the path and query of a set-up link.
+// SetupPath returns the path and query of a set-up link.
 func SetupPath(token string) string { return "/setup?token=" + token }
 
-// session is a login to the dashboard, as stored: by the hash of its token.
+// session is a stored login to the dashboard. Of its token only the hash is stored.
 type session struct {
 	Hash      []byte    `json:"hash"`
 	Operator  uint64    `json:"operator"`
@@ -366,33 +372,34 @@ var sessionTable = Table[session]{
 	},
 }
 
-// Sessions keeps the logins to the dashboard: an identity and nothing else,
+// Sessions stores the logins to the dashboard. A session holds only an identity,
 // which is why no session library is used. It is safe for concurrent use.
 type Sessions struct {
 	store     *Store
 	idle, max time.Duration
 }
 
-// NewSessions keeps sessions in a store, that end after so long without a
-// request, and after so long in any case.
+// NewSessions returns Sessions that keeps its records in store. A session ends idle
+// after its last request, and most after its login even if it is in use.
 func NewSessions(store *Store, idle, most time.Duration) *Sessions {
 	return &Sessions{store: store, idle: idle, max: most}
 }
 
-// SessionTables returns the tables of sessions, for checks.
+// SessionTables returns the tables of sessions, for the check of the store.
 func SessionTables() []Checked { return []Checked{sessionTable} }
 
-// Longest is how long a session lasts at most.
+// Longest returns how long a session can last.
 func (s *Sessions) Longest() time.Duration { return s.max }
 
-// sessionHash is by what a session is stored.
+// sessionHash returns the hash under which the session of a token is stored.
 func sessionHash(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]
 }
 
-// Begin makes a session for an operator and gives its token, of 256 bits. It
-// is always a new one: who knows a token from before the login gains nothing.
+// Begin stores a new session of an operator and returns its token, 256 random bits in
+// hex. The token is always new, so a token that was planted before the login is
+// useless.
 func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err error) {
 	token = keytext.RandomHex(32)
 	return token, by.Update(s.store, func(tx *Tx) error {
@@ -400,11 +407,12 @@ func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err er
 	})
 }
 
-// seenStep is how often a session in use is written, at most.
+// seenStep is the least time between two writes of a session in use.
 const seenStep = time.Minute
 
-// Find gives the operator whose session a token is; ErrNotFound where there is
-// none or it is over. now is of Clock.Latest.
+// Find returns the operator of the session with this token, and records the use. It
+// returns ErrNotFound if there is no such session or it has ended. now is of
+// Clock.Latest.
 func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error) {
 	var found session
 	err = s.store.View(func(tx *Tx) (err error) {
@@ -418,7 +426,7 @@ func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error
 		return 0, ErrNotFound
 	}
 	if now.Sub(found.SeenAt) >= seenStep {
-		// Read anew inside: it may have been ended meanwhile, and must not return.
+		// Read again: if the session was ended meanwhile, this must not restore it.
 		err = s.store.Update(func(tx *Tx) error {
 			again, err := sessionTable.Get(tx, found.Hash)
 			if err != nil {
@@ -445,7 +453,7 @@ func (s *Sessions) EndAll(by AuditContext, operator uint64) error {
 	return by.Update(s.store, func(tx *Tx) error { return endSessions(tx, operator, nil) })
 }
 
-// endSessions ends the sessions of an operator but the one with the hash keep.
+// endSessions ends the sessions of an operator, except the one with the hash keep.
 func endSessions(tx *Tx, operator uint64, keep []byte) error {
 	var hashes [][]byte
 	for _, hash := range sessionTable.Find(tx, "operator", IDKey(operator), false) {
@@ -461,8 +469,8 @@ func endSessions(tx *Tx, operator uint64, keep []byte) error {
 	return nil
 }
 
-// Sweep forgets sessions that are over in any case, up to 1000 of them. It is
-// to be called about once a minute; now is of Clock.Earliest.
+// Sweep deletes up to 1000 sessions that are older than a session can last. Call it
+// about once a minute; now is of Clock.Earliest.
 func (s *Sessions) Sweep(now time.Time) error {
 	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.max).UnixNano())), sessionTable.Delete)
 }

@@ -17,23 +17,24 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// carrierVerify is the carrier of a key that another service has asked about.
+// carrierVerify is the carrier in the last use of a key that another service sent to
+// be checked.
 const carrierVerify = "verify"
 
-// verifier answers other services that ask about a key they were shown.
+// verifier answers other services that check a key which a client sent to them.
 type verifier struct {
 	store   *Store
 	keyring *Keyring
 	limiter *Limiter
 }
 
-// NewVerifier answers for the keys of a keyring.
+// NewVerifier returns a verifier for the keys of a keyring.
 func NewVerifier(store *Store, keyring *Keyring, limiter *Limiter) *verifier {
 	return &verifier{store: store, keyring: keyring, limiter: limiter}
 }
 
-// Routes lists the endpoints. Who asks needs a key with VerifyKeys and pays for
-// the question like for any request.
+// Routes lists the endpoints. The calling service needs a key of its own with the
+// permission VerifyKeys, and that key is charged as for any request.
 func (v *verifier) Routes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/api/v1/verify", Permission: VerifyKeys, Handle: v.verify},
@@ -46,15 +47,15 @@ func (v *verifier) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/lookup", Handle: v.lookup}}
 }
 
-// question is what a service asks about a key.
+// question is the body of a request to verify a key.
 type question struct {
 	secret      string
-	permissions Permission     // all of them are needed
-	costs       map[string]int // by limit; none spends nothing
-	ip          netip.Addr
+	permissions Permission     // the key must have all of them
+	costs       map[string]int // units to charge, by the limit's name; empty: none
+	ip          netip.Addr     // address of the service's client; invalid if not sent
 }
 
-// maxCost is the most units that one question may spend.
+// maxCost is the most units that one request may charge to one limit.
 const maxCost = 10_000
 
 func (v *verifier) question(body *Body) (q question, err error) {
@@ -84,8 +85,8 @@ func (v *verifier) question(body *Body) (q question, err error) {
 	return q, nil
 }
 
-// readCosts reads what is to be spent: limit and cost, or limits with the cost of
-// each.
+// readCosts reads the units to charge by limit: either from limit and cost, or from
+// limits, which has the cost of each. The default is one request per minute.
 func readCosts(body *Body) (map[string]int, error) {
 	limit, cost, costs := RequestsPerMinute, 1, map[string]int{}
 	body.String("limit", &limit)
@@ -117,8 +118,9 @@ func readCosts(body *Body) (map[string]int, error) {
 	return costs, nil
 }
 
-// verify makes the checks of a request for another service, in their order and
-// at their price, and says in the answer's body what came of them.
+// verify checks a key for another service, as if the request had come here: the same
+// checks in the same order, with the same charges. The status is 200 even for a
+// refused key; the body has the result.
 func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -166,7 +168,8 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// check makes the checks that follow once a key is found.
+// check makes the checks that follow once the key is found, and records its use. It
+// adds the limits to answer if they were checked. It returns the first refusal.
 func (v *verifier) check(key *Key, holder *cacheEntry, q question, r *Request, answer map[string]any) error {
 	if err := key.Check(r.Latest); err != nil {
 		return err
@@ -194,7 +197,8 @@ func (v *verifier) check(key *Key, holder *cacheEntry, q question, r *Request, a
 	return nil
 }
 
-// spend charges limits with their costs, all of them or none.
+// spend charges the limits of a key, either all of them or none. If every cost is 0
+// it only reads them.
 func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]LimitStatus, error) {
 	var charges []Charge
 	for _, name := range slices.Sorted(maps.Keys(costs)) {
@@ -206,7 +210,8 @@ func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Limit
 	return v.limiter.Statuses(slices.DeleteFunc(charges, func(c Charge) bool { return c.Observe }), now)
 }
 
-// showLimits adds how limits stand: the tightest by itself, and all by name.
+// showLimits adds the state of the limits to answer: all of them by name, and
+// separately the one with the fewest remaining units.
 func showLimits(answer map[string]any, list []LimitStatus, now time.Time) {
 	all := map[string]any{}
 	for i, s := range list {
@@ -223,8 +228,9 @@ func showLimits(answer map[string]any, list []LimitStatus, now time.Time) {
 	answer["limits"] = all
 }
 
-// introspect answers in the form of RFC 7662: active and what a gateway needs,
-// or nothing but active false. It charges the key that is asked about nothing.
+// introspect answers in the form of RFC 7662 section 2.2. For a key that may not be
+// used the answer is only {"active": false}. It charges no limit of the key that is
+// checked.
 func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	data, err := r.ReadAll()
 	if err != nil {
@@ -259,7 +265,8 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// earliest is the earlier of two times, of which the zero time is never.
+// earliest returns the earlier of two times. The zero time means never, so the other
+// one is returned.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -267,11 +274,11 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// maxLookup is the most digests that one look-up may have.
+// maxLookup is how many digests one look-up may have.
 const maxLookup = 1000
 
-// lookup tells which digests are of secrets of keys, so that a found text can
-// be told from a key without it being sent.
+// lookup answers which SHA-256 digests belong to secrets of keys. With it a scanner
+// can check whether a text that it found is a key, without sending the text.
 func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
