@@ -20,37 +20,39 @@ import (
 	"latchkey/internal/clock"
 )
 
-// How many refusals the audit log takes, so that who guesses can neither fill
-// the disk nor push out what others did: by one address in a quarter of an
-// hour, and of all in a minute and in a day. The others are counted.
+// How many refusals the audit log records, so that an attacker can neither fill the
+// disk nor evict other entries. The first bound is for one client network without a
+// valid login or token, in 15 minutes. The other two are for each of the two budgets
+// of AuditLog. Refusals beyond them are only counted.
 const (
 	refusedByAddress = 20
 	refusedPerMinute = 60
 	refusedPerDay    = 2000
 )
 
-// AuditOptions are what an AuditLog is made of.
+// AuditOptions configures an AuditLog.
 type AuditOptions struct {
 	Store *Store
 	Clock *clock.Clock
-	Keep  time.Duration // older entries are taken away
-	Most  int           // entries
+	Keep  time.Duration // entries older than this are deleted
+	Most  int           // the number of entries to keep; the oldest are deleted
 	Log   *slog.Logger
 }
 
-// AuditLog shows the audit log, writes down what was refused, and takes away
-// what is too old. It is safe for concurrent use.
+// AuditLog serves the audit log, records refused requests in it, and deletes old
+// entries. It is safe for concurrent use.
 type AuditLog struct {
 	o         AuditOptions
-	addresses *Throttle
+	addresses *Throttle // refusals of strangers, by client network
 
 	mu     sync.Mutex
-	known  budget // of who has shown a token or a login
-	others budget // of everybody
-	told   time.Time
+	known  budget    // for callers with a valid token or login
+	others budget    // for strangers: all other callers
+	told   time.Time // when tellLeft last wrote an entry, wall clock
 }
 
-// budget is how many refusals are still taken, and how many were not.
+// budget bounds the refusals that are recorded in a minute and in a day. left counts
+// the ones that were not recorded.
 type budget struct {
 	minute, day Window
 	left        int
@@ -70,7 +72,7 @@ func (b *budget) take(now time.Time) bool {
 	return true
 }
 
-// NewAuditLog serves the audit log of a store.
+// NewAuditLog returns an AuditLog for the store in o.
 func NewAuditLog(o AuditOptions) *AuditLog {
 	return &AuditLog{o: o, addresses: NewThrottle(refusedByAddress, 15*time.Minute), known: newBudget(), others: newBudget()}
 }
@@ -83,8 +85,8 @@ func (a *AuditLog) AdminRoutes() []Route {
 	}
 }
 
-// Watch notes what the admin endpoint refused: every change, and everything to
-// who may not ask at all.
+// Watch records a request that the admin endpoint refused with a 4xx status. Of the
+// GET requests it records only those with 401, 403 or 429.
 func (a *AuditLog) Watch(o *Outcome) {
 	if o.Status < 400 || o.Status >= 500 || !strings.HasPrefix(o.Route, "/admin/") {
 		return
@@ -98,8 +100,8 @@ func (a *AuditLog) Watch(o *Outcome) {
 	a.Refused(by, &Error{Status: o.Status, Code: o.Code})
 }
 
-// Refused writes down something that was refused, unless there are too many.
-// It does not wait until that is stored.
+// Refused adds the refusal of by to the audit log, unless there are too many. It
+// does not wait for the disk; a failure is logged.
 func (a *AuditLog) Refused(by AuditContext, why *Error) {
 	now := a.o.Clock.Service(by.Now)
 	if by.Actor == "" {
@@ -128,8 +130,9 @@ func (a *AuditLog) take(stranger bool, from netip.Addr, now time.Time) bool {
 	return a.others.take(now)
 }
 
-// Tend takes away what is too old or too much, and tells once an hour of how
-// many refusals were not written down. It is to be called about once a minute.
+// Tend deletes entries that are too old or too many. At most once an hour it adds an
+// entry with the number of refusals that were not recorded. Call it about once a
+// minute; now is of Clock.Now.
 func (a *AuditLog) Tend(now time.Time) error {
 	return errors.Join(a.tellLeft(now), a.cut(now))
 }
@@ -152,11 +155,12 @@ func (a *AuditLog) tellLeft(now time.Time) error {
 	return nil
 }
 
-// cut goes by whole days or a hundredth of the entries, so that it does not
-// write an entry of its own for each one that it takes away.
+// cut deletes old entries at most once a day, and surplus entries once they are more
+// than a hundredth of Most. Each cut adds an entry to the log, so cutting one entry at
+// a time would gain nothing.
 func (a *AuditLog) cut(now time.Time) error {
 	due := false
-	before := a.o.Clock.Service(now).Add(-a.o.Keep) // a wall clock that was set wrong takes nothing away
+	before := a.o.Clock.Service(now).Add(-a.o.Keep) // service time: a wrong wall clock must delete nothing
 	err := a.o.Store.View(func(tx *Tx) error {
 		count, err := CountAudit(tx)
 		if err != nil {
@@ -228,8 +232,8 @@ func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "entries", rows))
 }
 
-// auditPage reads one page of all: numbers have no gaps, so it goes there at
-// once.
+// auditPage returns one page of the unfiltered log, newest first, and the number of
+// entries. Entry numbers have no gaps, so it reads only the page.
 func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 	rows = []any{}
 	if count, err = CountAudit(tx); err != nil {
@@ -243,7 +247,7 @@ func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 	for i := from; i < to; i++ {
 		l, err := AuditRecordAt(tx, head.Number-uint64(i))
 		if errors.Is(err, ErrNotFound) {
-			continue // taken out; to verify tells
+			continue // removed from the file; verify reports it
 		}
 		if err != nil {
 			return nil, 0, err
@@ -253,11 +257,11 @@ func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 	return rows, count, nil
 }
 
-// auditFilter is what a list is asked for; "" is everything.
+// auditFilter holds the filters of a list; "" matches every entry.
 type auditFilter struct{ actor, action, object, result string }
 
-// indexed is an object that can be looked up, "" where the filter has none. A
-// key is known by its id alone.
+// indexed returns the object to look up in the index, such as "key key_018c...". It
+// returns "" if the filter has no complete object. The id of a key is complete.
 func (f auditFilter) indexed() string {
 	if strings.HasPrefix(f.object, "key_") {
 		return "key " + f.object
@@ -286,13 +290,13 @@ func (f auditFilter) matches(e AuditEntry) bool {
 	return false
 }
 
-// wordsOf says whether a name is, or begins with the words, of what is asked.
+// wordsOf reports whether name is asked, or begins with asked and a blank. An empty
+// asked matches every name.
 func wordsOf(name, asked string) bool {
 	return asked == "" || name == asked || strings.HasPrefix(name, asked+" ")
 }
 
-// showEntry gives an entry as the endpoint tells it: as it is stored, with its
-// hash.
+// showEntry returns an entry as the endpoint shows it: the stored JSON and its hash.
 func showEntry(l AuditRecord) any {
 	var shown map[string]any
 	if err := json.Unmarshal(l.Entry, &shown); err != nil {
@@ -328,7 +332,8 @@ func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// readAuditHead reads the number and hash of an entry that somebody has kept.
+// readAuditHead reads from a query the number and hash of an entry that an auditor
+// has kept. number is 0 if the query has neither.
 func readAuditHead(q url.Values) (number uint64, hash []byte, err error) {
 	if !q.Has("number") && !q.Has("hash") {
 		return 0, nil, nil
@@ -341,7 +346,8 @@ func readAuditHead(q url.Values) (number uint64, hash []byte, err error) {
 	return number, hash, nil
 }
 
-// compareHead holds an entry against the hash that somebody has kept.
+// compareHead reports a problem if the hash of entry number is not known, the hash
+// that an auditor has kept. The hash of the last deleted entry is in head.
 func compareHead(tx *Tx, head AuditHead, number uint64, known []byte, report func(string)) error {
 	l, err := AuditRecordAt(tx, number)
 	hash := l.Hash

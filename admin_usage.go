@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// usage serves the history of what was asked.
+// usage serves the counts of past requests.
 type usage struct {
 	store   *Store
 	keyring *Keyring
 	history *History
 }
 
-// NewUsage serves a history, with the names of the keys of a keyring.
+// NewUsage returns the endpoints for a history. The keyring has the names of the keys.
 func NewUsage(store *Store, keyring *Keyring, history *History) *usage {
 	return &usage{store: store, keyring: keyring, history: history}
 }
@@ -31,8 +31,8 @@ func (u *usage) AdminRoutes() []Route {
 	}
 }
 
-// readPeriod reads step and last of a query: without them all hours that are
-// kept.
+// readPeriod reads step and last from the query. The default of step is hour, that
+// of last is every step that is kept.
 func readPeriod(r *Request) (period, error) {
 	q := r.URL.Query()
 	span := period{Step: stepHour, Now: r.Now}
@@ -54,7 +54,7 @@ func readPeriod(r *Request) (period, error) {
 	return span, nil
 }
 
-// readFormat says whether a query asks for CSV.
+// readFormat reports whether the query requests CSV. The default is JSON.
 func readFormat(r *Request) (bool, error) {
 	switch format := r.URL.Query().Get("format"); format {
 	case "", "json":
@@ -66,7 +66,7 @@ func readFormat(r *Request) (bool, error) {
 	}
 }
 
-// showTally adds the counts of a tally to what is shown.
+// showTally adds the counts of t to into and returns into.
 func showTally(into map[string]any, t Counts) map[string]any {
 	into["requests"] = t.Total()
 	for i, name := range StatusClasses() {
@@ -90,7 +90,7 @@ func sumOf(list []bucket) (sum Counts) {
 	return sum
 }
 
-// showPeriod begins the answer for a span.
+// showPeriod returns the fields of an answer that describe a period.
 func showPeriod(span period) map[string]any {
 	step := "hour"
 	if span.Step == StepDay {
@@ -99,7 +99,7 @@ func showPeriod(span period) map[string]any {
 	return map[string]any{"step": step, "from": Seconds(span.From()), "to": Seconds(span.To())}
 }
 
-// ofKey gives the history of one key.
+// ofKey answers with the history of one key.
 func (u *usage) ofKey(w http.ResponseWriter, r *Request) error {
 	span, err := readPeriod(r)
 	if err != nil {
@@ -126,7 +126,7 @@ func (u *usage) ofKey(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// find reads a key by its id.
+// find returns a key by its id, or ErrNotFound.
 func (u *usage) find(id string) (key *Key, err error) {
 	err = u.store.View(func(tx *Tx) error {
 		key, err = u.keyring.Get(tx, id)
@@ -135,9 +135,9 @@ func (u *usage) find(id string) (key *Key, err error) {
 	return key, err
 }
 
-// all gives the history of the service, with the sums of its routes and
-// reasons, and of the keys that were used most, or with key= of some keys
-// with their buckets.
+// all answers with the history of the service and the sums by route and by error
+// code. It adds a page of the keys with the most requests. If the query has key=, it
+// adds those keys and their buckets instead.
 func (u *usage) all(w http.ResponseWriter, r *Request) error {
 	span, err := readPeriod(r)
 	if err != nil {
@@ -172,13 +172,13 @@ func (u *usage) all(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// used is what one subject has had in a span.
+// used is the sum of one subject's requests in a period.
 type used struct {
 	name string
 	sum  Counts
 }
 
-// most gives the sums of all subjects of a kind, the most requests first.
+// most returns the sums of all subjects of a kind, those with the most requests first.
 func (u *usage) most(kind byte, span period) (list []used, err error) {
 	err = u.history.All(kind, span, func(name string, buckets []bucket) error {
 		list = append(list, used{name, sumOf(buckets)})
@@ -199,7 +199,8 @@ func (u *usage) sums(kind byte, called string, span period) ([]any, error) {
 	return rows, err
 }
 
-// limitedAt tells when a limit refused a key in the last five minutes.
+// limitedAt returns when a limit last refused a key, or nil if that was not within
+// limitedSpan.
 func (u *usage) limitedAt(id string, now time.Time) *string {
 	if at := u.history.LimitedAt(id); now.Sub(at) <= limitedSpan {
 		return Seconds(at)
@@ -207,7 +208,8 @@ func (u *usage) limitedAt(id string, now time.Time) *string {
 	return nil
 }
 
-// keys gives one page of the keys in use, or the keys of some ids.
+// keys returns the keys named by key= in the query and their number. Without key= it
+// returns one page of the keys that were used in span, and the number of all.
 func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int, err error) {
 	rows = []any{}
 	ids := r.URL.Query()["key"]
@@ -246,7 +248,7 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 	return rows, len(list), nil
 }
 
-// sendAll sends the buckets of all keys, routes or errors as CSV.
+// sendAll answers with the buckets of all keys, routes or error codes as CSV.
 func (u *usage) sendAll(w http.ResponseWriter, r *Request, span period) error {
 	switch by := r.URL.Query().Get("by"); by {
 	case "", "key":
@@ -264,7 +266,8 @@ func (u *usage) sendAll(w http.ResponseWriter, r *Request, span period) error {
 }
 
 func (u *usage) sendKeys(w http.ResponseWriter, span period) error {
-	// The names first: keys are read in a transaction of their own.
+	// First only the ids: find begins a transaction, which must not be nested in
+	// the one of All.
 	var ids []string
 	err := u.history.All(ofKey, span, func(id string, _ []bucket) error {
 		ids = append(ids, id)
@@ -297,24 +300,26 @@ func usageColumns() []string { return []string{"key_id", "name", "owner"} }
 
 func usageCells(k *Key) []string { return []string{k.ID, k.Name, k.OwnerName} }
 
-// usageTable writes buckets as CSV (RFC 4180).
+// usageTable writes buckets as CSV with a line of column names.
 type usageTable struct {
 	w   http.ResponseWriter
 	csv *csv.Writer
 }
 
-// beginCSV begins an answer that a browser saves as a file.
+// beginCSV begins a CSV answer that a browser saves under the name file. columns come
+// before the columns of the buckets.
 func beginCSV(w http.ResponseWriter, file string, columns ...string) *usageTable {
 	h := w.Header()
 	h.Set("Content-Type", "text/csv; charset=utf-8")
 	h.Set("Content-Disposition", `attachment; filename="`+file+`.csv"`)
 	h.Set("Cache-Control", "no-store")
 	t := &usageTable{w, csv.NewWriter(w)}
-	_ = t.csv.Write(append(append(columns, "start", "requests"), StatusClasses()...)) // a client that has gone away is no error
+	_ = t.csv.Write(append(append(columns, "start", "requests"), StatusClasses()...)) // fails only if the client is gone
 	return t
 }
 
-// rows writes a line for each bucket.
+// rows writes a line for each bucket, which begins with cells. If the client is gone
+// it panics with http.ErrAbortHandler; its error is always nil.
 func (t *usageTable) rows(cells []string, list []bucket) error {
 	for _, b := range list {
 		line := []string{}
@@ -332,8 +337,9 @@ func (t *usageTable) rows(cells []string, list []bucket) error {
 	return nil
 }
 
-// end sends what is left. An error this late can only cut the answer off: one
-// that ends as if it were whole would be believed.
+// end sends the buffered lines. The status is already sent, so for an err that is not
+// nil it panics with http.ErrAbortHandler. That breaks the connection, so the client
+// cannot take a part for the whole.
 func (t *usageTable) end(err error) error {
 	if t.csv.Flush(); err != nil {
 		panic(http.ErrAbortHandler)
@@ -341,8 +347,8 @@ func (t *usageTable) end(err error) error {
 	return nil
 }
 
-// plainCell keeps a spreadsheet from taking a text that others chose for a
-// formula.
+// plainCell returns text so that a spreadsheet does not run it as a formula: names
+// are chosen by users. It puts a quote before a first character that begins formulas.
 func plainCell(text string) string {
 	if strings.HasPrefix(strings.TrimLeft(text, " \u00a0"), "=") || text != "" && strings.ContainsRune("+-@\t\r\n\uff1d\uff0b\uff0d\uff20", []rune(text)[0]) {
 		return "'" + text
