@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// The kinds of what a history is kept of: the service as a whole, each key by
-// its id, each route by its pattern, and each reason for a refusal by its code.
+// The kinds of subjects: the service as a whole, a key by its id, a route by its
+// pattern, and a reason for a refusal by its error code. They are stored.
 const (
 	ofService = 't'
 	ofKey     = 'k'
@@ -21,45 +21,45 @@ const (
 	ofCode    = 'c'
 )
 
-// subject is what a history is of.
+// subject identifies one history.
 type subject struct {
 	Kind byte
-	Name string // "" of the service
+	Name string // "" for the service
 }
 
 func (s subject) key() []byte { return append([]byte{s.Kind}, s.Name...) }
 
-// History counts the requests of the API by key, route and reason of refusal,
-// in hours and days. It counts in memory and stores with each Flush: a crash
-// loses what was counted since the one before. It is safe for concurrent use.
+// History counts the requests of the API by key, route and error code, per hour and
+// per day. It counts in memory until Flush stores the counts, so a crash loses what
+// was counted since the last Flush. It is safe for concurrent use.
 type History struct {
 	store    *Store
 	seed     maphash.Seed
 	shards   [64]tallies
-	flushing sync.RWMutex // written with it while counts are on their way to disk
-	swept    []byte       // where the next Sweep begins
+	flushing sync.RWMutex // write-locked while Flush moves counts to disk, so that readers miss none
+	swept    []byte       // database key at which the next Sweep begins; nil: the first
 }
 
-// tallies are the counts of some keys since the last Flush, and of the routes
-// and reasons of the requests that came with them.
+// tallies holds the counts of one shard since the last Flush: those of some keys, and
+// those of the routes and error codes of the same requests.
 type tallies struct {
 	mu                  sync.Mutex
 	keys, routes, codes map[string]*recent
-	limited             map[string]time.Time // when a key was last refused for a limit
-	_                   [24]byte             // a cache line each
+	limited             map[string]time.Time // when a limit last refused a key
+	_                   [24]byte             // pads to a cache line, so that shards share none
 }
 
 func (t *tallies) clear() {
 	t.keys, t.routes, t.codes = map[string]*recent{}, map[string]*recent{}, map[string]*recent{}
 }
 
-// recent is what one subject has had since the last Flush.
+// recent holds the counts of one subject since the last Flush.
 type recent struct {
-	Slot         // of the hour that was counted last
-	older []Slot // of hours before it, where it changed meanwhile
+	Slot         // the hour of the latest request
+	older []Slot // hours counted before it; several may be of the same hour
 }
 
-// NewHistory keeps the histories in a store.
+// NewHistory returns a History that keeps its counts in store.
 func NewHistory(store *Store) *History {
 	h := &History{store: store, seed: maphash.MakeSeed()}
 	for i := range h.shards {
@@ -69,11 +69,11 @@ func NewHistory(store *Store) *History {
 	return h
 }
 
-// Note counts an answered request: whose key it had, "" for none, its route,
-// and the code of the refusal, "" for none. It takes no memory but for the
-// first of a subject since the last Flush.
+// Note counts an answered request. key is "" if the request had no valid key, code is
+// "" if it was not refused. It is called for every request, so it allocates only for
+// a subject that is new since the last Flush, in a new hour, or for a 429.
 func (h *History) Note(key, route, code string, status int, at time.Time) {
-	spread := uint64(at.UnixNano()) >> 10 // without a key no shard is better than another
+	spread := uint64(at.UnixNano()) >> 10 // without a key any shard will do
 	if key != "" {
 		spread = maphash.String(h.seed, key)
 	}
@@ -106,8 +106,9 @@ func count(in map[string]*recent, name string, hour int64, outcome int) {
 	r.Tally[outcome]++
 }
 
-// collect adds up what is in memory of the subjects that want picks, and with
-// take takes it away. The service is the sum of the routes.
+// collect returns the counts in memory of the subjects that want selects. Slots of the
+// same hour are not added up. The counts of the service are those of all routes. With
+// take it also resets the counts of all subjects.
 func (h *History) collect(want func(subject) bool, take bool) map[subject][]Slot {
 	all := map[subject][]Slot{}
 	for i := range h.shards {
@@ -132,15 +133,16 @@ func (h *History) collect(want func(subject) bool, take bool) map[subject][]Slot
 	return all
 }
 
-// usageBucket holds the rings by kind and name.
+// usageBucket is the bucket of the rings. A key in it is a kind and a name.
 const usageBucket = "usage_history"
 
-// flushPart is how many subjects one transaction stores: requests that store
-// something wait for it.
+// flushPart is how many subjects one transaction stores. It bounds how long other
+// writes wait.
 const flushPart = 2000
 
-// Flush stores what was counted since the one before. A stored history that
-// cannot be read is begun anew, and told of as an error.
+// Flush stores what was counted since the last Flush. If a stored history cannot be
+// read, Flush replaces it with a new one and returns an error after storing the rest.
+// If a transaction fails, the counts that are not stored yet are lost.
 func (h *History) Flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
@@ -174,8 +176,8 @@ func (h *History) Flush() error {
 	return damaged
 }
 
-// stored reads the ring of a subject, an empty one where there is none or it
-// cannot be read.
+// stored returns the stored ring of a subject. The ring is empty if there is none, and
+// also with an error.
 func (h *History) stored(tx *Tx, s subject) (ring, error) {
 	value, err := tx.Get(usageBucket, s.key())
 	if err != nil || value == nil {
@@ -188,8 +190,8 @@ func (h *History) stored(tx *Tx, s subject) (ring, error) {
 	return r, nil
 }
 
-// Of gives the buckets of a subject in a span that have anything, oldest
-// first, up to the last request. It must not be called inside a transaction.
+// Of returns the buckets of a subject in a period, oldest first, with all requests up
+// to now. Empty buckets are left out. It must not be called inside a transaction.
 func (h *History) Of(s subject, span period) ([]bucket, error) {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
@@ -207,8 +209,8 @@ func (h *History) Of(s subject, span period) ([]bucket, error) {
 	return r.Within(span), nil
 }
 
-// LimitedAt tells when a key was last refused for a limit, the zero time for
-// not in limitedSpan, or not in this run of the program.
+// LimitedAt returns when a limit last refused a key in this run of the program, or the
+// zero time. Times older than limitedSpan are forgotten by the next Sweep.
 func (h *History) LimitedAt(key string) time.Time {
 	t := &h.shards[maphash.String(h.seed, key)%uint64(len(h.shards))]
 	t.mu.Lock()
@@ -216,10 +218,10 @@ func (h *History) LimitedAt(key string) time.Time {
 	return t.limited[key]
 }
 
-// limitedSpan is how long it is known that a limit refused a key.
+// limitedSpan is how long History remembers that a limit refused a key.
 const limitedSpan = 5 * time.Minute
 
-// forget drops what LimitedAt need not know any more.
+// forget drops the refusals by limits that are older than limitedSpan.
 func (h *History) forget(now time.Time) {
 	for i := range h.shards {
 		t := &h.shards[i]
@@ -229,7 +231,7 @@ func (h *History) forget(now time.Time) {
 	}
 }
 
-// recently gives what is in memory of one subject.
+// recently returns the counts in memory of one subject. The caller owns the slice.
 func (h *History) recently(s subject) []Slot {
 	if s.Kind != ofKey {
 		return h.collect(func(other subject) bool { return other == s }, false)[s]
@@ -243,14 +245,14 @@ func (h *History) recently(s subject) []Slot {
 	return nil
 }
 
-// All visits the subjects of a kind that have anything in a span, in the order
-// of their names, until visit gives an error, and gives that one. It must not
-// be called inside a transaction.
+// All calls visit for each subject of a kind that has requests in a period, in the
+// byte order of the names. It stops at the first error of visit and returns it. visit
+// runs inside a read transaction. All must not be called inside a transaction.
 func (h *History) All(kind byte, span period, visit func(name string, list []bucket) error) error {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
 	recent := h.collect(func(s subject) bool { return s.Kind == kind }, false)
-	only := []string{} // in memory alone, so far
+	only := []string{} // names in memory that the loop below has not reached
 	for s := range recent {
 		only = append(only, s.Name)
 	}
@@ -297,12 +299,12 @@ func (h *History) All(kind byte, span period, visit func(name string, list []buc
 	})
 }
 
-// Sweep forgets histories in which nothing is left that Of would give, of
-// revoked keys among them. It looks at 1000 of them, and is to be called about
-// once a minute.
+// Sweep deletes stored histories that have no request left in the kept hours and days.
+// One call reads up to 1000 histories, and the next call continues there. Call it
+// about once a minute.
 func (h *History) Sweep(now time.Time) error {
 	h.forget(now)
-	h.flushing.Lock() // none may be stored between the look and the end
+	h.flushing.Lock() // so that no Flush adds to a history between the check and the deletion
 	defer h.flushing.Unlock()
 	var over [][]byte
 	seen, from := 0, h.swept
@@ -339,16 +341,16 @@ func (h *History) Sweep(now time.Time) error {
 
 const maxSwept = 1000
 
-// Counts counts requests by their outcome, in the order of StatusClasses.
+// Counts holds numbers of requests by outcome, in the order of StatusClasses.
 type Counts [6]uint64
 
-// StatusClasses names what a Counts counts: answers under 400, 4xx other than the
-// next three, 401, 403, 429, and 5xx.
+// StatusClasses returns the names of the fields of Counts. They are for a status below
+// 400, any 4xx except the next three, 401, 403, 429, and 500 or above.
 func StatusClasses() []string {
 	return []string{"ok", "client_error", "unauthorized", "forbidden", "rate_limited", "server_error"}
 }
 
-// classOf gives the place in a Counts of an answer with a status.
+// classOf returns the index in Counts for a status.
 func classOf(status int) int {
 	switch {
 	case status < 400:
@@ -365,7 +367,7 @@ func classOf(status int) int {
 	return 1
 }
 
-// Total counts all requests.
+// Total returns the number of all requests.
 func (t Counts) Total() (n uint64) {
 	for _, count := range t {
 		n += count
@@ -373,26 +375,26 @@ func (t Counts) Total() (n uint64) {
 	return n
 }
 
-// Refused counts the requests that a check stopped: 401, 403 and 429.
+// Refused returns the number of requests with 401, 403 or 429.
 func (t Counts) Refused() uint64 { return t[2] + t[3] + t[4] }
 
-// Add adds another tally.
+// Add adds the numbers of other to t.
 func (t *Counts) Add(other Counts) {
 	for i, n := range other {
 		t[i] += n
 	}
 }
 
-// Step is how long the parts of a history are, in seconds.
+// Step is the length of one bucket of a history, in seconds.
 type Step int64
 
-// The steps, in UTC: hours are kept for a week, days for 90 days.
+// The steps, in UTC. Hours are kept for a week, days for 90 days.
 const (
 	stepHour Step = 60 * 60
 	StepDay  Step = 24 * 60 * 60
 )
 
-// Kept is how many steps are kept.
+// Kept returns how many buckets of this step are kept.
 func (s Step) Kept() int {
 	if s == StepDay {
 		return 90
@@ -400,40 +402,40 @@ func (s Step) Kept() int {
 	return 7 * 24
 }
 
-// Number gives the step that a time is in, counted from 1970.
+// Number returns the number of the step that contains a time. Step 0 begins with 1970.
 func (s Step) Number(at time.Time) int64 { return at.Unix() / int64(s) }
 
-// bucket is what was counted in one step.
+// bucket holds the counts of one step.
 type bucket struct {
 	Start time.Time
 	Tally Counts
 }
 
-// period is a part of a history: a number of steps up to the one that a time is
-// in.
+// period is a part of a history: the Last steps up to the one that contains Now.
 type period struct {
 	Step Step
 	Last int
 	Now  time.Time
 }
 
-// From is when the period begins.
+// From returns when the period begins.
 func (s period) From() time.Time { return s.start(s.Step.Number(s.Now) - int64(s.Last) + 1) }
 
-// To is when it ends, which is after Now.
+// To returns when the period ends, which is after Now.
 func (s period) To() time.Time { return s.start(s.Step.Number(s.Now) + 1) }
 
 func (s period) start(n int64) time.Time { return time.Unix(n*int64(s.Step), 0).UTC() }
 
-// Slot is a bucket by its number.
+// Slot is a bucket whose step is stored as its number.
 type Slot struct {
 	At    int64
 	Tally Counts
 }
 
-// ring is what is stored of a subject: its last hours and days. Each number
-// has one place, so that there are never more than are kept, and a wall clock
-// that steps far ahead and back takes the place of what it hits alone.
+// ring is the stored history of a subject: its last hours and days. The number of a
+// step, modulo the number of kept steps, is its place, so there are never more than
+// are kept. If the wall clock jumps far ahead and back, only the places it used in the
+// meantime lose their older counts.
 type ring struct{ hours, days []Slot }
 
 func (r *ring) slots(step Step) *[]Slot {
@@ -443,7 +445,7 @@ func (r *ring) slots(step Step) *[]Slot {
 	return &r.hours
 }
 
-// Add counts what happened in an hour.
+// Add adds the counts of one hour to the ring, to its hour and to its day.
 func (r *ring) Add(s Slot) {
 	const hours = int64(StepDay / stepHour)
 	r.place(stepHour, s)
@@ -466,7 +468,7 @@ func (r *ring) place(step Step, s Slot) {
 	*list = slices.Insert(*list, i, s)
 }
 
-// Within gives the buckets of a span that have anything.
+// Within returns the buckets in a period, oldest first, without empty ones.
 func (r *ring) Within(span period) []bucket {
 	last := span.Step.Number(span.Now)
 	list := []bucket{}
@@ -478,11 +480,11 @@ func (r *ring) Within(span period) []bucket {
 	return list
 }
 
-// ringVersion opens a stored ring.
+// ringVersion is the first byte of a stored ring.
 const ringVersion = 1
 
-// Append writes the ring: for each slot the distance to the one before, the
-// outcomes that have anything as bits, and their counts.
+// Append appends the stored form of the ring to b. Each slot is its distance from the
+// slot before, a bit for each outcome that is not 0, and the counts of those.
 func (r *ring) Append(b []byte) []byte {
 	b = append(b, ringVersion)
 	for _, list := range [][]Slot{r.hours, r.days} {
@@ -506,7 +508,7 @@ func (r *ring) Append(b []byte) []byte {
 
 var errRing = errors.New("the usage history is not readable")
 
-// readRing reads what Append writes; it is an error where it cannot.
+// readRing reads the form that Append writes. It returns errRing for anything else.
 func readRing(b []byte) (r ring, err error) {
 	if len(b) == 0 || b[0] != ringVersion {
 		return r, errRing

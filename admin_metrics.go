@@ -18,7 +18,7 @@ import (
 	"latchkey/internal/clock"
 )
 
-// MetricsOptions are what Metrics are made of.
+// MetricsOptions configures Metrics.
 type MetricsOptions struct {
 	Store   *Store
 	Keyring *Keyring
@@ -26,13 +26,13 @@ type MetricsOptions struct {
 	Backups *Backups
 	Clock   *clock.Clock
 	Folder  string       // the data folder
-	Ready   func() error // why the service is not ready, nil where it is
+	Ready   func() error // why the service is not ready, nil if it is
 	Config  func() ConfigStatus
-	Open    bool // nobody is asked for a token
+	Open    bool // serve the metrics without a token
 }
 
-// Metrics counts what the service does, and tells it in the form of Prometheus.
-// It is safe for concurrent use.
+// Metrics counts requests, commits and webhook attempts, and serves all metrics of the
+// service in the format of Prometheus. It is safe for concurrent use.
 type Metrics struct {
 	o        MetricsOptions
 	registry *prometheus.Registry
@@ -45,22 +45,22 @@ type Metrics struct {
 	lookups  prometheus.Counter
 	states   *prometheus.GaugeVec
 
-	// What a request needs is found without building a name: maps that are
-	// replaced as a whole when something new comes up.
+	// Counters that requests look up without a lock or an allocation. For a new entry
+	// the whole map is replaced, under mu.
 	mu        sync.Mutex
 	routes    atomic.Pointer[map[routeName]*routeMeter]
 	decisions atomic.Pointer[map[string]prometheus.Counter]
 
 	counting     sync.Mutex
-	counted      uint64 // generation of the keys when they were counted
+	counted      uint64 // generation of the key table when counted, plus 1; 0: never counted
 	countedUntil time.Time
 }
 
 type routeName struct{ method, route string }
 
-// routeMeter counts one route.
+// routeMeter holds the counters of one route.
 type routeMeter struct {
-	labels  []string // door, method, route
+	labels  []string // values of the labels door, method and route
 	seconds prometheus.Observer
 	codes   atomic.Pointer[[]codeMeter]
 }
@@ -70,7 +70,8 @@ type codeMeter struct {
 	count  prometheus.Counter
 }
 
-// NewMetrics makes them ready, in a registry of their own.
+// NewMetrics returns Metrics with a Prometheus registry of its own. It also makes the
+// store report its commits here.
 func NewMetrics(o MetricsOptions) (*Metrics, error) {
 	labels := []string{"door", "method", "route"}
 	m := &Metrics{
@@ -108,7 +109,7 @@ func (m *Metrics) register(all ...prometheus.Collector) (err error) {
 	return err
 }
 
-// gauges lists what is read when somebody asks.
+// gauges lists the metrics that are read anew for each answer.
 func (m *Metrics) gauges() []prometheus.Collector {
 	o := m.o
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -149,8 +150,8 @@ func (m *Metrics) gauges() []prometheus.Collector {
 	}
 }
 
-// stored lists what is read from the store when somebody asks; -1 where it
-// cannot be read.
+// stored lists the metrics that are read from the store for each answer. They are -1
+// if it cannot be read.
 func (m *Metrics) stored() []prometheus.Collector {
 	read := func(name, help string, read func(tx *Tx) (float64, error)) prometheus.Collector {
 		return gauge(name, help, func() (value float64) {
@@ -213,8 +214,8 @@ func (m *Metrics) serve(w http.ResponseWriter, r *Request) error {
 	return nil
 }
 
-// Watch counts a request. It takes no memory once a route and a status have
-// been seen.
+// Watch counts an answered request. It allocates only for a new route, status or error
+// code.
 func (m *Metrics) Watch(o *Outcome) {
 	r := (*m.routes.Load())[routeName{o.Method, o.Route}]
 	if r == nil {
@@ -256,16 +257,17 @@ func (m *Metrics) count(r *routeMeter, status int) prometheus.Counter {
 
 func codeName(status int) string {
 	if status < 100 || status > 599 {
-		return "none" // the connection was broken off before an answer
+		return "none" // the connection broke before an answer
 	}
 	return string([]byte{byte('0' + status/100), byte('0' + status/10%10), byte('0' + status%10)})
 }
 
-// maxRoutes bounds how many routes are counted one by one.
+// maxRoutes is how many routes have counters of their own.
 const maxRoutes = 2000
 
-// newRoute begins to count a route. What stands in no table is counted under
-// few names, since anybody may ask for anything.
+// newRoute returns the counters of a route and creates them if needed. Unknown methods,
+// and routes beyond maxRoutes, share one set: clients choose the method, so they must
+// not be able to create counters without end.
 func (m *Metrics) newRoute(method, route string) *routeMeter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -301,7 +303,7 @@ func (m *Metrics) newDecision(code string) prometheus.Counter {
 	return c
 }
 
-// Attempted counts an attempt to send to a webhook.
+// Attempted counts an attempt to deliver to a webhook.
 func (m *Metrics) Attempted(a Attempt) {
 	result := "delivered"
 	switch {
@@ -313,12 +315,13 @@ func (m *Metrics) Attempted(a Attempt) {
 	m.attempts.WithLabelValues(result).Inc()
 }
 
-// manyKeys is from how many keys on their states are not counted: it means to
-// read them all, and to hold the file in memory.
+// manyKeys is the number of keys from which on they are not counted by state. Counting
+// reads every key, which would bring the whole file into memory.
 const manyKeys = 100_000
 
-// CountKeys counts the keys by state, where they may have changed and are not
-// too many. It is to be called about once a minute.
+// CountKeys counts the keys by state, if a key has changed or the last count is ten
+// minutes old. With manyKeys or more it removes the metric instead. Call it about once
+// a minute; now is of Clock.Latest.
 func (m *Metrics) CountKeys(now time.Time) error {
 	m.counting.Lock()
 	defer m.counting.Unlock()
