@@ -18,27 +18,29 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Backups copies the store while it is in use, and checks it.
+// Backups makes copies of the store while it is in use, on request and on a schedule,
+// and checks the store. It is safe for concurrent use, except that Due must not run
+// twice at the same time, and Tidy not beside a request.
 type Backups struct {
 	o BackupOptions
 
 	mu   sync.Mutex
-	last time.Time // when the newest one that is there was made
-	err  error     // why the latest failed
+	last time.Time // when the newest scheduled backup was made; zero: not known
+	err  error     // why the latest call of Due failed, else nil
 }
 
-// BackupOptions are what Backups are made of.
+// BackupOptions configures Backups.
 type BackupOptions struct {
 	Store  *Store
-	Folder string // the data folder, where a copy is made before it is sent
-	Dir    string // where the scheduled ones go, "" for none
-	Every  time.Duration
-	Keep   int       // how many scheduled ones stay, the newest
-	Tables []Checked // what a check holds against each other
+	Folder string        // the data folder, where a copy is made before it is sent
+	Dir    string        // the folder of scheduled backups; "": no schedule
+	Every  time.Duration // time between two scheduled backups
+	Keep   int           // how many scheduled backups are kept; older ones are deleted
+	Tables []Checked     // the tables that a check reads
 	Log    *slog.Logger
 }
 
-// NewBackups copies and checks a store.
+// NewBackups returns Backups for the store in o.
 func NewBackups(o BackupOptions) *Backups { return &Backups{o: o} }
 
 // AdminRoutes lists the endpoints.
@@ -49,21 +51,22 @@ func (b *Backups) AdminRoutes() []Route {
 	}
 }
 
-// BackupTime is how the time, in UTC, is written in the name of a backup.
+// BackupTime is the layout of the time, in UTC, in the name of a backup.
 const BackupTime = "20060102T150405Z"
 
-// The names of backups begin and end so, with the time in between.
+// The name of a backup is backupPrefix, its time, backupSuffix.
 const (
 	backupPrefix = "latchkey-"
 	backupSuffix = ".db"
-	unsentPrefix = "backup-" // of a copy that is being made or sent
+	unsentPrefix = "backup-" // begins the name of a copy that is being made or sent
 )
 
 func backupName(now time.Time) string {
 	return backupPrefix + now.UTC().Format(BackupTime) + backupSuffix
 }
 
-// send makes a copy and sends it.
+// send answers with a copy of the store. The copy is made in the data folder and
+// deleted afterwards.
 func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	path := filepath.Join(b.o.Folder, unsentPrefix+keytext.RandomHex(8)+".tmp")
 	if err := b.o.Store.CopyTo(path); err != nil {
@@ -82,7 +85,7 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	if err := r.Record(b.o.Store); err != nil {
 		return err
 	}
-	// A copy of any size takes the time it takes.
+	// No deadline: how long sending takes depends on the size of the store.
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
@@ -109,7 +112,8 @@ func (b *Backups) check(w http.ResponseWriter, _ *Request) error {
 	return WriteJSON(w, http.StatusOK, result)
 }
 
-// Tidy removes copies that an earlier run left half made or half sent.
+// Tidy deletes unfinished copies that an earlier run left in the data folder. Call it
+// before any request is served: it also deletes copies that are being sent.
 func (b *Backups) Tidy() error {
 	left, err := filepath.Glob(filepath.Join(b.o.Folder, unsentPrefix+"*.tmp"))
 	for _, path := range left {
@@ -118,9 +122,9 @@ func (b *Backups) Tidy() error {
 	return err
 }
 
-// Due makes the scheduled backup when it is time, which goes by the newest one
-// that is there, and removes those beyond the number to keep. It is to be
-// called about once a minute.
+// Due makes a scheduled backup if the newest one in Dir is older than Every, or dated
+// in the future. Then it deletes the oldest ones beyond Keep. It does nothing if Dir
+// is "". Call it about once a minute.
 func (b *Backups) Due(now time.Time) error {
 	if b.o.Dir == "" {
 		return nil
@@ -132,8 +136,8 @@ func (b *Backups) Due(now time.Time) error {
 	return err
 }
 
-// Last says when the newest scheduled backup was made, as far as is known, and
-// why the latest one failed, nil where it did not.
+// Last returns when the newest scheduled backup was made, or the zero time if none is
+// known. failed is the error of the latest Due, or nil.
 func (b *Backups) Last() (made time.Time, failed error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -187,7 +191,8 @@ func (b *Backups) due(now time.Time) error {
 	return err
 }
 
-// made lists the scheduled backups, oldest first.
+// made returns the file names of the scheduled backups, oldest first. It creates the
+// folder if there is none.
 func (b *Backups) made() ([]string, error) {
 	if err := os.MkdirAll(b.o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of backups: %w; set backup.dir to one that can be written", err)

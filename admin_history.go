@@ -69,7 +69,7 @@ func NewHistory(store *Store) *History {
 	return h
 }
 
-// Note counts an answered request. key is "" if the request had no valid key, code is
+// Note counts an answered request. key is "" if the request had no known key, code is
 // "" if it was not refused. It is called for every request, so it allocates only for
 // a subject that is new since the last Flush, in a new hour, or for a 429.
 func (h *History) Note(key, route, code string, status int, at time.Time) {

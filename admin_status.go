@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// StatusOptions are what a Status is made of.
+// StatusOptions configures a Status.
 type StatusOptions struct {
 	Store   *Store
 	Keyring *Keyring
@@ -20,24 +20,25 @@ type StatusOptions struct {
 	Log     *slog.Logger
 	Folder  string // the data folder
 	Started time.Time
-	Server  func() *Server // once there is one
+	Server  func() *Server // a function, because the server is created after the Status
 	Config  func() ConfigStatus
 }
 
-// Status tells operators how the service is. It is safe for concurrent use.
+// Status serves the state of the service to operators. It is safe for concurrent use.
 type Status struct {
 	o         StatusOptions
 	listening atomic.Pointer[map[string]string]
 }
 
-// NewStatus tells how a service is.
+// NewStatus returns a Status with no listeners yet.
 func NewStatus(o StatusOptions) *Status {
 	s := &Status{o: o}
 	s.ListensAt(map[string]string{})
 	return s
 }
 
-// ListensAt notes the address of each door.
+// ListensAt sets the addresses of the listeners, by their names. The caller must not
+// change the map afterwards.
 func (s *Status) ListensAt(doors map[string]string) { s.listening.Store(&doors) }
 
 // AdminRoutes lists the endpoints.
@@ -79,7 +80,7 @@ func (s *Status) tell(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// stored adds what is read from the store.
+// stored adds to shown the values that are read from the store.
 func (s *Status) stored(tx *Tx, shown map[string]any) error {
 	keys, err := s.o.Keyring.Count(tx)
 	if err != nil {
@@ -102,7 +103,7 @@ func (s *Status) stored(tx *Tx, shown map[string]any) error {
 	return nil
 }
 
-// level is from which level on the log has lines.
+// level returns the lowest level that is logged.
 func (s *Status) level() string {
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
 		if s.o.Log.Enabled(context.Background(), level) {
@@ -112,13 +113,14 @@ func (s *Status) level() string {
 	return "error"
 }
 
-// routeList tells the operator what the API door serves.
+// routeList serves the list of the API listener's routes to operators.
 type routeList struct {
 	own    *Routes
 	guards *ProxyRoutes
 }
 
-// NewRouteList lists our own routes and those of another API.
+// NewRouteList returns a list of our own routes and of those that guards proxies or
+// checks for another API.
 func NewRouteList(own *Routes, guards *ProxyRoutes) *routeList { return &routeList{own, guards} }
 
 // AdminRoutes lists the endpoints.
@@ -128,8 +130,8 @@ func (v *routeList) AdminRoutes() []Route {
 	}
 }
 
-// routes lists the endpoints of the API door with what they need, and behind
-// them the routes of another API.
+// routes answers with our own endpoints, then the routes of the other API, each with
+// the permissions it needs and the limits it charges.
 func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 	now := v.guards.Now()
 	rows := []any{}
@@ -157,45 +159,44 @@ func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"routes": rows})
 }
 
-// Reloader takes in a changed configuration while the service runs: routes,
-// permissions, limits and the level of the log. All of them change at once, between two requests; a
-// request under way keeps to those that it began with. What cannot change
-// without a restart stays as it is. It is safe for concurrent use.
+// Reloader applies a changed configuration while the service runs: routes, permissions,
+// limits and the log level. A request uses the routes, permissions and limits that were
+// in use when it began. Other settings change only with a restart. Reloader is safe for
+// concurrent use.
 type Reloader struct {
 	o ReloaderOptions
 
 	mu     sync.Mutex
-	load   func() (Config, error) // nil: there is nothing to load from
-	level  *slog.LevelVar         // of the log
+	load   func() (Config, error) // nil: no server runs, so Reload is refused
+	level  *slog.LevelVar         // the log level that Reload sets
 	status ConfigStatus
 }
 
-// ReloaderOptions are what a Reloader is made of.
+// ReloaderOptions configures a Reloader.
 type ReloaderOptions struct {
-	Store   *Store // for the audit log
+	Store   *Store // holds the audit log
 	Keyring *Keyring
 	Guards  *ProxyRoutes
 	Log     *slog.Logger
 	Running Config
 }
 
-// ConfigStatus tells which configuration is in use.
+// ConfigStatus describes the configuration in use and the last attempt to replace it.
 type ConfigStatus struct {
-	LoadedAt time.Time // when what is in use was loaded
-	Err      error     // of a later attempt to load another, nil for none
-	FailedAt time.Time
-	Restart  []string // keys that were changed and wait for a restart
+	LoadedAt time.Time // when the configuration in use was loaded
+	Err      error     // why a later reload failed; nil if none did
+	FailedAt time.Time // when it failed; zero if Err is nil
+	Restart  []string  // changed settings that need a restart
 }
 
-// NewReloader serves the running configuration, once Start is called.
+// NewReloader returns a Reloader. Call Start before it serves requests.
 func NewReloader(o ReloaderOptions) *Reloader { return &Reloader{o: o} }
 
-// Start puts the guards of the running configuration to use, with the
-// permissions and limits of the keyring. The error names the guards and
-// endpoints that contradict each other.
+// Start applies the routes of the running configuration, with the permissions and
+// limits of the keyring. The error names the routes and endpoints that conflict.
 func (r *Reloader) Start(now time.Time) error {
 	rights := r.o.Keyring.Rights()
-	list, _ := ReadProxyRoutes(r.o.Running.Routes, rights) // of a config that is loaded there are no problems
+	list, _ := ReadProxyRoutes(r.o.Running.Routes, rights) // a loaded config has no problems
 	state, err := r.o.Guards.Make(list, rights)
 	if err != nil {
 		return err
@@ -207,23 +208,24 @@ func (r *Reloader) Start(now time.Time) error {
 	return nil
 }
 
-// From says how the configuration is loaded again, and what the level of the log
-// is set by.
+// From sets the function that loads the configuration again, and the log level that
+// Reload changes. Until it is called Reload returns ErrConflict.
 func (r *Reloader) From(load func() (Config, error), level *slog.LevelVar) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.load, r.level = load, level
 }
 
-// Status tells which configuration is in use.
+// Status returns the status of the configuration in use.
 func (r *Reloader) Status() ConfigStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.status
 }
 
-// Reload loads the configuration again and puts it to use, or keeps the present
-// one and gives all that is wrong with the other. Either is logged.
+// Reload loads the configuration again and applies it. If the new one has problems,
+// Reload keeps the present one and returns ErrValidation with all of them. Both
+// outcomes are logged.
 func (r *Reloader) Reload(now time.Time) (ConfigStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -272,7 +274,7 @@ func (r *Reloader) reload(w http.ResponseWriter, q *Request) error {
 	return WriteJSON(w, http.StatusOK, status.Show())
 }
 
-// Show gives the status as the admin endpoint tells it.
+// Show returns the status as the admin endpoint shows it.
 func (s ConfigStatus) Show() map[string]any {
 	shown := map[string]any{"loaded_at": Seconds(s.LoadedAt), "error": nil, "failed_at": Seconds(s.FailedAt), "restart_needed": append([]string{}, s.Restart...)}
 	if s.Err != nil {
