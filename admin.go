@@ -3,7 +3,8 @@
 // admin_explain.go for keys, admin_login.go and admin_accounts.go for operators,
 // admin_audit.go, admin_usage.go, admin_history.go, admin_metrics.go,
 // admin_status.go and admin_backup.go. The dashboard and the commands are clients
-// of it; it knows neither.
+// of it. Only admin_accounts.go knows one of them: it implements the dashboard's
+// logins.
 
 package main
 
