@@ -170,7 +170,7 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 
 // check makes the checks that follow once the key is found, and records its use. It
 // adds the limits to answer if they were checked. It returns the first refusal.
-func (v *verifier) check(key *Key, holder *cacheEntry, q question, r *Request, answer map[string]any) error {
+func (v *verifier) check(key *Key, holder *CacheEntry, q question, r *Request, answer map[string]any) error {
 	if err := key.Check(r.Latest); err != nil {
 		return err
 	}

@@ -19,24 +19,24 @@ type keyCache struct {
 	shards  [64]cacheShard
 	changes atomic.Uint64            // see Changes
 	mu      sync.Mutex               // held to add, change or remove an entry
-	byID    map[string]*cacheEntry   // first entry of each key; the others follow by next
-	gone    map[string][]*cacheEntry // by key id: evicted entries whose use is not stored yet
+	byID    map[string]*CacheEntry   // first entry of each key; the others follow by next
+	gone    map[string][]*CacheEntry // by key id: evicted entries whose use is not stored yet
 }
 
 type cacheShard struct {
 	sync.RWMutex
-	keys map[keytext.Digest]*cacheEntry
+	keys map[keytext.Digest]*CacheEntry
 }
 
-// cacheEntry is a key in memory as seen through one of its secrets. It also
+// CacheEntry is a key in memory as seen through one of its secrets. It also
 // records the use of that secret. When the stored key changes, all requests
 // that start later see the change.
-type cacheEntry struct {
+type CacheEntry struct {
 	// Meter is where the Limiter counts the key.
 	Meter  CounterRef
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
-	next   *cacheEntry // entry of another secret of the same key; guarded by keyCache.mu
+	next   *CacheEntry // entry of another secret of the same key; guarded by keyCache.mu
 	listed atomic.Bool // used since the last Take
 	mu     sync.Mutex
 	use    LastUse
@@ -84,11 +84,11 @@ func (u *LastUse) Add(other LastUse) {
 
 // Key returns the current state of the key. It is shared: Clone it before a
 // change.
-func (h *cacheEntry) Key() *Key { return h.key.Load() }
+func (h *CacheEntry) Key() *Key { return h.key.Load() }
 
 // KeyFor returns the current state of the key, resolved for r. It is shared:
 // Clone it before a change.
-func (h *cacheEntry) KeyFor(r *Policy) *Key {
+func (h *CacheEntry) KeyFor(r *Policy) *Key {
 	for {
 		key := h.key.Load()
 		if key.Rights() == r {
@@ -101,7 +101,7 @@ func (h *cacheEntry) KeyFor(r *Policy) *Key {
 }
 
 // Note records a use and reports whether it is the first since the last Take.
-func (h *cacheEntry) Note(use LastUse) (first bool) {
+func (h *CacheEntry) Note(use LastUse) (first bool) {
 	h.mu.Lock()
 	h.use.At, h.use.IP, h.use.Carrier = use.At, use.IP, use.Carrier
 	switch use.Carrier {
@@ -118,7 +118,7 @@ func (h *cacheEntry) Note(use LastUse) (first bool) {
 }
 
 // Noted returns the last recorded use, with the counts since the last Take.
-func (h *cacheEntry) Noted() LastUse {
+func (h *CacheEntry) Noted() LastUse {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.use
@@ -126,7 +126,7 @@ func (h *cacheEntry) Noted() LastUse {
 
 // Take returns the recorded uses and resets their counts. The caller stores the
 // result.
-func (h *cacheEntry) Take() LastUse {
+func (h *CacheEntry) Take() LastUse {
 	h.listed.Store(false)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -137,10 +137,10 @@ func (h *cacheEntry) Take() LastUse {
 
 // newKeyCache returns an empty cache for about room entries.
 func newKeyCache(room int) *keyCache {
-	c := &keyCache{byID: map[string]*cacheEntry{}, gone: map[string][]*cacheEntry{}}
+	c := &keyCache{byID: map[string]*CacheEntry{}, gone: map[string][]*CacheEntry{}}
 	c.room = max(1, room/len(c.shards))
 	for i := range c.shards {
-		c.shards[i].keys = map[keytext.Digest]*cacheEntry{}
+		c.shards[i].keys = map[keytext.Digest]*CacheEntry{}
 	}
 	return c
 }
@@ -148,7 +148,7 @@ func newKeyCache(room int) *keyCache {
 func (c *keyCache) shard(d keytext.Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
 
 // Find returns the entry of a secret, or nil if it is not in memory.
-func (c *keyCache) Find(d keytext.Digest) *cacheEntry {
+func (c *keyCache) Find(d keytext.Digest) *CacheEntry {
 	s := c.shard(d)
 	s.RLock()
 	h := s.keys[d]
@@ -174,7 +174,7 @@ func (c *keyCache) Changes() uint64 { return c.changes.Load() }
 // the value of Changes before that read. If keys have changed since, the key
 // may be out of date: Keep adds nothing and returns nil. A full shard evicts
 // another entry.
-func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *cacheEntry {
+func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *CacheEntry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.changes.Load() != since {
@@ -193,7 +193,7 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *cacheEntry {
 			break
 		}
 	}
-	h := &cacheEntry{digest: d, next: c.byID[key.ID]}
+	h := &CacheEntry{digest: d, next: c.byID[key.ID]}
 	h.key.Store(key)
 	s.keys[d] = h
 	c.byID[key.ID] = h
@@ -202,7 +202,7 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *cacheEntry {
 
 // unlink removes an entry from the list of its key, and keeps it in gone if its
 // use is not stored yet. The caller must hold c.mu.
-func (c *keyCache) unlink(h *cacheEntry) {
+func (c *keyCache) unlink(h *CacheEntry) {
 	id := h.Key().ID
 	if h.listed.Load() {
 		c.gone[id] = append(c.gone[id], h)
@@ -256,7 +256,7 @@ func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 
 // Each calls visit for the entries of a key, including evicted ones whose use
 // is not stored yet. visit must not use the cache, because its lock is held.
-func (c *keyCache) Each(id string, visit func(*cacheEntry)) {
+func (c *keyCache) Each(id string, visit func(*CacheEntry)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for h := c.byID[id]; h != nil; h = h.next {
@@ -273,7 +273,7 @@ func (c *keyCache) Settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, list := range c.gone {
-		list = slices.DeleteFunc(list, func(h *cacheEntry) bool { return !h.listed.Load() })
+		list = slices.DeleteFunc(list, func(h *CacheEntry) bool { return !h.listed.Load() })
 		if c.gone[id] = list; len(list) == 0 {
 			delete(c.gone, id)
 		}

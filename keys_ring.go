@@ -27,7 +27,7 @@ type Keyring struct {
 	imported atomic.Bool // some secrets were made elsewhere and can have any form
 	misses   atomic.Uint64
 	dirtyMu  sync.Mutex
-	dirty    []*cacheEntry
+	dirty    []*CacheEntry
 }
 
 // NewKeyring returns a Keyring for the keys in store. New secrets begin with
@@ -45,7 +45,7 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Policy, ca
 
 // Find returns the key with this secret, whatever its state, and a handle for
 // Used. It returns ErrKey if there is no such key.
-func (k *Keyring) Find(secret string) (*Key, *cacheEntry, error) {
+func (k *Keyring) Find(secret string) (*Key, *CacheEntry, error) {
 	d := keytext.DigestOf(secret)
 	if h := k.memory.Find(d); h != nil {
 		return h.KeyFor(k.Rights()), h, nil
@@ -65,7 +65,7 @@ func (k *Keyring) Cached() (held int, misses uint64) { return k.memory.Len(), k.
 
 // fetch reads a key from the store and adds it to the memory. If keys have
 // changed meanwhile, what it read may be out of date, so it reads again.
-func (k *Keyring) fetch(d keytext.Digest) (*Key, *cacheEntry, error) {
+func (k *Keyring) fetch(d keytext.Digest) (*Key, *CacheEntry, error) {
 	for {
 		before := k.memory.Changes()
 		key, err := k.read(d)
@@ -253,7 +253,7 @@ func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err err
 }
 
 // Used records a use of a key in memory. The next Flush stores it.
-func (k *Keyring) Used(h *cacheEntry, use LastUse) {
+func (k *Keyring) Used(h *CacheEntry, use LastUse) {
 	if !h.Note(use) {
 		return
 	}
@@ -417,7 +417,7 @@ func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (LastUse, error) {
 // returns true.
 func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bool) (LastUse, error) {
 	use, err := storedUse(tx, stored)
-	k.memory.Each(id, func(h *cacheEntry) {
+	k.memory.Each(id, func(h *CacheEntry) {
 		if counts(h.Key()) {
 			use.Add(h.Noted())
 		}
