@@ -145,7 +145,12 @@ func findEvent(tx *Tx, ref string) (event, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return appointmentTable.Get(tx, IDKey(id))
 	}
-	return appointmentTable.One(tx, "uuid", []byte(strings.ToLower(ref)))
+	return findEventByUUID(tx, ref)
+}
+
+// findEventByUUID returns the event with a UUID in any case, or ErrNotFound.
+func findEventByUUID(tx *Tx, uuid string) (event, error) {
+	return appointmentTable.One(tx, "uuid", []byte(strings.ToLower(uuid)))
 }
 
 // saveEvent stores an event and returns it. An event with the ID 0 is new and
@@ -405,13 +410,9 @@ func (i *ICS) OpenRoutes() []Route {
 }
 
 func (i *ICS) get(w http.ResponseWriter, r *Request) error {
-	uuid := r.Params.ByName("uuid")
-	if len(uuid) != 36 { // findEvent also accepts ids, and those can be guessed
-		return ErrNotFound
-	}
 	var e event
 	err := i.store.View(func(tx *Tx) (err error) {
-		e, err = findEvent(tx, uuid)
+		e, err = findEventByUUID(tx, r.Params.ByName("uuid")) // never by id: those can be guessed
 		return err
 	})
 	if err != nil {

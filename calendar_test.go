@@ -290,7 +290,7 @@ func TestICS(t *testing.T) {
 			t.Errorf("%s: got %v", status, e)
 		}
 	}
-	for _, bad := range []string{"1", "0c9d2b1e-6a55-4f0e-9d0b-1f2a3b4c5d6e"} {
+	for _, bad := range []string{"1", strings.Repeat("0", 35) + "1", "0c9d2b1e-6a55-4f0e-9d0b-1f2a3b4c5d6e"} {
 		if w := a.ask("GET", "/calendar/event/"+bad+"/calendar.ics", "", ""); w.Code != 404 || code(w) != "not_found" {
 			t.Errorf("%s: got %d %s", bad, w.Code, w.Body)
 		}
