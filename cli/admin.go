@@ -15,7 +15,7 @@ import (
 	"golang.org/x/term"
 )
 
-// adminCommand returns the commands for who may administer.
+// adminCommand returns the commands for operators, set-up links and admin tokens.
 func (s *session) adminCommand() *cli.Command {
 	create := &cli.Command{
 		Name: "create", Usage: "make a token for the admin door and show it, once",
@@ -66,14 +66,14 @@ func tokenColumns() []string {
 	return []string{"id", "name", "hint", "status", "created_at", "last_used_at"}
 }
 
-// passwordFlag names the file: a password in a flag would stand in the list of
-// processes and in the shell's history.
+// passwordFlag returns the flag for a file with a password. A password in a
+// flag would appear in the list of processes and in the shell's history.
 func passwordFlag() cli.Flag {
 	return &cli.StringFlag{Name: "password-file", Usage: "`FILE` with the password, - for standard input; without it the password is asked for"}
 }
 
-// password reads a new password: from a file, or twice from the terminal,
-// which does not show it.
+// password returns a new password. It reads the file of --password-file, or asks
+// twice on the terminal, without echo. The line break at the end is cut off.
 func (s *session) password(c *cli.Command) (string, error) {
 	if file := c.String("password-file"); file != "" {
 		data, err := readFileOr(s.env.Stdin, file)
@@ -149,7 +149,7 @@ func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
 func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
 	base := ""
 	if !c.Bool("json") {
-		service, err := s.load(c) // before there is a link to lose
+		service, err := s.load(c) // before the link is made: an error here would lose it
 		if err != nil {
 			return err
 		}
@@ -240,7 +240,7 @@ func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {
 	return err
 }
 
-// refusalsCommand returns the command that tells why requests were refused.
+// refusalsCommand returns the command that shows why requests were refused.
 func (s *session) refusalsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "refusals", Usage: "show the last refused requests and what refused them, newest first", Action: s.listRefusals,
@@ -271,7 +271,7 @@ func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
 	return s.printList(c, list, "refusals", []string{"at", "request_id", "status", "refused_by", "error", "key_name", "client", "method", "route", "message"})
 }
 
-// usageCommand returns the command for the history of what was asked.
+// usageCommand returns the command that shows the history of requests.
 func (s *session) usageCommand() *cli.Command {
 	return &cli.Command{
 		Name: "usage", Usage: "show what was asked and what was refused, by hour or by day", Action: s.showUsage,
@@ -324,7 +324,7 @@ func (s *session) showUsage(ctx context.Context, c *cli.Command) (err error) {
 	return s.printUsage(answer)
 }
 
-// printUsage prints the parts of a history as tables.
+// printUsage prints a history as tables: by step of time, route, error and key.
 func (s *session) printUsage(answer map[string]any) error {
 	for _, part := range []struct{ rows, name, empty string }{
 		{"buckets", "start", "No request in this time."}, {"routes", "route", ""}, {"errors", "error", ""}, {"keys", "id", ""},
@@ -364,7 +364,7 @@ func (s *session) printUsage(answer map[string]any) error {
 	return nil
 }
 
-// webhooksCommand returns the commands for the endpoints that are told of events.
+// webhooksCommand returns the commands for webhooks.
 func (s *session) webhooksCommand() *cli.Command {
 	pages := []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"}}
 	return &cli.Command{Name: "webhooks", Usage: "create, list, try and delete webhooks", Commands: []*cli.Command{
@@ -417,7 +417,8 @@ func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 	return nil
 }
 
-// webhookPath returns the path of the webhook that the argument names.
+// webhookPath returns the path at the admin endpoint of the webhook whose id is
+// the argument. Use it only if the error is nil.
 func webhookPath(c *cli.Command) (string, error) {
 	id, err := oneArgument(c)
 	return "/admin/v1/webhooks/" + url.PathEscape(id), err

@@ -12,8 +12,9 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// Run runs a command line and returns the exit code: 0 done, 1 failed, 2
-// not understood. A command whose output could not be written has failed.
+// Run runs a command line and returns the exit code: 0 if it is done, 1 if it
+// failed, 2 if it was not understood. A command fails if its output cannot be
+// written.
 func Run(ctx context.Context, args []string, env Environment) int {
 	out := newOutput(env.Stdout)
 	env.Stdout = out
@@ -44,7 +45,7 @@ func Tree(env Environment) *cli.Command {
   latchkey keys revoke key_019c3e...`,
 		Writer: env.Stdout, ErrWriter: env.Stderr, Reader: env.Stdin,
 		HideVersion: true, Suggest: true, EnableShellCompletion: true,
-		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // Run says it
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // Run prints the error
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Sources: cli.EnvVars("LATCHKEY_CONFIG")},
 			&cli.StringFlag{Name: "data", Usage: "data folder `DIR`"},
@@ -60,8 +61,9 @@ func Tree(env Environment) *cli.Command {
 	return root
 }
 
-// guard makes every command of the tree report a usage error in one way, and
-// refuse what follows it and means nothing.
+// guard makes c and all commands below it return a *usageError if they are
+// misused. A command that only groups others shows its help, and refuses a name
+// that it does not know.
 func guard(c *cli.Command) {
 	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return misused(c, err) }
 	if c.Action == nil && len(c.Commands) > 0 {
@@ -103,7 +105,8 @@ func manPage(root *cli.Command, version string) string {
 	return b.String()
 }
 
-// manCommands describes the commands below one that do something.
+// manCommands writes a section for each command below c that has no commands
+// below it.
 func manCommands(b *strings.Builder, c *cli.Command) {
 	for _, sub := range c.Commands {
 		if sub.Hidden || sub.Name == "help" {
@@ -143,7 +146,7 @@ func manFlags(b *strings.Builder, flags []cli.Flag) {
 	}
 }
 
-// roff keeps text from being taken for instructions.
+// roff escapes text, so that man does not read parts of it as instructions.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
 	lines := strings.Split(text, "\n")

@@ -16,21 +16,22 @@ import (
 	"time"
 )
 
-// Client speaks to the admin endpoint. It is safe for concurrent use.
+// Client sends requests to the admin endpoint. It is safe for concurrent use.
 type Client struct {
 	base  string
 	token string
 	http  *http.Client
 }
 
-// ClientError is an answer other than success.
+// ClientError is an answer with a status other than 2xx.
 type ClientError struct {
 	Status  int    `json:"-"`
 	Code    string `json:"error"`
 	Message string `json:"message"`
 }
 
-// Error returns the message, which is made for people.
+// Error returns the message of the server, or a text with the status if the
+// answer has none.
 func (e *ClientError) Error() string {
 	if e.Message == "" {
 		return fmt.Sprintf("the server answered %d", e.Status)
@@ -38,7 +39,7 @@ func (e *ClientError) Error() string {
 	return e.Message
 }
 
-// NewSocketClient speaks over a control socket.
+// NewSocketClient returns a client that connects to the control socket at path.
 func NewSocketClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
@@ -46,24 +47,25 @@ func NewSocketClient(path string) *Client {
 	return &Client{base: "http://control", http: &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}}
 }
 
-// NewTCPClient speaks to the admin door at a URL, with an admin token. roots
-// vouch for the server's certificate; nil is those of the system.
+// NewTCPClient returns a client of the admin listener at url. It sends token as
+// the admin token unless it is "". roots are the authorities that may sign the
+// server's certificate; nil means those of the system.
 func NewTCPClient(url, token string, roots *x509.CertPool) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	return &Client{base: strings.TrimSuffix(url, "/"), token: token, http: &http.Client{Transport: transport, Timeout: time.Minute}}
 }
 
-// NewLocalClient calls a handler in this process.
+// NewLocalClient returns a client that calls a handler in this process.
 func NewLocalClient(h http.Handler) *Client {
 	return &Client{base: "http://local", http: &http.Client{Transport: inProcess{h}}}
 }
 
-// inProcess answers requests by a handler.
+// inProcess is an http.RoundTripper that passes requests to a handler.
 type inProcess struct{ handler http.Handler }
 
-// RoundTrip is http.RoundTripper. The answer is handed on while it is written,
-// so that it may be larger than the memory.
+// RoundTrip returns once the handler has set the status. The body is read while
+// the handler writes it, so that it may be larger than the memory.
 func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	in := r.Clone(r.Context())
 	in.RemoteAddr, in.RequestURI = "127.0.0.1:0", r.URL.RequestURI()
@@ -74,7 +76,7 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := &pipedAnswer{body: writer, header: http.Header{}, began: make(chan struct{})}
 	go func() {
 		p.handler.ServeHTTP(w, in)
-		w.WriteHeader(http.StatusOK) // where nothing was written
+		w.WriteHeader(http.StatusOK) // in case the handler wrote nothing
 		_ = writer.Close()
 	}()
 	<-w.began
@@ -85,19 +87,19 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: w.status, Header: w.sent, Body: body, ContentLength: length, Request: r, ProtoMajor: 1, ProtoMinor: 1}, nil
 }
 
-// pipedAnswer is a ResponseWriter whose body is read at the other end.
+// pipedAnswer is an http.ResponseWriter that writes the body into a pipe.
 type pipedAnswer struct {
 	body   *io.PipeWriter
 	header http.Header
 	sent   http.Header
 	status int
-	began  chan struct{} // closed with the status
+	began  chan struct{} // closed when the status is set
 }
 
-// Header returns the header fields, to be changed until the first byte.
+// Header returns the header fields. Changes count until the status is set.
 func (w *pipedAnswer) Header() http.Header { return w.header }
 
-// WriteHeader sends the status and the header fields, the first time.
+// WriteHeader sets the status and the header fields. Later calls do nothing.
 func (w *pipedAnswer) WriteHeader(status int) {
 	if w.status != 0 {
 		return
@@ -106,21 +108,23 @@ func (w *pipedAnswer) WriteHeader(status int) {
 	close(w.began)
 }
 
-// Write sends a part of the body.
+// Write writes a part of the body. It blocks until that is read.
 func (w *pipedAnswer) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	return w.body.Write(b)
 }
 
-// Alive reports whether something answers.
+// Alive reports whether the server answers /healthz with success within two
+// seconds.
 func (c *Client) Alive(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return c.Do(ctx, http.MethodGet, "/healthz", nil, nil) == nil
 }
 
-// Copy writes the body of an answer to a GET into a writer, however long that
-// takes. An answer other than success is a *ClientError.
+// Copy sends a GET and copies the body of the answer to w, without a limit of
+// time. It returns a *ClientError if the status is not 2xx, and then writes
+// nothing. After any other error w may hold a part of the body.
 func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
@@ -155,12 +159,13 @@ func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
 
 func clientError(status int, body []byte) error {
 	e := &ClientError{Status: status}
-	_ = json.Unmarshal(body, e) // a body of another shape leaves the status
+	_ = json.Unmarshal(body, e) // if the body has another form, only the status is known
 	return e
 }
 
-// Do sends a value as JSON (nil: no body) and reads the answer into another
-// (nil: it is dropped). An answer other than success is a *ClientError.
+// Do sends body as JSON, or no body if it is nil. It decodes the JSON of the
+// answer into the value that into points to, or drops the answer if into is nil.
+// It returns a *ClientError if the status is not 2xx.
 func (c *Client) Do(ctx context.Context, method, path string, body, into any) error {
 	var data []byte
 	if body != nil {
@@ -172,7 +177,7 @@ func (c *Client) Do(ctx context.Context, method, path string, body, into any) er
 	return c.Send(ctx, method, path, "application/json", data, into)
 }
 
-// Send is Do with a ready body.
+// Send works as Do, but sends body as it is.
 func (c *Client) Send(ctx context.Context, method, path, contentType string, body []byte, into any) error {
 	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
 	if err != nil {

@@ -21,15 +21,16 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// foreignKeys are keys of another program as an import takes them, and what of
-// them has no counterpart here.
+// foreignKeys holds keys of another program in the form of an import, and notes
+// about parts of them that have no counterpart here.
 type foreignKeys struct {
 	Rows    []map[string]any
-	Numbers []int    // which row of the export each was, from 1
-	Notes   []string // a line each, sorted by what it is about
+	Numbers []int    // for each of Rows its row in the export, from 1
+	Notes   []string // one line each, sorted
 }
 
-// foreignReader collects them. For each note it counts the rows it is about.
+// foreignReader collects foreignKeys. By the text of a note, counts holds the
+// number of keys it is about and first the name of the first one.
 type foreignReader struct {
 	foreignOptions
 	keys   foreignKeys
@@ -37,22 +38,22 @@ type foreignReader struct {
 	first  map[string]string
 }
 
-// foreignOptions are what an export is read with.
+// foreignOptions are the options of readForeignKeys.
 type foreignOptions struct {
 	words       Words
-	permissions []string // for keys that bring none that is known here
-	now         time.Time
+	permissions []string  // for keys without a permission that is known here
+	now         time.Time // keys that expired before are left out
 }
 
 // foreignSources names the programs whose exports readForeignKeys knows.
 func foreignSources() []string { return []string{"unkey", "litellm"} }
 
-// readForeignKeys reads an export of another program: of Unkey the rows of its
-// table keys, the answer of apis.listKeys with the column hash (or plaintext)
-// added, or a body for keys.migrateKeys; of LiteLLM the answer of /key/list with
-// return_full_object, or the rows of LiteLLM_VerificationToken. Keys that bring
-// no permission known here get those of the options. A secret in clear is hashed here and
-// goes no further. An error names the row.
+// readForeignKeys reads an export of another program. From Unkey it reads rows
+// of the table keys, the answer of apis.listKeys with the column hash (or
+// plaintext) added, or a body for keys.migrateKeys. From LiteLLM it reads the
+// answer of /key/list with return_full_object, or rows of
+// LiteLLM_VerificationToken. A plaintext secret is hashed here, and only its
+// hash is returned. An error in a row names the row.
 func readForeignKeys(from string, data []byte, o foreignOptions) (foreignKeys, error) {
 	r := &foreignReader{foreignOptions: o, counts: map[string]int{}, first: map[string]string{}}
 	rows, err := foreignRows(data)
@@ -67,7 +68,7 @@ func readForeignKeys(from string, data []byte, o foreignOptions) (foreignKeys, e
 		if err := read(row); err != nil {
 			return foreignKeys{}, fmt.Errorf("row %d: %w", n+1, err)
 		}
-		if len(r.keys.Rows) > len(r.keys.Numbers) { // it was not left out
+		if len(r.keys.Rows) > len(r.keys.Numbers) { // the row was not left out
 			r.keys.Numbers = append(r.keys.Numbers, n+1)
 		}
 	}
@@ -78,7 +79,8 @@ func readForeignKeys(from string, data []byte, o foreignOptions) (foreignKeys, e
 	return r.keys, nil
 }
 
-// foreignRows finds the array of objects in an export.
+// foreignRows returns the array of objects in an export: the whole file, or its
+// member "keys" or "data".
 func foreignRows(data []byte) ([]map[string]any, error) {
 	dec := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(data, []byte("\ufeff"))))
 	dec.UseNumber()
@@ -107,7 +109,8 @@ func foreignRows(data []byte) ([]map[string]any, error) {
 	return rows, nil
 }
 
-// note counts one more key about which a sentence is true.
+// note adds a note about the key with a name. The same note about several keys
+// is kept once, with their number.
 func (r *foreignReader) note(name, format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
 	if r.counts[what]++; r.counts[what] == 1 {
@@ -115,7 +118,8 @@ func (r *foreignReader) note(name, format string, args ...any) {
 	}
 }
 
-// drop notes the members of a row that have a value and no counterpart.
+// drop adds a note for each of the members, which have no counterpart here, that
+// is not empty in the row.
 func (r *foreignReader) drop(name string, row map[string]any, members ...string) {
 	for _, m := range members {
 		if v := row[m]; !empty(v) {
@@ -142,7 +146,8 @@ func empty(v any) bool {
 	return false
 }
 
-// text returns the first of a row's members that is a text or a number.
+// text returns the first of a row's members that is a number or a text that is
+// not empty. It returns "" if there is none.
 func text(row map[string]any, members ...string) string {
 	for _, m := range members {
 		switch v := row[m].(type) {
@@ -157,7 +162,8 @@ func text(row map[string]any, members ...string) string {
 	return ""
 }
 
-// unkey maps one key of Unkey. Its hash is the SHA-256 in base64.
+// unkey adds one key of Unkey. Its hash is the SHA-256 in base64 or hex; a row
+// may have the plaintext instead.
 func (r *foreignReader) unkey(row map[string]any) error {
 	name := text(row, "name", "keyId", "id", "start")
 	if name == "" {
@@ -205,7 +211,7 @@ func (r *foreignReader) unkey(row map[string]any) error {
 	return r.add(name, key, row["permissions"])
 }
 
-// first returns the first of a row's members that is there.
+// first returns the first of a row's members that is not null, or nil.
 func first(row map[string]any, members ...string) any {
 	for _, m := range members {
 		if row[m] != nil {
@@ -215,10 +221,10 @@ func first(row map[string]any, members ...string) any {
 	return nil
 }
 
-// litellm maps one key of LiteLLM. Its token is the SHA-256 in hex.
+// litellm adds one key of LiteLLM. Its token is the SHA-256 in hex.
 func (r *foreignReader) litellm(row map[string]any) error {
 	hash := text(row, "token")
-	if strings.HasPrefix(hash, "sk-") { // not yet hashed, as of old versions
+	if strings.HasPrefix(hash, "sk-") { // old versions store the plaintext
 		hash = fmt.Sprintf("%x", keytext.DigestOf(hash))
 	}
 	if hash == "" {
@@ -246,7 +252,7 @@ func (r *foreignReader) litellm(row map[string]any) error {
 	return r.add(name, key, nil)
 }
 
-// common sets what the keys of all programs have.
+// common sets hint, owner and expiry of a key, each unless it is empty.
 func common(key map[string]any, hint, owner string, expires any) {
 	if hint != "" {
 		key["hint"] = hint
@@ -259,7 +265,8 @@ func common(key map[string]any, hint, owner string, expires any) {
 	}
 }
 
-// clipHint keeps as much of a secret's beginning as other programs show anyway.
+// clipHint shortens the beginning of a secret to 16 bytes, which other programs
+// show as well.
 func clipHint(start string) string {
 	if len(start) > 16 {
 		return start[:16] + "..."
@@ -267,8 +274,9 @@ func clipHint(start string) string {
 	return start
 }
 
-// foreignTime reads milliseconds since 1970 or a time of SQL or RFC 3339; what
-// is none of them stays as it is, for the server to refuse.
+// foreignTime returns a time in the form of RFC 3339, in UTC. It reads
+// milliseconds since 1970, SQL times and RFC 3339. It returns any other text
+// unchanged, and the server refuses that.
 func foreignTime(v any) string {
 	s := fmt.Sprint(v)
 	if n, ok := v.(json.Number); ok {
@@ -284,13 +292,14 @@ func foreignTime(v any) string {
 	return s
 }
 
-// metadata takes tags over as texts.
+// metadata sets the metadata of a key from tags and more. Values that are not
+// texts become their JSON; null and the empty values of more are left out.
 func (r *foreignReader) metadata(key map[string]any, tags any, more map[string]string) {
 	list := map[string]any{}
-	if s, ok := tags.(string); ok { // of a table: JSON in a text
+	if s, ok := tags.(string); ok { // a row of a table has the JSON as a text
 		dec := json.NewDecoder(strings.NewReader(s))
 		dec.UseNumber()
-		_ = dec.Decode(&tags) // what is no JSON stays a text, and is noted below
+		_ = dec.Decode(&tags) // a text that is not JSON gets a note below
 	}
 	object, ok := tags.(map[string]any)
 	if !ok && !empty(tags) {
@@ -315,8 +324,9 @@ func (r *foreignReader) metadata(key map[string]any, tags any, more map[string]s
 	}
 }
 
-// add keeps a key, unless its time is over, with those of its permissions that
-// are known here.
+// add adds a key with those of its permissions that are known here, or with
+// r.permissions if there are none. It leaves out a key that has expired. It
+// returns an error if the hash is not a SHA-256 or no permission is left.
 func (r *foreignReader) add(name string, key map[string]any, permissions any) error {
 	if end, err := time.Parse(time.RFC3339, fmt.Sprint(key["expires_at"])); err == nil && !end.After(r.now) {
 		r.note(name, "keys that have expired are left out")
@@ -346,12 +356,13 @@ func (r *foreignReader) add(name string, key map[string]any, permissions any) er
 	return nil
 }
 
-// leakChunk is how much of a file is in memory at once, however long its lines
-// are.
+// leakChunk is the number of bytes of a file that scanKeys holds in memory. Long
+// lines do not need more.
 const leakChunk = 256 << 10
 
-// scanKeys looks for keys with a prefix, by their form and checksum, in a text
-// of any size and kind, and gives each with the line it is on.
+// scanKeys searches r, which may be of any size and also binary, for keys with a
+// prefix. It recognizes them by form and checksum. It calls found for each
+// occurrence, with its line from 1.
 func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) error {
 	length := len(prefix) + keytext.SecretLength
 	buf, line := make([]byte, 0, leakChunk), 1
@@ -369,7 +380,7 @@ func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) e
 			if secret := string(buf[at : at+length]); keytext.WellFormed(secret, prefix) {
 				found(secret, line)
 			}
-			at++ // a prefix has no line break
+			at++ // no line break is skipped: a prefix has none
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil
@@ -377,7 +388,7 @@ func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) e
 		if err != nil {
 			return err
 		}
-		// The end may be the beginning of a key.
+		// The last bytes may be the beginning of a key that the next read completes.
 		keep := max(at, len(buf)-length+1)
 		line += bytes.Count(buf[at:keep], []byte("\n"))
 		buf = append(buf[:0], buf[keep:]...)
@@ -388,12 +399,12 @@ func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) e
 type leak struct {
 	digest keytext.Digest
 	hint   string
-	place  string // where it was first
+	place  string // file and line of the first occurrence
 	times  int
-	known  map[string]any // what the server says of it, nil where it knows nothing
+	known  map[string]any // the key as the server describes it, nil if it knows none
 }
 
-// leaks collects what is found, each secret once.
+// leaks collects the secrets that were found, each once.
 type leaks struct {
 	prefix string
 	list   []*leak
@@ -415,11 +426,11 @@ func (l *leaks) scan(r io.Reader, name string) error {
 	return nil
 }
 
-// scanPath looks into a file, or all files of a folder. What cannot be read is
-// an error, and does not keep the rest from being read.
+// scanPath scans a file, or all files in a folder and below it. If a file cannot
+// be read, it continues with the others. It returns all errors, joined.
 func (l *leaks) scanPath(path string) error {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // WalkDir follows no link, not even the one it is given
+		path = real // WalkDir follows no symbolic link, not even path itself
 	}
 	var all []error
 	err := filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
@@ -435,7 +446,7 @@ func (l *leaks) scanPath(path string) error {
 	return errors.Join(append(all, err)...)
 }
 
-// leakedCommand returns the command that looks for keys where they should not be.
+// leakedCommand returns the command that searches files for leaked keys.
 func (s *session) leakedCommand() *cli.Command {
 	return &cli.Command{
 		Name: "leaked", Usage: "find keys in files, folders or standard input (-), and say which of them are live", ArgsUsage: "PATH...",
@@ -483,7 +494,8 @@ func (s *session) leaked(ctx context.Context, c *cli.Command) error {
 	return errors.Join(s.tell(c, found.list), unread, err, left)
 }
 
-// lookUp asks the server which of the secrets it knows.
+// lookUp asks the server for the keys of the secrets, and sets known on each
+// secret that the server knows.
 func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) error {
 	const batch = 1000
 	for at := 0; at < len(list); at += batch {
@@ -509,8 +521,10 @@ func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) erro
 	return nil
 }
 
-// end revokes the live ones if that was asked for, present secrets before the
-// earlier ones, which end with their key. left says that live ones remain.
+// end revokes the live keys among list if --revoke is set. Keys found by their
+// present secret come first: their earlier secrets end with them. For a key found
+// only by an earlier secret, end ends its earlier secrets. left is an error if
+// live keys remain.
 func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, err error) {
 	live, revoked := 0, map[any]bool{}
 	for _, present := range []bool{true, false} {
@@ -544,7 +558,8 @@ func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, 
 	return nil, nil
 }
 
-// tell prints what was found, live ones and others.
+// tell prints the secrets that the server knows, live or not, and the number of
+// the others.
 func (s *session) tell(c *cli.Command, list []*leak) error {
 	rows, unknown := []any{}, 0
 	for _, l := range list {

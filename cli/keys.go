@@ -80,7 +80,8 @@ func keyFlags() []cli.Flag {
 	}
 }
 
-// keyBody makes the body of a request out of the flags that are set.
+// keyBody returns the members of a key that the flags set. A relative --expires
+// counts from now.
 func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	body := map[string]any{}
 	for _, name := range []string{"name", "owner", "environment"} {
@@ -126,10 +127,10 @@ func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error)
 	return body, nil
 }
 
-// requestsPerMinute is the limit that every key has.
+// requestsPerMinute is the name of the limit that every key has.
 const requestsPerMinute = "requests_per_minute_limit"
 
-// limitFlag returns the limits that a command names by --limit.
+// limitFlag returns the limits of --limit by name. nil means the default.
 func limitFlag(c *cli.Command) (map[string]any, error) {
 	limits := map[string]any{}
 	for _, pair := range c.StringSlice("limit") {
@@ -145,7 +146,8 @@ func limitFlag(c *cli.Command) (map[string]any, error) {
 	return limits, nil
 }
 
-// permissionNames returns the permissions that a command names.
+// permissionNames returns the permissions of --permission. A single "all" means
+// the ordinary ones.
 func (s *session) permissionNames(c *cli.Command) []string {
 	names := c.StringSlice("permission")
 	if len(names) == 1 && names[0] == "all" {
@@ -154,11 +156,12 @@ func (s *session) permissionNames(c *cli.Command) []string {
 	return names
 }
 
-// maxExpiryDays is about a hundred years: beyond 292 a time.Duration ends.
+// maxExpiryDays is about a hundred years. A time.Duration overflows beyond 292
+// years.
 const maxExpiryDays = 36500
 
-// expiry reads a time, or a length of time from now in the units of Go and
-// days.
+// expiry returns the time of --expires in the form of RFC 3339, in UTC. text is
+// such a time, or a length of time from now as parseLength reads it.
 func expiry(text string, now time.Time) (string, error) {
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return t.UTC().Format(time.RFC3339), nil
@@ -195,8 +198,8 @@ func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 	return nil
 }
 
-// base is the URL of the API: what the running server says, or else the
-// configuration.
+// base returns the URL of the API from the running server, or else from the
+// configuration. It returns "http://" if neither can be read.
 func (s *session) base(ctx context.Context, c *cli.Command) string {
 	status, err := s.call(ctx, c, http.MethodGet, "/admin/v1/status", nil)
 	if url, ok := status["api_url"].(string); err == nil && ok {
@@ -231,7 +234,8 @@ func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
 	return s.showKey(c, key)
 }
 
-// oneArgument returns the one argument that a command takes.
+// oneArgument returns the argument of a command that needs exactly one. It
+// returns a *usageError if there are more or none.
 func oneArgument(c *cli.Command) (string, error) {
 	if c.Args().Len() != 1 {
 		return "", misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))
@@ -239,7 +243,7 @@ func oneArgument(c *cli.Command) (string, error) {
 	return c.Args().First(), nil
 }
 
-// noArguments refuses arguments of a command that has none.
+// noArguments returns a *usageError if the command has arguments.
 func noArguments(c *cli.Command) error {
 	if c.Args().Present() {
 		return misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
@@ -247,7 +251,8 @@ func noArguments(c *cli.Command) error {
 	return nil
 }
 
-// oneKey makes the action of a command about one key.
+// oneKey returns an action that sends a request about the key whose id is the
+// argument, and prints the key. verb is added to the path of the key.
 func (s *session) oneKey(method, verb string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
 		id, err := oneArgument(c)
@@ -297,7 +302,8 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 	return s.printTable(nil, rows)
 }
 
-// rotateKey shows the new secret alone on standard output.
+// rotateKey prints the new secret to standard output and all else to standard
+// error, so that a script can read the secret.
 func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 	id, err := oneArgument(c)
 	if err != nil {
@@ -336,7 +342,8 @@ func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 	return nil
 }
 
-// seconds reads a flag with a length of time; 0 for none.
+// seconds returns the length of time of a flag in whole seconds, or 0 if the flag
+// is empty.
 func seconds(c *cli.Command, flag string) (int, error) {
 	text := c.String(flag)
 	length, err := parseLength(text)
@@ -349,7 +356,8 @@ func seconds(c *cli.Command, flag string) (int, error) {
 	return int(length / time.Second), nil
 }
 
-// parseLength reads a length of time in the units of Go, or in days.
+// parseLength returns the length of time of a text such as "12h", as Go writes
+// it, or "7d". It returns errTooLong for more than maxExpiryDays days.
 func parseLength(text string) (time.Duration, error) {
 	days, ok := strings.CutSuffix(text, "d")
 	if !ok {
@@ -402,15 +410,15 @@ func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
 	return err
 }
 
-// upload is a file to be imported.
+// upload is a file to import, with the path and content type of the request.
 type upload struct {
 	file, path, contentType string
 	data                    []byte
-	rows                    []int // which row of an export each row was, from 1; nil if the file is sent as it is
+	rows                    []int // for each row its row in the export, from 1; nil if the file is sent unchanged
 }
 
-// importKeys sends a file, after putting what another program exported into
-// our form.
+// importKeys imports a file of keys. With --from it converts the export of
+// another program first.
 func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 	from := c.String("from")
 	if from != "" && !slices.Contains(foreignSources(), from) {
@@ -439,11 +447,12 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 	return s.sendUpload(ctx, c, u)
 }
 
-// previewImport prints what an import would do with each row. It fails if the
-// import would.
+// previewImport prints what an import would do with each row. It returns an error
+// if the import would fail.
 func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) error {
 	u.path += "?dry_run=true"
-	// An older server knows no dry run and would import. Of no rows it imports none.
+	// An older server ignores dry_run and imports. So first send no rows, and look
+	// whether the answer mentions the dry run.
 	probe, err := s.call(ctx, c, http.MethodPost, u.path, map[string]any{"keys": []any{}})
 	if err == nil && probe["dry_run"] != true {
 		err = errors.New("the server is older than this program and has no dry run: start it anew")
@@ -472,7 +481,8 @@ func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) e
 	return err
 }
 
-// printPreview prints the rows of a dry run, and if all is well what would be done.
+// printPreview prints the rows of a dry run. If all can be imported, it prints
+// the server's summary below.
 func (s *session) printPreview(answer map[string]any) error {
 	var rows [][]string
 	list, _ := answer["keys"].([]any)
@@ -512,7 +522,8 @@ func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 	return s.printList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
 }
 
-// importFile makes the action that sends a file to be imported.
+// importFile returns the action that imports a file of records. name is the kind
+// of records in the path.
 func (s *session) importFile(name string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
 		u, err := s.readUpload(c, name)
@@ -523,7 +534,8 @@ func (s *session) importFile(name string) cli.ActionFunc {
 	}
 }
 
-// readUpload reads the file that a command names.
+// readUpload reads the file that is the argument of a command. name is the kind
+// of records in the path of the import.
 func (s *session) readUpload(c *cli.Command, name string) (u upload, err error) {
 	u.path, u.contentType = "/admin/v1/"+name+"/import", "application/json"
 	if u.file, err = oneArgument(c); err != nil {

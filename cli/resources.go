@@ -41,13 +41,15 @@ func (s *session) serveCommand() *cli.Command {
 	}
 }
 
-// field is a flag of a command that makes a record, and the member it sets.
+// field is a flag of a command that creates a record, and the member of the
+// request's body that it sets.
 type field struct {
 	flag, member, usage string
-	kind                byte // s text, n number, l list of texts, p list of phone numbers
+	kind                byte // 's' text, 'n' number, 'l' list of texts, 'p' list of phone numbers
 }
 
-// resource is a kind of record with the commands that all kinds have.
+// resource is a kind of record for the commands that most kinds share. rows is
+// the member of a list's answer that holds the records.
 type resource struct {
 	name, path, rows string
 	usage            string
@@ -95,7 +97,8 @@ func (s *session) resourceCommands() []*cli.Command {
 	}})
 }
 
-// events are the commands for the calendar. An event is cancelled, not deleted.
+// events returns the commands for the calendar. An event is cancelled, not
+// deleted.
 func (s *session) events() *cli.Command {
 	r := resource{"events", "events", "events", "", []string{"id", "title", "start_time", "end_time", "status", "owner"}, []field{
 		{"title", "title", "what it is", 's'}, {"start", "start_time", "such as 2026-03-02T09:00:00+01:00; without an offset UTC", 's'}, {"end", "end_time", "when it ends", 's'},
@@ -155,13 +158,14 @@ func (s *session) resource(r resource) *cli.Command {
 		},
 	}
 	all := []*cli.Command{s.create(r), s.list(r), load, remove}
-	if r.name == "owners" { // they stay
+	if r.name == "owners" { // owners cannot be deleted
 		all[3] = s.updateOwnerCommand()
 	}
 	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: all}
 }
 
-// listOf is the command that lists records of a path.
+// listOf returns the command that lists records. path is their path below
+// /admin/v1/ and the member of the answer that holds them.
 func (s *session) listOf(path string, columns []string) *cli.Command {
 	return s.list(resource{path: path, rows: path, columns: columns})
 }
@@ -192,7 +196,8 @@ func (r resource) flags() []cli.Flag {
 	return flags
 }
 
-// body makes the body of a request out of the flags that are set.
+// body returns the members of a record that the flags set. It returns a
+// *usageError if none is set.
 func (r resource) body(c *cli.Command) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range r.fields {
@@ -224,7 +229,7 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 	return body, nil
 }
 
-// configCommand returns the commands that look at the configuration.
+// configCommand returns the commands that check and print the configuration.
 func (s *session) configCommand() *cli.Command {
 	return &cli.Command{Name: "config", Usage: "check or print the configuration", Commands: []*cli.Command{
 		{Name: "check", Usage: "say whether the configuration is good", Action: func(_ context.Context, c *cli.Command) error {
@@ -258,7 +263,8 @@ func (s *session) routesCommand() *cli.Command {
 	}}
 }
 
-// reloadCommand returns the command that has the configuration loaded again.
+// reloadCommand returns the command that makes the running server reload its
+// configuration.
 func (s *session) reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "reload", Usage: "have the running server load routes, permissions and limits of its configuration again",
@@ -284,7 +290,7 @@ func (s *session) reloadCommand() *cli.Command {
 	}
 }
 
-// versionCommand returns the command that says what this is.
+// versionCommand returns the command that prints the version.
 func (s *session) versionCommand() *cli.Command {
 	return &cli.Command{Name: "version", Usage: "say which version this is", Action: func(_ context.Context, c *cli.Command) error {
 		v := map[string]string{"version": s.env.Version, "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}

@@ -20,15 +20,17 @@ import (
 	"latchkey/internal/certs"
 )
 
-// Environment is what the commands get from outside.
+// Environment holds the streams, names and functions that the commands get from
+// package main.
 type Environment struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Environ        []string // in the form of os.Environ
 	Version        string   // of the program
 	Words          Words
-	// Load reads the configuration: the file, which may be "", and flags by the
-	// key that they set, such as server.listen.
+	// Load reads the configuration. file is the value of --config, "" if it is not
+	// set. flags holds the values of other flags by the configuration key that they
+	// set, such as server.listen.
 	Load func(file string, flags map[string]string) (Service, error)
 	// CheckFile checks a database file that no server has open.
 	CheckFile func(path string) (CheckResult, error)
@@ -36,8 +38,8 @@ type Environment struct {
 
 // Words are names of the service that commands know without asking a server.
 type Words struct {
-	Permissions        []string // all that are built in
-	Ordinary           []string // the permissions that "all" stands for
+	Permissions        []string // all built-in ones
+	Ordinary           []string // the permissions that --permission all means
 	EventTypes         []string // for webhooks of an owner
 	OperatorEventTypes []string // for webhooks of the operator
 	Outcomes           []string // of requests, in the order of the tables
@@ -57,30 +59,31 @@ type Service interface {
 	Print(w io.Writer) error
 	// Serve runs the service until the context ends.
 	Serve(ctx context.Context, o ServeOptions) error
-	// Open opens a data folder that no server has open, and returns its admin
-	// endpoint and a function that closes the folder.
+	// Open opens the data folder, which no server may have open. It returns the
+	// admin endpoint and a function that closes the folder.
 	Open() (http.Handler, func() error, error)
-	// Restore puts a backup into a data folder that no server has open.
+	// Restore puts a backup into the data folder, which no server may have open.
 	Restore(o RestoreOptions) (Restored, error)
-	// Compact rewrites the database without its free space. It returns the sizes
-	// in bytes.
+	// Compact rewrites the database without its free space. It returns the size
+	// before and after, in bytes. No server may have the data folder open.
 	Compact() (before, after int64, err error)
 }
 
-// ServeOptions say how to serve.
+// ServeOptions are the options of Service.Serve.
 type ServeOptions struct {
 	Demo           bool // use a temporary folder with sample data
 	Stdout, Stderr io.Writer
 }
 
-// RestoreOptions say what to restore.
+// RestoreOptions are the options of Service.Restore.
 type RestoreOptions struct {
 	From   string // path of the backup
 	DryRun bool   // check everything and change nothing
-	Other  bool   // the backup may be of another store than the folder's
+	Other  bool   // allow a backup of another store than the folder's
 }
 
-// Restored is what a restore has put in place, or would.
+// Restored describes the database that a restore has put in place. After a dry
+// run it describes the one that a restore would.
 type Restored struct {
 	From      string      `json:"from"`
 	To        string      `json:"to"`
@@ -91,23 +94,25 @@ type Restored struct {
 	Check     CheckResult `json:"check"`
 }
 
-// CheckResult is what a check of the database found.
+// CheckResult is the result of a check of the database.
 type CheckResult struct {
 	Records  int      `json:"records"`
 	Entries  int      `json:"index_entries"`
 	Problems []string `json:"problems"`
 }
 
-// usageError is a command that was called in a way it does not understand.
+// usageError is the error of a command that was called with wrong flags or
+// arguments. command is its full name.
 type usageError struct {
 	err     error
 	command string
 }
 
-// Error says what was not understood.
+// Error returns the text of the error within.
 func (e *usageError) Error() string { return e.err.Error() }
 
-// misused makes an error a usage error of a command.
+// misused returns err as a *usageError of c. It returns err unchanged if it is
+// one already.
 func misused(c *cli.Command, err error) error {
 	var already *usageError
 	if errors.As(err, &already) {
@@ -116,10 +121,10 @@ func misused(c *cli.Command, err error) error {
 	return &usageError{err, c.FullName()}
 }
 
-// session is what the commands of one call share.
+// session holds what the commands of one run share.
 type session struct{ env Environment }
 
-// settings are the flags that stand for a key of the configuration.
+// settings returns the configuration keys by the flags that set them.
 func settings() map[string]string {
 	return map[string]string{
 		"data": "server.data", "listen": "server.listen", "admin-listen": "admin.listen",
@@ -127,7 +132,7 @@ func settings() map[string]string {
 	}
 }
 
-// load reads the configuration as the flags say.
+// load reads the configuration with the file and the settings of the flags.
 func (s *session) load(c *cli.Command) (Service, error) {
 	flags := map[string]string{}
 	for name, key := range settings() {
@@ -138,8 +143,9 @@ func (s *session) load(c *cli.Command) (Service, error) {
 	return s.env.Load(c.String("config"), flags)
 }
 
-// reach returns a way to the admin endpoint: the URL that was named, else the
-// control socket of the data folder, else the folder itself.
+// reach returns a client of the admin endpoint, and a function to call after its
+// last use. The client uses --url if it is set, else the control socket of the
+// data folder if a server answers there, else it opens the folder itself.
 func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() error, error) {
 	nothing := func() error { return nil }
 	if c.String("url") != "" {
@@ -169,8 +175,8 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 	return NewLocalClient(h), closeIt, nil
 }
 
-// remote returns the way to the server at --url, whose certificate is checked by
-// --ca where that is given.
+// remote returns a client of the server at --url. --ca is the file with the
+// authority of its certificate; without it the system's authorities are used.
 func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	var roots *x509.CertPool
 	if file := c.String("ca"); file != "" {
@@ -182,8 +188,8 @@ func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	return NewTCPClient(c.String("url"), token, roots), nil
 }
 
-// socketPath returns the shorter way to a socket: the system takes little more
-// than 100 bytes.
+// socketPath returns a path of over 100 bytes relative to the working folder if
+// that is shorter. The system allows little more than 100 bytes for a socket.
 func socketPath(path string) string {
 	if wd, err := os.Getwd(); err == nil && len(path) > 100 {
 		if short, err := filepath.Rel(wd, path); err == nil && len(short) < len(path) {
@@ -209,7 +215,8 @@ func (s *session) token(c *cli.Command) (string, error) {
 	return "", errors.New("--url needs an admin token: set LATCHKEY_ADMIN_TOKEN or name a --token-file")
 }
 
-// call asks the admin endpoint and gives the answer as it is.
+// call sends body as JSON to the admin endpoint, or no body if it is nil, and
+// returns the answer. It returns a *ClientError if the status is not 2xx.
 func (s *session) call(ctx context.Context, c *cli.Command, method, path string, body any) (answer map[string]any, err error) {
 	data, err := json.Marshal(body)
 	if err != nil {
@@ -221,7 +228,7 @@ func (s *session) call(ctx context.Context, c *cli.Command, method, path string,
 	return s.send(ctx, c, method, path, "application/json", data)
 }
 
-// send is call with a ready body.
+// send works as call, but sends data as it is.
 func (s *session) send(ctx context.Context, c *cli.Command, method, path, contentType string, data []byte) (answer map[string]any, err error) {
 	client, done, err := s.reach(ctx, c)
 	if err != nil {
@@ -233,8 +240,8 @@ func (s *session) send(ctx context.Context, c *cli.Command, method, path, conten
 }
 
 // output is the standard output of a command. It keeps the first error of a
-// write, so that Run learns of it even if nobody else looked at it. It is
-// not safe for concurrent use.
+// write, so that Run can return it even if the command ignored it. It is not
+// safe for concurrent use.
 type output struct {
 	to  io.Writer
 	err error
@@ -243,7 +250,8 @@ type output struct {
 // newOutput returns an output that writes to another writer.
 func newOutput(to io.Writer) *output { return &output{to: to} }
 
-// Write writes to the writer below, until that has failed once.
+// Write writes to the writer within. After the first error it writes nothing and
+// returns that error.
 func (o *output) Write(b []byte) (int, error) {
 	if o.err != nil {
 		return 0, o.err
@@ -255,8 +263,8 @@ func (o *output) Write(b []byte) (int, error) {
 	return n, o.err
 }
 
-// result adds the error of a failed write to the error that a command returned,
-// unless it is that one.
+// result returns err, the error of a command, joined with the error of a failed
+// write, unless err already contains that.
 func (o *output) result(err error) error {
 	if o.err == nil || errors.Is(err, o.err) {
 		return err
@@ -264,14 +272,14 @@ func (o *output) result(err error) error {
 	return errors.Join(err, o.err)
 }
 
-// quiet reports whether an error says no more than that the reader of standard
-// output has gone, as in "latchkey keys list | head -1". Nobody misses that output.
+// quiet reports whether err is only that the reader of standard output has
+// closed it, as in "latchkey keys list | head -1". Then no message is printed.
 func (o *output) quiet(err error) bool {
 	return errors.Is(o.err, syscall.EPIPE) && nothingBut(err, o.err)
 }
 
-// nothingBut reports whether an error is another one, wrapped or not, and holds
-// nothing beside it.
+// nothingBut reports whether err consists of the error only, wrapped or joined
+// with itself. It is false for a *lostSecret, whose text the user must see.
 func nothingBut(err, only error) bool {
 	if err == only {
 		return true
@@ -292,8 +300,9 @@ func nothingBut(err, only error) bool {
 	return false
 }
 
-// kept returns an error if what was written is lost although each write was
-// successful: a file that cannot be stored, or no descriptor at all.
+// kept returns the error of an earlier write. If there was none, it returns an
+// error if the output is lost all the same: if a file cannot be synced to disk,
+// or if standard output was closed before the start.
 func (o *output) kept() error {
 	f, ok := o.to.(*os.File)
 	if !ok || o.err != nil {
@@ -304,13 +313,14 @@ func (o *output) kept() error {
 		return err
 	}
 	if info.Mode().IsRegular() {
-		// Some file systems have no sync, which is no loss.
+		// Some file systems do not support sync. That is no error.
 		if err := f.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
 			return err
 		}
 	}
-	// Go's runtime opens the null device in the place of a closed descriptor, for
-	// reading too. A shell's "> /dev/null", which is a choice, is for writing alone.
+	// If standard output is closed, Go's runtime opens the null device instead, for
+	// reading too. A shell opens it only for writing for "> /dev/null", which is
+	// the user's choice. So a read tells the two apart.
 	if isNull(info) {
 		if _, err := f.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
 			o.err = errors.New("standard output is closed")
@@ -325,21 +335,21 @@ func isNull(info os.FileInfo) bool {
 	return err == nil && os.SameFile(info, null)
 }
 
-// shownOnce is a member of an answer that no other answer shows.
+// shownOnce describes a secret that only one answer shows.
 type shownOnce struct {
-	member string // of the answer
+	member string // the member of the answer that holds the secret
 	what   string // what the answer is about, such as "key"
-	again  string // how to go on if the secret is lost; every ID is replaced by the id
+	again  string // what to do if the secret is lost; ID in it is replaced by the id
 }
 
 // lostSecret is the error of a command that could not print a secret.
 type lostSecret struct {
 	err  error
-	what string // what could not be printed
-	next string // how to go on
+	what string // name of the secret, such as "the key"
+	next string // what the user can do
 }
 
-// Error returns what could not be printed, why, and how to go on.
+// Error names the secret, why it was not printed, and what the user can do.
 func (e *lostSecret) Error() string {
 	return fmt.Sprintf("%s could not be printed, and will not be shown again: %v\n%s", e.what, e.err, e.next)
 }
@@ -347,8 +357,9 @@ func (e *lostSecret) Error() string {
 // Unwrap returns the error of the write.
 func (e *lostSecret) Unwrap() error { return e.err }
 
-// Kept returns a *lostSecret if a secret could not be written, by the error of the
-// write or by what became of standard output.
+// Kept returns a *lostSecret if a secret is lost, or nil. err is the error of
+// writing it; if that is nil, Kept checks that standard output has kept it. what
+// names the secret, and next says what the user can do.
 func Kept(stdout io.Writer, err error, what, next string) error {
 	if out, ok := stdout.(*output); ok && err == nil {
 		err = out.kept()
@@ -359,8 +370,8 @@ func Kept(stdout io.Writer, err error, what, next string) error {
 	return &lostSecret{err: err, what: what, next: next}
 }
 
-// printSecret prints the secret of an answer, or the answer as JSON for scripts.
-// It returns a *lostSecret if that could not be written.
+// printSecret prints the secret of an answer, or the whole answer as JSON with
+// --json. It returns a *lostSecret if that could not be written.
 func (s *session) printSecret(c *cli.Command, answer map[string]any, secret shownOnce) error {
 	var err error
 	if c.Bool("json") {
@@ -378,7 +389,7 @@ func (s *session) printSecret(c *cli.Command, answer map[string]any, secret show
 	return Kept(s.env.Stdout, err, what, strings.ReplaceAll(secret.again, "ID", cell(answer["id"])))
 }
 
-// printJSON prints a value for scripts.
+// printJSON prints a value as indented JSON.
 func (s *session) printJSON(v any) error {
 	enc := json.NewEncoder(s.env.Stdout)
 	enc.SetIndent("", "  ")
@@ -386,8 +397,8 @@ func (s *session) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// printList prints the rows of an answer, or with name "" the answer as one
-// row, as a table for people or as JSON for scripts.
+// printList prints the rows in the member name of an answer as a table. If name
+// is "", the answer is the only row. With --json it prints the answer as JSON.
 func (s *session) printList(c *cli.Command, answer map[string]any, name string, columns []string) error {
 	if c.Bool("json") {
 		return s.printJSON(answer)
@@ -419,7 +430,8 @@ func (s *session) printList(c *cli.Command, answer map[string]any, name string, 
 	return nil
 }
 
-// short is cell with no more of a list than keeps the table on a screen.
+// short returns the text of cell, but of a list of more than two values only the
+// first one and the number of the others, so that tables stay narrow.
 func short(v any) string {
 	if list, ok := v.([]any); ok && len(list) > 2 {
 		return fmt.Sprintf("%s +%d", cell(list[0]), len(list)-1)
@@ -427,7 +439,7 @@ func short(v any) string {
 	return cell(v)
 }
 
-// printTable prints rows in columns, under a head if there is one.
+// printTable prints rows in aligned columns, below head unless it is nil.
 func (s *session) printTable(head []string, rows [][]string) error {
 	w := tabwriter.NewWriter(s.env.Stdout, 0, 0, 2, ' ', 0)
 	if head != nil {
@@ -439,8 +451,8 @@ func (s *session) printTable(head []string, rows [][]string) error {
 	return w.Flush()
 }
 
-// cell returns a value of an answer as text that cannot play tricks on a
-// terminal.
+// cell returns a value of an answer as a text, "-" if it is empty. Control
+// characters in a text become "?", so that they cannot control the terminal.
 func cell(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -470,7 +482,7 @@ func cell(v any) string {
 	return fmt.Sprint(v)
 }
 
-// readFileOr reads a file, or for "-" standard input.
+// readFileOr reads a file, or stdin if file is "-".
 func readFileOr(stdin io.Reader, file string) ([]byte, error) {
 	if file == "-" {
 		return io.ReadAll(stdin)
@@ -478,7 +490,8 @@ func readFileOr(stdin io.Reader, file string) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// IsTerminal reports whether a person reads what is written.
+// IsTerminal reports whether w is a character device other than the null device,
+// and so most likely a terminal.
 func IsTerminal(w io.Writer) bool {
 	if out, ok := w.(*output); ok {
 		w = out.to

@@ -18,8 +18,8 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// storeCommands returns the commands that copy, put back, check and compact the database,
-// and the one that asks whether the server is well.
+// storeCommands returns the commands that back up, restore, check and compact the
+// database, and the health check of the server.
 func (s *session) storeCommands() []*cli.Command {
 	return []*cli.Command{
 		{
@@ -170,7 +170,8 @@ func (s *session) compact(_ context.Context, c *cli.Command) error {
 	return err
 }
 
-// health asks /readyz of the server that the flags lead to.
+// health requests /readyz of the server at --url, or of the one that has the data
+// folder open.
 func (s *session) health(ctx context.Context, c *cli.Command) error {
 	client, err := s.remote(c, "")
 	if err != nil {
@@ -195,15 +196,15 @@ func (s *session) health(ctx context.Context, c *cli.Command) error {
 	return err
 }
 
-// Demo is what opens the two doors of a demo.
+// Demo holds the API key of a demo and the password for its dashboard.
 type Demo struct{ Key, Password string }
 
-// demoOperator is who may log in to the dashboard of a demo.
+// demoOperator is the name of the operator of a demo.
 const demoOperator = "demo"
 
-// SeedDemo fills an empty store with a team, agents, contacts, calls and events
-// of these days through the admin endpoint, and makes an operator and a key with
-// the permissions.
+// SeedDemo fills an empty store through the admin endpoint: with sample records,
+// whose calls and events are on the days around now, an operator, and a key with
+// the permissions. After an error the store may hold some of them.
 func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Time) (d Demo, err error) {
 	type object = map[string]any
 	at := func(day, hour, minutes int) string {
@@ -251,8 +252,9 @@ func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Tim
 	return d, err
 }
 
-// PrintDemo shows how to log in to a demo and what can be done with its key. It
-// is the one place where the key and the password are ever shown.
+// PrintDemo prints how to log in to a demo and sample requests with its key. url
+// is the URL of the API, dashboard that of the admin listener. Nothing else ever
+// shows the key and the password.
 func PrintDemo(w io.Writer, url, dashboard string, d Demo) error {
 	_, err := fmt.Fprintf(w, `
 A demo with sample data; it is gone when the server stops. Its dashboard, with keys, calls and a calendar:

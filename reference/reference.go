@@ -20,27 +20,28 @@ import (
 //go:embed *.html style.css
 var files embed.FS
 
-// Reference serves the description of the endpoints, also as pages for people,
-// with a page for each error code. It needs no key. It is safe for concurrent use.
+// Reference serves the description of the endpoints as JSON and as pages, and a
+// page for each error code. Requests need no key. It is safe for concurrent use.
 type Reference struct {
 	openAPI   []byte
 	doc       document
 	errors    []ErrorEntry
 	templates *template.Template
 	mu        sync.Mutex
-	made      map[bool]rendered // by whether the admin door's endpoints are on it
+	made      map[bool]rendered // the page /reference: true with the admin endpoints, false without
 }
 
-// rendered is the reference as it was last asked for.
+// rendered is a rendered page /reference. key holds the addresses in it.
 type rendered struct {
 	key  string
 	body []byte
 }
 
-// Bases are the addresses that stand in the examples of the reference.
+// Bases are the URLs of the API and of the admin listener in the examples of the
+// reference, each without a slash at its end.
 type Bases struct{ API, Admin string }
 
-// ErrorEntry explains an error code to those who get it.
+// ErrorEntry explains an error code to clients.
 type ErrorEntry struct {
 	Code     string
 	Statuses []int
@@ -50,9 +51,9 @@ type ErrorEntry struct {
 	Example  string // a body
 }
 
-// New makes the pages ready. openAPI is the description of all endpoints
-// (OpenAPI 3.1, as JSON) and must not be changed any more; entries explain every
-// code that they answer with.
+// New returns a Reference. openAPI is the description of all endpoints (OpenAPI
+// 3.1, as JSON). entries explain all error codes of the endpoints. Do not change
+// either afterwards. New returns an error if openAPI is not valid JSON.
 func New(openAPI []byte, entries []ErrorEntry) (*Reference, error) {
 	f := &Reference{openAPI: openAPI, errors: entries, made: map[bool]rendered{}}
 	if err := json.Unmarshal(openAPI, &f.doc); err != nil {
@@ -65,13 +66,15 @@ func New(openAPI []byte, entries []ErrorEntry) (*Reference, error) {
 	return f, nil
 }
 
-// Paths lists what Handler serves, by GET. :code is for the code of an error.
+// Paths returns the paths that Handler serves, for the method GET. :code is a
+// parameter, the error code.
 func Paths() []string {
 	return []string{"/openapi.json", "/reference", "/reference/style.css", "/errors", "/errors/:code"}
 }
 
-// Handler serves Paths for one door: with admin the pages describe the endpoints
-// of both doors, else those of the API door. bases tells where they are reached.
+// Handler returns the handler of Paths for one listener. If admin is true, the
+// page /reference describes all endpoints, otherwise only those of the API;
+// /openapi.json always describes all. bases returns the URLs for the examples.
 func (f *Reference) Handler(admin bool, bases func(*http.Request) Bases) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -103,8 +106,8 @@ func (f *Reference) errorPage(w http.ResponseWriter, r *http.Request, code strin
 	_, _ = fmt.Fprintln(w, "There is no such error code. The list of all is at /errors.")
 }
 
-// serve answers with the reference. It is rendered when an address has changed
-// and else sent again: it is long, and everybody may ask for it.
+// serve answers with the page /reference. It renders the page only if the URLs
+// have changed since the last request: the page is long, and needs no key.
 func (f *Reference) serve(w http.ResponseWriter, r *http.Request, admin bool, at Bases) {
 	key := at.API + " " + at.Admin
 	f.mu.Lock()
@@ -140,7 +143,8 @@ func (f *Reference) render(name string, data any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// guardPage lets a page load its own style and nothing else.
+// guardPage sets header fields that let a page load its own style sheet and
+// nothing else.
 func guardPage(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
@@ -153,7 +157,7 @@ func sendPage(w http.ResponseWriter, r *http.Request, kind string, body []byte) 
 	send(w, r, kind, body)
 }
 
-// send answers with what changes only with the program.
+// send answers with a body and its ETag, or with 304 if the client has that body.
 func send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
 	h := w.Header()
 	tag := fmt.Sprintf(`"%x"`, sha256.Sum256(body))
@@ -167,7 +171,7 @@ func send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
 	_, _ = w.Write(body)
 }
 
-// document is what the reference shows of openapi.json.
+// document holds the parts of openapi.json that the reference shows.
 type document struct {
 	Info       struct{ Title, Summary, Description string }
 	Tags       []struct{ Name string }
@@ -208,7 +212,7 @@ type response struct {
 	Content     map[string]media
 }
 
-// What the page shows.
+// The data of the page /reference.
 type (
 	view struct {
 		Title, Summary, Description string
@@ -239,7 +243,9 @@ type (
 	}
 )
 
-// view puts the operations into the order of the tags, then of the paths.
+// view returns the data of the page. Operations are in the order of the tags in
+// the document, then of paths and methods. Without admin, paths below /admin/ are
+// left out.
 func (d document) view(admin bool, at Bases) view {
 	v := view{Title: d.Info.Title, Summary: d.Info.Summary, Description: d.Info.Description, Admin: admin, Bases: at}
 	for _, tag := range d.Tags {
@@ -293,8 +299,8 @@ func (d document) show(op operation, method, at string, bases Bases) shown {
 	return o
 }
 
-// curl gives a line that asks for the operation, with a sample of what it
-// needs.
+// curl returns a curl command that calls the operation, with sample values for
+// path, required query parameters and body.
 func (d document) curl(o shown, bases Bases) string {
 	base, key := bases.API, ""
 	switch {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// schema is what the reference shows of a JSON Schema: the words of it that
-// openapi.json uses.
+// schema holds the parts of a JSON Schema that openapi.json uses and the
+// reference shows.
 type schema struct {
 	Ref         string `json:"$ref"`
 	Kind        any    `json:"type"` // a word, or a list of words
@@ -32,7 +32,7 @@ type schema struct {
 // typePart is a piece of a type's name: text, or the name of a schema.
 type typePart struct{ Text, Schema string }
 
-// Type says in words which values a schema takes.
+// Type returns the type of the schema in words, such as "array of string".
 func (s schema) Type() []typePart {
 	switch {
 	case s.Ref != "":
@@ -78,7 +78,8 @@ type member struct {
 	Note     string
 }
 
-// members lists the members of an object, the required ones first.
+// members returns the members of an object, or of the objects in an array. The
+// required ones come first, each part sorted by name.
 func (s schema) members() (list []member) {
 	if s.Items != nil && s.Items.Ref == "" {
 		return s.Items.members()
@@ -95,7 +96,7 @@ func (s schema) members() (list []member) {
 	return list
 }
 
-// Note says what the type does not.
+// Note returns the description of the schema, its allowed values and an example.
 func (s schema) Note() string {
 	var notes []string
 	if s.Description != "" {
@@ -124,8 +125,9 @@ func join(values []any) string {
 	return strings.Join(words, ", ")
 }
 
-// sample gives a value that fits the schema: its example, or one made of its
-// required members.
+// sample returns a value that fits the schema: its example, constant, default or
+// first allowed value, or else one made up from its type. named holds the schemas
+// that a $ref can name.
 func (s schema) sample(named map[string]schema) any {
 	switch {
 	case s.Ref != "":
