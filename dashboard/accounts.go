@@ -8,36 +8,37 @@ import (
 	"time"
 )
 
-// Accounts knows who may log in and who has. Package main implements it with
-// its store, its throttling of logins and its audit log. An error that is to be
-// shown is a Fault; any other becomes an unexpected one (500).
+// Accounts manages the operators and their sessions. Package main implements it
+// with its store, its throttling of logins and its audit log. An error that the
+// operator should see is a *Fault. For any other error the dashboard answers 500.
 type Accounts interface {
 	// Any reports whether there is an operator.
 	Any() (bool, error)
-	// Login begins a session. A Fault of 401 is a wrong name or password, of 429
-	// one of too many failures.
+	// Login begins a session and returns its token. A Fault with status 401 means
+	// a wrong name or password, with 429 too many failed logins.
 	Login(r *http.Request, c Credentials) (token string, err error)
-	// Setup makes the first operator and begins a session. A Fault of 403 is a
-	// link that does not hold.
+	// Setup creates the first operator, begins a session and returns its token. A
+	// Fault with status 403 means that the set-up link is not valid.
 	Setup(r *http.Request, c Credentials) (token string, err error)
-	// CheckSetup returns an error unless the token of a set-up link holds.
+	// CheckSetup returns an error unless link is the token of a valid set-up link.
 	CheckSetup(link string) error
 	// Session returns the session of a token, and whether there is one.
 	Session(token string) (Session, bool)
-	// SessionMax is how long a session can last.
+	// SessionMax returns the longest time that a session can last.
 	SessionMax() time.Duration
-	// As returns a request to the admin endpoint that is made in the name of an
+	// As returns a copy of r that the admin endpoint accepts as a request of the
 	// operator.
 	As(r *http.Request, op Operator) *http.Request
 	Logout(r *http.Request, s Session) error
 	LogoutEverywhere(r *http.Request, s Session) error
-	// ChangePassword ends all other sessions of the operator.
+	// ChangePassword replaces the password old of the operator and ends all its
+	// other sessions.
 	ChangePassword(r *http.Request, s Session, old, password string) error
-	// RecordCrossSite records that a request of another site was refused.
+	// RecordCrossSite records that a request from another site was refused.
 	RecordCrossSite(r *http.Request)
 }
 
-// Operator is who may log in.
+// Operator is a person who may log in.
 type Operator struct {
 	ID   uint64
 	Name string
@@ -49,15 +50,15 @@ type Session struct {
 	Token string
 }
 
-// Credentials is what the forms of the login and of the set-up send.
+// Credentials holds what the forms of the login and of the set-up send.
 type Credentials struct {
 	Name, Password string
 	Link           string // token of the set-up link
-	Old            string // token of the session before, which ends; "" if there is none
+	Old            string // token of the browser's previous session, which ends; "" if it has none
 }
 
-// endpoint passes a request to the admin endpoint: in the operator's name if it
-// has a session and no token.
+// endpoint passes a request to the admin endpoint. A request with a session and
+// without a token is passed as one of the operator, if its path needs a token.
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") == "" && (strings.HasPrefix(r.URL.Path, "/admin/") || r.URL.Path == "/metrics") {
 		if s, ok := d.session(r); ok {
@@ -68,13 +69,13 @@ func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 	d.o.Door.ServeHTTP(w, r)
 }
 
-// secure reports whether browsers reach the listener by TLS.
+// secure reports whether browsers reach the listener over TLS.
 func (d *Dashboard) secure(r *http.Request) bool {
 	return r.TLS != nil || strings.HasPrefix(d.o.BaseURL, "https://")
 }
 
 // The names of the cookie with a session's token. The prefix __Host- makes
-// browsers keep it to this host and to TLS.
+// browsers send it only to this host and only over TLS.
 const (
 	plainCookie  = "latchkey_session"
 	secureCookie = "__Host-latchkey_session"
@@ -87,7 +88,7 @@ func (d *Dashboard) cookieName(r *http.Request) string {
 	return plainCookie
 }
 
-// token returns the session token that a request has, "" if it has none.
+// token returns the session token of a request, or "" if it has none.
 func (d *Dashboard) token(r *http.Request) string {
 	cookie, err := r.Cookie(d.cookieName(r))
 	if err != nil {
@@ -111,8 +112,8 @@ func (d *Dashboard) session(r *http.Request) (Session, bool) {
 	return d.o.Accounts.Session(token)
 }
 
-// loggedIn serves a page to operators who have logged in, and sends everybody
-// else to the login.
+// loggedIn returns a handler that serves a page to operators who have logged in.
+// It redirects everybody else to the login.
 func (d *Dashboard) loggedIn(page func(*visit)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -139,7 +140,7 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: known, Form: url.Values{"next": {r.URL.Query().Get("next")}}})
 }
 
-// login begins a session, and shows the form again if that fails.
+// login begins a session. If that fails, it shows the form again with the reason.
 func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	name := strings.TrimSpace(r.PostFormValue("name"))
@@ -163,8 +164,8 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: known, Form: form})
 }
 
-// localPath returns a path if it is one of this server, and that of the keys for
-// anything else, so that no address can lead elsewhere after the login.
+// localPath returns path if it is a path on this server, and otherwise the path
+// of the keys. So no link to the login can send the operator to another site.
 func localPath(path string) string {
 	u, err := url.Parse(path)
 	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "\\\r\n") {
@@ -194,7 +195,7 @@ func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	fault := faultOf(err)
 	page := view{Title: "Set up", Fault: fault.Message, Data: c.Link, Form: url.Values{"name": {c.Name}}}
 	if fault.Status == http.StatusForbidden {
-		page = view{Title: "Set up", Data: ""} // without a form: the link does not hold
+		page = view{Title: "Set up", Data: ""} // shown without a form: the link is not valid
 	}
 	d.render(w, fault.Status, "setup", page)
 }
@@ -205,7 +206,8 @@ func (d *Dashboard) logoutEverywhere(v *visit) {
 	d.leave(v, d.o.Accounts.LogoutEverywhere(v.R, v.Session))
 }
 
-// leave takes the cookie away after a logout that went well.
+// leave removes the cookie and redirects to the login. err is the error of the
+// logout; if it is not nil, leave shows it instead.
 func (d *Dashboard) leave(v *visit, err error) {
 	if err != nil {
 		v.showFault(faultOf(err))

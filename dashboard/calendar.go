@@ -11,37 +11,38 @@ import (
 	"latchkey/internal/clock"
 )
 
-// calendarWeek is seven days of a calendar, from a Monday on, in a time zone.
+// calendarWeek is a week, from Monday to Sunday, in a time zone.
 type calendarWeek struct {
-	Monday time.Time // midnight of UTC that stands for the date
+	Monday time.Time // the date, as midnight UTC whatever the zone
 	Zone   *time.Location
 }
 
-// weekOf returns the week of a moment.
+// weekOf returns the week that holds the time at.
 func weekOf(at time.Time, zone *time.Location) calendarWeek {
 	local := at.In(zone)
 	date := time.Date(local.Year(), local.Month(), local.Day(), 0, 0, 0, 0, time.UTC)
 	return calendarWeek{date.AddDate(0, 0, -(int(date.Weekday())+6)%7), zone}
 }
 
-// day returns the date of day n of the week, Monday being 0, as midnight UTC.
+// day returns the date of day n of the week, as midnight UTC. Monday is 0.
 func (w calendarWeek) day(n int) time.Time { return w.Monday.AddDate(0, 0, n) }
 
-// dayPart is the part of an event on one day, in minutes of that day's wall
-// clock, and the lane that it is drawn in, of as many as are needed.
+// dayPart is the part of an event on one day. From and To are minutes on the
+// clock of that day. The part is drawn in lane Lane, from 0, of Lanes lanes.
 type dayPart struct {
 	From, To    int
 	Lane, Lanes int
-	Index       int // of what it is a part of
-	Before      bool
-	After       bool // it began before the day, goes on after it
+	Index       int  // of the event
+	Before      bool // the event begins before the day
+	After       bool // the event ends after the day
 }
 
-// minutesOfDay is the length of a day's grid. On a day that is an hour longer
-// or shorter the wall clock still goes from 0 to 24.
+// minutesOfDay is the length of a day's grid. It is the same on a day that is an
+// hour longer or shorter, because the clock still goes from 0 to 24.
 const minutesOfDay = 24 * 60
 
-// partOn returns the part of a span on day n of the week, and whether there is one.
+// partOn returns the part of an event on day n of the week. ok is false if the
+// event has none.
 func (w calendarWeek) partOn(n int, start, end time.Time) (p dayPart, ok bool) {
 	day := w.day(n)
 	first, last := clock.Instant(day, 0, w.Zone, false), clock.Instant(day, minutesOfDay, w.Zone, false)
@@ -60,14 +61,14 @@ func (w calendarWeek) partOn(n int, start, end time.Time) (p dayPart, ok bool) {
 
 func clockMinutes(t time.Time) int { return t.Hour()*60 + t.Minute() }
 
-// sideBySide sorts the parts of a day by their beginning and puts them into
-// lanes, so that none hides another. Each counts as at least so many minutes
-// long, which is what it needs to be seen.
+// sideBySide sorts the parts of a day by their start and sets their lanes, so that
+// none hides another. It makes each part at least least minutes long, so that it
+// can be seen; its end may then be after midnight.
 func sideBySide(parts []dayPart, least int) {
 	slices.SortStableFunc(parts, func(a, b dayPart) int { return cmp.Or(a.From-b.From, b.To-a.To) })
 	for begin := 0; begin < len(parts); {
-		// A group ends where one begins after all before it have ended.
-		var ends []int // of the last in each lane
+		// A group is a run of parts that overlap. All its parts have equal width.
+		var ends []int // end of the last part in each lane
 		end := begin
 		for latest := 0; end < len(parts) && (end == begin || parts[end].From < latest); end++ {
 			p := &parts[end]
@@ -86,14 +87,14 @@ func sideBySide(parts []dayPart, least int) {
 	}
 }
 
-// weekPage is the page of a week.
+// weekPage is the data of the page of a week.
 type weekPage struct {
 	Days              []weekDay
 	Hours             []hourMark
-	Height            int // of the grid
+	Height            int // of the grid, in minutes
 	Title             string
 	Zone, Owner       string
-	Before, After     string // addresses of the weeks beside it
+	Before, After     string // addresses of the previous and the next week
 	Today, List, New  string
 	Zones, Owners     []choice
 	Week              string
@@ -101,38 +102,40 @@ type weekPage struct {
 	More              bool // there are more events than the page shows
 }
 
-// weekDay is a day of a week: the blocks of its grid, and what fills it.
+// weekDay is a day of a week: the blocks of its grid, and in Long the events that
+// fill the day or last for 24 hours.
 type weekDay struct {
 	Name, Date, New string
 	Today           bool
 	Blocks          []weekBlock
 	Long            []weekBlock
-	List            []weekBlock // all of them, for a narrow screen
+	List            []weekBlock // all events, for a narrow screen
 }
 
 // weekBlock is an event or its part on a day. Y and Height are in minutes, X and
-// Width in percent of a day's width.
+// Width in percent of the width of a day.
 type weekBlock struct {
 	Title, Who, When, Status, Href string
 	X, Width                       string
 	Y, Height                      int
 }
 
-// hourMark is a line of the grid.
+// hourMark is a line of the grid. Y is in minutes.
 type hourMark struct {
 	Y    int
 	Text string
 }
 
 const (
-	leastMinutes = 28   // an event's height, so that its title can be read
-	mostEvents   = 1000 // of a week on its page
-	openHour     = 7    // the grid goes from here
-	closeHour    = 20   // to there, further where events need it
+	leastMinutes = 28   // least height of an event, so that its title can be read
+	mostEvents   = 1000 // most events on the page of a week
+	openHour     = 7    // the grid begins here, or earlier if events do
+	closeHour    = 20   // the grid ends here, or later if events do
 )
 
-// zoneOf returns the time zone that the address or the form names, otherwise that
-// of the owner's schedule, otherwise UTC.
+// zoneOf returns the time zone of a page: the one in the address or the form, or
+// else the one of the owner's schedule. It returns UTC if there is none or if the
+// name is unknown. An empty owner means the default owner.
 func zoneOf(v *visit, owner string) *time.Location {
 	name := v.R.URL.Query().Get("zone")
 	if v.R.Method == http.MethodPost {
@@ -145,14 +148,14 @@ func zoneOf(v *visit, owner string) *time.Location {
 			name, _ = row["time_zone"].(string)
 		}
 	}
-	if zone, err := time.LoadLocation(name); err == nil && name != "Local" { // "" is UTC
+	if zone, err := time.LoadLocation(name); err == nil && name != "Local" { // "" loads as UTC
 		return zone
 	}
 	return time.UTC
 }
 
-// showWeek sends the page of the week that the address names by one of its days,
-// by default of the present one.
+// showWeek shows the page of a week. The parameter week is any day of it; without
+// it the page is of the present week.
 func showWeek(v *visit) {
 	query := v.R.URL.Query()
 	owner := query.Get("owner")
@@ -185,7 +188,7 @@ func showWeek(v *visit) {
 	v.show(http.StatusOK, "week", view{Title: "Calendar", Data: page})
 }
 
-// page returns the page of a week with its events.
+// page returns the data of the page of a week. rows are the events of the week.
 func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
 	link := func(path string, pairs ...string) string {
 		q := url.Values{"zone": {w.Zone.String()}}
@@ -225,7 +228,7 @@ func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
 	return p
 }
 
-// fill adds the events of day n to d and returns their parts.
+// fill adds the events of day n to d and returns the parts that are in the grid.
 func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
 	for i, row := range rows {
 		e, _ := row.(map[string]any)
@@ -255,10 +258,10 @@ func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
 	return parts
 }
 
-// momentOf reads a time of the admin endpoint, the zero time if it is none.
+// momentOf returns a time of the admin endpoint, or the zero time if v is none.
 func momentOf(v any) time.Time {
 	text, _ := v.(string)
-	t, _ := time.Parse(time.RFC3339, text) // zero for what is none; the admin endpoint writes times alone
+	t, _ := time.Parse(time.RFC3339, text) // zero after an error
 	return t
 }
 
@@ -274,11 +277,11 @@ func (w calendarWeek) block(e map[string]any, start, end time.Time) weekBlock {
 	}
 }
 
-// eventPages are the pages of the calendar: its weeks and its events. Times on
-// them are in the time zone that the address names.
+// eventPages are the pages of the calendar: its weeks and its events. They show
+// times in the zone that zoneOf returns.
 type eventPages struct{ apiURL func() string }
 
-// newEventPages returns the pages; apiURL returns where clients reach the API.
+// newEventPages returns the pages. apiURL returns the URL of the API.
 func newEventPages(apiURL func() string) eventPages { return eventPages{apiURL} }
 
 // sections returns the entry of the navigation.
@@ -344,7 +347,7 @@ func eventFields(zone *time.Location) []formField {
 	}
 }
 
-// eventPage is what the page of an event has besides its fields.
+// eventPage is the data of the page of an event besides the record.
 type eventPage struct {
 	Week string // address of its week
 	Zone string
@@ -363,7 +366,7 @@ func (p eventPages) more(v *visit, page *recordPage) *Fault {
 	return nil
 }
 
-// cancel cancels an event.
+// cancel cancels the event and redirects to its page.
 func (p eventPages) cancel(v *visit) {
 	form, ok := v.form()
 	if !ok {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// meter is a bar of how much of a limit is used.
+// meter is a bar that shows how much of a limit is used. Free is the time when
+// the next unit is free, "" if nothing is used.
 type meter struct {
 	Label       string
 	Used, Limit int
@@ -20,7 +21,7 @@ type meter struct {
 // Says returns the meter as a text.
 func (m meter) Says() string { return fmt.Sprintf("%s: %d of %d", m.Label, m.Used, m.Limit) }
 
-// Level returns "full" if nothing is left, "high" if little is, or "".
+// Level returns "full" if nothing is left, "high" from 80 percent on, or else "".
 func (m meter) Level() string {
 	switch {
 	case m.Percent >= 100:
@@ -31,7 +32,7 @@ func (m meter) Level() string {
 	return ""
 }
 
-// nextFree returns a text about when the next unit is free.
+// nextFree returns a text such as "next unit free in 5 min".
 func (m meter) nextFree(now time.Time) string {
 	if m.Free == "" {
 		return "nothing used"
@@ -39,7 +40,7 @@ func (m meter) nextFree(now time.Time) string {
 	return "next unit free " + until(m.Free, now)
 }
 
-// carrier returns the name for people of a way to send a key.
+// carrier returns the readable name of a way to send a key.
 func carrier(way any) string {
 	switch way {
 	case carrierBearer:
@@ -52,13 +53,14 @@ func carrier(way any) string {
 	return fmt.Sprint(way)
 }
 
-// limitLabel returns the label of a limit.
+// limitLabel returns the readable name of a limit.
 func limitLabel(name string) string {
 	return capital(strings.ReplaceAll(strings.TrimSuffix(name, "_limit"), "_", " "))
 }
 
-// meters returns the meters of a key as the admin endpoint shows it: of the
-// limits that its permissions let it use, the shortest window first.
+// meters returns the meters of a key, with the shortest window first. It leaves
+// out limits that the key cannot use for lack of a permission. key is the key as
+// the admin endpoint returns it.
 func (p permissions) meters(key map[string]any) []meter {
 	var list []meter
 	usage, _ := key["usage"].(map[string]any)
@@ -88,14 +90,15 @@ func (p permissions) meters(key map[string]any) []meter {
 	return list
 }
 
-// state is the state of a key for people: a word and the CSS class of its label.
+// state is the state of a key on a page: a word and the CSS class of its label.
 type state struct{ Word, Class string }
 
-// soon is how long before its end a key is shown as expiring.
+// soon is the time before its expiry in which a key is shown as expiring.
 const soon = 7 * 24 * time.Hour
 
-// stateOf returns the first that applies: revoked, expired, paused, refused for
-// a limit in the last minutes, at its end soon, never used, active.
+// stateOf returns the first state that applies: revoked, expired or paused;
+// rate-limited; expires soon; never used; active. limited is true if a limit has
+// refused a request in the last minutes.
 func stateOf(key map[string]any, limited bool, now time.Time) state {
 	status, _ := key["status"].(string)
 	if status != keyActive {
@@ -122,7 +125,7 @@ func capital(word string) string {
 	return strings.ToUpper(word[:1]) + word[1:]
 }
 
-// until returns a text about how far ahead a time of the admin endpoint is.
+// until returns a text for the time from now to a time of the admin endpoint.
 func until(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)
@@ -146,7 +149,7 @@ func until(at any, now time.Time) string {
 	return "in less than a minute"
 }
 
-// ago returns a text about how long ago a time of the admin endpoint was.
+// ago returns a text for the time since a time of the admin endpoint.
 func ago(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)
@@ -167,13 +170,13 @@ func ago(at any, now time.Time) string {
 	return "just now"
 }
 
-// chart is a chart of requests as a page draws it: a bar for each step, what
-// was refused stacked on top. Its units are those of the drawing.
+// chart is a bar chart of requests. Each step of time has a bar, with the refused
+// requests on top. Lengths are in units of the drawing.
 type chart struct {
-	Says          string // the whole as a sentence
+	Says          string // the chart as a sentence
 	Width, Height int
 	Bars          []chartBar
-	Top, Middle   string   // of the axis
+	Top, Middle   string   // numbers at the axis
 	Marks         []string // under the bars, spread evenly
 	Rows          []chartRow
 	CSV           string
@@ -184,7 +187,7 @@ type chart struct {
 type chartBar struct {
 	Says     string
 	X, Width int
-	Y, H     int // what was answered
+	Y, H     int // of the requests that were not refused
 	RefusedY int
 	RefusedH int
 }
@@ -195,7 +198,7 @@ type chartRow struct {
 	Requests, OK, Client, Unauthorized, Forbidden, Limited, Server, Refuse int
 }
 
-// plotRow reads the counts of one step or of a sum.
+// plotRow returns the counts of one step or of a sum of steps.
 func plotRow(v any) chartRow {
 	row, _ := v.(map[string]any)
 	n := func(name string) int {
@@ -208,7 +211,7 @@ func plotRow(v any) chartRow {
 	return r
 }
 
-// timeline is the steps that a chart shows, in UTC.
+// timeline is the steps of time that a chart shows. from is in UTC.
 type timeline struct {
 	from  time.Time
 	step  time.Duration
@@ -221,25 +224,27 @@ const (
 	dayStep  = 24 * time.Hour
 )
 
-// lastDay returns the 24 hours up to the one that now is in.
+// lastDay returns 24 steps of an hour. The last one holds now.
 func lastDay(now time.Time) timeline {
 	return timeline{now.UTC().Truncate(hourStep).Add(-23 * hourStep), hourStep, 24}
 }
 
-// timelineOf returns the steps that the answer of a history is of.
+// timelineOf returns the steps from "from" to "to" in the answer of a history.
 func timelineOf(answer map[string]any, step time.Duration) timeline {
 	from := momentOf(answer["from"])
 	return timeline{from, step, int(momentOf(answer["to"]).Sub(from) / step)}
 }
 
-// start returns when a step begins, as the admin endpoint writes it.
+// start returns the time when step n begins, also as the text that the admin
+// endpoint writes.
 func (l timeline) start(n int) (at time.Time, text string) {
 	at = l.from.Add(time.Duration(n) * l.step)
 	return at, at.Format("2006-01-02T15:04:05Z")
 }
 
-// newChart draws the buckets of a history, in a drawing of a height and with bars
-// of a width.
+// newChart returns a chart of the buckets of a history. height is that of the
+// drawing, width that of a bar and the gap beside it. Buckets before the timeline
+// are left out.
 func newChart(buckets any, over timeline, width, height int) chart {
 	list, _ := buckets.([]any)
 	found := map[string]chartRow{}
@@ -248,7 +253,7 @@ func newChart(buckets any, over timeline, width, height int) chart {
 	_, begin := over.start(0)
 	for _, v := range list {
 		row := plotRow(v)
-		if row.Start < begin { // whole seconds in UTC sort as text
+		if row.Start < begin { // times in this form sort as texts
 			continue
 		}
 		found[row.Start] = row
@@ -282,7 +287,8 @@ func newChart(buckets any, over timeline, width, height int) chart {
 	return p
 }
 
-// scaled returns the height of n, at least 1 so that it can be seen, and 0 for 0.
+// scaled returns the height of a bar for n, if most has the whole height. It is 0
+// for 0, and else at least 1 so that the bar can be seen.
 func scaled(n, most, height int) int {
 	if n == 0 {
 		return 0
@@ -309,13 +315,14 @@ func lengthOf(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
 }
 
-// spark is a small chart of the last 24 hours, with the numbers beside it.
+// spark is a small chart of the last 24 hours, and the sums beside it.
 type spark struct {
 	chart
 	Requests, Refused int
 }
 
-// newSpark draws the last 24 hours of a row of a history.
+// newSpark returns the chart of the last 24 hours of a key. v is its part of a
+// history, nil if it has none.
 func newSpark(v any, now time.Time) spark {
 	row, _ := v.(map[string]any)
 	sum := plotRow(v)

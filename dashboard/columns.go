@@ -13,28 +13,29 @@ import (
 // The kinds of columns.
 const (
 	cellText   = ""
-	cellName   = "name"  // leads to the record
+	cellName   = "name"  // a link to the page of the record
 	cellState  = "state" // shown as a label
 	cellTime   = "time"
 	cellMono   = "mono"
 	cellNumber = "number"
-	cellURL    = "url"  // a link where it is one of the web
+	cellURL    = "url"  // a link if it is an http or https URL
 	cellLong   = "long" // a text of several lines
 )
 
-// column is a member of a record as a list or a page shows it.
+// column describes how a list or a page shows a member of a record.
 type column struct {
 	Head, Member, Kind string
 	Sub                string         // a second member, in small type
-	To                 string         // the beginning of the address that it leads to, "" for none
-	By                 string         // the member that ends that address
-	Zone               *time.Location // of cellTime, nil for UTC
+	To                 string         // the first part of the link's address, "" if there is no link
+	By                 string         // the member that is added to To
+	Zone               *time.Location // of cellTime, nil means UTC
 }
 
-// pageCell is a field of a row.
+// pageCell is one value as a page shows it. Href is "" if it is no link.
 type pageCell struct{ Head, Text, Kind, Sub, Href string }
 
-// cellsOf returns the cells of a record; page returns the address of its page by its id.
+// cellsOf returns the cells of a record. page returns the address of a record's
+// page; it may be nil if no column is a cellName.
 func cellsOf(columns []column, record map[string]any, page func(id string) string) (cells []pageCell) {
 	for _, c := range columns {
 		cell := pageCell{Head: c.Head, Text: textOf(memberOf(record, c.Member)), Kind: c.Kind}
@@ -59,7 +60,8 @@ func cellsOf(columns []column, record map[string]any, page func(id string) strin
 	return cells
 }
 
-// memberOf returns a member of a record; dots lead into members of members.
+// memberOf returns a member of a record, or nil. A dot in at leads into an inner
+// object, as in "customer.name".
 func memberOf(record map[string]any, at string) any {
 	first, rest, deeper := strings.Cut(at, ".")
 	if !deeper {
@@ -69,8 +71,8 @@ func memberOf(record map[string]any, at string) any {
 	return memberOf(inner, rest)
 }
 
-// webAddress returns a text if it is an http or https URL, "" if not: what others
-// have stored must not become a link that runs a script.
+// webAddress returns text if it is an http or https URL, and otherwise "". So a
+// stored text cannot become a link that runs a script.
 func webAddress(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -79,7 +81,8 @@ func webAddress(text string) string {
 	return u.String()
 }
 
-// when returns a time of the admin endpoint for people, in UTC.
+// when returns a time of the admin endpoint in readable form, in UTC. It returns
+// a text that is no time unchanged.
 func when(text string) string { return whenIn(text, nil) }
 
 func whenIn(text string, zone *time.Location) string {
@@ -93,7 +96,8 @@ func whenIn(text string, zone *time.Location) string {
 	return t.In(zone).Format("2006-01-02 15:04")
 }
 
-// textOf returns a value of the admin endpoint as a text.
+// textOf returns a value of the admin endpoint as a text: "" for nil, and the
+// name or else the id of an object.
 func textOf(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -118,7 +122,7 @@ func textOf(v any) string {
 	return fmt.Sprint(v)
 }
 
-// texts returns the items of a list as texts.
+// texts returns the items of a list as texts, nil if v is no list.
 func texts(v any) (list []string) {
 	items, _ := v.([]any)
 	for _, item := range items {
@@ -127,7 +131,7 @@ func texts(v any) (list []string) {
 	return list
 }
 
-// namedText is a name and its value on a page.
+// namedText is a name with its value on a page.
 type namedText struct{ Name, Value string }
 
 // membersOf returns the members of an object, sorted by name.

@@ -55,17 +55,18 @@ func contactFields() []formField {
 	}
 }
 
-// phoneRow is a number in the form of a contact; a new one has no ID.
+// phoneRow is a phone number in the form of a contact. ID is "" for a new one.
 type phoneRow struct {
 	N                        int
 	ID, Number, Type, Reason string
 	Primary, Stop            bool
 }
 
-// newPhones is how many empty rows the form offers.
+// newPhones is the number of empty rows in the form.
 const newPhones = 2
 
-// contactPhones adds the numbers: as the record has them, or as they were sent.
+// contactPhones adds the phone numbers to a page: those that the form sent, or
+// else those of the record.
 func contactPhones(_ *visit, p *recordPage) *Fault {
 	p.Extra = phoneRows(p.Form, p.Record)
 	return nil
@@ -104,8 +105,8 @@ func sentPhone(form url.Values, n int) phoneRow {
 	}
 }
 
-// contactBody adds the numbers to a body if they were changed, and null for the
-// values for prompts that were taken out.
+// contactBody adds to a body the phone numbers that the form changes. It also
+// adds null for each value of custom_context that the form removes.
 func contactBody(form url.Values, record, body map[string]any) error {
 	if values, changed := body["custom_context"].(map[string]any); changed {
 		had, _ := record["custom_context"].(map[string]any)
@@ -159,7 +160,8 @@ func (c contactPages) pages() map[string]func(*visit) {
 	return pages
 }
 
-// importPage is the page of an import: what was pasted and what is wrong.
+// importPage is the data of the page of an import. Text is what was pasted or
+// chosen, and Faults are the errors in it.
 type importPage struct {
 	Columns []string
 	Text    string
@@ -177,7 +179,8 @@ func showImport(v *visit, fault *Fault, text string) {
 	v.show(status, "import", shown)
 }
 
-// importContacts stores what was pasted, or the file that was chosen.
+// importContacts imports the chosen file, or the pasted text if there is no file
+// or an empty one.
 func importContacts(v *visit) {
 	if err := v.R.ParseMultipartForm(1 << 20); err != nil {
 		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read; it may be larger than a megabyte. For more: latchkey contacts import FILE"}, "")
@@ -234,7 +237,7 @@ func newVariablePages() variablePages {
 		},
 		Deletion: func(_ *visit, variable map[string]any) string {
 			if variable["is_default"] == true {
-				return "" // the admin endpoint would refuse
+				return "" // the admin endpoint refuses to delete it
 			}
 			return "Values that are set stay, and prompts still get them; they can no longer be changed but to nothing."
 		},
@@ -249,15 +252,16 @@ func (p variablePages) pages() map[string]func(*visit) {
 	return pages
 }
 
-// businessPage is the page of the values of an owner's business.
+// businessPage is the data of the page with the values of an owner's business.
 type businessPage struct {
 	Owner  string
 	Owners []choice
 	Inputs []input
 }
 
-// businessFields returns a field for each definition, and for each value that
-// has none, with the values.
+// businessFields returns the values of an owner's business and the fields to edit
+// them: one for each variable, and one for each value without a variable. values
+// is nil if there are none.
 func businessFields(v *visit, owner string) (fields []formField, values map[string]any, e *Fault) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/business-context?owner="+url.QueryEscape(owner), nil)
 	switch {
@@ -295,7 +299,7 @@ func businessFields(v *visit, owner string) (fields []formField, values map[stri
 	return fields, values, nil
 }
 
-// valueText returns a value as the form has it.
+// valueText returns a value as the text in the form: booleans as true or false.
 func valueText(value any) string {
 	if flag, ok := value.(bool); ok {
 		return map[bool]string{true: "true", false: "false"}[flag]
@@ -322,7 +326,7 @@ func showBusiness(v *visit, fault *Fault, form url.Values) {
 	}
 	inputs := v.inputs(fields, fill, fault)
 	for i := range inputs {
-		inputs[i].Name = "value." + inputs[i].Name // apart from the owner's
+		inputs[i].Name = "value." + inputs[i].Name // the form also has a field owner
 	}
 	page, status := view{Title: "Values of the business", Data: businessPage{owner, ownerChoices(v), inputs}}, http.StatusOK
 	if fault != nil {
@@ -331,7 +335,7 @@ func showBusiness(v *visit, fault *Fault, form url.Values) {
 	v.show(status, "business", page)
 }
 
-// changeBusiness sets the values that the form changes.
+// changeBusiness sends the values that the form changes.
 func changeBusiness(v *visit) {
 	form, ok := v.form()
 	if !ok {
@@ -344,9 +348,9 @@ func changeBusiness(v *visit) {
 		if !is || form.Get("was."+field) == mark(text) {
 			continue
 		}
-		values[name] = nil // takes the value away
+		values[name] = nil // null removes the value
 		if text != "" {
-			values[name] = text // numbers and flags are taken as texts too
+			values[name] = text // the endpoint accepts numbers and booleans as texts too
 		}
 	}
 	owner := cmp.Or(form.Get("owner"), defaultOwner)
