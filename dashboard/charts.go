@@ -32,7 +32,8 @@ func (m meter) Level() string {
 	return ""
 }
 
-// nextFree returns a text such as "next unit free in 5 min".
+// nextFree returns a text such as "next unit free in 5 minutes", or "nothing
+// used".
 func (m meter) nextFree(now time.Time) string {
 	if m.Free == "" {
 		return "nothing used"
@@ -125,7 +126,8 @@ func capital(word string) string {
 	return strings.ToUpper(word[:1]) + word[1:]
 }
 
-// until returns a text for the time from now to a time of the admin endpoint.
+// until returns a text for the time from now to a time of the admin endpoint, such
+// as "in 2 days". It returns "never" if at is no time.
 func until(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)
@@ -149,7 +151,8 @@ func until(at any, now time.Time) string {
 	return "in less than a minute"
 }
 
-// ago returns a text for the time since a time of the admin endpoint.
+// ago returns a text for the time since a time of the admin endpoint, such as "2
+// days ago". It returns "never" if at is no time.
 func ago(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)

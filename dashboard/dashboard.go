@@ -27,21 +27,21 @@ import (
 	"time"
 )
 
-// Options are what a Dashboard needs.
+// Options are the parts and settings that a Dashboard needs.
 type Options struct {
 	Admin    http.Handler // the admin endpoint, for requests that Accounts.As has marked
-	Door     http.Handler // the admin endpoint, which asks for a token
+	Door     http.Handler // the admin endpoint, for all other requests; it requires a token
 	Accounts Accounts
 	Now      func() time.Time // the wall clock
 	Log      *slog.Logger
 	Listen   string        // address of the admin listener
 	Hosts    []string      // further host names by which browsers reach it
-	BaseURL  string        // the URL by which they do, "" if none is set
-	APIURL   func() string // where clients reach the API
+	BaseURL  string        // URL by which browsers reach it, "" if none is set
+	APIURL   func() string // returns the URL of the API
 }
 
-// Dashboard serves the pages at the admin listener, and lets operators who have
-// logged in use the admin endpoint. It is safe for concurrent use.
+// Dashboard serves the pages on the admin listener. It also lets operators who
+// have logged in use the admin endpoint. It is safe for concurrent use.
 type Dashboard struct {
 	o         Options
 	sets      []pageSet
@@ -49,7 +49,7 @@ type Dashboard struct {
 	templates map[string]*template.Template
 }
 
-// New parses the templates and returns a Dashboard.
+// New returns a Dashboard. It returns an error if a template cannot be parsed.
 func New(o Options) (*Dashboard, error) {
 	d := &Dashboard{o: o, sets: pageSets(o.APIURL)}
 	for _, set := range d.sets {
@@ -66,7 +66,7 @@ func New(o Options) (*Dashboard, error) {
 	return d, err
 }
 
-// pageSets lists the parts of the dashboard in the order of the navigation.
+// pageSets returns the parts of the dashboard in the order of the navigation.
 func pageSets(apiURL func() string) []pageSet {
 	return []pageSet{
 		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
@@ -93,7 +93,7 @@ func (d *Dashboard) pages() iter.Seq2[string, func(*visit)] {
 	}
 }
 
-// Patterns lists the pages that need a login, as patterns of http.ServeMux.
+// Patterns returns the patterns for http.ServeMux of the pages that need a login.
 func (d *Dashboard) Patterns() (list []string) {
 	for pattern := range d.pages() {
 		list = append(list, pattern)
@@ -101,8 +101,9 @@ func (d *Dashboard) Patterns() (list []string) {
 	return list
 }
 
-// Handler returns the handler of the admin listener: the admin endpoint under
-// its paths, the pages under all others, and both behind originCheck.protect.
+// Handler returns the handler of the admin listener. It serves the admin endpoint
+// and the pages, both protected by an originCheck. It returns an error if
+// Options.BaseURL is no URL.
 func (d *Dashboard) Handler() (http.Handler, error) {
 	origins, err := newOriginCheck(d.o.Listen, d.o.BaseURL, d.o.Hosts, []string{plainCookie, secureCookie})
 	if err != nil {
@@ -130,25 +131,26 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	return origins.protect(mux), nil
 }
 
-// pageSet is a part of the dashboard: an entry of the navigation for each of
-// its sections, and its pages by their patterns, as http.ServeMux has them.
+// pageSet is a part of the dashboard. It has an entry of the navigation for each
+// of its sections, and its pages by their patterns for http.ServeMux.
 type pageSet interface {
 	sections() []section
 	pages() map[string]func(*visit)
 }
 
-// view is what a template gets.
+// view is the data of a template.
 type view struct {
 	Title    string
 	Operator string // who has logged in, "" if nobody has
 	Nav      []navGroup
-	Fault    string // what went wrong
-	Done     string // what was done
+	Fault    string // a sentence about what went wrong, "" if nothing did
+	Done     string // a sentence about what was done, "" if nothing was
 	Form     url.Values
 	Data     any
 }
 
-// render sends the page of a template.
+// render answers with the page of a template. If the template fails, it answers
+// 500 and logs the error.
 func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v view) {
 	if v.Form == nil {
 		v.Form = url.Values{}
@@ -165,8 +167,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 	_, _ = w.Write(buf.Bytes())
 }
 
-// section is an entry of the navigation, in a group of entries. Groups are in the
-// order in which they are first named.
+// section is an entry of the navigation, in a group of entries.
 type section struct{ Group, Name, Path string }
 
 // navGroup is a group of entries as a page shows it.
@@ -175,13 +176,14 @@ type navGroup struct {
 	Entries []navEntry
 }
 
-// navEntry is a section as a page shows it; Here is true on the section's own pages.
+// navEntry is a section as a page shows it. Here is true on the section's pages.
 type navEntry struct {
 	Name, Path string
 	Here       bool
 }
 
-// navigation groups the sections for a page at a path.
+// navigation returns the groups of the navigation for a page at a path. A group
+// comes where its first section does.
 func navigation(sections []section, at string) (groups []navGroup) {
 	for _, s := range sections {
 		i := slices.IndexFunc(groups, func(g navGroup) bool { return g.Name == s.Group })
@@ -197,8 +199,8 @@ func navigation(sections []section, at string) (groups []navGroup) {
 //go:embed *.html style.css script.js icon.svg
 var files embed.FS
 
-// parsePages returns a template for each file that defines a content, by the file's
-// name; the other files are parts that every page may use.
+// parsePages returns a template for each file that defines "content", by the name
+// of the file without .html. Every page may use the other files.
 func parsePages(functions template.FuncMap) (map[string]*template.Template, error) {
 	names, err := fs.Glob(files, "*.html")
 	if err != nil {
@@ -230,21 +232,22 @@ func parsePages(functions template.FuncMap) (map[string]*template.Template, erro
 	return made, nil
 }
 
-// originCheck knows under which names browsers reach the listener, and refuses what
-// other sites make them send there. It is safe for concurrent use.
+// originCheck refuses requests that other sites make browsers send to the
+// listener. It is safe for concurrent use.
 type originCheck struct {
 	listen  string // address of the listener
 	baseURL string
 	names   []string
 	cookies []string
 	cross   *http.CrossOriginProtection
-	// refused, unless it is nil, records requests that another site made.
+	// refused records a request that was refused because another site may have made
+	// it. It may be nil.
 	refused func(r *http.Request)
 }
 
-// newOriginCheck returns the check for a listener, which is known by its address, by
-// further host names, and by the URL under which browsers reach it, "" if none is
-// set. cookies names those that log somebody in.
+// newOriginCheck returns the check for a listener. Browsers reach it by its address
+// listen, by the host names hosts, and by baseURL unless that is "". cookies are
+// the names of the session cookies.
 func newOriginCheck(listen, baseURL string, hosts, cookies []string) (*originCheck, error) {
 	o := &originCheck{
 		listen: listen, baseURL: baseURL, names: append([]string{"localhost", "control", "local"}, hosts...), cookies: cookies,
@@ -258,16 +261,16 @@ func newOriginCheck(listen, baseURL string, hosts, cookies []string) (*originChe
 		return nil, fmt.Errorf("admin.base_url: %w", err)
 	}
 	o.names = append(o.names, u.Hostname())
-	// A proxy may ask under another host name than the browser does.
+	// A proxy in front may send another Host than the browser did.
 	if err := o.cross.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
 		return nil, fmt.Errorf("admin.base_url: %w", err)
 	}
 	return o, nil
 }
 
-// protect returns a handler that sets the header fields of every answer of the
-// listener. It refuses requests under a foreign host name, against DNS rebinding,
-// and requests of another site that would change something.
+// protect returns a handler that passes requests to next and sets the security
+// header fields of every answer. It refuses unknown host names, which prevents DNS
+// rebinding, and requests of other sites that could change something.
 func (o *originCheck) protect(next http.Handler) http.Handler {
 	deny := func(w http.ResponseWriter, r *http.Request, why string) {
 		if o.refused != nil {
@@ -307,7 +310,8 @@ func (o *originCheck) known(hostport string) bool {
 	}
 	host = strings.Trim(host, "[]")
 	if ip, err := netip.ParseAddr(host); err == nil {
-		// An address is no name that somebody else's DNS could point here.
+		// DNS rebinding needs a name, so an address is safe. The exception is another
+		// address than loopback if the listener is on loopback.
 		return ip.IsLoopback() || !isLoopbackListen(o.listen)
 	}
 	return host != "" && slices.ContainsFunc(o.names, func(k string) bool { return strings.EqualFold(k, host) })
@@ -319,9 +323,10 @@ func isLoopbackListen(listen string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// unproven reports whether a request that would change something, for a login or
-// on a page, lacks both fields by which a browser says what site made it.
-// CrossOriginProtection lets these pass, for programs; here those have tokens.
+// unproven reports whether a request could change something and has neither
+// Sec-Fetch-Site nor Origin, by which a browser names the site that made it.
+// http.CrossOriginProtection accepts such requests, because programs send them.
+// Here only /admin/ accepts them, with a token or without a session cookie.
 func (o *originCheck) unproven(r *http.Request) bool {
 	safe := slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, r.Method)
 	if safe || r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != "" {

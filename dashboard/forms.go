@@ -31,32 +31,32 @@ const (
 	fieldLines  = "lines" // an array of texts, one to a line
 	fieldTime   = "time"  // a date and a time
 	fieldDate   = "date"
-	fieldHidden = "hidden" // goes along with the form, and is no member
+	fieldHidden = "hidden" // part of the form, but no member of the record
 )
 
 // formField is a field of a form: a member of a record of the admin endpoint.
 type formField struct {
 	Name, Label, Kind string
-	Hint              string // said under the label
-	From              string // where a record has the member, "" for Name; parts apart by dots
+	Hint              string // text under the label
+	From              string // member of the record as in memberOf; "" means Name
 	Needed            bool
-	Blank             string                  // the choice of nothing, "" for none
-	Usual             string                  // what a new record's form begins with
-	Choices           func(v *visit) []choice // of fieldSelect, fieldID and fieldTicks; for texts suggestions
-	Make              bool                    // only of a new record
-	Change            bool                    // only of one that is there
-	Wide              bool                    // takes a row of its own
-	Group             string                  // a heading before the field, "" for none
-	Zone              *time.Location          // of fieldTime, nil for UTC
+	Blank             string                  // label of the empty choice; "" means "none"
+	Usual             string                  // value in the form of a new record
+	Choices           func(v *visit) []choice // for a text field suggestions
+	Make              bool                    // only in the form of a new record
+	Change            bool                    // only in the form of an existing record
+	Wide              bool                    // takes a whole row
+	Group             string                  // heading before the field; "" means no heading
+	Zone              *time.Location          // of fieldTime; nil means UTC
 }
 
-// choice is one of several values.
+// choice is one of the values that a field offers.
 type choice struct {
 	Value, Label string
 	Chosen       bool
 }
 
-// words returns choices that are shown as they are.
+// words returns choices whose labels are their values.
 func words(words ...string) func(*visit) []choice {
 	return func(*visit) (list []choice) {
 		for _, w := range words {
@@ -66,8 +66,10 @@ func words(words ...string) func(*visit) []choice {
 	}
 }
 
-// recordChoices returns choices from a list of the admin endpoint, up to 1000. A
-// form keeps the value that it was made with, so one beyond those is not lost.
+// recordChoices returns the records of a list of the admin endpoint as choices, at
+// most 1000. chosen adds a present value that is not among them. path is the path
+// of the list below /admin/v1/, rows its member with the records; value and label
+// are members of a record.
 func recordChoices(path, rows, value, label string) func(*visit) []choice {
 	return func(v *visit) (list []choice) {
 		answer, e := v.call("GET", "/admin/v1/"+path+"?limit=1000", nil)
@@ -83,13 +85,13 @@ func recordChoices(path, rows, value, label string) func(*visit) []choice {
 	}
 }
 
-// timeZones returns some time zones as suggestions; others can be typed.
+// timeZones returns some time zones as suggestions. Users can type others.
 func timeZones(v *visit) []choice {
 	return words("UTC", "America/Chicago", "America/Los_Angeles", "America/New_York", "Asia/Kolkata", "Asia/Tokyo", "Australia/Sydney",
 		"Europe/Berlin", "Europe/London", "Europe/Paris", "Europe/Zurich")(v)
 }
 
-// ownerChoices returns the names of the owners.
+// ownerChoices returns the names of the owners as choices.
 func ownerChoices(v *visit) []choice { return recordChoices("owners", "owners", "name", "name")(v) }
 
 // input is a field as a page shows it.
@@ -100,8 +102,8 @@ type input struct {
 	Fault      string
 }
 
-// filling returns the value of each field, and the mark of the value by which a
-// change is detected.
+// filling fills a form. Value returns the value of a field, and Was the mark of its
+// first value, by which changed detects a change.
 type filling struct{ Value, Was func(formField) string }
 
 // fillBy returns a filling without marks.
@@ -109,8 +111,8 @@ func fillBy(value func(formField) string) filling {
 	return filling{value, func(formField) string { return "" }}
 }
 
-// inputs returns the inputs of fields; fault is what is wrong with the form that
-// was sent, nil if nothing is.
+// inputs returns the inputs of fields. fault is the error of the form that was
+// sent, or nil; it is shown at the field that it names.
 func (v *visit) inputs(fields []formField, fill filling, fault *Fault) (list []input) {
 	for _, f := range fields {
 		if f.Kind == fieldHidden {
@@ -129,8 +131,8 @@ func (v *visit) inputs(fields []formField, fill filling, fault *Fault) (list []i
 	return list
 }
 
-// chosen marks the choices that a value consists of, and adds those that are
-// missing, so that a form changes only what somebody has touched.
+// chosen returns choices with those marked that are in value. It adds values that
+// are missing: otherwise the form would lose them although nobody changed them.
 func chosen(f formField, choices []choice, value string) []choice {
 	values := []string{value}
 	switch {
@@ -153,13 +155,14 @@ func chosen(f formField, choices []choice, value string) []choice {
 	return choices
 }
 
-// names reports whether a message is about a member.
+// names reports whether a message of the admin endpoint begins with a member.
 func names(message, member string) bool {
 	rest, ok := strings.CutPrefix(message, member)
 	return ok && (rest == "" || strings.ContainsRune(" [.:", rune(rest[0])))
 }
 
-// labelled returns a message with a field's label in place of its name.
+// labelled returns message with the name of a field at its beginning replaced by
+// the field's label.
 func labelled(message string, fields ...formField) string {
 	for _, f := range fields {
 		if names(message, f.Name) {
@@ -169,7 +172,8 @@ func labelled(message string, fields ...formField) string {
 	return message
 }
 
-// sent returns the value of a field in a form as one text, ticks one to a line.
+// sent returns the value of a field in a form as one text. Several values have a
+// line each.
 func (f formField) sent(form url.Values) string {
 	text := strings.ReplaceAll(strings.Join(form[f.Name], "\n"), "\r\n", "\n")
 	if f.Kind == fieldArea {
@@ -178,7 +182,8 @@ func (f formField) sent(form url.Values) string {
 	return strings.TrimSpace(text)
 }
 
-// of returns the value of a field in a record, as sent does.
+// of returns the value of a field in a record as the text of the form, so that it
+// equals sent if nobody changes it.
 func (f formField) of(record map[string]any) string {
 	at := f.From
 	if at == "" {
@@ -212,7 +217,8 @@ func (f formField) of(record map[string]any) string {
 	return textOf(value)
 }
 
-// mark returns what a form carries along to detect that a field was changed.
+// mark returns a short hash of a value. The form carries it in a hidden field to
+// detect a change.
 func mark(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return fmt.Sprintf("%x", sum[:8])
@@ -225,14 +231,15 @@ func (f formField) zone() *time.Location {
 	return f.Zone
 }
 
-// changed reports whether a form changes a field: what nobody has touched is not
-// sent, so that it cannot undo what others do meanwhile.
+// changed reports whether the user has changed a field of the form. Only changed
+// fields are sent, so that a form does not undo what others changed meanwhile.
 func (f formField) changed(form url.Values) bool {
 	return form.Get("was."+f.Name) != mark(f.sent(form))
 }
 
-// value returns the value of a field in a form as the admin endpoint takes it, nil
-// if it is empty. The error is a Fault that names the field.
+// value returns the value of a field in a form as the admin endpoint accepts it. An
+// empty field is nil, or an empty list. If the text is wrong for the kind of field,
+// the error is a *Fault that names the field.
 func (f formField) value(form url.Values) (any, error) {
 	text := f.sent(form)
 	switch {
@@ -268,7 +275,8 @@ func (f formField) value(form url.Values) (any, error) {
 	return text, nil
 }
 
-// textLines returns the lines of a text that are not blank.
+// textLines returns the lines of a text that are not blank, trimmed. It never
+// returns nil.
 func textLines(text string) []string {
 	list := []string{}
 	for line := range strings.SplitSeq(text, "\n") {
@@ -279,8 +287,8 @@ func textLines(text string) []string {
 	return list
 }
 
-// newBody returns the body that creates a record from a form. It leaves out what
-// is empty, which then has the default of the admin endpoint.
+// newBody returns the body that creates a record from a form. It leaves out empty
+// fields, so that they get the defaults of the admin endpoint.
 func newBody(fields []formField, form url.Values) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {
@@ -298,8 +306,8 @@ func newBody(fields []formField, form url.Values) (map[string]any, error) {
 	return body, nil
 }
 
-// changeBody returns the body that changes a record, with the fields that the form
-// changes.
+// changeBody returns the body that changes a record. It holds only the fields that
+// the user has changed.
 func changeBody(fields []formField, form url.Values) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {

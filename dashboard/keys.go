@@ -15,10 +15,10 @@ import (
 // keyPages are the pages of one key: create, show, change, rotate, revoke.
 type keyPages struct{ apiURL func() string }
 
-// newKeyPages returns the pages; apiURL returns where clients reach the API.
+// newKeyPages returns the pages. apiURL returns the URL of the API.
 func newKeyPages(apiURL func() string) *keyPages { return &keyPages{apiURL} }
 
-// sections returns none: a key is reached by way of the list.
+// sections returns nil: operators reach a key through the list.
 func (k *keyPages) sections() []section { return nil }
 
 // pages returns the pages by their patterns.
@@ -30,7 +30,7 @@ func (k *keyPages) pages() map[string]func(*visit) {
 	}
 }
 
-// formData is what the forms of keys need.
+// formData is the data of the pages of a key, and of the form of a new one.
 type formData struct {
 	Groups  []keyGroup
 	Limits  []keyNumber
@@ -47,11 +47,12 @@ type formData struct {
 	Plots   []chart
 	Spark   spark
 	Refused []any // the last requests that were refused, newest first
-	More    int   // how many more are kept
-	Confirm bool  // whether the name has to be typed to revoke it
+	More    int   // number of further refused requests that the server keeps
+	Confirm bool  // the operator must type the name to revoke the key
 }
 
-// form returns the fields of a key's form; value returns the value of a limit's field.
+// form returns the fields of a key's form. chosen are the permissions to tick, and
+// value returns the value of a limit's field.
 func (k *keyPages) form(v *visit, chosen []string, value func(name string) string) (f formData, e *Fault) {
 	p, e := readPermissions(v)
 	if e != nil {
@@ -119,17 +120,17 @@ func (k *keyPages) createKey(v *visit) {
 	k.reveal(v, http.StatusCreated, made)
 }
 
-// reveal shows a secret, once.
+// reveal shows the new secret of a key. No other page shows it.
 func (k *keyPages) reveal(v *visit, status int, key map[string]any) {
 	key["url"] = k.apiURL() + "/api/v1/key"
 	name, _ := key["name"].(string)
 	v.show(status, "created", view{Title: name, Data: key})
 }
 
-// keyPath returns the path at the admin endpoint of the key that an address names.
+// keyPath returns the path at the admin endpoint of the key in the request's path.
 func keyPath(r *http.Request) string { return "/admin/v1/keys/" + url.PathEscape(r.PathValue("id")) }
 
-// back redirects to the page of the key, with a word for what was done.
+// back redirects to the page of the key. done is a word of the function done.
 func back(v *visit, done string) {
 	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done="+done, http.StatusSeeOther)
 }
@@ -140,7 +141,8 @@ func (k *keyPages) askRotate(v *visit) { k.oneKey(v, http.StatusOK, "rotate", ""
 
 func (k *keyPages) askRevoke(v *visit) { k.oneKey(v, http.StatusOK, "revoke", "") }
 
-// oneKey shows one of the pages of a key.
+// oneKey shows one of the pages of a key. page is its template. fault is a sentence
+// about what went wrong, "" if nothing did.
 func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
@@ -154,7 +156,8 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 		return
 	}
 	for i, l := range f.Limits {
-		// Empty where it is the default: a saved number would no longer follow it.
+		// The field is empty if the limit is the default. Otherwise the form would save
+		// the number, and later changes of the default would not reach the key.
 		if n, ok := limits[l.Name].(float64); ok && int(n) != l.Default {
 			f.Limits[i].Value = fmt.Sprintf("%.0f", n)
 		}
@@ -170,7 +173,8 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 	v.show(status, page, view{Title: name, Fault: fault, Data: f})
 }
 
-// used returns the last 24 hours of a key.
+// used returns the usage of a key in the last 24 hours, nil if there is none or it
+// cannot be read.
 func (k *keyPages) used(v *visit, key map[string]any) map[string]any {
 	answer, e := v.call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
@@ -184,8 +188,8 @@ func (k *keyPages) used(v *visit, key map[string]any) map[string]any {
 	return used
 }
 
-// refused returns the last requests with a key that were refused, and how many
-// more of them are kept.
+// refused returns the last refused requests with a key, at most 10, and the number
+// of further ones that the server keeps.
 func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/refusals?limit=10&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
@@ -196,7 +200,7 @@ func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) 
 	return list, int(count) - len(list)
 }
 
-// plots draws the history of a key.
+// plots returns charts of the history of a key: by hour and by day.
 func (k *keyPages) plots(v *visit) (plots []chart) {
 	for _, p := range []struct {
 		name, title string
@@ -215,8 +219,8 @@ func (k *keyPages) plots(v *visit) (plots []chart) {
 	return plots
 }
 
-// fresh reports whether a key was used in the last 24 hours, by its last use or by
-// its history: the use of a secret that has just ended may not be stored yet.
+// fresh reports whether a key was used in the last 24 hours. It looks at the usage
+// too, because last_used_at may lack the use of a secret that has just ended.
 func fresh(key, used map[string]any, now time.Time) bool {
 	if n, _ := used["requests"].(float64); n > 0 {
 		return true
@@ -226,8 +230,9 @@ func fresh(key, used map[string]any, now time.Time) bool {
 	return err == nil && now.Sub(at) < 24*time.Hour
 }
 
-// keyUsed answers the script of the page of a new secret, which waits for its first
-// use, and of the page of a key, which keeps its meters up to date.
+// keyUsed answers the page's script with the last use and the meters of a key. The
+// page of a new secret waits for its first use, so the last use is that of the
+// present secret if the key has several.
 func (k *keyPages) keyUsed(v *visit) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
@@ -248,7 +253,7 @@ func (k *keyPages) keyUsed(v *visit) {
 	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.now())})
 }
 
-// editKey changes what the form says and leaves the rest.
+// editKey changes a key by its form. Fields that the form lacks keep their values.
 func (k *keyPages) editKey(v *visit) {
 	if err := v.R.ParseForm(); err != nil {
 		v.showFault(invalid("The form cannot be read."))
@@ -268,7 +273,7 @@ func (k *keyPages) editKey(v *visit) {
 			body["expires_at"], _, err = keyExpiry(url.Values{"expires": form["expires"]}, v.now())
 		}
 		if was, _ := key["expires_at"].(string); strings.HasPrefix(was, form.Get("expires")) && form.Get("expires") != "" {
-			delete(body, "expires_at") // as it was, perhaps over already
+			delete(body, "expires_at") // unchanged: sending it would fail if it has passed
 		}
 	}
 	if form.Has("environment") {
@@ -298,8 +303,8 @@ func (k *keyPages) changeKey(v *visit) {
 	back(v, verb)
 }
 
-// revokeKey ends a key. Of one that was used in the last day the name has to
-// be typed: something depends on it.
+// revokeKey revokes a key. If the key was used in the last 24 hours, the operator
+// must type its name, because something depends on it.
 func (k *keyPages) revokeKey(v *visit) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
@@ -331,8 +336,8 @@ func (k *keyPages) rotateKey(v *visit) {
 	k.reveal(v, http.StatusOK, made)
 }
 
-// finishKey ends the earlier secrets of a key ahead of their time; if the form says
-// so, only if none of them was used for a while.
+// finishKey ends the earlier secrets of a key now. If the form has unused, a number
+// of seconds, it does so only if none of them was used for that time.
 func (k *keyPages) finishKey(v *visit) {
 	unused := 0
 	if text := v.R.PostFormValue("unused"); text != "" {
@@ -348,10 +353,10 @@ func (k *keyPages) finishKey(v *visit) {
 	back(v, "finish")
 }
 
-// keyLists are the list of the keys and what keeps it up to date.
+// keyLists are the page with the list of keys, and the meters for its script.
 type keyLists struct{ apiURL func() string }
 
-// newKeyLists returns the page; apiURL returns where clients reach the API.
+// newKeyLists returns the pages. apiURL returns the URL of the API.
 func newKeyLists(apiURL func() string) *keyLists { return &keyLists{apiURL} }
 
 // sections returns the entry of the navigation.
@@ -374,21 +379,22 @@ type keyLine struct {
 	Spark  spark
 	Meters []meter
 	Note   string
-	Says   []string // the permissions, as people say them
+	Says   []string // labels of the permissions
 }
 
-// sorter is the head of a column that sorts.
+// sorter is the head of a column by which the list can be sorted. Order is
+// "ascending" or "descending" if the list is sorted by it, or else "".
 type sorter struct{ Name, Link, Order string }
 
-// keyList is the page of the keys.
+// keyList is the data of the page with the list of keys.
 type keyList struct {
 	listPage
 	Lines       []keyLine
 	Sorts       map[string]sorter
 	Permissions []string
 	URL         string
-	Query       string // of the address
-	Any         bool   // whether there is any key
+	Query       string // query of the page's address
+	Any         bool   // the store has at least one key
 }
 
 func (k *keyLists) list(v *visit) {
@@ -416,7 +422,7 @@ func (k *keyLists) list(v *visit) {
 		n, _ := status["keys"].(float64)
 		list.Any = n > 0
 	}
-	p, _ := readPermissions(v) // without them the page shows the names alone
+	p, _ := readPermissions(v) // after an error the page shows the names of permissions
 	for _, g := range p.groups(nil) {
 		for _, c := range g.Choices {
 			list.Permissions = append(list.Permissions, c.Name)
@@ -426,7 +432,7 @@ func (k *keyLists) list(v *visit) {
 	v.show(http.StatusOK, "keys", view{Title: "API Keys", Data: list, Form: q})
 }
 
-// meters answers the script of the list with the meters of its keys, by their ids.
+// meters answers the script of the list with the meters of the keys, by key id.
 func (k *keyLists) meters(v *visit) {
 	t, e := v.list("/admin/v1/keys", "keys", keyFilters()...)
 	if e != nil {
@@ -456,7 +462,8 @@ func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]
 	return list
 }
 
-// lines returns the lines of the list, with the history of each key.
+// lines returns the lines of the list. If the usage cannot be read, they have empty
+// charts.
 func (k *keyLists) lines(v *visit, rows []any, p permissions) (lines []keyLine) {
 	q := url.Values{"last": {"24"}}
 	for _, row := range rows {
@@ -491,8 +498,8 @@ func noteOf(key map[string]any) string {
 	return note
 }
 
-// sorters returns the heads that sort, each with the link to sort by it, or to turn
-// the order round if the list is sorted by it already.
+// sorters returns the sorters by the name of their column. The link sorts by the
+// column, or reverses the order if the list is sorted by it already.
 func sorters(q url.Values) map[string]sorter {
 	all := map[string]sorter{}
 	for name, label := range map[string]string{"name": "Name", "created": "Key, created", "last_used": "Last used", "expires": "Expires"} {
@@ -533,30 +540,30 @@ type keyGroup struct {
 	Choices []keyChoice
 }
 
-// keyNumber is a limit in a form.
+// keyNumber is a limit in a form. An empty Value means the default.
 type keyNumber struct {
 	Name, Label string
 	Default     int
 	Value       string
 }
 
-// keyPreset ticks some permissions.
+// keyPreset is a button that ticks some permissions. Permissions holds their names
+// with spaces between; Word names the preset in an address.
 type keyPreset struct{ Name, Word, Permissions string }
 
-// permissions is what the admin endpoint says of the permissions; the zero
-// value knows none.
+// permissions holds the permissions and presets of the admin endpoint.
 type permissions struct {
 	all     []permission
 	presets []keyPreset
 }
 
-// permission is one of them.
+// permission is a permission as the admin endpoint describes it.
 type permission struct {
 	name, label, about, group string
-	limits                    []string // that only requests which need it are counted in
+	limits                    []string // limits that count only requests which need the permission
 }
 
-// readPermissions reads them from the admin endpoint.
+// readPermissions reads the permissions from the admin endpoint.
 func readPermissions(v *visit) (p permissions, e *Fault) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/permissions", nil)
 	if e != nil {
@@ -575,8 +582,8 @@ func readPermissions(v *visit) (p permissions, e *Fault) {
 	return p, nil
 }
 
-// groups returns the permissions under their headings, which are in the order
-// of their first permissions.
+// groups returns the permissions in their groups, with those in chosen ticked. A
+// group comes where its first permission does.
 func (p permissions) groups(chosen []string) (groups []keyGroup) {
 	for _, one := range p.all {
 		i := slices.IndexFunc(groups, func(g keyGroup) bool { return g.Name == one.group })
@@ -588,7 +595,7 @@ func (p permissions) groups(chosen []string) (groups []keyGroup) {
 	return groups
 }
 
-// label returns the label of a permission, its name if it is unknown.
+// label returns the label of a permission, or name if the permission is unknown.
 func (p permissions) label(name string) string {
 	for _, one := range p.all {
 		if one.name == name {
@@ -598,21 +605,21 @@ func (p permissions) label(name string) string {
 	return name
 }
 
-// unused reports whether a limit counts only requests that need a permission
-// which is not among those that are held.
+// unused reports whether a limit counts only requests that need a permission which
+// is not in held. A key with the permissions held then never uses the limit.
 func (p permissions) unused(limit string, held []string) bool {
 	return slices.ContainsFunc(p.all, func(one permission) bool {
 		return slices.Contains(one.limits, limit) && !slices.Contains(held, one.name)
 	})
 }
 
-// keyNumbers returns the limits of the admin endpoint for a form; value returns the
-// value of a field.
+// keyNumbers returns the limits of keys for a form. list is the answer's list of
+// limits, and value returns the value of the field by the name of its limit.
 func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) {
 	rows, _ := list.([]any)
 	for _, l := range rows {
 		row, _ := l.(map[string]any)
-		if row["scope"] == "owner" { // no key has it for itself
+		if row["scope"] == "owner" { // the keys of an owner share it
 			continue
 		}
 		name, _ := row["name"].(string)
@@ -622,8 +629,9 @@ func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) 
 	return numbers
 }
 
-// keyPrefill returns the form that an address fills in, so that documentation
-// can link to it. perm is short for permission, and preset names several.
+// keyPrefill returns the form of a new key with the values in the query of the
+// address, so that documentation can link to it. perm is a list of permissions with
+// commas between, and preset the name of a preset.
 func keyPrefill(q url.Values, presets []keyPreset) url.Values {
 	form := url.Values{"expiry": {"90d"}}
 	for name, values := range q {
@@ -640,8 +648,9 @@ func keyPrefill(q url.Values, presets []keyPreset) url.Values {
 	return form
 }
 
-// keyBody returns the body for the admin endpoint, of the fields that the forms of a
-// new key and of a change share. A limit that is left empty has its default.
+// keyBody returns the body with the fields that the forms of a new key and of a
+// change share. An empty limit means its default. metadata is that of the key
+// before the change, nil for a new key; keyBody may change it.
 func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	body := map[string]any{"name": strings.TrimSpace(form.Get("name")), "permissions": append([]string{}, form["permission"]...)}
 	limits := map[string]any{}
@@ -680,9 +689,9 @@ func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	return body, nil
 }
 
-// keyExpiry reads the end of a key from a form: a preset, or a date, which means the
-// last second of that day in UTC. An end of nil is never; set is false if the form
-// has none.
+// keyExpiry returns the expiry of a key from a form: a preset, a time in UTC, or a
+// date, which means the last second of that day in UTC. end is nil if the key never
+// expires. set is false if the form has no expiry.
 func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	preset, text := form.Get("expiry"), strings.TrimSpace(form.Get("expires"))
 	if preset == "date" || preset == "" && text != "" {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// agentPages are the pages of the agents.
+// agentPages returns the pages of the agents.
 func agentPages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Agents", "/agents"}, One: "agent", API: "agents", Rows: "agents", CalledBy: "name",
@@ -35,7 +35,7 @@ func agentPages() *recordPages {
 	}
 }
 
-// blockPages are the pages of the do-not-call list.
+// blockPages returns the pages of the do-not-call list.
 func blockPages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Do not call", "/do-not-call"}, One: "number", API: "do-not-call", Rows: "do_not_call", CalledBy: "phone_number",
@@ -55,7 +55,7 @@ func blockPages() *recordPages {
 	}
 }
 
-// callPages are the pages of the calls.
+// callPages returns the pages of the calls.
 func callPages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Calls", "/calls"}, One: "call", API: "calls", Rows: "calls", CalledBy: "call_id", Page: "call",
@@ -106,13 +106,13 @@ func callFields() []formField {
 	}
 }
 
-// callVariables adds the variables of the call's prompts to its page.
+// callVariables adds the values that the call's prompts can use to its page.
 func callVariables(_ *visit, p *recordPage) *Fault {
 	p.Extra = membersOf(p.Record["prompt_variables"])
 	return nil
 }
 
-// schedulePages are the pages of the availability schedules.
+// schedulePages returns the pages of the availability schedules.
 func schedulePages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Availability", "/schedules"}, One: "schedule", API: "schedules", Rows: "schedules", CalledBy: "owner",
@@ -130,8 +130,7 @@ func schedulePages() *recordPages {
 	}
 }
 
-// weekDays lists the days of a week in the order in which they are shown, from
-// Monday.
+// weekDays returns the days of a week, from Monday to Sunday.
 func weekDays() []string {
 	days := Vocabulary().Weekdays
 	return append(days[1:], days[0])
@@ -165,7 +164,9 @@ func scheduleFields() []formField {
 	return fields
 }
 
-// scheduleBody joins the days of a form: the admin endpoint takes a week as a whole.
+// scheduleBody replaces the fields of single days in a body by whole weeks, because
+// the admin endpoint accepts only whole weeks. A week is left out if none of its
+// days was changed.
 func scheduleBody(form url.Values, record, body map[string]any) error {
 	for _, name := range []string{"windows", "business_hours"} {
 		week, changed, open := map[string]any{}, record == nil, false
@@ -195,7 +196,7 @@ func scheduleBody(form url.Values, record, body map[string]any) error {
 	return nil
 }
 
-// teamPages are the pages of the teams.
+// teamPages returns the pages of the teams.
 func teamPages() *recordPages {
 	return &recordPages{
 		section: section{"System", "Teams", "/teams"}, One: "team", API: "teams", Rows: "teams", CalledBy: "name",
@@ -218,7 +219,7 @@ func teamPages() *recordPages {
 	}
 }
 
-// ownerPages are the pages of the owners.
+// ownerPages returns the pages of the owners.
 func ownerPages() *recordPages {
 	return &recordPages{
 		section: section{"System", "Owners", "/owners"}, One: "owner", API: "owners", Rows: "owners", CalledBy: "name",
@@ -239,8 +240,9 @@ func ownerPages() *recordPages {
 	}
 }
 
-// ownerLimits sends those limits that a form changes. The page shows the
-// defaults too, which are not to become the owner's own.
+// ownerLimits reduces the limits in a body to those that the form changes, with
+// null for those that it removes. The page shows the defaults too, and they must
+// not be stored for the owner.
 func ownerLimits(_ url.Values, record, body map[string]any) error {
 	limits, changed := body["limits"].(map[string]any)
 	if !changed {

@@ -12,50 +12,53 @@ import (
 )
 
 // recordPages are the pages of one kind of record: the list, the form of a new
-// one, the page of one with its form, and its deletion. They do not change once
-// they are served.
+// record, the page of a record with its form, and its deletion. Do not change them
+// once they are served.
 type recordPages struct {
 	section
-	One      string // what one is called: "agent"
-	API      string // its path below /admin/v1/
-	Rows     string // the member of the list's answer
-	About    string // said under the heading of the list
-	Empty    string // said where there is none
-	New      string // on the button for a new one, "" for the usual
-	CalledBy string // the member by which one is called
+	One      string // word for one record, such as "agent"
+	API      string // path of the records below /admin/v1/
+	Rows     string // member of the list's answer that holds the records
+	About    string // text under the heading of the list
+	Empty    string // text if there is no record
+	New      string // title of the form of a new record and its button; "" means "New " and One
+	CalledBy string // member that is the title of a record's page
 	Columns  []column
 	Filters  []formField
 	Fields   []formField
-	Facts    []column   // what the page of one tells besides the form
-	Links    []pageLink // beside the button for a new one
-	Query    url.Values // goes along in every address
-	Always   url.Values // goes along with every list that is asked for
-	Page     string     // template of the page of one, "" for the usual
-	NewPage  string     // template of the form of a new one, "" for the usual
-	// Deletion says what it does to delete a record; nil: none can be.
+	Facts    []column   // members that the page of a record shows besides the form
+	Links    []pageLink // beside the button for a new record
+	Query    url.Values // added to the address of every record's page
+	Always   url.Values // added to every request for the list
+	Page     string     // template of a record's page; "" means "record"
+	NewPage  string     // template of the form of a new record; "" means "newrecord"
+	// Deletion returns a text on the consequences of deleting a record, "" if that
+	// record cannot be deleted. It is nil if no record of this kind can.
 	Deletion func(v *visit, record map[string]any) string
-	// More adds what the page of one has besides; nil: nothing.
+	// More adds further data to the page of a record, and of a new one if NewPage is
+	// set. It may be nil.
 	More func(v *visit, p *recordPage) *Fault
-	// Body has the last word on the body of a request that a form makes. record
-	// is nil for a new one.
+	// Body changes the body of a request before it is sent. record is the stored
+	// record, nil for a new one. It may be nil.
 	Body func(form url.Values, record, body map[string]any) error
-	// Made shows what was made in place of its page; nil: that.
+	// Made shows a new record. If it is nil, the browser is redirected to the page
+	// of the record.
 	Made func(v *visit, record map[string]any)
 }
 
-// pageLink leads to another page.
+// pageLink is a link to another page.
 type pageLink struct{ Label, Path string }
 
-// recordList is the page of a list.
+// recordList is the data of the page of a list.
 type recordList struct {
 	listPage
 	Kind   *recordPages
 	Inputs []input
 	Cells  [][]pageCell
-	Made   bool // whether new ones can be made
+	Made   bool // operators can create records of this kind
 }
 
-// recordPage is the page of one record; a new one has no ID.
+// recordPage is the data of the page of a record. ID is "" for a new one.
 type recordPage struct {
 	*recordPages
 	ID       string
@@ -65,7 +68,7 @@ type recordPage struct {
 	Shown    []pageCell
 	Deleting string
 	Extra    any
-	Form     url.Values // what was sent and not taken, nil for nothing
+	Form     url.Values // the form that was sent and refused, or for a new record that fills the form
 }
 
 // sections returns the entry of the navigation.
@@ -108,14 +111,14 @@ func (p *recordPages) changing() (list []formField) {
 	return list
 }
 
-// at returns the path at the admin endpoint of the record that an address names,
-// with more behind it.
+// at returns the path at the admin endpoint of the record in the request's path,
+// with more added.
 func (p *recordPages) at(v *visit, more string) string {
 	return "/admin/v1/" + p.API + "/" + url.PathEscape(v.R.PathValue("id")) + more
 }
 
-// here returns the address of the record that an address names, with a word for
-// what was done.
+// here returns the address of the page of the record in the request's path. done
+// is a word of the function done, or "".
 func (p *recordPages) here(v *visit, done string) string { return p.page(v.R.PathValue("id"), done) }
 
 func (p *recordPages) page(id, done string) string {
@@ -153,8 +156,8 @@ func (p *recordPages) list(v *visit) {
 	v.show(status, "records", page)
 }
 
-// ask shows the form of a new record, filled with form; fault is why that was not
-// accepted, nil if nothing was sent.
+// ask shows the form of a new record, filled with form. fault is the reason why
+// form was refused, nil if it was not sent yet.
 func (p *recordPages) ask(v *visit, fault *Fault, form url.Values) {
 	value := func(f formField) string {
 		if !form.Has(f.Name) && fault == nil {
@@ -172,7 +175,8 @@ func (p *recordPages) ask(v *visit, fault *Fault, form url.Values) {
 	p.show(v, cmp.Or(p.NewPage, "newrecord"), view{Title: cmp.Or(p.New, "New "+p.One), Data: &page}, fault)
 }
 
-// show sends the page of a form.
+// show answers with the page of a form, with the status and message of fault
+// unless that is nil.
 func (p *recordPages) show(v *visit, name string, page view, fault *Fault) {
 	status := http.StatusOK
 	if fault != nil {
@@ -206,8 +210,9 @@ func (p *recordPages) create(v *visit) {
 	http.Redirect(v.W, v.R, p.page(textOf(made["id"]), "made"), http.StatusSeeOther)
 }
 
-// showRecord sends the page of the record that the address names. form is the form
-// that was sent and fault why it was not accepted, nil if nothing was sent.
+// showRecord shows the page of the record in the request's path. form is the form
+// that was refused, nil if none was, and then the page has the stored values. fault
+// is the reason why a request was refused, or nil.
 func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
 	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
 	if e != nil {
@@ -272,7 +277,8 @@ func (p *recordPages) change(v *visit) {
 	http.Redirect(v.W, v.R, p.here(v, "saved"), http.StatusSeeOther)
 }
 
-// askDelete shows the dialog's question as a page, for browsers without script.
+// askDelete asks on a page whether to delete the record. Browsers with scripts ask
+// in a dialog instead.
 func (p *recordPages) askDelete(v *visit) {
 	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
 	if e != nil {
@@ -295,7 +301,8 @@ func (p *recordPages) remove(v *visit) {
 	http.Redirect(v.W, v.R, p.Path+"?done=deleted", http.StatusSeeOther)
 }
 
-// listPage is a page of a list.
+// listPage is a page of a list of the admin endpoint. Before and After are the
+// addresses of the pages beside it, "" if there is none.
 type listPage struct {
 	Rows          []any
 	Count         float64
@@ -305,8 +312,9 @@ type listPage struct {
 	States        []string
 }
 
-// list reads the page of a list that the address names from the admin endpoint,
-// with those of the filters that the address has.
+// list reads a page of a list from the admin endpoint, with 25 rows. The number of
+// the page and the values of the filters are those in the page's address. path is
+// that of the list, and rows its member with the records.
 func (v *visit) list(path, rows string, filters ...string) (t listPage, e *Fault) {
 	q := url.Values{"limit": {"25"}}
 	given := v.R.URL.Query()

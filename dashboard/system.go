@@ -21,7 +21,7 @@ func (auditPages) pages() map[string]func(*visit) {
 	return map[string]func(*visit){"GET /activity": showAudit, "GET /activity/verify": verifyAudit}
 }
 
-// activityPage is a page of the log.
+// activityPage is the data of a page of the log.
 type activityPage struct {
 	listPage
 	Inputs  []input
@@ -32,7 +32,7 @@ type activityPage struct {
 type activityEntry struct {
 	Number, At, Actor, Client, Action, Object, Result, Why, Request string
 	Changes                                                         []activityChange
-	More                                                            string // how many changes there were, where not all are told of
+	More                                                            string // number of changes if the log does not have all of them, or else ""
 	Detail                                                          []namedText
 }
 
@@ -42,8 +42,8 @@ type activityChange struct {
 	Fields      []activityField
 }
 
-// activityField is a field of it, before and after; the log has no values of
-// personal data.
+// activityField is a field of a changed record, before and after. Told is false if
+// the log has no values, as for personal data.
 type activityField struct {
 	Name, Before, After string
 	Told                bool
@@ -109,7 +109,7 @@ func activityChangeOf(c map[string]any) activityChange {
 	return change
 }
 
-// activityValue returns a value of the log in one line.
+// activityValue returns a value of the log as one line, objects and lists as JSON.
 func activityValue(v any) string {
 	switch v.(type) {
 	case nil:
@@ -123,7 +123,7 @@ func activityValue(v any) string {
 	return textOf(v)
 }
 
-// verifyAudit verifies the chain of the whole log.
+// verifyAudit verifies the hash chain of the whole log and shows the result.
 func verifyAudit(v *visit) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/audit/verify", nil)
 	if e != nil {
@@ -150,7 +150,7 @@ type statusPart struct {
 	Facts []namedText
 }
 
-// statusRow is a member of the status: in which group, and how it is shown.
+// statusRow is a member of the status, its group and how a page shows it.
 type statusRow struct {
 	part, member, label string
 	show                func(v any) string
@@ -204,8 +204,8 @@ func statusList(v any) string {
 	return strings.Join(lines, "\n")
 }
 
-// showStatus shows the status of the admin endpoint. Members that have no row here
-// are at the end, under their own names.
+// showStatus shows the status of the admin endpoint. Members without a statusRow
+// come last, under their own names.
 func showStatus(v *visit) {
 	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
 	if e != nil {

@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// Fault is why a page cannot do what it was asked for: an answer of the admin
-// endpoint other than success, or what is wrong with a form.
+// Fault is the error of a request for a page: an error answer of the admin
+// endpoint, or a mistake in a form.
 type Fault struct {
-	Status     int    // of the page
-	Message    string // a sentence for people
+	Status     int    // HTTP status of the page
+	Message    string // a sentence that the page shows
 	RetryAfter time.Duration
-	Fields     map[string]any // the members of the answer
+	Fields     map[string]any // the members of the admin endpoint's answer, nil if there was none
 }
 
 // Error returns the message.
 func (f *Fault) Error() string { return f.Message }
 
-// unexpected is the Fault for an error that is none.
+// unexpected returns the Fault (500) for an error whose text users must not see.
 func unexpected() *Fault {
 	return &Fault{Status: http.StatusInternalServerError, Message: "Unexpected fault. The server's log has the details under this request id."}
 }
 
-// faultOf returns the Fault that an error is, or else an unexpected one.
+// faultOf returns the *Fault that err is or wraps, or else an unexpected one.
 func faultOf(err error) *Fault {
 	var f *Fault
 	if errors.As(err, &f) {
@@ -37,7 +37,7 @@ func faultOf(err error) *Fault {
 	return unexpected()
 }
 
-// invalid returns the Fault of a request that is not valid (400).
+// invalid returns a Fault with status 400. Its message is formatted as by Sprintf.
 func invalid(format string, args ...any) *Fault {
 	return &Fault{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
 }
@@ -50,10 +50,11 @@ type visit struct {
 	dashboard *Dashboard
 }
 
-// now returns the time of the wall clock.
+// now returns the time of Options.Now.
 func (v *visit) now() time.Time { return v.dashboard.o.Now() }
 
-// show sends the page of a template.
+// show answers with the page of a template, with the operator's name, navigation
+// and the sentence for done in the address filled in.
 func (v *visit) show(status int, name string, page view) {
 	d := v.dashboard
 	page.Operator = v.Operator.Name
@@ -64,8 +65,8 @@ func (v *visit) show(status int, name string, page view) {
 	d.render(v.W, status, name, page)
 }
 
-// done returns the sentence for a word in an address, so that no address can put
-// a sentence of its own on a page.
+// done returns the sentence for a word in an address, or "" if the word is unknown.
+// So nobody can make a link that shows another sentence on a page.
 func done(word string) string {
 	return map[string]string{
 		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported: every row is stored.",
@@ -79,12 +80,13 @@ func done(word string) string {
 	}[word]
 }
 
-// showFault shows why something did not work.
+// showFault answers with a page that shows only the fault.
 func (v *visit) showFault(f *Fault) {
 	v.show(f.Status, "fault", view{Title: "That did not work", Fault: f.Message})
 }
 
-// form reads the form that was sent. If ok is false it has shown why that failed.
+// form returns the form that was sent. If it cannot be read, ok is false and form
+// has answered the request already.
 func (v *visit) form() (form url.Values, ok bool) {
 	if err := v.R.ParseForm(); err != nil {
 		v.showFault(invalid("The form cannot be read; it may be larger than a megabyte."))
@@ -93,22 +95,22 @@ func (v *visit) form() (form url.Values, ok bool) {
 	return v.R.PostForm, true
 }
 
-// writeJSON answers a request of the page's script.
+// writeJSON answers a request of a page's script with value as JSON.
 func (v *visit) writeJSON(value any) {
 	v.W.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(v.W)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(value) // values of the admin endpoint; a browser that has gone away is no error
+	_ = enc.Encode(value) // only a write can fail, if the browser has gone
 }
 
-// call sends a request to the admin endpoint in the operator's name and returns
-// the members of its answer.
+// call sends body as JSON to the admin endpoint in the operator's name. It returns
+// the members of the answer, or a Fault if the status is 300 or more.
 func (v *visit) call(method, path string, body any) (map[string]any, *Fault) {
 	return v.callOnce("", method, path, body)
 }
 
-// callOnce is call for a request that must not be made twice: its name is sent
-// as the Idempotency-Key.
+// callOnce works as call for a request that must not take effect twice. It sends
+// name as the Idempotency-Key, unless that is "".
 func (v *visit) callOnce(name, method, path string, body any) (map[string]any, *Fault) {
 	data, err := json.Marshal(body)
 	if err != nil {
@@ -121,7 +123,7 @@ func (v *visit) callOnce(name, method, path string, body any) (map[string]any, *
 	return v.send(method, path, header, data)
 }
 
-// sendAs is call with a body of another kind.
+// sendAs works as call, but sends data as it is. kind is its content type.
 func (v *visit) sendAs(method, path, kind string, data []byte) (map[string]any, *Fault) {
 	return v.send(method, path, http.Header{"Content-Type": {kind}}, data)
 }

@@ -45,7 +45,8 @@ func hookDeletion(_ *visit, hook map[string]any) string {
 	return text
 }
 
-// hookPage is what the page of a webhook has besides its fields: its log.
+// hookPage is the data of the page of a webhook besides the record: a page of its
+// log, the events that a sample can be of, and whether the webhook is active.
 type hookPage struct {
 	listPage
 	Events []string
@@ -59,7 +60,7 @@ func hookLog(v *visit, p *recordPage) *Fault {
 	return e
 }
 
-// showSecret shows a new webhook's secret, once.
+// showSecret shows the secret of a new webhook. No other page shows it.
 func showSecret(v *visit, hook map[string]any) {
 	v.show(http.StatusCreated, "hooksecret", view{Title: textOf(hook["name"]), Data: hook})
 }
@@ -82,7 +83,8 @@ func (h hookPages) turn(v *visit, active bool, said string) {
 	http.Redirect(v.W, v.R, h.here(v, said), http.StatusSeeOther)
 }
 
-// test sends a sample and says at once how that went; the log has it too.
+// test sends a sample event, waits for the result and redirects to a page that
+// shows it. The log of the webhook has the attempt too.
 func (h hookPages) test(v *visit) {
 	form, ok := v.form()
 	if !ok {

@@ -1,8 +1,7 @@
 package dashboard
 
 // Words are the words of the admin endpoint that pages offer as choices, compare
-// with or explain. A test of package main holds them against its own lists, so
-// that neither side gains a word alone.
+// with or explain. A test of package main fails if they differ from its own lists.
 type Words struct {
 	DefaultOwner   string
 	LiveKeys       string // filter for keys that are not revoked
@@ -22,7 +21,7 @@ type Words struct {
 	AuditResults   []string
 }
 
-// Those that the code of a page names.
+// The words that code of the dashboard uses by name.
 const (
 	defaultOwner    = "admin"
 	liveKeys        = "live"
@@ -38,7 +37,7 @@ const (
 	variableSelect  = "select"
 )
 
-// Vocabulary returns the words, in slices of the caller's own.
+// Vocabulary returns the words. The caller may change the slices.
 func Vocabulary() Words {
 	return Words{
 		DefaultOwner: defaultOwner,
