@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// Client sends requests to the admin endpoint. It is safe for concurrent use.
+// Client sends requests to the admin endpoint. A request over the network or a
+// socket fails after a minute, except Copy. A Client is safe for concurrent use.
 type Client struct {
 	base  string
 	token string

@@ -494,8 +494,8 @@ func (s *session) leaked(ctx context.Context, c *cli.Command) error {
 	return errors.Join(s.tell(c, found.list), unread, err, left)
 }
 
-// lookUp asks the server for the keys of the secrets, and sets known on each
-// secret that the server knows.
+// lookUp requests the keys of the secrets from the server, 1000 at a time. It sets
+// known of each secret that the server knows.
 func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) error {
 	const batch = 1000
 	for at := 0; at < len(list); at += batch {
@@ -521,10 +521,9 @@ func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) erro
 	return nil
 }
 
-// end revokes the live keys among list if --revoke is set. Keys found by their
-// present secret come first: their earlier secrets end with them. For a key found
-// only by an earlier secret, end ends its earlier secrets. left is an error if
-// live keys remain.
+// end ends the live secrets in list if --revoke is set. If the present secret of a
+// key was found, it revokes the key, which ends all its secrets. If only earlier
+// secrets were found, it ends those. left is an error if live secrets remain.
 func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, err error) {
 	live, revoked := 0, map[any]bool{}
 	for _, present := range []bool{true, false} {

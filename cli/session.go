@@ -272,14 +272,14 @@ func (o *output) result(err error) error {
 	return errors.Join(err, o.err)
 }
 
-// quiet reports whether err is only that the reader of standard output has
+// quiet reports whether the only error is that the reader of standard output has
 // closed it, as in "latchkey keys list | head -1". Then no message is printed.
 func (o *output) quiet(err error) bool {
 	return errors.Is(o.err, syscall.EPIPE) && nothingBut(err, o.err)
 }
 
-// nothingBut reports whether err consists of the error only, wrapped or joined
-// with itself. It is false for a *lostSecret, whose text the user must see.
+// nothingBut reports whether err is the error only, or wraps it and no other
+// error. It returns false for a *lostSecret: the user must see its text.
 func nothingBut(err, only error) bool {
 	if err == only {
 		return true
@@ -319,8 +319,8 @@ func (o *output) kept() error {
 		}
 	}
 	// If standard output is closed, Go's runtime opens the null device instead, for
-	// reading too. A shell opens it only for writing for "> /dev/null", which is
-	// the user's choice. So a read tells the two apart.
+	// reading and writing. With "> /dev/null", which is the user's choice, a shell
+	// opens it only for writing. So a read succeeds only in the first case.
 	if isNull(info) {
 		if _, err := f.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
 			o.err = errors.New("standard output is closed")

@@ -202,9 +202,9 @@ type Demo struct{ Key, Password string }
 // demoOperator is the name of the operator of a demo.
 const demoOperator = "demo"
 
-// SeedDemo fills an empty store through the admin endpoint: with sample records,
-// whose calls and events are on the days around now, an operator, and a key with
-// the permissions. After an error the store may hold some of them.
+// SeedDemo fills an empty store through the admin endpoint. It creates sample
+// records, an operator, and a key with the permissions. The calls and events are
+// on the days around now. After an error the store may hold some of the records.
 func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Time) (d Demo, err error) {
 	type object = map[string]any
 	at := func(day, hour, minutes int) string {

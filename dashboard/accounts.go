@@ -22,7 +22,7 @@ type Accounts interface {
 	Setup(r *http.Request, c Credentials) (token string, err error)
 	// CheckSetup returns an error unless link is the token of a valid set-up link.
 	CheckSetup(link string) error
-	// Session returns the session of a token, and whether there is one.
+	// Session returns the session of a token, and false if there is none.
 	Session(token string) (Session, bool)
 	// SessionMax returns the longest time that a session can last.
 	SessionMax() time.Duration
@@ -57,8 +57,8 @@ type Credentials struct {
 	Old            string // token of the browser's previous session, which ends; "" if it has none
 }
 
-// endpoint passes a request to the admin endpoint. A request with a session and
-// without a token is passed as one of the operator, if its path needs a token.
+// endpoint passes a request to the admin endpoint. If its path needs a token and
+// the request has a session but no token, it is passed in the operator's name.
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") == "" && (strings.HasPrefix(r.URL.Path, "/admin/") || r.URL.Path == "/metrics") {
 		if s, ok := d.session(r); ok {
@@ -103,7 +103,7 @@ func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, token stri
 	})
 }
 
-// session returns the session of a request, and whether it has one.
+// session returns the session of a request, and false if it has none.
 func (d *Dashboard) session(r *http.Request) (Session, bool) {
 	token := d.token(r)
 	if token == "" {

@@ -284,10 +284,8 @@ type eventPages struct{ apiURL func() string }
 // newEventPages returns the pages. apiURL returns the URL of the API.
 func newEventPages(apiURL func() string) eventPages { return eventPages{apiURL} }
 
-// sections returns the entry of the navigation.
 func (p eventPages) sections() []section { return []section{{"Data", "Calendar", "/calendar"}} }
 
-// pages returns the pages by their patterns.
 func (p eventPages) pages() map[string]func(*visit) {
 	pages := map[string]func(*visit){"GET /calendar": showWeek, "POST /calendar/events/{id}/cancel": p.cancel}
 	for pattern := range p.records(time.UTC).pages() {
@@ -366,7 +364,6 @@ func (p eventPages) more(v *visit, page *recordPage) *Fault {
 	return nil
 }
 
-// cancel cancels the event and redirects to its page.
 func (p eventPages) cancel(v *visit) {
 	form, ok := v.form()
 	if !ok {

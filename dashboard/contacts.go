@@ -14,7 +14,6 @@ import (
 // contactPages are the pages of the contacts, and of their import.
 type contactPages struct{ *recordPages }
 
-// newContactPages returns the pages.
 func newContactPages() contactPages {
 	return contactPages{&recordPages{
 		section: section{"Data", "Contacts", "/contacts"}, One: "contact", API: "contacts", Rows: "contacts", CalledBy: "full_name", Page: "contact", NewPage: "newcontact",
@@ -152,7 +151,6 @@ func contactDeletion(_ *visit, contact map[string]any) string {
 	return text
 }
 
-// pages returns the pages by their patterns.
 func (c contactPages) pages() map[string]func(*visit) {
 	pages := c.recordPages.pages()
 	pages["GET /contacts/import"] = func(v *visit) { showImport(v, nil, "") }
@@ -213,7 +211,6 @@ func importContacts(v *visit) {
 // the business.
 type variablePages struct{ *recordPages }
 
-// newVariablePages returns the pages.
 func newVariablePages() variablePages {
 	return variablePages{&recordPages{
 		section: section{"Data", "Variables", "/variables"}, One: "variable", API: "variables", Rows: "variables", CalledBy: "name",
@@ -244,7 +241,6 @@ func newVariablePages() variablePages {
 	}}
 }
 
-// pages returns the pages by their patterns.
 func (p variablePages) pages() map[string]func(*visit) {
 	pages := p.recordPages.pages()
 	pages["GET /business-context"] = func(v *visit) { showBusiness(v, nil, nil) }

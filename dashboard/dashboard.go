@@ -131,10 +131,11 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	return origins.protect(mux), nil
 }
 
-// pageSet is a part of the dashboard. It has an entry of the navigation for each
-// of its sections, and its pages by their patterns for http.ServeMux.
+// pageSet is a part of the dashboard.
 type pageSet interface {
+	// sections returns the entries of the navigation, nil if there are none.
 	sections() []section
+	// pages returns the pages by their patterns for http.ServeMux.
 	pages() map[string]func(*visit)
 }
 
@@ -182,8 +183,8 @@ type navEntry struct {
 	Here       bool
 }
 
-// navigation returns the groups of the navigation for a page at a path. A group
-// comes where its first section does.
+// navigation returns the groups of the navigation for a page at a path, in the
+// order of their first sections.
 func navigation(sections []section, at string) (groups []navGroup) {
 	for _, s := range sections {
 		i := slices.IndexFunc(groups, func(g navGroup) bool { return g.Name == s.Group })

@@ -21,7 +21,6 @@ func newKeyPages(apiURL func() string) *keyPages { return &keyPages{apiURL} }
 // sections returns nil: operators reach a key through the list.
 func (k *keyPages) sections() []section { return nil }
 
-// pages returns the pages by their patterns.
 func (k *keyPages) pages() map[string]func(*visit) {
 	return map[string]func(*visit){
 		"GET /keys/new": k.newKey, "POST /keys": k.createKey, "GET /keys/{id}": k.showKey, "GET /keys/{id}/used": k.keyUsed,
@@ -359,10 +358,8 @@ type keyLists struct{ apiURL func() string }
 // newKeyLists returns the pages. apiURL returns the URL of the API.
 func newKeyLists(apiURL func() string) *keyLists { return &keyLists{apiURL} }
 
-// sections returns the entry of the navigation.
 func (k *keyLists) sections() []section { return []section{{"API", "API Keys", "/keys"}} }
 
-// pages returns the pages by their patterns.
 func (k *keyLists) pages() map[string]func(*visit) {
 	return map[string]func(*visit){"GET /keys": k.list, "GET /keys/meters": k.meters}
 }
@@ -582,8 +579,8 @@ func readPermissions(v *visit) (p permissions, e *Fault) {
 	return p, nil
 }
 
-// groups returns the permissions in their groups, with those in chosen ticked. A
-// group comes where its first permission does.
+// groups returns the permissions in their groups, with those in chosen ticked. The
+// groups are in the order of their first permissions.
 func (p permissions) groups(chosen []string) (groups []keyGroup) {
 	for _, one := range p.all {
 		i := slices.IndexFunc(groups, func(g keyGroup) bool { return g.Name == one.group })

@@ -71,10 +71,8 @@ type recordPage struct {
 	Form     url.Values // the form that was sent and refused, or for a new record that fills the form
 }
 
-// sections returns the entry of the navigation.
 func (p *recordPages) sections() []section { return []section{p.section} }
 
-// pages returns the pages by their patterns.
 func (p *recordPages) pages() map[string]func(*visit) {
 	pages := map[string]func(*visit){"GET " + p.Path: p.list, "GET " + p.Path + "/{id}": func(v *visit) { p.showRecord(v, nil, nil) }}
 	if p.makes() {

@@ -13,10 +13,8 @@ import (
 // auditPages show the audit log.
 type auditPages struct{}
 
-// sections returns the entry of the navigation.
 func (auditPages) sections() []section { return []section{{"System", "Activity", "/activity"}} }
 
-// pages returns the pages by their patterns.
 func (auditPages) pages() map[string]func(*visit) {
 	return map[string]func(*visit){"GET /activity": showAudit, "GET /activity/verify": verifyAudit}
 }
@@ -42,8 +40,8 @@ type activityChange struct {
 	Fields      []activityField
 }
 
-// activityField is a field of a changed record, before and after. Told is false if
-// the log has no values, as for personal data.
+// activityField is a field of a changed record, with its values before and after.
+// Told is false if the log has no values of it, such as for personal data.
 type activityField struct {
 	Name, Before, After string
 	Told                bool
@@ -136,10 +134,8 @@ func verifyAudit(v *visit) {
 // statusPages show the status of the server.
 type statusPages struct{}
 
-// sections returns the entry of the navigation.
 func (s statusPages) sections() []section { return []section{{"System", "Status", "/status"}} }
 
-// pages returns the pages by their patterns.
 func (s statusPages) pages() map[string]func(*visit) {
 	return map[string]func(*visit){"GET /status": showStatus}
 }
@@ -204,8 +200,8 @@ func statusList(v any) string {
 	return strings.Join(lines, "\n")
 }
 
-// showStatus shows the status of the admin endpoint. Members without a statusRow
-// come last, under their own names.
+// showStatus shows the status of the admin endpoint. Members of the answer that no
+// statusRow names are shown last, under their own names.
 func showStatus(v *visit) {
 	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
 	if e != nil {

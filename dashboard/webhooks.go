@@ -10,7 +10,6 @@ import (
 // hookPages are the pages of the webhooks.
 type hookPages struct{ *recordPages }
 
-// newHookPages returns the pages.
 func newHookPages() hookPages {
 	events := words(Vocabulary().WebhookEvents...)
 	return hookPages{&recordPages{
@@ -46,7 +45,7 @@ func hookDeletion(_ *visit, hook map[string]any) string {
 }
 
 // hookPage is the data of the page of a webhook besides the record: a page of its
-// log, the events that a sample can be of, and whether the webhook is active.
+// log. Events are the types that a sample can have.
 type hookPage struct {
 	listPage
 	Events []string
@@ -65,7 +64,6 @@ func showSecret(v *visit, hook map[string]any) {
 	v.show(http.StatusCreated, "hooksecret", view{Title: textOf(hook["name"]), Data: hook})
 }
 
-// pages returns the pages by their patterns.
 func (h hookPages) pages() map[string]func(*visit) {
 	pages := h.recordPages.pages()
 	pages["POST /webhooks/{id}/pause"] = func(v *visit) { h.turn(v, false, "paused") }

@@ -79,7 +79,7 @@ type member struct {
 }
 
 // members returns the members of an object, or of the objects in an array. The
-// required ones come first, each part sorted by name.
+// required ones are first, then the others, both sorted by name.
 func (s schema) members() (list []member) {
 	if s.Items != nil && s.Items.Ref == "" {
 		return s.Items.members()
