@@ -231,7 +231,7 @@ func fresh(key, used map[string]any, now time.Time) bool {
 
 // keyUsed answers the page's script with the last use and the meters of a key. The
 // page of a new secret waits for its first use, so the last use is that of the
-// present secret if the key has several.
+// present secret, not of earlier ones.
 func (k *keyPages) keyUsed(v *visit) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
@@ -252,7 +252,8 @@ func (k *keyPages) keyUsed(v *visit) {
 	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.now())})
 }
 
-// editKey changes a key by its form. Fields that the form lacks keep their values.
+// editKey changes a key by its form. Name, permissions and addresses are always
+// sent; other fields keep their values if the form lacks them.
 func (k *keyPages) editKey(v *visit) {
 	if err := v.R.ParseForm(); err != nil {
 		v.showFault(invalid("The form cannot be read."))
