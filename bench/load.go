@@ -86,7 +86,7 @@ func (b *bench) load(s *server, o loadOptions) (result, error) {
 	}, nil
 }
 
-// wrk gives the requests, the microseconds they took, the two percentiles in
+// wrk returns the requests, the microseconds they took, the two percentiles in
 // microseconds and the errors.
 func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err error) {
 	lua := filepath.Join(b.dir, "wrk.lua")

@@ -1,5 +1,5 @@
 // Bench measures the whole program with wrk, in turn with a bare ceiling that
-// gives the same answer (./ceiling), each server alone on core 0 and wrk on
+// returns the same answer (./ceiling), each server alone on core 0 and wrk on
 // core 1, and prints a table. Figures of one run may be compared with each
 // other, not with those of another machine.
 //

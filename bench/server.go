@@ -87,7 +87,7 @@ func (b *bench) launch(core, pattern, path string, args ...string) (*server, err
 	return s, answer.Body.Close()
 }
 
-// stop ends the process, by its own id, and gives err or what went wrong.
+// stop ends the process, by its own id, and returns err or what went wrong.
 func (s *server) stop(err error) error {
 	_ = s.command.Process.Signal(syscall.SIGTERM)
 	var exit *exec.ExitError
@@ -98,14 +98,14 @@ func (s *server) stop(err error) error {
 	return errors.Join(err, waitErr)
 }
 
-// ceiling gives the function that starts the ceiling on a core.
+// ceiling returns the function that starts the ceiling on a core.
 func (b *bench) ceiling(core, path string, args ...string) func() (*server, error) {
 	return func() (*server, error) {
 		return b.launch(core, `listening on (http://\S+)`, path, append([]string{filepath.Join(b.dir, "ceiling"), "-path", path}, args...)...)
 	}
 }
 
-// starter gives the function that starts latchkey on a folder.
+// starter returns the function that starts latchkey on a folder.
 func (b *bench) starter(folder string, args ...string) func() (*server, error) {
 	return b.programStarter(filepath.Join(b.dir, "latchkey"), folder, args...)
 }
@@ -118,7 +118,7 @@ func (b *bench) programStarter(program, folder string, args ...string) func() (*
 	}
 }
 
-// cli runs a command of latchkey on a folder and gives what it prints.
+// cli runs a command of latchkey on a folder and returns what it prints.
 func (b *bench) cli(folder, stdin string, args ...string) ([]byte, error) {
 	c := exec.Command(filepath.Join(b.dir, "latchkey"), append(args, "--data", filepath.Join(b.dir, folder))...)
 	c.Stdin, c.Stderr = strings.NewReader(stdin), os.Stderr
@@ -129,7 +129,7 @@ func (b *bench) cli(folder, stdin string, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// seed makes a folder with an agent and some keys and gives how to start it
+// seed makes a folder with an agent and some keys and returns a function that starts it
 // and the file of the keys. The ceiling answers as it does.
 func (b *bench) seed(folder string, count int) (start func() (*server, error), keys string, err error) {
 	start = b.starter(folder)

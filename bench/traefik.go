@@ -26,7 +26,7 @@ const traefikDynamic = `http:
     up: { loadBalancer: { servers: [ { url: %q } ] } }
 `
 
-// traefik gives the function that starts Traefik in front of an upstream and
+// traefik returns the function that starts Traefik in front of an upstream and
 // waits until it lets a key through.
 func (b *bench) traefik(path, upstream, key string) func() (*server, error) {
 	return func() (*server, error) {

@@ -3,6 +3,8 @@ package tests
 import (
 	"context"
 	"fmt"
+	"go/parser"
+	"go/token"
 	"net/http"
 	"os"
 	"os/exec"
@@ -298,5 +300,43 @@ func TestDocs_Tour(t *testing.T) {
 	}
 	if id == "" {
 		t.Error("no command of the tour has shown the id of a key")
+	}
+}
+
+// TestDocs_Words looks in comments for turns of phrase that take a second
+// reading. Each has the words to use in its place.
+func TestDocs_Words(t *testing.T) {
+	banned := map[string]string{
+		`says whether`: "reports whether", `gives`: "returns", `told of`: "names the event", `tells of`: "reports", `without a word`: "silently",
+		`who asks`: "the caller", `whoever`: "the caller", `is had`: "is available", `nil for none`: "nil if", `where there is none`: "if there is none",
+		`of the caller's own`: "a copy", `is to be called`: "call it", `stands`: "is", `stood`: "was",
+	}
+	exceptions := []string{"stands in front of"} // what a proxy does
+	for _, pattern := range []string{"*.go", "cli/*.go", "dashboard/*.go", "reference/*.go", "internal/*/*.go", "internal/*/*/*.go", "bench/*.go", "bench/*/*.go", "packaging/*/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: got %v, %v", pattern, files, err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, name, nil, parser.ParseComments|parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, group := range f.Comments {
+				text := strings.Join(strings.Fields(group.Text()), " ")
+				for _, good := range exceptions {
+					text = strings.ReplaceAll(text, good, "")
+				}
+				for words, better := range banned {
+					if regexp.MustCompile(`(?i)\b` + words + `\b`).MatchString(text) {
+						t.Errorf("%s: %q in a comment; write %q or the like", fset.Position(group.Pos()), words, better)
+					}
+				}
+			}
+		}
 	}
 }

@@ -49,7 +49,7 @@ func write(in io.Reader, out io.Writer, version string) error {
 	}
 	e := json.NewEncoder(out)
 	e.SetIndent("", "  ")
-	// Without a time and a serial number, so that the same binary gives the same.
+	// Without a time and a serial number, so that the same binary has the same list.
 	return e.Encode(map[string]any{
 		"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
 		"metadata":   map[string]any{"component": component{Type: "application", Name: info.Path, Version: version, Ref: info.Path}},
