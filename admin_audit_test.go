@@ -423,7 +423,7 @@ func (w *auditWalk) privateHook() string {
 	return w.made("/admin/v1/webhooks", `{"name": "h", "url": "https://127.0.0.1:1/", "subscribed_events": ["call.ended"]}`, "id")
 }
 
-// TestAudit_EveryChange walks all endpoints of the admin door that are not GET.
+// TestAudit_EveryChange walks all endpoints of the admin listener that are not GET.
 // Whoever adds one makes its changes by Request.Update (or says with
 // Request.Record that it did something), and adds it to auditWalk.changes.
 func TestAudit_EveryChange(t *testing.T) {

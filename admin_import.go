@@ -336,7 +336,7 @@ func (i *keyImport) csv(data []byte) ([]*importRow, error) {
 	known := slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits())
 	for n, name := range names {
 		if !slices.Contains(known, name) && !strings.HasPrefix(name, "metadata.") || slices.Contains(names[:n], name) {
-			return nil, ErrValidation.With("Column %q is unknown or stands twice. Known are %s and metadata.NAME.", name, strings.Join(known, ", "))
+			return nil, ErrValidation.With("Column %q is unknown or appears twice. Known are %s and metadata.NAME.", name, strings.Join(known, ", "))
 		}
 	}
 	var rows []*importRow

@@ -81,7 +81,7 @@ func NewMetrics(o MetricsOptions) (*Metrics, error) {
 			Name: "latchkey_request_seconds", Help: "Time from a request to its answer.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5},
 		}, labels),
-		decided:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_decisions_total", Help: "Requests of the API door: allowed, or the code of the error."}, []string{"decision"}),
+		decided:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_decisions_total", Help: "Requests of the API listener: allowed, or the code of the error."}, []string{"decision"}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_webhook_attempts_total", Help: "Attempts to send to a webhook."}, []string{"result"}),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "latchkey_store_commit_seconds", Help: "Time of a commit, with its sync.", Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},

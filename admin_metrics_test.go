@@ -58,7 +58,7 @@ func TestMetrics_Access(t *testing.T) {
 	}
 	onAPI := httptest.NewRecorder()
 	if a.api.ServeHTTP(onAPI, httptest.NewRequest("GET", "/metrics", nil)); onAPI.Code != 404 {
-		t.Errorf("on the API door: got %d, want 404", onAPI.Code)
+		t.Errorf("on the API listener: got %d, want 404", onAPI.Code)
 	}
 	open := newTestApp(t, func(c *Config) { c.Metrics.Open = true })
 	if status, _ := open.scrape(""); status != 200 {

@@ -214,7 +214,7 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 	rows = []any{}
 	ids := r.URL.Query()["key"]
 	if len(ids) > 1000 {
-		return nil, 0, ErrValidation.With("key may stand up to 1000 times; got %d.", len(ids))
+		return nil, 0, ErrValidation.With("key may be sent up to 1000 times; got %d.", len(ids))
 	}
 	for _, id := range ids {
 		key, err := u.find(id)

@@ -105,7 +105,7 @@ func readCosts(body *Body) (map[string]int, error) {
 		return costs, nil
 	}
 	if body.Given("limit") || body.Given("cost") {
-		return nil, ErrValidation.With("limits stands for limit and cost together: send one or the other.")
+		return nil, ErrValidation.With("limits replaces limit and cost: send one or the other.")
 	}
 	for name, value := range list {
 		number, _ := value.(json.Number)
@@ -241,7 +241,7 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	}
 	form, err := url.ParseQuery(string(data))
 	if err != nil || len(form["token"]) != 1 || form.Get("token") == "" {
-		return ErrMissing.With("token is missing or stands more than once. Send token=KEY.")
+		return ErrMissing.With("token is missing or was sent more than once. Send token=KEY.")
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	key, holder, err := v.keyring.Find(form.Get("token"))

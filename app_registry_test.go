@@ -66,10 +66,10 @@ func TestRegistry_doubles(t *testing.T) {
 		want string
 	}{
 		{"nothing twice", []part{{name: "a", routes: row("/a")}, {name: "b", routes: row("/b")}}, ""},
-		{"one path at both doors", []part{{name: "a", routes: row("/a")}, {name: "b", routes: open("/a")}}, ""},
+		{"one path at both listeners", []part{{name: "a", routes: row("/a")}, {name: "b", routes: open("/a")}}, ""},
 		{"a part", []part{{name: "a", routes: row("/a")}, {name: "a", routes: row("/a")}}, `two parts in app_registry.go are named "a"`},
 		{"a name", []part{{name: "a"}, {name: "a", routes: row("/b")}}, `two parts in app_registry.go are named "a"`},
-		{"a route", []part{{name: "a", routes: row("/a")}, {name: "b", routes: row("/a")}}, `GET /a at the admin door is served by the part "a" and by the part "b"`},
+		{"a route", []part{{name: "a", routes: row("/a")}, {name: "b", routes: row("/a")}}, `GET /a at the admin listener is served by the part "a" and by the part "b"`},
 		{"a route of the API", []part{{name: "a", routes: open("/a")}, {name: "b", routes: open("/a")}}, `GET /a is served by the part "a" and by the part "b"`},
 	} {
 		err := new(App).assemble(tt.list)

@@ -153,7 +153,7 @@ func damageRecords(t testing.TB, s *Store, bucket string) (repair func()) {
 	return flip
 }
 
-// ask sends a request to the API door.
+// ask sends a request to the API listener.
 func (a *testApp) ask(method, path, key, body string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
 	if key != "" {

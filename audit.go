@@ -270,9 +270,9 @@ func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err erro
 			say("%s missing", entriesFrom(next, number-1))
 		}
 		if number > v.Head.Number {
-			say("entry %d stands behind the end of the chain, entry %d: it was put in, or the end was changed", number, v.Head.Number)
+			say("entry %d is behind the end of the chain, entry %d: it was put in, or the end was changed", number, v.Head.Number)
 		} else if number < next {
-			say("entry %d stands before the beginning of the chain, entry %d: it was put in", number, next)
+			say("entry %d is before the beginning of the chain, entry %d: it was put in", number, next)
 		}
 		l, problem := openAuditRecord(key, stored)
 		switch {

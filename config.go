@@ -354,7 +354,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 	for _, table := range tables {
 		name, _ := table["name"].(string)
 		if seen[name] {
-			l.fail(source, "limit %q stands twice", name)
+			l.fail(source, "limit %q appears twice", name)
 			continue
 		}
 		seen[name] = true
@@ -400,7 +400,7 @@ func (l *configLoader) permissions(source string, value any, c *Config) {
 	seen := map[string]bool{}
 	for _, row := range c.Permissions {
 		if seen[row.Name] {
-			l.fail(source, "permission %q stands twice", row.Name)
+			l.fail(source, "permission %q appears twice", row.Name)
 		}
 		seen[row.Name] = true
 		if slices.ContainsFunc(Permissions(), func(p PermissionInfo) bool { return p.Name == row.Name }) {
@@ -484,7 +484,7 @@ func (l *configLoader) checkTLS(section string, t ListenerTLS, c Config) {
 // The operator would otherwise believe that there is TLS.
 func (l *configLoader) checkACME(c Config) {
 	if len(c.ACME.Domains) > 0 && !c.ServerTLS().ACME && !c.AdminTLS().ACME {
-		l.fail(l.sources["acme.domains"], `acme.domains is set and no door has TLS by it; set server.tls = "acme"`)
+		l.fail(l.sources["acme.domains"], `acme.domains is set and no listener uses it for TLS; set server.tls = "acme"`)
 	}
 }
 

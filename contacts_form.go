@@ -251,7 +251,7 @@ func (f *contactForm) Phones(old []Phone, now time.Time, next func() (uint64, er
 		id := e.phone.ID
 		was := slices.IndexFunc(old, func(p Phone) bool { return p.ID == id })
 		if id != 0 && (was < 0 || used[id]) {
-			return nil, ErrValidation.With("phone_numbers[%d].id: this contact has no number with the id %d, or it stands here twice.", i, id)
+			return nil, ErrValidation.With("phone_numbers[%d].id: this contact has no number with the id %d, or it appears here twice.", i, id)
 		}
 		used[id] = true
 		at := len(list)

@@ -72,7 +72,7 @@ func (d *contactDesk) row(method, path string) (found Route, params httprouter.P
 	return found, params
 }
 
-// ask sends one request as an owner ("" on the admin door). A fault that a
+// ask sends one request as an owner ("" on the admin listener). A fault that a
 // caller would see as server_error ends the test.
 func (d *contactDesk) ask(owner, method, target, body string) (int, map[string]any) {
 	d.t.Helper()

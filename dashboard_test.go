@@ -442,7 +442,7 @@ func TestDashboard_Lists(t *testing.T) {
 	}
 }
 
-// Whatever the admin door answers, no other site may show, embed or hold it.
+// Whatever the admin listener answers, no other site may show, embed or hold it.
 func TestDashboard_SecurityFields(t *testing.T) {
 	b := newDashboard(t)
 	want := map[string]string{

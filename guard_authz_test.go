@@ -194,7 +194,7 @@ func TestAuthz_Refuses(t *testing.T) {
 }
 
 // TestGuards_MethodCase sends methods with lower-case letters by every way in:
-// the API door, each family of proxies and explain. Some servers take delete for
+// the API listener, each family of proxies and explain. Some servers take delete for
 // DELETE, which here needs more than any other method.
 func TestGuards_MethodCase(t *testing.T) {
 	reached := 0
@@ -432,7 +432,7 @@ func TestAuthz_OnlyThere(t *testing.T) {
 	a := newAuthz(t)
 	_, secret := a.key(`["can_use"]`)
 	if w := a.ask("GET", "/up/1", secret, ""); w.Code != 404 {
-		t.Errorf("the API door: got %d %s", w.Code, w.Body)
+		t.Errorf("the API listener: got %d %s", w.Code, w.Body)
 	}
 	explained := a.operate(200, "POST", "/admin/v1/keys/"+keyIDOf(t, a, secret)+"/explain", `{"method": "GET", "path": "/up/1"}`)
 	if explained["allowed"] != true {

@@ -48,7 +48,7 @@ func newGuarded(t testing.TB, upstream http.HandlerFunc, change func(c *Config, 
 	return g
 }
 
-// open puts the API door on a port, with the times of a door.
+// open puts the API listener on a port, with the times of a door.
 func (g *guardedApp) open(t testing.TB) {
 	t.Helper()
 	g.door = httptest.NewUnstartedServer(g.api)
@@ -57,7 +57,7 @@ func (g *guardedApp) open(t testing.TB) {
 	t.Cleanup(g.door.Close)
 }
 
-// openHTTP2 puts the API door on a further port, where it speaks HTTP/2 over TLS.
+// openHTTP2 puts the API listener on a further port, where it speaks HTTP/2 over TLS.
 func (g *guardedApp) openHTTP2(t testing.TB) *httptest.Server {
 	door := httptest.NewUnstartedServer(g.api)
 	door.EnableHTTP2 = true

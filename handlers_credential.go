@@ -35,7 +35,7 @@ func ReadCredential(r *http.Request) (credential, error) {
 		}
 		secret := sent.values[0]
 		if len(sent.values) > 1 {
-			return c, conflicting("The key stands more than once in %s. Send it once.", sent.carrier)
+			return c, conflicting("The key appears more than once in %s. Send it once.", sent.carrier)
 		}
 		if sent.carrier == CarrierBearer {
 			var ok bool

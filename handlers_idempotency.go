@@ -40,7 +40,7 @@ func RequestName(h http.Header) (string, error) {
 		return "", nil
 	}
 	if len(values) > 1 || values[0] == "" || len(values[0]) > 255 {
-		return "", ErrValidation.With("Idempotency-Key must stand once, with 1 to 255 characters, such as a UUID.")
+		return "", ErrValidation.With("Idempotency-Key must be sent once, with 1 to 255 characters, such as a UUID.")
 	}
 	return values[0], nil
 }

@@ -106,7 +106,7 @@ func FuzzImports(f *testing.F) {
 	})
 }
 
-// FuzzEndpoints sends any body and query to any endpoint of both doors, with
+// FuzzEndpoints sends any body and query to any endpoint of both listeners, with
 // every right: the answer is one that is described, and never a fault of ours.
 func FuzzEndpoints(f *testing.F) {
 	a := newTestApp(f, func(c *Config) { c.Webhooks.AllowPrivateTargets = true })

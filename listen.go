@@ -213,7 +213,7 @@ func (d *Listeners) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
 // Line returns the addresses of the API and the admin endpoint as a line for
 // people.
 func (d *Listeners) Line() string {
-	return fmt.Sprintf("API on %s, admin door on %s", d.API(), d.Admin())
+	return fmt.Sprintf("API on %s, admin listener on %s", d.API(), d.Admin())
 }
 
 // Serve starts serving on all listeners and returns immediately. Failed returns

@@ -542,7 +542,7 @@ func (r Routes) Names() []string {
 		names = append(names, row.Method+" "+row.Path)
 	}
 	for _, row := range r.Admin {
-		names = append(names, row.Method+" "+row.Path+" at the admin door")
+		names = append(names, row.Method+" "+row.Path+" at the admin listener")
 	}
 	return names
 }

@@ -172,7 +172,7 @@ func TestServer_EachToItsDoor(t *testing.T) {
 		r.Header.Set("Sec-Fetch-Site", "same-origin")
 		w := httptest.NewRecorder()
 		if b.door.ServeHTTP(w, r); w.Code != 404 {
-			t.Errorf("%s %s on the admin door: got %d, want 404", row.Method, row.Path, w.Code)
+			t.Errorf("%s %s on the admin listener: got %d, want 404", row.Method, row.Path, w.Code)
 		}
 	}
 	for _, row := range b.Server.o.Admin {
@@ -196,7 +196,7 @@ func TestServer_EachToItsDoor(t *testing.T) {
 			}
 		}
 		if w := askDoor(b.api, row.Method, path, "", "Authorization: Bearer "+token); w.Code != 404 && w.Code != 405 && row.Path != "/metrics" {
-			t.Errorf("%s %s on the API door: got %d, want 404", row.Method, row.Path, w.Code)
+			t.Errorf("%s %s on the API listener: got %d, want 404", row.Method, row.Path, w.Code)
 		}
 	}
 }
@@ -614,7 +614,7 @@ func answerOf(w *httptest.ResponseRecorder) string {
 }
 
 // TestServer_EndedCredentials tries admin tokens that were revoked and logins that
-// have ended, by a sign-out and by time, at every endpoint of the admin door, and
+// have ended, by a sign-out and by time, at every endpoint of the admin listener, and
 // what holds at the door of keys.
 func TestServer_EndedCredentials(t *testing.T) {
 	b := newDashboard(t)

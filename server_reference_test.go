@@ -306,7 +306,7 @@ func TestReference(t *testing.T) {
 		known := map[string]bool{}
 		for _, m := range ids.FindAllStringSubmatch(page, -1) {
 			if known[m[1]] {
-				t.Errorf("%s: the id %s stands twice", name, m[1])
+				t.Errorf("%s: the id %s appears twice", name, m[1])
 			}
 			known[m[1]] = true
 		}
@@ -322,7 +322,7 @@ func TestReference(t *testing.T) {
 		}
 	}
 	if page := fetchPage(t, dashboard, "/reference").Body.String(); !strings.Contains(page, `&#34;http://localhost:8081/admin/v1/keys&#34;`) {
-		t.Error("the admin door's own address is not in its examples")
+		t.Error("the admin listener's own address is not in its examples")
 	}
 }
 

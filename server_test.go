@@ -30,7 +30,7 @@ func fill(path, value string) string {
 	return strings.Join(parts, "/")
 }
 
-// TestServer_EveryRouteIsGuarded walks all routes of the API door, also those
+// TestServer_EveryRouteIsGuarded walks all routes of the API listener, also those
 // added later.
 func TestServer_EveryRouteIsGuarded(t *testing.T) {
 	a := newTestApp(t)
@@ -92,7 +92,7 @@ func TestServer_EveryRouteIsGuarded(t *testing.T) {
 	}
 }
 
-// TestServer_AdminNeedsToken walks all routes of the admin door.
+// TestServer_AdminNeedsToken walks all routes of the admin listener.
 func TestServer_AdminNeedsToken(t *testing.T) {
 	a := newTestApp(t)
 	_, key := a.key(everyPermission)
@@ -126,7 +126,7 @@ func TestServer_AdminNeedsToken(t *testing.T) {
 		t.Errorf("with the revoked token: got %d, want 401", w.Code)
 	}
 	if w := a.ask("GET", "/admin/v1/keys", key, ""); w.Code != 404 {
-		t.Errorf("the admin endpoint on the API door: got %d, want 404", w.Code)
+		t.Errorf("the admin endpoint on the API listener: got %d, want 404", w.Code)
 	}
 }
 

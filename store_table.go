@@ -452,7 +452,7 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 		}
 		key := t.Key(v)
 		if !tx.Has(t.Name, key) {
-			report(fmt.Sprintf("%s/%x: stands under another key", t.Name, key))
+			report(fmt.Sprintf("%s/%x: is stored under another key", t.Name, key))
 		}
 		for i, ix := range t.Indexes {
 			bucket := t.Name + "/" + ix.Name

@@ -33,7 +33,7 @@ type ledger struct {
 	caller   string    // secret of the key that calls and makes events
 	callerID string
 	operator string
-	admin    string // URL of the admin door, "" where nobody logs in
+	admin    string // URL of the admin listener, "" where nobody logs in
 
 	keys     map[string]*deedKey  // by id
 	calls    map[string]time.Time // by id

@@ -419,7 +419,7 @@ func portAllowed(port int) bool { return port == 80 || port == 443 || port > 102
 // errTarget is the error of a Client's request to an address that is not allowed.
 // It does not contain the address, which the owner of the webhook may not be
 // allowed to know.
-var errTarget = errors.New("refused: the name stands for an address of this machine, of a private network or with a port that is not allowed")
+var errTarget = errors.New("refused: the name leads to an address of this machine, of a private network or with a port that is not allowed")
 
 // control is called before each connection with its resolved address, and returns
 // errTarget if the address is not allowed. So a name that changes its address

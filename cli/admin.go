@@ -18,7 +18,7 @@ import (
 // adminCommand returns the commands for operators, set-up links and admin tokens.
 func (s *session) adminCommand() *cli.Command {
 	create := &cli.Command{
-		Name: "create", Usage: "make a token for the admin door and show it, once",
+		Name: "create", Usage: "make a token for the admin listener and show it, once",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "what the token is for"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.String("name") == "" {
@@ -58,7 +58,7 @@ func (s *session) adminCommand() *cli.Command {
 		},
 		{Name: "passwd", Usage: "give an operator another password and end its logins", ArgsUsage: "NAME", Flags: []cli.Flag{passwordFlag()}, Action: s.changeOperator},
 		{Name: "setup-link", Usage: "make a link, good once and for 30 minutes, to create the first operator in a browser", Action: s.setupLink},
-		{Name: "token", Usage: "tokens for the admin door", Commands: []*cli.Command{create, list, revoke}},
+		{Name: "token", Usage: "tokens for the admin listener", Commands: []*cli.Command{create, list, revoke}},
 	}}
 }
 
@@ -371,7 +371,7 @@ func (s *session) webhooksCommand() *cli.Command {
 		{Name: "create", Usage: "make one and show its secret, once", Action: s.createWebhook, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the webhook is for"},
 			&cli.StringFlag{Name: "target", Usage: "`URL` where events are sent"},
-			&cli.StringSliceFlag{Name: "event", Usage: "an event, may stand several times; \"all\" for every one"},
+			&cli.StringSliceFlag{Name: "event", Usage: "an event (repeatable); \"all\" for every one"},
 			&cli.StringFlag{Name: "owner", Usage: "whose it is; without it the operator's, which hears of every owner"},
 		}, Description: `Examples:
   latchkey webhooks create --name watch --target https://hooks.example.net/keys --event key.created,limit.reached

@@ -49,7 +49,7 @@ func Tree(env Environment) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Sources: cli.EnvVars("LATCHKEY_CONFIG")},
 			&cli.StringFlag{Name: "data", Usage: "data folder `DIR`"},
-			&cli.StringFlag{Name: "url", Usage: "admin door of a server elsewhere, such as http://127.0.0.1:8081", Sources: cli.EnvVars("LATCHKEY_URL")},
+			&cli.StringFlag{Name: "url", Usage: "admin listener of a server elsewhere, such as http://127.0.0.1:8081", Sources: cli.EnvVars("LATCHKEY_URL")},
 			&cli.StringFlag{Name: "ca", Usage: "PEM `FILE` with the authority of the certificate at --url, where the system does not know it", Sources: cli.EnvVars("LATCHKEY_CA")},
 			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; or LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},

@@ -206,7 +206,7 @@ func (c *Client) Send(ctx context.Context, method, path, contentType string, bod
 		return nil
 	}
 	if err := json.Unmarshal(data, into); err != nil {
-		return errors.Join(errors.New("the answer is no JSON; is this the admin door?"), err)
+		return errors.Join(errors.New("the answer is no JSON; is this the admin listener?"), err)
 	}
 	return nil
 }

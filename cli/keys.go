@@ -69,7 +69,7 @@ With --from litellm: the answer of /key/list?return_full_object=true.`},
 func keyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Usage: "what the key is for"},
-		&cli.StringSliceFlag{Name: "permission", Usage: "a permission, may stand several times; \"all\" for the built-in ones"},
+		&cli.StringSliceFlag{Name: "permission", Usage: "a permission (repeatable); \"all\" for the built-in ones"},
 		&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, or NAME=default"},
 		&cli.StringFlag{Name: "owner", Usage: "whom the key acts for"},
 		&cli.StringFlag{Name: "environment", Usage: "such as live or test"},

@@ -18,8 +18,8 @@ func (s *session) serveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "run the service",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of the API door; port 0 takes a free one"},
-			&cli.StringFlag{Name: "admin-listen", Usage: "`ADDRESS` of the admin door"},
+			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of the API listener; port 0 takes a free one"},
+			&cli.StringFlag{Name: "admin-listen", Usage: "`ADDRESS` of the admin listener"},
 			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error"},
 			&cli.StringFlag{Name: "log-format", Usage: "auto, text or json"},
 			&cli.BoolFlag{Name: "demo", Usage: "use a temporary folder with sample data and show a key for it"},
@@ -68,11 +68,11 @@ func (s *session) resourceCommands() []*cli.Command {
 		}},
 		{"contacts", "contacts", "contacts", "the contacts that calls are made to", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
 			{"first-name", "first_name", "first name", 's'}, {"last-name", "last_name", "last name", 's'}, {"email", "email", "mail address", 's'}, {"company", "company", "company", 's'},
-			{"phone", "phone_numbers", "a number, may stand several times", 'p'}, {"stage", "stage", "such as lead or customer", 's'}, {"status", "status", "such as not_contacted", 's'},
-			{"tag", "tags", "a tag, may stand several times", 'l'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
+			{"phone", "phone_numbers", "a number (repeatable)", 'p'}, {"stage", "stage", "such as lead or customer", 's'}, {"status", "status", "such as not_contacted", 's'},
+			{"tag", "tags", "a tag (repeatable)", 'l'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
 		}},
 		{"teams", "teams", "teams", "owners who share what they see", []string{"id", "name", "members"}, []field{
-			{"name", "name", "name of the team", 's'}, {"member", "members", "an owner, may stand several times", 'l'},
+			{"name", "name", "name of the team", 's'}, {"member", "members", "an owner (repeatable)", 'l'},
 		}},
 		{"owners", "owners", "owners", "whom keys act for, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
 			{"name", "name", "name of the owner", 's'}, {"balance", "balance", "what the wallet holds; without it nothing is refused", 'n'}, {"rate", "rate", "price of a minute, and the least that a call needs", 'n'},
@@ -83,7 +83,7 @@ func (s *session) resourceCommands() []*cli.Command {
 		}},
 		{"variables", "variables", "variables", "the context variables of contacts and the business", []string{"id", "name", "display_name", "variable_type", "context_type", "owner"}, []field{
 			{"name", "name", "such as preferred_language", 's'}, {"display-name", "display_name", "as people read it", 's'}, {"type", "variable_type", "text, number, date, boolean or select", 's'},
-			{"context", "context_type", "contact or business", 's'}, {"description", "description", "what it is", 's'}, {"option", "select_options", "a value of a select, may stand several times", 'l'},
+			{"context", "context_type", "contact or business", 's'}, {"description", "description", "what it is", 's'}, {"option", "select_options", "a value of a select (repeatable)", 'l'},
 			{"owner", "owner", "whose it is", 's'},
 		}},
 		{"do-not-call", "do-not-call", "do_not_call", "numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
@@ -107,7 +107,7 @@ func (s *session) events() *cli.Command {
 	}}
 	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
 		s.create(r), s.list(r),
-		{Name: "cancel", Usage: "call one off", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "why; added to its notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
+		{Name: "cancel", Usage: "cancel an event", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "why; added to its notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
 			id, err := oneArgument(c)
 			if err != nil {
 				return err
@@ -232,7 +232,7 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 // configCommand returns the commands that check and print the configuration.
 func (s *session) configCommand() *cli.Command {
 	return &cli.Command{Name: "config", Usage: "check or print the configuration", Commands: []*cli.Command{
-		{Name: "check", Usage: "say whether the configuration is good", Action: func(_ context.Context, c *cli.Command) error {
+		{Name: "check", Usage: "check the configuration", Action: func(_ context.Context, c *cli.Command) error {
 			if _, err := s.load(c); err != nil {
 				return err
 			}
@@ -268,7 +268,7 @@ func (s *session) routesCommand() *cli.Command {
 func (s *session) reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "reload", Usage: "have the running server load routes, permissions and limits of its configuration again",
-		Description: "The server reads the files and settings that it was started with. A mistake in them\nchanges nothing, and is told of.",
+		Description: "The server reads the files and settings that it was started with. A mistake in them\nchanges nothing and is reported.",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := noArguments(c); err != nil {
 				return err

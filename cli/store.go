@@ -107,7 +107,7 @@ func (s *session) restore(_ context.Context, c *cli.Command) error {
 		return err
 	}
 	if result.Kept != "" {
-		_, err = fmt.Fprintf(s.env.Stdout, "What stood there is kept as %s.\n", result.Kept)
+		_, err = fmt.Fprintf(s.env.Stdout, "What was there is kept as %s.\n", result.Kept)
 	}
 	return err
 }

@@ -339,7 +339,7 @@ func eventFields(zone *time.Location) []formField {
 		customer("name", "Customer", fieldText), customer("email", "Mail", fieldEmail), customer("phone", "Number", fieldTel),
 		{Name: "has_video_conference", Label: "Video conference", Kind: fieldCheck},
 		{Name: "video_conference_url", Label: "Its address", Kind: fieldText}, {Name: "video_conference_provider", Label: "Its provider", Kind: fieldText},
-		{Name: "is_reminder_enabled", Label: "Reminder", Kind: fieldCheck, Usual: "yes", Hint: "webhooks are told ahead of the event"},
+		{Name: "is_reminder_enabled", Label: "Reminder", Kind: fieldCheck, Usual: "yes", Hint: "webhooks are notified ahead of the event"},
 		{Name: "remind_before_minutes", Label: "Minutes ahead", Kind: fieldNumber, Usual: "60"},
 		{Name: "description", Label: "Description", Kind: fieldArea}, customer("notes", "Notes", fieldArea),
 	}

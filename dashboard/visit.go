@@ -70,7 +70,7 @@ func (v *visit) show(status int, name string, page view) {
 func done(word string) string {
 	return map[string]string{
 		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported: every row is stored.",
-		"cancelled": "Cancelled. Webhooks that hear of it are told.", "queued": "Queued: it is sent again, with the same delivery id.",
+		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued: it is sent again, with the same delivery id.",
 		"delivered": "The sample was delivered.", "failed": "The sample was not delivered: the first line of the attempts says why.",
 		"paused": "Paused: nothing is sent to it until it is resumed.", "resumed": "Resumed.",
 		"finish": "The earlier secrets are ended. Only the present one holds.",

@@ -14,7 +14,7 @@ func newHookPages() hookPages {
 	events := words(Vocabulary().WebhookEvents...)
 	return hookPages{&recordPages{
 		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", CalledBy: "name", Page: "webhook",
-		About: "Addresses that are told of events.", Empty: "No webhook yet. One tells another program of calls, events and keys as they happen.",
+		About: "Addresses that receive events.", Empty: "No webhook yet. One tells another program of calls, events and keys as they happen.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Address", Member: "url"}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active"},
 			{Head: "Last answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"}, {Head: "Waiting", Member: "waiting", Kind: cellNumber},

@@ -23,7 +23,7 @@ func ask(t *testing.T, door http.Handler, path string) *httptest.ResponseRecorde
 	return w
 }
 
-// TestHandler asks for every path of both doors, and for what differs.
+// TestHandler asks for every path of both listeners, and for what differs.
 func TestHandler(t *testing.T) {
 	f, err := New([]byte(small), []ErrorEntry{{Code: "too_small", Statuses: []int{400, 413}, Means: "It is too small.", Example: `{"error": "too_small"}`}})
 	if err != nil {
@@ -42,7 +42,7 @@ func TestHandler(t *testing.T) {
 		}
 		page := ask(t, door, "/reference").Body.String()
 		if got := strings.Contains(page, `<article id="list">`); got != admin {
-			t.Errorf("admin %v: the admin door's endpoint is on the page: %v", admin, got)
+			t.Errorf("admin %v: the admin listener's endpoint is on the page: %v", admin, got)
 		}
 		for _, want := range []string{
 			`curl -X PUT -H &#34;Authorization: Bearer $KEY&#34; &#34;http://api.example/things/7&#34; -d &#39;{&#34;name&#34;:&#34;it&#39;\&#39;&#39;s&#34;}&#39;`,

@@ -134,10 +134,10 @@ func readAnswers(c io.Reader) (all []said, err error) {
 	}
 }
 
-// malformed lists requests and what becomes of each: the answers on the API door
-// and on the admin door, of which the last is to GET /healthz where the
+// malformed lists requests and what becomes of each: the answers on the API listener
+// and on the admin listener, of which the last is to GET /healthz where the
 // connection goes on; what the key pays, and what is stored and passed on to the
-// upstream, by the API door alone.
+// upstream, by the API listener alone.
 func malformed() []struct {
 	name, request, api, admin string
 	paid, stored, passed      int
@@ -267,7 +267,7 @@ func TestProgram_Malformed(t *testing.T) {
 		}
 		admin, err := w.talk("admin", tt.request, true)
 		if got := strings.Trim(fmt.Sprint(admin), "[]"); err != nil || got != tt.admin {
-			t.Errorf("%s, admin door: got %q, %v; want %q", tt.name, got, err, tt.admin)
+			t.Errorf("%s, admin listener: got %q, %v; want %q", tt.name, got, err, tt.admin)
 		}
 		for _, answer := range append(api, admin...) {
 			if answer.status == 200 && strings.HasPrefix(tt.api, "4") && len(answer.body) > 100 {
@@ -278,7 +278,7 @@ func TestProgram_Malformed(t *testing.T) {
 			}
 		}
 		if now, s := w.used(); now != paidNow || s != storedNow || int(w.passed.Load()-passed) > tt.passed {
-			t.Errorf("%s: the admin door charged, stored or passed on", tt.name)
+			t.Errorf("%s: the admin listener charged, stored or passed on", tt.name)
 		}
 	}
 	w.quiet(t)

@@ -372,7 +372,7 @@ func TestProgram_Webhooks(t *testing.T) {
 	}
 }
 
-// The real program with TLS on both doors, and its commands from elsewhere.
+// The real program with TLS on both listeners, and its commands from elsewhere.
 func TestProgram_TLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key, data := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), filepath.Join(dir, "data")

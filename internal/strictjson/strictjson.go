@@ -55,7 +55,7 @@ func check(data []byte) error {
 		top := len(open) - 1
 		if name, ok := tok.(string); ok && top >= 0 && open[top].names != nil && !open[top].value {
 			if open[top].names[name] {
-				return errorf("The name %q stands twice in one object.", name)
+				return errorf("The name %q appears twice in one object.", name)
 			}
 			open[top].names[name], open[top].value = true, true
 			continue
