@@ -39,7 +39,7 @@ func NewStatus(o StatusOptions) *Status {
 
 // ListensAt sets the addresses of the listeners, by their names. The caller must not
 // change the map afterwards.
-func (s *Status) ListensAt(doors map[string]string) { s.listening.Store(&doors) }
+func (s *Status) ListensAt(addresses map[string]string) { s.listening.Store(&addresses) }
 
 // AdminRoutes lists the endpoints.
 func (s *Status) AdminRoutes() []Route {

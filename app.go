@@ -57,15 +57,15 @@ type App struct {
 	routes Routes // of all parts
 	work   []work // of all parts
 
-	config  Config
-	backups *Backups
-	folder  *DataDir
-	doors   atomic.Pointer[Listeners] // nil until Serve has opened them
-	manager *Systemd                  // set before doors
-	clock   *clock.Clock
-	log     *slog.Logger
-	stop    chan struct{} // ends the background work
-	idle    chan struct{} // closed when the background work has ended
+	config    Config
+	backups   *Backups
+	folder    *DataDir
+	listeners atomic.Pointer[Listeners] // nil until Serve has opened them
+	manager   *Systemd                  // set before listeners
+	clock     *clock.Clock
+	log       *slog.Logger
+	stop      chan struct{} // ends the background work
+	idle      chan struct{} // closed when the background work has ended
 }
 
 // AppOptions are the options of OpenApp.
@@ -370,7 +370,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	if err != nil {
 		return err
 	}
-	doors, err := OpenListeners(ListenerOptions{
+	listeners, err := OpenListeners(ListenerOptions{
 		Config: a.config, Folder: a.folder.Path, Socket: a.folder.Socket(), Clock: a.clock, Log: a.log,
 		Sockets: sockets, API: api, Admin: admin, Local: local,
 	})
@@ -378,12 +378,12 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 		return err
 	}
 	a.manager = supervisor
-	a.doors.Store(doors)
-	doors.Serve()
+	a.listeners.Store(listeners)
+	listeners.Serve()
 	a.Sender.Start()
-	a.status.ListensAt(map[string]string{"api": doors.API().String(), "admin": doors.Admin().String(), "socket": a.folder.Socket()})
-	ready(doors.API(), doors.Admin())
-	supervisor.Ready(doors.Line())
+	a.status.ListensAt(map[string]string{"api": listeners.API().String(), "admin": listeners.Admin().String(), "socket": a.folder.Socket()})
+	ready(listeners.API(), listeners.Admin())
+	supervisor.Ready(listeners.Line())
 	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer unwatch()
 	// An empty update commits only the clock's stamp. It proves that the store
@@ -391,28 +391,28 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	go supervisor.Watch(watched, func() error { return a.Store.Update(func(*Tx) error { return nil }) })
 	select {
 	case <-ctx.Done():
-	case err = <-doors.Failed():
+	case err = <-listeners.Failed():
 	case <-a.Store.Failed():
 		err = a.Store.Err()
 	}
 	supervisor.Stopping()
 	a.Server.Drain()
 	a.dialer.Close()
-	return errors.Join(err, doors.Close(context.WithoutCancel(ctx)))
+	return errors.Join(err, listeners.Close(context.WithoutCancel(ctx)))
 }
 
 // Reload loads the configuration and the certificates again, if they have changed,
 // and notifies the service manager. If either cannot be used, Reload logs the
 // error and the previous one stays in use.
 func (a *App) Reload() {
-	doors := a.doors.Load()
-	if doors == nil {
+	listeners := a.listeners.Load()
+	if listeners == nil {
 		return // still starting: the files were read a moment ago
 	}
 	a.manager.Reloading()
-	defer a.manager.Ready(doors.Line())
+	defer a.manager.Ready(listeners.Line())
 	_, _ = a.Reloader.Reload(a.clock.Now()) // it logs the result
-	if err := doors.Reload(); err != nil {
+	if err := listeners.Reload(); err != nil {
 		a.log.Error("the certificate has changed and stays as it was", "error", err)
 	}
 }
@@ -420,13 +420,13 @@ func (a *App) Reload() {
 // AdminDoor returns the handler of the admin listener: the admin endpoint and the
 // dashboard.
 func (a *App) AdminDoor() (http.Handler, error) {
-	door, err1 := a.Server.Admin(false)
+	local, err1 := a.Server.Admin(false)
 	trusted, err2 := a.Server.Admin(true)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	d, err := dashboard.New(dashboard.Options{
-		Admin: trusted, Door: door, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
+		Admin: trusted, Door: local, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
 	})
 	if err != nil {

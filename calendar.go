@@ -182,7 +182,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var standings []LimitStatus
-	return Once(c.store, w, r, "events", http.StatusCreated, body, func(tx *Tx) (any, error) {
+	return Once(w, r, Creation{c.store, "events", http.StatusCreated, body}, func(tx *Tx) (any, error) {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err == nil {
 			err = checkLinks(tx, scope, e)

@@ -147,7 +147,7 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var standings []LimitStatus
-	return Once(c.store, w, r, "calls", http.StatusCreated, body, func(tx *Tx) (any, error) {
+	return Once(w, r, Creation{c.store, "calls", http.StatusCreated, body}, func(tx *Tx) (any, error) {
 		agent, err := c.check(tx, r, o)
 		if err != nil {
 			return nil, err

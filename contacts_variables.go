@@ -442,14 +442,14 @@ func (a *assignment) read(body *Body) error {
 
 // apply returns the values after the assignment. It does not change before. It
 // may store new definitions, so the caller must roll back tx after an error.
-func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, now time.Time) (Values, error) {
+func (a assignment) apply(tx *Tx, owner uint64, kind string, before Values, now time.Time) (Values, error) {
 	after := maps.Clone(before)
 	if after == nil {
 		after = Values{}
 	}
 	for _, name := range a.names {
 		value := a.values[name]
-		d, err := findVariable(tx, owner, context, name)
+		d, err := findVariable(tx, owner, kind, name)
 		_, set := after[name]
 		switch {
 		case err == nil:
@@ -457,9 +457,9 @@ func (a assignment) apply(tx *Tx, owner uint64, context string, before Values, n
 			return nil, err
 		case value == nil && (set || a.auto): // no definition is needed to remove a value
 		case !a.auto:
-			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables.", context, name)
+			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables.", kind, name)
 		default:
-			if d, err = define(tx, owner, context, name, value, now); err != nil {
+			if d, err = define(tx, owner, kind, name, value, now); err != nil {
 				return nil, err
 			}
 		}

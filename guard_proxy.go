@@ -106,7 +106,7 @@ type proxyExchange struct {
 	proxy   *Proxy
 	guard   *proxyRoute
 	request *Request
-	door    *http.ResponseController
+	control *http.ResponseController
 	body    *sentBody
 	said    http.Header // header fields that the server had set; they override those of the upstream
 	last    bool        // close the client's connection after this answer
@@ -125,7 +125,7 @@ type proxyExchange struct {
 // off, Forward panics with http.ErrAbortHandler, so that the client notices it
 // as well.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error {
-	x := &proxyExchange{ResponseWriter: w, proxy: p, guard: g, request: r, door: http.NewResponseController(w)}
+	x := &proxyExchange{ResponseWriter: w, proxy: p, guard: g, request: r, control: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
@@ -341,7 +341,7 @@ func (x *proxyExchange) copy(from io.Reader, live bool) error {
 	defer x.proxy.buffers.Put(buf)
 	for {
 		if live {
-			_ = x.door.Flush() // the next Write reports the error
+			_ = x.control.Flush() // the next Write reports the error
 		}
 		n, err := from.Read(buf)
 		if n > 0 {
@@ -365,14 +365,14 @@ func (x *proxyExchange) extendRead(more bool) {
 	if more && x.proxy.o.ReadTimeout > 0 {
 		until = time.Now().Add(x.proxy.o.ReadTimeout)
 	}
-	_ = x.door.SetReadDeadline(until) // if deadlines are not supported, none is set
+	_ = x.control.SetReadDeadline(until) // if deadlines are not supported, none is set
 }
 
 // extendWrite sets the write deadline for the next part of the answer.
 func (x *proxyExchange) extendWrite() {
 	most := x.proxy.o.WriteTimeout
 	if now := time.Now(); most > 0 && now.Sub(x.extended) > most/64 { // shortly after the last change the deadline is still nearly right
-		_ = x.door.SetWriteDeadline(now.Add(most))
+		_ = x.control.SetWriteDeadline(now.Add(most))
 		x.extended = now
 	}
 }

@@ -45,27 +45,35 @@ func RequestName(h http.Header) (string, error) {
 	return values[0], nil
 }
 
-// Once runs make in a transaction and answers with status and the result as
+// Creation says what Once creates.
+type Creation struct {
+	Store   *Store
+	Purpose string // the kind of object: names are kept apart by it
+	Status  int    // of the answer if it succeeds
+	Body    *Body  // of the request, compared with that of the first one
+}
+
+// Once runs create in a transaction and answers with c.Status and the result as
 // JSON. If the same key has sent the same Idempotency-Key for the same purpose
-// within the last 24 hours, make does not run. Once then sends the first answer
+// within the last 24 hours, create does not run. Once then sends the first answer
 // again, with Idempotency-Replayed
 // (draft-ietf-httpapi-idempotency-key-header-07, section 2). It returns
 // ErrReplay if the first request had another body. The answer is stored in the
-// same transaction, so a crash cannot leave one without the other. make may run
+// same transaction, so a crash cannot leave one without the other. create may run
 // more than once.
-func Once(store *Store, w http.ResponseWriter, r *Request, purpose string, status int, b *Body, make func(*Tx) (any, error)) error {
+func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, error)) error {
 	name, err := RequestName(r.Header)
 	if err != nil {
 		return err
 	}
 	var hash, sum [sha256.Size]byte
 	if name != "" {
-		hash = sha256.Sum256([]byte(r.Key.ID + "\x00" + purpose + "\x00" + name))
-		sum = sha256.Sum256(b.Bytes())
+		hash = sha256.Sum256([]byte(r.Key.ID + "\x00" + c.Purpose + "\x00" + name))
+		sum = sha256.Sum256(c.Body.Bytes())
 	}
 	var answer []byte
-	replayed := false
-	err = store.Update(func(tx *Tx) error {
+	status, replayed := c.Status, false
+	err = c.Store.Update(func(tx *Tx) error {
 		if replayed = false; name != "" {
 			was, err := replayTable.Get(tx, hash[:])
 			switch {
@@ -79,7 +87,7 @@ func Once(store *Store, w http.ResponseWriter, r *Request, purpose string, statu
 				return err
 			}
 		}
-		made, err := make(tx)
+		made, err := create(tx)
 		if err != nil {
 			return err
 		}

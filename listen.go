@@ -48,7 +48,7 @@ type ListenerOptions struct {
 // challenges over plain HTTP, if the config asks for it.
 type Listeners struct {
 	o            ListenerOptions
-	doors        []door
+	groups       []listenerGroup
 	certificates []*certs.Certificates
 	issuer       *certs.Issuer // nil if no listener uses ACME
 	failed       chan error
@@ -57,9 +57,9 @@ type Listeners struct {
 	stop         context.CancelFunc // ends the goroutines that renew and reload certificates
 }
 
-// door is a set of listeners that share a handler, an HTTP server and TLS
+// listenerGroup is a set of listeners that share a handler, an HTTP server and TLS
 // settings.
-type door struct {
+type listenerGroup struct {
 	name      string // the name in Sockets; "" for the control socket
 	key       string // for error messages: the section of the config, or "the control socket"
 	network   string
@@ -85,13 +85,13 @@ func OpenListeners(o ListenerOptions) (*Listeners, error) {
 			return nil, errors.Join(err, d.release())
 		}
 	}
-	d.doors = []door{
+	d.groups = []listenerGroup{
 		{name: "api", key: "server", network: "tcp", address: c.Server.Listen, tls: c.ServerTLS(), clear: c.Server.InsecureHTTP, handler: o.API},
 		{name: "admin", key: "admin", network: "tcp", address: c.Admin.Listen, tls: c.AdminTLS(), clear: c.Admin.InsecureHTTP, handler: o.Admin},
 		{key: "the control socket", network: "unix", address: shorter(o.Socket), clear: true, handler: o.Local},
 	}
 	if d.issuer != nil && (c.ACME.HTTPListen != "" || o.Sockets["acme"] != nil) {
-		d.doors = append(d.doors, door{name: "acme", key: "acme.http", network: "tcp", address: c.ACME.HTTPListen, clear: true, handler: d.issuer.Handler()})
+		d.groups = append(d.groups, listenerGroup{name: "acme", key: "acme.http", network: "tcp", address: c.ACME.HTTPListen, clear: true, handler: d.issuer.Handler()})
 	}
 	if err := d.openAll(); err != nil {
 		return nil, errors.Join(err, d.release())
@@ -101,16 +101,16 @@ func OpenListeners(o ListenerOptions) (*Listeners, error) {
 
 func (d *Listeners) openAll() error {
 	for name := range d.o.Sockets {
-		if !slices.ContainsFunc(d.doors, func(x door) bool { return x.name == name }) {
-			return fmt.Errorf(`got a listening socket named %q from the service manager, and there is no such door; name it "api" or "admin" by FileDescriptorName=`, name)
+		if !slices.ContainsFunc(d.groups, func(x listenerGroup) bool { return x.name == name }) {
+			return fmt.Errorf(`got a listening socket named %q from the service manager, and there is no such listener; name it "api" or "admin" by FileDescriptorName=`, name)
 		}
 	}
 	count := 0
-	for i := range d.doors {
-		if err := d.open(&d.doors[i]); err != nil {
+	for i := range d.groups {
+		if err := d.open(&d.groups[i]); err != nil {
 			return err
 		}
-		count += len(d.doors[i].listeners)
+		count += len(d.groups[i].listeners)
 	}
 	d.failed = make(chan error, count)
 	return os.Chmod(d.o.Socket, 0o600)
@@ -118,7 +118,7 @@ func (d *Listeners) openAll() error {
 
 // open prepares the HTTP server of x and opens its listeners, unless the service
 // manager has opened them.
-func (d *Listeners) open(x *door) error {
+func (d *Listeners) open(x *listenerGroup) error {
 	if x.tls.On() {
 		get, err := d.getter(x)
 		if err != nil {
@@ -160,7 +160,7 @@ func (d *Listeners) open(x *door) error {
 
 // getter returns the function that returns the certificate for each connection
 // to x: from ACME or from the files of the config.
-func (d *Listeners) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+func (d *Listeners) getter(x *listenerGroup) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	if x.tls.ACME {
 		return d.issuer.Get, nil
 	}
@@ -172,7 +172,7 @@ func (d *Listeners) getter(x *door) (func(*tls.ClientHelloInfo) (*tls.Certificat
 	return c.Get, nil
 }
 
-func (d *Listeners) tlsConfig(x *door, get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
+func (d *Listeners) tlsConfig(x *listenerGroup, get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: get, NextProtos: []string{"h2", "http/1.1"}}
 	if x.tls.ACME {
 		c.NextProtos = append(c.NextProtos, "acme-tls/1") // RFC 8737 section 4
@@ -195,8 +195,8 @@ func strict(name string, h http.Handler) http.Handler {
 
 // release closes the listeners. Connections that were accepted stay open.
 func (d *Listeners) release() (err error) {
-	for _, door := range d.doors {
-		for _, l := range door.listeners {
+	for _, group := range d.groups {
+		for _, l := range group.listeners {
 			err = errors.Join(err, l.Close())
 		}
 	}
@@ -204,11 +204,11 @@ func (d *Listeners) release() (err error) {
 }
 
 // API returns the address of the first API listener.
-func (d *Listeners) API() net.Addr { return d.doors[0].listeners[0].Addr() }
+func (d *Listeners) API() net.Addr { return d.groups[0].listeners[0].Addr() }
 
 // Admin returns the address of the first listener of the dashboard and the admin
 // endpoint.
-func (d *Listeners) Admin() net.Addr { return d.doors[1].listeners[0].Addr() }
+func (d *Listeners) Admin() net.Addr { return d.groups[1].listeners[0].Addr() }
 
 // Line returns the addresses of the API and the admin endpoint as a line for
 // people.
@@ -219,7 +219,7 @@ func (d *Listeners) Line() string {
 // Serve starts serving on all listeners and returns immediately. Failed returns
 // the errors.
 func (d *Listeners) Serve() {
-	for _, x := range d.doors {
+	for _, x := range d.groups {
 		for _, l := range x.listeners {
 			d.serving.Go(func() {
 				if x.tls.On() { // TLSConfig cannot show it: Serve sets it even without TLS
@@ -286,13 +286,13 @@ func (d *Listeners) Close(ctx context.Context) error {
 	// Shutdown is called: Shutdown would drop some of them (see connections).
 	_ = d.release()
 	d.serving.Wait()
-	for _, x := range d.doors {
+	for _, x := range d.groups {
 		x.server.SetKeepAlivesEnabled(false)
 	}
 	d.connections.Wait(grace)
-	failed := make([]error, len(d.doors))
+	failed := make([]error, len(d.groups))
 	var all sync.WaitGroup
-	for i, x := range d.doors {
+	for i, x := range d.groups {
 		all.Go(func() {
 			if err := x.server.Shutdown(grace); err != nil {
 				failed[i] = errors.Join(fmt.Errorf("stop: %w", err), x.server.Close())

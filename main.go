@@ -227,9 +227,9 @@ func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) 
 	}
 }
 
-// demo fills the store with samples and prints how to request them. doors are the
+// demo fills the store with samples and prints how to request them. addresses are the
 // URLs of the API and of the dashboard.
-func demo(ctx context.Context, a *App, o serveOptions, doors [2]string) error {
+func demo(ctx context.Context, a *App, o serveOptions, addresses [2]string) error {
 	h, err := a.Server.Admin(true)
 	if err != nil {
 		return err
@@ -238,7 +238,7 @@ func demo(ctx context.Context, a *App, o serveOptions, doors [2]string) error {
 	if err != nil {
 		return fmt.Errorf("fill the demo: %w", err)
 	}
-	err = cli.PrintDemo(o.Stdout, doors[0], doors[1], made)
+	err = cli.PrintDemo(o.Stdout, addresses[0], addresses[1], made)
 	return cli.Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends: start it again with a standard output that takes them.")
 }
 
@@ -259,7 +259,7 @@ func firstOperator(a *App) error {
 	if name == "" || password == "" {
 		return errors.New("LATCHKEY_ADMIN_NAME and LATCHKEY_ADMIN_PASSWORD (or LATCHKEY_ADMIN_PASSWORD_FILE) go together; set both, or neither")
 	}
-	if any, err := a.Operators.Any(); err != nil || any {
+	if exists, err := a.Operators.Any(); err != nil || exists {
 		return err
 	}
 	if _, err := a.Operators.Create(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, name, password, ""); err != nil {
