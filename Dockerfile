@@ -1,4 +1,4 @@
-# An image of the one static binary and nothing else.
+# Builds an image that contains only the static binary and root certificates.
 #
 #   docker build -t latchkey .
 #   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:8081:8081 -v latchkey:/data latchkey
@@ -13,14 +13,16 @@ RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.ver
 RUN mkdir -m 0700 /data
 
 FROM scratch
-# For webhooks and certificates by ACME; scratch has no authorities of its own.
+# Webhooks and ACME need root certificates, and scratch has none.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /latchkey /latchkey
-# A number and no name: scratch has no /etc/passwd, and Kubernetes can check it.
+# The user is a number, because scratch has no /etc/passwd. Kubernetes can check from
+# the number that it is not root.
 COPY --from=build --chown=65532:65532 /data /data
 USER 65532:65532
-# Within a container every address is the container's own; who may reach it is
-# decided where its ports are published. Publish to 127.0.0.1, or set TLS.
+# The listeners accept connections on every address of the container. The published
+# ports decide which clients can reach them. Publish the ports to 127.0.0.1, or set
+# up TLS.
 ENV LATCHKEY_SERVER_LISTEN=0.0.0.0:8080
 ENV LATCHKEY_SERVER_INSECURE_HTTP=true
 ENV LATCHKEY_ADMIN_LISTEN=0.0.0.0:8081
@@ -29,7 +31,7 @@ ENV LATCHKEY_SERVER_DATA=/data
 ENV TMPDIR=/data
 VOLUME /data
 EXPOSE 8080 8081
-# Asks over the control socket in /data, so it holds with TLS too.
+# The health check uses the control socket in /data, so it also works with TLS.
 HEALTHCHECK --interval=30s --timeout=6s --start-period=10s CMD ["/latchkey", "healthcheck"]
 ENTRYPOINT ["/latchkey"]
 CMD ["serve"]

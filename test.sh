@@ -1,13 +1,12 @@
 #!/bin/sh
-# The whole test command. It installs what the tests need and is missing, then
-# checks the form of the code, and runs the tests with the race detector.
+# Installs missing tools, checks the code, and runs all tests with the race detector.
 #
-#   sh test.sh            everything: under 10 minutes on two cores
+#   sh test.sh            all tests: under 10 minutes on two cores
 #   sh test.sh -quick     no browser, proxies, packages or torture: under 3 minutes
-#   sh test.sh -run Keys  further arguments go to go test
+#   sh test.sh -run Keys  passes other arguments to go test
 #
-# A test that shows no sign of life for two minutes is ended, with the stacks of
-# its goroutines; STUCK=1h sets another time, for the long forms of the tests.
+# If a test shows no activity for 2 minutes, it is ended and the stacks of its
+# goroutines are printed. STUCK=1h sets another time, for the long forms of the tests.
 set -eu
 cd "$(dirname "$0")"
 
@@ -18,7 +17,7 @@ if [ "${1-}" = -quick ]; then
 fi
 
 missing= packages=
-need() { # need COMMAND PACKAGE WHY: PACKAGE is Debian's
+need() { # need COMMAND PACKAGE REASON: records the Debian PACKAGE if COMMAND is missing
 	command -v "$1" >/dev/null && return
 	echo "test.sh: $1 is missing ($3); it is in the package $2"
 	missing="$missing $1" packages="$packages $2"
@@ -38,7 +37,7 @@ if [ -z "$quick" ]; then
 	need haproxy haproxy "asks for permission as a proxy"
 fi
 
-install() { # with a policy that keeps packages from starting their services
+install() { # sets a policy, so that new packages do not start their services
 	policy=/usr/sbin/policy-rc.d
 	if [ ! -e $policy ]; then
 		trap 'rm -f /usr/sbin/policy-rc.d' EXIT INT TERM
@@ -46,7 +45,7 @@ install() { # with a policy that keeps packages from starting their services
 		chmod 755 $policy
 	fi
 	echo "test.sh: installing$packages, without starting any service"
-	# shellcheck disable=SC2086 # one word a package
+	# shellcheck disable=SC2086 # each package is one word
 	apt-get update -qq && apt-get install -y -qq --no-install-recommends $packages >/dev/null
 }
 if [ -n "$missing" ]; then
@@ -60,7 +59,7 @@ if [ -n "$missing" ]; then
 	done
 fi
 
-step() { # step NAME COMMAND...: runs it and prints how long it took
+step() { # step NAME COMMAND...: runs COMMAND and prints its duration in seconds
 	name=$1 began=$(date +%s)
 	shift
 	"$@" || { echo "test.sh: failed: $name" >&2; exit 1; }
@@ -80,5 +79,5 @@ step "go mod tidy" go mod tidy -diff
 step vet go vet ./...
 step staticcheck go tool staticcheck ./...
 step "builds for Linux, Windows and macOS" builds
-# shellcheck disable=SC2086 # nothing or one word
+# shellcheck disable=SC2086 # $quick is empty or one word
 exec go run ./internal/testwatch -stuck "${STUCK:-2m}" -- -race -timeout 30m $quick "$@" ./...

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Builds a Debian package of a binary for this machine's architecture.
+# Builds a Debian package from BINARY in FOLDER and prints its path. The package is for
+# the architecture of this machine.
 #
 #   sh packaging/deb.sh BINARY VERSION FOLDER   VERSION begins with a digit
 set -eu
@@ -20,7 +21,7 @@ done
 doc=$root/usr/share/doc/latchkey
 install -D -m 644 "$here/LICENSE" "$doc/copyright"
 install -m 644 "$here/README.md" "$here/CHANGELOG.md" "$here/config.example.toml" "$doc"
-# What one keeps is only what one changes, so the installed file is nearly empty.
+# The installed configuration file has no settings: operators add only what they change.
 mkdir -p "$root/etc/latchkey"
 echo "# Settings: /usr/share/doc/latchkey/config.example.toml has all of them." >"$root/etc/latchkey/config.toml"
 mkdir -p "$root/usr/share/man/man1" "$root/usr/share/bash-completion/completions" "$root/usr/share/zsh/vendor-completions" "$root/usr/share/fish/vendor_completions.d"
@@ -48,7 +49,7 @@ cat >"$root/DEBIAN/postinst" <<'END'
 set -e
 pepper=$DPKG_ROOT/etc/latchkey/pepper
 if [ "$1" = configure ] && [ ! -e "$pepper" ]; then
-	# Apart from the database, and root's: the unit hands it to the service.
+	# The pepper belongs to root and is not in the data folder. The unit passes it to the service.
 	(umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$pepper.new" && echo >>"$pepper.new" && mv "$pepper.new" "$pepper")
 fi
 if [ -z "$DPKG_ROOT" ] && [ -d /run/systemd/system ]; then
@@ -66,7 +67,7 @@ END
 cat >"$root/DEBIAN/postrm" <<'END'
 #!/bin/sh
 set -e
-# Purging keeps /var/lib/latchkey and the pepper: without them no key is valid.
+# A purge keeps /var/lib/latchkey and the pepper, because without them no key is valid.
 if [ "$1" = purge ]; then
 	echo "latchkey: /var/lib/latchkey and /etc/latchkey/pepper stay; remove them by hand if the keys are not needed any more." >&2
 fi

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Builds what is released: an archive for each system, SHA256SUMS and an SBOM. The
-# same source and Go version give the same bytes, in whatever folder.
+# Builds the files of a release: an archive and an SBOM for each system, and SHA256SUMS.
+# The build is reproducible: the same source and Go version produce the same bytes, in
+# every folder.
 #
-#   sh packaging/release.sh [VERSION [FOLDER]]   VERSION is the git tag unless given
+#   sh packaging/release.sh [VERSION [FOLDER]]   defaults: the git tag, dist
 #   TARGETS="linux/amd64" sh packaging/release.sh v1.2.3 /tmp/out
 set -eu
 cd "$(dirname "$0")/.."
@@ -24,7 +25,7 @@ for target in $targets; do
 	mkdir "$dir"
 	CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$dir/$binary" .
 	cp LICENSE README.md CHANGELOG.md config.example.toml "$dir"
-	# All times, owners and the order are fixed: they are part of the bytes.
+	# File times, owners and order are fixed, because the archive contains them.
 	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar -C "$work" -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
 	go version -m -json "$dir/$binary" | go run ./packaging/sbom "$version" >"$out/$name.cdx.json"
 done
