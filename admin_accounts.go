@@ -150,7 +150,7 @@ func (a *Accounts) Session(token string) (s dashboard.Session, ok bool) {
 // SessionMax returns how long a session can last.
 func (a *Accounts) SessionMax() time.Duration { return a.o.Sessions.Longest() }
 
-// As returns a copy of r that the admin endpoint handles in the name of op.
+// As returns a copy of r that the admin endpoint handles on behalf of op.
 func (a *Accounts) As(r *http.Request, op dashboard.Operator) *http.Request {
 	return ByActor(r, actorOf(op), ClientAddr(r, a.o.Proxies))
 }

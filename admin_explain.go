@@ -51,7 +51,7 @@ type step struct {
 	Limit      map[string]any `json:"limit,omitempty"`
 }
 
-// asked is the request to explain.
+// asked describes the request whose outcome is to be explained.
 type asked struct {
 	method, path, carrier string
 	raw                   string     // the path as sent, with its percent-encoding

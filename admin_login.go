@@ -379,8 +379,9 @@ type Sessions struct {
 	idle, max time.Duration
 }
 
-// NewSessions returns Sessions that keeps its records in store. A session ends idle
-// after its last request, and most after its login even if it is in use.
+// NewSessions returns Sessions that keeps its records in store. A session ends
+// when it has had no request for the duration idle, or when the duration most has
+// passed since the login.
 func NewSessions(store *Store, idle, most time.Duration) *Sessions {
 	return &Sessions{store: store, idle: idle, max: most}
 }

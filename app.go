@@ -313,8 +313,8 @@ func (a *App) do(round []work) {
 	}
 }
 
-// Deed returns the audit context of an action that the service does by itself at
-// this moment.
+// Deed returns the audit context, with the present time, of an action that the
+// service performs on its own.
 func (a *App) Deed(action string) AuditContext {
 	now := a.clock.Now()
 	return AuditContext{Actor: ActorSelf, Action: action, Now: now, Latest: a.clock.Latest(now)}

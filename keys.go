@@ -294,8 +294,8 @@ func (k *Key) Clone() *Key {
 }
 
 // Resolve fills in what is derived from a stored key: its permissions under r
-// and the limits that apply to it. owner holds the limits of its owner that
-// differ from the default, by name; k keeps the map.
+// and the limits that apply to it. owner maps the names of limits to the
+// values of its owner that differ from the default. k keeps the map.
 func (k *Key) Resolve(r *Policy, owner map[string]int) {
 	var own Permission
 	own, k.dormant = r.OfOwn(k.OwnPermissions)

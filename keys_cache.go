@@ -135,7 +135,7 @@ func (h *CacheEntry) Take() LastUse {
 	return use
 }
 
-// newKeyCache returns an empty cache for about room entries.
+// newKeyCache returns an empty cache that holds about as many entries as room says.
 func newKeyCache(room int) *keyCache {
 	c := &keyCache{byID: map[string]*CacheEntry{}, gone: map[string][]*CacheEntry{}}
 	c.room = max(1, room/len(c.shards))

@@ -223,8 +223,7 @@ func (r *Policy) Limit(name string) (LimitRule, bool) {
 	return r.limits[i], true
 }
 
-// LimitNames returns the names of the limits for which the function which
-// returns true.
+// LimitNames returns the names of the limits that the callback selects.
 func (r *Policy) LimitNames(which func(LimitRule) bool) (names []string) {
 	for _, l := range r.limits {
 		if which(l) {

@@ -327,8 +327,8 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 	return secret, k.Save(tx, key)
 }
 
-// Drop removes the earlier secrets of a key for which the function which
-// returns true. The caller owns the key and must save it afterwards.
+// Drop removes the previous secrets of a key that the callback selects. The
+// caller owns the key and must save it afterwards.
 func (k *Keyring) Drop(tx *Tx, key *Key, which func(PreviousSecret) bool) error {
 	var rest []PreviousSecret
 	for _, a := range key.Aliases {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// counters holds the short limits of one id in memory. Lock it to use its
-// fields and its counters.
+// counters holds the counters of one id for its short limits, which are kept in
+// memory. Hold its lock to use a field or a counter.
 type counters struct {
 	sync.Mutex
 	ID     string

@@ -62,7 +62,7 @@ func (w *Window) Resize(limit int, span time.Duration) Window {
 	return n
 }
 
-// Used returns the units that count at now.
+// Used returns the number of units that are in the window at now.
 func (w *Window) Used(now time.Time) int {
 	w.expire(now.UnixNano())
 	return w.used

@@ -165,9 +165,9 @@ func undamaged(path string, run func() error) (err error) {
 	return run()
 }
 
-// Current reports whether the file has at least the format of this program,
-// which its tables need. A file in an older format is checked without the
-// tables and is migrated at the next start.
+// Current reports whether the format of the file is at least the one that this
+// program writes. The tables can be read only then. A file in an older format is
+// checked without the tables and is migrated at the next start.
 func (f *File) Current() bool { return f.Header.Format >= storeFormat }
 
 // CopyTo writes a compacted copy of the file to path, which must not exist.

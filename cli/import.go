@@ -53,7 +53,7 @@ func foreignSources() []string { return []string{"unkey", "litellm"} }
 // plaintext) added, or a body for keys.migrateKeys. From LiteLLM it reads the
 // answer of /key/list with return_full_object, or rows of
 // LiteLLM_VerificationToken. A plaintext secret is hashed here, and only its
-// hash is returned. An error in a row names the row.
+// hash is returned. The error for a bad row says which row it is.
 func readForeignKeys(from string, data []byte, o foreignOptions) (foreignKeys, error) {
 	r := &foreignReader{foreignOptions: o, counts: map[string]int{}, first: map[string]string{}}
 	rows, err := foreignRows(data)

@@ -164,8 +164,9 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: known, Form: form})
 }
 
-// localPath returns path if it is a path on this server, and otherwise the path
-// of the keys. So no link to the login can send the operator to another site.
+// localPath returns path if it is on this server, and otherwise the path of the
+// list of keys, so that a link to the login cannot send the operator to another
+// site.
 func localPath(path string) string {
 	u, err := url.Parse(path)
 	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "\\\r\n") {

@@ -151,8 +151,8 @@ func until(at any, now time.Time) string {
 	return "in less than a minute"
 }
 
-// ago returns a text for the time since a time of the admin endpoint, such as "2
-// days ago". It returns "never" if at is no time.
+// ago describes how long ago the timestamp at was, such as "2 days ago". It returns
+// "never" if at is not a timestamp.
 func ago(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)

@@ -109,8 +109,8 @@ func (p *recordPages) changing() (list []formField) {
 	return list
 }
 
-// at returns the path at the admin endpoint of the record in the request's path,
-// with more added.
+// at returns the path of the admin endpoint for the record that the request names,
+// followed by more.
 func (p *recordPages) at(v *visit, more string) string {
 	return "/admin/v1/" + p.API + "/" + url.PathEscape(v.R.PathValue("id")) + more
 }

@@ -188,7 +188,7 @@ func uptime(v any) string {
 	return fmt.Sprintf("%d days %s", d/(24*time.Hour), d%(24*time.Hour))
 }
 
-// statusList returns several values as a text, one to a line.
+// statusList formats a list of values as a string, one value per line.
 func statusList(v any) string {
 	if items, ok := v.([]any); ok {
 		return strings.Join(texts(items), "\n")

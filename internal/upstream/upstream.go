@@ -338,8 +338,8 @@ func (u *Upstreams) drop(since time.Time) {
 	}
 }
 
-// Close closes the idle connections. Each of the others is closed after its
-// answer.
+// Close closes the idle connections. A connection in use is closed when
+// its answer is complete.
 func (u *Upstreams) Close() {
 	u.mu.Lock()
 	u.closed = true

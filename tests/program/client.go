@@ -23,7 +23,7 @@ type StatusError struct {
 	Message string `json:"message"`
 }
 
-// Error is the status, the code and the message.
+// Error returns the status, the code and the message as one string.
 func (e *StatusError) Error() string { return fmt.Sprintf("%d %s: %s", e.Status, e.Code, e.Message) }
 
 // NewClient returns a client for the server of a data folder. Nothing need be
