@@ -191,7 +191,7 @@ func TestAudit_Tampering(t *testing.T) {
 			n := AuditRecord{Number: last + 1, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":10`, `"number":11`, 1))}
 			n.Hash = n.sum()
 			return put(tx, last+1, n)
-		}, []string{"entry 11 stands behind the end"}},
+		}, []string{"entry 11 is behind the end"}},
 		{"inserted over the following", func(tx *Tx) error {
 			l := read(tx, 4)
 			n := AuditRecord{Number: 5, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":4`, `"number":5`, 1))}
