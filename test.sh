@@ -2,7 +2,7 @@
 # Installs missing tools, checks the code, and runs all tests with the race detector.
 #
 #   sh test.sh            all tests: under 10 minutes on two cores
-#   sh test.sh -quick     no browser, proxies, packages or torture: under 3 minutes
+#   sh test.sh -quick     no browser, proxies, packages, torture or race detector: under 3 minutes
 #   sh test.sh -run Keys  passes other arguments to go test
 #
 # If a test shows no activity for 2 minutes, it is ended and the stacks of its
@@ -10,9 +10,9 @@
 set -eu
 cd "$(dirname "$0")"
 
-quick=
+quick= race=-race
 if [ "${1-}" = -quick ]; then
-	quick=-short
+	quick=-short race= # the race detector more than doubles the time
 	shift
 fi
 
@@ -79,5 +79,5 @@ step "go mod tidy" go mod tidy -diff
 step vet go vet ./...
 step staticcheck go tool staticcheck ./...
 step "builds for Linux, Windows and macOS" builds
-# shellcheck disable=SC2086 # $quick is empty or one word
-exec go run ./internal/testwatch -stuck "${STUCK:-2m}" -- -race -timeout 30m $quick "$@" ./...
+# shellcheck disable=SC2086 # $quick and $race are empty or one word
+exec go run ./internal/testwatch -stuck "${STUCK:-2m}" -- $race -timeout 30m $quick "$@" ./...
