@@ -98,16 +98,12 @@ func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.
 		if _, err := lapse(tx, now); err != nil { // Lapse reports the problems
 			return err
 		}
-		c, err := nextCall(tx)
+		c, shown, err := nextCall(tx, lease{Dialer: dialer, Hash: hashToken(token), Until: now.Add(length)})
 		if err != nil {
 			return err
 		}
-		c.Lease = lease{Dialer: dialer, Hash: hashToken(token), Until: now.Add(length), Lapsed: c.Lease.Lapsed}
-		if c, err = saveCall(tx, c); err != nil {
-			return err
-		}
-		shown, err := c.Operators(tx)
 		answer = map[string]any{"call": shown, "lease": map[string]any{"token": token, "until": Seconds(c.Lease.Until)}}
+		_, err = saveCall(tx, c)
 		return err
 	})
 	return answer, err

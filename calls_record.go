@@ -235,25 +235,28 @@ func (f callFilter) lets(b []byte) bool {
 	return (f.State < 0 || int(b[0]) == f.State) && (f.Type < 0 || int(b[1]) == f.Type)
 }
 
-// nextCall returns the oldest queued call that no dialer has, or ErrNotFound if
-// there is none. It skips up to maxPassed calls that cannot be shown because a
-// record is damaged; they stay in the queue. It returns their errors only if it
-// finds no other call.
-func nextCall(tx *Tx) (c call, err error) {
+// nextCall returns the oldest queued call that no dialer has, under the given
+// lease but not yet stored, and its fields for the operator. It returns
+// ErrNotFound if no call is queued. It skips up to maxPassed calls that cannot be
+// shown because a record is damaged; they stay in the queue. It returns their
+// errors only if it finds no other call.
+func nextCall(tx *Tx, l lease) (c call, shown map[string]any, err error) {
 	var damage []error
 	for _, key := range callTable.Find(tx, "queue", nil, false) {
 		if c, err = callTable.Get(tx, key); err == nil {
-			_, err = c.Operators(tx)
+			l.Lapsed = c.Lease.Lapsed
+			c.Lease = l
+			shown, err = c.Operators(tx)
 		}
 		if err == nil || len(damage) == maxPassed {
-			return c, err
+			return c, shown, err
 		}
 		damage = append(damage, err)
 	}
 	if len(damage) > 0 {
-		return call{}, errors.Join(damage...)
+		return call{}, nil, errors.Join(damage...)
 	}
-	return call{}, ErrNotFound
+	return call{}, nil, ErrNotFound
 }
 
 // maxPassed is how many damaged calls nextCall skips before it fails.

@@ -382,7 +382,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return e.ID, err
 		}},
 		{"ScheduleOf", func(tx *Tx) (any, error) { return scheduleOf(tx, 1) }},
-		{"NextCall", func(tx *Tx) (any, error) { c, err := nextCall(tx); return c.ID, err }},
+		{"NextCall", func(tx *Tx) (any, error) { c, _, err := nextCall(tx, lease{}); return c.ID, err }},
 		{"LapsedCalls", func(tx *Tx) (any, error) { list, err := lapsedCalls(tx, later, 10); return len(list), err }},
 		{"lapse", func(tx *Tx) (any, error) { return none(errors.Join(lapse(tx, later))) }},
 		{"Move to failed", withCall("2", move(callFailed))},
