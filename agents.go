@@ -1,5 +1,5 @@
-// The agents family has the agents that speak in calls, and the do-not-call list,
-// for keys and for the operator.
+// The agents family holds the voice agents, which make and answer calls, and
+// the do-not-call list, the phone numbers that no agent may call.
 
 package main
 
@@ -17,7 +17,7 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Agent is a voice agent that makes or answers calls (contract 4).
+// Agent is a voice agent, which makes or answers calls (contract 4).
 type Agent struct {
 	ID          uint64    `json:"id"`
 	AssistantID string    `json:"assistant_id"`
@@ -42,12 +42,12 @@ var agentTable = Table[Agent]{
 	},
 }
 
-// GetAgent returns the agent with this id, of any owner. It returns ErrNotFound
-// if there is none.
+// GetAgent returns the agent with this id, no matter which owner has it. It
+// returns ErrNotFound if there is no such agent.
 func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Get(tx, IDKey(id)) }
 
-// FindAgent returns the agent that ref names by its database id or its assistant
-// id. It returns ErrAgentNotFound if there is no such agent in scope.
+// FindAgent returns the agent whose id or assistant id is ref. It returns
+// ErrAgentNotFound if there is no such agent or if scope s does not include it.
 func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
 	a, err := agentTable.One(tx, "assistant", []byte(ref))
 	if id, e := strconv.ParseUint(ref, 10, 64); e == nil {
@@ -62,7 +62,8 @@ func FindAgent(tx *Tx, s Scope, ref string) (Agent, error) {
 // SaveAgent stores a changed agent under its id.
 func SaveAgent(tx *Tx, a Agent) error { return agentTable.Put(tx, a) }
 
-// Brief returns the short form of an agent that other objects contain.
+// Brief returns the id, the name and the assistant id of the agent, for use
+// inside other objects.
 func (a Agent) Brief() map[string]any {
 	return map[string]any{"id": a.ID, "name": a.Name, "assistant_id": a.AssistantID}
 }
@@ -97,21 +98,22 @@ func (a Agent) row() agentRow {
 	return row
 }
 
-// maxReady is the greatest number of owners whose list of agents is cached.
+// maxReady is the maximum number of owners whose list of agents is cached.
 const maxReady = 1024
 
-// agents serves the endpoints of agents. The list is requested often and changes
-// seldom, so its answer is cached for each owner.
+// agents serves the endpoints for agents. Clients request the list often, but
+// it seldom changes. So the answer is cached for each owner.
 type agents struct {
 	store   *Store
 	catalog AdminRecords[Agent]
-	agents  *atomic.Uint64 // generations of the tables that the list is built from
-	teams   *atomic.Uint64
-	ready   sync.Map // owner id -> *readyList
-	count   atomic.Int64
+	agents  *atomic.Uint64 // generation of the table of agents, see Store.Generation
+	teams   *atomic.Uint64 // generation of the table of teams
+	ready   sync.Map       // cached lists, *readyList by owner id
+	count   atomic.Int64   // number of lists in ready
 }
 
-// readyList is a cached answer and the table generations read before it was
+// readyList is a cached list of agents. It is valid as long as both tables have
+// the generations that are recorded here. They were read before the list was
 // built.
 type readyList struct {
 	agents, teams uint64
@@ -133,12 +135,12 @@ func (a *agents) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/agents", Permission: ReadAgents, Handle: a.list}}
 }
 
-// AdminRoutes returns the operator's endpoints.
+// AdminRoutes returns the admin endpoints for agents.
 func (a *agents) AdminRoutes() []Route { return a.catalog.Routes() }
 
 func (a *agents) list(w http.ResponseWriter, r *Request) error {
-	// The generations are read before the tables. After a change in between, the
-	// list is cached under an old generation, so the next request rebuilds it.
+	// The generations are read before the tables. If a table changes in between,
+	// the list is cached with an old generation, so the next request rebuilds it.
 	agents, teams := a.agents.Load(), a.teams.Load()
 	if kept, ok := a.ready.Load(r.Key.Owner); ok {
 		if list := kept.(*readyList); list.agents == agents && list.teams == teams {
@@ -160,7 +162,7 @@ func (a *agents) list(w http.ResponseWriter, r *Request) error {
 	return WriteBody(w, http.StatusOK, body)
 }
 
-// rows returns the agents that an owner may see, oldest first.
+// rows returns the agents that the owner may see, oldest first.
 func (a *agents) rows(owner uint64) ([]agentRow, error) {
 	seen := map[uint64]agentRow{}
 	err := a.store.View(func(tx *Tx) error {
@@ -212,10 +214,10 @@ func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
 		return a, err
 	}
 	if strings.TrimSpace(a.Name) == "" {
-		return a, ErrMissing.With("name is missing. Give the agent a name.")
+		return a, ErrMissing.With("name is missing. Send a name for the agent.")
 	}
 	if a.PhoneNumber != "" && !ValidPhone(a.PhoneNumber) {
-		return a, ErrValidation.With("phone_number must be an E.164 number such as +4930555001, or null for none; got %q.", a.PhoneNumber)
+		return a, ErrValidation.With("phone_number must be an E.164 number such as +4930555001, or null for no number; got %q.", a.PhoneNumber)
 	}
 	if old == nil {
 		o, err := EnsureOwner(tx, owner, r.Now)
@@ -247,8 +249,9 @@ func showAgent(tx *Tx, a Agent) (any, error) {
 	}{a.row(), OwnerName(tx, a.Owner), Seconds(a.CreatedAt)}, nil
 }
 
-// matchAgent reports whether an agent matches the query: owner is the exact name
-// of its owner, search a part of its own name in any case.
+// matchAgent reports whether an agent passes the filters in the query. The
+// filter owner is the exact name of the agent's owner. The filter search is a
+// part of the agent's name, in upper or lower case.
 func matchAgent(tx *Tx, a Agent, q url.Values) bool {
 	if owner := q.Get("owner"); owner != "" && OwnerName(tx, a.Owner) != owner {
 		return false
@@ -256,7 +259,7 @@ func matchAgent(tx *Tx, a Agent, q url.Values) bool {
 	return strings.Contains(strings.ToLower(a.Name), strings.ToLower(q.Get("search")))
 }
 
-// blocked is an entry of the operator's do-not-call list.
+// blocked is an entry in the operator's do-not-call list.
 type blocked struct {
 	ID        uint64    `json:"id"`
 	Phone     string    `json:"phone_number"`
@@ -270,8 +273,8 @@ var blockedTable = Table[blocked]{
 	Indexes: []Index[blocked]{{"phone", func(b blocked) [][]byte { return [][]byte{[]byte(b.Phone)} }}},
 }
 
-// Blocked reports whether a phone number is on the do-not-call list, which
-// applies to all owners.
+// Blocked reports whether a phone number is on the do-not-call list. The list
+// applies to the calls of all owners.
 func Blocked(tx *Tx, phone string) (bool, error) {
 	for rest := range blockedTable.Find(tx, "phone", []byte(phone), false) {
 		if len(rest) == 0 {
@@ -281,8 +284,7 @@ func Blocked(tx *Tx, phone string) (bool, error) {
 	return false, nil
 }
 
-// doNotCalls serves the endpoints with which the operator manages the do-not-call
-// list.
+// doNotCalls serves the admin endpoints for the do-not-call list.
 type doNotCalls struct{ catalog AdminRecords[blocked] }
 
 // NewDoNotCalls returns the endpoints for the do-not-call list in store.
@@ -303,11 +305,11 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 // DoNotCallTables returns the table of the do-not-call list, for store checks.
 func DoNotCallTables() []Checked { return []Checked{blockedTable} }
 
-// AdminRoutes returns the operator's endpoints.
+// AdminRoutes returns the admin endpoints for the do-not-call list.
 func (d *doNotCalls) AdminRoutes() []Route { return d.catalog.Routes() }
 
-// saveBlocked stores an entry. If another entry has the same number, it returns
-// that entry and changes nothing.
+// saveBlocked creates an entry if old is nil, and changes old otherwise. If
+// another entry has the same number, it returns that entry and stores nothing.
 func saveBlocked(tx *Tx, r *Request, old *blocked, b *Body) (blocked, error) {
 	v := blocked{CreatedAt: r.Now}
 	if old != nil {

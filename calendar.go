@@ -1,6 +1,7 @@
-// The calendar family has the events. Read calendar_event.go first (event, its
-// table, its form and its iCalendar text), then calendar.go (the endpoints) and
-// calendar_availability.go (schedules and free slots).
+// The calendar family holds calendar events and availability. Read
+// calendar_event.go first (the event, its table, its form and its iCalendar
+// text), then calendar.go (the endpoints) and calendar_availability.go
+// (schedules and free slots).
 
 package main
 
@@ -19,11 +20,11 @@ type calendar struct {
 	limiter *Limiter
 }
 
-// NewCalendar returns the API endpoints for the events in store. Creating an
-// event spends one unit of EventsPerDay.
+// NewCalendar returns the API endpoints for the events in store. Each new event
+// uses one unit of the limit EventsPerDay.
 func NewCalendar(store *Store, limiter *Limiter) *calendar { return &calendar{store, limiter} }
 
-// Routes returns the API endpoints.
+// Routes returns the API endpoints for events.
 func (c *calendar) Routes() []Route {
 	const path = "/api/v1/calendar/events"
 	return []Route{
@@ -36,17 +37,17 @@ func (c *calendar) Routes() []Route {
 	}
 }
 
-// dateRange is a range of whole days in a time zone. It includes both First and
-// Last.
+// dateRange is a range of whole days in a time zone. The days First and Last
+// are part of the range.
 type dateRange struct {
-	First, Last time.Time // dates, each as midnight UTC whatever Zone is
+	First, Last time.Time // dates; each is midnight in UTC, not in Zone
 	Zone        *time.Location
 }
 
-// readDates reads start_date and end_date of a query (contract 7.1, 7.6).
-// start_date defaults to today in zone, end_date to start_date plus days. It
-// returns ErrParameterFormat if a date is malformed or end_date is before
-// start_date.
+// readDates returns the range from start_date to end_date of a query (contract
+// 7.1, 7.6). start_date defaults to today in zone. end_date defaults to the
+// date that is days after start_date. readDates returns ErrParameterFormat if a
+// date is malformed or end_date is before start_date.
 func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d dateRange, err error) {
 	today := now.In(zone)
 	d = dateRange{First: time.Date(today.Year(), today.Month(), today.Day(), 0, 0, 0, 0, time.UTC), Zone: zone}
@@ -75,7 +76,8 @@ func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d da
 	return d, nil
 }
 
-// Bounds returns the first instant of the range and the first instant after it.
+// Bounds returns the first instant of the range and the first instant after the
+// range.
 func (d dateRange) Bounds() (from, to time.Time) {
 	return clock.Instant(d.First, 0, d.Zone, false), clock.Instant(d.Last, 24*60, d.Zone, false)
 }
@@ -120,8 +122,9 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "events", rows))
 }
 
-// own reads the event in the path and the scope of the key. It returns
-// ErrNotFound if there is no such event in scope.
+// own returns the event in the request path and the scope of the key. It
+// returns ErrNotFound if there is no such event or if the scope does not
+// include it.
 func (c *calendar) own(tx *Tx, r *Request) (event, Scope, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
@@ -150,9 +153,9 @@ func (c *calendar) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// checkLinks checks that the agent and the team of an event, if any, are
-// allowed in scope. It returns ErrAgentNotFound, ErrTeamNotFound or
-// ErrTeamAccess if not.
+// checkLinks returns nil if the owner of scope may use the agent and the team
+// of the event. An event without agent or team is allowed. checkLinks returns
+// ErrAgentNotFound, ErrTeamNotFound or ErrTeamAccess if not.
 func checkLinks(tx *Tx, scope Scope, e event) error {
 	if e.AgentID != 0 {
 		if _, err := FindAgent(tx, scope, strconv.FormatUint(e.AgentID, 10)); err != nil {
@@ -162,7 +165,7 @@ func checkLinks(tx *Tx, scope Scope, e event) error {
 	return CheckTeam(tx, scope, e.TeamID)
 }
 
-// brief returns the answer to the creation or the change of an event
+// brief returns the answer to a request that has created or changed the event e
 // (contract 7.3, 7.4).
 func brief(e event, message string) map[string]any {
 	return map[string]any{
@@ -170,8 +173,8 @@ func brief(e event, message string) map[string]any {
 	}
 }
 
-// create stores an event and charges the daily limit. Both happen in one
-// transaction, so a refused event costs nothing.
+// create stores an event and charges the limit EventsPerDay. Both happen in one
+// transaction, so a refused event uses no unit of the limit.
 func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -205,7 +208,8 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// update replaces an event (PUT) or changes the fields that were sent (PATCH).
+// update replaces all fields of an event (PUT) or changes only the fields in
+// the body (PATCH).
 func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -237,8 +241,8 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, brief(e, "Updated."))
 }
 
-// readReason returns the reason in the body of a cancellation. The body may be
-// empty; the reason is then "".
+// readReason returns the reason in the body of a cancellation. It returns "" if
+// the body is empty or has no reason.
 func readReason(r *Request) (reason string, err error) {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -248,9 +252,10 @@ func readReason(r *Request) (reason string, err error) {
 	return reason, body.Err()
 }
 
-// cancelEvent cancels an event, adds the reason to the customer notes and
-// publishes calendar.cancelled. A second call changes and publishes nothing
-// (contract 7.5).
+// cancelEvent cancels an event, stores it and publishes calendar.cancelled. It
+// adds the reason to the customer notes, unless reason is "". If the event is
+// already cancelled, it changes and publishes nothing (contract 7.5). It
+// returns the stored event.
 func cancelEvent(tx *Tx, e event, reason string, now time.Time) (event, error) {
 	if e.Status == eventCancelled {
 		return e, nil
@@ -290,9 +295,9 @@ func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"id": e.ID, "uuid": e.UUID, "status": e.Status, "message": "Cancelled."})
 }
 
-// publishChange publishes the webhook event for the change from before to e. If
-// e has become cancelled or completed, that event replaces calendar.updated
-// (contract 7.4).
+// publishChange publishes the webhook event for the change from before to e.
+// This is calendar.cancelled or calendar.completed if e has just reached that
+// state. Otherwise it is calendar.updated (contract 7.4).
 func publishChange(tx *Tx, before, e event, now time.Time) error {
 	if e.Status != before.Status && (e.Status == eventCancelled || e.Status == eventCompleted) {
 		return publishEvent(tx, "calendar."+e.Status, e, now, nil)
@@ -305,7 +310,7 @@ func publishChange(tx *Tx, before, e event, now time.Time) error {
 }
 
 // publishEvent publishes a webhook event of type kind about e (contract 8.3).
-// The fields of more are added to its calendar_event object; more may be nil.
+// It adds the fields in more to the object calendar_event. more may be nil.
 func publishEvent(tx *Tx, kind string, e event, now time.Time, more map[string]any) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -318,15 +323,15 @@ func publishEvent(tx *Tx, kind string, e event, now time.Time, more map[string]a
 	return Publish(tx, WebhookEvent{Type: kind, Owner: e.Owner, Team: e.TeamID, At: now, Body: map[string]any{"calendar_event": shown}})
 }
 
-// adminEvents serves the admin endpoints for the events of all owners. Creating
-// an event here spends no unit of EventsPerDay, because that limit belongs to a
-// key.
+// adminEvents serves the admin endpoints for the events of all owners. An event
+// that is created here uses no unit of EventsPerDay, because that limit applies
+// to keys.
 type adminEvents struct{ store *Store }
 
 // NewAdminEvents returns the admin endpoints for the events in store.
 func NewAdminEvents(store *Store) *adminEvents { return &adminEvents{store} }
 
-// AdminRoutes returns the admin endpoints.
+// AdminRoutes returns the admin endpoints for events.
 func (d *adminEvents) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/events", Handle: d.list},
@@ -337,8 +342,8 @@ func (d *adminEvents) AdminRoutes() []Route {
 	}
 }
 
-// readZone reads time_zone of a query; the default is UTC. It returns
-// ErrParameterFormat if the zone is unknown.
+// readZone returns the time zone in the parameter time_zone of a query. The
+// default is UTC. It returns ErrParameterFormat if there is no such zone.
 func readZone(q url.Values) (*time.Location, error) {
 	name := q.Get("time_zone")
 	if name == "" {
@@ -346,13 +351,13 @@ func readZone(q url.Values) (*time.Location, error) {
 	}
 	zone, err := time.LoadLocation(name)
 	if err != nil || name == "Local" {
-		return nil, ErrParameterFormat.With("time_zone must be a name of the IANA database, such as Europe/Berlin; got %q.", name)
+		return nil, ErrParameterFormat.With("time_zone must be an IANA name such as Europe/Berlin; got %q.", name)
 	}
 	return zone, nil
 }
 
-// list answers with the events that overlap a range of days, earliest start
-// first.
+// list answers with the events that overlap a range of days. The event that
+// starts first comes first.
 func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
@@ -393,8 +398,8 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "events", rows))
 }
 
-// ownerKeys returns the prefixes of the index entries of an owner's events, or
-// of the events of all owners if name is "".
+// ownerKeys returns the prefixes of the index entries for the events of the
+// owner called name. If name is "", it returns the prefixes for all owners.
 func ownerKeys(tx *Tx, name string) (keys [][]byte, err error) {
 	owners, err := AllOwners(tx)
 	for _, o := range owners {
@@ -405,7 +410,7 @@ func ownerKeys(tx *Tx, name string) (keys [][]byte, err error) {
 	return keys, err
 }
 
-// showEvent returns an event as the operator sees it.
+// showEvent returns an event in the form in which the operator sees it.
 func showEvent(tx *Tx, e event) map[string]any {
 	shown := e.Detail(tx)
 	shown["owner"] = OwnerName(tx, e.Owner)
@@ -425,8 +430,8 @@ func (d *adminEvents) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// answer runs change in a transaction and answers with the event that it
-// returns.
+// answer runs change in a transaction. It then answers with the HTTP status and
+// the event that change returned. If change fails, nothing is stored.
 func (d *adminEvents) answer(w http.ResponseWriter, r *Request, status int, change func(*Tx) (event, error)) error {
 	var shown map[string]any
 	err := r.Update(d.store, func(tx *Tx) error {
@@ -521,14 +526,15 @@ func (d *adminEvents) cancel(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// maxReminders is how many due reminders one transaction handles at most.
+// maxReminders is the maximum number of due reminders that one transaction
+// handles.
 const maxReminders = 100
 
 // FireReminders publishes calendar.reminder for each event whose reminder is
-// due. The reminder and the mark that it was sent are stored in one
-// transaction, so a crash neither repeats nor loses one. A late reminder, such
-// as after a restart, is dropped if the event has begun. Call FireReminders
-// about once a second.
+// due. One transaction stores the webhook event and marks the reminder as sent,
+// so a crash neither repeats nor loses a reminder. A reminder can be late, for
+// example after a restart. It is dropped if the calendar event has already
+// begun. Call FireReminders about once a second.
 func FireReminders(store *Store, now time.Time) error {
 	for {
 		count := 0

@@ -14,12 +14,11 @@ import (
 	"latchkey/internal/clock"
 )
 
-// The default and the maximum length of a slot, in minutes, and how many days
-// end_date may be after start_date (contract 7.6).
+// Limits and a default for requests of free slots (contract 7.6).
 const (
-	usualSlot = 30
-	maxSlot   = 180
-	maxRange  = 90
+	usualSlot = 30  // default length of a slot, in minutes
+	maxSlot   = 180 // maximum length of a slot, in minutes
+	maxRange  = 90  // maximum number of days from start_date to end_date
 )
 
 // slot is a free period in which a meeting can be held.
@@ -31,9 +30,9 @@ type slot struct {
 
 // freeSlots returns the start times of the free slots of a length in a range
 // (contract 7.6). It divides each window of the schedule into slots, from the
-// start of the window. It skips slots that begin sooner than the notice after
-// now, or are nearer than the buffer to a busy span. busy must be sorted by
-// start.
+// start of the window. It skips a slot that begins too soon: before now plus
+// the notice of the schedule. It also skips a slot that is closer to a busy
+// span than the buffer of the schedule. busy must be sorted by start.
 func freeSlots(s Schedule, dates dateRange, length time.Duration, busy []span, now time.Time) []time.Time {
 	buffer := time.Duration(s.Buffer) * time.Minute
 	earliest := now.Add(time.Duration(s.Notice) * time.Minute)
@@ -52,9 +51,9 @@ func freeSlots(s Schedule, dates dateRange, length time.Duration, busy []span, n
 	return free
 }
 
-// merge joins spans that overlap or touch, so that the ends are sorted like the
-// starts. spans must be sorted by start. Only Start and End of the result mean
-// anything.
+// merge joins spans that overlap or touch, so that the result is sorted by both
+// start and end. spans must be sorted by start. The caller may use only Start
+// and End of the result.
 func merge(spans []span) []span {
 	var all []span
 	for _, s := range spans {
@@ -74,19 +73,21 @@ func overlaps(busy []span, from, to time.Time) bool {
 	return i < len(busy) && busy[i].Start.Before(to)
 }
 
-// availability serves the API endpoint for free times.
+// availability serves the API endpoint for free slots.
 type availability struct{ store *Store }
 
-// NewAvailability returns the endpoint for the schedules and events in store.
+// NewAvailability returns the endpoint for free slots. It reads the schedules
+// and events in store.
 func NewAvailability(store *Store) *availability { return &availability{store} }
 
-// Routes returns the API endpoints.
+// Routes returns the API endpoint for free slots.
 func (a *availability) Routes() []Route {
 	return []Route{{Method: "GET", Path: "/api/v1/calendar/availability", Permission: ReadCalendar, Handle: a.list}}
 }
 
-// list answers with the free slots. Only the owner's own events count as busy,
-// not the events of others that the key sees through a team.
+// list answers with the free slots of the key's owner. The events of this owner
+// count as busy. The events of other team members do not, although the key can
+// see them.
 func (a *availability) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	minutes := usualSlot
@@ -132,11 +133,13 @@ func (a *availability) list(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// hours holds the windows of each day of the week. The index is a time.Weekday.
+// hours holds the time windows of each day of the week. The index is a
+// time.Weekday.
 type hours [7][]window24
 
-// window24 is a part of a day, in minutes after midnight on the wall clock. It
-// includes From and excludes To, which is at most 1440.
+// window24 is a time window within a day, in minutes after midnight on the wall
+// clock. It includes From and excludes To. To is at most 1440, which is the end
+// of the day.
 type window24 struct {
 	From int `json:"from"`
 	To   int `json:"to"`
@@ -148,10 +151,11 @@ type Schedule struct {
 	Owner    uint64 `json:"owner"`
 	TimeZone string `json:"time_zone"`
 	Windows  hours  `json:"windows"`
-	// Business limits the windows to business hours; nil means no limit.
+	// Business holds the business hours. The owner is available only in the parts
+	// of Windows inside them. If Business is nil, all of Windows counts.
 	Business  *hours    `json:"business_hours,omitempty"`
-	Buffer    int       `json:"buffer_minutes"` // free time around every event
-	Notice    int       `json:"notice_minutes"` // least time from now to the first slot
+	Buffer    int       `json:"buffer_minutes"` // minimum free time before and after every event
+	Notice    int       `json:"notice_minutes"` // minimum time between a request and the first free slot
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -161,8 +165,8 @@ var scheduleTable = Table[Schedule]{
 	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
 }
 
-// usualSchedule returns the schedule of an owner that has stored none: Monday
-// to Friday, 9:00 to 17:00 UTC.
+// usualSchedule returns the schedule of an owner who has not stored one. It is
+// Monday to Friday, 9:00 to 17:00 UTC.
 func usualSchedule(owner uint64) Schedule {
 	s := Schedule{Owner: owner, TimeZone: "UTC"}
 	for day := time.Monday; day <= time.Friday; day++ {
@@ -171,8 +175,8 @@ func usualSchedule(owner uint64) Schedule {
 	return s
 }
 
-// scheduleOf returns the stored schedule of an owner, or usualSchedule if there
-// is none.
+// scheduleOf returns the stored schedule of an owner. If there is none, it
+// returns usualSchedule.
 func scheduleOf(tx *Tx, owner uint64) (Schedule, error) {
 	s, err := scheduleTable.One(tx, "owner", IDKey(owner))
 	if errors.Is(err, ErrNotFound) {
@@ -181,17 +185,18 @@ func scheduleOf(tx *Tx, owner uint64) (Schedule, error) {
 	return s, err
 }
 
-// Zone returns the time zone of the schedule.
+// Zone returns the time zone of the schedule. It returns UTC if this system
+// does not know the zone.
 func (s Schedule) Zone() *time.Location {
 	zone, err := time.LoadLocation(s.TimeZone)
 	if err != nil {
-		return time.UTC // saveSchedule has checked the name, but a system's zones can change
+		return time.UTC // saveSchedule has checked the name, but the system's list of zones can change
 	}
 	return zone
 }
 
-// Day returns the windows of a day of the week, in order and limited to the
-// business hours. The caller must not change the result.
+// Day returns the windows of a day of the week, earliest first. It limits them
+// to the business hours. The caller must not change the result.
 func (s Schedule) Day(day time.Weekday) []window24 {
 	if s.Business == nil {
 		return s.Windows[day]
@@ -215,10 +220,10 @@ func NewSchedules(store *Store) *schedules {
 	return &schedules{AdminRecords[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
 }
 
-// ScheduleTables returns the tables, for a check of records and indexes.
+// ScheduleTables returns the table of schedules, for store checks.
 func ScheduleTables() []Checked { return []Checked{scheduleTable} }
 
-// AdminRoutes returns the admin endpoints.
+// AdminRoutes returns the admin endpoints for schedules.
 func (s *schedules) AdminRoutes() []Route { return s.catalog.Routes() }
 
 func dayNames() []string {
@@ -239,7 +244,7 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 		return s, err
 	}
 	if _, err := time.LoadLocation(s.TimeZone); err != nil || s.TimeZone == "" || s.TimeZone == "Local" {
-		return s, ErrValidation.With("time_zone must be a name of the IANA database, such as Europe/Berlin; got %q.", s.TimeZone)
+		return s, ErrValidation.With("time_zone must be an IANA name such as Europe/Berlin; got %q.", s.TimeZone)
 	}
 	if b.Given("windows") {
 		if err := readHours(b, "windows", &s.Windows); err != nil {
@@ -261,20 +266,21 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 			return s, err
 		}
 		if scheduleTable.Has(tx, "owner", IDKey(o.ID)) {
-			return s, ErrConflict.With("%s has a schedule already. Change that one.", o.Name)
+			return s, ErrConflict.With("The owner %s already has a schedule. Change that schedule instead.", o.Name)
 		}
 		s.Owner = o.ID
 		if s.ID, err = scheduleTable.NextID(tx); err != nil {
 			return s, err
 		}
 	} else if b.Has("owner") && owner != OwnerName(tx, s.Owner) {
-		return s, ErrValidation.With("owner of a schedule cannot change. Make another one.")
+		return s, ErrValidation.With("owner of a schedule cannot change. Create another schedule instead.")
 	}
 	return s, scheduleTable.Put(tx, s)
 }
 
-// readHours reads {"monday": ["09:00-12:00", "13:00-17:00"], ...}. An omitted
-// day has no hours. It returns ErrValidation if the value is wrong.
+// readHours sets *into from the body field called name. The field has the form
+// {"monday": ["09:00-12:00", "13:00-17:00"]}. A day that the field omits has no
+// windows. readHours returns ErrValidation if the field is wrong.
 func readHours(b *Body, name string, into *hours) error {
 	days, err := b.Object(b.Raw(name))
 	if err != nil {
@@ -285,7 +291,7 @@ func readHours(b *Body, name string, into *hours) error {
 	for _, day := range days.Names() {
 		i := slices.Index(known, day)
 		if i < 0 {
-			return ErrValidation.With("%s has an unknown day %q. Known are %s.", name, day, strings.Join(known, ", "))
+			return ErrValidation.With("%s has an unknown day %q. The known days are %s.", name, day, strings.Join(known, ", "))
 		}
 		var texts []string
 		if days.Strings(day, &texts); days.Err() != nil {
@@ -295,7 +301,7 @@ func readHours(b *Body, name string, into *hours) error {
 		for _, text := range texts {
 			w, ok := parseWindow(text)
 			if !ok || w.From < last {
-				return ErrValidation.With(`%s.%s must have windows such as "09:00-17:00", up to 24:00, in order and apart; got %q.`, name, day, text)
+				return ErrValidation.With(`%s.%s must have windows such as "09:00-17:00". They must be in order, must not overlap and must end by 24:00; got %q.`, name, day, text)
 			}
 			last = w.To
 			into[i] = append(into[i], w)

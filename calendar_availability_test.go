@@ -190,7 +190,7 @@ func TestSchedules(t *testing.T) {
 	for _, tt := range []struct{ body, want string }{
 		{`{"time_zone": "Berlin"}`, "time_zone"}, {`{"time_zone": ""}`, "time_zone"}, {`{"time_zone": "Local"}`, "time_zone"}, {`{"buffer_minutes": -1}`, "buffer_minutes"},
 		{`{"windows": []}`, "windows"}, {`{"windows": {"funday": []}}`, "funday"}, {`{"windows": {"monday": "09:00-17:00"}}`, "monday"},
-		{`{"windows": {"monday": ["9-17"]}}`, "09:00-17:00"}, {`{"windows": {"monday": ["17:00-09:00"]}}`, "monday"}, {`{"windows": {"monday": ["09:00-12:00", "11:00-13:00"]}}`, "apart"},
+		{`{"windows": {"monday": ["9-17"]}}`, "09:00-17:00"}, {`{"windows": {"monday": ["17:00-09:00"]}}`, "monday"}, {`{"windows": {"monday": ["09:00-12:00", "11:00-13:00"]}}`, "overlap"},
 		{`{"windows": {"monday": ["09:00-25:00"]}}`, "monday"}, {`{"business_hours": {"x": []}}`, "business_hours"},
 	} {
 		a.refuse("POST", "/admin/v1/schedules", tt.body, 400, "validation_error", tt.want)

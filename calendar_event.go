@@ -26,8 +26,8 @@ const (
 	eventNoShow    = "no_show"
 )
 
-// eventStates returns the states. The index stores positions in this list, so
-// the order must not change.
+// eventStates returns the states of events. The index stores positions in this
+// list, so the order must not change.
 func eventStates() []string {
 	return []string{eventScheduled, eventConfirmed, eventCancelled, eventCompleted, eventNoShow}
 }
@@ -48,8 +48,8 @@ type event struct {
 	Description   string    `json:"description,omitempty"`
 	Kind          string    `json:"event_type"`
 	Status        string    `json:"status"`
-	Start         time.Time `json:"start_time"` // whole milliseconds, as End
-	End           time.Time `json:"end_time"`
+	Start         time.Time `json:"start_time"` // in whole milliseconds
+	End           time.Time `json:"end_time"`   // in whole milliseconds
 	Location      string    `json:"location,omitempty"`
 	Video         bool      `json:"has_video_conference,omitempty"`
 	VideoURL      string    `json:"video_conference_url,omitempty"`
@@ -61,35 +61,37 @@ type event struct {
 	CustomerEmail string    `json:"customer_email,omitempty"`
 	CustomerPhone string    `json:"customer_phone,omitempty"`
 	CustomerNotes string    `json:"customer_notes,omitempty"`
-	// Notify is send_notifications at creation. It is stored, but no code reads
-	// it yet.
+	// Notify is the value of send_notifications when the event was created. It is
+	// stored, but no code uses it yet.
 	Notify    bool      `json:"send_notifications,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
-	// RemindedFor is the Start for which the reminder was sent. If the event
-	// moves, it gets another reminder.
+	// RemindedFor is the value of Start when the last reminder was sent. If Start
+	// changes, another reminder is sent.
 	RemindedFor time.Time `json:"reminded_for,omitzero"`
 }
 
 // longEvent is the length above which an event is indexed by its end instead of
-// its start. So a search by start needs to begin only this long before a range.
+// its start. Events that are indexed by start are not longer. So a search for
+// them begins only this long before the range.
 const longEvent = 24 * time.Hour
 
-// timeKey returns a time, in milliseconds, as bytes that sort in order of time,
-// even before 1970.
+// timeKey returns a time, in milliseconds, as bytes. The bytes sort in the
+// order of time, even for times before 1970.
 func timeKey(t time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli())+1<<63)
 }
 
 func keyTime(b []byte) time.Time { return time.UnixMilli(int64(binary.BigEndian.Uint64(b) - 1<<63)) }
 
-// Offsets in an index entry after its scope: the sort time at 0, then the other
-// end of the event and the state. With them a list is counted without reading
-// records.
+// Offsets of fields in an index entry, counted from the end of its scope. The
+// sort time is at offset 0. It is the start of the event or, in the index "long",
+// its end. Because the entry contains the state, a list is counted without
+// reading records.
 const (
-	eventOther = 8
+	eventOther = 8 // the end of the event or, in the index "long", its start
 	eventState = 16
-	eventSize  = 17
+	eventSize  = 17 // bytes after the scope
 )
 
 func (e event) entries(first, second time.Time) (keys [][]byte) {
@@ -105,7 +107,7 @@ func (e event) long() bool { return e.End.Sub(e.Start) > longEvent }
 // live reports whether the event is scheduled or confirmed.
 func (e event) live() bool { return e.Status == eventScheduled || e.Status == eventConfirmed }
 
-// ReminderTime returns when the reminder of the event is due.
+// ReminderTime returns the time at which the reminder of the event is due.
 func (e event) ReminderTime() time.Time {
 	return e.Start.Add(-time.Duration(e.RemindBefore) * time.Minute)
 }
@@ -136,11 +138,11 @@ var appointmentTable = Table[event]{
 	},
 }
 
-// EventTables returns the tables, for a check of records and indexes.
+// EventTables returns the table of events, for store checks.
 func EventTables() []Checked { return []Checked{appointmentTable} }
 
-// findEvent reads an event of any owner by its id or its UUID. It returns
-// ErrNotFound if there is none.
+// findEvent returns the event whose id or UUID is ref, no matter which owner
+// has it. It returns ErrNotFound if there is no such event.
 func findEvent(tx *Tx, ref string) (event, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return appointmentTable.Get(tx, IDKey(id))
@@ -148,13 +150,14 @@ func findEvent(tx *Tx, ref string) (event, error) {
 	return findEventByUUID(tx, ref)
 }
 
-// findEventByUUID returns the event with a UUID in any case, or ErrNotFound.
+// findEventByUUID returns the event with this UUID, in upper or lower case. It
+// returns ErrNotFound if there is no such event.
 func findEventByUUID(tx *Tx, uuid string) (event, error) {
 	return appointmentTable.One(tx, "uuid", []byte(strings.ToLower(uuid)))
 }
 
-// saveEvent stores an event and returns it. An event with the ID 0 is new and
-// gets its ids.
+// saveEvent stores an event and returns it. If the ID is 0, the event is new
+// and gets an id and a UUID.
 func saveEvent(tx *Tx, e event) (event, error) {
 	if e.ID == 0 {
 		id, err := appointmentTable.NextID(tx)
@@ -177,16 +180,17 @@ func newUUID() string {
 	return strings.Join([]string{s[:8], s[8:12], s[12:16], s[16:20], s[20:]}, "-")
 }
 
-// span is what the index knows of an event, without its record.
+// span holds the fields of an event that its index entry contains.
 type span struct {
 	ID         uint64
 	Start, End time.Time
 	State      int // position in eventStates
 }
 
-// eventsBetween returns the events that begin before to and end after from,
-// earliest start first. prefixes selects owners and teams, see Scope.Keys and
-// ScopeKeys.
+// eventsBetween returns the events that overlap the range between the times
+// from and to, earliest start first. An event that only touches the range is
+// not included. prefixes selects the owners and teams. Scope.Keys and ScopeKeys
+// return such prefixes.
 func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 	var all []span
 	add := func(entry, key []byte, start, end time.Time) {
@@ -210,9 +214,9 @@ func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 	return slices.Compact(all) // an event can be under the prefixes of both its owner and its team
 }
 
-// stateFilter returns a function that keeps the events in a state, or all
-// events if status is "". The function overwrites its argument. stateFilter
-// returns ErrValidation if the state is unknown.
+// stateFilter returns a function that returns the spans whose state is status,
+// or all spans if status is "". The function reuses the memory of its argument.
+// stateFilter returns ErrValidation if status is not a known state.
 func stateFilter(status string) (func([]span) []span, error) {
 	state := slices.Index(eventStates(), status)
 	switch {
@@ -226,10 +230,11 @@ func stateFilter(status string) (func([]span) []span, error) {
 	}, nil
 }
 
-// dueReminders returns up to most events with a due reminder, earliest first.
-func dueReminders(tx *Tx, now time.Time, most int) (events []event, err error) {
+// dueReminders returns up to limit events whose reminder is due at or before
+// now. The earliest reminder comes first.
+func dueReminders(tx *Tx, now time.Time, limit int) (events []event, err error) {
 	for at, key := range appointmentTable.Find(tx, "remind", nil, false) {
-		if len(events) == most || keyTime(at).After(now) {
+		if len(events) == limit || keyTime(at).After(now) {
 			break
 		}
 		e, err := appointmentTable.Get(tx, key)
@@ -241,7 +246,7 @@ func dueReminders(tx *Tx, now time.Time, most int) (events []event, err error) {
 	return events, nil
 }
 
-// getEvents reads the records of spans, in the same order.
+// getEvents returns the events to which the spans belong, in the same order.
 func getEvents(tx *Tx, spans []span) (events []event, err error) {
 	for _, s := range spans {
 		e, err := appointmentTable.Get(tx, IDKey(s.ID))
@@ -253,7 +258,7 @@ func getEvents(tx *Tx, spans []span) (events []event, err error) {
 	return events, nil
 }
 
-// Row returns the event as lists show it (contract 7.1).
+// Row returns the event in the form in which lists show it (contract 7.1).
 func (e event) Row(tx *Tx) map[string]any {
 	row := map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "event_type": e.Kind, "status": e.Status, "start_time": Millis(e.Start), "end_time": Millis(e.End),
@@ -267,8 +272,8 @@ func (e event) Row(tx *Tx) map[string]any {
 	return row
 }
 
-// Detail returns the event as GET /calendar/events/{event_id} shows it
-// (contract 7.2).
+// Detail returns the event in the form in which GET /calendar/events/{event_id}
+// shows it (contract 7.2).
 func (e event) Detail(tx *Tx) map[string]any {
 	shown := e.Row(tx)
 	shown["description"], shown["event_type_display"], shown["status_display"] = TextOrNone(e.Description), DisplayWord(e.Kind), DisplayWord(e.Status)
@@ -279,7 +284,8 @@ func (e event) Detail(tx *Tx) map[string]any {
 	if team := TeamBrief(tx, e.TeamID); team != nil {
 		shown["team"] = team
 	}
-	// Connectors to other calendars do not exist (contract 7).
+	// These fields are always nil, because there are no connectors to other
+	// calendars (contract 7).
 	shown["external_calendars"] = map[string]any{"google": nil, "outlook": nil, "gohighlevel": nil}
 	return shown
 }
@@ -287,8 +293,9 @@ func (e event) Detail(tx *Tx) map[string]any {
 // ICSPath returns the path of the event's iCalendar file (contract 7.7).
 func (e event) ICSPath() string { return "/calendar/event/" + e.UUID + "/calendar.ics" }
 
-// parseMoment reads an ISO 8601 date and time and cuts it to milliseconds. A
-// time without an offset is UTC (contract 7.3). The result is in UTC.
+// parseMoment returns the time that text contains as an ISO 8601 date and time.
+// The result is in UTC and cut to milliseconds. A time without an offset is UTC
+// (contract 7.3). parseMoment returns false if text is not such a time.
 func parseMoment(text string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
 		if t, err := time.Parse(layout, text); err == nil {
@@ -302,10 +309,10 @@ func parseMoment(text string) (time.Time, bool) {
 }
 
 // readEvent returns e with the fields of the body. PATCH changes only the
-// fields that were sent; in POST and PUT an omitted field gets its default.
-// Only POST sets created_by_ai_agent and send_notifications, and it accepts
-// only the first two states. The errors are ErrMissing, ErrDatetime and
-// ErrValidation, in this order if several fields are wrong.
+// fields in the body. In POST and PUT a field that the body omits gets its
+// default. Only POST sets created_by_ai_agent and send_notifications, and it
+// accepts only the first two states. The errors are ErrMissing, ErrDatetime and
+// ErrValidation. If several fields are wrong, they are returned in this order.
 func readEvent(b *Body, method string, e event) (event, error) {
 	if method != http.MethodPatch {
 		for _, name := range []string{"title", "start_time", "end_time"} {
@@ -348,7 +355,7 @@ func readEvent(b *Body, method string, e event) (event, error) {
 	}
 	readFlag(b, "has_video_conference", &e.Video)
 	readFlag(b, "is_reminder_enabled", &e.Remind)
-	var unused bool // accepted without effect: only webhooks notify anybody
+	var unused bool // for fields that have no effect, because only webhooks send notifications
 	readFlag(b, "sync_external_calendars", &unused)
 	readFlag(b, "send_notifications", &unused)
 	if b.Given("remind_before_minutes") {
@@ -368,8 +375,8 @@ func readEvent(b *Body, method string, e event) (event, error) {
 	return e, nil
 }
 
-// readFlag reads true or false. If the field is omitted or null, into keeps its
-// value.
+// readFlag sets *into to the boolean in the body field called name. If the
+// field is omitted or null, *into keeps its value.
 func readFlag(b *Body, name string, into *bool) {
 	if b.Given(name) {
 		b.Bool(name, into)
@@ -396,12 +403,12 @@ func readMoment(b *Body, name string, into *time.Time) error {
 	return nil
 }
 
-// ICS serves events as iCalendar files (RFC 5545). It needs no key, because
-// calendar programs cannot send one. The random UUID in the path is the secret
-// (contract 7.7).
+// ICS serves events as iCalendar files (RFC 5545). A request needs no key,
+// because calendar programs cannot send one. Only somebody who knows the random
+// UUID in the path can read an event (contract 7.7).
 type ICS struct{ store *Store }
 
-// NewICS returns the endpoint for the events in store.
+// NewICS returns the endpoint for the iCalendar files of the events in store.
 func NewICS(store *Store) *ICS { return &ICS{store} }
 
 // OpenRoutes returns the endpoints that need no key.
@@ -412,7 +419,7 @@ func (i *ICS) OpenRoutes() []Route {
 func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	var e event
 	err := i.store.View(func(tx *Tx) (err error) {
-		e, err = findEventByUUID(tx, r.Params.ByName("uuid")) // never by id: those can be guessed
+		e, err = findEventByUUID(tx, r.Params.ByName("uuid")) // not by id, because ids can be guessed
 		return err
 	})
 	if err != nil {
@@ -433,8 +440,8 @@ func (e event) file() string {
 	return e.calendar().Serialize(ics.WithNewLine("\r\n")) // RFC 5545 section 3.1
 }
 
-// calendar returns an iCalendar object with the event. It leaves out the
-// customer's data and notes (contract 7.7).
+// calendar returns an iCalendar object with the event. It omits the customer's
+// data and notes (contract 7.7).
 func (e event) calendar() *ics.Calendar {
 	c := ics.NewCalendar()
 	c.SetProductId("-//Latchkey//EN")
@@ -460,7 +467,7 @@ func (e event) calendar() *ics.Calendar {
 		v.SetStatus(ics.ObjectStatusTentative)
 	case eventCancelled:
 		v.SetStatus(ics.ObjectStatusCancelled)
-	default: // the date was agreed, also for completed and no_show
+	default: // the participants also agreed to events that are completed or no_show
 		v.SetStatus(ics.ObjectStatusConfirmed)
 	}
 	if e.Remind {
@@ -472,9 +479,9 @@ func (e event) calendar() *ics.Calendar {
 	return c
 }
 
-// icsText removes control characters except tabs and line ends, because
-// iCalendar cannot write them (RFC 5545 section 3.3.11). Some readers would
-// take one for the end of the line, so that a text could add a property.
+// icsText returns s without control characters, except tabs and line ends.
+// iCalendar allows no others (RFC 5545 section 3.3.11). Some programs treat
+// them as the end of a line, so a text could add a property to the event.
 func icsText(s string) string {
 	s = strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(s)
 	return strings.Map(func(c rune) rune {
@@ -485,11 +492,11 @@ func icsText(s string) string {
 	}, s)
 }
 
-// icsURL returns a normalized http or https address, or "" if s is not one.
-// iCalendar writes a URL without escaping, so any other text could add lines to
-// the file.
+// icsURL returns s as a normalized http or https address, or "" if s is not
+// such an address. A URL in iCalendar is not escaped, so any other text could
+// add lines to the file.
 func icsURL(s string) string {
-	u, err := url.Parse(strings.TrimSpace(s)) // fails at control characters
+	u, err := url.Parse(strings.TrimSpace(s)) // returns an error if s contains control characters
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return ""
 	}

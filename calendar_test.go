@@ -613,5 +613,5 @@ func TestSchedules_DamagedIsNotMissing(t *testing.T) {
 		}
 		change()
 	}
-	a.refuse("POST", "/admin/v1/schedules", body, 409, "conflict", "has a schedule already")
+	a.refuse("POST", "/admin/v1/schedules", body, 409, "conflict", "already has a schedule")
 }

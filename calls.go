@@ -1,6 +1,7 @@
-// The calls family has the calls. Read calls_record.go first (call and its table),
-// then calls.go (the endpoints) and calls_dialer.go (claims, leases, changes of
-// state, billing). It dials nobody: dialers claim calls and report on them.
+// The calls family holds phone calls. Read calls_record.go first (the record of
+// a call and its table), then calls.go (the endpoints) and calls_dialer.go
+// (claims, leases, changes of state, billing). Latchkey itself dials no number.
+// Dialers, which are separate programs, claim calls and report the outcome.
 
 package main
 
@@ -19,14 +20,14 @@ type calls struct {
 	limiter *Limiter
 }
 
-// NewCalls returns the API endpoints for the calls in store. Starting a call
-// spends one unit of CallsPerDay.
+// NewCalls returns the API endpoints for the calls in store. Each new call uses
+// one unit of the limit CallsPerDay.
 func NewCalls(store *Store, limiter *Limiter) *calls { return &calls{store, limiter} }
 
-// CallTables returns the tables, for a check of records and indexes.
+// CallTables returns the table of calls, for store checks.
 func CallTables() []Checked { return []Checked{callTable} }
 
-// Routes returns the API endpoints.
+// Routes returns the API endpoints for calls.
 func (c *calls) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/calls", Permission: ReadCalls, Handle: c.list},
@@ -80,7 +81,7 @@ func (c *calls) get(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		if !scope.Allows(call.Owner, call.TeamID) {
-			return ErrNotFound // not ErrPermission: that would confirm that the call exists
+			return ErrNotFound // ErrPermission would confirm that the call exists
 		}
 		shown = call.Detail(tx, scope)
 		return nil
@@ -91,15 +92,17 @@ func (c *calls) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// callRequest holds the fields of a body that starts or records a call.
+// callRequest holds the fields of a request that starts a call or records an
+// inbound call.
 type callRequest struct {
-	Phone, Agent string
-	Contact      uint64
-	Variables    Values
+	Phone     string // E.164 number
+	Agent     string // id or assistant id
+	Contact   uint64 // id of the contact, 0 if none
+	Variables Values
 }
 
-// readCallRequest reads a callRequest. Its errors come in the order of contract
-// 3.3.
+// readCallRequest reads a callRequest from a body. If several fields are wrong,
+// it returns the error that comes first in contract 3.3.
 func readCallRequest(b *Body) (o callRequest, err error) {
 	switch {
 	case !b.Given("phone_number"):
@@ -135,8 +138,8 @@ func readCallRequest(b *Body) (o callRequest, err error) {
 	return o, b.Err()
 }
 
-// start stores a queued call and charges the daily limit. Both happen in one
-// transaction, so a refused call costs nothing.
+// start stores a queued call and charges the limit CallsPerDay. Both happen in
+// one transaction, so a refused call uses no unit of the limit.
 func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -171,9 +174,10 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// check returns the agent for a call, or the error that forbids the call.
-// Errors come in the order of contract 3.3; ErrNotFound for the contact comes
-// before ErrFunds.
+// check returns the agent for a new call, or the error with which the call is
+// refused. If several errors apply, it returns the one that comes first in
+// contract 3.3. The error for an unknown contact, ErrNotFound, comes before
+// ErrFunds.
 func (c *calls) check(tx *Tx, r *Request, o callRequest) (Agent, error) {
 	scope, err := ScopeOf(tx, r.Key.Owner)
 	if err != nil {
@@ -209,13 +213,13 @@ func (c *calls) check(tx *Tx, r *Request, o callRequest) (Agent, error) {
 	return agent, nil
 }
 
-// adminCalls serves the admin endpoints for calls.
+// adminCalls serves the admin endpoints for calls, except those for dialers.
 type adminCalls struct{ store *Store }
 
 // NewAdminCalls returns the admin endpoints for the calls in store.
 func NewAdminCalls(store *Store) *adminCalls { return &adminCalls{store} }
 
-// AdminRoutes returns the admin endpoints.
+// AdminRoutes returns the admin endpoints for calls.
 func (d *adminCalls) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/calls", Handle: d.list},
@@ -298,7 +302,8 @@ func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// record stores an inbound call, which may already be over.
+// record stores an inbound call. The call may still be in progress or already
+// be over.
 func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -334,8 +339,9 @@ func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, shown)
 }
 
-// inbound returns the record of an inbound call, which the caller stores. If
-// the call is over, inbound bills it.
+// inbound returns the record of an inbound call. It reads owner, status and the
+// reported facts from b, and all other fields from o. If the call is over,
+// inbound also bills it. The caller must store the record.
 func inbound(tx *Tx, r *Request, b *Body, o callRequest) (c call, err error) {
 	name, status := "", callInProgress
 	b.String("owner", &name)

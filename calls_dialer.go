@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,12 +15,12 @@ import (
 )
 
 // Dialer serves the admin endpoints for dialers, the programs that place calls.
-// A dialer claims a call under a lease, sends heartbeats while it has the call,
-// and reports the outcome.
+// A dialer claims a call and gets a lease for it. It renews the lease with
+// heartbeats and reports the outcome of the call.
 type Dialer struct {
 	store *Store
-	ended context.Context // done when the server stops
-	end   context.CancelFunc
+	ended context.Context    // canceled when the server stops
+	end   context.CancelFunc // cancels ended
 }
 
 // NewDialer returns the dialer endpoints for the calls in store. Call Close
@@ -30,10 +31,10 @@ func NewDialer(store *Store) *Dialer {
 	return d
 }
 
-// Close ends all waiting claims; they answer that there is no call.
+// Close ends all waiting claims. They answer that there is no call.
 func (d *Dialer) Close() { d.end() }
 
-// AdminRoutes returns the admin endpoints.
+// AdminRoutes returns the admin endpoints for dialers.
 func (d *Dialer) AdminRoutes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/admin/v1/calls/claim", Handle: d.claim},
@@ -44,18 +45,18 @@ func (d *Dialer) AdminRoutes() []Route {
 	}
 }
 
-// The length of a lease and the longest wait of a claim, in seconds. maxWait is
-// shorter than the usual write timeout of a server.
+// The length of a lease and the maximum time that a claim waits, in seconds.
 const (
-	usualLease = 60
+	usualLease = 60 // the default
 	minLease   = 5
 	maxLease   = 3600
-	maxWait    = 20
+	maxWait    = 20 // shorter than the usual write timeout of an HTTP server
 )
 
-// claim leases the oldest queued call to a dialer. No other dialer gets the
-// call while the lease lasts. If none is queued, claim waits up to wait_seconds
-// (0 by default) for one and then answers that call is null.
+// claim leases the oldest queued call to a dialer. No other dialer can claim
+// the call while the lease lasts. If no call is queued, claim waits up to
+// wait_seconds for one. The default is 0. If there is still no call, it answers
+// {"call": null}.
 func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -88,14 +89,14 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 	}
 }
 
-// next leases the oldest queued call and returns the answer for the dialer. It
-// returns ErrNotFound if no call is queued.
+// next leases the oldest queued call to a dialer until length after now. It
+// returns the answer for the dialer, or ErrNotFound if no call is queued.
 func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.Time) (answer map[string]any, err error) {
 	token := keytext.RandomHex(16)
 	deed := r.Deed()
-	deed.Now = now // the request may have waited
+	deed.Now = now // later than r.Now if the claim has waited
 	err = deed.Update(d.store, func(tx *Tx) error {
-		if _, err := lapse(tx, now); err != nil { // Lapse reports the problems
+		if _, err := lapse(tx, now); err != nil { // ignores the problems, which Lapse reports
 			return err
 		}
 		c, shown, err := nextCall(tx, lease{Dialer: dialer, Hash: hashToken(token), Until: now.Add(length)})
@@ -111,41 +112,42 @@ func (d *Dialer) next(r *Request, dialer string, length time.Duration, now time.
 
 func hashToken(token string) string { return fmt.Sprintf("%x", keytext.DigestOf(token)) }
 
-// CheckLease returns ErrConflict if lease_token does not belong to the current
-// lease of the call, or if that lease has expired.
+// CheckLease returns ErrConflict if the lease_token in the body does not belong
+// to the current lease of the call, or if the lease has expired.
 func (c call) CheckLease(b *Body, now time.Time) error {
 	token := ""
 	if b.String("lease_token", &token); b.Err() != nil {
 		return b.Err()
 	}
 	if c.Lease.Hash != hashToken(token) || !c.Lease.Until.IsZero() && !now.Before(c.Lease.Until) {
-		return ErrConflict.With("The lease of this call is over or another dialer's. Claim a call again.")
+		return ErrConflict.With("lease_token does not match the call's lease, or the lease has expired. Claim a call again.")
 	}
 	return nil
 }
 
-// leased returns a handler that checks the dialer's lease and then changes the
-// call with say.
-func (d *Dialer) leased(say func(tx *Tx, c *call, b *Body, now time.Time) error) Handler {
+// leased returns a handler that checks the dialer's lease and then calls report
+// to change the call.
+func (d *Dialer) leased(report func(tx *Tx, c *call, b *Body, now time.Time) error) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
 		body, err := r.ReadBody(false)
 		if err != nil {
 			return err
 		}
 		if !body.Given("lease_token") {
-			return ErrMissing.With("lease_token is missing. Send the token that the claim gave.")
+			return ErrMissing.With("lease_token is missing. Send the token from the answer to the claim.")
 		}
 		return changeCall(d.store, w, r, func(tx *Tx, c *call) error {
 			if err := c.CheckLease(body, r.Now); err != nil {
 				return err
 			}
-			return say(tx, c, body, r.Now)
+			return report(tx, c, body, r.Now)
 		})
 	}
 }
 
-// changeCall applies change to the call in the path, stores it, publishes the
-// webhook events and answers with the call. After an error nothing is stored.
+// changeCall finds the call in the request path, applies change to it and
+// stores it. It publishes the webhook events for the change and answers with
+// the call. After an error nothing is stored.
 func changeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx, *call) error) error {
 	var shown map[string]any
 	err := r.Update(store, func(tx *Tx) error {
@@ -172,11 +174,11 @@ func changeCall(store *Store, w http.ResponseWriter, r *Request, change func(*Tx
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// heartbeat renews the lease: it now ends lease_seconds after now (usualLease
-// by default). It returns ErrConflict if the call is over.
+// heartbeat renews the lease, which then ends lease_seconds after now. The
+// default is usualLease. It returns ErrConflict if the call is over.
 func (d *Dialer) heartbeat(_ *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status != callQueued && c.Status != callInProgress {
-		return ErrConflict.With("The call is %s: there is nothing to keep.", c.Status)
+		return ErrConflict.With("The call is %s, so its lease cannot be renewed.", c.Status)
 	}
 	seconds := usualLease
 	if b.Given("lease_seconds") {
@@ -199,7 +201,8 @@ func (d *Dialer) start(tx *Tx, c *call, b *Body, now time.Time) error {
 }
 
 // complete handles a dialer's report that the call has ended normally. A
-// repeated report changes nothing, so a dialer may retry after a lost answer.
+// repeated report changes nothing. So a dialer that got no answer may repeat
+// its report.
 func (d *Dialer) complete(tx *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status == callCompleted {
 		return nil
@@ -210,8 +213,8 @@ func (d *Dialer) complete(tx *Tx, c *call, b *Body, now time.Time) error {
 	return changeStatus(tx, c, callCompleted, now)
 }
 
-// fail handles a dialer's report that the call did not connect or broke off. A
-// repeated report changes nothing.
+// fail handles a dialer's report that the call did not connect or was cut off.
+// A repeated report changes nothing.
 func (d *Dialer) fail(tx *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status == callFailed {
 		return nil
@@ -222,9 +225,10 @@ func (d *Dialer) fail(tx *Tx, c *call, b *Body, now time.Time) error {
 	return changeStatus(tx, c, callFailed, now)
 }
 
-// Lapse ends up to maxLapses expired leases. A queued call returns to the queue
-// the first time and fails the second time. A call in progress fails as
-// disconnected. Call Lapse about once a second.
+// Lapse ends up to maxLapses leases that have expired. A queued call returns to
+// the queue when its lease expires for the first time, and fails the second
+// time. A call in progress fails with the reason disconnected. The error
+// reports calls that cannot be billed. Call Lapse about once a second.
 func (d *Dialer) Lapse(now time.Time) error {
 	due := false
 	err := d.store.View(func(tx *Tx) error {
@@ -243,12 +247,12 @@ func (d *Dialer) Lapse(now time.Time) error {
 	return errors.Join(err, problems)
 }
 
-// maxLapses is how many leases one transaction ends at most.
+// maxLapses is the maximum number of leases that one transaction ends.
 const maxLapses = 100
 
-// lapse does the work of Lapse in tx. A call that cannot be billed keeps its
-// lease and is reported in problems; the other calls are still handled. After
-// err the caller must roll back tx.
+// lapse does the work of Lapse in the transaction tx. A call that cannot be
+// billed keeps its lease, and problems contains its error. The other calls are
+// still handled. If err is not nil, the caller must roll back tx.
 func lapse(tx *Tx, now time.Time) (problems, err error) {
 	calls, err := lapsedCalls(tx, now, maxLapses)
 	if err != nil {
@@ -260,10 +264,10 @@ func lapse(tx *Tx, now time.Time) (problems, err error) {
 		case c.Status == callQueued && c.Lease.Lapsed == 0:
 			c.Lease = lease{Lapsed: 1}
 		case c.Status == callQueued:
-			c.ErrorReason, c.ErrorMessage = "failed", "Two dialers in turn claimed the call and were not heard of again."
+			c.ErrorReason, c.ErrorMessage = "failed", "The call was claimed twice, and both times the dialer stopped reporting."
 			err = changeStatus(tx, &c, callFailed, now)
 		default:
-			c.ErrorReason, c.ErrorMessage = "disconnected", "The dialer was not heard of again during the call."
+			c.ErrorReason, c.ErrorMessage = "disconnected", "The dialer stopped reporting during the call."
 			c.EndedAt = c.Lease.Until
 			if c.EndedAt.Before(c.StartedAt) {
 				c.EndedAt = c.StartedAt
@@ -286,20 +290,21 @@ func lapse(tx *Tx, now time.Time) (problems, err error) {
 		if c.Status != callQueued {
 			continue
 		}
-		if err := publishQueued(tx, c, now); err != nil { // for dialers that do not poll
+		if err := publishQueued(tx, c, now); err != nil { // dialers that do not poll wait for this event
 			return nil, err
 		}
 	}
 	return problems, nil
 }
 
-// failReasons returns the values of error_reason (contract 8.2).
+// failReasons returns the allowed values of error_reason (contract 8.2).
 func failReasons() []string {
 	return []string{"twilio-failed-to-connect-call", "no-answer", "busy", "disconnected", "invalid-number", "rejected", "canceled", "failed"}
 }
 
-// readFacts sets the reported fields of a call, except its state. It returns
-// ErrValidation if a value is wrong.
+// readFacts sets the fields of the call that the body reports, such as its
+// times and its summary. It does not change the state. It returns ErrValidation
+// if a value is wrong.
 func readFacts(c *call, b *Body) error {
 	b.Time("started_at", &c.StartedAt)
 	b.Time("ended_at", &c.EndedAt)
@@ -318,25 +323,26 @@ func readFacts(c *call, b *Body) error {
 	return nil
 }
 
-// changeStatus moves a call to another state, sets its times and bills it if it
-// is over. A call that never started is not billed. It returns ErrConflict if
-// the current state does not allow the change, ErrValidation if the call would
-// end before it started, or *unbilled. The caller stores c, and discards it
-// after an error.
-func changeStatus(tx *Tx, c *call, to string, now time.Time) error {
-	if to == c.Status {
+// changeStatus moves the call c to another state and sets its times. If the
+// call is then over, changeStatus also bills it, unless it never started. It
+// returns ErrConflict if the current state does not allow the change,
+// ErrValidation if the call would end before it started, or *unbilled. The
+// caller stores c, or discards it after an error.
+func changeStatus(tx *Tx, c *call, status string, now time.Time) error {
+	if status == c.Status {
 		return nil
 	}
 	next := map[string][]string{callQueued: {callInProgress, callCompleted, callFailed}, callInProgress: {callCompleted, callFailed}}
-	if !slices.Contains(next[c.Status], to) {
-		return ErrConflict.With("A call that is %s cannot become %s; it can become: %s.", c.Status, to, strings.Join(append(next[c.Status], "nothing else"), ", "))
+	if !slices.Contains(next[c.Status], status) {
+		allowed := cmp.Or(strings.Join(next[c.Status], ", "), "none")
+		return ErrConflict.With("status cannot change from %s to %s. Allowed new values: %s.", c.Status, status, allowed)
 	}
-	if c.StartedAt.IsZero() && to != callFailed {
+	if c.StartedAt.IsZero() && status != callFailed {
 		c.StartedAt = now
 	}
-	c.Status = to
+	c.Status = status
 	c.Lease.Until = time.Time{}
-	if to == callInProgress {
+	if status == callInProgress {
 		return nil
 	}
 	if c.EndedAt.IsZero() {
@@ -345,7 +351,7 @@ func changeStatus(tx *Tx, c *call, to string, now time.Time) error {
 	if c.EndedAt.Before(c.StartedAt) {
 		return ErrValidation.With("ended_at is before started_at.")
 	}
-	if to == callFailed && c.ErrorReason == "" {
+	if status == callFailed && c.ErrorReason == "" {
 		c.ErrorReason = "failed"
 	}
 	if c.StartedAt.IsZero() {
@@ -355,24 +361,25 @@ func changeStatus(tx *Tx, c *call, to string, now time.Time) error {
 	return billCall(tx, c)
 }
 
-// unbilled is the error for a call that cannot end because a record that
-// billing changes is damaged. billCall has written nothing when it returns this
-// error.
+// unbilled is the error for a call that cannot be billed because the record of
+// its owner, agent or contact is damaged. billCall has stored nothing if it
+// returns this error.
 type unbilled struct {
-	call uint64
-	err  error
+	call uint64 // id of the call
+	err  error  // error of the damaged record
 }
 
-// Error returns the call and the problem.
+// Error returns the id of the call and the error of the damaged record, as
+// text.
 func (e *unbilled) Error() string { return fmt.Sprintf("bill call %d: %v", e.call, e.err) }
 
 // Unwrap returns the error of the damaged record.
 func (e *unbilled) Unwrap() error { return e.err }
 
-// billCall bills a call that is over. It charges the owner's balance, adds to
-// the agent's totals and sets the contact's last call date. A deleted agent or
-// contact is skipped, a missing owner is ErrNotFound. If one of the three
-// records is damaged, billCall returns *unbilled.
+// billCall bills a call that is over. It reduces the owner's balance, adds the
+// call to the agent's totals and sets the contact's last call date. It skips an
+// agent or a contact that was deleted. It returns ErrNotFound if the owner is
+// missing. It returns *unbilled if one of the three records is damaged.
 func billCall(tx *Tx, c *call) error {
 	owner, err1 := FindOwner(tx, c.Owner)
 	agent, err2 := GetAgent(tx, c.Agent.ID)

@@ -24,12 +24,12 @@ const (
 	callOutbound   = "outbound"
 )
 
-// callStates returns the states. The index stores positions in this list, so
-// the order must not change.
+// callStates returns the states of calls. The index stores positions in this
+// list, so the order must not change.
 func callStates() []string { return []string{callQueued, callInProgress, callCompleted, callFailed} }
 
-// callTypes returns the types. The index stores positions in this list, so the
-// order must not change.
+// callTypes returns the types of calls. The index stores positions in this
+// list, so the order must not change.
 func callTypes() []string { return []string{callInbound, callOutbound} }
 
 // call is a phone call in any state.
@@ -37,7 +37,7 @@ type call struct {
 	ID           uint64    `json:"id"`
 	CallID       string    `json:"call_id"`
 	Owner        uint64    `json:"owner"`
-	TeamID       uint64    `json:"team_id,omitempty"` // of the agent, 0 if none
+	TeamID       uint64    `json:"team_id,omitempty"` // team of the agent, 0 if it has none
 	Agent        callAgent `json:"agent"`
 	Status       string    `json:"status"`
 	Type         string    `json:"type"`
@@ -51,20 +51,21 @@ type call struct {
 	Transcript   string    `json:"transcript,omitempty"`
 	RecordingURL string    `json:"recording_url,omitempty"`
 	ErrorReason  string    `json:"error_reason,omitempty"`
-	ErrorMessage string    `json:"error_message,omitempty"` // for people; "" if ErrorReason is enough
+	ErrorMessage string    `json:"error_message,omitempty"` // explains ErrorReason to people; may be ""
 	Billing      billing   `json:"billing"`
 	Lease        lease     `json:"lease,omitzero"`
 }
 
-// callAgent is a copy of the agent's fields from when the call was created.
+// callAgent is a copy of some fields of an agent, made when the call was
+// created.
 type callAgent struct {
 	ID          uint64 `json:"id"`
 	Name        string `json:"name"`
 	AssistantID string `json:"assistant_id"`
 }
 
-// billing holds the charges of a call (contract 3.2), in the unit of the
-// owner's balance. They stay 0 if the owner has no balance.
+// billing holds the charges of a call (contract 3.2), in the currency of the
+// owner's balance. The charges are 0 if the owner has no balance.
 type billing struct {
 	Status  string  `json:"status"`
 	Initial float64 `json:"initial_charge"`
@@ -79,17 +80,18 @@ const (
 	billingNone    = "not_billed"
 )
 
-// lease records which dialer has a call. The dialer must report again before
-// Until. A zero Until never expires.
+// lease records which dialer has claimed a call. The lease ends at Until if the
+// dialer does not renew it before. If Until is zero, no dialer has the call, or
+// the lease does not end.
 type lease struct {
-	Dialer string    `json:"dialer,omitempty"`
-	Hash   string    `json:"hash,omitempty"` // SHA-256 of the token, in hex
+	Dialer string    `json:"dialer,omitempty"` // name that the dialer sent, may be ""
+	Hash   string    `json:"hash,omitempty"`   // SHA-256 of the lease token, in hex
 	Until  time.Time `json:"until,omitzero"`
 	Lapsed int       `json:"lapsed,omitempty"` // leases that expired while the call was queued
 }
 
-// sortTime returns the time that orders lists: StartedAt, or CreatedAt if the
-// call has not started.
+// sortTime returns the time by which lists of calls are sorted. This is
+// StartedAt, or CreatedAt if the call has not started.
 func (c call) sortTime() time.Time {
 	if c.StartedAt.IsZero() {
 		return c.CreatedAt
@@ -97,14 +99,14 @@ func (c call) sortTime() time.Time {
 	return c.StartedAt
 }
 
-// Offsets in an index entry after its scope: the sort time at 0, then the
-// state, the type and the agent. With them a list is filtered without reading
-// records.
+// Offsets of fields in an index entry, counted from the end of its scope. The
+// sort time is at offset 0. Because the entry contains these fields, a list is
+// filtered without reading records.
 const (
 	entryState = 8
 	entryType  = 9
 	entryAgent = 10
-	entrySize  = 18
+	entrySize  = 18 // bytes after the scope
 )
 
 func scopeEntries(c call) (keys [][]byte) {
@@ -141,8 +143,8 @@ var callTable = Table[call]{
 	},
 }
 
-// findCall reads a call of any owner by its database id or its call id. It
-// returns ErrNotFound if there is none.
+// findCall returns the call whose id or call id is ref, no matter which owner
+// has it. It returns ErrNotFound if there is no such call.
 func findCall(tx *Tx, ref string) (call, error) {
 	if id, err := strconv.ParseUint(ref, 10, 64); err == nil {
 		return callTable.Get(tx, IDKey(id))
@@ -150,8 +152,8 @@ func findCall(tx *Tx, ref string) (call, error) {
 	return callTable.One(tx, "call_id", []byte(ref))
 }
 
-// saveCall stores a call and updates the tallies. A call with the ID 0 is new
-// and gets its ids. saveCall returns the stored call.
+// saveCall stores a call, updates the counts in tallyBucket and returns the
+// stored call. If the ID is 0, the call is new and gets its ids.
 func saveCall(tx *Tx, c call) (call, error) {
 	if c.ID == 0 {
 		id, err := callTable.NextID(tx)
@@ -170,21 +172,23 @@ func saveCall(tx *Tx, c call) (call, error) {
 	return c, callTable.Put(tx, c)
 }
 
-// tallyBucket counts the calls of each scope by owner, state, type and agent.
-// With it the length of a list is known without reading the whole index.
+// tallyBucket is the name of the bucket with the number of calls in each scope,
+// by owner, state, type and agent. The length of a list is the sum of a few of
+// these numbers, so the index need not be read.
 const tallyBucket = "call_tallies"
 
-// Offsets in the key of a tally: the scope is at 0, then come these fields.
+// Offsets of fields in a key of tallyBucket. The scope is at offset 0.
 const (
 	tallyOwner = scopeSize
 	tallyState = tallyOwner + 8
 	tallyType  = tallyState + 1
 	tallyAgent = tallyType + 1
-	scopeSize  = 9
+	scopeSize  = 9 // length of a scope, in bytes
 )
 
-// tally adds by (1 or -1) to the counts of a call in each of its scopes.
-func tally(tx *Tx, c call, by int64) error {
+// tally adds delta, which is 1 or -1, to the numbers in tallyBucket that count
+// calls such as c.
+func tally(tx *Tx, c call, delta int64) error {
 	for _, key := range ScopeKeys(c.Owner, c.TeamID) {
 		key = binary.BigEndian.AppendUint64(key, c.Owner)
 		key = append(key, byte(slices.Index(callStates(), c.Status)), byte(slices.Index(callTypes(), c.Type)))
@@ -193,7 +197,7 @@ func tally(tx *Tx, c call, by int64) error {
 		if err != nil {
 			return err
 		}
-		count := by
+		count := delta
 		if stored != nil {
 			count += int64(binary.BigEndian.Uint64(stored))
 		}
@@ -209,8 +213,9 @@ func tally(tx *Tx, c call, by int64) error {
 	return nil
 }
 
-// countCalls returns how many calls in scope pass the filter. agent is the
-// database id of the only agent to count, 0 for all; f.Agent is ignored.
+// countCalls returns the number of calls in scope that pass the filter f. It
+// counts only the calls of the agent with the database id agent, or the calls
+// of all agents if agent is 0. It ignores f.Agent.
 func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err error) {
 	for i, prefix := range scope.Keys() {
 		for key, stored := range tx.Range(tallyBucket, prefix) {
@@ -219,7 +224,7 @@ func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err err
 				return 0, err
 			}
 			if i > 0 && binary.BigEndian.Uint64(key[tallyOwner:]) == scope.Owner {
-				continue // the owner's calls are already counted under i == 0
+				continue // prefix 0 already counted the calls of the owner
 			}
 			if f.lets(key[tallyState:]) && (agent == 0 || binary.BigEndian.Uint64(key[tallyAgent:]) == agent) {
 				n += int(binary.BigEndian.Uint64(value))
@@ -229,17 +234,18 @@ func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err err
 	return n, nil
 }
 
-// lets reports whether a call passes the filter. b begins with the positions of
-// its state and its type, a byte each.
+// lets reports whether a call passes the filter. b[0] is the position of its
+// state in callStates, and b[1] is the position of its type in callTypes.
 func (f callFilter) lets(b []byte) bool {
 	return (f.State < 0 || int(b[0]) == f.State) && (f.Type < 0 || int(b[1]) == f.Type)
 }
 
-// nextCall returns the oldest queued call that no dialer has, under the given
-// lease but not yet stored, and its fields for the operator. It returns
-// ErrNotFound if no call is queued. It skips up to maxPassed calls that cannot be
-// shown because a record is damaged; they stay in the queue. It returns their
-// errors only if it finds no other call.
+// nextCall returns the oldest queued call without a lease, and the fields of
+// the call that a dialer gets. It sets the lease of the returned call to l, but
+// does not store the call. It returns ErrNotFound if no call is queued. It
+// skips up to maxPassed calls that cannot be shown because a record is damaged.
+// These calls stay queued, and their errors are returned only if no other call
+// is found.
 func nextCall(tx *Tx, l lease) (c call, shown map[string]any, err error) {
 	var damage []error
 	for _, key := range callTable.Find(tx, "queue", nil, false) {
@@ -259,14 +265,14 @@ func nextCall(tx *Tx, l lease) (c call, shown map[string]any, err error) {
 	return call{}, nil, ErrNotFound
 }
 
-// maxPassed is how many damaged calls nextCall skips before it fails.
+// maxPassed is the number of damaged calls that nextCall skips before it fails.
 const maxPassed = 100
 
-// lapsedCalls returns up to most calls whose lease has ended by now, the
-// earliest end first.
-func lapsedCalls(tx *Tx, now time.Time, most int) (calls []call, err error) {
+// lapsedCalls returns up to limit calls whose lease ended at or before now. The
+// lease that ended first comes first.
+func lapsedCalls(tx *Tx, now time.Time, limit int) (calls []call, err error) {
 	for until, key := range callTable.Find(tx, "lease", nil, false) {
-		if len(calls) == most || bytes.Compare(until, IDKey(uint64(now.UnixNano()))) > 0 {
+		if len(calls) == limit || bytes.Compare(until, IDKey(uint64(now.UnixNano()))) > 0 {
 			break
 		}
 		c, err := callTable.Get(tx, key)
@@ -278,8 +284,8 @@ func lapsedCalls(tx *Tx, now time.Time, most int) (calls []call, err error) {
 	return calls, nil
 }
 
-// eachCall calls visit for every call, highest id first. If visit returns an
-// error, eachCall stops and returns it.
+// eachCall calls visit for every call, from the highest id to the lowest. If
+// visit returns an error, eachCall stops and returns that error.
 func eachCall(tx *Tx, visit func(call) error) error {
 	for c, err := range callTable.All(tx, true) {
 		if err != nil {
@@ -292,14 +298,14 @@ func eachCall(tx *Tx, visit func(call) error) error {
 	return nil
 }
 
-// callFilter selects calls for a list.
+// callFilter selects the calls in a list.
 type callFilter struct {
 	State, Type int    // positions in callStates and callTypes, -1 for all
-	Agent       string // database id or assistant id, "" for all
+	Agent       string // id or assistant id of an agent, "" for all
 }
 
-// readCallFilter reads status, type and agent_id of a query. It returns
-// ErrValidation with the known words if status or type is unknown.
+// readCallFilter returns the filter in the parameters status, type and agent_id
+// of a query. It returns ErrValidation if status or type has an unknown value.
 func readCallFilter(q url.Values) (f callFilter, err error) {
 	f = callFilter{-1, -1, q.Get("agent_id")}
 	for _, word := range []struct {
@@ -319,7 +325,7 @@ func readCallFilter(q url.Values) (f callFilter, err error) {
 }
 
 // callsInScope returns one page of the calls in scope that pass the filter,
-// newest first. count is the number of such calls on all pages.
+// newest first. count is the number of these calls on all pages.
 func callsInScope(tx *Tx, scope Scope, filter callFilter, page Page) (calls []call, count int, err error) {
 	agent := uint64(0)
 	if filter.Agent != "" {
@@ -357,8 +363,8 @@ func callsInScope(tx *Tx, scope Scope, filter callFilter, page Page) (calls []ca
 }
 
 // newest yields the index entry and the id of each call in scope, newest first.
-// It merges the indexes of the owner and of the owner's teams. A call that is
-// in several of them is yielded once.
+// It merges the index entries of the owner with those of the owner's teams. It
+// yields a call that has several entries only once.
 func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 	return func(yield func([]byte, uint64) bool) {
 		var sources []*Walker
@@ -371,7 +377,7 @@ func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 			top := 0
 			for i := 1; i < len(sources); i++ {
 				a, b := sources[top], sources[i]
-				if cmp.Or(bytes.Compare(a.Entry, b.Entry), bytes.Compare(a.Key, b.Key)) < 0 { // the order inside each source
+				if cmp.Or(bytes.Compare(a.Entry, b.Entry), bytes.Compare(a.Key, b.Key)) < 0 { // each source is sorted in this order too
 					top = i
 				}
 			}
@@ -388,8 +394,8 @@ func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 	}
 }
 
-// Duration returns the length of the call in whole seconds, nil if the call has
-// no start or no end yet.
+// Duration returns the length of the call in whole seconds. It returns nil if
+// the call has not started or not ended.
 func (c call) Duration() *int {
 	if c.StartedAt.IsZero() || c.EndedAt.IsZero() {
 		return nil
@@ -398,8 +404,8 @@ func (c call) Duration() *int {
 	return &n
 }
 
-// Row returns the call as lists show it (contract 3.1). The contact is nil if
-// it is not in scope.
+// Row returns the call in the form in which lists show it (contract 3.1). Its
+// contact is nil if the scope does not include the contact.
 func (c call) Row(tx *Tx, scope Scope) map[string]any {
 	row := map[string]any{
 		"id": c.CallID, "agent_id": c.Agent.AssistantID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
@@ -412,7 +418,8 @@ func (c call) Row(tx *Tx, scope Scope) map[string]any {
 	return row
 }
 
-// Detail returns the call as GET /calls/{call_id} shows it (contract 3.2).
+// Detail returns the call in the form in which GET /calls/{call_id} shows it
+// (contract 3.2).
 func (c call) Detail(tx *Tx, scope Scope) map[string]any {
 	shown := c.Row(tx, scope)
 	delete(shown, "agent_id")
@@ -431,8 +438,8 @@ func (c call) Detail(tx *Tx, scope Scope) map[string]any {
 }
 
 // publishCall publishes the webhook events for the change from before to after
-// (contract 8.1): first those of start and end, then those of new content. For
-// a new call, before is the zero call.
+// (contract 8.1). Events about the start and the end come first, then events
+// about new content. For a new call, before is the zero call.
 func publishCall(tx *Tx, before, after call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -459,9 +466,9 @@ func publishCall(tx *Tx, before, after call, now time.Time) error {
 	return nil
 }
 
-// callPayload returns the field "call" of a webhook event (contract 8.2). The
-// API does not publish these names, so they are our choice: error_reason,
-// transcript, recording_url, summary, contact.
+// callPayload returns the object "call" in the body of a webhook event
+// (contract 8.2). The API does not publish the names error_reason, transcript,
+// recording_url, summary and contact, so these names are our choice.
 func callPayload(tx *Tx, c call, event string) map[string]any {
 	body := map[string]any{
 		"id": c.ID, "klen_call_id": c.CallID, "agent_id": c.Agent.ID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
@@ -490,8 +497,8 @@ func callPayload(tx *Tx, c call, event string) map[string]any {
 	return body
 }
 
-// publishQueued publishes call.queued to the operator's webhooks. The event has
-// everything that a dialer needs to place the call.
+// publishQueued publishes call.queued to the operator's webhooks. The event
+// contains everything that a dialer needs to place the call.
 func publishQueued(tx *Tx, c call, now time.Time) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -503,13 +510,15 @@ func publishQueued(tx *Tx, c call, now time.Time) error {
 	return Publish(tx, WebhookEvent{Type: "call.queued", Operator: true, At: now, Body: map[string]any{"call": shown}})
 }
 
-// Everyone returns a scope that allows every record. The operator needs it
-// because the contact of a call may be in another team than the agent.
+// Everyone returns a scope that includes every record. The operator and dialers
+// need it to see the contact of a call, which may be in a different team than
+// the agent.
 func (c call) Everyone() Scope { return Scope{Owner: c.Owner, All: true} }
 
-// Operators returns the call as the operator and the dialer see it. It shows
-// the contact no matter which owner has it. It fails if the agent, the contact
-// or the business context is damaged.
+// Operators returns the call in the form in which the operator and dialers see
+// it. The form includes the contact, no matter which owner has it. Operators
+// returns an error if the record of the agent, the contact or the business
+// context is damaged.
 func (c call) Operators(tx *Tx) (map[string]any, error) {
 	shown := c.Detail(tx, c.Everyone())
 	shown["owner"], shown["created_at"] = OwnerName(tx, c.Owner), Seconds(c.CreatedAt)
@@ -534,7 +543,7 @@ func (c call) Operators(tx *Tx) (map[string]any, error) {
 	}
 	contact, err := FindContact(tx, c.Everyone(), c.ContactID)
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		return nil, err // never a prompt that lacks the contact's values
+		return nil, err // otherwise the prompt would lack the contact's values
 	}
 	shown["prompt_variables"] = PromptVariables(business, contact.CustomContext, c.Variables)
 	return shown, nil

@@ -1,6 +1,6 @@
-// The contacts family has the people to call. Read contacts.go first, then
-// contacts_form.go (what a body or a line of CSV says of one) and
-// contacts_variables.go (context variables and their values).
+// The contacts family holds the contacts, the people whom agents call. Read
+// contacts.go first, then contacts_form.go (how a request body or a CSV line is
+// read) and contacts_variables.go (context variables and their values).
 
 package main
 
@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// contact is a person to call (contract 5).
+// contact is a person whom agents can call (contract 5).
 type contact struct {
 	ID              uint64    `json:"id"`
 	FirstName       string    `json:"first_name"`
@@ -22,7 +22,7 @@ type contact struct {
 	Email           string    `json:"email,omitempty"`
 	Company         string    `json:"company,omitempty"`
 	Website         string    `json:"website,omitempty"`
-	Address         string    `json:"address,omitempty"` // street
+	Address         string    `json:"address,omitempty"` // shown as street
 	City            string    `json:"city,omitempty"`
 	State           string    `json:"state,omitempty"`
 	ZipCode         string    `json:"zip_code,omitempty"`
@@ -31,17 +31,17 @@ type contact struct {
 	Status          string    `json:"status"`
 	Stage           string    `json:"stage"`
 	Tags            []string  `json:"tags,omitempty"`
-	PhoneNumbers    []Phone   `json:"phone_numbers,omitempty"`
+	PhoneNumbers    []Phone   `json:"phone_numbers,omitempty"` // exactly one is primary, unless the list is empty
 	CustomContext   Values    `json:"custom_context,omitempty"`
 	IndustryContext Values    `json:"industry_context,omitempty"`
-	Notes           []note    `json:"notes,omitempty"`
-	TeamID          uint64    `json:"team_id,omitempty"`
-	Owner           uint64    `json:"owner"`
+	Notes           []note    `json:"notes,omitempty"`   // oldest first
+	TeamID          uint64    `json:"team_id,omitempty"` // 0 if the contact is in no team
+	Owner           uint64    `json:"owner"`             // id of the owner
 	CreatedAt       time.Time `json:"created_at"`
-	LastCallDate    time.Time `json:"last_call_date,omitzero"`
+	LastCallDate    time.Time `json:"last_call_date,omitzero"` // end of the last call, zero if there was none
 }
 
-// note is a remark on a contact.
+// note is a remark about a contact.
 type note struct {
 	ID         uint64    `json:"id"`
 	Content    string    `json:"content"`
@@ -54,7 +54,8 @@ var contactTable = Table[contact]{
 	Name: "contacts", Audit: AuditPolicy{Object: "contact", Personal: true},
 	Key: func(c contact) []byte { return IDKey(c.ID) },
 	Indexes: []Index[contact]{
-		// The table adds the id to each entry, so each scope is sorted by id.
+		// The table appends the contact's id to each index entry. So the entries
+		// of one owner or team are sorted by id.
 		{"scope", func(c contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
 		{"phone", func(c contact) (keys [][]byte) {
 			for _, p := range c.PhoneNumbers {
@@ -65,15 +66,17 @@ var contactTable = Table[contact]{
 	},
 }
 
-// phoneTable holds no records. Its sequence numbers the phones of contacts.
+// phoneTable stores no records. It only provides the ids of the contacts' phone
+// numbers.
 var phoneTable = Table[Phone]{Name: "contact_phones"}
 
-// phoneKey returns the index entry of a number. It ends with a zero byte, so
-// that it is not a prefix of the entry of a longer number.
+// phoneKey returns the entry of a phone number in the index "phone". The entry
+// ends with a zero byte, so that it is never a prefix of the entry of a longer
+// number.
 func phoneKey(number string) []byte { return append([]byte(number), 0) }
 
-// FindContact reads a contact by its id. It returns ErrNotFound if there is no
-// such contact in scope.
+// FindContact returns the contact with this id. It returns ErrNotFound if there
+// is no such contact or if scope s does not include it.
 func FindContact(tx *Tx, s Scope, id uint64) (contact, error) {
 	c, err := contactTable.Get(tx, IDKey(id))
 	if err != nil {
@@ -85,8 +88,8 @@ func FindContact(tx *Tx, s Scope, id uint64) (contact, error) {
 	return c, nil
 }
 
-// CheckContact returns ErrNotFound if no contact in scope has the id. The id 0
-// means no contact and is always accepted.
+// CheckContact returns nil if scope s includes a contact with this id, and
+// ErrNotFound if it does not. The id 0 means no contact and is always accepted.
 func CheckContact(tx *Tx, s Scope, id uint64) error {
 	if id == 0 {
 		return nil
@@ -98,11 +101,12 @@ func CheckContact(tx *Tx, s Scope, id uint64) error {
 	return err
 }
 
-// SaveContact stores a contact, which must have an id.
+// SaveContact stores c under its id, which must not be 0. It replaces the
+// contact that is already stored there.
 func SaveContact(tx *Tx, c contact) error { return contactTable.Put(tx, c) }
 
-// ContactBlocks reports whether any contact in scope has this phone number
-// marked do_not_call.
+// ContactBlocks reports whether a contact in scope s has this phone number
+// marked as do_not_call.
 func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
 	for _, key := range contactTable.Find(tx, "phone", phoneKey(phone), false) {
 		c, err := contactTable.Get(tx, key)
@@ -117,15 +121,18 @@ func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
 	return false, nil
 }
 
-// FullName returns the first and the last name, joined by a space.
+// FullName returns the first name and the last name, separated by a space. It
+// returns only the first name if there is no last name.
 func (c contact) FullName() string { return strings.TrimSpace(c.FirstName + " " + c.LastName) }
 
-// Brief returns the contact as it appears inside a call.
+// Brief returns the fields of the contact that are shown inside a call: id,
+// name, email and company.
 func (c contact) Brief() map[string]any {
 	return map[string]any{"id": c.ID, "name": c.FullName(), "email": c.Email, "company": c.Company}
 }
 
-// row returns the fields that a list row and a single contact share.
+// row returns the fields that appear both in lists of contacts and in the
+// answer for a single contact.
 func (c contact) row(tx *Tx) map[string]any {
 	return map[string]any{
 		"id": c.ID, "first_name": c.FirstName, "last_name": c.LastName, "full_name": c.FullName(),
@@ -135,7 +142,8 @@ func (c contact) row(tx *Tx) map[string]any {
 	}
 }
 
-// primary returns the number to call first, "" if the contact has no number.
+// primary returns the phone number to call first, or "" if the contact has no
+// number.
 func (c contact) primary() string {
 	for _, p := range c.PhoneNumbers {
 		if p.Primary {
@@ -145,7 +153,8 @@ func (c contact) primary() string {
 	return ""
 }
 
-// full returns all fields of a contact (contract 5.2) except its owner.
+// full returns the fields of the contact in the form in which the API shows
+// them, without the owner (contract 5.2).
 func (c contact) full(tx *Tx) map[string]any {
 	v := c.row(tx)
 	v["website"], v["timezone"] = c.Website, c.Timezone
@@ -175,15 +184,16 @@ func orEmpty(v Values) Values {
 	return v
 }
 
-// contacts serves the API and the admin endpoints for contacts.
+// contacts serves the API endpoints and the admin endpoints for contacts.
 type contacts struct {
 	store   *Store
-	write   Permission
+	write   Permission // a key needs one of these to create or change contacts
 	catalog AdminRecords[contact]
 }
 
-// NewContacts returns the endpoints for the contacts in store. To create or
-// update a contact, a key needs at least one of the permissions in write.
+// NewContacts returns the endpoints for the contacts in store. write is a set
+// of permissions. A key needs at least one of them to create or change
+// contacts.
 func NewContacts(store *Store, write Permission) *contacts {
 	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
@@ -191,10 +201,10 @@ func NewContacts(store *Store, write Permission) *contacts {
 	}}
 }
 
-// ContactTables returns the tables, for a check of records and indexes.
+// ContactTables returns the table of contacts, for store checks.
 func ContactTables() []Checked { return []Checked{contactTable} }
 
-// Routes returns the API endpoints.
+// Routes returns the API endpoints for contacts.
 func (c *contacts) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/contacts", Permission: ReadContacts, Handle: c.list},
@@ -205,7 +215,7 @@ func (c *contacts) Routes() []Route {
 	}
 }
 
-// AdminRoutes returns the admin endpoints.
+// AdminRoutes returns the admin endpoints for contacts.
 func (c *contacts) AdminRoutes() []Route { return c.catalog.Routes() }
 
 func (c *contacts) list(w http.ResponseWriter, r *Request) error {
@@ -245,8 +255,8 @@ func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "contacts", rows))
 }
 
-// contactsInScope returns the ids of the contacts in scope, newest first. It
-// reads only index entries, no records.
+// contactsInScope returns the ids of the contacts in scope s, newest first. It
+// reads only the index, not the records.
 func contactsInScope(tx *Tx, s Scope) []uint64 {
 	var ids []uint64
 	prefixes := s.Keys()
@@ -256,7 +266,8 @@ func contactsInScope(tx *Tx, s Scope) []uint64 {
 		}
 	}
 	if len(prefixes) > 1 {
-		// A contact of the owner may also be in one of the owner's teams.
+		// A contact can be indexed under both its owner and its team. So ids can
+		// appear twice.
 		slices.Sort(ids)
 		ids = slices.Compact(ids)
 		slices.Reverse(ids)
@@ -264,8 +275,9 @@ func contactsInScope(tx *Tx, s Scope) []uint64 {
 	return ids
 }
 
-// matchingContacts returns the ids of the contacts that match the filters of a
-// query, in the same order. It overwrites ids.
+// matchingContacts returns the ids of the contacts that pass the filters in the
+// query q, in the order of ids. It reuses the memory of ids, so the caller must
+// not use ids afterwards.
 func matchingContacts(tx *Tx, ids []uint64, q url.Values) ([]uint64, error) {
 	kept := ids[:0]
 	for _, id := range ids {
@@ -284,8 +296,9 @@ func filtersContacts(q url.Values) bool {
 	return slices.ContainsFunc([]string{"stage", "status", "tag", "search"}, func(name string) bool { return q.Get(name) != "" })
 }
 
-// matches reports whether a contact passes all filters of a query
-// (contract 5.1). An empty filter passes every contact.
+// matches reports whether the contact passes all filters in the query q: stage,
+// status, tag and search (contract 5.1). A filter that is missing or empty is
+// ignored.
 func (c contact) matches(q url.Values) bool {
 	if stage := q.Get("stage"); stage != "" && stage != c.Stage {
 		return false
@@ -325,7 +338,8 @@ func (c *contacts) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// showContact returns a contact as the API shows it, with its owner.
+// showContact returns all fields of a contact in the form in which the API
+// shows them, with the id and the name of its owner.
 func showContact(tx *Tx, c contact) map[string]any {
 	shown := c.full(tx)
 	shown["owner"] = map[string]any{"id": c.Owner, "name": OwnerName(tx, c.Owner)}
@@ -348,8 +362,9 @@ func (c *contacts) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// save applies the body to the contact that find returns, stores it, and
-// answers with the stored contact and message.
+// save applies the request body to the contact that find returns and stores the
+// result. find returns the stored contact, or a contact without an id to create
+// one. save answers with the given status, the stored contact and the message.
 func (c *contacts) save(w http.ResponseWriter, r *Request, status int, message string, find func(*Tx, Scope) (contact, error)) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -387,8 +402,8 @@ func (c *contacts) save(w http.ResponseWriter, r *Request, status int, message s
 	return WriteJSON(w, status, shown)
 }
 
-// apply sets the fields that the form sends and stores the contact. A contact
-// with the id 0 is new and gets an id. apply returns the stored contact.
+// apply sets the fields that the form contains, stores the contact and returns
+// it. If the id is 0, the contact is new and gets an id.
 func (c contact) apply(tx *Tx, f *contactForm, now time.Time) (contact, error) {
 	for name, into := range map[string]*string{
 		"first_name": &c.FirstName, "last_name": &c.LastName, "email": &c.Email, "company": &c.Company,
@@ -422,8 +437,9 @@ func (c contact) apply(tx *Tx, f *contactForm, now time.Time) (contact, error) {
 	return c, SaveContact(tx, c)
 }
 
-// saveContact creates (old is nil) or changes a contact for the admin endpoint.
-// Unlike the API, it also accepts owner and last_call_date.
+// saveContact creates a contact if old is nil, and changes old otherwise. It
+// serves the admin endpoint, which also accepts owner and last_call_date. The
+// API does not.
 func saveContact(tx *Tx, r *Request, old *contact, b *Body) (contact, error) {
 	c, method, owner := contact{CreatedAt: r.Now}, http.MethodPost, ""
 	if old != nil {

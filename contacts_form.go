@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// Limits for one contact. Without them, requests that only add could make a
-// record grow without end.
+// The maximum numbers of phone numbers and of tags that a contact can have.
+// Without a maximum, a client that only adds entries could make a record grow
+// without end.
 const (
 	maxPhones = 100
 	maxTags   = 100
@@ -21,11 +22,12 @@ const (
 // maxTag is the maximum length of a tag or of a select option, in bytes.
 const maxTag = 200
 
-// Values is a JSON object with any keys. Its numbers keep the digits that they
-// were sent with, even after they are stored and read again.
+// Values is a JSON object with arbitrary keys. Its numbers keep every digit
+// that the client sent, even after they are stored and read again.
 type Values map[string]any
 
-// UnmarshalJSON reads numbers as json.Number, so that no digit is lost.
+// UnmarshalJSON decodes a JSON object. It decodes numbers as json.Number, so
+// that no digit is lost.
 func (v *Values) UnmarshalJSON(data []byte) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
@@ -42,18 +44,20 @@ type Phone struct {
 	ID          uint64    `json:"id"`
 	PhoneNumber string    `json:"phone_number"`
 	PhoneType   string    `json:"phone_type,omitempty"`
-	Primary     bool      `json:"primary,omitempty"`
+	Primary     bool      `json:"primary,omitempty"` // the number to call first
 	DoNotCall   bool      `json:"do_not_call,omitempty"`
-	DNCDate     time.Time `json:"dnc_date,omitzero"`
+	DNCDate     time.Time `json:"dnc_date,omitzero"` // when DoNotCall was set, zero if it is not set
 	DNCReason   string    `json:"dnc_reason,omitempty"`
 }
 
-// contactForm holds the contact fields of a request body. They are checked, but
-// not yet compared with the stored contact.
+// contactForm holds the contact fields of a request body. Their formats are
+// checked. The ids of phone numbers are not: Phones compares them with the
+// stored contact.
 type contactForm struct {
-	// Texts holds the string fields that the form sets, by name.
+	// Texts holds the values of the string fields that the form sets, by field
+	// name.
 	Texts    map[string]string
-	Team     uint64
+	Team     uint64 // 0 for no team
 	Tags     []string
 	Industry Values
 
@@ -63,14 +67,15 @@ type contactForm struct {
 	phones []phoneEntry
 }
 
-// phoneEntry is one entry of phone_numbers in a body.
+// phoneEntry is one entry of phone_numbers in a request body.
 type phoneEntry struct {
 	body  *Body
 	phone Phone
 }
 
-// contactTexts returns the string fields and the default of each. The default
-// is used if POST or PUT omits the field, or if any method sends null.
+// contactTexts returns the names of the string fields and their defaults. A
+// field gets its default if POST or PUT omits it, or if the body sets it to
+// null.
 func contactTexts() []struct{ name, standard string } {
 	return []struct{ name, standard string }{
 		{"first_name", ""}, {"last_name", ""}, {"email", ""}, {"company", ""}, {"website", ""},
@@ -79,10 +84,11 @@ func contactTexts() []struct{ name, standard string } {
 	}
 }
 
-// readContactForm reads a body that creates (POST), replaces (PUT) or changes
-// (PATCH) a contact. In POST and PUT an omitted field counts as sent with its
-// default. It returns ErrMissingFirstName or ErrValidation if the body is
-// wrong.
+// readContactForm reads the body of a request that creates (POST), replaces
+// (PUT) or changes (PATCH) a contact. POST and PUT set every field and use the
+// default for a field that the body omits. readContactForm returns
+// ErrMissingFirstName if the first name is missing or empty, and ErrValidation
+// if another value is wrong.
 func readContactForm(b *Body, method string) (*contactForm, error) {
 	f := &contactForm{Texts: map[string]string{}, Tags: []string{}, method: method, body: b}
 	if f.Sent("first_name") && !b.Given("first_name") {
@@ -111,13 +117,14 @@ func readContactForm(b *Body, method string) (*contactForm, error) {
 	return f, f.readPhones(entries)
 }
 
-// Sent reports whether the form sets a field. POST and PUT set every field,
-// PATCH only those in the body.
+// Sent reports whether the form sets the field called name. POST and PUT set
+// every field. PATCH sets only the fields in the body.
 func (f *contactForm) Sent(name string) bool {
 	return f.method != http.MethodPatch || f.body.Has(name)
 }
 
-// readText adds a string field to Texts if the form sets it.
+// readText adds the string field called name to Texts if the form sets it.
+// standard is the default of the field.
 func (f *contactForm) readText(name, standard string) {
 	if !f.Sent(name) {
 		return
@@ -129,17 +136,18 @@ func (f *contactForm) readText(name, standard string) {
 	f.Texts[name] = value
 }
 
-// checkTexts checks the string fields that have a fixed format.
+// checkTexts checks the formats of first_name, email, status, stage and
+// timezone if the form sets them.
 func (f *contactForm) checkTexts() error {
 	if name, sent := f.Texts["first_name"]; sent && strings.TrimSpace(name) == "" {
-		return ErrMissingFirstName.With("first_name is empty. Every contact needs one.")
+		return ErrMissingFirstName.With("first_name is empty. Every contact needs a first name.")
 	}
 	if email := f.Texts["email"]; email != "" && !plausibleEmail(email) {
 		return ErrValidation.With("email must be an address such as mara@example.net; got %q.", email)
 	}
 	for _, name := range []string{"status", "stage"} {
 		if word, sent := f.Texts[name]; sent && !lowerWord(word) {
-			return ErrValidation.With("%s must be made of lower-case letters, digits and underscores, such as qualified_lead; got %q.", name, word)
+			return ErrValidation.With("%s must consist of lower-case letters, digits and underscores, such as qualified_lead; got %q.", name, word)
 		}
 	}
 	if zone, sent := f.Texts["timezone"]; sent && !knownZone(zone) {
@@ -148,8 +156,8 @@ func (f *contactForm) checkTexts() error {
 	return nil
 }
 
-// plausibleEmail catches typing errors. Only a delivered mail proves that an
-// address works.
+// plausibleEmail reports whether s looks like an email address. It catches
+// typing errors, but does not check that the address exists.
 func plausibleEmail(s string) bool {
 	user, host, _ := strings.Cut(s, "@")
 	return user != "" && host != "" && !strings.Contains(host, "@") && !strings.ContainsAny(s, " \t\r\n")
@@ -160,7 +168,8 @@ func lowerWord(s string) bool {
 }
 
 func knownZone(name string) bool {
-	// LoadLocation also accepts "" (UTC) and "Local" (the zone of this machine).
+	// LoadLocation also accepts "" for UTC and "Local" for the zone of this
+	// machine, but neither is an IANA name.
 	if name == "" || name == "Local" {
 		return false
 	}
@@ -168,14 +177,16 @@ func knownZone(name string) bool {
 	return err == nil
 }
 
-// readTags checks the tags and stores each of them once.
+// readTags checks tags and stores them in f.Tags without duplicates. It returns
+// ErrValidation if there are too many, or if a tag is empty, too long or
+// contains a zero byte.
 func (f *contactForm) readTags(tags []string) error {
 	if len(tags) > maxTags {
-		return ErrValidation.With("tags has %d entries; a contact has at most %d.", len(tags), maxTags)
+		return ErrValidation.With("tags has %d entries; the maximum for a contact is %d.", len(tags), maxTags)
 	}
 	for i, tag := range tags {
 		if strings.TrimSpace(tag) == "" || len(tag) > maxTag || strings.ContainsRune(tag, 0) {
-			return ErrValidation.With("tags[%d] must be a text of 1 to %d bytes.", i, maxTag)
+			return ErrValidation.With("tags[%d] must have 1 to %d bytes. It must not be blank or contain a zero byte.", i, maxTag)
 		}
 		if !slices.Contains(f.Tags, tag) {
 			f.Tags = append(f.Tags, tag)
@@ -190,8 +201,8 @@ func (f *contactForm) readPhones(entries []*Body) error {
 	}
 	for i, b := range entries {
 		e := phoneEntry{body: b}
-		// A client that copies a contact also sends the old ids. POST ignores
-		// them: a new contact gets new ids.
+		// A client that copies a contact also sends the ids of its phone numbers.
+		// POST ignores these ids, because the numbers of the copy get new ones.
 		if f.method != http.MethodPost {
 			b.ID("id", &e.phone.ID)
 		}
@@ -215,12 +226,13 @@ func (f *contactForm) readPhones(entries []*Body) error {
 }
 
 func errPhones() error {
-	return ErrValidation.With("phone_numbers: a contact has at most %d numbers.", maxPhones)
+	return ErrValidation.With("phone_numbers: a contact can have at most %d numbers.", maxPhones)
 }
 
-// Custom returns the custom context after the form is applied to old, which it
-// does not change. PATCH merges keys, POST and PUT replace all of them. A key
-// with the value null is removed; null instead of the object removes all keys.
+// Custom returns the custom context after the form is applied to old. It does
+// not change old. PATCH keeps the old keys that the form does not mention. POST
+// and PUT remove them. A key with the value null is removed. If custom_context
+// itself is null, all keys are removed.
 func (f *contactForm) Custom(old Values) Values {
 	if !f.Sent("custom_context") {
 		return old
@@ -234,11 +246,11 @@ func (f *contactForm) Custom(old Values) Values {
 	return merged
 }
 
-// Phones returns the phone numbers after the form is applied to old, which it
-// does not change. It calls next for the id of each new number. It returns
-// ErrValidation if an id is not in old or appears twice, or if the contact
-// would have more than maxPhones numbers.
-func (f *contactForm) Phones(old []Phone, now time.Time, next func() (uint64, error)) ([]Phone, error) {
+// Phones returns the phone numbers after the form is applied to old. It does
+// not change old. It calls newID to get the id of each new number. It returns
+// ErrValidation if an id in the form is not in old or appears twice, or if the
+// contact would have more than maxPhones numbers.
+func (f *contactForm) Phones(old []Phone, now time.Time, newID func() (uint64, error)) ([]Phone, error) {
 	if !f.Sent("phone_numbers") {
 		return old, nil
 	}
@@ -251,7 +263,7 @@ func (f *contactForm) Phones(old []Phone, now time.Time, next func() (uint64, er
 		id := e.phone.ID
 		was := slices.IndexFunc(old, func(p Phone) bool { return p.ID == id })
 		if id != 0 && (was < 0 || used[id]) {
-			return nil, ErrValidation.With("phone_numbers[%d].id: this contact has no number with the id %d, or it appears here twice.", i, id)
+			return nil, ErrValidation.With("phone_numbers[%d].id: this contact has no number with the id %d, or the id appears twice.", i, id)
 		}
 		used[id] = true
 		at := len(list)
@@ -276,15 +288,16 @@ func (f *contactForm) Phones(old []Phone, now time.Time, next func() (uint64, er
 			continue
 		}
 		var err error
-		if list[i].ID, err = next(); err != nil {
+		if list[i].ID, err = newID(); err != nil {
 			return nil, err
 		}
 	}
 	return list, nil
 }
 
-// change returns p with the fields of the entry. now is the new DNCDate if the
-// number has just become do_not_call.
+// change returns p with the fields that the entry contains. If the entry marks
+// the number as do_not_call, now becomes its DNCDate. A number that is not
+// do_not_call has no DNCDate and no DNCReason.
 func (e phoneEntry) change(p Phone, now time.Time) Phone {
 	p.PhoneNumber = e.phone.PhoneNumber
 	if e.body.Has("phone_type") {
@@ -308,8 +321,10 @@ func (e phoneEntry) change(p Phone, now time.Time) Phone {
 	return p
 }
 
-// setPrimary makes exactly one number primary: the one at index chosen. If
-// chosen is negative it is the first primary number, or else the first number.
+// setPrimary makes one number in list primary and all others not. If chosen is
+// not negative, it is the index of the primary number. Otherwise the first
+// number that is already primary remains primary. If no number is primary, the
+// first one becomes primary.
 func setPrimary(list []Phone, chosen int) {
 	if chosen < 0 {
 		chosen = max(0, slices.IndexFunc(list, func(p Phone) bool { return p.Primary }))
@@ -319,7 +334,7 @@ func setPrimary(list []Phone, chosen int) {
 	}
 }
 
-// contactColumns returns the columns of a CSV import.
+// contactColumns returns the names of the columns that a CSV import accepts.
 func contactColumns() []string {
 	return []string{
 		"first_name", "last_name", "email", "company", "website", "address", "city", "state", "zip_code", "country",
@@ -327,8 +342,9 @@ func contactColumns() []string {
 	}
 }
 
-// contactRow turns one line of CSV, by column, into the fields of a request
-// body. phone is the only number; tags are separated by semicolons. It returns
+// contactRow converts a line of CSV into the fields of a request body. cells
+// holds the cells of the line by column name. The column phone holds the only
+// phone number. Tags are separated by semicolons. contactRow returns
 // ErrValidation if a cell is wrong.
 func contactRow(cells map[string]string) (map[string]any, error) {
 	fields, phone := map[string]any{}, map[string]any{}
@@ -364,7 +380,8 @@ func contactRow(cells map[string]string) (map[string]any, error) {
 	return fields, nil
 }
 
-// csvTags splits a cell at its semicolons and drops empty tags.
+// csvTags returns the tags in a cell, where semicolons separate them. It drops
+// empty tags.
 func csvTags(cell string) []string {
 	tags := []string{}
 	for tag := range strings.SplitSeq(cell, ";") {

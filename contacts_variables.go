@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// The types and the contexts of context variables (contract 6).
+// The types of context variables, followed by their contexts (contract 6). The
+// context is what has a value: each contact, or the business of the owner.
 const (
 	variableText    = "text"
 	variableNumber  = "number"
@@ -31,16 +32,15 @@ func variableTypes() []string {
 
 func contextTypes() []string { return []string{contextContact, contextBusiness} }
 
-// Limits for the definitions of one owner, the options of one definition, and
-// the length of a name.
+// Limits for the definitions of context variables.
 const (
-	maxVariables = 1000
-	maxOptions   = 200
-	maxVarName   = 100 // bytes
+	maxVariables = 1000 // definitions of one owner
+	maxOptions   = 200  // options of one definition
+	maxVarName   = 100  // bytes in a name
 )
 
-// Variable is the definition of a context variable: its name and the values it
-// accepts.
+// Variable is the definition of a context variable. It determines which values
+// the variable accepts.
 type Variable struct {
 	ID          uint64    `json:"id"`
 	Owner       uint64    `json:"owner"`
@@ -49,8 +49,8 @@ type Variable struct {
 	Description string    `json:"description,omitempty"`
 	Type        string    `json:"variable_type"`
 	Context     string    `json:"context_type"`
-	Options     []string  `json:"select_options,omitempty"`
-	Default     bool      `json:"is_default,omitempty"`
+	Options     []string  `json:"select_options,omitempty"` // accepted values if Type is select, otherwise nil
+	Default     bool      `json:"is_default,omitempty"`     // built-in, so it cannot be deleted
 	CreatedAt   time.Time `json:"created_at"`
 }
 
@@ -66,8 +66,9 @@ func variableKey(owner uint64, context, name string) []byte {
 	return append(IDKey(owner), context+"\x00"+name...)
 }
 
-// builtin returns the definitions that every account has (contract 6.1). Which
-// ones the original API has is not published.
+// builtin returns the definitions that every owner has from the start (contract
+// 6.1). The API does not publish its own built-in definitions, so these are our
+// choice.
 func builtin() []Variable {
 	return []Variable{
 		{Name: "preferred_language", DisplayName: "Preferred Language", Description: "Language to speak with the contact", Type: variableText, Context: contextContact, Default: true},
@@ -75,8 +76,8 @@ func builtin() []Variable {
 	}
 }
 
-// seedVariables stores the built-in definitions of an account. Only the first
-// call for an account does anything.
+// seedVariables stores the built-in definitions of an owner when it is called
+// for the first time for this owner. Later calls do nothing.
 func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	if tx.Has("variables_seeded", IDKey(owner)) {
 		return nil
@@ -97,19 +98,20 @@ func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put("variables_seeded", IDKey(owner), []byte{1})
 }
 
-// findVariable reads a definition by its name. It returns ErrNotFound if there
-// is none.
+// findVariable returns the owner's definition with this context and name. It
+// returns ErrNotFound if there is no such definition.
 func findVariable(tx *Tx, owner uint64, context, name string) (Variable, error) {
 	return variableTable.One(tx, "name", variableKey(owner, context, name))
 }
 
 // addVariable stores a new definition and returns it with its id. It returns
-// ErrDuplicate if the name is taken in this context, and ErrValidation if the
-// owner has maxVariables already.
+// ErrDuplicate if the owner already has a definition with this name and
+// context. It returns ErrValidation if the owner already has maxVariables
+// definitions.
 func addVariable(tx *Tx, v Variable) (Variable, error) {
 	_, err := findVariable(tx, v.Owner, v.Context, v.Name)
 	if err == nil {
-		return v, ErrDuplicate.With("A %s variable named %s exists.", v.Context, v.Name)
+		return v, ErrDuplicate.With("A %s variable named %s already exists.", v.Context, v.Name)
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return v, err
@@ -119,7 +121,7 @@ func addVariable(tx *Tx, v Variable) (Variable, error) {
 		count++
 	}
 	if count >= maxVariables {
-		return v, ErrValidation.With("There are %d context variables, which is the most. Delete one first.", count)
+		return v, ErrValidation.With("There are already %d context variables, which is the maximum. Delete one first.", count)
 	}
 	if v.ID, err = variableTable.NextID(tx); err != nil {
 		return v, err
@@ -133,17 +135,18 @@ type variables struct {
 	catalog AdminRecords[Variable]
 }
 
-// NewVariables returns the endpoints for the definitions in store.
+// NewVariables returns the endpoints for the definitions of context variables
+// in store.
 func NewVariables(store *Store) *variables {
 	return &variables{store, AdminRecords[Variable]{
 		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
 	}}
 }
 
-// VariableTables returns the tables, for a check of records and indexes.
+// VariableTables returns the table of definitions, for store checks.
 func VariableTables() []Checked { return []Checked{variableTable} }
 
-// Routes returns the API endpoints.
+// Routes returns the API endpoints for definitions.
 func (v *variables) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/context-variables", Permission: ReadContacts, Handle: v.list},
@@ -154,11 +157,11 @@ func (v *variables) Routes() []Route {
 	}
 }
 
-// AdminRoutes returns the admin endpoints, for the definitions of all accounts.
+// AdminRoutes returns the admin endpoints for the definitions of all owners.
 func (v *variables) AdminRoutes() []Route { return v.catalog.Routes() }
 
-// saveVariable creates (old is nil) or changes a definition for the admin
-// endpoint. A change ignores name, context_type and owner.
+// saveVariable creates a definition if old is nil, and changes old otherwise.
+// It serves the admin endpoint. A change ignores name, context_type and owner.
 func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) {
 	if old != nil {
 		d := *old
@@ -214,8 +217,9 @@ func (v Variable) row() map[string]any {
 	return row
 }
 
-// list answers with the account's definitions, ordered by id. The first request
-// of an account stores the built-in ones, which needs a write transaction.
+// list answers with the definitions of the key's owner, sorted by id. The first
+// request of an owner also stores the built-in definitions. So only that
+// request needs a write transaction.
 func (v *variables) list(w http.ResponseWriter, r *Request) error {
 	context := r.URL.Query().Get("context_type")
 	if context != "" && !slices.Contains(contextTypes(), context) {
@@ -251,7 +255,7 @@ func (v *variables) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "variables": rows})
 }
 
-// variablesOf returns the definitions of an account, ordered by id.
+// variablesOf returns the definitions of an owner, sorted by id.
 func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 	var all []Variable
 	for _, key := range variableTable.Find(tx, "name", IDKey(owner), false) {
@@ -267,17 +271,18 @@ func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 
 var variableName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
-// checkVariableName returns ErrValidation if a name is not allowed.
+// checkVariableName returns ErrValidation if name is not a valid name of a
+// context variable.
 func checkVariableName(name string) error {
 	if !variableName.MatchString(name) || len(name) > maxVarName {
-		return ErrValidation.With("name must be 1 to %d of a-z, 0-9 and _; got %q.", maxVarName, name)
+		return ErrValidation.With("name must consist of 1 to %d characters from a-z, 0-9 and _; got %q.", maxVarName, name)
 	}
 	return nil
 }
 
-// readDefinition sets the fields of d that the body sends. If fresh is false it
-// ignores name and context_type. It returns ErrMissing if a required field is
-// missing, otherwise ErrValidation if a value is wrong (contract 6.2).
+// readDefinition sets the fields of d that the body contains. If fresh is
+// false, it ignores name and context_type. It returns ErrMissing if a required
+// field is missing, otherwise ErrValidation if a value is wrong (contract 6.2).
 func readDefinition(b *Body, d *Variable, fresh bool) error {
 	if fresh {
 		for _, name := range []string{"name", "display_name", "variable_type", "context_type"} {
@@ -314,14 +319,14 @@ func readDefinition(b *Body, d *Variable, fresh bool) error {
 
 func checkOptions(options []string) error {
 	if len(options) == 0 {
-		return ErrMissing.With("select_options is missing. A select variable needs at least one.")
+		return ErrMissing.With("select_options is missing. A variable of type select needs at least one option.")
 	}
 	if len(options) > maxOptions {
-		return ErrValidation.With("select_options has %d entries, the most is %d.", len(options), maxOptions)
+		return ErrValidation.With("select_options has %d entries; the maximum is %d.", len(options), maxOptions)
 	}
 	for i, o := range options {
 		if o == "" || len(o) > maxTag || slices.Contains(options[:i], o) {
-			return ErrValidation.With("select_options[%d] is empty, longer than %d bytes or there twice.", i, maxTag)
+			return ErrValidation.With("select_options[%d] is empty, is longer than %d bytes or appears twice.", i, maxTag)
 		}
 	}
 	return nil
@@ -354,8 +359,8 @@ func (v Variable) answer(w http.ResponseWriter, status int, message string) erro
 	return WriteJSON(w, status, map[string]any{"id": v.ID, "name": v.Name, "display_name": v.DisplayName, "message": message})
 }
 
-// own reads the definition with the id in the path. It returns ErrNotFound if
-// the key's account has no such definition.
+// own returns the definition whose id is in the request path. It returns
+// ErrNotFound if the key's owner has no such definition.
 func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 	id, err := r.NumberParam("variable_id")
 	if err != nil {
@@ -368,8 +373,10 @@ func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 	return d, err
 }
 
-// update changes the fields that were sent, for PUT as for PATCH. It ignores
-// name and context_type and does not check stored values again (contract 6.3).
+// update changes the fields of a definition that the body contains. PUT and
+// PATCH do the same. name and context_type cannot change, so update ignores
+// them. It does not check existing values against the changed definition
+// (contract 6.3).
 func (v *variables) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -391,7 +398,8 @@ func (v *variables) update(w http.ResponseWriter, r *Request) error {
 	return d.answer(w, http.StatusOK, "Updated.")
 }
 
-// remove deletes a definition. Stored values stay (contract 6.4).
+// remove deletes a definition. The values of the variable are kept (contract
+// 6.4).
 func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	err := v.store.Update(func(tx *Tx) error {
 		d, err := v.own(tx, r)
@@ -409,14 +417,15 @@ func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
 }
 
-// maxValues is the maximum number of values of one contact or account.
+// maxValues is the maximum number of context values that a contact can have.
+// The same maximum applies to the business context of an owner.
 const maxValues = 1000
 
-// assignment holds the values that a body sets (contract 6.5, 6.6).
+// assignment holds the context values that a request sets (contract 6.5, 6.6).
 type assignment struct {
-	values map[string]any // nil removes a value
-	names  []string       // sorted, so that the same body always gets the same error
-	auto   bool           // create a definition for each unknown name
+	values map[string]any // values by variable name; nil removes the stored value
+	names  []string       // keys of values, sorted so that the same body always gets the same error
+	auto   bool           // whether to create a definition for each unknown name
 }
 
 func readAssignment(r *Request) (a assignment, err error) {
@@ -430,7 +439,7 @@ func readAssignment(r *Request) (a assignment, err error) {
 
 func (a *assignment) read(body *Body) error {
 	if raw := body.Raw("variables"); len(raw) == 0 || raw[0] != '{' {
-		return ErrMissing.With("variables is missing. Send an object of names and values.")
+		return ErrMissing.With("variables is missing or not an object. Send an object with a value for each variable name.")
 	}
 	body.Map("variables", &a.values)
 	if body.Given("auto_create_variables") {
@@ -440,8 +449,9 @@ func (a *assignment) read(body *Body) error {
 	return body.Err()
 }
 
-// apply returns the values after the assignment. It does not change before. It
-// may store new definitions, so the caller must roll back tx after an error.
+// apply returns the values after the assignment. It does not change before. If
+// auto is set, it also stores new definitions. So the caller must roll back tx
+// after an error.
 func (a assignment) apply(tx *Tx, owner uint64, kind string, before Values, now time.Time) (Values, error) {
 	after := maps.Clone(before)
 	if after == nil {
@@ -457,7 +467,7 @@ func (a assignment) apply(tx *Tx, owner uint64, kind string, before Values, now 
 			return nil, err
 		case value == nil && (set || a.auto): // no definition is needed to remove a value
 		case !a.auto:
-			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables.", kind, name)
+			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables to true.", kind, name)
 		default:
 			if d, err = define(tx, owner, kind, name, value, now); err != nil {
 				return nil, err
@@ -472,13 +482,13 @@ func (a assignment) apply(tx *Tx, owner uint64, kind string, before Values, now 
 		}
 	}
 	if len(after) > maxValues && len(after) > len(before) {
-		return nil, ErrValidation.With("That would make %d values, the most is %d. Set some to null first.", len(after), maxValues)
+		return nil, ErrValidation.With("This request would result in %d values; the maximum is %d. Remove some first by setting them to null.", len(after), maxValues)
 	}
 	return after, nil
 }
 
-// define stores a definition for a name that has none. Its type follows from
-// value, the first value it will hold.
+// define stores a definition for a name that has none. The type of the
+// definition depends on value, the first value of the variable.
 func define(tx *Tx, owner uint64, context, name string, value any, now time.Time) (Variable, error) {
 	if err := checkVariableName(name); err != nil {
 		return Variable{}, err
@@ -495,13 +505,14 @@ func define(tx *Tx, owner uint64, context, name string, value any, now time.Time
 			d.Type = variableDate
 		}
 	default:
-		return d, ErrInvalidValue.With("%s must be a text, a number or true or false.", name)
+		return d, ErrInvalidValue.With("%s must be a string, a number, true or false.", name)
 	}
 	return addVariable(tx, d)
 }
 
-// Accept returns a value in the form in which it is stored. It returns
-// ErrInvalidValue if the definition does not allow the value.
+// Accept returns value in the form in which it is stored. For example, it
+// converts "yes" to true if the variable is boolean. It returns ErrInvalidValue
+// if the definition does not allow the value.
 func (v Variable) Accept(value any) (any, error) {
 	text, isText := value.(string)
 	number, isNumber := value.(json.Number)
@@ -519,7 +530,7 @@ func (v Variable) Accept(value any) (any, error) {
 		if text = strings.TrimSpace(text); isText && isJSONNumber(text) {
 			return json.Number(text), nil
 		}
-		return nil, ErrInvalidValue.With("%s must be a number, or a string that is one, such as \"42\".", v.Name)
+		return nil, ErrInvalidValue.With("%s must be a number or a string that contains one, such as \"42\".", v.Name)
 	case variableDate:
 		if isText && isDate(text) {
 			return text, nil
@@ -543,7 +554,7 @@ func (v Variable) Accept(value any) (any, error) {
 	return nil, ErrInvalidValue.With("%s must be one of %s.", v.Name, strings.Join(v.Options, ", "))
 }
 
-// isJSONNumber reports whether a text is a JSON number (RFC 8259 section 6) in
+// isJSONNumber reports whether text is a JSON number (RFC 8259 section 6) in
 // the range of float64.
 func isJSONNumber(text string) bool {
 	if !json.Valid([]byte(text)) {
@@ -553,8 +564,8 @@ func isJSONNumber(text string) bool {
 	return err == nil
 }
 
-// isDate reports whether a text is an ISO 8601 date, alone or with a time. The
-// time may have an offset.
+// isDate reports whether text is an ISO 8601 date, with or without a time. The
+// time may have an offset from UTC.
 func isDate(text string) bool {
 	for _, layout := range []string{time.DateOnly, time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02T15:04Z07:00"} {
 		if _, err := time.Parse(layout, text); err == nil {
@@ -567,10 +578,10 @@ func isDate(text string) bool {
 // contexts serves the endpoints for the values of context variables.
 type contexts struct{ store *Store }
 
-// NewContexts returns the endpoints for the values in store.
+// NewContexts returns the endpoints for the context values in store.
 func NewContexts(store *Store) *contexts { return &contexts{store} }
 
-// Routes returns the API endpoints.
+// Routes returns the API endpoints, which only set context values.
 func (c *contexts) Routes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/api/v1/contacts/:contact_id/context", Permission: WriteContacts, Handle: c.setContact},
@@ -578,7 +589,8 @@ func (c *contexts) Routes() []Route {
 	}
 }
 
-// setContact sets values of a contact. After an error none is stored.
+// setContact sets context values of a contact. If a value is refused, none is
+// stored.
 func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
@@ -611,11 +623,12 @@ func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"message": "Saved.", "contact_id": id})
 }
 
-// businessBucket holds the values of each account.
+// businessBucket is the name of the bucket with the business context of each
+// owner.
 const businessBucket = "business_context"
 
-// BusinessContext returns the values of an account, an empty map if it has
-// none. The caller owns the result.
+// BusinessContext returns the business context of an owner. The result is
+// empty, but not nil, if the owner has none. The caller may change the result.
 func BusinessContext(tx *Tx, owner uint64) (Values, error) {
 	values := Values{}
 	stored, err := tx.Get(businessBucket, IDKey(owner))
@@ -625,7 +638,8 @@ func BusinessContext(tx *Tx, owner uint64) (Values, error) {
 	return values, json.Unmarshal(stored, &values)
 }
 
-// setBusiness sets values of the account. After an error none is stored.
+// setBusiness sets values in the business context of the key's owner. If a
+// value is refused, none is stored.
 func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
@@ -638,7 +652,8 @@ func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Saved."})
 }
 
-// save applies the assignment to the stored values of an account.
+// save applies the assignment to the business context of an owner and stores
+// the result.
 func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err := seedVariables(tx, owner, now); err != nil {
 		return err
@@ -657,8 +672,8 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put(businessBucket, IDKey(owner), stored)
 }
 
-// AdminRoutes returns the admin endpoints. The API itself cannot read the
-// business context back (contract 9).
+// AdminRoutes returns the admin endpoints. The API has no endpoint that reads
+// the business context, so only the operator can read it (contract 9).
 func (c *contexts) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business},
@@ -666,8 +681,8 @@ func (c *contexts) AdminRoutes() []Route {
 	}
 }
 
-// changeBusiness sets values of an owner's account, that of DefaultOwner if the
-// body has no owner. After an error none is stored.
+// changeBusiness sets values in the business context of an owner. The owner is
+// DefaultOwner if the body names none. If a value is refused, none is stored.
 func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -683,7 +698,7 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	}
 	var values Values
 	by := r.Deed()
-	by.Detail = map[string]any{"owner": name, "variables": a.names} // the values are in no table, so the log cannot compare them
+	by.Detail = map[string]any{"owner": name, "variables": a.names} // the audit log records changes only of tables, and the values are in none
 	err = by.Update(c.store, func(tx *Tx) error {
 		o, err := EnsureOwner(tx, name, r.Now)
 		if err != nil {
@@ -722,9 +737,10 @@ func (c *contexts) business(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
 }
 
-// PromptVariables returns the values for {{name}} in the prompts of a call.
-// Values of the call override those of its contact, and these override those of
-// the account (contract 3.3). Names of the account get the prefix business_.
+// PromptVariables returns the values that replace {{name}} in the prompts of a
+// call. Each name in business gets the prefix business_. If a name then appears
+// more than once, call takes precedence over contact, and contact over business
+// (contract 3.3).
 func PromptVariables(business, contact, call Values) Values {
 	all := Values{}
 	for name, value := range business {

@@ -271,12 +271,12 @@ func TestSchedulePages(t *testing.T) {
 	b.says(b.get("/schedules/new"), 200, `name="windows.monday" type="text" value="09:00-17:00"`, `name="windows.sunday" type="text" value=""`)
 	form := []string{"owner", evil, "time_zone", "Europe/Berlin", "windows.monday", "09:00-12:00, 13:00-17:00", "buffer_minutes", "15"}
 	b.says(b.post("/schedules", append([]string{"windows.tuesday", "17:00-09:00"}, form...)...), 400, "Tuesday must have windows such as", `value="17:00-09:00"`, `aria-invalid="true"`)
-	b.says(b.post("/schedules", append(form[:2:2], "time_zone", "Mars")...), 400, "Time zone must be a name")
+	b.says(b.post("/schedules", append(form[:2:2], "time_zone", "Mars")...), 400, "Time zone must be an IANA name")
 	b.sent(b.post("/schedules", form...), "/schedules/1?done=made")
 	if got := stored(); !strings.Contains(got, `"monday":["09:00-12:00","13:00-17:00"]`) || !strings.Contains(got, `"tuesday":[]`) || !strings.Contains(got, `"business_hours":null`) {
 		t.Errorf("got %s", got)
 	}
-	b.says(b.post("/schedules", form...), 409, "has a schedule already")
+	b.says(b.post("/schedules", form...), 409, "already has a schedule")
 	page := b.get("/schedules/1")
 	b.says(page, 200, `value="09:00-12:00, 13:00-17:00"`, "Monday to Friday, 9 to 17, UTC")
 	b.tame("the schedule", page)
@@ -297,7 +297,7 @@ func TestVariablePages(t *testing.T) {
 	b := newDashboard(t)
 	b.says(b.get("/business-context"), 200, "has no variable of the business yet")
 	form := []string{"name", "visits", "display_name", evil, "context_type", "business", "variable_type", "number"}
-	b.says(b.post("/variables", append([]string{"name", "Visits"}, form[2:]...)...), 400, "Name must be 1 to", `aria-invalid="true"`, `value="Visits"`)
+	b.says(b.post("/variables", append([]string{"name", "Visits"}, form[2:]...)...), 400, "Name must consist of 1 to", `aria-invalid="true"`, `value="Visits"`)
 	b.sent(b.post("/variables", form...), "/variables/3?done=made")
 	b.tame("the list", b.get("/variables"))
 	b.says(b.get("/variables?search=visit"), 200, "1 found")

@@ -1,5 +1,5 @@
-// The owners family knows whose things are whose: owners, their teams, and what a
-// key of theirs sees (Scope).
+// The owners family holds owners, their teams and the scopes of owners. A scope
+// decides which records an owner, and so a key of that owner, may see.
 
 package main
 
@@ -15,18 +15,18 @@ import (
 	"time"
 )
 
-// DefaultOwner is the name of the owner of records that are created without
-// naming one.
+// DefaultOwner is the name of the owner who gets a record if the request that
+// creates it names no owner.
 const DefaultOwner = "admin"
 
-// owner is a user of the service. Each key acts for one owner, and what it
-// creates belongs to that owner. Balance is the owner's wallet; it is nil if the
-// owner has none. A new call is refused if the wallet holds less than Rate.
+// owner is a user of the service. Each key belongs to one owner, who also owns
+// the records that the key creates. A new call is refused if Balance is less
+// than Rate.
 type owner struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
-	Balance   *float64  `json:"balance,omitempty"`
-	Rate      float64   `json:"rate"` // price of one call minute, and the least balance to start a call
+	Balance   *float64  `json:"balance,omitempty"` // money left; nil if calls cost the owner nothing
+	Rate      float64   `json:"rate"`              // price of one call minute
 	CreatedAt time.Time `json:"created_at"`
 }
 
@@ -36,15 +36,15 @@ var ownerTable = Table[owner]{
 	Indexes: []Index[owner]{{"name", func(o owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
 }
 
-// EnsureOwner returns the owner called name, or DefaultOwner if name is "". It
-// creates the owner if there is none. It returns ErrValidation if name is longer
-// than 200 bytes.
+// EnsureOwner returns the owner called name, or DefaultOwner if name is blank.
+// It creates the owner if there is none. It returns ErrValidation if name is
+// longer than 200 bytes.
 func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	if name = strings.TrimSpace(name); name == "" {
 		name = DefaultOwner
 	}
 	if len(name) > 200 {
-		return owner{}, ErrValidation.With("owner is longer than 200 bytes.")
+		return owner{}, ErrValidation.With("owner must not be longer than 200 bytes.")
 	}
 	o, err := ownerTable.One(tx, "name", []byte(name))
 	if !errors.Is(err, ErrNotFound) {
@@ -57,13 +57,16 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	return o, ownerTable.Put(tx, o)
 }
 
-// FindOwner returns the owner with this id, or ErrNotFound.
+// FindOwner returns the owner with this id. It returns ErrNotFound if there is
+// none.
 func FindOwner(tx *Tx, id uint64) (owner, error) { return ownerTable.Get(tx, IDKey(id)) }
 
-// OwnerNamed returns the owner called name, or ErrNotFound.
+// OwnerNamed returns the owner called name. It returns ErrNotFound if there is
+// none.
 func OwnerNamed(tx *Tx, name string) (owner, error) { return ownerTable.One(tx, "name", []byte(name)) }
 
-// OwnerName returns the name of an owner, or "" if the owner cannot be read.
+// OwnerName returns the name of the owner with this id, or "" if the owner
+// cannot be read.
 func OwnerName(tx *Tx, id uint64) string {
 	o, err := FindOwner(tx, id)
 	if err != nil {
@@ -86,28 +89,30 @@ func AllOwners(tx *Tx) (all []owner, err error) {
 // SaveOwner stores a changed owner under its id.
 func SaveOwner(tx *Tx, o owner) error { return ownerTable.Put(tx, o) }
 
-// Brief returns the short form of an owner that other objects contain.
+// Brief returns the id and the name of the owner, for use inside other objects.
 func (o owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name": o.Name} }
 
-// owners serves the endpoints with which the operator manages owners.
+// owners serves the admin endpoints for owners.
 type owners struct {
 	catalog AdminRecords[owner]
 	keyring *Keyring
 }
 
-// NewOwners returns the endpoints for the owners in store. They also set the
-// limits that all keys of an owner share; keyring applies these. There is no
-// endpoint to delete an owner: its records would belong to nobody.
+// NewOwners returns the endpoints for the owners in store. They also change the
+// limits that all keys of an owner share. keyring stores and applies these
+// limits. There is no endpoint that deletes an owner, because the owner's
+// records would then belong to nobody.
 func NewOwners(store *Store, keyring *Keyring) *owners {
 	c := &owners{keyring: keyring}
 	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
 	return c
 }
 
-// OwnerTables returns the tables of owners and their limits, for store checks.
+// OwnerTables returns the tables of owners and of their limits, for store
+// checks.
 func OwnerTables() []Checked { return []Checked{ownerTable, OwnerLimitTable} }
 
-// AdminRoutes returns the operator's endpoints.
+// AdminRoutes returns the admin endpoints for owners.
 func (c *owners) AdminRoutes() []Route { return c.catalog.Routes() }
 
 func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
@@ -117,7 +122,7 @@ func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	if old != nil {
 		o = *old
 		if b.Has("name") && name != o.Name {
-			return o, ErrValidation.With("name of an owner cannot change: keys and teams refer to it.")
+			return o, ErrValidation.With("name of an owner cannot change, because keys and teams refer to it.")
 		}
 	}
 	if err := b.Err(); err != nil {
@@ -125,10 +130,10 @@ func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	}
 	if old == nil {
 		if strings.TrimSpace(name) == "" {
-			return o, ErrMissing.With("name is missing. Say who the owner is.")
+			return o, ErrMissing.With("name is missing. Send a name for the owner.")
 		}
 		if ownerTable.Has(tx, "name", []byte(strings.TrimSpace(name))) {
-			return o, ErrConflict.With("An owner named %q exists.", name)
+			return o, ErrConflict.With("An owner named %q already exists.", name)
 		}
 		var err error
 		if o, err = EnsureOwner(tx, name, r.Now); err != nil {
@@ -155,8 +160,8 @@ func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	return o, ownerTable.Put(tx, o)
 }
 
-// limit sets the owner limits that are named in the body and keeps the others.
-// null restores the default, and 0 means unlimited.
+// limit sets the owner limits that the body contains and leaves the others
+// unchanged. In the body, null restores the default and 0 means unlimited.
 func (c *owners) limit(tx *Tx, o owner, b *Body) error {
 	given := map[string]any{}
 	b.Map("limits", &given)
@@ -172,7 +177,7 @@ func (c *owners) limit(tx *Tx, o owner, b *Body) error {
 	}
 	for name, value := range given {
 		if rule, ok := c.keyring.Rights().Limit(name); !ok || !rule.Owner {
-			return ErrValidation.With("limits: owners have no limit %q, but %s.", name,
+			return ErrValidation.With("limits: %q is not a limit of owners. The limits of owners are %s.", name,
 				strings.Join(c.keyring.Rights().LimitNames(func(l LimitRule) bool { return l.Owner }), ", "))
 		}
 		if value == nil {
@@ -182,7 +187,7 @@ func (c *owners) limit(tx *Tx, o owner, b *Body) error {
 		number, _ := value.(json.Number)
 		n, err := strconv.Atoi(string(number))
 		if err != nil || n < 0 || n > MaxLimit {
-			return ErrValidation.With("limits.%s must be a whole number from 0, for no limit, to %d, or null for the default; got %v.", name, MaxLimit, value)
+			return ErrValidation.With("limits.%s must be a whole number from 0 (no limit) to %d, or null for the default; got %v.", name, MaxLimit, value)
 		}
 		limits[name] = n
 	}
@@ -204,13 +209,13 @@ func (c *owners) show(tx *Tx, o owner) (any, error) {
 	}, err
 }
 
-// matchOwner reports whether the name contains the search text of the query,
-// ignoring case.
+// matchOwner reports whether the name of the owner contains the search text of
+// the query. It ignores case.
 func matchOwner(_ *Tx, o owner, q url.Values) bool {
 	return strings.Contains(strings.ToLower(o.Name), strings.ToLower(q.Get("search")))
 }
 
-// team is a group of owners. All members see the objects of the team.
+// team is a group of owners. All members see the records of the team.
 type team struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
@@ -229,14 +234,16 @@ var teamTable = Table[team]{
 	}}},
 }
 
-// Brief returns the short form of a team that other objects contain.
+// Brief returns the id and the name of the team, for use inside other objects.
 func (t team) Brief() map[string]any { return map[string]any{"id": t.ID, "name": t.Name} }
 
-// FindTeam returns the team with this id, or ErrNotFound.
+// FindTeam returns the team with this id. It returns ErrNotFound if there is
+// none.
 func FindTeam(tx *Tx, id uint64) (team, error) { return teamTable.Get(tx, IDKey(id)) }
 
-// TeamBrief returns Brief of the team with this id. It returns nil if id is 0 or
-// the team cannot be read, for example because it was deleted.
+// TeamBrief returns the id and the name of the team with this id, for use
+// inside other objects. It returns nil if id is 0 or the team cannot be read,
+// for example because it was deleted.
 func TeamBrief(tx *Tx, id uint64) map[string]any {
 	t, err := FindTeam(tx, id)
 	if err != nil {
@@ -245,15 +252,15 @@ func TeamBrief(tx *Tx, id uint64) map[string]any {
 	return t.Brief()
 }
 
-// Scope describes which records an owner may see: the owner's own and those of
-// the owner's teams (contract 1.9).
+// Scope describes which records an owner may see. These are the owner's own
+// records and the records of the owner's teams (contract 1.9).
 type Scope struct {
 	Owner uint64
 	Teams []uint64
-	All   bool // the records of all owners; only Allows heeds it
+	All   bool // whether Allows accepts the records of all owners; Keys ignores All
 }
 
-// ScopeOf returns the scope of an owner, with the teams as they are in tx.
+// ScopeOf returns the scope of an owner. It reads the owner's teams in tx.
 func ScopeOf(tx *Tx, owner uint64) (Scope, error) {
 	s := Scope{Owner: owner}
 	for rest, key := range teamTable.Find(tx, "member", IDKey(owner), false) {
@@ -264,14 +271,15 @@ func ScopeOf(tx *Tx, owner uint64) (Scope, error) {
 	return s, nil
 }
 
-// Allows reports whether a record of this owner and team is in scope. team is 0
-// if the record belongs to no team.
+// Allows reports whether the scope includes the records of this owner and team.
+// team is 0 for a record that belongs to no team.
 func (s Scope) Allows(owner, team uint64) bool {
 	return s.All || owner == s.Owner || team != 0 && slices.Contains(s.Teams, team)
 }
 
-// Keys returns the index prefixes of the records in scope: one for the owner and
-// one for each team. They match the entries that ScopeKeys returns.
+// Keys returns the prefixes of index entries for the records in scope. There is
+// one prefix for the owner and one for each team. ScopeKeys returns the entries
+// that start with them.
 func (s Scope) Keys() [][]byte {
 	keys := [][]byte{scopeKey('o', s.Owner)}
 	for _, t := range s.Teams {
@@ -280,9 +288,9 @@ func (s Scope) Keys() [][]byte {
 	return keys
 }
 
-// ScopeKeys returns the index entries of a record, by its owner and its team. A
-// table may append its sort order to them. team is 0 if the record belongs to no
-// team.
+// ScopeKeys returns the index entries of a record. There is one entry for the
+// record's owner and one for its team. team is 0 if the record belongs to no
+// team. A table may append its sort order to the entries.
 func ScopeKeys(owner, team uint64) [][]byte {
 	keys := [][]byte{scopeKey('o', owner)}
 	if team != 0 {
@@ -295,9 +303,10 @@ func scopeKey(kind byte, id uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{kind}, id)
 }
 
-// CheckTeam returns nil if the owner of the scope may put a record into the team
-// with this id, or if id is 0 (no team). It returns ErrTeamNotFound if there is
-// no such team and ErrTeamAccess if the owner is not a member.
+// CheckTeam returns nil if the owner of scope s may put a record into the team
+// with this id. The id 0 means no team and is always accepted. CheckTeam
+// returns ErrTeamNotFound if there is no such team, and ErrTeamAccess if the
+// owner is not a member.
 func CheckTeam(tx *Tx, s Scope, id uint64) error {
 	if id == 0 {
 		return nil
@@ -315,11 +324,11 @@ func CheckTeam(tx *Tx, s Scope, id uint64) error {
 	return nil
 }
 
-// teams serves the endpoints with which the operator manages teams.
+// teams serves the admin endpoints for teams.
 type teams struct{ catalog AdminRecords[team] }
 
-// NewTeams returns the endpoints for the teams in store. The records of a deleted
-// team remain with their owners.
+// NewTeams returns the endpoints for the teams in store. If a team is deleted,
+// its records stay with their owners.
 func NewTeams(store *Store) *teams {
 	return &teams{AdminRecords[team]{Store: store, Name: "teams", Table: teamTable, Save: saveTeam, Show: showTeam}}
 }
@@ -327,7 +336,7 @@ func NewTeams(store *Store) *teams {
 // TeamTables returns the table of teams, for store checks.
 func TeamTables() []Checked { return []Checked{teamTable} }
 
-// AdminRoutes returns the operator's endpoints.
+// AdminRoutes returns the admin endpoints for teams.
 func (t *teams) AdminRoutes() []Route { return t.catalog.Routes() }
 
 func saveTeam(tx *Tx, r *Request, old *team, b *Body) (team, error) {
@@ -342,7 +351,7 @@ func saveTeam(tx *Tx, r *Request, old *team, b *Body) (team, error) {
 		return t, err
 	}
 	if strings.TrimSpace(t.Name) == "" {
-		return t, ErrMissing.With("name is missing. Give the team a name.")
+		return t, ErrMissing.With("name is missing. Send a name for the team.")
 	}
 	if old == nil && !b.Given("members") {
 		members = []string{DefaultOwner}

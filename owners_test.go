@@ -136,8 +136,8 @@ func TestOwners_limits(t *testing.T) {
 		t.Errorf("after a restart: got %s", got)
 	}
 	for body, says := range map[string]string{
-		`{"limits": {"calls_per_day_limit": 1}}`:        `owners have no limit "calls_per_day_limit", but owner_requests_per_minute_limit, `,
-		`{"limits": {"owner_calls_per_day_limit": -1}}`: "limits.owner_calls_per_day_limit must be a whole number from 0, for no limit, to 1000000000",
+		`{"limits": {"calls_per_day_limit": 1}}`:        `"calls_per_day_limit" is not a limit of owners. The limits of owners are owner_requests_per_minute_limit, `,
+		`{"limits": {"owner_calls_per_day_limit": -1}}`: "limits.owner_calls_per_day_limit must be a whole number from 0 (no limit) to 1000000000",
 		`{"limits": {"trial_per_day": "many"}}`:         "limits.trial_per_day must be a whole number",
 		`{"limits": 5}`:                                 "limits must be an object",
 	} {
