@@ -204,7 +204,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 		}
 		answer := brief(made, "Created.")
 		answer["ics_url"] = made.ICSPath()
-		return answer, publishEvent(tx, "calendar.created", made, r.Now, nil)
+		return answer, publishEvent(tx, eventNotice{Type: "calendar.created", Event: made, At: r.Now})
 	})
 }
 
@@ -273,7 +273,7 @@ func cancelEvent(tx *Tx, e event, reason string, now time.Time) (event, error) {
 	if err != nil {
 		return e, err
 	}
-	return e, publishEvent(tx, "calendar.cancelled", e, now, more)
+	return e, publishEvent(tx, eventNotice{Type: "calendar.cancelled", Event: e, At: now, More: more})
 }
 
 func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
@@ -300,27 +300,36 @@ func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 // state. Otherwise it is calendar.updated (contract 7.4).
 func publishChange(tx *Tx, before, e event, now time.Time) error {
 	if e.Status != before.Status && (e.Status == eventCancelled || e.Status == eventCompleted) {
-		return publishEvent(tx, "calendar."+e.Status, e, now, nil)
+		return publishEvent(tx, eventNotice{Type: "calendar." + e.Status, Event: e, At: now})
 	}
 	more := map[string]any{"time_changed": false}
 	if !e.Start.Equal(before.Start) || !e.End.Equal(before.End) {
 		more = map[string]any{"time_changed": true, "previous_start": Millis(before.Start), "previous_end": Millis(before.End)}
 	}
-	return publishEvent(tx, "calendar.updated", e, now, more)
+	return publishEvent(tx, eventNotice{Type: "calendar.updated", Event: e, At: now, More: more})
 }
 
-// publishEvent publishes a webhook event of type kind about e (contract 8.3).
-// It adds the fields in more to the object calendar_event. more may be nil.
-func publishEvent(tx *Tx, kind string, e event, now time.Time, more map[string]any) error {
+// eventNotice is a webhook event about a calendar event.
+type eventNotice struct {
+	Type  string // such as calendar.created
+	Event event
+	At    time.Time
+	More  map[string]any // further fields of calendar_event, may be nil
+}
+
+// publishEvent publishes the webhook event n (contract 8.3). It does nothing if
+// there are no webhooks.
+func publishEvent(tx *Tx, n eventNotice) error {
 	if !HasWebhooks(tx) {
 		return nil
 	}
+	e := n.Event
 	shown := e.Row(tx)
 	shown["ics_url"] = e.ICSPath()
-	for name, value := range more {
+	for name, value := range n.More {
 		shown[name] = value
 	}
-	return Publish(tx, WebhookEvent{Type: kind, Owner: e.Owner, Team: e.TeamID, At: now, Body: map[string]any{"calendar_event": shown}})
+	return Publish(tx, WebhookEvent{Type: n.Type, Owner: e.Owner, Team: e.TeamID, At: n.At, Body: map[string]any{"calendar_event": shown}})
 }
 
 // adminEvents serves the admin endpoints for the events of all owners. An event
@@ -479,7 +488,7 @@ func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
 		if made, err = saveEvent(tx, made); err != nil {
 			return made, err
 		}
-		return made, publishEvent(tx, "calendar.created", made, r.Now, nil)
+		return made, publishEvent(tx, eventNotice{Type: "calendar.created", Event: made, At: r.Now})
 	})
 }
 
@@ -560,7 +569,7 @@ func FireReminders(store *Store, now time.Time) error {
 				if !now.Before(e.Start) {
 					continue
 				}
-				if err := publishEvent(tx, "calendar.reminder", e, now, nil); err != nil {
+				if err := publishEvent(tx, eventNotice{Type: "calendar.reminder", Event: e, At: now}); err != nil {
 					return err
 				}
 			}

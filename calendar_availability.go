@@ -28,15 +28,25 @@ type slot struct {
 	Minutes int     `json:"duration_minutes"`
 }
 
-// freeSlots returns the start times of the free slots of a length in a range
-// (contract 7.6). It divides each window of the schedule into slots, from the
-// start of the window. It skips a slot that begins too soon: before now plus
-// the notice of the schedule. It also skips a slot that is closer to a busy
-// span than the buffer of the schedule. busy must be sorted by start.
-func freeSlots(s Schedule, dates dateRange, length time.Duration, busy []span, now time.Time) []time.Time {
+// slotQuery holds everything that freeSlots needs to find free slots.
+type slotQuery struct {
+	Schedule Schedule
+	Dates    dateRange
+	Length   time.Duration // length of each slot
+	Busy     []span        // sorted by start
+	Now      time.Time
+}
+
+// freeSlots returns the start times of the free slots (contract 7.6). It
+// divides each window of the schedule into slots, from the start of the window.
+// It skips a slot that begins before Now plus the notice of the schedule. It
+// also skips a slot that is closer to a busy span than the buffer of the
+// schedule.
+func freeSlots(q slotQuery) []time.Time {
+	s, dates, length := q.Schedule, q.Dates, q.Length
 	buffer := time.Duration(s.Buffer) * time.Minute
-	earliest := now.Add(time.Duration(s.Notice) * time.Minute)
-	busy = merge(busy)
+	earliest := q.Now.Add(time.Duration(s.Notice) * time.Minute)
+	busy := merge(q.Busy)
 	var free []time.Time
 	for day := dates.First; !day.After(dates.Last); day = day.AddDate(0, 0, 1) {
 		for _, w := range s.Day(day.Weekday()) {
@@ -119,7 +129,7 @@ func (a *availability) list(w http.ResponseWriter, r *Request) error {
 			}
 		}
 		length := time.Duration(minutes) * time.Minute
-		for _, at := range freeSlots(s, dates, length, busy, r.Now) {
+		for _, at := range freeSlots(slotQuery{s, dates, length, busy, r.Now}) {
 			slots = append(slots, slot{Millis(at), Millis(at.Add(length)), minutes})
 		}
 		return nil
@@ -301,7 +311,8 @@ func readHours(b *Body, name string, into *hours) error {
 		for _, text := range texts {
 			w, ok := parseWindow(text)
 			if !ok || w.From < last {
-				return ErrValidation.With(`%s.%s must have windows such as "09:00-17:00". They must be in order, must not overlap and must end by 24:00; got %q.`, name, day, text)
+				return ErrValidation.With(
+					`%s.%s must have windows such as "09:00-17:00". They must be in order, must not overlap and must end by 24:00; got %q.`, name, day, text)
 			}
 			last = w.To
 			into[i] = append(into[i], w)

@@ -116,7 +116,8 @@ func TestFreeSlots_SummerTime(t *testing.T) {
 		s := Schedule{}
 		s.Windows[day.Weekday()] = []window24{tt.window}
 		var got []string
-		for _, at := range freeSlots(s, dateRange{day, day, tt.zone}, time.Duration(tt.minutes)*time.Minute, nil, day.AddDate(0, 0, -7)) {
+		q := slotQuery{Schedule: s, Dates: dateRange{day, day, tt.zone}, Length: time.Duration(tt.minutes) * time.Minute, Now: day.AddDate(0, 0, -7)}
+		for _, at := range freeSlots(q) {
 			got = append(got, at.UTC().Format("15:04"))
 		}
 		if strings.Join(got, " ") != tt.want {
@@ -157,7 +158,7 @@ func TestFreeSlots_Rules(t *testing.T) {
 		}
 		now := first.Add(time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "now")) * time.Minute)
 		last := time.Time{}
-		for _, start := range freeSlots(s, dates, length, busy, now) {
+		for _, start := range freeSlots(slotQuery{s, dates, length, busy, now}) {
 			if start.Before(now.Add(time.Duration(s.Notice) * time.Minute)) {
 				t.Fatalf("%v begins before now and the notice", start)
 			}

@@ -546,7 +546,7 @@ func TestFreeSlots_Bounds(t *testing.T) {
 			busy = []span{{ID: 1, Start: at(tt.busy[0]), End: at(tt.busy[1])}}
 		}
 		got := ""
-		for _, slot := range freeSlots(s, dateRange{day, day, time.UTC}, 30*time.Minute, busy, tt.now) {
+		for _, slot := range freeSlots(slotQuery{s, dateRange{day, day, time.UTC}, 30 * time.Minute, busy, tt.now}) {
 			got += " " + slot.Format("15:04")
 		}
 		if got != "" {

@@ -347,7 +347,7 @@ func showContact(tx *Tx, c contact) map[string]any {
 }
 
 func (c *contacts) create(w http.ResponseWriter, r *Request) error {
-	return c.save(w, r, http.StatusCreated, "Created.", func(*Tx, Scope) (contact, error) {
+	return c.save(w, r, savedAnswer{http.StatusCreated, "Created."}, func(*Tx, Scope) (contact, error) {
 		return contact{Owner: r.Key.Owner, CreatedAt: r.Now}, nil
 	})
 }
@@ -357,15 +357,22 @@ func (c *contacts) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return c.save(w, r, http.StatusOK, "Updated.", func(tx *Tx, s Scope) (contact, error) {
+	return c.save(w, r, savedAnswer{http.StatusOK, "Updated."}, func(tx *Tx, s Scope) (contact, error) {
 		return FindContact(tx, s, id)
 	})
 }
 
+// savedAnswer is the part of an answer that depends on whether a contact was
+// created or changed.
+type savedAnswer struct {
+	Status  int    // HTTP status
+	Message string // value of the field message
+}
+
 // save applies the request body to the contact that find returns and stores the
 // result. find returns the stored contact, or a contact without an id to create
-// one. save answers with the given status, the stored contact and the message.
-func (c *contacts) save(w http.ResponseWriter, r *Request, status int, message string, find func(*Tx, Scope) (contact, error)) error {
+// one. The answer contains the stored contact.
+func (c *contacts) save(w http.ResponseWriter, r *Request, a savedAnswer, find func(*Tx, Scope) (contact, error)) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
 		return err
@@ -398,8 +405,8 @@ func (c *contacts) save(w http.ResponseWriter, r *Request, status int, message s
 	if err != nil {
 		return err
 	}
-	shown["message"] = message
-	return WriteJSON(w, status, shown)
+	shown["message"] = a.Message
+	return WriteJSON(w, a.Status, shown)
 }
 
 // apply sets the fields that the form contains, stores the contact and returns

@@ -62,8 +62,8 @@ var variableTable = Table[Variable]{
 	},
 }
 
-func variableKey(owner uint64, context, name string) []byte {
-	return append(IDKey(owner), context+"\x00"+name...)
+func variableKey(owner uint64, kind, name string) []byte {
+	return append(IDKey(owner), kind+"\x00"+name...)
 }
 
 // builtin returns the definitions that every owner has from the start (contract
@@ -98,10 +98,11 @@ func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put("variables_seeded", IDKey(owner), []byte{1})
 }
 
-// findVariable returns the owner's definition with this context and name. It
-// returns ErrNotFound if there is no such definition.
-func findVariable(tx *Tx, owner uint64, context, name string) (Variable, error) {
-	return variableTable.One(tx, "name", variableKey(owner, context, name))
+// findVariable returns the owner's definition with this name. kind is its
+// context, contextContact or contextBusiness. It returns ErrNotFound if there
+// is no such definition.
+func findVariable(tx *Tx, owner uint64, kind, name string) (Variable, error) {
+	return variableTable.One(tx, "name", variableKey(owner, kind, name))
 }
 
 // addVariable stores a new definition and returns it with its id. It returns
@@ -165,14 +166,14 @@ func (v *variables) AdminRoutes() []Route { return v.catalog.Routes() }
 func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) {
 	if old != nil {
 		d := *old
-		if err := readDefinition(b, &d, false); err != nil {
+		if err := readDefinition(b, &d); err != nil {
 			return d, err
 		}
 		return d, variableTable.Put(tx, d)
 	}
 	d, owner := Variable{CreatedAt: r.Now}, ""
 	b.String("owner", &owner)
-	if err := readDefinition(b, &d, true); err != nil {
+	if err := readNewDefinition(b, &d); err != nil {
 		return d, err
 	}
 	o, err := EnsureOwner(tx, owner, r.Now)
@@ -221,9 +222,9 @@ func (v Variable) row() map[string]any {
 // request of an owner also stores the built-in definitions. So only that
 // request needs a write transaction.
 func (v *variables) list(w http.ResponseWriter, r *Request) error {
-	context := r.URL.Query().Get("context_type")
-	if context != "" && !slices.Contains(contextTypes(), context) {
-		return ErrValidation.With("context_type must be contact or business; got %q.", context)
+	kind := r.URL.Query().Get("context_type")
+	if kind != "" && !slices.Contains(contextTypes(), kind) {
+		return ErrValidation.With("context_type must be contact or business; got %q.", kind)
 	}
 	seeded := false
 	rows := []any{}
@@ -234,7 +235,7 @@ func (v *variables) list(w http.ResponseWriter, r *Request) error {
 		}
 		all, err := variablesOf(tx, r.Key.Owner)
 		for _, d := range all {
-			if context == "" || d.Context == context {
+			if kind == "" || d.Context == kind {
 				rows = append(rows, d.row())
 			}
 		}
@@ -280,19 +281,24 @@ func checkVariableName(name string) error {
 	return nil
 }
 
-// readDefinition sets the fields of d that the body contains. If fresh is
-// false, it ignores name and context_type. It returns ErrMissing if a required
-// field is missing, otherwise ErrValidation if a value is wrong (contract 6.2).
-func readDefinition(b *Body, d *Variable, fresh bool) error {
-	if fresh {
-		for _, name := range []string{"name", "display_name", "variable_type", "context_type"} {
-			if raw := b.Raw(name); !b.Given(name) || string(raw) == `""` {
-				return ErrMissing.With("%s is missing.", name)
-			}
+// readNewDefinition sets the fields of a new definition from the body. It
+// returns ErrMissing if a required field is missing, otherwise ErrValidation if
+// a value is wrong (contract 6.2).
+func readNewDefinition(b *Body, d *Variable) error {
+	for _, name := range []string{"name", "display_name", "variable_type", "context_type"} {
+		if raw := b.Raw(name); !b.Given(name) || string(raw) == `""` {
+			return ErrMissing.With("%s is missing.", name)
 		}
-		b.String("name", &d.Name)
-		b.Word("context_type", &d.Context, contextTypes()...)
 	}
+	b.String("name", &d.Name)
+	b.Word("context_type", &d.Context, contextTypes()...)
+	return readDefinition(b, d)
+}
+
+// readDefinition sets the fields of d that the body contains, except name and
+// context_type, which cannot change. It returns ErrMissing if d is of type
+// select and has no options, otherwise ErrValidation if a value is wrong.
+func readDefinition(b *Body, d *Variable) error {
 	b.String("display_name", &d.DisplayName)
 	b.String("description", &d.Description)
 	if b.Given("variable_type") {
@@ -338,7 +344,7 @@ func (v *variables) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	d := Variable{Owner: r.Key.Owner, CreatedAt: r.Now}
-	if err := readDefinition(body, &d, true); err != nil {
+	if err := readNewDefinition(body, &d); err != nil {
 		return err
 	}
 	err = v.store.Update(func(tx *Tx) error {
@@ -387,7 +393,7 @@ func (v *variables) update(w http.ResponseWriter, r *Request) error {
 		if d, err = v.own(tx, r); err != nil {
 			return err
 		}
-		if err := readDefinition(body, &d, false); err != nil {
+		if err := readDefinition(body, &d); err != nil {
 			return err
 		}
 		return variableTable.Put(tx, d)
@@ -428,6 +434,13 @@ type assignment struct {
 	auto   bool           // whether to create a definition for each unknown name
 }
 
+// assignmentTarget selects the definitions that an assignment uses and creates.
+type assignmentTarget struct {
+	Owner   uint64    // id of the owner of the definitions
+	Context string    // contextContact or contextBusiness
+	Now     time.Time // CreatedAt of new definitions
+}
+
 func readAssignment(r *Request) (a assignment, err error) {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -452,14 +465,14 @@ func (a *assignment) read(body *Body) error {
 // apply returns the values after the assignment. It does not change before. If
 // auto is set, it also stores new definitions. So the caller must roll back tx
 // after an error.
-func (a assignment) apply(tx *Tx, owner uint64, kind string, before Values, now time.Time) (Values, error) {
+func (a assignment) apply(tx *Tx, t assignmentTarget, before Values) (Values, error) {
 	after := maps.Clone(before)
 	if after == nil {
 		after = Values{}
 	}
 	for _, name := range a.names {
 		value := a.values[name]
-		d, err := findVariable(tx, owner, kind, name)
+		d, err := findVariable(tx, t.Owner, t.Context, name)
 		_, set := after[name]
 		switch {
 		case err == nil:
@@ -467,9 +480,10 @@ func (a assignment) apply(tx *Tx, owner uint64, kind string, before Values, now 
 			return nil, err
 		case value == nil && (set || a.auto): // no definition is needed to remove a value
 		case !a.auto:
-			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables to true.", kind, name)
+			return nil, ErrUndefinedVariable.With("There is no %s variable %q. Create it first, or set auto_create_variables to true.", t.Context, name)
 		default:
-			if d, err = define(tx, owner, kind, name, value, now); err != nil {
+			d = Variable{Owner: t.Owner, Name: name, Context: t.Context, CreatedAt: t.Now}
+			if d, err = define(tx, d, value); err != nil {
 				return nil, err
 			}
 		}
@@ -487,13 +501,14 @@ func (a assignment) apply(tx *Tx, owner uint64, kind string, before Values, now 
 	return after, nil
 }
 
-// define stores a definition for a name that has none. The type of the
-// definition depends on value, the first value of the variable.
-func define(tx *Tx, owner uint64, context, name string, value any, now time.Time) (Variable, error) {
-	if err := checkVariableName(name); err != nil {
+// define stores the definition d, whose name must not be defined yet. It first
+// sets the display name, and the type that fits value, the first value of the
+// variable. It returns the stored definition.
+func define(tx *Tx, d Variable, value any) (Variable, error) {
+	if err := checkVariableName(d.Name); err != nil {
 		return Variable{}, err
 	}
-	d := Variable{Owner: owner, Name: name, DisplayName: DisplayWord(name), Context: context, CreatedAt: now}
+	d.DisplayName = DisplayWord(d.Name)
 	switch v := value.(type) {
 	case bool:
 		d.Type = variableBoolean
@@ -505,7 +520,7 @@ func define(tx *Tx, owner uint64, context, name string, value any, now time.Time
 			d.Type = variableDate
 		}
 	default:
-		return d, ErrInvalidValue.With("%s must be a string, a number, true or false.", name)
+		return d, ErrInvalidValue.With("%s must be a string, a number, true or false.", d.Name)
 	}
 	return addVariable(tx, d)
 }
@@ -612,7 +627,7 @@ func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 		if err := seedVariables(tx, r.Key.Owner, r.Now); err != nil {
 			return err
 		}
-		if contact.CustomContext, err = a.apply(tx, r.Key.Owner, contextContact, contact.CustomContext, r.Now); err != nil {
+		if contact.CustomContext, err = a.apply(tx, assignmentTarget{r.Key.Owner, contextContact, r.Now}, contact.CustomContext); err != nil {
 			return err
 		}
 		return SaveContact(tx, contact)
@@ -662,7 +677,7 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if values, err = a.apply(tx, owner, contextBusiness, values, now); err != nil {
+	if values, err = a.apply(tx, assignmentTarget{owner, contextBusiness, now}, values); err != nil {
 		return err
 	}
 	stored, err := json.Marshal(values)
