@@ -64,7 +64,7 @@ func TestAvailability(t *testing.T) {
 		t.Errorf("what is over or off is not busy: got %s", got)
 	}
 	a.operate(200, "PATCH", "/admin/v1/schedules/1", `{"notice_minutes": 120, "windows": {"tuesday": ["09:00-13:00"]}, "business_hours": null}`)
-	if got := slots("?end_date=2026-02-03"); got != "03T11:00 03T11:30 03T12:00 03T12:30" { // it is Tuesday, 9:00
+	if got := slots("?end_date=2026-02-03"); got != "03T11:00 03T11:30 03T12:00 03T12:30" { // now is Tuesday, 9:00
 		t.Errorf("notice: got %s", got)
 	}
 	for query, want := range map[string]string{
@@ -81,13 +81,14 @@ func TestAvailability(t *testing.T) {
 	}
 }
 
-// Days of 23 and 25 hours, times that the clock skips and that it shows twice.
+// Slots on days of 23 and 25 hours are right, also at times that the clock skips or
+// shows twice.
 func TestFreeSlots_SummerTime(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	if err != nil {
 		t.Fatal(err)
 	}
-	lordHowe, err := time.LoadLocation("Australia/Lord_Howe") // moves by half an hour
+	lordHowe, err := time.LoadLocation("Australia/Lord_Howe") // its clocks change by half an hour
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +127,8 @@ func TestFreeSlots_SummerTime(t *testing.T) {
 	}
 }
 
-// TestFreeSlots_Rules holds random schedules and events against the rules read
-// minute by minute.
+// TestFreeSlots_Rules compares the slots for random schedules and events with the
+// rules, applied minute by minute.
 func TestFreeSlots_Rules(t *testing.T) {
 	zones := []string{"UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"}
 	rapid.Check(t, func(t *rapid.T) {

@@ -13,7 +13,8 @@ import (
 
 const eventsPath = "/api/v1/calendar/events"
 
-// event makes an event and gives its answer; more is further members.
+// event creates an event and returns the answer. more holds further fields of the
+// body.
 func (a *testApp) event(key, start, end string, more ...string) map[string]any {
 	a.t.Helper()
 	body := fmt.Sprintf(`{"title": "Fitting", "start_time": %q, "end_time": %q%s}`, start, end, strings.Join(append([]string{""}, more...), ", "))
@@ -76,7 +77,7 @@ func TestCalendar_CreateRefuses(t *testing.T) {
 	}
 }
 
-// TestCalendar_Shapes holds the answers against the examples of contract 7.
+// TestCalendar_Shapes compares the answers with the examples in contract 7.
 func TestCalendar_Shapes(t *testing.T) {
 	a, key := newCalendarApp(t)
 	made := a.event(key, "2026-03-02T09:00:00Z", "2026-03-02T10:45:00+01:00", `"event_type": "appointment"`, `"status": "confirmed"`, `"location": "Room 2"`,
@@ -212,7 +213,7 @@ func TestCalendar_Update(t *testing.T) {
 	}
 }
 
-// The day's limit is charged with the event, and not by what is refused.
+// The daily limit is charged for a stored event, but not for a refused one.
 func TestCalendar_DailyLimit(t *testing.T) {
 	a, _ := newCalendarApp(t)
 	_, key := a.key(everyPermission, `"limits": {"calendar_events_per_day_limit": 2}`)
@@ -297,18 +298,18 @@ func TestICS(t *testing.T) {
 	}
 }
 
-// TestReminders checks that each fires once, at its time, over a restart, a
-// move and a cancellation.
+// TestReminders checks that each reminder is sent once, at its time, also after a
+// restart, a move or a cancellation.
 func TestReminders(t *testing.T) {
 	v := newReceiver(t)
 	a, key := newCalendarApp(t)
 	a.hook(v.URL, "", "calendar.reminder")
 	a.event(key, "2026-02-03T11:00:00Z", "2026-02-03T12:00:00Z")                                 // 1: due at 10:00
 	a.event(key, "2026-02-03T11:00:00Z", "2026-02-03T12:00:00Z", `"is_reminder_enabled": false`) // 2: never
-	a.event(key, "2026-02-03T11:30:00Z", "2026-02-03T12:00:00Z", `"remind_before_minutes": 0`)   // 3: its begin is too late
+	a.event(key, "2026-02-03T11:30:00Z", "2026-02-03T12:00:00Z", `"remind_before_minutes": 0`)   // 3: due when the event begins, which is too late
 	a.event(key, "2026-02-03T12:30:00Z", "2026-02-03T13:00:00Z")                                 // 4: cancelled
 	a.event(key, "2026-02-03T13:00:00Z", "2026-02-03T14:00:00Z")                                 // 5: missed while the server was down
-	a.event(key, "2026-02-03T15:00:00Z", "2026-02-03T16:00:00Z")                                 // 6: due while it was, but still to come
+	a.event(key, "2026-02-03T15:00:00Z", "2026-02-03T16:00:00Z")                                 // 6: due while the server was down, but not begun yet
 	a.ask("POST", eventsPath+"/4/cancel", key, "")
 	told := func(want string) {
 		t.Helper()
@@ -331,7 +332,7 @@ func TestReminders(t *testing.T) {
 	told("[1]")
 	a.restart()
 	a.clocks.Pass(2 * time.Hour)
-	told("[1 5]") // at 12:00: 5 is due just now, 3 began without one
+	told("[1 5]") // at 12:00: 5 is due now, 3 began without a reminder
 	a.ask("PATCH", eventsPath+"/5/update", key, `{"start_time": "2026-02-03T13:30:00Z"}`)
 	told("[1 5]")
 	a.clocks.Pass(30 * time.Minute)
@@ -402,7 +403,7 @@ func TestEventDesk(t *testing.T) {
 	}
 	a.operate(404, "GET", "/admin/v1/events/9", "")
 	a.operate(404, "POST", "/admin/v1/events/9/cancel", "")
-	// An operator's event costs no key anything, and the owner's key sees it.
+	// An event of the operator uses no unit of a key's limit. The owner's key sees it.
 	_, key := a.key(`["can_read_calendar"]`, `"owner": "ann"`)
 	if w := a.ask("GET", "/api/v1/calendar/events/1", key, ""); w.Code != 200 {
 		t.Errorf("got %d %s", w.Code, w.Body)
@@ -422,7 +423,7 @@ func TestVariables_Desk(t *testing.T) {
 		}
 	}
 	made := a.operate(201, "POST", "/admin/v1/variables", `{"name": "visits", "display_name": "Visits", "variable_type": "number", "context_type": "business", "owner": "ann"}`)
-	if made["owner"] != "ann" || made["id"] != 3.0 { // after the two that every account has
+	if made["owner"] != "ann" || made["id"] != 3.0 { // after the two built-in definitions
 		t.Errorf("got %v", made)
 	}
 	if w := a.control("POST", "/admin/v1/variables", `{"name": "visits", "display_name": "Visits", "variable_type": "number", "context_type": "business", "owner": "ann"}`); code(w) != "duplicate_variable" {
@@ -461,8 +462,8 @@ func TestVariables_Desk(t *testing.T) {
 	a.operate(404, "GET", "/admin/v1/variables/3", "")
 }
 
-// Events that only touch a range are not in it, whichever of the two indexes has
-// them: the longer ones are found by their end.
+// Events that only touch a range are not in it. This holds for both indexes: long
+// events are found by their end.
 func TestEventsBetween_Bounds(t *testing.T) {
 	s := newTestStore(t)
 	from, to := epoch, epoch.Add(48*time.Hour)
@@ -494,7 +495,7 @@ func TestEventsBetween_Bounds(t *testing.T) {
 	}
 }
 
-// A reminder is due at its time, not before it.
+// A reminder is due at its time, not before.
 func TestDueReminders_Bounds(t *testing.T) {
 	s := newTestStore(t)
 	err := s.Update(func(tx *Tx) error {
@@ -520,7 +521,7 @@ func TestFreeSlots_Bounds(t *testing.T) {
 	at := func(minutes int) time.Time { return day.Add(time.Duration(minutes) * time.Minute) }
 	for _, tt := range []struct {
 		name           string
-		to             int // of the window from 9:00 on
+		to             int // end of the window that begins at 9:00
 		buffer, notice int
 		busy           [2]int // minutes after midnight
 		now            time.Time
@@ -570,8 +571,8 @@ func TestAvailability_Bounds(t *testing.T) {
 	}
 }
 
-// Windows of a day may touch, but none is empty, and business hours that only
-// touch a window leave nothing of it.
+// Windows of a day may touch, but must not be empty. If business hours only touch a
+// window, nothing of the window is left.
 func TestSchedules_Bounds(t *testing.T) {
 	a := newTestApp(t)
 	for i, tt := range []struct {
@@ -595,13 +596,13 @@ func TestSchedules_Bounds(t *testing.T) {
 	}
 }
 
-// An owner whose schedule cannot be read gets no second one.
+// If the schedule of an owner cannot be read, no second schedule is created.
 func TestSchedules_DamagedIsNotMissing(t *testing.T) {
 	a := newTestApp(t)
 	const body = `{"owner": "ann", "time_zone": "Europe/Berlin"}`
 	a.operate(201, "POST", "/admin/v1/schedules", body)
-	for bucket, want := range map[string]int{"schedules": 409, "schedules/owner": 500} { // the index knows who has one
-		change := func() { // twice is as it was
+	for bucket, want := range map[string]int{"schedules": 409, "schedules/owner": 500} { // the index records which owner has a schedule
+		change := func() { // calling it twice restores the record
 			t.Helper()
 			if err := a.Store.Update(func(tx *Tx) error { return damageBucket(tx, bucket) }); err != nil {
 				t.Fatal(err)

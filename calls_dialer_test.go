@@ -84,7 +84,7 @@ func TestDialer_ClaimConcurrently(t *testing.T) {
 func TestDialer_Transitions(t *testing.T) {
 	for _, tt := range []struct {
 		path []string
-		code string // of the last step, "" for success
+		code string // error code of the last step, "" if it succeeds
 	}{
 		{[]string{"in-progress", "completed"}, ""}, {[]string{"in-progress", "failed"}, ""}, {[]string{"completed"}, ""}, {[]string{"failed"}, ""},
 		{[]string{"completed", "completed"}, ""}, {[]string{"completed", "failed"}, "conflict"}, {[]string{"failed", "queued"}, "conflict"},
@@ -123,7 +123,7 @@ func TestDialer_Billing(t *testing.T) {
 	}
 	a.operate(200, "PATCH", "/admin/v1/calls/1", `{"status": "in-progress"}`)
 	a.clocks.Pass(130 * time.Second)
-	for range 2 { // the second time changes nothing
+	for range 2 { // the second report changes nothing
 		a.operate(200, "PATCH", "/admin/v1/calls/1", `{"status": "completed", "summary": "Done."}`)
 	}
 	a.operate(200, "PATCH", "/admin/v1/calls/2", `{"status": "failed", "error_reason": "no-answer"}`)
@@ -152,7 +152,7 @@ func TestDialer_Billing(t *testing.T) {
 	a.refuse("POST", "/admin/v1/calls", `{"agent_id": 1, "phone_number": "+4930555010", "type": "outbound"}`, 400, "validation_error", "type")
 }
 
-// lease claims the next call and gives its path and the token.
+// lease claims the next call and returns its path and the lease token.
 func (a *testApp) lease(body string) (path, token string) {
 	a.t.Helper()
 	v := a.operate(200, "POST", "/admin/v1/calls/claim", body)
@@ -163,8 +163,8 @@ func (a *testApp) lease(body string) (path, token string) {
 	return fmt.Sprintf("/admin/v1/calls/%v", call["id"]), v["lease"].(map[string]any)["token"].(string)
 }
 
-// TestDialer_Life places a call to its end, with what follows from it: bill,
-// counts of the agent, the contact's last call, and the webhooks in order.
+// TestDialer_Life follows a call to its end. It checks the bill, the agent's totals,
+// the contact's last call date, and the order of the webhook events.
 func TestDialer_Life(t *testing.T) {
 	v := newReceiver(t)
 	a := newHookApp(t)
@@ -182,7 +182,7 @@ func TestDialer_Life(t *testing.T) {
 	a.refuse("POST", path+"/heartbeat", `{"lease_token": "x"}`, 409, "conflict", "lease")
 	a.clocks.Pass(20 * time.Second)
 	a.operate(200, "POST", path+"/heartbeat", with(`, "lease_seconds": 30`))
-	a.clocks.Pass(20 * time.Second) // past the first lease, within the second
+	a.clocks.Pass(20 * time.Second) // after the end of the first lease, before the end of the second
 	if got := a.operate(200, "POST", path+"/start", with("")); got["status"] != "in-progress" || got["started_at"] != "2026-02-03T09:00:40Z" {
 		t.Errorf("got %v", got)
 	}
@@ -232,8 +232,8 @@ func TestDialer_Life(t *testing.T) {
 	}
 }
 
-// A lease that ends unused puts the call back once; the second time it fails.
-// It does so over a restart too.
+// If a lease expires unused, the call returns to the queue. The second time it
+// fails. A restart in between changes nothing.
 func TestDialer_Lapse(t *testing.T) {
 	v := newReceiver(t)
 	a := newHookApp(t)
@@ -285,7 +285,7 @@ func TestDialer_Lapse(t *testing.T) {
 	for _, r := range v.all() {
 		kinds[object(t, r.body)["event_type"]]++
 	}
-	if kinds["call.queued"] != 3 || kinds["call.failed"] != 2 { // two calls, one of which came back
+	if kinds["call.queued"] != 3 || kinds["call.failed"] != 2 { // two calls, one of which returned to the queue
 		t.Errorf("got %v", kinds)
 	}
 }
@@ -306,8 +306,8 @@ func TestDialer_Fail(t *testing.T) {
 	a.refuse("POST", path+"/start", `{"lease_token": "`+token+`"}`, 409, "conflict", "failed")
 }
 
-// A claim that waits is answered by the call that comes, and not before; all
-// who wait go when the server stops.
+// A waiting claim is answered when a call is queued, not before. All waiting claims
+// end when the server stops.
 func TestDialer_ClaimWaits(t *testing.T) {
 	a := newCallApp(t)
 	_, key := a.key(everyPermission)
@@ -336,8 +336,8 @@ func TestDialer_ClaimWaits(t *testing.T) {
 	}
 }
 
-// The contact of a call may belong to another team than its agent: what follows
-// from the call follows for it nevertheless.
+// The contact of a call may belong to another team than its agent. The end of the
+// call updates the contact all the same.
 func TestDialer_ContactOfAnotherTeam(t *testing.T) {
 	a := newTestApp(t)
 	a.operate(201, "POST", "/admin/v1/teams", `{"name": "One", "members": ["admin", "bob"]}`)

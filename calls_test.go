@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// newCallApp has an agent with a number (1), one without (2), a contact (1)
-// and one that must not be called (2), all of the default owner.
+// newCallApp returns an app with records of the default owner: agent 1 with a phone
+// number, agent 2 without one, contact 1, and contact 2, who must not be called.
 func newCallApp(t testing.TB, change ...func(*Config)) *testApp {
 	a := newTestApp(t, change...)
 	a.operate(201, "POST", "/admin/v1/agents", `{"name": "Front desk", "phone_number": "+4930555001"}`)
@@ -21,7 +21,7 @@ func newCallApp(t testing.TB, change ...func(*Config)) *testApp {
 	return a
 }
 
-// object reads the body of an answer.
+// object returns the decoded body of an answer.
 func object(t testing.TB, body string) map[string]any {
 	t.Helper()
 	var v map[string]any
@@ -31,7 +31,7 @@ func object(t testing.TB, body string) map[string]any {
 	return v
 }
 
-// members lists the names in an object.
+// members returns the names of the fields in an object.
 func members(v any) string {
 	var names []string
 	o, _ := v.(map[string]any)
@@ -42,8 +42,8 @@ func members(v any) string {
 	return strings.Join(names, " ")
 }
 
-// TestCalls_StartRefuses goes through the contract's table (3.3) in its order:
-// each body has all the later faults too.
+// TestCalls_StartRefuses checks the errors in the order of contract 3.3. Each body
+// also has the mistakes that are checked later.
 func TestCalls_StartRefuses(t *testing.T) {
 	a := newCallApp(t)
 	a.operate(201, "POST", "/admin/v1/do-not-call", `{"phone_number": "+4930555999"}`)
@@ -169,8 +169,8 @@ func TestCalls_Shapes(t *testing.T) {
 	}
 }
 
-// callPages gives the ids of all pages of a list, each of which must tell the
-// same count.
+// callPages returns the ids on all pages of a list. Each page must have the same
+// count.
 func (a *testApp) callPages(key, query string, count float64) map[string]bool {
 	a.t.Helper()
 	seen := map[string]bool{}
@@ -236,7 +236,8 @@ func TestCalls_ListFilters(t *testing.T) {
 	}
 }
 
-// A lease holds up to its end, and not at it; a call lapses at the same moment.
+// A lease is valid before its end, but not at its end. The call lapses at that
+// moment.
 func TestLease_Bounds(t *testing.T) {
 	a := newCallApp(t)
 	_, key := a.key(everyPermission)
@@ -267,7 +268,7 @@ func TestLease_Bounds(t *testing.T) {
 	})
 }
 
-// A call may end as it starts, but not before.
+// A call may end at the moment at which it starts, but not before.
 func TestMove_EndAndStart(t *testing.T) {
 	a := newCallApp(t)
 	for after, ok := range map[time.Duration]bool{-time.Nanosecond: false, 0: true, time.Nanosecond: true} {
@@ -281,7 +282,8 @@ func TestMove_EndAndStart(t *testing.T) {
 	}
 }
 
-// A call whose dialer went silent ends with its lease, and not before it started.
+// If a dialer stops reporting, the call ends when its lease ends, but never before
+// the call started.
 func TestLapse_EndsWithTheLease(t *testing.T) {
 	a := newCallApp(t)
 	for after, want := range map[time.Duration]time.Duration{-time.Second: 0, 0: 0, time.Second: time.Second} {
@@ -304,8 +306,8 @@ func TestLapse_EndsWithTheLease(t *testing.T) {
 	}
 }
 
-// A call whose contact is damaged cannot be billed: it stays as it is and is
-// reported, and neither the other calls nor the dialers wait for it.
+// A call whose contact is damaged cannot be billed. It is reported and stays as it
+// is. Neither the other calls nor the dialers wait for it.
 func TestDialer_LapseBesideDamage(t *testing.T) {
 	a := newCallApp(t)
 	ids := map[bool]uint64{}

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// refusal is a body and the error that it must get.
+// refusal is a body and the error with which it must be refused.
 type refusal struct {
 	body string
 	want *Error
-	part string // of the message
+	part string // text that the message must contain
 }
 
-// newRefusalDesk has two contacts with a number each, and a team of another
-// owner.
+// newRefusalDesk returns a desk with two contacts, each with a phone number, and a
+// team of another owner.
 func newRefusalDesk(t *testing.T) *contactDesk {
 	t.Helper()
 	d := newContactDesk(t)
@@ -28,12 +28,12 @@ func newRefusalDesk(t *testing.T) *contactDesk {
 	return d
 }
 
-// tooMany is an array of 101 times the same.
+// tooMany returns a JSON array with 101 copies of the same value.
 func tooMany(entry string) string {
 	return "[" + strings.Repeat(entry+",", 100) + entry + "]"
 }
 
-// refusedAll sends bad bodies by all three methods.
+// refusedAll sends bad bodies with all three methods.
 func (d *contactDesk) refusedAll(list []refusal) {
 	d.t.Helper()
 	for _, tt := range list {
@@ -110,7 +110,7 @@ func TestContactForm_BadPhones(t *testing.T) {
 	})
 }
 
-// TestContactForm_BadIDs sends ids of numbers that are not the contact's.
+// TestContactForm_BadIDs sends ids of phone numbers that the contact does not have.
 func TestContactForm_BadIDs(t *testing.T) {
 	d := newRefusalDesk(t)
 	for _, method := range []string{"PUT", "PATCH"} {
@@ -167,7 +167,7 @@ func TestContactForm_Context(t *testing.T) {
 	}
 }
 
-// TestContactForm_Phones goes through the rules of numbers step by step. A number
+// TestContactForm_Phones checks the rules for phone numbers step by step. A number
 // is written as "id number type flags", with * for primary and ! for do not
 // call, followed by its date and reason.
 func TestContactForm_Phones(t *testing.T) {
@@ -275,7 +275,7 @@ func TestContactForm_Import(t *testing.T) {
 	}
 }
 
-// TestContactForm_Codes holds the codes against the contract's own words.
+// TestContactForm_Codes compares the error codes with the texts of the contract.
 func TestContactForm_Codes(t *testing.T) {
 	d := newRefusalDesk(t)
 	for _, tt := range []struct {

@@ -14,7 +14,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// contactDesk asks the handlers of contacts and teams as their owners would.
+// contactDesk sends requests to the handlers of contacts and teams, as owners do.
 type contactDesk struct {
 	t     *testing.T
 	store *Store
@@ -31,7 +31,7 @@ func newContactDesk(t *testing.T) *contactDesk {
 	return d
 }
 
-// owner gives the id of an owner.
+// owner returns the id of an owner.
 func (d *contactDesk) owner(name string) uint64 {
 	d.t.Helper()
 	var o owner
@@ -45,7 +45,8 @@ func (d *contactDesk) owner(name string) uint64 {
 	return o.ID
 }
 
-// row finds the route of a path; a literal goes before a wildcard.
+// row returns the route for a path. A literal segment takes precedence over a
+// wildcard.
 func (d *contactDesk) row(method, path string) (found Route, params httprouter.Params) {
 	d.t.Helper()
 	parts, best := strings.Split(path, "/"), -1
@@ -72,8 +73,8 @@ func (d *contactDesk) row(method, path string) (found Route, params httprouter.P
 	return found, params
 }
 
-// ask sends one request as an owner ("" on the admin listener). A fault that a
-// caller would see as server_error ends the test.
+// ask sends one request as an owner, or to the admin listener if owner is "". An
+// error that a client would see as server_error ends the test.
 func (d *contactDesk) ask(owner, method, target, body string) (int, map[string]any) {
 	d.t.Helper()
 	kind := "application/json"
@@ -104,7 +105,7 @@ func (d *contactDesk) ask(owner, method, target, body string) (int, map[string]a
 	return out.Code, answer
 }
 
-// must is ask for a request that has to succeed.
+// must sends a request like ask. The test fails if the request does.
 func (d *contactDesk) must(owner, method, target, body string) map[string]any {
 	d.t.Helper()
 	status, answer := d.ask(owner, method, target, body)
@@ -114,14 +115,14 @@ func (d *contactDesk) must(owner, method, target, body string) map[string]any {
 	return answer
 }
 
-// make creates a contact and gives its path.
+// make creates a contact and returns its path.
 func (d *contactDesk) make(owner, body string) string {
 	d.t.Helper()
 	return fmt.Sprint("/api/v1/contacts/", d.must(owner, "POST", "/api/v1/contacts/create", body)["id"])
 }
 
-// refused checks the answer to a request that must fail, and that it leaves
-// nothing behind. part must stand in the message.
+// refused checks the answer to a request that must fail. The request must change
+// nothing, and the message must contain part.
 func (d *contactDesk) refused(owner, method, target, body string, want *Error, part string) {
 	d.t.Helper()
 	before := d.everything()
@@ -136,7 +137,7 @@ func (d *contactDesk) refused(owner, method, target, body string, want *Error, p
 	}
 }
 
-// everything writes down all contacts and all entries of their indexes.
+// everything returns all contacts and all entries of their indexes as text.
 func (d *contactDesk) everything() string {
 	d.t.Helper()
 	var all strings.Builder
@@ -184,7 +185,7 @@ const maraBody = `{"first_name": "Mara", "last_name": "Lind", "email": "mara@exa
 	"state": "SH", "zip_code": "24103", "country": "DE", "timezone": "Europe/Berlin", "tags": ["Regular"], "team_id": 1,
 	"phone_numbers": [{"phone_number": "+4930555010", "phone_type": "mobile"}], "custom_context": {"loyalty_tier": "blue"}}`
 
-// TestContacts_Shapes compares the answers with the contract's examples.
+// TestContacts_Shapes compares the answers with the examples in the contract.
 func TestContacts_Shapes(t *testing.T) {
 	d := newContactDesk(t)
 	d.must("", "POST", "/admin/v1/teams", `{"name": "Reception"}`)
@@ -284,7 +285,7 @@ func TestContacts_Teams(t *testing.T) {
 	}
 }
 
-// ids lists the ids that a list shows, in its order.
+// ids returns the ids in a list, in the same order.
 func (d *contactDesk) ids(owner, query string) string {
 	d.t.Helper()
 	path := "/api/v1/contacts?"
@@ -386,8 +387,8 @@ func TestContacts_BadPages(t *testing.T) {
 	}
 }
 
-// TestContacts_Unread checks that a list without filters reads no record but
-// those it shows.
+// TestContacts_Unread checks that a list without filters reads only the records
+// that it shows.
 func TestContacts_Unread(t *testing.T) {
 	d := newContactDesk(t)
 	for range 3 {
@@ -402,12 +403,13 @@ func TestContacts_Unread(t *testing.T) {
 	}
 }
 
-// TestContacts_PhoneIndex checks that marks follow the numbers.
+// TestContacts_PhoneIndex checks that ContactBlocks still works after phone numbers
+// have changed.
 func TestContacts_PhoneIndex(t *testing.T) {
 	d := newContactDesk(t)
 	path := d.make("admin", `{"first_name": "Mara", "phone_numbers": [{"phone_number": "+49305550101", "do_not_call": true}, {"phone_number": "+4930555020"}]}`)
 	d.blocked("admin", "+49305550101", true)
-	d.blocked("admin", "+4930555010", false) // the beginning of another
+	d.blocked("admin", "+4930555010", false) // a prefix of another number
 	d.blocked("admin", "+4930555020", false)
 	d.blocked("other", "+49305550101", false)
 	d.must("admin", "PATCH", path+"/update", `{"phone_numbers": [{"id": 1, "phone_number": "+4930555011"}]}`)

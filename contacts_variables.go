@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// The types of context variables, followed by their contexts (contract 6). The
-// context is what has a value: each contact, or the business of the owner.
+// The types of context variables, followed by their contexts (contract 6). A variable has a value
+// for each contact, or one value for the business of the owner.
 const (
 	variableText    = "text"
 	variableNumber  = "number"
@@ -39,8 +39,8 @@ const (
 	maxVarName   = 100  // bytes in a name
 )
 
-// Variable is the definition of a context variable. It determines which values
-// the variable accepts.
+// Variable is the definition of a context variable. It determines which values the variable
+// accepts.
 type Variable struct {
 	ID          uint64    `json:"id"`
 	Owner       uint64    `json:"owner"`
@@ -66,9 +66,8 @@ func variableKey(owner uint64, kind, name string) []byte {
 	return append(IDKey(owner), kind+"\x00"+name...)
 }
 
-// builtin returns the definitions that every owner has from the start (contract
-// 6.1). The API does not publish its own built-in definitions, so these are our
-// choice.
+// builtin returns the definitions that every owner has from the start (contract 6.1). The API does
+// not publish its own built-in definitions, so these are our choice.
 func builtin() []Variable {
 	return []Variable{
 		{Name: "preferred_language", DisplayName: "Preferred Language", Description: "Language to speak with the contact", Type: variableText, Context: contextContact, Default: true},
@@ -76,8 +75,8 @@ func builtin() []Variable {
 	}
 }
 
-// seedVariables stores the built-in definitions of an owner when it is called
-// for the first time for this owner. Later calls do nothing.
+// seedVariables stores the built-in definitions of an owner when it is called for the first time
+// for this owner. Later calls do nothing.
 func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	if tx.Has("variables_seeded", IDKey(owner)) {
 		return nil
@@ -98,17 +97,15 @@ func seedVariables(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put("variables_seeded", IDKey(owner), []byte{1})
 }
 
-// findVariable returns the owner's definition with this name. kind is its
-// context, contextContact or contextBusiness. It returns ErrNotFound if there
-// is no such definition.
+// findVariable returns the owner's definition with this name. kind is its context, contextContact
+// or contextBusiness. It returns ErrNotFound if there is no such definition.
 func findVariable(tx *Tx, owner uint64, kind, name string) (Variable, error) {
 	return variableTable.One(tx, "name", variableKey(owner, kind, name))
 }
 
-// addVariable stores a new definition and returns it with its id. It returns
-// ErrDuplicate if the owner already has a definition with this name and
-// context. It returns ErrValidation if the owner already has maxVariables
-// definitions.
+// addVariable stores a new definition and returns it with its id. It returns ErrDuplicate if the
+// owner already has a definition with this name and context. It returns ErrValidation if the owner
+// already has maxVariables definitions.
 func addVariable(tx *Tx, v Variable) (Variable, error) {
 	_, err := findVariable(tx, v.Owner, v.Context, v.Name)
 	if err == nil {
@@ -136,8 +133,7 @@ type variables struct {
 	catalog AdminRecords[Variable]
 }
 
-// NewVariables returns the endpoints for the definitions of context variables
-// in store.
+// NewVariables returns the endpoints for the definitions of context variables in store.
 func NewVariables(store *Store) *variables {
 	return &variables{store, AdminRecords[Variable]{
 		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
@@ -161,8 +157,8 @@ func (v *variables) Routes() []Route {
 // AdminRoutes returns the admin endpoints for the definitions of all owners.
 func (v *variables) AdminRoutes() []Route { return v.catalog.Routes() }
 
-// saveVariable creates a definition if old is nil, and changes old otherwise.
-// It serves the admin endpoint. A change ignores name, context_type and owner.
+// saveVariable creates a definition if old is nil, and changes old otherwise. It serves the admin
+// endpoint. A change ignores name, context_type and owner.
 func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) {
 	if old != nil {
 		d := *old
@@ -218,9 +214,8 @@ func (v Variable) row() map[string]any {
 	return row
 }
 
-// list answers with the definitions of the key's owner, sorted by id. The first
-// request of an owner also stores the built-in definitions. So only that
-// request needs a write transaction.
+// list answers with the definitions of the key's owner, sorted by id. The first request of an owner
+// also stores the built-in definitions. So only that request needs a write transaction.
 func (v *variables) list(w http.ResponseWriter, r *Request) error {
 	kind := r.URL.Query().Get("context_type")
 	if kind != "" && !slices.Contains(contextTypes(), kind) {
@@ -272,8 +267,7 @@ func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 
 var variableName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
-// checkVariableName returns ErrValidation if name is not a valid name of a
-// context variable.
+// checkVariableName returns ErrValidation if name is not a valid name of a context variable.
 func checkVariableName(name string) error {
 	if !variableName.MatchString(name) || len(name) > maxVarName {
 		return ErrValidation.With("name must consist of 1 to %d characters from a-z, 0-9 and _; got %q.", maxVarName, name)
@@ -281,9 +275,8 @@ func checkVariableName(name string) error {
 	return nil
 }
 
-// readNewDefinition sets the fields of a new definition from the body. It
-// returns ErrMissing if a required field is missing, otherwise ErrValidation if
-// a value is wrong (contract 6.2).
+// readNewDefinition sets the fields of a new definition from the body. It returns ErrMissing if a
+// required field is missing, otherwise ErrValidation if a value is wrong (contract 6.2).
 func readNewDefinition(b *Body, d *Variable) error {
 	for _, name := range []string{"name", "display_name", "variable_type", "context_type"} {
 		if raw := b.Raw(name); !b.Given(name) || string(raw) == `""` {
@@ -295,9 +288,9 @@ func readNewDefinition(b *Body, d *Variable) error {
 	return readDefinition(b, d)
 }
 
-// readDefinition sets the fields of d that the body contains, except name and
-// context_type, which cannot change. It returns ErrMissing if d is of type
-// select and has no options, otherwise ErrValidation if a value is wrong.
+// readDefinition sets the fields of d that the body contains, except name and context_type, which
+// cannot change. It returns ErrMissing if d is of type select and has no options, otherwise
+// ErrValidation if a value is wrong.
 func readDefinition(b *Body, d *Variable) error {
 	b.String("display_name", &d.DisplayName)
 	b.String("description", &d.Description)
@@ -365,8 +358,8 @@ func (v Variable) answer(w http.ResponseWriter, status int, message string) erro
 	return WriteJSON(w, status, map[string]any{"id": v.ID, "name": v.Name, "display_name": v.DisplayName, "message": message})
 }
 
-// own returns the definition whose id is in the request path. It returns
-// ErrNotFound if the key's owner has no such definition.
+// own returns the definition whose id is in the request path. It returns ErrNotFound if the key's
+// owner has no such definition.
 func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 	id, err := r.NumberParam("variable_id")
 	if err != nil {
@@ -379,10 +372,9 @@ func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 	return d, err
 }
 
-// update changes the fields of a definition that the body contains. PUT and
-// PATCH do the same. name and context_type cannot change, so update ignores
-// them. It does not check existing values against the changed definition
-// (contract 6.3).
+// update changes the fields of a definition that the body contains. PUT and PATCH do the same. name
+// and context_type cannot change, so update ignores them. It does not check existing values against
+// the changed definition (contract 6.3).
 func (v *variables) update(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -404,8 +396,7 @@ func (v *variables) update(w http.ResponseWriter, r *Request) error {
 	return d.answer(w, http.StatusOK, "Updated.")
 }
 
-// remove deletes a definition. The values of the variable are kept (contract
-// 6.4).
+// remove deletes a definition. The values of the variable are kept (contract 6.4).
 func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	err := v.store.Update(func(tx *Tx) error {
 		d, err := v.own(tx, r)
@@ -423,8 +414,7 @@ func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
 }
 
-// maxValues is the maximum number of context values that a contact can have.
-// The same maximum applies to the business context of an owner.
+// maxValues is the maximum number of values of a contact or of a business context.
 const maxValues = 1000
 
 // assignment holds the context values that a request sets (contract 6.5, 6.6).
@@ -462,9 +452,8 @@ func (a *assignment) read(body *Body) error {
 	return body.Err()
 }
 
-// apply returns the values after the assignment. It does not change before. If
-// auto is set, it also stores new definitions. So the caller must roll back tx
-// after an error.
+// apply returns the values after the assignment. It does not change before. If auto is set, it also
+// stores new definitions. So the caller must roll back tx after an error.
 func (a assignment) apply(tx *Tx, t assignmentTarget, before Values) (Values, error) {
 	after := maps.Clone(before)
 	if after == nil {
@@ -501,9 +490,9 @@ func (a assignment) apply(tx *Tx, t assignmentTarget, before Values) (Values, er
 	return after, nil
 }
 
-// define stores the definition d, whose name must not be defined yet. It first
-// sets the display name, and the type that fits value, the first value of the
-// variable. It returns the stored definition.
+// define stores the definition d, whose name must not be defined yet. It first sets the display
+// name, and the type that fits value, the first value of the variable. It returns the stored
+// definition.
 func define(tx *Tx, d Variable, value any) (Variable, error) {
 	if err := checkVariableName(d.Name); err != nil {
 		return Variable{}, err
@@ -525,9 +514,8 @@ func define(tx *Tx, d Variable, value any) (Variable, error) {
 	return addVariable(tx, d)
 }
 
-// Accept returns value in the form in which it is stored. For example, it
-// converts "yes" to true if the variable is boolean. It returns ErrInvalidValue
-// if the definition does not allow the value.
+// Accept returns value in the form in which it is stored. For example, it converts "yes" to true if
+// the variable is boolean. It returns ErrInvalidValue if the definition does not allow the value.
 func (v Variable) Accept(value any) (any, error) {
 	text, isText := value.(string)
 	number, isNumber := value.(json.Number)
@@ -569,8 +557,7 @@ func (v Variable) Accept(value any) (any, error) {
 	return nil, ErrInvalidValue.With("%s must be one of %s.", v.Name, strings.Join(v.Options, ", "))
 }
 
-// isJSONNumber reports whether text is a JSON number (RFC 8259 section 6) in
-// the range of float64.
+// isJSONNumber reports whether text is a JSON number (RFC 8259 section 6) in the range of float64.
 func isJSONNumber(text string) bool {
 	if !json.Valid([]byte(text)) {
 		return false
@@ -579,8 +566,8 @@ func isJSONNumber(text string) bool {
 	return err == nil
 }
 
-// isDate reports whether text is an ISO 8601 date, with or without a time. The
-// time may have an offset from UTC.
+// isDate reports whether text is an ISO 8601 date, with or without a time. The time may have an
+// offset from UTC.
 func isDate(text string) bool {
 	for _, layout := range []string{time.DateOnly, time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02T15:04Z07:00"} {
 		if _, err := time.Parse(layout, text); err == nil {
@@ -604,8 +591,7 @@ func (c *contexts) Routes() []Route {
 	}
 }
 
-// setContact sets context values of a contact. If a value is refused, none is
-// stored.
+// setContact sets context values of a contact. If a value is refused, none is stored.
 func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
@@ -638,12 +624,11 @@ func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"message": "Saved.", "contact_id": id})
 }
 
-// businessBucket is the name of the bucket with the business context of each
-// owner.
+// businessBucket is the name of the bucket with the business context of each owner.
 const businessBucket = "business_context"
 
-// BusinessContext returns the business context of an owner. The result is
-// empty, but not nil, if the owner has none. The caller may change the result.
+// BusinessContext returns the business context of an owner. The result is empty, but not nil, if
+// the owner has none. The caller may change the result.
 func BusinessContext(tx *Tx, owner uint64) (Values, error) {
 	values := Values{}
 	stored, err := tx.Get(businessBucket, IDKey(owner))
@@ -653,8 +638,8 @@ func BusinessContext(tx *Tx, owner uint64) (Values, error) {
 	return values, json.Unmarshal(stored, &values)
 }
 
-// setBusiness sets values in the business context of the key's owner. If a
-// value is refused, none is stored.
+// setBusiness sets values in the business context of the key's owner. If a value is refused, none
+// is stored.
 func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	a, err := readAssignment(r)
 	if err != nil {
@@ -667,8 +652,7 @@ func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Saved."})
 }
 
-// save applies the assignment to the business context of an owner and stores
-// the result.
+// save applies the assignment to the business context of an owner and stores the result.
 func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err := seedVariables(tx, owner, now); err != nil {
 		return err
@@ -687,8 +671,8 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	return tx.Put(businessBucket, IDKey(owner), stored)
 }
 
-// AdminRoutes returns the admin endpoints. The API has no endpoint that reads
-// the business context, so only the operator can read it (contract 9).
+// AdminRoutes returns the admin endpoints. The API has no endpoint that reads the business context,
+// so only the operator can read it (contract 9).
 func (c *contexts) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/business-context", Handle: c.business},
@@ -696,8 +680,8 @@ func (c *contexts) AdminRoutes() []Route {
 	}
 }
 
-// changeBusiness sets values in the business context of an owner. The owner is
-// DefaultOwner if the body names none. If a value is refused, none is stored.
+// changeBusiness sets values in the business context of an owner. The owner is DefaultOwner if the
+// body names none. If a value is refused, none is stored.
 func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -752,10 +736,9 @@ func (c *contexts) business(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
 }
 
-// PromptVariables returns the values that replace {{name}} in the prompts of a
-// call. Each name in business gets the prefix business_. If a name then appears
-// more than once, call takes precedence over contact, and contact over business
-// (contract 3.3).
+// PromptVariables returns the values that replace {{name}} in the prompts of a call. Each name in
+// business gets the prefix business_. If a name then appears more than once, call takes precedence
+// over contact, and contact over business (contract 3.3).
 func PromptVariables(business, contact, call Values) Values {
 	all := Values{}
 	for name, value := range business {

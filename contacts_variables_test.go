@@ -83,8 +83,8 @@ func TestVariables_Definitions(t *testing.T) {
 	}
 }
 
-// TestContexts_Values goes through the table of contract 6: what each type
-// takes, as what it is stored, and what it refuses.
+// TestContexts_Values checks the table of contract 6. For each type it checks which
+// values are accepted, how they are stored, and which are refused.
 func TestContexts_Values(t *testing.T) {
 	a := newCallApp(t)
 	_, key := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 100000}`)
@@ -94,7 +94,7 @@ func TestContexts_Values(t *testing.T) {
 			t.Fatalf("got %d %s", w.Code, w.Body)
 		}
 	}
-	for _, tt := range []struct{ name, value, stored string }{ // stored "" is refused
+	for _, tt := range []struct{ name, value, stored string }{ // if stored is "", the value is refused
 		{"a_text", `"x"`, `"x"`}, {"a_text", `""`, `""`}, {"a_text", `7`, ""}, {"a_text", `true`, ""}, {"a_text", `{}`, ""},
 		{"a_number", `42`, `42`}, {"a_number", `"42"`, `42`}, {"a_number", `"4.50"`, `4.50`}, {"a_number", `12345678901234567890`, `12345678901234567890`},
 		{"a_number", `"forty"`, ""}, {"a_number", `"0x10"`, ""}, {"a_number", `"NaN"`, ""}, {"a_number", `""`, ""}, {"a_number", `true`, ""},
@@ -141,14 +141,15 @@ func TestContexts_Assignments(t *testing.T) {
 		{"/contacts/1/context", `{"variables": {"unknown": null}}`, 400, "undefined_variable"},
 		{"/contacts/1/context", `{"variables": {"Bad Name": 1}, "auto_create_variables": true}`, 400, "validation_error"},
 		{"/contacts/1/context", `{"variables": {"nested": {"a": 1}}, "auto_create_variables": true}`, 400, "invalid_value"},
-		// One bad value stores nothing, not even the definition of the good one.
+		// If one value is bad, nothing is stored, not even the definition for the good
+		// value.
 		{"/contacts/1/context", `{"variables": {"a_good": 1, "z_bad": []}, "auto_create_variables": true}`, 400, "invalid_value"},
 		{"/contacts/1/context", `{"variables": {"visits": 3, "vip": true, "since": "2020-01-31", "nickname": "Mo"}, "auto_create_variables": true}`, 200, ""},
 		{"/contacts/1/context", `{"variables": {"visits": "4", "nickname": null}}`, 200, ""},
 		{"/contacts/1/context", `{"variables": {"visits": "many"}}`, 400, "invalid_value"},
 		{"/business/context", `{"variables": {"opening_hours": "9 to 5"}}`, 400, "undefined_variable"},
 		{"/business/context", `{"variables": {"opening_hours": "9 to 5"}, "auto_create_variables": true}`, 200, ""},
-		{"/business/context", `{"variables": {"visits": 1}}`, 400, "undefined_variable"}, // that one is a contact's
+		{"/business/context", `{"variables": {"visits": 1}}`, 400, "undefined_variable"}, // visits is defined only for contacts
 	} {
 		if w := a.ask("POST", "/api/v1"+tt.path, key, tt.body); w.Code != tt.status || tt.code != "" && code(w) != tt.code {
 			t.Errorf("%s: got %d %s, want %d %s", tt.body, w.Code, w.Body, tt.status, tt.code)

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// limitOwner gives the owner of a name a limit, and makes it where there is none.
+// limitOwner sets a limit of the owner called name. It creates the owner if there
+// is none.
 func (a *testApp) limitOwner(name, limit string, most int) {
 	a.t.Helper()
 	rows := a.operate(200, "GET", "/admin/v1/owners?limit=1000", "")["owners"].([]any)
@@ -22,7 +23,8 @@ func (a *testApp) limitOwner(name, limit string, most int) {
 	a.operate(201, "POST", "/admin/v1/owners", fmt.Sprintf(`{"name": %q, "limits": {%q: %d}}`, name, limit, most))
 }
 
-// Keys of one owner never pass what they share, however many ask at once.
+// Keys of one owner never exceed the limits that they share, even if many
+// requests arrive at the same time.
 func TestOwners_minute(t *testing.T) {
 	a := newTestApp(t)
 	a.limitOwner("ann", OwnerRequestsPerMinute, 50)
@@ -80,7 +82,8 @@ func TestOwners_minute(t *testing.T) {
 	}
 }
 
-// A call that the owner's limit refuses costs the key nothing of its day.
+// A call that is refused by a limit of the owner uses no unit of the key's daily
+// limit.
 func TestOwners_day(t *testing.T) {
 	a := newCallApp(t, func(c *Config) { c.Limit.OwnerCallsPerDay = 5 })
 	var ids, keys []string
@@ -147,8 +150,8 @@ func TestOwners_limits(t *testing.T) {
 	}
 }
 
-// An owner needs a name of its own; what has none changes nothing, least of all
-// the owner of what is made without a word about one.
+// An owner needs a name that no other owner has. A refused request changes
+// nothing. In particular, it does not change the default owner.
 func TestOwners_Names(t *testing.T) {
 	a := newTestApp(t)
 	a.key(everyPermission) // of the default owner
@@ -179,7 +182,7 @@ func TestOwners_Names(t *testing.T) {
 	}
 }
 
-// A limit of an owner is a whole number from 0 to MaxLimit, both of which it may be.
+// A limit of an owner is a whole number from 0 to MaxLimit, inclusive.
 func TestOwners_LimitBounds(t *testing.T) {
 	a := newTestApp(t)
 	a.operate(201, "POST", "/admin/v1/owners", `{"name": "ann"}`)
@@ -191,12 +194,13 @@ func TestOwners_LimitBounds(t *testing.T) {
 	}
 }
 
-// Limits of an owner that cannot be read are a fault, and not no limits.
+// If the limits of an owner cannot be read, the request fails. It is not treated
+// as unlimited.
 func TestOwners_LimitsDamaged(t *testing.T) {
 	a := newTestApp(t)
 	a.limitOwner("ann", OwnerRequestsPerMinute, 5)
 	_, key := a.key(everyPermission, `"owner": "ann"`)
-	a.restart() // so that no key is in memory
+	a.restart() // so that no key is cached in memory
 	repair := damageRecords(t, a.Store, "owner_limits")
 	for _, tt := range [][3]string{
 		{"GET", "/admin/v1/owners"}, {"GET", "/admin/v1/owners/1"}, {"PATCH", "/admin/v1/owners/1", `{"limits": {"owner_calls_per_day_limit": 7}}`}, {"PATCH", "/admin/v1/owners/1", `{"rate": 7}`},
