@@ -1,10 +1,10 @@
-// The admin family is the operator's endpoint. admin.go has the keys; each other
-// file one subject: admin_keyform.go, admin_import.go, admin_verify.go and
-// admin_explain.go for keys, admin_login.go and admin_accounts.go for operators,
-// admin_audit.go, admin_usage.go, admin_history.go, admin_metrics.go,
-// admin_status.go and admin_backup.go. The dashboard and the commands are clients
-// of it. Only admin_accounts.go knows one of them: it implements the dashboard's
-// logins.
+// The admin family implements the admin endpoint, which is the HTTP API for operators.
+// admin.go lists, creates and changes keys. The other files, in reading order, are
+// admin_keyform.go, admin_import.go, admin_verify.go and admin_explain.go for keys,
+// admin_login.go and admin_accounts.go for operators, then admin_audit.go,
+// admin_usage.go, admin_history.go, admin_metrics.go, admin_status.go and
+// admin_backup.go. The dashboard and the commands are clients of this endpoint. Only
+// admin_accounts.go uses the package of a client: it implements dashboard.Accounts.
 
 package main
 
@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// admin serves the operator's endpoints for keys.
+// admin serves the endpoints at which operators manage keys.
 type admin struct {
 	store   *Store
 	keyring *Keyring
@@ -24,14 +24,14 @@ type admin struct {
 	form    *keyForm
 }
 
-// NewAdmin returns the endpoints for the keys of a keyring. New and changed keys
-// must follow rules.
+// NewAdmin returns an admin for the keys in keyring. It accepts new and changed keys
+// only if they follow rules.
 func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, rules KeyRules) *admin {
 	form := NewKeyForm(keyring, rules)
 	return &admin{store: store, keyring: keyring, limiter: limiter, rules: rules, form: form}
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (a *admin) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list},
@@ -49,8 +49,8 @@ func (a *admin) AdminRoutes() []Route {
 	}
 }
 
-// FreeRoutes lists the endpoints with which a key reads and revokes itself. They
-// need no permission and charge no limit.
+// FreeRoutes returns the routes at which a client reads or revokes the key that it
+// sends. They need no permission and charge no limit.
 func (a *admin) FreeRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/key", Handle: a.self},
@@ -92,8 +92,8 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 	return a.reveal(w, r, http.StatusCreated, key, secret)
 }
 
-// reveal answers with a key and its secret. The secret is not stored, so no later
-// answer can show it.
+// reveal answers with a key and its new secret. Latchkey does not store the secret, so
+// no later answer can show it.
 func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, key *Key, secret string) error {
 	shown, err := a.show(key, r)
 	if err != nil {
@@ -134,7 +134,8 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "keys", rows))
 }
 
-// find returns the key whose id is in the path, or ErrNotFound.
+// find returns the key whose id is in the path of the request. It returns ErrNotFound
+// if there is no such key.
 func (a *admin) find(r *Request) (key *Key, err error) {
 	err = a.store.View(func(tx *Tx) error {
 		key, err = a.keyring.Get(tx, r.Params.ByName("id"))
@@ -151,7 +152,7 @@ func (a *admin) get(w http.ResponseWriter, r *Request) error {
 	return a.answer(w, r, key)
 }
 
-// answer writes a key, without its secret, as the answer.
+// answer answers with status 200 and a key, without its secret.
 func (a *admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
 	shown, err := a.show(key, r)
 	if err != nil {
@@ -168,9 +169,9 @@ func (a *admin) update(w http.ResponseWriter, r *Request) error {
 	return a.save(w, r, func(tx *Tx, key *Key) error { return a.form.Fill(tx, r, key, body, false) })
 }
 
-// change returns a handler that applies a change and publishes event. The request
-// needs no body. Pausing a paused key, or resuming one that is not paused, publishes
-// nothing.
+// change returns a handler that calls apply on the key in the path and publishes the
+// webhook event named event. The request needs no body. If a pause or a resume does not
+// change the key, no event is published.
 func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
 		return a.save(w, r, func(tx *Tx, key *Key) error {
@@ -184,9 +185,9 @@ func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 	}
 }
 
-// save applies a change to the key in the path, stores it and answers with it. A
-// revoked key does not change: revoking it again succeeds, any other change is
-// ErrConflict.
+// save calls apply on the key in the path, stores the key and answers with it. A revoked
+// key is never changed. A request to revoke it again succeeds. Any other request for it
+// returns ErrConflict.
 func (a *admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) error) error {
 	var key *Key
 	err := r.Update(a.store, func(tx *Tx) (err error) {
@@ -207,28 +208,29 @@ func (a *admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) er
 	return a.answer(w, r, key)
 }
 
-// own returns a copy of a key, which the caller may change. For a revoked key it
-// returns ErrConflict and the shared key, which the caller must not change. With
-// any other error the key is nil.
+// own returns a copy of the key with this id, which the caller may change. If the key is
+// revoked, own returns ErrConflict together with the cached key, which the caller must
+// not change. With any other error the returned key is nil.
 func (a *admin) own(tx *Tx, id string) (*Key, error) {
 	key, err := a.keyring.Get(tx, id)
 	if err != nil {
 		return nil, err
 	}
 	if !key.RevokedAt.IsZero() {
-		return key, ErrConflict.With("The key was revoked on %s, which is final.", key.RevokedAt.UTC().Format(time.RFC3339))
+		return key, ErrConflict.With("The key was revoked on %s. A revoked key cannot be changed; create a new key.", key.RevokedAt.UTC().Format(time.RFC3339))
 	}
 	return key.Clone(), nil
 }
 
-// How long a previous secret stays valid after a rotation, in seconds.
+// How long the previous secret stays valid after a rotation, in seconds: the default and
+// the maximum.
 const (
 	usualOverlap = 24 * 60 * 60
 	maxOverlap   = 30 * usualOverlap
 )
 
-// rotate replaces the secret of a key and answers with the new one. The previous
-// secret stays valid for overlap_seconds.
+// rotate replaces the secret of a key and answers with the new secret. The previous
+// secret stays valid for overlap_seconds, a field of the body.
 func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -258,8 +260,9 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	return a.reveal(w, r, http.StatusOK, key, secret)
 }
 
-// finish ends the previous secrets of a key immediately. It answers ErrConflict and
-// ends none if a valid one was used within the last unused_for_seconds.
+// finish ends all previous secrets of a key immediately. If one that is still valid was
+// used within the last unused_for_seconds, a field of the body, finish ends no secret
+// and returns ErrConflict.
 func (a *admin) finish(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -277,7 +280,7 @@ func (a *admin) finish(w http.ResponseWriter, r *Request) error {
 				return err
 			}
 			if since := r.Now.Sub(use.At); since < time.Duration(unused)*time.Second && r.Latest.Before(alias.EndsAt) {
-				return ErrConflict.With("The earlier secret %s was used %s ago, from %s. Nothing was ended.", alias.Hint, since.Round(time.Second), use.IP)
+				return ErrConflict.With("The previous secret %s was used %s ago, from %s. Nothing was ended. Give that client the new secret first.", alias.Hint, since.Round(time.Second), use.IP)
 			}
 		}
 		return a.keyring.Drop(tx, key, func(PreviousSecret) bool { return true })
@@ -314,8 +317,8 @@ func (a *admin) limits(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"limits": rows})
 }
 
-// self answers with the key of the request. It leaves out what only the operator
-// may see: metadata, last uses and the other secrets.
+// self answers with the key that the request was sent with. It leaves out the fields that
+// only an operator may see: metadata, last uses and the other secrets.
 func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	shown, err := a.show(r.Key, r)
 	if err != nil {
@@ -328,19 +331,19 @@ func (a *admin) self(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// revokeSelf ends the secret that the request was sent with. The present secret
-// revokes the whole key. A previous secret ends only itself: somebody who found it
-// may not know that others use the key.
+// revokeSelf ends the secret that the request was sent with. If it is the current secret,
+// the whole key is revoked. If it is a previous secret, only that secret ends: somebody
+// who found it may not know that others use the key with the current secret.
 func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 	if !a.rules.SelfRevoke {
-		return ErrPermission.With("Keys may not revoke themselves here: self_revoke is off. Ask the operator.")
+		return ErrPermission.With("A key cannot revoke itself here, because the setting keys.self_revoke is false. Ask the operator to revoke it.")
 	}
 	message := ""
 	err := r.Deed().Update(a.store, func(tx *Tx) error {
 		message = "This API key is revoked."
 		key, err := a.own(tx, r.Key.ID)
 		if err != nil {
-			if key != nil { // revoked meanwhile, by another request
+			if key != nil { // another request has revoked the key in the meantime
 				return nil
 			}
 			return err
@@ -352,7 +355,7 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 			}
 			return Publish(tx, KeyWebhookEvent(KeyRevoked, key, r.Now))
 		}
-		message = "This earlier secret of the API key is ended. The secret that replaced it holds."
+		message = "This previous secret of the API key is no longer valid. The secret that replaced it stays valid."
 		err = a.keyring.Drop(tx, key, func(alias PreviousSecret) bool { return alias.Serial == r.Key.SecretSerial() })
 		if err != nil {
 			return err
@@ -365,8 +368,8 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"id": r.Key.ID, "message": message})
 }
 
-// show returns a key as the admin endpoint shows it, with its last use, its valid
-// secrets and the usage of its limits.
+// show returns the JSON fields of a key in answers: its settings, its last use, its valid
+// secrets and the usage of its limits. The text of a secret is never among them.
 func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	var use LastUse
 	var secrets []map[string]any
@@ -416,9 +419,9 @@ func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	return shown, nil
 }
 
-// secrets lists the secrets of a key that are valid at now, with their last uses.
-// The present secret comes first, then the previous ones, latest first. A revoked
-// key has none.
+// secrets returns the JSON fields of each secret of a key that is valid at now, with its
+// last use. The current secret is first. The previous secrets follow, latest first. For
+// a revoked key the list is empty.
 func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error) {
 	list := []map[string]any{}
 	if k.Status(now) == StatusRevoked {
@@ -440,7 +443,8 @@ func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error)
 	return list, nil
 }
 
-// showUse adds a last use to shown. The zero LastUse adds null values.
+// showUse adds the fields of a last use to shown. They are null if the key or secret was
+// never used.
 func showUse(shown map[string]any, use LastUse) {
 	shown["last_used_at"], shown["last_used_ip"], shown["last_used_by"] = Seconds(use.At), nil, nil
 	if !use.At.IsZero() {
@@ -451,9 +455,9 @@ func showUse(shown map[string]any, use LastUse) {
 	}
 }
 
-// standings returns the usage of each limit of a key, by the limit's name.
-// resets_at is the time at which used units become free; it is null if nothing is
-// used.
+// standings returns the usage of each limit of a key, by the name of the limit. Its field
+// resets_at is the time at which the first used units become free again. It is null if
+// no units are used.
 func (a *admin) standings(k *Key, r *Request) (map[string]any, error) {
 	usage := map[string]any{}
 	for _, l := range k.Rules() {

@@ -14,8 +14,8 @@ import (
 	"latchkey/internal/clock"
 )
 
-// How many failed logins one client network (see NetworkOf) and one account may have
-// within loginSpan.
+// The maximum number of failed logins within loginSpan, for one client network (see
+// NetworkOf) and for one operator's name. More attempts are refused.
 const (
 	loginSpan       = 15 * time.Minute
 	loginsByAddress = 10
@@ -28,28 +28,28 @@ type AccountsOptions struct {
 	Sessions  *Sessions
 	Clock     *clock.Clock
 	Log       *slog.Logger
-	Proxies   []netip.Prefix                    // proxies whose X-Forwarded-For is trusted
-	Refused   func(by AuditContext, why *Error) // records a refusal in the audit log
+	Proxies   []netip.Prefix                    // networks of proxies whose X-Forwarded-For header is trusted
+	Refused   func(by AuditContext, why *Error) // called to record a refused login or action in the audit log
 }
 
-// Accounts lets operators log in to the dashboard. It limits failed logins and
-// records logins in the audit log. Its errors, except that of Any, are
-// *dashboard.Fault. It is safe for concurrent use.
+// Accounts lets operators log in to the dashboard. It limits failed logins and records
+// logins in the audit log. Every error of its methods is a *dashboard.Fault, except the
+// error of Any. Accounts is safe for concurrent use.
 type Accounts struct {
 	o         AccountsOptions
-	byAddress *Throttle // failed logins of a client network
-	byAccount *Throttle // failed logins of an operator's name
+	byAddress *Throttle // failed logins for each client network
+	byAccount *Throttle // failed logins for each operator's name, in lower case
 }
 
 var _ dashboard.Accounts = (*Accounts)(nil)
 
-// NewAccounts returns Accounts that has counted no failed login yet.
+// NewAccounts returns an Accounts that has no failed logins counted.
 func NewAccounts(o AccountsOptions) *Accounts {
 	return &Accounts{o: o, byAddress: NewThrottle(loginsByAddress, loginSpan), byAccount: NewThrottle(loginsByAccount, loginSpan)}
 }
 
-// deed returns the audit context of an action on a page of the dashboard. The zero
-// Operator is somebody who has not logged in.
+// deed returns the audit context for an action of op in the dashboard. If nobody is logged
+// in, op is the zero Operator, and the actor is "nobody".
 func (a *Accounts) deed(r *http.Request, op dashboard.Operator, action string) AuditContext {
 	now := a.o.Clock.Now()
 	by := AuditContext{Actor: "nobody", Client: ClientAddr(r, a.o.Proxies), Action: action, Now: now, Latest: a.o.Clock.Latest(now)}
@@ -61,8 +61,8 @@ func (a *Accounts) deed(r *http.Request, op dashboard.Operator, action string) A
 
 func actorOf(op dashboard.Operator) string { return operator{ID: op.ID, Name: op.Name}.Actor() }
 
-// faultFor returns the part of an error that the dashboard may show, or nil if err is
-// nil.
+// faultFor converts an error to a *dashboard.Fault, which has only what users may see. It
+// returns nil if err is nil.
 func faultFor(err error) error {
 	if err == nil {
 		return nil
@@ -71,15 +71,15 @@ func faultFor(err error) error {
 	return &dashboard.Fault{Status: e.Status, Message: e.Message, RetryAfter: e.RetryAfter}
 }
 
-// Any reports whether there is an operator.
+// Any reports whether at least one operator exists.
 func (a *Accounts) Any() (bool, error) { return a.o.Operators.Any() }
 
-// Login begins a session and returns its token. An attempt is counted as failed before
-// the password is hashed, so parallel attempts cannot exceed the limit. It is taken
-// back unless the name or the password was wrong.
+// Login checks the credentials, begins a session and returns its token. It counts the
+// attempt as failed before it hashes the password, so parallel attempts cannot exceed
+// the limit. It undoes this count unless the name or the password was wrong.
 func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string, err error) {
 	now, from := a.o.Clock.Service(a.o.Clock.Now()), ClientAddr(r, a.o.Proxies)
-	account := strings.ToLower(c.Name[:min(len(c.Name), 128)]) // kept in memory, so cut; no name is longer
+	account := strings.ToLower(c.Name[:min(len(c.Name), 128)]) // cut, because it is kept in memory; operators' names are shorter
 	undoAddress, wait1 := a.byAddress.Try(NetworkOf(from), now)
 	undoAccount, wait2 := a.byAccount.Try(account, now)
 	undo := func() {
@@ -87,7 +87,7 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string
 		undoAccount()
 	}
 	if wait := max(wait1, wait2); wait > 0 {
-		undo() // one of the two may have counted the attempt
+		undo() // one of the two throttles may have counted the attempt
 		a.o.Refused(a.deed(r, dashboard.Operator{}, "log in"), ErrRateLimit)
 		return "", faultFor(ErrRateLimit.After(wait))
 	}
@@ -104,8 +104,8 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string
 	return token, faultFor(err)
 }
 
-// begin starts a session and returns its new token. It ends the session of the token
-// old, unless old is "".
+// begin begins a session for the operator found and returns its token. If old is not "",
+// it is the token of an earlier session, and begin ends that session first.
 func (a *Accounts) begin(r *http.Request, found operator, old string) (token string, err error) {
 	op := dashboard.Operator{ID: found.ID, Name: found.Name}
 	if old != "" {
@@ -116,11 +116,11 @@ func (a *Accounts) begin(r *http.Request, found operator, old string) (token str
 	return a.o.Sessions.Begin(a.deed(r, op, "log in"), op.ID)
 }
 
-// Setup creates the first operator with a set-up link, begins a session and returns
-// its token.
+// Setup creates the first operator, begins a session and returns its token. It needs the
+// token of the valid set-up link in c.Link.
 func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (token string, err error) {
 	by := a.deed(r, dashboard.Operator{}, "set up")
-	// With "" Create would need no link, as if an operator created another one.
+	// Create checks no link if it gets "". The text "none" is never a valid link.
 	op, err := a.o.Operators.Create(by, c.Name, c.Password, cmp.Or(c.Link, "none"))
 	if errors.Is(err, ErrSetup) {
 		a.o.Refused(by, ErrSetup)
@@ -131,13 +131,14 @@ func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (token string
 	return token, faultFor(err)
 }
 
-// CheckSetup returns an error unless link is the token of the valid set-up link.
+// CheckSetup returns an error unless link is the token of the valid set-up link. The
+// link can be used again afterwards.
 func (a *Accounts) CheckSetup(link string) error {
 	return faultFor(a.o.Operators.SetupHolds(link, a.o.Clock.Latest(a.o.Clock.Now())))
 }
 
-// Session returns the session of a token and reports whether there is one. If the
-// store cannot be read it reports false.
+// Session returns the session with this token. ok is false if there is no such session,
+// if it has ended, or if the store cannot be read.
 func (a *Accounts) Session(token string) (s dashboard.Session, ok bool) {
 	id, err := a.o.Sessions.Find(token, a.o.Clock.Latest(a.o.Clock.Now()))
 	if err != nil {
@@ -147,10 +148,11 @@ func (a *Accounts) Session(token string) (s dashboard.Session, ok bool) {
 	return dashboard.Session{Operator: dashboard.Operator{ID: op.ID, Name: op.Name}, Token: token}, err == nil
 }
 
-// SessionMax returns how long a session can last.
+// SessionMax returns the maximum length of a session, counted from the login.
 func (a *Accounts) SessionMax() time.Duration { return a.o.Sessions.Longest() }
 
-// As returns a copy of r that the admin endpoint handles on behalf of op.
+// As returns a copy of r for the admin endpoint, which then handles the request with the
+// rights of op and records op in the audit log.
 func (a *Accounts) As(r *http.Request, op dashboard.Operator) *http.Request {
 	return ByActor(r, actorOf(op), ClientAddr(r, a.o.Proxies))
 }
@@ -160,19 +162,19 @@ func (a *Accounts) Logout(r *http.Request, s dashboard.Session) error {
 	return faultFor(a.o.Sessions.End(a.deed(r, s.Operator, "log out"), s.Token))
 }
 
-// LogoutEverywhere ends all sessions of the operator of s, including s.
+// LogoutEverywhere ends all sessions of the operator to whom s belongs, including s.
 func (a *Accounts) LogoutEverywhere(r *http.Request, s dashboard.Session) error {
 	return faultFor(a.o.Sessions.EndAll(a.deed(r, s.Operator, "log out everywhere"), s.ID))
 }
 
-// ChangePassword sets the password of the operator of s, if old is the present one.
-// It ends all other sessions of the operator.
+// ChangePassword sets a new password for the operator to whom s belongs. old must be the
+// current password. All sessions of the operator except s end.
 func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, password string) error {
 	by := a.deed(r, s.Operator, "change password")
 	_, err := a.o.Operators.Authenticate(s.Name, old)
 	if errors.Is(err, ErrLogin) {
 		a.o.Refused(by, ErrLogin)
-		err = ErrValidation.With("The present password is wrong.")
+		err = ErrValidation.With("The current password is wrong. Type it again.")
 	}
 	if err == nil {
 		err = a.o.Operators.SetPassword(by, s.ID, password, sessionHash(s.Token))
@@ -180,8 +182,8 @@ func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, pas
 	return faultFor(err)
 }
 
-// RecordCrossSite records in the audit log that a request sent by a page of another
-// site was refused.
+// RecordCrossSite records in the audit log that the dashboard refused r because a page of
+// another site sent it.
 func (a *Accounts) RecordCrossSite(r *http.Request) {
 	a.o.Refused(a.deed(r, dashboard.Operator{}, "request from another site"), ErrPermission)
 }

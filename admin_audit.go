@@ -20,14 +20,13 @@ import (
 	"latchkey/internal/clock"
 )
 
-// How many refusals the audit log records, so that an attacker can neither fill the
-// disk nor evict other entries. The first bound is for one client network without a
-// valid login or token, in 15 minutes. The other two are for each of the two budgets
-// of AuditLog. Refusals beyond them are only counted.
+// The maximum numbers of refusals that the audit log records, so that an attacker can
+// neither fill the disk nor push out other entries. Refusals beyond them are only
+// counted.
 const (
-	refusedByAddress = 20
-	refusedPerMinute = 60
-	refusedPerDay    = 2000
+	refusedByAddress = 20   // in 15 minutes, for one client network without a valid token or login
+	refusedPerMinute = 60   // for each of the two budgets of AuditLog
+	refusedPerDay    = 2000 // for each of the two budgets of AuditLog
 )
 
 // AuditOptions configures an AuditLog.
@@ -35,7 +34,7 @@ type AuditOptions struct {
 	Store *Store
 	Clock *clock.Clock
 	Keep  time.Duration // entries older than this are deleted
-	Most  int           // the number of entries to keep; the oldest are deleted
+	Most  int           // maximum number of entries; beyond it the oldest are deleted
 	Log   *slog.Logger
 }
 
@@ -43,28 +42,28 @@ type AuditOptions struct {
 // entries. It is safe for concurrent use.
 type AuditLog struct {
 	o         AuditOptions
-	addresses *Throttle // refusals of strangers, by client network
+	addresses *Throttle // counts the refusals of unknown callers, by client network
 
-	mu     sync.Mutex
-	known  budget    // for callers with a valid token or login
-	others budget    // for strangers: all other callers
-	told   time.Time // when tellLeft last wrote an entry, wall clock
+	mu        sync.Mutex
+	known     budget    // for callers with a valid token or login
+	unknown   budget    // for all other callers
+	countedAt time.Time // when recordSkipped last added an entry, wall clock; zero: not in this run
 }
 
-// budget bounds the refusals that are recorded in a minute and in a day. left counts
-// the ones that were not recorded.
+// budget limits how many refusals are recorded in a minute and in a day.
 type budget struct {
 	minute, day Window
-	left        int
+	skipped     int // refusals that were not recorded, since the last entry about them
 }
 
 func newBudget() budget {
 	return budget{minute: NewWindow(refusedPerMinute, time.Minute), day: NewWindow(refusedPerDay, 24*time.Hour)}
 }
 
+// take counts one refusal and reports whether the audit log may record it.
 func (b *budget) take(now time.Time) bool {
 	if b.minute.Wait(now, 1) > 0 || b.day.Wait(now, 1) > 0 {
-		b.left++
+		b.skipped++
 		return false
 	}
 	b.minute.Add(now, 1)
@@ -72,12 +71,12 @@ func (b *budget) take(now time.Time) bool {
 	return true
 }
 
-// NewAuditLog returns an AuditLog for the store in o.
+// NewAuditLog returns an AuditLog for the log in o.Store.
 func NewAuditLog(o AuditOptions) *AuditLog {
-	return &AuditLog{o: o, addresses: NewThrottle(refusedByAddress, 15*time.Minute), known: newBudget(), others: newBudget()}
+	return &AuditLog{o: o, addresses: NewThrottle(refusedByAddress, 15*time.Minute), known: newBudget(), unknown: newBudget()}
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (a *AuditLog) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/audit", Handle: a.list},
@@ -85,8 +84,8 @@ func (a *AuditLog) AdminRoutes() []Route {
 	}
 }
 
-// Watch records a request that the admin endpoint refused with a 4xx status. Of the
-// GET requests it records only those with 401, 403 or 429.
+// Watch records a request in the audit log if the admin endpoint refused it with a 4xx
+// status. It records a refused GET request only if the status is 401, 403 or 429.
 func (a *AuditLog) Watch(o *Outcome) {
 	if o.Status < 400 || o.Status >= 500 || !strings.HasPrefix(o.Route, "/admin/") {
 		return
@@ -100,8 +99,10 @@ func (a *AuditLog) Watch(o *Outcome) {
 	a.Refused(by, &Error{Status: o.Status, Code: o.Code})
 }
 
-// Refused adds the refusal of by to the audit log, unless there are too many. It
-// does not wait for the disk; a failure is logged.
+// Refused adds an entry to the audit log: the action of by was refused because of why. If
+// there are too many refusals, it only counts this one. An empty by.Actor becomes
+// "nobody". Refused does not wait for the disk. If the entry cannot be stored, it logs
+// the error.
 func (a *AuditLog) Refused(by AuditContext, why *Error) {
 	now := a.o.Clock.Service(by.Now)
 	if by.Actor == "" {
@@ -112,7 +113,7 @@ func (a *AuditLog) Refused(by AuditContext, why *Error) {
 	}
 	a.o.Store.Queue(func(tx *Tx) error { return by.Refused(tx, why.Status, why.Code) }, func(err error) {
 		if err != nil && !errors.Is(err, ErrUnavailable) {
-			a.o.Log.Error("store a refusal in the audit log", "error", err)
+			a.o.Log.Error("refusal not stored in the audit log", "error", err)
 		}
 	})
 }
@@ -124,43 +125,45 @@ func (a *AuditLog) take(stranger bool, from netip.Addr, now time.Time) bool {
 		return a.known.take(now)
 	}
 	if a.addresses.Fail(from, now) > 0 {
-		a.others.left++
+		a.unknown.skipped++
 		return false
 	}
-	return a.others.take(now)
+	return a.unknown.take(now)
 }
 
-// Tend deletes entries that are too old or too many. At most once an hour it adds an
-// entry with the number of refusals that were not recorded. Call it about once a
-// minute; now is of Clock.Now.
+// Tend deletes the oldest entries if they are too old or too many. At most once an hour it
+// adds an entry with the number of refusals that were not recorded. Call it about once a
+// minute. now must be from Clock.Now.
 func (a *AuditLog) Tend(now time.Time) error {
-	return errors.Join(a.tellLeft(now), a.cut(now))
+	return errors.Join(a.recordSkipped(now), a.cut(now))
 }
 
-func (a *AuditLog) tellLeft(now time.Time) error {
+// recordSkipped adds an entry with the numbers of refusals that were not recorded. It adds
+// none if there were no such refusals, or if the last entry is less than an hour old.
+func (a *AuditLog) recordSkipped(now time.Time) error {
 	a.mu.Lock()
-	known, others := a.known.left, a.others.left
-	due := known+others > 0 && (a.told.IsZero() || now.Sub(a.told) >= time.Hour || now.Before(a.told))
+	known, unknown := a.known.skipped, a.unknown.skipped
+	due := known+unknown > 0 && (a.countedAt.IsZero() || now.Sub(a.countedAt) >= time.Hour || now.Before(a.countedAt))
 	a.mu.Unlock()
 	if !due {
 		return nil
 	}
-	by := AuditContext{Actor: ActorSelf, Action: "refusals not written down", Now: now, Detail: map[string]any{"of_strangers": others, "of_known": known}}
+	by := AuditContext{Actor: ActorSelf, Action: "refusals not written down", Now: now, Detail: map[string]any{"of_strangers": unknown, "of_known": known}}
 	if err := a.o.Store.Update(by.Append); err != nil {
 		return err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.known.left, a.others.left, a.told = a.known.left-known, a.others.left-others, now
+	a.known.skipped, a.unknown.skipped, a.countedAt = a.known.skipped-known, a.unknown.skipped-unknown, now
 	return nil
 }
 
-// cut deletes old entries at most once a day, and surplus entries once they are more
-// than a hundredth of Most. Each cut adds an entry to the log, so cutting one entry at
-// a time would gain nothing.
+// cut deletes entries that are older than Keep, at most once a day. It deletes the entries
+// beyond Most once there are more than Most/100 of them. Each deletion adds an entry to
+// the log, so deleting single entries would gain nothing.
 func (a *AuditLog) cut(now time.Time) error {
 	due := false
-	before := a.o.Clock.Service(now).Add(-a.o.Keep) // service time: a wrong wall clock must delete nothing
+	before := a.o.Clock.Service(now).Add(-a.o.Keep) // service time, so that a wrong wall clock deletes nothing
 	err := a.o.Store.View(func(tx *Tx) error {
 		count, err := CountAudit(tx)
 		if err != nil {
@@ -232,8 +235,8 @@ func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "entries", rows))
 }
 
-// auditPage returns one page of the unfiltered log, newest first, and the number of
-// entries. Entry numbers have no gaps, so it reads only the page.
+// auditPage returns one page of the whole log, newest first, and the number of all entries.
+// The numbers of entries have no gaps, so it reads only the entries of the page.
 func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 	rows = []any{}
 	if count, err = CountAudit(tx); err != nil {
@@ -247,7 +250,7 @@ func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 	for i := from; i < to; i++ {
 		l, err := AuditRecordAt(tx, head.Number-uint64(i))
 		if errors.Is(err, ErrNotFound) {
-			continue // removed from the file; verify reports it
+			continue // somebody removed the entry from the database file; verify reports it
 		}
 		if err != nil {
 			return nil, 0, err
@@ -257,11 +260,12 @@ func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 	return rows, count, nil
 }
 
-// auditFilter holds the filters of a list; "" matches every entry.
+// auditFilter holds the filters for a list of entries. An empty filter matches every entry.
 type auditFilter struct{ actor, action, object, result string }
 
-// indexed returns the object to look up in the index, such as "key key_018c...". It
-// returns "" if the filter has no complete object. The id of a key is complete.
+// indexed returns the name of the object in the index of the audit log, such as
+// "key key_018c...". It returns "" if the filter names no single object. The id of a key
+// names one.
 func (f auditFilter) indexed() string {
 	if strings.HasPrefix(f.object, "key_") {
 		return "key " + f.object
@@ -272,6 +276,8 @@ func (f auditFilter) indexed() string {
 	return ""
 }
 
+// matches reports whether an entry passes all filters. If the filter names a single
+// object, the caller has read the entry from the index, so the object is not compared.
 func (f auditFilter) matches(e AuditEntry) bool {
 	if !wordsOf(e.Actor, f.actor) || !strings.Contains(e.Action, f.action) || f.result != "" && e.Result != f.result {
 		return false
@@ -290,13 +296,13 @@ func (f auditFilter) matches(e AuditEntry) bool {
 	return false
 }
 
-// wordsOf reports whether name is asked, or begins with asked and a blank. An empty
-// asked matches every name.
-func wordsOf(name, asked string) bool {
-	return asked == "" || name == asked || strings.HasPrefix(name, asked+" ")
+// wordsOf reports whether name consists of the words of filter, or begins with them. For
+// example "operator 1 ann" begins with "operator 1". An empty filter matches every name.
+func wordsOf(name, filter string) bool {
+	return filter == "" || name == filter || strings.HasPrefix(name, filter+" ")
 }
 
-// showEntry returns an entry as the endpoint shows it: the stored JSON and its hash.
+// showEntry returns the JSON fields of an entry: the stored fields, and its hash in hex.
 func showEntry(l AuditRecord) any {
 	var shown map[string]any
 	if err := json.Unmarshal(l.Entry, &shown); err != nil {
@@ -332,8 +338,8 @@ func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// readAuditHead reads from a query the number and hash of an entry that an auditor
-// has kept. number is 0 if the query has neither.
+// readAuditHead reads the number and the hash of an entry from a query. An auditor has
+// kept them to check the log later. number is 0 if the query has neither of them.
 func readAuditHead(q url.Values) (number uint64, hash []byte, err error) {
 	if !q.Has("number") && !q.Has("hash") {
 		return 0, nil, nil
@@ -341,13 +347,14 @@ func readAuditHead(q url.Values) (number uint64, hash []byte, err error) {
 	number, err = strconv.ParseUint(q.Get("number"), 10, 64)
 	hash, hexErr := hex.DecodeString(q.Get("hash"))
 	if err != nil || number == 0 || hexErr != nil || len(hash) != sha256.Size {
-		return 0, nil, ErrValidation.With("number and hash must be those of one entry: a whole number from 1, and 64 hex digits.")
+		return 0, nil, ErrValidation.With("Send number and hash of the same entry: number is a whole number from 1, hash has 64 hex digits.")
 	}
 	return number, hash, nil
 }
 
-// compareHead reports a problem if the hash of entry number is not known, the hash
-// that an auditor has kept. The hash of the last deleted entry is in head.
+// compareHead compares the hash of the entry number with known, the hash that an auditor
+// has kept. It calls report with the problem if they differ or the entry is missing. The
+// hash of the last deleted entry is in head, so that entry can be compared too.
 func compareHead(tx *Tx, head AuditHead, number uint64, known []byte, report func(string)) error {
 	l, err := AuditRecordAt(tx, number)
 	hash := l.Hash
@@ -355,7 +362,7 @@ func compareHead(tx *Tx, head AuditHead, number uint64, known []byte, report fun
 	case number == head.CutNumber:
 		hash = head.CutHash
 	case number < head.CutNumber:
-		report(fmt.Sprintf("audit log: entry %d was taken away by the retention, so it cannot be compared", number))
+		report(fmt.Sprintf("audit log: entry %d was deleted because the log keeps only newer entries, so its hash cannot be compared", number))
 		return nil
 	case errors.Is(err, ErrNotFound):
 		report(fmt.Sprintf("audit log: entry %d is missing", number))
@@ -364,7 +371,7 @@ func compareHead(tx *Tx, head AuditHead, number uint64, known []byte, report fun
 		return err
 	}
 	if !bytes.Equal(hash, known) {
-		report(fmt.Sprintf("audit log: entry %d has another hash than the one that was kept: the chain was made anew", number))
+		report(fmt.Sprintf("audit log: the hash of entry %d differs from the hash that was kept, so the log was rewritten", number))
 	}
 	return nil
 }

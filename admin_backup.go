@@ -18,32 +18,32 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Backups makes copies of the store while it is in use, on request and on a schedule,
-// and checks the store. It is safe for concurrent use, except that Due must not run
-// twice at the same time, and Tidy not beside a request.
+// Backups copies the store while it is in use, on request and on a schedule. It also checks
+// the store. It is safe for concurrent use, with two exceptions: only one call of Due may
+// run at a time, and Tidy must not run during a request.
 type Backups struct {
 	o BackupOptions
 
 	mu   sync.Mutex
 	last time.Time // when the newest scheduled backup was made; zero: not known
-	err  error     // why the latest call of Due failed, else nil
+	err  error     // the error of the latest call of Due; nil: it succeeded
 }
 
 // BackupOptions configures Backups.
 type BackupOptions struct {
 	Store  *Store
-	Folder string        // the data folder, where a copy is made before it is sent
-	Dir    string        // the folder of scheduled backups; "": no schedule
+	Folder string        // the data folder; a copy is made in it before the copy is sent
+	Dir    string        // the folder for scheduled backups; "": none are made
 	Every  time.Duration // time between two scheduled backups
-	Keep   int           // how many scheduled backups are kept; older ones are deleted
-	Tables []Checked     // the tables that a check reads
+	Keep   int           // number of scheduled backups to keep; older backups are deleted
+	Tables []Checked     // the tables that a check of the store reads
 	Log    *slog.Logger
 }
 
-// NewBackups returns Backups for the store in o.
+// NewBackups returns a Backups for o.Store.
 func NewBackups(o BackupOptions) *Backups { return &Backups{o: o} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (b *Backups) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/backup", Handle: b.send},
@@ -51,22 +51,23 @@ func (b *Backups) AdminRoutes() []Route {
 	}
 }
 
-// BackupTime is the layout of the time, in UTC, in the name of a backup.
+// BackupTime is the layout, for time.Format, of the time in the file name of a backup. The
+// time is in UTC.
 const BackupTime = "20060102T150405Z"
 
-// The name of a backup is backupPrefix, its time, backupSuffix.
+// The file name of a backup consists of backupPrefix, its time and backupSuffix.
 const (
 	backupPrefix = "latchkey-"
 	backupSuffix = ".db"
-	unsentPrefix = "backup-" // begins the name of a copy that is being made or sent
+	unsentPrefix = "backup-" // the file name of a copy that is being made or sent begins with it
 )
 
 func backupName(now time.Time) string {
 	return backupPrefix + now.UTC().Format(BackupTime) + backupSuffix
 }
 
-// send answers with a copy of the store. The copy is made in the data folder and
-// deleted afterwards.
+// send answers with a copy of the store. It makes the copy in the data folder and deletes
+// it afterwards.
 func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	path := filepath.Join(b.o.Folder, unsentPrefix+keytext.RandomHex(8)+".tmp")
 	if err := b.o.Store.CopyTo(path); err != nil {
@@ -95,7 +96,7 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	h.Set("Content-Disposition", `attachment; filename="`+backupName(r.Now)+`"`)
 	h.Set("Cache-Control", "no-store")
 	if _, err := io.Copy(w, f); err != nil {
-		b.o.Log.Warn("send backup", "id", r.ID, "error", err)
+		b.o.Log.Warn("backup not sent completely", "id", r.ID, "error", err)
 	}
 	return nil
 }
@@ -112,8 +113,9 @@ func (b *Backups) check(w http.ResponseWriter, _ *Request) error {
 	return WriteJSON(w, http.StatusOK, result)
 }
 
-// Tidy deletes unfinished copies that an earlier run left in the data folder. Call it
-// before any request is served: it also deletes copies that are being sent.
+// Tidy deletes copies that an earlier run of the program left in the data folder. Call it
+// before the first request is served, because it would also delete a copy that is being
+// sent.
 func (b *Backups) Tidy() error {
 	left, err := filepath.Glob(filepath.Join(b.o.Folder, unsentPrefix+"*.tmp"))
 	for _, path := range left {
@@ -122,9 +124,9 @@ func (b *Backups) Tidy() error {
 	return err
 }
 
-// Due makes a scheduled backup if the newest one in Dir is older than Every, or dated
-// in the future. Then it deletes the oldest ones beyond Keep. It does nothing if Dir
-// is "". Call it about once a minute.
+// Due makes a scheduled backup if the newest backup in Dir is at least Every old, if its
+// date is in the future, or if there is none. Then it deletes the oldest backups beyond
+// Keep. It does nothing if Dir is "". Call it about once a minute.
 func (b *Backups) Due(now time.Time) error {
 	if b.o.Dir == "" {
 		return nil
@@ -136,20 +138,22 @@ func (b *Backups) Due(now time.Time) error {
 	return err
 }
 
-// Last returns when the newest scheduled backup was made, or the zero time if none is
-// known. failed is the error of the latest Due, or nil.
+// Last returns when the newest scheduled backup was made, or the zero time if that is not
+// known. failed is the error of the latest call of Due, or nil if it succeeded.
 func (b *Backups) Last() (made time.Time, failed error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.last, b.err
 }
 
+// madeAt stores when the newest scheduled backup was made.
 func (b *Backups) madeAt(at time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last = at
 }
 
+// due is Due without the check of Dir. It does not store its error.
 func (b *Backups) due(now time.Time) error {
 	made, err := b.made()
 	if err != nil {
@@ -173,7 +177,7 @@ func (b *Backups) due(now time.Time) error {
 		return err
 	}
 	if err := errors.Join(os.Rename(part, filepath.Join(b.o.Dir, name)), durable.SyncDir(b.o.Dir)); err != nil {
-		return fmt.Errorf("name the backup: %w", err)
+		return fmt.Errorf("rename the finished backup: %w", err)
 	}
 	b.madeAt(now)
 	b.o.Log.Info("backup made", "file", filepath.Join(b.o.Dir, name))
@@ -191,15 +195,15 @@ func (b *Backups) due(now time.Time) error {
 	return err
 }
 
-// made returns the file names of the scheduled backups, oldest first. It creates the
-// folder if there is none.
+// made returns the file names of the scheduled backups, oldest first. It creates the folder
+// Dir if it does not exist.
 func (b *Backups) made() ([]string, error) {
 	if err := os.MkdirAll(b.o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of backups: %w; set backup.dir to one that can be written", err)
+		return nil, fmt.Errorf("create the backup folder: %w; set backup.dir to a folder that Latchkey may write to", err)
 	}
 	entries, err := os.ReadDir(b.o.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("list the backups: %w", err)
+		return nil, fmt.Errorf("list the backup folder: %w", err)
 	}
 	var names []string
 	for _, e := range entries {

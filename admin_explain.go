@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// explainer shows the operator which checks a request with a key would pass. It
-// charges no limit.
+// explainer serves the endpoint at which an operator learns which checks a request with a
+// key would pass. It charges no limit.
 type explainer struct {
 	store        *Store
 	keyring      *Keyring
@@ -20,27 +20,25 @@ type explainer struct {
 	queryAllowed bool
 }
 
-// ExplainedRoutes are all routes of the API listener. Keyed routes have every check;
-// free routes check neither limits nor a permission. Guards are the routes of the
-// API behind the proxy.
+// ExplainedRoutes holds all routes of the API listener.
 type ExplainedRoutes struct {
-	*Routes
-	Guards *ProxyRoutes
+	*Routes              // our own routes; only Keyed and Free are used
+	Guards  *ProxyRoutes // the guarded routes, which are the routes of the API behind the proxy
 }
 
-// NewExplainer returns an explainer of routes. queryAllowed is whether a key may be
-// sent in the query string, unless the key has its own setting.
+// NewExplainer returns an explainer for requests to routes. If queryAllowed is false, no
+// key may be sent in the query string. If it is true, the setting of each key decides.
 func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, routes ExplainedRoutes, queryAllowed bool) *explainer {
 	return &explainer{store: store, keyring: keyring, limiter: limiter, routes: routes, queryAllowed: queryAllowed}
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (e *explainer) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/:id/explain", Handle: e.explain}}
 }
 
-// step is the result of one check. Passes is nil if the result cannot be known, such
-// as the address check without an ip.
+// step is the result of one check. Passes is nil if the request lacks what the check needs,
+// such as the IP address.
 type step struct {
 	Check      string         `json:"check"`
 	Passes     *bool          `json:"passes"`
@@ -51,13 +49,15 @@ type step struct {
 	Limit      map[string]any `json:"limit,omitempty"`
 }
 
-// asked describes the request whose outcome is to be explained.
+// asked describes the request that the operator wants explained.
 type asked struct {
-	method, path, carrier string
-	raw                   string     // the path as sent, with its percent-encoding
-	ip                    netip.Addr // invalid if the caller sent none
+	method, path, carrier string     // path is decoded; carrier is one of CarrierNames
+	raw                   string     // the path with its percent-encoding
+	ip                    netip.Addr // address of the client; invalid: not known
 }
 
+// readAsked reads the description from the body of r. The default carrier is
+// CarrierBearer.
 func readAsked(r *Request) (q asked, err error) {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -76,14 +76,14 @@ func readAsked(r *Request) (q asked, err error) {
 	}
 	u, err := url.Parse(q.path)
 	if q.method == "" || err != nil || !strings.HasPrefix(u.Path, "/") {
-		return q, ErrMissing.With("method and path are needed, such as GET and /api/v1/calls.")
+		return q, ErrMissing.With("method or path is missing, or path does not begin with a slash. Send for example GET and /api/v1/calls.")
 	}
 	q.path, q.raw = u.Path, u.EscapedPath()
 	if len(q.path) > 1 {
 		q.path = strings.TrimSuffix(q.path, "/")
 	}
 	if q.ip, err = netip.ParseAddr(ip); err != nil && ip != "" {
-		return q, ErrValidation.With("ip must be an address, such as 192.0.2.1; got %q.", ip)
+		return q, ErrValidation.With("ip must be an IP address, such as 192.0.2.1; got %q.", ip)
 	}
 	return q, nil
 }
@@ -120,8 +120,8 @@ func (e *explainer) explain(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// verdict returns a step that failed with err, or that passed with the message good
-// if err is nil.
+// verdict returns the step for a check. If err is nil the check passed, and good is the
+// message of the step. Otherwise the check failed with err.
 func verdict(check string, err error, good string) step {
 	s := step{Check: check, Passes: new(bool), Message: good}
 	if *s.Passes = err == nil; err != nil {
@@ -131,9 +131,10 @@ func verdict(check string, err error, good string) step {
 	return s
 }
 
-// route returns the route that serves a request and whether it is free. Routes of
-// the proxy are tried first. Of several own routes that match, the one with the
-// fewest wildcards wins. It returns ErrRoute, ErrMethod or an error about the path.
+// route returns the route that serves a request. free is true if it is one of our routes
+// that check neither limits nor a permission. Guarded routes are tried first. If several
+// of our own routes match, route returns the route with the fewest wildcards. The error is
+// ErrRoute, ErrMethod or an error about the path.
 func (e *explainer) route(q asked) (row Route, free bool, err error) {
 	guards := e.routes.Guards.Now()
 	if guards.Any() {
@@ -155,7 +156,7 @@ func (e *explainer) route(q asked) (row Route, free bool, err error) {
 			row, free, err = r, i >= len(e.routes.Keyed), nil
 		}
 	}
-	if err == ErrRoute { // a route without an upstream is known only to /authz
+	if err == ErrRoute { // a guarded route without an upstream serves only requests to /authz
 		guard, _, failed := guards.FindAny(q.method, q.raw)
 		switch {
 		case guard != nil:
@@ -167,20 +168,23 @@ func (e *explainer) route(q asked) (row Route, free bool, err error) {
 	return row, free, err
 }
 
+// fits reports whether path matches pattern. A part of pattern that begins with ":"
+// matches any text except "".
 func fits(pattern, path string) bool {
 	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
 	return slices.EqualFunc(want, have, func(w, h string) bool { return w == h || strings.HasPrefix(w, ":") && h != "" })
 }
 
-// checks returns the steps of the checks that Server makes once it has found the
-// key. An error means that the limits could not be read, not that a check failed.
+// checks returns one step for each check that Server makes after it has found the key, in
+// the order of Server. An error means that the limits cannot be read. It does not mean
+// that a check failed.
 func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
 	steps := []step{verdict("state", key.Check(r.Latest), "The key is active.")}
 	var err error
 	if q.carrier == CarrierQuery && !key.AllowsQuery(e.queryAllowed) {
 		err = ErrQueryKey
 	}
-	steps = append(steps, verdict("carrier", err, "The key may be sent this way: "+q.carrier+"."), e.address(key, q.ip))
+	steps = append(steps, verdict("carrier", err, "The key may be sent with the carrier "+q.carrier+"."), e.address(key, q.ip))
 	if free {
 		return steps, nil
 	}
@@ -205,11 +209,12 @@ func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 	if needed == "" {
 		needed = "none"
 	}
-	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has what is needed: "+needed+".")}, rest), nil
+	return slices.Concat(steps, minute, []step{verdict("permission", err, "The key has the required permission: "+needed+".")}, rest), nil
 }
 
-// limits returns a step for each limit of these names that a request would be charged
-// with. A limit that is only observed always passes.
+// limits returns a step for each limit that a request would be charged to. names are the
+// names of limits, and cost is the number of units for each of them. A limit in observe
+// mode always passes.
 func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
 	for _, name := range names {
 		for _, c := range key.Charge(nil, name, cost) {
@@ -223,25 +228,27 @@ func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (step
 	return steps, nil
 }
 
+// address returns the step that compares ip with the allowed addresses of the key.
 func (e *explainer) address(key *Key, ip netip.Addr) step {
 	switch {
 	case len(key.AllowedIPs) == 0:
-		return verdict("address", nil, "The key may be used from everywhere.")
+		return verdict("address", nil, "The key may be used from any address.")
 	case !ip.IsValid():
-		return step{Check: "address", Message: "The key may be used from some addresses only. Name one as ip to check it."}
+		return step{Check: "address", Message: "The key may be used only from certain addresses. Send ip to check an address."}
 	case !key.Allows(ip):
 		return verdict("address", ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", ip), "")
 	}
 	return verdict("address", nil, "The key may be used from "+ip.String()+".")
 }
 
+// standingStep returns the step for one limit, from its charge and its status at now.
 func standingStep(c Charge, s LimitStatus, now time.Time) step {
 	var err error
-	good := "The limit has room."
+	good := "The limit has enough units left."
 	switch {
 	case s.Remaining() < c.Cost && c.Observe:
-		good = "The limit is reached, but only observed: it refuses nothing."
-	case s.Remaining() < c.Cost: // a cost above one unit may have to wait longer
+		good = "The limit is reached, but it is in observe mode and refuses no request."
+	case s.Remaining() < c.Cost: // a cost above one unit may need a longer wait than s.Next
 		err = c.Refused(max(s.Wait, s.Next))
 	}
 	made := verdict("limit "+s.Limit.Name, err, good)
@@ -252,18 +259,19 @@ func standingStep(c Charge, s LimitStatus, now time.Time) step {
 	return made
 }
 
-// maxRefusals is how many refusals are kept. The oldest is dropped first.
+// maxRefusals is the maximum number of refused requests in memory. Beyond it the oldest
+// is dropped.
 const maxRefusals = 10_000
 
-// Refusals keeps the latest refused requests in memory, so that an operator who has a
-// request id can see why it was refused. It is safe for concurrent use.
+// Refusals holds the latest refused requests in memory. With the id of a request, an
+// operator can look up why it was refused. Refusals is safe for concurrent use.
 type Refusals struct {
 	mu   sync.Mutex
-	list []refused // a ring, once it has maxRefusals entries
-	next int       // index of the oldest entry in a full ring, which is replaced next
+	list []refused // a ring buffer, once it has maxRefusals entries
+	next int       // index of the oldest entry in a full list; the next refusal replaces it
 }
 
-// refused is one request that was answered with an error.
+// refused describes one request that was answered with an error.
 type refused struct {
 	id, method, route, step, code, message string
 	status                                 int
@@ -273,11 +281,11 @@ type refused struct {
 	limits                                 []LimitStatus
 }
 
-// NewRefusals returns empty Refusals.
+// NewRefusals returns a Refusals without entries.
 func NewRefusals() *Refusals { return &Refusals{} }
 
-// Note records the outcome of a request if it was answered with an error. The server
-// calls it after each request; it copies what it keeps of o.
+// Note adds a request to the list if it was answered with an error. The server calls it
+// after each request. Note copies the values that it needs, so the caller may reuse o.
 func (f *Refusals) Note(o *Outcome) {
 	if o.Code == "" || o.Status < http.StatusBadRequest {
 		return
@@ -287,7 +295,7 @@ func (f *Refusals) Note(o *Outcome) {
 		limits: slices.Clone(o.Limits),
 	}
 	if r.step == StepHandler && r.code == ErrRateLimit.Code {
-		r.step = StepLimit // a handler charges daily limits in the transaction of its change
+		r.step = StepLimit // a handler charges daily limits itself, in its transaction
 	}
 	if o.Found != nil {
 		r.key, r.name, r.owner = o.Found.ID, o.Found.Name, o.Found.OwnerName
@@ -302,11 +310,13 @@ func (f *Refusals) Note(o *Outcome) {
 	f.next = (f.next + 1) % maxRefusals
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (f *Refusals) AdminRoutes() []Route {
 	return []Route{{Method: "GET", Path: "/admin/v1/refusals", Handle: f.show}}
 }
 
+// show answers with a page of the list, newest first. The query may filter it by id, key
+// and code.
 func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
@@ -316,7 +326,7 @@ func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
 	id, key, code := q.Get("id"), q.Get("key"), q.Get("code")
 	var found []refused
 	f.mu.Lock()
-	for i := range f.list { // newest first
+	for i := range f.list { // i counts back from the newest entry
 		n := len(f.list)
 		one := f.list[(f.next-1-i+2*n)%n]
 		if (id == "" || one.id == id) && (key == "" || one.key == key) && (code == "" || one.code == code) {
@@ -334,6 +344,7 @@ func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
+// shown returns the JSON fields of a refused request.
 func (r refused) shown() map[string]any {
 	limits := []any{}
 	for _, s := range r.limits {

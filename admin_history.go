@@ -12,43 +12,45 @@ import (
 	"time"
 )
 
-// The kinds of subjects: the service as a whole, a key by its id, a route by its
-// pattern, and a reason for a refusal by its error code. They are stored.
+// The kinds of subjects whose requests are counted. They are part of database keys, so
+// they must not change.
 const (
-	ofService = 't'
-	ofKey     = 'k'
-	ofRoute   = 'r'
-	ofCode    = 'c'
+	ofService = 't' // the whole service
+	ofKey     = 'k' // a key
+	ofRoute   = 'r' // a route
+	ofCode    = 'c' // an error code
 )
 
-// subject identifies one history.
+// subject identifies a thing whose requests are counted, such as a key.
 type subject struct {
-	Kind byte
-	Name string // "" for the service
+	Kind byte   // ofService, ofKey, ofRoute or ofCode
+	Name string // id of the key, pattern of the route, or error code; "" for the service
 }
 
+// key returns the database key of the subject's history.
 func (s subject) key() []byte { return append([]byte{s.Kind}, s.Name...) }
 
-// History counts the requests of the API by key, route and error code, per hour and
-// per day. It counts in memory until Flush stores the counts, so a crash loses what
-// was counted since the last Flush. It is safe for concurrent use.
+// History counts the requests to the API by key, route and error code, for each hour and
+// each day. It counts in memory until Flush stores the counts. A crash loses the counts
+// since the last Flush. History is safe for concurrent use.
 type History struct {
 	store    *Store
 	seed     maphash.Seed
 	shards   [64]tallies
-	flushing sync.RWMutex // write-locked while Flush moves counts to disk, so that readers miss none
-	swept    []byte       // database key at which the next Sweep begins; nil: the first
+	flushing sync.RWMutex // write-locked while Flush moves counts to disk, so that readers miss no counts
+	swept    []byte       // database key at which the next Sweep begins; nil: the first key
 }
 
-// tallies holds the counts of one shard since the last Flush: those of some keys, and
-// those of the routes and error codes of the same requests.
+// tallies holds the counts of one shard since the last Flush. Each key belongs to one shard.
+// Its requests are also counted there by route and by error code.
 type tallies struct {
 	mu                  sync.Mutex
 	keys, routes, codes map[string]*recent
 	limited             map[string]time.Time // when a limit last refused a key
-	_                   [24]byte             // pads to a cache line, so that shards share none
+	_                   [24]byte             // padding, so that no two shards share a cache line
 }
 
+// clear resets the counts. It keeps limited.
 func (t *tallies) clear() {
 	t.keys, t.routes, t.codes = map[string]*recent{}, map[string]*recent{}, map[string]*recent{}
 }
@@ -56,10 +58,10 @@ func (t *tallies) clear() {
 // recent holds the counts of one subject since the last Flush.
 type recent struct {
 	Slot         // the hour of the latest request
-	older []Slot // hours counted before it; several may be of the same hour
+	older []Slot // counts before Slot; an hour may occur more than once
 }
 
-// NewHistory returns a History that keeps its counts in store.
+// NewHistory returns a History that stores its counts in store.
 func NewHistory(store *Store) *History {
 	h := &History{store: store, seed: maphash.MakeSeed()}
 	for i := range h.shards {
@@ -69,11 +71,12 @@ func NewHistory(store *Store) *History {
 	return h
 }
 
-// Note counts an answered request. key is "" if the request had no known key, code is
-// "" if it was not refused. It is called for every request, so it allocates only for
-// a subject that is new since the last Flush, in a new hour, or for a 429.
+// Note counts an answered request. key is the id of its key, or "" if the request had no
+// known key. code is its error code, or "" if it was not refused. Note is called for every
+// request, so it rarely allocates: only for the first request of a subject since the last
+// Flush or in an hour, and for a request with status 429.
 func (h *History) Note(key, route, code string, status int, at time.Time) {
-	spread := uint64(at.UnixNano()) >> 10 // without a key any shard will do
+	spread := uint64(at.UnixNano()) >> 10 // a request without a key may go to any shard
 	if key != "" {
 		spread = maphash.String(h.seed, key)
 	}
@@ -93,6 +96,8 @@ func (h *History) Note(key, route, code string, status int, at time.Time) {
 	s.mu.Unlock()
 }
 
+// count adds one request to the counts of name in the map in. outcome is an index in
+// Counts.
 func count(in map[string]*recent, name string, hour int64, outcome int) {
 	r := in[name]
 	if r == nil {
@@ -106,9 +111,9 @@ func count(in map[string]*recent, name string, hour int64, outcome int) {
 	r.Tally[outcome]++
 }
 
-// collect returns the counts in memory of the subjects that want selects. Slots of the
-// same hour are not added up. The counts of the service are those of all routes. With
-// take it also resets the counts of all subjects.
+// collect returns the counts in memory of every subject for which want returns true. An
+// hour may occur in several slots of a subject. The counts of the service are the counts
+// of all routes. With take it also resets the counts of all subjects.
 func (h *History) collect(want func(subject) bool, take bool) map[subject][]Slot {
 	all := map[subject][]Slot{}
 	for i := range h.shards {
@@ -133,16 +138,17 @@ func (h *History) collect(want func(subject) bool, take bool) map[subject][]Slot
 	return all
 }
 
-// usageBucket is the bucket of the rings. A key in it is a kind and a name.
+// usageBucket is the database bucket with the stored histories. A key in it consists of the
+// kind and the name of a subject.
 const usageBucket = "usage_history"
 
-// flushPart is how many subjects one transaction stores. It bounds how long other
-// writes wait.
+// flushPart is the maximum number of subjects that Flush stores in one transaction. It
+// limits how long other writes wait.
 const flushPart = 2000
 
-// Flush stores what was counted since the last Flush. If a stored history cannot be
-// read, Flush replaces it with a new one and returns an error after storing the rest.
-// If a transaction fails, the counts that are not stored yet are lost.
+// Flush stores the counts since the last Flush. If a stored history cannot be read, Flush
+// replaces it with an empty history, stores all other counts and returns an error. If a
+// transaction fails, the counts that are not stored yet are lost.
 func (h *History) Flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
@@ -176,8 +182,8 @@ func (h *History) Flush() error {
 	return damaged
 }
 
-// stored returns the stored ring of a subject. The ring is empty if there is none, and
-// also with an error.
+// stored returns the stored history of a subject. It returns an empty ring if no history is
+// stored, or if there is an error.
 func (h *History) stored(tx *Tx, s subject) (ring, error) {
 	value, err := tx.Get(usageBucket, s.key())
 	if err != nil || value == nil {
@@ -185,13 +191,13 @@ func (h *History) stored(tx *Tx, s subject) (ring, error) {
 	}
 	r, err := readRing(value)
 	if err != nil {
-		return ring{}, fmt.Errorf("usage of %q: %w", s.key(), err)
+		return ring{}, fmt.Errorf("usage history %q: %w", s.key(), err)
 	}
 	return r, nil
 }
 
-// Of returns the buckets of a subject in a period, oldest first, with all requests up
-// to now. Empty buckets are left out. It must not be called inside a transaction.
+// Of returns the buckets of a subject in a period, oldest first. They include the requests
+// that are not stored yet. Empty buckets are left out. Do not call Of inside a transaction.
 func (h *History) Of(s subject, span period) ([]bucket, error) {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
@@ -209,8 +215,9 @@ func (h *History) Of(s subject, span period) ([]bucket, error) {
 	return r.Within(span), nil
 }
 
-// LimitedAt returns when a limit last refused a key in this run of the program, or the
-// zero time. Times older than limitedSpan are forgotten by the next Sweep.
+// LimitedAt returns when a limit last refused a request with this key. It returns the zero
+// time if that did not happen in this run of the program, or if it happened more than
+// limitedSpan ago and a Sweep has run since.
 func (h *History) LimitedAt(key string) time.Time {
 	t := &h.shards[maphash.String(h.seed, key)%uint64(len(h.shards))]
 	t.mu.Lock()
@@ -221,7 +228,7 @@ func (h *History) LimitedAt(key string) time.Time {
 // limitedSpan is how long History remembers that a limit refused a key.
 const limitedSpan = 5 * time.Minute
 
-// forget drops the refusals by limits that are older than limitedSpan.
+// forget deletes the times for LimitedAt that are older than limitedSpan.
 func (h *History) forget(now time.Time) {
 	for i := range h.shards {
 		t := &h.shards[i]
@@ -231,7 +238,7 @@ func (h *History) forget(now time.Time) {
 	}
 }
 
-// recently returns the counts in memory of one subject. The caller owns the slice.
+// recently returns the counts in memory of one subject. The caller may change the slice.
 func (h *History) recently(s subject) []Slot {
 	if s.Kind != ofKey {
 		return h.collect(func(other subject) bool { return other == s }, false)[s]
@@ -245,14 +252,14 @@ func (h *History) recently(s subject) []Slot {
 	return nil
 }
 
-// All calls visit for each subject of a kind that has requests in a period, in the
-// byte order of the names. It stops at the first error of visit and returns it. visit
-// runs inside a read transaction. All must not be called inside a transaction.
+// All calls visit for each subject of a kind that has requests in a period. The subjects are
+// sorted by the bytes of their names. All stops at the first error of visit and returns it.
+// visit runs inside a read transaction. Do not call All inside a transaction.
 func (h *History) All(kind byte, span period, visit func(name string, list []bucket) error) error {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
 	recent := h.collect(func(s subject) bool { return s.Kind == kind }, false)
-	only := []string{} // names in memory that the loop below has not reached
+	only := []string{} // names with counts in memory that the loop below has not reached
 	for s := range recent {
 		only = append(only, s.Name)
 	}
@@ -299,12 +306,12 @@ func (h *History) All(kind byte, span period, visit func(name string, list []buc
 	})
 }
 
-// Sweep deletes stored histories that have no request left in the kept hours and days.
-// One call reads up to 1000 histories, and the next call continues there. Call it
-// about once a minute.
+// Sweep deletes each stored history whose requests are all older than the kept hours and
+// days. One call reads up to maxSwept histories, and the next call continues after them.
+// Call it about once a minute.
 func (h *History) Sweep(now time.Time) error {
 	h.forget(now)
-	h.flushing.Lock() // so that no Flush adds to a history between the check and the deletion
+	h.flushing.Lock() // so that no Flush adds to a history after Sweep has read it
 	defer h.flushing.Unlock()
 	var over [][]byte
 	seen, from := 0, h.swept
@@ -339,18 +346,21 @@ func (h *History) Sweep(now time.Time) error {
 	})
 }
 
+// maxSwept is the maximum number of histories that one Sweep reads.
 const maxSwept = 1000
 
-// Counts holds numbers of requests by outcome, in the order of StatusClasses.
+// Counts holds the number of requests for each class of status. The index is the index in
+// StatusClasses.
 type Counts [6]uint64
 
-// StatusClasses returns the names of the fields of Counts. They are for a status below
-// 400, any 4xx except the next three, 401, 403, 429, and 500 or above.
+// StatusClasses returns the names of the classes of status, in the order of Counts. The
+// classes are: below 400, 4xx without the next three classes, 401, 403, 429, and 500 or
+// above.
 func StatusClasses() []string {
 	return []string{"ok", "client_error", "unauthorized", "forbidden", "rate_limited", "server_error"}
 }
 
-// classOf returns the index in Counts for a status.
+// classOf returns the index in Counts for an HTTP status.
 func classOf(status int) int {
 	switch {
 	case status < 400:
@@ -367,7 +377,7 @@ func classOf(status int) int {
 	return 1
 }
 
-// Total returns the number of all requests.
+// Total returns the sum of all numbers.
 func (t Counts) Total() (n uint64) {
 	for _, count := range t {
 		n += count
@@ -375,7 +385,7 @@ func (t Counts) Total() (n uint64) {
 	return n
 }
 
-// Refused returns the number of requests with 401, 403 or 429.
+// Refused returns the number of requests with status 401, 403 or 429.
 func (t Counts) Refused() uint64 { return t[2] + t[3] + t[4] }
 
 // Add adds the numbers of other to t.
@@ -388,13 +398,14 @@ func (t *Counts) Add(other Counts) {
 // Step is the length of one bucket of a history, in seconds.
 type Step int64
 
-// The steps, in UTC. Hours are kept for a week, days for 90 days.
+// The lengths of buckets. Steps begin at full hours and days in UTC. Hours are kept for a
+// week, days for 90 days.
 const (
 	stepHour Step = 60 * 60
 	StepDay  Step = 24 * 60 * 60
 )
 
-// Kept returns how many buckets of this step are kept.
+// Kept returns how many buckets of this length are kept.
 func (s Step) Kept() int {
 	if s == StepDay {
 		return 90
@@ -402,41 +413,43 @@ func (s Step) Kept() int {
 	return 7 * 24
 }
 
-// Number returns the number of the step that contains a time. Step 0 begins with 1970.
+// Number returns the number of the step that contains a time. Step 0 begins at the start of
+// 1970.
 func (s Step) Number(at time.Time) int64 { return at.Unix() / int64(s) }
 
-// bucket holds the counts of one step.
+// bucket holds the counts of one hour or one day.
 type bucket struct {
-	Start time.Time
+	Start time.Time // UTC
 	Tally Counts
 }
 
-// period is a part of a history: the Last steps up to the one that contains Now.
+// period is a span of time that ends with the step which contains Now.
 type period struct {
 	Step Step
-	Last int
+	Last int // length of the period, in steps
 	Now  time.Time
 }
 
-// From returns when the period begins.
+// From returns the time at which the period begins.
 func (s period) From() time.Time { return s.start(s.Step.Number(s.Now) - int64(s.Last) + 1) }
 
-// To returns when the period ends, which is after Now.
+// To returns the time at which the period ends. It is after Now.
 func (s period) To() time.Time { return s.start(s.Step.Number(s.Now) + 1) }
 
+// start returns the time at which step n begins.
 func (s period) start(n int64) time.Time { return time.Unix(n*int64(s.Step), 0).UTC() }
 
-// Slot is a bucket whose step is stored as its number.
+// Slot holds the counts of one hour or one day.
 type Slot struct {
-	At    int64
+	At    int64 // number of the step; see Step.Number
 	Tally Counts
 }
 
-// ring is the stored history of a subject: its last hours and days. The number of a
-// step, modulo the number of kept steps, is its place, so there are never more than
-// are kept. If the wall clock jumps far ahead and back, only the places it used in the
-// meantime lose their older counts.
-type ring struct{ hours, days []Slot }
+// ring is the stored history of a subject: the counts of its last hours and days. The place
+// of a step is its number modulo the number of kept steps, and a new step replaces the step
+// at its place. So there are never more steps than are kept. If the wall clock jumps far
+// ahead and back, only the places used in the meantime lose their older counts.
+type ring struct{ hours, days []Slot } // each sorted by At
 
 func (r *ring) slots(step Step) *[]Slot {
 	if step == StepDay {
@@ -445,13 +458,14 @@ func (r *ring) slots(step Step) *[]Slot {
 	return &r.hours
 }
 
-// Add adds the counts of one hour to the ring, to its hour and to its day.
+// Add adds the counts of one hour to the ring: to the hour and to the day that contains it.
 func (r *ring) Add(s Slot) {
 	const hours = int64(StepDay / stepHour)
 	r.place(stepHour, s)
 	r.place(StepDay, Slot{s.At / hours, s.Tally})
 }
 
+// place adds s to the hours or the days. It deletes another step at the same place.
 func (r *ring) place(step Step, s Slot) {
 	list, kept := r.slots(step), int64(step.Kept())
 	i, found := slices.BinarySearchFunc(*list, s.At, func(a Slot, at int64) int { return cmp.Compare(a.At, at) })
@@ -468,7 +482,7 @@ func (r *ring) place(step Step, s Slot) {
 	*list = slices.Insert(*list, i, s)
 }
 
-// Within returns the buckets in a period, oldest first, without empty ones.
+// Within returns the buckets in a period, oldest first. Empty buckets are left out.
 func (r *ring) Within(span period) []bucket {
 	last := span.Step.Number(span.Now)
 	list := []bucket{}
@@ -480,11 +494,13 @@ func (r *ring) Within(span period) []bucket {
 	return list
 }
 
-// ringVersion is the first byte of a stored ring.
+// ringVersion is the first byte of a stored ring. It identifies the format.
 const ringVersion = 1
 
-// Append appends the stored form of the ring to b. Each slot is its distance from the
-// slot before, a bit for each outcome that is not 0, and the counts of those.
+// Append appends the stored form of the ring to b and returns the result. The form is
+// ringVersion, then the hours, then the days, each with the number of slots in front. A
+// slot is the difference between its number and the previous number, a byte with a bit for
+// each count that is not 0, and these counts.
 func (r *ring) Append(b []byte) []byte {
 	b = append(b, ringVersion)
 	for _, list := range [][]Slot{r.hours, r.days} {
@@ -506,9 +522,10 @@ func (r *ring) Append(b []byte) []byte {
 	return b
 }
 
-var errRing = errors.New("the usage history is not readable")
+var errRing = errors.New("the stored usage history cannot be decoded")
 
-// readRing reads the form that Append writes. It returns errRing for anything else.
+// readRing decodes a ring that Append has encoded. It returns errRing if b cannot be
+// decoded.
 func readRing(b []byte) (r ring, err error) {
 	if len(b) == 0 || b[0] != ringVersion {
 		return r, errRing

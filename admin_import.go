@@ -14,55 +14,56 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// keyImport stores keys that were created elsewhere. A request has the SHA-256 of
-// each secret, never the secret itself.
+// keyImport serves the endpoint that adds keys which were created by another program. A
+// request has the SHA-256 of each secret. It never has the secret itself.
 type keyImport struct {
 	store   *Store
 	keyring *Keyring
 	form    *keyForm
 }
 
-// NewKeyImport returns an import that checks rows with form and adds the keys to
-// keyring.
+// NewKeyImport returns a keyImport that reads and checks the fields of keys with form and
+// adds the keys to keyring.
 func NewKeyImport(store *Store, keyring *Keyring, form *keyForm) *keyImport {
 	return &keyImport{store: store, keyring: keyring, form: form}
 }
 
-// limits returns the names of the limits that a key can have. Each is also a column
-// of a CSV.
+// limits returns the names of the limits that a key can have. Each name may also be the name
+// of a CSV column.
 func (i *keyImport) limits() []string {
 	return i.keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner })
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (i *keyImport) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load}}
 }
 
-// importRow is one row of an import, with the reasons why it cannot be stored.
+// importRow is one row of an import. At most one of unread, twice, held and unfit is set. It
+// is the reason why the row cannot be stored.
 type importRow struct {
-	*Body
-	line   int // line of the CSV, from 1; 0 for JSON
-	digest keytext.Digest
-	unread *Error // why the cells or the digest cannot be read, else nil
-	twice  string // name of the earlier row with the same secret, else ""
-	held   string // id of the stored key with the same secret, else ""
-	unfit  *Error // why no key can be made of the row, else nil
-	key    *Key   // nil until the key is made
+	*Body                 // the fields of the key; nil if the line of the CSV cannot be read
+	line   int            // line of the CSV, from 1; 0 for JSON
+	digest keytext.Digest // SHA-256 of the secret
+	unread *Error         // the cells or the digest cannot be read; nil: they can
+	twice  string         // name of the earlier row with the same secret; "": no such row
+	held   string         // id of the stored key with the same secret; "": no such key
+	unfit  *Error         // the fields are not those of a valid key; nil: not checked yet, or valid
+	key    *Key           // the new key; nil until it is created
 }
 
-// keyBatch is the body of an import. Either all its rows are stored or none. A dry
-// run checks every row with the same code and stores none.
+// keyBatch holds the rows of an import. Either all rows are stored or none. A dry run checks
+// every row with the same code and stores none.
 type keyBatch struct {
 	rows   []*importRow
-	unread error // why the body as a whole cannot be read, else nil
-	dry    bool
+	unread error // the body as a whole cannot be read; nil: it can
+	dry    bool  // whether this is a dry run
 }
 
-// errUndo makes a transaction discard its changes. It is not a failure.
+// errUndo makes a transaction discard its changes. It is not reported to anybody.
 var errUndo = errors.New("undo")
 
-// load handles an import. A dry run answers what the import would do.
+// load handles an import. For a dry run the answer describes what the import would do.
 func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	b := &keyBatch{}
 	switch mode := r.URL.Query().Get("dry_run"); mode {
@@ -99,8 +100,9 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(made), "message": fmt.Sprintf("Imported %d keys.", len(made)), "keys": made})
 }
 
-// add stores the rows, unless one is refused or this is a dry run. A refused row is
-// no error of add: the row holds the reason. An error means that the store failed.
+// add stores a key for each row. It stores none if a row is refused or if this is a dry run.
+// An error means that the store failed. A refused row is not an error of add: the reason
+// is stored in the row.
 func (i *keyImport) add(r *Request, b *keyBatch) error {
 	if b.unread != nil || !b.dry && b.refused() != nil {
 		return nil
@@ -120,9 +122,9 @@ func (i *keyImport) add(r *Request, b *keyBatch) error {
 	return err
 }
 
-// fill stores a key for each row and records in a row why it is refused. After the
-// first refused row only a dry run continues. The store may call fill more than
-// once, so it resets the rows that it reads.
+// fill stores a key for each row, in the transaction tx. If a row is refused, fill stores the
+// reason in the row. Then it stops, unless this is a dry run. The store may run the
+// transaction more than once, so fill first resets the rows.
 func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	var rows []*importRow
 	var digests []keytext.Digest
@@ -142,8 +144,8 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	if !b.dry && b.refused() != nil {
 		return nil
 	}
-	// Keys are added in the order in which the store sorts them: appending behind
-	// all other entries is many times faster than inserting between them.
+	// Keys are added in the order in which the store sorts them, because appending to
+	// the end is many times faster than inserting between other entries.
 	ids := NewKeyIDs(r.Now, len(rows))
 	for at, n := range i.keyring.Order(digests) {
 		err := i.one(tx, r, rows[n], ids[at])
@@ -160,13 +162,14 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	return nil
 }
 
-// one creates and stores the key of a row. An *Error means that the row is refused.
+// one creates and stores the key of a row, with the given id. If the row is refused, it
+// returns an *Error. Any other error means that the store failed.
 func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	key := &Key{ID: id, CreatedAt: r.Now}
 	row.String("hint", &key.Hint)
 	row.Bool("paused", &key.Paused)
 	if len(key.Hint) > 32 {
-		return ErrValidation.With("hint is longer than 32 bytes. It must not hold the secret: give its first or last characters.")
+		return ErrValidation.With("hint is longer than 32 bytes. Send only the first or last characters of the secret, never all of it.")
 	}
 	if err := i.form.Fill(tx, r, key, row.Body, true); err != nil {
 		return err
@@ -178,8 +181,8 @@ func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	return Publish(tx, KeyWebhookEvent(KeyCreated, key, r.Now))
 }
 
-// digests reads the SHA-256 of every row and marks the rows whose SHA-256 appeared
-// in an earlier row.
+// digests reads the SHA-256 of every row. It sets twice in each row whose SHA-256 appeared
+// in an earlier row, and unread in each row whose SHA-256 is missing or malformed.
 func (b *keyBatch) digests() {
 	first := map[keytext.Digest]int{}
 	for n, row := range b.rows {
@@ -205,11 +208,11 @@ func (b *keyBatch) digests() {
 	}
 }
 
-// rowName returns the name of a row in messages. n counts from 0.
+// rowName returns the name of row n in messages. The first row has n = 0.
 func rowName(n int) string { return fmt.Sprintf("keys[%d]", n) }
 
-// refused returns why the batch cannot be imported, or nil if it can. ErrConflict
-// lists the rows whose secrets appear twice or are stored already.
+// refused returns the error because of which the batch cannot be imported, or nil if it can.
+// An ErrConflict lists the rows whose secrets appear twice or are already stored.
 func (b *keyBatch) refused() error {
 	if b.unread != nil {
 		return b.unread
@@ -221,9 +224,9 @@ func (b *keyBatch) refused() error {
 		case row.unread != nil && unread == nil:
 			unread = row.unread.With("%s: %s Nothing was imported.", rowName(n), row.unread.Message)
 		case row.twice != "":
-			twice = append(twice, fmt.Sprintf("%s is %s again", rowName(n), row.twice))
+			twice = append(twice, fmt.Sprintf("%s has the same secret as %s", rowName(n), row.twice))
 		case row.held != "":
-			held = append(held, fmt.Sprintf("%s belongs to the key %s already", rowName(n), row.held))
+			held = append(held, fmt.Sprintf("%s has the same secret as the stored key %s", rowName(n), row.held))
 		case row.unfit != nil && unfit == nil:
 			unfit = row.unfit.With("%s: %s Nothing was imported.", rowName(n), row.unfit.Message)
 		}
@@ -241,16 +244,17 @@ func (b *keyBatch) refused() error {
 	return nil
 }
 
+// duplicates returns an ErrConflict with the texts of list, of which it shows up to 20.
 func duplicates(list []string) error {
-	const most = 20
-	text, more := strings.Join(list[:min(len(list), most)], "; "), ""
-	if len(list) > most {
-		more = fmt.Sprintf(" and %d more", len(list)-most)
+	const maxShown = 20
+	text, more := strings.Join(list[:min(len(list), maxShown)], "; "), ""
+	if len(list) > maxShown {
+		more = fmt.Sprintf("; and %d more", len(list)-maxShown)
 	}
-	return ErrConflict.With("%s%s. Nothing was imported: leave these rows out.", text, more)
+	return ErrConflict.With("%s%s. Nothing was imported. Remove these rows and send the import again.", text, more)
 }
 
-// preview returns the answer of a dry run.
+// preview returns the answer to a dry run. refused is the result of b.refused.
 func (b *keyBatch) preview(refused error) map[string]any {
 	rows := []any{}
 	for n, row := range b.rows {
@@ -267,7 +271,8 @@ func (b *keyBatch) preview(refused error) map[string]any {
 	return answer
 }
 
-// preview returns the part of a dry run's answer for one row, the nth from 0.
+// preview returns the JSON fields of row n in the answer to a dry run. The first row has
+// n = 0.
 func (row *importRow) preview(n int) map[string]any {
 	name := ""
 	if row.Body != nil {
@@ -284,10 +289,10 @@ func (row *importRow) preview(n int) map[string]any {
 	case row.unread != nil:
 		shown["message"] = row.unread.Message
 	case row.twice != "":
-		shown["message"] = fmt.Sprintf("It has the secret of %s.", row.twice)
+		shown["message"] = fmt.Sprintf("The row has the same secret as %s.", row.twice)
 	case row.held != "":
 		shown["result"], shown["key_id"] = "present", row.held
-		shown["message"] = fmt.Sprintf("The key %s has this secret already.", row.held)
+		shown["message"] = fmt.Sprintf("The key %s already has this secret.", row.held)
 	case row.unfit != nil:
 		shown["message"] = row.unfit.Message
 	default:
@@ -301,8 +306,8 @@ func (row *importRow) preview(n int) map[string]any {
 	return shown
 }
 
-// json reads the rows from a JSON array of objects, or from an object with that
-// array under "keys".
+// json reads the rows from a JSON array of objects, or from an object whose field "keys" is
+// such an array.
 func (i *keyImport) json(data []byte) ([]*importRow, error) {
 	if text := strings.TrimSpace(string(data)); strings.HasPrefix(text, "[") {
 		data = []byte(`{"keys":` + text + `}`)
@@ -321,12 +326,12 @@ func (i *keyImport) json(data []byte) ([]*importRow, error) {
 	return rows, body.Err()
 }
 
-// keyColumns are the CSV columns whose cells are copied unchanged into the field of
-// the same name.
+// keyColumns lists the CSV columns whose cells are copied unchanged into the field with the
+// same name.
 var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "expires_at"}
 
-// csv reads the rows from a CSV whose first line has the column names. A line that
-// makes no valid body is returned as a row with unread set.
+// csv reads the rows from a CSV whose first line has the column names. If a line cannot be
+// converted to a body, its row has unread set.
 func (i *keyImport) csv(data []byte) ([]*importRow, error) {
 	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
 	names, err := in.Read()
@@ -336,7 +341,7 @@ func (i *keyImport) csv(data []byte) ([]*importRow, error) {
 	known := slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits())
 	for n, name := range names {
 		if !slices.Contains(known, name) && !strings.HasPrefix(name, "metadata.") || slices.Contains(names[:n], name) {
-			return nil, ErrValidation.With("Column %q is unknown or appears twice. Known are %s and metadata.NAME.", name, strings.Join(known, ", "))
+			return nil, ErrValidation.With("Column %q is unknown or appears twice. Known columns are %s and metadata.NAME.", name, strings.Join(known, ", "))
 		}
 	}
 	var rows []*importRow
@@ -357,8 +362,9 @@ func (i *keyImport) csv(data []byte) ([]*importRow, error) {
 	}
 }
 
-// line makes a body from the cells of one line. Empty cells are left out. Blanks,
-// commas or semicolons separate the words of permissions and allowed_ips.
+// line converts one line of the CSV to a body. names are the column names, and line has the
+// cells. Empty cells are left out. In the columns permissions and allowed_ips, blanks,
+// commas or semicolons separate the words.
 func (i *keyImport) line(names, line []string) (*Body, error) {
 	fields, limits, metadata := map[string]any{}, map[string]any{}, map[string]any{}
 	for n, name := range names {

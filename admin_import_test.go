@@ -73,8 +73,8 @@ func TestKeyImport_Duplicates(t *testing.T) {
 		rows []string
 		want []string
 	}{
-		{[]string{"b", "c", "b", "b"}, []string{"keys[2] is keys[0] again", "keys[3] is keys[0] again"}},
-		{[]string{"d", "a", secret}, []string{"keys[1] belongs to the key " + id, "keys[2] belongs to the key " + own}},
+		{[]string{"b", "c", "b", "b"}, []string{"keys[2] has the same secret as keys[0]", "keys[3] has the same secret as keys[0]"}},
+		{[]string{"d", "a", secret}, []string{"keys[1] has the same secret as the stored key " + id, "keys[2] has the same secret as the stored key " + own}},
 	} {
 		var rows []string
 		for _, s := range tt.rows {

@@ -13,30 +13,30 @@ import (
 	"time"
 )
 
-// KeyRules are the operator's rules for new and changed keys.
+// KeyRules holds the operator's rules for new and changed keys.
 type KeyRules struct {
-	DefaultExpiry time.Duration // lifetime of a key created without expires_at; 0: MaxExpiry
-	MaxExpiry     time.Duration // longest lifetime, from now; 0: no bound
-	MaxPerOwner   int           // keys of an owner that are not revoked; 0: no bound
-	Environments  []string      // the allowed environments; empty: any word
+	DefaultExpiry time.Duration // lifetime of a key that is created without expires_at; 0: MaxExpiry
+	MaxExpiry     time.Duration // longest lifetime, from the request that sets it; 0: no limit
+	MaxPerOwner   int           // maximum number of an owner's keys that are not revoked; 0: no limit
+	Environments  []string      // the allowed environments; empty: any word (see IsWord)
 	SelfRevoke    bool          // whether a key may revoke itself
 }
 
-// keyForm reads the fields of keys from request bodies and checks them.
+// keyForm reads and checks the fields of keys in request bodies.
 type keyForm struct {
 	keyring *Keyring
 	rules   KeyRules
 }
 
-// NewKeyForm returns a form for keys of a keyring, which must follow rules.
+// NewKeyForm returns a keyForm for keys in keyring. It accepts only keys that follow rules.
 func NewKeyForm(keyring *Keyring, rules KeyRules) *keyForm {
 	return &keyForm{keyring: keyring, rules: rules}
 }
 
-// Fill sets the fields of key that are in the body. With create the key is new and
-// also gets its defaults. The error names the field that is wrong: ErrMissing,
-// ErrValidation, or ErrConflict if the owner has too many keys. After an error key
-// may be partly changed and must not be stored.
+// Fill sets the fields of key that the body has. If create is true, the key is new, and Fill
+// also sets the defaults. The error is ErrMissing or ErrValidation with the name of the
+// wrong field, or ErrConflict if the owner has too many keys. After an error key may be
+// partly changed, so it must not be stored.
 func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
 	body.String("name", &key.Name)
 	permissions := []string{}
@@ -54,10 +54,10 @@ func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 		return err
 	}
 	if strings.TrimSpace(key.Name) == "" || len(key.Name) > 200 {
-		return ErrMissing.With("name is missing or longer than 200 bytes. Say where the key will live, such as \"ci-runner\".")
+		return ErrMissing.With("name is missing or longer than 200 bytes. Name the program that uses the key, such as \"ci-runner\".")
 	}
 	if create && !body.Given("permissions") {
-		return ErrMissing.With("permissions is missing. Give an array with at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
+		return ErrMissing.With("permissions is missing. Send an array with at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
 	}
 	var err error
 	if body.Given("permissions") {
@@ -66,7 +66,7 @@ func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 		}
 	}
 	if key.Permissions == 0 && len(key.OwnPermissions) == 0 {
-		return ErrValidation.With("permissions must hold at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
+		return ErrValidation.With("permissions must have at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
 	}
 	if body.Has("allowed_ips") {
 		if key.AllowedIPs, err = ParseNetworks(allowed); err != nil {
@@ -85,18 +85,19 @@ func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 	return f.fillOwner(tx, r, key, body, create)
 }
 
-// fillExpiry sets the expiry of a key. A new key without expires_at gets the default
-// lifetime, or the longest one if there is no default.
+// fillExpiry sets the time at which a key expires. If create is true and the body has no
+// expires_at, the key gets the lifetime DefaultExpiry, or MaxExpiry if that is 0. If both
+// are 0 the key never expires.
 func (f *keyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) error {
 	body.Time("expires_at", &key.ExpiresAt)
 	if err := body.Err(); err != nil {
 		return err
 	}
-	most := f.rules.MaxExpiry
+	longest := f.rules.MaxExpiry
 	if create && !body.Has("expires_at") {
 		length := f.rules.DefaultExpiry
 		if length == 0 {
-			length = most
+			length = longest
 		}
 		if length > 0 {
 			key.ExpiresAt = now.Add(length)
@@ -107,15 +108,16 @@ func (f *keyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) e
 	}
 	switch {
 	case body.Given("expires_at") && !key.ExpiresAt.After(now):
-		return ErrValidation.With("expires_at is not in the future: the server has %s.", now.UTC().Format(time.RFC3339))
-	case most > 0 && (key.ExpiresAt.IsZero() || key.ExpiresAt.After(now.Add(most))):
-		return ErrValidation.With("expires_at must be at most %s from now, so by %s: keys.max_expiry in the configuration is %s.",
-			days(most), now.Add(most).UTC().Format(time.RFC3339), days(most))
+		return ErrValidation.With("expires_at is not in the future. The time of the server is %s.", now.UTC().Format(time.RFC3339))
+	case longest > 0 && (key.ExpiresAt.IsZero() || key.ExpiresAt.After(now.Add(longest))):
+		return ErrValidation.With("expires_at must be at most %s from now, which is %s. The setting keys.max_expiry is %s.",
+			days(longest), now.Add(longest).UTC().Format(time.RFC3339), days(longest))
 	}
 	return nil
 }
 
-// days formats a duration, as "30 days" if it is a whole number of days.
+// days returns a duration as text: "30 days" if it is a whole number of days, otherwise
+// for example "36h0m0s".
 func days(d time.Duration) string {
 	const day = 24 * time.Hour
 	if d >= day && d%day == 0 {
@@ -124,22 +126,23 @@ func days(d time.Duration) string {
 	return d.String()
 }
 
+// fillEnvironment sets the environment of a key. "" means that it has none.
 func (f *keyForm) fillEnvironment(key *Key, body *Body) error {
 	body.String("environment", &key.Environment)
 	if err := body.Err(); err != nil || key.Environment == "" || !body.Has("environment") {
 		return err
 	}
 	if list := f.rules.Environments; len(list) > 0 && !slices.Contains(list, key.Environment) {
-		return ErrValidation.With("environment must be one of %s, which are keys.environments in the configuration; got %q.", strings.Join(list, ", "), key.Environment)
+		return ErrValidation.With("environment must be one of %s, as in the setting keys.environments; got %q.", strings.Join(list, ", "), key.Environment)
 	}
 	if !IsWord(key.Environment) {
-		return ErrValidation.With("environment must be a word of a-z, 0-9, - and _, such as live; got %q.", key.Environment)
+		return ErrValidation.With("environment must have 1 to 32 of the characters a-z, 0-9, - and _ and begin with a letter, such as live; got %q.", key.Environment)
 	}
 	return nil
 }
 
-// fillMaps sets the limits and the metadata of a key. Limits that the body leaves
-// out keep their value; metadata is replaced as a whole.
+// fillMaps sets the limits and the metadata of a key. Limits that the body does not have keep
+// their values. Metadata in the body replaces all metadata of the key.
 func (f *keyForm) fillMaps(key *Key, body *Body) error {
 	limits, metadata := map[string]any{}, map[string]any{}
 	body.Map("limits", &limits)
@@ -169,8 +172,9 @@ func (f *keyForm) fillMaps(key *Key, body *Body) error {
 	return nil
 }
 
-// fillOwner sets the owner of a key and creates the owner if the name is new. It
-// returns ErrConflict if the owner already has MaxPerOwner keys.
+// fillOwner sets the owner of a key. If there is no owner with this name, it creates the
+// owner. It returns ErrConflict if the owner already has MaxPerOwner keys that are not
+// revoked.
 func (f *keyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
 	name := ""
 	body.String("owner", &name)
@@ -182,23 +186,23 @@ func (f *keyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create boo
 		return err
 	}
 	another := create || o.ID != key.Owner
-	if most := f.rules.MaxPerOwner; most > 0 && another && f.keyring.CountLive(tx, o.ID, most) >= most {
-		return ErrConflict.With("The owner %q has %d keys that are not revoked, as many as keys.max_per_owner in the configuration allows. Revoke one, or raise it.", o.Name, most)
+	if limit := f.rules.MaxPerOwner; limit > 0 && another && f.keyring.CountLive(tx, o.ID, limit) >= limit {
+		return ErrConflict.With("The owner %q has %d keys that are not revoked. The setting keys.max_per_owner allows no more. Revoke a key, or raise the setting.", o.Name, limit)
 	}
 	key.Owner, key.OwnerName = o.ID, o.Name
 	return nil
 }
 
-// setLimit sets one limit of a key. A nil value, which is null in JSON, restores the
-// default.
+// setLimit sets the limit called name in limits, the map of a key. value is from the JSON
+// body. If it is nil, which is null in JSON, the key gets the default limit.
 func (f *keyForm) setLimit(limits map[string]int, name string, value any) error {
 	rule, ok := f.keyring.Rights().Limit(name)
 	if !ok {
-		return ErrValidation.With("limits: unknown limit %q. Known are %s.", name,
+		return ErrValidation.With("limits: unknown limit %q. Known limits are %s.", name,
 			strings.Join(f.keyring.Rights().LimitNames(func(l LimitRule) bool { return !l.Owner }), ", "))
 	}
 	if rule.Owner {
-		return ErrValidation.With("limits.%s counts over all keys of an owner, so no key has it for itself. Set it with the owner.", name)
+		return ErrValidation.With("limits.%s counts the requests of all keys of an owner together, so it cannot be set for one key. Set it for the owner.", name)
 	}
 	if value == nil {
 		delete(limits, name)
@@ -213,20 +217,20 @@ func (f *keyForm) setLimit(limits map[string]int, name string, value any) error 
 	return nil
 }
 
-// keyQuery holds the filters and the order of a list of keys.
+// keyQuery holds the filters and the order of a list of keys. A key must pass all filters.
 type keyQuery struct {
-	status, search, environment, owner string // "": no filter
-	permission                         Permission
-	unused                             time.Duration // neither used nor created for so long; 0: no filter
-	sort                               string
+	status, search, environment, owner string        // "": no filter; search is in lower case
+	permission                         Permission    // permission that the key must have; 0: no filter
+	unused                             time.Duration // the key was neither used nor created within this time; 0: no filter
+	sort                               string        // "created", "name", "last_used", "expires"; "": newest first
 	ascending                          bool
 }
 
-// statusLive is the filter for keys of every status except revoked.
+// statusLive is the filter for keys with every status except revoked.
 const statusLive = "live"
 
-// readKeyQuery reads the query parameters of a list. ErrValidation names the
-// parameter that is wrong.
+// readKeyQuery reads the filters and the order from a query. It returns ErrValidation with
+// the name of the parameter that is wrong.
 func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 	f = keyQuery{
 		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
@@ -264,13 +268,13 @@ func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 	return f, nil
 }
 
-// maxSorted is how many keys a filtered or sorted list may match. It bounds memory:
-// the list holds a keyRow for each match.
+// maxSorted is the maximum number of keys that may match a filtered or sorted list. It limits
+// the memory, because the list needs a keyRow for each match.
 const maxSorted = 200_000
 
-// Page returns the keys of one page and the number of keys on all pages. Without a
-// filter, newest first, it stops reading at the end of the page. Any other query
-// reads all keys, and returns ErrValidation if more than maxSorted match.
+// Page returns the keys of one page and the number of keys on all pages. If there is no
+// filter and the order is newest first, it stops reading at the end of the page. For any
+// other query it reads all keys. It returns ErrValidation if more than maxSorted match.
 func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys []*Key, count int, err error) {
 	if f == (keyQuery{}) || f == (keyQuery{sort: "created"}) {
 		if count, err = keyring.Count(tx); err != nil {
@@ -301,13 +305,14 @@ func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys
 	return keys, len(rows), nil
 }
 
-// keyRow holds the values that a key is sorted by.
+// keyRow holds the id of a key and the values by which it is sorted. Values that the order
+// does not need are zero.
 type keyRow struct {
 	id, name string
 	at       int64 // Unix nanoseconds
 }
 
-// all returns the keys that match, newest first.
+// all returns a row for each key that matches, newest first.
 func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, err error) {
 	var failed error
 	err = keyring.Each(tx, func(k *Key) bool {
@@ -336,7 +341,7 @@ func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, e
 		}
 		rows = append(rows, row)
 		if len(rows) > maxSorted {
-			failed = ErrValidation.With("More than %d keys fit, too many to filter and sort. Narrow the list by owner, environment or search.", maxSorted)
+			failed = ErrValidation.With("More than %d keys match, which is too many to sort. Filter by owner, environment or search.", maxSorted)
 		}
 		return failed == nil
 	})
@@ -350,7 +355,7 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// orBefore returns a time in Unix nanoseconds for sorting. The zero time, "never",
+// orBefore returns a time in Unix nanoseconds, for sorting. The zero time means never and
 // sorts before every other time.
 func orBefore(at time.Time) int64 {
 	if at.IsZero() {
@@ -359,6 +364,7 @@ func orBefore(at time.Time) int64 {
 	return at.UnixNano()
 }
 
+// order sorts rows, which are newest first.
 func (f keyQuery) order(rows []keyRow) {
 	sign := -1
 	if f.ascending {
@@ -374,6 +380,7 @@ func (f keyQuery) order(rows []keyRow) {
 	}
 }
 
+// matches reports whether a key passes all filters except unused, which needs the store.
 func (f keyQuery) matches(k *Key, now time.Time) bool {
 	status := k.Status(now)
 	if f.status == statusLive && status == StatusRevoked || f.status != "" && f.status != statusLive && status != f.status {

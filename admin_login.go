@@ -17,13 +17,13 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// operator is a stored person who may log in to the dashboard.
+// operator is the stored record of a person who may log in to the dashboard.
 type operator struct {
 	ID        uint64    `json:"id"`
 	Name      string    `json:"name"`
-	Password  string    `json:"password"` // argon2id hash, in the PHC string format
+	Password  string    `json:"password"` // argon2id hash of the password, in the PHC string format
 	CreatedAt time.Time `json:"created_at"`
-	ChangedAt time.Time `json:"changed_at,omitzero"` // last change of the password; zero: never
+	ChangedAt time.Time `json:"changed_at,omitzero"` // last change of the password; zero: never changed
 }
 
 var operatorTable = Table[operator]{
@@ -32,19 +32,18 @@ var operatorTable = Table[operator]{
 	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }
 
-// The cost of hashing a password with argon2id (RFC 9106 section 4): memory in KiB,
-// passes, lanes. The numbers are the second set of the OWASP password storage cheat
-// sheet.
+// The cost of hashing a password with argon2id (RFC 9106 section 4). The values are the
+// second set in the OWASP password storage cheat sheet.
 const (
-	hashMemory = 19 * 1024
+	hashMemory = 19 * 1024 // KiB
 	hashPasses = 2
 	hashLanes  = 1
 )
 
-// The length of a password: the minimum in characters, the maximum in bytes.
+// The allowed length of a password.
 const (
-	minPassword = 10
-	maxPassword = 1024
+	minPassword = 10   // characters
+	maxPassword = 1024 // bytes
 )
 
 // setupSpan is how long a set-up link is valid.
@@ -56,18 +55,18 @@ func (o operator) Actor() string { return fmt.Sprintf("operator %d %s", o.ID, o.
 // Operators stores the operators who may log in. It is safe for concurrent use.
 type Operators struct {
 	store   *Store
-	hashing chan struct{} // one slot per running hash, which bounds the memory for hashing
+	hashing chan struct{} // has one element for each running hash; its capacity limits the memory for hashing
 }
 
-// NewOperators returns Operators that keeps its records in store.
+// NewOperators returns an Operators that keeps its records in store.
 func NewOperators(store *Store) *Operators {
 	return &Operators{store: store, hashing: make(chan struct{}, 2)}
 }
 
-// OperatorTables returns the tables of operators, for the check of the store.
+// OperatorTables returns the tables of operators, which a check of the store reads.
 func OperatorTables() []Checked { return []Checked{operatorTable} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (o *Operators) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/operators", Handle: o.list},
@@ -78,22 +77,24 @@ func (o *Operators) AdminRoutes() []Route {
 	}
 }
 
+// hash returns the argon2id hash of a password, 32 bytes. It waits while two other hashes
+// are running.
 func (o *Operators) hash(password string, salt []byte) []byte {
 	o.hashing <- struct{}{}
 	defer func() { <-o.hashing }()
 	return argon2.IDKey([]byte(password), salt, hashPasses, hashMemory, hashLanes, 32)
 }
 
-// seal returns the stored form of a password: a hash with a new salt.
+// seal returns the stored form of a password, which is a hash with a new random salt.
 func (o *Operators) seal(password string) string {
 	salt := make([]byte, 16)
-	_, _ = rand.Read(salt) // never fails; the program ends if the system has no random bytes
+	_, _ = rand.Read(salt) // never returns an error; the program ends if the system has no random bytes
 	b64 := base64.RawStdEncoding
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashPasses, hashLanes, b64.EncodeToString(salt), b64.EncodeToString(o.hash(password, salt)))
 }
 
-// opens reports whether password matches the stored form. It uses the costs in the
-// stored form, so hashes made with other costs still match.
+// opens reports whether password matches stored, the result of seal. It uses the costs that
+// are part of stored, so a password still matches after the constants have changed.
 func (o *Operators) opens(stored, password string) bool {
 	parts := strings.Split(stored, "$")
 	if len(parts) != 6 || parts[1] != "argon2id" {
@@ -114,9 +115,9 @@ func (o *Operators) opens(stored, password string) bool {
 	return subtle.ConstantTimeCompare(argon2.IDKey([]byte(password), salt, passes, memory, lanes, uint32(len(want))), want) == 1
 }
 
-// Authenticate returns the operator with this name and password, or ErrLogin. It
-// takes as long for an unknown name as for a wrong password, so the time does not
-// show which names exist.
+// Authenticate returns the operator with this name and password. It returns ErrLogin if the
+// name or the password is wrong. Upper and lower case of the name are equal. An unknown name
+// takes as long as a wrong password, so the time does not show which names exist.
 func (o *Operators) Authenticate(name, password string) (operator, error) {
 	if len(password) > maxPassword {
 		return operator{}, ErrLogin
@@ -139,10 +140,10 @@ func (o *Operators) Authenticate(name, password string) (operator, error) {
 	return found, nil
 }
 
-// Get returns an operator, or ErrNotFound.
+// Get returns the operator with this id, or ErrNotFound.
 func (o *Operators) Get(tx *Tx, id uint64) (operator, error) { return operatorTable.Get(tx, IDKey(id)) }
 
-// Find is Get in a transaction of its own.
+// Find is like Get, but runs its own transaction.
 func (o *Operators) Find(id uint64) (op operator, err error) {
 	err = o.store.View(func(tx *Tx) error {
 		op, err = o.Get(tx, id)
@@ -151,12 +152,12 @@ func (o *Operators) Find(id uint64) (op operator, err error) {
 	return op, err
 }
 
-// SetupHolds is CheckSetup in a transaction of its own.
+// SetupHolds is like CheckSetup, but runs its own transaction.
 func (o *Operators) SetupHolds(token string, now time.Time) error {
 	return o.store.View(func(tx *Tx) error { return o.CheckSetup(tx, token, now) })
 }
 
-// Any reports whether there is an operator.
+// Any reports whether at least one operator exists.
 func (o *Operators) Any() (bool, error) {
 	n := 0
 	err := o.store.View(func(tx *Tx) (err error) {
@@ -166,18 +167,18 @@ func (o *Operators) Any() (bool, error) {
 	return n > 0, err
 }
 
-// checkPassword returns ErrValidation if a new password is too short or too long.
+// checkPassword returns ErrValidation if password is too short or too long for a new one.
 func checkPassword(password string) error {
 	if utf8.RuneCountInString(password) < minPassword || len(password) > maxPassword {
-		return ErrValidation.With("password must have %d characters or more, and at most %d bytes.", minPassword, maxPassword)
+		return ErrValidation.With("password must have at least %d characters and at most %d bytes.", minPassword, maxPassword)
 	}
 	return nil
 }
 
-// Create stores a new operator. If setup is not "" it must be the token of a valid
-// set-up link, which works only once and only for the first operator; otherwise
-// Create returns ErrSetup. It returns ErrConflict if the name is taken, and
-// ErrValidation if the name or the password is not allowed.
+// Create stores a new operator. If setup is not "", it must be the token of the valid set-up
+// link, which works only once and only for the first operator. Create returns ErrSetup if
+// setup is not valid, ErrConflict if the name is taken, and ErrValidation if the name or
+// the password is not allowed.
 func (o *Operators) Create(by AuditContext, name, password, setup string) (made operator, err error) {
 	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
 		return made, ErrValidation.With("name must have 1 to 100 bytes.")
@@ -185,7 +186,7 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	if err := checkPassword(password); err != nil {
 		return made, err
 	}
-	if setup != "" { // first, because hashing is expensive
+	if setup != "" { // checked before hashing, which is expensive
 		if err := o.SetupHolds(setup, by.Late()); err != nil {
 			return made, err
 		}
@@ -198,7 +199,7 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 			}
 		}
 		if operatorTable.Has(tx, "name", []byte(strings.ToLower(name))) {
-			return ErrConflict.With("There is an operator named %q.", name)
+			return ErrConflict.With("An operator named %q already exists. Choose another name.", name)
 		}
 		id, err := operatorTable.NextID(tx)
 		if err != nil {
@@ -210,15 +211,15 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	return made, err
 }
 
-// setupMark returns the stored form of the one valid set-up link: the SHA-256 of its
-// token and its end.
+// setupMark returns the stored form of a set-up link: the SHA-256 of its token, then the
+// time at which the link expires. Only one link is stored.
 func setupMark(token string, until time.Time) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return append(sum[:], IDKey(uint64(until.UnixMilli()))...)
 }
 
-// CheckSetup returns ErrSetup unless token is that of the valid set-up link and there
-// is no operator yet. now is of Clock.Latest.
+// CheckSetup returns ErrSetup unless token belongs to the valid set-up link and no operator
+// exists yet. now must be from Clock.Latest.
 func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 	n, err := operatorTable.Count(tx)
 	if err != nil {
@@ -238,8 +239,8 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 	return nil
 }
 
-// SetupToken returns the token of a new set-up link, which replaces any earlier one.
-// Only its hash is stored. It returns ErrConflict if there is an operator already.
+// SetupToken creates a set-up link and returns its token. An earlier link stops working. Only
+// the hash of the token is stored. SetupToken returns ErrConflict if an operator exists.
 func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 	token = keytext.RandomHex(32)
 	err = by.Update(o.store, func(tx *Tx) error {
@@ -248,15 +249,16 @@ func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 			return err
 		}
 		if n > 0 {
-			return ErrConflict.With("There is an operator already. Log in, or use latchkey admin passwd.")
+			return ErrConflict.With("An operator already exists. Log in, or set a new password with latchkey admin passwd.")
 		}
 		return tx.Put("meta", []byte("setup"), setupMark(token, by.Late().Add(setupSpan)))
 	})
 	return token, err
 }
 
-// SetPassword changes a password and ends every session of the operator except the
-// one with the hash keep. A nil keep ends all of them.
+// SetPassword changes the password of the operator with this id. It ends all sessions of the
+// operator except the session whose token has the hash keep. If keep is nil it ends all.
+// SetPassword returns ErrNotFound if there is no such operator.
 func (o *Operators) SetPassword(by AuditContext, id uint64, password string, keep []byte) error {
 	if err := checkPassword(password); err != nil {
 		return err
@@ -272,6 +274,7 @@ func (o *Operators) SetPassword(by AuditContext, id uint64, password string, kee
 	})
 }
 
+// showOperator returns the JSON fields of an operator, without the password.
 func showOperator(op operator) map[string]any {
 	return map[string]any{"id": op.ID, "name": op.Name, "created_at": Seconds(op.CreatedAt), "password_changed_at": Seconds(op.ChangedAt)}
 }
@@ -327,7 +330,7 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if err := o.SetPassword(r.Deed(), id, password, nil); err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Changed. All sessions of the operator are ended."})
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": "The password was changed, and all sessions of the operator were ended."})
 }
 
 func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
@@ -341,7 +344,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": "The operator was deleted."})
 }
 
 func (o *Operators) link(w http.ResponseWriter, r *Request) error {
@@ -352,15 +355,15 @@ func (o *Operators) link(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"path": SetupPath(token), "expires_at": Seconds(r.Latest.Add(setupSpan))})
 }
 
-// SetupPath returns the path and query of a set-up link.
+// SetupPath returns the path and query of the set-up link with this token.
 func SetupPath(token string) string { return "/setup?token=" + token }
 
-// session is a stored login to the dashboard. Of its token only the hash is stored.
+// session is the stored record of a login to the dashboard. Its token is not stored.
 type session struct {
-	Hash      []byte    `json:"hash"`
-	Operator  uint64    `json:"operator"`
+	Hash      []byte    `json:"hash"`     // SHA-256 of the token
+	Operator  uint64    `json:"operator"` // id of the operator
 	CreatedAt time.Time `json:"created_at"`
-	SeenAt    time.Time `json:"seen_at"`
+	SeenAt    time.Time `json:"seen_at"` // last request, give or take seenStep
 }
 
 var sessionTable = Table[session]{
@@ -372,35 +375,36 @@ var sessionTable = Table[session]{
 	},
 }
 
-// Sessions stores the logins to the dashboard. A session holds only an identity,
-// which is why no session library is used. It is safe for concurrent use.
+// Sessions stores the sessions of operators in the dashboard. A session identifies only an
+// operator and holds no other data, so no session library is used. Sessions is safe for
+// concurrent use.
 type Sessions struct {
-	store     *Store
-	idle, max time.Duration
+	store       *Store
+	idleTimeout time.Duration
+	maxAge      time.Duration
 }
 
-// NewSessions returns Sessions that keeps its records in store. A session ends
-// when it has had no request for the duration idle, or when the duration most has
-// passed since the login.
-func NewSessions(store *Store, idle, most time.Duration) *Sessions {
-	return &Sessions{store: store, idle: idle, max: most}
+// NewSessions returns a Sessions that keeps its records in store. A session ends when it had
+// no request for idleTimeout, or when maxAge has passed since the login.
+func NewSessions(store *Store, idleTimeout, maxAge time.Duration) *Sessions {
+	return &Sessions{store: store, idleTimeout: idleTimeout, maxAge: maxAge}
 }
 
-// SessionTables returns the tables of sessions, for the check of the store.
+// SessionTables returns the tables of sessions, which a check of the store reads.
 func SessionTables() []Checked { return []Checked{sessionTable} }
 
-// Longest returns how long a session can last.
-func (s *Sessions) Longest() time.Duration { return s.max }
+// Longest returns the maximum length of a session, counted from the login.
+func (s *Sessions) Longest() time.Duration { return s.maxAge }
 
-// sessionHash returns the hash under which the session of a token is stored.
+// sessionHash returns the SHA-256 of a token, which identifies its stored session.
 func sessionHash(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]
 }
 
-// Begin stores a new session of an operator and returns its token, 256 random bits in
-// hex. The token is always new, so a token that was planted before the login is
-// useless.
+// Begin stores a new session of the operator with this id. It returns the token of the
+// session, which is 256 random bits in hex. The token is always new, so an attacker gains
+// nothing by giving a browser a token before the login.
 func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err error) {
 	token = keytext.RandomHex(32)
 	return token, by.Update(s.store, func(tx *Tx) error {
@@ -408,12 +412,13 @@ func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err er
 	})
 }
 
-// seenStep is the least time between two writes of a session in use.
+// seenStep is the minimum time between two writes of a session. A request within this time
+// since the last write does not write the session again.
 const seenStep = time.Minute
 
-// Find returns the operator of the session with this token, and records the use. It
-// returns ErrNotFound if there is no such session or it has ended. now is of
-// Clock.Latest.
+// Find returns the id of the operator whose session has this token, and records that the
+// session is in use. It returns ErrNotFound if there is no such session or if the session
+// has ended. now must be from Clock.Latest.
 func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error) {
 	var found session
 	err = s.store.View(func(tx *Tx) (err error) {
@@ -423,11 +428,12 @@ func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error
 	if err != nil {
 		return 0, err
 	}
-	if now.Sub(found.SeenAt) >= s.idle || now.Sub(found.CreatedAt) >= s.max || now.Before(found.CreatedAt.Add(-time.Minute)) {
+	if now.Sub(found.SeenAt) >= s.idleTimeout || now.Sub(found.CreatedAt) >= s.maxAge || now.Before(found.CreatedAt.Add(-time.Minute)) {
 		return 0, ErrNotFound
 	}
 	if now.Sub(found.SeenAt) >= seenStep {
-		// Read again: if the session was ended meanwhile, this must not restore it.
+		// The session is read again, so that a session that was ended in the meantime is
+		// not restored.
 		err = s.store.Update(func(tx *Tx) error {
 			again, err := sessionTable.Get(tx, found.Hash)
 			if err != nil {
@@ -440,7 +446,7 @@ func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error
 	return found.Operator, err
 }
 
-// End ends the session of a token, if there is one.
+// End ends the session with this token. If there is no such session it does nothing.
 func (s *Sessions) End(by AuditContext, token string) error {
 	err := by.Update(s.store, func(tx *Tx) error { return sessionTable.Delete(tx, sessionHash(token)) })
 	if errors.Is(err, ErrNotFound) {
@@ -449,12 +455,13 @@ func (s *Sessions) End(by AuditContext, token string) error {
 	return err
 }
 
-// EndAll ends every session of an operator.
+// EndAll ends all sessions of the operator with this id.
 func (s *Sessions) EndAll(by AuditContext, operator uint64) error {
 	return by.Update(s.store, func(tx *Tx) error { return endSessions(tx, operator, nil) })
 }
 
-// endSessions ends the sessions of an operator, except the one with the hash keep.
+// endSessions ends all sessions of an operator except the session whose token has the hash
+// keep. If keep is nil it ends all.
 func endSessions(tx *Tx, operator uint64, keep []byte) error {
 	var hashes [][]byte
 	for _, hash := range sessionTable.Find(tx, "operator", IDKey(operator), false) {
@@ -470,8 +477,8 @@ func endSessions(tx *Tx, operator uint64, keep []byte) error {
 	return nil
 }
 
-// Sweep deletes up to 1000 sessions that are older than a session can last. Call it
-// about once a minute; now is of Clock.Earliest.
+// Sweep deletes up to 1000 sessions that are older than the maximum length of a session. Call
+// it about once a minute. now must be from Clock.Earliest.
 func (s *Sessions) Sweep(now time.Time) error {
-	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.max).UnixNano())), sessionTable.Delete)
+	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.maxAge).UnixNano())), sessionTable.Delete)
 }

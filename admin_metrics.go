@@ -26,13 +26,13 @@ type MetricsOptions struct {
 	Backups *Backups
 	Clock   *clock.Clock
 	Folder  string       // the data folder
-	Ready   func() error // why the service is not ready, nil if it is
+	Ready   func() error // returns why the service is not ready; nil: it is ready
 	Config  func() ConfigStatus
-	Open    bool // serve the metrics without a token
+	Open    bool // serve the metrics to clients without a token
 }
 
-// Metrics counts requests, commits and webhook attempts, and serves all metrics of the
-// service in the format of Prometheus. It is safe for concurrent use.
+// Metrics counts requests, commits and attempts to deliver to webhooks. It serves all metrics
+// of the service in the format of Prometheus. It is safe for concurrent use.
 type Metrics struct {
 	o        MetricsOptions
 	registry *prometheus.Registry
@@ -45,52 +45,53 @@ type Metrics struct {
 	lookups  prometheus.Counter
 	states   *prometheus.GaugeVec
 
-	// Counters that requests look up without a lock or an allocation. For a new entry
-	// the whole map is replaced, under mu.
+	// A request looks up its counters in these maps without a lock or an allocation. To
+	// add an entry, the whole map is replaced while mu is locked.
 	mu        sync.Mutex
 	routes    atomic.Pointer[map[routeName]*routeMeter]
 	decisions atomic.Pointer[map[string]prometheus.Counter]
 
 	counting     sync.Mutex
-	counted      uint64 // generation of the key table when counted, plus 1; 0: never counted
-	countedUntil time.Time
+	counted      uint64    // generation of the key table at the last count of keys, plus 1; 0: never counted
+	countedUntil time.Time // when the last count of keys is too old
 }
 
 type routeName struct{ method, route string }
 
 // routeMeter holds the counters of one route.
 type routeMeter struct {
-	labels  []string // values of the labels door, method and route
+	labels  []string // values of the labels door (the listener), method and route
 	seconds prometheus.Observer
 	codes   atomic.Pointer[[]codeMeter]
 }
 
+// codeMeter counts the requests of one route with one status.
 type codeMeter struct {
 	status int
 	count  prometheus.Counter
 }
 
-// NewMetrics returns Metrics with a Prometheus registry of its own. It also makes the
-// store report its commits here.
+// NewMetrics returns a Metrics with its own Prometheus registry. It also sets the function
+// that o.Store calls after each commit.
 func NewMetrics(o MetricsOptions) (*Metrics, error) {
 	labels := []string{"door", "method", "route"}
 	m := &Metrics{
 		o: o, registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_requests_total", Help: "Answered requests."}, append(slices.Clone(labels), "code")),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "latchkey_request_seconds", Help: "Time from a request to its answer.",
+			Name: "latchkey_request_seconds", Help: "Time from the start of a request to the end of its answer.",
 			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5},
 		}, labels),
-		decided:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_decisions_total", Help: "Requests of the API listener: allowed, or the code of the error."}, []string{"decision"}),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_webhook_attempts_total", Help: "Attempts to send to a webhook."}, []string{"result"}),
+		decided:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_decisions_total", Help: "Requests to the API listener, by decision: allowed, or the error code."}, []string{"decision"}),
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_webhook_attempts_total", Help: "Attempts to deliver an event to a webhook."}, []string{"result"}),
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "latchkey_store_commit_seconds", Help: "Time of a commit, with its sync.", Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
+			Name: "latchkey_store_commit_seconds", Help: "Duration of a commit, including the sync to disk.", Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
 		}),
 		changes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "latchkey_store_commit_changes", Help: "Changes that shared a commit.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
+			Name: "latchkey_store_commit_changes", Help: "Number of changes that were stored in one commit.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
 		}),
-		states:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_keys", Help: "Keys by state, where there are fewer than 100,000; counted when they change and every ten minutes."}, []string{"state"}),
-		lookups: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_key_lookups_total", Help: "Requests that came with a key that is known."}),
+		states:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_keys", Help: "Keys by state. Absent if there are 100,000 keys or more. Updated after a key has changed, and every ten minutes."}, []string{"state"}),
+		lookups: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_key_lookups_total", Help: "Requests with a known key."}),
 	}
 	m.routes.Store(&map[routeName]*routeMeter{})
 	m.decisions.Store(&map[string]prometheus.Counter{})
@@ -109,7 +110,7 @@ func (m *Metrics) register(all ...prometheus.Collector) (err error) {
 	return err
 }
 
-// gauges lists the metrics that are read anew for each answer.
+// gauges returns the metrics that are computed for each answer.
 func (m *Metrics) gauges() []prometheus.Collector {
 	o := m.o
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -118,40 +119,40 @@ func (m *Metrics) gauges() []prometheus.Collector {
 	info.Set(1)
 	return []prometheus.Collector{
 		info,
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_key_cache_misses_total", Help: "Look-ups of keys that had to read the store."}, func() float64 {
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_key_cache_misses_total", Help: "Key look-ups that had to read the store."}, func() float64 {
 			_, misses := o.Keyring.Cached()
 			return float64(misses)
 		}),
-		gauge("key_cache_entries", "Secrets of keys in memory.", func() float64 {
+		gauge("key_cache_entries", "Secrets in the key cache.", func() float64 {
 			n, _ := o.Keyring.Cached()
 			return float64(n)
 		}),
 		gauge("limiter_keys", "Keys and owners whose limits are counted in memory.", func() float64 { return float64(o.Limiter.Len()) }),
-		gauge("ready", "1 while the service takes requests, else 0.", func() float64 { return oneIf(o.Ready() == nil) }),
+		gauge("ready", "1 if the service accepts requests, else 0.", func() float64 { return oneIf(o.Ready() == nil) }),
 		gauge("config_loaded_timestamp_seconds", "When the configuration in use was loaded.", func() float64 { return float64(o.Config().LoadedAt.Unix()) }),
-		gauge("config_reload_failed", "1 where a later configuration was not taken in, else 0.", func() float64 { return oneIf(o.Config().Err != nil) }),
-		gauge("store_free_bytes", "Part of the database file that is free for new records.", func() float64 { return float64(o.Store.FreeBytes()) }),
-		gauge("disk_free_bytes", "What the file system of the data folder has left, -1 where that is not known.", func() float64 { return float64(DiskFree(o.Folder)) }),
+		gauge("config_reload_failed", "1 if the latest reload of the configuration failed, else 0.", func() float64 { return oneIf(o.Config().Err != nil) }),
+		gauge("store_free_bytes", "Bytes in the database file that are free for new records.", func() float64 { return float64(o.Store.FreeBytes()) }),
+		gauge("disk_free_bytes", "Free bytes in the file system of the data folder, or -1 if not known.", func() float64 { return float64(DiskFree(o.Folder)) }),
 		gauge("store_bytes", "Size of the database file.", func() float64 {
 			n, err := o.Store.Size()
 			return float64(n) - oneIf(err != nil)
 		}),
-		gauge("last_backup_timestamp_seconds", "When the newest scheduled backup was made, 0 for never.", func() float64 {
+		gauge("last_backup_timestamp_seconds", "When the newest scheduled backup was made, or 0 if there is none.", func() float64 {
 			last, _ := o.Backups.Last()
 			if last.IsZero() {
 				return 0
 			}
 			return float64(last.Unix())
 		}),
-		gauge("last_backup_failed", "1 where the latest scheduled backup failed, else 0.", func() float64 {
+		gauge("last_backup_failed", "1 if the latest scheduled backup failed, else 0.", func() float64 {
 			_, err := o.Backups.Last()
 			return oneIf(err != nil)
 		}),
 	}
 }
 
-// stored lists the metrics that are read from the store for each answer. They are -1
-// if it cannot be read.
+// stored returns the metrics that are read from the store for each answer. Their value is -1
+// if the store cannot be read.
 func (m *Metrics) stored() []prometheus.Collector {
 	read := func(name, help string, read func(tx *Tx) (float64, error)) prometheus.Collector {
 		return gauge(name, help, func() (value float64) {
@@ -174,11 +175,11 @@ func (m *Metrics) stored() []prometheus.Collector {
 			n, err := CountAudit(tx)
 			return float64(n), err
 		}),
-		read("webhook_backlog", "Deliveries that wait.", func(tx *Tx) (float64, error) {
+		read("webhook_backlog", "Webhook deliveries that are pending.", func(tx *Tx) (float64, error) {
 			n, _, err := OutboxBacklog(tx)
 			return float64(n), err
 		}),
-		read("webhook_oldest_seconds", "Age of the oldest delivery that waits, 0 for none.", func(tx *Tx) (float64, error) {
+		read("webhook_oldest_seconds", "Age of the oldest pending webhook delivery, or 0 if there is none.", func(tx *Tx) (float64, error) {
 			_, oldest, err := OutboxBacklog(tx)
 			if oldest.IsZero() {
 				return 0, err
@@ -188,6 +189,7 @@ func (m *Metrics) stored() []prometheus.Collector {
 	}
 }
 
+// gauge returns a gauge whose value is the result of read. latchkey_ is put before name.
 func gauge(name, help string, read func() float64) prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "latchkey_" + name, Help: help}, read)
 }
@@ -199,12 +201,13 @@ func oneIf(yes bool) float64 {
 	return 0
 }
 
-func (m *Metrics) committed(changes int, took time.Duration) {
-	m.commits.Observe(took.Seconds())
+// committed records a commit that stored a number of changes and took the time took.
+func (m *Metrics) committed(changes int, duration time.Duration) {
+	m.commits.Observe(duration.Seconds())
 	m.changes.Observe(float64(changes))
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (m *Metrics) AdminRoutes() []Route {
 	return []Route{{Method: "GET", Path: "/metrics", Handle: m.serve, Public: m.o.Open}}
 }
@@ -214,8 +217,8 @@ func (m *Metrics) serve(w http.ResponseWriter, r *Request) error {
 	return nil
 }
 
-// Watch counts an answered request. It allocates only for a new route, status or error
-// code.
+// Watch counts an answered request. It is called for each request, so it allocates only for
+// the first request with a route, status or error code.
 func (m *Metrics) Watch(o *Outcome) {
 	r := (*m.routes.Load())[routeName{o.Method, o.Route}]
 	if r == nil {
@@ -240,6 +243,8 @@ func (m *Metrics) Watch(o *Outcome) {
 	c.Inc()
 }
 
+// count returns the counter for a route and a status. It creates the counter if there is
+// none.
 func (m *Metrics) count(r *routeMeter, status int) prometheus.Counter {
 	codes := r.codes.Load()
 	for i := range *codes {
@@ -255,6 +260,7 @@ func (m *Metrics) count(r *routeMeter, status int) prometheus.Counter {
 	return c
 }
 
+// codeName returns the value of the label code for an HTTP status.
 func codeName(status int) string {
 	if status < 100 || status > 599 {
 		return "none" // the connection broke before an answer
@@ -262,20 +268,20 @@ func codeName(status int) string {
 	return string([]byte{byte('0' + status/100), byte('0' + status/10%10), byte('0' + status%10)})
 }
 
-// maxRoutes is how many routes have counters of their own.
+// maxRoutes is the maximum number of routes with their own counters.
 const maxRoutes = 2000
 
-// newRoute returns the counters of a route and creates them if needed. Unknown methods,
-// and routes beyond maxRoutes, share one set: clients choose the method, so they must
-// not be able to create counters without end.
+// newRoute returns the counters of a route. It creates them if there are none. Requests with
+// an unknown method, and routes beyond maxRoutes, share one set of counters: the client
+// chooses the method, and must not be able to create any number of counters.
 func (m *Metrics) newRoute(method, route string) *routeMeter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	name, all := routeName{method, route}, *m.routes.Load()
-	told := name
+	label := name
 	if !slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}, method) || len(all) >= maxRoutes {
-		told = routeName{"other", "-"}
-		name = told
+		label = routeName{"other", "-"}
+		name = label
 	}
 	if r := all[name]; r != nil {
 		return r
@@ -284,7 +290,7 @@ func (m *Metrics) newRoute(method, route string) *routeMeter {
 	if strings.HasPrefix(route, "/admin/") || route == "/metrics" {
 		door = "admin"
 	}
-	r := &routeMeter{labels: []string{door, told.method, told.route}}
+	r := &routeMeter{labels: []string{door, label.method, label.route}}
 	r.seconds = m.seconds.WithLabelValues(r.labels...)
 	r.codes.Store(&[]codeMeter{})
 	more := maps.Clone(all)
@@ -293,6 +299,7 @@ func (m *Metrics) newRoute(method, route string) *routeMeter {
 	return r
 }
 
+// newDecision returns the counter for a decision. It creates the counter if there is none.
 func (m *Metrics) newDecision(code string) prometheus.Counter {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -303,7 +310,7 @@ func (m *Metrics) newDecision(code string) prometheus.Counter {
 	return c
 }
 
-// Attempted counts an attempt to deliver to a webhook.
+// Attempted counts an attempt to deliver an event to a webhook, by its result.
 func (m *Metrics) Attempted(a Attempt) {
 	result := "delivered"
 	switch {
@@ -315,13 +322,14 @@ func (m *Metrics) Attempted(a Attempt) {
 	m.attempts.WithLabelValues(result).Inc()
 }
 
-// manyKeys is the number of keys from which on they are not counted by state. Counting
-// reads every key, which would bring the whole file into memory.
+// manyKeys is the number of keys at which CountKeys stops counting. Counting reads every key,
+// which would load most of the database file into memory.
 const manyKeys = 100_000
 
-// CountKeys counts the keys by state, if a key has changed or the last count is ten
-// minutes old. With manyKeys or more it removes the metric instead. Call it about once
-// a minute; now is of Clock.Latest.
+// CountKeys counts the keys by state and sets the metric latchkey_keys. It does nothing if no
+// key has changed and the last count is less than ten minutes old. If there are manyKeys or
+// more, it removes the metric instead. Call it about once a minute. now must be from
+// Clock.Latest.
 func (m *Metrics) CountKeys(now time.Time) error {
 	m.counting.Lock()
 	defer m.counting.Unlock()

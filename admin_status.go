@@ -18,35 +18,36 @@ type StatusOptions struct {
 	Keyring *Keyring
 	Backups *Backups
 	Log     *slog.Logger
-	Folder  string // the data folder
-	Started time.Time
-	Server  func() *Server // a function, because the server is created after the Status
+	Folder  string         // the data folder
+	Started time.Time      // when the program started
+	Server  func() *Server // returns the server, which is created after the Status
 	Config  func() ConfigStatus
 }
 
-// Status serves the state of the service to operators. It is safe for concurrent use.
+// Status serves the endpoint that describes the state of the service. It is safe for
+// concurrent use.
 type Status struct {
 	o         StatusOptions
-	listening atomic.Pointer[map[string]string]
+	listening atomic.Pointer[map[string]string] // addresses of the listeners, by their names
 }
 
-// NewStatus returns a Status with no listeners yet.
+// NewStatus returns a Status without listeners. ListensAt sets them.
 func NewStatus(o StatusOptions) *Status {
 	s := &Status{o: o}
 	s.ListensAt(map[string]string{})
 	return s
 }
 
-// ListensAt sets the addresses of the listeners, by their names. The caller must not
-// change the map afterwards.
+// ListensAt sets the addresses of the listeners. The keys of the map are the names of the
+// listeners. The caller must not change the map afterwards.
 func (s *Status) ListensAt(addresses map[string]string) { s.listening.Store(&addresses) }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (s *Status) AdminRoutes() []Route {
-	return []Route{{Method: "GET", Path: "/admin/v1/status", Handle: s.tell}}
+	return []Route{{Method: "GET", Path: "/admin/v1/status", Handle: s.show}}
 }
 
-func (s *Status) tell(w http.ResponseWriter, r *Request) error {
+func (s *Status) show(w http.ResponseWriter, r *Request) error {
 	o := s.o
 	size, err := o.Store.Size()
 	if err != nil {
@@ -103,7 +104,7 @@ func (s *Status) stored(tx *Tx, shown map[string]any) error {
 	return nil
 }
 
-// level returns the lowest level that is logged.
+// level returns the name of the lowest level that is logged, such as "info".
 func (s *Status) level() string {
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
 		if s.o.Log.Enabled(context.Background(), level) {
@@ -113,25 +114,25 @@ func (s *Status) level() string {
 	return "error"
 }
 
-// routeList serves the list of the API listener's routes to operators.
+// routeList serves the endpoint that lists the routes of the API listener.
 type routeList struct {
 	own    *Routes
 	guards *ProxyRoutes
 }
 
-// NewRouteList returns a list of our own routes and of those that guards proxies or
-// checks for another API.
+// NewRouteList returns a routeList with our own routes and the guarded routes, which are the
+// routes of the API behind the proxy.
 func NewRouteList(own *Routes, guards *ProxyRoutes) *routeList { return &routeList{own, guards} }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (v *routeList) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/routes", Handle: v.routes},
 	}
 }
 
-// routes answers with our own endpoints, then the routes of the other API, each with
-// the permissions it needs and the limits it charges.
+// routes answers with our own routes and then the guarded routes. Each has the permissions
+// that a key needs and the limits that a request is charged to.
 func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 	now := v.guards.Now()
 	rows := []any{}
@@ -159,44 +160,44 @@ func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]any{"routes": rows})
 }
 
-// Reloader applies a changed configuration while the service runs: routes, permissions,
-// limits and the log level. A request uses the routes, permissions and limits that were
-// in use when it began. Other settings change only with a restart. Reloader is safe for
+// Reloader applies a changed configuration while the service runs. It applies the routes,
+// permissions, limits and the log level; other settings need a restart. A request keeps the
+// routes, permissions and limits that were in use when it began. Reloader is safe for
 // concurrent use.
 type Reloader struct {
 	o ReloaderOptions
 
 	mu     sync.Mutex
-	load   func() (Config, error) // nil: no server runs, so Reload is refused
+	load   func() (Config, error) // loads the configuration; nil: no server runs, so Reload returns an error
 	level  *slog.LevelVar         // the log level that Reload sets
 	status ConfigStatus
 }
 
 // ReloaderOptions configures a Reloader.
 type ReloaderOptions struct {
-	Store   *Store // holds the audit log
+	Store   *Store // the store with the audit log
 	Keyring *Keyring
 	Guards  *ProxyRoutes
 	Log     *slog.Logger
-	Running Config
+	Running Config // the configuration with which the program started
 }
 
-// ConfigStatus describes the configuration in use and the last attempt to replace it.
+// ConfigStatus describes the configuration in use and the latest attempt to replace it.
 type ConfigStatus struct {
 	LoadedAt time.Time // when the configuration in use was loaded
-	Err      error     // why a later reload failed; nil if none did
-	FailedAt time.Time // when it failed; zero if Err is nil
-	Restart  []string  // changed settings that need a restart
+	Err      error     // error of the latest reload; nil: it succeeded, or there was none
+	FailedAt time.Time // when the latest reload failed; zero if Err is nil
+	Restart  []string  // names of changed settings that apply only after a restart
 }
 
-// NewReloader returns a Reloader. Call Start before it serves requests.
+// NewReloader returns a Reloader. Call Start before the first request.
 func NewReloader(o ReloaderOptions) *Reloader { return &Reloader{o: o} }
 
-// Start applies the routes of the running configuration, with the permissions and
-// limits of the keyring. The error names the routes and endpoints that conflict.
+// Start applies the routes in o.Running. They use the permissions and limits of the keyring.
+// The error names the routes and endpoints that conflict.
 func (r *Reloader) Start(now time.Time) error {
 	rights := r.o.Keyring.Rights()
-	list, _ := ReadProxyRoutes(r.o.Running.Routes, rights) // a loaded config has no problems
+	list, _ := ReadProxyRoutes(r.o.Running.Routes, rights) // loading a configuration has checked its routes
 	state, err := r.o.Guards.Make(list, rights)
 	if err != nil {
 		return err
@@ -208,29 +209,29 @@ func (r *Reloader) Start(now time.Time) error {
 	return nil
 }
 
-// From sets the function that loads the configuration again, and the log level that
-// Reload changes. Until it is called Reload returns ErrConflict.
+// From sets the function with which Reload loads the configuration, and the log level that
+// Reload sets. Reload returns ErrConflict until From has been called.
 func (r *Reloader) From(load func() (Config, error), level *slog.LevelVar) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.load, r.level = load, level
 }
 
-// Status returns the status of the configuration in use.
+// Status returns the status of the configuration.
 func (r *Reloader) Status() ConfigStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.status
 }
 
-// Reload loads the configuration again and applies it. If the new one has problems,
-// Reload keeps the present one and returns ErrValidation with all of them. Both
-// outcomes are logged.
+// Reload loads the configuration again and applies it. If the new configuration has errors,
+// Reload changes nothing and returns ErrValidation, whose message lists them. It logs
+// success and failure.
 func (r *Reloader) Reload(now time.Time) (ConfigStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.load == nil {
-		return r.status, ErrConflict.With("No server is running here, so there is nothing to reload: the next start reads the configuration.")
+		return r.status, ErrConflict.With("No server is running, so there is nothing to reload. The next start reads the configuration.")
 	}
 	c, err := r.load()
 	if err == nil {
@@ -238,14 +239,15 @@ func (r *Reloader) Reload(now time.Time) (ConfigStatus, error) {
 	}
 	if err != nil {
 		r.status.Err, r.status.FailedAt = err, now
-		r.o.Log.Error("configuration not reloaded, the earlier one stays", "error", err)
-		return r.status, ErrValidation.With("The configuration was not reloaded, and the earlier one stays in use.\n%v", err)
+		r.o.Log.Error("configuration not reloaded, previous configuration still in use", "error", err)
+		return r.status, ErrValidation.With("The configuration was not reloaded. The previous configuration is still in use. Correct these errors and reload again.\n%v", err)
 	}
 	r.status = ConfigStatus{LoadedAt: now, Restart: r.o.Running.Differing(c)}
 	r.o.Log.Info("configuration reloaded", "routes", len(c.Routes), "restart_needed", strings.Join(r.status.Restart, ","))
 	return r.status, nil
 }
 
+// use applies a configuration. After an error from the routes nothing has changed.
 func (r *Reloader) use(c Config) error {
 	rights := c.Rights()
 	list, _ := ReadProxyRoutes(c.Routes, rights)
@@ -258,7 +260,7 @@ func (r *Reloader) use(c Config) error {
 	return r.level.UnmarshalText([]byte(c.Log.Level))
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (r *Reloader) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/reload", Handle: r.reload}}
 }
@@ -274,7 +276,7 @@ func (r *Reloader) reload(w http.ResponseWriter, q *Request) error {
 	return WriteJSON(w, http.StatusOK, status.Show())
 }
 
-// Show returns the status as the admin endpoint shows it.
+// Show returns the JSON fields of the status in answers of the admin endpoint.
 func (s ConfigStatus) Show() map[string]any {
 	shown := map[string]any{"loaded_at": Seconds(s.LoadedAt), "error": nil, "failed_at": Seconds(s.FailedAt), "restart_needed": append([]string{}, s.Restart...)}
 	if s.Err != nil {

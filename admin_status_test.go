@@ -85,7 +85,7 @@ func TestReloader(t *testing.T) {
 	a.clocks.Pass(time.Minute)
 	good := status()["loaded_at"]
 	writeConfig(t, file, "[[route]]\npath = \"/c\"\npermission = \"can_fly\"\nupstream = \""+up+"\"\n[[route]]\npath = \"/c\"\npermission = []\nupstrem = \"x\"\n")
-	if v := a.operate(400, "POST", "/admin/v1/reload", ""); !strings.Contains(v["message"].(string), `unknown key "upstrem"`) || !strings.Contains(v["message"].(string), "stays in use") {
+	if v := a.operate(400, "POST", "/admin/v1/reload", ""); !strings.Contains(v["message"].(string), `unknown key "upstrem"`) || !strings.Contains(v["message"].(string), "still in use") {
 		t.Errorf("got %v", v)
 	}
 	if s := status(); s["loaded_at"] != good || !strings.Contains(s["error"].(string), `"upstrem"`) || s["failed_at"] == nil || len(s["restart_needed"].([]any)) != 2 {

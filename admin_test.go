@@ -170,7 +170,7 @@ func TestAdmin_Import(t *testing.T) {
 			t.Errorf("%s: got %d, want %d", secret, w.Code, want)
 		}
 	}
-	a.refuse("POST", "/admin/v1/keys/import", `{"keys": [`+row("sk-one")+`]}`, 409, "conflict", "belongs to the key")
+	a.refuse("POST", "/admin/v1/keys/import", `{"keys": [`+row("sk-one")+`]}`, 409, "conflict", "has the same secret as the stored key")
 }
 
 // TestKeyring_CacheIsBounded asks for more keys than there is room for, and

@@ -11,19 +11,20 @@ import (
 	"time"
 )
 
-// usage serves the counts of past requests.
+// usage serves the endpoints with the counts of past requests.
 type usage struct {
 	store   *Store
 	keyring *Keyring
 	history *History
 }
 
-// NewUsage returns the endpoints for a history. The keyring has the names of the keys.
+// NewUsage returns a usage that reads the counts from history, and the names and owners of
+// the keys from keyring.
 func NewUsage(store *Store, keyring *Keyring, history *History) *usage {
 	return &usage{store: store, keyring: keyring, history: history}
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (u *usage) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/usage", Handle: u.all},
@@ -31,8 +32,8 @@ func (u *usage) AdminRoutes() []Route {
 	}
 }
 
-// readPeriod reads step and last from the query. The default of step is hour, that
-// of last is every step that is kept.
+// readPeriod reads the period from the query parameters step and last. The default of step is
+// hour. The default of last is the number of steps that are kept.
 func readPeriod(r *Request) (period, error) {
 	q := r.URL.Query()
 	span := period{Step: stepHour, Now: r.Now}
@@ -47,14 +48,15 @@ func readPeriod(r *Request) (period, error) {
 	if q.Has("last") {
 		n, err := strconv.Atoi(q.Get("last"))
 		if err != nil || n < 1 || n > span.Step.Kept() {
-			return span, ErrValidation.With("last must be a whole number from 1 to %d, which is how many steps are kept; got %q.", span.Step.Kept(), q.Get("last"))
+			return span, ErrValidation.With("last must be a whole number from 1 to %d, the number of steps that are kept; got %q.", span.Step.Kept(), q.Get("last"))
 		}
 		span.Last = n
 	}
 	return span, nil
 }
 
-// readFormat reports whether the query requests CSV. The default is JSON.
+// readFormat reads the query parameter format. It reports whether the answer must be CSV. The
+// default is JSON.
 func readFormat(r *Request) (bool, error) {
 	switch format := r.URL.Query().Get("format"); format {
 	case "", "json":
@@ -66,13 +68,14 @@ func readFormat(r *Request) (bool, error) {
 	}
 }
 
-// showTally adds the counts of t to into and returns into.
-func showTally(into map[string]any, t Counts) map[string]any {
-	into["requests"] = t.Total()
+// showTally adds counts to fields, under the names of StatusClasses. It adds their sum as
+// "requests". It returns fields.
+func showTally(fields map[string]any, counts Counts) map[string]any {
+	fields["requests"] = counts.Total()
 	for i, name := range StatusClasses() {
-		into[name] = t[i]
+		fields[name] = counts[i]
 	}
-	return into
+	return fields
 }
 
 func showBuckets(list []bucket) []any {
@@ -90,7 +93,7 @@ func sumOf(list []bucket) (sum Counts) {
 	return sum
 }
 
-// showPeriod returns the fields of an answer that describe a period.
+// showPeriod returns the JSON fields that describe a period: its step and its two ends.
 func showPeriod(span period) map[string]any {
 	step := "hour"
 	if span.Step == StepDay {
@@ -99,7 +102,7 @@ func showPeriod(span period) map[string]any {
 	return map[string]any{"step": step, "from": Seconds(span.From()), "to": Seconds(span.To())}
 }
 
-// ofKey answers with the history of one key.
+// ofKey answers with the history of the key in the path, as JSON or CSV.
 func (u *usage) ofKey(w http.ResponseWriter, r *Request) error {
 	span, err := readPeriod(r)
 	if err != nil {
@@ -126,7 +129,7 @@ func (u *usage) ofKey(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// find returns a key by its id, or ErrNotFound.
+// find returns the key with this id, or ErrNotFound. Do not call it inside a transaction.
 func (u *usage) find(id string) (key *Key, err error) {
 	err = u.store.View(func(tx *Tx) error {
 		key, err = u.keyring.Get(tx, id)
@@ -135,9 +138,9 @@ func (u *usage) find(id string) (key *Key, err error) {
 	return key, err
 }
 
-// all answers with the history of the service and the sums by route and by error
-// code. It adds a page of the keys with the most requests. If the query has key=, it
-// adds those keys and their buckets instead.
+// all answers with the history of the whole service, the sums by route, the sums by error
+// code, and one page of the keys with the most requests. If the query has the parameter
+// key, the answer has the named keys and their buckets instead of that page.
 func (u *usage) all(w http.ResponseWriter, r *Request) error {
 	span, err := readPeriod(r)
 	if err != nil {
@@ -172,14 +175,15 @@ func (u *usage) all(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// used is the sum of one subject's requests in a period.
+// used holds the sum of the requests of one subject in a period.
 type used struct {
-	name string
+	name string // the Name of the subject
 	sum  Counts
 }
 
-// most returns the sums of all subjects of a kind, those with the most requests first.
-func (u *usage) most(kind byte, span period) (list []used, err error) {
+// ranked returns the sums of all subjects of a kind in a period. The subjects with the most
+// requests are first.
+func (u *usage) ranked(kind byte, span period) (list []used, err error) {
 	err = u.history.All(kind, span, func(name string, buckets []bucket) error {
 		list = append(list, used{name, sumOf(buckets)})
 		return nil
@@ -190,17 +194,19 @@ func (u *usage) most(kind byte, span period) (list []used, err error) {
 	return list, err
 }
 
-func (u *usage) sums(kind byte, called string, span period) ([]any, error) {
-	list, err := u.most(kind, span)
+// sums returns the JSON fields of each subject of a kind, in the order of ranked. field is
+// the JSON name for the name of the subject.
+func (u *usage) sums(kind byte, field string, span period) ([]any, error) {
+	list, err := u.ranked(kind, span)
 	rows := []any{}
 	for _, s := range list {
-		rows = append(rows, showTally(map[string]any{called: s.name}, s.sum))
+		rows = append(rows, showTally(map[string]any{field: s.name}, s.sum))
 	}
 	return rows, err
 }
 
-// limitedAt returns when a limit last refused a key, or nil if that was not within
-// limitedSpan.
+// limitedAt returns when a limit last refused a request with the key id. It returns nil if
+// that did not happen within limitedSpan before now.
 func (u *usage) limitedAt(id string, now time.Time) *string {
 	if at := u.history.LimitedAt(id); now.Sub(at) <= limitedSpan {
 		return Seconds(at)
@@ -208,13 +214,14 @@ func (u *usage) limitedAt(id string, now time.Time) *string {
 	return nil
 }
 
-// keys returns the keys named by key= in the query and their number. Without key= it
-// returns one page of the keys that were used in span, and the number of all.
+// keys returns the JSON fields of the keys that the query parameter key names, and their
+// number. Without that parameter it returns one page of the keys that were used in span, and
+// the number of all these keys. The error is ErrNotFound if a named key does not exist.
 func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int, err error) {
 	rows = []any{}
 	ids := r.URL.Query()["key"]
 	if len(ids) > 1000 {
-		return nil, 0, ErrValidation.With("key may be sent up to 1000 times; got %d.", len(ids))
+		return nil, 0, ErrValidation.With("key may appear at most 1000 times in the query; got %d.", len(ids))
 	}
 	for _, id := range ids {
 		key, err := u.find(id)
@@ -230,7 +237,7 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 	if len(ids) > 0 {
 		return rows, len(ids), nil
 	}
-	list, err := u.most(ofKey, span)
+	list, err := u.ranked(ofKey, span)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -248,7 +255,8 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 	return rows, len(list), nil
 }
 
-// sendAll answers with the buckets of all keys, routes or error codes as CSV.
+// sendAll answers with the buckets of all keys, routes or error codes as CSV. The query
+// parameter by selects which of the three.
 func (u *usage) sendAll(w http.ResponseWriter, r *Request, span period) error {
 	switch by := r.URL.Query().Get("by"); by {
 	case "", "key":
@@ -265,9 +273,10 @@ func (u *usage) sendAll(w http.ResponseWriter, r *Request, span period) error {
 	}
 }
 
+// sendKeys answers with the buckets of all keys as CSV.
 func (u *usage) sendKeys(w http.ResponseWriter, span period) error {
-	// First only the ids: find begins a transaction, which must not be nested in
-	// the one of All.
+	// The ids are collected first, because find begins a transaction and All already
+	// runs visit inside one.
 	var ids []string
 	err := u.history.All(ofKey, span, func(id string, _ []bucket) error {
 		ids = append(ids, id)
@@ -300,26 +309,27 @@ func usageColumns() []string { return []string{"key_id", "name", "owner"} }
 
 func usageCells(k *Key) []string { return []string{k.ID, k.Name, k.OwnerName} }
 
-// usageTable writes buckets as CSV with a line of column names.
+// usageTable writes buckets to an answer as CSV. The first line has the column names.
 type usageTable struct {
 	w   http.ResponseWriter
 	csv *csv.Writer
 }
 
-// beginCSV begins a CSV answer that a browser saves under the name file. columns come
-// before the columns of the buckets.
+// beginCSV begins a CSV answer and writes the line of column names. A browser saves the answer
+// as file with ".csv" added. columns are the names of the columns before the columns of the
+// buckets.
 func beginCSV(w http.ResponseWriter, file string, columns ...string) *usageTable {
 	h := w.Header()
 	h.Set("Content-Type", "text/csv; charset=utf-8")
 	h.Set("Content-Disposition", `attachment; filename="`+file+`.csv"`)
 	h.Set("Cache-Control", "no-store")
 	t := &usageTable{w, csv.NewWriter(w)}
-	_ = t.csv.Write(append(append(columns, "start", "requests"), StatusClasses()...)) // fails only if the client is gone
+	_ = t.csv.Write(append(append(columns, "start", "requests"), StatusClasses()...)) // fails only if the client has disconnected
 	return t
 }
 
-// rows writes a line for each bucket, which begins with cells. If the client is gone
-// it panics with http.ErrAbortHandler; its error is always nil.
+// rows writes a line for each bucket. Each line begins with cells. If the client has
+// disconnected, rows panics with http.ErrAbortHandler. The returned error is always nil.
 func (t *usageTable) rows(cells []string, list []bucket) error {
 	for _, b := range list {
 		line := []string{}
@@ -337,9 +347,10 @@ func (t *usageTable) rows(cells []string, list []bucket) error {
 	return nil
 }
 
-// end sends the buffered lines. The status is already sent, so for an err that is not
-// nil it panics with http.ErrAbortHandler. That breaks the connection, so the client
-// cannot take a part for the whole.
+// end sends the buffered lines. If err is not nil, the answer is incomplete. Its status has
+// been sent already, so end panics with http.ErrAbortHandler. The server then breaks the
+// connection, and the client notices that lines are missing. The returned error is always
+// nil.
 func (t *usageTable) end(err error) error {
 	if t.csv.Flush(); err != nil {
 		panic(http.ErrAbortHandler)
@@ -347,8 +358,9 @@ func (t *usageTable) end(err error) error {
 	return nil
 }
 
-// plainCell returns text so that a spreadsheet does not run it as a formula: names
-// are chosen by users. It puts a quote before a first character that begins formulas.
+// plainCell returns text in a form that a spreadsheet does not run as a formula. If text
+// begins like a formula, it puts an apostrophe in front. This is needed because users
+// choose the names of keys and owners.
 func plainCell(text string) string {
 	if strings.HasPrefix(strings.TrimLeft(text, " \u00a0"), "=") || text != "" && strings.ContainsRune("+-@\t\r\n\uff1d\uff0b\uff0d\uff20", []rune(text)[0]) {
 		return "'" + text

@@ -17,24 +17,25 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// carrierVerify is the carrier in the last use of a key that another service sent to
-// be checked.
+// carrierVerify is the carrier that is recorded in the last use of a key if another service
+// sent the key to be checked.
 const carrierVerify = "verify"
 
-// verifier answers other services that check a key which a client sent to them.
+// verifier serves the endpoints at which another service checks a key that it received from
+// a client.
 type verifier struct {
 	store   *Store
 	keyring *Keyring
 	limiter *Limiter
 }
 
-// NewVerifier returns a verifier for the keys of a keyring.
+// NewVerifier returns a verifier for the keys in keyring.
 func NewVerifier(store *Store, keyring *Keyring, limiter *Limiter) *verifier {
 	return &verifier{store: store, keyring: keyring, limiter: limiter}
 }
 
-// Routes lists the endpoints. The calling service needs a key of its own with the
-// permission VerifyKeys, and that key is charged as for any request.
+// Routes returns the routes of the API listener. The other service needs its own key with the
+// permission VerifyKeys. The limits of that key are charged as for any other request.
 func (v *verifier) Routes() []Route {
 	return []Route{
 		{Method: "POST", Path: "/api/v1/verify", Permission: VerifyKeys, Handle: v.verify},
@@ -42,22 +43,23 @@ func (v *verifier) Routes() []Route {
 	}
 }
 
-// AdminRoutes lists the endpoints.
+// AdminRoutes returns the routes for operators.
 func (v *verifier) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/lookup", Handle: v.lookup}}
 }
 
 // question is the body of a request to verify a key.
 type question struct {
-	secret      string
-	permissions Permission     // the key must have all of them
-	costs       map[string]int // units to charge, by the limit's name; empty: none
-	ip          netip.Addr     // address of the service's client; invalid if not sent
+	secret      string         // the key to check
+	permissions Permission     // the permissions that the key must have
+	costs       map[string]int // units to charge, by the name of the limit; empty: none
+	ip          netip.Addr     // address of the client that sent the key; invalid: not known
 }
 
-// maxCost is the most units that one request may charge to one limit.
+// maxCost is the maximum number of units that one request may charge to one limit.
 const maxCost = 10_000
 
+// question reads a question from the body of a request.
 func (v *verifier) question(body *Body) (q question, err error) {
 	names, one, ip := []string{}, "", ""
 	body.String("key", &q.secret)
@@ -71,7 +73,7 @@ func (v *verifier) question(body *Body) (q question, err error) {
 		return q, err
 	}
 	if q.secret == "" {
-		return q, ErrMissing.With("key is missing. Send the key that your service was shown.")
+		return q, ErrMissing.With("key is missing. Send the key that your service received from its client.")
 	}
 	if one != "" {
 		names = append(names, one)
@@ -80,13 +82,14 @@ func (v *verifier) question(body *Body) (q question, err error) {
 		return q, err
 	}
 	if q.ip, err = netip.ParseAddr(ip); err != nil && ip != "" {
-		return q, ErrValidation.With("ip must be the address of your service's caller, such as 192.0.2.1; got %q.", ip)
+		return q, ErrValidation.With("ip must be the IP address of your service's client, such as 192.0.2.1; got %q.", ip)
 	}
 	return q, nil
 }
 
-// readCosts reads the units to charge by limit: either from limit and cost, or from
-// limits, which has the cost of each. The default is one request per minute.
+// readCosts returns the units to charge, by the name of the limit. It reads them either from
+// the fields limit and cost, or from the field limits, an object with the cost for each
+// limit. The default is one unit of RequestsPerMinute.
 func readCosts(body *Body) (map[string]int, error) {
 	limit, cost, costs := RequestsPerMinute, 1, map[string]int{}
 	body.String("limit", &limit)
@@ -105,7 +108,7 @@ func readCosts(body *Body) (map[string]int, error) {
 		return costs, nil
 	}
 	if body.Given("limit") || body.Given("cost") {
-		return nil, ErrValidation.With("limits replaces limit and cost: send one or the other.")
+		return nil, ErrValidation.With("limits replaces limit and cost. Send either limits, or limit and cost.")
 	}
 	for name, value := range list {
 		number, _ := value.(json.Number)
@@ -118,9 +121,9 @@ func readCosts(body *Body) (map[string]int, error) {
 	return costs, nil
 }
 
-// verify checks a key for another service, as if the request had come here: the same
-// checks in the same order, with the same charges. The status is 200 even for a
-// refused key; the body has the result.
+// verify checks a key for another service. It makes the same checks in the same order, with
+// the same charges, as if the client had sent its request to Latchkey. The status is 200
+// even if the key is refused. The body has the result.
 func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -147,7 +150,7 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 		}
 		for _, name := range slices.Sorted(maps.Keys(q.costs)) {
 			if _, ok := v.keyring.Rights().Limit(name); !ok {
-				return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists its limits; null spends none.", name)
+				return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists the limits of a key. Send null to charge no limit.", name)
 			}
 		}
 		err = v.check(key, holder, q, r, answer)
@@ -168,14 +171,15 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// check makes the checks that follow once the key is found, and records its use. It
-// adds the limits to answer if they were checked. It returns the first refusal.
+// check makes all checks of a key that was found, and returns the first refusal. It records
+// the use of the key once its state and the address have passed. If it has checked the
+// limits, it adds them to answer.
 func (v *verifier) check(key *Key, holder *CacheEntry, q question, r *Request, answer map[string]any) error {
 	if err := key.Check(r.Latest); err != nil {
 		return err
 	}
 	if len(key.AllowedIPs) > 0 && !q.ip.IsValid() {
-		return ErrPermission.With("This key may be used from some addresses only: send the address of your caller as ip.")
+		return ErrPermission.With("This key may be used only from certain addresses. Send the IP address of your client as ip.")
 	}
 	if !key.Allows(q.ip) {
 		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", q.ip)
@@ -197,8 +201,9 @@ func (v *verifier) check(key *Key, holder *CacheEntry, q question, r *Request, a
 	return nil
 }
 
-// spend charges the limits of a key, either all of them or none. If every cost is 0
-// it only reads them.
+// spend charges units to limits of a key, and returns the status of these limits. costs are by
+// the name of the limit. Either all limits are charged or none. If every cost is 0, spend
+// only reads the limits. It returns ErrRateLimit if a limit has too few units left.
 func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]LimitStatus, error) {
 	var charges []Charge
 	for _, name := range slices.Sorted(maps.Keys(costs)) {
@@ -210,8 +215,8 @@ func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Limit
 	return v.limiter.Statuses(slices.DeleteFunc(charges, func(c Charge) bool { return c.Observe }), now)
 }
 
-// showLimits adds the state of the limits to answer: all of them by name, and
-// separately the one with the fewest remaining units.
+// showLimits adds the status of the limits in list to answer: all limits by their names, and
+// separately the limit with the fewest remaining units.
 func showLimits(answer map[string]any, list []LimitStatus, now time.Time) {
 	all := map[string]any{}
 	for i, s := range list {
@@ -228,9 +233,9 @@ func showLimits(answer map[string]any, list []LimitStatus, now time.Time) {
 	answer["limits"] = all
 }
 
-// introspect answers in the form of RFC 7662 section 2.2. For a key that may not be
-// used the answer is only {"active": false}. It charges no limit of the key that is
-// checked.
+// introspect checks a key for another service and answers in the form of RFC 7662 section
+// 2.2. If the key may not be used, the answer is only {"active": false}. introspect charges
+// no limit of the key that it checks.
 func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	data, err := r.ReadAll()
 	if err != nil {
@@ -265,8 +270,8 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// earliest returns the earlier of two times. The zero time means never, so the other
-// one is returned.
+// earliest returns the earlier of two times. The zero time means never: if one time is zero,
+// earliest returns the other.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -274,11 +279,11 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// maxLookup is how many digests one look-up may have.
+// maxLookup is the maximum number of SHA-256 digests in one request to lookup.
 const maxLookup = 1000
 
-// lookup answers which SHA-256 digests belong to secrets of keys. With it a scanner
-// can check whether a text that it found is a key, without sending the text.
+// lookup answers which SHA-256 digests in the request belong to secrets of keys. A program
+// that scans for leaked keys can check a text this way without sending the text.
 func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -289,7 +294,7 @@ func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
 		return body.Err()
 	}
 	if !body.Given("sha256") || len(list) > maxLookup {
-		return ErrValidation.With("sha256 must be an array of at most %d SHA-256 of keys, in hex.", maxLookup)
+		return ErrValidation.With("sha256 must be an array of at most %d SHA-256 digests of keys, in hex.", maxLookup)
 	}
 	found := []any{}
 	for n, text := range list {

@@ -186,7 +186,7 @@ func TestRights_Verify(t *testing.T) {
 		{two, `"limits": {"trial_per_day": 5}`, 0, true, ""},
 		{two, `"limits": {"reports_per_hour": 4}`, 0, false, "The cost of 4 is more than the limit reports_per_hour of 3 ever lets through."},
 		{two, `"limits": {"nonsense": 4}`, 0, false, "a key has no limit \"nonsense\""},
-		{two, `"limits": {"reports_per_hour": 1}, "cost": 2`, 0, false, "send one or the other"},
+		{two, `"limits": {"reports_per_hour": 1}, "cost": 2`, 0, false, "Send either limits, or limit and cost"},
 		{two, `"limits": {"reports_per_hour": -1}`, 0, false, "limits.reports_per_hour must be a whole number from 0"},
 		{two, `"permission": "can_write_reports", "limits": {}`, 0, false, "lacks the permission can_write_reports. It has can_read_reports."},
 	} {
