@@ -75,7 +75,7 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		key = &Key{ID: NewKeyID(r.Now), CreatedAt: r.Now}
-		if err := a.form.Fill(tx, r, key, body, true); err != nil {
+		if err := a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key, create: true}); err != nil {
 			return err
 		}
 		if secret, err = a.keyring.Create(tx, key); err != nil {
@@ -89,17 +89,22 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return a.reveal(w, r, http.StatusCreated, key, secret)
+	return a.reveal(w, r, http.StatusCreated, issuedKey{key, secret})
 }
 
-// reveal answers with a key and its new secret. Latchkey does not store the secret, so
-// no later answer can show it.
-func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, key *Key, secret string) error {
-	shown, err := a.show(key, r)
+// issuedKey is a key with its new secret. Latchkey does not store the secret.
+type issuedKey struct {
+	*Key
+	secret string
+}
+
+// reveal answers with a key and its new secret, which no later answer can show.
+func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, issued issuedKey) error {
+	shown, err := a.show(issued.Key, r)
 	if err != nil {
 		return err
 	}
-	shown["key"] = secret
+	shown["key"] = issued.secret
 	w.Header().Set("Cache-Control", "no-store")
 	return WriteJSON(w, status, shown)
 }
@@ -166,7 +171,9 @@ func (a *admin) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return a.save(w, r, func(tx *Tx, key *Key) error { return a.form.Fill(tx, r, key, body, false) })
+	return a.save(w, r, func(tx *Tx, key *Key) error {
+		return a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key})
+	})
 }
 
 // change returns a handler that calls apply on the key in the path and publishes the
@@ -257,7 +264,7 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return a.reveal(w, r, http.StatusOK, key, secret)
+	return a.reveal(w, r, http.StatusOK, issuedKey{key, secret})
 }
 
 // finish ends all previous secrets of a key immediately. If one that is still valid was

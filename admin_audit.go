@@ -108,7 +108,13 @@ func (a *AuditLog) Refused(by AuditContext, why *Error) {
 	if by.Actor == "" {
 		by.Actor = "nobody"
 	}
-	if !a.take(by.Actor == "nobody", by.Client, now) {
+	allowed := false
+	if by.Actor == "nobody" {
+		allowed = a.takeUnknown(by.Client, now)
+	} else {
+		allowed = a.takeKnown(now)
+	}
+	if !allowed {
 		return
 	}
 	a.o.Store.Queue(func(tx *Tx) error { return by.Refused(tx, why.Status, why.Code) }, func(err error) {
@@ -118,12 +124,19 @@ func (a *AuditLog) Refused(by AuditContext, why *Error) {
 	})
 }
 
-func (a *AuditLog) take(stranger bool, from netip.Addr, now time.Time) bool {
+// takeKnown counts a refusal of a caller with a valid token or login. It reports whether the
+// audit log may record the refusal.
+func (a *AuditLog) takeKnown(now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !stranger {
-		return a.known.take(now)
-	}
+	return a.known.take(now)
+}
+
+// takeUnknown counts a refusal of any other caller, whose address is from. It reports whether
+// the audit log may record the refusal.
+func (a *AuditLog) takeUnknown(from netip.Addr, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.addresses.Fail(from, now) > 0 {
 		a.unknown.skipped++
 		return false
@@ -313,7 +326,7 @@ func showEntry(l AuditRecord) any {
 }
 
 func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
-	number, known, err := readAuditHead(r.URL.Query())
+	kept, err := readAuditHead(r.URL.Query())
 	if err != nil {
 		return err
 	}
@@ -325,10 +338,10 @@ func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
 		}
 	}
 	err = a.o.Store.View(func(tx *Tx) error {
-		if v, err = VerifyAudit(tx, report); err != nil || number == 0 {
+		if v, err = VerifyAudit(tx, report); err != nil || kept.number == 0 {
 			return err
 		}
-		return compareHead(tx, v.Head, number, known, report)
+		return compareHead(tx, v.Head, kept, report)
 	})
 	if err != nil {
 		return err
@@ -338,24 +351,32 @@ func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// readAuditHead reads the number and the hash of an entry from a query. An auditor has
-// kept them to check the log later. number is 0 if the query has neither of them.
-func readAuditHead(q url.Values) (number uint64, hash []byte, err error) {
-	if !q.Has("number") && !q.Has("hash") {
-		return 0, nil, nil
-	}
-	number, err = strconv.ParseUint(q.Get("number"), 10, 64)
-	hash, hexErr := hex.DecodeString(q.Get("hash"))
-	if err != nil || number == 0 || hexErr != nil || len(hash) != sha256.Size {
-		return 0, nil, ErrValidation.With("Send number and hash of the same entry: number is a whole number from 1, hash has 64 hex digits.")
-	}
-	return number, hash, nil
+// keptEntry is the number and the hash of an entry. An auditor has kept them to check the
+// log later.
+type keptEntry struct {
+	number uint64 // 0: the auditor has kept none
+	hash   []byte
 }
 
-// compareHead compares the hash of the entry number with known, the hash that an auditor
-// has kept. It calls report with the problem if they differ or the entry is missing. The
-// hash of the last deleted entry is in head, so that entry can be compared too.
-func compareHead(tx *Tx, head AuditHead, number uint64, known []byte, report func(string)) error {
+// readAuditHead reads the kept entry from a query. It returns the zero keptEntry if the query
+// has neither a number nor a hash.
+func readAuditHead(q url.Values) (keptEntry, error) {
+	if !q.Has("number") && !q.Has("hash") {
+		return keptEntry{}, nil
+	}
+	number, err := strconv.ParseUint(q.Get("number"), 10, 64)
+	hash, hexErr := hex.DecodeString(q.Get("hash"))
+	if err != nil || number == 0 || hexErr != nil || len(hash) != sha256.Size {
+		return keptEntry{}, ErrValidation.With("Send number and hash of the same entry: number is a whole number from 1, hash has 64 hex digits.")
+	}
+	return keptEntry{number, hash}, nil
+}
+
+// compareHead compares the hash of an entry with the hash that an auditor has kept. It calls
+// report with the problem if they differ or the entry is missing. The hash of the last
+// deleted entry is in head, so that entry can be compared too.
+func compareHead(tx *Tx, head AuditHead, kept keptEntry, report func(string)) error {
+	number := kept.number
 	l, err := AuditRecordAt(tx, number)
 	hash := l.Hash
 	switch {
@@ -370,7 +391,7 @@ func compareHead(tx *Tx, head AuditHead, number uint64, known []byte, report fun
 	case err != nil:
 		return err
 	}
-	if !bytes.Equal(hash, known) {
+	if !bytes.Equal(hash, kept.hash) {
 		report(fmt.Sprintf("audit log: the hash of entry %d differs from the hash that was kept, so the log was rewritten", number))
 	}
 	return nil

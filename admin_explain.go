@@ -12,12 +12,15 @@ import (
 
 // explainer serves the endpoint at which an operator learns which checks a request with a
 // key would pass. It charges no limit.
-type explainer struct {
-	store        *Store
-	keyring      *Keyring
-	limiter      *Limiter
-	routes       ExplainedRoutes
-	queryAllowed bool
+type explainer struct{ o ExplainerOptions }
+
+// ExplainerOptions configures an explainer.
+type ExplainerOptions struct {
+	Store        *Store
+	Keyring      *Keyring
+	Limiter      *Limiter
+	Routes       ExplainedRoutes
+	QueryAllowed bool // false: no key may be sent in the query string; true: each key decides
 }
 
 // ExplainedRoutes holds all routes of the API listener.
@@ -26,11 +29,8 @@ type ExplainedRoutes struct {
 	Guards  *ProxyRoutes // the guarded routes, which are the routes of the API behind the proxy
 }
 
-// NewExplainer returns an explainer for requests to routes. If queryAllowed is false, no
-// key may be sent in the query string. If it is true, the setting of each key decides.
-func NewExplainer(store *Store, keyring *Keyring, limiter *Limiter, routes ExplainedRoutes, queryAllowed bool) *explainer {
-	return &explainer{store: store, keyring: keyring, limiter: limiter, routes: routes, queryAllowed: queryAllowed}
-}
+// NewExplainer returns an explainer for requests to o.Routes.
+func NewExplainer(o ExplainerOptions) *explainer { return &explainer{o} }
 
 // AdminRoutes returns the routes for operators.
 func (e *explainer) AdminRoutes() []Route {
@@ -94,17 +94,17 @@ func (e *explainer) explain(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var key *Key
-	err = e.store.View(func(tx *Tx) error {
-		key, err = e.keyring.Get(tx, r.Params.ByName("id"))
+	err = e.o.Store.View(func(tx *Tx) error {
+		key, err = e.o.Keyring.Get(tx, r.Params.ByName("id"))
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	row, free, routeErr := e.route(q)
-	steps := []step{verdict("route", routeErr, row.Method+" "+row.Path)}
+	found, routeErr := e.route(q)
+	steps := []step{verdict("route", routeErr, found.Method+" "+found.Path)}
 	if routeErr == nil {
-		more, err := e.checks(key, row, free, q, r)
+		more, err := e.checks(key, found, q, r)
 		if err != nil {
 			return err
 		}
@@ -131,41 +131,46 @@ func verdict(check string, err error, good string) step {
 	return s
 }
 
-// route returns the route that serves a request. free is true if it is one of our routes
-// that check neither limits nor a permission. Guarded routes are tried first. If several
+// foundRoute is the route that serves a request.
+type foundRoute struct {
+	Route
+	free bool // whether it is one of our routes that check neither limits nor a permission
+}
+
+// route returns the route that serves a request. Guarded routes are tried first. If several
 // of our own routes match, route returns the route with the fewest wildcards. The error is
 // ErrRoute, ErrMethod or an error about the path.
-func (e *explainer) route(q asked) (row Route, free bool, err error) {
-	guards := e.routes.Guards.Now()
+func (e *explainer) route(q asked) (found foundRoute, err error) {
+	guards := e.o.Routes.Guards.Now()
 	if guards.Any() {
 		if guard, _, err := guards.Find(q.method, q.raw); err != nil {
-			return row, false, err
+			return found, err
 		} else if guard != nil {
-			return *guard, false, nil
+			return foundRoute{Route: *guard}, nil
 		}
 	}
 	err = ErrRoute
-	for i, r := range slices.Concat(e.routes.Keyed, e.routes.Free) {
+	for i, r := range slices.Concat(e.o.Routes.Keyed, e.o.Routes.Free) {
 		switch {
 		case !fits(r.Path, q.path):
 		case r.Method != q.method:
 			if err == ErrRoute {
 				err = ErrMethod
 			}
-		case err != nil || strings.Count(r.Path, ":") < strings.Count(row.Path, ":"):
-			row, free, err = r, i >= len(e.routes.Keyed), nil
+		case err != nil || strings.Count(r.Path, ":") < strings.Count(found.Path, ":"):
+			found, err = foundRoute{r, i >= len(e.o.Routes.Keyed)}, nil
 		}
 	}
 	if err == ErrRoute { // a guarded route without an upstream serves only requests to /authz
 		guard, _, failed := guards.FindAny(q.method, q.raw)
 		switch {
 		case guard != nil:
-			return *guard, false, nil
+			return foundRoute{Route: *guard}, nil
 		case failed != nil && len(guards.List) > 0:
 			err = failed
 		}
 	}
-	return row, free, err
+	return found, err
 }
 
 // fits reports whether path matches pattern. A part of pattern that begins with ":"
@@ -178,14 +183,14 @@ func fits(pattern, path string) bool {
 // checks returns one step for each check that Server makes after it has found the key, in
 // the order of Server. An error means that the limits cannot be read. It does not mean
 // that a check failed.
-func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) ([]step, error) {
+func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]step, error) {
 	steps := []step{verdict("state", key.Check(r.Latest), "The key is active.")}
 	var err error
-	if q.carrier == CarrierQuery && !key.AllowsQuery(e.queryAllowed) {
+	if q.carrier == CarrierQuery && !key.AllowsQuery(e.o.QueryAllowed) {
 		err = ErrQueryKey
 	}
 	steps = append(steps, verdict("carrier", err, "The key may be sent with the carrier "+q.carrier+"."), e.address(key, q.ip))
-	if free {
+	if row.free {
 		return steps, nil
 	}
 	minute, err := e.limits(key, []string{RequestsPerMinute}, 1, r)
@@ -202,7 +207,7 @@ func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 	if err != nil {
 		return nil, err
 	}
-	needed := strings.Join(e.keyring.Rights().Names(row.Permission), " or ")
+	needed := strings.Join(e.o.Keyring.Rights().Names(row.Permission), " or ")
 	if row.Permission != 0 && !key.Has(row.Permission) {
 		err = ErrPermission.With("This key lacks the permission %s. It has %s.", needed, key.Holds())
 	}
@@ -218,7 +223,7 @@ func (e *explainer) checks(key *Key, row Route, free bool, q asked, r *Request) 
 func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
 	for _, name := range names {
 		for _, c := range key.Charge(nil, name, cost) {
-			list, err := e.limiter.Statuses([]Charge{c}, r.Moment)
+			list, err := e.o.Limiter.Statuses([]Charge{c}, r.Moment)
 			if err != nil {
 				return nil, err
 			}

@@ -71,27 +71,36 @@ func NewHistory(store *Store) *History {
 	return h
 }
 
-// Note counts an answered request. key is the id of its key, or "" if the request had no
-// known key. code is its error code, or "" if it was not refused. Note is called for every
-// request, so it rarely allocates: only for the first request of a subject since the last
-// Flush or in an hour, and for a request with status 429.
-func (h *History) Note(key, route, code string, status int, at time.Time) {
-	spread := uint64(at.UnixNano()) >> 10 // a request without a key may go to any shard
+// CountedRequest is an answered request.
+type CountedRequest struct {
+	Key    string // id of the key; "": the request had no known key
+	Route  string // pattern of the route
+	Code   string // error code; "": the request was not refused
+	Status int
+	At     time.Time
+}
+
+// Note counts an answered request. It is called for every request, so it rarely allocates:
+// only for the first request of a subject since the last Flush or in an hour, and for a
+// request with status 429.
+func (h *History) Note(r CountedRequest) {
+	key := r.Key
+	spread := uint64(r.At.UnixNano()) >> 10 // a request without a key may go to any shard
 	if key != "" {
 		spread = maphash.String(h.seed, key)
 	}
-	hour, outcome := stepHour.Number(at), classOf(status)
+	hour, outcome := stepHour.Number(r.At), classOf(r.Status)
 	s := &h.shards[spread%uint64(len(h.shards))]
 	s.mu.Lock()
 	if key != "" {
 		count(s.keys, key, hour, outcome)
-		if status == 429 {
-			s.limited[key] = at
+		if r.Status == 429 {
+			s.limited[key] = r.At
 		}
 	}
-	count(s.routes, route, hour, outcome)
-	if code != "" {
-		count(s.codes, code, hour, outcome)
+	count(s.routes, r.Route, hour, outcome)
+	if r.Code != "" {
+		count(s.codes, r.Code, hour, outcome)
 	}
 	s.mu.Unlock()
 }
@@ -113,29 +122,47 @@ func count(in map[string]*recent, name string, hour int64, outcome int) {
 
 // collect returns the counts in memory of every subject for which want returns true. An
 // hour may occur in several slots of a subject. The counts of the service are the counts
-// of all routes. With take it also resets the counts of all subjects.
-func (h *History) collect(want func(subject) bool, take bool) map[subject][]Slot {
+// of all routes.
+func (h *History) collect(want func(subject) bool) map[subject][]Slot {
 	all := map[subject][]Slot{}
 	for i := range h.shards {
 		s := &h.shards[i]
 		s.mu.Lock()
-		for kind, in := range map[byte]map[string]*recent{ofKey: s.keys, ofRoute: s.routes, ofCode: s.codes, ofService: s.routes} {
-			for name, r := range in {
-				subject := subject{kind, name}
-				if kind == ofService {
-					subject.Name = ""
-				}
-				if want(subject) {
-					all[subject] = append(append(all[subject], r.older...), r.Slot)
-				}
-			}
-		}
-		if take && len(s.routes) > 0 {
+		s.addTo(all, want)
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// takeAll is like collect for all subjects, but it also resets their counts.
+func (h *History) takeAll() map[subject][]Slot {
+	all := map[subject][]Slot{}
+	for i := range h.shards {
+		s := &h.shards[i]
+		s.mu.Lock()
+		s.addTo(all, func(subject) bool { return true })
+		if len(s.routes) > 0 {
 			s.clear()
 		}
 		s.mu.Unlock()
 	}
 	return all
+}
+
+// addTo appends to all the counts of every subject for which want returns true. The caller
+// must hold the lock.
+func (t *tallies) addTo(all map[subject][]Slot, want func(subject) bool) {
+	for kind, in := range map[byte]map[string]*recent{ofKey: t.keys, ofRoute: t.routes, ofCode: t.codes, ofService: t.routes} {
+		for name, r := range in {
+			subject := subject{kind, name}
+			if kind == ofService {
+				subject.Name = ""
+			}
+			if want(subject) {
+				all[subject] = append(append(all[subject], r.older...), r.Slot)
+			}
+		}
+	}
 }
 
 // usageBucket is the database bucket with the stored histories. A key in it consists of the
@@ -152,7 +179,7 @@ const flushPart = 2000
 func (h *History) Flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
-	counts := h.collect(func(subject) bool { return true }, true)
+	counts := h.takeAll()
 	subjects := make([]subject, 0, len(counts))
 	for s := range counts {
 		subjects = append(subjects, s)
@@ -241,7 +268,7 @@ func (h *History) forget(now time.Time) {
 // recently returns the counts in memory of one subject. The caller may change the slice.
 func (h *History) recently(s subject) []Slot {
 	if s.Kind != ofKey {
-		return h.collect(func(other subject) bool { return other == s }, false)[s]
+		return h.collect(func(other subject) bool { return other == s })[s]
 	}
 	t := &h.shards[maphash.String(h.seed, s.Name)%uint64(len(h.shards))]
 	t.mu.Lock()
@@ -258,7 +285,7 @@ func (h *History) recently(s subject) []Slot {
 func (h *History) All(kind byte, span period, visit func(name string, list []bucket) error) error {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
-	recent := h.collect(func(s subject) bool { return s.Kind == kind }, false)
+	recent := h.collect(func(s subject) bool { return s.Kind == kind })
 	only := []string{} // names with counts in memory that the loop below has not reached
 	for s := range recent {
 		only = append(only, s.Name)

@@ -24,7 +24,7 @@ func TestHistory_Outcomes(t *testing.T) {
 	h := NewHistory(newTestStore(t))
 	for status, want := range map[int]int{200: 0, 201: 0, 304: 0, 400: 1, 401: 2, 402: 1, 403: 3, 404: 1, 429: 4, 500: 5, 503: 5} {
 		key := fmt.Sprint("key_", status)
-		h.Note(key, "/x", "", status, epoch)
+		h.Note(CountedRequest{key, "/x", "", status, epoch})
 		if _, sum := totals(t, h, subject{ofKey, key}, period{stepHour, 1, epoch}); sum != one(want, 1) {
 			t.Errorf("%d: got %v, want one at %d", status, sum, want)
 		}
@@ -37,10 +37,10 @@ func TestHistory_Restart(t *testing.T) {
 	store := newTestStore(t)
 	h := NewHistory(store)
 	key, now := subject{ofKey, "key_a"}, epoch.Add(59*time.Minute)
-	h.Note("key_a", "/x", "", 200, now)
+	h.Note(CountedRequest{"key_a", "/x", "", 200, now})
 	now = now.Add(time.Minute) // the next hour
-	h.Note("key_a", "/x", "rate_limit_exceeded", 429, now)
-	h.Note("", "/x", "invalid_key", 401, now)
+	h.Note(CountedRequest{"key_a", "/x", "rate_limit_exceeded", 429, now})
+	h.Note(CountedRequest{"", "/x", "invalid_key", 401, now})
 	check := func(when string, want Counts) {
 		t.Helper()
 		hours, sum := totals(t, h, key, period{stepHour, 24, now})
@@ -67,9 +67,9 @@ func TestHistory_Restart(t *testing.T) {
 		}
 		check("stored", Counts{1, 0, 0, 0, 1, 0})
 	}
-	h.Note("key_a", "/x", "", 200, now)
+	h.Note(CountedRequest{"key_a", "/x", "", 200, now})
 	check("stored and in memory", Counts{2, 0, 0, 0, 1, 0})
-	h.Note("key_a", "/x", "", 200, now.Add(-time.Hour)) // the clock went back
+	h.Note(CountedRequest{"key_a", "/x", "", 200, now.Add(-time.Hour)}) // the clock went back
 	if err := h.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -91,13 +91,13 @@ func TestHistory_Many(t *testing.T) {
 	h := NewHistory(newTestStore(t))
 	const many = flushPart + 500
 	for i := range many {
-		h.Note(fmt.Sprintf("key_%05d", i), "/x", "", 200, epoch)
+		h.Note(CountedRequest{fmt.Sprintf("key_%05d", i), "/x", "", 200, epoch})
 	}
 	if err := h.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	h.Note("key_0", "/x", "", 200, epoch) // before all others, and in memory alone
-	h.Note("key_9", "/x", "", 200, epoch) // after them
+	h.Note(CountedRequest{"key_0", "/x", "", 200, epoch}) // before all others, and in memory alone
+	h.Note(CountedRequest{"key_9", "/x", "", 200, epoch}) // after them
 	before, count := "", 0
 	all := func(now time.Time) {
 		before, count = "", 0
@@ -133,7 +133,7 @@ func TestHistory_Many(t *testing.T) {
 		t.Errorf("after 89 days: got %d, want all", left)
 	}
 	late := epoch.Add(91 * 24 * time.Hour)
-	h.Note("key_00007", "/x", "", 200, late)
+	h.Note(CountedRequest{"key_00007", "/x", "", 200, late})
 	if err := h.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -149,8 +149,8 @@ func TestHistory_Damaged(t *testing.T) {
 	if err := h.store.Update(func(tx *Tx) error { return tx.Put(usageBucket, bad.key(), []byte{9}) }); err != nil {
 		t.Fatal(err)
 	}
-	h.Note("key_bad", "/x", "", 200, epoch)
-	h.Note("key_good", "/x", "", 200, epoch)
+	h.Note(CountedRequest{"key_bad", "/x", "", 200, epoch})
+	h.Note(CountedRequest{"key_good", "/x", "", 200, epoch})
 	if err := h.Flush(); err == nil || !strings.Contains(err.Error(), "key_bad") {
 		t.Errorf("got %v, want it named", err)
 	}
@@ -168,7 +168,7 @@ func TestHistory_Concurrent(t *testing.T) {
 	for g := range 4 {
 		counting.Go(func() {
 			for i := range 500 {
-				h.Note(fmt.Sprintf("key_%d", g%2), "/x", "", 200, epoch)
+				h.Note(CountedRequest{fmt.Sprintf("key_%d", g%2), "/x", "", 200, epoch})
 				if i%100 == 0 {
 					if err := h.Flush(); err != nil {
 						t.Error(err)
@@ -195,7 +195,7 @@ func TestHistory_Concurrent(t *testing.T) {
 func TestHistory_Allocations(t *testing.T) {
 	h := NewHistory(newTestStore(t))
 	key := fmt.Sprint("key_", 1)
-	if n := testing.AllocsPerRun(1000, func() { h.Note(key, "/x", "not_found", 404, epoch) }); n > 0 {
+	if n := testing.AllocsPerRun(1000, func() { h.Note(CountedRequest{key, "/x", "not_found", 404, epoch}) }); n > 0 {
 		t.Errorf("got %v allocations, want none", n)
 	}
 }

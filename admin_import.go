@@ -171,7 +171,7 @@ func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	if len(key.Hint) > 32 {
 		return ErrValidation.With("hint is longer than 32 bytes. Send only the first or last characters of the secret, never all of it.")
 	}
-	if err := i.form.Fill(tx, r, key, row.Body, true); err != nil {
+	if err := i.form.Fill(keyInput{tx: tx, request: r, body: row.Body, key: key, create: true}); err != nil {
 		return err
 	}
 	if err := i.keyring.Import(tx, key, row.digest); err != nil {

@@ -33,11 +33,20 @@ func NewKeyForm(keyring *Keyring, rules KeyRules) *keyForm {
 	return &keyForm{keyring: keyring, rules: rules}
 }
 
-// Fill sets the fields of key that the body has. If create is true, the key is new, and Fill
-// also sets the defaults. The error is ErrMissing or ErrValidation with the name of the
-// wrong field, or ErrConflict if the owner has too many keys. After an error key may be
-// partly changed, so it must not be stored.
-func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+// keyInput holds a key and the request that creates or changes it.
+type keyInput struct {
+	tx      *Tx
+	request *Request
+	body    *Body // the fields to set
+	key     *Key  // the key whose fields are set
+	create  bool  // whether the key is new, so that fields which are not in body get their defaults
+}
+
+// Fill sets the fields of in.key that in.body has. The error is ErrMissing or ErrValidation
+// with the name of the wrong field, or ErrConflict if the owner has too many keys. After an
+// error the key may be partly changed, so it must not be stored.
+func (f *keyForm) Fill(in keyInput) error {
+	key, body := in.key, in.body
 	body.String("name", &key.Name)
 	permissions := []string{}
 	body.Strings("permissions", &permissions)
@@ -56,7 +65,7 @@ func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 	if strings.TrimSpace(key.Name) == "" || len(key.Name) > 200 {
 		return ErrMissing.With("name is missing or longer than 200 bytes. Name the program that uses the key, such as \"ci-runner\".")
 	}
-	if create && !body.Given("permissions") {
+	if in.create && !body.Given("permissions") {
 		return ErrMissing.With("permissions is missing. Send an array with at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
 	}
 	var err error
@@ -73,7 +82,7 @@ func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 			return err
 		}
 	}
-	if err := f.fillExpiry(r.Latest, key, body, create); err != nil {
+	if err := f.fillExpiry(in); err != nil {
 		return err
 	}
 	if err := f.fillEnvironment(key, body); err != nil {
@@ -82,19 +91,19 @@ func (f *keyForm) Fill(tx *Tx, r *Request, key *Key, body *Body, create bool) er
 	if err := f.fillMaps(key, body); err != nil {
 		return err
 	}
-	return f.fillOwner(tx, r, key, body, create)
+	return f.fillOwner(in)
 }
 
-// fillExpiry sets the time at which a key expires. If create is true and the body has no
-// expires_at, the key gets the lifetime DefaultExpiry, or MaxExpiry if that is 0. If both
-// are 0 the key never expires.
-func (f *keyForm) fillExpiry(now time.Time, key *Key, body *Body, create bool) error {
+// fillExpiry sets the time at which a key expires. A new key without expires_at in the body
+// gets the lifetime DefaultExpiry, or MaxExpiry if that is 0. If both are 0 it never expires.
+func (f *keyForm) fillExpiry(in keyInput) error {
+	key, body, now := in.key, in.body, in.request.Latest
 	body.Time("expires_at", &key.ExpiresAt)
 	if err := body.Err(); err != nil {
 		return err
 	}
 	longest := f.rules.MaxExpiry
-	if create && !body.Has("expires_at") {
+	if in.create && !body.Has("expires_at") {
 		length := f.rules.DefaultExpiry
 		if length == 0 {
 			length = longest
@@ -175,18 +184,19 @@ func (f *keyForm) fillMaps(key *Key, body *Body) error {
 // fillOwner sets the owner of a key. If there is no owner with this name, it creates the
 // owner. It returns ErrConflict if the owner already has MaxPerOwner keys that are not
 // revoked.
-func (f *keyForm) fillOwner(tx *Tx, r *Request, key *Key, body *Body, create bool) error {
+func (f *keyForm) fillOwner(in keyInput) error {
+	key, body := in.key, in.body
 	name := ""
 	body.String("owner", &name)
-	if err := body.Err(); err != nil || !create && !body.Given("owner") {
+	if err := body.Err(); err != nil || !in.create && !body.Given("owner") {
 		return err
 	}
-	o, err := EnsureOwner(tx, name, r.Now)
+	o, err := EnsureOwner(in.tx, name, in.request.Now)
 	if err != nil {
 		return err
 	}
-	another := create || o.ID != key.Owner
-	if limit := f.rules.MaxPerOwner; limit > 0 && another && f.keyring.CountLive(tx, o.ID, limit) >= limit {
+	another := in.create || o.ID != key.Owner
+	if limit := f.rules.MaxPerOwner; limit > 0 && another && f.keyring.CountLive(in.tx, o.ID, limit) >= limit {
 		return ErrConflict.With("The owner %q has %d keys that are not revoked. The setting keys.max_per_owner allows no more. Revoke a key, or raise the setting.", o.Name, limit)
 	}
 	key.Owner, key.OwnerName = o.ID, o.Name

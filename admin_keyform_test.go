@@ -201,18 +201,18 @@ func (a *testApp) names(query string) string {
 
 func TestKeyQuery(t *testing.T) {
 	a := newTestApp(t)
-	make := func(name, more string) (id, key string) {
+	create := func(name, more string) (id, key string) {
 		a.clocks.Pass(time.Second)
 		v := a.operate(201, "POST", "/admin/v1/keys", `{"name": "`+name+`", "permissions": ["can_read_agents"]`+more+`}`)
 		return v["id"].(string), v["key"].(string)
 	}
-	_, old := make("Beta", `, "expires_at": "2027-01-01T00:00:00Z", "metadata": {"note": "in the vault"}`)
-	_, used := make("alpha", `, "environment": "live", "expires_at": "2026-12-01T00:00:00Z"`)
-	gone, _ := make("gamma", `, "owner": "ann"`)
+	_, old := create("Beta", `, "expires_at": "2027-01-01T00:00:00Z", "metadata": {"note": "in the vault"}`)
+	_, used := create("alpha", `, "environment": "live", "expires_at": "2026-12-01T00:00:00Z"`)
+	gone, _ := create("gamma", `, "owner": "ann"`)
 	a.ask("GET", "/api/v1/agents", old, "")
 	a.clocks.Pass(31 * 24 * time.Hour)
 	a.ask("GET", "/api/v1/agents", used, "")
-	make("delta", "")
+	create("delta", "")
 	a.operate(200, "POST", "/admin/v1/keys/"+gone+"/revoke", "")
 	for query, want := range map[string]string{
 		"": "delta gamma alpha Beta", "order=asc": "Beta alpha gamma delta", "sort=created": "delta gamma alpha Beta", "status=live": "delta alpha Beta",

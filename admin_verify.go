@@ -153,7 +153,7 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 				return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists the limits of a key. Send null to charge no limit.", name)
 			}
 		}
-		err = v.check(key, holder, q, r, answer)
+		err = v.check(keyCheck{q, key, holder}, r, answer)
 	}
 	var refusal *Error
 	switch {
@@ -171,22 +171,30 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
+// keyCheck is the check of a key that was found.
+type keyCheck struct {
+	question
+	key    *Key
+	holder *CacheEntry // the entry of key in the key cache; it records the use of the key
+}
+
 // check makes all checks of a key that was found, and returns the first refusal. It records
 // the use of the key once its state and the address have passed. If it has checked the
 // limits, it adds them to answer.
-func (v *verifier) check(key *Key, holder *CacheEntry, q question, r *Request, answer map[string]any) error {
+func (v *verifier) check(c keyCheck, r *Request, answer map[string]any) error {
+	key := c.key
 	if err := key.Check(r.Latest); err != nil {
 		return err
 	}
-	if len(key.AllowedIPs) > 0 && !q.ip.IsValid() {
+	if len(key.AllowedIPs) > 0 && !c.ip.IsValid() {
 		return ErrPermission.With("This key may be used only from certain addresses. Send the IP address of your client as ip.")
 	}
-	if !key.Allows(q.ip) {
-		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", q.ip)
+	if !key.Allows(c.ip) {
+		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", c.ip)
 	}
-	v.keyring.Used(holder, LastUse{At: r.Now, IP: q.ip, Carrier: carrierVerify})
-	if len(q.costs) > 0 {
-		list, err := v.spend(key, q.costs, r.Moment)
+	v.keyring.Used(c.holder, LastUse{At: r.Now, IP: c.ip, Carrier: carrierVerify})
+	if len(c.costs) > 0 {
+		list, err := v.spend(key, c.costs, r.Moment)
 		if err != nil && !errors.Is(err, ErrRateLimit) {
 			return err
 		}
@@ -195,7 +203,7 @@ func (v *verifier) check(key *Key, holder *CacheEntry, q question, r *Request, a
 			return err
 		}
 	}
-	if missing := q.permissions &^ key.Permissions; missing != 0 {
+	if missing := c.permissions &^ key.Permissions; missing != 0 {
 		return ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(v.keyring.Rights().Names(missing), ", "), key.Holds())
 	}
 	return nil

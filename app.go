@@ -222,7 +222,7 @@ func (a *App) note(o *Outcome) {
 	if o.Found != nil {
 		key = o.Found.ID
 	}
-	a.history.Note(key, o.Route, o.Code, o.Status, o.Began)
+	a.history.Note(CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
 }
 
 // bases returns the URLs of the API and of the admin endpoint, for the examples of

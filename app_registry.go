@@ -156,7 +156,9 @@ var registry = []part{
 	{name: "refusals", routes: func(a *App) Routes { return Routes{Admin: a.refusals.AdminRoutes()} }},
 	{name: "explain", routes: func(a *App) Routes {
 		routes := ExplainedRoutes{&a.routes, a.guards}
-		return Routes{Admin: NewExplainer(a.Store, a.Keyring, a.Limiter, routes, a.config.Keys.QueryAllowed).AdminRoutes()}
+		return Routes{Admin: NewExplainer(ExplainerOptions{
+			Store: a.Store, Keyring: a.Keyring, Limiter: a.Limiter, Routes: routes, QueryAllowed: a.config.Keys.QueryAllowed,
+		}).AdminRoutes()}
 	}},
 	{name: "configuration", routes: func(a *App) Routes { return Routes{Admin: a.Reloader.AdminRoutes()} }},
 	{name: "routes", routes: func(a *App) Routes { return Routes{Admin: NewRouteList(&a.routes, a.guards).AdminRoutes()} }},

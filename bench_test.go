@@ -214,6 +214,6 @@ func BenchmarkHistory(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		h.Note(keys[i%len(keys)], "/api/v1/agents", "", 200, epoch)
+		h.Note(CountedRequest{keys[i%len(keys)], "/api/v1/agents", "", 200, epoch})
 	}
 }
