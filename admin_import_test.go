@@ -269,7 +269,7 @@ func TestKeysImport_OldServer(t *testing.T) {
 	}
 	before := a.keyNames()
 	exit := cli.Run(context.Background(), []string{"latchkey", "--data", a.config.Server.Data, "keys", "import", "-", "--dry-run"}, env)
-	if exit != 1 || !strings.Contains(out.String(), "has no dry run") || a.keyNames() != before {
+	if exit != 1 || !strings.Contains(out.String(), "does not support --dry-run") || a.keyNames() != before {
 		t.Errorf("exit %d, %s; want 1 and no import", exit, out.String())
 	}
 }

@@ -183,7 +183,11 @@ func (a *App) describe() (func(admin bool) []Row, error) {
 		return nil, err
 	}
 	return func(admin bool) (rows []Row) {
-		handler := pages.Handler(admin, a.bases)
+		audience := reference.Clients
+		if admin {
+			audience = reference.Operators
+		}
+		handler := pages.Handler(audience, a.bases)
 		serve := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { handler.ServeHTTP(w, r) }
 		for _, path := range reference.Paths() {
 			rows = append(rows, Row{Route{Method: "GET", Path: path}, serve})

@@ -15,19 +15,21 @@ import (
 	"time"
 )
 
-// loadOptions say what wrk asks for.
+// loadOptions describes the requests that wrk sends.
 type loadOptions struct {
-	path, keys, body string
-	connections      int
+	path        string // URL path
+	keys        string // path of a file with one key per line
+	body        string // body of a POST request; "" for GET requests
+	connections int
 }
 
-// result is what came of one load.
+// result holds the measurements of one load.
 type result struct {
-	perSecond float64
-	p50, p99  time.Duration
-	cpu       time.Duration // of the server for each request
-	rss       int64         // bytes, at the end
-	refused   int           // answers other than 2xx, and errors
+	perSecond float64       // requests per second
+	p50, p99  time.Duration // percentiles of the latency
+	cpu       time.Duration // CPU time of the server per request
+	rss       int64         // memory of the server at the end, in bytes
+	refused   int           // number of answers other than 2xx, and of errors
 }
 
 func (r result) rate() float64   { return r.perSecond }
@@ -40,7 +42,7 @@ func (r result) String() string {
 	return fmt.Sprintf("%8.0f req/s, p50 %v, p99 %v, %.1f us CPU, %d refused", r.perSecond, r.p50, r.p99, r.cost(), r.refused)
 }
 
-// script makes wrk send each request with the next key.
+// script makes wrk send each request with the next key of the file in BENCH_KEYS, in turn.
 const script = `
 local requests, count, at = {}, 0, 0
 function init()
@@ -63,7 +65,8 @@ end
 
 var resultLine = regexp.MustCompile(`result (\d+) (\d+) (\d+) (\d+) (\d+)`)
 
-// load warms a server up for a second and loads it then.
+// load sends requests to a server for a second to warm it up, and then measures a load of b.seconds
+// seconds.
 func (b *bench) load(s *server, o loadOptions) (result, error) {
 	if _, err := b.wrk(s, o, 1); err != nil {
 		return result{}, err
@@ -86,8 +89,9 @@ func (b *bench) load(s *server, o loadOptions) (result, error) {
 	}, nil
 }
 
-// wrk returns the requests, the microseconds they took, the two percentiles in
-// microseconds and the errors.
+// wrk loads a server for some seconds. It returns five numbers: the number of requests, the duration
+// in microseconds, the 50th and the 99th percentile of the latency in microseconds, and the number
+// of errors.
 func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err error) {
 	lua := filepath.Join(b.dir, "wrk.lua")
 	if err := os.WriteFile(lua, []byte(script), 0o600); err != nil {
@@ -105,7 +109,7 @@ func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err 
 	}
 	m := resultLine.FindSubmatch(out)
 	if m == nil {
-		return numbers, fmt.Errorf("wrk gave no result: %s", out)
+		return numbers, fmt.Errorf("wrk printed no result: %s", out)
 	}
 	for i := range numbers {
 		if numbers[i], err = strconv.Atoi(string(m[i+1])); err != nil {
@@ -115,7 +119,7 @@ func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err 
 	return numbers, nil
 }
 
-// idle measures a server with 100 keys that nobody asks.
+// idle measures a server with 100 keys that gets no requests.
 func (b *bench) idle() error {
 	start, _, err := b.seed("idle", 100)
 	if err != nil {
@@ -131,19 +135,21 @@ func (b *bench) idle() error {
 	return b.report("100 keys", start, fmt.Sprintf(", on a new folder %v", fresh.ready.Round(time.Millisecond)))
 }
 
-// report starts a server and tells how soon it answered and what it takes.
-func (b *bench) report(name string, start func() (*server, error), more string) error {
+// report starts a server and prints the time to its first answer and its memory. It adds extra after
+// the time.
+func (b *bench) report(name string, start func() (*server, error), extra string) error {
 	s, err := start()
 	if err != nil {
 		return err
 	}
-	time.Sleep(2 * time.Second) // so that what the start needed is given back
+	time.Sleep(2 * time.Second) // until the server has released the memory that only the start needed
 	_, rss, err := usage(s.command.Process.Pid)
-	fmt.Printf("%s: first answer after %v%s, idle RSS %.0f MB\n", name, s.ready.Round(time.Millisecond), more, float64(rss)/1e6)
+	fmt.Printf("%s: first answer after %v%s, idle RSS %.0f MB\n", name, s.ready.Round(time.Millisecond), extra, float64(rss)/1e6)
 	return s.stop(err)
 }
 
-// large makes a folder with very many keys, those of the small one among them.
+// large creates a data folder with b.stored keys. They include the keys in the file keys. It returns
+// the function that starts a server on the folder.
 func (b *bench) large(keys string) (func() (*server, error), error) {
 	start, _, err := b.seed("large", 1)
 	if err != nil {
@@ -173,7 +179,7 @@ func (b *bench) large(keys string) (func() (*server, error), error) {
 			fmt.Fprintf(&part, `{"name":"stored %d","permissions":["can_read_agents"],"limits":{"requests_per_minute_limit":1000000},"sha256":"%x"}`, done+i, sha256.Sum256([]byte(secret)))
 		}
 		part.WriteString("]")
-		_, err = b.cli("large", part.String(), "keys", "import", "-")
+		_, err = b.latchkey("large", part.String(), "keys", "import", "-")
 		done += min(50_000, b.stored-done)
 	}
 	if err := s.stop(err); err != nil {

@@ -1,7 +1,6 @@
-// Bench measures the whole program with wrk, in turn with a bare ceiling that
-// returns the same answer (./ceiling), each server alone on core 0 and wrk on
-// core 1, and prints a table. Figures of one run may be compared with each
-// other, not with those of another machine.
+// Bench measures the whole program with wrk and prints a table. It compares the program with a server
+// that only returns the same answer (./ceiling). The servers run in turn, each alone on core 0; wrk
+// runs on core 1. Compare only numbers of the same run, because other machines have other numbers.
 //
 //	go run ./bench                         everything, about six minutes
 //	go run ./bench -rounds 1 -seconds 2    a quick look
@@ -26,15 +25,15 @@ import (
 
 // bench is one run of the program.
 type bench struct {
-	dir     string // everything it makes is in here
-	rounds  int
-	seconds int
-	stored  int
-	only    string
-	beside  string // path of another latchkey, "" for none
-	failed  bool
+	dir     string // temporary folder for all files of the run
+	rounds  int    // number of times that each server is loaded
+	seconds int    // duration of each load
+	stored  int    // number of keys in the large store; 0 to leave it out
+	only    string // part to run: reads, calls or proxies; "" for all
+	beside  string // path of another build of latchkey; "" to leave it out
+	failed  bool   // true if a request was refused
 
-	traefikFile string // path of Traefik, "" for none
+	traefikFile string // path of Traefik; "" to leave it out
 }
 
 func main() {
@@ -43,9 +42,9 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 3, "how often each server is loaded, in turn")
 	flag.IntVar(&b.seconds, "seconds", 8, "how long each load lasts")
 	flag.IntVar(&b.stored, "stored", 1_000_000, "how many keys the large store has; 0 leaves it out")
-	flag.StringVar(&b.only, "only", "", "one part of it: reads, calls or proxies")
-	flag.StringVar(&b.beside, "beside", "", "another build of latchkey to load in the same rounds")
-	flag.StringVar(&b.traefikFile, "traefik", "", "Traefik to load in the same rounds as the proxies")
+	flag.StringVar(&b.only, "only", "", "run only this part: reads, calls or proxies")
+	flag.StringVar(&b.beside, "beside", "", "path of another build of latchkey to load in the same rounds")
+	flag.StringVar(&b.traefikFile, "traefik", "", "path of Traefik, to load it in the same rounds as the proxies")
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "latchkey-bench-")
 	if err != nil {
@@ -94,19 +93,20 @@ func (b *bench) run() error {
 		}
 	}
 	if !known {
-		return fmt.Errorf("-only %s is no part; there are reads, proxies and calls", b.only)
+		return fmt.Errorf("-only must be reads, proxies or calls; got %s", b.only)
 	}
 	return nil
 }
 
-// contender is a server under load and what came of each round.
+// contender is a server to measure and its results.
 type contender struct {
 	name  string
 	start func() (*server, error)
-	runs  []result
+	runs  []result // one for each round
 }
 
-// reads loads servers with GET /api/v1/agents.
+// reads measures GET /api/v1/agents. small starts the server with few keys. keys is the path of the
+// file with these keys.
 func (b *bench) reads(small func() (*server, error), keys string) error {
 	if err := b.idle(); err != nil {
 		return err
@@ -132,7 +132,7 @@ func (b *bench) reads(small func() (*server, error), keys string) error {
 	return nil
 }
 
-// proxies loads reverse proxies in front of one upstream.
+// proxies measures reverse proxies in front of the same upstream.
 func (b *bench) proxies(keys string) error {
 	const path = "/things"
 	upstream, err := b.ceiling(loadCore, path, "-body", filepath.Join(b.dir, "body"))()
@@ -166,8 +166,8 @@ func (b *bench) proxies(keys string) error {
 	return nil
 }
 
-// inTurn loads each of the contenders once in each round. The order turns round
-// by round, so that what comes and goes on the machine meets all of them.
+// inTurn loads each contender once in each round. Each round begins with another contender, so that
+// other activity on the machine affects all contenders equally.
 func (b *bench) inTurn(contenders []*contender, o loadOptions) error {
 	for round := range b.rounds {
 		for i := range contenders {
@@ -188,7 +188,7 @@ func (b *bench) inTurn(contenders []*contender, o loadOptions) error {
 	return nil
 }
 
-// table prints the medians of the contenders and their ratios to the first.
+// table prints the medians of each contender and their ratios to the first contender.
 func (b *bench) table(title string, contenders []*contender) {
 	fmt.Printf("\n%s, medians of %d rounds of %d s; ratios are to the first in the same round\n\n", title, b.rounds, b.seconds)
 	fmt.Println("| server | req/s | ratio | p50 ms | p99 ms | ratio | CPU us/req | ratio | RSS MB |")
@@ -214,7 +214,7 @@ func (b *bench) table(title string, contenders []*contender) {
 	fmt.Println()
 }
 
-// calls loads a server with POST /api/v1/calls from 64 clients.
+// calls measures POST /api/v1/calls with 64 connections.
 func (b *bench) calls(start func() (*server, error), keys string) error {
 	var rates, medians, worst, costs []float64
 	for round := range b.rounds {
@@ -239,7 +239,7 @@ func (b *bench) calls(start func() (*server, error), keys string) error {
 	return nil
 }
 
-// syncTime is how long the disk takes to store one page for good.
+// syncTime returns the median time that the disk needs to write and sync one page of 4 KiB.
 func (b *bench) syncTime() (time.Duration, error) {
 	f, err := os.Create(filepath.Join(b.dir, "sync"))
 	if err != nil {
@@ -261,6 +261,7 @@ func (b *bench) syncTime() (time.Duration, error) {
 	return time.Duration(median(times)), nil
 }
 
+// median returns the median of list, which it sorts.
 func median(list []float64) float64 {
 	slices.Sort(list)
 	return (list[(len(list)-1)/2] + list[len(list)/2]) / 2

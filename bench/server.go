@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// server is a process under measurement.
+// server is a running server process.
 type server struct {
 	command *exec.Cmd
 	url     string
@@ -26,12 +26,12 @@ type server struct {
 	stderr  *firstLines
 }
 
-// firstLines collects what a process says and tells when a pattern was seen.
+// firstLines is a writer that stores the first output of a process and searches it for a pattern.
 type firstLines struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
-	want  *regexp.Regexp
-	found chan string
+	want  *regexp.Regexp // the pattern
+	found chan string    // receives the first submatch of the pattern
 }
 
 func (f *firstLines) Write(p []byte) (int, error) {
@@ -49,22 +49,22 @@ func (f *firstLines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// command is a command that shows what it says.
+// command returns a command whose output goes to standard error.
 func command(name string, args ...string) *exec.Cmd {
 	c := exec.Command(name, args...)
 	c.Stdout, c.Stderr = os.Stderr, os.Stderr
 	return c
 }
 
-// The server under measurement has a core for itself; the load, and what
-// proxies pass requests on to, have the other.
+// The server that is measured has one core to itself. The load and the upstream of the proxies share
+// the other core.
 const (
 	serverCore = "0"
 	loadCore   = "1"
 )
 
-// launch starts a program on a core and waits for its address, which it says as
-// in the pattern, and for its first answer.
+// launch starts the program in args on a core. It waits until the program has printed its URL, which
+// is the first submatch of pattern, and until it has answered a request for path.
 func (b *bench) launch(core, pattern, path string, args ...string) (*server, error) {
 	c := exec.Command("taskset", append([]string{"-c", core}, args...)...)
 	s := &server{command: c, stderr: &firstLines{want: regexp.MustCompile(pattern), found: make(chan string, 1)}}
@@ -77,7 +77,7 @@ func (b *bench) launch(core, pattern, path string, args ...string) (*server, err
 	select {
 	case s.url = <-s.stderr.found:
 	case <-time.After(time.Minute):
-		return nil, s.stop(fmt.Errorf("%v does not say where it listens: %s", args, s.stderr.text.String()))
+		return nil, s.stop(fmt.Errorf("%v did not print its address within a minute: %s", args, s.stderr.text.String()))
 	}
 	answer, err := http.Get(s.url + path)
 	if err != nil {
@@ -87,30 +87,31 @@ func (b *bench) launch(core, pattern, path string, args ...string) (*server, err
 	return s, answer.Body.Close()
 }
 
-// stop ends the process, by its own id, and returns err or what went wrong.
+// stop ends the process. It returns err joined with the errors of ending it.
 func (s *server) stop(err error) error {
 	_ = s.command.Process.Signal(syscall.SIGTERM)
 	var exit *exec.ExitError
 	waitErr := s.command.Wait()
 	if errors.As(waitErr, &exit) && exit.ProcessState.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM {
-		waitErr = nil // the ceiling has no handler
+		waitErr = nil // the ceiling does not handle SIGTERM
 	}
 	return errors.Join(err, waitErr)
 }
 
-// ceiling returns the function that starts the ceiling on a core.
+// ceiling returns a function that starts the program ceiling on a core. The ceiling answers requests
+// for path.
 func (b *bench) ceiling(core, path string, args ...string) func() (*server, error) {
 	return func() (*server, error) {
 		return b.launch(core, `listening on (http://\S+)`, path, append([]string{filepath.Join(b.dir, "ceiling"), "-path", path}, args...)...)
 	}
 }
 
-// starter returns the function that starts latchkey on a folder.
+// starter returns a function that starts latchkey with a data folder.
 func (b *bench) starter(folder string, args ...string) func() (*server, error) {
 	return b.programStarter(filepath.Join(b.dir, "latchkey"), folder, args...)
 }
 
-// programStarter is starter for any latchkey program.
+// programStarter is like starter, but starts the latchkey program at a path.
 func (b *bench) programStarter(program, folder string, args ...string) func() (*server, error) {
 	return func() (*server, error) {
 		return b.launch(serverCore, `"api":"(http://[^"]+)"`, "/healthz", append([]string{program, "serve", "--data", filepath.Join(b.dir, folder),
@@ -118,8 +119,8 @@ func (b *bench) programStarter(program, folder string, args ...string) func() (*
 	}
 }
 
-// cli runs a command of latchkey on a folder and returns what it prints.
-func (b *bench) cli(folder, stdin string, args ...string) ([]byte, error) {
+// latchkey runs a command of latchkey with a data folder and returns its standard output.
+func (b *bench) latchkey(folder, stdin string, args ...string) ([]byte, error) {
 	c := exec.Command(filepath.Join(b.dir, "latchkey"), append(args, "--data", filepath.Join(b.dir, folder))...)
 	c.Stdin, c.Stderr = strings.NewReader(stdin), os.Stderr
 	out, err := c.Output()
@@ -129,8 +130,9 @@ func (b *bench) cli(folder, stdin string, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// seed makes a folder with an agent and some keys and returns a function that starts it
-// and the file of the keys. The ceiling answers as it does.
+// seed creates a data folder with an agent and some keys. It returns a function that starts a server
+// with the folder, and the path of a file with the keys. It also saves an answer of the server, with
+// which the ceiling answers.
 func (b *bench) seed(folder string, count int) (start func() (*server, error), keys string, err error) {
 	start = b.starter(folder)
 	s, err := start()
@@ -139,11 +141,11 @@ func (b *bench) seed(folder string, count int) (start func() (*server, error), k
 	}
 	var list bytes.Buffer
 	err = func() error {
-		if _, err := b.cli(folder, "", "agents", "create", "--name", "Front desk", "--phone", "+4930555001"); err != nil {
+		if _, err := b.latchkey(folder, "", "agents", "create", "--name", "Front desk", "--phone", "+4930555001"); err != nil {
 			return err
 		}
 		for i := range count {
-			out, err := b.cli(folder, "", "keys", "create", "--name", fmt.Sprint("bench ", i), "--permission", "can_read_agents", "--permission", "can_initiate_calls",
+			out, err := b.latchkey(folder, "", "keys", "create", "--name", fmt.Sprint("bench ", i), "--permission", "can_read_agents", "--permission", "can_initiate_calls",
 				"--limit", "requests_per_minute_limit=1000000", "--limit", "calls_per_day_limit=1000000", "--json")
 			if err != nil {
 				return err
@@ -164,7 +166,7 @@ func (b *bench) seed(folder string, count int) (start func() (*server, error), k
 	return start, keys, os.WriteFile(keys, list.Bytes(), 0o600)
 }
 
-// saveBody keeps the answer that all servers are to give.
+// saveBody requests GET /api/v1/agents and stores the body of the answer for the ceiling.
 func (b *bench) saveBody(url, key string) error {
 	r, err := http.NewRequest("GET", url+"/api/v1/agents", nil)
 	if err != nil {
@@ -183,14 +185,14 @@ func (b *bench) saveBody(url, key string) error {
 	return os.WriteFile(filepath.Join(b.dir, "body"), body, 0o600)
 }
 
-// usage reads what a process has used: CPU time, and memory that is in RAM.
+// usage returns the CPU time that a process has used, and the memory that it has in RAM, in bytes.
 func usage(pid int) (cpu time.Duration, rss int64, err error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, err
 	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest) // from the third on
+	fields := strings.Fields(rest) // fields[0] is the third field of the file
 	var ticks int64
 	for _, f := range fields[11:13] { // utime and stime, in 1/100 s
 		n, err := strconv.ParseInt(f, 10, 64)

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Traefik has no keys: it looks at the form of one, and limits by its field.
+// Traefik cannot check keys. This configuration checks only the form of a key, and limits requests by
+// the header field with the key.
 const traefikStatic = `global: { checkNewVersion: false, sendAnonymousUsage: false }
 log: { level: ERROR }
 entryPoints: { web: { address: %q } }
@@ -26,8 +27,8 @@ const traefikDynamic = `http:
     up: { loadBalancer: { servers: [ { url: %q } ] } }
 `
 
-// traefik returns the function that starts Traefik in front of an upstream and
-// waits until it lets a key through.
+// traefik returns a function that starts Traefik in front of an upstream and waits until it answers a
+// request for path with key.
 func (b *bench) traefik(path, upstream, key string) func() (*server, error) {
 	return func() (*server, error) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -62,6 +63,6 @@ func (b *bench) traefik(path, upstream, key string) func() (*server, error) {
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		return nil, s.stop(fmt.Errorf("traefik does not let the key through"))
+		return nil, s.stop(fmt.Errorf("traefik did not accept the key within a minute"))
 	}
 }

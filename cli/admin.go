@@ -18,7 +18,7 @@ import (
 // adminCommand returns the commands for operators, set-up links and admin tokens.
 func (s *session) adminCommand() *cli.Command {
 	create := &cli.Command{
-		Name: "create", Usage: "make a token for the admin listener and show it, once",
+		Name: "create", Usage: "create an admin token and show it once",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "what the token is for"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.String("name") == "" {
@@ -28,7 +28,7 @@ func (s *session) adminCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			lost := shownOnce{member: "token", what: "admin token", again: "Revoke it and create another: latchkey admin token revoke ID"}
+			lost := shownOnce{member: "token", kind: "admin token", remedy: "Revoke it and create another: latchkey admin token revoke ID"}
 			if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 				return err
 			}
@@ -37,7 +37,7 @@ func (s *session) adminCommand() *cli.Command {
 		},
 	}
 	revoke := &cli.Command{
-		Name: "revoke", Usage: "refuse a token from now on", ArgsUsage: "ID",
+		Name: "revoke", Usage: "revoke an admin token immediately and permanently", ArgsUsage: "ID",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			id, err := oneArgument(c)
 			if err != nil {
@@ -51,14 +51,14 @@ func (s *session) adminCommand() *cli.Command {
 		},
 	}
 	list := s.listOf("tokens", tokenColumns())
-	return &cli.Command{Name: "admin", Usage: "who may administer", Commands: []*cli.Command{
+	return &cli.Command{Name: "admin", Usage: "manage operators and admin tokens", Commands: []*cli.Command{
 		{
-			Name: "create", Usage: "make an operator, who may log in to the dashboard", Action: s.createOperator,
+			Name: "create", Usage: "create an operator, who can log in to the dashboard", Action: s.createOperator,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "name to log in with"}, passwordFlag()},
 		},
-		{Name: "passwd", Usage: "give an operator another password and end its logins", ArgsUsage: "NAME", Flags: []cli.Flag{passwordFlag()}, Action: s.changeOperator},
-		{Name: "setup-link", Usage: "make a link, good once and for 30 minutes, to create the first operator in a browser", Action: s.setupLink},
-		{Name: "token", Usage: "tokens for the admin listener", Commands: []*cli.Command{create, list, revoke}},
+		{Name: "passwd", Usage: "change an operator's password and end the operator's logins", ArgsUsage: "NAME", Flags: []cli.Flag{passwordFlag()}, Action: s.changeOperator},
+		{Name: "setup-link", Usage: "create a link for creating the first operator in a browser; it works once, within 30 minutes", Action: s.setupLink},
+		{Name: "token", Usage: "create, list and revoke admin tokens", Commands: []*cli.Command{create, list, revoke}},
 	}}
 }
 
@@ -66,14 +66,14 @@ func tokenColumns() []string {
 	return []string{"id", "name", "hint", "status", "created_at", "last_used_at"}
 }
 
-// passwordFlag returns the flag for a file with a password. A password in a
-// flag would appear in the list of processes and in the shell's history.
+// passwordFlag returns the flag --password-file. No flag contains the password itself, because it
+// would then appear in the list of processes and in the shell's history.
 func passwordFlag() cli.Flag {
-	return &cli.StringFlag{Name: "password-file", Usage: "`FILE` with the password, - for standard input; without it the password is asked for"}
+	return &cli.StringFlag{Name: "password-file", Usage: "`FILE` with the password, or - for standard input; default: a prompt on the terminal"}
 }
 
-// password returns a new password. It reads the file of --password-file, or asks
-// twice on the terminal, without echo. The line break at the end is cut off.
+// password returns a new password for an operator. It reads the file of --password-file, or prompts
+// for the password twice on the terminal, without echo. It removes line breaks at the end of a file.
 func (s *session) password(c *cli.Command) (string, error) {
 	if file := c.String("password-file"); file != "" {
 		data, err := readFileOr(s.env.Stdin, file)
@@ -81,7 +81,7 @@ func (s *session) password(c *cli.Command) (string, error) {
 	}
 	in, ok := s.env.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return "", misused(c, errors.New("there is no terminal to ask on; name a --password-file, or - for standard input"))
+		return "", misused(c, errors.New("there is no terminal to ask for the password; set --password-file to a file, or to - for standard input"))
 	}
 	ask := func(prompt string) (string, error) {
 		if _, err := fmt.Fprint(s.env.Stderr, prompt); err != nil {
@@ -95,7 +95,7 @@ func (s *session) password(c *cli.Command) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	again, err := ask("again: ")
+	again, err := ask("Repeat the password: ")
 	if err == nil && again != first {
 		err = errors.New("the two passwords differ; nothing was changed")
 	}
@@ -149,7 +149,8 @@ func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
 func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
 	base := ""
 	if !c.Bool("json") {
-		service, err := s.load(c) // before the link is made: an error here would lose it
+		// Load before creating the link: an error after that would lose the link.
+		service, err := s.load(c)
 		if err != nil {
 			return err
 		}
@@ -160,30 +161,30 @@ func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	made["path"] = base + cell(made["path"])
-	lost := shownOnce{member: "path", what: "set-up link", again: "Make another, which ends this one: latchkey admin setup-link"}
+	lost := shownOnce{member: "path", kind: "set-up link", remedy: "Create another, which replaces this one: latchkey admin setup-link"}
 	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
-	_, _ = fmt.Fprintf(s.env.Stderr, "\nGood once, until %s.\n", made["expires_at"])
+	_, _ = fmt.Fprintf(s.env.Stderr, "\nThe link works once, until %s.\n", made["expires_at"])
 	return nil
 }
 
 // auditCommand returns the commands that show the audit log and verify its chain.
 func (s *session) auditCommand() *cli.Command {
 	filters := []cli.Flag{
-		&cli.StringFlag{Name: "actor", Usage: "who: \"token\", \"token 3\", \"operator 1 ann\", \"control socket\""},
-		&cli.StringFlag{Name: "action", Usage: "a part of what was done, such as revoke"},
-		&cli.StringFlag{Name: "object", Usage: "what it was done to: a key's id, \"agent 12\", or \"agent\" for all"},
-		&cli.StringFlag{Name: "result", Usage: "done or refused"},
-		&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"},
+		&cli.StringFlag{Name: "actor", Usage: "who made the change, such as \"token\", \"token 3\", \"operator 1 ann\" or \"control socket\""},
+		&cli.StringFlag{Name: "action", Usage: "part of the action's name, such as revoke"},
+		&cli.StringFlag{Name: "object", Usage: "what was changed: a key's id, \"agent 12\", or \"agent\" for all agents"},
+		&cli.StringFlag{Name: "result", Usage: "result of the action: done or refused"},
+		&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 	}
-	return &cli.Command{Name: "audit", Usage: "who changed what, and who was refused", Commands: []*cli.Command{
-		{Name: "list", Usage: "list entries, newest first; --json has them whole", Flags: filters, Action: s.listAudit},
+	return &cli.Command{Name: "audit", Usage: "list and verify the log of changes and refused attempts", Commands: []*cli.Command{
+		{Name: "list", Usage: "list entries, newest first; --json prints all their fields", Flags: filters, Action: s.listAudit},
 		{
-			Name: "verify", Usage: "check that no entry was changed, taken out, put in or moved", Action: s.verifyAudit,
-			Flags: []cli.Flag{&cli.StringFlag{Name: "head", Usage: "`NUMBER:HASH` that an earlier verify printed: that entry must still be the same"}},
-			Description: `Who can write the database file could make the whole chain anew. Keep what
-verify prints somewhere else, and hand it to a later one:
+			Name: "verify", Usage: "check that no entry was changed, removed, inserted or moved", Action: s.verifyAudit,
+			Flags: []cli.Flag{&cli.StringFlag{Name: "head", Usage: "`NUMBER:HASH` printed by an earlier verify; checks that this entry is unchanged"}},
+			Description: `Anyone who can write the database file can rebuild the whole chain. Keep the
+head that verify prints in another place, and pass it to a later verify:
   latchkey audit verify --head 1234:9f86d0...`,
 		},
 	}}
@@ -214,7 +215,7 @@ func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {
 	if head := c.String("head"); head != "" {
 		number, hash, ok := strings.Cut(head, ":")
 		if !ok {
-			return misused(c, errors.New("--head is NUMBER:HASH, as verify prints it"))
+			return misused(c, errors.New("--head must be NUMBER:HASH, as verify prints it"))
 		}
 		path += "?" + url.Values{"number": {number}, "hash": {hash}}.Encode()
 	}
@@ -243,12 +244,12 @@ func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {
 // refusalsCommand returns the command that shows why requests were refused.
 func (s *session) refusalsCommand() *cli.Command {
 	return &cli.Command{
-		Name: "refusals", Usage: "show the last refused requests and what refused them, newest first", Action: s.listRefusals,
+		Name: "refusals", Usage: "show the latest refused requests with the reason, newest first", Action: s.listRefusals,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "id", Usage: "only the request with this `ID`, which its answer has as request_id"},
-			&cli.StringFlag{Name: "key", Usage: "only those of the key with this `ID`"},
-			&cli.StringFlag{Name: "code", Usage: "only those with this `ERROR`, such as rate_limit_exceeded"},
-			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"},
+			&cli.StringFlag{Name: "id", Usage: "only the request with this `ID`, the request_id in its answer"},
+			&cli.StringFlag{Name: "key", Usage: "only requests with the key that has this `ID`"},
+			&cli.StringFlag{Name: "code", Usage: "only requests refused with this `ERROR`, such as rate_limit_exceeded"},
+			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 		},
 		Description: "Example:\n  latchkey refusals --id 5f0c12ab7",
 	}
@@ -274,13 +275,13 @@ func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
 // usageCommand returns the command that shows the history of requests.
 func (s *session) usageCommand() *cli.Command {
 	return &cli.Command{
-		Name: "usage", Usage: "show what was asked and what was refused, by hour or by day", Action: s.showUsage,
+		Name: "usage", Usage: "show how many requests were served and refused, by hour or by day", Action: s.showUsage,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "key", Usage: "only of the key with this `ID`"},
+			&cli.StringFlag{Name: "key", Usage: "only requests with the key that has this `ID`"},
 			&cli.StringFlag{Name: "step", Value: "hour", Usage: "hour (kept for 7 days) or day (kept for 90 days)"},
-			&cli.IntFlag{Name: "last", Usage: "how many hours or days up to now; all that are kept without it"},
-			&cli.BoolFlag{Name: "csv", Usage: "print CSV, a line for each key and step"},
-			&cli.StringFlag{Name: "by", Value: "key", Usage: "with --csv: a line for each key, route or error"},
+			&cli.IntFlag{Name: "last", Usage: "how many hours or days up to now; default: all that are kept"},
+			&cli.BoolFlag{Name: "csv", Usage: "print CSV, with a line for each key and step"},
+			&cli.StringFlag{Name: "by", Value: "key", Usage: "with --csv: what the lines are for: key, route or error"},
 		},
 		Description: `Examples:
   latchkey usage                                  # the whole service
@@ -294,7 +295,7 @@ func (s *session) showUsage(ctx context.Context, c *cli.Command) (err error) {
 		return err
 	}
 	if c.Bool("csv") && c.Bool("json") {
-		return misused(c, fmt.Errorf("--csv and --json exclude each other"))
+		return misused(c, fmt.Errorf("--csv and --json cannot be used together"))
 	}
 	q := url.Values{"step": {c.String("step")}}
 	if c.IsSet("last") {
@@ -324,10 +325,11 @@ func (s *session) showUsage(ctx context.Context, c *cli.Command) (err error) {
 	return s.printUsage(answer)
 }
 
-// printUsage prints a history as tables: by step of time, route, error and key.
+// printUsage prints a history as tables: requests by hour or day, by route, by error and by key. It
+// leaves out a table without rows.
 func (s *session) printUsage(answer map[string]any) error {
 	for _, part := range []struct{ rows, name, empty string }{
-		{"buckets", "start", "No request in this time."}, {"routes", "route", ""}, {"errors", "error", ""}, {"keys", "id", ""},
+		{"buckets", "start", "No requests in this time."}, {"routes", "route", ""}, {"errors", "error", ""}, {"keys", "id", ""},
 	} {
 		list, _ := answer[part.rows].([]any)
 		if len(list) == 0 && part.empty == "" {
@@ -366,23 +368,23 @@ func (s *session) printUsage(answer map[string]any) error {
 
 // webhooksCommand returns the commands for webhooks.
 func (s *session) webhooksCommand() *cli.Command {
-	pages := []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"}}
-	return &cli.Command{Name: "webhooks", Usage: "create, list, try and delete webhooks", Commands: []*cli.Command{
-		{Name: "create", Usage: "make one and show its secret, once", Action: s.createWebhook, Flags: []cli.Flag{
+	pages := []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"}}
+	return &cli.Command{Name: "webhooks", Usage: "create, list, test and delete webhooks", Commands: []*cli.Command{
+		{Name: "create", Usage: "create a webhook and show its secret once", Action: s.createWebhook, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the webhook is for"},
-			&cli.StringFlag{Name: "target", Usage: "`URL` where events are sent"},
-			&cli.StringSliceFlag{Name: "event", Usage: "an event (repeatable); \"all\" for every one"},
-			&cli.StringFlag{Name: "owner", Usage: "whose it is; without it the operator's, which hears of every owner"},
+			&cli.StringFlag{Name: "target", Usage: "`URL` to which events are sent"},
+			&cli.StringSliceFlag{Name: "event", Usage: "type of event to send (repeatable); \"all\" for every type"},
+			&cli.StringFlag{Name: "owner", Usage: "owner of the webhook; without it the webhook is the operator's and receives the events of all owners"},
 		}, Description: `Examples:
   latchkey webhooks create --name watch --target https://hooks.example.net/keys --event key.created,limit.reached
   latchkey webhooks create --name crm --target https://hooks.example.net/crm --event call.ended --owner ann`},
 		{Name: "list", Usage: "list webhooks, newest first", Action: s.listWebhooks, Flags: pages},
-		{Name: "test", Usage: "send a sample and say what came of it", ArgsUsage: "ID", Action: s.testWebhook,
-			Flags: []cli.Flag{&cli.StringFlag{Name: "event", Usage: "which event to send; the first it has subscribed to"}}},
-		{Name: "logs", Usage: "list the attempts, newest first", ArgsUsage: "ID", Action: s.webhookLogs, Flags: pages},
-		{Name: "redeliver", Usage: "send again what an entry of the log has sent", ArgsUsage: "ID", Action: s.redeliver,
-			Flags: []cli.Flag{&cli.IntFlag{Name: "log", Usage: "`ID` of the entry"}}},
-		{Name: "delete", Usage: "delete one, with what waits for it", ArgsUsage: "ID", Action: s.deleteWebhook},
+		{Name: "test", Usage: "send a sample event and print the result", ArgsUsage: "ID", Action: s.testWebhook,
+			Flags: []cli.Flag{&cli.StringFlag{Name: "event", Usage: "type of event to send; default: the first to which the webhook subscribes"}}},
+		{Name: "logs", Usage: "list delivery attempts, newest first", ArgsUsage: "ID", Action: s.webhookLogs, Flags: pages},
+		{Name: "redeliver", Usage: "send the event of a log entry again", ArgsUsage: "ID", Action: s.redeliver,
+			Flags: []cli.Flag{&cli.IntFlag{Name: "log", Usage: "`ID` of the log entry"}}},
+		{Name: "delete", Usage: "delete a webhook and its pending deliveries", ArgsUsage: "ID", Action: s.deleteWebhook},
 	}}
 }
 
@@ -409,7 +411,7 @@ func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	lost := shownOnce{member: "secret", what: "webhook", again: "Delete it and create another: latchkey webhooks delete ID"}
+	lost := shownOnce{member: "secret", kind: "webhook", remedy: "Delete it and create another: latchkey webhooks delete ID"}
 	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
@@ -417,8 +419,8 @@ func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 	return nil
 }
 
-// webhookPath returns the path at the admin endpoint of the webhook whose id is
-// the argument. Use it only if the error is nil.
+// webhookPath returns the URL path of the webhook whose id is the argument of the command. It
+// returns a *usageError if the command does not have exactly one argument; then ignore the path.
 func webhookPath(c *cli.Command) (string, error) {
 	id, err := oneArgument(c)
 	return "/admin/v1/webhooks/" + url.PathEscape(id), err
@@ -432,6 +434,7 @@ func (s *session) listWebhooks(ctx context.Context, c *cli.Command) error {
 	return s.printList(c, list, "webhooks", []string{"id", "name", "url", "subscribed_events", "owner", "is_active", "waiting", "failing_since"})
 }
 
+// pageQuery returns the URL query for --page and --limit.
 func pageQuery(c *cli.Command) string {
 	return url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}.Encode()
 }
@@ -482,7 +485,7 @@ func (s *session) redeliver(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	if c.Int("log") < 1 {
-		return misused(c, fmt.Errorf("--log is needed: the id of an entry, as of latchkey webhooks logs"))
+		return misused(c, fmt.Errorf("--log is needed: the id of an entry listed by latchkey webhooks logs"))
 	}
 	queued, err := s.call(ctx, c, http.MethodPost, path+"/redeliver", map[string]any{"log_id": c.Int("log")})
 	if err != nil {

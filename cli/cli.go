@@ -1,5 +1,6 @@
-// Package cli holds the commands. They are clients of the admin endpoint: they reach it at a URL,
-// over the control socket of a data folder, or in this process if no server has the folder open.
+// Package cli implements the commands. A command sends requests to the admin endpoint: to the
+// server at --url, or through the control socket in the data folder. If no server has the data
+// folder open, the command opens it and calls the endpoint in its own process.
 package cli
 
 import (
@@ -12,9 +13,9 @@ import (
 	"github.com/urfave/cli/v3"
 )
 
-// Run runs a command line and returns the exit code: 0 if it is done, 1 if it
-// failed, 2 if it was not understood. A command fails if its output cannot be
-// written.
+// Run executes the command line in args, which begins with the name of the program. It returns the
+// exit code: 0 for success, 1 for a failure, 2 for a wrong command line. A command also fails if
+// its output cannot be written.
 func Run(ctx context.Context, args []string, env Environment) int {
 	out := newOutput(env.Stdout)
 	env.Stdout = out
@@ -33,7 +34,7 @@ func Run(ctx context.Context, args []string, env Environment) int {
 	return 1
 }
 
-// Tree returns the tree of all commands.
+// Tree returns the root command. It contains all other commands.
 func Tree(env Environment) *cli.Command {
 	s := &session{env}
 	root := &cli.Command{
@@ -49,22 +50,21 @@ func Tree(env Environment) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Sources: cli.EnvVars("LATCHKEY_CONFIG")},
 			&cli.StringFlag{Name: "data", Usage: "data folder `DIR`"},
-			&cli.StringFlag{Name: "url", Usage: "admin listener of a server elsewhere, such as http://127.0.0.1:8081", Sources: cli.EnvVars("LATCHKEY_URL")},
-			&cli.StringFlag{Name: "ca", Usage: "PEM `FILE` with the authority of the certificate at --url, where the system does not know it", Sources: cli.EnvVars("LATCHKEY_CA")},
-			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; or LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
+			&cli.StringFlag{Name: "url", Usage: "`URL` of the admin listener of a server elsewhere, such as http://127.0.0.1:8081", Sources: cli.EnvVars("LATCHKEY_URL")},
+			&cli.StringFlag{Name: "ca", Usage: "PEM `FILE` with the certificate authority of --url; default: the authorities of the system", Sources: cli.EnvVars("LATCHKEY_CA")},
+			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; default: the token in LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 		},
 		Commands: slices.Concat([]*cli.Command{s.serveCommand(), s.keysCommand()}, s.resourceCommands(), s.storeCommands(),
 			[]*cli.Command{s.webhooksCommand(), s.adminCommand(), s.auditCommand(), s.usageCommand(), s.refusalsCommand(), s.configCommand(), s.reloadCommand(), s.routesCommand(), s.versionCommand(), s.manCommand()}),
 	}
-	guard(root)
+	addUsageErrors(root)
 	return root
 }
 
-// guard makes c and all commands below it return a *usageError if they are
-// misused. A command that only groups others shows its help, and refuses a name
-// that it does not know.
-func guard(c *cli.Command) {
+// addUsageErrors makes c and all commands below it return a *usageError for a wrong flag. A command
+// that only groups other commands prints its help, or returns a *usageError for an unknown name.
+func addUsageErrors(c *cli.Command) {
 	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return misused(c, err) }
 	if c.Action == nil && len(c.Commands) > 0 {
 		c.Action = func(_ context.Context, c *cli.Command) error {
@@ -75,7 +75,7 @@ func guard(c *cli.Command) {
 		}
 	}
 	for _, sub := range c.Commands {
-		guard(sub)
+		addUsageErrors(sub)
 	}
 }
 
@@ -87,26 +87,26 @@ func (s *session) manCommand() *cli.Command {
 	}}
 }
 
-// manPage returns the manual page of a tree of commands, in the form of man(7).
+// manPage returns the manual page for root and all commands below it, in the format of man(7).
 func manPage(root *cli.Command, version string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, ".TH %s 1 \"\" \"%s %s\" \"User Commands\"\n", strings.ToUpper(root.Name), root.Name, roff(version))
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", root.Name, roff(root.Usage))
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n[\\fIoptions\\fR] \\fIcommand\\fR [\\fIarguments\\fR]\n", root.Name)
-	b.WriteString(".SH DESCRIPTION\nOne program is the server and the commands for it. Commands reach a running server over the socket in its data folder, " +
-		"and open the folder where none runs.\n")
+	b.WriteString(".SH DESCRIPTION\nOne program is the server and the commands for it. Commands reach a running server over the socket in its data folder. " +
+		"If no server runs, they open the folder themselves.\n")
 	fmt.Fprintf(&b, ".PP\n.nf\n%s\n.fi\n", roff(root.Description))
 	b.WriteString(".SH OPTIONS\n")
 	manFlags(&b, root.Flags)
 	b.WriteString(".SH COMMANDS\n")
 	manCommands(&b, root)
 	b.WriteString(".SH FILES\n.TP\n.I latchkey\\-data\nThe data folder, unless \\fB\\-\\-data\\fR names another.\n" +
-		".SH EXIT STATUS\n0 done, 1 failed (also if the output could not be written), 2 not understood.\n")
+		".SH EXIT STATUS\n0 success, 1 failure (also if the output could not be written), 2 wrong command line.\n")
 	return b.String()
 }
 
-// manCommands writes a section for each command below c that has no commands
-// below it.
+// manCommands writes a section for each command below c. It leaves out hidden commands, help, and
+// commands that only group others.
 func manCommands(b *strings.Builder, c *cli.Command) {
 	for _, sub := range c.Commands {
 		if sub.Hidden || sub.Name == "help" {
@@ -121,6 +121,7 @@ func manCommands(b *strings.Builder, c *cli.Command) {
 	}
 }
 
+// manFlags writes an entry for each flag except --help.
 func manFlags(b *strings.Builder, flags []cli.Flag) {
 	for _, f := range flags {
 		doc, ok := f.(cli.DocGenerationFlag)
@@ -146,7 +147,7 @@ func manFlags(b *strings.Builder, flags []cli.Flag) {
 	}
 }
 
-// roff escapes text, so that man does not read parts of it as instructions.
+// roff escapes text so that man prints all of it literally.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
 	lines := strings.Split(text, "\n")

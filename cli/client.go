@@ -16,26 +16,25 @@ import (
 	"time"
 )
 
-// Client sends requests to the admin endpoint. A request over the network or a
-// socket fails after a minute, except Copy. A Client is safe for concurrent use.
+// Client sends requests to the admin endpoint. Over the network or a socket, a request times out
+// after a minute; Copy has no timeout. A Client is safe for concurrent use.
 type Client struct {
 	base  string
 	token string
 	http  *http.Client
 }
 
-// ClientError is an answer with a status other than 2xx.
+// ClientError is the error for an answer with a status other than 2xx.
 type ClientError struct {
-	Status  int    `json:"-"`
-	Code    string `json:"error"`
-	Message string `json:"message"`
+	Status  int    `json:"-"`       // HTTP status
+	Code    string `json:"error"`   // error code; "" if the answer contains none
+	Message string `json:"message"` // explanation for people; "" if the answer contains none
 }
 
-// Error returns the message of the server, or a text with the status if the
-// answer has none.
+// Error returns the server's message. If there is none, it returns a text with the status.
 func (e *ClientError) Error() string {
 	if e.Message == "" {
-		return fmt.Sprintf("the server answered %d", e.Status)
+		return fmt.Sprintf("the server answered with status %d", e.Status)
 	}
 	return e.Message
 }
@@ -48,16 +47,17 @@ func NewSocketClient(path string) *Client {
 	return &Client{base: "http://control", http: &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}}
 }
 
-// NewTCPClient returns a client of the admin listener at url. It sends token as
-// the admin token unless it is "". roots are the authorities that may sign the
-// server's certificate; nil means those of the system.
+// NewTCPClient returns a client for the admin listener at url. It sends token with each request
+// unless token is "". roots are the certificate authorities that the client trusts; nil means the
+// authorities of the system.
 func NewTCPClient(url, token string, roots *x509.CertPool) *Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
 	return &Client{base: strings.TrimSuffix(url, "/"), token: token, http: &http.Client{Transport: transport, Timeout: time.Minute}}
 }
 
-// NewLocalClient returns a client that calls a handler in this process.
+// NewLocalClient returns a client that passes requests to a handler in this process, without a
+// timeout.
 func NewLocalClient(h http.Handler) *Client {
 	return &Client{base: "http://local", http: &http.Client{Transport: inProcess{h}}}
 }
@@ -65,8 +65,8 @@ func NewLocalClient(h http.Handler) *Client {
 // inProcess is an http.RoundTripper that passes requests to a handler.
 type inProcess struct{ handler http.Handler }
 
-// RoundTrip returns once the handler has set the status. The body is read while
-// the handler writes it, so that it may be larger than the memory.
+// RoundTrip calls the handler and returns as soon as the handler has set the status. The caller
+// reads the body while the handler writes it, so the body may be larger than the memory.
 func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	in := r.Clone(r.Context())
 	in.RemoteAddr, in.RequestURI = "127.0.0.1:0", r.URL.RequestURI()
@@ -88,19 +88,19 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: w.status, Header: w.sent, Body: body, ContentLength: length, Request: r, ProtoMajor: 1, ProtoMinor: 1}, nil
 }
 
-// pipedAnswer is an http.ResponseWriter that writes the body into a pipe.
+// pipedAnswer is an http.ResponseWriter that writes the body to a pipe.
 type pipedAnswer struct {
 	body   *io.PipeWriter
-	header http.Header
-	sent   http.Header
-	status int
+	header http.Header   // the fields that the handler sets
+	sent   http.Header   // a copy of header, made when the status is set
+	status int           // 0 until it is set
 	began  chan struct{} // closed when the status is set
 }
 
-// Header returns the header fields. Changes count until the status is set.
+// Header returns the header fields. The handler may change them until it sets the status.
 func (w *pipedAnswer) Header() http.Header { return w.header }
 
-// WriteHeader sets the status and the header fields. Later calls do nothing.
+// WriteHeader sets the status and sends the header fields. Only the first call has an effect.
 func (w *pipedAnswer) WriteHeader(status int) {
 	if w.status != 0 {
 		return
@@ -109,23 +109,23 @@ func (w *pipedAnswer) WriteHeader(status int) {
 	close(w.began)
 }
 
-// Write writes a part of the body. It blocks until that is read.
+// Write writes a part of the body and blocks until the client has read it. It sets the status 200
+// if no status is set.
 func (w *pipedAnswer) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
 	return w.body.Write(b)
 }
 
-// Alive reports whether the server answers /healthz with success within two
-// seconds.
+// Alive reports whether the server answers GET /healthz with a 2xx status within two seconds.
 func (c *Client) Alive(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return c.Do(ctx, http.MethodGet, "/healthz", nil, nil) == nil
 }
 
-// Copy sends a GET and copies the body of the answer to w, without a limit of
-// time. It returns a *ClientError if the status is not 2xx, and then writes
-// nothing. After any other error w may hold a part of the body.
+// Copy sends a GET request for path, without a timeout, and copies the body of the answer to w. If
+// the status is not 2xx, it writes nothing and returns a *ClientError. After any other error w may
+// contain a part of the body.
 func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
@@ -158,9 +158,10 @@ func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
 	return nil
 }
 
+// clientError returns the *ClientError for an answer with this status and body.
 func clientError(status int, body []byte) error {
 	e := &ClientError{Status: status}
-	_ = json.Unmarshal(body, e) // if the body has another form, only the status is known
+	_ = json.Unmarshal(body, e) // if the body is not an error in JSON, Code and Message stay empty
 	return e
 }
 
@@ -206,7 +207,7 @@ func (c *Client) Send(ctx context.Context, method, path, contentType string, bod
 		return nil
 	}
 	if err := json.Unmarshal(data, into); err != nil {
-		return errors.Join(errors.New("the answer is no JSON; is this the admin listener?"), err)
+		return errors.Join(errors.New("the answer is not JSON; check that the URL is that of the admin listener"), err)
 	}
 	return nil
 }

@@ -21,48 +21,49 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// foreignKeys holds keys of another program in the form of an import, and notes
-// about parts of them that have no counterpart here.
+// foreignKeys holds keys of another program, converted to the rows of an import, and notes about the
+// keys and members that were left out.
 type foreignKeys struct {
 	Rows    []map[string]any
-	Numbers []int    // for each of Rows its row in the export, from 1
+	Numbers []int    // Numbers[i] is the row number of Rows[i] in the export, from 1
 	Notes   []string // one line each, sorted
 }
 
-// foreignReader collects foreignKeys. By the text of a note, counts holds the
-// number of keys it is about and first the name of the first one.
+// foreignReader converts the rows of an export and collects the result in keys.
 type foreignReader struct {
 	foreignOptions
-	keys   foreignKeys
-	counts map[string]int
-	first  map[string]string
+	keys     foreignKeys
+	counts   map[string]int    // number of keys for each note, by the text of the note
+	firstKey map[string]string // name of the first key for each note, by the text of the note
 }
 
 // foreignOptions are the options of readForeignKeys.
 type foreignOptions struct {
 	words       Words
-	permissions []string  // for keys without a permission that is known here
-	now         time.Time // keys that expired before are left out
+	permissions []string  // for each key that has no permission known here
+	now         time.Time // keys that have expired by now are left out
 }
 
-// foreignSources names the programs whose exports readForeignKeys knows.
+// foreignSources returns the names of the programs whose exports readForeignKeys can read.
 func foreignSources() []string { return []string{"unkey", "litellm"} }
 
-// readForeignKeys reads an export of another program. From Unkey it reads rows
-// of the table keys, the answer of apis.listKeys with the column hash (or
-// plaintext) added, or a body for keys.migrateKeys. From LiteLLM it reads the
-// answer of /key/list with return_full_object, or rows of
-// LiteLLM_VerificationToken. A plaintext secret is hashed here, and only its
-// hash is returned. The error for a bad row says which row it is.
-func readForeignKeys(from string, data []byte, o foreignOptions) (foreignKeys, error) {
-	r := &foreignReader{foreignOptions: o, counts: map[string]int{}, first: map[string]string{}}
+// readForeignKeys converts data, the export of a program in foreignSources.
+//
+// From Unkey it reads one of three forms: rows of the table keys, the answer of apis.listKeys with
+// the column hash (or plaintext) added, or a body for keys.migrateKeys. From LiteLLM it reads the
+// answer of /key/list with return_full_object, or rows of the table LiteLLM_VerificationToken.
+//
+// It hashes plaintext secrets and returns only their hashes. The error for an invalid row names the
+// row.
+func readForeignKeys(program string, data []byte, o foreignOptions) (foreignKeys, error) {
+	r := &foreignReader{foreignOptions: o, counts: map[string]int{}, firstKey: map[string]string{}}
 	rows, err := foreignRows(data)
 	if err != nil {
 		return foreignKeys{}, err
 	}
 	for n, row := range rows {
 		read := r.unkey
-		if from == "litellm" {
+		if program == "litellm" {
 			read = r.litellm
 		}
 		if err := read(row); err != nil {
@@ -72,15 +73,15 @@ func readForeignKeys(from string, data []byte, o foreignOptions) (foreignKeys, e
 			r.keys.Numbers = append(r.keys.Numbers, n+1)
 		}
 	}
-	for what, count := range r.counts {
-		r.keys.Notes = append(r.keys.Notes, fmt.Sprintf("%s (%d of %d keys, first %s)", what, count, len(rows), r.first[what]))
+	for note, count := range r.counts {
+		r.keys.Notes = append(r.keys.Notes, fmt.Sprintf("%s (%d of %d keys, first %s)", note, count, len(rows), r.firstKey[note]))
 	}
 	slices.Sort(r.keys.Notes)
 	return r.keys, nil
 }
 
-// foreignRows returns the array of objects in an export: the whole file, or its
-// member "keys" or "data".
+// foreignRows returns the rows of an export. The file must contain an array of objects, or an object
+// with such an array in its member "keys" or "data".
 func foreignRows(data []byte) ([]map[string]any, error) {
 	dec := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(data, []byte("\ufeff"))))
 	dec.UseNumber()
@@ -96,7 +97,7 @@ func foreignRows(data []byte) ([]map[string]any, error) {
 	}
 	list, ok := all.([]any)
 	if !ok {
-		return nil, fmt.Errorf("the file must hold an array of keys, as it is or under \"keys\" or \"data\"")
+		return nil, fmt.Errorf("the file must contain an array of keys, or an object with the array as \"keys\" or \"data\"")
 	}
 	var rows []map[string]any
 	for n, v := range list {
@@ -109,17 +110,17 @@ func foreignRows(data []byte) ([]map[string]any, error) {
 	return rows, nil
 }
 
-// note adds a note about the key with a name. The same note about several keys
-// is kept once, with their number.
+// note records a note about the key that has this name. It counts a note that is already recorded
+// for another key.
 func (r *foreignReader) note(name, format string, args ...any) {
-	what := fmt.Sprintf(format, args...)
-	if r.counts[what]++; r.counts[what] == 1 {
-		r.first[what] = name
+	note := fmt.Sprintf(format, args...)
+	if r.counts[note]++; r.counts[note] == 1 {
+		r.firstKey[note] = name
 	}
 }
 
-// drop adds a note for each of the members, which have no counterpart here, that
-// is not empty in the row.
+// drop records a note for each listed member that is not empty in row. members are names of members
+// that Latchkey cannot store. name is the name of the key.
 func (r *foreignReader) drop(name string, row map[string]any, members ...string) {
 	for _, m := range members {
 		if v := row[m]; !empty(v) {
@@ -128,6 +129,7 @@ func (r *foreignReader) drop(name string, row map[string]any, members ...string)
 	}
 }
 
+// empty reports whether a JSON value is null, false, 0, "", "{}", "[]", or an empty array or object.
 func empty(v any) bool {
 	switch v := v.(type) {
 	case nil:
@@ -146,8 +148,8 @@ func empty(v any) bool {
 	return false
 }
 
-// text returns the first of a row's members that is a number or a text that is
-// not empty. It returns "" if there is none.
+// text returns the value of the first listed member of row that is a number or a string other than
+// "". It returns "" if there is no such member.
 func text(row map[string]any, members ...string) string {
 	for _, m := range members {
 		switch v := row[m].(type) {
@@ -162,8 +164,8 @@ func text(row map[string]any, members ...string) string {
 	return ""
 }
 
-// unkey adds one key of Unkey. Its hash is the SHA-256 in base64 or hex; a row
-// may have the plaintext instead.
+// unkey adds the key in a row from Unkey. The row contains the SHA-256 of the secret, in base64 or
+// hexadecimal, or the secret in plaintext.
 func (r *foreignReader) unkey(row map[string]any) error {
 	name := text(row, "name", "keyId", "id", "start")
 	if name == "" {
@@ -211,7 +213,8 @@ func (r *foreignReader) unkey(row map[string]any) error {
 	return r.add(name, key, row["permissions"])
 }
 
-// first returns the first of a row's members that is not null, or nil.
+// first returns the value of the first listed member of row that is not null. It returns nil if
+// there is no such member.
 func first(row map[string]any, members ...string) any {
 	for _, m := range members {
 		if row[m] != nil {
@@ -221,7 +224,8 @@ func first(row map[string]any, members ...string) any {
 	return nil
 }
 
-// litellm adds one key of LiteLLM. Its token is the SHA-256 in hex.
+// litellm adds the key in a row from LiteLLM. The member token of the row is the SHA-256 of the
+// secret, in hexadecimal.
 func (r *foreignReader) litellm(row map[string]any) error {
 	hash := text(row, "token")
 	if strings.HasPrefix(hash, "sk-") { // old versions store the plaintext
@@ -242,17 +246,17 @@ func (r *foreignReader) litellm(row map[string]any) error {
 	if rpm := row["rpm_limit"]; !empty(rpm) {
 		key["limits"] = map[string]any{requestsPerMinute: rpm}
 	}
-	more := map[string]string{}
+	extra := map[string]string{}
 	if text(row, "user_id") != "" {
-		more["litellm_team_id"] = text(row, "team_id")
+		extra["litellm_team_id"] = text(row, "team_id")
 	}
-	r.metadata(key, row["metadata"], more)
+	r.metadata(key, row["metadata"], extra)
 	r.drop(name, row, "models", "max_budget", "budget_duration", "budget_id", "tpm_limit", "max_parallel_requests", "model_max_budget",
 		"allowed_routes", "aliases", "config", "organization_id", "project_id", "agent_id", "object_permission_id")
 	return r.add(name, key, nil)
 }
 
-// common sets hint, owner and expiry of a key, each unless it is empty.
+// common sets the hint, the owner and the expiry time of key. It leaves out empty values.
 func common(key map[string]any, hint, owner string, expires any) {
 	if hint != "" {
 		key["hint"] = hint
@@ -265,8 +269,8 @@ func common(key map[string]any, hint, owner string, expires any) {
 	}
 }
 
-// clipHint shortens the beginning of a secret to 16 bytes, which other programs
-// show as well.
+// clipHint returns start, the beginning of a secret, cut to 16 bytes. Other programs show as much of
+// a secret.
 func clipHint(start string) string {
 	if len(start) > 16 {
 		return start[:16] + "..."
@@ -274,9 +278,9 @@ func clipHint(start string) string {
 	return start
 }
 
-// foreignTime returns a time in the form of RFC 3339, in UTC. It reads
-// milliseconds since 1970, SQL times and RFC 3339. It returns any other text
-// unchanged, and the server refuses that.
+// foreignTime returns the time v in UTC and the format of RFC 3339. v is a number of milliseconds
+// since 1970, an SQL time, or a time in the format of RFC 3339. It returns any other text unchanged;
+// the server then refuses the text.
 func foreignTime(v any) string {
 	s := fmt.Sprint(v)
 	if n, ok := v.(json.Number); ok {
@@ -292,14 +296,15 @@ func foreignTime(v any) string {
 	return s
 }
 
-// metadata sets the metadata of a key from tags and more. Values that are not
-// texts become their JSON; null and the empty values of more are left out.
-func (r *foreignReader) metadata(key map[string]any, tags any, more map[string]string) {
+// metadata sets the metadata of key to the members of tags and extra. tags is a JSON object, or a
+// string that contains one. Members of tags that are not strings are stored as JSON; null is left
+// out, and so are empty values in extra.
+func (r *foreignReader) metadata(key map[string]any, tags any, extra map[string]string) {
 	list := map[string]any{}
-	if s, ok := tags.(string); ok { // a row of a table has the JSON as a text
+	if s, ok := tags.(string); ok { // a table row contains the JSON object as a string
 		dec := json.NewDecoder(strings.NewReader(s))
 		dec.UseNumber()
-		_ = dec.Decode(&tags) // a text that is not JSON gets a note below
+		_ = dec.Decode(&tags) // if the string is not JSON, a note is recorded below
 	}
 	object, ok := tags.(map[string]any)
 	if !ok && !empty(tags) {
@@ -314,7 +319,7 @@ func (r *foreignReader) metadata(key map[string]any, tags any, more map[string]s
 			list[name] = string(encoded)
 		}
 	}
-	for name, v := range more {
+	for name, v := range extra {
 		if v != "" {
 			list[name] = v
 		}
@@ -324,9 +329,9 @@ func (r *foreignReader) metadata(key map[string]any, tags any, more map[string]s
 	}
 }
 
-// add adds a key with those of its permissions that are known here, or with
-// r.permissions if there are none. It leaves out a key that has expired. It
-// returns an error if the hash is not a SHA-256 or no permission is left.
+// add adds key to the result, unless the key has expired. The key keeps the permissions that are
+// known here. If there are none, it gets r.permissions. add returns an error if the hash is not a
+// SHA-256, or if the key would have no permission.
 func (r *foreignReader) add(name string, key map[string]any, permissions any) error {
 	if end, err := time.Parse(time.RFC3339, fmt.Sprint(key["expires_at"])); err == nil && !end.After(r.now) {
 		r.note(name, "keys that have expired are left out")
@@ -349,21 +354,20 @@ func (r *foreignReader) add(name string, key map[string]any, permissions any) er
 		kept = r.permissions
 	}
 	if len(kept) == 0 {
-		return fmt.Errorf("%q brings no permission known here: name one for such keys with --permission", name)
+		return fmt.Errorf("%q has no permission that is known here; set the permissions of such keys with --permission", name)
 	}
 	key["permissions"] = kept
 	r.keys.Rows = append(r.keys.Rows, key)
 	return nil
 }
 
-// leakChunk is the number of bytes of a file that scanKeys holds in memory. Long
-// lines do not need more.
+// leakChunk is the size of the buffer of scanKeys, in bytes. It does not limit the length of a line.
 const leakChunk = 256 << 10
 
-// scanKeys searches r, which may be of any size and also binary, for keys with a
-// prefix. It recognizes them by form and checksum. It calls found for each
-// occurrence, with its line from 1.
-func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) error {
+// scanKeys searches r for secrets of keys. They begin with prefix, and scanKeys recognizes them by
+// their form and checksum. It calls report for each occurrence; line is the number of its line, from
+// 1. The contents of r may be binary and of any size.
+func scanKeys(r io.Reader, prefix string, report func(secret string, line int)) error {
 	length := len(prefix) + keytext.SecretLength
 	buf, line := make([]byte, 0, leakChunk), 1
 	for {
@@ -378,9 +382,9 @@ func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) e
 			line += bytes.Count(buf[at:at+i], []byte("\n"))
 			at += i
 			if secret := string(buf[at : at+length]); keytext.WellFormed(secret, prefix) {
-				found(secret, line)
+				report(secret, line)
 			}
-			at++ // no line break is skipped: a prefix has none
+			at++ // skips no line break, because a prefix contains none
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil
@@ -388,29 +392,30 @@ func scanKeys(r io.Reader, prefix string, found func(secret string, line int)) e
 		if err != nil {
 			return err
 		}
-		// The last bytes may be the beginning of a key that the next read completes.
+		// The last bytes may be the beginning of a secret that the next read completes.
 		keep := max(at, len(buf)-length+1)
 		line += bytes.Count(buf[at:keep], []byte("\n"))
 		buf = append(buf[:0], buf[keep:]...)
 	}
 }
 
-// leak is one secret that was found, without the secret itself.
+// leak describes one secret that was found. It does not contain the secret.
 type leak struct {
 	digest keytext.Digest
 	hint   string
-	place  string // file and line of the first occurrence
-	times  int
-	known  map[string]any // the key as the server describes it, nil if it knows none
+	place  string         // file and line of the first occurrence
+	times  int            // number of occurrences
+	known  map[string]any // the server's description of the key; nil if the server does not know the secret
 }
 
-// leaks collects the secrets that were found, each once.
+// leaks collects the secrets that were found. Each secret has one entry in list.
 type leaks struct {
 	prefix string
 	list   []*leak
 	seen   map[keytext.Digest]*leak
 }
 
+// scan adds the secrets that r contains. name is the name of r for people, such as its path.
 func (l *leaks) scan(r io.Reader, name string) error {
 	err := scanKeys(r, l.prefix, func(secret string, line int) {
 		d := keytext.DigestOf(secret)
@@ -426,11 +431,11 @@ func (l *leaks) scan(r io.Reader, name string) error {
 	return nil
 }
 
-// scanPath scans a file, or all files in a folder and below it. If a file cannot
-// be read, it continues with the others. It returns all errors, joined.
+// scanPath scans the file at path, or all files in and below the folder at path. If a file cannot be
+// read, it continues with the other files. It returns all errors, joined.
 func (l *leaks) scanPath(path string) error {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // WalkDir follows no symbolic link, not even path itself
+		path = real // WalkDir does not follow symbolic links, not even path itself
 	}
 	var all []error
 	err := filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
@@ -449,14 +454,14 @@ func (l *leaks) scanPath(path string) error {
 // leakedCommand returns the command that searches files for leaked keys.
 func (s *session) leakedCommand() *cli.Command {
 	return &cli.Command{
-		Name: "leaked", Usage: "find keys in files, folders or standard input (-), and say which of them are live", ArgsUsage: "PATH...",
+		Name: "leaked", Usage: "find keys in files, folders or standard input (-), and print which of them are live", ArgsUsage: "PATH...",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "revoke", Usage: "revoke the live ones; of an earlier secret of a rotated key end that one"},
+			&cli.BoolFlag{Name: "revoke", Usage: "revoke the live keys; if only an earlier secret of a rotated key was found, end its earlier secrets"},
 			&cli.BoolFlag{Name: "pattern", Usage: "print a regular expression for secret scanners and do nothing else"},
 		},
-		Description: `Keys are known by their form and checksum, so a key that was imported is not
-found. The server is asked by SHA-256: nothing found is sent or printed in
-clear. The exit code is 1 where live keys were found and not revoked.
+		Description: `Keys are recognized by their form and checksum, so an imported key is not found.
+The server is sent only the SHA-256 of what is found, and no secret is printed.
+The exit code is 1 if live keys were found and not revoked.
 
 Examples:
   latchkey keys leaked access.log
@@ -477,7 +482,7 @@ func (s *session) leaked(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	if c.Args().Len() == 0 {
-		return misused(c, errors.New("at least one PATH is needed, - for standard input"))
+		return misused(c, errors.New("at least one PATH is needed; use - for standard input"))
 	}
 	var unread error
 	for _, path := range c.Args().Slice() {
@@ -491,11 +496,11 @@ func (s *session) leaked(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	left, err := s.end(ctx, c, found.list)
-	return errors.Join(s.tell(c, found.list), unread, err, left)
+	return errors.Join(s.printLeaks(c, found.list), unread, err, left)
 }
 
-// lookUp requests the keys of the secrets from the server, 1000 at a time. It sets
-// known of each secret that the server knows.
+// lookUp requests the keys with the secrets in list from the server, in batches of 1000. It sets
+// leak.known for each secret that the server knows.
 func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) error {
 	const batch = 1000
 	for at := 0; at < len(list); at += batch {
@@ -521,9 +526,9 @@ func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) erro
 	return nil
 }
 
-// end ends the live secrets in list if --revoke is set. If the present secret of a
-// key was found, it revokes the key, which ends all its secrets. If only earlier
-// secrets were found, it ends those. left is an error if live secrets remain.
+// end ends the live secrets in list if --revoke is set. If the current secret of a key is in list,
+// it revokes the key. If only earlier secrets of the key are in list, it ends all earlier secrets of
+// the key. left is an error if live secrets remain, that is without --revoke.
 func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, err error) {
 	live, revoked := 0, map[any]bool{}
 	for _, present := range []bool{true, false} {
@@ -552,14 +557,14 @@ func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, 
 		}
 	}
 	if live > 0 {
-		return fmt.Errorf("%d live keys were found: have them rotated, or run this again with --revoke", live), nil
+		return fmt.Errorf("%d live keys were found; rotate them, or run this command again with --revoke", live), nil
 	}
 	return nil, nil
 }
 
-// tell prints the secrets that the server knows, live or not, and the number of
-// the others.
-func (s *session) tell(c *cli.Command, list []*leak) error {
+// printLeaks prints the secrets that the server knows, whether live or not, and the number of
+// secrets that it does not know.
+func (s *session) printLeaks(c *cli.Command, list []*leak) error {
 	rows, unknown := []any{}, 0
 	for _, l := range list {
 		if l.known == nil {
@@ -577,7 +582,7 @@ func (s *session) tell(c *cli.Command, list []*leak) error {
 		return err
 	}
 	if unknown > 0 {
-		_, _ = fmt.Fprintf(s.env.Stderr, "Texts in the form of a key that are none here: %d\n", unknown)
+		_, _ = fmt.Fprintf(s.env.Stderr, "Texts that look like keys but are unknown to the server: %d\n", unknown)
 	}
 	return nil
 }

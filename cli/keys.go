@@ -19,45 +19,45 @@ import (
 // keysCommand returns the commands for API keys.
 func (s *session) keysCommand() *cli.Command {
 	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Commands: []*cli.Command{
-		{Name: "create", Usage: "make a key and show it, once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
+		{Name: "create", Usage: "create a key and show it once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
   latchkey keys create --name ci --permission can_read_calls
   latchkey keys create --name caller --permission can_read_agents,can_initiate_calls --limit calls_per_day_limit=20
   latchkey keys create --name door --permission all --allowed-ip 192.0.2.0/24 --expires 90d --json`},
 		{Name: "list", Usage: "list keys, newest first", Action: s.listKeys, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "active, paused, expired or revoked"},
-			&cli.StringFlag{Name: "search", Usage: "a part of id, name, hint, owner or environment"},
+			&cli.StringFlag{Name: "search", Usage: "part of the id, name, hint, owner or environment"},
 			&cli.StringFlag{Name: "environment", Usage: "only keys of this environment"},
 			&cli.StringFlag{Name: "owner", Usage: "only keys of this owner"},
-			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"},
+			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 		}},
 		{Name: "show", Usage: "show a key", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
-		{Name: "usage", Usage: "show what a key has used of its limits", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
-		{Name: "update", Usage: "change a key; what is not named stays", ArgsUsage: "ID", Action: s.updateKey,
-			Flags: append(keyFlags(), &cli.BoolFlag{Name: "no-expiry", Usage: "let the key never expire"})},
+		{Name: "usage", Usage: "show a key and how much of its limits is used", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
+		{Name: "update", Usage: "change a key; only the given flags have an effect", ArgsUsage: "ID", Action: s.updateKey,
+			Flags: append(keyFlags(), &cli.BoolFlag{Name: "no-expiry", Usage: "make the key never expire"})},
 		{Name: "pause", Usage: "refuse a key until it is resumed", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/pause")},
-		{Name: "resume", Usage: "take a paused key again", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/resume")},
-		{Name: "revoke", Usage: "refuse a key for ever, at once", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/revoke")},
-		{Name: "rotate", Usage: "give a key another secret and show it, once; the one until now holds for a while", ArgsUsage: "ID", Action: s.rotateKey,
+		{Name: "resume", Usage: "accept a paused key again", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/resume")},
+		{Name: "revoke", Usage: "revoke a key immediately and permanently", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/revoke")},
+		{Name: "rotate", Usage: "issue a new secret for a key and show it once; the previous one stays valid for the overlap", ArgsUsage: "ID", Action: s.rotateKey,
 			Flags: []cli.Flag{
-				&cli.StringFlag{Name: "overlap", Value: "24h", Usage: "how long the secret until now holds, up to 30d; 0: no earlier secret holds from now on"},
-				&cli.BoolFlag{Name: "finish", Usage: "make no secret, but end the earlier ones now"},
-				&cli.StringFlag{Name: "if-unused", Usage: "with --finish: only if none of them was used for so long, such as 2h"},
+				&cli.StringFlag{Name: "overlap", Value: "24h", Usage: "how long the previous secret stays valid, up to 30d; 0 ends all earlier secrets immediately"},
+				&cli.BoolFlag{Name: "finish", Usage: "issue no secret, but end all earlier secrets immediately"},
+				&cli.StringFlag{Name: "if-unused", Usage: "with --finish: fail if an earlier secret was used within this time, such as 2h"},
 			}},
-		{Name: "explain", Usage: "say what would become of a request with a key; spends nothing", ArgsUsage: "ID", Action: s.explainKey,
+		{Name: "explain", Usage: "explain how a request with a key would be answered, without using up its limits", ArgsUsage: "ID", Action: s.explainKey,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "method", Value: "GET", Usage: "method of the request, in capitals"},
-				&cli.StringFlag{Name: "path", Usage: "its path, such as /api/v1/calls"},
-				&cli.StringFlag{Name: "ip", Usage: "where it comes from"},
+				&cli.StringFlag{Name: "path", Usage: "path of the request, such as /api/v1/calls"},
+				&cli.StringFlag{Name: "ip", Usage: "IP address of the client"},
 				&cli.StringFlag{Name: "carrier", Value: "bearer", Usage: "how the key is sent: bearer, header or query"},
 			}},
 		s.leakedCommand(),
-		{Name: "import", Usage: "store keys that exist elsewhere by their SHA-256, all or none", ArgsUsage: "FILE", Action: s.importKeys,
+		{Name: "import", Usage: "import keys from elsewhere by their SHA-256, all or none", ArgsUsage: "FILE", Action: s.importKeys,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(foreignSources(), " or ")},
-				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: what keys get that bring no permission known here"},
-				&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print what would become of each row, and fail if the import would"},
-				&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"},
-			}, Description: `All rows are imported or none. --dry-run has the server check them in the same way.
+				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: permission for each key that has no permission known here (repeatable)"},
+				&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print the result that each row would have, and fail if the import would fail"},
+				&cli.BoolFlag{Name: "csv", Usage: "read the file as CSV, whatever its name"},
+			}, Description: `All rows are imported or none. With --dry-run the server makes the same checks.
 
 FILE (- for standard input) holds a JSON array, or a .csv with the same names as columns:
   [{"name": "ci", "sha256": "64 hex digits", "permissions": ["can_read_calls"]}]
@@ -69,19 +69,19 @@ With --from litellm: the answer of /key/list?return_full_object=true.`},
 func keyFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Usage: "what the key is for"},
-		&cli.StringSliceFlag{Name: "permission", Usage: "a permission (repeatable); \"all\" for the built-in ones"},
+		&cli.StringSliceFlag{Name: "permission", Usage: "permission (repeatable); \"all\" for all built-in ones except can_verify_keys"},
 		&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, or NAME=default"},
-		&cli.StringFlag{Name: "owner", Usage: "whom the key acts for"},
-		&cli.StringFlag{Name: "environment", Usage: "such as live or test"},
-		&cli.StringSliceFlag{Name: "allowed-ip", Usage: "an address or a range from which alone the key works"},
+		&cli.StringFlag{Name: "owner", Usage: "owner for whom the key acts"},
+		&cli.StringFlag{Name: "environment", Usage: "environment of the key, such as live or test"},
+		&cli.StringSliceFlag{Name: "allowed-ip", Usage: "address or range from which the key is accepted (repeatable); default: any address"},
 		&cli.StringFlag{Name: "expires", Usage: "a time such as 2027-01-31T00:00:00Z, or how long from now, such as 12h or 90d"},
 		&cli.StringSliceFlag{Name: "metadata", Usage: "`NAME=TEXT`"},
 		&cli.StringFlag{Name: "query-allowed", Usage: "whether the key may be sent as ?api_key=: true, false or default"},
 	}
 }
 
-// keyBody returns the members of a key that the flags set. A relative --expires
-// counts from now.
+// keyBody returns the request body for creating or changing a key: the members that the flags set.
+// A relative --expires counts from now.
 func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error) {
 	body := map[string]any{}
 	for _, name := range []string{"name", "owner", "environment"} {
@@ -127,10 +127,10 @@ func (s *session) keyBody(c *cli.Command, now time.Time) (map[string]any, error)
 	return body, nil
 }
 
-// requestsPerMinute is the name of the limit that every key has.
+// requestsPerMinute is the name of the limit on all requests with a key in a minute.
 const requestsPerMinute = "requests_per_minute_limit"
 
-// limitFlag returns the limits of --limit by name. nil means the default.
+// limitFlag returns the limits that --limit sets, by name. The value nil means the default limit.
 func limitFlag(c *cli.Command) (map[string]any, error) {
 	limits := map[string]any{}
 	for _, pair := range c.StringSlice("limit") {
@@ -146,8 +146,8 @@ func limitFlag(c *cli.Command) (map[string]any, error) {
 	return limits, nil
 }
 
-// permissionNames returns the permissions of --permission. A single "all" means
-// the ordinary ones.
+// permissionNames returns the permissions that --permission names. If the only name is "all", it
+// returns Words.Ordinary.
 func (s *session) permissionNames(c *cli.Command) []string {
 	names := c.StringSlice("permission")
 	if len(names) == 1 && names[0] == "all" {
@@ -160,15 +160,15 @@ func (s *session) permissionNames(c *cli.Command) []string {
 // years.
 const maxExpiryDays = 36500
 
-// expiry returns the time of --expires in the form of RFC 3339, in UTC. text is
-// such a time, or a length of time from now as parseLength reads it.
+// expiry returns the time that --expires sets, in UTC and the format of RFC 3339. text is a time in
+// that format, or a length of time after now in the format of parseLength.
 func expiry(text string, now time.Time) (string, error) {
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return t.UTC().Format(time.RFC3339), nil
 	}
 	length, err := parseLength(text)
 	if errors.Is(err, errTooLong) {
-		return "", fmt.Errorf("--expires must be at most %dd; got %q; for a key that never expires leave it out", maxExpiryDays, text)
+		return "", fmt.Errorf("--expires must be at most %dd; got %q; for a key that never expires, leave it out", maxExpiryDays, text)
 	}
 	if err != nil || length <= 0 {
 		return "", fmt.Errorf("--expires must be a time such as 2027-01-31T00:00:00Z or a length such as 12h or 90d; got %q", text)
@@ -191,15 +191,15 @@ func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := s.printSecret(c, made, shownOnce{member: "key", what: "key", again: "Give it another: latchkey keys rotate ID\nOr revoke it: latchkey keys revoke ID"}); err != nil || c.Bool("json") {
+	if err := s.printSecret(c, made, shownOnce{member: "key", kind: "key", remedy: "Issue a new secret: latchkey keys rotate ID\nOr revoke the key: latchkey keys revoke ID"}); err != nil || c.Bool("json") {
 		return err
 	}
 	_, _ = fmt.Fprintf(s.env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(ctx, c))
 	return nil
 }
 
-// base returns the URL of the API from the running server, or else from the
-// configuration. It returns "http://" if neither can be read.
+// base returns the URL of the API. It requests the URL from the running server, and reads the
+// configuration if that fails. It returns "http://" if both fail.
 func (s *session) base(ctx context.Context, c *cli.Command) string {
 	status, err := s.call(ctx, c, http.MethodGet, "/admin/v1/status", nil)
 	if url, ok := status["api_url"].(string); err == nil && ok {
@@ -234,8 +234,8 @@ func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
 	return s.showKey(c, key)
 }
 
-// oneArgument returns the argument of a command that needs exactly one. It
-// returns a *usageError if there are more or none.
+// oneArgument returns the only argument of the command. It returns a *usageError if the command does
+// not have exactly one argument.
 func oneArgument(c *cli.Command) (string, error) {
 	if c.Args().Len() != 1 {
 		return "", misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))
@@ -251,15 +251,15 @@ func noArguments(c *cli.Command) error {
 	return nil
 }
 
-// oneKey returns an action that sends a request about the key whose id is the
-// argument, and prints the key. verb is added to the path of the key.
-func (s *session) oneKey(method, verb string) cli.ActionFunc {
+// oneKey returns an action that sends a request about one key and prints the key in the answer. The
+// argument of the command is the key's id. action is added to the key's URL path.
+func (s *session) oneKey(method, action string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
 		id, err := oneArgument(c)
 		if err != nil {
 			return err
 		}
-		key, err := s.call(ctx, c, method, "/admin/v1/keys/"+url.PathEscape(id)+verb, nil)
+		key, err := s.call(ctx, c, method, "/admin/v1/keys/"+url.PathEscape(id)+action, nil)
 		if err != nil {
 			return err
 		}
@@ -291,7 +291,7 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 			secret, _ := v.(map[string]any)
 			name, ends := "secret until "+cell(secret["ends_at"]), "never used"
 			if i == 0 {
-				name = "present secret"
+				name = "current secret"
 			}
 			if at := secret["last_used_at"]; at != nil {
 				ends = fmt.Sprintf("last used %s from %s by %s", cell(at), cell(secret["last_used_ip"]), cell(secret["last_used_by"]))
@@ -302,8 +302,9 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 	return s.printTable(nil, rows)
 }
 
-// rotateKey prints the new secret to standard output and all else to standard
-// error, so that a script can read the secret.
+// rotateKey issues a new secret for a key, or ends its earlier secrets with --finish. It prints the
+// new secret to standard output and everything else to standard error, so that a script can read the
+// secret.
 func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 	id, err := oneArgument(c)
 	if err != nil {
@@ -329,21 +330,21 @@ func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	lost := shownOnce{member: "key", what: "key", again: fmt.Sprintf("Rotate it again: latchkey keys rotate ID --overlap %s", c.String("overlap"))}
+	lost := shownOnce{member: "key", kind: "key", remedy: fmt.Sprintf("Rotate it again: latchkey keys rotate ID --overlap %s", c.String("overlap"))}
 	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
 	_, _ = fmt.Fprint(s.env.Stderr, "\nThis is the only time that the new key is shown: store it now.\n")
 	if overlap == 0 {
-		_, _ = fmt.Fprintln(s.env.Stderr, "No earlier one holds any more.")
+		_, _ = fmt.Fprintln(s.env.Stderr, "All earlier secrets of the key have ended.")
 		return nil
 	}
-	_, _ = fmt.Fprintf(s.env.Stderr, "The one until now holds for %s more. See who uses it: latchkey keys show %s\n", c.String("overlap"), id)
+	_, _ = fmt.Fprintf(s.env.Stderr, "The previous secret stays valid for %s. See who uses it: latchkey keys show %s\n", c.String("overlap"), id)
 	return nil
 }
 
-// seconds returns the length of time of a flag in whole seconds, or 0 if the flag
-// is empty.
+// seconds returns the length of time that a flag sets, in whole seconds. It returns 0 if the flag is
+// empty.
 func seconds(c *cli.Command, flag string) (int, error) {
 	text := c.String(flag)
 	length, err := parseLength(text)
@@ -356,8 +357,8 @@ func seconds(c *cli.Command, flag string) (int, error) {
 	return int(length / time.Second), nil
 }
 
-// parseLength returns the length of time of a text such as "12h", as Go writes
-// it, or "7d". It returns errTooLong for more than maxExpiryDays days.
+// parseLength returns the length of time that text describes. text is a number of days such as "7d",
+// or a Go duration such as "12h". It returns errTooLong for more than maxExpiryDays days.
 func parseLength(text string) (time.Duration, error) {
 	days, ok := strings.CutSuffix(text, "d")
 	if !ok {
@@ -410,15 +411,16 @@ func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
 	return err
 }
 
-// upload is a file to import, with the path and content type of the request.
+// upload is a file to import and the request that sends it.
 type upload struct {
-	file, path, contentType string
-	data                    []byte
-	rows                    []int // for each row its row in the export, from 1; nil if the file is sent unchanged
+	file              string // as in the command's argument; "-" for standard input
+	path, contentType string // of the request
+	data              []byte // body of the request
+	rows              []int  // for each row of data, the number of its row in the export, from 1; nil without --from
 }
 
-// importKeys imports a file of keys. With --from it converts the export of
-// another program first.
+// importKeys imports a file of keys. With --from it first converts the file, which is the export of
+// another program.
 func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 	from := c.String("from")
 	if from != "" && !slices.Contains(foreignSources(), from) {
@@ -447,15 +449,15 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 	return s.sendUpload(ctx, c, u)
 }
 
-// previewImport prints what an import would do with each row. It returns an error
-// if the import would fail.
+// previewImport prints the result that each row of an import would have. It returns an error if the
+// import would fail.
 func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) error {
 	u.path += "?dry_run=true"
-	// An older server ignores dry_run and imports. So first send no rows, and look
-	// whether the answer mentions the dry run.
+	// An older server ignores dry_run and imports the rows. So first send no rows, and check that the
+	// answer mentions the dry run.
 	probe, err := s.call(ctx, c, http.MethodPost, u.path, map[string]any{"keys": []any{}})
 	if err == nil && probe["dry_run"] != true {
-		err = errors.New("the server is older than this program and has no dry run: start it anew")
+		err = errors.New("the server is older than this program and does not support --dry-run; restart it with the new version")
 	}
 	if err != nil {
 		return err
@@ -481,8 +483,8 @@ func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) e
 	return err
 }
 
-// printPreview prints the rows of a dry run. If all can be imported, it prints
-// the server's summary below.
+// printPreview prints the rows in the answer to a dry run as a table. If all rows can be imported,
+// it prints the server's summary below the table.
 func (s *session) printPreview(answer map[string]any) error {
 	var rows [][]string
 	list, _ := answer["keys"].([]any)
@@ -522,11 +524,11 @@ func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 	return s.printList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
 }
 
-// importFile returns the action that imports a file of records. name is the kind
-// of records in the path.
-func (s *session) importFile(name string) cli.ActionFunc {
+// importFile returns the action that imports a file of records. kind is the kind of the records as
+// in the URL path, such as "agents".
+func (s *session) importFile(kind string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
-		u, err := s.readUpload(c, name)
+		u, err := s.readUpload(c, kind)
 		if err != nil {
 			return err
 		}
@@ -534,10 +536,10 @@ func (s *session) importFile(name string) cli.ActionFunc {
 	}
 }
 
-// readUpload reads the file that is the argument of a command. name is the kind
-// of records in the path of the import.
-func (s *session) readUpload(c *cli.Command, name string) (u upload, err error) {
-	u.path, u.contentType = "/admin/v1/"+name+"/import", "application/json"
+// readUpload reads the file that the argument of the command names. kind is the kind of the records
+// as in the URL path, such as "agents".
+func (s *session) readUpload(c *cli.Command, kind string) (u upload, err error) {
+	u.path, u.contentType = "/admin/v1/"+kind+"/import", "application/json"
 	if u.file, err = oneArgument(c); err != nil {
 		return u, err
 	}
@@ -548,6 +550,7 @@ func (s *session) readUpload(c *cli.Command, name string) (u upload, err error) 
 	return u, err
 }
 
+// sendUpload sends an import to the server and prints the answer.
 func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
 	answer, err := s.send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
 	if err != nil {

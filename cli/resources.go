@@ -18,7 +18,7 @@ func (s *session) serveCommand() *cli.Command {
 	return &cli.Command{
 		Name: "serve", Usage: "run the service",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of the API listener; port 0 takes a free one"},
+			&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` of the API listener; with port 0 the system chooses a free port"},
 			&cli.StringFlag{Name: "admin-listen", Usage: "`ADDRESS` of the admin listener"},
 			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error"},
 			&cli.StringFlag{Name: "log-format", Usage: "auto, text or json"},
@@ -41,20 +41,20 @@ func (s *session) serveCommand() *cli.Command {
 	}
 }
 
-// field is a flag of a command that creates a record, and the member of the
-// request's body that it sets.
+// field is a flag of a command that creates a record. It sets one member of the request's body.
 type field struct {
 	flag, member, usage string
-	kind                byte // 's' text, 'n' number, 'l' list of texts, 'p' list of phone numbers
+	kind                byte // 's' string, 'n' number, 'l' list of strings, 'p' list of phone numbers
 }
 
-// resource is a kind of record for the commands that most kinds share. rows is
-// the member of a list's answer that holds the records.
+// resource describes a kind of record, such as agents, for the commands that most kinds share.
 type resource struct {
-	name, path, rows string
-	usage            string
-	columns          []string
-	fields           []field
+	name    string   // of the command
+	path    string   // URL path below /admin/v1/
+	rows    string   // member of the answer to a list request that contains the records
+	usage   string   // completes the help text "create, list and import ..."
+	columns []string // of the table that the commands print
+	fields  []field  // flags of the command create
 }
 
 // resourceCommands returns the commands for agents, contacts, teams, owners, schedules,
@@ -62,37 +62,37 @@ type resource struct {
 func (s *session) resourceCommands() []*cli.Command {
 	var all []*cli.Command
 	for _, r := range []resource{
-		{"agents", "agents", "agents", "the agents that speak in calls", []string{"id", "assistant_id", "name", "role", "phone_number", "team_id", "owner"}, []field{
-			{"name", "name", "name of the agent", 's'}, {"role", "role", "inbound agent or outbound agent", 's'}, {"phone", "phone_number", "its number, such as +4930555001", 's'},
-			{"model", "model", "language model", 's'}, {"voice", "voice_id", "voice", 's'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
+		{"agents", "agents", "agents", "agents, which speak in calls", []string{"id", "assistant_id", "name", "role", "phone_number", "team_id", "owner"}, []field{
+			{"name", "name", "name of the agent", 's'}, {"role", "role", "role: inbound agent or outbound agent", 's'}, {"phone", "phone_number", "phone number of the agent, such as +4930555001", 's'},
+			{"model", "model", "language model", 's'}, {"voice", "voice_id", "voice", 's'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "owner of the record", 's'},
 		}},
-		{"contacts", "contacts", "contacts", "the contacts that calls are made to", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
+		{"contacts", "contacts", "contacts", "contacts, the people to call", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
 			{"first-name", "first_name", "first name", 's'}, {"last-name", "last_name", "last name", 's'}, {"email", "email", "mail address", 's'}, {"company", "company", "company", 's'},
-			{"phone", "phone_numbers", "a number (repeatable)", 'p'}, {"stage", "stage", "such as lead or customer", 's'}, {"status", "status", "such as not_contacted", 's'},
-			{"tag", "tags", "a tag (repeatable)", 'l'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
+			{"phone", "phone_numbers", "phone number (repeatable)", 'p'}, {"stage", "stage", "stage, such as lead or customer", 's'}, {"status", "status", "status, such as not_contacted", 's'},
+			{"tag", "tags", "tag (repeatable)", 'l'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "owner of the record", 's'},
 		}},
-		{"teams", "teams", "teams", "owners who share what they see", []string{"id", "name", "members"}, []field{
-			{"name", "name", "name of the team", 's'}, {"member", "members", "an owner (repeatable)", 'l'},
+		{"teams", "teams", "teams", "teams, whose members see the records of the team", []string{"id", "name", "members"}, []field{
+			{"name", "name", "name of the team", 's'}, {"member", "members", "owner in the team (repeatable)", 'l'},
 		}},
-		{"owners", "owners", "owners", "whom keys act for, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
-			{"name", "name", "name of the owner", 's'}, {"balance", "balance", "what the wallet holds; without it nothing is refused", 'n'}, {"rate", "rate", "price of a minute, and the least that a call needs", 'n'},
+		{"owners", "owners", "owners", "owners, for whom keys act, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
+			{"name", "name", "name of the owner", 's'}, {"balance", "balance", "balance of the wallet; without it no call is refused", 'n'}, {"rate", "rate", "price of a minute of a call, and the lowest balance with which a call starts", 'n'},
 		}},
-		{"schedules", "schedules", "schedules", "when owners are available; windows by import", []string{"id", "owner", "time_zone", "buffer_minutes", "notice_minutes"}, []field{
-			{"owner", "owner", "whose it is", 's'}, {"time-zone", "time_zone", "such as Europe/Berlin", 's'},
-			{"buffer", "buffer_minutes", "minutes free around every event", 'n'}, {"notice", "notice_minutes", "minutes from now to the first free slot", 'n'},
+		{"schedules", "schedules", "schedules", "schedules, the times when owners are available; set the times with import", []string{"id", "owner", "time_zone", "buffer_minutes", "notice_minutes"}, []field{
+			{"owner", "owner", "owner of the record", 's'}, {"time-zone", "time_zone", "time zone, such as Europe/Berlin", 's'},
+			{"buffer", "buffer_minutes", "minutes to keep free before and after every event", 'n'}, {"notice", "notice_minutes", "minutes from now to the earliest free slot", 'n'},
 		}},
-		{"variables", "variables", "variables", "the context variables of contacts and the business", []string{"id", "name", "display_name", "variable_type", "context_type", "owner"}, []field{
-			{"name", "name", "such as preferred_language", 's'}, {"display-name", "display_name", "as people read it", 's'}, {"type", "variable_type", "text, number, date, boolean or select", 's'},
-			{"context", "context_type", "contact or business", 's'}, {"description", "description", "what it is", 's'}, {"option", "select_options", "a value of a select (repeatable)", 'l'},
-			{"owner", "owner", "whose it is", 's'},
+		{"variables", "variables", "variables", "context variables of contacts and of the business", []string{"id", "name", "display_name", "variable_type", "context_type", "owner"}, []field{
+			{"name", "name", "name, such as preferred_language", 's'}, {"display-name", "display_name", "name to display", 's'}, {"type", "variable_type", "type: text, number, date, boolean or select", 's'},
+			{"context", "context_type", "what the variable describes: contact or business", 's'}, {"description", "description", "description", 's'}, {"option", "select_options", "allowed value of a select (repeatable)", 'l'},
+			{"owner", "owner", "owner of the record", 's'},
 		}},
-		{"do-not-call", "do-not-call", "do_not_call", "numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
-			{"phone", "phone_number", "the number, such as +4930555044", 's'}, {"reason", "reason", "why", 's'},
+		{"do-not-call", "do-not-call", "do_not_call", "phone numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
+			{"phone", "phone_number", "phone number, such as +4930555044", 's'}, {"reason", "reason", "reason for the entry", 's'},
 		}},
 	} {
 		all = append(all, s.resource(r))
 	}
-	return append(all, s.events(), &cli.Command{Name: "calls", Usage: "look at calls", Commands: []*cli.Command{
+	return append(all, s.events(), &cli.Command{Name: "calls", Usage: "list calls", Commands: []*cli.Command{
 		s.list(resource{name: "calls", path: "calls", rows: "calls", columns: []string{"id", "call_id", "status", "type", "phone_number", "started_at", "duration_seconds"}}),
 	}})
 }
@@ -101,13 +101,13 @@ func (s *session) resourceCommands() []*cli.Command {
 // deleted.
 func (s *session) events() *cli.Command {
 	r := resource{"events", "events", "events", "", []string{"id", "title", "start_time", "end_time", "status", "owner"}, []field{
-		{"title", "title", "what it is", 's'}, {"start", "start_time", "such as 2026-03-02T09:00:00+01:00; without an offset UTC", 's'}, {"end", "end_time", "when it ends", 's'},
-		{"type", "event_type", "meeting, appointment, busy, voice_call or video_call", 's'}, {"customer", "customer_name", "name of the customer", 's'}, {"location", "location", "where", 's'},
-		{"agent", "ai_agent_id", "id of an agent", 'n'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "whose it is", 's'},
+		{"title", "title", "title of the event", 's'}, {"start", "start_time", "start, such as 2026-03-02T09:00:00+01:00; in UTC if it has no offset", 's'}, {"end", "end_time", "end, in the same format", 's'},
+		{"type", "event_type", "type: meeting, appointment, busy, voice_call or video_call", 's'}, {"customer", "customer_name", "name of the customer", 's'}, {"location", "location", "place of the event", 's'},
+		{"agent", "ai_agent_id", "id of an agent", 'n'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "owner of the record", 's'},
 	}}
 	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
 		s.create(r), s.list(r),
-		{Name: "cancel", Usage: "cancel an event", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "why; added to its notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
+		{Name: "cancel", Usage: "cancel an event", ArgsUsage: "ID", Flags: []cli.Flag{&cli.StringFlag{Name: "reason", Usage: "reason, which is added to the event's notes"}}, Action: func(ctx context.Context, c *cli.Command) error {
 			id, err := oneArgument(c)
 			if err != nil {
 				return err
@@ -121,9 +121,10 @@ func (s *session) events() *cli.Command {
 	}}
 }
 
+// create returns the command that creates a record.
 func (s *session) create(r resource) *cli.Command {
 	return &cli.Command{
-		Name: "create", Usage: "make one", Flags: r.flags(),
+		Name: "create", Usage: "create a record and print it", Flags: r.flags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			body, err := r.body(c)
 			if err != nil {
@@ -138,13 +139,15 @@ func (s *session) create(r resource) *cli.Command {
 	}
 }
 
+// resource returns the command for a kind of record. Its subcommands create, list, import and delete
+// records; owners are updated and not deleted.
 func (s *session) resource(r resource) *cli.Command {
 	load := &cli.Command{
-		Name: "import", Usage: "make many, all or none, from a JSON array or a .csv FILE (- for standard input)", ArgsUsage: "FILE",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "the file is CSV whatever its name"}}, Action: s.importFile(r.path),
+		Name: "import", Usage: "create many records, all or none, from a FILE with a JSON array or CSV (- for standard input)", ArgsUsage: "FILE",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "read the file as CSV, whatever its name"}}, Action: s.importFile(r.path),
 	}
 	remove := &cli.Command{
-		Name: "delete", Usage: "delete one", ArgsUsage: "ID",
+		Name: "delete", Usage: "delete a record", ArgsUsage: "ID",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			id, err := oneArgument(c)
 			if err != nil {
@@ -164,16 +167,17 @@ func (s *session) resource(r resource) *cli.Command {
 	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: all}
 }
 
-// listOf returns the command that lists records. path is their path below
-// /admin/v1/ and the member of the answer that holds them.
+// listOf returns the command that lists records. path is their URL path below /admin/v1/, and also
+// the name of the member of the answer that contains them.
 func (s *session) listOf(path string, columns []string) *cli.Command {
 	return s.list(resource{path: path, rows: path, columns: columns})
 }
 
+// list returns the command that lists the records of a kind.
 func (s *session) list(r resource) *cli.Command {
 	return &cli.Command{
-		Name: "list", Usage: "list them, newest first",
-		Flags: []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows on a page"}},
+		Name: "list", Usage: "list records, newest first",
+		Flags: []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
 			list, err := s.call(ctx, c, http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil)
 			if err != nil {
@@ -184,6 +188,7 @@ func (s *session) list(r resource) *cli.Command {
 	}
 }
 
+// flags returns the flags of the command create.
 func (r resource) flags() []cli.Flag {
 	var flags []cli.Flag
 	for _, f := range r.fields {
@@ -196,8 +201,8 @@ func (r resource) flags() []cli.Flag {
 	return flags
 }
 
-// body returns the members of a record that the flags set. It returns a
-// *usageError if none is set.
+// body returns the request body for creating a record: the members that the flags set. It returns a
+// *usageError if no flag is set, or if a number is malformed.
 func (r resource) body(c *cli.Command) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range r.fields {
@@ -242,7 +247,7 @@ func (s *session) configCommand() *cli.Command {
 			_, err := fmt.Fprintln(s.env.Stdout, "The configuration is good.")
 			return err
 		}},
-		{Name: "print", Usage: "print every key, its value and where it comes from", Action: func(_ context.Context, c *cli.Command) error {
+		{Name: "print", Usage: "print every configuration key with its value and source", Action: func(_ context.Context, c *cli.Command) error {
 			service, err := s.load(c)
 			if err != nil {
 				return err
@@ -254,7 +259,7 @@ func (s *session) configCommand() *cli.Command {
 
 // routesCommand returns the command that lists the endpoints of the API.
 func (s *session) routesCommand() *cli.Command {
-	return &cli.Command{Name: "routes", Usage: "list the endpoints with their permission and limits", Action: func(ctx context.Context, c *cli.Command) error {
+	return &cli.Command{Name: "routes", Usage: "list the endpoints with their permissions and limits", Action: func(ctx context.Context, c *cli.Command) error {
 		list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/routes", nil)
 		if err != nil {
 			return err
@@ -263,12 +268,11 @@ func (s *session) routesCommand() *cli.Command {
 	}}
 }
 
-// reloadCommand returns the command that makes the running server reload its
-// configuration.
+// reloadCommand returns the command that makes the running server reload its configuration.
 func (s *session) reloadCommand() *cli.Command {
 	return &cli.Command{
-		Name: "reload", Usage: "have the running server load routes, permissions and limits of its configuration again",
-		Description: "The server reads the files and settings that it was started with. A mistake in them\nchanges nothing and is reported.",
+		Name: "reload", Usage: "make the running server reload the routes, permissions and limits of its configuration",
+		Description: "The server reads the files and settings that it was started with. If they contain a\nmistake, the command reports it and nothing changes.",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := noArguments(c); err != nil {
 				return err
@@ -282,7 +286,7 @@ func (s *session) reloadCommand() *cli.Command {
 			}
 			text := "The configuration was reloaded.\n"
 			if list, _ := made["restart_needed"].([]any); len(list) > 0 {
-				text += "Changed, but not in use before a restart: " + cell(list) + "\n"
+				text += "Changed, but used only after a restart: " + cell(list) + "\n"
 			}
 			_, err = io.WriteString(s.env.Stdout, text)
 			return err
@@ -292,7 +296,7 @@ func (s *session) reloadCommand() *cli.Command {
 
 // versionCommand returns the command that prints the version.
 func (s *session) versionCommand() *cli.Command {
-	return &cli.Command{Name: "version", Usage: "say which version this is", Action: func(_ context.Context, c *cli.Command) error {
+	return &cli.Command{Name: "version", Usage: "print the version", Action: func(_ context.Context, c *cli.Command) error {
 		v := map[string]string{"version": s.env.Version, "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
 		if c.Bool("json") {
 			return s.printJSON(v)
@@ -305,11 +309,11 @@ func (s *session) versionCommand() *cli.Command {
 // updateOwnerCommand returns the command that changes an owner.
 func (s *session) updateOwnerCommand() *cli.Command {
 	return &cli.Command{
-		Name: "update", Usage: "change the wallet of one, or the limits that all its keys share", ArgsUsage: "ID",
+		Name: "update", Usage: "change an owner's wallet, or the limits that all its keys share", ArgsUsage: "ID",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, 0 for no limit, or NAME=default"},
-			&cli.StringFlag{Name: "balance", Usage: "what the wallet holds, or none"},
-			&cli.StringFlag{Name: "rate", Usage: "price of a minute, and the least that a call needs"},
+			&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, with 0 for no limit, or NAME=default"},
+			&cli.StringFlag{Name: "balance", Usage: "balance of the wallet, or none to remove it"},
+			&cli.StringFlag{Name: "rate", Usage: "price of a minute of a call, and the lowest balance with which a call starts"},
 		},
 		Description: "Example:\n  latchkey owners update 2 --limit owner_requests_per_minute_limit=600",
 		Action:      s.updateOwner,

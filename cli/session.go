@@ -20,34 +20,33 @@ import (
 	"latchkey/internal/certs"
 )
 
-// Environment holds the streams, names and functions that the commands get from
-// package main.
+// Environment holds the streams, names and functions that package main supplies to the commands.
 type Environment struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	Environ        []string // in the form of os.Environ
+	Environ        []string // environment variables, in the form of os.Environ
 	Version        string   // of the program
 	Words          Words
-	// Load reads the configuration. file is the value of --config, "" if it is not
-	// set. flags holds the values of other flags by the configuration key that they
-	// set, such as server.listen.
+	// Load reads the configuration. file is the value of --config, or "" if that is not set. flags
+	// holds configuration values that were set by other flags, by configuration key, such as
+	// server.listen.
 	Load func(file string, flags map[string]string) (Service, error)
-	// CheckFile checks a database file that no server has open.
+	// CheckFile checks the database file at path, which no server may have open.
 	CheckFile func(path string) (CheckResult, error)
 }
 
-// Words are names of the service that commands know without asking a server.
+// Words holds names that the service defines. The commands need them without a request to a server.
 type Words struct {
-	Permissions        []string // all built-in ones
+	Permissions        []string // all built-in permissions
 	Ordinary           []string // the permissions that --permission all means
-	EventTypes         []string // for webhooks of an owner
-	OperatorEventTypes []string // for webhooks of the operator
-	Outcomes           []string // of requests, in the order of the tables
+	EventTypes         []string // types of events that webhooks of an owner can receive
+	OperatorEventTypes []string // types of events that webhooks of the operator can receive
+	Outcomes           []string // outcomes of requests, in the order of the columns in a table
 	// IsEnvironment reports whether a text can be the environment of a key.
 	IsEnvironment func(text string) bool
 }
 
-// Service is the service that a configuration describes.
+// Service is the service with a configuration that was loaded. It need not be running.
 type Service interface {
 	// DataDir returns the path of the data folder.
 	DataDir() string
@@ -55,17 +54,17 @@ type Service interface {
 	APIURL() string
 	// AdminURL returns the URL of the admin endpoint, without a slash at its end.
 	AdminURL() string
-	// Print writes the configuration, each value with its source.
+	// Print writes each value of the configuration with its source to w.
 	Print(w io.Writer) error
-	// Serve runs the service until the context ends.
+	// Serve runs the service until ctx ends or the service fails.
 	Serve(ctx context.Context, o ServeOptions) error
-	// Open opens the data folder, which no server may have open. It returns the
+	// Open opens the data folder, which no server may have open. It returns the handler of the
 	// admin endpoint and a function that closes the folder.
 	Open() (http.Handler, func() error, error)
-	// Restore puts a backup into the data folder, which no server may have open.
+	// Restore replaces the database with a backup. No server may have the data folder open.
 	Restore(o RestoreOptions) (Restored, error)
-	// Compact rewrites the database without its free space. It returns the size
-	// before and after, in bytes. No server may have the data folder open.
+	// Compact rewrites the database without its free space. It returns the sizes of the file before
+	// and after, in bytes. No server may have the data folder open.
 	Compact() (before, after int64, err error)
 }
 
@@ -79,40 +78,38 @@ type ServeOptions struct {
 type RestoreOptions struct {
 	From   string // path of the backup
 	DryRun bool   // check everything and change nothing
-	Other  bool   // allow a backup of another store than the folder's
+	Other  bool   // allow a backup of another store than the one in the data folder
 }
 
-// Restored describes the database that a restore has put in place. After a dry
-// run it describes the one that a restore would.
+// Restored describes a restore, or after a dry run the restore that would happen.
 type Restored struct {
-	From      string      `json:"from"`
-	To        string      `json:"to"`
-	Kept      string      `json:"kept,omitempty"` // where the earlier database is now
-	StoreID   string      `json:"store_id"`
-	Keys      int         `json:"keys"`
-	CreatedAt time.Time   `json:"created_at"`
-	Check     CheckResult `json:"check"`
+	From      string      `json:"from"`           // path of the backup
+	To        string      `json:"to"`             // path of the database
+	Kept      string      `json:"kept,omitempty"` // path to which the previous database was moved; "" if none was
+	StoreID   string      `json:"store_id"`       // of the backup
+	Keys      int         `json:"keys"`           // number of keys in the backup
+	CreatedAt time.Time   `json:"created_at"`     // time at which the store was created
+	Check     CheckResult `json:"check"`          // result of checking the backup
 }
 
 // CheckResult is the result of a check of the database.
 type CheckResult struct {
-	Records  int      `json:"records"`
-	Entries  int      `json:"index_entries"`
-	Problems []string `json:"problems"`
+	Records  int      `json:"records"`       // number of records
+	Entries  int      `json:"index_entries"` // number of index entries
+	Problems []string `json:"problems"`      // one sentence each; empty if the database is sound
 }
 
-// usageError is the error of a command that was called with wrong flags or
-// arguments. command is its full name.
+// usageError is the error of a command that was called with wrong flags or arguments.
 type usageError struct {
 	err     error
-	command string
+	command string // full name of the command, such as "latchkey keys list"
 }
 
-// Error returns the text of the error within.
+// Error returns the text of the wrapped error.
 func (e *usageError) Error() string { return e.err.Error() }
 
-// misused returns err as a *usageError of c. It returns err unchanged if it is
-// one already.
+// misused wraps err in a *usageError for the command c. It returns err unchanged if it already is or
+// wraps a *usageError.
 func misused(c *cli.Command, err error) error {
 	var already *usageError
 	if errors.As(err, &already) {
@@ -121,10 +118,10 @@ func misused(c *cli.Command, err error) error {
 	return &usageError{err, c.FullName()}
 }
 
-// session holds what the commands of one run share.
+// session is one run of the program. All commands are its methods.
 type session struct{ env Environment }
 
-// settings returns the configuration keys by the flags that set them.
+// settings returns the configuration key that each flag sets, by the name of the flag.
 func settings() map[string]string {
 	return map[string]string{
 		"data": "server.data", "listen": "server.listen", "admin-listen": "admin.listen",
@@ -132,7 +129,7 @@ func settings() map[string]string {
 	}
 }
 
-// load reads the configuration with the file and the settings of the flags.
+// load reads the configuration file of --config and applies the flags that set configuration keys.
 func (s *session) load(c *cli.Command) (Service, error) {
 	flags := map[string]string{}
 	for name, key := range settings() {
@@ -143,9 +140,9 @@ func (s *session) load(c *cli.Command) (Service, error) {
 	return s.env.Load(c.String("config"), flags)
 }
 
-// reach returns a client of the admin endpoint, and a function to call after its
-// last use. The client uses --url if it is set, else the control socket of the
-// data folder if a server answers there, else it opens the folder itself.
+// reach returns a client for the admin endpoint, and a function to call after the client's last use.
+// The client sends requests to --url if that is set. Otherwise it uses the control socket of the
+// data folder if a server answers there. Otherwise reach opens the data folder in this process.
 func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() error, error) {
 	nothing := func() error { return nil }
 	if c.String("url") != "" {
@@ -166,7 +163,7 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 		return socket, nothing, nil
 	}
 	if _, err := os.Stat(filepath.Join(dir, "store.id")); err != nil {
-		return nil, nil, fmt.Errorf("there is no data folder at %s: start \"latchkey serve\" first, or name the folder with --data", dir)
+		return nil, nil, fmt.Errorf("there is no data folder at %s: run \"latchkey serve\" first, or name the folder with --data", dir)
 	}
 	h, closeIt, err := service.Open()
 	if err != nil {
@@ -175,8 +172,8 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 	return NewLocalClient(h), closeIt, nil
 }
 
-// remote returns a client of the server at --url. --ca is the file with the
-// authority of its certificate; without it the system's authorities are used.
+// remote returns a client for the server at --url, which sends token unless that is "". It trusts
+// the certificate authorities in the file of --ca, or those of the system if --ca is not set.
 func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	var roots *x509.CertPool
 	if file := c.String("ca"); file != "" {
@@ -188,8 +185,9 @@ func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	return NewTCPClient(c.String("url"), token, roots), nil
 }
 
-// socketPath returns a path of over 100 bytes relative to the working folder if
-// that is shorter. The system allows little more than 100 bytes for a socket.
+// socketPath returns path. If path is longer than 100 bytes, it returns path relative to the working
+// folder if that is shorter, because systems limit the path of a socket to little more than 100
+// bytes.
 func socketPath(path string) string {
 	if wd, err := os.Getwd(); err == nil && len(path) > 100 {
 		if short, err := filepath.Rel(wd, path); err == nil && len(short) < len(path) {
@@ -199,6 +197,7 @@ func socketPath(path string) string {
 	return path
 }
 
+// token returns the admin token from the file of --token-file, or else from LATCHKEY_ADMIN_TOKEN.
 func (s *session) token(c *cli.Command) (string, error) {
 	if file := c.String("token-file"); file != "" { // also LATCHKEY_ADMIN_TOKEN_FILE
 		data, err := os.ReadFile(file)
@@ -239,19 +238,18 @@ func (s *session) send(ctx context.Context, c *cli.Command, method, path, conten
 	return answer, err
 }
 
-// output is the standard output of a command. It keeps the first error of a
-// write, so that Run can return it even if the command ignored it. It is not
-// safe for concurrent use.
+// output is the standard output of a command. It stores the first error of a write, so that Run can
+// report the error even if the command ignored it. It is not safe for concurrent use.
 type output struct {
 	to  io.Writer
 	err error
 }
 
-// newOutput returns an output that writes to another writer.
+// newOutput returns an output that writes to the writer to.
 func newOutput(to io.Writer) *output { return &output{to: to} }
 
-// Write writes to the writer within. After the first error it writes nothing and
-// returns that error.
+// Write writes b to the underlying writer. After the first error it writes nothing and returns that
+// error again.
 func (o *output) Write(b []byte) (int, error) {
 	if o.err != nil {
 		return 0, o.err
@@ -263,8 +261,8 @@ func (o *output) Write(b []byte) (int, error) {
 	return n, o.err
 }
 
-// result returns err, the error of a command, joined with the error of a failed
-// write, unless err already contains that.
+// result returns the error of a command whose action has returned err. If a write to the output has
+// failed and err does not contain that error, result joins the two.
 func (o *output) result(err error) error {
 	if o.err == nil || errors.Is(err, o.err) {
 		return err
@@ -272,26 +270,26 @@ func (o *output) result(err error) error {
 	return errors.Join(err, o.err)
 }
 
-// quiet reports whether the only error is that the reader of standard output has
-// closed it, as in "latchkey keys list | head -1". Then no message is printed.
+// quiet reports whether err means only that the reader of standard output has closed it, as in
+// "latchkey keys list | head -1". Run prints no message for such an error.
 func (o *output) quiet(err error) bool {
 	return errors.Is(o.err, syscall.EPIPE) && nothingBut(err, o.err)
 }
 
-// nothingBut reports whether err is the error only, or wraps it and no other
-// error. It returns false for a *lostSecret: the user must see its text.
-func nothingBut(err, only error) bool {
-	if err == only {
+// nothingBut reports whether err is target, or wraps target and no other error. It returns false for
+// a *lostSecret, because the user must see the text of that error.
+func nothingBut(err, target error) bool {
+	if err == target {
 		return true
 	}
 	switch e := err.(type) {
 	case *lostSecret:
 		return false
 	case interface{ Unwrap() error }:
-		return nothingBut(e.Unwrap(), only)
+		return nothingBut(e.Unwrap(), target)
 	case interface{ Unwrap() []error }:
 		for _, part := range e.Unwrap() {
-			if !nothingBut(part, only) {
+			if !nothingBut(part, target) {
 				return false
 			}
 		}
@@ -300,10 +298,10 @@ func nothingBut(err, only error) bool {
 	return false
 }
 
-// kept returns the error of an earlier write. If there was none, it returns an
-// error if the output is lost all the same: if a file cannot be synced to disk,
-// or if standard output was closed before the start.
-func (o *output) kept() error {
+// flush returns an error if the output may be lost: the error of an earlier write, an error of
+// syncing the output to disk if it is a file, or an error if standard output was already closed when
+// the program started. It returns nil otherwise.
+func (o *output) flush() error {
 	f, ok := o.to.(*os.File)
 	if !ok || o.err != nil {
 		return o.err
@@ -313,14 +311,14 @@ func (o *output) kept() error {
 		return err
 	}
 	if info.Mode().IsRegular() {
-		// Some file systems do not support sync. That is no error.
+		// A file system that does not support sync is not an error.
 		if err := f.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, syscall.EINVAL) {
 			return err
 		}
 	}
-	// If standard output is closed, Go's runtime opens the null device instead, for
-	// reading and writing. With "> /dev/null", which is the user's choice, a shell
-	// opens it only for writing. So a read succeeds only in the first case.
+	// If standard output is closed at the start, Go's runtime opens the null device in its place, for
+	// reading and writing. For "> /dev/null", which is the user's choice, a shell opens the null
+	// device only for writing. So if a read succeeds, standard output was closed.
 	if isNull(info) {
 		if _, err := f.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
 			o.err = errors.New("standard output is closed")
@@ -329,49 +327,50 @@ func (o *output) kept() error {
 	return o.err
 }
 
-// isNull reports whether a file is the null device.
+// isNull reports whether info describes the null device.
 func isNull(info os.FileInfo) bool {
 	null, err := os.Stat(os.DevNull)
 	return err == nil && os.SameFile(info, null)
 }
 
-// shownOnce describes a secret that only one answer shows.
+// shownOnce describes a secret that the server shows in one answer only.
 type shownOnce struct {
-	member string // the member of the answer that holds the secret
-	what   string // what the answer is about, such as "key"
-	again  string // what to do if the secret is lost; ID in it is replaced by the id
+	member string // member of the answer that contains the secret
+	kind   string // kind of object to which the secret belongs, such as "key"
+	remedy string // what to do if the secret is lost; "ID" in it is replaced by the object's id
 }
 
 // lostSecret is the error of a command that could not print a secret.
 type lostSecret struct {
-	err  error
-	what string // name of the secret, such as "the key"
-	next string // what the user can do
+	err    error
+	name   string // name of the secret, such as "the key"
+	remedy string // what the user can do
 }
 
-// Error names the secret, why it was not printed, and what the user can do.
+// Error returns a text that names the secret, the reason and the remedy.
 func (e *lostSecret) Error() string {
-	return fmt.Sprintf("%s could not be printed, and will not be shown again: %v\n%s", e.what, e.err, e.next)
+	return fmt.Sprintf("%s could not be printed, and will not be shown again: %v\n%s", e.name, e.err, e.remedy)
 }
 
 // Unwrap returns the error of the write.
 func (e *lostSecret) Unwrap() error { return e.err }
 
-// Kept returns a *lostSecret if a secret is lost, or nil. err is the error of
-// writing it; if that is nil, Kept checks that standard output has kept it. what
-// names the secret, and next says what the user can do.
-func Kept(stdout io.Writer, err error, what, next string) error {
+// Kept checks that a secret was written to stdout, and returns a *lostSecret if it was not. err is
+// the result of the write. If err is nil, Kept also checks that stdout is not lost (see
+// output.flush). name is the name of the secret, such as "the key". remedy describes what the user
+// can do if the secret is lost.
+func Kept(stdout io.Writer, err error, name, remedy string) error {
 	if out, ok := stdout.(*output); ok && err == nil {
-		err = out.kept()
+		err = out.flush()
 	}
 	if err == nil {
 		return nil
 	}
-	return &lostSecret{err: err, what: what, next: next}
+	return &lostSecret{err: err, name: name, remedy: remedy}
 }
 
-// printSecret prints the secret of an answer, or the whole answer as JSON with
-// --json. It returns a *lostSecret if that could not be written.
+// printSecret prints the secret in an answer, or with --json the whole answer. It returns a
+// *lostSecret if the secret could not be written.
 func (s *session) printSecret(c *cli.Command, answer map[string]any, secret shownOnce) error {
 	var err error
 	if c.Bool("json") {
@@ -379,17 +378,17 @@ func (s *session) printSecret(c *cli.Command, answer map[string]any, secret show
 	} else {
 		_, err = fmt.Fprintln(s.env.Stdout, answer[secret.member])
 	}
-	what := "the " + secret.what
+	name := "the " + secret.kind
 	if id := answer["id"]; id != nil {
-		what = fmt.Sprintf("the secret of the %s %s", secret.what, cell(id))
+		name = fmt.Sprintf("the secret of the %s %s", secret.kind, cell(id))
 	}
-	if name := answer["name"]; name != nil {
-		what += fmt.Sprintf(" (%s)", cell(name))
+	if given := answer["name"]; given != nil {
+		name += fmt.Sprintf(" (%s)", cell(given))
 	}
-	return Kept(s.env.Stdout, err, what, strings.ReplaceAll(secret.again, "ID", cell(answer["id"])))
+	return Kept(s.env.Stdout, err, name, strings.ReplaceAll(secret.remedy, "ID", cell(answer["id"])))
 }
 
-// printJSON prints a value as indented JSON.
+// printJSON prints v as indented JSON.
 func (s *session) printJSON(v any) error {
 	enc := json.NewEncoder(s.env.Stdout)
 	enc.SetIndent("", "  ")
@@ -397,15 +396,15 @@ func (s *session) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// printList prints the rows in the member name of an answer as a table. If name
-// is "", the answer is the only row. With --json it prints the answer as JSON.
-func (s *session) printList(c *cli.Command, answer map[string]any, name string, columns []string) error {
+// printList prints an answer as a table with columns, or with --json as JSON. The rows are the
+// objects in the given member of the answer. If member is "", the answer itself is the only row.
+func (s *session) printList(c *cli.Command, answer map[string]any, member string, columns []string) error {
 	if c.Bool("json") {
 		return s.printJSON(answer)
 	}
 	list := []any{answer}
-	if name != "" {
-		list, _ = answer[name].([]any)
+	if member != "" {
+		list, _ = answer[member].([]any)
 	}
 	var head []string
 	for _, column := range columns {
@@ -430,8 +429,8 @@ func (s *session) printList(c *cli.Command, answer map[string]any, name string, 
 	return nil
 }
 
-// short returns the text of cell, but of a list of more than two values only the
-// first one and the number of the others, so that tables stay narrow.
+// short returns cell(v). For a list of more than two values it returns only the first value and the
+// number of the others, so that tables stay narrow.
 func short(v any) string {
 	if list, ok := v.([]any); ok && len(list) > 2 {
 		return fmt.Sprintf("%s +%d", cell(list[0]), len(list)-1)
@@ -439,7 +438,7 @@ func short(v any) string {
 	return cell(v)
 }
 
-// printTable prints rows in aligned columns, below head unless it is nil.
+// printTable prints head and rows in aligned columns. If head is nil, it prints only the rows.
 func (s *session) printTable(head []string, rows [][]string) error {
 	w := tabwriter.NewWriter(s.env.Stdout, 0, 0, 2, ' ', 0)
 	if head != nil {
@@ -451,8 +450,8 @@ func (s *session) printTable(head []string, rows [][]string) error {
 	return w.Flush()
 }
 
-// cell returns a value of an answer as a text, "-" if it is empty. Control
-// characters in a text become "?", so that they cannot control the terminal.
+// cell returns a JSON value as text, or "-" if the value is empty. It replaces control characters in
+// a string by "?", so that they cannot control the terminal.
 func cell(v any) string {
 	switch v := v.(type) {
 	case nil:

@@ -29,7 +29,7 @@ func TestOutput_Result(t *testing.T) {
 		{"joined", syscall.EPIPE, func(write error) error { return errors.Join(nil, write) }, true, []string{"broken pipe"}},
 		{"beside another", syscall.EPIPE, func(write error) error { return errors.Join(write, other) }, false, []string{"broken pipe", "other"}},
 		{"another", syscall.EPIPE, func(error) error { return other }, false, []string{"broken pipe", "other"}},
-		{"a secret", syscall.EPIPE, func(write error) error { return &lostSecret{err: write, what: "the key"} }, false, []string{"the key"}},
+		{"a secret", syscall.EPIPE, func(write error) error { return &lostSecret{err: write, name: "the key"} }, false, []string{"the key"}},
 		{"a full disk", syscall.ENOSPC, func(error) error { return nil }, false, []string{"no space left"}},
 		{"no failed write", nil, func(error) error { return syscall.EPIPE }, false, []string{"broken pipe"}},
 	} {

@@ -18,24 +18,24 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// storeCommands returns the commands that back up, restore, check and compact the
-// database, and the health check of the server.
+// storeCommands returns the commands that back up, restore, check and compact the database, and the
+// command that checks whether the server is ready.
 func (s *session) storeCommands() []*cli.Command {
 	return []*cli.Command{
 		{
-			Name: "backup", Usage: "copy the database to a new FILE, or to standard output (-), also while the server runs", ArgsUsage: "FILE",
-			Description: "The pepper is not in it: keep a copy of that file apart, without it no key is valid.", Action: s.backup,
+			Name: "backup", Usage: "copy the database to a new FILE, or to standard output (-); the server may be running", ArgsUsage: "FILE",
+			Description: "The backup does not contain the pepper. Keep a copy of the pepper file in another\nplace: without it no key is valid.", Action: s.backup,
 		},
 		{
-			Name: "restore", Usage: "put a backup in the place of the database; the server must be stopped", ArgsUsage: "FILE", Action: s.restore,
+			Name: "restore", Usage: "replace the database with a backup; the server must be stopped", ArgsUsage: "FILE", Action: s.restore,
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "dry-run", Usage: "check everything and change nothing"},
-				&cli.BoolFlag{Name: "other", Usage: "also where the backup is of another store than the folder's"},
+				&cli.BoolFlag{Name: "other", Usage: "allow a backup of another store than the one in the data folder"},
 			},
 		},
 		{Name: "check", Usage: "check every record and index of the database, or of a backup FILE", ArgsUsage: "[FILE]", Action: s.check},
 		{Name: "compact", Usage: "rewrite the database without its free space; the server must be stopped", Action: s.compact},
-		{Name: "healthcheck", Usage: "ask whether the server is ready; exit code 0 or 1", Action: s.health},
+		{Name: "healthcheck", Usage: "check whether the server is ready; exit code 0 if it is, otherwise 1", Action: s.health},
 	}
 }
 
@@ -51,7 +51,7 @@ func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
 	defer func() { err = errors.Join(err, done()) }()
 	if file == "-" {
 		if IsTerminal(s.env.Stdout) {
-			return misused(c, errors.New("a backup is no text for a terminal; name a FILE, or send the output to one"))
+			return misused(c, errors.New("a backup cannot be shown on a terminal; name a FILE, or redirect the output to one"))
 		}
 		return client.Copy(ctx, "/admin/v1/backup", s.env.Stdout)
 	}
@@ -77,10 +77,11 @@ func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
 	if c.Bool("json") {
 		return s.printJSON(map[string]any{"file": file, "bytes": info.Size()})
 	}
-	_, err = fmt.Fprintf(s.env.Stderr, "Wrote %s, %s. The pepper is not in it.\n", file, megabytes(info.Size()))
+	_, err = fmt.Fprintf(s.env.Stderr, "Wrote %s, %s. It does not contain the pepper.\n", file, megabytes(info.Size()))
 	return err
 }
 
+// megabytes returns n bytes as text, such as "1.5 MB".
 func megabytes(n int64) string { return strconv.FormatFloat(float64(n)/1e6, 'f', 1, 64) + " MB" }
 
 func (s *session) restore(_ context.Context, c *cli.Command) error {
@@ -107,7 +108,7 @@ func (s *session) restore(_ context.Context, c *cli.Command) error {
 		return err
 	}
 	if result.Kept != "" {
-		_, err = fmt.Fprintf(s.env.Stdout, "What was there is kept as %s.\n", result.Kept)
+		_, err = fmt.Fprintf(s.env.Stdout, "The previous database was kept as %s.\n", result.Kept)
 	}
 	return err
 }
@@ -129,7 +130,7 @@ func (s *session) check(ctx context.Context, c *cli.Command) error {
 			return err
 		}
 	default:
-		return misused(c, fmt.Errorf("one FILE or none, got %d", c.Args().Len()))
+		return misused(c, fmt.Errorf("at most one FILE is allowed; got %d", c.Args().Len()))
 	}
 	if c.Bool("json") {
 		if err := s.printJSON(result); err != nil {
@@ -147,6 +148,7 @@ func (s *session) check(ctx context.Context, c *cli.Command) error {
 	return nil
 }
 
+// lines returns the texts of list, each followed by a line break.
 func lines(list []string) string {
 	if len(list) == 0 {
 		return ""
@@ -170,8 +172,8 @@ func (s *session) compact(_ context.Context, c *cli.Command) error {
 	return err
 }
 
-// health requests /readyz of the server at --url, or of the one that has the data
-// folder open.
+// health requests /readyz from the server at --url, or without --url from the server that has the
+// data folder open.
 func (s *session) health(ctx context.Context, c *cli.Command) error {
 	client, err := s.remote(c, "")
 	if err != nil {
@@ -202,9 +204,9 @@ type Demo struct{ Key, Password string }
 // demoOperator is the name of the operator of a demo.
 const demoOperator = "demo"
 
-// SeedDemo fills an empty store through the admin endpoint. It creates sample
-// records, an operator, and a key with the permissions. The calls and events are
-// on the days around now. After an error the store may hold some of the records.
+// SeedDemo creates the sample records of a demo in an empty store, an operator, and a key with
+// permissions. The calls and events are at most two days before or after now. After an error the
+// store may contain some of the records.
 func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Time) (d Demo, err error) {
 	type object = map[string]any
 	at := func(day, hour, minutes int) string {
@@ -252,16 +254,16 @@ func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Tim
 	return d, err
 }
 
-// PrintDemo prints how to log in to a demo and sample requests with its key. url
-// is the URL of the API, dashboard that of the admin listener. Nothing else ever
-// shows the key and the password.
-func PrintDemo(w io.Writer, url, dashboard string, d Demo) error {
+// PrintDemo writes to w how to log in to a demo, and sample requests with its key. apiURL and
+// adminURL are the URLs of the API and of the admin listener, without a slash at the end. The key
+// and the password are shown nowhere else.
+func PrintDemo(w io.Writer, apiURL, adminURL string, d Demo) error {
 	_, err := fmt.Fprintf(w, `
-A demo with sample data; it is gone when the server stops. Its dashboard, with keys, calls and a calendar:
+This is a demo with sample data, which is deleted when the server stops. The dashboard, with keys, calls and a calendar:
 
   %[3]s/login    name: %[4]s    password: %[5]s
 
-Its key, which may do everything (watch its meters on the dashboard):
+An API key for these requests (the dashboard shows how much of its limits is used):
 
   export KEY=%[1]s
 
@@ -269,6 +271,6 @@ Its key, which may do everything (watch its meters on the dashboard):
   curl -H "X-API-Key: $KEY" "%[2]s/api/v1/contacts?search=mara"
   curl -H "Authorization: Bearer $KEY" %[2]s/api/v1/calls -d '{"phone_number": "+4930555044", "agent_id": 2}'
 
-`, d.Key, url, dashboard, demoOperator, d.Password)
+`, d.Key, apiURL, adminURL, demoOperator, d.Password)
 	return err
 }

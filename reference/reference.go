@@ -1,5 +1,5 @@
-// Package reference serves openapi.json, and the same as pages for people with
-// a page for each error code. It knows nothing of the program but these two.
+// Package reference serves openapi.json, the same description as an HTML page, and an HTML page for
+// each error code. It uses nothing else of the program.
 package reference
 
 import (
@@ -20,42 +20,51 @@ import (
 //go:embed *.html style.css
 var files embed.FS
 
-// Reference serves the description of the endpoints as JSON and as pages, and a
-// page for each error code. Requests need no key. It is safe for concurrent use.
+// Reference serves the description of the endpoints as JSON and as a page, and a page for each error
+// code. Requests need no key. A Reference is safe for concurrent use.
 type Reference struct {
 	openAPI   []byte
 	doc       document
 	errors    []ErrorEntry
 	templates *template.Template
 	mu        sync.Mutex
-	made      map[bool]rendered // the page /reference: true with the admin endpoints, false without
+	pages     map[Audience]rendered // the latest page /reference for each audience; protected by mu
 }
 
-// rendered is a rendered page /reference. key holds the addresses in it.
+// Audience selects the endpoints that the page /reference describes.
+type Audience int
+
+// The audiences of the page /reference.
+const (
+	Clients   Audience = iota // the endpoints of the API
+	Operators                 // all endpoints, also those below /admin/
+)
+
+// rendered is a rendered page /reference.
 type rendered struct {
-	key  string
-	body []byte
+	bases Bases // the URLs in its examples
+	body  []byte
 }
 
-// Bases are the URLs of the API and of the admin listener in the examples of the
-// reference, each without a slash at its end.
+// Bases holds the URLs of the API and of the admin listener, which the examples of the reference
+// use. A URL has no slash at its end.
 type Bases struct{ API, Admin string }
 
 // ErrorEntry explains an error code to clients.
 type ErrorEntry struct {
 	Code     string
-	Statuses []int
-	Means    string // one sentence
-	When     string
-	Do       string
-	Example  string // a body
+	Statuses []int  // HTTP statuses of answers with the code
+	Means    string // meaning of the code, one sentence
+	When     string // when the server answers with the code
+	Do       string // what the client should do
+	Example  string // body of an answer with the code
 }
 
-// New returns a Reference. openAPI is the description of all endpoints (OpenAPI
-// 3.1, as JSON). entries explain all error codes of the endpoints. Do not change
-// either afterwards. New returns an error if openAPI is not valid JSON.
+// New returns a Reference. openAPI is the description of all endpoints (OpenAPI 3.1, as JSON).
+// entries explain all error codes. Do not change openAPI or entries afterwards. New returns an error
+// if openAPI is not valid JSON.
 func New(openAPI []byte, entries []ErrorEntry) (*Reference, error) {
-	f := &Reference{openAPI: openAPI, errors: entries, made: map[bool]rendered{}}
+	f := &Reference{openAPI: openAPI, errors: entries, pages: map[Audience]rendered{}}
 	if err := json.Unmarshal(openAPI, &f.doc); err != nil {
 		return nil, fmt.Errorf("read openapi.json: %w", err)
 	}
@@ -66,22 +75,22 @@ func New(openAPI []byte, entries []ErrorEntry) (*Reference, error) {
 	return f, nil
 }
 
-// Paths returns the paths that Handler serves, for the method GET. :code is a
-// parameter, the error code.
+// Paths returns the paths of the GET requests that the handler of Handler answers. In a path, :code
+// is a parameter, the error code.
 func Paths() []string {
 	return []string{"/openapi.json", "/reference", "/reference/style.css", "/errors", "/errors/:code"}
 }
 
-// Handler returns the handler of Paths for one listener. If admin is true, the
-// page /reference describes all endpoints, otherwise only those of the API;
-// /openapi.json always describes all. bases returns the URLs for the examples.
-func (f *Reference) Handler(admin bool, bases func(*http.Request) Bases) http.Handler {
+// Handler returns a handler for the requests that Paths lists. The page /reference describes the
+// endpoints for audience; /openapi.json always describes all endpoints. bases returns the URLs for
+// the examples in the answer to a request. It must be safe for concurrent use.
+func (f *Reference) Handler(audience Audience, bases func(*http.Request) Bases) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/openapi.json":
 			send(w, r, "application/json", f.openAPI)
 		case "/reference":
-			f.serve(w, r, admin, bases(r))
+			f.serve(w, r, audience, bases(r))
 		case "/reference/style.css":
 			style, _ := files.ReadFile("style.css")
 			sendPage(w, r, "text/css; charset=utf-8", style)
@@ -93,6 +102,7 @@ func (f *Reference) Handler(admin bool, bases func(*http.Request) Bases) http.Ha
 	})
 }
 
+// errorPage answers with the page of an error code, or with 404 if there is no such code.
 func (f *Reference) errorPage(w http.ResponseWriter, r *http.Request, code string) {
 	for _, e := range f.errors {
 		if e.Code == code {
@@ -100,32 +110,32 @@ func (f *Reference) errorPage(w http.ResponseWriter, r *http.Request, code strin
 			return
 		}
 	}
-	guardPage(w)
+	restrictPage(w)
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(http.StatusNotFound)
 	_, _ = fmt.Fprintln(w, "There is no such error code. The list of all is at /errors.")
 }
 
-// serve answers with the page /reference. It renders the page only if the URLs
-// have changed since the last request: the page is long, and needs no key.
-func (f *Reference) serve(w http.ResponseWriter, r *http.Request, admin bool, at Bases) {
-	key := at.API + " " + at.Admin
+// serve answers with the page /reference. It renders the page only if the URLs have changed since
+// the last request, because the page is long and anyone can request it without a key.
+func (f *Reference) serve(w http.ResponseWriter, r *http.Request, audience Audience, bases Bases) {
 	f.mu.Lock()
-	page := f.made[admin]
-	if page.key != key {
-		body, err := f.render("reference.html", f.doc.view(admin, at))
+	page := f.pages[audience]
+	if page.body == nil || page.bases != bases {
+		body, err := f.render("reference.html", f.doc.view(audience, bases))
 		if err != nil {
 			f.mu.Unlock()
 			http.Error(w, "The reference cannot be shown.", http.StatusInternalServerError)
 			return
 		}
-		page = rendered{key: key, body: body}
-		f.made[admin] = page
+		page = rendered{bases: bases, body: body}
+		f.pages[audience] = page
 	}
 	f.mu.Unlock()
 	sendPage(w, r, "text/html; charset=utf-8", page.body)
 }
 
+// page answers with an HTML template, executed with data.
 func (f *Reference) page(w http.ResponseWriter, r *http.Request, name string, data any) {
 	body, err := f.render(name, data)
 	if err != nil {
@@ -143,22 +153,23 @@ func (f *Reference) render(name string, data any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// guardPage sets header fields that let a page load its own style sheet and
-// nothing else.
-func guardPage(w http.ResponseWriter) {
+// restrictPage sets header fields that allow a page to load its own style sheet and nothing else.
+func restrictPage(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 }
 
-func sendPage(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
-	guardPage(w)
-	send(w, r, kind, body)
+// sendPage is like send, and also sets the header fields of restrictPage.
+func sendPage(w http.ResponseWriter, r *http.Request, contentType string, body []byte) {
+	restrictPage(w)
+	send(w, r, contentType, body)
 }
 
-// send answers with a body and its ETag, or with 304 if the client has that body.
-func send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
+// send answers with body and its ETag. If the request's If-None-Match is that ETag, it answers with
+// 304 and no body.
+func send(w http.ResponseWriter, r *http.Request, contentType string, body []byte) {
 	h := w.Header()
 	tag := fmt.Sprintf(`"%x"`, sha256.Sum256(body))
 	h.Set("ETag", tag)
@@ -167,7 +178,7 @@ func send(w http.ResponseWriter, r *http.Request, kind string, body []byte) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	h.Set("Content-Type", kind)
+	h.Set("Content-Type", contentType)
 	_, _ = w.Write(body)
 }
 
@@ -212,7 +223,7 @@ type response struct {
 	Content     map[string]media
 }
 
-// The data of the page /reference.
+// view is the data of the page /reference. It contains the other types.
 type (
 	view struct {
 		Title, Summary, Description string
@@ -243,18 +254,19 @@ type (
 	}
 )
 
-// view returns the data of the page. Operations are in the order of the tags in
-// the document, then of paths and methods. Without admin, paths below /admin/ are
-// left out.
-func (d document) view(admin bool, at Bases) view {
-	v := view{Title: d.Info.Title, Summary: d.Info.Summary, Description: d.Info.Description, Admin: admin, Bases: at}
+// view returns the data of the page /reference. It has a section for each tag, in the order of the
+// document. In a section, operations are sorted by path and then by method. For Clients, paths below
+// /admin/ are left out.
+func (d document) view(audience Audience, bases Bases) view {
+	admin := audience == Operators
+	v := view{Title: d.Info.Title, Summary: d.Info.Summary, Description: d.Info.Description, Admin: admin, Bases: bases}
 	for _, tag := range d.Tags {
 		s := section{Name: tag.Name, Anchor: anchor(tag.Name)}
-		for _, at := range slices.Sorted(maps.Keys(d.Paths)) {
+		for _, route := range slices.Sorted(maps.Keys(d.Paths)) {
 			for _, method := range []string{"get", "post", "put", "patch", "delete"} {
-				op, ok := d.Paths[at][method]
-				if ok && slices.Contains(op.Tags, tag.Name) && (admin || !strings.HasPrefix(at, "/admin/")) {
-					s.Operations = append(s.Operations, d.show(op, strings.ToUpper(method), at, v.Bases))
+				op, ok := d.Paths[route][method]
+				if ok && slices.Contains(op.Tags, tag.Name) && (admin || !strings.HasPrefix(route, "/admin/")) {
+					s.Operations = append(s.Operations, d.show(op, strings.ToUpper(method), route, v.Bases))
 				}
 			}
 		}
@@ -269,12 +281,14 @@ func (d document) view(admin bool, at Bases) view {
 	return v
 }
 
+// anchor returns the HTML id of the section with a name.
 func anchor(name string) string {
 	return strings.ToLower(strings.NewReplacer(" ", "-", ":", "").Replace(name))
 }
 
-func (d document) show(op operation, method, at string, bases Bases) shown {
-	o := shown{operation: op, Method: method, Path: at, Keyed: op.Security == nil}
+// show returns the data of one operation on the page.
+func (d document) show(op operation, method, route string, bases Bases) shown {
+	o := shown{operation: op, Method: method, Path: route, Keyed: op.Security == nil}
 	for kind, m := range op.Body.Content {
 		if o.Body == nil || kind == "application/json" {
 			o.Body = &shape{Name: kind, Type: m.Schema.Type(), Members: m.Schema.members()}
@@ -299,8 +313,8 @@ func (d document) show(op operation, method, at string, bases Bases) shown {
 	return o
 }
 
-// curl returns a curl command that calls the operation, with sample values for
-// path, required query parameters and body.
+// curl returns a curl command that calls the operation. It has sample values for the parameters in
+// the path, the required query parameters and the body.
 func (d document) curl(o shown, bases Bases) string {
 	base, key := bases.API, ""
 	switch {

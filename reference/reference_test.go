@@ -23,15 +23,16 @@ func ask(t *testing.T, door http.Handler, path string) *httptest.ResponseRecorde
 	return w
 }
 
-// TestHandler asks for every path of both listeners, and for what differs.
+// TestHandler requests every path for both audiences and checks where the answers differ.
 func TestHandler(t *testing.T) {
 	f, err := New([]byte(small), []ErrorEntry{{Code: "too_small", Statuses: []int{400, 413}, Means: "It is too small.", Example: `{"error": "too_small"}`}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	bases := func(r *http.Request) Bases { return Bases{API: "http://api.example", Admin: "http://" + r.Host} }
-	for _, admin := range []bool{false, true} {
-		door := f.Handler(admin, bases)
+	for _, audience := range []Audience{Clients, Operators} {
+		admin := audience == Operators
+		door := f.Handler(audience, bases)
 		for _, path := range Paths() {
 			if w := ask(t, door, strings.Replace(path, ":code", "too_small", 1)); w.Code != 200 || w.Header().Get("ETag") == "" {
 				t.Errorf("%s: got %d %v", path, w.Code, w.Header())
@@ -53,10 +54,10 @@ func TestHandler(t *testing.T) {
 			}
 		}
 	}
-	if got := ask(t, f.Handler(false, bases), "/openapi.json"); got.Body.String() != small || got.Header().Get("Content-Security-Policy") != "" {
+	if got := ask(t, f.Handler(Clients, bases), "/openapi.json"); got.Body.String() != small || got.Header().Get("Content-Security-Policy") != "" {
 		t.Errorf("got %v %s", got.Header(), got.Body)
 	}
-	if got := ask(t, f.Handler(false, bases), "/errors/too_small").Body.String(); !strings.Contains(got, "Status 400, 413") {
+	if got := ask(t, f.Handler(Clients, bases), "/errors/too_small").Body.String(); !strings.Contains(got, "Status 400, 413") {
 		t.Errorf("got %s", got)
 	}
 }

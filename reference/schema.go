@@ -8,11 +8,10 @@ import (
 	"strings"
 )
 
-// schema holds the parts of a JSON Schema that openapi.json uses and the
-// reference shows.
+// schema holds the parts of a JSON Schema that openapi.json uses and the reference shows.
 type schema struct {
 	Ref         string `json:"$ref"`
-	Kind        any    `json:"type"` // a word, or a list of words
+	Kind        any    `json:"type"` // a string, or an array of strings
 	Properties  map[string]schema
 	Required    []string
 	Items       *schema
@@ -29,10 +28,11 @@ type schema struct {
 	Additional  json.RawMessage `json:"additionalProperties"`
 }
 
-// typePart is a piece of a type's name: text, or the name of a schema.
+// typePart is a part of the description of a type. It is either plain text, or the name of a schema,
+// to which the page links.
 type typePart struct{ Text, Schema string }
 
-// Type returns the type of the schema in words, such as "array of string".
+// Type returns the description of the schema's type, such as "array of string".
 func (s schema) Type() []typePart {
 	switch {
 	case s.Ref != "":
@@ -70,7 +70,7 @@ func (s schema) Type() []typePart {
 	return parts
 }
 
-// member is one member of an object.
+// member describes one member of an object.
 type member struct {
 	Name     string
 	Required bool
@@ -78,8 +78,8 @@ type member struct {
 	Note     string
 }
 
-// members returns the members of an object, or of the objects in an array. The
-// required ones are first, then the others, both sorted by name.
+// members returns the members of an object, or of the objects in an array. It returns required
+// members first and then optional members, both sorted by name.
 func (s schema) members() (list []member) {
 	if s.Items != nil && s.Items.Ref == "" {
 		return s.Items.members()
@@ -114,6 +114,7 @@ func (s schema) Note() string {
 	return strings.Join(notes, "; ")
 }
 
+// join returns the values as JSON, separated by commas.
 func join(values []any) string {
 	var words []string
 	for _, v := range values {
@@ -125,13 +126,13 @@ func join(values []any) string {
 	return strings.Join(words, ", ")
 }
 
-// sample returns a value that fits the schema: its example, constant, default or
-// first allowed value, or else one made up from its type. named holds the schemas
-// that a $ref can name.
-func (s schema) sample(named map[string]schema) any {
+// sample returns a value that fits the schema: its example, constant, default or first allowed
+// value. If it has none of these, the value depends on the type. schemas holds the schemas to which
+// $ref can refer, by name.
+func (s schema) sample(schemas map[string]schema) any {
 	switch {
 	case s.Ref != "":
-		return named[path.Base(s.Ref)].sample(named)
+		return schemas[path.Base(s.Ref)].sample(schemas)
 	case len(s.Examples) > 0:
 		return s.Examples[0]
 	case s.Const != nil:
@@ -141,7 +142,7 @@ func (s schema) sample(named map[string]schema) any {
 	case len(s.Enum) > 0:
 		return s.Enum[0]
 	case len(s.OneOf) > 0:
-		return s.OneOf[0].sample(named)
+		return s.OneOf[0].sample(schemas)
 	}
 	kind, _ := s.Kind.(string)
 	if list, ok := s.Kind.([]any); ok && len(list) > 0 {
@@ -159,11 +160,11 @@ func (s schema) sample(named map[string]schema) any {
 		if s.Items == nil {
 			return []any{}
 		}
-		return []any{s.Items.sample(named)}
+		return []any{s.Items.sample(schemas)}
 	case "object":
 		object := map[string]any{}
 		for _, name := range s.Required {
-			object[name] = s.Properties[name].sample(named)
+			object[name] = s.Properties[name].sample(schemas)
 		}
 		return object
 	}

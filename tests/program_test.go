@@ -422,7 +422,7 @@ func TestProgram_TLS(t *testing.T) {
 	}
 	c := program.Command(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
 	c.Env = append(c.Env, environ...)
-	if out, err := c.CombinedOutput(); err == nil || !strings.Contains(string(out), "server.tls_cert_file: ") || !strings.Contains(string(out), "no usable pair") {
+	if out, err := c.CombinedOutput(); err == nil || !strings.Contains(string(out), "server.tls_cert_file: ") || !strings.Contains(string(out), "cannot be used together") {
 		t.Errorf("a broken pair at the start: got %v, %s", err, out)
 	}
 }
@@ -446,7 +446,7 @@ func TestProgram_Usage(t *testing.T) {
 	if got, _ := p.Get(t, "/api/v1/agents", strings.TrimSpace(key)); got != 200 {
 		t.Errorf("got %d, want 200", got)
 	}
-	if _, errs := latchkey(2, "usage", "--csv", "--json"); !strings.Contains(errs, "exclude each other") {
+	if _, errs := latchkey(2, "usage", "--csv", "--json"); !strings.Contains(errs, "cannot be used together") {
 		t.Errorf("got %s", errs)
 	}
 	latchkey(1, "usage", "--step", "week")

@@ -1,6 +1,6 @@
-// Ceiling is what the program is measured against: net/http and httprouter
-// with one static answer and no check at all, or with -proxy a bare reverse
-// proxy, which passes every request on and checks nothing either.
+// Ceiling is the server with which bench compares the program. It uses net/http and httprouter,
+// answers every request with the same body and checks nothing. With -proxy it is a reverse proxy
+// that forwards every request and checks nothing.
 package main
 
 import (
@@ -18,10 +18,10 @@ import (
 )
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:0", "address")
-	path := flag.String("path", "/api/v1/agents", "the one path")
-	file := flag.String("body", "", "file with the body to answer")
-	proxy := flag.String("proxy", "", "URL of an upstream to pass requests on to, in place of an answer")
+	listen := flag.String("listen", "127.0.0.1:0", "address to listen on")
+	path := flag.String("path", "/api/v1/agents", "URL path of the requests to answer")
+	file := flag.String("body", "", "path of the file with the body of the answers")
+	proxy := flag.String("proxy", "", "URL of an upstream to which requests are forwarded, in place of answering them")
 	flag.Parse()
 	kind, of := answering, *file
 	if *proxy != "" {
@@ -42,7 +42,7 @@ func main() {
 	log.Fatal(server.Serve(l))
 }
 
-// answering makes a handler that answers with a file.
+// answering returns a handler that answers with the contents of a file.
 func answering(file string) (http.Handler, error) {
 	body, err := os.ReadFile(file)
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -51,8 +51,8 @@ func answering(file string) (http.Handler, error) {
 	}), err
 }
 
-// passing makes a handler that passes requests on, with connections and buffers
-// kept as many and as long as the program keeps them.
+// passing returns a handler that forwards requests to upstream. It keeps as many idle connections, for
+// as long, and uses buffers in the same way as the program.
 func passing(upstream string) (http.Handler, error) {
 	to, err := url.Parse(upstream)
 	if err != nil {
@@ -70,7 +70,7 @@ func passing(upstream string) (http.Handler, error) {
 	}, nil
 }
 
-// buffers lends what bodies are copied with.
+// buffers is a pool of buffers for copying bodies.
 type buffers struct{ pool sync.Pool }
 
 func (b *buffers) Get() []byte {

@@ -1,5 +1,5 @@
-// Package boltcheck checks the pages of a bbolt file without trusting them. It
-// reports a damaged offset that may crash bbolt's own check.
+// Package boltcheck checks the pages of a bbolt file. It checks each offset before it follows it, so
+// a damaged offset is reported. With bbolt's own check such an offset may crash the process.
 package boltcheck
 
 import (
@@ -12,38 +12,36 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A bbolt file is a sequence of pages of one size. It holds a tree of nodes. A node
-// fills one page or several consecutive pages. It begins with a header of 16
-// bytes: its page number (8 bytes), its kind (2), the number of its elements (2)
-// and the number of its pages after the first (4). Then follow its elements of 16
-// bytes each, then their keys and values without gaps. Numbers are in the byte
-// order of the machine.
+// A bbolt file is a sequence of pages of equal size. The pages contain a tree of nodes. A node uses
+// one page or several consecutive pages. It begins with a header of 16 bytes: its page number (8
+// bytes), its kind (2 bytes), the number of its elements (2 bytes) and the number of its pages after
+// the first (4 bytes). The header is followed by the table of elements, each of 16 bytes, and then
+// by the keys and values of the elements, without gaps. Numbers are in the byte order of the machine.
 const (
-	nodeHeader  = 16
-	nodeElement = 16
-	metaRoot    = 32 // offsets in the meta page: the page number of the tree's root,
-	metaFree    = 48 // that of the list of free pages,
-	metaEnd     = 56 // and the number of pages
-	noFreeList  = ^uint64(0)
+	nodeHeader  = 16         // size of the header, in bytes
+	nodeElement = 16         // size of an element, in bytes
+	metaRoot    = 32         // offset in the meta page: page number of the root of the tree
+	metaFree    = 48         // offset in the meta page: page number of the list of free pages
+	metaEnd     = 56         // offset in the meta page: number of pages in the file
+	noFreeList  = ^uint64(0) // value at metaFree if the file has no list of free pages
 
-	branchNode = 0x01 // its elements point to other nodes
-	leafNode   = 0x02 // its elements are records or buckets
-	freeNode   = 0x10 // the list of free pages
-	bucketFlag = 0x01 // an element of a leaf that is a bucket
+	branchNode = 0x01 // kind of a node whose elements point to other nodes
+	leafNode   = 0x02 // kind of a node whose elements are records or buckets
+	freeNode   = 0x10 // kind of the node that lists the free pages
+	bucketFlag = 0x01 // flag of an element of a leaf node that is a bucket
 )
 
-// maxLevels is the greatest depth to which a tree is followed. Each level has at
-// least twice the keys of the level above, so no sound file comes near it.
+// maxLevels is the number of levels that a tree may have. Each level has at least twice as many keys
+// as the level above, so an undamaged file has far fewer levels.
 const maxLevels = 64
 
-// Check calls report for each problem that it finds in the pages that tx reads. It
-// reads them from file, which must be the file of tx, and checks each offset
-// before it follows it. (bbolt's own check follows offsets into the memory map of
-// the file; an offset outside the map ends the process.) Check may run during
-// writes: it reads only the pages of its own transaction.
+// Check checks the pages that are visible to tx and calls report for each problem. file must be the
+// file of tx. Check reads the pages from file and not from the memory map of bbolt, because an offset
+// outside the map would end the process. Other transactions may write during the check, because they
+// do not change the pages that tx uses.
 func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
 	if file == nil {
-		report("the transaction has no file to look at")
+		report("the transaction has no file to check")
 		return
 	}
 	var first metaPage
@@ -64,7 +62,9 @@ func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
 	}
 	w.tree(treePlace{page: number(first[metaRoot:]), top: true})
 	if w.found || listed == noFreeList {
-		return // pages below a bad one were not seen, or there is no list of the free ones
+		// Pages below a damaged node were not visited, or free pages are not listed. In both cases a
+		// page without a known use is not a problem.
+		return
 	}
 	for page, use := range w.uses {
 		if use == pageUnknown {
@@ -73,21 +73,22 @@ func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
 	}
 }
 
-// metaPage is a writer for tx.WriteTo. It keeps the first page of the copy, which
-// describes the file as the transaction sees it, and stops the copy with an error.
+// metaPage is a writer for tx.WriteTo. It stores the first page that is written to it, and then stops
+// the copy with an error. That page describes the file as the transaction sees it.
 type metaPage []byte
 
 func (p *metaPage) Write(page []byte) (int, error) {
 	if *p != nil {
-		return 0, errors.New("one page is enough")
+		return 0, errors.New("only the first page is needed")
 	}
 	*p = bytes.Clone(page)
 	return len(page), nil
 }
 
+// number returns the number in the first 8 bytes of b.
 func number(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 
-// pageUse is how a page is used, as far as the check has found out.
+// pageUse is the use of a page that the check has found so far.
 type pageUse byte
 
 const (
@@ -96,34 +97,35 @@ const (
 	pageFree
 )
 
-// pageWalk is a walk through the pages of a file. Use it for one check only.
+// pageWalk is one check of the pages of a file.
 type pageWalk struct {
 	file   io.ReaderAt
-	size   uint64    // of a page, in bytes
-	uses   []pageUse // by page number
+	size   uint64    // size of a page, in bytes
+	uses   []pageUse // use of each page, by page number
 	report func(problem string)
-	found  bool              // a problem was reported
-	levels [maxLevels][]byte // the current node of each level; its memory is used again
+	found  bool              // true if a problem was reported
+	levels [maxLevels][]byte // buffer for the current node of each level
 }
 
 // treePlace is the place of a node in a tree.
 type treePlace struct {
 	page     uint64
-	depth    int
-	from, to []byte // its keys are >= from and < to; nil means no bound
-	top      bool   // in the tree whose records are the buckets
+	depth    int    // number of levels above the node
+	from, to []byte // all keys of the node must be >= from and < to; nil means no bound
+	top      bool   // true in the tree whose elements are the buckets of the file
 }
 
+// problem reports a problem of a page. format and args describe it without the page number.
 func (w *pageWalk) problem(page uint64, format string, args ...any) {
 	w.found = true
 	w.report(fmt.Sprintf("page %d ", page) + fmt.Sprintf(format, args...))
 }
 
-// claim records the use of count pages from page on. It reports whether they exist
-// and had no use before. If not, it has reported a problem.
+// claim records the use of count pages, beginning with page. If a page does not exist or already has
+// a use, claim reports a problem and returns false.
 func (w *pageWalk) claim(page, count uint64, use pageUse) bool {
 	if page < 2 || page >= uint64(len(w.uses)) || count > uint64(len(w.uses))-page {
-		w.problem(page, "is not one of the file's %d, or the %d pages of its node are not", len(w.uses), count)
+		w.problem(page, "is outside the file of %d pages, or its node of %d pages is", len(w.uses), count)
 		return false
 	}
 	for i := page; i < page+count; i++ {
@@ -136,29 +138,30 @@ func (w *pageWalk) claim(page, count uint64, use pageUse) bool {
 	return true
 }
 
-// read returns the first n bytes of the node at page. It uses the memory of into if
-// that is large enough.
-func (w *pageWalk) read(page, n uint64, into []byte) ([]byte, error) {
-	if uint64(cap(into)) < n {
-		into = make([]byte, n)
+// read returns the first n bytes of the node at page. It reads them into buf if buf is large enough,
+// or else into new memory.
+func (w *pageWalk) read(page, n uint64, buf []byte) ([]byte, error) {
+	if uint64(cap(buf)) < n {
+		buf = make([]byte, n)
 	}
-	_, err := w.file.ReadAt(into[:n], int64(page*w.size))
-	return into[:n], err
+	_, err := w.file.ReadAt(buf[:n], int64(page*w.size))
+	return buf[:n], err
 }
 
-// head claims all pages of a node. It returns the first page and the size of all, in
-// bytes. If the node cannot be used, it reports a problem and returns nil.
-func (w *pageWalk) head(page uint64, into []byte) (node []byte, bytes uint64) {
+// head claims all pages of the node at page. It returns the contents of the first page and the total
+// size of all pages, in bytes. If the pages cannot be claimed or read, it reports a problem and
+// returns nil. It uses buf as read does.
+func (w *pageWalk) head(page uint64, buf []byte) (node []byte, size uint64) {
 	if !w.claim(page, 1, pageUsed) {
 		return nil, 0
 	}
-	node, err := w.read(page, w.size, into)
+	node, err := w.read(page, w.size, buf)
 	if err != nil {
 		w.problem(page, "cannot be read: %v", err)
 		return nil, 0
 	}
-	if says := number(node); says != page {
-		w.problem(page, "says that it is page %d", says)
+	if stored := number(node); stored != page {
+		w.problem(page, "has the number of page %d in its header", stored)
 		return nil, 0
 	}
 	more := uint64(binary.NativeEndian.Uint32(node[12:]))
@@ -168,22 +171,22 @@ func (w *pageWalk) head(page uint64, into []byte) (node []byte, bytes uint64) {
 	return node, (1 + more) * w.size
 }
 
-// free checks the list of free pages, which is at page.
+// free checks the list of free pages, which begins at page.
 func (w *pageWalk) free(page uint64) {
-	node, room := w.head(page, nil)
+	node, size := w.head(page, nil)
 	if node == nil {
 		return
 	}
 	if kind := nodeKind(node); kind != freeNode {
-		w.problem(page, "is of the kind %#x and not the list of the free pages", kind)
+		w.problem(page, "is of the kind %#x and is not the list of free pages", kind)
 		return
 	}
 	skip, count := uint64(nodeHeader), uint64(nodeCount(node))
-	if count == 0xffff { // the number does not fit in the header, so it is the first entry of the list
+	if count == 0xffff { // the count is too large for the header, so it is the first entry of the list
 		skip, count = skip+8, number(node[nodeHeader:])
 	}
-	if count > (room-skip)/8 {
-		w.problem(page, "lists %d free pages, which do not fit in", count)
+	if count > (size-skip)/8 {
+		w.problem(page, "lists %d free pages, more than it has space for", count)
 		return
 	}
 	node, err := w.read(page, skip+8*count, node)
@@ -196,10 +199,10 @@ func (w *pageWalk) free(page uint64) {
 	}
 }
 
-// tree checks a node and all nodes below it.
+// tree checks the node at a place and all nodes below it.
 func (w *pageWalk) tree(at treePlace) {
 	if at.depth == maxLevels {
-		w.problem(at.page, "is deeper in the tree than can be")
+		w.problem(at.page, "is at a level deeper than a tree can have")
 		return
 	}
 	node := w.node(at)
@@ -221,24 +224,24 @@ func (w *pageWalk) tree(at treePlace) {
 	}
 }
 
-// node reads and checks a node of a tree. If it is damaged, node reports a problem
-// and returns nil. The result is valid until the next node of the same depth.
+// node reads and checks the node at a place in a tree. If the node is damaged, the method reports a
+// problem and returns nil. The result is valid until the next call for the same depth.
 func (w *pageWalk) node(at treePlace) []byte {
-	node, room := w.head(at.page, w.levels[at.depth])
+	node, size := w.head(at.page, w.levels[at.depth])
 	if node == nil {
 		return nil
 	}
 	kind, count := nodeKind(node), nodeCount(node)
 	if kind != branchNode && kind != leafNode || kind == branchNode && count == 0 {
-		w.problem(at.page, "is of the kind %#x with %d elements and not a node of the tree", kind, count)
+		w.problem(at.page, "is of the kind %#x with %d elements and is not a node of the tree", kind, count)
 		return nil
 	}
 	table := uint64(nodeHeader + nodeElement*count)
 	var err error
-	if table <= room && table > uint64(len(node)) {
+	if table <= size && table > uint64(len(node)) {
 		node, err = w.read(at.page, table, node)
 	}
-	if end := nodeEnd(node); err == nil && end <= room && end > uint64(len(node)) {
+	if end := nodeEnd(node); err == nil && end <= size && end > uint64(len(node)) {
 		node, err = w.read(at.page, end, node)
 	}
 	w.levels[at.depth] = node
@@ -252,29 +255,29 @@ func (w *pageWalk) node(at treePlace) []byte {
 	return node
 }
 
-// order reports the keys of a sound node that are out of order or outside the
-// bounds of at.
+// order reports keys of a node that are not in ascending order or outside the bounds of its place.
+// checkNode must have found no error in the node.
 func (w *pageWalk) order(at treePlace, node []byte) {
 	for i := range nodeCount(node) {
 		key := nodeKey(node, i)
 		switch {
 		case i == 0 && bytes.Compare(key, at.from) < 0:
-			w.problem(at.page, "has a key before those that lead to it")
+			w.problem(at.page, "has a key before the range of its place in the tree")
 		case i > 0 && bytes.Compare(nodeKey(node, i-1), key) >= 0:
-			w.problem(at.page, "has a key, number %d, that is not after the one before", i)
+			w.problem(at.page, "has a key, number %d, that is not after the previous key", i)
 		case at.to != nil && bytes.Compare(key, at.to) >= 0:
-			w.problem(at.page, "has a key, number %d, that belongs behind it", i)
+			w.problem(at.page, "has a key, number %d, after the range of its place in the tree", i)
 		}
 	}
 }
 
-// leaf checks element i of a leaf node. At the top it is a bucket, and leaf checks
-// its tree too; below it is a record, which refers to no pages. The value of a small
-// bucket contains the only node of the bucket, which then has no page.
+// leaf checks element i of a leaf node. If at.top is set, the element must be a bucket, and leaf also
+// checks the tree of the bucket. Otherwise it must be a record, which refers to no pages. A small
+// bucket has no page: the value of its element contains its only node.
 func (w *pageWalk) leaf(at treePlace, node []byte, i int) {
 	flags := binary.NativeEndian.Uint32(node[nodeHeader+nodeElement*i:])
 	if !at.top && flags != 0 || at.top && flags != bucketFlag {
-		w.problem(at.page, "has an element, number %d, of a kind %#x that does not belong there", i, flags)
+		w.problem(at.page, "has an element, number %d, of the unexpected kind %#x", i, flags)
 		return
 	}
 	if !at.top {
@@ -291,7 +294,7 @@ func (w *pageWalk) leaf(at treePlace, node []byte, i int) {
 		w.tree(below)
 		return
 	case below.page != 0 || len(inside) < nodeHeader || nodeKind(inside) != leafNode:
-		w.problem(at.page, "has a bucket, number %d, that is none", i)
+		w.problem(at.page, "has an element, number %d, that is not a valid bucket", i)
 		return
 	}
 	below.page, value = at.page, value[16:]
@@ -312,10 +315,10 @@ func (w *pageWalk) leaf(at treePlace, node []byte, i int) {
 func nodeKind(node []byte) int  { return int(binary.NativeEndian.Uint16(node[8:])) }
 func nodeCount(node []byte) int { return int(binary.NativeEndian.Uint16(node[10:])) }
 
-// nodeSpans returns offsets in node for element i: the start of its key, the start
-// of its value (which is the end of the key) and the end of its value. Elements of
-// a branch node have no value. The element itself must be within node; in a
-// damaged node the offsets may lie outside.
+// nodeSpans returns three offsets in node for element i: the start of its key, the start of its value,
+// which is also the end of its key, and the end of its value. For a branch node, whose elements have
+// no values, value and end are equal. The entry of the element in the table must be within node. If
+// the node is damaged, the offsets may be outside it.
 func nodeSpans(node []byte, i int) (key, value, end uint64) {
 	at := nodeHeader + nodeElement*i
 	b := node[at:]
@@ -330,9 +333,9 @@ func nodeSpans(node []byte, i int) (key, value, end uint64) {
 	return key, value, value + word(3)
 }
 
-// nodeEnd returns where a node ends according to its last element, which may be
-// damaged. If node has no elements or contains only a part of their table, nodeEnd
-// returns the end of the table.
+// nodeEnd returns the offset of the end of the last element's value, which may be wrong in a damaged
+// node. If node has no elements or contains only a part of the table of elements, nodeEnd returns the
+// offset of the end of the table.
 func nodeEnd(node []byte) uint64 {
 	count := nodeCount(node)
 	table := nodeHeader + nodeElement*count
@@ -343,13 +346,13 @@ func nodeEnd(node []byte) uint64 {
 	return end
 }
 
-// checkNode returns an error if the keys and values of a node are not at the offsets
-// where they should be. If it returns nil, all of them are within node.
+// checkNode returns an error unless the keys and values of a node follow each other without gaps, no
+// key is empty, and all of them are within node.
 func checkNode(node []byte) error {
 	count := nodeCount(node)
 	next := uint64(nodeHeader + nodeElement*count)
 	if next > uint64(len(node)) {
-		return fmt.Errorf("its %d elements do not fit in", count)
+		return fmt.Errorf("it has no space for %d elements", count)
 	}
 	for i := range count {
 		key, value, end := nodeSpans(node, i)
@@ -366,14 +369,15 @@ func checkNode(node []byte) error {
 	return nil
 }
 
-// nodeKey returns the key of element i of a sound node. It shares the memory of node.
+// nodeKey returns the key of element i of a node without errors (see checkNode). The result shares the
+// memory of node.
 func nodeKey(node []byte, i int) []byte {
 	key, value, _ := nodeSpans(node, i)
 	return node[key:value]
 }
 
-// nodeValue returns the value of element i of a sound node. It shares the memory of
-// node.
+// nodeValue returns the value of element i of a leaf node without errors (see checkNode). The result
+// shares the memory of node.
 func nodeValue(node []byte, i int) []byte {
 	_, value, end := nodeSpans(node, i)
 	return node[value:end]

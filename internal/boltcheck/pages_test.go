@@ -159,23 +159,23 @@ func TestCheck_Harm(t *testing.T) {
 		name, want string
 		harm       func(b []byte)
 	}{
-		{"a page out of the file", "is not one of the file's", func(b []byte) { put(b[branch+nodeHeader+8:], 1<<40) }},
+		{"a page out of the file", "is outside the file", func(b []byte) { put(b[branch+nodeHeader+8:], 1<<40) }},
 		{"a ring", "has two uses", func(b []byte) { put(b[branch+nodeHeader+8:], uint64(branch/1024)) }},
 		{"a child twice", "has two uses", func(b []byte) { put(b[branch+nodeHeader+8:], uint64(child(1)/1024)) }},
 		{"a used page in the list of free ones", "has two uses", func(b []byte) { put(b[list+nodeHeader:], uint64(branch/1024)) }},
-		{"another number", "says that it is page", func(b []byte) { put(b[child(0):], 99) }},
-		{"no list", "not the list of the free pages", func(b []byte) { b[list+8] = leafNode }},
-		{"a list too long", "do not fit in", func(b []byte) { b[list+11] = 0x7f }},
+		{"another number", "has the number of page 99 in its header", func(b []byte) { put(b[child(0):], 99) }},
+		{"no list", "not the list of free pages", func(b []byte) { b[list+8] = leafNode }},
+		{"a list too long", "more than it has space for", func(b []byte) { b[list+11] = 0x7f }},
 		{"a free page less", "is neither in use nor free", func(b []byte) { b[list+10]-- }},
 		{"another kind", "not a node of the tree", func(b []byte) { b[child(0)+8] = 0x44 }},
-		{"too many elements", "do not fit in", func(b []byte) { b[child(0)+11] = 0x7f }},
-		{"too many pages", "of its node are not", func(b []byte) { b[child(0)+14] = 0x7f }},
+		{"too many elements", "has no space for", func(b []byte) { b[child(0)+11] = 0x7f }},
+		{"too many pages", "its node of 8323072 pages is", func(b []byte) { b[child(0)+14] = 0x7f }},
 		{"an offset out of the file", "is damaged: element 0 begins at byte", func(b []byte) { b[child(0)+nodeHeader+7] = 0x7f }},
 		{"an offset of a branch", "is damaged: element 0 begins at byte", func(b []byte) { b[branch+nodeHeader+3] = 0x7f }},
 		{"a value out of the file", "of 1024", func(b []byte) { b[child(0)+nodeHeader+15] = 0x7f }},
 		{"no key", "has no key", func(b []byte) { put(b[child(0)+nodeHeader+8:], 0) }},
-		{"keys out of order", "not after the one before", func(b []byte) { swapKeys(b[child(0):], 3, 4) }},
-		{"keys of another branch", "before those that lead to it", func(b []byte) { copy(nodeKey(b[child(1):], 0), "kez 0000"); copy(nodeKey(b[branch:], 1), "kez 0000") }},
+		{"keys out of order", "not after the previous key", func(b []byte) { swapKeys(b[child(0):], 3, 4) }},
+		{"keys of another branch", "before the range of its place", func(b []byte) { copy(nodeKey(b[child(1):], 0), "kez 0000"); copy(nodeKey(b[branch:], 1), "kez 0000") }},
 	} {
 		bad := bytes.Clone(whole)
 		tt.harm(bad)

@@ -1,5 +1,5 @@
-// Package certs supplies TLS certificates: from PEM files that may change while
-// they are in use, and from an ACME authority (RFC 8555).
+// Package certs supplies TLS certificates. It reads them from PEM files that may change while they
+// are in use, or obtains them from an authority by ACME (RFC 8555).
 package certs
 
 import (
@@ -25,21 +25,22 @@ import (
 	"latchkey/internal/clock"
 )
 
-// Certificates holds a certificate with its chain and key, read from two PEM files
-// that may change while they are in use. It is safe for concurrent use.
+// Certificates holds a certificate with its chain and private key. It reads them from two PEM files,
+// which may change while they are in use. It is safe for concurrent use.
 type Certificates struct {
-	CertFile string // path of the certificate and its chain; never changes
+	CertFile string // path of the file with the certificate and its chain; never changes
 
 	keyFile string
 	log     *slog.Logger
 	current atomic.Pointer[tls.Certificate]
 
 	mu   sync.Mutex
-	seen []byte // contents of the files at the last Reload (see joined)
+	seen []byte // contents of the files at the last Reload, in the form of joined
 }
 
-// OpenCertificates reads a certificate and its key from two PEM files. It fails if
-// they cannot be used together. An expired certificate is only logged.
+// OpenCertificates reads a certificate and its private key from two PEM files. It returns an error
+// if they cannot be read or do not belong together. If the certificate is not valid at now, it only
+// logs that.
 func OpenCertificates(certFile, keyFile string, now time.Time, log *slog.Logger) (*Certificates, error) {
 	c := &Certificates{CertFile: certFile, keyFile: keyFile, log: log}
 	if _, err := c.Reload(now); err != nil {
@@ -48,24 +49,23 @@ func OpenCertificates(certFile, keyFile string, now time.Time, log *slog.Logger)
 	return c, nil
 }
 
-// Get returns the current certificate and never an error. Use it as GetCertificate
-// of tls.Config. It never reads from disk.
+// Get returns the current certificate. Use it as GetCertificate of tls.Config. It does not read from
+// disk and never returns an error.
 func (c *Certificates) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
 
-// Reload reads the files and, if they have changed, uses them for new connections.
-// It reports whether it did. If they cannot be used, the previous pair stays in
-// use, and Reload returns the error once, until the files change again.
+// Reload reads the files. If they have changed, it uses them for new connections and returns true.
+// If they have changed but cannot be used, the previous certificate stays in use and Reload returns
+// an error. It does not return an error again until the files change again.
 func (c *Certificates) Reload(now time.Time) (changed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	cert, err1 := os.ReadFile(c.CertFile)
 	key, err2 := os.ReadFile(c.keyFile)
 	unread := errors.Join(err1, err2)
-	// Compare the contents and not the modification times. Those may stay the
-	// same if the file is a link into a mounted folder, or was copied with its
-	// time.
+	// Compare the contents and not the modification times. The modification time may stay the same if
+	// the file is a link into a mounted folder, or if it was copied with its modification time.
 	found := joined(cert, key, unread)
 	if bytes.Equal(found, c.seen) {
 		return false, nil
@@ -76,17 +76,17 @@ func (c *Certificates) Reload(now time.Time) (changed bool, err error) {
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return false, fmt.Errorf("%s and %s are no usable pair: %w; the first must hold the certificate and then its chain, the other its private key, both as PEM", c.CertFile, c.keyFile, err)
+		return false, fmt.Errorf("%s and %s cannot be used together: %w; the first file must contain the certificate and then its chain, the second its private key, both as PEM", c.CertFile, c.keyFile, err)
 	}
 	c.current.Store(&pair)
 	if now.After(pair.Leaf.NotAfter) || now.Before(pair.Leaf.NotBefore) {
-		c.log.Warn("the certificate is out of its time, so clients refuse it", "file", c.CertFile, "from", pair.Leaf.NotBefore, "until", pair.Leaf.NotAfter)
+		c.log.Warn("certificate not valid now, clients will refuse it", "file", c.CertFile, "from", pair.Leaf.NotBefore, "until", pair.Leaf.NotAfter)
 	}
 	return true, nil
 }
 
-// joined returns cert, key and the text of err as one value to compare. They are
-// separated by a zero byte, which no PEM file contains.
+// joined returns cert, key and the text of err as one value for comparisons. A zero byte separates
+// them, because no PEM file contains one.
 func joined(cert, key []byte, err error) []byte {
 	all := bytes.Join([][]byte{cert, key}, []byte{0})
 	if err != nil {
@@ -95,9 +95,9 @@ func joined(cert, key []byte, err error) []byte {
 	return all
 }
 
-// After a failed attempt the next one waits for leastPause. The pause doubles with
-// each failure, up to longestPause: authorities block clients that fail more than
-// about five times an hour.
+// An Issuer pauses for leastPause after a failed attempt. With each further failure the pause
+// doubles, up to longestPause, because authorities block clients that fail more than about five
+// times an hour.
 const (
 	leastPause   = 2 * time.Minute
 	longestPause = time.Hour
@@ -105,17 +105,17 @@ const (
 
 // IssuerOptions are the options of NewIssuer.
 type IssuerOptions struct {
-	Domains   []string
-	Email     string
-	Directory string // URL of the directory of the authority (RFC 8555 section 7.1.1)
-	CAFile    string // PEM file of the roots for the directory's TLS; "" for the system's
-	Folder    string // stores the certificates and the account's key
+	Domains   []string // domains to obtain a certificate for, in lower case
+	Email     string   // sent to the authority as the contact; may be ""
+	Directory string   // URL of the authority's ACME directory (RFC 8555 section 7.1.1)
+	CAFile    string   // PEM file with the roots to trust at Directory; "" for the roots of the system
+	Folder    string   // folder for the certificates and the key of the ACME account
 	Clock     *clock.Clock
 	Log       *slog.Logger
 }
 
-// Issuer obtains certificates from an authority by ACME (RFC 8555), stores them and
-// renews them. It is safe for concurrent use.
+// Issuer obtains certificates from an authority by ACME (RFC 8555), stores them and renews them. It
+// is safe for concurrent use.
 type Issuer struct {
 	o       IssuerOptions
 	manager *autocert.Manager
@@ -124,18 +124,18 @@ type Issuer struct {
 	failed map[string]failedIssue // by domain
 }
 
-// failedIssue is the last failed attempt for a domain, and the pause until the next.
+// failedIssue describes the last failed attempt to obtain a certificate for a domain.
 type failedIssue struct {
 	err   error
-	pause time.Duration
-	until time.Time
+	pause time.Duration // length of the pause before the next attempt
+	until time.Time     // end of the pause
 }
 
-// NewIssuer returns an issuer and creates its folder. It sends nothing to the
-// authority yet. The issuer agrees to the authority's terms of service.
+// NewIssuer returns an Issuer and creates its folder. It does not send requests to the authority.
+// When the Issuer creates an ACME account, it agrees to the authority's terms of service.
 func NewIssuer(o IssuerOptions) (*Issuer, error) {
 	if err := os.MkdirAll(o.Folder, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of certificates: %w", err)
+		return nil, fmt.Errorf("create the folder of certificates: %w", err)
 	}
 	client := &acme.Client{DirectoryURL: o.Directory, UserAgent: "latchkey"}
 	if o.CAFile != "" {
@@ -153,7 +153,7 @@ func NewIssuer(o IssuerOptions) (*Issuer, error) {
 	}}, nil
 }
 
-// ReadRoots returns the certificates in a PEM file. It fails if there are none.
+// ReadRoots returns the certificates in a PEM file. It returns an error if the file contains none.
 func ReadRoots(file string) (*x509.CertPool, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -161,14 +161,14 @@ func ReadRoots(file string) (*x509.CertPool, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("%s has no certificate in PEM form", file)
+		return nil, fmt.Errorf("%s contains no certificate in PEM form", file)
 	}
 	return roots, nil
 }
 
-// Get returns the certificate of the requested domain. Use it as GetCertificate of
-// tls.Config. If there is no certificate yet, Get waits for the authority. After
-// a failure it returns the same error until the pause is over.
+// Get returns the certificate for the domain that a client has requested. Use it as GetCertificate
+// of tls.Config. If there is no certificate yet, Get waits until the authority has issued one. After
+// a failure, Get returns the same error without an attempt until the pause is over.
 func (i *Issuer) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if !slices.Contains(i.o.Domains, name) || slices.Contains(hello.SupportedProtos, acme.ALPNProto) {
@@ -177,37 +177,38 @@ func (i *Issuer) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	now := i.o.Clock.Now()
 	i.mu.Lock()
-	earlier, again := i.failed[name]
+	last, ok := i.failed[name]
 	i.mu.Unlock()
-	if again && now.Before(earlier.until) {
-		return nil, earlier.err
+	if ok && now.Before(last.until) {
+		return nil, last.err
 	}
 	cert, err := i.manager.GetCertificate(hello)
 	i.note(name, err)
 	return cert, err
 }
 
-// note records the result of an attempt for a domain. It logs a failure.
-func (i *Issuer) note(name string, err error) {
+// note records the result of an attempt to obtain a certificate for domain. err is nil if the attempt
+// succeeded. note logs a failure.
+func (i *Issuer) note(domain string, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	earlier, again := i.failed[name]
+	last, ok := i.failed[domain]
 	if err == nil {
-		delete(i.failed, name)
+		delete(i.failed, domain)
 		return
 	}
 	now := i.o.Clock.Now()
-	if again && now.Before(earlier.until) {
-		return // several callers waited for this attempt; another has recorded it
+	if ok && now.Before(last.until) {
+		return // several callers waited for this attempt, and another caller has recorded it
 	}
-	pause := min(max(2*earlier.pause, leastPause), longestPause)
-	i.failed[name] = failedIssue{err: err, pause: pause, until: now.Add(pause)}
-	i.o.Log.Error("no certificate by ACME; check that the authority reaches this server by the name", "domain", name, "error", err, "again_in", pause.String())
+	pause := min(max(2*last.pause, leastPause), longestPause)
+	i.failed[domain] = failedIssue{err: err, pause: pause, until: now.Add(pause)}
+	i.o.Log.Error("certificate not obtained by ACME; check that the authority can reach this server under the domain", "domain", domain, "error", err, "again_in", pause.String())
 }
 
-// Run obtains a certificate for every domain, so that no client has to wait for the
-// first one. It returns when every domain has one, or when ctx ends. Later
-// renewals need no Run.
+// Run obtains a certificate for every domain, so that the first client of a domain does not have to
+// wait. It tries again until every domain has a certificate or ctx ends. Certificates are renewed
+// even when Run has returned.
 func (i *Issuer) Run(ctx context.Context) {
 	tick := time.NewTicker(leastPause)
 	defer tick.Stop()
@@ -220,13 +221,14 @@ func (i *Issuer) Run(ctx context.Context) {
 	}
 }
 
+// obtain makes one attempt for each domain. It returns the errors of all attempts, joined.
 func (i *Issuer) obtain(ctx context.Context) (err error) {
 	for _, domain := range i.o.Domains {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		// This suite makes autocert issue an ECDSA certificate. All clients accept
-		// those by now.
+		// This cipher suite makes autocert obtain an ECDSA certificate, which all current clients
+		// accept.
 		hello := &tls.ClientHelloInfo{ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
 		_, failed := i.Get(hello)
 		err = errors.Join(err, failed)
@@ -234,12 +236,12 @@ func (i *Issuer) obtain(ctx context.Context) (err error) {
 	return err
 }
 
-// Handler returns the handler for the authority's challenges over plain HTTP (RFC
-// 8555 section 8.3). Other requests get 404. It does not redirect clients to
-// HTTPS: then nobody would notice that a key was sent in plaintext.
+// Handler returns a handler that answers the authority's HTTP challenges (RFC 8555 section 8.3), and
+// any other request with 404. It does not redirect clients to HTTPS, because then nobody would
+// notice that a client sends its key in plaintext first.
 func (i *Issuer) Handler() http.Handler {
 	answers := i.manager.HTTPHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "This port is for certificates alone. Use https.", http.StatusNotFound)
+		http.Error(w, "This port is only for obtaining certificates. Use https.", http.StatusNotFound)
 	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// A test authority uses a port other than 80.

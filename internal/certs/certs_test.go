@@ -59,10 +59,10 @@ func TestCertificates_Reload(t *testing.T) {
 		want    string // in the error
 		serial  int64
 	}{
-		{"the key is still the old one", func() { write(key, oldKey) }, false, "no usable pair", first},
+		{"the key is still the old one", func() { write(key, oldKey) }, false, "cannot be used together", first},
 		{"the same again is told once", func() {}, false, "", first},
-		{"the certificate is half written", func() { write(cert, newCert[:len(newCert)/2]) }, false, "no usable pair", first},
-		{"it is empty", func() { write(cert, "") }, false, "no usable pair", first},
+		{"the certificate is half written", func() { write(cert, newCert[:len(newCert)/2]) }, false, "cannot be used together", first},
+		{"it is empty", func() { write(cert, "") }, false, "cannot be used together", first},
 		{"it is gone", func() { _ = os.Remove(cert) }, false, "read the certificate", first},
 		{"still gone", func() {}, false, "", first},
 		{"both are new", func() { write(cert, newCert); write(key, newKey) }, true, "", second},
@@ -84,7 +84,7 @@ func TestCertificates_Reload(t *testing.T) {
 		t.Errorf("got log %q, want none", got)
 	}
 	ca.Issue(cert, key, time.Now().Add(-time.Minute))
-	if changed, err := c.Reload(time.Now()); !changed || err != nil || !strings.Contains(log.String(), "out of its time") {
+	if changed, err := c.Reload(time.Now()); !changed || err != nil || !strings.Contains(log.String(), "certificate not valid now") {
 		t.Errorf("one that is over: got %v, %v and log %q, want it used and told", changed, err, log)
 	}
 }
@@ -134,7 +134,7 @@ func TestIssuer_failing(t *testing.T) {
 				t.Fatal("got a certificate")
 			}
 		}
-		if got := strings.Count(told.String(), "no certificate by ACME"); got != want {
+		if got := strings.Count(told.String(), "certificate not obtained by ACME"); got != want {
 			t.Fatalf("got %d attempts in the log, want %d: %s", got, want, told.String())
 		}
 	}
@@ -150,7 +150,7 @@ func TestIssuer_failing(t *testing.T) {
 	if asked.Load() == 0 {
 		t.Error("the authority was never asked")
 	}
-	if _, err := issuer.Get(&tls.ClientHelloInfo{ServerName: "other.example.test"}); err == nil || strings.Count(told.String(), "no certificate") != 3 {
+	if _, err := issuer.Get(&tls.ClientHelloInfo{ServerName: "other.example.test"}); err == nil || strings.Count(told.String(), "certificate not obtained") != 3 {
 		t.Errorf("a foreign name: got %v, want an error and no log line", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())

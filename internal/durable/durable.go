@@ -1,5 +1,4 @@
-// Package durable changes files and folders so that the change survives a power
-// cut.
+// Package durable changes files and folders so that the change survives a power cut.
 package durable
 
 import (
@@ -10,8 +9,8 @@ import (
 	"runtime"
 )
 
-// SyncDir syncs a folder, so that files created, renamed or removed in it survive a
-// power cut. On Windows it has no effect.
+// SyncDir syncs the folder dir, so that the creation, renaming and removal of files in it survive a
+// power cut. It does not sync the contents of the files. On Windows it has no effect.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -25,9 +24,9 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// WriteFile creates or replaces a small file, readable only by its owner. When it
-// returns nil, the text is on disk. A crash leaves the old contents or the new
-// ones, never a part.
+// WriteFile creates or replaces the file at path with the contents text. Only the file's owner can
+// read it. If WriteFile returns nil, the contents are on disk. After a crash the file has either the
+// old contents or the new contents, never a part of them.
 func WriteFile(path, text string) error {
 	temp := path + ".new"
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -1,5 +1,5 @@
-// Package strictjson reads JSON objects and refuses what encoding/json lets
-// pass: invalid UTF-8, a name that appears twice in an object, deep nesting.
+// Package strictjson reads JSON objects. It refuses three things that encoding/json accepts: invalid
+// UTF-8, a name that appears twice in an object, and nesting deeper than MaxDepth.
 package strictjson
 
 import (
@@ -9,11 +9,11 @@ import (
 	"unicode/utf8"
 )
 
-// MaxDepth is the deepest nesting of objects and arrays that is accepted. The
-// outermost object counts as 1.
+// MaxDepth is the number of levels to which objects and arrays may be nested. The outermost object
+// is level 1.
 const MaxDepth = 32
 
-// Error is a sentence for the client that sent the text.
+// Error is an error in the JSON of a client. Its text is a sentence to send to the client.
 type Error string
 
 // Error returns the sentence.
@@ -21,8 +21,8 @@ func (e Error) Error() string { return string(e) }
 
 func errorf(format string, args ...any) error { return Error(fmt.Sprintf(format, args...)) }
 
-// Object returns the members of data, which must be one JSON object. Otherwise it
-// returns an Error.
+// Object returns the members of data by name. It returns an Error if data is not one JSON object or
+// the package refuses it.
 func Object(data []byte) (members map[string]json.RawMessage, err error) {
 	if err := check(data); err != nil {
 		return nil, err
@@ -33,6 +33,8 @@ func Object(data []byte) (members map[string]json.RawMessage, err error) {
 	return members, nil
 }
 
+// check returns an Error if data is not valid UTF-8, is not valid JSON, contains an object with a
+// name twice, or is nested too deep.
 func check(data []byte) error {
 	if !utf8.Valid(data) {
 		return Error("The body is not valid UTF-8.")
@@ -44,7 +46,7 @@ func check(data []byte) error {
 	dec.UseNumber()
 	type level struct {
 		names map[string]bool // nil in an array
-		value bool            // in an object: a value comes next, not a name
+		value bool            // in an object: the next token begins a value and is not a name
 	}
 	var open []level
 	for {

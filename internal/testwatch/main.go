@@ -1,13 +1,11 @@
 //go:build unix
 
-// Command testwatch runs `go test -json` with the arguments that it is given
-// and prints what a person needs of it: a line for each package with its time,
-// the output of tests that fail, and the tests that took longest.
+// Command testwatch runs `go test -json` with its own arguments. It prints a line with the duration
+// of each package, the output of failed tests, and the slowest tests.
 //
-// A test that has said nothing and in which no subtest has begun or ended for
-// -stuck is taken for a deadlock: testwatch ends it with SIGQUIT, so that the
-// stacks of its goroutines are printed. Where the variable CI is set, a test
-// that was skipped fails the run.
+// If a test has printed nothing, and none of its subtests has begun or ended, for the time in -stuck,
+// testwatch assumes a deadlock. It then ends the run with SIGQUIT, so that the tests print the stacks
+// of their goroutines. If the environment variable CI is set, a skipped test fails the run.
 package main
 
 import (
@@ -29,50 +27,63 @@ import (
 type event struct {
 	Action      string
 	Package     string
-	ImportPath  string // of what is built, for build-output
+	ImportPath  string // package that is being built, for the action build-output
 	Test        string
 	Output      string
 	Elapsed     float64 // seconds
 	FailedBuild string
 }
 
-// testID names a test, or a package if name is empty.
+// testID identifies a test, or a package if name is "".
 type testID struct{ pkg, name string }
 
-// top returns the test of which the named one is a subtest.
+// top returns the top-level test that contains the test id. For a top-level test it returns id.
 func (id testID) top() testID {
 	id.name, _, _ = strings.Cut(id.name, "/")
 	return id
 }
 
+// finished is a test that has ended.
 type finished struct {
 	testID
 	seconds float64
 }
 
-// watch follows one run. Its methods are safe for concurrent use.
+// skips is what skipped tests mean for a run.
+type skips int
+
+const (
+	skipsPass skips = iota // a skipped test does not fail the run
+	skipsFail              // a skipped test fails the run
+)
+
+// watch follows one run of `go test -json`. Its methods are safe for concurrent use, except summarize,
+// which is called after the run.
 type watch struct {
 	out   io.Writer
 	stuck time.Duration
 
 	mu      sync.Mutex
-	output  map[testID]string    // what a test, package or build has printed so far
-	heard   map[testID]time.Time // when a running top-level test was last heard of
-	counts  map[string]int       // ended tests by action: pass, fail, skip
-	took    []finished           // top-level tests
-	skipped []testID
+	output  map[testID]string    // the output so far of each test, package or build
+	active  map[testID]time.Time // for each running top-level test, the time of its last event
+	counts  map[string]int       // number of ended top-level tests by action (pass, fail, skip), and of failed packages
+	ended   []finished           // the top-level tests that have ended
+	skipped []testID             // the tests and subtests that were skipped
 }
 
+// newWatch returns a watch that prints to out. A test without events for longer than stuck counts as
+// stuck; 0 means never.
 func newWatch(out io.Writer, stuck time.Duration) *watch {
-	return &watch{out: out, stuck: stuck, output: map[testID]string{}, heard: map[testID]time.Time{}, counts: map[string]int{}}
+	return &watch{out: out, stuck: stuck, output: map[testID]string{}, active: map[testID]time.Time{}, counts: map[string]int{}}
 }
 
 func main() {
-	stuck := flag.Duration("stuck", 2*time.Minute, "end a test that shows no sign of life for this long; 0 for never")
+	stuck := flag.Duration("stuck", 2*time.Minute, "end the run if a test prints nothing for this long; 0 for never")
 	flag.Parse()
 	os.Exit(run(os.Stdout, *stuck, flag.Args()))
 }
 
+// run runs `go test -json` with args and prints the results to out. It returns the exit code.
 func run(out io.Writer, stuck time.Duration, args []string) (code int) {
 	w := newWatch(out, stuck)
 	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
@@ -87,17 +98,21 @@ func run(out io.Writer, stuck time.Duration, args []string) (code int) {
 		return 1
 	}
 	done := make(chan struct{})
-	go w.guard(done, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGQUIT) })
+	go w.monitor(done, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGQUIT) })
 	w.read(lines)
 	err = cmd.Wait()
 	close(done)
-	if failed := w.summarize(os.Getenv("CI") != ""); err != nil || failed {
+	policy := skipsPass
+	if os.Getenv("CI") != "" {
+		policy = skipsFail
+	}
+	if failed := w.summarize(policy); err != nil || failed {
 		return 1
 	}
 	return 0
 }
 
-// read takes events until the input ends. A line that is no event is printed.
+// read processes the events in lines until the input ends. It prints a line that is not an event.
 func (w *watch) read(lines io.Reader) {
 	in := bufio.NewReader(lines)
 	for {
@@ -107,7 +122,7 @@ func (w *watch) read(lines io.Reader) {
 			if json.Unmarshal(line, &e) != nil {
 				fmt.Fprintf(w.out, "%s", line)
 			} else {
-				w.take(e, time.Now())
+				w.handle(e, time.Now())
 			}
 		}
 		if err != nil {
@@ -116,7 +131,8 @@ func (w *watch) read(lines io.Reader) {
 	}
 }
 
-func (w *watch) take(e event, now time.Time) {
+// handle processes one event, which arrived at now.
+func (w *watch) handle(e event, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	id := testID{e.Package, e.Test}
@@ -127,30 +143,32 @@ func (w *watch) take(e event, now time.Time) {
 	case "build-output":
 		w.output[testID{pkg: e.ImportPath}] += e.Output
 	case "run", "cont":
-		w.heard[id.top()] = now
+		w.active[id.top()] = now
 	case "pause":
-		delete(w.heard, id) // a paused subtest leaves its parent waiting, which is not idle
+		delete(w.active, id) // a top-level test that is paused is not stuck; other ids are not in the map
 		w.alive(id, now)
 	case "pass", "fail", "skip":
 		w.end(id, e, now)
 	}
 }
 
-// alive records a sign of life of a test that is running.
+// alive records at now that the top-level test of id is not stuck. It does nothing if that test is not
+// running.
 func (w *watch) alive(id testID, now time.Time) {
-	if _, running := w.heard[id.top()]; running && id.name != "" {
-		w.heard[id.top()] = now
+	if _, running := w.active[id.top()]; running && id.name != "" {
+		w.active[id.top()] = now
 	}
 }
 
+// end records that a test or a package has ended. It prints the output of a failed test.
 func (w *watch) end(id testID, e event, now time.Time) {
 	switch {
 	case id.name == "":
 		w.endPackage(id, e)
 		return
 	case id == id.top():
-		delete(w.heard, id)
-		w.took = append(w.took, finished{id, e.Elapsed})
+		delete(w.active, id)
+		w.ended = append(w.ended, finished{id, e.Elapsed})
 		if e.Action == "skip" {
 			w.skipped = append(w.skipped, id)
 		}
@@ -167,11 +185,13 @@ func (w *watch) end(id testID, e event, now time.Time) {
 	delete(w.output, id)
 }
 
+// endPackage prints the line of a package that has ended. If the package has failed, it first prints
+// the output of the build, of the package and of tests that have not ended.
 func (w *watch) endPackage(id testID, e event) {
 	word := map[string]string{"pass": "ok  ", "fail": "FAIL", "skip": "none"}[e.Action]
 	if e.Action == "fail" {
 		fmt.Fprint(w.out, w.output[testID{pkg: e.FailedBuild}])
-		for other, text := range w.output { // tests that never ended, and what the package itself printed
+		for other, text := range w.output { // of tests that have not ended, and of the package itself
 			if other.pkg == id.pkg {
 				fmt.Fprint(w.out, text)
 			}
@@ -182,9 +202,9 @@ func (w *watch) endPackage(id testID, e event) {
 			delete(w.output, other)
 		}
 	}
-	for test := range w.heard {
+	for test := range w.active {
 		if test.pkg == id.pkg {
-			delete(w.heard, test)
+			delete(w.active, test)
 		}
 	}
 	fmt.Fprintf(w.out, "%s %-36s %6.1f s\n", word, id.pkg, e.Elapsed)
@@ -193,58 +213,60 @@ func (w *watch) endPackage(id testID, e event) {
 	}
 }
 
-// guard prints a line a minute and looks for stuck tests until done is closed.
-// At the first one it calls end and returns.
-func (w *watch) guard(done <-chan struct{}, end func()) {
+// monitor prints the progress once a minute, and looks for stuck tests once a second. If it finds one,
+// it calls kill and returns. Otherwise it returns when done is closed.
+func (w *watch) monitor(done <-chan struct{}, kill func()) {
 	tick, began := time.NewTicker(time.Second), time.Now()
 	defer tick.Stop()
-	for said := 0; ; {
+	for printed := 0; ; {
 		select {
 		case <-done:
 			return
 		case now := <-tick.C:
-			if minutes := int(now.Sub(began).Minutes()); minutes > said {
-				said = minutes
+			if minutes := int(now.Sub(began).Minutes()); minutes > printed {
+				printed = minutes
 				w.progress(minutes)
 			}
 			if id, ok := w.stuckTest(now); ok {
 				w.mu.Lock()
-				fmt.Fprintf(w.out, "testwatch: %s of %s has shown no sign of life for %s; the goroutines follow\n", id.name, id.pkg, w.stuck)
+				fmt.Fprintf(w.out, "testwatch: %s of %s has printed nothing for %s; ending the run, the stacks of its goroutines follow\n", id.name, id.pkg, w.stuck)
 				w.mu.Unlock()
-				end()
+				kill()
 				return
 			}
 		}
 	}
 }
 
+// progress prints which tests are running. minutes is the time since the start.
 func (w *watch) progress(minutes int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var names []string
-	for id := range w.heard {
+	for id := range w.active {
 		names = append(names, id.name)
 	}
 	slices.Sort(names)
-	fmt.Fprintf(w.out, "...  %d min, %d tests have ended, now running: %s\n", minutes, len(w.took), strings.Join(names, " "))
+	fmt.Fprintf(w.out, "...  %d min, %d tests have ended, now running: %s\n", minutes, len(w.ended), strings.Join(names, " "))
 }
 
+// stuckTest returns a test that is stuck at now, and whether there is one.
 func (w *watch) stuckTest(now time.Time) (testID, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for id, at := range w.heard {
-		if w.stuck > 0 && now.Sub(at) > w.stuck {
+	for id, last := range w.active {
+		if w.stuck > 0 && now.Sub(last) > w.stuck {
 			return id, true
 		}
 	}
 	return testID{}, false
 }
 
-// summarize prints the slowest tests and the counts, and reports whether the
-// run has failed.
-func (w *watch) summarize(strict bool) (failed bool) {
-	slices.SortFunc(w.took, func(a, b finished) int { return int((b.seconds - a.seconds) * 1000) })
-	for i, t := range w.took {
+// summarize prints the slowest tests and the numbers of tests. It reports whether the run has failed:
+// whether a test or a package has, or with skipsFail whether a test was skipped.
+func (w *watch) summarize(policy skips) (failed bool) {
+	slices.SortFunc(w.ended, func(a, b finished) int { return int((b.seconds - a.seconds) * 1000) })
+	for i, t := range w.ended {
 		if i == 10 || t.seconds < 1 {
 			break
 		}
@@ -253,11 +275,11 @@ func (w *watch) summarize(strict bool) (failed bool) {
 		}
 		fmt.Fprintf(w.out, "%7.1f s %s of %s\n", t.seconds, t.name, t.pkg)
 	}
-	if strict {
+	if policy == skipsFail {
 		for _, id := range w.skipped {
 			fmt.Fprintf(w.out, "testwatch: %s of %s was skipped, which fails the run because CI is set\n", id.name, id.pkg)
 		}
 	}
 	fmt.Fprintf(w.out, "%d passed, %d failed, %d skipped\n", w.counts["pass"], w.counts["fail"], w.counts["skip"])
-	return w.counts["fail"] > 0 || w.counts["failed package"] > 0 || strict && len(w.skipped) > 0
+	return w.counts["fail"] > 0 || w.counts["failed package"] > 0 || policy == skipsFail && len(w.skipped) > 0
 }

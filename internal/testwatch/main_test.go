@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// played is what a watch prints for some events, and whether the run failed.
-func played(t *testing.T, strict bool, events string) (string, bool) {
+// played returns what a watch prints for events, and whether the run has failed.
+func played(t *testing.T, policy skips, events string) (string, bool) {
 	t.Helper()
 	var out bytes.Buffer
 	w := newWatch(&out, time.Minute)
 	w.read(strings.NewReader(events))
-	failed := w.summarize(strict)
+	failed := w.summarize(policy)
 	return out.String(), failed
 }
 
@@ -25,25 +25,26 @@ func TestWatch(t *testing.T) {
 `
 	for _, tt := range []struct {
 		name, events string
-		strict, fail bool
+		policy       skips
+		fail         bool
 		want, absent string
 	}{
 		{"passes", start + `{"Action":"pass","Package":"p","Test":"TestA","Elapsed":2.5}
-{"Action":"pass","Package":"p","Elapsed":3}`, true, false, "    2.5 s TestA of p\n1 passed, 0 failed, 0 skipped", "said by A"},
+{"Action":"pass","Package":"p","Elapsed":3}`, skipsFail, false, "    2.5 s TestA of p\n1 passed, 0 failed, 0 skipped", "said by A"},
 		{"fails", start + `{"Action":"fail","Package":"p","Test":"TestA"}
-{"Action":"fail","Package":"p"}`, false, true, "said by A", "none"},
+{"Action":"fail","Package":"p"}`, skipsPass, true, "said by A", "none"},
 		{"never ends", start + `{"Action":"output","Package":"p","Output":"panic: timeout\n"}
-{"Action":"fail","Package":"p"}`, false, true, "panic: timeout", "none"},
+{"Action":"fail","Package":"p"}`, skipsPass, true, "panic: timeout", "none"},
 		{"does not build", `{"ImportPath":"p.test","Action":"build-output","Output":"undefined: x\n"}
-{"Action":"fail","Package":"p","FailedBuild":"p.test"}`, false, true, "undefined: x", "ok"},
+{"Action":"fail","Package":"p","FailedBuild":"p.test"}`, skipsPass, true, "undefined: x", "ok"},
 		{"skips", start + `{"Action":"skip","Package":"p","Test":"TestA"}
-{"Action":"pass","Package":"p"}`, false, false, "0 passed, 0 failed, 1 skipped", "CI is set"},
+{"Action":"pass","Package":"p"}`, skipsPass, false, "0 passed, 0 failed, 1 skipped", "CI is set"},
 		{"skips in CI", start + `{"Action":"skip","Package":"p","Test":"TestA/b"}
 {"Action":"pass","Package":"p","Test":"TestA"}
-{"Action":"pass","Package":"p"}`, true, true, "TestA/b of p was skipped", "FAIL"},
-		{"not of a test", "go: no such tool\n", false, false, "go: no such tool", "FAIL"},
+{"Action":"pass","Package":"p"}`, skipsFail, true, "TestA/b of p was skipped", "FAIL"},
+		{"not of a test", "go: no such tool\n", skipsPass, false, "go: no such tool", "FAIL"},
 	} {
-		got, failed := played(t, tt.strict, tt.events)
+		got, failed := played(t, tt.policy, tt.events)
 		if failed != tt.fail || !strings.Contains(got, tt.want) || strings.Contains(got, tt.absent) {
 			t.Errorf("%s: got failed %t, %q; want %t, with %q and without %q", tt.name, failed, got, tt.fail, tt.want, tt.absent)
 		}
@@ -54,7 +55,7 @@ func TestWatch_Stuck(t *testing.T) {
 	began := time.Now()
 	w := newWatch(&bytes.Buffer{}, time.Minute)
 	at := func(after time.Duration, action, test string) {
-		w.take(event{Action: action, Package: "p", Test: test}, began.Add(after))
+		w.handle(event{Action: action, Package: "p", Test: test}, began.Add(after))
 	}
 	stuck := func(after time.Duration, want string) {
 		t.Helper()
