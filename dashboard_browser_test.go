@@ -495,7 +495,7 @@ func (p *tab) operator(path string) {
 // batchItem asks the admin endpoint.
 func (p *tab) post(path string, body, into any) {
 	p.t.Helper()
-	if err := p.socket.Do(context.Background(), "POST", path, body, into); err != nil {
+	if err := p.socket.Do(context.Background(), cli.Request{Method: "POST", Path: path, Body: body}, into); err != nil {
 		p.t.Fatalf("%s: %v", path, err)
 	}
 }
@@ -559,7 +559,8 @@ func TestBrowser_Keys(t *testing.T) {
 	wantStatus(t, p.api, made.Key, 401)
 	wantStatus(t, p.api, secret, 200)
 
-	if err := p.socket.Send(context.Background(), "POST", "/admin/v1/keys/import", "application/json", []byte(importMany(t, 10_000)), nil); err != nil {
+	upload := cli.RawRequest{Method: "POST", Path: "/admin/v1/keys/import", ContentType: "application/json", Body: []byte(importMany(t, 10_000))}
+	if err := p.socket.Send(context.Background(), upload, nil); err != nil {
 		t.Fatal(err)
 	}
 	p.open("/keys")

@@ -24,7 +24,7 @@ func (s *session) adminCommand() *cli.Command {
 			if c.String("name") == "" {
 				return misused(c, fmt.Errorf("--name is needed"))
 			}
-			made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/tokens", map[string]any{"name": c.String("name")})
+			made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/tokens", map[string]any{"name": c.String("name")}})
 			if err != nil {
 				return err
 			}
@@ -43,7 +43,7 @@ func (s *session) adminCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			gone, err := s.call(ctx, c, http.MethodPost, "/admin/v1/tokens/"+url.PathEscape(id)+"/revoke", nil)
+			gone, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/tokens/" + url.PathEscape(id) + "/revoke", nil})
 			if err != nil {
 				return err
 			}
@@ -110,7 +110,7 @@ func (s *session) createOperator(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/operators", map[string]any{"name": c.String("name"), "password": password})
+	made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/operators", map[string]any{"name": c.String("name"), "password": password}})
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/operators", nil)
+	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/operators", nil})
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		answer, err := s.call(ctx, c, http.MethodPost, fmt.Sprintf("/admin/v1/operators/%v/password", op["id"]), map[string]any{"password": password})
+		answer, err := s.call(ctx, c, Request{http.MethodPost, fmt.Sprintf("/admin/v1/operators/%v/password", op["id"]), map[string]any{"password": password}})
 		if err != nil {
 			return err
 		}
@@ -156,7 +156,7 @@ func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
 		}
 		base = service.AdminURL()
 	}
-	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/setup-link", nil)
+	made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/setup-link", nil})
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (s *session) listAudit(ctx context.Context, c *cli.Command) error {
 			q.Set(name, c.String(name))
 		}
 	}
-	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/audit?"+q.Encode(), nil)
+	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/audit?" + q.Encode(), nil})
 	if err != nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {
 		}
 		path += "?" + url.Values{"number": {number}, "hash": {hash}}.Encode()
 	}
-	v, err := s.call(ctx, c, http.MethodGet, path, nil)
+	v, err := s.call(ctx, c, Request{http.MethodGet, path, nil})
 	if err != nil {
 		return err
 	}
@@ -265,7 +265,7 @@ func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
 			q.Set(name, c.String(name))
 		}
 	}
-	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/refusals?"+q.Encode(), nil)
+	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/refusals?" + q.Encode(), nil})
 	if err != nil {
 		return err
 	}
@@ -315,7 +315,7 @@ func (s *session) showUsage(ctx context.Context, c *cli.Command) (err error) {
 		defer func() { _ = done() }()
 		return client.Copy(ctx, path+"?"+q.Encode(), s.env.Stdout)
 	}
-	answer, err := s.call(ctx, c, http.MethodGet, path+"?"+q.Encode(), nil)
+	answer, err := s.call(ctx, c, Request{http.MethodGet, path + "?" + q.Encode(), nil})
 	if err != nil || c.Bool("json") {
 		if err == nil {
 			err = s.printJSON(answer)
@@ -407,7 +407,7 @@ func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 	if c.IsSet("owner") {
 		body["owner"] = c.String("owner")
 	}
-	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/webhooks", body)
+	made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/webhooks", body})
 	if err != nil {
 		return err
 	}
@@ -427,7 +427,7 @@ func webhookPath(c *cli.Command) (string, error) {
 }
 
 func (s *session) listWebhooks(ctx context.Context, c *cli.Command) error {
-	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/webhooks?"+pageQuery(c), nil)
+	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/webhooks?" + pageQuery(c), nil})
 	if err != nil {
 		return err
 	}
@@ -448,7 +448,7 @@ func (s *session) testWebhook(ctx context.Context, c *cli.Command) error {
 	if c.IsSet("event") {
 		body["event_type"] = c.String("event")
 	}
-	went, err := s.call(ctx, c, http.MethodPost, path+"/test", body)
+	went, err := s.call(ctx, c, Request{http.MethodPost, path + "/test", body})
 	if err != nil {
 		return err
 	}
@@ -472,7 +472,7 @@ func (s *session) webhookLogs(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.call(ctx, c, http.MethodGet, path+"/logs?"+pageQuery(c), nil)
+	list, err := s.call(ctx, c, Request{http.MethodGet, path + "/logs?" + pageQuery(c), nil})
 	if err != nil {
 		return err
 	}
@@ -487,7 +487,7 @@ func (s *session) redeliver(ctx context.Context, c *cli.Command) error {
 	if c.Int("log") < 1 {
 		return misused(c, fmt.Errorf("--log is needed: the id of an entry listed by latchkey webhooks logs"))
 	}
-	queued, err := s.call(ctx, c, http.MethodPost, path+"/redeliver", map[string]any{"log_id": c.Int("log")})
+	queued, err := s.call(ctx, c, Request{http.MethodPost, path + "/redeliver", map[string]any{"log_id": c.Int("log")}})
 	if err != nil {
 		return err
 	}
@@ -499,6 +499,6 @@ func (s *session) deleteWebhook(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.call(ctx, c, http.MethodDelete, path, nil)
+	_, err = s.call(ctx, c, Request{http.MethodDelete, path, nil})
 	return err
 }

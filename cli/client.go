@@ -120,7 +120,7 @@ func (w *pipedAnswer) Write(b []byte) (int, error) {
 func (c *Client) Alive(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	return c.Do(ctx, http.MethodGet, "/healthz", nil, nil) == nil
+	return c.Do(ctx, Request{http.MethodGet, "/healthz", nil}, nil) == nil
 }
 
 // Copy sends a GET request for path, without a timeout, and copies the body of the answer to w. If
@@ -165,28 +165,50 @@ func clientError(status int, body []byte) error {
 	return e
 }
 
-// Do sends body as JSON, or no body if it is nil. It decodes the JSON of the
-// answer into the value that into points to, or drops the answer if into is nil.
-// It returns a *ClientError if the status is not 2xx.
-func (c *Client) Do(ctx context.Context, method, path string, body, into any) error {
-	var data []byte
-	if body != nil {
-		var err error
-		if data, err = json.Marshal(body); err != nil {
-			return err
-		}
-	}
-	return c.Send(ctx, method, path, "application/json", data, into)
+// Request is a request with a body in JSON.
+type Request struct {
+	Method string
+	Path   string // URL path, with the query
+	Body   any    // value to send as JSON; nil for no body
 }
 
-// Send works as Do, but sends body as it is.
-func (c *Client) Send(ctx context.Context, method, path, contentType string, body []byte, into any) error {
-	r, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+// raw returns the request with its body encoded.
+func (r Request) raw() (RawRequest, error) {
+	raw := RawRequest{Method: r.Method, Path: r.Path, ContentType: "application/json"}
+	if r.Body == nil {
+		return raw, nil
+	}
+	var err error
+	raw.Body, err = json.Marshal(r.Body)
+	return raw, err
+}
+
+// RawRequest is a request with an encoded body.
+type RawRequest struct {
+	Method      string
+	Path        string // URL path, with the query
+	ContentType string // of Body; ignored if Body is empty
+	Body        []byte
+}
+
+// Do sends a request and decodes the JSON of the answer into result, which is a pointer. If result
+// is nil, Do ignores the body of the answer. It returns a *ClientError if the status is not 2xx.
+func (c *Client) Do(ctx context.Context, request Request, result any) error {
+	raw, err := request.raw()
 	if err != nil {
 		return err
 	}
-	if len(body) > 0 {
-		r.Header.Set("Content-Type", contentType)
+	return c.Send(ctx, raw, result)
+}
+
+// Send is like Do for a request whose body is already encoded.
+func (c *Client) Send(ctx context.Context, request RawRequest, result any) error {
+	r, err := http.NewRequestWithContext(ctx, request.Method, c.base+request.Path, bytes.NewReader(request.Body))
+	if err != nil {
+		return err
+	}
+	if len(request.Body) > 0 {
+		r.Header.Set("Content-Type", request.ContentType)
 	}
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
@@ -203,10 +225,10 @@ func (c *Client) Send(ctx context.Context, method, path, contentType string, bod
 	if answer.StatusCode/100 != 2 {
 		return clientError(answer.StatusCode, data)
 	}
-	if into == nil {
+	if result == nil {
 		return nil
 	}
-	if err := json.Unmarshal(data, into); err != nil {
+	if err := json.Unmarshal(data, result); err != nil {
 		return errors.Join(errors.New("the answer is not JSON; check that the URL is that of the admin listener"), err)
 	}
 	return nil

@@ -472,7 +472,7 @@ Examples:
 
 func (s *session) leaked(ctx context.Context, c *cli.Command) error {
 	found := &leaks{seen: map[keytext.Digest]*leak{}}
-	answer, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": []string{}})
+	answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": []string{}}})
 	if err != nil {
 		return err
 	}
@@ -509,7 +509,7 @@ func (s *session) lookUp(ctx context.Context, c *cli.Command, list []*leak) erro
 		for _, l := range part {
 			sums = append(sums, fmt.Sprintf("%x", l.digest))
 		}
-		answer, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": sums})
+		answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": sums}})
 		if err != nil {
 			return err
 		}
@@ -545,7 +545,7 @@ func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, 
 				verb = "/rotate/finish"
 			}
 			if id := fmt.Sprint(l.known["id"]); !revoked[id] {
-				if _, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/"+id+verb, nil); err != nil {
+				if _, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/" + id + verb, nil}); err != nil {
 					return nil, fmt.Errorf("end %s of %s: %w", l.hint, id, err)
 				}
 				revoked[id] = true

@@ -187,7 +187,7 @@ func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys", body)
+	made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys", body})
 	if err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 // base returns the URL of the API. It requests the URL from the running server, and reads the
 // configuration if that fails. It returns "http://" if both fail.
 func (s *session) base(ctx context.Context, c *cli.Command) string {
-	status, err := s.call(ctx, c, http.MethodGet, "/admin/v1/status", nil)
+	status, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/status", nil})
 	if url, ok := status["api_url"].(string); err == nil && ok {
 		return url
 	}
@@ -227,7 +227,7 @@ func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
 	if len(body) == 0 {
 		return misused(c, fmt.Errorf("nothing to change: name at least one flag"))
 	}
-	key, err := s.call(ctx, c, http.MethodPatch, "/admin/v1/keys/"+url.PathEscape(id), body)
+	key, err := s.call(ctx, c, Request{http.MethodPatch, "/admin/v1/keys/" + url.PathEscape(id), body})
 	if err != nil {
 		return err
 	}
@@ -259,7 +259,7 @@ func (s *session) oneKey(method, action string) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
-		key, err := s.call(ctx, c, method, "/admin/v1/keys/"+url.PathEscape(id)+action, nil)
+		key, err := s.call(ctx, c, Request{method, "/admin/v1/keys/" + url.PathEscape(id) + action, nil})
 		if err != nil {
 			return err
 		}
@@ -316,7 +316,7 @@ func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		key, err := s.call(ctx, c, http.MethodPost, path+"/finish", map[string]any{"unused_for_seconds": unused})
+		key, err := s.call(ctx, c, Request{http.MethodPost, path + "/finish", map[string]any{"unused_for_seconds": unused}})
 		if err != nil {
 			return err
 		}
@@ -326,7 +326,7 @@ func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	made, err := s.call(ctx, c, http.MethodPost, path, map[string]any{"overlap_seconds": overlap})
+	made, err := s.call(ctx, c, Request{http.MethodPost, path, map[string]any{"overlap_seconds": overlap}})
 	if err != nil {
 		return err
 	}
@@ -382,7 +382,7 @@ func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
 		return misused(c, errors.New("--path is needed, such as /api/v1/calls"))
 	}
 	body := map[string]any{"method": c.String("method"), "path": c.String("path"), "ip": c.String("ip"), "carrier": c.String("carrier")}
-	answer, err := s.call(ctx, c, http.MethodPost, "/admin/v1/keys/"+url.PathEscape(id)+"/explain", body)
+	answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/" + url.PathEscape(id) + "/explain", body})
 	if err != nil {
 		return err
 	}
@@ -455,14 +455,14 @@ func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) e
 	u.path += "?dry_run=true"
 	// An older server ignores dry_run and imports the rows. So first send no rows, and check that the
 	// answer mentions the dry run.
-	probe, err := s.call(ctx, c, http.MethodPost, u.path, map[string]any{"keys": []any{}})
+	probe, err := s.call(ctx, c, Request{http.MethodPost, u.path, map[string]any{"keys": []any{}}})
 	if err == nil && probe["dry_run"] != true {
 		err = errors.New("the server is older than this program and does not support --dry-run; restart it with the new version")
 	}
 	if err != nil {
 		return err
 	}
-	answer, err := s.send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
+	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, u.path, u.contentType, u.data})
 	if err != nil {
 		return fmt.Errorf("%s: %w", u.file, err)
 	}
@@ -517,7 +517,7 @@ func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 			q.Set(name, c.String(name))
 		}
 	}
-	list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/keys?"+q.Encode(), nil)
+	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/keys?" + q.Encode(), nil})
 	if err != nil {
 		return err
 	}
@@ -552,7 +552,7 @@ func (s *session) readUpload(c *cli.Command, kind string) (u upload, err error) 
 
 // sendUpload sends an import to the server and prints the answer.
 func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
-	answer, err := s.send(ctx, c, http.MethodPost, u.path, u.contentType, u.data)
+	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, u.path, u.contentType, u.data})
 	if err != nil {
 		return fmt.Errorf("%s: %w", u.file, err)
 	}

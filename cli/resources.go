@@ -63,31 +63,53 @@ func (s *session) resourceCommands() []*cli.Command {
 	var all []*cli.Command
 	for _, r := range []resource{
 		{"agents", "agents", "agents", "agents, which speak in calls", []string{"id", "assistant_id", "name", "role", "phone_number", "team_id", "owner"}, []field{
-			{"name", "name", "name of the agent", 's'}, {"role", "role", "role: inbound agent or outbound agent", 's'}, {"phone", "phone_number", "phone number of the agent, such as +4930555001", 's'},
-			{"model", "model", "language model", 's'}, {"voice", "voice_id", "voice", 's'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "owner of the record", 's'},
+			{"name", "name", "name of the agent", 's'},
+			{"role", "role", "role: inbound agent or outbound agent", 's'},
+			{"phone", "phone_number", "phone number of the agent, such as +4930555001", 's'},
+			{"model", "model", "language model", 's'},
+			{"voice", "voice_id", "voice", 's'},
+			{"team", "team_id", "id of a team", 'n'},
+			{"owner", "owner", "owner of the record", 's'},
 		}},
 		{"contacts", "contacts", "contacts", "contacts, the people to call", []string{"id", "full_name", "email", "company", "stage", "status", "owner"}, []field{
-			{"first-name", "first_name", "first name", 's'}, {"last-name", "last_name", "last name", 's'}, {"email", "email", "mail address", 's'}, {"company", "company", "company", 's'},
-			{"phone", "phone_numbers", "phone number (repeatable)", 'p'}, {"stage", "stage", "stage, such as lead or customer", 's'}, {"status", "status", "status, such as not_contacted", 's'},
-			{"tag", "tags", "tag (repeatable)", 'l'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "owner of the record", 's'},
+			{"first-name", "first_name", "first name", 's'},
+			{"last-name", "last_name", "last name", 's'},
+			{"email", "email", "mail address", 's'},
+			{"company", "company", "company", 's'},
+			{"phone", "phone_numbers", "phone number (repeatable)", 'p'},
+			{"stage", "stage", "stage, such as lead or customer", 's'},
+			{"status", "status", "status, such as not_contacted", 's'},
+			{"tag", "tags", "tag (repeatable)", 'l'},
+			{"team", "team_id", "id of a team", 'n'},
+			{"owner", "owner", "owner of the record", 's'},
 		}},
 		{"teams", "teams", "teams", "teams, whose members see the records of the team", []string{"id", "name", "members"}, []field{
-			{"name", "name", "name of the team", 's'}, {"member", "members", "owner in the team (repeatable)", 'l'},
+			{"name", "name", "name of the team", 's'},
+			{"member", "members", "owner in the team (repeatable)", 'l'},
 		}},
 		{"owners", "owners", "owners", "owners, for whom keys act, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
-			{"name", "name", "name of the owner", 's'}, {"balance", "balance", "balance of the wallet; without it no call is refused", 'n'}, {"rate", "rate", "price of a minute of a call, and the lowest balance with which a call starts", 'n'},
+			{"name", "name", "name of the owner", 's'},
+			{"balance", "balance", "balance of the wallet; without it no call is refused", 'n'},
+			{"rate", "rate", "price of a minute of a call, and the lowest balance with which a call starts", 'n'},
 		}},
 		{"schedules", "schedules", "schedules", "schedules, the times when owners are available; set the times with import", []string{"id", "owner", "time_zone", "buffer_minutes", "notice_minutes"}, []field{
-			{"owner", "owner", "owner of the record", 's'}, {"time-zone", "time_zone", "time zone, such as Europe/Berlin", 's'},
-			{"buffer", "buffer_minutes", "minutes to keep free before and after every event", 'n'}, {"notice", "notice_minutes", "minutes from now to the earliest free slot", 'n'},
+			{"owner", "owner", "owner of the record", 's'},
+			{"time-zone", "time_zone", "time zone, such as Europe/Berlin", 's'},
+			{"buffer", "buffer_minutes", "minutes to keep free before and after every event", 'n'},
+			{"notice", "notice_minutes", "minutes from now to the earliest free slot", 'n'},
 		}},
 		{"variables", "variables", "variables", "context variables of contacts and of the business", []string{"id", "name", "display_name", "variable_type", "context_type", "owner"}, []field{
-			{"name", "name", "name, such as preferred_language", 's'}, {"display-name", "display_name", "name to display", 's'}, {"type", "variable_type", "type: text, number, date, boolean or select", 's'},
-			{"context", "context_type", "what the variable describes: contact or business", 's'}, {"description", "description", "description", 's'}, {"option", "select_options", "allowed value of a select (repeatable)", 'l'},
+			{"name", "name", "name, such as preferred_language", 's'},
+			{"display-name", "display_name", "name to display", 's'},
+			{"type", "variable_type", "type: text, number, date, boolean or select", 's'},
+			{"context", "context_type", "what the variable describes: contact or business", 's'},
+			{"description", "description", "description", 's'},
+			{"option", "select_options", "allowed value of a select (repeatable)", 'l'},
 			{"owner", "owner", "owner of the record", 's'},
 		}},
 		{"do-not-call", "do-not-call", "do_not_call", "phone numbers that are never called", []string{"id", "phone_number", "reason", "created_at"}, []field{
-			{"phone", "phone_number", "phone number, such as +4930555044", 's'}, {"reason", "reason", "reason for the entry", 's'},
+			{"phone", "phone_number", "phone number, such as +4930555044", 's'},
+			{"reason", "reason", "reason for the entry", 's'},
 		}},
 	} {
 		all = append(all, s.resource(r))
@@ -101,9 +123,15 @@ func (s *session) resourceCommands() []*cli.Command {
 // deleted.
 func (s *session) events() *cli.Command {
 	r := resource{"events", "events", "events", "", []string{"id", "title", "start_time", "end_time", "status", "owner"}, []field{
-		{"title", "title", "title of the event", 's'}, {"start", "start_time", "start, such as 2026-03-02T09:00:00+01:00; in UTC if it has no offset", 's'}, {"end", "end_time", "end, in the same format", 's'},
-		{"type", "event_type", "type: meeting, appointment, busy, voice_call or video_call", 's'}, {"customer", "customer_name", "name of the customer", 's'}, {"location", "location", "place of the event", 's'},
-		{"agent", "ai_agent_id", "id of an agent", 'n'}, {"team", "team_id", "id of a team", 'n'}, {"owner", "owner", "owner of the record", 's'},
+		{"title", "title", "title of the event", 's'},
+		{"start", "start_time", "start, such as 2026-03-02T09:00:00+01:00; in UTC if it has no offset", 's'},
+		{"end", "end_time", "end, in the same format", 's'},
+		{"type", "event_type", "type: meeting, appointment, busy, voice_call or video_call", 's'},
+		{"customer", "customer_name", "name of the customer", 's'},
+		{"location", "location", "place of the event", 's'},
+		{"agent", "ai_agent_id", "id of an agent", 'n'},
+		{"team", "team_id", "id of a team", 'n'},
+		{"owner", "owner", "owner of the record", 's'},
 	}}
 	return &cli.Command{Name: "events", Usage: "create, list and cancel events of the calendar", Commands: []*cli.Command{
 		s.create(r), s.list(r),
@@ -112,7 +140,7 @@ func (s *session) events() *cli.Command {
 			if err != nil {
 				return err
 			}
-			cancelled, err := s.call(ctx, c, http.MethodPost, "/admin/v1/events/"+url.PathEscape(id)+"/cancel", map[string]any{"reason": c.String("reason")})
+			cancelled, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/events/" + url.PathEscape(id) + "/cancel", map[string]any{"reason": c.String("reason")}})
 			if err != nil {
 				return err
 			}
@@ -130,7 +158,7 @@ func (s *session) create(r resource) *cli.Command {
 			if err != nil {
 				return err
 			}
-			made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/"+r.path, body)
+			made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/" + r.path, body})
 			if err != nil {
 				return err
 			}
@@ -153,7 +181,7 @@ func (s *session) resource(r resource) *cli.Command {
 			if err != nil {
 				return err
 			}
-			answer, err := s.call(ctx, c, http.MethodDelete, "/admin/v1/"+r.path+"/"+url.PathEscape(id), nil)
+			answer, err := s.call(ctx, c, Request{http.MethodDelete, "/admin/v1/" + r.path + "/" + url.PathEscape(id), nil})
 			if err == nil && c.Bool("json") {
 				return s.printJSON(answer)
 			}
@@ -179,7 +207,7 @@ func (s *session) list(r resource) *cli.Command {
 		Name: "list", Usage: "list records, newest first",
 		Flags: []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
-			list, err := s.call(ctx, c, http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil)
+			list, err := s.call(ctx, c, Request{http.MethodGet, fmt.Sprintf("/admin/v1/%s?page=%d&limit=%d", r.path, c.Int("page"), c.Int("limit")), nil})
 			if err != nil {
 				return err
 			}
@@ -260,7 +288,7 @@ func (s *session) configCommand() *cli.Command {
 // routesCommand returns the command that lists the endpoints of the API.
 func (s *session) routesCommand() *cli.Command {
 	return &cli.Command{Name: "routes", Usage: "list the endpoints with their permissions and limits", Action: func(ctx context.Context, c *cli.Command) error {
-		list, err := s.call(ctx, c, http.MethodGet, "/admin/v1/routes", nil)
+		list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/routes", nil})
 		if err != nil {
 			return err
 		}
@@ -277,7 +305,7 @@ func (s *session) reloadCommand() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			made, err := s.call(ctx, c, http.MethodPost, "/admin/v1/reload", nil)
+			made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/reload", nil})
 			if err != nil {
 				return err
 			}
@@ -349,7 +377,7 @@ func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
 	if len(body) == 0 {
 		return misused(c, errors.New("nothing to change: name at least one flag"))
 	}
-	owner, err := s.call(ctx, c, http.MethodPatch, "/admin/v1/owners/"+url.PathEscape(id), body)
+	owner, err := s.call(ctx, c, Request{http.MethodPatch, "/admin/v1/owners/" + url.PathEscape(id), body})
 	if err != nil {
 		return err
 	}

@@ -214,27 +214,24 @@ func (s *session) token(c *cli.Command) (string, error) {
 	return "", errors.New("--url needs an admin token: set LATCHKEY_ADMIN_TOKEN or name a --token-file")
 }
 
-// call sends body as JSON to the admin endpoint, or no body if it is nil, and
-// returns the answer. It returns a *ClientError if the status is not 2xx.
-func (s *session) call(ctx context.Context, c *cli.Command, method, path string, body any) (answer map[string]any, err error) {
-	data, err := json.Marshal(body)
+// call sends a request to the admin endpoint and returns the answer, which must be a JSON object. It
+// returns a *ClientError if the status is not 2xx.
+func (s *session) call(ctx context.Context, c *cli.Command, request Request) (answer map[string]any, err error) {
+	raw, err := request.raw()
 	if err != nil {
 		return nil, err
 	}
-	if body == nil {
-		data = nil
-	}
-	return s.send(ctx, c, method, path, "application/json", data)
+	return s.send(ctx, c, raw)
 }
 
-// send works as call, but sends data as it is.
-func (s *session) send(ctx context.Context, c *cli.Command, method, path, contentType string, data []byte) (answer map[string]any, err error) {
+// send is like call for a request whose body is already encoded.
+func (s *session) send(ctx context.Context, c *cli.Command, request RawRequest) (answer map[string]any, err error) {
 	client, done, err := s.reach(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	err = client.Send(ctx, method, path, contentType, data, &answer)
+	err = client.Send(ctx, request, &answer)
 	return answer, err
 }
 

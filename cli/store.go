@@ -121,7 +121,7 @@ func (s *session) check(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(client.Do(ctx, http.MethodPost, "/admin/v1/check", nil, &result), done()); err != nil {
+		if err := errors.Join(client.Do(ctx, Request{http.MethodPost, "/admin/v1/check", nil}, &result), done()); err != nil {
 			return err
 		}
 	case 1:
@@ -217,7 +217,7 @@ func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Tim
 	var team struct {
 		ID int `json:"id"`
 	}
-	if err := c.Do(ctx, http.MethodPost, "/admin/v1/teams", object{"name": "Reception"}, &team); err != nil {
+	if err := c.Do(ctx, Request{http.MethodPost, "/admin/v1/teams", object{"name": "Reception"}}, &team); err != nil {
 		return d, err
 	}
 	for _, sample := range []struct {
@@ -242,14 +242,14 @@ func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Tim
 		{"keys", object{"name": "nightly report", "environment": "live", "permissions": []string{"can_read_calls"}, "expires_at": at(30, 0, 0)}},
 		{"operators", object{"name": demoOperator, "password": d.Password}},
 	} {
-		if err := c.Do(ctx, http.MethodPost, "/admin/v1/"+sample.path, sample.body, nil); err != nil {
+		if err := c.Do(ctx, Request{http.MethodPost, "/admin/v1/" + sample.path, sample.body}, nil); err != nil {
 			return d, fmt.Errorf("%s: %w", sample.path, err)
 		}
 	}
 	var made struct {
 		Key string `json:"key"`
 	}
-	err = c.Do(ctx, http.MethodPost, "/admin/v1/keys", object{"name": "demo", "permissions": permissions}, &made)
+	err = c.Do(ctx, Request{http.MethodPost, "/admin/v1/keys", object{"name": "demo", "permissions": permissions}}, &made)
 	d.Key = made.Key
 	return d, err
 }
