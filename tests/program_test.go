@@ -405,7 +405,7 @@ func TestProgram_TLS(t *testing.T) {
 	}{
 		{"with the authority", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--ca", ca.File, "--token-file", file}, 0, "ops"},
 		{"without", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--token-file", file}, 1, "certificate"},
-		{"a file that is none", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--ca", file, "--token-file", file}, 1, "--ca: " + file + " has no certificate"},
+		{"a file that is none", []string{"admin", "token", "list", "--url", "https://" + p.Admin, "--ca", file, "--token-file", file}, 1, "--ca: " + file + " contains no certificate"},
 		{"healthcheck from elsewhere", []string{"healthcheck", "--url", "https://" + p.Admin, "--ca", ca.File}, 0, "ready"},
 		{"healthcheck here", []string{"healthcheck", "--data", data}, 0, "ready"},
 	} {

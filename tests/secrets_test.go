@@ -272,7 +272,7 @@ func TestProgram_KeyLife(t *testing.T) {
 	id, first := create("first", "--environment", "live", "--owner", "ann")
 	out, errs, exit := program.Run(t, "keys", "rotate", id, "--overlap", "7d", "--data", data)
 	second := strings.TrimSpace(out)
-	if exit != 0 || !wellFormed(second) || !strings.Contains(errs, "7d more") {
+	if exit != 0 || !wellFormed(second) || !strings.Contains(errs, "stays valid for 7d") {
 		t.Fatalf("rotate: exit %d, %q, %s", exit, out, errs)
 	}
 	status := func(when string, want map[string]int) {
