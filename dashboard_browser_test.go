@@ -243,13 +243,13 @@ func TestBrowser_Records(t *testing.T) {
 	p.do(chromedp.WaitVisible("main form button.danger"), chromedp.Click("main form button.danger"), chromedp.WaitVisible(".empty"))
 	p.do(emulation.SetScriptExecutionDisabled(false))
 	p.open("/agents")
-	p.sees("No agent yet")
+	p.sees("No agents yet")
 
 	p.screen(360, 740, "light")
 	p.open("/agents")
 	p.click(".menu summary")
 	p.click(`.menu a[href="/owners"]`)
-	p.sees("Whom keys act for")
+	p.sees("A key acts for its owner")
 }
 
 // wantStatus sends a request with a key and wants a status.
@@ -555,7 +555,7 @@ func TestBrowser_Keys(t *testing.T) {
 	p.focus("#unused")
 	p.press(kb.End) // whoever uses them
 	p.click(`form[action$="/finish"] button`)
-	p.sees("The earlier secrets are ended")
+	p.sees("The previous secrets are no longer valid")
 	wantStatus(t, p.api, made.Key, 401)
 	wantStatus(t, p.api, secret, 200)
 

@@ -326,5 +326,5 @@ func TestVariablePages(t *testing.T) {
 		t.Errorf("got %v", v)
 	}
 	b.sent(b.post("/variables/3/delete"), "/variables?done=deleted")
-	b.says(b.get("/business-context"), 200, "its definition is gone")
+	b.says(b.get("/business-context"), 200, "its variable was deleted")
 }

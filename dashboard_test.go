@@ -553,13 +553,13 @@ func TestRecords_Life(t *testing.T) {
 		deletions string // what the question says
 	}{
 		{"/agents", []string{"name", evil, "role", "inbound agent"}, []string{"phone_number", "12"}, "Number must be an E.164 number", []string{"phone_number", "+4930555001"},
-			"agents", `"phone_number":"+4930555001"`, "calls that it has made stay"},
-		{"/teams", []string{"name", evil, "members", "ann\r\nbob\r\n"}, []string{"name", " "}, "Name is missing", []string{"members", "ann"}, "teams", `"members":["ann"]`, "stays with its owner"},
+			"agents", `"phone_number":"+4930555001"`, "Its calls remain"},
+		{"/teams", []string{"name", evil, "members", "ann\r\nbob\r\n"}, []string{"name", " "}, "Name is missing", []string{"members", "ann"}, "teams", `"members":["ann"]`, "remain with their owners"},
 		{"/owners", []string{"name", evil, "rate", "0.1"}, []string{"rate", "x"}, "Price of a minute must be a number", []string{"balance", "12.5"}, "owners", `"balance":12.5`, ""},
 		{"/do-not-call", []string{"phone_number", "+4930555099", "reason", evil}, []string{"phone_number", "1"}, "Number must be an E.164 number", []string{"reason", evil + " twice"},
 			"do-not-call", "twice", "are allowed again"},
 		{"/contacts", []string{"first_name", evil, "phone.0.number", "+4930555010", "primary", "0"}, []string{"email", "nobody"}, "Mail must be an address", []string{"last_name", "Lind"},
-			"contacts", `"last_name":"Lind"`, "Its calls stay"},
+			"contacts", `"last_name":"Lind"`, "Its calls remain"},
 		{"/webhooks", []string{"name", evil, "url", "https://hooks.example.net/x", "subscribed_events", "call.ended"}, []string{"url", "javascript:alert(1)"}, "Address must be",
 			[]string{"subscribed_events", "key.created"}, "webhooks", `"subscribed_events":["key.created"]`, "Nothing is sent"},
 		{"/calls", []string{"phone_number", "+4930555010", "agent_id", "1", "status", "in-progress", "summary", evil}, []string{"ended_at", "yesterday"}, "Ended must be a date and a time",
@@ -714,7 +714,7 @@ func TestContactPages_Numbers(t *testing.T) {
 	rows[3] = "12"
 	b.says(b.saveForm("/contacts/1", rows...), 400, "must be an E.164 number", `value="12"`)
 	rows[3] = ""
-	b.says(b.saveForm("/contacts/1", rows...), 400, "cannot be taken away")
+	b.says(b.saveForm("/contacts/1", rows...), 400, "must keep every stored number")
 	b.says(b.saveForm("/contacts/1", "custom_context", "[1]"), 400, "Values for prompts must be a JSON object")
 	b.says(b.get("/contacts/1/delete"), 200, "+4930555011 is marked as not to be called")
 }
@@ -745,7 +745,7 @@ func TestContactPages_Import(t *testing.T) {
 		t.Error("a good row is among the bad ones")
 	}
 	b.says(load("", "name\nx\n"), 400, "Unknown column")
-	b.says(load("", " "), 400, "Choose a file")
+	b.says(load("", " "), 400, "Choose a CSV file")
 	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 0.0 {
 		t.Errorf("got %v, want nothing stored", v["count"])
 	}

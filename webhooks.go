@@ -15,16 +15,15 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// The published API does not describe most of the management of webhooks. The
-// service follows these rules of its own (contract 8.7, all [P]):
+// The published API does not describe most of the management of webhooks. The service therefore
+// follows rules of its own:
 //
 //   - name, url and subscribed_events are required, with at least one event.
 //   - Any active key may call the endpoints. To create or change a webhook for
-//     call.* the key needs can_read_calls, and for calendar.* it needs
-//     can_read_calendar. Otherwise a key could have data that it may not read
-//     sent elsewhere.
-//   - A key sees the webhooks of its owner (contract 1.9). They remain when the
-//     key is revoked.
+//     call.* events, the key needs can_read_calls. For calendar.* events it
+//     needs can_read_calendar. Otherwise a key could have data sent elsewhere
+//     that it may not read itself.
+//   - A key sees the webhooks of its owner. They remain when the key is revoked.
 //   - Only the answer to create contains the secret.
 //   - PUT requires all three fields, PATCH none. is_active keeps its value if it
 //     is not sent. Deleting a webhook also deletes its pending deliveries and its
@@ -32,12 +31,12 @@ import (
 //   - The paths of list, update, delete, test and logs follow the style of
 //     create.
 const (
-	maxWebhooks  = 50 // of one owner, since one event may be sent to all of them
-	secretPrefix = "whsec_"
+	maxWebhooks  = 50       // per owner, because one event may be sent to all webhooks of an owner
+	secretPrefix = "whsec_" // start of every secret
 )
 
-// webhookAdmin serves the endpoints with which owners and the operator manage
-// webhooks.
+// webhookAdmin serves the endpoints with which owners and the operator manage webhooks. It is safe
+// for concurrent use.
 type webhookAdmin struct {
 	store   *Store
 	peppers Peppers
@@ -45,15 +44,14 @@ type webhookAdmin struct {
 	sender  *Sender
 }
 
-// NewWebhookAdmin returns the endpoints for the webhooks in store. Signing needs
-// the plaintext of a secret, so secrets are not hashed but encrypted by
-// Peppers.Encrypt. The database file alone does not reveal them.
+// NewWebhookAdmin returns the endpoints for the webhooks in store. Signing needs the plaintext of a
+// secret, so a secret is not hashed but encrypted with Peppers.Encrypt. The database file alone
+// does not reveal it.
 func NewWebhookAdmin(store *Store, peppers Peppers, targets *TargetPolicy, sender *Sender) *webhookAdmin {
 	return &webhookAdmin{store, peppers, targets, sender}
 }
 
-// Routes returns the endpoints for owners. Requests to them count only towards
-// the limit per minute.
+// Routes returns the endpoints for owners. Requests to them count only toward the limit per minute.
 func (h *webhookAdmin) Routes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/webhooks", Handle: h.list},
@@ -66,9 +64,8 @@ func (h *webhookAdmin) Routes() []Route {
 	}
 }
 
-// AdminRoutes returns the endpoints for the operator, who sees all webhooks. A
-// webhook created there without an owner belongs to the operator and receives
-// the events of all owners.
+// AdminRoutes returns the endpoints for the operator, who sees all webhooks. A webhook that the
+// operator creates without naming an owner receives the events of all owners.
 func (h *webhookAdmin) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/webhooks", Handle: h.listAll},
@@ -82,8 +79,8 @@ func (h *webhookAdmin) AdminRoutes() []Route {
 	}
 }
 
-// find returns the webhook named by the path. It returns ErrNotFound if there is
-// no such webhook or the caller's key belongs to another owner.
+// find returns the webhook with the id in the path. It returns ErrNotFound if there is no such
+// webhook, or if the caller's key belongs to another owner.
 func (h *webhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 	id, err := r.NumberParam("id")
 	if err != nil {
@@ -114,7 +111,7 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 		if list, err := webhooks(tx, hook.Owner); err != nil {
 			return err
 		} else if len(list) >= maxWebhooks {
-			return ErrValidation.With("There are %d webhooks, the most that one owner can have. Delete one first.", len(list))
+			return ErrValidation.With("The owner already has %d webhooks, which is the maximum. Delete one first.", len(list))
 		}
 		if hook.ID, err = newWebhookID(tx); err != nil {
 			return err
@@ -136,8 +133,9 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, shown)
 }
 
-// owner returns the id of the owner of a new webhook: the key's owner, or the
-// owner that the operator names in the body. It is 0 if the operator names none.
+// owner returns the id of the owner of a new webhook. If the caller uses a key, that is the key's
+// owner. Otherwise it is the owner named in the body, who is created if necessary, or 0 if the body
+// names none.
 func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	if r.Key != nil {
 		return r.Key.Owner, nil
@@ -150,8 +148,8 @@ func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	return o.ID, err
 }
 
-// fill sets the fields of w from the body and checks them. If whole is true, the
-// body must have all required fields. After an error w must not be stored.
+// fill sets the fields of w from the body and checks them. If whole is true, the body must have all
+// required fields. Do not store w after an error.
 func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, whole bool) error {
 	for _, name := range []string{"name", "url", "subscribed_events"} {
 		if !body.Given(name) && (whole || body.Has(name)) {
@@ -183,8 +181,8 @@ func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, whole bool) erro
 	return maySubscribe(r.Key, w.Events)
 }
 
-// checkEvents returns ErrValidation if w subscribes to no event or to an unknown
-// one. It removes duplicate events from w.
+// checkEvents returns ErrValidation if w subscribes to no event or to an unknown event. It removes
+// duplicate events from w.
 func checkEvents(w *webhook) error {
 	known := EventTypes()
 	if w.Owner == 0 {
@@ -193,21 +191,21 @@ func checkEvents(w *webhook) error {
 	var events []string
 	for _, event := range w.Events {
 		if !slices.Contains(known, event) {
-			return ErrValidation.With("subscribed_events: unknown event %q. Known are %s.", event, strings.Join(known, ", "))
+			return ErrValidation.With("subscribed_events has the unknown event %q. The known events are %s.", event, strings.Join(known, ", "))
 		}
 		if !slices.Contains(events, event) {
 			events = append(events, event)
 		}
 	}
 	if len(events) == 0 {
-		return ErrValidation.With("subscribed_events must hold at least one of %s.", strings.Join(known, ", "))
+		return ErrValidation.With("subscribed_events must contain at least one of %s.", strings.Join(known, ", "))
 	}
 	w.Events = events
 	return nil
 }
 
-// maySubscribe returns ErrPermission if the key may not read the data in one of
-// the events. k is nil for the operator, who may read everything.
+// maySubscribe returns ErrPermission if k lacks the permission to read the data in one of the
+// events. k is nil for the operator, who may read everything.
 func maySubscribe(k *Key, events []string) error {
 	for _, event := range events {
 		needed := ReadCalls
@@ -245,8 +243,7 @@ func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// answer runs change in a write transaction and writes the returned object as
-// the answer.
+// answer runs change in a write transaction and sends the object that change returns as the answer.
 func (h *webhookAdmin) answer(w http.ResponseWriter, r *Request, change func(*Tx) (map[string]any, error)) error {
 	var shown map[string]any
 	err := r.Update(h.store, func(tx *Tx) (err error) {
@@ -269,8 +266,8 @@ func (h *webhookAdmin) remove(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// showWebhook returns a webhook as the API shows it, without its secret. Only the
-// operator's requests also get its owner.
+// showWebhook returns a webhook as the API shows it, without its secret. The owner is included only
+// if the operator made the request.
 func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	q, err := findQueue(tx, w.ID)
 	if err != nil {
@@ -299,8 +296,8 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	return shown, nil
 }
 
-// wall converts a service time to the wall clock and formats it. It returns nil
-// if moment is zero.
+// wall converts a time of the service clock to the wall clock and formats it. It returns nil if
+// moment is zero.
 func wall(r *Request, moment time.Time) *string {
 	if moment.IsZero() {
 		return nil
@@ -363,14 +360,14 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "webhooks", rows))
 }
 
-// read returns the webhook named by the path, as find does. If and is not nil,
-// read calls it with the webhook in the same read transaction.
-func (h *webhookAdmin) read(r *Request, and func(*Tx, webhook) error) (hook webhook, err error) {
+// read returns the webhook with the id in the path, as find does. If then is not nil, read calls it
+// with the webhook in the same read transaction.
+func (h *webhookAdmin) read(r *Request, then func(*Tx, webhook) error) (hook webhook, err error) {
 	err = h.store.View(func(tx *Tx) error {
-		if hook, err = h.find(tx, r); err != nil || and == nil {
+		if hook, err = h.find(tx, r); err != nil || then == nil {
 			return err
 		}
-		return and(tx, hook)
+		return then(tx, hook)
 	})
 	return hook, err
 }
@@ -387,8 +384,8 @@ func (h *webhookAdmin) get(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
-// test sends a sample event to the webhook and answers with the outcome.
-// event_type selects one of the webhook's events; the default is the first.
+// test sends a sample event to the webhook and answers with the outcome. The field event_type
+// selects one of the events that the webhook subscribes to. Without it, the first of them is sent.
 func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(true)
 	if err != nil {
@@ -448,8 +445,7 @@ func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "logs", rows))
 }
 
-// redeliver queues the delivery of a log entry once more, with the same bytes and
-// the same delivery id.
+// redeliver queues the delivery of a log entry again, with the same bytes and the same delivery id.
 func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -460,7 +456,7 @@ func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
 		return body.Err()
 	}
 	if entry == 0 {
-		return ErrMissing.With("log_id is missing. Give the id of an entry of the webhook's log.")
+		return ErrMissing.With("log_id is missing. Send the id of an entry in the webhook's log.")
 	}
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)

@@ -12,17 +12,16 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// WebhookEvent is an event that webhooks report, such as the end of a call.
+// WebhookEvent is an event that is sent to webhooks, such as the end of a call.
 type WebhookEvent struct {
 	Type string // such as "call.ended"
-	// Owner and Team are those of the record that the event is about. They
-	// decide which webhooks receive it. If Operator is true, only the
-	// operator's webhooks receive it, and Owner and Team are 0.
+	// Owner and Team are the ids of the owner and the team of the record that the event is about.
+	// They decide which webhooks receive the event. Team is 0 if the record has no team.
 	Owner, Team uint64
-	Operator    bool
+	Operator    bool // only the operator's webhooks receive the event; Owner and Team are then 0
 	At          time.Time
-	// Body holds the members of the payload other than event_type and
-	// timestamp, such as "call" or "calendar_event". It contains no secret.
+	// Body holds the members of the payload except event_type and timestamp, such as "call" or
+	// "calendar_event". It contains no secret.
 	Body map[string]any
 }
 
@@ -37,7 +36,7 @@ const (
 	limitReached = "limit.reached"
 )
 
-// EventTypes returns the events that any owner may subscribe to (contract 8.1).
+// EventTypes returns the types of events that the webhooks of any owner may subscribe to.
 func EventTypes() []string {
 	return []string{
 		"call.started", "call.ended", "call.failed", "call.transcript", "call.recording", "call.summary",
@@ -45,16 +44,15 @@ func EventTypes() []string {
 	}
 }
 
-// OperatorEventTypes returns the events that the operator's webhooks may
-// subscribe to: EventTypes and those that only the operator receives.
+// OperatorEventTypes returns the types of events that the operator's webhooks may subscribe to.
+// They are EventTypes and the events that only the operator receives.
 func OperatorEventTypes() []string {
 	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached)
 }
 
-// Publish queues an event for each webhook that subscribes to it. It uses the
-// transaction of the change that caused the event, so both are stored or
-// neither. The exact bytes of the payload are fixed here. If there are no
-// webhooks, it costs one look-up.
+// Publish queues e for each webhook that subscribes to it. Call it in the transaction of the change
+// that caused the event, so that both are stored or neither. The bytes of the payload are final
+// from then on. If there are no webhooks, Publish costs one look-up.
 func Publish(tx *Tx, e WebhookEvent) error {
 	if !HasWebhooks(tx) {
 		return nil
@@ -75,13 +73,13 @@ func Publish(tx *Tx, e WebhookEvent) error {
 	return nil
 }
 
-// newDeliveryID returns a random id by which a receiver recognizes a delivery
-// that arrives twice.
+// newDeliveryID returns a random delivery id. A receiver recognizes by it a delivery that arrives
+// twice.
 func newDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
-// subscribers returns the ids of the webhooks that receive e. They belong to the
-// operator, to the event's owner or to members of its team: those who may see
-// the record (contract 1.9).
+// subscribers returns the ids of the active webhooks that receive e. They belong to the operator,
+// to the owner of the record, or to a member of the record's team, because these may see the
+// record.
 func subscribers(tx *Tx, e WebhookEvent) ([]uint64, error) {
 	if e.Operator {
 		return subscriptions(tx, e.Type, 0)
@@ -97,10 +95,10 @@ func subscribers(tx *Tx, e WebhookEvent) ([]uint64, error) {
 	return subscriptions(tx, e.Type, owners...)
 }
 
-// payload returns the bytes that are sent for an event (contract 8.2, 8.3).
+// payload returns the bytes that are sent for an event.
 func payload(e WebhookEvent) ([]byte, error) {
 	at := Seconds(e.At)
-	if strings.HasPrefix(e.Type, "calendar.") { // in milliseconds: contract 1.5
+	if strings.HasPrefix(e.Type, "calendar.") { // calendar events have milliseconds
 		at = Millis(e.At)
 	}
 	body := maps.Clone(e.Body)
@@ -112,8 +110,8 @@ func payload(e WebhookEvent) ([]byte, error) {
 	return bytes.TrimRight(text, "\n"), err
 }
 
-// KeyWebhookEvent returns an event of type kind about a key. It contains fields
-// that the key lists show too, and no secret.
+// KeyWebhookEvent returns an event of the given kind about a key, such as KeyCreated. It contains
+// no secret, only fields that the list of keys shows as well.
 func KeyWebhookEvent(kind string, k *Key, now time.Time) WebhookEvent {
 	return WebhookEvent{Type: kind, Operator: true, At: now, Body: map[string]any{"key": map[string]any{
 		"id": k.ID, "name": k.Name, "hint": k.Hint, "owner": k.OwnerName, "environment": k.Environment, "permissions": k.PermissionNames(),
@@ -121,8 +119,8 @@ func KeyWebhookEvent(kind string, k *Key, now time.Time) WebhookEvent {
 	}}}
 }
 
-// sample returns an event with invented data, to test a receiver. Its payload has
-// the member "test": true.
+// sample returns an event of the given kind with invented data, for testing a receiver. Its payload
+// has the member "test": true.
 func sample(kind string, now time.Time) WebhookEvent {
 	agent := map[string]any{"id": 1, "name": "Sample agent", "assistant_id": "assistant_sample"}
 	body := map[string]any{"test": true}
@@ -149,22 +147,22 @@ func sample(kind string, now time.Time) WebhookEvent {
 	return WebhookEvent{Type: kind, At: now, Body: body}
 }
 
-// webhook is a subscription: the events to send and the URL to send them to.
+// webhook is a subscription: the types of events to send and the URL to send them to.
 type webhook struct {
 	ID        uint64    `json:"id"`
-	Owner     uint64    `json:"owner,omitempty"` // 0: the operator, who receives the events of all owners
+	Owner     uint64    `json:"owner,omitempty"` // 0 means the operator, who receives the events of all owners
 	Name      string    `json:"name"`
 	URL       string    `json:"url"`
 	Events    []string  `json:"events"`
-	Secret    []byte    `json:"secret"` // sealed by Peppers.Encrypt, bound to Bound
+	Secret    []byte    `json:"secret"` // encrypted by Peppers.Encrypt and bound to the id (see Bound)
 	Active    bool      `json:"active"`
-	Reason    string    `json:"reason,omitempty"` // why the service switched it off, else ""
+	Reason    string    `json:"reason,omitempty"` // why the service switched the webhook off; "" if it did not
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// webhookTable has two indexes: "owner" holds all webhooks by owner, "listener"
-// holds the active ones by owner and event.
+// webhookTable has two indexes. "owner" finds all webhooks of an owner. "listener" finds the active
+// webhooks of an owner that subscribe to an event.
 var webhookTable = Table[webhook]{
 	Name: "webhooks", Audit: AuditPolicy{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
 	Indexes: []Index[webhook]{
@@ -180,31 +178,30 @@ var webhookTable = Table[webhook]{
 	},
 }
 
-// WebhookTables returns the table of webhooks, for store checks. For their queues
-// see OutboxTables.
+// WebhookTables returns the table of webhooks, for checks of the store. OutboxTables returns the
+// tables of their queues.
 func WebhookTables() []Checked { return []Checked{webhookTable} }
 
-// subscriptionKey returns the "listener" entry of an owner and an event. It ends
-// in a byte that no event contains, so that "call" does not match "call.ended".
+// subscriptionKey returns the entry in the index "listener" for an owner and an event. It ends in a
+// zero byte, so that a search for "call" does not find "call.ended".
 func subscriptionKey(owner uint64, event string) []byte {
 	return append(append(IDKey(owner), event...), 0)
 }
 
-// Bound returns the context that the encrypted secret is bound to. A secret that
-// is copied to another webhook cannot be decrypted.
+// Bound returns the bytes that the encrypted secret is bound to. If the secret is copied to another
+// webhook, it cannot be decrypted.
 func (w webhook) Bound() []byte { return IDKey(w.ID) }
 
-// newWebhookID returns the id for a new webhook. Ids of deleted webhooks are not
-// used again.
+// newWebhookID returns the id for a new webhook. The id of a deleted webhook is not used again.
 func newWebhookID(tx *Tx) (uint64, error) { return webhookTable.NextID(tx) }
 
-// findWebhook returns the webhook with this id, of any owner. It returns
-// ErrNotFound if there is none.
+// findWebhook returns the webhook with this id, of any owner. It returns ErrNotFound if there is no
+// such webhook.
 func findWebhook(tx *Tx, id uint64) (webhook, error) { return webhookTable.Get(tx, IDKey(id)) }
 
-// saveWebhook stores a webhook, new or changed. A webhook that is not active
-// receives no new events; its pending deliveries wait. They are due at once if
-// the URL changed or the webhook became active again.
+// saveWebhook stores a new or changed webhook. An inactive webhook receives no new events, and its
+// pending deliveries wait. If the URL changed or the webhook became active again, the first pending
+// delivery is due immediately.
 func saveWebhook(tx *Tx, w webhook) error {
 	old, err := findWebhook(tx, w.ID)
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -214,9 +211,8 @@ func saveWebhook(tx *Tx, w webhook) error {
 	return errors.Join(webhookTable.Put(tx, w), switchQueue(tx, w.ID, w.Active, afresh))
 }
 
-// removeWebhook deletes a webhook with its log and its pending deliveries. It
-// returns ErrNotFound if there is no such webhook. SweepOutbox later removes the
-// log and the deliveries from the store.
+// removeWebhook deletes a webhook. It returns ErrNotFound if there is no such webhook. Its log and
+// its pending deliveries remain in the store until SweepOutbox removes them.
 func removeWebhook(tx *Tx, id uint64) error {
 	if err := webhookTable.Delete(tx, IDKey(id)); err != nil {
 		return err
@@ -224,8 +220,7 @@ func removeWebhook(tx *Tx, id uint64) error {
 	return dropQueue(tx, id)
 }
 
-// webhooks returns the webhooks of an owner, oldest first. Owner 0 is the
-// operator.
+// webhooks returns the webhooks of an owner, oldest first. Owner 0 is the operator.
 func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
 	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), false) {
 		if len(rest) > 0 {
@@ -254,8 +249,8 @@ func eachWebhook(tx *Tx, visit func(webhook) error) error {
 	return nil
 }
 
-// subscriptions returns the ids of the active webhooks that belong to one of
-// owners and subscribe to event. Owner 0 is the operator.
+// subscriptions returns the ids of the active webhooks that subscribe to event and belong to any of
+// the given owners. Owner 0 is the operator.
 func subscriptions(tx *Tx, event string, owners ...uint64) (ids []uint64, err error) {
 	for i, owner := range owners {
 		if slices.Contains(owners[:i], owner) {
@@ -270,9 +265,9 @@ func subscriptions(tx *Tx, event string, owners ...uint64) (ids []uint64, err er
 	return ids, nil
 }
 
-// HasWebhooks reports whether there is any webhook, active or not. It costs one
-// look-up.
+// HasWebhooks reports whether there is any webhook, active or not. It costs one look-up. It returns
+// true if the number of webhooks cannot be read.
 func HasWebhooks(tx *Tx) bool {
 	n, err := webhookTable.Count(tx)
-	return err != nil || n > 0 // if the count is damaged, events must not be lost
+	return err != nil || n > 0 // true after an error, so that no event is lost
 }

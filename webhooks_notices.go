@@ -7,29 +7,28 @@ import (
 )
 
 const (
-	// reachedAgain is the least time between two events for the same key and
+	// reachedAgain is the shortest time between two limit.reached events for the same key and
 	// limit.
 	reachedAgain = time.Hour
-	// maxReached is the greatest number of entries in OperatorEvents.seen.
+	// maxReached is the maximum number of entries in OperatorEvents.seen.
 	maxReached = 100_000
-	// noticesAtOnce is how many events are stored in one transaction.
+	// noticesAtOnce is the maximum number of events stored in one transaction.
 	noticesAtOnce = 500
 )
 
-// OperatorEvents publishes the operator's events that no change in the store
-// causes: keys that are about to expire, and limits that were reached. It is safe
-// for concurrent use.
+// OperatorEvents publishes the operator's events that no change in the store causes: a key is about
+// to expire, or a limit was reached. It is safe for concurrent use.
 type OperatorEvents struct {
-	store   *Store
-	keyring *Keyring
-	ahead   time.Duration
+	store    *Store
+	keyring  *Keyring
+	leadTime time.Duration // how long before its expiry a key is reported
 
 	mu    sync.Mutex
-	seen  map[reachedLimit]time.Time // service time
-	fresh []reachedNow               // reached since the last Flush
+	seen  map[reachedLimit]time.Time // when each limit was last reached, on the service clock
+	fresh []reachedNow               // limits reached since the last Flush
 }
 
-// reachedLimit names a limit of a key.
+// reachedLimit identifies a limit of a key by the id of the key and the name of the limit.
 type reachedLimit struct{ key, limit string }
 
 // reachedNow is a limit that was reached since the last Flush.
@@ -37,16 +36,16 @@ type reachedNow struct {
 	reachedLimit
 	holder  *Key
 	size    Limit
-	at      time.Time // wall clock
-	service time.Time
+	at      time.Time // on the wall clock
+	service time.Time // the same moment on the service clock
 }
 
-// reachedRecord records a published limit.reached event in the store. It prevents
-// a second event for the same key and limit after a restart.
+// reachedRecord is the stored record of a published limit.reached event. It prevents a second event
+// within the hour after a restart.
 type reachedRecord struct {
 	Key   string    `json:"key"`
 	Limit string    `json:"limit"`
-	At    time.Time `json:"at"` // service time
+	At    time.Time `json:"at"` // on the service clock
 }
 
 var reachedTable = Table[reachedRecord]{
@@ -57,21 +56,21 @@ var reachedTable = Table[reachedRecord]{
 	},
 }
 
-// NoticeTables returns the table of reached limits, for store checks.
+// NoticeTables returns the table of published limit.reached events, for checks of the store.
 func NoticeTables() []Checked { return []Checked{reachedTable} }
 
-// NewOperatorEvents returns an OperatorEvents that publishes key.expiring for keys
-// that expire within ahead.
-func NewOperatorEvents(store *Store, keyring *Keyring, ahead time.Duration) *OperatorEvents {
-	return &OperatorEvents{store: store, keyring: keyring, ahead: ahead, seen: map[reachedLimit]time.Time{}}
+// NewOperatorEvents returns an OperatorEvents. It publishes key.expiring when the time left to a
+// key's expiry is at most leadTime.
+func NewOperatorEvents(store *Store, keyring *Keyring, leadTime time.Duration) *OperatorEvents {
+	return &OperatorEvents{store: store, keyring: keyring, leadTime: leadTime, seen: map[reachedLimit]time.Time{}}
 }
 
-// Reached records that a request with key k was refused by one of limits. now is
-// the wall clock, moment the service time. It does not read or write the store;
-// Flush publishes the event.
+// Reached records that one of limits refused a request with key k. now is the time on the wall
+// clock, moment the same time on the service clock. Reached does not use the store; Flush publishes
+// the event later.
 func (n *OperatorEvents) Reached(k *Key, limits []LimitStatus, now, moment time.Time) {
-	// The list has a daily limit only if the limits per minute admitted the
-	// request. Then a short limit with a wait is not the one that refused it.
+	// Limits with a window under an hour are checked first. The list has a longer limit only
+	// if they all admitted the request, so the longer limit refused it.
 	daily := slices.ContainsFunc(limits, func(s LimitStatus) bool { return !s.Limit.Short() })
 	for _, s := range limits {
 		if s.Wait == 0 || daily && s.Limit.Short() {
@@ -90,10 +89,9 @@ func (n *OperatorEvents) Reached(k *Key, limits []LimitStatus, now, moment time.
 	}
 }
 
-// Flush publishes limit.reached for the limits that Reached has recorded since
-// the last Flush. Each key and limit has at most one event in an hour, even after
-// a restart. After an error, the next refusal records the limit again. Call Flush
-// about once a second.
+// Flush publishes limit.reached for the limits that Reached has recorded since the last Flush. Each
+// limit of a key has at most one event in an hour, even after a restart. After an error, the next
+// refusal records the limit again. Call Flush about once a second.
 func (n *OperatorEvents) Flush() error {
 	n.mu.Lock()
 	fresh := n.fresh
@@ -120,8 +118,8 @@ func (n *OperatorEvents) wanted(event string) (yes bool, err error) {
 	return yes, err
 }
 
-// forget deletes fresh from seen unless its events were published (told). The
-// next refusal then counts as new, so a webhook created meanwhile receives it. If
+// forget deletes the limits in fresh from seen, unless their events were published (told). The next
+// refusal then records them again, so a webhook created in the meantime receives their events. If
 // seen is full, forget also deletes the entries older than reachedAgain.
 func (n *OperatorEvents) forget(fresh []reachedNow, told bool) {
 	n.mu.Lock()
@@ -164,7 +162,7 @@ func (n *OperatorEvents) raise(fresh []reachedNow) error {
 func (n *OperatorEvents) raiseOne(tx *Tx, r reachedNow) error {
 	record := reachedRecord{Key: r.key, Limit: r.limit, At: r.service}
 	if old, err := reachedTable.Get(tx, reachedTable.Key(record)); err == nil && r.service.Sub(old.At) < reachedAgain {
-		tx.After(func() { // an earlier run published it: the hour counts from then
+		tx.After(func() { // an event from before a restart starts the hour
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.seen[r.reachedLimit] = old.At
@@ -179,8 +177,8 @@ func (n *OperatorEvents) raiseOne(tx *Tx, r reachedNow) error {
 	return reachedTable.Put(tx, record)
 }
 
-// dropReached deletes records older than before, a service time: the oldest first
-// and at most noticesAtOnce.
+// dropReached deletes the records older than before, a time on the service clock. It deletes at
+// most noticesAtOnce records, oldest first.
 func dropReached(tx *Tx, before time.Time) error {
 	var old [][]byte
 	for entry, key := range reachedTable.Find(tx, "at", nil, false) {
@@ -197,15 +195,15 @@ func dropReached(tx *Tx, before time.Time) error {
 	return nil
 }
 
-// Expiring publishes key.expiring for the keys that expire soon, once for each
-// expiry time of a key. It reads only these keys. If no webhook subscribes, it
-// marks no key, so that a webhook created later still receives the events. Call
-// it about once a minute.
+// Expiring publishes key.expiring for the keys that expire soon, once for each expiry time of a
+// key. It reads only these keys. If no webhook subscribes to the event, it marks no key as
+// reported, so a webhook created later still receives the events. now is the wall clock. Call
+// Expiring about once a minute.
 func (n *OperatorEvents) Expiring(now time.Time) error {
 	wanted, err := n.wanted(keyExpiring)
 	for more := wanted; more && err == nil; {
 		err = n.store.Update(func(tx *Tx) error {
-			keys, err := n.keyring.Expiring(tx, now.Add(n.ahead), noticesAtOnce)
+			keys, err := n.keyring.Expiring(tx, now.Add(n.leadTime), noticesAtOnce)
 			more = len(keys) == noticesAtOnce
 			for _, key := range keys {
 				if err == nil {
@@ -221,7 +219,7 @@ func (n *OperatorEvents) Expiring(now time.Time) error {
 func (n *OperatorEvents) expiring(tx *Tx, key *Key, now time.Time) error {
 	key.ExpiryNoticed = key.ExpiresAt
 	if err := n.keyring.Save(tx, key); err != nil || !now.Before(key.ExpiresAt) {
-		return err // for a key that has already expired there is no event
+		return err // a key that has already expired causes no event
 	}
 	return Publish(tx, KeyWebhookEvent(keyExpiring, key, now))
 }

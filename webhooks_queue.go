@@ -8,82 +8,82 @@ import (
 	"time"
 )
 
-// These limits bound the outbox, so that a receiver that is down for long cannot
-// fill the disk. It loses the oldest deliveries instead.
+// The outbox is bounded, so that a receiver that is down for long cannot fill the disk. Such a
+// receiver loses the oldest deliveries instead.
 const (
 	maxWaiting  = 10_000              // pending deliveries of one webhook
 	maxAttempts = 1_000               // entries in the log of one webhook
-	keepLog     = 30 * 24 * time.Hour // age at which log entries are deleted
-	maxReplay   = 64 << 10            // bytes; a longer body is not kept in the log and cannot be sent again
+	keepLog     = 30 * 24 * time.Hour // a log entry is deleted at this age
+	maxReplay   = 64 << 10            // in bytes; a longer body is not kept in the log, so it cannot be sent again
 )
 
-// schedule returns the delays between the six attempts (contract 8.5).
+// schedule returns the delays between the attempts at a delivery. There is one attempt more than
+// there are delays.
 func schedule() []time.Duration {
 	return []time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 6 * time.Hour}
 }
 
-// A webhook is switched off if all attempts have failed for deadAfter and there
-// were at least deadAttempts of them.
+// A webhook is switched off when every attempt since deadAfter has failed and there were at least
+// deadAttempts attempts.
 const (
 	deadAfter    = 5 * 24 * time.Hour
 	deadAttempts = 10
 )
 
-// delivery is one event that is to be sent to one webhook. Each attempt sends the
-// same bytes.
+// delivery is an event that is to be sent to a webhook. Each attempt at it sends the same bytes.
 type delivery struct {
 	Webhook uint64    `json:"webhook"`
-	Number  uint64    `json:"number"` // its place in the webhook's queue
-	ID      string    `json:"id"`     // sent as X-Klen-Delivery
+	Number  uint64    `json:"number"` // position in the webhook's queue, counted from 1
+	ID      string    `json:"id"`     // sent in the header field X-Klen-Delivery
 	Event   string    `json:"event"`
 	Body    []byte    `json:"body"`
 	At      time.Time `json:"at"`
 }
 
-// queue is the state of a webhook's queue and of its log. The deliveries with the
-// numbers from Next-Waiting to Next-1 are pending. The first of them is tried
-// until it arrives or its last attempt fails, and only then the next.
+// queue is the state of a webhook's queue and log. The pending deliveries have the numbers from
+// Next-Waiting to Next-1. The first of them is tried until it arrives or its last attempt fails.
+// Only then is the next one tried.
 type queue struct {
 	Webhook uint64 `json:"webhook"`
-	Next    uint64 `json:"next"`
-	Waiting int    `json:"waiting"`
-	Tries   int    `json:"tries,omitempty"` // attempts made at the first pending delivery
+	Next    uint64 `json:"next"`            // number of the next delivery to be added
+	Waiting int    `json:"waiting"`         // number of pending deliveries
+	Tries   int    `json:"tries,omitempty"` // attempts at the first pending delivery so far
 
-	// Due and Failing are service times. The wall clock may step, and a step
-	// must not make a retry early.
-	Due     time.Time `json:"due,omitzero"`      // no attempt before this; zero: at once
-	Failing time.Time `json:"failing,omitzero"`  // first failure since the last success; zero: none
-	Failed  int       `json:"failed,omitempty"`  // failures since the last success
-	Slow    bool      `json:"slow,omitempty"`    // the last attempt failed or took over a second, or there was none
+	// Due and Failing are times on the service clock, which never steps. A step of the wall clock
+	// could make a retry too early.
+	Due     time.Time `json:"due,omitzero"`      // earliest time of the next attempt; zero means now
+	Failing time.Time `json:"failing,omitzero"`  // time of the first failure since the last success; zero if none
+	Failed  int       `json:"failed,omitempty"`  // number of failures since the last success
+	Slow    bool      `json:"slow,omitempty"`    // the last attempt failed or took over a second, or no attempt was made yet
 	Stopped bool      `json:"stopped,omitempty"` // the webhook is not active
-	Gone    bool      `json:"gone,omitempty"`    // the webhook is deleted; SweepOutbox removes the rest
+	Gone    bool      `json:"gone,omitempty"`    // the webhook was deleted; SweepOutbox will remove the queue
 
-	FirstLog uint64  `json:"first_log"` // the log has the numbers from FirstLog to NextLog-1
+	FirstLog uint64  `json:"first_log"` // log entries have the numbers from FirstLog to NextLog-1
 	NextLog  uint64  `json:"next_log"`
-	Last     Attempt `json:"last,omitzero"` // the newest entry, without its body
+	Last     Attempt `json:"last,omitzero"` // the newest log entry, without its body
 }
 
-// Attempt is an entry of a webhook's log: one attempt at one delivery.
+// Attempt is an entry in a webhook's log: one attempt at a delivery, or a delivery that was dropped
+// unsent.
 type Attempt struct {
 	Webhook  uint64        `json:"webhook"`
 	Number   uint64        `json:"number"`
 	Delivery string        `json:"delivery"` // delivery.ID
 	Event    string        `json:"event"`
-	Attempt  int           `json:"attempt"`          // from 1; 0 for a delivery that was dropped
-	Status   int           `json:"status,omitempty"` // HTTP status; 0: no answer
-	Error    string        `json:"error,omitempty"`
+	Attempt  int           `json:"attempt"`          // counted from 1; 0 if the delivery was dropped unsent
+	Status   int           `json:"status,omitempty"` // HTTP status; 0 if there was no answer
+	Error    string        `json:"error,omitempty"`  // why there was no answer, or ""
 	Took     time.Duration `json:"took,omitempty"`
-	At       time.Time     `json:"at"`
-	// Body is kept only with the last attempt at a queued delivery, so that it
-	// can be sent again. It is nil if it was longer than maxReplay.
+	At       time.Time     `json:"at"` // start of the attempt, on the wall clock
+	// Body is the payload, kept so that it can be sent again. It is kept only with the attempt
+	// after which the delivery left the queue, and only up to maxReplay bytes. Otherwise it is nil.
 	Body []byte `json:"body,omitempty"`
 }
 
-// Success reports whether the receiver accepted the delivery: it answered with a
-// 2xx status (contract 8.5).
+// Success reports whether the receiver accepted the delivery. It accepts it with a 2xx status.
 func (a Attempt) Success() bool { return a.Status/100 == 2 && a.Error == "" }
 
-// Outcome returns the error, or a phrase with the status of the answer.
+// Outcome returns Error if it is set, and otherwise a phrase with the HTTP status.
 func (a Attempt) Outcome() string {
 	if a.Error != "" {
 		return a.Error
@@ -107,11 +107,11 @@ var (
 	}
 )
 
-// OutboxTables returns the tables of the outbox, for store checks.
+// OutboxTables returns the tables of the outbox, for checks of the store.
 func OutboxTables() []Checked { return []Checked{deliveryTable, attemptTable, queueTable} }
 
-// dueEntries returns the "due" entry of a queue, which sorts by Due. It returns
-// nil if the queue has nothing to send or must not send.
+// dueEntries returns the entry of a queue in the index "due", which sorts by Due. It returns nil if
+// the queue is empty or must not be sent.
 func dueEntries(q queue) [][]byte {
 	if q.Waiting == 0 || q.Stopped || q.Gone {
 		return nil
@@ -122,12 +122,12 @@ func dueEntries(q queue) [][]byte {
 	return [][]byte{IDKey(uint64(q.Due.UnixNano()))}
 }
 
-// outboxChanged returns a channel that receives a token when a delivery is stored
-// or removed. It holds at most one token, and all callers share it.
+// outboxChanged returns a channel that receives a token when a delivery is stored or removed. The
+// channel holds at most one token. Every call returns the same channel.
 func outboxChanged(s *Store) <-chan struct{} { return s.Watch(outboxName) }
 
-// findQueue returns the queue of a webhook, or a new empty one if none is stored.
-// A new queue counts as slow (see queue.Slow).
+// findQueue returns the queue of a webhook, or a new empty queue if none is stored. A new queue
+// counts as slow (see queue.Slow).
 func findQueue(tx *Tx, webhook uint64) (queue, error) {
 	q, err := queueTable.Get(tx, IDKey(webhook))
 	if errors.Is(err, ErrNotFound) {
@@ -140,9 +140,8 @@ func findQueue(tx *Tx, webhook uint64) (queue, error) {
 // pending.
 func (q queue) first() uint64 { return q.Next - uint64(q.Waiting) }
 
-// dueQueues calls visit with each queue that is due at moment, a service time.
-// The queue that has been due longest comes first. It stops when visit returns
-// false.
+// dueQueues calls visit with each queue that is due at moment, a time on the service clock. It
+// starts with the queue that has been due longest. It stops when visit returns false.
 func dueQueues(tx *Tx, moment time.Time, visit func(queue) (more bool)) error {
 	for entry, key := range queueTable.Find(tx, "due", nil, false) {
 		if len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(moment.UnixNano()) {
@@ -159,8 +158,8 @@ func dueQueues(tx *Tx, moment time.Time, visit func(queue) (more bool)) error {
 	return nil
 }
 
-// nextDelivery returns the delivery that may be sent to a webhook at moment, a
-// service time. It returns ErrNotFound if none may be sent then.
+// nextDelivery returns the delivery that may be sent to a webhook at moment, a time on the service
+// clock. It returns ErrNotFound if no delivery may be sent then.
 func nextDelivery(tx *Tx, webhook uint64, moment time.Time) (delivery, error) {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -172,8 +171,8 @@ func nextDelivery(tx *Tx, webhook uint64, moment time.Time) (delivery, error) {
 	return deliveryTable.Get(tx, pairKey(webhook, q.first()))
 }
 
-// push appends a delivery to its webhook's queue. If the queue is full, push
-// drops the oldest delivery and records that in the log.
+// push appends d to the queue of its webhook. If the queue is full, push drops the oldest delivery
+// and adds a log entry about it.
 func push(tx *Tx, d delivery) error {
 	q, err := findQueue(tx, d.Webhook)
 	if err != nil {
@@ -187,7 +186,7 @@ func push(tx *Tx, d delivery) error {
 		if err := q.leave(tx); err != nil {
 			return err
 		}
-		entry := Attempt{Delivery: old.ID, Event: old.Event, At: d.At, Error: fmt.Sprintf("dropped unsent: more than %d deliveries wait", maxWaiting)}
+		entry := Attempt{Delivery: old.ID, Event: old.Event, At: d.At, Error: fmt.Sprintf("dropped unsent: more than %d deliveries are pending", maxWaiting)}
 		if err := q.log(tx, entry); err != nil {
 			return err
 		}
@@ -201,7 +200,7 @@ func push(tx *Tx, d delivery) error {
 	return queueTable.Put(tx, q)
 }
 
-// leave removes the first delivery from the queue. The caller stores q.
+// leave removes the first pending delivery. The caller stores q.
 func (q *queue) leave(tx *Tx) error {
 	if err := deliveryTable.Delete(tx, pairKey(q.Webhook, q.first())); err != nil {
 		return err
@@ -211,8 +210,8 @@ func (q *queue) leave(tx *Tx) error {
 	return nil
 }
 
-// log appends an entry to the log. If the log is full, it deletes the oldest
-// entry. The caller stores q.
+// log appends an entry to the log. If the log is full, it deletes the oldest entry. The caller
+// stores q.
 func (q *queue) log(tx *Tx, a Attempt) error {
 	a.Webhook, a.Number = q.Webhook, q.NextLog
 	if len(a.Body) > maxReplay {
@@ -231,12 +230,12 @@ func (q *queue) log(tx *Tx, a Attempt) error {
 	return err
 }
 
-// Settle stores the outcome of attempt a at delivery d and adds it to the log.
-// moment is the service time after the attempt. After a success or the last
-// attempt the delivery leaves the queue; otherwise it waits for the next attempt.
-// dead is "", or the reason in a sentence if the caller should switch the webhook
-// off. If the webhook has been deleted, Settle stores nothing.
-func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (dead string, err error) {
+// Settle stores the outcome of attempt a at delivery d and adds it to the log. moment is the time
+// after the attempt, on the service clock. After a success or the last attempt, the delivery leaves
+// the queue. Otherwise it waits for the next attempt. If the caller should now switch the webhook
+// off, reason is the reason as a sentence; otherwise reason is "". If the webhook has been deleted,
+// Settle stores nothing.
+func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (reason string, err error) {
 	q, err := queueTable.Get(tx, IDKey(d.Webhook))
 	if err != nil || q.Gone {
 		if errors.Is(err, ErrNotFound) {
@@ -254,13 +253,13 @@ func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (dead string, err e
 	default:
 		q.Failed++
 	}
-	if q.Waiting > 0 && q.first() == d.Number { // else it has been dropped since
+	if q.Waiting > 0 && q.first() == d.Number { // otherwise the delivery was dropped during the attempt
 		q.Tries++
-		q.Due = moment // after a success too: queues that have waited longer come first
+		q.Due = moment // also after a success, so that queues that have waited longer are sent first
 		last := q.Tries > len(schedule())
 		if !last && !a.Success() {
 			wait := schedule()[q.Tries-1]
-			q.Due = moment.Add(wait + rand.N(wait/20)) // never early; the random part spreads failures of the same moment
+			q.Due = moment.Add(wait + rand.N(wait/20)) // the random part spreads retries after simultaneous failures
 		} else {
 			a.Body = d.Body
 			err = q.leave(tx)
@@ -270,13 +269,12 @@ func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (dead string, err e
 		return "", err
 	}
 	if q.Failed >= deadAttempts && moment.Sub(q.Failing) >= deadAfter {
-		dead = fmt.Sprintf("Switched off after %d days in which every delivery failed, the last because: %s.", deadAfter/(24*time.Hour), a.Outcome())
+		reason = fmt.Sprintf("Switched off because every delivery failed for %d days. The last error was: %s.", deadAfter/(24*time.Hour), a.Outcome())
 	}
-	return dead, queueTable.Put(tx, q)
+	return reason, queueTable.Put(tx, q)
 }
 
-// addAttempt adds an attempt to the log that did not come from the queue, such as
-// a test.
+// addAttempt adds an attempt outside the queue, such as a test, to the log of a webhook.
 func addAttempt(tx *Tx, webhook uint64, a Attempt) error {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -288,9 +286,9 @@ func addAttempt(tx *Tx, webhook uint64, a Attempt) error {
 	return queueTable.Put(tx, q)
 }
 
-// attempts returns a part of a webhook's log, newest first, and the number of
-// entries in the whole log. page gets that number and returns a half-open range
-// of indexes.
+// attempts returns a part of a webhook's log, newest first, and the number of entries in the whole
+// log. It calls page with that number. page returns the part as a half-open range of indexes, in
+// which index 0 is the newest entry.
 func attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list []Attempt, count int, err error) {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -308,9 +306,8 @@ func attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list
 	return list, count, nil
 }
 
-// OutboxBacklog returns the number of pending deliveries and the wall-clock time
-// of the oldest, which is zero if there are none. Deliveries of webhooks that are
-// switched off count too.
+// OutboxBacklog returns the number of pending deliveries and the wall-clock time of the oldest one.
+// The time is zero if there is none. Deliveries to inactive webhooks count too.
 func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 	for q, err := range queueTable.All(tx, false) {
 		if err != nil {
@@ -331,26 +328,26 @@ func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 	return waiting, oldest, nil
 }
 
-// repeat queues the delivery of a log entry again, with the same id and bytes. It
-// returns ErrNotFound if there is no such entry and ErrConflict if the entry has
-// no body (see Attempt).
+// repeat queues the delivery of a log entry again, with the same id and bytes. entry is the number
+// of the log entry. repeat returns ErrNotFound if there is no such entry, and ErrConflict if the
+// entry has no body (see Attempt).
 func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
 	a, err := attemptTable.Get(tx, pairKey(webhook, entry))
 	if errors.Is(err, ErrNotFound) {
-		return delivery{}, ErrNotFound.With("No entry %d in the log of this webhook.", entry)
+		return delivery{}, ErrNotFound.With("The log of this webhook has no entry %d.", entry)
 	}
 	if err != nil {
 		return delivery{}, err
 	}
 	if a.Body == nil {
-		return delivery{}, ErrConflict.With("The body of this delivery is not in this entry: it was not the last attempt, or the body was larger than %d bytes.", maxReplay)
+		return delivery{}, ErrConflict.With("This entry cannot be sent again. It is not the last attempt at its delivery, or the body is larger than %d bytes.", maxReplay)
 	}
 	d := delivery{Webhook: webhook, ID: a.Delivery, Event: a.Event, Body: a.Body, At: now}
 	return d, push(tx, d)
 }
 
-// switchQueue starts a queue if on is true, else stops it. With afresh, earlier
-// attempts no longer count, so that the first pending delivery is due at once.
+// switchQueue starts a queue if on is true, else stops it. With afresh, earlier attempts no longer
+// count, so that the first pending delivery is due at once.
 func switchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -363,8 +360,8 @@ func switchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
 	return queueTable.Put(tx, q)
 }
 
-// dropQueue marks the queue of a deleted webhook. It may hold many records, so it
-// leaves their removal to SweepOutbox.
+// dropQueue marks the queue of a webhook as deleted. The queue may have many records, so
+// SweepOutbox removes them later.
 func dropQueue(tx *Tx, webhook uint64) error {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
@@ -374,9 +371,9 @@ func dropQueue(tx *Tx, webhook uint64) error {
 	return queueTable.Put(tx, q)
 }
 
-// SweepOutbox deletes log entries older than keepLog, and all records of deleted
-// webhooks. now is the wall clock. It deletes at most 500 records in each
-// transaction, so that other writes do not wait long.
+// SweepOutbox deletes the log entries older than keepLog and all records of deleted webhooks. now
+// is the wall clock. It deletes at most 500 records in a transaction, so that other writes need not
+// wait long.
 func SweepOutbox(s *Store, now time.Time) error {
 	var work []uint64
 	err := s.View(func(tx *Tx) error {
@@ -404,7 +401,7 @@ func SweepOutbox(s *Store, now time.Time) error {
 	return err
 }
 
-// old reports whether SweepOutbox should delete the oldest entry of the log.
+// old reports whether the oldest log entry is to be deleted. It is false if the log is empty.
 func (q queue) old(tx *Tx, now time.Time) (bool, error) {
 	if q.FirstLog == q.NextLog {
 		return false, nil
@@ -413,8 +410,8 @@ func (q queue) old(tx *Tx, now time.Time) (bool, error) {
 	return q.Gone || now.Sub(a.At) > keepLog, err
 }
 
-// sweepQueue deletes up to 500 records of one queue. more reports whether there
-// may be others to delete.
+// sweepQueue deletes up to 500 records of one queue. It returns true if there may be more records
+// to delete.
 func sweepQueue(tx *Tx, webhook uint64, now time.Time) (more bool, err error) {
 	q, err := findQueue(tx, webhook)
 	if err != nil {

@@ -27,58 +27,56 @@ import (
 )
 
 const (
-	// maxSending is the greatest number of webhooks that are sent to at the
-	// same time. Slow ones (see queue.Slow) get at most half of it, so that
-	// they cannot keep the others from being sent to.
+	// maxSending is the maximum number of webhooks that are sent to at the same time. Slow webhooks
+	// (see queue.Slow) get at most half of it, so that they cannot hold up the others.
 	maxSending = 64
-	// inARow is how many deliveries one webhook gets before others have a turn.
+	// inARow is the maximum number of deliveries that are sent to a webhook before the other
+	// webhooks have a turn.
 	inARow = 20
-	// sendGrace is how long Close waits for the current attempts.
+	// sendGrace is how long Close waits for attempts that have begun.
 	sendGrace = 5 * time.Second
 )
 
-// secretPurpose is the purpose that Peppers.Encrypt gets for webhook secrets.
+// secretPurpose is the purpose that Peppers.Encrypt and Peppers.Decrypt bind webhook secrets to.
 const secretPurpose = "webhook secret"
 
-// SenderOptions are the parts and settings of a Sender.
+// SenderOptions holds what a Sender needs.
 type SenderOptions struct {
 	Store   *Store
 	Clock   *clock.Clock
-	Peppers Peppers // decrypts the secrets
+	Peppers Peppers // decrypts the secrets of the webhooks
 	Targets *TargetPolicy
 	Log     *slog.Logger
 
-	Timeout time.Duration // for a whole attempt
+	Timeout time.Duration // maximum duration of an attempt
 	Header  string        // name of the signature header
-	Scheme  string        // "hex" or "sha256=hex"
+	Scheme  string        // form of the signature: "hex" or "sha256=hex" (see sign)
 
-	// Watch is called after every attempt, tests included, unless it is nil. It
-	// must be quick and safe for concurrent use.
+	// Watch is called after every attempt, including tests. It may be nil. It must return quickly
+	// and be safe for concurrent use.
 	Watch func(Attempt)
 }
 
-// Sender sends the pending deliveries of the outbox: one after the other to the
-// same webhook, in parallel to different webhooks. A delivery may arrive more
-// than once: it is sent again if the answer was lost or the outcome could not be
-// stored. A Sender is safe for concurrent use.
+// Sender sends the pending deliveries of the outbox: to each webhook one at a time, to different
+// webhooks in parallel. A delivery may arrive more than once. It is sent again if the answer was
+// lost or the outcome could not be stored. A Sender is safe for concurrent use.
 type Sender struct {
 	o      SenderOptions
 	client *http.Client
 
-	ctx    context.Context // of the attempts
+	ctx    context.Context // context of all attempts from the queue
 	cancel context.CancelFunc
-	wake   chan struct{} // holds one token while something may be due
+	wake   chan struct{} // holds a token if a delivery may be due
 	stop   chan struct{} // closed by Close
 	ended  sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
-	busy   map[uint64]bool // webhook being sent to -> counts as slow
+	busy   map[uint64]bool // webhooks being sent to; true for slow ones
 	freed  *sync.Cond      // signaled when a webhook leaves busy
 }
 
-// NewSender returns a Sender. It sends nothing from the outbox until Start is
-// called.
+// NewSender returns a Sender. It sends nothing from the outbox before Start is called.
 func NewSender(o SenderOptions) *Sender {
 	s := &Sender{o: o, client: o.Targets.Client(), wake: make(chan struct{}, 1), stop: make(chan struct{}), busy: map[uint64]bool{}}
 	s.freed = sync.NewCond(&s.mu)
@@ -86,8 +84,8 @@ func NewSender(o SenderOptions) *Sender {
 	return s
 }
 
-// Start begins to send in the background, including deliveries that an earlier
-// run left. Call it once.
+// Start begins to send the outbox in the background, including the deliveries from before a
+// restart. Call it once.
 func (s *Sender) Start() {
 	changed := outboxChanged(s.o.Store)
 	s.Wake()
@@ -100,14 +98,14 @@ func (s *Sender) Start() {
 			case <-changed:
 			}
 			if _, err := s.scan(); err != nil && s.o.Store.Err() == nil {
-				s.o.Log.Error("read the outbox", "error", err)
+				s.o.Log.Error("outbox not read", "error", err)
 			}
 		}
 	})
 }
 
-// Wake makes the Sender look for due deliveries; it does not wait. Call it about
-// once a second: retries are late by up to the time between two calls.
+// Wake makes the Sender look for due deliveries. It returns immediately. Call it about once a
+// second; a retry may be late by the time between two calls.
 func (s *Sender) Wake() {
 	select {
 	case s.wake <- struct{}{}:
@@ -115,8 +113,8 @@ func (s *Sender) Wake() {
 	}
 }
 
-// Close stops the Sender. It waits up to sendGrace for the current deliveries and
-// then cancels the rest, which the next run sends again. It may be called twice.
+// Close stops the Sender. It waits up to sendGrace for attempts that have begun and then cancels
+// them. Canceled deliveries are sent again after the next start. Close may be called twice.
 func (s *Sender) Close() {
 	s.mu.Lock()
 	already := s.closed
@@ -132,8 +130,8 @@ func (s *Sender) Close() {
 	s.client.CloseIdleConnections()
 }
 
-// scan starts to send to the webhooks that are due, as far as maxSending allows.
-// It returns how many it has started.
+// scan begins to send to the webhooks that have a due delivery, up to maxSending. It returns the
+// number of webhooks that it began to send to.
 func (s *Sender) scan() (started int, err error) {
 	moment := s.o.Clock.Service(s.o.Clock.Now())
 	err = s.o.Store.View(func(tx *Tx) error {
@@ -164,8 +162,8 @@ func (s *Sender) scan() (started int, err error) {
 	return started, err
 }
 
-// work sends to one webhook until nothing is due, an attempt fails or inARow
-// deliveries have been sent.
+// work sends to one webhook until no delivery is due, an attempt fails, or inARow deliveries have
+// been sent.
 func (s *Sender) work(id uint64) {
 	defer func() {
 		s.mu.Lock()
@@ -177,7 +175,7 @@ func (s *Sender) work(id uint64) {
 	for range inARow {
 		more, err := s.next(id)
 		if err != nil && !errors.Is(err, ErrUnavailable) && !errors.Is(err, context.Canceled) {
-			s.o.Log.Error("send to a webhook", "webhook", id, "error", err)
+			s.o.Log.Error("webhook queue not processed", "webhook", id, "error", err)
 		}
 		if !more || err != nil {
 			return
@@ -185,9 +183,8 @@ func (s *Sender) work(id uint64) {
 	}
 }
 
-// next makes one attempt at the first pending delivery and stores the outcome.
-// more reports whether the attempt succeeded, so that the following delivery may
-// be sent.
+// next makes one attempt at the first pending delivery of a webhook and stores the outcome. more is
+// true if the attempt succeeded, so that the following delivery may be sent.
 func (s *Sender) next(id uint64) (more bool, err error) {
 	var w webhook
 	var d delivery
@@ -210,42 +207,41 @@ func (s *Sender) next(id uint64) (more bool, err error) {
 	}
 	a := s.attempt(s.ctx, w, d)
 	if s.ctx.Err() != nil && !a.Success() {
-		return false, s.ctx.Err() // cancelled by Close: not a failure of the receiver
+		return false, s.ctx.Err() // Close canceled the attempt, so the receiver has not failed
 	}
 	return a.Success(), s.settle(w, d, a)
 }
 
-// settle stores the outcome of an attempt. It switches the webhook off if
-// deliveries have failed for too long (see deadAfter).
+// settle stores the outcome of an attempt. It switches the webhook off if its deliveries have
+// failed for too long (see deadAfter).
 func (s *Sender) settle(w webhook, d delivery, a Attempt) error {
 	now := s.o.Clock.Now()
-	moment := s.o.Clock.Service(now) // taken after the answer, so that a retry is never early
-	dead := ""
+	moment := s.o.Clock.Service(now) // read after the answer, so that a retry is never early
+	reason := ""
 	err := s.o.Store.Update(func(tx *Tx) (err error) {
-		if dead, err = Settle(tx, d, a, moment); err != nil || dead == "" {
+		if reason, err = Settle(tx, d, a, moment); err != nil || reason == "" {
 			return err
 		}
 		w, err := findWebhook(tx, w.ID)
 		if err != nil {
 			return err
 		}
-		w.Active, w.UpdatedAt, w.Reason = false, now, dead
+		w.Active, w.UpdatedAt, w.Reason = false, now, reason
 		return saveWebhook(tx, w)
 	})
 	switch {
 	case err != nil:
-	case dead != "":
-		s.o.Log.Warn("webhook switched off: every delivery failed for days", "webhook", w.ID)
+	case reason != "":
+		s.o.Log.Warn("webhook switched off because every delivery failed for days", "webhook", w.ID)
 	case !a.Success():
 		s.o.Log.Info("webhook delivery failed", "webhook", w.ID, "delivery", d.ID, "event", d.Event, "outcome", a.Outcome())
 	}
 	return err
 }
 
-// Try sends body to a webhook immediately and once, without regard to the queue,
-// and adds the attempt to the webhook's log. A failed attempt is no error: the
-// Attempt says what failed. An error means that the attempt is not in the log. It
-// is ErrNotFound if the webhook has been deleted.
+// Try sends body to a webhook once and immediately, outside its queue, and adds the attempt to the
+// log. A failed attempt is not an error; the returned Attempt has the cause. An error means that
+// the attempt could not be logged. It is ErrNotFound if the webhook has been deleted.
 func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) (Attempt, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -261,8 +257,8 @@ func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) 
 	})
 }
 
-// attempt makes one POST request and returns its outcome. It does not set the
-// fields Delivery, Event and Attempt.
+// attempt makes one POST request and returns its outcome. It leaves the fields Delivery, Event and
+// Attempt empty.
 func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt) {
 	a.At = s.o.Clock.Now().UTC()
 	began := time.Now()
@@ -285,9 +281,9 @@ func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt)
 		return a
 	}
 	defer answer.Body.Close()
-	// The body is read so that the connection can be used again, but only 4 KiB:
-	// a receiver needs no more. After an unrequested 101 the body is the
-	// connection itself. Reading it ignores the timeout and could block forever.
+	// The body is read so that the connection can be reused, but only up to 4 KiB. The body of a
+	// 101 answer is the connection itself. Reading it would ignore the timeout and could block
+	// forever.
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
 	}
@@ -295,12 +291,12 @@ func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt)
 	return a
 }
 
-// request returns the request of an attempt. It is the same for each attempt at a
-// delivery. An error does not contain the URL.
+// request returns the HTTP request for an attempt. Every attempt at the same delivery gets the same
+// request. An error does not contain the URL.
 func (s *Sender) request(ctx context.Context, w webhook, d delivery) (*http.Request, error) {
 	secret, err := s.o.Peppers.Decrypt(secretPurpose, w.Bound(), w.Secret)
 	if err != nil {
-		return nil, fmt.Errorf("the secret of this webhook cannot be read: %w", err)
+		return nil, fmt.Errorf("the secret of this webhook cannot be decrypted: %w", err)
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(d.Body))
 	if err != nil {
@@ -313,11 +309,10 @@ func (s *Sender) request(ctx context.Context, w webhook, d delivery) (*http.Requ
 	return r, nil
 }
 
-// sign returns the signature of a body: the HMAC-SHA-256 of the bytes that are
-// sent, as lower-case hex digits. The key is the text of the secret, with its
-// prefix. The scheme "sha256=hex" puts "sha256=" before the digits. How the
-// hosted service signs is not published (contract 8.4 and 10), so only this
-// function depends on it.
+// sign returns the signature of a body: the HMAC-SHA-256 of its bytes as lower-case hex digits. The
+// HMAC key is the whole text of the secret, including its prefix. The scheme "sha256=hex" puts
+// "sha256=" before the digits. The hosted service does not publish how it signs. Should that become
+// known, only this function needs to change.
 func sign(scheme, secret string, body []byte) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write(body)
@@ -328,8 +323,8 @@ func sign(scheme, secret string, body []byte) string {
 	return digits
 }
 
-// reason returns why there was no answer, in at most 300 bytes. It leaves out the
-// URL, because its query may contain a token.
+// reason returns why an attempt had no answer, in at most 300 bytes. It leaves out the URL, because
+// the query may contain a token.
 func (s *Sender) reason(ctx context.Context, err error) string {
 	var outer *url.Error
 	if errors.As(err, &outer) {
@@ -345,29 +340,28 @@ func (s *Sender) reason(ctx context.Context, err error) string {
 	return text[:min(len(text), 300)]
 }
 
-// TargetPolicy decides which addresses webhooks may be sent to, so that a webhook
-// cannot reach the network of this machine. It refuses loopback, link-local,
-// private and other special addresses (contract 8.5), and ports below 1024 except
-// 80 and 443. It is safe for concurrent use.
+// TargetPolicy decides which addresses webhooks may be sent to. It protects the network of this
+// machine: it refuses loopback, link-local, private and other special addresses. It also refuses
+// ports below 1024 except 80 and 443. It is safe for concurrent use.
 type TargetPolicy struct {
-	private  bool // every address and port is allowed
+	private  bool // allow every address and port
 	guardian *ssrf.Guardian
-	resolver *net.Resolver // nil: the system's resolver
+	resolver *net.Resolver // nil means the system's resolver
 }
 
-// platform is the address of Azure's platform services for virtual machines. It
-// is a public address, but leads into the internal network.
+// platform is the address of Azure's internal services for virtual machines. It looks public but
+// leads into the internal network.
 var platform = netip.MustParsePrefix("168.63.129.16/32")
 
-// NewTargetPolicy returns a policy that allows public addresses. If private is
-// true, it allows every address and port.
+// NewTargetPolicy returns a policy that allows public addresses. If private is true, it allows
+// every address and port.
 func NewTargetPolicy(private bool) *TargetPolicy {
 	return &TargetPolicy{private: private, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
 }
 
-// CheckURL returns ErrValidation with the reason if a URL cannot be a target. It
-// resolves no name: a name may have another address later, so control checks the
-// address of each connection.
+// CheckURL returns ErrValidation with the reason if webhooks cannot be sent to a URL. It does not
+// resolve host names, because a name may have another address later. control checks the address of
+// each connection instead.
 func (t *TargetPolicy) CheckURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
@@ -376,13 +370,13 @@ func (t *TargetPolicy) CheckURL(text string) error {
 	case u.Scheme != "http" && u.Scheme != "https":
 		return ErrValidation.With("url must begin with https:// or http://.")
 	case u.User != nil:
-		return ErrValidation.With("url must not hold a user name or password. Check the signature at the receiver instead.")
+		return ErrValidation.With("url must not contain a user name or password. Check the signature at the receiver instead.")
 	case u.Fragment != "":
-		return ErrValidation.With("url must not have a #fragment: it is never sent.")
+		return ErrValidation.With("url must not have a #fragment, because it is never sent.")
 	}
 	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
 	if oddAddress(host) {
-		return ErrValidation.With("url must name its host, or write an address as 192.0.2.1 or [2001:db8::1].")
+		return ErrValidation.With("url must have a host name, or an address in the form 192.0.2.1 or [2001:db8::1].")
 	}
 	if t.private {
 		return nil
@@ -390,17 +384,17 @@ func (t *TargetPolicy) CheckURL(text string) error {
 	port, err := strconv.Atoi(cmp.Or(u.Port(), "443"))
 	ip, notIP := netip.ParseAddr(host)
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") || notIP == nil && t.guardian.SafeAddr(ip.WithZone("")) != nil {
-		return ErrValidation.With("url points at an address of this machine or a private network, which the operator has to allow: [webhooks] allow_private_targets = true.")
+		return ErrValidation.With("url points at an address of this machine or a private network. The operator must allow that with allow_private_targets = true under [webhooks].")
 	}
 	if err != nil || !portAllowed(port) {
-		return ErrValidation.With("url must have the port 80, 443 or one above 1023.")
+		return ErrValidation.With("url must have port 80, port 443 or a port above 1023.")
 	}
 	return nil
 }
 
-// oddAddress reports whether host is an IPv4 address in a form that only some
-// programs accept, such as 127.1, 2130706433 or 0x7f.0.0.1. It checks whether the
-// last label is a number, because no host name ends in one.
+// oddAddress reports whether host is an IPv4 address in a form that only some programs accept, such
+// as 127.1, 2130706433 or 0x7f.0.0.1. It looks for a number in the last label, because no host name
+// ends in a number.
 func oddAddress(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return false
@@ -416,14 +410,12 @@ func oddAddress(host string) bool {
 
 func portAllowed(port int) bool { return port == 80 || port == 443 || port > 1023 && port < 1<<16 }
 
-// errTarget is the error of a Client's request to an address that is not allowed.
-// It does not contain the address, which the owner of the webhook may not be
-// allowed to know.
-var errTarget = errors.New("refused: the name leads to an address of this machine, of a private network or with a port that is not allowed")
+// errTarget is the error of a Client if a request leads to an address that is not allowed. It does
+// not contain the address, because the owner of the webhook may not be allowed to know it.
+var errTarget = errors.New("refused: the host leads to an address of this machine, to a private network, or to a port that is not allowed")
 
-// control is called before each connection with its resolved address, and returns
-// errTarget if the address is not allowed. So a name that changes its address
-// after CheckURL (DNS rebinding) does not pass.
+// control returns errTarget if a resolved address is not allowed. The dialer calls it before each
+// connection. This also refuses a name whose address changes after CheckURL (DNS rebinding).
 func (t *TargetPolicy) control(_ context.Context, network, address string, c syscall.RawConn) error {
 	if t.private {
 		return nil
@@ -435,16 +427,16 @@ func (t *TargetPolicy) control(_ context.Context, network, address string, c sys
 	return nil
 }
 
-// Client returns a new HTTP client that connects only to allowed addresses. It
-// follows no redirect (contract 8.5). It uses no proxy, because a proxy would
-// connect to addresses that control does not see.
+// Client returns a new HTTP client that connects only to allowed addresses. It does not follow
+// redirects. It uses no proxy, because a proxy could connect to addresses that control does not
+// check.
 func (t *TargetPolicy) Client() *http.Client {
 	dialer := &net.Dialer{Timeout: time.Minute, ControlContext: t.control, Resolver: t.resolver}
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			Proxy: nil, DialContext: dialer.DialContext, ForceAttemptHTTP2: true, TLSHandshakeTimeout: time.Minute,
-			DisableCompression:     true, // answers are never decompressed
+			DisableCompression:     true, // so that a small answer cannot expand in memory
 			MaxResponseHeaderBytes: 64 << 10, MaxIdleConns: 100, MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second,
 		},
 	}

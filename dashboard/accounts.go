@@ -8,57 +8,58 @@ import (
 	"time"
 )
 
-// Accounts manages the operators and their sessions. Package main implements it
-// with its store, its throttling of logins and its audit log. An error that the
-// operator should see is a *Fault. For any other error the dashboard answers 500.
+// Accounts manages the operators and their sessions. Package main implements it with its store, its
+// throttling of logins and its audit log. An error that the operator may see is a *Fault. For any
+// other error the dashboard answers 500.
 type Accounts interface {
-	// Any reports whether there is an operator.
+	// Any reports whether any operator exists.
 	Any() (bool, error)
-	// Login begins a session and returns its token. A Fault with status 401 means
-	// a wrong name or password, with 429 too many failed logins.
+	// Login begins a session and returns its token. A Fault with status 401 means that the name or
+	// the password is wrong. A Fault with status 429 means too many failed logins.
 	Login(r *http.Request, c Credentials) (token string, err error)
-	// Setup creates the first operator, begins a session and returns its token. A
-	// Fault with status 403 means that the set-up link is not valid.
+	// Setup creates the first operator, begins a session and returns its token. A Fault with status
+	// 403 means that the set-up link is not valid.
 	Setup(r *http.Request, c Credentials) (token string, err error)
 	// CheckSetup returns an error unless link is the token of a valid set-up link.
 	CheckSetup(link string) error
-	// Session returns the session of a token, and false if there is none.
+	// Session returns the session with this token. It returns false if there is no such session.
 	Session(token string) (Session, bool)
-	// SessionMax returns the longest time that a session can last.
+	// SessionMax returns the maximum duration of a session.
 	SessionMax() time.Duration
-	// As returns a copy of r that the admin endpoint accepts as a request of the
-	// operator.
+	// As returns a copy of r that the admin endpoint accepts as a request by the operator.
 	As(r *http.Request, op Operator) *http.Request
+	// Logout ends the session s.
 	Logout(r *http.Request, s Session) error
+	// LogoutEverywhere ends all sessions of the operator.
 	LogoutEverywhere(r *http.Request, s Session) error
-	// ChangePassword replaces the password old of the operator and ends all its
-	// other sessions.
+	// ChangePassword changes the operator's password from old to password and ends all other
+	// sessions of the operator.
 	ChangePassword(r *http.Request, s Session, old, password string) error
 	// RecordCrossSite records that a request from another site was refused.
 	RecordCrossSite(r *http.Request)
 }
 
-// Operator is a person who may log in.
+// Operator is a person who can log in to the dashboard.
 type Operator struct {
 	ID   uint64
 	Name string
 }
 
-// Session is the login of an operator.
+// Session is a login of an operator.
 type Session struct {
 	Operator
-	Token string
+	Token string // secret value of the session cookie
 }
 
-// Credentials holds what the forms of the login and of the set-up send.
+// Credentials holds the values that the login form or the set-up form sends.
 type Credentials struct {
 	Name, Password string
 	Link           string // token of the set-up link
-	Old            string // token of the browser's previous session, which ends; "" if it has none
+	Old            string // token of the browser's previous session, which the login ends; "" if there is none
 }
 
-// endpoint passes a request to the admin endpoint. If its path needs a token and
-// the request has a session but no token, it is passed in the operator's name.
+// endpoint passes a request on to the admin endpoint. If the request has a session cookie and no
+// Authorization field, endpoint marks it as a request by the operator who has logged in.
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") == "" && (strings.HasPrefix(r.URL.Path, "/admin/") || r.URL.Path == "/metrics") {
 		if s, ok := d.session(r); ok {
@@ -74,8 +75,8 @@ func (d *Dashboard) secure(r *http.Request) bool {
 	return r.TLS != nil || strings.HasPrefix(d.o.BaseURL, "https://")
 }
 
-// The names of the cookie with a session's token. The prefix __Host- makes
-// browsers send it only to this host and only over TLS.
+// These are the names of the session cookie. The prefix __Host- makes browsers send the cookie only
+// to this host and only over TLS.
 const (
 	plainCookie  = "latchkey_session"
 	secureCookie = "__Host-latchkey_session"
@@ -88,7 +89,7 @@ func (d *Dashboard) cookieName(r *http.Request) string {
 	return plainCookie
 }
 
-// token returns the session token of a request, or "" if it has none.
+// token returns the session token in the cookie of a request, or "" if there is none.
 func (d *Dashboard) token(r *http.Request) string {
 	cookie, err := r.Cookie(d.cookieName(r))
 	if err != nil {
@@ -103,7 +104,8 @@ func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, token stri
 	})
 }
 
-// session returns the session of a request, and false if it has none.
+// session returns the session of a request. It returns false if the request has no valid session
+// token.
 func (d *Dashboard) session(r *http.Request) (Session, bool) {
 	token := d.token(r)
 	if token == "" {
@@ -112,8 +114,8 @@ func (d *Dashboard) session(r *http.Request) (Session, bool) {
 	return d.o.Accounts.Session(token)
 }
 
-// loggedIn returns a handler that serves a page to operators who have logged in.
-// It redirects everybody else to the login.
+// loggedIn returns a handler that shows a page to operators who have logged in. It redirects all
+// others to the login page.
 func (d *Dashboard) loggedIn(page func(*visit)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -140,7 +142,7 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: known, Form: url.Values{"next": {r.URL.Query().Get("next")}}})
 }
 
-// login begins a session. If that fails, it shows the form again with the reason.
+// login begins a session. If the login fails, it shows the form again with the reason.
 func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	name := strings.TrimSpace(r.PostFormValue("name"))
@@ -164,9 +166,8 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: known, Form: form})
 }
 
-// localPath returns path if it is on this server, and otherwise the path of the
-// list of keys, so that a link to the login cannot send the operator to another
-// site.
+// localPath returns path if it is a path on this server, and otherwise the path of the list of
+// keys. So a link to the login page cannot redirect the operator to another site.
 func localPath(path string) string {
 	u, err := url.Parse(path)
 	if err != nil || u.Scheme != "" || u.Host != "" || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "\\\r\n") {
@@ -196,7 +197,7 @@ func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	fault := faultOf(err)
 	page := view{Title: "Set up", Fault: fault.Message, Data: c.Link, Form: url.Values{"name": {c.Name}}}
 	if fault.Status == http.StatusForbidden {
-		page = view{Title: "Set up", Data: ""} // shown without a form: the link is not valid
+		page = view{Title: "Set up", Data: ""} // no form, because the link is not valid
 	}
 	d.render(w, fault.Status, "setup", page)
 }
@@ -207,8 +208,8 @@ func (d *Dashboard) logoutEverywhere(v *visit) {
 	d.leave(v, d.o.Accounts.LogoutEverywhere(v.R, v.Session))
 }
 
-// leave removes the cookie and redirects to the login. err is the error of the
-// logout; if it is not nil, leave shows it instead.
+// leave ends a logout: it removes the cookie and redirects to the login page. If the logout failed
+// with err, leave shows that error instead.
 func (d *Dashboard) leave(v *visit, err error) {
 	if err != nil {
 		v.showFault(faultOf(err))

@@ -11,38 +11,38 @@ import (
 	"latchkey/internal/clock"
 )
 
-// calendarWeek is a week, from Monday to Sunday, in a time zone.
+// calendarWeek is a week in a time zone, from Monday to Sunday.
 type calendarWeek struct {
-	Monday time.Time // the date, as midnight UTC whatever the zone
+	Monday time.Time // the date, as midnight UTC in every zone
 	Zone   *time.Location
 }
 
-// weekOf returns the week that holds the time at.
+// weekOf returns the week in zone that contains the time at.
 func weekOf(at time.Time, zone *time.Location) calendarWeek {
 	local := at.In(zone)
 	date := time.Date(local.Year(), local.Month(), local.Day(), 0, 0, 0, 0, time.UTC)
 	return calendarWeek{date.AddDate(0, 0, -(int(date.Weekday())+6)%7), zone}
 }
 
-// day returns the date of day n of the week, as midnight UTC. Monday is 0.
+// day returns the date of day n as midnight UTC. Day 0 is Monday.
 func (w calendarWeek) day(n int) time.Time { return w.Monday.AddDate(0, 0, n) }
 
-// dayPart is the part of an event on one day. From and To are minutes on the
-// clock of that day. The part is drawn in lane Lane, from 0, of Lanes lanes.
+// dayPart is the part of an event that is on one day. From and To are clock times in minutes after
+// midnight. The page draws the part in lane Lane of Lanes lanes. Lanes are counted from 0.
 type dayPart struct {
 	From, To    int
 	Lane, Lanes int
-	Index       int  // of the event
+	Index       int  // of the event in the list of the week's events
 	Before      bool // the event begins before the day
 	After       bool // the event ends after the day
 }
 
-// minutesOfDay is the length of a day's grid. It is the same on a day that is an
-// hour longer or shorter, because the clock still goes from 0 to 24.
+// minutesOfDay is the height of a day's grid. It is also used for days of 23 or 25 hours, because
+// the clock still runs from 0 to 24.
 const minutesOfDay = 24 * 60
 
-// partOn returns the part of an event on day n of the week. ok is false if the
-// event has none.
+// partOn returns the part of an event on day n of the week. It returns false if the event is not on
+// that day.
 func (w calendarWeek) partOn(n int, start, end time.Time) (p dayPart, ok bool) {
 	day := w.day(n)
 	first, last := clock.Instant(day, 0, w.Zone, false), clock.Instant(day, minutesOfDay, w.Zone, false)
@@ -59,20 +59,21 @@ func (w calendarWeek) partOn(n int, start, end time.Time) (p dayPart, ok bool) {
 	return p, true
 }
 
+// clockMinutes returns the clock time of t in minutes after midnight.
 func clockMinutes(t time.Time) int { return t.Hour()*60 + t.Minute() }
 
-// sideBySide sorts the parts of a day by their start and sets their lanes, so that
-// none hides another. It makes each part at least least minutes long, so that it
-// can be seen; its end may then be after midnight.
-func sideBySide(parts []dayPart, least int) {
+// sideBySide sorts the parts of one day by their start and sets their lanes, so that no part hides
+// another. It extends each part to at least minMinutes, so that it can be seen. Its end may then be
+// after midnight.
+func sideBySide(parts []dayPart, minMinutes int) {
 	slices.SortStableFunc(parts, func(a, b dayPart) int { return cmp.Or(a.From-b.From, b.To-a.To) })
 	for begin := 0; begin < len(parts); {
 		// A group is a run of parts that overlap. All its parts have equal width.
-		var ends []int // end of the last part in each lane
+		var ends []int // the end of the last part in each lane
 		end := begin
 		for latest := 0; end < len(parts) && (end == begin || parts[end].From < latest); end++ {
 			p := &parts[end]
-			p.To = max(p.To, p.From+least)
+			p.To = max(p.To, p.From+minMinutes)
 			p.Lane = slices.IndexFunc(ends, func(to int) bool { return to <= p.From })
 			if p.Lane < 0 {
 				p.Lane, ends = len(ends), append(ends, 0)
@@ -91,7 +92,7 @@ func sideBySide(parts []dayPart, least int) {
 type weekPage struct {
 	Days              []weekDay
 	Hours             []hourMark
-	Height            int // of the grid, in minutes
+	Height            int // height of the grid, in minutes
 	Title             string
 	Zone, Owner       string
 	Before, After     string // addresses of the previous and the next week
@@ -99,43 +100,43 @@ type weekPage struct {
 	Zones, Owners     []choice
 	Week              string
 	Events, Cancelled int
-	More              bool // there are more events than the page shows
+	More              bool // the week has more events than the page shows
 }
 
-// weekDay is a day of a week: the blocks of its grid, and in Long the events that
-// fill the day or last for 24 hours.
+// weekDay is one day on the page of a week. Blocks are the events in the grid. Long are the events
+// that fill the day or last for 24 hours.
 type weekDay struct {
 	Name, Date, New string
 	Today           bool
 	Blocks          []weekBlock
 	Long            []weekBlock
-	List            []weekBlock // all events, for a narrow screen
+	List            []weekBlock // all events of the day, for narrow screens
 }
 
-// weekBlock is an event or its part on a day. Y and Height are in minutes, X and
-// Width in percent of the width of a day.
+// weekBlock is an event on a day of the page. Y and Height are in minutes. X and Width are
+// percentages of the width of the day.
 type weekBlock struct {
 	Title, Who, When, Status, Href string
 	X, Width                       string
 	Y, Height                      int
 }
 
-// hourMark is a line of the grid. Y is in minutes.
+// hourMark is a line of the grid at a full hour. Y is in minutes from the top of the grid.
 type hourMark struct {
 	Y    int
 	Text string
 }
 
 const (
-	leastMinutes = 28   // least height of an event, so that its title can be read
-	mostEvents   = 1000 // most events on the page of a week
-	openHour     = 7    // the grid begins here, or earlier if events do
-	closeHour    = 20   // the grid ends here, or later if events do
+	minMinutes = 28   // minimum height of an event, so that its title is readable
+	maxEvents  = 1000 // maximum number of events on the page of a week
+	openHour   = 7    // hour at which the grid begins, unless an event begins earlier
+	closeHour  = 20   // hour at which the grid ends, unless an event ends later
 )
 
-// zoneOf returns the time zone of a page: the one in the address or the form, or
-// else the one of the owner's schedule. It returns UTC if there is none or if the
-// name is unknown. An empty owner means the default owner.
+// zoneOf returns the time zone of a page. It is the zone in the address or the form, or otherwise
+// the zone of the owner's schedule. If there is neither, or if the name is unknown, it is UTC.
+// owner "" means the default owner.
 func zoneOf(v *visit, owner string) *time.Location {
 	name := v.R.URL.Query().Get("zone")
 	if v.R.Method == http.MethodPost {
@@ -148,14 +149,14 @@ func zoneOf(v *visit, owner string) *time.Location {
 			name, _ = row["time_zone"].(string)
 		}
 	}
-	if zone, err := time.LoadLocation(name); err == nil && name != "Local" { // "" loads as UTC
+	if zone, err := time.LoadLocation(name); err == nil && name != "Local" { // LoadLocation("") returns UTC
 		return zone
 	}
 	return time.UTC
 }
 
-// showWeek shows the page of a week. The parameter week is any day of it; without
-// it the page is of the present week.
+// showWeek shows the page of a week. The parameter "week" in the address is the date of any day in
+// it. Without that parameter, the page shows the current week.
 func showWeek(v *visit) {
 	query := v.R.URL.Query()
 	owner := query.Get("owner")
@@ -171,7 +172,7 @@ func showWeek(v *visit) {
 		week = weekOf(day, time.UTC)
 		week.Zone = zone
 	}
-	q := url.Values{"start_date": {week.Monday.Format(time.DateOnly)}, "end_date": {week.day(6).Format(time.DateOnly)}, "time_zone": {zone.String()}, "limit": {fmt.Sprint(mostEvents)}}
+	q := url.Values{"start_date": {week.Monday.Format(time.DateOnly)}, "end_date": {week.day(6).Format(time.DateOnly)}, "time_zone": {zone.String()}, "limit": {fmt.Sprint(maxEvents)}}
 	if owner != "" {
 		q.Set("owner", owner)
 	}
@@ -188,7 +189,7 @@ func showWeek(v *visit) {
 	v.show(http.StatusOK, "week", view{Title: "Calendar", Data: page})
 }
 
-// page returns the data of the page of a week. rows are the events of the week.
+// page returns the data of the page of a week. rows are the events of that week.
 func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
 	link := func(path string, pairs ...string) string {
 		q := url.Values{"zone": {w.Zone.String()}}
@@ -228,7 +229,7 @@ func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
 	return p
 }
 
-// fill adds the events of day n to d and returns the parts that are in the grid.
+// fill adds the events on day n to d and returns the parts that are in the grid.
 func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
 	for i, row := range rows {
 		e, _ := row.(map[string]any)
@@ -246,7 +247,7 @@ func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
 		part.Index = i
 		parts = append(parts, part)
 	}
-	sideBySide(parts, leastMinutes)
+	sideBySide(parts, minMinutes)
 	for _, part := range parts {
 		e, _ := rows[part.Index].(map[string]any)
 		block := w.block(e, momentOf(e["start_time"]), momentOf(e["end_time"]))
@@ -258,10 +259,10 @@ func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
 	return parts
 }
 
-// momentOf returns a time of the admin endpoint, or the zero time if v is none.
+// momentOf parses a time of the admin endpoint. It returns the zero time if v is not a time.
 func momentOf(v any) time.Time {
 	text, _ := v.(string)
-	t, _ := time.Parse(time.RFC3339, text) // zero after an error
+	t, _ := time.Parse(time.RFC3339, text) // t is zero after an error
 	return t
 }
 
@@ -277,11 +278,11 @@ func (w calendarWeek) block(e map[string]any, start, end time.Time) weekBlock {
 	}
 }
 
-// eventPages are the pages of the calendar: its weeks and its events. They show
-// times in the zone that zoneOf returns.
+// eventPages are the pages of the calendar: the weeks and the events. They show times in the zone
+// that zoneOf returns.
 type eventPages struct{ apiURL func() string }
 
-// newEventPages returns the pages. apiURL returns the URL of the API.
+// newEventPages returns the pages. apiURL is a function that returns the URL of the API.
 func newEventPages(apiURL func() string) eventPages { return eventPages{apiURL} }
 
 func (p eventPages) sections() []section { return []section{{"Data", "Calendar", "/calendar"}} }
@@ -298,7 +299,7 @@ func (p eventPages) records(zone *time.Location) *recordPages {
 	name := zone.String()
 	return &recordPages{
 		section: section{"Data", "Events", "/calendar/events"}, One: "event", API: "events", Rows: "events", CalledBy: "title", Page: "event",
-		About: "Of 30 days from today, unless other days are named; times are of " + name + ".", Empty: "No event in these days.",
+		About: "The next 30 days, or the days chosen below. The time zone is " + name + ".", Empty: "No events on these days.",
 		Links: []pageLink{{"Week", "/calendar?zone=" + url.QueryEscape(name)}}, Query: url.Values{"zone": {name}},
 		Always: url.Values{"time_zone": {name}},
 		Columns: []column{
@@ -339,17 +340,17 @@ func eventFields(zone *time.Location) []formField {
 		customer("name", "Customer", fieldText), customer("email", "Mail", fieldEmail), customer("phone", "Number", fieldTel),
 		{Name: "has_video_conference", Label: "Video conference", Kind: fieldCheck},
 		{Name: "video_conference_url", Label: "Its address", Kind: fieldText}, {Name: "video_conference_provider", Label: "Its provider", Kind: fieldText},
-		{Name: "is_reminder_enabled", Label: "Reminder", Kind: fieldCheck, Usual: "yes", Hint: "webhooks are notified ahead of the event"},
+		{Name: "is_reminder_enabled", Label: "Reminder", Kind: fieldCheck, Usual: "yes", Hint: "send an event to webhooks before it begins"},
 		{Name: "remind_before_minutes", Label: "Minutes ahead", Kind: fieldNumber, Usual: "60"},
 		{Name: "description", Label: "Description", Kind: fieldArea}, customer("notes", "Notes", fieldArea),
 	}
 }
 
-// eventPage is the data of the page of an event besides the record.
+// eventPage is what the page of an event shows besides the record.
 type eventPage struct {
-	Week string // address of its week
+	Week string // address of the page of its week
 	Zone string
-	Live bool // it can be cancelled
+	Live bool // the event can be cancelled
 }
 
 func (p eventPages) more(v *visit, page *recordPage) *Fault {

@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// meter is a bar that shows how much of a limit is used. Free is the time when
-// the next unit is free, "" if nothing is used.
+// meter is a bar that shows how much of a limit is used. Free is the time at which the next unit is
+// free, or "" if nothing is used.
 type meter struct {
 	Label       string
 	Used, Limit int
-	Percent     int
+	Percent     int // used part of the limit, 0 to 100
 	Free        string
 }
 
-// Says returns the meter as a text.
+// Says returns the values of the bar as a text.
 func (m meter) Says() string { return fmt.Sprintf("%s: %d of %d", m.Label, m.Used, m.Limit) }
 
-// Level returns "full" if nothing is left, "high" from 80 percent on, or else "".
+// Level returns "full" at 100 percent, "high" from 80 percent, and otherwise "".
 func (m meter) Level() string {
 	switch {
 	case m.Percent >= 100:
@@ -32,8 +32,7 @@ func (m meter) Level() string {
 	return ""
 }
 
-// nextFree returns a text such as "next unit free in 5 minutes", or "nothing
-// used".
+// nextFree returns a text such as "next unit free in 5 minutes", or "nothing used".
 func (m meter) nextFree(now time.Time) string {
 	if m.Free == "" {
 		return "nothing used"
@@ -41,7 +40,7 @@ func (m meter) nextFree(now time.Time) string {
 	return "next unit free " + until(m.Free, now)
 }
 
-// carrier returns the readable name of a way to send a key.
+// carrier returns the readable name of one of Words.Carriers, a way to send a key.
 func carrier(way any) string {
 	switch way {
 	case carrierBearer:
@@ -54,14 +53,15 @@ func carrier(way any) string {
 	return fmt.Sprint(way)
 }
 
-// limitLabel returns the readable name of a limit.
+// limitLabel returns the label of a limit, such as "Requests per minute" for
+// "requests_per_minute_limit".
 func limitLabel(name string) string {
 	return capital(strings.ReplaceAll(strings.TrimSuffix(name, "_limit"), "_", " "))
 }
 
-// meters returns the meters of a key, with the shortest window first. It leaves
-// out limits that the key cannot use for lack of a permission. key is the key as
-// the admin endpoint returns it.
+// meters returns the bars of a key's limits, shortest window first. It leaves out the limits that
+// the key cannot use because it lacks a permission. key is the admin endpoint's answer about the
+// key.
 func (p permissions) meters(key map[string]any) []meter {
 	var list []meter
 	usage, _ := key["usage"].(map[string]any)
@@ -91,15 +91,14 @@ func (p permissions) meters(key map[string]any) []meter {
 	return list
 }
 
-// state is the state of a key on a page: a word and the CSS class of its label.
+// state is the state of a key as a page shows it: a word, and the CSS class of its label.
 type state struct{ Word, Class string }
 
-// soon is the time before its expiry in which a key is shown as expiring.
+// soon is how long before its expiry a key is shown as "Expires soon".
 const soon = 7 * 24 * time.Hour
 
-// stateOf returns the first state that applies: revoked, expired or paused;
-// rate-limited; expires soon; never used; active. limited is true if a limit has
-// refused a request in the last minutes.
+// stateOf returns the first state that applies: revoked, expired or paused; rate-limited; expires
+// soon; never used; active. limited is true if a limit has refused a request in the last minutes.
 func stateOf(key map[string]any, limited bool, now time.Time) state {
 	status, _ := key["status"].(string)
 	if status != keyActive {
@@ -118,7 +117,7 @@ func stateOf(key map[string]any, limited bool, now time.Time) state {
 	return state{"Active", keyActive}
 }
 
-// capital returns a word with a capital letter.
+// capital returns word with its first letter in upper case.
 func capital(word string) string {
 	if word == "" {
 		return ""
@@ -126,8 +125,8 @@ func capital(word string) string {
 	return strings.ToUpper(word[:1]) + word[1:]
 }
 
-// until returns a text for the time from now to a time of the admin endpoint, such
-// as "in 2 days". It returns "never" if at is no time.
+// until describes the time from now to at, a time of the admin endpoint, such as "in 2 days". It
+// returns "never" if at is not a time, and the same as ago if at has passed.
 func until(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)
@@ -151,8 +150,8 @@ func until(at any, now time.Time) string {
 	return "in less than a minute"
 }
 
-// ago describes how long ago the timestamp at was, such as "2 days ago". It returns
-// "never" if at is not a timestamp.
+// ago describes the time from at, a time of the admin endpoint, to now, such as "2 days ago". It
+// returns "never" if at is not a time.
 func ago(at any, now time.Time) string {
 	text, _ := at.(string)
 	t, err := time.Parse(time.RFC3339, text)
@@ -173,35 +172,36 @@ func ago(at any, now time.Time) string {
 	return "just now"
 }
 
-// chart is a bar chart of requests. Each step of time has a bar, with the refused
-// requests on top. Lengths are in units of the drawing.
+// chart is a bar chart of requests. Each hour or day has a bar, with the refused requests at its
+// top. Lengths are in units of the drawing.
 type chart struct {
-	Says          string // the chart as a sentence
+	Says          string // what the chart shows, as a sentence
 	Width, Height int
 	Bars          []chartBar
-	Top, Middle   string   // numbers at the axis
-	Marks         []string // under the bars, spread evenly
+	Top, Middle   string   // numbers at the vertical axis
+	Marks         []string // texts under the bars, evenly spaced
 	Rows          []chartRow
-	CSV           string
+	CSV           string // address of the same data as CSV
 	Title         string
 }
 
-// chartBar is a step of a chart.
+// chartBar is the bar of one hour or day.
 type chartBar struct {
 	Says     string
 	X, Width int
-	Y, H     int // of the requests that were not refused
-	RefusedY int
-	RefusedH int
+	Y, H     int // top and height of the part for requests that were not refused
+	RefusedY int // top of the part for refused requests
+	RefusedH int // height of that part
 }
 
-// chartRow is a line of the table beside a chart.
+// chartRow is a row of the table beside a chart.
 type chartRow struct {
 	Start                                                                  string
 	Requests, OK, Client, Unauthorized, Forbidden, Limited, Server, Refuse int
 }
 
-// plotRow returns the counts of one step or of a sum of steps.
+// plotRow reads a row from an object of the admin endpoint. The object holds the counts of one hour
+// or day, or their sums.
 func plotRow(v any) chartRow {
 	row, _ := v.(map[string]any)
 	n := func(name string) int {
@@ -214,49 +214,47 @@ func plotRow(v any) chartRow {
 	return r
 }
 
-// timeline is the steps of time that a chart shows. from is in UTC.
+// timeline is the time that a chart covers, in steps of equal length. from is in UTC.
 type timeline struct {
 	from  time.Time
 	step  time.Duration
 	steps int
 }
 
-// The lengths of steps.
+// These are the lengths of the steps of a timeline.
 const (
 	hourStep = time.Hour
 	dayStep  = 24 * time.Hour
 )
 
-// lastDay returns 24 steps of an hour. The last one holds now.
+// lastDay returns a timeline of 24 steps of an hour each. The last step contains now.
 func lastDay(now time.Time) timeline {
 	return timeline{now.UTC().Truncate(hourStep).Add(-23 * hourStep), hourStep, 24}
 }
 
-// timelineOf returns the steps from "from" to "to" in the answer of a history.
+// timelineOf returns the timeline from "from" to "to" in an answer of the endpoint for histories.
 func timelineOf(answer map[string]any, step time.Duration) timeline {
 	from := momentOf(answer["from"])
 	return timeline{from, step, int(momentOf(answer["to"]).Sub(from) / step)}
 }
 
-// start returns the time when step n begins, also as the text that the admin
-// endpoint writes.
+// start returns the start of step n, as a time and in the text form that the admin endpoint uses.
 func (l timeline) start(n int) (at time.Time, text string) {
 	at = l.from.Add(time.Duration(n) * l.step)
 	return at, at.Format("2006-01-02T15:04:05Z")
 }
 
-// newChart returns a chart of the buckets of a history. height is that of the
-// drawing, width that of a bar and the gap beside it. Buckets before the timeline
-// are left out.
-func newChart(buckets any, over timeline, width, height int) chart {
+// newChart returns a chart of the buckets of a history. barWidth is the width of a bar with the gap
+// beside it, and height the height of the chart. Buckets before the timeline are left out.
+func newChart(buckets any, line timeline, barWidth, height int) chart {
 	list, _ := buckets.([]any)
 	found := map[string]chartRow{}
 	most, sum := 1, chartRow{}
-	p := chart{Width: over.steps * width, Height: height}
-	_, begin := over.start(0)
+	p := chart{Width: line.steps * barWidth, Height: height}
+	_, begin := line.start(0)
 	for _, v := range list {
 		row := plotRow(v)
-		if row.Start < begin { // times in this form sort as texts
+		if row.Start < begin { // texts of this form sort by time
 			continue
 		}
 		found[row.Start] = row
@@ -264,41 +262,42 @@ func newChart(buckets any, over timeline, width, height int) chart {
 		most = max(most, row.Requests)
 		sum.Requests, sum.Refuse = sum.Requests+row.Requests, sum.Refuse+row.Refuse
 	}
-	for i := range over.steps {
-		at, text := over.start(i)
+	for i := range line.steps {
+		at, text := line.start(i)
 		row := found[text]
 		total := scaled(row.Requests, most, height)
 		refused := min(scaled(row.Refuse, most, height), total)
-		bar := chartBar{X: i * width, Width: max(1, width-1), H: total - refused, Y: height - total + refused, RefusedY: height - total, RefusedH: refused}
+		bar := chartBar{X: i * barWidth, Width: max(1, barWidth-1), H: total - refused, Y: height - total + refused, RefusedY: height - total, RefusedH: refused}
 		layout := "2 Jan 15:04"
-		if over.step == dayStep {
+		if line.step == dayStep {
 			layout = "2 Jan"
 		}
 		bar.Says = fmt.Sprintf("%s: %s", at.Format(layout), counted(row.Requests, row.Refuse))
 		p.Bars = append(p.Bars, bar)
 	}
-	length := time.Duration(over.steps) * over.step
+	length := time.Duration(line.steps) * line.step
 	p.Says = fmt.Sprintf("%s in the last %s.", counted(sum.Requests, sum.Refuse), lengthOf(length))
 	p.Top, p.Middle = fmt.Sprint(most), ""
 	if most > 1 {
 		p.Middle = fmt.Sprint((most + 1) / 2)
 	}
 	for i := range 4 {
-		p.Marks = append(p.Marks, over.from.Add(length*time.Duration(i)/4).Format("2 Jan"))
+		p.Marks = append(p.Marks, line.from.Add(length*time.Duration(i)/4).Format("2 Jan"))
 	}
 	p.Marks = append(p.Marks, "now")
 	return p
 }
 
-// scaled returns the height of a bar for n, if most has the whole height. It is 0
-// for 0, and else at least 1 so that the bar can be seen.
-func scaled(n, most, height int) int {
+// scaled returns the height of the bar for n requests in a chart in which largest requests have the
+// whole height. It returns at least 1 if n is not 0, so that the bar can be seen.
+func scaled(n, largest, height int) int {
 	if n == 0 {
 		return 0
 	}
-	return max(1, n*height/most)
+	return max(1, n*height/largest)
 }
 
+// counted returns a text such as "5 requests, 2 refused".
 func counted(requests, refused int) string {
 	text := fmt.Sprintf("%d requests", requests)
 	if requests == 1 {
@@ -310,7 +309,7 @@ func counted(requests, refused int) string {
 	return text
 }
 
-// lengthOf returns a length of time in days, or in hours if it is a day or less.
+// lengthOf returns a duration in days, or in hours if it is at most one day.
 func lengthOf(d time.Duration) string {
 	if d <= 24*time.Hour {
 		return fmt.Sprintf("%d hours", int(d/time.Hour))
@@ -318,14 +317,14 @@ func lengthOf(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
 }
 
-// spark is a small chart of the last 24 hours, and the sums beside it.
+// spark is a small chart of the last 24 hours, with the totals beside it.
 type spark struct {
 	chart
 	Requests, Refused int
 }
 
-// newSpark returns the chart of the last 24 hours of a key. v is its part of a
-// history, nil if it has none.
+// newSpark returns the chart of the last 24 hours of a key. v is the key's object in the answer
+// about usage, or nil if it has none.
 func newSpark(v any, now time.Time) spark {
 	row, _ := v.(map[string]any)
 	sum := plotRow(v)

@@ -10,33 +10,33 @@ import (
 	"time"
 )
 
-// The kinds of columns.
+// These are the kinds of columns.
 const (
 	cellText   = ""
-	cellName   = "name"  // a link to the page of the record
+	cellName   = "name"  // links to the page of the record
 	cellState  = "state" // shown as a label
 	cellTime   = "time"
 	cellMono   = "mono"
 	cellNumber = "number"
-	cellURL    = "url"  // a link if it is an http or https URL
-	cellLong   = "long" // a text of several lines
+	cellURL    = "url"  // links to the value if it is an http or https URL
+	cellLong   = "long" // text with several lines
 )
 
-// column describes how a list or a page shows a member of a record.
+// column describes how a list or a page shows one member of a record.
 type column struct {
 	Head, Member, Kind string
-	Sub                string         // a second member, in small type
-	To                 string         // the first part of the link's address, "" if there is no link
-	By                 string         // the member that is added to To
-	Zone               *time.Location // of cellTime, nil means UTC
+	Sub                string         // second member, shown in small type; "" if there is none
+	To                 string         // first part of a link's address; "" if the value is not a link
+	By                 string         // member whose value is appended to To
+	Zone               *time.Location // time zone of a cellTime; nil means UTC
 }
 
-// pageCell is one value as a page shows it. Href is "" if it is no link.
+// pageCell is one value as a page shows it. Href is "" if the value is not a link.
 type pageCell struct{ Head, Text, Kind, Sub, Href string }
 
-// cellsOf returns the cells of a record. page returns the address of a record's
-// page; it may be nil if no column is a cellName.
-func cellsOf(columns []column, record map[string]any, page func(id string) string) (cells []pageCell) {
+// cellsOf returns the cells of a record, one for each column. pageAddress returns the address of
+// the record's page. It may be nil if no column is a cellName.
+func cellsOf(columns []column, record map[string]any, pageAddress func(id string) string) (cells []pageCell) {
 	for _, c := range columns {
 		cell := pageCell{Head: c.Head, Text: textOf(memberOf(record, c.Member)), Kind: c.Kind}
 		if c.Sub != "" {
@@ -47,7 +47,7 @@ func cellsOf(columns []column, record map[string]any, page func(id string) strin
 			if strings.TrimSpace(cell.Text) == "" {
 				cell.Text = textOf(record["id"])
 			}
-			cell.Href = page(textOf(record["id"]))
+			cell.Href = pageAddress(textOf(record["id"]))
 		case c.Kind == cellURL:
 			cell.Href = webAddress(cell.Text)
 		case c.Kind == cellTime:
@@ -60,10 +60,10 @@ func cellsOf(columns []column, record map[string]any, page func(id string) strin
 	return cells
 }
 
-// memberOf returns a member of a record, or nil. A dot in at leads into an inner
-// object, as in "customer.name".
-func memberOf(record map[string]any, at string) any {
-	first, rest, deeper := strings.Cut(at, ".")
+// memberOf returns the member of a record with the name in path, or nil if there is none. A dot in
+// path leads to a member of an inner object, as in "customer.name".
+func memberOf(record map[string]any, path string) any {
+	first, rest, deeper := strings.Cut(path, ".")
 	if !deeper {
 		return record[first]
 	}
@@ -71,8 +71,8 @@ func memberOf(record map[string]any, at string) any {
 	return memberOf(inner, rest)
 }
 
-// webAddress returns text if it is an http or https URL, and otherwise "". So a
-// stored text cannot become a link that runs a script.
+// webAddress returns text if it is an http or https URL, and otherwise "". So a stored text cannot
+// become a link that runs a script.
 func webAddress(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -81,10 +81,11 @@ func webAddress(text string) string {
 	return u.String()
 }
 
-// when returns a time of the admin endpoint in readable form, in UTC. It returns
-// a text that is no time unchanged.
+// when formats a time of the admin endpoint for reading, in UTC. If text is not a time, when
+// returns it unchanged.
 func when(text string) string { return whenIn(text, nil) }
 
+// whenIn does the same as when, in a time zone. A nil zone means UTC.
 func whenIn(text string, zone *time.Location) string {
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
@@ -96,8 +97,8 @@ func whenIn(text string, zone *time.Location) string {
 	return t.In(zone).Format("2006-01-02 15:04")
 }
 
-// textOf returns a value of the admin endpoint as a text: "" for nil, and the
-// name or else the id of an object.
+// textOf returns a value of the admin endpoint as a text. nil becomes "". An object becomes its
+// name, or its id if it has no name.
 func textOf(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -122,7 +123,7 @@ func textOf(v any) string {
 	return fmt.Sprint(v)
 }
 
-// texts returns the items of a list as texts, nil if v is no list.
+// texts returns the items of a list as texts. It returns nil if v is not a list.
 func texts(v any) (list []string) {
 	items, _ := v.([]any)
 	for _, item := range items {
@@ -131,10 +132,11 @@ func texts(v any) (list []string) {
 	return list
 }
 
-// namedText is a name with its value on a page.
+// namedText is a name and its value as a page shows them.
 type namedText struct{ Name, Value string }
 
-// membersOf returns the members of an object, sorted by name.
+// membersOf returns the members of an object, sorted by name. It returns nil if object is not an
+// object.
 func membersOf(object any) (list []namedText) {
 	members, _ := object.(map[string]any)
 	for _, name := range slices.Sorted(maps.Keys(members)) {

@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// contactPages are the pages of the contacts, and of their import.
+// contactPages are the pages of the contacts and of their import.
 type contactPages struct{ *recordPages }
 
 func newContactPages() contactPages {
 	return contactPages{&recordPages{
 		section: section{"Data", "Contacts", "/contacts"}, One: "contact", API: "contacts", Rows: "contacts", CalledBy: "full_name", Page: "contact", NewPage: "newcontact",
-		About: "The people that calls are about.", Empty: "No contact yet.", Links: []pageLink{{"Import CSV", "/contacts/import"}},
+		About: "The people that agents speak with.", Empty: "No contacts yet.", Links: []pageLink{{"Import CSV", "/contacts/import"}},
 		Columns: []column{
 			{Head: "Name", Member: "full_name", Kind: cellName, Sub: "email"}, {Head: "Company", Member: "company"}, {Head: "Number", Member: "phone"},
 			{Head: "Stage", Member: "stage"}, {Head: "Status", Member: "status", Kind: cellState}, {Head: "Tags", Member: "tags"},
@@ -49,28 +49,31 @@ func contactFields() []formField {
 		{Name: "country", Label: "Country", Kind: fieldText, From: "address.country", Usual: "US"},
 		{Name: "timezone", Label: "Time zone", Kind: fieldText, Usual: "UTC", Hint: "such as Europe/Berlin", Choices: timeZones},
 		teamField(), ownerField(false),
-		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one to a line"},
+		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one per line"},
 		{Name: "custom_context", Label: "Values for prompts", Kind: fieldJSON, Hint: `a JSON object, such as {"preferred_language": "de"}`, Usual: "{}"},
 	}
 }
 
-// phoneRow is a phone number in the form of a contact. ID is "" for a new one.
+// phoneRow is a phone number in the form of a contact. ID is "" for a new number. Stop means that
+// the number must not be called.
 type phoneRow struct {
 	N                        int
 	ID, Number, Type, Reason string
 	Primary, Stop            bool
 }
 
-// newPhones is the number of empty rows in the form.
+// newPhones is the number of empty rows for new numbers in the form.
 const newPhones = 2
 
-// contactPhones adds the phone numbers to a page: those that the form sent, or
-// else those of the record.
+// contactPhones adds the phone numbers to the page of a contact. After a refused form they are the
+// numbers in the form, and otherwise the numbers in the record.
 func contactPhones(_ *visit, p *recordPage) *Fault {
 	p.Extra = phoneRows(p.Form, p.Record)
 	return nil
 }
 
+// phoneRows returns the phone numbers in form, or those in record if form has none, with newPhones
+// empty rows after them.
 func phoneRows(form url.Values, record map[string]any) (rows []phoneRow) {
 	if form.Has("phone.0.number") {
 		for n := range form {
@@ -96,6 +99,7 @@ func phoneRows(form url.Values, record map[string]any) (rows []phoneRow) {
 	return rows
 }
 
+// sentPhone returns row n of the phone numbers in a form.
 func sentPhone(form url.Values, n int) phoneRow {
 	at := fmt.Sprintf("phone.%d.", n)
 	return phoneRow{
@@ -104,8 +108,8 @@ func sentPhone(form url.Values, n int) phoneRow {
 	}
 }
 
-// contactBody adds to a body the phone numbers that the form changes. It also
-// adds null for each value of custom_context that the form removes.
+// contactBody adds the phone numbers that the form changes to body. It also adds null for each
+// member of custom_context that the form removes.
 func contactBody(form url.Values, record, body map[string]any) error {
 	if values, changed := body["custom_context"].(map[string]any); changed {
 		had, _ := record["custom_context"].(map[string]any)
@@ -125,12 +129,12 @@ func contactBody(form url.Values, record, body map[string]any) error {
 		if row.ID != "" {
 			id, err := strconv.ParseUint(row.ID, 10, 63)
 			if err != nil {
-				return invalid("phone_numbers: %q is no id of a number.", row.ID)
+				return invalid("phone_numbers has %q, which is not the id of a number.", row.ID)
 			}
 			phone["id"] = id
 		}
 		if row.ID != "" && row.Number == "" {
-			return invalid("phone_numbers: a number that was stored cannot be taken away; mark it as not to be called.")
+			return invalid("phone_numbers must keep every stored number. To stop calls to a number, mark it as not to be called.")
 		}
 		list = append(list, phone)
 	}
@@ -140,12 +144,13 @@ func contactBody(form url.Values, record, body map[string]any) error {
 	return nil
 }
 
+// contactDeletion returns the text that the page shows before it deletes a contact.
 func contactDeletion(_ *visit, contact map[string]any) string {
-	text := "Its notes and values go with it. Its calls stay, without a contact."
+	text := "Its notes and values are deleted too. Its calls remain, without a contact."
 	list, _ := contact["phone_numbers"].([]any)
 	for _, p := range list {
 		if phone, _ := p.(map[string]any); phone["do_not_call"] == true {
-			text += " " + textOf(phone["phone_number"]) + " is marked as not to be called: put it on the do-not-call list first, or it may be called again."
+			text += " " + textOf(phone["phone_number"]) + " is marked as not to be called. Put it on the do-not-call list first, or it may be called again."
 		}
 	}
 	return text
@@ -158,8 +163,8 @@ func (c contactPages) pages() map[string]func(*visit) {
 	return pages
 }
 
-// importPage is the data of the page of an import. Text is what was pasted or
-// chosen, and Faults are the errors in it.
+// importPage is the data of the page of an import. Text is the CSV that was pasted or in the chosen
+// file. Faults are the errors in it.
 type importPage struct {
 	Columns []string
 	Text    string
@@ -177,11 +182,11 @@ func showImport(v *visit, fault *Fault, text string) {
 	v.show(status, "import", shown)
 }
 
-// importContacts imports the chosen file, or the pasted text if there is no file
-// or an empty one.
+// importContacts imports the chosen file. If no file was chosen or the file is empty, it imports
+// the pasted text.
 func importContacts(v *visit) {
 	if err := v.R.ParseMultipartForm(1 << 20); err != nil {
-		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read; it may be larger than a megabyte. For more: latchkey contacts import FILE"}, "")
+		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read. Its size must be at most 1 MiB. Import a larger file with: latchkey contacts import FILE"}, "")
 		return
 	}
 	text := strings.ReplaceAll(v.R.PostFormValue("csv"), "\r\n", "\n")
@@ -197,7 +202,7 @@ func importContacts(v *visit) {
 		}
 	}
 	if strings.TrimSpace(text) == "" {
-		showImport(v, invalid("Choose a file, or paste its lines."), "")
+		showImport(v, invalid("Choose a CSV file or paste its text."), "")
 		return
 	}
 	if _, e := v.sendAs(http.MethodPost, "/admin/v1/contacts/import", "text/csv", []byte(text)); e != nil {
@@ -207,14 +212,13 @@ func importContacts(v *visit) {
 	http.Redirect(v.W, v.R, "/contacts?done=imported", http.StatusSeeOther)
 }
 
-// variablePages are the pages of the context variables, and of their values for
-// the business.
+// variablePages are the pages of the context variables and of the values that belong to a business.
 type variablePages struct{ *recordPages }
 
 func newVariablePages() variablePages {
 	return variablePages{&recordPages{
 		section: section{"Data", "Variables", "/variables"}, One: "variable", API: "variables", Rows: "variables", CalledBy: "name",
-		About: "What prompts can name, and which values it takes. The built-in ones of an owner come with its first use.", Empty: "No variable yet.",
+		About: "The variables that prompts can use, and their types. The built-in variables of an owner are created at its first use.", Empty: "No variables yet.",
 		Links: []pageLink{{"Values of the business", "/business-context"}},
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName, Sub: "display_name"}, {Head: "Type", Member: "variable_type"}, {Head: "Of", Member: "context_type"},
@@ -225,18 +229,18 @@ func newVariablePages() variablePages {
 		},
 		Facts: []column{{Head: "Of", Member: "context_type"}, {Head: "Owner", Member: "owner"}, {Head: "Built in", Member: "is_default"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields: []formField{
-			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "a-z, 0-9 and _; it cannot change later"},
+			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "a-z, 0-9 and _; cannot be changed later"},
 			{Name: "display_name", Label: "Shown as", Kind: fieldText, Needed: true},
 			{Name: "context_type", Label: "Of", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().ContextTypes...)},
 			{Name: "variable_type", Label: "Type", Kind: fieldSelect, Needed: true, Choices: words(Vocabulary().VariableTypes...)},
 			ownerField(true), {Name: "description", Label: "Description", Kind: fieldText, Wide: true},
-			{Name: "select_options", Label: "Values of a select", Kind: fieldLines, Hint: "one to a line"},
+			{Name: "select_options", Label: "Values of a select", Kind: fieldLines, Hint: "one per line"},
 		},
 		Deletion: func(_ *visit, variable map[string]any) string {
 			if variable["is_default"] == true {
 				return "" // the admin endpoint refuses to delete it
 			}
-			return "Values that are set stay, and prompts still get them; they can no longer be changed but to nothing."
+			return "Values that are set remain, and prompts still use them. They can then only be emptied."
 		},
 	}}
 }
@@ -255,9 +259,9 @@ type businessPage struct {
 	Inputs []input
 }
 
-// businessFields returns the values of an owner's business and the fields to edit
-// them: one for each variable, and one for each value without a variable. values
-// is nil if there are none.
+// businessFields returns the values of an owner's business and the fields to edit them. There is a
+// field for each variable, and for each value whose variable was deleted. values is nil if the
+// owner has no values.
 func businessFields(v *visit, owner string) (fields []formField, values map[string]any, e *Fault) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/business-context?owner="+url.QueryEscape(owner), nil)
 	switch {
@@ -289,13 +293,13 @@ func businessFields(v *visit, owner string) (fields []formField, values map[stri
 	}
 	for _, pair := range membersOf(values) {
 		if !defined[pair.Name] {
-			fields = append(fields, formField{Name: pair.Name, Label: pair.Name, Kind: fieldText, Hint: "its definition is gone: it can only be emptied"})
+			fields = append(fields, formField{Name: pair.Name, Label: pair.Name, Kind: fieldText, Hint: "its variable was deleted, so it can only be emptied"})
 		}
 	}
 	return fields, values, nil
 }
 
-// valueText returns a value as the text in the form: booleans as true or false.
+// valueText returns a value as text for the form. A boolean becomes "true" or "false".
 func valueText(value any) string {
 	if flag, ok := value.(bool); ok {
 		return map[bool]string{true: "true", false: "false"}[flag]
@@ -331,7 +335,7 @@ func showBusiness(v *visit, fault *Fault, form url.Values) {
 	v.show(status, "business", page)
 }
 
-// changeBusiness sends the values that the form changes.
+// changeBusiness sends the values that the user has changed in the form.
 func changeBusiness(v *visit) {
 	form, ok := v.form()
 	if !ok {

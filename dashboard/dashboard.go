@@ -1,13 +1,13 @@
 // Package dashboard serves the web pages of the operator. It is a client of the
-// admin endpoint: whatever a page shows or changes it reads and changes by a
-// request to that endpoint, in the name of the operator who has logged in. Of
-// the rest of the program it knows nothing but Accounts.
+// admin endpoint. A page reads and changes everything by requests to that
+// endpoint, on behalf of the operator who has logged in. The interface Accounts
+// is its only other connection to the program.
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
-// (login and sessions), visit.go (a request of a page), records.go, forms.go
-// and columns.go (the pages that most kinds of records share), and after them
-// the pages: keys.go with charts.go, calendar.go, contacts.go, webhooks.go,
-// system.go, pages.go.
+// (login and sessions), visit.go (a request for a page), records.go, forms.go
+// and columns.go (the pages that most kinds of records share). The other files
+// hold the pages: keys.go with charts.go, calendar.go, contacts.go, webhooks.go,
+// system.go and pages.go.
 package dashboard
 
 import (
@@ -27,21 +27,21 @@ import (
 	"time"
 )
 
-// Options are the parts and settings that a Dashboard needs.
+// Options holds what a Dashboard needs.
 type Options struct {
-	Admin    http.Handler // the admin endpoint, for requests that Accounts.As has marked
-	Door     http.Handler // the admin endpoint, for all other requests; it requires a token
+	Admin    http.Handler // the admin endpoint for requests that Accounts.As has marked as an operator's
+	Door     http.Handler // the admin endpoint for all other requests; it requires a token
 	Accounts Accounts
-	Now      func() time.Time // the wall clock
+	Now      func() time.Time // returns the time on the wall clock
 	Log      *slog.Logger
 	Listen   string        // address of the admin listener
-	Hosts    []string      // further host names by which browsers reach it
-	BaseURL  string        // URL by which browsers reach it, "" if none is set
+	Hosts    []string      // further host names of the admin listener
+	BaseURL  string        // URL at which browsers reach the admin listener; "" if it is not configured
 	APIURL   func() string // returns the URL of the API
 }
 
-// Dashboard serves the pages on the admin listener. It also lets operators who
-// have logged in use the admin endpoint. It is safe for concurrent use.
+// Dashboard serves the pages on the admin listener. It also lets operators who have logged in use
+// the admin endpoint directly. It is safe for concurrent use.
 type Dashboard struct {
 	o         Options
 	sets      []pageSet
@@ -66,7 +66,7 @@ func New(o Options) (*Dashboard, error) {
 	return d, err
 }
 
-// pageSets returns the parts of the dashboard in the order of the navigation.
+// pageSets returns all sets of pages in the order of the navigation.
 func pageSets(apiURL func() string) []pageSet {
 	return []pageSet{
 		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
@@ -74,7 +74,7 @@ func pageSets(apiURL func() string) []pageSet {
 	}
 }
 
-// pages yields the pages that need a login, by their patterns.
+// pages yields the pattern and the function of each page that requires a login.
 func (d *Dashboard) pages() iter.Seq2[string, func(*visit)] {
 	all := []map[string]func(*visit){{
 		"POST /logout": d.logout, "POST /logout-everywhere": d.logoutEverywhere, "GET /account": d.showAccount, "POST /account": d.changePassword,
@@ -93,7 +93,7 @@ func (d *Dashboard) pages() iter.Seq2[string, func(*visit)] {
 	}
 }
 
-// Patterns returns the patterns for http.ServeMux of the pages that need a login.
+// Patterns returns the http.ServeMux patterns of the pages that require a login.
 func (d *Dashboard) Patterns() (list []string) {
 	for pattern := range d.pages() {
 		list = append(list, pattern)
@@ -101,9 +101,8 @@ func (d *Dashboard) Patterns() (list []string) {
 	return list
 }
 
-// Handler returns the handler of the admin listener. It serves the admin endpoint
-// and the pages, both protected by an originCheck. It returns an error if
-// Options.BaseURL is no URL.
+// Handler returns the handler of the admin listener. It serves the admin endpoint and the pages,
+// and an originCheck protects both. It returns an error if Options.BaseURL is not a URL.
 func (d *Dashboard) Handler() (http.Handler, error) {
 	origins, err := newOriginCheck(d.o.Listen, d.o.BaseURL, d.o.Hosts, []string{plainCookie, secureCookie})
 	if err != nil {
@@ -131,35 +130,35 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	return origins.protect(mux), nil
 }
 
-// pageSet is a part of the dashboard.
+// pageSet is a group of related pages.
 type pageSet interface {
-	// sections returns the entries of the navigation, nil if there are none.
+	// sections returns the entries of these pages in the navigation, nil if there are none.
 	sections() []section
-	// pages returns the pages by their patterns for http.ServeMux.
+	// pages returns the pages by their http.ServeMux patterns.
 	pages() map[string]func(*visit)
 }
 
-// view is the data of a template.
+// view is the data that a template is rendered with.
 type view struct {
 	Title    string
-	Operator string // who has logged in, "" if nobody has
+	Operator string // name of the operator who has logged in; "" on the login page
 	Nav      []navGroup
-	Fault    string // a sentence about what went wrong, "" if nothing did
-	Done     string // a sentence about what was done, "" if nothing was
-	Form     url.Values
-	Data     any
+	Fault    string     // sentence about an error; "" if there was none
+	Done     string     // sentence about a change that was made; "" if there was none
+	Form     url.Values // values to fill the form with
+	Data     any        // data that only this template uses
 }
 
-// render answers with the page of a template. If the template fails, it answers
-// 500 and logs the error.
+// render executes the template name and sends the page. If the template fails, it answers 500 and
+// logs the error.
 func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v view) {
 	if v.Form == nil {
 		v.Form = url.Values{}
 	}
 	var buf bytes.Buffer
 	if err := d.templates[name].ExecuteTemplate(&buf, "layout", v); err != nil {
-		d.o.Log.Error("render page", "page", name, "error", err)
-		http.Error(w, "This page cannot be shown. The log says why.", http.StatusInternalServerError)
+		d.o.Log.Error("page not rendered", "page", name, "error", err)
+		http.Error(w, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -168,30 +167,30 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 	_, _ = w.Write(buf.Bytes())
 }
 
-// section is an entry of the navigation, in a group of entries.
+// section is an entry of the navigation. Group is the heading that it is shown under.
 type section struct{ Group, Name, Path string }
 
-// navGroup is a group of entries as a page shows it.
+// navGroup is a heading of the navigation with its entries.
 type navGroup struct {
 	Name    string
 	Entries []navEntry
 }
 
-// navEntry is a section as a page shows it. Here is true on the section's pages.
+// navEntry is a section as a page shows it. Here is true if the page belongs to the section.
 type navEntry struct {
 	Name, Path string
 	Here       bool
 }
 
-// navigation returns the groups of the navigation for a page at a path, in the
-// order of their first sections.
-func navigation(sections []section, at string) (groups []navGroup) {
+// navigation returns the navigation for the page with the given path. The groups are in the order
+// of their first sections.
+func navigation(sections []section, path string) (groups []navGroup) {
 	for _, s := range sections {
 		i := slices.IndexFunc(groups, func(g navGroup) bool { return g.Name == s.Group })
 		if i < 0 {
 			i, groups = len(groups), append(groups, navGroup{Name: s.Group})
 		}
-		here := at == s.Path || strings.HasPrefix(at, s.Path+"/")
+		here := path == s.Path || strings.HasPrefix(path, s.Path+"/")
 		groups[i].Entries = append(groups[i].Entries, navEntry{s.Name, s.Path, here})
 	}
 	return groups
@@ -200,8 +199,8 @@ func navigation(sections []section, at string) (groups []navGroup) {
 //go:embed *.html style.css script.js icon.svg
 var files embed.FS
 
-// parsePages returns a template for each file that defines "content", by the name
-// of the file without .html. Every page may use the other files.
+// parsePages returns a template for each file that defines "content", under the name of the file
+// without ".html". Each of these templates can use the files that do not define "content".
 func parsePages(functions template.FuncMap) (map[string]*template.Template, error) {
 	names, err := fs.Glob(files, "*.html")
 	if err != nil {
@@ -233,22 +232,22 @@ func parsePages(functions template.FuncMap) (map[string]*template.Template, erro
 	return made, nil
 }
 
-// originCheck refuses requests that other sites make browsers send to the
-// listener. It is safe for concurrent use.
+// originCheck refuses requests that another site makes a browser send to the admin listener. It is
+// safe for concurrent use.
 type originCheck struct {
 	listen  string // address of the listener
 	baseURL string
-	names   []string
-	cookies []string
+	names   []string // host names of the listener
+	cookies []string // names of the session cookies
 	cross   *http.CrossOriginProtection
-	// refused records a request that was refused because another site may have made
-	// it. It may be nil.
+	// refused is called with each request that is refused because another site may have caused it.
+	// It may be nil.
 	refused func(r *http.Request)
 }
 
-// newOriginCheck returns the check for a listener. Browsers reach it by its address
-// listen, by the host names hosts, and by baseURL unless that is "". cookies are
-// the names of the session cookies.
+// newOriginCheck returns the check for the listener with the address listen. Browsers reach it at
+// that address, at the host names hosts, and at baseURL unless baseURL is "". cookies are the names
+// of the session cookies. It returns an error if baseURL is not a URL.
 func newOriginCheck(listen, baseURL string, hosts, cookies []string) (*originCheck, error) {
 	o := &originCheck{
 		listen: listen, baseURL: baseURL, names: append([]string{"localhost", "control", "local"}, hosts...), cookies: cookies,
@@ -262,16 +261,16 @@ func newOriginCheck(listen, baseURL string, hosts, cookies []string) (*originChe
 		return nil, fmt.Errorf("admin.base_url: %w", err)
 	}
 	o.names = append(o.names, u.Hostname())
-	// A proxy in front may send another Host than the browser did.
+	// A proxy may replace the host name that the browser sent.
 	if err := o.cross.AddTrustedOrigin(u.Scheme + "://" + u.Host); err != nil {
 		return nil, fmt.Errorf("admin.base_url: %w", err)
 	}
 	return o, nil
 }
 
-// protect returns a handler that passes requests to next and sets the security
-// header fields of every answer. It refuses unknown host names, which prevents DNS
-// rebinding, and requests of other sites that could change something.
+// protect returns a handler that passes allowed requests to next and sets the security header
+// fields of every answer. It refuses unknown host names, which prevents DNS rebinding. It also
+// refuses requests from other sites that could change something.
 func (o *originCheck) protect(next http.Handler) http.Handler {
 	deny := func(w http.ResponseWriter, r *http.Request, why string) {
 		if o.refused != nil {
@@ -294,10 +293,10 @@ func (o *originCheck) protect(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		switch {
 		case !o.known(r.Host):
-			text := "This server does not know itself as %q. Add the name to hosts under [admin] in the configuration."
+			text := "%q is not a known host name of this server. Add it to hosts under [admin] in the configuration."
 			http.Error(w, fmt.Sprintf(text, r.Host), http.StatusMisdirectedRequest)
 		case o.unproven(r):
-			deny(w, r, "A browser says where a form was sent from, and this request does not. Use a token for programs.")
+			deny(w, r, "This request does not show which site it came from, so it was refused. Programs must use a token.")
 		default:
 			protected.ServeHTTP(w, r)
 		}
@@ -311,8 +310,8 @@ func (o *originCheck) known(hostport string) bool {
 	}
 	host = strings.Trim(host, "[]")
 	if ip, err := netip.ParseAddr(host); err == nil {
-		// DNS rebinding needs a name, so an address is safe. The exception is another
-		// address than loopback if the listener is on loopback.
+		// DNS rebinding needs a host name, so an address is safe. But a listener on loopback is
+		// only reached at a loopback address.
 		return ip.IsLoopback() || !isLoopbackListen(o.listen)
 	}
 	return host != "" && slices.ContainsFunc(o.names, func(k string) bool { return strings.EqualFold(k, host) })
@@ -324,10 +323,10 @@ func isLoopbackListen(listen string) bool {
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// unproven reports whether a request could change something and has neither
-// Sec-Fetch-Site nor Origin, by which a browser names the site that made it.
-// http.CrossOriginProtection accepts such requests, because programs send them.
-// Here only /admin/ accepts them, with a token or without a session cookie.
+// unproven reports whether a request could change something and does not show which site it came
+// from. A browser shows that with Sec-Fetch-Site or Origin. http.CrossOriginProtection accepts
+// requests without both fields, because programs send them. Here they are accepted only below
+// /admin/, with a token or without a session cookie.
 func (o *originCheck) unproven(r *http.Request) bool {
 	safe := slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodOptions}, r.Method)
 	if safe || r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != "" {

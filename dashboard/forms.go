@@ -14,62 +14,61 @@ import (
 	"latchkey/internal/strictjson"
 )
 
-// The kinds of fields.
+// These are the kinds of fields.
 const (
 	fieldText   = "text"
 	fieldTel    = "tel"
 	fieldSearch = "search"
 	fieldEmail  = "email"
 	fieldNumber = "number" // sent as a number
-	fieldID     = "id"     // a choice of records, sent as a number
+	fieldID     = "id"     // a record chosen from a list; its id is sent as a number
 	fieldSelect = "select"
 	fieldCheck  = "check" // sent as true or false
-	fieldTicks  = "ticks" // any number of the choices, sent as an array
+	fieldTicks  = "ticks" // check boxes, one per choice; the ticked values are sent as an array
 	fieldArea   = "area"  // a long text
-	fieldList   = "list"  // an array of texts, with commas between
-	fieldJSON   = "json"  // an object
-	fieldLines  = "lines" // an array of texts, one to a line
+	fieldList   = "list"  // texts separated by commas, sent as an array
+	fieldJSON   = "json"  // a JSON object
+	fieldLines  = "lines" // one text per line, sent as an array
 	fieldTime   = "time"  // a date and a time
 	fieldDate   = "date"
-	fieldHidden = "hidden" // part of the form, but no member of the record
+	fieldHidden = "hidden" // sent with the form, but not a member of the record
 )
 
-// formField is a field of a form: a member of a record of the admin endpoint.
+// formField is a field of a form. It edits one member of a record of the admin endpoint.
 type formField struct {
 	Name, Label, Kind string
-	Hint              string // text under the label
-	From              string // member of the record as in memberOf; "" means Name
-	Needed            bool
-	Blank             string                  // label of the empty choice; "" means "none"
-	Usual             string                  // value in the form of a new record
-	Choices           func(v *visit) []choice // for a text field suggestions
+	Hint              string                  // explanation under the label
+	From              string                  // path of the member of the record, as for memberOf; "" means Name
+	Needed            bool                    // must not be empty
+	Blank             string                  // label of the choice for no value; "" means "none"
+	Usual             string                  // initial value in the form of a new record
+	Choices           func(v *visit) []choice // allowed values; only suggestions for a text field
 	Make              bool                    // only in the form of a new record
 	Change            bool                    // only in the form of an existing record
-	Wide              bool                    // takes a whole row
-	Group             string                  // heading before the field; "" means no heading
-	Zone              *time.Location          // of fieldTime; nil means UTC
+	Wide              bool                    // takes the full width of the form
+	Group             string                  // heading above the field; "" means no heading
+	Zone              *time.Location          // time zone of a fieldTime; nil means UTC
 }
 
-// choice is one of the values that a field offers.
+// choice is a value that a field offers.
 type choice struct {
 	Value, Label string
 	Chosen       bool
 }
 
-// words returns choices whose labels are their values.
-func words(words ...string) func(*visit) []choice {
+// words returns a function that offers values, each with itself as its label.
+func words(values ...string) func(*visit) []choice {
 	return func(*visit) (list []choice) {
-		for _, w := range words {
-			list = append(list, choice{Value: w, Label: w})
+		for _, value := range values {
+			list = append(list, choice{Value: value, Label: value})
 		}
 		return list
 	}
 }
 
-// recordChoices returns the records of a list of the admin endpoint as choices, at
-// most 1000. chosen adds a present value that is not among them. path is the path
-// of the list below /admin/v1/, rows its member with the records; value and label
-// are members of a record.
+// recordChoices returns a function that offers records of the admin endpoint, at most 1000. path is
+// the path of their list below /admin/v1/, and rows is the member of the answer that holds them.
+// value and label are members of a record. The function returns nil if the list cannot be read.
 func recordChoices(path, rows, value, label string) func(*visit) []choice {
 	return func(v *visit) (list []choice) {
 		answer, e := v.call("GET", "/admin/v1/"+path+"?limit=1000", nil)
@@ -94,25 +93,25 @@ func timeZones(v *visit) []choice {
 // ownerChoices returns the names of the owners as choices.
 func ownerChoices(v *visit) []choice { return recordChoices("owners", "owners", "name", "name")(v) }
 
-// input is a field as a page shows it.
+// input is a field as a page shows it. Was is the mark of the stored value, or "".
 type input struct {
 	formField
 	Value, Was string
 	Choices    []choice
-	Fault      string
+	Fault      string // error about this field; "" if there is none
 }
 
-// filling fills a form. Value returns the value of a field, and Was the mark of its
-// first value, by which changed detects a change.
+// filling returns the contents of a form. Value returns the value of a field. Was returns the mark
+// of its stored value, by which changed detects a change.
 type filling struct{ Value, Was func(formField) string }
 
-// fillBy returns a filling without marks.
+// fillBy returns a filling with the values that value returns, without marks.
 func fillBy(value func(formField) string) filling {
 	return filling{value, func(formField) string { return "" }}
 }
 
-// inputs returns the inputs of fields. fault is the error of the form that was
-// sent, or nil; it is shown at the field that it names.
+// inputs returns the inputs for fields. fault is the error about the form that was sent, or nil. It
+// is shown at the field that its message begins with.
 func (v *visit) inputs(fields []formField, fill filling, fault *Fault) (list []input) {
 	for _, f := range fields {
 		if f.Kind == fieldHidden {
@@ -131,8 +130,9 @@ func (v *visit) inputs(fields []formField, fill filling, fault *Fault) (list []i
 	return list
 }
 
-// chosen returns choices with those marked that are in value. It adds values that
-// are missing: otherwise the form would lose them although nobody changed them.
+// chosen returns choices with value marked as chosen. For fieldTicks, value has several lines, one
+// for each chosen value. Values that are not among the choices are added. Otherwise the form would
+// lose them although nobody changed them.
 func chosen(f formField, choices []choice, value string) []choice {
 	values := []string{value}
 	switch {
@@ -155,14 +155,14 @@ func chosen(f formField, choices []choice, value string) []choice {
 	return choices
 }
 
-// names reports whether a message of the admin endpoint begins with a member.
+// names reports whether a message of the admin endpoint begins with the name of a member.
 func names(message, member string) bool {
 	rest, ok := strings.CutPrefix(message, member)
 	return ok && (rest == "" || strings.ContainsRune(" [.:", rune(rest[0])))
 }
 
-// labelled returns message with the name of a field at its beginning replaced by
-// the field's label.
+// labelled returns message. If message begins with the name of one of fields, the label of the
+// field replaces that name.
 func labelled(message string, fields ...formField) string {
 	for _, f := range fields {
 		if names(message, f.Name) {
@@ -172,8 +172,8 @@ func labelled(message string, fields ...formField) string {
 	return message
 }
 
-// sent returns the value of a field in a form as one text. Several values have a
-// line each.
+// sent returns the value of a field in a form as one text. If there are several values, each is on
+// a line of its own.
 func (f formField) sent(form url.Values) string {
 	text := strings.ReplaceAll(strings.Join(form[f.Name], "\n"), "\r\n", "\n")
 	if f.Kind == fieldArea {
@@ -182,8 +182,8 @@ func (f formField) sent(form url.Values) string {
 	return strings.TrimSpace(text)
 }
 
-// of returns the value of a field in a record as the text of the form, so that it
-// equals sent if nobody changes it.
+// of returns the value of a field in a record as text for the form. It equals the result of sent as
+// long as nobody changes the field.
 func (f formField) of(record map[string]any) string {
 	at := f.From
 	if at == "" {
@@ -217,8 +217,8 @@ func (f formField) of(record map[string]any) string {
 	return textOf(value)
 }
 
-// mark returns a short hash of a value. The form carries it in a hidden field to
-// detect a change.
+// mark returns a short hash of a value. The form carries it in a hidden field, so that a change of
+// the value can be detected.
 func mark(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return fmt.Sprintf("%x", sum[:8])
@@ -231,15 +231,15 @@ func (f formField) zone() *time.Location {
 	return f.Zone
 }
 
-// changed reports whether the user has changed a field of the form. Only changed
-// fields are sent, so that a form does not undo what others changed meanwhile.
+// changed reports whether the user has changed a field of the form. Only changed fields are sent.
+// So a form does not undo the changes that others have made in the meantime.
 func (f formField) changed(form url.Values) bool {
 	return form.Get("was."+f.Name) != mark(f.sent(form))
 }
 
-// value returns the value of a field in a form as the admin endpoint accepts it. An
-// empty field is nil, or an empty list. If the text is wrong for the kind of field,
-// the error is a *Fault that names the field.
+// value returns the value of a field in a form as the admin endpoint expects it. An empty field is
+// nil, or an empty list if the field is a list. If the text does not suit the kind of field, the
+// error is a *Fault that names the field.
 func (f formField) value(form url.Values) (any, error) {
 	text := f.sent(form)
 	switch {
@@ -275,7 +275,7 @@ func (f formField) value(form url.Values) (any, error) {
 	return text, nil
 }
 
-// textLines returns the lines of a text that are not blank, trimmed. It never
+// textLines returns the lines of a text that are not blank, without surrounding spaces. It never
 // returns nil.
 func textLines(text string) []string {
 	list := []string{}
@@ -287,8 +287,8 @@ func textLines(text string) []string {
 	return list
 }
 
-// newBody returns the body that creates a record from a form. It leaves out empty
-// fields, so that they get the defaults of the admin endpoint.
+// newBody returns the request body that creates a record from a form. It leaves out empty fields,
+// so that the admin endpoint sets their defaults.
 func newBody(fields []formField, form url.Values) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {
@@ -306,8 +306,8 @@ func newBody(fields []formField, form url.Values) (map[string]any, error) {
 	return body, nil
 }
 
-// changeBody returns the body that changes a record. It holds only the fields that
-// the user has changed.
+// changeBody returns the request body that changes a record. It contains only the fields that the
+// user has changed.
 func changeBody(fields []formField, form url.Values) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {

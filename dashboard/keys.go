@@ -12,13 +12,13 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// keyPages are the pages of one key: create, show, change, rotate, revoke.
+// keyPages are the pages of one key: create, show, change, rotate and revoke.
 type keyPages struct{ apiURL func() string }
 
-// newKeyPages returns the pages. apiURL returns the URL of the API.
+// newKeyPages returns the pages. apiURL is a function that returns the URL of the API.
 func newKeyPages(apiURL func() string) *keyPages { return &keyPages{apiURL} }
 
-// sections returns nil: operators reach a key through the list.
+// sections returns nil, because operators reach the page of a key through the list.
 func (k *keyPages) sections() []section { return nil }
 
 func (k *keyPages) pages() map[string]func(*visit) {
@@ -29,7 +29,7 @@ func (k *keyPages) pages() map[string]func(*visit) {
 	}
 }
 
-// formData is the data of the pages of a key, and of the form of a new one.
+// formData is the data of the pages of a key, and of the form of a new key.
 type formData struct {
 	Groups  []keyGroup
 	Limits  []keyNumber
@@ -37,21 +37,21 @@ type formData struct {
 
 	permissions permissions
 
-	Nonce   string
+	Nonce   string // Idempotency-Key of the form of a new key
 	Key     map[string]any
 	State   state
 	Meters  []meter
-	IPs     string
+	IPs     string // allowed addresses, separated by commas
 	Note    string
 	Plots   []chart
 	Spark   spark
-	Refused []any // the last requests that were refused, newest first
-	More    int   // number of further refused requests that the server keeps
-	Confirm bool  // the operator must type the name to revoke the key
+	Refused []any // the last refused requests, newest first
+	More    int   // number of older refused requests that the server keeps
+	Confirm bool  // to revoke the key, the operator must type its name
 }
 
-// form returns the fields of a key's form. chosen are the permissions to tick, and
-// value returns the value of a limit's field.
+// form returns the fields of the form of a key. The permissions in chosen are ticked. value returns
+// the text in the field of a limit, by the limit's name.
 func (k *keyPages) form(v *visit, chosen []string, value func(name string) string) (f formData, e *Fault) {
 	p, e := readPermissions(v)
 	if e != nil {
@@ -87,7 +87,7 @@ func (k *keyPages) askKey(v *visit, status int, fault string, form url.Values) {
 
 func (k *keyPages) createKey(v *visit) {
 	if err := v.R.ParseForm(); err != nil {
-		v.showFault(invalid("The form cannot be read."))
+		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
 		return
 	}
 	form := v.R.PostForm
@@ -126,10 +126,11 @@ func (k *keyPages) reveal(v *visit, status int, key map[string]any) {
 	v.show(status, "created", view{Title: name, Data: key})
 }
 
-// keyPath returns the path at the admin endpoint of the key in the request's path.
+// keyPath returns the path at the admin endpoint for the key in the path of r.
 func keyPath(r *http.Request) string { return "/admin/v1/keys/" + url.PathEscape(r.PathValue("id")) }
 
-// back redirects to the page of the key. done is a word of the function done.
+// back redirects to the page of the key. done selects the sentence that the page shows (see the
+// function done).
 func back(v *visit, done string) {
 	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done="+done, http.StatusSeeOther)
 }
@@ -140,8 +141,8 @@ func (k *keyPages) askRotate(v *visit) { k.oneKey(v, http.StatusOK, "rotate", ""
 
 func (k *keyPages) askRevoke(v *visit) { k.oneKey(v, http.StatusOK, "revoke", "") }
 
-// oneKey shows one of the pages of a key. page is its template. fault is a sentence
-// about what went wrong, "" if nothing did.
+// oneKey shows a page about a key with the template page. fault is a sentence about an error, or ""
+// if there was none.
 func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
@@ -155,15 +156,15 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 		return
 	}
 	for i, l := range f.Limits {
-		// The field is empty if the limit is the default. Otherwise the form would save
-		// the number, and later changes of the default would not reach the key.
+		// The field stays empty if the key has the default. Otherwise the form would store the
+		// number, and the key would not follow later changes of the default.
 		if n, ok := limits[l.Name].(float64); ok && int(n) != l.Default {
 			f.Limits[i].Value = fmt.Sprintf("%.0f", n)
 		}
 	}
 	used := k.used(v, key)
 	f.Key, f.Meters, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
-	f.Spark, f.State, f.Confirm = newSpark(used, v.now()), stateOf(key, used["limited_at"] != nil, v.now()), fresh(key, used, v.now())
+	f.Spark, f.State, f.Confirm = newSpark(used, v.now()), stateOf(key, used["limited_at"] != nil, v.now()), recentlyUsed(key, used, v.now())
 	if page == "key" {
 		f.Plots = k.plots(v)
 		f.Refused, f.More = k.refused(v, key)
@@ -172,7 +173,7 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 	v.show(status, page, view{Title: name, Fault: fault, Data: f})
 }
 
-// used returns the usage of a key in the last 24 hours, nil if there is none or it
+// used returns the usage of a key in the last 24 hours. It returns nil if there is none or it
 // cannot be read.
 func (k *keyPages) used(v *visit, key map[string]any) map[string]any {
 	answer, e := v.call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
@@ -187,8 +188,8 @@ func (k *keyPages) used(v *visit, key map[string]any) map[string]any {
 	return used
 }
 
-// refused returns the last refused requests with a key, at most 10, and the number
-// of further ones that the server keeps.
+// refused returns the last refused requests with a key, at most 10, and the number of older ones
+// that the server keeps.
 func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/refusals?limit=10&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
@@ -199,7 +200,7 @@ func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) 
 	return list, int(count) - len(list)
 }
 
-// plots returns charts of the history of a key: by hour and by day.
+// plots returns the charts of a key's history, by hour and by day.
 func (k *keyPages) plots(v *visit) (plots []chart) {
 	for _, p := range []struct {
 		name, title string
@@ -218,9 +219,10 @@ func (k *keyPages) plots(v *visit) (plots []chart) {
 	return plots
 }
 
-// fresh reports whether a key was used in the last 24 hours. It looks at the usage
-// too, because last_used_at may lack the use of a secret that has just ended.
-func fresh(key, used map[string]any, now time.Time) bool {
+// recentlyUsed reports whether a key was used in the last 24 hours. key is the admin endpoint's
+// answer about the key. used is the key's usage in those hours, which also counts uses of a secret
+// that has just ended.
+func recentlyUsed(key, used map[string]any, now time.Time) bool {
 	if n, _ := used["requests"].(float64); n > 0 {
 		return true
 	}
@@ -229,9 +231,9 @@ func fresh(key, used map[string]any, now time.Time) bool {
 	return err == nil && now.Sub(at) < 24*time.Hour
 }
 
-// keyUsed answers the page's script with the last use and the meters of a key. The
-// page of a new secret waits for its first use, so the last use is that of the
-// present secret, not of earlier ones.
+// keyUsed answers the page's script with the last use and the limits of a key. The page of a new
+// secret waits for the first use of that secret. So the last use is that of the current secret, not
+// of previous ones.
 func (k *keyPages) keyUsed(v *visit) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
@@ -252,11 +254,11 @@ func (k *keyPages) keyUsed(v *visit) {
 	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.now())})
 }
 
-// editKey changes a key by its form. Name, permissions and addresses are always
-// sent; other fields keep their values if the form lacks them.
+// editKey changes a key according to its form. It always sends the name, the permissions and the
+// addresses. Other fields keep their values if the form does not have them.
 func (k *keyPages) editKey(v *visit) {
 	if err := v.R.ParseForm(); err != nil {
-		v.showFault(invalid("The form cannot be read."))
+		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
 		return
 	}
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
@@ -273,7 +275,7 @@ func (k *keyPages) editKey(v *visit) {
 			body["expires_at"], _, err = keyExpiry(url.Values{"expires": form["expires"]}, v.now())
 		}
 		if was, _ := key["expires_at"].(string); strings.HasPrefix(was, form.Get("expires")) && form.Get("expires") != "" {
-			delete(body, "expires_at") // unchanged: sending it would fail if it has passed
+			delete(body, "expires_at") // the same expiry; sending it again would fail if it has passed
 		}
 	}
 	if form.Has("environment") {
@@ -303,15 +305,15 @@ func (k *keyPages) changeKey(v *visit) {
 	back(v, verb)
 }
 
-// revokeKey revokes a key. If the key was used in the last 24 hours, the operator
-// must type its name, because something depends on it.
+// revokeKey revokes a key. If the key was used in the last 24 hours, the operator must type its
+// name, because some program still depends on the key.
 func (k *keyPages) revokeKey(v *visit) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		v.showFault(e)
 		return
 	}
-	if fresh(key, k.used(v, key), v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
+	if recentlyUsed(key, k.used(v, key), v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
 		k.oneKey(v, http.StatusBadRequest, "revoke", "This key is in use. Type its name to revoke it. Nothing was changed.")
 		return
 	}
@@ -336,13 +338,13 @@ func (k *keyPages) rotateKey(v *visit) {
 	k.reveal(v, http.StatusOK, made)
 }
 
-// finishKey ends the earlier secrets of a key now. If the form has unused, a number
-// of seconds, it does so only if none of them was used for that time.
+// finishKey ends the previous secrets of a key immediately. If the form has the field unused, a
+// number of seconds, it does so only if no previous secret was used for that time.
 func (k *keyPages) finishKey(v *visit) {
 	unused := 0
 	if text := v.R.PostFormValue("unused"); text != "" {
 		if _, err := fmt.Sscan(text, &unused); err != nil {
-			k.oneKey(v, http.StatusBadRequest, "key", "The time without use must be a number of seconds. Nothing was ended.")
+			k.oneKey(v, http.StatusBadRequest, "key", "The time without use must be a number of seconds. No secret was ended.")
 			return
 		}
 	}
@@ -353,10 +355,11 @@ func (k *keyPages) finishKey(v *visit) {
 	back(v, "finish")
 }
 
-// keyLists are the page with the list of keys, and the meters for its script.
+// keyLists are the page with the list of keys, and the answer with the limits of the keys for its
+// script.
 type keyLists struct{ apiURL func() string }
 
-// newKeyLists returns the pages. apiURL returns the URL of the API.
+// newKeyLists returns the pages. apiURL is a function that returns the URL of the API.
 func newKeyLists(apiURL func() string) *keyLists { return &keyLists{apiURL} }
 
 func (k *keyLists) sections() []section { return []section{{"API", "API Keys", "/keys"}} }
@@ -365,7 +368,7 @@ func (k *keyLists) pages() map[string]func(*visit) {
 	return map[string]func(*visit){"GET /keys": k.list, "GET /keys/meters": k.meters}
 }
 
-// keyFilters returns the parameters of the address that filter and sort the list.
+// keyFilters returns the names of the parameters in the address that filter or sort the list.
 func keyFilters() []string {
 	return []string{"search", "status", "environment", "permission", "owner", "unused_days", "sort", "order"}
 }
@@ -380,8 +383,8 @@ type keyLine struct {
 	Says   []string // labels of the permissions
 }
 
-// sorter is the head of a column by which the list can be sorted. Order is
-// "ascending" or "descending" if the list is sorted by it, or else "".
+// sorter is the heading of a column that the list can be sorted by. Order is "ascending" or
+// "descending" if the list is sorted by that column, and otherwise "".
 type sorter struct{ Name, Link, Order string }
 
 // keyList is the data of the page with the list of keys.
@@ -390,8 +393,8 @@ type keyList struct {
 	Lines       []keyLine
 	Sorts       map[string]sorter
 	Permissions []string
-	URL         string
-	Query       string // query of the page's address
+	URL         string // URL of the API
+	Query       string // query in the page's address
 	Any         bool   // the store has at least one key
 }
 
@@ -420,7 +423,7 @@ func (k *keyLists) list(v *visit) {
 		n, _ := status["keys"].(float64)
 		list.Any = n > 0
 	}
-	p, _ := readPermissions(v) // after an error the page shows the names of permissions
+	p, _ := readPermissions(v) // after an error, the page shows names of permissions instead of labels
 	for _, g := range p.groups(nil) {
 		for _, c := range g.Choices {
 			list.Permissions = append(list.Permissions, c.Name)
@@ -430,7 +433,7 @@ func (k *keyLists) list(v *visit) {
 	v.show(http.StatusOK, "keys", view{Title: "API Keys", Data: list, Form: q})
 }
 
-// meters answers the script of the list with the meters of the keys, by key id.
+// meters answers the script of the list with the limits of the keys, by key id.
 func (k *keyLists) meters(v *visit) {
 	t, e := v.list("/admin/v1/keys", "keys", keyFilters()...)
 	if e != nil {
@@ -451,7 +454,7 @@ func (k *keyLists) meters(v *visit) {
 	v.writeJSON(map[string]any{"keys": keys})
 }
 
-// liveMeters returns the meters of a key for the page's script.
+// liveMeters returns the limits of a key for the page's script.
 func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]any {
 	list := []map[string]any{}
 	for _, m := range p.meters(key) {
@@ -460,8 +463,8 @@ func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]
 	return list
 }
 
-// lines returns the lines of the list. If the usage cannot be read, they have empty
-// charts.
+// lines returns the lines of the list. rows are the keys. If the usage cannot be read, the charts
+// are empty.
 func (k *keyLists) lines(v *visit, rows []any, p permissions) (lines []keyLine) {
 	q := url.Values{"last": {"24"}}
 	for _, row := range rows {
@@ -489,15 +492,15 @@ func (k *keyLists) lines(v *visit, rows []any, p permissions) (lines []keyLine) 
 	return lines
 }
 
-// noteOf returns the note of a key, "" if it has none.
+// noteOf returns the note of a key, or "" if it has none.
 func noteOf(key map[string]any) string {
 	metadata, _ := key["metadata"].(map[string]any)
 	note, _ := metadata["note"].(string)
 	return note
 }
 
-// sorters returns the sorters by the name of their column. The link sorts by the
-// column, or reverses the order if the list is sorted by it already.
+// sorters returns a sorter for each column, by the name of the column. Its link sorts by the
+// column. If the list is sorted by it already, the link reverses the order.
 func sorters(q url.Values) map[string]sorter {
 	all := map[string]sorter{}
 	for name, label := range map[string]string{"name": "Name", "created": "Key, created", "last_used": "Last used", "expires": "Expires"} {
@@ -545,11 +548,11 @@ type keyNumber struct {
 	Value       string
 }
 
-// keyPreset is a button that ticks some permissions. Permissions holds their names
-// with spaces between; Word names the preset in an address.
+// keyPreset is a button that ticks some permissions. Permissions holds their names, separated by
+// spaces. Word is the name of the preset in an address.
 type keyPreset struct{ Name, Word, Permissions string }
 
-// permissions holds the permissions and presets of the admin endpoint.
+// permissions holds the permissions and presets that the admin endpoint offers.
 type permissions struct {
 	all     []permission
 	presets []keyPreset
@@ -558,10 +561,10 @@ type permissions struct {
 // permission is a permission as the admin endpoint describes it.
 type permission struct {
 	name, label, about, group string
-	limits                    []string // limits that count only requests which need the permission
+	limits                    []string // names of the limits on requests that need the permission
 }
 
-// readPermissions reads the permissions from the admin endpoint.
+// readPermissions reads the permissions and presets from the admin endpoint.
 func readPermissions(v *visit) (p permissions, e *Fault) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/permissions", nil)
 	if e != nil {
@@ -580,8 +583,8 @@ func readPermissions(v *visit) (p permissions, e *Fault) {
 	return p, nil
 }
 
-// groups returns the permissions in their groups, with those in chosen ticked. The
-// groups are in the order of their first permissions.
+// groups returns the permissions in groups, with those in chosen ticked. The groups are in the
+// order of their first permissions.
 func (p permissions) groups(chosen []string) (groups []keyGroup) {
 	for _, one := range p.all {
 		i := slices.IndexFunc(groups, func(g keyGroup) bool { return g.Name == one.group })
@@ -603,21 +606,21 @@ func (p permissions) label(name string) string {
 	return name
 }
 
-// unused reports whether a limit counts only requests that need a permission which
-// is not in held. A key with the permissions held then never uses the limit.
+// unused reports whether a key with the permissions held can never use a limit. That is so if the
+// limit counts only requests that need a permission which is not in held.
 func (p permissions) unused(limit string, held []string) bool {
 	return slices.ContainsFunc(p.all, func(one permission) bool {
 		return slices.Contains(one.limits, limit) && !slices.Contains(held, one.name)
 	})
 }
 
-// keyNumbers returns the limits of keys for a form. list is the answer's list of
-// limits, and value returns the value of the field by the name of its limit.
+// keyNumbers returns the limits of keys for a form. list is the list of limits in the admin
+// endpoint's answer. value returns the text in the field of a limit, by the limit's name.
 func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) {
 	rows, _ := list.([]any)
 	for _, l := range rows {
 		row, _ := l.(map[string]any)
-		if row["scope"] == "owner" { // the keys of an owner share it
+		if row["scope"] == "owner" { // such a limit is shared by all keys of an owner
 			continue
 		}
 		name, _ := row["name"].(string)
@@ -627,9 +630,9 @@ func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) 
 	return numbers
 }
 
-// keyPrefill returns the form of a new key with the values in the query of the
-// address, so that documentation can link to it. perm is a list of permissions with
-// commas between, and preset the name of a preset.
+// keyPrefill returns the initial form of a new key, with the values in the query of the address. So
+// documentation can link to a form that is filled in. The parameter "perm" lists permissions,
+// separated by commas, and "preset" is the name of a preset.
 func keyPrefill(q url.Values, presets []keyPreset) url.Values {
 	form := url.Values{"expiry": {"90d"}}
 	for name, values := range q {
@@ -646,9 +649,9 @@ func keyPrefill(q url.Values, presets []keyPreset) url.Values {
 	return form
 }
 
-// keyBody returns the body with the fields that the forms of a new key and of a
-// change share. An empty limit means its default. metadata is that of the key
-// before the change, nil for a new key; keyBody may change it.
+// keyBody returns a request body with the fields that a new key and a change have in common. A
+// limit that is empty in the form has its default. metadata is the metadata of the key before the
+// change, or nil for a new key. keyBody may change metadata.
 func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	body := map[string]any{"name": strings.TrimSpace(form.Get("name")), "permissions": append([]string{}, form["permission"]...)}
 	limits := map[string]any{}
@@ -687,9 +690,9 @@ func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	return body, nil
 }
 
-// keyExpiry returns the expiry of a key from a form: a preset, a time in UTC, or a
-// date, which means the last second of that day in UTC. end is nil if the key never
-// expires. set is false if the form has no expiry.
+// keyExpiry returns the expiry of a key from a form. The form has a preset, a time in UTC, or a
+// date, which means the last second of that day in UTC. end is nil if the key never expires. set is
+// false if the form has no expiry.
 func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	preset, text := form.Get("expiry"), strings.TrimSpace(form.Get("expires"))
 	if preset == "date" || preset == "" && text != "" {

@@ -10,7 +10,7 @@ import (
 func agentPages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Agents", "/agents"}, One: "agent", API: "agents", Rows: "agents", CalledBy: "name",
-		About: "Who speaks in calls.", Empty: "No agent yet. A call needs one: it speaks, and its number is the one that is shown.",
+		About: "The voices that speak in calls.", Empty: "No agents yet. A call needs an agent, which speaks and whose number is shown.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName, Sub: "assistant_id"}, {Head: "Role", Member: "role"}, {Head: "Number", Member: "phone_number"},
 			{Head: "Calls", Member: "total_calls", Kind: cellNumber}, {Head: "Minutes", Member: "minutes_used", Kind: cellNumber}, {Head: "Owner", Member: "owner"},
@@ -23,14 +23,14 @@ func agentPages() *recordPages {
 		Fields: []formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true},
 			{Name: "role", Label: "Role", Kind: fieldSelect, Needed: true, Choices: words(Vocabulary().AgentRoles...)},
-			{Name: "phone_number", Label: "Number", Kind: fieldTel, Hint: "such as +4930555001; without one it places no calls"},
+			{Name: "phone_number", Label: "Number", Kind: fieldTel, Hint: "such as +4930555001; without a number it cannot place calls"},
 			{Name: "model", Label: "Model", Kind: fieldText, Hint: "name of the language model"},
 			{Name: "voice_id", Label: "Voice", Kind: fieldText},
 			teamField(),
 			ownerField(true),
 		},
 		Deletion: func(_ *visit, agent map[string]any) string {
-			return fmt.Sprintf("The calls that it has made stay, with its name (%s so far). Requests for new calls with its id are refused from now on, and events that name it no longer do.", textOf(agent["total_calls"]))
+			return fmt.Sprintf("Its calls remain, with its name (%s so far). Requests for new calls with its id are refused from now on, and its events no longer name an agent.", textOf(agent["total_calls"]))
 		},
 	}
 }
@@ -39,7 +39,7 @@ func agentPages() *recordPages {
 func blockPages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Do not call", "/do-not-call"}, One: "number", API: "do-not-call", Rows: "do_not_call", CalledBy: "phone_number",
-		About: "Numbers that nobody may have called.", Empty: "No number is barred.",
+		About: "Numbers that no call may be placed to.", Empty: "No numbers on the list.",
 		Columns: []column{
 			{Head: "Number", Member: "phone_number", Kind: cellName}, {Head: "Why", Member: "reason"}, {Head: "Since", Member: "created_at", Kind: cellTime},
 		},
@@ -59,7 +59,7 @@ func blockPages() *recordPages {
 func callPages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Calls", "/calls"}, One: "call", API: "calls", Rows: "calls", CalledBy: "call_id", Page: "call",
-		About: "Newest first; times are UTC.", Empty: "No call yet. POST /api/v1/calls with a key starts one; an inbound one can be recorded here.",
+		About: "Newest first. Times are in UTC.", Empty: "No calls yet. POST /api/v1/calls with a key starts a call. An inbound call can be recorded here.",
 		Columns: []column{
 			{Head: "Number", Member: "phone_number", Kind: cellName, Sub: "contact.name"}, {Head: "Status", Member: "status", Kind: cellState}, {Head: "Type", Member: "type"},
 			{Head: "Agent", Member: "agent.name"}, {Head: "Started", Member: "started_at", Kind: cellTime}, {Head: "Seconds", Member: "duration_seconds", Kind: cellNumber}, {Head: "Owner", Member: "owner"},
@@ -93,20 +93,20 @@ func callFields() []formField {
 	return []formField{
 		{Name: "phone_number", Label: "Number", Kind: fieldTel, Needed: true, Make: true, Hint: "who called, such as +4930555010"},
 		{Name: "agent_id", Label: "Agent", Kind: fieldID, Needed: true, Make: true, Choices: recordChoices("agents", "agents", "id", "name")},
-		{Name: "contact_id", Label: "Contact", Kind: fieldNumber, Make: true, Hint: "id of a contact, if it is one"},
+		{Name: "contact_id", Label: "Contact", Kind: fieldNumber, Make: true, Hint: "id of the contact, if there is one"},
 		ownerField(true),
 		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().CallStates[1:]...)},
-		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Change: true, Choices: words(Vocabulary().CallStates...), Hint: "a call that is over stays so"},
+		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Change: true, Choices: words(Vocabulary().CallStates...), Hint: "an ended call cannot be resumed"},
 		{Name: "error_reason", Label: "Failed because", Kind: fieldSelect, Choices: words(Vocabulary().FailReasons...)},
-		{Name: "started_at", Label: "Started", Kind: fieldTime, Hint: "UTC; empty: now, once it is under way"},
-		{Name: "ended_at", Label: "Ended", Kind: fieldTime, Hint: "UTC; empty: now, once it is over"},
-		{Name: "recording_url", Label: "Recording", Kind: fieldText, Wide: true, Hint: "address of the sound file"},
+		{Name: "started_at", Label: "Started", Kind: fieldTime, Hint: "UTC; empty: now, if the call has started"},
+		{Name: "ended_at", Label: "Ended", Kind: fieldTime, Hint: "UTC; empty: now, if the call has ended"},
+		{Name: "recording_url", Label: "Recording", Kind: fieldText, Wide: true, Hint: "address of the audio file"},
 		{Name: "summary", Label: "Summary", Kind: fieldArea},
 		{Name: "transcript", Label: "Transcript", Kind: fieldArea},
 	}
 }
 
-// callVariables adds the values that the call's prompts can use to its page.
+// callVariables adds the variables of the call's prompts to its page.
 func callVariables(_ *visit, p *recordPage) *Fault {
 	p.Extra = membersOf(p.Record["prompt_variables"])
 	return nil
@@ -116,7 +116,7 @@ func callVariables(_ *visit, p *recordPage) *Fault {
 func schedulePages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Availability", "/schedules"}, One: "schedule", API: "schedules", Rows: "schedules", CalledBy: "owner",
-		About: "When an owner can be booked; without a schedule that is Monday to Friday, 9 to 17, UTC.", Empty: "No schedule yet.",
+		About: "The hours in which an owner can be booked. Without a schedule they are Monday to Friday, 9 to 17, UTC.", Empty: "No schedules yet.",
 		Columns: []column{
 			{Head: "Owner", Member: "owner", Kind: cellName}, {Head: "Time zone", Member: "time_zone"}, {Head: "Free around events", Member: "buffer_minutes", Kind: cellNumber},
 			{Head: "Notice", Member: "notice_minutes", Kind: cellNumber}, {Head: "Created", Member: "created_at", Kind: cellTime},
@@ -125,12 +125,12 @@ func schedulePages() *recordPages {
 		Facts:   []column{{Head: "Owner", Member: "owner"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields:  scheduleFields(), Body: scheduleBody,
 		Deletion: func(_ *visit, schedule map[string]any) string {
-			return "The availability of " + textOf(schedule["owner"]) + " is then Monday to Friday, 9 to 17, UTC. Events stay."
+			return "The availability of " + textOf(schedule["owner"]) + " is then Monday to Friday, 9 to 17, UTC. Events remain."
 		},
 	}
 }
 
-// weekDays returns the days of a week, from Monday to Sunday.
+// weekDays returns the days of the week from Monday to Sunday, in lower case.
 func weekDays() []string {
 	days := Vocabulary().Weekdays
 	return append(days[1:], days[0])
@@ -138,17 +138,17 @@ func weekDays() []string {
 
 func scheduleFields() []formField {
 	owner := ownerField(true)
-	owner.Hint = "who can be booked then; empty: " + defaultOwner
+	owner.Hint = "the owner who can be booked; empty: " + defaultOwner
 	fields := []formField{
 		owner, {Name: "time_zone", Label: "Time zone", Kind: fieldText, Needed: true, Usual: "UTC", Choices: timeZones, Hint: "such as Europe/Berlin"},
 		{Name: "buffer_minutes", Label: "Minutes free around events", Kind: fieldNumber, Hint: "0 to 1440"},
-		{Name: "notice_minutes", Label: "Minutes of notice", Kind: fieldNumber, Hint: "from now to the first free slot"},
+		{Name: "notice_minutes", Label: "Minutes of notice", Kind: fieldNumber, Hint: "minimum from now to the first free slot"},
 	}
 	for _, day := range weekDays() {
 		f := formField{Name: "windows." + day, Label: capital(day), Kind: fieldList, Usual: "09:00-17:00"}
 		switch day {
 		case "monday":
-			f.Hint, f.Group = "such as 09:00-12:00, 13:00-17:00; empty: not at all", "Hours"
+			f.Hint, f.Group = "such as 09:00-12:00, 13:00-17:00; empty: no hours on this day", "Hours"
 		case "saturday", "sunday":
 			f.Usual = ""
 		}
@@ -157,16 +157,15 @@ func scheduleFields() []formField {
 	for _, day := range weekDays() {
 		f := formField{Name: "business_hours." + day, Label: capital(day), Kind: fieldList}
 		if day == "monday" {
-			f.Hint, f.Group = "these cut the hours above; all empty: nothing is cut", "Business hours"
+			f.Hint, f.Group = "slots must also be within these hours; if all are empty, they do not matter", "Business hours"
 		}
 		fields = append(fields, f)
 	}
 	return fields
 }
 
-// scheduleBody replaces the fields of single days in a body by whole weeks, because
-// the admin endpoint accepts only whole weeks. A week is left out if none of its
-// days was changed.
+// scheduleBody replaces the fields for single days in body by whole weeks, because the admin
+// endpoint accepts only whole weeks. It leaves out a week if none of its days was changed.
 func scheduleBody(form url.Values, record, body map[string]any) error {
 	for _, name := range []string{"windows", "business_hours"} {
 		week, changed, open := map[string]any{}, record == nil, false
@@ -200,21 +199,21 @@ func scheduleBody(form url.Values, record, body map[string]any) error {
 func teamPages() *recordPages {
 	return &recordPages{
 		section: section{"System", "Teams", "/teams"}, One: "team", API: "teams", Rows: "teams", CalledBy: "name",
-		About: "Owners who see each other's records where those name the team.", Empty: "No team yet. Without one every owner sees only its own records.",
+		About: "Groups of owners. The members of a team see each other's records that name the team.", Empty: "No teams yet. Without a team, an owner sees only its own records.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Members", Member: "members"}, {Head: "Id", Member: "id", Kind: cellNumber}, {Head: "Created", Member: "created_at", Kind: cellTime},
 		},
 		Facts: []column{{Head: "Id", Member: "id"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields: []formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true},
-			{Name: "members", Label: "Members", Kind: fieldLines, Hint: "an owner to a line; a new name makes a new owner", Usual: defaultOwner},
+			{Name: "members", Label: "Members", Kind: fieldLines, Hint: "one owner per line; a new name creates an owner", Usual: defaultOwner},
 		},
 		Deletion: func(_ *visit, team map[string]any) string {
 			members := texts(team["members"])
 			if len(members) == 0 {
 				return "It has no members."
 			}
-			return "What belongs to it stays with its owner; the other members (" + strings.Join(members, ", ") + ") no longer see it."
+			return "Its records remain with their owners. The other members (" + strings.Join(members, ", ") + ") no longer see it."
 		},
 	}
 }
@@ -223,7 +222,7 @@ func teamPages() *recordPages {
 func ownerPages() *recordPages {
 	return &recordPages{
 		section: section{"System", "Owners", "/owners"}, One: "owner", API: "owners", Rows: "owners", CalledBy: "name",
-		About: "Whom keys act for: a key sees what its owner has. An owner stays: what it has made would belong to nobody.", Empty: "No owner yet. The first key makes one.",
+		About: "A key acts for its owner and sees its owner's records. An owner cannot be deleted, because its records would then belong to nobody.", Empty: "No owners yet. The first key creates one.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Balance", Member: "balance", Kind: cellNumber}, {Head: "Price of a minute", Member: "rate", Kind: cellNumber},
 			{Head: "Created", Member: "created_at", Kind: cellTime},
@@ -231,18 +230,18 @@ func ownerPages() *recordPages {
 		Filters: []formField{{Name: "search", Label: "Name", Kind: fieldSearch}},
 		Facts:   []column{{Head: "Id", Member: "id"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields: []formField{
-			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "it cannot change later: keys and teams refer to it"},
-			{Name: "balance", Label: "Balance", Kind: fieldNumber, Hint: "what the wallet holds; empty: there is none, and no call is refused for it"},
-			{Name: "rate", Label: "Price of a minute", Kind: fieldNumber, Hint: "also the least that the wallet must hold for a call"},
-			{Name: "limits", Label: "Limits of all its keys together", Kind: fieldJSON, Usual: "{}", Hint: "a JSON object; 0 is no limit, and one that is taken out has its default again"},
+			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "cannot be changed later, because keys and teams refer to it"},
+			{Name: "balance", Label: "Balance", Kind: fieldNumber, Hint: "money in the wallet; empty: no wallet, so no call is refused for lack of money"},
+			{Name: "rate", Label: "Price of a minute", Kind: fieldNumber, Hint: "a call needs at least this much in the wallet"},
+			{Name: "limits", Label: "Limits of all its keys together", Kind: fieldJSON, Usual: "{}", Hint: "a JSON object; 0 means no limit; a limit that you remove gets its default again"},
 		},
 		Body: ownerLimits,
 	}
 }
 
-// ownerLimits reduces the limits in a body to those that the form changes, with
-// null for those that it removes. The page shows the defaults too, and they must
-// not be stored for the owner.
+// ownerLimits removes the limits from body that the form did not change, and adds null for those
+// that the form removes. The form also shows the defaults, and these must not be stored for the
+// owner.
 func ownerLimits(_ url.Values, record, body map[string]any) error {
 	limits, changed := body["limits"].(map[string]any)
 	if !changed {
@@ -259,22 +258,24 @@ func ownerLimits(_ url.Values, record, body map[string]any) error {
 	return nil
 }
 
-// ownerField returns the field of the owner in the form of a record.
+// ownerField returns the field for the owner in the form of a record. If onlyNew is true, only the
+// form of a new record has it.
 func ownerField(onlyNew bool) formField {
-	return formField{Name: "owner", Label: "Owner", Kind: fieldText, Hint: "whose it is; empty: " + defaultOwner, Choices: ownerChoices, Make: onlyNew}
+	return formField{Name: "owner", Label: "Owner", Kind: fieldText, Hint: "who owns it; empty: " + defaultOwner, Choices: ownerChoices, Make: onlyNew}
 }
 
-// ownerFilter returns the filter for the records of an owner.
+// ownerFilter returns the filter that selects the records of one owner.
 func ownerFilter() formField {
 	return formField{Name: "owner", Label: "Owner", Kind: fieldText, Choices: ownerChoices}
 }
 
-// teamField returns the field of the team in the form of a record.
+// teamField returns the field for the team in the form of a record.
 func teamField() formField {
-	return formField{Name: "team_id", Label: "Team", Kind: fieldID, Choices: recordChoices("teams", "teams", "id", "name"), Hint: "whose members see it too; its owner must be one"}
+	return formField{Name: "team_id", Label: "Team", Kind: fieldID, Choices: recordChoices("teams", "teams", "id", "name"), Hint: "its members see the record too; the owner must be a member"}
 }
 
-// agentField returns the field of the agent in the form of a record.
+// agentField returns the field for the agent in the form of a record. name is the member that holds
+// the agent's id.
 func agentField(name string) formField {
 	return formField{Name: name, Label: "Agent", Kind: fieldID, Choices: recordChoices("agents", "agents", "id", "name")}
 }

@@ -11,38 +11,37 @@ import (
 	"strings"
 )
 
-// recordPages are the pages of one kind of record: the list, the form of a new
-// record, the page of a record with its form, and its deletion. Do not change them
-// once they are served.
+// recordPages are the pages for one kind of record: the list, the form of a new record, the page of
+// a record with its form, and the deletion. Do not change the struct once it is served.
 type recordPages struct {
 	section
-	One      string // word for one record, such as "agent"
+	One      string // noun for one record, such as "agent"
 	API      string // path of the records below /admin/v1/
-	Rows     string // member of the list's answer that holds the records
+	Rows     string // member that holds the records in the answer of the list
 	About    string // text under the heading of the list
-	Empty    string // text if there is no record
-	New      string // title of the form of a new record and its button; "" means "New " and One
-	CalledBy string // member that is the title of a record's page
+	Empty    string // text shown if there are no records
+	New      string // title of the form of a new record, also on its button; "" means "New " and One
+	CalledBy string // member that is used as the title of a record's page
 	Columns  []column
 	Filters  []formField
 	Fields   []formField
-	Facts    []column   // members that the page of a record shows besides the form
-	Links    []pageLink // beside the button for a new record
-	Query    url.Values // added to the address of every record's page
-	Always   url.Values // added to every request for the list
+	Facts    []column   // members that the page of a record shows above its form
+	Links    []pageLink // links beside the button for a new record
+	Query    url.Values // parameters added to the address of every record's page
+	Always   url.Values // parameters added to every request for the list
 	Page     string     // template of a record's page; "" means "record"
 	NewPage  string     // template of the form of a new record; "" means "newrecord"
-	// Deletion returns a text on the consequences of deleting a record, "" if that
-	// record cannot be deleted. It is nil if no record of this kind can.
+	// Deletion returns a text about the consequences of deleting a record, or "" if that record
+	// cannot be deleted. It is nil if records of this kind are never deleted.
 	Deletion func(v *visit, record map[string]any) string
-	// More adds further data to the page of a record, and of a new one if NewPage is
-	// set. It may be nil.
+	// More adds data to the page of a record. If NewPage is set, it does so for the form of a new
+	// record too. It may be nil.
 	More func(v *visit, p *recordPage) *Fault
-	// Body changes the body of a request before it is sent. record is the stored
-	// record, nil for a new one. It may be nil.
+	// Body changes body before it is sent to the admin endpoint. form is the form that was sent.
+	// record is the stored record, or nil if it is new. Body may be nil.
 	Body func(form url.Values, record, body map[string]any) error
-	// Made shows a new record. If it is nil, the browser is redirected to the page
-	// of the record.
+	// Made shows a record that was just created. If it is nil, the browser is redirected to the
+	// page of the record.
 	Made func(v *visit, record map[string]any)
 }
 
@@ -55,20 +54,20 @@ type recordList struct {
 	Kind   *recordPages
 	Inputs []input
 	Cells  [][]pageCell
-	Made   bool // operators can create records of this kind
+	Made   bool // whether operators can create records of this kind
 }
 
-// recordPage is the data of the page of a record. ID is "" for a new one.
+// recordPage is the data of the page of a record. ID is "" for a new record.
 type recordPage struct {
 	*recordPages
 	ID       string
-	Called   string
+	Called   string // title of the page
 	Record   map[string]any
 	Inputs   []input
 	Shown    []pageCell
-	Deleting string
-	Extra    any
-	Form     url.Values // the form that was sent and refused, or for a new record that fills the form
+	Deleting string     // text about the consequences of a deletion; "" if the record cannot be deleted
+	Extra    any        // data that More adds
+	Form     url.Values // the form that was sent and refused; for a new record, the values to fill the form with
 }
 
 func (p *recordPages) sections() []section { return []section{p.section} }
@@ -89,8 +88,10 @@ func (p *recordPages) pages() map[string]func(*visit) {
 	return pages
 }
 
+// makes reports whether operators can create records of this kind.
 func (p *recordPages) makes() bool { return len(p.making()) > 0 }
 
+// making returns the fields of the form of a new record.
 func (p *recordPages) making() (list []formField) {
 	for _, f := range p.Fields {
 		if !f.Change {
@@ -100,6 +101,7 @@ func (p *recordPages) making() (list []formField) {
 	return list
 }
 
+// changing returns the fields of the form of an existing record.
 func (p *recordPages) changing() (list []formField) {
 	for _, f := range p.Fields {
 		if !f.Make {
@@ -109,16 +111,17 @@ func (p *recordPages) changing() (list []formField) {
 	return list
 }
 
-// at returns the path of the admin endpoint for the record that the request names,
-// followed by more.
-func (p *recordPages) at(v *visit, more string) string {
-	return "/admin/v1/" + p.API + "/" + url.PathEscape(v.R.PathValue("id")) + more
+// at returns the path at the admin endpoint for the record in the path of the page. It appends
+// suffix, such as "/cancel".
+func (p *recordPages) at(v *visit, suffix string) string {
+	return "/admin/v1/" + p.API + "/" + url.PathEscape(v.R.PathValue("id")) + suffix
 }
 
-// here returns the address of the page of the record in the request's path. done
-// is a word of the function done, or "".
+// here returns the address of the page of the current record. done selects the sentence that the
+// page shows (see the function done), or is "".
 func (p *recordPages) here(v *visit, done string) string { return p.page(v.R.PathValue("id"), done) }
 
+// page returns the address of the page of the record with this id. done is as for here.
 func (p *recordPages) page(id, done string) string {
 	at, q := p.Path+"/"+url.PathEscape(id), url.Values{}
 	maps.Copy(q, p.Query)
@@ -154,8 +157,8 @@ func (p *recordPages) list(v *visit) {
 	v.show(status, "records", page)
 }
 
-// ask shows the form of a new record, filled with form. fault is the reason why
-// form was refused, nil if it was not sent yet.
+// ask shows the form of a new record, filled with the values in form. fault is the reason why form
+// was refused, or nil if it has not been sent.
 func (p *recordPages) ask(v *visit, fault *Fault, form url.Values) {
 	value := func(f formField) string {
 		if !form.Has(f.Name) && fault == nil {
@@ -173,8 +176,8 @@ func (p *recordPages) ask(v *visit, fault *Fault, form url.Values) {
 	p.show(v, cmp.Or(p.NewPage, "newrecord"), view{Title: cmp.Or(p.New, "New "+p.One), Data: &page}, fault)
 }
 
-// show answers with the page of a form, with the status and message of fault
-// unless that is nil.
+// show sends a page with a form. If fault is not nil, the page has its status and shows its
+// message.
 func (p *recordPages) show(v *visit, name string, page view, fault *Fault) {
 	status := http.StatusOK
 	if fault != nil {
@@ -208,9 +211,9 @@ func (p *recordPages) create(v *visit) {
 	http.Redirect(v.W, v.R, p.page(textOf(made["id"]), "made"), http.StatusSeeOther)
 }
 
-// showRecord shows the page of the record in the request's path. form is the form
-// that was refused, nil if none was, and then the page has the stored values. fault
-// is the reason why a request was refused, or nil.
+// showRecord shows the page of the record in the request's path. form is the form that was refused.
+// If it is nil, the form shows the stored values. fault is the reason why a request was refused, or
+// nil.
 func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
 	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
 	if e != nil {
@@ -243,6 +246,7 @@ func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
 	p.show(v, cmp.Or(p.Page, "record"), view{Title: page.Called, Data: &page}, fault)
 }
 
+// called returns the title of a record's page.
 func (p *recordPages) called(record map[string]any) string {
 	if name := strings.TrimSpace(textOf(memberOf(record, p.CalledBy))); name != "" {
 		return name
@@ -275,7 +279,7 @@ func (p *recordPages) change(v *visit) {
 	http.Redirect(v.W, v.R, p.here(v, "saved"), http.StatusSeeOther)
 }
 
-// askDelete asks on a page whether to delete the record. Browsers with scripts ask
+// askDelete shows a page that asks whether to delete the record. A browser that runs scripts asks
 // in a dialog instead.
 func (p *recordPages) askDelete(v *visit) {
 	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
@@ -299,20 +303,20 @@ func (p *recordPages) remove(v *visit) {
 	http.Redirect(v.W, v.R, p.Path+"?done=deleted", http.StatusSeeOther)
 }
 
-// listPage is a page of a list of the admin endpoint. Before and After are the
-// addresses of the pages beside it, "" if there is none.
+// listPage is a page of a list of the admin endpoint. Before and After are the addresses of the
+// previous and the next page, or "" if there is no such page.
 type listPage struct {
 	Rows          []any
-	Count         float64
+	Count         float64 // number of rows on all pages together
 	Page, Pages   float64
 	Before, After string
-	Filtered      bool
-	States        []string
+	Filtered      bool     // a filter is set
+	States        []string // choices of the filter by status
 }
 
-// list reads a page of a list from the admin endpoint, with 25 rows. The number of
-// the page and the values of the filters are those in the page's address. path is
-// that of the list, and rows its member with the records.
+// list reads a page of a list from the admin endpoint, with 25 rows. The address of the page has
+// the page number and the values of the filters. path is the path of the list, and rows is the
+// member of the answer that holds the records.
 func (v *visit) list(path, rows string, filters ...string) (t listPage, e *Fault) {
 	q := url.Values{"limit": {"25"}}
 	given := v.R.URL.Query()

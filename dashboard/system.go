@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// auditPages show the audit log.
+// auditPages are the pages of the audit log.
 type auditPages struct{}
 
 func (auditPages) sections() []section { return []section{{"System", "Activity", "/activity"}} }
@@ -19,29 +19,29 @@ func (auditPages) pages() map[string]func(*visit) {
 	return map[string]func(*visit){"GET /activity": showAudit, "GET /activity/verify": verifyAudit}
 }
 
-// activityPage is the data of a page of the log.
+// activityPage is the data of a page of the audit log.
 type activityPage struct {
 	listPage
 	Inputs  []input
 	Entries []activityEntry
 }
 
-// activityEntry is an entry of the log as the page shows it.
+// activityEntry is an entry of the audit log as the page shows it.
 type activityEntry struct {
 	Number, At, Actor, Client, Action, Object, Result, Why, Request string
 	Changes                                                         []activityChange
-	More                                                            string // number of changes if the log does not have all of them, or else ""
+	More                                                            string // number of all changes if the log does not hold all of them; otherwise ""
 	Detail                                                          []namedText
 }
 
-// activityChange is a record that was changed.
+// activityChange is a record that was changed. Did is the kind of change.
 type activityChange struct {
 	Object, Did string
 	Fields      []activityField
 }
 
-// activityField is a field of a changed record, with its values before and after.
-// Told is false if the log has no values of it, such as for personal data.
+// activityField is a field of a changed record with its values before and after. Told is false if
+// the log does not hold the values, as with personal data.
 type activityField struct {
 	Name, Before, After string
 	Told                bool
@@ -107,7 +107,7 @@ func activityChangeOf(c map[string]any) activityChange {
 	return change
 }
 
-// activityValue returns a value of the log as one line, objects and lists as JSON.
+// activityValue returns a value of the log as one line. Objects and lists are in JSON.
 func activityValue(v any) string {
 	switch v.(type) {
 	case nil:
@@ -121,7 +121,7 @@ func activityValue(v any) string {
 	return textOf(v)
 }
 
-// verifyAudit verifies the hash chain of the whole log and shows the result.
+// verifyAudit verifies the hash chain of the whole audit log and shows the result.
 func verifyAudit(v *visit) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/audit/verify", nil)
 	if e != nil {
@@ -131,7 +131,7 @@ func verifyAudit(v *visit) {
 	v.show(http.StatusOK, "auditcheck", view{Title: "The chain of the audit log", Data: answer})
 }
 
-// statusPages show the status of the server.
+// statusPages are the page with the status of the server.
 type statusPages struct{}
 
 func (s statusPages) sections() []section { return []section{{"System", "Status", "/status"}} }
@@ -140,13 +140,14 @@ func (s statusPages) pages() map[string]func(*visit) {
 	return map[string]func(*visit){"GET /status": showStatus}
 }
 
-// statusPart is a group of facts.
+// statusPart is a heading on the status page with its facts.
 type statusPart struct {
 	Title string
 	Facts []namedText
 }
 
-// statusRow is a member of the status, its group and how a page shows it.
+// statusRow describes how the page shows a member of the status: under which heading, with which
+// label, and in which form.
 type statusRow struct {
 	part, member, label string
 	show                func(v any) string
@@ -156,18 +157,19 @@ func statusRows() []statusRow {
 	return []statusRow{
 		{"Service", "ready", "Ready", textOf}, {"Service", "not_ready_because", "Not ready because", textOf},
 		{"Service", "version", "Version", textOf}, {"Service", "go_version", "Built with", textOf}, {"Service", "started_at", "Started", whenShown}, {"Service", "uptime_seconds", "Up for", uptime},
-		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Doors", statusList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
-		{"Service", "config.loaded_at", "Configuration of", whenShown}, {"Service", "config.error", "A later one was not taken", textOf}, {"Service", "config.restart_needed", "Changed, waits for a restart", textOf},
-		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free within", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
+		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Listeners", statusList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
+		{"Service", "config.loaded_at", "Configuration loaded", whenShown}, {"Service", "config.error", "Last reload failed", textOf}, {"Service", "config.restart_needed", "Changed, needs a restart", textOf},
+		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free inside the file", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
 		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf},
-		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "The latest failed", textOf},
-		{"Webhooks", "webhook_backlog", "Waiting", textOf}, {"Webhooks", "webhook_oldest_at", "The oldest since", whenShown}, {"Audit log", "audit", "Head", statusList},
+		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf},
+		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Audit log", "audit", "Head", statusList},
 		{"Clocks", "now", "Wall clock", textOf}, {"Clocks", "service_time", "Clock of the limits", textOf},
 	}
 }
 
 func whenShown(v any) string { return when(textOf(v)) }
 
+// bytesShown returns a number of bytes with a decimal unit, such as "1.2 MB".
 func bytesShown(v any) string {
 	n, _ := v.(float64)
 	for _, unit := range []string{"bytes", "kB", "MB", "GB"} {
@@ -179,6 +181,7 @@ func bytesShown(v any) string {
 	return fmt.Sprintf("%.1f TB", n)
 }
 
+// uptime returns a number of seconds as text, with days if there are any.
 func uptime(v any) string {
 	seconds, _ := v.(float64)
 	d := time.Duration(seconds) * time.Second
@@ -188,7 +191,7 @@ func uptime(v any) string {
 	return fmt.Sprintf("%d days %s", d/(24*time.Hour), d%(24*time.Hour))
 }
 
-// statusList formats a list of values as a string, one value per line.
+// statusList returns the items of a list, or the members of an object, one per line.
 func statusList(v any) string {
 	if items, ok := v.([]any); ok {
 		return strings.Join(texts(items), "\n")
@@ -200,8 +203,8 @@ func statusList(v any) string {
 	return strings.Join(lines, "\n")
 }
 
-// showStatus shows the status of the admin endpoint. Members of the answer that no
-// statusRow names are shown last, under their own names.
+// showStatus shows the status of the server. Members that no statusRow names are shown last, under
+// their own names.
 func showStatus(v *visit) {
 	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
 	if e != nil {
@@ -234,6 +237,7 @@ func showStatus(v *visit) {
 	v.show(http.StatusOK, "status", view{Title: "Status", Data: parts})
 }
 
+// compactStatus returns a value without a statusRow as text.
 func compactStatus(v any) string {
 	if _, ok := v.(map[string]any); ok {
 		return statusList(v)

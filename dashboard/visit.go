@@ -11,24 +11,24 @@ import (
 	"time"
 )
 
-// Fault is the error of a request for a page: an error answer of the admin
-// endpoint, or a mistake in a form.
+// Fault is an error that a page shows: an error answer of the admin endpoint, or a mistake in a
+// form.
 type Fault struct {
-	Status     int    // HTTP status of the page
-	Message    string // a sentence that the page shows
-	RetryAfter time.Duration
-	Fields     map[string]any // the members of the admin endpoint's answer, nil if there was none
+	Status     int            // HTTP status that the page is sent with
+	Message    string         // a sentence that the page shows
+	RetryAfter time.Duration  // how long to wait before the next login; 0 if not throttled
+	Fields     map[string]any // members of the admin endpoint's error answer; nil if there was no answer
 }
 
 // Error returns the message.
 func (f *Fault) Error() string { return f.Message }
 
-// unexpected returns the Fault (500) for an error whose text users must not see.
+// unexpected returns a Fault with status 500, for an error whose text users must not see.
 func unexpected() *Fault {
 	return &Fault{Status: http.StatusInternalServerError, Message: "Unexpected fault. The server's log has the details under this request id."}
 }
 
-// faultOf returns the *Fault that err is or wraps, or else an unexpected one.
+// faultOf returns the *Fault that err is or wraps. For any other error it returns unexpected().
 func faultOf(err error) *Fault {
 	var f *Fault
 	if errors.As(err, &f) {
@@ -37,7 +37,7 @@ func faultOf(err error) *Fault {
 	return unexpected()
 }
 
-// invalid returns a Fault with status 400. Its message is formatted as by Sprintf.
+// invalid returns a Fault with status 400. format and args are as in fmt.Sprintf.
 func invalid(format string, args ...any) *Fault {
 	return &Fault{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
 }
@@ -50,11 +50,11 @@ type visit struct {
 	dashboard *Dashboard
 }
 
-// now returns the time of Options.Now.
+// now returns the current time from Options.Now.
 func (v *visit) now() time.Time { return v.dashboard.o.Now() }
 
-// show answers with the page of a template, with the operator's name, navigation
-// and the sentence for done in the address filled in.
+// show renders the template name with page and sends it. It fills in the operator's name, the
+// navigation, and the sentence for the parameter "done" in the address.
 func (v *visit) show(status int, name string, page view) {
 	d := v.dashboard
 	page.Operator = v.Operator.Name
@@ -65,67 +65,67 @@ func (v *visit) show(status int, name string, page view) {
 	d.render(v.W, status, name, page)
 }
 
-// done returns the sentence for a word in an address, or "" if the word is unknown.
-// So nobody can make a link that shows another sentence on a page.
+// done returns the sentence for a value of the parameter "done" in an address, or "" if the value
+// is unknown. A link therefore cannot make a page show any other sentence.
 func done(word string) string {
 	return map[string]string{
-		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported: every row is stored.",
-		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued: it is sent again, with the same delivery id.",
-		"delivered": "The sample was delivered.", "failed": "The sample was not delivered: the first line of the attempts says why.",
-		"paused": "Paused: nothing is sent to it until it is resumed.", "resumed": "Resumed.",
-		"finish": "The earlier secrets are ended. Only the present one holds.",
+		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported. Every row is stored.",
+		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued. It is sent again with the same delivery id.",
+		"delivered": "The sample was delivered.", "failed": "The sample was not delivered. The first row of the attempts shows the reason.",
+		"paused": "Paused. Nothing is sent to it until it is resumed.", "resumed": "Resumed.",
+		"finish": "The previous secrets are no longer valid. Only the current secret is.",
 		"pause":  "Paused: requests get 401 from now on.", "resume": "Resumed.",
 		"revoke":   "Revoked: requests get 401 from now on.",
 		"password": "The password is changed. All other sessions are ended.",
 	}[word]
 }
 
-// showFault answers with a page that shows only the fault.
+// showFault sends a page that shows only the fault.
 func (v *visit) showFault(f *Fault) {
 	v.show(f.Status, "fault", view{Title: "That did not work", Fault: f.Message})
 }
 
-// form returns the form that was sent. If it cannot be read, ok is false and form
-// has answered the request already.
+// form returns the submitted form. If the form cannot be read, it sends an error page and returns
+// false.
 func (v *visit) form() (form url.Values, ok bool) {
 	if err := v.R.ParseForm(); err != nil {
-		v.showFault(invalid("The form cannot be read; it may be larger than a megabyte."))
+		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
 		return nil, false
 	}
 	return v.R.PostForm, true
 }
 
-// writeJSON answers a request of a page's script with value as JSON.
+// writeJSON sends value as JSON, in answer to a request by a page's script.
 func (v *visit) writeJSON(value any) {
 	v.W.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(v.W)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(value) // only a write can fail, if the browser has gone
+	_ = enc.Encode(value) // fails only if the browser has closed the connection
 }
 
-// call sends body as JSON to the admin endpoint in the operator's name. It returns
-// the members of the answer, or a Fault if the status is 300 or more.
+// call sends a request with body as JSON to the admin endpoint, on behalf of the operator. It
+// returns the members of the answer, or a Fault if the status is 300 or more.
 func (v *visit) call(method, path string, body any) (map[string]any, *Fault) {
 	return v.callOnce("", method, path, body)
 }
 
-// callOnce works as call for a request that must not take effect twice. It sends
-// name as the Idempotency-Key, unless that is "".
-func (v *visit) callOnce(name, method, path string, body any) (map[string]any, *Fault) {
+// callOnce does the same as call, for a request that must not take effect twice. It sends
+// idempotencyKey in the field Idempotency-Key, or no such field if idempotencyKey is "".
+func (v *visit) callOnce(idempotencyKey, method, path string, body any) (map[string]any, *Fault) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, unexpected()
 	}
 	header := http.Header{"Content-Type": {"application/json"}}
-	if name != "" {
-		header.Set("Idempotency-Key", name)
+	if idempotencyKey != "" {
+		header.Set("Idempotency-Key", idempotencyKey)
 	}
 	return v.send(method, path, header, data)
 }
 
-// sendAs works as call, but sends data as it is. kind is its content type.
-func (v *visit) sendAs(method, path, kind string, data []byte) (map[string]any, *Fault) {
-	return v.send(method, path, http.Header{"Content-Type": {kind}}, data)
+// sendAs does the same as call, but sends data unchanged, with contentType as the content type.
+func (v *visit) sendAs(method, path, contentType string, data []byte) (map[string]any, *Fault) {
+	return v.send(method, path, http.Header{"Content-Type": {contentType}}, data)
 }
 
 func (v *visit) send(method, path string, header http.Header, data []byte) (map[string]any, *Fault) {

@@ -7,14 +7,14 @@ import (
 	"strconv"
 )
 
-// hookPages are the pages of the webhooks.
+// hookPages are the pages about webhooks.
 type hookPages struct{ *recordPages }
 
 func newHookPages() hookPages {
 	events := words(Vocabulary().WebhookEvents...)
 	return hookPages{&recordPages{
 		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", CalledBy: "name", Page: "webhook",
-		About: "Addresses that receive events.", Empty: "No webhook yet. One tells another program of calls, events and keys as they happen.",
+		About: "Addresses that receive events.", Empty: "No webhooks yet. A webhook notifies another program of calls, events and changes to keys.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Address", Member: "url"}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active"},
 			{Head: "Last answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"}, {Head: "Waiting", Member: "waiting", Kind: cellNumber},
@@ -27,31 +27,33 @@ func newHookPages() hookPages {
 			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Id", Member: "id"},
 		},
 		Fields: []formField{
-			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Hint: "what it is for"},
-			{Name: "owner", Label: "Owner", Kind: fieldText, Make: true, Choices: ownerChoices, Hint: "hears of this owner alone; empty: of every owner, and of keys"},
+			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Hint: "purpose of the webhook"},
+			{Name: "owner", Label: "Owner", Kind: fieldText, Make: true, Choices: ownerChoices, Hint: "receives only this owner's events; empty: the events of all owners, and of keys"},
 			{Name: "url", Label: "Address", Kind: fieldText, Needed: true, Wide: true, Hint: "such as https://hooks.example.net/latchkey"},
-			{Name: "subscribed_events", Label: "Events", Kind: fieldTicks, Needed: true, Choices: events, Hint: "those of keys, limits and queued calls only without an owner"},
+			{Name: "subscribed_events", Label: "Events", Kind: fieldTicks, Needed: true, Choices: events, Hint: "events about keys, limits and queued calls need a webhook without an owner"},
 		},
 		More: hookLog, Deletion: hookDeletion, Made: showSecret,
 	}}
 }
 
+// hookDeletion returns the text that the page shows before it deletes a webhook.
 func hookDeletion(_ *visit, hook map[string]any) string {
-	text := "Nothing is sent to " + textOf(hook["url"]) + " from now on, and its log goes too."
+	text := "Nothing is sent to " + textOf(hook["url"]) + " from now on, and its log is deleted too."
 	if n, _ := hook["waiting"].(float64); n > 0 {
-		text += fmt.Sprintf(" %.0f events that wait for it are never sent.", n)
+		text += fmt.Sprintf(" %.0f pending events are never sent.", n)
 	}
 	return text
 }
 
-// hookPage is the data of the page of a webhook besides the record: a page of its
-// log. Events are the types that a sample can have.
+// hookPage is what the page of a webhook shows besides the record: a page of the webhook's log, and
+// the types of events that a sample can have.
 type hookPage struct {
 	listPage
 	Events []string
 	Active bool
 }
 
+// hookLog adds the log of a webhook to its page.
 func hookLog(v *visit, p *recordPage) *Fault {
 	t, e := v.list("/admin/v1/webhooks/"+url.PathEscape(p.ID)+"/logs", "logs")
 	active, _ := p.Record["is_active"].(bool)
@@ -81,8 +83,8 @@ func (h hookPages) turn(v *visit, active bool, said string) {
 	http.Redirect(v.W, v.R, h.here(v, said), http.StatusSeeOther)
 }
 
-// test sends a sample event, waits for the result and redirects to a page that
-// shows it. The log of the webhook has the attempt too.
+// test sends a sample event, waits for the outcome, and redirects to the page of the webhook, which
+// shows it. The webhook's log contains the attempt too.
 func (h hookPages) test(v *visit) {
 	form, ok := v.form()
 	if !ok {
@@ -111,7 +113,7 @@ func (h hookPages) redeliver(v *visit) {
 	}
 	entry, err := strconv.ParseUint(form.Get("log_id"), 10, 63)
 	if err != nil {
-		h.showRecord(v, invalid("Say which attempt is to be sent again."), nil)
+		h.showRecord(v, invalid("Choose an attempt to send again."), nil)
 		return
 	}
 	if _, e := v.call(http.MethodPost, h.at(v, "/redeliver"), map[string]any{"log_id": entry}); e != nil {

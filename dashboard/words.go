@@ -1,27 +1,27 @@
 package dashboard
 
-// Words are the words of the admin endpoint that pages offer as choices, compare
-// with or explain. A test of package main fails if they differ from its own lists.
+// Words holds the words of the admin endpoint that pages offer as choices, compare with, or
+// explain. A test of package main compares them with its own lists.
 type Words struct {
-	DefaultOwner   string
-	LiveKeys       string // filter for keys that are not revoked
+	DefaultOwner   string // owner of records that are created without an owner
+	LiveKeys       string // value of the status filter for keys that are not revoked
 	KeyStates      []string
 	Carriers       []string // ways to send a key
 	CallStates     []string
 	CallTypes      []string
-	FailReasons    []string // of calls
-	EventStates    []string // of the calendar
-	EventTypes     []string // of the calendar
+	FailReasons    []string // why a call failed
+	EventStates    []string // of calendar events
+	EventTypes     []string // of calendar events
 	WebhookEvents  []string
-	ContactColumns []string // of an import
+	ContactColumns []string // columns that an imported CSV may have
 	VariableTypes  []string
-	ContextTypes   []string // of variables
+	ContextTypes   []string // what a variable belongs to
 	AgentRoles     []string
 	Weekdays       []string
 	AuditResults   []string
 }
 
-// The words that code of the dashboard uses by name.
+// These are the words that the code of the dashboard refers to.
 const (
 	defaultOwner    = "admin"
 	liveKeys        = "live"
@@ -37,7 +37,7 @@ const (
 	variableSelect  = "select"
 )
 
-// Vocabulary returns the words. The caller may change the slices.
+// Vocabulary returns the words. It returns new slices each time, so the caller may change them.
 func Vocabulary() Words {
 	return Words{
 		DefaultOwner: defaultOwner,
