@@ -118,7 +118,7 @@ func (a *App) wire() error {
 	if err := a.observe(); err != nil {
 		return err
 	}
-	a.targets = NewTargetPolicy(c.Webhooks.AllowPrivateTargets)
+	a.targets = NewTargetPolicy(TargetScope(c.Webhooks.AllowPrivateTargets))
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: a.peppers, Targets: a.targets, Log: a.log,
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature, Watch: a.metrics.Attempted,

@@ -331,7 +331,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			}
 			return nil, err
 		}},
-		{"SwitchQueue", func(tx *Tx) (any, error) { return none(switchQueue(tx, 1, false, true)) }},
+		{"SwitchQueue", func(tx *Tx) (any, error) { return none(switchQueue(tx, 1, queueSwitch{Stop: true, Reset: true})) }},
 		{"DropQueue", func(tx *Tx) (any, error) { return none(dropQueue(tx, 1)) }},
 		{"sweepQueue of old entries", func(tx *Tx) (any, error) { return sweepQueue(tx, 1, later) }},
 		{"sweepQueue of a deleted webhook", func(tx *Tx) (any, error) {

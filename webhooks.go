@@ -105,7 +105,7 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 		if hook.Owner, err = h.owner(tx, r, body); err != nil {
 			return err
 		}
-		if err := h.fill(r, &hook, body, true); err != nil {
+		if err := h.fill(r, &hook, body, allFields); err != nil {
 			return err
 		}
 		if list, err := webhooks(tx, hook.Owner); err != nil {
@@ -148,11 +148,18 @@ func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 	return o.ID, err
 }
 
-// fill sets the fields of w from the body and checks them. If whole is true, the body must have all
-// required fields. Do not store w after an error.
-func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, whole bool) error {
+// neededFields selects which of the fields name, url and subscribed_events a body must have.
+type neededFields int
+
+const (
+	someFields neededFields = iota // none of them, but a field that is sent must have a value
+	allFields
+)
+
+// fill sets the fields of w from the body and checks them. Do not store w after an error.
+func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, needed neededFields) error {
 	for _, name := range []string{"name", "url", "subscribed_events"} {
-		if !body.Given(name) && (whole || body.Has(name)) {
+		if !body.Given(name) && (needed == allFields || body.Has(name)) {
 			return ErrMissing.With("%s is missing. A webhook has name, url and subscribed_events.", name)
 		}
 	}
@@ -232,7 +239,11 @@ func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return nil, err
 		}
-		if err := h.fill(r, &hook, body, r.Method == http.MethodPut); err != nil {
+		needed := someFields
+		if r.Method == http.MethodPut {
+			needed = allFields
+		}
+		if err := h.fill(r, &hook, body, needed); err != nil {
 			return nil, err
 		}
 		hook.UpdatedAt = r.Now

@@ -207,8 +207,8 @@ func saveWebhook(tx *Tx, w webhook) error {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	afresh := old.URL != w.URL || w.Active && !old.Active
-	return errors.Join(webhookTable.Put(tx, w), switchQueue(tx, w.ID, w.Active, afresh))
+	reset := old.URL != w.URL || w.Active && !old.Active
+	return errors.Join(webhookTable.Put(tx, w), switchQueue(tx, w.ID, queueSwitch{Stop: !w.Active, Reset: reset}))
 }
 
 // removeWebhook deletes a webhook. It returns ErrNotFound if there is no such webhook. Its log and

@@ -104,7 +104,10 @@ func (n *OperatorEvents) Flush() error {
 	if err == nil && wanted {
 		err = n.raise(fresh)
 	}
-	n.forget(fresh, wanted && err == nil)
+	if !wanted || err != nil {
+		n.forget(fresh)
+	}
+	n.prune(fresh[len(fresh)-1].service)
 	return err
 }
 
@@ -118,21 +121,24 @@ func (n *OperatorEvents) wanted(event string) (yes bool, err error) {
 	return yes, err
 }
 
-// forget deletes the limits in fresh from seen, unless their events were published (told). The next
-// refusal then records them again, so a webhook created in the meantime receives their events. If
-// seen is full, forget also deletes the entries older than reachedAgain.
-func (n *OperatorEvents) forget(fresh []reachedNow, told bool) {
+// forget deletes limits from seen whose events were not published. The next refusal then records
+// them again, so a webhook created in the meantime receives their events.
+func (n *OperatorEvents) forget(unpublished []reachedNow) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, r := range fresh {
-		if !told {
-			delete(n.seen, r.reachedLimit)
-		}
+	for _, r := range unpublished {
+		delete(n.seen, r.reachedLimit)
 	}
+}
+
+// prune deletes the entries of seen older than reachedAgain if seen is full. now is a time on the
+// service clock.
+func (n *OperatorEvents) prune(now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if len(n.seen) < maxReached {
 		return
 	}
-	now := fresh[len(fresh)-1].service
 	for at, last := range n.seen {
 		if now.Sub(last) >= reachedAgain {
 			delete(n.seen, at)

@@ -140,7 +140,7 @@ func TestNotices_Bounded(t *testing.T) {
 	}
 	fresh := notices.fresh[:1]
 	fresh[0].service = epoch.Add(reachedAgain)
-	notices.forget(fresh, true)
+	notices.prune(fresh[len(fresh)-1].service)
 	if n := len(notices.seen); n != 0 {
 		t.Errorf("got %d remembered an hour later, want none", n)
 	}

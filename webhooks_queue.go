@@ -346,17 +346,20 @@ func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
 	return d, push(tx, d)
 }
 
-// switchQueue starts a queue if on is true, else stops it. With afresh, earlier attempts no longer
-// count, so that the first pending delivery is due at once.
-func switchQueue(tx *Tx, webhook uint64, on, afresh bool) error {
+// queueSwitch is a change of a queue. Stop stops the queue; otherwise the queue is started. With
+// Reset, earlier attempts no longer count, so the first pending delivery is due immediately.
+type queueSwitch struct{ Stop, Reset bool }
+
+// switchQueue stops or starts a queue.
+func switchQueue(tx *Tx, webhook uint64, s queueSwitch) error {
 	q, err := findQueue(tx, webhook)
 	if err != nil {
 		return err
 	}
-	if afresh {
+	if s.Reset {
 		q.Tries, q.Due, q.Failing, q.Failed = 0, time.Time{}, time.Time{}, 0
 	}
-	q.Stopped = !on
+	q.Stopped = s.Stop
 	return queueTable.Put(tx, q)
 }
 

@@ -353,10 +353,17 @@ type TargetPolicy struct {
 // leads into the internal network.
 var platform = netip.MustParsePrefix("168.63.129.16/32")
 
-// NewTargetPolicy returns a policy that allows public addresses. If private is true, it allows
-// every address and port.
-func NewTargetPolicy(private bool) *TargetPolicy {
-	return &TargetPolicy{private: private, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
+// TargetScope selects the addresses that a TargetPolicy allows.
+type TargetScope bool
+
+const (
+	PublicTargets TargetScope = false // public addresses, at the allowed ports
+	AllTargets    TargetScope = true  // every address and port
+)
+
+// NewTargetPolicy returns a policy that allows the addresses in scope.
+func NewTargetPolicy(scope TargetScope) *TargetPolicy {
+	return &TargetPolicy{private: scope == AllTargets, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
 }
 
 // CheckURL returns ErrValidation with the reason if webhooks cannot be sent to a URL. It does not

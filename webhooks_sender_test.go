@@ -548,11 +548,11 @@ func TestTargets_CheckURL(t *testing.T) {
 		{"http://hooks.example.net:0/", "port"},
 		{"http://hooks.example.net:6379/", ""},
 	} {
-		err := NewTargetPolicy(false).CheckURL(tt.url)
+		err := NewTargetPolicy(PublicTargets).CheckURL(tt.url)
 		if (err == nil) != (tt.want == "") || err != nil && (!errors.Is(err, ErrValidation) || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%q: got %v, want %q", tt.url, err, tt.want)
 		}
-		allowed := NewTargetPolicy(true).CheckURL(tt.url)
+		allowed := NewTargetPolicy(AllTargets).CheckURL(tt.url)
 		if unsafe := tt.want == "private network" || tt.want == "port" || tt.want == ""; unsafe != (allowed == nil) {
 			t.Errorf("%q with private targets allowed: got %v", tt.url, allowed)
 		}
@@ -629,12 +629,12 @@ func TestTargets_Connections(t *testing.T) {
 		_, port, _ := net.SplitHostPort(l.Addr().String())
 		for _, host := range []string{"127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0", "[::]", "localhost", "169.254.169.254", "10.0.0.1", "[64:ff9b::7f00:1]",
 			"[::127.0.0.1]", "[2002:7f00:1::]", "[::1%25lo]", "[fe80::1%25lo]", "\uff11\uff12\uff17.\uff10.\uff10.\uff11", "127\u30020\u30020\u30021", "168.63.129.16"} {
-			refuseTarget(t, NewTargetPolicy(false), "http://"+host+":"+port+"/")
+			refuseTarget(t, NewTargetPolicy(PublicTargets), "http://"+host+":"+port+"/")
 		}
 		// What Go takes for names and others for addresses, under a name server
 		// that agrees with the others.
 		for _, host := range []string{"127.0.0.1.", "localhost.", "127.1", "127.0.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.1", "0", "127.0.0.1.nip.example"} {
-			targets := NewTargetPolicy(false)
+			targets := NewTargetPolicy(PublicTargets)
 			targets.resolver = &net.Resolver{PreferGo: true, Dial: (&dnsAnswers{list: []string{"127.0.0.1"}}).dial}
 			var none *net.DNSError
 			if err := askTarget(t, targets, "http://"+host+":"+port+"/"); !errors.Is(err, errTarget) && !errors.As(err, &none) {
@@ -644,7 +644,7 @@ func TestTargets_Connections(t *testing.T) {
 		for _, list := range [][]string{{"127.0.0.1"}, {"::1"}, {"::ffff:127.0.0.1"}, {"169.254.169.254"}, {"10.0.0.1"}, {"fd00:ec2::254"}, {"0.0.0.0"}, {"::"},
 			{"fe80::1"}, {"64:ff9b::7f00:1"}, {"2002:7f00:1::"}, {"2001:0:7f00:1::"}, {"100.64.0.1"}, {"192.168.0.1"}, {"172.31.0.1"}, {"224.0.0.1"}, {"168.63.129.16"}} {
 			names := &dnsAnswers{list: list}
-			targets := NewTargetPolicy(false)
+			targets := NewTargetPolicy(PublicTargets)
 			targets.resolver = &net.Resolver{PreferGo: true, Dial: names.dial}
 			if err := targets.CheckURL("http://rebind.example.net:" + port + "/"); err != nil {
 				t.Fatal(err)
@@ -652,7 +652,7 @@ func TestTargets_Connections(t *testing.T) {
 			refuseTarget(t, targets, "http://rebind.example.net:"+port+"/")
 		}
 	}
-	refuseTarget(t, NewTargetPolicy(false), "http://93.184.216.34:22/")
+	refuseTarget(t, NewTargetPolicy(PublicTargets), "http://93.184.216.34:22/")
 	if n := seen.Load(); n != 0 {
 		t.Errorf("%d connections arrived, want none", n)
 	}
@@ -662,7 +662,7 @@ func TestTargets_Connections(t *testing.T) {
 // and of this machine when it is connected to.
 func TestTargets_NameChangesItsMind(t *testing.T) {
 	names := &dnsAnswers{list: []string{"93.184.216.34", "127.0.0.1"}}
-	targets := NewTargetPolicy(false)
+	targets := NewTargetPolicy(PublicTargets)
 	targets.resolver = &net.Resolver{PreferGo: true, Dial: names.dial}
 	ips, err := targets.resolver.LookupHost(context.Background(), "rebind.example.net")
 	if err != nil || ips[0] != "93.184.216.34" {
@@ -691,7 +691,7 @@ func TestTargets_SeveralAddresses(t *testing.T) {
 	_, port, _ := net.SplitHostPort(inside.Addr().String())
 	at := "http://both.example.net:" + port + "/"
 	for _, list := range []string{"127.0.0.2,127.0.0.1", "127.0.0.1,127.0.0.2", "::1,127.0.0.2,127.0.0.1", "127.0.0.1,10.0.0.1,127.0.0.2"} {
-		targets := NewTargetPolicy(false)
+		targets := NewTargetPolicy(PublicTargets)
 		targets.guardian = ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(netip.MustParsePrefix("127.0.0.2/32"))) // stands for a public one
 		targets.resolver = &net.Resolver{PreferGo: true, Dial: (&dnsAnswers{list: []string{list}}).dial}
 		if err := askTarget(t, targets, at); !errors.Is(err, errTarget) && !errors.Is(err, syscall.ECONNREFUSED) {
@@ -748,7 +748,7 @@ func TestTargets_Ports(t *testing.T) {
 		0: false, 1: false, 79: false, 80: true, 81: false, 442: false, 443: true, 444: false,
 		1023: false, 1024: true, 1025: true, 65535: true, 65536: false,
 	} {
-		err := NewTargetPolicy(false).CheckURL(fmt.Sprintf("https://hooks.example.net:%d/", port))
+		err := NewTargetPolicy(PublicTargets).CheckURL(fmt.Sprintf("https://hooks.example.net:%d/", port))
 		if (err == nil) != want {
 			t.Errorf("%d: got %v, want allowed %v", port, err, want)
 		}

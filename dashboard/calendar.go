@@ -336,7 +336,7 @@ func eventFields(zone *time.Location) []formField {
 		{Name: "event_type", Label: "Type", Kind: fieldSelect, Needed: true, Choices: words(Vocabulary().EventTypes...)},
 		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().EventStates[:2]...)},
 		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Change: true, Choices: words(Vocabulary().EventStates...)},
-		{Name: "location", Label: "Location", Kind: fieldText}, ownerField(true), agent, team,
+		{Name: "location", Label: "Location", Kind: fieldText}, newOwnerField(), agent, team,
 		customer("name", "Customer", fieldText), customer("email", "Mail", fieldEmail), customer("phone", "Number", fieldTel),
 		{Name: "has_video_conference", Label: "Video conference", Kind: fieldCheck},
 		{Name: "video_conference_url", Label: "Its address", Kind: fieldText}, {Name: "video_conference_provider", Label: "Its provider", Kind: fieldText},

@@ -98,8 +98,9 @@ type state struct{ Word, Class string }
 const soon = 7 * 24 * time.Hour
 
 // stateOf returns the first state that applies: revoked, expired or paused; rate-limited; expires
-// soon; never used; active. limited is true if a limit has refused a request in the last minutes.
-func stateOf(key map[string]any, limited bool, now time.Time) state {
+// soon; never used; active. used is the usage of the key in the last 24 hours; its member
+// limited_at is set if a limit has refused a request in the last minutes.
+func stateOf(key, used map[string]any, now time.Time) state {
 	status, _ := key["status"].(string)
 	if status != keyActive {
 		return state{capital(status), status}
@@ -107,7 +108,7 @@ func stateOf(key map[string]any, limited bool, now time.Time) state {
 	ends, _ := key["expires_at"].(string)
 	at, err := time.Parse(time.RFC3339, ends)
 	switch {
-	case limited:
+	case used["limited_at"] != nil:
 		return state{"Rate-limited", "failed"}
 	case err == nil && at.Sub(now) < soon:
 		return state{"Expires soon", "paused"}

@@ -48,7 +48,7 @@ func contactFields() []formField {
 		{Name: "city", Label: "City", Kind: fieldText, From: "address.city"}, {Name: "state", Label: "State", Kind: fieldText, From: "address.state"},
 		{Name: "country", Label: "Country", Kind: fieldText, From: "address.country", Usual: "US"},
 		{Name: "timezone", Label: "Time zone", Kind: fieldText, Usual: "UTC", Hint: "such as Europe/Berlin", Choices: timeZones},
-		teamField(), ownerField(false),
+		teamField(), ownerField(),
 		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one per line"},
 		{Name: "custom_context", Label: "Values for prompts", Kind: fieldJSON, Hint: `a JSON object, such as {"preferred_language": "de"}`, Usual: "{}"},
 	}
@@ -233,7 +233,7 @@ func newVariablePages() variablePages {
 			{Name: "display_name", Label: "Shown as", Kind: fieldText, Needed: true},
 			{Name: "context_type", Label: "Of", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().ContextTypes...)},
 			{Name: "variable_type", Label: "Type", Kind: fieldSelect, Needed: true, Choices: words(Vocabulary().VariableTypes...)},
-			ownerField(true), {Name: "description", Label: "Description", Kind: fieldText, Wide: true},
+			newOwnerField(), {Name: "description", Label: "Description", Kind: fieldText, Wide: true},
 			{Name: "select_options", Label: "Values of a select", Kind: fieldLines, Hint: "one per line"},
 		},
 		Deletion: func(_ *visit, variable map[string]any) string {

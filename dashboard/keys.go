@@ -164,7 +164,7 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 	}
 	used := k.used(v, key)
 	f.Key, f.Meters, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
-	f.Spark, f.State, f.Confirm = newSpark(used, v.now()), stateOf(key, used["limited_at"] != nil, v.now()), recentlyUsed(key, used, v.now())
+	f.Spark, f.State, f.Confirm = newSpark(used, v.now()), stateOf(key, used, v.now()), recentlyUsed(key, used, v.now())
 	if page == "key" {
 		f.Plots = k.plots(v)
 		f.Refused, f.More = k.refused(v, key)
@@ -484,7 +484,7 @@ func (k *keyLists) lines(v *visit, rows []any, p permissions) (lines []keyLine) 
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
 		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
-		lines = append(lines, keyLine{key, stateOf(key, used["limited_at"] != nil, v.now()), newSpark(used, v.now()), p.meters(key), noteOf(key), nil})
+		lines = append(lines, keyLine{key, stateOf(key, used, v.now()), newSpark(used, v.now()), p.meters(key), noteOf(key), nil})
 		for _, name := range texts(key["permissions"]) {
 			lines[len(lines)-1].Says = append(lines[len(lines)-1].Says, p.label(name))
 		}

@@ -27,7 +27,7 @@ func agentPages() *recordPages {
 			{Name: "model", Label: "Model", Kind: fieldText, Hint: "name of the language model"},
 			{Name: "voice_id", Label: "Voice", Kind: fieldText},
 			teamField(),
-			ownerField(true),
+			newOwnerField(),
 		},
 		Deletion: func(_ *visit, agent map[string]any) string {
 			return fmt.Sprintf("Its calls remain, with its name (%s so far). Requests for new calls with its id are refused from now on, and its events no longer name an agent.", textOf(agent["total_calls"]))
@@ -94,7 +94,7 @@ func callFields() []formField {
 		{Name: "phone_number", Label: "Number", Kind: fieldTel, Needed: true, Make: true, Hint: "who called, such as +4930555010"},
 		{Name: "agent_id", Label: "Agent", Kind: fieldID, Needed: true, Make: true, Choices: recordChoices("agents", "agents", "id", "name")},
 		{Name: "contact_id", Label: "Contact", Kind: fieldNumber, Make: true, Hint: "id of the contact, if there is one"},
-		ownerField(true),
+		newOwnerField(),
 		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().CallStates[1:]...)},
 		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Change: true, Choices: words(Vocabulary().CallStates...), Hint: "an ended call cannot be resumed"},
 		{Name: "error_reason", Label: "Failed because", Kind: fieldSelect, Choices: words(Vocabulary().FailReasons...)},
@@ -137,7 +137,7 @@ func weekDays() []string {
 }
 
 func scheduleFields() []formField {
-	owner := ownerField(true)
+	owner := newOwnerField()
 	owner.Hint = "the owner who can be booked; empty: " + defaultOwner
 	fields := []formField{
 		owner, {Name: "time_zone", Label: "Time zone", Kind: fieldText, Needed: true, Usual: "UTC", Choices: timeZones, Hint: "such as Europe/Berlin"},
@@ -258,10 +258,16 @@ func ownerLimits(_ url.Values, record, body map[string]any) error {
 	return nil
 }
 
-// ownerField returns the field for the owner in the form of a record. If onlyNew is true, only the
-// form of a new record has it.
-func ownerField(onlyNew bool) formField {
-	return formField{Name: "owner", Label: "Owner", Kind: fieldText, Hint: "who owns it; empty: " + defaultOwner, Choices: ownerChoices, Make: onlyNew}
+// ownerField returns the field for the owner in the forms of a new and of an existing record.
+func ownerField() formField {
+	return formField{Name: "owner", Label: "Owner", Kind: fieldText, Hint: "who owns it; empty: " + defaultOwner, Choices: ownerChoices}
+}
+
+// newOwnerField returns the field for the owner if only the form of a new record has it.
+func newOwnerField() formField {
+	f := ownerField()
+	f.Make = true
+	return f
 }
 
 // ownerFilter returns the filter that selects the records of one owner.

@@ -68,15 +68,21 @@ func showSecret(v *visit, hook map[string]any) {
 
 func (h hookPages) pages() map[string]func(*visit) {
 	pages := h.recordPages.pages()
-	pages["POST /webhooks/{id}/pause"] = func(v *visit) { h.turn(v, false, "paused") }
-	pages["POST /webhooks/{id}/resume"] = func(v *visit) { h.turn(v, true, "resumed") }
+	pages["POST /webhooks/{id}/pause"] = h.pause
+	pages["POST /webhooks/{id}/resume"] = h.resume
 	pages["POST /webhooks/{id}/test"] = h.test
 	pages["POST /webhooks/{id}/redeliver"] = h.redeliver
 	return pages
 }
 
-func (h hookPages) turn(v *visit, active bool, said string) {
-	if _, e := v.call(http.MethodPatch, h.at(v, ""), map[string]any{"is_active": active}); e != nil {
+func (h hookPages) pause(v *visit) { h.patch(v, map[string]any{"is_active": false}, "paused") }
+
+func (h hookPages) resume(v *visit) { h.patch(v, map[string]any{"is_active": true}, "resumed") }
+
+// patch changes a webhook and redirects to its page. said selects the sentence that the page shows
+// (see the function done).
+func (h hookPages) patch(v *visit, body map[string]any, said string) {
+	if _, e := v.call(http.MethodPatch, h.at(v, ""), body); e != nil {
 		h.showRecord(v, e, nil)
 		return
 	}
