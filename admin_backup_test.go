@@ -112,7 +112,7 @@ func TestRestore_Refusals(t *testing.T) {
 	}{
 		{"damaged record", "checksum does not match", damaged, "", false},
 		{"cut short", "", whole[:len(whole)/2], "", false},
-		{"another file", "damaged or no store", bytes.Repeat([]byte("x"), 20_000), "", false},
+		{"another file", "damaged or not a database", bytes.Repeat([]byte("x"), 20_000), "", false},
 		{"missing file", "no such file", nil, filepath.Join(t.TempDir(), "none"), false},
 		{"another store", "pepper is not the one", nil, stranger, false},
 	} {
@@ -244,13 +244,13 @@ func TestCheckStore(t *testing.T) {
 		name, want string
 		harm       func(tx *Tx) error
 	}{
-		{"lost entry", "lacks its entry in the index scope", func(tx *Tx) error { return tx.Delete("calls/scope", entry(tx, "scope")) }},
-		{"entry too many", "leads to no record", func(tx *Tx) error {
+		{"lost entry", "the record has no entry in the index scope", func(tx *Tx) error { return tx.Delete("calls/scope", entry(tx, "scope")) }},
+		{"entry too many", "the index entry has no record", func(tx *Tx) error {
 			return tx.PutRaw("calls/queue", append(IDKey(1), IDKey(99)...), []byte{8})
 		}},
 		{"not an entry", "not an index entry", func(tx *Tx) error { return tx.PutRaw("calls/queue", []byte{1}, []byte{8}) }},
-		{"lost record", "leads to no record", func(tx *Tx) error { return tx.Delete("calls", IDKey(2)) }},
-		{"count", "its count says 77", func(tx *Tx) error { return tx.Put("counts", []byte("calls"), IDKey(77)) }},
+		{"lost record", "the index entry has no record", func(tx *Tx) error { return tx.Delete("calls", IDKey(2)) }},
+		{"count", "its stored count is 77", func(tx *Tx) error { return tx.Put("counts", []byte("calls"), IDKey(77)) }},
 		{"checksum", "checksum does not match", func(tx *Tx) error {
 			raw := bytes.Clone(tx.Bolt.Bucket([]byte("calls")).Get(IDKey(1)))
 			raw[len(raw)-2] ^= 1

@@ -314,7 +314,7 @@ func TestServer_Readiness(t *testing.T) {
 		{"/readyz", `{"status":"ok"}`, http.StatusOK, func() {}},
 		{"/healthz", `{"status":"ok"}`, http.StatusOK, func() {}},
 		{"/readyz", `{"reason":"the server is stopping","status":"unavailable"}`, http.StatusServiceUnavailable, a.Server.Drain},
-		{"/readyz", `{"reason":"the store takes no writes; the log says why","status":"unavailable"}`, http.StatusServiceUnavailable, func() { a.Store.fail(ErrServer) }},
+		{"/readyz", `{"reason":"the database cannot be written; the log contains the cause","status":"unavailable"}`, http.StatusServiceUnavailable, func() { a.Store.fail(ErrServer) }},
 		{"/healthz", `{"status":"ok"}`, http.StatusOK, func() {}},
 	} {
 		tt.change()

@@ -1,6 +1,6 @@
-// The app family wires everything together. Read app_registry.go first: the table
-// of all parts, with what each serves, stores and does in the background. No rule
-// is made here.
+// The app family creates all parts of the service and connects them. Read
+// app_registry.go first: it lists all parts, each with its routes, tables and background
+// work. app.go opens, serves and closes the service.
 
 package main
 
@@ -28,7 +28,7 @@ import (
 	"latchkey/reference"
 )
 
-// App is the whole service on one data folder, with its parts wired together.
+// App is the whole service on one data folder.
 type App struct {
 	Server  *Server
 	Keyring *Keyring
@@ -54,17 +54,17 @@ type App struct {
 	Operators *Operators
 	sessions  *Sessions
 
-	routes Routes // of all parts
-	work   []work // of all parts
+	routes Routes // the routes of all parts
+	work   []work // the background work of all parts
 
 	config    Config
 	backups   *Backups
 	folder    *DataDir
-	listeners atomic.Pointer[Listeners] // nil until Serve has opened them
-	manager   *Systemd                  // set before listeners
+	listeners atomic.Pointer[Listeners] // nil until Serve has opened the listeners
+	manager   *Systemd                  // Serve sets it before listeners; nil until then
 	clock     *clock.Clock
 	log       *slog.Logger
-	stop      chan struct{} // ends the background work
+	stop      chan struct{} // Close closes it to end the background work
 	idle      chan struct{} // closed when the background work has ended
 }
 
@@ -73,13 +73,14 @@ type AppOptions struct {
 	Config Config
 	Clock  *clock.Clock
 	Create bool   // create the data folder if it is missing
-	Pepper string // the pepper itself; "" to read the pepper file
+	Pepper string // the pepper itself; if "", it is read from the pepper file
 	Log    *slog.Logger
 }
 
-// OpenApp opens the data folder of a config and starts the background work. It
-// opens no listener; Serve does. Call Close to store what is in memory and to
-// release the folder.
+// OpenApp opens the data folder of a configuration, creates all parts and starts their
+// background work. It returns an error if another process has the folder open. It does
+// not open listeners; Serve does. The caller must call Close, which stores data that is
+// still in memory and unlocks the folder.
 func OpenApp(o AppOptions) (*App, error) {
 	c := o.Config
 	folder, err := OpenDataDir(c.Server.Data, o.Create)
@@ -99,14 +100,14 @@ func OpenApp(o AppOptions) (*App, error) {
 		return nil, errors.Join(err, store.Close(), folder.Close())
 	}
 	if err := a.backups.Tidy(); err != nil {
-		o.Log.Warn("remove copies that were never sent", "error", err)
+		o.Log.Warn("old copies of the database could not be deleted; delete them from the data folder", "error", err)
 	}
 	go a.tend()
 	return a, nil
 }
 
-// wire creates what the parts share, assembles the parts and creates the server
-// that serves them.
+// wire creates the objects that several parts share, then the parts in registry, then
+// the Server. It loads the guarded routes of the configuration.
 func (a *App) wire() error {
 	c, store := a.config, a.Store
 	var err error
@@ -147,8 +148,8 @@ func (a *App) wire() error {
 	return a.Reloader.Start(a.clock.Now())
 }
 
-// contactWriters returns the permissions that allow a key to write contacts. One of
-// them is enough.
+// contactWriters returns the permissions that allow a key to write contacts. A key needs
+// one of them. The configuration determines whether the permission to read is enough.
 func (a *App) contactWriters() Permission {
 	if a.config.Contract.ContactsWrite == "can_write_contacts" {
 		return WriteContacts
@@ -156,7 +157,7 @@ func (a *App) contactWriters() Permission {
 	return ReadContacts | WriteContacts
 }
 
-// keyRules returns the rules of the config for new keys.
+// keyRules returns the rules for new keys, from the configuration.
 func (a *App) keyRules() KeyRules {
 	c := a.config.Keys
 	return KeyRules{
@@ -164,15 +165,15 @@ func (a *App) keyRules() KeyRules {
 	}
 }
 
-// openAPI describes every endpoint of the API and the admin endpoint (OpenAPI
-// 3.1). A test compares it with the routes, and the answers in the tests are
-// checked against it.
+// openAPI is the OpenAPI 3.1 description of all endpoints of the API listener and the
+// admin listener. Tests check that it describes every route and every answer.
 //
 //go:embed openapi.json
 var openAPI []byte
 
-// describe builds the reference pages. The function that it returns lists their
-// routes: with admin those for the admin listener, else those for the API.
+// describe creates the reference pages of the API. It returns a function that returns
+// the routes of these pages. If the parameter of that function is true, they are those
+// of the admin listener, otherwise those of the API listener.
 func (a *App) describe() (func(admin bool) []Row, error) {
 	var entries []reference.ErrorEntry
 	for _, e := range ErrorCatalog() {
@@ -196,8 +197,8 @@ func (a *App) describe() (func(admin bool) []Row, error) {
 	}, nil
 }
 
-// observe creates the parts that record or report the state of the service:
-// usage history, refusals, audit log, backups, metrics and status.
+// observe creates the usage history, the refusals, the audit log, the backups, the
+// metrics and the status, and stores them in a.
 func (a *App) observe() (err error) {
 	c, store := a.config, a.Store
 	a.history, a.refusals = NewHistory(store), NewRefusals()
@@ -216,8 +217,7 @@ func (a *App) observe() (err error) {
 	return err
 }
 
-// note counts a request to the API in the usage history. It ignores requests to
-// the admin endpoint.
+// note adds a request to the usage history. It ignores requests to the admin endpoint.
 func (a *App) note(o *Outcome) {
 	if strings.HasPrefix(o.Route, "/admin/") {
 		return
@@ -229,33 +229,36 @@ func (a *App) note(o *Outcome) {
 	a.history.Note(CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
 }
 
-// bases returns the URLs of the API and of the admin endpoint, for the examples of
-// the reference.
+// bases returns the URLs of the API and of the admin endpoint, for the examples in the
+// reference pages. r is the request for such a page; its Host is used if the
+// configuration sets no URL of the admin endpoint.
 func (a *App) bases(r *http.Request) reference.Bases {
-	at := reference.Bases{API: a.Server.Address(), Admin: a.config.Admin.BaseURL}
-	if at.API == "" {
-		at.API = "http://" + a.config.Server.Listen
+	urls := reference.Bases{API: a.Server.Address(), Admin: a.config.Admin.BaseURL}
+	if urls.API == "" {
+		urls.API = "http://" + a.config.Server.Listen
 	}
-	if at.Admin == "" {
-		at.Admin = "http://" + r.Host
+	if urls.Admin == "" {
+		urls.Admin = "http://" + r.Host
 	}
-	return at
+	return urls
 }
 
-// CheckStoreFile checks the database at path with the tables of all parts. No
-// server may have it open.
+// CheckStoreFile checks the database at path, including the tables of all parts. It
+// returns an error if the file cannot be opened, for example because a server has it
+// open.
 func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, tables()) }
 
-// RestoreApp calls RestoreStore with the tables of all parts and, unless it is a
-// dry run, adds an entry to the restored audit log.
+// RestoreApp restores a backup, see RestoreStore. It sets o.Tables to the tables of all
+// parts. Unless o.DryRun is set, it then adds an entry about the restore to the audit
+// log.
 func RestoreApp(o RestoreOptions, clock *clock.Clock) (RestoreResult, error) {
 	o.Tables = tables()
 	result, err := RestoreStore(o)
 	if err != nil || o.DryRun {
 		return result, err
 	}
-	// The restored audit log ends at the time of the backup. This entry explains
-	// the gap that follows.
+	// The restored audit log ends at the time of the backup. The new entry explains why
+	// later entries are missing.
 	a, err := OpenApp(AppOptions{Config: o.Config, Clock: clock, Pepper: o.Pepper, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return result, err
@@ -264,15 +267,16 @@ func RestoreApp(o RestoreOptions, clock *clock.Clock) (RestoreResult, error) {
 	return result, errors.Join(a.Store.Update(deed.Append), a.Close())
 }
 
-// tend does the background work until stop is closed, then closes idle.
+// tend counts the keys for the metrics and then does the background work. It returns
+// after stop is closed, and closes idle.
 func (a *App) tend() {
 	defer close(a.idle)
 	a.report("count the keys", a.metrics.CountKeys(a.clock.Latest(a.clock.Now())))
 	a.repeat(a.work)
 }
 
-// repeat runs each piece of work once per period until stop is closed. Only one
-// runs at a time.
+// repeat runs each piece of work once per period of that work, until stop is closed. It
+// runs only one at a time.
 func (a *App) repeat(all []work) {
 	rounds := map[time.Duration][]work{}
 	for _, w := range all {
@@ -294,7 +298,8 @@ func (a *App) repeat(all []work) {
 	running.Wait()
 }
 
-// await waits for a tick and reports whether it came before stop was closed.
+// await waits for a tick or until stop is closed. It returns true after a tick and false
+// if stop is closed.
 func (a *App) await(tick <-chan time.Time) bool {
 	select {
 	case <-a.stop:
@@ -304,8 +309,7 @@ func (a *App) await(tick <-chan time.Time) bool {
 	}
 }
 
-// do runs a round of work, unless stop was closed while the round waited for its
-// turn.
+// do runs a list of work once and logs errors. It does nothing if stop is closed.
 func (a *App) do(round []work) {
 	select {
 	case <-a.stop:
@@ -317,36 +321,36 @@ func (a *App) do(round []work) {
 	}
 }
 
-// Deed returns the audit context, with the present time, of an action that the
-// service performs on its own.
+// Deed returns the audit context for an action that the service itself performs now,
+// rather than an operator or a key.
 func (a *App) Deed(action string) AuditContext {
 	now := a.clock.Now()
 	return AuditContext{Actor: ActorSelf, Action: action, Now: now, Latest: a.clock.Latest(now)}
 }
 
-// catch calls Catch of the clock and reports whether the wall clock is behind by a
-// minute or more. If so, it logs a warning, unless told is true. Pass the previous
-// result as told, so that it warns only once.
+// catch calls Catch of the clock. It reports whether the wall clock is behind its lower
+// bound by a minute or more. If so, it logs a warning, unless told is true. Pass the
+// result of the previous call as told, so that there is only one warning.
 func (a *App) catch(told bool) (behind bool) {
 	a.clock.Catch()
 	by := a.clock.Behind(a.clock.Now())
 	if behind = by >= time.Minute; behind && !told {
-		a.log.Warn("the wall clock is behind the time that it was: keys and logins end by the later of the two, until it has been so for a day",
+		a.log.Warn("the wall clock is behind its earlier time; keys and logins expire by the earlier time until the wall clock has been behind for a day; check the clock of this machine",
 			"behind", by.Round(time.Second).String())
 	}
 	return behind
 }
 
-// report logs an error of the background work. It is silent if the store has
-// failed, because Serve returns that error.
+// report logs an error of background work. what names the work. It logs nothing if err is
+// nil or if the store has failed; Serve returns the error of the store.
 func (a *App) report(what string, err error) {
 	if err != nil && a.Store.Err() == nil {
 		a.log.Error(what, "error", err)
 	}
 }
 
-// Close ends the background work, stores what is still in memory and releases the
-// folder. Call it once, when no request is in progress.
+// Close ends the background work, stores data that is still in memory, closes the store
+// and unlocks the data folder. Call it once, when no request is in progress.
 func (a *App) Close() error {
 	close(a.stop)
 	<-a.idle
@@ -355,10 +359,11 @@ func (a *App) Close() error {
 	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.history.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
 }
 
-// Serve opens the listeners, calls ready with the addresses of two of them, and
-// serves until ctx ends, a listener fails or the store fails. Then it finishes the
-// requests in progress, within the shutdown time of the config. It returns nil
-// if ctx has ended and all requests were finished.
+// Serve opens the listeners and serves requests until ctx ends, a listener fails or the
+// store fails. Then it waits for the requests in progress, at most for the shutdown time
+// of the configuration. Once the listeners are open, it calls ready with the addresses
+// of the API listener and the admin listener. It returns nil if ctx has ended and all
+// requests were finished.
 func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error {
 	api, err1 := a.Server.API()
 	admin, err2 := a.AdminDoor()
@@ -390,8 +395,8 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	supervisor.Ready(listeners.Line())
 	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer unwatch()
-	// An empty update commits only the clock's stamp. It proves that the store
-	// can write.
+	// The service manager is notified only as long as the store works. The update
+	// goes through the committer, so it fails once the store has failed.
 	go supervisor.Watch(watched, func() error { return a.Store.Update(func(*Tx) error { return nil }) })
 	select {
 	case <-ctx.Done():
@@ -405,24 +410,24 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	return errors.Join(err, listeners.Close(context.WithoutCancel(ctx)))
 }
 
-// Reload loads the configuration and the certificates again, if they have changed,
-// and notifies the service manager. If either cannot be used, Reload logs the
-// error and the previous one stays in use.
+// Reload loads the configuration and the certificates again. It logs the result and
+// notifies the service manager. If the new configuration or certificate is not valid,
+// the previous one stays in use. Before Serve has opened the listeners, it does nothing.
 func (a *App) Reload() {
 	listeners := a.listeners.Load()
 	if listeners == nil {
-		return // still starting: the files were read a moment ago
+		return // the service is starting and has just read the files
 	}
 	a.manager.Reloading()
 	defer a.manager.Ready(listeners.Line())
 	_, _ = a.Reloader.Reload(a.clock.Now()) // it logs the result
 	if err := listeners.Reload(); err != nil {
-		a.log.Error("the certificate has changed and stays as it was", "error", err)
+		a.log.Error("the changed certificate could not be loaded; the previous one stays in use", "error", err)
 	}
 }
 
-// AdminDoor returns the handler of the admin listener: the admin endpoint and the
-// dashboard.
+// AdminDoor returns the handler of the admin listener, which serves the admin endpoint and
+// the dashboard.
 func (a *App) AdminDoor() (http.Handler, error) {
 	local, err1 := a.Server.Admin(false)
 	trusted, err2 := a.Server.Admin(true)
@@ -439,17 +444,18 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	return d.Handler()
 }
 
-// accounts returns the accounts with which operators log in to the dashboard.
+// accounts returns the object with which the dashboard logs operators in and out.
 func (a *App) accounts() *Accounts {
 	return NewAccounts(AccountsOptions{
 		Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Proxies: a.config.TrustedProxies(), Refused: a.audit.Refused,
 	})
 }
 
-// NewLog returns a logger that writes to w, and its level, which may be changed at
-// any time. It writes text if person and JSON if not, unless the config sets
-// the format. journal means that w is the system journal, which adds the time
-// itself, so text has none. Anything that looks like a secret is redacted.
+// NewLog returns a logger that writes to w, and the level of the logger, which can be
+// changed at any time. The configuration sets the format. If it is "auto", the logger
+// writes text if person is true, and JSON otherwise. journal means that w is the system
+// journal. The journal adds the time to each line, so the logger leaves it out of text.
+// The logger replaces everything that looks like a secret.
 func NewLog(w io.Writer, c Config, person, journal bool) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
@@ -469,37 +475,37 @@ func NewLog(w io.Writer, c Config, person, journal bool) (*slog.Logger, *slog.Le
 	return slog.New(slog.NewJSONHandler(w, opts)), level
 }
 
-// redactor replaces secrets in texts. Our own log lines contain none: it is a
-// second defense, for secrets that a client puts in an unexpected place. It is
-// safe for concurrent use.
+// redactor replaces secrets in texts. It is a second line of defense: the program does
+// not log secrets, but a client may send one in an unexpected place, such as a path. It
+// is safe for concurrent use.
 type redactor struct {
-	prefixes []string
-	keys     *regexp.Regexp
+	prefixes []string       // a text without any of them has no match of keys
+	keys     *regexp.Regexp // matches API keys, admin tokens and webhook secrets
 }
 
-// redacted replaces a secret.
+// redacted is the text that replaces a secret.
 const redacted = "(redacted)"
 
-// secretShapes matches secrets that are recognized by the word before them, and
-// tokens of logins and set-up links, which are 64 hex digits.
+// secretShapes matches secrets that follow a word such as "Bearer" or "password=". It
+// also matches 64 hex digits, the form of login tokens and set-up links. The first group
+// is the text before the secret.
 var secretShapes = regexp.MustCompile(`(?i)((?:bearer|basic)\s+|(?:api_key|token|password|secret|authorization|x-api-key|cookie)["']?\s*[=:]\s*["']?)[^\s"'&,;]+|\b()[0-9a-f]{64}\b`)
 
-// NewRedactor returns a redactor that recognizes API keys by prefix, and admin
-// tokens and webhook secrets by theirs.
+// NewRedactor returns a redactor. prefix is the prefix of API keys in the configuration.
 func NewRedactor(prefix string) *redactor {
 	r := &redactor{prefixes: []string{prefix, tokenShape, hookShape}}
 	r.keys = regexp.MustCompile(`(` + regexp.QuoteMeta(prefix) + `|` + tokenShape + `|` + hookShape + `)[0-9A-Za-z]{12,}`)
 	return r
 }
 
-// The prefixes of admin tokens and of webhook secrets.
+// Prefixes by which a redactor recognizes secrets.
 const (
-	tokenShape = "lka_"
-	hookShape  = "whsec_"
+	tokenShape = "lka_"   // of admin tokens
+	hookShape  = "whsec_" // of webhook secrets
 )
 
-// Keys returns text with everything redacted that looks like an API key, an admin
-// token or a webhook secret.
+// Keys returns text with each secret replaced that looks like an API key, an admin token
+// or a webhook secret. It keeps the prefix of the secret.
 func (r *redactor) Keys(text string) string {
 	for _, prefix := range r.prefixes {
 		if strings.Contains(text, prefix) {
@@ -509,22 +515,23 @@ func (r *redactor) Keys(text string) string {
 	return text
 }
 
-// Text redacts what Keys does, and also secrets that are recognized by the word
-// before them, such as Bearer or api_key=.
+// Text returns text with each secret replaced that Keys replaces, and also secrets that
+// secretShapes matches.
 func (r *redactor) Text(text string) string {
 	if len(text) < 8 {
 		return text
 	}
 	text = r.Keys(text)
-	// Skip the slow expression. Most texts, such as a route, have none of these.
+	// Skip the slow regular expression if it cannot match. Most texts are short and have
+	// none of these characters, such as a route.
 	if len(text) < 64 && !strings.ContainsAny(text, " =\"") {
 		return text
 	}
 	return secretShapes.ReplaceAllString(text, "${1}"+redacted)
 }
 
-// Attr returns a log attribute with its secrets redacted. Use it as ReplaceAttr of
-// slog.HandlerOptions.
+// Attr returns a log attribute with its secrets replaced. It is a function for
+// slog.HandlerOptions.ReplaceAttr.
 func (r *redactor) Attr(_ []string, a slog.Attr) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:
@@ -536,7 +543,7 @@ func (r *redactor) Attr(_ []string, a slog.Attr) slog.Attr {
 		case error:
 			a.Value = slog.StringValue(r.Text(v.Error()))
 		case *url.URL:
-			a.Value = slog.StringValue(v.Scheme + "://" + v.Host) // a path or query may hold anything
+			a.Value = slog.StringValue(v.Scheme + "://" + v.Host) // the path or query may contain a secret
 		case http.Header:
 			a.Value = slog.StringValue(redacted)
 		case []string:

@@ -1,6 +1,6 @@
-// The folder family has the data folder: its lock, its files, and putting a backup
-// in the place of the database. It never opens a database that another process has
-// open.
+// The folder family manages the data folder. It locks the folder, creates and opens the
+// files in it, and replaces the database by a backup. The lock ensures that only one
+// process has the database open.
 
 package main
 
@@ -21,19 +21,19 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// DataDir is an open data folder: the database, the pepper, the lock, the control
-// socket and the files of ACME. Only one process can have it open at a time.
+// DataDir is an open data folder. The folder contains the database, the pepper, the lock
+// file, the control socket and the files of ACME. Only one process can have it open.
 type DataDir struct {
 	Path string
-	Log  *slog.Logger // receives migrations and warnings about file permissions
-	lock *os.File
+	Log  *slog.Logger // for messages about migrations and file permissions
+	lock *os.File     // the locked lock file
 }
 
 // Names of the files in a data folder.
 const (
 	storeFile  = "latchkey.db"
 	pepperFile = "pepper"
-	markFile   = "store.id" // the ID of the store that was created here
+	markFile   = "store.id" // contains the id of the folder's store
 	lockFile   = "lock"
 	socketFile = "control.sock"
 )
@@ -41,12 +41,11 @@ const (
 // storePath returns the path of the database of a data folder.
 func storePath(dir string) string { return filepath.Join(dir, storeFile) }
 
-// pepperPath returns the path of the pepper of a data folder, unless the config
-// names another.
+// pepperPath returns the default path of the pepper file. The configuration can set
+// another path.
 func pepperPath(dir string) string { return filepath.Join(dir, pepperFile) }
 
-// markPath returns the path of the file that holds the ID of a data folder's
-// store.
+// markPath returns the path of the file that contains the id of a data folder's store.
 func markPath(dir string) string { return filepath.Join(dir, markFile) }
 
 // OpenDataDir locks a data folder and returns it. With create it creates a missing
@@ -56,17 +55,17 @@ func markPath(dir string) string { return filepath.Join(dir, markFile) }
 func OpenDataDir(path string, create bool) (*DataDir, error) {
 	if create {
 		if err := makeFolder(path); err != nil {
-			return nil, fmt.Errorf("make the data folder: %w; name another with --data", err)
+			return nil, fmt.Errorf("create the data folder: %w; choose another folder with --data", err)
 		}
 	}
 	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("the data folder is not writable: %w; mend its permissions or name another with --data", err)
+		return nil, fmt.Errorf("the data folder is not writable: %w; correct its permissions or choose another folder with --data", err)
 	}
 	if err := LockExclusive(lock); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, errors.Join(fmt.Errorf("lock the data folder %s: %w; it has to be on a disk that can lock files", path, err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("lock the data folder %s: %w; it must be on a file system that can lock files", path, err), lock.Close())
 	} else if err != nil {
-		return nil, errors.Join(fmt.Errorf("the data folder %s is in use by %s; stop it, or name another folder with --data", path, holder(lock.Name())), lock.Close())
+		return nil, errors.Join(fmt.Errorf("the data folder %s is in use by %s; stop it, or choose another folder with --data", path, holder(lock.Name())), lock.Close())
 	}
 	if err := writeID(lock); err != nil {
 		return nil, errors.Join(fmt.Errorf("write the lock file: %w", err), lock.Close())
@@ -74,8 +73,9 @@ func OpenDataDir(path string, create bool) (*DataDir, error) {
 	return &DataDir{Path: path, Log: slog.New(slog.DiscardHandler), lock: lock}, nil
 }
 
-// makeFolder creates path and its missing parents so that they survive a power
-// cut.
+// makeFolder creates a folder, readable only by its owner, and its missing parents. It
+// syncs them to disk, so that they still exist after a power failure. It does nothing
+// if the folder exists.
 func makeFolder(path string) error {
 	var made []string
 	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
@@ -95,10 +95,11 @@ func makeFolder(path string) error {
 	return nil
 }
 
-// holder returns the name of the process that holds the lock file at path. A
-// process that has just locked it may not have written its id yet, and a crashed
-// one leaves its id behind. So holder reads the file for up to a second, until it
-// names a running process.
+// holder returns a text that names the process that holds the lock file at path, such as
+// "process 123", or "another process" if its id is not known. A process that has just
+// locked the file may not have written its id yet, and a crashed process leaves its id
+// in the file. So holder reads the file repeatedly, for up to a second, until it
+// contains the id of a running process.
 func holder(path string) string {
 	for range 20 {
 		text, _ := os.ReadFile(path)
@@ -114,7 +115,7 @@ func holder(path string) string {
 }
 
 // writeID writes the id of this process into a lock file. It overwrites the old id
-// before it cuts the file, because that works even if the disk is full.
+// first and truncates the file afterwards, because this works even if the disk is full.
 func writeID(f *os.File) error {
 	id := fmt.Sprintf("%d\n", os.Getpid())
 	if _, err := f.WriteAt([]byte(id), 0); err != nil {
@@ -132,12 +133,12 @@ func hasStore(path string) bool {
 // Socket returns the path of the control socket.
 func (f *DataDir) Socket() string { return filepath.Join(f.Path, socketFile) }
 
-// Open returns the store of the folder and its peppers; the caller closes the
-// store. In a folder that never held a store, Open creates the database. It also
-// creates the pepper there if value and file are "". If a store was created here
-// and its database or pepper is missing, Open fails rather than start without the
-// keys. The parameters are those of LoadPeppers, but a file of "" means the
-// pepper file of the folder.
+// Open returns the store of the folder and its peppers. The caller closes the store. In
+// a folder that never had a store, Open creates the database. It also creates the
+// pepper file if value and file are "". In a folder that had a store, a missing
+// database or pepper is an error, because a new one would silently lose all keys.
+// value, file and retired are the parameters of LoadPeppers, except that a file of ""
+// means the pepper file of the folder. Open resumes clock from the stamp in the store.
 func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock) (*Store, Peppers, error) {
 	fresh := !hasStore(f.Path)
 	own := file == ""
@@ -174,8 +175,9 @@ func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock)
 	return store, peppers, nil
 }
 
-// verify checks that the store belongs to the folder and was made with the pepper.
-// It resumes the clock from the stamp of the store.
+// verify returns an error if the store does not belong to the folder or was not created
+// with one of the peppers. In a new folder it writes the file with the store's id. It
+// also resumes clock from the stamp in the store.
 func (f *DataDir) verify(store *Store, peppers Peppers, clock *clock.Clock) error {
 	if err := f.owns(store.ID()); err != nil {
 		return err
@@ -195,34 +197,35 @@ func (f *DataDir) verify(store *Store, peppers Peppers, clock *clock.Clock) erro
 	if err := peppers.Verify(store); err != nil || clock.Continued() {
 		return err // with a wrong pepper the store must not be changed
 	}
-	// The stamp is of an earlier boot. If this run stored nothing, the next run
-	// would read that stamp and trust a wall clock that was set meanwhile.
+	// The stored stamp is from before the machine was restarted. Replace it now. If it
+	// stayed, the next start would use it and trust the wall clock, which may have been
+	// set to a wrong time since.
 	return store.Update(func(tx *Tx) error { return tx.Put("meta", []byte("stamp"), clock.Stamp()) })
 }
 
-// owns returns an error if the folder belongs to a store other than id, and nil
-// if it has no store yet.
+// owns returns an error if the folder belongs to a store with an id other than id. It
+// returns nil if the folder has no store yet.
 func (f *DataDir) owns(id string) error {
 	mark := markPath(f.Path)
-	said, err := ReadSmall(mark)
+	text, err := ReadSmall(mark)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
-	case strings.TrimSpace(string(said)) != id:
-		return fmt.Errorf("%s belongs to another data folder than %s; restore the right one, or remove %s if you put it here on purpose", storeFile, f.Path, mark)
+	case strings.TrimSpace(string(text)) != id:
+		return fmt.Errorf("%s belongs to another data folder than %s; restore the right database, or remove %s if you put this database here on purpose", storeFile, f.Path, mark)
 	}
 	return nil
 }
 
-// warn logs a warning for each of the paths, and for the folder, if users other
-// than the owner have any permission on it.
+// warn logs a warning for each of the paths, and for the folder itself, that users other
+// than its owner have any permission on. It does nothing on Windows.
 func (f *DataDir) warn(paths ...string) {
 	for _, path := range append(paths, f.Path) {
 		info, err := os.Stat(path)
 		if err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-			f.Log.Warn("others may read what only the server should; take the permission away with chmod go-rwx", "path", path, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
+			f.Log.Warn("other users have permissions on this path; remove them with chmod go-rwx", "path", path, "mode", fmt.Sprintf("%04o", info.Mode().Perm()))
 		}
 	}
 }
@@ -230,32 +233,33 @@ func (f *DataDir) warn(paths ...string) {
 // Close releases the lock of the folder. It does not close the store.
 func (f *DataDir) Close() error { return f.lock.Close() }
 
-// RestoreResult describes a completed restore, or what a dry run would restore.
+// RestoreResult describes a completed restore, or the restore that a dry run checked.
 type RestoreResult struct {
-	From      string
-	To        string
-	Kept      string // new path of the previous database, "" if there was none
-	StoreID   string
-	Keys      int
-	CreatedAt time.Time
-	Check     CheckResult
+	From      string      // path of the backup
+	To        string      // path of the database
+	Kept      string      // new path of the previous database; "" if there was none, and after a dry run
+	StoreID   string      // id of the store in the backup
+	Keys      int         // number of keys in the backup
+	CreatedAt time.Time   // when the store in the backup was created
+	Check     CheckResult // result of the check of the backup
 }
 
 // RestoreOptions are the options of RestoreStore.
 type RestoreOptions struct {
 	Config Config
-	Pepper string // the pepper itself; "" to read the pepper file
-	From   string
-	DryRun bool // check everything and change nothing
-	Other  bool // allow a backup of a store other than the folder's
-	Tables []Checked
-	Now    time.Time
+	Pepper string    // the pepper itself; if "", it is read from the pepper file
+	From   string    // path of the backup
+	DryRun bool      // check the backup and change nothing
+	Other  bool      // accept a backup of another store than the folder's
+	Tables []Checked // the tables to check in the backup
+	Now    time.Time // the present time; part of the name of the previous database
 }
 
-// RestoreStore checks a backup completely, replaces the database of the data folder
-// with it, and keeps the previous database beside it. There is a database at
-// every moment, even after a crash. RestoreStore fails while a server has the
-// folder open.
+// RestoreStore checks a backup and replaces the database of the data folder with it. It
+// keeps the previous database in the same folder under another name. At no moment is
+// the folder without a database, even if the process crashes. RestoreStore returns an
+// error if the backup is damaged, if it does not fit the folder's pepper or store id,
+// or if another process has the folder open.
 func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	dir := o.Config.Server.Data
 	result = RestoreResult{From: o.From, To: storePath(dir)}
@@ -280,7 +284,7 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 		return result, err
 	}
 	if id := strings.TrimSpace(string(mark)); id != "" && id != file.Header.StoreID && !o.Other {
-		return result, fmt.Errorf("%s is a backup of another store than that of %s; with --other it is restored nevertheless", o.From, dir)
+		return result, fmt.Errorf("%s is a backup of another store than the one in %s; to restore it anyway, add --other", o.From, dir)
 	}
 	if o.DryRun {
 		return result, nil
@@ -292,8 +296,8 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	return result, durable.WriteFile(markPath(dir), file.Header.StoreID+"\n")
 }
 
-// inspect checks all of a backup and that it was made with the pepper of the
-// folder. It fills in Check and Keys of result.
+// inspect checks the contents of a backup. It returns an error if the backup is damaged
+// or was not made with one of the folder's peppers. It sets Check and Keys of result.
 func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 	file := o.Config.Keys.PepperFile
 	if file == "" {
@@ -318,8 +322,9 @@ func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 	})
 }
 
-// replace replaces the database of dir with a compacted copy of f. It returns the
-// path under which the previous database is kept, or "" if there was none.
+// replace replaces the database in the data folder dir with a compacted copy of f. It
+// keeps the previous database under another name, which contains the time now. It
+// returns that path, or "" if there was no previous database.
 func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	path := storePath(dir)
 	fresh := path + ".restored"
@@ -331,21 +336,21 @@ func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	}
 	if _, err := os.Stat(path); err == nil {
 		kept = path + ".before-" + now.UTC().Format(BackupTime)
-		// A second link instead of a rename, so that there is always a database.
+		// Use a second link. After a rename there would be no database for a moment.
 		err := os.Link(path, kept)
 		for n := 2; errors.Is(err, os.ErrExist); n++ {
 			kept = fmt.Sprintf("%s.before-%s-%d", path, now.UTC().Format(BackupTime), n)
 			err = os.Link(path, kept)
 		}
 		if err != nil {
-			return "", errors.Join(fmt.Errorf("keep the database that is there: %w", err), os.Remove(fresh))
+			return "", errors.Join(fmt.Errorf("keep the previous database: %w", err), os.Remove(fresh))
 		}
 	}
 	return kept, errors.Join(os.Rename(fresh, path), durable.SyncDir(dir))
 }
 
-// fitting returns the tables against which the records of f can be checked: tables,
-// or nil if f has an older format.
+// fitting returns the tables that can be checked in f: all of tables, or nil if f has an
+// older format than this program writes.
 func fitting(f *File, tables []Checked) []Checked {
 	if f.Current() {
 		return tables
@@ -353,7 +358,9 @@ func fitting(f *File, tables []Checked) []Checked {
 	return nil
 }
 
-// CheckFile checks the database at path. No server may have it open.
+// CheckFile checks the pages and records of the database at path, and tables in it. It
+// returns an error if the file cannot be opened, for example because a server has it
+// open.
 func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
 	f, err := OpenFile(path, true)
 	if err != nil {
@@ -367,12 +374,13 @@ func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
 	return result, err
 }
 
-// CompactStore rewrites the database of a data folder without its free pages. It
-// returns its size before and after, in bytes. It fails if dir is missing or a
-// server has it open.
+// CompactStore rewrites the database in the data folder dir without its free pages. It
+// returns the size of the file before and after, in bytes. It returns an error if the
+// folder does not exist or another process has it open. now is part of the name of a
+// temporary file.
 func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 	if _, err := os.Stat(dir); err != nil {
-		return 0, 0, fmt.Errorf("there is no data folder to compact: %w; name it with --data", err)
+		return 0, 0, fmt.Errorf("there is no data folder to compact: %w; set its path with --data", err)
 	}
 	folder, err := OpenDataDir(dir, false)
 	if err != nil {
@@ -396,7 +404,7 @@ func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 	if info, err = os.Stat(path); err != nil {
 		return before, 0, err
 	}
-	// The old file has no record that the new one lacks, and its free pages still
-	// contain deleted secrets.
+	// Remove the old file. All its records are in the new file, and its free pages
+	// still contain deleted secrets.
 	return before, info.Size(), os.Remove(kept)
 }

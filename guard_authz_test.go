@@ -384,7 +384,7 @@ func TestAuthz_Proxies(t *testing.T) {
 				t.Errorf("%s, %s: got %d %s", tt.name, family, w.Code, w.Body)
 			}
 			if !tt.ask {
-				if w.Code != 403 || !strings.Contains(w.Body.String(), "trusted_proxies") || !strings.Contains(a.log.String(), "no declared proxy") {
+				if w.Code != 403 || !strings.Contains(w.Body.String(), "trusted_proxies") || !strings.Contains(a.log.String(), "not in trusted_proxies") {
 					t.Errorf("%s, %s: got %d %s", tt.name, family, w.Code, w.Body)
 				}
 				continue

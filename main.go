@@ -1,29 +1,29 @@
 // Latchkey puts API keys, permissions and limits in front of an HTTP API: one
 // binary, one data folder, no database to install. See README.md.
 //
-// The package is flat and its files come in families, named by their first
-// word; layers_test.go has the families from the bottom up and checks that each
-// uses only those below it:
+// The files of this package are grouped in families. The first word of a file's name
+// is its family. A family uses only families below its own. layers_test.go lists them
+// from the bottom up and checks this rule. The families are:
 //
-//	errors system               codes of the API; operating systems
+//	errors system               error codes of the API; operating systems
 //	store                       bbolt: committer, transactions, tables, file
-//	audit                       who did what
-//	limits                      exact sliding windows
+//	audit                       the log of who did what
+//	limits                      limits with exact sliding windows
 //	keys                        hashed keys, permissions
-//	handlers                    what all endpoints share
-//	guard owners                another API behind the checks; whose things are whose
-//	server config webhooks      the order of the checks; settings; events out
-//	agents contacts             the contract's resources,
-//	calls calendar              and those that refer to them
-//	admin                       the operator's endpoint
+//	handlers                    code that all endpoints share
+//	guard owners                routes of another API; owners and teams
+//	server config webhooks      the checks of a request; settings; events to other servers
+//	agents contacts             resources of the API
+//	calls calendar              resources that refer to agents and contacts
+//	admin                       the endpoints of the operator
 //	folder listen               the data folder; listeners
-//	app                         every part in one table
-//	main                        flags and wiring
+//	app                         the list of all parts, and how they are connected
+//	main                        what the commands need from the process
 //
-// Clients of the admin endpoint are packages of their own: cli and dashboard.
-// reference shows openapi.json as pages, internal has leaves that know nothing
-// of keys or stores, tests drives the built program. docs/reading.md follows one
-// request from the socket to the disk.
+// The packages cli and dashboard are clients of the admin endpoint. The package
+// reference shows openapi.json as pages. The packages in internal do not depend on any
+// other package of Latchkey outside internal. The package tests tests the built
+// program. docs/reading.md follows one request from the socket to the disk.
 package main
 
 import (
@@ -48,14 +48,16 @@ import (
 )
 
 func main() {
-	// Otherwise a write to a closed pipe ends the program before it can report what was lost.
+	// Without this, a write to a closed pipe ends the program before it can report that
+	// its output was lost.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ())))
 }
 
-// environment returns what the commands need from the process and the service.
+// environment returns the cli.Environment of this process. environ is the list of
+// environment variables, in the form of os.Environ.
 func environment(environ []string) cli.Environment {
 	return cli.Environment{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: ProgramVersion(),
@@ -73,16 +75,16 @@ func environment(environ []string) cli.Environment {
 	}
 }
 
-// service is a loaded configuration. It is the cli.Service of the commands.
+// service is a loaded configuration. It implements cli.Service for the commands.
 type service struct {
 	config  Config
-	sources Sources
-	file    string                 // path of the loaded file, "" if there was none
-	reload  func() (Config, error) // loads the configuration again
+	sources Sources                // where each value of config was set
+	file    string                 // path of the configuration file; "" if none was read
+	reload  func() (Config, error) // loads the configuration again from the same sources
 }
 
-// loadService returns the service of the configuration that LoadConfig loads, or
-// the error of LoadConfig.
+// loadService loads a configuration and returns a service with it. The parameters and
+// the error are those of LoadConfig.
 func loadService(file string, environ []string, flags map[string]string) (service, error) {
 	c, sources, err := LoadConfig(file, environ, flags)
 	reload := func() (Config, error) {
@@ -95,8 +97,8 @@ func loadService(file string, environ []string, flags map[string]string) (servic
 // DataDir returns the path of the data folder.
 func (s service) DataDir() string { return s.config.Server.Data }
 
-// APIURL returns the URL of the API according to the configuration, even if no
-// server is running.
+// APIURL returns the URL of the API according to the configuration. No server has to be
+// running.
 func (s service) APIURL() string {
 	if s.config.Server.BaseURL == "" {
 		return "http://" + s.config.Server.Listen
@@ -104,8 +106,8 @@ func (s service) APIURL() string {
 	return strings.TrimSuffix(s.config.Server.BaseURL, "/")
 }
 
-// AdminURL returns the URL of the admin endpoint according to the configuration,
-// even if no server is running.
+// AdminURL returns the URL of the admin endpoint according to the configuration. No
+// server has to be running.
 func (s service) AdminURL() string {
 	if s.config.Admin.BaseURL != "" {
 		return s.config.Admin.BaseURL
@@ -117,27 +119,29 @@ func (s service) AdminURL() string {
 	return scheme + strings.Replace(s.config.Admin.Listen, "0.0.0.0", "localhost", 1)
 }
 
-// Print writes the configuration, each value with its source.
+// Print writes the configuration to w, each value with its source.
 func (s service) Print(w io.Writer) error { return s.config.Print(w, s.sources) }
 
-// Restore puts a backup into the data folder. It fails while a server has the
-// folder open.
+// Restore replaces the database with a backup, see RestoreStore. It returns an error if a
+// server has the data folder open.
 func (s service) Restore(o cli.RestoreOptions) (cli.Restored, error) {
 	r, err := RestoreApp(RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Now: time.Now()}, clock.NewClock())
 	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check)}, err
 }
 
-// Compact rewrites the database without its free space and returns its size before
-// and after, in bytes. It fails while a server has the data folder open.
+// Compact rewrites the database without its free space. It returns the size of the file
+// before and after, in bytes. It returns an error if a server has the data folder open.
 func (s service) Compact() (before, after int64, err error) {
 	return CompactStore(s.config.Server.Data, time.Now())
 }
 
-// pepper returns the pepper from the environment, or "" if it is not set there.
+// pepper returns the value of the environment variable LATCHKEY_KEYS_PEPPER, or "" if it
+// is not set.
 func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }
 
-// Open opens the data folder for a command. It returns the admin endpoint and a
-// function that closes the folder. It fails while a server has the folder open.
+// Open opens the data folder for a command. It returns a handler of the admin endpoint
+// that requires no token, and a function that closes the folder. It returns an error if
+// a server has the folder open.
 func (s service) Open() (http.Handler, func() error, error) {
 	c := s.config
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: NewRedactor(c.Keys.Prefix).Attr}))
@@ -152,24 +156,25 @@ func (s service) Open() (http.Handler, func() error, error) {
 	return h, a.Close, nil
 }
 
-// serveOptions are the service to run and the options of the serve command.
+// serveOptions contains the service to run and the options of the serve command.
 type serveOptions struct {
 	service
 	cli.ServeOptions
 }
 
-// Serve runs the service until the context ends.
+// Serve opens the data folder, starts the listeners and serves requests until ctx ends
+// or serving fails. It returns nil if ctx ended and all requests were finished.
 func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error) {
 	o := serveOptions{s, options}
 	if os.Getenv("GOGC") == "" {
-		// Half as many collections; the heap grows to three times the live data,
-		// instead of two.
+		// Go's default is 100. With 200 there are about half as many garbage
+		// collections, and the heap may grow to three times the live data, not two.
 		debug.SetGCPercent(200)
 	}
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
 		if err != nil {
-			return fmt.Errorf("make the demo's folder: %w", err)
+			return fmt.Errorf("create the data folder of the demo: %w", err)
 		}
 		defer os.RemoveAll(dir)
 		o.config.Server.Data = dir
@@ -192,20 +197,21 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error
 		announce(a, o, log, api, admin)
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.config, api), dashboardURL(o.config, admin)}); seedErr != nil {
-				stop() // the demo is useless: nobody has its key
+				stop() // the demo cannot be used, because nobody has its key
 			}
 		}
 	})
 	return errors.Join(seedErr, err)
 }
 
-// reloadOnHangup reloads the configuration and the certificates on each SIGHUP
-// until stop is called. Call stop once.
+// reloadOnHangup starts to reload the configuration and the certificates at each SIGHUP.
+// level is the log level, which a reload can change. The returned function stops the
+// reloads; call it once.
 func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) {
 	a.Reloader.From(func() (Config, error) {
 		c, err := o.reload()
 		if o.Demo {
-			c.Server.Data = o.config.Server.Data // the demo's temporary folder
+			c.Server.Data = o.config.Server.Data // the temporary folder of the demo
 		}
 		return c, err
 	}, level)
@@ -227,8 +233,9 @@ func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) 
 	}
 }
 
-// demo fills the store with samples and prints how to request them. addresses are the
-// URLs of the API and of the dashboard.
+// demo adds sample data to the store and prints example requests, with a key and a
+// password. addresses are the URL of the API and the URL of the dashboard. It returns an
+// error if the key and the password could not be printed.
 func demo(ctx context.Context, a *App, o serveOptions, addresses [2]string) error {
 	h, err := a.Server.Admin(true)
 	if err != nil {
@@ -236,14 +243,15 @@ func demo(ctx context.Context, a *App, o serveOptions, addresses [2]string) erro
 	}
 	made, err := cli.SeedDemo(ctx, cli.NewLocalClient(h), Ordinary.Names(), time.Now())
 	if err != nil {
-		return fmt.Errorf("fill the demo: %w", err)
+		return fmt.Errorf("add the sample data of the demo: %w", err)
 	}
 	err = cli.PrintDemo(o.Stdout, addresses[0], addresses[1], made)
-	return cli.Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends: start it again with a standard output that takes them.")
+	return cli.Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends. Start it again with a standard output that can be written.")
 }
 
-// firstOperator creates the operator that the environment names, if there is no
-// operator yet. It returns an error if only a name or only a password is set.
+// firstOperator creates the operator whose name and password are set in environment
+// variables. It does nothing if they are not set or if there is an operator already. It
+// returns an error if only the name or only the password is set.
 func firstOperator(a *App) error {
 	name, password := os.Getenv("LATCHKEY_ADMIN_NAME"), os.Getenv("LATCHKEY_ADMIN_PASSWORD")
 	if file := os.Getenv("LATCHKEY_ADMIN_PASSWORD_FILE"); file != "" {
@@ -257,7 +265,7 @@ func firstOperator(a *App) error {
 		return nil
 	}
 	if name == "" || password == "" {
-		return errors.New("LATCHKEY_ADMIN_NAME and LATCHKEY_ADMIN_PASSWORD (or LATCHKEY_ADMIN_PASSWORD_FILE) go together; set both, or neither")
+		return errors.New("LATCHKEY_ADMIN_NAME and LATCHKEY_ADMIN_PASSWORD (or LATCHKEY_ADMIN_PASSWORD_FILE) must be set together; set both or neither")
 	}
 	if exists, err := a.Operators.Any(); err != nil || exists {
 		return err
@@ -268,13 +276,14 @@ func firstOperator(a *App) error {
 	return nil
 }
 
-// dashboardURL returns the URL at which browsers reach the dashboard. It is the URL
-// of the config, if set, else that of hostURL for the listener's address at.
-func dashboardURL(c Config, at net.Addr) string {
+// dashboardURL returns the URL at which browsers reach the dashboard. address is the
+// address of the admin listener. If the configuration sets a URL, dashboardURL returns
+// that URL.
+func dashboardURL(c Config, address net.Addr) string {
 	if c.Admin.BaseURL != "" {
 		return c.Admin.BaseURL
 	}
-	return hostURL(c, at, c.AdminTLS())
+	return hostURL(c, address, c.AdminTLS())
 }
 
 // announce prints the addresses of the service: five lines if standard output is a
@@ -297,42 +306,42 @@ func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
 	dashboard := dashboardURL(o.config, admin)
 	next := "Log in     " + dashboard + "/login"
 	if o.Demo {
-		next = "Log in     as below"
+		next = "Log in     see below"
 	} else if token, err := a.Operators.SetupToken(a.Deed("make set-up link")); err == nil {
 		next = "Set up     " + dashboard + SetupPath(token)
 	}
 	_, err = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)
 	if err != nil {
-		log.Warn("print the addresses; for another set-up link run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
+		log.Warn("the addresses could not be printed; to get another set-up link, run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
 	}
 }
 
-// baseURL returns the URL at which clients reach the API. It is the URL of the
-// config, if set, else that of hostURL for the listener's address api.
-func baseURL(c Config, api net.Addr) string {
+// baseURL returns the URL at which clients reach the API. address is the address of the
+// API listener. If the configuration sets a URL, baseURL returns that URL.
+func baseURL(c Config, address net.Addr) string {
 	if c.Server.BaseURL != "" {
 		return strings.TrimSuffix(c.Server.BaseURL, "/")
 	}
-	return hostURL(c, api, c.ServerTLS())
+	return hostURL(c, address, c.ServerTLS())
 }
 
-// hostURL returns the URL of a listener at address at. It has localhost in place of
-// 0.0.0.0 or [::], which are no addresses for clients. If t uses ACME, it has the
-// first ACME domain of the config.
-func hostURL(c Config, at net.Addr, t ListenerTLS) string {
+// hostURL returns the URL of a listener with this address and these TLS settings. Clients
+// cannot connect to 0.0.0.0 or [::], so the URL has localhost instead. If the listener
+// uses ACME, the host is the first ACME domain of the configuration.
+func hostURL(c Config, address net.Addr, t ListenerTLS) string {
 	scheme := "http://"
 	if t.On() {
 		scheme = "https://"
 	}
-	host, port, err := net.SplitHostPort(at.String())
+	host, port, err := net.SplitHostPort(address.String())
 	if err != nil {
-		return scheme + at.String()
+		return scheme + address.String()
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
 	if t.ACME {
-		host = c.ACME.Domains[0] // its certificates are valid only for these names
+		host = c.ACME.Domains[0] // the certificates are valid only for the ACME domains
 	}
 	return scheme + net.JoinHostPort(host, port)
 }

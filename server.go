@@ -1,6 +1,6 @@
-// The server family makes the checks before every handler, in their one order, and
-// turns errors into answers. server.go has the order; server_tokens.go the tokens
-// of the admin endpoint. It knows rows and no resource.
+// The server family checks every request before its handler runs, and writes the answer
+// for every error. server.go contains the checks, in their order. server_tokens.go
+// manages the tokens of the admin endpoint. The family knows routes, but no resource.
 
 package main
 
@@ -26,38 +26,37 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// wrongKeys is the number of wrong keys or admin tokens that an address may
-// send per minute.
+// wrongKeys is how many wrong keys or admin tokens a client address may send per minute
+// before they are answered with ErrRateLimit.
 const wrongKeys = 60
 
-// maxImport is the largest body of a request to the admin listener, in bytes.
-// Imports need that much.
+// maxImport is the largest body of a request to the admin listener, in bytes. It is
+// large because an import sends many records in one request.
 const maxImport = 64 << 20
 
-// Server runs the checks that every request passes before its handler, in a
-// fixed order, and turns errors into the error bodies of the contract. It knows
-// routes, but no resource. It is safe for concurrent use.
+// Server checks every request in a fixed order, then calls its handler. It answers an
+// error with the JSON body that the API documents. It is safe for concurrent use.
 type Server struct {
 	o        ServerOptions
-	throttle *Throttle
-	boot     string // prefix of every request id of this run
-	count    atomic.Uint64
-	draining atomic.Bool
-	address  atomic.Pointer[string]
-	askers   []netip.Prefix // the proxies that may call /authz
+	throttle *Throttle              // counts wrong keys and admin tokens by client address
+	boot     string                 // prefix of every request id of this run
+	count    atomic.Uint64          // number of requests so far
+	draining atomic.Bool            // set by Drain
+	address  atomic.Pointer[string] // set by ListensAt
+	askers   []netip.Prefix         // addresses of the proxies that may call /authz
 }
 
-// NewServer returns a Server for the routes of o. Conflicts between the routes
-// are reported by API and Admin.
+// NewServer returns a Server for the routes of o. It does not check the routes; API and
+// Admin return an error if two routes conflict.
 func NewServer(o ServerOptions) *Server {
 	return &Server{o: o, throttle: NewThrottle(wrongKeys, time.Minute), boot: keytext.RandomHex(4), askers: AuthzProxies(o.Proxies)}
 }
 
-// ListensAt records the URL at which clients reach the API.
+// ListensAt sets the URL that Address returns.
 func (s *Server) ListensAt(url string) { s.address.Store(&url) }
 
-// Address returns the URL at which clients reach the API, or "" if it is not
-// known yet.
+// Address returns the URL at which clients reach the API, or "" if ListensAt has not been
+// called yet.
 func (s *Server) Address() string {
 	if url := s.address.Load(); url != nil {
 		return *url
@@ -65,10 +64,11 @@ func (s *Server) Address() string {
 	return ""
 }
 
-// Drain makes /readyz answer 503, so that load balancers send no new requests.
+// Drain makes /readyz answer 503 from then on, so that load balancers send no new
+// requests. Requests that arrive anyway are served.
 func (s *Server) Drain() { s.draining.Store(true) }
 
-// API returns the handler of the API listener. It returns an error if routes
+// API returns the handler of the API listener. It returns an error if two routes
 // conflict.
 func (s *Server) API() (http.Handler, error) {
 	var rows []Row
@@ -92,9 +92,8 @@ func (s *Server) API() (http.Handler, error) {
 	}), nil
 }
 
-// Admin returns the handler of the admin listener, or an error if routes
-// conflict. If trusted is true, as for the control socket, no token is
-// required.
+// Admin returns the handler of the admin listener. It returns an error if two routes
+// conflict. If trusted is true, it requires no token, as for the control socket.
 func (s *Server) Admin(trusted bool) (http.Handler, error) {
 	var rows []Row
 	for _, row := range s.o.Admin {
@@ -103,8 +102,8 @@ func (s *Server) Admin(trusted bool) (http.Handler, error) {
 	return NewRouter(append(rows, s.health(true)...), s.plain)
 }
 
-// health returns the routes of a listener that need no key: its pages, /healthz
-// and /readyz. admin selects the admin listener.
+// health returns the routes that require neither a key nor a token: /healthz, /readyz and
+// the reference pages of a listener. admin selects the pages of the admin listener.
 func (s *Server) health(admin bool) []Row {
 	row := func(path string, ready func() error) Row {
 		return Row{Route{Method: "GET", Path: path}, func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
@@ -121,11 +120,11 @@ func (s *Server) health(admin bool) []Row {
 	)
 }
 
-// Ready returns nil if the server can accept requests, or an error with the
-// reason why it cannot.
+// Ready returns nil if the server can serve requests. Otherwise it returns an error that
+// contains the reason, which /readyz shows.
 func (s *Server) Ready() error {
 	if err := s.o.Store.Err(); err != nil {
-		return errors.New("the store takes no writes; the log says why")
+		return errors.New("the database cannot be written; the log contains the cause")
 	}
 	if s.draining.Load() {
 		return errors.New("the server is stopping")
@@ -133,25 +132,25 @@ func (s *Server) Ready() error {
 	return nil
 }
 
-// exchange is one request, its answer, and what the server records about them.
-// Only the goroutine of the request uses it.
+// exchange is one request with its answer. It is also the http.ResponseWriter of the
+// handler. Only the goroutine of the request uses it.
 type exchange struct {
 	Request
 	http.ResponseWriter
-	status int
-	fault  *Error // the public error of the request, nil if there is none
-	step   string // the check that ran last
-	began  time.Time
-	limits [2]LimitStatus // first storage of Request.Limits, which saves an allocation
-	meter  *CounterRef
-	found  *Key // Outcome.Found
-	draft  bool
-	rights *Policy // the policy of a guarded route; nil: the policy of the key
-	told   Outcome // part of the struct to save an allocation
+	status  int            // the status that was sent; 0 if none has been sent yet
+	fault   *Error         // the error in the answer; nil if there is none
+	step    string         // the last check that was started, a Step constant
+	began   time.Time      // when the request began, by the wall clock
+	limits  [2]LimitStatus // memory for Request.Limits, here to save an allocation
+	meter   *CounterRef    // the limit counters of the key
+	found   *Key           // see Outcome.Found
+	draft   bool           // whether to send RateLimit and RateLimit-Policy
+	rights  *Policy        // permissions and limits for a guarded route; nil for other routes
+	outcome Outcome        // memory for the parameter of Watch, here to save an allocation
 }
 
-// WriteHeader records the first final status for the access log and adds the
-// limit header fields, with the limits as they are then.
+// WriteHeader sends the status. Before the first status of 200 or higher it adds the
+// header fields with the state of the limits. The access log contains that status.
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && status >= http.StatusOK {
 		x.status = status
@@ -160,11 +159,12 @@ func (x *exchange) WriteHeader(status int) {
 	x.ResponseWriter.WriteHeader(status)
 }
 
-// Header returns the header of the answer. Request has a Header as well, so the
-// choice must be explicit.
+// Header returns the header of the answer. This method is needed because the embedded
+// Request has a field Header too.
 func (x *exchange) Header() http.Header { return x.ResponseWriter.Header() }
 
-// Write sends part of the body, after status 200 if none was sent before.
+// Write sends part of the body. If no status has been sent yet, it sends status 200
+// first.
 func (x *exchange) Write(b []byte) (int, error) {
 	if x.status == 0 {
 		x.WriteHeader(http.StatusOK)
@@ -178,13 +178,14 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return http.NewResponseController(x.ResponseWriter).Hijack()
 }
 
-// Unwrap returns the wrapped writer, for http.ResponseController.
+// Unwrap returns the ResponseWriter of net/http. http.ResponseController calls it.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// begin returns a new exchange for a request to row.
+// begin returns a new exchange for a request to a route. p may be nil. It reads the
+// clocks once, so that all checks of the request use the same time.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Params, row Route) *exchange {
 	now := s.o.Clock.Now()
-	x := new(exchange) // set field by field: a literal would be copied
+	x := new(exchange) // set field by field, because a literal of this size would be copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
 	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
 	x.began, x.Now, x.Moment, x.Latest = now, now, s.o.Clock.Service(now), s.o.Clock.Latest(now)
@@ -194,11 +195,12 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	return x
 }
 
-// end finishes an exchange: it recovers from a panic of the handler, answers
-// *err unless that is nil, then logs and publishes the outcome.
+// end finishes an exchange. It answers with *err if that is not nil. Then it logs the
+// request and calls the functions in Watch. Defer it directly: it recovers from a panic
+// of the handler and answers that as an internal error.
 func (s *Server) end(x *exchange, err *error) {
 	if p := recover(); p == http.ErrAbortHandler {
-		defer panic(p) // after the outcome of the aborted answer is logged and published
+		defer panic(p) // abort the connection, after the request has been logged
 	} else if p != nil {
 		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 	}
@@ -213,27 +215,29 @@ func (s *Server) end(x *exchange, err *error) {
 		s.o.Log.Info("request", "id", x.ID, "method", x.Method, "route", x.Route, "status", x.status,
 			"key", keyID(x.Key), "client", x.Client, "ms", float64(took.Microseconds())/1000)
 	}
-	s.tell(x, took)
+	s.publish(x, took)
 }
 
-// tell passes the outcome of a request to the functions in Watch.
-func (s *Server) tell(x *exchange, took time.Duration) {
+// publish calls the functions in Watch with the outcome of a request. took is the
+// duration of the request.
+func (s *Server) publish(x *exchange, took time.Duration) {
 	if len(s.o.Watch) == 0 {
 		return
 	}
-	x.told = Outcome{
+	x.outcome = Outcome{
 		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor, Client: x.Client, Params: x.Params,
 		Began: x.began, Took: took, Limits: x.Request.Limits,
 	}
 	if x.fault != nil {
-		x.told.Code, x.told.Text, x.told.Step = x.fault.Code, x.fault.Message, x.step
-		x.told.Method = s.o.Redact(x.Method) // the client may have sent a secret as the method
+		x.outcome.Code, x.outcome.Text, x.outcome.Step = x.fault.Code, x.fault.Message, x.step
+		x.outcome.Method = s.o.Redact(x.Method) // the client may have sent a secret as the method
 	}
 	for _, watch := range s.o.Watch {
-		watch(&x.told)
+		watch(&x.outcome)
 	}
 }
 
+// keyID returns the id of a key, or "" if k is nil.
 func keyID(k *Key) string {
 	if k == nil {
 		return ""
@@ -241,14 +245,15 @@ func keyID(k *Key) string {
 	return k.ID
 }
 
-// fail answers with the public form of err. The client sees an internal error
-// only as server_error; its full text is logged.
+// fail answers a request with an error. It logs the full text of an internal error; the
+// client receives only the code server_error. If part of the answer has been sent
+// already, fail sends nothing more.
 func (s *Server) fail(x *exchange, err error) {
 	e := Public(err)
 	if e == ErrServer {
 		s.o.Log.Error("request failed", "id", x.ID, "route", x.Route, "error", err)
 	}
-	if message := s.o.Redact(e.Message); message != e.Message { // a message may quote a secret that was sent in the wrong place
+	if message := s.o.Redact(e.Message); message != e.Message { // the message may quote input that contains a secret
 		clean := *e
 		clean.Message, e = message, &clean
 	}
@@ -273,9 +278,10 @@ func (s *Server) fail(x *exchange, err error) {
 	_ = WriteJSON(x, e.Status, body)
 }
 
-// keyed returns the handler of a route of the API listener. The checks are, in
-// this order: carrier, key, state, address, limits, permission. For free routes
-// the limits and the permission are not checked.
+// keyed returns the handler of a route of the API listener that requires a key. The
+// checks are, in this order: how the key was sent, whether it exists, its state, the
+// client's address, the limits, and the permission. If free is true, the limits and the
+// permission are not checked.
 func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
@@ -285,9 +291,11 @@ func (s *Server) keyed(row Route, free bool) httprouter.Handle {
 	}
 }
 
-// guarded answers a request for a guarded route and reports whether it was one.
+// guarded answers a request if it matches a guarded route, which is a path of another
+// API that is served only with a key. It reports whether it has answered. It also
+// answers if the path is not valid or the method is not allowed.
 func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
-	now := s.o.Guards.Now() // one state for the whole request, even during a reload
+	now := s.o.Guards.Now() // use the same routes for the whole request, even during a reload
 	if !now.Any() {
 		return false
 	}
@@ -311,8 +319,9 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// pass runs the checks of a route, then its handler. For free routes the limits
-// and the permission are not checked.
+// pass runs the checks of a route that requires a key, then its handler. It returns the
+// error of the first check that failed, or the error of the handler. If free is true,
+// the limits and the permission are not checked.
 func (s *Server) pass(x *exchange, row Route, free bool) error {
 	if err := s.authenticate(x); err != nil {
 		return err
@@ -326,9 +335,10 @@ func (s *Server) pass(x *exchange, row Route, free bool) error {
 	return row.Handle(x, &x.Request)
 }
 
-// authz answers a proxy that asks at /authz whether it may pass on a request,
-// and reports whether r is such a question. Charges, logs and counts are for
-// the request that the proxy asks about.
+// authz answers a request to /authz, with which a proxy asks whether it may forward a
+// client's request. It reports whether r was such a request. It charges limits, logs and
+// counts as if the client's request had been sent here. Only addresses in
+// trusted_proxies may call /authz.
 func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	family := FindAuthz(r.URL.EscapedPath())
 	if family == 0 {
@@ -339,8 +349,8 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	defer s.end(x, &err)
 	x.Client, x.step = ClientAddr(r, s.askers), StepAddress
 	if !FromProxy(r, s.askers) {
-		s.o.Log.Warn("/authz asked by an address that is no declared proxy", "id", x.ID, "client", x.Client)
-		err = ErrPermission.With("%s is no declared proxy, and only those may ask here. Add the address of the proxy to trusted_proxies in [server].", x.Client)
+		s.o.Log.Warn("/authz called from an address that is not in trusted_proxies", "id", x.ID, "client", x.Client)
+		err = ErrPermission.With("%s may not call /authz, because it is not in trusted_proxies. Add the address of the proxy to trusted_proxies in [server].", x.Client)
 		return true
 	}
 	if x.step = StepRoute; err != nil {
@@ -352,7 +362,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	case allow != nil:
 		x.Header().Set("Allow", strings.Join(allow, ", "))
 	case row == nil && err == nil:
-		err = ErrRoute.With("No [[route]] of the configuration is for %s %s, so it is refused.", asked.Method, ClipPath(asked.URL.Path))
+		err = ErrRoute.With("No [[route]] of the configuration matches %s %s, so the request is refused.", asked.Method, ClipPath(asked.URL.Path))
 	}
 	if err != nil {
 		return true
@@ -362,7 +372,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// open returns the handler of a route that needs no key.
+// open returns the handler of a route of the API listener that requires no key.
 func (s *Server) open(row Route) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
@@ -373,8 +383,10 @@ func (s *Server) open(row Route) httprouter.Handle {
 	}
 }
 
-// authenticate finds the key of a request and checks its state and whether it
-// may be used from the client's address. Wrong keys are throttled by address.
+// authenticate finds the key of a request and sets x.Key. It returns an error if no
+// valid key was sent, or if the key may not be used from the client's address. It counts
+// wrong keys by client address. Beyond wrongKeys per minute it returns ErrRateLimit for
+// a wrong key.
 func (s *Server) authenticate(x *exchange) error {
 	x.step = StepCarrier
 	c, err := ReadCredential(x.Request.Request)
@@ -382,7 +394,8 @@ func (s *Server) authenticate(x *exchange) error {
 		return challenge(err)
 	}
 	if c.Carrier == CarrierQuery {
-		// RFC 6750, section 2.3: caches must not store this answer.
+		// The URL contains the key, so caches must not store this answer (RFC 6750,
+		// section 2.3).
 		x.Header().Set("Cache-Control", "private, no-store")
 		x.Header().Set("Referrer-Policy", "no-referrer")
 	}
@@ -405,15 +418,15 @@ func (s *Server) authenticate(x *exchange) error {
 	}
 	x.Key, x.meter, x.step = key, &holder.Meter, StepAddress
 	if !key.Allows(x.Client) {
-		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", x.Client)
+		return ErrPermission.With("This key may not be used from %s. Use an address in its allowed_ips.", x.Client)
 	}
 	s.o.Keyring.Used(holder, LastUse{At: x.Now, IP: x.Client, Carrier: c.Carrier})
 	return nil
 }
 
-// challenge returns err with a WWW-Authenticate challenge added if it is a 401
-// without one (RFC 9110, section 15.5.2). The challenge has an error code only
-// if a key was sent (RFC 6750, section 3.1).
+// challenge adds a WWW-Authenticate challenge to an error with status 401 that has none,
+// because RFC 9110, section 15.5.2, requires one. It returns other errors unchanged. The
+// challenge contains an error code only if a key was sent (RFC 6750, section 3.1).
 func challenge(err error) error {
 	var e *Error
 	if !errors.As(err, &e) || e.Status != http.StatusUnauthorized || e.Challenge != "" {
@@ -427,15 +440,16 @@ func challenge(err error) error {
 	return &c
 }
 
-// admit charges the minute limit, and the limits of the route if the key has
-// the permission. Then it checks the permission.
+// admit charges the limits that apply before the handler and checks the permission for a
+// route. A key without the permission is charged for the limit per minute, but not for
+// the further limits of the route.
 func (s *Server) admit(x *exchange, row Route) error {
 	permitted := row.Permission == 0 || x.Key.Has(row.Permission)
 	x.step = StepLimit
 	limits, err := s.spend(x, row, permitted)
 	x.Request.Limits = limits
 	if err == nil && row.Spends != "" {
-		err = s.stand(x, row.Spends)
+		err = s.addStatus(x, row.Spends)
 	}
 	if err != nil {
 		return err
@@ -450,8 +464,10 @@ func (s *Server) admit(x *exchange, row Route) error {
 	return nil
 }
 
-// spend charges all limits that apply before the handler, or none if one of
-// them is exhausted. It returns their status, appended to x.Request.Limits.
+// spend charges the limits that apply before the handler. If one of them is used up, it
+// charges none and returns ErrRateLimit. In both cases it returns x.Request.Limits with
+// the status of these limits appended. permitted reports whether the key has the
+// permission for the route; only then the limits in row.Limits are charged.
 func (s *Server) spend(x *exchange, row Route, permitted bool) ([]LimitStatus, error) {
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !permitted) {
@@ -466,17 +482,19 @@ func (s *Server) spend(x *exchange, row Route, permitted bool) ([]LimitStatus, e
 	return s.o.Limiter.Pay(charges, x.Moment, x.Request.Limits)
 }
 
-// stand appends the status of a limit that the handler may charge later. Limits
-// that are only observed are left out.
-func (s *Server) stand(x *exchange, name string) error {
+// addStatus appends the status of the named limit to x.Request.Limits, without charging
+// it. The handler may charge it later. Limits in observe mode, which never refuse a
+// request, are left out.
+func (s *Server) addStatus(x *exchange, name string) error {
 	charges := slices.DeleteFunc(x.Key.Charge(nil, name, 0), func(c Charge) bool { return c.Observe })
 	list, err := s.o.Limiter.Statuses(charges, x.Moment)
 	x.Request.Limits = append(x.Request.Limits, list...)
 	return err
 }
 
-// operated returns the handler of a route of the admin listener. If trusted is
-// true, no token is required.
+// operated returns the handler of a route of the admin listener. It requires an admin
+// token, unless trusted is true. It counts requests without a valid token by client
+// address. Beyond wrongKeys per minute it answers a wrong token with ErrRateLimit.
 func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
@@ -500,33 +518,33 @@ func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
 	}
 }
 
-// plain returns the handler for requests that match no route. e is ErrRoute or
-// ErrMethod.
+// plain returns the handler for requests that match no route. e is ErrRoute if the path
+// is unknown, or ErrMethod if the path has no route with the method.
 func (s *Server) plain(e *Error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := s.begin(w, r, nil, Route{Path: "-"})
 		x.step = StepRoute
-		said := e
+		answer := e
 		if e == ErrRoute {
-			said = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, ClipPath(r.URL.Path))
+			answer = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, ClipPath(r.URL.Path))
 		} else if allow := strings.Replace(w.Header().Get("Allow"), ", OPTIONS", "", 1); allow != "" {
 			w.Header().Set("Allow", allow)
-			said = e.With("%s does not take %s, but %s.", ClipPath(r.URL.Path), r.Method, allow)
+			answer = e.With("%s does not accept %s. It accepts %s.", ClipPath(r.URL.Path), r.Method, allow)
 		}
-		var err error = said
+		var err error = answer
 		s.end(x, &err)
 	})
 }
 
-// Routes are endpoints, grouped by listener and by the checks they need.
+// Routes contains routes, grouped by listener and by the checks that apply to them.
 type Routes struct {
-	Keyed []Route // API listener: a key is required, every check applies
-	Free  []Route // API listener: a key is required, but no limit and no permission
-	Open  []Route // API listener: no key is required
-	Admin []Route // admin listener and control socket
+	Keyed []Route // on the API listener, with all checks
+	Free  []Route // on the API listener; a key is required, but limits and permissions are not checked
+	Open  []Route // on the API listener; no key is required
+	Admin []Route // on the admin listener and the control socket
 }
 
-// Add appends the routes of more.
+// Add appends the routes in more to r.
 func (r *Routes) Add(more Routes) {
 	r.Keyed = append(r.Keyed, more.Keyed...)
 	r.Free = append(r.Free, more.Free...)
@@ -534,8 +552,8 @@ func (r *Routes) Add(more Routes) {
 	r.Admin = append(r.Admin, more.Admin...)
 }
 
-// Names returns the method and path of each route. Those of the admin listener
-// are marked.
+// Names returns a text for each route: its method and its path. For a route in Admin,
+// "at the admin listener" follows.
 func (r Routes) Names() []string {
 	var names []string
 	for _, row := range slices.Concat(r.Keyed, r.Free, r.Open) {
@@ -547,8 +565,8 @@ func (r Routes) Names() []string {
 	return names
 }
 
-// ServerOptions configure a Server. All functions in it may be called
-// concurrently.
+// ServerOptions contains the options of NewServer. The functions in it must be safe for
+// concurrent use.
 type ServerOptions struct {
 	Clock   *clock.Clock
 	Store   *Store
@@ -556,32 +574,32 @@ type ServerOptions struct {
 	Limiter *Limiter
 	Tokens  *Tokens
 	Log     *slog.Logger
-	Redact  func(string) string // removes secrets from the text of an error
+	Redact  func(string) string // returns a text with its secrets replaced
 
 	Routes
 
 	Pages func(admin bool) []Row // pages that describe a listener's endpoints; they need no key
 
-	Access       bool  // log every request
-	QueryAllowed bool  // accept ?api_key=
-	DraftHeaders bool  // send RateLimit and RateLimit-Policy
-	MaxBody      int64 // largest body on the API listener, in bytes
-	Proxies      []netip.Prefix
-	Guards       *ProxyRoutes // the routes of another API; nil: no guard and no /authz
+	Access       bool           // whether to log every request
+	QueryAllowed bool           // whether keys may be sent as ?api_key=; a key can forbid it for itself
+	DraftHeaders bool           // whether to send the header fields RateLimit and RateLimit-Policy
+	MaxBody      int64          // largest body of a request to the API listener, in bytes
+	Proxies      []netip.Prefix // addresses of the proxies that are trusted to name the client's address
+	Guards       *ProxyRoutes   // the guarded routes; nil if there are none and no /authz
 
-	// Reached is called for each request that was refused by a limit of its key,
-	// with the status of the limits, the wall clock and the service clock. It
-	// must be quick; nil turns it off.
+	// Reached is called for each request that a limit of its key has refused. limits
+	// is the status of the limits that apply. now is the time of the wall clock, and moment
+	// that of the service clock. Reached must return quickly. It may be nil.
 	Reached func(k *Key, limits []LimitStatus, now, moment time.Time)
 
-	// Watch functions are called with the outcome of every answered request. Each
-	// must be quick, and must not keep the Outcome or anything in it except
-	// strings.
+	// Watch contains functions that are called with the outcome of every request.
+	// They must return quickly. The Outcome is valid only during the call, but its
+	// strings may be kept.
 	Watch []func(*Outcome)
 }
 
-// Own returns the method and path of each endpoint of the API listener. Guarded
-// routes cannot take these paths.
+// Own returns the method and path of each endpoint that Latchkey itself serves on the API
+// listener. A guarded route must not have one of these paths.
 func (s *Server) Own() []string {
 	names := []string{"GET /healthz", "GET /readyz"}
 	names = append(names, AuthzEndpoints()...)

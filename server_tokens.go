@@ -10,22 +10,23 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// tokenPrefix is the prefix of every admin token. It distinguishes admin tokens
-// from API keys.
+// tokenPrefix is the prefix of every admin token. It differs from the prefixes of API
+// keys.
 const tokenPrefix = "lka_"
 
-// Token is a stored admin token, which permits use of the admin endpoint over
-// TCP. Only a hash of its secret is stored.
+// Token is a stored admin token. A client of the admin listener must send an admin
+// token with each request. Only a hash of the secret is stored.
 type Token struct {
 	ID         uint64    `json:"id"`
-	Name       string    `json:"name"`
-	Hint       string    `json:"hint"`
-	Hash       []byte    `json:"hash"`
+	Name       string    `json:"name"` // what the token is for
+	Hint       string    `json:"hint"` // prefix and last four characters of the secret
+	Hash       []byte    `json:"hash"` // hash of the secret, made with the current pepper
 	CreatedAt  time.Time `json:"created_at"`
-	LastUsedAt time.Time `json:"last_used_at,omitzero"`
-	RevokedAt  time.Time `json:"revoked_at,omitzero"`
+	LastUsedAt time.Time `json:"last_used_at,omitzero"` // accurate to about a minute; zero if never used
+	RevokedAt  time.Time `json:"revoked_at,omitzero"`   // zero if the token is valid
 }
 
+// tokenTable stores the admin tokens. Its index finds a token by the hash of its secret.
 var tokenTable = Table[Token]{
 	Name: "admin_tokens", Audit: AuditPolicy{Object: "token"},
 	Key:     func(t Token) []byte { return IDKey(t.ID) },
@@ -39,14 +40,13 @@ type Tokens struct {
 	peppers Peppers
 }
 
-// NewTokens returns the admin tokens in store. Their secrets are hashed with
+// NewTokens returns a Tokens for the admin tokens in store. Secrets are hashed with
 // peppers.
 func NewTokens(store *Store, peppers Peppers) *Tokens {
 	return &Tokens{store: store, peppers: peppers}
 }
 
-// TokenTables returns the tables of admin tokens, for the check of the
-// database.
+// TokenTables returns the tables in which admin tokens are stored, for CheckStore.
 func TokenTables() []Checked { return []Checked{tokenTable} }
 
 // AdminRoutes returns the endpoints that manage admin tokens.
@@ -58,17 +58,18 @@ func (t *Tokens) AdminRoutes() []Route {
 	}
 }
 
-// Authenticate returns the id and name of the admin token in the Authorization
-// field. It returns ErrUnauthenticated unless there is exactly one such field,
-// and ErrKey if the token is malformed, unknown or revoked. Other errors are
-// those of the store. It updates LastUsedAt about once a minute at most.
+// Authenticate checks the admin token in the Authorization header field of a request. It
+// returns a text with the id and name of the token, such as "token 3 deploy", for the
+// audit log. It returns ErrUnauthenticated unless there is exactly one such field,
+// ErrKey if the token is malformed, unknown or revoked, or an error of the store. It
+// stores the time now as LastUsedAt, at most about once a minute.
 func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err error) {
 	sent := r.Header["Authorization"]
 	if len(sent) != 1 {
-		return "", ErrUnauthenticated.With("No admin token sent. Make one with: latchkey admin token create --name NAME, and send it as Authorization: Bearer TOKEN.")
+		return "", ErrUnauthenticated.With("No admin token was sent. Create one with: latchkey admin token create --name NAME, and send it as Authorization: Bearer TOKEN.")
 	}
 	scheme, secret, _ := strings.Cut(sent[0], " ")
-	bad := ErrKey.With("This admin token is not valid. Make one with: latchkey admin token create --name NAME")
+	bad := ErrKey.With("This admin token is not valid. Create one with: latchkey admin token create --name NAME")
 	if !strings.EqualFold(scheme, "Bearer") || !keytext.WellFormed(secret, tokenPrefix) {
 		return "", bad
 	}
@@ -93,6 +94,7 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 	return fmt.Sprintf("token %d %s", token.ID, token.Name), nil
 }
 
+// touch sets LastUsedAt of a token to now.
 func (t *Tokens) touch(tx *Tx, id uint64, now time.Time) error {
 	token, err := tokenTable.Get(tx, IDKey(id))
 	if err != nil {
@@ -102,6 +104,7 @@ func (t *Tokens) touch(tx *Tx, id uint64, now time.Time) error {
 	return tokenTable.Put(tx, token)
 }
 
+// create handles the creation of a token. The answer is the only one with the secret.
 func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody(false)
 	if err != nil {
@@ -113,7 +116,7 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	if token.Name == "" {
-		return ErrMissing.With("name is missing. Say what the token is for.")
+		return ErrMissing.With("name is missing. Set it to a text that describes the purpose of the token.")
 	}
 	secret := keytext.NewSecret(tokenPrefix)
 	token.Hint = keytext.Hint(secret, tokenPrefix)
@@ -132,6 +135,7 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, shown)
 }
 
+// list answers with a page of the tokens, newest first.
 func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
 	page, err := ReadPage(r.URL.Query(), 25, 1000)
 	if err != nil {
@@ -154,6 +158,7 @@ func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(len(rows), "tokens", rows[from:to]))
 }
 
+// revoke revokes a token. It changes nothing if the token is already revoked.
 func (t *Tokens) revoke(w http.ResponseWriter, r *Request) error {
 	id, err := r.NumberParam("id")
 	if err != nil {
@@ -173,6 +178,8 @@ func (t *Tokens) revoke(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, token.show())
 }
 
+// show returns the JSON object that represents the token in answers. It has no secret
+// and no hash.
 func (t Token) show() map[string]any {
 	status := StatusActive
 	if !t.RevokedAt.IsZero() {

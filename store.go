@@ -1,8 +1,9 @@
-// The store family is the only way to bbolt. Read store.go first (one committer,
-// one sync for all that wait), then store_tx.go (a transaction and the set of its
-// changes), store_table.go (JSON records with indexes, and their check) and
-// store_file.go (the file, its header and its migrations). It knows no record of
-// another family: tables are declared beside their types.
+// The store family reads and writes the bbolt database; no other family uses bbolt.
+// Read store.go first: Store, whose committer gathers queued changes into one commit.
+// Then read store_tx.go (a transaction and the records it changed), store_table.go
+// (JSON records with indexes, and the check of a whole store) and store_file.go (the
+// database file, its header and its migrations). The family knows no record type of
+// another family, because each table is declared beside its type.
 
 package main
 
@@ -21,51 +22,52 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// maxBatch bounds how many changes share one transaction, and so how long the
-// first of them waits for the last.
+// maxBatch is the largest number of changes in one transaction. It limits how long
+// the first change of a batch waits for the last.
 const maxBatch = 2048
 
-// Store is the only access to the database file of a running service; nothing
-// outside the store family uses bbolt. Its methods are safe for concurrent use.
-// One goroutine, the committer, runs all changes one after another. Changes
-// queued during a commit share the next commit and its sync.
+// Store is the open database of a running service. Its methods are safe for
+// concurrent use. One goroutine, the committer, runs all changes one after another.
+// Changes that are queued during a commit share the next commit, so they also share
+// its sync to disk.
 type Store struct {
 	db   *bbolt.DB
 	file *File
 	path string
 	id   string
 
-	mu      sync.Mutex
-	queue   []*change
-	next    map[string]chan struct{} // table name -> closed at its next change
-	closing bool
-	wake    chan struct{} // holds one token while the queue has new changes
-	done    chan struct{} // closed when the committer has ended
+	mu      sync.Mutex               // guards queue, next and closing
+	queue   []*change                // changes that wait for a commit
+	next    map[string]chan struct{} // by table name; closed at the next change of the table
+	closing bool                     // Close has been called
+	wake    chan struct{}            // holds one token while the queue has new changes
+	done    chan struct{}            // closed when the committer has ended
 
 	commits atomic.Uint64
 	changes atomic.Uint64
-	observe atomic.Pointer[func(changes int, took time.Duration)]
+	observe atomic.Pointer[func(changes int, took time.Duration)] // set by Observe
 
-	failed chan struct{} // closed at the first commit error
-	cause  atomic.Pointer[error]
+	failed chan struct{}         // closed when the store fails
+	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
-	generations sync.Map // table name -> *atomic.Uint64
-	watched     sync.Map // table name -> chan struct{}
-	stamp       func() []byte
+	generations sync.Map      // by table name: the *atomic.Uint64 of Generation
+	watched     sync.Map      // by table name: the channel of Watch
+	stamp       func() []byte // the parameter of OpenStore; may be nil
 }
 
-// change is one queued function, its result and the callback for it.
+// change is one call of Queue.
 type change struct {
 	run     func(*Tx) error
-	err     error
-	spoiler bool // failed after writing; the next attempt leaves it out
-	done    func(error)
+	err     error       // the error that done receives; nil if the change succeeded
+	spoiler bool        // run failed after it had written; the next attempt leaves it out
+	done    func(error) // receives the result
 }
 
-// OpenStore opens an existing database file. A missing, empty or foreign file
-// is an error, because a new file in its place would silently lose every key
-// and count. stamp may be nil. If it is not, each commit stores the value that
-// it returns, and Stamp reads that value back.
+// OpenStore opens an existing database file. It returns an error if the file is
+// missing, empty or not a database of this program. A new file in its place would
+// silently lose every key and every count. stamp may be nil. If it is not, the store
+// calls it at each commit and stores its result, which Stamp returns. Call Close to
+// close the file.
 func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	f, err := OpenFile(path, false)
 	if err != nil {
@@ -79,11 +81,12 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	return s, nil
 }
 
-// Observe calls f after each commit with the number of changes that shared it
-// and the time it took. f runs in the committer and must be quick. A later call
-// replaces f.
+// Observe sets the function that is called after each commit. Its parameters are the
+// number of changes in the commit and how long the commit took. It runs in the
+// committer's goroutine and must return quickly. A later call of Observe replaces it.
 func (s *Store) Observe(f func(changes int, took time.Duration)) { s.observe.Store(&f) }
 
+// count adds a commit to Counts and reports it to the function that Observe has set.
 func (s *Store) count(changes int, took time.Duration) {
 	s.commits.Add(1)
 	s.changes.Add(uint64(changes))
@@ -92,11 +95,12 @@ func (s *Store) count(changes int, took time.Duration) {
 	}
 }
 
-// Counts returns the numbers of commits and of committed changes since
-// OpenStore.
+// Counts returns the number of commits since OpenStore, and how many changes were
+// part of them. A change that failed in a batch with others is counted as well.
 func (s *Store) Counts() (commits, changes uint64) { return s.commits.Load(), s.changes.Load() }
 
-// FreeBytes returns how many bytes of the file are free for new records.
+// FreeBytes returns the size of the free pages of the file, in bytes. New records
+// use these pages before the file grows.
 func (s *Store) FreeBytes() int64 { return int64(s.db.Stats().FreeAlloc) }
 
 // ID returns the store's id, which was set when the file was created.
@@ -111,8 +115,8 @@ func (s *Store) Size() (int64, error) {
 	return info.Size(), nil
 }
 
-// Stamp returns the value that the last commit with a stamp stored, nil if
-// there is none.
+// Stamp returns the stamp that the last commit stored, see OpenStore. It returns nil
+// if no commit has stored one.
 func (s *Store) Stamp() ([]byte, error) {
 	var value []byte
 	err := s.View(func(tx *Tx) (err error) {
@@ -122,12 +126,13 @@ func (s *Store) Stamp() ([]byte, error) {
 	return value, err
 }
 
-// Failed returns a channel that is closed when a commit fails. The store then
-// refuses all reads and writes, because bbolt may or may not have written that
-// commit. The process should end.
+// Failed returns a channel that is closed when the store fails: a commit has failed,
+// or the file is no longer at its path. After that the store refuses all reads and
+// writes, because it is unknown whether the last commit is on disk. The process
+// should end.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
 
-// Err returns the cause of the store's failure, nil if it has not failed.
+// Err returns the reason why the store has failed, or nil if it has not failed.
 func (s *Store) Err() error {
 	if p := s.cause.Load(); p != nil {
 		return *p
@@ -138,16 +143,16 @@ func (s *Store) Err() error {
 // Failing reports whether the store has failed.
 func (s *Store) Failing() bool { return s.cause.Load() != nil }
 
-// View calls run with a consistent state of the store. Nothing of the
-// transaction may be used after View returns. It returns the error of run,
-// ErrUnavailable if the store is closed or has failed, or an error about a
-// damaged page.
+// View calls run with a read transaction, which sees one consistent state of the
+// store. Do not use the transaction or anything read from it by reference after run
+// returns. View returns the error of run, or ErrUnavailable if the store is closed or
+// has failed, or an error that names the damage if a page or index entry is damaged.
 func (s *Store) View(run func(*Tx) error) error {
 	if s.cause.Load() != nil {
 		return ErrUnavailable
 	}
-	// A damaged page can lead outside the mapped file. The access is then a
-	// memory fault, which this turns into a panic.
+	// A damaged page can refer to an address outside the mapped file. Reading it is
+	// a memory fault. This setting makes the fault a panic, which guarded recovers.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b, File: s.file.Handle}, run) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
@@ -156,18 +161,18 @@ func (s *Store) View(run func(*Tx) error) error {
 	return err
 }
 
-// CheckFile fails the store if its path no longer leads to the open file. Each
-// commit checks this too; CheckFile is for the time between commits.
+// CheckFile makes the store fail if its file was moved, removed or replaced. Each
+// commit makes the same check, so call CheckFile only to notice it between commits.
 func (s *Store) CheckFile() {
 	if err := s.file.InPlace(); err != nil {
 		s.fail(err)
 	}
 }
 
-// CopyTo writes the current state of the store, compacted, to a new file and
-// returns once the file is on disk. It fails if the file exists. Reads and
-// writes continue during the copy. Pages that they free are reused only after
-// it, so the store's file can grow.
+// CopyTo writes a compacted copy of the store to a new file at path. It returns once
+// the copy is on disk. It returns an error if path already exists. Reads and writes
+// continue during the copy. Pages that they free can be reused only after the copy,
+// so the store's own file may grow meanwhile.
 func (s *Store) CopyTo(path string) error {
 	if s.Failing() {
 		return ErrUnavailable
@@ -175,21 +180,21 @@ func (s *Store) CopyTo(path string) error {
 	return compact(s.db, path)
 }
 
-// Update calls run, which changes the store, and returns once the changes are
-// on disk. If run returns an error, Update discards its changes and returns the
-// error unchanged. run may be called more than once, so it must change memory
-// only through Tx.After. Update returns ErrUnavailable if the store is closed
-// or has failed; the change may still be on disk then. Do not call it inside a
-// transaction.
+// Update calls run, which changes the store, and returns once the changes are on
+// disk. If run returns an error, Update discards the changes and returns that error.
+// run may be called more than once. Changes that run makes in memory therefore belong
+// in a function passed to Tx.After. Update returns ErrUnavailable if the store is
+// closed or has failed. After a failure during the commit, the changes may or may not
+// be on disk. Do not call Update inside a transaction.
 func (s *Store) Update(run func(*Tx) error) error {
 	done := make(chan error, 1)
 	s.Queue(run, func(err error) { done <- err })
 	return <-done
 }
 
-// Queue is Update without the wait. done receives the result in the committer's
-// goroutine and must not block. If the store is closed or has failed, Queue
-// calls done itself before it returns.
+// Queue is like Update, but it returns without waiting for the commit. done is called
+// with the result that Update would return. done runs in the committer's goroutine and
+// must not block. If the store is closed or has failed, Queue itself calls done.
 func (s *Store) Queue(run func(*Tx) error, done func(error)) {
 	s.mu.Lock()
 	if s.closing || s.cause.Load() != nil {
@@ -205,8 +210,8 @@ func (s *Store) Queue(run func(*Tx) error, done func(error)) {
 	}
 }
 
-// Close commits the queued changes, refuses new ones and closes the file. A
-// second call does nothing.
+// Close refuses new changes, commits those in the queue and closes the file. A second
+// call does nothing and does not wait for the first.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	already := s.closing
@@ -223,9 +228,9 @@ func (s *Store) Close() error {
 	return s.db.Close()
 }
 
-// Generation returns the counter of the commits that changed a table since
-// OpenStore; only the store adds to it. To cache a table, read its generation
-// before the table, and drop the cache once the generation differs.
+// Generation returns a counter of the commits that have changed a table since
+// OpenStore. Do not write to it. To cache data from a table, load the counter first
+// and read the table second. Discard the cached data once the counter has changed.
 func (s *Store) Generation(table string) *atomic.Uint64 {
 	if g, ok := s.generations.Load(table); ok {
 		return g.(*atomic.Uint64)
@@ -234,16 +239,16 @@ func (s *Store) Generation(table string) *atomic.Uint64 {
 	return g.(*atomic.Uint64)
 }
 
-// Watch returns a channel that holds one token after a commit has changed the
-// table. All callers for one table share the channel, so one of them receives
-// the token.
+// Watch returns a channel that receives a value after a commit has changed the table.
+// The channel holds one value at most. All callers for a table share it, so only one
+// of them receives each value.
 func (s *Store) Watch(table string) <-chan struct{} {
 	c, _ := s.watched.LoadOrStore(table, make(chan struct{}, 1))
 	return c.(chan struct{})
 }
 
-// Await waits until Generation of the table differs from since, and reports
-// whether it does. It returns false if ctx ends or the store fails first.
+// Await waits until the counter of Generation for the table differs from since, and
+// then returns true. It returns false if ctx ends or the store fails first.
 func (s *Store) Await(ctx context.Context, table string, since uint64) bool {
 	for {
 		s.mu.Lock()
@@ -266,8 +271,8 @@ func (s *Store) Await(ctx context.Context, table string, since uint64) bool {
 	}
 }
 
-// announce counts a commit that changed a table and wakes the callers of Watch
-// and Await.
+// announce increments the generation of a table and wakes the goroutines that wait in
+// Await or at the channel of Watch.
 func (s *Store) announce(table string) {
 	s.Generation(table).Add(1)
 	if c, ok := s.watched.Load(table); ok {
@@ -284,16 +289,17 @@ func (s *Store) announce(table string) {
 	}
 }
 
-// commitAll is the committer, the only goroutine that writes. It recovers no
-// panic except of damaged pages and index entries, see guarded: any other is a
-// bug and must end the process, not just one request.
+// commitAll is the committer, the only goroutine that writes. It ends once Close has
+// been called and the queue is empty. A panic in a change ends the process, because
+// it is a bug that may have damaged more than one request. The exception is a panic
+// about damage in the file, see guarded.
 func (s *Store) commitAll() {
 	defer close(s.done)
 	for range s.wake {
 		for {
-			// Let every goroutine that is ready queue its change first.
-			// Otherwise, on one core, the first of them would get a commit and
-			// its sync for itself.
+			// Let all goroutines that are ready queue their changes first. Without
+			// this, on one core, the first change would get a commit of its own and
+			// the others would wait for its sync.
 			runtime.Gosched()
 			s.mu.Lock()
 			n := min(len(s.queue), maxBatch)
@@ -312,9 +318,10 @@ func (s *Store) commitAll() {
 	}
 }
 
-// commit runs a batch in one transaction. If a change fails after it wrote
-// something, the transaction is rolled back and the others run again without
-// it.
+// commit runs a batch of changes in one transaction and calls their done functions.
+// If a change fails after it has written something, commit rolls the transaction back
+// and runs the other changes again without it. An error of the commit itself makes
+// the store fail.
 func (s *Store) commit(batch []*change) {
 	began := time.Now()
 	for {
@@ -345,10 +352,11 @@ func (s *Store) commit(batch []*change) {
 	}
 }
 
-// attempt runs the changes of the batch that have not failed after writing, in
-// one transaction. If another change fails so, nothing is committed and spoiled
-// is true. tx is nil if spoiled is true or err is not nil. If nothing was
-// written there is no commit.
+// attempt runs a batch in one transaction and commits it. It leaves out the changes
+// marked as spoilers. If another change fails after it has written something, attempt
+// marks it as a spoiler, rolls the transaction back and returns spoiled. If no change
+// has written anything, nothing is committed. tx is nil if spoiled is true or err is
+// not nil.
 func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	if s.cause.Load() != nil {
 		return nil, false, ErrUnavailable
@@ -389,8 +397,8 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	return tx, false, nil
 }
 
-// guarded calls run and returns an error if run panics because of damage to the
-// file. Other panics continue.
+// guarded calls run and returns its error. If run panics because the file is damaged,
+// guarded returns an error instead. Other panics continue.
 func guarded(tx *Tx, run func(*Tx) error) (err error) {
 	defer func() {
 		switch p := recover().(type) {
@@ -406,8 +414,8 @@ func guarded(tx *Tx, run func(*Tx) error) (err error) {
 	return run(tx)
 }
 
-// fail marks the store as failed: from now on it refuses every read and write.
-// Only the first cause is kept.
+// fail marks the store as failed. From then on it refuses every read and write. err is
+// the cause that Err returns; later calls of fail do not replace it.
 func (s *Store) fail(err error) {
 	if s.cause.CompareAndSwap(nil, &err) {
 		close(s.failed)

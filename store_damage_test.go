@@ -283,13 +283,13 @@ func TestDamage_Files(t *testing.T) {
 				}
 			}
 			overwrite(t, dir, storeFile, string(other))
-		}, "other byte order"},
+		}, "opposite byte order"},
 		{"a folder", func(t *testing.T, dir string) {
 			remove(t, dir, storeFile)
 			if err := os.Mkdir(filepath.Join(dir, storeFile), 0o700); err != nil {
 				t.Fatal(err)
 			}
-		}, "no regular file"},
+		}, "not a regular file"},
 		{"gone", func(t *testing.T, dir string) { remove(t, dir, storeFile) }, "restore a backup"},
 		{"pepper gone", func(t *testing.T, dir string) { remove(t, dir, pepperFile) }, "put the file back"},
 		{"pepper of another", func(t *testing.T, dir string) { overwrite(t, dir, pepperFile, strings.Repeat("ab", 32)) }, "put the right pepper file back"},

@@ -22,7 +22,7 @@ func TestDamage_FIFO(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"serve", "--data", dir}, {"check", storePath(dir)}, {"restore", storePath(dir), "--data", filepath.Join(dir, "new")}} {
-		if _, stderr, exit := program.Run(t, args...); exit != 1 || !strings.Contains(stderr, "no regular file") {
+		if _, stderr, exit := program.Run(t, args...); exit != 1 || !strings.Contains(stderr, "not a regular file") {
 			t.Errorf("%v: got %d %s", args, exit, stderr)
 		}
 	}

@@ -21,21 +21,21 @@ import (
 	"latchkey/internal/durable"
 )
 
-// storeFormat is the number of the layout that this program writes, and the
-// newest one that it reads.
+// storeFormat is the number of the database format that this program writes. It is
+// also the newest format that the program can read.
 const storeFormat = 1
 
-// header is the record that identifies the file and its format.
+// header is the record that identifies a database file and its format.
 type header struct {
-	Format    int       `json:"format"`
-	MinReader int       `json:"min_reader"` // oldest format whose programs can read the file; 0 means Format
-	Writer    string    `json:"writer"`     // version of the program that brought the file to this format
-	StoreID   string    `json:"store_id"`
-	ByteOrder string    `json:"byte_order"`
-	CreatedAt time.Time `json:"created_at"`
+	Format    int       `json:"format"`     // number of the format of the records
+	MinReader int       `json:"min_reader"` // a program can read the file if its storeFormat is at least this; 0 means Format
+	Writer    string    `json:"writer"`     // version of the program that created or last migrated the file
+	StoreID   string    `json:"store_id"`   // id of the store; copies and backups have the same id
+	ByteOrder string    `json:"byte_order"` // byte order of the machine that created the file: "big" or "little"
+	CreatedAt time.Time `json:"created_at"` // when the store was created, in UTC
 }
 
-// Put stores the header.
+// Put writes the header to the database of tx.
 func (h header) Put(tx *Tx) error {
 	value, err := json.Marshal(h)
 	if err != nil {
@@ -44,12 +44,12 @@ func (h header) Put(tx *Tx) error {
 	return tx.Put("meta", []byte("header"), value)
 }
 
-// CreateStore creates an empty database file with this id. It fails if path
-// exists. It writes path.new, syncs it and renames it, so a crash leaves no
-// partial file at path.
+// CreateStore creates an empty database file at path with the given store id. It
+// returns an error if path already exists. It writes the file as path + ".new" and
+// renames it once it is on disk, so a crash leaves no partial file at path.
 func CreateStore(path, id string, now time.Time) error {
 	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("create store %s: the file exists", path)
+		return fmt.Errorf("create store %s: the file exists already", path)
 	}
 	temp := path + ".new"
 	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -70,37 +70,37 @@ func CreateStore(path, id string, now time.Time) error {
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// File is an open database file.
+// File is an open database file. Its methods are safe for concurrent use.
 type File struct {
 	Header header
-	DB     *bbolt.DB // only for Store
-	Handle *os.File  // the file of DB, which closes it; only for Store
+	DB     *bbolt.DB // for use by Store only
+	Handle *os.File  // the open file of DB; DB closes it; for use by Store only
 	path   string
-	info   os.FileInfo // of the open file, which path may no longer lead to
+	info   os.FileInfo // describes the open file; another file may be at path by now
 }
 
-// OpenFile opens an existing database file and reads its header. A missing,
-// empty, damaged or foreign file is an error. With readOnly it changes nothing
-// in the file, and several processes can read it.
+// OpenFile opens an existing database file and reads its header. It returns an error
+// if the file is missing, empty, damaged or not a database of this program. If readOnly
+// is true, the file cannot be changed, and several processes can have it open.
 func OpenFile(path string, readOnly bool) (*File, error) {
 	return openFormat(path, readOnly, storeFormat)
 }
 
-// openFormat is OpenFile for a program that reads formats up to newest.
+// openFormat is like OpenFile, for a program whose newest readable format is newest.
 func openFormat(path string, readOnly bool, newest int) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("open store: %w; restore a backup to this place", err)
+		return nil, fmt.Errorf("open store: %w; restore a backup to this path", err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("open store %s: this is no regular file (%s); restore a backup to this place", path, info.Mode().Type())
+		return nil, fmt.Errorf("open store %s: this is not a regular file (%s); restore a backup to this path", path, info.Mode().Type())
 	}
 	if info.Size() < int64(2*os.Getpagesize()) {
-		return nil, fmt.Errorf("open store %s: the file has %d bytes, too few to be a store; restore a backup to this place", path, info.Size())
+		return nil, fmt.Errorf("open store %s: the file has %d bytes, too few for a database; restore a backup to this path", path, info.Size())
 	}
 	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, ReadOnly: readOnly}
 	if runtime.GOOS == "linux" && is64 && !readOnly {
-		opts.InitialMmapSize = 256 << 20 // a file that outgrows its mapping stalls all readers
+		opts.InitialMmapSize = 256 << 20 // a large mapping, because each enlargement blocks all readers for a moment
 	}
 	f := &File{path: path, info: info}
 	opts.OpenFile = func(name string, flag int, mode os.FileMode) (opened *os.File, err error) {
@@ -123,35 +123,37 @@ func openFormat(path string, readOnly bool, newest int) (*File, error) {
 	return f, nil
 }
 
-// InPlace returns an error if path no longer leads to the open file: what is
-// written to a moved or removed file is lost when the process ends. Other
-// errors of the look-up are ignored, because they prove nothing.
+// InPlace returns an error if the open file was moved, removed or replaced. Data that is
+// written to such a file is lost when the process ends. InPlace ignores other errors of
+// the check, because they do not prove that the file is gone.
 func (f *File) InPlace() error {
 	now, err := os.Stat(f.path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("%s was moved or removed while it was in use; put it back, or restore a backup, and start again", f.path)
+		return fmt.Errorf("%s was moved or removed while it was in use; put it back or restore a backup, then start latchkey again", f.path)
 	case err == nil && !os.SameFile(now, f.info):
-		return fmt.Errorf("%s was replaced while it was in use; see that the right file is there and start again", f.path)
+		return fmt.Errorf("%s was replaced while it was in use; put the right file there, then start latchkey again", f.path)
 	}
 	return nil
 }
 
-// Update calls run in one transaction. When it returns, the changes of run are
-// on disk, or, with an error, none of them is.
+// Update calls run in one transaction and commits its changes. If it returns nil, the
+// changes are on disk. If run or the commit fails, it returns the error and the file
+// keeps its previous contents.
 func (f *File) Update(run func(*Tx) error) error {
 	return undamaged(f.path, func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
 }
 
-// View calls run with the contents of the file. Nothing of the transaction may
-// be used after View returns.
+// View calls run with a read transaction and returns its error. It returns an error
+// that names the damage if a page or index entry is damaged. Do not use the transaction
+// after run returns.
 func (f *File) View(run func(*Tx) error) error {
 	return undamaged(f.path, func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle}) }) })
 }
 
-// undamaged calls run and returns an error if run panics because a page or
-// index entry of the file at path is damaged. bbolt checks a page only when it
-// reads it. Any other panic becomes such an error too.
+// undamaged calls run and returns its error. bbolt panics when it reads a damaged page.
+// So if run panics, for whatever reason, undamaged returns an error that calls the file
+// at path damaged.
 func undamaged(path string, run func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -161,62 +163,66 @@ func undamaged(path string, run func() error) (err error) {
 			}
 		}
 	}()
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // as in openChecked
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true)) // see openChecked
 	return run()
 }
 
-// Current reports whether the format of the file is at least the one that this
-// program writes. The tables can be read only then. A file in an older format is
-// checked without the tables and is migrated at the next start.
+// Current reports whether the file has the format that this program writes, or a newer
+// one. If it has an older format, its records cannot be read through a Table. The
+// server migrates such a file when it starts.
 func (f *File) Current() bool { return f.Header.Format >= storeFormat }
 
-// CopyTo writes a compacted copy of the file to path, which must not exist.
+// CopyTo writes a compacted copy of the file to path and returns once the copy is on
+// disk. It returns an error if path already exists.
 func (f *File) CopyTo(path string) error { return compact(f.DB, path) }
 
-// Close closes the file.
+// Close closes the file. It waits for open transactions to end.
 func (f *File) Close() error { return f.DB.Close() }
 
-// is64 is true if the address space is large enough for a large mapping.
+// is64 is true if the program has 64-bit addresses, so that it can map large files into
+// memory.
 const is64 = ^uint(0)>>63 == 1
 
-// openChecked opens a database and turns every error or panic of bbolt about a
-// damaged file into one clear error.
+// openChecked opens a database with bbolt. If the file is damaged, in use or not a
+// database, it returns an error that says so. It also recovers panics of bbolt about
+// damage and returns them as errors.
 func openChecked(path string, opts *bbolt.Options) (db *bbolt.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("open store %s: the file is damaged (%v); restore a backup to this place", path, p)
+			err = fmt.Errorf("open store %s: the file is damaged (%v); restore a backup to this path", path, p)
 		}
 	}()
-	// A page past the end of a truncated file is a memory fault.
+	// Reading a page beyond the end of a truncated file is a memory fault. This
+	// setting makes the fault a panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	db, err = bbolt.Open(path, 0o600, opts)
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("open store %s: another process holds the file", path)
+		return nil, fmt.Errorf("open store %s: another process has the file open; stop that process first", path)
 	case errors.Is(err, bolterrors.ErrInvalid) && swapped(path):
-		return nil, fmt.Errorf("open store %s: it was written on a machine with the other byte order and opens only on such a one", path)
+		return nil, fmt.Errorf("open store %s: it was written on a machine with the opposite byte order and can be opened only on such a machine", path)
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-		return nil, fmt.Errorf("open store %s: the file is damaged or no store (%w); restore a backup to this place", path, err)
+		return nil, fmt.Errorf("open store %s: the file is damaged or not a database of latchkey (%w); restore a backup to this path", path, err)
 	case err != nil:
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
 	return db, nil
 }
 
-// readHeader returns the header, after it has checked that the file is complete
-// and that a program that reads formats up to newest can read it. size is the
-// length of the file in bytes.
+// readHeader reads the header of a database. size is the length of the file in bytes;
+// newest is the newest format that the program can read. It returns an error if the
+// file is truncated, has no header or has a format that the program cannot read.
 func readHeader(db *bbolt.DB, size int64, newest int) (h header, err error) {
 	err = db.View(func(b *bbolt.Tx) error {
 		if b.Size() > size {
-			return fmt.Errorf("the file is cut short: it has %d bytes of %d; restore a backup to this place", size, b.Size())
+			return fmt.Errorf("the file is truncated: it has %d bytes of %d; restore a backup to this path", size, b.Size())
 		}
 		value, err := (&Tx{Bolt: b}).Get("meta", []byte("header"))
 		if err != nil {
 			return err
 		}
 		if value == nil {
-			return errors.New("the file has no header record, it is not a store of this program")
+			return errors.New("the file has no header record, so it is not a database of latchkey; restore a backup to this path")
 		}
 		if err := json.Unmarshal(value, &h); err != nil {
 			return fmt.Errorf("header record: %w", err)
@@ -226,7 +232,7 @@ func readHeader(db *bbolt.DB, size int64, newest int) (h header, err error) {
 		}
 		if h.MinReader > newest {
 			return fmt.Errorf("its format %d was written by latchkey %s and needs a program that reads format %d; this is latchkey %s, which reads up to format %d. "+
-				"Run latchkey %[2]s or a later one, or restore a backup from before that upgrade; the file is as it was",
+				"Run latchkey %[2]s or a later one, or restore a backup from before that upgrade; the file has not been changed",
 				h.Format, writer(h), h.MinReader, ProgramVersion(), newest)
 		}
 		return nil
@@ -234,6 +240,7 @@ func readHeader(db *bbolt.DB, size int64, newest int) (h header, err error) {
 	return h, err
 }
 
+// writer returns the version of the program that wrote a header, for an error message.
 func writer(h header) string {
 	if h.Writer == "" {
 		return "of a later version"
@@ -241,8 +248,9 @@ func writer(h header) string {
 	return h.Writer
 }
 
-// swapped reports whether a file begins like a database written with the other
-// byte order. bbolt's magic number follows the 16 bytes of the page header.
+// swapped reports whether a file is a database that was written on a machine with the
+// opposite byte order. It checks bbolt's magic number, which follows the page header of
+// 16 bytes.
 func swapped(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -257,15 +265,17 @@ func swapped(path string) bool {
 	return bits.ReverseBytes32(binary.NativeEndian.Uint32(head[16:])) == mark
 }
 
-// compactBatch is the most bytes in one transaction of a compaction.
+// compactBatch is the largest size of one transaction of a compaction, in bytes of keys
+// and values. A single larger record is a transaction of its own.
 const compactBatch = 4 << 20
 
-// compact writes the current contents of a database to a new file, without the
-// free pages, which still hold deleted records. It fails if path exists. The
-// file is on disk when compact returns; after an error there is none.
+// compact writes the current contents of a database to a new file at path. It leaves
+// out the free pages, which still contain deleted records. It returns an error if path
+// already exists. It returns nil once the new file is on disk, and removes the file
+// after an error.
 func compact(from *bbolt.DB, path string) (err error) {
 	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("write %s: the file exists", path)
+		return fmt.Errorf("write %s: the file exists already; remove it or choose another path", path)
 	}
 	to, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoSync: true})
 	if err != nil {
@@ -277,20 +287,21 @@ func compact(from *bbolt.DB, path string) (err error) {
 	return nil
 }
 
-// transfer copies the contents of a database in transactions of compactBatch
-// bytes.
+// transfer copies the contents of one database to another. It reads them all in one
+// transaction, so that they are consistent.
 func transfer(to, from *bbolt.DB) error {
-	// bbolt does not copy a value before the commit, and it overwrites pages
-	// that no transaction reads. So the read transaction must stay open until
-	// the last commit. bbolt.Compact closes it before; it is only for a
-	// database that nobody changes.
+	// Put does not copy the value: bbolt reads it at the commit. bbolt may reuse the
+	// pages that hold the value once no transaction reads them. So the read transaction
+	// must stay open until the last commit. bbolt.Compact closes it earlier, so it can
+	// be used only if nobody changes the database.
 	return undamaged(from.Path(), func() error {
-		return from.View(func(source *bbolt.Tx) error { return pour(to, source) })
+		return from.View(func(source *bbolt.Tx) error { return copyBuckets(to, source) })
 	})
 }
 
-// pour copies everything that source sees. The store has no nested buckets.
-func pour(to *bbolt.DB, source *bbolt.Tx) error {
+// copyBuckets copies all buckets that source sees, in transactions of compactBatch
+// bytes. It expects no nested buckets; the store has none.
+func copyBuckets(to *bbolt.DB, source *bbolt.Tx) error {
 	into, err := to.Begin(true)
 	if err != nil {
 		return err
@@ -317,7 +328,7 @@ func pour(to *bbolt.DB, source *bbolt.Tx) error {
 				into, size = next, 0
 			}
 			b := into.Bucket(name)
-			b.FillPercent = 1 // keys arrive in order, so full pages are never split
+			b.FillPercent = 1 // fill the pages: the keys are in order, so no page is split later
 			return b.Put(key, value)
 		})
 	})
@@ -327,6 +338,7 @@ func pour(to *bbolt.DB, source *bbolt.Tx) error {
 	return into.Commit()
 }
 
+// nativeOrder returns the byte order of this machine, "big" or "little".
 func nativeOrder() string {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		return "big"
@@ -334,7 +346,7 @@ func nativeOrder() string {
 	return "little"
 }
 
-// ReadSmall returns the contents of a small file. It fails if path is not a
+// ReadSmall returns the contents of a small file. It returns an error if path is not a
 // regular file, because opening a pipe could block forever.
 func ReadSmall(path string) ([]byte, error) {
 	info, err := os.Stat(path)
@@ -342,34 +354,35 @@ func ReadSmall(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file (%s)", path, info.Mode().Type())
+		return nil, fmt.Errorf("%s is not a regular file (%s)", path, info.Mode().Type())
 	}
 	return os.ReadFile(path)
 }
 
-// migration changes a store from one format to the next. It reads and writes
-// the records as they are in those two formats. It uses no Table, because
-// tables change with the program and a migration must not.
+// migration changes a store from one format to the next. It must not use a Table: the
+// record types change with the program, but a migration must always read and write the
+// same two formats.
 type migration struct {
-	What string // for the log, such as "calls know their team"
-	// MinReader is the oldest format whose programs can still read the result.
-	// 0 means the new format.
+	What string // what the migration changes, for the log, such as "add the team to calls"
+	// MinReader is the MinReader of the new header: the lowest storeFormat of a program
+	// that can read the result. 0 means the new format.
 	MinReader int
-	// Run changes the records, in the same transaction as the header.
+	// Run changes the records. The new header is stored in the same transaction.
 	Run func(tx *Tx) error
 }
 
-// Migrations returns all migrations in order. The first one leads from format 1
-// to format 2; there are none yet.
+// Migrations returns all migrations in order. The first one would change format 1 to
+// format 2. There are none yet.
 func Migrations() []migration { return nil }
 
-// Migrate changes the database file at path to the format that the last step
-// leads to. Before that it copies the file and returns the path of the copy, ""
-// if there was nothing to do. Each step is one transaction; after a crash the
-// next call continues with the next step. If the first step fails, the file is
-// unchanged and the copy is removed. fits may be nil; an error from it ends
-// Migrate before anything changes. The process must hold the lock on the data
-// folder.
+// Migrate brings the database file at path to the format that the last of steps
+// produces. Before the first step it copies the file. It returns the path of the copy,
+// or "" if the file already had that format. Each step is one transaction. After a
+// crash, the next call continues with the step that is missing. If the first step
+// fails, the file is unchanged and Migrate removes the copy. If a later step fails,
+// Migrate returns the path of the copy together with the error. fits checks the file
+// before anything changes, and an error from it ends Migrate; it may be nil. The
+// process must hold the lock on the data folder.
 func Migrate(path string, steps []migration, fits func(*File) error, log *slog.Logger) (kept string, err error) {
 	to := 1 + len(steps)
 	f, err := openFormat(path, false, to)
@@ -382,7 +395,7 @@ func Migrate(path string, steps []migration, fits func(*File) error, log *slog.L
 		return "", nil
 	}
 	if from < 1 {
-		return "", fmt.Errorf("open store %s: the header says format %d, there is none; restore a backup to this place", path, from)
+		return "", fmt.Errorf("open store %s: the header has format %d, which does not exist; restore a backup to this path", path, from)
 	}
 	if fits != nil {
 		if err := fits(f); err != nil {
@@ -390,25 +403,26 @@ func Migrate(path string, steps []migration, fits func(*File) error, log *slog.L
 		}
 	}
 	kept = copyName(path, f.Header)
-	log.Warn("the database has an earlier format, it is copied before it is changed", "format", from, "new_format", to, "copy", kept)
+	log.Warn("copying the database before its migration", "format", from, "new_format", to, "copy", kept)
 	if err := keepCopy(f, kept); err != nil {
-		return "", fmt.Errorf("copy the database before its format is changed (free some space, it is as it was): %w", err)
+		return "", fmt.Errorf("copy the database before its migration (free some disk space and start again; the database has not been changed): %w", err)
 	}
-	log.Warn("the copy is made", "copy", kept)
+	log.Warn("database copied", "copy", kept)
 	for n := from; n < to; n++ {
 		if err := f.step(steps[n-1]); err != nil {
-			err = fmt.Errorf("change the database from format %d to %d (%s): %w", n, n+1, steps[n-1].What, err)
+			err = fmt.Errorf("migrate the database from format %d to %d (%s): %w", n, n+1, steps[n-1].What, err)
 			if n == from {
 				return "", errors.Join(err, os.Remove(kept))
 			}
-			return kept, fmt.Errorf("%w; it has format %d now, the copy of before is %s", err, n, kept)
+			return kept, fmt.Errorf("%w; the database has format %d now; its copy from before the migration is %s", err, n, kept)
 		}
-		log.Warn("the database has a new format", "format", n+1, "what", steps[n-1].What, "copy", kept)
+		log.Warn("database migrated", "format", n+1, "what", steps[n-1].What, "copy", kept)
 	}
 	return kept, nil
 }
 
-// step runs one migration and stores the new header in the same transaction.
+// step runs one migration and stores the new header in the same transaction. After an
+// error the file and f.Header are unchanged.
 func (f *File) step(s migration) error {
 	h := f.Header
 	h.Format++
@@ -428,21 +442,22 @@ func (f *File) step(s migration) error {
 	return err
 }
 
-// copyName returns the path of the copy of a store in a format. The path is
-// always the same, so that repeated failed starts do not fill the disk. A file
-// that it replaces is an earlier state of the same store in the same format.
+// copyName returns the path of the copy that Migrate makes of the store at path. It
+// consists of path, the format and the start of the store id. It is the same for each
+// attempt, so that repeated failed starts do not fill the disk with copies. A file that
+// the copy replaces is an earlier state of the same store in the same format.
 func copyName(path string, h header) string {
 	id := strings.Map(func(r rune) rune {
 		if r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
 			return r
 		}
-		return -1 // the id of a foreign file could otherwise change the path
+		return -1 // omit it: in a file of unknown origin it could be a path separator
 	}, h.StoreID)
 	return fmt.Sprintf("%s.format-%d-%s", path, h.Format, id[:min(8, len(id))])
 }
 
-// keepCopy writes a compacted copy to path. The copy gets this name only once
-// it is complete and on disk.
+// keepCopy writes a compacted copy of f to path. It writes path + ".part" and renames it
+// once the copy is complete and on disk. It replaces an existing file at path.
 func keepCopy(f *File, path string) error {
 	part := path + ".part"
 	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {

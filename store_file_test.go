@@ -189,9 +189,9 @@ func TestMigrate_Refused(t *testing.T) {
 		left  int // the format afterwards
 	}{
 		{"first step", failing(1), nil, false, "from format 1 to 2 (words are large): boom", 1},
-		{"second step", failing(2), nil, false, "it has format 2 now, the copy of before is", 2},
+		{"second step", failing(2), nil, false, "the database has format 2 now; its copy from before the migration is", 2},
 		{"another folder's", testSteps(nil), func(*File) error { return boom }, false, "boom", 1},
-		{"no room for the copy", testSteps(nil), nil, true, "free some space", 1},
+		{"no room for the copy", testSteps(nil), nil, true, "free some disk space", 1},
 	} {
 		path := oldStore(t)
 		if tt.block {

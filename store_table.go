@@ -14,30 +14,30 @@ import (
 	"latchkey/internal/boltcheck"
 )
 
-// Table defines how records of one type are stored as JSON, each under its key,
-// with indexes that change together with them. A Table holds no state; its
-// methods work on the transaction passed to them. The type of the records may
-// gain fields but never lose one.
+// Table defines how records of type T are stored. Each record is stored as JSON under
+// its key. Indexes are updated in the same transaction as the record. A Table has no
+// state of its own; its methods work on the transaction that is passed to them. New
+// versions of the program may add fields to T but must not remove any.
 type Table[T any] struct {
-	Name    string
-	Key     func(T) []byte
+	Name    string         // the bucket of the records
+	Key     func(T) []byte // returns the key of a record
 	Indexes []Index[T]
 	Audit   AuditPolicy
 }
 
-// Index finds records by something other than their key. Keys returns the index
-// entries of a record as bytes to sort and search by. Table.Find iterates over
-// them.
+// Index defines how to find records by something other than their key. An index entry
+// consists of one of the values that Keys returns, followed by the key of the record.
 type Index[T any] struct {
-	Name string
-	Keys func(T) [][]byte
+	Name string           // unique in the table; the bucket is the table's name, "/" and Name
+	Keys func(T) [][]byte // returns the values under which a record is found; may be empty
 }
 
-// IDKey returns the key of a record with a numeric id. Keys sort as the ids do.
+// IDKey returns the key of a record with a numeric id: eight bytes, in big-endian order,
+// so that keys sort in the order of their ids.
 func IDKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
-// NextID returns the next number of the table's own sequence, which begins at
-// 1.
+// NextID returns a new id for a record of the table. The first id is 1, and each further
+// id is larger by 1.
 func (t Table[T]) NextID(tx *Tx) (uint64, error) {
 	b, err := tx.Bolt.CreateBucketIfNotExists([]byte(t.Name))
 	if err != nil {
@@ -47,7 +47,8 @@ func (t Table[T]) NextID(tx *Tx) (uint64, error) {
 	return b.NextSequence()
 }
 
-// Get returns the record with this key, or ErrNotFound if there is none.
+// Get returns the record with this key. It returns ErrNotFound if there is no such
+// record, and another error if the record is damaged.
 func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	var v T
 	b := tx.Bolt.Bucket([]byte(t.Name))
@@ -61,6 +62,8 @@ func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	return t.decode(key, raw)
 }
 
+// decode checks and decodes a stored record. It returns an error if the record is
+// damaged.
 func (t Table[T]) decode(key, raw []byte) (T, error) {
 	var v T
 	value, err := Unseal(t.Name, key, raw)
@@ -73,8 +76,9 @@ func (t Table[T]) decode(key, raw []byte) (T, error) {
 	return v, nil
 }
 
-// Put stores a new or changed record and updates its index entries, the count
-// of the table and the audit trace.
+// Put stores a record under its key and replaces the old record with that key, if any.
+// It also updates the index entries of the record, the number that Count returns, and
+// the transaction's ChangeSet.
 func (t Table[T]) Put(tx *Tx, v T) error {
 	key := t.Key(v)
 	old, found, err := t.old(tx, key)
@@ -127,7 +131,9 @@ func (t Table[T]) Delete(tx *Tx, key []byte) error {
 	return t.trace(tx, old, true, nil)
 }
 
-// trace adds a change to the transaction's ChangeSet, if it has one.
+// trace adds a change to the transaction's ChangeSet, if it has one and the table is
+// logged. old is the previous record if found is true. v is the new record, or nil if
+// the record was deleted.
 func (t Table[T]) trace(tx *Tx, old T, found bool, v *T) error {
 	if tx.Trace == nil || t.Audit.Object == "" {
 		return nil
@@ -142,6 +148,7 @@ func (t Table[T]) trace(tx *Tx, old T, found bool, v *T) error {
 	return tx.Trace.Note(t.Audit, before, after)
 }
 
+// old returns the stored record with this key, and whether there is one.
 func (t Table[T]) old(tx *Tx, key []byte) (v T, found bool, err error) {
 	b := tx.Bolt.Bucket([]byte(t.Name))
 	if b == nil {
@@ -155,7 +162,8 @@ func (t Table[T]) old(tx *Tx, key []byte) (v T, found bool, err error) {
 	return v, true, err
 }
 
-// reindex replaces the entries of one index. A nil v removes them all.
+// reindex updates the entries of one record in one index. old is the previous record
+// if found is true. v is the new record, or nil if the record was deleted.
 func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v *T) error {
 	var before, now [][]byte
 	if found {
@@ -186,8 +194,8 @@ func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v 
 	return nil
 }
 
-// Count returns the number of records. It reads a stored number, not the
-// records.
+// Count returns the number of records in the table. It is fast, because the number is
+// stored.
 func (t Table[T]) Count(tx *Tx) (int, error) {
 	value, err := tx.Get("counts", []byte(t.Name))
 	if err != nil || value == nil {
@@ -196,6 +204,7 @@ func (t Table[T]) Count(tx *Tx) (int, error) {
 	return int(binary.BigEndian.Uint64(value)), nil
 }
 
+// count adds by to the number that Count returns. by may be negative.
 func (t Table[T]) count(tx *Tx, by int) error {
 	n, err := t.Count(tx)
 	if err != nil {
@@ -204,8 +213,8 @@ func (t Table[T]) count(tx *Tx, by int) error {
 	return tx.Put("counts", []byte(t.Name), IDKey(uint64(n+by)))
 }
 
-// mark adds the table to the changed ones of the transaction, for
-// Store.Generation.
+// mark adds the table to the tables that the transaction has changed, so that the
+// commit increments its Store.Generation.
 func (t Table[T]) mark(tx *Tx) {
 	if !slices.Contains(tx.Changed, t.Name) {
 		tx.Changed = append(tx.Changed, t.Name)
@@ -250,30 +259,35 @@ func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter
 	}
 }
 
-// Walker iterates over the same entries as Find, step by step, so that a caller
-// can merge several indexes. Entry is nil after the last entry.
+// Walker iterates over the same entries as Find, one step at a time, so that a caller
+// can merge several indexes.
 type Walker struct {
-	Entry, Key []byte
-	bucket     string
-	prefix     []byte
-	step       func() ([]byte, []byte)
+	Entry  []byte // the part of the present entry after the prefix; nil after the last entry
+	Key    []byte // the key of the present entry's record
+	bucket string
+	prefix []byte
+	step   func() (entry, value []byte) // moves the cursor
 }
 
-// Walk returns a Walker at the first entry that Find would yield.
+// Walk returns a Walker that is at the first entry that Find would yield. Its Entry is
+// nil if there is none.
 func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, backwards bool) *Walker {
 	w := &Walker{bucket: t.Name + "/" + index, prefix: prefix}
 	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
 		var entry, value []byte
 		entry, value, w.step = seek(b.Cursor(), prefix, backwards)
-		w.take(entry, value)
+		w.set(entry, value)
 	}
 	return w
 }
 
-// Next moves to the next entry. Do not call it when Entry is nil.
-func (w *Walker) Next() { w.take(w.step()) }
+// Next moves to the next entry, in the direction of Walk. Do not call it when Entry is
+// nil.
+func (w *Walker) Next() { w.set(w.step()) }
 
-func (w *Walker) take(entry, value []byte) {
+// set sets Entry and Key from an index entry and its value. It sets both to nil if the
+// entry is nil or does not have the prefix.
+func (w *Walker) set(entry, value []byte) {
 	if entry == nil || !bytes.HasPrefix(entry, w.prefix) {
 		w.Entry, w.Key = nil, nil
 		return
@@ -281,12 +295,13 @@ func (w *Walker) take(entry, value []byte) {
 	w.Entry, w.Key = split(w.bucket, w.prefix, entry, value)
 }
 
-// split returns the part of an index entry after the prefix, and the record key
-// at its end. It panics with damage if the entry is damaged.
+// split returns the part of an index entry between prefix and the record's key, and
+// that key. The key is at the end of the entry. split panics with a damage value if the
+// entry is damaged.
 func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
 	key, err := entryKey(bucket, entry, value)
 	if err == nil && len(prefix)+len(key) > len(entry) {
-		err = fmt.Errorf("%s/%x: not an entry of the prefix %x", bucket, entry, prefix)
+		err = fmt.Errorf("%s/%x: the index entry is too short for the prefix %x", bucket, entry, prefix)
 	}
 	if err != nil {
 		panic(damage{err})
@@ -294,8 +309,8 @@ func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
 	return entry[len(prefix) : len(entry)-len(key)], key
 }
 
-// From is Find, forwards, for the entries with prefix that sort at or after
-// prefix followed by first.
+// From is like Find in the order Forward, but it begins at the first entry that is
+// equal to prefix + first or sorts after it. It yields entries that begin with prefix.
 func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
 		bucket := t.Name + "/" + index
@@ -336,10 +351,10 @@ func seek(c *bbolt.Cursor, prefix []byte, backwards bool) (key, value []byte, st
 	return key, value, c.Prev
 }
 
-// One returns the record under exactly this index entry, or ErrNotFound if
-// there is none.
-func (t Table[T]) One(tx *Tx, index string, entry []byte) (T, error) {
-	for rest, key := range t.Find(tx, index, entry, false) {
+// One returns the first record for which the Keys of an index returned value. It
+// returns ErrNotFound if there is no such record.
+func (t Table[T]) One(tx *Tx, index string, value []byte) (T, error) {
+	for rest, key := range t.Find(tx, index, value, false) {
 		if len(rest) == 0 {
 			return t.Get(tx, key)
 		}
@@ -348,10 +363,11 @@ func (t Table[T]) One(tx *Tx, index string, entry []byte) (T, error) {
 	return none, ErrNotFound
 }
 
-// Has reports whether an index has a record under exactly this entry. It does
-// not read the record, so a name stays taken even if its record is damaged.
-func (t Table[T]) Has(tx *Tx, index string, entry []byte) bool {
-	for rest := range t.Find(tx, index, entry, false) {
+// Has reports whether there is a record for which the Keys of an index returned value.
+// It does not read the record. So a unique name stays in use even if its record is
+// damaged.
+func (t Table[T]) Has(tx *Tx, index string, value []byte) bool {
+	for rest := range t.Find(tx, index, value, false) {
 		if len(rest) == 0 {
 			return true
 		}
@@ -359,29 +375,28 @@ func (t Table[T]) Has(tx *Tx, index string, entry []byte) bool {
 	return false
 }
 
-// Checked is a table, or other stored data, that can be checked for
-// consistency.
+// Checked is a table, or other stored data, whose consistency can be checked.
 type Checked interface {
-	// Check calls report for each problem. It returns an error if the store
-	// cannot be read.
+	// Check calls report for each problem that it finds. It returns an error only if
+	// the check cannot continue.
 	Check(tx *Tx, report func(problem string)) error
 }
 
-// CheckResult is the result of CheckStore. Problems has at most maxProblems
-// items.
+// CheckResult is the result of CheckStore.
 type CheckResult struct {
-	Records  int      `json:"records"`
-	Entries  int      `json:"index_entries"`
-	Problems []string `json:"problems"`
+	Records  int      `json:"records"`       // number of records that were checked
+	Entries  int      `json:"index_entries"` // number of index entries that were checked
+	Problems []string `json:"problems"`      // at most maxProblems; empty if there are none
 }
 
-// maxProblems is how many problems a check lists. A damaged file can have more
-// than anybody reads.
+// maxProblems is the largest number of problems that a check lists. A damaged file can
+// have very many.
 const maxProblems = 100
 
-// CheckStore checks the whole store in one transaction: the pages of the file,
-// the checksum of every record, every index entry, and the tables. If pages are
-// damaged it checks nothing else.
+// CheckStore checks the whole store in one transaction: the pages of the file, the
+// checksum of each record, each index entry, and then each of tables. If a page is
+// damaged, it checks only the pages. Problems are part of the result. The error is not
+// nil if the check could not be completed.
 func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	result := CheckResult{Problems: []string{}}
 	report := func(problem string) {
@@ -414,9 +429,9 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	if err != nil {
 		return result, err
 	}
-	for name, said := range counts {
-		if table, ok := strings.CutPrefix(name, "\x00"); ok && counts[table] != said {
-			report(fmt.Sprintf("%s: holds %d records, its count says %d", table, counts[table], said))
+	for name, stored := range counts {
+		if table, ok := strings.CutPrefix(name, "\x00"); ok && counts[table] != stored {
+			report(fmt.Sprintf("%s: the table has %d records, but its stored count is %d", table, counts[table], stored))
 		}
 	}
 	for _, t := range tables {
@@ -427,8 +442,8 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	return result, nil
 }
 
-// checkEntry checks that an index entry is undamaged and that its record
-// exists.
+// checkEntry reports a problem if an index entry is damaged or its record does not
+// exist in table.
 func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(string)) {
 	key, err := entryKey(bucket, entry, value)
 	if err != nil {
@@ -436,13 +451,13 @@ func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(s
 		return
 	}
 	if !tx.Has(table, key) {
-		report(fmt.Sprintf("%s/%x: leads to no record", bucket, entry))
+		report(fmt.Sprintf("%s/%x: the index entry has no record", bucket, entry))
 	}
 }
 
-// Check reports records that cannot be read or are stored under a wrong key,
-// and indexes with missing or extra entries. It ends at the first record that
-// cannot be read.
+// Check reports records that cannot be read, records that are stored under a wrong key,
+// and indexes with missing or extra entries. It ends at the first record that cannot be
+// read. It always returns nil.
 func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 	wanted := make([]int, len(t.Indexes))
 	for v, err := range t.All(tx, false) {
@@ -452,7 +467,7 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 		}
 		key := t.Key(v)
 		if !tx.Has(t.Name, key) {
-			report(fmt.Sprintf("%s/%x: is stored under another key", t.Name, key))
+			report(fmt.Sprintf("%s/%x: the record is stored under another key", t.Name, key))
 		}
 		for i, ix := range t.Indexes {
 			bucket := t.Name + "/" + ix.Name
@@ -465,14 +480,14 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 				seen[string(entry)] = true
 				wanted[i]++
 				if !tx.Has(bucket, entry) {
-					report(fmt.Sprintf("%s/%x: lacks its entry in the index %s", t.Name, key, ix.Name))
+					report(fmt.Sprintf("%s/%x: the record has no entry in the index %s", t.Name, key, ix.Name))
 				}
 			}
 		}
 	}
 	for i, ix := range t.Indexes {
 		if found := tx.Count(t.Name + "/" + ix.Name); found != wanted[i] {
-			report(fmt.Sprintf("%s: the index %s has %d entries, the records make %d", t.Name, ix.Name, found, wanted[i]))
+			report(fmt.Sprintf("%s: the index %s has %d entries, but the records require %d", t.Name, ix.Name, found, wanted[i]))
 		}
 	}
 	return nil

@@ -165,11 +165,11 @@ func TestOpenStore_BadFiles(t *testing.T) {
 		content []byte
 		want    string
 	}{
-		{"empty", nil, "too few to be a store"},
-		{"half a page", whole[:2000], "too few to be a store"},
+		{"empty", nil, "too few for a database"},
+		{"half a page", whole[:2000], "too few for a database"},
 		{"half", whole[:len(whole)/2], "the file is damaged"},
-		{"text", []byte(strings.Repeat("hello ", 10_000)), "damaged or no store"},
-		{"zeros", make([]byte, len(whole)), "damaged or no store"},
+		{"text", []byte(strings.Repeat("hello ", 10_000)), "damaged or not a database"},
+		{"zeros", make([]byte, len(whole)), "damaged or not a database"},
 	} {
 		path := filepath.Join(t.TempDir(), "bad.db")
 		if err := os.WriteFile(path, tt.content, 0o600); err != nil {
@@ -535,11 +535,11 @@ func TestStoreFile_Refusals(t *testing.T) {
 		"write into no folder":      {func() error { return durable.WriteFile(none, "x") }, "no such file"},
 		"write over a folder":       {func() error { return durable.WriteFile(dir, "x") }, ""},
 		"sync no folder":            {func() error { return durable.SyncDir(filepath.Dir(none)) }, "no such file"},
-		"read a folder":             {func() error { _, err := ReadSmall(dir); return err }, "no regular file"},
+		"read a folder":             {func() error { _, err := ReadSmall(dir); return err }, "not a regular file"},
 		"read no file":              {func() error { _, err := ReadSmall(none); return err }, "no such file"},
-		"open a folder":             {func() error { _, err := OpenFile(dir, true); return err }, "no regular file"},
+		"open a folder":             {func() error { _, err := OpenFile(dir, true); return err }, "not a regular file"},
 		"open no file":              {func() error { _, err := OpenFile(none, true); return err }, "restore a backup"},
-		"open what is in use":       {func() error { _, err := OpenFile(s.path, false); return err }, "another process holds the file"},
+		"open what is in use":       {func() error { _, err := OpenFile(s.path, false); return err }, "another process has the file open"},
 		"the size of a store":       {func() error { _, err := (&Store{path: none}).Size(); return err }, "no such file"},
 		"a copy of a failed store":  {func() error { return failedStore(t).CopyTo(filepath.Join(dir, "copy")) }, ErrUnavailable.Error()},
 		"a stamp of a failed store": {func() error { _, err := failedStore(t).Stamp(); return err }, ErrUnavailable.Error()},
@@ -568,7 +568,7 @@ func TestOpenFile_Headers(t *testing.T) {
 		harm func(tx *Tx) error
 		want string
 	}{
-		"none":    {func(tx *Tx) error { return tx.Delete("meta", []byte("header")) }, "not a store of this program"},
+		"none":    {func(tx *Tx) error { return tx.Delete("meta", []byte("header")) }, "not a database of latchkey"},
 		"no JSON": {func(tx *Tx) error { return tx.Put("meta", []byte("header"), []byte("{")) }, "header record"},
 		"damaged": {func(tx *Tx) error { return damageBucket(tx, "meta") }, "checksum does not match"},
 	} {

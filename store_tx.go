@@ -15,31 +15,34 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Tx is a transaction: a consistent view of the store and, in Update, a set of
-// changes that are committed together. It is valid only inside the function
-// that receives it, and not safe for concurrent use.
+// Tx is a transaction. It sees one consistent state of the store. In Update it also
+// collects changes, which are committed together or not at all. Use it only inside the
+// function that receives it. It is not safe for concurrent use.
 type Tx struct {
-	Bolt    *bbolt.Tx   // only for the store family
-	File    io.ReaderAt // the file as it is on disk; nil in Update
+	Bolt    *bbolt.Tx   // for use in the store family only
+	File    io.ReaderAt // the database file as it is on disk; nil in Update
 	Writes  int         // number of writes so far
-	Changed []string    // names of the changed tables
+	Changed []string    // names of the tables changed so far
 	Afters  []func()    // the functions passed to After
-	Trace   *ChangeSet  // records each changed record; may be nil
+	Trace   *ChangeSet  // collects the changed records for the audit log; may be nil
 }
 
-// After calls f once the transaction has succeeded and is on disk, before
-// Update returns. f runs in the committer and must not block.
+// After registers a function that is called once the transaction is on disk, before
+// Update returns. It is not called if the transaction fails. It runs in the
+// committer's goroutine and must not block.
 func (tx *Tx) After(f func()) { tx.Afters = append(tx.Afters, f) }
 
+// castagnoli is the table for CRC-32C.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// recordVersion is the first byte of every stored value. A CRC-32C of four
-// bytes follows, then the contents. The checksum is needed because bbolt checks
-// only its meta pages.
+// recordVersion is the first byte of every stored record. The next four bytes are a
+// CRC-32C, and the contents follow. The checksum is needed because bbolt has
+// checksums only for its meta pages.
 const recordVersion = 1
 
-// Get returns a copy of the value stored in a bucket under key, nil if there is
-// none. It returns an error if the value does not match its checksum.
+// Get returns a copy of the contents stored in a bucket under key. It returns nil
+// without an error if the bucket or the key does not exist. It returns an error if
+// the stored record is damaged.
 func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -53,15 +56,16 @@ func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 	return bytes.Clone(value), err
 }
 
-// Has reports whether a bucket holds key.
+// Has reports whether key exists in a bucket. It does not check the value.
 func (tx *Tx) Has(bucket string, key []byte) bool {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	return b != nil && b.Get(key) != nil
 }
 
-// Range iterates over the keys of a bucket that begin with prefix, in byte
-// order, and their values in stored form (see Unseal). Both slices are valid
-// only until the next step. Do not change the bucket during the iteration.
+// Range iterates over the keys of a bucket that begin with prefix, in byte order. The
+// second value is the record as it is stored; pass it to Unseal to get the contents.
+// Both slices are valid only until the next step. Do not change the bucket during the
+// iteration.
 func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, stored []byte) bool) {
 		b := tx.Bolt.Bucket([]byte(bucket))
@@ -77,7 +81,8 @@ func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// RangeFrom is Range for all keys of a bucket from the key from onwards.
+// RangeFrom is like Range, but it iterates over all keys of a bucket that are equal to
+// from or sort after it.
 func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, stored []byte) bool) {
 		b := tx.Bolt.Bucket([]byte(bucket))
@@ -93,7 +98,8 @@ func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 	}
 }
 
-// Count returns the number of keys of a bucket. It reads all of them.
+// Count returns the number of keys in a bucket, or 0 if there is no such bucket. It
+// reads every key, so it is slow for a large bucket.
 func (tx *Tx) Count(bucket string) (n int) {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -106,17 +112,17 @@ func (tx *Tx) Count(bucket string) (n int) {
 	return n
 }
 
-// Walk calls visit for every key of every bucket, with the value in stored
-// form. Both slices are valid only during the call. Walk stops at the first
-// error of visit and returns it.
+// Walk calls visit for every key of every bucket. stored is the record as it is stored,
+// with its checksum, or an index entry's value. Both slices are valid only during the
+// call. Walk stops at the first error of visit and returns that error.
 func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
 	return tx.Bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
 		return b.ForEach(func(key, stored []byte) error { return visit(string(name), key, stored) })
 	})
 }
 
-// Put stores value in a bucket under key, with a checksum. It creates the
-// bucket if there is none.
+// Put stores value in a bucket under key, with a checksum. It replaces the old value,
+// if any. It creates the bucket if it does not exist.
 func (tx *Tx) Put(bucket string, key, value []byte) error {
 	sealed := make([]byte, 5+len(value))
 	sealed[0] = recordVersion
@@ -125,7 +131,8 @@ func (tx *Tx) Put(bucket string, key, value []byte) error {
 	return tx.PutRaw(bucket, key, sealed)
 }
 
-// Delete removes key from a bucket. It is no error if the key does not exist.
+// Delete removes key from a bucket. It returns no error if the bucket or the key does
+// not exist.
 func (tx *Tx) Delete(bucket string, key []byte) error {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -135,8 +142,8 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 	return b.Delete(key)
 }
 
-// PutRaw stores a value without a checksum. It is for index entries, whose data
-// is in the key.
+// PutRaw stores value as it is, without adding a checksum. It is for index entries,
+// whose data is in the key. It creates the bucket if it does not exist.
 func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
@@ -149,8 +156,9 @@ func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 	return b.Put(key, value)
 }
 
-// sealEntry returns the value of an index entry that ends with a record key of
-// n bytes: n, then a CRC-32C of the entry and n.
+// sealEntry returns the value to store for an index entry. The last n bytes of the
+// entry are the key of its record. The value consists of one byte with n and a CRC-32C
+// over the entry and that byte. n must be less than 256.
 func sealEntry(entry []byte, n int) []byte {
 	value := make([]byte, 5)
 	value[0] = byte(n)
@@ -158,11 +166,12 @@ func sealEntry(entry []byte, n int) []byte {
 	return value
 }
 
-// entryKey returns the record key at the end of an index entry. A value of one
-// byte, without a checksum, is from development versions.
+// entryKey returns the record key at the end of an index entry. It returns an error if
+// value is not the value of this entry. It accepts a value of one byte without a
+// checksum, because development versions wrote such values.
 func entryKey(bucket string, entry, value []byte) ([]byte, error) {
 	if len(value) != 1 && len(value) != 5 || int(value[0]) > len(entry) {
-		return nil, fmt.Errorf("%s/%x: not an index entry", bucket, entry)
+		return nil, fmt.Errorf("%s/%x: this is not an index entry", bucket, entry)
 	}
 	if len(value) == 5 && binary.BigEndian.Uint32(value[1:]) != checksum(entry, value[:1]) {
 		return nil, fmt.Errorf("%s/%x: checksum does not match, the index entry is damaged", bucket, entry)
@@ -170,20 +179,23 @@ func entryKey(bucket string, entry, value []byte) ([]byte, error) {
 	return entry[len(entry)-int(value[0]):], nil
 }
 
-// damage is the panic value for a damaged index entry. Iterators have no error
-// to return, so they panic, and Store and File turn the panic into an error.
+// damage is the value of a panic about a damaged index entry. The iterators over an
+// index cannot return an error, so they panic. Store and File recover the panic and
+// return Err.
 type damage struct{ Err error }
 
-// checksum covers the key too, so that a value under a wrong key is detected.
+// checksum returns the CRC-32C of key followed by value. It covers the key so that a
+// value stored under a wrong key is detected.
 func checksum(key, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
 }
 
-// Unseal checks a stored value and returns its contents, which are valid as
-// long as raw.
+// Unseal checks the version and the checksum of a stored record and returns its
+// contents. bucket and key are where it is stored. The contents share the memory of
+// raw.
 func Unseal(bucket string, key, raw []byte) ([]byte, error) {
 	if len(raw) < 5 || raw[0] != recordVersion {
-		return nil, fmt.Errorf("%s/%x: not a record of this program", bucket, key)
+		return nil, fmt.Errorf("%s/%x: the record does not have the format of this program", bucket, key)
 	}
 	if binary.BigEndian.Uint32(raw[1:]) != checksum(key, raw[5:]) {
 		return nil, fmt.Errorf("%s/%x: checksum does not match, the record is damaged", bucket, key)
@@ -191,60 +203,58 @@ func Unseal(bucket string, key, raw []byte) ([]byte, error) {
 	return raw[5:], nil
 }
 
-// maxTraced is how many changed records a ChangeSet lists one by one, because
-// an import can change any number. maxTracedValue is how many bytes of JSON one
-// listed value may have.
 const (
-	maxTraced      = 20
-	maxTracedValue = 1024
+	maxTraced      = 20   // largest number of changes that a ChangeSet lists
+	maxTracedValue = 1024 // largest size of one listed value, in bytes of JSON
 )
 
 // AuditPolicy defines what the audit log records about changes of a table.
 type AuditPolicy struct {
-	Object string // the log's word for a record; if "", changes are not logged
-	// Personal means that the records are about people. The log then names the
-	// changed fields without their values. Nobody can change the log, so it
+	Object string // what the log calls a record, such as "key"; if "", changes are not logged
+	// Personal means that the records are about people. The log then has the names
+	// of the changed fields, but not their values. The log cannot be edited, so it
 	// must not keep personal data that was deleted elsewhere.
 	Personal bool
-	// Untold names fields, at any depth, that are not logged because they
-	// change all the time and are of no interest.
+	// Untold lists the names of fields, at any depth, that are not logged because
+	// they change often and nobody needs their history.
 	Untold []string
 }
 
-// ChangeSet collects the records that a transaction changes, for the audit log.
+// ChangeSet collects the records that a transaction has changed, for the audit log.
 // It is not safe for concurrent use.
 type ChangeSet struct {
-	Changes []Change // at most maxTraced
-	Count   int      // of all changed records
-	Idle    bool     // records were stored, but none differs from before
+	Changes []Change // the first changes, at most maxTraced
+	Count   int      // number of all changed records
+	Idle    bool     // records were stored, but no logged field has changed
 }
 
-// Change describes how one record changed: the fields that differ, before and
-// after, without secrets.
+// Change describes how one record changed. It contains no secrets.
 type Change struct {
-	Object string         `json:"object"` // such as "key key_018c..."
-	Did    string         `json:"did"`    // created, changed or deleted
-	Fields []string       `json:"fields"` // names of the fields that differ, sorted
-	Before map[string]any `json:"before,omitempty"`
-	After  map[string]any `json:"after,omitempty"`
+	Object string         `json:"object"`           // such as "key key_018c..."
+	Did    string         `json:"did"`              // created, changed or deleted
+	Fields []string       `json:"fields"`           // names of the fields that differ, sorted
+	Before map[string]any `json:"before,omitempty"` // old values of Fields; nil for personal records
+	After  map[string]any `json:"after,omitempty"`  // new values of Fields; nil for personal records
 }
 
-// Note adds a changed record. before is nil if the record is new, after is nil
-// if it was deleted. A record whose logged fields do not differ is not added.
-func (t *ChangeSet) Note(told AuditPolicy, before, after any) error {
+// Note adds a changed record. before and after are the record's old and new contents.
+// before is nil if the record is new; after is nil if the record was deleted. A record
+// whose logged fields have not changed is not added. Beyond maxTraced changes, Note
+// only counts. It returns an error if a record cannot be encoded as JSON.
+func (t *ChangeSet) Note(policy AuditPolicy, before, after any) error {
 	if t.Count >= maxTraced {
 		t.Count++
 		return nil
 	}
-	was, err := plainFields(before, told.Untold)
+	was, err := plainFields(before, policy.Untold)
 	if err != nil {
 		return err
 	}
-	now, err := plainFields(after, told.Untold)
+	now, err := plainFields(after, policy.Untold)
 	if err != nil {
 		return err
 	}
-	c := Change{Object: told.Object + " " + fieldID(was, now), Did: "changed", Fields: []string{}}
+	c := Change{Object: policy.Object + " " + fieldID(was, now), Did: "changed", Fields: []string{}}
 	switch {
 	case before == nil:
 		c.Did = "created"
@@ -262,17 +272,18 @@ func (t *ChangeSet) Note(told AuditPolicy, before, after any) error {
 		t.Idle = t.Count == 0
 		return nil
 	}
-	if !told.Personal {
-		c.Before, c.After = tellFields(was, c.Fields), tellFields(now, c.Fields)
+	if !policy.Personal {
+		c.Before, c.After = loggedFields(was, c.Fields), loggedFields(now, c.Fields)
 	}
 	t.Changes = append(t.Changes, c)
 	t.Count, t.Idle = t.Count+1, false
 	return nil
 }
 
-// plainFields returns the members of a record's JSON, except those named in
-// less. It returns nil for a nil record.
-func plainFields(record any, less []string) (map[string]any, error) {
+// plainFields encodes a record as JSON and returns the members of that object. It
+// leaves out, at any depth, the members whose names are in omitted. It returns nil if
+// record is nil.
+func plainFields(record any, omitted []string) (map[string]any, error) {
 	if record == nil {
 		return nil, nil
 	}
@@ -286,22 +297,25 @@ func plainFields(record any, less []string) (map[string]any, error) {
 	if err := d.Decode(&fields); err != nil {
 		return nil, fmt.Errorf("trace a change: %w", err)
 	}
-	without(fields, less)
+	deleteMembers(fields, omitted)
 	return fields, nil
 }
 
-// without deletes the members named in less from an object, at any depth.
-func without(fields map[string]any, less []string) {
+// deleteMembers deletes from an object, at any depth of nested objects, the members
+// with these names.
+func deleteMembers(fields map[string]any, names []string) {
 	for name, value := range fields {
 		if inner, ok := value.(map[string]any); ok {
-			without(inner, less)
+			deleteMembers(inner, names)
 		}
-		if slices.Contains(less, name) {
+		if slices.Contains(names, name) {
 			delete(fields, name)
 		}
 	}
 }
 
+// fieldID returns the id of a changed record as text. was and now are its old and new
+// fields; one of them may be nil.
 func fieldID(was, now map[string]any) string {
 	if id, ok := now["id"]; ok {
 		return fmt.Sprint(id)
@@ -309,10 +323,11 @@ func fieldID(was, now map[string]any) string {
 	return fmt.Sprint(was["id"])
 }
 
-// tellFields returns the named fields that exist, in a form fit for the log: no
-// secrets, only scheme and host of a URL, and only the size of a long value.
-func tellFields(fields map[string]any, names []string) map[string]any {
-	told := map[string]any{}
+// loggedFields returns the named fields that exist, as the audit log may contain them.
+// It hides secrets. It shortens the field "url" to its scheme and host, and replaces a
+// value longer than maxTracedValue by its size.
+func loggedFields(fields map[string]any, names []string) map[string]any {
+	logged := map[string]any{}
 	for _, name := range names {
 		value, ok := fields[name]
 		if !ok {
@@ -321,14 +336,16 @@ func tellFields(fields map[string]any, names []string) map[string]any {
 		if name == "url" { // the path or query of a URL often holds a secret
 			value = hostOf(value)
 		}
-		told[name] = hideSecrets(name, value)
-		if data, err := json.Marshal(told[name]); err != nil || len(data) > maxTracedValue {
-			told[name] = fmt.Sprintf("(%d bytes)", len(data))
+		logged[name] = hideSecrets(name, value)
+		if data, err := json.Marshal(logged[name]); err != nil || len(data) > maxTracedValue {
+			logged[name] = fmt.Sprintf("(%d bytes)", len(data))
 		}
 	}
-	return told
+	return logged
 }
 
+// hostOf returns the scheme and host of a URL, followed by "/...". It returns hidden if
+// the URL is not valid.
 func hostOf(value any) string {
 	text, _ := value.(string)
 	u, err := url.Parse(text)
@@ -338,31 +355,33 @@ func hostOf(value any) string {
 	return u.Scheme + "://" + u.Host + "/..."
 }
 
-// hidden replaces a secret value in the log.
+// hidden is the text that replaces a secret in the audit log.
 const hidden = "(secret)"
 
-// secretFields names the fields in which records keep secrets.
+// secretFields lists the names of the fields that contain secrets, in records of any
+// table.
 var secretFields = []string{"hash", "password", "secret", "token"}
 
-// hideSecrets returns value with every secret replaced by hidden, at any depth.
-// name is the field that holds value, "" if it is in an array.
+// hideSecrets returns a copy of value in which every secret is replaced by hidden, at
+// any depth. name is the name of the field with this value, or "" if the value is an
+// element of an array.
 func hideSecrets(name string, value any) any {
 	if slices.Contains(secretFields, name) {
 		return hidden
 	}
 	switch v := value.(type) {
 	case map[string]any:
-		told := map[string]any{}
+		object := map[string]any{}
 		for name, inner := range v {
-			told[name] = hideSecrets(name, inner)
+			object[name] = hideSecrets(name, inner)
 		}
-		return told
+		return object
 	case []any:
-		told := []any{}
+		array := []any{}
 		for _, inner := range v {
-			told = append(told, hideSecrets("", inner))
+			array = append(array, hideSecrets("", inner))
 		}
-		return told
+		return array
 	}
 	return value
 }

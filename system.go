@@ -1,6 +1,6 @@
-// The system family holds what differs between operating systems and builds: the
-// version of the program here, the lock of a file and the free space of a disk in
-// system_unix.go and system_other.go. It knows nothing else of the program.
+// The system family contains the code that differs between operating systems and
+// builds. system.go has the version of the program. system_unix.go and system_other.go
+// lock files and measure free disk space. The family uses no other family.
 
 package main
 
@@ -9,12 +9,13 @@ import (
 	"strings"
 )
 
-// version is set by the linker in a release build (packaging/release.sh).
+// version is the version of a release. The linker sets it, see packaging/release.sh. It
+// is "" in other builds.
 var version string
 
-// ProgramVersion returns the version of this program. It is the release's
-// version or the one in the build information: "v1.2.3", a pseudo-version of a
-// commit, "devel", or "unknown" if there is none.
+// ProgramVersion returns the version of this program: the version set for a release, such as
+// "v1.2.3", or otherwise the version in Go's build information. The latter is a
+// pseudo-version of a commit, "devel", or "unknown" if there is no build information.
 func ProgramVersion() string {
 	if version != "" {
 		return version

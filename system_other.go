@@ -4,9 +4,9 @@ package main
 
 import "os"
 
-// LockExclusive does nothing on this system. The database file has a lock of
-// its own.
+// LockExclusive does nothing on this system and returns nil. bbolt locks the database
+// file itself.
 func LockExclusive(*os.File) error { return nil }
 
-// DiskFree returns -1: the free space is not known on this system.
+// DiskFree returns -1, which means that the free space is not known.
 func DiskFree(string) int64 { return -1 }

@@ -8,14 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LockExclusive locks a file, or fails immediately if the lock is held already.
-// The system releases the lock when the process ends, even after a crash.
+// LockExclusive locks a file. If another process has locked it, LockExclusive does not
+// wait and returns EWOULDBLOCK. The system releases the lock when the process ends, even
+// after a crash.
 func LockExclusive(f *os.File) error {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
-// DiskFree returns how many bytes the file system of path has left for this
-// program, -1 if that is not known.
+// DiskFree returns how many bytes this program can still write to the file system of
+// path. It returns -1 if that is not known.
 func DiskFree(path string) int64 {
 	var s unix.Statfs_t
 	if err := unix.Statfs(path, &s); err != nil {

@@ -67,19 +67,19 @@ func TestProgram_BadFiles(t *testing.T) {
 		{"half a database", storeFile, write(stranger[:len(stranger)/2/4096*4096]), "restore a backup"},
 		{"database of another folder", storeFile, write(stranger), "restore the right one"},
 		{"text in place of the database", storeFile, write([]byte(strings.Repeat("SQLite format 3\x00", 2000))), "no store"},
-		{"directory in place of the database", storeFile, dir, "no regular file"},
-		{"pipe in place of the database", storeFile, fifo, "no regular file"},
+		{"directory in place of the database", storeFile, dir, "not a regular file"},
+		{"pipe in place of the database", storeFile, fifo, "not a regular file"},
 		{"database that links to itself", storeFile, loop, "too many levels"},
 		{"pepper gone", pepperFile, gone, "put the file back"},
 		{"pepper empty", pepperFile, write(nil), "64 hex digits"},
 		{"pepper short", pepperFile, write([]byte("abcd1234")), "64 hex digits"},
 		{"pepper no hex", pepperFile, write([]byte(strings.Repeat("pepper", 20))), "64 hex digits"},
 		{"another pepper", pepperFile, write([]byte(strings.Repeat("ab", 32))), "put the right pepper file back"},
-		{"directory in place of the pepper", pepperFile, dir, "no regular file"},
-		{"pipe in place of the pepper", pepperFile, fifo, "no regular file"},
+		{"directory in place of the pepper", pepperFile, dir, "not a regular file"},
+		{"pipe in place of the pepper", pepperFile, fifo, "not a regular file"},
 		{"id of another store", markFile, write([]byte("0123\n")), "belongs to another data folder"},
-		{"pipe in place of the id", markFile, fifo, "no regular file"},
-		{"directory in place of the id", markFile, dir, "no regular file"},
+		{"pipe in place of the id", markFile, fifo, "not a regular file"},
+		{"directory in place of the id", markFile, dir, "not a regular file"},
 		{"directory in place of the lock", lockFile, dir, "is a directory"},
 		{"pipe in place of the lock", lockFile, fifo, "lock file"},
 	} {
@@ -253,7 +253,7 @@ func TestProgram_RacingStarts(t *testing.T) {
 	if err := os.Symlink(filepath.Join(data, storeFile), filepath.Join(third, storeFile)); err != nil {
 		t.Fatal(err)
 	}
-	program.ServeFails(t, third, "another process holds the file")
+	program.ServeFails(t, third, "another process has the file open")
 	if err := unix.Kill(winner, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
