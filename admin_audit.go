@@ -187,7 +187,7 @@ func (a *AuditLog) cut(now time.Time) error {
 			return err
 		}
 		due = count > a.o.Most+a.o.Most/100
-		for l, err := range AuditRecords(tx, "", false) {
+		for l, err := range AuditRecords(tx, "", Forward) {
 			if err != nil {
 				return err
 			}
@@ -225,7 +225,7 @@ func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
 			rows, count, err = auditPage(tx, page)
 			return err
 		}
-		for l, err := range AuditRecords(tx, f.indexed(), true) {
+		for l, err := range AuditRecords(tx, f.indexed(), Backward) {
 			if err != nil {
 				return err
 			}

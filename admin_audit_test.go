@@ -475,19 +475,19 @@ func TestAudit_EveryChange(t *testing.T) {
 func (w *auditWalk) hashes() {
 	w.t.Helper()
 	err := w.Store.View(func(tx *Tx) error {
-		for k, err := range KeyTable.All(tx, false) {
+		for k, err := range KeyTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}
 			w.secrets = append(w.secrets, base64.StdEncoding.EncodeToString(k.Hash))
 		}
-		for token, err := range tokenTable.All(tx, false) {
+		for token, err := range tokenTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}
 			w.secrets = append(w.secrets, base64.StdEncoding.EncodeToString(token.Hash))
 		}
-		for hook, err := range webhookTable.All(tx, false) {
+		for hook, err := range webhookTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}

@@ -282,7 +282,7 @@ func showOperator(op operator) map[string]any {
 func (o *Operators) list(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	err := o.store.View(func(tx *Tx) error {
-		for op, err := range operatorTable.All(tx, false) {
+		for op, err := range operatorTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}
@@ -464,7 +464,7 @@ func (s *Sessions) EndAll(by AuditContext, operator uint64) error {
 // keep. If keep is nil it ends all.
 func endSessions(tx *Tx, operator uint64, keep []byte) error {
 	var hashes [][]byte
-	for _, hash := range sessionTable.Find(tx, "operator", IDKey(operator), false) {
+	for _, hash := range sessionTable.Find(tx, "operator", IDKey(operator), Forward) {
 		if string(hash) != string(keep) {
 			hashes = append(hashes, append([]byte(nil), hash...))
 		}

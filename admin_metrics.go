@@ -344,7 +344,7 @@ func (m *Metrics) CountKeys(now time.Time) error {
 			counts = nil
 			return err
 		}
-		for key, err := range KeyTable.All(tx, false) {
+		for key, err := range KeyTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}

@@ -171,7 +171,7 @@ func (a *agents) rows(owner uint64) ([]agentRow, error) {
 			return err
 		}
 		for _, prefix := range scope.Keys() {
-			for _, key := range agentTable.Find(tx, "scope", prefix, false) {
+			for _, key := range agentTable.Find(tx, "scope", prefix, Forward) {
 				agent, err := agentTable.Get(tx, key)
 				if err != nil {
 					return err
@@ -276,7 +276,7 @@ var blockedTable = Table[blocked]{
 // Blocked reports whether a phone number is on the do-not-call list. The list
 // applies to the calls of all owners.
 func Blocked(tx *Tx, phone string) (bool, error) {
-	for rest := range blockedTable.Find(tx, "phone", []byte(phone), false) {
+	for rest := range blockedTable.Find(tx, "phone", []byte(phone), Forward) {
 		if len(rest) == 0 {
 			return true, nil
 		}

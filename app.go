@@ -63,6 +63,7 @@ type App struct {
 	listeners atomic.Pointer[Listeners] // nil until Serve has opened the listeners
 	manager   *Systemd                  // Serve sets it before listeners; nil until then
 	clock     *clock.Clock
+	behind    bool // the result of the last check in catch, which alone uses it
 	log       *slog.Logger
 	stop      chan struct{} // Close closes it to end the background work
 	idle      chan struct{} // closed when the background work has ended
@@ -83,7 +84,11 @@ type AppOptions struct {
 // still in memory and unlocks the folder.
 func OpenApp(o AppOptions) (*App, error) {
 	c := o.Config
-	folder, err := OpenDataDir(c.Server.Data, o.Create)
+	open := OpenDataDir
+	if o.Create {
+		open = CreateDataDir
+	}
+	folder, err := open(c.Server.Data)
 	if err != nil {
 		return nil, err
 	}
@@ -134,13 +139,13 @@ func (a *App) wire() error {
 	if err := a.assemble(registry); err != nil {
 		return err
 	}
-	pages, err := a.describe()
+	pages, adminPages, err := a.describe()
 	if err != nil {
 		return err
 	}
 	a.Server = NewServer(ServerOptions{
 		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: a.tokens, Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
-		Routes: a.routes, Pages: pages, Guards: a.guards,
+		Routes: a.routes, Pages: pages, AdminPages: adminPages, Guards: a.guards,
 		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
 		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch},
@@ -171,30 +176,25 @@ func (a *App) keyRules() KeyRules {
 //go:embed openapi.json
 var openAPI []byte
 
-// describe creates the reference pages of the API. It returns a function that returns
-// the routes of these pages. If the parameter of that function is true, they are those
-// of the admin listener, otherwise those of the API listener.
-func (a *App) describe() (func(admin bool) []Row, error) {
+// describe creates the reference pages. It returns the routes of the pages on the API
+// listener and of those on the admin listener.
+func (a *App) describe() (api, admin []Row, err error) {
 	var entries []reference.ErrorEntry
 	for _, e := range ErrorCatalog() {
 		entries = append(entries, reference.ErrorEntry(e))
 	}
 	pages, err := reference.New(openAPI, entries)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return func(admin bool) (rows []Row) {
-		audience := reference.Clients
-		if admin {
-			audience = reference.Operators
-		}
-		handler := pages.Handler(audience, a.bases)
+	rowsOf := func(handler http.Handler) (rows []Row) {
 		serve := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { handler.ServeHTTP(w, r) }
 		for _, path := range reference.Paths() {
 			rows = append(rows, Row{Route{Method: "GET", Path: path}, serve})
 		}
 		return rows
-	}, nil
+	}
+	return rowsOf(pages.Handler(reference.Clients, a.bases)), rowsOf(pages.Handler(reference.Operators, a.bases)), nil
 }
 
 // observe creates the usage history, the refusals, the audit log, the backups, the
@@ -328,17 +328,16 @@ func (a *App) Deed(action string) AuditContext {
 	return AuditContext{Actor: ActorSelf, Action: action, Now: now, Latest: a.clock.Latest(now)}
 }
 
-// catch calls Catch of the clock. It reports whether the wall clock is behind its lower
-// bound by a minute or more. If so, it logs a warning, unless told is true. Pass the
-// result of the previous call as told, so that there is only one warning.
-func (a *App) catch(told bool) (behind bool) {
+// catch calls Catch of the clock. It logs a warning if the wall clock is behind its lower
+// bound by a minute or more and was not at the previous call.
+func (a *App) catch() {
 	a.clock.Catch()
 	by := a.clock.Behind(a.clock.Now())
-	if behind = by >= time.Minute; behind && !told {
+	before := a.behind
+	if a.behind = by >= time.Minute; a.behind && !before {
 		a.log.Warn("the wall clock is behind its earlier time; keys and logins expire by the earlier time until the wall clock has been behind for a day; check the clock of this machine",
 			"behind", by.Round(time.Second).String())
 	}
-	return behind
 }
 
 // report logs an error of background work. what names the work. It logs nothing if err is
@@ -367,7 +366,7 @@ func (a *App) Close() error {
 func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error {
 	api, err1 := a.Server.API()
 	admin, err2 := a.AdminDoor()
-	local, err3 := a.Server.Admin(true)
+	local, err3 := a.Server.LocalAdmin()
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
@@ -429,8 +428,8 @@ func (a *App) Reload() {
 // AdminDoor returns the handler of the admin listener, which serves the admin endpoint and
 // the dashboard.
 func (a *App) AdminDoor() (http.Handler, error) {
-	local, err1 := a.Server.Admin(false)
-	trusted, err2 := a.Server.Admin(true)
+	local, err1 := a.Server.Admin()
+	trusted, err2 := a.Server.LocalAdmin()
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -451,20 +450,24 @@ func (a *App) accounts() *Accounts {
 	})
 }
 
+// LogSink describes the destination of a log.
+type LogSink struct {
+	Terminal bool // it is a terminal; the format "auto" is then text, otherwise JSON
+	Journal  bool // it is the system journal, which adds the time to each line; text then has no time
+}
+
 // NewLog returns a logger that writes to w, and the level of the logger, which can be
-// changed at any time. The configuration sets the format. If it is "auto", the logger
-// writes text if person is true, and JSON otherwise. journal means that w is the system
-// journal. The journal adds the time to each line, so the logger leaves it out of text.
-// The logger replaces everything that looks like a secret.
-func NewLog(w io.Writer, c Config, person, journal bool) (*slog.Logger, *slog.LevelVar) {
+// changed at any time. The configuration sets the format. The logger replaces everything
+// that looks like a secret.
+func NewLog(w io.Writer, c Config, sink LogSink) (*slog.Logger, *slog.LevelVar) {
 	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
 		level.Set(slog.LevelInfo) // cannot happen: the config has checked the name
 	}
-	text := c.Log.Format == "text" || c.Log.Format == "auto" && person
+	text := c.Log.Format == "text" || c.Log.Format == "auto" && sink.Terminal
 	redact := NewRedactor(c.Keys.Prefix).Attr
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if text && journal && len(groups) == 0 && a.Key == slog.TimeKey {
+		if text && sink.Journal && len(groups) == 0 && a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
 		return redact(groups, a)

@@ -77,7 +77,7 @@ func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
 
 func (a *testApp) logger() *slog.Logger {
 	if a.redacted {
-		log, _ := NewLog(a.log, a.config, false, false)
+		log, _ := NewLog(a.log, a.config, LogSink{})
 		return log
 	}
 	return slog.New(slog.NewJSONHandler(a.log, nil)) // as it is: nothing may depend on what is taken out
@@ -93,7 +93,7 @@ func (a *testApp) start() {
 	for _, h := range []struct {
 		into *http.Handler
 		make func() (http.Handler, error)
-	}{{&a.api, app.Server.API}, {&a.admin, func() (http.Handler, error) { return app.Server.Admin(false) }}, {&a.local, func() (http.Handler, error) { return app.Server.Admin(true) }}} {
+	}{{&a.api, app.Server.API}, {&a.admin, func() (http.Handler, error) { return app.Server.Admin() }}, {&a.local, func() (http.Handler, error) { return app.Server.LocalAdmin() }}} {
 		if *h.into, err = h.make(); err != nil {
 			a.t.Fatal(err)
 		}

@@ -214,15 +214,15 @@ func (d AuditContext) Refused(tx *Tx, status int, code string) error {
 	return appendAudit(tx, e)
 }
 
-// AuditRecords iterates over the entries, oldest first, or newest first if
-// backwards is true. If object is not "" it yields only entries about it. It
-// ends after the first error.
-func AuditRecords(tx *Tx, object string, backwards bool) iter.Seq2[AuditRecord, error] {
+// AuditRecords iterates over the entries of the audit log: oldest first if order is
+// Forward, newest first if it is Backward. If object is not "", it yields only the
+// entries about that object. It ends after the first error.
+func AuditRecords(tx *Tx, object string, order Direction) iter.Seq2[AuditRecord, error] {
 	if object == "" {
-		return auditTable.All(tx, backwards)
+		return auditTable.All(tx, order)
 	}
 	return func(yield func(AuditRecord, error) bool) {
-		for _, key := range auditTable.Find(tx, "object", append([]byte(object), 0), backwards) {
+		for _, key := range auditTable.Find(tx, "object", append([]byte(object), 0), order) {
 			l, err := auditTable.Get(tx, key)
 			if !yield(l, err) || err != nil {
 				return
@@ -338,7 +338,7 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 	}
 	var old []AuditRecord
 	over := count > most
-	for l, err := range auditTable.All(tx, false) {
+	for l, err := range auditTable.All(tx, Forward) {
 		if err != nil {
 			return 0, err
 		}

@@ -19,7 +19,7 @@ func auditEntries(t testing.TB, s *Store) (all []AuditEntry) {
 		t.Fatal(err)
 	}
 	err := s.View(func(tx *Tx) error {
-		for l, err := range AuditRecords(tx, "", false) {
+		for l, err := range AuditRecords(tx, "", Forward) {
 			if err != nil {
 				return err
 			}

@@ -233,7 +233,7 @@ func stateFilter(status string) (func([]span) []span, error) {
 // dueReminders returns up to limit events whose reminder is due at or before
 // now. The earliest reminder comes first.
 func dueReminders(tx *Tx, now time.Time, limit int) (events []event, err error) {
-	for at, key := range appointmentTable.Find(tx, "remind", nil, false) {
+	for at, key := range appointmentTable.Find(tx, "remind", nil, Forward) {
 		if len(events) == limit || keyTime(at).After(now) {
 			break
 		}

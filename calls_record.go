@@ -248,7 +248,7 @@ func (f callFilter) lets(b []byte) bool {
 // is found.
 func nextCall(tx *Tx, l lease) (c call, shown map[string]any, err error) {
 	var damage []error
-	for _, key := range callTable.Find(tx, "queue", nil, false) {
+	for _, key := range callTable.Find(tx, "queue", nil, Forward) {
 		if c, err = callTable.Get(tx, key); err == nil {
 			l.Lapsed = c.Lease.Lapsed
 			c.Lease = l
@@ -271,7 +271,7 @@ const maxPassed = 100
 // lapsedCalls returns up to limit calls whose lease ended at or before now. The
 // lease that ended first comes first.
 func lapsedCalls(tx *Tx, now time.Time, limit int) (calls []call, err error) {
-	for until, key := range callTable.Find(tx, "lease", nil, false) {
+	for until, key := range callTable.Find(tx, "lease", nil, Forward) {
 		if len(calls) == limit || bytes.Compare(until, IDKey(uint64(now.UnixNano()))) > 0 {
 			break
 		}
@@ -287,7 +287,7 @@ func lapsedCalls(tx *Tx, now time.Time, limit int) (calls []call, err error) {
 // eachCall calls visit for every call, from the highest id to the lowest. If
 // visit returns an error, eachCall stops and returns that error.
 func eachCall(tx *Tx, visit func(call) error) error {
-	for c, err := range callTable.All(tx, true) {
+	for c, err := range callTable.All(tx, Backward) {
 		if err != nil {
 			return err
 		}
@@ -369,7 +369,7 @@ func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
 	return func(yield func([]byte, uint64) bool) {
 		var sources []*Walker
 		for _, prefix := range scope.Keys() {
-			if w := callTable.Walk(tx, "scope", prefix, true); w.Entry != nil {
+			if w := callTable.Walk(tx, "scope", prefix, Backward); w.Entry != nil {
 				sources = append(sources, w)
 			}
 		}

@@ -108,7 +108,7 @@ func SaveContact(tx *Tx, c contact) error { return contactTable.Put(tx, c) }
 // ContactBlocks reports whether a contact in scope s has this phone number
 // marked as do_not_call.
 func ContactBlocks(tx *Tx, s Scope, phone string) (bool, error) {
-	for _, key := range contactTable.Find(tx, "phone", phoneKey(phone), false) {
+	for _, key := range contactTable.Find(tx, "phone", phoneKey(phone), Forward) {
 		c, err := contactTable.Get(tx, key)
 		if err != nil {
 			return false, err
@@ -261,7 +261,7 @@ func contactsInScope(tx *Tx, s Scope) []uint64 {
 	var ids []uint64
 	prefixes := s.Keys()
 	for _, prefix := range prefixes {
-		for _, key := range contactTable.Find(tx, "scope", prefix, true) {
+		for _, key := range contactTable.Find(tx, "scope", prefix, Backward) {
 			ids = append(ids, binary.BigEndian.Uint64(key))
 		}
 	}

@@ -142,7 +142,7 @@ func (d *contactDesk) everything() string {
 	d.t.Helper()
 	var all strings.Builder
 	err := d.store.View(func(tx *Tx) error {
-		for c, err := range contactTable.All(tx, false) {
+		for c, err := range contactTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}
@@ -153,7 +153,7 @@ func (d *contactDesk) everything() string {
 			fmt.Fprintf(&all, "%s\n", text)
 		}
 		for _, index := range []string{"scope", "phone"} {
-			for entry, key := range contactTable.Find(tx, index, nil, false) {
+			for entry, key := range contactTable.Find(tx, index, nil, Forward) {
 				fmt.Fprintf(&all, "%s %q %x\n", index, entry, key)
 			}
 		}

@@ -115,7 +115,7 @@ func addVariable(tx *Tx, v Variable) (Variable, error) {
 		return v, err
 	}
 	count := 0
-	for range variableTable.Find(tx, "name", IDKey(v.Owner), false) {
+	for range variableTable.Find(tx, "name", IDKey(v.Owner), Forward) {
 		count++
 	}
 	if count >= maxVariables {
@@ -254,7 +254,7 @@ func (v *variables) list(w http.ResponseWriter, r *Request) error {
 // variablesOf returns the definitions of an owner, sorted by id.
 func variablesOf(tx *Tx, owner uint64) ([]Variable, error) {
 	var all []Variable
-	for _, key := range variableTable.Find(tx, "name", IDKey(owner), false) {
+	for _, key := range variableTable.Find(tx, "name", IDKey(owner), Forward) {
 		d, err := variableTable.Get(tx, key)
 		if err != nil {
 			return nil, err

@@ -48,16 +48,19 @@ func pepperPath(dir string) string { return filepath.Join(dir, pepperFile) }
 // markPath returns the path of the file that contains the id of a data folder's store.
 func markPath(dir string) string { return filepath.Join(dir, markFile) }
 
-// OpenDataDir locks a data folder and returns it. With create it creates a missing
-// folder, readable only by its owner. It fails if another process has the folder
-// open; the error names the id of that process, if known. Call Close to release the
-// lock.
-func OpenDataDir(path string, create bool) (*DataDir, error) {
-	if create {
-		if err := makeFolder(path); err != nil {
-			return nil, fmt.Errorf("create the data folder: %w; choose another folder with --data", err)
-		}
+// CreateDataDir is like OpenDataDir, but it first creates the folder if it does not exist.
+// Only its owner can read a folder that it creates.
+func CreateDataDir(path string) (*DataDir, error) {
+	if err := makeFolder(path); err != nil {
+		return nil, fmt.Errorf("create the data folder: %w; choose another folder with --data", err)
 	}
+	return OpenDataDir(path)
+}
+
+// OpenDataDir locks an existing data folder and returns it. It returns an error if the
+// folder does not exist or another process has it open. The error contains the id of
+// that process, if it is known. Call Close to unlock the folder.
+func OpenDataDir(path string) (*DataDir, error) {
 	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("the data folder is not writable: %w; correct its permissions or choose another folder with --data", err)
@@ -264,13 +267,17 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	dir := o.Config.Server.Data
 	result = RestoreResult{From: o.From, To: storePath(dir)}
 	if !o.DryRun || hasStore(dir) {
-		folder, err := OpenDataDir(dir, !o.DryRun)
+		open := CreateDataDir
+		if o.DryRun {
+			open = OpenDataDir
+		}
+		folder, err := open(dir)
 		if err != nil {
 			return result, err
 		}
 		defer func() { err = errors.Join(err, folder.Close()) }()
 	}
-	file, err := OpenFile(o.From, true)
+	file, err := OpenFile(o.From, ReadOnly)
 	if err != nil {
 		return result, err
 	}
@@ -362,7 +369,7 @@ func fitting(f *File, tables []Checked) []Checked {
 // returns an error if the file cannot be opened, for example because a server has it
 // open.
 func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
-	f, err := OpenFile(path, true)
+	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		return result, err
 	}
@@ -382,13 +389,13 @@ func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return 0, 0, fmt.Errorf("there is no data folder to compact: %w; set its path with --data", err)
 	}
-	folder, err := OpenDataDir(dir, false)
+	folder, err := OpenDataDir(dir)
 	if err != nil {
 		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, folder.Close()) }()
 	path := storePath(dir)
-	f, err := OpenFile(path, true)
+	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -35,7 +35,7 @@ func TestOpenApp_Refusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
-			again, err := OpenDataDir(a.config.Server.Data, false)
+			again, err := OpenDataDir(a.config.Server.Data)
 			if err != nil {
 				t.Fatalf("the folder is still held: %v", err)
 			}
@@ -71,7 +71,7 @@ func TestOpenFolder_NotWritable(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenDataDir(filepath.Join(file, "data"), true); err == nil || !strings.Contains(err.Error(), "--data") {
+	if _, err := CreateDataDir(filepath.Join(file, "data")); err == nil || !strings.Contains(err.Error(), "--data") {
 		t.Errorf("got %v, want a way out", err)
 	}
 }

@@ -116,7 +116,7 @@ func SweepReplays(store *Store, now time.Time) error {
 // there is no write transaction.
 func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop func(*Tx, []byte) error) error {
 	due := func(tx *Tx) (keys [][]byte) {
-		for at, key := range table.Find(tx, index, nil, false) {
+		for at, key := range table.Find(tx, index, nil, Forward) {
 			if len(keys) == 1000 || bytes.Compare(at, bound) > 0 {
 				break
 			}

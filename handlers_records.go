@@ -69,7 +69,7 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = c.Store.View(func(tx *Tx) error {
-		for v, err := range c.Table.All(tx, true) {
+		for v, err := range c.Table.All(tx, Backward) {
 			if err != nil {
 				return err
 			}

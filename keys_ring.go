@@ -221,7 +221,7 @@ func (k *Keyring) Count(tx *Tx) (int, error) { return KeyTable.Count(tx) }
 
 // Each calls visit for every key, newest first, until visit returns false.
 func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
-	for key, err := range KeyTable.All(tx, true) {
+	for key, err := range KeyTable.All(tx, Backward) {
 		if err != nil {
 			return err
 		}
@@ -239,7 +239,7 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 // at or before by, are not revoked, and have an ExpiryNoticed other than their
 // ExpiresAt. The caller owns them.
 func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err error) {
-	for entry, id := range KeyTable.Find(tx, "expiring", nil, false) {
+	for entry, id := range KeyTable.Find(tx, "expiring", nil, Forward) {
 		if len(keys) == most || len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(by.UnixNano()) {
 			break
 		}
@@ -281,7 +281,7 @@ func (k *Keyring) Prefix() string { return k.prefix }
 // stops counting at most.
 func (k *Keyring) CountLive(tx *Tx, owner uint64, most int) int {
 	n := 0
-	for range KeyTable.Find(tx, "owner_live", IDKey(owner), false) {
+	for range KeyTable.Find(tx, "owner_live", IDKey(owner), Forward) {
 		if n++; n == most {
 			break
 		}
@@ -360,7 +360,7 @@ func (k *Keyring) Sweep(now time.Time) error {
 	by := AuditContext{Actor: ActorSelf, Action: "end earlier secrets", Now: now}
 	return by.Update(k.store, func(tx *Tx) error {
 		over := map[string]bool{}
-		for end, id := range KeyTable.Find(tx, "alias_end", nil, false) {
+		for end, id := range KeyTable.Find(tx, "alias_end", nil, Forward) {
 			if len(over) == maxSweep || bytes.Compare(end, IDKey(uint64(now.UnixNano()))) > 0 {
 				break
 			}

@@ -149,7 +149,7 @@ func (s service) Open() (http.Handler, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h, err := a.Server.Admin(true)
+	h, err := a.Server.LocalAdmin()
 	if err != nil {
 		return nil, nil, errors.Join(err, a.Close())
 	}
@@ -160,12 +160,13 @@ func (s service) Open() (http.Handler, func() error, error) {
 type serveOptions struct {
 	service
 	cli.ServeOptions
+	log *slog.Logger
 }
 
 // Serve opens the data folder, starts the listeners and serves requests until ctx ends
 // or serving fails. It returns nil if ctx ended and all requests were finished.
 func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error) {
-	o := serveOptions{s, options}
+	o := serveOptions{service: s, ServeOptions: options}
 	if os.Getenv("GOGC") == "" {
 		// Go's default is 100. With 200 there are about half as many garbage
 		// collections, and the heap may grow to three times the live data, not two.
@@ -179,7 +180,8 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error
 		defer os.RemoveAll(dir)
 		o.config.Server.Data = dir
 	}
-	log, level := NewLog(o.Stderr, o.config, cli.IsTerminal(o.Stderr), os.Getenv("JOURNAL_STREAM") != "")
+	log, level := NewLog(o.Stderr, o.config, LogSink{Terminal: cli.IsTerminal(o.Stderr), Journal: os.Getenv("JOURNAL_STREAM") != ""})
+	o.log = log
 	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log})
 	if err != nil {
 		return err
@@ -194,7 +196,7 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error
 	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
 		a.Server.ListensAt(baseURL(o.config, api))
-		announce(a, o, log, api, admin)
+		o.announce(a, api, admin)
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.config, api), dashboardURL(o.config, admin)}); seedErr != nil {
 				stop() // the demo cannot be used, because nobody has its key
@@ -237,7 +239,7 @@ func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) 
 // password. addresses are the URL of the API and the URL of the dashboard. It returns an
 // error if the key and the password could not be printed.
 func demo(ctx context.Context, a *App, o serveOptions, addresses [2]string) error {
-	h, err := a.Server.Admin(true)
+	h, err := a.Server.LocalAdmin()
 	if err != nil {
 		return err
 	}
@@ -289,7 +291,7 @@ func dashboardURL(c Config, address net.Addr) string {
 // announce prints the addresses of the service: five lines if standard output is a
 // terminal, else one log line. The set-up link is a secret, so only the terminal
 // shows it.
-func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
+func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	source := o.file
 	if source == "" {
 		source = "defaults"
@@ -300,7 +302,7 @@ func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
 	}
 	url := baseURL(o.config, api)
 	if !cli.IsTerminal(o.Stdout) {
-		log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
+		o.log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
 		return
 	}
 	dashboard := dashboardURL(o.config, admin)
@@ -312,7 +314,7 @@ func announce(a *App, o serveOptions, log *slog.Logger, api, admin net.Addr) {
 	}
 	_, err = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)
 	if err != nil {
-		log.Warn("the addresses could not be printed; to get another set-up link, run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
+		o.log.Warn("the addresses could not be printed; to get another set-up link, run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
 	}
 }
 

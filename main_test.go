@@ -32,7 +32,7 @@ func TestLog_Redacts(t *testing.T) {
 		var out bytes.Buffer
 		c := defaultConfig()
 		c.Log.Format = format
-		log, _ := NewLog(&out, c, false, false)
+		log, _ := NewLog(&out, c, LogSink{})
 		log.Error("key "+key, "a", key, "b", errors.New("ask "+token+": refused"), "c", fmt.Errorf("wrapped: %w", errors.New("sign with "+hook)))
 		log.With("fixed", "Authorization: Bearer "+key).WithGroup("g").Info("x", "url", "/api/v1/calls?api_key="+key+"&x=1", "u", &url.URL{Scheme: "https", Host: "h", Path: "/" + key})
 		log.Info("x", "header", http.Header{"X-Api-Key": {key}}, "list", []string{"a", key}, "bytes", []byte("Basic "+token), slog.Group("in", "cookie", "latchkey_session="+session))
@@ -65,7 +65,7 @@ func TestLog_Forms(t *testing.T) {
 		var out bytes.Buffer
 		c := defaultConfig()
 		c.Log.Format, c.Log.Level = tt.format, "warn"
-		log, level := NewLog(&out, c, tt.person, tt.journal)
+		log, level := NewLog(&out, c, LogSink{Terminal: tt.person, Journal: tt.journal})
 		log.Info("not this")
 		log.Warn("hello")
 		text := out.String()

@@ -77,7 +77,7 @@ func OwnerName(tx *Tx, id uint64) string {
 
 // AllOwners returns all owners, oldest first.
 func AllOwners(tx *Tx) (all []owner, err error) {
-	for o, err := range ownerTable.All(tx, false) {
+	for o, err := range ownerTable.All(tx, Forward) {
 		if err != nil {
 			return nil, err
 		}
@@ -263,7 +263,7 @@ type Scope struct {
 // ScopeOf returns the scope of an owner. It reads the owner's teams in tx.
 func ScopeOf(tx *Tx, owner uint64) (Scope, error) {
 	s := Scope{Owner: owner}
-	for rest, key := range teamTable.Find(tx, "member", IDKey(owner), false) {
+	for rest, key := range teamTable.Find(tx, "member", IDKey(owner), Forward) {
 		if len(rest) == 0 {
 			s.Teams = append(s.Teams, binary.BigEndian.Uint64(key))
 		}

@@ -73,15 +73,15 @@ func (s *Server) Drain() { s.draining.Store(true) }
 func (s *Server) API() (http.Handler, error) {
 	var rows []Row
 	for _, row := range s.o.Keyed {
-		rows = append(rows, Row{row, s.keyed(row, false)})
+		rows = append(rows, Row{row, s.keyed(row, s.admit)})
 	}
 	for _, row := range s.o.Free {
-		rows = append(rows, Row{row, s.keyed(row, true)})
+		rows = append(rows, Row{row, s.keyed(row, nil)})
 	}
 	for _, row := range s.o.Open {
 		rows = append(rows, Row{row, s.open(row)})
 	}
-	router, err := NewRouter(append(rows, s.health(false)...), s.plain)
+	router, err := NewRouter(append(rows, s.health(s.o.Pages)...), s.plain)
 	if err != nil || s.o.Guards == nil {
 		return router, err
 	}
@@ -92,19 +92,30 @@ func (s *Server) API() (http.Handler, error) {
 	}), nil
 }
 
-// Admin returns the handler of the admin listener. It returns an error if two routes
-// conflict. If trusted is true, it requires no token, as for the control socket.
-func (s *Server) Admin(trusted bool) (http.Handler, error) {
+// Admin returns the handler of the admin listener, which requires an admin token. It
+// returns an error if two routes conflict.
+func (s *Server) Admin() (http.Handler, error) { return s.admin(s.checkToken) }
+
+// LocalAdmin is like Admin, but it returns a handler that requires no token. It is for
+// callers that are trusted, such as those of the control socket.
+func (s *Server) LocalAdmin() (http.Handler, error) { return s.admin(trust) }
+
+// admin returns a handler of the admin routes, which checks the caller with identify.
+func (s *Server) admin(identify identifier) (http.Handler, error) {
 	var rows []Row
 	for _, row := range s.o.Admin {
-		rows = append(rows, Row{row, s.operated(row, trusted || row.Public)})
+		if row.Public {
+			rows = append(rows, Row{row, s.operated(row, trust)})
+		} else {
+			rows = append(rows, Row{row, s.operated(row, identify)})
+		}
 	}
-	return NewRouter(append(rows, s.health(true)...), s.plain)
+	return NewRouter(append(rows, s.health(s.o.AdminPages)...), s.plain)
 }
 
 // health returns the routes that require neither a key nor a token: /healthz, /readyz and
-// the reference pages of a listener. admin selects the pages of the admin listener.
-func (s *Server) health(admin bool) []Row {
+// pages, which are the reference pages of a listener.
+func (s *Server) health(pages []Row) []Row {
 	row := func(path string, ready func() error) Row {
 		return Row{Route{Method: "GET", Path: path}, func(w http.ResponseWriter, _ *http.Request, _ httprouter.Params) {
 			status, answer := http.StatusOK, map[string]string{"status": "ok"}
@@ -114,7 +125,7 @@ func (s *Server) health(admin bool) []Row {
 			_ = WriteJSON(w, status, answer)
 		}}
 	}
-	return append(s.o.Pages(admin),
+	return append(slices.Clip(pages),
 		row("/healthz", func() error { return nil }),
 		row("/readyz", s.Ready),
 	)
@@ -280,14 +291,14 @@ func (s *Server) fail(x *exchange, err error) {
 
 // keyed returns the handler of a route of the API listener that requires a key. The
 // checks are, in this order: how the key was sent, whether it exists, its state, the
-// client's address, the limits, and the permission. If free is true, the limits and the
-// permission are not checked.
-func (s *Server) keyed(row Route, free bool) httprouter.Handle {
+// client's address, the limits, and the permission. admit checks the limits and the
+// permission; if it is nil, they are not checked.
+func (s *Server) keyed(row Route, admit func(*exchange, Route) error) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
 		var err error
 		defer s.end(x, &err)
-		err = s.pass(x, row, free)
+		err = s.pass(x, row, admit)
 	}
 }
 
@@ -315,19 +326,19 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 	x := s.begin(w, r, nil, *row)
 	x.rights = now.Rights
 	defer s.end(x, &err)
-	err = s.pass(x, *row, false)
+	err = s.pass(x, *row, s.admit)
 	return true
 }
 
 // pass runs the checks of a route that requires a key, then its handler. It returns the
-// error of the first check that failed, or the error of the handler. If free is true,
-// the limits and the permission are not checked.
-func (s *Server) pass(x *exchange, row Route, free bool) error {
+// error of the first check that failed, or the error of the handler. admit checks the
+// limits and the permission; if it is nil, they are not checked.
+func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error) error {
 	if err := s.authenticate(x); err != nil {
 		return err
 	}
-	if !free {
-		if err := s.admit(x, row); err != nil {
+	if admit != nil {
+		if err := admit(x, row); err != nil {
 			return err
 		}
 	}
@@ -368,7 +379,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	x.Route, x.rights, row.Handle = row.Path, now.Rights, Authorized
-	err = s.pass(x, *row, false)
+	err = s.pass(x, *row, s.admit)
 	return true
 }
 
@@ -444,9 +455,8 @@ func challenge(err error) error {
 // route. A key without the permission is charged for the limit per minute, but not for
 // the further limits of the route.
 func (s *Server) admit(x *exchange, row Route) error {
-	permitted := row.Permission == 0 || x.Key.Has(row.Permission)
 	x.step = StepLimit
-	limits, err := s.spend(x, row, permitted)
+	limits, err := s.spend(x, row)
 	x.Request.Limits = limits
 	if err == nil && row.Spends != "" {
 		err = s.addStatus(x, row.Spends)
@@ -454,7 +464,7 @@ func (s *Server) admit(x *exchange, row Route) error {
 	if err != nil {
 		return err
 	}
-	if !permitted {
+	if !x.permitted(row) {
 		x.step = StepPermission
 		names := x.Key.Rights().Names(row.Permission)
 		e := ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(names, " or "), x.Key.Holds())
@@ -464,11 +474,17 @@ func (s *Server) admit(x *exchange, row Route) error {
 	return nil
 }
 
+// permitted reports whether the key of the request has the permission for a route.
+func (x *exchange) permitted(row Route) bool {
+	return row.Permission == 0 || x.Key.Has(row.Permission)
+}
+
 // spend charges the limits that apply before the handler. If one of them is used up, it
 // charges none and returns ErrRateLimit. In both cases it returns x.Request.Limits with
-// the status of these limits appended. permitted reports whether the key has the
-// permission for the route; only then the limits in row.Limits are charged.
-func (s *Server) spend(x *exchange, row Route, permitted bool) ([]LimitStatus, error) {
+// the status of these limits appended. It charges the limits in row.Limits only if the
+// key has the permission for the route.
+func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
+	permitted := x.permitted(row)
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !permitted) {
 		return s.o.Limiter.SpendBy(x.meter, x.Key.ID, short, x.Moment, x.Request.Limits)
@@ -492,26 +508,41 @@ func (s *Server) addStatus(x *exchange, name string) error {
 	return err
 }
 
-// operated returns the handler of a route of the admin listener. It requires an admin
-// token, unless trusted is true. It counts requests without a valid token by client
-// address. Beyond wrongKeys per minute it answers a wrong token with ErrRateLimit.
-func (s *Server) operated(row Route, trusted bool) httprouter.Handle {
+// identifier sets the actor of a request to the admin endpoint, or returns an error if the
+// caller may not use it.
+type identifier func(*exchange) error
+
+// trust is the identifier for callers that need no token. It sets the actor and the
+// address that the request contains.
+func trust(x *exchange) error {
+	x.Actor, x.Client = Actor(x.Request.Request)
+	return nil
+}
+
+// checkToken is the identifier for callers that need an admin token. It counts requests
+// without a valid token by client address. Beyond wrongKeys per minute it returns
+// ErrRateLimit for a wrong token.
+func (s *Server) checkToken(x *exchange) (err error) {
+	x.step = StepKey
+	if x.Actor, err = s.o.Tokens.Authenticate(x.Request.Request, x.Now); err == nil {
+		return nil
+	}
+	if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {
+		err = ErrRateLimit.With("Too many wrong tokens from this address. Wait for the time in Retry-After.").After(wait)
+	}
+	return challenge(err)
+}
+
+// operated returns the handler of a route of the admin listener, which checks the caller
+// with identify.
+func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
 		x.MaxBody = maxImport
 		var err error
 		defer s.end(x, &err)
-		if trusted {
-			x.Actor, x.Client = Actor(r)
-		} else {
-			x.step = StepKey
-			if x.Actor, err = s.o.Tokens.Authenticate(r, x.Now); err != nil {
-				if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {
-					err = ErrRateLimit.With("Too many wrong tokens from this address. Wait for the time in Retry-After.").After(wait)
-				}
-				err = challenge(err)
-				return
-			}
+		if err = identify(x); err != nil {
+			return
 		}
 		x.step = StepHandler
 		err = row.Handle(x, &x.Request)
@@ -578,7 +609,8 @@ type ServerOptions struct {
 
 	Routes
 
-	Pages func(admin bool) []Row // pages that describe a listener's endpoints; they need no key
+	Pages      []Row // the reference pages of the API listener; they require no key
+	AdminPages []Row // the reference pages of the admin listener; they require no token
 
 	Access       bool           // whether to log every request
 	QueryAllowed bool           // whether keys may be sent as ?api_key=; a key can forbid it for itself
@@ -606,7 +638,7 @@ func (s *Server) Own() []string {
 	for _, row := range slices.Concat(s.o.Keyed, s.o.Free, s.o.Open) {
 		names = append(names, row.Method+" "+row.Path)
 	}
-	for _, row := range s.o.Pages(false) {
+	for _, row := range s.o.Pages {
 		names = append(names, row.Method+" "+row.Path)
 	}
 	return names

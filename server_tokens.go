@@ -143,7 +143,7 @@ func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows := []any{}
 	err = t.store.View(func(tx *Tx) error {
-		for token, err := range tokenTable.All(tx, true) {
+		for token, err := range tokenTable.All(tx, Backward) {
 			if err != nil {
 				return err
 			}

@@ -69,7 +69,7 @@ type change struct {
 // calls it at each commit and stores its result, which Stamp returns. Call Close to
 // close the file.
 func OpenStore(path string, stamp func() []byte) (*Store, error) {
-	f, err := OpenFile(path, false)
+	f, err := OpenFile(path, ReadWrite)
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,7 @@ func seen(tx *Tx) (map[string]string, error) {
 // contents is seen of a good file.
 func contents(t *testing.T, path string) (all map[string]string) {
 	t.Helper()
-	f, err := OpenFile(path, true)
+	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func contents(t *testing.T, path string) (all map[string]string) {
 // stand, as the first and the one after the last byte.
 func places(t *testing.T, path string, whole []byte) (list [][2]int) {
 	t.Helper()
-	f, err := OpenFile(path, true)
+	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestDamage_Records(t *testing.T) {
 		if err == nil && len(result.Problems) == 0 {
 			t.Errorf("byte %d, bit %08b: the check finds nothing", at, bit)
 		}
-		f, err := OpenFile(path, true)
+		f, err := OpenFile(path, ReadOnly)
 		if err != nil {
 			continue // the header
 		}
@@ -169,7 +169,7 @@ func TestDamage_Anywhere(t *testing.T) {
 		case exit == 1 && strings.Contains(string(out), "latchkey: "):
 			found++
 		case exit == 0:
-			f, err := OpenFile(bad, true)
+			f, err := OpenFile(bad, ReadOnly)
 			if err != nil {
 				t.Errorf("byte %d, bit %08b: good for check, and then: %v", at, bit, err)
 				continue

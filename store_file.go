@@ -79,15 +79,22 @@ type File struct {
 	info   os.FileInfo // describes the open file; another file may be at path by now
 }
 
+// Access determines whether an open database file can be changed.
+type Access int
+
+const (
+	ReadOnly  Access = iota // no changes; several processes can have the file open
+	ReadWrite               // one process can have the file open
+)
+
 // OpenFile opens an existing database file and reads its header. It returns an error
-// if the file is missing, empty, damaged or not a database of this program. If readOnly
-// is true, the file cannot be changed, and several processes can have it open.
-func OpenFile(path string, readOnly bool) (*File, error) {
-	return openFormat(path, readOnly, storeFormat)
+// if the file is missing, empty, damaged or not a database of this program.
+func OpenFile(path string, access Access) (*File, error) {
+	return openFormat(path, access, storeFormat)
 }
 
 // openFormat is like OpenFile, for a program whose newest readable format is newest.
-func openFormat(path string, readOnly bool, newest int) (*File, error) {
+func openFormat(path string, access Access, newest int) (*File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w; restore a backup to this path", err)
@@ -98,8 +105,8 @@ func openFormat(path string, readOnly bool, newest int) (*File, error) {
 	if info.Size() < int64(2*os.Getpagesize()) {
 		return nil, fmt.Errorf("open store %s: the file has %d bytes, too few for a database; restore a backup to this path", path, info.Size())
 	}
-	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, ReadOnly: readOnly}
-	if runtime.GOOS == "linux" && is64 && !readOnly {
+	opts := &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoStatistics: true, ReadOnly: access == ReadOnly}
+	if runtime.GOOS == "linux" && is64 && access == ReadWrite {
 		opts.InitialMmapSize = 256 << 20 // a large mapping, because each enlargement blocks all readers for a moment
 	}
 	f := &File{path: path, info: info}
@@ -385,7 +392,7 @@ func Migrations() []migration { return nil }
 // process must hold the lock on the data folder.
 func Migrate(path string, steps []migration, fits func(*File) error, log *slog.Logger) (kept string, err error) {
 	to := 1 + len(steps)
-	f, err := openFormat(path, false, to)
+	f, err := openFormat(path, ReadWrite, to)
 	if err != nil {
 		return "", err
 	}

@@ -83,7 +83,7 @@ func oldStore(t *testing.T) string {
 	if err := CreateStore(path, "0123456789abcdef", epoch); err != nil {
 		t.Fatal(err)
 	}
-	f, err := OpenFile(path, false)
+	f, err := OpenFile(path, ReadWrite)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func oldStore(t *testing.T) string {
 // or nothing, and gives that format.
 func wantFormat(t *testing.T, path string) int {
 	t.Helper()
-	f, err := openFormat(path, true, 3)
+	f, err := openFormat(path, ReadOnly, 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func FuzzReadRecord(f *testing.F) {
 	if err := CreateStore(path, "one", epoch); err != nil {
 		f.Fatal(err)
 	}
-	file, err := OpenFile(path, false)
+	file, err := OpenFile(path, ReadWrite)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -450,7 +450,7 @@ func TestCheckFile_Pages(t *testing.T) {
 // records reads what a database file holds.
 func records(t testing.TB, path string) map[string]string {
 	t.Helper()
-	file, err := OpenFile(path, true)
+	file, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -608,7 +608,7 @@ func offMap(t *testing.T, path, table string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := OpenFile(path, true)
+	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		t.Fatal(err)
 	}

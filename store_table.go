@@ -81,7 +81,7 @@ func (t Table[T]) decode(key, raw []byte) (T, error) {
 // the transaction's ChangeSet.
 func (t Table[T]) Put(tx *Tx, v T) error {
 	key := t.Key(v)
-	old, found, err := t.old(tx, key)
+	old, err := t.old(tx, key)
 	if err != nil {
 		return err
 	}
@@ -93,34 +93,34 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 		return err
 	}
 	for _, ix := range t.Indexes {
-		if err := t.reindex(tx, ix, key, old, found, &v); err != nil {
+		if err := t.reindex(tx, ix, key, tableChange[T]{before: old, after: &v}); err != nil {
 			return err
 		}
 	}
-	if !found {
+	if old == nil {
 		if err := t.count(tx, 1); err != nil {
 			return err
 		}
 	}
 	t.mark(tx)
-	return t.trace(tx, old, found, &v)
+	return t.trace(tx, tableChange[T]{before: old, after: &v})
 }
 
 // Delete removes the record with this key and its index entries. It returns
 // ErrNotFound if there is no such record.
 func (t Table[T]) Delete(tx *Tx, key []byte) error {
-	old, found, err := t.old(tx, key)
+	old, err := t.old(tx, key)
 	if err != nil {
 		return err
 	}
-	if !found {
+	if old == nil {
 		return ErrNotFound
 	}
 	if err := tx.Delete(t.Name, key); err != nil {
 		return err
 	}
 	for _, ix := range t.Indexes {
-		if err := t.reindex(tx, ix, key, old, true, nil); err != nil {
+		if err := t.reindex(tx, ix, key, tableChange[T]{before: old}); err != nil {
 			return err
 		}
 	}
@@ -128,49 +128,51 @@ func (t Table[T]) Delete(tx *Tx, key []byte) error {
 	if err := t.count(tx, -1); err != nil {
 		return err
 	}
-	return t.trace(tx, old, true, nil)
+	return t.trace(tx, tableChange[T]{before: old})
 }
 
+// tableChange is a change of one record. before is nil if the record is new; after is nil
+// if the record was deleted.
+type tableChange[T any] struct{ before, after *T }
+
 // trace adds a change to the transaction's ChangeSet, if it has one and the table is
-// logged. old is the previous record if found is true. v is the new record, or nil if
-// the record was deleted.
-func (t Table[T]) trace(tx *Tx, old T, found bool, v *T) error {
+// logged.
+func (t Table[T]) trace(tx *Tx, c tableChange[T]) error {
 	if tx.Trace == nil || t.Audit.Object == "" {
 		return nil
 	}
 	var before, after any
-	if found {
-		before = old
+	if c.before != nil {
+		before = *c.before
 	}
-	if v != nil {
-		after = *v
+	if c.after != nil {
+		after = *c.after
 	}
 	return tx.Trace.Note(t.Audit, before, after)
 }
 
-// old returns the stored record with this key, and whether there is one.
-func (t Table[T]) old(tx *Tx, key []byte) (v T, found bool, err error) {
+// old returns the stored record with this key, or nil if there is none.
+func (t Table[T]) old(tx *Tx, key []byte) (*T, error) {
 	b := tx.Bolt.Bucket([]byte(t.Name))
 	if b == nil {
-		return v, false, nil
+		return nil, nil
 	}
 	raw := b.Get(key)
 	if raw == nil {
-		return v, false, nil
+		return nil, nil
 	}
-	v, err = t.decode(key, raw)
-	return v, true, err
+	v, err := t.decode(key, raw)
+	return &v, err
 }
 
-// reindex updates the entries of one record in one index. old is the previous record
-// if found is true. v is the new record, or nil if the record was deleted.
-func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, old T, found bool, v *T) error {
+// reindex updates the entries in one index for a change of the record with this key.
+func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, c tableChange[T]) error {
 	var before, now [][]byte
-	if found {
-		before = ix.Keys(old)
+	if c.before != nil {
+		before = ix.Keys(*c.before)
 	}
-	if v != nil {
-		now = ix.Keys(*v)
+	if c.after != nil {
+		now = ix.Keys(*c.after)
 	}
 	bucket := t.Name + "/" + ix.Name
 	same := func(k []byte) func([]byte) bool { return func(o []byte) bool { return bytes.Equal(k, o) } }
@@ -221,10 +223,18 @@ func (t Table[T]) mark(tx *Tx) {
 	}
 }
 
-// All iterates over the records in the order of their keys, or in reverse
-// order. Do not change the table during the iteration. It ends after the first
-// error.
-func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
+// Direction is the order in which an iterator yields records or index entries.
+type Direction int
+
+const (
+	Forward  Direction = iota // ascending, in byte order
+	Backward                  // descending
+)
+
+// All iterates over the records of the table in the order of their keys. The second
+// value is an error if the record is damaged; the iteration ends after the first error.
+// Do not change the table during the iteration.
+func (t Table[T]) All(tx *Tx, order Direction) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		b := tx.Bolt.Bucket([]byte(t.Name))
 		if b == nil {
@@ -232,7 +242,7 @@ func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
 		}
 		c := b.Cursor()
 		start, step := c.First, c.Next
-		if backwards {
+		if order == Backward {
 			start, step = c.Last, c.Prev
 		}
 		for key, raw := start(); key != nil; key, raw = step() {
@@ -244,14 +254,13 @@ func (t Table[T]) All(tx *Tx, backwards bool) iter.Seq2[T, error] {
 	}
 }
 
-// Find iterates over the entries of an index that begin with prefix, in byte
-// order or in reverse. It yields the part of each entry after the prefix, and
-// the key of the record. Both slices are valid only until the next step. Do not
-// change the table during the iteration. A damaged entry ends the transaction
-// with an error.
-func (t Table[T]) Find(tx *Tx, index string, prefix []byte, backwards bool) iter.Seq2[[]byte, []byte] {
+// Find iterates over the entries of an index that begin with prefix. It yields the part
+// of each entry between the prefix and the record's key, and that key. Both slices are
+// valid only until the next step. Do not change the table during the iteration. If an
+// entry is damaged, Find panics, and the View or Update around it returns an error.
+func (t Table[T]) Find(tx *Tx, index string, prefix []byte, order Direction) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
-		for w := t.Walk(tx, index, prefix, backwards); w.Entry != nil; w.Next() {
+		for w := t.Walk(tx, index, prefix, order); w.Entry != nil; w.Next() {
 			if !yield(w.Entry, w.Key) {
 				return
 			}
@@ -271,11 +280,11 @@ type Walker struct {
 
 // Walk returns a Walker that is at the first entry that Find would yield. Its Entry is
 // nil if there is none.
-func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, backwards bool) *Walker {
+func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, order Direction) *Walker {
 	w := &Walker{bucket: t.Name + "/" + index, prefix: prefix}
 	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
 		var entry, value []byte
-		entry, value, w.step = seek(b.Cursor(), prefix, backwards)
+		entry, value, w.step = seek(b.Cursor(), prefix, order)
 		w.set(entry, value)
 	}
 	return w
@@ -327,10 +336,11 @@ func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]b
 	}
 }
 
-// seek moves a cursor to the first entry with a prefix, or backwards to the
-// last. The caller checks that the entry found has the prefix. step moves on.
-func seek(c *bbolt.Cursor, prefix []byte, backwards bool) (key, value []byte, step func() ([]byte, []byte)) {
-	if !backwards {
+// seek moves a cursor to the first entry with a prefix, or to the last one if order is
+// Backward. It returns that entry and the function that moves the cursor to the next. The
+// caller must check that the entry has the prefix, because there may be none.
+func seek(c *bbolt.Cursor, prefix []byte, order Direction) (key, value []byte, step func() ([]byte, []byte)) {
+	if order == Forward {
 		key, value = c.Seek(prefix)
 		return key, value, c.Next
 	}
@@ -354,7 +364,7 @@ func seek(c *bbolt.Cursor, prefix []byte, backwards bool) (key, value []byte, st
 // One returns the first record for which the Keys of an index returned value. It
 // returns ErrNotFound if there is no such record.
 func (t Table[T]) One(tx *Tx, index string, value []byte) (T, error) {
-	for rest, key := range t.Find(tx, index, value, false) {
+	for rest, key := range t.Find(tx, index, value, Forward) {
 		if len(rest) == 0 {
 			return t.Get(tx, key)
 		}
@@ -367,7 +377,7 @@ func (t Table[T]) One(tx *Tx, index string, value []byte) (T, error) {
 // It does not read the record. So a unique name stays in use even if its record is
 // damaged.
 func (t Table[T]) Has(tx *Tx, index string, value []byte) bool {
-	for rest := range t.Find(tx, index, value, false) {
+	for rest := range t.Find(tx, index, value, Forward) {
 		if len(rest) == 0 {
 			return true
 		}
@@ -410,9 +420,11 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	}
 	counts := map[string]int{}
 	err := tx.Walk(func(bucket string, key, stored []byte) error {
-		if table, _, index := strings.Cut(bucket, "/"); index {
+		if strings.Contains(bucket, "/") { // the bucket of an index
 			result.Entries++
-			checkEntry(tx, bucket, table, key, stored, report)
+			if err := checkEntry(tx, bucket, key, stored); err != nil {
+				report(err.Error())
+			}
 			return nil
 		}
 		result.Records++
@@ -442,17 +454,17 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 	return result, nil
 }
 
-// checkEntry reports a problem if an index entry is damaged or its record does not
-// exist in table.
-func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(string)) {
+// checkEntry returns an error if an index entry is damaged or its record does not exist.
+// bucket is the bucket of the index.
+func checkEntry(tx *Tx, bucket string, entry, value []byte) error {
 	key, err := entryKey(bucket, entry, value)
 	if err != nil {
-		report(err.Error())
-		return
+		return err
 	}
-	if !tx.Has(table, key) {
-		report(fmt.Sprintf("%s/%x: the index entry has no record", bucket, entry))
+	if table, _, _ := strings.Cut(bucket, "/"); !tx.Has(table, key) {
+		return fmt.Errorf("%s/%x: the index entry has no record", bucket, entry)
 	}
+	return nil
 }
 
 // Check reports records that cannot be read, records that are stored under a wrong key,
@@ -460,7 +472,7 @@ func checkEntry(tx *Tx, bucket, table string, entry, value []byte, report func(s
 // read. It always returns nil.
 func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 	wanted := make([]int, len(t.Indexes))
-	for v, err := range t.All(tx, false) {
+	for v, err := range t.All(tx, Forward) {
 		if err != nil {
 			report(err.Error())
 			return nil // the iteration ends at an error

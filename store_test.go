@@ -285,27 +285,27 @@ func TestTable(t *testing.T) {
 		if n, err := thingTable.Count(tx); n != 4 || err != nil {
 			t.Errorf("count: got %d, %v; want 4", n, err)
 		}
-		for _, back := range []bool{false, true} {
+		for _, order := range []Direction{Forward, Backward} {
 			var ids, all []uint64
-			for rest, key := range thingTable.Find(tx, "word", []byte("two"), back) {
+			for rest, key := range thingTable.Find(tx, "word", []byte("two"), order) {
 				v, err := thingTable.Get(tx, key)
 				if err != nil || v.Word != "two"+string(rest) {
 					t.Errorf("got %v, %v for the entry two%s", v, err, rest)
 				}
 				ids = append(ids, v.ID)
 			}
-			for v, err := range thingTable.All(tx, back) {
+			for v, err := range thingTable.All(tx, order) {
 				if err != nil {
 					t.Error(err)
 				}
 				all = append(all, v.ID)
 			}
 			want, wantAll := "[3 4 5]", "[1 3 4 5]"
-			if back {
+			if order == Backward {
 				want, wantAll = "[5 4 3]", "[5 4 3 1]"
 			}
 			if fmt.Sprint(ids) != want || fmt.Sprint(all) != wantAll {
-				t.Errorf("backwards %v: got %v and %v, want %s and %s", back, ids, all, want, wantAll)
+				t.Errorf("order %v: got %v and %v, want %s and %s", order, ids, all, want, wantAll)
 			}
 		}
 		if _, err := thingTable.One(tx, "word", []byte("tw")); !errors.Is(err, ErrNotFound) {
@@ -487,7 +487,7 @@ func TestStore_CopyUnderWrites(t *testing.T) {
 // gives that.
 func wholeCopy(t *testing.T, path string, records int, name func(int) []byte, last uint64) (round uint64) {
 	t.Helper()
-	f, err := OpenFile(path, true)
+	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -537,9 +537,9 @@ func TestStoreFile_Refusals(t *testing.T) {
 		"sync no folder":            {func() error { return durable.SyncDir(filepath.Dir(none)) }, "no such file"},
 		"read a folder":             {func() error { _, err := ReadSmall(dir); return err }, "not a regular file"},
 		"read no file":              {func() error { _, err := ReadSmall(none); return err }, "no such file"},
-		"open a folder":             {func() error { _, err := OpenFile(dir, true); return err }, "not a regular file"},
-		"open no file":              {func() error { _, err := OpenFile(none, true); return err }, "restore a backup"},
-		"open what is in use":       {func() error { _, err := OpenFile(s.path, false); return err }, "another process has the file open"},
+		"open a folder":             {func() error { _, err := OpenFile(dir, ReadOnly); return err }, "not a regular file"},
+		"open no file":              {func() error { _, err := OpenFile(none, ReadOnly); return err }, "restore a backup"},
+		"open what is in use":       {func() error { _, err := OpenFile(s.path, ReadWrite); return err }, "another process has the file open"},
 		"the size of a store":       {func() error { _, err := (&Store{path: none}).Size(); return err }, "no such file"},
 		"a copy of a failed store":  {func() error { return failedStore(t).CopyTo(filepath.Join(dir, "copy")) }, ErrUnavailable.Error()},
 		"a stamp of a failed store": {func() error { _, err := failedStore(t).Stamp(); return err }, ErrUnavailable.Error()},

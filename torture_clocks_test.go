@@ -387,7 +387,7 @@ func TestClock_Believed(t *testing.T) {
 	m.start()
 	m.key(everyPermission)
 	m.step(-years)
-	if m.App.catch(false); !strings.Contains(m.log.String(), "the wall clock is behind") {
+	if m.App.catch(); !strings.Contains(m.log.String(), "the wall clock is behind") {
 		t.Error("the log does not tell of it")
 	}
 	if behind := m.clock.Behind(m.clock.Now()).Round(time.Hour); behind != years {

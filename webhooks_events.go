@@ -222,7 +222,7 @@ func removeWebhook(tx *Tx, id uint64) error {
 
 // webhooks returns the webhooks of an owner, oldest first. Owner 0 is the operator.
 func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
-	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), false) {
+	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), Forward) {
 		if len(rest) > 0 {
 			continue
 		}
@@ -238,7 +238,7 @@ func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
 // eachWebhook calls visit with each webhook, newest first. It stops at the first
 // error and returns it.
 func eachWebhook(tx *Tx, visit func(webhook) error) error {
-	for w, err := range webhookTable.All(tx, true) {
+	for w, err := range webhookTable.All(tx, Backward) {
 		if err == nil {
 			err = visit(w)
 		}
@@ -256,7 +256,7 @@ func subscriptions(tx *Tx, event string, owners ...uint64) (ids []uint64, err er
 		if slices.Contains(owners[:i], owner) {
 			continue
 		}
-		for rest, key := range webhookTable.Find(tx, "listener", subscriptionKey(owner, event), false) {
+		for rest, key := range webhookTable.Find(tx, "listener", subscriptionKey(owner, event), Forward) {
 			if len(rest) == 0 {
 				ids = append(ids, binary.BigEndian.Uint64(key))
 			}

@@ -187,7 +187,7 @@ func (n *OperatorEvents) raiseOne(tx *Tx, r reachedNow) error {
 // most noticesAtOnce records, oldest first.
 func dropReached(tx *Tx, before time.Time) error {
 	var old [][]byte
-	for entry, key := range reachedTable.Find(tx, "at", nil, false) {
+	for entry, key := range reachedTable.Find(tx, "at", nil, Forward) {
 		if string(entry) >= string(IDKey(uint64(before.UnixNano()))) || len(old) == noticesAtOnce {
 			break
 		}

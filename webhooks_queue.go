@@ -143,7 +143,7 @@ func (q queue) first() uint64 { return q.Next - uint64(q.Waiting) }
 // dueQueues calls visit with each queue that is due at moment, a time on the service clock. It
 // starts with the queue that has been due longest. It stops when visit returns false.
 func dueQueues(tx *Tx, moment time.Time, visit func(queue) (more bool)) error {
-	for entry, key := range queueTable.Find(tx, "due", nil, false) {
+	for entry, key := range queueTable.Find(tx, "due", nil, Forward) {
 		if len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(moment.UnixNano()) {
 			return nil
 		}
@@ -309,7 +309,7 @@ func attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list
 // OutboxBacklog returns the number of pending deliveries and the wall-clock time of the oldest one.
 // The time is zero if there is none. Deliveries to inactive webhooks count too.
 func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
-	for q, err := range queueTable.All(tx, false) {
+	for q, err := range queueTable.All(tx, Forward) {
 		if err != nil {
 			return 0, oldest, err
 		}
@@ -380,7 +380,7 @@ func dropQueue(tx *Tx, webhook uint64) error {
 func SweepOutbox(s *Store, now time.Time) error {
 	var work []uint64
 	err := s.View(func(tx *Tx) error {
-		for q, err := range queueTable.All(tx, false) {
+		for q, err := range queueTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}
