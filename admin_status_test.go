@@ -99,7 +99,7 @@ func TestReloader(t *testing.T) {
 
 	// One that takes a path of ours is bad too.
 	writeConfig(t, file, "[[route]]\npath = \"/api/v1/calls\"\npermission = []\nupstream = \""+up+"\"\n")
-	if v := a.operate(400, "POST", "/admin/v1/reload", ""); !strings.Contains(v["message"].(string), "route 1 (* /api/v1/calls) takes a path from the endpoint GET /api/v1/calls") {
+	if v := a.operate(400, "POST", "/admin/v1/reload", ""); !strings.Contains(v["message"].(string), "route 1 (* /api/v1/calls) has a path that belongs to the endpoint GET /api/v1/calls") {
 		t.Errorf("got %v", v)
 	}
 	a.config.Routes = []RouteRow{{Path: "/api/v1/key", Upstream: up}}

@@ -744,7 +744,7 @@ func TestContactPages_Import(t *testing.T) {
 	if strings.Contains(w.Body.String(), `<td class="number">2</td>`) {
 		t.Error("a good row is among the bad ones")
 	}
-	b.says(load("", "name\nx\n"), 400, "Unknown column")
+	b.says(load("", "name\nx\n"), 400, "does not exist")
 	b.says(load("", " "), 400, "Choose a CSV file")
 	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 0.0 {
 		t.Errorf("got %v, want nothing stored", v["count"])

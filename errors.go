@@ -1,6 +1,6 @@
-// The errors family has every code that the API answers with, and the sentences
-// of /errors about each. It decides nothing: who returns an error chose it, and
-// only server.go turns one into an answer.
+// The errors family has every error code of the API, and the texts of the page /errors that explain
+// the codes. It decides nothing: other families choose which error to return, and only server.go
+// turns an error into an answer.
 
 package main
 
@@ -13,68 +13,68 @@ import (
 	"time"
 )
 
-// Error is an error answer: an HTTP status, a code for programs and a sentence
-// for people (docs/contract.md, section 1.3). The variables below are shared
-// and must not be changed; With, WithField and After return copies.
+// Error is an error answer: an HTTP status, a code for programs and a sentence for people
+// (docs/contract.md, section 1.3). The variables below are shared and must not be changed. With,
+// WithField and After return changed copies.
 type Error struct {
 	Status  int
 	Code    string
 	Message string
-	// RetryAfter, if above zero, is sent as the Retry-After field, in whole
-	// seconds rounded up (RFC 9110, section 10.2.3).
+	// RetryAfter is sent as the Retry-After field if it is above zero, in whole seconds rounded up
+	// (RFC 9110, section 10.2.3).
 	RetryAfter time.Duration
-	// Fields are further members of the JSON body.
+	// Fields are additional members of the JSON body.
 	Fields map[string]any
-	// Challenge, if not "", is sent as the WWW-Authenticate field.
+	// Challenge is sent as the WWW-Authenticate field if it is not "".
 	Challenge string
 }
 
-// Every error code of the API, with its usual message.
+// The errors of the API. With replaces the message by a more exact one.
 var (
 	ErrValidation = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request is not valid."}
 	ErrJSON       = &Error{Status: http.StatusBadRequest, Code: "invalid_json", Message: "The body is not valid JSON. Send one JSON object in UTF-8."}
 	ErrMissing    = &Error{Status: http.StatusBadRequest, Code: "missing_parameter", Message: "A required parameter is missing."}
 
-	ErrUnauthenticated = &Error{Status: http.StatusUnauthorized, Code: "authentication_required", Message: "No API key sent. Send it as Authorization: Bearer KEY, or as X-API-Key: KEY."}
+	ErrUnauthenticated = &Error{Status: http.StatusUnauthorized, Code: "authentication_required", Message: "No API key was sent. Send it as Authorization: Bearer KEY or as X-API-Key: KEY."}
 	ErrKey             = &Error{Status: http.StatusUnauthorized, Code: "invalid_key", Message: "This API key is not valid. Check that it is complete, or create a new one."}
-	ErrPermission      = &Error{Status: http.StatusForbidden, Code: "permission_denied", Message: "This API key lacks the permission."}
+	ErrPermission      = &Error{Status: http.StatusForbidden, Code: "permission_denied", Message: "This API key lacks a permission that this request needs."}
 	ErrRateLimit       = &Error{Status: http.StatusTooManyRequests, Code: "rate_limit_exceeded", Message: "A limit of this API key is reached. Wait for the time in Retry-After."}
 
 	ErrNotFound    = &Error{Status: http.StatusNotFound, Code: "not_found", Message: "No such object."}
 	ErrRoute       = &Error{Status: http.StatusNotFound, Code: "not_found", Message: "No such endpoint."}
-	ErrMethod      = &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Message: "This endpoint does not take this method."}
+	ErrMethod      = &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Message: "This endpoint does not accept this method. Use a method from the Allow field."}
 	ErrTooLarge    = &Error{Status: http.StatusRequestEntityTooLarge, Code: "validation_error", Message: "The body is too large."}
 	ErrEncoding    = &Error{Status: http.StatusUnsupportedMediaType, Code: "validation_error", Message: "Content-Encoding is not supported. Send the body as it is."}
 	ErrConflict    = &Error{Status: http.StatusConflict, Code: "conflict", Message: "The object is not in a state that allows this."}
-	ErrBodyTime    = &Error{Status: http.StatusRequestTimeout, Code: "validation_error", Message: "The body came too slowly. Send it again, without long pauses."}
-	ErrBroken      = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request broke off. Send it whole."}
-	ErrGateway     = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind this one cannot be reached, or its answer cannot be understood. Try again shortly."}
-	ErrGatewayTime = &Error{Status: http.StatusGatewayTimeout, Code: "gateway_timeout", Message: "The API behind this one did not answer in time. Try again, or ask for less."}
-	ErrUnavailable = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "The store takes no writes just now. Try again shortly.", RetryAfter: 5 * time.Second}
-	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "Unexpected fault. The server's log has the details under this request id."}
+	ErrBodyTime    = &Error{Status: http.StatusRequestTimeout, Code: "validation_error", Message: "The body was sent too slowly. Send the request again without long pauses."}
+	ErrBroken      = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request ended before it was complete. Send the whole request again."}
+	ErrGateway     = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind Latchkey cannot be reached or sent an invalid answer. Try again shortly."}
+	ErrGatewayTime = &Error{Status: http.StatusGatewayTimeout, Code: "gateway_timeout", Message: "The API behind Latchkey did not answer in time. Try again, or request less data."}
+	ErrUnavailable = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "Nothing can be stored at present. Try again shortly.", RetryAfter: 5 * time.Second}
+	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "The server failed unexpectedly. Its log has the details under this request id."}
 
 	ErrLogin = &Error{Status: http.StatusUnauthorized, Code: "invalid_login", Message: "The name or the password is wrong."}
-	ErrSetup = &Error{Status: http.StatusForbidden, Code: "invalid_setup_link", Message: "This set-up link was used, is too old, or there is an operator already."}
+	ErrSetup = &Error{Status: http.StatusForbidden, Code: "invalid_setup_link", Message: "This set-up link is not valid: it was used, it has expired, or an operator exists already."}
 
 	ErrMissingPhone  = &Error{Status: http.StatusBadRequest, Code: "missing_phone_number", Message: "phone_number is missing. Send the number to dial, such as +4930555044."}
 	ErrMissingAgent  = &Error{Status: http.StatusBadRequest, Code: "missing_agent_id", Message: "agent_id is missing. Send an id from GET /api/v1/agents."}
 	ErrInvalidPhone  = &Error{Status: http.StatusBadRequest, Code: "invalid_phone_number", Message: "phone_number is not an E.164 number. Send + and 7 to 15 digits, such as +4930555044."}
-	ErrFunds         = &Error{Status: http.StatusPaymentRequired, Code: "insufficient_funds", Message: "The wallet is too low for this call."}
+	ErrFunds         = &Error{Status: http.StatusPaymentRequired, Code: "insufficient_funds", Message: "The balance of the wallet is too low for this call."}
 	ErrDoNotCall     = &Error{Status: http.StatusForbidden, Code: "do_not_call", Message: "This number is on the do-not-call list."}
-	ErrAgentNotFound = &Error{Status: http.StatusNotFound, Code: "agent_not_found", Message: "No such agent, or no access to it."}
+	ErrAgentNotFound = &Error{Status: http.StatusNotFound, Code: "agent_not_found", Message: "The agent does not exist, or you have no access to it."}
 	ErrNoPhone       = &Error{Status: http.StatusNotFound, Code: "no_phone_number", Message: "The agent has no phone number assigned."}
 
-	ErrParameterFormat = &Error{Status: http.StatusBadRequest, Code: "invalid_parameter_format", Message: "A query parameter does not have the form it needs."}
+	ErrParameterFormat = &Error{Status: http.StatusBadRequest, Code: "invalid_parameter_format", Message: "A query parameter does not have the required form."}
 	ErrDuration        = &Error{Status: http.StatusBadRequest, Code: "invalid_duration", Message: "duration must be a whole number of minutes from 1 to 180."}
 	ErrDatetime        = &Error{Status: http.StatusBadRequest, Code: "invalid_datetime_format", Message: "The time is not an ISO 8601 date and time."}
 
-	ErrDuplicate         = &Error{Status: http.StatusBadRequest, Code: "duplicate_variable", Message: "A context variable of this name exists."}
-	ErrInvalidValue      = &Error{Status: http.StatusBadRequest, Code: "invalid_value", Message: "The value does not fit the definition of its variable."}
-	ErrUndefinedVariable = &Error{Status: http.StatusBadRequest, Code: "undefined_variable", Message: "There is no such context variable."}
+	ErrDuplicate         = &Error{Status: http.StatusBadRequest, Code: "duplicate_variable", Message: "A context variable with this name exists already."}
+	ErrInvalidValue      = &Error{Status: http.StatusBadRequest, Code: "invalid_value", Message: "The value does not match the definition of its variable."}
+	ErrUndefinedVariable = &Error{Status: http.StatusBadRequest, Code: "undefined_variable", Message: "This context variable does not exist."}
 	ErrDeleteNotAllowed  = &Error{Status: http.StatusForbidden, Code: "delete_not_allowed", Message: "Built-in context variables cannot be deleted."}
-	ErrReplay            = &Error{Status: http.StatusUnprocessableEntity, Code: "idempotency_key_reused", Message: "This Idempotency-Key was sent with another body before. Use a new one for each thing to be made."}
+	ErrReplay            = &Error{Status: http.StatusUnprocessableEntity, Code: "idempotency_key_reused", Message: "This Idempotency-Key was already sent with another body. Use a new one for each object that you create."}
 
-	ErrMissingFirstName = &Error{Status: http.StatusBadRequest, Code: "missing_first_name", Message: "first_name is missing."}
+	ErrMissingFirstName = &Error{Status: http.StatusBadRequest, Code: "missing_first_name", Message: "first_name is missing. Send it."}
 	ErrTeamNotFound     = &Error{Status: http.StatusNotFound, Code: "team_not_found", Message: "No such team."}
 	ErrTeamAccess       = &Error{Status: http.StatusForbidden, Code: "team_access_denied", Message: "This key's owner is not a member of the team."}
 )
@@ -82,21 +82,21 @@ var (
 // Error returns the code and the message.
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// Is reports whether target is an Error with the same status and code, whatever
-// its message. errors.Is calls it.
+// Is reports whether target is an *Error with the same status and code. The messages may differ. It
+// is called by errors.Is.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code && t.Status == e.Status
 }
 
-// With returns a copy with another message.
+// With returns a copy of e with another message.
 func (e *Error) With(format string, args ...any) *Error {
 	c := *e
 	c.Message = fmt.Sprintf(format, args...)
 	return &c
 }
 
-// WithField returns a copy whose body has one more member.
+// WithField returns a copy of e with an additional member in its JSON body.
 func (e *Error) WithField(name string, value any) *Error {
 	c := *e
 	c.Fields = maps.Clone(e.Fields)
@@ -107,15 +107,15 @@ func (e *Error) WithField(name string, value any) *Error {
 	return &c
 }
 
-// After returns a copy with a Retry-After of at least one second.
+// After returns a copy of e whose RetryAfter is wait, but at least one second.
 func (e *Error) After(wait time.Duration) *Error {
 	c := *e
 	c.RetryAfter = max(wait, time.Second)
 	return &c
 }
 
-// Public returns the Error to show to a client: the one in err's chain, or
-// ErrServer if there is none.
+// Public returns the error that a client may see: the *Error that err is or wraps, or ErrServer if
+// there is none.
 func Public(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -124,39 +124,38 @@ func Public(err error) *Error {
 	return ErrServer
 }
 
-// errorEntry explains an error code to developers of clients.
+// errorEntry explains an error code to developers of clients, on the page /errors.
 type errorEntry struct {
 	Code     string
 	Statuses []int
-	Means    string // one sentence
-	When     string
-	Do       string
-	Example  string // a JSON body
+	Means    string // what the code means, in one sentence
+	When     string // what causes it
+	Do       string // what the client should do
+	Example  string // the JSON body of an answer
 }
 
-// explanation is the source of an errorEntry. All errors in of have the same
-// code, and the first one is the example.
+// explanation has the texts for an errorEntry. The errors have the same code; the first one is used
+// as the example.
 type explanation struct {
-	of              []*Error
+	errors          []*Error
 	means, when, do string
 }
 
-// ErrorCatalog returns an explanation of every error code of the API, roughly
-// in the order of the statuses. A test compares it with the variables in this
-// file.
+// ErrorCatalog returns an explanation of every error code of the API, ordered roughly by status. A
+// test checks that no code is missing.
 func ErrorCatalog() []errorEntry {
 	var list []errorEntry
 	for _, x := range explanations() {
-		first := x.of[0]
+		first := x.errors[0]
 		e := errorEntry{Code: first.Code, Means: x.means, When: x.when, Do: x.do}
-		for _, one := range x.of {
+		for _, one := range x.errors {
 			e.Statuses = append(e.Statuses, one.Status)
 		}
 		body := map[string]any{"error": first.Code, "message": first.Message, "request_id": "5f0c1b2e7k"}
 		maps.Copy(body, first.Fields)
 		text, err := json.MarshalIndent(body, "", "  ")
 		if err != nil {
-			continue // the test would then report a missing code
+			continue // the test of ErrorCatalog then reports the missing code
 		}
 		e.Example = string(text)
 		list = append(list, e)
@@ -166,59 +165,59 @@ func ErrorCatalog() []errorEntry {
 
 func explanations() []explanation {
 	return []explanation{
-		{[]*Error{ErrValidation.With("limit must be a whole number from 1; got \"0\"."), ErrTooLarge, ErrEncoding, ErrBodyTime},
-			"The request cannot be taken as it is, and no more exact code applies.",
-			"A member or a query parameter has a value it must not have, two different keys were sent (400), the body is too large (413), or it is compressed (415).",
-			"Read the message: it names the member and what it takes. The same request will fail again."},
+		{[]*Error{ErrValidation.With("limit must be a whole number of at least 1; got \"0\"."), ErrTooLarge, ErrEncoding, ErrBodyTime},
+			"The request is not valid, and no more specific code applies.",
+			"A member or a query parameter has an invalid value or two different keys were sent (400), the body was sent too slowly (408), is too large (413) or is compressed (415).",
+			"Read the message: it names the member and the values that are accepted. Correct the request, because an unchanged one fails again."},
 		{[]*Error{ErrJSON}, "The body is not one JSON object.",
-			"It is empty, cut off, not UTF-8, an array or text where an object is asked for, or has more after its end.",
-			"Encode the body with a JSON library, and send it whole."},
-		{[]*Error{ErrMissing.With("start_time is missing.")}, "A member or a parameter that is needed is missing.",
+			"It is empty, incomplete, not UTF-8, something other than an object, or followed by more data.",
+			"Encode the body with a JSON library, and send the whole body."},
+		{[]*Error{ErrMissing.With("start_time is missing.")}, "A required member or parameter is missing.",
 			"It is absent, null or empty. The message names it.", "Send it."},
-		{[]*Error{ErrMissingPhone}, "There is no number to call.", "phone_number is missing or empty in POST /api/v1/calls.", "Send the number as + and 7 to 15 digits."},
-		{[]*Error{ErrMissingAgent}, "No agent is named who should speak.", "agent_id is missing in POST /api/v1/calls.", "Send the id or the assistant_id of an agent from GET /api/v1/agents."},
-		{[]*Error{ErrInvalidPhone}, "The number cannot be dialled.", "phone_number is not of the form of E.164: + and 7 to 15 digits, the first not 0.", "Send it with the country code, without spaces and dashes."},
+		{[]*Error{ErrMissingPhone}, "The number to call is missing.", "phone_number is missing or empty in POST /api/v1/calls.", "Send the number as + and 7 to 15 digits."},
+		{[]*Error{ErrMissingAgent}, "The agent for the call is missing.", "agent_id is missing in POST /api/v1/calls.", "Send the id or the assistant_id of an agent from GET /api/v1/agents."},
+		{[]*Error{ErrInvalidPhone}, "The number cannot be dialled.", "phone_number is not an E.164 number: + and 7 to 15 digits, of which the first is not 0.", "Send the number with its country code, without spaces or dashes."},
 		{[]*Error{ErrMissingFirstName}, "A contact needs a first name.", "first_name is missing or empty when a contact is created.", "Send first_name."},
-		{[]*Error{ErrParameterFormat}, "A query parameter is not of the form it needs.", "A date is not YYYY-MM-DD, for instance. The message names the parameter.", "Send it in that form."},
+		{[]*Error{ErrParameterFormat}, "A query parameter does not have the required form.", "A date is not YYYY-MM-DD, for instance. The message names the parameter.", "Send the parameter in the form that the message describes."},
 		{[]*Error{ErrDatetime}, "A time cannot be read.", "It is not an ISO 8601 date and time.", "Send it as 2026-03-02T09:00:00Z or with an offset such as +01:00."},
-		{[]*Error{ErrDuration}, "The duration cannot be used.", "duration is no whole number from 1 to 180 in GET /api/v1/calendar/availability.", "Send minutes from 1 to 180."},
-		{[]*Error{ErrDuplicate}, "There is a context variable of this name already.", "A variable is created under a name that the owner has for this context.", "Use another name, or change the one that exists."},
-		{[]*Error{ErrInvalidValue}, "The value does not fit its variable.", "A number, date, boolean or choice is asked for and something else was sent.", "Look at variable_type and select_options of the variable, and send a value that fits."},
-		{[]*Error{ErrUndefinedVariable}, "There is no such context variable.", "A value is set for a name that was never defined.", "Define it first, or send auto_create_variables: true."},
+		{[]*Error{ErrDuration}, "The duration is not valid.", "duration is not a whole number from 1 to 180 in GET /api/v1/calendar/availability.", "Send the number of minutes, from 1 to 180."},
+		{[]*Error{ErrDuplicate}, "A context variable with this name exists already.", "A variable is created, and the owner has a variable with the same name and context.", "Use another name, or change the existing variable."},
+		{[]*Error{ErrInvalidValue}, "The value does not match its variable.", "The variable needs a number, a date, a boolean or one of its options, and the value is something else.", "Look up variable_type and select_options of the variable, and send a value that matches them."},
+		{[]*Error{ErrUndefinedVariable}, "This context variable does not exist.", "A value is set for a variable that is not defined.", "Define the variable first, or send auto_create_variables: true."},
 
-		{[]*Error{ErrUnauthenticated}, "No API key came with the request.", "There is no Authorization: Bearer, no X-API-Key and no api_key, or what is there is empty.",
-			"Send the key in one of them; Authorization: Bearer KEY is the safest."},
-		{[]*Error{ErrKey}, "The key that came does not hold.", "It is mistyped or cut off, was never made here, is paused, has expired or was revoked, or is sent in the URL where that is switched off. Which of these is told to nobody but the operator.",
-			"Compare its last four characters with those in the dashboard. A revoked key never holds again: have a new one made. Do not retry in a loop, as wrong keys are throttled by address."},
-		{[]*Error{ErrLogin}, "The name or the password of an operator is wrong.", "At the login of the dashboard.", "Try again, or have the password set with \"latchkey admin passwd\"."},
+		{[]*Error{ErrUnauthenticated}, "The request has no API key.", "The request has no Authorization: Bearer, no X-API-Key and no api_key.",
+			"Send the key in one of these ways; Authorization: Bearer KEY is the safest."},
+		{[]*Error{ErrKey}, "The key is not valid.", "The key is mistyped, incomplete, unknown, paused, expired or revoked, or it was sent in the URL although this is not allowed. Only the operator can see which of these is the cause.",
+			"Compare the last four characters with the dashboard. A revoked key never becomes valid again: ask for a new one. Do not retry in a loop, because an address that sends many invalid keys is refused for a while."},
+		{[]*Error{ErrLogin}, "The name or the password of an operator is wrong.", "An operator logs in to the dashboard.", "Try again, or set a new password with \"latchkey admin passwd\"."},
 
-		{[]*Error{ErrFunds.WithField("current_balance", 0.12).WithField("required_rate", 0.4)}, "The wallet does not cover the call.",
-			"The owner of the key has a wallet, and its balance is below the rate of a minute.", "Fill the wallet; nothing was charged and no call was made."},
+		{[]*Error{ErrFunds.WithField("current_balance", 0.12).WithField("required_rate", 0.4)}, "The balance of the wallet is too low for the call.",
+			"The owner of the key has a wallet, and its balance is below the price of one minute.", "Add funds to the wallet. Nothing was charged and no call was made."},
 
-		{[]*Error{ErrPermission.With("This key lacks the permission can_initiate_calls. It has can_read_calls.")}, "The key holds, and may not do this.",
-			"It lacks the permission that the message names, or it may not be used from this address.", "Have the permission or the address added to the key. The request was counted against the minute limit, and nothing was done."},
-		{[]*Error{ErrDoNotCall}, "This number must not be called.", "It is on the operator's list, or the contact asked not to be called.", "Do not call it. Nothing was charged."},
-		{[]*Error{ErrTeamAccess}, "The owner of the key is not in this team.", "A record is given to a team, or read by way of one, that the owner is no member of.", "Use one of the owner's teams, or have the owner added."},
-		{[]*Error{ErrDeleteNotAllowed}, "This variable is built in.", "A context variable that every account has is to be deleted.", "Leave it; those that you made can be deleted."},
-		{[]*Error{ErrSetup}, "The set-up link does not hold.", "It was used, is older than half an hour, or there is an operator by now.", "Have another made with \"latchkey admin setup-link\", or log in."},
+		{[]*Error{ErrPermission.With("This key lacks the permission can_initiate_calls. It has can_read_calls.")}, "The key is valid, but it must not do this.",
+			"The key lacks the permission that the message names, or it must not be used from this address.", "Ask for the permission or the address to be added to the key. The request counts against the minute limit, but had no other effect."},
+		{[]*Error{ErrDoNotCall}, "This number must not be called.", "The number is on the operator's do-not-call list, or the contact asked not to be called.", "Do not call this number. Nothing was charged."},
+		{[]*Error{ErrTeamAccess}, "The owner of the key is not a member of this team.", "The request assigns a record to the team, or reads a record of the team.", "Use one of the owner's teams, or ask for the owner to be added to this team."},
+		{[]*Error{ErrDeleteNotAllowed}, "This variable is built in.", "The request deletes a context variable that every account has.", "Delete only context variables that you have created."},
+		{[]*Error{ErrSetup}, "The set-up link is not valid.", "The link was used, is older than half an hour, or an operator exists already.", "Create a new link with \"latchkey admin setup-link\", or log in."},
 
-		{[]*Error{ErrNotFound}, "There is no such thing, or it is somebody else's; the two are not told apart.", "The id is wrong, the object is another owner's, or the path has no endpoint.", "Check the id and the path; paths begin with /api/v1."},
-		{[]*Error{ErrAgentNotFound}, "There is no such agent that you may use.", "agent_id names none, or one of another owner.", "Take an id from GET /api/v1/agents."},
-		{[]*Error{ErrNoPhone}, "The agent has no number to call from.", "A call is started with an agent without phone_number.", "Have a number assigned to the agent, or use another one."},
-		{[]*Error{ErrTeamNotFound}, "There is no such team.", "team_id names none.", "Leave it out, or send the id of a team of the owner."},
+		{[]*Error{ErrNotFound}, "The object does not exist or belongs to somebody else. The answer is the same for both.", "The id is wrong, the object belongs to another owner, or there is no endpoint at the path.", "Check the id and the path; paths begin with /api/v1."},
+		{[]*Error{ErrAgentNotFound}, "The agent does not exist, or you must not use it.", "agent_id is not the id of an agent, or the agent belongs to another owner.", "Use an id from GET /api/v1/agents."},
+		{[]*Error{ErrNoPhone}, "The agent has no number to call from.", "A call is started with an agent without phone_number.", "Assign a number to the agent, or use another agent."},
+		{[]*Error{ErrTeamNotFound}, "The team does not exist.", "team_id is not the id of a team.", "Omit team_id, or send the id of one of the owner's teams."},
 
-		{[]*Error{ErrMethod}, "The path is right, the method is not.", "An endpoint is asked with a method that it does not take.", "Use one of those in the Allow field."},
-		{[]*Error{ErrConflict}, "The object is not in a state that allows this.", "A name is taken, a call has ended already, or a key is revoked. The message says which.", "Read the object again and decide anew."},
-		{[]*Error{ErrReplay}, "One Idempotency-Key was used for two different things.", "A request came with a key of the last 24 hours and another body.", "Use a new key for each thing to be made, and the same one only to send the same again."},
-		{[]*Error{ErrRateLimit}, "A limit of the key is reached.", "In the last minute or the last 24 hours as much was used as the key may. Also after many wrong keys from one address.",
-			"Wait for the seconds in Retry-After: that is the first moment at which the same request passes. A refused request costs nothing. X-RateLimit-Remaining on every answer tells how much is left, and GET /api/v1/key, which is free, tells it for each limit."},
+		{[]*Error{ErrMethod}, "The endpoint does not accept this method.", "The path exists, but not with this method.", "Use a method from the Allow field of the answer."},
+		{[]*Error{ErrConflict}, "The object is not in a state that allows this.", "A name is taken, a call has ended already, or a key is revoked. The message says which.", "Read the object again, and then decide what to do."},
+		{[]*Error{ErrReplay}, "One Idempotency-Key was used for two different requests.", "The same Idempotency-Key was sent within the last 24 hours with another body.", "Use a new Idempotency-Key for each object that you create. Repeat one only to send the same request again."},
+		{[]*Error{ErrRateLimit}, "A limit of the key is reached.", "The key has used up a limit, such as its requests per minute or its calls per 24 hours. This code is also sent to an address that has sent many invalid keys.",
+			"Wait for the seconds in Retry-After, after which the same request can succeed. A request that is refused for this reason is not counted. X-RateLimit-Remaining on every answer shows how many units remain of the limit that has the fewest left. GET /api/v1/key, which costs nothing, shows this for each limit."},
 
-		{[]*Error{ErrServer}, "The server met a fault of its own.", "Something went wrong that is no fault of the request.", "Try again later. The operator finds the cause in the log under the request_id."},
-		{[]*Error{ErrGateway}, "The API behind this one cannot be reached.", "On a guarded route, where nothing listens at its upstream, or what comes from there is no HTTP answer.",
-			"Try again shortly. The operator's log says why, under the request id."},
-		{[]*Error{ErrGatewayTime}, "The API behind this one did not answer in time.", "On a guarded route, where the upstream's answer did not begin within the time that the route allows.",
-			"Try again, or ask for less at once."},
-		{[]*Error{ErrUnavailable}, "The server cannot store anything just now.", "A write to the disk has failed, or the server is stopping. Nothing is answered with success that is not on disk.",
-			"Try again after the seconds in Retry-After, with the same Idempotency-Key where you sent one."},
+		{[]*Error{ErrServer}, "The server failed.", "The server has an error that the request did not cause.", "Try again later. The operator can find the cause in the log under the request_id."},
+		{[]*Error{ErrGateway}, "The API behind Latchkey cannot be reached or sent an invalid answer.", "On a guarded route: its upstream does not accept connections, or its answer is not valid HTTP.",
+			"Try again shortly. The operator can find the cause in the log under the request_id."},
+		{[]*Error{ErrGatewayTime}, "The API behind Latchkey did not answer in time.", "On a guarded route: the answer of its upstream did not begin within the timeout of the route.",
+			"Try again, or request less data in one request."},
+		{[]*Error{ErrUnavailable}, "The server cannot store anything at present.", "A write to the disk has failed, or the server is stopping. A request is answered with success only if its changes are on disk.",
+			"Try again after the seconds in Retry-After, with the same Idempotency-Key if you sent one."},
 	}
 }

@@ -1,7 +1,8 @@
-// The guard family stands in front of another API. Read guard.go first (the rows of
-// [[route]]), then guard_routes.go (matching a method and a path), guard_proxy.go
-// (passing a request on) and guard_authz.go (answers to proxies that ask). It makes
-// no check of a key: server.go does, in the same order as for our own endpoints.
+// The guard family lets another API be reached only with a valid key. Read guard.go first (the
+// [[route]] sections of the configuration), then guard_routes.go (finding the route for a method
+// and a path), guard_proxy.go (sending a request to the upstream) and guard_authz.go (answering
+// another proxy that asks whether it may pass on a request). This family does not check keys:
+// server.go does, in the same order as for Latchkey's own endpoints.
 
 package main
 
@@ -16,37 +17,37 @@ import (
 	"unicode"
 )
 
-// ProxyRoutes holds the current routes of the guarded API. Use replaces all of
-// them at once. It is safe for concurrent use.
+// ProxyRoutes holds the guarded routes that are in effect. Use replaces all of them in one step. It
+// is safe for concurrent use.
 type ProxyRoutes struct {
-	own     func() []string // our own endpoints, which keep their paths; see newRouteTable
+	own     func() []string // Latchkey's endpoints, such as "GET /healthz"
 	forward func(w http.ResponseWriter, r *Request, g *proxyRoute) error
 	now     atomic.Pointer[routeSet]
 }
 
-// routeSet is one state of the guarded routes, with the policy that belongs to
-// it. A request uses the same state from start to end. It is shared and must
-// not be changed.
+// routeSet is one version of the guarded routes, with the policy that they were checked against. A
+// request uses the same version from start to end. It is shared between requests and must not be
+// changed.
 type routeSet struct {
 	Rights *Policy
 	List   []*proxyRoute
-	all    *routeTable
-	served *routeTable // the routes with an upstream, and our own endpoints
+	all    *routeTable // every route in List
+	served *routeTable // the routes with an upstream, and Latchkey's own endpoints
 	rows   map[*proxyRoute]Route
 }
 
-// NewProxyRoutes returns ProxyRoutes without a route. own returns our
-// endpoints, such as "GET /healthz". forward sends an accepted request to its
-// upstream.
+// NewProxyRoutes returns ProxyRoutes without any routes. The function own must return Latchkey's
+// endpoints, each as method and path, such as "GET /healthz". The function forward must send an
+// accepted request to the upstream of its route.
 func NewProxyRoutes(own func() []string, forward func(w http.ResponseWriter, r *Request, g *proxyRoute) error) *ProxyRoutes {
 	g := &ProxyRoutes{own: own, forward: forward}
 	g.now.Store(&routeSet{all: &routeTable{}, served: &routeTable{}})
 	return g
 }
 
-// Make returns a new state without making it the current one. If routes
-// conflict with each other or with our endpoints, it returns an error with one
-// line for each conflict.
+// Make returns a routeSet with the routes in list. It does not put them into effect; Use does. If
+// routes conflict with each other or with Latchkey's endpoints, Make returns an error with one line
+// for each conflict.
 func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error) {
 	s := &routeSet{Rights: rights, List: list, rows: map[*proxyRoute]Route{}}
 	var err error
@@ -66,80 +67,81 @@ func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error
 	return s, nil
 }
 
-// Use makes s the current state.
+// Use puts s into effect for all requests that start later.
 func (g *ProxyRoutes) Use(s *routeSet) { g.now.Store(s) }
 
-// Now returns the current state.
+// Now returns the routeSet that is in effect.
 func (g *ProxyRoutes) Now() *routeSet { return g.now.Load() }
 
-// Any reports whether the API listener serves a guarded route, that is, one
-// with an upstream.
+// Any reports whether at least one route has an upstream, so that the API listener serves it.
 func (s *routeSet) Any() bool {
 	return slices.ContainsFunc(s.List, func(g *proxyRoute) bool { return g.Upstream != nil })
 }
 
-// Find returns the route for a request at the API listener, or nil without an
-// error if no guarded route matches. raw is the path in its escaped form. The
-// error is that of readPath, ErrValidation for a method with a lower-case
-// letter, or ErrMethod; then allow may list the methods that the path accepts.
-func (s *routeSet) Find(method, raw string) (row *Route, allow []string, err error) {
-	return s.find(s.served, method, raw)
+// Find returns the guarded route for a request to the API listener. rawPath is the escaped path. If
+// no guarded route matches, it returns nil without an error. It returns ErrValidation if readPath
+// refuses the path or if the method has a lower-case letter. It returns ErrMethod if the path does
+// not accept the method; allow then lists the methods that it accepts. For CONNECT and TRACE, which
+// are never forwarded, allow is nil.
+func (s *routeSet) Find(method, rawPath string) (row *Route, allow []string, err error) {
+	return s.find(s.served, method, rawPath)
 }
 
-// FindAny is like Find, but it also returns routes without an upstream and
-// ignores our own endpoints. It serves the proxies that ask at /authz.
-func (s *routeSet) FindAny(method, raw string) (row *Route, allow []string, err error) {
-	return s.find(s.all, method, raw)
+// FindAny is like Find, but it also returns routes without an upstream and ignores Latchkey's own
+// endpoints. It is used for the /authz endpoints.
+func (s *routeSet) FindAny(method, rawPath string) (row *Route, allow []string, err error) {
+	return s.find(s.all, method, rawPath)
 }
 
-func (s *routeSet) find(table *routeTable, method, raw string) (*Route, []string, error) {
-	path, err := readPath(raw)
+func (s *routeSet) find(table *routeTable, method, rawPath string) (*Route, []string, error) {
+	path, err := readPath(rawPath)
 	if err != nil {
 		return nil, nil, err
 	}
 	g, allow := table.Match(method, path)
 	switch {
 	case (g != nil || len(allow) > 0) && strings.ContainsFunc(method, unicode.IsLower):
-		// Methods are compared exactly (RFC 9110, section 9.1), but some servers
-		// read delete as DELETE, which may be the method of another route.
-		return nil, nil, ErrValidation.With("The method %s has lower-case letters, and methods are compared exactly. Send it in capitals: %s.", method, strings.ToUpper(method))
+		// Methods are case-sensitive (RFC 9110, section 9.1), but some upstreams treat "delete"
+		// as DELETE. A request could then reach DELETE although its route does not allow it.
+		return nil, nil, ErrValidation.With("The method %s has lower-case letters, but methods are case-sensitive. Send %s instead.", method, strings.ToUpper(method))
 	case g != nil && (method == http.MethodConnect || method == http.MethodTrace):
-		return nil, nil, ErrMethod.With("%s is never passed on.", method)
+		return nil, nil, ErrMethod.With("Requests with the method %s are never forwarded. Use another method.", method)
 	case g != nil:
 		row := s.rows[g]
 		return &row, nil, nil
 	case len(allow) > 0:
-		return nil, allow, ErrMethod.With("%s does not take %s, but %s.", ClipPath(path), method, strings.Join(allow, ", "))
+		return nil, allow, ErrMethod.With("The path %s does not accept the method %s. It accepts %s.", ClipPath(path), method, strings.Join(allow, ", "))
 	}
 	return nil, nil, nil
 }
 
-// ClipPath shortens a path over 200 bytes for use in a message.
+// ClipPath returns path for use in a message. If path is longer than 200 bytes, it returns the
+// first 200 and "...".
 func ClipPath(path string) string {
-	const most = 200
-	if len(path) > most {
-		return path[:most] + "..."
+	const limit = 200
+	if len(path) > limit {
+		return path[:limit] + "..."
 	}
 	return path
 }
 
-// RouteRow is a [[route]] of a configuration file: which requests to another
-// API are accepted, with which permission, and where they are sent.
+// RouteRow is a [[route]] section of the configuration file. It states which requests to another
+// API are accepted, which permission they need, and where they are sent.
 type RouteRow struct {
 	Path         string        `toml:"path" check:"pattern" example:"/reports/:id"`
 	Methods      []string      `toml:"methods" default:"*" check:"method" single:"true"`
-	Permission   []string      `toml:"permission" check:"permission" example:"can_read_reports" single:"true"` // one of these is enough
+	Permission   []string      `toml:"permission" check:"permission" example:"can_read_reports" single:"true"` // a key needs only one of these
 	Limits       []string      `toml:"limits" default:"" example:"reports_per_hour" check:"limit" single:"true"`
 	Cost         int           `toml:"cost" default:"1" min:"0" max:"10000"`
-	Upstream     string        `toml:"upstream" default:"" example:"http://127.0.0.1:3000" check:"upstream"` // "": only /authz answers
+	Upstream     string        `toml:"upstream" default:"" example:"http://127.0.0.1:3000" check:"upstream"` // "": used only by the /authz endpoints
 	StripPrefix  string        `toml:"strip_prefix" default:"" example:"/reports" check:"prefixpath"`
 	Timeout      time.Duration `toml:"timeout" default:"60s" min:"0s" max:"24h"`
 	MaxBodyBytes int           `toml:"max_body_bytes" default:"0" min:"0" max:"1099511627776"`
 }
 
-// ReadProxyRoutes returns the guarded routes of rows, checked against the
-// permissions and limits of r. Each problem names its route and how to correct
-// it. Use the routes only if there are no problems.
+// ReadProxyRoutes converts rows into guarded routes and checks them against the permissions and
+// limits of r. Each problem names its route and how to correct it. If there are problems, the
+// returned routes must not be used.
 func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems []string) {
 	for i, row := range rows {
 		at := fmt.Sprintf("route %d (%q): ", i+1, row.Path)
@@ -157,7 +159,7 @@ func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems
 		if row.Upstream != "" {
 			u, err := url.Parse(strings.TrimSuffix(row.Upstream, "/"))
 			if err != nil {
-				problems = append(problems, at+"upstream cannot be read; it must be such as \"http://127.0.0.1:3000\"")
+				problems = append(problems, at+"upstream is not a valid URL; write one such as \"http://127.0.0.1:3000\"")
 			}
 			g.Upstream = u
 		}
@@ -171,41 +173,42 @@ func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems
 	return guards, problems
 }
 
-// problems returns what is wrong with a row whose values are each valid.
+// problems checks how the values of a row fit together and returns one text for each problem. The
+// form of each single value has been checked before.
 func (row RouteRow) problems(r *Policy) (list []string) {
 	fail := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	for i, m := range row.Methods {
 		switch {
 		case m == "*" && len(row.Methods) > 1:
-			fail("methods has * and others; leave the others out, or the *")
+			fail("methods lists * and other methods; remove either * or the others")
 		case m == "CONNECT" || m == "TRACE":
-			fail("methods has %s, which is never passed on; leave it out", m)
+			fail("methods lists %s, which is never forwarded; remove it", m)
 		case slices.Contains(row.Methods[:i], m):
-			fail("methods has %s twice; leave one out", m)
+			fail("methods lists %s twice; remove one", m)
 		}
 	}
 	if _, unknown := r.OfOwn(row.Permission); len(unknown) > 0 {
-		fail("permission %q does not exist; add a [[permission]] of that name, or choose one of %s", unknown[0], strings.Join(r.Names(^Permission(0)), ", "))
+		fail("permission %q does not exist; add a [[permission]] section with that name, or use one of %s", unknown[0], strings.Join(r.Names(^Permission(0)), ", "))
 	}
 	for i, name := range row.Limits {
 		rule, ok := r.Limit(name)
 		switch {
 		case !ok:
-			fail("limit %q does not exist; add a [[limit]] of that name, or choose one of %s", name,
+			fail("limit %q does not exist; add a [[limit]] section with that name, or use one of %s", name,
 				strings.Join(r.LimitNames(func(l LimitRule) bool { return l.With == "" && l.Name != RequestsPerMinute }), ", "))
 		case name == RequestsPerMinute:
-			fail("limits has %s, which every request pays; leave it out", name)
+			fail("limits lists %s, which applies to every request anyway; remove it", name)
 		case rule.With != "":
-			fail("limits has %s, which is paid along with %s; leave it out", name, rule.With)
+			fail("limits lists %s, which is charged together with %s anyway; remove it", name, rule.With)
 		case slices.Contains(row.Limits[:i], name):
-			fail("limits has %s twice; leave one out", name)
+			fail("limits lists %s twice; remove one", name)
 		}
 	}
 	if parts, prefix := Segments(row.Path), Segments(row.StripPrefix); len(prefix) > len(parts) || !slices.Equal(prefix, parts[:len(prefix)]) {
-		fail("strip_prefix %q is not what its path begins with; the path of every request begins with it, or it is left out", row.StripPrefix)
+		fail("strip_prefix %q is not the beginning of the route's path; use its first segments, or remove strip_prefix", row.StripPrefix)
 	}
 	if row.Upstream == "" && row.StripPrefix != "" {
-		fail("strip_prefix is of no use without upstream; add one, or leave it out")
+		fail("strip_prefix has no effect without upstream; add upstream, or remove strip_prefix")
 	}
 	return list
 }

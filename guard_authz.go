@@ -10,24 +10,24 @@ import (
 	"unicode/utf16"
 )
 
-// authzFamily is a kind of proxy that asks /authz whether it may pass on a
-// request. Each family has its own endpoint, which reads only the header fields
-// of that family. A single endpoint would be unsafe: a client could send the
-// fields of another family, and its proxy would pass them on.
+// authzFamily is a kind of proxy that asks an /authz endpoint whether it may pass on a request.
+// Each family has its own endpoint, which reads only the header fields of that family. A single
+// endpoint for all would be unsafe: a client could send the fields of another family, and the proxy
+// would pass them on to the endpoint.
 type authzFamily int
 
 const (
-	// authzNginx is the auth_request of nginx. It sends X-Original-Method and
-	// X-Original-URI. The endpoint answers only 200, 401 or 403, because nginx
-	// turns other refusals into 500.
+	// authzNginx is the auth_request module of nginx. It sends the original method and address in
+	// X-Original-Method and X-Original-URI. Its endpoint answers only 200, 401 or 403, because
+	// nginx turns any other status into 500.
 	authzNginx authzFamily = iota + 1
-	// authzForward is the protocol of Caddy, Traefik, APISIX and the recipe for
-	// HAProxy. They send X-Forwarded-Method and X-Forwarded-Uri, and accept any
-	// status.
+	// authzForward is the protocol of Caddy, Traefik and APISIX, and of the HAProxy recipe in
+	// docs/proxies.md. These proxies send the original method and address in X-Forwarded-Method
+	// and X-Forwarded-Uri. They accept any status in the answer.
 	authzForward
-	// authzEnvoy is the ext_authz filter of Envoy over HTTP. It sends the
-	// original method, and the path and query after a prefix. Only status 200
-	// lets the request pass.
+	// authzEnvoy is the ext_authz filter of Envoy over HTTP. It calls the endpoint with the
+	// original method, and appends the original path and query to the path of the endpoint. It
+	// lets the request pass only if the status is 200.
 	authzEnvoy
 )
 
@@ -37,14 +37,14 @@ const (
 	pathEnvoy   = "/authz/envoy"
 )
 
-// AuthzEndpoints returns the endpoints, each with * as its method: they accept
+// AuthzEndpoints returns the paths of the /authz endpoints, each after "* ", because they accept
 // any method.
 func AuthzEndpoints() []string {
 	return []string{"* " + pathNginx, "* " + pathForward, "* " + pathEnvoy + "/*path"}
 }
 
-// FindAuthz returns the family whose endpoint has this escaped path, or 0 if it
-// is not an /authz endpoint.
+// FindAuthz returns the family that uses the endpoint with this escaped path. It returns 0 if the
+// path is not that of an /authz endpoint.
 func FindAuthz(path string) authzFamily {
 	rest, ok := strings.CutPrefix(path, "/authz/") // fast exit for most requests
 	switch {
@@ -60,8 +60,8 @@ func FindAuthz(path string) authzFamily {
 	return 0
 }
 
-// AuthzProxies returns the networks that may call /authz: the declared proxies
-// or, if there are none, the loopback addresses.
+// AuthzProxies returns the networks whose proxies may call /authz. These are the declared proxies
+// or, if declared is empty, the loopback addresses.
 func AuthzProxies(declared []netip.Prefix) []netip.Prefix {
 	if len(declared) > 0 {
 		return declared
@@ -69,11 +69,11 @@ func AuthzProxies(declared []netip.Prefix) []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
 
-// Ask returns the request that the proxy asks about. It has the original method
-// and address, and shares the header of r, which holds the client's key. If a
-// field of the family is missing or malformed, or the path is not valid, the
-// error is ErrValidation. The returned request then has an empty address, and
-// may still have the method of r.
+// Ask returns the client's request that the proxy asks about in r. The result has the original
+// method and address and shares its header with r, because the header holds the client's key. It
+// returns ErrValidation if a field of the family is missing or malformed or if the path is not
+// valid. Even then the returned request is not nil, but its address is empty and its method may be
+// that of r.
 func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 	asked := r.WithContext(r.Context()) // a copy
 	asked.URL, asked.RequestURI = new(url.URL), ""
@@ -95,13 +95,13 @@ func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 			return asked, err
 		}
 		if strings.Trim(method, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-			return asked, ErrValidation.With("%s must be the method of the request, such as GET.", methodField)
+			return asked, ErrValidation.With("%s must contain the method of the client's request, such as GET.", methodField)
 		}
 		asked.Method = method
 		path, query, marked = strings.Cut(address, "?")
 	}
 	if strings.IndexFunc(path, unclear) >= 0 || strings.IndexFunc(query, unclear) >= 0 {
-		return asked, ErrValidation.With("The address has a space, a # or a control character, which programs read in different ways.")
+		return asked, ErrValidation.With("The address contains a space, a # or a control character, which programs interpret in different ways. Send it escaped.")
 	}
 	plain, err := readPath(path)
 	if err != nil {
@@ -111,23 +111,23 @@ func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 	return asked, nil
 }
 
-// unclear reports whether a character of an address is a control character, a
-// space or #.
+// unclear reports whether c is a control character, a space or #. Programs interpret these
+// differently in an address.
 func unclear(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f }
 
-// single returns the value of a field that the proxy must send exactly once.
-// Otherwise the error is ErrValidation.
+// single returns the value of the header field name. It returns ErrValidation if the proxy did not
+// send the field exactly once or if its value is empty.
 func single(h http.Header, name string) (string, error) {
 	values := h[name]
 	if len(values) != 1 || values[0] == "" {
-		return "", ErrValidation.With("The proxy must send %s once, with a value of its own; it came %d times. docs/proxies.md has recipes.", name, len(values))
+		return "", ErrValidation.With("The proxy must send %s exactly once, and not empty; it was sent %d times. See docs/proxies.md for how to configure the proxy.", name, len(values))
 	}
 	return values[0], nil
 }
 
-// Authorized answers 200: the proxy may pass on the request. The header fields
-// identify the key, and X-Auth-Uri is the address without the key. The answer
-// must not be cached, because the next request may be decided differently.
+// Authorized answers 200, so that the proxy passes on the request. Header fields identify the key
+// to the upstream, and X-Auth-Uri is the address without any key in its query. The answer must not
+// be cached, because the next request may be decided differently.
 func Authorized(w http.ResponseWriter, r *Request) error {
 	h := w.Header()
 	identify(h, r)
@@ -143,25 +143,24 @@ func Authorized(w http.ResponseWriter, r *Request) error {
 	return nil
 }
 
-// Answer returns a ResponseWriter that adapts an answer to the family.
+// Answer returns a ResponseWriter that adapts an answer to the family before it writes it to w.
 func (f authzFamily) Answer(w http.ResponseWriter) http.ResponseWriter {
 	return &authzAnswer{ResponseWriter: w, family: f}
 }
 
-// authzAnswer adapts an answer to a family. For nginx it copies the status, the
-// limits and the body of a refusal into X-Auth fields, because nginx drops them
-// otherwise.
+// authzAnswer adapts an answer to what a family understands. nginx drops most of a refusal, so for
+// nginx it copies the status, the rate limit fields and the body into X-Auth-* fields.
 type authzAnswer struct {
 	http.ResponseWriter
 	family authzFamily
-	held   int // status of a refusal whose body is not written yet; 0: none
+	held   int // for nginx: status of a refusal that is sent with the first Write; 0: none
 }
 
-// WriteHeader sends the status. For nginx it holds the status of a refusal
-// until the first Write, which puts the body into a header field.
+// WriteHeader sends the status. For nginx it delays the status of a refusal until the first Write,
+// because the body must be copied into a header field first.
 func (a *authzAnswer) WriteHeader(status int) {
 	h := a.Header()
-	delete(h, "Link") // a link to our own pages, which the client cannot reach at its address
+	delete(h, "Link") // it links to Latchkey's pages, which the client cannot reach through the proxy
 	if a.family != authzNginx {
 		a.ResponseWriter.WriteHeader(status)
 		return
@@ -179,7 +178,7 @@ func (a *authzAnswer) WriteHeader(status int) {
 	a.held = status
 }
 
-// Write sends part of the body. A refusal for nginx must be a single Write.
+// Write writes part of the body. For nginx the whole body of a refusal must be passed in one call.
 func (a *authzAnswer) Write(b []byte) (int, error) {
 	if a.held != 0 {
 		a.Header()["X-Auth-Body"] = []string{asciiJSON(string(b))}
@@ -195,9 +194,8 @@ func (a *authzAnswer) Write(b []byte) (int, error) {
 // Unwrap returns the wrapped writer, for http.ResponseController.
 func (a *authzAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// asciiJSON returns JSON without surrounding white space and with all non-ASCII
-// characters escaped, so that it fits in a header field. text must be JSON on
-// one line.
+// asciiJSON returns text without surrounding white space and with every non-ASCII character
+// escaped, so that it can be the value of a header field. text must be JSON on one line.
 func asciiJSON(text string) string {
 	var b strings.Builder
 	for _, c := range strings.TrimSpace(text) {

@@ -240,7 +240,7 @@ func TestGuards_MethodCase(t *testing.T) {
 			reached = 0
 			for _, method := range []string{"delete", "Delete", "dELETE", "DELETe", "get", "Get", "trace", "Trace", "connect", "Connect", "m-search", "brew"} {
 				status, text := ask(method, path)
-				if status != 400 || !strings.Contains(text, "validation_error") || !strings.Contains(text, "in capitals: "+strings.ToUpper(method)) {
+				if status != 400 || !strings.Contains(text, "validation_error") || !strings.Contains(text, "Send "+strings.ToUpper(method)+" instead") {
 					t.Errorf("%s: %s %s: got %d %s, want 400", way, method, path, status, text)
 				}
 			}

@@ -26,34 +26,33 @@ import (
 	"latchkey/internal/upstream"
 )
 
-// Proxy sends accepted requests to the upstream of their route. It is safe for
-// concurrent use.
+// Proxy sends accepted requests to the upstream of their route. It is safe for concurrent use.
 type Proxy struct {
 	o          ProxyOptions
-	quiet      *log.Logger
+	quiet      *log.Logger // logs to o.Log at debug level
 	buffers    buffers
 	mu         sync.Mutex
-	transports map[time.Duration]*http.Transport // by ResponseHeaderTimeout
+	transports map[time.Duration]*http.Transport // by their ResponseHeaderTimeout, the Timeout of a route
 	upstreams  upstream.Upstreams
 }
 
 // ProxyOptions configure a Proxy.
 type ProxyOptions struct {
 	Log     *slog.Logger
-	Proxies []netip.Prefix // trusted proxies, whose X-Forwarded fields are used
-	// ReadTimeout and WriteTimeout are the longest pauses while a client sends a
-	// body or receives an answer. 0 means no timeout.
+	Proxies []netip.Prefix // trusted proxies: their X-Forwarded-* fields are believed
+	// ReadTimeout is the longest pause while a client sends its body. WriteTimeout is the longest
+	// pause while it receives its answer. 0 means no timeout.
 	ReadTimeout, WriteTimeout time.Duration
 }
 
-// NewProxy returns a Proxy. Call Close when it is no longer needed.
+// NewProxy returns a Proxy. Call Close to close the idle connections when it is no longer needed.
 func NewProxy(o ProxyOptions) *Proxy {
 	return &Proxy{o: o, quiet: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), transports: map[time.Duration]*http.Transport{}}
 }
 
-// transport returns the transport for a timeout, which is the wait for the
-// header of an answer. Transports are never replaced, so idle connections
-// survive a change of the routes.
+// transport returns the transport that waits at most timeout for the header of an answer; 0 means
+// no timeout. Each transport is kept for as long as the Proxy, so that idle connections survive a
+// change of the routes.
 func (p *Proxy) transport(timeout time.Duration) *http.Transport {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,7 +64,7 @@ func (p *Proxy) transport(timeout time.Duration) *http.Transport {
 			ResponseHeaderTimeout: timeout,
 			ExpectContinueTimeout: time.Second,
 			IdleConnTimeout:       90 * time.Second,
-			MaxIdleConnsPerHost:   1024, // with the default of two, most requests would dial
+			MaxIdleConnsPerHost:   1024, // with the default of 2, most requests would need a new connection
 			ForceAttemptHTTP2:     true,
 			DisableCompression:    true, // the client may not understand a compression that it did not request
 		}
@@ -84,8 +83,7 @@ func (p *Proxy) Close() {
 	p.upstreams.Close()
 }
 
-// buffers is a pool of buffers for copying bodies. It is an
-// httputil.BufferPool.
+// buffers is a pool of buffers for copying bodies. It implements httputil.BufferPool.
 type buffers struct{ pool sync.Pool }
 
 // Get returns a buffer of 32 KiB.
@@ -96,55 +94,55 @@ func (b *buffers) Get() []byte {
 	return make([]byte, 32<<10)
 }
 
-// Put returns a buffer from Get to the pool.
+// Put returns a buffer to the pool. buf must come from Get.
 func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
 
-// proxyExchange is one request to an upstream and its answer. It is the
-// ResponseWriter to which the answer is written.
+// proxyExchange is one request to an upstream and its answer. It is also the ResponseWriter to
+// which the answer of the upstream is written.
 type proxyExchange struct {
 	http.ResponseWriter
 	proxy   *Proxy
 	guard   *proxyRoute
 	request *Request
 	control *http.ResponseController
-	body    *sentBody
-	said    http.Header // header fields that the server had set; they override those of the upstream
-	last    bool        // close the client's connection after this answer
-	lost    bool        // the upstream sent 101 over HTTP/2, which does not have this status
-	err     error
+	body    *sentBody   // nil: the request has no body
+	said    http.Header // header fields that Latchkey has set; they override fields of the upstream
+	last    bool        // the client's connection must be closed after this answer
+	lost    bool        // the upstream sent status 101 over HTTP/2, which does not allow it
+	err     error       // what Forward returns; nil: the answer was written
 
-	extended time.Time // when the write deadline was last set
+	extended time.Time // time of the last change of the write deadline
 }
 
-// Forward sends a request to the upstream of g and writes the answer to w. It
-// returns ErrTooLarge for a body over the limit of the route, and ErrValidation
-// for a host or query that HTTP/1.1 cannot carry. It returns ErrGatewayTime if
-// the upstream does not answer in time, and ErrGateway if it fails otherwise.
-// It returns ErrBodyTime if the client pauses too long in its body, and
-// ErrBroken if its body breaks off or the client leaves. If an answer breaks
-// off, Forward panics with http.ErrAbortHandler, so that the client notices it
-// as well.
+// Forward sends a request to the upstream of g and writes the answer to w. It returns ErrTooLarge
+// for a body over the limit of the route, and ErrValidation for a host or query that HTTP/1.1
+// cannot carry. It returns ErrGatewayTime if the upstream does not answer in time, and ErrGateway
+// if the upstream fails in another way. It returns ErrBodyTime if the client pauses too long while
+// it sends its body, and ErrBroken if the client's body ends too early or the client disconnects.
+// If the upstream's answer ends too early, Forward panics with http.ErrAbortHandler, so that the
+// client's connection is aborted too.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error {
 	x := &proxyExchange{ResponseWriter: w, proxy: p, guard: g, request: r, control: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
 	}
-	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // HTTP/2 allows these, a request line does not
-		return ErrValidation.With("The query has a space or a control character. Send it escaped.")
+	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // possible over HTTP/2, but not in the request line of HTTP/1.1
+		return ErrValidation.With("The query contains a space or a control character. Send such characters escaped.")
 	}
 	if !httpguts.ValidHostHeader(r.Host) { // net/http checks this only for HTTP/1.1
-		return ErrValidation.With("The authority of the request is not the name of a host.")
+		return ErrValidation.With("The Host of the request is not a valid host name. Correct it and send the request again.")
 	}
 	x.last = w.Header().Get("Connection") == "close"
-	if len(w.Header()) > 0 { // early hints would send these fields and then clear them
+	if len(w.Header()) > 0 { // otherwise an early hints answer would send these fields and then remove them
 		x.said = w.Header().Clone()
 		clear(w.Header())
 	}
-	// The deadlines of the listener are for a whole request. Here they are extended
-	// with each part: a slow transfer may continue, a silent one is cut off. A read
-	// deadline that stays set would cancel the request as if the client had left.
+	// The deadlines of the listener are for a whole request. Here each part of a body extends
+	// them, so a slow transfer may continue, but one without progress is ended. The read deadline
+	// must be removed at the end of the body. Otherwise net/http would cancel the request when it
+	// passes, as if the client had disconnected.
 	x.extendRead(r.ContentLength != 0)
-	defer x.extendWrite() // for what the server writes at the end
+	defer x.extendWrite() // for what the server still writes after Forward
 	in := r.Request
 	dropUpgrade(in)
 	if head, ok := x.head(); ok {
@@ -167,10 +165,10 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	return x.err
 }
 
-// dropUpgrade removes the fields that ask for another protocol, so that the
-// upstream sees an ordinary request (RFC 9110, section 7.8). Only a WebSocket
-// handshake is left as it is. With another protocol, such as HTTP/2, further
-// requests would reach the upstream without a check.
+// dropUpgrade removes the header fields that request another protocol, so that the upstream
+// receives an ordinary request (RFC 9110, section 7.8). It leaves a valid WebSocket handshake as it
+// is. With another protocol, such as HTTP/2, further requests could be sent through the connection
+// without a check.
 func dropUpgrade(r *http.Request) {
 	for _, h := range []http.Header{r.Header, r.Trailer} {
 		delete(h, "Http2-Settings")
@@ -181,9 +179,9 @@ func dropUpgrade(r *http.Request) {
 	}
 }
 
-// isHandshake reports whether a request is a complete WebSocket handshake (RFC
-// 6455, section 4.1), and remains one after the fields that Connection names
-// are removed.
+// isHandshake reports whether a request is a complete WebSocket handshake (RFC 6455, section 4.1).
+// It returns false if Connection names a field of the handshake, because named fields are removed
+// before the request is forwarded.
 func isHandshake(r *http.Request) bool {
 	h, key := r.Header, r.Header["Sec-Websocket-Key"]
 	named := func(token string) bool { return httpguts.HeaderValuesContainsToken(h["Connection"], token) }
@@ -199,25 +197,25 @@ func isHandshake(r *http.Request) bool {
 	return err == nil && len(nonce) == 16
 }
 
-// onlyWebSocket reports whether an Upgrade field has the one value websocket,
-// in any case. The check of the length excludes non-ASCII letters that
-// EqualFold treats as equal to ASCII letters.
+// onlyWebSocket reports whether an Upgrade field has the single value websocket, in upper or lower
+// case. The length is checked because EqualFold treats some non-ASCII letters as equal to ASCII
+// letters.
 func onlyWebSocket(upgrade []string) bool {
 	const name = "websocket"
 	return len(upgrade) == 1 && len(upgrade[0]) == len(name) && strings.EqualFold(upgrade[0], name)
 }
 
-// head returns the head of the request to the upstream if Upstreams can send
-// it. Upstreams handles only GET and HEAD over plain HTTP, without a body,
-// without an upgrade and on systems where SilentKnown is true. For other
-// requests head returns false, and httputil.ReverseProxy sends them.
+// head returns the head of the request to the upstream, if upstream.Upstreams can send the request.
+// This is so only for GET and HEAD over plain HTTP, without a body or an upgrade, and only if
+// upstream.SilentKnown is true. Otherwise head returns false, and the caller must use
+// httputil.ReverseProxy.
 func (x *proxyExchange) head() ([]byte, bool) {
 	r, up := x.request.Request, x.guard.Upstream
 	if !upstream.SilentKnown || r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || up.Scheme != "http" {
 		return nil, false
 	}
 	if strings.ContainsFunc(up.Host, unsendable) || strings.Contains(up.Host, "%") || strings.HasSuffix(up.Host, ":") {
-		return nil, false // the Host field spells such a name, zone or port differently
+		return nil, false // in the Host field, such a name, zone or port must be written differently
 	}
 	uri := x.path()
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
@@ -234,8 +232,8 @@ func (x *proxyExchange) head() ([]byte, bool) {
 	return append(b, "\r\n"...), ok
 }
 
-// fields appends the client's header fields and ours to b. It returns false if
-// Upstreams cannot send one of them.
+// fields appends the header fields for the upstream to b: the fields of the client and the fields
+// that Latchkey adds. It returns false if Upstreams cannot send one of them.
 func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	for name, values := range x.request.Header {
 		switch name {
@@ -244,7 +242,7 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 				return nil, false
 			}
 			continue
-		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded", "Host": // a request over HTTP/2 may contain Host
+		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded", "Host": // over HTTP/2, a client can send Host as well
 			continue
 		case "Expect", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
 			return nil, false
@@ -269,25 +267,27 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	return b, httpguts.ValidHeaderFieldValue(v[1]) && httpguts.ValidHeaderFieldValue(v[2])
 }
 
-// ending reports whether c would end the target in a request line: a control
-// character or a space.
+// ending reports whether c would end the target in a request line. Spaces and control characters
+// do.
 func ending(c rune) bool { return c <= ' ' || c == 0x7f }
 
-// unsendable reports whether c must not appear in a request target: it must be
-// printable ASCII.
+// unsendable reports whether c cannot be part of a request target, because it is not printable
+// ASCII or is a space.
 func unsendable(c rune) bool { return ending(c) || c > 0x7f }
 
+// appendField appends a header field with its line end to b.
 func appendField(b []byte, name, value string) []byte {
 	b = append(append(b, name...), ": "...)
 	return append(append(b, value...), "\r\n"...)
 }
 
-// read sends head through Upstreams and writes the answer.
+// read sends the request whose head is given through Upstreams and writes the answer. It sets x.err
+// if there is no answer.
 func (x *proxyExchange) read(head []byte) {
-	res, err := x.proxy.upstreams.Ask(x.request.Request, x.guard.Upstream.Host, head, x.guard.Timeout, func(early *http.Response) {
+	res, err := x.proxy.upstreams.Ask(x.request.Request, x.guard.Upstream.Host, head, x.guard.Timeout, func(hint *http.Response) {
 		x.extendWrite()
-		x.take(early.Header)
-		x.WriteHeader(early.StatusCode)
+		x.take(hint.Header)
+		x.WriteHeader(hint.StatusCode)
 		clear(x.Header())
 	})
 	if err != nil {
@@ -295,16 +295,16 @@ func (x *proxyExchange) read(head []byte) {
 		return
 	}
 	defer res.Body.Close()
-	_ = x.answer(res) // never an error: Upstreams refuses such a status itself
+	_ = x.answer(res) // no error is possible: Upstreams refuses these statuses itself
 	x.take(res.Header)
 	said := slices.Sorted(maps.Keys(res.Trailer))
 	if len(said) > 0 {
 		x.Header()["Trailer"] = []string{strings.Join(said, ", ")}
 	}
 	x.WriteHeader(res.StatusCode)
-	// A body of unknown length may be a stream, so each part is flushed.
+	// A body of unknown length may be a stream, so each part is sent immediately.
 	if err := x.copy(res.Body, res.ContentLength < 0 || len(said) > 0); err != nil {
-		x.proxy.quiet.Printf("request %s: the answer broke off: %v", x.request.ID, err)
+		x.proxy.quiet.Printf("request %s: the upstream's answer ended too early: %v", x.request.ID, err)
 		panic(http.ErrAbortHandler) // so that the client sees that the answer is incomplete
 	}
 	for name, values := range res.Trailer {
@@ -315,9 +315,9 @@ func (x *proxyExchange) read(head []byte) {
 	}
 }
 
-// take copies the header fields of an answer, except those for a single
-// connection (RFC 9110, section 7.6.1). Before that it deletes the fields that
-// Connection names, in the header it copies.
+// take copies the header fields of an answer to the answer for the client. It leaves out the fields
+// that concern only one connection (RFC 9110, section 7.6.1). It deletes the fields that Connection
+// names from the header it is passed.
 func (x *proxyExchange) take(from http.Header) {
 	for _, list := range from["Connection"] {
 		for name := range strings.SplitSeq(list, ",") {
@@ -334,8 +334,8 @@ func (x *proxyExchange) take(from http.Header) {
 	}
 }
 
-// copy writes a body to the client. If live is true, it flushes after each
-// part. The error is that of the reader or of the writer.
+// copy writes a body to the client. If live is true, it flushes after each part. It returns the
+// error of the reader or of the writer.
 func (x *proxyExchange) copy(from io.Reader, live bool) error {
 	buf := x.proxy.buffers.Get()
 	defer x.proxy.buffers.Put(buf)
@@ -358,29 +358,29 @@ func (x *proxyExchange) copy(from io.Reader, live bool) error {
 	}
 }
 
-// extendRead sets the read deadline for the next part of the body, or removes
-// it if more is false.
+// extendRead sets the read deadline for the next part of the client's body, or removes the deadline
+// if more is false.
 func (x *proxyExchange) extendRead(more bool) {
 	until := time.Time{}
 	if more && x.proxy.o.ReadTimeout > 0 {
 		until = time.Now().Add(x.proxy.o.ReadTimeout)
 	}
-	_ = x.control.SetReadDeadline(until) // if deadlines are not supported, none is set
+	_ = x.control.SetReadDeadline(until) // an error means that w does not support deadlines
 }
 
 // extendWrite sets the write deadline for the next part of the answer.
 func (x *proxyExchange) extendWrite() {
-	most := x.proxy.o.WriteTimeout
-	if now := time.Now(); most > 0 && now.Sub(x.extended) > most/64 { // shortly after the last change the deadline is still nearly right
-		_ = x.control.SetWriteDeadline(now.Add(most))
+	timeout := x.proxy.o.WriteTimeout
+	if now := time.Now(); timeout > 0 && now.Sub(x.extended) > timeout/64 { // for a short time the last deadline is still nearly right
+		_ = x.control.SetWriteDeadline(now.Add(timeout))
 		x.extended = now
 	}
 }
 
-// WriteHeader begins the answer. It sets Connection: close again if the server
-// had set it, because the reverse proxy removes all fields of the connection.
+// WriteHeader begins the answer. It restores Connection: close if the server had set it, because
+// httputil.ReverseProxy removes all fields that concern one connection.
 func (x *proxyExchange) WriteHeader(status int) {
-	if status == http.StatusSwitchingProtocols { // a valid switch of protocols hijacks the connection instead
+	if status == http.StatusSwitchingProtocols { // for a valid switch, ReverseProxy hijacks the connection and does not call WriteHeader
 		x.lost = true
 		return
 	}
@@ -390,7 +390,7 @@ func (x *proxyExchange) WriteHeader(status int) {
 	x.ResponseWriter.WriteHeader(status)
 }
 
-// Write sends part of the body and extends the write deadline.
+// Write writes part of the body and extends the write deadline.
 func (x *proxyExchange) Write(b []byte) (int, error) {
 	x.extendWrite()
 	return x.ResponseWriter.Write(b)
@@ -399,17 +399,17 @@ func (x *proxyExchange) Write(b []byte) (int, error) {
 // Unwrap returns the wrapped writer, for http.ResponseController.
 func (x *proxyExchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// sentBody is the body that the client sends. It records why reading failed, so
-// that faults of the client and of the upstream can be distinguished.
+// sentBody is the body that the client sends. It stores why reading failed, so that faults of the
+// client can be distinguished from faults of the upstream.
 type sentBody struct {
 	*proxyExchange
-	from io.ReadCloser
-	err  error
-	ends http.Header // trailer of the request to the upstream; nil: none
+	from io.ReadCloser // the client's body
+	err  error         // the error of from; nil: none so far, or only io.EOF
+	ends http.Header   // trailer of the request to the upstream; nil: none
 }
 
-// Read reads the next part and extends the read deadline. At the end it fills
-// in the trailer.
+// Read reads the next part and extends the read deadline. At the end of the body it removes the
+// deadline and fills in the trailer.
 func (b *sentBody) Read(buf []byte) (int, error) {
 	b.extendRead(true)
 	n, err := b.from.Read(buf)
@@ -417,11 +417,11 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 		return n, nil
 	}
 	if err != io.EOF {
-		b.err = err // the deadline stays: net/http reads on for a while to keep the connection
+		b.err = err // the deadline stays set, because net/http may still read the rest of the body
 		return n, err
 	}
 	b.extendRead(false)
-	for name := range b.ends { // the trailer was received with the end of the body
+	for name := range b.ends { // the trailer is received after the body
 		b.ends[name] = b.request.Trailer[name]
 	}
 	return n, err
@@ -430,15 +430,15 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 // Close closes the client's body.
 func (b *sentBody) Close() error { return b.from.Close() }
 
-// answer prepares the header of the upstream's answer for the client. Fields
-// that the server had set, such as Cache-Control for a key in the URL, override
-// those of the upstream. A missing Content-Type is not guessed. The error is
-// for a status below 100, which net/http reads but cannot write, and for a 101
-// that does not accept a WebSocket handshake.
+// answer prepares the header of the upstream's answer for the client. Header fields that the server
+// had set override those of the upstream, such as Cache-Control if the key was in the URL. If
+// Content-Type is missing, answer keeps net/http from adding a guessed one. It returns an error for
+// a status below 100, which net/http cannot write, and for a 101 that does not accept a WebSocket
+// handshake.
 func (x *proxyExchange) answer(res *http.Response) error {
 	switch {
 	case res.StatusCode < 100:
-		return fmt.Errorf("an answer with status %d", res.StatusCode)
+		return fmt.Errorf("the upstream answered with the invalid status %d", res.StatusCode)
 	case x.lost:
 		return errNotAsked
 	case res.StatusCode == http.StatusSwitchingProtocols:
@@ -453,30 +453,29 @@ func (x *proxyExchange) answer(res *http.Response) error {
 	return nil
 }
 
-var errNotAsked = errors.New("an answer with status 101, which was not asked for")
+var errNotAsked = errors.New("the upstream answered with status 101, but the request did not ask for another protocol")
 
-// checkSwitch returns an error if an answer with status 101 does not accept the
-// WebSocket handshake of its request. Another value of Sec-WebSocket-Accept
-// shows that the answer is for another request (RFC 6455, section 4.2.2). A
-// missing Sec-WebSocket-Accept is left to the client, which must then fail the
-// connection (section 4.1).
+// checkSwitch returns an error if an answer with status 101 does not accept the WebSocket handshake
+// of its request. A wrong Sec-WebSocket-Accept shows that the answer belongs to another request
+// (RFC 6455, section 4.2.2). A missing one is not an error here, because the client must then close
+// the connection itself (section 4.1).
 func checkSwitch(res *http.Response) error {
 	sent := res.Request.Header
 	if !onlyWebSocket(sent["Upgrade"]) {
 		return errNotAsked
 	}
 	if to := res.Header["Upgrade"]; !onlyWebSocket(to) {
-		return fmt.Errorf("a switch to the protocol %q, where websocket was asked for", strings.Join(to, ", "))
+		return fmt.Errorf("the upstream switched to the protocol %q, but the request asked for websocket", strings.Join(to, ", "))
 	}
 	sum := sha1.Sum([]byte(sent.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	if accept := res.Header["Sec-Websocket-Accept"]; accept != nil && !slices.Equal(accept, []string{base64.StdEncoding.EncodeToString(sum[:])}) {
-		return errors.New("a switch to websocket with a Sec-WebSocket-Accept for another request")
+		return errors.New("the upstream switched to websocket, but its Sec-WebSocket-Accept does not belong to this request")
 	}
 	return nil
 }
 
-// fail stores in x.err what Forward returns for a request without an answer,
-// and logs faults of the upstream.
+// fail sets x.err for a request that the upstream did not answer, and logs faults of the upstream.
+// It is the ErrorHandler of httputil.ReverseProxy.
 func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	maps.Copy(w.Header(), x.said)
 	var tooLarge *http.MaxBytesError
@@ -499,8 +498,8 @@ func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) 
 	x.proxy.o.Log.Warn("upstream failed", "id", x.request.ID, "route", x.guard.Path, "upstream", x.guard.Upstream.Host, "error", err)
 }
 
-// rewrite turns the client's request into the request to the upstream. It is
-// the Rewrite function of httputil.ReverseProxy.
+// rewrite turns the client's request into the request to the upstream. It is the Rewrite function
+// of httputil.ReverseProxy.
 func (x *proxyExchange) rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL, out.Host = x.target(), ""
@@ -516,7 +515,7 @@ func (x *proxyExchange) rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// target returns the URL at the upstream.
+// target returns the URL of the request to the upstream.
 func (x *proxyExchange) target() *url.URL {
 	in, up := x.request.URL, x.guard.Upstream
 	return &url.URL{
@@ -525,24 +524,25 @@ func (x *proxyExchange) target() *url.URL {
 	}
 }
 
-// path returns the path at the upstream in its escaped form.
+// path returns the path of the request to the upstream in escaped form.
 func (x *proxyExchange) path() string {
 	return x.guard.Upstream.EscapedPath() + cutSegments(x.request.URL.EscapedPath(), x.stripped())
 }
 
-// stripped returns the number of segments that StripPrefix removes.
+// stripped returns how many segments StripPrefix removes from the path.
 func (x *proxyExchange) stripped() int { return len(Segments(x.guard.StripPrefix)) }
 
+// forwardedFields are the header fields that describe the client's request to the upstream.
 var forwardedFields = [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
 
-// forwarded returns the values of forwardedFields, in that order.
+// forwarded returns the value of each of forwardedFields, in the same order.
 func (x *proxyExchange) forwarded() [len(forwardedFields)]string {
 	in := x.request.Request
 	v := [...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, "http"}
 	if in.TLS != nil {
 		v[2] = "https"
 	}
-	if FromProxy(in, x.proxy.o.Proxies) { // a trusted proxy knows what the client sent
+	if FromProxy(in, x.proxy.o.Proxies) { // a trusted proxy reports the client's host and scheme
 		for i, name := range forwardedFields[1:] {
 			if said := in.Header[name]; len(said) == 1 && said[0] != "" {
 				v[1+i] = said[0]
@@ -552,8 +552,8 @@ func (x *proxyExchange) forwarded() [len(forwardedFields)]string {
 	return v
 }
 
-// cutSegments returns path without its first n segments, at least "/". path
-// must begin with a slash and have no empty segments.
+// cutSegments returns path without its first n segments, or "/" if nothing remains. path must begin
+// with a slash and have no empty segments.
 func cutSegments(path string, n int) string {
 	for range n {
 		i := strings.IndexByte(path[1:], '/')
@@ -565,8 +565,8 @@ func cutSegments(path string, n int) string {
 	return path
 }
 
-// forwardedFor returns the addresses that the request came through, as far as
-// they are known: first the client, then the trusted proxies.
+// forwardedFor returns the X-Forwarded-For value for the upstream: the address of the client, then
+// the addresses of the trusted proxies between the client and Latchkey.
 func forwardedFor(r *http.Request, proxies []netip.Prefix) string {
 	hops := ClientPath(r, proxies)
 	if len(hops) == 1 {
@@ -582,11 +582,10 @@ func forwardedFor(r *http.Request, proxies []netip.Prefix) string {
 	return b.String()
 }
 
-// dropForged removes the fields that a client must not send to an upstream: its
-// identity, its address, another method or path than the one that was checked,
-// and its key. CGI-like servers turn every field into a variable and treat all
-// characters except letters and digits alike, so X_Auth_Key_Id counts as
-// X-Auth-Key-Id.
+// dropForged removes the fields that a client must not be able to send to an upstream. They would
+// fake the identity of a key, the client's address, or another method or path than the checked one,
+// or would disclose the key. CGI-like servers replace every character of a field name except
+// letters and digits, so X_Auth_Key_Id is treated like X-Auth-Key-Id.
 func dropForged(h http.Header) {
 	for name := range h {
 		if forged(name) {
@@ -618,8 +617,8 @@ func forged(name string) bool {
 	return strings.HasPrefix(plain, "x-forwarded-")
 }
 
-// identify sets the fields that identify the key. It sets all of them, even to
-// "", so that no field of the client can be taken for one of ours.
+// identify sets the header fields that identify the key to the upstream. It sets every field, even
+// to "", so that a value sent by the client can never remain.
 func identify(h http.Header, r *Request) {
 	v := identity(r)
 	for i, name := range identityFields {
@@ -627,7 +626,7 @@ func identify(h http.Header, r *Request) {
 	}
 }
 
-// identity returns the values of identityFields for a request, in that order.
+// identity returns the value of each of identityFields for a request, in the same order.
 func identity(r *Request) [len(identityFields)]string {
 	k := r.Key
 	return [...]string{
@@ -635,13 +634,13 @@ func identity(r *Request) [len(identityFields)]string {
 	}
 }
 
-// identityFields are the fields that identify the key to the upstream, and the
-// id of the request.
+// identityFields are the header fields that identify the key to the upstream, and X-Request-Id for
+// the request id.
 var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
 
-// headerText returns a text as the value of a header field. It escapes every
-// byte that is not printable ASCII, a space at either end and the percent sign,
-// as in a URL (RFC 3986, section 2.1). Unescaping restores the text.
+// headerText returns s in a form that is allowed in a header field. It percent-encodes (RFC 3986,
+// section 2.1) percent signs, spaces at either end and every byte that is not printable ASCII.
+// Percent-decoding restores s.
 func headerText(s string) string {
 	safe := func(i int) bool {
 		return s[i] > ' ' && s[i] < 0x7f && s[i] != '%' || s[i] == ' ' && i > 0 && i < len(s)-1

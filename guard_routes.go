@@ -12,67 +12,67 @@ import (
 	"unicode/utf8"
 )
 
-// proxyRoute is one [[route]] of the configuration: which requests it accepts
-// and where it sends them. It is shared and must not be changed.
+// proxyRoute is a [[route]] section of the configuration in checked form. It states which requests
+// are accepted and where they are sent. It is shared between requests and must not be changed.
 type proxyRoute struct {
 	Index      int        // position among the [[route]] sections, from 1
 	Methods    []string   // nil: any method
-	Path       string     // pattern: literals, :name for one segment, *name at the end for the rest
-	Permission Permission // one of these is enough; 0: no permission is needed
-	Limits     []string   // in addition to the minute limit
+	Path       string     // a pattern: literal segments, :name for any one segment, *name at the end for any further segments
+	Permission Permission // a set, of which a key needs one; 0: no permission is needed
+	Limits     []string   // names of limits besides the minute limit, which applies to every request
 	Cost       int        // units charged to each of Limits
-	Upstream   *url.URL   // nil: only /authz answers, the API listener does not
-	// StripPrefix is removed from the path before it is sent to Upstream; ""
+	Upstream   *url.URL   // nil: the route is used only by the /authz endpoints
+	// StripPrefix is removed from the start of the path before the request is sent to Upstream. ""
 	// removes nothing.
 	StripPrefix string
-	Timeout     time.Duration // for the header of the upstream's answer; 0: no timeout
-	MaxBody     int64         // bytes; 0: no limit
+	Timeout     time.Duration // longest wait for the header of the upstream's answer; 0: no timeout
+	MaxBody     int64         // largest request body in bytes; 0: no limit
 }
 
-// String returns the name of the route for messages.
+// String returns the number, methods and path of the route, for messages.
 func (g *proxyRoute) String() string {
 	return fmt.Sprintf("route %d (%s %s)", g.Index, g.MethodNames(), g.Path)
 }
 
-// MethodNames returns the methods, separated by commas, or * for any method.
+// MethodNames returns the methods separated by commas, or "*" for any method.
 func (g *proxyRoute) MethodNames() string { return cmp.Or(strings.Join(g.Methods, ","), "*") }
 
-// routeTable finds the route of a request. The path decides first: of the
-// patterns that match, the narrowest owns the request. If that pattern does not
-// name the method, the request is refused even if a wider pattern would accept
-// it. So nobody can avoid a narrow rule by sending another method. A routeTable
-// does not change after newRouteTable and is safe for concurrent use.
+// routeTable finds the route of a request. Of all patterns that match the path, only the narrowest
+// counts. If the routes with that pattern do not accept the method, the request is refused, even if
+// a wider pattern accepts it. So nobody can bypass a narrow route by sending another method. A
+// routeTable never changes after newRouteTable and is safe for concurrent use.
 type routeTable struct{ root place }
 
-// place is a node of the tree. Its fields are the ways on for the next segment.
+// place is a node of the tree of patterns. It is reached after some leading segments of a path, and
+// its fields continue from there.
 type place struct {
-	literals map[string]*place
-	one      *place // any one segment that is not empty
-	here     *leaf  // if the path ends here
-	rest     *leaf  // if the path ends or continues
+	literals map[string]*place // for a literal segment of a pattern, by its text
+	one      *place            // for :name, which matches any one segment that is not empty
+	here     *leaf             // the pattern that ends at this node; nil: none
+	rest     *leaf             // the pattern that ends here with *name; nil: none
 }
 
-// leaf is the end of a pattern, with the routes that have this pattern.
+// leaf is the end of a pattern, with all routes that have this pattern.
 type leaf struct {
-	parts  []string // of the pattern
-	byName map[string]*proxyRoute
-	any    *proxyRoute
-	own    bool // one of our own endpoints has this path
+	parts  []string               // segments of the pattern
+	byName map[string]*proxyRoute // by method
+	any    *proxyRoute            // for methods that byName lacks; nil: none
+	own    bool                   // one of Latchkey's endpoints has this path
 }
 
-// pattern is the path pattern of a route or of one of our endpoints.
+// pattern is the path pattern of a guarded route or of one of Latchkey's endpoints.
 type pattern struct {
-	parts []string
-	guard *proxyRoute // nil: one of our own endpoints
+	parts []string    // its segments
+	guard *proxyRoute // nil: an endpoint of Latchkey
 	name  string      // for messages
 }
 
-// newRouteTable returns a table of guards and our own endpoints, such as "GET
-// /healthz". Our endpoints keep their paths for every method. Two guards
-// conflict if they share a method and a path and neither is the narrower one;
-// for the same path, a named method is narrower than any method. A guard and an
-// endpoint conflict if they share a path and the guard is not wider. The error
-// has one line for each conflict, which names both.
+// newRouteTable returns a table of guarded routes and of Latchkey's endpoints, which are given as
+// method and path, such as "GET /healthz". A path of Latchkey's endpoints is never matched by a
+// guarded route, whatever the method. Two guarded routes conflict if some request matches both and
+// neither pattern is narrower. With the same pattern, a route that names its methods is narrower
+// than a route for any method. A guarded route conflicts with an endpoint if some path matches
+// both, unless the pattern of the route is the wider one. The error has one line for each conflict.
 func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 	var list []pattern
 	for _, name := range own {
@@ -103,41 +103,41 @@ func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 	return t, nil
 }
 
-// conflict returns why two patterns conflict, or "" if they do not. b is a
-// guard.
+// conflict returns a message if patterns a and b conflict (see newRouteTable), or "" if they do
+// not. b must belong to a guarded route.
 func conflict(a, b pattern) string {
 	relation := relate(a.parts, b.parts)
 	switch {
 	case relation == disjoint:
 		return ""
 	case a.guard == nil && relation != narrower:
-		return fmt.Sprintf("%s takes a path from %s; give it another path, and strip_prefix if the upstream does not know that one", b.name, a.name)
+		return fmt.Sprintf("%s has a path that belongs to %s; choose another path, and set strip_prefix if the upstream does not know that path", b.name, a.name)
 	case a.guard == nil, relation == narrower, relation == wider:
 		return ""
 	case relation == same && (a.guard.Methods == nil) != (b.guard.Methods == nil):
-		return "" // a route that names the method has priority over one for any method
+		return "" // a route that names its methods has priority over a route for any method
 	}
 	method := sharedMethod(a.guard.Methods, b.guard.Methods)
 	if method == "" {
 		return ""
 	}
 	if relation == same {
-		return fmt.Sprintf("%s and %s are for the same paths with %s; remove one, or change its methods", a.name, b.name, method)
+		return fmt.Sprintf("%s and %s both accept %s for the same paths; remove one route, or change its methods", a.name, b.name, method)
 	}
-	return fmt.Sprintf("%s and %s both fit %s with %s, and neither is the narrower one; change one of the paths", a.name, b.name, sharedPath(a.parts, b.parts), method)
+	return fmt.Sprintf("%s and %s both accept %s for %s, and neither pattern is narrower; change one of the paths", a.name, b.name, method, sharedPath(a.parts, b.parts))
 }
 
-// Relations between the paths that pattern a matches and those that pattern b
-// matches.
+// The relations between the paths that pattern a matches and the paths that pattern b matches.
 const (
-	disjoint = iota
-	same
-	narrower // b matches all paths of a, and more
-	wider
-	across // some paths are shared, and each matches others as well
+	disjoint = iota // no path matches both
+	same            // the same paths match both
+	narrower        // b matches all paths of a, and more
+	wider           // a matches all paths of b, and more
+	across          // some paths match both, and other paths match only a or only b
 )
 
-// relate returns the relation of the paths of a to those of b.
+// relate returns how the paths that pattern a matches relate to the paths that pattern b matches:
+// disjoint, same, narrower, wider or across.
 func relate(a, b []string) int {
 	narrow, wide := false, false
 	for i := 0; ; i++ {
@@ -161,8 +161,8 @@ func relate(a, b []string) int {
 	}
 }
 
-// kind returns the kind of segment i of a pattern: x for a literal, : or * for
-// a wildcard, 0 after the last segment.
+// kind returns the kind of segment i of a pattern: 'x' for a literal, ':' or '*' for a wildcard, 0
+// if the pattern has no such segment.
 func kind(parts []string, i int) byte {
 	switch {
 	case i >= len(parts):
@@ -173,8 +173,8 @@ func kind(parts []string, i int) byte {
 	return 'x'
 }
 
-// sharedMethod returns a method that both guards accept, or "" if there is
-// none. nil means any method.
+// sharedMethod returns a method that is in both lists, or "" if there is none. A nil list contains
+// every method; if both are nil, sharedMethod returns "any method".
 func sharedMethod(a, b []string) string {
 	switch {
 	case a == nil && b == nil:
@@ -192,8 +192,8 @@ func sharedMethod(a, b []string) string {
 	return ""
 }
 
-// sharedPath returns a path that matches both patterns. The patterns must share
-// one.
+// sharedPath returns an example of a path that matches both patterns, for a message. At least one
+// path must match both.
 func sharedPath(a, b []string) string {
 	var out strings.Builder
 	for i := range max(len(a), len(b)) {
@@ -208,8 +208,8 @@ func sharedPath(a, b []string) string {
 	return cmp.Or(out.String(), "/")
 }
 
-// Segments returns the segments of a path or pattern. Slashes at the start and
-// the end do not count; the path / has no segments.
+// Segments splits a path or pattern at its slashes. It ignores slashes at the start and the end.
+// For "/" it returns nil.
 func Segments(path string) []string {
 	path = strings.Trim(path, "/")
 	if path == "" {
@@ -263,18 +263,17 @@ func (t *routeTable) add(p pattern) {
 	}
 }
 
-// search is the state of one Match.
+// search is the state of one call of Match.
 type search struct {
 	method string
-	found  *proxyRoute
-	passed []*leaf // leaves that match the path, but refuse the request
+	found  *proxyRoute // the result; nil: none yet
+	passed []*leaf     // leaves that match the path but do not accept the method
 }
 
-// Match returns the route for a method and a path from readPath. A slash at the
-// end makes no difference. If no route accepts the method, g is nil and allow
-// lists the methods that the path accepts. allow is empty if no route matches
-// the path or if one of our endpoints owns it. Match does not allocate if it
-// finds a route.
+// Match returns the route for a method and a path that readPath returned. A slash at the end of the
+// path makes no difference. If the path matches but the method is not accepted, g is nil and allow
+// lists the accepted methods. If no route matches the path, or it belongs to one of Latchkey's
+// endpoints, g and allow are nil. Match does not allocate if it finds a route.
 func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) {
 	s := search{method: method}
 	if path = strings.TrimPrefix(path, "/"); path != "" && path[len(path)-1] == '/' {
@@ -295,9 +294,10 @@ func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) 
 	return nil, allow
 }
 
-// walk searches below a node for the rest of the path. It tries literals first,
-// so that the narrower of two patterns is found first. It returns true once the
-// owner of the request is known.
+// walk matches path, the remaining segments, against the patterns below a node. ended means that no
+// segments remain. It tries literals before wildcards, so that it meets the narrower of two
+// patterns first. It returns true once the search is decided; s.found is then the route, or nil for
+// one of Latchkey's endpoints.
 func (s *search) walk(at *place, path string, ended bool) bool {
 	if ended {
 		return s.take(at.here) || s.take(at.rest)
@@ -312,9 +312,10 @@ func (s *search) walk(at *place, path string, ended bool) bool {
 	return s.take(at.rest)
 }
 
-// take reports whether the search ends at a leaf that matches the path: either
-// its route accepts the method, or the leaf is one of our endpoints. A leaf
-// that is wider than one that refused the method is refused as well.
+// take checks a leaf whose pattern matches the path. It returns true if the search is decided: a
+// route of the leaf accepts the method, or the path belongs to one of Latchkey's endpoints. It
+// returns false if l is nil, if no route of the leaf accepts the method, or if a narrower leaf has
+// already refused the request.
 func (s *search) take(l *leaf) bool {
 	if l == nil {
 		return false
@@ -334,27 +335,26 @@ func (s *search) take(l *leaf) bool {
 	return true
 }
 
-// readPath returns the unescaped path for Match. raw is the path in its escaped
-// form, without the query. It returns ErrValidation for forms that programs are
-// known to read differently. Otherwise a program behind us could see another
-// path than the one we checked. These forms are: no slash at the start, two
-// slashes in a row, the segments . and .., a backslash, an unescaped semicolon,
-// a control character, an escaped slash or backslash, bytes that are not UTF-8,
-// and a percent sign without two hexadecimal digits. A slash, backslash, dot,
-// semicolon or control character that is escaped twice is refused as well.
-func readPath(raw string) (string, error) {
-	path := raw
-	if strings.IndexByte(raw, '%') >= 0 {
-		if hasEscape(raw, "/\\") {
+// readPath returns the unescaped path for Match. rawPath is the escaped path without the query. It
+// returns ErrValidation for forms that programs are known to interpret differently, because
+// otherwise the upstream could use another path than the checked one. These forms are: no slash at
+// the start, two slashes in a row, the segments . and .., a backslash, an unescaped semicolon, a
+// control character, an escaped slash or backslash, bytes that are not UTF-8, and a percent sign
+// without two hexadecimal digits. It also refuses a slash, backslash, dot, semicolon or control
+// character that is escaped twice.
+func readPath(rawPath string) (string, error) {
+	path := rawPath
+	if strings.IndexByte(rawPath, '%') >= 0 {
+		if hasEscape(rawPath, "/\\") {
 			return "", badPath("an escaped slash or backslash")
 		}
 		var err error
-		if path, err = url.PathUnescape(raw); err != nil {
-			return "", badPath("a percent sign that escapes nothing")
+		if path, err = url.PathUnescape(rawPath); err != nil {
+			return "", badPath("a percent sign without two hexadecimal digits after it")
 		}
 		for deeper := path; strings.IndexByte(deeper, '%') >= 0; {
 			if hasEscape(deeper, "/\\.;") || hasControlEscape(deeper) {
-				return "", badPath("something that was escaped twice")
+				return "", badPath("a character that is escaped twice")
 			}
 			was := deeper
 			if deeper, err = url.PathUnescape(was); err != nil || deeper == was {
@@ -364,15 +364,15 @@ func readPath(raw string) (string, error) {
 	}
 	switch {
 	case path == "" || path[0] != '/':
-		return "", badPath("no slash at its start")
+		return "", badPath("no slash at the start")
 	case strings.Contains(path, "//"):
 		return "", badPath("two slashes in a row")
 	case strings.IndexByte(path, '\\') >= 0:
 		return "", badPath("a backslash")
-	case strings.IndexByte(raw, ';') >= 0:
+	case strings.IndexByte(rawPath, ';') >= 0:
 		return "", badPath("a semicolon")
 	case !utf8.ValidString(path):
-		return "", badPath("bytes that are no UTF-8")
+		return "", badPath("bytes that are not UTF-8")
 	case strings.IndexFunc(path, unicode.IsControl) >= 0:
 		return "", badPath("a control character")
 	case hasDots(path):
@@ -382,11 +382,10 @@ func readPath(raw string) (string, error) {
 }
 
 func badPath(what string) error {
-	return ErrValidation.With("The path has %s, which programs read in different ways. Send the path in its plain form.", what)
+	return ErrValidation.With("The path has %s, which programs interpret in different ways. Correct the path and send the request again.", what)
 }
 
-// hasDots reports whether a path has a segment . or .., also with parameters as
-// in /..;x/.
+// hasDots reports whether a path has a segment . or .., also if parameters follow it, as in /..;x/.
 func hasDots(path string) bool {
 	for part := range strings.SplitSeq(path, "/") {
 		name, _, _ := strings.Cut(part, ";")
@@ -397,10 +396,11 @@ func hasDots(path string) bool {
 	return false
 }
 
-// hasEscape reports whether s contains the escaped form of a character in of.
-func hasEscape(s, of string) bool {
+// hasEscape reports whether s contains one of the characters in chars in escaped form, such as %2F
+// for a slash.
+func hasEscape(s, chars string) bool {
 	for i := strings.IndexByte(s, '%'); i >= 0 && i+2 < len(s); i++ {
-		if b, ok := unescaped(s[i:]); ok && strings.IndexByte(of, b) >= 0 {
+		if b, ok := unescaped(s[i:]); ok && strings.IndexByte(chars, b) >= 0 {
 			return true
 		}
 	}
@@ -416,7 +416,8 @@ func hasControlEscape(s string) bool {
 	return false
 }
 
-// unescaped decodes the escape at the start of s. ok is false if there is none.
+// unescaped returns the byte that the escape at the start of s encodes, such as '/' for %2F. ok is
+// false if s does not start with an escape.
 func unescaped(s string) (b byte, ok bool) {
 	if len(s) < 3 || s[0] != '%' {
 		return 0, false

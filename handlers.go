@@ -1,8 +1,8 @@
-// The handlers family is what all endpoints share. Read handlers.go first (Request,
-// Route, pages of lists), then handlers_credential.go (where a key may be sent),
-// handlers_body.go (JSON, read strictly), handlers_router.go (rows into the router),
-// handlers_records.go (create, list, change and import any kind of record) and
-// handlers_idempotency.go. No resource is named here.
+// The handlers family has what all endpoints share. Read handlers.go first (Request, Route, pages
+// of lists), then handlers_credential.go (where a key may be sent), handlers_body.go (strict
+// reading of JSON), handlers_router.go (registering routes with the router), handlers_records.go
+// (creating, listing, changing and importing records of any kind) and handlers_idempotency.go
+// (answering a repeated request). It depends on no particular kind of record.
 
 package main
 
@@ -24,28 +24,27 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// Request is a request that has passed every check of its route. A handler
-// receives it. It must be used by one goroutine only.
+// Request is a request that has passed all checks of its route. It is passed to the handler and
+// must be used by only one goroutine.
 type Request struct {
 	*http.Request
 	Params httprouter.Params
-	ID     string     // request id, also in the answer and the log
-	Route  string     // pattern of the path, "-" if no route matches
+	ID     string     // request id, which is also in the answer and the log
+	Route  string     // path pattern of the route, "-" if no route matches
 	Client netip.Addr // address of the client, see ClientAddr
-	Key    *Key       // key of the caller, nil on the admin listener
+	Key    *Key       // the caller's key; nil on the admin listener
 	Actor  string     // caller on the admin listener, for the audit log
-	Now    time.Time  // wall clock, for records and people
-	Moment time.Time  // service clock, for limits only; it never goes back
-	Latest time.Time  // from Clock.Latest, to decide whether keys and links have ended
+	Now    time.Time  // time of the wall clock, for stored times and answers
+	Moment time.Time  // time of the service clock, which never goes back; only for limits
+	Latest time.Time  // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
 	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64
-	// Limits is the status of the limits that apply to this request. It is
-	// written to the header fields of the answer.
+	// Limits has the status of each limit that applies to this request. The server writes it to
+	// the header fields of the answer.
 	Limits []LimitStatus
 }
 
-// Deed returns the caller, the action and the object of a request, for the
-// audit log.
+// Deed returns who makes the request, its action and the object of the action, for the audit log.
 func (r *Request) Deed() AuditContext {
 	actor := r.Actor
 	if r.Key != nil {
@@ -54,9 +53,9 @@ func (r *Request) Deed() AuditContext {
 	return AuditContext{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now, Latest: r.Latest}
 }
 
-// Update runs Store.Update for a change that a request makes. On the admin
-// listener the change and its audit log entry are one transaction. A change
-// made with a key has no entry, because it concerns only the data of its owner.
+// Update runs run in a write transaction of store. On the admin listener the same transaction adds
+// an audit log entry. A change made with a key has no entry, because it concerns only the data of
+// the key's owner.
 func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	if r.Key != nil {
 		return store.Update(run)
@@ -64,8 +63,8 @@ func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	return r.Deed().Update(store, run)
 }
 
-// Record adds an audit log entry for an action of an operator that changes no
-// record. For a request with a key it does nothing.
+// Record adds an audit log entry for an operator's action that changes no record. If the request
+// was made with a key, Record does nothing.
 func (r *Request) Record(store *Store) error {
 	if r.Key != nil {
 		return nil
@@ -73,9 +72,9 @@ func (r *Request) Record(store *Store) error {
 	return store.Update(r.Deed().Append)
 }
 
-// RouteObject returns the object that a path with an id refers to, such as "key
-// key_018c...". It returns "" if the path has no id, or if its value does not
-// look like an id: it may be a secret that was put there by mistake.
+// RouteObject returns the object that a request concerns, such as "key key_018c...". It returns ""
+// if the path has no id. It also returns "" if the id has another form than Latchkey's ids, because
+// it may then be a secret that was put there by mistake.
 func RouteObject(route string, params httprouter.Params) string {
 	id := params.ByName("id")
 	if !objectID.MatchString(id) {
@@ -90,24 +89,26 @@ func RouteObject(route string, params httprouter.Params) string {
 	return ""
 }
 
+// objectID matches the ids of keys and of other records.
 var objectID = regexp.MustCompile(`^(key_[0-9a-f]{1,40}|[0-9]{1,19})$`)
 
-// actorKey is the context key of the actor of a request.
+// actorKey is the key under which a context holds an actor.
 type actorKey struct{}
 
+// actor is the caller of a request to the admin endpoint.
 type actor struct {
 	name string
 	from netip.Addr
 }
 
-// ByActor returns a copy of r that is made in the name of an actor and from an
-// address. The control socket and logins use it.
+// ByActor returns a copy of r whose context holds the name and the address of the caller. Actor
+// returns them. Use it for requests over the control socket and from logged-in operators.
 func ByActor(r *http.Request, name string, from netip.Addr) *http.Request {
 	return r.WithContext(context.WithValue(r.Context(), actorKey{}, actor{name, from}))
 }
 
-// Actor returns the name and address that ByActor attached to r. Without them
-// it returns "control socket" and the zero Addr.
+// Actor returns the name and the address that ByActor stored in r. If r has none, it returns
+// "control socket" and the zero Addr.
 func Actor(r *http.Request) (name string, from netip.Addr) {
 	if a, ok := r.Context().Value(actorKey{}).(actor); ok {
 		return a.name, a.from
@@ -115,30 +116,29 @@ func Actor(r *http.Request) (name string, from netip.Addr) {
 	return "control socket", from
 }
 
-// Handler writes one answer or returns an error. An *Error is sent to the
-// client; any other error is logged and answered as server_error.
+// Handler writes one answer or returns an error. An *Error is sent to the client. Any other error
+// is logged and answered as server_error.
 type Handler func(w http.ResponseWriter, r *Request) error
 
-// Route is one endpoint. The checks before its handler depend only on these
-// fields.
+// Route is one endpoint. Which checks run before its handler depends only on these fields.
 type Route struct {
 	Method     string
-	Path       string // with :name for a variable part, never a trailing slash
-	Permission Permission
+	Path       string     // with :name for a variable segment; without a slash at the end
+	Permission Permission // a set, of which a key needs one; 0: no permission is needed
 	Handle     Handler
-	// Spends names the daily limit that the handler charges when it stores
-	// something. It is "" if there is none.
+	// Spends is the name of the daily limit that the handler charges when it stores something, or
+	// "" if there is none.
 	Spends string
-	// Limits names further limits that every request pays, Cost units each. A
-	// request that is refused for its permission does not pay them.
+	// Limits are the names of further limits. Each request is charged Cost units of every one of
+	// them, unless it is refused because the key lacks the permission.
 	Limits []string
 	Cost   int
-	// Public means that the admin listener requires no token here.
+	// Public means that the endpoint needs no admin token.
 	Public bool
 }
 
-// NumberParam returns a path parameter as a record id. It returns ErrNotFound
-// if the value is not a positive whole number.
+// NumberParam returns the path parameter name as the id of a record. It returns ErrNotFound if the
+// value is not a positive whole number.
 func (r *Request) NumberParam(name string) (uint64, error) {
 	id, err := strconv.ParseUint(r.Params.ByName(name), 10, 64)
 	if err != nil || id == 0 {
@@ -147,8 +147,8 @@ func (r *Request) NumberParam(name string) (uint64, error) {
 	return id, nil
 }
 
-// SetLimits replaces the status of the limits in list, and appends those that
-// r.Limits does not have yet. Limits are compared by name.
+// SetLimits adds the statuses in list to r.Limits. A status replaces an earlier one of the same
+// limit. Limits are compared by name.
 func (r *Request) SetLimits(list []LimitStatus) {
 	for _, s := range list {
 		i := slices.IndexFunc(r.Limits, func(old LimitStatus) bool { return old.Limit.Name == s.Limit.Name })
@@ -160,8 +160,8 @@ func (r *Request) SetLimits(list []LimitStatus) {
 	}
 }
 
-// WriteJSON writes v as the JSON body of an answer. It encodes v before it
-// writes, so that the handler can still answer with an error if encoding fails.
+// WriteJSON writes v as the JSON body of an answer. If v cannot be encoded, it returns an error and
+// writes nothing, so that the handler can still return the error.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	body, err := EncodeJSON(v)
 	if err != nil {
@@ -170,8 +170,7 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	return WriteBody(w, status, body)
 }
 
-// EncodeJSON returns v as the JSON body of an answer, with a newline at its
-// end.
+// EncodeJSON returns v as the JSON body of an answer, which ends with a newline.
 func EncodeJSON(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -182,8 +181,8 @@ func EncodeJSON(v any) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
-// WriteBody writes encoded JSON as the body of an answer. It always returns
-// nil, because a client that has disconnected is not an error.
+// WriteBody writes body, which must be JSON, as the body of an answer. It always returns nil,
+// because it ignores that a client has disconnected.
 func WriteBody(w http.ResponseWriter, status int, body []byte) error {
 	w.Header()["Content-Type"] = jsonType
 	w.WriteHeader(status)
@@ -193,17 +192,17 @@ func WriteBody(w http.ResponseWriter, status int, body []byte) error {
 
 var jsonType = []string{"application/json"}
 
-// Page is one page of a list (contract 1.4).
+// Page is one page of a list (docs/contract.md, section 1.4).
 type Page struct {
 	Number int // the first page is 1
 	Limit  int // maximum number of rows on a page
 }
 
-// ReadPage reads the parameters page and limit of a query. limit is the
-// default, and a larger value than most is lowered to most. It returns
-// ErrValidation if a parameter is not a whole number of at least 1.
-func ReadPage(q url.Values, limit, most int) (Page, error) {
-	p := Page{Number: 1, Limit: limit}
+// ReadPage reads the query parameters page and limit. If limit is missing, it is defaultLimit. A
+// limit above maxLimit is lowered to maxLimit. ReadPage returns ErrValidation if a parameter is not
+// a whole number of at least 1.
+func ReadPage(q url.Values, defaultLimit, maxLimit int) (Page, error) {
+	p := Page{Number: 1, Limit: defaultLimit}
 	for _, f := range []struct {
 		name string
 		into *int
@@ -216,17 +215,17 @@ func ReadPage(q url.Values, limit, most int) (Page, error) {
 			err = nil
 		}
 		if err != nil || n < 1 {
-			return p, ErrValidation.With("%s must be a whole number from 1; got %q.", f.name, q.Get(f.name))
+			return p, ErrValidation.With("%s must be a whole number of at least 1; got %q.", f.name, q.Get(f.name))
 		}
 		*f.into = n
 	}
-	p.Limit = min(p.Limit, most)
-	p.Number = min(p.Number, 1<<40) // beyond any list; multiplying it by Limit must not overflow
+	p.Limit = min(p.Limit, maxLimit)
+	p.Number = min(p.Number, 1<<40) // more than any list has; without this bound, Number*Limit could overflow
 	return p, nil
 }
 
-// Bounds returns the half-open range [from, to) of the rows on the page, if the
-// list has count rows.
+// Bounds returns the half-open range [from, to) of the rows on the page, for a list of count rows.
+// The range is empty if the page is after the last one.
 func (p Page) Bounds(count int) (from, to int) {
 	if p.Number-1 > count/p.Limit {
 		return count, count
@@ -235,8 +234,9 @@ func (p Page) Bounds(count int) (from, to int) {
 	return from, min(from+p.Limit, count)
 }
 
-// Answer returns the body of a list (contract 1.4): count, page, limit, pages,
-// and the rows under name.
+// Answer returns the body of an answer with a list (docs/contract.md, section 1.4). It has the
+// members count (of all rows in the list), page, limit and pages, and the rows of this page as the
+// member name.
 func (p Page) Answer(count int, name string, rows any) map[string]any {
 	return map[string]any{
 		"count": count, "page": p.Number, "limit": p.Limit,
@@ -244,12 +244,12 @@ func (p Page) Answer(count int, name string, rows any) map[string]any {
 	}
 }
 
-// Seconds formats a time in UTC with whole seconds (contract 1.5). It returns
-// nil for the zero time.
+// Seconds formats t in UTC with whole seconds (docs/contract.md, section 1.5). It returns nil for
+// the zero time.
 func Seconds(t time.Time) *string { return stamp(t, "2006-01-02T15:04:05Z") }
 
-// Millis formats a time in UTC with milliseconds (contract 1.5). It returns nil
-// for the zero time.
+// Millis formats t in UTC with milliseconds (docs/contract.md, section 1.5). It returns nil for the
+// zero time.
 func Millis(t time.Time) *string { return stamp(t, "2006-01-02T15:04:05.000Z") }
 
 func stamp(t time.Time, layout string) *string {
@@ -260,9 +260,9 @@ func stamp(t time.Time, layout string) *string {
 	return &s
 }
 
-// ValidPhone reports whether s has the form of an E.164 number: + and 7 to 15
-// digits, the first not 0 (ITU-T E.164 section 6). It does not check whether
-// the number range is in use, because that changes too often.
+// ValidPhone reports whether s has the form of an E.164 number: a plus sign and 7 to 15 digits, of
+// which the first is not 0 (ITU-T E.164, section 6). It does not check whether the number range is
+// in use, because ranges change too often.
 func ValidPhone(s string) bool {
 	if len(s) < 8 || len(s) > 16 || s[0] != '+' || s[1] == '0' {
 		return false
@@ -270,7 +270,7 @@ func ValidPhone(s string) bool {
 	return strings.Trim(s[1:], "0123456789") == ""
 }
 
-// DisplayWord turns "qualified_lead" into "Qualified Lead".
+// DisplayWord returns a word for people: "qualified_lead" becomes "Qualified Lead".
 func DisplayWord(word string) string {
 	words := strings.Split(word, "_")
 	for i, w := range words {
@@ -281,8 +281,7 @@ func DisplayWord(word string) string {
 	return strings.Join(words, " ")
 }
 
-// TextOrNone returns s, or nil if s is empty, so that JSON has null instead of
-// "".
+// TextOrNone returns s, or nil if s is empty, so that it becomes null in JSON.
 func TextOrNone(s string) any {
 	if s == "" {
 		return nil
@@ -290,7 +289,7 @@ func TextOrNone(s string) any {
 	return s
 }
 
-// The checks of a request in their order (see Server).
+// The names of the checks of a request, in the order in which Server makes them.
 const (
 	StepRoute      = "route"
 	StepCarrier    = "carrier"
@@ -299,25 +298,25 @@ const (
 	StepAddress    = "address"
 	StepLimit      = "limit"
 	StepPermission = "permission"
-	StepHandler    = "handler" // checks of the endpoint itself
+	StepHandler    = "handler" // the checks that the endpoint makes itself
 )
 
-// Outcome describes one answered request. It is valid only during the call that
-// receives it.
+// Outcome describes one answered request. It is valid only until the function that receives it
+// returns.
 type Outcome struct {
 	ID     string
 	Method string
-	Route  string // pattern of the path, "-" if no route matches; never the path itself
+	Route  string // path pattern of the route, never the path itself; "-" if no route matches
 	Status int
-	Code   string // code of the error in the answer, "" if there is none
-	Text   string // message of that error
-	Step   string // the check that failed, a Step constant; "" without an error
-	Key    *Key   // key of the caller, nil if no valid key was sent
-	Found  *Key   // like Key, but also set if the key is revoked, paused or expired
-	Actor  string // caller on the admin listener
-	Client netip.Addr
+	Code   string            // error code in the answer; "" if there is no error
+	Text   string            // message of the error; "" if there is no error
+	Step   string            // check that failed, a Step constant; "" if there is no error
+	Key    *Key              // the caller's key; nil if no valid key was sent
+	Found  *Key              // like Key, but also set for a revoked, paused or expired key
+	Actor  string            // name of the caller on the admin listener
+	Client netip.Addr        // address of the client
 	Params httprouter.Params // values of the variable parts of the path
-	Began  time.Time         // wall clock
-	Took   time.Duration
-	Limits []LimitStatus // status of the limits that apply
+	Began  time.Time         // start of the request by the wall clock
+	Took   time.Duration     // time until the answer was written
+	Limits []LimitStatus     // status of each limit that applies
 }

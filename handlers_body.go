@@ -17,18 +17,18 @@ import (
 	"latchkey/internal/strictjson"
 )
 
-// Body is a JSON object as the client sent it. The methods that read a member
-// into a variable leave it unchanged if the member is absent. The first value
-// that does not fit is remembered: read all members, then check Err.
+// Body is a JSON object that a client sent. The methods that read a member into a variable leave
+// the variable unchanged if the member is absent. Body stores the error for the first unsuitable
+// value. Read all members first, and then check Err.
 type Body struct {
-	data   []byte
-	fields map[string]json.RawMessage
-	err    error
+	data   []byte                     // see Bytes
+	fields map[string]json.RawMessage // the members by name
+	err    error                      // see Err
 }
 
-// ReadBody reads the body of a request as one JSON object. It returns ErrJSON
-// if the body is something else, and otherwise the errors of ReadAll. With
-// optional, an empty body counts as an empty object.
+// ReadBody reads the body of a request as one JSON object. It returns ErrJSON if the body is not a
+// JSON object, and the errors of ReadAll. If optional is true, an empty body counts as an empty
+// object.
 func (r *Request) ReadBody(optional bool) (*Body, error) {
 	data, err := r.ReadAll()
 	if err != nil {
@@ -40,9 +40,9 @@ func (r *Request) ReadBody(optional bool) (*Body, error) {
 	return ParseBody(data)
 }
 
-// ReadAll returns the whole body of a request. It returns ErrTooLarge if the
-// body has more than MaxBody bytes, ErrEncoding if it has a Content-Encoding,
-// and ErrJSON if it cannot be read to its end.
+// ReadAll returns the whole body of a request. It returns ErrTooLarge if the body has more than
+// MaxBody bytes, ErrEncoding if the body has a Content-Encoding, and ErrJSON if the body cannot be
+// read to its end.
 func (r *Request) ReadAll() ([]byte, error) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil, ErrEncoding
@@ -53,13 +53,12 @@ func (r *Request) ReadAll() ([]byte, error) {
 		return nil, ErrTooLarge.With("The body is larger than %d bytes.", r.MaxBody)
 	}
 	if err != nil {
-		return nil, ErrJSON.With("The body ended early or could not be read. Check its Content-Length and send it whole.")
+		return nil, ErrJSON.With("The body ended too early or could not be read. Check its Content-Length and send the whole body.")
 	}
 	return data, nil
 }
 
-// ParseBody parses data as one JSON object. It returns ErrJSON if data is
-// something else.
+// ParseBody parses data as one JSON object. It returns ErrJSON if data is not a JSON object.
 func ParseBody(data []byte) (*Body, error) {
 	fields, err := strictjson.Object(data)
 	if err != nil {
@@ -68,8 +67,8 @@ func ParseBody(data []byte) (*Body, error) {
 	return &Body{data: data, fields: fields}, nil
 }
 
-// Object parses raw as a JSON object, such as a row of an import. It returns
-// ErrValidation if raw is not an object.
+// Object parses raw as a JSON object, such as a row of an import. It returns ErrValidation if raw
+// is not an object.
 func (b *Body) Object(raw json.RawMessage) (*Body, error) {
 	c := &Body{}
 	if err := json.Unmarshal(raw, &c.fields); err != nil || c.fields == nil {
@@ -78,34 +77,34 @@ func (b *Body) Object(raw json.RawMessage) (*Body, error) {
 	return c, nil
 }
 
-// Bytes returns the body as it was sent. It is nil for a Body from Object or
-// Bodies.
+// Bytes returns the body exactly as it was sent. It returns nil for a Body that Object or Bodies
+// returned.
 func (b *Body) Bytes() []byte { return b.data }
 
-// Err returns the error for the first value that did not fit, or nil if all
-// did.
+// Err returns the error for the first value that was not suitable, or nil if there was none.
 func (b *Body) Err() error { return b.err }
 
-// Names returns the names of the members that were sent, in alphabetical order.
+// Names returns the names of all members, in alphabetical order.
 func (b *Body) Names() []string { return slices.Sorted(maps.Keys(b.fields)) }
 
-// Has reports whether a member was sent, even if it is null.
+// Has reports whether the body has a member with this name, even if its value is null.
 func (b *Body) Has(name string) bool {
 	_, ok := b.fields[name]
 	return ok
 }
 
-// Given reports whether a member was sent with a value other than null.
+// Given reports whether the body has a member with this name whose value is not null.
 func (b *Body) Given(name string) bool {
 	raw, ok := b.fields[name]
 	return ok && string(raw) != "null"
 }
 
-// Raw returns a member as it was sent, or nil if it is absent.
+// Raw returns the JSON of a member as it was sent, or nil if the member is absent.
 func (b *Body) Raw(name string) json.RawMessage { return b.fields[name] }
 
-// read decodes a member into v and reports whether it did. want describes the
-// expected value in the error.
+// read decodes the member name into v and reports whether it did so. It returns false if the member
+// is absent or if b.err is already set. If the value does not fit v, it sets b.err to "name must be
+// want.", so want must describe the expected value.
 func (b *Body) read(name, want string, v any) bool {
 	raw, ok := b.fields[name]
 	if !ok || b.err != nil {
@@ -118,27 +117,27 @@ func (b *Body) read(name, want string, v any) bool {
 	return true
 }
 
-// MaxString is the maximum length in bytes of a text that String reads.
+// MaxString is the maximum length of a string that String reads, in bytes.
 const MaxString = 64 << 10
 
-// String reads a text of at most MaxString bytes. null counts as "".
+// String reads a string of at most MaxString bytes. null counts as "".
 func (b *Body) String(name string, into *string) {
 	var s string
 	if !b.read(name, "a string", &s) {
 		return
 	}
 	if len(s) > MaxString {
-		b.err = ErrValidation.With("%s is longer than %d bytes.", name, MaxString)
+		b.err = ErrValidation.With("%s is longer than %d bytes. Shorten it.", name, MaxString)
 		return
 	}
 	if strings.ContainsRune(s, 0) {
-		b.err = ErrValidation.With("%s contains a NUL character.", name)
+		b.err = ErrValidation.With("%s contains a NUL character. Remove it.", name)
 		return
 	}
 	*into = s
 }
 
-// Word reads a text that must be one of words.
+// Word reads a string that must be one of words.
 func (b *Body) Word(name string, into *string, words ...string) {
 	was := *into
 	b.String(name, into)
@@ -156,13 +155,13 @@ func (b *Body) Bool(name string, into *bool) {
 	}
 }
 
-// Int reads a whole number from low to high. null counts as 0, even if 0 is out
-// of range.
+// Int reads a whole number from low to high. If high is math.MaxInt, there is no upper bound. null
+// counts as 0, even if 0 is out of range.
 func (b *Body) Int(name string, into *int, low, high int) {
 	var v *json.Number
 	want := fmt.Sprintf("a whole number from %d to %d", low, high)
 	if high == math.MaxInt {
-		want = fmt.Sprintf("a whole number from %d", low)
+		want = fmt.Sprintf("a whole number of at least %d", low)
 	}
 	raw := b.fields[name]
 	if len(raw) > 0 && raw[0] == '"' {
@@ -183,7 +182,7 @@ func (b *Body) Int(name string, into *int, low, high int) {
 	*into = n
 }
 
-// ID reads the id of a record. null counts as 0, which is no valid id.
+// ID reads the id of a record. null counts as 0, which is never the id of a record.
 func (b *Body) ID(name string, into *uint64) {
 	n := 0
 	if !b.Has(name) {
@@ -194,7 +193,7 @@ func (b *Body) ID(name string, into *uint64) {
 	}
 }
 
-// Number reads a number with or without fraction. null counts as 0.
+// Number reads a number, which may have a fraction. null counts as 0.
 func (b *Body) Number(name string, into *float64) {
 	var v float64
 	if b.read(name, "a number", &v) {
@@ -202,7 +201,7 @@ func (b *Body) Number(name string, into *float64) {
 	}
 }
 
-// Strings reads an array of texts. null counts as an empty array.
+// Strings reads an array of strings. null counts as an empty array.
 func (b *Body) Strings(name string, into *[]string) {
 	var v []string
 	if b.read(name, "an array of strings", &v) {
@@ -210,8 +209,8 @@ func (b *Body) Strings(name string, into *[]string) {
 	}
 }
 
-// Map reads an object with values of any type. null counts as an empty object.
-// Numbers are decoded as json.Number, so they keep all digits.
+// Map reads an object with values of any type. null counts as an empty object. Numbers are decoded
+// as json.Number, so they keep all their digits.
 func (b *Body) Map(name string, into *map[string]any) {
 	raw, ok := b.fields[name]
 	if !ok || b.err != nil {
@@ -247,8 +246,8 @@ func (b *Body) Time(name string, into *time.Time) {
 	*into = t.UTC()
 }
 
-// Bodies returns the objects of an array, one Body each. It returns nil if the
-// member is absent, null or not such an array.
+// Bodies reads an array of objects and returns one Body for each object. It returns nil if the
+// member is absent or null, and also if it is not an array of objects; then Err returns an error.
 func (b *Body) Bodies(name string) []*Body {
 	var rows []json.RawMessage
 	if !b.read(name, "an array of objects", &rows) {
@@ -266,6 +265,7 @@ func (b *Body) Bodies(name string) []*Body {
 	return bodies
 }
 
+// fail sets b.err unless an earlier value has set it.
 func (b *Body) fail(format string, args ...any) {
 	if b.err == nil {
 		b.err = ErrValidation.With(format, args...)

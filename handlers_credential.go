@@ -8,56 +8,61 @@ import (
 	"strings"
 )
 
-// credential is a secret and the way it was sent, one of the Carrier constants.
+// credential is the secret of a key and how it was sent: one of the Carrier constants.
 type credential struct {
 	Secret  string
 	Carrier string
 }
 
-// ReadCredential returns the key of a request and removes it from header and
-// URL, so that later code cannot log or forward it. The same key may be sent in
-// several ways. It returns ErrUnauthenticated if no key was sent, or if a key
-// in the URL cannot be read. It returns ErrValidation for two different keys,
-// an empty key or a repeated header (RFC 6750 section 2 allows one method per
-// request). After an error the key may still be in the header.
+// ReadCredential returns the key of a request and removes it from the header and the URL, so that
+// later code cannot log or forward it. The same key may be sent in several places. ReadCredential
+// returns ErrUnauthenticated if no key was sent or if a key in the URL cannot be decoded. It
+// returns ErrValidation for two different keys, an empty key or a repeated header field, because
+// RFC 6750 section 2 allows only one method per request. After an error the header may still
+// contain the key.
 func ReadCredential(r *http.Request) (credential, error) {
 	var c credential
 	query, err := cutQuery(r)
 	if err != nil {
 		return c, err
 	}
+	place := "" // where c was sent, for messages
 	for _, sent := range [...]struct {
-		values  []string
-		carrier string
-	}{{r.Header["Authorization"], CarrierBearer}, {r.Header["X-Api-Key"], CarrierHeader}, {query, CarrierQuery}} {
+		values         []string
+		carrier, place string
+	}{
+		{r.Header["Authorization"], CarrierBearer, "Authorization"},
+		{r.Header["X-Api-Key"], CarrierHeader, "X-API-Key"},
+		{query, CarrierQuery, "the query"},
+	} {
 		if len(sent.values) == 0 {
 			continue
 		}
 		secret := sent.values[0]
 		if len(sent.values) > 1 {
-			return c, conflicting("The key appears more than once in %s. Send it once.", sent.carrier)
+			return c, conflicting("The key appears more than once in %s. Send it once.", sent.place)
 		}
 		if sent.carrier == CarrierBearer {
 			var ok bool
 			if secret, ok = bearer(secret); !ok {
-				continue // another scheme is not for us
+				continue // credentials of another scheme are not a key
 			}
 		}
 		if secret == "" {
-			return c, conflicting("The key in %s is empty. Send the whole key, or leave it out.", sent.carrier)
+			return c, conflicting("The key in %s is empty. Send the whole key, or remove the empty one.", sent.place)
 		}
 		if c.Secret != "" && subtle.ConstantTimeCompare([]byte(secret), []byte(c.Secret)) != 1 {
-			return c, conflicting("Two different keys were sent, in %s and %s. Send one.", c.Carrier, sent.carrier)
+			return c, conflicting("Two different keys were sent, in %s and %s. Send only one.", place, sent.place)
 		}
 		if c.Secret == "" {
-			c = credential{secret, sent.carrier}
+			c, place = credential{secret, sent.carrier}, sent.place
 		}
 	}
 	if c.Secret == "" {
 		return c, ErrUnauthenticated
 	}
 	if values := r.Header["Authorization"]; len(values) > 0 {
-		if _, ok := bearer(values[0]); ok { // another scheme is for the upstream
+		if _, ok := bearer(values[0]); ok { // credentials of another scheme are left for the upstream
 			delete(r.Header, "Authorization")
 		}
 	}
@@ -65,16 +70,16 @@ func ReadCredential(r *http.Request) (credential, error) {
 	return c, nil
 }
 
-// conflicting returns an ErrValidation with the challenge invalid_request (RFC
-// 6750 section 3.1).
+// conflicting returns an ErrValidation with the challenge invalid_request for the WWW-Authenticate
+// field (RFC 6750, section 3.1).
 func conflicting(format string, args ...any) error {
 	e := ErrValidation.With(format, args...)
 	e.Challenge = `Bearer realm="latchkey", error="invalid_request"`
 	return e
 }
 
-// bearer returns the token of an Authorization value, and whether its scheme is
-// Bearer. The case of the scheme does not matter (RFC 9110 section 11.1).
+// bearer returns the token of an Authorization value. ok is false if the scheme is not Bearer, in
+// upper or lower case (RFC 9110, section 11.1).
 func bearer(value string) (token string, ok bool) {
 	const scheme = "Bearer"
 	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
@@ -87,20 +92,20 @@ func bearer(value string) (token string, ok bool) {
 	return strings.Trim(rest, " "), true
 }
 
-// cutQuery returns the values of api_key in the URL of a request and removes
-// them. The rest of the query stays the same byte for byte. If a key cannot be
-// read, it removes the whole query and returns ErrUnauthenticated.
+// cutQuery removes every api_key parameter from the URL of a request and returns their decoded
+// values. The rest of the query stays unchanged byte for byte. If a value cannot be decoded,
+// cutQuery removes the whole query and returns ErrUnauthenticated.
 func cutQuery(r *http.Request) (values []string, err error) {
 	raw := r.URL.RawQuery
 	if !strings.Contains(raw, "api") && !strings.Contains(raw, "%") {
-		return nil, nil // api_key cannot occur, plain or escaped
+		return nil, nil // the query cannot contain api_key, neither plain nor escaped
 	}
 	readable, rest := true, make([]string, 0, 4)
 	for pair := range strings.SplitSeq(raw, "&") {
 		name, value, _ := strings.Cut(pair, "=")
 		plain, nameErr := url.QueryUnescape(name)
 		switch {
-		case strings.Contains(pair, ";"): // some programs read ; as a separator, others do not
+		case strings.Contains(pair, ";"): // some programs treat ; as a separator, others do not
 			readable = readable && !strings.Contains(pair, "api_key") && !strings.Contains(plain, "api_key")
 			rest = append(rest, pair)
 		case nameErr != nil || plain != "api_key":
@@ -113,7 +118,7 @@ func cutQuery(r *http.Request) (values []string, err error) {
 	}
 	if !readable {
 		r.URL.RawQuery, r.RequestURI = "", r.URL.Path
-		return nil, ErrUnauthenticated.With("The query cannot be read, so no key in it counts. Send the key as Authorization: Bearer KEY.")
+		return nil, ErrUnauthenticated.With("The key in the query cannot be decoded. Send the key as Authorization: Bearer KEY.")
 	}
 	if values != nil {
 		r.URL.RawQuery = strings.Join(rest, "&")
@@ -122,8 +127,8 @@ func cutQuery(r *http.Request) (values []string, err error) {
 	return values, nil
 }
 
-// ClientAddr returns the address of the client that sent a request: the last of
-// ClientPath.
+// ClientAddr returns the address of the client that sent a request, which is the last address that
+// ClientPath returns.
 func ClientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	if len(proxies) == 0 {
 		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
@@ -133,11 +138,11 @@ func ClientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	return hops[len(hops)-1]
 }
 
-// ClientPath returns the addresses that a request came through, the nearest
-// first; the last is the client. It reads X-Forwarded-For from its end, because
-// only the entries that declared proxies added can be trusted. It stops at the
-// first address that is not a declared proxy, or before an entry that is no
-// address. If RemoteAddr cannot be parsed it returns a single zero Addr.
+// ClientPath returns the addresses through which a request came, nearest first. The last address is
+// the client. Only entries of X-Forwarded-For that proxies in the list have added can be trusted,
+// so ClientPath reads that field from its end. It stops at the first address that is not in
+// proxies, or before an entry that is not an address. If RemoteAddr cannot be parsed, it returns
+// one zero Addr.
 func ClientPath(r *http.Request, proxies []netip.Prefix) []netip.Addr {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -160,7 +165,7 @@ func ClientPath(r *http.Request, proxies []netip.Prefix) []netip.Addr {
 	return hops
 }
 
-// FromProxy reports whether a request was sent by a declared proxy.
+// FromProxy reports whether the connection of a request comes from one of proxies.
 func FromProxy(r *http.Request, proxies []netip.Prefix) bool {
 	if len(proxies) == 0 {
 		return false
@@ -169,6 +174,7 @@ func FromProxy(r *http.Request, proxies []netip.Prefix) bool {
 	return err == nil && declared(peer.Addr().Unmap(), proxies)
 }
 
+// declared reports whether a is in one of the networks in proxies.
 func declared(a netip.Addr, proxies []netip.Prefix) bool {
 	for _, p := range proxies {
 		if p.Contains(a) {

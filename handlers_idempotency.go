@@ -8,59 +8,55 @@ import (
 	"time"
 )
 
-// replaySpan is how long the answer to a request with an Idempotency-Key is
-// kept.
+// replaySpan is how long the answer to a request with an Idempotency-Key is stored.
 const replaySpan = 24 * time.Hour
 
 // replay is the stored answer to a request with an Idempotency-Key.
 type replay struct {
-	Hash   []byte    `json:"hash"` // SHA-256 of key id, purpose and Idempotency-Key
+	Hash   []byte    `json:"hash"` // SHA-256 of the key's id, Creation.Purpose and the Idempotency-Key
 	Body   []byte    `json:"body"` // SHA-256 of the request body
 	Status int       `json:"status"`
 	Answer []byte    `json:"answer"`
 	At     time.Time `json:"at"`
 }
 
+// replayTable stores the replays of the last 24 hours.
 var replayTable = Table[replay]{
 	Name:    "replays",
 	Key:     func(r replay) []byte { return r.Hash },
 	Indexes: []Index[replay]{{"at", func(r replay) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
-// IdempotencyTables returns the tables of this file, so that their consistency
-// can be checked.
+// IdempotencyTables returns the tables of this file, so that the store can check their consistency.
 func IdempotencyTables() []Checked { return []Checked{keyRequestTable, replayTable} }
 
-// RequestName returns the Idempotency-Key of a request, or "" if it has none.
-// It returns ErrValidation if the field is repeated, empty or longer than 255
-// bytes.
+// RequestName returns the value of Idempotency-Key, or "" if the header has no such field. It
+// returns ErrValidation if the field is repeated, empty or longer than 255 bytes.
 func RequestName(h http.Header) (string, error) {
 	values := h.Values("Idempotency-Key")
 	if len(values) == 0 {
 		return "", nil
 	}
 	if len(values) > 1 || values[0] == "" || len(values[0]) > 255 {
-		return "", ErrValidation.With("Idempotency-Key must be sent once, with 1 to 255 characters, such as a UUID.")
+		return "", ErrValidation.With("Idempotency-Key must be sent only once and have 1 to 255 characters, such as a UUID.")
 	}
 	return values[0], nil
 }
 
-// Creation says what Once creates.
+// Creation describes the object that a call of Once creates.
 type Creation struct {
 	Store   *Store
-	Purpose string // the kind of object: names are kept apart by it
-	Status  int    // of the answer if it succeeds
-	Body    *Body  // of the request, compared with that of the first one
+	Purpose string // the kind of object; equal Idempotency-Keys for different kinds are independent
+	Status  int    // status of the answer if create succeeds
+	Body    *Body  // body of the request; a repeated request must have an equal body
 }
 
-// Once runs create in a transaction and answers with c.Status and the result as
-// JSON. If the same key has sent the same Idempotency-Key for the same purpose
-// within the last 24 hours, create does not run. Once then sends the first answer
-// again, with Idempotency-Replayed
-// (draft-ietf-httpapi-idempotency-key-header-07, section 2). It returns
-// ErrReplay if the first request had another body. The answer is stored in the
-// same transaction, so a crash cannot leave one without the other. create may run
-// more than once.
+// Once runs create in a transaction and answers with c.Status and the result as JSON. If the same
+// API key has sent the same Idempotency-Key for the same purpose within the last 24 hours, Once
+// does not run create. It sends the first answer again, with the header field Idempotency-Replayed
+// (draft-ietf-httpapi-idempotency-key-header-07, section 2). It returns ErrReplay if the first
+// request had another body. The same transaction stores the answer, so after a crash either both
+// the object and its answer are stored or neither is. create may run more than once.
 func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, error)) error {
 	name, err := RequestName(r.Header)
 	if err != nil {
@@ -105,15 +101,15 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 	return WriteBody(w, status, answer)
 }
 
-// SweepReplays deletes up to 1000 answers that are at least 24 hours old. Call
-// it about once a minute.
+// SweepReplays deletes up to 1000 stored answers that are at least 24 hours old. Call it about once
+// a minute.
 func SweepReplays(store *Store, now time.Time) error {
 	return Sweep(store, replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())), replayTable.Delete)
 }
 
-// Sweep calls drop with the keys of up to 1000 records whose entry in an index
-// is at most bound. All calls are in one transaction. If no record is due,
-// there is no write transaction.
+// Sweep deletes old records. It calls drop with the primary keys of up to 1000 records of table
+// whose entry in the index is at most bound. All these calls are in one write transaction. If there
+// are no such records, Sweep starts no write transaction.
 func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop func(*Tx, []byte) error) error {
 	due := func(tx *Tx) (keys [][]byte) {
 		for at, key := range table.Find(tx, index, nil, Forward) {
@@ -142,10 +138,10 @@ func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop
 	})
 }
 
-// requestSpan is how long a request that created a key is remembered.
+// requestSpan is how long the store remembers a request that created a key.
 const requestSpan = 24 * time.Hour
 
-// keyRequest is a request with an Idempotency-Key that created a key.
+// keyRequest records that a request with an Idempotency-Key created a key.
 type keyRequest struct {
 	Hash  []byte    `json:"hash"` // SHA-256 of the Idempotency-Key
 	KeyID string    `json:"key_id"`
@@ -159,9 +155,9 @@ var keyRequestTable = Table[keyRequest]{
 	Indexes: []Index[keyRequest]{{"at", func(r keyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
-// CheckRequest returns ErrConflict if a request with this Idempotency-Key
-// created a key within the last 24 hours. The first answer cannot be sent
-// again, because its secret is not stored. It returns nil if name is "".
+// CheckRequest returns ErrConflict if a request with this Idempotency-Key created a key within the
+// last 24 hours. The first answer cannot be sent again, because the secret in it is not stored.
+// CheckRequest returns nil if name is "".
 func CheckRequest(tx *Tx, name string, now time.Time) error {
 	if name == "" {
 		return nil
@@ -174,11 +170,11 @@ func CheckRequest(tx *Tx, name string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return ErrConflict.With("A request with this Idempotency-Key made the key %s. Its secret was shown then and is not stored: if it was lost, rotate the key, or revoke it.", was.KeyID).WithField("key_id", was.KeyID)
+	return ErrConflict.With("An earlier request with this Idempotency-Key created the key %s. Its secret was shown only in that answer and is not stored. If the secret was lost, rotate or revoke the key.", was.KeyID).WithField("key_id", was.KeyID)
 }
 
-// NoteRequest stores that a request with this Idempotency-Key created a key. It
-// does nothing if name is "".
+// NoteRequest stores that a request with this Idempotency-Key created the key keyID. It does
+// nothing if name is "".
 func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 	if name == "" {
 		return nil
@@ -187,8 +183,8 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 	return keyRequestTable.Put(tx, keyRequest{Hash: hash[:], KeyID: keyID, At: now})
 }
 
-// SweepRequests deletes up to 1000 keyRequests that are at least 24 hours old.
-// Call it about once a minute.
+// SweepRequests deletes up to 1000 stored keyRequests that are at least 24 hours old. Call it about
+// once a minute.
 func SweepRequests(store *Store, now time.Time) error {
 	return Sweep(store, keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())), keyRequestTable.Delete)
 }

@@ -14,35 +14,34 @@ import (
 	"strings"
 )
 
-// AdminRecords serves the admin endpoints of one kind of record: list, create,
-// read, change, delete and import. Its functions must be safe for concurrent
-// use.
+// AdminRecords serves the admin endpoints for one kind of record: list, create, read, change,
+// delete and import. Its functions must be safe for concurrent use.
 type AdminRecords[T any] struct {
 	Store *Store
 	Name  string // plural name of the records, such as "agents"
-	Path  string // below /admin/v1/; Name if empty
+	Path  string // path below /admin/v1/; "" means Name
 	Table Table[T]
-	// Save sets the fields of a record from a body, then checks and stores it.
+	// Save sets the fields of a record from a body, checks the record, stores it and returns it.
 	// old is nil for a new record.
 	Save func(tx *Tx, r *Request, old *T, b *Body) (T, error)
-	// Show returns a record in the form that is sent as JSON.
+	// Show returns the form of a record that is sent as JSON.
 	Show func(tx *Tx, v T) (any, error)
-	// Drop returns an error if a record must not be deleted. If Drop is nil,
-	// all may be deleted.
+	// Drop returns an error if a record must not be deleted. If Drop is nil, every record may be
+	// deleted.
 	Drop func(tx *Tx, v T) error
-	// Match reports whether the list includes a record for a query. If Match is
-	// nil, the list has no filter.
+	// Match reports whether a list with the query q includes the record v. If Match is nil, every
+	// list includes all records.
 	Match func(tx *Tx, v T, q url.Values) bool
-	// Columns lists the columns that a CSV import may have. Row turns one line,
-	// by column name, into the members of a body. If Row is nil, only JSON can
-	// be imported.
+	// Columns are the names of the columns that a CSV import may have. Row converts the cells of
+	// one line, by column name, to the members of a body. If Row is nil, only JSON can be
+	// imported.
 	Columns []string
-	Row     func(fields map[string]string) (map[string]any, error)
-	// Keep omits the endpoint that deletes.
+	Row     func(cells map[string]string) (map[string]any, error)
+	// Keep means that records cannot be deleted: there is no DELETE endpoint.
 	Keep bool
 }
 
-// Routes returns the endpoints.
+// Routes returns the endpoints for this kind of record.
 func (c *AdminRecords[T]) Routes() []Route {
 	path := "/admin/v1/" + c.Name
 	if c.Path != "" {
@@ -61,6 +60,7 @@ func (c *AdminRecords[T]) Routes() []Route {
 	return rows
 }
 
+// list answers with one page of the records, newest first.
 func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 	q := r.URL.Query()
 	page, err := ReadPage(q, 25, 1000)
@@ -179,8 +179,8 @@ func (c *AdminRecords[T]) drop(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
 }
 
-// load imports all rows in one transaction. If a row cannot be stored, it
-// imports none.
+// load imports all rows of the body in one transaction. If a row cannot be stored, it imports no
+// row.
 func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
 	data, err := r.ReadAll()
 	if err != nil {
@@ -210,17 +210,17 @@ func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), c.Name)})
 }
 
-// maxRowFaults is the maximum number of faulty rows that an answer lists.
+// maxRowFaults is the maximum number of invalid rows that an answer lists.
 const maxRowFaults = 50
 
-// rowFaults collects the faulty rows of an import.
+// rowFaults collects the errors of invalid rows in an import.
 type rowFaults struct {
-	first *Error
-	list  []map[string]any
+	first *Error           // nil: no row is invalid
+	list  []map[string]any // row number and message of at most maxRowFaults rows
 }
 
-// add records the error of a row; rows count from 1. It returns false if err is
-// not the fault of the client; then the import must end.
+// add records the error of a row. The first row has the number 1. A nil error is ignored. add returns
+// false if the client did not cause err; then the import must stop and return err.
 func (f *rowFaults) add(row int, err error) bool {
 	if err == nil {
 		return true
@@ -238,8 +238,8 @@ func (f *rowFaults) add(row int, err error) bool {
 	return true
 }
 
-// err returns the first error, with all recorded ones in its field "errors". It
-// returns nil if there are none.
+// err returns the error of the first invalid row. Its field "errors" lists the recorded rows. err
+// returns nil if no row is invalid.
 func (f *rowFaults) err() error {
 	if f.first == nil {
 		return nil
@@ -247,8 +247,8 @@ func (f *rowFaults) err() error {
 	return f.first.WithField("errors", f.list)
 }
 
-// json parses an array of objects, either bare or as the member c.Name of an
-// object.
+// json parses an import in JSON: either an array of objects, or an object whose member c.Name is
+// such an array.
 func (c *AdminRecords[T]) json(data []byte) ([]*Body, error) {
 	text := strings.TrimSpace(string(data))
 	if strings.HasPrefix(text, "[") {
@@ -265,19 +265,19 @@ func (c *AdminRecords[T]) json(data []byte) ([]*Body, error) {
 	return rows, body.Err()
 }
 
-// csv parses a CSV file. Its first line has the column names.
+// csv parses an import in CSV. Its first line must have the column names.
 func (c *AdminRecords[T]) csv(data []byte) ([]*Body, error) {
 	if c.Row == nil {
-		return nil, ErrValidation.With("%s are imported as JSON only. Send an array of objects.", c.Name)
+		return nil, ErrValidation.With("The import of %s accepts only JSON. Send an array of objects.", c.Name)
 	}
 	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
 	names, err := in.Read()
 	if err != nil {
-		return nil, ErrValidation.With("The CSV has no first line with column names: %v.", err)
+		return nil, ErrValidation.With("The first line of the CSV cannot be read: %v. It must have the column names.", err)
 	}
 	for _, name := range names {
 		if !slices.Contains(c.Columns, name) {
-			return nil, ErrValidation.With("Unknown column %q. Known are %s.", name, strings.Join(c.Columns, ", "))
+			return nil, ErrValidation.With("The column %q does not exist. The columns are %s.", name, strings.Join(c.Columns, ", "))
 		}
 	}
 	var rows []*Body
@@ -298,7 +298,7 @@ func (c *AdminRecords[T]) csv(data []byte) ([]*Body, error) {
 	}
 }
 
-// line returns a body with the cells of one line. It ignores empty cells.
+// line returns a body with the cells of one CSV line, without its empty cells.
 func (c *AdminRecords[T]) line(names, line []string) (*Body, error) {
 	cells := map[string]string{}
 	for i, name := range names {

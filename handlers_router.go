@@ -11,25 +11,25 @@ import (
 	"github.com/julienschmidt/httprouter"
 )
 
-// Row is a Route and the function that serves it.
+// Row is a Route and the httprouter function that serves it.
 type Row struct {
 	Route
 	Serve httprouter.Handle
 }
 
-// node is a position in the tree of the paths of one method.
+// node is a position in the tree of the paths that the rows of one method have.
 type node struct {
-	wild     string // the wildcard at this position, such as ":id", "" if there is none
-	children map[string]*node
+	wild     string           // the wildcard at this position, such as ":id"; "" if there is none
+	children map[string]*node // by literal; ":" for the wildcard
 }
 
-// NewRouter returns a handler that serves rows through httprouter. httprouter
-// cannot register a literal beside a wildcard, such as ".../create" beside
-// ".../:id/cancel". NewRouter registers such a literal as the wildcard and
-// compares it when a request arrives. A path matches with or without a slash at
-// its end. There is no redirect, because a client may drop the body and send
-// the key a second time. It returns an error if two rows contradict each other.
-// plain returns the handler for a request that matches no row.
+// NewRouter returns a handler that serves rows through httprouter. httprouter cannot register a
+// literal beside a wildcard, such as ".../create" beside ".../:id/cancel". NewRouter therefore
+// registers the literal as the wildcard too, and compares it with the path of each request. A path
+// matches with or without a slash at its end. There is no redirect to the other form, because a
+// client may then drop the body and would send the key a second time. The function plain must
+// return the handler for requests that match no row. NewRouter returns an error if a row occurs
+// twice or if two rows name the same wildcard differently.
 func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error) {
 	r := httprouter.New()
 	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
@@ -76,16 +76,17 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 	}), nil
 }
 
+// segments returns the segments of a path that begins with a slash.
 func segments(path string) []string { return strings.Split(path, "/")[1:] }
 
-// note adds the literals and wildcards of a path to the tree. It returns an
-// error if two wildcards at the same position have different names.
+// note adds the literals and wildcards of a path to the tree below n. It returns an error if two
+// wildcards at the same position have different names.
 func (n *node) note(path string) error {
 	for _, part := range segments(path) {
 		key := part
 		if strings.HasPrefix(part, ":") {
 			if n.wild != "" && n.wild != part {
-				return fmt.Errorf("route %s: the wildcard %s has another name than %s in the same place", path, part, n.wild)
+				return fmt.Errorf("route %s: the wildcard %s is named %s in another route; use the same name", path, part, n.wild)
 			}
 			n.wild, key = part, ":"
 		}
@@ -100,7 +101,7 @@ func (n *node) note(path string) error {
 	return nil
 }
 
-// merge returns the path under which a row is registered: each literal beside a
+// merge returns the path under which a row must be registered. In it, each literal beside a
 // wildcard is replaced by that wildcard.
 func (n *node) merge(path string) string {
 	var b strings.Builder
@@ -118,10 +119,10 @@ func (n *node) merge(path string) string {
 	return b.String()
 }
 
-// choose returns a handler for the rows that are registered under one path. It
-// serves a row whose literals match the request, else the row whose Path is
-// path. If there is neither, it calls none.
-func choose(rows []Row, path string, none http.HandlerFunc) httprouter.Handle {
+// choose returns a handler for the rows that are registered under the same path. The handler serves
+// the row whose literals match the request, or else the row whose own Path is path. If there is no
+// such row, it calls fallback.
+func choose(rows []Row, path string, fallback http.HandlerFunc) httprouter.Handle {
 	if len(rows) == 1 && rows[0].Path == path {
 		return rows[0].Serve
 	}
@@ -142,15 +143,14 @@ func choose(rows []Row, path string, none http.HandlerFunc) httprouter.Handle {
 			}
 		}
 		if rest == nil {
-			none(w, r)
+			fallback(w, r)
 			return
 		}
 		rest(w, r, p)
 	}
 }
 
-// allowed returns the methods of the rows that match a path, in alphabetical
-// order.
+// allowed returns the methods of the rows that match a path, in alphabetical order.
 func allowed(rows []Row, path string) []string {
 	var methods []string
 	for _, row := range rows {
@@ -162,8 +162,8 @@ func allowed(rows []Row, path string) []string {
 	return methods
 }
 
-// match reports whether the literals of the row are equal to those of path.
-// path must have as many segments as the row.
+// match reports whether the literals of the row are equal to the segments of path at the same
+// positions. path must have as many segments as the row.
 func (row Row) match(path string) bool {
 	parts := segments(path)
 	for i, part := range segments(row.Path) {
@@ -174,12 +174,12 @@ func (row Row) match(path string) bool {
 	return true
 }
 
-// WriteLimitFields sets the header fields with the status of the limits in list
-// at now. It sets nothing if list is empty. X-RateLimit-* describes the limit
-// with the least remaining; Reset is in Unix seconds. With draft it also sets
-// RateLimit-Policy and RateLimit for all limits, as in
-// draft-ietf-httpapi-ratelimit-headers-11. It adds the fields that carry a key
-// to Vary.
+// WriteLimitFields sets the rate limit fields of a header from the limit statuses in list, which
+// are valid at the time now. It sets nothing if list is empty. The X-RateLimit-* fields describe
+// the limit with the fewest remaining units; X-RateLimit-Reset is in Unix seconds. If draft is
+// true, RateLimit-Policy and RateLimit describe all limits, as in
+// draft-ietf-httpapi-ratelimit-headers-11. WriteLimitFields also adds the fields that can carry a
+// key to Vary.
 func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bool) {
 	if len(list) == 0 {
 		return
@@ -190,11 +190,11 @@ func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bo
 			tight = s
 		}
 	}
-	// All values are parts of one string, and all slices are parts of one array.
-	// For a small answer, these fields cost more than anything else.
-	var room [256]byte
+	// All values are parts of one string, and all slices are parts of one array. This saves
+	// allocations: for a small answer, writing these fields takes longer than anything else.
+	var buf [256]byte
 	var cuts [5]int
-	b := strconv.AppendInt(room[:0], int64(tight.Limit.Max), 10)
+	b := strconv.AppendInt(buf[:0], int64(tight.Limit.Max), 10)
 	cuts[0] = len(b)
 	b = strconv.AppendInt(b, int64(tight.Remaining()), 10)
 	cuts[1] = len(b)
@@ -208,7 +208,7 @@ func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bo
 	}
 	all := string(b)
 	n := &[5]string{all[:cuts[0]], all[cuts[0]:cuts[1]], all[cuts[1]:cuts[2]]}
-	// Header.Set would allocate a slice for each field.
+	// The fields are set directly because Header.Set would allocate a slice for each.
 	h["X-Ratelimit-Limit"], h["X-Ratelimit-Remaining"], h["X-Ratelimit-Reset"] = n[0:1:1], n[1:2:2], n[2:3:3]
 	if vary := h["Vary"]; vary == nil {
 		h["Vary"] = varyOnKey
@@ -221,8 +221,10 @@ func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bo
 	}
 }
 
+// varyOnKey is the value of Vary that names the header fields that can carry a key.
 var varyOnKey = []string{"Authorization, X-API-Key"}
 
+// appendPolicy appends the value of RateLimit-Policy: the size and window in seconds of each limit.
 func appendPolicy(b []byte, list []LimitStatus) []byte {
 	for i, s := range list {
 		if i > 0 {
@@ -235,6 +237,8 @@ func appendPolicy(b []byte, list []LimitStatus) []byte {
 	return b
 }
 
+// appendState appends the value of RateLimit: how many units of each limit remain and, if some are
+// used, the seconds until the next unit becomes free.
 func appendState(b []byte, list []LimitStatus) []byte {
 	for i, s := range list {
 		if i > 0 {
@@ -249,8 +253,7 @@ func appendState(b []byte, list []LimitStatus) []byte {
 	return b
 }
 
-// appendName appends the name of the limit in quotes, without "_limit" at its
-// end.
+// appendName appends the name of a limit in quotes, without the ending "_limit".
 func appendName(b []byte, s LimitStatus) []byte {
 	b = append(b, '"')
 	b = append(b, strings.TrimSuffix(s.Limit.Name, "_limit")...)

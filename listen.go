@@ -1,5 +1,5 @@
-// The listen family has the listeners: addresses, TLS, sockets handed over by
-// systemd, and an orderly end. It does not know what is served.
+// The listen family has the listeners: their addresses, TLS, sockets that systemd has opened, and
+// an orderly shutdown. It does not know which requests are served.
 
 package main
 
@@ -25,7 +25,7 @@ import (
 	"latchkey/internal/clock"
 )
 
-// lookAtFiles is the interval between checks of the certificate files.
+// lookAtFiles is the interval at which the certificate files are checked for changes.
 const lookAtFiles = 10 * time.Second
 
 // ListenerOptions are the options of OpenListeners.
@@ -36,43 +36,42 @@ type ListenerOptions struct {
 	Clock  *clock.Clock
 	Log    *slog.Logger
 
-	// Sockets are listeners that the service manager has opened, by the names
-	// "api", "admin" and "acme". They replace the addresses of the config.
+	// Sockets are listeners that the service manager has already opened, by name: "api", "admin" or
+	// "acme". They are used instead of the addresses in Config.
 	Sockets map[string][]net.Listener
 
-	API, Admin, Local http.Handler // Local is for the control socket
+	API, Admin, Local http.Handler // handlers of the listeners; Local is for the control socket
 }
 
-// Listeners holds the listeners of the service and their HTTP servers: for the
-// API, the admin endpoint and the control socket. A fourth answers ACME
-// challenges over plain HTTP, if the config asks for it.
+// Listeners has the listeners of the service and their HTTP servers: for the API, for the admin
+// endpoint and for the control socket. If the configuration asks for it, another listener answers
+// ACME challenges over plain HTTP.
 type Listeners struct {
 	o            ListenerOptions
 	groups       []listenerGroup
-	certificates []*certs.Certificates
-	issuer       *certs.Issuer // nil if no listener uses ACME
-	failed       chan error
-	serving      sync.WaitGroup // the goroutines that accept connections
-	connections  *connections
-	stop         context.CancelFunc // ends the goroutines that renew and reload certificates
+	certificates []*certs.Certificates // from files
+	issuer       *certs.Issuer         // nil: no listener uses ACME
+	failed       chan error            // see Failed
+	serving      sync.WaitGroup        // the goroutines that accept connections
+	connections  *connections          // of all listeners
+	stop         context.CancelFunc    // ends the goroutines that renew and reload certificates
 }
 
-// listenerGroup is a set of listeners that share a handler, an HTTP server and TLS
-// settings.
+// listenerGroup is a set of listeners that share a handler, an HTTP server and TLS settings.
 type listenerGroup struct {
-	name      string // the name in Sockets; "" for the control socket
-	key       string // for error messages: the section of the config, or "the control socket"
-	network   string
-	address   string
+	name      string // the name in ListenerOptions.Sockets; "": the control socket
+	key       string // for error messages: the section of the configuration, or "the control socket"
+	network   string // for net.Listen
+	address   string // for net.Listen
 	tls       ListenerTLS
-	clear     bool // may be reached from other machines without TLS
+	clear     bool // other machines may connect without TLS
 	handler   http.Handler
 	listeners []net.Listener
 	server    *http.Server
 }
 
-// OpenListeners opens all listeners. If one of them fails, it closes the others
-// and returns the error. No request is answered before Serve.
+// OpenListeners opens all listeners. If one of them cannot be opened, it closes the others and
+// returns the error. Requests are not answered until Serve is called.
 func OpenListeners(o ListenerOptions) (*Listeners, error) {
 	d, c := &Listeners{o: o, connections: newConnections(), stop: func() {}}, o.Config
 	if c.ServerTLS().ACME || c.AdminTLS().ACME {
@@ -99,10 +98,12 @@ func OpenListeners(o ListenerOptions) (*Listeners, error) {
 	return d, nil
 }
 
+// openAll opens the listeners of every group and makes the control socket accessible only to the
+// user of the service.
 func (d *Listeners) openAll() error {
 	for name := range d.o.Sockets {
 		if !slices.ContainsFunc(d.groups, func(x listenerGroup) bool { return x.name == name }) {
-			return fmt.Errorf(`got a listening socket named %q from the service manager, and there is no such listener; name it "api" or "admin" by FileDescriptorName=`, name)
+			return fmt.Errorf(`the service manager passed a socket named %q, but there is no such listener; set FileDescriptorName= to "api" or "admin"`, name)
 		}
 	}
 	count := 0
@@ -116,8 +117,8 @@ func (d *Listeners) openAll() error {
 	return os.Chmod(d.o.Socket, 0o600)
 }
 
-// open prepares the HTTP server of x and opens its listeners, unless the service
-// manager has opened them.
+// open creates the HTTP server of x. It then opens a listener, unless the service manager has
+// already opened some for x.
 func (d *Listeners) open(x *listenerGroup) error {
 	if x.tls.On() {
 		get, err := d.getter(x)
@@ -133,15 +134,15 @@ func (d *Listeners) open(x *listenerGroup) error {
 	if x.listeners = d.o.Sockets[x.name]; x.listeners != nil {
 		for _, l := range x.listeners {
 			if l.Addr().Network() == "tcp" && !x.tls.On() && !x.clear && !IsLocalAddress(l.Addr().String()) {
-				return fmt.Errorf("the socket %q from the service manager listens on %s, where keys would travel in clear; set %s.tls_cert_file and %[3]s.tls_key_file, "+
-					"or put TLS in front and set %[3]s.insecure_http = true, or have it listen on 127.0.0.1", x.name, l.Addr(), x.key)
+				return fmt.Errorf("the socket %q from the service manager listens on %s, where keys would be sent unencrypted; set %s.tls_cert_file and %[3]s.tls_key_file, "+
+					"or set %[3]s.insecure_http = true if a proxy in front terminates TLS, or make the socket listen on 127.0.0.1", x.name, l.Addr(), x.key)
 			}
 		}
 		return nil
 	}
 	if x.network == "unix" {
-		// This process holds the lock of the data folder, so a socket in it was
-		// left by a process that has ended.
+		// Only the process that has locked the data folder may use a socket in it. This process
+		// has the lock, so an existing socket is left over from a process that has ended.
 		if err := os.Remove(x.address); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -152,14 +153,14 @@ func (d *Listeners) open(x *listenerGroup) error {
 		if x.network == "tcp" && key == x.key {
 			key += ".listen"
 		}
-		return fmt.Errorf("%s: %w; stop what listens there, or choose another address (port 0 takes a free one)", key, err)
+		return fmt.Errorf("%s: %w; stop the program that uses this address, or choose another address (with port 0, the system chooses a free port)", key, err)
 	}
 	x.listeners = []net.Listener{l}
 	return nil
 }
 
-// getter returns the function that returns the certificate for each connection
-// to x: from ACME or from the files of the config.
+// getter returns the function that chooses the certificate for each connection to x. The
+// certificate is obtained by ACME or read from the files of the configuration.
 func (d *Listeners) getter(x *listenerGroup) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	if x.tls.ACME {
 		return d.issuer.Get, nil
@@ -172,6 +173,7 @@ func (d *Listeners) getter(x *listenerGroup) (func(*tls.ClientHelloInfo) (*tls.C
 	return c.Get, nil
 }
 
+// tlsConfig returns the TLS settings of x. The function get chooses the certificate.
 func (d *Listeners) tlsConfig(x *listenerGroup, get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: get, NextProtos: []string{"h2", "http/1.1"}}
 	if x.tls.ACME {
@@ -180,9 +182,9 @@ func (d *Listeners) tlsConfig(x *listenerGroup, get func(*tls.ClientHelloInfo) (
 	return c
 }
 
-// strict returns h with an HSTS header for the admin listener: a browser that has
-// used TLS once then uses only TLS (RFC 6797). The header is valid for the whole
-// host name, so on the API listener that is left to the owner of the name.
+// strict returns a handler that adds an HSTS header field to the answers of h, if name is "admin".
+// After one answer over TLS a browser then uses only TLS (RFC 6797). The field applies to the whole
+// host name, so for the API listener strict returns h unchanged: the owner of the name must decide.
 func strict(name string, h http.Handler) http.Handler {
 	if name != "admin" {
 		return h
@@ -193,7 +195,7 @@ func strict(name string, h http.Handler) http.Handler {
 	})
 }
 
-// release closes the listeners. Connections that were accepted stay open.
+// release closes the listeners. Connections that have been accepted stay open.
 func (d *Listeners) release() (err error) {
 	for _, group := range d.groups {
 		for _, l := range group.listeners {
@@ -206,23 +208,21 @@ func (d *Listeners) release() (err error) {
 // API returns the address of the first API listener.
 func (d *Listeners) API() net.Addr { return d.groups[0].listeners[0].Addr() }
 
-// Admin returns the address of the first listener of the dashboard and the admin
-// endpoint.
+// Admin returns the address of the first listener for the dashboard and the admin endpoint.
 func (d *Listeners) Admin() net.Addr { return d.groups[1].listeners[0].Addr() }
 
-// Line returns the addresses of the API and the admin endpoint as a line for
-// people.
+// Line returns a text that names the addresses of the API and the admin listener.
 func (d *Listeners) Line() string {
 	return fmt.Sprintf("API on %s, admin listener on %s", d.API(), d.Admin())
 }
 
-// Serve starts serving on all listeners and returns immediately. Failed returns
-// the errors.
+// Serve starts to answer requests on all listeners and returns immediately. Errors are sent to the
+// channel that Failed returns.
 func (d *Listeners) Serve() {
 	for _, x := range d.groups {
 		for _, l := range x.listeners {
 			d.serving.Go(func() {
-				if x.tls.On() { // TLSConfig cannot show it: Serve sets it even without TLS
+				if x.tls.On() { // TLSConfig does not show this, because Serve sets it even without TLS
 					d.failed <- x.server.ServeTLS(l, "", "")
 				} else {
 					d.failed <- x.server.Serve(l)
@@ -240,7 +240,7 @@ func (d *Listeners) Serve() {
 	}
 }
 
-// tend reloads changed certificate files every 10 seconds until ctx ends.
+// tend reloads changed certificate files every lookAtFiles until ctx ends.
 func (d *Listeners) tend(ctx context.Context) {
 	tick := time.NewTicker(lookAtFiles)
 	defer tick.Stop()
@@ -250,40 +250,39 @@ func (d *Listeners) tend(ctx context.Context) {
 			return
 		case <-tick.C:
 			if err := d.Reload(); err != nil {
-				d.o.Log.Error("the certificate has changed and stays as it was", "error", err)
+				d.o.Log.Error("certificate not reloaded; the previous one stays in use", "error", err)
 			}
 		}
 	}
 }
 
-// Reload loads the certificates whose files have changed. If a changed pair
-// cannot be used, the previous pair stays in use. Reload returns the error once,
-// until the files change again.
+// Reload loads the certificates whose files have changed. If the changed files cannot be used, the
+// previous certificate stays in use and Reload returns an error. It does not return that error
+// again until the files change again.
 func (d *Listeners) Reload() (err error) {
 	for _, c := range d.certificates {
 		changed, failed := c.Reload(d.o.Clock.Now())
 		if changed {
-			d.o.Log.Info("the certificate is a new one", "file", c.CertFile)
+			d.o.Log.Info("certificate reloaded", "file", c.CertFile)
 		}
 		err = errors.Join(err, failed)
 	}
 	return err
 }
 
-// Failed returns the channel that receives an error for each listener that stops
-// serving, also after Close.
+// Failed returns the channel that receives one error from each listener when the listener stops
+// serving, also because of Close.
 func (d *Listeners) Failed() <-chan error { return d.failed }
 
-// Close stops accepting connections and waits for the requests in progress, at
-// most for the shutdown time of the config. Then it closes their connections.
-// Connections that still wait at a socket of the service manager are served by
-// the next process.
+// Close stops accepting connections and waits until the requests in progress are answered, but at
+// most for Server.ShutdownTimeout or until ctx ends. It then closes their connections. A connection
+// that is still waiting at a socket of the service manager is left for the next process.
 func (d *Listeners) Close(ctx context.Context) error {
 	d.stop()
 	grace, cancel := context.WithTimeout(ctx, d.o.Config.Server.ShutdownTimeout)
 	defer cancel()
-	// Accepting ends first, and accepted connections get an answer before
-	// Shutdown is called: Shutdown would drop some of them (see connections).
+	// Shutdown could close connections whose first request is not answered (see connections). So
+	// the listeners are closed first, and Shutdown is called after those requests are answered.
 	_ = d.release()
 	d.serving.Wait()
 	for _, x := range d.groups {
@@ -306,9 +305,9 @@ func (d *Listeners) Close(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// shorter returns the path relative to the working directory if path has over
-// 100 bytes and the relative one is shorter. The address of a Unix socket is
-// limited to 103 bytes on macOS and 107 on Linux.
+// shorter returns path for use as the address of a Unix socket, which may have only 103 bytes on
+// macOS and 107 on Linux. If path has over 100 bytes, shorter returns it relative to the working
+// directory, if that is shorter.
 func shorter(path string) string {
 	if dir, err := os.Getwd(); err == nil && len(path) > 100 {
 		if relative, err := filepath.Rel(dir, path); err == nil && len(relative) < len(path) {
@@ -318,6 +317,7 @@ func shorter(path string) string {
 	return path
 }
 
+// httpServer returns an HTTP server for h with the timeouts of the configuration.
 func (d *Listeners) httpServer(h http.Handler) *http.Server {
 	c := d.o.Config.Server
 	return &http.Server{
@@ -326,11 +326,11 @@ func (d *Listeners) httpServer(h http.Handler) *http.Server {
 	}
 }
 
-// closing returns h with the connection closed after a request that has a
-// Transfer-Encoding. Such a request may also have had a Content-Length, which
-// net/http silently drops. A proxy in front may use that length and see the
-// request end elsewhere. The bytes that follow may then be a second request
-// hidden in the first, and it must not be answered (RFC 9112 section 6.3).
+// closing returns a handler that calls h and closes the connection after a request with
+// Transfer-Encoding. Such a request may also have had a Content-Length, which net/http drops
+// silently. A proxy in front may have used that length and have seen the request end elsewhere. The
+// bytes that follow may then be a second request hidden in the first, which must not be answered
+// (RFC 9112, section 6.3).
 func closing(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if len(r.TransferEncoding) > 0 {
@@ -340,18 +340,17 @@ func closing(h http.Handler) http.Handler {
 	})
 }
 
-// patience is how long shutdown waits for the first request on accepted
-// connections. Clients usually send it immediately.
+// patience is how long a shutdown waits for the first request on connections that have been
+// accepted. Clients usually send it immediately.
 const patience = 2 * time.Second
 
-// connections holds the connections that have a request in progress or have not
-// sent their first. http.Server.Shutdown may close the latter without an answer,
-// even if their first request has arrived and is not read yet. It is safe for
-// concurrent use.
+// connections has the connections that have a request in progress or have not yet sent their first
+// request. http.Server.Shutdown may close a connection of the second kind although its first
+// request has arrived and is not read yet. It is safe for concurrent use.
 type connections struct {
 	mu      sync.Mutex
-	fresh   map[net.Conn]bool // before their first request
-	active  map[net.Conn]bool // with a request in progress, HTTP/1 only
+	fresh   map[net.Conn]bool // connections that have not sent a request yet
+	active  map[net.Conn]bool // HTTP/1 connections with a request in progress
 	changed chan struct{}     // receives a value after a change
 }
 
@@ -369,8 +368,8 @@ func (c *connections) Note(conn net.Conn, state http.ConnState) {
 	case http.StateNew:
 		c.fresh[conn] = true
 	case http.StateActive:
-		// An HTTP/2 connection may never be idle, so Wait would wait in vain.
-		// Shutdown ends it in order, with a GOAWAY frame (RFC 9113 section 6.8).
+		// An HTTP/2 connection may never become idle, so Wait would not return. Shutdown can end
+		// such a connection without losing requests, by a GOAWAY frame (RFC 9113, section 6.8).
 		if t, ok := conn.(*tls.Conn); !ok || t.ConnectionState().NegotiatedProtocol != "h2" {
 			c.active[conn] = true
 		}
@@ -382,9 +381,9 @@ func (c *connections) Note(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// Wait returns when no connection waits for an answer, or when ctx ends. It waits
-// at most patience for a first request. Stop accepting connections before the
-// call.
+// Wait returns when no request is in progress and no connection has yet to send its first request,
+// or when ctx ends. It waits at most patience for first requests. The listeners must be closed
+// before the call.
 func (c *connections) Wait(ctx context.Context) {
 	enough := time.NewTimer(patience)
 	defer enough.Stop()
@@ -400,22 +399,24 @@ func (c *connections) Wait(ctx context.Context) {
 	}
 }
 
+// busy reports whether a request is in progress. If patient is true, it also reports true if a
+// connection has not sent its first request.
 func (c *connections) busy(patient bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.active) > 0 || patient && len(c.fresh) > 0
 }
 
-// Systemd notifies the service manager that has started this process and takes
-// over its sockets (sd_notify(3), sd_listen_fds(3)). If there is no service
-// manager, its methods do nothing. It is safe for concurrent use.
+// Systemd notifies the service manager that has started this process, and takes over the sockets
+// that it has opened (sd_notify(3), sd_listen_fds(3)). If there is no service manager, its methods
+// do nothing. It is safe for concurrent use.
 type Systemd struct {
 	log   *slog.Logger
-	every time.Duration // the watchdog timeout (WATCHDOG_USEC); 0 if there is no watchdog
+	every time.Duration // the watchdog timeout (WATCHDOG_USEC); 0: there is no watchdog
 }
 
-// NewSystemd returns a Systemd with the watchdog timeout from the environment. It
-// fails if WATCHDOG_USEC or WATCHDOG_PID is invalid.
+// NewSystemd returns a Systemd with the watchdog timeout from the environment. It returns an error
+// if WATCHDOG_USEC or WATCHDOG_PID is invalid.
 func NewSystemd(log *slog.Logger) (*Systemd, error) {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
@@ -424,32 +425,30 @@ func NewSystemd(log *slog.Logger) (*Systemd, error) {
 	return &Systemd{log: log, every: every}, nil
 }
 
-// Sockets returns the listeners that the service manager has opened for this
-// process, by their names. Only the first call returns them. The caller closes
-// them.
+// Sockets returns the listeners that the service manager has opened for this process, by name. Only
+// the first call returns them. The caller must close them.
 func (s *Systemd) Sockets() (map[string][]net.Listener, error) {
 	return activation.ListenersWithNames()
 }
 
-// Ready reports that the service is ready, with a line for people. It also ends
-// the reload that Reloading has reported.
+// Ready notifies the service manager that the service is ready or that a reload is complete. status
+// is shown to people who ask for the state of the service.
 func (s *Systemd) Ready(status string) {
-	s.tell(daemon.SdNotifyReady + "\nSTATUS=" + status)
+	s.notify(daemon.SdNotifyReady + "\nSTATUS=" + status)
 }
 
-// Reloading reports that the configuration is being reloaded. Call Ready
-// afterwards.
+// Reloading notifies the service manager that the configuration is being reloaded. Call Ready when
+// the reload is complete.
 func (s *Systemd) Reloading() {
-	s.tell(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
+	s.notify(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-// Stopping reports that the service is shutting down.
-func (s *Systemd) Stopping() { s.tell(daemon.SdNotifyStopping) }
+// Stopping notifies the service manager that the service is shutting down.
+func (s *Systemd) Stopping() { s.notify(daemon.SdNotifyStopping) }
 
-// Watch calls probe twice in each watchdog timeout and reports to the service
-// manager each time that probe returns nil. If probe hangs or keeps failing, the
-// service manager ends the process. Watch returns when ctx ends, or immediately
-// if there is no watchdog.
+// Watch calls probe twice in each watchdog timeout. Each time that probe returns nil, Watch
+// notifies the service manager that the process works. If probe hangs or keeps failing, the service
+// manager kills the process. Watch returns when ctx ends, or immediately if there is no watchdog.
 func (s *Systemd) Watch(ctx context.Context, probe func() error) {
 	if s.every <= 0 {
 		return
@@ -462,16 +461,17 @@ func (s *Systemd) Watch(ctx context.Context, probe func() error) {
 			return
 		case <-tick.C:
 			if err := probe(); err != nil {
-				s.log.Error("the process is not well; the service manager is not told otherwise", "error", err)
+				s.log.Error("watchdog check failed; the service manager was not notified", "error", err)
 				continue
 			}
-			s.tell(daemon.SdNotifyWatchdog)
+			s.notify(daemon.SdNotifyWatchdog)
 		}
 	}
 }
 
-func (s *Systemd) tell(state string) {
+// notify sends state to the service manager and logs an error.
+func (s *Systemd) notify(state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		s.log.Warn("tell the service manager", "error", err)
+		s.log.Warn("service manager not notified", "error", err)
 	}
 }

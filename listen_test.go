@@ -156,7 +156,7 @@ func TestDoors_tend(t *testing.T) {
 		}
 		time.Sleep(3 * lookAtFiles)
 		synctest.Wait()
-		if got := strings.Count(log.String(), "stays as it was"); got != 1 || serialOf(t, c) != second {
+		if got := strings.Count(log.String(), "stays in use"); got != 1 || serialOf(t, c) != second {
 			t.Errorf("got %d log lines and certificate %d, want one and %d", got, serialOf(t, c), second)
 		}
 	})

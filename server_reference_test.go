@@ -354,7 +354,7 @@ func TestReference_ErrorPages(t *testing.T) {
 		t.Fatalf("got the Link %q", w.Header().Get("Link"))
 	}
 	page := fetchPage(t, a.api, link[1])
-	if page.Code != 200 || !strings.Contains(page.Body.String(), "No API key came with the request.") {
+	if page.Code != 200 || !strings.Contains(page.Body.String(), "The request has no API key.") {
 		t.Errorf("%s: got %d %s", link[1], page.Code, page.Body)
 	}
 	list := fetchPage(t, a.api, "/errors").Body.String()

@@ -695,9 +695,9 @@ func TestServer_ImportRefusals(t *testing.T) {
 		of, kind, body, says string
 		faults               int // listed
 	}{
-		{"owners", "text/csv", "name\nann\n", "owners are imported as JSON only", 0},
-		{"contacts", "text/csv", "", "no first line with column names", 0},
-		{"contacts", "text/csv", "first_name,shoe_size\nMara,39\n", `Unknown column "shoe_size"`, 0},
+		{"owners", "text/csv", "name\nann\n", "The import of owners accepts only JSON", 0},
+		{"contacts", "text/csv", "", "It must have the column names", 0},
+		{"contacts", "text/csv", "first_name,shoe_size\nMara,39\n", `The column "shoe_size" does not exist`, 0},
 		{"contacts", "text/csv", "first_name,last_name\nMara\n", "The CSV cannot be read", 0},
 		{"contacts", "text/csv", "first_name,last_name\n\"Mara\n", "The CSV cannot be read", 0},
 		{"contacts", "text/csv", "first_name,do_not_call\nMara,false\nOda,perhaps\n", "row 2: do_not_call must be true or false", 1},

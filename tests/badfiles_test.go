@@ -421,8 +421,8 @@ func TestProgram_FailedCommit(t *testing.T) {
 			acknowledged++
 		}
 	}
-	if acknowledged == 0 || err == nil || !strings.Contains(err.Error(), "takes no writes") {
-		t.Fatalf("got %v after %d keys, want some keys and then the answer that the store takes no writes", err, acknowledged)
+	if acknowledged == 0 || err == nil || !strings.Contains(err.Error(), "can be stored at present") {
+		t.Fatalf("got %v after %d keys, want some keys and then the answer that nothing can be stored", err, acknowledged)
 	}
 	p.Fails(t, "commit to")
 	if said := p.Out.String(); !strings.Contains(said, "file too large") {

@@ -4,9 +4,9 @@ package upstream
 
 import "syscall"
 
-// SilentKnown reports whether silent works on this system. It does not, so
-// Upstreams would never reuse a connection and should not be used.
+// SilentKnown reports whether silent works on this system. It does not work here, so Upstreams
+// would never reuse a connection and should not be used.
 const SilentKnown = false
 
-// silent returns false: it cannot check a connection here.
+// silent always returns false, because it cannot check a connection on this system.
 func silent(syscall.RawConn) bool { return false }

@@ -1,5 +1,5 @@
-// Package upstream sends requests without a body to upstreams over HTTP/1.1
-// without TLS, and keeps the connections for reuse.
+// Package upstream sends requests without a body to other HTTP servers, called upstreams, over
+// HTTP/1.1 without TLS. It keeps the connections for reuse.
 package upstream
 
 import (
@@ -19,56 +19,54 @@ import (
 	"time"
 )
 
-// Upstreams sends requests without a body over HTTP/1.1 without TLS. It keeps
-// idle connections. A connection serves one request at a time, and the
-// goroutine of the request writes and reads it. http.Transport runs two
-// goroutines per connection; handing over to them costs more than all our
-// checks. net/http parses the answers. The zero value is ready to use, and safe
-// for concurrent use.
+// Upstreams sends requests without a body to upstreams and keeps idle connections. A connection
+// serves one request at a time, and the goroutine of the request itself writes to the connection
+// and reads from it. This is faster than http.Transport, whose two additional goroutines for each
+// connection take more time than all of Latchkey's checks. Answers are parsed by net/http. The zero
+// value is ready to use. It is safe for concurrent use.
 type Upstreams struct {
 	mu     sync.Mutex
-	idle   map[string][]*upstream // by host; the most recently used is last
-	timer  *time.Timer            // nil if no connection is idle
-	closed bool
+	idle   map[string][]*upstream // idle connections by host; the most recently used is last
+	timer  *time.Timer            // calls drop; nil: no connection is idle
+	closed bool                   // Close was called
 }
 
-// dialTime, idleTime and idleMost are those of the http.Transport in guard_proxy.go.
+// dialTime, idleTime and maxIdle have the same values as the http.Transport in guard_proxy.go.
 const (
-	dialTime = 10 * time.Second
-	idleTime = 90 * time.Second
-	lookTime = 10 * time.Second      // between checks of the idle connections
-	idleMost = 1024                  // idle connections per host
-	briefly  = 20 * time.Millisecond // most answers arrive within this time
-	headMost = 10 << 20              // bytes of an answer's header, with early answers included
+	dialTime = 10 * time.Second      // timeout for a new connection
+	idleTime = 90 * time.Second      // how long an idle connection is kept
+	lookTime = 10 * time.Second      // interval between checks of the idle connections
+	maxIdle  = 1024                  // maximum number of idle connections per host
+	briefly  = 20 * time.Millisecond // first, short deadline, within which most answers arrive
+	maxHead  = 10 << 20              // maximum bytes of a header, including informational answers
 )
 
 // upstream is one connection. It serves one request at a time.
 type upstream struct {
 	net.Conn
-	raw    syscall.RawConn
-	in     *bufio.Reader
-	room   int64       // number of bytes that may still be read
-	failed error       // error of the last Read
-	asked  time.Time   // start of its last request
-	until  time.Time   // deadline for the header; zero: no deadline
-	slow   bool        // wait was called for this request, so stop is set
-	stop   func() bool // stops the context from closing the connection; false if it is too late
-	used   bool        // it has served an earlier request
+	raw    syscall.RawConn // for silent
+	in     *bufio.Reader   // buffers Read
+	left   int64           // number of bytes that Read may still read
+	failed error           // error of the last Read
+	asked  time.Time       // start of the last request
+	until  time.Time       // deadline for the header; zero: no deadline
+	slow   bool            // wait was called for this request, which sets stop
+	stop   func() bool     // see free; returns false if it is too late
+	used   bool            // the connection has served an earlier request
 }
 
-// unheard is an error that occurred before the first byte of an answer.
+// unheard wraps an error that occurred before the first byte of an answer.
 type unheard struct{ error }
 
 func (e unheard) Unwrap() error { return e.error }
 
-// Ask sends head, the complete bytes of the GET or HEAD request r, to host and
-// returns the answer after its header. The caller must close the body; the
-// connection is reused only if the body was read to the end. Ask calls early
-// for each informational answer, such as early hints. wait is the longest time
-// until the header; 0 means no timeout. If the context of r is done, the error
-// is that of the context. If the upstream has closed a kept connection, Ask
-// tries another one, because GET and HEAD may be sent again (RFC 9110, section
-// 9.2.2).
+// Ask sends a request to host and returns its answer, whose body is not yet read. head is the
+// complete request r in bytes; r must be a GET or HEAD. Ask calls early for each informational
+// answer, such as early hints. wait is the longest time until the header of the answer; 0 means no
+// timeout. If the context of r is done, Ask returns the context's error. If the upstream has closed
+// an idle connection, Ask repeats the request on another one, because GET and HEAD may be repeated
+// (RFC 9110, section 9.2.2). The caller must close the body. The connection is reused only if the
+// body was read to its end.
 func (u *Upstreams) Ask(r *http.Request, host string, head []byte, wait time.Duration, early func(*http.Response)) (*http.Response, error) {
 	for {
 		c, err := u.take(r.Context(), host)
@@ -98,7 +96,7 @@ func isLate(err error) bool {
 	return errors.As(err, &late) && late.Timeout()
 }
 
-// cause returns the error of the context of r if it is done, otherwise err.
+// cause returns the error of the context of r if that context is done, and otherwise err.
 func cause(r *http.Request, err error) error {
 	if end := r.Context().Err(); end != nil {
 		return end
@@ -106,7 +104,7 @@ func cause(r *http.Request, err error) error {
 	return err
 }
 
-// take returns an idle connection to host, or a new one.
+// take returns a usable idle connection to host, or a new connection.
 func (u *Upstreams) take(ctx context.Context, host string) (*upstream, error) {
 	for {
 		c := u.kept(host)
@@ -116,12 +114,12 @@ func (u *Upstreams) take(ctx context.Context, host string) (*upstream, error) {
 		if silent(c.raw) {
 			return c, nil
 		}
-		_ = c.Conn.Close() // closed by the upstream, or its data would be read as the answer
+		_ = c.Conn.Close() // the upstream has closed it, or has sent data that would be taken for the answer
 	}
 }
 
-// kept removes the most recently used idle connection to host and returns it,
-// or nil if there is none.
+// kept removes the most recently used idle connection to host from u and returns it. It returns nil
+// if there is none.
 func (u *Upstreams) kept(host string) *upstream {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -135,7 +133,7 @@ func (u *Upstreams) kept(host string) *upstream {
 	return c
 }
 
-// connect returns a new connection to host. The default port is 80.
+// connect returns a new connection to host, which may include a port. The default port is 80.
 func connect(ctx context.Context, host string) (*upstream, error) {
 	address := host
 	if _, _, err := net.SplitHostPort(host); err != nil {
@@ -155,21 +153,23 @@ func connect(ctx context.Context, host string) (*upstream, error) {
 	return c, nil
 }
 
-// Read reads at most room bytes. It returns an error if there is no room left.
+// Read reads from the connection, but at most c.left bytes. If c.left is 0, it returns the error
+// for too large a header. It stores its error in c.failed.
 func (c *upstream) Read(b []byte) (int, error) {
-	if c.room <= 0 {
-		c.failed = fmt.Errorf("the header is larger than %d bytes", headMost)
+	if c.left <= 0 {
+		c.failed = fmt.Errorf("the header of the answer is larger than %d bytes", maxHead)
 		return 0, c.failed
 	}
-	n, err := c.Conn.Read(b[:min(int64(len(b)), c.room)])
-	c.room -= int64(n)
+	n, err := c.Conn.Read(b[:min(int64(len(b)), c.left)])
+	c.left -= int64(n)
 	c.failed = err
 	return n, err
 }
 
-// ask sends a request and reads the header of its answer.
+// ask sends a request and reads the header of its answer. It first sets the short deadline briefly,
+// because most answers arrive within it and then need no call of wait.
 func (c *upstream) ask(r *http.Request, head []byte, early func(*http.Response)) (*http.Response, error) {
-	c.room = headMost
+	c.left = maxHead
 	if err := c.SetDeadline(c.asked.Add(briefly)); err != nil {
 		return nil, unheard{err}
 	}
@@ -193,8 +193,8 @@ func (c *upstream) ask(r *http.Request, head []byte, early func(*http.Response))
 	return c.header(r, early)
 }
 
-// header reads answers until the final one, whose header it returns. It passes
-// the informational ones to early.
+// header reads answers until the final answer and returns it with its body unread. It passes
+// informational answers to early.
 func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Response, error) {
 	for {
 		if there, _ := c.in.Peek(c.in.Buffered()); !c.slow && !bytes.Contains(there, []byte("\r\n\r\n")) {
@@ -207,14 +207,14 @@ func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Re
 		case err != nil && c.failed == io.EOF:
 			return nil, io.ErrUnexpectedEOF
 		case err != nil:
-			return nil, cmp.Or(c.failed, err) // a parse error only follows from the failed read
+			return nil, cmp.Or(c.failed, err) // if reading failed, err is only a result of that
 		case res.StatusCode < 100 || res.StatusCode == http.StatusSwitchingProtocols:
-			return nil, fmt.Errorf("an answer with status %d, which was not asked for", res.StatusCode)
+			return nil, fmt.Errorf("the upstream answered with the unexpected status %d", res.StatusCode)
 		case res.StatusCode < 200:
 			early(res)
 			continue
 		}
-		c.room = math.MaxInt64
+		c.left = math.MaxInt64
 		if res.Body != http.NoBody && (res.ContentLength < 0 || res.ContentLength > int64(c.in.Buffered())) {
 			err = c.wait(r, time.Time{})
 		}
@@ -222,9 +222,9 @@ func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Re
 	}
 }
 
-// wait prepares the connection for a long wait: it sets the deadline, zero for
-// none, and lets the end of the request close the connection. Requests that are
-// answered soon avoid this cost.
+// wait prepares the connection for a long wait. It sets the deadline until, or none if until is
+// zero, and makes the end of the request's context close the connection. Requests that are answered
+// quickly do not need it, so they avoid its cost.
 func (c *upstream) wait(r *http.Request, until time.Time) error {
 	if !c.slow {
 		c.slow = true
@@ -233,8 +233,8 @@ func (c *upstream) wait(r *http.Request, until time.Time) error {
 	return c.SetDeadline(until)
 }
 
-// free stops the context of the request from closing the connection. It reports
-// whether it was in time.
+// free keeps the context of the request from closing the connection. It reports false if it was too
+// late for that.
 func (c *upstream) free() bool { return !c.slow || c.stop() }
 
 // end closes the connection.
@@ -243,8 +243,8 @@ func (c *upstream) end() {
 	_ = c.Conn.Close()
 }
 
-// lend ties the connection to the body of its answer. At the end of the body
-// the connection is stored in u again.
+// lend replaces the body of res with one that owns the connection c. When the body has been read to
+// its end, it returns the connection to u.
 func (u *Upstreams) lend(c *upstream, res *http.Response, host string) {
 	b := &lentBody{ReadCloser: res.Body, from: u, host: host, conn: c, keep: !res.Close}
 	if res.Body == http.NoBody {
@@ -254,17 +254,18 @@ func (u *Upstreams) lend(c *upstream, res *http.Response, host string) {
 	res.Body = b
 }
 
-// lentBody is the body of an answer.
+// lentBody is the body of an answer. It owns the connection until the body is closed or read to its
+// end.
 type lentBody struct {
 	io.ReadCloser
-	from *Upstreams
+	from *Upstreams // where the connection is kept for reuse
 	host string
-	conn *upstream // nil after give
-	keep bool
+	conn *upstream // nil: already stored or closed
+	keep bool      // the upstream keeps the connection open after the answer
 }
 
-// Read reads the next part. At the end of the body it stores the connection for
-// reuse; after an error it closes it.
+// Read reads the next part. At the end of the body it stores the connection for reuse. After an
+// error it closes the connection.
 func (b *lentBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
@@ -273,31 +274,31 @@ func (b *lentBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close closes the connection unless the body was read to the end.
+// Close closes the connection, unless the body was read to its end. It always returns nil.
 func (b *lentBody) Close() error {
 	b.give(false)
 	return nil
 }
 
-// give stores the connection for reuse if keep is true and it is safe;
-// otherwise it closes it. Only the first call has an effect.
+// give stores the connection for reuse if keep is true and the connection is usable. Otherwise it
+// closes the connection. Only the first call has an effect.
 func (b *lentBody) give(keep bool) {
 	c := b.conn
 	if b.conn = nil; c == nil {
 		return
 	}
-	// Data after the answer belongs to no request, so the connection is not safe to reuse.
+	// Data after the answer would be taken for the next answer, so the connection must not be reused.
 	if !c.free() || !keep || c.in.Buffered() > 0 || !b.from.keep(b.host, c) {
 		_ = c.Conn.Close()
 	}
 }
 
-// keep stores an idle connection for the next request. It returns false if
-// there is no room or if u is closed.
+// keep stores an idle connection for the next request to host. It returns false, and does not store
+// the connection, if host has maxIdle idle connections or if u is closed.
 func (u *Upstreams) keep(host string, c *upstream) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.closed || len(u.idle[host]) >= idleMost {
+	if u.closed || len(u.idle[host]) >= maxIdle {
 		return false
 	}
 	if u.idle == nil {
@@ -311,9 +312,8 @@ func (u *Upstreams) keep(host string, c *upstream) bool {
 	return true
 }
 
-// drop closes the idle connections that were last used before since, and those
-// that the upstream has closed. It runs again after lookTime while connections
-// remain.
+// drop closes the idle connections whose last request started at since or earlier, and those that
+// the upstream has closed. While idle connections remain, a timer calls drop every lookTime.
 func (u *Upstreams) drop(since time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -338,8 +338,7 @@ func (u *Upstreams) drop(since time.Time) {
 	}
 }
 
-// Close closes the idle connections. A connection in use is closed when
-// its answer is complete.
+// Close closes the idle connections. A connection in use is closed when its answer is complete.
 func (u *Upstreams) Close() {
 	u.mu.Lock()
 	u.closed = true

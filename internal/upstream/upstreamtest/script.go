@@ -9,17 +9,16 @@ import (
 	"testing"
 )
 
-// Script is an upstream that plays prepared answers in order, one for each request,
-// counted over all connections. When no answer is left, it closes the connection.
+// Script is an upstream for tests that sends prepared answers. It uses one answer for each request,
+// in order, over all connections. When no answer is left, it closes the connection.
 type Script struct {
 	net.Listener
-	Asked chan string           // receives the head of each request; room for 100
-	Lines chan func(c net.Conn) // the answers that are left
+	Asked chan string           // receives the head of each request; its buffer holds 100
+	Lines chan func(c net.Conn) // the answers that are not yet used
 }
 
-// NewScript starts an upstream at a free local port that plays answers. There may
-// be 100 of them, and more can be sent to Lines. The listener is closed when
-// t ends.
+// NewScript starts an upstream on a free local port that sends answers. There may be at most 100 of
+// them; send later ones to Lines. The listener is closed when the test t ends.
 func NewScript(t testing.TB, answers ...func(c net.Conn)) *Script {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,6 +42,7 @@ func NewScript(t testing.TB, answers ...func(c net.Conn)) *Script {
 	return s
 }
 
+// serve answers the requests on one connection.
 func (s *Script) serve(c net.Conn) {
 	defer c.Close() // usually closed already, by the other side or an answer
 	in := bufio.NewReader(c)
