@@ -60,7 +60,7 @@ func (a *admin) FreeRoutes() []Route {
 }
 
 func (a *admin) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (a *admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
 }
 
 func (a *admin) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ const (
 // rotate replaces the secret of a key and answers with the new secret. The previous
 // secret stays valid for overlap_seconds, a field of the body.
 func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(true)
+	body, err := r.ReadOptionalBody()
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 // used within the last unused_for_seconds, a field of the body, finish ends no secret
 // and returns ErrConflict.
 func (a *admin) finish(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(true)
+	body, err := r.ReadOptionalBody()
 	if err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ type asked struct {
 // readAsked reads the description from the body of r. The default carrier is
 // CarrierBearer.
 func readAsked(r *Request) (q asked, err error) {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return q, err
 	}

@@ -297,7 +297,7 @@ func (o *Operators) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (o *Operators) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -319,7 +319,7 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -480,5 +480,5 @@ func endSessions(tx *Tx, operator uint64, keep []byte) error {
 // Sweep deletes up to 1000 sessions that are older than the maximum length of a session. Call
 // it about once a minute. now must be from Clock.Earliest.
 func (s *Sessions) Sweep(now time.Time) error {
-	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.maxAge).UnixNano())), sessionTable.Delete)
+	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.maxAge).UnixNano())))
 }

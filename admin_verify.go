@@ -125,7 +125,7 @@ func readCosts(body *Body) (map[string]int, error) {
 // the same charges, as if the client had sent its request to Latchkey. The status is 200
 // even if the key is refused. The body has the result.
 func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ const maxLookup = 1000
 // lookup answers which SHA-256 digests in the request belong to secrets of keys. A program
 // that scans for leaked keys can check a text this way without sending the text.
 func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}

@@ -176,7 +176,7 @@ func brief(e event, message string) map[string]any {
 // create stores an event and charges the limit EventsPerDay. Both happen in one
 // transaction, so a refused event uses no unit of the limit.
 func (c *calendar) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -211,7 +211,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 // update replaces all fields of an event (PUT) or changes only the fields in
 // the body (PATCH).
 func (c *calendar) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 // readReason returns the reason in the body of a cancellation. It returns "" if
 // the body is empty or has no reason.
 func readReason(r *Request) (reason string, err error) {
-	body, err := r.ReadBody(true)
+	body, err := r.ReadOptionalBody()
 	if err != nil {
 		return "", err
 	}
@@ -458,7 +458,7 @@ func (d *adminEvents) answer(w http.ResponseWriter, r *Request, status int, chan
 }
 
 func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -493,7 +493,7 @@ func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
 }
 
 func (d *adminEvents) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}

@@ -141,7 +141,7 @@ func readCallRequest(b *Body) (o callRequest, err error) {
 // start stores a queued call and charges the limit CallsPerDay. Both happen in
 // one transaction, so a refused call uses no unit of the limit.
 func (c *calls) start(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -283,7 +283,7 @@ func (d *adminCalls) get(w http.ResponseWriter, r *Request) error {
 }
 
 func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -305,7 +305,7 @@ func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 // record stores an inbound call. The call may still be in progress or already
 // be over.
 func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}

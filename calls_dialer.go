@@ -58,7 +58,7 @@ const (
 // wait_seconds for one. The default is 0. If there is still no call, it answers
 // {"call": null}.
 func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(true)
+	body, err := r.ReadOptionalBody()
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (c call) CheckLease(b *Body, now time.Time) error {
 // to change the call.
 func (d *Dialer) leased(report func(tx *Tx, c *call, b *Body, now time.Time) error) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
-		body, err := r.ReadBody(false)
+		body, err := r.ReadBody()
 		if err != nil {
 			return err
 		}

@@ -373,7 +373,7 @@ type savedAnswer struct {
 // result. find returns the stored contact, or a contact without an id to create
 // one. The answer contains the stored contact.
 func (c *contacts) save(w http.ResponseWriter, r *Request, a savedAnswer, find func(*Tx, Scope) (contact, error)) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}

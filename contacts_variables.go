@@ -332,7 +332,7 @@ func checkOptions(options []string) error {
 }
 
 func (v *variables) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -376,7 +376,7 @@ func (v *variables) own(tx *Tx, r *Request) (Variable, error) {
 // and context_type cannot change, so update ignores them. It does not check existing values against
 // the changed definition (contract 6.3).
 func (v *variables) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -432,7 +432,7 @@ type assignmentTarget struct {
 }
 
 func readAssignment(r *Request) (a assignment, err error) {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return a, err
 	}
@@ -683,7 +683,7 @@ func (c *contexts) AdminRoutes() []Route {
 // changeBusiness sets values in the business context of an owner. The owner is DefaultOwner if the
 // body names none. If a value is refused, none is stored.
 func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,7 @@ type proxyExchange struct {
 	request *Request
 	control *http.ResponseController
 	body    *sentBody   // nil: the request has no body
+	stream  bool        // each part of the answer's body is sent immediately
 	said    http.Header // header fields that Latchkey has set; they override fields of the upstream
 	last    bool        // the client's connection must be closed after this answer
 	lost    bool        // the upstream sent status 101 over HTTP/2, which does not allow it
@@ -141,7 +142,11 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	// them, so a slow transfer may continue, but one without progress is ended. The read deadline
 	// must be removed at the end of the body. Otherwise net/http would cancel the request when it
 	// passes, as if the client had disconnected.
-	x.extendRead(r.ContentLength != 0)
+	if r.ContentLength != 0 {
+		x.extendRead()
+	} else {
+		x.clearRead()
+	}
 	defer x.extendWrite() // for what the server still writes after Forward
 	in := r.Request
 	dropUpgrade(in)
@@ -284,11 +289,14 @@ func appendField(b []byte, name, value string) []byte {
 // read sends the request whose head is given through Upstreams and writes the answer. It sets x.err
 // if there is no answer.
 func (x *proxyExchange) read(head []byte) {
-	res, err := x.proxy.upstreams.Ask(x.request.Request, x.guard.Upstream.Host, head, x.guard.Timeout, func(hint *http.Response) {
-		x.extendWrite()
-		x.take(hint.Header)
-		x.WriteHeader(hint.StatusCode)
-		clear(x.Header())
+	res, err := x.proxy.upstreams.Ask(x.request.Request, upstream.Call{
+		Host: x.guard.Upstream.Host, Head: head, Timeout: x.guard.Timeout,
+		Hint: func(hint *http.Response) {
+			x.extendWrite()
+			x.take(hint.Header)
+			x.WriteHeader(hint.StatusCode)
+			clear(x.Header())
+		},
 	})
 	if err != nil {
 		x.fail(x, x.request.Request, err)
@@ -303,7 +311,8 @@ func (x *proxyExchange) read(head []byte) {
 	}
 	x.WriteHeader(res.StatusCode)
 	// A body of unknown length may be a stream, so each part is sent immediately.
-	if err := x.copy(res.Body, res.ContentLength < 0 || len(said) > 0); err != nil {
+	x.stream = res.ContentLength < 0 || len(said) > 0
+	if err := x.copy(res.Body); err != nil {
 		x.proxy.quiet.Printf("request %s: the upstream's answer ended too early: %v", x.request.ID, err)
 		panic(http.ErrAbortHandler) // so that the client sees that the answer is incomplete
 	}
@@ -334,13 +343,13 @@ func (x *proxyExchange) take(from http.Header) {
 	}
 }
 
-// copy writes a body to the client. If live is true, it flushes after each part. It returns the
+// copy writes a body to the client. If x.stream is true, it flushes after each part. It returns the
 // error of the reader or of the writer.
-func (x *proxyExchange) copy(from io.Reader, live bool) error {
+func (x *proxyExchange) copy(from io.Reader) error {
 	buf := x.proxy.buffers.Get()
 	defer x.proxy.buffers.Put(buf)
 	for {
-		if live {
+		if x.stream {
 			_ = x.control.Flush() // the next Write reports the error
 		}
 		n, err := from.Read(buf)
@@ -358,15 +367,18 @@ func (x *proxyExchange) copy(from io.Reader, live bool) error {
 	}
 }
 
-// extendRead sets the read deadline for the next part of the client's body, or removes the deadline
-// if more is false.
-func (x *proxyExchange) extendRead(more bool) {
-	until := time.Time{}
-	if more && x.proxy.o.ReadTimeout > 0 {
-		until = time.Now().Add(x.proxy.o.ReadTimeout)
+// extendRead sets the read deadline for the next part of the client's body.
+func (x *proxyExchange) extendRead() {
+	if x.proxy.o.ReadTimeout <= 0 {
+		x.clearRead()
+		return
 	}
-	_ = x.control.SetReadDeadline(until) // an error means that w does not support deadlines
+	// An error means that the writer does not support deadlines.
+	_ = x.control.SetReadDeadline(time.Now().Add(x.proxy.o.ReadTimeout))
 }
+
+// clearRead removes the read deadline.
+func (x *proxyExchange) clearRead() { _ = x.control.SetReadDeadline(time.Time{}) }
 
 // extendWrite sets the write deadline for the next part of the answer.
 func (x *proxyExchange) extendWrite() {
@@ -411,7 +423,7 @@ type sentBody struct {
 // Read reads the next part and extends the read deadline. At the end of the body it removes the
 // deadline and fills in the trailer.
 func (b *sentBody) Read(buf []byte) (int, error) {
-	b.extendRead(true)
+	b.extendRead()
 	n, err := b.from.Read(buf)
 	if err == nil {
 		return n, nil
@@ -420,7 +432,7 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 		b.err = err // the deadline stays set, because net/http may still read the rest of the body
 		return n, err
 	}
-	b.extendRead(false)
+	b.clearRead()
 	for name := range b.ends { // the trailer is received after the body
 		b.ends[name] = b.request.Trailer[name]
 	}

@@ -279,13 +279,14 @@ func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) 
 	if path = strings.TrimPrefix(path, "/"); path != "" && path[len(path)-1] == '/' {
 		path = path[:len(path)-1]
 	}
-	if s.walk(&t.root, path, path == "") {
+	rest := remainder{path, path == ""}
+	if s.walk(&t.root, rest) {
 		return s.found, nil
 	}
 	for _, l := range s.passed {
 		for name := range l.byName {
 			other := search{method: name}
-			if other.walk(&t.root, path, path == "") && other.found != nil && !slices.Contains(allow, name) {
+			if other.walk(&t.root, rest) && other.found != nil && !slices.Contains(allow, name) {
 				allow = append(allow, name)
 			}
 		}
@@ -294,19 +295,30 @@ func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) 
 	return nil, allow
 }
 
-// walk matches path, the remaining segments, against the patterns below a node. ended means that no
-// segments remain. It tries literals before wildcards, so that it meets the narrower of two
-// patterns first. It returns true once the search is decided; s.found is then the route, or nil for
-// one of Latchkey's endpoints.
-func (s *search) walk(at *place, path string, ended bool) bool {
-	if ended {
+// remainder is the part of a path that a search has not matched yet.
+type remainder struct {
+	path  string // without a slash at its start
+	ended bool   // no segments remain; an empty path may still be one empty segment
+}
+
+// cut returns the first segment of r and the remainder after it. r must not have ended.
+func (r remainder) cut() (part string, rest remainder) {
+	part, path, more := strings.Cut(r.path, "/")
+	return part, remainder{path, !more}
+}
+
+// walk matches the rest of a path against the patterns below a node. It tries literals before
+// wildcards, so that it meets the narrower of two patterns first. It returns true once the search
+// is decided; s.found is then the route, or nil for one of Latchkey's endpoints.
+func (s *search) walk(at *place, rest remainder) bool {
+	if rest.ended {
 		return s.take(at.here) || s.take(at.rest)
 	}
-	part, rest, more := strings.Cut(path, "/")
-	if next := at.literals[part]; next != nil && s.walk(next, rest, !more) {
+	part, rest := rest.cut()
+	if next := at.literals[part]; next != nil && s.walk(next, rest) {
 		return true
 	}
-	if at.one != nil && part != "" && s.walk(at.one, rest, !more) {
+	if at.one != nil && part != "" && s.walk(at.one, rest) {
 		return true
 	}
 	return s.take(at.rest)

@@ -27,14 +27,22 @@ type Body struct {
 }
 
 // ReadBody reads the body of a request as one JSON object. It returns ErrJSON if the body is not a
-// JSON object, and the errors of ReadAll. If optional is true, an empty body counts as an empty
-// object.
-func (r *Request) ReadBody(optional bool) (*Body, error) {
+// JSON object, and the errors of ReadAll.
+func (r *Request) ReadBody() (*Body, error) {
 	data, err := r.ReadAll()
 	if err != nil {
 		return nil, err
 	}
-	if len(bytes.TrimSpace(data)) == 0 && optional {
+	return ParseBody(data)
+}
+
+// ReadOptionalBody is like ReadBody, but an empty body counts as an empty object.
+func (r *Request) ReadOptionalBody() (*Body, error) {
+	data, err := r.ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
 		return &Body{}, nil
 	}
 	return ParseBody(data)

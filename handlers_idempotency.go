@@ -104,13 +104,12 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 // SweepReplays deletes up to 1000 stored answers that are at least 24 hours old. Call it about once
 // a minute.
 func SweepReplays(store *Store, now time.Time) error {
-	return Sweep(store, replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())), replayTable.Delete)
+	return Sweep(store, replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())))
 }
 
-// Sweep deletes old records. It calls drop with the primary keys of up to 1000 records of table
-// whose entry in the index is at most bound. All these calls are in one write transaction. If there
-// are no such records, Sweep starts no write transaction.
-func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop func(*Tx, []byte) error) error {
+// Sweep deletes up to 1000 records of table whose entry in the index is at most bound. It deletes
+// them in one write transaction. If there are no such records, it starts no write transaction.
+func Sweep[T any](store *Store, table Table[T], index string, bound []byte) error {
 	due := func(tx *Tx) (keys [][]byte) {
 		for at, key := range table.Find(tx, index, nil, Forward) {
 			if len(keys) == 1000 || bytes.Compare(at, bound) > 0 {
@@ -130,7 +129,7 @@ func Sweep[T any](store *Store, table Table[T], index string, bound []byte, drop
 	}
 	return store.Update(func(tx *Tx) error {
 		for _, key := range due(tx) {
-			if err := drop(tx, key); err != nil {
+			if err := table.Delete(tx, key); err != nil {
 				return err
 			}
 		}
@@ -186,5 +185,5 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 // SweepRequests deletes up to 1000 stored keyRequests that are at least 24 hours old. Call it about
 // once a minute.
 func SweepRequests(store *Store, now time.Time) error {
-	return Sweep(store, keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())), keyRequestTable.Delete)
+	return Sweep(store, keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())))
 }

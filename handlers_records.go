@@ -94,11 +94,15 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (c *AdminRecords[T]) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
-	return c.save(w, r, body, http.StatusCreated, func(*Tx) (*T, error) { return nil, nil })
+	shown, err := c.save(r, body, func(*Tx) (*T, error) { return nil, nil })
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusCreated, shown)
 }
 
 func (c *AdminRecords[T]) update(w http.ResponseWriter, r *Request) error {
@@ -106,19 +110,24 @@ func (c *AdminRecords[T]) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
-	return c.save(w, r, body, http.StatusOK, func(tx *Tx) (*T, error) {
+	shown, err := c.save(r, body, func(tx *Tx) (*T, error) {
 		old, err := c.Table.Get(tx, IDKey(id))
 		return &old, err
 	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, shown)
 }
 
-func (c *AdminRecords[T]) save(w http.ResponseWriter, r *Request, body *Body, status int, old func(*Tx) (*T, error)) error {
-	var shown any
-	err := r.Update(c.Store, func(tx *Tx) error {
+// save stores a record with the fields of body and returns the form that is sent as JSON. The
+// function old must return the stored record, or nil for a new one.
+func (c *AdminRecords[T]) save(r *Request, body *Body, old func(*Tx) (*T, error)) (shown any, err error) {
+	err = r.Update(c.Store, func(tx *Tx) error {
 		was, err := old(tx)
 		if err != nil {
 			return err
@@ -130,10 +139,7 @@ func (c *AdminRecords[T]) save(w http.ResponseWriter, r *Request, body *Body, st
 		shown, err = c.Show(tx, v)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, status, shown)
+	return shown, err
 }
 
 func (c *AdminRecords[T]) get(w http.ResponseWriter, r *Request) error {

@@ -174,13 +174,19 @@ func (row Row) match(path string) bool {
 	return true
 }
 
-// WriteLimitFields sets the rate limit fields of a header from the limit statuses in list, which
-// are valid at the time now. It sets nothing if list is empty. The X-RateLimit-* fields describe
-// the limit with the fewest remaining units; X-RateLimit-Reset is in Unix seconds. If draft is
-// true, RateLimit-Policy and RateLimit describe all limits, as in
-// draft-ietf-httpapi-ratelimit-headers-11. WriteLimitFields also adds the fields that can carry a
-// key to Vary.
-func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bool) {
+// LimitFields is the content of the rate limit fields of an answer.
+type LimitFields struct {
+	List  []LimitStatus // status of each limit at Now
+	Now   time.Time
+	Draft bool // also send the fields of draft-ietf-httpapi-ratelimit-headers-11
+}
+
+// WriteLimitFields sets the rate limit fields of a header. It sets nothing if f.List is empty. The
+// X-RateLimit-* fields describe the limit with the fewest remaining units; X-RateLimit-Reset is in
+// Unix seconds. If f.Draft is true, RateLimit-Policy and RateLimit describe all limits.
+// WriteLimitFields also adds the fields that can carry a key to Vary.
+func WriteLimitFields(h http.Header, f LimitFields) {
+	list := f.List
 	if len(list) == 0 {
 		return
 	}
@@ -198,9 +204,9 @@ func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bo
 	cuts[0] = len(b)
 	b = strconv.AppendInt(b, int64(tight.Remaining()), 10)
 	cuts[1] = len(b)
-	b = strconv.AppendInt(b, now.Add(tight.Next+time.Second-1).Unix(), 10)
+	b = strconv.AppendInt(b, f.Now.Add(tight.Next+time.Second-1).Unix(), 10)
 	cuts[2] = len(b)
-	if draft {
+	if f.Draft {
 		b = appendPolicy(b, list)
 		cuts[3] = len(b)
 		b = appendState(b, list)
@@ -215,7 +221,7 @@ func WriteLimitFields(h http.Header, list []LimitStatus, now time.Time, draft bo
 	} else {
 		h["Vary"] = append(slices.Clip(vary), varyOnKey...)
 	}
-	if draft {
+	if f.Draft {
 		n[3], n[4] = all[cuts[2]:cuts[3]], all[cuts[3]:]
 		h["Ratelimit-Policy"], h["Ratelimit"] = n[3:4:4], n[4:5:5]
 	}

@@ -388,7 +388,11 @@ func (c *connections) Wait(ctx context.Context) {
 	enough := time.NewTimer(patience)
 	defer enough.Stop()
 	patient := true
-	for c.busy(patient) {
+	for {
+		active, fresh := c.count()
+		if active == 0 && (fresh == 0 || !patient) {
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -399,12 +403,12 @@ func (c *connections) Wait(ctx context.Context) {
 	}
 }
 
-// busy reports whether a request is in progress. If patient is true, it also reports true if a
-// connection has not sent its first request.
-func (c *connections) busy(patient bool) bool {
+// count returns the number of connections with a request in progress, and of those that have not
+// sent their first request.
+func (c *connections) count() (active, fresh int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.active) > 0 || patient && len(c.fresh) > 0
+	return len(c.active), len(c.fresh)
 }
 
 // Systemd notifies the service manager that has started this process, and takes over the sockets

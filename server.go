@@ -165,7 +165,7 @@ type exchange struct {
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && status >= http.StatusOK {
 		x.status = status
-		WriteLimitFields(x.Header(), x.Request.Limits, x.Now, x.draft)
+		WriteLimitFields(x.Header(), LimitFields{List: x.Request.Limits, Now: x.Now, Draft: x.draft})
 	}
 	x.ResponseWriter.WriteHeader(status)
 }

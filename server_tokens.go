@@ -106,7 +106,7 @@ func (t *Tokens) touch(tx *Tx, id uint64, now time.Time) error {
 
 // create handles the creation of a token. The answer is the only one with the secret.
 func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func (h *webhookAdmin) find(tx *Tx, r *Request) (webhook, error) {
 }
 
 func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -230,7 +230,7 @@ func maySubscribe(k *Key, events []string) error {
 }
 
 func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}
@@ -398,7 +398,7 @@ func (h *webhookAdmin) get(w http.ResponseWriter, r *Request) error {
 // test sends a sample event to the webhook and answers with the outcome. The field event_type
 // selects one of the events that the webhook subscribes to. Without it, the first of them is sent.
 func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(true)
+	body, err := r.ReadOptionalBody()
 	if err != nil {
 		return err
 	}
@@ -458,7 +458,7 @@ func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 
 // redeliver queues the delivery of a log entry again, with the same bytes and the same delivery id.
 func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
-	body, err := r.ReadBody(false)
+	body, err := r.ReadBody()
 	if err != nil {
 		return err
 	}

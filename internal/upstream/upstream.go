@@ -60,26 +60,32 @@ type unheard struct{ error }
 
 func (e unheard) Unwrap() error { return e.error }
 
-// Ask sends a request to host and returns its answer, whose body is not yet read. head is the
-// complete request r in bytes; r must be a GET or HEAD. Ask calls early for each informational
-// answer, such as early hints. wait is the longest time until the header of the answer; 0 means no
-// timeout. If the context of r is done, Ask returns the context's error. If the upstream has closed
-// an idle connection, Ask repeats the request on another one, because GET and HEAD may be repeated
-// (RFC 9110, section 9.2.2). The caller must close the body. The connection is reused only if the
-// body was read to its end.
-func (u *Upstreams) Ask(r *http.Request, host string, head []byte, wait time.Duration, early func(*http.Response)) (*http.Response, error) {
+// Call describes how Ask sends a request.
+type Call struct {
+	Host    string               // host of the upstream, with or without a port
+	Head    []byte               // the complete request, as it is sent
+	Timeout time.Duration        // longest wait for the header of the answer; 0: no timeout
+	Hint    func(*http.Response) // receives each informational answer, such as early hints
+}
+
+// Ask sends a request to call.Host and returns its answer, whose body is not yet read. r must be a
+// GET or HEAD request, and call.Head must be its bytes. If the context of r is done, Ask returns
+// the context's error. If the upstream has closed an idle connection, Ask repeats the request on
+// another one, because GET and HEAD may be repeated (RFC 9110, section 9.2.2). The caller must
+// close the body. The connection is reused only if the body was read to its end.
+func (u *Upstreams) Ask(r *http.Request, call Call) (*http.Response, error) {
 	for {
-		c, err := u.take(r.Context(), host)
+		c, err := u.take(r.Context(), call.Host)
 		if err != nil {
 			return nil, cause(r, err)
 		}
 		c.asked, c.until, c.slow = time.Now(), time.Time{}, false
-		if wait > 0 {
-			c.until = c.asked.Add(wait)
+		if call.Timeout > 0 {
+			c.until = c.asked.Add(call.Timeout)
 		}
-		res, err := c.ask(r, head, early)
+		res, err := c.ask(r, call.Head, call.Hint)
 		if err == nil {
-			u.lend(c, res, host)
+			u.lend(c, res, call.Host)
 			return res, nil
 		}
 		c.end()
@@ -168,7 +174,7 @@ func (c *upstream) Read(b []byte) (int, error) {
 
 // ask sends a request and reads the header of its answer. It first sets the short deadline briefly,
 // because most answers arrive within it and then need no call of wait.
-func (c *upstream) ask(r *http.Request, head []byte, early func(*http.Response)) (*http.Response, error) {
+func (c *upstream) ask(r *http.Request, head []byte, hint func(*http.Response)) (*http.Response, error) {
 	c.left = maxHead
 	if err := c.SetDeadline(c.asked.Add(briefly)); err != nil {
 		return nil, unheard{err}
@@ -190,12 +196,12 @@ func (c *upstream) ask(r *http.Request, head []byte, early func(*http.Response))
 	if err != nil {
 		return nil, unheard{err}
 	}
-	return c.header(r, early)
+	return c.header(r, hint)
 }
 
 // header reads answers until the final answer and returns it with its body unread. It passes
-// informational answers to early.
-func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Response, error) {
+// informational answers to hint.
+func (c *upstream) header(r *http.Request, hint func(*http.Response)) (*http.Response, error) {
 	for {
 		if there, _ := c.in.Peek(c.in.Buffered()); !c.slow && !bytes.Contains(there, []byte("\r\n\r\n")) {
 			if err := c.wait(r, c.until); err != nil {
@@ -211,7 +217,7 @@ func (c *upstream) header(r *http.Request, early func(*http.Response)) (*http.Re
 		case res.StatusCode < 100 || res.StatusCode == http.StatusSwitchingProtocols:
 			return nil, fmt.Errorf("the upstream answered with the unexpected status %d", res.StatusCode)
 		case res.StatusCode < 200:
-			early(res)
+			hint(res)
 			continue
 		}
 		c.left = math.MaxInt64
@@ -248,7 +254,7 @@ func (c *upstream) end() {
 func (u *Upstreams) lend(c *upstream, res *http.Response, host string) {
 	b := &lentBody{ReadCloser: res.Body, from: u, host: host, conn: c, keep: !res.Close}
 	if res.Body == http.NoBody {
-		b.give(b.keep)
+		b.reuse()
 		return
 	}
 	res.Body = b
@@ -268,28 +274,40 @@ type lentBody struct {
 // error it closes the connection.
 func (b *lentBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.give(b.keep && err == io.EOF)
+	switch err {
+	case nil:
+	case io.EOF:
+		b.reuse()
+	default:
+		b.discard()
 	}
 	return n, err
 }
 
 // Close closes the connection, unless the body was read to its end. It always returns nil.
 func (b *lentBody) Close() error {
-	b.give(false)
+	b.discard()
 	return nil
 }
 
-// give stores the connection for reuse if keep is true and the connection is usable. Otherwise it
-// closes the connection. Only the first call has an effect.
-func (b *lentBody) give(keep bool) {
+// reuse stores the connection for reuse if it is usable and otherwise closes it. It does nothing
+// if the body no longer owns the connection.
+func (b *lentBody) reuse() {
 	c := b.conn
 	if b.conn = nil; c == nil {
 		return
 	}
 	// Data after the answer would be taken for the next answer, so the connection must not be reused.
-	if !c.free() || !keep || c.in.Buffered() > 0 || !b.from.keep(b.host, c) {
+	if !c.free() || !b.keep || c.in.Buffered() > 0 || !b.from.keep(b.host, c) {
 		_ = c.Conn.Close()
+	}
+}
+
+// discard closes the connection, unless the body no longer owns it.
+func (b *lentBody) discard() {
+	if b.conn != nil {
+		b.conn.end()
+		b.conn = nil
 	}
 }
 

@@ -26,7 +26,7 @@ func askUpstream(t testing.TB, u *Upstreams, s *upstreamtest.Script, method stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := u.Ask(r, s.Addr().String(), []byte(method+" / HTTP/1.1\r\nHost: x\r\n\r\n"), wait, func(*http.Response) {})
+	res, err := u.Ask(r, Call{Host: s.Addr().String(), Head: []byte(method + " / HTTP/1.1\r\nHost: x\r\n\r\n"), Timeout: wait, Hint: func(*http.Response) {}})
 	if err != nil {
 		return "", err
 	}
@@ -203,7 +203,7 @@ func TestUpstreams_Cancel(t *testing.T) {
 				<-time.After(3 * briefly) // by then it waits for longer
 				cancel()
 			}()
-			res, err := u.Ask(r, s.Addr().String(), []byte("GET / HTTP/1.1\r\n\r\n"), 0, nil)
+			res, err := u.Ask(r, Call{Host: s.Addr().String(), Head: []byte("GET / HTTP/1.1\r\n\r\n")})
 			if name == "half a body" {
 				if err != nil {
 					t.Fatal(err)
