@@ -180,35 +180,35 @@ func (row RouteRow) problems(r *Policy) (list []string) {
 	for i, m := range row.Methods {
 		switch {
 		case m == "*" && len(row.Methods) > 1:
-			fail("methods lists * and other methods; remove either * or the others")
+			fail("methods has * and others; leave the others out, or the *")
 		case m == "CONNECT" || m == "TRACE":
-			fail("methods lists %s, which is never forwarded; remove it", m)
+			fail("methods has %s, which is never passed on; leave it out", m)
 		case slices.Contains(row.Methods[:i], m):
-			fail("methods lists %s twice; remove one", m)
+			fail("methods has %s twice; leave one out", m)
 		}
 	}
 	if _, unknown := r.OfOwn(row.Permission); len(unknown) > 0 {
-		fail("permission %q does not exist; add a [[permission]] section with that name, or use one of %s", unknown[0], strings.Join(r.Names(^Permission(0)), ", "))
+		fail("permission %q does not exist; add a [[permission]] of that name, or choose one of %s", unknown[0], strings.Join(r.Names(^Permission(0)), ", "))
 	}
 	for i, name := range row.Limits {
 		rule, ok := r.Limit(name)
 		switch {
 		case !ok:
-			fail("limit %q does not exist; add a [[limit]] section with that name, or use one of %s", name,
+			fail("limit %q does not exist; add a [[limit]] of that name, or choose one of %s", name,
 				strings.Join(r.LimitNames(func(l LimitRule) bool { return l.With == "" && l.Name != RequestsPerMinute }), ", "))
 		case name == RequestsPerMinute:
-			fail("limits lists %s, which applies to every request anyway; remove it", name)
+			fail("limits has %s, which every request pays; leave it out", name)
 		case rule.With != "":
-			fail("limits lists %s, which is charged together with %s anyway; remove it", name, rule.With)
+			fail("limits has %s, which is paid along with %s; leave it out", name, rule.With)
 		case slices.Contains(row.Limits[:i], name):
-			fail("limits lists %s twice; remove one", name)
+			fail("limits has %s twice; leave one out", name)
 		}
 	}
 	if parts, prefix := Segments(row.Path), Segments(row.StripPrefix); len(prefix) > len(parts) || !slices.Equal(prefix, parts[:len(prefix)]) {
-		fail("strip_prefix %q is not the beginning of the route's path; use its first segments, or remove strip_prefix", row.StripPrefix)
+		fail("strip_prefix %q is not what its path begins with; the path of every request begins with it, or it is left out", row.StripPrefix)
 	}
 	if row.Upstream == "" && row.StripPrefix != "" {
-		fail("strip_prefix has no effect without upstream; add upstream, or remove strip_prefix")
+		fail("strip_prefix is of no use without upstream; add one, or leave it out")
 	}
 	return list
 }

@@ -122,9 +122,9 @@ func conflict(a, b pattern) string {
 		return ""
 	}
 	if relation == same {
-		return fmt.Sprintf("%s and %s both accept %s for the same paths; remove one route, or change its methods", a.name, b.name, method)
+		return fmt.Sprintf("%s and %s are for the same paths with %s; remove one, or change its methods", a.name, b.name, method)
 	}
-	return fmt.Sprintf("%s and %s both accept %s for %s, and neither pattern is narrower; change one of the paths", a.name, b.name, method, sharedPath(a.parts, b.parts))
+	return fmt.Sprintf("%s and %s both fit %s with %s, and neither is the narrower one; change one of the paths", a.name, b.name, sharedPath(a.parts, b.parts), method)
 }
 
 // The relations between the paths that pattern a matches and the paths that pattern b matches.

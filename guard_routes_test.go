@@ -105,14 +105,14 @@ func TestNewRouteTable_conflicts(t *testing.T) {
 		guards []*proxyRoute
 		want   []string // in the message; none: no conflict
 	}{
-		{"twice", guards("GET /a", "GET /a"), []string{"route 1 (GET /a) and route 2 (GET /a) both accept GET for the same paths"}},
-		{"another name", guards("GET /a/:x", "POST,GET /a/:y"), []string{"route 1 (GET /a/:x) and route 2 (POST,GET /a/:y) both accept GET for the same paths"}},
-		{"a slash at the end", guards("* /a", "* /a/"), []string{"route 1 (* /a) and route 2 (* /a/) both accept any method for the same paths"}},
+		{"twice", guards("GET /a", "GET /a"), []string{"route 1 (GET /a) and route 2 (GET /a) are for the same paths with GET"}},
+		{"another name", guards("GET /a/:x", "POST,GET /a/:y"), []string{"route 1 (GET /a/:x) and route 2 (POST,GET /a/:y) are for the same paths with GET"}},
+		{"a slash at the end", guards("* /a", "* /a/"), []string{"route 1 (* /a) and route 2 (* /a/) are for the same paths with any method"}},
 		{"rest twice", guards("GET /a/*x", "GET /a/*y"), []string{"same paths"}},
-		{"crossing", guards("GET /a/:x/b", "GET /a/c/:y"), []string{"route 1", "route 2", "both accept GET for /a/c/b"}},
-		{"crossing, any method", guards("* /a/:x/b", "GET /a/c/:y"), []string{"both accept GET for /a/c/b"}},
-		{"crossing with a rest", guards("GET /:a/b/*rest", "GET /x/*rest"), []string{"both accept GET for /x/b"}},
-		{"crossing where a rest is empty", guards("GET /a/*x", "GET /:y"), []string{"both accept GET for /a"}},
+		{"crossing", guards("GET /a/:x/b", "GET /a/c/:y"), []string{"route 1", "route 2", "both fit /a/c/b with GET"}},
+		{"crossing, any method", guards("* /a/:x/b", "GET /a/c/:y"), []string{"both fit /a/c/b with GET"}},
+		{"crossing with a rest", guards("GET /:a/b/*rest", "GET /x/*rest"), []string{"both fit /x/b with GET"}},
+		{"crossing where a rest is empty", guards("GET /a/*x", "GET /:y"), []string{"both fit /a with GET"}},
 		{"all of them at once", guards("GET /a", "GET /a", "GET /b", "GET /b"), []string{"route 2", "route 4"}},
 		{"crossing, other methods", guards("POST /a/:x/b", "GET /a/c/:y"), nil},
 		{"other methods", guards("GET /a", "POST /a", "* /a"), nil},
