@@ -1,5 +1,5 @@
-// The audit family records who changed what, chained by hashes, in the transaction
-// of the change itself. It never reads the log for anybody: admin_audit.go does.
+// The audit family records who changed what. It writes each entry in the transaction of the change
+// itself, and chains the entries by hashes. It serves no requests: admin_audit.go does.
 
 package main
 
@@ -15,23 +15,23 @@ import (
 	"time"
 )
 
-// AuditContext describes who does what, for the audit log.
+// AuditContext describes an action for the audit log: who does what, and when.
 type AuditContext struct {
 	// Actor is a kind, an id and a name, such as "token 3 ci" or "operator 1
 	// ann". It can also be "key key_018c...", "control socket", or "latchkey"
 	// for the service itself.
 	Actor   string
-	Client  netip.Addr // address of the client; the zero Addr if there is none
-	Action  string     // method and pattern of a route, or a verb such as "login"
-	Object  string     // what is changed, "" if only the change itself shows it
-	Request string     // request id
-	Now     time.Time
-	Latest  time.Time      // Clock.Latest, if the action creates or checks something that expires
+	Client  netip.Addr     // address of the client; the zero Addr if there is none
+	Action  string         // method and pattern of a route, or a verb such as "login"
+	Object  string         // such as "key key_018c..."; "": the first object that the action changes
+	Request string         // request id
+	Now     time.Time      // wall time of the entry
+	Latest  time.Time      // from Clock.Latest; zero unless the action creates or checks something that expires
 	Detail  map[string]any // further facts; never a secret
 }
 
-// Late returns the later of Latest and Now. Logins and set-up links begin and
-// end by it.
+// Late returns the later of Latest and Now. Use it for the times at which logins and set-up links
+// begin and expire.
 func (d AuditContext) Late() time.Time {
 	if d.Latest.After(d.Now) {
 		return d.Latest
@@ -39,8 +39,8 @@ func (d AuditContext) Late() time.Time {
 	return d.Now
 }
 
-// AuditEntry is one entry of the audit log. The type may gain fields but never
-// lose one.
+// AuditEntry is one entry of the audit log. A new version may add fields but must not remove any,
+// because entries are never rewritten.
 type AuditEntry struct {
 	Number  uint64         `json:"number"` // 1, 2, 3 and so on, without gaps
 	At      time.Time      `json:"at"`
@@ -48,11 +48,11 @@ type AuditEntry struct {
 	Client  string         `json:"client,omitempty"`
 	Action  string         `json:"action"`
 	Object  string         `json:"object,omitempty"` // such as "key key_018c..."
-	Result  string         `json:"result"`           // done or refused
+	Result  string         `json:"result"`           // see AuditResults
 	Status  int            `json:"status,omitempty"` // HTTP status of a refusal
 	Code    string         `json:"code,omitempty"`   // error code of a refusal
 	Changes []Change       `json:"changes,omitempty"`
-	Changed int            `json:"changed,omitempty"` // number of changed records, also those not in Changes
+	Changed int            `json:"changed,omitempty"` // number of changed records, including those left out of Changes
 	Detail  map[string]any `json:"detail,omitempty"`
 	Request string         `json:"request_id,omitempty"`
 }
@@ -66,14 +66,14 @@ const (
 // AuditResults returns the values of AuditEntry.Result.
 func AuditResults() []string { return []string{auditDone, auditRefused} }
 
-// AuditRecord is an entry in its stored form. Hash is the SHA-256 of Previous,
-// the number in eight bytes, big endian, and the bytes of Entry. So nobody can
-// change, remove or insert an entry without changing all later ones.
+// AuditRecord is the stored form of an entry. Hash is the SHA-256 of Previous, followed by the
+// number in eight bytes (big endian) and the bytes of Entry. So nobody can change, remove or insert
+// an entry without changing all later entries.
 type AuditRecord struct {
 	Number   uint64          `json:"number"`
-	Previous []byte          `json:"previous"` // Hash of the previous record; empty in the first
+	Previous []byte          `json:"previous"` // Hash of the previous record; empty in the first record
 	Hash     []byte          `json:"hash"`
-	Entry    json.RawMessage `json:"entry"`
+	Entry    json.RawMessage `json:"entry"` // an AuditEntry
 }
 
 var auditTable = Table[AuditRecord]{
@@ -90,7 +90,7 @@ var auditTable = Table[AuditRecord]{
 	}}},
 }
 
-// objects returns the objects that an entry is about. One can appear twice.
+// objects returns the objects that an entry is about. The list can contain an object twice.
 func (e AuditEntry) objects() (list []string) {
 	if e.Object != "" {
 		list = append(list, e.Object)
@@ -104,11 +104,12 @@ func (e AuditEntry) objects() (list []string) {
 // Open decodes the entry of a record. It does not check the hash.
 func (l AuditRecord) Open() (e AuditEntry, err error) {
 	if err := json.Unmarshal(l.Entry, &e); err != nil {
-		return e, fmt.Errorf("audit entry %d cannot be read: %w", l.Number, err)
+		return e, fmt.Errorf("decode audit entry %d: %w", l.Number, err)
 	}
 	return e, nil
 }
 
+// sum returns the value that Hash must have.
 func (l AuditRecord) sum() []byte {
 	h := sha256.New()
 	h.Write(l.Previous)
@@ -117,12 +118,12 @@ func (l AuditRecord) sum() []byte {
 	return h.Sum(nil)
 }
 
-// AuditHead holds the end and the beginning of the hash chain of the audit log.
+// AuditHead describes both ends of the hash chain of the audit log.
 type AuditHead struct {
-	Number uint64 `json:"number"` // of the newest entry, 0 if there is none
-	Hash   []byte `json:"hash"`
-	// CutNumber and CutHash belong to the newest entry that was removed by
-	// retention. The first remaining entry follows it in the chain.
+	Number uint64 `json:"number"` // of the newest entry; 0 if there was never one
+	Hash   []byte `json:"hash"`   // of the newest entry
+	// CutNumber and CutHash are the number and hash of the newest entry that CutAudit has removed.
+	// The oldest remaining entry follows this entry in the chain. CutAt is the time of the removal.
 	CutNumber uint64    `json:"cut_number"`
 	CutHash   []byte    `json:"cut_hash"`
 	CutAt     time.Time `json:"cut_at,omitzero"`
@@ -130,8 +131,8 @@ type AuditHead struct {
 
 var auditHeadKey = []byte("audit")
 
-// ReadAuditHead returns the stored head of the chain, the zero AuditHead if
-// there is none.
+// ReadAuditHead returns the stored head of the chain. It returns the zero AuditHead if none is
+// stored.
 func ReadAuditHead(tx *Tx) (h AuditHead, err error) {
 	value, err := tx.Get("meta", auditHeadKey)
 	if err == nil && value != nil {
@@ -140,6 +141,7 @@ func ReadAuditHead(tx *Tx) (h AuditHead, err error) {
 	return h, err
 }
 
+// store replaces the stored head of the chain.
 func (h AuditHead) store(tx *Tx) error {
 	value, err := json.Marshal(h)
 	if err != nil {
@@ -148,7 +150,7 @@ func (h AuditHead) store(tx *Tx) error {
 	return tx.Put("meta", auditHeadKey, value)
 }
 
-// appendAudit adds an entry with the next number to the end of the chain.
+// appendAudit gives an entry the next number and adds it to the end of the chain.
 func appendAudit(tx *Tx, e AuditEntry) error {
 	head, err := ReadAuditHead(tx)
 	if err != nil {
@@ -169,6 +171,7 @@ func appendAudit(tx *Tx, e AuditEntry) error {
 	return head.store(tx)
 }
 
+// entry returns an entry of the action, with the result done and without changes.
 func (d AuditContext) entry() AuditEntry {
 	e := AuditEntry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: auditDone, Detail: d.Detail, Request: d.Request}
 	if d.Client.IsValid() {
@@ -177,15 +180,15 @@ func (d AuditContext) entry() AuditEntry {
 	return e
 }
 
-// Update is Store.Update for a change that is recorded in the audit log. The
-// change and its entry are one transaction, so neither exists without the
-// other. If run changes nothing there is no entry.
+// Update is like Store.Update, but also records the changes of run in the audit log. It adds the
+// entry in the transaction of the changes, so neither exists without the other. It adds no entry if
+// run changes nothing.
 func (d AuditContext) Update(store *Store, run func(*Tx) error) error {
 	return store.Update(func(tx *Tx) error { return d.In(tx, run) })
 }
 
-// In calls run in a transaction and adds an entry of what run changed. It adds
-// none if run fails, writes nothing, or stores only records that do not differ.
+// In calls run in an open transaction and adds an audit entry with the changes that run made. It
+// adds no entry if run fails, writes nothing, or only rewrites records without a difference.
 func (d AuditContext) In(tx *Tx, run func(*Tx) error) error {
 	writes, outer := tx.Writes, tx.Trace
 	trace := &ChangeSet{}
@@ -203,11 +206,10 @@ func (d AuditContext) In(tx *Tx, run func(*Tx) error) error {
 	return appendAudit(tx, e)
 }
 
-// Append adds an entry of an action that changes nothing else in the store.
+// Append adds an entry for an action that changes nothing else in the store.
 func (d AuditContext) Append(tx *Tx) error { return appendAudit(tx, d.entry()) }
 
-// Refused adds an entry of a request that was refused with this HTTP status and
-// error code.
+// Refused adds an entry for a request that was refused with this HTTP status and error code.
 func (d AuditContext) Refused(tx *Tx, status int, code string) error {
 	e := d.entry()
 	e.Result, e.Status, e.Code = auditRefused, status, code
@@ -231,33 +233,30 @@ func AuditRecords(tx *Tx, object string, order Direction) iter.Seq2[AuditRecord,
 	}
 }
 
-// AuditRecordAt returns the entry with this number, or ErrNotFound if there is
-// none.
+// AuditRecordAt returns the record with this number. It returns ErrNotFound if there is none.
 func AuditRecordAt(tx *Tx, number uint64) (AuditRecord, error) {
 	return auditTable.Get(tx, IDKey(number))
 }
 
-// CountAudit returns the number of entries.
+// CountAudit returns the number of stored entries.
 func CountAudit(tx *Tx) (int, error) { return auditTable.Count(tx) }
 
-// AuditVerified is the result of VerifyAudit. Problems is not set, because
-// VerifyAudit passes the problems to its parameter report.
+// AuditVerified is the result of VerifyAudit.
 type AuditVerified struct {
-	Entries  int       `json:"entries"`
-	First    uint64    `json:"first"`
-	Head     AuditHead `json:"-"`
-	Problems []string  `json:"problems"`
+	Entries  int       `json:"entries"`  // number of stored entries
+	First    uint64    `json:"first"`    // number that the oldest entry should have
+	Head     AuditHead `json:"-"`        // the stored head
+	Problems []string  `json:"problems"` // left empty by VerifyAudit, for the caller to fill
 }
 
-// VerifyAudit checks the chain and calls report for every entry that was
-// changed, removed, inserted or moved. Somebody who can write the file could
-// rebuild the whole chain. To detect that, keep the number and hash of a head
-// elsewhere.
+// VerifyAudit checks the chain and calls report for every entry that was changed, removed, inserted
+// or moved. It cannot detect that somebody with write access to the database has rebuilt the whole
+// chain. To detect that, keep the number and hash of a head elsewhere and compare them.
 func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err error) {
 	if v.Head, err = ReadAuditHead(tx); err != nil {
 		return v, err
 	}
-	next, previous := v.Head.CutNumber+1, append([]byte{}, v.Head.CutHash...) // not nil: nil means that the previous entry cannot be read
+	next, previous := v.Head.CutNumber+1, append([]byte{}, v.Head.CutHash...) // not nil, which would mean that the previous entry cannot be decoded
 	v.First = next
 	say := func(format string, args ...any) { report("audit log: " + fmt.Sprintf(format, args...)) }
 	for key, stored := range tx.Range(auditTable.Name, nil) {
@@ -270,16 +269,16 @@ func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err erro
 			say("%s missing", entriesFrom(next, number-1))
 		}
 		if number > v.Head.Number {
-			say("entry %d is behind the end of the chain, entry %d: it was put in, or the end was changed", number, v.Head.Number)
+			say("entry %d is after the end of the chain, entry %d: it was inserted, or the end was changed", number, v.Head.Number)
 		} else if number < next {
-			say("entry %d is before the beginning of the chain, entry %d: it was put in", number, next)
+			say("entry %d is before the beginning of the chain, entry %d: it was inserted", number, next)
 		}
 		l, problem := openAuditRecord(key, stored)
 		switch {
 		case problem != "":
 			say("entry %d %s", number, problem)
 		case number == next && previous != nil && !bytes.Equal(l.Previous, previous):
-			say("entry %d does not follow on the one before it: one of the two was put in, changed or moved", number)
+			say("entry %d does not match the hash of the entry before it: one of the two was inserted, changed or moved", number)
 		}
 		next, previous = max(next, number+1), l.Hash
 	}
@@ -287,11 +286,12 @@ func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err erro
 	case next <= v.Head.Number:
 		say("%s missing, at the end", entriesFrom(next, v.Head.Number))
 	case next == v.Head.Number+1 && previous != nil && !bytes.Equal(previous, v.Head.Hash):
-		say("the end of the chain does not fit entry %d, the newest: one of the two was changed", v.Head.Number)
+		say("the end of the chain does not match the newest entry, %d: one of the two was changed", v.Head.Number)
 	}
 	return v, nil
 }
 
+// entriesFrom returns the subject and the verb of a message about the entries first to last.
 func entriesFrom(first, last uint64) string {
 	if first == last {
 		return fmt.Sprintf("entry %d is", first)
@@ -299,8 +299,8 @@ func entriesFrom(first, last uint64) string {
 	return fmt.Sprintf("entries %d to %d are", first, last)
 }
 
-// openAuditRecord decodes a stored record and checks it against its own hash
-// and key. problem is "" if it is intact.
+// openAuditRecord decodes a stored record and checks that its hash, number and key agree. problem is
+// "" if the record is intact; otherwise it completes a message that begins with the entry.
 func openAuditRecord(key, stored []byte) (l AuditRecord, problem string) {
 	value, err := Unseal(auditTable.Name, key, stored)
 	if err == nil {
@@ -319,15 +319,14 @@ func openAuditRecord(key, stored []byte) (l AuditRecord, problem string) {
 	return l, problem
 }
 
-// maxCut is the most entries that one transaction removes.
+// maxCut is the maximum number of entries that one CutAudit removes.
 const maxCut = 1000
 
-// CutAudit removes the oldest entries: those from before the time before, and
-// as many as needed to keep at most most entries. One call removes at most
-// maxCut entries and returns their number. The head keeps the hash of the last
-// removed entry, so that the rest can still be verified, and a new entry
-// records the cut.
-func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err error) {
+// CutAudit removes the entries that are older than cutoff. It also removes the oldest entries until
+// at most maxEntries are left. One call removes at most maxCut entries and returns their number. The
+// head keeps the hash of the last removed entry, so that the rest can still be verified. If entries
+// were removed, a new entry records this.
+func CutAudit(tx *Tx, cutoff time.Time, maxEntries int, now time.Time) (cut int, err error) {
 	count, err := CountAudit(tx)
 	if err != nil {
 		return 0, err
@@ -337,7 +336,7 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 		return 0, err
 	}
 	var old []AuditRecord
-	over := count > most
+	over := count > maxEntries
 	for l, err := range auditTable.All(tx, Forward) {
 		if err != nil {
 			return 0, err
@@ -346,9 +345,8 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 		if err != nil {
 			return 0, err
 		}
-		// One entry less than most is kept, because the entry about the cut is
-		// added.
-		if len(old) == maxCut || !(over && count-len(old) >= most) && !e.At.Before(before) {
+		// Keep one entry less than maxEntries, because the entry about the cut is added below.
+		if len(old) == maxCut || !(over && count-len(old) >= maxEntries) && !e.At.Before(cutoff) {
 			break
 		}
 		old = append(old, l)
@@ -367,13 +365,13 @@ func CutAudit(tx *Tx, before time.Time, most int, now time.Time) (cut int, err e
 	return len(old), errors.Join(head.store(tx), d.Append(tx))
 }
 
-// ActorSelf is the actor of actions of the service itself.
+// ActorSelf is the AuditContext.Actor for actions of the service itself.
 const ActorSelf = "latchkey"
 
-// AuditTables returns the checks of the audit log for CheckStore.
+// AuditTables returns the tables and checks that CheckStore runs on the audit log.
 func AuditTables() []Checked { return []Checked{auditTable, auditChain{}} }
 
-// auditChain is the check of the hash chain.
+// auditChain checks the hash chain of the audit log.
 type auditChain struct{}
 
 // Check calls report for each problem in the chain.

@@ -175,7 +175,7 @@ func TestAudit_Tampering(t *testing.T) {
 			l := other(read(tx, 4))
 			l.Hash = l.sum()
 			return put(tx, 4, l)
-		}, []string{"entry 5 does not follow on the one before it"}},
+		}, []string{"entry 5 does not match the hash of the entry before it"}},
 		{"removed", func(tx *Tx) error { return tx.Delete(auditTable.Name, IDKey(4)) }, []string{"entry 4 is missing"}},
 		{"several removed", func(tx *Tx) error {
 			return errors.Join(tx.Delete(auditTable.Name, IDKey(4)), tx.Delete(auditTable.Name, IDKey(5)))
@@ -185,25 +185,25 @@ func TestAudit_Tampering(t *testing.T) {
 		{"swapped", func(tx *Tx) error {
 			l, m := read(tx, 3), read(tx, 6)
 			return errors.Join(put(tx, 3, m), put(tx, 6, l))
-		}, []string{"entry 3 was moved: it is entry 6", "entry 4 does not follow", "entry 6 was moved: it is entry 3", "entry 7 does not follow"}},
+		}, []string{"entry 3 was moved: it is entry 6", "entry 4 does not match the hash", "entry 6 was moved: it is entry 3", "entry 7 does not follow"}},
 		{"inserted behind", func(tx *Tx) error {
 			l := read(tx, last)
 			n := AuditRecord{Number: last + 1, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":10`, `"number":11`, 1))}
 			n.Hash = n.sum()
 			return put(tx, last+1, n)
-		}, []string{"entry 11 is behind the end"}},
+		}, []string{"entry 11 is after the end"}},
 		{"inserted over the following", func(tx *Tx) error {
 			l := read(tx, 4)
 			n := AuditRecord{Number: 5, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":4`, `"number":5`, 1))}
 			n.Hash = n.sum()
 			return put(tx, 5, n)
-		}, []string{"entry 6 does not follow"}},
+		}, []string{"entry 6 does not match the hash"}},
 		{"damaged", func(tx *Tx) error { return tx.PutRaw(auditTable.Name, IDKey(7), []byte{1, 2, 3, 4, 5, 6}) }, []string{"entry 7 cannot be read"}},
 		{"last changed and hashed anew", func(tx *Tx) error {
 			l := other(read(tx, last))
 			l.Hash = l.sum()
 			return put(tx, last, l)
-		}, []string{"the end of the chain does not fit entry 10"}},
+		}, []string{"the end of the chain does not match the newest entry, 10"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			db, err := bbolt.Open(path, 0o600, nil)

@@ -1,6 +1,6 @@
-// The config family reads the settings: file, environment, flags. Read config.go
-// first, then config_settings.go (the tags of Config as rules). It applies nothing:
-// app.go hands each part what it needs.
+// The config family reads the settings from a file, the environment and flags. Read config.go first,
+// then config_settings.go (the tags of Config as rules). It does not apply the settings: app.go
+// passes them to each part.
 
 package main
 
@@ -22,12 +22,11 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Config holds all settings; config.example.toml explains each key. The tags
-// are the rules for a value: its name, its default as a flag would spell it,
-// min and max (both inclusive), the words it may be, one of textChecks, and an
-// example if the default is empty. A Config contains names of files with
-// secrets, never a secret. After loading it is not changed, so it is safe for
-// concurrent use.
+// Config holds all settings. config.example.toml explains each of them. The tags of a field are the
+// rules for its value: toml is its key, default is its default in the form of a flag, min and max
+// are inclusive bounds, in lists the allowed words, check names one of textChecks, and example is a
+// valid value if the default is empty. A Config contains the names of files with secrets, but no
+// secret. It is not changed after it was loaded, so it is safe for concurrent use.
 type Config struct {
 	Server struct {
 		Listen            string        `toml:"listen" default:"127.0.0.1:8080" check:"address"`
@@ -42,7 +41,7 @@ type Config struct {
 		ShutdownTimeout   time.Duration `toml:"shutdown_timeout" default:"10s" min:"100ms" max:"1h"`
 		IETFHeaders       string        `toml:"ietf_headers" default:"draft-11" in:"draft-11,off"`
 		TLS               string        `toml:"tls" default:"files" in:"files,acme"`
-		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"` // "": no TLS, unless TLS is acme
+		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"` // "": no TLS, unless TLS is "acme"
 		TLSKeyFile        string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key"`
 		InsecureHTTP      bool          `toml:"insecure_http" default:"false"`
 	} `toml:"server"`
@@ -67,7 +66,7 @@ type Config struct {
 	} `toml:"acme"`
 	Log struct {
 		Level  string `toml:"level" default:"info" in:"debug,info,warn,error"`
-		Format string `toml:"format" default:"auto" in:"auto,text,json"` // auto is text on a terminal, json otherwise
+		Format string `toml:"format" default:"auto" in:"auto,text,json"` // auto: text on a terminal, otherwise json
 		Access bool   `toml:"access" default:"true"`
 	} `toml:"log"`
 	Metrics struct {
@@ -80,10 +79,10 @@ type Config struct {
 	Keys struct {
 		Prefix             string        `toml:"prefix" default:"klen_" check:"prefix"`
 		QueryAllowed       bool          `toml:"query_allowed" default:"true"`
-		Cache              int           `toml:"cache" default:"100000" min:"1000" max:"10000000"` // keys
+		Cache              int           `toml:"cache" default:"100000" min:"1000" max:"10000000"` // number of keys in memory
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
-		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper"` // "": the file pepper in Server.Data
+		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper"` // "": the file "pepper" in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
 		DefaultExpiry      time.Duration `toml:"default_expiry" default:"0s" min:"0s" max:"876000h"`
 		MaxExpiry          time.Duration `toml:"max_expiry" default:"0s" min:"0s" max:"876000h"`
@@ -105,28 +104,28 @@ type Config struct {
 		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
 		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
 	} `toml:"webhooks"`
-	Limit struct { // in a file, each is a [[limit]] with name and default
+	Limit struct { // in a file, each field is a [[limit]] with name and default
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`
 		CalendarEventsPerDay int `toml:"calendar_events_per_day_limit" default:"50" min:"1" max:"1000000000"`
-		// Limits for all keys of an owner together; 0: no such limit.
+		// Limits that all keys of an owner share; 0: no limit.
 		OwnerRequestsPerMinute    int `toml:"owner_requests_per_minute_limit" default:"0" min:"0" max:"1000000000"`
 		OwnerCallsPerDay          int `toml:"owner_calls_per_day_limit" default:"0" min:"0" max:"1000000000"`
 		OwnerCalendarEventsPerDay int `toml:"owner_calendar_events_per_day_limit" default:"0" min:"0" max:"1000000000"`
 	} `toml:"limit"`
-	// The fields below have no variables and no flags. They are read only from
-	// the [[...]] sections of a file.
-	Observed    []string        // names of built-in limits that are only observed, sorted
+	// The fields below cannot be set by environment variables or flags. They are read only from the
+	// [[...]] sections of a file.
+	Observed    []string        // names of built-in limits in observe mode, sorted
 	Limits      []limitRow      // limits that are not built in
 	Permissions []permissionRow // permissions that are not built in
-	Routes      []RouteRow      // routes of another API
+	Routes      []RouteRow      // routes of other APIs that this service guards
 }
 
-// Sources maps each key, such as "server.listen" or "limit.NAME", to the source
-// of its value: "default", "file NAME", "env NAME" or "flag".
+// Sources holds the source of each value by its key, such as "server.listen" or "limit.NAME". A
+// source is "default", "file NAME", "env NAME" or "flag".
 type Sources map[string]string
 
-// defaultConfig returns the configuration without any file, variable or flag.
+// defaultConfig returns a Config with the default of each setting.
 func defaultConfig() Config {
 	var c Config
 	for _, s := range c.settings() {
@@ -135,11 +134,11 @@ func defaultConfig() Config {
 	return c
 }
 
-// LoadConfig reads the configuration. A flag overrides a variable of the
-// environment, a variable overrides the file, the file overrides the default.
-// file is a path, "" if there is no file. environ has the form of os.Environ.
-// flags maps keys such as "server.listen" to text. The error lists all
-// problems, one per line and sorted, including problems with overridden values.
+// LoadConfig reads the configuration. A flag overrides an environment variable, a variable overrides
+// the file, and the file overrides the default. file is a path, or "" if there is no file. environ
+// has the form of os.Environ. flags holds the text of each given flag by its key, such as
+// "server.listen". The error lists all problems, sorted and one per line. It includes problems
+// with values that were overridden.
 func LoadConfig(file string, environ []string, flags map[string]string) (Config, Sources, error) {
 	c := defaultConfig()
 	l := configLoader{settings: map[string]setting{}, sources: Sources{}}
@@ -160,7 +159,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 			l.fail(l.sources["route"], "%s", problem)
 		}
 	}
-	if readable { // otherwise insecure_http may be set in the unread file
+	if readable { // a file that cannot be read may set insecure_http, so these checks would be misleading
 		l.checkTLS("server", c.ServerTLS(), c)
 		l.checkTLS("admin", c.AdminTLS(), c)
 		l.checkACME(c)
@@ -178,9 +177,8 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	return c, l.sources, nil
 }
 
-// Print writes the configuration as a TOML file that loads to the same values,
-// with the source of each in a comment. It shows no secret, because a Config
-// contains none.
+// Print writes the configuration as a TOML file from which LoadConfig reads the same values. A
+// comment names the source of each value. Print shows no secret, because a Config contains none.
 func (c Config) Print(w io.Writer, sources Sources) error {
 	var b strings.Builder
 	last := ""
@@ -212,8 +210,8 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 	return err
 }
 
-// TrustedProxies returns the networks whose X-Forwarded fields are trusted. A
-// single address is a network of one address. Each call parses the list again.
+// TrustedProxies returns the networks of the proxies whose X-Forwarded fields are trusted. It
+// returns a single address as a network of one address. It parses the setting in each call.
 func (c Config) TrustedProxies() []netip.Prefix {
 	var list []netip.Prefix
 	for _, text := range c.Server.TrustedProxies {
@@ -222,8 +220,8 @@ func (c Config) TrustedProxies() []netip.Prefix {
 	return list
 }
 
-// LimitDefaults returns the default of each built-in limit by its name. The
-// caller owns the map.
+// LimitDefaults returns the default of each built-in limit by its name. The caller may change the
+// map.
 func (c Config) LimitDefaults() map[string]int {
 	return map[string]int{
 		"requests_per_minute_limit":     c.Limit.RequestsPerMinute,
@@ -236,7 +234,7 @@ func (c Config) LimitDefaults() map[string]int {
 	}
 }
 
-// Rights returns the policy: all permissions and limits that keys can have.
+// Rights returns the Policy with the built-in and the configured permissions and limits.
 func (c Config) Rights() *Policy {
 	limits := BuiltinLimits(c.LimitDefaults())
 	for i := range limits {
@@ -262,9 +260,8 @@ func (c Config) AdminTLS() ListenerTLS {
 	return ListenerTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
 }
 
-// Differing returns the keys whose values differ in other and need a restart.
-// It leaves out what a reload applies: the [[...]] sections, the limits and
-// log.level.
+// Differing returns the keys of the settings that differ in other and that only a restart applies.
+// It leaves out the settings that a reload applies: the [[...]] sections, the limits and log.level.
 func (c Config) Differing(other Config) (keys []string) {
 	theirs := other.settings()
 	for i, s := range c.settings() {
@@ -275,8 +272,7 @@ func (c Config) Differing(other Config) (keys []string) {
 	return keys
 }
 
-// settings returns the settings of c in the order of the struct. Their Field
-// pointers refer to c.
+// settings returns the settings in the order of the struct. The Field of each points into c.
 func (c *Config) settings() []setting {
 	var list []setting
 	for section, fields := range reflect.ValueOf(c).Elem().Fields() {
@@ -291,21 +287,21 @@ func (c *Config) settings() []setting {
 	return list
 }
 
-// configLoader stores values in the fields of one Config. It records where they
-// come from and what is wrong with them.
+// configLoader stores values in the fields of one Config. It records the source of each value and
+// the problems that it finds.
 type configLoader struct {
-	settings map[string]setting // by key; also has the sections, without a Field
+	settings map[string]setting // by key; also contains the names of sections, with a nil Field
 	sources  Sources
 	problems []string
 }
 
-// fail records a problem with a value from source.
+// fail records a problem with a value from this source.
 func (l *configLoader) fail(source, format string, args ...any) {
 	l.problems = append(l.problems, source+": "+fmt.Sprintf(format, args...))
 }
 
-// readFile stores the values of a file. It returns false if the file cannot be
-// read or is not valid TOML.
+// readFile reads a file and stores its values in c. It returns false if the file cannot be read or
+// is not valid TOML.
 func (l *configLoader) readFile(name string, c *Config) bool {
 	source, sections := "file "+name, map[string]any{}
 	_, err := toml.DecodeFile(name, &sections)
@@ -314,7 +310,7 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 	case isParse:
 		l.fail(source, "%s", parseProblem(parse))
 	case errors.Is(err, os.ErrNotExist):
-		l.fail(source, "there is no such file; name one that exists, or none to use the defaults")
+		l.fail(source, "does not exist; name an existing file, or no file to use the defaults")
 	case err != nil:
 		l.fail(source, "%v", err)
 	}
@@ -340,8 +336,9 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 	return err == nil
 }
 
-// limits stores the [[limit]] tables of a file in c. It returns the defaults of
-// the built-in limits as a section of names and numbers.
+// limits reads the [[limit]] tables of a file. It stores the limits that are not built in, and
+// the names of built-in limits in observe mode, in c. It returns the defaults of built-in limits by
+// name, for set.
 func (l *configLoader) limits(source string, value any, c *Config) map[string]any {
 	section := map[string]any{}
 	tables, ok := value.([]map[string]any)
@@ -391,7 +388,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 	return section
 }
 
-// permissions stores the [[permission]] tables of a file in c.
+// permissions reads the [[permission]] tables of a file and stores them in c.
 func (l *configLoader) permissions(source string, value any, c *Config) {
 	c.Permissions = readRows[permissionRow](l, source, "permission", value)
 	if len(c.Permissions) > MaxOwnPermissions {
@@ -409,7 +406,7 @@ func (l *configLoader) permissions(source string, value any, c *Config) {
 	}
 }
 
-// readRows calls ReadRows and records the problems and the source in l.
+// readRows calls ReadRows, and records in l its problems and the source of the section.
 func readRows[T any](l *configLoader, source, section string, value any) []T {
 	rows, problems := ReadRows[T](section, value)
 	for _, problem := range problems {
@@ -419,14 +416,13 @@ func readRows[T any](l *configLoader, source, section string, value any) []T {
 	return rows
 }
 
-// notSettings matches entries of the environment that begin with LATCHKEY_ but
-// are not settings: the pepper itself, variables of the command line, switches
-// of tests, and variables that Kubernetes sets in containers near a service
-// named latchkey or latchkey-something.
+// notSettings matches environment entries that begin with LATCHKEY_ but are not settings of Config:
+// the pepper itself, variables of the command line client, switches of tests, and variables that
+// Kubernetes sets in each container if there is a service named latchkey or latchkey-something.
 var notSettings = regexp.MustCompile(`^LATCHKEY_(KEYS_PEPPER=|CONFIG=|URL=|CA=|ADMIN_TOKEN=|ADMIN_TOKEN_FILE=|ADMIN_NAME=|ADMIN_PASSWORD=|ADMIN_PASSWORD_FILE=|CRASH_|BENCH_|TEST_|` +
 	`(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=|PORT=(tcp|udp|sctp)://))`)
 
-// readEnviron stores the values of the environment.
+// readEnviron stores the values of environment variables. environ has the form of os.Environ.
 func (l *configLoader) readEnviron(environ []string) {
 	for _, entry := range environ {
 		name, text, _ := strings.Cut(entry, "=")
@@ -438,7 +434,7 @@ func (l *configLoader) readEnviron(environ []string) {
 		if s := l.settings[key]; s.Field != nil && name == variable(key) {
 			l.set("env "+name, key, s.Parse(text))
 		} else {
-			l.fail("env "+name, "unknown variable%s", l.suggest(key, variable)) // not the value, which may be a secret
+			l.fail("env "+name, "unknown variable%s", l.suggest(key, variable)) // does not show the value, which may be a secret
 		}
 	}
 }
@@ -448,8 +444,8 @@ func variable(key string) string {
 	return "LATCHKEY_" + strings.ToUpper(strings.Replace(key, ".", "_", 1))
 }
 
-// set stores a value, in the form of the TOML decoder, or records why it is not
-// valid.
+// set stores the value of a key and its source. If the key is unknown or the value is not valid, it
+// records a problem instead. value has a type that the TOML decoder produces.
 func (l *configLoader) set(source, key string, value any) {
 	s, ok := l.settings[key]
 	if !ok {
@@ -463,9 +459,8 @@ func (l *configLoader) set(source, key string, value any) {
 	l.sources[key] = source
 }
 
-// checkDoor records a problem if keys would travel in plaintext beyond this
-// machine. allowed is true if there is TLS or if the operator accepts
-// plaintext.
+// checkDoor records a problem if a listener would receive keys in plaintext from other machines.
+// allowed is true if there is TLS or if the operator accepts plaintext.
 func (l *configLoader) checkDoor(section, listen string, allowed bool) {
 	if !allowed && !IsLocalAddress(listen) {
 		l.fail(l.sources[section+".listen"], "%s.listen is %q, where keys would travel in clear; set %s.tls_cert_file and %s.tls_key_file, "+
@@ -473,7 +468,7 @@ func (l *configLoader) checkDoor(section, listen string, allowed bool) {
 	}
 }
 
-// checkTLS records a problem if a listener has incomplete TLS settings.
+// checkTLS records a problem if the TLS settings of a listener are incomplete.
 func (l *configLoader) checkTLS(section string, t ListenerTLS, c Config) {
 	if key, problem := t.Missing(section, c.ACME.Domains, c.ACME.AcceptTerms, c.ACME.Directory); key != "" {
 		l.fail(l.sources[key], "%s", problem)
@@ -488,13 +483,14 @@ func (l *configLoader) checkACME(c Config) {
 	}
 }
 
-// suggest returns the end of a message about an unknown key: the key that was
-// probably meant. name spells a key as the source of the value does.
+// suggest returns the end of a message about an unknown key. It names the most similar known key, or
+// the command that lists all keys. name returns a key in the form of the source, such as the name
+// of an environment variable.
 func (l *configLoader) suggest(key string, name func(string) string) string {
 	key = strings.ToLower(key)
 	bare := key[strings.Index(key, ".")+1:]
 	best, least := "", len(bare)/3+2
-	for _, known := range slices.Backward(slices.Sorted(maps.Keys(l.settings))) { // reverse order, so that server precedes admin
+	for _, known := range slices.Backward(slices.Sorted(maps.Keys(l.settings))) { // reverse order, so that server precedes admin if both are equally similar
 		distance := editDistance(key, known)
 		_, own, _ := strings.Cut(known, ".")
 		if own == bare || bare != key && strings.HasPrefix(known, key) {
@@ -513,17 +509,16 @@ func (l *configLoader) suggest(key string, name func(string) string) string {
 // ListenerTLS describes how a listener gets its certificate. The zero value
 // means no TLS.
 type ListenerTLS struct {
-	ACME              bool // true: from a certificate authority; false: from the files
+	ACME              bool // the certificate comes from an ACME certificate authority, not from the files
 	CertFile, KeyFile string
 }
 
 // On reports whether the listener uses TLS.
 func (t ListenerTLS) On() bool { return t.ACME || t.CertFile != "" }
 
-// Missing returns the key of the setting that needs another one, and the text
-// of the problem. key is "" if the TLS settings are complete. section is that
-// of the listener; domains, accepted and directory are settings of the section
-// acme.
+// Missing returns the key of a setting that needs another setting, and the text of the problem. key
+// is "" if the TLS settings are complete. section is the listener's section, "server" or "admin".
+// domains, accepted and directory are settings of the section acme.
 func (t ListenerTLS) Missing(section string, domains []string, accepted bool, directory string) (key, problem string) {
 	switch {
 	case t.ACME && len(domains) == 0:
@@ -538,7 +533,7 @@ func (t ListenerTLS) Missing(section string, domains []string, accepted bool, di
 	return "", ""
 }
 
-// IsLocalAddress reports whether host:port is reachable only from this machine.
+// IsLocalAddress reports whether a listener on this host:port is reachable only from this machine.
 func IsLocalAddress(listen string) bool {
 	host, _, _ := net.SplitHostPort(listen)
 	ip, _ := netip.ParseAddr(host)

@@ -16,11 +16,11 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// setting is one key of a Config or of a row, with its rules.
+// setting is one field of a Config or of a row (see ReadRows), with its rules.
 type setting struct {
 	Key   string            // such as "server.listen", or "name" in a row
 	Field any               // *string, *bool, *int, *time.Duration or *[]string; nil if the key is a section
-	Tag   reflect.StructTag // the rules
+	Tag   reflect.StructTag // the rules, see Config
 }
 
 // Text returns the value as TOML.
@@ -36,9 +36,8 @@ func (s setting) Text() string {
 	return fmt.Sprint(reflect.ValueOf(s.Field).Elem())
 }
 
-// Parse returns the value of a variable or flag in the form of the TOML
-// decoder. Text that is not valid is returned as text, and Assign then refuses
-// it.
+// Parse returns the text of an environment variable or a flag as a type that the TOML decoder
+// produces. It returns text that is not valid unchanged, and Assign then refuses it.
 func (s setting) Parse(text string) any {
 	switch s.Field.(type) {
 	case *bool:
@@ -61,14 +60,14 @@ func (s setting) Parse(text string) any {
 	return text
 }
 
-// example returns the text of a valid value, quoted. Either the example or the
-// default is empty.
+// example returns a valid value in quotes, for messages. It is the example of the tag, or the
+// default if the tag has no example.
 func (s setting) example() string {
 	return strconv.Quote(s.Tag.Get("example") + s.Tag.Get("default"))
 }
 
-// Assign stores a value, in the form of the TOML decoder, and returns "". If
-// the value is not valid, it stores nothing and returns what the value must be.
+// Assign stores a value in the field and returns "". If the value is not valid, it stores nothing
+// and returns a text that completes "must be ...". value has a type that the TOML decoder produces.
 func (s setting) Assign(value any) (want string) {
 	low, high := s.Tag.Get("min"), s.Tag.Get("max")
 	switch field := s.Field.(type) {
@@ -127,8 +126,8 @@ func (s setting) Assign(value any) (want string) {
 	return ""
 }
 
-// checkText returns value if it is a string that the tag allows. Otherwise want
-// is what it must be; if the value is valid, want is "".
+// checkText returns value and "" if it is a string that the tag allows. Otherwise it returns a want
+// that completes "must be ...".
 func (s setting) checkText(value any) (text, want string) {
 	text, ok := value.(string)
 	words := s.Tag.Get("in")
@@ -148,7 +147,8 @@ func (s setting) checkText(value any) (text, want string) {
 	return "", want + ", such as " + s.example()
 }
 
-// textChecks are the checks that a tag can name. want completes "must be ...".
+// textChecks holds the checks that the check of a tag can name. fits reports whether a text is
+// valid, and want completes "must be ..." for a text that is not.
 var textChecks = map[string]struct {
 	want string
 	fits func(string) bool
@@ -172,9 +172,9 @@ var textChecks = map[string]struct {
 	"upstream":         {"http:// or https:// and a host, with or without a path", isUpstream},
 }
 
-// isAddress reports whether text is host:port with a number as port. An empty
-// host means every address of the machine. Names other than localhost are
-// refused, because a name could resolve to any address.
+// isAddress reports whether text is host:port with a numeric port. An empty host means all addresses
+// of the machine. The only name that it accepts as host is localhost, because other names could
+// resolve to any address.
 func isAddress(text string) bool {
 	host, port, err := net.SplitHostPort(text)
 	_, portErr := strconv.ParseUint(port, 10, 16)
@@ -182,9 +182,9 @@ func isAddress(text string) bool {
 	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
 }
 
-// isPattern reports whether text is a path pattern: a slash and plain segments.
-// A segment :name matches any one segment, and *name at the end matches the
-// rest of the path.
+// isPattern reports whether text is a valid path pattern. A pattern is a slash, followed by segments
+// with slashes between them. The segment :name matches any one segment, and *name at the end
+// matches the rest of the path.
 func isPattern(text string) bool {
 	if text == "" || text[0] != '/' {
 		return false
@@ -205,20 +205,20 @@ func isPattern(text string) bool {
 
 var wildcardName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// oddInPath reports whether c must not appear in a path of the configuration.
-// Such characters have a special meaning, or programs read them differently.
+// oddInPath reports whether c must not appear in a path of the configuration. It is true for
+// characters that have a special meaning or that different programs interpret differently.
 func oddInPath(c rune) bool {
 	return strings.ContainsRune(`\;%?#"<>`, c) || unicode.IsSpace(c) || unicode.IsControl(c) || c == unicode.ReplacementChar
 }
 
-// isPrefixPath reports whether text is "" or a path without wildcards and
-// without a slash at the end.
+// isPrefixPath reports whether text is "" or a path that has no wildcards and does not end with a
+// slash.
 func isPrefixPath(text string) bool {
 	return text == "" || isPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
 }
 
-// isUpstream reports whether text is "" or the URL of an upstream, with or
-// without a path.
+// isUpstream reports whether text is "" or a valid URL of an upstream server, with or without a
+// path.
 func isUpstream(text string) bool {
 	m := upstreamForm.FindStringSubmatch(text)
 	return text == "" || m != nil && (m[1] == "" || isPattern(m[1]) && !strings.ContainsAny(m[1], ":*"))
@@ -226,11 +226,10 @@ func isUpstream(text string) bool {
 
 var upstreamForm = regexp.MustCompile(`^https?://(?:[\w.-]+|\[[\da-fA-F:.]+])(?::\d{1,5})?(/.*)?$`)
 
-// parseNetwork returns the network that text describes; an address is a network
-// of one address. It returns the zero Prefix, which contains nothing, if text
-// is neither. It also refuses 10.0.0.5/8, because either the address or the
-// length is a mistake, and a network that is too wide lets clients forge their
-// address.
+// parseNetwork parses a network, or an address as a network of one address. It returns the zero
+// Prefix, which contains no address, if text is not valid. It refuses a network such as 10.0.0.5/8:
+// either the address or the length is a mistake, and a network that is too wide would let clients
+// forge their address.
 func parseNetwork(text string) netip.Prefix {
 	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
 		return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen())
@@ -242,19 +241,19 @@ func parseNetwork(text string) netip.Prefix {
 	return p
 }
 
-// IsWord reports whether text is a word, such as the name of an environment of
-// keys.
+// IsWord reports whether text is a valid name, for example for the environment of a key: 1 to 32 of
+// a-z, 0-9, - and _, the first a letter.
 func IsWord(text string) bool { return wordPattern.MatchString(text) }
 
 var wordPattern = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 
-// describe returns a TOML value as text for a message.
+// describe returns a decoded TOML value as text for a message.
 func describe(value any) string {
 	switch v := value.(type) {
 	case nil:
 		return "nothing"
 	case string:
-		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // hides a password in a URL
+		return strconv.Quote(regexp.MustCompile(`//.*@`).ReplaceAllString(v, "//...@")) // hide a password in a URL
 	case map[string]any:
 		return "a section"
 	case []map[string]any:
@@ -263,8 +262,8 @@ func describe(value any) string {
 	return fmt.Sprint(value)
 }
 
-// editDistance returns the number of bytes to insert, delete or replace to turn
-// a into b.
+// editDistance returns the smallest number of bytes that must be inserted, deleted or replaced to
+// turn a into b.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1) // row[j] is the distance from a[:i] to b[:j]
 	for j := range row {
@@ -284,9 +283,9 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// parseProblem returns a description of a TOML error, with the line and a mark
-// under the position. If a file ends too early, the library may have no
-// position and then panics in ErrorWithPosition.
+// parseProblem returns the text of a TOML error. It shows the line with a mark under the position.
+// If the file ends too early, the TOML library may have no position, and ErrorWithPosition panics.
+// The text then says that the problem is at the end of the file.
 func parseProblem(e toml.ParseError) (text string) {
 	defer func() {
 		if recover() != nil {
@@ -296,13 +295,13 @@ func parseProblem(e toml.ParseError) (text string) {
 	return strings.TrimSpace(e.ErrorWithPosition())
 }
 
-// permissionRow is a [[permission]] of a configuration file.
+// permissionRow is a [[permission]] section of a configuration file.
 type permissionRow struct {
 	Name        string `toml:"name" check:"permission" example:"can_read_reports"`
 	Description string `toml:"description" example:"Read reports."`
 }
 
-// limitRow is a [[limit]] of a configuration file that is not built in.
+// limitRow is a [[limit]] section of a configuration file for a limit that is not built in.
 type limitRow struct {
 	Name    string        `toml:"name" check:"limit" example:"reports_per_hour"`
 	Window  time.Duration `toml:"window" min:"1s" max:"8784h" example:"1h"`
@@ -311,10 +310,10 @@ type limitRow struct {
 	Observe bool          `toml:"observe" default:"false"`
 }
 
-// ReadRows returns the [[section]] tables of a file, in the form of the TOML
-// decoder, as structs. The tags of T are rules like those of Config. A key
-// without a default is required. Each problem names its row and, if it concerns
-// one, the key.
+// ReadRows converts the tables of a repeated section, such as [[limit]], to a struct for each. value
+// is the whole section as the TOML decoder returns it. The tags of T are rules as in Config. A key
+// without a default is required. Each problem is a text that names the section and, if possible,
+// the key.
 func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	tables, ok := value.([]map[string]any)
 	if !ok {
@@ -352,8 +351,8 @@ func ReadRows[T any](section string, value any) (rows []T, problems []string) {
 	return rows, problems
 }
 
-// rowSettings returns the settings of a row in the order of its struct. Their
-// Field pointers refer to row.
+// rowSettings returns the fields of a row as settings, in the order of the struct. The Field of each
+// points into row.
 func rowSettings[T any](row *T) (list []setting) {
 	for f, value := range reflect.ValueOf(row).Elem().Fields() {
 		list = append(list, setting{Key: f.Tag.Get("toml"), Tag: f.Tag, Field: value.Addr().Interface()})
@@ -361,7 +360,7 @@ func rowSettings[T any](row *T) (list []setting) {
 	return list
 }
 
-// printRow returns a row as TOML, with its source in a comment.
+// printRow returns a row as a TOML section. A comment names its source.
 func printRow[T any](section string, row T, source string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\n[[%s]] # %s\n", section, source)

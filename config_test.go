@@ -162,7 +162,7 @@ func TestLoadConfig_bad(t *testing.T) {
 func TestLoadConfig_missingFile(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct{ name, want string }{
-		{filepath.Join(dir, "none.toml"), "there is no such file; name one that exists"},
+		{filepath.Join(dir, "none.toml"), "does not exist; name an existing file"},
 		{dir, "is a directory"},
 	} {
 		_, _, err := LoadConfig(tt.name, nil, nil)

@@ -1,7 +1,7 @@
-// The keys family knows what a key is, how it is found and what it may do. Read
-// keys.go first, then keys_secret.go (peppers and hashes), keys_permissions.go,
-// keys_cache.go (keys in memory) and keys_ring.go (find, save, rotate, sweep). It
-// never sees a request and never stores a secret.
+// The keys family defines API keys: what is stored of a key, how a key is found by its secret,
+// and what it may do. Read keys.go first, then keys_secret.go (peppers and hashes),
+// keys_permissions.go, keys_cache.go (keys in memory) and keys_ring.go (find, save, rotate,
+// sweep). The family never sees a request and never stores a secret.
 
 package main
 
@@ -25,7 +25,7 @@ type Key struct {
 	Name         string            `json:"name"`
 	Hint         string            `json:"hint"`
 	Permissions  Permission        `json:"permissions"`
-	Limits       map[string]int    `json:"limits,omitempty"` // only those that differ from the default
+	Limits       map[string]int    `json:"limits,omitempty"` // by limit name; only values that differ from the default
 	Environment  string            `json:"environment,omitempty"`
 	Owner        uint64            `json:"owner"`
 	OwnerName    string            `json:"owner_name"`
@@ -36,15 +36,16 @@ type Key struct {
 	CreatedAt    time.Time         `json:"created_at"`
 	ExpiresAt    time.Time         `json:"expires_at,omitzero"`
 	RevokedAt    time.Time         `json:"revoked_at,omitzero"`
-	Hash         []byte            `json:"hash,omitempty"`   // of the secret, under a pepper; never shown
-	Serial       int               `json:"serial,omitempty"` // how many times the secret was rotated
+	Hash         []byte            `json:"hash,omitempty"`   // see Peppers.Hash; nil in a key of an early version
+	Serial       int               `json:"serial,omitempty"` // number of the current secret; each rotation adds 1
 	RotatedAt    time.Time         `json:"rotated_at,omitzero"`
-	Aliases      []PreviousSecret  `json:"aliases,omitempty"` // oldest first
-	// ExpiryNoticed is the ExpiresAt for which key.expiring was published.
+	Aliases      []PreviousSecret  `json:"aliases,omitempty"` // previous secrets, oldest first
+	// ExpiryNoticed is the value of ExpiresAt for which the webhook event key.expiring was last
+	// published. It is zero if none was.
 	ExpiryNoticed time.Time `json:"expiry_noticed,omitzero"`
-	// OwnPermissions are the names of the permissions that the configuration
-	// defines, including those that it no longer defines. Permissions has the
-	// bits of those that exist now.
+	// OwnPermissions holds the names of the key's permissions that are not built in. A name stays
+	// here even if the configuration no longer defines it. Permissions has the bits of all
+	// permissions that are defined now.
 	OwnPermissions []string `json:"own_permissions,omitempty"`
 
 	rights  *Policy
@@ -57,7 +58,7 @@ type Key struct {
 	until   time.Time
 }
 
-// PreviousSecret is an earlier secret of a key. It is valid until EndsAt.
+// PreviousSecret is a secret that a rotation of the key replaced. It is valid until EndsAt.
 type PreviousSecret struct {
 	Serial int       `json:"serial"`
 	Hash   []byte    `json:"hash"`
@@ -119,26 +120,26 @@ func (k *Key) Status(now time.Time) string {
 }
 
 // Check returns nil if the key is active and its secret is still valid.
-// Otherwise it returns ErrKey with the reason. The client has already sent the
-// whole secret, so the reason does not help an attacker who guesses.
+// Otherwise it returns ErrKey with the reason. The reason does not help an attacker to guess a
+// secret, because the client must already have sent a correct one. now is from Clock.Latest.
 func (k *Key) Check(now time.Time) error {
 	switch k.Status(now) {
 	case StatusRevoked:
 		return ErrKey.With("This API key was revoked on %s. Create a new one.", k.RevokedAt.UTC().Format(time.RFC3339))
 	case statusExpired:
-		return ErrKey.With("This API key expired on %s. Create a new one or have its end moved.", k.ExpiresAt.UTC().Format(time.RFC3339))
+		return ErrKey.With("This API key expired on %s. Create a new key, or ask the operator to extend this one.", k.ExpiresAt.UTC().Format(time.RFC3339))
 	case statusPaused:
-		return ErrKey.With("This API key is paused. Have it resumed.")
+		return ErrKey.With("This API key is paused. Ask the operator to resume it.")
 	}
 	if !k.until.IsZero() && !now.Before(k.until) {
-		return ErrKey.With("This API key was replaced, and its time beside the new one ended on %s. Use the new one.", k.until.UTC().Format(time.RFC3339))
+		return ErrKey.With("This API key was replaced, and its old secret was valid until %s. Use the new secret.", k.until.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// BySecret returns a copy of k as seen through the secret with this hash, or
-// nil if k no longer has that secret. A key without a stored Hash accepts any
-// hash that is not one of its Aliases.
+// BySecret returns a copy of k whose SecretSerial and SecretEnds describe the secret with this
+// hash. It returns nil if k does not have that secret now. A key without a stored Hash accepts any
+// hash: one that is not in Aliases counts as its current secret.
 func (k *Key) BySecret(hash []byte) *Key {
 	for _, a := range k.Aliases {
 		if bytes.Equal(a.Hash, hash) {
@@ -151,8 +152,8 @@ func (k *Key) BySecret(hash []byte) *Key {
 	return k.view(PreviousSecret{Serial: k.Serial})
 }
 
-// Refreshed returns a copy of k as seen through the secret that found older, or
-// nil if k no longer has that secret.
+// Refreshed returns a copy of k with the SecretSerial of older, an earlier state of the same key.
+// It returns nil if k no longer has the secret with that serial.
 func (k *Key) Refreshed(older *Key) *Key {
 	for _, a := range k.Aliases {
 		if a.Serial == older.asked {
@@ -165,21 +166,21 @@ func (k *Key) Refreshed(older *Key) *Key {
 	return k.view(PreviousSecret{Serial: k.Serial})
 }
 
+// view returns a copy of k whose SecretSerial and SecretEnds are those of secret a.
 func (k *Key) view(a PreviousSecret) *Key {
 	c := *k
 	c.asked, c.until = a.Serial, a.EndsAt
 	return &c
 }
 
-// SecretSerial returns the serial of the secret that found the key.
+// SecretSerial returns the serial of the secret by which the key was found.
 func (k *Key) SecretSerial() int { return k.asked }
 
-// SecretEnds returns when the secret that found the key ends. It is the zero
-// time for the current secret.
+// SecretEnds returns the time until which the secret by which the key was found is valid. It
+// returns the zero time for the current secret, which has no end of its own.
 func (k *Key) SecretEnds() time.Time { return k.until }
 
-// HasSecret reports whether the current secret or an earlier one of the key has
-// this serial.
+// HasSecret reports whether the current secret or a stored previous secret has this serial.
 func (k *Key) HasSecret(serial int) bool {
 	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a PreviousSecret) bool { return a.Serial == serial })
 }
@@ -187,13 +188,13 @@ func (k *Key) HasSecret(serial int) bool {
 // Has reports whether the key has at least one of the permissions in p.
 func (k *Key) Has(p Permission) bool { return k.Permissions&p != 0 }
 
-// Allows reports whether the key may be used from an address.
-func (k *Key) Allows(from netip.Addr) bool {
+// Allows reports whether a client with this address may use the key.
+func (k *Key) Allows(client netip.Addr) bool {
 	if len(k.AllowedIPs) == 0 {
 		return true
 	}
-	from = from.Unmap()
-	return slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(from) })
+	client = client.Unmap()
+	return slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
 // AllowsQuery reports whether the key may be sent as ?api_key=. atAll is the
@@ -202,43 +203,41 @@ func (k *Key) AllowsQuery(atAll bool) bool {
 	return atAll && (k.QueryAllowed == nil || *k.QueryAllowed)
 }
 
-// ErrQueryKey is the error for a key that was sent as ?api_key= but must not
-// be.
+// ErrQueryKey is the error for a key that was sent as ?api_key= although this is not allowed.
 var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")
 
-// Rules returns the limits that apply to the key: its own and those of its
-// owner. The slice is shared; do not change it.
+// Rules returns the limits that apply to the key: its own limits and the limits that its owner's
+// keys share. The slice is shared; do not change it.
 func (k *Key) Rules() []LimitRule { return k.rules }
 
-// ShortLimits returns the limit that every request pays, if it is a single
-// limit of the key itself and not only observed. Otherwise it returns nil: then
-// charge k.Charge(nil, RequestsPerMinute, 1). The slice is shared; do not
-// change it.
+// ShortLimits returns the key's limit RequestsPerMinute if an ordinary request is charged against
+// nothing else. It returns nil if a limit of the owner is charged too, or if the limit is in
+// observe mode. In these cases use k.Charge(nil, RequestsPerMinute, 1). The slice is shared; do
+// not change it.
 func (k *Key) ShortLimits() []Limit { return k.short }
 
-// Charge appends to into the charges for using the limit name at a cost: one
-// for the limit of the key, and one for each limit of its owner that is linked
-// to it. For an unknown name it appends a limit of 0, which refuses every cost
-// above 0.
-func (k *Key) Charge(into []Charge, name string, cost int) []Charge {
+// Charge appends to list the charges for cost units of the limit with this name: one charge
+// against the key's limit, and one against each limit of its owner that is linked to that limit.
+// For an unknown name it appends a charge against a limit of 0, which refuses every cost above 0.
+func (k *Key) Charge(list []Charge, name string, cost int) []Charge {
 	known := false
 	for _, l := range k.rules {
 		known = known || l.Name == name
 		if l.Name == name || l.With == name && l.With != "" {
-			into = append(into, k.ChargeOf(l, cost)...)
+			list = append(list, k.ChargeOf(l, cost)...)
 		}
 	}
 	if !known {
 		_, known = k.rights.Limit(name) // an owner limit that is not set for this owner
 	}
 	if !known {
-		into = append(into, Charge{ID: k.ID, Limit: Limit{Name: name, Window: time.Minute}, Cost: cost})
+		list = append(list, Charge{ID: k.ID, Limit: Limit{Name: name, Window: time.Minute}, Cost: cost})
 	}
-	return into
+	return list
 }
 
-// ChargeOf returns the charge for one of Rules at a cost. It returns nil if l
-// is an owner limit with a Max of 0.
+// ChargeOf returns one charge of cost units against l, a limit from Rules. It returns nil if l is
+// an owner limit with a Max of 0.
 func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
 	switch {
 	case !l.Owner:
@@ -261,14 +260,14 @@ func (k *Key) Holds() string {
 	return "none"
 }
 
-// Inactive returns the permissions of the key that the configuration does not
-// define now. The key regains them when the configuration defines them again.
+// Inactive returns the names of permissions that were granted to the key but that the
+// configuration no longer defines. The key regains them if the configuration defines them again.
 func (k *Key) Inactive() []string { return k.dormant }
 
-// Grant replaces the permissions of k with names. A name that r does not define
-// is accepted only if Inactive already lists it. For any other unknown name it
-// returns ErrValidation, which lists the known ones, and leaves k unchanged.
-func (k *Key) Grant(r *Policy, names []string) error {
+// Grant replaces the permissions of k with the permissions that have these names. A name that
+// policy does not define is accepted only if Inactive already lists it. For any other unknown name
+// Grant returns ErrValidation with the known names, and leaves k unchanged.
+func (k *Key) Grant(policy *Policy, names []string) error {
 	var known, dormant []string
 	for _, name := range names {
 		if slices.Contains(k.dormant, name) {
@@ -277,11 +276,11 @@ func (k *Key) Grant(r *Policy, names []string) error {
 			known = append(known, name)
 		}
 	}
-	set, err := r.Parse(known)
+	set, err := policy.Parse(known)
 	if err != nil {
 		return err
 	}
-	k.rights, k.Permissions, k.OwnPermissions, k.dormant = r, set, append(r.Own(set), dormant...), dormant
+	k.rights, k.Permissions, k.OwnPermissions, k.dormant = policy, set, append(policy.Own(set), dormant...), dormant
 	return nil
 }
 
@@ -293,14 +292,14 @@ func (k *Key) Clone() *Key {
 	return &c
 }
 
-// Resolve fills in what is derived from a stored key: its permissions under r
-// and the limits that apply to it. owner maps the names of limits to the
-// values of its owner that differ from the default. k keeps the map.
-func (k *Key) Resolve(r *Policy, owner map[string]int) {
+// Resolve fills in the fields of k that are derived from its stored ones: its permissions under
+// policy and the limits that apply to it. owner holds the values of its owner's limits that differ
+// from the default, by limit name. k keeps the map.
+func (k *Key) Resolve(policy *Policy, owner map[string]int) {
 	var own Permission
-	own, k.dormant = r.OfOwn(k.OwnPermissions)
-	k.rights, k.Permissions, k.ownerID, k.ofOwner = r, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
-	k.rules, k.short = slices.Clone(r.Limits()), nil
+	own, k.dormant = policy.OfOwn(k.OwnPermissions)
+	k.rights, k.Permissions, k.ownerID, k.ofOwner = policy, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
+	k.rules, k.short = slices.Clone(policy.Limits()), nil
 	for i := range k.rules {
 		l := &k.rules[i]
 		of := k.Limits
@@ -317,26 +316,26 @@ func (k *Key) Resolve(r *Policy, owner map[string]int) {
 	}
 }
 
-// Rights returns the Policy for which k was last resolved.
+// Rights returns the Policy with which k was last resolved. It is nil if k never was.
 func (k *Key) Rights() *Policy { return k.rights }
 
-// Fit returns k as resolved for r: k itself if r is nil or already its Policy,
-// else a copy.
-func (k *Key) Fit(r *Policy) *Key {
-	if r == nil || r == k.rights {
+// Fit returns the key resolved with policy. It returns k itself if policy is nil or is the Policy
+// with which k was last resolved, and otherwise a copy.
+func (k *Key) Fit(policy *Policy) *Key {
+	if policy == nil || policy == k.rights {
 		return k
 	}
 	c := *k
-	c.Resolve(r, k.ofOwner)
+	c.Resolve(policy, k.ofOwner)
 	return &c
 }
 
 // ownerCounterID returns the id under which the Limiter counts an owner.
 func ownerCounterID(owner uint64) string { return fmt.Sprintf("owner_%d", owner) }
 
-// ParseNetworks parses IPv4 and IPv6 addresses and CIDR ranges. An address
-// becomes a range of one, and an IPv4-mapped IPv6 address becomes IPv4. It
-// returns ErrValidation for the first entry that is neither.
+// ParseNetworks parses a list of IPv4 and IPv6 addresses and CIDR ranges. It returns an address as
+// a range of one address, and an IPv4-mapped IPv6 address as IPv4. It returns ErrValidation for
+// the first entry that is not an address or a range.
 func ParseNetworks(list []string) ([]netip.Prefix, error) {
 	nets := []netip.Prefix{}
 	for i, s := range list {
@@ -359,8 +358,8 @@ func ParseNetworks(list []string) ([]netip.Prefix, error) {
 	return nets, nil
 }
 
-// NewKeyID returns a new key id. Ids sort by the millisecond of now. Two ids of
-// the same millisecond can be equal, though that is rare.
+// NewKeyID returns a new key id. It begins with the millisecond of now, so later ids sort after
+// earlier ones. In rare cases two ids of the same millisecond are equal.
 func NewKeyID(now time.Time) string {
 	return fmt.Sprintf("key_%011x%s", now.UnixMilli(), keytext.RandomHex(5))
 }

@@ -11,16 +11,16 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// keyCache holds up to a fixed number of keys in memory, each under the digests
-// of the secrets by which it was found. It is safe for concurrent use; lookups
-// of different keys rarely wait for each other.
+// keyCache keeps a limited number of keys in memory. It has an entry for each secret that was used
+// to find a key, under the digest of the secret. It is safe for concurrent use. Lookups of
+// different secrets rarely wait for each other.
 type keyCache struct {
-	room    int // entries per shard
-	shards  [64]cacheShard
-	changes atomic.Uint64            // see Changes
-	mu      sync.Mutex               // held to add, change or remove an entry
-	byID    map[string]*CacheEntry   // first entry of each key; the others follow by next
-	gone    map[string][]*CacheEntry // by key id: evicted entries whose use is not stored yet
+	perShard int // maximum number of entries in a shard
+	shards   [64]cacheShard
+	changes  atomic.Uint64            // result of the method Changes
+	mu       sync.Mutex               // held to add, change or remove an entry
+	byID     map[string]*CacheEntry   // first entry of each key; the others follow by next
+	gone     map[string][]*CacheEntry // by key id: evicted entries with uses that are not stored yet
 }
 
 type cacheShard struct {
@@ -28,41 +28,41 @@ type cacheShard struct {
 	keys map[keytext.Digest]*CacheEntry
 }
 
-// CacheEntry is a key in memory as seen through one of its secrets. It also
-// records the use of that secret. When the stored key changes, all requests
-// that start later see the change.
+// CacheEntry holds a key in memory that was found by one of its secrets. It also records the uses
+// of that secret. A request that starts after a change of the key is committed sees the change
+// here. A CacheEntry is safe for concurrent use.
 type CacheEntry struct {
-	// Meter is where the Limiter counts the key.
+	// Meter saves the Limiter the look-up of the key's counters.
 	Meter  CounterRef
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
 	next   *CacheEntry // entry of another secret of the same key; guarded by keyCache.mu
-	listed atomic.Bool // used since the last Take
+	listed atomic.Bool // a use was recorded since the last Take
 	mu     sync.Mutex
 	use    LastUse
 }
 
-// The ways a key is sent (contract 2.1).
+// The ways in which a key can be sent (docs/contract.md, section 2.1).
 const (
 	CarrierBearer = "bearer"
 	CarrierHeader = "header"
 	CarrierQuery  = "query"
 )
 
-// CarrierNames returns the ways in which a key can be sent.
+// CarrierNames returns the names of the ways in which a key can be sent.
 func CarrierNames() []string { return []string{CarrierBearer, CarrierHeader, CarrierQuery} }
 
-// LastUse is when and how a key was last used, and how often it was sent in
-// each way.
+// LastUse describes the last use of a key or of one of its secrets, and counts all uses by the way
+// in which the key was sent.
 type LastUse struct {
 	At      time.Time  `json:"at"`
-	IP      netip.Addr `json:"ip"`
+	IP      netip.Addr `json:"ip"`      // of the client
 	Carrier string     `json:"carrier"` // bearer, header, query, or verify
 	Carriers
 }
 
-// Carriers counts the uses of a key by the way it was sent. It also has the
-// time and address of the last use in a URL.
+// Carriers counts the uses of a key by the way in which it was sent. QueryAt and QueryIP are the
+// time and the client address of the last use as ?api_key=.
 type Carriers struct {
 	Bearer  uint64     `json:"bearer,omitempty"`
 	Header  uint64     `json:"header,omitempty"`
@@ -71,7 +71,8 @@ type Carriers struct {
 	QueryIP netip.Addr `json:"query_ip,omitzero"`
 }
 
-// Add merges other into u: it adds the counts and keeps the later use.
+// Add merges other into u. It adds the counts, and keeps the time, address and carrier of the
+// later use.
 func (u *LastUse) Add(other LastUse) {
 	if other.At.After(u.At) {
 		u.At, u.IP, u.Carrier = other.At, other.IP, other.Carrier
@@ -86,21 +87,21 @@ func (u *LastUse) Add(other LastUse) {
 // change.
 func (h *CacheEntry) Key() *Key { return h.key.Load() }
 
-// KeyFor returns the current state of the key, resolved for r. It is shared:
-// Clone it before a change.
-func (h *CacheEntry) KeyFor(r *Policy) *Key {
+// KeyFor returns the current state of the key, resolved with policy. It is shared: Clone it before
+// a change.
+func (h *CacheEntry) KeyFor(policy *Policy) *Key {
 	for {
 		key := h.key.Load()
-		if key.Rights() == r {
+		if key.Rights() == policy {
 			return key
 		}
-		if fit := key.Fit(r); h.key.CompareAndSwap(key, fit) { // else another goroutine has changed the key: try again
+		if fit := key.Fit(policy); h.key.CompareAndSwap(key, fit) { // if another goroutine has changed the key, try again
 			return fit
 		}
 	}
 }
 
-// Note records a use and reports whether it is the first since the last Take.
+// Note records a use of the secret. It returns true for the first use since the last Take.
 func (h *CacheEntry) Note(use LastUse) (first bool) {
 	h.mu.Lock()
 	h.use.At, h.use.IP, h.use.Carrier = use.At, use.IP, use.Carrier
@@ -117,15 +118,14 @@ func (h *CacheEntry) Note(use LastUse) (first bool) {
 	return !h.listed.Load() && !h.listed.Swap(true)
 }
 
-// Noted returns the last recorded use, with the counts since the last Take.
+// Noted returns the last recorded use. Its counts are of the uses since the last Take.
 func (h *CacheEntry) Noted() LastUse {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.use
 }
 
-// Take returns the recorded uses and resets their counts. The caller stores the
-// result.
+// Take returns what Noted returns and resets the counts. The caller must store the result.
 func (h *CacheEntry) Take() LastUse {
 	h.listed.Store(false)
 	h.mu.Lock()
@@ -135,10 +135,10 @@ func (h *CacheEntry) Take() LastUse {
 	return use
 }
 
-// newKeyCache returns an empty cache that holds about as many entries as room says.
-func newKeyCache(room int) *keyCache {
+// newKeyCache returns an empty cache for about size entries.
+func newKeyCache(size int) *keyCache {
 	c := &keyCache{byID: map[string]*CacheEntry{}, gone: map[string][]*CacheEntry{}}
-	c.room = max(1, room/len(c.shards))
+	c.perShard = max(1, size/len(c.shards))
 	for i := range c.shards {
 		c.shards[i].keys = map[keytext.Digest]*CacheEntry{}
 	}
@@ -147,7 +147,7 @@ func newKeyCache(room int) *keyCache {
 
 func (c *keyCache) shard(d keytext.Digest) *cacheShard { return &c.shards[d[0]%byte(len(c.shards))] }
 
-// Find returns the entry of a secret, or nil if it is not in memory.
+// Find returns the entry of the secret with this digest. It returns nil if there is none.
 func (c *keyCache) Find(d keytext.Digest) *CacheEntry {
 	s := c.shard(d)
 	s.RLock()
@@ -167,17 +167,16 @@ func (c *keyCache) Len() (n int) {
 	return n
 }
 
-// Changes returns how often Change and ChangeOwner were called.
+// Changes returns how often Change and ChangeOwner were called. It is meant for Keep.
 func (c *keyCache) Changes() uint64 { return c.changes.Load() }
 
-// Keep adds a key that was read from the store and returns its entry. since is
-// the value of Changes before that read. If keys have changed since, the key
-// may be out of date: Keep adds nothing and returns nil. A full shard evicts
-// another entry.
-func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *CacheEntry {
+// Keep adds a key that was read from the store by the secret with this digest, and returns its
+// entry. changes is the result of Changes before that read. If it differs now, the key may be out
+// of date, so Keep adds nothing and returns nil. If the cache is full, Keep evicts another entry.
+func (c *keyCache) Keep(d keytext.Digest, key *Key, changes uint64) *CacheEntry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.changes.Load() != since {
+	if c.changes.Load() != changes {
 		return nil
 	}
 	s := c.shard(d)
@@ -186,8 +185,8 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *CacheEntry {
 	if h := s.keys[d]; h != nil && subtle.ConstantTimeCompare(h.digest[:], d[:]) == 1 {
 		return h
 	}
-	if len(s.keys) >= c.room {
-		for other, h := range s.keys { // the first one: the order of a map is random enough
+	if len(s.keys) >= c.perShard {
+		for other, h := range s.keys { // any entry will do: the order of a map is random enough
 			delete(s.keys, other)
 			c.unlink(h)
 			break
@@ -200,8 +199,8 @@ func (c *keyCache) Keep(d keytext.Digest, key *Key, since uint64) *CacheEntry {
 	return h
 }
 
-// unlink removes an entry from the list of its key, and keeps it in gone if its
-// use is not stored yet. The caller must hold c.mu.
+// unlink removes an entry from the list of its key. It keeps the entry in gone if uses of it are
+// not stored yet. The caller must hold c.mu.
 func (c *keyCache) unlink(h *CacheEntry) {
 	id := h.Key().ID
 	if h.listed.Load() {
@@ -220,8 +219,8 @@ func (c *keyCache) unlink(h *CacheEntry) {
 	}
 }
 
-// Change updates the entries of a key to its new state, for every request that
-// starts later. It removes the entries of secrets that the key no longer has.
+// Change replaces the key in all its entries with its new state. Every request that starts later
+// sees the new state. Change removes the entries of secrets that the key no longer has.
 func (c *keyCache) Change(key *Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -239,8 +238,8 @@ func (c *keyCache) Change(key *Key) {
 	}
 }
 
-// ChangeOwner applies change to a copy of each key of an owner in memory. Every
-// request that starts later sees the copy.
+// ChangeOwner replaces each key of an owner in memory with a copy to which it has applied change.
+// Every request that starts later sees the copy.
 func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -254,8 +253,8 @@ func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {
 	}
 }
 
-// Each calls visit for the entries of a key, including evicted ones whose use
-// is not stored yet. visit must not use the cache, because its lock is held.
+// Each calls visit for each entry of a key, including evicted entries with uses that are not
+// stored yet. visit must not call methods of the cache, because the cache is locked.
 func (c *keyCache) Each(id string, visit func(*CacheEntry)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -267,8 +266,8 @@ func (c *keyCache) Each(id string, visit func(*CacheEntry)) {
 	}
 }
 
-// Settle discards the evicted entries whose use is stored. Call it after
-// storing what Take returned.
+// Settle forgets the evicted entries whose uses are all stored. Call it after the results of Take
+// have been stored.
 func (c *keyCache) Settle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

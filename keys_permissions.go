@@ -11,7 +11,7 @@ import (
 // Permission is a set of permissions, one bit each.
 type Permission uint64
 
-// The permissions of the contract (2.3).
+// The permissions of the contract (docs/contract.md, section 2.3).
 const (
 	ReadCalls Permission = 1 << iota
 	InitiateCalls
@@ -27,26 +27,26 @@ const (
 // whether any text is a key.
 const VerifyKeys Permission = 1 << 63
 
-// Ordinary is the permissions of the contract. "all" and samples mean this set.
-// VerifyKeys and the permissions of the configuration are granted only by name,
-// so a key created with "all" never gains a permission that is added later.
+// Ordinary is the set of all permissions of the contract. The option "all" of the command line and
+// the keys of the demo data get this set. Other permissions are granted only by name, so a key
+// that was created with "all" never gains a permission that is added later.
 const Ordinary = ReadCalls | InitiateCalls | ReadAgents | ReadContacts | ReadCalendar | WriteCalendar | WriteContacts
 
-// builtins is every permission that the configuration does not define.
+// builtins is the set of all permissions that exist without a configuration.
 const builtins = Ordinary | VerifyKeys
 
 // Builtin returns the built-in permissions of p.
 func (p Permission) Builtin() Permission { return p & builtins }
 
-// PermissionInfo describes a permission. Forms, lists and limit bars are built
-// from it, so a new permission needs no change elsewhere.
+// PermissionInfo describes a permission. The forms and lists of the dashboard are built from it,
+// so a new permission needs no change there.
 type PermissionInfo struct {
 	Bit         Permission `json:"-"`
 	Name        string     `json:"name"`
 	Label       string     `json:"label"` // for use in a sentence: "read calls"
 	Description string     `json:"description"`
 	Group       string     `json:"group"`  // heading in forms, a group constant
-	Limits      []string   `json:"limits"` // the limits that count only requests for this permission
+	Limits      []string   `json:"limits"` // names of the limits that count only requests for which this permission is needed
 	Own         bool       `json:"own"`    // defined by the configuration
 }
 
@@ -74,8 +74,8 @@ func PermissionPresets() []permissionPreset {
 	}
 }
 
-// Permissions returns every built-in permission. Those of the contract come
-// first, in its order. Policy.Permissions also has those of the configuration.
+// Permissions returns all built-in permissions, the permissions of the contract first and in its
+// order. Policy.Permissions also returns the permissions that the configuration defines.
 func Permissions() []PermissionInfo {
 	return []PermissionInfo{
 		{Bit: ReadCalls, Name: "can_read_calls", Group: groupCalls, Description: "List and read calls."},
@@ -83,14 +83,14 @@ func Permissions() []PermissionInfo {
 			Description: "Start outbound calls."},
 		{Bit: ReadAgents, Name: "can_read_agents", Group: groupCalls, Description: "List agents."},
 		{Bit: ReadContacts, Name: "can_read_contacts", Group: groupContacts,
-			Description: "List and read contacts and context variables; by the published rule also create and update contacts."},
+			Description: "List and read contacts and context variables. Create and update contacts too, unless contract.contacts_write is can_write_contacts."},
 		{Bit: ReadCalendar, Name: "can_read_calendar", Group: groupCalendar, Description: "Read events and availability."},
 		{Bit: WriteCalendar, Name: "can_write_calendar", Group: groupCalendar, Limits: []string{EventsPerDay, OwnerEventsPerDay},
 			Description: "Create, update and cancel events."},
 		{Bit: WriteContacts, Name: "can_write_contacts", Group: groupContacts,
 			Description: "Create and update contacts, write context variables and values."},
 		{Bit: VerifyKeys, Name: "can_verify_keys", Group: groupOther,
-			Description: "Verify and introspect other keys, for services that ask on behalf of their callers. Not part of \"all\"."},
+			Description: "Verify and introspect other keys, for services that check the keys of their own clients. Not part of \"all\"."},
 	}
 }
 
@@ -107,7 +107,7 @@ func (p Permission) Names() []string {
 }
 
 // parsePermissions returns the set of built-in permissions with these names.
-// For an unknown name it returns ErrValidation, which lists the known ones.
+// For an unknown name it returns ErrValidation with the known names.
 func parsePermissions(names []string) (Permission, error) {
 	var set Permission
 	for _, name := range names {
@@ -135,17 +135,17 @@ func (p *Permission) UnmarshalJSON(b []byte) error {
 	return err
 }
 
-// LimitRule is a limit as it applies to keys. Max is the default, or the value
-// that a key or an owner has instead.
+// LimitRule is a limit of keys or owners. In a Policy, Max is the default. In Key.Rules, it is the
+// value for this key or its owner.
 type LimitRule struct {
 	Limit
-	Owner   bool   // shared by all keys of an owner; a Max of 0 means no limit
+	Owner   bool   // all keys of an owner share the limit; a Max of 0 means no limit
 	Observe bool   // counted, but never refuses a request
-	With    string // for an owner limit: the key limit with which it is charged
-	Builtin bool
+	With    string // for an owner limit: name of the key limit whose charges it counts too; "" if none
+	Builtin bool   // exists without a configuration
 }
 
-// Scope returns what the limit counts over: "key" or "owner".
+// Scope returns "key" if each key has its own count, and "owner" if all keys of an owner share one.
 func (l LimitRule) Scope() string {
 	if l.Owner {
 		return "owner"
@@ -153,9 +153,9 @@ func (l LimitRule) Scope() string {
 	return "key"
 }
 
-// BuiltinLimits returns the limits that always exist, with their defaults by
-// name. Each limit of the contract (1.6) has a second one, which all keys of an
-// owner share.
+// BuiltinLimits returns the limits that exist without a configuration. defaults holds their Max by
+// name. Each limit of the contract (docs/contract.md, section 1.6) exists twice: once for a key,
+// and once for all keys of an owner together.
 func BuiltinLimits(defaults map[string]int) []LimitRule {
 	const day = 24 * time.Hour
 	rules := []LimitRule{
@@ -172,24 +172,23 @@ func BuiltinLimits(defaults map[string]int) []LimitRule {
 	return rules
 }
 
-// Policy is the permissions and limits that keys can have: the built-in ones
-// and those of the configuration. It is immutable and safe for concurrent use.
+// Policy defines the permissions and limits that keys can have, both built-in and configured. It is
+// immutable and safe for concurrent use.
 type Policy struct {
 	permissions []PermissionInfo
 	limits      []LimitRule
 }
 
-// MaxOwnPermissions is how many permissions a configuration may add.
+// MaxOwnPermissions is the maximum number of permissions that a configuration may define.
 const MaxOwnPermissions = 48
 
-// firstOwn is the number of the bit for the first permission of the
-// configuration. These bits can change with each configuration, so records
-// store names instead.
+// firstOwn is the bit number of the first configured permission. The bits of configured
+// permissions can change with each configuration, so the names are stored instead.
 const firstOwn = 8
 
-// NewPolicy returns a Policy with the built-in permissions followed by own, of
-// which only Name, Description and Limits count. limits is the full list of
-// limits, including the built-in ones; the Policy keeps it.
+// NewPolicy returns a Policy with the built-in permissions, followed by the configured ones in own.
+// It uses only Name, Description and Limits of own. limits lists all limits, including the
+// built-in ones; the Policy keeps the slice.
 func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
 	r := &Policy{permissions: Permissions(), limits: limits}
 	for i, p := range own {
@@ -206,12 +205,12 @@ func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
 	return r
 }
 
-// Permissions returns every permission, the built-in ones first. The slice is
-// shared; do not change it.
+// Permissions returns all permissions, the built-in permissions first. The slice is shared; do not
+// change it.
 func (r *Policy) Permissions() []PermissionInfo { return r.permissions }
 
-// Limits returns every limit with its default, the built-in ones first. The
-// slice is shared; do not change it.
+// Limits returns all limits with their defaults, the built-in limits first. The slice is shared;
+// do not change it.
 func (r *Policy) Limits() []LimitRule { return r.limits }
 
 // Limit returns the limit with this name, and reports whether it exists.
@@ -223,18 +222,18 @@ func (r *Policy) Limit(name string) (LimitRule, bool) {
 	return r.limits[i], true
 }
 
-// LimitNames returns the names of the limits that the callback selects.
-func (r *Policy) LimitNames(which func(LimitRule) bool) (names []string) {
+// LimitNames returns the names of the limits for which include returns true.
+func (r *Policy) LimitNames(include func(LimitRule) bool) (names []string) {
 	for _, l := range r.limits {
-		if which(l) {
+		if include(l) {
 			names = append(names, l.Name)
 		}
 	}
 	return names
 }
 
-// Names returns the names of the permissions in p, the built-in ones first. A
-// nil Policy knows only the built-in ones.
+// Names returns the names of the permissions in p, the built-in permissions first. A nil Policy
+// knows only the built-in permissions.
 func (r *Policy) Names(p Permission) []string {
 	if r == nil {
 		return p.Names()
@@ -248,8 +247,8 @@ func (r *Policy) Names(p Permission) []string {
 	return names
 }
 
-// Parse returns the set of the permissions with these names. For an unknown
-// name it returns ErrValidation, which lists the known ones.
+// Parse returns the set of the permissions with these names. For an unknown name it returns
+// ErrValidation with the known names.
 func (r *Policy) Parse(names []string) (set Permission, err error) {
 	for _, name := range names {
 		bit := r.bit(name)
@@ -261,6 +260,7 @@ func (r *Policy) Parse(names []string) (set Permission, err error) {
 	return set, nil
 }
 
+// bit returns the permission with this name as a set of one. It returns 0 if there is none.
 func (r *Policy) bit(name string) Permission {
 	for _, info := range r.permissions {
 		if info.Name == name {
@@ -280,8 +280,8 @@ func (r *Policy) Own(p Permission) (names []string) {
 	return names
 }
 
-// OfOwn returns the set of the permissions with these names, and the names that
-// no permission has now. Unlike Parse it accepts unknown names.
+// OfOwn returns the set of the permissions with these names. It returns the names that are not
+// defined now in dormant. Unlike Parse it accepts unknown names.
 func (r *Policy) OfOwn(names []string) (set Permission, dormant []string) {
 	for _, name := range names {
 		if bit := r.bit(name); bit != 0 {
@@ -293,8 +293,8 @@ func (r *Policy) OfOwn(names []string) (set Permission, dormant []string) {
 	return set, dormant
 }
 
-// ownerLimits is the stored limits of an owner that differ from the default, by
-// name. They apply to the limits that all its keys share; 0 means no limit.
+// ownerLimits is the stored record of the limits that all keys of an owner share. Limits holds the
+// values that differ from the default, by limit name; 0 means no limit.
 type ownerLimits struct {
 	Owner  uint64         `json:"owner"`
 	Limits map[string]int `json:"limits"`
@@ -306,8 +306,8 @@ var OwnerLimitTable = Table[ownerLimits]{
 	Key:  func(o ownerLimits) []byte { return IDKey(o.Owner) },
 }
 
-// LimitsOfOwner returns the limits of an owner that differ from the default. It
-// returns nil if there are none.
+// LimitsOfOwner returns the values of an owner's limits that differ from the default, by limit
+// name. It returns nil if none was ever stored.
 func LimitsOfOwner(tx *Tx, owner uint64) (map[string]int, error) {
 	o, err := OwnerLimitTable.Get(tx, IDKey(owner))
 	if errors.Is(err, ErrNotFound) {

@@ -181,10 +181,10 @@ func TestRights_Verify(t *testing.T) {
 		{two, both, 0, true, "map[max:3 remaining:2"},
 		{one, both, 0, false, "The limit reports_per_second of 2, which all keys of its owner share, is reached."},
 		{one, both, time.Second, true, "map[max:3 remaining:1"}, // the refusal cost nothing
-		{one, `"limits": {"reports_per_hour": 2, "reports_per_second": 1}`, 0, false, "The limit reports_per_hour of 3 has no room for 2 more."},
+		{one, `"limits": {"reports_per_hour": 2, "reports_per_second": 1}`, 0, false, "The limit reports_per_hour of 3 does not admit 2 more now."},
 		{two, `"limits": {"reports_per_second": 1}`, 0, true, "map[max:2 remaining:0"}, // that one neither
 		{two, `"limits": {"trial_per_day": 5}`, 0, true, ""},
-		{two, `"limits": {"reports_per_hour": 4}`, 0, false, "The cost of 4 is more than the limit reports_per_hour of 3 ever lets through."},
+		{two, `"limits": {"reports_per_hour": 4}`, 0, false, "The cost of 4 is more than the limit reports_per_hour of 3, so it is never admitted. Use a lower cost."},
 		{two, `"limits": {"nonsense": 4}`, 0, false, "a key has no limit \"nonsense\""},
 		{two, `"limits": {"reports_per_hour": 1}, "cost": 2`, 0, false, "Send either limits, or limit and cost"},
 		{two, `"limits": {"reports_per_hour": -1}`, 0, false, "limits.reports_per_hour must be a whole number from 0"},

@@ -15,19 +15,18 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Keyring finds keys by their secret and stores them. It keeps up to a fixed
-// number of used keys in memory and reads the others from the store. It is safe
-// for concurrent use.
+// Keyring finds keys by their secret and stores them. It keeps a limited number of recently found
+// keys in memory and reads other keys from the store. It is safe for concurrent use.
 type Keyring struct {
 	store    *Store
 	peppers  Peppers
 	prefix   string
 	rights   atomic.Pointer[Policy]
 	memory   *keyCache
-	imported atomic.Bool // some secrets were made elsewhere and can have any form
-	misses   atomic.Uint64
-	dirtyMu  sync.Mutex
-	dirty    []*CacheEntry
+	imported atomic.Bool   // keys were imported, so a secret can have any form
+	misses   atomic.Uint64 // see Cached
+	dirtyMu  sync.Mutex    // guards dirty
+	dirty    []*CacheEntry // entries with uses to store at the next Flush
 }
 
 // NewKeyring returns a Keyring for the keys in store. New secrets begin with
@@ -43,8 +42,9 @@ func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Policy, ca
 	return k, err
 }
 
-// Find returns the key with this secret, whatever its state, and a handle for
-// Used. It returns ErrKey if there is no such key.
+// Find returns the key with this secret, even if it is paused, expired or revoked. It also returns
+// the key's cache entry, which Used needs. It returns ErrKey if there is no such key. The key is
+// shared: Clone it before a change.
 func (k *Keyring) Find(secret string) (*Key, *CacheEntry, error) {
 	d := keytext.DigestOf(secret)
 	if h := k.memory.Find(d); h != nil {
@@ -59,12 +59,12 @@ func (k *Keyring) Find(secret string) (*Key, *CacheEntry, error) {
 	return k.fetch(d)
 }
 
-// Cached returns how many secrets are in memory, and how many lookups had to
-// read the store because their secret was not in memory.
-func (k *Keyring) Cached() (held int, misses uint64) { return k.memory.Len(), k.misses.Load() }
+// Cached returns the number of secrets in memory, and how often Find had to read the store because
+// a secret was not in memory.
+func (k *Keyring) Cached() (secrets int, misses uint64) { return k.memory.Len(), k.misses.Load() }
 
-// fetch reads a key from the store and adds it to the memory. If keys have
-// changed meanwhile, what it read may be out of date, so it reads again.
+// fetch reads a key from the store and adds it to the cache. If any key was changed meanwhile, the
+// key that it has read may be out of date, so it reads again.
 func (k *Keyring) fetch(d keytext.Digest) (*Key, *CacheEntry, error) {
 	for {
 		before := k.memory.Changes()
@@ -78,6 +78,7 @@ func (k *Keyring) fetch(d keytext.Digest) (*Key, *CacheEntry, error) {
 	}
 }
 
+// read returns the stored key whose secret has this digest. It returns ErrKey if there is none.
 func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 	var key *Key
 	err := k.store.View(func(tx *Tx) error {
@@ -102,8 +103,8 @@ func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 	return key, err
 }
 
-// Get returns the key with this id, which the caller owns. It returns
-// ErrNotFound if there is no such key.
+// Get returns the stored key with this id. The caller may change it. It returns ErrNotFound if
+// there is no such key.
 func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 	key, err := KeyTable.Get(tx, []byte(id))
 	if err != nil {
@@ -112,7 +113,8 @@ func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
 	return key, k.ready(tx, key)
 }
 
-// ready resolves a key that the caller owns, see Key.Resolve.
+// ready resolves key in place with the current Policy, see Key.Resolve. No other goroutine may use
+// the key.
 func (k *Keyring) ready(tx *Tx, key *Key) error {
 	limits, err := LimitsOfOwner(tx, key.Owner)
 	key.Resolve(k.Rights(), limits)
@@ -127,8 +129,8 @@ func (k *Keyring) Create(tx *Tx, key *Key) (secret string, err error) {
 	return secret, k.add(tx, key, keytext.DigestOf(secret))
 }
 
-// Import stores a key by the SHA-256 of a secret that was made elsewhere. It
-// returns ErrConflict if a key here already has this secret, see Holding.
+// Import stores a new key whose secret was made by another program. d is the SHA-256 of that
+// secret. It returns ErrConflict if another key already has the secret, see Holding.
 func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 	if key.Hint == "" {
 		key.Hint = "imported"
@@ -140,8 +142,8 @@ func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 	return k.add(tx, key, d)
 }
 
-// Holding returns the id of the key that has this secret, as its current secret
-// or as an earlier one that was not dropped. It returns "" if there is none.
+// Holding returns the id of the key whose current secret or stored previous secret has this
+// digest. It returns "" if there is no such key.
 func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
 	for _, hash := range k.peppers.Hashes(d) {
 		id, err := tx.Get("key_hashes", hash)
@@ -152,24 +154,26 @@ func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
 	return "", nil
 }
 
-// Order returns the indexes of list in the order in which the secrets are
-// stored. Writing a large import in this order is faster.
-func (k *Keyring) Order(list []keytext.Digest) []int {
-	hashes, order := make([][]byte, len(list)), make([]int, len(list))
-	for i, d := range list {
+// Order returns the indexes of digests, sorted by the hashes under which the digests are stored.
+// A large import is faster if it writes its keys in this order.
+func (k *Keyring) Order(digests []keytext.Digest) []int {
+	hashes, order := make([][]byte, len(digests)), make([]int, len(digests))
+	for i, d := range digests {
 		hashes[i], order[i] = k.peppers.Hash(d), i
 	}
 	slices.SortFunc(order, func(a, b int) int { return bytes.Compare(hashes[a], hashes[b]) })
 	return order
 }
 
+// add stores a new key whose secret has this digest. If a stored key has the same id, the new key
+// gets another id. It returns ErrConflict if another key already has the secret.
 func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 	id, err := k.Holding(tx, d)
 	if err == nil && id != "" {
 		err = ErrConflict.With("This secret belongs to the key %s already.", id)
 	}
-	// A large import creates many ids in the same millisecond, and two can be
-	// equal: then the later key would overwrite the earlier one.
+	// A large import creates many ids in the same millisecond, and two of them can be equal. The
+	// later key must not overwrite the earlier one.
 	for err == nil {
 		if _, err = KeyTable.Get(tx, []byte(key.ID)); err == nil {
 			key.ID = NewKeyID(key.CreatedAt)
@@ -185,7 +189,7 @@ func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 	return k.Save(tx, key)
 }
 
-// Save stores a changed key. Every request that starts after the commit sees
+// Save stores a changed key and does not keep it. Every request that starts after the commit sees
 // the change.
 func (k *Keyring) Save(tx *Tx, key *Key) error {
 	if err := KeyTable.Put(tx, key); err != nil {
@@ -199,14 +203,15 @@ func (k *Keyring) Save(tx *Tx, key *Key) error {
 	return nil
 }
 
-// Resolved returns a resolved copy of a key, see Key.Resolve.
+// Resolved returns a copy of a key, resolved with the current Policy, see Key.Resolve.
 func (k *Keyring) Resolved(tx *Tx, key *Key) (*Key, error) {
 	ready := key.Clone()
 	return ready, k.ready(tx, ready)
 }
 
-// LimitOwner stores the limits of an owner that differ from the default. They
-// apply to every request with a key of this owner that starts after the commit.
+// LimitOwner replaces the stored limits of an owner. limits holds the values that differ from the
+// default, by limit name. They apply to every request with a key of this owner that starts after
+// the commit.
 func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error {
 	if err := OwnerLimitTable.Put(tx, ownerLimits{owner, limits}); err != nil {
 		return err
@@ -219,7 +224,8 @@ func (k *Keyring) LimitOwner(tx *Tx, owner uint64, limits map[string]int) error 
 // Count returns the number of keys in all states.
 func (k *Keyring) Count(tx *Tx) (int, error) { return KeyTable.Count(tx) }
 
-// Each calls visit for every key, newest first, until visit returns false.
+// Each calls visit for every key, newest first, until visit returns false. visit may change the
+// key that it gets.
 func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 	for key, err := range KeyTable.All(tx, Backward) {
 		if err != nil {
@@ -235,12 +241,12 @@ func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
 	return nil
 }
 
-// Expiring returns up to most keys, the earliest to expire first. They expire
-// at or before by, are not revoked, and have an ExpiryNoticed other than their
-// ExpiresAt. The caller owns them.
-func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err error) {
+// Expiring returns the keys that expire at or before deadline and for which no notice of this
+// expiry was published (see Key.ExpiryNoticed). The key that expires first comes first. It
+// leaves out revoked keys and returns at most limit keys. The caller may change them.
+func (k *Keyring) Expiring(tx *Tx, deadline time.Time, limit int) (keys []*Key, err error) {
 	for entry, id := range KeyTable.Find(tx, "expiring", nil, Forward) {
-		if len(keys) == most || len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(by.UnixNano()) {
+		if len(keys) == limit || len(entry) != 8 || binary.BigEndian.Uint64(entry) > uint64(deadline.UnixNano()) {
 			break
 		}
 		key, err := k.Get(tx, string(id))
@@ -252,7 +258,8 @@ func (k *Keyring) Expiring(tx *Tx, by time.Time, most int) (keys []*Key, err err
 	return keys, nil
 }
 
-// Used records a use of a key in memory. The next Flush stores it.
+// Used records a use of the key in entry h. The record is kept in memory until the next Flush
+// stores it.
 func (k *Keyring) Used(h *CacheEntry, use LastUse) {
 	if !h.Note(use) {
 		return
@@ -262,52 +269,51 @@ func (k *Keyring) Used(h *CacheEntry, use LastUse) {
 	k.dirtyMu.Unlock()
 }
 
-// Lookup returns the key with this digest without adding it to the memory. It
-// returns ErrKey if there is no such key.
+// Lookup returns the stored key whose secret has this digest. Unlike Find it neither uses nor
+// changes the cache. It returns ErrKey if there is no such key.
 func (k *Keyring) Lookup(d keytext.Digest) (*Key, error) { return k.read(d) }
 
-// Rights returns the permissions and limits that keys can have now.
+// Rights returns the current Policy: the permissions and limits that keys can have.
 func (k *Keyring) Rights() *Policy { return k.rights.Load() }
 
-// Use replaces the permissions and limits that keys can have. The change
-// applies to every later Find and Get; usage that is already counted stays
-// counted.
-func (k *Keyring) Use(r *Policy) { k.rights.Store(r) }
+// Use replaces the Policy. The change applies to every later Find and Get. Units of limits that
+// were already counted stay counted.
+func (k *Keyring) Use(policy *Policy) { k.rights.Store(policy) }
 
 // Prefix returns the text with which new secrets begin.
 func (k *Keyring) Prefix() string { return k.prefix }
 
-// CountLive returns the number of keys of an owner that are not revoked. It
-// stops counting at most.
-func (k *Keyring) CountLive(tx *Tx, owner uint64, most int) int {
+// CountLive returns the number of an owner's keys that are not revoked. It stops counting at limit
+// and then returns limit.
+func (k *Keyring) CountLive(tx *Tx, owner uint64, limit int) int {
 	n := 0
 	for range KeyTable.Find(tx, "owner_live", IDKey(owner), Forward) {
-		if n++; n == most {
+		if n++; n == limit {
 			break
 		}
 	}
 	return n
 }
 
-// maxAliases is how many earlier secrets of a key can be valid at once.
+// maxAliases is the maximum number of previous secrets of a key that are valid at the same time.
 const maxAliases = 3
 
-// Rotate replaces the secret of a key that the caller owns, saves the key and
-// returns the new secret, of which only a hash is stored. The old secret stays
-// valid until ends, and earlier ones keep their own end. If ends is not after
-// now, all of them are invalid after the commit. now is from Clock.Latest. It
-// returns ErrConflict if maxAliases earlier secrets are still valid, or if the
+// Rotate gives a key a new secret, saves the key and returns the secret. Only a hash of it is
+// stored, so it cannot be read again. The secret that was current stays valid until ends, and
+// previous secrets stay valid until their own EndsAt. If ends is not after now, all of these
+// secrets become invalid with the commit. now is from Clock.Latest. Rotate changes key, which must
+// not be shared. It returns ErrConflict if maxAliases previous secrets are still valid, or if the
 // key has no stored Hash.
 func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, err error) {
 	if key.Hash == nil {
-		return "", ErrConflict.With("This key was stored by a version that did not note where its secret is. Create a new key.")
+		return "", ErrConflict.With("This key was stored by an early version and cannot be rotated. Create a new key.")
 	}
 	overlap := ends.After(now)
 	if err := k.Drop(tx, key, func(a PreviousSecret) bool { return !overlap || !now.Before(a.EndsAt) }); err != nil {
 		return "", err
 	}
 	if len(key.Aliases) >= maxAliases {
-		return "", ErrConflict.With("%d earlier secrets of this key hold still. End them first (rotate/finish), or rotate without an overlap.", maxAliases)
+		return "", ErrConflict.With("%d earlier secrets of this key are still valid. End them first (rotate/finish), or rotate without an overlap.", maxAliases)
 	}
 	if overlap {
 		key.Aliases = append(key.Aliases, PreviousSecret{Serial: key.Serial, Hash: key.Hash, Hint: key.Hint, EndsAt: ends})
@@ -327,12 +333,12 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 	return secret, k.Save(tx, key)
 }
 
-// Drop removes the previous secrets of a key that the callback selects. The
-// caller owns the key and must save it afterwards.
-func (k *Keyring) Drop(tx *Tx, key *Key, which func(PreviousSecret) bool) error {
+// Drop removes the previous secrets of a key for which remove returns true. It changes key, which
+// must not be shared. The caller must save the key afterwards.
+func (k *Keyring) Drop(tx *Tx, key *Key, remove func(PreviousSecret) bool) error {
 	var rest []PreviousSecret
 	for _, a := range key.Aliases {
-		if !which(a) {
+		if !remove(a) {
 			rest = append(rest, a)
 			continue
 		}
@@ -344,18 +350,17 @@ func (k *Keyring) Drop(tx *Tx, key *Key, which func(PreviousSecret) bool) error 
 	return nil
 }
 
-// forget deletes an earlier secret and its last use from the store.
+// forget deletes the hash and the last use of a secret from the store.
 func (k *Keyring) forget(tx *Tx, id string, a PreviousSecret) error {
 	return errors.Join(tx.Delete("key_hashes", a.Hash), tx.Delete("key_uses", useKey(id, a.Serial)))
 }
 
-// maxSweep is the maximum number of keys that one Sweep changes, so that
-// requests do not wait for it.
+// maxSweep is the maximum number of keys that one Sweep changes. Other writes wait for a Sweep, so
+// it must be short.
 const maxSweep = 1000
 
-// Sweep deletes earlier secrets that have ended. Call it about once a minute
-// with a now from Clock.Earliest. It only saves space: Key.Check refuses an
-// ended secret anyway.
+// Sweep deletes previous secrets that are no longer valid. Call it about once a minute. now is
+// from Clock.Earliest. Sweep only saves space, because Key.Check refuses such a secret anyway.
 func (k *Keyring) Sweep(now time.Time) error {
 	by := AuditContext{Actor: ActorSelf, Action: "end earlier secrets", Now: now}
 	return by.Update(k.store, func(tx *Tx) error {
@@ -382,12 +387,12 @@ func (k *Keyring) Sweep(now time.Time) error {
 	})
 }
 
-// useKey returns the store key for the last use of one secret. A key that was
-// never rotated has only the entry under its id.
+// useKey returns the store key of the last use of one secret. The last use of the whole key is
+// stored under the key's id; a key that was never rotated has only this entry.
 func useKey(id string, serial int) []byte { return []byte(id + "/" + strconv.Itoa(serial)) }
 
-// splitUse copies the last use of a key to an entry for its first secret,
-// before the first rotation. It does nothing later.
+// splitUse copies the last use of a key to an entry for its first secret. It is called before each
+// rotation, and does nothing except before the first.
 func (k *Keyring) splitUse(tx *Tx, key *Key) error {
 	if key.Serial > 0 {
 		return nil
@@ -399,13 +404,13 @@ func (k *Keyring) splitUse(tx *Tx, key *Key) error {
 	return tx.Put("key_uses", useKey(key.ID, 0), value)
 }
 
-// LastUse returns the last use of a key by any of its secrets, including uses
-// that are not stored yet. It is the zero LastUse if the key was never used.
+// LastUse returns the last use of a key by any of its secrets, including uses that are not stored
+// yet. It returns the zero LastUse if the key was never used.
 func (k *Keyring) LastUse(tx *Tx, id string) (LastUse, error) {
 	return k.lastUse(tx, id, []byte(id), func(*Key) bool { return true })
 }
 
-// SecretUse is like LastUse for one secret of a key.
+// SecretUse returns the last use of the key's secret with this serial, like LastUse.
 func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (LastUse, error) {
 	if key.Serial == 0 {
 		return k.LastUse(tx, key.ID)
@@ -413,28 +418,29 @@ func (k *Keyring) SecretUse(tx *Tx, key *Key, serial int) (LastUse, error) {
 	return k.lastUse(tx, key.ID, useKey(key.ID, serial), func(view *Key) bool { return view.SecretSerial() == serial })
 }
 
-// lastUse merges the stored use with the uses in memory for which counts
-// returns true.
-func (k *Keyring) lastUse(tx *Tx, id string, stored []byte, counts func(*Key) bool) (LastUse, error) {
-	use, err := storedUse(tx, stored)
+// lastUse merges the use under storeKey with the uses in memory of the key with this id. It skips
+// cache entries for whose key include returns false.
+func (k *Keyring) lastUse(tx *Tx, id string, storeKey []byte, include func(*Key) bool) (LastUse, error) {
+	use, err := storedUse(tx, storeKey)
 	k.memory.Each(id, func(h *CacheEntry) {
-		if counts(h.Key()) {
+		if include(h.Key()) {
 			use.Add(h.Noted())
 		}
 	})
 	return use, err
 }
 
-func storedUse(tx *Tx, at []byte) (use LastUse, err error) {
-	value, err := tx.Get("key_uses", at)
+// storedUse returns the use under storeKey. It returns the zero LastUse if none is stored.
+func storedUse(tx *Tx, storeKey []byte) (use LastUse, err error) {
+	value, err := tx.Get("key_uses", storeKey)
 	if err == nil && value != nil {
 		err = json.Unmarshal(value, &use)
 	}
 	return use, err
 }
 
-// Flush stores the uses recorded since the last Flush. If it returns an error,
-// their counts may be lost.
+// Flush stores the uses that were recorded since the last Flush. If it returns an error, the counts
+// of these uses may be lost.
 func (k *Keyring) Flush() error {
 	k.dirtyMu.Lock()
 	dirty := k.dirty
@@ -476,9 +482,9 @@ func (k *Keyring) Flush() error {
 	return err
 }
 
-// addUse merges a use into the stored one.
-func addUse(tx *Tx, at []byte, use LastUse) error {
-	sum, err := storedUse(tx, at)
+// addUse merges a use into the use under storeKey.
+func addUse(tx *Tx, storeKey []byte, use LastUse) error {
+	sum, err := storedUse(tx, storeKey)
 	if err != nil {
 		return err
 	}
@@ -487,5 +493,5 @@ func addUse(tx *Tx, at []byte, use LastUse) error {
 	if err != nil {
 		return err
 	}
-	return tx.Put("key_uses", at, value)
+	return tx.Put("key_uses", storeKey, value)
 }

@@ -447,7 +447,7 @@ func TestKeyring_RotationModel(t *testing.T) {
 // pushed out.
 func TestKeyring_Holders(t *testing.T) {
 	a := newTestApp(t)
-	a.Keyring.memory.room = 1
+	a.Keyring.memory.perShard = 1
 	for i := range 100 {
 		id, first := a.key(`["can_read_agents"]`)
 		second := a.rotate(id, 60)
@@ -474,7 +474,7 @@ func TestKeyring_Holders(t *testing.T) {
 // memory, before their use is stored: it is told all the same, then and after.
 func TestKeyring_LastUseOfEndedSecret(t *testing.T) {
 	a := newTestApp(t)
-	a.Keyring.memory.room = 1
+	a.Keyring.memory.perShard = 1
 	wantUse := func(when, id string) {
 		t.Helper()
 		key := a.operate(200, "GET", "/admin/v1/keys/"+id, "")

@@ -16,20 +16,21 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Peppers are the secret keys for hashing the digests of API keys. Only hashes
-// are stored: without the peppers, a stolen database cannot confirm a guess,
-// and write access to the database is not enough to create a key.
+// Peppers holds the secret keys with which the digests of API keys are hashed. The store contains
+// only these hashes. Without the peppers nobody can use a stolen database to check a guessed key,
+// or create a valid key by writing to the database. It is safe for concurrent use.
 type Peppers struct {
-	list [][]byte // the current one first
+	list [][]byte // current pepper first, then the retired peppers
 }
 
+// pepperSize is the minimum size of a pepper in bytes, and the size of a new one.
 const pepperSize = 32
 
 // Hash returns the HMAC-SHA-256 (RFC 2104) of a digest under the current
 // pepper.
 func (p Peppers) Hash(d keytext.Digest) []byte { return seal(p.list[0], d[:]) }
 
-// Hashes returns the hash of a digest under each pepper, the current one first.
+// Hashes returns the hash of a digest under each pepper, the current pepper first.
 func (p Peppers) Hashes(d keytext.Digest) [][]byte {
 	var all [][]byte
 	for _, pepper := range p.list {
@@ -38,21 +39,21 @@ func (p Peppers) Hashes(d keytext.Digest) [][]byte {
 	return all
 }
 
+// seal returns the HMAC-SHA-256 of data under a pepper.
 func seal(pepper, data []byte) []byte {
 	mac := hmac.New(sha256.New, pepper)
 	mac.Write(data)
 	return mac.Sum(nil)
 }
 
-// pepperMark is the text whose hash under the pepper is kept in the store.
-// Match compares it.
+// pepperMark is a fixed text. Its hash under the current pepper is stored as the check value that
+// Match compares.
 const pepperMark = "latchkey pepper check"
 
-// Encrypt encrypts a text that must be readable later, so a hash will not do.
-// It uses AES-256-GCM with a separate key for each purpose, derived from the
-// current pepper (HKDF-SHA-256, RFC 5869). bound is the context that the text
-// belongs to: it is authenticated but not stored, and Decrypt fails if it
-// differs.
+// Encrypt encrypts a secret that the service must read again later, such as a webhook secret. It
+// uses AES-256-GCM with a separate key for each purpose, derived from the current pepper
+// (HKDF-SHA-256, RFC 5869). bound is the additional authenticated data, such as an id. It is not
+// part of the result, and Decrypt fails without the same value.
 func (p Peppers) Encrypt(purpose string, bound []byte, text string) ([]byte, error) {
 	box, err := p.box(0, purpose)
 	if err != nil {
@@ -61,9 +62,8 @@ func (p Peppers) Encrypt(purpose string, bound []byte, text string) ([]byte, err
 	return box.Seal(nil, nil, []byte(text), bound), nil
 }
 
-// Decrypt returns the text that Encrypt encrypted under the current pepper or a
-// retired one. It returns an error if no pepper fits, or if purpose or bound
-// differ.
+// Decrypt returns the text that Encrypt encrypted under the current pepper or a retired pepper. It
+// returns an error if none of the peppers is the right one, or if purpose or bound differs.
 func (p Peppers) Decrypt(purpose string, bound, sealed []byte) (string, error) {
 	for i := range p.list {
 		box, err := p.box(i, purpose)
@@ -74,11 +74,11 @@ func (p Peppers) Decrypt(purpose string, bound, sealed []byte) (string, error) {
 			return string(text), nil
 		}
 	}
-	return "", errors.New("sealed under a pepper that is not here; name its file in keys.retired_pepper_files")
+	return "", errors.New("encrypted under a pepper that is not configured; add its file to keys.retired_pepper_files")
 }
 
-// box returns a cipher for a purpose under pepper i. It uses random nonces and
-// puts each before its text.
+// box returns a cipher for one purpose, with a key derived from the pepper at index i. The cipher
+// puts a random nonce before each encrypted text.
 func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {
 	key, err := hkdf.Key(sha256.New, p.list[i], nil, "latchkey "+purpose, 32)
 	if err != nil {
@@ -91,10 +91,9 @@ func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// Verify returns an error if the store was made with none of these peppers.
-// With a wrong pepper every key would be invalid, with no visible cause. It
-// stores a check value under the current pepper if the store has none yet, or
-// has one under a retired pepper.
+// Verify returns an error if the store was created with none of these peppers. Otherwise every key
+// would be invalid for no visible reason. It stores a check value for the current pepper if the
+// store has none, or has one for a retired pepper.
 func (p Peppers) Verify(s *Store) error {
 	return s.Update(func(tx *Tx) error {
 		if err := p.Match(tx); err != nil {
@@ -109,8 +108,7 @@ func (p Peppers) Verify(s *Store) error {
 	})
 }
 
-// Match is like Verify but stores nothing. A store without a check value
-// matches any pepper.
+// Match is like Verify but stores nothing. It returns nil if the store has no check value.
 func (p Peppers) Match(tx *Tx) error {
 	stored, err := tx.Get("meta", []byte("pepper"))
 	if err != nil || stored == nil {
@@ -121,12 +119,12 @@ func (p Peppers) Match(tx *Tx) error {
 			return nil
 		}
 	}
-	return errors.New("the pepper is not the one this store was made with, so no key would be valid; put the right pepper file back")
+	return errors.New("the pepper is not the one that this database was created with, so no key would be valid; restore the right pepper file")
 }
 
-// LoadPeppers reads the current pepper from value, or from file if value is
-// empty. It reads retired peppers from further files; keys hashed under them
-// stay valid.
+// LoadPeppers returns the current pepper and the retired peppers. It decodes the current pepper
+// from value, or from file if value is empty. It reads one retired pepper from each file in
+// retired. Keys that were hashed under a retired pepper stay valid.
 func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 	var p Peppers
 	if value != "" {
@@ -141,7 +139,7 @@ func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 	for _, name := range retired {
 		data, err := ReadSmall(name)
 		if err != nil {
-			return p, fmt.Errorf("read pepper: %w; without it no key is valid, put the file back", err)
+			return p, fmt.Errorf("read pepper: %w; without it no key is valid; restore the file", err)
 		}
 		pepper, err := parsePepper(data)
 		if err != nil {
@@ -152,17 +150,19 @@ func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 	return p, nil
 }
 
+// parsePepper decodes a pepper from hex digits, with or without white space around them. Its error
+// completes a message that begins with the source of data.
 func parsePepper(data []byte) ([]byte, error) {
 	pepper, err := hex.DecodeString(string(bytes.TrimSpace(data)))
 	if err != nil || len(pepper) < pepperSize {
-		return nil, fmt.Errorf("must be at least %d hex digits, as of: openssl rand -hex %d", 2*pepperSize, pepperSize)
+		return nil, fmt.Errorf("must be at least %d hex digits; create them with: openssl rand -hex %d", 2*pepperSize, pepperSize)
 	}
 	return pepper, nil
 }
 
-// CreatePepper creates a pepper file that only its owner may read. It returns
-// an error that wraps os.ErrExist if the file exists. A crash leaves either the
-// whole file or none.
+// CreatePepper writes a new random pepper to file, which only the user of the process may read. It
+// returns an error that wraps os.ErrExist if the file exists. After a crash the file is either
+// complete or missing.
 func CreatePepper(file string) error {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("create pepper %s: %w", file, os.ErrExist)

@@ -240,7 +240,7 @@ func TestLoadPeppers_Bad(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ value, file, want string }{
-		{"", filepath.Join(dir, "none"), "put the file back"},
+		{"", filepath.Join(dir, "none"), "restore the file"},
 		{"", short, "64 hex digits"},
 		{"hunter2", "", "LATCHKEY_KEYS_PEPPER must be at least 64 hex digits"},
 	} {

@@ -1,8 +1,8 @@
-// The limits family counts uses in exact sliding windows: an id, a limit, a time.
-// Read limits.go first, then limits_window.go (the arithmetic, without a clock),
-// limits_counter.go (one window in memory with its stored reserve) and
-// limits_charge.go (several limits as one decision). limits_throttle.go slows down
-// failures by network. Nothing here knows HTTP, keys or the names of limits.
+// The limits family counts how often each id uses a limit, in exact sliding windows. Read limits.go
+// first, then limits_window.go (the arithmetic, without a clock), limits_counter.go (one window in
+// memory with its stored reserve) and limits_charge.go (charges of several limits that are made
+// together or not at all). limits_throttle.go limits failed attempts by network. Nothing here
+// depends on HTTP or on keys.
 
 package main
 
@@ -15,14 +15,13 @@ import (
 	"time"
 )
 
-// Limiter counts how many units of its limits each id has used. In any span of
-// a limit's Window it admits at most Max units, even across a crash. For this
-// it stores a reserve before it admits units from it; after a crash the unused
-// rest of the reserve counts as used. A Limiter is safe for concurrent use, and
-// requests of different ids do not wait for each other.
+// Limiter counts how many units of its limits each id has used. In any period as long as a limit's
+// Window it admits at most Max units, even across a crash. For limits that it counts in memory it
+// therefore stores a reserve, a number of units, before it admits them. After a crash the units of
+// the reserve that were not admitted count as used. A Limiter is safe for concurrent use. Requests
+// with different ids do not wait for each other.
 type Limiter struct {
-	// Observed counts the charges that limits in observe mode would have
-	// refused.
+	// Observed counts the charges that limits in observe mode would have refused.
 	Observed *dryRunCounts
 
 	store  *Store
@@ -33,13 +32,12 @@ type Limiter struct {
 
 type shard struct {
 	mu     sync.Mutex
-	meters map[string]*counters
-	_      [40]byte // padding: neighbours then rarely share a cache line
+	meters map[string]*counters // by id
+	_      [40]byte             // padding, so that neighbouring shards rarely share a cache line
 }
 
-// NewLimiter returns a Limiter that stores its counts in store. start is the
-// service time at which this run begins; all units of earlier runs were
-// admitted before it.
+// NewLimiter returns a Limiter that stores its counts in store. start is the service time at which
+// this run of the program begins. All units of earlier runs were admitted before start.
 func NewLimiter(store *Store, start time.Time) *Limiter {
 	l := &Limiter{Observed: newDryRunCounts(store), store: store, start: start, seed: maphash.MakeSeed()}
 	for i := range l.shards {
@@ -48,22 +46,21 @@ func NewLimiter(store *Store, start time.Time) *Limiter {
 	return l
 }
 
-// Spend charges one unit of each of the limits of id at the service time now.
-// All limits must be short. It charges all of them or none. If a limit is used
-// up it charges nothing and returns ErrRateLimit with the time to wait. In both
-// cases it appends the status of each limit to into. It returns ErrUnavailable
-// if the store has failed or cannot cover the unit. It waits for the disk only
-// if a reserve has run out.
-func (l *Limiter) Spend(id string, limits []Limit, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
-	return l.SpendBy(nil, id, limits, now, into)
+// Spend charges id one unit of each limit at the service time now. All limits must be short, see
+// Limit. It makes all charges or none. If a limit is used up, it returns ErrRateLimit with the time
+// to wait. In both cases it appends the status of each limit to list and returns the result. It
+// returns ErrUnavailable if the store has failed, so that a unit cannot be covered by a stored
+// reserve. It waits for the disk only if a reserve has run out.
+func (l *Limiter) Spend(id string, limits []Limit, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
+	return l.SpendBy(nil, id, limits, now, list)
 }
 
-// SpendBy is Spend with a CounterRef of the id, which saves the look-up. h may
-// be nil.
-func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
+// SpendBy is like Spend, but a CounterRef for the id saves the look-up of its counters. h may be
+// nil.
+func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
 	for {
 		if l.store.Failing() {
-			return into, ErrUnavailable
+			return list, ErrUnavailable
 		}
 		m := h.Held()
 		if m == nil {
@@ -71,13 +68,13 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 			h.Keep(m)
 		}
 		if len(limits) == 1 {
-			list, covered, err := l.spendOne(m, &limits[0], now, into)
+			after, covered, err := l.spendOne(m, &limits[0], now, list)
 			m.Unlock()
 			if covered == nil {
-				return list, err
+				return after, err
 			}
 			if err := <-covered; err != nil {
-				return into, ErrUnavailable
+				return list, ErrUnavailable
 			}
 			continue
 		}
@@ -87,7 +84,7 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 			g, err := l.gauge(nil, m, limit)
 			if err != nil {
 				m.Unlock()
-				return into, err
+				return list, err
 			}
 			b.Posts = append(b.Posts, batchItem{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
 		}
@@ -95,110 +92,107 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 		full, wait := b.Full(now)
 		if full != nil {
 			err := full.Charge.Refused(wait)
-			into = b.Statuses(now, into)
+			list = b.Statuses(now, list)
 			m.Unlock()
-			return into, err
+			return list, err
 		}
 		dry := b.Dry(now)
 		if dry == nil {
 			l.commit(&b, now)
-			into = b.Statuses(now, into)
+			list = b.Statuses(now, list)
 			m.Unlock()
-			return into, nil
+			return list, nil
 		}
 		covered := l.await(dry.Panel, dry.Gauge, now)
 		m.Unlock()
 		if err := <-covered; err != nil {
-			return into, ErrUnavailable
+			return list, ErrUnavailable
 		}
 	}
 }
 
-// spendOne charges one limit without the cost of a batch; most requests have
-// one limit. If the reserve has run out it charges nothing and returns a
-// channel: the caller unlocks m, receives from the channel and tries again. m
-// must be locked.
-func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, into []LimitStatus) ([]LimitStatus, <-chan error, error) {
+// spendOne charges one unit of one limit, like Spend. Most requests have only one limit, and this is
+// faster than a batch. If the reserve has run out, it charges nothing and returns a channel. The
+// caller then unlocks m, receives from the channel and tries again. m must be locked.
+func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, list []LimitStatus) ([]LimitStatus, <-chan error, error) {
 	g, err := l.gauge(nil, m, *limit)
 	if err != nil {
-		return into, nil, err
+		return list, nil, err
 	}
 	if wait := g.Window.Wait(now, 1); wait > 0 {
 		c := Charge{ID: m.ID, Limit: *limit, Cost: 1}
-		return append(into, limitStatusOf(&g.Window, *limit, now)), nil, c.Refused(wait)
+		return append(list, limitStatusOf(&g.Window, *limit, now)), nil, c.Refused(wait)
 	}
 	if g.Left(now) < 1 {
-		return into, l.await(m, g, now), nil
+		return list, l.await(m, g, now), nil
 	}
 	if _, low := g.Use(1, now); low {
 		l.renew(m, g, now)
 	}
-	return append(into, limitStatusOf(&g.Window, *limit, now)), nil, nil
+	return append(list, limitStatusOf(&g.Window, *limit, now)), nil, nil
 }
 
-// Pay makes charges of several ids and limits, short and long, at the service
-// time now. It makes all of them or none. If a limit has no room it writes
-// nothing and returns ErrRateLimit with the time to wait. It appends the
-// statuses of the limits that are not in observe mode to into, the short ones
-// first. After a refusal it keeps the order of charges, and if a short limit
-// refused, the long ones are missing. If a charge is of a long limit it waits
-// for the disk. Do not call it inside a transaction.
-func (l *Limiter) Pay(charges []Charge, now time.Time, into []LimitStatus) ([]LimitStatus, error) {
+// Pay makes charges of several ids and limits, short or long (see Limit), at the service time now.
+// It makes all charges or none. If a limit does not admit its charge, it returns ErrRateLimit with
+// the time to wait. It appends the statuses of the limits that are not in observe mode to list and
+// returns the result. After a success the short limits come first. If a short limit refused, the
+// result has only short limits. If a long limit refused, the result is in the order of charges. It
+// waits for the disk if one of the limits is long. Do not call it inside a transaction.
+func (l *Limiter) Pay(charges []Charge, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
 	long := slices.ContainsFunc(charges, func(c Charge) bool { return !c.Limit.Short() })
 	for {
 		if l.store.Failing() {
-			return into, ErrUnavailable
+			return list, ErrUnavailable
 		}
 		b, err := l.open(nil, charges)
 		if err != nil {
-			return into, err
+			return list, err
 		}
 		now := b.Moment(now)
 		full, wait := b.Full(now)
 		dry := b.Dry(now)
 		switch {
 		case full != nil:
-			into = b.Statuses(now, into)
+			list = b.Statuses(now, list)
 			l.unlock(b)
-			return into, full.Charge.Refused(wait)
+			return list, full.Charge.Refused(wait)
 		case dry != nil:
 			covered := l.await(dry.Panel, dry.Gauge, now)
 			l.unlock(b)
 			if err := <-covered; err != nil {
-				return into, ErrUnavailable
+				return list, ErrUnavailable
 			}
 			continue
 		case !long:
 			l.commit(b, now)
-			into = b.Statuses(now, into)
+			list = b.Statuses(now, list)
 			l.unlock(b)
 			l.note(b, now)
-			return into, nil
+			return list, nil
 		}
 		l.unlock(b)
-		list, err := l.payDurable(charges, now)
+		statuses, err := l.payDurable(charges, now)
 		if errors.Is(err, errDry) {
 			continue
 		}
 		if errors.Is(err, ErrRateLimit) {
-			counts := slices.DeleteFunc(slices.Clone(charges), func(c Charge) bool { return c.Observe })
-			if list, fault := l.Statuses(counts, now); fault == nil {
-				return append(into, list...), err
+			enforced := slices.DeleteFunc(slices.Clone(charges), func(c Charge) bool { return c.Observe })
+			if all, fault := l.Statuses(enforced, now); fault == nil {
+				statuses = all
 			}
 		}
-		return append(into, list...), err
+		return append(list, statuses...), err
 	}
 }
 
-// errDry means that a reserve has run out since it was checked.
+// errDry means that a reserve has run out since the check, so the charges must be tried again.
 var errDry = errors.New("reserve ran out")
 
-// payDurable makes charges that include long limits. The short ones are checked
-// and charged inside the same transaction, so that no other request is charged
-// in between.
+// payDurable makes charges of which at least one is of a long limit. It also checks and charges the
+// short limits inside the transaction, so that no other request is charged in between. It returns
+// errDry if a reserve does not cover a short limit.
 func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatus, err error) {
-	// Check in a read transaction first, so that a refusal does not occupy the
-	// committer.
+	// Check in a read transaction first, so that a refusal does not delay writes.
 	err = l.store.View(func(tx *Tx) error {
 		b, err := readDurables(tx, charges)
 		if full, wait := b.Full(now); err == nil && full != nil {
@@ -209,7 +203,7 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatu
 	if err != nil {
 		return nil, err
 	}
-	var paid *batch // set once the short limits are charged; Update can run the function again
+	var paid *batch // set once the short limits are charged, because Update can run the function again
 	err = l.store.Update(func(tx *Tx) error {
 		b, err := l.open(tx, charges)
 		if err != nil {
@@ -245,9 +239,11 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatu
 	return list, err
 }
 
-// PayIn charges the long limits among charges in the caller's transaction, see
-// payDurables. It returns the statuses of those that are not in observe mode,
-// also with an error. It ignores charges of short limits.
+// PayIn makes the charges of long limits in the caller's transaction, so that the units and the
+// change for which they are charged are stored together. It ignores charges of short limits. If a
+// limit does not admit its charge, PayIn writes nothing and returns ErrRateLimit with the time to
+// wait. After another error the caller must abandon the transaction. Even with an error it returns
+// the statuses of the long limits that are not in observe mode.
 func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus, error) {
 	b, err := payDurables(tx, charges, now)
 	if err == nil {
@@ -256,7 +252,7 @@ func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus,
 	return b.Statuses(now, nil), err
 }
 
-// note counts the items of a batch that were left out in observe mode.
+// note records in Observed the items of a batch that would have been refused without observe mode.
 func (l *Limiter) note(b *batch, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Over {
@@ -265,10 +261,10 @@ func (l *Limiter) note(b *batch, now time.Time) {
 	}
 }
 
-// open returns a batch of the charges of short limits and locks their counters,
-// in the order of the ids, so that two requests with the same ids cannot
-// deadlock. The caller calls unlock. After an error nothing is locked. tx is
-// the transaction that the call runs in, nil if there is none.
+// open returns a batch of the charges of short limits, with their counters locked. It locks the
+// counters in the order of the ids, so that two requests with the same ids cannot deadlock. The
+// caller must call unlock. After an error nothing is locked. tx is the transaction in which the
+// caller runs, or nil.
 func (l *Limiter) open(tx *Tx, charges []Charge) (*batch, error) {
 	b := &batch{}
 	var ids []string
@@ -299,7 +295,7 @@ func (l *Limiter) open(tx *Tx, charges []Charge) (*batch, error) {
 	return b, nil
 }
 
-// unlock unlocks the counters of a batch, each once.
+// unlock unlocks the counters that open has locked.
 func (l *Limiter) unlock(b *batch) {
 	for i := range b.Posts {
 		m := b.Posts[i].Panel
@@ -309,10 +305,9 @@ func (l *Limiter) unlock(b *batch) {
 	}
 }
 
-// find returns the counters of an id, locked; it creates them if there are
-// none. It does not hold the shard's lock while it waits for theirs, because a
-// goroutine that holds the counters of one id may need those of another in the
-// same shard.
+// find locks and returns the counters of an id. It creates them if they are not in memory. It does
+// not hold the lock of the shard while it waits for the lock of the counters. Otherwise a goroutine
+// that has locked the counters of one id could not find another id in the same shard.
 func (l *Limiter) find(id string) *counters {
 	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
 	for {
@@ -331,9 +326,9 @@ func (l *Limiter) find(id string) *counters {
 	}
 }
 
-// gauge returns the counter of a limit and fits it to the limit's current Max
-// and Window. If the counter is not in memory it is read from the store. m must
-// be locked. tx is the transaction that the call runs in, nil if there is none.
+// gauge returns the counter of a limit, adapted to the limit's current Max and Window. It reads the
+// counter from the store if it is not in memory. m must be locked. tx is the transaction in which
+// the caller runs, or nil.
 func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	for _, g := range m.Gauges {
 		if g.Name == limit.Name {
@@ -362,8 +357,8 @@ func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	return g, nil
 }
 
-// commit makes the charges of a batch and requests more reserve for counters
-// that run low. The caller has checked room (Full) and reserve (Dry).
+// commit makes the charges of a batch, and requests a larger reserve for each counter whose reserve
+// is running low. The caller has checked with Full and Dry that the charges are possible.
 func (l *Limiter) commit(b *batch, now time.Time) {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.Use(now) {
@@ -372,8 +367,8 @@ func (l *Limiter) commit(b *batch, now time.Time) {
 	}
 }
 
-// await requests more reserve. It returns a channel that receives nil once the
-// reserve is stored, or the error of the store. m must be locked.
+// await requests a larger reserve. It returns a channel that receives nil once the reserve is
+// stored, or the error of the store. m must be locked.
 func (l *Limiter) await(m *counters, g *counter, now time.Time) <-chan error {
 	covered := make(chan error, 1)
 	g.Waiting = append(g.Waiting, covered)
@@ -381,8 +376,8 @@ func (l *Limiter) await(m *counters, g *counter, now time.Time) <-chan error {
 	return covered
 }
 
-// renew queues the write of a record with more reserve, unless one is pending.
-// m must be locked.
+// renew queues the write of a record with a larger reserve. It does nothing if such a write is
+// pending. m must be locked.
 func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 	if g.Pending {
 		return
@@ -399,9 +394,8 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 		})
 		return tx.Put("meters", counterKey(m.ID, g.Name), record)
 	}, func(err error) {
-		// A store that is closed or has failed calls this back in the goroutine
-		// of renew, whose caller holds the lock of m. Another goroutine avoids
-		// the deadlock.
+		// A store that is closed or has failed calls this function in the goroutine of renew, whose
+		// caller holds the lock of m. Locking m in another goroutine avoids a deadlock.
 		settle := func() {
 			m.Lock()
 			g.Pending = false
@@ -420,7 +414,7 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 	})
 }
 
-// Statuses returns the status of the limit of each charge, in that order, and
+// Statuses returns the status at now of the limit of each charge, in the order of charges. It
 // charges nothing. Do not call it inside a transaction.
 func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, error) {
 	var list []LimitStatus
@@ -446,7 +440,7 @@ func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, erro
 	return list, nil
 }
 
-// Len returns the number of ids that are counted in memory.
+// Len returns the number of ids with counters in memory.
 func (l *Limiter) Len() (n int) {
 	for i := range l.shards {
 		s := &l.shards[i]
@@ -457,8 +451,8 @@ func (l *Limiter) Len() (n int) {
 	return n
 }
 
-// Sweep removes from memory the ids whose stored record says the same as their
-// counters. It skips ids in use. Call it about once a minute.
+// Sweep removes from memory the counters that would be the same if they were read from the store
+// again. It skips counters that are locked. Call it about once a minute, with the service time.
 func (l *Limiter) Sweep(now time.Time) {
 	for i := range l.shards {
 		s := &l.shards[i]
@@ -477,8 +471,8 @@ func (l *Limiter) Sweep(now time.Time) {
 	}
 }
 
-// Close stores the exact counts, without reserves, and the counts of Observed.
-// Stop all charges before you call it.
+// Close stores the exact counts without reserves, and the counts of Observed. No charges may be made
+// during or after the call.
 func (l *Limiter) Close() error {
 	type entry struct{ key, record []byte }
 	var entries []entry
@@ -506,7 +500,7 @@ func (l *Limiter) Close() error {
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("store the counts of limits: %w", err)
+			return fmt.Errorf("store the limit counts: %w", err)
 		}
 	}
 	return l.Observed.Flush(l.start)

@@ -9,66 +9,63 @@ import (
 	"time"
 )
 
-// Charge is a number of units, Cost, that an id uses of one limit. A Cost of 0
-// uses nothing and is never refused. With Observe, a charge that has no room is
-// left out and counted, and the other charges are not affected. Shared means
-// that several keys share the id; it changes only the message of a refusal.
+// Charge is a number of units of one limit that an id uses.
 type Charge struct {
 	ID      string
 	Limit   Limit
-	Cost    int
-	Observe bool
-	Shared  bool
+	Cost    int  // units; a charge of 0 units is never refused
+	Observe bool // if the limit does not admit the charge, leave it out and count that
+	Shared  bool // several keys share the id; this changes only the message of a refusal
 }
 
-// Refused returns the ErrRateLimit for a charge without room. wait becomes its
-// Retry-After, unless Cost is above Max: then the charge never fits.
+// Refused returns the ErrRateLimit for a charge that its limit does not admit. The error has wait
+// as its Retry-After, unless Cost is above Max. Such a charge is never admitted, so waiting is of
+// no use.
 func (c *Charge) Refused(wait time.Duration) error {
-	of := ""
+	owner := ""
 	if c.Shared {
-		of = ", which all keys of its owner share,"
+		owner = ", which all keys of its owner share,"
 	}
 	switch {
 	case c.Cost > c.Limit.Max:
-		return ErrRateLimit.With("The cost of %d is more than the limit %s of %d%s ever lets through.", c.Cost, c.Limit.Name, c.Limit.Max, of)
+		return ErrRateLimit.With("The cost of %d is more than the limit %s of %d%s, so it is never admitted. Use a lower cost.", c.Cost, c.Limit.Name, c.Limit.Max, owner)
 	case c.Cost > 1:
-		return ErrRateLimit.With("The limit %s of %d%s has no room for %d more. Wait for the time in Retry-After.", c.Limit.Name, c.Limit.Max, of, c.Cost).After(wait)
+		return ErrRateLimit.With("The limit %s of %d%s does not admit %d more now. Wait for the time in Retry-After.", c.Limit.Name, c.Limit.Max, owner, c.Cost).After(wait)
 	}
-	return ErrRateLimit.With("The limit %s of %d%s is reached. Wait for the time in Retry-After.", c.Limit.Name, c.Limit.Max, of).After(wait)
+	return ErrRateLimit.With("The limit %s of %d%s is reached. Wait for the time in Retry-After.", c.Limit.Name, c.Limit.Max, owner).After(wait)
 }
 
 // batchItem is a charge and the window that counts it.
 type batchItem struct {
 	Charge Charge
 	Window *Window
-	Panel  *counters // locked; nil for a long limit
-	Gauge  *counter  // its Window is the field Window; nil for a long limit
-	Over   bool      // left out: in observe mode and without room
-	at     int64     // time under which its units count, for Refund
+	Panel  *counters // the counters of the id, locked; nil for a long limit
+	Gauge  *counter  // the counter whose Window is the field Window; nil for a long limit
+	Over   bool      // the limit does not admit the charge, but it is in observe mode; nothing is charged
+	at     int64     // time under which its units count, in Unix nanoseconds, for Refund
 }
 
 // batch is a list of charges that are made together or not at all. It is not
 // safe for concurrent use.
 type batch struct{ Posts []batchItem }
 
-// cost returns the units that the item with index at, and those before it that
-// are not left out, need of the window of that item.
-func (b *batch) cost(at int) int {
-	if at == 0 {
+// cost returns the units that the items up to this index use of the window of the last of them. It
+// leaves out items with Over set.
+func (b *batch) cost(index int) int {
+	if index == 0 {
 		return b.Posts[0].Charge.Cost
 	}
 	n := 0
-	for i := range b.Posts[:at+1] {
-		if b.Posts[i].Window == b.Posts[at].Window && !b.Posts[i].Over {
+	for i := range b.Posts[:index+1] {
+		if b.Posts[i].Window == b.Posts[index].Window && !b.Posts[i].Over {
 			n += b.Posts[i].Charge.Cost
 		}
 	}
 	return n
 }
 
-// Moment returns the time at which to charge the batch: now, or the latest time
-// that one of its windows has seen if that is later. So all units of one
-// request count from the same moment.
+// Moment returns the service time at which to charge the batch. This is now, or the latest Last of
+// its windows if that is later. So all units of one request count from the same moment.
 func (b *batch) Moment(now time.Time) time.Time {
 	for i := range b.Posts {
 		if last := b.Posts[i].Window.Last; last > now.UnixNano() {
@@ -78,9 +75,9 @@ func (b *batch) Moment(now time.Time) time.Time {
 	return now
 }
 
-// Full returns the item with the longest wait for room and that wait, nil and 0
-// if all items fit. It also sets Over for the items in observe mode that have
-// no room.
+// Full returns the item that must wait longest until its limit admits it, and the wait. It returns
+// nil and 0 if all limits admit their items now. It ignores items in observe mode, but sets Over
+// for those that would have to wait.
 func (b *batch) Full(now time.Time) (full *batchItem, wait time.Duration) {
 	for i := range b.Posts {
 		p := &b.Posts[i]
@@ -95,8 +92,9 @@ func (b *batch) Full(now time.Time) (full *batchItem, wait time.Duration) {
 	return full, wait
 }
 
-// Dry returns the first item that its stored reserve does not cover, nil if all
-// are covered. Call Full before, because Dry skips the items that are left out.
+// Dry returns the first item that is not covered by a stored reserve. It returns nil if all items
+// are covered. Call Full first, because Dry skips items with Over set. All items must be of short
+// limits.
 func (b *batch) Dry(now time.Time) *batchItem {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() && p.Gauge.Left(now) < b.cost(i) {
@@ -106,10 +104,11 @@ func (b *batch) Dry(now time.Time) *batchItem {
 	return nil
 }
 
+// pays reports whether the item charges any units.
 func (p *batchItem) pays() bool { return p.Charge.Cost > 0 && !p.Over }
 
-// Use makes the charge of an item, for which the caller has checked room and
-// reserve. low reports whether to request more reserve.
+// Use makes the charge of an item of a short limit. The caller has checked with Full and Dry that
+// it is possible. low reports whether to request a larger reserve.
 func (p *batchItem) Use(now time.Time) (low bool) {
 	if p.pays() {
 		p.at, low = p.Gauge.Use(p.Charge.Cost, now)
@@ -117,7 +116,7 @@ func (p *batchItem) Use(now time.Time) (low bool) {
 	return low
 }
 
-// Refund takes back the units that Use admitted for the items.
+// Refund takes back the units that Use has charged.
 func (b *batch) Refund() {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; p.pays() {
@@ -126,19 +125,18 @@ func (b *batch) Refund() {
 	}
 }
 
-// Statuses appends the statuses of the limits that are not in observe mode to
-// into.
-func (b *batch) Statuses(now time.Time, into []LimitStatus) []LimitStatus {
+// Statuses appends the statuses of the limits that are not in observe mode to list.
+func (b *batch) Statuses(now time.Time, list []LimitStatus) []LimitStatus {
 	for i := range b.Posts {
 		if p := &b.Posts[i]; !p.Charge.Observe {
-			into = append(into, limitStatusOf(p.Window, p.Charge.Limit, now))
+			list = append(list, limitStatusOf(p.Window, p.Charge.Limit, now))
 		}
 	}
-	return into
+	return list
 }
 
-// readDurables returns a batch of the charges of long limits, with their stored
-// windows. With an error the batch is incomplete.
+// readDurables returns a batch of the charges of long limits, with their stored windows. If it
+// returns an error, the batch is incomplete.
 func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 	b := &batch{}
 	for _, c := range charges {
@@ -163,10 +161,9 @@ func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 	return b, nil
 }
 
-// payDurables charges the long limits among charges in the caller's
-// transaction, so that the units and the change that they pay for are stored
-// together. If a limit has no room it changes nothing and returns ErrRateLimit
-// with the time to wait. After any other error the caller must abandon the
+// payDurables makes the charges of long limits in the caller's transaction and returns them as a
+// batch, also with an error. If a limit does not admit its charge, it writes nothing and returns
+// ErrRateLimit with the time to wait. After any other error the caller must abandon the
 // transaction.
 func payDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
 	b, err := readDurables(tx, charges)
@@ -189,54 +186,52 @@ func payDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
 	return b, nil
 }
 
-// observedAgain is the shortest time between two log lines about one limit of
-// one id.
+// observedAgain is the minimum time between two log lines about the same limit of the same id.
 const observedAgain = time.Minute
 
-// dryRunCounts counts the charges that limits in observe mode would have
-// refused. It counts in memory, and Flush stores the counts: a crash loses
-// those since the last Flush. It is safe for concurrent use.
+// dryRunCounts counts the charges that limits in observe mode would have refused. It counts in
+// memory until Flush stores the counts. A crash loses the counts since the last Flush. It is safe
+// for concurrent use.
 type dryRunCounts struct {
-	store *Store
-	mu    sync.Mutex
-	log   *slog.Logger
-	fresh map[observed]uint64
-	told  map[observed]time.Time // service time of the last log line
+	store  *Store
+	mu     sync.Mutex
+	log    *slog.Logger           // nil: none
+	fresh  map[observed]uint64    // counts since the last Flush
+	logged map[observed]time.Time // service time of the last log line
 }
 
-// observed names a limit of an id; the id "" means all ids together.
+// observed identifies a limit of an id. The id "" means all ids together.
 type observed struct{ id, limit string }
 
-// newDryRunCounts returns a dryRunCounts that stores its counts in store.
 func newDryRunCounts(store *Store) *dryRunCounts {
-	return &dryRunCounts{store: store, fresh: map[observed]uint64{}, told: map[observed]time.Time{}}
+	return &dryRunCounts{store: store, fresh: map[observed]uint64{}, logged: map[observed]time.Time{}}
 }
 
-// LogTo logs the charges that are counted from now on to log, at most one line
-// a minute for each limit of an id. A nil log turns this off.
+// LogTo sets the logger for charges that are counted from now on. It gets at most one line a minute
+// for each limit of an id. A nil log turns logging off.
 func (o *dryRunCounts) LogTo(log *slog.Logger) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.log = log
 }
 
-// Note counts a charge that was left out. now is service time.
+// Note counts a charge that would have been refused. now is the service time.
 func (o *dryRunCounts) Note(c Charge, now time.Time) {
 	at := observed{c.ID, c.Limit.Name}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.fresh[at]++
 	o.fresh[observed{"", c.Limit.Name}]++
-	last, told := o.told[at]
-	if o.log == nil || told && now.Sub(last) < observedAgain {
+	last, found := o.logged[at]
+	if o.log == nil || found && now.Sub(last) < observedAgain {
 		return
 	}
-	o.told[at] = now
-	o.log.Info("a limit that is only observed would have refused a request", "of", c.ID, "limit", c.Limit.Name, "max", c.Limit.Max)
+	o.logged[at] = now
+	o.log.Info("limit in observe mode would have refused a request", "of", c.ID, "limit", c.Limit.Name, "max", c.Limit.Max)
 }
 
-// Count returns how often a limit would have refused a charge of id, or of all
-// ids if id is "". Do not call it inside a transaction.
+// Count returns how often the limit with this name would have refused a charge of id. The id ""
+// means all ids together. Do not call it inside a transaction.
 func (o *dryRunCounts) Count(id, limit string) (n uint64, err error) {
 	o.mu.Lock()
 	n = o.fresh[observed{id, limit}]
@@ -249,6 +244,7 @@ func (o *dryRunCounts) Count(id, limit string) (n uint64, err error) {
 	return n, err
 }
 
+// readDryRuns returns the stored count of a limit of an id.
 func readDryRuns(tx *Tx, at observed) (uint64, error) {
 	value, err := tx.Get("observed", counterKey(at.id, at.limit))
 	if err != nil || value == nil {
@@ -256,18 +252,18 @@ func readDryRuns(tx *Tx, at observed) (uint64, error) {
 	}
 	n, k := binary.Uvarint(value)
 	if k <= 0 {
-		return 0, errors.New("not a count of what would have been refused")
+		return 0, errors.New("the stored count of refusals in observe mode is damaged")
 	}
 	return n, nil
 }
 
-// Flush adds the counts since the last Flush to the stored ones. If the write
-// fails, these counts are lost. now is service time.
+// Flush adds the counts since the last Flush to the stored counts. If it returns an error, the
+// counts since the last Flush are lost. now is the service time.
 func (o *dryRunCounts) Flush(now time.Time) error {
 	o.mu.Lock()
 	fresh := o.fresh
 	o.fresh = map[observed]uint64{}
-	maps.DeleteFunc(o.told, func(_ observed, at time.Time) bool { return now.Sub(at) >= observedAgain })
+	maps.DeleteFunc(o.logged, func(_ observed, at time.Time) bool { return now.Sub(at) >= observedAgain })
 	o.mu.Unlock()
 	if len(fresh) == 0 {
 		return nil

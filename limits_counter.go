@@ -7,40 +7,40 @@ import (
 	"time"
 )
 
-// counters holds the counters of one id for its short limits, which are kept in
-// memory. Hold its lock to use a field or a counter.
+// counters holds the counters of one id, one for each of its short limits. Its lock guards its
+// fields and the counters.
 type counters struct {
 	sync.Mutex
 	ID     string
-	Swept  bool // removed from memory; look the id up again
+	Swept  bool // no longer in the Limiter; look the id up again
 	Gauges []*counter
 }
 
-// counter is the window of one short limit and its reserve. The record on disk
-// lists the units up to some moment, and a reserve in it covers the units after
-// that. A unit is admitted only if the stored reserve covers it. A counter is
-// not safe for concurrent use: lock the counters that hold it.
+// counter is the window of one short limit and its reserve. The stored record lists the units that
+// were admitted before it was written. Its reserve is a number of units that may be admitted after
+// that. A unit is admitted only if the stored reserve covers it. A counter is not safe for
+// concurrent use. Hold the lock of its counters.
 type counter struct {
 	Name    string
 	Window  Window
-	Waiting []chan error // receive the result of the pending record
-	Pending bool         // a record with more reserve is being written
+	Waiting []chan error // each receives the result of the pending write
+	Pending bool         // a record with a larger reserve is queued or being written
 
-	reserve int   // units that the stored record still covers
+	reserve int   // units of the stored reserve that were not admitted yet
 	granted int   // value of reserve when it was stored
 	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
 	stale   bool  // units were admitted or taken back since the record was stored
 }
 
-// maxBlock is the most units that are reserved at once. It is large enough that
-// the busiest key writes to disk only a few times a second, and small enough
-// that several crashes in a row do not use up a large limit.
+// maxBlock is the maximum number of units that one record adds to a reserve. It is large enough that
+// even a very busy key writes to the disk only a few times a second. It is small enough that several
+// crashes in a row do not use up a large limit.
 const maxBlock = 8192
 
-// readGauge returns the counter of a limit from its stored record; record is
-// nil if there is none. A reserve in the record means that its run did not end
-// cleanly. The reserve then counts as used at the latest possible moment: when
-// it expired, or at start if that is earlier. start is the time at which this
+// readGauge returns the counter of a limit from its stored record, or an empty counter if record is
+// nil. A record with a reserve was left by a run of the program that did not end cleanly. Its
+// reserve then counts as used at the latest moment at which that run can have used it: when the
+// reserve expired, or at start if that is earlier. start is the service time at which the current
 // run began. It returns errWindow if the record is damaged.
 func readGauge(record []byte, limit Limit, start time.Time) (*counter, error) {
 	g := &counter{Name: limit.Name, Window: NewWindow(limit.Max, limit.Window)}
@@ -71,8 +71,8 @@ func (g *counter) Fit(limit Limit) {
 	}
 }
 
-// Left returns how many units of the reserve can still be used, 0 after it has
-// expired.
+// Left returns how many units of the reserve can be admitted at now. It returns 0 after the reserve
+// has expired.
 func (g *counter) Left(now time.Time) int {
 	if max(now.UnixNano(), g.Window.Last) > g.expires {
 		return 0
@@ -80,10 +80,10 @@ func (g *counter) Left(now time.Time) int {
 	return g.reserve
 }
 
-// Use admits n units; the caller has checked that the reserve covers them. It
-// returns the time under which they count, for Refund. low reports whether to
-// request more reserve: half of its units or half of its time is used, the
-// limit has room, and no record is pending.
+// Use admits n units. The caller has checked that the reserve covers them. It returns the time under
+// which the units count, for Refund. low reports whether to request a larger reserve. This is so if
+// half of its units or half of its time is used, the limit still admits a unit, and no record is
+// pending.
 func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	at = g.Window.Add(now, n)
 	g.reserve -= n
@@ -91,22 +91,20 @@ func (g *counter) Use(n int, now time.Time) (at int64, low bool) {
 	return at, (g.reserve <= g.granted/2 || g.Window.Last > g.expires-g.Window.Span/2) && !g.Pending && g.Window.Wait(now, 1) == 0
 }
 
-// Refund takes back n units that Use has admitted; at is the time that Use
-// returned. Their reserve stays used, because the record on disk may count them
-// already.
+// Refund takes back n units that Use has admitted. at is the time that Use returned. The units are
+// not returned to the reserve, because the record on disk may count them already.
 func (g *counter) Refund(n int, at int64) {
 	g.Window.Remove(at, n)
 	g.stale = true
 }
 
-// Grow returns a plan for a larger reserve and the record to store for it. Once
-// the record is on disk, pass p to Grown; until then only the old reserve may
-// be used.
+// Grow returns a plan for a larger reserve and the record to store for it. Pass p to Grown once the
+// record is on disk. Until then only the old reserve may be used.
 func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 	left := g.Left(now)
 	g.reserve = left
-	// About an eighth of the limit, and not more than is free, but at least one
-	// unit. A larger reserve would refuse more valid requests after a crash.
+	// Add an eighth of the limit, but not more than is free, and at least one unit. With a larger
+	// reserve, more valid requests would be refused after a crash.
 	free := g.Window.Max - g.Window.Used(now) - left
 	p.block = min(max(1, g.Window.Max/8), max(1, free), maxBlock)
 	p.granted = left + p.block
@@ -118,27 +116,27 @@ func (g *counter) Grow(now time.Time) (p plan, record []byte) {
 
 // plan is a larger reserve whose record is not on disk yet.
 type plan struct {
-	block, granted int
-	expires        int64
+	block   int   // units that it adds to the reserve
+	granted int   // the whole reserve in its record
+	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
 }
 
-// Grown makes the reserve of a plan usable. The record of the plan must be on
-// disk.
+// Grown lets the units of a plan's reserve be admitted. The record of the plan must be on disk.
 func (g *counter) Grown(p plan) {
 	g.reserve += p.block
 	g.granted, g.expires = p.granted, p.expires
 }
 
-// record returns the stored form of a counter: the reserve, the time until
-// which it may be used, and the window.
+// record returns the stored form of a counter: the reserve, the time until which the reserve may be
+// used, and the window.
 func (g *counter) record(reserve int, expires int64) []byte {
 	b := binary.AppendUvarint(nil, uint64(reserve))
 	b = binary.AppendVarint(b, expires)
 	return g.Window.Append(b)
 }
 
-// Final drops the reserve and returns a record with the exact count, nil if the
-// record on disk is exact already.
+// Final drops the reserve and returns a record with the exact count. It returns nil if the record on
+// disk is already exact.
 func (g *counter) Final() []byte {
 	if g.reserve <= 0 && !g.stale {
 		return nil
@@ -147,20 +145,19 @@ func (g *counter) Final() []byte {
 	return g.record(0, 0)
 }
 
-// Busy reports whether the counter may differ from its stored record as it
-// would be read now. Only a counter that is not busy can be removed from
-// memory.
+// Busy reports whether readGauge could return a different counter from the stored record at now.
+// Only a counter that is not busy may be removed from memory.
 func (g *counter) Busy(now time.Time) bool {
 	return g.Pending || len(g.Waiting) > 0 || g.Window.Used(now) > 0 || now.UnixNano() < g.expires+g.Window.Span
 }
 
-// CounterRef remembers the counters of one id, so that Limiter.SpendBy need not
-// look them up. Keep one beside each id that is used often. The zero CounterRef
-// is ready to use. It is safe for concurrent use.
+// CounterRef remembers the counters of one id, so that the Limiter need not look them up. Keep one
+// for each id that is used often. The zero CounterRef is ready to use. It is safe for concurrent
+// use.
 type CounterRef struct{ meter atomic.Pointer[counters] }
 
-// Held returns the remembered counters, locked, or nil if there are none or
-// they were removed from memory. h may be nil.
+// Held locks and returns the remembered counters. It returns nil if there are none, if they were
+// removed from memory, or if h is nil.
 func (h *CounterRef) Held() *counters {
 	if h == nil {
 		return nil
@@ -177,7 +174,7 @@ func (h *CounterRef) Held() *counters {
 	return m
 }
 
-// Keep remembers m, unless h is nil.
+// Keep remembers m. It does nothing if h is nil.
 func (h *CounterRef) Keep(m *counters) {
 	if h != nil {
 		h.meter.Store(m)

@@ -571,9 +571,9 @@ func TestCharge_Refused(t *testing.T) {
 	}{
 		{1, false, "The limit few of 5 is reached. Wait for the time in Retry-After.", time.Minute},
 		{1, true, "The limit few of 5, which all keys of its owner share, is reached. Wait for the time in Retry-After.", time.Minute},
-		{2, false, "The limit few of 5 has no room for 2 more. Wait for the time in Retry-After.", time.Minute},
-		{5, true, "The limit few of 5, which all keys of its owner share, has no room for 5 more. Wait for the time in Retry-After.", time.Minute},
-		{6, false, "The cost of 6 is more than the limit few of 5 ever lets through.", 0},
+		{2, false, "The limit few of 5 does not admit 2 more now. Wait for the time in Retry-After.", time.Minute},
+		{5, true, "The limit few of 5, which all keys of its owner share, does not admit 5 more now. Wait for the time in Retry-After.", time.Minute},
+		{6, false, "The cost of 6 is more than the limit few of 5, so it is never admitted. Use a lower cost.", 0},
 	} {
 		c := Charge{ID: "a", Limit: Limit{"few", 5, time.Minute}, Cost: tt.cost, Shared: tt.shared}
 		if e := Public(c.Refused(time.Minute)); e.Code != ErrRateLimit.Code || e.Message != tt.says || e.RetryAfter != tt.wait {

@@ -6,34 +6,34 @@ import (
 	"time"
 )
 
-// throttleTable is the most networks or keys that a Throttle remembers.
+// throttleTable is the maximum number of networks or other keys that a Throttle remembers.
 const throttleTable = 10_000
 
-// Throttle counts failures by network or by another key, such as a name. An
-// IPv6 network is a /64, because one user has a whole /64; an IPv4 network is
-// one address. A Throttle is safe for concurrent use.
+// Throttle counts failures by network or by another key, such as a name. It counts a whole IPv6 /64
+// as one network, because one user usually has a /64, and each IPv4 address by itself. A Throttle is
+// safe for concurrent use.
 type Throttle struct {
-	most  int
+	limit int
 	span  time.Duration
 	mu    sync.Mutex
-	seen  map[string]*Window
-	swept time.Time
+	seen  map[string]*Window // by network or other key
+	swept time.Time          // last time at which sweep looked at all entries
 }
 
-// NewThrottle returns a Throttle that allows most failures in any span.
-func NewThrottle(most int, span time.Duration) *Throttle {
-	return &Throttle{most: most, span: span, seen: map[string]*Window{}}
+// NewThrottle returns a Throttle that allows each network limit failures in any period as long as
+// span.
+func NewThrottle(limit int, span time.Duration) *Throttle {
+	return &Throttle{limit: limit, span: span, seen: map[string]*Window{}}
 }
 
-// Fail counts a failure from an address and returns 0. If the address already
-// had too many, it counts nothing and returns the time to wait.
-func (t *Throttle) Fail(from netip.Addr, now time.Time) (wait time.Duration) {
-	return t.FailKey(NetworkOf(from), now)
+// Fail counts a failure of a client at the service time now and returns 0. If the client's network
+// already has too many failures, it counts nothing and returns the time to wait.
+func (t *Throttle) Fail(client netip.Addr, now time.Time) (wait time.Duration) {
+	return t.FailKey(NetworkOf(client), now)
 }
 
-// NetworkOf returns the network that an address is counted by, such as
-// "192.0.2.1/32" or "2001:db8::/64". All invalid addresses count as one
-// network, "invalid Prefix".
+// NetworkOf returns the network under which a Throttle counts an address, such as "192.0.2.1/32" or
+// "2001:db8::/64". It returns the same text for all invalid addresses.
 func NetworkOf(a netip.Addr) string {
 	bits := 32
 	if a.Is6() {
@@ -46,16 +46,16 @@ func NetworkOf(a netip.Addr) string {
 	return network.String()
 }
 
-// FailKey is Fail with another key than a network. It does not count the key
-// "".
+// FailKey is like Fail, but counts by key instead of by network. It ignores the key "" and returns
+// 0 for it.
 func (t *Throttle) FailKey(key string, now time.Time) (wait time.Duration) {
 	_, wait = t.Try(key, now)
 	return wait
 }
 
-// Try is FailKey for a try whose outcome is not known yet: it counts the try as
-// a failure, and undo takes that back. So many tries at the same time are
-// limited like tries one after the other. undo is never nil.
+// Try is like FailKey for an attempt whose result is not known yet. It counts the attempt as a
+// failure. Call undo if the attempt succeeds; it is never nil. So attempts at the same time are
+// limited like attempts one after the other.
 func (t *Throttle) Try(key string, now time.Time) (undo func(), wait time.Duration) {
 	none := func() {}
 	if key == "" {
@@ -66,8 +66,8 @@ func (t *Throttle) Try(key string, now time.Time) (undo func(), wait time.Durati
 	w := t.seen[key]
 	if w == nil {
 		t.sweep(now)
-		fresh := NewWindow(t.most, t.span)
-		w = &fresh
+		window := NewWindow(t.limit, t.span)
+		w = &window
 		t.seen[key] = w
 	}
 	if wait = w.Wait(now, 1); wait > 0 {
@@ -81,13 +81,12 @@ func (t *Throttle) Try(key string, now time.Time) (undo func(), wait time.Durati
 	}, 0
 }
 
-// sweep makes room for a new key. It removes keys without recent failures, and
-// then, if the table is still full, any others: without a bound, failures could
-// fill the memory.
+// sweep makes room for a new key. It removes keys without recent failures. If the table is still
+// full, it removes other keys as well, because failures must not fill the memory.
 func (t *Throttle) sweep(now time.Time) {
 	due := t.span
 	if len(t.seen) >= throttleTable {
-		due = time.Second // else every new network would cause a walk through the full table
+		due = time.Second // not every new network may cause a walk through the full table
 	}
 	if now.Sub(t.swept) >= due {
 		t.swept = now

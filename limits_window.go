@@ -9,36 +9,35 @@ import (
 	"time"
 )
 
-// exactMax is the largest Max for which a Window remembers each unit by itself.
-// For larger limits it counts units in parts of the window.
+// exactMax is the largest Max for which a Window remembers the exact time of each unit. For a larger
+// Max it divides time into parts and counts the units of each part.
 const exactMax = 1000
 
-// parts is the number of parts of a window with Max above exactMax. A unit
-// counts until its whole part has left the window. So it can be released up to
-// 1/1024 of the window late, never early: any span still holds at most Max
-// units.
+// parts is the number of parts in a window with a Max above exactMax. A unit counts until its whole
+// part has left the window. So it counts up to 1/1024 of the window too long, but never too short,
+// and any period as long as the window still has at most Max units.
 const parts = 1024
 
-// Window counts the units admitted in the last Span, so that any period of that
-// length has at most Max of them. A Window is not safe for concurrent use.
-// Create one with NewWindow; the zero Window is not usable.
+// Window counts the units that were admitted in the last Span. With it a limiter can ensure that any
+// period of that length has at most Max units. All times are service time. A Window is not safe for
+// concurrent use. Create one with NewWindow; the zero Window is not usable.
 type Window struct {
 	Max   int
-	Span  int64 // nanoseconds
-	width int64 // nanoseconds of a part; 0 if each unit is remembered by itself
-	marks []entry
-	first int // index of the oldest in marks that still counts
-	used  int
-	Last  int64 // latest time seen, in Unix nanoseconds; it never goes back
+	Span  int64   // nanoseconds
+	width int64   // length of a part in nanoseconds; 0 if there are no parts
+	marks []entry // oldest first
+	first int     // index of the oldest entry in marks that still counts
+	used  int     // units that still count
+	Last  int64   // latest time passed to a method, in Unix nanoseconds; it never decreases
 }
 
 // entry is a number of units at one time, or in one part of the window.
 type entry struct {
-	at int64 // Unix nanoseconds; for a part, its last one
-	n  int
+	at int64 // Unix nanoseconds; the last nanosecond of a part
+	n  int   // units
 }
 
-// NewWindow returns an empty window that admits limit units in any span.
+// NewWindow returns an empty window with Max limit and this span.
 func NewWindow(limit int, span time.Duration) Window {
 	w := Window{Max: limit, Span: int64(span)}
 	if limit > exactMax {
@@ -52,7 +51,7 @@ func (w *Window) Fits(limit int, span time.Duration) bool {
 	return w.Max == limit && w.Span == int64(span)
 }
 
-// Resize returns a window with another limit or span that holds the same units.
+// Resize returns a window with this limit and span that has the same units as w.
 func (w *Window) Resize(limit int, span time.Duration) Window {
 	n := NewWindow(limit, span)
 	for _, m := range w.marks[w.first:] {
@@ -62,17 +61,17 @@ func (w *Window) Resize(limit int, span time.Duration) Window {
 	return n
 }
 
-// Used returns the number of units that are in the window at now.
+// Used returns the number of units that count at now.
 func (w *Window) Used(now time.Time) int {
 	w.expire(now.UnixNano())
 	return w.used
 }
 
-// Add counts n units at now, even beyond Max. A now before Last counts as Last.
-// It returns the time, in Unix nanoseconds, that Remove needs to take the units
-// back.
+// Add counts n units at now, or at Last if that is later. It does not check Max. It returns the time
+// under which the units count, in Unix nanoseconds, for Remove.
 func (w *Window) Add(now time.Time, n int) (at int64) { return w.add(now.UnixNano(), n) }
 
+// add is Add with a time in Unix nanoseconds.
 func (w *Window) add(at int64, n int) int64 {
 	if n <= 0 {
 		return at
@@ -81,10 +80,9 @@ func (w *Window) add(at int64, n int) int64 {
 	return w.insert(w.Last, n)
 }
 
-// insert counts n units at the time at, in Unix nanoseconds, and does not
-// change Last. With parts, at is moved to the end of its part, which can be in
-// the future: if Last moved there, older units would leave too early. It
-// returns the time under which the units count.
+// insert counts n units at the time at, in Unix nanoseconds, and returns the time under which they
+// count. With parts this is the end of the part, which can be in the future. Therefore insert does
+// not change Last: otherwise older units would leave the window too early.
 func (w *Window) insert(at int64, n int) int64 {
 	if w.width > 0 && at <= math.MaxInt64-w.width {
 		at += w.width - 1 - at%w.width
@@ -98,8 +96,8 @@ func (w *Window) insert(at int64, n int) int64 {
 	return w.marks[len(w.marks)-1].at
 }
 
-// Remove takes back n units. at is the time that Add returned for them. It does
-// nothing if they have left the window.
+// Remove takes back n units. at is the time that Add returned for them. It does nothing if the units
+// have left the window.
 func (w *Window) Remove(at int64, n int) {
 	for i := w.first; i < len(w.marks); i++ {
 		if m := &w.marks[i]; m.at == at && m.n >= n {
@@ -113,7 +111,7 @@ func (w *Window) Remove(at int64, n int) {
 	}
 }
 
-// expire moves Last to now, unless that is earlier, and drops the units that
+// expire sets Last to now, in Unix nanoseconds, unless now is earlier. It removes the units that
 // have left the window.
 func (w *Window) expire(now int64) {
 	w.Last = max(w.Last, now)
@@ -124,16 +122,16 @@ func (w *Window) expire(now int64) {
 	if w.first == len(w.marks) {
 		w.marks, w.first = w.marks[:0], 0
 	} else if w.first > 16 && w.first*2 > len(w.marks) {
-		// This moves fewer marks than were dropped, so it is cheap. It keeps
-		// the slice from growing forever.
+		// Without this the slice would grow forever. It moves fewer entries than were removed since
+		// the last time, so it is cheap.
 		n := copy(w.marks, w.marks[w.first:])
 		w.marks, w.first = w.marks[:n], 0
 	}
 }
 
-// Wait returns the time from now until n more units fit if no others are
-// admitted until then, 0 if they fit now. If n is more than Max they never fit,
-// and Wait returns the whole span.
+// Wait returns how long after now n more units can be admitted, if no others are admitted before. It
+// returns 0 if they can be admitted now. If n is more than Max they can never be admitted, and Wait
+// returns the whole span.
 func (w *Window) Wait(now time.Time, n int) time.Duration {
 	t := now.UnixNano()
 	w.expire(t)
@@ -149,8 +147,8 @@ func (w *Window) Wait(now time.Time, n int) time.Duration {
 	return time.Duration(w.Span)
 }
 
-// Next returns the time from now until the oldest unit leaves the window, 0 if
-// the window is empty.
+// Next returns how long after now the oldest unit leaves the window. It returns 0 if the window is
+// empty.
 func (w *Window) Next(now time.Time) time.Duration {
 	t := now.UnixNano()
 	w.expire(t)
@@ -160,8 +158,8 @@ func (w *Window) Next(now time.Time) time.Duration {
 	return time.Duration(w.marks[w.first].at + w.Span - t)
 }
 
-// Append appends the units of the window to b, in the form that readWindow
-// reads. Max and Span are not included.
+// Append appends the units of the window to b, in the form that readWindow reads, and returns the
+// result. It does not include Max and Span.
 func (w *Window) Append(b []byte) []byte {
 	live := w.marks[w.first:]
 	b = binary.AppendUvarint(b, uint64(len(live)))
@@ -174,12 +172,12 @@ func (w *Window) Append(b []byte) []byte {
 	return b
 }
 
-// errWindow means that stored bytes are not a window.
-var errWindow = errors.New("not a window")
+// errWindow means that stored bytes are not a window as Append writes it.
+var errWindow = errors.New("the stored count is damaged")
 
-// readWindow reads what Append has written. It returns a window with the limit
-// and span passed in, which may differ from those at the time of writing, and
-// the bytes that follow. It returns errWindow if b is damaged.
+// readWindow decodes a window that Append has written at the beginning of b. limit and span may
+// differ from those of the written window. It returns the bytes after the window too. It returns
+// errWindow if b is damaged.
 func readWindow(b []byte, limit int, span time.Duration) (Window, []byte, error) {
 	w := NewWindow(limit, span)
 	count, k := binary.Uvarint(b)
@@ -194,7 +192,7 @@ func readWindow(b []byte, limit int, span time.Duration) (Window, []byte, error)
 			return w, nil, errWindow
 		}
 		n, j := binary.Uvarint(b[k:])
-		if total += n; j <= 0 || n == 0 || n > math.MaxInt32 || total > math.MaxInt32 { // insert can add all to one mark, which must not overflow
+		if total += n; j <= 0 || n == 0 || n > math.MaxInt32 || total > math.MaxInt32 { // insert can add all units to one entry, which must not overflow
 			return w, nil, errWindow
 		}
 		at += delta
@@ -218,10 +216,10 @@ const (
 	OwnerEventsPerDay      = "owner_" + EventsPerDay
 )
 
-// Limit allows Max units in any span of length Window. A limit with a Window
-// under an hour is short: it is counted in memory, and a stored reserve covers
-// the units. A longer one is stored in the transaction of the change that the
-// units pay for.
+// Limit allows Max units in any period as long as Window. A limit with a Window under an hour is
+// called short, any other limit long. The units of a short limit are counted in memory and covered
+// by a stored reserve (see counter). Each unit of a long limit is stored in the transaction of the
+// change for which it is charged.
 type Limit struct {
 	Name   string
 	Max    int
@@ -231,27 +229,26 @@ type Limit struct {
 // MaxLimit is the largest allowed Limit.Max.
 const MaxLimit = 1_000_000_000
 
-// Short reports whether the limit is counted in memory.
+// Short reports whether the limit is counted in memory, which is so if its Window is under an hour.
 func (l Limit) Short() bool { return l.Window < time.Hour }
 
 // LimitStatus is the state of a limit after a check.
 type LimitStatus struct {
 	Limit Limit
-	Used  int
-	Next  time.Duration // until the oldest unit no longer counts, 0 if none is used
-	Wait  time.Duration // until one more unit fits, 0 if one fits now
+	Used  int           // units that count now
+	Next  time.Duration // until the oldest unit no longer counts; 0 if none is used
+	Wait  time.Duration // until one more unit can be admitted; 0 if this is possible now
 }
 
-// Remaining returns how many more units fit now.
+// Remaining returns how many more units can be admitted now.
 func (s LimitStatus) Remaining() int { return max(0, s.Limit.Max-s.Used) }
 
-// limitStatusOf returns the status at now of a limit that is counted in w.
+// limitStatusOf returns the status at now of a limit whose units w counts.
 func limitStatusOf(w *Window, limit Limit, now time.Time) LimitStatus {
 	return LimitStatus{Limit: limit, Used: w.Used(now), Next: w.Next(now), Wait: w.Wait(now, 1)}
 }
 
-// readDurable returns the stored window of a long limit, an empty one if none
-// is stored.
+// readDurable returns the stored window of a long limit, or an empty window if none is stored.
 func readDurable(tx *Tx, id string, limit Limit) (Window, error) {
 	value, err := tx.Get("quotas", counterKey(id, limit.Name))
 	if err != nil || value == nil {
@@ -264,5 +261,5 @@ func readDurable(tx *Tx, id string, limit Limit) (Window, error) {
 	return w, nil
 }
 
-// counterKey returns the key under which a limit of an id is stored.
+// counterKey returns the store key for the count of the limit with this name for an id.
 func counterKey(id, limit string) []byte { return []byte(id + "\x00" + limit) }

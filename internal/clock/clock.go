@@ -11,33 +11,33 @@ import (
 	"time"
 )
 
-// Clock reads two times. Wall time is for records and people, and may step.
-// Service time is for limits: it advances with real time, also across suspend and
-// restart, and never goes back. The clock also derives a lower bound of the wall
-// time from it, so that expired keys stay expired if the wall clock is set back
-// (see Latest). All methods except Resume are safe for concurrent use.
+// Clock reads two times. The wall time is for records and people. It jumps if somebody sets the
+// system clock. The service time is for limits. It advances with real time, also while the machine
+// is suspended or the program is stopped, and never goes back. From the service time the Clock also
+// derives a lower bound of the wall time. With it, expired keys stay expired if the wall clock is
+// set back (see Latest). All methods except Resume are safe for concurrent use.
 type Clock struct {
 	read  func() Reading
-	wall  func() time.Time // reads only the wall clock, which is much faster
+	wall  func() time.Time // reads only the wall clock; much faster than read
 	start Reading
 	base  time.Time    // service time at start
-	known bool         // base continues a stamp of the same boot
+	known bool         // base was computed from a stamp of the same boot of the machine
 	sleep atomic.Int64 // nanoseconds that the machine was suspended since start
 	least atomic.Int64 // nanoseconds from the service time to the lower bound of the wall time
 
 	mu    sync.Mutex    // guards gap and since, which settle writes
-	gap   time.Duration // wall clock minus its lower bound; 0 while they agree
+	gap   time.Duration // wall clock minus its lower bound; 0 if they differ by less than a minute
 	since time.Time     // service time at which gap was set
 }
 
 // Reading holds the machine's clocks at one moment.
 type Reading struct {
 	Wall   time.Time     // with Go's monotonic reading, which stops during suspend
-	Boot   time.Duration // since the machine started, including suspend; 0 if unknown
-	BootID string        // identifies that start; "" if unknown
+	Boot   time.Duration // time since the machine was booted, including suspend; 0 if unknown
+	BootID string        // identifies the boot; "" if unknown
 }
 
-// clockStamp is the JSON form of a stamp. The store keeps one with each commit.
+// clockStamp is the JSON form of a stamp. The store writes a new stamp with each commit.
 type clockStamp struct {
 	Service time.Time     `json:"service"`
 	Least   time.Time     `json:"least,omitzero"` // the lower bound of the wall time; zero in stamps of old versions
@@ -60,19 +60,18 @@ func NewClockFrom(read func() Reading) *Clock {
 	return &Clock{read: read, wall: wall, start: now, base: now.Wall.Round(0), since: now.Wall.Round(0)}
 }
 
-// Resume continues the service time from a stamp of an earlier run. In the same
-// boot of the machine it is the stamp's time plus the time passed since, so a step
-// of the wall clock has no effect. After a reboot, or if the boot is unknown, it
-// is the later of the wall clock and the stamp's time. With a nil stamp Resume
-// does nothing. It returns an error if the stamp cannot be decoded. Call it once,
-// before the clock is used.
+// Resume continues the service time of an earlier run of the program. stamp is the result of Stamp
+// in that run. If the machine was not rebooted since, the service time is the stamp's time plus the
+// time that has passed, and the wall clock has no effect. After a reboot, or if the boot is unknown,
+// it is the later of the wall time and the stamp's time. Resume does nothing if stamp is nil. It
+// returns an error if stamp cannot be decoded. Call it once, before the clock is used.
 func (c *Clock) Resume(stamp []byte) error {
 	if stamp == nil {
 		return nil
 	}
 	var last clockStamp
 	if err := json.Unmarshal(stamp, &last); err != nil {
-		return fmt.Errorf("clock stamp: %w", err)
+		return fmt.Errorf("decode clock stamp: %w", err)
 	}
 	least := c.base
 	switch {
@@ -93,17 +92,16 @@ func (c *Clock) Resume(stamp []byte) error {
 	return nil
 }
 
-// Continued reports whether the stamp passed to Resume is from this boot of the
-// machine, so that the next run can still resume from it. It also returns true if
-// the boot is unknown.
+// Continued reports whether the stamp that was passed to Resume is from the current boot of the
+// machine, so that a later run can still resume from it. It returns true too if the boot is unknown.
 func (c *Clock) Continued() bool { return c.known || c.start.BootID == "" }
 
-// Stamp returns the present service time in the form that Resume reads.
+// Stamp returns the current service time in the form that Resume reads.
 func (c *Clock) Stamp() []byte {
 	now := c.read()
 	b, err := json.Marshal(clockStamp{Service: c.Service(now.Wall), Least: c.leastAt(now.Wall), Boot: now.Boot, BootID: now.BootID})
 	if err != nil {
-		panic(err) // a time, a number and a text always encode
+		panic(err) // times, numbers and texts can always be encoded
 	}
 	return b
 }
@@ -111,14 +109,14 @@ func (c *Clock) Stamp() []byte {
 // Now returns the wall time.
 func (c *Clock) Now() time.Time { return c.wall() }
 
-// Service returns the service time at now, which must come from Now.
+// Service returns the service time at now. now must be a result of Now.
 func (c *Clock) Service(now time.Time) time.Time {
 	return c.base.Add(now.Sub(c.start.Wall) + time.Duration(c.sleep.Load()))
 }
 
-// Latest returns the later of now, which must come from Now, and the lower bound of
-// the wall time. Keys, previous secrets and logins expire by it, so none becomes
-// valid again if the wall clock is set back.
+// Latest returns the later of now and the lower bound of the wall time at now. now must be a result
+// of Now. Use it to check whether something has expired: then nothing becomes valid again if the
+// wall clock is set back.
 func (c *Clock) Latest(now time.Time) time.Time {
 	if least := c.leastAt(now); now.Before(least) {
 		return least
@@ -126,9 +124,9 @@ func (c *Clock) Latest(now time.Time) time.Time {
 	return now
 }
 
-// Earliest returns the earlier of now, which must come from Now, and the lower bound
-// of the wall time. Expired entries are deleted by it, so a wall clock that is
-// ahead for a while deletes nothing too early.
+// Earliest returns the earlier of now and the lower bound of the wall time at now. now must be a
+// result of Now. Use it to delete things that have expired: then nothing is deleted too early if
+// the wall clock is ahead for a while.
 func (c *Clock) Earliest(now time.Time) time.Time {
 	if least := c.leastAt(now); least.Before(now) {
 		return least
@@ -136,23 +134,23 @@ func (c *Clock) Earliest(now time.Time) time.Time {
 	return now
 }
 
-// Behind returns how far the wall clock is behind its lower bound, or 0 if it is
-// not.
+// Behind returns how far the wall clock is behind its lower bound at now. It returns 0 if it is not
+// behind. now must be a result of Now.
 func (c *Clock) Behind(now time.Time) time.Duration {
 	return max(0, c.leastAt(now).Sub(now.Round(0)))
 }
 
-// leastAt returns the lower bound of the wall time at now. It advances with the
-// service time. Only settle moves it, so that it does not stay years ahead after a
-// start with a wrong wall clock.
+// leastAt returns the lower bound of the wall time at now. The lower bound advances with the service
+// time. Besides, only settle changes it, so that it does not stay years ahead if the program was
+// once started with a wrong wall clock.
 func (c *Clock) leastAt(now time.Time) time.Time {
 	return c.Service(now).Add(time.Duration(c.least.Load()))
 }
 
-// Catch adds the time of a suspend to the service time, since Go's monotonic clock
-// leaves it out. It also lets the clock adapt to a wall clock that was set. Call
-// it about once a second. Until it is called after a suspend, limits are too
-// strict, never too generous.
+// Catch adds the time for which the machine was suspended to the service time, because Go's
+// monotonic clock does not include it. It also adapts the lower bound of the wall time to a wall
+// clock that was set. Call it about once a second. Until it is called after a suspend, limits are
+// too strict, but never too generous.
 func (c *Clock) Catch() {
 	now := c.read()
 	if now.BootID != "" {
@@ -165,17 +163,15 @@ func (c *Clock) Catch() {
 }
 
 const (
-	// settled is how long a wall clock that was set must run steadily before
-	// it is trusted.
+	// settled is how long a wall clock must run steadily before settle accepts its time.
 	settled = 24 * time.Hour
-	// steady is how far it may drift during that time.
+	// steady is how far the wall clock may drift from the service time while it runs steadily.
 	steady = time.Minute
 )
 
-// settle trusts a wall clock that was set to another time after it has kept that
-// time for a day of running, and moves the lower bound there. Otherwise, after a
-// start with a clock that is years ahead, keys with an expiry date would be
-// unusable for years.
+// settle sets the lower bound of the wall time to the wall clock after the wall clock has run
+// steadily for a day. Otherwise keys with an expiry date could be unusable for years if the program
+// was once started with a clock that was years ahead.
 func (c *Clock) settle(wall time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -206,7 +202,7 @@ func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.T
 			hits = append(hits, t)
 		}
 		if shifted.IsZero() {
-			shifted = t // by the offset before the change, so it lies after the gap
+			shifted = t // uses the offset before the change, so it is after the skipped time
 		}
 	}
 	switch {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// bootID returns the kernel's id of the current boot. It returns "" if the kernel reports none.
 var bootID = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -17,8 +18,8 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(b))
 })
 
-// ReadClocks returns the machine's clocks. Boot or BootID is unknown if the kernel
-// does not report it.
+// ReadClocks returns the machine's clocks. Boot is 0 or BootID is "" if the kernel does not report
+// it.
 func ReadClocks() Reading {
 	r := Reading{Wall: time.Now()}
 	var ts unix.Timespec

@@ -4,6 +4,6 @@ package clock
 
 import "time"
 
-// ReadClocks returns the wall clock only. On this system Boot and BootID are
-// unknown.
+// ReadClocks returns the wall clock. Boot is 0 and BootID is "", because they are unknown on this
+// system.
 func ReadClocks() Reading { return Reading{Wall: time.Now()} }

@@ -1,5 +1,5 @@
-// Package keytext creates and checks the text of API keys: random characters with a
-// checksum, their digest, and the hint that may be shown.
+// Package keytext creates and checks the secrets of API keys, which are random characters with a
+// checksum. It also computes their digests and the hints that may be shown.
 package keytext
 
 import (
@@ -11,32 +11,33 @@ import (
 	"strings"
 )
 
+// base62 is the alphabet of secrets.
 const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 const (
-	secretRandom = 30 // base62 characters: 178 bits
-	secretCheck  = 6  // base62 characters of the CRC-32 of what precedes them
+	secretRandom = 30 // number of random base62 characters, which are 178 bits
+	secretCheck  = 6  // number of base62 characters of the checksum, the CRC-32 of all characters before it
 )
 
-// SecretLength is the number of characters in a key after its prefix.
+// SecretLength is the number of characters in a secret after its prefix.
 const SecretLength = secretRandom + secretCheck
 
-// NewSecret returns a new API key: the prefix, 30 random characters and a checksum.
-// The checksum reveals a mistyped key without a look-up.
+// NewSecret returns a new secret: the prefix, 30 random characters and a checksum. With the checksum
+// a mistyped secret is detected without a look-up.
 func NewSecret(prefix string) string {
 	body := prefix + randomText(secretRandom)
 	return body + check(body)
 }
 
-// WellFormed reports whether secret has the prefix and the length of a key and its
-// checksum is right. It does not mean that the key exists.
+// WellFormed reports whether secret has this prefix, the right length and a correct checksum. It
+// does not check whether a key with this secret exists.
 func WellFormed(secret, prefix string) bool {
 	if len(secret) != len(prefix)+secretRandom+secretCheck || secret[:len(prefix)] != prefix {
 		return false
 	}
 	cut := len(secret) - secretCheck
-	var room [64]byte
-	sum := crc32.ChecksumIEEE(append(room[:0], secret[:cut]...))
+	var buf [64]byte
+	sum := crc32.ChecksumIEEE(append(buf[:0], secret[:cut]...))
 	for i := len(secret) - 1; i >= cut; i-- {
 		if secret[i] != base62[sum%62] {
 			return false
@@ -46,6 +47,7 @@ func WellFormed(secret, prefix string) bool {
 	return true
 }
 
+// check returns the checksum of body.
 func check(body string) string {
 	sum := crc32.ChecksumIEEE([]byte(body))
 	var b [secretCheck]byte
@@ -61,9 +63,9 @@ func randomText(n int) string {
 	out := make([]byte, 0, n)
 	buf := make([]byte, 2*n)
 	for len(out) < n {
-		_, _ = rand.Read(buf) // never fails: without a random source the program ends
+		_, _ = rand.Read(buf) // never fails: the program ends if there is no random source
 		for _, b := range buf {
-			if b < 248 && len(out) < n { // 4 * 62; larger bytes would favour the first characters
+			if b < 248 && len(out) < n { // 248 is 4*62; with larger bytes the first 8 characters would be more likely
 				out = append(out, base62[b%62])
 			}
 		}
@@ -78,17 +80,17 @@ func RandomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// Digest is the SHA-256 of a secret. Imported keys arrive as digests, and the cache
-// finds keys by them.
+// Digest is the SHA-256 of a secret.
 type Digest [sha256.Size]byte
 
 // DigestOf returns the digest of a secret.
 func DigestOf(secret string) Digest {
-	var room [64]byte // stays on the stack for a key of the usual length
-	return sha256.Sum256(append(room[:0], secret...))
+	var buf [64]byte // avoids an allocation for a secret of the usual length
+	return sha256.Sum256(append(buf[:0], secret...))
 }
 
-// ParseDigest returns the digest that s writes as 64 hex digits, in either case.
+// ParseDigest decodes a digest from 64 hex digits, in upper or lower case. Its error completes a
+// message that begins with the name of the value.
 func ParseDigest(s string) (d Digest, err error) {
 	b, err := hex.DecodeString(s)
 	if err != nil || len(b) != len(d) {
@@ -97,9 +99,8 @@ func ParseDigest(s string) (d Digest, err error) {
 	return Digest(b), nil
 }
 
-// Hint returns the part of a secret that may be shown: its prefix and its last four
-// characters. For a secret without the prefix, or a short one, it returns
-// "imported".
+// Hint returns a text that identifies a secret and may be shown: the prefix, dots and the last four
+// characters of the secret. It returns "imported" if the secret is too short or has another prefix.
 func Hint(secret, prefix string) string {
 	if !strings.HasPrefix(secret, prefix) || len(secret) < len(prefix)+secretRandom {
 		return "imported"
