@@ -139,7 +139,7 @@ func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 	for _, name := range retired {
 		data, err := ReadSmall(name)
 		if err != nil {
-			return p, fmt.Errorf("read pepper: %w; without it no key is valid; restore the file", err)
+			return p, fmt.Errorf("read pepper: %w; without it no key is valid; put the file back", err)
 		}
 		pepper, err := parsePepper(data)
 		if err != nil {
