@@ -74,7 +74,7 @@ func (a *admin) create(w http.ResponseWriter, r *Request) error {
 		if err := CheckRequest(tx, name, r.Now); err != nil {
 			return err
 		}
-		key = &Key{ID: NewKeyID(r.Now), CreatedAt: r.Now}
+		key = &Key{StoredKey: StoredKey{ID: NewKeyID(r.Now), CreatedAt: r.Now}}
 		if err := a.form.Fill(keyInput{tx: tx, request: r, body: body, key: key, create: true}); err != nil {
 			return err
 		}

@@ -165,7 +165,7 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 // one creates and stores the key of a row, with the given id. If the row is refused, it
 // returns an *Error. Any other error means that the store failed.
 func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
-	key := &Key{ID: id, CreatedAt: r.Now}
+	key := &Key{StoredKey: StoredKey{ID: id, CreatedAt: r.Now}}
 	row.String("hint", &key.Hint)
 	row.Bool("paused", &key.Paused)
 	if len(key.Hint) > 32 {

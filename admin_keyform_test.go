@@ -179,7 +179,7 @@ func TestKeyring_IDsDoNotMeet(t *testing.T) {
 	id, secret := a.key(`["can_read_agents"]`)
 	var second *Key
 	err := a.Store.Update(func(tx *Tx) error {
-		second = &Key{ID: id, Name: "second", Permissions: ReadCalls, CreatedAt: epoch}
+		second = &Key{StoredKey: StoredKey{ID: id, Name: "second", Permissions: ReadCalls, CreatedAt: epoch}}
 		_, err := a.Keyring.Create(tx, second)
 		return err
 	})

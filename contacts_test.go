@@ -86,7 +86,7 @@ func (d *contactDesk) ask(owner, method, target, body string) (int, map[string]a
 	row, params := d.row(method, in.URL.Path)
 	r := &Request{Request: in, Params: params, Now: d.now, MaxBody: 1 << 20}
 	if owner != "" {
-		r.Key = &Key{Owner: d.owner(owner), OwnerName: owner}
+		r.Key = &Key{StoredKey: StoredKey{Owner: d.owner(owner), OwnerName: owner}}
 	}
 	out := httptest.NewRecorder()
 	if err := row.Handle(out, r); err != nil {

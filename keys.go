@@ -17,10 +17,9 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// Key is a stored API key: everything except the secret. A *Key that the
-// Keyring returns may be shared with other requests, so do not change it;
-// change a Clone.
-type Key struct {
+// StoredKey is the stored record of an API key. It contains everything about the key except its
+// secrets.
+type StoredKey struct {
 	ID           string            `json:"id"`
 	Name         string            `json:"name"`
 	Hint         string            `json:"hint"`
@@ -47,15 +46,26 @@ type Key struct {
 	// here even if the configuration no longer defines it. Permissions has the bits of all
 	// permissions that are defined now.
 	OwnPermissions []string `json:"own_permissions,omitempty"`
+}
 
-	rights  *Policy
+// Key is an API key: its stored record and what follows from it. Resolve fills in the derived fields.
+// A *Key that the Keyring returns may be shared with other requests, so do not change it; change a
+// Clone.
+type Key struct {
+	StoredKey
+	derived keyView
+}
+
+// keyView holds the fields of a Key that are not stored.
+type keyView struct {
+	rights  *Policy        // the Policy with which the key was last resolved
 	dormant []string       // the OwnPermissions that no configuration defines now
-	rules   []LimitRule    // every limit of the key and its owner
-	short   []Limit        // see ShortLimits
-	ofOwner map[string]int // the owner's limits that differ from the default
+	rules   []LimitRule    // see Key.Rules
+	short   []Limit        // see Key.ShortLimits
+	ofOwner map[string]int // the values of the owner's limits that differ from the default
 	ownerID string         // the id under which the Limiter counts the owner
-	asked   int            // serial of the secret that found the key
-	until   time.Time
+	asked   int            // see Key.SecretSerial
+	until   time.Time      // see Key.SecretEnds
 }
 
 // PreviousSecret is a secret that a rotation of the key replaced. It is valid until EndsAt.
@@ -67,24 +77,24 @@ type PreviousSecret struct {
 }
 
 // KeyTable stores the keys. Only the Keyring writes to it.
-var KeyTable = Table[*Key]{
+var KeyTable = Table[*StoredKey]{
 	Name: "keys", Audit: AuditPolicy{Object: "key"},
-	Key: func(k *Key) []byte { return []byte(k.ID) },
-	Indexes: []Index[*Key]{
-		{"owner", func(k *Key) [][]byte { return [][]byte{IDKey(k.Owner)} }},
-		{"owner_live", func(k *Key) [][]byte {
+	Key: func(k *StoredKey) []byte { return []byte(k.ID) },
+	Indexes: []Index[*StoredKey]{
+		{"owner", func(k *StoredKey) [][]byte { return [][]byte{IDKey(k.Owner)} }},
+		{"owner_live", func(k *StoredKey) [][]byte {
 			if !k.RevokedAt.IsZero() {
 				return nil
 			}
 			return [][]byte{IDKey(k.Owner)}
 		}},
-		{"alias_end", func(k *Key) (ends [][]byte) {
+		{"alias_end", func(k *StoredKey) (ends [][]byte) {
 			for _, a := range k.Aliases {
 				ends = append(ends, IDKey(uint64(a.EndsAt.UnixNano())))
 			}
 			return ends
 		}},
-		{"expiring", func(k *Key) [][]byte {
+		{"expiring", func(k *StoredKey) [][]byte {
 			if k.ExpiresAt.IsZero() || !k.RevokedAt.IsZero() || k.ExpiryNoticed.Equal(k.ExpiresAt) {
 				return nil
 			}
@@ -107,7 +117,7 @@ func KeyStates() []string {
 }
 
 // Status returns the state of the key at now, a time from Clock.Latest.
-func (k *Key) Status(now time.Time) string {
+func (k *StoredKey) Status(now time.Time) string {
 	switch {
 	case !k.RevokedAt.IsZero():
 		return StatusRevoked
@@ -131,8 +141,8 @@ func (k *Key) Check(now time.Time) error {
 	case statusPaused:
 		return ErrKey.With("This API key is paused. Ask the operator to resume it.")
 	}
-	if !k.until.IsZero() && !now.Before(k.until) {
-		return ErrKey.With("This API key was replaced, and its old secret was valid until %s. Use the new secret.", k.until.UTC().Format(time.RFC3339))
+	if !k.derived.until.IsZero() && !now.Before(k.derived.until) {
+		return ErrKey.With("This API key was replaced, and its old secret was valid until %s. Use the new secret.", k.derived.until.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -156,11 +166,11 @@ func (k *Key) BySecret(hash []byte) *Key {
 // It returns nil if k no longer has the secret with that serial.
 func (k *Key) Refreshed(older *Key) *Key {
 	for _, a := range k.Aliases {
-		if a.Serial == older.asked {
+		if a.Serial == older.derived.asked {
 			return k.view(a)
 		}
 	}
-	if k.Serial != older.asked {
+	if k.Serial != older.derived.asked {
 		return nil
 	}
 	return k.view(PreviousSecret{Serial: k.Serial})
@@ -169,27 +179,27 @@ func (k *Key) Refreshed(older *Key) *Key {
 // view returns a copy of k whose SecretSerial and SecretEnds are those of secret a.
 func (k *Key) view(a PreviousSecret) *Key {
 	c := *k
-	c.asked, c.until = a.Serial, a.EndsAt
+	c.derived.asked, c.derived.until = a.Serial, a.EndsAt
 	return &c
 }
 
 // SecretSerial returns the serial of the secret by which the key was found.
-func (k *Key) SecretSerial() int { return k.asked }
+func (k *Key) SecretSerial() int { return k.derived.asked }
 
 // SecretEnds returns the time until which the secret by which the key was found is valid. It
 // returns the zero time for the current secret, which has no end of its own.
-func (k *Key) SecretEnds() time.Time { return k.until }
+func (k *Key) SecretEnds() time.Time { return k.derived.until }
 
 // HasSecret reports whether the current secret or a stored previous secret has this serial.
-func (k *Key) HasSecret(serial int) bool {
+func (k *StoredKey) HasSecret(serial int) bool {
 	return k.Serial == serial || slices.ContainsFunc(k.Aliases, func(a PreviousSecret) bool { return a.Serial == serial })
 }
 
 // Has reports whether the key has at least one of the permissions in p.
-func (k *Key) Has(p Permission) bool { return k.Permissions&p != 0 }
+func (k *StoredKey) Has(p Permission) bool { return k.Permissions&p != 0 }
 
 // Allows reports whether a client with this address may use the key.
-func (k *Key) Allows(client netip.Addr) bool {
+func (k *StoredKey) Allows(client netip.Addr) bool {
 	if len(k.AllowedIPs) == 0 {
 		return true
 	}
@@ -199,7 +209,7 @@ func (k *Key) Allows(client netip.Addr) bool {
 
 // AllowsQuery reports whether the key may be sent as ?api_key=. atAll is the
 // setting of the service; the key can only restrict it.
-func (k *Key) AllowsQuery(atAll bool) bool {
+func (k *StoredKey) AllowsQuery(atAll bool) bool {
 	return atAll && (k.QueryAllowed == nil || *k.QueryAllowed)
 }
 
@@ -208,27 +218,27 @@ var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as
 
 // Rules returns the limits that apply to the key: its own limits and the limits that its owner's
 // keys share. The slice is shared; do not change it.
-func (k *Key) Rules() []LimitRule { return k.rules }
+func (k *Key) Rules() []LimitRule { return k.derived.rules }
 
 // ShortLimits returns the key's limit RequestsPerMinute if an ordinary request is charged against
 // nothing else. It returns nil if a limit of the owner is charged too, or if the limit is in
 // observe mode. In these cases use k.Charge(nil, RequestsPerMinute, 1). The slice is shared; do
 // not change it.
-func (k *Key) ShortLimits() []Limit { return k.short }
+func (k *Key) ShortLimits() []Limit { return k.derived.short }
 
 // Charge appends to list the charges for cost units of the limit with this name: one charge
 // against the key's limit, and one against each limit of its owner that is linked to that limit.
 // For an unknown name it appends a charge against a limit of 0, which refuses every cost above 0.
 func (k *Key) Charge(list []Charge, name string, cost int) []Charge {
 	known := false
-	for _, l := range k.rules {
+	for _, l := range k.derived.rules {
 		known = known || l.Name == name
 		if l.Name == name || l.With == name && l.With != "" {
 			list = append(list, k.ChargeOf(l, cost)...)
 		}
 	}
 	if !known {
-		_, known = k.rights.Limit(name) // an owner limit that is not set for this owner
+		_, known = k.derived.rights.Limit(name) // an owner limit that is not set for this owner
 	}
 	if !known {
 		list = append(list, Charge{ID: k.ID, Limit: Limit{Name: name, Window: time.Minute}, Cost: cost})
@@ -243,13 +253,13 @@ func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
 	case !l.Owner:
 		return []Charge{{ID: k.ID, Limit: l.Limit, Cost: cost, Observe: l.Observe}}
 	case l.Max > 0:
-		return []Charge{{ID: k.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true}}
+		return []Charge{{ID: k.derived.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true}}
 	}
 	return nil
 }
 
 // PermissionNames returns the names of the permissions that the key has now.
-func (k *Key) PermissionNames() []string { return k.rights.Names(k.Permissions) }
+func (k *Key) PermissionNames() []string { return k.derived.rights.Names(k.Permissions) }
 
 // Holds returns PermissionNames as text for messages: separated by commas, or
 // "none".
@@ -262,7 +272,7 @@ func (k *Key) Holds() string {
 
 // Inactive returns the names of permissions that were granted to the key but that the
 // configuration no longer defines. The key regains them if the configuration defines them again.
-func (k *Key) Inactive() []string { return k.dormant }
+func (k *Key) Inactive() []string { return k.derived.dormant }
 
 // Grant replaces the permissions of k with the permissions that have these names. A name that
 // policy does not define is accepted only if Inactive already lists it. For any other unknown name
@@ -270,7 +280,7 @@ func (k *Key) Inactive() []string { return k.dormant }
 func (k *Key) Grant(policy *Policy, names []string) error {
 	var known, dormant []string
 	for _, name := range names {
-		if slices.Contains(k.dormant, name) {
+		if slices.Contains(k.derived.dormant, name) {
 			dormant = append(dormant, name)
 		} else {
 			known = append(known, name)
@@ -280,7 +290,7 @@ func (k *Key) Grant(policy *Policy, names []string) error {
 	if err != nil {
 		return err
 	}
-	k.rights, k.Permissions, k.OwnPermissions, k.dormant = policy, set, append(policy.Own(set), dormant...), dormant
+	k.derived.rights, k.Permissions, k.OwnPermissions, k.derived.dormant = policy, set, append(policy.Own(set), dormant...), dormant
 	return nil
 }
 
@@ -297,11 +307,11 @@ func (k *Key) Clone() *Key {
 // from the default, by limit name. k keeps the map.
 func (k *Key) Resolve(policy *Policy, owner map[string]int) {
 	var own Permission
-	own, k.dormant = policy.OfOwn(k.OwnPermissions)
-	k.rights, k.Permissions, k.ownerID, k.ofOwner = policy, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
-	k.rules, k.short = slices.Clone(policy.Limits()), nil
-	for i := range k.rules {
-		l := &k.rules[i]
+	own, k.derived.dormant = policy.OfOwn(k.OwnPermissions)
+	k.derived.rights, k.Permissions, k.derived.ownerID, k.derived.ofOwner = policy, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
+	k.derived.rules, k.derived.short = slices.Clone(policy.Limits()), nil
+	for i := range k.derived.rules {
+		l := &k.derived.rules[i]
 		of := k.Limits
 		if l.Owner {
 			of = owner
@@ -310,23 +320,23 @@ func (k *Key) Resolve(policy *Policy, owner map[string]int) {
 			l.Max = n
 		}
 	}
-	k.rules = slices.DeleteFunc(k.rules, func(l LimitRule) bool { return l.Owner && l.Max == 0 })
+	k.derived.rules = slices.DeleteFunc(k.derived.rules, func(l LimitRule) bool { return l.Owner && l.Max == 0 })
 	if every := k.Charge(nil, RequestsPerMinute, 1); len(every) == 1 && !every[0].Observe {
-		k.short = []Limit{every[0].Limit}
+		k.derived.short = []Limit{every[0].Limit}
 	}
 }
 
 // Rights returns the Policy with which k was last resolved. It is nil if k never was.
-func (k *Key) Rights() *Policy { return k.rights }
+func (k *Key) Rights() *Policy { return k.derived.rights }
 
 // Fit returns the key resolved with policy. It returns k itself if policy is nil or is the Policy
 // with which k was last resolved, and otherwise a copy.
 func (k *Key) Fit(policy *Policy) *Key {
-	if policy == nil || policy == k.rights {
+	if policy == nil || policy == k.derived.rights {
 		return k
 	}
 	c := *k
-	c.Resolve(policy, k.ofOwner)
+	c.Resolve(policy, k.derived.ofOwner)
 	return &c
 }
 

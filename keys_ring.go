@@ -106,10 +106,11 @@ func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 // Get returns the stored key with this id. The caller may change it. It returns ErrNotFound if
 // there is no such key.
 func (k *Keyring) Get(tx *Tx, id string) (*Key, error) {
-	key, err := KeyTable.Get(tx, []byte(id))
+	stored, err := KeyTable.Get(tx, []byte(id))
 	if err != nil {
 		return nil, err
 	}
+	key := &Key{StoredKey: *stored}
 	return key, k.ready(tx, key)
 }
 
@@ -192,7 +193,7 @@ func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 // Save stores a changed key and does not keep it. Every request that starts after the commit sees
 // the change.
 func (k *Keyring) Save(tx *Tx, key *Key) error {
-	if err := KeyTable.Put(tx, key); err != nil {
+	if err := KeyTable.Put(tx, &key.StoredKey); err != nil {
 		return err
 	}
 	ready, err := k.Resolved(tx, key)
@@ -227,10 +228,11 @@ func (k *Keyring) Count(tx *Tx) (int, error) { return KeyTable.Count(tx) }
 // Each calls visit for every key, newest first, until visit returns false. visit may change the
 // key that it gets.
 func (k *Keyring) Each(tx *Tx, visit func(*Key) (more bool)) error {
-	for key, err := range KeyTable.All(tx, Backward) {
+	for stored, err := range KeyTable.All(tx, Backward) {
 		if err != nil {
 			return err
 		}
+		key := &Key{StoredKey: *stored}
 		if err := k.ready(tx, key); err != nil {
 			return err
 		}

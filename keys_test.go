@@ -54,7 +54,7 @@ func TestKeyring_FindReadsOnlyWhatCanBeAKey(t *testing.T) {
 		}
 	}
 	err := a.Store.Update(func(tx *Tx) error {
-		return a.Keyring.Import(tx, &Key{ID: NewKeyID(epoch), CreatedAt: epoch}, keytext.DigestOf("hunter2"))
+		return a.Keyring.Import(tx, &Key{StoredKey: StoredKey{ID: NewKeyID(epoch), CreatedAt: epoch}}, keytext.DigestOf("hunter2"))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestKeyring_FindReadsOnlyWhatCanBeAKey(t *testing.T) {
 func TestKeyring_ImportTwice(t *testing.T) {
 	a := newTestApp(t)
 	one := func(tx *Tx, secret string) error {
-		return a.Keyring.Import(tx, &Key{ID: NewKeyID(epoch), CreatedAt: epoch}, keytext.DigestOf(secret))
+		return a.Keyring.Import(tx, &Key{StoredKey: StoredKey{ID: NewKeyID(epoch), CreatedAt: epoch}}, keytext.DigestOf(secret))
 	}
 	err := a.Store.Update(func(tx *Tx) error { return errors.Join(one(tx, "a"), one(tx, "b"), one(tx, "a")) })
 	if !errors.Is(err, ErrConflict) {
@@ -240,7 +240,7 @@ func TestLoadPeppers_Bad(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ value, file, want string }{
-		{"", filepath.Join(dir, "none"), "restore the file"},
+		{"", filepath.Join(dir, "none"), "put the file back"},
 		{"", short, "64 hex digits"},
 		{"hunter2", "", "LATCHKEY_KEYS_PEPPER must be at least 64 hex digits"},
 	} {

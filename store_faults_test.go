@@ -192,11 +192,11 @@ func storedOps(a *testApp, f fixture) []storedOp {
 	rotated, imported := id(f.Key), id("sk-one")
 	withStored := func(run func(tx *Tx, key *Key) (any, error)) func(tx *Tx) (any, error) {
 		return func(tx *Tx) (any, error) {
-			key, err := KeyTable.Get(tx, []byte(rotated))
+			stored, err := KeyTable.Get(tx, []byte(rotated))
 			if err != nil {
 				return nil, err
 			}
-			return run(tx, key)
+			return run(tx, &Key{StoredKey: *stored})
 		}
 	}
 	withKey := func(run func(tx *Tx, key *Key) (any, error)) func(tx *Tx) (any, error) {
@@ -253,11 +253,11 @@ func storedOps(a *testApp, f fixture) []storedOp {
 		{"Keyring.Holding", func(tx *Tx) (any, error) { return ring.Holding(tx, keytext.DigestOf(f.Key)) }},
 		{"Keyring.Expiring", func(tx *Tx) (any, error) { keys, err := ring.Expiring(tx, later, 10); return len(keys), err }},
 		{"Keyring.Create", func(tx *Tx) (any, error) {
-			_, err := ring.Create(tx, &Key{ID: "key_new", Owner: 1, CreatedAt: epoch})
+			_, err := ring.Create(tx, &Key{StoredKey: StoredKey{ID: "key_new", Owner: 1, CreatedAt: epoch}})
 			return nil, err
 		}},
 		{"Keyring.Import", func(tx *Tx) (any, error) {
-			return none(ring.Import(tx, &Key{ID: "key_new", Owner: 1, CreatedAt: epoch}, keytext.DigestOf("new")))
+			return none(ring.Import(tx, &Key{StoredKey: StoredKey{ID: "key_new", Owner: 1, CreatedAt: epoch}}, keytext.DigestOf("new")))
 		}},
 		{"Keyring.Save", withStored(func(tx *Tx, key *Key) (any, error) {
 			key.Paused = true

@@ -328,7 +328,7 @@ func FuzzReadWindow(f *testing.F) {
 // FuzzReadRecord: a record that was changed anywhere is no record, and what was
 // stored by this program is read or refused, whatever is in it.
 func FuzzReadRecord(f *testing.F) {
-	key, err := json.Marshal(Key{ID: "key_1", Name: "n", Permissions: 3, Limits: map[string]int{"x": 1}, CreatedAt: epoch})
+	key, err := json.Marshal(StoredKey{ID: "key_1", Name: "n", Permissions: 3, Limits: map[string]int{"x": 1}, CreatedAt: epoch})
 	if err != nil {
 		f.Fatal(err)
 	}

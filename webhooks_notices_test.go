@@ -190,7 +190,7 @@ func TestNotices_HourBounds(t *testing.T) {
 	a := newHookApp(t)
 	a.hook("http://127.0.0.1:1/", "", limitReached)
 	for after, want := range map[time.Duration]int{reachedAgain - 1: 0, reachedAgain: 1} {
-		key := &Key{ID: fmt.Sprintf("key_%d", after)}
+		key := &Key{StoredKey: StoredKey{ID: fmt.Sprintf("key_%d", after)}}
 		err := a.Store.Update(func(tx *Tx) error {
 			if err := reachedTable.Put(tx, reachedRecord{Key: key.ID, Limit: RequestsPerMinute, At: epoch}); err != nil {
 				return err
@@ -246,7 +246,7 @@ func TestNotices_ExpiringBound(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if err := a.notices.expiring(tx, &Key{ID: fmt.Sprintf("key_%d", tt.until), ExpiresAt: epoch.Add(tt.until)}, epoch); err != nil {
+			if err := a.notices.expiring(tx, &Key{StoredKey: StoredKey{ID: fmt.Sprintf("key_%d", tt.until), ExpiresAt: epoch.Add(tt.until)}}, epoch); err != nil {
 				return err
 			}
 			told, err := deliveryTable.Count(tx)
