@@ -186,7 +186,7 @@ func fits(pattern, path string) bool {
 func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]step, error) {
 	steps := []step{verdict("state", key.Check(r.Latest), "The key is active.")}
 	var err error
-	if q.carrier == CarrierQuery && !key.AllowsQuery(e.o.QueryAllowed) {
+	if q.carrier == CarrierQuery && !(e.o.QueryAllowed && key.AllowsQuery()) {
 		err = ErrQueryKey
 	}
 	steps = append(steps, verdict("carrier", err, "The key may be sent with the carrier "+q.carrier+"."), e.address(key, q.ip))

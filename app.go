@@ -116,7 +116,7 @@ func OpenApp(o AppOptions) (*App, error) {
 func (a *App) wire() error {
 	c, store := a.config, a.Store
 	var err error
-	if a.Keyring, err = NewKeyring(store, a.peppers, c.Keys.Prefix, c.Rights(), c.Keys.Cache); err != nil {
+	if a.Keyring, err = NewKeyring(store, KeyringOptions{Peppers: a.peppers, Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: c.Keys.Cache}); err != nil {
 		return err
 	}
 	a.Limiter = NewLimiter(store, a.clock.Service(a.clock.Now()))

@@ -79,7 +79,7 @@ func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d da
 // Bounds returns the first instant of the range and the first instant after the
 // range.
 func (d dateRange) Bounds() (from, to time.Time) {
-	return clock.Instant(d.First, 0, d.Zone, false), clock.Instant(d.Last, 24*60, d.Zone, false)
+	return clock.Instant(d.First, 0, d.Zone), clock.Instant(d.Last, 24*60, d.Zone)
 }
 
 func (c *calendar) list(w http.ResponseWriter, r *Request) error {

@@ -50,8 +50,8 @@ func freeSlots(q slotQuery) []time.Time {
 	var free []time.Time
 	for day := dates.First; !day.After(dates.Last); day = day.AddDate(0, 0, 1) {
 		for _, w := range s.Day(day.Weekday()) {
-			end := clock.Instant(day, w.To, dates.Zone, true)
-			for at := clock.Instant(day, w.From, dates.Zone, false); !at.Add(length).After(end); at = at.Add(length) {
+			end := clock.LastInstant(day, w.To, dates.Zone)
+			for at := clock.Instant(day, w.From, dates.Zone); !at.Add(length).After(end); at = at.Add(length) {
 				if !at.Before(earliest) && !overlaps(busy, at.Add(-buffer), at.Add(length+buffer)) {
 					free = append(free, at)
 				}

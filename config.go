@@ -163,8 +163,12 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.checkTLS("server", c.ServerTLS(), c)
 		l.checkTLS("admin", c.AdminTLS(), c)
 		l.checkACME(c)
-		l.checkDoor("server", c.Server.Listen, c.Server.InsecureHTTP || c.ServerTLS().On())
-		l.checkDoor("admin", c.Admin.Listen, c.Admin.InsecureHTTP || c.AdminTLS().On())
+		if !c.Server.InsecureHTTP && !c.ServerTLS().On() {
+			l.checkListener("server", c.Server.Listen)
+		}
+		if !c.Admin.InsecureHTTP && !c.AdminTLS().On() {
+			l.checkListener("admin", c.Admin.Listen)
+		}
 		if c.Keys.MaxExpiry > 0 && c.Keys.DefaultExpiry > c.Keys.MaxExpiry {
 			l.fail(l.sources["keys.default_expiry"], "keys.default_expiry is %s, longer than keys.max_expiry, %s", c.Keys.DefaultExpiry, c.Keys.MaxExpiry)
 		}
@@ -459,10 +463,9 @@ func (l *configLoader) set(source, key string, value any) {
 	l.sources[key] = source
 }
 
-// checkDoor records a problem if a listener would receive keys in plaintext from other machines.
-// allowed is true if there is TLS or if the operator accepts plaintext.
-func (l *configLoader) checkDoor(section, listen string, allowed bool) {
-	if !allowed && !IsLocalAddress(listen) {
+// checkListener records a problem if a listener without TLS would receive keys from other machines.
+func (l *configLoader) checkListener(section, listen string) {
+	if !IsLocalAddress(listen) {
 		l.fail(l.sources[section+".listen"], "%s.listen is %q, where keys would travel in clear; set %s.tls_cert_file and %s.tls_key_file, "+
 			"or put TLS in front and set %s.insecure_http = true, or listen on 127.0.0.1", section, listen, section, section, section)
 	}
@@ -470,7 +473,7 @@ func (l *configLoader) checkDoor(section, listen string, allowed bool) {
 
 // checkTLS records a problem if the TLS settings of a listener are incomplete.
 func (l *configLoader) checkTLS(section string, t ListenerTLS, c Config) {
-	if key, problem := t.Missing(section, c.ACME.Domains, c.ACME.AcceptTerms, c.ACME.Directory); key != "" {
+	if key, problem := t.Missing(section, c); key != "" {
 		l.fail(l.sources[key], "%s", problem)
 	}
 }
@@ -517,14 +520,14 @@ type ListenerTLS struct {
 func (t ListenerTLS) On() bool { return t.ACME || t.CertFile != "" }
 
 // Missing returns the key of a setting that needs another setting, and the text of the problem. key
-// is "" if the TLS settings are complete. section is the listener's section, "server" or "admin".
-// domains, accepted and directory are settings of the section acme.
-func (t ListenerTLS) Missing(section string, domains []string, accepted bool, directory string) (key, problem string) {
+// is "" if the TLS settings are complete. section is the listener's section, "server" or "admin". c
+// has the settings of the section acme.
+func (t ListenerTLS) Missing(section string, c Config) (key, problem string) {
 	switch {
-	case t.ACME && len(domains) == 0:
+	case t.ACME && len(c.ACME.Domains) == 0:
 		return section + ".tls", fmt.Sprintf(`%s.tls is "acme" and acme.domains is empty; name there what clients call this server`, section)
-	case t.ACME && !accepted:
-		return section + ".tls", fmt.Sprintf(`%s.tls is "acme", which needs your agreement to the terms of the authority at %s; read them and set acme.accept_terms = true`, section, directory)
+	case t.ACME && !c.ACME.AcceptTerms:
+		return section + ".tls", fmt.Sprintf(`%s.tls is "acme", which needs your agreement to the terms of the authority at %s; read them and set acme.accept_terms = true`, section, c.ACME.Directory)
 	case !t.ACME && t.CertFile == "" && t.KeyFile != "":
 		return section + ".tls_key_file", fmt.Sprintf("%s.tls_key_file needs %[1]s.tls_cert_file beside it", section)
 	case !t.ACME && t.CertFile != "" && t.KeyFile == "":

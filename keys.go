@@ -207,11 +207,8 @@ func (k *StoredKey) Allows(client netip.Addr) bool {
 	return slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
-// AllowsQuery reports whether the key may be sent as ?api_key=. atAll is the
-// setting of the service; the key can only restrict it.
-func (k *StoredKey) AllowsQuery(atAll bool) bool {
-	return atAll && (k.QueryAllowed == nil || *k.QueryAllowed)
-}
+// AllowsQuery reports whether the key may be sent as ?api_key=, if the service allows this at all.
+func (k *StoredKey) AllowsQuery() bool { return k.QueryAllowed == nil || *k.QueryAllowed }
 
 // ErrQueryKey is the error for a key that was sent as ?api_key= although this is not allowed.
 var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as Authorization: Bearer KEY.")

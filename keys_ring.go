@@ -29,11 +29,18 @@ type Keyring struct {
 	dirty    []*CacheEntry // entries with uses to store at the next Flush
 }
 
-// NewKeyring returns a Keyring for the keys in store. New secrets begin with
-// prefix; cache is about how many keys it keeps in memory.
-func NewKeyring(store *Store, peppers Peppers, prefix string, rights *Policy, cache int) (*Keyring, error) {
-	k := &Keyring{store: store, peppers: peppers, prefix: prefix, memory: newKeyCache(cache)}
-	k.rights.Store(rights)
+// KeyringOptions are the options of NewKeyring.
+type KeyringOptions struct {
+	Peppers Peppers
+	Prefix  string  // text with which new secrets begin
+	Policy  *Policy // permissions and limits that keys can have
+	Cache   int     // about how many secrets to keep in memory
+}
+
+// NewKeyring returns a Keyring for the keys in store.
+func NewKeyring(store *Store, o KeyringOptions) (*Keyring, error) {
+	k := &Keyring{store: store, peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache)}
+	k.rights.Store(o.Policy)
 	err := store.View(func(tx *Tx) error {
 		mark, err := tx.Get("meta", []byte("imported"))
 		k.imported.Store(mark != nil)

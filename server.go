@@ -415,7 +415,7 @@ func (s *Server) authenticate(x *exchange) error {
 	if err == nil {
 		key = key.Fit(x.rights)
 		x.found, x.step = key, StepState
-		if err = key.Check(x.Latest); err == nil && c.Carrier == CarrierQuery && !key.AllowsQuery(s.o.QueryAllowed) {
+		if err = key.Check(x.Latest); err == nil && c.Carrier == CarrierQuery && !(s.o.QueryAllowed && key.AllowsQuery()) {
 			x.step, err = StepCarrier, ErrQueryKey
 		}
 	}

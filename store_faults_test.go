@@ -535,7 +535,10 @@ func TestStore_DamagedMeta(t *testing.T) {
 		{"stamp", func(s *Store) error { _, err := s.Stamp(); return err }},
 		{"pepper", peppers.Verify},
 		{"pepper", func(s *Store) error { return s.View(peppers.Match) }},
-		{"imported", func(s *Store) error { _, err := NewKeyring(s, peppers, "klen_", NewPolicy(nil, nil), 10); return err }},
+		{"imported", func(s *Store) error {
+			_, err := NewKeyring(s, KeyringOptions{peppers, "klen_", NewPolicy(nil, nil), 10})
+			return err
+		}},
 	} {
 		name, run := tt.name, tt.run
 		s := newTestStore(t)

@@ -45,7 +45,7 @@ const minutesOfDay = 24 * 60
 // that day.
 func (w calendarWeek) partOn(n int, start, end time.Time) (p dayPart, ok bool) {
 	day := w.day(n)
-	first, last := clock.Instant(day, 0, w.Zone, false), clock.Instant(day, minutesOfDay, w.Zone, false)
+	first, last := clock.Instant(day, 0, w.Zone), clock.Instant(day, minutesOfDay, w.Zone)
 	if !start.Before(last) || !end.After(first) {
 		return p, false
 	}

@@ -187,11 +187,21 @@ func (c *Clock) settle(wall time.Time) {
 	}
 }
 
-// Instant returns the moment at which clocks in zone show the time that is minutes
-// after midnight of date. If the clocks skip that time, it returns the moment of
-// the skip. If they show it twice, it returns the first moment, or the second
-// if late.
-func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.Time {
+// Instant returns the moment at which clocks in zone show the time that is minutes after midnight of
+// date. If the clocks skip that time, it returns the moment of the skip. If they show it twice, it
+// returns the first moment.
+func Instant(date time.Time, minutes int, zone *time.Location) time.Time {
+	return slices.MinFunc(instants(date, minutes, zone), time.Time.Compare)
+}
+
+// LastInstant is like Instant, but if the clocks show the time twice it returns the second moment.
+func LastInstant(date time.Time, minutes int, zone *time.Location) time.Time {
+	return slices.MaxFunc(instants(date, minutes, zone), time.Time.Compare)
+}
+
+// instants returns the moments at which clocks in zone show the time that is minutes after midnight
+// of date, in no particular order. If there is none, it returns the moment of the skip.
+func instants(date time.Time, minutes int, zone *time.Location) []time.Time {
 	wall := time.Date(date.Year(), date.Month(), date.Day(), 0, minutes, 0, 0, time.UTC)
 	var hits []time.Time
 	var shifted time.Time
@@ -205,12 +215,9 @@ func Instant(date time.Time, minutes int, zone *time.Location, late bool) time.T
 			shifted = t // uses the offset before the change, so it is after the skipped time
 		}
 	}
-	switch {
-	case len(hits) == 0:
+	if len(hits) == 0 {
 		start, _ := shifted.ZoneBounds()
-		return start
-	case late:
-		return slices.MaxFunc(hits, time.Time.Compare)
+		return []time.Time{start}
 	}
-	return slices.MinFunc(hits, time.Time.Compare)
+	return hits
 }
