@@ -298,7 +298,7 @@ func (p eventPages) pages() map[string]func(*visit) {
 func (p eventPages) records(zone *time.Location) *recordPages {
 	name := zone.String()
 	return &recordPages{
-		section: section{"Data", "Events", "/calendar/events"}, One: "event", API: "events", Rows: "events", CalledBy: "title", Page: "event",
+		section: section{"Data", "Events", "/calendar/events"}, One: "event", API: "events", Rows: "events", TitleField: "title", Page: "event",
 		About: "The next 30 days, or the days chosen below. The time zone is " + name + ".", Empty: "No events on these days.",
 		Links: []pageLink{{"Week", "/calendar?zone=" + url.QueryEscape(name)}}, Query: url.Values{"zone": {name}},
 		Always: url.Values{"time_zone": {name}},
@@ -360,7 +360,7 @@ func (p eventPages) more(v *visit, page *recordPage) *Fault {
 	page.Extra = eventPage{Week: "/calendar?" + week.Encode(), Zone: zone.String(), Live: page.Record["status"] != eventCancelled}
 	if path, _ := page.Record["ics_url"].(string); path != "" {
 		address := p.apiURL() + path
-		page.Shown = append(page.Shown, pageCell{Head: "iCalendar file", Text: address, Kind: cellURL, Href: webAddress(address)})
+		page.FactCells = append(page.FactCells, pageCell{Head: "iCalendar file", Text: address, Kind: cellURL, Href: webAddress(address)})
 	}
 	return nil
 }

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// meter is a bar that shows how much of a limit is used. Free is the time at which the next unit is
+// limitBar is a bar that shows how much of a limit is used. Free is the time at which the next unit is
 // free, or "" if nothing is used.
-type meter struct {
+type limitBar struct {
 	Label       string
 	Used, Limit int
 	Percent     int // used part of the limit, 0 to 100
 	Free        string
 }
 
-// Says returns the values of the bar as a text.
-func (m meter) Says() string { return fmt.Sprintf("%s: %d of %d", m.Label, m.Used, m.Limit) }
+// Text returns the values of the bar as a text.
+func (m limitBar) Text() string { return fmt.Sprintf("%s: %d of %d", m.Label, m.Used, m.Limit) }
 
 // Level returns "full" at 100 percent, "high" from 80 percent, and otherwise "".
-func (m meter) Level() string {
+func (m limitBar) Level() string {
 	switch {
 	case m.Percent >= 100:
 		return "full"
@@ -33,7 +33,7 @@ func (m meter) Level() string {
 }
 
 // nextFree returns a text such as "next unit free in 5 minutes", or "nothing used".
-func (m meter) nextFree(now time.Time) string {
+func (m limitBar) nextFree(now time.Time) string {
 	if m.Free == "" {
 		return "nothing used"
 	}
@@ -62,8 +62,8 @@ func limitLabel(name string) string {
 // meters returns the bars of a key's limits, shortest window first. It leaves out the limits that
 // the key cannot use because it lacks a permission. key is the admin endpoint's answer about the
 // key.
-func (p permissions) meters(key map[string]any) []meter {
-	var list []meter
+func (p permissions) meters(key map[string]any) []limitBar {
+	var list []limitBar
 	usage, _ := key["usage"].(map[string]any)
 	held := texts(key["permissions"])
 	window := func(name string) float64 {
@@ -81,7 +81,7 @@ func (p permissions) meters(key map[string]any) []meter {
 		}
 		used, _ := u["used"].(float64)
 		limit, _ := u["limit"].(float64)
-		m := meter{Label: limitLabel(name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
+		m := limitBar{Label: limitLabel(name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
 		if u["observe"] == true {
 			m.Label += " (observed)"
 		}
@@ -176,7 +176,7 @@ func ago(at any, now time.Time) string {
 // chart is a bar chart of requests. Each hour or day has a bar, with the refused requests at its
 // top. Lengths are in units of the drawing.
 type chart struct {
-	Says          string // what the chart shows, as a sentence
+	Label         string // what the chart shows, as a sentence
 	Width, Height int
 	Bars          []chartBar
 	Top, Middle   string   // numbers at the vertical axis
@@ -188,7 +188,7 @@ type chart struct {
 
 // chartBar is the bar of one hour or day.
 type chartBar struct {
-	Says     string
+	Label    string
 	X, Width int
 	Y, H     int // top and height of the part for requests that were not refused
 	RefusedY int // top of the part for refused requests
@@ -273,11 +273,11 @@ func newChart(buckets any, line timeline, barWidth, height int) chart {
 		if line.step == dayStep {
 			layout = "2 Jan"
 		}
-		bar.Says = fmt.Sprintf("%s: %s", at.Format(layout), counted(row.Requests, row.Refuse))
+		bar.Label = fmt.Sprintf("%s: %s", at.Format(layout), counted(row.Requests, row.Refuse))
 		p.Bars = append(p.Bars, bar)
 	}
 	length := time.Duration(line.steps) * line.step
-	p.Says = fmt.Sprintf("%s in the last %s.", counted(sum.Requests, sum.Refuse), lengthOf(length))
+	p.Label = fmt.Sprintf("%s in the last %s.", counted(sum.Requests, sum.Refuse), lengthOf(length))
 	p.Top, p.Middle = fmt.Sprint(most), ""
 	if most > 1 {
 		p.Middle = fmt.Sprint((most + 1) / 2)
@@ -318,16 +318,16 @@ func lengthOf(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
 }
 
-// spark is a small chart of the last 24 hours, with the totals beside it.
-type spark struct {
+// sparkline is a small chart of the last 24 hours, with the totals beside it.
+type sparkline struct {
 	chart
 	Requests, Refused int
 }
 
-// newSpark returns the chart of the last 24 hours of a key. v is the key's object in the answer
+// newSparkline returns the chart of the last 24 hours of a key. v is the key's object in the answer
 // about usage, or nil if it has none.
-func newSpark(v any, now time.Time) spark {
+func newSparkline(v any, now time.Time) sparkline {
 	row, _ := v.(map[string]any)
 	sum := plotRow(v)
-	return spark{newChart(row["buckets"], lastDay(now), 4, 24), sum.Requests, sum.Refuse}
+	return sparkline{newChart(row["buckets"], lastDay(now), 4, 24), sum.Requests, sum.Refuse}
 }

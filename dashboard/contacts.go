@@ -16,7 +16,7 @@ type contactPages struct{ *recordPages }
 
 func newContactPages() contactPages {
 	return contactPages{&recordPages{
-		section: section{"Data", "Contacts", "/contacts"}, One: "contact", API: "contacts", Rows: "contacts", CalledBy: "full_name", Page: "contact", NewPage: "newcontact",
+		section: section{"Data", "Contacts", "/contacts"}, One: "contact", API: "contacts", Rows: "contacts", TitleField: "full_name", Page: "contact", NewPage: "newcontact",
 		About: "The people that agents speak with.", Empty: "No contacts yet.", Links: []pageLink{{"Import CSV", "/contacts/import"}},
 		Columns: []column{
 			{Head: "Name", Member: "full_name", Kind: cellName, Sub: "email"}, {Head: "Company", Member: "company"}, {Head: "Number", Member: "phone"},
@@ -217,7 +217,7 @@ type variablePages struct{ *recordPages }
 
 func newVariablePages() variablePages {
 	return variablePages{&recordPages{
-		section: section{"Data", "Variables", "/variables"}, One: "variable", API: "variables", Rows: "variables", CalledBy: "name",
+		section: section{"Data", "Variables", "/variables"}, One: "variable", API: "variables", Rows: "variables", TitleField: "name",
 		About: "The variables that prompts can use, and their types. The built-in variables of an owner are created at its first use.", Empty: "No variables yet.",
 		Links: []pageLink{{"Values of the business", "/business-context"}},
 		Columns: []column{

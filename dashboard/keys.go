@@ -37,17 +37,17 @@ type formData struct {
 
 	permissions permissions
 
-	Nonce   string // Idempotency-Key of the form of a new key
-	Key     map[string]any
-	State   state
-	Meters  []meter
-	IPs     string // allowed addresses, separated by commas
-	Note    string
-	Plots   []chart
-	Spark   spark
-	Refused []any // the last refused requests, newest first
-	More    int   // number of older refused requests that the server keeps
-	Confirm bool  // to revoke the key, the operator must type its name
+	Nonce     string // Idempotency-Key of the form of a new key
+	Key       map[string]any
+	State     state
+	LimitBars []limitBar
+	IPs       string // allowed addresses, separated by commas
+	Note      string
+	Plots     []chart
+	Sparkline sparkline
+	Refused   []any // the last refused requests, newest first
+	More      int   // number of older refused requests that the server keeps
+	Confirm   bool  // to revoke the key, the operator must type its name
 }
 
 // form returns the fields of the form of a key. The permissions in chosen are ticked. value returns
@@ -163,8 +163,8 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 		}
 	}
 	used := k.used(v, key)
-	f.Key, f.Meters, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
-	f.Spark, f.State, f.Confirm = newSpark(used, v.now()), stateOf(key, used, v.now()), recentlyUsed(key, used, v.now())
+	f.Key, f.LimitBars, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
+	f.Sparkline, f.State, f.Confirm = newSparkline(used, v.now()), stateOf(key, used, v.now()), recentlyUsed(key, used, v.now())
 	if page == "key" {
 		f.Plots = k.plots(v)
 		f.Refused, f.More = k.refused(v, key)
@@ -375,12 +375,12 @@ func keyFilters() []string {
 
 // keyLine is a key in the list.
 type keyLine struct {
-	Key    map[string]any
-	State  state
-	Spark  spark
-	Meters []meter
-	Note   string
-	Says   []string // labels of the permissions
+	Key       map[string]any
+	State     state
+	Sparkline sparkline
+	LimitBars []limitBar
+	Note      string
+	Labels    []string // labels of the permissions
 }
 
 // sorter is the heading of a column that the list can be sorted by. Order is "ascending" or
@@ -458,7 +458,7 @@ func (k *keyLists) meters(v *visit) {
 func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]any {
 	list := []map[string]any{}
 	for _, m := range p.meters(key) {
-		list = append(list, map[string]any{"text": m.Says(), "percent": m.Percent, "level": m.Level(), "free": m.nextFree(now)})
+		list = append(list, map[string]any{"text": m.Text(), "percent": m.Percent, "level": m.Level(), "free": m.nextFree(now)})
 	}
 	return list
 }
@@ -484,9 +484,9 @@ func (k *keyLists) lines(v *visit, rows []any, p permissions) (lines []keyLine) 
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
 		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
-		lines = append(lines, keyLine{key, stateOf(key, used, v.now()), newSpark(used, v.now()), p.meters(key), noteOf(key), nil})
+		lines = append(lines, keyLine{key, stateOf(key, used, v.now()), newSparkline(used, v.now()), p.meters(key), noteOf(key), nil})
 		for _, name := range texts(key["permissions"]) {
-			lines[len(lines)-1].Says = append(lines[len(lines)-1].Says, p.label(name))
+			lines[len(lines)-1].Labels = append(lines[len(lines)-1].Labels, p.label(name))
 		}
 	}
 	return lines
@@ -531,8 +531,8 @@ func sorters(q url.Values) map[string]sorter {
 
 // keyChoice is a permission in a form.
 type keyChoice struct {
-	Name, Description, Says string
-	Chosen                  bool
+	Name, Description, Label string
+	Chosen                   bool
 }
 
 // keyGroup is a group of permissions in a form.

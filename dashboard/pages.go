@@ -9,7 +9,7 @@ import (
 // agentPages returns the pages of the agents.
 func agentPages() *recordPages {
 	return &recordPages{
-		section: section{"Data", "Agents", "/agents"}, One: "agent", API: "agents", Rows: "agents", CalledBy: "name",
+		section: section{"Data", "Agents", "/agents"}, One: "agent", API: "agents", Rows: "agents", TitleField: "name",
 		About: "The voices that speak in calls.", Empty: "No agents yet. A call needs an agent, which speaks and whose number is shown.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName, Sub: "assistant_id"}, {Head: "Role", Member: "role"}, {Head: "Number", Member: "phone_number"},
@@ -38,7 +38,7 @@ func agentPages() *recordPages {
 // blockPages returns the pages of the do-not-call list.
 func blockPages() *recordPages {
 	return &recordPages{
-		section: section{"Data", "Do not call", "/do-not-call"}, One: "number", API: "do-not-call", Rows: "do_not_call", CalledBy: "phone_number",
+		section: section{"Data", "Do not call", "/do-not-call"}, One: "number", API: "do-not-call", Rows: "do_not_call", TitleField: "phone_number",
 		About: "Numbers that no call may be placed to.", Empty: "No numbers on the list.",
 		Columns: []column{
 			{Head: "Number", Member: "phone_number", Kind: cellName}, {Head: "Why", Member: "reason"}, {Head: "Since", Member: "created_at", Kind: cellTime},
@@ -58,7 +58,7 @@ func blockPages() *recordPages {
 // callPages returns the pages of the calls.
 func callPages() *recordPages {
 	return &recordPages{
-		section: section{"Data", "Calls", "/calls"}, One: "call", API: "calls", Rows: "calls", CalledBy: "call_id", Page: "call",
+		section: section{"Data", "Calls", "/calls"}, One: "call", API: "calls", Rows: "calls", TitleField: "call_id", Page: "call",
 		About: "Newest first. Times are in UTC.", Empty: "No calls yet. POST /api/v1/calls with a key starts a call. An inbound call can be recorded here.",
 		Columns: []column{
 			{Head: "Number", Member: "phone_number", Kind: cellName, Sub: "contact.name"}, {Head: "Status", Member: "status", Kind: cellState}, {Head: "Type", Member: "type"},
@@ -115,7 +115,7 @@ func callVariables(_ *visit, p *recordPage) *Fault {
 // schedulePages returns the pages of the availability schedules.
 func schedulePages() *recordPages {
 	return &recordPages{
-		section: section{"Data", "Availability", "/schedules"}, One: "schedule", API: "schedules", Rows: "schedules", CalledBy: "owner",
+		section: section{"Data", "Availability", "/schedules"}, One: "schedule", API: "schedules", Rows: "schedules", TitleField: "owner",
 		About: "The hours in which an owner can be booked. Without a schedule they are Monday to Friday, 9 to 17, UTC.", Empty: "No schedules yet.",
 		Columns: []column{
 			{Head: "Owner", Member: "owner", Kind: cellName}, {Head: "Time zone", Member: "time_zone"}, {Head: "Free around events", Member: "buffer_minutes", Kind: cellNumber},
@@ -198,7 +198,7 @@ func scheduleBody(form url.Values, record, body map[string]any) error {
 // teamPages returns the pages of the teams.
 func teamPages() *recordPages {
 	return &recordPages{
-		section: section{"System", "Teams", "/teams"}, One: "team", API: "teams", Rows: "teams", CalledBy: "name",
+		section: section{"System", "Teams", "/teams"}, One: "team", API: "teams", Rows: "teams", TitleField: "name",
 		About: "Groups of owners. The members of a team see each other's records that name the team.", Empty: "No teams yet. Without a team, an owner sees only its own records.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Members", Member: "members"}, {Head: "Id", Member: "id", Kind: cellNumber}, {Head: "Created", Member: "created_at", Kind: cellTime},
@@ -221,7 +221,7 @@ func teamPages() *recordPages {
 // ownerPages returns the pages of the owners.
 func ownerPages() *recordPages {
 	return &recordPages{
-		section: section{"System", "Owners", "/owners"}, One: "owner", API: "owners", Rows: "owners", CalledBy: "name",
+		section: section{"System", "Owners", "/owners"}, One: "owner", API: "owners", Rows: "owners", TitleField: "name",
 		About: "A key acts for its owner and sees its owner's records. An owner cannot be deleted, because its records would then belong to nobody.", Empty: "No owners yet. The first key creates one.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Balance", Member: "balance", Kind: cellNumber}, {Head: "Price of a minute", Member: "rate", Kind: cellNumber},

@@ -15,22 +15,22 @@ import (
 // a record with its form, and the deletion. Do not change the struct once it is served.
 type recordPages struct {
 	section
-	One      string // noun for one record, such as "agent"
-	API      string // path of the records below /admin/v1/
-	Rows     string // member that holds the records in the answer of the list
-	About    string // text under the heading of the list
-	Empty    string // text shown if there are no records
-	New      string // title of the form of a new record, also on its button; "" means "New " and One
-	CalledBy string // member that is used as the title of a record's page
-	Columns  []column
-	Filters  []formField
-	Fields   []formField
-	Facts    []column   // members that the page of a record shows above its form
-	Links    []pageLink // links beside the button for a new record
-	Query    url.Values // parameters added to the address of every record's page
-	Always   url.Values // parameters added to every request for the list
-	Page     string     // template of a record's page; "" means "record"
-	NewPage  string     // template of the form of a new record; "" means "newrecord"
+	One        string // noun for one record, such as "agent"
+	API        string // path of the records below /admin/v1/
+	Rows       string // member that holds the records in the answer of the list
+	About      string // text under the heading of the list
+	Empty      string // text shown if there are no records
+	New        string // title of the form of a new record, also on its button; "" means "New " and One
+	TitleField string // member that is used as the title of a record's page
+	Columns    []column
+	Filters    []formField
+	Fields     []formField
+	Facts      []column   // members that the page of a record shows above its form
+	Links      []pageLink // links beside the button for a new record
+	Query      url.Values // parameters added to the address of every record's page
+	Always     url.Values // parameters added to every request for the list
+	Page       string     // template of a record's page; "" means "record"
+	NewPage    string     // template of the form of a new record; "" means "newrecord"
 	// Deletion returns a text about the consequences of deleting a record, or "" if that record
 	// cannot be deleted. It is nil if records of this kind are never deleted.
 	Deletion func(v *visit, record map[string]any) string
@@ -40,9 +40,9 @@ type recordPages struct {
 	// Body changes body before it is sent to the admin endpoint. form is the form that was sent.
 	// record is the stored record, or nil if it is new. Body may be nil.
 	Body func(form url.Values, record, body map[string]any) error
-	// Made shows a record that was just created. If it is nil, the browser is redirected to the
+	// AfterCreate shows a record that was just created. If it is nil, the browser is redirected to the
 	// page of the record.
-	Made func(v *visit, record map[string]any)
+	AfterCreate func(v *visit, record map[string]any)
 }
 
 // pageLink is a link to another page.
@@ -51,23 +51,23 @@ type pageLink struct{ Label, Path string }
 // recordList is the data of the page of a list.
 type recordList struct {
 	listPage
-	Kind   *recordPages
-	Inputs []input
-	Cells  [][]pageCell
-	Made   bool // whether operators can create records of this kind
+	Kind      *recordPages
+	Inputs    []input
+	Cells     [][]pageCell
+	Creatable bool // whether operators can create records of this kind
 }
 
 // recordPage is the data of the page of a record. ID is "" for a new record.
 type recordPage struct {
 	*recordPages
-	ID       string
-	Called   string // title of the page
-	Record   map[string]any
-	Inputs   []input
-	Shown    []pageCell
-	Deleting string     // text about the consequences of a deletion; "" if the record cannot be deleted
-	Extra    any        // data that More adds
-	Form     url.Values // the form that was sent and refused; for a new record, the values to fill the form with
+	ID        string
+	Called    string // title of the page
+	Record    map[string]any
+	Inputs    []input
+	FactCells []pageCell
+	Deleting  string     // text about the consequences of a deletion; "" if the record cannot be deleted
+	Extra     any        // data that More adds
+	Form      url.Values // the form that was sent and refused; for a new record, the values to fill the form with
 }
 
 func (p *recordPages) sections() []section { return []section{p.section} }
@@ -140,7 +140,7 @@ func (p *recordPages) list(v *visit) {
 		names = append(names, f.Name)
 	}
 	query := v.R.URL.Query()
-	t := recordList{Kind: p, Made: p.makes()}
+	t := recordList{Kind: p, Creatable: p.makes()}
 	var fault *Fault
 	t.listPage, fault = v.list("/admin/v1/"+p.API+"?"+p.Always.Encode(), p.Rows, names...)
 	t.Filtered = slices.ContainsFunc(p.Filters, func(f formField) bool { return f.Kind != fieldHidden && query.Get(f.Name) != "" })
@@ -204,8 +204,8 @@ func (p *recordPages) create(v *visit) {
 		p.ask(v, e, form)
 		return
 	}
-	if p.Made != nil {
-		p.Made(v, made)
+	if p.AfterCreate != nil {
+		p.AfterCreate(v, made)
 		return
 	}
 	http.Redirect(v.W, v.R, p.page(textOf(made["id"]), "made"), http.StatusSeeOther)
@@ -220,7 +220,7 @@ func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
 		v.showFault(e)
 		return
 	}
-	page := recordPage{recordPages: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), Shown: cellsOf(p.Facts, record, nil), Form: form}
+	page := recordPage{recordPages: p, ID: v.R.PathValue("id"), Record: record, Called: p.called(record), FactCells: cellsOf(p.Facts, record, nil), Form: form}
 	in := fillBy(func(f formField) string {
 		if form == nil {
 			return f.of(record)
@@ -248,7 +248,7 @@ func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
 
 // called returns the title of a record's page.
 func (p *recordPages) called(record map[string]any) string {
-	if name := strings.TrimSpace(textOf(memberOf(record, p.CalledBy))); name != "" {
+	if name := strings.TrimSpace(textOf(memberOf(record, p.TitleField))); name != "" {
 		return name
 	}
 	return fmt.Sprintf("%s %s", p.One, textOf(record["id"]))

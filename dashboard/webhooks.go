@@ -13,7 +13,7 @@ type hookPages struct{ *recordPages }
 func newHookPages() hookPages {
 	events := words(Vocabulary().WebhookEvents...)
 	return hookPages{&recordPages{
-		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", CalledBy: "name", Page: "webhook",
+		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", TitleField: "name", Page: "webhook",
 		About: "Addresses that receive events.", Empty: "No webhooks yet. A webhook notifies another program of calls, events and changes to keys.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Address", Member: "url"}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active"},
@@ -32,7 +32,7 @@ func newHookPages() hookPages {
 			{Name: "url", Label: "Address", Kind: fieldText, Needed: true, Wide: true, Hint: "such as https://hooks.example.net/latchkey"},
 			{Name: "subscribed_events", Label: "Events", Kind: fieldTicks, Needed: true, Choices: events, Hint: "events about keys, limits and queued calls need a webhook without an owner"},
 		},
-		More: hookLog, Deletion: hookDeletion, Made: showSecret,
+		More: hookLog, Deletion: hookDeletion, AfterCreate: showSecret,
 	}}
 }
 
