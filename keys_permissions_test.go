@@ -110,7 +110,7 @@ func TestRights_Limits(t *testing.T) {
 		t.Errorf("got %s and %v", got, usage["trial_per_day"])
 	}
 	e := a.operate(400, "POST", "/admin/v1/keys", `{"name": "x", "permissions": ["can_read_calls"], "limits": {"reports_per_second": 5}}`)
-	if !strings.Contains(e["message"].(string), "limits.reports_per_second counts over all keys of an owner") {
+	if !strings.Contains(e["message"].(string), "limits.reports_per_second counts the requests of all keys of an owner") {
 		t.Errorf("got %v", e)
 	}
 	labels := []string{}

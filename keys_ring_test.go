@@ -511,7 +511,7 @@ func TestServer_SelfRevoke(t *testing.T) {
 	for _, way := range []struct{ method, path string }{{"DELETE", "/api/v1/key"}, {"POST", "/api/v1/key/revoke"}} {
 		id, first := a.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 1}`)
 		second := a.rotate(id, 3600)
-		if w := a.ask(way.method, way.path, first, ""); w.Code != 200 || !strings.Contains(w.Body.String(), "earlier") {
+		if w := a.ask(way.method, way.path, first, ""); w.Code != 200 || !strings.Contains(w.Body.String(), "previous secret") {
 			t.Errorf("%s %s with the earlier secret: got %d %s", way.method, way.path, w.Code, w.Body)
 		}
 		a.wantCode("the earlier secret ended itself", map[string]int{first: 401, second: 200}) // free of charge: the one unit is there

@@ -119,7 +119,7 @@ func (p Peppers) Match(tx *Tx) error {
 			return nil
 		}
 	}
-	return errors.New("the pepper is not the one that this database was created with, so no key would be valid; restore the right pepper file")
+	return errors.New("the pepper is not the one that this database was created with, so no key would be valid; put the right pepper file back")
 }
 
 // LoadPeppers returns the current pepper and the retired peppers. It decodes the current pepper

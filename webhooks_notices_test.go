@@ -34,7 +34,7 @@ func TestNotices_KeyEvents(t *testing.T) {
 	for _, verb := range []string{"pause", "pause", "resume", "resume", "revoke", "revoke"} {
 		a.operate(200, "POST", "/admin/v1/keys/"+id+"/"+verb, "")
 	}
-	a.refuse("POST", "/admin/v1/keys/"+id+"/pause", "", 409, "conflict", "final")
+	a.refuse("POST", "/admin/v1/keys/"+id+"/pause", "", 409, "conflict", "cannot be changed")
 	a.send()
 	want := []string{"key.created", "key.paused", "key.resumed", "key.revoked"}
 	if got := v.told(id); !slices.Equal(got, want) {

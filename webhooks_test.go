@@ -167,7 +167,7 @@ func TestHooks_TooMany(t *testing.T) {
 	for range maxWebhooks {
 		a.hook("http://127.0.0.1:1/", "ann", "call.ended")
 	}
-	a.refuse("POST", "/admin/v1/webhooks", `{"name": "x", "url": "http://127.0.0.1:1/", "owner": "ann", "subscribed_events": ["call.ended"]}`, 400, "validation_error", "the most")
+	a.refuse("POST", "/admin/v1/webhooks", `{"name": "x", "url": "http://127.0.0.1:1/", "owner": "ann", "subscribed_events": ["call.ended"]}`, 400, "validation_error", "the maximum")
 	a.hook("http://127.0.0.1:1/", "bob", "call.ended")
 }
 
