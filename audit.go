@@ -150,7 +150,7 @@ func (h AuditHead) store(tx *Tx) error {
 	return tx.Put("meta", auditHeadKey, value)
 }
 
-// appendAudit gives an entry the next number and adds it to the end of the chain.
+// appendAudit numbers an entry and adds it to the end of the chain.
 func appendAudit(tx *Tx, e AuditEntry) error {
 	head, err := ReadAuditHead(tx)
 	if err != nil {

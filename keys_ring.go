@@ -307,7 +307,7 @@ func (k *Keyring) CountLive(tx *Tx, owner uint64, limit int) int {
 // maxAliases is the maximum number of previous secrets of a key that are valid at the same time.
 const maxAliases = 3
 
-// Rotate gives a key a new secret, saves the key and returns the secret. Only a hash of it is
+// Rotate creates a new secret for a key, saves the key and returns the secret. Only a hash of it is
 // stored, so it cannot be read again. The secret that was current stays valid until ends, and
 // previous secrets stay valid until their own EndsAt. If ends is not after now, all of these
 // secrets become invalid with the commit. now is from Clock.Latest. Rotate changes key, which must
