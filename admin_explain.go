@@ -51,9 +51,9 @@ type step struct {
 
 // asked describes the request that the operator wants explained.
 type asked struct {
-	method, path, carrier string     // path is decoded; carrier is one of CarrierNames
-	raw                   string     // the path with its percent-encoding
-	ip                    netip.Addr // address of the client; invalid: not known
+	method, path, carrier string        // path is decoded; carrier is one of CarrierNames
+	request               *http.Request // with method, address and no header
+	ip                    netip.Addr    // address of the client; invalid: not known
 }
 
 // readAsked reads the description from the body of r. The default carrier is
@@ -78,7 +78,7 @@ func readAsked(r *Request) (q asked, err error) {
 	if q.method == "" || err != nil || !strings.HasPrefix(u.Path, "/") {
 		return q, ErrMissing.With("method or path is missing, or path does not begin with a slash. Send for example GET and /api/v1/calls.")
 	}
-	q.path, q.raw = u.Path, u.EscapedPath()
+	q.path, q.request = u.Path, &http.Request{Method: q.method, URL: u}
 	if len(q.path) > 1 {
 		q.path = strings.TrimSuffix(q.path, "/")
 	}
@@ -143,7 +143,7 @@ type foundRoute struct {
 func (e *explainer) route(q asked) (found foundRoute, err error) {
 	guards := e.o.Routes.Guards.Now()
 	if guards.Any() {
-		if guard, _, err := guards.Find(q.method, q.raw); err != nil {
+		if guard, _, err := guards.Find(q.request); err != nil {
 			return found, err
 		} else if guard != nil {
 			return foundRoute{Route: *guard}, nil
@@ -162,7 +162,7 @@ func (e *explainer) route(q asked) (found foundRoute, err error) {
 		}
 	}
 	if err == ErrRoute { // a guarded route without an upstream serves only requests to /authz
-		guard, _, failed := guards.FindAny(q.method, q.raw)
+		guard, _, failed := guards.FindAny(q.request)
 		switch {
 		case guard != nil:
 			return foundRoute{Route: *guard}, nil

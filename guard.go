@@ -78,23 +78,25 @@ func (s *routeSet) Any() bool {
 	return slices.ContainsFunc(s.List, func(g *proxyRoute) bool { return g.Upstream != nil })
 }
 
-// Find returns the guarded route for a request to the API listener. rawPath is the escaped path. If
-// no guarded route matches, it returns nil without an error. It returns ErrValidation if readPath
-// refuses the path or if the method has a lower-case letter. It returns ErrMethod if the path does
-// not accept the method; allow then lists the methods that it accepts. For CONNECT and TRACE, which
-// are never forwarded, allow is nil.
-func (s *routeSet) Find(method, rawPath string) (row *Route, allow []string, err error) {
-	return s.find(s.served, method, rawPath)
+// Find returns the guarded route for a request to the API listener. If no guarded route matches, it
+// returns nil without an error. It returns ErrValidation if readPath refuses the path, if the method
+// has a lower-case letter, if another spelling of the path belongs to a route with other rules, if
+// the query cannot be sent on, or if r is a WebSocket handshake that the route does not accept. It
+// returns ErrMethod if the path does not accept the method; allow then lists the methods that it
+// accepts. For CONNECT and TRACE, which are never forwarded, allow is nil.
+func (s *routeSet) Find(r *http.Request) (row *Route, allow []string, err error) {
+	return s.find(s.served, r, isHandshake)
 }
 
 // FindAny is like Find, but it also returns routes without an upstream and ignores Latchkey's own
-// endpoints. It is used for the /authz endpoints.
-func (s *routeSet) FindAny(method, rawPath string) (row *Route, allow []string, err error) {
-	return s.find(s.all, method, rawPath)
+// endpoints. It is used for the /authz endpoints, where r is the request that a proxy asks about.
+func (s *routeSet) FindAny(r *http.Request) (row *Route, allow []string, err error) {
+	return s.find(s.all, r, mayBeHandshake)
 }
 
-func (s *routeSet) find(table *routeTable, method, rawPath string) (*Route, []string, error) {
-	path, err := readPath(rawPath)
+func (s *routeSet) find(table *routeTable, r *http.Request, handshake func(*http.Request) bool) (*Route, []string, error) {
+	method := r.Method
+	path, err := readPath(sentPath(r.URL))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -107,6 +109,15 @@ func (s *routeSet) find(table *routeTable, method, rawPath string) (*Route, []st
 	case g != nil && (method == http.MethodConnect || method == http.MethodTrace):
 		return nil, nil, ErrMethod.With("Requests with the method %s are never forwarded. Use another method.", method)
 	case g != nil:
+		if err := table.refuse(method, path, g); err != nil {
+			return nil, nil, err
+		}
+		if strings.IndexFunc(r.URL.RawQuery, unclear) >= 0 {
+			return nil, nil, ErrValidation.With("The query contains a space, a # or a control character. Send such characters escaped.")
+		}
+		if !g.WebSocket && handshake(r) {
+			return nil, nil, ErrValidation.With("The route %s does not accept WebSocket connections, because its setting is websocket = false. Send an ordinary request.", g.Path)
+		}
 		row := s.rows[g]
 		return &row, nil, nil
 	case len(allow) > 0:
@@ -114,6 +125,19 @@ func (s *routeSet) find(table *routeTable, method, rawPath string) (*Route, []st
 	}
 	return nil, nil, nil
 }
+
+// sentPath returns the path of u byte for byte as the client sent it, which EscapedPath does not:
+// that escapes characters such as | and non-ASCII letters.
+func sentPath(u *url.URL) string {
+	if u.RawPath != "" {
+		return u.RawPath
+	}
+	return u.EscapedPath() // an empty RawPath means that this is how it was sent
+}
+
+// unclear reports whether c is a control character, a space or #. Programs interpret these
+// differently in an address.
+func unclear(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f }
 
 // ClipPath returns path for use in a message. If path is longer than 200 bytes, it returns the
 // first 200 and "...".
@@ -137,6 +161,9 @@ type RouteRow struct {
 	StripPrefix  string        `toml:"strip_prefix" default:"" example:"/reports" check:"prefixpath"`
 	Timeout      time.Duration `toml:"timeout" default:"60s" min:"0s" max:"24h"`
 	MaxBodyBytes int           `toml:"max_body_bytes" default:"0" min:"0" max:"1099511627776"`
+	WebSocket    bool          `toml:"websocket" default:"true"`
+	// CaseSensitive is true if the upstream treats paths that differ only by case as different paths.
+	CaseSensitive bool `toml:"case_sensitive" default:"false"`
 }
 
 // ReadProxyRoutes converts rows into guarded routes and checks them against the permissions and
@@ -151,6 +178,7 @@ func ReadProxyRoutes(rows []RouteRow, r *Policy) (guards []*proxyRoute, problems
 		g := &proxyRoute{
 			Index: i + 1, Path: row.Path, Limits: row.Limits, Cost: row.Cost, Timeout: row.Timeout,
 			StripPrefix: row.StripPrefix, MaxBody: int64(row.MaxBodyBytes), Methods: row.Methods,
+			WebSocket: row.WebSocket, CaseSensitive: row.CaseSensitive,
 		}
 		if len(row.Methods) == 0 || row.Methods[0] == "*" {
 			g.Methods = nil
@@ -202,6 +230,11 @@ func (row RouteRow) problems(r *Policy) (list []string) {
 			fail("limits has %s, which is paid along with %s; leave it out", name, rule.With)
 		case slices.Contains(row.Limits[:i], name):
 			fail("limits has %s twice; leave one out", name)
+		}
+	}
+	for i, part := range Segments(row.Path) {
+		if read := canonicalPath("/"+part, keepCase)[1:]; kind(Segments(row.Path), i) == 'x' && (read == "" || strings.ContainsAny(read, "/:*") && !strings.ContainsAny(part, ":*")) {
+			fail("path has the segment %q, which some programs read as %q; choose another", part, read)
 		}
 	}
 	if parts, prefix := Segments(row.Path), Segments(row.StripPrefix); len(prefix) > len(parts) || !slices.Equal(prefix, parts[:len(prefix)]) {

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf16"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // authzFamily is a kind of proxy that asks an /authz endpoint whether it may pass on a request.
@@ -79,7 +81,7 @@ func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 	asked.URL, asked.RequestURI = new(url.URL), ""
 	path, query, marked := "", "", false
 	if f == authzEnvoy {
-		path, query = strings.TrimPrefix(r.URL.EscapedPath(), pathEnvoy), r.URL.RawQuery
+		path, query = strings.TrimPrefix(sentPath(r.URL), pathEnvoy), r.URL.RawQuery
 		marked = query != "" || r.URL.ForceQuery
 	} else {
 		methodField, addressField := "X-Original-Method", "X-Original-Uri"
@@ -100,8 +102,8 @@ func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 		asked.Method = method
 		path, query, marked = strings.Cut(address, "?")
 	}
-	if strings.IndexFunc(path, unclear) >= 0 || strings.IndexFunc(query, unclear) >= 0 {
-		return asked, ErrValidation.With("The address contains a space, a # or a control character, which programs interpret in different ways. Send it escaped.")
+	if strings.IndexFunc(query, unclear) >= 0 {
+		return asked, ErrValidation.With("The query contains a space, a # or a control character. Send such characters escaped.")
 	}
 	plain, err := readPath(path)
 	if err != nil {
@@ -111,9 +113,12 @@ func (f authzFamily) Ask(r *http.Request) (*http.Request, error) {
 	return asked, nil
 }
 
-// unclear reports whether c is a control character, a space or #. Programs interpret these
-// differently in an address.
-func unclear(c rune) bool { return c <= ' ' || c == '#' || c == 0x7f }
+// mayBeHandshake reports whether a request that a proxy asks about has a field of a WebSocket
+// handshake. It does not want the whole handshake: the proxy may have removed Connection and Upgrade,
+// which are for its own connection, and the proxy itself decides which handshakes it passes on.
+func mayBeHandshake(r *http.Request) bool {
+	return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket") || r.Header["Sec-Websocket-Key"] != nil || r.Header["Sec-Websocket-Version"] != nil
+}
 
 // single returns the value of the header field name. It returns ErrValidation if the proxy did not
 // send the field exactly once or if its value is empty.

@@ -116,7 +116,7 @@ type proxyExchange struct {
 }
 
 // Forward sends a request to the upstream of g and writes the answer to w. It returns ErrTooLarge
-// for a body over the limit of the route, and ErrValidation for a host or query that HTTP/1.1
+// for a body over the limit of the route, and ErrValidation for a host that HTTP/1.1
 // cannot carry. It returns ErrGatewayTime if the upstream does not answer in time, and ErrGateway
 // if the upstream fails in another way. It returns ErrBodyTime if the client pauses too long while
 // it sends its body, and ErrBroken if the client's body ends too early or the client disconnects.
@@ -126,9 +126,6 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	x := &proxyExchange{ResponseWriter: w, proxy: p, guard: g, request: r, control: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
 		return ErrTooLarge.With("The body is larger than %d bytes.", g.MaxBody)
-	}
-	if strings.IndexFunc(r.URL.RawQuery, ending) >= 0 { // possible over HTTP/2, but not in the request line of HTTP/1.1
-		return ErrValidation.With("The query contains a space or a control character. Send such characters escaped.")
 	}
 	if !httpguts.ValidHostHeader(r.Host) { // net/http checks this only for HTTP/1.1
 		return ErrValidation.With("The Host of the request is not a valid host name. Correct it and send the request again.")
@@ -226,9 +223,6 @@ func (x *proxyExchange) head() ([]byte, bool) {
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
 		uri += "?" + r.URL.RawQuery
 	}
-	if strings.ContainsFunc(uri, unsendable) {
-		return nil, false
-	}
 	b := append(make([]byte, 0, 1024), r.Method...)
 	b = append(append(b, ' '), uri...)
 	b = append(append(b, " HTTP/1.1\r\nHost: "...), up.Host...)
@@ -272,13 +266,9 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	return b, httpguts.ValidHeaderFieldValue(v[1]) && httpguts.ValidHeaderFieldValue(v[2])
 }
 
-// ending reports whether c would end the target in a request line. Spaces and control characters
-// do.
-func ending(c rune) bool { return c <= ' ' || c == 0x7f }
-
-// unsendable reports whether c cannot be part of a request target, because it is not printable
-// ASCII or is a space.
-func unsendable(c rune) bool { return ending(c) || c > 0x7f }
+// unsendable reports whether c cannot be part of a host name, because it is not printable ASCII or is
+// a space.
+func unsendable(c rune) bool { return c <= ' ' || c >= 0x7f }
 
 // appendField appends a header field with its line end to b.
 func appendField(b []byte, name, value string) []byte {
@@ -527,18 +517,17 @@ func (x *proxyExchange) rewrite(pr *httputil.ProxyRequest) {
 	}
 }
 
-// target returns the URL of the request to the upstream.
+// target returns the URL of the request to the upstream. The path is in Opaque, because net/http
+// sends that as it is, whereas it would escape some characters of RawPath.
 func (x *proxyExchange) target() *url.URL {
 	in, up := x.request.URL, x.guard.Upstream
-	return &url.URL{
-		Scheme: up.Scheme, Host: up.Host, Path: up.Path + cutSegments(in.Path, x.stripped()), RawPath: x.path(),
-		RawQuery: in.RawQuery, ForceQuery: in.ForceQuery,
-	}
+	return &url.URL{Scheme: up.Scheme, Host: up.Host, Opaque: x.path(), RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
 }
 
-// path returns the path of the request to the upstream in escaped form.
+// path returns the path of the request to the upstream. What the client sent of it is unchanged, byte
+// for byte.
 func (x *proxyExchange) path() string {
-	return x.guard.Upstream.EscapedPath() + cutSegments(x.request.URL.EscapedPath(), x.stripped())
+	return x.guard.Upstream.EscapedPath() + cutSegments(sentPath(x.request.URL), x.stripped())
 }
 
 // stripped returns how many segments StripPrefix removes from the path.

@@ -36,7 +36,7 @@ func newGuarded(t testing.TB, upstream http.HandlerFunc, change func(c *Config, 
 	t.Cleanup(g.upstream.Close)
 	g.testApp = newTestApp(t, func(c *Config) {
 		c.Permissions = []permissionRow{{Name: "can_use", Description: "Use it."}}
-		c.Routes = []RouteRow{{Path: "/up/*rest", Permission: []string{"can_use"}, Upstream: g.upstream.URL, Timeout: time.Minute}}
+		c.Routes = []RouteRow{{Path: "/up/*rest", Permission: []string{"can_use"}, Upstream: g.upstream.URL, Timeout: time.Minute, WebSocket: true}}
 		if change != nil {
 			change(c, g.upstream.URL)
 		}

@@ -27,6 +27,10 @@ type proxyRoute struct {
 	StripPrefix string
 	Timeout     time.Duration // longest wait for the header of the upstream's answer; 0: no timeout
 	MaxBody     int64         // largest request body in bytes; 0: no limit
+	WebSocket   bool          // WebSocket handshakes are accepted
+	// CaseSensitive is true if the upstream treats paths that differ only by upper and lower case
+	// as different paths.
+	CaseSensitive bool
 }
 
 // String returns the number, methods and path of the route, for messages.
@@ -41,7 +45,11 @@ func (g *proxyRoute) MethodNames() string { return cmp.Or(strings.Join(g.Methods
 // counts. If the routes with that pattern do not accept the method, the request is refused, even if
 // a wider pattern accepts it. So nobody can bypass a narrow route by sending another method. A
 // routeTable never changes after newRouteTable and is safe for concurrent use.
-type routeTable struct{ root place }
+type routeTable struct {
+	root  place
+	plain bool            // every pattern is its own canonical form
+	looks []*variantTable // for a second look at paths that may have another spelling; see refuse
+}
 
 // place is a node of the tree of patterns. It is reached after some leading segments of a path, and
 // its fields continue from there.
@@ -58,13 +66,23 @@ type leaf struct {
 	byName map[string]*proxyRoute // by method
 	any    *proxyRoute            // for methods that byName lacks; nil: none
 	own    bool                   // one of Latchkey's endpoints has this path
+
+	spelled []*leaf // only in a variantTable: the leaves whose patterns have the canonical form parts
 }
 
 // pattern is the path pattern of a guarded route or of one of Latchkey's endpoints.
 type pattern struct {
-	parts []string    // its segments
-	guard *proxyRoute // nil: an endpoint of Latchkey
-	name  string      // for messages
+	parts  []string    // its segments
+	folded []string    // parts in canonical form with foldCase
+	kept   []string    // parts in canonical form with keepCase
+	guard  *proxyRoute // nil: an endpoint of Latchkey
+	name   string      // for messages
+}
+
+// newPattern returns a pattern. guard is nil for an endpoint of Latchkey.
+func newPattern(path string, guard *proxyRoute, name string) pattern {
+	parts := Segments(path)
+	return pattern{parts, canonicalParts(parts, foldCase), canonicalParts(parts, keepCase), guard, name}
 }
 
 // newRouteTable returns a table of guarded routes and of Latchkey's endpoints, which are given as
@@ -77,10 +95,10 @@ func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 	var list []pattern
 	for _, name := range own {
 		_, path, _ := strings.Cut(name, " ")
-		list = append(list, pattern{Segments(path), nil, "the endpoint " + name})
+		list = append(list, newPattern(path, nil, "the endpoint "+name))
 	}
 	for _, g := range guards {
-		list = append(list, pattern{Segments(g.Path), g, g.String()})
+		list = append(list, newPattern(g.Path, g, g.String()))
 	}
 	var problems []string
 	for i, b := range list {
@@ -96,11 +114,41 @@ func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 	if problems != nil {
 		return nil, errors.New(strings.Join(problems, "\n"))
 	}
-	t := &routeTable{}
+	t := &routeTable{plain: true}
+	var leaves []*leaf
+	sensitive := false
 	for _, p := range list {
-		t.add(p)
+		if l := t.add(p); !slices.Contains(leaves, l) {
+			leaves = append(leaves, l)
+		}
+		t.plain = t.plain && slices.Equal(p.parts, p.folded)
+		sensitive = sensitive || p.guard != nil && p.guard.CaseSensitive
+	}
+	t.looks = []*variantTable{newVariantTable(leaves, foldCase)}
+	if sensitive {
+		t.looks = append(t.looks, newVariantTable(leaves, keepCase))
 	}
 	return t, nil
+}
+
+// refuse returns ErrValidation if another spelling of path, which g serves, belongs to a route with
+// other rules, to one of Latchkey's endpoints or to no route. The request is then refused, because
+// the upstream could read the path in that spelling. If g has CaseSensitive, spellings in other
+// letter case do not count. refuse does not allocate if path is in canonical form.
+func (t *routeTable) refuse(method, path string, g *proxyRoute) error {
+	if t.plain && isCanonical(path) {
+		return nil
+	}
+	here := t.root.ends(newRemainder(path), nil)
+	for _, v := range t.looks {
+		if v.letters == foldCase && g.CaseSensitive {
+			continue
+		}
+		if err := v.refuse(variantRequest{method, path, g, here}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // conflict returns a message if patterns a and b conflict (see newRouteTable), or "" if they do
@@ -108,6 +156,8 @@ func newRouteTable(guards []*proxyRoute, own []string) (*routeTable, error) {
 func conflict(a, b pattern) string {
 	relation := relate(a.parts, b.parts)
 	switch {
+	case relation == disjoint && (a.guard == nil || differ(a.guard, b.guard)) && lookalike(a, b):
+		return fmt.Sprintf("%s has a path that many programs take for that of %s; remove one, or set case_sensitive = true if the upstream tells upper and lower case apart", b.name, a.name)
 	case relation == disjoint:
 		return ""
 	case a.guard == nil && relation != narrower:
@@ -218,15 +268,34 @@ func Segments(path string) []string {
 	return strings.Split(path, "/")
 }
 
-func (t *routeTable) add(p pattern) {
-	at, end := &t.root, (*leaf)(nil)
-	for i, part := range p.parts {
-		switch kind(p.parts, i) {
+// add adds a pattern and returns its leaf.
+func (t *routeTable) add(p pattern) *leaf {
+	end := t.root.end(p.parts)
+	switch {
+	case p.guard == nil:
+		end.own = true
+	case p.guard.Methods == nil:
+		end.any = p.guard
+	default:
+		if end.byName == nil {
+			end.byName = map[string]*proxyRoute{}
+		}
+		for _, m := range p.guard.Methods {
+			end.byName[m] = p.guard
+		}
+	}
+	return end
+}
+
+// end returns the leaf of a pattern below a node. It adds what is missing.
+func (at *place) end(parts []string) *leaf {
+	for i, part := range parts {
+		switch kind(parts, i) {
 		case '*':
 			if at.rest == nil {
-				at.rest = &leaf{parts: p.parts}
+				at.rest = &leaf{parts: parts}
 			}
-			end = at.rest
+			return at.rest
 		case ':':
 			if at.one == nil {
 				at.one = &place{}
@@ -242,25 +311,19 @@ func (t *routeTable) add(p pattern) {
 			at = at.literals[part]
 		}
 	}
-	if end == nil {
-		if at.here == nil {
-			at.here = &leaf{parts: p.parts}
-		}
-		end = at.here
+	if at.here == nil {
+		at.here = &leaf{parts: parts}
 	}
-	switch {
-	case p.guard == nil:
-		end.own = true
-	case p.guard.Methods == nil:
-		end.any = p.guard
-	default:
-		if end.byName == nil {
-			end.byName = map[string]*proxyRoute{}
-		}
-		for _, m := range p.guard.Methods {
-			end.byName[m] = p.guard
-		}
+	return at.here
+}
+
+// route returns the route of a leaf for a method. It returns nil if the leaf does not accept the
+// method.
+func (l *leaf) route(method string) *proxyRoute {
+	if g := l.byName[method]; g != nil {
+		return g
 	}
+	return l.any
 }
 
 // search is the state of one call of Match.
@@ -276,10 +339,7 @@ type search struct {
 // endpoints, g and allow are nil. Match does not allocate if it finds a route.
 func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) {
 	s := search{method: method}
-	if path = strings.TrimPrefix(path, "/"); path != "" && path[len(path)-1] == '/' {
-		path = path[:len(path)-1]
-	}
-	rest := remainder{path, path == ""}
+	rest := newRemainder(path)
 	if s.walk(&t.root, rest) {
 		return s.found, nil
 	}
@@ -299,6 +359,14 @@ func (t *routeTable) Match(method, path string) (g *proxyRoute, allow []string) 
 type remainder struct {
 	path  string // without a slash at its start
 	ended bool   // no segments remain; an empty path may still be one empty segment
+}
+
+// newRemainder returns a whole path as a remainder. It ignores a slash at the end.
+func newRemainder(path string) remainder {
+	if path = strings.TrimPrefix(path, "/"); path != "" && path[len(path)-1] == '/' {
+		path = path[:len(path)-1]
+	}
+	return remainder{path, path == ""}
 }
 
 // cut returns the first segment of r and the remainder after it. r must not have ended.
@@ -335,10 +403,7 @@ func (s *search) take(l *leaf) bool {
 	if l.own {
 		return true
 	}
-	g := l.byName[s.method]
-	if g == nil {
-		g = l.any
-	}
+	g := l.route(s.method)
 	if g == nil || slices.ContainsFunc(s.passed, func(p *leaf) bool { return relate(p.parts, l.parts) == narrower }) {
 		s.passed = append(s.passed, l)
 		return false
@@ -347,13 +412,14 @@ func (s *search) take(l *leaf) bool {
 	return true
 }
 
-// readPath returns the unescaped path for Match. rawPath is the escaped path without the query. It
-// returns ErrValidation for forms that programs are known to interpret differently, because
-// otherwise the upstream could use another path than the checked one. These forms are: no slash at
-// the start, two slashes in a row, the segments . and .., a backslash, an unescaped semicolon, a
-// control character, an escaped slash or backslash, bytes that are not UTF-8, and a percent sign
-// without two hexadecimal digits. It also refuses a slash, backslash, dot, semicolon or control
-// character that is escaped twice.
+// readPath returns the unescaped path for Match. rawPath is the path as the client sent it, without
+// the query. It returns ErrValidation for forms that programs are known to interpret differently,
+// because otherwise the upstream could use another path than the checked one. These forms are: no
+// slash at the start, two slashes in a row, the segments . and .., also with blanks, a backslash, an
+// unescaped semicolon, number sign or space, a control character, an escaped slash or backslash,
+// bytes that are not UTF-8, and a percent sign without two hexadecimal digits. It also refuses a
+// slash, backslash, dot, semicolon, control character or byte that is not UTF-8 if it is escaped
+// twice.
 func readPath(rawPath string) (string, error) {
 	path := rawPath
 	if strings.IndexByte(rawPath, '%') >= 0 {
@@ -363,15 +429,6 @@ func readPath(rawPath string) (string, error) {
 		var err error
 		if path, err = url.PathUnescape(rawPath); err != nil {
 			return "", badPath("a percent sign without two hexadecimal digits after it")
-		}
-		for deeper := path; strings.IndexByte(deeper, '%') >= 0; {
-			if hasEscape(deeper, "/\\.;") || hasControlEscape(deeper) {
-				return "", badPath("a character that is escaped twice")
-			}
-			was := deeper
-			if deeper, err = url.PathUnescape(was); err != nil || deeper == was {
-				break // a literal percent sign
-			}
 		}
 	}
 	switch {
@@ -383,25 +440,42 @@ func readPath(rawPath string) (string, error) {
 		return "", badPath("a backslash")
 	case strings.IndexByte(rawPath, ';') >= 0:
 		return "", badPath("a semicolon")
+	case strings.IndexFunc(rawPath, unclear) >= 0:
+		return "", badPath("a space, number sign or control character that is not escaped")
 	case !utf8.ValidString(path):
 		return "", badPath("bytes that are not UTF-8")
 	case strings.IndexFunc(path, unicode.IsControl) >= 0:
 		return "", badPath("a control character")
 	case hasDots(path):
 		return "", badPath("a segment . or ..")
+	case strings.IndexByte(path, '%') >= 0 && changes(path):
+		return "", badPath("a character that is escaped twice")
 	}
 	return path, nil
+}
+
+// changes reports whether a path that is unescaped again has more characters that divide or end it,
+// or is no longer valid.
+func changes(path string) bool {
+	again := unescapeAll(path)
+	for _, mark := range []string{"/", "\\", ".", ";"} {
+		if strings.Count(again, mark) != strings.Count(path, mark) {
+			return true
+		}
+	}
+	return !utf8.ValidString(again) || strings.IndexFunc(again, unicode.IsControl) >= 0 || hasDots(again)
 }
 
 func badPath(what string) error {
 	return ErrValidation.With("The path has %s, which programs interpret in different ways. Correct the path and send the request again.", what)
 }
 
-// hasDots reports whether a path has a segment . or .., also if parameters follow it, as in /..;x/.
+// hasDots reports whether a path has a segment . or .., also if parameters follow it, as in /..;x/, or
+// blanks.
 func hasDots(path string) bool {
 	for part := range strings.SplitSeq(path, "/") {
 		name, _, _ := strings.Cut(part, ";")
-		if name == "." || name == ".." {
+		if name = strings.TrimSpace(name); name == "." || name == ".." {
 			return true
 		}
 	}
@@ -413,15 +487,6 @@ func hasDots(path string) bool {
 func hasEscape(s, chars string) bool {
 	for i := strings.IndexByte(s, '%'); i >= 0 && i+2 < len(s); i++ {
 		if b, ok := unescaped(s[i:]); ok && strings.IndexByte(chars, b) >= 0 {
-			return true
-		}
-	}
-	return false
-}
-
-func hasControlEscape(s string) bool {
-	for i := range s {
-		if b, ok := unescaped(s[i:]); ok && (b < ' ' || b == 0x7f) {
 			return true
 		}
 	}

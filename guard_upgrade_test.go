@@ -318,7 +318,7 @@ func TestProxy_WrongSwitch(t *testing.T) {
 	arrived := make(chan string)
 	s := upstreamtest.NewScript(t)
 	g := newGuarded(t, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) {
-		c.Routes = append(c.Routes, RouteRow{Path: "/raw", Upstream: "http://" + s.Addr().String(), Timeout: time.Minute})
+		c.Routes = append(c.Routes, RouteRow{Path: "/raw", Upstream: "http://" + s.Addr().String(), Timeout: time.Minute, WebSocket: true})
 	})
 	for _, tt := range []struct {
 		name, answer string

@@ -119,6 +119,15 @@ func (s service) AdminURL() string {
 	return scheme + strings.Replace(s.config.Admin.Listen, "0.0.0.0", "localhost", 1)
 }
 
+// Overlaps returns one text for each pair of routes that FindOverlaps finds.
+func (s service) Overlaps() []string {
+	list := []string{}
+	for _, o := range FindOverlaps(s.config.Routes, s.config.Rights()) {
+		list = append(list, o.String())
+	}
+	return list
+}
+
 // Print writes the configuration to w, each value with its source.
 func (s service) Print(w io.Writer) error { return s.config.Print(w, s.sources) }
 

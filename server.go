@@ -310,7 +310,7 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 	if !now.Any() {
 		return false
 	}
-	row, allow, err := now.Find(r.Method, r.URL.EscapedPath())
+	row, allow, err := now.Find(r)
 	if row == nil && err == nil {
 		return false
 	}
@@ -368,7 +368,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	now := s.o.Guards.Now()
-	row, allow, err := now.FindAny(asked.Method, asked.URL.RawPath)
+	row, allow, err := now.FindAny(asked)
 	switch {
 	case allow != nil:
 		x.Header().Set("Allow", strings.Join(allow, ", "))

@@ -266,13 +266,19 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 func (s *session) configCommand() *cli.Command {
 	return &cli.Command{Name: "config", Usage: "check or print the configuration", Commands: []*cli.Command{
 		{Name: "check", Usage: "check the configuration", Action: func(_ context.Context, c *cli.Command) error {
-			if _, err := s.load(c); err != nil {
+			service, err := s.load(c)
+			if err != nil {
 				return err
 			}
+			overlaps := service.Overlaps()
 			if c.Bool("json") {
-				return s.printJSON(map[string]bool{"good": true})
+				return s.printJSON(map[string]any{"good": true, "overlaps": overlaps})
 			}
-			_, err := fmt.Fprintln(s.env.Stdout, "The configuration is good.")
+			text := "The configuration is good.\n"
+			if len(overlaps) > 0 {
+				text += "A path of the first route in another spelling, such as /Admin for /admin, would get to the second:\n  " + strings.Join(overlaps, "\n  ") + "\n"
+			}
+			_, err = io.WriteString(s.env.Stdout, text)
 			return err
 		}},
 		{Name: "print", Usage: "print every configuration key with its value and source", Action: func(_ context.Context, c *cli.Command) error {

@@ -56,6 +56,9 @@ type Service interface {
 	AdminURL() string
 	// Print writes each value of the configuration with its source to w.
 	Print(w io.Writer) error
+	// Overlaps returns one text for each pair of routes of which one could receive a path of the
+	// other in another spelling.
+	Overlaps() []string
 	// Serve runs the service until ctx ends or the service fails.
 	Serve(ctx context.Context, o ServeOptions) error
 	// Open opens the data folder, which no server may have open. It returns the handler of the

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+)
+
+// letterCase says whether canonicalPath removes the difference between upper and lower case.
+type letterCase bool
+
+const (
+	foldCase letterCase = true
+	keepCase letterCase = false
+)
+
+// canonicalPath returns the canonical form of a path that readPath returned. Two spellings that some
+// program takes for the same path have the same canonical form. It is compared with other canonical
+// forms only; requests are sent on as they came. The canonical form
+//   - is unescaped until nothing changes, with %u0061 as well as %61,
+//   - is in the Unicode form NFKC, which has no full-width letters, and without invisible characters,
+//   - is in lower case if letters is foldCase,
+//   - ends at a question mark or number sign, which may have been escaped,
+//   - has segments that end at a semicolon or at the stream name of an NTFS file, such as ::$DATA,
+//   - has no dots at the end of a segment, no blanks at its ends, and no empty segments.
+func canonicalPath(path string, letters letterCase) string {
+	for before := ""; path != before; {
+		before = path
+		path = norm.NFKC.String(strings.Map(visible, unescapeAll(path)))
+		if letters == foldCase {
+			path = foldedPairs.Replace(strings.Map(foldLetter, path))
+		}
+	}
+	if i := strings.IndexAny(path, "?#"); i >= 0 {
+		path = path[:i]
+	}
+	var parts []string
+	for part := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
+		for _, end := range []string{";", "::$", ":$"} {
+			part, _, _ = strings.Cut(part, end)
+		}
+		if part = strings.TrimSpace(part); part == ".." {
+			parts = parts[:max(0, len(parts)-1)]
+			continue
+		}
+		if part = strings.TrimRightFunc(part, func(c rune) bool { return c == '.' || unicode.IsSpace(c) }); part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return "/" + strings.Join(parts, "/")
+}
+
+// isCanonical reports whether a path is plain enough to be its own canonical form, apart from a slash
+// at its end. It returns false for some paths that are. It does not allocate.
+func isCanonical(path string) bool {
+	for i := range len(path) {
+		switch c := path[i]; {
+		case c >= 'A' && c <= 'Z', c <= ' ', c >= 0x7f:
+			return false
+		case c == '%', c == ';', c == '?', c == '#', c == '\\':
+			return false
+		case c == '.' && (i == len(path)-1 || path[i+1] == '/'):
+			return false
+		case c == '$' && path[i-1] == ':':
+			return false
+		}
+	}
+	return true
+}
+
+// visible returns c, or -1 for a character that is not displayed. Some file systems ignore these.
+func visible(c rune) rune {
+	if c > unicode.MaxASCII && unicode.In(c, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) {
+		return -1
+	}
+	return c
+}
+
+// foldLetter returns the same lower-case letter for all letters that differ only by case according to
+// some program. Besides Unicode's simple case folding, in which the Kelvin sign is a k, it treats the
+// Turkish letters \u0131 and \u0130 as i, as conversions to upper and lower case do.
+func foldLetter(c rune) rune {
+	if c <= unicode.MaxASCII {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		return c
+	}
+	c = unicode.ToUpper(c)
+	least := c
+	for other := unicode.SimpleFold(c); other != c; other = unicode.SimpleFold(other) {
+		least = min(least, other)
+	}
+	return unicode.ToLower(least)
+}
+
+// foldedPairs replaces what foldLetter cannot, because the number of characters changes: \u00df is SS
+// in upper case, and \u0130 is i and a dot above in lower case.
+var foldedPairs = strings.NewReplacer("\u00df", "ss", "i\u0307", "i")
+
+// unescapeAll returns s with its escapes replaced until none is left. Unlike url.PathUnescape, it
+// leaves a percent sign as it is if no escape begins there, as lenient programs do, and it knows the
+// form %u0061. The result need not be valid UTF-8.
+func unescapeAll(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := range len(s) {
+		out = append(out, s[i])
+		for { // the byte may complete an escape, and so may the byte that this escape encodes
+			at := bytes.LastIndexByte(out[max(0, len(out)-6):], '%')
+			if at < 0 {
+				break
+			}
+			at += max(0, len(out)-6)
+			more, ok := lastEscape(out[at:])
+			if !ok {
+				break
+			}
+			out = append(out[:at], more...)
+		}
+	}
+	return string(out)
+}
+
+// lastEscape returns what an escape encodes. ok is false if escape is not exactly one escape.
+func lastEscape(escape []byte) (encoded []byte, ok bool) {
+	switch {
+	case len(escape) == 3:
+		b, ok := unescaped(string(escape))
+		return []byte{b}, ok
+	case len(escape) == 6 && escape[1]|0x20 == 'u':
+		n, err := strconv.ParseUint(string(escape[2:]), 16, 16)
+		return utf8.AppendRune(nil, rune(n)), err == nil
+	}
+	return nil, false
+}
+
+// canonicalParts returns the segments of a pattern, with its literal segments in canonical form.
+func canonicalParts(parts []string, letters letterCase) (list []string) {
+	for i, part := range parts {
+		if kind(parts, i) != 'x' {
+			list = append(list, part)
+			continue
+		}
+		list = append(list, Segments(canonicalPath("/"+part, letters))...)
+	}
+	return list
+}
+
+// variantTable finds the patterns that a path would match for a program that reads it in another
+// spelling. Its patterns are in canonical form. It never changes once it is made.
+type variantTable struct {
+	letters letterCase
+	root    place
+}
+
+// newVariantTable returns a variantTable of the leaves of a routeTable. With foldCase it leaves out
+// the leaves whose routes all have CaseSensitive.
+func newVariantTable(leaves []*leaf, letters letterCase) *variantTable {
+	v := &variantTable{letters: letters}
+	for _, l := range leaves {
+		if letters == keepCase || l.own || slices.ContainsFunc(l.routes(), func(g *proxyRoute) bool { return !g.CaseSensitive }) {
+			end := v.root.end(canonicalParts(l.parts, letters))
+			end.spelled = append(end.spelled, l)
+		}
+	}
+	return v
+}
+
+// routes returns the guarded routes of a leaf, which may be repeated.
+func (l *leaf) routes() (list []*proxyRoute) {
+	if l.any != nil {
+		list = append(list, l.any)
+	}
+	for _, g := range l.byName {
+		list = append(list, g)
+	}
+	return list
+}
+
+// variantRequest is a request that a variantTable looks at.
+type variantRequest struct {
+	method, path string
+	guard        *proxyRoute // the route that serves the path as it was sent
+	here         []*leaf     // all leaves whose patterns the path matches as it was sent
+}
+
+// refuse returns ErrValidation if the path of q belongs in its canonical form to a route with other
+// rules, to one of Latchkey's endpoints or to no route. Otherwise it returns nil.
+func (v *variantTable) refuse(q variantRequest) error {
+	canonical := canonicalPath(q.path, v.letters)
+	ends := v.root.ends(newRemainder(canonical), nil)
+	if len(ends) == 0 {
+		return ErrValidation.With("Some programs read the path %s as %s, which no route is for. Send it without characters that programs leave out or replace.",
+			ClipPath(q.path), ClipPath(canonical))
+	}
+	for _, end := range ends {
+		if slices.ContainsFunc(ends, func(other *leaf) bool { return relate(other.parts, end.parts) == narrower }) {
+			continue
+		}
+		for _, l := range end.spelled {
+			if !slices.Contains(q.here, l) && l.differs(q.method, q.guard, v.letters) {
+				return ErrValidation.With("Some programs read the path %s as one of /%s, for which other rules apply. If you mean that one, spell it exactly so. "+
+					"If the API tells upper and lower case apart, its operator can set case_sensitive for the route.", ClipPath(q.path), strings.Join(l.parts, "/"))
+			}
+		}
+	}
+	return nil
+}
+
+// differs reports whether a request for the leaf l with this method would be refused or be subject to
+// other rules than those of g. With foldCase, routes with CaseSensitive do not count.
+func (l *leaf) differs(method string, g *proxyRoute, letters letterCase) bool {
+	other := l.route(method)
+	if l.own || other == nil {
+		return true
+	}
+	return differ(g, other) && !(letters == foldCase && other.CaseSensitive)
+}
+
+// differ reports whether two routes have different rules for requests, or send them elsewhere.
+func differ(a, b *proxyRoute) bool {
+	switch {
+	case a == b:
+		return false
+	case a.Permission != b.Permission, !slices.Equal(a.Limits, b.Limits), len(a.Limits) > 0 && a.Cost != b.Cost, !slices.Equal(a.Methods, b.Methods):
+		return true
+	case a.MaxBody != b.MaxBody, a.WebSocket != b.WebSocket, a.StripPrefix != b.StripPrefix, (a.Upstream == nil) != (b.Upstream == nil):
+		return true
+	}
+	return a.Upstream != nil && a.Upstream.String() != b.Upstream.String()
+}
+
+// ends appends to list the ends of all patterns below a node that the rest of a path matches.
+func (at *place) ends(rest remainder, list []*leaf) []*leaf {
+	if rest.ended && at.here != nil {
+		list = append(list, at.here)
+	}
+	if at.rest != nil {
+		list = append(list, at.rest)
+	}
+	if rest.ended {
+		return list
+	}
+	part, rest := rest.cut()
+	if next := at.literals[part]; next != nil {
+		list = next.ends(rest, list)
+	}
+	if at.one != nil && part != "" {
+		list = at.one.ends(rest, list)
+	}
+	return list
+}
+
+// lookalike reports whether two patterns are spelled differently but have the same canonical form, so
+// that no request for either of them could be accepted.
+func lookalike(a, b pattern) bool {
+	if b.guard.CaseSensitive || a.guard != nil && a.guard.CaseSensitive {
+		return relate(a.kept, b.kept) == same
+	}
+	return relate(a.folded, b.folded) == same
+}
+
+// RouteOverlap is a pair of guarded routes with different rules. Another spelling of a path of the
+// route Narrow, such as /Admin for /admin, would belong to the route Wide. Such requests are refused.
+type RouteOverlap struct {
+	Narrow, Wide string // for messages
+	// CaseAllowed is true if spellings that differ only by upper and lower case are not refused,
+	// because one of the routes has case_sensitive.
+	CaseAllowed bool
+}
+
+// FindOverlaps returns the overlaps of the routes in rows, which must be valid.
+func FindOverlaps(rows []RouteRow, r *Policy) (list []RouteOverlap) {
+	guards, _ := ReadProxyRoutes(rows, r)
+	folded := make([][]string, len(guards))
+	for i, g := range guards {
+		folded[i] = canonicalParts(Segments(g.Path), foldCase)
+	}
+	for i, narrow := range guards {
+		for j, wide := range guards {
+			relation := relate(folded[i], folded[j])
+			if differ(narrow, wide) && (relation == narrower || relation == across) && escapes(narrow, wide) {
+				list = append(list, RouteOverlap{narrow.String(), wide.String(), narrow.CaseSensitive || wide.CaseSensitive})
+			}
+		}
+	}
+	return list
+}
+
+// escapes reports whether some literal segment of the path of narrow can be spelled so that the path
+// of wide still matches.
+func escapes(narrow, wide *proxyRoute) bool {
+	a, b := Segments(narrow.Path), Segments(wide.Path)
+	for i := range a {
+		other := kind(b, min(i, len(b)-1))
+		if len(b) == 0 || i >= len(b) && other != '*' {
+			return false
+		}
+		if kind(a, i) == 'x' && (other != 'x' || a[i] != b[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// String returns one line for the overlap.
+func (o RouteOverlap) String() string {
+	if o.CaseAllowed {
+		return fmt.Sprintf("%s and %s: other spellings are refused, but not those that differ only by case (case_sensitive)", o.Narrow, o.Wide)
+	}
+	return fmt.Sprintf("%s and %s: other spellings are refused", o.Narrow, o.Wide)
+}
