@@ -74,7 +74,7 @@ func readAsked(r *Request) (q asked, err error) {
 	if err := body.Err(); err != nil {
 		return q, err
 	}
-	u, err := url.Parse(q.path)
+	u, err := url.ParseRequestURI(q.path)
 	if q.method == "" || err != nil || !strings.HasPrefix(u.Path, "/") {
 		return q, ErrMissing.With("method or path is missing, or path does not begin with a slash. Send for example GET and /api/v1/calls.")
 	}

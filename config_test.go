@@ -590,9 +590,9 @@ func TestConfig_routes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []RouteRow{
-		{Path: "/reports/:id", Methods: []string{"GET"}, Permission: []string{"can_read_reports"}, Limits: []string{"reports_per_hour"}, Cost: 1, Upstream: "http://127.0.0.1:3000", Timeout: time.Minute},
-		{Path: "/", Methods: []string{"*"}, Cost: 1, Timeout: time.Minute},
-		{Path: "/a/*rest", Methods: []string{"*"}, Permission: []string{"can_read_calls", "can_read_reports"}, Cost: 1, Timeout: 1500 * time.Millisecond},
+		{Path: "/reports/:id", Methods: []string{"GET"}, Permission: []string{"can_read_reports"}, Limits: []string{"reports_per_hour"}, Cost: 1, Upstream: "http://127.0.0.1:3000", Timeout: time.Minute, WebSocket: true},
+		{Path: "/", Methods: []string{"*"}, Cost: 1, Timeout: time.Minute, WebSocket: true},
+		{Path: "/a/*rest", Methods: []string{"*"}, Permission: []string{"can_read_calls", "can_read_reports"}, Cost: 1, Timeout: 1500 * time.Millisecond, WebSocket: true},
 	}
 	if !reflect.DeepEqual(c.Routes, want) {
 		t.Errorf("got %+v\nwant %+v", c.Routes, want)

@@ -277,6 +277,111 @@ func ask2(t *testing.T, door *httptest.Server, key string, pseudo [][2]string, m
 	}
 }
 
+// frames is a client that sends requests over one HTTP/2 connection.
+type frames struct {
+	*http2.Framer
+	block bytes.Buffer
+	enc   *hpack.Encoder
+	last  uint32 // id of the last stream
+}
+
+// newFrames connects to a listener from openHTTP2.
+func newFrames(t *testing.T, door *httptest.Server) *frames {
+	t.Helper()
+	config := door.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	config.NextProtos, config.ServerName = []string{"h2"}, "example.com"
+	c, err := tls.Dial("tcp", door.Listener.Addr().String(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	f := &frames{Framer: http2.NewFramer(c, c)}
+	f.enc, f.ReadMetaHeaders = hpack.NewEncoder(&f.block), hpack.NewDecoder(4096, nil)
+	_, _ = io.WriteString(c, http2.ClientPreface)
+	_ = f.WriteSettings()
+	_ = f.WriteWindowUpdate(0, 1<<30)
+	return f
+}
+
+// ask sends a request and returns the status of the answer, or how the stream ended without one.
+func (f *frames) ask(t *testing.T, method, target, key string) string {
+	t.Helper()
+	f.block.Reset()
+	for _, field := range [][2]string{{":method", method}, {":scheme", "https"}, {":authority", "x"}, {":path", target}, {"x-api-key", key}} {
+		_ = f.enc.WriteField(hpack.HeaderField{Name: field[0], Value: field[1]})
+	}
+	f.last += 2
+	id := f.last - 1
+	if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: f.block.Bytes(), EndStream: true, EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatalf("%s %q: %v", method, target, err)
+		}
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			if frame.StreamID == id {
+				return frame.PseudoValue("status")
+			}
+		case *http2.RSTStreamFrame:
+			if frame.StreamID == id {
+				return "stream " + frame.ErrCode.String()
+			}
+		}
+	}
+}
+
+// TestProxy_ByteForByte sends each byte, as it is and escaped, in paths and queries: it reaches the
+// upstream as it was sent or the request is refused, in the same way for both ways to the upstream and
+// for both versions of HTTP.
+func TestProxy_ByteForByte(t *testing.T) {
+	var seen arrivals
+	g := newGuarded(t, seen.note("up"), func(c *Config, url string) {
+		c.Routes = append(c.Routes, RouteRow{Path: "/cut/*rest", Upstream: url + "/v2/{x}|\u00e9/", StripPrefix: "/cut", Timeout: time.Minute, Permission: []string{"can_use"}})
+	})
+	second := newFrames(t, g.openHTTP2(t))
+	up := g.upstream.Listener.Addr().String()
+	ways := map[string]func(method, target string) string{
+		"HTTP/1.1": func(method, target string) string {
+			line := g.raw(t, method+" "+target+" HTTP/1.1\r\nHost: x\r\nX-API-Key: <key>\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			return strings.Split(line, " ")[1]
+		},
+		"HTTP/2": func(method, target string) string { return second.ask(t, method, target, g.key) },
+	}
+	try := func(target string, served bool) {
+		t.Helper()
+		for way, ask := range ways {
+			for from, to := range map[string]string{"/up": "/up", "/cut": "/v2/%7Bx%7D%7C%C3%A9"} {
+				for _, method := range []string{"GET", "POST"} {
+					status := ask(method, from+target)
+					got, want := seen.take(), ""
+					if served {
+						want = "up " + method + " " + to + target + " " + up
+					}
+					if got != want || (status == "200") != served {
+						t.Errorf("%s, %s %q: got %s, and %q arrived; want %q", way, method, from+target, status, got, want)
+					}
+				}
+			}
+		}
+	}
+	for i := range 256 {
+		raw, printable := string([]byte{byte(i)}), i > ' ' && i < 0x7f
+		try("/a"+raw+"z", printable && !strings.Contains(`#;\%`, raw))
+		try("/a?b"+raw+"z", (printable || i > 0x7f) && raw != "#")
+		for _, form := range []string{"%%%02x", "%%%02X"} {
+			escaped := fmt.Sprintf(form, i)
+			try("/a"+escaped+"z", i >= ' ' && i < 0x7f && raw != "/" && raw != `\`)
+			try("/a?b"+escaped+"z", true)
+		}
+	}
+	for _, target := range []string{"/x?", "/x??", "/x?&&=%&a=1;2", "/x/", "/%7e~%7E+", "/caf\u00e9", "/caf%c3%A9/\u00e9?\u00e9", "/a%2520b", "/[x]:@!$&'()*+,=", "/?", "/?/x//y"} {
+		try(target, true)
+	}
+}
+
 // exchanged sends bytes to the door and gives the status line of the answer, once
 // all of that has come, and where the connection ends with it once it has.
 func (g *guardedApp) exchanged(t *testing.T, request string) string {

@@ -183,10 +183,13 @@ func overHTTP2(t *testing.T, address, request string) (int, error) {
 
 // TestProxy_OnlyHandshakes offers other protocols in every shape. A whole
 // WebSocket handshake is passed on; of anything else the upstream sees an
-// ordinary request, by both ways to it.
+// ordinary request, by both ways to it. A route with websocket = false refuses
+// whole handshakes and takes the rest for the same ordinary requests.
 func TestProxy_OnlyHandshakes(t *testing.T) {
 	offers := make(chan string, 10)
-	g := newGuarded(t, switching(t, "", offers), nil)
+	g := newGuarded(t, switching(t, "", offers), func(c *Config, url string) {
+		c.Routes = append(c.Routes, RouteRow{Path: "/plain/*rest", Permission: []string{"can_use"}, Upstream: url, Timeout: time.Minute, WebSocket: false})
+	})
 	const whole = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	changed := func(from, to string) string {
 		if !strings.Contains(whole, from) {
@@ -267,6 +270,14 @@ func TestProxy_OnlyHandshakes(t *testing.T) {
 			if offer := offered(offers); !strings.EqualFold(offer, want) {
 				t.Errorf("the upstream was offered %s, want %s", offer, want)
 			}
+			status, want := " 200 ", "[] [] []"
+			if tt.passes {
+				status, want = " 400 ", "nothing, for it was not asked"
+			}
+			line := g.raw(t, method+" /plain/ws HTTP/"+version+"\r\nHost: x\r\nX-API-Key: "+g.key+"\r\n"+tt.fields+"\r\n"+body)
+			if offer := offered(offers); !strings.Contains(line, status) || offer != want {
+				t.Errorf("without WebSockets: got %s, and the upstream was offered %s; want %s and %s", line, offer, status, want)
+			}
 		})
 	}
 	if ask2(t, g.openHTTP2(t), g.key, [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "x"}, {":path", "/up/x"}}, "http2-settings: AAMAAABk") != "200" {
@@ -274,6 +285,46 @@ func TestProxy_OnlyHandshakes(t *testing.T) {
 	}
 	if offer := offered(offers); offer != "[] [] []" {
 		t.Errorf("over HTTP/2 the upstream was offered %s", offer)
+	}
+}
+
+// TestAuthz_WebSocket asks with fields of a handshake, of which the proxy may have removed some, for
+// each family.
+func TestAuthz_WebSocket(t *testing.T) {
+	a := newAuthz(t, func(c *Config) {
+		c.Routes = []RouteRow{{Path: "/ws", WebSocket: true}, {Path: "/plain", WebSocket: false}}
+	})
+	_, secret := a.key(`["can_read_calls"]`, `"limits": {"requests_per_minute_limit": 1000}`)
+	for _, tt := range []struct {
+		fields  string
+		refused bool
+	}{
+		{"Connection: Upgrade|Upgrade: websocket|Sec-Websocket-Version: 13|Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==", true},
+		{"Sec-Websocket-Version: 13|Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==", true},
+		{"Sec-Websocket-Key: dGhlIHNhbXBsZSBub25jZQ==", true},
+		{"Sec-Websocket-Version: 8", true},
+		{"Upgrade: websocket", true},
+		{"Upgrade: WebSocket", true},
+		{"Upgrade: h2c, websocket", true},
+		{"Upgrade: h2c|Upgrade: websocket", true},
+		{"Upgrade: h2c", false},
+		{"Connection: Upgrade", false},
+		{"Sec-Websocket-Protocol: chat", false},
+		{"Accept: websocket", false},
+	} {
+		for _, family := range families {
+			for _, method := range []string{"GET", "POST"} {
+				fields := append(strings.Split(tt.fields, "|"), "X-Api-Key: "+secret)
+				if w := a.put(proxyQuestion{family: family, method: method, address: "/ws", fields: fields}); w.Code != 200 {
+					t.Errorf("%s, %s %s: got %d %s, want 200", family, method, tt.fields, w.Code, w.Body)
+				}
+				w := a.put(proxyQuestion{family: family, method: method, address: "/plain", fields: fields})
+				status, code := refusalTo(t, family, w)
+				if tt.refused && (status != 400 || code != "validation_error" || !strings.Contains(w.Body.String(), "websocket = false")) || !tt.refused && status != 200 {
+					t.Errorf("%s, %s %s: got %d %s, want it to be refused: %v", family, method, tt.fields, status, w.Body, tt.refused)
+				}
+			}
+		}
 	}
 }
 
