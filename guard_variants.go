@@ -208,8 +208,12 @@ func (v *variantTable) refuse(q variantRequest) error {
 		}
 		for _, l := range end.spelled {
 			if !slices.Contains(q.here, l) && l.differs(q.method, q.guard, v.letters) {
-				return ErrValidation.With("Some programs read the path %s as one of /%s, for which other rules apply. If you mean that one, spell it exactly so. "+
-					"If the API tells upper and lower case apart, its operator can set case_sensitive for the route.", ClipPath(q.path), strings.Join(l.parts, "/"))
+				advice := ""
+				if canonical != canonicalPath(q.path, keepCase) {
+					advice = " If the API tells upper and lower case apart, its operator can set case_sensitive = true for the route."
+				}
+				return ErrValidation.With("Some programs read the path %s as one of /%s, for which other rules apply. If you mean that one, spell it exactly so.%s",
+					ClipPath(q.path), strings.Join(l.parts, "/"), advice)
 			}
 		}
 	}

@@ -465,6 +465,32 @@ func TestProgram_Usage(t *testing.T) {
 	}
 }
 
+// TestProgram_ConfigOverlaps checks a configuration in which another spelling of a path would get to
+// another route.
+func TestProgram_ConfigOverlaps(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "latchkey.toml")
+	for _, tt := range []struct{ routes, want, lacks string }{
+		{"", "The configuration is good.\n", "spelling"},
+		{"[[route]]\npath = \"/*rest\"\npermission = []\n[[route]]\npath = \"/admin/*rest\"\npermission = \"can_read_calls\"\n",
+			"  route 2 (* /admin/*rest) and route 1 (* /*rest): other spellings are refused\n", "case_sensitive"},
+		{"[[route]]\npath = \"/*rest\"\npermission = []\n[[route]]\npath = \"/admin/*rest\"\npermission = \"can_read_calls\"\ncase_sensitive = true\n",
+			"differ only by case (case_sensitive)\n", "one that is not there"},
+	} {
+		if err := os.WriteFile(name, []byte(tt.routes), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, errs, exit := program.Run(t, "config", "check", "--config", name)
+		if exit != 0 || !strings.Contains(out, tt.want) || strings.Contains(out, tt.lacks) {
+			t.Errorf("%s: exit %d, %s %s; want %q", tt.routes, exit, out, errs, tt.want)
+		}
+		out, errs, exit = program.Run(t, "config", "check", "--json", "--config", name)
+		var got struct{ Overlaps []string }
+		if err := json.Unmarshal([]byte(out), &got); err != nil || got.Overlaps == nil || (len(got.Overlaps) > 0) != (tt.routes != "") {
+			t.Errorf("%s: exit %d, %s %s", tt.routes, exit, out, errs)
+		}
+	}
+}
+
 // TestProgram_Backup uses the commands as an operator would.
 func TestProgram_Backup(t *testing.T) {
 	dir := t.TempDir()
