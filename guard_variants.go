@@ -12,7 +12,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// letterCase says whether canonicalPath removes the difference between upper and lower case.
+// letterCase is what canonicalPath does about upper and lower case.
 type letterCase bool
 
 const (
