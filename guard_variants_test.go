@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -276,6 +277,32 @@ func TestRouteTable_Refuse(t *testing.T) {
 		}
 	}); n > 0 {
 		t.Errorf("got %v allocations for a plain path, want none", n)
+	}
+}
+
+// Every field of a route is compared, or is named here as one that makes no difference to what a key
+// may do.
+func TestDiffer_EveryField(t *testing.T) {
+	exempt := []string{"Index", "Path", "Timeout", "CaseSensitive"}
+	for f := range reflect.TypeFor[proxyRoute]().Fields() {
+		one, other := proxyRoute{Limits: []string{"a"}, Cost: 1}, proxyRoute{Limits: []string{"a"}, Cost: 1}
+		switch field := reflect.ValueOf(&other).Elem().FieldByIndex(f.Index); field.Addr().Interface().(type) {
+		case *string:
+			field.SetString("/x")
+		case *bool:
+			field.SetBool(true)
+		case *[]string:
+			field.Set(reflect.ValueOf([]string{"GET"}))
+		case **url.URL:
+			field.Set(reflect.ValueOf(&url.URL{Host: "x"}))
+		case *Permission:
+			field.SetUint(1)
+		default:
+			field.SetInt(7)
+		}
+		if got, want := differ(&one, &other) && differ(&other, &one), !slices.Contains(exempt, f.Name); got != want {
+			t.Errorf("%s: got %v, want %v", f.Name, got, want)
+		}
 	}
 }
 
