@@ -319,7 +319,7 @@ func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys
 // does not need are zero.
 type keyRow struct {
 	id, name string
-	at       int64 // Unix nanoseconds
+	at       int64 // Unix milliseconds
 }
 
 // all returns a row for each key that matches, newest first.
@@ -343,9 +343,9 @@ func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, e
 		case "name":
 			row.name = strings.ToLower(k.Name)
 		case "last_used":
-			row.at = orBefore(use.At)
+			row.at = use.At.UnixMilli() // the zero time, for never, sorts first
 		case "expires":
-			if row.at = orBefore(k.ExpiresAt); k.ExpiresAt.IsZero() {
+			if row.at = k.ExpiresAt.UnixMilli(); k.ExpiresAt.IsZero() {
 				row.at = 1<<63 - 1 // a key that never expires sorts last
 			}
 		}
@@ -363,15 +363,6 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// orBefore returns a time in Unix nanoseconds, for sorting. The zero time means never and
-// sorts before every other time.
-func orBefore(at time.Time) int64 {
-	if at.IsZero() {
-		return -1 << 63
-	}
-	return at.UnixNano()
 }
 
 // order sorts rows, which are newest first.

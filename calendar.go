@@ -46,7 +46,7 @@ type dateRange struct {
 
 // readDates returns the range from start_date to end_date of a query (contract
 // 7.1, 7.6). start_date defaults to today in zone. end_date defaults to the
-// date that is days after start_date. readDates returns ErrParameterFormat if a
+// date that is days after start_date, but at most to the last date of the year 9999. readDates returns ErrParameterFormat if a
 // date is malformed or end_date is before start_date.
 func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d dateRange, err error) {
 	today := now.In(zone)
@@ -56,7 +56,7 @@ func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d da
 		if text == "" {
 			return nil
 		}
-		t, err := time.Parse(time.DateOnly, text)
+		t, err := clock.ParseDate(text)
 		if err != nil {
 			return ErrParameterFormat.With("%s must be a date such as 2026-03-02; got %q.", name, text)
 		}
@@ -66,7 +66,9 @@ func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d da
 	if err := read("start_date", &d.First); err != nil {
 		return d, err
 	}
-	d.Last = d.First.AddDate(0, 0, days)
+	if d.Last = d.First.AddDate(0, 0, days); d.Last.After(clock.LastDate) {
+		d.Last = clock.LastDate
+	}
 	if err := read("end_date", &d.Last); err != nil {
 		return d, err
 	}
@@ -79,7 +81,7 @@ func readDates(q url.Values, days int, zone *time.Location, now time.Time) (d da
 // Bounds returns the first instant of the range and the first instant after the
 // range.
 func (d dateRange) Bounds() (from, to time.Time) {
-	return clock.Instant(d.First, 0, d.Zone), clock.Instant(d.Last, 24*60, d.Zone)
+	return clock.Instant(d.First, 0, d.Zone), clock.LastInstant(d.Last, 24*60, d.Zone)
 }
 
 func (c *calendar) list(w http.ResponseWriter, r *Request) error {
@@ -358,8 +360,8 @@ func readZone(q url.Values) (*time.Location, error) {
 	if name == "" {
 		return time.UTC, nil
 	}
-	zone, err := time.LoadLocation(name)
-	if err != nil || name == "Local" {
+	zone, err := clock.Zone(name)
+	if err != nil {
 		return nil, ErrParameterFormat.With("time_zone must be an IANA name such as Europe/Berlin; got %q.", name)
 	}
 	return zone, nil

@@ -18,7 +18,7 @@ import (
 const (
 	usualSlot = 30  // default length of a slot, in minutes
 	maxSlot   = 180 // maximum length of a slot, in minutes
-	maxRange  = 90  // maximum number of days from start_date to end_date
+	maxRange  = 90  // maximum number of days in a range, with its first and last day
 )
 
 // slot is a free period in which a meeting can be held.
@@ -39,6 +39,7 @@ type slotQuery struct {
 
 // freeSlots returns the start times of the free slots (contract 7.6). It
 // divides each window of the schedule into slots, from the start of the window.
+// If the clocks are put back out of the window, it is two windows on that day.
 // It skips a slot that begins before Now plus the notice of the schedule. It
 // also skips a slot that is closer to a busy span than the buffer of the
 // schedule.
@@ -50,10 +51,14 @@ func freeSlots(q slotQuery) []time.Time {
 	var free []time.Time
 	for day := dates.First; !day.After(dates.Last); day = day.AddDate(0, 0, 1) {
 		for _, w := range s.Day(day.Weekday()) {
-			end := clock.LastInstant(day, w.To, dates.Zone)
-			for at := clock.Instant(day, w.From, dates.Zone); !at.Add(length).After(end); at = at.Add(length) {
-				if !at.Before(earliest) && !overlaps(busy, at.Add(-buffer), at.Add(length+buffer)) {
-					free = append(free, at)
+			for _, part := range clock.Spans(day, w.From, w.To, dates.Zone) {
+				for at := part.Start; !at.Add(length).After(part.End); at = at.Add(length) {
+					// In zones away from UTC, the first and the last day of the calendar have times that
+					// no answer can contain.
+					possible := clock.InRange(at) && clock.InRange(at.Add(length))
+					if possible && !at.Before(earliest) && !overlaps(busy, at.Add(-buffer), at.Add(length+buffer)) {
+						free = append(free, at)
+					}
 				}
 			}
 		}
@@ -117,8 +122,8 @@ func (a *availability) list(w http.ResponseWriter, r *Request) error {
 		if dates, err = readDates(q, 7, s.Zone(), r.Now); err != nil {
 			return err
 		}
-		if dates.Last.After(dates.First.AddDate(0, 0, maxRange)) {
-			return ErrParameterFormat.With("The range from start_date to end_date is longer than %d days.", maxRange)
+		if dates.Last.After(dates.First.AddDate(0, 0, maxRange-1)) {
+			return ErrParameterFormat.With("The range from start_date to end_date has more than %d days, with the first and the last.", maxRange)
 		}
 		from, to := dates.Bounds()
 		buffer := time.Duration(s.Buffer) * time.Minute
@@ -195,12 +200,12 @@ func scheduleOf(tx *Tx, owner uint64) (Schedule, error) {
 	return s, err
 }
 
-// Zone returns the time zone of the schedule. It returns UTC if this system
-// does not know the zone.
+// Zone returns the time zone of the schedule. It returns UTC if
+// clock.Zone does not know the zone.
 func (s Schedule) Zone() *time.Location {
-	zone, err := time.LoadLocation(s.TimeZone)
+	zone, err := clock.Zone(s.TimeZone)
 	if err != nil {
-		return time.UTC // saveSchedule has checked the name, but the system's list of zones can change
+		return time.UTC // saveSchedule has checked the name, but an older version knew other names
 	}
 	return zone
 }
@@ -253,7 +258,7 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 	if err := b.Err(); err != nil {
 		return s, err
 	}
-	if _, err := time.LoadLocation(s.TimeZone); err != nil || s.TimeZone == "" || s.TimeZone == "Local" {
+	if _, err := clock.Zone(s.TimeZone); err != nil && (old == nil || b.Has("time_zone")) {
 		return s, ErrValidation.With("time_zone must be an IANA name such as Europe/Berlin; got %q.", s.TimeZone)
 	}
 	if b.Given("windows") {

@@ -14,6 +14,7 @@ import (
 
 	ics "github.com/arran4/golang-ical"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
 )
 
@@ -262,7 +263,7 @@ func getEvents(tx *Tx, spans []span) (events []event, err error) {
 func (e event) Row(tx *Tx) map[string]any {
 	row := map[string]any{
 		"id": e.ID, "uuid": e.UUID, "title": e.Title, "event_type": e.Kind, "status": e.Status, "start_time": Millis(e.Start), "end_time": Millis(e.End),
-		"duration_minutes": int(e.End.Sub(e.Start) / time.Minute), "location": TextOrNone(e.Location), "has_video_conference": e.Video,
+		"duration_minutes": (e.End.UnixMilli() - e.Start.UnixMilli()) / time.Minute.Milliseconds(), "location": TextOrNone(e.Location), "has_video_conference": e.Video,
 		"video_conference_url": TextOrNone(e.VideoURL), "created_by_ai_agent": e.ByAgent, "ai_agent": nil,
 		"customer": map[string]any{"name": TextOrNone(e.CustomerName), "email": TextOrNone(e.CustomerEmail), "phone": TextOrNone(e.CustomerPhone)},
 	}
@@ -297,15 +298,9 @@ func (e event) ICSPath() string { return "/calendar/event/" + e.UUID + "/calenda
 // The result is in UTC and cut to milliseconds. A time without an offset is UTC
 // (contract 7.3). parseMoment returns false if text is not such a time.
 func parseMoment(text string) (time.Time, bool) {
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05", "2006-01-02T15:04"} {
-		if t, err := time.Parse(layout, text); err == nil {
-			t = t.UTC().Truncate(time.Millisecond)
-			// The zero time means "no time", and years outside 1 to 9999 cannot be
-			// written in four digits.
-			return t, !t.IsZero() && t.Year() > 0 && t.Year() < 10000
-		}
-	}
-	return time.Time{}, false
+	t, err := clock.ParseISO(text)
+	t = t.Truncate(time.Millisecond)
+	return t, err == nil && clock.InRange(t)
 }
 
 // readEvent returns e with the fields of the body. PATCH changes only the

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
 )
 
@@ -111,7 +112,7 @@ const (
 
 func scopeEntries(c call) (keys [][]byte) {
 	for _, key := range ScopeKeys(c.Owner, c.TeamID) {
-		key = binary.BigEndian.AppendUint64(key, uint64(c.sortTime().UnixNano()))
+		key = binary.BigEndian.AppendUint64(key, clock.SortKey(c.sortTime()))
 		key = append(key, byte(slices.Index(callStates(), c.Status)), byte(slices.Index(callTypes(), c.Type)))
 		keys = append(keys, binary.BigEndian.AppendUint64(key, c.Agent.ID))
 	}
@@ -400,7 +401,7 @@ func (c call) Duration() *int {
 	if c.StartedAt.IsZero() || c.EndedAt.IsZero() {
 		return nil
 	}
-	n := int(c.EndedAt.Sub(c.StartedAt) / time.Second)
+	n := int((c.EndedAt.UnixMilli() - c.StartedAt.UnixMilli()) / 1000) // a time.Duration ends at 292 years
 	return &n
 }
 

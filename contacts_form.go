@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // The maximum numbers of phone numbers and of tags that a contact can have.
@@ -150,8 +152,10 @@ func (f *contactForm) checkTexts() error {
 			return ErrValidation.With("%s must consist of lower-case letters, digits and underscores, such as qualified_lead; got %q.", name, word)
 		}
 	}
-	if zone, sent := f.Texts["timezone"]; sent && !knownZone(zone) {
-		return ErrValidation.With("timezone must be an IANA name such as Europe/Berlin; got %q.", zone)
+	if zone, sent := f.Texts["timezone"]; sent {
+		if _, err := clock.Zone(zone); err != nil {
+			return ErrValidation.With("timezone must be an IANA name such as Europe/Berlin; got %q.", zone)
+		}
 	}
 	return nil
 }
@@ -165,16 +169,6 @@ func plausibleEmail(s string) bool {
 
 func lowerWord(s string) bool {
 	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
-}
-
-func knownZone(name string) bool {
-	// LoadLocation also accepts "" for UTC and "Local" for the zone of this
-	// machine, but neither is an IANA name.
-	if name == "" || name == "Local" {
-		return false
-	}
-	_, err := time.LoadLocation(name)
-	return err == nil
 }
 
 // readTags checks tags and stores them in f.Tags without duplicates. It returns

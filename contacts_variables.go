@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // The types of context variables, followed by their contexts (contract 6). A variable has a value
@@ -569,12 +571,11 @@ func isJSONNumber(text string) bool {
 // isDate reports whether text is an ISO 8601 date, with or without a time. The time may have an
 // offset from UTC.
 func isDate(text string) bool {
-	for _, layout := range []string{time.DateOnly, time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02T15:04Z07:00"} {
-		if _, err := time.Parse(layout, text); err == nil {
-			return true
-		}
+	if _, err := clock.ParseDate(text); err == nil {
+		return true
 	}
-	return false
+	_, err := clock.ParseISO(text)
+	return err == nil
 }
 
 // contexts serves the endpoints for the values of context variables.

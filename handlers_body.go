@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/strictjson"
 )
 
@@ -234,7 +235,7 @@ func (b *Body) Map(name string, into *map[string]any) {
 	*into = v
 }
 
-// Time reads an RFC 3339 time and converts it to UTC. null counts as the zero
+// Time reads a time in the form of clock.ParseTime. null counts as the zero
 // time.
 func (b *Body) Time(name string, into *time.Time) {
 	var s *string
@@ -246,12 +247,12 @@ func (b *Body) Time(name string, into *time.Time) {
 		*into = time.Time{}
 		return
 	}
-	t, err := time.Parse(time.RFC3339, *s)
+	t, err := clock.ParseTime(*s)
 	if err != nil {
-		b.fail("%s must be %s; got %q.", name, want, *s)
+		b.fail("%s must be %s, and its year in UTC from 1 to 9999; got %q.", name, want, *s)
 		return
 	}
-	*into = t.UTC()
+	*into = t
 }
 
 // Bodies reads an array of objects and returns one Body for each object. It returns nil if the

@@ -262,6 +262,9 @@ func (k *Keyring) Expiring(tx *Tx, deadline time.Time, limit int) (keys []*Key, 
 		if err != nil {
 			return nil, err
 		}
+		if key.ExpiresAt.After(deadline) {
+			continue // nanoseconds of a year after 2554 do not fit into the entry, so it is in a wrong place
+		}
 		keys = append(keys, key)
 	}
 	return keys, nil

@@ -41,7 +41,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	_ "time/tzdata"
 
 	"latchkey/cli"
 	"latchkey/internal/clock"

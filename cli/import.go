@@ -18,6 +18,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
 )
 
@@ -285,13 +286,13 @@ func foreignTime(v any) string {
 	s := fmt.Sprint(v)
 	if n, ok := v.(json.Number); ok {
 		if ms, err := n.Int64(); err == nil {
-			return time.UnixMilli(ms).UTC().Format(time.RFC3339)
+			if t := time.UnixMilli(ms); clock.InRange(t) {
+				return t.UTC().Format(time.RFC3339)
+			}
 		}
 	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04:05Z07:00"} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t.UTC().Format(time.RFC3339)
-		}
+	if t, err := clock.ParseISO(strings.Replace(s, " ", "T", 1)); err == nil {
+		return t.Format(time.RFC3339)
 	}
 	return s
 }
@@ -333,7 +334,7 @@ func (r *foreignReader) metadata(key map[string]any, tags any, extra map[string]
 // known here. If there are none, it gets r.permissions. add returns an error if the hash is not a
 // SHA-256, or if the key would have no permission.
 func (r *foreignReader) add(name string, key map[string]any, permissions any) error {
-	if end, err := time.Parse(time.RFC3339, fmt.Sprint(key["expires_at"])); err == nil && !end.After(r.now) {
+	if end, err := clock.ParseTime(fmt.Sprint(key["expires_at"])); err == nil && !end.After(r.now) {
 		r.note(name, "keys that have expired are left out")
 		return nil
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+
+	"latchkey/internal/clock"
 )
 
 // keysCommand returns the commands for API keys.
@@ -163,8 +165,8 @@ const maxExpiryDays = 36500
 // expiry returns the time that --expires sets, in UTC and the format of RFC 3339. text is a time in
 // that format, or a length of time after now in the format of parseLength.
 func expiry(text string, now time.Time) (string, error) {
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		return t.UTC().Format(time.RFC3339), nil
+	if t, err := clock.ParseTime(text); err == nil {
+		return t.Format(time.RFC3339), nil
 	}
 	length, err := parseLength(text)
 	if errors.Is(err, errTooLong) {
@@ -358,14 +360,14 @@ func seconds(c *cli.Command, flag string) (int, error) {
 }
 
 // parseLength returns the length of time that text describes. text is a number of days such as "7d",
-// or a Go duration such as "12h". It returns errTooLong for more than maxExpiryDays days.
+// or a Go duration such as "12h". It returns errTooLong for more than maxExpiryDays days, before or after now.
 func parseLength(text string) (time.Duration, error) {
 	days, ok := strings.CutSuffix(text, "d")
 	if !ok {
 		return time.ParseDuration(text)
 	}
 	n, err := strconv.Atoi(days)
-	if err == nil && n > maxExpiryDays {
+	if err == nil && (n > maxExpiryDays || n < -maxExpiryDays) {
 		return 0, errTooLong
 	}
 	return time.Duration(n) * 24 * time.Hour, err
