@@ -70,6 +70,8 @@ type event struct {
 	// RemindedFor is the value of Start when the last reminder was sent. If Start
 	// changes, another reminder is sent.
 	RemindedFor time.Time `json:"reminded_for,omitzero"`
+	// Sequence is the number of changes of the event (RFC 5545 section 3.8.7.4).
+	Sequence int `json:"sequence,omitempty"`
 }
 
 // longEvent is the length above which an event is indexed by its end instead of
@@ -158,7 +160,7 @@ func findEventByUUID(tx *Tx, uuid string) (event, error) {
 }
 
 // saveEvent stores an event and returns it. If the ID is 0, the event is new
-// and gets an id and a UUID.
+// and gets an id and a UUID. If UpdatedAt has changed, the Sequence goes up.
 func saveEvent(tx *Tx, e event) (event, error) {
 	if e.ID == 0 {
 		id, err := appointmentTable.NextID(tx)
@@ -166,6 +168,15 @@ func saveEvent(tx *Tx, e event) (event, error) {
 			return e, err
 		}
 		e.ID, e.UUID = id, newUUID()
+		return e, appointmentTable.Put(tx, e)
+	}
+	old, err := appointmentTable.Get(tx, IDKey(e.ID))
+	if err != nil {
+		return e, err
+	}
+	e.Sequence = old.Sequence
+	if !e.UpdatedAt.Equal(old.UpdatedAt) {
+		e.Sequence++
 	}
 	return e, appointmentTable.Put(tx, e)
 }
@@ -442,11 +453,14 @@ func (e event) calendar() *ics.Calendar {
 	c.SetProductId("-//Latchkey//EN")
 	c.SetMethod(ics.MethodPublish)
 	v := c.AddEvent(e.UUID)
+	v.SetSequence(e.Sequence)
 	v.SetDtStampTime(e.UpdatedAt)
 	v.SetCreatedTime(e.CreatedAt)
 	v.SetModifiedAt(e.UpdatedAt)
-	v.SetStartAt(e.Start)
-	v.SetEndAt(e.End)
+	start, end := e.seconds()
+	if v.SetStartAt(start); end.After(start) {
+		v.SetEndAt(end)
+	}
 	v.SetSummary(icsText(e.Title))
 	if e.Description != "" {
 		v.SetDescription(icsText(e.Description))
@@ -461,17 +475,30 @@ func (e event) calendar() *ics.Calendar {
 	case eventScheduled:
 		v.SetStatus(ics.ObjectStatusTentative)
 	case eventCancelled:
+		c.SetMethod(ics.MethodCancel)
 		v.SetStatus(ics.ObjectStatusCancelled)
+		v.SetSequence(max(e.Sequence, 1)) // events that older versions cancelled have no number
 	default: // the participants also agreed to events that are completed or no_show
 		v.SetStatus(ics.ObjectStatusConfirmed)
 	}
-	if e.Remind {
+	if e.Remind && e.live() {
 		alarm := v.AddAlarm()
 		alarm.SetAction(ics.ActionDisplay)
 		alarm.SetDescription(icsText(e.Title))
 		alarm.SetTrigger("-PT" + strconv.Itoa(e.RemindBefore) + "M")
 	}
 	return c
+}
+
+// seconds returns the start and the end of the event in whole seconds, because iCalendar has no
+// parts of a second. The end is rounded up, so a short event does not lose its length. Only at the
+// very end of the year 9999 it can be equal to the start.
+func (e event) seconds() (start, end time.Time) {
+	start, end = e.Start.Truncate(time.Second), e.End.Truncate(time.Second)
+	if end.Before(e.End) && end.Before(clock.Last) {
+		end = end.Add(time.Second)
+	}
+	return start, end
 }
 
 // icsText returns s without control characters, except tabs and line ends.

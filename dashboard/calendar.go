@@ -45,7 +45,7 @@ const minutesOfDay = 24 * 60
 // that day.
 func (w calendarWeek) partOn(n int, start, end time.Time) (p dayPart, ok bool) {
 	day := w.day(n)
-	first, last := clock.Instant(day, 0, w.Zone), clock.Instant(day, minutesOfDay, w.Zone)
+	first, last := clock.Instant(day, 0, w.Zone), clock.LastInstant(day, minutesOfDay, w.Zone)
 	if !start.Before(last) || !end.After(first) {
 		return p, false
 	}
@@ -149,7 +149,7 @@ func zoneOf(v *visit, owner string) *time.Location {
 			name, _ = row["time_zone"].(string)
 		}
 	}
-	if zone, err := time.LoadLocation(name); err == nil && name != "Local" { // LoadLocation("") returns UTC
+	if zone, err := clock.Zone(name); err == nil {
 		return zone
 	}
 	return time.UTC
@@ -164,8 +164,8 @@ func showWeek(v *visit) {
 	today := weekOf(v.now(), zone)
 	week := today
 	if text := query.Get("week"); text != "" {
-		day, err := time.Parse(time.DateOnly, text)
-		if err != nil || day.Year() < 1 || day.Year() > 9000 {
+		day, err := clock.ParseDate(text)
+		if err != nil || day.Year() > 9000 {
 			v.showFault(invalid("week must be a date such as 2026-03-02; got %q.", text))
 			return
 		}
@@ -262,7 +262,7 @@ func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
 // momentOf parses a time of the admin endpoint. It returns the zero time if v is not a time.
 func momentOf(v any) time.Time {
 	text, _ := v.(string)
-	t, _ := time.Parse(time.RFC3339, text) // t is zero after an error
+	t, _ := clock.ParseTime(text) // t is zero after an error
 	return t
 }
 
@@ -290,7 +290,15 @@ func (p eventPages) sections() []section { return []section{{"Data", "Calendar",
 func (p eventPages) pages() map[string]func(*visit) {
 	pages := map[string]func(*visit){"GET /calendar": showWeek, "POST /calendar/events/{id}/cancel": p.cancel}
 	for pattern := range p.records(time.UTC).pages() {
-		pages[pattern] = func(v *visit) { p.records(zoneOf(v, "")).pages()[pattern](v) }
+		pages[pattern] = func(v *visit) {
+			// The times in a form are those of its zone. In another zone they would be other times.
+			name := v.R.PostFormValue("zone")
+			if _, err := clock.Zone(name); name != "" && err != nil {
+				v.showFault(invalid("zone must be an IANA name such as Europe/Berlin; got %q.", name))
+				return
+			}
+			p.records(zoneOf(v, "")).pages()[pattern](v)
+		}
 	}
 	return pages
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // limitBar is a bar that shows how much of a limit is used. Free is the time at which the next unit is
@@ -106,7 +108,7 @@ func stateOf(key, used map[string]any, now time.Time) state {
 		return state{capital(status), status}
 	}
 	ends, _ := key["expires_at"].(string)
-	at, err := time.Parse(time.RFC3339, ends)
+	at, err := clock.ParseTime(ends)
 	switch {
 	case used["limited_at"] != nil:
 		return state{"Rate-limited", "failed"}
@@ -130,7 +132,7 @@ func capital(word string) string {
 // returns "never" if at is not a time, and the same as ago if at has passed.
 func until(at any, now time.Time) string {
 	text, _ := at.(string)
-	t, err := time.Parse(time.RFC3339, text)
+	t, err := clock.ParseTime(text)
 	switch {
 	case err != nil:
 		return "never"
@@ -155,7 +157,7 @@ func until(at any, now time.Time) string {
 // returns "never" if at is not a time.
 func ago(at any, now time.Time) string {
 	text, _ := at.(string)
-	t, err := time.Parse(time.RFC3339, text)
+	t, err := clock.ParseTime(text)
 	if err != nil {
 		return "never"
 	}

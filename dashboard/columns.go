@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // These are the kinds of columns.
@@ -87,7 +89,7 @@ func when(text string) string { return whenIn(text, nil) }
 
 // whenIn does the same as when, in a time zone. A nil zone means UTC.
 func whenIn(text string, zone *time.Location) string {
-	t, err := time.Parse(time.RFC3339, text)
+	t, err := clock.ParseTime(text)
 	if err != nil {
 		return text
 	}

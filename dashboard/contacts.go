@@ -60,6 +60,7 @@ type phoneRow struct {
 	N                        int
 	ID, Number, Type, Reason string
 	Primary, Stop            bool
+	Marks                    []input // hidden fields with the marks of the stored values
 }
 
 // newPhones is the number of empty rows for new numbers in the form.
@@ -90,42 +91,81 @@ func phoneRows(form url.Values, record map[string]any) (rows []phoneRow) {
 		phone, _ := p.(map[string]any)
 		rows = append(rows, phoneRow{
 			N: len(rows), ID: textOf(phone["id"]), Number: textOf(phone["phone_number"]), Type: textOf(phone["phone_type"]), Reason: textOf(phone["dnc_reason"]),
-			Primary: phone["primary"] == true, Stop: phone["do_not_call"] == true,
+			Primary: phone["primary"] == true, Stop: phone["do_not_call"] == true, Marks: phoneMarks(len(rows), phone),
 		})
 	}
 	for range newPhones {
-		rows = append(rows, phoneRow{N: len(rows)})
+		rows = append(rows, phoneRow{N: len(rows), Marks: phoneMarks(len(rows), nil)})
 	}
 	return rows
+}
+
+// phoneMarks returns the marks of row n of the phone numbers, which shows phone. The row of the
+// primary number has the mark of the field "primary" too.
+func phoneMarks(n int, phone map[string]any) (list []input) {
+	for _, f := range phoneFields(n) {
+		list = append(list, input{formField: f, Was: f.was(f.of(phone))})
+	}
+	if phone["primary"] == true {
+		f := formField{Name: "primary", Kind: fieldText}
+		list = append(list, input{formField: f, Was: f.was(strconv.Itoa(n))})
+	}
+	return list
 }
 
 // sentPhone returns row n of the phone numbers in a form.
 func sentPhone(form url.Values, n int) phoneRow {
 	at := fmt.Sprintf("phone.%d.", n)
+	var marks []input
+	for _, f := range append(phoneFields(n), formField{Name: "primary"}) {
+		if was := form.Get("was." + f.Name); was != "" && (f.Name != "primary" || n == 0) {
+			marks = append(marks, input{formField: f, Was: was})
+		}
+	}
 	return phoneRow{
-		N: n, ID: form.Get(at + "id"), Number: strings.TrimSpace(form.Get(at + "number")), Type: strings.TrimSpace(form.Get(at + "type")),
+		Marks: marks, N: n, ID: form.Get(at + "id"), Number: strings.TrimSpace(form.Get(at + "number")), Type: strings.TrimSpace(form.Get(at + "type")),
 		Reason: strings.TrimSpace(form.Get(at + "reason")), Primary: form.Get("primary") == strconv.Itoa(n), Stop: form.Get(at+"stop") != "",
 	}
 }
 
-// contactBody adds the phone numbers that the form changes to body. It also adds null for each
-// member of custom_context that the form removes.
-func contactBody(form url.Values, record, body map[string]any) error {
-	if values, changed := body["custom_context"].(map[string]any); changed {
-		had, _ := record["custom_context"].(map[string]any)
-		for name := range had {
-			if _, stays := values[name]; !stays {
-				values[name] = nil
-			}
-		}
+// phoneFields returns the fields of row n of the phone numbers. The form has them as "phone.", n, "."
+// and the name.
+func phoneFields(n int) []formField {
+	at := fmt.Sprintf("phone.%d.", n)
+	return []formField{
+		{Name: at + "number", From: "phone_number", Kind: fieldTel}, {Name: at + "type", From: "phone_type", Kind: fieldText},
+		{Name: at + "reason", From: "dnc_reason", Kind: fieldText}, {Name: at + "stop", From: "do_not_call", Kind: fieldCheck},
 	}
-	was := phoneRows(nil, record)
+}
+
+// contactBody adds the phone numbers that the form changes to body, each with its changed members.
+func contactBody(form url.Values, record, body map[string]any) error {
+	stored, _ := record["phone_numbers"].([]any)
+	primary := formField{Name: "primary", Kind: fieldText}
 	list := []map[string]any{}
 	for _, row := range phoneRows(form, record) {
-		if row.Number == "" && row.ID == "" || row.N < len(was) && row == was[row.N] {
+		if row.Number == "" && row.ID == "" {
 			continue
 		}
-		phone := map[string]any{"phone_number": row.Number, "phone_type": row.Type, "primary": row.Primary, "do_not_call": row.Stop, "dnc_reason": row.Reason}
+		phone := map[string]any{}
+		for _, f := range phoneFields(row.N) {
+			if !f.changed(form) {
+				continue
+			}
+			value, err := f.value(form)
+			if err != nil {
+				return err
+			}
+			if phone[f.From] = value; value == nil {
+				phone[f.From] = ""
+			}
+		}
+		if row.Primary && primary.changed(form) {
+			phone["primary"] = true
+		}
+		if len(phone) == 0 {
+			continue
+		}
 		if row.ID != "" {
 			id, err := strconv.ParseUint(row.ID, 10, 63)
 			if err != nil {
@@ -136,12 +176,26 @@ func contactBody(form url.Values, record, body map[string]any) error {
 		if row.ID != "" && row.Number == "" {
 			return invalid("phone_numbers must keep every stored number. To stop calls to a number, mark it as not to be called.")
 		}
+		if _, sent := phone["phone_number"]; !sent { // the endpoint needs it
+			phone["phone_number"] = storedNumber(stored, row)
+		}
 		list = append(list, phone)
 	}
 	if len(list) > 0 {
 		body["phone_numbers"] = list
 	}
 	return nil
+}
+
+// storedNumber returns the stored phone number with the id of row. If there is none, it returns the
+// number of row.
+func storedNumber(stored []any, row phoneRow) string {
+	for _, p := range stored {
+		if phone, _ := p.(map[string]any); textOf(phone["id"]) == row.ID {
+			return textOf(phone["phone_number"])
+		}
+	}
+	return row.Number
 }
 
 // contactDeletion returns the text that the page shows before it deletes a contact.
@@ -316,7 +370,7 @@ func showBusiness(v *visit, fault *Fault, form url.Values) {
 	}
 	var fill filling
 	fill.Was = func(f formField) string {
-		return cmp.Or(form.Get("was.value."+f.Name), mark(valueText(values[f.Name])))
+		return cmp.Or(form.Get("was.value."+f.Name), f.was(valueText(values[f.Name])))
 	}
 	fill.Value = func(f formField) string {
 		if form == nil {
@@ -344,19 +398,22 @@ func changeBusiness(v *visit) {
 	values := map[string]any{}
 	for field := range form {
 		name, is := strings.CutPrefix(field, "value.")
-		text := strings.TrimSpace(form.Get(field))
-		if !is || form.Get("was."+field) == mark(text) {
+		f := formField{Name: field, Kind: fieldText}
+		if !is || !f.changed(form) {
 			continue
 		}
+		text := f.sent(form)
 		values[name] = nil // null removes the value
 		if text != "" {
 			values[name] = text // the endpoint accepts numbers and booleans as texts too
 		}
 	}
 	owner := cmp.Or(form.Get("owner"), defaultOwner)
-	if _, e := v.call(http.MethodPatch, "/admin/v1/business-context", map[string]any{"owner": owner, "variables": values}); e != nil {
-		showBusiness(v, e, form)
-		return
+	if len(values) > 0 {
+		if _, e := v.call(http.MethodPatch, "/admin/v1/business-context", map[string]any{"owner": owner, "variables": values}); e != nil {
+			showBusiness(v, e, form)
+			return
+		}
 	}
 	http.Redirect(v.W, v.R, "/business-context?done=saved&owner="+url.QueryEscape(owner), http.StatusSeeOther)
 }

@@ -4,13 +4,16 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/strictjson"
 )
 
@@ -174,22 +177,39 @@ func labelled(message string, fields ...formField) string {
 
 // sent returns the value of a field in a form as one text. If there are several values, each is on
 // a line of its own.
-func (f formField) sent(form url.Values) string {
-	text := strings.ReplaceAll(strings.Join(form[f.Name], "\n"), "\r\n", "\n")
-	if f.Kind == fieldArea {
+func (f formField) sent(form url.Values) string { return f.plain(strings.Join(form[f.Name], "\n")) }
+
+// plain returns text in the one form in which values of the field are compared. A browser sends a
+// text that nobody has touched in another form than it got it: with CRLF at the end of lines, and
+// without line ends if the field has one line only. plain removes such differences.
+func (f formField) plain(text string) string {
+	text = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\x00", "\uFFFD").Replace(text)
+	switch f.Kind {
+	case fieldArea:
+		return text
+	case fieldLines, fieldTicks, fieldJSON:
+		return strings.TrimSpace(text)
+	case fieldTime:
+		text = strings.Replace(strings.TrimSpace(text), " ", "T", 1)
+		if len(text) == len("2006-01-02T15:04:05") {
+			text = strings.TrimSuffix(text, ":00")
+		}
 		return text
 	}
-	return strings.TrimSpace(text)
+	return strings.TrimSpace(strings.ReplaceAll(text, "\n", ""))
 }
 
-// of returns the value of a field in a record as text for the form. It equals the result of sent as
-// long as nobody changes the field.
+// oneLine returns an item of a list as the form shows it: without line ends and surrounding spaces.
+func oneLine(item string) string {
+	return strings.TrimSpace(strings.NewReplacer("\r\n", " ", "\r", " ", "\n", " ", "\x00", "\uFFFD").Replace(item))
+}
+
+// stored returns the member of a record that the field edits, or nil if there is none.
+func (f formField) stored(record map[string]any) any { return memberOf(record, cmp.Or(f.From, f.Name)) }
+
+// of returns the value of a field in a record as text for the form.
 func (f formField) of(record map[string]any) string {
-	at := f.From
-	if at == "" {
-		at = f.Name
-	}
-	value := memberOf(record, at)
+	value := f.stored(record)
 	switch {
 	case f.Kind == fieldCheck:
 		if value == true {
@@ -197,9 +217,9 @@ func (f formField) of(record map[string]any) string {
 		}
 		return ""
 	case f.Kind == fieldLines || f.Kind == fieldTicks:
-		return strings.Join(texts(value), "\n")
+		return strings.Join(shownItems(value), "\n")
 	case f.Kind == fieldList:
-		return strings.Join(texts(value), ", ")
+		return strings.Join(shownItems(value), ", ")
 	case f.Kind == fieldJSON:
 		data, err := json.MarshalIndent(value, "", "  ")
 		if err != nil || value == nil {
@@ -208,7 +228,7 @@ func (f formField) of(record map[string]any) string {
 		return string(data)
 	case f.Kind == fieldTime:
 		text, _ := value.(string)
-		t, err := time.Parse(time.RFC3339, text)
+		t, err := clock.ParseTime(text)
 		if err != nil {
 			return ""
 		}
@@ -217,8 +237,7 @@ func (f formField) of(record map[string]any) string {
 	return textOf(value)
 }
 
-// mark returns a short hash of a value. The form carries it in a hidden field, so that a change of
-// the value can be detected.
+// mark returns a short hash of a text.
 func mark(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return fmt.Sprintf("%x", sum[:8])
@@ -231,10 +250,122 @@ func (f formField) zone() *time.Location {
 	return f.Zone
 }
 
+// was returns the mark of text, the value of the field that a page shows. The form carries it in a
+// hidden field named "was." and Name. The mark of a JSON object also has the marks of each member's
+// name and value, in pairs.
+func (f formField) was(text string) string {
+	text = f.plain(text)
+	switch marks := mark(text); f.Kind {
+	case fieldTicks: // sent in the order of the choices
+		return mark(strings.Join(slices.Sorted(slices.Values(textLines(text))), "\n"))
+	case fieldJSON:
+		object, _ := readObject(text) // nil if the text is not an object; then the form is refused
+		for _, name := range slices.Sorted(maps.Keys(object)) {
+			marks += mark(name) + mark(encoded(object[name]))
+		}
+		return marks
+	default:
+		return marks
+	}
+}
+
 // changed reports whether the user has changed a field of the form. Only changed fields are sent.
-// So a form does not undo the changes that others have made in the meantime.
+// So a form does not undo the changes that others have made in the meantime, and a value that no
+// field can show exactly stays as it is. A field that the page did not have is not changed.
 func (f formField) changed(form url.Values) bool {
-	return form.Get("was."+f.Name) != mark(f.sent(form))
+	if !form.Has(f.Name) && !form.Has("was."+f.Name) {
+		return false
+	}
+	return form.Get("was."+f.Name) != f.was(f.sent(form))
+}
+
+// shownItems returns the items of a list as the form shows them.
+func shownItems(value any) (list []string) {
+	for _, item := range texts(value) {
+		list = append(list, oneLine(item))
+	}
+	return list
+}
+
+// readObject decodes a JSON object. Numbers keep all their digits.
+func readObject(text string) (object map[string]any, err error) {
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.UseNumber()
+	err = dec.Decode(&object)
+	return object, err
+}
+
+// encoded returns a decoded JSON value as JSON with sorted names.
+func encoded(value any) string {
+	data, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // a decoded value can be encoded
+	}
+	return string(data)
+}
+
+// change returns the value that changes the stored one to what the form has, by the value that the
+// method value has read from the form. In a list, an item that the user did not touch is as it is
+// stored. Of a JSON object only the changed members are left, and null for each removed one.
+func (f formField) change(form url.Values, value, stored any) any {
+	switch value := value.(type) {
+	case []string:
+		return f.keptItems(value, texts(stored))
+	case map[string]any:
+		return changedMembers(form.Get("was."+f.Name), value, stored)
+	case nil:
+		if f.Kind == fieldJSON {
+			return changedMembers(form.Get("was."+f.Name), map[string]any{}, stored)
+		}
+	}
+	return value
+}
+
+// keptItems returns list with each item that the form shows of stored in its stored form. The ticked
+// values are in their stored order, and new ones follow.
+func (f formField) keptItems(list, stored []string) []string {
+	left := slices.Clone(stored)
+	for i, item := range list {
+		at := slices.IndexFunc(left, func(s string) bool { return oneLine(s) == item })
+		if at >= 0 {
+			list[i] = left[at]
+			left = slices.Delete(left, at, at+1)
+		}
+	}
+	if f.Kind == fieldTicks {
+		place := func(item string) int {
+			if at := slices.Index(stored, item); at >= 0 {
+				return at
+			}
+			return len(stored)
+		}
+		slices.SortStableFunc(list, func(a, b string) int { return place(a) - place(b) })
+	}
+	return list
+}
+
+// changedMembers returns the members of object that differ from those on the page, by their marks in
+// was, and null for each member of stored that was on the page and is not in object. If was is "",
+// all members of stored count as shown.
+func changedMembers(was string, object map[string]any, stored any) map[string]any {
+	shown := map[string]string{} // mark of the value by the mark of the name
+	size := len(mark(""))
+	for rest := strings.TrimPrefix(was, was[:min(size, len(was))]); len(rest) >= 2*size; rest = rest[2*size:] {
+		shown[rest[:size]] = rest[size : 2*size]
+	}
+	changes := map[string]any{}
+	for name, value := range object {
+		if shown[mark(name)] != mark(encoded(value)) {
+			changes[name] = value
+		}
+	}
+	members, _ := stored.(map[string]any)
+	for name := range members {
+		if _, stays := object[name]; !stays && (was == "" || shown[mark(name)] != "") {
+			changes[name] = nil
+		}
+	}
+	return changes
 }
 
 // value returns the value of a field in a form as the admin endpoint expects it. An empty field is
@@ -260,15 +391,14 @@ func (f formField) value(form url.Values) (any, error) {
 		if _, err := strictjson.Object([]byte(text)); err != nil {
 			return nil, invalid("%s must be a JSON object. %s", f.Name, err)
 		}
-		var object map[string]any
-		dec := json.NewDecoder(strings.NewReader(text))
-		dec.UseNumber()
-		return object, dec.Decode(&object)
+		return readObject(text)
 	case f.Kind == fieldTime:
-		for _, layout := range []string{"2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02 15:04"} {
-			if t, err := time.ParseInLocation(layout, text, f.zone()); err == nil {
-				return t.UTC().Format(time.RFC3339), nil
-			}
+		t, err := clock.ParseLocal(text, f.zone())
+		if errors.Is(err, clock.ErrSkipped) {
+			return nil, invalid("%s must be a time that exists. In %s the clocks skip %s. Choose an earlier or a later time.", f.Name, f.zone(), text)
+		}
+		if err == nil {
+			return t.Format(time.RFC3339Nano), nil
 		}
 		return nil, invalid("%s must be a date and a time such as 2026-03-02T09:00; got %q.", f.Name, text)
 	}
@@ -306,9 +436,9 @@ func newBody(fields []formField, form url.Values) (map[string]any, error) {
 	return body, nil
 }
 
-// changeBody returns the request body that changes a record. It contains only the fields that the
-// user has changed.
-func changeBody(fields []formField, form url.Values) (map[string]any, error) {
+// changeBody returns the request body that changes a record, as it is stored now. It contains only
+// what the user has changed in the form.
+func changeBody(fields []formField, form url.Values, record map[string]any) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {
 		if f.Kind == fieldHidden || !f.changed(form) {
@@ -318,7 +448,10 @@ func changeBody(fields []formField, form url.Values) (map[string]any, error) {
 		if err != nil {
 			return nil, err
 		}
-		body[f.Name] = value
+		value = f.change(form, value, f.stored(record))
+		if members, is := value.(map[string]any); !is || len(members) > 0 {
+			body[f.Name] = value
+		}
 	}
 	return body, nil
 }

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
 )
 
@@ -41,7 +43,8 @@ type formData struct {
 	Key       map[string]any
 	State     state
 	LimitBars []limitBar
-	IPs       string // allowed addresses, separated by commas
+	Marks     []input // hidden fields with the marks of what the form of an existing key shows
+	IPs       string  // allowed addresses, separated by commas
 	Note      string
 	Plots     []chart
 	Sparkline sparkline
@@ -61,7 +64,7 @@ func (k *keyPages) form(v *visit, chosen []string, value func(name string) strin
 	if e != nil {
 		return f, e
 	}
-	return formData{Groups: p.groups(chosen), Limits: keyNumbers(limits["limits"], value), Presets: p.presets, permissions: p}, nil
+	return formData{Groups: p.groupsOf(chosen), Limits: keyNumbers(limits["limits"], value), Presets: p.presets, permissions: p}, nil
 }
 
 func (k *keyPages) newKey(v *visit) {
@@ -150,7 +153,7 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 		return
 	}
 	limits, _ := key["limits"].(map[string]any)
-	f, e := k.form(v, texts(key["permissions"]), func(string) string { return "" })
+	f, e := k.form(v, heldBy(key), func(string) string { return "" })
 	if e != nil {
 		v.showFault(e)
 		return
@@ -161,6 +164,10 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 		if n, ok := limits[l.Name].(float64); ok && int(n) != l.Default {
 			f.Limits[i].Value = fmt.Sprintf("%.0f", n)
 		}
+	}
+	shown := keyRecord(key, f.Limits)
+	for _, field := range keyFields(f.Limits) {
+		f.Marks = append(f.Marks, input{formField: field, Was: field.was(field.of(shown))})
 	}
 	used := k.used(v, key)
 	f.Key, f.LimitBars, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
@@ -227,7 +234,7 @@ func recentlyUsed(key, used map[string]any, now time.Time) bool {
 		return true
 	}
 	text, _ := key["last_used_at"].(string)
-	at, err := time.Parse(time.RFC3339, text)
+	at, err := clock.ParseTime(text)
 	return err == nil && now.Sub(at) < 24*time.Hour
 }
 
@@ -254,8 +261,68 @@ func (k *keyPages) keyUsed(v *visit) {
 	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.now())})
 }
 
-// editKey changes a key according to its form. It always sends the name, the permissions and the
-// addresses. Other fields keep their values if the form does not have them.
+// heldBy returns the permissions of a key, with those that the configuration no longer defines.
+func heldBy(key map[string]any) []string {
+	return append(texts(key["permissions"]), texts(key["dormant_permissions"])...)
+}
+
+// keyFields returns the fields of the form of an existing key.
+func keyFields(limits []keyNumber) []formField {
+	fields := []formField{
+		{Name: "name", Kind: fieldText}, {Name: "note", Kind: fieldText}, {Name: "permission", Kind: fieldTicks}, {Name: "environment", Kind: fieldText},
+		{Name: "ips", Kind: fieldList}, {Name: "query", Kind: fieldSelect}, {Name: "expires", Kind: fieldDate},
+	}
+	for _, l := range limits {
+		fields = append(fields, formField{Name: "limit." + l.Name, Kind: fieldNumber})
+	}
+	return fields
+}
+
+// keyRecord returns the values that the form of a key shows, by the names of its fields.
+func keyRecord(key map[string]any, limits []keyNumber) map[string]any {
+	numbers, held := map[string]any{}, []any{}
+	for _, l := range limits {
+		numbers[l.Name] = l.Value
+	}
+	for _, name := range heldBy(key) {
+		held = append(held, name)
+	}
+	query := map[any]string{true: "yes", false: "no"}[key["query_allowed"]]
+	return map[string]any{
+		"name": key["name"], "note": noteOf(key), "permission": held, "environment": key["environment"], "ips": key["allowed_ips"], "query": query,
+		"expires": fmt.Sprintf("%.10s", textOf(key["expires_at"])), "limit": numbers,
+	}
+}
+
+// onlyChanged removes the members from body, the request that changes a key, that the user has not
+// changed in the form. Untouched items of lists stay as they are stored.
+func onlyChanged(body map[string]any, form url.Values, key map[string]any) {
+	members := map[string]string{"note": "metadata", "permission": "permissions", "ips": "allowed_ips", "query": "query_allowed", "expires": "expires_at"}
+	for _, f := range keyFields(nil) {
+		member := cmp.Or(members[f.Name], f.Name)
+		value, sent := body[member]
+		switch {
+		case !sent:
+		case !f.changed(form):
+			delete(body, member)
+		case f.Name == "permission":
+			body[member] = f.change(form, value, keyRecord(key, nil)["permission"])
+		case f.Name == "ips":
+			body[member] = f.change(form, value, key[member])
+		}
+	}
+	limits, _ := body["limits"].(map[string]any)
+	for name := range limits {
+		if f := (formField{Name: "limit." + name, Kind: fieldNumber}); !f.changed(form) {
+			delete(limits, name)
+		}
+	}
+	if len(limits) == 0 {
+		delete(body, "limits")
+	}
+}
+
+// editKey changes a key according to its form. It sends only what the user has changed.
 func (k *keyPages) editKey(v *visit) {
 	if err := v.R.ParseForm(); err != nil {
 		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
@@ -285,9 +352,11 @@ func (k *keyPages) editKey(v *visit) {
 		k.oneKey(v, http.StatusBadRequest, "key", faultOf(err).Message)
 		return
 	}
-	if _, e := v.call(http.MethodPatch, keyPath(v.R), body); e != nil {
-		k.oneKey(v, e.Status, "key", e.Message)
-		return
+	if onlyChanged(body, form, key); len(body) > 0 {
+		if _, e := v.call(http.MethodPatch, keyPath(v.R), body); e != nil {
+			k.oneKey(v, e.Status, "key", e.Message)
+			return
+		}
 	}
 	back(v, "saved")
 }
@@ -596,6 +665,21 @@ func (p permissions) groups(chosen []string) (groups []keyGroup) {
 	return groups
 }
 
+// groupsOf does the same as groups, but adds a group for the permissions in chosen that the
+// configuration does not define. Otherwise a form would lose them although nobody changed them.
+func (p permissions) groupsOf(chosen []string) []keyGroup {
+	other := keyGroup{Name: "Not in the configuration"}
+	for _, name := range chosen {
+		if !slices.ContainsFunc(p.all, func(one permission) bool { return one.name == name }) {
+			other.Choices = append(other.Choices, keyChoice{name, "has no effect until the configuration defines it", name, true})
+		}
+	}
+	if len(other.Choices) == 0 {
+		return p.groups(chosen)
+	}
+	return append(p.groups(chosen), other)
+}
+
 // label returns the label of a permission, or name if the permission is unknown.
 func (p permissions) label(name string) string {
 	for _, one := range p.all {
@@ -696,13 +780,11 @@ func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	preset, text := form.Get("expiry"), strings.TrimSpace(form.Get("expires"))
 	if preset == "date" || preset == "" && text != "" {
-		for _, layout := range []string{"2006-01-02", "2006-01-02T15:04", "2006-01-02T15:04:05"} {
-			if at, err := time.Parse(layout, text); err == nil {
-				if layout == time.DateOnly {
-					at = at.Add(24*time.Hour - time.Second)
-				}
-				return at.Format(time.RFC3339), true, nil
-			}
+		if day, err := clock.ParseDate(text); err == nil {
+			return day.Add(24*time.Hour - time.Second).Format(time.RFC3339), true, nil
+		}
+		if at, err := clock.ParseLocal(text, time.UTC); err == nil {
+			return at.Format(time.RFC3339), true, nil
 		}
 		return nil, false, invalid("Expires must be a date such as 2027-01-31.")
 	}

@@ -165,8 +165,9 @@ func scheduleFields() []formField {
 }
 
 // scheduleBody replaces the fields for single days in body by whole weeks, because the admin
-// endpoint accepts only whole weeks. It leaves out a week if none of its days was changed.
-func scheduleBody(form url.Values, record, body map[string]any) error {
+// endpoint accepts only whole weeks. Days that the form does not change are as they are stored. It
+// leaves out a week if none of its days was changed.
+func scheduleBody(_ url.Values, record, body map[string]any) error {
 	for _, name := range []string{"windows", "business_hours"} {
 		week, changed, open := map[string]any{}, record == nil, false
 		for _, f := range scheduleFields() {
@@ -174,16 +175,14 @@ func scheduleBody(form url.Values, record, body map[string]any) error {
 			if !ok {
 				continue
 			}
-			if _, is := body[f.Name]; is {
-				changed = true
+			hours, is := body[f.Name].([]string)
+			if !is {
+				hours = append([]string{}, texts(f.stored(record))...)
 			}
+			changed = changed || is
 			delete(body, f.Name)
-			value, err := f.value(form)
-			if err != nil {
-				return err
-			}
-			week[day] = value
-			open = open || len(value.([]string)) > 0
+			week[day] = hours
+			open = open || len(hours) > 0
 		}
 		switch {
 		case changed && name == "business_hours" && !open:
@@ -235,27 +234,7 @@ func ownerPages() *recordPages {
 			{Name: "rate", Label: "Price of a minute", Kind: fieldNumber, Hint: "a call needs at least this much in the wallet"},
 			{Name: "limits", Label: "Limits of all its keys together", Kind: fieldJSON, Usual: "{}", Hint: "a JSON object; 0 means no limit; a limit that you remove gets its default again"},
 		},
-		Body: ownerLimits,
 	}
-}
-
-// ownerLimits removes the limits from body that the form did not change, and adds null for those
-// that the form removes. The form also shows the defaults, and these must not be stored for the
-// owner.
-func ownerLimits(_ url.Values, record, body map[string]any) error {
-	limits, changed := body["limits"].(map[string]any)
-	if !changed {
-		return nil
-	}
-	had, _ := record["limits"].(map[string]any)
-	for name, value := range had {
-		if now, stays := limits[name]; !stays {
-			limits[name] = nil
-		} else if textOf(now) == textOf(value) {
-			delete(limits, name)
-		}
-	}
-	return nil
 }
 
 // ownerField returns the field for the owner in the forms of a new and of an existing record.

@@ -229,7 +229,7 @@ func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
 	})
 	in.Was = func(f formField) string {
 		if form == nil {
-			return mark(f.of(record))
+			return f.was(f.of(record))
 		}
 		return form.Get("was." + f.Name)
 	}
@@ -259,22 +259,24 @@ func (p *recordPages) change(v *visit) {
 	if !ok {
 		return
 	}
-	body, err := changeBody(p.changing(), form)
+	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	body, err := changeBody(p.changing(), form, record)
 	if err == nil && p.Body != nil {
-		record, e := v.call(http.MethodGet, p.at(v, ""), nil)
-		if e != nil {
-			v.showFault(e)
-			return
-		}
 		err = p.Body(form, record, body)
 	}
 	if err != nil {
 		p.showRecord(v, faultOf(err), form)
 		return
 	}
-	if _, e := v.call(http.MethodPatch, p.at(v, ""), body); e != nil {
-		p.showRecord(v, e, form)
-		return
+	if len(body) > 0 {
+		if _, e := v.call(http.MethodPatch, p.at(v, ""), body); e != nil {
+			p.showRecord(v, e, form)
+			return
+		}
 	}
 	http.Redirect(v.W, v.R, p.here(v, "saved"), http.StatusSeeOther)
 }
