@@ -63,6 +63,7 @@ func freeSlots(q slotQuery) []time.Time {
 			}
 		}
 	}
+	slices.SortFunc(free, time.Time.Compare) // parts of two windows can alternate if the clocks are put back
 	return free
 }
 

@@ -1,12 +1,17 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"pgregory.net/rapid"
+
+	"latchkey/internal/clock"
 )
 
 func TestAvailability(t *testing.T) {
@@ -70,13 +75,13 @@ func TestAvailability(t *testing.T) {
 	for query, want := range map[string]string{
 		"?duration=0": "invalid_duration", "?duration=181": "invalid_duration", "?duration=abc": "invalid_duration", "?duration=": "invalid_duration", "?duration=30.5": "invalid_duration",
 		"?start_date=2026-3-2": "invalid_parameter_format", "?start_date=2026-03-02&end_date=2026-03-01": "invalid_parameter_format",
-		"?start_date=2026-01-01&end_date=2026-04-02": "invalid_parameter_format",
+		"?start_date=2026-01-01&end_date=2026-04-01": "invalid_parameter_format",
 	} {
 		if w := a.ask("GET", "/api/v1/calendar/availability"+query, key, ""); w.Code != 400 || code(w) != want {
 			t.Errorf("%s: got %d %s, want %s", query, w.Code, w.Body, want)
 		}
 	}
-	if got := get("?start_date=2026-01-01&end_date=2026-04-01")["end_date"]; got != "2026-04-01" {
+	if got := get("?start_date=2026-01-01&end_date=2026-03-31")["end_date"]; got != "2026-03-31" {
 		t.Errorf("90 days: got %v", got)
 	}
 }
@@ -207,4 +212,137 @@ func TestSchedules(t *testing.T) {
 		t.Errorf("got %v", v)
 	}
 	a.operate(200, "DELETE", "/admin/v1/schedules/1", "")
+}
+
+// everyZone returns the time zones of the database, each set of zones with the same changes once.
+func everyZone(t *testing.T, from, to time.Time) (zones []*time.Location) {
+	t.Helper()
+	seen := map[string]bool{}
+	for _, name := range clock.Zones() {
+		zone, err := clock.Zone(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changes := ""
+		for at := from; !at.IsZero() && at.Before(to); _, at = at.In(zone).ZoneBounds() {
+			_, offset := at.In(zone).Zone()
+			changes += fmt.Sprint(at.Unix(), offset, " ")
+		}
+		if !seen[changes] {
+			seen[changes], zones = true, append(zones, zone)
+		}
+	}
+	return zones
+}
+
+// wantedSlots returns the slots in a window of a day by asking the wall clock at each step. step
+// must divide the window, the length, and each time at which the clocks change.
+func wantedSlots(day time.Time, w window24, zone *time.Location, length, step time.Duration) (starts []time.Time) {
+	var run time.Time // start of the slot that is being filled; zero outside the window
+	for at := day.Add(-27 * time.Hour); at.Before(day.Add(51 * time.Hour)); at = at.Add(step) {
+		local := at.In(zone)
+		minute := local.Hour()*60 + local.Minute()
+		if local.Year() != day.Year() || local.YearDay() != day.YearDay() || minute < w.From || minute >= w.To {
+			run = time.Time{}
+			continue
+		}
+		if run.IsZero() {
+			run = at
+		}
+		if at.Add(step).Sub(run) == length {
+			starts, run = append(starts, run), time.Time{}
+		}
+	}
+	return starts
+}
+
+// TestFreeSlots_EveryZone compares the slots with the wall clock, on the days around each change of
+// the clocks in each zone for ten years. With LATCHKEY_TEST_ZONES=1 it does so for every day.
+func TestFreeSlots_EveryZone(t *testing.T) {
+	const step = 15 * time.Minute
+	from, to := time.Date(2022, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2032, 1, 1, 0, 0, 0, 0, time.UTC)
+	days := func(zone *time.Location) (list []time.Time) {
+		if os.Getenv("LATCHKEY_TEST_ZONES") != "" {
+			for day := from; day.Before(to); day = day.AddDate(0, 0, 1) {
+				list = append(list, day)
+			}
+			return list
+		}
+		for _, at := from.In(zone).ZoneBounds(); !at.IsZero() && at.Before(to); _, at = at.ZoneBounds() {
+			local := at.In(zone)
+			day := time.Date(local.Year(), local.Month(), local.Day(), 0, 0, 0, 0, time.UTC)
+			list = append(list, day.AddDate(0, 0, -1), day, day.AddDate(0, 0, 1))
+		}
+		return append(list, from)
+	}
+	checked := 0
+	check := func(day time.Time, zone *time.Location) {
+		checked++
+		windows := []window24{{0, 1440}, {0, 60}, {0, 150}, {150, 600}, {105, 165}, {9 * 60, 17 * 60}, {1380, 1440}}
+		w := windows[checked%len(windows)]
+		for _, w := range []window24{w, {0, 1440}} {
+			length := []time.Duration{15, 30, 45, 60, 180}[checked%5] * time.Minute
+			s := Schedule{}
+			for i := range s.Windows { // also the days beside, so that a slot can fall into a wrong one
+				s.Windows[i] = []window24{w}
+			}
+			got := freeSlots(slotQuery{Schedule: s, Dates: dateRange{day, day, zone}, Length: length, Now: day.AddDate(-1, 0, 0)})
+			want := wantedSlots(day, w, zone, length, step)
+			if !slices.EqualFunc(got, want, time.Time.Equal) {
+				t.Errorf("%s in %s, from %d to %d, %s: got %v, want %v", day.Format(time.DateOnly), zone, w.From, w.To, length, got, want)
+			}
+		}
+	}
+	for _, zone := range everyZone(t, from, to) {
+		for _, day := range days(zone) {
+			check(day, zone)
+		}
+	}
+	for _, tt := range []struct{ zone, day string }{
+		{"Pacific/Apia", "2011-12-29"}, {"Pacific/Apia", "2011-12-30"}, {"Pacific/Apia", "2011-12-31"}, {"Pacific/Kwajalein", "1993-08-21"}, {"America/Sao_Paulo", "2018-11-04"}, {"America/Sao_Paulo", "2018-02-17"},
+		{"Asia/Beirut", "2020-03-29"}, {"Africa/Cairo", "2010-08-11"}, {"America/Asuncion", "2020-10-04"}, {"America/Asuncion", "2020-03-21"}, {"Asia/Pyongyang", "2015-08-15"},
+		{"America/Caracas", "2007-12-09"}, {"Asia/Kathmandu", "1986-01-01"}, {"Antarctica/Troll", "2021-03-28"}, {"Africa/Casablanca", "2021-04-11"},
+	} {
+		zone, err := clock.Zone(tt.zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		day, err := clock.ParseDate(tt.day)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 7 { // each window
+			check(day, zone)
+		}
+	}
+	if checked < 1000 {
+		t.Errorf("only %d days were checked", checked)
+	}
+}
+
+// No answer has a time outside the years 1 to 9999, and a slot at the ends is on its day.
+func TestAvailability_Ends(t *testing.T) {
+	a, key := newCalendarApp(t)
+	for _, tt := range []struct{ zone, query, first, last string }{
+		{"UTC", "start_date=9999-12-31", "9999-12-31T00:00:00.000Z", "9999-12-31T22:30:00.000Z"}, {"UTC", "start_date=9999-12-25", "9999-12-25T00:00:00.000Z", "9999-12-31T22:30:00.000Z"},
+		{"Pacific/Kiritimati", "start_date=9999-12-31", "9999-12-30T10:00:00.000Z", "9999-12-31T08:30:00.000Z"}, {"America/New_York", "start_date=9999-12-30", "9999-12-30T05:00:00.000Z", "9999-12-31T21:30:00.000Z"},
+	} {
+		windows := map[string][]string{}
+		for _, day := range dayNames() {
+			windows[day] = []string{"00:00-24:00"}
+		}
+		body, _ := json.Marshal(map[string]any{"time_zone": tt.zone, "windows": windows})
+		a.operate(201, "POST", "/admin/v1/schedules", string(body))
+		w := a.ask("GET", "/api/v1/calendar/availability?duration=90&"+tt.query, key, "")
+		v := object(t, w.Body.String())
+		list, _ := v["available_slots"].([]any)
+		if w.Code != 200 || len(list) == 0 || strings.Contains(w.Body.String(), "10000") {
+			t.Fatalf("%s in %s: got %d %s", tt.query, tt.zone, w.Code, w.Body)
+		}
+		first, last := list[0].(map[string]any)["start"], list[len(list)-1].(map[string]any)["start"]
+		if first != tt.first || last != tt.last {
+			t.Errorf("%s in %s: got slots from %v to %v, want %s to %s", tt.query, tt.zone, first, last, tt.first, tt.last)
+		}
+		a.operate(200, "DELETE", "/admin/v1/schedules/"+fmt.Sprint(a.operate(200, "GET", "/admin/v1/schedules", "")["schedules"].([]any)[0].(map[string]any)["id"]), "")
+	}
 }

@@ -70,7 +70,7 @@ type event struct {
 	// RemindedFor is the value of Start when the last reminder was sent. If Start
 	// changes, another reminder is sent.
 	RemindedFor time.Time `json:"reminded_for,omitzero"`
-	// Sequence is the number of changes of the event (RFC 5545 section 3.8.7.4).
+	// Sequence is the number of changes since the event was created (RFC 5545 section 3.8.7.4).
 	Sequence int `json:"sequence,omitempty"`
 }
 
@@ -160,7 +160,8 @@ func findEventByUUID(tx *Tx, uuid string) (event, error) {
 }
 
 // saveEvent stores an event and returns it. If the ID is 0, the event is new
-// and gets an id and a UUID. If UpdatedAt has changed, the Sequence goes up.
+// and gets an id and a UUID. Otherwise its Sequence goes up, unless only a
+// reminder was sent.
 func saveEvent(tx *Tx, e event) (event, error) {
 	if e.ID == 0 {
 		id, err := appointmentTable.NextID(tx)
@@ -174,8 +175,7 @@ func saveEvent(tx *Tx, e event) (event, error) {
 	if err != nil {
 		return e, err
 	}
-	e.Sequence = old.Sequence
-	if !e.UpdatedAt.Equal(old.UpdatedAt) {
+	if e.Sequence = old.Sequence; e.RemindedFor.Equal(old.RemindedFor) {
 		e.Sequence++
 	}
 	return e, appointmentTable.Put(tx, e)

@@ -563,7 +563,7 @@ func TestAvailability_Bounds(t *testing.T) {
 	a, key := newCalendarApp(t)
 	for query, want := range map[string]int{
 		"duration=0": 400, "duration=1": 200, "duration=180": 200, "duration=181": 400,
-		"start_date=2026-03-01&end_date=2026-05-30": 200, "start_date=2026-03-01&end_date=2026-05-31": 400,
+		"start_date=2026-03-01&end_date=2026-05-29": 200, "start_date=2026-03-01&end_date=2026-05-30": 400,
 	} {
 		if w := a.ask("GET", "/api/v1/calendar/availability?"+query, key, ""); w.Code != want {
 			t.Errorf("%s: got %d %s, want %d", query, w.Code, w.Body, want)

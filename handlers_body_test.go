@@ -278,7 +278,7 @@ func FuzzICS(f *testing.F) {
 		}
 		for name, n := range names {
 			if n > 1 && name != "BEGIN" && name != "END" || n > 2 ||
-				!slices.Contains(strings.Fields("BEGIN END VERSION PRODID METHOD UID DTSTAMP CREATED LAST-MODIFIED DTSTART DTEND SUMMARY DESCRIPTION LOCATION URL STATUS"), name) {
+				!slices.Contains(strings.Fields("BEGIN END VERSION PRODID METHOD UID DTSTAMP SEQUENCE CREATED LAST-MODIFIED DTSTART DTEND SUMMARY DESCRIPTION LOCATION URL STATUS"), name) {
 				t.Errorf("%d of %q in %q", n, name, file)
 			}
 		}

@@ -1,6 +1,7 @@
 package clock
 
 import (
+	"cmp"
 	"errors"
 	"regexp"
 	"time"
@@ -24,11 +25,19 @@ func InRange(t time.Time) bool {
 	return !t.IsZero() && year >= 1 && year <= 9999
 }
 
+// isoTime matches an ISO 8601 time. Its groups are the date with hour and minute, the seconds and the
+// offset from UTC. The last two can be empty.
+var isoTime = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d(?:\.\d+)?)?(Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)?$`)
+
 // ParseTime returns the time in text, in UTC. text must be in the format of RFC 3339, with a second
 // below 60, and the time must be InRange. A fraction of a second is cut to nanoseconds.
 func ParseTime(text string) (time.Time, error) {
-	var t time.Time
-	if err := t.UnmarshalText([]byte(text)); err != nil { // stricter than time.Parse
+	// time.Parse alone also accepts an hour of one digit, a comma and an offset of 24 hours.
+	if part := isoTime.FindStringSubmatch(text); part == nil || part[2] == "" || part[3] == "" {
+		return time.Time{}, errTime
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
 		return time.Time{}, errTime
 	}
 	if t = t.UTC(); !InRange(t) {
@@ -37,24 +46,14 @@ func ParseTime(text string) (time.Time, error) {
 	return t, nil
 }
 
-// localTime matches an ISO 8601 time. Its groups are the date with hour and minute, the seconds and
-// the offset from UTC. The last two can be empty.
-var localTime = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d(?:\.\d+)?)?(Z|[+-]\d\d:\d\d)?$`)
-
 // ParseISO does the same as ParseTime, but the seconds and the offset may be missing. A time without
 // an offset is UTC.
 func ParseISO(text string) (time.Time, error) {
-	part := localTime.FindStringSubmatch(text)
+	part := isoTime.FindStringSubmatch(text)
 	if part == nil {
 		return time.Time{}, errTime
 	}
-	if part[2] == "" {
-		part[2] = ":00"
-	}
-	if part[3] == "" {
-		part[3] = "Z"
-	}
-	return ParseTime(part[1] + part[2] + part[3])
+	return ParseTime(part[1] + cmp.Or(part[2], ":00") + cmp.Or(part[3], "Z"))
 }
 
 // ParseDate returns the date in text, such as 2026-03-02, as midnight UTC. The year must be from 1 to
@@ -75,7 +74,7 @@ var ErrSkipped = errors.New("the clocks skip this time")
 // offset, such as 2026-03-02T09:00 or 2026-03-02T09:00:30. If clocks show the time twice, ParseLocal
 // returns the first moment. If they skip it, it returns ErrSkipped.
 func ParseLocal(text string, zone *time.Location) (time.Time, error) {
-	part := localTime.FindStringSubmatch(text)
+	part := isoTime.FindStringSubmatch(text)
 	if part == nil || part[3] != "" {
 		return time.Time{}, errTime
 	}
