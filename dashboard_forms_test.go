@@ -193,7 +193,7 @@ func formCases() map[string]formCase {
 			make: []string{"schedules", `{"time_zone": "Europe/Berlin"}`, "events", `{"title": ` + odd + `, "start_time": "2026-10-25T01:30:07.250Z", "end_time": "2026-10-25T01:45:00.999Z", "description": "a\r\nb \n", "customer_name": " C ",
 				"customer_notes": "\n\nlead ", "location": "x\ny", "remind_before_minutes": 61}`}, admin: "events/1",
 			touch:     []string{"location", "here", `^\.location$`, "description", "c", `^\.description$`, "end_time", "2026-10-25T05:00:09", `^\.(end_time|duration_minutes)$`, "customer_name", "D", `^\.customer\.name$`},
-			elsewhere: []string{`{"location": "elsewhere"}`, "elsewhere"},
+			elsewhere: []string{`{"video_conference_provider": "elsewhere"}`, "elsewhere"},
 		},
 		"POST /calls/{id}": {
 			make: []string{"agents", `{"name": "A", "role": "inbound agent", "phone_number": "+4930555001"}`, "calls", `{"phone_number": "+4930555010", "agent_id": 1, "status": "completed", "started_at": "2026-01-01T00:00:00.5Z", "ended_at": "2026-01-01T00:01:30.75Z",
@@ -218,7 +218,7 @@ func formCases() map[string]formCase {
 		},
 		"POST /teams/{id}": {
 			make: []string{"teams", `{"name": " Team ", "members": ["bob", "ann"]}`}, admin: "teams/1",
-			touch: []string{"name", "Crew", `^\.name$`, "members", "bob\r\nann\r\ncarl", `^\.members\[\d\]$`}, elsewhere: []string{`{"name": "Else"}`, "Else"},
+			touch: []string{"name", "Crew", `^\.name$`, "members", "bob\r\nann\r\ncarl", `^\.members\[\d\]$`}, elsewhere: []string{`{"members": ["dora"]}`, "dora"},
 		},
 		"POST /do-not-call/{id}": {
 			make: []string{"do-not-call", `{"phone_number": "+4930555099", "reason": ` + odd + `}`}, admin: "do-not-call/1",

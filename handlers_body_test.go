@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"reflect"
@@ -297,4 +298,146 @@ func FuzzICS(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTimes_Ends sends times at and after the ends of the calendar to each field that takes one, on
+// both listeners. What no answer could contain is refused, and the record stays as it is.
+func TestTimes_Ends(t *testing.T) {
+	a, key := newCalendarApp(t)
+	a.operate(201, "POST", "/admin/v1/contacts", `{"owner": "admin", "first_name": "Far", "phone_number": "+4930555010"}`)
+	id, _ := a.key(`["can_read_calls"]`)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "A", "role": "inbound agent", "phone_number": "+4930555001"}`)
+	a.operate(201, "POST", "/admin/v1/calls", `{"phone_number": "+4930555010", "agent_id": 1, "status": "completed", "started_at": "2026-01-01T00:00:00Z", "ended_at": "2026-01-01T00:01:00Z"}`)
+	a.event(key, "2026-03-02T09:00:00Z", "2026-03-02T09:45:00Z")
+	bad := []string{
+		"9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59.999-00:01", "0000-01-01T00:00:00+01:00", "0001-01-01T00:30:00+01:00", "0000-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "10000-01-01T00:00:00Z",
+		"2026-06-30T23:59:60Z", "2026-02-30T00:00:00Z", "2026-02-03T24:00:00Z", "2026-02-03T9:00:00Z", "2026-02-03T09:00:00,5Z", "2026-02-03T09:00:00+24:00", "2026-02-03T09:00:00+05:60", "", " ",
+	}
+	for _, field := range []struct {
+		method, path, name string
+		api                bool
+	}{
+		{"PATCH", "/admin/v1/contacts/1", "last_call_date", false}, {"PATCH", "/admin/v1/keys/" + id, "expires_at", false},
+		{"PATCH", "/admin/v1/calls/1", "started_at", false}, {"PATCH", "/admin/v1/calls/1", "ended_at", false},
+		{"PATCH", "/admin/v1/events/1", "start_time", false}, {"PATCH", "/admin/v1/events/1", "end_time", false},
+		{"PATCH", eventsPath + "/1/update", "start_time", true}, {"PATCH", eventsPath + "/1/update", "end_time", true},
+	} {
+		for _, text := range bad {
+			body := fmt.Sprintf(`{%q: %q}`, field.name, text)
+			w := httptest.NewRecorder()
+			if field.api {
+				w = a.ask(field.method, field.path, key, body)
+			} else {
+				a.local.ServeHTTP(w, httptest.NewRequest(field.method, field.path, strings.NewReader(body)))
+			}
+			if w.Code != 400 || !strings.Contains(w.Body.String(), field.name) {
+				t.Errorf("%s %s: got %d %s, want 400 with the name of the field", field.path, body, w.Code, w.Body)
+			}
+		}
+	}
+	a.operate(200, "PATCH", "/admin/v1/calls/1", `{"started_at": "0001-01-01T00:00:00.001Z", "ended_at": "9999-12-31T23:59:59.999Z"}`)
+	if v := a.operate(200, "GET", "/admin/v1/calls/1", ""); v["duration_seconds"] != 315537897599.0 {
+		t.Errorf("a call of 9998 years: got %v", v["duration_seconds"])
+	}
+	v := a.operate(200, "PATCH", "/admin/v1/events/1", `{"start_time": "0001-01-01T00:00:00.001Z", "end_time": "9999-12-31T23:59:59.999Z"}`)
+	if v["duration_minutes"] != 5258964959.0 {
+		t.Errorf("an event of 9998 years: got %v", v["duration_minutes"])
+	}
+	for _, query := range []string{"start_date=9999-12-31", "start_date=0001-01-01", "start_date=9999-12-01&end_date=9999-12-31", "start_date=0001-01-01&end_date=9999-12-31"} {
+		w := a.ask("GET", eventsPath+"?"+query, key, "")
+		if w.Code != 200 || !strings.Contains(w.Body.String(), `"count":1`) || strings.Contains(w.Body.String(), "10000") {
+			t.Errorf("%s: got %d %s", query, w.Code, w.Body)
+		}
+	}
+	for _, query := range []string{"start_date=0000-12-31", "start_date=10000-01-01", "end_date=0000-01-01"} {
+		if w := a.ask("GET", eventsPath+"?"+query, key, ""); w.Code != 400 || code(w) != "invalid_parameter_format" {
+			t.Errorf("%s: got %d %s", query, w.Code, w.Body)
+		}
+	}
+}
+
+// TestTimes_Far: times after 2262, whose nanoseconds do not fit into an int64, and after 2554 sort
+// and expire as others do.
+func TestTimes_Far(t *testing.T) {
+	a := newTestApp(t)
+	var ids []string
+	for i, end := range []string{"2026-02-05T00:00:00Z", "2261-01-01T00:00:00Z", "2263-01-01T00:00:00Z", "2555-01-01T00:00:00Z", "2611-01-01T00:00:00Z", "9999-12-31T23:59:59Z"} {
+		v := a.operate(201, "POST", "/admin/v1/keys", fmt.Sprintf(`{"name": "k%d", "permissions": ["can_read_calls"], "expires_at": %q}`, i, end))
+		ids = append(ids, v["id"].(string))
+		if v["status"] != "active" || v["expires_at"] != end {
+			t.Errorf("%s: got %v", end, v)
+		}
+	}
+	forever, _ := a.key(`["can_read_calls"]`)
+	var got []string
+	for _, k := range a.operate(200, "GET", "/admin/v1/keys?sort=expires&order=asc", "")["keys"].([]any) {
+		got = append(got, k.(map[string]any)["id"].(string))
+	}
+	if want := append(slices.Clone(ids), forever); !slices.Equal(got, want) {
+		t.Errorf("sorted by expiry: got %v, want %v", got, want)
+	}
+	err := a.Store.View(func(tx *Tx) error {
+		keys, err := a.Keyring.Expiring(tx, epoch.AddDate(0, 0, 7), 10)
+		if len(keys) != 1 || keys[0].ID != ids[0] {
+			t.Errorf("got %v, want the key that expires soon", keys)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "A", "role": "inbound agent", "phone_number": "+4930555001"}`)
+	for _, at := range []string{"2600-01-01T00:00:00Z", "1960-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "2300-01-01T00:00:00Z"} {
+		a.operate(201, "POST", "/admin/v1/calls", fmt.Sprintf(`{"phone_number": "+4930555010", "agent_id": 1, "status": "completed", "started_at": %q, "ended_at": %q}`, at, at))
+	}
+	got = nil
+	for _, c := range a.operate(200, "GET", "/admin/v1/calls", "")["calls"].([]any) {
+		got = append(got, c.(map[string]any)["started_at"].(string)[:4])
+	}
+	if fmt.Sprint(got) != "[2600 2300 2026 1960]" {
+		t.Errorf("calls, newest first: got %v", got)
+	}
+}
+
+// TestICS_Edges: the file of a short, a cancelled and a changed event is one that RFC 5545 allows.
+func TestICS_Edges(t *testing.T) {
+	for _, tt := range []struct{ start, end, wantStart, wantEnd string }{
+		{"2030-12-01T09:00:00Z", "2030-12-01T09:00:00.001Z", "20301201T090000Z", "20301201T090001Z"}, {"2030-12-01T09:00:00.999Z", "2030-12-01T09:00:01Z", "20301201T090000Z", "20301201T090001Z"},
+		{"2030-12-01T09:00:00.5Z", "2030-12-01T09:30:00Z", "20301201T090000Z", "20301201T093000Z"}, {"9999-12-31T23:59:59.1Z", "9999-12-31T23:59:59.9Z", "99991231T235959Z", ""},
+		{"9999-12-31T23:59:58.1Z", "9999-12-31T23:59:59.9Z", "99991231T235958Z", "99991231T235959Z"},
+	} {
+		start, _ := parseMoment(tt.start)
+		end, _ := parseMoment(tt.end)
+		file := event{UUID: "x", Status: eventScheduled, Start: start, End: end, CreatedAt: epoch, UpdatedAt: epoch}.file()
+		if !strings.Contains(file, "DTSTART:"+tt.wantStart+"\r\n") || tt.wantEnd != "" && !strings.Contains(file, "DTEND:"+tt.wantEnd+"\r\n") || tt.wantEnd == "" && strings.Contains(file, "DTEND") {
+			t.Errorf("%s to %s: got %s", tt.start, tt.end, file)
+		}
+	}
+	a, key := newCalendarApp(t)
+	a.operate(200, "GET", "/admin/v1/events", "")
+	path := a.event(key, "2026-03-02T09:00:00Z", "2026-03-02T09:45:00Z", `"remind_before_minutes": 15`)["ics_url"].(string)
+	for _, tt := range []struct {
+		do, want string
+		alarm    bool
+	}{
+		{"", "METHOD:PUBLISH STATUS:TENTATIVE SEQUENCE:0", true}, {`{"start_time": "2026-03-02T08:00:00Z"}`, "METHOD:PUBLISH STATUS:TENTATIVE SEQUENCE:1", true},
+		{`{"status": "completed"}`, "METHOD:PUBLISH STATUS:CONFIRMED SEQUENCE:2", false}, {"cancel", "METHOD:CANCEL STATUS:CANCELLED SEQUENCE:3", false},
+	} {
+		switch tt.do {
+		case "":
+		case "cancel":
+			a.ask("POST", eventsPath+"/1/cancel", key, "")
+		default:
+			a.ask("PATCH", eventsPath+"/1/update", key, tt.do)
+		}
+		file := a.ask("GET", path, "", "").Body.String()
+		for line := range strings.FieldsSeq(tt.want) {
+			if !strings.Contains(file, "\r\n"+line+"\r\n") {
+				t.Errorf("after %q: got %s, want %s", tt.do, file, line)
+			}
+		}
+		if strings.Contains(file, "VALARM") != tt.alarm {
+			t.Errorf("after %q: got %s, want an alarm: %t", tt.do, file, tt.alarm)
+		}
+	}
 }

@@ -78,8 +78,8 @@ func contactPhones(_ *visit, p *recordPage) *Fault {
 func phoneRows(form url.Values, record map[string]any) (rows []phoneRow) {
 	if form.Has("phone.0.number") {
 		for n := range form {
-			if n, ok := strings.CutSuffix(strings.TrimPrefix(n, "phone."), ".number"); ok {
-				i, _ := strconv.Atoi(n)
+			at, ok := strings.CutPrefix(n, "phone.")
+			if i, err := strconv.Atoi(strings.TrimSuffix(at, ".number")); ok && err == nil && i >= 0 {
 				rows = append(rows, sentPhone(form, i))
 			}
 		}
