@@ -324,7 +324,7 @@ func TestFreeSlots_EveryZone(t *testing.T) {
 func TestAvailability_Ends(t *testing.T) {
 	a, key := newCalendarApp(t)
 	for _, tt := range []struct{ zone, query, first, last string }{
-		{"UTC", "start_date=9999-12-31", "9999-12-31T00:00:00.000Z", "9999-12-31T22:30:00.000Z"}, {"UTC", "start_date=9999-12-25", "9999-12-25T00:00:00.000Z", "9999-12-31T22:30:00.000Z"},
+		{"UTC", "start_date=9999-12-31", "9999-12-31T00:00:00.000Z", "9999-12-31T21:00:00.000Z"}, {"UTC", "start_date=9999-12-25", "9999-12-25T00:00:00.000Z", "9999-12-31T21:00:00.000Z"},
 		{"Pacific/Kiritimati", "start_date=9999-12-31", "9999-12-30T10:00:00.000Z", "9999-12-31T08:30:00.000Z"}, {"America/New_York", "start_date=9999-12-30", "9999-12-30T05:00:00.000Z", "9999-12-31T21:30:00.000Z"},
 	} {
 		windows := map[string][]string{}
