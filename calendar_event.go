@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -172,11 +173,12 @@ func saveEvent(tx *Tx, e event) (event, error) {
 		return e, appointmentTable.Put(tx, e)
 	}
 	old, err := appointmentTable.Get(tx, IDKey(e.ID))
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNotFound):
+	case err != nil:
 		return e, err
-	}
-	if e.Sequence = old.Sequence; e.RemindedFor.Equal(old.RemindedFor) {
-		e.Sequence++
+	case e.RemindedFor.Equal(old.RemindedFor):
+		e.Sequence = old.Sequence + 1
 	}
 	return e, appointmentTable.Put(tx, e)
 }

@@ -692,7 +692,7 @@ func TestOwnerPages_Limits(t *testing.T) {
 		t.Errorf("got %v, want 5", got)
 	}
 	b.says(b.saveForm("/owners/1", "limits", `{"`+OwnerCallsPerDay+`": -1}`), 400, "must be a whole number from 0", `": -1}`)
-	b.says(b.saveForm("/owners/1", "limits", `{"unknown": 1}`), 400, "Limits of all its keys together: owners have no limit")
+	b.says(b.saveForm("/owners/1", "limits", `{"unknown": 1}`), 400, "Limits of all its keys together: \"unknown\" is not a limit of owners")
 	b.sent(b.saveForm("/owners/1", "limits", `{}`), "/owners/1?done=saved")
 	if got := stored(); got != 0.0 {
 		t.Errorf("got %v, want the default", got)
