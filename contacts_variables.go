@@ -571,11 +571,9 @@ func isJSONNumber(text string) bool {
 // isDate reports whether text is an ISO 8601 date, with or without a time. The time may have an
 // offset from UTC.
 func isDate(text string) bool {
-	if _, err := clock.ParseDate(text); err == nil {
-		return true
-	}
-	_, err := clock.ParseISO(text)
-	return err == nil
+	_, err1 := clock.ParseDate(text)
+	_, err2 := clock.ParseISO(text)
+	return err1 == nil || err2 == nil
 }
 
 // contexts serves the endpoints for the values of context variables.

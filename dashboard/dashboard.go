@@ -6,8 +6,8 @@
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
 // (login and sessions), visit.go (a request for a page), records.go, forms.go
 // and columns.go (the pages that most kinds of records share). The other files
-// hold the pages: keys.go with charts.go, calendar.go, contacts.go, webhooks.go,
-// system.go and pages.go.
+// hold the pages: keys.go with keyform.go and charts.go, calendar.go,
+// contacts.go, webhooks.go, system.go and pages.go.
 package dashboard
 
 import (
