@@ -105,12 +105,14 @@ func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, issued iss
 		return err
 	}
 	shown["key"] = issued.secret
-	w.Header().Set("Cache-Control", "no-store")
 	return WriteJSON(w, status, shown)
 }
 
 func (a *admin) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "sort", "order")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err

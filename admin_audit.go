@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,12 +84,13 @@ func (a *AuditLog) AdminRoutes() []Route {
 }
 
 // Watch records a request in the audit log if the admin endpoint refused it with a 4xx
-// status. It records a refused GET request only if the status is 401, 403 or 429.
+// status. It records a refused GET or HEAD request only if the status is 401, 403 or 429.
 func (a *AuditLog) Watch(o *Outcome) {
 	if o.Status < 400 || o.Status >= 500 || !strings.HasPrefix(o.Route, "/admin/") {
 		return
 	}
-	if o.Method == http.MethodGet && o.Status != http.StatusUnauthorized && o.Status != http.StatusForbidden && o.Status != http.StatusTooManyRequests {
+	reads := o.Method == http.MethodGet || o.Method == http.MethodHead
+	if reads && o.Status != http.StatusUnauthorized && o.Status != http.StatusForbidden && o.Status != http.StatusTooManyRequests {
 		return
 	}
 	by := AuditContext{
@@ -210,14 +210,17 @@ func (a *AuditLog) cut(now time.Time) error {
 }
 
 func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "actor", "action", "object", "result")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}
 	f := auditFilter{q.Get("actor"), q.Get("action"), q.Get("object"), q.Get("result")}
-	if f.result != "" && !slices.Contains(AuditResults(), f.result) {
-		return ErrValidation.With("result must be done or refused; got %q.", f.result)
+	if err := CheckWord(q, "result", AuditResults()...); err != nil {
+		return err
 	}
 	rows, count := []any{}, 0
 	err = a.o.Store.View(func(tx *Tx) error {
@@ -326,7 +329,11 @@ func showEntry(l AuditRecord) any {
 }
 
 func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
-	kept, err := readAuditHead(r.URL.Query())
+	q, err := r.Query("number", "hash")
+	if err != nil {
+		return err
+	}
+	kept, err := readAuditHead(q)
 	if err != nil {
 		return err
 	}
@@ -361,7 +368,7 @@ type keptEntry struct {
 // readAuditHead reads the kept entry from a query. It returns the zero keptEntry if the query
 // has neither a number nor a hash.
 func readAuditHead(q url.Values) (keptEntry, error) {
-	if !q.Has("number") && !q.Has("hash") {
+	if q.Get("number") == "" && q.Get("hash") == "" {
 		return keptEntry{}, nil
 	}
 	number, err := strconv.ParseUint(q.Get("number"), 10, 64)

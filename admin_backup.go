@@ -67,8 +67,18 @@ func backupName(now time.Time) string {
 }
 
 // send answers with a copy of the store. It makes the copy in the data folder and deletes
-// it afterwards.
+// it afterwards. For HEAD it makes no copy, so the answer has no Content-Length, and
+// records nothing in the audit log.
 func (b *Backups) send(w http.ResponseWriter, r *Request) error {
+	h := w.Header()
+	if r.Method == http.MethodHead {
+		if b.o.Store.Failing() {
+			return ErrUnavailable
+		}
+		backupFields(h, r.Now)
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
 	path := filepath.Join(b.o.Folder, unsentPrefix+keytext.RandomHex(8)+".tmp")
 	if err := b.o.Store.CopyTo(path); err != nil {
 		return err
@@ -90,15 +100,18 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 	if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	h := w.Header()
-	h.Set("Content-Type", "application/octet-stream")
+	backupFields(h, r.Now)
 	h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
-	h.Set("Content-Disposition", `attachment; filename="`+backupName(r.Now)+`"`)
-	h.Set("Cache-Control", "no-store")
 	if _, err := io.Copy(w, f); err != nil {
 		b.o.Log.Warn("backup not sent completely", "id", r.ID, "error", err)
 	}
 	return nil
+}
+
+// backupFields sets the header fields that describe a backup.
+func backupFields(h http.Header, now time.Time) {
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Disposition", `attachment; filename="`+backupName(now)+`"`)
 }
 
 func (b *Backups) check(w http.ResponseWriter, _ *Request) error {

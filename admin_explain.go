@@ -153,7 +153,7 @@ func (e *explainer) route(q asked) (found foundRoute, err error) {
 	for i, r := range slices.Concat(e.o.Routes.Keyed, e.o.Routes.Free) {
 		switch {
 		case !fits(r.Path, q.path):
-		case r.Method != q.method:
+		case !r.Serves(q.method):
 			if err == ErrRoute {
 				err = ErrMethod
 			}
@@ -323,12 +323,18 @@ func (f *Refusals) AdminRoutes() []Route {
 // show answers with a page of the list, newest first. The query may filter it by id, key
 // and code.
 func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "id", "key", "code")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}
 	id, key, code := q.Get("id"), q.Get("key"), q.Get("code")
+	if code != "" && !slices.ContainsFunc(ErrorCatalog(), func(e errorEntry) bool { return e.Code == code }) {
+		return ErrValidation.With("code must be one of the error codes that the page /errors lists; got %q.", code)
+	}
 	var found []refused
 	f.mu.Lock()
 	for i := range f.list { // i counts back from the newest entry

@@ -66,13 +66,11 @@ var errUndo = errors.New("undo")
 // load handles an import. For a dry run the answer describes what the import would do.
 func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	b := &keyBatch{}
-	switch mode := r.URL.Query().Get("dry_run"); mode {
-	case "", "false":
-	case "true":
-		b.dry = true
-	default:
-		return ErrValidation.With("dry_run must be true or false; got %q.", mode)
+	q, err := r.Query("dry_run")
+	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false")); err != nil {
+		return err
 	}
+	b.dry = q.Get("dry_run") == "true"
 	data, err := r.ReadAll()
 	if err != nil {
 		return err

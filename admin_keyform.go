@@ -236,8 +236,11 @@ type keyQuery struct {
 	ascending                          bool
 }
 
-// statusLive is the filter for keys with every status except revoked.
-const statusLive = "live"
+// These are the filters for keys with every status except revoked, and for keys with any status.
+const (
+	statusLive = "live"
+	statusAny  = "any"
+)
 
 // readKeyQuery reads the filters and the order from a query. It returns ErrValidation with
 // the name of the parameter that is wrong.
@@ -246,8 +249,11 @@ func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
 		sort: q.Get("sort"),
 	}
-	if states := append(append([]string{""}, KeyStates()...), statusLive); !slices.Contains(states, f.status) {
+	if states := append(append([]string{""}, KeyStates()...), statusLive, statusAny); !slices.Contains(states, f.status) {
 		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.status)
+	}
+	if f.status == statusAny {
+		f.status = ""
 	}
 	if name := q.Get("permission"); name != "" {
 		if f.permission, err = rights.Parse([]string{name}); err != nil {

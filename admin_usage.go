@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,20 +33,18 @@ func (u *usage) AdminRoutes() []Route {
 	}
 }
 
-// readPeriod reads the period from the query parameters step and last. The default of step is
+// readPeriod reads the period from the parameters step and last of a query. The default of step is
 // hour. The default of last is the number of steps that are kept.
-func readPeriod(r *Request) (period, error) {
-	q := r.URL.Query()
-	span := period{Step: stepHour, Now: r.Now}
-	switch step := q.Get("step"); step {
-	case "", "hour":
-	case "day":
+func readPeriod(q url.Values, now time.Time) (period, error) {
+	span := period{Step: stepHour, Now: now}
+	if err := CheckWord(q, "step", "hour", "day"); err != nil {
+		return span, err
+	}
+	if q.Get("step") == "day" {
 		span.Step = StepDay
-	default:
-		return span, ErrValidation.With("step must be hour or day; got %q.", step)
 	}
 	span.Last = span.Step.Kept()
-	if q.Has("last") {
+	if q.Get("last") != "" {
 		n, err := strconv.Atoi(q.Get("last"))
 		if err != nil || n < 1 || n > span.Step.Kept() {
 			return span, ErrValidation.With("last must be a whole number from 1 to %d, the number of steps that are kept; got %q.", span.Step.Kept(), q.Get("last"))
@@ -55,17 +54,10 @@ func readPeriod(r *Request) (period, error) {
 	return span, nil
 }
 
-// readFormat reads the query parameter format. It reports whether the answer must be CSV. The
+// readFormat reads the parameter format of a query. It reports whether the answer must be CSV. The
 // default is JSON.
-func readFormat(r *Request) (bool, error) {
-	switch format := r.URL.Query().Get("format"); format {
-	case "", "json":
-		return false, nil
-	case "csv":
-		return true, nil
-	default:
-		return false, ErrValidation.With("format must be json or csv; got %q.", format)
-	}
+func readFormat(q url.Values) (bool, error) {
+	return q.Get("format") == "csv", CheckWord(q, "format", "json", "csv")
 }
 
 // showTally adds counts to fields, under the names of StatusClasses. It adds their sum as
@@ -104,11 +96,15 @@ func showPeriod(span period) map[string]any {
 
 // ofKey answers with the history of the key in the path, as JSON or CSV.
 func (u *usage) ofKey(w http.ResponseWriter, r *Request) error {
-	span, err := readPeriod(r)
+	q, err := r.Query("step", "last", "format")
 	if err != nil {
 		return err
 	}
-	asCSV, err := readFormat(r)
+	span, err := readPeriod(q, r.Now)
+	if err != nil {
+		return err
+	}
+	asCSV, err := readFormat(q)
 	if err != nil {
 		return err
 	}
@@ -142,20 +138,24 @@ func (u *usage) find(id string) (key *Key, err error) {
 // code, and one page of the keys with the most requests. If the query has the parameter
 // key, the answer has the named keys and their buckets instead of that page.
 func (u *usage) all(w http.ResponseWriter, r *Request) error {
-	span, err := readPeriod(r)
+	q, err := r.Query("step", "last", "format", "by", "page", "limit")
+	if err = errors.Join(err, CheckWord(q, "by", "key", "route", "error")); err != nil {
+		return err
+	}
+	span, err := readPeriod(q, r.Now)
 	if err != nil {
 		return err
 	}
-	page, err := ReadPage(r.URL.Query(), 25, 1000)
+	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}
-	asCSV, err := readFormat(r)
+	asCSV, err := readFormat(q)
 	if err != nil {
 		return err
 	}
 	if asCSV {
-		return u.sendAll(w, r, span)
+		return u.sendAll(w, q.Get("by"), span)
 	}
 	service, err := u.history.Of(subject{Kind: ofService}, span)
 	if err != nil {
@@ -219,7 +219,10 @@ func (u *usage) limitedAt(id string, now time.Time) *string {
 // the number of all these keys. The error is ErrNotFound if a named key does not exist.
 func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int, err error) {
 	rows = []any{}
-	ids := r.URL.Query()["key"]
+	ids, err := r.QueryList("key")
+	if err != nil {
+		return nil, 0, err
+	}
 	if len(ids) > 1000 {
 		return nil, 0, ErrValidation.With("key may appear at most 1000 times in the query; got %d.", len(ids))
 	}
@@ -255,22 +258,19 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 	return rows, len(list), nil
 }
 
-// sendAll answers with the buckets of all keys, routes or error codes as CSV. The query
-// parameter by selects which of the three.
-func (u *usage) sendAll(w http.ResponseWriter, r *Request, span period) error {
-	switch by := r.URL.Query().Get("by"); by {
-	case "", "key":
-		return u.sendKeys(w, span)
-	case "route", "error":
-		kind := byte(ofRoute)
-		if by == "error" {
-			kind = ofCode
-		}
-		out := beginCSV(w, "usage-"+by+"s", by)
-		return out.end(u.history.All(kind, span, func(name string, list []bucket) error { return out.rows([]string{name}, list) }))
+// sendAll answers with the buckets of all routes as CSV if by is "route", of all error codes if it
+// is "error", and otherwise of all keys.
+func (u *usage) sendAll(w http.ResponseWriter, by string, span period) error {
+	kind := byte(ofRoute)
+	switch by {
+	case "route":
+	case "error":
+		kind = ofCode
 	default:
-		return ErrValidation.With("by must be key, route or error; got %q.", by)
+		return u.sendKeys(w, span)
 	}
+	out := beginCSV(w, "usage-"+by+"s", by)
+	return out.end(u.history.All(kind, span, func(name string, list []bucket) error { return out.rows([]string{name}, list) }))
 }
 
 // sendKeys answers with the buckets of all keys as CSV.
@@ -322,7 +322,6 @@ func beginCSV(w http.ResponseWriter, file string, columns ...string) *usageTable
 	h := w.Header()
 	h.Set("Content-Type", "text/csv; charset=utf-8")
 	h.Set("Content-Disposition", `attachment; filename="`+file+`.csv"`)
-	h.Set("Cache-Control", "no-store")
 	t := &usageTable{w, csv.NewWriter(w)}
 	_ = t.csv.Write(append(append(columns, "start", "requests"), StatusClasses()...)) // fails only if the client has disconnected
 	return t

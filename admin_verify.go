@@ -167,7 +167,6 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	default:
 		return err
 	}
-	w.Header().Set("Cache-Control", "no-store")
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
@@ -256,7 +255,6 @@ func (v *verifier) introspect(w http.ResponseWriter, r *Request) error {
 	if err != nil || len(form["token"]) != 1 || form.Get("token") == "" {
 		return ErrMissing.With("token is missing or was sent more than once. Send token=KEY.")
 	}
-	w.Header().Set("Cache-Control", "no-store")
 	key, holder, err := v.keyring.Find(form.Get("token"))
 	if err == nil {
 		err = key.Check(r.Latest)

@@ -123,7 +123,7 @@ type readyList struct {
 // NewAgents returns the endpoints for the agents in store.
 func NewAgents(store *Store) *agents {
 	a := &agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
-	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent}
+	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent, Filters: []string{"search", "owner"}}
 	return a
 }
 
@@ -294,6 +294,7 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 		Show: func(_ *Tx, b blocked) (any, error) {
 			return map[string]any{"id": b.ID, "phone_number": b.Phone, "reason": b.Reason, "created_at": Seconds(b.CreatedAt)}, nil
 		},
+		Filters: []string{"search", "phone_number"},
 		Match: func(_ *Tx, b blocked, q url.Values) bool {
 			search := strings.ToLower(q.Get("search"))
 			return (q.Get("phone_number") == "" || q.Get("phone_number") == b.Phone) &&

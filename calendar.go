@@ -85,7 +85,10 @@ func (d dateRange) Bounds() (from, to time.Time) {
 }
 
 func (c *calendar) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "start_date", "end_date", "status")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 10, 100)
 	if err != nil {
 		return err
@@ -370,7 +373,10 @@ func readZone(q url.Values) (*time.Location, error) {
 // list answers with the events that overlap a range of days. The event that
 // starts first comes first.
 func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "start_date", "end_date", "time_zone", "status", "owner")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err

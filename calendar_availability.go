@@ -105,17 +105,19 @@ func (a *availability) Routes() []Route {
 // count as busy. The events of other team members do not, although the key can
 // see them.
 func (a *availability) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("start_date", "end_date", "duration")
+	if err != nil {
+		return err
+	}
 	minutes := usualSlot
-	if text := q.Get("duration"); q.Has("duration") {
-		var err error
+	if text := q.Get("duration"); text != "" {
 		if minutes, err = strconv.Atoi(text); err != nil || minutes < 1 || minutes > maxSlot {
 			return ErrDuration.With("duration must be a whole number of minutes from 1 to %d; got %q.", maxSlot, text)
 		}
 	}
 	var dates dateRange
 	slots := []slot{}
-	err := a.store.View(func(tx *Tx) error {
+	err = a.store.View(func(tx *Tx) error {
 		s, err := scheduleOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
@@ -233,7 +235,7 @@ type schedules struct{ catalog AdminRecords[Schedule] }
 
 // NewSchedules returns the admin endpoints for the schedules in store.
 func NewSchedules(store *Store) *schedules {
-	return &schedules{AdminRecords[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule}}
+	return &schedules{AdminRecords[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule, Filters: []string{"owner"}}}
 }
 
 // ScheduleTables returns the table of schedules, for store checks.

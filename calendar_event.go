@@ -436,8 +436,6 @@ func (i *ICS) get(w http.ResponseWriter, r *Request) error {
 	h := w.Header()
 	h.Set("Content-Type", "text/calendar; charset=utf-8")
 	h.Set("Content-Disposition", `inline; filename="calendar.ics"`)
-	h.Set("Cache-Control", "private, no-cache")
-	h.Set("Referrer-Policy", "no-referrer")
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write([]byte(e.file()))
 	return nil

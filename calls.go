@@ -37,7 +37,10 @@ func (c *calls) Routes() []Route {
 }
 
 func (c *calls) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "agent_id", "status", "type")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 10, 100)
 	if err != nil {
 		return err
@@ -230,7 +233,10 @@ func (d *adminCalls) AdminRoutes() []Route {
 }
 
 func (d *adminCalls) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "agent_id", "status", "type", "owner")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -197,7 +198,7 @@ type contacts struct {
 func NewContacts(store *Store, write Permission) *contacts {
 	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
-		Match: matchContact, Columns: contactColumns(), Row: contactRow,
+		Match: matchContact, Filters: []string{"stage", "status", "tag", "search", "owner"}, Columns: contactColumns(), Row: contactRow,
 	}}
 }
 
@@ -219,7 +220,10 @@ func (c *contacts) Routes() []Route {
 func (c *contacts) AdminRoutes() []Route { return c.catalog.Routes() }
 
 func (c *contacts) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query("page", "limit", "stage", "status", "tag", "search")
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 25, 100)
 	if err != nil {
 		return err
@@ -498,4 +502,17 @@ func matchContact(tx *Tx, c contact, q url.Values) bool {
 		return false
 	}
 	return c.matches(q)
+}
+
+// PromptVariables returns the values that replace {{name}} in the prompts of a call. Each name in
+// business gets the prefix business_. If a name then appears more than once, call takes precedence
+// over contact, and contact over business (contract 3.3).
+func PromptVariables(business, contact, call Values) Values {
+	all := Values{}
+	for name, value := range business {
+		all["business_"+name] = value
+	}
+	maps.Copy(all, contact)
+	maps.Copy(all, call)
+	return all
 }

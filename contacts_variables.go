@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -139,6 +140,7 @@ type variables struct {
 func NewVariables(store *Store) *variables {
 	return &variables{store, AdminRecords[Variable]{
 		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
+		Filters: []string{"search", "context_type", "owner"}, Words: map[string][]string{"context_type": contextTypes()},
 	}}
 }
 
@@ -219,9 +221,10 @@ func (v Variable) row() map[string]any {
 // list answers with the definitions of the key's owner, sorted by id. The first request of an owner
 // also stores the built-in definitions. So only that request needs a write transaction.
 func (v *variables) list(w http.ResponseWriter, r *Request) error {
-	kind := r.URL.Query().Get("context_type")
-	if kind != "" && !slices.Contains(contextTypes(), kind) {
-		return ErrValidation.With("context_type must be contact or business; got %q.", kind)
+	q, err := r.Query("context_type")
+	kind := q.Get("context_type")
+	if err = errors.Join(err, CheckWord(q, "context_type", contextTypes()...)); err != nil {
+		return err
 	}
 	seeded := false
 	rows := []any{}
@@ -238,7 +241,7 @@ func (v *variables) list(w http.ResponseWriter, r *Request) error {
 		}
 		return err
 	}
-	err := v.store.View(read)
+	err = v.store.View(read)
 	if err == nil && !seeded {
 		err = v.store.Update(func(tx *Tx) error {
 			if err := seedVariables(tx, r.Key.Owner, r.Now); err != nil {
@@ -716,12 +719,13 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 }
 
 func (c *contexts) business(w http.ResponseWriter, r *Request) error {
-	name := r.URL.Query().Get("owner")
-	if name == "" {
-		name = DefaultOwner
+	q, err := r.Query("owner")
+	if err != nil {
+		return err
 	}
+	name := cmp.Or(q.Get("owner"), DefaultOwner)
 	var values Values
-	err := c.store.View(func(tx *Tx) error {
+	err = c.store.View(func(tx *Tx) error {
 		o, err := OwnerNamed(tx, name)
 		if err != nil {
 			return err
@@ -733,17 +737,4 @@ func (c *contexts) business(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"owner": name, "variables": values})
-}
-
-// PromptVariables returns the values that replace {{name}} in the prompts of a call. Each name in
-// business gets the prefix business_. If a name then appears more than once, call takes precedence
-// over contact, and contact over business (contract 3.3).
-func PromptVariables(business, contact, call Values) Values {
-	all := Values{}
-	for name, value := range business {
-		all["business_"+name] = value
-	}
-	maps.Copy(all, contact)
-	maps.Copy(all, call)
-	return all
 }

@@ -568,7 +568,7 @@ func TestBrowser_Keys(t *testing.T) {
 	p.press(kb.Enter)
 	p.sees("1 found")
 	p.screen(360, 740, "dark")
-	for _, path := range []string{"/keys", "/keys?sort=name&page=7", "/keys?status=&search=nothing-fits"} {
+	for _, path := range []string{"/keys", "/keys?sort=name&page=7", "/keys?status=any&search=nothing-fits"} {
 		p.open(path)
 		p.fits(path, 360)
 	}

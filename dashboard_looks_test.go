@@ -114,7 +114,7 @@ func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 		paths = append(paths, strings.ReplaceAll(path, "{id}", id))
 	}
 	slices.Sort(paths)
-	return append(paths, "/keys?status=&search=nothing-fits", "/keys?status=", "/keys/missing", "/calendar?week="+week().Format(time.DateOnly),
+	return append(paths, "/keys?status=any&search=nothing-fits", "/keys?status=any", "/keys/missing", "/calendar?week="+week().Format(time.DateOnly),
 		"/keys/"+keys["crm"]+"?of=crm", "/keys/"+keys["partner"]+"?of=partner", "/keys/"+keys["old import"]+"?of=import", "/keys/"+keys[evil]+"?of=evil", "/keys/new?preset=caller&name=booking+site")
 }
 

@@ -54,7 +54,7 @@ func TestKeyPages_List(t *testing.T) {
 	if page := b.tells("/keys"); strings.Contains(page, id) {
 		t.Error("a revoked key is not hidden")
 	}
-	b.tells("/keys?status=", id, "none: it is over")
+	b.tells("/keys?status=any", id, "none: it is over")
 	b.tells("/keys?status=revoked", id)
 	if w := b.get("/keys?sort=size"); w.Code != 400 || !strings.Contains(w.Body.String(), "sort must be") {
 		t.Errorf("got %d %s", w.Code, w.Body)

@@ -131,8 +131,7 @@ func single(h http.Header, name string) (string, error) {
 }
 
 // Authorized answers 200, so that the proxy passes on the request. Header fields identify the key
-// to the upstream, and X-Auth-Uri is the address without any key in its query. The answer must not
-// be cached, because the next request may be decided differently.
+// to the upstream, and X-Auth-Uri is the address without any key in its query.
 func Authorized(w http.ResponseWriter, r *Request) error {
 	h := w.Header()
 	identify(h, r)
@@ -141,9 +140,6 @@ func Authorized(w http.ResponseWriter, r *Request) error {
 		address += "?" + r.URL.RawQuery
 	}
 	h["X-Auth-Uri"] = []string{address}
-	if h["Cache-Control"] == nil {
-		h["Cache-Control"] = []string{"no-store"}
-	}
 	w.WriteHeader(http.StatusOK)
 	return nil
 }

@@ -1,8 +1,9 @@
 // The handlers family has what all endpoints share. Read handlers.go first (Request, Route, pages
 // of lists), then handlers_credential.go (where a key may be sent), handlers_body.go (strict
-// reading of JSON), handlers_router.go (registering routes with the router), handlers_records.go
-// (creating, listing, changing and importing records of any kind) and handlers_idempotency.go
-// (answering a repeated request). It depends on no particular kind of record.
+// reading of JSON), handlers_router.go (registering routes with the router), handlers_fields.go
+// (header fields of every answer), handlers_records.go (creating, listing, changing and importing
+// records of any kind) and handlers_idempotency.go (answering a repeated request). It depends on no
+// particular kind of record.
 
 package main
 
@@ -22,6 +23,8 @@ import (
 	"time"
 
 	"github.com/julienschmidt/httprouter"
+
+	"latchkey/internal/query"
 )
 
 // Request is a request that has passed all checks of its route. It is passed to the handler and
@@ -42,6 +45,8 @@ type Request struct {
 	// Limits has the status of each limit that applies to this request. The server writes it to
 	// the header fields of the answer.
 	Limits []LimitStatus
+
+	query url.Values // the parameters of the query; nil: not read yet, or the query is empty
 }
 
 // Deed returns who makes the request, its action and the object of the action, for the audit log.
@@ -137,6 +142,12 @@ type Route struct {
 	Public bool
 }
 
+// Serves reports whether the route answers requests with a method. A route for GET also answers HEAD,
+// and net/http then leaves out the body (RFC 9110, section 9.3.2).
+func (r Route) Serves(method string) bool {
+	return method == r.Method || method == http.MethodHead && r.Method == http.MethodGet
+}
+
 // NumberParam returns the path parameter name as the id of a record. It returns ErrNotFound if the
 // value is not a positive whole number.
 func (r *Request) NumberParam(name string) (uint64, error) {
@@ -158,6 +169,42 @@ func (r *Request) SetLimits(list []LimitStatus) {
 		}
 		r.Limits[i] = s
 	}
+}
+
+// CheckQuery returns ErrValidation if the query of the request cannot be read. The message names the
+// parameter. The server calls it before every handler except those of guarded routes, whose queries
+// are for their upstreams.
+func (r *Request) CheckQuery() (err error) {
+	if r.query == nil && r.URL.RawQuery != "" {
+		r.query, err = query.Parse(r.URL.RawQuery)
+	}
+	return invalidQuery(err)
+}
+
+// Query returns the parameters of the query that names lists. A parameter with an empty value counts
+// as not sent. Query returns ErrValidation if the query cannot be read or if one of these parameters
+// appears more than once. Other parameters are ignored (docs/contract.md, section 1.2).
+func (r *Request) Query(names ...string) (url.Values, error) {
+	if err := r.CheckQuery(); err != nil {
+		return nil, err
+	}
+	q, err := query.Once(r.query, names...)
+	return q, invalidQuery(err)
+}
+
+// QueryList returns all values of the parameter name of the query, which may appear more than once.
+// It returns ErrValidation if the query cannot be read.
+func (r *Request) QueryList(name string) ([]string, error) {
+	err := r.CheckQuery()
+	return r.query[name], err
+}
+
+// invalidQuery returns err, which may be nil, as an ErrValidation with the same message.
+func invalidQuery(err error) error {
+	if err == nil {
+		return nil
+	}
+	return ErrValidation.With("%s", err.Error())
 }
 
 // WriteJSON writes v as the JSON body of an answer. If v cannot be encoded, it returns an error and
@@ -185,6 +232,9 @@ func EncodeJSON(v any) ([]byte, error) {
 // because it ignores that a client has disconnected.
 func WriteBody(w http.ResponseWriter, status int, body []byte) error {
 	w.Header()["Content-Type"] = jsonType
+	if len(body) > 2048 { // net/http counts shorter bodies itself
+		w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
 	return nil
@@ -198,16 +248,26 @@ type Page struct {
 	Limit  int // maximum number of rows on a page
 }
 
-// ReadPage reads the query parameters page and limit. If limit is missing, it is defaultLimit. A
-// limit above maxLimit is lowered to maxLimit. ReadPage returns ErrValidation if a parameter is not
-// a whole number of at least 1.
+// CheckWord returns ErrValidation if the parameter name of a query is not one of words. A parameter
+// that is missing is valid.
+func CheckWord(q url.Values, name string, words ...string) error {
+	word, last := q.Get(name), len(words)-1
+	if word == "" || slices.Contains(words, word) {
+		return nil
+	}
+	return ErrValidation.With("%s must be %s or %s; got %q.", name, strings.Join(words[:last], ", "), words[last], word)
+}
+
+// ReadPage reads the query parameters page and limit. If limit is missing or empty, it is
+// defaultLimit. A limit above maxLimit is lowered to maxLimit. ReadPage returns ErrValidation if a
+// parameter is not a whole number of at least 1.
 func ReadPage(q url.Values, defaultLimit, maxLimit int) (Page, error) {
 	p := Page{Number: 1, Limit: defaultLimit}
 	for _, f := range []struct {
 		name string
 		into *int
 	}{{"page", &p.Number}, {"limit", &p.Limit}} {
-		if !q.Has(f.name) {
+		if q.Get(f.name) == "" {
 			continue
 		}
 		n, err := strconv.Atoi(q.Get(f.name))

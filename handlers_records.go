@@ -30,8 +30,12 @@ type AdminRecords[T any] struct {
 	// deleted.
 	Drop func(tx *Tx, v T) error
 	// Match reports whether a list with the query q includes the record v. If Match is nil, every
-	// list includes all records.
+	// list includes all records. q has only the parameters in Filters.
 	Match func(tx *Tx, v T, q url.Values) bool
+	// Filters are the names of the query parameters of a list, besides page and limit. Words has the
+	// values that a filter accepts. A filter that is not in Words accepts any value.
+	Filters []string
+	Words   map[string][]string
 	// Columns are the names of the columns that a CSV import may have. Row converts the cells of
 	// one line, by column name, to the members of a body. If Row is nil, only JSON can be
 	// imported.
@@ -62,10 +66,20 @@ func (c *AdminRecords[T]) Routes() []Route {
 
 // list answers with one page of the records, newest first.
 func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
-	q := r.URL.Query()
+	q, err := r.Query(append([]string{"page", "limit"}, c.Filters...)...)
+	if err != nil {
+		return err
+	}
 	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
+	}
+	for _, name := range c.Filters {
+		if words, ok := c.Words[name]; ok {
+			if err := CheckWord(q, name, words...); err != nil {
+				return err
+			}
+		}
 	}
 	rows, count := []any{}, 0
 	err = c.Store.View(func(tx *Tx) error {

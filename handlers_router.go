@@ -26,14 +26,23 @@ type node struct {
 // NewRouter returns a handler that serves rows through httprouter. httprouter cannot register a
 // literal beside a wildcard, such as ".../create" beside ".../:id/cancel". NewRouter therefore
 // registers the literal as the wildcard too, and compares it with the path of each request. A path
-// matches with or without a slash at its end. There is no redirect to the other form, because a
+// matches with or without a slash at its end. A row for GET serves HEAD too. There is no redirect to the other form, because a
 // client may then drop the body and would send the key a second time. The function plain must
 // return the handler for requests that match no row. NewRouter returns an error if a row occurs
 // twice or if two rows name the same wildcard differently.
 func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error) {
 	r := httprouter.New()
-	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
-	r.NotFound, r.MethodNotAllowed = plain(ErrRoute), plain(ErrMethod)
+	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS, r.HandleMethodNotAllowed = false, false, false, false
+	rows = withHead(rows)
+	unmatched := func(w http.ResponseWriter, r *http.Request) {
+		if methods := allowed(rows, r.URL.Path); len(methods) > 0 {
+			w.Header().Set("Allow", strings.Join(methods, ", "))
+			plain(ErrMethod).ServeHTTP(w, r)
+			return
+		}
+		plain(ErrRoute).ServeHTTP(w, r)
+	}
+	r.NotFound = http.HandlerFunc(unmatched)
 	trees, named := map[string]*node{}, map[string]bool{}
 	for _, row := range rows {
 		name := row.Method + " " + row.Path
@@ -59,14 +68,7 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 	}
 	for _, at := range order {
 		method, path, _ := strings.Cut(at, " ")
-		r.Handle(method, path, choose(groups[at], path, func(w http.ResponseWriter, r *http.Request) {
-			if methods := allowed(rows, r.URL.Path); len(methods) > 0 {
-				w.Header().Set("Allow", strings.Join(methods, ", "))
-				plain(ErrMethod).ServeHTTP(w, r)
-				return
-			}
-			plain(ErrRoute).ServeHTTP(w, r)
-		}))
+		r.Handle(method, path, choose(groups[at], path, unmatched))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		if n := len(q.URL.Path); n > 1 && q.URL.Path[n-1] == '/' {
@@ -74,6 +76,19 @@ func NewRouter(rows []Row, plain func(*Error) http.Handler) (http.Handler, error
 		}
 		r.ServeHTTP(w, q)
 	}), nil
+}
+
+// withHead returns rows with a row for HEAD after each row for GET. HEAD is answered like GET, after
+// the same checks and at the same cost; net/http leaves out the body (RFC 9110, section 9.3.2).
+func withHead(rows []Row) (all []Row) {
+	for _, row := range rows {
+		all = append(all, row)
+		if row.Method == http.MethodGet {
+			row.Method = http.MethodHead
+			all = append(all, row)
+		}
+	}
+	return all
 }
 
 // segments returns the segments of a path that begins with a slash.
@@ -184,7 +199,6 @@ type LimitFields struct {
 // WriteLimitFields sets the rate limit fields of a header. It sets nothing if f.List is empty. The
 // X-RateLimit-* fields describe the limit with the fewest remaining units; X-RateLimit-Reset is in
 // Unix seconds. If f.Draft is true, RateLimit-Policy and RateLimit describe all limits.
-// WriteLimitFields also adds the fields that can carry a key to Vary.
 func WriteLimitFields(h http.Header, f LimitFields) {
 	list := f.List
 	if len(list) == 0 {
@@ -216,19 +230,11 @@ func WriteLimitFields(h http.Header, f LimitFields) {
 	n := &[5]string{all[:cuts[0]], all[cuts[0]:cuts[1]], all[cuts[1]:cuts[2]]}
 	// The fields are set directly because Header.Set would allocate a slice for each.
 	h["X-Ratelimit-Limit"], h["X-Ratelimit-Remaining"], h["X-Ratelimit-Reset"] = n[0:1:1], n[1:2:2], n[2:3:3]
-	if vary := h["Vary"]; vary == nil {
-		h["Vary"] = varyOnKey
-	} else {
-		h["Vary"] = append(slices.Clip(vary), varyOnKey...)
-	}
 	if f.Draft {
 		n[3], n[4] = all[cuts[2]:cuts[3]], all[cuts[3]:]
 		h["Ratelimit-Policy"], h["Ratelimit"] = n[3:4:4], n[4:5:5]
 	}
 }
-
-// varyOnKey is the value of Vary that names the header fields that can carry a key.
-var varyOnKey = []string{"Authorization, X-API-Key"}
 
 // appendPolicy appends the value of RateLimit-Policy: the size and window in seconds of each limit.
 func appendPolicy(b []byte, list []LimitStatus) []byte {

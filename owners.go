@@ -104,7 +104,7 @@ type owners struct {
 // records would then belong to nobody.
 func NewOwners(store *Store, keyring *Keyring) *owners {
 	c := &owners{keyring: keyring}
-	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Keep: true}
+	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Filters: []string{"search"}, Keep: true}
 	return c
 }
 

@@ -81,7 +81,7 @@ func (s *Server) API() (http.Handler, error) {
 	for _, row := range s.o.Open {
 		rows = append(rows, Row{row, s.open(row)})
 	}
-	router, err := NewRouter(append(rows, s.health(s.o.Pages)...), s.plain)
+	router, err := s.router(append(rows, s.health(s.o.Pages)...))
 	if err != nil || s.o.Guards == nil {
 		return router, err
 	}
@@ -110,7 +110,7 @@ func (s *Server) admin(identify identifier) (http.Handler, error) {
 			rows = append(rows, Row{row, s.operated(row, identify)})
 		}
 	}
-	return NewRouter(append(rows, s.health(s.o.AdminPages)...), s.plain)
+	return s.router(append(rows, s.health(s.o.AdminPages)...))
 }
 
 // health returns the routes that require neither a key nor a token: /healthz, /readyz and
@@ -129,6 +129,18 @@ func (s *Server) health(pages []Row) []Row {
 		row("/healthz", func() error { return nil }),
 		row("/readyz", s.Ready),
 	)
+}
+
+// router returns the router for the rows of a listener. Every answer begins with the header
+// fields of WriteOwnFields.
+func (s *Server) router(rows []Row) (http.Handler, error) {
+	for i, row := range rows {
+		rows[i].Serve = func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
+			WriteOwnFields(w.Header())
+			row.Serve(w, r, p)
+		}
+	}
+	return NewRouter(rows, s.plain)
 }
 
 // Ready returns nil if the server can serve requests. Otherwise it returns an error that
@@ -156,15 +168,17 @@ type exchange struct {
 	meter   *CounterRef    // the limit counters of the key
 	found   *Key           // see Outcome.Found
 	draft   bool           // whether to send RateLimit and RateLimit-Policy
+	vary    []string       // the request fields that the answer depends on, see WriteVary
 	rights  *Policy        // permissions and limits for a guarded route; nil for other routes
 	outcome Outcome        // memory for the parameter of Watch, here to save an allocation
 }
 
-// WriteHeader sends the status. Before the first status of 200 or higher it adds the
-// header fields with the state of the limits. The access log contains that status.
+// WriteHeader sends the status. Before the first status of 200 or higher it adds Vary and
+// the header fields with the state of the limits. The access log contains that status.
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && status >= http.StatusOK {
 		x.status = status
+		WriteVary(x.Header(), x.vary)
 		WriteLimitFields(x.Header(), LimitFields{List: x.Request.Limits, Now: x.Now, Draft: x.draft})
 	}
 	x.ResponseWriter.WriteHeader(status)
@@ -276,7 +290,7 @@ func (s *Server) fail(x *exchange, err error) {
 		return // the answer has already begun
 	}
 	h := x.Header()
-	h.Set("Cache-Control", "no-store")
+	WriteOwnFields(h)                                 // not set yet for a guarded route and for a request that matches no route
 	h.Set("Link", "</errors/"+e.Code+`>; rel="help"`) // RFC 8288
 	if e.Challenge != "" {
 		h.Set("WWW-Authenticate", e.Challenge)
@@ -296,6 +310,7 @@ func (s *Server) fail(x *exchange, err error) {
 func (s *Server) keyed(row Route, admit func(*exchange, Route) error) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
+		x.vary = VaryKey
 		var err error
 		defer s.end(x, &err)
 		err = s.pass(x, row, admit)
@@ -324,7 +339,7 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	x := s.begin(w, r, nil, *row)
-	x.rights = now.Rights
+	x.vary, x.rights = VaryKey, now.Rights
 	defer s.end(x, &err)
 	err = s.pass(x, *row, s.admit)
 	return true
@@ -342,7 +357,18 @@ func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error
 			return err
 		}
 	}
+	return s.handle(x, row)
+}
+
+// handle runs the handler of a route after it has checked that the query can be read. It
+// does not check the query of a guarded route, which the upstream reads.
+func (s *Server) handle(x *exchange, row Route) error {
 	x.step = StepHandler
+	if x.rights == nil {
+		if err := x.CheckQuery(); err != nil {
+			return err
+		}
+	}
 	return row.Handle(x, &x.Request)
 }
 
@@ -358,7 +384,8 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	asked, err := family.Ask(r)
 	x := s.begin(family.Answer(w), asked, nil, Route{Path: "-"})
 	defer s.end(x, &err)
-	x.Client, x.step = ClientAddr(r, s.askers), StepAddress
+	WriteOwnFields(x.Header())
+	x.vary, x.Client, x.step = VaryKey, ClientAddr(r, s.askers), StepAddress
 	if !FromProxy(r, s.askers) {
 		s.o.Log.Warn("/authz called from an address that is not in trusted_proxies", "id", x.ID, "client", x.Client)
 		err = ErrPermission.With("%s may not call /authz, because it is not in trusted_proxies. Add the address of the proxy to trusted_proxies in [server].", x.Client)
@@ -389,8 +416,7 @@ func (s *Server) open(row Route) httprouter.Handle {
 		x := s.begin(w, r, p, row)
 		var err error
 		defer s.end(x, &err)
-		x.step = StepHandler
-		err = row.Handle(x, &x.Request)
+		err = s.handle(x, row)
 	}
 }
 
@@ -541,11 +567,11 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 		x.MaxBody = maxImport
 		var err error
 		defer s.end(x, &err)
+		x.vary = VaryCaller
 		if err = identify(x); err != nil {
 			return
 		}
-		x.step = StepHandler
-		err = row.Handle(x, &x.Request)
+		err = s.handle(x, row)
 	}
 }
 
@@ -558,8 +584,7 @@ func (s *Server) plain(e *Error) http.Handler {
 		answer := e
 		if e == ErrRoute {
 			answer = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, ClipPath(r.URL.Path))
-		} else if allow := strings.Replace(w.Header().Get("Allow"), ", OPTIONS", "", 1); allow != "" {
-			w.Header().Set("Allow", allow)
+		} else if allow := w.Header().Get("Allow"); allow != "" {
 			answer = e.With("%s does not accept %s. It accepts %s.", ClipPath(r.URL.Path), r.Method, allow)
 		}
 		var err error = answer

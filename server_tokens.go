@@ -137,7 +137,11 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 
 // list answers with a page of the tokens, newest first.
 func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
-	page, err := ReadPage(r.URL.Query(), 25, 1000)
+	q, err := r.Query("page", "limit")
+	if err != nil {
+		return err
+	}
+	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}

@@ -129,7 +129,6 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	shown["secret"], shown["message"] = secret, "Created. Store the secret now: it is shown only here."
-	w.Header().Set("Cache-Control", "no-store")
 	return WriteJSON(w, http.StatusCreated, shown)
 }
 
@@ -350,7 +349,11 @@ func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
-	page, err := ReadPage(r.URL.Query(), 25, 1000)
+	q, err := r.Query("page", "limit")
+	if err != nil {
+		return err
+	}
+	page, err := ReadPage(q, 25, 1000)
 	if err != nil {
 		return err
 	}
@@ -433,7 +436,11 @@ func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
 }
 
 func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
-	page, err := ReadPage(r.URL.Query(), 25, 100)
+	q, err := r.Query("page", "limit")
+	if err != nil {
+		return err
+	}
+	page, err := ReadPage(q, 25, 100)
 	if err != nil {
 		return err
 	}

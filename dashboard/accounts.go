@@ -2,10 +2,14 @@ package dashboard
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/query"
 )
 
 // Accounts manages the operators and their sessions. Package main implements it with its store, its
@@ -118,19 +122,35 @@ func (d *Dashboard) session(r *http.Request) (Session, bool) {
 // others to the login page.
 func (d *Dashboard) loggedIn(page func(*visit)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
 		s, ok := d.session(r)
 		if !ok {
 			next := ""
-			if r.Method == http.MethodGet {
+			if r.Method == http.MethodGet || r.Method == http.MethodHead {
 				next = "?next=" + url.QueryEscape(r.URL.RequestURI())
 			}
 			http.Redirect(w, r, "/login"+next, http.StatusSeeOther)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
-		page(&visit{w, d.o.Accounts.As(r, s.Operator), s, d})
+		v := &visit{W: w, R: d.o.Accounts.As(r, s.Operator), Session: s, dashboard: d}
+		var err error
+		if v.query, err = readQuery(r); err != nil {
+			v.showFault(invalid("%s", err))
+			return
+		}
+		page(v)
 	}
+}
+
+// readQuery returns the parameters in the address of a page, without empty ones. It returns an error
+// if the query cannot be read or if a parameter appears more than once. The addresses of forms, which
+// end in "/new", may repeat a parameter: there it is a field with several values.
+func readQuery(r *http.Request) (url.Values, error) {
+	q, err := query.Parse(r.URL.RawQuery)
+	if err != nil || strings.HasSuffix(r.URL.Path, "/new") {
+		return q, err
+	}
+	return query.Once(q, slices.Sorted(maps.Keys(q))...)
 }
 
 func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
@@ -139,7 +159,12 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The store cannot be read.", http.StatusServiceUnavailable)
 		return
 	}
-	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: known, Form: url.Values{"next": {r.URL.Query().Get("next")}}})
+	q, err := readQuery(r)
+	if err != nil {
+		d.render(w, http.StatusBadRequest, "login", view{Title: "Log in", Fault: err.Error(), Data: known})
+		return
+	}
+	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: known, Form: url.Values{"next": {q.Get("next")}}})
 }
 
 // login begins a session. If the login fails, it shows the form again with the reason.
@@ -159,6 +184,7 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 		minutes := int64((fault.RetryAfter + time.Minute - 1) / time.Minute)
 		status, text = fault.Status, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", minutes)
 	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Cookie realm="latchkey", form-action="/login"`) // RFC 9110 section 15.5.2 requires a challenge
 		status, text = fault.Status, "The name or the password is wrong."
 	}
 	known, _ := d.o.Accounts.Any()
@@ -177,8 +203,12 @@ func localPath(path string) string {
 }
 
 func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
-	link := r.URL.Query().Get("token")
-	status := http.StatusOK
+	q, err := readQuery(r)
+	if err != nil {
+		d.render(w, http.StatusBadRequest, "setup", view{Title: "Set up", Fault: err.Error(), Data: ""})
+		return
+	}
+	link, status := q.Get("token"), http.StatusOK
 	if err := d.o.Accounts.CheckSetup(link); err != nil {
 		link, status = "", http.StatusForbidden
 	}

@@ -134,14 +134,20 @@ const (
 	closeHour  = 20   // hour at which the grid ends, unless an event ends later
 )
 
-// zoneOf returns the time zone of a page. It is the zone in the address or the form, or otherwise
-// the zone of the owner's schedule. If there is neither, or if the name is unknown, it is UTC.
-// owner "" means the default owner.
-func zoneOf(v *visit, owner string) *time.Location {
-	name := v.R.URL.Query().Get("zone")
+// zoneName returns the time zone in the form of a page, or in its address. It returns "" if there
+// is none.
+func zoneName(v *visit) string {
 	if v.R.Method == http.MethodPost {
-		name = v.R.PostFormValue("zone")
+		return v.R.PostFormValue("zone") // the times in a form are those of its zone
 	}
+	return v.query.Get("zone")
+}
+
+// zoneOf returns the time zone of a page: the one of zoneName, or otherwise that of the owner's
+// schedule. If there is neither, or if the name is unknown, it is UTC. owner "" means the default
+// owner.
+func zoneOf(v *visit, owner string) *time.Location {
+	name := zoneName(v)
 	if name == "" {
 		answer, e := v.call(http.MethodGet, "/admin/v1/schedules?limit=1&owner="+url.QueryEscape(cmp.Or(owner, defaultOwner)), nil)
 		if rows, _ := answer["schedules"].([]any); e == nil && len(rows) > 0 {
@@ -155,10 +161,23 @@ func zoneOf(v *visit, owner string) *time.Location {
 	return time.UTC
 }
 
+// checkZone returns a Fault if zoneName is not the name of a time zone.
+func checkZone(v *visit) *Fault {
+	name := zoneName(v)
+	if _, err := clock.Zone(name); name != "" && err != nil {
+		return invalid("zone must be an IANA name such as Europe/Berlin; got %q.", name)
+	}
+	return nil
+}
+
 // showWeek shows the page of a week. The parameter "week" in the address is the date of any day in
 // it. Without that parameter, the page shows the current week.
 func showWeek(v *visit) {
-	query := v.R.URL.Query()
+	query := v.query
+	if fault := checkZone(v); fault != nil {
+		v.showFault(fault)
+		return
+	}
 	owner := query.Get("owner")
 	zone := zoneOf(v, owner)
 	today := weekOf(v.now(), zone)
@@ -291,10 +310,8 @@ func (p eventPages) pages() map[string]func(*visit) {
 	pages := map[string]func(*visit){"GET /calendar": showWeek, "POST /calendar/events/{id}/cancel": p.cancel}
 	for pattern := range p.records(time.UTC).pages() {
 		pages[pattern] = func(v *visit) {
-			// The times in a form are those of its zone. In another zone they would be other times.
-			name := v.R.PostFormValue("zone")
-			if _, err := clock.Zone(name); name != "" && err != nil {
-				v.showFault(invalid("zone must be an IANA name such as Europe/Berlin; got %q.", name))
+			if fault := checkZone(v); fault != nil {
+				v.showFault(fault)
 				return
 			}
 			p.records(zoneOf(v, "")).pages()[pattern](v)

@@ -362,7 +362,7 @@ func valueText(value any) string {
 }
 
 func showBusiness(v *visit, fault *Fault, form url.Values) {
-	owner := cmp.Or(v.R.FormValue("owner"), defaultOwner)
+	owner := cmp.Or(form.Get("owner"), v.query.Get("owner"), defaultOwner)
 	fields, values, e := businessFields(v, owner)
 	if e != nil {
 		v.showFault(e)

@@ -23,6 +23,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -118,14 +119,20 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 			http.ServeFileFS(w, r, files, name)
 		})
 	}
-	mux.HandleFunc("GET /login", d.showLogin)
-	mux.HandleFunc("POST /login", d.login)
-	mux.HandleFunc("GET /setup", d.showSetup)
-	mux.HandleFunc("POST /setup", d.setup)
-	for pattern, page := range d.pages() {
-		mux.HandleFunc(pattern, d.loggedIn(page))
+	page := func(pattern string, serve http.HandlerFunc) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Vary", "Cookie")
+			serve(w, r)
+		})
 	}
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
+	page("GET /login", d.showLogin)
+	page("POST /login", d.login)
+	page("GET /setup", d.showSetup)
+	page("POST /setup", d.setup)
+	for pattern, show := range d.pages() {
+		page(pattern, d.loggedIn(show))
+	}
+	page("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
 	origins.refused = d.o.Accounts.RecordCrossSite
 	return origins.protect(mux), nil
 }
@@ -162,7 +169,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Length", strconv.Itoa(buf.Len()))
 	w.WriteHeader(status)
 	_, _ = w.Write(buf.Bytes())
 }
@@ -286,6 +293,7 @@ func (o *originCheck) protect(next http.Handler) http.Handler {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "+
 			"form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("Cache-Control", "no-store") // the static files set another value
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("X-Frame-Options", "DENY")
 		h.Set("Referrer-Policy", "no-referrer")

@@ -71,7 +71,7 @@ func (k *keyPages) newKey(v *visit) {
 		v.showFault(e)
 		return
 	}
-	k.askKey(v, http.StatusOK, "", keyPrefill(v.R.URL.Query(), p.presets))
+	k.askKey(v, http.StatusOK, "", keyPrefill(v.query, p.presets))
 }
 
 func (k *keyPages) askKey(v *visit, status int, fault string, form url.Values) {
@@ -405,12 +405,9 @@ type keyList struct {
 }
 
 func (k *keyLists) list(v *visit) {
-	q := v.R.URL.Query()
+	q := v.query
 	if !q.Has("status") {
 		q.Set("status", liveKeys)
-		given := *v.R.URL
-		given.RawQuery = q.Encode()
-		v.R.URL = &given
 	}
 	t, e := v.list("/admin/v1/keys", "keys", keyFilters()...)
 	if e != nil {
@@ -423,7 +420,7 @@ func (k *keyLists) list(v *visit) {
 		list.Filtered = list.Filtered || q.Get(name) != ""
 	}
 	list.Filtered = list.Filtered || q.Get("status") != liveKeys
-	list.States = append([]string{liveKeys, ""}, Vocabulary().KeyStates...)
+	list.States = append([]string{liveKeys, anyKeys}, Vocabulary().KeyStates...)
 	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
 	if e == nil {
 		n, _ := status["keys"].(float64)

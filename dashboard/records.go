@@ -75,7 +75,7 @@ func (p *recordPages) sections() []section { return []section{p.section} }
 func (p *recordPages) pages() map[string]func(*visit) {
 	pages := map[string]func(*visit){"GET " + p.Path: p.list, "GET " + p.Path + "/{id}": func(v *visit) { p.showRecord(v, nil, nil) }}
 	if p.makes() {
-		pages["GET "+p.Path+"/new"] = func(v *visit) { p.ask(v, nil, v.R.URL.Query()) }
+		pages["GET "+p.Path+"/new"] = func(v *visit) { p.ask(v, nil, v.query) }
 		pages["POST "+p.Path] = p.create
 	}
 	if len(p.changing()) > 0 {
@@ -139,7 +139,7 @@ func (p *recordPages) list(v *visit) {
 	for _, f := range p.Filters {
 		names = append(names, f.Name)
 	}
-	query := v.R.URL.Query()
+	query := v.query
 	t := recordList{Kind: p, Creatable: p.makes()}
 	var fault *Fault
 	t.listPage, fault = v.list("/admin/v1/"+p.API+"?"+p.Always.Encode(), p.Rows, names...)
@@ -321,7 +321,7 @@ type listPage struct {
 // member of the answer that holds the records.
 func (v *visit) list(path, rows string, filters ...string) (t listPage, e *Fault) {
 	q := url.Values{"limit": {"25"}}
-	given := v.R.URL.Query()
+	given := v.query
 	for _, name := range append(filters, "page") {
 		if value := given.Get(name); value != "" {
 			q.Set(name, value)

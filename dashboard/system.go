@@ -55,7 +55,7 @@ func activityFilters() []formField {
 }
 
 func showAudit(v *visit) {
-	query, filters := v.R.URL.Query(), activityFilters()
+	query, filters := v.query, activityFilters()
 	var page activityPage
 	var fault *Fault
 	page.listPage, fault = v.list("/admin/v1/audit", "entries", "object", "actor", "action", "result")

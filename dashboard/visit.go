@@ -48,6 +48,7 @@ type visit struct {
 	R *http.Request
 	Session
 	dashboard *Dashboard
+	query     url.Values // parameters of the address, without empty ones
 }
 
 // now returns the current time from Options.Now.
@@ -60,7 +61,7 @@ func (v *visit) show(status int, name string, page view) {
 	page.Operator = v.Operator.Name
 	page.Nav = navigation(d.sections, v.R.URL.Path)
 	if page.Done == "" {
-		page.Done = done(v.R.URL.Query().Get("done"))
+		page.Done = done(v.query.Get("done"))
 	}
 	d.render(v.W, status, name, page)
 }

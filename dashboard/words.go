@@ -5,6 +5,7 @@ package dashboard
 type Words struct {
 	DefaultOwner   string // owner of records that are created without an owner
 	LiveKeys       string // value of the status filter for keys that are not revoked
+	AnyKeys        string // filter for keys of every status
 	KeyStates      []string
 	Carriers       []string // ways to send a key
 	CallStates     []string
@@ -25,6 +26,7 @@ type Words struct {
 const (
 	defaultOwner    = "admin"
 	liveKeys        = "live"
+	anyKeys         = "any"
 	keyActive       = "active"
 	keyRevoked      = "revoked"
 	carrierBearer   = "bearer"
@@ -42,6 +44,7 @@ func Vocabulary() Words {
 	return Words{
 		DefaultOwner: defaultOwner,
 		LiveKeys:     liveKeys,
+		AnyKeys:      anyKeys,
 		KeyStates:    []string{keyActive, "paused", "expired", keyRevoked},
 		Carriers:     []string{carrierBearer, carrierHeader, carrierQuery},
 		CallStates:   []string{"queued", "in-progress", "completed", "failed"},
