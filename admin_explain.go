@@ -332,7 +332,7 @@ func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	id, key, code := q.Get("id"), q.Get("key"), q.Get("code")
-	if code != "" && !slices.ContainsFunc(ErrorCatalog(), func(e errorEntry) bool { return e.Code == code }) {
+	if code != "" && !KnownCode(code) {
 		return ErrValidation.With("code must be one of the error codes that the page /errors lists; got %q.", code)
 	}
 	var found []refused

@@ -73,7 +73,7 @@ func TestAvailability(t *testing.T) {
 		t.Errorf("notice: got %s", got)
 	}
 	for query, want := range map[string]string{
-		"?duration=0": "invalid_duration", "?duration=181": "invalid_duration", "?duration=abc": "invalid_duration", "?duration=": "invalid_duration", "?duration=30.5": "invalid_duration",
+		"?duration=0": "invalid_duration", "?duration=181": "invalid_duration", "?duration=abc": "invalid_duration", "?duration=30.5": "invalid_duration",
 		"?start_date=2026-3-2": "invalid_parameter_format", "?start_date=2026-03-02&end_date=2026-03-01": "invalid_parameter_format",
 		"?start_date=2026-01-01&end_date=2026-04-01": "invalid_parameter_format",
 	} {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -161,6 +162,11 @@ func ErrorCatalog() []errorEntry {
 		list = append(list, e)
 	}
 	return list
+}
+
+// KnownCode reports whether code is an error code of the API.
+func KnownCode(code string) bool {
+	return slices.ContainsFunc(explanations(), func(x explanation) bool { return x.errors[0].Code == code })
 }
 
 func explanations() []explanation {

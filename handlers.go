@@ -1,9 +1,9 @@
 // The handlers family has what all endpoints share. Read handlers.go first (Request, Route, pages
 // of lists), then handlers_credential.go (where a key may be sent), handlers_body.go (strict
-// reading of JSON), handlers_router.go (registering routes with the router), handlers_fields.go
-// (header fields of every answer), handlers_records.go (creating, listing, changing and importing
-// records of any kind) and handlers_idempotency.go (answering a repeated request). It depends on no
-// particular kind of record.
+// reading of JSON), handlers_query.go (reading of queries), handlers_router.go (registering routes
+// with the router), handlers_fields.go (header fields of every answer), handlers_records.go
+// (creating, listing, changing and importing records of any kind) and handlers_idempotency.go
+// (answering a repeated request). It depends on no particular kind of record.
 
 package main
 
@@ -23,8 +23,6 @@ import (
 	"time"
 
 	"github.com/julienschmidt/httprouter"
-
-	"latchkey/internal/query"
 )
 
 // Request is a request that has passed all checks of its route. It is passed to the handler and
@@ -171,42 +169,6 @@ func (r *Request) SetLimits(list []LimitStatus) {
 	}
 }
 
-// CheckQuery returns ErrValidation if the query of the request cannot be read. The message names the
-// parameter. The server calls it before every handler except those of guarded routes, whose queries
-// are for their upstreams.
-func (r *Request) CheckQuery() (err error) {
-	if r.query == nil && r.URL.RawQuery != "" {
-		r.query, err = query.Parse(r.URL.RawQuery)
-	}
-	return invalidQuery(err)
-}
-
-// Query returns the parameters of the query that names lists. A parameter with an empty value counts
-// as not sent. Query returns ErrValidation if the query cannot be read or if one of these parameters
-// appears more than once. Other parameters are ignored (docs/contract.md, section 1.2).
-func (r *Request) Query(names ...string) (url.Values, error) {
-	if err := r.CheckQuery(); err != nil {
-		return nil, err
-	}
-	q, err := query.Once(r.query, names...)
-	return q, invalidQuery(err)
-}
-
-// QueryList returns all values of the parameter name of the query, which may appear more than once.
-// It returns ErrValidation if the query cannot be read.
-func (r *Request) QueryList(name string) ([]string, error) {
-	err := r.CheckQuery()
-	return r.query[name], err
-}
-
-// invalidQuery returns err, which may be nil, as an ErrValidation with the same message.
-func invalidQuery(err error) error {
-	if err == nil {
-		return nil
-	}
-	return ErrValidation.With("%s", err.Error())
-}
-
 // WriteJSON writes v as the JSON body of an answer. If v cannot be encoded, it returns an error and
 // writes nothing, so that the handler can still return the error.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
@@ -246,16 +208,6 @@ var jsonType = []string{"application/json"}
 type Page struct {
 	Number int // the first page is 1
 	Limit  int // maximum number of rows on a page
-}
-
-// CheckWord returns ErrValidation if the parameter name of a query is not one of words. A parameter
-// that is missing is valid.
-func CheckWord(q url.Values, name string, words ...string) error {
-	word, last := q.Get(name), len(words)-1
-	if word == "" || slices.Contains(words, word) {
-		return nil
-	}
-	return ErrValidation.With("%s must be %s or %s; got %q.", name, strings.Join(words[:last], ", "), words[last], word)
 }
 
 // ReadPage reads the query parameters page and limit. If limit is missing or empty, it is

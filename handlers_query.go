@@ -1,0 +1,55 @@
+package main
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"latchkey/internal/query"
+)
+
+// CheckQuery returns ErrValidation if the query of the request cannot be read. The message names the
+// parameter. The server calls it before every handler except those of guarded routes, whose queries
+// are for their upstreams.
+func (r *Request) CheckQuery() (err error) {
+	if r.query == nil && r.URL.RawQuery != "" {
+		r.query, err = query.Parse(r.URL.RawQuery)
+	}
+	return invalidQuery(err)
+}
+
+// Query returns the parameters of the query that names lists. A parameter with an empty value counts
+// as not sent. Query returns ErrValidation if the query cannot be read or if one of these parameters
+// appears more than once. Other parameters are ignored (docs/contract.md, section 1.2).
+func (r *Request) Query(names ...string) (url.Values, error) {
+	if err := r.CheckQuery(); err != nil {
+		return nil, err
+	}
+	q, err := query.Once(r.query, names...)
+	return q, invalidQuery(err)
+}
+
+// QueryList returns all values of the parameter name of the query, which may appear more than once.
+// It returns ErrValidation if the query cannot be read.
+func (r *Request) QueryList(name string) ([]string, error) {
+	err := r.CheckQuery()
+	return r.query[name], err
+}
+
+// invalidQuery returns err, which may be nil, as an ErrValidation with the same message.
+func invalidQuery(err error) error {
+	if err == nil {
+		return nil
+	}
+	return ErrValidation.With("%s", err.Error())
+}
+
+// CheckWord returns ErrValidation if the parameter name of a query is not one of words. A parameter
+// that is missing is valid.
+func CheckWord(q url.Values, name string, words ...string) error {
+	word, last := q.Get(name), len(words)-1
+	if word == "" || slices.Contains(words, word) {
+		return nil
+	}
+	return ErrValidation.With("%s must be %s or %s; got %q.", name, strings.Join(words[:last], ", "), words[last], word)
+}
