@@ -138,7 +138,9 @@ func (d *Dashboard) loggedIn(page func(*visit)) http.HandlerFunc {
 			v.showFault(invalid("%s", err))
 			return
 		}
-		page(v)
+		if _, ok := v.form(); ok {
+			page(v)
+		}
 	}
 }
 
