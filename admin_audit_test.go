@@ -172,7 +172,7 @@ func TestAudit_Commands(t *testing.T) {
 	run := func(want int, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
-		env := environment(nil)
+		env := environment(nil, nil)
 		env.Stdin, env.Stdout, env.Stderr = strings.NewReader(""), &out, &out
 		if code := cli.Run(context.Background(), append([]string{"latchkey", "--data", data}, args...), env); code != want {
 			t.Fatalf("%v: got %d %s, want %d", args, code, out.String(), want)

@@ -6,7 +6,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"errors"
 	"io"
 	"log/slog"
@@ -436,11 +438,19 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	d, err := dashboard.New(dashboard.Options{
 		Admin: trusted, Door: local, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
+		Instance: a.instance(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return d.Handler()
+}
+
+// instance returns 12 hex digits that tell this service from others on the same host: another store,
+// or a copy of the same store at another address. They stay the same over restarts.
+func (a *App) instance() string {
+	sum := sha256.Sum256([]byte(a.Store.ID() + " " + a.config.Admin.Listen + " " + a.config.Admin.BaseURL))
+	return hex.EncodeToString(sum[:6])
 }
 
 // accounts returns the object with which the dashboard logs operators in and out.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -14,6 +13,7 @@ import (
 
 	"latchkey/internal/durable"
 	"latchkey/internal/keytext"
+	"latchkey/internal/secrettext"
 )
 
 // Peppers holds the secret keys with which the digests of API keys are hashed. The store contains
@@ -128,9 +128,9 @@ func (p Peppers) Match(tx *Tx) error {
 func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 	var p Peppers
 	if value != "" {
-		pepper, err := parsePepper([]byte(value))
+		pepper, err := parsePepper("LATCHKEY_KEYS_PEPPER", []byte(value))
 		if err != nil {
-			return p, fmt.Errorf("LATCHKEY_KEYS_PEPPER %w", err)
+			return p, err
 		}
 		p.list = append(p.list, pepper)
 	} else {
@@ -141,21 +141,25 @@ func LoadPeppers(value, file string, retired []string) (Peppers, error) {
 		if err != nil {
 			return p, fmt.Errorf("read pepper: %w; without it no key is valid; put the file back", err)
 		}
-		pepper, err := parsePepper(data)
+		pepper, err := parsePepper("pepper file "+name, data)
 		if err != nil {
-			return p, fmt.Errorf("pepper file %s %w", name, err)
+			return p, err
 		}
 		p.list = append(p.list, pepper)
 	}
 	return p, nil
 }
 
-// parsePepper decodes a pepper from hex digits, with or without white space around them. Its error
-// completes a message that begins with the source of data.
-func parsePepper(data []byte) ([]byte, error) {
-	pepper, err := hex.DecodeString(string(bytes.TrimSpace(data)))
+// parsePepper decodes a pepper from hex digits, with or without white space around them. source is
+// the beginning of its error.
+func parsePepper(source string, data []byte) ([]byte, error) {
+	text, err := secrettext.Token.Clean(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", source, err)
+	}
+	pepper, err := hex.DecodeString(text)
 	if err != nil || len(pepper) < pepperSize {
-		return nil, fmt.Errorf("must be at least %d hex digits; create them with: openssl rand -hex %d", 2*pepperSize, pepperSize)
+		return nil, fmt.Errorf("%s must be at least %d hex digits; create them with: openssl rand -hex %d", source, 2*pepperSize, pepperSize)
 	}
 	return pepper, nil
 }

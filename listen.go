@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +22,7 @@ import (
 
 	"latchkey/internal/certs"
 	"latchkey/internal/clock"
+	"latchkey/internal/sockpath"
 )
 
 // lookAtFiles is the interval at which the certificate files are checked for changes.
@@ -60,7 +60,8 @@ type Listeners struct {
 // listenerGroup is a set of listeners that share a handler, an HTTP server and TLS settings.
 type listenerGroup struct {
 	name      string // the name in ListenerOptions.Sockets; "": the control socket
-	key       string // for error messages: the section of the configuration, or "the control socket"
+	key       string // the section of the configuration; "" for the control socket
+	setting   string // the setting with the address, for error messages
 	network   string // for net.Listen
 	address   string // for net.Listen
 	tls       ListenerTLS
@@ -85,12 +86,12 @@ func OpenListeners(o ListenerOptions) (*Listeners, error) {
 		}
 	}
 	d.groups = []listenerGroup{
-		{name: "api", key: "server", network: "tcp", address: c.Server.Listen, tls: c.ServerTLS(), clear: c.Server.InsecureHTTP, handler: o.API},
-		{name: "admin", key: "admin", network: "tcp", address: c.Admin.Listen, tls: c.AdminTLS(), clear: c.Admin.InsecureHTTP, handler: o.Admin},
-		{key: "the control socket", network: "unix", address: shorter(o.Socket), clear: true, handler: o.Local},
+		{name: "api", key: "server", setting: "server.listen", network: "tcp", address: c.Server.Listen, tls: c.ServerTLS(), clear: c.Server.InsecureHTTP, handler: o.API},
+		{name: "admin", key: "admin", setting: "admin.listen", network: "tcp", address: c.Admin.Listen, tls: c.AdminTLS(), clear: c.Admin.InsecureHTTP, handler: o.Admin},
+		{network: "unix", address: o.Socket, clear: true, handler: o.Local},
 	}
 	if d.issuer != nil && (c.ACME.HTTPListen != "" || o.Sockets["acme"] != nil) {
-		d.groups = append(d.groups, listenerGroup{name: "acme", key: "acme.http", network: "tcp", address: c.ACME.HTTPListen, clear: true, handler: d.issuer.Handler()})
+		d.groups = append(d.groups, listenerGroup{name: "acme", key: "acme", setting: "acme.http_listen", network: "tcp", address: c.ACME.HTTPListen, clear: true, handler: d.issuer.Handler()})
 	}
 	if err := d.openAll(); err != nil {
 		return nil, errors.Join(err, d.release())
@@ -140,23 +141,45 @@ func (d *Listeners) open(x *listenerGroup) error {
 		}
 		return nil
 	}
-	if x.network == "unix" {
-		// Only the process that has locked the data folder may use a socket in it. This process
-		// has the lock, so an existing socket is left over from a process that has ended.
-		if err := os.Remove(x.address); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	l, err := net.Listen(x.network, x.address)
+	l, err := x.listen()
 	if err != nil {
-		key := strings.Replace(x.key, "acme.http", "acme.http_listen", 1)
-		if x.network == "tcp" && key == x.key {
-			key += ".listen"
-		}
-		return fmt.Errorf("%s: %w; stop the program that uses this address, or choose another address (with port 0, the system chooses a free port)", key, err)
+		return err
 	}
 	x.listeners = []net.Listener{l}
 	return nil
+}
+
+// listen opens the listener of x at its address.
+func (x *listenerGroup) listen() (net.Listener, error) {
+	if x.network == "unix" {
+		return listenSocket(x.address)
+	}
+	l, err := net.Listen(x.network, x.address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w; stop the program that uses this address, or choose another address (with port 0, the system chooses a free port)", x.setting, err)
+	}
+	return l, nil
+}
+
+// listenSocket opens the control socket. Only the process that has locked the data folder may call
+// it, so an existing socket is left over from a process that has ended.
+func listenSocket(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the control socket: %w", err)
+	}
+	address, release, err := sockpath.Short(path)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	l, err := net.Listen("unix", address)
+	if err != nil {
+		return nil, fmt.Errorf("the control socket %s cannot be opened: %w; choose another data folder with --data, on a file system that can hold sockets", path, err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // address may lead elsewhere by then; Close removes the socket
+	}
+	return l, nil
 }
 
 // getter returns the function that chooses the certificate for each connection to x. The
@@ -303,18 +326,6 @@ func (d *Listeners) Close(ctx context.Context) error {
 		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
-}
-
-// shorter returns path for use as the address of a Unix socket, which may have only 103 bytes on
-// macOS and 107 on Linux. If path has over 100 bytes, shorter returns it relative to the working
-// directory, if that is shorter.
-func shorter(path string) string {
-	if dir, err := os.Getwd(); err == nil && len(path) > 100 {
-		if relative, err := filepath.Rel(dir, path); err == nil && len(relative) < len(path) {
-			return relative
-		}
-	}
-	return path
 }
 
 // httpServer returns an HTTP server for h with the timeouts of the configuration.

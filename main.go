@@ -27,6 +27,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,26 +39,36 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"latchkey/cli"
 	"latchkey/internal/clock"
+	"latchkey/internal/logqueue"
+	"latchkey/internal/secrettext"
 )
 
 func main() {
+	hangup := make(chan os.Signal, 1)
+	if slices.Contains(os.Args[1:], "serve") {
+		// Until this call, SIGHUP ends the process, so nothing may come before it. A service
+		// manager may send SIGHUP as soon as the process exists.
+		signal.Notify(hangup, syscall.SIGHUP)
+	}
 	// Without this, a write to a closed pipe ends the program before it can report that
 	// its output was lost.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ())))
+	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ(), hangup)))
 }
 
 // environment returns the cli.Environment of this process. environ is the list of
-// environment variables, in the form of os.Environ.
-func environment(environ []string) cli.Environment {
+// environment variables, in the form of os.Environ. hangup receives the SIGHUPs at which
+// serve reloads its configuration; nil: there are none.
+func environment(environ []string, hangup <-chan os.Signal) cli.Environment {
 	return cli.Environment{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: ProgramVersion(),
 		Words: cli.Words{
@@ -65,7 +76,9 @@ func environment(environ []string) cli.Environment {
 			EventTypes: EventTypes(), OperatorEventTypes: OperatorEventTypes(), Outcomes: StatusClasses(), IsEnvironment: IsWord,
 		},
 		Load: func(file string, flags map[string]string) (cli.Service, error) {
-			return loadService(file, environ, flags)
+			s, err := loadService(file, environ, flags)
+			s.hangup = hangup
+			return s, err
 		},
 		CheckFile: func(path string) (cli.CheckResult, error) {
 			result, err := CheckStoreFile(path)
@@ -80,6 +93,7 @@ type service struct {
 	sources Sources                // where each value of config was set
 	file    string                 // path of the configuration file; "" if none was read
 	reload  func() (Config, error) // loads the configuration again from the same sources
+	hangup  <-chan os.Signal       // receives SIGHUPs; nil: there are none
 }
 
 // loadService loads a configuration and returns a service with it. The parameters and
@@ -171,15 +185,44 @@ type serveOptions struct {
 	log *slog.Logger
 }
 
+// logLimit is the number of bytes of log lines that wait for a slow reader of the log.
+const logLimit = 1 << 20
+
+// logPatience is how long the end of the program waits until the log is written.
+const logPatience = 2 * time.Second
+
 // Serve opens the data folder, starts the listeners and serves requests until ctx ends
 // or serving fails. It returns nil if ctx ended and all requests were finished.
-func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error) {
+func (s service) Serve(ctx context.Context, options cli.ServeOptions) error {
 	o := serveOptions{service: s, ServeOptions: options}
 	if os.Getenv("GOGC") == "" {
 		// Go's default is 100. With 200 there are about half as many garbage
 		// collections, and the heap may grow to three times the live data, not two.
 		debug.SetGCPercent(200)
 	}
+	sink := LogSink{Terminal: cli.IsTerminal(o.Stderr), Journal: os.Getenv("JOURNAL_STREAM") != ""}
+	lines := logqueue.New(o.Stderr, logLimit, func(lost uint64) []byte { return lostLines(o.config, sink, lost) })
+	var level *slog.LevelVar
+	o.log, level = NewLog(lines, o.config, sink)
+	err := o.run(ctx, level)
+	if !lines.Close(logPatience) && err != nil {
+		// Nobody reads standard error, so the caller's message would block the process.
+		os.Exit(1)
+	}
+	return err
+}
+
+// lostLines returns the log line that tells how many lines of the log were lost.
+func lostLines(c Config, sink LogSink, lost uint64) []byte {
+	var line bytes.Buffer
+	c.Log.Level = "info"
+	log, _ := NewLog(&line, c, sink)
+	log.Warn("log lines were lost, because the log was not read in time or could not be written", "lines", lost)
+	return line.Bytes()
+}
+
+// run is Serve with a log. level is the log level, which a reload can change.
+func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error) {
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
 		if err != nil {
@@ -188,9 +231,7 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error
 		defer os.RemoveAll(dir)
 		o.config.Server.Data = dir
 	}
-	log, level := NewLog(o.Stderr, o.config, LogSink{Terminal: cli.IsTerminal(o.Stderr), Journal: os.Getenv("JOURNAL_STREAM") != ""})
-	o.log = log
-	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log})
+	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: o.log})
 	if err != nil {
 		return err
 	}
@@ -199,10 +240,17 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error
 	if err := firstOperator(a); err != nil {
 		return err
 	}
-	defer reloadOnHangup(a, o, level)()
+	a.Reloader.From(func() (Config, error) {
+		c, err := o.reload()
+		if o.Demo {
+			c.Server.Data = o.config.Server.Data // the temporary folder of the demo
+		}
+		return c, err
+	}, level)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
+		go reloadOnHangup(ctx, a, o.hangup)
 		a.Server.ListensAt(baseURL(o.config, api))
 		o.announce(a, api, admin)
 		if o.Demo {
@@ -214,32 +262,16 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) (err error
 	return errors.Join(seedErr, err)
 }
 
-// reloadOnHangup starts to reload the configuration and the certificates at each SIGHUP.
-// level is the log level, which a reload can change. The returned function stops the
-// reloads; call it once.
-func reloadOnHangup(a *App, o serveOptions, level *slog.LevelVar) (stop func()) {
-	a.Reloader.From(func() (Config, error) {
-		c, err := o.reload()
-		if o.Demo {
-			c.Server.Data = o.config.Server.Data // the temporary folder of the demo
+// reloadOnHangup reloads the configuration and the certificates at each signal in hangup,
+// until ctx ends. A signal that arrived before this call counts too.
+func reloadOnHangup(ctx context.Context, a *App, hangup <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			a.Reload()
 		}
-		return c, err
-	}, level)
-	hangup, done := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(hangup, syscall.SIGHUP)
-	go func() {
-		for {
-			select {
-			case <-done:
-				return
-			case <-hangup:
-				a.Reload()
-			}
-		}
-	}()
-	return func() {
-		signal.Stop(hangup)
-		close(done)
 	}
 }
 
@@ -263,13 +295,10 @@ func demo(ctx context.Context, a *App, o serveOptions, addresses [2]string) erro
 // variables. It does nothing if they are not set or if there is an operator already. It
 // returns an error if only the name or only the password is set.
 func firstOperator(a *App) error {
-	name, password := os.Getenv("LATCHKEY_ADMIN_NAME"), os.Getenv("LATCHKEY_ADMIN_PASSWORD")
-	if file := os.Getenv("LATCHKEY_ADMIN_PASSWORD_FILE"); file != "" {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("LATCHKEY_ADMIN_PASSWORD_FILE: %w", err)
-		}
-		password = strings.TrimRight(string(data), "\r\n")
+	name := os.Getenv("LATCHKEY_ADMIN_NAME")
+	password, err := firstPassword()
+	if err != nil {
+		return err
 	}
 	if name == "" && password == "" {
 		return nil
@@ -284,6 +313,19 @@ func firstOperator(a *App) error {
 		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
 	}
 	return nil
+}
+
+// firstPassword returns the password of the first operator from the file or the variable
+// that contains it, or "" if neither is set.
+func firstPassword() (string, error) {
+	if file := os.Getenv("LATCHKEY_ADMIN_PASSWORD_FILE"); file != "" {
+		return secrettext.Password.ReadFile("LATCHKEY_ADMIN_PASSWORD_FILE", file, nil)
+	}
+	value := os.Getenv("LATCHKEY_ADMIN_PASSWORD")
+	if value == "" {
+		return "", nil
+	}
+	return secrettext.Password.FromVariable("LATCHKEY_ADMIN_PASSWORD", value)
 }
 
 // dashboardURL returns the URL at which browsers reach the dashboard. address is the

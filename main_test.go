@@ -162,7 +162,7 @@ func (s openService) Open() (http.Handler, func() error, error) {
 
 // environment returns an environment whose commands reach the service.
 func (a *testApp) environment(stdin string, stdout, stderr io.Writer) cli.Environment {
-	env := environment(nil)
+	env := environment(nil, nil)
 	env.Stdin, env.Stdout, env.Stderr = strings.NewReader(stdin), stdout, stderr
 	env.Load = func(file string, flags map[string]string) (cli.Service, error) {
 		s, err := loadService(file, nil, flags)

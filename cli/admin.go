@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/urfave/cli/v3"
 	"golang.org/x/term"
+
+	"latchkey/internal/secrettext"
 )
 
 // adminCommand returns the commands for operators, set-up links and admin tokens.
@@ -73,11 +74,10 @@ func passwordFlag() cli.Flag {
 }
 
 // password returns a new password for an operator. It reads the file of --password-file, or prompts
-// for the password twice on the terminal, without echo. It removes line breaks at the end of a file.
+// for the password twice on the terminal, without echo.
 func (s *session) password(c *cli.Command) (string, error) {
 	if file := c.String("password-file"); file != "" {
-		data, err := readFileOr(s.env.Stdin, file)
-		return string(bytes.TrimRight(data, "\r\n")), err
+		return secrettext.Password.ReadFile("--password-file", file, s.env.Stdin)
 	}
 	in, ok := s.env.Stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
@@ -89,7 +89,14 @@ func (s *session) password(c *cli.Command) (string, error) {
 		}
 		b, err := term.ReadPassword(int(in.Fd()))
 		_, _ = fmt.Fprintln(s.env.Stderr)
-		return string(b), err
+		if err != nil {
+			return "", err
+		}
+		text, err := secrettext.Password.Clean(b)
+		if err != nil {
+			return "", fmt.Errorf("the password %w", err)
+		}
+		return text, nil
 	}
 	first, err := ask("Password: ")
 	if err != nil {

@@ -54,11 +54,25 @@ func Tree(env Environment) *cli.Command {
 			&cli.StringFlag{Name: "ca", Usage: "PEM `FILE` with the certificate authority of --url; default: the authorities of the system", Sources: cli.EnvVars("LATCHKEY_CA")},
 			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; default: the token in LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
+			&cli.BoolFlag{Name: "version", Usage: "print the version", Local: true},
 		},
 		Commands: slices.Concat([]*cli.Command{s.serveCommand(), s.keysCommand()}, s.resourceCommands(), s.storeCommands(),
 			[]*cli.Command{s.webhooksCommand(), s.adminCommand(), s.auditCommand(), s.usageCommand(), s.refusalsCommand(), s.configCommand(), s.reloadCommand(), s.routesCommand(), s.versionCommand(), s.manCommand()}),
 	}
 	addUsageErrors(root)
+	group := root.Action
+	root.Action = func(ctx context.Context, c *cli.Command) error {
+		if c.Bool("version") && c.Args().Len() == 0 {
+			return s.printVersion(c)
+		}
+		return group(ctx, c)
+	}
+	root.Before = func(ctx context.Context, c *cli.Command) (context.Context, error) {
+		if c.Bool("version") && c.Args().Len() > 0 {
+			return ctx, misused(c, errors.New("--version is used without a command"))
+		}
+		return ctx, nil
+	}
 	return root
 }
 

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/sockpath"
 )
 
 // Client sends requests to the admin endpoint. Over the network or a socket, a request times out
@@ -42,7 +44,12 @@ func (e *ClientError) Error() string {
 // NewSocketClient returns a client that connects to the control socket at path.
 func NewSocketClient(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		short, release, err := sockpath.Short(path)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		return (&net.Dialer{}).DialContext(ctx, "unix", short)
 	}
 	return &Client{base: "http://control", http: &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: time.Minute}}
 }

@@ -331,14 +331,17 @@ func (s *session) reloadCommand() *cli.Command {
 
 // versionCommand returns the command that prints the version.
 func (s *session) versionCommand() *cli.Command {
-	return &cli.Command{Name: "version", Usage: "print the version", Action: func(_ context.Context, c *cli.Command) error {
-		v := map[string]string{"version": s.env.Version, "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
-		if c.Bool("json") {
-			return s.printJSON(v)
-		}
-		_, err := fmt.Fprintf(s.env.Stdout, "latchkey %s %s %s\n", v["version"], v["go"], v["system"])
-		return err
-	}}
+	return &cli.Command{Name: "version", Usage: "print the version", Action: func(_ context.Context, c *cli.Command) error { return s.printVersion(c) }}
+}
+
+// printVersion prints the version of the program, of Go and of the system.
+func (s *session) printVersion(c *cli.Command) error {
+	v := map[string]string{"version": s.env.Version, "go": runtime.Version(), "system": runtime.GOOS + "/" + runtime.GOARCH}
+	if c.Bool("json") {
+		return s.printJSON(v)
+	}
+	_, err := fmt.Fprintf(s.env.Stdout, "latchkey %s %s %s\n", v["version"], v["go"], v["system"])
+	return err
 }
 
 // updateOwnerCommand returns the command that changes an owner.

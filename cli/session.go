@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"latchkey/internal/certs"
+	"latchkey/internal/secrettext"
 )
 
 // Environment holds the streams, names and functions that package main supplies to the commands.
@@ -161,7 +162,7 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 		return nil, nil, err
 	}
 	dir := service.DataDir()
-	socket := NewSocketClient(socketPath(filepath.Join(dir, "control.sock")))
+	socket := NewSocketClient(filepath.Join(dir, "control.sock"))
 	if socket.Alive(ctx) {
 		return socket, nothing, nil
 	}
@@ -188,30 +189,14 @@ func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 	return NewTCPClient(c.String("url"), token, roots), nil
 }
 
-// socketPath returns path. If path is longer than 100 bytes, it returns path relative to the working
-// folder if that is shorter, because systems limit the path of a socket to little more than 100
-// bytes.
-func socketPath(path string) string {
-	if wd, err := os.Getwd(); err == nil && len(path) > 100 {
-		if short, err := filepath.Rel(wd, path); err == nil && len(short) < len(path) {
-			return short
-		}
-	}
-	return path
-}
-
 // token returns the admin token from the file of --token-file, or else from LATCHKEY_ADMIN_TOKEN.
 func (s *session) token(c *cli.Command) (string, error) {
 	if file := c.String("token-file"); file != "" { // also LATCHKEY_ADMIN_TOKEN_FILE
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return "", fmt.Errorf("read the admin token: %w", err)
-		}
-		return strings.TrimSpace(string(data)), nil
+		return secrettext.Token.ReadFile("--token-file", file, s.env.Stdin)
 	}
 	for _, v := range s.env.Environ {
 		if token, ok := strings.CutPrefix(v, "LATCHKEY_ADMIN_TOKEN="); ok {
-			return token, nil
+			return secrettext.Token.FromVariable("LATCHKEY_ADMIN_TOKEN", token)
 		}
 	}
 	return "", errors.New("--url needs an admin token: set LATCHKEY_ADMIN_TOKEN or name a --token-file")

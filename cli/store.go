@@ -184,7 +184,7 @@ func (s *session) health(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		client = NewSocketClient(socketPath(filepath.Join(service.DataDir(), "control.sock")))
+		client = NewSocketClient(filepath.Join(service.DataDir(), "control.sock"))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

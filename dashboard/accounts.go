@@ -79,18 +79,25 @@ func (d *Dashboard) secure(r *http.Request) bool {
 	return r.TLS != nil || strings.HasPrefix(d.o.BaseURL, "https://")
 }
 
-// These are the names of the session cookie. The prefix __Host- makes browsers send the cookie only
-// to this host and only over TLS.
-const (
-	plainCookie  = "latchkey_session"
-	secureCookie = "__Host-latchkey_session"
-)
+// cookieNames returns the names of the session cookie without and with TLS. The prefix __Host- makes
+// browsers send the cookie only to this host and only over TLS. Browsers keep one cookie of a name
+// for all ports of a host, so instance is a part of the name: otherwise a login at one of two
+// services on a host would end the login at the other. If instance is "", the names are the same
+// for all.
+func cookieNames(instance string) (plain, secure string) {
+	plain = "latchkey_session"
+	if instance != "" {
+		plain += "_" + instance
+	}
+	return plain, "__Host-" + plain
+}
 
 func (d *Dashboard) cookieName(r *http.Request) string {
+	plain, secure := cookieNames(d.o.Instance)
 	if d.secure(r) {
-		return secureCookie
+		return secure
 	}
-	return plainCookie
+	return plain
 }
 
 // token returns the session token in the cookie of a request, or "" if there is none.

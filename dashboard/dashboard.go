@@ -39,6 +39,7 @@ type Options struct {
 	Hosts    []string      // further host names of the admin listener
 	BaseURL  string        // URL at which browsers reach the admin listener; "" if it is not configured
 	APIURL   func() string // returns the URL of the API
+	Instance string        // letters and digits that differ between services on one host; part of the cookie's name
 }
 
 // Dashboard serves the pages on the admin listener. It also lets operators who have logged in use
@@ -105,7 +106,8 @@ func (d *Dashboard) Patterns() (list []string) {
 // Handler returns the handler of the admin listener. It serves the admin endpoint and the pages,
 // and an originCheck protects both. It returns an error if Options.BaseURL is not a URL.
 func (d *Dashboard) Handler() (http.Handler, error) {
-	origins, err := newOriginCheck(d.o.Listen, d.o.BaseURL, d.o.Hosts, []string{plainCookie, secureCookie})
+	plain, secure := cookieNames(d.o.Instance)
+	origins, err := newOriginCheck(d.o.Listen, d.o.BaseURL, d.o.Hosts, []string{plain, secure})
 	if err != nil {
 		return nil, err
 	}
