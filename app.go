@@ -113,14 +113,20 @@ func OpenApp(o AppOptions) (*App, error) {
 	return a, nil
 }
 
-// wire creates the objects that several parts share, then the parts in registry, then
-// the Server. It loads the guarded routes of the configuration.
-func (a *App) wire() error {
-	c, store := a.config, a.Store
-	var err error
-	if a.Keyring, err = NewKeyring(store, KeyringOptions{Peppers: a.peppers, Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: c.Keys.Cache}); err != nil {
+// wire creates the keyring and then all other parts. It loads the guarded routes of the
+// configuration.
+func (a *App) wire() (err error) {
+	c := a.config
+	if a.Keyring, err = NewKeyring(a.Store, KeyringOptions{Peppers: a.peppers, Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: c.Keys.Cache}); err != nil {
 		return err
 	}
+	return a.connect()
+}
+
+// connect creates the objects that several parts share, then the parts in registry, then
+// the Server. It does not read the store.
+func (a *App) connect() error {
+	c, store := a.config, a.Store
 	a.Limiter = NewLimiter(store, a.clock.Service(a.clock.Now()))
 	a.Limiter.Observed.LogTo(a.log)
 	if err := a.observe(); err != nil {

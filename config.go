@@ -31,8 +31,8 @@ type Config struct {
 	Server struct {
 		Listen            string        `toml:"listen" default:"127.0.0.1:8080" check:"address"`
 		Data              string        `toml:"data" default:"latchkey-data" check:"path"`
-		BaseURL           string        `toml:"base_url" example:"https://keys.example.com" check:"url"` // LoadConfig removes a slash at the end
-		TrustedProxies    []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"network"`    // Config.TrustedProxies parses them
+		BaseURL           string        `toml:"base_url" example:"https://keys.example.com" check:"url"`
+		TrustedProxies    []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"network"` // Config.TrustedProxies parses them
 		MaxBodyBytes      int           `toml:"max_body_bytes" default:"1048576" min:"1024" max:"67108864"`
 		ReadHeaderTimeout time.Duration `toml:"read_header_timeout" default:"5s" min:"100ms" max:"1h"`
 		ReadTimeout       time.Duration `toml:"read_timeout" default:"15s" min:"100ms" max:"1h"`
@@ -41,19 +41,19 @@ type Config struct {
 		ShutdownTimeout   time.Duration `toml:"shutdown_timeout" default:"10s" min:"100ms" max:"1h"`
 		IETFHeaders       string        `toml:"ietf_headers" default:"draft-11" in:"draft-11,off"`
 		TLS               string        `toml:"tls" default:"files" in:"files,acme"`
-		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"` // "": no TLS, unless TLS is "acme"
-		TLSKeyFile        string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key"`
+		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"` // "": no TLS, unless TLS is "acme"
+		TLSKeyFile        string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key" check:"file"`
 		InsecureHTTP      bool          `toml:"insecure_http" default:"false"`
 	} `toml:"server"`
 	Admin struct {
 		Listen       string        `toml:"listen" default:"127.0.0.1:8081" check:"address"`
 		BaseURL      string        `toml:"base_url" example:"https://keys-admin.example.com" check:"url"`
-		Hosts        []string      `toml:"hosts" example:"keys.internal" check:"path"`
+		Hosts        []string      `toml:"hosts" example:"keys.internal" check:"host"`
 		SessionIdle  time.Duration `toml:"session_idle" default:"12h" min:"1m" max:"720h"`
 		SessionMax   time.Duration `toml:"session_max" default:"168h" min:"1m" max:"8760h"`
 		TLS          string        `toml:"tls" default:"files" in:"files,acme"`
-		TLSCertFile  string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt"`
-		TLSKeyFile   string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key"`
+		TLSCertFile  string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"`
+		TLSKeyFile   string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key" check:"file"`
 		InsecureHTTP bool          `toml:"insecure_http" default:"false"`
 	} `toml:"admin"`
 	ACME struct {
@@ -61,7 +61,7 @@ type Config struct {
 		Email       string   `toml:"email" example:"ops@example.com" check:"email"`
 		AcceptTerms bool     `toml:"accept_terms" default:"false"`
 		Directory   string   `toml:"directory" default:"https://acme-v02.api.letsencrypt.org/directory" check:"directory"`
-		CAFile      string   `toml:"ca_file" example:"/etc/latchkey/acme-ca.pem"`
+		CAFile      string   `toml:"ca_file" example:"/etc/latchkey/acme-ca.pem" check:"file"`
 		HTTPListen  string   `toml:"http_listen" example:":80" check:"optional-address"` // "": only TLS-ALPN-01
 	} `toml:"acme"`
 	Log struct {
@@ -82,7 +82,7 @@ type Config struct {
 		Cache              int           `toml:"cache" default:"100000" min:"1000" max:"10000000"` // number of keys in memory
 		LastUsedInterval   time.Duration `toml:"last_used_interval" default:"30s" min:"1s" max:"1h"`
 		ExpiringNotice     time.Duration `toml:"expiring_notice" default:"168h" min:"1h" max:"8760h"`
-		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper"` // "": the file "pepper" in Server.Data
+		PepperFile         string        `toml:"pepper_file" example:"/etc/latchkey/pepper" check:"file"` // "": the file "pepper" in Server.Data
 		RetiredPepperFiles []string      `toml:"retired_pepper_files" example:"/etc/latchkey/pepper.old" check:"path"`
 		DefaultExpiry      time.Duration `toml:"default_expiry" default:"0s" min:"0s" max:"876000h"`
 		MaxExpiry          time.Duration `toml:"max_expiry" default:"0s" min:"0s" max:"876000h"`
@@ -91,7 +91,7 @@ type Config struct {
 		SelfRevoke         bool          `toml:"self_revoke" default:"true"`
 	} `toml:"keys"`
 	Backup struct {
-		Dir   string        `toml:"dir" example:"/var/backups/latchkey"` // "": no scheduled backups
+		Dir   string        `toml:"dir" example:"/var/backups/latchkey" check:"folder"` // "": no scheduled backups
 		Every time.Duration `toml:"every" default:"24h" min:"1m" max:"8760h"`
 		Keep  int           `toml:"keep" default:"7" min:"1" max:"10000"`
 	} `toml:"backup"`
@@ -154,6 +154,8 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		l.set("flag", key, l.settings[key].Parse(text))
 	}
 	if l.problems == nil {
+		l.checkAddresses(c)
+		l.checkUpstreams(c)
 		_, problems := ReadProxyRoutes(c.Routes, c.Rights())
 		for _, problem := range problems {
 			l.fail(l.sources["route"], "%s", problem)
@@ -177,7 +179,6 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		slices.Sort(l.problems)
 		return Config{}, nil, errors.New(strings.Join(l.problems, "\n"))
 	}
-	c.Server.BaseURL, c.Admin.BaseURL = strings.TrimSuffix(c.Server.BaseURL, "/"), strings.TrimSuffix(c.Admin.BaseURL, "/")
 	return c, l.sources, nil
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -131,7 +130,7 @@ func (s setting) Assign(value any) (want string) {
 func (s setting) checkText(value any) (text, want string) {
 	text, ok := value.(string)
 	words := s.Tag.Get("in")
-	check := textChecks[s.Tag.Get("check")]
+	check, checked := textChecks[s.Tag.Get("check")]
 	switch {
 	case !ok:
 		want = "a string"
@@ -139,47 +138,18 @@ func (s setting) checkText(value any) (text, want string) {
 		want = "UTF-8 text without control characters"
 	case words != "" && !slices.Contains(strings.Split(words, ","), text):
 		return "", "one of " + strings.ReplaceAll(words, ",", ", ")
-	case check.fits != nil && !check.fits(text):
-		want = check.want
+	case checked:
+		value, fix, ok := check.read(text)
+		if ok {
+			return value, ""
+		}
+		if want = check.want; fix != "" {
+			return "", want + ": write " + fix
+		}
 	default:
 		return text, ""
 	}
 	return "", want + ", such as " + s.example()
-}
-
-// textChecks holds the checks that the check of a tag can name. fits reports whether a text is
-// valid, and want completes "must be ..." for a text that is not.
-var textChecks = map[string]struct {
-	want string
-	fits func(string) bool
-}{
-	"address":          {"host:port, the host localhost or an IP address", isAddress},
-	"header":           {"the name of a header field, of letters, digits and -", regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`).MatchString},
-	"network":          {"an IP address or a network whose bits past its length are zero", func(text string) bool { return parseNetwork(text).IsValid() }},
-	"path":             {"a path", regexp.MustCompile(`.`).MatchString},
-	"limit":            {"2 to 64 of a-z, 0-9 and _, the first a letter", regexp.MustCompile(`^[a-z][a-z0-9_]{1,63}$`).MatchString},
-	"permission":       {"can_ and 1 to 60 of a-z, 0-9 and _", regexp.MustCompile(`^can_[a-z0-9_]{1,60}$`).MatchString},
-	"prefix":           {"1 to 16 of a-z, 0-9 and _, the last a _", regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString},
-	"word":             {"1 to 32 of a-z, 0-9, - and _, the first a letter", IsWord},
-	"url":              {"http:// or https:// and a host, without a path", regexp.MustCompile(`^(https?://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?/?)?$`).MatchString},
-	"directory":        {"https:// and a host, with a path and no query", regexp.MustCompile(`^https://([\w.-]+|\[[\da-fA-F:.]+])(:\d{1,5})?(/[\w./~-]*)?$`).MatchString},
-	"domain":           {"a host name with a dot, of a-z, 0-9 and -", regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`).MatchString},
-	"email":            {"a mail address", regexp.MustCompile(`^([^@\s]+@[^@\s]+)?$`).MatchString},
-	"optional-address": {"host:port, the host localhost or an IP address", func(text string) bool { return text == "" || isAddress(text) }},
-	"method":           {"* or the name of a method in capitals", regexp.MustCompile(`^(\*|[A-Z][A-Z-]{0,31})$`).MatchString},
-	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", isPattern},
-	"prefixpath":       {"a path in its plain form, without a slash at its end", isPrefixPath},
-	"upstream":         {"http:// or https:// and a host, with or without a path", isUpstream},
-}
-
-// isAddress reports whether text is host:port with a numeric port. An empty host means all addresses
-// of the machine. The only name that it accepts as host is localhost, because other names could
-// resolve to any address.
-func isAddress(text string) bool {
-	host, port, err := net.SplitHostPort(text)
-	_, portErr := strconv.ParseUint(port, 10, 16)
-	_, hostErr := netip.ParseAddr(host)
-	return err == nil && portErr == nil && (host == "" || host == "localhost" || hostErr == nil)
 }
 
 // isPattern reports whether text is a valid path pattern. A pattern is a slash, followed by segments
@@ -216,15 +186,6 @@ func oddInPath(c rune) bool {
 func isPrefixPath(text string) bool {
 	return text == "" || isPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
 }
-
-// isUpstream reports whether text is "" or a valid URL of an upstream server, with or without a
-// path.
-func isUpstream(text string) bool {
-	m := upstreamForm.FindStringSubmatch(text)
-	return text == "" || m != nil && (m[1] == "" || isPattern(m[1]) && !strings.ContainsAny(m[1], ":*"))
-}
-
-var upstreamForm = regexp.MustCompile(`^https?://(?:[\w.-]+|\[[\da-fA-F:.]+])(?::\d{1,5})?(/.*)?$`)
 
 // parseNetwork parses a network, or an address as a network of one address. It returns the zero
 // Prefix, which contains no address, if text is not valid. It refuses a network such as 10.0.0.5/8:
@@ -298,7 +259,7 @@ func parseProblem(e toml.ParseError) (text string) {
 // permissionRow is a [[permission]] section of a configuration file.
 type permissionRow struct {
 	Name        string `toml:"name" check:"permission" example:"can_read_reports"`
-	Description string `toml:"description" example:"Read reports."`
+	Description string `toml:"description" example:"Read reports." check:"text"`
 }
 
 // limitRow is a [[limit]] section of a configuration file for a limit that is not built in.

@@ -21,11 +21,11 @@ import (
 
 const operatorPassword = "correct horse battery"
 
-// The names of the cookie with a session.
-const (
-	plainCookie  = "latchkey_session"
-	secureCookie = "__Host-latchkey_session"
-)
+// plainCookie returns the name of the cookie with a session, without TLS.
+func (a *testApp) plainCookie() string { return "latchkey_session_" + a.instance() }
+
+// secureCookie returns the name of the cookie with a session under TLS.
+func (a *testApp) secureCookie() string { return "__Host-latchkey_session_" + a.instance() }
 
 // browser is a client of the dashboard without a browser: it keeps cookies and
 // follows no redirect by itself.
@@ -234,7 +234,7 @@ func TestDashboard_Sessions(t *testing.T) {
 	b := newDashboard(t)
 	// A token that was there before the login is none after it.
 	fixed := newBrowser(b.testApp)
-	fixed.jar.SetCookies(&url.URL{Scheme: "http", Host: "127.0.0.1:8081"}, []*http.Cookie{{Name: "latchkey_session", Value: "chosen"}})
+	fixed.jar.SetCookies(&url.URL{Scheme: "http", Host: "127.0.0.1:8081"}, []*http.Cookie{{Name: b.plainCookie(), Value: "chosen"}})
 	w := fixed.post("/login", "name", "Ann", "password", operatorPassword)
 	cookie := w.Result().Cookies()[0]
 	if cookie.Value == "chosen" || len(cookie.Value) != 64 || !cookie.HttpOnly || cookie.SameSite != http.SameSiteLaxMode || cookie.Path != "/" {
@@ -340,7 +340,7 @@ func TestDashboard_Guards(t *testing.T) {
 		t.Errorf("from the address of the dashboard: got %d, want 401", w.Code)
 	}
 	w := named.post("/login", "name", "ann", "password", operatorPassword)
-	if c := w.Result().Cookies(); len(c) != 1 || c[0].Name != "__Host-latchkey_session" || !c[0].Secure {
+	if c := w.Result().Cookies(); len(c) != 1 || c[0].Name != named.secureCookie() || !c[0].Secure {
 		t.Errorf("under TLS: got %v", c)
 	}
 }

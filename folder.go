@@ -76,6 +76,53 @@ func OpenDataDir(path string) (*DataDir, error) {
 	return &DataDir{Path: path, Log: slog.New(slog.DiscardHandler), lock: lock}, nil
 }
 
+// CheckFolder returns an error if path is not a folder in which this process can create files, and
+// cannot be created as one. It changes nothing.
+func CheckFolder(path string) error {
+	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		_, link := os.Readlink(at)
+		switch {
+		case err == nil && !info.IsDir():
+			return fmt.Errorf("%s is not a folder; choose another path", at)
+		case err == nil:
+			if err := Writable(at); err != nil {
+				return fmt.Errorf("the folder is not writable: %w; correct its permissions or choose another folder", err)
+			}
+			return nil
+		case errors.Is(err, os.ErrNotExist) && link == nil:
+			return fmt.Errorf("%s is a symbolic link to a path that does not exist; create the folder there, or choose another path", at)
+		case !errors.Is(err, os.ErrNotExist) || at == filepath.Dir(at):
+			return fmt.Errorf("the folder cannot be used: %w", err)
+		}
+	}
+}
+
+// PepperSource contains the parameters of LoadPeppers. A File of "" means the pepper file of the data
+// folder.
+type PepperSource struct {
+	Value   string
+	File    string
+	Retired []string
+}
+
+// CheckPeppers returns an error if the peppers of the data folder dir cannot be loaded. The first
+// start creates the pepper file of a new folder, so that it may be missing there.
+func CheckPeppers(dir string, s PepperSource) error {
+	file := s.File
+	if file == "" {
+		file = pepperPath(dir)
+		if _, err := os.Stat(file); s.Value == "" && !hasStore(dir) && errors.Is(err, os.ErrNotExist) {
+			if len(s.Retired) == 0 {
+				return nil
+			}
+			file, s.Retired = s.Retired[0], s.Retired[1:]
+		}
+	}
+	_, err := LoadPeppers(s.Value, file, s.Retired)
+	return err
+}
+
 // makeFolder creates a folder, readable only by its owner, and its missing parents. It
 // syncs them to disk, so that they still exist after a power failure. It does nothing
 // if the folder exists.

@@ -37,10 +37,17 @@ type KeyringOptions struct {
 	Cache   int     // about how many secrets to keep in memory
 }
 
+// NewEmptyKeyring returns a Keyring without a store. Only Rights and Use may be called.
+func NewEmptyKeyring(o KeyringOptions) *Keyring {
+	k := &Keyring{peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache)}
+	k.rights.Store(o.Policy)
+	return k
+}
+
 // NewKeyring returns a Keyring for the keys in store.
 func NewKeyring(store *Store, o KeyringOptions) (*Keyring, error) {
-	k := &Keyring{store: store, peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache)}
-	k.rights.Store(o.Policy)
+	k := NewEmptyKeyring(o)
+	k.store = store
 	err := store.View(func(tx *Tx) error {
 		mark, err := tx.Get("meta", []byte("imported"))
 		k.imported.Store(mark != nil)

@@ -90,21 +90,27 @@ func environment(environ []string, hangup <-chan os.Signal) cli.Environment {
 // service is a loaded configuration. It implements cli.Service for the commands.
 type service struct {
 	config  Config
-	sources Sources                // where each value of config was set
-	file    string                 // path of the configuration file; "" if none was read
-	reload  func() (Config, error) // loads the configuration again from the same sources
-	hangup  <-chan os.Signal       // receives SIGHUPs; nil: there are none
+	sources Sources                 // where each value of config was set
+	file    string                  // path of the configuration file; "" if none was read
+	reload  func() (service, error) // loads the configuration again from the same sources
+	hangup  <-chan os.Signal        // receives SIGHUPs; nil: there are none
 }
 
 // loadService loads a configuration and returns a service with it. The parameters and
 // the error are those of LoadConfig.
 func loadService(file string, environ []string, flags map[string]string) (service, error) {
 	c, sources, err := LoadConfig(file, environ, flags)
-	reload := func() (Config, error) {
-		c, _, err := LoadConfig(file, environ, flags)
-		return c, err
-	}
+	reload := func() (service, error) { return loadService(file, environ, flags) }
 	return service{config: c, sources: sources, file: file, reload: reload}, err
+}
+
+// Check checks the configuration, see ConfigCheck, and the variables with the name and the
+// password of the first operator.
+func (s service) Check() (warnings []string, err error) {
+	check := ConfigCheck{Config: s.config, Sources: s.sources, Pepper: pepper(), Now: time.Now()}
+	warnings, err = check.Run()
+	_, _, unset := firstCredentials()
+	return warnings, errors.Join(err, unset)
 }
 
 // DataDir returns the path of the data folder.
@@ -231,6 +237,11 @@ func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error)
 		defer os.RemoveAll(dir)
 		o.config.Server.Data = dir
 	}
+	warnings, err := o.Check()
+	if err != nil {
+		return err
+	}
+	warn(o.log, warnings)
 	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: o.log})
 	if err != nil {
 		return err
@@ -240,13 +251,7 @@ func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error)
 	if err := firstOperator(a); err != nil {
 		return err
 	}
-	a.Reloader.From(func() (Config, error) {
-		c, err := o.reload()
-		if o.Demo {
-			c.Server.Data = o.config.Server.Data // the temporary folder of the demo
-		}
-		return c, err
-	}, level)
+	a.Reloader.From(o.again, level)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
@@ -260,6 +265,27 @@ func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error)
 		}
 	})
 	return errors.Join(seedErr, err)
+}
+
+// again loads and checks the configuration again, for a reload.
+func (o serveOptions) again() (Config, error) {
+	s, err := o.reload()
+	if err != nil {
+		return Config{}, err
+	}
+	if o.Demo {
+		s.config.Server.Data = o.config.Server.Data // the temporary folder of the demo
+	}
+	warnings, err := s.Check()
+	warn(o.log, warnings)
+	return s.config, err
+}
+
+// warn logs the warnings of a check of the configuration.
+func warn(log *slog.Logger, warnings []string) {
+	for _, warning := range warnings {
+		log.Warn("the configuration has a value that is probably a mistake", "warning", warning)
+	}
 }
 
 // reloadOnHangup reloads the configuration and the certificates at each signal in hangup,
@@ -292,19 +318,11 @@ func demo(ctx context.Context, a *App, o serveOptions, addresses [2]string) erro
 }
 
 // firstOperator creates the operator whose name and password are set in environment
-// variables. It does nothing if they are not set or if there is an operator already. It
-// returns an error if only the name or only the password is set.
+// variables. It does nothing if they are not set or if there is an operator already.
 func firstOperator(a *App) error {
-	name := os.Getenv("LATCHKEY_ADMIN_NAME")
-	password, err := firstPassword()
-	if err != nil {
+	name, password, err := firstCredentials()
+	if err != nil || name == "" {
 		return err
-	}
-	if name == "" && password == "" {
-		return nil
-	}
-	if name == "" || password == "" {
-		return errors.New("LATCHKEY_ADMIN_NAME and LATCHKEY_ADMIN_PASSWORD (or LATCHKEY_ADMIN_PASSWORD_FILE) must be set together; set both or neither")
 	}
 	if exists, err := a.Operators.Any(); err != nil || exists {
 		return err
@@ -313,6 +331,19 @@ func firstOperator(a *App) error {
 		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
 	}
 	return nil
+}
+
+// firstCredentials returns the name and the password of the first operator, or "" if they are
+// not set. It returns an error if only one of them is set, or if the password cannot be read.
+func firstCredentials() (name, password string, err error) {
+	name = os.Getenv("LATCHKEY_ADMIN_NAME")
+	if password, err = firstPassword(); err != nil {
+		return "", "", err
+	}
+	if (name == "") != (password == "") {
+		return "", "", errors.New("LATCHKEY_ADMIN_NAME and LATCHKEY_ADMIN_PASSWORD (or LATCHKEY_ADMIN_PASSWORD_FILE) must be set together; set both or neither")
+	}
+	return name, password, nil
 }
 
 // firstPassword returns the password of the first operator from the file or the variable

@@ -153,7 +153,7 @@ func TestServer_EachToItsDoor(t *testing.T) {
 	token := b.token()
 	home := &url.URL{Scheme: "http", Host: "127.0.0.1:8081"}
 	session := b.jar.Cookies(home)[0].Value
-	cookie := "Cookie: " + plainCookie + "="
+	cookie := "Cookie: " + b.plainCookie() + "="
 	site := "Sec-Fetch-Site: same-origin"
 	fresh := func() { b.Server.throttle = NewThrottle(60, time.Minute) } // this is not about it
 	for _, row := range slices.Concat(b.Server.o.Keyed, b.Server.o.Free) {
@@ -183,7 +183,7 @@ func TestServer_EachToItsDoor(t *testing.T) {
 		for _, tt := range []struct{ path, field string }{
 			{path, "Authorization: Bearer " + key}, {path, "X-API-Key: " + token}, {path, "X-API-Key: " + key}, {path + "?api_key=" + token, "A: b"}, {path + "?api_key=" + key, "A: b"},
 			{path + "?token=" + token, "A: b"}, {path, cookie + token}, {path, cookie + key}, {path, cookie}, {path, "Authorization: Bearer " + session}, {path, "Authorization: Basic " + token},
-			{path, "Cookie: " + secureCookie + "=" + session}, {path, "X-Forwarded-For: 127.0.0.1"},
+			{path, "Cookie: " + b.secureCookie() + "=" + session}, {path, "X-Forwarded-For: 127.0.0.1"},
 		} {
 			fresh()
 			name, value, _ := strings.Cut(tt.field, ": ")
@@ -636,14 +636,14 @@ func TestServer_EndedCredentials(t *testing.T) {
 	}
 	login()
 	holds, token := session(), b.token()
-	let := map[string]bool{"Cookie: " + plainCookie + "=" + holds: true, "Authorization: Bearer " + token: true}
+	let := map[string]bool{"Cookie: " + b.plainCookie() + "=" + holds: true, "Authorization: Bearer " + token: true}
 	for _, row := range b.Server.o.Admin {
 		if row.Public {
 			continue
 		}
 		for _, field := range []string{
-			"Authorization: Bearer " + made["token"].(string), "Cookie: " + plainCookie + "=" + idle, "Cookie: " + plainCookie + "=" + left,
-			"Cookie: " + plainCookie + "=" + holds, "Authorization: Bearer " + token,
+			"Authorization: Bearer " + made["token"].(string), "Cookie: " + b.plainCookie() + "=" + idle, "Cookie: " + b.plainCookie() + "=" + left,
+			"Cookie: " + b.plainCookie() + "=" + holds, "Authorization: Bearer " + token,
 		} {
 			if let[field] && row.Method != "GET" {
 				continue // would do it

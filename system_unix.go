@@ -15,6 +15,14 @@ func LockExclusive(f *os.File) error {
 	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 }
 
+// Writable returns an error if this process may not create files in the folder at path.
+func Writable(path string) error {
+	if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
+		return &os.PathError{Op: "write to", Path: path, Err: err}
+	}
+	return nil
+}
+
 // DiskFree returns how many bytes this program can still write to the file system of
 // path. It returns -1 if that is not known.
 func DiskFree(path string) int64 {

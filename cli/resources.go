@@ -271,11 +271,19 @@ func (s *session) configCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			warnings, err := service.Check()
+			if err != nil {
+				return err
+			}
 			overlaps := service.Overlaps()
 			if c.Bool("json") {
-				return s.printJSON(map[string]any{"good": true, "overlaps": overlaps})
+				return s.printJSON(map[string]any{"good": true, "warnings": append([]string{}, warnings...), "overlaps": overlaps})
 			}
-			text := "The configuration is good.\n"
+			text := ""
+			for _, warning := range warnings {
+				text += "Warning: " + warning + "\n"
+			}
+			text += "The configuration is good.\n"
 			if len(overlaps) > 0 {
 				text += "A path of the first route in another spelling, such as /Admin for /admin, would get to the second:\n  " + strings.Join(overlaps, "\n  ") + "\n"
 			}

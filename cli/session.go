@@ -55,6 +55,9 @@ type Service interface {
 	APIURL() string
 	// AdminURL returns the URL of the admin endpoint, without a slash at its end.
 	AdminURL() string
+	// Check checks the configuration against the files and folders that it names, as serve does.
+	// warnings are sentences about values that are probably mistakes.
+	Check() (warnings []string, err error)
 	// Print writes each value of the configuration with its source to w.
 	Print(w io.Writer) error
 	// Overlaps returns one text for each pair of routes of which one could receive a path of the

@@ -318,11 +318,11 @@ func (o *originCheck) known(hostport string) bool {
 	if name, _, err := net.SplitHostPort(hostport); err == nil {
 		host = name
 	}
-	host = strings.Trim(host, "[]")
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
 	if ip, err := netip.ParseAddr(host); err == nil {
 		// DNS rebinding needs a host name, so an address is safe. But a listener on loopback is
-		// only reached at a loopback address.
-		return ip.IsLoopback() || !isLoopbackListen(o.listen)
+		// only reached at a loopback address, unless a proxy passes on another one.
+		return ip.IsLoopback() || !isLoopbackListen(o.listen) || slices.Contains(o.names, ip.String())
 	}
 	return host != "" && slices.ContainsFunc(o.names, func(k string) bool { return strings.EqualFold(k, host) })
 }

@@ -166,7 +166,7 @@ func TestProgram_Canaries(t *testing.T) {
 		t.Fatalf("login: %v, %v", login, err)
 	}
 	login.Body.Close()
-	cookie := "Cookie: latchkey_session=" + login.Cookies()[0].Value
+	cookie := "Cookie: " + login.Cookies()[0].Name + "=" + login.Cookies()[0].Value
 	s.add("session", login.Cookies()[0].Value)
 	send("POST", admin+"/login", url.Values{"name": {"Ann"}, "password": {"x" + password}}.Encode(), form)
 	send("POST", admin+"/account", url.Values{"old": {"x" + password}, "password": {password}}.Encode(), form, cookie)

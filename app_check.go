@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"latchkey/internal/certs"
+	"latchkey/internal/clock"
+)
+
+// ConfigCheck is a check of a configuration that LoadConfig has returned, against the files and
+// folders that it names and the endpoints of the service. It is the same for serve, for a reload and
+// for "latchkey config check", so that a configuration that the last accepts can be used.
+type ConfigCheck struct {
+	Config  Config
+	Sources Sources
+	Pepper  string // the pepper itself; "" if it is in a file
+	Now     time.Time
+
+	problems, warnings []string
+}
+
+// Run makes the check. It changes no file. warnings are texts about values that are probably
+// mistakes. The error lists all problems in the form of LoadConfig. Call Run once.
+func (k *ConfigCheck) Run() (warnings []string, err error) {
+	c := k.Config
+	k.warnings = c.Warnings()
+	k.certificate("server", c.ServerTLS(), c.Server.BaseURL)
+	k.certificate("admin", c.AdminTLS(), c.Admin.BaseURL)
+	if c.ACME.CAFile != "" {
+		_, err := certs.ReadRoots(c.ACME.CAFile)
+		k.fail("acme.ca_file", err)
+	}
+	k.fail("server.data", CheckFolder(c.Server.Data))
+	if c.Backup.Dir != "" {
+		k.fail("backup.dir", CheckFolder(c.Backup.Dir))
+	}
+	key := "keys.retired_pepper_files"
+	if c.Keys.PepperFile != "" {
+		key = "keys.pepper_file"
+	}
+	k.fail(key, CheckPeppers(c.Server.Data, PepperSource{k.Pepper, c.Keys.PepperFile, c.Keys.RetiredPepperFiles}))
+	k.routes()
+	slices.Sort(k.problems)
+	if k.problems != nil {
+		err = errors.New(strings.Join(k.problems, "\n"))
+	}
+	return k.warnings, err
+}
+
+// fail records each line of err as a problem of the setting key, unless err is nil.
+func (k *ConfigCheck) fail(key string, err error) {
+	if err == nil {
+		return
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		k.problems = append(k.problems, fmt.Sprintf("%s: %s: %s", k.Sources[key], key, line))
+	}
+}
+
+// certificate checks that the certificate and the key of a listener can be used together. It warns if
+// clients will refuse the certificate, because of its dates or because it is not for baseURL.
+func (k *ConfigCheck) certificate(section string, t ListenerTLS, baseURL string) {
+	if t.ACME || t.CertFile == "" {
+		return
+	}
+	pair, err := certs.OpenCertificates(t.CertFile, t.KeyFile, k.Now, slog.New(slog.DiscardHandler))
+	if err != nil {
+		k.fail(section+".tls_cert_file", err)
+		return
+	}
+	cert, _ := pair.Get(nil)
+	warn := func(format string, args ...any) {
+		k.warnings = append(k.warnings, fmt.Sprintf("%s.tls_cert_file: %s", section, fmt.Sprintf(format, args...)))
+	}
+	if leaf := cert.Leaf; k.Now.Before(leaf.NotBefore) || k.Now.After(leaf.NotAfter) {
+		warn("the certificate is valid from %s to %s only, so clients refuse it now", leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339))
+	}
+	if u, err := url.Parse(baseURL); err == nil && u.Scheme == "https" {
+		if err := cert.Leaf.VerifyHostname(u.Hostname()); err != nil {
+			warn("the certificate is not for the host of %s.base_url: %v", section, err)
+		}
+	}
+}
+
+// routes checks that no guarded route has a path of an endpoint of the service.
+func (k *ConfigCheck) routes() {
+	if len(k.Config.Routes) == 0 {
+		return
+	}
+	own, err := ownEndpoints(k.Config)
+	if err != nil {
+		k.fail("route", err)
+		return
+	}
+	rights := k.Config.Rights()
+	list, _ := ReadProxyRoutes(k.Config.Routes, rights) // LoadConfig has checked them
+	_, err = NewProxyRoutes(func() []string { return own }, nil).Make(list, rights)
+	if err == nil {
+		return
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		k.problems = append(k.problems, k.Sources["route"]+": "+line)
+	}
+}
+
+// ownEndpoints returns the method and path of each endpoint of the API listener. It creates the parts
+// of the service for that, but opens no data folder.
+func ownEndpoints(c Config) ([]string, error) {
+	c.Routes = nil
+	a := &App{
+		config: c, Store: &Store{}, folder: &DataDir{Path: c.Server.Data}, clock: clock.NewClock(), log: slog.New(slog.DiscardHandler),
+		Keyring: NewEmptyKeyring(KeyringOptions{Prefix: c.Keys.Prefix, Policy: c.Rights(), Cache: 1}),
+	}
+	if err := a.connect(); err != nil {
+		return nil, err
+	}
+	return a.Server.Own(), nil
+}
