@@ -70,12 +70,12 @@ var textChecks = map[string]textCheck{
 // address.
 func readAddress(text string) (value, fix string, ok bool) {
 	host, port, err := net.SplitHostPort(text)
-	_, portErr := strconv.ParseUint(port, 10, 16)
+	n, portErr := strconv.ParseUint(port, 10, 16)
 	_, hostErr := netip.ParseAddr(host)
 	if strings.EqualFold(host, "localhost") {
-		text, hostErr = "localhost:"+port, nil
+		host, hostErr = "localhost", nil
 	}
-	return text, "", err == nil && portErr == nil && (host == "" || hostErr == nil)
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), "", err == nil && portErr == nil && (host == "" || hostErr == nil)
 }
 
 // readFilePath reads the path of a file or a folder.
