@@ -84,6 +84,7 @@ func (q *Queue) run() {
 	for range q.wake {
 		for {
 			c := q.take(spare)
+			spare = c.data[:0] // the queue has the other buffer now
 			if len(c.data) == 0 {
 				break
 			}
@@ -96,7 +97,6 @@ func (q *Queue) run() {
 				torn = c.data[n-1] != '\n'
 			}
 			q.wrote(c, n, err)
-			spare = c.data[:0]
 			if err != nil {
 				break // a full disk or a closed pipe stays so for a while: wait for the next line
 			}

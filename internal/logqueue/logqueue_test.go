@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,24 @@ func TestQueue_Full(t *testing.T) {
 			t.Error("got false from Close")
 		}
 	})
+}
+
+// Whatever the moments at which the goroutine looks, no buffer has two uses at once.
+func TestQueue_Interleaved(t *testing.T) {
+	s := &sink{room: -1}
+	q := New(s, 1<<20, notice)
+	var want strings.Builder
+	for i := range 20_000 {
+		line := fmt.Sprintf("line %d\n", i)
+		want.WriteString(line)
+		_, _ = io.WriteString(q, line)
+		if i%7 == 0 {
+			runtime.Gosched()
+		}
+	}
+	if !q.Close(time.Minute) || s.got.String() != want.String() {
+		t.Error("the lines were written in another form")
+	}
 }
 
 func TestQueue_Allocs(t *testing.T) {
