@@ -1,6 +1,7 @@
 // The config family reads the settings from a file, the environment and flags. Read config.go first,
-// then config_settings.go (the tags of Config as rules). It does not apply the settings: app.go
-// passes them to each part.
+// then config_settings.go (the tags of Config as rules) and config_checks.go (the rules for texts,
+// and for values that must fit together). app_check.go compares a configuration with the files that
+// it names. The family does not apply the settings: app.go passes them to each part.
 
 package main
 

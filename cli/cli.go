@@ -52,7 +52,7 @@ func Tree(env Environment) *cli.Command {
 			&cli.StringFlag{Name: "data", Usage: "data folder `DIR`"},
 			&cli.StringFlag{Name: "url", Usage: "`URL` of the admin listener of a server elsewhere, such as http://127.0.0.1:8081", Sources: cli.EnvVars("LATCHKEY_URL")},
 			&cli.StringFlag{Name: "ca", Usage: "PEM `FILE` with the certificate authority of --url; default: the authorities of the system", Sources: cli.EnvVars("LATCHKEY_CA")},
-			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url; default: the token in LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
+			&cli.StringFlag{Name: "token-file", Usage: "`FILE` with the admin token for --url, or - for standard input; default: the token in LATCHKEY_ADMIN_TOKEN", Sources: cli.EnvVars("LATCHKEY_ADMIN_TOKEN_FILE")},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON, for scripts"},
 			&cli.BoolFlag{Name: "version", Usage: "print the version", Local: true},
 		},

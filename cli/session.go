@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,6 +189,9 @@ func (s *session) remote(c *cli.Command, token string) (*Client, error) {
 		if roots, err = certs.ReadRoots(file); err != nil {
 			return nil, fmt.Errorf("--ca: %w", err)
 		}
+	}
+	if u, err := url.Parse(c.String("url")); c.String("url") != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "") {
+		return nil, misused(c, errors.New("--url (or LATCHKEY_URL) must be http:// or https:// and a host, such as http://127.0.0.1:8081"))
 	}
 	return NewTCPClient(c.String("url"), token, roots), nil
 }
