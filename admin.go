@@ -289,7 +289,7 @@ func (a *admin) finish(w http.ResponseWriter, r *Request) error {
 				return err
 			}
 			if since := r.Now.Sub(use.At); since < time.Duration(unused)*time.Second && r.Latest.Before(alias.EndsAt) {
-				return ErrConflict.With("The previous secret %s was used %s ago, from %s. Nothing was ended. Give that client the new secret first.", alias.Hint, since.Round(time.Second), use.IP)
+				return ErrConflict.With("The previous secret %s was used %s ago, from the address %s. Nothing was ended. Give that client the new secret first.", alias.Hint, since.Round(time.Second), AddrText(use.IP))
 			}
 		}
 		return a.keyring.Drop(tx, key, func(PreviousSecret) bool { return true })
@@ -413,9 +413,7 @@ func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	}
 	showUse(shown, use)
 	shown["carriers"] = map[string]uint64{CarrierBearer: use.Bearer, CarrierHeader: use.Header, CarrierQuery: use.Query}
-	if shown["query_last_at"], shown["query_last_ip"] = Seconds(use.QueryAt), nil; use.QueryIP.IsValid() {
-		shown["query_last_ip"] = use.QueryIP.String()
-	}
+	shown["query_last_at"], shown["query_last_ip"] = Seconds(use.QueryAt), AddrOrNone(use.QueryIP)
 	if list := k.Inactive(); len(list) > 0 {
 		shown["dormant_permissions"] = list
 	}
@@ -455,12 +453,9 @@ func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error)
 // showUse adds the fields of a last use to shown. They are null if the key or secret was
 // never used.
 func showUse(shown map[string]any, use LastUse) {
-	shown["last_used_at"], shown["last_used_ip"], shown["last_used_by"] = Seconds(use.At), nil, nil
+	shown["last_used_at"], shown["last_used_ip"], shown["last_used_by"] = Seconds(use.At), AddrOrNone(use.IP), nil
 	if !use.At.IsZero() {
 		shown["last_used_by"] = use.Carrier
-	}
-	if use.IP.IsValid() {
-		shown["last_used_ip"] = use.IP.String()
 	}
 }
 

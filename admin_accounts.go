@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -28,7 +27,7 @@ type AccountsOptions struct {
 	Sessions  *Sessions
 	Clock     *clock.Clock
 	Log       *slog.Logger
-	Proxies   []netip.Prefix                    // networks of proxies whose X-Forwarded-For header is trusted
+	Proxies   Proxies                           // trusted proxies, whose X-Forwarded-For header is believed
 	Refused   func(by AuditContext, why *Error) // called to record a refused login or action in the audit log
 }
 

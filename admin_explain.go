@@ -241,9 +241,9 @@ func (e *explainer) address(key *Key, ip netip.Addr) step {
 	case !ip.IsValid():
 		return step{Check: "address", Message: "The key may be used only from certain addresses. Send ip to check an address."}
 	case !key.Allows(ip):
-		return verdict("address", ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", ip), "")
+		return verdict("address", ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", AddrText(ip)), "")
 	}
-	return verdict("address", nil, "The key may be used from "+ip.String()+".")
+	return verdict("address", nil, "The key may be used from "+AddrText(ip)+".")
 }
 
 // standingStep returns the step for one limit, from its charge and its status at now.
@@ -366,10 +366,7 @@ func (r refused) shown() map[string]any {
 	}
 	shown := map[string]any{
 		"request_id": r.id, "at": Millis(r.at), "method": r.method, "route": r.route, "status": r.status, "error": r.code, "message": r.message,
-		"refused_by": r.step, "key_id": TextOrNone(r.key), "key_name": TextOrNone(r.name), "owner": TextOrNone(r.owner), "client": nil, "limits": limits,
-	}
-	if r.client.IsValid() {
-		shown["client"] = r.client.String()
+		"refused_by": r.step, "key_id": TextOrNone(r.key), "key_name": TextOrNone(r.name), "owner": TextOrNone(r.owner), "client": AddrOrNone(r.client), "limits": limits,
 	}
 	return shown
 }

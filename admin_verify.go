@@ -189,7 +189,7 @@ func (v *verifier) check(c keyCheck, r *Request, answer map[string]any) error {
 		return ErrPermission.With("This key may be used only from certain addresses. Send the IP address of your client as ip.")
 	}
 	if !key.Allows(c.ip) {
-		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", c.ip)
+		return ErrPermission.With("This key may not be used from %s. Its allowed_ips say from where.", AddrText(c.ip))
 	}
 	v.keyring.Used(c.holder, LastUse{At: r.Now, IP: c.ip, Carrier: carrierVerify})
 	if len(c.costs) > 0 {

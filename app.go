@@ -519,8 +519,8 @@ func NewRedactor(prefix string) *redactor {
 
 // Prefixes by which a redactor recognizes secrets.
 const (
-	tokenShape = "lka_"   // of admin tokens
-	hookShape  = "whsec_" // of webhook secrets
+	tokenShape = TokenPrefix // of admin tokens
+	hookShape  = "whsec_"    // of webhook secrets
 )
 
 // Keys returns text with each secret replaced that looks like an API key, an admin token

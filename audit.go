@@ -175,9 +175,18 @@ func appendAudit(tx *Tx, e AuditEntry) error {
 func (d AuditContext) entry() AuditEntry {
 	e := AuditEntry{At: d.Now, Actor: d.Actor, Action: d.Action, Object: d.Object, Result: auditDone, Detail: d.Detail, Request: d.Request}
 	if d.Client.IsValid() {
-		e.Client = d.Client.String()
+		e.Client = AddrText(d.Client)
 	}
 	return e
+}
+
+// AddrText returns the text of a client's address, or "unknown" for the zero Addr. Every text that
+// contains an address uses it.
+func AddrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "unknown"
+	}
+	return a.String()
 }
 
 // Update is like Store.Update, but also records the changes of run in the audit log. It adds the

@@ -33,7 +33,7 @@ type Config struct {
 		Listen            string        `toml:"listen" default:"127.0.0.1:8080" check:"address"`
 		Data              string        `toml:"data" default:"latchkey-data" check:"path"`
 		BaseURL           string        `toml:"base_url" example:"https://keys.example.com" check:"url"`
-		TrustedProxies    []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"network"` // Config.TrustedProxies parses them
+		TrustedProxies    []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"proxy"` // Config.TrustedProxies parses them
 		MaxBodyBytes      int           `toml:"max_body_bytes" default:"1048576" min:"1024" max:"67108864"`
 		ReadHeaderTimeout time.Duration `toml:"read_header_timeout" default:"5s" min:"100ms" max:"1h"`
 		ReadTimeout       time.Duration `toml:"read_timeout" default:"15s" min:"100ms" max:"1h"`
@@ -216,14 +216,18 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 	return err
 }
 
-// TrustedProxies returns the networks of the proxies whose X-Forwarded fields are trusted. It
-// returns a single address as a network of one address. It parses the setting in each call.
-func (c Config) TrustedProxies() []netip.Prefix {
-	var list []netip.Prefix
+// TrustedProxies returns the proxies whose fields about the client are trusted. It returns a single
+// address as a network of one address. It parses the setting in each call.
+func (c Config) TrustedProxies() Proxies {
+	var p Proxies
 	for _, text := range c.Server.TrustedProxies {
-		list = append(list, parseNetwork(text))
+		if text == unixPeers {
+			p.Unix = true
+		} else {
+			p.Networks = append(p.Networks, parseNetwork(text))
+		}
 	}
-	return list
+	return p
 }
 
 // LimitDefaults returns the default of each built-in limit by its name. The caller may change the

@@ -45,7 +45,7 @@ var textChecks = map[string]textCheck{
 	"address":          {"host:port, the host localhost or an IP address", readAddress},
 	"optional-address": {"host:port, the host localhost or an IP address", optional(readAddress)},
 	"header":           {"the name of a header field, of letters, digits and -", readHeaderName},
-	"network":          {"an IP address or a network whose bits past its length are zero", matching(func(text string) bool { return parseNetwork(text).IsValid() })},
+	"proxy":            {"an IP address, a network whose bits past its length are zero, or unix", matching(func(text string) bool { return text == unixPeers || parseNetwork(text).IsValid() })},
 	"path":             {"a path", readFilePath},
 	"file":             {"a path", optional(readFilePath)},
 	"folder":           {"a path", optional(readFilePath)},

@@ -46,7 +46,7 @@ func samples() map[string]kindSamples {
 		"file":             {paths, badPaths},
 		"folder":           {paths, badPaths},
 		"text":             {map[string]string{"Read reports.": "Read reports."}, map[string]string{"a\x01b": "control characters"}},
-		"network": {map[string]string{"10.0.0.0/8": "10.0.0.0/8", "::1": "::1", "192.0.2.7": "192.0.2.7"},
+		"proxy": {map[string]string{"unix": "unix", "10.0.0.0/8": "10.0.0.0/8", "::1": "::1", "192.0.2.7": "192.0.2.7"},
 			map[string]string{"10.0.0.5/8": "network", "10.0.0.0/33": "network", "proxy.example": "network", "10.0.0.1:80": "network", "fe80::1%eth0": "network"}},
 		"header": {map[string]string{"X-Signature": "X-Signature"},
 			map[string]string{"X Signature": "header field", "content-length": "another name", "Host": "another name", "X-Klen-Delivery": "another name", "x:": "header field"}},

@@ -187,6 +187,9 @@ func isPrefixPath(text string) bool {
 	return text == "" || isPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
 }
 
+// unixPeers is the word in trusted_proxies that stands for every peer on a unix socket.
+const unixPeers = "unix"
+
 // parseNetwork parses a network, or an address as a network of one address. It returns the zero
 // Prefix, which contains no address, if text is not valid. It refuses a network such as 10.0.0.5/8:
 // either the address or the length is a mistake, and a network that is too wide would let clients

@@ -486,7 +486,7 @@ func TestConfig_Print(t *testing.T) {
 
 func TestConfig_TrustedProxies(t *testing.T) {
 	c, _, err := LoadConfig("", nil, map[string]string{
-		"server.trusted_proxies": "10.0.0.0/8,192.0.2.7,2001:db8::/32,::1,::ffff:192.0.2.8",
+		"server.trusted_proxies": "10.0.0.0/8,192.0.2.7,2001:db8::/32,unix,::1,::ffff:192.0.2.8",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -498,10 +498,10 @@ func TestConfig_TrustedProxies(t *testing.T) {
 		netip.MustParsePrefix("::1/128"),
 		netip.MustParsePrefix("192.0.2.8/32"), // as it looks once unmapped
 	}
-	if got := c.TrustedProxies(); !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	if got := c.TrustedProxies(); !slices.Equal(got.Networks, want) || !got.Unix {
+		t.Errorf("got %v, want %v and unix sockets", got, want)
 	}
-	for _, text := range []string{"", "10.0.0.5/8", "10.0.0.0/33", "10.0.0", "fe80::1%eth0", "::ffff:10.0.0.0/104", "proxy.example"} {
+	for _, text := range []string{"", "10.0.0.5/8", "10.0.0.0/33", "10.0.0", "fe80::1%eth0", "::ffff:10.0.0.0/104", "proxy.example", "Unix", "unix:/run/x"} {
 		if p := parseNetwork(text); p.IsValid() {
 			t.Errorf("%q: got %v, want a refusal", text, p)
 		}

@@ -62,13 +62,13 @@ func FindAuthz(path string) authzFamily {
 	return 0
 }
 
-// AuthzProxies returns the networks whose proxies may call /authz. These are the declared proxies
-// or, if declared is empty, the loopback addresses.
-func AuthzProxies(declared []netip.Prefix) []netip.Prefix {
-	if len(declared) > 0 {
+// AuthzProxies returns the proxies that may call /authz. These are the declared proxies or, if
+// declared contains none, all programs of this machine: the loopback addresses and unix sockets.
+func AuthzProxies(declared Proxies) Proxies {
+	if !declared.None() {
 		return declared
 	}
-	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	return Proxies{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}, Unix: true}
 }
 
 // Ask returns the client's request that the proxy asks about in r. The result has the original
@@ -131,8 +131,12 @@ func single(h http.Header, name string) (string, error) {
 }
 
 // Authorized answers 200, so that the proxy passes on the request. Header fields identify the key
-// to the upstream, and X-Auth-Uri is the address without any key in its query.
+// to the upstream, and X-Auth-Uri is the address without any key in its query. Authorized returns
+// ErrValidation if the path contains a key.
 func Authorized(w http.ResponseWriter, r *Request) error {
+	if err := r.DropSecrets(); err != nil {
+		return err
+	}
 	h := w.Header()
 	identify(h, r)
 	address := r.URL.RawPath

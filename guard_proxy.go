@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
 	"os"
 	"slices"
@@ -39,7 +38,7 @@ type Proxy struct {
 // ProxyOptions configure a Proxy.
 type ProxyOptions struct {
 	Log     *slog.Logger
-	Proxies []netip.Prefix // trusted proxies: their X-Forwarded-* fields are believed
+	Proxies Proxies // trusted proxies: their X-Forwarded-* and Forwarded fields are believed
 	// ReadTimeout is the longest pause while a client sends its body. WriteTimeout is the longest
 	// pause while it receives its answer. 0 means no timeout.
 	ReadTimeout, WriteTimeout time.Duration
@@ -105,19 +104,21 @@ type proxyExchange struct {
 	guard   *proxyRoute
 	request *Request
 	control *http.ResponseController
-	body    *sentBody   // nil: the request has no body
-	stream  bool        // each part of the answer's body is sent immediately
-	said    http.Header // header fields that Latchkey has set; they override fields of the upstream
-	last    bool        // the client's connection must be closed after this answer
-	lost    bool        // the upstream sent status 101 over HTTP/2, which does not allow it
-	err     error       // what Forward returns; nil: the answer was written
+	body    *sentBody                    // nil: the request has no body
+	stream  bool                         // each part of the answer's body is sent immediately
+	said    http.Header                  // header fields that Latchkey has set; they override fields of the upstream
+	last    bool                         // the client's connection must be closed after this answer
+	about   [len(forwardedFields)]string // values of forwardedFields
+	lost    bool                         // the upstream sent status 101 over HTTP/2, which does not allow it
+	err     error                        // what Forward returns; nil: the answer was written
 
 	extended time.Time // time of the last change of the write deadline
 }
 
 // Forward sends a request to the upstream of g and writes the answer to w. It returns ErrTooLarge
-// for a body over the limit of the route, and ErrValidation for a host that HTTP/1.1
-// cannot carry. It returns ErrGatewayTime if the upstream does not answer in time, and ErrGateway
+// for a body over the limit of the route, and ErrValidation for a host that HTTP/1.1 cannot carry, or
+// for a host or path that contains a key. It returns ErrGatewayTime if the upstream does not answer in
+// time, and ErrGateway
 // if the upstream fails in another way. It returns ErrBodyTime if the client pauses too long while
 // it sends its body, and ErrBroken if the client's body ends too early or the client disconnects.
 // If the upstream's answer ends too early, Forward panics with http.ErrAbortHandler, so that the
@@ -147,6 +148,9 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	defer x.extendWrite() // for what the server still writes after Forward
 	in := r.Request
 	dropUpgrade(in)
+	if err := x.clean(); err != nil {
+		return err
+	}
 	if head, ok := x.head(); ok {
 		x.read(head)
 		return x.err
@@ -165,6 +169,20 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	}
 	proxy.ServeHTTP(x, in)
 	return x.err
+}
+
+// clean prepares the client's request for the upstream, before it is sent in one of the two ways. It
+// sets x.about, and removes the secrets of Latchkey and the fields that a client must not choose. It
+// returns ErrValidation if a secret cannot be removed.
+func (x *proxyExchange) clean() error {
+	r := x.request
+	x.about = x.forwarded()
+	if err := r.DropSecrets(); err != nil {
+		return err
+	}
+	dropForged(r.Header, FromProxy(r.Request, x.proxy.o.Proxies), r.Client)
+	dropForged(r.Trailer, false, r.Client)
+	return nil
 }
 
 // dropUpgrade removes the header fields that request another protocol, so that the upstream
@@ -241,13 +259,10 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 				return nil, false
 			}
 			continue
-		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Forwarded", "Host": // over HTTP/2, a client can send Host as well
+		case "Keep-Alive", "Proxy-Connection", "Content-Length", "Host": // over HTTP/2, a client can send Host as well
 			continue
 		case "Expect", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
 			return nil, false
-		}
-		if forged(name) {
-			continue
 		}
 		if !httpguts.ValidHeaderFieldName(name) || slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
 			return nil, false
@@ -259,11 +274,10 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	for i, v := range identity(x.request) {
 		b = appendField(b, identityFields[i], v)
 	}
-	v := x.forwarded()
 	for i, name := range forwardedFields {
-		b = appendField(b, name, v[i])
+		b = appendField(b, name, x.about[i])
 	}
-	return b, httpguts.ValidHeaderFieldValue(v[1]) && httpguts.ValidHeaderFieldValue(v[2])
+	return b, httpguts.ValidHeaderFieldValue(x.about[1]) && httpguts.ValidHeaderFieldValue(x.about[2])
 }
 
 // unsendable reports whether c cannot be part of a host name, because it is not printable ASCII or is
@@ -426,6 +440,7 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 	for name := range b.ends { // the trailer is received after the body
 		b.ends[name] = b.request.Trailer[name]
 	}
+	b.request.Secrets.DropFrom(b.ends)
 	return n, err
 }
 
@@ -505,15 +520,12 @@ func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) 
 func (x *proxyExchange) rewrite(pr *httputil.ProxyRequest) {
 	out := pr.Out
 	out.URL, out.Host = x.target(), ""
-	dropForged(out.Header)
-	dropForged(out.Trailer)
 	if x.body != nil && len(out.Trailer) > 0 {
 		x.body.ends = out.Trailer
 	}
 	identify(out.Header, x.request)
-	v := x.forwarded()
 	for i, name := range forwardedFields {
-		out.Header[name] = v[i : i+1 : i+1]
+		out.Header[name] = x.about[i : i+1 : i+1]
 	}
 }
 
@@ -533,26 +545,6 @@ func (x *proxyExchange) path() string {
 // stripped returns how many segments StripPrefix removes from the path.
 func (x *proxyExchange) stripped() int { return len(Segments(x.guard.StripPrefix)) }
 
-// forwardedFields are the header fields that describe the client's request to the upstream.
-var forwardedFields = [...]string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"}
-
-// forwarded returns the value of each of forwardedFields, in the same order.
-func (x *proxyExchange) forwarded() [len(forwardedFields)]string {
-	in := x.request.Request
-	v := [...]string{forwardedFor(in, x.proxy.o.Proxies), in.Host, "http"}
-	if in.TLS != nil {
-		v[2] = "https"
-	}
-	if FromProxy(in, x.proxy.o.Proxies) { // a trusted proxy reports the client's host and scheme
-		for i, name := range forwardedFields[1:] {
-			if said := in.Header[name]; len(said) == 1 && said[0] != "" {
-				v[1+i] = said[0]
-			}
-		}
-	}
-	return v
-}
-
 // cutSegments returns path without its first n segments, or "/" if nothing remains. path must begin
 // with a slash and have no empty segments.
 func cutSegments(path string, n int) string {
@@ -564,105 +556,4 @@ func cutSegments(path string, n int) string {
 		path = path[i+1:]
 	}
 	return path
-}
-
-// forwardedFor returns the X-Forwarded-For value for the upstream: the address of the client, then
-// the addresses of the trusted proxies between the client and Latchkey.
-func forwardedFor(r *http.Request, proxies []netip.Prefix) string {
-	hops := ClientPath(r, proxies)
-	if len(hops) == 1 {
-		return hops[0].String()
-	}
-	var b strings.Builder
-	for i := range hops {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(hops[len(hops)-1-i].String())
-	}
-	return b.String()
-}
-
-// dropForged removes the fields that a client must not be able to send to an upstream. They would
-// fake the identity of a key, the client's address, or another method or path than the checked one,
-// or would disclose the key. CGI-like servers replace every character of a field name except
-// letters and digits, so X_Auth_Key_Id is treated like X-Auth-Key-Id.
-func dropForged(h http.Header) {
-	for name := range h {
-		if forged(name) {
-			delete(h, name)
-		}
-	}
-}
-
-// forged reports whether dropForged removes fields with this name.
-func forged(name string) bool {
-	if len(name) < 3 || name[0]|0x20 != 'x' { // all such names begin with x
-		return false
-	}
-	plain := strings.Map(func(c rune) rune {
-		switch {
-		case c >= 'A' && c <= 'Z':
-			return c | 0x20
-		case c >= 'a' && c <= 'z' || c >= '0' && c <= '9':
-			return c
-		}
-		return '-'
-	}, name)
-	switch plain {
-	case "x-auth-key-id", "x-auth-key-name", "x-auth-owner", "x-auth-permissions", "x-auth-environment", "x-request-id", "x-api-key",
-		"x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-url", "x-rewrite-url", "x-original-uri", "x-original-method",
-		"x-http-method", "x-http-method-override", "x-method-override":
-		return true
-	}
-	return strings.HasPrefix(plain, "x-forwarded-")
-}
-
-// identify sets the header fields that identify the key to the upstream. It sets every field, even
-// to "", so that a value sent by the client can never remain.
-func identify(h http.Header, r *Request) {
-	v := identity(r)
-	for i, name := range identityFields {
-		h[name] = v[i : i+1 : i+1]
-	}
-}
-
-// identity returns the value of each of identityFields for a request, in the same order.
-func identity(r *Request) [len(identityFields)]string {
-	k := r.Key
-	return [...]string{
-		k.ID, headerText(k.Name), headerText(k.OwnerName), strings.Join(k.PermissionNames(), ","), headerText(k.Environment), r.ID,
-	}
-}
-
-// identityFields are the header fields that identify the key to the upstream, and X-Request-Id for
-// the request id.
-var identityFields = [...]string{"X-Auth-Key-Id", "X-Auth-Key-Name", "X-Auth-Owner", "X-Auth-Permissions", "X-Auth-Environment", "X-Request-Id"}
-
-// headerText returns s in a form that is allowed in a header field. It percent-encodes (RFC 3986,
-// section 2.1) percent signs, spaces at either end and every byte that is not printable ASCII.
-// Percent-decoding restores s.
-func headerText(s string) string {
-	safe := func(i int) bool {
-		return s[i] > ' ' && s[i] < 0x7f && s[i] != '%' || s[i] == ' ' && i > 0 && i < len(s)-1
-	}
-	plain := true
-	for i := range len(s) {
-		plain = plain && safe(i)
-	}
-	if plain {
-		return s
-	}
-	const digits = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := range len(s) {
-		if safe(i) {
-			b.WriteByte(s[i])
-			continue
-		}
-		b.WriteByte('%')
-		b.WriteByte(digits[s[i]>>4])
-		b.WriteByte(digits[s[i]&15])
-	}
-	return b.String()
 }

@@ -34,10 +34,12 @@ type Request struct {
 	Route  string     // path pattern of the route, "-" if no route matches
 	Client netip.Addr // address of the client, see ClientAddr
 	Key    *Key       // the caller's key; nil on the admin listener
-	Actor  string     // caller on the admin listener, for the audit log
-	Now    time.Time  // time of the wall clock, for stored times and answers
-	Moment time.Time  // time of the service clock, which never goes back; only for limits
-	Latest time.Time  // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
+	// Secrets recognizes the secret that was sent. It is for DropSecrets and must not be logged.
+	Secrets Secrets
+	Actor   string    // caller on the admin listener, for the audit log
+	Now     time.Time // time of the wall clock, for stored times and answers
+	Moment  time.Time // time of the service clock, which never goes back; only for limits
+	Latest  time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
 	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64
 	// Limits has the status of each limit that applies to this request. The server writes it to

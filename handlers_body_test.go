@@ -79,31 +79,58 @@ func FuzzReadCredential(f *testing.F) {
 }
 
 // FuzzClientAddr: only declared proxies are believed, and who writes further
-// addresses in front gains nothing.
+// addresses in front gains nothing, in either field.
 func FuzzClientAddr(f *testing.F) {
-	f.Add("10.0.0.1:1", "1.2.3.4, 10.0.0.2", "6.6.6.6")
-	f.Add("[fd00::1]:2", "::ffff:10.1.1.1,,what", "127.0.0.1, 10.0.0.1")
-	f.Add("192.0.2.1:3", "fe80::1%eth0", " ")
-	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
-	f.Fuzz(func(t *testing.T, peer, forwarded, more string) {
+	f.Add("10.0.0.1:1", "1.2.3.4, 10.0.0.2", "6.6.6.6", false)
+	f.Add("[fd00::1]:2", "::ffff:10.1.1.1,,what", "127.0.0.1, 10.0.0.1", false)
+	f.Add("192.0.2.1:3", "fe80::1%eth0", " ", false)
+	f.Add("10.0.0.1:1", "[2001:db8::1]:443, 10.0.0.2:80, \"[fd00::2]\"", "unknown", false)
+	f.Add("10.0.0.1:1", `for="[2001:db8::1]:80";by=_x, For=10.0.0.2;host="a,b;for=1.1.1.1"`, `for="`, true)
+	f.Add("10.0.0.1:1", `for=_hidden`, `for=6.6.6.6;by="\"`, true)
+	proxies := Proxies{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}}
+	f.Fuzz(func(t *testing.T, peer, told, more string, standard bool) {
+		field, name := "X-Forwarded-For", ""
+		if standard {
+			field, name = "Forwarded", "for="
+		}
 		ask := func(fields ...string) (netip.Addr, []netip.Addr) {
-			r := &http.Request{RemoteAddr: peer, Header: http.Header{"X-Forwarded-For": fields}}
+			r := &http.Request{RemoteAddr: peer, Header: http.Header{field: fields}}
 			return ClientAddr(r, proxies), ClientPath(r, proxies)
 		}
-		got, hops := ask(forwarded)
-		if hops[len(hops)-1] != got || len(hops) > 2+strings.Count(forwarded, ",") {
+		got, hops := ask(told)
+		if hops[len(hops)-1] != got || len(hops) > 2+strings.Count(told, ",") {
 			t.Errorf("got %s at the end of %s", got, hops)
 		}
 		for i, hop := range hops[:len(hops)-1] {
-			if !declared(hop, proxies) {
+			if !proxies.contain(hop) {
 				t.Errorf("believed %s, which is no proxy, at %d of %s", hop, i, hops)
 			}
 		}
-		if at, err := netip.ParseAddrPort(peer); err == nil && hops[0] != at.Addr().Unmap() {
+		for _, hop := range hops[1:] {
+			if hop.Zone() != "" || hop.Is4In6() {
+				t.Errorf("got %s of %q", hop, told)
+			}
+		}
+		if at, err := netip.ParseAddrPort(peer); err == nil && hops[0] != at.Addr().Unmap().WithZone("") {
 			t.Errorf("the first of %s is not the peer", hops)
 		}
-		if forged, _ := ask(more, forwarded); !declared(got, proxies) && forged != got {
-			t.Errorf("with %q in front: got %s, want %s", more, forged, got)
+		if proxies.contain(got) {
+			return // the proxy says that the client is one of the proxies, so what is in front counts too
+		}
+		for _, lines := range [][]string{{more, told}, {more + "," + told}} {
+			if forged, _ := ask(lines...); forged != got && len(hops) > 1 {
+				t.Errorf("with %q in front: got %s, want %s", more, forged, got)
+			}
+		}
+		// A proxy may append to the same line what is well-formed, whatever the client wrote there.
+		for _, line := range []string{told + "," + name + "192.0.2.77", more + "," + told + `, ` + name + `"[2001:db8::77]:1"`} {
+			want := netip.MustParseAddr("192.0.2.77")
+			if strings.HasSuffix(line, `"`) {
+				want = netip.MustParseAddr("2001:db8::77")
+			}
+			if got, _ := ask(line); proxies.contain(hops[0]) && got != want {
+				t.Errorf("%q: got %s, want %s", line, got, want)
+			}
 		}
 	})
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/subtle"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -125,61 +124,4 @@ func cutQuery(r *http.Request) (values []string, err error) {
 		r.RequestURI = r.URL.RequestURI()
 	}
 	return values, nil
-}
-
-// ClientAddr returns the address of the client that sent a request, which is the last address that
-// ClientPath returns.
-func ClientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
-	if len(proxies) == 0 {
-		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-		return peer.Addr().Unmap()
-	}
-	hops := ClientPath(r, proxies)
-	return hops[len(hops)-1]
-}
-
-// ClientPath returns the addresses through which a request came, nearest first. The last address is
-// the client. Only entries of X-Forwarded-For that proxies in the list have added can be trusted,
-// so ClientPath reads that field from its end. It stops at the first address that is not in
-// proxies, or before an entry that is not an address. If RemoteAddr cannot be parsed, it returns
-// one zero Addr.
-func ClientPath(r *http.Request, proxies []netip.Prefix) []netip.Addr {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return []netip.Addr{{}}
-	}
-	client := peer.Addr().Unmap()
-	hops := []netip.Addr{client}
-	if len(proxies) == 0 {
-		return hops
-	}
-	said := strings.Split(strings.Join(r.Header["X-Forwarded-For"], ","), ",")
-	for i := len(said) - 1; i >= 0 && declared(client, proxies); i-- {
-		next, err := netip.ParseAddr(strings.TrimSpace(said[i]))
-		if err != nil {
-			break
-		}
-		client = next.Unmap()
-		hops = append(hops, client)
-	}
-	return hops
-}
-
-// FromProxy reports whether the connection of a request comes from one of proxies.
-func FromProxy(r *http.Request, proxies []netip.Prefix) bool {
-	if len(proxies) == 0 {
-		return false
-	}
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && declared(peer.Addr().Unmap(), proxies)
-}
-
-// declared reports whether a is in one of the networks in proxies.
-func declared(a netip.Addr, proxies []netip.Prefix) bool {
-	for _, p := range proxies {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
 }

@@ -68,20 +68,20 @@ func TestReadCredential_KeepsQuery(t *testing.T) {
 }
 
 func TestClientAddr(t *testing.T) {
-	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
+	proxies := Proxies{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}}
 	for _, tt := range []struct {
 		name, peer string
 		forwarded  []string
-		proxies    []netip.Prefix
+		proxies    Proxies
 		want       string
 	}{
-		{"no proxy declared", "10.0.0.1:1", []string{"1.2.3.4"}, nil, "10.0.0.1"},
+		{"no proxy declared", "10.0.0.1:1", []string{"1.2.3.4"}, Proxies{}, "10.0.0.1"},
 		{"peer is no proxy", "192.0.2.9:1", []string{"1.2.3.4"}, proxies, "192.0.2.9"},
 		{"one proxy", "10.0.0.1:1", []string{"1.2.3.4"}, proxies, "1.2.3.4"},
 		{"client lies", "10.0.0.1:1", []string{"6.6.6.6, 1.2.3.4"}, proxies, "1.2.3.4"},
 		{"two proxies", "10.0.0.1:1", []string{"6.6.6.6, 1.2.3.4, 10.0.0.2"}, proxies, "1.2.3.4"},
 		{"two lines", "10.0.0.1:1", []string{"1.2.3.4", "10.0.0.2"}, proxies, "1.2.3.4"},
-		{"garbage stops the walk", "10.0.0.1:1", []string{"1.2.3.4, what, 10.0.0.2"}, proxies, "10.0.0.2"},
+		{"garbage stops the walk", "10.0.0.1:1", []string{"1.2.3.4, what, 10.0.0.2"}, proxies, "unknown"},
 		{"no field", "10.0.0.1:1", nil, proxies, "10.0.0.1"},
 		{"v6", "[fd00::1]:1", []string{"2001:db8::7"}, proxies, "2001:db8::7"},
 		{"v4 in v6", "[::ffff:10.0.0.1]:1", []string{"::ffff:1.2.3.4"}, proxies, "1.2.3.4"},
@@ -90,7 +90,7 @@ func TestClientAddr(t *testing.T) {
 		for _, f := range tt.forwarded {
 			r.Header.Add("X-Forwarded-For", f)
 		}
-		if got := ClientAddr(r, tt.proxies).String(); got != tt.want {
+		if got := AddrText(ClientAddr(r, tt.proxies)); got != tt.want {
 			t.Errorf("%s: got %s, want %s", tt.name, got, tt.want)
 		}
 	}

@@ -198,12 +198,13 @@ func (k *StoredKey) HasSecret(serial int) bool {
 // Has reports whether the key has at least one of the permissions in p.
 func (k *StoredKey) Has(p Permission) bool { return k.Permissions&p != 0 }
 
-// Allows reports whether a client with this address may use the key.
+// Allows reports whether a client with this address may use the key. If the key has allowed
+// addresses, Allows returns false for the zero Addr, an unknown address.
 func (k *StoredKey) Allows(client netip.Addr) bool {
 	if len(k.AllowedIPs) == 0 {
 		return true
 	}
-	client = client.Unmap()
+	client = client.Unmap().WithZone("")
 	return slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 

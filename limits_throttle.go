@@ -33,7 +33,9 @@ func (t *Throttle) Fail(client netip.Addr, now time.Time) (wait time.Duration) {
 }
 
 // NetworkOf returns the network under which a Throttle counts an address, such as "192.0.2.1/32" or
-// "2001:db8::/64". It returns the same text for all invalid addresses.
+// "2001:db8::/64". It returns "unknown" for the zero Addr, so that a Throttle counts all clients with
+// an unknown address together. They can then keep each other from further wrong attempts, but a
+// client cannot avoid the limit by hiding its address.
 func NetworkOf(a netip.Addr) string {
 	bits := 32
 	if a.Is6() {
@@ -41,7 +43,7 @@ func NetworkOf(a netip.Addr) string {
 	}
 	network, err := a.Prefix(bits)
 	if err != nil {
-		return ""
+		return "unknown"
 	}
 	return network.String()
 }

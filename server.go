@@ -43,7 +43,7 @@ type Server struct {
 	count    atomic.Uint64          // number of requests so far
 	draining atomic.Bool            // set by Drain
 	address  atomic.Pointer[string] // set by ListensAt
-	askers   []netip.Prefix         // addresses of the proxies that may call /authz
+	askers   Proxies                // the proxies that may call /authz
 }
 
 // NewServer returns a Server for the routes of o. It does not check the routes; API and
@@ -167,6 +167,7 @@ type exchange struct {
 	limits  [2]LimitStatus // memory for Request.Limits, here to save an allocation
 	meter   *CounterRef    // the limit counters of the key
 	found   *Key           // see Outcome.Found
+	proxies Proxies        // the proxies by which Client was read
 	draft   bool           // whether to send RateLimit and RateLimit-Policy
 	vary    []string       // the request fields that the answer depends on, see WriteVary
 	rights  *Policy        // permissions and limits for a guarded route; nil for other routes
@@ -215,7 +216,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
 	x.began, x.Now, x.Moment, x.Latest = now, now, s.o.Clock.Service(now), s.o.Clock.Latest(now)
 	x.Request.Limits = x.limits[:0]
-	x.Client = ClientAddr(r, s.o.Proxies)
+	x.Client, x.proxies = ClientAddr(r, s.o.Proxies), s.o.Proxies
 	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
 	return x
 }
@@ -238,7 +239,7 @@ func (s *Server) end(x *exchange, err *error) {
 	took := s.o.Clock.Now().Sub(x.began)
 	if s.o.Access {
 		s.o.Log.Info("request", "id", x.ID, "method", x.Method, "route", x.Route, "status", x.status,
-			"key", keyID(x.Key), "client", x.Client, "ms", float64(took.Microseconds())/1000)
+			"key", keyID(x.Key), "client", AddrText(x.Client), "ms", float64(took.Microseconds())/1000)
 	}
 	s.publish(x, took)
 }
@@ -385,10 +386,10 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	x := s.begin(family.Answer(w), asked, nil, Route{Path: "-"})
 	defer s.end(x, &err)
 	WriteOwnFields(x.Header())
-	x.vary, x.Client, x.step = VaryKey, ClientAddr(r, s.askers), StepAddress
+	x.vary, x.Client, x.proxies, x.step = VaryKey, ClientAddr(r, s.askers), s.askers, StepAddress
 	if !FromProxy(r, s.askers) {
-		s.o.Log.Warn("/authz called from an address that is not in trusted_proxies", "id", x.ID, "client", x.Client)
-		err = ErrPermission.With("%s may not call /authz, because it is not in trusted_proxies. Add the address of the proxy to trusted_proxies in [server].", x.Client)
+		s.o.Log.Warn("/authz called from an address that is not in trusted_proxies", "id", x.ID, "client", AddrText(x.Client))
+		err = notAsker(r, x.Client)
 		return true
 	}
 	if x.step = StepRoute; err != nil {
@@ -408,6 +409,14 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	x.Route, x.rights, row.Handle = row.Path, now.Rights, Authorized
 	err = s.pass(x, *row, s.admit)
 	return true
+}
+
+// notAsker returns the error for a caller of /authz that is not a trusted proxy.
+func notAsker(r *http.Request, client netip.Addr) error {
+	if client.IsValid() {
+		return ErrPermission.With("%s may not call /authz, because it is not in trusted_proxies. Add the address of the proxy to trusted_proxies in [server].", AddrText(client))
+	}
+	return ErrPermission.With("The caller may not call /authz, because its address is unknown: %s.", UnknownBecause(r, Proxies{}))
 }
 
 // open returns the handler of a route of the API listener that requires no key.
@@ -454,8 +463,12 @@ func (s *Server) authenticate(x *exchange) error {
 		return challenge(err)
 	}
 	x.Key, x.meter, x.step = key, &holder.Meter, StepAddress
+	x.Secrets = Secrets{Sent: c.Secret, Prefix: s.o.Keyring.Prefix()}
 	if !key.Allows(x.Client) {
-		return ErrPermission.With("This key may not be used from %s. Use an address in its allowed_ips.", x.Client)
+		if !x.Client.IsValid() {
+			return ErrPermission.With("This key may be used only from its allowed_ips, but the address of the client is unknown: %s.", UnknownBecause(x.Request.Request, x.proxies))
+		}
+		return ErrPermission.With("This key may not be used from %s. Use an address in its allowed_ips.", AddrText(x.Client))
 	}
 	s.o.Keyring.Used(holder, LastUse{At: x.Now, IP: x.Client, Carrier: c.Carrier})
 	return nil
@@ -637,12 +650,12 @@ type ServerOptions struct {
 	Pages      []Row // the reference pages of the API listener; they require no key
 	AdminPages []Row // the reference pages of the admin listener; they require no token
 
-	Access       bool           // whether to log every request
-	QueryAllowed bool           // whether keys may be sent as ?api_key=; a key can forbid it for itself
-	DraftHeaders bool           // whether to send the header fields RateLimit and RateLimit-Policy
-	MaxBody      int64          // largest body of a request to the API listener, in bytes
-	Proxies      []netip.Prefix // addresses of the proxies that are trusted to name the client's address
-	Guards       *ProxyRoutes   // the guarded routes; nil if there are none and no /authz
+	Access       bool         // whether to log every request
+	QueryAllowed bool         // whether keys may be sent as ?api_key=; a key can forbid it for itself
+	DraftHeaders bool         // whether to send the header fields RateLimit and RateLimit-Policy
+	MaxBody      int64        // largest body of a request to the API listener, in bytes
+	Proxies      Proxies      // the proxies that are trusted to name the client's address
+	Guards       *ProxyRoutes // the guarded routes; nil if there are none and no /authz
 
 	// Reached is called for each request that a limit of its key has refused. limits
 	// is the status of the limits that apply. now is the time of the wall clock, and moment

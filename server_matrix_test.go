@@ -311,7 +311,12 @@ func TestServer_ForgedAddress(t *testing.T) {
 		{"10.0.0.1:1", []string{"X-Forwarded-For: 203.0.113.5", "X-Forwarded-For: 198.51.100.1"}, 403},
 		{"10.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.1, 203.0.113.5"}, 200},
 		{"10.0.0.1:1", []string{"X-Real-IP: 203.0.113.5"}, 403},
-		{"10.0.0.1:1", []string{"Forwarded: for=203.0.113.5"}, 403},
+		{"10.0.0.1:1", []string{"Forwarded: for=203.0.113.5"}, 200},
+		{"198.51.100.1:1", []string{"Forwarded: for=203.0.113.5"}, 403},
+		{"10.0.0.1:1", []string{"Forwarded: for=203.0.113.5, for=198.51.100.1"}, 403},
+		{"10.0.0.1:1", []string{"X-Forwarded-For: 203.0.113.5", "Forwarded: for=198.51.100.1"}, 403},
+		{"10.0.0.1:1", []string{"X-Forwarded-For: 198.51.100.1", "Forwarded: for=203.0.113.5"}, 403},
+		{"10.0.0.1:1", []string{"X-Forwarded-For: unknown"}, 403},
 		{"10.0.0.1:1", []string{"X-Forwarded-For: 203.0.113.5, what"}, 403},
 		{"[::ffff:203.0.113.5]:1", nil, 200},
 	} {

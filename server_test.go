@@ -111,7 +111,7 @@ func TestServer_AdminNeedsToken(t *testing.T) {
 	for _, row := range a.Server.o.Admin {
 		path := fill(row.Path, "1")
 		for _, tt := range []struct{ name, token, code string }{
-			{"no token", "", "authentication_required"}, {"an API key", key, "invalid_key"}, {"an unknown token", keytext.NewSecret(tokenPrefix), "invalid_key"},
+			{"no token", "", "authentication_required"}, {"an API key", key, "invalid_key"}, {"an unknown token", keytext.NewSecret(TokenPrefix), "invalid_key"},
 		} {
 			if w := over(row.Method, path, tt.token); w.Code != 401 || code(w) != tt.code {
 				t.Errorf("%s %s with %s: got %d %s, want 401 %s", row.Method, path, tt.name, w.Code, w.Body, tt.code)

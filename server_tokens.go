@@ -10,10 +10,6 @@ import (
 	"latchkey/internal/keytext"
 )
 
-// tokenPrefix is the prefix of every admin token. It differs from the prefixes of API
-// keys.
-const tokenPrefix = "lka_"
-
 // Token is a stored admin token. A client of the admin listener must send an admin
 // token with each request. Only a hash of the secret is stored.
 type Token struct {
@@ -70,7 +66,7 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 	}
 	scheme, secret, _ := strings.Cut(sent[0], " ")
 	bad := ErrKey.With("This admin token is not valid. Create one with: latchkey admin token create --name NAME")
-	if !strings.EqualFold(scheme, "Bearer") || !keytext.WellFormed(secret, tokenPrefix) {
+	if !strings.EqualFold(scheme, "Bearer") || !keytext.WellFormed(secret, TokenPrefix) {
 		return "", bad
 	}
 	var token Token
@@ -118,8 +114,8 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	if token.Name == "" {
 		return ErrMissing.With("name is missing. Set it to a text that describes the purpose of the token.")
 	}
-	secret := keytext.NewSecret(tokenPrefix)
-	token.Hint = keytext.Hint(secret, tokenPrefix)
+	secret := keytext.NewSecret(TokenPrefix)
+	token.Hint = keytext.Hint(secret, TokenPrefix)
 	token.Hash = t.peppers.Hash(keytext.DigestOf(secret))
 	err = r.Update(t.store, func(tx *Tx) (err error) {
 		if token.ID, err = tokenTable.NextID(tx); err != nil {
