@@ -92,7 +92,7 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string
 	}
 	op, err := a.o.Operators.Authenticate(c.Name, c.Password)
 	if errors.Is(err, ErrLogin) {
-		a.o.Log.Warn("login failed", "client", from)
+		a.o.Log.Warn("login failed", "client", AddrText(from))
 		a.o.Refused(a.deed(r, dashboard.Operator{}, "log in"), ErrLogin)
 		return "", faultFor(err)
 	}

@@ -187,7 +187,7 @@ func isPrefixPath(text string) bool {
 	return text == "" || isPattern(text) && !strings.ContainsAny(text, ":*") && !strings.HasSuffix(text, "/")
 }
 
-// unixPeers is the word in trusted_proxies that stands for every peer on a unix socket.
+// unixPeers is the word in trusted_proxies that means every peer on a unix socket.
 const unixPeers = "unix"
 
 // parseNetwork parses a network, or an address as a network of one address. It returns the zero

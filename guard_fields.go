@@ -18,7 +18,7 @@ const (
 
 // clientFields lists the fields that say who or where the client is, or what it asked for. Programs
 // behind a proxy believe them, so a client must not choose their values. A * at either end of a name
-// stands for any text. If several names fit, one without * decides, then one that begins the field,
+// means any text. If several names fit, one without * decides, then one that begins the field,
 // then one that ends it. docs/guard.md has the same table.
 var clientFields = []struct {
 	about string // what the fields say
@@ -145,14 +145,22 @@ func (x *fieldIndex) pattern(name []byte) fieldKind {
 	return fieldPasses
 }
 
-// dropForged removes or sets the fields of clientFields in h. client is the address of the client if
-// a trusted proxy sent h, and otherwise the zero Addr with proxied false. A trailer must be passed
-// with proxied false, because no proxy sets such a field there.
-func dropForged(h http.Header, proxied bool, client netip.Addr) {
+// dropForged removes the fields of clientFields from h, a header or trailer that a client has sent.
+func dropForged(h http.Header) {
+	for name := range h {
+		if kindOf(name) != fieldPasses {
+			delete(h, name)
+		}
+	}
+}
+
+// dropUntold is like dropForged for a header that a trusted proxy has sent. It keeps the fields of
+// fieldPlace, and sets those of fieldAddress to client, unless that is the zero Addr.
+func dropUntold(h http.Header, client netip.Addr) {
 	for name := range h {
 		switch kind := kindOf(name); {
-		case kind == fieldPasses, kind == fieldPlace && proxied:
-		case kind == fieldAddress && proxied && client.IsValid():
+		case kind == fieldPasses, kind == fieldPlace:
+		case kind == fieldAddress && client.IsValid():
 			h[name] = []string{AddrText(client)}
 		default:
 			delete(h, name)

@@ -180,8 +180,12 @@ func (x *proxyExchange) clean() error {
 	if err := r.DropSecrets(); err != nil {
 		return err
 	}
-	dropForged(r.Header, FromProxy(r.Request, x.proxy.o.Proxies), r.Client)
-	dropForged(r.Trailer, false, r.Client)
+	if FromProxy(r.Request, x.proxy.o.Proxies) {
+		dropUntold(r.Header, r.Client)
+	} else {
+		dropForged(r.Header)
+	}
+	dropForged(r.Trailer)
 	return nil
 }
 

@@ -1,5 +1,6 @@
 // The handlers family has what all endpoints share. Read handlers.go first (Request, Route, pages
-// of lists), then handlers_credential.go (where a key may be sent), handlers_body.go (strict
+// of lists), then handlers_credential.go (where a key may be sent), handlers_address.go (the
+// client's address), handlers_secrets.go (recognizing keys in any form), handlers_body.go (strict
 // reading of JSON), handlers_query.go (reading of queries), handlers_router.go (registering routes
 // with the router), handlers_fields.go (header fields of every answer), handlers_records.go
 // (creating, listing, changing and importing records of any kind) and handlers_idempotency.go

@@ -168,7 +168,7 @@ func cutLast(text string, sep byte) (before, after string, found bool) {
 	return "", text, false
 }
 
-// escaped reports whether an odd number of backslashes stands before position i.
+// escaped reports whether an odd number of backslashes precedes position i.
 func escaped(text string, i int) bool {
 	return (i-len(strings.TrimRight(text[:i], `\`)))%2 == 1
 }
