@@ -116,13 +116,12 @@ type proxyExchange struct {
 }
 
 // Forward sends a request to the upstream of g and writes the answer to w. It returns ErrTooLarge
-// for a body over the limit of the route, and ErrValidation for a host that HTTP/1.1 cannot carry, or
-// for a host or path that contains a key. It returns ErrGatewayTime if the upstream does not answer in
-// time, and ErrGateway
-// if the upstream fails in another way. It returns ErrBodyTime if the client pauses too long while
-// it sends its body, and ErrBroken if the client's body ends too early or the client disconnects.
-// If the upstream's answer ends too early, Forward panics with http.ErrAbortHandler, so that the
-// client's connection is aborted too.
+// for a body over the limit of the route, and ErrValidation for a host that HTTP/1.1 cannot
+// carry or for a host or path that contains a key. It returns ErrGatewayTime if the upstream
+// does not answer in time, and ErrGateway if the upstream fails in another way. It returns
+// ErrBodyTime if the client pauses too long while it sends its body, and ErrBroken if the client's
+// body ends too early or the client disconnects. If the upstream's answer ends too early, Forward
+// panics with http.ErrAbortHandler, so that the client's connection is aborted too.
 func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error {
 	x := &proxyExchange{ResponseWriter: w, proxy: p, guard: g, request: r, control: http.NewResponseController(w)}
 	if g.MaxBody > 0 && r.ContentLength > g.MaxBody {
@@ -130,6 +129,9 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	}
 	if !httpguts.ValidHostHeader(r.Host) { // net/http checks this only for HTTP/1.1
 		return ErrValidation.With("The Host of the request is not a valid host name. Correct it and send the request again.")
+	}
+	if err := x.clean(); err != nil {
+		return err
 	}
 	x.last = w.Header().Get("Connection") == "close"
 	if len(w.Header()) > 0 { // otherwise an early hints answer would send these fields and then remove them
@@ -148,9 +150,6 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	defer x.extendWrite() // for what the server still writes after Forward
 	in := r.Request
 	dropUpgrade(in)
-	if err := x.clean(); err != nil {
-		return err
-	}
 	if head, ok := x.head(); ok {
 		x.read(head)
 		return x.err
@@ -186,6 +185,7 @@ func (x *proxyExchange) clean() error {
 		dropForged(r.Header)
 	}
 	dropForged(r.Trailer)
+	r.Secrets.DropFrom(r.Trailer) // its names; the values are received later
 	return nil
 }
 
