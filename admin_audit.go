@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/strictjson"
 )
 
 // The maximum numbers of refusals that the audit log records, so that an attacker can
@@ -321,7 +321,7 @@ func wordsOf(name, filter string) bool {
 // showEntry returns the JSON fields of an entry: the stored fields, and its hash in hex.
 func showEntry(l AuditRecord) any {
 	var shown map[string]any
-	if err := json.Unmarshal(l.Entry, &shown); err != nil {
+	if err := strictjson.Decode(l.Entry, &shown); err != nil {
 		shown = map[string]any{"number": l.Number, "damaged": true}
 	}
 	shown["hash"] = fmt.Sprintf("%x", l.Hash)

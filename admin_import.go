@@ -1,17 +1,16 @@
 package main
 
 import (
-	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
 	"latchkey/internal/keytext"
+	"latchkey/internal/strictjson"
 )
 
 // keyImport serves the endpoint that adds keys which were created by another program. A
@@ -39,22 +38,36 @@ func (i *keyImport) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load}}
 }
 
-// importRow is one row of an import. At most one of unread, twice, held and unfit is set. It
-// is the reason why the row cannot be stored.
+// importRow is one row of an import. At most one of twice, held and unfit is set. It is the reason
+// why a row without Fault cannot be stored.
 type importRow struct {
-	*Body                 // the fields of the key; nil if the line of the CSV cannot be read
-	line   int            // line of the CSV, from 1; 0 for JSON
+	*ImportRow
 	digest keytext.Digest // SHA-256 of the secret
-	unread *Error         // the cells or the digest cannot be read; nil: they can
-	twice  string         // name of the earlier row with the same secret; "": no such row
+	twice  string         // place of the earlier row with the same secret; "": no such row
 	held   string         // id of the stored key with the same secret; "": no such key
 	unfit  *Error         // the fields are not those of a valid key; nil: not checked yet, or valid
 	key    *Key           // the new key; nil until it is created
 }
 
+// fault returns the reason why the row cannot be stored, or nil.
+func (row *importRow) fault() error {
+	switch {
+	case row.Fault != nil:
+		return row.Fault
+	case row.twice != "":
+		return ErrConflict.With("The row has the same secret as %s.", row.twice)
+	case row.held != "":
+		return ErrConflict.With("The key %s already has this secret.", row.held)
+	case row.unfit != nil:
+		return row.unfit
+	}
+	return nil
+}
+
 // keyBatch holds the rows of an import. Either all rows are stored or none. A dry run checks
 // every row with the same code and stores none.
 type keyBatch struct {
+	form   ImportForm
 	rows   []*importRow
 	unread error // the body as a whole cannot be read; nil: it can
 	dry    bool  // whether this is a dry run
@@ -65,20 +78,20 @@ var errUndo = errors.New("undo")
 
 // load handles an import. For a dry run the answer describes what the import would do.
 func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
-	b := &keyBatch{}
+	b := &keyBatch{form: i.importForm()}
 	q, err := r.Query("dry_run")
 	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false")); err != nil {
 		return err
 	}
 	b.dry = q.Get("dry_run") == "true"
-	data, err := r.ReadAll()
-	if err != nil {
+	rows, err := b.form.Read(r)
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
+		b.unread = e // a dry run describes it
+	} else if err != nil {
 		return err
 	}
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "text/csv" {
-		b.rows, b.unread = i.csv(data)
-	} else {
-		b.rows, b.unread = i.json(data)
+	for _, row := range rows {
+		b.rows = append(b.rows, &importRow{ImportRow: row})
 	}
 	b.digests()
 	if err := i.add(r, b); err != nil {
@@ -102,7 +115,7 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 // An error means that the store failed. A refused row is not an error of add: the reason
 // is stored in the row.
 func (i *keyImport) add(r *Request, b *keyBatch) error {
-	if b.unread != nil || !b.dry && b.refused() != nil {
+	if b.unread != nil {
 		return nil
 	}
 	err := r.Update(i.store, func(tx *Tx) error {
@@ -121,13 +134,13 @@ func (i *keyImport) add(r *Request, b *keyBatch) error {
 }
 
 // fill stores a key for each row, in the transaction tx. If a row is refused, fill stores the
-// reason in the row. Then it stops, unless this is a dry run. The store may run the
+// reason in the row and continues, so that the answer can list all of them. The store may run the
 // transaction more than once, so fill first resets the rows.
 func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	var rows []*importRow
 	var digests []keytext.Digest
 	for _, row := range b.rows {
-		if row.unread != nil || row.twice != "" {
+		if row.Fault != nil || row.twice != "" {
 			continue
 		}
 		var err error
@@ -139,22 +152,12 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 			rows, digests = append(rows, row), append(digests, row.digest)
 		}
 	}
-	if !b.dry && b.refused() != nil {
-		return nil
-	}
 	// Keys are added in the order in which the store sorts them, because appending to
 	// the end is many times faster than inserting between other entries.
 	ids := NewKeyIDs(r.Now, len(rows))
 	for at, n := range i.keyring.Order(digests) {
-		err := i.one(tx, r, rows[n], ids[at])
-		if err == nil {
-			continue
-		}
-		if !errors.As(err, &rows[n].unfit) {
+		if err := i.one(tx, r, rows[n], ids[at]); err != nil && !errors.As(err, &rows[n].unfit) {
 			return err
-		}
-		if !b.dry {
-			return nil
 		}
 	}
 	return nil
@@ -180,70 +183,68 @@ func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 }
 
 // digests reads the SHA-256 of every row. It sets twice in each row whose SHA-256 appeared
-// in an earlier row, and unread in each row whose SHA-256 is missing or malformed.
+// in an earlier row, and Fault in each row whose SHA-256 is missing or malformed.
 func (b *keyBatch) digests() {
-	first := map[keytext.Digest]int{}
-	for n, row := range b.rows {
-		if row.unread != nil {
+	first := map[keytext.Digest]*importRow{}
+	for _, row := range b.rows {
+		if row.Fault != nil {
 			continue
 		}
 		text := ""
 		row.String("sha256", &text)
-		if err := row.Err(); err != nil {
-			errors.As(err, &row.unread)
+		if row.Fault = row.Err(); row.Fault != nil {
 			continue
 		}
 		var err error
 		if row.digest, err = keytext.ParseDigest(strings.ToLower(text)); err != nil {
-			row.unread = ErrValidation.With("sha256 %s of the secret.", err)
+			row.Fault = ErrValidation.With("sha256 %s of the secret.", err)
 			continue
 		}
 		if was, ok := first[row.digest]; ok {
-			row.twice = rowName(was)
+			row.twice = was.Place()
 		} else {
-			first[row.digest] = n
+			first[row.digest] = row
 		}
 	}
 }
 
-// rowName returns the name of row n in messages. The first row has n = 0.
-func rowName(n int) string { return fmt.Sprintf("keys[%d]", n) }
-
-// refused returns the error because of which the batch cannot be imported, or nil if it can.
-// An ErrConflict lists the rows whose secrets appear twice or are already stored.
+// refused returns the error because of which the batch cannot be imported, or nil if it can. It
+// lists the refused rows. An ErrConflict names the rows whose secrets appear twice or are already
+// stored.
 func (b *keyBatch) refused() error {
 	if b.unread != nil {
 		return b.unread
 	}
-	var unread, unfit *Error
+	all, unread, unfit := rowFaults{form: b.form}, rowFaults{form: b.form}, rowFaults{form: b.form}
 	var twice, held []string
-	for n, row := range b.rows {
+	for _, row := range b.rows {
+		all.add(row.ImportRow, row.fault())
 		switch {
-		case row.unread != nil && unread == nil:
-			unread = row.unread.With("%s: %s Nothing was imported.", rowName(n), row.unread.Message)
+		case row.Fault != nil:
+			unread.add(row.ImportRow, row.Fault)
 		case row.twice != "":
-			twice = append(twice, fmt.Sprintf("%s has the same secret as %s", rowName(n), row.twice))
+			twice = append(twice, fmt.Sprintf("%s has the same secret as %s", row.Place(), row.twice))
 		case row.held != "":
-			held = append(held, fmt.Sprintf("%s has the same secret as the stored key %s", rowName(n), row.held))
-		case row.unfit != nil && unfit == nil:
-			unfit = row.unfit.With("%s: %s Nothing was imported.", rowName(n), row.unfit.Message)
+			held = append(held, fmt.Sprintf("%s has the same secret as the stored key %s", row.Place(), row.held))
+		case row.unfit != nil:
+			unfit.add(row.ImportRow, row.unfit)
 		}
 	}
 	switch {
-	case unread != nil:
-		return unread
+	case unread.first != nil:
+		return all.with(unread.first)
 	case len(twice) > 0:
-		return duplicates(twice)
+		return all.with(duplicates(twice))
 	case len(held) > 0:
-		return duplicates(held)
-	case unfit != nil:
-		return unfit
+		return all.with(duplicates(held))
+	case unfit.first != nil:
+		return all.with(unfit.first)
 	}
 	return nil
 }
 
 // duplicates returns an ErrConflict with the texts of list, of which it shows up to 20.
-func duplicates(list []string) error {
+func duplicates(list []string) *Error {
 	const maxShown = 20
 	text, more := strings.Join(list[:min(len(list), maxShown)], "; "), ""
 	if len(list) > maxShown {
@@ -255,8 +256,8 @@ func duplicates(list []string) error {
 // preview returns the answer to a dry run. refused is the result of b.refused.
 func (b *keyBatch) preview(refused error) map[string]any {
 	rows := []any{}
-	for n, row := range b.rows {
-		rows = append(rows, row.preview(n))
+	for _, row := range b.rows {
+		rows = append(rows, row.preview())
 	}
 	answer := map[string]any{
 		"dry_run": true, "importable": refused == nil, "count": len(rows), "keys": rows, "error": nil,
@@ -269,30 +270,27 @@ func (b *keyBatch) preview(refused error) map[string]any {
 	return answer
 }
 
-// preview returns the JSON fields of row n in the answer to a dry run. The first row has
-// n = 0.
-func (row *importRow) preview(n int) map[string]any {
+// preview returns the JSON fields of the row in the answer to a dry run.
+func (row *importRow) preview() map[string]any {
 	name := ""
 	if row.Body != nil {
 		row.String("name", &name)
 	}
-	shown := map[string]any{"row": rowName(n), "line": nil, "name": name, "sha256": nil, "result": "refused", "message": nil, "key_id": nil}
-	if row.line > 0 {
-		shown["line"] = row.line
+	shown := map[string]any{"row": row.Number, "line": nil, "name": name, "sha256": nil, "result": "refused", "message": nil, "key_id": nil}
+	if row.Line > 0 {
+		shown["line"] = row.Line
 	}
-	if row.unread == nil {
+	if row.Fault == nil {
 		shown["sha256"] = fmt.Sprintf("%x", row.digest)
 	}
+	fault := row.fault()
+	if fault != nil {
+		shown["message"] = Public(fault).Message
+	}
 	switch {
-	case row.unread != nil:
-		shown["message"] = row.unread.Message
-	case row.twice != "":
-		shown["message"] = fmt.Sprintf("The row has the same secret as %s.", row.twice)
-	case row.held != "":
+	case fault != nil && row.held != "":
 		shown["result"], shown["key_id"] = "present", row.held
-		shown["message"] = fmt.Sprintf("The key %s already has this secret.", row.held)
-	case row.unfit != nil:
-		shown["message"] = row.unfit.Message
+	case fault != nil:
 	default:
 		k := row.key
 		shown["result"] = "add"
@@ -304,75 +302,35 @@ func (row *importRow) preview(n int) map[string]any {
 	return shown
 }
 
-// json reads the rows from a JSON array of objects, or from an object whose field "keys" is
-// such an array.
-func (i *keyImport) json(data []byte) ([]*importRow, error) {
-	if text := strings.TrimSpace(string(data)); strings.HasPrefix(text, "[") {
-		data = []byte(`{"keys":` + text + `}`)
-	}
-	body, err := ParseBody(data)
-	if err != nil {
-		return nil, err
-	}
-	if !body.Given("keys") {
-		return nil, ErrMissing.With("keys is missing. Send an array of objects, or {\"keys\": [...]}.")
-	}
-	var rows []*importRow
-	for _, row := range body.Bodies("keys") {
-		rows = append(rows, &importRow{Body: row})
-	}
-	return rows, body.Err()
-}
-
 // keyColumns lists the CSV columns whose cells are copied unchanged into the field with the
 // same name.
 var keyColumns = []string{"name", "sha256", "hint", "owner", "environment", "expires_at"}
 
-// csv reads the rows from a CSV whose first line has the column names. If a line cannot be
-// converted to a body, its row has unread set.
-func (i *keyImport) csv(data []byte) ([]*importRow, error) {
-	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
-	names, err := in.Read()
-	if err != nil {
-		return nil, ErrValidation.With("The CSV has no first line with column names: %v.", err)
-	}
-	known := slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits())
-	for n, name := range names {
-		if !slices.Contains(known, name) && !strings.HasPrefix(name, "metadata.") || slices.Contains(names[:n], name) {
-			return nil, ErrValidation.With("Column %q is unknown or appears twice. Known columns are %s and metadata.NAME.", name, strings.Join(known, ", "))
-		}
-	}
-	var rows []*importRow
-	for {
-		line, err := in.Read()
-		if err == io.EOF {
-			return rows, nil
-		}
-		if err != nil {
-			return nil, ErrValidation.With("The CSV cannot be read: %v.", err)
-		}
-		number, _ := in.FieldPos(0)
-		row := &importRow{line: number}
-		if row.Body, err = i.line(names, line); err != nil && !errors.As(err, &row.unread) {
-			return nil, err
-		}
-		rows = append(rows, row)
+// importForm returns the columns of an import and how they become the fields of a key. The columns
+// metadata.NAME may have any name.
+func (i *keyImport) importForm() ImportForm {
+	return ImportForm{
+		Name: "keys", Columns: slices.Concat(keyColumns, []string{"permissions", "allowed_ips"}, i.limits(), []string{"metadata.NAME"}),
+		Open: func(column string) bool { return strings.HasPrefix(column, "metadata.") },
+		Row:  i.fields,
 	}
 }
 
-// line converts one line of the CSV to a body. names are the column names, and line has the
-// cells. Empty cells are left out. In the columns permissions and allowed_ips, blanks,
-// commas or semicolons separate the words.
-func (i *keyImport) line(names, line []string) (*Body, error) {
+// fields converts the cells of a row, by column, to the members of a body. In the columns
+// permissions and allowed_ips, blanks, commas or semicolons separate the words. fields returns
+// ErrValidation if a limit is not a number.
+func (i *keyImport) fields(cells map[string]string) (map[string]any, error) {
 	fields, limits, metadata := map[string]any{}, map[string]any{}, map[string]any{}
-	for n, name := range names {
-		cell := strings.TrimSpace(line[n])
+	for _, name := range slices.Sorted(maps.Keys(cells)) {
+		cell := cells[name]
 		tag, isTag := strings.CutPrefix(name, "metadata.")
 		switch {
-		case cell == "":
 		case isTag:
 			metadata[tag], fields["metadata"] = cell, metadata
 		case slices.Contains(i.limits(), name):
+			if !strictjson.IsNumber(cell) {
+				return nil, ErrValidation.With("%s must be a whole number; got %q.", name, cell)
+			}
 			limits[name], fields["limits"] = json.Number(cell), limits
 		case slices.Contains(keyColumns, name):
 			fields[name] = cell
@@ -380,9 +338,5 @@ func (i *keyImport) line(names, line []string) (*Body, error) {
 			fields[name] = strings.FieldsFunc(cell, func(c rune) bool { return strings.ContainsRune(" ,;", c) })
 		}
 	}
-	data, err := json.Marshal(fields)
-	if err != nil {
-		return nil, ErrValidation.With("the limits must be whole numbers: %v.", err)
-	}
-	return ParseBody(data)
+	return fields, nil
 }

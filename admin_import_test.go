@@ -48,11 +48,11 @@ func TestKeyImport_CSV(t *testing.T) {
 		{"", "first line"},
 		{"name,hash\n", "hash"},
 		{"name,name\n", "twice"},
-		{"name,sha256,permissions\nx,12,can_read_agents\n", "keys[0]: sha256"},
-		{"name,sha256,permissions\nx," + sha("a") + "\n", "cannot be read"},
-		{"name,sha256,permissions\nx," + sha("a") + ",can_fly\n", "keys[0]: permissions"},
-		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,many\n", "keys[0]: the limits"},
-		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,0\n", "keys[0]: limits.calls_per_day_limit"},
+		{"name,sha256,permissions\nx,12,can_read_agents\n", "line 2 of the file (row 1): sha256"},
+		{"name,sha256,permissions\nx," + sha("a") + "\n", "has 2 cells"},
+		{"name,sha256,permissions\nx," + sha("a") + ",can_fly\n", "line 2 of the file (row 1): permissions"},
+		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,many\n", "line 2 of the file (row 1): calls_per_day_limit"},
+		{"name,sha256,permissions,calls_per_day_limit\nx," + sha("a") + ",can_read_agents,0\n", "line 2 of the file (row 1): limits.calls_per_day_limit"},
 	} {
 		if w := a.load("text/csv", tt.body); w.Code != 400 || !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%q: got %d %s, want 400 with %q", tt.body, w.Code, w.Body, tt.want)
@@ -73,8 +73,8 @@ func TestKeyImport_Duplicates(t *testing.T) {
 		rows []string
 		want []string
 	}{
-		{[]string{"b", "c", "b", "b"}, []string{"keys[2] has the same secret as keys[0]", "keys[3] has the same secret as keys[0]"}},
-		{[]string{"d", "a", secret}, []string{"keys[1] has the same secret as the stored key " + id, "keys[2] has the same secret as the stored key " + own}},
+		{[]string{"b", "c", "b", "b"}, []string{"row 3 has the same secret as row 1", "row 4 has the same secret as row 1"}},
+		{[]string{"d", "a", secret}, []string{"row 2 has the same secret as the stored key " + id, "row 3 has the same secret as the stored key " + own}},
 	} {
 		var rows []string
 		for _, s := range tt.rows {
@@ -125,9 +125,9 @@ func TestKeyImport_DryRun(t *testing.T) {
 		{"every kind of fault", "application/json", "[" + strings.Join([]string{
 			row("a", ""), row("here", ""), row("a", ""), row("b", `, "expires_at": "2020-01-01T00:00:00Z"`), row("c", `, "paused": 7`),
 			row("d", `, "hint": "`+strings.Repeat("x", 33)+`"`), `{"name": "n", "sha256": "12", "permissions": ["can_read_agents"]}`, row("e", `, "limits": {"flights": 1}`),
-		}, ",") + "]", []string{"add ", "present has this secret", "refused keys[0]", "refused expires_at", "refused paused", "refused hint", "refused sha256", "refused limits"}},
+		}, ",") + "]", []string{"add ", "present has this secret", "refused row 1", "refused expires_at", "refused paused", "refused hint", "refused sha256", "refused limits"}},
 		{"here already", "application/json", "[" + row("a", "") + "," + row("here", "") + "]", []string{"add ", "present has this secret"}},
-		{"twice", "application/json", "[" + row("a", "") + "," + row("a", "") + "]", []string{"add ", "refused keys[0]"}},
+		{"twice", "application/json", "[" + row("a", "") + "," + row("a", "") + "]", []string{"add ", "refused row 1"}},
 		{"no digest", "application/json", "[" + row("a", "") + `, {"name": "n", "sha256": 7, "permissions": ["can_read_agents"]}]`, []string{"add ", "refused sha256"}},
 		{"over", "application/json", "[" + row("a", `, "expires_at": "2020-01-01T00:00:00Z"`) + "," + row("b", "") + "]", []string{"refused expires_at", "add "}},
 		{"too many for one owner", "application/json", "[" + row("a", `, "owner": "ann"`) + "," + row("b", `, "owner": "ann"`) + "," + row("c", `, "owner": "ann"`) + "]", []string{"?", "?", "?"}},
@@ -135,7 +135,7 @@ func TestKeyImport_DryRun(t *testing.T) {
 		{"no JSON", "application/json", `[{]`, nil},
 		{"a row that is no object", "application/json", `[7]`, nil},
 		{"CSV", "text/csv", csvHead + "\none," + sha("a") + ",can_read_agents,,5\n", []string{"add "}},
-		{"CSV with faults", "text/csv", csvHead + "one," + sha("a") + ",can_read_agents,,many\ntwo," + sha("here") + ",can_read_agents,,\n", []string{"refused limits", "present has"}},
+		{"CSV with faults", "text/csv", csvHead + "one," + sha("a") + ",can_read_agents,,many\ntwo," + sha("here") + ",can_read_agents,,\n", []string{"refused calls_per_day_limit", "present has"}},
 		{"CSV without columns", "text/csv", "name,hash\n", nil},
 		{"CSV with a short line", "text/csv", csvHead + "one\n", nil},
 		{"no CSV", "text/csv", "", nil},
@@ -205,10 +205,10 @@ func TestKeysImport_DryRun(t *testing.T) {
 		args               []string
 		want               string // in the table
 	}{
-		{"JSON", ".json", plain("one"), nil, "keys[0]"},
-		{"CSV", ".csv", "name,sha256,permissions\nc," + sha("two") + ",can_read_calls\n", nil, "line 2"},
-		{"CSV by flag", ".txt", "name,sha256,permissions\nc," + sha("three") + ",can_read_calls\n", []string{"--csv"}, "line 2"},
-		{"standard input", "-", plain("four"), nil, "keys[0]"},
+		{"JSON", ".json", plain("one"), nil, "row 1"},
+		{"CSV", ".csv", "name,sha256,permissions\nc," + sha("two") + ",can_read_calls\n", nil, "line 2 of the file (row 1)"},
+		{"CSV by flag", ".txt", "name,sha256,permissions\nc," + sha("three") + ",can_read_calls\n", []string{"--csv"}, "line 2 of the file (row 1)"},
+		{"standard input", "-", plain("four"), nil, "row 1"},
 		{"Unkey", ".json", unkey, []string{"--from", "unkey", "--permission", "can_read_calls"}, "row 2 of the export"},
 		{"LiteLLM", ".json", litellm, []string{"--from", "litellm", "--permission", "can_read_calls"}, "row 1 of the export"},
 		{"LiteLLM from standard input", "-", litellm, []string{"--from", "litellm", "--permission", "can_read_calls"}, "row 1 of the export"},

@@ -81,7 +81,7 @@ func TestKeyForm_Ceiling(t *testing.T) {
 	a.refuse("PATCH", "/admin/v1/keys/"+other, `{"owner": "ann"}`, 409, "conflict", `ann\" has 2 keys`)
 	a.operate(200, "PATCH", "/admin/v1/keys/"+first, `{"owner": "ann", "name": "stays"}`)
 	a.rotate(first, 60) // no further key
-	a.refuse("POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "i", "owner": "ann", "sha256": "%x", "permissions": ["can_read_agents"]}]`, keytext.DigestOf("x")), 409, "conflict", "keys[0]")
+	a.refuse("POST", "/admin/v1/keys/import", fmt.Sprintf(`[{"name": "i", "owner": "ann", "sha256": "%x", "permissions": ["can_read_agents"]}]`, keytext.DigestOf("x")), 409, "conflict", "row 1")
 	a.restart()
 	a.refuse("POST", "/admin/v1/keys", body, 409, "conflict", "max_per_owner")
 	a.operate(200, "POST", "/admin/v1/keys/"+first+"/revoke", "")

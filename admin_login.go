@@ -183,6 +183,10 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
 		return made, ErrValidation.With("name must have 1 to 100 bytes.")
 	}
+	// A form is not checked as JSON is.
+	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+		return made, ErrValidation.With("name must be text in UTF-8 without NUL characters.")
+	}
 	if err := checkPassword(password); err != nil {
 		return made, err
 	}

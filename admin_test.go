@@ -159,7 +159,7 @@ func TestAdmin_Import(t *testing.T) {
 	row := func(secret string) string {
 		return fmt.Sprintf(`{"name": "old", "sha256": "%x", "permissions": ["can_read_agents"]}`, keytext.DigestOf(secret))
 	}
-	a.refuse("POST", "/admin/v1/keys/import", "["+row("sk-one")+`, {"name": "x", "permissions": ["can_read_agents"], "sha256": "12"}]`, 400, "validation_error", "keys[1]")
+	a.refuse("POST", "/admin/v1/keys/import", "["+row("sk-one")+`, {"name": "x", "permissions": ["can_read_agents"], "sha256": "12"}]`, 400, "validation_error", "row 2: sha256")
 	if w := a.ask("GET", "/api/v1/agents", "sk-one", ""); w.Code != 401 {
 		t.Errorf("a row of an import that failed: got %d, want 401", w.Code)
 	}

@@ -199,6 +199,7 @@ func NewContacts(store *Store, write Permission) *contacts {
 	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
 		Match: matchContact, Filters: []string{"stage", "status", "tag", "search", "owner"}, Columns: contactColumns(), Row: contactRow,
+		Fields: map[string]string{"phone_numbers[0].phone_number": "phone", "phone_numbers[0].phone_type": "phone_type", "phone_numbers[0].do_not_call": "do_not_call"},
 	}}
 }
 

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
@@ -11,6 +9,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/strictjson"
 )
 
 // The maximum numbers of phone numbers and of tags that a contact can have.
@@ -31,10 +30,8 @@ type Values map[string]any
 // UnmarshalJSON decodes a JSON object. It decodes numbers as json.Number, so
 // that no digit is lost.
 func (v *Values) UnmarshalJSON(data []byte) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
 	var m map[string]any
-	if err := dec.Decode(&m); err != nil {
+	if err := strictjson.Decode(data, &m); err != nil {
 		return err
 	}
 	*v = m
@@ -172,15 +169,14 @@ func lowerWord(s string) bool {
 }
 
 // readTags checks tags and stores them in f.Tags without duplicates. It returns
-// ErrValidation if there are too many, or if a tag is empty, too long or
-// contains a zero byte.
+// ErrValidation if there are too many, or if a tag is blank or too long.
 func (f *contactForm) readTags(tags []string) error {
 	if len(tags) > maxTags {
 		return ErrValidation.With("tags has %d entries; the maximum for a contact is %d.", len(tags), maxTags)
 	}
 	for i, tag := range tags {
-		if strings.TrimSpace(tag) == "" || len(tag) > maxTag || strings.ContainsRune(tag, 0) {
-			return ErrValidation.With("tags[%d] must have 1 to %d bytes. It must not be blank or contain a zero byte.", i, maxTag)
+		if strings.TrimSpace(tag) == "" || len(tag) > maxTag {
+			return ErrValidation.With("tags[%d] must have 1 to %d bytes and must not be blank.", i, maxTag)
 		}
 		if !slices.Contains(f.Tags, tag) {
 			f.Tags = append(f.Tags, tag)

@@ -241,14 +241,14 @@ func TestContactForm_Import(t *testing.T) {
 		want *Error
 		part string
 	}{
-		{head + mara + ",No,first,name,,,,,,,,,,,,,,,\n", ErrMissingFirstName, "row 2: first_name"},
-		{"first_name,phone\nMara,+4930555010\nJon,555\n", ErrValidation, "row 2: phone_numbers[0].phone_number"},
-		{"first_name,team_id\nMara,1\nJon,x\n", ErrValidation, "row 2: team_id"},
+		{head + mara + ",No,first,name,,,,,,,,,,,,,,,\n", ErrMissingFirstName, "line 3 of the file (row 2): first_name"},
+		{"first_name,phone\nMara,+4930555010\nJon,555\n", ErrValidation, "line 3 of the file (row 2): phone_numbers[0].phone_number"},
+		{"first_name,team_id\nMara,1\nJon,x\n", ErrValidation, "line 3 of the file (row 2): team_id"},
 		{"first_name,team_id\nMara,1\nJon,9\n", ErrTeamNotFound, "row 2"},
 		{"first_name,team_id,owner\nMara,1,\nJon,1,other\n", ErrTeamAccess, "row 2"},
-		{"first_name,phone,do_not_call\nMara,+4930555010,maybe\n", ErrValidation, "row 1: do_not_call"},
-		{"first_name,phone,do_not_call\nMara,,true\n", ErrValidation, "row 1: do_not_call"},
-		{"first_name,email\nMara,nowhere\n", ErrValidation, "row 1: email"},
+		{"first_name,phone,do_not_call\nMara,+4930555010,maybe\n", ErrValidation, "line 2 of the file (row 1): do_not_call"},
+		{"first_name,phone,do_not_call\nMara,,true\n", ErrValidation, "line 2 of the file (row 1): do_not_call"},
+		{"first_name,email\nMara,nowhere\n", ErrValidation, "line 2 of the file (row 1): email"},
 		{"first_name,nickname\nMara,M\n", ErrValidation, "nickname"},
 		{`[{"first_name": "Mara"}, {"first_name": "Jon", "tags": [""]}]`, ErrValidation, "row 2: tags[0]"},
 	} {

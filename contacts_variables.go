@@ -10,11 +10,11 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/strictjson"
 )
 
 // The types of context variables, followed by their contexts (contract 6). A variable has a value
@@ -535,7 +535,7 @@ func (v Variable) Accept(value any) (any, error) {
 		if isNumber {
 			return number, nil
 		}
-		if text = strings.TrimSpace(text); isText && isJSONNumber(text) {
+		if text = strings.TrimSpace(text); isText && strictjson.IsNumber(text) {
 			return json.Number(text), nil
 		}
 		return nil, ErrInvalidValue.With("%s must be a number or a string that contains one, such as \"42\".", v.Name)
@@ -560,15 +560,6 @@ func (v Variable) Accept(value any) (any, error) {
 		return text, nil
 	}
 	return nil, ErrInvalidValue.With("%s must be one of %s.", v.Name, strings.Join(v.Options, ", "))
-}
-
-// isJSONNumber reports whether text is a JSON number (RFC 8259 section 6) in the range of float64.
-func isJSONNumber(text string) bool {
-	if !json.Valid([]byte(text)) {
-		return false
-	}
-	_, err := strconv.ParseFloat(text, 64)
-	return err == nil
 }
 
 // isDate reports whether text is an ISO 8601 date, with or without a time. The time may have an

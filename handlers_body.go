@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"math/big"
 	"net/http"
 	"slices"
 	"strconv"
@@ -67,9 +68,13 @@ func (r *Request) ReadAll() ([]byte, error) {
 	return data, nil
 }
 
-// ParseBody parses data as one JSON object. It returns ErrJSON if data is not a JSON object.
+// ParseBody parses data as one JSON object. It returns ErrJSON if data is not a JSON object in
+// UTF-8, and ErrValidation if a value in it could not be stored as it was sent.
 func ParseBody(data []byte) (*Body, error) {
 	fields, err := strictjson.Object(data)
+	if bad, ok := errors.AsType[*strictjson.Error](err); ok && bad.Value {
+		return nil, ErrValidation.With("%s", bad.Text)
+	}
 	if err != nil {
 		return nil, ErrJSON.With("%s", err)
 	}
@@ -139,10 +144,6 @@ func (b *Body) String(name string, into *string) {
 		b.err = ErrValidation.With("%s is longer than %d bytes. Shorten it.", name, MaxString)
 		return
 	}
-	if strings.ContainsRune(s, 0) {
-		b.err = ErrValidation.With("%s contains a NUL character. Remove it.", name)
-		return
-	}
 	*into = s
 }
 
@@ -202,12 +203,38 @@ func (b *Body) ID(name string, into *uint64) {
 	}
 }
 
-// Number reads a number, which may have a fraction. null counts as 0.
+// Number reads a number, which may have a fraction. null counts as 0. It refuses a number that a
+// float64 can hold only rounded.
 func (b *Body) Number(name string, into *float64) {
-	var v float64
-	if b.read(name, "a number", &v) {
-		*into = v
+	var v *json.Number
+	if raw := b.fields[name]; len(raw) > 0 && raw[0] == '"' {
+		b.fail("%s must be a number, without quotes.", name)
 	}
+	if !b.read(name, "a number", &v) {
+		return
+	}
+	if v == nil {
+		*into = 0
+		return
+	}
+	n, err := v.Float64()
+	if err != nil || !isExact(v.String(), n) {
+		b.fail("%s must be a number with at most 15 digits; got %s.", name, v)
+		return
+	}
+	*into = n
+}
+
+// isExact reports whether n is written as the number text, apart from its spelling: 1E5 and 100000
+// are the same number.
+func isExact(text string, n float64) bool {
+	if n == 0 {
+		mantissa, _, _ := strings.Cut(strings.ToLower(text), "e")
+		return !strings.ContainsAny(mantissa, "123456789")
+	}
+	sent, ok := new(big.Rat).SetString(text)
+	kept, ok2 := new(big.Rat).SetString(strconv.FormatFloat(n, 'g', -1, 64))
+	return ok && ok2 && sent.Cmp(kept) == 0
 }
 
 // Strings reads an array of strings. null counts as an empty array.
@@ -225,10 +252,8 @@ func (b *Body) Map(name string, into *map[string]any) {
 	if !ok || b.err != nil {
 		return
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
 	var v map[string]any
-	if err := dec.Decode(&v); err != nil {
+	if err := strictjson.Decode(raw, &v); err != nil {
 		b.fail("%s must be an object.", name)
 		return
 	}

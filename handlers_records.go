@@ -1,17 +1,9 @@
 package main
 
 import (
-	"encoding/csv"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"mime"
 	"net/http"
 	"net/url"
-	"slices"
-	"strings"
 )
 
 // AdminRecords serves the admin endpoints for one kind of record: list, create, read, change,
@@ -41,6 +33,8 @@ type AdminRecords[T any] struct {
 	// imported.
 	Columns []string
 	Row     func(cells map[string]string) (map[string]any, error)
+	// Fields are the names of those columns whose field in messages has another name, by field.
+	Fields map[string]string
 	// Keep means that records cannot be deleted: there is no DELETE endpoint.
 	Keep bool
 }
@@ -202,23 +196,19 @@ func (c *AdminRecords[T]) drop(w http.ResponseWriter, r *Request) error {
 // load imports all rows of the body in one transaction. If a row cannot be stored, it imports no
 // row.
 func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
-	data, err := r.ReadAll()
-	if err != nil {
-		return err
-	}
-	var rows []*Body
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind == "text/csv" {
-		rows, err = c.csv(data)
-	} else {
-		rows, err = c.json(data)
-	}
+	form := ImportForm{Name: c.Name, Columns: c.Columns, Row: c.Row, Fields: c.Fields}
+	rows, err := form.Read(r)
 	if err != nil {
 		return err
 	}
 	err = r.Update(c.Store, func(tx *Tx) error {
-		var bad rowFaults
-		for i, row := range rows {
-			if _, err := c.Save(tx, r, nil, row); !bad.add(i+1, err) {
+		bad := rowFaults{form: form}
+		for _, row := range rows {
+			err := row.Fault
+			if err == nil {
+				_, err = c.Save(tx, r, nil, row.Body)
+			}
+			if !bad.add(row, err) {
 				return err
 			}
 		}
@@ -228,111 +218,4 @@ func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), c.Name)})
-}
-
-// maxRowFaults is the maximum number of invalid rows that an answer lists.
-const maxRowFaults = 50
-
-// rowFaults collects the errors of invalid rows in an import.
-type rowFaults struct {
-	first *Error           // nil: no row is invalid
-	list  []map[string]any // row number and message of at most maxRowFaults rows
-}
-
-// add records the error of a row. The first row has the number 1. A nil error is ignored. add returns
-// false if the client did not cause err; then the import must stop and return err.
-func (f *rowFaults) add(row int, err error) bool {
-	if err == nil {
-		return true
-	}
-	var e *Error
-	if !errors.As(err, &e) || e.Status >= http.StatusInternalServerError {
-		return false
-	}
-	if f.first == nil {
-		f.first = e.With("row %d: %s Nothing was imported.", row, e.Message)
-	}
-	if len(f.list) < maxRowFaults {
-		f.list = append(f.list, map[string]any{"row": row, "message": e.Message})
-	}
-	return true
-}
-
-// err returns the error of the first invalid row. Its field "errors" lists the recorded rows. err
-// returns nil if no row is invalid.
-func (f *rowFaults) err() error {
-	if f.first == nil {
-		return nil
-	}
-	return f.first.WithField("errors", f.list)
-}
-
-// json parses an import in JSON: either an array of objects, or an object whose member c.Name is
-// such an array.
-func (c *AdminRecords[T]) json(data []byte) ([]*Body, error) {
-	text := strings.TrimSpace(string(data))
-	if strings.HasPrefix(text, "[") {
-		text = fmt.Sprintf("{%q: %s}", c.Name, text)
-	}
-	body, err := ParseBody([]byte(text))
-	if err != nil {
-		return nil, err
-	}
-	if !body.Given(c.Name) {
-		return nil, ErrMissing.With("%s is missing. Send an array of objects, or {\"%s\": [...]}.", c.Name, c.Name)
-	}
-	rows := body.Bodies(c.Name)
-	return rows, body.Err()
-}
-
-// csv parses an import in CSV. Its first line must have the column names.
-func (c *AdminRecords[T]) csv(data []byte) ([]*Body, error) {
-	if c.Row == nil {
-		return nil, ErrValidation.With("The import of %s accepts only JSON. Send an array of objects.", c.Name)
-	}
-	in := csv.NewReader(strings.NewReader(strings.TrimPrefix(string(data), "\ufeff")))
-	names, err := in.Read()
-	if err != nil {
-		return nil, ErrValidation.With("The first line of the CSV cannot be read: %v. It must have the column names.", err)
-	}
-	for _, name := range names {
-		if !slices.Contains(c.Columns, name) {
-			return nil, ErrValidation.With("The column %q does not exist. The columns are %s.", name, strings.Join(c.Columns, ", "))
-		}
-	}
-	var rows []*Body
-	var bad rowFaults
-	for n := 1; ; n++ {
-		line, err := in.Read()
-		if err == io.EOF {
-			return rows, bad.err()
-		}
-		if err != nil {
-			return nil, ErrValidation.With("The CSV cannot be read: %v.", err)
-		}
-		body, err := c.line(names, line)
-		if !bad.add(n, err) {
-			return nil, err
-		}
-		rows = append(rows, body)
-	}
-}
-
-// line returns a body with the cells of one CSV line, without its empty cells.
-func (c *AdminRecords[T]) line(names, line []string) (*Body, error) {
-	cells := map[string]string{}
-	for i, name := range names {
-		if cell := strings.TrimSpace(line[i]); cell != "" {
-			cells[name] = cell
-		}
-	}
-	fields, err := c.Row(maps.Clone(cells))
-	if err != nil {
-		return nil, err
-	}
-	data, err := json.Marshal(fields)
-	if err != nil {
-		return nil, err
-	}
-	return ParseBody(data)
 }

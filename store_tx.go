@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"go.etcd.io/bbolt"
+
+	"latchkey/internal/strictjson"
 )
 
 // Tx is a transaction. It sees one consistent state of the store. In Update it also
@@ -291,10 +293,8 @@ func plainFields(record any, omitted []string) (map[string]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("trace a change: %w", err)
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber() // a float64 would round large ids
 	var fields map[string]any
-	if err := d.Decode(&fields); err != nil {
+	if err := strictjson.Decode(data, &fields); err != nil {
 		return nil, fmt.Errorf("trace a change: %w", err)
 	}
 	deleteMembers(fields, omitted)

@@ -238,7 +238,7 @@ func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {
 		for _, problem := range problems {
 			_, _ = fmt.Fprintln(s.env.Stdout, problem)
 		}
-		if len(problems) == 0 && v["entries"] != float64(0) {
+		if len(problems) == 0 && whole(v["entries"]) != 0 {
 			_, _ = fmt.Fprintf(s.env.Stdout, "Head %v:%v\n", v["last"], v["hash"])
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"latchkey/internal/sockpath"
+	"latchkey/internal/strictjson"
 )
 
 // Client sends requests to the admin endpoint. Over the network or a socket, a request times out
@@ -31,6 +32,17 @@ type ClientError struct {
 	Status  int    `json:"-"`       // HTTP status
 	Code    string `json:"error"`   // error code; "" if the answer contains none
 	Message string `json:"message"` // explanation for people; "" if the answer contains none
+	// Rows are the rows of an import that were refused, up to the number that the server lists. Count
+	// is the number of all of them.
+	Rows  []RefusedRow `json:"errors"`
+	Count int          `json:"error_count"`
+}
+
+// RefusedRow is a row of an import that was refused.
+type RefusedRow struct {
+	Row     int    `json:"row"`  // from 1
+	Line    int    `json:"line"` // line of the file; 0 for JSON
+	Message string `json:"message"`
 }
 
 // Error returns the server's message. If there is none, it returns a text with the status.
@@ -186,7 +198,7 @@ func (r Request) raw() (RawRequest, error) {
 		return raw, nil
 	}
 	var err error
-	raw.Body, err = json.Marshal(r.Body)
+	raw.Body, err = strictjson.Encode(r.Body)
 	return raw, err
 }
 
@@ -198,8 +210,9 @@ type RawRequest struct {
 	Body        []byte
 }
 
-// Do sends a request and decodes the JSON of the answer into result, which is a pointer. If result
-// is nil, Do ignores the body of the answer. It returns a *ClientError if the status is not 2xx.
+// Do sends a request and decodes the JSON of the answer into result, which is a pointer. A number
+// whose type result does not give becomes a json.Number, with all its digits. If result is nil, Do
+// ignores the body of the answer. It returns a *ClientError if the status is not 2xx.
 func (c *Client) Do(ctx context.Context, request Request, result any) error {
 	raw, err := request.raw()
 	if err != nil {
@@ -235,7 +248,7 @@ func (c *Client) Send(ctx context.Context, request RawRequest, result any) error
 	if result == nil {
 		return nil
 	}
-	if err := json.Unmarshal(data, result); err != nil {
+	if err := strictjson.Decode(data, result); err != nil {
 		return errors.Join(errors.New("the answer is not JSON; check that the URL is that of the admin listener"), err)
 	}
 	return nil

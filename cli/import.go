@@ -1,7 +1,11 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
+	"compress/bzip2"
+	"compress/gzip"
+	"compress/zlib"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -20,6 +24,7 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
+	"latchkey/internal/strictjson"
 )
 
 // foreignKeys holds keys of another program, converted to the rows of an import, and notes about the
@@ -84,11 +89,9 @@ func readForeignKeys(program string, data []byte, o foreignOptions) (foreignKeys
 // foreignRows returns the rows of an export. The file must contain an array of objects, or an object
 // with such an array in its member "keys" or "data".
 func foreignRows(data []byte) ([]map[string]any, error) {
-	dec := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(data, []byte("\ufeff"))))
-	dec.UseNumber()
-	var all any
-	if err := dec.Decode(&all); err != nil {
-		return nil, fmt.Errorf("the file is not JSON: %w", err)
+	all, err := strictjson.Value(bytes.TrimPrefix(data, []byte("\ufeff")))
+	if err != nil {
+		return nil, fmt.Errorf("the file is not JSON, or cannot be stored as it is: %w", err)
 	}
 	if object, ok := all.(map[string]any); ok {
 		all = object["keys"]
@@ -303,9 +306,9 @@ func foreignTime(v any) string {
 func (r *foreignReader) metadata(key map[string]any, tags any, extra map[string]string) {
 	list := map[string]any{}
 	if s, ok := tags.(string); ok { // a table row contains the JSON object as a string
-		dec := json.NewDecoder(strings.NewReader(s))
-		dec.UseNumber()
-		_ = dec.Decode(&tags) // if the string is not JSON, a note is recorded below
+		if inner, err := strictjson.Value([]byte(s)); err == nil {
+			tags = inner // if the string is not JSON, a note is recorded below
+		}
 	}
 	object, ok := tags.(map[string]any)
 	if !ok && !empty(tags) {
@@ -365,27 +368,80 @@ func (r *foreignReader) add(name string, key map[string]any, permissions any) er
 // leakChunk is the size of the buffer of scanKeys, in bytes. It does not limit the length of a line.
 const leakChunk = 256 << 10
 
+// spelling is a form in which a text may contain secrets: each character takes width bytes, all but
+// one of which are 0. The widths 1, 2 and 4 are UTF-8, UTF-16 and UTF-32, in either byte order.
+type spelling struct {
+	width  int
+	prefix []byte // the prefix of secrets from its first to its last byte that is not 0
+	length int    // bytes of a secret, from its first to its last byte that is not 0
+	at     int    // position in the buffer from which to search
+	line   int    // number of the line at that position
+}
+
+// newSpelling returns the spelling of secrets that begin with prefix.
+func newSpelling(prefix string, width int) *spelling {
+	s := &spelling{width: width, length: (len(prefix)+keytext.SecretLength-1)*width + 1, line: 1}
+	for i := range len(prefix) {
+		s.prefix = append(s.prefix, prefix[i])
+		if i < len(prefix)-1 {
+			s.prefix = append(s.prefix, make([]byte, width-1)...)
+		}
+	}
+	return s
+}
+
+// scan searches buf from s.at for secrets that are complete and calls report for each.
+func (s *spelling) scan(buf []byte, prefix string, report func(secret string, line int)) {
+	for {
+		i := bytes.Index(buf[s.at:], s.prefix)
+		if i < 0 || s.at+i+s.length > len(buf) {
+			break
+		}
+		s.skip(buf, s.at+i)
+		if secret, ok := s.read(buf[s.at : s.at+s.length]); ok && keytext.WellFormed(secret, prefix) {
+			report(secret, s.line)
+		}
+		s.at++ // skips no line break, because a prefix contains none
+	}
+	// The last bytes may be the beginning of a secret that the next read completes.
+	s.skip(buf, max(s.at, len(buf)-s.length+1))
+}
+
+// skip moves s.at to a later position in buf.
+func (s *spelling) skip(buf []byte, to int) {
+	s.line += bytes.Count(buf[s.at:to], []byte("\n"))
+	s.at = to
+}
+
+// read returns the characters in raw. ok is false if a byte between them is not 0.
+func (s *spelling) read(raw []byte) (secret string, ok bool) {
+	if s.width == 1 {
+		return string(raw), true
+	}
+	var text []byte
+	for i, c := range raw {
+		if i%s.width == 0 {
+			text = append(text, c)
+		} else if c != 0 {
+			return "", false
+		}
+	}
+	return string(text), true
+}
+
 // scanKeys searches r for secrets of keys. They begin with prefix, and scanKeys recognizes them by
 // their form and checksum. It calls report for each occurrence; line is the number of its line, from
-// 1. The contents of r may be binary and of any size.
+// 1. The contents of r may be binary, in UTF-16 or UTF-32, and of any size.
 func scanKeys(r io.Reader, prefix string, report func(secret string, line int)) error {
-	length := len(prefix) + keytext.SecretLength
-	buf, line := make([]byte, 0, leakChunk), 1
+	spellings := []*spelling{newSpelling(prefix, 1), newSpelling(prefix, 2), newSpelling(prefix, 4)}
+	buf := make([]byte, 0, leakChunk)
 	for {
 		n, err := io.ReadFull(r, buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
-		at := 0
-		for {
-			i := bytes.Index(buf[at:], []byte(prefix))
-			if i < 0 || at+i+length > len(buf) {
-				break
-			}
-			line += bytes.Count(buf[at:at+i], []byte("\n"))
-			at += i
-			if secret := string(buf[at : at+length]); keytext.WellFormed(secret, prefix) {
-				report(secret, line)
-			}
-			at++ // skips no line break, because a prefix contains none
+		first := len(buf)
+		for _, s := range spellings {
+			s.scan(buf, prefix, report)
+			first = min(first, s.at)
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil
@@ -393,11 +449,49 @@ func scanKeys(r io.Reader, prefix string, report func(secret string, line int)) 
 		if err != nil {
 			return err
 		}
-		// The last bytes may be the beginning of a secret that the next read completes.
-		keep := max(at, len(buf)-length+1)
-		line += bytes.Count(buf[at:keep], []byte("\n"))
-		buf = append(buf[:0], buf[keep:]...)
+		buf = append(buf[:0], buf[first:]...)
+		for _, s := range spellings {
+			s.at -= first
+		}
 	}
+}
+
+// packings returns the first bytes of files that contain other data compressed or encrypted, by the
+// name of their format. Without unpacking, a search finds nothing in them.
+func packings() map[string]string {
+	return map[string]string{
+		"\x1f\x8b": "gzip", "BZh": "bzip2", "\xfd7zXZ\x00": "xz", "\x28\xb5\x2f\xfd": "zstd", "PK\x03\x04": "zip", "x\x01": "zlib", "x\x9c": "zlib", "x\xda": "zlib", "PACK\x00\x00\x00": "a git pack", "7z\xbc\xaf\x27\x1c": "7z",
+		"\x04\x22\x4d\x18": "lz4", "Rar!\x1a\x07": "rar", "\x1f\x9d": "compress", "%PDF-": "PDF", "age-encryption.org/": "age", "-----BEGIN PGP MESSAGE": "PGP",
+	}
+}
+
+// unpacked returns a reader of the contents of r. It decompresses gzip, bzip2 and zlib. It returns an error
+// if r is packed in another format.
+func unpacked(r io.Reader) (io.Reader, error) {
+	in := bufio.NewReader(r)
+	start, err := in.Peek(32)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	for first, format := range packings() {
+		if !bytes.HasPrefix(start, []byte(first)) {
+			continue
+		}
+		switch format {
+		case "gzip":
+			plain, err := gzip.NewReader(in)
+			if err != nil {
+				return nil, err
+			}
+			return unpacked(plain)
+		case "zlib":
+			return zlib.NewReader(in)
+		case "bzip2":
+			return unpacked(bzip2.NewReader(in))
+		}
+		return nil, fmt.Errorf("not searched, because it is %s; unpack it first", format)
+	}
+	return in, nil
 }
 
 // leak describes one secret that was found. It does not contain the secret.
@@ -414,11 +508,18 @@ type leaks struct {
 	prefix string
 	list   []*leak
 	seen   map[keytext.Digest]*leak
+	// searched holds the files and folders that were searched, as absolute paths, so that a symbolic
+	// link to one of them does not lead round in a circle.
+	searched map[string]bool
 }
 
 // scan adds the secrets that r contains. name is the name of r for people, such as its path.
 func (l *leaks) scan(r io.Reader, name string) error {
-	err := scanKeys(r, l.prefix, func(secret string, line int) {
+	plain, err := unpacked(r)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	err = scanKeys(plain, l.prefix, func(secret string, line int) {
 		d := keytext.DigestOf(secret)
 		if l.seen[d] == nil {
 			l.seen[d] = &leak{digest: d, hint: keytext.Hint(secret, l.prefix), place: fmt.Sprintf("%s:%d", name, line)}
@@ -432,24 +533,55 @@ func (l *leaks) scan(r io.Reader, name string) error {
 	return nil
 }
 
-// scanPath scans the file at path, or all files in and below the folder at path. If a file cannot be
-// read, it continues with the other files. It returns all errors, joined.
+// scanPath scans the file at path, or all files in and below the folder at path. It follows symbolic
+// links. If something cannot be searched, it continues with the rest. It returns all errors, joined.
 func (l *leaks) scanPath(path string) error {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // WalkDir does not follow symbolic links, not even path itself
+	real, err := filepath.EvalSymlinks(path) // WalkDir does not follow symbolic links, not even path itself
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return fmt.Errorf("not searched: %w", err)
 	}
 	var all []error
-	err := filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
-		if err == nil && (entry.Type().IsRegular() || name == path && !entry.IsDir()) {
-			var f *os.File
-			if f, err = os.Open(name); err == nil {
-				err = errors.Join(l.scan(f, name), f.Close())
-			}
+	err = filepath.WalkDir(real, func(file string, entry fs.DirEntry, err error) error {
+		name := file // as the user has named it
+		if below, err := filepath.Rel(real, file); err == nil {
+			name = filepath.Join(path, below)
 		}
-		all = append(all, err)
+		if err != nil {
+			all = append(all, fmt.Errorf("not searched: %w", err))
+			return nil
+		}
+		if l.searched[file] {
+			if entry.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		l.searched[file] = true
+		all = append(all, l.scanEntry(file, name, entry.Type(), file == real))
 		return nil
 	})
 	return errors.Join(append(all, err)...)
+}
+
+// scanEntry scans a file that WalkDir has found. argument means that the user has named the file
+// itself, which may then be a device or a pipe.
+func (l *leaks) scanEntry(file, name string, kind fs.FileMode, argument bool) error {
+	switch {
+	case kind.IsDir() || kind&fs.ModeSocket != 0: // a socket has no contents
+		return nil
+	case kind&fs.ModeSymlink != 0:
+		return l.scanPath(name)
+	case !kind.IsRegular() && !argument:
+		return fmt.Errorf("%s: not searched, because it is not a file", name)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("not searched: %w", err)
+	}
+	return errors.Join(l.scan(f, name), f.Close())
 }
 
 // leakedCommand returns the command that searches files for leaked keys.
@@ -462,7 +594,10 @@ func (s *session) leakedCommand() *cli.Command {
 		},
 		Description: `Keys are recognized by their form and checksum, so an imported key is not found.
 The server is sent only the SHA-256 of what is found, and no secret is printed.
-The exit code is 1 if live keys were found and not revoked.
+Files may be text in UTF-8, UTF-16 or UTF-32, or binary; gzip, bzip2 and zlib
+are unpacked.
+The exit code is 1 if live keys were found and not revoked, or if something could not
+be searched, such as an unreadable file or a zip archive.
 
 Examples:
   latchkey keys leaked access.log
@@ -472,7 +607,7 @@ Examples:
 }
 
 func (s *session) leaked(ctx context.Context, c *cli.Command) error {
-	found := &leaks{seen: map[keytext.Digest]*leak{}}
+	found := &leaks{seen: map[keytext.Digest]*leak{}, searched: map[string]bool{}}
 	answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": []string{}}})
 	if err != nil {
 		return err

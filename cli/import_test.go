@@ -2,11 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"compress/gzip"
+	"compress/zlib"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -203,3 +206,81 @@ func TestScanKeys_LongLine(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// TestLeaks_EveryWayIn hides a key in every form of file and in every way to name it. What cannot
+// be searched is an error that names it.
+func TestLeaks_EveryWayIn(t *testing.T) {
+	secret := keytext.NewSecret("klen_")
+	text := "first\nGET /?api_key=" + secret + " \u20ac\n"
+	wide := func(width int, big bool, mark string) string {
+		var b strings.Builder
+		b.WriteString(mark)
+		for _, c := range []byte(strings.ReplaceAll(text, "\u20ac", "")) {
+			unit := make([]byte, width)
+			if unit[0] = c; big {
+				unit[0], unit[width-1] = 0, c
+			}
+			b.Write(unit)
+		}
+		return b.String()
+	}
+	pack := func(w func(io.Writer) io.WriteCloser, text string) string {
+		var b bytes.Buffer
+		z := w(&b)
+		if _, err := io.WriteString(z, text); err != nil || z.Close() != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	gz := func(text string) string {
+		return pack(func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }, text)
+	}
+	for _, tt := range []struct{ name, data, unread string }{
+		{"UTF-8", text, ""}, {"with a mark", "\ufeff" + text, ""}, {"binary", "\x00\xff\x7fELF" + text, ""},
+		{"UTF-16LE", wide(2, false, "\xff\xfe"), ""}, {"UTF-16BE", wide(2, true, "\xfe\xff"), ""}, {"UTF-16LE without a mark", wide(2, false, ""), ""}, {"UTF-16BE without a mark", wide(2, true, ""), ""},
+		{"UTF-32LE", wide(4, false, ""), ""}, {"UTF-32BE", wide(4, true, ""), ""}, {"UTF-16 behind other bytes", "x" + wide(2, false, ""), ""},
+		{"gzip", gz(text), ""}, {"gzip of UTF-16", gz(wide(2, false, "\xff\xfe")), ""}, {"gzip twice", gz(gz(text)), ""}, {"two gzip files in one", gz("\n") + gz(text), ""},
+		{"zlib", pack(func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }, text), ""},
+		{"half of a gzip", gz(text)[:30], "unexpected EOF"}, {"zip", "PK\x03\x04" + text, "it is zip"}, {"xz", "\xfd7zXZ\x00\x00", "it is xz"}, {"zstd", "\x28\xb5\x2f\xfd\x04", "it is zstd"},
+		{"PDF", "%PDF-1.7\n", "it is PDF"}, {"git pack", "PACK\x00\x00\x00\x02", "it is a git pack"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "below", "a.log")
+			link := filepath.Join(t.TempDir(), "link")
+			err := errors.Join(os.Mkdir(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(tt.data), 0o600), os.Symlink(file, link), os.Symlink(dir, filepath.Join(dir, "below", "circle")))
+			if err != nil {
+				t.Skip(err) // a system without symbolic links
+			}
+			for way, scan := range map[string]func(*leaks) error{
+				"file":              func(l *leaks) error { return l.scanPath(file) },
+				"folder":            func(l *leaks) error { return l.scanPath(dir) },
+				"link":              func(l *leaks) error { return l.scanPath(link) },
+				"folder with links": func(l *leaks) error { return l.scanPath(filepath.Dir(link)) },
+				"standard input":    func(l *leaks) error { return l.scan(strings.NewReader(tt.data), "standard input") },
+			} {
+				l := &leaks{prefix: "klen_", seen: map[keytext.Digest]*leak{}, searched: map[string]bool{}}
+				err := scan(l)
+				if tt.unread != "" {
+					if err == nil || !strings.Contains(err.Error(), tt.unread) {
+						t.Errorf("%s: got %v, want an error with %q", way, err, tt.unread)
+					}
+					continue
+				}
+				if err != nil || len(l.list) != 1 || l.list[0].times != 1 || l.list[0].digest != keytext.DigestOf(secret) {
+					t.Errorf("%s: got %v, %v; want the key once", way, l.list, err)
+				}
+			}
+		})
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(filepath.Join(dir, "nowhere"), filepath.Join(dir, "gone")); err != nil {
+		t.Skip(err)
+	}
+	l := &leaks{prefix: "klen_", seen: map[keytext.Digest]*leak{}, searched: map[string]bool{}}
+	for _, path := range []string{dir, filepath.Join(dir, "missing")} {
+		if err := l.scanPath(path); err == nil || !strings.Contains(err.Error(), "not searched") {
+			t.Errorf("%s: got %v, want an error", path, err)
+		}
+	}
+}

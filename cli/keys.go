@@ -1,11 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/strictjson"
 )
 
 // keysCommand returns the commands for API keys.
@@ -54,12 +56,11 @@ func (s *session) keysCommand() *cli.Command {
 			}},
 		s.leakedCommand(),
 		{Name: "import", Usage: "import keys from elsewhere by their SHA-256, all or none", ArgsUsage: "FILE", Action: s.importKeys,
-			Flags: []cli.Flag{
+			Flags: append(csvFlags(),
 				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(foreignSources(), " or ")},
 				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: permission for each key that has no permission known here (repeatable)"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print the result that each row would have, and fail if the import would fail"},
-				&cli.BoolFlag{Name: "csv", Usage: "read the file as CSV, whatever its name"},
-			}, Description: `All rows are imported or none. With --dry-run the server makes the same checks.
+			), Description: `All rows are imported or none. With --dry-run the server makes the same checks.
 
 FILE (- for standard input) holds a JSON array, or a .csv with the same names as columns:
   [{"name": "ci", "sha256": "64 hex digits", "permissions": ["can_read_calls"]}]
@@ -441,7 +442,7 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 			_, _ = fmt.Fprintln(s.env.Stderr, note)
 		}
 		u.contentType, u.rows = "application/json", keys.Numbers
-		if u.data, err = json.Marshal(map[string]any{"keys": keys.Rows}); err != nil {
+		if u.data, err = strictjson.Encode(map[string]any{"keys": keys.Rows}); err != nil {
 			return err
 		}
 	}
@@ -493,10 +494,7 @@ func (s *session) printPreview(answer map[string]any) error {
 	for _, v := range list {
 		row, _ := v.(map[string]any)
 		key, _ := row["key"].(map[string]any)
-		name := cell(row["row"])
-		if line := row["line"]; line != nil {
-			name += ", line " + cell(line)
-		}
+		name := RefusedRow{Row: whole(row["row"]), Line: whole(row["line"])}.place()
 		if number := row["export_row"]; number != nil {
 			name += fmt.Sprintf(", row %v of the export", number)
 		}
@@ -545,22 +543,78 @@ func (s *session) readUpload(c *cli.Command, kind string) (u upload, err error) 
 	if u.file, err = oneArgument(c); err != nil {
 		return u, err
 	}
+	charset := c.String("charset")
 	if strings.HasSuffix(strings.ToLower(u.file), ".csv") || c.Bool("csv") {
 		u.contentType = "text/csv"
+		if charset != "" {
+			u.contentType = mime.FormatMediaType("text/csv", map[string]string{"charset": charset})
+		}
+	} else if charset != "" {
+		return u, misused(c, errors.New("--charset applies only to CSV; JSON is always UTF-8"))
 	}
-	u.data, err = readFileOr(s.env.Stdin, u.file)
-	return u, err
+	if u.data, err = readFileOr(s.env.Stdin, u.file); err != nil {
+		return u, err
+	}
+	if len(bytes.TrimSpace(u.data)) == 0 {
+		return u, fmt.Errorf("%s: the file is empty", u.file)
+	}
+	if u.contentType == "application/json" {
+		u.data = bytes.TrimPrefix(u.data, []byte("\ufeff"))
+	}
+	return u, nil
+}
+
+// csvFlags returns the flags of the commands that import a file.
+func csvFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "csv", Usage: "read the file as CSV, whatever its name"},
+		&cli.StringFlag{Name: "charset", Usage: "`ENCODING` of a CSV that is neither UTF-8 nor UTF-16, such as windows-1252"},
+	}
 }
 
 // sendUpload sends an import to the server and prints the answer.
 func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
 	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, u.path, u.contentType, u.data})
 	if err != nil {
-		return fmt.Errorf("%s: %w", u.file, err)
+		return u.refusal(err)
 	}
 	if c.Bool("json") {
 		return s.printJSON(answer)
 	}
 	_, err = fmt.Fprintln(s.env.Stdout, answer["message"])
 	return err
+}
+
+// refusal returns err, the error of the import, with the name of the file and all refused rows that
+// the server lists.
+func (u upload) refusal(err error) error {
+	refused, ok := errors.AsType[*ClientError](err)
+	if !ok || len(refused.Rows) == 0 {
+		return fmt.Errorf("%s: %w", u.file, err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: nothing was imported; rows to correct: %d", u.file, max(refused.Count, len(refused.Rows)))
+	for _, row := range refused.Rows {
+		fmt.Fprintf(&b, "\n  %s: %s", u.place(row), cell(row.Message))
+	}
+	if more := refused.Count - len(refused.Rows); more > 0 {
+		fmt.Fprintf(&b, "\n  and %d more", more)
+	}
+	return errors.New(b.String())
+}
+
+// place returns the name of a row, with the number of its row in the export if there is one.
+func (u upload) place(row RefusedRow) string {
+	if row.Row >= 1 && row.Row <= len(u.rows) {
+		return fmt.Sprintf("row %d of the export", u.rows[row.Row-1])
+	}
+	return row.place()
+}
+
+// place returns the name of the row in the words of the server's messages.
+func (r RefusedRow) place() string {
+	if r.Line > 0 {
+		return fmt.Sprintf("line %d of the file (row %d)", r.Line, r.Row)
+	}
+	return fmt.Sprintf("row %d", r.Row)
 }

@@ -2,16 +2,18 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v3"
+
+	"latchkey/internal/strictjson"
 )
 
 // serveCommand returns the command that runs the service.
@@ -173,7 +175,7 @@ func (s *session) create(r resource) *cli.Command {
 func (s *session) resource(r resource) *cli.Command {
 	load := &cli.Command{
 		Name: "import", Usage: "create many records, all or none, from a FILE with a JSON array or CSV (- for standard input)", ArgsUsage: "FILE",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "csv", Usage: "read the file as CSV, whatever its name"}}, Action: s.importFile(r.path),
+		Flags: csvFlags(), Action: s.importFile(r.path),
 	}
 	remove := &cli.Command{
 		Name: "delete", Usage: "delete a record", ArgsUsage: "ID",
@@ -248,9 +250,9 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 			}
 			body[f.member] = phones
 		case 'n':
-			n, err := strconv.ParseFloat(c.String(f.flag), 64)
+			n, err := numberFlag(c, f.flag)
 			if err != nil {
-				return nil, misused(c, fmt.Errorf("--%s must be a number; got %q", f.flag, c.String(f.flag)))
+				return nil, err
 			}
 			body[f.member] = n
 		default:
@@ -261,6 +263,15 @@ func (r resource) body(c *cli.Command) (map[string]any, error) {
 		return nil, misused(c, fmt.Errorf("--%s is needed", r.fields[0].flag))
 	}
 	return body, nil
+}
+
+// numberFlag returns the value of a flag as a JSON number. It returns a *usageError if it is not one.
+func numberFlag(c *cli.Command, flag string) (json.Number, error) {
+	text := c.String(flag)
+	if !strictjson.IsNumber(text) {
+		return "", misused(c, fmt.Errorf("--%s must be a number, such as 12 or 0.5; got %q", flag, text))
+	}
+	return json.Number(text), nil
 }
 
 // configCommand returns the commands that check and print the configuration.
@@ -383,14 +394,12 @@ func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
 		if !c.IsSet(name) {
 			continue
 		}
-		n, err := strconv.ParseFloat(c.String(name), 64)
-		if body[name] = n; err == nil {
+		if body[name] = nil; name == "balance" && c.String(name) == "none" {
 			continue
 		}
-		if name != "balance" || c.String(name) != "none" {
-			return misused(c, fmt.Errorf("--%s must be a number; got %q", name, c.String(name)))
+		if body[name], err = numberFlag(c, name); err != nil {
+			return err
 		}
-		body[name] = nil
 	}
 	if len(body) == 0 {
 		return misused(c, errors.New("nothing to change: name at least one flag"))

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -414,8 +415,8 @@ func (s *session) printList(c *cli.Command, answer map[string]any, member string
 	if err := s.printTable(head, rows); err != nil {
 		return err
 	}
-	if count, ok := answer["count"].(float64); ok && int(count) > len(rows) {
-		_, err := fmt.Fprintf(s.env.Stderr, "\n%d of %.0f rows, page %v of %v\n", len(rows), count, answer["page"], answer["pages"])
+	if count := whole(answer["count"]); count > len(rows) {
+		_, err := fmt.Fprintf(s.env.Stderr, "\n%d of %d rows, page %v of %v\n", len(rows), count, answer["page"], answer["pages"])
 		return err
 	}
 	return nil
@@ -458,8 +459,12 @@ func cell(v any) string {
 			}
 			return r
 		}, v)
-	case float64:
-		return strings.TrimSuffix(fmt.Sprintf("%.2f", v), ".00")
+	case json.Number:
+		n, err := v.Float64()
+		if err != nil || !strings.ContainsAny(v.String(), ".eE") {
+			return v.String()
+		}
+		return strings.TrimSuffix(fmt.Sprintf("%.2f", n), ".00")
 	case []any:
 		var parts []string
 		for _, part := range v {
@@ -471,6 +476,13 @@ func cell(v any) string {
 		return strings.Join(parts, ",")
 	}
 	return fmt.Sprint(v)
+}
+
+// whole returns v, a whole number in an answer of the server. It returns 0 if v is not one.
+func whole(v any) int {
+	number, _ := v.(json.Number)
+	n, _ := strconv.Atoi(number.String())
+	return n
 }
 
 // readFileOr reads a file, or stdin if file is "-".

@@ -202,7 +202,7 @@ func showWeek(v *visit) {
 	}
 	rows, _ := answer["events"].([]any)
 	page := week.page(v.now(), rows, owner)
-	count, _ := answer["count"].(float64)
+	count := numberOf(answer["count"])
 	page.More = int(count) > len(rows)
 	page.Zones, page.Owners = timeZones(v), ownerChoices(v)
 	v.show(http.StatusOK, "week", view{Title: "Calendar", Data: page})

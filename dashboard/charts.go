@@ -70,8 +70,7 @@ func (p permissions) meters(key map[string]any) []limitBar {
 	held := texts(key["permissions"])
 	window := func(name string) float64 {
 		u, _ := usage[name].(map[string]any)
-		seconds, _ := u["window_seconds"].(float64)
-		return seconds
+		return numberOf(u["window_seconds"])
 	}
 	names := slices.SortedFunc(maps.Keys(usage), func(a, b string) int {
 		return cmp.Or(cmp.Compare(window(a), window(b)), strings.Compare(a, b))
@@ -81,8 +80,7 @@ func (p permissions) meters(key map[string]any) []limitBar {
 		if !ok || p.unused(name, held) {
 			continue
 		}
-		used, _ := u["used"].(float64)
-		limit, _ := u["limit"].(float64)
+		used, limit := numberOf(u["used"]), numberOf(u["limit"])
 		m := limitBar{Label: limitLabel(name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
 		if u["observe"] == true {
 			m.Label += " (observed)"
@@ -207,10 +205,7 @@ type chartRow struct {
 // or day, or their sums.
 func plotRow(v any) chartRow {
 	row, _ := v.(map[string]any)
-	n := func(name string) int {
-		f, _ := row[name].(float64)
-		return int(f)
-	}
+	n := func(name string) int { return int(numberOf(row[name])) }
 	start, _ := row["start"].(string)
 	r := chartRow{start, n("requests"), n("ok"), n("client_error"), n("unauthorized"), n("forbidden"), n("rate_limited"), n("server_error"), 0}
 	r.Refuse = r.Unauthorized + r.Forbidden + r.Limited

@@ -1,11 +1,11 @@
 package dashboard
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -110,8 +110,8 @@ func textOf(v any) string {
 			return "yes"
 		}
 		return "no"
-	case float64:
-		return strconv.FormatFloat(v, 'f', -1, 64)
+	case json.Number:
+		return v.String()
 	case string:
 		return v
 	case []any:
@@ -123,6 +123,13 @@ func textOf(v any) string {
 		return textOf(v["id"])
 	}
 	return fmt.Sprint(v)
+}
+
+// numberOf returns a number in an answer of the admin endpoint. It returns 0 if v is not a number.
+func numberOf(v any) float64 {
+	number, _ := v.(json.Number)
+	n, _ := number.Float64()
+	return n
 }
 
 // texts returns the items of a list as texts. It returns nil if v is not a list.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // contactPages are the pages of the contacts and of their import.
@@ -217,42 +218,66 @@ func (c contactPages) pages() map[string]func(*visit) {
 	return pages
 }
 
-// importPage is the data of the page of an import. Text is the CSV that was pasted or in the chosen
-// file. Faults are the errors in it.
+// importPage is the data of the page of an import.
 type importPage struct {
-	Columns []string
-	Text    string
-	Faults  []any
+	Columns    []string
+	Text       string     // the CSV that was pasted or in the chosen file; "" if it is not text in UTF-8
+	Faults     []rowFault // the refused rows
+	MoreFaults int        // number of refused rows that are not in Faults
+}
+
+// rowFault is a refused row of an import.
+type rowFault struct{ Place, Message string }
+
+// rowFaults returns the refused rows in an answer of the admin endpoint, and the number of further
+// ones. It names the rows in the words of the endpoint's messages.
+func rowFaults(answer map[string]any) (faults []rowFault, more int) {
+	list, _ := answer["errors"].([]any)
+	for _, v := range list {
+		row, _ := v.(map[string]any)
+		place := "row " + textOf(row["row"])
+		if line := textOf(row["line"]); line != "" {
+			place = fmt.Sprintf("line %s of the file (%s)", line, place)
+		}
+		faults = append(faults, rowFault{place, textOf(row["message"])})
+	}
+	return faults, max(0, int(numberOf(answer["error_count"]))-len(faults))
 }
 
 func showImport(v *visit, fault *Fault, text string) {
+	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+		text = "" // a browser would show, and send, other characters
+	}
 	page, status := importPage{Columns: Vocabulary().ContactColumns, Text: text}, http.StatusOK
 	shown := view{Title: "Import contacts"}
 	if fault != nil {
 		status, shown.Fault = fault.Status, fault.Message
-		page.Faults, _ = fault.Fields["errors"].([]any)
+		page.Faults, page.MoreFaults = rowFaults(fault.Fields)
 	}
 	shown.Data = page
 	v.show(status, "import", shown)
 }
 
-// importContacts imports the chosen file. If no file was chosen or the file is empty, it imports
-// the pasted text.
+// importContacts imports the chosen file, or the pasted text if no file was chosen.
 func importContacts(v *visit) {
 	if err := v.R.ParseMultipartForm(1 << 20); err != nil {
 		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read. Its size must be at most 1 MiB. Import a larger file with: latchkey contacts import FILE"}, "")
 		return
 	}
 	text := strings.ReplaceAll(v.R.PostFormValue("csv"), "\r\n", "\n")
-	if file, _, err := v.R.FormFile("file"); err == nil {
+	if file, head, err := v.R.FormFile("file"); err == nil {
 		data, err := io.ReadAll(file)
 		_ = file.Close()
 		if err != nil {
 			showImport(v, invalid("The file cannot be read."), text)
 			return
 		}
-		if len(data) > 0 {
+		if head.Filename != "" {
 			text = string(data)
+		}
+		if head.Filename != "" && strings.TrimSpace(text) == "" {
+			showImport(v, invalid("The file %s is empty. Its first line must have the column names.", head.Filename), "")
+			return
 		}
 	}
 	if strings.TrimSpace(text) == "" {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -259,7 +258,8 @@ func (f formField) was(text string) string {
 	case fieldTicks: // sent in the order of the choices
 		return mark(strings.Join(slices.Sorted(slices.Values(textLines(text))), "\n"))
 	case fieldJSON:
-		object, _ := readObject(text) // nil if the text is not an object; then the form is refused
+		value, _ := strictjson.Value([]byte(text))
+		object, _ := value.(map[string]any) // nil if the text is not an object; then the form is refused
 		for _, name := range slices.Sorted(maps.Keys(object)) {
 			marks += mark(name) + mark(encoded(object[name]))
 		}
@@ -287,17 +287,9 @@ func shownItems(value any) (list []string) {
 	return list
 }
 
-// readObject decodes a JSON object. Numbers keep all their digits.
-func readObject(text string) (object map[string]any, err error) {
-	dec := json.NewDecoder(strings.NewReader(text))
-	dec.UseNumber()
-	err = dec.Decode(&object)
-	return object, err
-}
-
 // encoded returns a decoded JSON value as JSON with sorted names.
 func encoded(value any) string {
-	data, err := json.Marshal(value)
+	data, err := strictjson.Encode(value)
 	if err != nil {
 		panic(err) // a decoded value can be encoded
 	}
@@ -383,15 +375,20 @@ func (f formField) value(form url.Values) (any, error) {
 	case text == "":
 		return nil, nil
 	case f.Kind == fieldNumber || f.Kind == fieldID:
-		if _, err := strconv.ParseFloat(text, 64); err != nil || !json.Valid([]byte(text)) {
+		if !strictjson.IsNumber(text) {
 			return nil, invalid("%s must be a number; got %q.", f.Name, text)
 		}
 		return json.Number(text), nil
 	case f.Kind == fieldJSON:
-		if _, err := strictjson.Object([]byte(text)); err != nil {
+		value, err := strictjson.Value([]byte(text))
+		object, ok := value.(map[string]any)
+		if err != nil {
 			return nil, invalid("%s must be a JSON object. %s", f.Name, err)
 		}
-		return readObject(text)
+		if !ok {
+			return nil, invalid("%s must be a JSON object, such as {\"name\": \"value\"}.", f.Name)
+		}
+		return object, nil
 	case f.Kind == fieldTime:
 		t, err := clock.ParseLocal(text, f.zone())
 		if errors.Is(err, clock.ErrSkipped) {

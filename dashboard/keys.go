@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -159,8 +160,8 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 	for i, l := range f.Limits {
 		// The field stays empty if the key has the default. Otherwise the form would store the
 		// number, and the key would not follow later changes of the default.
-		if n, ok := limits[l.Name].(float64); ok && int(n) != l.Default {
-			f.Limits[i].Value = fmt.Sprintf("%.0f", n)
+		if n, ok := limits[l.Name].(json.Number); ok && int(numberOf(n)) != l.Default {
+			f.Limits[i].Value = n.String()
 		}
 	}
 	shown := keyRecord(key, f.Limits)
@@ -201,7 +202,7 @@ func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) 
 		return nil, 0
 	}
 	list, _ = answer["refusals"].([]any)
-	count, _ := answer["count"].(float64)
+	count := numberOf(answer["count"])
 	return list, int(count) - len(list)
 }
 
@@ -228,7 +229,7 @@ func (k *keyPages) plots(v *visit) (plots []chart) {
 // answer about the key. used is the key's usage in those hours, which also counts uses of a secret
 // that has just ended.
 func recentlyUsed(key, used map[string]any, now time.Time) bool {
-	if n, _ := used["requests"].(float64); n > 0 {
+	if numberOf(used["requests"]) > 0 {
 		return true
 	}
 	text, _ := key["last_used_at"].(string)
@@ -423,7 +424,7 @@ func (k *keyLists) list(v *visit) {
 	list.States = append([]string{liveKeys, anyKeys}, Vocabulary().KeyStates...)
 	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
 	if e == nil {
-		n, _ := status["keys"].(float64)
+		n := numberOf(status["keys"])
 		list.Any = n > 0
 	}
 	p, _ := readPermissions(v) // after an error, the page shows names of permissions instead of labels
@@ -642,7 +643,7 @@ func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) 
 			continue
 		}
 		name, _ := row["name"].(string)
-		standard, _ := row["default"].(float64)
+		standard := numberOf(row["default"])
 		numbers = append(numbers, keyNumber{name, limitLabel(name), int(standard), value(name)})
 	}
 	return numbers

@@ -337,9 +337,7 @@ func (v *visit) list(path, rows string, filters ...string) (t listPage, e *Fault
 		return t, e
 	}
 	t.Rows, _ = answer[rows].([]any)
-	t.Count, _ = answer["count"].(float64)
-	t.Page, _ = answer["page"].(float64)
-	t.Pages, _ = answer["pages"].(float64)
+	t.Count, t.Page, t.Pages = numberOf(answer["count"]), numberOf(answer["page"]), numberOf(answer["pages"])
 	link := func(page float64) string {
 		to := url.Values{}
 		for _, name := range filters {

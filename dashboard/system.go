@@ -81,8 +81,8 @@ func activityOf(e map[string]any) activityEntry {
 		change, _ := c.(map[string]any)
 		entry.Changes = append(entry.Changes, activityChangeOf(change))
 	}
-	if n, _ := e["changed"].(float64); int(n) > len(changes) {
-		entry.More = textOf(n)
+	if int(numberOf(e["changed"])) > len(changes) {
+		entry.More = textOf(e["changed"])
 	}
 	return entry
 }
@@ -171,7 +171,7 @@ func whenShown(v any) string { return when(textOf(v)) }
 
 // bytesShown returns a number of bytes with a decimal unit, such as "1.2 MB".
 func bytesShown(v any) string {
-	n, _ := v.(float64)
+	n := numberOf(v)
 	for _, unit := range []string{"bytes", "kB", "MB", "GB"} {
 		if n < 1000 {
 			return strings.TrimSuffix(fmt.Sprintf("%.1f", n), ".0") + " " + unit
@@ -183,7 +183,7 @@ func bytesShown(v any) string {
 
 // uptime returns a number of seconds as text, with days if there are any.
 func uptime(v any) string {
-	seconds, _ := v.(float64)
+	seconds := numberOf(v)
 	d := time.Duration(seconds) * time.Second
 	if d < 24*time.Hour {
 		return d.String()

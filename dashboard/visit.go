@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"time"
+
+	"latchkey/internal/strictjson"
 )
 
 // Fault is an error that a page shows: an error answer of the admin endpoint, or a mistake in a
@@ -113,7 +115,10 @@ func (v *visit) call(method, path string, body any) (map[string]any, *Fault) {
 // callOnce does the same as call, for a request that must not take effect twice. It sends
 // idempotencyKey in the field Idempotency-Key, or no such field if idempotencyKey is "".
 func (v *visit) callOnce(idempotencyKey, method, path string, body any) (map[string]any, *Fault) {
-	data, err := json.Marshal(body)
+	data, err := strictjson.Encode(body)
+	if bad, ok := errors.AsType[*strictjson.Error](err); ok {
+		return nil, invalid("%s", bad.Text)
+	}
 	if err != nil {
 		return nil, unexpected()
 	}
@@ -135,7 +140,7 @@ func (v *visit) send(method, path string, header http.Header, data []byte) (map[
 	w := httptest.NewRecorder()
 	v.dashboard.o.Admin.ServeHTTP(w, r)
 	answer := map[string]any{}
-	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+	if err := strictjson.Decode(w.Body.Bytes(), &answer); err != nil {
 		return nil, unexpected()
 	}
 	if w.Code >= 300 {

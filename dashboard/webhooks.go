@@ -39,7 +39,7 @@ func newHookPages() hookPages {
 // hookDeletion returns the text that the page shows before it deletes a webhook.
 func hookDeletion(_ *visit, hook map[string]any) string {
 	text := "Nothing is sent to " + textOf(hook["url"]) + " from now on, and its log is deleted too."
-	if n, _ := hook["waiting"].(float64); n > 0 {
+	if n := numberOf(hook["waiting"]); n > 0 {
 		text += fmt.Sprintf(" %.0f pending events are never sent.", n)
 	}
 	return text

@@ -1,11 +1,18 @@
-// Package strictjson reads JSON objects. It refuses three things that encoding/json accepts: invalid
-// UTF-8, a name that appears twice in an object, and nesting deeper than MaxDepth.
+// Package strictjson reads and writes JSON so that a value is kept exactly as it was sent, or
+// refused. encoding/json accepts, and changes or loses, what this package refuses: invalid UTF-8,
+// half of a surrogate pair, a NUL character, a name that appears twice in an object, a number that
+// no float64 can hold, and nesting deeper than MaxDepth.
 package strictjson
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -13,72 +20,272 @@ import (
 // is level 1.
 const MaxDepth = 32
 
-// Error is an error in the JSON of a client. Its text is a sentence to send to the client.
-type Error string
+// MaxNumber is the maximum length of a number, in bytes. A whole number in the range of float64 has
+// up to 309 digits.
+const MaxNumber = 400
+
+// Error is an error in the JSON of a client.
+type Error struct {
+	Text string // a sentence to send to the client; it begins with Path unless that is ""
+	// Path is the place of the value that was refused, such as "contacts[2].first_name". It is ""
+	// if the error concerns the whole text.
+	Path string
+	// Value means that the text is valid JSON in UTF-8, but that one value in it cannot be stored.
+	Value bool
+}
 
 // Error returns the sentence.
-func (e Error) Error() string { return string(e) }
+func (e *Error) Error() string { return e.Text }
 
-func errorf(format string, args ...any) error { return Error(fmt.Sprintf(format, args...)) }
+func errorf(format string, args ...any) *Error { return &Error{Text: fmt.Sprintf(format, args...)} }
 
-// Object returns the members of data by name. It returns an Error if data is not one JSON object or
+// notUTF8 begins the faults of a string that is not text in UTF-8.
+const notUTF8 = "is not valid UTF-8"
+
+// at returns an Error about the value at path. what completes a sentence that begins with the path.
+func at(path, what string) *Error {
+	return &Error{Text: cmp.Or(path, "The value") + " " + what, Path: path, Value: !strings.HasPrefix(what, notUTF8)}
+}
+
+// Object returns the members of data by name. It returns an *Error if data is not one JSON object or
 // the package refuses it.
 func Object(data []byte) (members map[string]json.RawMessage, err error) {
 	if err := check(data); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(data, &members); err != nil || members == nil {
-		return nil, Error(`The body must be a JSON object, such as {"name": "value"}.`)
+		return nil, errorf(`The body must be a JSON object, such as {"name": "value"}.`)
 	}
 	return members, nil
 }
 
-// check returns an Error if data is not valid UTF-8, is not valid JSON, contains an object with a
-// name twice, or is nested too deep.
-func check(data []byte) error {
-	if !utf8.Valid(data) {
-		return Error("The body is not valid UTF-8.")
+// Value returns data, which may be any JSON value, decoded as by Decode. It returns an *Error if the
+// package refuses data.
+func Value(data []byte) (value any, err error) {
+	if err := check(data); err != nil {
+		return nil, err
 	}
-	if !json.Valid(data) {
-		return Error("The body is not valid JSON. Send one JSON object in UTF-8.")
-	}
+	return value, Decode(data, &value)
+}
+
+// Decode decodes data, which is one JSON value, into the variable that into points to. It works like
+// json.Unmarshal, but a number whose type is not given becomes a json.Number and keeps all digits.
+// Decode does not refuse what check refuses: use it for JSON that Latchkey has written.
+func Decode(data []byte, into any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	type level struct {
-		names map[string]bool // nil in an array
-		value bool            // in an object: the next token begins a value and is not a name
+	if err := dec.Decode(into); err != nil {
+		return err
 	}
-	var open []level
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more data after the JSON value")
+	}
+	return nil
+}
+
+// Encode returns v as JSON. It returns an *Error if a string in v is not valid UTF-8; json.Marshal
+// would replace the invalid bytes.
+func Encode(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	// json.Marshal writes \ufffd for invalid bytes, and the character itself if v contains it.
+	if !bytes.Contains(data, []byte(`\ufffd`)) {
+		return data, nil
+	}
+	w := walker{data: data, text: func(raw []byte) string {
+		for i := 0; i < len(raw); i++ {
+			if raw[i] != '\\' {
+				continue
+			}
+			if bytes.HasPrefix(raw[i:], []byte(`\ufffd`)) {
+				return notUTF8 + "."
+			}
+			i++
+		}
+		return ""
+	}}
+	if err := w.walk(); err != nil {
+		return nil, err
+	}
+	return data, nil
+}
+
+// IsNumber reports whether text is a JSON number (RFC 8259 section 6) that the package accepts.
+func IsNumber(text string) bool {
+	first := strings.TrimPrefix(text, "-")
+	return first != "" && first[0] >= '0' && first[0] <= '9' && json.Valid([]byte(text)) && numberFault(text) == "" && strings.TrimSpace(text) == text
+}
+
+// numberFault returns what is wrong with a JSON number, or "".
+func numberFault(text string) string {
+	if len(text) > MaxNumber {
+		return fmt.Sprintf("is a number of %d characters; the maximum is %d. Send a longer one as a string.", len(text), MaxNumber)
+	}
+	if _, err := strconv.ParseFloat(text, 64); err != nil {
+		return "is out of the range of numbers, up to 1.79e308 in size; got " + text + ". Send it as a string."
+	}
+	return ""
+}
+
+// stringFault returns what is wrong with a string, or "". raw is the string as sent, with quotes.
+func stringFault(raw []byte) string {
+	if !utf8.Valid(raw) {
+		return notUTF8 + "."
+	}
 	for {
+		i := bytes.IndexByte(raw, '\\')
+		if i < 0 {
+			return ""
+		}
+		raw = raw[i:]
+		if raw[1] != 'u' {
+			raw = raw[2:]
+			continue
+		}
+		switch unit, _ := strconv.ParseUint(string(raw[2:6]), 16, 16); {
+		case unit == 0:
+			return "contains a NUL character. Remove it."
+		case unit < 0xd800 || unit > 0xdfff:
+			raw = raw[6:]
+		case unit < 0xdc00 && isLow(raw[6:]):
+			raw = raw[12:]
+		default:
+			return fmt.Sprintf(notUTF8+": %s is half of a surrogate pair.", raw[:6])
+		}
+	}
+}
+
+// isLow reports whether raw begins with the escaped second half of a surrogate pair.
+func isLow(raw []byte) bool {
+	if len(raw) < 6 || raw[0] != '\\' || raw[1] != 'u' {
+		return false
+	}
+	unit, err := strconv.ParseUint(string(raw[2:6]), 16, 16)
+	return err == nil && unit >= 0xdc00 && unit <= 0xdfff
+}
+
+// check returns an *Error if the package refuses data.
+func check(data []byte) error {
+	switch {
+	case len(bytes.TrimSpace(data)) == 0:
+		return errorf("The body is empty. Send one JSON object in UTF-8.")
+	case bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")):
+		return errorf("The body is UTF-16 and not valid UTF-8. Convert it to UTF-8.")
+	case !json.Valid(data) && !utf8.Valid(data):
+		return errorf("The body is not valid UTF-8.")
+	case !json.Valid(data):
+		return errorf("The body is not valid JSON. Send one JSON object in UTF-8.")
+	}
+	w := walker{data: data, text: stringFault, number: numberFault}
+	return w.walk()
+}
+
+// walker visits the values of a JSON text.
+type walker struct {
+	data   []byte                  // valid JSON
+	text   func(raw []byte) string // returns what is wrong with a string or a name, or ""
+	number func(text string) string
+	open   []level
+}
+
+// level is an object or an array that is open.
+type level struct {
+	names map[string]bool // nil in an array
+	value bool            // in an object: the next token begins a value and is not a name
+	name  string          // in an object: the name of that value
+	index int             // in an array: index of the next value
+}
+
+// path returns the place of the next value.
+func (w *walker) path() string {
+	var b strings.Builder
+	for _, l := range w.open {
+		switch {
+		case l.names == nil:
+			fmt.Fprintf(&b, "[%d]", l.index)
+		case b.Len() > 0:
+			b.WriteString("." + l.name)
+		default:
+			b.WriteString(l.name)
+		}
+	}
+	return b.String()
+}
+
+// walk returns an *Error for the first value that the walker refuses.
+func (w *walker) walk() error {
+	dec := json.NewDecoder(bytes.NewReader(w.data))
+	dec.UseNumber()
+	for {
+		from := dec.InputOffset()
 		tok, err := dec.Token()
 		if err != nil {
 			return nil // data is valid JSON, so this is its end
 		}
-		top := len(open) - 1
-		if name, ok := tok.(string); ok && top >= 0 && open[top].names != nil && !open[top].value {
-			if open[top].names[name] {
-				return errorf("The name %q appears twice in one object.", name)
-			}
-			open[top].names[name], open[top].value = true, true
-			continue
-		}
-		if d, ok := tok.(json.Delim); ok && (d == '{' || d == '[') {
-			if len(open) == MaxDepth {
-				return errorf("The body is nested deeper than %d levels.", MaxDepth)
-			}
-			next := level{}
-			if d == '{' {
-				next.names = map[string]bool{}
-			}
-			open = append(open, next)
-			continue
-		}
-		if _, ok := tok.(json.Delim); ok {
-			open = open[:top]
-			top--
-		}
-		if top >= 0 {
-			open[top].value = false
+		// The token follows blanks and the comma or colon before it.
+		raw := bytes.TrimLeft(w.data[from:dec.InputOffset()], " \t\r\n,:")
+		if err := w.token(tok, raw); err != nil {
+			return err
 		}
 	}
+}
+
+// token visits one token. raw is its text.
+func (w *walker) token(tok json.Token, raw []byte) error {
+	top := len(w.open) - 1
+	switch tok := tok.(type) {
+	case string:
+		if top >= 0 && w.open[top].names != nil && !w.open[top].value {
+			return w.name(tok, raw)
+		}
+		if what := w.text(raw); what != "" {
+			return at(w.path(), what)
+		}
+	case json.Number:
+		if w.number != nil {
+			if what := w.number(tok.String()); what != "" {
+				return at(w.path(), what)
+			}
+		}
+	case json.Delim:
+		if tok == '{' || tok == '[' {
+			return w.enter(tok)
+		}
+		w.open = w.open[:top]
+	}
+	if top = len(w.open) - 1; top >= 0 {
+		w.open[top].value = false
+		w.open[top].index++
+	}
+	return nil
+}
+
+// name visits the name of a member.
+func (w *walker) name(name string, raw []byte) error {
+	in := &w.open[len(w.open)-1]
+	if what := w.text(raw); what != "" {
+		in.name = ""
+		place := cmp.Or(strings.TrimSuffix(w.path(), "."), "the body")
+		return &Error{Text: fmt.Sprintf("A name in %s %s", place, what), Value: !strings.HasPrefix(what, notUTF8)}
+	}
+	if in.names[name] {
+		return errorf("The name %q appears twice in one object.", name)
+	}
+	in.names[name], in.name, in.value = true, name, true
+	return nil
+}
+
+// enter opens an object or an array.
+func (w *walker) enter(kind json.Delim) error {
+	if len(w.open) == MaxDepth {
+		return errorf("The body is nested deeper than %d levels.", MaxDepth)
+	}
+	next := level{}
+	if kind == '{' {
+		next.names = map[string]bool{}
+	}
+	w.open = append(w.open, next)
+	return nil
 }

@@ -1,21 +1,40 @@
 package strictjson
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
 
 func TestObject(t *testing.T) {
 	for text, want := range map[string]string{
-		`{}`:                              "",
-		`{"a": {"b": 1}, "c": [{"b":2}]}`: "",
-		`{"a": [{"b": 1}, {"b": 2}]}`:     "",
-		`{"a": 1, "a": 2}`:                `The name "a" appears twice in one object.`,
-		`{"a": {"b": 1, "\u0062": 2}}`:    `The name "b" appears twice in one object.`,
-		`[1]`:                             `The body must be a JSON object, such as {"name": "value"}.`,
-		`null`:                            `The body must be a JSON object, such as {"name": "value"}.`,
-		`{"a": 1} {}`:                     "The body is not valid JSON. Send one JSON object in UTF-8.",
-		"{\"a\": \"\xff\"}":               "The body is not valid UTF-8.",
+		`{}`:                                "",
+		`{"a": {"b": 1}, "c": [{"b":2}]}`:   "",
+		`{"a": [{"b": 1}, {"b": 2}]}`:       "",
+		`{"a": 1, "a": 2}`:                  `The name "a" appears twice in one object.`,
+		`{"a": {"b": 1, "\u0062": 2}}`:      `The name "b" appears twice in one object.`,
+		`[1]`:                               `The body must be a JSON object, such as {"name": "value"}.`,
+		`null`:                              `The body must be a JSON object, such as {"name": "value"}.`,
+		`{"a": 1} {}`:                       "The body is not valid JSON. Send one JSON object in UTF-8.",
+		" \n":                               "The body is empty. Send one JSON object in UTF-8.",
+		"\xff\xfe{\x00}\x00":                "The body is UTF-16 and not valid UTF-8. Convert it to UTF-8.",
+		"{\"a\": \xff\"\"}":                 "The body is not valid UTF-8.",
+		"{\"a\": \"\xff\"}":                 "a is not valid UTF-8.",
+		"{\"a\": [1, {\"b\": \"\xff\"}]}":   "a[1].b is not valid UTF-8.",
+		"{\"\xff\": 1}":                     "A name in the body is not valid UTF-8.",
+		`{"a": {"\ud800": 1, "\ud801": 2}}`: `A name in a is not valid UTF-8: \ud800 is half of a surrogate pair.`,
+		`{"a": "x\ud83d"}`:                  `a is not valid UTF-8: \ud83d is half of a surrogate pair.`,
+		`{"a": "\ud83d\\udc00"}`:            `a is not valid UTF-8: \ud83d is half of a surrogate pair.`,
+		`{"a": "\udc00\ud83d"}`:             `a is not valid UTF-8: \udc00 is half of a surrogate pair.`,
+		`{"a": "\ud83d\ud83d\ude00"}`:       `a is not valid UTF-8: \ud83d is half of a surrogate pair.`,
+		`{"a": "\ud83d\ude00\\ud83d\ufffd\u00e9 \" \uE000"}`:                               "",
+		`{"a": "\\\\u0000\u0001"}`:                                                         "",
+		`{"a": "\\\u0000"}`:                                                                "a contains a NUL character. Remove it.",
+		`{"a": [0, -0, 1E5, 1.0, 12345678901234567890, 1e-999, 1.79e308]}`:                 "",
+		`{"a": {"b": [0, 1e999]}}`:                                                         "a.b[1] is out of the range of numbers, up to 1.79e308 in size; got 1e999. Send it as a string.",
+		`{"a": -1e400}`:                                                                    "a is out of the range of numbers, up to 1.79e308 in size; got -1e400. Send it as a string.",
+		`{"a": 0.` + strings.Repeat("1", MaxNumber-2) + `}`:                                "",
+		`{"a": 0.` + strings.Repeat("1", MaxNumber-1) + `}`:                                "a is a number of 401 characters; the maximum is 400. Send a longer one as a string.",
 		`{"a": ` + strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth) + `}`:     "The body is nested deeper than 32 levels.",
 		`{"a": ` + strings.Repeat("[", MaxDepth-1) + strings.Repeat("]", MaxDepth-1) + `}`: "",
 	} {
@@ -26,6 +45,56 @@ func TestObject(t *testing.T) {
 		}
 		if got != want || (members == nil) != (want != "") {
 			t.Errorf("%q: got %q and %v, want %q", text, got, members, want)
+		}
+	}
+}
+
+// A number keeps its spelling from Value to Encode.
+func TestValue(t *testing.T) {
+	const text = `{"a":[0,-0,1E5,1.0,12345678901234567890,0.1000000000000000055511151231257827,1e-999]}`
+	v, err := Value([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := Encode(v); string(again) != text || err != nil {
+		t.Errorf("got %s %v, want %s", again, err, text)
+	}
+	for _, bad := range []string{`{"a": 1} 2`, "", `"\ud800"`, "[1e999]"} {
+		if v, err := Value([]byte(bad)); err == nil {
+			t.Errorf("%q: got %v, want an error", bad, v)
+		}
+	}
+	if err := Decode([]byte("1 2"), new(any)); err == nil {
+		t.Error("Decode takes two values")
+	}
+}
+
+func TestEncode(t *testing.T) {
+	for _, tt := range []struct {
+		value any
+		want  string
+	}{
+		{map[string]any{"a": "\ufffd é \\ufffd \\\\ufffd"}, ""},
+		{map[string]any{"a": json.Number("1e999")}, ""},
+		{map[string]any{"a": []string{"x", "M\xfcller"}}, "a[1] is not valid UTF-8."},
+		{map[string]any{"metadata": map[string]any{"b\xff": "x"}}, "A name in metadata is not valid UTF-8."},
+		{"\xff", "The value is not valid UTF-8."},
+	} {
+		got := ""
+		if _, err := Encode(tt.value); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.value, got, tt.want)
+		}
+	}
+}
+
+func TestIsNumber(t *testing.T) {
+	for text, want := range map[string]bool{"0": true, "-0": true, "1E5": true, "12345678901234567890": true, "1.0": true,
+		"": false, "-": false, "+1": false, ".5": false, "5.": false, "01": false, "0x1": false, "NaN": false, "Inf": false, "1e999": false, " 1": false, "1 ": false, "true": false, "[1]": false} {
+		if IsNumber(text) != want {
+			t.Errorf("%q: got %t", text, !want)
 		}
 	}
 }

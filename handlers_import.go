@@ -1,0 +1,233 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"latchkey/internal/csvtable"
+	"latchkey/internal/strictjson"
+)
+
+// ImportForm describes the rows that an import accepts, in JSON or in CSV.
+type ImportForm struct {
+	Name    string                   // plural name of what is imported, such as "contacts"; also the member of a JSON body
+	Columns []string                 // columns that a CSV may have
+	Open    func(column string) bool // reports whether a CSV may have a column that is not in Columns; nil if it may not
+	// Row converts the cells of a row, by column, to the members of a body. Empty cells are left
+	// out. If Row is nil, only JSON can be imported.
+	Row func(cells map[string]string) (map[string]any, error)
+	// Fields are the names of those columns whose field in messages has another name, by field.
+	Fields map[string]string
+}
+
+// ImportRow is one row of an import.
+type ImportRow struct {
+	*Body         // the fields of the record; nil if Fault is set
+	Number int    // 1 for the first row
+	Line   int    // line of the file on which the row begins, from 1; 0 for JSON
+	Fault  error  // why the row cannot be read; nil if it can
+	column string // column of Fault; "" if the fault concerns the whole row or its message begins with the column
+}
+
+// Place returns the name of the row in messages. The dashboard and the commands use the same words.
+func (row *ImportRow) Place() string {
+	if row.Line > 0 {
+		return fmt.Sprintf("line %d of the file (row %d)", row.Line, row.Number)
+	}
+	return fmt.Sprintf("row %d", row.Number)
+}
+
+// Read reads the rows in the body of a request: CSV if its Content-Type is text/csv, and otherwise
+// JSON. A row that cannot be read has Fault set. Read returns an error if the body as a whole cannot
+// be read.
+func (f ImportForm) Read(r *Request) ([]*ImportRow, error) {
+	data, err := r.ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	kind, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if kind == "text/csv" && err != nil {
+		return nil, ErrValidation.With("Content-Type cannot be read: %v. Send text/csv, or with a charset, text/csv; charset=windows-1252.", err)
+	}
+	if kind == "text/csv" {
+		return f.csv(data, parameters["charset"])
+	}
+	return f.json(data)
+}
+
+// json reads rows from an array of objects, or from an object whose member f.Name is such an array.
+func (f ImportForm) json(data []byte) ([]*ImportRow, error) {
+	text := strings.TrimSpace(string(data))
+	if strings.HasPrefix(text, "[") {
+		text = fmt.Sprintf("{%q: %s}", f.Name, text)
+	}
+	body, err := ParseBody([]byte(text))
+	if err != nil {
+		return nil, f.ofRow(text, err)
+	}
+	if !body.Given(f.Name) {
+		return nil, ErrMissing.With("%s is missing. Send an array of objects, or {\"%s\": [...]}.", f.Name, f.Name)
+	}
+	var list []json.RawMessage
+	if !body.read(f.Name, "an array of objects", &list) {
+		return nil, body.Err()
+	}
+	var rows []*ImportRow
+	for n, raw := range list {
+		row := &ImportRow{Number: n + 1}
+		row.Body, row.Fault = body.Object(raw)
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// placeInRow matches the place of a value in an import: the index of its row and its field.
+var placeInRow = regexp.MustCompile(`^[a-z_]+\[(\d+)\]\.?(.*)$`)
+
+// ofRow returns err, the error of ParseBody for text, with the place of the value in the words of
+// ImportRow.Place.
+func (f ImportForm) ofRow(text string, err error) error {
+	_, cause := strictjson.Object([]byte(text))
+	bad, ok := errors.AsType[*strictjson.Error](cause)
+	if !ok {
+		return err
+	}
+	at := placeInRow.FindStringSubmatch(bad.Path)
+	if at == nil {
+		return err
+	}
+	n, _ := strconv.Atoi(at[1])
+	faults := rowFaults{form: f}
+	faults.add(&ImportRow{Number: n + 1, column: at[2]}, Public(err).With("%s", strings.TrimSpace(at[2]+strings.TrimPrefix(bad.Text, bad.Path))))
+	return faults.err()
+}
+
+// csv reads rows from CSV whose first line has the column names.
+func (f ImportForm) csv(data []byte, charset string) ([]*ImportRow, error) {
+	if f.Row == nil {
+		return nil, ErrValidation.With("The import of %s accepts only JSON. Send an array of objects.", f.Name)
+	}
+	table, err := csvtable.Read(data, charset)
+	if err != nil {
+		return nil, ErrValidation.With("%s", err)
+	}
+	for _, name := range table.Columns {
+		if !f.known(name) {
+			return nil, ErrValidation.With("The column %q does not exist. The columns are %s.", name, strings.Join(f.Columns, ", "))
+		}
+	}
+	var rows []*ImportRow
+	for n, cells := range table.Rows {
+		row := &ImportRow{Number: n + 1, Line: cells.Line}
+		if cells.Fault != nil {
+			row.column, row.Fault = cells.Fault.Column, ErrValidation.With("%s", cells.Fault.Text)
+		} else {
+			row.Body, row.Fault = f.line(table.Columns, cells.Cells)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+func (f ImportForm) known(column string) bool {
+	return slices.Contains(f.Columns, column) || f.Open != nil && f.Open(column)
+}
+
+// line returns a body with the cells of a row, without its empty cells.
+func (f ImportForm) line(columns, line []string) (*Body, error) {
+	cells := map[string]string{}
+	for i, name := range columns {
+		if cell := strings.TrimSpace(line[i]); cell != "" {
+			cells[name] = cell
+		}
+	}
+	fields, err := f.Row(cells)
+	if err != nil {
+		return nil, err
+	}
+	data, err := strictjson.Encode(fields)
+	if err != nil {
+		return nil, err
+	}
+	return ParseBody(data)
+}
+
+// column returns the column, or in JSON the field, that a message about a row begins with. It
+// returns "" if the message begins with another word.
+func (f ImportForm) column(row *ImportRow, message string) string {
+	if row.column != "" {
+		return row.column
+	}
+	name := strings.TrimSuffix(message[:max(0, strings.IndexAny(message+" ", " :"))], ":")
+	if row.Line == 0 {
+		first := name[:strings.IndexAny(name+".", ".[")]
+		if row.Body != nil && row.Has(first) || f.known(first) {
+			return name
+		}
+		return ""
+	}
+	if as, ok := f.Fields[name]; ok {
+		return as
+	}
+	if name = strings.TrimPrefix(name, "limits."); f.known(name) {
+		return name
+	}
+	return ""
+}
+
+// maxRowFaults is the maximum number of invalid rows that an answer lists.
+const maxRowFaults = 50
+
+// rowFaults collects the errors of invalid rows in an import.
+type rowFaults struct {
+	form  ImportForm
+	first *Error           // nil: no row is invalid
+	list  []map[string]any // at most maxRowFaults rows
+	count int              // number of invalid rows
+}
+
+// add records the error of a row. A nil error is ignored. add returns false if the client did not
+// cause err; then the import must stop and return err.
+func (f *rowFaults) add(row *ImportRow, err error) bool {
+	if err == nil {
+		return true
+	}
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Status >= http.StatusInternalServerError {
+		return false
+	}
+	if f.first == nil {
+		f.first = e.With("%s: %s Nothing was imported.", row.Place(), e.Message)
+	}
+	f.count++
+	if len(f.list) < maxRowFaults {
+		fault := map[string]any{"row": row.Number, "line": nil, "column": TextOrNone(f.form.column(row, e.Message)), "message": e.Message}
+		if row.Line > 0 {
+			fault["line"] = row.Line
+		}
+		f.list = append(f.list, fault)
+	}
+	return true
+}
+
+// err returns the error of the first invalid row, with the recorded rows. It returns nil if no row
+// is invalid.
+func (f *rowFaults) err() error {
+	if f.first == nil {
+		return nil
+	}
+	return f.with(f.first)
+}
+
+// with returns e with the recorded rows in the field "errors", and the number of all invalid rows in
+// "error_count".
+func (f *rowFaults) with(e *Error) *Error {
+	return e.WithField("errors", f.list).WithField("error_count", f.count)
+}

@@ -1,0 +1,110 @@
+package csvtable
+
+import (
+	"encoding/csv"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"golang.org/x/text/encoding/unicode"
+)
+
+// utf16 returns text in UTF-16 with a byte order mark.
+func utf16(t testing.TB, order unicode.Endianness, text string) string {
+	t.Helper()
+	data, err := unicode.UTF16(order, unicode.UseBOM).NewEncoder().String(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// shown returns a table as one line.
+func shown(table Table) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%q", table.Columns)
+	for _, row := range table.Rows {
+		if row.Fault != nil {
+			fmt.Fprintf(&b, " %d:%s", row.Line, row.Fault.Text)
+			continue
+		}
+		fmt.Fprintf(&b, " %d%q", row.Line, row.Cells)
+	}
+	return b.String()
+}
+
+func TestRead(t *testing.T) {
+	const good = `["name" "city"] 2["Jürgen" "a;b"]`
+	for _, tt := range []struct{ what, data, charset, want string }{
+		{"commas", "name,city\nJürgen,a;b\n", "", good},
+		{"line ends of Windows", "name,city\r\nJürgen,a;b\r\n", "", good},
+		{"a byte order mark", "\ufeffname,city\nJürgen,a;b\n", "windows-1252", good},
+		{"semicolons", "name;city\nJürgen;\"a;b\"\n", "", good},
+		{"tabs", "name\tcity\nJürgen\ta;b\n", "", good},
+		{"UTF-16LE with tabs", utf16(t, unicode.LittleEndian, "name\tcity\r\nJürgen\ta;b\r\n"), "", good},
+		{"UTF-16BE", utf16(t, unicode.BigEndian, "name,city\nJürgen,a;b\n"), "text", good},
+		{"UTF-16LE without a mark", utf16(t, unicode.LittleEndian, "name,city\nJürgen,a;b\n")[2:], "UTF-16LE", good},
+		{"UTF-16 nobody names", utf16(t, unicode.LittleEndian, "name,city\n")[2:], "", "The CSV seems to be UTF-16 without a byte order mark. Save it as UTF-8, or name its charset, utf-16le or utf-16be."},
+		{"windows-1252", "name,city\nJ\xfcrgen,a;b\n", "Windows-1252", good},
+		{"ISO 8859-1", "name,city\nJ\xfcrgen,a;b\n", "iso-8859-1", good},
+		{"Shift_JIS", "name,city\n\x83\x65,a\n", "shift_jis", `["name" "city"] 2["テ" "a"]`},
+		{"windows-1252 nobody names", "name,city\na,b\nJ\xfcrgen,x\n", "", `["name" "city"] 2["a" "b"] 3:name is not valid UTF-8. Save the file as UTF-8, or name its charset, such as windows-1252.`},
+		{"not UTF-8", "name,city\na,b\xff\n", "utf-8", `["name" "city"] 2:city is not valid UTF-8. Save the file as UTF-8, or name its charset, such as windows-1252.`},
+		{"not Shift_JIS", "name,city\na,b\xfd\n", "shift_jis", `["name" "city"] 2:city cannot be read as shift_jis. Save the file as UTF-8, or name its charset, such as windows-1252.`},
+		{"half of a pair", "\xff\xfen\x00,\x00c\x00\n\x00\x3d\xd8,\x00b\x00", "", `["n" "c"] 2:n cannot be read as utf-16le. Save the file as UTF-8, or name its charset, such as windows-1252.`},
+		{"an unknown charset", "name\n", "ebcdic", `The charset "ebcdic" is unknown. Save the file as UTF-8, or name another charset, such as windows-1252.`},
+		{"a name that is not UTF-8", "n\xe4me,city\n", "", "The name of column 1 is not valid UTF-8. Save the file as UTF-8, or name its charset, such as windows-1252."},
+		{"NUL", "name,city\na,b\x00\n", "", `["name" "city"] 2:city contains a NUL character. Remove it.`},
+		{"nothing", "", "", "The CSV is empty. It must have the column names in its first line."},
+		{"blank lines", "\ufeff\r\n \n", "", "The CSV is empty. It must have the column names in its first line."},
+		{"a column twice", "name,city,name\na,b,c\n", "", `The column "name" appears twice. Remove one of them.`},
+		{"short and long rows", "name,city\na\na,b,c\n\n\"a\nb\",c\nd,e\n", "", `["name" "city"] 2:The row has 1 cells, but the first line names 2 columns. Quote a cell that contains the separator.` +
+			` 3:The row has 3 cells, but the first line names 2 columns. Quote a cell that contains the separator. 5["a\nb" "c"] 7["d" "e"]`},
+		{"an open quote", "name,city\na,b\n\"a,b\n", "", `The CSV cannot be read at line 3 of the file: extraneous or missing " in quoted-field. Write a quote inside a quoted cell twice.`},
+	} {
+		table, err := Read([]byte(tt.data), tt.charset)
+		got := shown(table)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s\nwant %s", tt.what, got, tt.want)
+		}
+	}
+}
+
+// FuzzRead: no cell is lost, changed or made up, whatever the separator and the encoding.
+func FuzzRead(f *testing.F) {
+	for _, s := range []string{"a,b\nc,d\n", "a;b\nc;d\n", "a\tb\nc\td\n", "\ufeffa\n\"b\nc\"\n", "a,a\n", "a\n\xfc\n", "\xff\xfea\x00\n\x00b\x00", "a\n\x00\n"} {
+		f.Add([]byte(s), "")
+		f.Add([]byte(s), "windows-1252")
+	}
+	f.Fuzz(func(t *testing.T, data []byte, charset string) {
+		table, err := Read(data, charset)
+		if err != nil {
+			return
+		}
+		line := 1
+		for _, row := range table.Rows {
+			if row.Line <= line || row.Fault == nil && len(row.Cells) != len(table.Columns) {
+				t.Fatalf("%q: got %s", data, shown(table))
+			}
+			line = row.Line
+			for _, cell := range row.Cells {
+				if row.Fault == nil && (!utf8.ValidString(cell) || strings.ContainsRune(cell, 0)) {
+					t.Errorf("%q: took %q", data, cell)
+				}
+			}
+		}
+		if charset != "" || !utf8.Valid(data) || strings.HasPrefix(string(data), "\ufeff") {
+			return
+		}
+		in := csv.NewReader(strings.NewReader(string(data)))
+		in.Comma, in.FieldsPerRecord = separator(string(data)), -1
+		all, err := in.ReadAll()
+		if err != nil || len(all) != len(table.Rows)+1 {
+			t.Errorf("%q: got %d rows, want those of %q, %v", data, len(table.Rows), all, err)
+		}
+	})
+}
