@@ -739,13 +739,17 @@ func TestContactPages_Import(t *testing.T) {
 	}
 	bad := "first_name,email\n" + `"""><img src=x><script>alert(1)</script>",nobody` + "\nJon,\n,x@example.net\n"
 	w := load(bad, "")
-	b.says(w, 400, "Nothing was imported", `<td class="number">1</td>`, `<td class="number">3</td>`, "email must be an address", "first_name")
+	b.says(w, 400, "Nothing was imported", `<td>line 2 of the file (row 1)</td>`, `<td>line 4 of the file (row 3)</td>`, "email must be an address", "first_name")
 	b.tame("import", w)
-	if strings.Contains(w.Body.String(), `<td class="number">2</td>`) {
+	if strings.Contains(w.Body.String(), "(row 2)") {
 		t.Error("a good row is among the bad ones")
 	}
 	b.says(load("", "name\nx\n"), 400, "does not exist")
-	b.says(load("", " "), 400, "Choose a CSV file")
+	b.says(load("", " "), 400, "The file contacts.csv is empty. Choose a CSV file")
+	if w := load("first_name\nMara\nJ\xfcrgen\n", ""); w.Code != 400 || !strings.Contains(w.Body.String(), "line 3 of the file (row 2)") || strings.Contains(w.Body.String(), "J\xfcrgen") {
+		t.Errorf("got %d %s, want the row that is not UTF-8 named and the text not shown", w.Code, w.Body)
+	}
+	b.says(load("first_name\n"+strings.Repeat("\"\"\n", maxRowFaults+2), ""), 400, "and 2 more")
 	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 0.0 {
 		t.Errorf("got %v, want nothing stored", v["count"])
 	}

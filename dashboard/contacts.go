@@ -258,13 +258,14 @@ func showImport(v *visit, fault *Fault, text string) {
 	v.show(status, "import", shown)
 }
 
-// importContacts imports the chosen file, or the pasted text if no file was chosen.
+// importContacts imports the chosen file. If no file was chosen or the file is empty, it imports
+// the pasted text.
 func importContacts(v *visit) {
 	if err := v.R.ParseMultipartForm(1 << 20); err != nil {
 		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read. Its size must be at most 1 MiB. Import a larger file with: latchkey contacts import FILE"}, "")
 		return
 	}
-	text := strings.ReplaceAll(v.R.PostFormValue("csv"), "\r\n", "\n")
+	text, empty := strings.ReplaceAll(v.R.PostFormValue("csv"), "\r\n", "\n"), ""
 	if file, head, err := v.R.FormFile("file"); err == nil {
 		data, err := io.ReadAll(file)
 		_ = file.Close()
@@ -272,16 +273,14 @@ func importContacts(v *visit) {
 			showImport(v, invalid("The file cannot be read."), text)
 			return
 		}
-		if head.Filename != "" {
+		if len(data) > 0 {
 			text = string(data)
-		}
-		if head.Filename != "" && strings.TrimSpace(text) == "" {
-			showImport(v, invalid("The file %s is empty. Its first line must have the column names.", head.Filename), "")
-			return
+		} else if head.Filename != "" {
+			empty = "The file " + head.Filename + " is empty. "
 		}
 	}
 	if strings.TrimSpace(text) == "" {
-		showImport(v, invalid("Choose a CSV file or paste its text."), "")
+		showImport(v, invalid("%sChoose a CSV file or paste its text.", empty), "")
 		return
 	}
 	if _, e := v.sendAs(http.MethodPost, "/admin/v1/contacts/import", "text/csv", []byte(text)); e != nil {
