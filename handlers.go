@@ -3,8 +3,9 @@
 // client's address), handlers_secrets.go (recognizing keys in any form), handlers_body.go (strict
 // reading of JSON), handlers_query.go (reading of queries), handlers_router.go (registering routes
 // with the router), handlers_fields.go (header fields of every answer), handlers_records.go
-// (creating, listing, changing and importing records of any kind) and handlers_idempotency.go
-// (answering a repeated request). It depends on no particular kind of record.
+// (creating, listing, changing and importing records of any kind), handlers_import.go (the rows of
+// an import, in JSON or CSV) and handlers_idempotency.go (answering a repeated request). It depends
+// on no particular kind of record.
 
 package main
 

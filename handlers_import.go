@@ -88,18 +88,19 @@ func (f ImportForm) json(data []byte) ([]*ImportRow, error) {
 	return rows, nil
 }
 
-// placeInRow matches the place of a value in an import: the index of its row and its field.
-var placeInRow = regexp.MustCompile(`^[a-z_]+\[(\d+)\]\.?(.*)$`)
+// placeInRow matches the place of a value in an import after the name of the member that contains
+// the rows: the index of its row and its field.
+var placeInRow = regexp.MustCompile(`^\[(\d+)\](?:\.(.*))?$`)
 
 // ofRow returns err, the error of ParseBody for text, with the place of the value in the words of
 // ImportRow.Place.
 func (f ImportForm) ofRow(text string, err error) error {
 	_, cause := strictjson.Object([]byte(text))
 	bad, ok := errors.AsType[*strictjson.Error](cause)
-	if !ok {
+	if !ok || !strings.HasPrefix(bad.Path, f.Name) {
 		return err
 	}
-	at := placeInRow.FindStringSubmatch(bad.Path)
+	at := placeInRow.FindStringSubmatch(strings.TrimPrefix(bad.Path, f.Name))
 	if at == nil {
 		return err
 	}

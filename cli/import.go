@@ -319,7 +319,7 @@ func (r *foreignReader) metadata(key map[string]any, tags any, extra map[string]
 			list[name] = s
 			continue
 		}
-		if encoded, err := json.Marshal(v); err == nil && v != nil {
+		if encoded, err := strictjson.Encode(v); err == nil && v != nil {
 			list[name] = string(encoded)
 		}
 	}

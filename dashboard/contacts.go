@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -273,7 +274,7 @@ func importContacts(v *visit) {
 			showImport(v, invalid("The file cannot be read."), text)
 			return
 		}
-		if len(data) > 0 {
+		if len(bytes.TrimSpace(data)) > 0 {
 			text = string(data)
 		} else if head.Filename != "" {
 			empty = "The file " + head.Filename + " is empty. "

@@ -1,13 +1,14 @@
 package dashboard
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/strictjson"
 )
 
 // auditPages are the pages of the audit log.
@@ -113,7 +114,7 @@ func activityValue(v any) string {
 	case nil:
 		return ""
 	case map[string]any, []any:
-		data, err := json.Marshal(v)
+		data, err := strictjson.Encode(v)
 		if err == nil {
 			return string(data)
 		}
