@@ -215,30 +215,30 @@ func (b *keyBatch) refused() error {
 	if b.unread != nil {
 		return b.unread
 	}
-	all, unread, unfit := rowFaults{form: b.form}, rowFaults{form: b.form}, rowFaults{form: b.form}
+	all, unread, unfit := RowFaults{Form: b.form}, RowFaults{Form: b.form}, RowFaults{Form: b.form}
 	var twice, held []string
 	for _, row := range b.rows {
-		all.add(row.ImportRow, row.fault())
+		all.Add(row.ImportRow, row.fault())
 		switch {
 		case row.Fault != nil:
-			unread.add(row.ImportRow, row.Fault)
+			unread.Add(row.ImportRow, row.Fault)
 		case row.twice != "":
 			twice = append(twice, fmt.Sprintf("%s has the same secret as %s", row.Place(), row.twice))
 		case row.held != "":
 			held = append(held, fmt.Sprintf("%s has the same secret as the stored key %s", row.Place(), row.held))
 		case row.unfit != nil:
-			unfit.add(row.ImportRow, row.unfit)
+			unfit.Add(row.ImportRow, row.unfit)
 		}
 	}
 	switch {
-	case unread.first != nil:
-		return all.with(unread.first)
+	case unread.First != nil:
+		return all.With(unread.First)
 	case len(twice) > 0:
-		return all.with(duplicates(twice))
+		return all.With(duplicates(twice))
 	case len(held) > 0:
-		return all.with(duplicates(held))
-	case unfit.first != nil:
-		return all.with(unfit.first)
+		return all.With(duplicates(held))
+	case unfit.First != nil:
+		return all.With(unfit.First)
 	}
 	return nil
 }

@@ -160,7 +160,7 @@ func countMembers(v any) (n, deep int) {
 // storable reports whether encoding/json keeps every text and number in data, which is JSON: no text
 // has a NUL character or half of a surrogate pair, and every number is in the range of float64.
 func storable(data []byte) bool {
-	text := regexp.MustCompile(`"(?:[^"\\\\]|\\\\.)*"`)
+	text := regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 	for _, raw := range text.FindAll(data, -1) {
 		var s string
 		if json.Unmarshal(raw, &s) != nil || strings.ContainsRune(s, 0) {

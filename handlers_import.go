@@ -105,8 +105,8 @@ func (f ImportForm) ofRow(text string, err error) error {
 		return err
 	}
 	n, _ := strconv.Atoi(at[1])
-	faults := rowFaults{form: f}
-	faults.add(&ImportRow{Number: n + 1, column: at[2]}, Public(err).With("%s", strings.TrimSpace(at[2]+strings.TrimPrefix(bad.Text, bad.Path))))
+	faults := RowFaults{Form: f}
+	faults.Add(&ImportRow{Number: n + 1, column: at[2]}, Public(err).With("%s", strings.TrimSpace(at[2]+strings.TrimPrefix(bad.Text, bad.Path))))
 	return faults.err()
 }
 
@@ -186,17 +186,17 @@ func (f ImportForm) column(row *ImportRow, message string) string {
 // maxRowFaults is the maximum number of invalid rows that an answer lists.
 const maxRowFaults = 50
 
-// rowFaults collects the errors of invalid rows in an import.
-type rowFaults struct {
-	form  ImportForm
-	first *Error           // nil: no row is invalid
+// RowFaults collects the errors of invalid rows in an import.
+type RowFaults struct {
+	Form  ImportForm
+	First *Error           // error of the first invalid row; nil if no row is invalid
 	list  []map[string]any // at most maxRowFaults rows
 	count int              // number of invalid rows
 }
 
-// add records the error of a row. A nil error is ignored. add returns false if the client did not
+// Add records the error of a row. A nil error is ignored. Add returns false if the client did not
 // cause err; then the import must stop and return err.
-func (f *rowFaults) add(row *ImportRow, err error) bool {
+func (f *RowFaults) Add(row *ImportRow, err error) bool {
 	if err == nil {
 		return true
 	}
@@ -204,12 +204,12 @@ func (f *rowFaults) add(row *ImportRow, err error) bool {
 	if !ok || e.Status >= http.StatusInternalServerError {
 		return false
 	}
-	if f.first == nil {
-		f.first = e.With("%s: %s Nothing was imported.", row.Place(), e.Message)
+	if f.First == nil {
+		f.First = e.With("%s: %s Nothing was imported.", row.Place(), e.Message)
 	}
 	f.count++
 	if len(f.list) < maxRowFaults {
-		fault := map[string]any{"row": row.Number, "line": nil, "column": TextOrNone(f.form.column(row, e.Message)), "message": e.Message}
+		fault := map[string]any{"row": row.Number, "line": nil, "column": TextOrNone(f.Form.column(row, e.Message)), "message": e.Message}
 		if row.Line > 0 {
 			fault["line"] = row.Line
 		}
@@ -220,15 +220,15 @@ func (f *rowFaults) add(row *ImportRow, err error) bool {
 
 // err returns the error of the first invalid row, with the recorded rows. It returns nil if no row
 // is invalid.
-func (f *rowFaults) err() error {
-	if f.first == nil {
+func (f *RowFaults) err() error {
+	if f.First == nil {
 		return nil
 	}
-	return f.with(f.first)
+	return f.With(f.First)
 }
 
-// with returns e with the recorded rows in the field "errors", and the number of all invalid rows in
+// With returns e with the recorded rows in the field "errors", and the number of all invalid rows in
 // "error_count".
-func (f *rowFaults) with(e *Error) *Error {
+func (f *RowFaults) With(e *Error) *Error {
 	return e.WithField("errors", f.list).WithField("error_count", f.count)
 }

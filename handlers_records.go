@@ -202,13 +202,13 @@ func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	err = r.Update(c.Store, func(tx *Tx) error {
-		bad := rowFaults{form: form}
+		bad := RowFaults{Form: form}
 		for _, row := range rows {
 			err := row.Fault
 			if err == nil {
 				_, err = c.Save(tx, r, nil, row.Body)
 			}
-			if !bad.add(row, err) {
+			if !bad.Add(row, err) {
 				return err
 			}
 		}
