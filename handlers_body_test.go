@@ -181,6 +181,25 @@ func storable(data []byte) bool {
 	return true
 }
 
+// A number that a float64 can hold only rounded is refused, in whatever spelling.
+func TestBody_Number(t *testing.T) {
+	for text, want := range map[string]float64{
+		"0": 0, "-0": 0, "0.00e5": 0, "null": 0, "12.50": 12.5, "1E2": 100, "0.1": 0.1, "0.30000000000000004": 0.30000000000000004, "9007199254740992": 1 << 53,
+		"12345678901234567890": -1, "9007199254740993": -1, "0.1000000000000000055511151231257827": -1, "1e-999": -1, `"5"`: -1, "true": -1, "1e999": -1,
+	} {
+		b, err := ParseBody([]byte(`{"rate": ` + text + `}`))
+		got := -1.0
+		if err == nil {
+			if b.Number("rate", &got); b.Err() != nil {
+				got = -1
+			}
+		}
+		if got != want {
+			t.Errorf("%s: got %v, want %v (-1: refused)", text, got, want)
+		}
+	}
+}
+
 // FuzzParseBody holds what is taken for a body against what encoding/json makes
 // of it: one object, in which no name was lost because it appears twice, and no text and
 // number is changed.

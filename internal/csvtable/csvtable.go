@@ -85,9 +85,9 @@ func Read(data []byte, charset string) (Table, error) {
 }
 
 // separator returns the character that separates the cells of text. It is a semicolon or a tab if
-// the first line contains one and no comma.
+// the first line that is not empty contains one and no comma.
 func separator(text string) rune {
-	first, _, _ := strings.Cut(text, "\n")
+	first, _, _ := strings.Cut(strings.TrimLeft(text, "\r\n"), "\n")
 	switch {
 	case strings.Contains(first, ","):
 		return ','

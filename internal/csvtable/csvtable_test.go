@@ -41,6 +41,7 @@ func TestRead(t *testing.T) {
 		{"line ends of Windows", "name,city\r\nJürgen,a;b\r\n", "", good},
 		{"a byte order mark", "\ufeffname,city\nJürgen,a;b\n", "windows-1252", good},
 		{"semicolons", "name;city\nJürgen;\"a;b\"\n", "", good},
+		{"semicolons below an empty line", "\r\nname;city\nJürgen;\"a;b\"\n", "", `["name" "city"] 3["Jürgen" "a;b"]`},
 		{"tabs", "name\tcity\nJürgen\ta;b\n", "", good},
 		{"UTF-16LE with tabs", utf16(t, unicode.LittleEndian, "name\tcity\r\nJürgen\ta;b\r\n"), "", good},
 		{"UTF-16BE", utf16(t, unicode.BigEndian, "name,city\nJürgen,a;b\n"), "text", good},
