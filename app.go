@@ -279,8 +279,21 @@ func RestoreApp(o RestoreOptions, clock *clock.Clock) (RestoreResult, error) {
 // after stop is closed, and closes idle.
 func (a *App) tend() {
 	defer close(a.idle)
+	var ends sync.WaitGroup
+	ends.Go(a.endRequests)
+	defer ends.Wait()
 	a.report("count the keys", a.metrics.CountKeys(a.clock.Latest(a.clock.Now())))
 	a.repeat(a.work)
+}
+
+// endRequests calls Server.EndRequests regularly until stop is closed. Unlike the work in registry,
+// it never waits for other work.
+func (a *App) endRequests() {
+	tick := time.NewTicker(EndTime)
+	defer tick.Stop()
+	for a.await(tick.C) {
+		a.Server.EndRequests()
+	}
 }
 
 // repeat runs each piece of work once per period of that work, until stop is closed. It

@@ -38,6 +38,8 @@ type work struct {
 //     Listeners.Serve. It tries every 2 minutes or less often until it has them all.
 //   - Systemd.Watch (listen.go) notifies systemd twice in each WatchdogSec, as long as
 //     the store can write. It starts in Serve.
+//   - App.endRequests (app.go) ends requests that their key may no longer make. It runs every
+//     0.3 seconds and waits for no other work.
 //   - Upstreams.drop (internal/upstream/upstream.go) closes connections to upstreams that
 //     were idle for 90 seconds or that the upstream has closed. It runs every 10
 //     seconds while there are idle connections.

@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/sha1"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -31,7 +29,7 @@ type Proxy struct {
 	quiet      *log.Logger // logs to o.Log at debug level
 	buffers    buffers
 	mu         sync.Mutex
-	transports map[time.Duration]*http.Transport // by their ResponseHeaderTimeout, the Timeout of a route
+	transports map[time.Duration]upstream.Framed // by their ResponseHeaderTimeout, the Timeout of a route
 	upstreams  upstream.Upstreams
 }
 
@@ -46,27 +44,25 @@ type ProxyOptions struct {
 
 // NewProxy returns a Proxy. Call Close to close the idle connections when it is no longer needed.
 func NewProxy(o ProxyOptions) *Proxy {
-	return &Proxy{o: o, quiet: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), transports: map[time.Duration]*http.Transport{}}
+	return &Proxy{o: o, quiet: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), transports: map[time.Duration]upstream.Framed{}}
 }
 
 // transport returns the transport that waits at most timeout for the header of an answer; 0 means
 // no timeout. Each transport is kept for as long as the Proxy, so that idle connections survive a
 // change of the routes.
-func (p *Proxy) transport(timeout time.Duration) *http.Transport {
+func (p *Proxy) transport(timeout time.Duration) upstream.Framed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := p.transports[timeout]
-	if t == nil {
-		t = &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSHandshakeTimeout:   10 * time.Second,
+	t, ok := p.transports[timeout]
+	if !ok {
+		t = upstream.NewFramed(&http.Transport{
 			ResponseHeaderTimeout: timeout,
 			ExpectContinueTimeout: time.Second,
 			IdleConnTimeout:       90 * time.Second,
 			MaxIdleConnsPerHost:   1024, // with the default of 2, most requests would need a new connection
 			ForceAttemptHTTP2:     true,
 			DisableCompression:    true, // the client may not understand a compression that it did not request
-		}
+		})
 		p.transports[timeout] = t
 	}
 	return t
@@ -96,6 +92,10 @@ func (b *buffers) Get() []byte {
 // Put returns a buffer to the pool. buf must come from Get.
 func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
 
+// headerTime is how long the header of an answer waits for the first part of the body, to be sent
+// together. Upstreams has about the same time.
+const headerTime = 20 * time.Millisecond
+
 // proxyExchange is one request to an upstream and its answer. It is also the ResponseWriter to
 // which the answer of the upstream is written.
 type proxyExchange struct {
@@ -105,14 +105,36 @@ type proxyExchange struct {
 	request *Request
 	control *http.ResponseController
 	body    *sentBody                    // nil: the request has no body
-	stream  bool                         // each part of the answer's body is sent immediately
+	stream  bool                         // the answer's header and each part of its body are sent immediately
+	left    int64                        // bytes of the answer's body that are still to be written; negative: unknown
 	said    http.Header                  // header fields that Latchkey has set; they override fields of the upstream
 	last    bool                         // the client's connection must be closed after this answer
 	about   [len(forwardedFields)]string // values of forwardedFields
 	lost    bool                         // the upstream sent status 101 over HTTP/2, which does not allow it
 	err     error                        // what Forward returns; nil: the answer was written
+	cancel  func()                       // cancels the result of Context; nil: Context was not called
 
 	extended time.Time // time of the last change of the write deadline
+}
+
+// Ender is a ResponseWriter whose exchange can be ended before its answer is complete.
+type Ender interface {
+	http.ResponseWriter
+	// OnEnd makes the end of the exchange call f, in place of an earlier f. If the exchange was
+	// ended already, it calls f at once. f is not called after the handler has returned.
+	OnEnd(f func())
+}
+
+// context returns a context for the request to the upstream. It is canceled with the client's
+// request, and also if the exchange is ended early. Upstreams calls context only for requests that
+// last long, so the others need no context of their own.
+func (x *proxyExchange) context() context.Context {
+	ctx, cancel := context.WithCancel(x.request.Request.Context())
+	x.cancel = cancel
+	if e, ok := x.ResponseWriter.(Ender); ok {
+		e.OnEnd(cancel)
+	}
+	return ctx
 }
 
 // Forward sends a request to the upstream of g and writes the answer to w. It returns ErrTooLarge
@@ -155,6 +177,8 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 		return x.err
 	}
 	x.extendWrite()
+	in = in.WithContext(x.context())
+	defer x.cancel()
 	if r.ContentLength != 0 {
 		x.body = &sentBody{proxyExchange: x, from: in.Body}
 		if g.MaxBody > 0 {
@@ -164,7 +188,7 @@ func (p *Proxy) Forward(w http.ResponseWriter, r *Request, g *proxyRoute) error 
 	}
 	proxy := httputil.ReverseProxy{
 		Rewrite: x.rewrite, ModifyResponse: x.answer, ErrorHandler: x.fail, Transport: p.transport(g.Timeout), BufferPool: &p.buffers,
-		ErrorLog: p.quiet,
+		ErrorLog: p.quiet, FlushInterval: headerTime,
 	}
 	proxy.ServeHTTP(x, in)
 	return x.err
@@ -294,87 +318,6 @@ func appendField(b []byte, name, value string) []byte {
 	return append(append(b, value...), "\r\n"...)
 }
 
-// read sends the request whose head is given through Upstreams and writes the answer. It sets x.err
-// if there is no answer.
-func (x *proxyExchange) read(head []byte) {
-	res, err := x.proxy.upstreams.Ask(x.request.Request, upstream.Call{
-		Host: x.guard.Upstream.Host, Head: head, Timeout: x.guard.Timeout,
-		Hint: func(hint *http.Response) {
-			x.extendWrite()
-			x.take(hint.Header)
-			x.WriteHeader(hint.StatusCode)
-			clear(x.Header())
-		},
-	})
-	if err != nil {
-		x.fail(x, x.request.Request, err)
-		return
-	}
-	defer res.Body.Close()
-	_ = x.answer(res) // no error is possible: Upstreams refuses these statuses itself
-	x.take(res.Header)
-	said := slices.Sorted(maps.Keys(res.Trailer))
-	if len(said) > 0 {
-		x.Header()["Trailer"] = []string{strings.Join(said, ", ")}
-	}
-	x.WriteHeader(res.StatusCode)
-	// A body of unknown length may be a stream, so each part is sent immediately.
-	x.stream = res.ContentLength < 0 || len(said) > 0
-	if err := x.copy(res.Body); err != nil {
-		x.proxy.quiet.Printf("request %s: the upstream's answer ended too early: %v", x.request.ID, err)
-		panic(http.ErrAbortHandler) // so that the client sees that the answer is incomplete
-	}
-	for name, values := range res.Trailer {
-		if !slices.Contains(said, name) {
-			name = http.TrailerPrefix + name
-		}
-		x.Header()[name] = values
-	}
-}
-
-// take copies the header fields of an answer to the answer for the client. It leaves out the fields
-// that concern only one connection (RFC 9110, section 7.6.1). It deletes the fields that Connection
-// names from the header it is passed.
-func (x *proxyExchange) take(from http.Header) {
-	for _, list := range from["Connection"] {
-		for name := range strings.SplitSeq(list, ",") {
-			from.Del(strings.TrimSpace(name))
-		}
-	}
-	h := x.Header()
-	for name, values := range from {
-		switch name {
-		case "Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate", "Proxy-Authorization":
-		default:
-			h[name] = values
-		}
-	}
-}
-
-// copy writes a body to the client. If x.stream is true, it flushes after each part. It returns the
-// error of the reader or of the writer.
-func (x *proxyExchange) copy(from io.Reader) error {
-	buf := x.proxy.buffers.Get()
-	defer x.proxy.buffers.Put(buf)
-	for {
-		if x.stream {
-			_ = x.control.Flush() // the next Write reports the error
-		}
-		n, err := from.Read(buf)
-		if n > 0 {
-			if _, err := x.Write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 // extendRead sets the read deadline for the next part of the client's body.
 func (x *proxyExchange) extendRead() {
 	if x.proxy.o.ReadTimeout <= 0 {
@@ -395,25 +338,6 @@ func (x *proxyExchange) extendWrite() {
 		_ = x.control.SetWriteDeadline(now.Add(timeout))
 		x.extended = now
 	}
-}
-
-// WriteHeader begins the answer. It restores Connection: close if the server had set it, because
-// httputil.ReverseProxy removes all fields that concern one connection.
-func (x *proxyExchange) WriteHeader(status int) {
-	if status == http.StatusSwitchingProtocols { // for a valid switch, ReverseProxy hijacks the connection and does not call WriteHeader
-		x.lost = true
-		return
-	}
-	if x.last && status >= http.StatusOK {
-		x.Header().Set("Connection", "close")
-	}
-	x.ResponseWriter.WriteHeader(status)
-}
-
-// Write writes part of the body and extends the write deadline.
-func (x *proxyExchange) Write(b []byte) (int, error) {
-	x.extendWrite()
-	return x.ResponseWriter.Write(b)
 }
 
 // Unwrap returns the wrapped writer, for http.ResponseController.
@@ -450,50 +374,6 @@ func (b *sentBody) Read(buf []byte) (int, error) {
 
 // Close closes the client's body.
 func (b *sentBody) Close() error { return b.from.Close() }
-
-// answer prepares the header of the upstream's answer for the client. Header fields that the server
-// had set override those of the upstream, such as Cache-Control if the key was in the URL. If
-// Content-Type is missing, answer keeps net/http from adding a guessed one. It returns an error for
-// a status below 100, which net/http cannot write, and for a 101 that does not accept a WebSocket
-// handshake.
-func (x *proxyExchange) answer(res *http.Response) error {
-	switch {
-	case res.StatusCode < 100:
-		return fmt.Errorf("the upstream answered with the invalid status %d", res.StatusCode)
-	case x.lost:
-		return errNotAsked
-	case res.StatusCode == http.StatusSwitchingProtocols:
-		if err := checkSwitch(res); err != nil {
-			return err
-		}
-	}
-	if res.Header["Content-Type"] == nil {
-		x.Header()["Content-Type"] = nil
-	}
-	maps.Copy(res.Header, x.said)
-	return nil
-}
-
-var errNotAsked = errors.New("the upstream answered with status 101, but the request did not ask for another protocol")
-
-// checkSwitch returns an error if an answer with status 101 does not accept the WebSocket handshake
-// of its request. A wrong Sec-WebSocket-Accept shows that the answer belongs to another request
-// (RFC 6455, section 4.2.2). A missing one is not an error here, because the client must then close
-// the connection itself (section 4.1).
-func checkSwitch(res *http.Response) error {
-	sent := res.Request.Header
-	if !onlyWebSocket(sent["Upgrade"]) {
-		return errNotAsked
-	}
-	if to := res.Header["Upgrade"]; !onlyWebSocket(to) {
-		return fmt.Errorf("the upstream switched to the protocol %q, but the request asked for websocket", strings.Join(to, ", "))
-	}
-	sum := sha1.Sum([]byte(sent.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	if accept := res.Header["Sec-Websocket-Accept"]; accept != nil && !slices.Equal(accept, []string{base64.StdEncoding.EncodeToString(sum[:])}) {
-		return errors.New("the upstream switched to websocket, but its Sec-WebSocket-Accept does not belong to this request")
-	}
-	return nil
-}
 
 // fail sets x.err for a request that the upstream did not answer, and logs faults of the upstream.
 // It is the ErrorHandler of httputil.ReverseProxy.

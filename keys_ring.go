@@ -73,6 +73,24 @@ func (k *Keyring) Find(secret string) (*Key, *CacheEntry, error) {
 	return k.fetch(d)
 }
 
+// Current returns the present state of the key that was found by the secret of h, also if h is no
+// longer in memory. It returns ErrKey if the key no longer has the secret. last is an earlier state
+// of the key, and since is the result of Changes before that state was read. Current returns last
+// if it still applies and the key is not in memory, so that it rarely reads the store. The key is
+// shared: Clone it before a change.
+func (k *Keyring) Current(h *CacheEntry, last *Key, since uint64) (*Key, error) {
+	if now := k.memory.Find(h.digest); now != nil {
+		return now.KeyFor(k.Rights()), nil
+	}
+	if k.Changes() == since {
+		return last.Fit(k.Rights()), nil
+	}
+	return k.read(h.digest)
+}
+
+// Changes returns a number that grows with every change of a key or an owner.
+func (k *Keyring) Changes() uint64 { return k.memory.Changes() }
+
 // Cached returns the number of secrets in memory, and how often Find had to read the store because
 // a secret was not in memory.
 func (k *Keyring) Cached() (secrets int, misses uint64) { return k.memory.Len(), k.misses.Load() }

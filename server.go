@@ -1,6 +1,7 @@
 // The server family checks every request before its handler runs, and writes the answer
-// for every error. server.go contains the checks, in their order. server_tokens.go
-// manages the tokens of the admin endpoint. The family knows routes, but no resource.
+// for every error. server.go contains the checks, in their order. server_open.go ends the
+// requests that their key may no longer make. server_tokens.go manages the tokens of the
+// admin endpoint. The family knows routes, but no resource.
 
 package main
 
@@ -44,6 +45,7 @@ type Server struct {
 	draining atomic.Bool            // set by Drain
 	address  atomic.Pointer[string] // set by ListensAt
 	askers   Proxies                // the proxies that may call /authz
+	running  openRequests           // the requests with a key whose handler runs
 }
 
 // NewServer returns a Server for the routes of o. It does not check the routes; API and
@@ -165,13 +167,15 @@ type exchange struct {
 	step    string         // the last check that was started, a Step constant
 	began   time.Time      // when the request began, by the wall clock
 	limits  [2]LimitStatus // memory for Request.Limits, here to save an allocation
-	meter   *CounterRef    // the limit counters of the key
 	found   *Key           // see Outcome.Found
 	proxies Proxies        // the proxies by which Client was read
 	draft   bool           // whether to send RateLimit and RateLimit-Policy
 	vary    []string       // the request fields that the answer depends on, see WriteVary
 	rights  *Policy        // permissions and limits for a guarded route; nil for other routes
 	outcome Outcome        // memory for the parameter of Watch, here to save an allocation
+	carrier string         // how the key was sent, such as CarrierQuery
+	holder  *CacheEntry    // the secret by which the key was found
+	open    openRequest    // see Server.EndRequests
 }
 
 // WriteHeader sends the status. Before the first status of 200 or higher it adds Vary and
@@ -201,7 +205,11 @@ func (x *exchange) Write(b []byte) (int, error) {
 // Hijack takes over the connection for a protocol other than HTTP.
 func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	x.status = http.StatusSwitchingProtocols
-	return http.NewResponseController(x.ResponseWriter).Hijack()
+	conn, buffer, err := http.NewResponseController(x.ResponseWriter).Hijack()
+	if err == nil {
+		x.open.tunnel(conn)
+	}
+	return conn, buffer, err
 }
 
 // Unwrap returns the ResponseWriter of net/http. http.ResponseController calls it.
@@ -225,10 +233,14 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 // request and calls the functions in Watch. Defer it directly: it recovers from a panic
 // of the handler and answers that as an internal error.
 func (s *Server) end(x *exchange, err *error) {
-	if p := recover(); p == http.ErrAbortHandler {
-		defer panic(p) // abort the connection, after the request has been logged
-	} else if p != nil {
+	p, ended := recover(), x.open.leave()
+	if p != nil && p != http.ErrAbortHandler {
 		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+	} else if ended != nil {
+		*err = ended
+	}
+	if p == http.ErrAbortHandler || ended != nil {
+		defer panic(http.ErrAbortHandler) // abort the connection, after the request has been logged
 	}
 	if *err != nil {
 		s.fail(x, *err)
@@ -340,7 +352,7 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	x := s.begin(w, r, nil, *row)
-	x.vary, x.rights = VaryKey, now.Rights
+	x.vary, x.rights, x.open.routes = VaryKey, now.Rights, now
 	defer s.end(x, &err)
 	err = s.pass(x, *row, s.admit)
 	return true
@@ -350,6 +362,7 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 // error of the first check that failed, or the error of the handler. admit checks the
 // limits and the permission; if it is nil, they are not checked.
 func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error) error {
+	changes := s.o.Keyring.Changes()
 	if err := s.authenticate(x); err != nil {
 		return err
 	}
@@ -357,6 +370,8 @@ func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error
 		if err := admit(x, row); err != nil {
 			return err
 		}
+		x.open.permission, x.open.rights, x.open.key, x.open.changes = row.Permission, x.rights, x.Key, changes
+		s.running.enter(x)
 	}
 	return s.handle(x, row)
 }
@@ -449,12 +464,10 @@ func (s *Server) authenticate(x *exchange) error {
 	key, holder, err := s.o.Keyring.Find(c.Secret)
 	if err == nil {
 		key = key.Fit(x.rights)
-		x.found, x.step = key, StepState
-		if err = key.Check(x.Latest); err == nil && c.Carrier == CarrierQuery && !(s.o.QueryAllowed && key.AllowsQuery()) {
-			x.step, err = StepCarrier, ErrQueryKey
-		}
+		x.found, x.holder, x.carrier = key, holder, c.Carrier
+		x.step, err = s.usable(x, key, x.Latest)
 	}
-	if err != nil {
+	if err != nil && x.step != StepAddress {
 		if errors.Is(err, ErrKey) {
 			if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 {
 				return ErrRateLimit.With("Too many wrong keys from this address. Wait for the time in Retry-After.").After(wait)
@@ -462,16 +475,31 @@ func (s *Server) authenticate(x *exchange) error {
 		}
 		return challenge(err)
 	}
-	x.Key, x.meter, x.step = key, &holder.Meter, StepAddress
 	x.Secrets = Secrets{Sent: c.Secret, Prefix: s.o.Keyring.Prefix()}
-	if !key.Allows(x.Client) {
+	if x.Key = key; err != nil {
 		if !x.Client.IsValid() {
 			return ErrPermission.With("This key may be used only from its allowed_ips, but the address of the client is unknown: %s.", UnknownBecause(x.Request.Request, x.proxies))
 		}
-		return ErrPermission.With("This key may not be used from %s. Use an address in its allowed_ips.", AddrText(x.Client))
+		return err
 	}
 	s.o.Keyring.Used(holder, LastUse{At: x.Now, IP: x.Client, Carrier: c.Carrier})
 	return nil
+}
+
+// usable returns nil if the key may be used at now, a time from Clock.Latest, as the request of x
+// sends it. Otherwise it returns an error. step is the last check that was made. It is used before
+// the handler runs and for as long as it runs.
+func (s *Server) usable(x *exchange, key *Key, now time.Time) (step string, err error) {
+	if err := key.Check(now); err != nil {
+		return StepState, err
+	}
+	if x.carrier == CarrierQuery && !(s.o.QueryAllowed && key.AllowsQuery()) {
+		return StepCarrier, ErrQueryKey
+	}
+	if !key.Allows(x.Client) {
+		return StepAddress, ErrPermission.With("This key may not be used from %s. Use an address in its allowed_ips.", AddrText(x.Client))
+	}
+	return StepAddress, nil
 }
 
 // challenge adds a WWW-Authenticate challenge to an error with status 401 that has none,
@@ -503,19 +531,22 @@ func (s *Server) admit(x *exchange, row Route) error {
 	if err != nil {
 		return err
 	}
-	if !x.permitted(row) {
+	if err := permitted(x.Key, row.Permission); err != nil {
 		x.step = StepPermission
-		names := x.Key.Rights().Names(row.Permission)
-		e := ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(names, " or "), x.Key.Holds())
-		e.Challenge = `Bearer realm="latchkey", error="insufficient_scope", scope="` + strings.Join(names, " ") + `"`
-		return e
+		return err
 	}
 	return nil
 }
 
-// permitted reports whether the key of the request has the permission for a route.
-func (x *exchange) permitted(row Route) bool {
-	return row.Permission == 0 || x.Key.Has(row.Permission)
+// permitted returns an error if a key has none of the permissions in need, unless need is 0.
+func permitted(key *Key, need Permission) error {
+	if need == 0 || key.Has(need) {
+		return nil
+	}
+	names := key.Rights().Names(need)
+	e := ErrPermission.With("This key lacks the permission %s. It has %s.", strings.Join(names, " or "), key.Holds())
+	e.Challenge = `Bearer realm="latchkey", error="insufficient_scope", scope="` + strings.Join(names, " ") + `"`
+	return e
 }
 
 // spend charges the limits that apply before the handler. If one of them is used up, it
@@ -523,13 +554,13 @@ func (x *exchange) permitted(row Route) bool {
 // the status of these limits appended. It charges the limits in row.Limits only if the
 // key has the permission for the route.
 func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
-	permitted := x.permitted(row)
+	allowed := row.Permission == 0 || x.Key.Has(row.Permission)
 	short := x.Key.ShortLimits()
-	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !permitted) {
-		return s.o.Limiter.SpendBy(x.meter, x.Key.ID, short, x.Moment, x.Request.Limits)
+	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !allowed) {
+		return s.o.Limiter.SpendBy(&x.holder.Meter, x.Key.ID, short, x.Moment, x.Request.Limits)
 	}
 	charges := x.Key.Charge(nil, RequestsPerMinute, 1)
-	if permitted && row.Cost > 0 {
+	if allowed && row.Cost > 0 {
 		for _, name := range row.Limits {
 			charges = x.Key.Charge(charges, name, row.Cost)
 		}

@@ -53,6 +53,11 @@ type upstream struct {
 	slow   bool            // wait was called for this request, which sets stop
 	stop   func() bool     // see free; returns false if it is too late
 	used   bool            // the connection has served an earlier request
+	odd    bool            // an informational answer of this request had a length
+	// context is Call.Context of this request. ends is the context that it returned, or nil if wait
+	// was not called yet.
+	context func() context.Context
+	ends    context.Context
 }
 
 // unheard wraps an error that occurred before the first byte of an answer.
@@ -66,20 +71,25 @@ type Call struct {
 	Head    []byte               // the complete request, as it is sent
 	Timeout time.Duration        // longest wait for the header of the answer; 0: no timeout
 	Hint    func(*http.Response) // receives each informational answer, such as early hints
+	// Context returns a context whose end aborts the request. It is called at most once for each
+	// connection, and only if the request lasts longer than a few milliseconds. nil: the context
+	// of the request.
+	Context func() context.Context
 }
 
 // Ask sends a request to call.Host and returns its answer, whose body is not yet read. r must be a
 // GET or HEAD request, and call.Head must be its bytes. If the context of r is done, Ask returns
 // the context's error. If the upstream has closed an idle connection, Ask repeats the request on
 // another one, because GET and HEAD may be repeated (RFC 9110, section 9.2.2). The caller must
-// close the body. The connection is reused only if the body was read to its end.
+// close the body. The connection is reused only if the body was read to its end, and only after an
+// answer for which mayReuse returns true.
 func (u *Upstreams) Ask(r *http.Request, call Call) (*http.Response, error) {
 	for {
 		c, err := u.take(r.Context(), call.Host)
 		if err != nil {
 			return nil, cause(r, err)
 		}
-		c.asked, c.until, c.slow = time.Now(), time.Time{}, false
+		c.asked, c.until, c.slow, c.odd, c.context, c.ends = time.Now(), time.Time{}, false, false, call.Context, nil
 		if call.Timeout > 0 {
 			c.until = c.asked.Add(call.Timeout)
 		}
@@ -89,6 +99,9 @@ func (u *Upstreams) Ask(r *http.Request, call Call) (*http.Response, error) {
 			return res, nil
 		}
 		c.end()
+		if c.ends != nil && c.ends.Err() != nil {
+			return nil, c.ends.Err()
+		}
 		again := c.used && errors.As(err, new(unheard)) && !isLate(err)
 		if !again || r.Context().Err() != nil {
 			return nil, cause(r, err)
@@ -217,6 +230,7 @@ func (c *upstream) header(r *http.Request, hint func(*http.Response)) (*http.Res
 		case res.StatusCode < 100 || res.StatusCode == http.StatusSwitchingProtocols:
 			return nil, fmt.Errorf("the upstream answered with the unexpected status %d", res.StatusCode)
 		case res.StatusCode < 200:
+			c.odd = c.odd || res.Header["Content-Length"] != nil || len(res.TransferEncoding) > 0
 			hint(res)
 			continue
 		}
@@ -229,12 +243,16 @@ func (c *upstream) header(r *http.Request, hint func(*http.Response)) (*http.Res
 }
 
 // wait prepares the connection for a long wait. It sets the deadline until, or none if until is
-// zero, and makes the end of the request's context close the connection. Requests that are answered
+// zero, and makes the end of the context close the connection, see Call.Context. Requests that are answered
 // quickly do not need it, so they avoid its cost.
 func (c *upstream) wait(r *http.Request, until time.Time) error {
 	if !c.slow {
 		c.slow = true
-		c.stop = context.AfterFunc(r.Context(), func() { _ = c.Conn.Close() })
+		c.ends = r.Context()
+		if c.context != nil {
+			c.ends = c.context()
+		}
+		c.stop = context.AfterFunc(c.ends, func() { _ = c.Conn.Close() })
 	}
 	return c.SetDeadline(until)
 }
@@ -252,12 +270,24 @@ func (c *upstream) end() {
 // lend replaces the body of res with one that owns the connection c. When the body has been read to
 // its end, it returns the connection to u.
 func (u *Upstreams) lend(c *upstream, res *http.Response, host string) {
-	b := &lentBody{ReadCloser: res.Body, from: u, host: host, conn: c, keep: !res.Close}
+	b := &lentBody{ReadCloser: res.Body, from: u, host: host, conn: c, keep: mayReuse(res) && !c.odd}
 	if res.Body == http.NoBody {
 		b.reuse()
 		return
 	}
 	res.Body = b
+}
+
+// mayReuse reports whether the connection of an answer may serve another request. It may not after
+// an answer that never has a body, which some servers append one to: sooner or later the body would
+// be taken for the answer to the next request. Nor may it after an answer over HTTP/1.0, or if the
+// upstream closes the connection.
+func mayReuse(res *http.Response) bool {
+	switch res.StatusCode {
+	case http.StatusNoContent, http.StatusResetContent, http.StatusNotModified:
+		return false
+	}
+	return !res.Close && res.ProtoAtLeast(1, 1) && res.Request.Method != http.MethodHead
 }
 
 // lentBody is the body of an answer. It owns the connection until the body is closed or read to its
@@ -282,6 +312,21 @@ func (b *lentBody) Read(p []byte) (int, error) {
 		b.discard()
 	}
 	return n, err
+}
+
+// Soon reports whether a part of the body, its end or an error can be read now or within a few
+// milliseconds.
+func (b *lentBody) Soon() bool {
+	c := b.conn
+	if c == nil || c.in.Buffered() > 0 {
+		return true
+	}
+	if c.SetReadDeadline(time.Now().Add(briefly)) != nil {
+		return true
+	}
+	_, err := c.in.Peek(1)
+	_ = c.SetReadDeadline(time.Time{}) // there is no deadline for bodies
+	return err == nil || !isLate(err)
 }
 
 // Close closes the connection, unless the body was read to its end. It always returns nil.
