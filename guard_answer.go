@@ -44,7 +44,7 @@ func (x *proxyExchange) read(head []byte) {
 		x.Header()["Trailer"] = []string{strings.Join(said, ", ")}
 	}
 	x.WriteHeader(res.StatusCode)
-	if body, ok := res.Body.(interface{ Soon() bool }); x.stream || ok && !body.Soon() {
+	if body, ok := res.Body.(interface{ Soon() bool }); ok && !x.stream && !body.Soon() {
 		_ = x.control.Flush() // the next Write reports the error
 	}
 	if err := x.copy(res.Body); err != nil {
@@ -119,6 +119,9 @@ func (x *proxyExchange) WriteHeader(status int) {
 		x.Header().Set("Connection", "close")
 	}
 	x.ResponseWriter.WriteHeader(status)
+	if x.stream && status >= http.StatusOK {
+		_ = x.control.Flush() // the next Write reports the error
+	}
 }
 
 // Write writes part of the body and extends the write deadline. Unless the body is complete, it
