@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// kindOf returns the kind of check that a setting has, or "" if it has none.
-func kindOf(s setting) string {
+// kindOfSetting returns the kind of check that a setting has, or "" if it has none.
+func kindOfSetting(s setting) string {
 	switch s.Field.(type) {
 	case *bool:
 		return "bool"
@@ -104,9 +104,9 @@ func samples() map[string]kindSamples {
 func TestConfig_Kinds(t *testing.T) {
 	all, c := samples(), defaultConfig()
 	for _, s := range c.settings() {
-		kind := all[kindOf(s)]
+		kind := all[kindOfSetting(s)]
 		if kind.bad == nil {
-			t.Errorf("%s: got the kind %q, which has no samples; name a check in its tag", s.Key, kindOf(s))
+			t.Errorf("%s: got the kind %q, which has no samples; name a check in its tag", s.Key, kindOfSetting(s))
 		}
 		for text, want := range kind.bad {
 			for way, err := range loadEveryWay(t, s, text) {
@@ -184,9 +184,9 @@ func TestConfig_RowKinds(t *testing.T) {
 	all := samples()
 	for _, section := range slices.Sorted(maps.Keys(rows)) {
 		for _, s := range rows[section] {
-			kind := all[kindOf(s)]
+			kind := all[kindOfSetting(s)]
 			if kind.bad == nil {
-				t.Errorf("%s %s: got the kind %q, which has no samples; name a check in its tag", section, s.Key, kindOf(s))
+				t.Errorf("%s %s: got the kind %q, which has no samples; name a check in its tag", section, s.Key, kindOfSetting(s))
 			}
 			for text, want := range kind.bad {
 				if got := assigned(s, s.Parse(text)); !strings.Contains(got, want) {
