@@ -185,7 +185,7 @@ func TestAudit_Tampering(t *testing.T) {
 		{"swapped", func(tx *Tx) error {
 			l, m := read(tx, 3), read(tx, 6)
 			return errors.Join(put(tx, 3, m), put(tx, 6, l))
-		}, []string{"entry 3 was moved: it is entry 6", "entry 4 does not match the hash", "entry 6 was moved: it is entry 3", "entry 7 does not follow"}},
+		}, []string{"entry 3 was moved: it is entry 6", "entry 4 does not match the hash", "entry 6 was moved: it is entry 3", "entry 7 does not match the hash"}},
 		{"inserted behind", func(tx *Tx) error {
 			l := read(tx, last)
 			n := AuditRecord{Number: last + 1, Previous: l.Hash, Entry: json.RawMessage(strings.Replace(string(l.Entry), `"number":10`, `"number":11`, 1))}

@@ -296,7 +296,7 @@ func TestLoadConfig_environ(t *testing.T) {
 		{"LATCHKEY_SERVER_IDLE_TIMEOUT=60", `server.idle_timeout must be a duration with a unit, such as "60s"; got "60"`},
 		{"LATCHKEY_LOG_ACCESS=yes", `env LATCHKEY_LOG_ACCESS: log.access must be true or false; got "yes"`},
 		{"LATCHKEY_SERVER_DATA=a\xffb", "server.data must be UTF-8 text without control characters"},
-		{"LATCHKEY_SERVER_TRUSTED_PROXIES=10.0.0.0/8,10.0.0.0/33", "server.trusted_proxies must be a list, each item an IP address or a network"},
+		{"LATCHKEY_SERVER_TRUSTED_PROXIES=10.0.0.0/8,10.0.0.0/33", "server.trusted_proxies must be a list, each item an IP address, a network"},
 		{"LATCHKEY_SERVER_LISTEN=192.0.2.1:80", "env LATCHKEY_SERVER_LISTEN: server.listen is \"192.0.2.1:80\", where keys would travel in clear"},
 	} {
 		_, _, err := LoadConfig("", []string{tt.entry}, nil)

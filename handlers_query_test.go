@@ -74,8 +74,13 @@ func TestRequest_EveryParameter(t *testing.T) {
 				for _, value := range unreadable {
 					refuse(value, "cannot be read")
 				}
-				without := steady(ask(method, at, ""))
-				if got := steady(ask(method, at, name+"=")); got != without {
+				without, got := "", "none"
+				for range 20 { // the audit log may get an entry between two requests
+					if without, got = steady(ask(method, at, "")), steady(ask(method, at, name+"=")); got == without {
+						break
+					}
+				}
+				if got != without {
 					t.Errorf("%s %s?%s=: got %s, want it as without: %s", method, path, name, got, without)
 				}
 				switch {

@@ -293,7 +293,7 @@ func TestDamage_Files(t *testing.T) {
 		{"gone", func(t *testing.T, dir string) { remove(t, dir, storeFile) }, "restore a backup"},
 		{"pepper gone", func(t *testing.T, dir string) { remove(t, dir, pepperFile) }, "put the file back"},
 		{"pepper of another", func(t *testing.T, dir string) { overwrite(t, dir, pepperFile, strings.Repeat("ab", 32)) }, "put the right pepper file back"},
-		{"pepper empty", func(t *testing.T, dir string) { overwrite(t, dir, pepperFile, "") }, "hex digits"},
+		{"pepper empty", func(t *testing.T, dir string) { overwrite(t, dir, pepperFile, "") }, "is empty"},
 		{"readable by all", func(t *testing.T, dir string) {
 			if err := os.Chmod(filepath.Join(dir, storeFile), 0o644); err != nil {
 				t.Fatal(err)

@@ -71,7 +71,7 @@ func TestProgram_BadFiles(t *testing.T) {
 		{"pipe in place of the database", storeFile, fifo, "not a regular file"},
 		{"database that links to itself", storeFile, loop, "too many levels"},
 		{"pepper gone", pepperFile, gone, "put the file back"},
-		{"pepper empty", pepperFile, write(nil), "64 hex digits"},
+		{"pepper empty", pepperFile, write(nil), "is empty"},
 		{"pepper short", pepperFile, write([]byte("abcd1234")), "64 hex digits"},
 		{"pepper no hex", pepperFile, write([]byte(strings.Repeat("pepper", 20))), "64 hex digits"},
 		{"another pepper", pepperFile, write([]byte(strings.Repeat("ab", 32))), "put the right pepper file back"},
