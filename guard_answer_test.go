@@ -103,10 +103,11 @@ func TestProxy_Trickle(t *testing.T) {
 		for _, method := range []string{"GET", "POST", "OPTIONS"} {
 			for _, version := range []string{"1.0", "1.1"} {
 				t.Run(fmt.Sprintf("%s/%s/%.70q", method, version, fields), func(t *testing.T) {
-					next := make(chan bool, 3)
+					next := make(chan bool, 5)
 					s.Lines <- func(c net.Conn) {
 						defer c.Close()
-						parts := []string{"HTTP/1.1 200 OK\r\n" + fields + "\r\n\r\n", "part1", "part2"}
+						// The upstream closes the connection after the answer, and says so: it must not be used again.
+						parts := []string{"HTTP/1.1 200 OK\r\nConnection: close\r\n" + fields + "\r\n\r\n", "part1", "part2"}
 						if strings.Contains(fields, "chunked") {
 							parts = []string{parts[0], "5\r\npart1\r\n", "5\r\npart2\r\n0\r\n\r\n"}
 						}
