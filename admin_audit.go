@@ -47,6 +47,7 @@ type AuditLog struct {
 	known     budget    // for callers with a valid token or login
 	unknown   budget    // for all other callers
 	countedAt time.Time // when recordSkipped last added an entry, wall clock; zero: not in this run
+	headAt    time.Time // when logHead last ran to its end, wall clock; zero: not in this run
 }
 
 // budget limits how many refusals are recorded in a minute and in a day.
@@ -145,10 +146,43 @@ func (a *AuditLog) takeUnknown(from netip.Addr, now time.Time) bool {
 }
 
 // Tend deletes the oldest entries if they are too old or too many. At most once an hour it
-// adds an entry with the number of refusals that were not recorded. Call it about once a
-// minute. now must be from Clock.Now.
+// adds an entry with the number of refusals that were not recorded, and logs the head of the
+// chain. Call it about once a minute. now must be from Clock.Now.
 func (a *AuditLog) Tend(now time.Time) error {
-	return errors.Join(a.recordSkipped(now), a.cut(now))
+	return errors.Join(a.recordSkipped(now), a.cut(now), a.logHead(now))
+}
+
+// logHead logs the number and hash of the newest entry, at most once an hour. If the log of
+// the service is kept on another machine, these lines show whether somebody has put back an
+// earlier state of the database: compare one with latchkey audit verify --head.
+func (a *AuditLog) logHead(now time.Time) error {
+	a.mu.Lock()
+	due := a.headAt.IsZero() || now.Sub(a.headAt) >= time.Hour || now.Before(a.headAt)
+	a.mu.Unlock()
+	if !due {
+		return nil
+	}
+	var head AuditHead
+	err := a.o.Store.View(func(tx *Tx) (err error) {
+		head, err = ReadAuditHead(tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	a.writeHead("head of the audit log", head)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.headAt = now
+	return nil
+}
+
+// writeHead writes a head to the log of the service, in the form that --head of latchkey
+// audit verify accepts. It writes nothing if there is no entry yet.
+func (a *AuditLog) writeHead(message string, head AuditHead) {
+	if head.Number > 0 {
+		a.o.Log.Info(message, "head", fmt.Sprintf("%d:%x", head.Number, head.Hash))
+	}
 }
 
 // recordSkipped adds an entry with the numbers of refusals that were not recorded. It adds
@@ -352,6 +386,9 @@ func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {
 	})
 	if err != nil {
 		return err
+	}
+	if len(problems) == 0 {
+		a.writeHead("audit log verified", v.Head)
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{
 		"entries": v.Entries, "first": v.First, "last": v.Head.Number, "hash": fmt.Sprintf("%x", v.Head.Hash), "problems": problems,

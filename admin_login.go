@@ -27,7 +27,7 @@ type operator struct {
 }
 
 var operatorTable = Table[operator]{
-	Name: "operators", Audit: AuditPolicy{Object: "operator"},
+	Name: "operators", Signed: true, Audit: AuditPolicy{Object: "operator"},
 	Key:     func(o operator) []byte { return IDKey(o.ID) },
 	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }
@@ -232,8 +232,8 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 	if n > 0 {
 		return ErrSetup
 	}
-	mark, err := tx.Get("meta", []byte("setup"))
-	if err != nil {
+	mark, err := tx.GetSigned("meta", []byte("setup"))
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	sum := sha256.Sum256([]byte(token))
@@ -255,7 +255,7 @@ func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 		if n > 0 {
 			return ErrConflict.With("An operator already exists. Log in, or set a new password with latchkey admin passwd.")
 		}
-		return tx.Put("meta", []byte("setup"), setupMark(token, by.Late().Add(setupSpan)))
+		return tx.PutSigned("meta", []byte("setup"), setupMark(token, by.Late().Add(setupSpan)))
 	})
 	return token, err
 }
@@ -371,8 +371,8 @@ type session struct {
 }
 
 var sessionTable = Table[session]{
-	Name: "sessions",
-	Key:  func(s session) []byte { return s.Hash },
+	Name: "sessions", Signed: true,
+	Key: func(s session) []byte { return s.Hash },
 	Indexes: []Index[session]{
 		{"operator", func(s session) [][]byte { return [][]byte{IDKey(s.Operator)} }},
 		{"created", func(s session) [][]byte { return [][]byte{IDKey(uint64(s.CreatedAt.UnixNano()))} }},

@@ -123,6 +123,9 @@ func (m *Metrics) gauges() []prometheus.Collector {
 			_, misses := o.Keyring.Cached()
 			return float64(misses)
 		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_forged_records_total", Help: "Records that were refused because they have no valid MAC, each counted once."}, func() float64 {
+			return float64(o.Store.Forged())
+		}),
 		gauge("key_cache_entries", "Secrets in the key cache.", func() float64 {
 			n, _ := o.Keyring.Cached()
 			return float64(n)

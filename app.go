@@ -251,10 +251,11 @@ func (a *App) bases(r *http.Request) reference.Bases {
 	return urls
 }
 
-// CheckStoreFile checks the database at path, including the tables of all parts. It
-// returns an error if the file cannot be opened, for example because a server has it
-// open.
-func CheckStoreFile(path string) (CheckResult, error) { return CheckFile(path, tables()) }
+// CheckStoreFile checks the database at path, including the tables of all parts, see
+// CheckFile. It loads the peppers that c names. pepper is the pepper itself, or "".
+func CheckStoreFile(path string, c Config, pepper string) (CheckResult, error) {
+	return CheckFile(path, tables(), func() (Peppers, error) { return ConfiguredPeppers(c, pepper) })
+}
 
 // RestoreApp restores a backup, see RestoreStore. It sets o.Tables to the tables of all
 // parts. Unless o.DryRun is set, it then adds an entry about the restore to the audit

@@ -132,13 +132,27 @@ type AuditHead struct {
 var auditHeadKey = []byte("audit")
 
 // ReadAuditHead returns the stored head of the chain. It returns the zero AuditHead if none is
-// stored.
-func ReadAuditHead(tx *Tx) (h AuditHead, err error) {
-	value, err := tx.Get("meta", auditHeadKey)
+// stored, and an error if the head has no valid MAC. The MAC of the head protects the whole chain:
+// nobody without the pepper can change an entry, not even by computing all later hashes anew.
+func ReadAuditHead(tx *Tx) (AuditHead, error) {
+	h, forged, err := readHead(tx)
+	if forged != nil {
+		return h, fmt.Errorf("audit log: %v", forged) // not ErrNotFound, so that no new chain begins here
+	}
+	return h, err
+}
+
+// readHead reads the head even if it has no valid MAC; then forged is not nil.
+func readHead(tx *Tx) (h AuditHead, forged, err error) {
+	value, err := tx.GetSigned("meta", auditHeadKey)
+	if IsForged(err) {
+		forged = err
+		value, err = tx.Get("meta", auditHeadKey)
+	}
 	if err == nil && value != nil {
 		err = json.Unmarshal(value, &h)
 	}
-	return h, err
+	return h, forged, err
 }
 
 // store replaces the stored head of the chain.
@@ -147,7 +161,7 @@ func (h AuditHead) store(tx *Tx) error {
 	if err != nil {
 		return err
 	}
-	return tx.Put("meta", auditHeadKey, value)
+	return tx.PutSigned("meta", auditHeadKey, value)
 }
 
 // appendAudit numbers an entry and adds it to the end of the chain.
@@ -259,15 +273,20 @@ type AuditVerified struct {
 }
 
 // VerifyAudit checks the chain and calls report for every entry that was changed, removed, inserted
-// or moved. It cannot detect that somebody with write access to the database has rebuilt the whole
-// chain. To detect that, keep the number and hash of a head elsewhere and compare them.
+// or moved, and for a head without a valid MAC. It cannot detect that somebody has put back an
+// earlier state of the whole log. To detect that, compare a head that was kept elsewhere, such as in
+// the log of the service.
 func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err error) {
-	if v.Head, err = ReadAuditHead(tx); err != nil {
+	var forged error
+	if v.Head, forged, err = readHead(tx); err != nil {
 		return v, err
 	}
 	next, previous := v.Head.CutNumber+1, append([]byte{}, v.Head.CutHash...) // not nil, which would mean that the previous entry cannot be decoded
 	v.First = next
 	say := func(format string, args ...any) { report("audit log: " + fmt.Sprintf(format, args...)) }
+	if forged != nil {
+		say("the head of the chain has no valid MAC: somebody without the pepper has changed the log")
+	}
 	for key, stored := range tx.Range(auditTable.Name, nil) {
 		v.Entries++
 		number := next

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -233,6 +234,65 @@ func TestAudit_Tampering(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAudit_HeadLogged looks for the head of the chain in the log: once an hour, and
+// when an operator verifies the chain.
+func TestAudit_HeadLogged(t *testing.T) {
+	a := newTestApp(t)
+	heads := func() int { return strings.Count(a.log.String(), `"head":"`) }
+	tend := func(want int, when string) {
+		t.Helper()
+		if err := a.audit.Tend(a.clock.Now()); err != nil || heads() != want {
+			t.Errorf("%s: got %d heads in the log, want %d; %v", when, heads(), want, err)
+		}
+	}
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "A"}`)
+	tend(1, "at the start")
+	a.clocks.Pass(59 * time.Minute)
+	tend(1, "59 minutes later")
+	a.clocks.Pass(time.Minute)
+	tend(2, "an hour later")
+	v := a.operate(200, "GET", "/admin/v1/audit/verify", "")
+	if want := fmt.Sprintf(`"head":"%v:%v"`, v["last"], v["hash"]); heads() != 3 || !strings.Contains(a.log.String(), want) {
+		t.Errorf("verify logs no %s", want)
+	}
+}
+
+// TestAudit_ForgedHead rebuilds the chain after a change, with all hashes, as somebody
+// can who writes to the file and does not have the pepper.
+func TestAudit_ForgedHead(t *testing.T) {
+	a := newTestApp(t)
+	a.operate(201, "POST", "/admin/v1/agents", `{"name": "A"}`)
+	path, config := storePath(a.config.Server.Data), a.config
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	edit(t, path, func(tx *Tx) error {
+		l, err := AuditRecordAt(tx, 1)
+		if err != nil {
+			return err
+		}
+		l.Entry = bytes.Replace(l.Entry, []byte("control socket"), []byte("somebody else"), 1)
+		l.Hash = l.sum()
+		value, err := json.Marshal(l)
+		head, _, _ := readHead(tx)
+		head.Hash = l.Hash
+		return errors.Join(err, tx.Put("audit", IDKey(1), value), head.store(tx))
+	})
+	result, err := CheckStoreFile(path, config, "")
+	if err != nil || !strings.Contains(strings.Join(result.Problems, "\n"), "the head of the chain has no valid MAC") {
+		t.Errorf("check: got %+v, %v", result, err)
+	}
+	a.start()
+	v := a.operate(200, "GET", "/admin/v1/audit/verify", "")
+	if !strings.Contains(fmt.Sprint(v["problems"]), "has no valid MAC") {
+		t.Errorf("verify: got %v", v)
+	}
+	a.operate(500, "POST", "/admin/v1/agents", `{"name": "B"}`)
+	if w := a.operate(200, "GET", "/admin/v1/agents", ""); w["count"] != 1.0 {
+		t.Errorf("a change without an entry in the log: %v", w)
 	}
 }
 

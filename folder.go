@@ -210,19 +210,35 @@ func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock)
 			return nil, peppers, err
 		}
 	}
+	keys, err := peppers.MACKeys()
+	if err != nil {
+		return nil, peppers, err
+	}
 	fits := func(file *File) error { return errors.Join(f.owns(file.Header.StoreID), file.View(peppers.Match)) }
-	if _, err := Migrate(path, Migrations(), fits, f.Log); err != nil {
+	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Fits: fits, Log: f.Log}); err != nil {
 		return nil, peppers, err
 	}
 	store, err := OpenStore(path, clock.Stamp)
 	if err != nil {
 		return nil, peppers, err
 	}
+	store.Authenticate(keys).OnForged(func(bucket string, key []byte) {
+		f.Log.Error("record refused: it has no valid MAC, so it was changed without the pepper", "table", bucket, "key", loggedKey(bucket, key))
+	})
 	f.warn(path, file)
 	if err := f.verify(store, peppers, clock); err != nil {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
 	return store, peppers, nil
+}
+
+// loggedKey returns the key of a record for the log: the id of a key as it is, and other
+// keys in hex.
+func loggedKey(bucket string, key []byte) string {
+	if bucket == KeyTable.Name {
+		return string(key)
+	}
+	return fmt.Sprintf("%x", key)
 }
 
 // verify returns an error if the store does not belong to the folder or was not created
@@ -297,12 +313,15 @@ type RestoreResult struct {
 // RestoreOptions are the options of RestoreStore.
 type RestoreOptions struct {
 	Config Config
-	Pepper string    // the pepper itself; if "", it is read from the pepper file
-	From   string    // path of the backup
-	DryRun bool      // check the backup and change nothing
-	Other  bool      // accept a backup of another store than the folder's
-	Tables []Checked // the tables to check in the backup
-	Now    time.Time // the present time; part of the name of the previous database
+	Pepper string // the pepper itself; if "", it is read from the pepper file
+	From   string // path of the backup
+	DryRun bool   // check the backup and change nothing
+	Other  bool   // accept a backup of another store than the folder's
+	// Unverified accepts a file without a MAC, or with a MAC that does not match its
+	// contents: a plain copy, a backup of an earlier version, or a file that was changed.
+	Unverified bool
+	Tables     []Checked // the tables to check in the backup
+	Now        time.Time // the present time; part of the name of the previous database
 }
 
 // RestoreStore checks a backup and replaces the database of the data folder with it. It
@@ -353,14 +372,18 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 // inspect checks the contents of a backup. It returns an error if the backup is damaged
 // or was not made with one of the folder's peppers. It sets Check and Keys of result.
 func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
-	file := o.Config.Keys.PepperFile
-	if file == "" {
-		file = pepperPath(o.Config.Server.Data)
-	}
-	peppers, err := LoadPeppers(o.Pepper, file, o.Config.Keys.RetiredPepperFiles)
+	peppers, err := ConfiguredPeppers(o.Config, o.Pepper)
 	if err != nil {
 		return err
 	}
+	keys, err := peppers.MACKeys()
+	if err != nil {
+		return err
+	}
+	if err := backup.View(peppers.Match); err != nil {
+		return err
+	}
+	backup.Authenticate(keys)
 	return backup.View(func(tx *Tx) (err error) {
 		if result.Check, err = CheckStore(tx, fitting(backup, o.Tables)); err != nil {
 			return err
@@ -368,12 +391,38 @@ func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 		if p := result.Check.Problems; len(p) > 0 {
 			return fmt.Errorf("%s is damaged, so it is not restored: %s (%d problems)", o.From, p[0], len(p))
 		}
-		if err := peppers.Match(tx); err != nil {
+		if err := o.authentic(tx, NewAuthenticator(keys, backup.Header.StoreID)); err != nil {
 			return err
 		}
 		result.Keys, err = KeyTable.Count(tx)
 		return err
 	})
+}
+
+// ConfiguredPeppers loads the peppers of a configuration, see LoadPeppers. The default pepper file
+// is that of the data folder.
+func ConfiguredPeppers(c Config, value string) (Peppers, error) {
+	file := c.Keys.PepperFile
+	if file == "" {
+		file = pepperPath(c.Server.Data)
+	}
+	return LoadPeppers(value, file, c.Keys.RetiredPepperFiles)
+}
+
+// authentic returns an error if the MAC of a backup is missing or does not match its
+// contents, unless o.Unverified is set.
+func (o RestoreOptions) authentic(tx *Tx, auth *Authenticator) error {
+	if o.Unverified {
+		return nil
+	}
+	seal, err := auth.VerifyBackup(tx)
+	switch {
+	case err != nil || seal == SealValid:
+		return err
+	case seal == SealInvalid:
+		return fmt.Errorf("%s was changed after it was made: its contents do not match its MAC; restore another backup, or add --unverified if you trust the file", o.From)
+	}
+	return fmt.Errorf("%s has no MAC, so nothing shows that it was not changed: it was made by an earlier version, or it is a plain copy of a database; to restore it anyway, add --unverified", o.From)
 }
 
 // replace replaces the database in the data folder dir with a compacted copy of f. It
@@ -385,7 +434,7 @@ func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	if err := f.CopyTo(fresh); err != nil {
+	if err := f.Rewrite(fresh); err != nil {
 		return "", err
 	}
 	if _, err := os.Stat(path); err == nil {
@@ -412,20 +461,51 @@ func fitting(f *File, tables []Checked) []Checked {
 	return nil
 }
 
-// CheckFile checks the pages and records of the database at path, and tables in it. It
-// returns an error if the file cannot be opened, for example because a server has it
-// open.
-func CheckFile(path string, tables []Checked) (result CheckResult, err error) {
+// CheckFile checks the pages and records of the database at path, tables in it and the
+// MAC of a backup. load returns the peppers. Without the right pepper CheckFile verifies
+// no MAC and sets NotVerified. It returns an error if the file cannot be opened, for
+// example because a server has it open.
+func CheckFile(path string, tables []Checked, load func() (Peppers, error)) (result CheckResult, err error) {
 	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		return result, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	result.NotVerified, err = f.unverified(load)
+	if err != nil {
+		return result, err
+	}
+	why := result.NotVerified
 	err = f.View(func(tx *Tx) (err error) {
-		result, err = CheckStore(tx, fitting(f, tables))
+		if result, err = CheckStore(tx, fitting(f, tables)); err != nil || tx.Auth == nil || len(result.Problems) > 0 {
+			return err
+		}
+		seal, err := tx.Auth.VerifyBackup(tx)
+		if seal == SealInvalid {
+			result.Problems = append(result.Problems, "the contents do not match the MAC of the backup: the file was changed after it was made")
+		}
 		return err
 	})
+	result.NotVerified = why
 	return result, err
+}
+
+// unverified authenticates the file with the peppers that load returns. It returns why the
+// MACs of the file cannot be verified, or "" if they can.
+func (f *File) unverified(load func() (Peppers, error)) (why string, err error) {
+	peppers, err := load()
+	if err == nil {
+		err = f.View(peppers.Match)
+	}
+	if err != nil {
+		return err.Error(), nil
+	}
+	if !f.Current() {
+		return "an earlier version wrote this file, without MACs", nil
+	}
+	keys, err := peppers.MACKeys()
+	f.Authenticate(keys)
+	return "", err
 }
 
 // CompactStore rewrites the database in the data folder dir without its free pages. It

@@ -78,7 +78,7 @@ type PreviousSecret struct {
 
 // KeyTable stores the keys. Only the Keyring writes to it.
 var KeyTable = Table[*StoredKey]{
-	Name: "keys", Audit: AuditPolicy{Object: "key"},
+	Name: "keys", Signed: true, Audit: AuditPolicy{Object: "key"},
 	Key: func(k *StoredKey) []byte { return []byte(k.ID) },
 	Indexes: []Index[*StoredKey]{
 		{"owner", func(k *StoredKey) [][]byte { return [][]byte{IDKey(k.Owner)} }},

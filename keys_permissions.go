@@ -302,15 +302,16 @@ type ownerLimits struct {
 
 // OwnerLimitTable stores the limits of owners. Only the Keyring writes to it.
 var OwnerLimitTable = Table[ownerLimits]{
-	Name: "owner_limits",
-	Key:  func(o ownerLimits) []byte { return IDKey(o.Owner) },
+	Name: "owner_limits", Signed: true,
+	Key: func(o ownerLimits) []byte { return IDKey(o.Owner) },
 }
 
 // LimitsOfOwner returns the values of an owner's limits that differ from the default, by limit
-// name. It returns nil if none was ever stored.
+// name. It returns nil if none was ever stored, and an error if the record is forged (see
+// Authenticator): without it, an owner would get the default limits.
 func LimitsOfOwner(tx *Tx, owner uint64) (map[string]int, error) {
 	o, err := OwnerLimitTable.Get(tx, IDKey(owner))
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) && !IsForged(err) {
 		return nil, nil
 	}
 	return o.Limits, err

@@ -110,12 +110,13 @@ func (k *Keyring) fetch(d keytext.Digest) (*Key, *CacheEntry, error) {
 	}
 }
 
-// read returns the stored key whose secret has this digest. It returns ErrKey if there is none.
+// read returns the stored key whose secret has this digest. It returns ErrKey if there is none, or
+// if a record that it needs is forged (see Authenticator).
 func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 	var key *Key
 	err := k.store.View(func(tx *Tx) error {
 		for _, hash := range k.peppers.Hashes(d) {
-			id, err := tx.Get("key_hashes", hash)
+			id, err := tx.GetSigned("key_hashes", hash)
 			if err != nil {
 				return err
 			}
@@ -132,6 +133,9 @@ func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 		}
 		return ErrKey
 	})
+	if IsForged(err) { // of the key, of its hash or of its owner's limits
+		err = ErrKey
+	}
 	return key, err
 }
 
@@ -179,7 +183,7 @@ func (k *Keyring) Import(tx *Tx, key *Key, d keytext.Digest) error {
 // digest. It returns "" if there is no such key.
 func (k *Keyring) Holding(tx *Tx, d keytext.Digest) (id string, err error) {
 	for _, hash := range k.peppers.Hashes(d) {
-		id, err := tx.Get("key_hashes", hash)
+		id, err := tx.GetSigned("key_hashes", hash)
 		if err != nil || id != nil {
 			return string(id), err
 		}
@@ -216,7 +220,7 @@ func (k *Keyring) add(tx *Tx, key *Key, d keytext.Digest) error {
 		return err
 	}
 	key.Hash = k.peppers.Hash(d)
-	if err := tx.Put("key_hashes", key.Hash, []byte(key.ID)); err != nil {
+	if err := tx.PutSigned("key_hashes", key.Hash, []byte(key.ID)); err != nil {
 		return err
 	}
 	return k.Save(tx, key)
@@ -364,7 +368,7 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 	secret = keytext.NewSecret(k.prefix)
 	key.Hash, key.Hint = k.peppers.Hash(keytext.DigestOf(secret)), keytext.Hint(secret, k.prefix)
 	key.Serial, key.RotatedAt = key.Serial+1, now
-	if err := tx.Put("key_hashes", key.Hash, []byte(key.ID)); err != nil {
+	if err := tx.PutSigned("key_hashes", key.Hash, []byte(key.ID)); err != nil {
 		return "", err
 	}
 	return secret, k.Save(tx, key)

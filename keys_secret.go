@@ -77,6 +77,19 @@ func (p Peppers) Decrypt(purpose string, bound, sealed []byte) (string, error) {
 	return "", errors.New("encrypted under a pepper that is not configured; add its file to keys.retired_pepper_files")
 }
 
+// MACKeys returns the keys with which records and backups are signed, one for each pepper, the
+// current pepper first. They are derived from the peppers (HKDF-SHA-256, RFC 5869).
+func (p Peppers) MACKeys() (keys [][]byte, err error) {
+	for _, pepper := range p.list {
+		key, err := hkdf.Key(sha256.New, pepper, nil, "latchkey record and backup mac", sha256.Size)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
 // box returns a cipher for one purpose, with a key derived from the pepper at index i. The cipher
 // puts a random nonce before each encrypted text.
 func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {

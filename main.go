@@ -80,10 +80,6 @@ func environment(environ []string, hangup <-chan os.Signal) cli.Environment {
 			s.hangup = hangup
 			return s, err
 		},
-		CheckFile: func(path string) (cli.CheckResult, error) {
-			result, err := CheckStoreFile(path)
-			return cli.CheckResult(result), err
-		},
 	}
 }
 
@@ -153,8 +149,14 @@ func (s service) Print(w io.Writer) error { return s.config.Print(w, s.sources) 
 // Restore replaces the database with a backup, see RestoreStore. It returns an error if a
 // server has the data folder open.
 func (s service) Restore(o cli.RestoreOptions) (cli.Restored, error) {
-	r, err := RestoreApp(RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Now: time.Now()}, clock.NewClock())
+	r, err := RestoreApp(RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Unverified: o.Unverified, Now: time.Now()}, clock.NewClock())
 	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check)}, err
+}
+
+// CheckFile checks the database file at path, see CheckStoreFile.
+func (s service) CheckFile(path string) (cli.CheckResult, error) {
+	result, err := CheckStoreFile(path, s.config, pepper())
+	return cli.CheckResult(result), err
 }
 
 // Compact rewrites the database without its free space. It returns the size of the file

@@ -24,7 +24,7 @@ type Token struct {
 
 // tokenTable stores the admin tokens. Its index finds a token by the hash of its secret.
 var tokenTable = Table[Token]{
-	Name: "admin_tokens", Audit: AuditPolicy{Object: "token"},
+	Name: "admin_tokens", Signed: true, Audit: AuditPolicy{Object: "token"},
 	Key:     func(t Token) []byte { return IDKey(t.ID) },
 	Indexes: []Index[Token]{{"hash", func(t Token) [][]byte { return [][]byte{t.Hash} }}},
 }

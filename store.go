@@ -50,9 +50,10 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
-	generations sync.Map      // by table name: the *atomic.Uint64 of Generation
-	watched     sync.Map      // by table name: the channel of Watch
-	stamp       func() []byte // the parameter of OpenStore; may be nil
+	generations sync.Map       // by table name: the *atomic.Uint64 of Generation
+	watched     sync.Map       // by table name: the channel of Watch
+	stamp       func() []byte  // the parameter of OpenStore; may be nil
+	auth        *Authenticator // set by Authenticate; nil: records are neither signed nor verified
 }
 
 // change is one call of Queue.
@@ -79,6 +80,21 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	}
 	go s.commitAll()
 	return s, nil
+}
+
+// Authenticate sets the keys under which records and backups are signed and verified, see
+// NewAuthenticator. It returns the Authenticator. Call it before the first View or Update.
+func (s *Store) Authenticate(keys [][]byte) *Authenticator {
+	s.auth = NewAuthenticator(keys, s.id)
+	return s.auth
+}
+
+// Forged returns the number of records without a valid MAC that were read so far.
+func (s *Store) Forged() int {
+	if s.auth == nil {
+		return 0
+	}
+	return s.auth.Forged()
 }
 
 // Observe sets the function that is called after each commit. Its parameters are the
@@ -154,7 +170,7 @@ func (s *Store) View(run func(*Tx) error) error {
 	// A damaged page can refer to an address outside the mapped file. Reading it is
 	// a memory fault. This setting makes the fault a panic, which guarded recovers.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b, File: s.file.Handle}, run) })
+	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b, File: s.file.Handle, Auth: s.auth}, run) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrUnavailable
 	}
@@ -169,7 +185,7 @@ func (s *Store) CheckFile() {
 	}
 }
 
-// CopyTo writes a compacted copy of the store to a new file at path. It returns once
+// CopyTo writes a compacted copy of the store to a new file at path, with a MAC. It returns once
 // the copy is on disk. It returns an error if path already exists. Reads and writes
 // continue during the copy. Pages that they free can be reused only after the copy,
 // so the store's own file may grow meanwhile.
@@ -177,7 +193,7 @@ func (s *Store) CopyTo(path string) error {
 	if s.Failing() {
 		return ErrUnavailable
 	}
-	return compact(s.db, path)
+	return compact(s.db, path, s.auth)
 }
 
 // Update calls run, which changes the store, and returns once the changes are on
@@ -365,7 +381,7 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
-	tx = &Tx{Bolt: b}
+	tx = &Tx{Bolt: b, Auth: s.auth}
 	for _, c := range batch {
 		if c.spoiler {
 			continue

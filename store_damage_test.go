@@ -117,7 +117,7 @@ func TestDamage_Records(t *testing.T) {
 		if err := os.WriteFile(path, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		result, err := CheckStoreFile(path)
+		result, err := CheckStoreFile(path, Config{}, "")
 		if err == nil && len(result.Problems) == 0 {
 			t.Errorf("byte %d, bit %08b: the check finds nothing", at, bit)
 		}
@@ -514,7 +514,7 @@ func writeFixture(t *testing.T) {
 	if _, _, err := CompactStore(a.config.Server.Data, epoch); err != nil {
 		t.Fatal(err)
 	}
-	result, err := CheckStoreFile(storePath(a.config.Server.Data))
+	result, err := CheckStoreFile(storePath(a.config.Server.Data), a.config, "")
 	if err != nil {
 		t.Fatal(err)
 	}

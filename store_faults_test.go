@@ -106,7 +106,11 @@ func spoilRecords(tx *Tx, bucket string) error {
 		}
 	}
 	for _, key := range keys {
-		if err := tx.Put(bucket, key, []byte("{")); err != nil {
+		put := tx.Put
+		if isSigned(bucket, key) {
+			put = tx.PutSigned // or the record would be forged rather than damaged
+		}
+		if err := put(bucket, key, []byte("{")); err != nil {
 			return err
 		}
 	}

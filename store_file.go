@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,7 @@ import (
 
 // storeFormat is the number of the database format that this program writes. It is
 // also the newest format that the program can read.
-const storeFormat = 1
+const storeFormat = 2
 
 // header is the record that identifies a database file and its format.
 type header struct {
@@ -73,8 +74,9 @@ func CreateStore(path, id string, now time.Time) error {
 // File is an open database file. Its methods are safe for concurrent use.
 type File struct {
 	Header header
-	DB     *bbolt.DB // for use by Store only
-	Handle *os.File  // the open file of DB; DB closes it; for use by Store only
+	DB     *bbolt.DB      // for use by Store only
+	Handle *os.File       // the open file of DB; DB closes it; for use by Store only
+	Auth   *Authenticator // signs and verifies the records; nil: no MAC is verified
 	path   string
 	info   os.FileInfo // describes the open file; another file may be at path by now
 }
@@ -148,14 +150,16 @@ func (f *File) InPlace() error {
 // changes are on disk. If run or the commit fails, it returns the error and the file
 // keeps its previous contents.
 func (f *File) Update(run func(*Tx) error) error {
-	return undamaged(f.path, func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b}) }) })
+	return undamaged(f.path, func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, Auth: f.Auth}) }) })
 }
 
 // View calls run with a read transaction and returns its error. It returns an error
 // that names the damage if a page or index entry is damaged. Do not use the transaction
 // after run returns.
 func (f *File) View(run func(*Tx) error) error {
-	return undamaged(f.path, func() error { return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle}) }) })
+	return undamaged(f.path, func() error {
+		return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle, Auth: f.Auth}) })
+	})
 }
 
 // undamaged calls run and returns its error. bbolt panics when it reads a damaged page.
@@ -174,14 +178,28 @@ func undamaged(path string, run func() error) (err error) {
 	return run()
 }
 
+// Authenticate sets the keys under which the records of the file are verified and its
+// copies are signed, see NewAuthenticator. It does nothing if the file has an older
+// format, whose records are not signed.
+func (f *File) Authenticate(keys [][]byte) {
+	if f.Current() {
+		f.Auth = NewAuthenticator(keys, f.Header.StoreID)
+	}
+}
+
 // Current reports whether the file has the format that this program writes, or a newer
 // one. If it has an older format, its records cannot be read through a Table. The
 // server migrates such a file when it starts.
 func (f *File) Current() bool { return f.Header.Format >= storeFormat }
 
 // CopyTo writes a compacted copy of the file to path and returns once the copy is on
-// disk. It returns an error if path already exists.
-func (f *File) CopyTo(path string) error { return compact(f.DB, path) }
+// disk. The copy has a MAC if f has an Authenticator. CopyTo returns an error if path
+// already exists.
+func (f *File) CopyTo(path string) error { return compact(f.DB, path, f.Auth) }
+
+// Rewrite is like CopyTo, for a copy that becomes a database in use: it has no MAC,
+// because its contents will change.
+func (f *File) Rewrite(path string) error { return compact(f.DB, path, nil) }
 
 // Close closes the file. It waits for open transactions to end.
 func (f *File) Close() error { return f.DB.Close() }
@@ -278,9 +296,9 @@ const compactBatch = 4 << 20
 
 // compact writes the current contents of a database to a new file at path. It leaves
 // out the free pages, which still contain deleted records. It returns an error if path
-// already exists. It returns nil once the new file is on disk, and removes the file
-// after an error.
-func compact(from *bbolt.DB, path string) (err error) {
+// already exists. If auth is not nil, the new file is a backup and gets a MAC. compact
+// returns nil once the new file is on disk, and removes the file after an error.
+func compact(from *bbolt.DB, path string, auth *Authenticator) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("write %s: the file exists already; remove it or choose another path", path)
 	}
@@ -288,7 +306,11 @@ func compact(from *bbolt.DB, path string) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := errors.Join(transfer(to, from), to.Sync(), to.Close()); err != nil {
+	err = transfer(to, from)
+	if err == nil && auth != nil {
+		err = auth.signBackup(to)
+	}
+	if err := errors.Join(err, to.Sync(), to.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
 	}
 	return nil
@@ -324,6 +346,9 @@ func copyBuckets(to *bbolt.DB, source *bbolt.Tx) error {
 			return err
 		}
 		return bucket.ForEach(func(key, value []byte) error {
+			if string(name) == "meta" && bytes.Equal(key, sealKey) {
+				return nil // the MAC of a backup is not part of its contents
+			}
 			if size += len(key) + len(value); size > compactBatch {
 				if err := into.Commit(); err != nil {
 					return err
@@ -378,25 +403,33 @@ type migration struct {
 	Run func(tx *Tx) error
 }
 
-// Migrations returns all migrations in order. The first one would change format 1 to
-// format 2. There are none yet.
-func Migrations() []migration { return nil }
+// Migrations returns all migrations in order. The first one changes format 1 to format 2.
+func Migrations() []migration {
+	return []migration{{What: "sign the keys, admin tokens, operators and sessions", Run: signRecords}}
+}
+
+// MigrateOptions are the options of Migrate.
+type MigrateOptions struct {
+	Keys [][]byte          // the keys of the Authenticator
+	Fits func(*File) error // checks the file before anything changes; an error ends Migrate; may be nil
+	Log  *slog.Logger
+}
 
 // Migrate brings the database file at path to the format that the last of steps
 // produces. Before the first step it copies the file. It returns the path of the copy,
 // or "" if the file already had that format. Each step is one transaction. After a
 // crash, the next call continues with the step that is missing. If the first step
 // fails, the file is unchanged and Migrate removes the copy. If a later step fails,
-// Migrate returns the path of the copy together with the error. fits checks the file
-// before anything changes, and an error from it ends Migrate; it may be nil. The
-// process must hold the lock on the data folder.
-func Migrate(path string, steps []migration, fits func(*File) error, log *slog.Logger) (kept string, err error) {
+// Migrate returns the path of the copy together with the error. The process must hold the
+// lock on the data folder.
+func Migrate(path string, steps []migration, o MigrateOptions) (kept string, err error) {
 	to := 1 + len(steps)
 	f, err := openFormat(path, ReadWrite, to)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	f.Auth = NewAuthenticator(o.Keys, f.Header.StoreID)
 	from := f.Header.Format
 	if from >= to {
 		return "", nil
@@ -404,17 +437,17 @@ func Migrate(path string, steps []migration, fits func(*File) error, log *slog.L
 	if from < 1 {
 		return "", fmt.Errorf("open store %s: the header has format %d, which does not exist; restore a backup to this path", path, from)
 	}
-	if fits != nil {
-		if err := fits(f); err != nil {
+	if o.Fits != nil {
+		if err := o.Fits(f); err != nil {
 			return "", err
 		}
 	}
 	kept = copyName(path, f.Header)
-	log.Warn("copying the database before its migration", "format", from, "new_format", to, "copy", kept)
+	o.Log.Warn("copying the database before its migration", "format", from, "new_format", to, "copy", kept)
 	if err := keepCopy(f, kept); err != nil {
 		return "", fmt.Errorf("copy the database before its migration (free some disk space and start again; the database has not been changed): %w", err)
 	}
-	log.Warn("database copied", "copy", kept)
+	o.Log.Warn("database copied", "copy", kept)
 	for n := from; n < to; n++ {
 		if err := f.step(steps[n-1]); err != nil {
 			err = fmt.Errorf("migrate the database from format %d to %d (%s): %w", n, n+1, steps[n-1].What, err)
@@ -423,7 +456,7 @@ func Migrate(path string, steps []migration, fits func(*File) error, log *slog.L
 			}
 			return kept, fmt.Errorf("%w; the database has format %d now; its copy from before the migration is %s", err, n, kept)
 		}
-		log.Warn("database migrated", "format", n+1, "what", steps[n-1].What, "copy", kept)
+		o.Log.Warn("database migrated", "format", n+1, "what", steps[n-1].What, "copy", kept)
 	}
 	return kept, nil
 }

@@ -88,6 +88,11 @@ func oldStore(t *testing.T) string {
 		t.Fatal(err)
 	}
 	err = f.Update(func(tx *Tx) error {
+		h := f.Header
+		h.Format, h.MinReader = 1, 1
+		if err := h.Put(tx); err != nil {
+			return err
+		}
 		for i := range 20 {
 			if err := tx.Put("words", IDKey(uint64(i)), []byte("word")); err != nil {
 				return err
@@ -141,7 +146,7 @@ func wantFormat(t *testing.T, path string) int {
 func TestMigrate(t *testing.T) {
 	path := oldStore(t)
 	var log bytes.Buffer
-	kept, err := Migrate(path, testSteps(func(int, int) {}), nil, slog.New(slog.NewJSONHandler(&log, nil)))
+	kept, err := Migrate(path, testSteps(func(int, int) {}), MigrateOptions{Log: slog.New(slog.NewJSONHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +168,7 @@ func TestMigrate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if kept, err := Migrate(path, testSteps(func(int, int) { t.Error("a step is made again") }), nil, slog.New(slog.DiscardHandler)); err != nil || kept != "" {
+	if kept, err := Migrate(path, testSteps(func(int, int) { t.Error("a step is made again") }), MigrateOptions{Log: slog.New(slog.DiscardHandler)}); err != nil || kept != "" {
 		t.Errorf("a second time: got %q, %v", kept, err)
 	}
 	if now, _ := os.ReadFile(path); !bytes.Equal(now, before) {
@@ -199,7 +204,7 @@ func TestMigrate_Refused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		_, err := Migrate(path, tt.steps, tt.fits, slog.New(slog.DiscardHandler))
+		_, err := Migrate(path, tt.steps, MigrateOptions{Fits: tt.fits, Log: slog.New(slog.DiscardHandler)})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
@@ -246,7 +251,7 @@ func TestMigrate_Killed(t *testing.T) {
 		if got := wantFormat(t, path); got != tt.want {
 			t.Errorf("%s: got format %d, want %d", tt.at, got, tt.want)
 		}
-		if _, err := Migrate(path, testSteps(func(int, int) {}), nil, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := Migrate(path, testSteps(func(int, int) {}), MigrateOptions{Log: slog.New(slog.DiscardHandler)}); err != nil {
 			t.Errorf("%s: %v", tt.at, err)
 		}
 		if got := wantFormat(t, path); got != 3 {
@@ -276,7 +281,7 @@ func migrateAndDie(path string) {
 	if at[0] == "message" {
 		log.left, _ = strconv.Atoi(at[1])
 	}
-	_, err := Migrate(path, steps, nil, slog.New(log))
+	_, err := Migrate(path, steps, MigrateOptions{Log: slog.New(log)})
 	panic(err)
 }
 
@@ -364,11 +369,11 @@ func FuzzReadRecord(f *testing.F) {
 			t.Errorf("%x passes under another key", raw)
 		}
 		for _, decode := range []func() error{ // none may do worse than refuse
-			func() error { _, err := tokenTable.decode(name, raw); return err },
-			func() error { _, err := operatorTable.decode(name, raw); return err },
-			func() error { _, err := contactTable.decode(name, raw); return err },
-			func() error { _, err := sessionTable.decode(name, raw); return err },
-			func() error { l, err := auditTable.decode(name, raw); auditTable.Indexes[0].Keys(l); return err },
+			func() error { _, err := tokenTable.decode(&Tx{}, name, raw); return err },
+			func() error { _, err := operatorTable.decode(&Tx{}, name, raw); return err },
+			func() error { _, err := contactTable.decode(&Tx{}, name, raw); return err },
+			func() error { _, err := sessionTable.decode(&Tx{}, name, raw); return err },
+			func() error { l, err := auditTable.decode(&Tx{}, name, raw); auditTable.Indexes[0].Keys(l); return err },
 		} {
 			_ = decode()
 		}
@@ -419,7 +424,7 @@ func FuzzOpenFile(f *testing.F) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		result, err := CheckFile(path, tables())
+		result, err := CheckFile(path, tables(), noPeppers)
 		if err != nil || len(result.Problems) > 0 {
 			return
 		}
@@ -440,7 +445,7 @@ func TestCheckFile_Pages(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		result, err := CheckFile(path, tables())
+		result, err := CheckFile(path, tables(), noPeppers)
 		if err == nil && len(result.Problems) == 0 && !reflect.DeepEqual(records(t, path), want) {
 			t.Errorf("page %d: the check finds nothing", page/os.Getpagesize())
 		}
@@ -557,7 +562,7 @@ func TestCheckPages_Flips(t *testing.T) {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= bit
 		overwrite(t, filepath.Dir(path), "copy.db", string(damaged))
-		if result, err := CheckStoreFile(path); err == nil && len(result.Problems) == 0 {
+		if result, err := CheckStoreFile(path, Config{}, ""); err == nil && len(result.Problems) == 0 {
 			t.Errorf("byte %d of page %d, bit %08b: the check finds nothing", at%os.Getpagesize(), at/os.Getpagesize(), bit)
 		}
 	}
@@ -686,3 +691,6 @@ func TestProgram_CheckOffMap(t *testing.T) {
 	}
 	sound("serve", p.Out.String())
 }
+
+// noPeppers is a CheckFile parameter for a check without a pepper.
+func noPeppers() (Peppers, error) { return Peppers{}, errors.New("no pepper") }

@@ -23,6 +23,7 @@ type Table[T any] struct {
 	Key     func(T) []byte // returns the key of a record
 	Indexes []Index[T]
 	Audit   AuditPolicy
+	Signed  bool // records have a MAC, see Authenticator; signedRecords must list the table
 }
 
 // Index defines how to find records by something other than their key. An index entry
@@ -48,7 +49,7 @@ func (t Table[T]) NextID(tx *Tx) (uint64, error) {
 }
 
 // Get returns the record with this key. It returns ErrNotFound if there is no such
-// record, and another error if the record is damaged.
+// record or if it is forged (see Authenticator), and another error if it is damaged.
 func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	var v T
 	b := tx.Bolt.Bucket([]byte(t.Name))
@@ -59,14 +60,18 @@ func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	if raw == nil {
 		return v, ErrNotFound
 	}
-	return t.decode(key, raw)
+	return t.decode(tx, key, raw)
 }
 
 // decode checks and decodes a stored record. It returns an error if the record is
-// damaged.
-func (t Table[T]) decode(key, raw []byte) (T, error) {
+// damaged or forged.
+func (t Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
 	var v T
-	value, err := Unseal(t.Name, key, raw)
+	read := Unseal
+	if t.Signed {
+		read = tx.verified
+	}
+	value, err := read(t.Name, key, raw)
 	if err != nil {
 		return v, err
 	}
@@ -89,7 +94,11 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", t.Name, err)
 	}
-	if err := tx.Put(t.Name, key, value); err != nil {
+	put := tx.Put
+	if t.Signed {
+		put = tx.PutSigned
+	}
+	if err := put(t.Name, key, value); err != nil {
 		return err
 	}
 	for _, ix := range t.Indexes {
@@ -161,7 +170,7 @@ func (t Table[T]) old(tx *Tx, key []byte) (*T, error) {
 	if raw == nil {
 		return nil, nil
 	}
-	v, err := t.decode(key, raw)
+	v, err := t.decode(tx, key, raw)
 	return &v, err
 }
 
@@ -232,7 +241,8 @@ const (
 )
 
 // All iterates over the records of the table in the order of their keys. The second
-// value is an error if the record is damaged; the iteration ends after the first error.
+// value is an error if the record is damaged; the iteration ends after the first error. It
+// leaves out forged records, see Authenticator.
 // Do not change the table during the iteration.
 func (t Table[T]) All(tx *Tx, order Direction) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
@@ -246,7 +256,10 @@ func (t Table[T]) All(tx *Tx, order Direction) iter.Seq2[T, error] {
 			start, step = c.Last, c.Prev
 		}
 		for key, raw := start(); key != nil; key, raw = step() {
-			v, err := t.decode(key, raw)
+			v, err := t.decode(tx, key, raw)
+			if IsForged(err) {
+				continue
+			}
 			if !yield(v, err) || err != nil {
 				return
 			}
@@ -362,15 +375,31 @@ func seek(c *bbolt.Cursor, prefix []byte, order Direction) (key, value []byte, s
 }
 
 // One returns the first record for which the Keys of an index returned value. It
-// returns ErrNotFound if there is no such record.
+// returns ErrNotFound if there is no such record. It checks that the record that it
+// finds has this value, because an index entry has no MAC.
 func (t Table[T]) One(tx *Tx, index string, value []byte) (T, error) {
 	for rest, key := range t.Find(tx, index, value, Forward) {
-		if len(rest) == 0 {
-			return t.Get(tx, key)
+		if len(rest) != 0 {
+			continue
 		}
+		v, err := t.Get(tx, key)
+		if err == nil && !t.has(v, index, value) {
+			err = fmt.Errorf("%s/%s/%x: the index entry does not belong to its record", t.Name, index, value)
+		}
+		return v, err
 	}
 	var none T
 	return none, ErrNotFound
+}
+
+// has reports whether the Keys of an index return value for a record.
+func (t Table[T]) has(v T, index string, value []byte) bool {
+	for _, ix := range t.Indexes {
+		if ix.Name == index {
+			return slices.ContainsFunc(ix.Keys(v), func(k []byte) bool { return bytes.Equal(k, value) })
+		}
+	}
+	return false
 }
 
 // Has reports whether there is a record for which the Keys of an index returned value.
@@ -397,6 +426,8 @@ type CheckResult struct {
 	Records  int      `json:"records"`       // number of records that were checked
 	Entries  int      `json:"index_entries"` // number of index entries that were checked
 	Problems []string `json:"problems"`      // at most maxProblems; empty if there are none
+	// NotVerified is why the MACs were not verified, or "" if they were.
+	NotVerified string `json:"not_verified,omitempty"`
 }
 
 // maxProblems is the largest number of problems that a check lists. A damaged file can
@@ -404,7 +435,7 @@ type CheckResult struct {
 const maxProblems = 100
 
 // CheckStore checks the whole store in one transaction: the pages of the file, the
-// checksum of each record, each index entry, and then each of tables. If a page is
+// checksum and MAC of each record, each index entry, and then each of tables. If a page is
 // damaged, it checks only the pages. Problems are part of the result. The error is not
 // nil if the check could not be completed.
 func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
@@ -429,7 +460,11 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 		}
 		result.Records++
 		counts[bucket]++
-		value, err := Unseal(bucket, key, stored)
+		read := Unseal
+		if isSigned(bucket, key) {
+			read = tx.verify
+		}
+		value, err := read(bucket, key, stored)
 		if err != nil {
 			report(err.Error())
 		}
@@ -469,13 +504,19 @@ func checkEntry(tx *Tx, bucket string, entry, value []byte) error {
 
 // Check reports records that cannot be read, records that are stored under a wrong key,
 // and indexes with missing or extra entries. It ends at the first record that cannot be
-// read. It always returns nil.
+// read, and leaves out forged records. It always returns nil.
 func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 	wanted := make([]int, len(t.Indexes))
-	for v, err := range t.All(tx, Forward) {
+	forged := false
+	for stored, raw := range tx.Range(t.Name, nil) {
+		v, err := t.decode(tx, stored, raw)
+		if IsForged(err) {
+			forged = true // CheckStore reports it
+			continue
+		}
 		if err != nil {
 			report(err.Error())
-			return nil // the iteration ends at an error
+			return nil
 		}
 		key := t.Key(v)
 		if !tx.Has(t.Name, key) {
@@ -498,6 +539,9 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 		}
 	}
 	for i, ix := range t.Indexes {
+		if forged {
+			break // the number of entries of a forged record is not known
+		}
 		if found := tx.Count(t.Name + "/" + ix.Name); found != wanted[i] {
 			report(fmt.Sprintf("%s: the index %s has %d entries, but the records require %d", t.Name, ix.Name, found, wanted[i]))
 		}

@@ -21,12 +21,13 @@ import (
 // collects changes, which are committed together or not at all. Use it only inside the
 // function that receives it. It is not safe for concurrent use.
 type Tx struct {
-	Bolt    *bbolt.Tx   // for use in the store family only
-	File    io.ReaderAt // the database file as it is on disk; nil in Update
-	Writes  int         // number of writes so far
-	Changed []string    // names of the tables changed so far
-	Afters  []func()    // the functions passed to After
-	Trace   *ChangeSet  // collects the changed records for the audit log; may be nil
+	Bolt    *bbolt.Tx      // for use in the store family only
+	File    io.ReaderAt    // the database file as it is on disk; nil in Update
+	Writes  int            // number of writes so far
+	Changed []string       // names of the tables changed so far
+	Afters  []func()       // the functions passed to After
+	Trace   *ChangeSet     // collects the changed records for the audit log; may be nil
+	Auth    *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
 }
 
 // After registers a function that is called once the transaction is on disk, before
@@ -37,10 +38,14 @@ func (tx *Tx) After(f func()) { tx.Afters = append(tx.Afters, f) }
 // castagnoli is the table for CRC-32C.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// recordVersion is the first byte of every stored record. The next four bytes are a
-// CRC-32C, and the contents follow. The checksum is needed because bbolt has
-// checksums only for its meta pages.
-const recordVersion = 1
+// The versions of stored records. A record begins with its version and a CRC-32C of
+// everything that follows; then come the contents. A signed record ends with a MAC, see
+// Authenticator. The checksum is needed because bbolt has checksums only for its meta
+// pages.
+const (
+	recordVersion = 1
+	signedVersion = 2
+)
 
 // Get returns a copy of the contents stored in a bucket under key. It returns nil
 // without an error if the bucket or the key does not exist. It returns an error if
@@ -126,11 +131,17 @@ func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
 // Put stores value in a bucket under key, with a checksum. It replaces the old value,
 // if any. It creates the bucket if it does not exist.
 func (tx *Tx) Put(bucket string, key, value []byte) error {
-	sealed := make([]byte, 5+len(value))
-	sealed[0] = recordVersion
-	binary.BigEndian.PutUint32(sealed[1:], checksum(key, value))
-	copy(sealed[5:], value)
-	return tx.PutRaw(bucket, key, sealed)
+	return tx.PutRaw(bucket, key, sealRecord(recordVersion, key, value))
+}
+
+// sealRecord returns a record as it is stored. contents is the value, in a signed record
+// followed by the MAC.
+func sealRecord(version byte, key, contents []byte) []byte {
+	sealed := make([]byte, 5+len(contents))
+	sealed[0] = version
+	binary.BigEndian.PutUint32(sealed[1:], checksum(key, contents))
+	copy(sealed[5:], contents)
+	return sealed
 }
 
 // Delete removes key from a bucket. It returns no error if the bucket or the key does
@@ -193,16 +204,27 @@ func checksum(key, value []byte) uint32 {
 }
 
 // Unseal checks the version and the checksum of a stored record and returns its
-// contents. bucket and key are where it is stored. The contents share the memory of
-// raw.
+// contents. It does not verify a MAC. bucket and key are where the record is stored. The
+// contents share the memory of raw.
 func Unseal(bucket string, key, raw []byte) ([]byte, error) {
-	if len(raw) < 5 || raw[0] != recordVersion {
-		return nil, fmt.Errorf("%s/%x: the record does not have the format of this program", bucket, key)
+	value, _, err := unseal(bucket, key, raw)
+	return value, err
+}
+
+// unseal is like Unseal, and also returns the MAC of a signed record. mac is nil if the
+// record is not signed.
+func unseal(bucket string, key, raw []byte) (value, mac []byte, err error) {
+	if len(raw) < 5 || raw[0] != recordVersion && raw[0] != signedVersion || raw[0] == signedVersion && len(raw) < 5+macSize {
+		return nil, nil, fmt.Errorf("%s/%x: the record does not have the format of this program", bucket, key)
 	}
 	if binary.BigEndian.Uint32(raw[1:]) != checksum(key, raw[5:]) {
-		return nil, fmt.Errorf("%s/%x: checksum does not match, the record is damaged", bucket, key)
+		return nil, nil, fmt.Errorf("%s/%x: checksum does not match, the record is damaged", bucket, key)
 	}
-	return raw[5:], nil
+	if raw[0] == recordVersion {
+		return raw[5:], nil, nil
+	}
+	end := len(raw) - macSize
+	return raw[5:end:end], raw[end:], nil
 }
 
 const (

@@ -14,8 +14,8 @@ import (
 )
 
 // Run executes the command line in args, which begins with the name of the program. It returns the
-// exit code: 0 for success, 1 for a failure, 2 for a wrong command line. A command also fails if
-// its output cannot be written.
+// exit code: 0 for success, 1 for a failure, 2 for a wrong command line, 3 if check could not verify
+// the MACs. A command also fails if its output cannot be written.
 func Run(ctx context.Context, args []string, env Environment) int {
 	out := newOutput(env.Stdout)
 	env.Stdout = out
@@ -31,6 +31,10 @@ func Run(ctx context.Context, args []string, env Environment) int {
 		return 2
 	}
 	_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\n", err)
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
 	return 1
 }
 

@@ -34,8 +34,6 @@ type Environment struct {
 	// holds configuration values that were set by other flags, by configuration key, such as
 	// server.listen.
 	Load func(file string, flags map[string]string) (Service, error)
-	// CheckFile checks the database file at path, which no server may have open.
-	CheckFile func(path string) (CheckResult, error)
 }
 
 // Words holds names that the service defines. The commands need them without a request to a server.
@@ -72,6 +70,8 @@ type Service interface {
 	Open() (http.Handler, func() error, error)
 	// Restore replaces the database with a backup. No server may have the data folder open.
 	Restore(o RestoreOptions) (Restored, error)
+	// CheckFile checks the database file at path, which no server may have open.
+	CheckFile(path string) (CheckResult, error)
 	// Compact rewrites the database without its free space. It returns the sizes of the file before
 	// and after, in bytes. No server may have the data folder open.
 	Compact() (before, after int64, err error)
@@ -85,9 +85,10 @@ type ServeOptions struct {
 
 // RestoreOptions are the options of Service.Restore.
 type RestoreOptions struct {
-	From   string // path of the backup
-	DryRun bool   // check everything and change nothing
-	Other  bool   // allow a backup of another store than the one in the data folder
+	From       string // path of the backup
+	DryRun     bool   // check everything and change nothing
+	Other      bool   // allow a backup of another store than the one in the data folder
+	Unverified bool   // allow a file without a valid MAC
 }
 
 // Restored describes a restore, or after a dry run the restore that would happen.
@@ -106,6 +107,14 @@ type CheckResult struct {
 	Records  int      `json:"records"`       // number of records
 	Entries  int      `json:"index_entries"` // number of index entries
 	Problems []string `json:"problems"`      // one sentence each; empty if the database is sound
+	// NotVerified is why the MACs were not verified, or "" if they were.
+	NotVerified string `json:"not_verified,omitempty"`
+}
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	error
+	code int
 }
 
 // usageError is the error of a command that was called with wrong flags or arguments.

@@ -31,9 +31,14 @@ func (s *session) storeCommands() []*cli.Command {
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "dry-run", Usage: "check everything and change nothing"},
 				&cli.BoolFlag{Name: "other", Usage: "allow a backup of another store than the one in the data folder"},
+				&cli.BoolFlag{Name: "unverified", Usage: "allow a file without a valid MAC: a plain copy, or a backup of an earlier version"},
 			},
 		},
-		{Name: "check", Usage: "check every record and index of the database, or of a backup FILE", ArgsUsage: "[FILE]", Action: s.check},
+		{
+			Name: "check", Usage: "check every record and index of the database, or of a backup FILE", ArgsUsage: "[FILE]", Action: s.check,
+			Description: `The pepper is needed to verify that nobody without it has changed the file. Without it
+the exit code is 3 if there are no other problems.`,
+		},
 		{Name: "compact", Usage: "rewrite the database without its free space; the server must be stopped", Action: s.compact},
 		{Name: "healthcheck", Usage: "check whether the server is ready; exit code 0 if it is, otherwise 1", Action: s.health},
 	}
@@ -93,7 +98,7 @@ func (s *session) restore(_ context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	result, err := service.Restore(RestoreOptions{From: file, DryRun: c.Bool("dry-run"), Other: c.Bool("other")})
+	result, err := service.Restore(RestoreOptions{From: file, DryRun: c.Bool("dry-run"), Other: c.Bool("other"), Unverified: c.Bool("unverified")})
 	if err != nil {
 		return err
 	}
@@ -125,8 +130,11 @@ func (s *session) check(ctx context.Context, c *cli.Command) error {
 			return err
 		}
 	case 1:
-		var err error
-		if result, err = s.env.CheckFile(c.Args().First()); err != nil {
+		service, err := s.load(c)
+		if err != nil {
+			return err
+		}
+		if result, err = service.CheckFile(c.Args().First()); err != nil {
 			return err
 		}
 	default:
@@ -143,7 +151,10 @@ func (s *session) check(ctx context.Context, c *cli.Command) error {
 		}
 	}
 	if len(result.Problems) > 0 {
-		return errors.New("the database is damaged; restore a backup")
+		return errors.New("the database is damaged or was changed; restore a backup")
+	}
+	if result.NotVerified != "" {
+		return &exitError{fmt.Errorf("not verified: whether somebody without the pepper has changed the file is not known: %s", result.NotVerified), 3}
 	}
 	return nil
 }

@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"slices"
+	"sync"
+
+	"go.etcd.io/bbolt"
+)
+
+// Authenticator computes and verifies message authentication codes (HMAC-SHA-256, RFC
+// 2104). A signed record has one over the store id, its bucket, its key and its value,
+// and a backup has one over its whole contents. A checksum finds damage; a MAC also finds
+// a change by somebody who can write to the file but does not have the pepper. It does
+// not find an older valid record or backup that was put back. An Authenticator is safe
+// for concurrent use.
+type Authenticator struct {
+	keys    [][]byte // one for each pepper, the current pepper first
+	storeID string
+
+	mu     sync.Mutex
+	forged map[string]bool                 // the records that were reported, at most maxForged
+	report func(bucket string, key []byte) // see OnForged; nil: none
+}
+
+// macSize is the size of a MAC in bytes.
+const macSize = sha256.Size
+
+// maxForged is the number of forged records that an Authenticator remembers, so that it
+// reports each of them once. Further ones are not reported.
+const maxForged = 1000
+
+// NewAuthenticator returns an Authenticator for the store with this id. It signs with the
+// first of keys and accepts a MAC under any of them. It returns nil if keys is empty.
+func NewAuthenticator(keys [][]byte, storeID string) *Authenticator {
+	if len(keys) == 0 {
+		return nil
+	}
+	return &Authenticator{keys: keys, storeID: storeID, forged: map[string]bool{}}
+}
+
+// OnForged sets the function that is called when a record that is read has no valid MAC,
+// once for each record. It runs in the goroutine of the reader and must not block or use
+// the store. Call OnForged before the first read.
+func (a *Authenticator) OnForged(report func(bucket string, key []byte)) { a.report = report }
+
+// Forged returns the number of records without a valid MAC that were read so far. It
+// counts each record once, and at most maxForged.
+func (a *Authenticator) Forged() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.forged)
+}
+
+// note reports a forged record if it was not reported before.
+func (a *Authenticator) note(bucket string, key []byte) {
+	name := bucket + "/" + string(key)
+	a.mu.Lock()
+	known := a.forged[name] || len(a.forged) == maxForged
+	if !known {
+		a.forged[name] = true
+	}
+	a.mu.Unlock()
+	if !known && a.report != nil {
+		a.report(bucket, key)
+	}
+}
+
+// sign returns the MAC of a record under the current pepper.
+func (a *Authenticator) sign(bucket string, key, value []byte) []byte {
+	return a.record(a.keys[0], bucket, key, value)
+}
+
+// record returns the MAC of a record under one of the keys.
+func (a *Authenticator) record(macKey []byte, bucket string, key, value []byte) []byte {
+	h := hmac.New(sha256.New, macKey)
+	for _, part := range [][]byte{[]byte("record"), []byte(a.storeID), []byte(bucket), key, value} {
+		writePart(h, part)
+	}
+	return h.Sum(nil)
+}
+
+// writePart writes the length of part and part itself, so that different lists of parts
+// never lead to the same bytes.
+func writePart(h hash.Hash, part []byte) {
+	var size [4]byte
+	binary.BigEndian.PutUint32(size[:], uint32(len(part)))
+	h.Write(size[:])
+	h.Write(part)
+}
+
+// valid reports whether mac is the MAC of a record under one of the peppers.
+func (a *Authenticator) valid(bucket string, key, value, mac []byte) bool {
+	for _, k := range a.keys {
+		if hmac.Equal(mac, a.record(k, bucket, key, value)) {
+			return true
+		}
+	}
+	return false
+}
+
+// forgedError is the error for a signed record without a valid MAC. It wraps ErrNotFound,
+// so that every caller treats the record as if it did not exist: a forged key, token or
+// session opens nothing.
+type forgedError struct {
+	bucket string
+	key    []byte
+}
+
+// Error names the record.
+func (e *forgedError) Error() string {
+	return fmt.Sprintf("%s/%x: the record has no valid MAC; it was changed without the pepper, or was signed under a pepper that is not configured", e.bucket, e.key)
+}
+
+// IsForged reports whether err is the error for a signed record without a valid MAC.
+func IsForged(err error) bool { return errors.As(err, new(*forgedError)) }
+
+// Unwrap returns ErrNotFound.
+func (e *forgedError) Unwrap() error { return ErrNotFound }
+
+// verify checks the MAC of a stored record and returns its contents. Without an
+// Authenticator it checks only the checksum.
+func (tx *Tx) verify(bucket string, key, raw []byte) ([]byte, error) {
+	value, mac, err := unseal(bucket, key, raw)
+	if err != nil || tx.Auth == nil || tx.Auth.valid(bucket, key, value, mac) {
+		return value, err
+	}
+	return nil, &forgedError{bucket, bytes.Clone(key)}
+}
+
+// verified is like verify, and reports a forged record to the function of OnForged.
+func (tx *Tx) verified(bucket string, key, raw []byte) ([]byte, error) {
+	value, err := tx.verify(bucket, key, raw)
+	if IsForged(err) {
+		tx.Auth.note(bucket, key)
+	}
+	return value, err
+}
+
+// PutSigned is like Put, and adds a MAC. Without an Authenticator it is Put.
+func (tx *Tx) PutSigned(bucket string, key, value []byte) error {
+	if tx.Auth == nil {
+		return tx.Put(bucket, key, value)
+	}
+	return tx.PutRaw(bucket, key, sealRecord(signedVersion, key, append(bytes.Clone(value), tx.Auth.sign(bucket, key, value)...)))
+}
+
+// GetSigned is like Get for a record that PutSigned has stored. It returns an error that
+// wraps ErrNotFound if the record has no valid MAC.
+func (tx *Tx) GetSigned(bucket string, key []byte) ([]byte, error) {
+	b := tx.Bolt.Bucket([]byte(bucket))
+	if b == nil {
+		return nil, nil
+	}
+	raw := b.Get(key)
+	if raw == nil {
+		return nil, nil
+	}
+	value, err := tx.verified(bucket, key, raw)
+	return bytes.Clone(value), err
+}
+
+// sealKey is the key in the bucket meta of the MAC of a backup. A store in use has none.
+var sealKey = []byte("backup_mac")
+
+// signBackup stores the MAC of the whole contents of a new backup in it.
+func (a *Authenticator) signBackup(db *bbolt.DB) error {
+	return db.Update(func(b *bbolt.Tx) error {
+		mac, err := a.contents(b, a.keys[0])
+		if err != nil {
+			return err
+		}
+		return (&Tx{Bolt: b}).Put("meta", sealKey, mac)
+	})
+}
+
+// contents returns the MAC under one of the keys of all buckets and records that a
+// transaction sees, except of the record that stores this MAC.
+func (a *Authenticator) contents(b *bbolt.Tx, macKey []byte) ([]byte, error) {
+	h := hmac.New(sha256.New, macKey)
+	writePart(h, []byte("backup"))
+	writePart(h, []byte(a.storeID))
+	err := b.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+		writePart(h, []byte("bucket"))
+		writePart(h, name)
+		writePart(h, binary.BigEndian.AppendUint64(nil, bucket.Sequence()))
+		return bucket.ForEach(func(key, value []byte) error {
+			if string(name) != "meta" || !bytes.Equal(key, sealKey) {
+				writePart(h, key)
+				writePart(h, value)
+			}
+			return nil
+		})
+	})
+	return h.Sum(nil), err
+}
+
+// BackupSeal is what is known about the MAC of a backup.
+type BackupSeal int
+
+const (
+	SealMissing BackupSeal = iota // the file has no MAC; it is no backup, or one of an older version
+	SealInvalid                   // the file was changed, or was made under a pepper that is not configured
+	SealValid
+)
+
+// VerifyBackup compares the contents of a backup with its MAC. The backup may have an
+// older format.
+func (a *Authenticator) VerifyBackup(tx *Tx) (BackupSeal, error) {
+	mac, err := tx.Get("meta", sealKey)
+	if err != nil || mac == nil {
+		return SealMissing, err
+	}
+	for _, k := range a.keys {
+		want, err := a.contents(tx.Bolt, k)
+		if err != nil {
+			return SealInvalid, err
+		}
+		if hmac.Equal(mac, want) {
+			return SealValid, nil
+		}
+	}
+	return SealInvalid, nil
+}
+
+// signedRecords returns the bucket and keys of all records that a store of format 2
+// signs: every record of a bucket, or only those with the keys, if there are any.
+func signedRecords() map[string][][]byte {
+	return map[string][][]byte{
+		"keys": nil, "key_hashes": nil, "owner_limits": nil, "admin_tokens": nil, "operators": nil, "sessions": nil,
+		"meta": {[]byte("audit"), []byte("setup")}, // the head of the audit log and the set-up link
+	}
+}
+
+// isSigned reports whether a record of a bucket is signed.
+func isSigned(bucket string, key []byte) bool {
+	only, ok := signedRecords()[bucket]
+	return ok && (only == nil || slices.ContainsFunc(only, func(k []byte) bool { return bytes.Equal(k, key) }))
+}
+
+// signBatch is the number of records that signRecords reads before it writes them.
+const signBatch = 1000
+
+// signRecords adds a MAC to every record of signedRecords. It is the migration from
+// format 1 to format 2.
+func signRecords(tx *Tx) error {
+	for bucket, only := range signedRecords() {
+		for _, key := range only {
+			value, err := tx.Get(bucket, key)
+			if err == nil && value != nil {
+				err = tx.PutSigned(bucket, key, value)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if only == nil {
+			if err := signBucket(tx, bucket); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// signBucket adds a MAC to every record of a bucket. It writes in batches, because a
+// bucket must not change during an iteration over it.
+func signBucket(tx *Tx, bucket string) error {
+	type record struct{ key, value []byte }
+	for from := []byte{}; ; {
+		var batch []record
+		for key, stored := range tx.RangeFrom(bucket, from) {
+			if len(batch) == signBatch {
+				break
+			}
+			value, _, err := unseal(bucket, key, stored)
+			if err != nil {
+				return err
+			}
+			batch = append(batch, record{bytes.Clone(key), bytes.Clone(value)})
+		}
+		for _, r := range batch {
+			if err := tx.PutSigned(bucket, r.key, r.value); err != nil {
+				return err
+			}
+		}
+		if len(batch) < signBatch {
+			return nil
+		}
+		from = append(batch[len(batch)-1].key, 0)
+	}
+}
