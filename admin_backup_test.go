@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"latchkey/internal/clock"
 )
 
 // saveBackup writes what GET /admin/v1/backup sends to a file.
@@ -50,7 +48,7 @@ func TestBackup_Restore(t *testing.T) {
 		t.Errorf("the copy was left behind: %v", left)
 	}
 	options := RestoreOptions{Config: a.config, From: backup, Now: epoch}
-	if _, err := RestoreApp(options, clock.NewClockFrom(a.clocks.Read)); err == nil || !strings.Contains(err.Error(), "in use by process") {
+	if _, err := RestoreApp(RestoreAppOptions{RestoreOptions: options}); err == nil || !strings.Contains(err.Error(), "in use by process") {
 		t.Errorf("while a server runs: got %v, want a refusal", err)
 	}
 	if err := a.Close(); err != nil {
@@ -61,7 +59,7 @@ func TestBackup_Restore(t *testing.T) {
 		t.Fatal(err)
 	}
 	options.DryRun = true
-	result, err := RestoreApp(options, clock.NewClockFrom(a.clocks.Read))
+	result, err := RestoreApp(RestoreAppOptions{RestoreOptions: options})
 	if err != nil || result.Keys != 2 || result.Kept != "" || len(result.Check.Problems) > 0 {
 		t.Errorf("dry run: got %+v, %v; want 2 keys", result, err)
 	}
@@ -69,7 +67,7 @@ func TestBackup_Restore(t *testing.T) {
 		t.Error("the dry run has changed the database")
 	}
 	options.DryRun = false
-	if result, err = RestoreApp(options, clock.NewClockFrom(a.clocks.Read)); err != nil {
+	if result, err = RestoreApp(RestoreAppOptions{RestoreOptions: options}); err != nil {
 		t.Fatal(err)
 	}
 	if old, _ := os.ReadFile(result.Kept); !bytes.Equal(old, before) {
@@ -123,7 +121,7 @@ func TestRestore_Refusals(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		_, err := RestoreApp(RestoreOptions{Config: a.config, From: file, Other: tt.other, Now: epoch}, clock.NewClockFrom(a.clocks.Read))
+		_, err := RestoreApp(RestoreAppOptions{RestoreOptions: RestoreOptions{Config: a.config, From: file, Other: tt.other, Now: epoch}})
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
@@ -157,11 +155,11 @@ func TestRestore_Other(t *testing.T) {
 		t.Fatal(err)
 	}
 	options := RestoreOptions{Config: to.config, From: backup, Now: epoch}
-	if _, err := RestoreApp(options, clock.NewClockFrom(to.clocks.Read)); err == nil || !strings.Contains(err.Error(), "--other") {
+	if _, err := RestoreApp(RestoreAppOptions{RestoreOptions: options}); err == nil || !strings.Contains(err.Error(), "--other") {
 		t.Errorf("got %v, want the flag to be named", err)
 	}
 	options.Other = true
-	if _, err := RestoreApp(options, clock.NewClockFrom(to.clocks.Read)); err != nil {
+	if _, err := RestoreApp(RestoreAppOptions{RestoreOptions: options}); err != nil {
 		t.Fatal(err)
 	}
 	to.start()

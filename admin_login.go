@@ -481,6 +481,20 @@ func endSessions(tx *Tx, operator uint64, keep []byte) error {
 	return nil
 }
 
+// EndLogins ends all sessions of all operators and the set-up link.
+func EndLogins(tx *Tx) error {
+	var hashes [][]byte
+	for hash := range tx.Range(sessionTable.Name, nil) {
+		hashes = append(hashes, append([]byte(nil), hash...))
+	}
+	for _, hash := range hashes {
+		if err := sessionTable.Delete(tx, hash); err != nil {
+			return err
+		}
+	}
+	return tx.Delete("meta", []byte("setup"))
+}
+
 // Sweep deletes up to 1000 sessions that are older than the maximum length of a session. Call
 // it about once a minute. now must be from Clock.Earliest.
 func (s *Sessions) Sweep(now time.Time) error {

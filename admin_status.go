@@ -91,6 +91,10 @@ func (s *Status) stored(tx *Tx, shown map[string]any) error {
 	if err != nil {
 		return err
 	}
+	held, err := HeldSince(tx)
+	if err != nil {
+		return err
+	}
 	entries, err := CountAudit(tx)
 	if err != nil {
 		return err
@@ -99,7 +103,7 @@ func (s *Status) stored(tx *Tx, shown map[string]any) error {
 	if err != nil {
 		return err
 	}
-	shown["keys"], shown["webhook_backlog"], shown["webhook_oldest_at"] = keys, waiting, Seconds(oldest)
+	shown["keys"], shown["webhook_backlog"], shown["webhook_oldest_at"], shown["webhooks_held_since"] = keys, waiting, Seconds(oldest), Seconds(held)
 	shown["audit"] = map[string]any{"entries": entries, "number": head.Number, "hash": fmt.Sprintf("%x", head.Hash)}
 	return nil
 }

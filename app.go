@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -254,26 +253,7 @@ func (a *App) bases(r *http.Request) reference.Bases {
 // CheckStoreFile checks the database at path, including the tables of all parts, see
 // CheckFile. It loads the peppers that c names. pepper is the pepper itself, or "".
 func CheckStoreFile(path string, c Config, pepper string) (CheckResult, error) {
-	return CheckFile(path, tables(), func() (Peppers, error) { return ConfiguredPeppers(c, pepper) })
-}
-
-// RestoreApp restores a backup, see RestoreStore. It sets o.Tables to the tables of all
-// parts. Unless o.DryRun is set, it then adds an entry about the restore to the audit
-// log.
-func RestoreApp(o RestoreOptions, clock *clock.Clock) (RestoreResult, error) {
-	o.Tables = tables()
-	result, err := RestoreStore(o)
-	if err != nil || o.DryRun {
-		return result, err
-	}
-	// The restored audit log ends at the time of the backup. The new entry explains why
-	// later entries are missing.
-	a, err := OpenApp(AppOptions{Config: o.Config, Clock: clock, Pepper: o.Pepper, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return result, err
-	}
-	deed := AuditContext{Now: o.Now, Actor: "command line", Action: "restore", Detail: map[string]any{"backup": filepath.Base(o.From), "made_at": Seconds(result.CreatedAt)}}
-	return result, errors.Join(a.Store.Update(deed.Append), a.Close())
+	return CheckFile(path, tables(), func() (Peppers, error) { return FolderPeppers(c, pepper) })
 }
 
 // tend counts the keys for the metrics and then does the background work. It returns

@@ -301,13 +301,16 @@ func (f *DataDir) Close() error { return f.lock.Close() }
 
 // RestoreResult describes a completed restore, or the restore that a dry run checked.
 type RestoreResult struct {
-	From      string      // path of the backup
-	To        string      // path of the database
-	Kept      string      // new path of the previous database; "" if there was none, and after a dry run
-	StoreID   string      // id of the store in the backup
-	Keys      int         // number of keys in the backup
-	CreatedAt time.Time   // when the store in the backup was created
-	Check     CheckResult // result of the check of the backup
+	From    string   // path of the backup
+	To      string   // path of the database
+	Kept    string   // new path of the previous database; "" if there was none, and after a dry run
+	StoreID string   // id of the store in the backup
+	Keys    int      // number of keys in the backup
+	Carried []string // what has happened since the backup and was carried over, one sentence each
+	// NotCarried is why nothing could be carried over, or "".
+	NotCarried string
+	CreatedAt  time.Time   // when the store in the backup was created
+	Check      CheckResult // result of the check of the backup
 }
 
 // RestoreOptions are the options of RestoreStore.
@@ -320,8 +323,21 @@ type RestoreOptions struct {
 	// Unverified accepts a file without a MAC, or with a MAC that does not match its
 	// contents: a plain copy, a backup of an earlier version, or a file that was changed.
 	Unverified bool
-	Tables     []Checked // the tables to check in the backup
-	Now        time.Time // the present time; part of the name of the previous database
+	// Plan compares the previous database with the backup. It returns what has happened since
+	// the backup and must not be undone. It only reads. nil: nothing is carried over.
+	Plan func(previous, backup *Tx) ([]Carried, error)
+	// Amend makes the other changes that a restore needs, and those of the plan. It runs on
+	// the restored database before that replaces the previous one. It may be nil.
+	Amend  func(tx *Tx, plan []Carried) error
+	Tables []Checked // the tables to check in the backup
+	Now    time.Time // the present time; part of the name of the previous database
+}
+
+// Carried is something that has happened since a backup and that a restore does again, so
+// that the restore does not undo it.
+type Carried struct {
+	What  string             // a sentence for people
+	Apply func(tx *Tx) error // changes the restored database
 }
 
 // RestoreStore checks a backup and replaces the database of the data folder with it. It
@@ -359,20 +375,84 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	if id := strings.TrimSpace(string(mark)); id != "" && id != file.Header.StoreID && !o.Other {
 		return result, fmt.Errorf("%s is a backup of another store than the one in %s; to restore it anyway, add --other", o.From, dir)
 	}
+	plan, err := o.plan(file)
+	if err != nil {
+		result.NotCarried = err.Error()
+	}
+	for _, c := range plan {
+		result.Carried = append(result.Carried, c.What)
+	}
 	if o.DryRun {
 		return result, nil
 	}
-	result.Kept, err = replace(file, dir, o.Now)
+	result.Kept, err = replace(file, dir, o.Now, func(path string) error { return o.amend(path, plan) })
 	if err != nil {
 		return result, err
 	}
 	return result, durable.WriteFile(markPath(dir), file.Header.StoreID+"\n")
 }
 
+// plan calls o.Plan with the previous database and the backup. It returns nil if there is
+// no previous database or if it belongs to another store. It returns an error if the
+// previous database cannot be read.
+func (o RestoreOptions) plan(backup *File) (plan []Carried, err error) {
+	path := storePath(o.Config.Server.Data)
+	if _, err := os.Stat(path); o.Plan == nil || errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	previous, err := OpenFile(path, ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, previous.Close()) }()
+	if previous.Header.StoreID != backup.Header.StoreID {
+		return nil, nil
+	}
+	keys, err := o.macKeys()
+	if err != nil {
+		return nil, err
+	}
+	previous.Authenticate(keys)
+	err = previous.View(func(p *Tx) error {
+		return backup.View(func(b *Tx) error {
+			plan, err = o.Plan(p, b)
+			return err
+		})
+	})
+	return plan, err
+}
+
+// macKeys returns the keys of the folder's peppers for an Authenticator.
+func (o RestoreOptions) macKeys() ([][]byte, error) {
+	peppers, err := FolderPeppers(o.Config, o.Pepper)
+	if err != nil {
+		return nil, err
+	}
+	return peppers.MACKeys()
+}
+
+// amend migrates the restored database at path and calls o.Amend for it.
+func (o RestoreOptions) amend(path string, plan []Carried) (err error) {
+	keys, err := o.macKeys()
+	if err != nil || o.Amend == nil {
+		return err
+	}
+	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Log: slog.New(slog.DiscardHandler), NoCopy: true}); err != nil {
+		return err
+	}
+	f, err := OpenFile(path, ReadWrite)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	f.Authenticate(keys)
+	return f.Update(func(tx *Tx) error { return o.Amend(tx, plan) })
+}
+
 // inspect checks the contents of a backup. It returns an error if the backup is damaged
 // or was not made with one of the folder's peppers. It sets Check and Keys of result.
 func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
-	peppers, err := ConfiguredPeppers(o.Config, o.Pepper)
+	peppers, err := FolderPeppers(o.Config, o.Pepper)
 	if err != nil {
 		return err
 	}
@@ -399,9 +479,9 @@ func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 	})
 }
 
-// ConfiguredPeppers loads the peppers of a configuration, see LoadPeppers. The default pepper file
+// FolderPeppers loads the peppers of a configuration, see LoadPeppers. The default pepper file
 // is that of the data folder.
-func ConfiguredPeppers(c Config, value string) (Peppers, error) {
+func FolderPeppers(c Config, value string) (Peppers, error) {
 	file := c.Keys.PepperFile
 	if file == "" {
 		file = pepperPath(c.Server.Data)
@@ -427,8 +507,9 @@ func (o RestoreOptions) authentic(tx *Tx, auth *Authenticator) error {
 
 // replace replaces the database in the data folder dir with a compacted copy of f. It
 // keeps the previous database under another name, which contains the time now. It
-// returns that path, or "" if there was no previous database.
-func replace(f *File, dir string, now time.Time) (kept string, err error) {
+// returns that path, or "" if there was no previous database. Before the copy becomes the
+// database, replace calls amend with its path; after an error nothing is replaced.
+func replace(f *File, dir string, now time.Time, amend func(path string) error) (kept string, err error) {
 	path := storePath(dir)
 	fresh := path + ".restored"
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -436,6 +517,9 @@ func replace(f *File, dir string, now time.Time) (kept string, err error) {
 	}
 	if err := f.Rewrite(fresh); err != nil {
 		return "", err
+	}
+	if err := amend(fresh); err != nil {
+		return "", errors.Join(err, os.Remove(fresh))
 	}
 	if _, err := os.Stat(path); err == nil {
 		kept = path + ".before-" + now.UTC().Format(BackupTime)
@@ -531,7 +615,7 @@ func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 		return 0, 0, errors.Join(err, f.Close())
 	}
 	before = info.Size()
-	kept, err := replace(f, dir, now)
+	kept, err := replace(f, dir, now, func(string) error { return nil })
 	if err := errors.Join(err, f.Close()); err != nil {
 		return before, 0, err
 	}

@@ -183,6 +183,17 @@ func (k *Key) view(a PreviousSecret) *Key {
 	return &c
 }
 
+// Hashes returns the hashes of the current secret and the previous secrets.
+func (k *StoredKey) Hashes() (all [][]byte) {
+	if k.Hash != nil {
+		all = append(all, k.Hash)
+	}
+	for _, a := range k.Aliases {
+		all = append(all, a.Hash)
+	}
+	return all
+}
+
 // SecretSerial returns the serial of the secret by which the key was found.
 func (k *Key) SecretSerial() int { return k.derived.asked }
 

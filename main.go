@@ -149,8 +149,11 @@ func (s service) Print(w io.Writer) error { return s.config.Print(w, s.sources) 
 // Restore replaces the database with a backup, see RestoreStore. It returns an error if a
 // server has the data folder open.
 func (s service) Restore(o cli.RestoreOptions) (cli.Restored, error) {
-	r, err := RestoreApp(RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Unverified: o.Unverified, Now: time.Now()}, clock.NewClock())
-	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check)}, err
+	r, err := RestoreApp(RestoreAppOptions{
+		RestoreOptions: RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Unverified: o.Unverified, Now: time.Now()},
+		Exactly:        o.Exactly, SendWebhooks: o.SendWebhooks,
+	})
+	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check), Carried: r.Carried, NotCarried: r.NotCarried}, err
 }
 
 // CheckFile checks the database file at path, see CheckStoreFile.

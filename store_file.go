@@ -413,6 +413,8 @@ type MigrateOptions struct {
 	Keys [][]byte          // the keys of the Authenticator
 	Fits func(*File) error // checks the file before anything changes; an error ends Migrate; may be nil
 	Log  *slog.Logger
+	// NoCopy leaves out the copy that is made before the first step. It is for a file that is a copy itself.
+	NoCopy bool
 }
 
 // Migrate brings the database file at path to the format that the last of steps
@@ -442,16 +444,18 @@ func Migrate(path string, steps []migration, o MigrateOptions) (kept string, err
 			return "", err
 		}
 	}
-	kept = copyName(path, f.Header)
-	o.Log.Warn("copying the database before its migration", "format", from, "new_format", to, "copy", kept)
-	if err := keepCopy(f, kept); err != nil {
-		return "", fmt.Errorf("copy the database before its migration (free some disk space and start again; the database has not been changed): %w", err)
+	if !o.NoCopy {
+		kept = copyName(path, f.Header)
+		o.Log.Warn("copying the database before its migration", "format", from, "new_format", to, "copy", kept)
+		if err := keepCopy(f, kept); err != nil {
+			return "", fmt.Errorf("copy the database before its migration (free some disk space and start again; the database has not been changed): %w", err)
+		}
+		o.Log.Warn("database copied", "copy", kept)
 	}
-	o.Log.Warn("database copied", "copy", kept)
 	for n := from; n < to; n++ {
 		if err := f.step(steps[n-1]); err != nil {
 			err = fmt.Errorf("migrate the database from format %d to %d (%s): %w", n, n+1, steps[n-1].What, err)
-			if n == from {
+			if n == from && kept != "" {
 				return "", errors.Join(err, os.Remove(kept))
 			}
 			return kept, fmt.Errorf("%w; the database has format %d now; its copy from before the migration is %s", err, n, kept)

@@ -76,6 +76,7 @@ func (h *webhookAdmin) AdminRoutes() []Route {
 		{Method: "POST", Path: "/admin/v1/webhooks/:id/test", Handle: h.test},
 		{Method: "POST", Path: "/admin/v1/webhooks/:id/redeliver", Handle: h.redeliver},
 		{Method: "GET", Path: "/admin/v1/webhooks/:id/logs", Handle: h.logs},
+		{Method: "POST", Path: "/admin/v1/webhooks/release", Handle: h.release},
 	}
 }
 
@@ -464,6 +465,34 @@ func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 }
 
 // redeliver queues the delivery of a log entry again, with the same bytes and the same delivery id.
+// release makes the Sender send again after a restore has held the webhooks back. With
+// discard it first deletes the deliveries that were pending at the time of the restore.
+func (h *webhookAdmin) release(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadOptionalBody()
+	if err != nil {
+		return err
+	}
+	discard := false
+	if body.Bool("discard", &discard); body.Err() != nil {
+		return body.Err()
+	}
+	pending := Send
+	if discard {
+		pending = Discard
+	}
+	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
+		held, err := HeldSince(tx)
+		if err == nil && held.IsZero() {
+			err = ErrConflict.With("Webhooks are not held back.")
+		}
+		if err != nil {
+			return nil, err
+		}
+		discarded, err := ReleaseWebhooks(tx, pending, r.Now)
+		return map[string]any{"discarded": discarded, "message": "Webhooks are sent again."}, err
+	})
+}
+
 func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody()
 	if err != nil {

@@ -328,6 +328,81 @@ func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 	return waiting, oldest, nil
 }
 
+// heldKey is the key in the bucket meta of the time since which webhooks are held back.
+var heldKey = []byte("webhooks_held")
+
+// HoldWebhooks makes the Sender send nothing until ReleaseWebhooks. Events are still
+// queued. now is the wall time.
+func HoldWebhooks(tx *Tx, now time.Time) error {
+	return tx.Put("meta", heldKey, IDKey(uint64(now.UnixMilli())))
+}
+
+// HeldSince returns the wall time since which webhooks are held back, or the zero time if
+// they are not.
+func HeldSince(tx *Tx) (time.Time, error) {
+	value, err := tx.Get("meta", heldKey)
+	if err != nil || len(value) != 8 {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(value))).UTC(), nil
+}
+
+// ReleaseWebhooks ends HoldWebhooks. With Discard it first deletes the pending deliveries of
+// events before the hold began; each is recorded in the log of its webhook. It returns the
+// number of deliveries that it has deleted. now is the wall time.
+func ReleaseWebhooks(tx *Tx, pending PendingDeliveries, now time.Time) (discarded int, err error) {
+	held, err := HeldSince(tx)
+	if err != nil || held.IsZero() {
+		return 0, err
+	}
+	if pending == Discard {
+		if discarded, err = discardBefore(tx, held, now); err != nil {
+			return 0, err
+		}
+	}
+	return discarded, tx.Delete("meta", heldKey)
+}
+
+// PendingDeliveries says what becomes of the deliveries that were pending when the webhooks
+// were held back.
+type PendingDeliveries int
+
+const (
+	Send    PendingDeliveries = iota // send them
+	Discard                          // delete them
+)
+
+// discardBefore deletes the pending deliveries of events before limit.
+func discardBefore(tx *Tx, limit, now time.Time) (discarded int, err error) {
+	var queues []queue
+	for q, err := range queueTable.All(tx, Forward) {
+		if err != nil {
+			return 0, err
+		}
+		queues = append(queues, q)
+	}
+	for _, q := range queues {
+		for q.Waiting > 0 && !q.Gone {
+			d, err := deliveryTable.Get(tx, pairKey(q.Webhook, q.first()))
+			if err != nil {
+				return 0, err
+			}
+			if !d.At.Before(limit) {
+				break
+			}
+			discarded++
+			err = errors.Join(q.leave(tx), q.log(tx, Attempt{Delivery: d.ID, Event: d.Event, At: now, Error: "discarded unsent after a restore"}))
+			if err != nil {
+				return 0, err
+			}
+		}
+		if err := queueTable.Put(tx, q); err != nil {
+			return 0, err
+		}
+	}
+	return discarded, nil
+}
+
 // repeat queues the delivery of a log entry again, with the same id and bytes. entry is the number
 // of the log entry. repeat returns ErrNotFound if there is no such entry, and ErrConflict if the
 // entry has no body (see Attempt).

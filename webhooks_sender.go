@@ -135,6 +135,9 @@ func (s *Sender) Close() {
 func (s *Sender) scan() (started int, err error) {
 	moment := s.o.Clock.Service(s.o.Clock.Now())
 	err = s.o.Store.View(func(tx *Tx) error {
+		if held, err := HeldSince(tx); err != nil || !held.IsZero() {
+			return err
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		slow := 0

@@ -392,6 +392,8 @@ func (s *session) webhooksCommand() *cli.Command {
 		{Name: "redeliver", Usage: "send the event of a log entry again", ArgsUsage: "ID", Action: s.redeliver,
 			Flags: []cli.Flag{&cli.IntFlag{Name: "log", Usage: "`ID` of the log entry"}}},
 		{Name: "delete", Usage: "delete a webhook and its pending deliveries", ArgsUsage: "ID", Action: s.deleteWebhook},
+		{Name: "release", Usage: "send webhooks again after a restore has held them back", Action: s.releaseWebhooks,
+			Flags: []cli.Flag{&cli.BoolFlag{Name: "discard", Usage: "first delete the deliveries that were pending at the time of the restore"}}},
 	}}
 }
 
@@ -499,6 +501,22 @@ func (s *session) redeliver(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	return s.printList(c, queued, "", []string{"delivery_id", "event_type", "message"})
+}
+
+// releaseWebhooks makes the server send webhooks again after a restore.
+func (s *session) releaseWebhooks(ctx context.Context, c *cli.Command) error {
+	if err := noArguments(c); err != nil {
+		return err
+	}
+	answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/webhooks/release", map[string]any{"discard": c.Bool("discard")}})
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.printJSON(answer)
+	}
+	_, err = fmt.Fprintf(s.env.Stdout, "Webhooks are sent again. %v pending deliveries were discarded.\n", answer["discarded"])
+	return err
 }
 
 func (s *session) deleteWebhook(ctx context.Context, c *cli.Command) error {

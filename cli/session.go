@@ -85,21 +85,25 @@ type ServeOptions struct {
 
 // RestoreOptions are the options of Service.Restore.
 type RestoreOptions struct {
-	From       string // path of the backup
-	DryRun     bool   // check everything and change nothing
-	Other      bool   // allow a backup of another store than the one in the data folder
-	Unverified bool   // allow a file without a valid MAC
+	From         string // path of the backup
+	DryRun       bool   // check everything and change nothing
+	Other        bool   // allow a backup of another store than the one in the data folder
+	Unverified   bool   // allow a file without a valid MAC
+	Exactly      bool   // carry nothing over from the previous database
+	SendWebhooks bool   // send the pending deliveries of the backup
 }
 
 // Restored describes a restore, or after a dry run the restore that would happen.
 type Restored struct {
-	From      string      `json:"from"`           // path of the backup
-	To        string      `json:"to"`             // path of the database
-	Kept      string      `json:"kept,omitempty"` // path to which the previous database was moved; "" if none was
-	StoreID   string      `json:"store_id"`       // of the backup
-	Keys      int         `json:"keys"`           // number of keys in the backup
-	CreatedAt time.Time   `json:"created_at"`     // time at which the store was created
-	Check     CheckResult `json:"check"`          // result of checking the backup
+	From       string      `json:"from"`                       // path of the backup
+	To         string      `json:"to"`                         // path of the database
+	Kept       string      `json:"kept,omitempty"`             // path to which the previous database was moved; "" if none was
+	StoreID    string      `json:"store_id"`                   // of the backup
+	Keys       int         `json:"keys"`                       // number of keys in the backup
+	CreatedAt  time.Time   `json:"created_at"`                 // time at which the store was created
+	Check      CheckResult `json:"check"`                      // result of checking the backup
+	Carried    []string    `json:"carried_over"`               // what has ended since the backup and was carried over, one sentence each
+	NotCarried string      `json:"not_carried_over,omitempty"` // why nothing could be carried over, or ""
 }
 
 // CheckResult is the result of a check of the database.

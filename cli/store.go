@@ -31,6 +31,8 @@ func (s *session) storeCommands() []*cli.Command {
 			Flags: []cli.Flag{
 				&cli.BoolFlag{Name: "dry-run", Usage: "check everything and change nothing"},
 				&cli.BoolFlag{Name: "other", Usage: "allow a backup of another store than the one in the data folder"},
+				&cli.BoolFlag{Name: "exactly", Usage: "restore the state of the backup exactly; do not carry over what was revoked since"},
+				&cli.BoolFlag{Name: "send-webhooks", Usage: "send the pending webhook deliveries of the backup, even if they may have been sent since"},
 				&cli.BoolFlag{Name: "unverified", Usage: "allow a file without a valid MAC: a plain copy, or a backup of an earlier version"},
 			},
 		},
@@ -98,7 +100,7 @@ func (s *session) restore(_ context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	result, err := service.Restore(RestoreOptions{From: file, DryRun: c.Bool("dry-run"), Other: c.Bool("other"), Unverified: c.Bool("unverified")})
+	result, err := service.Restore(RestoreOptions{From: file, DryRun: c.Bool("dry-run"), Other: c.Bool("other"), Unverified: c.Bool("unverified"), Exactly: c.Bool("exactly"), SendWebhooks: c.Bool("send-webhooks")})
 	if err != nil {
 		return err
 	}
@@ -112,10 +114,32 @@ func (s *session) restore(_ context.Context, c *cli.Command) error {
 	if _, err := fmt.Fprintf(s.env.Stdout, "%s %d keys (%d records) from %s to %s.\n", verb, result.Keys, result.Check.Records, result.From, result.To); err != nil {
 		return err
 	}
-	if result.Kept != "" {
-		_, err = fmt.Fprintf(s.env.Stdout, "The previous database was kept as %s.\n", result.Kept)
-	}
+	_, err = io.WriteString(s.env.Stdout, result.report(c))
 	return err
+}
+
+// report returns what people should know about a restore, one sentence a line.
+func (r Restored) report(c *cli.Command) string {
+	var list []string
+	if r.Kept != "" {
+		list = append(list, "The previous database was kept as "+r.Kept+".")
+	}
+	if r.NotCarried != "" {
+		list = append(list, "The previous database could not be read, so keys and tokens that were revoked since the backup may be valid again: "+r.NotCarried)
+	}
+	if len(r.Carried) > 0 {
+		list = append(list, "Carried over, because it has happened since the backup:")
+		for _, what := range r.Carried {
+			list = append(list, "  "+what)
+		}
+	}
+	if !c.Bool("dry-run") {
+		list = append(list, "All logins to the dashboard were ended.")
+	}
+	if !c.Bool("dry-run") && !c.Bool("send-webhooks") {
+		list = append(list, "Webhooks are held back, because their pending deliveries may have been sent since. Release them with: latchkey webhooks release")
+	}
+	return lines(list)
 }
 
 func (s *session) check(ctx context.Context, c *cli.Command) error {

@@ -138,7 +138,7 @@ type statusPages struct{}
 func (s statusPages) sections() []section { return []section{{"System", "Status", "/status"}} }
 
 func (s statusPages) pages() map[string]func(*visit) {
-	return map[string]func(*visit){"GET /status": showStatus}
+	return map[string]func(*visit){"GET /status": showStatus, "POST /webhooks/release": releaseWebhooks}
 }
 
 // statusPart is a heading on the status page with its facts.
@@ -163,7 +163,7 @@ func statusRows() []statusRow {
 		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free inside the file", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
 		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf},
 		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf},
-		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Audit log", "audit", "Head", statusList},
+		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Audit log", "audit", "Head", statusList},
 		{"Clocks", "now", "Wall clock", textOf}, {"Clocks", "service_time", "Clock of the limits", textOf},
 	}
 }
@@ -212,6 +212,7 @@ func showStatus(v *visit) {
 		v.showFault(e)
 		return
 	}
+	held := status["webhooks_held_since"] != nil
 	var parts []statusPart
 	add := func(part string, fact namedText) {
 		if fact.Value == "" {
@@ -235,7 +236,21 @@ func showStatus(v *visit) {
 	for _, name := range slices.Sorted(maps.Keys(status)) {
 		add("More", namedText{strings.ReplaceAll(name, "_", " "), compactStatus(status[name])})
 	}
-	v.show(http.StatusOK, "status", view{Title: "Status", Data: parts})
+	v.show(http.StatusOK, "status", view{Title: "Status", Data: map[string]any{"Parts": parts, "Held": held}})
+}
+
+// releaseWebhooks ends the hold of webhooks after a restore, and redirects to the status page.
+func releaseWebhooks(v *visit) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	body := map[string]any{"discard": form.Get("discard") != ""}
+	if _, e := v.call(http.MethodPost, "/admin/v1/webhooks/release", body); e != nil {
+		v.showFault(e)
+		return
+	}
+	http.Redirect(v.W, v.R, "/status", http.StatusSeeOther)
 }
 
 // compactStatus returns a value without a statusRow as text.

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// RestoreAppOptions are the options of RestoreApp.
+type RestoreAppOptions struct {
+	RestoreOptions
+	Exactly      bool // carry nothing over from the previous database
+	SendWebhooks bool // send the pending webhook deliveries of the backup
+}
+
+// RestoreApp restores a backup, see RestoreStore. A restore ends all logins and the set-up
+// link. Unless o.Exactly is set, it does not undo what has ended since the backup, as far
+// as the previous database shows it: keys that were revoked, paused or rotated, admin
+// tokens that were revoked, operators who were deleted, and changes of passwords. Unless
+// o.SendWebhooks is set, webhooks are held back, because the deliveries of the backup may
+// have been sent since. An entry in the audit log of the restored database, which ends at
+// the time of the backup, explains why later entries are missing.
+func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
+	o.Tables = tables()
+	if !o.Exactly {
+		o.Plan = endedSince
+	}
+	o.Amend = func(tx *Tx, plan []Carried) error {
+		by := AuditContext{Now: o.Now, Actor: "command line", Action: "restore", Detail: map[string]any{"backup": filepath.Base(o.From), "carried_over": len(plan)}}
+		return by.In(tx, func(tx *Tx) error {
+			for _, c := range plan {
+				if err := c.Apply(tx); err != nil {
+					return fmt.Errorf("%s: %w", c.What, err)
+				}
+			}
+			if err := EndLogins(tx); err != nil || o.SendWebhooks {
+				return err
+			}
+			return HoldWebhooks(tx, o.Now)
+		})
+	}
+	return RestoreStore(o.RestoreOptions)
+}
+
+// endedSince returns what has ended between the backup and the previous database.
+func endedSince(previous, backup *Tx) (plan []Carried, err error) {
+	for _, find := range []func(previous, backup *Tx) ([]Carried, error){keysEnded, tokensEnded, operatorsEnded} {
+		found, err := find(previous, backup)
+		if err != nil {
+			return nil, err
+		}
+		plan = append(plan, found...)
+	}
+	return plan, nil
+}
+
+// keysEnded returns the keys that were revoked or paused since the backup, that got an
+// earlier end, or whose secret was replaced.
+func keysEnded(previous, backup *Tx) (plan []Carried, err error) {
+	for now, err := range KeyTable.All(previous, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		was, err := KeyTable.Get(backup, []byte(now.ID))
+		if errors.Is(err, ErrNotFound) {
+			continue // created since
+		}
+		if err != nil {
+			return nil, err
+		}
+		next, why := endKey(was, now)
+		if why == "" {
+			continue
+		}
+		plan = append(plan, Carried{
+			What:  fmt.Sprintf("Key %s (%s) %s.", now.ID, now.Name, why),
+			Apply: func(tx *Tx) error { return errors.Join(moveSecrets(tx, was, next), KeyTable.Put(tx, next)) },
+		})
+	}
+	return plan, nil
+}
+
+// endKey returns a copy of was, a key in a backup, to which everything is applied that has
+// ended in now, the later state of the same key. why completes a sentence that begins with
+// the key; it is "" if nothing has ended.
+func endKey(was, now *StoredKey) (next *StoredKey, why string) {
+	k := *was
+	if !sameSecrets(was, now) {
+		k.Hash, k.Hint, k.Serial, k.RotatedAt, k.Aliases = now.Hash, now.Hint, now.Serial, now.RotatedAt, now.Aliases
+		why = "got another secret, or a previous secret was ended"
+	}
+	if !now.ExpiresAt.IsZero() && (was.ExpiresAt.IsZero() || now.ExpiresAt.Before(was.ExpiresAt)) {
+		k.ExpiresAt, why = now.ExpiresAt, "got an earlier end, "+now.ExpiresAt.UTC().Format(time.RFC3339)
+	}
+	if now.Paused && !was.Paused {
+		k.Paused, why = true, "was paused"
+	}
+	if !now.RevokedAt.IsZero() && was.RevokedAt.IsZero() {
+		k.RevokedAt, why = now.RevokedAt, "was revoked on "+now.RevokedAt.UTC().Format(time.RFC3339)
+	}
+	return &k, why
+}
+
+// sameSecrets reports whether two states of a key have the same secrets.
+func sameSecrets(a, b *StoredKey) bool {
+	return a.Serial == b.Serial && bytes.Equal(a.Hash, b.Hash) &&
+		slices.EqualFunc(a.Aliases, b.Aliases, func(x, y PreviousSecret) bool {
+			return x.Serial == y.Serial && bytes.Equal(x.Hash, y.Hash) && x.EndsAt.Equal(y.EndsAt)
+		})
+}
+
+// moveSecrets replaces the hashes by which the key was is found with those of next.
+func moveSecrets(tx *Tx, was, next *StoredKey) error {
+	for _, hash := range was.Hashes() {
+		if err := tx.Delete("key_hashes", hash); err != nil {
+			return err
+		}
+	}
+	for _, hash := range next.Hashes() {
+		if err := tx.PutSigned("key_hashes", hash, []byte(next.ID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tokensEnded returns the admin tokens that were revoked since the backup.
+func tokensEnded(previous, backup *Tx) (plan []Carried, err error) {
+	for now, err := range tokenTable.All(previous, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		was, err := tokenTable.Get(backup, IDKey(now.ID))
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		if err != nil || now.RevokedAt.IsZero() || !was.RevokedAt.IsZero() {
+			continue
+		}
+		was.RevokedAt = now.RevokedAt
+		plan = append(plan, Carried{
+			What:  fmt.Sprintf("Admin token %d (%s) was revoked on %s.", now.ID, now.Name, now.RevokedAt.UTC().Format(time.RFC3339)),
+			Apply: func(tx *Tx) error { return tokenTable.Put(tx, was) },
+		})
+	}
+	return plan, nil
+}
+
+// operatorsEnded returns the operators who were deleted since the backup, and those who got
+// another password.
+func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
+	for was, err := range operatorTable.All(backup, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		now, err := operatorTable.Get(previous, IDKey(was.ID))
+		switch {
+		case errors.Is(err, ErrNotFound):
+			plan = append(plan, Carried{
+				What:  fmt.Sprintf("Operator %d (%s) was deleted.", was.ID, was.Name),
+				Apply: func(tx *Tx) error { return operatorTable.Delete(tx, IDKey(was.ID)) },
+			})
+		case err != nil:
+			return nil, err
+		case now.Password != was.Password:
+			was.Password, was.ChangedAt = now.Password, now.ChangedAt
+			plan = append(plan, Carried{
+				What:  fmt.Sprintf("Operator %d (%s) got another password.", was.ID, was.Name),
+				Apply: func(tx *Tx) error { return operatorTable.Put(tx, was) },
+			})
+		}
+	}
+	return plan, nil
+}

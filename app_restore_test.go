@@ -1,0 +1,206 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// restoreApp restores a backup over the stopped service and starts it again.
+func restoreApp(t *testing.T, a *testApp, from string, o RestoreAppOptions) RestoreResult {
+	t.Helper()
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.Config, o.From, o.Now = a.config, from, a.clocks.Wall
+	result, err := RestoreApp(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	return result
+}
+
+// TestRestore_CarriesOver ends everything that can be ended after a backup. The restore
+// does not begin it again, unless it is asked to restore exactly.
+func TestRestore_CarriesOver(t *testing.T) {
+	for _, exactly := range []bool{false, true} {
+		t.Run(fmt.Sprintf("exactly %t", exactly), func(t *testing.T) {
+			a := newTestApp(t)
+			by := AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}
+			for _, name := range []string{"ann", "bea"} {
+				if _, err := a.Operators.Create(by, name, "correct horse battery", ""); err != nil {
+					t.Fatal(err)
+				}
+			}
+			login, err := a.sessions.Begin(by, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ids, secrets := map[string]string{}, map[string]string{}
+			for _, name := range []string{"kept", "revoked", "paused", "rotated", "finished", "shortened"} {
+				ids[name], secrets[name] = a.key(`["can_read_agents"]`)
+			}
+			old := secrets["finished"]
+			secrets["finished"] = a.rotate(ids["finished"], 86400)
+			tokens := map[string]string{}
+			for _, name := range []string{"kept", "revoked"} {
+				tokens[name], _ = a.operate(201, "POST", "/admin/v1/tokens", fmt.Sprintf(`{"name": %q}`, name))["token"].(string)
+			}
+			backup := a.saveBackup()
+
+			a.operate(200, "POST", "/admin/v1/keys/"+ids["revoked"]+"/revoke", "")
+			a.operate(200, "POST", "/admin/v1/keys/"+ids["paused"]+"/pause", "")
+			rotated := a.rotate(ids["rotated"], 0)
+			a.operate(200, "POST", "/admin/v1/keys/"+ids["finished"]+"/rotate/finish", "")
+			a.operate(200, "PATCH", "/admin/v1/keys/"+ids["shortened"], fmt.Sprintf(`{"expires_at": %q}`, a.clock.Now().Add(time.Hour).UTC().Format(time.RFC3339)))
+			a.operate(200, "POST", "/admin/v1/tokens/2/revoke", "")
+			a.operate(200, "POST", "/admin/v1/operators/1/password", `{"password": "another horse battery"}`)
+			a.operate(200, "DELETE", "/admin/v1/operators/2", "")
+			a.clocks.Pass(2 * time.Hour)
+
+			result := restoreApp(t, a, backup, RestoreAppOptions{Exactly: exactly})
+			if result.NotCarried != "" || (len(result.Carried) == 0) != exactly {
+				t.Errorf("carried over %q, %s", result.Carried, result.NotCarried)
+			}
+			ended, live := 401, 200
+			if exactly {
+				ended, live = 200, 401
+			}
+			a.wantCode("restored", map[string]int{
+				secrets["kept"]: 200, secrets["revoked"]: ended, secrets["paused"]: ended, secrets["rotated"]: ended, rotated: live,
+				secrets["finished"]: 200, old: ended, secrets["shortened"]: ended,
+			})
+			for name, want := range map[string]int{"kept": 200, "revoked": ended} {
+				if status, _ := a.scrape(tokens[name]); status != want {
+					t.Errorf("token %s: got %d, want %d", name, status, want)
+				}
+			}
+			if _, err := a.sessions.Find(login, a.clock.Now()); err == nil {
+				t.Error("a login outlives the restore")
+			}
+			_, first := a.Operators.Authenticate("ann", "correct horse battery")
+			_, second := a.Operators.Authenticate("bea", "correct horse battery")
+			if (first == nil) != exactly || (second == nil) != exactly {
+				t.Errorf("the old password: %v; the deleted operator: %v", first, second)
+			}
+			if !exactly {
+				for _, want := range []string{"was revoked on", "was paused", "another secret", "earlier end", "Admin token 2 (revoked)", "Operator 1 (ann) got another password", "Operator 2 (bea) was deleted"} {
+					if !strings.Contains(strings.Join(result.Carried, "\n"), want) {
+						t.Errorf("the list has no %q: %q", want, result.Carried)
+					}
+				}
+			}
+			var problems []any
+			check := a.operate(200, "POST", "/admin/v1/check", "")
+			if problems, _ = check["problems"].([]any); len(problems) > 0 {
+				t.Errorf("check: %v", problems)
+			}
+			entries := auditEntries(t, a.Store)
+			if last := entries[len(entries)-1]; last.Action != "restore" {
+				t.Errorf("the log ends with %+v", last)
+			}
+		})
+	}
+}
+
+// TestRestore_NotCarried restores over a database that cannot be read.
+func TestRestore_NotCarried(t *testing.T) {
+	a := newTestApp(t)
+	id, secret := a.key(`["can_read_agents"]`)
+	backup := a.saveBackup()
+	a.operate(200, "POST", "/admin/v1/keys/"+id+"/revoke", "")
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := storePath(a.config.Server.Data)
+	if err := os.WriteFile(path, []byte(strings.Repeat("damage", 5000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	result, err := RestoreApp(RestoreAppOptions{RestoreOptions: RestoreOptions{Config: a.config, From: backup, Now: a.clocks.Wall}})
+	if err != nil || result.NotCarried == "" || len(result.Carried) > 0 {
+		t.Errorf("got %+v, %v", result, err)
+	}
+	a.start()
+	a.wantCode("restored", map[string]int{secret: 200})
+}
+
+// TestRestore_Webhooks holds the deliveries of a backup back until an operator releases
+// or discards them.
+func TestRestore_Webhooks(t *testing.T) {
+	for _, tt := range []struct {
+		name, body string
+		send       bool
+		want       []string // the events that arrive
+	}{
+		{"released", "", false, []string{"key.created", "key.paused"}},
+		{"discarded", `{"discard": true}`, false, []string{"key.paused"}},
+		{"sent", "", true, []string{"key.created", "key.paused"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			v := newReceiver(t)
+			a := newHookApp(t)
+			a.hook(v.URL, "", "key.created", "key.paused")
+			id, _ := a.key(`["can_read_agents"]`)
+			backup := a.saveBackup()
+			a.clocks.Pass(time.Minute)
+			restoreApp(t, a, backup, RestoreAppOptions{SendWebhooks: tt.send})
+			a.clocks.Pass(time.Minute)
+			a.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
+			a.send()
+			status := a.operate(200, "GET", "/admin/v1/status", "")
+			if held := status["webhooks_held_since"] != nil; held == tt.send {
+				t.Errorf("held: %v", status["webhooks_held_since"])
+			}
+			if !tt.send {
+				if n := len(eventsAt(v)); n > 0 {
+					t.Errorf("%d deliveries were sent before their release", n)
+				}
+				a.operate(200, "POST", "/admin/v1/webhooks/release", tt.body)
+				a.refuse("POST", "/admin/v1/webhooks/release", "", 409, "conflict", "not held back")
+				a.send()
+			}
+			if got := eventsAt(v); !slices.Equal(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestRestore_Older restores a backup of format 1: its records are signed before it
+// becomes the database.
+func TestRestore_Older(t *testing.T) {
+	f, data := readFixture(t, 1)
+	a := newTestApp(t, func(c *Config) { c.Keys.Prefix = fixturePrefix })
+	overwrite(t, a.config.Server.Data, pepperFile, f.Pepper+"\n")
+	backup := filepath.Join(data, storeFile)
+	o := RestoreAppOptions{}
+	o.Unverified, o.Other = true, true
+	restoreApp(t, a, backup, o)
+	a.wantCode("restored", map[string]int{f.Key: 200, f.Revoked: 401})
+	if left, _ := filepath.Glob(filepath.Join(a.config.Server.Data, "*format*")); len(left) > 0 {
+		t.Errorf("a copy of the copy is left: %v", left)
+	}
+}
+
+// eventsAt returns the types of the events that a receiver has got, in their order.
+func eventsAt(v *receiver) (types []string) {
+	for _, r := range v.all() {
+		types = append(types, r.event())
+	}
+	return types
+}
+
+// event returns the type of the event in a delivery.
+func (r received) event() string {
+	var v struct {
+		Event string `json:"event_type"`
+	}
+	_ = json.Unmarshal([]byte(r.body), &v)
+	return v.Event
+}
