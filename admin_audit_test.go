@@ -341,6 +341,12 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
 			return v1 + "reload", ""
 		},
+		"POST /admin/v1/webhooks/release": func() (string, string) {
+			if err := w.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, w.clock.Now()) }); err != nil {
+				w.t.Fatal(err)
+			}
+			return v1 + "webhooks/release", `{"discard": true}`
+		},
 		"POST /admin/v1/setup-link": func() (string, string) {
 			for _, op := range w.operate(200, "GET", v1+"operators", "")["operators"].([]any) {
 				w.operate(200, "DELETE", fmt.Sprint(v1, "operators/", op.(map[string]any)["id"]), "")
@@ -481,7 +487,7 @@ func (w *auditWalk) hashes() {
 			}
 			w.secrets = append(w.secrets, base64.StdEncoding.EncodeToString(k.Hash))
 		}
-		for token, err := range tokenTable.All(tx, Forward) {
+		for token, err := range TokenTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}

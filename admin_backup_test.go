@@ -79,8 +79,8 @@ func TestBackup_Restore(t *testing.T) {
 	if w := a.ask("GET", "/api/v1/agents", later, ""); w.Code != 401 {
 		t.Errorf("a key of after the backup: got %d, want 401", w.Code)
 	}
-	if v := a.operate(200, "GET", "/admin/v1/keys/"+gone, ""); v["status"] != "active" {
-		t.Errorf("a key that was revoked after the backup: got %v, want active", v["status"])
+	if v := a.operate(200, "GET", "/admin/v1/keys/"+gone, ""); v["status"] != "revoked" {
+		t.Errorf("a key that was revoked after the backup: got %v, want revoked", v["status"])
 	}
 	if v := a.operate(200, "GET", "/admin/v1/audit?action=restore", ""); v["count"] != 1.0 {
 		t.Errorf("the audit log says of the restore: got %v", v)

@@ -26,7 +26,7 @@ type operator struct {
 	ChangedAt time.Time `json:"changed_at,omitzero"` // last change of the password; zero: never changed
 }
 
-var operatorTable = Table[operator]{
+var OperatorTable = Table[operator]{
 	Name: "operators", Signed: true, Audit: AuditPolicy{Object: "operator"},
 	Key:     func(o operator) []byte { return IDKey(o.ID) },
 	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
@@ -64,7 +64,7 @@ func NewOperators(store *Store) *Operators {
 }
 
 // OperatorTables returns the tables of operators, which a check of the store reads.
-func OperatorTables() []Checked { return []Checked{operatorTable} }
+func OperatorTables() []Checked { return []Checked{OperatorTable} }
 
 // AdminRoutes returns the routes for operators.
 func (o *Operators) AdminRoutes() []Route {
@@ -124,7 +124,7 @@ func (o *Operators) Authenticate(name, password string) (operator, error) {
 	}
 	var found operator
 	err := o.store.View(func(tx *Tx) (err error) {
-		found, err = operatorTable.One(tx, "name", []byte(strings.ToLower(name)))
+		found, err = OperatorTable.One(tx, "name", []byte(strings.ToLower(name)))
 		return err
 	})
 	if errors.Is(err, ErrNotFound) {
@@ -141,7 +141,7 @@ func (o *Operators) Authenticate(name, password string) (operator, error) {
 }
 
 // Get returns the operator with this id, or ErrNotFound.
-func (o *Operators) Get(tx *Tx, id uint64) (operator, error) { return operatorTable.Get(tx, IDKey(id)) }
+func (o *Operators) Get(tx *Tx, id uint64) (operator, error) { return OperatorTable.Get(tx, IDKey(id)) }
 
 // Find is like Get, but runs its own transaction.
 func (o *Operators) Find(id uint64) (op operator, err error) {
@@ -161,7 +161,7 @@ func (o *Operators) SetupHolds(token string, now time.Time) error {
 func (o *Operators) Any() (bool, error) {
 	n := 0
 	err := o.store.View(func(tx *Tx) (err error) {
-		n, err = operatorTable.Count(tx)
+		n, err = OperatorTable.Count(tx)
 		return err
 	})
 	return n > 0, err
@@ -202,15 +202,15 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 				return err
 			}
 		}
-		if operatorTable.Has(tx, "name", []byte(strings.ToLower(name))) {
+		if OperatorTable.Has(tx, "name", []byte(strings.ToLower(name))) {
 			return ErrConflict.With("An operator named %q already exists. Choose another name.", name)
 		}
-		id, err := operatorTable.NextID(tx)
+		id, err := OperatorTable.NextID(tx)
 		if err != nil {
 			return err
 		}
 		made = operator{ID: id, Name: name, Password: sealed, CreatedAt: by.Now}
-		return errors.Join(operatorTable.Put(tx, made), tx.Delete("meta", []byte("setup")))
+		return errors.Join(OperatorTable.Put(tx, made), tx.Delete("meta", []byte("setup")))
 	})
 	return made, err
 }
@@ -225,7 +225,7 @@ func setupMark(token string, until time.Time) []byte {
 // CheckSetup returns ErrSetup unless token belongs to the valid set-up link and no operator
 // exists yet. now must be from Clock.Latest.
 func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
-	n, err := operatorTable.Count(tx)
+	n, err := OperatorTable.Count(tx)
 	if err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (o *Operators) CheckSetup(tx *Tx, token string, now time.Time) error {
 func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 	token = keytext.RandomHex(32)
 	err = by.Update(o.store, func(tx *Tx) error {
-		n, err := operatorTable.Count(tx)
+		n, err := OperatorTable.Count(tx)
 		if err != nil {
 			return err
 		}
@@ -274,7 +274,7 @@ func (o *Operators) SetPassword(by AuditContext, id uint64, password string, kee
 			return err
 		}
 		op.Password, op.ChangedAt = sealed, by.Now
-		return errors.Join(operatorTable.Put(tx, op), endSessions(tx, id, keep))
+		return errors.Join(OperatorTable.Put(tx, op), endSessions(tx, id, keep))
 	})
 }
 
@@ -286,7 +286,7 @@ func showOperator(op operator) map[string]any {
 func (o *Operators) list(w http.ResponseWriter, r *Request) error {
 	rows := []any{}
 	err := o.store.View(func(tx *Tx) error {
-		for op, err := range operatorTable.All(tx, Forward) {
+		for op, err := range OperatorTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}
@@ -343,7 +343,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	err = r.Update(o.store, func(tx *Tx) error {
-		return errors.Join(operatorTable.Delete(tx, IDKey(id)), endSessions(tx, id, nil))
+		return errors.Join(OperatorTable.Delete(tx, IDKey(id)), endSessions(tx, id, nil))
 	})
 	if err != nil {
 		return err

@@ -129,11 +129,11 @@ func moveSecrets(tx *Tx, was, next *StoredKey) error {
 
 // tokensEnded returns the admin tokens that were revoked since the backup.
 func tokensEnded(previous, backup *Tx) (plan []Carried, err error) {
-	for now, err := range tokenTable.All(previous, Forward) {
+	for now, err := range TokenTable.All(previous, Forward) {
 		if err != nil {
 			return nil, err
 		}
-		was, err := tokenTable.Get(backup, IDKey(now.ID))
+		was, err := TokenTable.Get(backup, IDKey(now.ID))
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, err
 		}
@@ -143,7 +143,7 @@ func tokensEnded(previous, backup *Tx) (plan []Carried, err error) {
 		was.RevokedAt = now.RevokedAt
 		plan = append(plan, Carried{
 			What:  fmt.Sprintf("Admin token %d (%s) was revoked on %s.", now.ID, now.Name, now.RevokedAt.UTC().Format(time.RFC3339)),
-			Apply: func(tx *Tx) error { return tokenTable.Put(tx, was) },
+			Apply: func(tx *Tx) error { return TokenTable.Put(tx, was) },
 		})
 	}
 	return plan, nil
@@ -152,16 +152,16 @@ func tokensEnded(previous, backup *Tx) (plan []Carried, err error) {
 // operatorsEnded returns the operators who were deleted since the backup, and those who got
 // another password.
 func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
-	for was, err := range operatorTable.All(backup, Forward) {
+	for was, err := range OperatorTable.All(backup, Forward) {
 		if err != nil {
 			return nil, err
 		}
-		now, err := operatorTable.Get(previous, IDKey(was.ID))
+		now, err := OperatorTable.Get(previous, IDKey(was.ID))
 		switch {
 		case errors.Is(err, ErrNotFound):
 			plan = append(plan, Carried{
 				What:  fmt.Sprintf("Operator %d (%s) was deleted.", was.ID, was.Name),
-				Apply: func(tx *Tx) error { return operatorTable.Delete(tx, IDKey(was.ID)) },
+				Apply: func(tx *Tx) error { return OperatorTable.Delete(tx, IDKey(was.ID)) },
 			})
 		case err != nil:
 			return nil, err
@@ -169,7 +169,7 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 			was.Password, was.ChangedAt = now.Password, now.ChangedAt
 			plan = append(plan, Carried{
 				What:  fmt.Sprintf("Operator %d (%s) got another password.", was.ID, was.Name),
-				Apply: func(tx *Tx) error { return operatorTable.Put(tx, was) },
+				Apply: func(tx *Tx) error { return OperatorTable.Put(tx, was) },
 			})
 		}
 	}

@@ -278,7 +278,7 @@ type AuditVerified struct {
 // the log of the service.
 func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err error) {
 	var forged error
-	if v.Head, forged, err = readHead(tx); err != nil {
+	if v.Head, forged, err = readHead(tx); err != nil && forged == nil {
 		return v, err
 	}
 	next, previous := v.Head.CutNumber+1, append([]byte{}, v.Head.CutHash...) // not nil, which would mean that the previous entry cannot be decoded
@@ -286,6 +286,9 @@ func VerifyAudit(tx *Tx, report func(problem string)) (v AuditVerified, err erro
 	say := func(format string, args ...any) { report("audit log: " + fmt.Sprintf(format, args...)) }
 	if forged != nil {
 		say("the head of the chain has no valid MAC: somebody without the pepper has changed the log")
+	}
+	if err != nil {
+		return v, nil // a forged head that cannot be decoded
 	}
 	for key, stored := range tx.Range(auditTable.Name, nil) {
 		v.Entries++

@@ -22,8 +22,8 @@ type Token struct {
 	RevokedAt  time.Time `json:"revoked_at,omitzero"`   // zero if the token is valid
 }
 
-// tokenTable stores the admin tokens. Its index finds a token by the hash of its secret.
-var tokenTable = Table[Token]{
+// TokenTable stores the admin tokens. Its index finds a token by the hash of its secret.
+var TokenTable = Table[Token]{
 	Name: "admin_tokens", Signed: true, Audit: AuditPolicy{Object: "token"},
 	Key:     func(t Token) []byte { return IDKey(t.ID) },
 	Indexes: []Index[Token]{{"hash", func(t Token) [][]byte { return [][]byte{t.Hash} }}},
@@ -43,7 +43,7 @@ func NewTokens(store *Store, peppers Peppers) *Tokens {
 }
 
 // TokenTables returns the tables in which admin tokens are stored, for CheckStore.
-func TokenTables() []Checked { return []Checked{tokenTable} }
+func TokenTables() []Checked { return []Checked{TokenTable} }
 
 // AdminRoutes returns the endpoints that manage admin tokens.
 func (t *Tokens) AdminRoutes() []Route {
@@ -72,7 +72,7 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 	var token Token
 	err = t.store.View(func(tx *Tx) (err error) {
 		for _, hash := range t.peppers.Hashes(keytext.DigestOf(secret)) {
-			if token, err = tokenTable.One(tx, "hash", hash); !errors.Is(err, ErrNotFound) {
+			if token, err = TokenTable.One(tx, "hash", hash); !errors.Is(err, ErrNotFound) {
 				return err
 			}
 		}
@@ -92,12 +92,12 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 
 // touch sets LastUsedAt of a token to now.
 func (t *Tokens) touch(tx *Tx, id uint64, now time.Time) error {
-	token, err := tokenTable.Get(tx, IDKey(id))
+	token, err := TokenTable.Get(tx, IDKey(id))
 	if err != nil {
 		return err
 	}
 	token.LastUsedAt = now
-	return tokenTable.Put(tx, token)
+	return TokenTable.Put(tx, token)
 }
 
 // create handles the creation of a token. The answer is the only one with the secret.
@@ -118,10 +118,10 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	token.Hint = keytext.Hint(secret, TokenPrefix)
 	token.Hash = t.peppers.Hash(keytext.DigestOf(secret))
 	err = r.Update(t.store, func(tx *Tx) (err error) {
-		if token.ID, err = tokenTable.NextID(tx); err != nil {
+		if token.ID, err = TokenTable.NextID(tx); err != nil {
 			return err
 		}
-		return tokenTable.Put(tx, token)
+		return TokenTable.Put(tx, token)
 	})
 	if err != nil {
 		return err
@@ -143,7 +143,7 @@ func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows := []any{}
 	err = t.store.View(func(tx *Tx) error {
-		for token, err := range tokenTable.All(tx, Backward) {
+		for token, err := range TokenTable.All(tx, Backward) {
 			if err != nil {
 				return err
 			}
@@ -166,11 +166,11 @@ func (t *Tokens) revoke(w http.ResponseWriter, r *Request) error {
 	}
 	var token Token
 	err = r.Update(t.store, func(tx *Tx) (err error) {
-		if token, err = tokenTable.Get(tx, IDKey(id)); err != nil || !token.RevokedAt.IsZero() {
+		if token, err = TokenTable.Get(tx, IDKey(id)); err != nil || !token.RevokedAt.IsZero() {
 			return err
 		}
 		token.RevokedAt = r.Now
-		return tokenTable.Put(tx, token)
+		return TokenTable.Put(tx, token)
 	})
 	if err != nil {
 		return err

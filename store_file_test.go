@@ -369,8 +369,8 @@ func FuzzReadRecord(f *testing.F) {
 			t.Errorf("%x passes under another key", raw)
 		}
 		for _, decode := range []func() error{ // none may do worse than refuse
-			func() error { _, err := tokenTable.decode(&Tx{}, name, raw); return err },
-			func() error { _, err := operatorTable.decode(&Tx{}, name, raw); return err },
+			func() error { _, err := TokenTable.decode(&Tx{}, name, raw); return err },
+			func() error { _, err := OperatorTable.decode(&Tx{}, name, raw); return err },
 			func() error { _, err := contactTable.decode(&Tx{}, name, raw); return err },
 			func() error { _, err := sessionTable.decode(&Tx{}, name, raw); return err },
 			func() error { l, err := auditTable.decode(&Tx{}, name, raw); auditTable.Indexes[0].Keys(l); return err },

@@ -385,7 +385,7 @@ func (l *ledger) holdRecords(tx *Tx, at time.Time, report func(string, ...any)) 
 		}
 	}
 	for name, acknowledged := range l.people {
-		if _, err := operatorTable.One(tx, "name", []byte(name)); err != nil && acknowledged.Before(at) {
+		if _, err := OperatorTable.One(tx, "name", []byte(name)); err != nil && acknowledged.Before(at) {
 			report("the operator %s was acknowledged: %v", name, err)
 		}
 	}
