@@ -210,7 +210,7 @@ func (a *AuditLog) recordSkipped(now time.Time) error {
 // the log, so deleting single entries would gain nothing.
 func (a *AuditLog) cut(now time.Time) error {
 	due := false
-	before := a.o.Clock.Service(now).Add(-a.o.Keep) // service time, so that a wrong wall clock deletes nothing
+	before := a.o.Clock.Service(now).Add(-a.o.Keep) // by the service clock, so that a wrong wall clock deletes nothing
 	err := a.o.Store.View(func(tx *Tx) error {
 		count, err := CountAudit(tx)
 		if err != nil {

@@ -56,8 +56,8 @@ type asked struct {
 	ip                    netip.Addr    // address of the client; invalid: not known
 }
 
-// readAsked reads the description from the body of r. The default carrier is
-// CarrierBearer.
+// readAsked reads from the body of r which request is to be explained. If the body names no
+// carrier, it is CarrierBearer.
 func readAsked(r *Request) (q asked, err error) {
 	body, err := r.ReadBody()
 	if err != nil {

@@ -472,10 +472,9 @@ type Slot struct {
 	Tally Counts
 }
 
-// ring is the stored history of a subject: the counts of its last hours and days. The place
-// of a step is its number modulo the number of kept steps, and a new step replaces the step
-// at its place. So there are never more steps than are kept. If the wall clock jumps far
-// ahead and back, only the places used in the meantime lose their older counts.
+// ring is the stored history of a key or a route: its counts in each of the last hours and days.
+// It is a ring buffer: the counts of an hour or a day overwrite the oldest ones. If the wall clock
+// jumps far ahead and back, only the counts that were overwritten in the meantime are lost.
 type ring struct{ hours, days []Slot } // each sorted by At
 
 func (r *ring) slots(step Step) *[]Slot {

@@ -112,9 +112,8 @@ type agents struct {
 	count   atomic.Int64   // number of lists in ready
 }
 
-// readyList is a cached list of agents. It is valid as long as both tables have
-// the generations that are recorded here. They were read before the list was
-// built.
+// readyList is a cached list of agents, with the generations of the tables from which it was
+// built. It is valid until the generation of one of these tables changes.
 type readyList struct {
 	agents, teams uint64
 	body          []byte

@@ -513,8 +513,8 @@ func NewRedactor(prefix string) *redactor {
 
 // Prefixes by which a redactor recognizes secrets.
 const (
-	tokenShape = TokenPrefix // of admin tokens
-	hookShape  = "whsec_"    // of webhook secrets
+	tokenShape = TokenPrefix // prefix of admin tokens
+	hookShape  = "whsec_"    // prefix of webhook secrets
 )
 
 // Keys returns text with each secret replaced that looks like an API key, an admin token

@@ -373,7 +373,7 @@ type unbilled struct {
 // text.
 func (e *unbilled) Error() string { return fmt.Sprintf("bill call %d: %v", e.call, e.err) }
 
-// Unwrap returns the error of the damaged record.
+// Unwrap returns the error with which reading the damaged record failed.
 func (e *unbilled) Unwrap() error { return e.err }
 
 // billCall bills a call that is over. It reduces the owner's balance, adds the

@@ -105,7 +105,7 @@ type Config struct {
 		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
 		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
 	} `toml:"webhooks"`
-	Limit struct { // in a file, each field is a [[limit]] with name and default
+	Limit struct { // in the configuration file these two limits are [[limit]] sections with a name and a default
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`
 		CalendarEventsPerDay int `toml:"calendar_events_per_day_limit" default:"50" min:"1" max:"1000000000"`

@@ -125,8 +125,8 @@ func (s setting) Assign(value any) (want string) {
 	return ""
 }
 
-// checkText returns value and "" if it is a string that the tag allows. Otherwise it returns a want
-// that completes "must be ...".
+// checkText checks value against the tag "check" of the setting. If it is valid, checkText returns
+// the string to use. Otherwise it returns a want that completes the sentence "KEY must be ...".
 func (s setting) checkText(value any) (text, want string) {
 	text, ok := value.(string)
 	words := s.Tag.Get("in")

@@ -23,7 +23,7 @@ type contact struct {
 	Email           string    `json:"email,omitempty"`
 	Company         string    `json:"company,omitempty"`
 	Website         string    `json:"website,omitempty"`
-	Address         string    `json:"address,omitempty"` // shown as street
+	Address         string    `json:"address,omitempty"` // street and number; the API calls this field street
 	City            string    `json:"city,omitempty"`
 	State           string    `json:"state,omitempty"`
 	ZipCode         string    `json:"zip_code,omitempty"`

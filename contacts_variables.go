@@ -69,8 +69,8 @@ func variableKey(owner uint64, kind, name string) []byte {
 	return append(IDKey(owner), kind+"\x00"+name...)
 }
 
-// builtin returns the definitions that every owner has from the start (contract 6.1). The API does
-// not publish its own built-in definitions, so these are our choice.
+// builtin returns the definitions that every owner has from the start (contract 6.1). The contract
+// does not list them, so this list is Latchkey's own.
 func builtin() []Variable {
 	return []Variable{
 		{Name: "preferred_language", DisplayName: "Preferred Language", Description: "Language to speak with the contact", Type: variableText, Context: contextContact, Default: true},

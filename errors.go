@@ -49,7 +49,7 @@ var (
 	ErrConflict    = &Error{Status: http.StatusConflict, Code: "conflict", Message: "The object is not in a state that allows this."}
 	ErrBodyTime    = &Error{Status: http.StatusRequestTimeout, Code: "validation_error", Message: "The body was sent too slowly. Send the request again without long pauses."}
 	ErrBroken      = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request ended before it was complete. Send the whole request again."}
-	ErrGateway     = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind Latchkey cannot be reached or sent an invalid answer. Try again shortly."}
+	ErrGateway     = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind Latchkey cannot be reached, or its answer is not valid. Try again shortly."}
 	ErrGatewayTime = &Error{Status: http.StatusGatewayTimeout, Code: "gateway_timeout", Message: "The API behind Latchkey did not answer in time. Try again, or request less data."}
 	ErrUnavailable = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "Nothing can be stored at present. Try again shortly.", RetryAfter: 5 * time.Second}
 	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "The server failed unexpectedly. Its log has the details under this request id."}
@@ -184,7 +184,7 @@ func explanations() []explanation {
 		{[]*Error{ErrMissingAgent}, "The agent for the call is missing.", "agent_id is missing in POST /api/v1/calls.", "Send the id or the assistant_id of an agent from GET /api/v1/agents."},
 		{[]*Error{ErrInvalidPhone}, "The number cannot be dialled.", "phone_number is not an E.164 number: + and 7 to 15 digits, of which the first is not 0.", "Send the number with its country code, without spaces or dashes."},
 		{[]*Error{ErrMissingFirstName}, "A contact needs a first name.", "first_name is missing or empty when a contact is created.", "Send first_name."},
-		{[]*Error{ErrParameterFormat}, "A query parameter does not have the required form.", "A date is not YYYY-MM-DD, for instance. The message names the parameter.", "Send the parameter in the form that the message describes."},
+		{[]*Error{ErrParameterFormat}, "A query parameter does not have the required form.", "For example, a date does not have the form YYYY-MM-DD. The message names the parameter.", "Send the parameter in the form that the message describes."},
 		{[]*Error{ErrDatetime}, "A time cannot be read.", "It is not an ISO 8601 date and time.", "Send it as 2026-03-02T09:00:00Z or with an offset such as +01:00."},
 		{[]*Error{ErrDuration}, "The duration is not valid.", "duration is not a whole number from 1 to 180 in GET /api/v1/calendar/availability.", "Send the number of minutes, from 1 to 180."},
 		{[]*Error{ErrDuplicate}, "A context variable with this name exists already.", "A variable is created, and the owner has a variable with the same name and context.", "Use another name, or change the existing variable."},
@@ -219,7 +219,7 @@ func explanations() []explanation {
 			"Wait for the seconds in Retry-After, after which the same request can succeed. A request that is refused for this reason is not counted. X-RateLimit-Remaining on every answer shows how many units remain of the limit that has the fewest left. GET /api/v1/key, which costs nothing, shows this for each limit."},
 
 		{[]*Error{ErrServer}, "The server failed.", "The server has an error that the request did not cause.", "Try again later. The operator can find the cause in the log under the request_id."},
-		{[]*Error{ErrGateway}, "The API behind Latchkey cannot be reached or sent an invalid answer.", "On a guarded route: its upstream does not accept connections, or its answer is not valid HTTP.",
+		{[]*Error{ErrGateway}, "The API behind Latchkey cannot be reached, or its answer is not valid.", "On a guarded route: its upstream does not accept connections, or its answer is not valid HTTP.",
 			"Try again shortly. The operator can find the cause in the log under the request_id."},
 		{[]*Error{ErrGatewayTime}, "The API behind Latchkey did not answer in time.", "On a guarded route: the answer of its upstream did not begin within the timeout of the route.",
 			"Try again, or request less data in one request."},

@@ -172,7 +172,7 @@ func conflict(a, b pattern) string {
 		return ""
 	}
 	if relation == same {
-		return fmt.Sprintf("%s and %s are for the same paths with %s; remove one, or change its methods", a.name, b.name, method)
+		return fmt.Sprintf("%s and %s match the same paths and both accept %s; remove one, or change its methods", a.name, b.name, method)
 	}
 	return fmt.Sprintf("%s and %s both fit %s with %s, and neither is the narrower one; change one of the paths", a.name, b.name, sharedPath(a.parts, b.parts), method)
 }

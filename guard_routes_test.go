@@ -105,9 +105,9 @@ func TestNewRouteTable_conflicts(t *testing.T) {
 		guards []*proxyRoute
 		want   []string // in the message; none: no conflict
 	}{
-		{"twice", guards("GET /a", "GET /a"), []string{"route 1 (GET /a) and route 2 (GET /a) are for the same paths with GET"}},
-		{"another name", guards("GET /a/:x", "POST,GET /a/:y"), []string{"route 1 (GET /a/:x) and route 2 (POST,GET /a/:y) are for the same paths with GET"}},
-		{"a slash at the end", guards("* /a", "* /a/"), []string{"route 1 (* /a) and route 2 (* /a/) are for the same paths with any method"}},
+		{"twice", guards("GET /a", "GET /a"), []string{"route 1 (GET /a) and route 2 (GET /a) match the same paths and both accept GET"}},
+		{"another name", guards("GET /a/:x", "POST,GET /a/:y"), []string{"route 1 (GET /a/:x) and route 2 (POST,GET /a/:y) match the same paths and both accept GET"}},
+		{"a slash at the end", guards("* /a", "* /a/"), []string{"route 1 (* /a) and route 2 (* /a/) match the same paths and both accept any method"}},
 		{"rest twice", guards("GET /a/*x", "GET /a/*y"), []string{"same paths"}},
 		{"crossing", guards("GET /a/:x/b", "GET /a/c/:y"), []string{"route 1", "route 2", "both fit /a/c/b with GET"}},
 		{"crossing, any method", guards("* /a/:x/b", "GET /a/c/:y"), []string{"both fit /a/c/b with GET"}},

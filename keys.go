@@ -229,10 +229,10 @@ var ErrQueryKey = ErrKey.With("This key may not be sent as ?api_key=. Send it as
 // keys share. The slice is shared; do not change it.
 func (k *Key) Rules() []LimitRule { return k.derived.rules }
 
-// ShortLimits returns the key's limit RequestsPerMinute if an ordinary request is charged against
-// nothing else. It returns nil if a limit of the owner is charged too, or if the limit is in
-// observe mode. In these cases use k.Charge(nil, RequestsPerMinute, 1). The slice is shared; do
-// not change it.
+// ShortLimits returns the key's limit RequestsPerMinute, if that is the only limit to which an
+// ordinary request is charged. It returns nil if the owner has such a limit too, or if the limit is
+// in observe mode. Then use k.Charge(nil, RequestsPerMinute, 1). The slice is shared, so do not
+// change it.
 func (k *Key) ShortLimits() []Limit { return k.derived.short }
 
 // Charge appends to list the charges for cost units of the limit with this name: one charge

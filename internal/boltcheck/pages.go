@@ -79,7 +79,7 @@ type metaPage []byte
 
 func (p *metaPage) Write(page []byte) (int, error) {
 	if *p != nil {
-		return 0, errors.New("only the first page is needed")
+		return 0, errors.New("the copy was stopped after the first page")
 	}
 	*p = bytes.Clone(page)
 	return len(page), nil
