@@ -119,7 +119,7 @@ func (a *Accounts) begin(r *http.Request, found operator, old string) (token str
 // token of the valid set-up link in c.Link.
 func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (token string, err error) {
 	by := a.deed(r, dashboard.Operator{}, "set up")
-	// Create checks no link if it gets "". The text "none" is never a valid link.
+	// Create checks the link only if it is not "", so pass a text that is never a valid link
 	op, err := a.o.Operators.Create(by, c.Name, c.Password, cmp.Or(c.Link, "none"))
 	if errors.Is(err, ErrSetup) {
 		a.o.Refused(by, ErrSetup)

@@ -86,7 +86,7 @@ func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
 	b.dry = q.Get("dry_run") == "true"
 	rows, err := b.form.Read(r)
 	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
-		b.unread = e // a dry run describes it
+		b.unread = e // the answer to a dry run describes this error
 	} else if err != nil {
 		return err
 	}

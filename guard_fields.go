@@ -48,7 +48,7 @@ var clientFields = []struct {
 		X-UserID X-Username X-Vouch-* X-WebAuth-* *-Remote-User`},
 	{"The client's certificate", fieldDropped, `CF-Client-Cert-* Client-Cert* SSL-* WL-Proxy-* X-Amzn-MTLS-* X-ARR-ClientCert X-Client-Cert*
 		X-Client-DN X-Client-Verify X-MTLS-* X-SSL* X-TLS-* $WS*`},
-	{"A proxy for the upstream's own requests", fieldDropped, `Proxy`},
+	{"The proxy that the upstream would use for its own requests (httpoxy)", fieldDropped, `Proxy`},
 	{"What Latchkey itself says", fieldDropped, `X-API-Key X-Auth-Body X-Auth-Environment X-Auth-Key-* X-Auth-Owner X-Auth-Permissions X-Auth-RateLimit*
 		X-Auth-Retry-After X-Auth-Status X-Auth-URI X-Request-ID`},
 }

@@ -180,7 +180,7 @@ func conflict(a, b pattern) string {
 // The relations between the paths that pattern a matches and the paths that pattern b matches.
 const (
 	disjoint = iota // no path matches both
-	same            // the same paths match both
+	same            // both patterns match the same paths
 	narrower        // b matches all paths of a, and more
 	wider           // a matches all paths of b, and more
 	across          // some paths match both, and other paths match only a or only b

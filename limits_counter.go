@@ -27,7 +27,7 @@ type counter struct {
 	Pending bool         // a record with a larger reserve is queued or being written
 
 	reserve int   // units of the stored reserve that were not admitted yet
-	granted int   // value of reserve when it was stored
+	granted int   // value of reserve when the counter was last stored
 	expires int64 // service time, in Unix nanoseconds, until which the reserve may be used
 	stale   bool  // units were admitted or taken back since the record was stored
 }

@@ -166,7 +166,8 @@ func (tx *Tx) GetSigned(bucket string, key []byte) ([]byte, error) {
 	return bytes.Clone(value), err
 }
 
-// sealKey is the key in the bucket meta of the MAC of a backup. A store in use has none.
+// sealKey is the key in the bucket meta under which a backup stores its MAC. A database in use has no
+// such record.
 var sealKey = []byte("backup_mac")
 
 // signBackup stores the MAC of the whole contents of a new backup in it.

@@ -8,7 +8,7 @@ import "os"
 // file itself.
 func LockExclusive(*os.File) error { return nil }
 
-// Writable returns nil: whether a folder is writable shows when a file is created in it.
+// Writable always returns nil on this system. If a folder is not writable, creating a file in it fails.
 func Writable(string) error { return nil }
 
 // DiskFree returns -1, which means that the free space is not known.

@@ -373,7 +373,7 @@ const leakChunk = 256 << 10
 type spelling struct {
 	width  int
 	prefix []byte // the prefix of secrets from its first to its last byte that is not 0
-	length int    // bytes of a secret, from its first to its last byte that is not 0
+	length int    // number of bytes that a secret takes up in this spelling
 	at     int    // position in the buffer from which to search
 	line   int    // number of the line at that position
 }

@@ -362,7 +362,7 @@ func (e *lostSecret) Error() string {
 func (e *lostSecret) Unwrap() error { return e.err }
 
 // Kept checks that a secret was written to stdout, and returns a *lostSecret if it was not. err is
-// the result of the write. If err is nil, Kept also checks that stdout is not lost (see
+// the result of the write. If err is nil, Kept also checks that all output so far was written (see
 // output.flush). name is the name of the secret, such as "the key". remedy describes what the user
 // can do if the secret is lost.
 func Kept(stdout io.Writer, err error, name, remedy string) error {

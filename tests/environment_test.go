@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -102,8 +103,13 @@ func TestProgram_EarlyHangup(t *testing.T) {
 	sent := make(chan error, 1)
 	go func() {
 		for {
-			if _, err := os.Stat(filepath.Join(data, "lock")); err == nil {
-				sent <- cmd.Process.Signal(syscall.SIGHUP)
+			text, _ := os.ReadFile(filepath.Join(data, "lock"))
+			if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+				server, err := os.FindProcess(pid)
+				if err == nil {
+					err = server.Signal(syscall.SIGHUP)
+				}
+				sent <- err
 				return
 			}
 			time.Sleep(time.Millisecond)

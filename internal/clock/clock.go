@@ -200,7 +200,8 @@ func LastInstant(date time.Time, minutes int, zone *time.Location) time.Time {
 }
 
 // instants returns the moments at which clocks in zone show the time that is minutes after midnight
-// of date, in no particular order. If there is none, it returns the moment of the skip.
+// of date, in no particular order. There are two if the clocks are put back over that time. If they
+// are put forward over it, instants returns the moment at which that happens.
 func instants(date time.Time, minutes int, zone *time.Location) []time.Time {
 	wall := time.Date(date.Year(), date.Month(), date.Day(), 0, minutes, 0, 0, time.UTC)
 	var hits []time.Time

@@ -112,8 +112,8 @@ type Span struct{ Start, End time.Time }
 
 // Spans returns the periods in which clocks in zone show the date and a time that is at least from
 // and less than to, both in minutes after midnight. They are in order and do not touch each other.
-// There are several if clocks are put back out of the window or into it. There is none if clocks
-// skip all of the window.
+// There is usually one. There are several if clocks are put back during the window, and none if they
+// are put forward over the whole window.
 func Spans(date time.Time, from, to int, zone *time.Location) (spans []Span) {
 	midnight := time.Date(date.Year(), date.Month(), date.Day(), 0, 0, 0, 0, time.UTC)
 	first, last := midnight.Add(time.Duration(from)*time.Minute), midnight.Add(time.Duration(to)*time.Minute)

@@ -38,7 +38,7 @@ type Fault struct {
 // Error is the reason why a whole table cannot be read. It is a sentence for the sender.
 type Error string
 
-// Error returns the sentence.
+// Error returns the sentence that describes the fault.
 func (e Error) Error() string { return string(e) }
 
 func errorf(format string, args ...any) error { return Error(fmt.Sprintf(format, args...)) }

@@ -21,7 +21,7 @@ type Queue struct {
 	waiting []byte
 	writing int    // number of bytes that the goroutine is writing
 	lost    uint64 // lines that did not fit after those in waiting
-	failed  uint64 // lines before those in waiting that could not be written
+	failed  uint64 // number of earlier lines that could not be written
 	closed  bool
 
 	wake chan struct{} // receives a value when there is something to write, or closed is set

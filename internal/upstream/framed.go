@@ -92,7 +92,7 @@ type framedConn struct {
 	method atomic.Pointer[string] // of the request whose answer is due; nil: none is due
 	state  func() error           // reads what comes next into ready, or sets left
 	ready  []byte                 // bytes that Read returns next
-	left   int64                  // bytes that Read passes on after ready
+	left   int64                  // bytes of the answer that Read returns after those in ready
 	whole  bool                   // the answer ends when left is 0
 	lines  bool                   // state reads one line, of chunks or of the trailer
 	odd    bool                   // an informational answer had a length
