@@ -83,12 +83,13 @@ func TestUpstreams_Excess(t *testing.T) {
 			for _, late := range []time.Duration{0, time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond} {
 				t.Run(fmt.Sprint(name, "/", way, "/", late), func(t *testing.T) {
 					t.Parallel()
+					answer := tt.answer
 					if late == 0 { // in one segment with the answer
-						tt.answer += stolen
+						answer += stolen
 					}
 					sent := make(chan bool, 1)
 					s := upstreamtest.NewScript(t, func(c net.Conn) {
-						upstreamtest.Sends(tt.answer)(c)
+						upstreamtest.Sends(answer)(c)
 						time.AfterFunc(late, func() {
 							if late > 0 {
 								upstreamtest.Sends(stolen)(c)
