@@ -266,6 +266,12 @@ func (w *commandWalk) args() map[string]func() []string {
 		"webhooks test":      func() []string { return []string{w.answered()} },
 		"webhooks logs":      func() []string { return []string{w.logged()} },
 		"webhooks redeliver": func() []string { return []string{w.logged(), "--log", "1"} },
+		"webhooks release": func() []string {
+			if err := w.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, w.clock.Now()) }); err != nil {
+				w.t.Fatal(err)
+			}
+			return nil
+		},
 		"admin create": func() []string {
 			w.n++
 			return []string{"--name", fmt.Sprint("ann", w.n), "--password-file", w.file("", "a long password")}

@@ -161,7 +161,7 @@ func TestDamage_Anywhere(t *testing.T) {
 		if err := os.WriteFile(bad, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cmd := program.Command(t, "check", bad)
+		cmd := program.Command(t, "check", bad, "--data", a.config.Server.Data) // whose pepper verifies the MACs
 		late := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
 		out, _ := cmd.CombinedOutput()
 		late.Stop()

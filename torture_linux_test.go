@@ -665,7 +665,7 @@ func TestProgram_ReadOnlyDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	program.ServeFails(t, data, "read-only file system")
-	if said, errs, exit := program.Run(t, "check", storePath(data)); exit != 0 || !strings.Contains(said, "0 problems") {
+	if said, errs, exit := program.Run(t, "check", storePath(data), "--data", data); exit != 0 || !strings.Contains(said, "0 problems") {
 		t.Errorf("check: exit %d, %s%s", exit, said, errs)
 	}
 	if err := unix.Mount("", disk, "", unix.MS_REMOUNT, "size=8m"); err != nil {
