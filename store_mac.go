@@ -154,16 +154,7 @@ func (tx *Tx) PutSigned(bucket string, key, value []byte) error {
 // GetSigned is like Get for a record that PutSigned has stored. It returns an error that
 // wraps ErrNotFound if the record has no valid MAC.
 func (tx *Tx) GetSigned(bucket string, key []byte) ([]byte, error) {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	if b == nil {
-		return nil, nil
-	}
-	raw := b.Get(key)
-	if raw == nil {
-		return nil, nil
-	}
-	value, err := tx.verified(bucket, key, raw)
-	return bytes.Clone(value), err
+	return tx.get(bucket, key, tx.verified)
 }
 
 // sealKey is the key in the bucket meta under which a backup stores its MAC. A database in use has no

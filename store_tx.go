@@ -50,7 +50,10 @@ const (
 // Get returns a copy of the contents stored in a bucket under key. It returns nil
 // without an error if the bucket or the key does not exist. It returns an error if
 // the stored record is damaged.
-func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
+func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) { return tx.get(bucket, key, Unseal) }
+
+// get is Get, with the function that checks the stored record and returns its contents.
+func (tx *Tx) get(bucket string, key []byte, check func(bucket string, key, raw []byte) ([]byte, error)) ([]byte, error) {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
 		return nil, nil
@@ -59,7 +62,7 @@ func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) {
 	if raw == nil {
 		return nil, nil
 	}
-	value, err := Unseal(bucket, key, raw)
+	value, err := check(bucket, key, raw)
 	return bytes.Clone(value), err
 }
 
