@@ -204,3 +204,25 @@ func (r received) event() string {
 	_ = json.Unmarshal([]byte(r.body), &v)
 	return v.Event
 }
+
+// TestRestore_ReleasePage releases webhooks by the forms of the status page.
+func TestRestore_ReleasePage(t *testing.T) {
+	b := newDashboard(t)
+	hold := func() {
+		t.Helper()
+		if err := b.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, b.clock.Now()) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, fields := range [][]string{{"discard", "on"}, nil} {
+		hold()
+		b.says(b.get("/status"), 200, "Webhooks are held back", "Held back since the restore")
+		if w := b.post("/webhooks/release", fields...); w.Code != 303 || w.Header().Get("Location") != "/status" {
+			t.Errorf("%v: got %d %s", fields, w.Code, w.Body)
+		}
+		if page := b.get("/status").Body.String(); strings.Contains(page, "held back") {
+			t.Errorf("%v: the page still shows the hold", fields)
+		}
+	}
+	b.says(b.post("/webhooks/release"), 409, "not held back")
+}
