@@ -217,7 +217,7 @@ func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Limit
 		charges = key.Charge(charges, name, costs[name])
 	}
 	if slices.ContainsFunc(charges, func(c Charge) bool { return c.Cost > 0 }) {
-		return v.limiter.Pay(charges, now, nil)
+		return v.limiter.SpendAll(charges, now, nil)
 	}
 	return v.limiter.Statuses(slices.DeleteFunc(charges, func(c Charge) bool { return c.Observe }), now)
 }

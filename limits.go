@@ -31,9 +31,9 @@ type Limiter struct {
 }
 
 type shard struct {
-	mu     sync.Mutex
-	meters map[string]*counters // by id
-	_      [40]byte             // padding, so that neighbouring shards rarely share a cache line
+	mu       sync.Mutex
+	counters map[string]*counters // by id
+	_        [40]byte             // padding, so that neighbouring shards rarely share a cache line
 }
 
 // NewLimiter returns a Limiter that stores its counts in store. start is the service time at which
@@ -41,7 +41,7 @@ type shard struct {
 func NewLimiter(store *Store, start time.Time) *Limiter {
 	l := &Limiter{Observed: newDryRunCounts(store), store: store, start: start, seed: maphash.MakeSeed()}
 	for i := range l.shards {
-		l.shards[i].meters = map[string]*counters{}
+		l.shards[i].counters = map[string]*counters{}
 	}
 	return l
 }
@@ -52,12 +52,18 @@ func NewLimiter(store *Store, start time.Time) *Limiter {
 // returns ErrUnavailable if the store has failed, so that a unit cannot be covered by a stored
 // reserve. It waits for the disk only if a reserve has run out.
 func (l *Limiter) Spend(id string, limits []Limit, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
-	return l.SpendBy(nil, id, limits, now, list)
+	return l.SpendBy(CountedID{ID: id}, limits, now, list)
 }
 
-// SpendBy is like Spend, but a CounterRef for the id saves the look-up of its counters. h may be
-// nil.
-func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
+// CountedID is the id of a key or an owner, and where its counters are.
+type CountedID struct {
+	ID  string
+	Ref *CounterRef // saves the look-up of the counters; may be nil
+}
+
+// SpendBy is like Spend for an id whose counters may already be known.
+func (l *Limiter) SpendBy(by CountedID, limits []Limit, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
+	h, id := by.Ref, by.ID
 	for {
 		if l.store.Failing() {
 			return list, ErrUnavailable
@@ -79,31 +85,31 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 			continue
 		}
 		var room [2]batchItem
-		b := batch{Posts: room[:0]}
+		b := batch{Items: room[:0]}
 		for _, limit := range limits {
-			g, err := l.gauge(nil, m, limit)
+			g, err := l.counter(nil, m, limit)
 			if err != nil {
 				m.Unlock()
 				return list, err
 			}
-			b.Posts = append(b.Posts, batchItem{Panel: m, Gauge: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
+			b.Items = append(b.Items, batchItem{Counters: m, Counter: g, Window: &g.Window, Charge: Charge{ID: id, Limit: limit, Cost: 1}})
 		}
-		now := b.Moment(now)
-		full, wait := b.Full(now)
-		if full != nil {
-			err := full.Charge.Refused(wait)
+		now := b.Latest(now)
+		denied, wait := b.Denied(now)
+		if denied != nil {
+			err := denied.Charge.Refused(wait)
 			list = b.Statuses(now, list)
 			m.Unlock()
 			return list, err
 		}
-		dry := b.Dry(now)
-		if dry == nil {
+		uncovered := b.Uncovered(now)
+		if uncovered == nil {
 			l.commit(&b, now)
 			list = b.Statuses(now, list)
 			m.Unlock()
 			return list, nil
 		}
-		covered := l.await(dry.Panel, dry.Gauge, now)
+		covered := l.await(uncovered.Counters, uncovered.Counter, now)
 		m.Unlock()
 		if err := <-covered; err != nil {
 			return list, ErrUnavailable
@@ -111,11 +117,11 @@ func (l *Limiter) SpendBy(h *CounterRef, id string, limits []Limit, now time.Tim
 	}
 }
 
-// spendOne charges one unit of one limit, like Spend. Most requests have only one limit, and this is
-// faster than a batch. If the reserve has run out, it charges nothing and returns a channel. The
+// spendOne charges one unit of one limit, like Spend. Most requests have only one limit, and this
+// is faster than a batch. If the reserve has run out, it charges nothing and returns a channel. The
 // caller then unlocks m, receives from the channel and tries again. m must be locked.
 func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, list []LimitStatus) ([]LimitStatus, <-chan error, error) {
-	g, err := l.gauge(nil, m, *limit)
+	g, err := l.counter(nil, m, *limit)
 	if err != nil {
 		return list, nil, err
 	}
@@ -132,13 +138,13 @@ func (l *Limiter) spendOne(m *counters, limit *Limit, now time.Time, list []Limi
 	return append(list, limitStatusOf(&g.Window, *limit, now)), nil, nil
 }
 
-// Pay makes charges of several ids and limits, short or long (see Limit), at the service time now.
-// It makes all charges or none. If a limit does not admit its charge, it returns ErrRateLimit with
-// the time to wait. It appends the statuses of the limits that are not in observe mode to list and
-// returns the result. After a success the short limits come first. If a short limit refused, the
-// result has only short limits. If a long limit refused, the result is in the order of charges. It
-// waits for the disk if one of the limits is long. Do not call it inside a transaction.
-func (l *Limiter) Pay(charges []Charge, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
+// SpendAll makes charges of several ids and limits, short or long (see Limit), at the service time
+// now. It makes all charges or none. If a limit does not admit its charge, it returns ErrRateLimit
+// with the time to wait. It appends the statuses of the limits that are not in observe mode to list
+// and returns the result. After a success the short limits come first. If a short limit refused,
+// the result has only short limits. If a long limit refused, the result is in the order of charges.
+// It waits for the disk if one of the limits is long. Do not call it inside a transaction.
+func (l *Limiter) SpendAll(charges []Charge, now time.Time, list []LimitStatus) ([]LimitStatus, error) {
 	long := slices.ContainsFunc(charges, func(c Charge) bool { return !c.Limit.Short() })
 	for {
 		if l.store.Failing() {
@@ -148,16 +154,16 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, list []LimitStatus) ([]Li
 		if err != nil {
 			return list, err
 		}
-		now := b.Moment(now)
-		full, wait := b.Full(now)
-		dry := b.Dry(now)
+		now := b.Latest(now)
+		denied, wait := b.Denied(now)
+		uncovered := b.Uncovered(now)
 		switch {
-		case full != nil:
+		case denied != nil:
 			list = b.Statuses(now, list)
 			l.unlock(b)
-			return list, full.Charge.Refused(wait)
-		case dry != nil:
-			covered := l.await(dry.Panel, dry.Gauge, now)
+			return list, denied.Charge.Refused(wait)
+		case uncovered != nil:
+			covered := l.await(uncovered.Counters, uncovered.Counter, now)
 			l.unlock(b)
 			if err := <-covered; err != nil {
 				return list, ErrUnavailable
@@ -171,7 +177,7 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, list []LimitStatus) ([]Li
 			return list, nil
 		}
 		l.unlock(b)
-		statuses, err := l.payDurable(charges, now)
+		statuses, err := l.spendDurable(charges, now)
 		if errors.Is(err, errDry) {
 			continue
 		}
@@ -188,15 +194,15 @@ func (l *Limiter) Pay(charges []Charge, now time.Time, list []LimitStatus) ([]Li
 // errDry means that a reserve has run out since the check, so the charges must be tried again.
 var errDry = errors.New("reserve ran out")
 
-// payDurable makes charges of which at least one is of a long limit. It also checks and charges the
-// short limits inside the transaction, so that no other request is charged in between. It returns
-// errDry if a reserve does not cover a short limit.
-func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatus, err error) {
+// spendDurable makes charges of which at least one is of a long limit. It also checks and charges
+// the short limits inside the transaction, so that no other request is charged in between. It
+// returns errDry if a reserve does not cover a short limit.
+func (l *Limiter) spendDurable(charges []Charge, now time.Time) (list []LimitStatus, err error) {
 	// Check in a read transaction first, so that a refusal does not delay writes.
 	err = l.store.View(func(tx *Tx) error {
 		b, err := readDurables(tx, charges)
-		if full, wait := b.Full(now); err == nil && full != nil {
-			err = full.Charge.Refused(wait)
+		if denied, wait := b.Denied(now); err == nil && denied != nil {
+			err = denied.Charge.Refused(wait)
 		}
 		return err
 	})
@@ -210,16 +216,16 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatu
 			return err
 		}
 		defer l.unlock(b)
-		now := b.Moment(now)
-		full, wait := b.Full(now)
+		now := b.Latest(now)
+		denied, wait := b.Denied(now)
 		switch {
 		case paid != nil:
-		case full != nil:
-			return full.Charge.Refused(wait)
-		case b.Dry(now) != nil:
+		case denied != nil:
+			return denied.Charge.Refused(wait)
+		case b.Uncovered(now) != nil:
 			return errDry
 		}
-		long, err := payDurables(tx, charges, now)
+		long, err := spendDurables(tx, charges, now)
 		if err != nil {
 			if paid != nil {
 				paid.Refund()
@@ -239,13 +245,13 @@ func (l *Limiter) payDurable(charges []Charge, now time.Time) (list []LimitStatu
 	return list, err
 }
 
-// PayIn makes the charges of long limits in the caller's transaction, so that the units and the
+// SpendIn makes the charges of long limits in the caller's transaction, so that the units and the
 // change for which they are charged are stored together. It ignores charges of short limits. If a
-// limit does not admit its charge, PayIn writes nothing and returns ErrRateLimit with the time to
+// limit does not admit its charge, SpendIn writes nothing and returns ErrRateLimit with the time to
 // wait. After another error the caller must abandon the transaction. Even with an error it returns
 // the statuses of the long limits that are not in observe mode.
-func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus, error) {
-	b, err := payDurables(tx, charges, now)
+func (l *Limiter) SpendIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus, error) {
+	b, err := spendDurables(tx, charges, now)
 	if err == nil {
 		tx.After(func() { l.note(b, now) })
 	}
@@ -254,8 +260,8 @@ func (l *Limiter) PayIn(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus,
 
 // note records in Observed the items of a batch that would have been refused without observe mode.
 func (l *Limiter) note(b *batch, now time.Time) {
-	for i := range b.Posts {
-		if p := &b.Posts[i]; p.Over {
+	for i := range b.Items {
+		if p := &b.Items[i]; p.Over {
 			l.Observed.Note(p.Charge, now)
 		}
 	}
@@ -274,32 +280,32 @@ func (l *Limiter) open(tx *Tx, charges []Charge) (*batch, error) {
 		}
 	}
 	slices.Sort(ids)
-	var meters []*counters
+	var counters []*counters
 	for _, id := range ids {
-		meters = append(meters, l.find(id))
+		counters = append(counters, l.find(id))
 	}
 	for _, c := range charges {
 		if !c.Limit.Short() {
 			continue
 		}
-		m := meters[slices.Index(ids, c.ID)]
-		g, err := l.gauge(tx, m, c.Limit)
+		m := counters[slices.Index(ids, c.ID)]
+		g, err := l.counter(tx, m, c.Limit)
 		if err != nil {
-			for _, m := range meters {
+			for _, m := range counters {
 				m.Unlock()
 			}
 			return nil, err
 		}
-		b.Posts = append(b.Posts, batchItem{Panel: m, Gauge: g, Window: &g.Window, Charge: c})
+		b.Items = append(b.Items, batchItem{Counters: m, Counter: g, Window: &g.Window, Charge: c})
 	}
 	return b, nil
 }
 
 // unlock unlocks the counters that open has locked.
 func (l *Limiter) unlock(b *batch) {
-	for i := range b.Posts {
-		m := b.Posts[i].Panel
-		if !slices.ContainsFunc(b.Posts[:i], func(p batchItem) bool { return p.Panel == m }) {
+	for i := range b.Items {
+		m := b.Items[i].Counters
+		if !slices.ContainsFunc(b.Items[:i], func(p batchItem) bool { return p.Counters == m }) {
 			m.Unlock()
 		}
 	}
@@ -312,10 +318,10 @@ func (l *Limiter) find(id string) *counters {
 	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
 	for {
 		s.mu.Lock()
-		m := s.meters[id]
+		m := s.counters[id]
 		if m == nil {
 			m = &counters{ID: id}
-			s.meters[id] = m
+			s.counters[id] = m
 		}
 		s.mu.Unlock()
 		m.Lock()
@@ -326,10 +332,10 @@ func (l *Limiter) find(id string) *counters {
 	}
 }
 
-// gauge returns the counter of a limit, adapted to the limit's current Max and Window. It reads the
-// counter from the store if it is not in memory. m must be locked. tx is the transaction in which
-// the caller runs, or nil.
-func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
+// counter returns the counter of a limit, adapted to the limit's current Max and Window. It reads
+// the counter from the store if it is not in memory. m must be locked. tx is the transaction in
+// which the caller runs, or nil.
+func (l *Limiter) counter(tx *Tx, m *counters, limit Limit) (*counter, error) {
 	for _, g := range m.Gauges {
 		if g.Name == limit.Name {
 			g.Fit(limit)
@@ -358,11 +364,11 @@ func (l *Limiter) gauge(tx *Tx, m *counters, limit Limit) (*counter, error) {
 }
 
 // commit makes the charges of a batch, and requests a larger reserve for each counter whose reserve
-// is running low. The caller has checked with Full and Dry that the charges are possible.
+// is running low. The caller has checked with Denied and Uncovered that the charges are possible.
 func (l *Limiter) commit(b *batch, now time.Time) {
-	for i := range b.Posts {
-		if p := &b.Posts[i]; p.Use(now) {
-			l.renew(p.Panel, p.Gauge, now)
+	for i := range b.Items {
+		if p := &b.Items[i]; p.Use(now) {
+			l.renew(p.Counters, p.Counter, now)
 		}
 	}
 }
@@ -424,7 +430,7 @@ func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, erro
 			if err != nil {
 				return nil, err
 			}
-			list = append(list, limitStatusOf(&b.Posts[0].Gauge.Window, c.Limit, now))
+			list = append(list, limitStatusOf(&b.Items[0].Counter.Window, c.Limit, now))
 			l.unlock(b)
 			continue
 		}
@@ -445,7 +451,7 @@ func (l *Limiter) Len() (n int) {
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
-		n += len(s.meters)
+		n += len(s.counters)
 		s.mu.Unlock()
 	}
 	return n
@@ -457,12 +463,12 @@ func (l *Limiter) Sweep(now time.Time) {
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
-		for id, m := range s.meters {
+		for id, m := range s.counters {
 			if !m.TryLock() {
 				continue
 			}
 			if !slices.ContainsFunc(m.Gauges, func(g *counter) bool { return g.Busy(now) }) {
-				delete(s.meters, id)
+				delete(s.counters, id)
 				m.Swept = true
 			}
 			m.Unlock()
@@ -471,15 +477,15 @@ func (l *Limiter) Sweep(now time.Time) {
 	}
 }
 
-// Close stores the exact counts without reserves, and the counts of Observed. No charges may be made
-// during or after the call.
+// Close stores the exact counts without reserves, and the counts of Observed. No charges may be
+// made during or after the call.
 func (l *Limiter) Close() error {
 	type entry struct{ key, record []byte }
 	var entries []entry
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
-		for id, m := range s.meters {
+		for id, m := range s.counters {
 			m.Lock()
 			for _, g := range m.Gauges {
 				if record := g.Final(); record != nil {

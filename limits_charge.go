@@ -37,98 +37,98 @@ func (c *Charge) Refused(wait time.Duration) error {
 
 // batchItem is a charge and the window that counts it.
 type batchItem struct {
-	Charge Charge
-	Window *Window
-	Panel  *counters // the counters of the id, locked; nil for a long limit
-	Gauge  *counter  // the counter whose Window is the field Window; nil for a long limit
-	Over   bool      // the limit does not admit the charge, but it is in observe mode; nothing is charged
-	at     int64     // time under which its units count, in Unix nanoseconds, for Refund
+	Charge   Charge
+	Window   *Window
+	Counters *counters // the counters of the id, locked; nil for a long limit
+	Counter  *counter  // the counter whose Window is the field Window; nil for a long limit
+	Over     bool      // the limit does not admit the charge, but it is in observe mode; nothing is charged
+	at       int64     // time under which its units count, in Unix nanoseconds, for Refund
 }
 
 // batch is a list of charges that are made together or not at all. It is not
 // safe for concurrent use.
-type batch struct{ Posts []batchItem }
+type batch struct{ Items []batchItem }
 
 // cost returns the units that the items up to this index use of the window of the last of them. It
 // leaves out items with Over set.
 func (b *batch) cost(index int) int {
 	if index == 0 {
-		return b.Posts[0].Charge.Cost
+		return b.Items[0].Charge.Cost
 	}
 	n := 0
-	for i := range b.Posts[:index+1] {
-		if b.Posts[i].Window == b.Posts[index].Window && !b.Posts[i].Over {
-			n += b.Posts[i].Charge.Cost
+	for i := range b.Items[:index+1] {
+		if b.Items[i].Window == b.Items[index].Window && !b.Items[i].Over {
+			n += b.Items[i].Charge.Cost
 		}
 	}
 	return n
 }
 
-// Moment returns the service time at which to charge the batch. This is now, or the latest Last of
+// Latest returns the service time at which to charge the batch. This is now, or the latest Last of
 // its windows if that is later. So all units of one request count from the same moment.
-func (b *batch) Moment(now time.Time) time.Time {
-	for i := range b.Posts {
-		if last := b.Posts[i].Window.Last; last > now.UnixNano() {
+func (b *batch) Latest(now time.Time) time.Time {
+	for i := range b.Items {
+		if last := b.Items[i].Window.Last; last > now.UnixNano() {
 			now = time.Unix(0, last)
 		}
 	}
 	return now
 }
 
-// Full returns the item that must wait longest until its limit admits it, and the wait. It returns
-// nil and 0 if all limits admit their items now. It ignores items in observe mode, but sets Over
-// for those that would have to wait.
-func (b *batch) Full(now time.Time) (full *batchItem, wait time.Duration) {
-	for i := range b.Posts {
-		p := &b.Posts[i]
+// Denied returns the item that must wait longest until its limit admits it, and the wait. It
+// returns nil and 0 if all limits admit their items now. It ignores items in observe mode, but sets
+// Over for those that would have to wait.
+func (b *batch) Denied(now time.Time) (denied *batchItem, wait time.Duration) {
+	for i := range b.Items {
+		p := &b.Items[i]
 		if p.Over = false; p.Charge.Cost == 0 {
 			continue
 		}
 		w := p.Window.Wait(now, b.cost(i))
 		if p.Over = w > 0 && p.Charge.Observe; !p.Over && w > wait {
-			full, wait = p, w
+			denied, wait = p, w
 		}
 	}
-	return full, wait
+	return denied, wait
 }
 
-// Dry returns the first item that is not covered by a stored reserve. It returns nil if all items
-// are covered. Call Full first, because Dry skips items with Over set. All items must be of short
-// limits.
-func (b *batch) Dry(now time.Time) *batchItem {
-	for i := range b.Posts {
-		if p := &b.Posts[i]; p.pays() && p.Gauge.Left(now) < b.cost(i) {
+// Uncovered returns the first item that is not covered by a stored reserve. It returns nil if all
+// items are covered. Call Denied first, because Uncovered skips items with Over set. All items must
+// be of short limits.
+func (b *batch) Uncovered(now time.Time) *batchItem {
+	for i := range b.Items {
+		if p := &b.Items[i]; p.spends() && p.Counter.Left(now) < b.cost(i) {
 			return p
 		}
 	}
 	return nil
 }
 
-// pays reports whether the item charges any units.
-func (p *batchItem) pays() bool { return p.Charge.Cost > 0 && !p.Over }
+// spends reports whether the item charges any units.
+func (p *batchItem) spends() bool { return p.Charge.Cost > 0 && !p.Over }
 
-// Use makes the charge of an item of a short limit. The caller has checked with Full and Dry that
-// it is possible. low reports whether to request a larger reserve.
+// Use makes the charge of an item of a short limit. The caller has checked with Denied and
+// Uncovered that it is possible. low reports whether to request a larger reserve.
 func (p *batchItem) Use(now time.Time) (low bool) {
-	if p.pays() {
-		p.at, low = p.Gauge.Use(p.Charge.Cost, now)
+	if p.spends() {
+		p.at, low = p.Counter.Use(p.Charge.Cost, now)
 	}
 	return low
 }
 
 // Refund takes back the units that Use has charged.
 func (b *batch) Refund() {
-	for i := range b.Posts {
-		if p := &b.Posts[i]; p.pays() {
-			p.Gauge.Refund(p.Charge.Cost, p.at)
+	for i := range b.Items {
+		if p := &b.Items[i]; p.spends() {
+			p.Counter.Refund(p.Charge.Cost, p.at)
 		}
 	}
 }
 
 // Statuses appends the statuses of the limits that are not in observe mode to list.
 func (b *batch) Statuses(now time.Time, list []LimitStatus) []LimitStatus {
-	for i := range b.Posts {
-		if p := &b.Posts[i]; !p.Charge.Observe {
+	for i := range b.Items {
+		if p := &b.Items[i]; !p.Charge.Observe {
 			list = append(list, limitStatusOf(p.Window, p.Charge.Limit, now))
 		}
 	}
@@ -144,7 +144,7 @@ func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 			continue
 		}
 		p := batchItem{Charge: c}
-		for _, other := range b.Posts { // two charges of one limit share a window
+		for _, other := range b.Items { // two charges of one limit share a window
 			if other.Charge.ID == c.ID && other.Charge.Limit == c.Limit {
 				p.Window = other.Window
 			}
@@ -156,26 +156,26 @@ func readDurables(tx *Tx, charges []Charge) (*batch, error) {
 			}
 			p.Window = &w
 		}
-		b.Posts = append(b.Posts, p)
+		b.Items = append(b.Items, p)
 	}
 	return b, nil
 }
 
-// payDurables makes the charges of long limits in the caller's transaction and returns them as a
+// spendDurables makes the charges of long limits in the caller's transaction and returns them as a
 // batch, also with an error. If a limit does not admit its charge, it writes nothing and returns
 // ErrRateLimit with the time to wait. After any other error the caller must abandon the
 // transaction.
-func payDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
+func spendDurables(tx *Tx, charges []Charge, now time.Time) (*batch, error) {
 	b, err := readDurables(tx, charges)
 	if err != nil {
 		return b, err
 	}
-	if full, wait := b.Full(now); full != nil {
-		return b, full.Charge.Refused(wait)
+	if denied, wait := b.Denied(now); denied != nil {
+		return b, denied.Charge.Refused(wait)
 	}
-	for i := range b.Posts {
-		p := &b.Posts[i]
-		if !p.pays() {
+	for i := range b.Items {
+		p := &b.Items[i]
+		if !p.spends() {
 			continue
 		}
 		p.Window.Add(now, p.Charge.Cost)

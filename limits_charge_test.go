@@ -13,10 +13,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestLimiter_Pay holds charges of several ids, limits and costs, short and long
+// TestLimiter_SpendAll holds charges of several ids, limits and costs, short and long
 // together, against a plain list of what was let through, over restarts and
 // crashes.
-func TestLimiter_Pay(t *testing.T) {
+func TestLimiter_SpendAll(t *testing.T) {
 	s := newTestStore(t)
 	runs := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -81,7 +81,7 @@ func TestLimiter_Pay(t *testing.T) {
 					cost[of] -= c.Cost
 				}
 			}
-			got, err := l.Pay(list, now, nil)
+			got, err := l.SpendAll(list, now, nil)
 			if err != nil && !errors.Is(err, ErrRateLimit) {
 				rt.Fatal(err)
 			}
@@ -122,7 +122,7 @@ func TestLimiter_Pay(t *testing.T) {
 
 // Clients pay a short and a long limit of a key of their own and of an owner at
 // once; of what is counted nothing may be missing and nothing too much.
-func TestLimiter_PayConcurrently(t *testing.T) {
+func TestLimiter_SpendAllConcurrently(t *testing.T) {
 	s := newTestStore(t)
 	l := NewLimiter(s, epoch)
 	short, long := Limit{"short", 40, time.Minute}, Limit{"long", 25, 24 * time.Hour}
@@ -136,7 +136,7 @@ func TestLimiter_PayConcurrently(t *testing.T) {
 				if n%2 == 0 { // those of the other order too
 					list = []Charge{{ID: key, Limit: long, Cost: 1}, {ID: "owner_1", Limit: long, Cost: 1}, list[1], list[0]}
 				}
-				_, err := l.Pay(list, epoch, nil)
+				_, err := l.SpendAll(list, epoch, nil)
 				if err == nil {
 					passed.Add(1)
 				} else if !errors.Is(err, ErrRateLimit) {
@@ -165,11 +165,11 @@ func TestLimiter_OneMoment(t *testing.T) {
 		pay  func(l *Limiter, id string, now time.Time) error
 	}{
 		{"Pay", func(l *Limiter, id string, now time.Time) error {
-			_, err := l.Pay([]Charge{{ID: id, Limit: own, Cost: 1}, {ID: "owner", Limit: own, Cost: 1}}, now, nil)
+			_, err := l.SpendAll([]Charge{{ID: id, Limit: own, Cost: 1}, {ID: "owner", Limit: own, Cost: 1}}, now, nil)
 			return err
 		}},
 		{"Pay with a long limit", func(l *Limiter, id string, now time.Time) error {
-			_, err := l.Pay([]Charge{{ID: id, Limit: own, Cost: 1}, {ID: "owner", Limit: own, Cost: 1}, {ID: id, Limit: Limit{"long", 5, 24 * time.Hour}, Cost: 1}}, now, nil)
+			_, err := l.SpendAll([]Charge{{ID: id, Limit: own, Cost: 1}, {ID: "owner", Limit: own, Cost: 1}, {ID: id, Limit: Limit{"long", 5, 24 * time.Hour}, Cost: 1}}, now, nil)
 			return err
 		}},
 		{"Spend", func(l *Limiter, id string, now time.Time) error {
@@ -199,10 +199,10 @@ func TestLimiter_OneMoment(t *testing.T) {
 	}
 }
 
-// TestLimiter_PayAgain has the transaction of a payment run twice, because
+// TestLimiter_SpendAllAgain has the transaction of a payment run twice, because
 // another change in it fails after it wrote something. By then somebody else has
 // the room for whom there was none before, or nobody.
-func TestLimiter_PayAgain(t *testing.T) {
+func TestLimiter_SpendAllAgain(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		rival    bool
@@ -216,7 +216,7 @@ func TestLimiter_PayAgain(t *testing.T) {
 			s := newTestStore(t)
 			l := NewLimiter(s, epoch)
 			short, long := Limit{"short", 100, time.Minute}, Limit{"long", 2, 24 * time.Hour}
-			if _, err := l.Pay(charges("a", 1, short, long), epoch, nil); err != nil {
+			if _, err := l.SpendAll(charges("a", 1, short, long), epoch, nil); err != nil {
 				t.Fatal(err)
 			}
 			hold, held := make(chan bool), make(chan bool)
@@ -225,7 +225,7 @@ func TestLimiter_PayAgain(t *testing.T) {
 			tries := 0
 			s.Queue(func(tx *Tx) error {
 				if tries++; tt.rival && tries > 1 {
-					_, err := l.PayIn(tx, charges("a", 1, long), epoch)
+					_, err := l.SpendIn(tx, charges("a", 1, long), epoch)
 					return err
 				}
 				return nil
@@ -233,7 +233,7 @@ func TestLimiter_PayAgain(t *testing.T) {
 			var got error
 			paid := make(chan bool)
 			go func() {
-				_, got = l.Pay(charges("a", 1, short, long), epoch, nil)
+				_, got = l.SpendAll(charges("a", 1, short, long), epoch, nil)
 				close(paid)
 			}()
 			for queued := 0; queued < 2; runtime.Gosched() {

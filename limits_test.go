@@ -182,7 +182,7 @@ func TestLimiter_Charge(t *testing.T) {
 	boom := errors.New("boom")
 	charge := func(now time.Time, fail error) error {
 		return store.Update(func(tx *Tx) error {
-			if _, err := l.PayIn(tx, charges("a", 1, daily), now); err != nil {
+			if _, err := l.SpendIn(tx, charges("a", 1, daily), now); err != nil {
 				return err
 			}
 			return fail
@@ -213,7 +213,7 @@ func TestLimiter_Sweep(t *testing.T) {
 	_ = l.store.Update(func(*Tx) error { return nil })
 	held := func() (n int) {
 		for i := range l.shards {
-			n += len(l.shards[i].meters)
+			n += len(l.shards[i].counters)
 		}
 		return n
 	}
@@ -258,7 +258,7 @@ func TestLimiter_PayIn(t *testing.T) {
 	limit := Limit{CallsPerDay, 10, 24 * time.Hour}
 	charge := func(n int, then error) error {
 		return s.Update(func(tx *Tx) error {
-			if _, err := l.PayIn(tx, charges("a", n, limit), epoch); err != nil {
+			if _, err := l.SpendIn(tx, charges("a", n, limit), epoch); err != nil {
 				return err
 			}
 			return then
@@ -306,12 +306,15 @@ func TestLimiter_ClosingStore(t *testing.T) {
 			return err
 		},
 		"two ids": func(l *Limiter, now time.Time) error {
-			_, err := l.Pay(append(charges("a", 1, few), charges("b", 1, few)...), now, nil)
+			_, err := l.SpendAll(append(charges("a", 1, few), charges("b", 1, few)...), now, nil)
 			return err
 		},
-		"a long limit": func(l *Limiter, now time.Time) error { _, err := l.Pay(charges("a", 1, day), now, nil); return err },
+		"a long limit": func(l *Limiter, now time.Time) error {
+			_, err := l.SpendAll(charges("a", 1, day), now, nil)
+			return err
+		},
 		"a long limit in a transaction": func(l *Limiter, now time.Time) error {
-			return l.store.Update(func(tx *Tx) error { _, err := l.PayIn(tx, charges("a", 1, day), now); return err })
+			return l.store.Update(func(tx *Tx) error { _, err := l.SpendIn(tx, charges("a", 1, day), now); return err })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -341,7 +344,7 @@ func TestLimiter_Refusals(t *testing.T) {
 				_, err = l.Spend("a", limits, epoch, nil)
 				return err
 			}
-			_, err = l.Pay(charges("a", 1, limits...), epoch, nil)
+			_, err = l.SpendAll(charges("a", 1, limits...), epoch, nil)
 			return err
 		}
 		for i, want := range []error{nil, ErrRateLimit, ErrRateLimit} {
@@ -353,7 +356,7 @@ func TestLimiter_Refusals(t *testing.T) {
 		if err := ask(); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("%s: got %v of a failed store, want ErrUnavailable", name, err)
 		}
-		if _, err := l.Pay(charges("a", 1, perMinute), epoch, nil); !errors.Is(err, ErrUnavailable) {
+		if _, err := l.SpendAll(charges("a", 1, perMinute), epoch, nil); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("%s: got %v of a failed store for a counter in memory, want ErrUnavailable", name, err)
 		}
 		unlocked(t, l)
@@ -364,7 +367,7 @@ func TestLimiter_Refusals(t *testing.T) {
 func unlocked(t *testing.T, l *Limiter) {
 	t.Helper()
 	for i := range l.shards {
-		for id, m := range l.shards[i].meters {
+		for id, m := range l.shards[i].counters {
 			if !m.TryLock() {
 				t.Fatalf("the counters of %s are locked", id)
 			}
@@ -384,15 +387,15 @@ func TestLimiter_DamagedRecords(t *testing.T) {
 		"one limit":  {"meters", func(l *Limiter) error { _, err := l.Spend("b", []Limit{short}, epoch, nil); return err }},
 		"two limits": {"meters", func(l *Limiter) error { _, err := l.Spend("b", []Limit{other, short}, epoch, nil); return err }},
 		"two ids": {"meters", func(l *Limiter) error {
-			_, err := l.Pay(append(charges("a", 1, short), charges("b", 1, short)...), epoch, nil)
+			_, err := l.SpendAll(append(charges("a", 1, short), charges("b", 1, short)...), epoch, nil)
 			return err
 		}},
-		"short and long": {"meters", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, day, short), epoch, nil); return err }},
+		"short and long": {"meters", func(l *Limiter) error { _, err := l.SpendAll(charges("b", 1, day, short), epoch, nil); return err }},
 		"a look":         {"meters", func(l *Limiter) error { _, err := l.Statuses(charges("b", 0, short), epoch); return err }},
-		"a long limit":   {"quotas", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, day), epoch, nil); return err }},
-		"long and short": {"quotas", func(l *Limiter) error { _, err := l.Pay(charges("b", 1, short, day), epoch, nil); return err }},
+		"a long limit":   {"quotas", func(l *Limiter) error { _, err := l.SpendAll(charges("b", 1, day), epoch, nil); return err }},
+		"long and short": {"quotas", func(l *Limiter) error { _, err := l.SpendAll(charges("b", 1, short, day), epoch, nil); return err }},
 		"a long one in tx": {"quotas", func(l *Limiter) error {
-			return l.store.Update(func(tx *Tx) error { _, err := l.PayIn(tx, charges("b", 1, day), epoch); return err })
+			return l.store.Update(func(tx *Tx) error { _, err := l.SpendIn(tx, charges("b", 1, day), epoch); return err })
 		}},
 		"a look at a long one": {"quotas", func(l *Limiter) error { _, err := l.Statuses(charges("b", 0, day), epoch); return err }},
 	}
@@ -465,7 +468,7 @@ func TestLimiter_SpanBounds(t *testing.T) {
 			{3, 0, ErrRateLimit, 0}, {2, 0, nil, 0}, {0, 0, nil, 0}, {1, 0, ErrRateLimit, span}, {2, 1, ErrRateLimit, max(time.Second, span-1)},
 			{1, span - 1, ErrRateLimit, time.Second}, {2, span, nil, 0}, {1, span, ErrRateLimit, span},
 		} {
-			_, err := l.Pay(charges("a", step.cost, limit), epoch.Add(step.at), nil)
+			_, err := l.SpendAll(charges("a", step.cost, limit), epoch.Add(step.at), nil)
 			if !errors.Is(err, step.want) || step.want != nil && Public(err).RetryAfter != step.wait {
 				t.Errorf("%s: %d after %s: got %v, want %v and a wait of %s", span, step.cost, step.at, err, step.want, step.wait)
 			}

@@ -557,7 +557,7 @@ func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
 	allowed := row.Permission == 0 || x.Key.Has(row.Permission)
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !allowed) {
-		return s.o.Limiter.SpendBy(&x.holder.Meter, x.Key.ID, short, x.Moment, x.Request.Limits)
+		return s.o.Limiter.SpendBy(CountedID{x.Key.ID, &x.holder.Meter}, short, x.Moment, x.Request.Limits)
 	}
 	charges := x.Key.Charge(nil, RequestsPerMinute, 1)
 	if allowed && row.Cost > 0 {
@@ -565,7 +565,7 @@ func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
 			charges = x.Key.Charge(charges, name, row.Cost)
 		}
 	}
-	return s.o.Limiter.Pay(charges, x.Moment, x.Request.Limits)
+	return s.o.Limiter.SpendAll(charges, x.Moment, x.Request.Limits)
 }
 
 // addStatus appends the status of the named limit to x.Request.Limits, without charging
