@@ -132,6 +132,9 @@ func (a *App) connect() error {
 		return err
 	}
 	a.targets = NewTargetPolicy(TargetScope(c.Webhooks.AllowPrivateTargets))
+	if err := a.targets.Check(); err != nil {
+		a.log.Warn("no webhook can be sent, because the addresses of this machine cannot be read; under systemd, RestrictAddressFamilies needs AF_NETLINK", "error", err)
+	}
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: a.peppers, Targets: a.targets, Log: a.log,
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature, Watch: a.metrics.Attempted,

@@ -1,7 +1,8 @@
 // The webhooks family stores events with the change that they report, and sends
 // them. Read webhooks.go first (subscriptions), then webhooks_events.go (publish),
 // webhooks_queue.go (deliveries and retries), webhooks_sender.go (signing, sending,
-// allowed targets) and webhooks_notices.go (events of time rather than of a change).
+// allowed targets), webhooks_causes.go (what owners learn of failures) and
+// webhooks_notices.go (events of time rather than of a change).
 // A request never waits for a receiver.
 
 package main
@@ -290,7 +291,7 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 		"failing_since": wall(r, q.Failing), "next_attempt_at": nil, "last_attempt": nil,
 	}
 	if w.Reason != "" {
-		shown["disabled_reason"] = w.Reason
+		shown["disabled_reason"] = publicReason(w.Reason)
 	}
 	if q.Waiting > 0 && w.Active {
 		shown["next_attempt_at"] = wall(r, q.Due)

@@ -72,7 +72,7 @@ type Attempt struct {
 	Event    string        `json:"event"`
 	Attempt  int           `json:"attempt"`          // counted from 1; 0 if the delivery was dropped unsent
 	Status   int           `json:"status,omitempty"` // HTTP status; 0 if there was no answer
-	Error    string        `json:"error,omitempty"`  // why there was no answer, or ""
+	Error    string        `json:"error,omitempty"`  // why there was no answer, such as notReached, or ""
 	Took     time.Duration `json:"took,omitempty"`
 	At       time.Time     `json:"at"` // start of the attempt, on the wall clock
 	// Body is the payload, kept so that it can be sent again. It is kept only with the attempt
@@ -83,12 +83,12 @@ type Attempt struct {
 // Success reports whether the receiver accepted the delivery. It accepts it with a 2xx status.
 func (a Attempt) Success() bool { return a.Status/100 == 2 && a.Error == "" }
 
-// Outcome returns Error if it is set, and otherwise a phrase with the HTTP status.
+// Outcome returns the cause of the failure as owners are shown it, or a phrase with the HTTP status.
 func (a Attempt) Outcome() string {
 	if a.Error != "" {
-		return a.Error
+		return publicCause(a.Error)
 	}
-	return fmt.Sprintf("the receiver answered %d", a.Status)
+	return fmt.Sprint(answered, a.Status)
 }
 
 func pairKey(webhook, number uint64) []byte {
@@ -186,7 +186,7 @@ func push(tx *Tx, d delivery) error {
 		if err := q.leave(tx); err != nil {
 			return err
 		}
-		entry := Attempt{Delivery: old.ID, Event: old.Event, At: d.At, Error: fmt.Sprintf("dropped unsent: more than %d deliveries are pending", maxWaiting)}
+		entry := Attempt{Delivery: old.ID, Event: old.Event, At: d.At, Error: queueFull}
 		if err := q.log(tx, entry); err != nil {
 			return err
 		}
@@ -269,7 +269,7 @@ func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (reason string, err
 		return "", err
 	}
 	if q.Failed >= deadAttempts && moment.Sub(q.Failing) >= deadAfter {
-		reason = fmt.Sprintf("Switched off because every delivery failed for %d days. The last error was: %s.", deadAfter/(24*time.Hour), a.Outcome())
+		reason = fmt.Sprintf("Switched off because every delivery failed for %d days. %s%s.", deadAfter/(24*time.Hour), finalFailed, a.Outcome())
 	}
 	return reason, queueTable.Put(tx, q)
 }
@@ -391,7 +391,7 @@ func discardBefore(tx *Tx, limit, now time.Time) (discarded int, err error) {
 				break
 			}
 			discarded++
-			err = errors.Join(q.leave(tx), q.log(tx, Attempt{Delivery: d.ID, Event: d.Event, At: now, Error: "discarded unsent after a restore"}))
+			err = errors.Join(q.leave(tx), q.log(tx, Attempt{Delivery: d.ID, Event: d.Event, At: now, Error: heldBack}))
 			if err != nil {
 				return 0, err
 			}

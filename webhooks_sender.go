@@ -232,12 +232,8 @@ func (s *Sender) settle(w webhook, d delivery, a Attempt) error {
 		w.Active, w.UpdatedAt, w.Reason = false, now, reason
 		return saveWebhook(tx, w)
 	})
-	switch {
-	case err != nil:
-	case reason != "":
+	if err == nil && reason != "" {
 		s.o.Log.Warn("webhook switched off because every delivery failed for days", "webhook", w.ID)
-	case !a.Success():
-		s.o.Log.Info("webhook delivery failed", "webhook", w.ID, "delivery", d.ID, "event", d.Event, "outcome", a.Outcome())
 	}
 	return err
 }
@@ -261,27 +257,57 @@ func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) 
 }
 
 // attempt makes one POST request and returns its outcome. It leaves the fields Delivery, Event and
-// Attempt empty.
+// Attempt empty. If the attempt failed, it writes the details to the log of the server.
 func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt) {
 	a.At = s.o.Clock.Now().UTC()
 	began := time.Now()
-	defer func() {
-		a.Took = time.Since(began).Round(time.Millisecond)
-		if s.o.Watch != nil {
-			s.o.Watch(a)
-		}
-	}()
+	status, failed := s.post(ctx, w, d)
+	a.Status, a.Error = status, failed.cause
+	if a.Error == notReached && !s.o.Targets.private {
+		wholeSecond(ctx, began)
+	}
+	a.Took = time.Since(began).Round(time.Millisecond)
+	if s.o.Watch != nil {
+		s.o.Watch(a)
+	}
+	if !a.Success() && s.ctx.Err() == nil {
+		s.o.Log.Info("webhook delivery failed", "webhook", w.ID, "delivery", d.ID, "event", d.Event, "outcome", a.Outcome(), "detail", failed.detail)
+	}
+	return a
+}
+
+// wholeSecond waits until a whole number of seconds has passed since began, at least one, or until
+// ctx ends. Without it, the time of an attempt would tell whether a name is unknown or leads to an
+// address that is not allowed.
+func wholeSecond(ctx context.Context, began time.Time) {
+	passed := time.Since(began)
+	wait := time.NewTimer(passed.Truncate(time.Second) + time.Second - passed)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+}
+
+// failure is why an attempt had no answer. It is zero if there was an answer.
+type failure struct {
+	cause string // as owners are shown it
+	// detail is for the log of the server only. It does not contain the URL, because the query may
+	// contain a token.
+	detail string
+}
+
+// post sends a delivery once and returns the HTTP status of the answer.
+func (s *Sender) post(ctx context.Context, w webhook, d delivery) (status int, failed failure) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
 	r, err := s.request(ctx, w, d)
 	if err != nil {
-		a.Error = err.Error()
-		return a
+		return 0, s.failed(ctx, err)
 	}
 	answer, err := s.client.Do(r)
 	if err != nil {
-		a.Error = s.reason(ctx, err)
-		return a
+		return 0, s.failed(ctx, err)
 	}
 	defer answer.Body.Close()
 	// The body is read so that the connection can be reused, but only up to 4 KiB. The body of a
@@ -290,20 +316,19 @@ func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt)
 	if answer.StatusCode != http.StatusSwitchingProtocols {
 		_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
 	}
-	a.Status = answer.StatusCode
-	return a
+	return answer.StatusCode, failure{}
 }
 
 // request returns the HTTP request for an attempt. Every attempt at the same delivery gets the same
-// request. An error does not contain the URL.
+// request.
 func (s *Sender) request(ctx context.Context, w webhook, d delivery) (*http.Request, error) {
 	secret, err := s.o.Peppers.Decrypt(secretPurpose, w.Bound(), w.Secret)
 	if err != nil {
-		return nil, fmt.Errorf("the secret of this webhook cannot be decrypted: %w", err)
+		return nil, fmt.Errorf("%w: %w", errSecret, err)
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.URL, bytes.NewReader(d.Body))
 	if err != nil {
-		return nil, errors.New("the URL cannot be used")
+		return nil, errURL
 	}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("User-Agent", "Latchkey-Webhooks")
@@ -326,30 +351,40 @@ func sign(scheme, secret string, body []byte) string {
 	return digits
 }
 
-// reason returns why an attempt had no answer, in at most 300 bytes. It leaves out the URL, because
-// the query may contain a token.
-func (s *Sender) reason(ctx context.Context, err error) string {
+// These are errors of Sender.request.
+var (
+	errSecret = errors.New(secretLost)
+	errURL    = errors.New(badURL)
+)
+
+// failed returns the failure for an error of request or of the HTTP client.
+func (s *Sender) failed(ctx context.Context, err error) failure {
 	var outer *url.Error
 	if errors.As(err, &outer) {
 		err = outer.Err
 	}
-	switch {
-	case errors.Is(err, errTarget):
-		return errTarget.Error()
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Sprintf("no answer within %s", s.o.Timeout)
-	}
 	text := err.Error()
-	return text[:min(len(text), 300)]
+	f := failure{notReached, text[:min(len(text), 300)]}
+	switch {
+	case errors.Is(err, errSecret):
+		f.cause = secretLost
+	case errors.Is(err, errURL):
+		f.cause = badURL
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && !errors.Is(err, errTarget):
+		f.cause, f.detail = timedOut, fmt.Sprintf("no answer within %s: %s", s.o.Timeout, f.detail)
+	}
+	return f
 }
 
 // TargetPolicy decides which addresses webhooks may be sent to. It protects the network of this
-// machine: it refuses loopback, link-local, private and other special addresses. It also refuses
-// ports below 1024 except 80 and 443. It is safe for concurrent use.
+// machine: it refuses loopback, link-local, private and other special addresses, and all addresses
+// of this machine, also public ones. It also refuses ports below 1024 except 80 and 443. It is safe
+// for concurrent use.
 type TargetPolicy struct {
-	private  bool // allow every address and port
-	guardian *ssrf.Guardian
-	resolver *net.Resolver // nil means the system's resolver
+	private    bool // allow every address and port
+	guardian   *ssrf.Guardian
+	resolver   *net.Resolver              // nil means the system's resolver
+	interfaces func() ([]net.Addr, error) // returns the addresses of this machine
 }
 
 // platform is the address of Azure's internal services for virtual machines. It looks public but
@@ -366,7 +401,35 @@ const (
 
 // NewTargetPolicy returns a policy that allows the addresses in scope.
 func NewTargetPolicy(scope TargetScope) *TargetPolicy {
-	return &TargetPolicy{private: scope == AllTargets, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform))}
+	return &TargetPolicy{
+		private: scope == AllTargets, guardian: ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(platform)), interfaces: net.InterfaceAddrs,
+	}
+}
+
+// checkOwn returns errTarget if ip is an address of this machine. It reads the addresses each time,
+// because they can change. If it cannot read them, it returns errTarget for every ip.
+func (t *TargetPolicy) checkOwn(ip netip.Addr) error {
+	list, err := t.interfaces()
+	if err != nil {
+		return fmt.Errorf("%w: the addresses of this machine cannot be read: %v", errTarget, err)
+	}
+	for _, a := range list {
+		own, err := netip.ParsePrefix(a.String())
+		if err == nil && own.Addr().Unmap().WithZone("") == ip.Unmap().WithZone("") {
+			return errTarget
+		}
+	}
+	return nil
+}
+
+// Check returns an error if the addresses of this machine cannot be read. Then every webhook is
+// refused.
+func (t *TargetPolicy) Check() error {
+	if t.private {
+		return nil
+	}
+	_, err := t.interfaces()
+	return err
 }
 
 // CheckURL returns ErrValidation with the reason if webhooks cannot be sent to a URL. It does not
@@ -393,7 +456,7 @@ func (t *TargetPolicy) CheckURL(text string) error {
 	}
 	port, err := strconv.Atoi(cmp.Or(u.Port(), "443"))
 	ip, notIP := netip.ParseAddr(host)
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") || notIP == nil && t.guardian.SafeAddr(ip.WithZone("")) != nil {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") || notIP == nil && (t.guardian.SafeAddr(ip.WithZone("")) != nil || t.checkOwn(ip) != nil) {
 		return ErrValidation.With("url points at an address of this machine or a private network. The operator must allow that with allow_private_targets = true under [webhooks].")
 	}
 	if err != nil || !portAllowed(port) {
@@ -420,8 +483,7 @@ func oddAddress(host string) bool {
 
 func portAllowed(port int) bool { return port == 80 || port == 443 || port > 1023 && port < 1<<16 }
 
-// errTarget is the error of a Client if a request leads to an address that is not allowed. It does
-// not contain the address, because the owner of the webhook may not be allowed to know it.
+// errTarget is the error of a Client if a request leads to an address that is not allowed.
 var errTarget = errors.New("refused: the host leads to an address of this machine, to a private network, or to a port that is not allowed")
 
 // control returns errTarget if a resolved address is not allowed. The dialer calls it before each
@@ -434,7 +496,7 @@ func (t *TargetPolicy) control(_ context.Context, network, address string, c sys
 	if err != nil || !portAllowed(int(at.Port())) || t.guardian.Safe(network, address, c) != nil {
 		return errTarget
 	}
-	return nil
+	return t.checkOwn(at.Addr())
 }
 
 // Client returns a new HTTP client that connects only to allowed addresses. It does not follow

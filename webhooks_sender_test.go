@@ -317,9 +317,9 @@ func TestSender_Timeout(t *testing.T) {
 	closed, _ := a.hook("http://127.0.0.1:1/", "", "call.ended")
 	a.raise(WebhookEvent{Type: "call.ended", Owner: 1}, 1)
 	a.send()
-	for id, want := range map[uint64]string{mute: "no answer within 1s", drip: "<nil>", closed: "connection refused"} {
+	for id, want := range map[uint64]string{mute: "timed out no answer within 1s", drip: "<nil>", closed: "could not be reached dial tcp 127.0.0.1:1"} {
 		last, _ := a.webhook(id)["last_attempt"].(map[string]any)
-		if got := fmt.Sprint(last["error"]); !strings.Contains(got, want) {
+		if got := fmt.Sprint(last["error"], " ", a.failureDetail(id)); !strings.Contains(got, want) {
 			t.Errorf("webhook %d: got %q, want %q", id, got, want)
 		}
 	}
@@ -565,6 +565,7 @@ func TestTargets_CheckURL(t *testing.T) {
 type dnsAnswers struct {
 	asked atomic.Int32
 	list  []string
+	names map[string]string // what these names are answered with instead; "": no address
 }
 
 func (d *dnsAnswers) dial(context.Context, string, string) (net.Conn, error) {
@@ -585,14 +586,22 @@ func (d *dnsAnswers) serve(c net.Conn) {
 		if _, err := io.ReadFull(c, q); err != nil {
 			return
 		}
-		end := 12 // of the header; the question's name follows
+		end, name := 12, "" // of the header; the question's name follows
 		for q[end] != 0 {
+			name += string(q[end+1:end+1+int(q[end])]) + "."
 			end += int(q[end]) + 1
 		}
 		end += 5 // the name's end, type, class
 		kind := binary.BigEndian.Uint16(q[end-4:])
 		answer := append([]byte{q[0], q[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, q[12:end]...)
-		for text := range strings.SplitSeq(d.list[int(d.asked.Load())%len(d.list)], ",") {
+		texts, known := d.names[strings.TrimSuffix(name, ".")]
+		if !known && len(d.list) > 0 {
+			texts = d.list[int(d.asked.Load())%len(d.list)]
+		}
+		for text := range strings.SplitSeq(texts, ",") {
+			if text == "" {
+				continue
+			}
 			if ip := netip.MustParseAddr(text); kind == 1 && ip.Is4() || kind == 28 && ip.Is6() {
 				answer[7]++
 				answer = append(answer, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(ip.BitLen()/8))

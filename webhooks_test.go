@@ -399,7 +399,7 @@ func TestSender_HostileReceivers(t *testing.T) {
 	}
 	for id, hook := range hooks {
 		last, _ := a.webhook(id)["last_attempt"].(map[string]any)
-		got := fmt.Sprint(last["status_code"], " ", last["error"])
+		got := fmt.Sprint(last["status_code"], " ", a.failureDetail(id))
 		late := hook[1] == "exceeded" && strings.Contains(got, "no answer within") // before there was too much
 		if !late && !strings.Contains(got, hook[1]) || last["success"] != (hook[1] == "200") {
 			t.Errorf("%s: got %v, want %s", hook[0], last, hook[1])
@@ -446,7 +446,7 @@ func TestSender_BadTLS(t *testing.T) {
 	a.send()
 	for id, text := range want {
 		last, _ := a.webhook(id)["last_attempt"].(map[string]any)
-		if got := fmt.Sprint(last["status_code"], " ", last["error"]); !strings.Contains(got, text) || last["success"] != false {
+		if got := fmt.Sprint(last["status_code"], " ", a.failureDetail(id)); !strings.Contains(got, text) || last["success"] != false {
 			t.Errorf("webhook %d: got %v, want %s", id, last, text)
 		}
 	}
