@@ -9,9 +9,9 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -38,7 +38,7 @@ func (a *admin) AdminRoutes() []Route {
 		{Method: "POST", Path: "/admin/v1/keys", Handle: a.create},
 		{Method: "GET", Path: "/admin/v1/keys/:id", Handle: a.get},
 		{Method: "PATCH", Path: "/admin/v1/keys/:id", Handle: a.update},
-		{Method: "POST", Path: "/admin/v1/keys/:id/revoke", Handle: a.change(KeyRevoked, func(k *Key, now time.Time) { k.RevokedAt = now })},
+		{Method: "POST", Path: "/admin/v1/keys/:id/revoke", Handle: a.revoke},
 		{Method: "POST", Path: "/admin/v1/keys/:id/pause", Handle: a.change(KeyPaused, func(k *Key, _ time.Time) { k.Paused = true })},
 		{Method: "POST", Path: "/admin/v1/keys/:id/resume", Handle: a.change(KeyResumed, func(k *Key, _ time.Time) { k.Paused = false })},
 		{Method: "POST", Path: "/admin/v1/keys/:id/rotate", Handle: a.rotate},
@@ -159,13 +159,26 @@ func (a *admin) get(w http.ResponseWriter, r *Request) error {
 	return a.answer(w, r, key)
 }
 
-// answer answers with status 200 and a key, without its secret.
+// answer answers with status 200, a key without its secret, and the webhooks that it created.
 func (a *admin) answer(w http.ResponseWriter, r *Request, key *Key) error {
-	shown, err := a.show(key, r)
+	shown, err := a.shownWithWebhooks(key, r)
 	if err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// shownWithWebhooks returns the fields of show, and the webhooks that the key created.
+func (a *admin) shownWithWebhooks(key *Key, r *Request) (map[string]any, error) {
+	shown, err := a.show(key, r)
+	if err != nil {
+		return nil, err
+	}
+	err = a.store.View(func(tx *Tx) (err error) {
+		shown["webhooks"], err = WebhooksOf(tx, key.ID)
+		return err
+	})
+	return shown, err
 }
 
 func (a *admin) update(w http.ResponseWriter, r *Request) error {
@@ -179,14 +192,14 @@ func (a *admin) update(w http.ResponseWriter, r *Request) error {
 }
 
 // change returns a handler that calls apply on the key in the path and publishes the
-// webhook event named event. The request needs no body. If a pause or a resume does not
-// change the key, no event is published.
+// webhook event named event. The request needs no body. If apply does not change the key,
+// no event is published.
 func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 	return func(w http.ResponseWriter, r *Request) error {
 		return a.save(w, r, func(tx *Tx, key *Key) error {
 			paused := key.Paused
 			apply(key, r.Now)
-			if event != KeyRevoked && key.Paused == paused {
+			if key.Paused == paused {
 				return nil
 			}
 			return Publish(tx, KeyWebhookEvent(event, key, r.Now))
@@ -194,16 +207,54 @@ func (a *admin) change(event string, apply func(*Key, time.Time)) Handler {
 	}
 }
 
-// save calls apply on the key in the path, stores the key and answers with it. A revoked
-// key is never changed. A request to revoke it again succeeds. Any other request for it
-// returns ErrConflict.
+// revoke revokes the key in the path. A request to revoke it again succeeds. With the
+// field end_webhooks it also deletes the webhooks that the key created, even if the key
+// was revoked before.
+func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadOptionalBody()
+	if err != nil {
+		return err
+	}
+	end := false
+	if body.Bool("end_webhooks", &end); body.Err() != nil {
+		return body.Err()
+	}
+	var key *Key
+	ended := []map[string]any{}
+	err = r.Update(a.store, func(tx *Tx) (err error) {
+		if key, err = a.own(tx, r.Params.ByName("id")); key == nil {
+			return err
+		}
+		if err == nil { // otherwise the key is revoked already
+			key.RevokedAt = r.Now
+			err = errors.Join(a.keyring.Save(tx, key), Publish(tx, KeyWebhookEvent(KeyRevoked, key, r.Now)))
+			if err != nil {
+				return err
+			}
+		}
+		if !end {
+			return nil
+		}
+		ended, err = EndWebhooksOf(tx, key.ID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	shown, err := a.shownWithWebhooks(key, r)
+	if err != nil {
+		return err
+	}
+	shown["ended_webhooks"] = ended
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// save calls apply on the key in the path, stores the key and answers with it. For a
+// revoked key it returns ErrConflict.
 func (a *admin) save(w http.ResponseWriter, r *Request, apply func(*Tx, *Key) error) error {
 	var key *Key
 	err := r.Update(a.store, func(tx *Tx) (err error) {
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
-			if key != nil && strings.HasSuffix(r.URL.Path, "/revoke") {
-				return nil
-			}
 			return err
 		}
 		if err := apply(tx, key); err != nil {

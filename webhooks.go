@@ -8,6 +8,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,7 +25,8 @@ import (
 //     call.* events, the key needs can_read_calls. For calendar.* events it
 //     needs can_read_calendar. Otherwise a key could have data sent elsewhere
 //     that it may not read itself.
-//   - A key sees the webhooks of its owner. They remain when the key is revoked.
+//   - A key sees the webhooks of its owner. They remain when the key is revoked, unless the operator
+//     ends those that it created at the same time.
 //   - Only the answer to create contains the secret.
 //   - PUT requires all three fields, PATCH none. is_active keeps its value if it
 //     is not sent. Deleting a webhook also deletes its pending deliveries and its
@@ -104,6 +106,9 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 	var shown map[string]any
 	err = r.Update(h.store, func(tx *Tx) error {
 		hook := webhook{Active: true, CreatedAt: r.Now, UpdatedAt: r.Now}
+		if r.Key != nil {
+			hook.CreatedBy = r.Key.ID
+		}
 		if hook.Owner, err = h.owner(tx, r, body); err != nil {
 			return err
 		}
@@ -278,8 +283,27 @@ func (h *webhookAdmin) remove(w http.ResponseWriter, r *Request) error {
 	})
 }
 
-// showWebhook returns a webhook as the API shows it, without its secret. The owner is included only
-// if the operator made the request.
+// WebhooksOf returns the webhooks that a key created, as the operator is shown them with the key.
+func WebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
+	list, err := foundWebhooks(tx, "created_by", []byte(keyID))
+	rows := []map[string]any{}
+	for _, w := range list {
+		rows = append(rows, map[string]any{"id": w.ID, "name": w.Name, "url": w.URL, "is_active": w.Active})
+	}
+	return rows, err
+}
+
+// EndWebhooksOf deletes the webhooks that a key created, and returns them like WebhooksOf.
+func EndWebhooksOf(tx *Tx, keyID string) ([]map[string]any, error) {
+	rows, err := WebhooksOf(tx, keyID)
+	for _, row := range rows {
+		err = errors.Join(err, removeWebhook(tx, row["id"].(uint64)))
+	}
+	return rows, err
+}
+
+// showWebhook returns a webhook as the API shows it, without its secret. The owner and the key that
+// created it are included only if the operator made the request.
 func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	q, err := findQueue(tx, w.ID)
 	if err != nil {
@@ -300,9 +324,12 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 		shown["last_attempt"] = showAttempt(q.Last)
 	}
 	if r.Key == nil {
-		shown["owner"] = nil
+		shown["owner"], shown["created_by"] = nil, nil
 		if w.Owner != 0 {
 			shown["owner"] = OwnerName(tx, w.Owner)
+		}
+		if w.CreatedBy != "" {
+			shown["created_by"] = w.CreatedBy
 		}
 	}
 	return shown, nil

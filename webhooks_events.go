@@ -149,20 +149,24 @@ func sample(kind string, now time.Time) WebhookEvent {
 
 // webhook is a subscription: the types of events to send and the URL to send them to.
 type webhook struct {
-	ID        uint64    `json:"id"`
-	Owner     uint64    `json:"owner,omitempty"` // 0 means the operator, who receives the events of all owners
-	Name      string    `json:"name"`
-	URL       string    `json:"url"`
-	Events    []string  `json:"events"`
-	Secret    []byte    `json:"secret"` // encrypted by Peppers.Encrypt and bound to the id (see Bound)
-	Active    bool      `json:"active"`
-	Reason    string    `json:"reason,omitempty"` // why the service switched the webhook off; "" if it did not
+	ID     uint64   `json:"id"`
+	Owner  uint64   `json:"owner,omitempty"` // 0 means the operator, who receives the events of all owners
+	Name   string   `json:"name"`
+	URL    string   `json:"url"`
+	Events []string `json:"events"`
+	Secret []byte   `json:"secret"` // encrypted by Peppers.Encrypt and bound to the id (see Bound)
+	Active bool     `json:"active"`
+	Reason string   `json:"reason,omitempty"` // why the service switched the webhook off; "" if it did not
+	// CreatedBy is the id of the key that created the webhook. It is "" if the operator did, or a
+	// version that did not note it. Only the operator is shown it.
+	CreatedBy string    `json:"created_by,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-// webhookTable has two indexes. "owner" finds all webhooks of an owner. "listener" finds the active
-// webhooks of an owner that subscribe to an event.
+// webhookTable has three indexes. "owner" finds all webhooks of an owner. "listener" finds the active
+// webhooks of an owner that subscribe to an event. "created_by" finds the webhooks that a key
+// created; the others have no entry in it.
 var webhookTable = Table[webhook]{
 	Name: "webhooks", Audit: AuditPolicy{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
 	Indexes: []Index[webhook]{
@@ -174,6 +178,12 @@ var webhookTable = Table[webhook]{
 				}
 			}
 			return keys
+		}},
+		{"created_by", func(w webhook) [][]byte {
+			if w.CreatedBy == "" {
+				return nil
+			}
+			return [][]byte{[]byte(w.CreatedBy)}
 		}},
 	},
 }
@@ -221,8 +231,13 @@ func removeWebhook(tx *Tx, id uint64) error {
 }
 
 // webhooks returns the webhooks of an owner, oldest first. Owner 0 is the operator.
-func webhooks(tx *Tx, owner uint64) (list []webhook, err error) {
-	for rest, key := range webhookTable.Find(tx, "owner", IDKey(owner), Forward) {
+func webhooks(tx *Tx, owner uint64) ([]webhook, error) {
+	return foundWebhooks(tx, "owner", IDKey(owner))
+}
+
+// foundWebhooks returns the webhooks with a value in an index, oldest first.
+func foundWebhooks(tx *Tx, index string, value []byte) (list []webhook, err error) {
+	for rest, key := range webhookTable.Find(tx, index, value, Forward) {
 		if len(rest) > 0 {
 			continue
 		}

@@ -440,7 +440,7 @@ func (s *session) listWebhooks(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	return s.printList(c, list, "webhooks", []string{"id", "name", "url", "subscribed_events", "owner", "is_active", "waiting", "failing_since"})
+	return s.printList(c, list, "webhooks", []string{"id", "name", "url", "subscribed_events", "owner", "created_by", "is_active", "waiting", "failing_since"})
 }
 
 // pageQuery returns the URL query for --page and --limit.

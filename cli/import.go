@@ -681,9 +681,11 @@ func (s *session) end(ctx context.Context, c *cli.Command, list []*leak) (left, 
 				verb = "/rotate/finish"
 			}
 			if id := fmt.Sprint(l.known["id"]); !revoked[id] {
-				if _, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/" + id + verb, nil}); err != nil {
+				key, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/" + id + verb, nil})
+				if err != nil {
 					return nil, fmt.Errorf("end %s of %s: %w", l.hint, id, err)
 				}
+				s.noteWebhooks(key)
 				revoked[id] = true
 			}
 			l.known["live"], l.known["status"] = false, "revoked now"

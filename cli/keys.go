@@ -40,7 +40,8 @@ func (s *session) keysCommand() *cli.Command {
 			Flags: append(keyFlags(), &cli.BoolFlag{Name: "no-expiry", Usage: "make the key never expire"})},
 		{Name: "pause", Usage: "refuse a key until it is resumed", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/pause")},
 		{Name: "resume", Usage: "accept a paused key again", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/resume")},
-		{Name: "revoke", Usage: "revoke a key immediately and permanently", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/revoke")},
+		{Name: "revoke", Usage: "revoke a key immediately and permanently", ArgsUsage: "ID", Action: s.revokeKey,
+			Flags: []cli.Flag{&cli.BoolFlag{Name: "end-webhooks", Usage: "also delete the webhooks that the key created, even if it was revoked before"}}},
 		{Name: "rotate", Usage: "issue a new secret for a key and show it once; the previous one stays valid for the overlap", ArgsUsage: "ID", Action: s.rotateKey,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "overlap", Value: "24h", Usage: "how long the previous secret stays valid, up to 30d; 0 ends all earlier secrets immediately"},
@@ -270,6 +271,32 @@ func (s *session) oneKey(method, action string) cli.ActionFunc {
 	}
 }
 
+// revokeKey revokes a key. It deletes the webhooks that the key created if --end-webhooks is set.
+// Otherwise it tells how to delete them.
+func (s *session) revokeKey(ctx context.Context, c *cli.Command) error {
+	id, err := oneArgument(c)
+	if err != nil {
+		return err
+	}
+	key, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/" + url.PathEscape(id) + "/revoke", map[string]any{"end_webhooks": c.Bool("end-webhooks")}})
+	if err != nil {
+		return err
+	}
+	if err := s.showKey(c, key); err != nil {
+		return err
+	}
+	s.noteWebhooks(key)
+	return nil
+}
+
+// noteWebhooks writes to standard error how to delete the webhooks that a revoked key created, if
+// there are any.
+func (s *session) noteWebhooks(key map[string]any) {
+	if left, _ := key["webhooks"].([]any); len(left) > 0 {
+		_, _ = fmt.Fprintf(s.env.Stderr, "Webhooks that %s created still get events: %d\nTo delete them: latchkey keys revoke %s --end-webhooks\n", cell(key["id"]), len(left), cell(key["id"]))
+	}
+}
+
 func (s *session) showKey(c *cli.Command, key map[string]any) error {
 	if c.Bool("json") {
 		return s.printJSON(key)
@@ -300,6 +327,17 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 				ends = fmt.Sprintf("last used %s from %s by %s", cell(at), cell(secret["last_used_ip"]), cell(secret["last_used_by"]))
 			}
 			rows = append(rows, []string{name, cell(secret["hint"]) + ", " + ends})
+		}
+	}
+	for _, member := range []string{"webhooks", "ended_webhooks"} {
+		list, _ := key[member].([]any)
+		for _, v := range list {
+			hook, _ := v.(map[string]any)
+			name := "created webhook"
+			if member == "ended_webhooks" {
+				name = "deleted webhook"
+			}
+			rows = append(rows, []string{name, fmt.Sprintf("%s, %s, to %s", cell(hook["id"]), cell(hook["name"]), cell(hook["url"]))})
 		}
 	}
 	return s.printTable(nil, rows)

@@ -170,7 +170,7 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 	}
 	used := k.used(v, key)
 	f.Key, f.LimitBars, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
-	f.Sparkline, f.State, f.Confirm = newSparkline(used, v.now()), stateOf(key, used, v.now()), recentlyUsed(key, used, v.now())
+	f.Sparkline, f.State, f.Confirm = newSparkline(used, v.now()), stateOf(key, used, v.now()), recentlyUsed(key, used, v.now()) && key["status"] != keyRevoked
 	if page == "key" {
 		f.Plots = k.plots(v)
 		f.Refused, f.More = k.refused(v, key)
@@ -324,7 +324,8 @@ func (k *keyPages) revokeKey(v *visit) {
 		k.oneKey(v, http.StatusBadRequest, "revoke", "This key is in use. Type its name to revoke it. Nothing was changed.")
 		return
 	}
-	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/revoke", nil); e != nil {
+	body := map[string]any{"end_webhooks": v.R.PostFormValue("end_webhooks") == "yes"}
+	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/revoke", body); e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
 	}

@@ -24,7 +24,7 @@ func newHookPages() hookPages {
 			{Head: "Address", Member: "url", Kind: cellURL}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active", Sub: "disabled_reason"},
 			{Head: "Waiting", Member: "waiting"}, {Head: "Next attempt", Member: "next_attempt_at", Kind: cellTime}, {Head: "Failing since", Member: "failing_since", Kind: cellTime},
 			{Head: "Last attempt", Member: "last_attempt.created_at", Kind: cellTime}, {Head: "Its answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"},
-			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Id", Member: "id"},
+			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Created by key", Member: "created_by"}, {Head: "Id", Member: "id"},
 		},
 		Fields: []formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Hint: "purpose of the webhook"},
