@@ -79,7 +79,7 @@ func TestAdmin_KeyObject(t *testing.T) {
 		`"secrets":[{"ends_at":null,"hint":"HINT","last_used_at":"2026-02-03T09:00:00Z","last_used_by":"header","last_used_ip":"192.0.2.9","present":true}],"status":"active",` +
 		`"usage":{"calendar_events_per_day_limit":{"limit":50,"observe":false,"remaining":50,"resets_at":null,"scope":"key","used":0,"window_seconds":86400},` +
 		`"calls_per_day_limit":{"limit":7,"observe":false,"remaining":7,"resets_at":null,"scope":"key","used":0,"window_seconds":86400},` +
-		`"requests_per_minute_limit":{"limit":60,"observe":false,"remaining":59,"resets_at":"2026-02-03T09:01:00Z","scope":"key","used":1,"window_seconds":60}}}`
+		`"requests_per_minute_limit":{"limit":60,"observe":false,"remaining":59,"resets_at":"2026-02-03T09:01:00Z","scope":"key","used":1,"window_seconds":60}},"webhooks":[]}`
 	if text != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}
