@@ -133,7 +133,7 @@ func (a *App) connect() error {
 	}
 	a.targets = NewTargetPolicy(TargetScope(c.Webhooks.AllowPrivateTargets))
 	if err := a.targets.Check(); err != nil {
-		a.log.Warn("no webhook can be sent, because the addresses of this machine cannot be read; under systemd, RestrictAddressFamilies needs AF_NETLINK", "error", err)
+		a.log.Warn("webhooks may be sent to public addresses of this machine, because its addresses cannot be read; under systemd, RestrictAddressFamilies needs AF_NETLINK", "error", err)
 	}
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: a.peppers, Targets: a.targets, Log: a.log,

@@ -212,8 +212,8 @@ func TestTargets_OwnAddresses(t *testing.T) {
 			t.Errorf("%s with private targets allowed: got %v", tt.host, err)
 		}
 		list, fault = nil, errors.New("no netlink")
-		if err := dial(tt.network, tt.host+":443"); !errors.Is(err, errTarget) || targets.Check() == nil {
-			t.Errorf("%s while the addresses cannot be read: got %v, want no connection", tt.host, err)
+		if err := dial(tt.network, tt.host+":443"); err != nil || targets.Check() == nil {
+			t.Errorf("%s while the addresses cannot be read: got %v, want a connection and a warning", tt.host, err)
 		}
 	}
 	list, fault = []net.Addr{&net.IPNet{IP: net.ParseIP("93.184.216.34"), Mask: net.CIDRMask(24, 32)}}, nil

@@ -407,11 +407,12 @@ func NewTargetPolicy(scope TargetScope) *TargetPolicy {
 }
 
 // checkOwn returns errTarget if ip is an address of this machine. It reads the addresses each time,
-// because they can change. If it cannot read them, it returns errTarget for every ip.
+// because they can change. If it cannot read them, it returns nil; the other rules of TargetPolicy
+// still hold. So a unit of the service manager that forbids reading them does not stop webhooks.
 func (t *TargetPolicy) checkOwn(ip netip.Addr) error {
 	list, err := t.interfaces()
 	if err != nil {
-		return fmt.Errorf("%w: the addresses of this machine cannot be read: %v", errTarget, err)
+		return nil
 	}
 	for _, a := range list {
 		own, err := netip.ParsePrefix(a.String())
@@ -422,8 +423,8 @@ func (t *TargetPolicy) checkOwn(ip netip.Addr) error {
 	return nil
 }
 
-// Check returns an error if the addresses of this machine cannot be read. Then every webhook is
-// refused.
+// Check returns an error if the addresses of this machine cannot be read. Then its public addresses
+// are not refused.
 func (t *TargetPolicy) Check() error {
 	if t.private {
 		return nil
