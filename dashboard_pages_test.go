@@ -235,7 +235,7 @@ func TestEventPages(t *testing.T) {
 	if strings.Contains(page.Body.String(), "Cancel event") {
 		t.Error("a cancelled event can be cancelled")
 	}
-	b.says(b.post("/calendar/events/7/cancel"), 404, "No such object")
+	b.says(b.post("/calendar/events/7/cancel"), 404, "There is no event 7.")
 }
 
 func TestCalendarPages_Week(t *testing.T) {

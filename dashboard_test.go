@@ -606,7 +606,7 @@ func TestRecords_Life(t *testing.T) {
 			b.says(page, 200, `<dialog id="delete"`, tt.deletions)
 			b.says(b.get(made+"/delete"), 200, tt.deletions, "cannot be undone")
 			b.sent(b.post(made+"/delete"), tt.path+"?done=deleted")
-			b.says(b.get(made), 404, "No such object")
+			b.says(b.get(made), 404, "There is no ")
 		})
 	}
 }

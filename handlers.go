@@ -83,17 +83,37 @@ func (r *Request) Record(store *Store) error {
 // if the path has no id. It also returns "" if the id has another form than Latchkey's ids, because
 // it may then be a secret that was put there by mistake.
 func RouteObject(route string, params httprouter.Params) string {
-	id := params.ByName("id")
-	if !objectID.MatchString(id) {
+	kind := routeKind(route)
+	if kind == "" || len(params) == 0 || !objectID.MatchString(params[0].Value) {
 		return ""
 	}
-	for part := range strings.SplitSeq(strings.TrimPrefix(route, "/admin/v1/"), "/") {
-		if part == "do-not-call" {
-			part = "number"
-		}
-		return strings.TrimSuffix(part, "s") + " " + id
+	return kind + " " + params[0].Value
+}
+
+// routeKind returns the kind of object whose id is in the path of a route, such as "key". It returns
+// "" if the path has no id.
+func routeKind(route string) string {
+	before, _, found := strings.Cut(route, "/:")
+	if !found {
+		return ""
 	}
-	return ""
+	kind := before[strings.LastIndexByte(before, '/')+1:]
+	if kind == "do-not-call" {
+		return "number"
+	}
+	return strings.ReplaceAll(strings.TrimSuffix(kind, "s"), "-", " ")
+}
+
+// Missing returns ErrNotFound with a message that names the object of the request. The message is the
+// same for an object of another owner.
+func (r *Request) Missing() *Error {
+	if object := RouteObject(r.Route, r.Params); object != "" {
+		return ErrNotFound.With("There is no %s.", object)
+	}
+	if kind := routeKind(r.Route); kind != "" {
+		return ErrNotFound.With("There is no %s with this id.", kind)
+	}
+	return ErrNotFound
 }
 
 // objectID matches the ids of keys and of other records.

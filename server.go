@@ -291,6 +291,9 @@ func (s *Server) fail(x *exchange, err error) {
 	if e == ErrServer {
 		s.o.Log.Error("request failed", "id", x.ID, "route", x.Route, "error", err)
 	}
+	if e == ErrNotFound {
+		e = x.Missing()
+	}
 	if message := s.o.Redact(e.Message); message != e.Message { // the message may quote input that contains a secret
 		clean := *e
 		clean.Message, e = message, &clean

@@ -145,6 +145,49 @@ func TestServer_OthersAreMissing(t *testing.T) {
 	same("event with ai_agent_id", "POST", eventsPath+"/create", eventsPath+"/create", agent+"1}", agent+"999999}")
 }
 
+// TestServer_MissingIsNamed asks every endpoint whose path has an id for an object that does not
+// exist: the message of the 404 names the kind and the id, or only the kind if the id might be a secret.
+func TestServer_MissingIsNamed(t *testing.T) {
+	a := newTestApp(t)
+	_, key := a.key(everyPermission, `"limits": {"requests_per_minute_limit": 100000}`)
+	named := 0
+	ask := func(row Route, id string) {
+		t.Helper()
+		var w *httptest.ResponseRecorder
+		path := fill(row.Path, id)
+		const body = `{"first_name": "X", "title": "T", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z", "values": {"plan": "x"},
+			"method": "GET", "path": "/api/v1/key", "password": "correct horse battery", "log_id": 1, "url": "https://a.example.net/"}`
+		if strings.HasPrefix(row.Path, "/admin/") {
+			w = a.control(row.Method, path, body)
+		} else {
+			w = askDoor(a.api, row.Method, path, body, "X-API-Key: "+key)
+		}
+		if w.Code != 404 {
+			return
+		}
+		named++
+		want := "There is no " + routeKind(row.Path)
+		if objectID.MatchString(id) {
+			want += " " + id + "."
+		} else {
+			want += " with this id."
+		}
+		if text := w.Body.String(); !strings.Contains(text, want) || code(w) != "not_found" {
+			t.Errorf("%s %s: got %s, want %q", row.Method, path, text, want)
+		}
+	}
+	for _, row := range slices.Concat(a.Server.o.Keyed, a.Server.o.Admin) {
+		if routeKind(row.Path) != "" {
+			for _, id := range []string{"999999", "key_0123456789abcdef", "klen_0123"} {
+				ask(row, id)
+			}
+		}
+	}
+	if named < 100 {
+		t.Errorf("got %d answers 404, want those of all endpoints with an id", named)
+	}
+}
+
 // TestServer_EachToItsDoor tries every kind of credential in every place of the
 // other kinds.
 func TestServer_EachToItsDoor(t *testing.T) {

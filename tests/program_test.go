@@ -254,7 +254,7 @@ func TestCommands_Events(t *testing.T) {
 		{[]string{"events", "create"}, 2, "--title is needed"},
 		{[]string{"events", "list"}, 0, "TITLE"},
 		{[]string{"events", "cancel", "1", "--reason", "ill"}, 0, "cancelled"},
-		{[]string{"events", "cancel", "9"}, 1, "No such object"},
+		{[]string{"events", "cancel", "9"}, 1, "There is no event 9."},
 		{[]string{"variables", "create", "--name", "visits", "--display-name", "Visits", "--type", "number", "--context", "contact"}, 0, "visits"},
 		{[]string{"variables", "list"}, 0, "preferred_language"},
 		{[]string{"variables", "delete", "1"}, 1, "Built-in"},
@@ -364,7 +364,7 @@ func TestProgram_Webhooks(t *testing.T) {
 		t.Errorf("test without the switch: got %s", errs)
 	}
 	latchkey(0, "webhooks", "delete", "1")
-	if _, errs := latchkey(1, "webhooks", "logs", "1"); !strings.Contains(errs, "No such object") {
+	if _, errs := latchkey(1, "webhooks", "logs", "1"); !strings.Contains(errs, "There is no webhook 1.") {
 		t.Errorf("logs of a deleted one: got %s", errs)
 	}
 	if strings.Contains(p.Out.String(), secret) {
