@@ -290,7 +290,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		},
 		"admin token create": given("--name", "t"), "admin token list": given(),
 		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
-		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "routes": given(), "reload": given(),
+		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "webhooks release": given(), "routes": given(), "reload": given(),
 		"config check": given(), "config print": given(), "version": given(), "man": given(), "calls list": given(),
 		"owners update": func() []string {
 			w.n++
@@ -349,7 +349,10 @@ func (w *commandWalk) run(stdout io.Writer, args ...string) (exit int, errs stri
 		s, err := load(file, flags)
 		return walkService{s}, err
 	}
-	exit = cli.Run(context.Background(), append([]string{"latchkey", "--data", w.config.Server.Data}, args...), env)
+	if name := args[0]; name != "version" && name != "man" && !slices.Contains(args, "--url") {
+		args = append([]string{"--data", w.config.Server.Data}, args...)
+	}
+	exit = cli.Run(context.Background(), append([]string{"latchkey"}, args...), env)
 	return exit, stderr.String()
 }
 
@@ -388,7 +391,9 @@ func TestOutput_EveryCommand(t *testing.T) {
 				return w.run(out, slices.Concat(strings.Fields(name), args[name](), more)...)
 			}
 			var out bytes.Buffer
-			if exit, errs := call(&out); exit != 0 {
+			if exit, errs := call(&out); exit == 2 && more != nil && strings.Contains(errs, "--json has no effect") {
+				continue
+			} else if exit != 0 {
 				t.Errorf("%s %v: exit %d, %s", name, more, exit, errs)
 				continue
 			}

@@ -147,6 +147,9 @@ func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
+		if c.Bool("json") {
+			return s.printJSON(answer)
+		}
 		_, err = fmt.Fprintln(s.env.Stdout, answer["message"])
 		return err
 	}
@@ -198,9 +201,6 @@ head that verify prints in another place, and pass it to a later verify:
 }
 
 func (s *session) listAudit(ctx context.Context, c *cli.Command) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
 	for _, name := range []string{"actor", "action", "object", "result"} {
 		if c.IsSet(name) {
@@ -215,9 +215,6 @@ func (s *session) listAudit(ctx context.Context, c *cli.Command) error {
 }
 
 func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
 	path := "/admin/v1/audit/verify"
 	if head := c.String("head"); head != "" {
 		number, hash, ok := strings.Cut(head, ":")
@@ -263,9 +260,6 @@ func (s *session) refusalsCommand() *cli.Command {
 }
 
 func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
 	for _, name := range []string{"id", "key", "code"} {
 		if c.IsSet(name) {
@@ -298,12 +292,6 @@ func (s *session) usageCommand() *cli.Command {
 }
 
 func (s *session) showUsage(ctx context.Context, c *cli.Command) (err error) {
-	if err := noArguments(c); err != nil {
-		return err
-	}
-	if c.Bool("csv") && c.Bool("json") {
-		return misused(c, fmt.Errorf("--csv and --json cannot be used together"))
-	}
 	q := url.Values{"step": {c.String("step")}}
 	if c.IsSet("last") {
 		q.Set("last", strconv.Itoa(c.Int("last")))
@@ -400,9 +388,6 @@ func (s *session) webhooksCommand() *cli.Command {
 func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" || c.String("target") == "" || !c.IsSet("event") {
 		return misused(c, fmt.Errorf("--name, --target and --event are needed"))
-	}
-	if err := noArguments(c); err != nil {
-		return err
 	}
 	body := map[string]any{"name": c.String("name"), "url": c.String("target")}
 	events := c.StringSlice("event")
@@ -505,9 +490,6 @@ func (s *session) redeliver(ctx context.Context, c *cli.Command) error {
 
 // releaseWebhooks makes the server send webhooks again after a restore.
 func (s *session) releaseWebhooks(ctx context.Context, c *cli.Command) error {
-	if err := noArguments(c); err != nil {
-		return err
-	}
 	answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/webhooks/release", map[string]any{"discard": c.Bool("discard")}})
 	if err != nil {
 		return err
@@ -524,6 +506,9 @@ func (s *session) deleteWebhook(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.call(ctx, c, Request{http.MethodDelete, path, nil})
+	answer, err := s.call(ctx, c, Request{http.MethodDelete, path, nil})
+	if err == nil && c.Bool("json") {
+		return s.printJSON(answer)
+	}
 	return err
 }

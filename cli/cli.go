@@ -67,6 +67,9 @@ func Tree(env Environment) *cli.Command {
 	group := root.Action
 	root.Action = func(ctx context.Context, c *cli.Command) error {
 		if c.Bool("version") && c.Args().Len() == 0 {
+			if err := checkRules(c, inMemory.rules()); err != nil {
+				return err
+			}
 			return s.printVersion(c)
 		}
 		return group(ctx, c)
@@ -80,7 +83,8 @@ func Tree(env Environment) *cli.Command {
 	return root
 }
 
-// addUsageErrors makes c and all commands below it return a *usageError for a wrong flag. A command
+// addUsageErrors makes c and all commands below it return a *usageError for a wrong flag, or for one
+// without effect (see checkFlags). A command
 // that only groups other commands prints its help, or returns a *usageError for an unknown name.
 func addUsageErrors(c *cli.Command) {
 	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return misused(c, err) }
@@ -90,6 +94,14 @@ func addUsageErrors(c *cli.Command) {
 				return misused(c, fmt.Errorf("unknown command %q", name))
 			}
 			return cli.ShowSubcommandHelp(c)
+		}
+	}
+	if run := c.Action; run != nil && len(c.Commands) == 0 {
+		c.Action = func(ctx context.Context, c *cli.Command) error {
+			if err := checkFlags(c); err != nil {
+				return err
+			}
+			return run(ctx, c)
 		}
 	}
 	for _, sub := range c.Commands {

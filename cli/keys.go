@@ -184,9 +184,6 @@ func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" || !c.IsSet("permission") {
 		return misused(c, fmt.Errorf("--name and --permission are needed; permissions are all, %s", strings.Join(s.env.Words.Permissions, ", ")))
 	}
-	if err := noArguments(c); err != nil {
-		return err
-	}
 	body, err := s.keyBody(c, time.Now())
 	if err != nil {
 		return err
@@ -245,14 +242,6 @@ func oneArgument(c *cli.Command) (string, error) {
 		return "", misused(c, fmt.Errorf("one %s is needed; got %d", c.ArgsUsage, c.Args().Len()))
 	}
 	return c.Args().First(), nil
-}
-
-// noArguments returns a *usageError if the command has arguments.
-func noArguments(c *cli.Command) error {
-	if c.Args().Present() {
-		return misused(c, fmt.Errorf("unknown argument %q", c.Args().First()))
-	}
-	return nil
 }
 
 // oneKey returns an action that sends a request about one key and prints the key in the answer. The
@@ -587,8 +576,6 @@ func (s *session) readUpload(c *cli.Command, kind string) (u upload, err error) 
 		if charset != "" {
 			u.contentType = mime.FormatMediaType("text/csv", map[string]string{"charset": charset})
 		}
-	} else if charset != "" {
-		return u, misused(c, errors.New("--charset applies only to CSV; JSON is always UTF-8"))
 	}
 	if u.data, err = readFileOr(s.env.Stdin, u.file); err != nil {
 		return u, err

@@ -32,9 +32,6 @@ func (s *session) serveCommand() *cli.Command {
   latchkey serve --demo
   latchkey serve --data /var/lib/latchkey --listen 127.0.0.1:9000`,
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := noArguments(c); err != nil {
-				return err
-			}
 			service, err := s.load(c)
 			if err != nil {
 				return err
@@ -328,9 +325,6 @@ func (s *session) reloadCommand() *cli.Command {
 		Name: "reload", Usage: "make the running server reload the routes, permissions and limits of its configuration",
 		Description: "The server reads the files and settings that it was started with. If they contain a\nmistake, the command reports it and nothing changes.",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := noArguments(c); err != nil {
-				return err
-			}
 			made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/reload", nil})
 			if err != nil {
 				return err

@@ -446,7 +446,7 @@ func TestProgram_Usage(t *testing.T) {
 	if got, _ := p.Get(t, "/api/v1/agents", strings.TrimSpace(key)); got != 200 {
 		t.Errorf("got %d, want 200", got)
 	}
-	if _, errs := latchkey(2, "usage", "--csv", "--json"); !strings.Contains(errs, "cannot be used together") {
+	if _, errs := latchkey(2, "usage", "--csv", "--json"); !strings.Contains(errs, "--json has no effect with --csv") {
 		t.Errorf("got %s", errs)
 	}
 	latchkey(1, "usage", "--step", "week")
