@@ -443,7 +443,9 @@ func TestCommands_BadText(t *testing.T) {
 				value = "a=" + value
 			}
 			args := append(slices.Clone(names), "--"+name, value)
-			if c.ArgsUsage != "" {
+			if c.ArgsUsage == "KEY" {
+				args = append(args, "key_1")
+			} else if c.ArgsUsage != "" {
 				args = append(args, "1")
 			}
 			tried++

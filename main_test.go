@@ -243,6 +243,12 @@ func (w *commandWalk) args() map[string]func() []string {
 		w.n++
 		return []string{w.file(".json", fmt.Sprintf(`[{"name": "i", "permissions": ["can_read_calls"], "sha256": %q}]`, sha(fmt.Sprint(w.n))))}
 	}
+	held := func() []string {
+		if err := w.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, epoch) }); err != nil {
+			w.t.Fatal(err)
+		}
+		return nil
+	}
 	ready := httptest.NewServer(w.local)
 	w.t.Cleanup(ready.Close)
 	backup := filepath.Join(w.dir, "walk.db")
@@ -290,7 +296,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		},
 		"admin token create": given("--name", "t"), "admin token list": given(),
 		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
-		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "webhooks release": given(), "routes": given(), "reload": given(),
+		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "webhooks release": held, "routes": given(), "reload": given(),
 		"config check": given(), "config print": given(), "version": given(), "man": given(), "calls list": given(),
 		"owners update": func() []string {
 			w.n++
@@ -420,5 +426,77 @@ func TestOutput_EveryCommand(t *testing.T) {
 		if exit, errs := w.run(failingWriter{syscall.ENOSPC}, help...); exit != 1 || !strings.Contains(errs, "no space left") {
 			t.Errorf("%v: exit %d, %q; want 1", help, exit, errs)
 		}
+	}
+}
+
+// TestCommands_KeyNames names a key by its id, its name and its hint in every command that takes a
+// key, and looks for the given text in the URLs of the requests.
+func TestCommands_KeyNames(t *testing.T) {
+	w := &commandWalk{testApp: newTestApp(t), dir: t.TempDir()}
+	var urls []string
+	admin := w.local
+	w.local = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		urls = append(urls, r.URL.String())
+		admin.ServeHTTP(rw, r)
+	})
+	commands := [][]string{{"usage", "--key"}, {"refusals", "--key"}}
+	var walk func(c *urfave.Command, words []string)
+	walk = func(c *urfave.Command, words []string) {
+		for _, sub := range c.Commands {
+			walk(sub, append(slices.Clone(words), sub.Name))
+		}
+		if c.ArgsUsage == "KEY" {
+			commands = append(commands, words)
+		}
+	}
+	walk(cli.Tree(cli.Environment{}), nil)
+	if len(commands) != 10 {
+		t.Errorf("got %q, want 8 commands whose argument is a key", commands)
+	}
+	more := map[string][]string{"keys update": {"--environment", "live"}, "keys explain": {"--path", "/api/v1/calls"}}
+	create := func(name string) map[string]any {
+		t.Helper()
+		return w.operate(201, "POST", "/admin/v1/keys", fmt.Sprintf(`{"name": %q, "permissions": ["can_read_calls"]}`, name))
+	}
+	call := func(words []string, text string) (int, string, string) {
+		t.Helper()
+		urls = nil
+		var out bytes.Buffer
+		exit, errs := w.run(&out, slices.Concat(words, []string{text}, more[strings.Join(words, " ")])...)
+		return exit, out.String(), errs
+	}
+	twins := []map[string]any{create("twin"), create("twin")}
+	for n, words := range commands {
+		for _, by := range []string{"id", "name", "hint"} {
+			name := fmt.Sprintf("key %d %s", n, by)
+			key := create(name)
+			if words[len(words)-1] == "resume" {
+				w.operate(200, "POST", fmt.Sprintf("/admin/v1/keys/%s/pause", key["id"]), "")
+			}
+			if exit, _, errs := call(words, key[by].(string)); exit != 0 {
+				t.Errorf("%q by its %s: exit %d, %s", words, by, exit, errs)
+			}
+			if asked := urls[len(urls)-1]; !strings.Contains(asked, key["id"].(string)) {
+				t.Errorf("%q by its %s: asked for %s, want the key %s", words, by, asked, key["id"])
+			}
+			secret := key["key"].(string)
+			exit, out, errs := call(words, secret)
+			if exit != 1 || strings.Contains(out+errs+strings.Join(urls, " "), secret[5:]) || !strings.Contains(errs, "keys leaked -") {
+				t.Errorf("%q with a secret: exit %d, %q, %q; want it refused and not shown", words, exit, errs, urls)
+			}
+		}
+		exit, _, errs := call(words, "twin")
+		for _, twin := range twins {
+			if exit != 1 || !strings.Contains(errs, twin["id"].(string)) || !strings.Contains(errs, "2 keys have the name") {
+				t.Errorf("%q twin: exit %d, %s, want both candidates", words, exit, errs)
+			}
+		}
+		if exit, _, errs := call(words, "nobody"); exit != 1 || !strings.Contains(errs, `the id, name or hint "nobody"`) {
+			t.Errorf("%q nobody: exit %d, %s", words, exit, errs)
+		}
+	}
+	w.operate(200, "POST", fmt.Sprintf("/admin/v1/keys/%s/revoke", twins[0]["id"]), "")
+	if exit, out, _ := call([]string{"keys", "show"}, "twin"); exit != 0 || !strings.Contains(out, twins[1]["id"].(string)) {
+		t.Errorf("exit %d, %s, want the twin that was not revoked", exit, out)
 	}
 }

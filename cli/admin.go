@@ -251,7 +251,7 @@ func (s *session) refusalsCommand() *cli.Command {
 		Name: "refusals", Usage: "show the latest refused requests with the reason, newest first", Action: s.listRefusals,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "id", Usage: "only the request with this `ID`, the request_id in its answer"},
-			&cli.StringFlag{Name: "key", Usage: "only requests with the key that has this `ID`"},
+			&cli.StringFlag{Name: "key", Usage: "only requests with the `KEY` that has this id, name or hint"},
 			&cli.StringFlag{Name: "code", Usage: "only requests refused with this `ERROR`, such as rate_limit_exceeded"},
 			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 		},
@@ -266,6 +266,13 @@ func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
 			q.Set(name, c.String(name))
 		}
 	}
+	if name := c.String("key"); name != "" {
+		id, err := s.findKey(ctx, c, name)
+		if err != nil {
+			return err
+		}
+		q.Set("key", id)
+	}
 	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/refusals?" + q.Encode(), nil})
 	if err != nil {
 		return err
@@ -278,7 +285,7 @@ func (s *session) usageCommand() *cli.Command {
 	return &cli.Command{
 		Name: "usage", Usage: "show how many requests were served and refused, by hour or by day", Action: s.showUsage,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "key", Usage: "only requests with the key that has this `ID`"},
+			&cli.StringFlag{Name: "key", Usage: "only requests with the `KEY` that has this id, name or hint"},
 			&cli.StringFlag{Name: "step", Value: "hour", Usage: "hour (kept for 7 days) or day (kept for 90 days)"},
 			&cli.IntFlag{Name: "last", Usage: "how many hours or days up to now; default: all that are kept"},
 			&cli.BoolFlag{Name: "csv", Usage: "print CSV, with a line for each key and step"},
@@ -297,8 +304,12 @@ func (s *session) showUsage(ctx context.Context, c *cli.Command) (err error) {
 		q.Set("last", strconv.Itoa(c.Int("last")))
 	}
 	path := "/admin/v1/usage"
-	if id := c.String("key"); id != "" {
-		path = "/admin/v1/keys/" + url.PathEscape(id) + "/history"
+	if name := c.String("key"); name != "" {
+		id, err := s.findKey(ctx, c, name)
+		if err != nil {
+			return err
+		}
+		path = "/admin/v1/keys/" + id + "/history"
 	}
 	if c.Bool("csv") {
 		q.Set("format", "csv")

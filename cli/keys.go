@@ -22,7 +22,7 @@ import (
 
 // keysCommand returns the commands for API keys.
 func (s *session) keysCommand() *cli.Command {
-	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Commands: []*cli.Command{
+	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Description: keyNames, Commands: []*cli.Command{
 		{Name: "create", Usage: "create a key and show it once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
   latchkey keys create --name ci --permission can_read_calls
   latchkey keys create --name caller --permission can_read_agents,can_initiate_calls --limit calls_per_day_limit=20
@@ -34,21 +34,21 @@ func (s *session) keysCommand() *cli.Command {
 			&cli.StringFlag{Name: "owner", Usage: "only keys of this owner"},
 			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 		}},
-		{Name: "show", Usage: "show a key", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
-		{Name: "usage", Usage: "show a key and how much of its limits is used", ArgsUsage: "ID", Action: s.oneKey(http.MethodGet, "")},
-		{Name: "update", Usage: "change a key; only the given flags have an effect", ArgsUsage: "ID", Action: s.updateKey,
+		{Name: "show", Usage: "show a key", ArgsUsage: "KEY", Action: s.oneKey(http.MethodGet, "")},
+		{Name: "usage", Usage: "show a key and how much of its limits is used", ArgsUsage: "KEY", Action: s.oneKey(http.MethodGet, "")},
+		{Name: "update", Usage: "change a key; only the given flags have an effect", ArgsUsage: "KEY", Action: s.updateKey,
 			Flags: append(keyFlags(), &cli.BoolFlag{Name: "no-expiry", Usage: "make the key never expire"})},
-		{Name: "pause", Usage: "refuse a key until it is resumed", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/pause")},
-		{Name: "resume", Usage: "accept a paused key again", ArgsUsage: "ID", Action: s.oneKey(http.MethodPost, "/resume")},
-		{Name: "revoke", Usage: "revoke a key immediately and permanently", ArgsUsage: "ID", Action: s.revokeKey,
+		{Name: "pause", Usage: "refuse a key until it is resumed", ArgsUsage: "KEY", Action: s.oneKey(http.MethodPost, "/pause")},
+		{Name: "resume", Usage: "accept a paused key again", ArgsUsage: "KEY", Action: s.oneKey(http.MethodPost, "/resume")},
+		{Name: "revoke", Usage: "revoke a key immediately and permanently", ArgsUsage: "KEY", Action: s.revokeKey,
 			Flags: []cli.Flag{&cli.BoolFlag{Name: "end-webhooks", Usage: "also delete the webhooks that the key created, even if it was revoked before"}}},
-		{Name: "rotate", Usage: "issue a new secret for a key and show it once; the previous one stays valid for the overlap", ArgsUsage: "ID", Action: s.rotateKey,
+		{Name: "rotate", Usage: "issue a new secret for a key and show it once; the previous one stays valid for the overlap", ArgsUsage: "KEY", Action: s.rotateKey,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "overlap", Value: "24h", Usage: "how long the previous secret stays valid, up to 30d; 0 ends all earlier secrets immediately"},
 				&cli.BoolFlag{Name: "finish", Usage: "issue no secret, but end all earlier secrets immediately"},
 				&cli.StringFlag{Name: "if-unused", Usage: "with --finish: fail if an earlier secret was used within this time, such as 2h"},
 			}},
-		{Name: "explain", Usage: "explain how a request with a key would be answered, without using up its limits", ArgsUsage: "ID", Action: s.explainKey,
+		{Name: "explain", Usage: "explain how a request with a key would be answered, without using up its limits", ArgsUsage: "KEY", Action: s.explainKey,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "method", Value: "GET", Usage: "method of the request, in capitals"},
 				&cli.StringFlag{Name: "path", Usage: "path of the request, such as /api/v1/calls"},
@@ -69,6 +69,10 @@ With --from unkey: rows of its table keys, or apis.listKeys with the column hash
 With --from litellm: the answer of /key/list?return_full_object=true.`},
 	}}
 }
+
+// keyNames explains how the commands name a key.
+const keyNames = `KEY is the id of a key, its name, or its hint such as klen_...x9Qa. If several keys
+have the name or the hint, a command lists their ids and changes nothing.`
 
 func keyFlags() []cli.Flag {
 	return []cli.Flag{
@@ -214,10 +218,6 @@ func (s *session) base(ctx context.Context, c *cli.Command) string {
 }
 
 func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
-	id, err := oneArgument(c)
-	if err != nil {
-		return err
-	}
 	body, err := s.keyBody(c, time.Now())
 	if err != nil {
 		return err
@@ -228,7 +228,11 @@ func (s *session) updateKey(ctx context.Context, c *cli.Command) error {
 	if len(body) == 0 {
 		return misused(c, fmt.Errorf("nothing to change: name at least one flag"))
 	}
-	key, err := s.call(ctx, c, Request{http.MethodPatch, "/admin/v1/keys/" + url.PathEscape(id), body})
+	path, err := s.oneKeyPath(ctx, c)
+	if err != nil {
+		return err
+	}
+	key, err := s.call(ctx, c, Request{http.MethodPatch, path, body})
 	if err != nil {
 		return err
 	}
@@ -245,14 +249,14 @@ func oneArgument(c *cli.Command) (string, error) {
 }
 
 // oneKey returns an action that sends a request about one key and prints the key in the answer. The
-// argument of the command is the key's id. action is added to the key's URL path.
+// argument of the command names the key. action is added to the key's URL path.
 func (s *session) oneKey(method, action string) cli.ActionFunc {
 	return func(ctx context.Context, c *cli.Command) error {
-		id, err := oneArgument(c)
+		path, err := s.oneKeyPath(ctx, c)
 		if err != nil {
 			return err
 		}
-		key, err := s.call(ctx, c, Request{method, "/admin/v1/keys/" + url.PathEscape(id) + action, nil})
+		key, err := s.call(ctx, c, Request{method, path + action, nil})
 		if err != nil {
 			return err
 		}
@@ -336,25 +340,25 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 // new secret to standard output and everything else to standard error, so that a script can read the
 // secret.
 func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
-	id, err := oneArgument(c)
+	unused, err := seconds(c, "if-unused")
 	if err != nil {
 		return err
 	}
-	path := "/admin/v1/keys/" + url.PathEscape(id) + "/rotate"
+	overlap, err := seconds(c, "overlap")
+	if err != nil {
+		return err
+	}
+	path, err := s.oneKeyPath(ctx, c)
+	if err != nil {
+		return err
+	}
+	path += "/rotate"
 	if c.Bool("finish") {
-		unused, err := seconds(c, "if-unused")
-		if err != nil {
-			return err
-		}
 		key, err := s.call(ctx, c, Request{http.MethodPost, path + "/finish", map[string]any{"unused_for_seconds": unused}})
 		if err != nil {
 			return err
 		}
 		return s.showKey(c, key)
-	}
-	overlap, err := seconds(c, "overlap")
-	if err != nil {
-		return err
 	}
 	made, err := s.call(ctx, c, Request{http.MethodPost, path, map[string]any{"overlap_seconds": overlap}})
 	if err != nil {
@@ -369,7 +373,7 @@ func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 		_, _ = fmt.Fprintln(s.env.Stderr, "All earlier secrets of the key have ended.")
 		return nil
 	}
-	_, _ = fmt.Fprintf(s.env.Stderr, "The previous secret stays valid for %s. See who uses it: latchkey keys show %s\n", c.String("overlap"), id)
+	_, _ = fmt.Fprintf(s.env.Stderr, "The previous secret stays valid for %s. See who uses it: latchkey keys show %v\n", c.String("overlap"), made["id"])
 	return nil
 }
 
@@ -404,15 +408,15 @@ func parseLength(text string) (time.Duration, error) {
 var errTooLong = errors.New("too long")
 
 func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
-	id, err := oneArgument(c)
-	if err != nil {
-		return err
-	}
 	if c.String("path") == "" {
 		return misused(c, errors.New("--path is needed, such as /api/v1/calls"))
 	}
 	body := map[string]any{"method": c.String("method"), "path": c.String("path"), "ip": c.String("ip"), "carrier": c.String("carrier")}
-	answer, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/" + url.PathEscape(id) + "/explain", body})
+	path, err := s.oneKeyPath(ctx, c)
+	if err != nil {
+		return err
+	}
+	answer, err := s.call(ctx, c, Request{http.MethodPost, path + "/explain", body})
 	if err != nil {
 		return err
 	}

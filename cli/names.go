@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+)
+
+// keyID matches the ids of keys.
+var keyID = regexp.MustCompile(`^key_[0-9a-f]{1,40}$`)
+
+// longestName is the length up to which an error repeats a text that names no key. A longer text may
+// be a key itself.
+const longestName = 20
+
+// findKey returns the id of the key that text names: its id, its name, or its hint, such as
+// klen_...x9Qa. If text names several keys, those that were revoked do not count. findKey reads the
+// list of keys and sends text nowhere, because it may be a key itself.
+func (s *session) findKey(ctx context.Context, c *cli.Command, text string) (id string, err error) {
+	if keyID.MatchString(text) {
+		return text, nil
+	}
+	found, err := s.keysNamed(ctx, c, text)
+	if err != nil {
+		return "", err
+	}
+	if len(found) == 0 && len(text) > longestName {
+		return "", errors.New("there is no key with this id, name or hint; if the text is a key itself, look it up with: latchkey keys leaked -")
+	}
+	if len(found) == 0 {
+		return "", fmt.Errorf("there is no key with the id, name or hint %q", text)
+	}
+	var usable []map[string]any
+	for _, key := range found {
+		if key["status"] != "revoked" {
+			usable = append(usable, key)
+		}
+	}
+	if len(usable) == 0 {
+		usable = found
+	}
+	if len(usable) > 1 {
+		var b strings.Builder
+		fmt.Fprintf(&b, "%d keys have the name or hint %q; use the id of one of them:", len(usable), text)
+		for _, key := range usable {
+			fmt.Fprintf(&b, "\n  %s  %s  %s  %s", cell(key["id"]), cell(key["hint"]), cell(key["status"]), cell(key["name"]))
+		}
+		return "", errors.New(b.String())
+	}
+	id, _ = usable[0]["id"].(string)
+	return id, nil
+}
+
+// keysNamed returns the keys whose name or hint is text.
+func (s *session) keysNamed(ctx context.Context, c *cli.Command, text string) (found []map[string]any, err error) {
+	client, done, err := s.reach(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	seen := map[any]bool{} // a key that is created meanwhile moves others to the next page
+	for page, pages := 1, 1; page <= pages; page++ {
+		var answer map[string]any
+		if err := client.Do(ctx, Request{http.MethodGet, fmt.Sprintf("/admin/v1/keys?status=any&limit=1000&page=%d", page), nil}, &answer); err != nil {
+			return nil, err
+		}
+		pages = whole(answer["pages"])
+		rows, _ := answer["keys"].([]any)
+		for _, v := range rows {
+			key, _ := v.(map[string]any)
+			if named := key["name"] == text || key["hint"] == text && strings.Contains(text, "..."); named && !seen[key["id"]] {
+				seen[key["id"]] = true
+				found = append(found, key)
+			}
+		}
+	}
+	return found, nil
+}
+
+// oneKeyPath returns the URL path of the key that the argument of the command names.
+func (s *session) oneKeyPath(ctx context.Context, c *cli.Command) (string, error) {
+	text, err := oneArgument(c)
+	if err != nil {
+		return "", err
+	}
+	id, err := s.findKey(ctx, c, text)
+	return "/admin/v1/keys/" + id, err
+}
