@@ -159,6 +159,14 @@ func (b *Backups) Last() (made time.Time, failed error) {
 	return b.last, b.err
 }
 
+// Every returns the time between two scheduled backups, or 0 if none are made.
+func (b *Backups) Every() time.Duration {
+	if b.o.Dir == "" {
+		return 0
+	}
+	return b.o.Every
+}
+
 // madeAt stores when the newest scheduled backup was made.
 func (b *Backups) madeAt(at time.Time) {
 	b.mu.Lock()

@@ -279,12 +279,13 @@ func TestMetrics_Packaged(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	a := newTestApp(t)
-	a.status.ListensAt(map[string]string{"api": "127.0.0.1:1"})
+	a.status.ListensAt(map[string]string{"api": "127.0.0.1:1"}, func() time.Time { return epoch })
 	a.key(`["can_read_agents"]`)
 	a.clocks.Pass(90 * time.Second)
 	v := a.operate(200, "GET", "/admin/v1/status", "")
 	for name, want := range map[string]any{
 		"uptime_seconds": float64(90), "started_at": *Seconds(epoch), "keys": float64(1), "log_level": "info", "ready": true, "not_ready_because": nil,
+		"certificate_ends_at": *Seconds(epoch), "forged_records": float64(0), "backup_every_seconds": nil,
 		"webhook_backlog": float64(0), "last_backup_at": nil, "version": ProgramVersion(), "store_id": a.Store.ID(),
 	} {
 		if v[name] != want {

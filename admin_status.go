@@ -29,18 +29,23 @@ type StatusOptions struct {
 type Status struct {
 	o         StatusOptions
 	listening atomic.Pointer[map[string]string] // addresses of the listeners, by their names
+	ends      atomic.Pointer[func() time.Time]  // see ListensAt
 }
 
 // NewStatus returns a Status without listeners. ListensAt sets them.
 func NewStatus(o StatusOptions) *Status {
 	s := &Status{o: o}
-	s.ListensAt(map[string]string{})
+	s.ListensAt(map[string]string{}, func() time.Time { return time.Time{} })
 	return s
 }
 
 // ListensAt sets the addresses of the listeners. The keys of the map are the names of the
-// listeners. The caller must not change the map afterwards.
-func (s *Status) ListensAt(addresses map[string]string) { s.listening.Store(&addresses) }
+// listeners. The caller must not change the map afterwards. ends returns when the first of their
+// certificates ends, or the zero time if they have none from files.
+func (s *Status) ListensAt(addresses map[string]string, ends func() time.Time) {
+	s.listening.Store(&addresses)
+	s.ends.Store(&ends)
+}
 
 // AdminRoutes returns the routes for operators.
 func (s *Status) AdminRoutes() []Route {
@@ -59,11 +64,15 @@ func (s *Status) show(w http.ResponseWriter, r *Request) error {
 		"api_url": nil, "version": ProgramVersion(), "go_version": runtime.Version(),
 		"started_at": Seconds(o.Started), "uptime_seconds": int64(r.Now.Sub(o.Started) / time.Second),
 		"store_id": o.Store.ID(), "store_bytes": size, "store_free_bytes": o.Store.FreeBytes(), "commits": commits, "transactions": changes,
-		"disk_free_bytes": nil, "last_backup_at": Seconds(made), "last_backup_error": nil, "log_level": s.level(), "listening": *s.listening.Load(),
+		"disk_free_bytes": nil, "last_backup_at": Seconds(made), "last_backup_error": nil,
+		"backup_every_seconds": nil, "forged_records": o.Store.Forged(), "certificate_ends_at": Seconds((*s.ends.Load())()), "log_level": s.level(), "listening": *s.listening.Load(),
 		"ready": true, "not_ready_because": nil, "config": o.Config().Show(), "now": Millis(r.Now), "service_time": Millis(r.Moment),
 	}
 	if free := DiskFree(o.Folder); free >= 0 {
 		shown["disk_free_bytes"] = free
+	}
+	if every := o.Backups.Every(); every > 0 {
+		shown["backup_every_seconds"] = int64(every / time.Second)
 	}
 	if failed != nil {
 		shown["last_backup_error"] = failed.Error()

@@ -394,7 +394,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	a.listeners.Store(listeners)
 	listeners.Serve()
 	a.Sender.Start()
-	a.status.ListensAt(map[string]string{"api": listeners.API().String(), "admin": listeners.Admin().String(), "socket": a.folder.Socket()})
+	a.status.ListensAt(map[string]string{"api": listeners.API().String(), "admin": listeners.Admin().String(), "socket": a.folder.Socket()}, listeners.CertificatesEnd)
 	ready(listeners.API(), listeners.Admin())
 	supervisor.Ready(listeners.Line())
 	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))

@@ -263,6 +263,17 @@ func (d *Listeners) Serve() {
 	}
 }
 
+// CertificatesEnd returns when the first of the certificates from files ends. It returns the zero time
+// if there are none.
+func (d *Listeners) CertificatesEnd() (first time.Time) {
+	for _, c := range d.certificates {
+		if end := c.End(); first.IsZero() || end.Before(first) {
+			first = end
+		}
+	}
+	return first
+}
+
 // tend reloads changed certificate files every lookAtFiles until ctx ends.
 func (d *Listeners) tend(ctx context.Context) {
 	tick := time.NewTicker(lookAtFiles)

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	urfave "github.com/urfave/cli/v3"
 
@@ -297,7 +298,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		"admin token create": given("--name", "t"), "admin token list": given(),
 		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
 		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "webhooks release": held, "routes": given(), "reload": given(),
-		"config check": given(), "config print": given(), "version": given(), "man": given(), "calls list": given(),
+		"config check": given(), "config print": given(), "status": given(), "version": given(), "man": given(), "calls list": given(),
 		"owners update": func() []string {
 			w.n++
 			return []string{w.made("owners", fmt.Sprintf(`{"name": "u%d"}`, w.n)), "--rate", "2"}
@@ -385,6 +386,7 @@ var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + TokenPrefix + `[0-9A
 func TestOutput_EveryCommand(t *testing.T) {
 	w := &commandWalk{testApp: newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), dir: t.TempDir()}
 	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
+	w.status.ListensAt(map[string]string{"api": "127.0.0.1:1"}, func() time.Time { return time.Time{} })
 	args, secrets := w.args(), []string{}
 	for _, name := range leaves(cli.Tree(cli.Environment{}), "") {
 		if args[name] == nil {

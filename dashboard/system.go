@@ -159,10 +159,11 @@ func statusRows() []statusRow {
 		{"Service", "ready", "Ready", textOf}, {"Service", "not_ready_because", "Not ready because", textOf},
 		{"Service", "version", "Version", textOf}, {"Service", "go_version", "Built with", textOf}, {"Service", "started_at", "Started", whenShown}, {"Service", "uptime_seconds", "Up for", uptime},
 		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Listeners", statusList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
+		{"Service", "certificate_ends_at", "First certificate ends", whenShown},
 		{"Service", "config.loaded_at", "Configuration loaded", whenShown}, {"Service", "config.error", "Last reload failed", textOf}, {"Service", "config.restart_needed", "Changed, needs a restart", textOf},
 		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free inside the file", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
-		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf},
-		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf},
+		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf}, {"Store", "forged_records", "Records without a valid MAC", textOf},
+		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf}, {"Backups", "backup_every_seconds", "Seconds between two", textOf},
 		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Audit log", "audit", "Head", statusList},
 		{"Clocks", "now", "Wall clock", textOf}, {"Clocks", "service_time", "Clock of the limits", textOf},
 	}

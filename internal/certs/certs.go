@@ -55,6 +55,9 @@ func (c *Certificates) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
 
+// End returns the time until which the current certificate is valid.
+func (c *Certificates) End() time.Time { return c.current.Load().Leaf.NotAfter }
+
 // Reload reads the files. If they have changed, it uses them for new connections and returns true.
 // If they have changed but cannot be used, the previous certificate stays in use and Reload returns
 // an error. It does not return an error again until the files change again.
