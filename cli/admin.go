@@ -382,8 +382,10 @@ func (s *session) webhooksCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "event", Usage: "type of event to send (repeatable); \"all\" for every type"},
 			&cli.StringFlag{Name: "owner", Usage: "owner of the webhook; without it the webhook is the operator's and receives the events of all owners"},
 		}, Description: `Examples:
-  latchkey webhooks create --name watch --target https://hooks.example.net/keys --event key.created,limit.reached
-  latchkey webhooks create --name crm --target https://hooks.example.net/crm --event call.ended --owner ann`},
+  latchkey webhooks create --name watch --event key.created,limit.reached \
+    --target https://hooks.example.net/keys
+  latchkey webhooks create --name crm --event call.ended --owner ann \
+    --target https://hooks.example.net/crm`},
 		{Name: "list", Usage: "list webhooks, newest first", Action: s.listWebhooks, Flags: pages},
 		{Name: "test", Usage: "send a sample event and print the result", ArgsUsage: "ID", Action: s.testWebhook,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "event", Usage: "type of event to send; default: the first to which the webhook subscribes"}}},

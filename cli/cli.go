@@ -4,11 +4,15 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/urfave/cli/v3"
 )
@@ -40,6 +44,7 @@ func Run(ctx context.Context, args []string, env Environment) int {
 
 // Tree returns the root command. It contains all other commands.
 func Tree(env Environment) *cli.Command {
+	wrapHelp()
 	s := &session{env}
 	root := &cli.Command{
 		Name:  "latchkey",
@@ -107,6 +112,52 @@ func addUsageErrors(c *cli.Command) {
 	for _, sub := range c.Commands {
 		addUsageErrors(sub)
 	}
+}
+
+// helpWidth is the number of columns of a line of help.
+const helpWidth = 80
+
+// wrapHelp makes the help of all commands at most helpWidth columns wide. The printer is a variable
+// of the library.
+var wrapHelp = sync.OnceFunc(func() {
+	cli.HelpPrinter = func(w io.Writer, text string, data any) {
+		var b bytes.Buffer
+		cli.DefaultPrintHelp(&b, text, data)
+		for line := range strings.Lines(b.String()) {
+			_, _ = fmt.Fprintln(w, wrapLine(strings.TrimRight(line, " \n")))
+		}
+	}
+})
+
+// column finds the gap between the two columns of a line of help.
+var column = regexp.MustCompile(`\S(  +)\S`)
+
+// wrapLine breaks a line of help at spaces. The second column of a table stays one, or moves below the
+// first if it begins far to the right.
+func wrapLine(line string) string {
+	if len(line) <= helpWidth {
+		return line
+	}
+	indent := len(line) - len(strings.TrimLeft(line, " ")) + 3
+	text, head := strings.Fields(line), line[:indent-3]
+	if gap := column.FindStringSubmatchIndex(line); gap != nil {
+		text, head, indent = strings.Fields(line[gap[3]:]), line[:gap[3]], gap[3]
+		if indent > helpWidth/2 {
+			head, indent = strings.TrimRight(head, " ")+"\n"+strings.Repeat(" ", 10), 10
+		}
+	}
+	at := len(head[strings.LastIndexByte(head, '\n')+1:])
+	for n, word := range text {
+		switch {
+		case n == 0:
+		case at+1+len(word) > helpWidth:
+			head, at = head+"\n"+strings.Repeat(" ", indent), indent
+		default:
+			head, at = head+" ", at+1
+		}
+		head, at = head+word, at+len(word)
+	}
+	return head
 }
 
 // manCommand returns the command that prints the manual page.

@@ -592,12 +592,12 @@ func (s *session) leakedCommand() *cli.Command {
 			&cli.BoolFlag{Name: "revoke", Usage: "revoke the live keys; if only an earlier secret of a rotated key was found, end its earlier secrets"},
 			&cli.BoolFlag{Name: "pattern", Usage: "print a regular expression for secret scanners and do nothing else"},
 		},
-		Description: `Keys are recognized by their form and checksum, so an imported key is not found.
-The server is sent only the SHA-256 of what is found, and no secret is printed.
-Files may be text in UTF-8, UTF-16 or UTF-32, or binary; gzip, bzip2 and zlib
-are unpacked.
-The exit code is 1 if live keys were found and not revoked, or if something could not
-be searched, such as an unreadable file or a zip archive.
+		Description: `Keys are recognized by their form and checksum, so an imported key is not
+found. The server is sent only the SHA-256 of what is found, and no secret is
+printed. Files may be text in UTF-8, UTF-16 or UTF-32, or binary; gzip, bzip2
+and zlib are unpacked.
+The exit code is 1 if live keys were found and not revoked, or if something
+could not be searched, such as an unreadable file or a zip archive.
 
 Examples:
   latchkey keys leaked access.log

@@ -25,8 +25,10 @@ func (s *session) keysCommand() *cli.Command {
 	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Description: keyNames, Commands: []*cli.Command{
 		{Name: "create", Usage: "create a key and show it once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
   latchkey keys create --name ci --permission can_read_calls
-  latchkey keys create --name caller --permission can_read_agents,can_initiate_calls --limit calls_per_day_limit=20
-  latchkey keys create --name door --permission all --allowed-ip 192.0.2.0/24 --expires 90d --json`},
+  latchkey keys create --name caller --limit calls_per_day_limit=20 \
+    --permission can_read_agents,can_initiate_calls
+  latchkey keys create --name door --permission all --json \
+    --allowed-ip 192.0.2.0/24 --expires 90d`},
 		{Name: "list", Usage: "list keys, newest first", Action: s.listKeys, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "active, paused, expired or revoked"},
 			&cli.StringFlag{Name: "search", Usage: "part of the id, name, hint, owner or environment"},
@@ -61,18 +63,22 @@ func (s *session) keysCommand() *cli.Command {
 				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(foreignSources(), " or ")},
 				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: permission for each key that has no permission known here (repeatable)"},
 				&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print the result that each row would have, and fail if the import would fail"},
-			), Description: `All rows are imported or none. With --dry-run the server makes the same checks.
+			), Description: `All rows are imported or none. With --dry-run the server makes the same
+checks.
 
-FILE (- for standard input) holds a JSON array, or a .csv with the same names as columns:
-  [{"name": "ci", "sha256": "64 hex digits", "permissions": ["can_read_calls"]}]
-With --from unkey: rows of its table keys, or apis.listKeys with the column hash added.
+FILE (- for standard input) holds a JSON array, or a .csv with the same names
+as columns:
+  [{"name": "ci", "sha256": "HEX", "permissions": ["can_read_calls"]}]
+With --from unkey: rows of its table keys, or apis.listKeys with the column
+hash added.
 With --from litellm: the answer of /key/list?return_full_object=true.`},
 	}}
 }
 
 // keyNames explains how the commands name a key.
-const keyNames = `KEY is the id of a key, its name, or its hint such as klen_...x9Qa. If several keys
-have the name or the hint, a command lists their ids and changes nothing.`
+const keyNames = `KEY is the id of a key, its name, or its hint such as klen_...x9Qa. If
+several keys have the name or the hint, a command lists their ids and changes
+nothing.`
 
 func keyFlags() []cli.Flag {
 	return []cli.Flag{

@@ -15,12 +15,12 @@ import (
 func (s *session) statusCommand() *cli.Command {
 	return &cli.Command{
 		Name: "status", Usage: "show the state of the service and what needs attention; exit code 1 if something does", Action: s.showStatus,
-		Description: `Attention is needed if no server runs or it is not ready, if the configuration
-could not be reloaded or needs a restart, if a scheduled backup failed or is
-older than twice backup.every, if webhooks are held back or wait for more than
-an hour, if records have no valid MAC, if the disk has less room than twice the
-database, and if a certificate ends within 14 days. --json lists it in
-needs_attention.`,
+		Description: `Attention is needed if no server runs or it is not ready, if the
+configuration could not be reloaded or needs a restart, if a scheduled backup
+failed or is older than twice backup.every, if webhooks are held back or wait
+for more than an hour, if records have no valid MAC, if the disk has less
+room than twice the database, and if a certificate ends within 14 days.
+With --json the list is needs_attention.`,
 	}
 }
 

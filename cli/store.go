@@ -24,7 +24,7 @@ func (s *session) storeCommands() []*cli.Command {
 	return []*cli.Command{
 		{
 			Name: "backup", Usage: "copy the database to a new FILE, or to standard output (-); the server may be running", ArgsUsage: "FILE",
-			Description: "The backup does not contain the pepper. Keep a copy of the pepper file in another\nplace: without it no key is valid.", Action: s.backup,
+			Description: "The backup does not contain the pepper. Keep a copy of the pepper file in\nanother place: without it no key is valid.", Action: s.backup,
 		},
 		{
 			Name: "restore", Usage: "replace the database with a backup; the server must be stopped", ArgsUsage: "FILE", Action: s.restore,
@@ -38,8 +38,8 @@ func (s *session) storeCommands() []*cli.Command {
 		},
 		{
 			Name: "check", Usage: "check every record and index of the database, or of a backup FILE", ArgsUsage: "[FILE]", Action: s.check,
-			Description: `The pepper is needed to verify that nobody without it has changed the file. Without it
-the exit code is 3 if there are no other problems.`,
+			Description: `The pepper is needed to verify that nobody without it has changed the file.
+Without it the exit code is 3 if there are no other problems.`,
 		},
 		{Name: "compact", Usage: "rewrite the database without its free space; the server must be stopped", Action: s.compact},
 		{Name: "healthcheck", Usage: "check whether the server is ready; exit code 0 if it is, otherwise 1", Action: s.health},
