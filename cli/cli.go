@@ -22,7 +22,7 @@ import (
 // the MACs. A command also fails if its output cannot be written.
 func Run(ctx context.Context, args []string, env Environment) int {
 	out := newOutput(env.Stdout)
-	env.Stdout = out
+	env.Stdout, env.line = out, args
 	err := out.result(Tree(env).Run(ctx, args))
 	var usage *usageError
 	switch {
@@ -54,7 +54,7 @@ func Tree(env Environment) *cli.Command {
   latchkey keys create --name ci --permission can_read_calls
   latchkey keys revoke key_019c3e...`,
 		Writer: env.Stdout, ErrWriter: env.Stderr, Reader: env.Stdin,
-		HideVersion: true, Suggest: true, EnableShellCompletion: true,
+		HideVersion: true, Suggest: true, EnableShellCompletion: true, ConfigureShellCompletionCommand: s.completionScripts,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // Run prints the error
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Usage: "configuration `FILE`", Sources: cli.EnvVars("LATCHKEY_CONFIG")},
@@ -68,7 +68,7 @@ func Tree(env Environment) *cli.Command {
 		Commands: slices.Concat([]*cli.Command{s.serveCommand(), s.keysCommand()}, s.resourceCommands(), s.storeCommands(),
 			[]*cli.Command{s.webhooksCommand(), s.adminCommand(), s.auditCommand(), s.usageCommand(), s.refusalsCommand(), s.configCommand(), s.reloadCommand(), s.statusCommand(), s.routesCommand(), s.versionCommand(), s.manCommand()}),
 	}
-	addUsageErrors(root)
+	s.addUsageErrors(root)
 	group := root.Action
 	root.Action = func(ctx context.Context, c *cli.Command) error {
 		if c.Bool("version") && c.Args().Len() == 0 {
@@ -89,9 +89,10 @@ func Tree(env Environment) *cli.Command {
 }
 
 // addUsageErrors makes c and all commands below it return a *usageError for a wrong flag, or for one
-// without effect (see checkFlags). A command
+// without effect (see checkFlags), and complete command lines. A command
 // that only groups other commands prints its help, or returns a *usageError for an unknown name.
-func addUsageErrors(c *cli.Command) {
+func (s *session) addUsageErrors(c *cli.Command) {
+	c.ShellComplete = s.complete
 	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error { return misused(c, err) }
 	if c.Action == nil && len(c.Commands) > 0 {
 		c.Action = func(_ context.Context, c *cli.Command) error {
@@ -110,7 +111,7 @@ func addUsageErrors(c *cli.Command) {
 		}
 	}
 	for _, sub := range c.Commands {
-		addUsageErrors(sub)
+		s.addUsageErrors(sub)
 	}
 }
 

@@ -34,6 +34,8 @@ type Environment struct {
 	// holds configuration values that were set by other flags, by configuration key, such as
 	// server.listen.
 	Load func(file string, flags map[string]string) (Service, error)
+
+	line []string // the command line, set by Run
 }
 
 // Words holds names that the service defines. The commands need them without a request to a server.

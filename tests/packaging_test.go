@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -76,6 +77,76 @@ func TestPackaging_completion(t *testing.T) {
 	}
 	if out, _, _ := program.Run(t, "keys", "--generate-shell-completion"); !strings.Contains(out, "rotate") {
 		t.Errorf("after keys: got %q, want its commands", out)
+	}
+}
+
+// TestPackaging_completed completes command lines in a bash without any other completion, beside a
+// server and without one.
+func TestPackaging_completed(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash")
+	}
+	data := filepath.Join(t.TempDir(), "data")
+	p := program.Serve(t, data)
+	for _, args := range [][]string{
+		{"keys", "create", "--name", "nightly", "--owner", "ann", "--permission", "all"}, {"keys", "create", "--name", "$(touch x); a b", "--permission", "all"},
+		{"webhooks", "create", "--name", "w", "--target", "https://hooks.example.net/", "--event", "all"}, {"agents", "create", "--name", "desk"},
+		{"admin", "token", "create", "--name", "ops"}, {"contacts", "create", "--first-name", "Mara"},
+	} {
+		if _, errs, exit := program.Run(t, append(args, "--data", data)...); exit != 0 {
+			t.Fatalf("%q: exit %d, %s", args, exit, errs)
+		}
+	}
+	const script = `source <(latchkey completion bash); COMP_WORDS=(latchkey "$@"); COMP_CWORD=$#; _latchkey; echo "status $?"; printf '%s\n' "${COMPREPLY[@]}"`
+	complete := func(words ...string) string {
+		t.Helper()
+		c := exec.Command(bash, append([]string{"--norc", "--noprofile", "-c", script, "bash"}, words...)...)
+		c.Env, c.Dir = []string{"PATH=" + filepath.Dir(program.Path(t)), "HOME=" + t.TempDir()}, t.TempDir()
+		var errs bytes.Buffer
+		c.Stderr = &errs
+		began := time.Now()
+		out, err := c.Output()
+		if err != nil || errs.Len() > 0 || !strings.HasPrefix(string(out), "status 0\n") || time.Since(began) > 20*time.Second {
+			t.Errorf("%q: %v, %s after %s, want no message", words, err, errs.String(), time.Since(began))
+		}
+		return strings.Join(strings.Fields(strings.TrimPrefix(string(out), "status 0\n")), " ")
+	}
+	from := []string{"--data", data}
+	for _, tt := range []struct {
+		words []string
+		want  string // in the proposals
+	}{
+		{[]string{"ke"}, "keys"},
+		{[]string{"keys", "ro"}, "rotate"},
+		{[]string{"keys", "rotate", "--if"}, "--if-unused"},
+		{[]string{"keys", "import", "--from", ""}, "unkey litellm"},
+		{[]string{"keys", "show", "key_"}, "key_"},
+		{[]string{"keys", "rotate", "--finish", "ni"}, "nightly"},
+		{[]string{"usage", "--key", "ni"}, "nightly"},
+		{[]string{"keys", "create", "--permission", "can_read_ca"}, "can_read_calls"},
+		{[]string{"keys", "create", "--limit", "requests_per"}, "requests_per_minute_limit="},
+		{[]string{"keys", "list", "--owner", "a"}, "ann"},
+		{[]string{"webhooks", "test", ""}, "1"},
+		{[]string{"agents", "delete", ""}, "1"},
+		{[]string{"contacts", "delete", ""}, "1"},
+		{[]string{"admin", "token", "revoke", ""}, "1"},
+		{[]string{"keys", "show", "nightly", ""}, ""},
+		{[]string{"keys", "list", "--limit", ""}, ""},
+	} {
+		words := append(slices.Clone(from), tt.words...)
+		if got := complete(words...); !strings.Contains(got, tt.want) || tt.want == "" && got != "" || strings.Contains(got, "touch") || strings.Contains(got, "help ") {
+			t.Errorf("%q: got %q, want %q", tt.words, got, tt.want)
+		}
+	}
+	if got := " " + complete("") + " "; strings.Contains(got, " help ") || !strings.Contains(got, " serve ") {
+		t.Errorf("got %q, want the commands without help", got)
+	}
+	p.Stop(t)
+	for _, words := range [][]string{{"keys", "show", ""}, {"--url", "http://127.0.0.1:1", "keys", "show", ""}, {"--config", "/nowhere", "usage", "--key", ""}, {"keys", "show", "--nothing", ""}} {
+		if got := complete(words...); got != "" {
+			t.Errorf("%q without a server: got %q, want nothing", words, got)
+		}
 	}
 }
 
