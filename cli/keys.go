@@ -273,11 +273,11 @@ func (s *session) oneKey(method, action string) cli.ActionFunc {
 // revokeKey revokes a key. It deletes the webhooks that the key created if --end-webhooks is set.
 // Otherwise it tells how to delete them.
 func (s *session) revokeKey(ctx context.Context, c *cli.Command) error {
-	id, err := oneArgument(c)
+	path, err := s.oneKeyPath(ctx, c)
 	if err != nil {
 		return err
 	}
-	key, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/keys/" + url.PathEscape(id) + "/revoke", map[string]any{"end_webhooks": c.Bool("end-webhooks")}})
+	key, err := s.call(ctx, c, Request{http.MethodPost, path + "/revoke", map[string]any{"end_webhooks": c.Bool("end-webhooks")}})
 	if err != nil {
 		return err
 	}
