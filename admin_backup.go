@@ -219,7 +219,7 @@ func (b *Backups) due(now time.Time) error {
 // made returns the file names of the scheduled backups, oldest first. It creates the folder
 // Dir if it does not exist.
 func (b *Backups) made() ([]string, error) {
-	if err := os.MkdirAll(b.o.Dir, 0o700); err != nil {
+	if err := durable.MakeFolder(b.o.Dir); err != nil {
 		return nil, fmt.Errorf("create the backup folder: %w; set backup.dir to a folder that Latchkey may write to", err)
 	}
 	entries, err := os.ReadDir(b.o.Dir)

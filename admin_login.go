@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -54,14 +55,18 @@ func (o operator) Actor() string { return fmt.Sprintf("operator %d %s", o.ID, o.
 
 // Operators stores the operators who may log in. It is safe for concurrent use.
 type Operators struct {
-	store   *Store
-	hashing chan struct{} // has one element for each running hash; its capacity limits the memory for hashing
+	store     *Store
+	hashing   chan struct{}          // has one element for each running hash; its capacity limits the memory for hashing
+	dashboard atomic.Pointer[string] // URL of the dashboard; nil until DashboardAt is called
 }
 
 // NewOperators returns an Operators that keeps its records in store.
 func NewOperators(store *Store) *Operators {
 	return &Operators{store: store, hashing: make(chan struct{}, 2)}
 }
+
+// DashboardAt sets the URL at which browsers reach the dashboard, for set-up links.
+func (o *Operators) DashboardAt(url string) { o.dashboard.Store(&url) }
 
 // OperatorTables returns the tables of operators, which a check of the store reads.
 func OperatorTables() []Checked { return []Checked{OperatorTable} }
@@ -356,7 +361,11 @@ func (o *Operators) link(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusCreated, map[string]any{"path": SetupPath(token), "expires_at": Seconds(r.Latest.Add(setupSpan))})
+	made := map[string]any{"path": SetupPath(token), "url": nil, "expires_at": Seconds(r.Latest.Add(setupSpan))}
+	if url := o.dashboard.Load(); url != nil {
+		made["url"] = strings.TrimSuffix(*url, "/") + SetupPath(token)
+	}
+	return WriteJSON(w, http.StatusCreated, made)
 }
 
 // SetupPath returns the path and query of the set-up link with this token.

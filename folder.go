@@ -61,7 +61,7 @@ func CreateDataDir(path string) (*DataDir, error) {
 // folder does not exist or another process has it open. The error contains the id of
 // that process, if it is known. Call Close to unlock the folder.
 func OpenDataDir(path string) (*DataDir, error) {
-	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := durable.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("the data folder is not writable: %w; correct its permissions or choose another folder with --data", err)
 	}

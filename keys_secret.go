@@ -20,7 +20,8 @@ import (
 // only these hashes. Without the peppers nobody can use a stolen database to check a guessed key,
 // or create a valid key by writing to the database. It is safe for concurrent use.
 type Peppers struct {
-	list [][]byte // current pepper first, then the retired peppers
+	list  [][]byte // current pepper first, then the retired peppers
+	place string   // path of the file or name of the variable with the current pepper, for messages
 }
 
 // pepperSize is the minimum size of a pepper in bytes, and the size of a new one.
@@ -132,27 +133,34 @@ func (p Peppers) Match(tx *Tx) error {
 			return nil
 		}
 	}
-	return errors.New("the pepper is not the one that this database was created with, so no key would be valid; put the right pepper file back")
+	return fmt.Errorf("the pepper in %s is not the one that this database was created with, so no key would be valid; put the right pepper file back, or %s", p.place, pepperElsewhere)
 }
+
+// pepperElsewhere is the end of an error about a pepper that is not where it was looked for.
+const pepperElsewhere = "set keys.pepper_file (or LATCHKEY_KEYS_PEPPER_FILE) to the path where it is"
 
 // LoadPeppers returns the current pepper and the retired peppers. It decodes the current pepper
 // from value, or from file if value is empty. It reads one retired pepper from each file in
 // retired. Keys that were hashed under a retired pepper stay valid.
 func LoadPeppers(value, file string, retired []string) (Peppers, error) {
-	var p Peppers
+	p, current := Peppers{place: file}, file
 	if value != "" {
 		pepper, err := parsePepper("LATCHKEY_KEYS_PEPPER", []byte(value))
 		if err != nil {
 			return p, err
 		}
-		p.list = append(p.list, pepper)
+		p.list, p.place, current = append(p.list, pepper), "LATCHKEY_KEYS_PEPPER", ""
 	} else {
 		retired = append([]string{file}, retired...)
 	}
 	for _, name := range retired {
 		data, err := ReadSmall(name)
 		if err != nil {
-			return p, fmt.Errorf("read pepper: %w; without it no key is valid; put the file back", err)
+			elsewhere := pepperElsewhere
+			if name != current {
+				elsewhere = "correct its path in keys.retired_pepper_files"
+			}
+			return p, fmt.Errorf("read pepper: %w; without it no key is valid; put the file back, or %s", err, elsewhere)
 		}
 		pepper, err := parsePepper("pepper file "+name, data)
 		if err != nil {

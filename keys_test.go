@@ -254,24 +254,24 @@ func TestLoadPeppers_Bad(t *testing.T) {
 // TestPeppers_Encrypt opens what was sealed before the pepper was changed.
 func TestPeppers_Encrypt(t *testing.T) {
 	old, now := bytes.Repeat([]byte{1}, pepperSize), bytes.Repeat([]byte{2}, pepperSize)
-	sealed, err := Peppers{[][]byte{old}}.Encrypt("p", []byte("b"), "whsec_x")
+	sealed, err := Peppers{list: [][]byte{old}}.Encrypt("p", []byte("b"), "whsec_x")
 	if err != nil || bytes.Contains(sealed, []byte("whsec")) {
 		t.Fatalf("got %q, %v", sealed, err)
 	}
-	if again, _ := (Peppers{[][]byte{old}}).Encrypt("p", []byte("b"), "whsec_x"); bytes.Equal(again, sealed) {
+	if again, _ := (Peppers{list: [][]byte{old}}).Encrypt("p", []byte("b"), "whsec_x"); bytes.Equal(again, sealed) {
 		t.Error("the same text is sealed the same way twice")
 	}
-	if got, err := (Peppers{[][]byte{now, old}}).Decrypt("p", []byte("b"), sealed); got != "whsec_x" || err != nil {
+	if got, err := (Peppers{list: [][]byte{now, old}}).Decrypt("p", []byte("b"), sealed); got != "whsec_x" || err != nil {
 		t.Errorf("with the old pepper retired: got %q, %v", got, err)
 	}
 	for i := range sealed {
 		bad := bytes.Clone(sealed)
 		bad[i] ^= 1
-		if _, err := (Peppers{[][]byte{old}}).Decrypt("p", []byte("b"), bad); err == nil {
+		if _, err := (Peppers{list: [][]byte{old}}).Decrypt("p", []byte("b"), bad); err == nil {
 			t.Errorf("opened with byte %d changed", i)
 		}
 	}
-	if _, err := (Peppers{[][]byte{now}}).Decrypt("p", []byte("b"), sealed); err == nil || !strings.Contains(err.Error(), "retired_pepper_files") {
+	if _, err := (Peppers{list: [][]byte{now}}).Decrypt("p", []byte("b"), sealed); err == nil || !strings.Contains(err.Error(), "retired_pepper_files") {
 		t.Errorf("without the old pepper: got %v", err)
 	}
 }

@@ -92,10 +92,47 @@ type service struct {
 	hangup  <-chan os.Signal        // receives SIGHUPs; nil: there are none
 }
 
+// installation has the paths of a package: its configuration file, and the data folder
+// and the pepper that the package uses unless a setting names others. All are "" if the
+// program was not installed by a package.
+type installation struct{ config, data, pepper string }
+
+// installedBy returns the paths of the package that has installed the program at path. A
+// package installs it as /usr/bin/latchkey, or below another root folder, together with
+// its configuration file. So every command uses the same files as the service.
+func installedBy(program string) installation {
+	root, ok := strings.CutSuffix(filepath.ToSlash(program), "/usr/bin/latchkey")
+	at := installation{config: root + "/etc/latchkey/config.toml", data: root + "/var/lib/latchkey", pepper: root + "/etc/latchkey/pepper"}
+	if _, err := os.Stat(at.config); !ok || err != nil {
+		return installation{}
+	}
+	return at
+}
+
+// complete sets the data folder and the pepper file to those of the package where c has
+// the defaults. The pepper of the package is used only for the package's data folder.
+func (at installation) complete(c *Config, sources Sources) {
+	if sources["server.data"] == "default" {
+		c.Server.Data, sources["server.data"] = at.data, "package"
+	}
+	if sources["keys.pepper_file"] == "default" && filepath.Clean(c.Server.Data) == at.data {
+		c.Keys.PepperFile, sources["keys.pepper_file"] = at.pepper, "package"
+	}
+}
+
 // loadService loads a configuration and returns a service with it. The parameters and
-// the error are those of LoadConfig.
+// the error are those of LoadConfig. A program of a package uses the configuration file
+// of the package if file is "".
 func loadService(file string, environ []string, flags map[string]string) (service, error) {
+	program, _ := os.Executable() // if the path is not known, no package has installed it
+	at := installedBy(program)
+	if file == "" {
+		file = at.config
+	}
 	c, sources, err := LoadConfig(file, environ, flags)
+	if err == nil && file != "" && file == at.config {
+		at.complete(&c, sources)
+	}
 	reload := func() (service, error) { return loadService(file, environ, flags) }
 	return service{config: c, sources: sources, file: file, reload: reload}, err
 }
@@ -241,6 +278,7 @@ func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error)
 		}
 		defer os.RemoveAll(dir)
 		o.config.Server.Data = dir
+		o.config.Keys.PepperFile, o.config.Keys.RetiredPepperFiles = "", nil
 	}
 	warnings, err := o.Check()
 	if err != nil {
@@ -262,6 +300,7 @@ func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error)
 	err = a.Serve(ctx, func(api, admin net.Addr) {
 		go reloadOnHangup(ctx, a, o.hangup)
 		a.Server.ListensAt(baseURL(o.config, api))
+		a.Operators.DashboardAt(dashboardURL(o.config, admin))
 		o.announce(a, api, admin)
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.config, api), dashboardURL(o.config, admin)}); seedErr != nil {
@@ -280,6 +319,7 @@ func (o serveOptions) again() (Config, error) {
 	}
 	if o.Demo {
 		s.config.Server.Data = o.config.Server.Data // the temporary folder of the demo
+		s.config.Keys.PepperFile, s.config.Keys.RetiredPepperFiles = "", nil
 	}
 	warnings, err := s.Check()
 	warn(o.log, warnings)

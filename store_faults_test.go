@@ -531,7 +531,7 @@ func TestStore_DamageReachesJob(t *testing.T) {
 
 // TestStore_DamagedMeta damages the records that are read once, at the start.
 func TestStore_DamagedMeta(t *testing.T) {
-	peppers := Peppers{[][]byte{bytes.Repeat([]byte{1}, pepperSize)}}
+	peppers := Peppers{list: [][]byte{bytes.Repeat([]byte{1}, pepperSize)}}
 	for _, tt := range []struct {
 		name string
 		run  func(*Store) error

@@ -56,7 +56,7 @@ func CreateStore(path, id string, now time.Time) error {
 	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("create store: %w", err)
 	}
-	db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Second})
+	db, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Second, OpenFile: durable.OpenFile})
 	if err != nil {
 		return fmt.Errorf("create store %s: %w", temp, err)
 	}
@@ -113,7 +113,7 @@ func openFormat(path string, access Access, newest int) (*File, error) {
 	}
 	f := &File{path: path, info: info}
 	opts.OpenFile = func(name string, flag int, mode os.FileMode) (opened *os.File, err error) {
-		if opened, err = os.OpenFile(name, flag, mode); err == nil {
+		if opened, err = os.OpenFile(name, flag&^os.O_CREATE, mode); err == nil {
 			f.Handle = opened
 			f.info, err = opened.Stat()
 		}
@@ -302,7 +302,7 @@ func compact(from *bbolt.DB, path string, auth *Authenticator) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("write %s: the file exists already; remove it or choose another path", path)
 	}
-	to, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoSync: true})
+	to, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoSync: true, OpenFile: durable.OpenFile})
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

@@ -157,8 +157,8 @@ func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
 }
 
 func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
-	base := ""
-	if !c.Bool("json") {
+	base := c.String("url")
+	if base == "" {
 		// Load before creating the link: an error after that would lose the link.
 		service, err := s.load(c)
 		if err != nil {
@@ -170,12 +170,18 @@ func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	made["path"] = base + cell(made["path"])
-	lost := shownOnce{member: "path", kind: "set-up link", remedy: "Create another, which replaces this one: latchkey admin setup-link"}
+	known := made["url"] != nil
+	if !known { // no server is running, or it has an earlier version
+		made["url"] = strings.TrimSuffix(base, "/") + cell(made["path"])
+	}
+	lost := shownOnce{member: "url", kind: "set-up link", remedy: "Create another, which replaces this one: latchkey admin setup-link"}
 	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
 		return err
 	}
 	_, _ = fmt.Fprintf(s.env.Stderr, "\nThe link works once, until %s.\n", made["expires_at"])
+	if !known && c.String("url") == "" {
+		_, _ = fmt.Fprintln(s.env.Stderr, "The server is not running, so this is its address according to the configuration. Start it first.")
+	}
 	return nil
 }
 

@@ -186,7 +186,9 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 	if socket.Alive(ctx) {
 		return socket, nothing, nil
 	}
-	if _, err := os.Stat(filepath.Join(dir, "store.id")); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "store.id")); errors.Is(err, os.ErrPermission) {
+		return nil, nil, fmt.Errorf("the data folder %s is for its owner only: %w; run the command as root or as the user of the service, or name another folder with --data", dir, err)
+	} else if err != nil {
 		return nil, nil, fmt.Errorf("there is no data folder at %s: run \"latchkey serve\" first, or name the folder with --data", dir)
 	}
 	h, closeIt, err := service.Open()

@@ -66,7 +66,7 @@ func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
 		return fmt.Errorf("%s exists; name a new file", file)
 	}
 	part := file + ".part"
-	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	out, err := s.createBackup(c, part)
 	if err != nil {
 		return err
 	}
@@ -86,6 +86,34 @@ func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
 	}
 	_, err = fmt.Fprintf(s.env.Stderr, "Wrote %s, %s. It does not contain the pepper.\n", file, megabytes(info.Size()))
 	return err
+}
+
+// createBackup creates the file of a backup, for the user of the process. In the data folder it belongs
+// to the owner of the folder instead, as all files there.
+func (s *session) createBackup(c *cli.Command, path string) (*os.File, error) {
+	const flag = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	if c.String("url") == "" {
+		service, err := s.load(c)
+		if err != nil {
+			return nil, err
+		}
+		for at := filepath.Dir(path); ; at = filepath.Dir(at) {
+			if sameFolder(at, service.DataDir()) {
+				return durable.OpenFile(path, flag, 0o600)
+			}
+			if at == filepath.Dir(at) {
+				break
+			}
+		}
+	}
+	return os.OpenFile(path, flag, 0o600)
+}
+
+// sameFolder reports whether two paths lead to the same existing folder.
+func sameFolder(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 // megabytes returns n bytes as text, such as "1.5 MB".

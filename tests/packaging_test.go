@@ -181,11 +181,11 @@ func TestPackaging_units(t *testing.T) {
 	t.Log(regexp.MustCompile(`Overall exposure level.*\d`).FindString(report))
 }
 
-// The package is installed below a folder, with its scripts, started from there
-// and removed.
-func TestPackaging_deb(t *testing.T) {
-	path := program.Path(t)
-	out, root := t.TempDir(), t.TempDir()
+// installPackage builds the Debian package and installs it below the folder root, with its
+// scripts. It returns a function that runs dpkg there.
+func installPackage(t *testing.T, root string) (dpkg func(args ...string)) {
+	t.Helper()
+	path, out := program.Path(t), t.TempDir()
 	// Little compression: at the usual level it takes most of the test's time.
 	file := strings.TrimSpace(tool(t, "", []string{"DPKG_DEB_COMPRESSOR_LEVEL=0"}, "sh", "packaging/deb.sh", path, "0.1.0", out))
 	for _, dir := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"} {
@@ -196,11 +196,18 @@ func TestPackaging_deb(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "var/lib/dpkg/status"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dpkg := func(args ...string) string {
+	dpkg = func(args ...string) {
 		t.Helper()
-		return tool(t, "", nil, "dpkg", append([]string{"--root=" + root, "--log=/dev/null", "--force-script-chrootless", "--force-not-root", "--force-unsafe-io"}, args...)...)
+		tool(t, "", nil, "dpkg", append([]string{"--root=" + root, "--log=/dev/null", "--force-script-chrootless", "--force-not-root", "--force-unsafe-io"}, args...)...)
 	}
 	dpkg("-i", file)
+	return dpkg
+}
+
+// The package is installed below a folder, started from there and removed.
+func TestPackaging_deb(t *testing.T) {
+	root := t.TempDir()
+	dpkg := installPackage(t, root)
 	pepper := filepath.Join(root, "etc/latchkey/pepper")
 	if info, err := os.Stat(pepper); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the pepper: got %v, %v; want mode 0600", info, err)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/durable"
 )
 
 // Certificates holds a certificate with its chain and private key. It reads them from two PEM files,
@@ -134,10 +136,18 @@ type failedIssue struct {
 	until time.Time     // end of the pause
 }
 
+// folderCache keeps certificates in a folder, as files of the folder's owner.
+type folderCache struct{ autocert.DirCache }
+
+// Put replaces the file name with data.
+func (c folderCache) Put(_ context.Context, name string, data []byte) error {
+	return durable.WriteFile(filepath.Join(string(c.DirCache), filepath.Clean("/"+name)), string(data))
+}
+
 // NewIssuer returns an Issuer and creates its folder. It does not send requests to the authority.
 // When the Issuer creates an ACME account, it agrees to the authority's terms of service.
 func NewIssuer(o IssuerOptions) (*Issuer, error) {
-	if err := os.MkdirAll(o.Folder, 0o700); err != nil {
+	if err := durable.MakeFolder(o.Folder); err != nil {
 		return nil, fmt.Errorf("create the folder of certificates: %w", err)
 	}
 	client := &acme.Client{DirectoryURL: o.Directory, UserAgent: "latchkey"}
@@ -151,7 +161,7 @@ func NewIssuer(o IssuerOptions) (*Issuer, error) {
 		client.HTTPClient = &http.Client{Transport: transport, Timeout: time.Minute}
 	}
 	return &Issuer{o: o, failed: map[string]failedIssue{}, manager: &autocert.Manager{
-		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(o.Folder), HostPolicy: autocert.HostWhitelist(o.Domains...),
+		Prompt: autocert.AcceptTOS, Cache: folderCache{autocert.DirCache(o.Folder)}, HostPolicy: autocert.HostWhitelist(o.Domains...),
 		Client: client, Email: o.Email,
 	}}, nil
 }
