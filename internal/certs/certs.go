@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -136,14 +135,6 @@ type failedIssue struct {
 	until time.Time     // end of the pause
 }
 
-// folderCache keeps certificates in a folder, as files of the folder's owner.
-type folderCache struct{ autocert.DirCache }
-
-// Put replaces the file name with data.
-func (c folderCache) Put(_ context.Context, name string, data []byte) error {
-	return durable.WriteFile(filepath.Join(string(c.DirCache), filepath.Clean("/"+name)), string(data))
-}
-
 // NewIssuer returns an Issuer and creates its folder. It does not send requests to the authority.
 // When the Issuer creates an ACME account, it agrees to the authority's terms of service.
 func NewIssuer(o IssuerOptions) (*Issuer, error) {
@@ -161,7 +152,7 @@ func NewIssuer(o IssuerOptions) (*Issuer, error) {
 		client.HTTPClient = &http.Client{Transport: transport, Timeout: time.Minute}
 	}
 	return &Issuer{o: o, failed: map[string]failedIssue{}, manager: &autocert.Manager{
-		Prompt: autocert.AcceptTOS, Cache: folderCache{autocert.DirCache(o.Folder)}, HostPolicy: autocert.HostWhitelist(o.Domains...),
+		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(o.Folder), HostPolicy: autocert.HostWhitelist(o.Domains...),
 		Client: client, Email: o.Email,
 	}}, nil
 }
