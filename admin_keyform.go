@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/fold"
 )
 
 // KeyRules holds the operator's rules for new and changed keys.
@@ -246,7 +248,7 @@ const (
 // the name of the parameter that is wrong.
 func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 	f = keyQuery{
-		status: q.Get("status"), search: strings.ToLower(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
+		status: q.Get("status"), search: fold.Text(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
 		sort: q.Get("sort"),
 	}
 	if states := append(append([]string{""}, KeyStates()...), statusLive, statusAny); !slices.Contains(states, f.status) {
@@ -396,6 +398,5 @@ func (f keyQuery) matches(k *Key, now time.Time) bool {
 	if f.environment != "" && k.Environment != f.environment || f.owner != "" && k.OwnerName != f.owner || f.permission != 0 && !k.Has(f.permission) {
 		return false
 	}
-	text := strings.ToLower(strings.Join([]string{k.ID, k.Name, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"]}, "\n"))
-	return strings.Contains(text, f.search)
+	return fold.Contains(strings.Join([]string{k.ID, k.Name, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"]}, "\n"), f.search)
 }

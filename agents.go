@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"latchkey/internal/fold"
 	"latchkey/internal/keytext"
 )
 
@@ -250,12 +251,12 @@ func showAgent(tx *Tx, a Agent) (any, error) {
 
 // matchAgent reports whether an agent passes the filters in the query. The
 // filter owner is the exact name of the agent's owner. The filter search is a
-// part of the agent's name, in upper or lower case.
+// part of the agent's name, folded.
 func matchAgent(tx *Tx, a Agent, q url.Values) bool {
 	if owner := q.Get("owner"); owner != "" && OwnerName(tx, a.Owner) != owner {
 		return false
 	}
-	return strings.Contains(strings.ToLower(a.Name), strings.ToLower(q.Get("search")))
+	return fold.Contains(a.Name, q.Get("search"))
 }
 
 // blocked is an entry in the operator's do-not-call list.
@@ -295,9 +296,9 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 		},
 		Filters: []string{"search", "phone_number"},
 		Match: func(_ *Tx, b blocked, q url.Values) bool {
-			search := strings.ToLower(q.Get("search"))
+			search := q.Get("search")
 			return (q.Get("phone_number") == "" || q.Get("phone_number") == b.Phone) &&
-				(strings.Contains(b.Phone, search) || strings.Contains(strings.ToLower(b.Reason), search))
+				(fold.Contains(b.Phone, search) || fold.Contains(b.Reason, search))
 		},
 	}}
 }

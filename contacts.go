@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/fold"
 )
 
 // contact is a person whom agents can call (contract 5).
@@ -229,6 +231,7 @@ func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	q.Set("search", fold.Text(q.Get("search")))
 	rows, count := []any{}, 0
 	err = c.store.View(func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
@@ -302,8 +305,8 @@ func filtersContacts(q url.Values) bool {
 }
 
 // matches reports whether the contact passes all filters in the query q: stage,
-// status, tag and search (contract 5.1). A filter that is missing or empty is
-// ignored.
+// status, tag and search (contract 5.1). search must be folded (fold.Text). A
+// filter that is missing or empty is ignored.
 func (c contact) matches(q url.Values) bool {
 	if stage := q.Get("stage"); stage != "" && stage != c.Stage {
 		return false
@@ -314,9 +317,8 @@ func (c contact) matches(q url.Values) bool {
 	if tag := q.Get("tag"); tag != "" && !slices.Contains(c.Tags, tag) {
 		return false
 	}
-	search := strings.ToLower(q.Get("search"))
-	has := func(s string) bool { return strings.Contains(strings.ToLower(s), search) }
-	return has(c.FirstName) || has(c.LastName) || has(c.Email)
+	search := q.Get("search")
+	return fold.Contains(c.FullName(), search) || fold.Contains(c.Email, search)
 }
 
 func (c *contacts) get(w http.ResponseWriter, r *Request) error {

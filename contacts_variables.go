@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/fold"
 	"latchkey/internal/strictjson"
 )
 
@@ -197,7 +198,7 @@ func matchVariable(tx *Tx, v Variable, q url.Values) bool {
 	if owner := q.Get("owner"); owner != "" && owner != OwnerName(tx, v.Owner) {
 		return false
 	}
-	return (q.Get("context_type") == "" || q.Get("context_type") == v.Context) && strings.Contains(v.Name, strings.ToLower(q.Get("search")))
+	return (q.Get("context_type") == "" || q.Get("context_type") == v.Context) && fold.Contains(v.Name, q.Get("search"))
 }
 
 func mayDrop(_ *Tx, v Variable) error {

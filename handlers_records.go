@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+
+	"latchkey/internal/fold"
 )
 
 // AdminRecords serves the admin endpoints for one kind of record: list, create, read, change,
@@ -22,7 +24,8 @@ type AdminRecords[T any] struct {
 	// deleted.
 	Drop func(tx *Tx, v T) error
 	// Match reports whether a list with the query q includes the record v. If Match is nil, every
-	// list includes all records. q has only the parameters in Filters.
+	// list includes all records. q has only the parameters in Filters, and search is folded
+	// (fold.Text).
 	Match func(tx *Tx, v T, q url.Values) bool
 	// Filters are the names of the query parameters of a list, besides page and limit. Words has the
 	// values that a filter accepts. A filter that is not in Words accepts any value.
@@ -75,6 +78,7 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 			}
 		}
 	}
+	q.Set("search", fold.Text(q.Get("search")))
 	rows, count := []any{}, 0
 	err = c.Store.View(func(tx *Tx) error {
 		for v, err := range c.Table.All(tx, Backward) {

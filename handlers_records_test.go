@@ -165,3 +165,49 @@ func FuzzEndpoints(f *testing.F) {
 		}
 	})
 }
+
+// TestRecords_Search looks for a record by a part of its text in every list that has the parameter
+// search, as openapi.json says: in capitals, and with its letters composed and not.
+func TestRecords_Search(t *testing.T) {
+	b := newDashboard(t)
+	_, key := b.key(everyPermission)
+	const stored, asked = "Ju\u0308rgen Stra\u00dfe", "J\u00dcRGEN STRASSE"
+	bodies := map[string]string{ // what to create, with stored in place of %s
+		"/admin/v1/keys": `{"name": "%s", "permissions": ["can_read_calls"]}`, "/admin/v1/agents": `{"name": "%s"}`, "/admin/v1/owners": `{"name": "%s"}`,
+		"/admin/v1/contacts":    `{"first_name": "Ju\u0308rgen", "last_name": "Stra\u00dfe"}`,
+		"/admin/v1/do-not-call": `{"phone_number": "+4930555001", "reason": "%s"}`, "/api/v1/contacts": "",
+		"/admin/v1/variables": `{"name": "strasse", "display_name": "S", "variable_type": "text", "context_type": "contact"}`,
+	}
+	seen := 0
+	for path, methods := range object(t, string(openAPI))["paths"].(map[string]any) {
+		get, _ := methods.(map[string]any)["get"].(map[string]any)
+		if !strings.Contains(fmt.Sprint(get["parameters"]), "name:search ") {
+			continue
+		}
+		seen++
+		body, ok := bodies[path]
+		if !ok {
+			t.Errorf("%s has the parameter search; say here what to create", path)
+			continue
+		}
+		if body != "" {
+			b.operate(201, "POST", path, strings.ReplaceAll(body, "%s", stored))
+		}
+	}
+	if seen != len(bodies) {
+		t.Errorf("got %d lists with the parameter search, want %d", seen, len(bodies))
+	}
+	for path := range bodies {
+		search := asked
+		if strings.HasSuffix(path, "variables") { // their names have only a-z, 0-9 and _
+			search = "STRASSE"
+		}
+		for text, want := range map[string]float64{search: 1, "Jurgen Strasse": 0} {
+			w := askDoor(b.doorOf(path), "GET", path+"?search="+url.QueryEscape(text), "", "Authorization: Bearer "+key)
+			if got := object(t, w.Body.String())["count"]; got != want {
+				t.Errorf("%s: got %v for %q, want %v", path, got, text, want)
+			}
+		}
+	}
+	b.says(b.get("/contacts?search="+url.QueryEscape(asked)), 200, stored)
+}

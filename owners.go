@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"latchkey/internal/fold"
 )
 
 // DefaultOwner is the name of the owner who gets a record if the request that
@@ -209,10 +211,10 @@ func (c *owners) show(tx *Tx, o owner) (any, error) {
 	}, err
 }
 
-// matchOwner reports whether the name of the owner contains the search text of
-// the query. It ignores case.
+// matchOwner reports whether the name of the owner contains the folded search
+// text of the query.
 func matchOwner(_ *Tx, o owner, q url.Values) bool {
-	return strings.Contains(strings.ToLower(o.Name), strings.ToLower(q.Get("search")))
+	return fold.Contains(o.Name, q.Get("search"))
 }
 
 // team is a group of owners. All members see the records of the team.
