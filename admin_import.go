@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -38,14 +37,13 @@ func (i *keyImport) AdminRoutes() []Route {
 	return []Route{{Method: "POST", Path: "/admin/v1/keys/import", Handle: i.load}}
 }
 
-// importRow is one row of an import. At most one of twice, held and unfit is set. It is the reason
+// importRow is one row of an import. At most one of twice, held and Unfit is set. It is the reason
 // why a row without Fault cannot be stored.
 type importRow struct {
 	*ImportRow
 	digest keytext.Digest // SHA-256 of the secret
 	twice  string         // place of the earlier row with the same secret; "": no such row
 	held   string         // id of the stored key with the same secret; "": no such key
-	unfit  *Error         // the fields are not those of a valid key; nil: not checked yet, or valid
 	key    *Key           // the new key; nil until it is created
 }
 
@@ -58,79 +56,48 @@ func (row *importRow) fault() error {
 		return ErrConflict.With("The row has the same secret as %s.", row.twice)
 	case row.held != "":
 		return ErrConflict.With("The key %s already has this secret.", row.held)
-	case row.unfit != nil:
-		return row.unfit
+	case row.Unfit != nil:
+		return row.Unfit
 	}
 	return nil
 }
 
-// keyBatch holds the rows of an import. Either all rows are stored or none. A dry run checks
-// every row with the same code and stores none.
+// keyBatch holds the rows of an import of keys.
 type keyBatch struct {
-	form   ImportForm
-	rows   []*importRow
-	unread error // the body as a whole cannot be read; nil: it can
-	dry    bool  // whether this is a dry run
+	*ImportBatch
+	keys []*importRow
 }
-
-// errUndo makes a transaction discard its changes. It is not reported to anybody.
-var errUndo = errors.New("undo")
 
 // load handles an import. For a dry run the answer describes what the import would do.
 func (i *keyImport) load(w http.ResponseWriter, r *Request) error {
-	b := &keyBatch{form: i.importForm()}
-	q, err := r.Query("dry_run")
-	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false")); err != nil {
+	batch, err := i.importForm().Batch(r)
+	if err != nil {
 		return err
 	}
-	b.dry = q.Get("dry_run") == "true"
-	rows, err := b.form.Read(r)
-	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
-		b.unread = e // the answer to a dry run describes this error
-	} else if err != nil {
-		return err
-	}
-	for _, row := range rows {
-		b.rows = append(b.rows, &importRow{ImportRow: row})
+	b := &keyBatch{ImportBatch: batch}
+	for _, row := range b.Rows {
+		b.keys = append(b.keys, &importRow{ImportRow: row})
 	}
 	b.digests()
-	if err := i.add(r, b); err != nil {
+	if err := b.Store(r, i.store, func(tx *Tx) error { return i.fill(tx, r, b) }, b.refused); err != nil {
 		return err
 	}
 	refused := b.refused()
-	if b.dry {
-		return WriteJSON(w, http.StatusOK, b.preview(refused))
+	if b.Dry {
+		rows := []any{}
+		for _, row := range b.keys {
+			rows = append(rows, row.preview())
+		}
+		return WriteJSON(w, http.StatusOK, b.Preview(refused, fmt.Sprintf("An import would add %d keys.", len(rows)), rows))
 	}
 	if refused != nil {
 		return refused
 	}
 	made := []any{}
-	for _, row := range b.rows {
+	for _, row := range b.keys {
 		made = append(made, map[string]any{"id": row.key.ID, "name": row.key.Name, "sha256": fmt.Sprintf("%x", row.digest)})
 	}
 	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(made), "message": fmt.Sprintf("Imported %d keys.", len(made)), "keys": made})
-}
-
-// add stores a key for each row. It stores none if a row is refused or if this is a dry run.
-// An error means that the store failed. A refused row is not an error of add: the reason
-// is stored in the row.
-func (i *keyImport) add(r *Request, b *keyBatch) error {
-	if b.unread != nil {
-		return nil
-	}
-	err := r.Update(i.store, func(tx *Tx) error {
-		if err := i.fill(tx, r, b); err != nil {
-			return err
-		}
-		if b.dry || b.refused() != nil {
-			return errUndo
-		}
-		return nil
-	})
-	if errors.Is(err, errUndo) {
-		return nil
-	}
-	return err
 }
 
 // fill stores a key for each row, in the transaction tx. If a row is refused, fill stores the
@@ -139,12 +106,12 @@ func (i *keyImport) add(r *Request, b *keyBatch) error {
 func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	var rows []*importRow
 	var digests []keytext.Digest
-	for _, row := range b.rows {
+	for _, row := range b.keys {
 		if row.Fault != nil || row.twice != "" {
 			continue
 		}
 		var err error
-		row.key, row.unfit = nil, nil
+		row.key = nil
 		if row.held, err = i.keyring.Holding(tx, row.digest); err != nil {
 			return err
 		}
@@ -156,7 +123,7 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 	// the end is many times faster than inserting between other entries.
 	ids := NewKeyIDs(r.Now, len(rows))
 	for at, n := range i.keyring.Order(digests) {
-		if err := i.one(tx, r, rows[n], ids[at]); err != nil && !errors.As(err, &rows[n].unfit) {
+		if err := rows[n].Refuse(i.one(tx, r, rows[n], ids[at])); err != nil {
 			return err
 		}
 	}
@@ -186,7 +153,7 @@ func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 // in an earlier row, and Fault in each row whose SHA-256 is missing or malformed.
 func (b *keyBatch) digests() {
 	first := map[keytext.Digest]*importRow{}
-	for _, row := range b.rows {
+	for _, row := range b.keys {
 		if row.Fault != nil {
 			continue
 		}
@@ -212,12 +179,12 @@ func (b *keyBatch) digests() {
 // lists the refused rows. An ErrConflict names the rows whose secrets appear twice or are already
 // stored.
 func (b *keyBatch) refused() error {
-	if b.unread != nil {
-		return b.unread
+	if b.Unread != nil {
+		return b.Unread
 	}
-	all, unread, unfit := RowFaults{Form: b.form}, RowFaults{Form: b.form}, RowFaults{Form: b.form}
+	all, unread, unfit := RowFaults{Form: b.Form}, RowFaults{Form: b.Form}, RowFaults{Form: b.Form}
 	var twice, held []string
-	for _, row := range b.rows {
+	for _, row := range b.keys {
 		all.Add(row.ImportRow, row.fault())
 		switch {
 		case row.Fault != nil:
@@ -226,8 +193,8 @@ func (b *keyBatch) refused() error {
 			twice = append(twice, fmt.Sprintf("%s has the same secret as %s", row.Place(), row.twice))
 		case row.held != "":
 			held = append(held, fmt.Sprintf("%s has the same secret as the stored key %s", row.Place(), row.held))
-		case row.unfit != nil:
-			unfit.Add(row.ImportRow, row.unfit)
+		case row.Unfit != nil:
+			unfit.Add(row.ImportRow, row.Unfit)
 		}
 	}
 	switch {
@@ -251,23 +218,6 @@ func duplicates(list []string) *Error {
 		more = fmt.Sprintf("; and %d more", len(list)-maxShown)
 	}
 	return ErrConflict.With("%s%s. Nothing was imported. Remove these rows and send the import again.", text, more)
-}
-
-// preview returns the answer to a dry run. refused is the result of b.refused.
-func (b *keyBatch) preview(refused error) map[string]any {
-	rows := []any{}
-	for _, row := range b.rows {
-		rows = append(rows, row.preview())
-	}
-	answer := map[string]any{
-		"dry_run": true, "importable": refused == nil, "count": len(rows), "keys": rows, "error": nil,
-		"message": fmt.Sprintf("An import would add %d keys.", len(rows)),
-	}
-	if refused != nil {
-		e := Public(refused)
-		answer["error"], answer["message"] = e.Code, "An import would be refused. "+e.Message
-	}
-	return answer
 }
 
 // preview returns the JSON fields of the row in the answer to a dry run.

@@ -1,6 +1,6 @@
 // The contacts family holds the contacts, the people whom agents call. Read
 // contacts.go first, then contacts_form.go (how a request body or a CSV line is
-// read) and contacts_variables.go (context variables and their values).
+// read), contacts_import.go (which contacts the rows of an import mean) and contacts_variables.go (context variables and their values).
 
 package main
 
@@ -199,7 +199,7 @@ type contacts struct {
 // contacts.
 func NewContacts(store *Store, write Permission) *contacts {
 	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
-		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView,
+		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView, Load: loadContacts, UpdateBy: []string{byEmail, byPhone},
 		Match: matchContact, Filters: []string{"stage", "status", "tag", "search", "owner"}, Columns: contactColumns(), Row: contactRow,
 		Fields: map[string]string{"phone_numbers[0].phone_number": "phone", "phone_numbers[0].phone_type": "phone_type", "phone_numbers[0].do_not_call": "do_not_call"},
 	}}
@@ -455,13 +455,22 @@ func (c contact) apply(tx *Tx, f *contactForm, now time.Time) (contact, error) {
 // serves the admin endpoint, which also accepts owner and last_call_date. The
 // API does not.
 func saveContact(tx *Tx, r *Request, old *contact, b *Body) (contact, error) {
-	c, method, owner := contact{CreatedAt: r.Now}, http.MethodPost, ""
+	method := http.MethodPost
 	if old != nil {
-		c, method = *old, http.MethodPatch
+		method = http.MethodPatch
 	}
 	form, err := readContactForm(b, method)
 	if err != nil {
-		return c, err
+		return contact{}, err
+	}
+	return form.save(tx, r, old)
+}
+
+// save does what saveContact does, with a form that is read already.
+func (f *contactForm) save(tx *Tx, r *Request, old *contact) (contact, error) {
+	c, b, owner := contact{CreatedAt: r.Now}, f.body, ""
+	if old != nil {
+		c = *old
 	}
 	b.String("owner", &owner)
 	b.Time("last_call_date", &c.LastCallDate)
@@ -469,17 +478,17 @@ func saveContact(tx *Tx, r *Request, old *contact, b *Body) (contact, error) {
 		return c, err
 	}
 	team := c.TeamID
-	if form.Sent("team_id") {
-		team = form.Team
+	if f.Sent("team_id") {
+		team = f.Team
 	}
-	if form.Sent("owner") {
+	if f.Sent("owner") {
 		o, err := EnsureOwner(tx, owner, r.Now)
 		if err != nil {
 			return c, err
 		}
 		c.Owner = o.ID
 	}
-	if form.Sent("team_id") || form.Sent("owner") {
+	if f.Sent("team_id") || f.Sent("owner") {
 		scope, err := ScopeOf(tx, c.Owner)
 		if err != nil {
 			return c, err
@@ -488,7 +497,7 @@ func saveContact(tx *Tx, r *Request, old *contact, b *Body) (contact, error) {
 			return c, err
 		}
 	}
-	return c.apply(tx, form, r.Now)
+	return c.apply(tx, f, r.Now)
 }
 
 func operatorsView(tx *Tx, c contact) (any, error) {

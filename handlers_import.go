@@ -25,6 +25,9 @@ type ImportForm struct {
 	Row func(cells map[string]string) (map[string]any, error)
 	// Fields are the names of those columns whose field in messages has another name, by field.
 	Fields map[string]string
+	// UpdateBy are the values of the parameter update_by: the columns by which a row can find the
+	// record that it updates. If it is empty, every row creates a record.
+	UpdateBy []string
 }
 
 // ImportRow is one row of an import.
@@ -34,6 +37,19 @@ type ImportRow struct {
 	Line   int    // line of the file on which the row begins, from 1; 0 for JSON
 	Fault  error  // why the row cannot be read; nil if it can
 	column string // column of Fault; "" if the fault concerns the whole row or its message begins with the column
+	// ImportBatch.Store resets these fields before the rows are stored.
+	Unfit   *Error // why the row cannot be stored, though it can be read; nil if it can
+	Name    string // name of the record
+	Updates uint64 // id of the record that the row updates; 0 if it creates one
+}
+
+// Refuse sets Unfit to err. It returns err if the client did not cause it; then the import must stop
+// and return err.
+func (row *ImportRow) Refuse(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok && e.Status < http.StatusInternalServerError {
+		row.Unfit, err = e, nil
+	}
+	return err
 }
 
 // Place returns the name of the row in messages. The dashboard and the commands use the same words.
@@ -209,11 +225,7 @@ func (f *RowFaults) Add(row *ImportRow, err error) bool {
 	}
 	f.count++
 	if len(f.list) < maxRowFaults {
-		fault := map[string]any{"row": row.Number, "line": nil, "column": TextOrNone(f.Form.column(row, e.Message)), "message": e.Message}
-		if row.Line > 0 {
-			fault["line"] = row.Line
-		}
-		f.list = append(f.list, fault)
+		f.list = append(f.list, map[string]any{"row": row.Number, "line": row.line(), "column": TextOrNone(f.Form.column(row, e.Message)), "message": e.Message})
 	}
 	return true
 }
@@ -231,4 +243,158 @@ func (f *RowFaults) err() error {
 // "error_count".
 func (f *RowFaults) With(e *Error) *Error {
 	return e.WithField("errors", f.list).WithField("error_count", f.count)
+}
+
+// ImportBatch holds the rows of an import. All rows are stored or none. A dry run stores them by the
+// same code and then undoes it.
+type ImportBatch struct {
+	Form       ImportForm
+	Rows       []*ImportRow
+	Unread     *Error // the body as a whole cannot be read; nil if it can
+	Dry        bool   // whether this is a dry run
+	UpdateBy   string // one of Form.UpdateBy; "" if every row creates a record
+	duplicates []map[string]any
+	count      int // number of rows that have duplicates
+}
+
+// errUndo makes a transaction discard its changes. It is not reported to anybody.
+var errUndo = errors.New("undo")
+
+// Batch reads the parameters and the rows of an import.
+func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
+	b := &ImportBatch{Form: f}
+	q, err := r.Query("dry_run", "update_by")
+	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false")); err != nil {
+		return nil, err
+	}
+	b.Dry, b.UpdateBy = q.Get("dry_run") == "true", q.Get("update_by")
+	if len(f.UpdateBy) == 0 && b.UpdateBy != "" {
+		return nil, ErrValidation.With("update_by cannot be used for %s. Every row creates a record; leave it out.", f.Name)
+	}
+	if len(f.UpdateBy) > 0 {
+		if err := CheckWord(q, "update_by", f.UpdateBy...); err != nil {
+			return nil, err
+		}
+	}
+	b.Rows, err = f.Read(r)
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
+		b.Unread = e // the answer to a dry run describes this error
+		return b, nil
+	}
+	return b, err
+}
+
+// Store calls fill, which stores the rows, in one transaction. It undoes the changes if this is a dry
+// run or if refused returns an error, which is not an error of Store. An error means that the store
+// failed. The store may call fill more than once.
+func (b *ImportBatch) Store(r *Request, store *Store, fill func(*Tx) error, refused func() error) error {
+	if b.Unread != nil {
+		return nil
+	}
+	err := r.Update(store, func(tx *Tx) error {
+		b.duplicates, b.count = []map[string]any{}, 0
+		for _, row := range b.Rows {
+			row.Unfit, row.Name, row.Updates = nil, "", 0
+		}
+		if err := fill(tx); err != nil {
+			return err
+		}
+		if b.Dry || refused() != nil {
+			return errUndo
+		}
+		return nil
+	})
+	if errors.Is(err, errUndo) {
+		return nil
+	}
+	return err
+}
+
+// Refused returns the error because of which the batch cannot be stored, with the refused rows. It
+// returns nil if the batch can be stored.
+func (b *ImportBatch) Refused() error {
+	if b.Unread != nil {
+		return b.Unread
+	}
+	bad := RowFaults{Form: b.Form}
+	for _, row := range b.Rows {
+		bad.Add(row, row.Fault)
+		if row.Unfit != nil {
+			bad.Add(row, row.Unfit)
+		}
+	}
+	return bad.err()
+}
+
+// Preview returns the answer to a dry run. refused is the reason why an import would be refused, or
+// nil. done is a sentence about what it would do otherwise.
+func (b *ImportBatch) Preview(refused error, done string, rows []any) map[string]any {
+	answer := map[string]any{"dry_run": true, "importable": refused == nil, "count": len(rows), b.Form.Name: rows, "error": nil, "message": done}
+	if refused != nil {
+		e := Public(refused)
+		answer["error"], answer["message"] = e.Code, "An import would be refused. "+e.Message
+	}
+	return answer
+}
+
+// Duplicate records that a row has an address or a number of another record. The members of fields
+// say which. An answer lists maxRowFaults of them.
+func (b *ImportBatch) Duplicate(row *ImportRow, fields map[string]any) {
+	if b.count++; len(b.duplicates) < maxRowFaults {
+		fields["row"], fields["line"] = row.Number, row.line()
+		b.duplicates = append(b.duplicates, fields)
+	}
+}
+
+// line returns the line of the row in an answer, which is null for JSON.
+func (row *ImportRow) line() any {
+	if row.Line == 0 {
+		return nil
+	}
+	return row.Line
+}
+
+// preview returns the JSON fields of the row in the answer to a dry run.
+func (row *ImportRow) preview() map[string]any {
+	shown := map[string]any{"row": row.Number, "line": row.line(), "name": row.Name, "result": "create", "message": nil, "id": nil}
+	if row.Updates != 0 {
+		shown["result"], shown["id"] = "update", row.Updates
+	}
+	if row.Fault != nil {
+		shown["result"], shown["message"] = "refused", Public(row.Fault).Message
+	}
+	if row.Unfit != nil {
+		shown["result"], shown["message"] = "refused", row.Unfit.Message
+	}
+	return shown
+}
+
+// answer returns the status and the fields of the answer to an import of records, or the reason why
+// it is refused.
+func (b *ImportBatch) answer() (status int, fields map[string]any, err error) {
+	updated, rows := 0, []any{}
+	for _, row := range b.Rows {
+		if row.Updates != 0 {
+			updated++
+		}
+		rows = append(rows, row.preview())
+	}
+	refused, created := b.Refused(), len(b.Rows)-updated
+	switch {
+	case b.Dry && updated > 0:
+		status, fields = http.StatusOK, b.Preview(refused, fmt.Sprintf("An import would create %d %s and update %d.", created, b.Form.Name, updated), rows)
+	case b.Dry:
+		status, fields = http.StatusOK, b.Preview(refused, fmt.Sprintf("An import would create %d %s.", created, b.Form.Name), rows)
+	case refused != nil:
+		return 0, nil, refused
+	case updated > 0:
+		status, fields = http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s: %d created, %d updated.", len(rows), b.Form.Name, created, updated)}
+	default:
+		status, fields = http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), b.Form.Name)}
+	}
+	if len(b.Form.UpdateBy) > 0 {
+		fields["update_by"], fields["updated"] = TextOrNone(b.UpdateBy), updated
+		fields["duplicates"], fields["duplicate_count"] = append([]map[string]any{}, b.duplicates...), b.count
+	}
+	return status, fields, nil
 }

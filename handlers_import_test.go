@@ -420,6 +420,38 @@ func TestImports_Charset(t *testing.T) {
 	}
 }
 
+// TestContactPages_Check checks a file without importing it, and then updates a contact by it.
+func TestContactPages_Check(t *testing.T) {
+	b := newDashboard(t)
+	b.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "email": "mara@example.net"}`)
+	send := func(text string, fields ...string) *httptest.ResponseRecorder {
+		var buf bytes.Buffer
+		form := multipart.NewWriter(&buf)
+		for pair := range slices.Chunk(append([]string{"csv", text}, fields...), 2) {
+			_ = form.WriteField(pair[0], pair[1])
+		}
+		_ = form.Close()
+		r := httptest.NewRequest("POST", "http://127.0.0.1:8081/contacts/import", &buf)
+		r.Header.Set("Content-Type", form.FormDataContentType())
+		r.Header.Set("Sec-Fetch-Site", "same-origin")
+		return b.send(r)
+	}
+	const file = "first_name,email\nMaria,mara@example.net\nOda,\n"
+	w := send(file, "check", "1")
+	b.says(w, 200, "An import would create 2 contacts.", "<td>line 2 of the file (row 1)</td><td>contact 1</td>", "<td>create</td>", "Maria,mara@example.net")
+	b.tame("check", w)
+	b.says(send(file, "check", "1", "update_by", "email"), 200, "An import would create 1 contacts and update 1.", "<td>update</td>", `value="email" selected`)
+	b.says(send("first_name\n\"\"\n", "check", "1"), 200, "An import would be refused.", "<td>refused</td>")
+	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 1.0 {
+		t.Errorf("got %v contacts after checks, want 1", v["count"])
+	}
+	b.sent(send(file, "update_by", "email"), "/contacts?done=imported")
+	if v := b.operate(200, "GET", "/admin/v1/contacts/1", ""); v["full_name"] != "Maria" {
+		t.Errorf("got %v, want the contact updated", v)
+	}
+	b.says(send(file), 200, "Imported 2 contacts.", "<td>contact 1</td>")
+}
+
 // TestCommands_BadText gives text that is not UTF-8 to every flag of every command that creates or
 // changes something, and wants it refused.
 func TestCommands_BadText(t *testing.T) {

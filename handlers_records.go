@@ -1,11 +1,11 @@
 package main
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
 
 	"latchkey/internal/fold"
+	"latchkey/internal/strictjson"
 )
 
 // AdminRecords serves the admin endpoints for one kind of record: list, create, read, change,
@@ -38,6 +38,11 @@ type AdminRecords[T any] struct {
 	Row     func(cells map[string]string) (map[string]any, error)
 	// Fields are the names of those columns whose field in messages has another name, by field.
 	Fields map[string]string
+	// Load stores the readable rows of an import. It sets Unfit in each row that is refused; an error
+	// means that the store failed. UpdateBy are the columns by which it can find the record that a
+	// row updates. If Load is nil, Save creates a record for each row.
+	Load     func(tx *Tx, r *Request, b *ImportBatch) error
+	UpdateBy []string
 	// Keep means that records cannot be deleted: there is no DELETE endpoint.
 	Keep bool
 }
@@ -197,29 +202,63 @@ func (c *AdminRecords[T]) drop(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
 }
 
-// load imports all rows of the body in one transaction. If a row cannot be stored, it imports no
-// row.
+// load imports all rows of the body in one transaction, or for a dry run answers what an import would
+// do. If a row cannot be stored, it imports no row.
 func (c *AdminRecords[T]) load(w http.ResponseWriter, r *Request) error {
-	form := ImportForm{Name: c.Name, Columns: c.Columns, Row: c.Row, Fields: c.Fields}
-	rows, err := form.Read(r)
+	form := ImportForm{Name: c.Name, Columns: c.Columns, Row: c.Row, Fields: c.Fields, UpdateBy: c.UpdateBy}
+	b, err := form.Batch(r)
 	if err != nil {
 		return err
 	}
-	err = r.Update(c.Store, func(tx *Tx) error {
-		bad := RowFaults{Form: form}
-		for _, row := range rows {
-			err := row.Fault
-			if err == nil {
-				_, err = c.Save(tx, r, nil, row.Body)
-			}
-			if !bad.Add(row, err) {
-				return err
-			}
+	fill := c.Load
+	if fill == nil {
+		fill = c.fill
+	}
+	if err := b.Store(r, c.Store, func(tx *Tx) error { return fill(tx, r, b) }, b.Refused); err != nil {
+		return err
+	}
+	status, answer, err := b.answer()
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, status, answer)
+}
+
+// fill creates a record for each row.
+func (c *AdminRecords[T]) fill(tx *Tx, r *Request, b *ImportBatch) error {
+	for _, row := range b.Rows {
+		if row.Fault != nil {
+			continue
 		}
-		return bad.err()
-	})
-	if err != nil {
-		return err
+		v, err := c.Save(tx, r, nil, row.Body)
+		if err == nil && b.Dry {
+			row.Name, err = c.name(tx, v)
+		}
+		if err := row.Refuse(err); err != nil {
+			return err
+		}
 	}
-	return WriteJSON(w, http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), c.Name)})
+	return nil
+}
+
+// name returns the member of a record that people know it by.
+func (c *AdminRecords[T]) name(tx *Tx, v T) (string, error) {
+	shown, err := c.Show(tx, v)
+	if err != nil {
+		return "", err
+	}
+	data, err := strictjson.Encode(shown)
+	if err != nil {
+		return "", err
+	}
+	var fields map[string]any
+	if err := strictjson.Decode(data, &fields); err != nil {
+		return "", err
+	}
+	for _, member := range []string{"name", "phone_number", "owner"} {
+		if text, ok := fields[member].(string); ok {
+			return text, nil
+		}
+	}
+	return "", nil
 }

@@ -62,7 +62,6 @@ func (s *session) keysCommand() *cli.Command {
 			Flags: append(csvFlags(),
 				&cli.StringFlag{Name: "from", Usage: "the program that FILE was exported from: " + strings.Join(foreignSources(), " or ")},
 				&cli.StringSliceFlag{Name: "permission", Usage: "with --from: permission for each key that has no permission known here (repeatable)"},
-				&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print the result that each row would have, and fail if the import would fail"},
 			), Description: `All rows are imported or none. With --dry-run the server makes the same
 checks.
 
@@ -455,6 +454,7 @@ func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
 type upload struct {
 	file              string // as in the command's argument; "-" for standard input
 	path, contentType string // of the request
+	member            string // member of the answer to a dry run that contains the rows
 	data              []byte // body of the request
 	rows              []int  // for each row of data, the number of its row in the export, from 1; nil without --from
 }
@@ -466,7 +466,7 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 	if from != "" && !slices.Contains(foreignSources(), from) {
 		return misused(c, fmt.Errorf("--from must be %s; got %q", strings.Join(foreignSources(), " or "), from))
 	}
-	u, err := s.readUpload(c, "keys")
+	u, err := s.readUpload(c, resource{path: "keys", rows: "keys"})
 	if err != nil {
 		return err
 	}
@@ -483,30 +483,17 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 			return err
 		}
 	}
-	if c.Bool("dry-run") {
-		return s.previewImport(ctx, c, u)
-	}
 	return s.sendUpload(ctx, c, u)
 }
 
 // previewImport prints the result that each row of an import would have. It returns an error if the
 // import would fail.
 func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) error {
-	u.path += "?dry_run=true"
-	// An older server ignores dry_run and imports the rows. So first send no rows, and check that the
-	// answer mentions the dry run.
-	probe, err := s.call(ctx, c, Request{http.MethodPost, u.path, map[string]any{"keys": []any{}}})
-	if err == nil && probe["dry_run"] != true {
-		err = errors.New("the server is older than this program and does not support --dry-run; restart it with the new version")
-	}
-	if err != nil {
-		return err
-	}
-	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, u.path, u.contentType, u.data})
+	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, u.path + "?" + u.query(c, true).Encode(), u.contentType, u.data})
 	if err != nil {
 		return fmt.Errorf("%s: %w", u.file, err)
 	}
-	list, _ := answer["keys"].([]any)
+	list, _ := answer[u.member].([]any)
 	for n, v := range list {
 		if row, ok := v.(map[string]any); ok && n < len(u.rows) {
 			row["export_row"] = u.rows[n]
@@ -515,7 +502,11 @@ func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) e
 	if c.Bool("json") {
 		err = s.printJSON(answer)
 	} else {
-		err = s.printPreview(answer)
+		show := s.printPreview
+		if u.member != "keys" {
+			show = s.printRecords
+		}
+		err = show(c, u, answer)
 	}
 	if err == nil && answer["importable"] != true {
 		err = fmt.Errorf("%s: %s", u.file, cell(answer["message"]))
@@ -525,7 +516,7 @@ func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) e
 
 // printPreview prints the rows in the answer to a dry run as a table. If all rows can be imported,
 // it prints the server's summary below the table.
-func (s *session) printPreview(answer map[string]any) error {
+func (s *session) printPreview(_ *cli.Command, _ upload, answer map[string]any) error {
 	var rows [][]string
 	list, _ := answer["keys"].([]any)
 	for _, v := range list {
@@ -561,22 +552,10 @@ func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 	return s.printList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
 }
 
-// importFile returns the action that imports a file of records. kind is the kind of the records as
-// in the URL path, such as "agents".
-func (s *session) importFile(kind string) cli.ActionFunc {
-	return func(ctx context.Context, c *cli.Command) error {
-		u, err := s.readUpload(c, kind)
-		if err != nil {
-			return err
-		}
-		return s.sendUpload(ctx, c, u)
-	}
-}
-
-// readUpload reads the file that the argument of the command names. kind is the kind of the records
-// as in the URL path, such as "agents".
-func (s *session) readUpload(c *cli.Command, kind string) (u upload, err error) {
-	u.path, u.contentType = "/admin/v1/"+kind+"/import", "application/json"
+// readUpload reads the file that the argument of the command names. r has the path of the records and
+// the member of an answer that contains them.
+func (s *session) readUpload(c *cli.Command, r resource) (u upload, err error) {
+	u.path, u.member, u.contentType = "/admin/v1/"+r.path+"/import", r.rows, "application/json"
 	if u.file, err = oneArgument(c); err != nil {
 		return u, err
 	}
@@ -604,20 +583,33 @@ func csvFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "csv", Usage: "read the file as CSV, whatever its name"},
 		&cli.StringFlag{Name: "charset", Usage: "`ENCODING` of a CSV that is neither UTF-8 nor UTF-16, such as windows-1252"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "import nothing; print the result that each row would have, and fail if the import would fail"},
 	}
 }
 
 // sendUpload sends an import to the server and prints the answer.
 func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
-	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, u.path, u.contentType, u.data})
+	if err := s.probeImport(ctx, c, u); err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		return s.previewImport(ctx, c, u)
+	}
+	path := u.path
+	if q := u.query(c, false); len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, path, u.contentType, u.data})
 	if err != nil {
 		return u.refusal(err)
 	}
 	if c.Bool("json") {
 		return s.printJSON(answer)
 	}
-	_, err = fmt.Fprintln(s.env.Stdout, answer["message"])
-	return err
+	if _, err = fmt.Fprintln(s.env.Stdout, answer["message"]); err != nil {
+		return err
+	}
+	return s.printDuplicates(answer)
 }
 
 // refusal returns err, the error of the import, with the name of the file and all refused rows that

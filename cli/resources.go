@@ -172,7 +172,19 @@ func (s *session) create(r resource) *cli.Command {
 func (s *session) resource(r resource) *cli.Command {
 	load := &cli.Command{
 		Name: "import", Usage: "create many records, all or none, from a FILE with a JSON array or CSV (- for standard input)", ArgsUsage: "FILE",
-		Flags: csvFlags(), Action: s.importFile(r.path),
+		Flags: csvFlags(), Action: func(ctx context.Context, c *cli.Command) error {
+			if by := c.String("update-by"); c.IsSet("update-by") && by != "email" && by != "phone" {
+				return misused(c, fmt.Errorf("--update-by must be email or phone; got %q", by))
+			}
+			u, err := s.readUpload(c, r)
+			if err != nil {
+				return err
+			}
+			return s.sendUpload(ctx, c, u)
+		},
+	}
+	if r.name == "contacts" {
+		load.Flags = append(load.Flags, &cli.StringFlag{Name: "update-by", Usage: "email or phone: a row whose address or number a contact of the owner has updates that contact"})
 	}
 	remove := &cli.Command{
 		Name: "delete", Usage: "delete a record", ArgsUsage: "ID",
@@ -403,4 +415,76 @@ func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	return s.printList(c, owner, "", []string{"id", "name", "balance", "rate", "limits"})
+}
+
+// query returns the parameters of the request of an import.
+func (u upload) query(c *cli.Command, dry bool) url.Values {
+	q := url.Values{}
+	if dry {
+		q.Set("dry_run", "true")
+	}
+	if by := c.String("update-by"); by != "" {
+		q.Set("update_by", by)
+	}
+	return q
+}
+
+// probeImport returns an error if the server does not know the flags of an import. A server that is
+// older would ignore them and create the rows. So probeImport sends no rows first.
+func (s *session) probeImport(ctx context.Context, c *cli.Command, u upload) error {
+	if !c.Bool("dry-run") && c.String("update-by") == "" {
+		return nil
+	}
+	probe, err := s.call(ctx, c, Request{http.MethodPost, u.path + "?" + u.query(c, true).Encode(), map[string]any{u.member: []any{}}})
+	if err == nil && probe["dry_run"] != true {
+		err = errors.New("the server is older than this program and does not support --dry-run and --update-by; restart it with the new version")
+	}
+	return err
+}
+
+// printRecords prints the rows in the answer to a dry run of an import of records.
+func (s *session) printRecords(_ *cli.Command, u upload, answer map[string]any) error {
+	var rows [][]string
+	list, _ := answer[u.member].([]any)
+	for _, v := range list {
+		row, _ := v.(map[string]any)
+		name := RefusedRow{Row: whole(row["row"]), Line: whole(row["line"])}.place()
+		rows = append(rows, []string{name, cell(row["name"]), cell(row["result"]), cell(row["id"]), cell(row["message"])})
+	}
+	if err := s.printTable([]string{"ROW", "NAME", "RESULT", "ID", "WHY"}, rows); err != nil {
+		return err
+	}
+	if answer["importable"] == true {
+		if _, err := fmt.Fprintf(s.env.Stdout, "\n%s\n", cell(answer["message"])); err != nil {
+			return err
+		}
+	}
+	return s.printDuplicates(answer)
+}
+
+// printDuplicates prints the rows of an import that have an address or a number of another contact.
+func (s *session) printDuplicates(answer map[string]any) error {
+	list, _ := answer["duplicates"].([]any)
+	if len(list) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("Rows with an address or a number of another contact: %s\n", cell(answer["duplicate_count"]))
+	for _, v := range list {
+		row, _ := v.(map[string]any)
+		text += fmt.Sprintf("  %s: ", RefusedRow{Row: whole(row["row"]), Line: whole(row["line"])}.place())
+		switch {
+		case row["contact_id"] == nil:
+			text += fmt.Sprintf("row %s", cell(row["other_row"]))
+		case row["other_row"] == nil:
+			text += fmt.Sprintf("contact %s", cell(row["contact_id"]))
+		default:
+			text += fmt.Sprintf("contact %s, row %s", cell(row["contact_id"]), cell(row["other_row"]))
+		}
+		text += fmt.Sprintf(" (%s)\n", cell(row["by"]))
+	}
+	if more := whole(answer["duplicate_count"]) - len(list); more > 0 {
+		text += fmt.Sprintf("  and %d more\n", more)
+	}
+	_, err := io.WriteString(s.env.Stdout, text)
+	return err
 }
