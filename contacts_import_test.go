@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -20,12 +21,12 @@ func TestContactImport_Duplicates(t *testing.T) {
 	before := a.operate(200, "GET", "/admin/v1/owners", "")["count"]
 	w := askDoor(a.local, "POST", "/admin/v1/contacts/import?dry_run=true", file, "Content-Type: text/csv")
 	dry := object(t, w.Body.String())
-	equalJSON(t, dry["duplicates"], fmt.Sprintf(want, "null"))
+	wantText(t, dry["duplicates"], fmt.Sprintf(want, "null"))
 	if n := a.operate(200, "GET", "/admin/v1/contacts", "")["count"]; w.Code != 200 || n != 2.0 || dry["importable"] != true || before != a.operate(200, "GET", "/admin/v1/owners", "")["count"] {
 		t.Errorf("got %d %v, and %v contacts after a dry run", w.Code, dry, n)
 	}
 	w = askDoor(a.local, "POST", "/admin/v1/contacts/import", file, "Content-Type: text/csv")
-	equalJSON(t, object(t, w.Body.String())["duplicates"], fmt.Sprintf(want, "4"))
+	wantText(t, object(t, w.Body.String())["duplicates"], fmt.Sprintf(want, "4"))
 	exit, out, errs := a.run(file, "contacts", "import", "--csv", "--dry-run", "-")
 	if exit != 0 || !strings.Contains(out, "contact 1 (email,phone)") || !strings.Contains(out, "line 6 of the file (row 5): contact 2") {
 		t.Errorf("exit %d %s%s, want the duplicates", exit, out, errs)
@@ -33,6 +34,14 @@ func TestContactImport_Duplicates(t *testing.T) {
 	w = askDoor(a.local, "POST", "/admin/v1/contacts/import", "first_name,phone\n"+strings.Repeat("A,+4930555010\n", 60), "Content-Type: text/csv")
 	if got := object(t, w.Body.String()); got["duplicate_count"] != 60.0 || len(got["duplicates"].([]any)) != maxRowFaults {
 		t.Errorf("got %v, want 60 duplicates and %d of them listed", got["duplicate_count"], maxRowFaults)
+	}
+}
+
+// wantText compares a value, as JSON, with a text.
+func wantText(t *testing.T, got any, want string) {
+	t.Helper()
+	if text, err := json.Marshal(got); err != nil || string(text) != want {
+		t.Errorf("got  %s, %v\nwant %s", text, err, want)
 	}
 }
 

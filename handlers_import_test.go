@@ -436,7 +436,7 @@ func TestContactPages_Check(t *testing.T) {
 		r.Header.Set("Sec-Fetch-Site", "same-origin")
 		return b.send(r)
 	}
-	const file = "first_name,email\nMaria,mara@example.net\nOda,\n"
+	const file = "first_name,email\nMaria,mara@example.net\n<script>x</script>,\n"
 	w := send(file, "check", "1")
 	b.says(w, 200, "An import would create 2 contacts.", "<td>line 2 of the file (row 1)</td><td>contact 1</td>", "<td>create</td>", "Maria,mara@example.net")
 	b.tame("check", w)
