@@ -244,12 +244,6 @@ func (w *commandWalk) args() map[string]func() []string {
 		w.n++
 		return []string{w.file(".json", fmt.Sprintf(`[{"name": "i", "permissions": ["can_read_calls"], "sha256": %q}]`, sha(fmt.Sprint(w.n))))}
 	}
-	held := func() []string {
-		if err := w.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, epoch) }); err != nil {
-			w.t.Fatal(err)
-		}
-		return nil
-	}
 	ready := httptest.NewServer(w.local)
 	w.t.Cleanup(ready.Close)
 	backup := filepath.Join(w.dir, "walk.db")
@@ -297,7 +291,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		},
 		"admin token create": given("--name", "t"), "admin token list": given(),
 		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
-		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "webhooks release": held, "routes": given(), "reload": given(),
+		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "routes": given(), "reload": given(),
 		"config check": given(), "config print": given(), "status": given(), "version": given(), "man": given(), "calls list": given(),
 		"owners update": func() []string {
 			w.n++
