@@ -205,7 +205,7 @@ func TestRouteTable_Variants(t *testing.T) {
 			t.Fatalf("%q passed for %v, but is read as %q, which belongs to %v, of %v", path, g, read(path), now, list)
 		}
 	})
-	if refusals == 0 || served == 0 {
+	if !testing.Short() && (refusals == 0 || served == 0) { // the short form tries too few
 		t.Errorf("%d were refused and %d passed, want both", refusals, served)
 	}
 }

@@ -424,6 +424,12 @@ func TestIssuer_challenges(t *testing.T) {
 			if _, err := certstest.Client(t, authority.roots, func(c *tls.Config) { c.ServerName = "other.example.test" }).Get("https://" + d.API().String()); err == nil {
 				t.Error("another name: got a connection, want none")
 			}
+			for range 500 { // the answer may come while another goroutine still writes the certificate
+				if _, err := os.Stat(filepath.Join(folder, "acme", acmeDomain)); err == nil {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
 			checkKept(t, filepath.Join(folder, "acme"))
 			orders, want := authority.orders.of("/order-plz"), 1
 			if kind == "by HTTP" {

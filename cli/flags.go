@@ -66,7 +66,7 @@ func (p place) independent() string {
 // the program. Each flag is in a rule or independent.
 func flagTable() map[string]commandFlags {
 	pages := commandFlags{independent: "page limit"}
-	file := commandFlags{rules: []flagRule{{flags: "charset", needs: "csv .csv"}}, independent: "csv"}
+	file := commandFlags{rules: []flagRule{{flags: "charset", needs: "csv .csv"}}, independent: "csv dry-run"}
 	table := map[string]commandFlags{
 		"serve": {place: onFolder, noJSON: "serve prints a log, whose form is set by --log-format", rules: []flagRule{{flags: "data", excludes: "demo"}},
 			independent: "listen admin-listen log-level log-format demo"},
@@ -79,6 +79,7 @@ func flagTable() map[string]commandFlags {
 		"keys create":     {independent: "name permission limit owner environment allowed-ip expires metadata query-allowed"},
 		"keys update":     {rules: []flagRule{{flags: "expires", excludes: "no-expiry"}}, independent: "name permission limit owner environment allowed-ip metadata query-allowed no-expiry"},
 		"keys list":       {independent: "status search environment owner page limit"},
+		"keys revoke":     {independent: "end-webhooks"},
 		"keys rotate":     {rules: []flagRule{{flags: "overlap", excludes: "finish"}, {flags: "if-unused", needs: "finish"}}, independent: "finish"},
 		"keys explain":    {independent: "method path ip carrier"},
 		"keys leaked":     {rules: []flagRule{{flags: "json revoke", excludes: "pattern"}, {flags: "pattern", excludes: "PATH"}}},
@@ -92,7 +93,7 @@ func flagTable() map[string]commandFlags {
 		"refusals": {independent: "id key code page limit"}, "routes": {}, "reload": {}, "status": {},
 		"calls list": pages, "events list": pages, "events cancel": {independent: "reason"}, "owners update": {independent: "limit balance rate"},
 	}
-	for _, name := range []string{"show", "usage", "pause", "resume", "revoke"} {
+	for _, name := range []string{"show", "usage", "pause", "resume"} {
 		table["keys "+name] = commandFlags{}
 	}
 	for name, flags := range map[string]string{
@@ -104,6 +105,9 @@ func flagTable() map[string]commandFlags {
 		table[name+" create"] = commandFlags{independent: flags}
 		if name != "events" {
 			table[name+" list"], table[name+" import"] = pages, file
+		}
+		if name == "contacts" {
+			table[name+" import"] = commandFlags{rules: file.rules, independent: file.independent + " update-by"}
 		}
 		if name != "events" && name != "owners" {
 			table[name+" delete"] = commandFlags{}
