@@ -30,6 +30,12 @@ const (
 //   - has segments that end at a semicolon or at the stream name of an NTFS file, such as ::$DATA,
 //   - has no dots at the end of a segment, no blanks at its ends, and no empty segments.
 func canonicalPath(path string, letters letterCase) string {
+	return canonicalForms(path, letters)[0]
+}
+
+// canonicalForms returns canonicalPath. If that path ends at a question mark or number sign, a second
+// form follows, of programs that take these for part of the path.
+func canonicalForms(path string, letters letterCase) []string {
 	for before := ""; path != before; {
 		before = path
 		path = norm.NFKC.String(strings.Map(visible, unescapeAll(path)))
@@ -38,8 +44,13 @@ func canonicalPath(path string, letters letterCase) string {
 		}
 	}
 	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		path = path[:i]
+		return []string{joinCanonical(path[:i]), joinCanonical(path)}
 	}
+	return []string{joinCanonical(path)}
+}
+
+// joinCanonical returns a path with the segments of a canonical form.
+func joinCanonical(path string) string {
 	var parts []string
 	for part := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
 		for _, end := range []string{";", "::$", ":$"} {
@@ -193,21 +204,32 @@ type variantRequest struct {
 	here         []*leaf     // all leaves whose patterns the path matches as it was sent
 }
 
-// refuse returns ErrValidation if the path of q belongs in its canonical form to a route with other
+// refuse returns ErrValidation if the path of q belongs in a canonical form to a route with other
 // rules, to one of Latchkey's endpoints or to no route. Otherwise it returns nil.
 func (v *variantTable) refuse(q variantRequest) error {
-	canonical := canonicalPath(q.path, v.letters)
+	for _, canonical := range canonicalForms(q.path, v.letters) {
+		if err := v.refuseAs(q, canonical); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuseAs is refuse for one canonical form of the path.
+func (v *variantTable) refuseAs(q variantRequest, canonical string) error {
 	ends := v.root.ends(newRemainder(canonical), nil)
 	if len(ends) == 0 {
 		return ErrValidation.With("Some programs read the path %s as %s, which no route is for. Send it without characters that programs leave out or replace.",
 			ClipPath(q.path), ClipPath(canonical))
 	}
+	stays := q.guard.CaseSensitive && v.letters == foldCase || slices.ContainsFunc(ends, func(end *leaf) bool {
+		return slices.ContainsFunc(end.spelled, func(l *leaf) bool { return slices.Contains(l.routes(), q.guard) })
+	}) // the path still matches the pattern of its route
+	// All patterns count, not only the narrowest one: a program may read the path in some of the ways
+	// of the canonical form and not in others.
 	for _, end := range ends {
-		if slices.ContainsFunc(ends, func(other *leaf) bool { return relate(other.parts, end.parts) == narrower }) {
-			continue
-		}
 		for _, l := range end.spelled {
-			if !slices.Contains(q.here, l) && l.differs(q.method, q.guard, v.letters) {
+			if !(stays && slices.Contains(q.here, l)) && l.differs(q.method, q.guard, v.letters) {
 				advice := ""
 				if canonical != canonicalPath(q.path, keepCase) {
 					advice = " If the API tells upper and lower case apart, its operator can set case_sensitive = true for the route."
