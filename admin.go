@@ -517,7 +517,7 @@ func (a *admin) standings(k *Key, r *Request) (map[string]any, error) {
 	usage := map[string]any{}
 	for _, l := range k.Rules() {
 		charges := k.ChargeOf(l, 0)
-		list, err := a.limiter.Statuses(charges, r.Moment)
+		list, err := a.limiter.Statuses(charges, r.Steady)
 		if err != nil {
 			return nil, err
 		}

@@ -77,7 +77,7 @@ func (a *Accounts) Any() (bool, error) { return a.o.Operators.Any() }
 // attempt as failed before it hashes the password, so parallel attempts cannot exceed
 // the limit. It undoes this count unless the name or the password was wrong.
 func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string, err error) {
-	now, from := a.o.Clock.Service(a.o.Clock.Now()), ClientAddr(r, a.o.Proxies)
+	now, from := a.o.Clock.Steady(a.o.Clock.Now()), ClientAddr(r, a.o.Proxies)
 	account := strings.ToLower(c.Name[:min(len(c.Name), 128)]) // cut, because it is kept in memory; operators' names are shorter
 	undoAddress, wait1 := a.byAddress.Try(NetworkOf(from), now)
 	undoAccount, wait2 := a.byAccount.Try(account, now)

@@ -105,7 +105,7 @@ func (a *AuditLog) Watch(o *Outcome) {
 // "nobody". Refused does not wait for the disk. If the entry cannot be stored, it logs
 // the error.
 func (a *AuditLog) Refused(by AuditContext, why *Error) {
-	now := a.o.Clock.Service(by.Now)
+	now := a.o.Clock.Steady(by.Now)
 	if by.Actor == "" {
 		by.Actor = "nobody"
 	}
@@ -210,7 +210,7 @@ func (a *AuditLog) recordSkipped(now time.Time) error {
 // the log, so deleting single entries would gain nothing.
 func (a *AuditLog) cut(now time.Time) error {
 	due := false
-	before := a.o.Clock.Service(now).Add(-a.o.Keep) // by the service clock, so that a wrong wall clock deletes nothing
+	before := a.o.Clock.Steady(now).Add(-a.o.Keep) // by the service clock, so that a wrong wall clock deletes nothing
 	err := a.o.Store.View(func(tx *Tx) error {
 		count, err := CountAudit(tx)
 		if err != nil {

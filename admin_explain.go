@@ -223,7 +223,7 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
 	for _, name := range names {
 		for _, c := range key.Charge(nil, name, cost) {
-			list, err := e.o.Limiter.Statuses([]Charge{c}, r.Moment)
+			list, err := e.o.Limiter.Statuses([]Charge{c}, r.Steady)
 			if err != nil {
 				return nil, err
 			}

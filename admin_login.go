@@ -371,20 +371,20 @@ func (o *Operators) link(w http.ResponseWriter, r *Request) error {
 // SetupPath returns the path and query of the set-up link with this token.
 func SetupPath(token string) string { return "/setup?token=" + token }
 
-// session is the stored record of a login to the dashboard. Its token is not stored.
-type session struct {
+// loginSession is the stored record of a login to the dashboard. Its token is not stored.
+type loginSession struct {
 	Hash      []byte    `json:"hash"`     // SHA-256 of the token
 	Operator  uint64    `json:"operator"` // id of the operator
 	CreatedAt time.Time `json:"created_at"`
 	SeenAt    time.Time `json:"seen_at"` // last request, give or take seenStep
 }
 
-var sessionTable = Table[session]{
+var sessionTable = Table[loginSession]{
 	Name: "sessions", Signed: true,
-	Key: func(s session) []byte { return s.Hash },
-	Indexes: []Index[session]{
-		{"operator", func(s session) [][]byte { return [][]byte{IDKey(s.Operator)} }},
-		{"created", func(s session) [][]byte { return [][]byte{IDKey(uint64(s.CreatedAt.UnixNano()))} }},
+	Key: func(s loginSession) []byte { return s.Hash },
+	Indexes: []Index[loginSession]{
+		{"operator", func(s loginSession) [][]byte { return [][]byte{IDKey(s.Operator)} }},
+		{"created", func(s loginSession) [][]byte { return [][]byte{IDKey(uint64(s.CreatedAt.UnixNano()))} }},
 	},
 }
 
@@ -421,7 +421,7 @@ func sessionHash(token string) []byte {
 func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err error) {
 	token = keytext.RandomHex(32)
 	return token, by.Update(s.store, func(tx *Tx) error {
-		return sessionTable.Put(tx, session{Hash: sessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
+		return sessionTable.Put(tx, loginSession{Hash: sessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
 	})
 }
 
@@ -433,7 +433,7 @@ const seenStep = time.Minute
 // session is in use. It returns ErrNotFound if there is no such session or if the session
 // has ended. now must be from Clock.Latest.
 func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error) {
-	var found session
+	var found loginSession
 	err = s.store.View(func(tx *Tx) (err error) {
 		found, err = sessionTable.Get(tx, sessionHash(token))
 		return err

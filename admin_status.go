@@ -66,7 +66,7 @@ func (s *Status) show(w http.ResponseWriter, r *Request) error {
 		"store_id": o.Store.ID(), "store_bytes": size, "store_free_bytes": o.Store.FreeBytes(), "commits": commits, "transactions": changes,
 		"disk_free_bytes": nil, "last_backup_at": Seconds(made), "last_backup_error": nil,
 		"backup_every_seconds": nil, "forged_records": o.Store.Forged(), "certificate_ends_at": Seconds((*s.ends.Load())()), "log_level": s.level(), "listening": *s.listening.Load(),
-		"ready": true, "not_ready_because": nil, "config": o.Config().Show(), "now": Millis(r.Now), "service_time": Millis(r.Moment),
+		"ready": true, "not_ready_because": nil, "config": o.Config().Show(), "now": Millis(r.Now), "service_time": Millis(r.Steady),
 	}
 	if free := DiskFree(o.Folder); free >= 0 {
 		shown["disk_free_bytes"] = free

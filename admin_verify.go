@@ -193,7 +193,7 @@ func (v *verifier) check(c keyCheck, r *Request, answer map[string]any) error {
 	}
 	v.keyring.Used(c.holder, LastUse{At: r.Now, IP: c.ip, Carrier: carrierVerify})
 	if len(c.costs) > 0 {
-		list, err := v.spend(key, c.costs, r.Moment)
+		list, err := v.spend(key, c.costs, r.Steady)
 		if err != nil && !errors.Is(err, ErrRateLimit) {
 			return err
 		}

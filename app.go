@@ -126,7 +126,7 @@ func (a *App) wire() (err error) {
 // the Server. It does not read the store.
 func (a *App) connect() error {
 	c, store := a.config, a.Store
-	a.Limiter = NewLimiter(store, a.clock.Service(a.clock.Now()))
+	a.Limiter = NewLimiter(store, a.clock.Steady(a.clock.Now()))
 	a.Limiter.Observed.LogTo(a.log)
 	if err := a.observe(); err != nil {
 		return err

@@ -40,7 +40,7 @@ type work struct {
 //     the store can write. It starts in Serve.
 //   - App.endRequests (app.go) ends requests that their key may no longer make. It runs every
 //     0.3 seconds and waits for no other work.
-//   - Upstreams.drop (internal/upstream/upstream.go) closes connections to upstreams that
+//   - Pool.drop (internal/upstream/upstream.go) closes connections to upstreams that
 //     were idle for 90 seconds or that the upstream has closed. It runs every 10
 //     seconds while there are idle connections.
 //   - reloadOnHangup (main.go) reloads the configuration at SIGHUP, while Serve runs.
@@ -52,7 +52,7 @@ var registry = []part{
 		return []work{{10 * time.Second, "check the database file", func(time.Time) error { a.Store.CheckFile(); return nil }}}
 	}},
 	{name: "limits", work: func(a *App) []work {
-		return []work{{time.Minute, "delete unused limit counters", func(now time.Time) error { a.Limiter.Sweep(a.clock.Service(now)); return nil }}}
+		return []work{{time.Minute, "delete unused limit counters", func(now time.Time) error { a.Limiter.Sweep(a.clock.Steady(now)); return nil }}}
 	}},
 	{name: "sender", work: func(a *App) []work {
 		return []work{{time.Second, "start due webhook deliveries", func(time.Time) error { a.Sender.Wake(); return nil }}}
@@ -112,7 +112,7 @@ var registry = []part{
 	}},
 	{name: "observed limits", work: func(a *App) []work {
 		return []work{{a.config.Keys.LastUsedInterval, "store the counts of observed limits", func(now time.Time) error {
-			return a.Limiter.Observed.Flush(a.clock.Service(now))
+			return a.Limiter.Observed.Flush(a.clock.Steady(now))
 		}}}
 	}},
 	{name: "idempotency", tables: IdempotencyTables(), work: func(a *App) []work {

@@ -198,7 +198,7 @@ func (c *calendar) create(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return nil, err
 		}
-		if standings, err = c.limiter.SpendIn(tx, r.Key.Charge(nil, EventsPerDay, 1), r.Moment); err != nil {
+		if standings, err = c.limiter.SpendIn(tx, r.Key.Charge(nil, EventsPerDay, 1), r.Steady); err != nil {
 			return nil, err
 		}
 		tx.After(func() { r.SetLimits(standings) })

@@ -14,10 +14,10 @@ import (
 	"latchkey/internal/upstream"
 )
 
-// read sends the request whose head is given through Upstreams and writes the answer. It sets x.err
+// read sends the request whose head is given through upstream.Pool and writes the answer. It sets x.err
 // if there is no answer.
 func (x *proxyExchange) read(head []byte) {
-	res, err := x.proxy.upstreams.Ask(x.request.Request, upstream.Call{
+	res, err := x.proxy.upstreams.RoundTrip(x.request.Request, upstream.Call{
 		Host: x.guard.Upstream.Host, Head: head, Timeout: x.guard.Timeout,
 		Hint: func(hint *http.Response) {
 			x.extendWrite()
@@ -37,7 +37,7 @@ func (x *proxyExchange) read(head []byte) {
 		return
 	}
 	defer res.Body.Close()
-	_ = x.answer(res) // no error is possible: Upstreams refuses these statuses itself
+	_ = x.answer(res) // no error is possible: upstream.Pool refuses these statuses itself
 	x.take(res.Header)
 	said := slices.Sorted(maps.Keys(res.Trailer))
 	if len(said) > 0 {

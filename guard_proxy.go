@@ -30,7 +30,7 @@ type Proxy struct {
 	buffers    buffers
 	mu         sync.Mutex
 	transports map[time.Duration]upstream.Framed // by their ResponseHeaderTimeout, the Timeout of a route
-	upstreams  upstream.Upstreams
+	upstreams  upstream.Pool
 }
 
 // ProxyOptions configure a Proxy.
@@ -93,7 +93,7 @@ func (b *buffers) Get() []byte {
 func (b *buffers) Put(buf []byte) { b.pool.Put((*[32 << 10]byte)(buf)) }
 
 // headerTime is how long the header of an answer waits for the first part of the body, to be sent
-// together. Upstreams has about the same time.
+// together. upstream.Pool has about the same time.
 const headerTime = 20 * time.Millisecond
 
 // proxyExchange is one request to an upstream and its answer. It is also the ResponseWriter to
@@ -126,7 +126,7 @@ type Ender interface {
 }
 
 // context returns a context for the request to the upstream. It is canceled with the client's
-// request, and also if the exchange is ended early. Upstreams calls context only for requests that
+// request, and also if the exchange is ended early. upstream.Pool calls context only for requests that
 // last long, so the others need no context of their own.
 func (x *proxyExchange) context() context.Context {
 	ctx, cancel := context.WithCancel(x.request.Request.Context())
@@ -253,7 +253,7 @@ func onlyWebSocket(upgrade []string) bool {
 	return len(upgrade) == 1 && len(upgrade[0]) == len(name) && strings.EqualFold(upgrade[0], name)
 }
 
-// head returns the head of the request to the upstream, if upstream.Upstreams can send the request.
+// head returns the head of the request to the upstream, if upstream.Pool can send the request.
 // This is so only for GET and HEAD over plain HTTP, without a body or an upgrade, and only if
 // upstream.SilentKnown is true. Otherwise head returns false, and the caller must use
 // httputil.ReverseProxy.
@@ -278,7 +278,7 @@ func (x *proxyExchange) head() ([]byte, bool) {
 }
 
 // fields appends the header fields for the upstream to b: the fields of the client and the fields
-// that Latchkey adds. It returns false if Upstreams cannot send one of them.
+// that Latchkey adds. It returns false if upstream.Pool cannot send one of them.
 func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	for name, values := range x.request.Header {
 		switch name {

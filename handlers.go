@@ -40,7 +40,7 @@ type Request struct {
 	Secrets Secrets
 	Actor   string    // caller on the admin listener, for the audit log
 	Now     time.Time // time of the wall clock, for stored times and answers
-	Moment  time.Time // time of the service clock, which never goes back; only for limits
+	Steady  time.Time // time of the service clock, which never goes back; only for limits
 	Latest  time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
 	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64

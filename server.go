@@ -222,7 +222,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	x := new(exchange) // set field by field, because a literal of this size would be copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
 	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
-	x.began, x.Now, x.Moment, x.Latest = now, now, s.o.Clock.Service(now), s.o.Clock.Latest(now)
+	x.began, x.Now, x.Steady, x.Latest = now, now, s.o.Clock.Steady(now), s.o.Clock.Latest(now)
 	x.Request.Limits = x.limits[:0]
 	x.Client, x.proxies = ClientAddr(r, s.o.Proxies), s.o.Proxies
 	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
@@ -300,7 +300,7 @@ func (s *Server) fail(x *exchange, err error) {
 	}
 	x.fault = e
 	if e.Code == ErrRateLimit.Code && x.Key != nil && s.o.Reached != nil {
-		s.o.Reached(x.Key, x.Request.Limits, x.Now, x.Moment)
+		s.o.Reached(x.Key, x.Request.Limits, x.Now, x.Steady)
 	}
 	if x.status != 0 {
 		return // the answer has already begun
@@ -472,7 +472,7 @@ func (s *Server) authenticate(x *exchange) error {
 	}
 	if err != nil && x.step != StepAddress {
 		if errors.Is(err, ErrKey) {
-			if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 {
+			if wait := s.throttle.Fail(x.Client, x.Steady); wait > 0 {
 				return ErrRateLimit.With("Too many wrong keys from this address. Wait for the time in Retry-After.").After(wait)
 			}
 		}
@@ -560,7 +560,7 @@ func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
 	allowed := row.Permission == 0 || x.Key.Has(row.Permission)
 	short := x.Key.ShortLimits()
 	if short != nil && (len(row.Limits) == 0 || row.Cost == 0 || !allowed) {
-		return s.o.Limiter.SpendBy(CountedID{x.Key.ID, &x.holder.Meter}, short, x.Moment, x.Request.Limits)
+		return s.o.Limiter.SpendBy(CountedID{x.Key.ID, &x.holder.Meter}, short, x.Steady, x.Request.Limits)
 	}
 	charges := x.Key.Charge(nil, RequestsPerMinute, 1)
 	if allowed && row.Cost > 0 {
@@ -568,7 +568,7 @@ func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
 			charges = x.Key.Charge(charges, name, row.Cost)
 		}
 	}
-	return s.o.Limiter.SpendAll(charges, x.Moment, x.Request.Limits)
+	return s.o.Limiter.SpendAll(charges, x.Steady, x.Request.Limits)
 }
 
 // addStatus appends the status of the named limit to x.Request.Limits, without charging
@@ -576,7 +576,7 @@ func (s *Server) spend(x *exchange, row Route) ([]LimitStatus, error) {
 // request, are left out.
 func (s *Server) addStatus(x *exchange, name string) error {
 	charges := slices.DeleteFunc(x.Key.Charge(nil, name, 0), func(c Charge) bool { return c.Observe })
-	list, err := s.o.Limiter.Statuses(charges, x.Moment)
+	list, err := s.o.Limiter.Statuses(charges, x.Steady)
 	x.Request.Limits = append(x.Request.Limits, list...)
 	return err
 }
@@ -600,7 +600,7 @@ func (s *Server) checkToken(x *exchange) (err error) {
 	if x.Actor, err = s.o.Tokens.Authenticate(x.Request.Request, x.Now); err == nil {
 		return nil
 	}
-	if wait := s.throttle.Fail(x.Client, x.Moment); wait > 0 && errors.Is(err, ErrKey) {
+	if wait := s.throttle.Fail(x.Client, x.Steady); wait > 0 && errors.Is(err, ErrKey) {
 		err = ErrRateLimit.With("Too many wrong tokens from this address. Wait for the time in Retry-After.").After(wait)
 	}
 	return challenge(err)

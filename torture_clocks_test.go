@@ -247,7 +247,7 @@ func (m *machine) script(random *rand.Rand) (n int, err error) {
 		case 2:
 			m.sleep(pause())
 		case 3, 4: // the service is down for a while
-			service := m.clock.Service(m.clock.Now())
+			service := m.clock.Steady(m.clock.Now())
 			if random.IntN(2) == 0 {
 				m.stop()
 			} else {

@@ -341,7 +341,7 @@ func wall(r *Request, moment time.Time) *string {
 	if moment.IsZero() {
 		return nil
 	}
-	return Seconds(r.Now.Add(moment.Sub(r.Moment)))
+	return Seconds(r.Now.Add(moment.Sub(r.Steady)))
 }
 
 func showAttempt(a Attempt) map[string]any {

@@ -133,7 +133,7 @@ func (s *Sender) Close() {
 // scan begins to send to the webhooks that have a due delivery, up to maxSending. It returns the
 // number of webhooks that it began to send to.
 func (s *Sender) scan() (started int, err error) {
-	moment := s.o.Clock.Service(s.o.Clock.Now())
+	moment := s.o.Clock.Steady(s.o.Clock.Now())
 	err = s.o.Store.View(func(tx *Tx) error {
 		if held, err := HeldSince(tx); err != nil || !held.IsZero() {
 			return err
@@ -191,7 +191,7 @@ func (s *Sender) work(id uint64) {
 func (s *Sender) next(id uint64) (more bool, err error) {
 	var w webhook
 	var d delivery
-	moment := s.o.Clock.Service(s.o.Clock.Now())
+	moment := s.o.Clock.Steady(s.o.Clock.Now())
 	err = s.o.Store.View(func(tx *Tx) error {
 		if d, err = nextDelivery(tx, id, moment); err != nil {
 			return err
@@ -219,7 +219,7 @@ func (s *Sender) next(id uint64) (more bool, err error) {
 // failed for too long (see deadAfter).
 func (s *Sender) settle(w webhook, d delivery, a Attempt) error {
 	now := s.o.Clock.Now()
-	moment := s.o.Clock.Service(now) // read after the answer, so that a retry is never early
+	moment := s.o.Clock.Steady(now) // read after the answer, so that a retry is never early
 	reason := ""
 	err := s.o.Store.Update(func(tx *Tx) (err error) {
 		if reason, err = Settle(tx, d, a, moment); err != nil || reason == "" {

@@ -99,7 +99,7 @@ func (c *Clock) Continued() bool { return c.known || c.start.BootID == "" }
 // Stamp returns the current service time in the form that Resume reads.
 func (c *Clock) Stamp() []byte {
 	now := c.read()
-	b, err := json.Marshal(clockStamp{Service: c.Service(now.Wall), Least: c.leastAt(now.Wall), Boot: now.Boot, BootID: now.BootID})
+	b, err := json.Marshal(clockStamp{Service: c.Steady(now.Wall), Least: c.leastAt(now.Wall), Boot: now.Boot, BootID: now.BootID})
 	if err != nil {
 		panic(err) // times, numbers and texts can always be encoded
 	}
@@ -109,8 +109,8 @@ func (c *Clock) Stamp() []byte {
 // Now returns the wall time.
 func (c *Clock) Now() time.Time { return c.wall() }
 
-// Service returns the service time at now. now must be a result of Now.
-func (c *Clock) Service(now time.Time) time.Time {
+// Steady returns the service time at now. now must be a result of Now.
+func (c *Clock) Steady(now time.Time) time.Time {
 	return c.base.Add(now.Sub(c.start.Wall) + time.Duration(c.sleep.Load()))
 }
 
@@ -144,7 +144,7 @@ func (c *Clock) Behind(now time.Time) time.Duration {
 // time. Besides, only settle changes it, so that it does not stay years ahead if the program was
 // once started with a wrong wall clock.
 func (c *Clock) leastAt(now time.Time) time.Time {
-	return c.Service(now).Add(time.Duration(c.least.Load()))
+	return c.Steady(now).Add(time.Duration(c.least.Load()))
 }
 
 // Catch adds the time for which the machine was suspended to the service time, because Go's
@@ -176,7 +176,7 @@ func (c *Clock) settle(wall time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gap := wall.Round(0).Sub(c.leastAt(wall))
-	switch service := c.Service(wall); {
+	switch service := c.Steady(wall); {
 	case gap.Abs() < steady:
 		c.gap, c.since = 0, service
 	case (gap - c.gap).Abs() >= steady:

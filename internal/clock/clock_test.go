@@ -40,7 +40,7 @@ func TestClock_Resume(t *testing.T) {
 		if err := c.Resume(stamp); err != nil {
 			t.Fatal(err)
 		}
-		if got := c.Service(c.Now()).Sub(epoch); got != tt.want {
+		if got := c.Steady(c.Now()).Sub(epoch); got != tt.want {
 			t.Errorf("%s: got service time %s, want %s", tt.name, got, tt.want)
 		}
 	}
@@ -54,15 +54,15 @@ func TestClock_Suspend(t *testing.T) {
 	c := NewClockFrom(clocks.read)
 	clocks.Boot += 8 * time.Hour // only the boot clock goes on in suspend
 	c.Catch()
-	if got := c.Service(c.Now()).Sub(epoch); got != 8*time.Hour {
+	if got := c.Steady(c.Now()).Sub(epoch); got != 8*time.Hour {
 		t.Errorf("got %s, want 8h", got)
 	}
 }
 
 func TestReadClocks(t *testing.T) {
 	c := NewClock()
-	one := c.Service(c.Now())
-	two := c.Service(c.Now())
+	one := c.Steady(c.Now())
+	two := c.Steady(c.Now())
 	if two.Before(one) {
 		t.Errorf("service time went back from %s to %s", one, two)
 	}

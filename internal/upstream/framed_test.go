@@ -45,8 +45,8 @@ func roundTrip(t *testing.T, f Framed, method string, s *upstreamtest.Script) (s
 func TestUpstreams_Excess(t *testing.T) {
 	const stolen = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen"
 	ways := map[string]func(t *testing.T, s *upstreamtest.Script) func(method string) (string, error){
-		"Upstreams": func(t *testing.T, s *upstreamtest.Script) func(string) (string, error) {
-			u := &Upstreams{}
+		"Pool": func(t *testing.T, s *upstreamtest.Script) func(string) (string, error) {
+			u := &Pool{}
 			t.Cleanup(u.Close)
 			return func(method string) (string, error) { return askUpstream(t, u, s, method, time.Minute) }
 		},

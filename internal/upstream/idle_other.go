@@ -4,7 +4,7 @@ package upstream
 
 import "syscall"
 
-// SilentKnown reports whether silent works on this system. It does not work here, so Upstreams
+// SilentKnown reports whether silent works on this system. It does not work here, so Pool
 // would never reuse a connection and should not be used.
 const SilentKnown = false
 

@@ -4,7 +4,7 @@ package upstream
 
 import "syscall"
 
-// SilentKnown reports whether silent works on this system. Upstreams can reuse connections only if
+// SilentKnown reports whether silent works on this system. Pool can reuse connections only if
 // it does.
 const SilentKnown = true
 

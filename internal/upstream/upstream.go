@@ -19,12 +19,12 @@ import (
 	"time"
 )
 
-// Upstreams sends requests without a body to upstreams and keeps idle connections. A connection
+// Pool sends requests without a body to upstreams and keeps idle connections. A connection
 // serves one request at a time, and the goroutine of the request itself writes to the connection
 // and reads from it. This is faster than http.Transport, whose two additional goroutines for each
 // connection take more time than all of Latchkey's checks. Answers are parsed by net/http. The zero
 // value is ready to use. It is safe for concurrent use.
-type Upstreams struct {
+type Pool struct {
 	mu     sync.Mutex
 	idle   map[string][]*upstream // idle connections by host; the most recently used is last
 	timer  *time.Timer            // calls drop; nil: no connection is idle
@@ -65,7 +65,7 @@ type unheard struct{ error }
 
 func (e unheard) Unwrap() error { return e.error }
 
-// Call describes how Ask sends a request.
+// Call describes how RoundTrip sends a request.
 type Call struct {
 	Host    string               // host of the upstream, with or without a port
 	Head    []byte               // the complete request, as it is sent
@@ -77,13 +77,13 @@ type Call struct {
 	Context func() context.Context
 }
 
-// Ask sends a request to call.Host and returns its answer, whose body is not yet read. r must be a
-// GET or HEAD request, and call.Head must be its bytes. If the context of r is done, Ask returns
-// the context's error. If the upstream has closed an idle connection, Ask repeats the request on
+// RoundTrip sends a request to call.Host and returns its answer, whose body is not yet read. r must be a
+// GET or HEAD request, and call.Head must be its bytes. If the context of r is done, RoundTrip returns
+// the context's error. If the upstream has closed an idle connection, RoundTrip repeats the request on
 // another one, because GET and HEAD may be repeated (RFC 9110, section 9.2.2). The caller must
 // close the body. The connection is reused only if the body was read to its end, and only after an
 // answer for which mayReuse returns true.
-func (u *Upstreams) Ask(r *http.Request, call Call) (*http.Response, error) {
+func (u *Pool) RoundTrip(r *http.Request, call Call) (*http.Response, error) {
 	for {
 		c, err := u.take(r.Context(), call.Host)
 		if err != nil {
@@ -124,7 +124,7 @@ func cause(r *http.Request, err error) error {
 }
 
 // take returns a usable idle connection to host, or a new connection.
-func (u *Upstreams) take(ctx context.Context, host string) (*upstream, error) {
+func (u *Pool) take(ctx context.Context, host string) (*upstream, error) {
 	for {
 		c := u.kept(host)
 		if c == nil {
@@ -139,7 +139,7 @@ func (u *Upstreams) take(ctx context.Context, host string) (*upstream, error) {
 
 // kept removes the most recently used idle connection to host from u and returns it. It returns nil
 // if there is none.
-func (u *Upstreams) kept(host string) *upstream {
+func (u *Pool) kept(host string) *upstream {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	list := u.idle[host]
@@ -269,7 +269,7 @@ func (c *upstream) end() {
 
 // lend replaces the body of res with one that owns the connection c. When the body has been read to
 // its end, it returns the connection to u.
-func (u *Upstreams) lend(c *upstream, res *http.Response, host string) {
+func (u *Pool) lend(c *upstream, res *http.Response, host string) {
 	b := &lentBody{ReadCloser: res.Body, from: u, host: host, conn: c, keep: mayReuse(res) && !c.odd}
 	if res.Body == http.NoBody {
 		b.reuse()
@@ -294,7 +294,7 @@ func mayReuse(res *http.Response) bool {
 // end.
 type lentBody struct {
 	io.ReadCloser
-	from *Upstreams // where the connection is kept for reuse
+	from *Pool // where the connection is kept for reuse
 	host string
 	conn *upstream // nil: already stored or closed
 	keep bool      // the upstream keeps the connection open after the answer
@@ -358,7 +358,7 @@ func (b *lentBody) discard() {
 
 // keep stores an idle connection for the next request to host. It returns false, and does not store
 // the connection, if host has maxIdle idle connections or if u is closed.
-func (u *Upstreams) keep(host string, c *upstream) bool {
+func (u *Pool) keep(host string, c *upstream) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed || len(u.idle[host]) >= maxIdle {
@@ -377,7 +377,7 @@ func (u *Upstreams) keep(host string, c *upstream) bool {
 
 // drop closes the idle connections whose last request started at since or earlier, and those that
 // the upstream has closed. While idle connections remain, a timer calls drop every lookTime.
-func (u *Upstreams) drop(since time.Time) {
+func (u *Pool) drop(since time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for host, list := range u.idle {
@@ -402,7 +402,7 @@ func (u *Upstreams) drop(since time.Time) {
 }
 
 // Close closes the idle connections. A connection in use is closed when its answer is complete.
-func (u *Upstreams) Close() {
+func (u *Pool) Close() {
 	u.mu.Lock()
 	u.closed = true
 	u.mu.Unlock()

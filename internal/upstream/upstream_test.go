@@ -20,13 +20,13 @@ import (
 var sends, sendsLast = upstreamtest.Sends, upstreamtest.SendsLast
 
 // askUpstream sends a request of a method and gives the body of the answer.
-func askUpstream(t testing.TB, u *Upstreams, s *upstreamtest.Script, method string, wait time.Duration) (string, error) {
+func askUpstream(t testing.TB, u *Pool, s *upstreamtest.Script, method string, wait time.Duration) (string, error) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.(*testing.T).Context(), method, "/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := u.Ask(r, Call{Host: s.Addr().String(), Head: []byte(method + " / HTTP/1.1\r\nHost: x\r\n\r\n"), Timeout: wait, Hint: func(*http.Response) {}})
+	res, err := u.RoundTrip(r, Call{Host: s.Addr().String(), Head: []byte(method + " / HTTP/1.1\r\nHost: x\r\n\r\n"), Timeout: wait, Hint: func(*http.Response) {}})
 	if err != nil {
 		return "", err
 	}
@@ -35,7 +35,7 @@ func askUpstream(t testing.TB, u *Upstreams, s *upstreamtest.Script, method stri
 	return string(b), err
 }
 
-func idleUpstreams(u *Upstreams) int {
+func idleUpstreams(u *Pool) int {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	n := 0
@@ -71,7 +71,7 @@ func TestUpstreams_Unasked(t *testing.T) {
 		}, "ok"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var u Upstreams
+			var u Pool
 			defer u.Close()
 			s := upstreamtest.NewScript(t, tt.first, sends(okAnswer))
 			if got, err := askUpstream(t, &u, s, tt.method, time.Minute); got != tt.want || err != nil {
@@ -93,7 +93,7 @@ func TestUpstreams_Unasked(t *testing.T) {
 }
 
 // arrived waits until the idle connection has something to be read.
-func arrived(t *testing.T, u *Upstreams) {
+func arrived(t *testing.T, u *Pool) {
 	t.Helper()
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -113,7 +113,7 @@ func readable(fd uintptr) bool {
 // A connection serves one request after the other; one that the upstream has
 // closed meanwhile is no error, also if that is seen only after the request.
 func TestUpstreams_Kept(t *testing.T) {
-	var u Upstreams
+	var u Pool
 	defer u.Close()
 	s := upstreamtest.NewScript(t, sends(okAnswer), sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"), sends(okAnswer),
 		sendsLast(""), sends(okAnswer), sendsLast("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end"), sendsLast("HTTP/1.0 200 OK\r\n\r\nold"), sends(okAnswer))
@@ -159,7 +159,7 @@ func TestUpstreams_Errors(t *testing.T) {
 		}, "larger than 10485760 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var u Upstreams
+			var u Pool
 			defer u.Close()
 			s := upstreamtest.NewScript(t, tt.answer)
 			wait := time.Minute
@@ -184,7 +184,7 @@ func TestUpstreams_Errors(t *testing.T) {
 func TestUpstreams_Cancel(t *testing.T) {
 	for name, answer := range map[string]string{"no answer": "", "half a header": "HTTP/1.1 200 OK\r\n", "half a body": "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"} {
 		t.Run(name, func(t *testing.T) {
-			var u Upstreams
+			var u Pool
 			defer u.Close()
 			gone := make(chan error)
 			s := upstreamtest.NewScript(t, func(c net.Conn) {
@@ -203,7 +203,7 @@ func TestUpstreams_Cancel(t *testing.T) {
 				<-time.After(3 * briefly) // by then it waits for longer
 				cancel()
 			}()
-			res, err := u.Ask(r, Call{Host: s.Addr().String(), Head: []byte("GET / HTTP/1.1\r\n\r\n")})
+			res, err := u.RoundTrip(r, Call{Host: s.Addr().String(), Head: []byte("GET / HTTP/1.1\r\n\r\n")})
 			if name == "half a body" {
 				if err != nil {
 					t.Fatal(err)
@@ -228,7 +228,7 @@ func TestUpstreams_Cancel(t *testing.T) {
 // Idle connections are let go of by age, by the upstream's end, and by Close,
 // which also ends those that come back later.
 func TestUpstreams_Idle(t *testing.T) {
-	var u Upstreams
+	var u Pool
 	conns := make(chan net.Conn, 3)
 	keep := func(c net.Conn) {
 		sends(okAnswer)(c)
@@ -276,7 +276,7 @@ func TestUpstreams_BegunAnswerIsFinal(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var u Upstreams
+			var u Pool
 			defer u.Close()
 			s := upstreamtest.NewScript(t, upstreamtest.Sends(okAnswer), last, upstreamtest.Sends(okAnswer))
 			if got, err := askUpstream(t, &u, s, "GET", time.Minute); got != "ok" || err != nil {
