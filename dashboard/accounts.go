@@ -127,7 +127,7 @@ func (d *Dashboard) session(r *http.Request) (Session, bool) {
 
 // loggedIn returns a handler that shows a page to operators who have logged in. It redirects all
 // others to the login page.
-func (d *Dashboard) loggedIn(page func(*visit)) http.HandlerFunc {
+func (d *Dashboard) loggedIn(page func(*pageRequest)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		s, ok := d.session(r)
 		if !ok {
@@ -139,7 +139,7 @@ func (d *Dashboard) loggedIn(page func(*visit)) http.HandlerFunc {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
-		v := &visit{W: w, R: d.o.Accounts.As(r, s.Operator), Session: s, dashboard: d}
+		v := &pageRequest{W: w, R: d.o.Accounts.As(r, s.Operator), Session: s, dashboard: d}
 		var err error
 		if v.query, err = readQuery(r); err != nil {
 			v.showFault(invalid("%s", err))
@@ -241,15 +241,15 @@ func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	d.render(w, fault.Status, "setup", page)
 }
 
-func (d *Dashboard) logout(v *visit) { d.leave(v, d.o.Accounts.Logout(v.R, v.Session)) }
+func (d *Dashboard) logout(v *pageRequest) { d.leave(v, d.o.Accounts.Logout(v.R, v.Session)) }
 
-func (d *Dashboard) logoutEverywhere(v *visit) {
+func (d *Dashboard) logoutEverywhere(v *pageRequest) {
 	d.leave(v, d.o.Accounts.LogoutEverywhere(v.R, v.Session))
 }
 
 // leave ends a logout: it removes the cookie and redirects to the login page. If the logout failed
 // with err, leave shows that error instead.
-func (d *Dashboard) leave(v *visit, err error) {
+func (d *Dashboard) leave(v *pageRequest, err error) {
 	if err != nil {
 		v.showFault(faultOf(err))
 		return
@@ -258,9 +258,11 @@ func (d *Dashboard) leave(v *visit, err error) {
 	http.Redirect(v.W, v.R, "/login", http.StatusSeeOther)
 }
 
-func (d *Dashboard) showAccount(v *visit) { v.show(http.StatusOK, "account", view{Title: "Account"}) }
+func (d *Dashboard) showAccount(v *pageRequest) {
+	v.show(http.StatusOK, "account", view{Title: "Account"})
+}
 
-func (d *Dashboard) changePassword(v *visit) {
+func (d *Dashboard) changePassword(v *pageRequest) {
 	err := d.o.Accounts.ChangePassword(v.R, v.Session, v.R.PostFormValue("old"), v.R.PostFormValue("password"))
 	if err != nil {
 		fault := faultOf(err)

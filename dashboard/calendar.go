@@ -136,7 +136,7 @@ const (
 
 // zoneName returns the time zone in the form of a page, or in its address. It returns "" if there
 // is none.
-func zoneName(v *visit) string {
+func zoneName(v *pageRequest) string {
 	if v.R.Method == http.MethodPost {
 		return v.R.PostFormValue("zone") // the times in a form are those of its zone
 	}
@@ -146,7 +146,7 @@ func zoneName(v *visit) string {
 // zoneOf returns the time zone of a page: the one of zoneName, or otherwise that of the owner's
 // schedule. If there is neither, or if the name is unknown, it is UTC. owner "" means the default
 // owner.
-func zoneOf(v *visit, owner string) *time.Location {
+func zoneOf(v *pageRequest, owner string) *time.Location {
 	name := zoneName(v)
 	if name == "" {
 		answer, e := v.call(http.MethodGet, "/admin/v1/schedules?limit=1&owner="+url.QueryEscape(cmp.Or(owner, defaultOwner)), nil)
@@ -162,7 +162,7 @@ func zoneOf(v *visit, owner string) *time.Location {
 }
 
 // checkZone returns a Fault if zoneName is not the name of a time zone.
-func checkZone(v *visit) *Fault {
+func checkZone(v *pageRequest) *Fault {
 	name := zoneName(v)
 	if _, err := clock.Zone(name); name != "" && err != nil {
 		return invalid("zone must be an IANA name such as Europe/Berlin; got %q.", name)
@@ -172,7 +172,7 @@ func checkZone(v *visit) *Fault {
 
 // showWeek shows the page of a week. The parameter "week" in the address is the date of any day in
 // it. Without that parameter, the page shows the current week.
-func showWeek(v *visit) {
+func showWeek(v *pageRequest) {
 	query := v.query
 	if fault := checkZone(v); fault != nil {
 		v.showFault(fault)
@@ -306,10 +306,10 @@ func newEventPages(apiURL func() string) eventPages { return eventPages{apiURL} 
 
 func (p eventPages) sections() []section { return []section{{"Data", "Calendar", "/calendar"}} }
 
-func (p eventPages) pages() map[string]func(*visit) {
-	pages := map[string]func(*visit){"GET /calendar": showWeek, "POST /calendar/events/{id}/cancel": p.cancel}
+func (p eventPages) pages() map[string]func(*pageRequest) {
+	pages := map[string]func(*pageRequest){"GET /calendar": showWeek, "POST /calendar/events/{id}/cancel": p.cancel}
 	for pattern := range p.records(time.UTC).pages() {
-		pages[pattern] = func(v *visit) {
+		pages[pattern] = func(v *pageRequest) {
 			if fault := checkZone(v); fault != nil {
 				v.showFault(fault)
 				return
@@ -378,7 +378,7 @@ type eventPage struct {
 	Live bool // the event can be cancelled
 }
 
-func (p eventPages) more(v *visit, page *recordPage) *Fault {
+func (p eventPages) more(v *pageRequest, page *recordPage) *Fault {
 	zone := zoneOf(v, "")
 	start := momentOf(page.Record["start_time"])
 	week := url.Values{"week": {start.In(zone).Format(time.DateOnly)}, "zone": {zone.String()}}
@@ -390,7 +390,7 @@ func (p eventPages) more(v *visit, page *recordPage) *Fault {
 	return nil
 }
 
-func (p eventPages) cancel(v *visit) {
+func (p eventPages) cancel(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return

@@ -37,8 +37,8 @@ func newContactPages() contactPages {
 	}}
 }
 
-func stages(v *visit) []choice        { return words("lead", "qualified_lead", "customer")(v) }
-func contactStates(v *visit) []choice { return words("not_contacted", "contacted")(v) }
+func stages(v *pageRequest) []choice        { return words("lead", "qualified_lead", "customer")(v) }
+func contactStates(v *pageRequest) []choice { return words("not_contacted", "contacted")(v) }
 
 func contactFields() []formField {
 	return []formField{
@@ -70,7 +70,7 @@ const newPhones = 2
 
 // contactPhones adds the phone numbers to the page of a contact. After a refused form they are the
 // numbers in the form, and otherwise the numbers in the record.
-func contactPhones(_ *visit, p *recordPage) *Fault {
+func contactPhones(_ *pageRequest, p *recordPage) *Fault {
 	p.Extra = phoneRows(p.Form, p.Record)
 	return nil
 }
@@ -201,7 +201,7 @@ func storedNumber(stored []any, row phoneRow) string {
 }
 
 // contactDeletion returns the text that the page shows before it deletes a contact.
-func contactDeletion(_ *visit, contact map[string]any) string {
+func contactDeletion(_ *pageRequest, contact map[string]any) string {
 	text := "Its notes and values are deleted too. Its calls remain, without a contact."
 	list, _ := contact["phone_numbers"].([]any)
 	for _, p := range list {
@@ -212,9 +212,9 @@ func contactDeletion(_ *visit, contact map[string]any) string {
 	return text
 }
 
-func (c contactPages) pages() map[string]func(*visit) {
+func (c contactPages) pages() map[string]func(*pageRequest) {
 	pages := c.recordPages.pages()
-	pages["GET /contacts/import"] = func(v *visit) { showImport(v, nil, "") }
+	pages["GET /contacts/import"] = func(v *pageRequest) { showImport(v, nil, "") }
 	pages["POST /contacts/import"] = importContacts
 	return pages
 }
@@ -279,7 +279,7 @@ func (p *importPage) addTwins(answer map[string]any) {
 }
 
 // showChecked shows the answer to a dry run, with the text in the form again.
-func showChecked(v *visit, answer map[string]any, text string) {
+func showChecked(v *pageRequest, answer map[string]any, text string) {
 	page := importPage{Columns: Vocabulary().ContactColumns, Text: text, UpdateBy: v.R.PostFormValue("update_by")}
 	list, _ := answer["contacts"].([]any)
 	for _, r := range list[:min(len(list), maxCheckedRows)] {
@@ -297,7 +297,7 @@ func showChecked(v *visit, answer map[string]any, text string) {
 	v.show(http.StatusOK, "import", shown)
 }
 
-func showImport(v *visit, fault *Fault, text string) {
+func showImport(v *pageRequest, fault *Fault, text string) {
 	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
 		text = "" // a browser would show, and send, other characters
 	}
@@ -313,7 +313,7 @@ func showImport(v *visit, fault *Fault, text string) {
 
 // importContacts imports the chosen file, or only checks it if that button was used. If no file was
 // chosen or the file is empty, it does so with the pasted text.
-func importContacts(v *visit) {
+func importContacts(v *pageRequest) {
 	if err := v.R.ParseMultipartForm(1 << 20); err != nil {
 		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read. Its size must be at most 1 MiB. Import a larger file with: latchkey contacts import FILE"}, "")
 		return
@@ -388,7 +388,7 @@ func newVariablePages() variablePages {
 			newOwnerField(), {Name: "description", Label: "Description", Kind: fieldText, Wide: true},
 			{Name: "select_options", Label: "Values of a select", Kind: fieldLines, Hint: "one per line"},
 		},
-		Deletion: func(_ *visit, variable map[string]any) string {
+		Deletion: func(_ *pageRequest, variable map[string]any) string {
 			if variable["is_default"] == true {
 				return "" // the admin endpoint refuses to delete it
 			}
@@ -397,9 +397,9 @@ func newVariablePages() variablePages {
 	}}
 }
 
-func (p variablePages) pages() map[string]func(*visit) {
+func (p variablePages) pages() map[string]func(*pageRequest) {
 	pages := p.recordPages.pages()
-	pages["GET /business-context"] = func(v *visit) { showBusiness(v, nil, nil) }
+	pages["GET /business-context"] = func(v *pageRequest) { showBusiness(v, nil, nil) }
 	pages["POST /business-context"] = changeBusiness
 	return pages
 }
@@ -414,7 +414,7 @@ type businessPage struct {
 // businessFields returns the values of an owner's business and the fields to edit them. There is a
 // field for each variable, and for each value whose variable was deleted. values is nil if the
 // owner has no values.
-func businessFields(v *visit, owner string) (fields []formField, values map[string]any, e *Fault) {
+func businessFields(v *pageRequest, owner string) (fields []formField, values map[string]any, e *Fault) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/business-context?owner="+url.QueryEscape(owner), nil)
 	switch {
 	case e != nil && e.Status != http.StatusNotFound:
@@ -459,7 +459,7 @@ func valueText(value any) string {
 	return textOf(value)
 }
 
-func showBusiness(v *visit, fault *Fault, form url.Values) {
+func showBusiness(v *pageRequest, fault *Fault, form url.Values) {
 	owner := cmp.Or(form.Get("owner"), v.query.Get("owner"), defaultOwner)
 	fields, values, e := businessFields(v, owner)
 	if e != nil {
@@ -488,7 +488,7 @@ func showBusiness(v *visit, fault *Fault, form url.Values) {
 }
 
 // changeBusiness sends the values that the user has changed in the form.
-func changeBusiness(v *visit) {
+func changeBusiness(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return

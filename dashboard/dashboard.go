@@ -4,7 +4,7 @@
 // is its only other connection to the program.
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
-// (login and sessions), visit.go (a request for a page), records.go, forms.go
+// (login and sessions), request.go (a request for a page), records.go, forms.go
 // and columns.go (the pages that most kinds of records share). The other files
 // hold the pages: keys.go with keyform.go and charts.go, calendar.go,
 // contacts.go, webhooks.go, system.go and pages.go.
@@ -77,14 +77,14 @@ func pageSets(apiURL func() string) []pageSet {
 }
 
 // pages yields the pattern and the function of each page that requires a login.
-func (d *Dashboard) pages() iter.Seq2[string, func(*visit)] {
-	all := []map[string]func(*visit){{
+func (d *Dashboard) pages() iter.Seq2[string, func(*pageRequest)] {
+	all := []map[string]func(*pageRequest){{
 		"POST /logout": d.logout, "POST /logout-everywhere": d.logoutEverywhere, "GET /account": d.showAccount, "POST /account": d.changePassword,
 	}}
 	for _, set := range d.sets {
 		all = append(all, set.pages())
 	}
-	return func(yield func(string, func(*visit)) bool) {
+	return func(yield func(string, func(*pageRequest)) bool) {
 		for _, pages := range all {
 			for pattern, page := range pages {
 				if !yield(pattern, page) {
@@ -144,7 +144,7 @@ type pageSet interface {
 	// sections returns the entries of these pages in the navigation, nil if there are none.
 	sections() []section
 	// pages returns the pages by their http.ServeMux patterns.
-	pages() map[string]func(*visit)
+	pages() map[string]func(*pageRequest)
 }
 
 // view is the data that a template is rendered with.

@@ -39,17 +39,17 @@ const (
 // formField is a field of a form. It edits one member of a record of the admin endpoint.
 type formField struct {
 	Name, Label, Kind string
-	Hint              string                  // explanation under the label
-	From              string                  // path of the member of the record, as for memberOf; "" means Name
-	Needed            bool                    // must not be empty
-	Blank             string                  // label of the choice for no value; "" means "none"
-	Usual             string                  // initial value in the form of a new record
-	Choices           func(v *visit) []choice // allowed values; only suggestions for a text field
-	Make              bool                    // only in the form of a new record
-	Change            bool                    // only in the form of an existing record
-	Wide              bool                    // takes the full width of the form
-	Group             string                  // heading above the field; "" means no heading
-	Zone              *time.Location          // time zone of a fieldTime; nil means UTC
+	Hint              string                        // explanation under the label
+	From              string                        // path of the member of the record, as for memberOf; "" means Name
+	Needed            bool                          // must not be empty
+	Blank             string                        // label of the choice for no value; "" means "none"
+	Usual             string                        // initial value in the form of a new record
+	Choices           func(v *pageRequest) []choice // allowed values; only suggestions for a text field
+	Make              bool                          // only in the form of a new record
+	Change            bool                          // only in the form of an existing record
+	Wide              bool                          // takes the full width of the form
+	Group             string                        // heading above the field; "" means no heading
+	Zone              *time.Location                // time zone of a fieldTime; nil means UTC
 }
 
 // choice is a value that a field offers.
@@ -59,8 +59,8 @@ type choice struct {
 }
 
 // words returns a function that offers values, each with itself as its label.
-func words(values ...string) func(*visit) []choice {
-	return func(*visit) (list []choice) {
+func words(values ...string) func(*pageRequest) []choice {
+	return func(*pageRequest) (list []choice) {
 		for _, value := range values {
 			list = append(list, choice{Value: value, Label: value})
 		}
@@ -71,8 +71,8 @@ func words(values ...string) func(*visit) []choice {
 // recordChoices returns a function that offers records of the admin endpoint, at most 1000. path is
 // the path of their list below /admin/v1/, and rows is the member of the answer that holds them.
 // value and label are members of a record. The function returns nil if the list cannot be read.
-func recordChoices(path, rows, value, label string) func(*visit) []choice {
-	return func(v *visit) (list []choice) {
+func recordChoices(path, rows, value, label string) func(*pageRequest) []choice {
+	return func(v *pageRequest) (list []choice) {
 		answer, e := v.call("GET", "/admin/v1/"+path+"?limit=1000", nil)
 		if e != nil {
 			return nil
@@ -87,13 +87,15 @@ func recordChoices(path, rows, value, label string) func(*visit) []choice {
 }
 
 // timeZones returns some time zones as suggestions. Users can type others.
-func timeZones(v *visit) []choice {
+func timeZones(v *pageRequest) []choice {
 	return words("UTC", "America/Chicago", "America/Los_Angeles", "America/New_York", "Asia/Kolkata", "Asia/Tokyo", "Australia/Sydney",
 		"Europe/Berlin", "Europe/London", "Europe/Paris", "Europe/Zurich")(v)
 }
 
 // ownerChoices returns the names of the owners as choices.
-func ownerChoices(v *visit) []choice { return recordChoices("owners", "owners", "name", "name")(v) }
+func ownerChoices(v *pageRequest) []choice {
+	return recordChoices("owners", "owners", "name", "name")(v)
+}
 
 // input is a field as a page shows it. Was is the mark of the stored value, or "".
 type input struct {
@@ -114,7 +116,7 @@ func fillBy(value func(formField) string) filling {
 
 // inputs returns the inputs for fields. fault is the error about the form that was sent, or nil. It
 // is shown at the field that its message begins with.
-func (v *visit) inputs(fields []formField, fill filling, fault *Fault) (list []input) {
+func (v *pageRequest) inputs(fields []formField, fill filling, fault *Fault) (list []input) {
 	for _, f := range fields {
 		if f.Kind == fieldHidden {
 			list = append(list, input{formField: f, Value: f.Usual})

@@ -22,8 +22,8 @@ func newKeyPages(apiURL func() string) *keyPages { return &keyPages{apiURL} }
 // sections returns nil, because operators reach the page of a key through the list.
 func (k *keyPages) sections() []section { return nil }
 
-func (k *keyPages) pages() map[string]func(*visit) {
-	return map[string]func(*visit){
+func (k *keyPages) pages() map[string]func(*pageRequest) {
+	return map[string]func(*pageRequest){
 		"GET /keys/new": k.newKey, "POST /keys": k.createKey, "GET /keys/{id}": k.showKey, "GET /keys/{id}/used": k.keyUsed,
 		"POST /keys/{id}/edit": k.editKey, "GET /keys/{id}/rotate": k.askRotate, "POST /keys/{id}/rotate": k.rotateKey, "GET /keys/{id}/revoke": k.askRevoke,
 		"POST /keys/{id}/finish": k.finishKey, "POST /keys/{id}/revoke": k.revokeKey, "POST /keys/{id}/{verb}": k.changeKey,
@@ -54,7 +54,7 @@ type formData struct {
 
 // form returns the fields of the form of a key. The permissions in chosen are ticked. value returns
 // the text in the field of a limit, by the limit's name.
-func (k *keyPages) form(v *visit, chosen []string, value func(name string) string) (f formData, e *Fault) {
+func (k *keyPages) form(v *pageRequest, chosen []string, value func(name string) string) (f formData, e *Fault) {
 	p, e := readPermissions(v)
 	if e != nil {
 		return f, e
@@ -66,7 +66,7 @@ func (k *keyPages) form(v *visit, chosen []string, value func(name string) strin
 	return formData{Groups: p.groupsOf(chosen), Limits: keyNumbers(limits["limits"], value), Presets: p.presets, permissions: p}, nil
 }
 
-func (k *keyPages) newKey(v *visit) {
+func (k *keyPages) newKey(v *pageRequest) {
 	p, e := readPermissions(v)
 	if e != nil {
 		v.showFault(e)
@@ -75,7 +75,7 @@ func (k *keyPages) newKey(v *visit) {
 	k.askKey(v, http.StatusOK, "", keyPrefill(v.query, p.presets))
 }
 
-func (k *keyPages) askKey(v *visit, status int, fault string, form url.Values) {
+func (k *keyPages) askKey(v *pageRequest, status int, fault string, form url.Values) {
 	f, e := k.form(v, form["permission"], func(name string) string { return form.Get("limit." + name) })
 	if e != nil {
 		v.showFault(e)
@@ -87,7 +87,7 @@ func (k *keyPages) askKey(v *visit, status int, fault string, form url.Values) {
 	v.show(status, "newkey", view{Title: "Create New API Key", Fault: fault, Form: form, Data: f})
 }
 
-func (k *keyPages) createKey(v *visit) {
+func (k *keyPages) createKey(v *pageRequest) {
 	if err := v.R.ParseForm(); err != nil {
 		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
 		return
@@ -122,7 +122,7 @@ func (k *keyPages) createKey(v *visit) {
 }
 
 // reveal shows the new secret of a key. No other page shows it.
-func (k *keyPages) reveal(v *visit, status int, key map[string]any) {
+func (k *keyPages) reveal(v *pageRequest, status int, key map[string]any) {
 	key["url"] = k.apiURL() + "/api/v1/key"
 	name, _ := key["name"].(string)
 	v.show(status, "created", view{Title: name, Data: key})
@@ -133,19 +133,19 @@ func keyPath(r *http.Request) string { return "/admin/v1/keys/" + url.PathEscape
 
 // back redirects to the page of the key. done selects the sentence that the page shows (see the
 // function done).
-func back(v *visit, done string) {
+func back(v *pageRequest, done string) {
 	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done="+done, http.StatusSeeOther)
 }
 
-func (k *keyPages) showKey(v *visit) { k.oneKey(v, http.StatusOK, "key", "") }
+func (k *keyPages) showKey(v *pageRequest) { k.oneKey(v, http.StatusOK, "key", "") }
 
-func (k *keyPages) askRotate(v *visit) { k.oneKey(v, http.StatusOK, "rotate", "") }
+func (k *keyPages) askRotate(v *pageRequest) { k.oneKey(v, http.StatusOK, "rotate", "") }
 
-func (k *keyPages) askRevoke(v *visit) { k.oneKey(v, http.StatusOK, "revoke", "") }
+func (k *keyPages) askRevoke(v *pageRequest) { k.oneKey(v, http.StatusOK, "revoke", "") }
 
 // oneKey shows a page about a key with the template page. fault is a sentence about an error, or ""
 // if there was none.
-func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
+func (k *keyPages) oneKey(v *pageRequest, status int, page, fault string) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		v.showFault(e)
@@ -181,7 +181,7 @@ func (k *keyPages) oneKey(v *visit, status int, page, fault string) {
 
 // used returns the usage of a key in the last 24 hours. It returns nil if there is none or it
 // cannot be read.
-func (k *keyPages) used(v *visit, key map[string]any) map[string]any {
+func (k *keyPages) used(v *pageRequest, key map[string]any) map[string]any {
 	answer, e := v.call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
 		return nil
@@ -196,7 +196,7 @@ func (k *keyPages) used(v *visit, key map[string]any) map[string]any {
 
 // refused returns the last refused requests with a key, at most 10, and the number of older ones
 // that the server keeps.
-func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) {
+func (k *keyPages) refused(v *pageRequest, key map[string]any) (list []any, more int) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/refusals?limit=10&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
 		return nil, 0
@@ -207,7 +207,7 @@ func (k *keyPages) refused(v *visit, key map[string]any) (list []any, more int) 
 }
 
 // plots returns the charts of a key's history, by hour and by day.
-func (k *keyPages) plots(v *visit) (plots []chart) {
+func (k *keyPages) plots(v *pageRequest) (plots []chart) {
 	for _, p := range []struct {
 		name, title string
 		step        time.Duration
@@ -240,7 +240,7 @@ func recentlyUsed(key, used map[string]any, now time.Time) bool {
 // keyUsed answers the page's script with the last use and the limits of a key. The page of a new
 // secret waits for the first use of that secret. So the last use is that of the current secret, not
 // of previous ones.
-func (k *keyPages) keyUsed(v *visit) {
+func (k *keyPages) keyUsed(v *pageRequest) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		http.Error(v.W, e.Message, e.Status)
@@ -261,7 +261,7 @@ func (k *keyPages) keyUsed(v *visit) {
 }
 
 // editKey changes a key according to its form. It sends only what the user has changed.
-func (k *keyPages) editKey(v *visit) {
+func (k *keyPages) editKey(v *pageRequest) {
 	if err := v.R.ParseForm(); err != nil {
 		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
 		return
@@ -299,7 +299,7 @@ func (k *keyPages) editKey(v *visit) {
 	back(v, "saved")
 }
 
-func (k *keyPages) changeKey(v *visit) {
+func (k *keyPages) changeKey(v *pageRequest) {
 	verb := v.R.PathValue("verb")
 	if verb != "pause" && verb != "resume" {
 		v.showFault(&Fault{Status: http.StatusNotFound, Message: "No such endpoint."})
@@ -314,7 +314,7 @@ func (k *keyPages) changeKey(v *visit) {
 
 // revokeKey revokes a key. If the key was used in the last 24 hours, the operator must type its
 // name, because some program still depends on the key.
-func (k *keyPages) revokeKey(v *visit) {
+func (k *keyPages) revokeKey(v *pageRequest) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		v.showFault(e)
@@ -332,7 +332,7 @@ func (k *keyPages) revokeKey(v *visit) {
 	back(v, "revoke")
 }
 
-func (k *keyPages) rotateKey(v *visit) {
+func (k *keyPages) rotateKey(v *pageRequest) {
 	var overlap int
 	if _, err := fmt.Sscan(v.R.PostFormValue("overlap"), &overlap); err != nil {
 		k.oneKey(v, http.StatusBadRequest, "rotate", "The overlap must be a number of seconds.")
@@ -348,7 +348,7 @@ func (k *keyPages) rotateKey(v *visit) {
 
 // finishKey ends the previous secrets of a key immediately. If the form has the field unused, a
 // number of seconds, it does so only if no previous secret was used for that time.
-func (k *keyPages) finishKey(v *visit) {
+func (k *keyPages) finishKey(v *pageRequest) {
 	unused := 0
 	if text := v.R.PostFormValue("unused"); text != "" {
 		if _, err := fmt.Sscan(text, &unused); err != nil {
@@ -372,8 +372,8 @@ func newKeyLists(apiURL func() string) *keyLists { return &keyLists{apiURL} }
 
 func (k *keyLists) sections() []section { return []section{{"API", "API Keys", "/keys"}} }
 
-func (k *keyLists) pages() map[string]func(*visit) {
-	return map[string]func(*visit){"GET /keys": k.list, "GET /keys/meters": k.meters}
+func (k *keyLists) pages() map[string]func(*pageRequest) {
+	return map[string]func(*pageRequest){"GET /keys": k.list, "GET /keys/meters": k.meters}
 }
 
 // keyFilters returns the names of the parameters in the address that filter or sort the list.
@@ -406,7 +406,7 @@ type keyList struct {
 	Any         bool   // the store has at least one key
 }
 
-func (k *keyLists) list(v *visit) {
+func (k *keyLists) list(v *pageRequest) {
 	q := v.query
 	if !q.Has("status") {
 		q.Set("status", liveKeys)
@@ -439,7 +439,7 @@ func (k *keyLists) list(v *visit) {
 }
 
 // meters answers the script of the list with the limits of the keys, by key id.
-func (k *keyLists) meters(v *visit) {
+func (k *keyLists) meters(v *pageRequest) {
 	t, e := v.list("/admin/v1/keys", "keys", keyFilters()...)
 	if e != nil {
 		http.Error(v.W, e.Message, e.Status)
@@ -470,7 +470,7 @@ func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]
 
 // lines returns the lines of the list. rows are the keys. If the usage cannot be read, the charts
 // are empty.
-func (k *keyLists) lines(v *visit, rows []any, p permissions) (lines []keyLine) {
+func (k *keyLists) lines(v *pageRequest, rows []any, p permissions) (lines []keyLine) {
 	q := url.Values{"last": {"24"}}
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
@@ -570,7 +570,7 @@ type permission struct {
 }
 
 // readPermissions reads the permissions and presets from the admin endpoint.
-func readPermissions(v *visit) (p permissions, e *Fault) {
+func readPermissions(v *pageRequest) (p permissions, e *Fault) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/permissions", nil)
 	if e != nil {
 		return p, e

@@ -29,7 +29,7 @@ func agentPages() *recordPages {
 			teamField(),
 			newOwnerField(),
 		},
-		Deletion: func(_ *visit, agent map[string]any) string {
+		Deletion: func(_ *pageRequest, agent map[string]any) string {
 			return fmt.Sprintf("Its calls remain, with its name (%s so far). Requests for new calls with its id are refused from now on, and its events no longer name an agent.", textOf(agent["total_calls"]))
 		},
 	}
@@ -49,7 +49,7 @@ func blockPages() *recordPages {
 			{Name: "phone_number", Label: "Number", Kind: fieldTel, Needed: true, Hint: "such as +4930555044"},
 			{Name: "reason", Label: "Why", Kind: fieldText},
 		},
-		Deletion: func(_ *visit, number map[string]any) string {
+		Deletion: func(_ *pageRequest, number map[string]any) string {
 			return "Calls to " + textOf(number["phone_number"]) + " are allowed again from now on, unless a contact is marked as not to be called."
 		},
 	}
@@ -107,7 +107,7 @@ func callFields() []formField {
 }
 
 // callVariables adds the variables of the call's prompts to its page.
-func callVariables(_ *visit, p *recordPage) *Fault {
+func callVariables(_ *pageRequest, p *recordPage) *Fault {
 	p.Extra = membersOf(p.Record["prompt_variables"])
 	return nil
 }
@@ -124,7 +124,7 @@ func schedulePages() *recordPages {
 		Filters: []formField{ownerFilter()},
 		Facts:   []column{{Head: "Owner", Member: "owner"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields:  scheduleFields(), Body: scheduleBody,
-		Deletion: func(_ *visit, schedule map[string]any) string {
+		Deletion: func(_ *pageRequest, schedule map[string]any) string {
 			return "The availability of " + textOf(schedule["owner"]) + " is then Monday to Friday, 9 to 17, UTC. Events remain."
 		},
 	}
@@ -207,7 +207,7 @@ func teamPages() *recordPages {
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true},
 			{Name: "members", Label: "Members", Kind: fieldLines, Hint: "one owner per line; a new name creates an owner", Usual: defaultOwner},
 		},
-		Deletion: func(_ *visit, team map[string]any) string {
+		Deletion: func(_ *pageRequest, team map[string]any) string {
 			members := texts(team["members"])
 			if len(members) == 0 {
 				return "It has no members."

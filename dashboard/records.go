@@ -33,16 +33,16 @@ type recordPages struct {
 	NewPage    string     // template of the form of a new record; "" means "newrecord"
 	// Deletion returns a text about the consequences of deleting a record, or "" if that record
 	// cannot be deleted. It is nil if records of this kind are never deleted.
-	Deletion func(v *visit, record map[string]any) string
+	Deletion func(v *pageRequest, record map[string]any) string
 	// More adds data to the page of a record. If NewPage is set, it does so for the form of a new
 	// record too. It may be nil.
-	More func(v *visit, p *recordPage) *Fault
+	More func(v *pageRequest, p *recordPage) *Fault
 	// Body changes body before it is sent to the admin endpoint. form is the form that was sent.
 	// record is the stored record, or nil if it is new. Body may be nil.
 	Body func(form url.Values, record, body map[string]any) error
 	// AfterCreate shows a record that was just created. If it is nil, the browser is redirected to the
 	// page of the record.
-	AfterCreate func(v *visit, record map[string]any)
+	AfterCreate func(v *pageRequest, record map[string]any)
 }
 
 // pageLink is a link to another page.
@@ -72,10 +72,10 @@ type recordPage struct {
 
 func (p *recordPages) sections() []section { return []section{p.section} }
 
-func (p *recordPages) pages() map[string]func(*visit) {
-	pages := map[string]func(*visit){"GET " + p.Path: p.list, "GET " + p.Path + "/{id}": func(v *visit) { p.showRecord(v, nil, nil) }}
+func (p *recordPages) pages() map[string]func(*pageRequest) {
+	pages := map[string]func(*pageRequest){"GET " + p.Path: p.list, "GET " + p.Path + "/{id}": func(v *pageRequest) { p.showRecord(v, nil, nil) }}
 	if p.makes() {
-		pages["GET "+p.Path+"/new"] = func(v *visit) { p.ask(v, nil, v.query) }
+		pages["GET "+p.Path+"/new"] = func(v *pageRequest) { p.ask(v, nil, v.query) }
 		pages["POST "+p.Path] = p.create
 	}
 	if len(p.changing()) > 0 {
@@ -113,13 +113,15 @@ func (p *recordPages) changing() (list []formField) {
 
 // at returns the path at the admin endpoint for the record in the path of the page. It appends
 // suffix, such as "/cancel".
-func (p *recordPages) at(v *visit, suffix string) string {
+func (p *recordPages) at(v *pageRequest, suffix string) string {
 	return "/admin/v1/" + p.API + "/" + url.PathEscape(v.R.PathValue("id")) + suffix
 }
 
 // here returns the address of the page of the current record. done selects the sentence that the
 // page shows (see the function done), or is "".
-func (p *recordPages) here(v *visit, done string) string { return p.page(v.R.PathValue("id"), done) }
+func (p *recordPages) here(v *pageRequest, done string) string {
+	return p.page(v.R.PathValue("id"), done)
+}
 
 // page returns the address of the page of the record with this id. done is as for here.
 func (p *recordPages) page(id, done string) string {
@@ -134,7 +136,7 @@ func (p *recordPages) page(id, done string) string {
 	return at + "?" + q.Encode()
 }
 
-func (p *recordPages) list(v *visit) {
+func (p *recordPages) list(v *pageRequest) {
 	var names []string
 	for _, f := range p.Filters {
 		names = append(names, f.Name)
@@ -159,7 +161,7 @@ func (p *recordPages) list(v *visit) {
 
 // ask shows the form of a new record, filled with the values in form. fault is the reason why form
 // was refused, or nil if it has not been sent.
-func (p *recordPages) ask(v *visit, fault *Fault, form url.Values) {
+func (p *recordPages) ask(v *pageRequest, fault *Fault, form url.Values) {
 	value := func(f formField) string {
 		if !form.Has(f.Name) && fault == nil {
 			return f.Usual
@@ -178,7 +180,7 @@ func (p *recordPages) ask(v *visit, fault *Fault, form url.Values) {
 
 // show sends a page with a form. If fault is not nil, the page has its status and shows its
 // message.
-func (p *recordPages) show(v *visit, name string, page view, fault *Fault) {
+func (p *recordPages) show(v *pageRequest, name string, page view, fault *Fault) {
 	status := http.StatusOK
 	if fault != nil {
 		status, page.Fault = fault.Status, labelled(fault.Message, p.Fields...)
@@ -186,7 +188,7 @@ func (p *recordPages) show(v *visit, name string, page view, fault *Fault) {
 	v.show(status, name, page)
 }
 
-func (p *recordPages) create(v *visit) {
+func (p *recordPages) create(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return
@@ -214,7 +216,7 @@ func (p *recordPages) create(v *visit) {
 // showRecord shows the page of the record in the request's path. form is the form that was refused.
 // If it is nil, the form shows the stored values. fault is the reason why a request was refused, or
 // nil.
-func (p *recordPages) showRecord(v *visit, fault *Fault, form url.Values) {
+func (p *recordPages) showRecord(v *pageRequest, fault *Fault, form url.Values) {
 	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
 	if e != nil {
 		v.showFault(e)
@@ -254,7 +256,7 @@ func (p *recordPages) called(record map[string]any) string {
 	return fmt.Sprintf("%s %s", p.One, textOf(record["id"]))
 }
 
-func (p *recordPages) change(v *visit) {
+func (p *recordPages) change(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return
@@ -283,7 +285,7 @@ func (p *recordPages) change(v *visit) {
 
 // askDelete shows a page that asks whether to delete the record. A browser that runs scripts asks
 // in a dialog instead.
-func (p *recordPages) askDelete(v *visit) {
+func (p *recordPages) askDelete(v *pageRequest) {
 	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
 	if e != nil {
 		v.showFault(e)
@@ -297,7 +299,7 @@ func (p *recordPages) askDelete(v *visit) {
 	v.show(http.StatusOK, "deletion", view{Title: "Delete " + page.Called, Data: &page})
 }
 
-func (p *recordPages) remove(v *visit) {
+func (p *recordPages) remove(v *pageRequest) {
 	if _, e := v.call(http.MethodDelete, p.at(v, ""), nil); e != nil {
 		p.showRecord(v, e, nil)
 		return
@@ -319,7 +321,7 @@ type listPage struct {
 // list reads a page of a list from the admin endpoint, with 25 rows. The address of the page has
 // the page number and the values of the filters. path is the path of the list, and rows is the
 // member of the answer that holds the records.
-func (v *visit) list(path, rows string, filters ...string) (t listPage, e *Fault) {
+func (v *pageRequest) list(path, rows string, filters ...string) (t listPage, e *Fault) {
 	q := url.Values{"limit": {"25"}}
 	given := v.query
 	for _, name := range append(filters, "page") {

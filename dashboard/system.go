@@ -16,8 +16,8 @@ type auditPages struct{}
 
 func (auditPages) sections() []section { return []section{{"System", "Activity", "/activity"}} }
 
-func (auditPages) pages() map[string]func(*visit) {
-	return map[string]func(*visit){"GET /activity": showAudit, "GET /activity/verify": verifyAudit}
+func (auditPages) pages() map[string]func(*pageRequest) {
+	return map[string]func(*pageRequest){"GET /activity": showAudit, "GET /activity/verify": verifyAudit}
 }
 
 // activityPage is the data of a page of the audit log.
@@ -55,7 +55,7 @@ func activityFilters() []formField {
 	}
 }
 
-func showAudit(v *visit) {
+func showAudit(v *pageRequest) {
 	query, filters := v.query, activityFilters()
 	var page activityPage
 	var fault *Fault
@@ -123,7 +123,7 @@ func activityValue(v any) string {
 }
 
 // verifyAudit verifies the hash chain of the whole audit log and shows the result.
-func verifyAudit(v *visit) {
+func verifyAudit(v *pageRequest) {
 	answer, e := v.call(http.MethodGet, "/admin/v1/audit/verify", nil)
 	if e != nil {
 		v.showFault(e)
@@ -137,8 +137,8 @@ type statusPages struct{}
 
 func (s statusPages) sections() []section { return []section{{"System", "Status", "/status"}} }
 
-func (s statusPages) pages() map[string]func(*visit) {
-	return map[string]func(*visit){"GET /status": showStatus, "POST /webhooks/release": releaseWebhooks}
+func (s statusPages) pages() map[string]func(*pageRequest) {
+	return map[string]func(*pageRequest){"GET /status": showStatus, "POST /webhooks/release": releaseWebhooks}
 }
 
 // statusPart is a heading on the status page with its facts.
@@ -207,7 +207,7 @@ func statusList(v any) string {
 
 // showStatus shows the status of the server. Members that no statusRow names are shown last, under
 // their own names.
-func showStatus(v *visit) {
+func showStatus(v *pageRequest) {
 	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
 	if e != nil {
 		v.showFault(e)
@@ -241,7 +241,7 @@ func showStatus(v *visit) {
 }
 
 // releaseWebhooks ends the hold of webhooks after a restore, and redirects to the status page.
-func releaseWebhooks(v *visit) {
+func releaseWebhooks(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return

@@ -37,7 +37,7 @@ func newHookPages() hookPages {
 }
 
 // hookDeletion returns the text that the page shows before it deletes a webhook.
-func hookDeletion(_ *visit, hook map[string]any) string {
+func hookDeletion(_ *pageRequest, hook map[string]any) string {
 	text := "Nothing is sent to " + textOf(hook["url"]) + " from now on, and its log is deleted too."
 	if n := numberOf(hook["waiting"]); n > 0 {
 		text += fmt.Sprintf(" %.0f pending events are never sent.", n)
@@ -54,7 +54,7 @@ type hookPage struct {
 }
 
 // hookLog adds the log of a webhook to its page.
-func hookLog(v *visit, p *recordPage) *Fault {
+func hookLog(v *pageRequest, p *recordPage) *Fault {
 	t, e := v.list("/admin/v1/webhooks/"+url.PathEscape(p.ID)+"/logs", "logs")
 	active, _ := p.Record["is_active"].(bool)
 	p.Extra = hookPage{t, texts(p.Record["subscribed_events"]), active}
@@ -62,11 +62,11 @@ func hookLog(v *visit, p *recordPage) *Fault {
 }
 
 // showSecret shows the secret of a new webhook. No other page shows it.
-func showSecret(v *visit, hook map[string]any) {
+func showSecret(v *pageRequest, hook map[string]any) {
 	v.show(http.StatusCreated, "hooksecret", view{Title: textOf(hook["name"]), Data: hook})
 }
 
-func (h hookPages) pages() map[string]func(*visit) {
+func (h hookPages) pages() map[string]func(*pageRequest) {
 	pages := h.recordPages.pages()
 	pages["POST /webhooks/{id}/pause"] = h.pause
 	pages["POST /webhooks/{id}/resume"] = h.resume
@@ -75,13 +75,13 @@ func (h hookPages) pages() map[string]func(*visit) {
 	return pages
 }
 
-func (h hookPages) pause(v *visit) { h.patch(v, map[string]any{"is_active": false}, "paused") }
+func (h hookPages) pause(v *pageRequest) { h.patch(v, map[string]any{"is_active": false}, "paused") }
 
-func (h hookPages) resume(v *visit) { h.patch(v, map[string]any{"is_active": true}, "resumed") }
+func (h hookPages) resume(v *pageRequest) { h.patch(v, map[string]any{"is_active": true}, "resumed") }
 
 // patch changes a webhook and redirects to its page. said selects the sentence that the page shows
 // (see the function done).
-func (h hookPages) patch(v *visit, body map[string]any, said string) {
+func (h hookPages) patch(v *pageRequest, body map[string]any, said string) {
 	if _, e := v.call(http.MethodPatch, h.at(v, ""), body); e != nil {
 		h.showRecord(v, e, nil)
 		return
@@ -91,7 +91,7 @@ func (h hookPages) patch(v *visit, body map[string]any, said string) {
 
 // test sends a sample event, waits for the outcome, and redirects to the page of the webhook, which
 // shows it. The webhook's log contains the attempt too.
-func (h hookPages) test(v *visit) {
+func (h hookPages) test(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return
@@ -112,7 +112,7 @@ func (h hookPages) test(v *visit) {
 	http.Redirect(v.W, v.R, h.here(v, said), http.StatusSeeOther)
 }
 
-func (h hookPages) redeliver(v *visit) {
+func (h hookPages) redeliver(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return

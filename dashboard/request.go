@@ -44,8 +44,8 @@ func invalid(format string, args ...any) *Fault {
 	return &Fault{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
 }
 
-// visit is a request for a page by an operator who has logged in.
-type visit struct {
+// pageRequest is a request for a page by an operator who has logged in.
+type pageRequest struct {
 	W http.ResponseWriter
 	R *http.Request
 	Session
@@ -54,11 +54,11 @@ type visit struct {
 }
 
 // now returns the current time from Options.Now.
-func (v *visit) now() time.Time { return v.dashboard.o.Now() }
+func (v *pageRequest) now() time.Time { return v.dashboard.o.Now() }
 
 // show renders the template name with page and sends it. It fills in the operator's name, the
 // navigation, and the sentence for the parameter "done" in the address.
-func (v *visit) show(status int, name string, page view) {
+func (v *pageRequest) show(status int, name string, page view) {
 	d := v.dashboard
 	page.Operator = v.Operator.Name
 	page.Nav = navigation(d.sections, v.R.URL.Path)
@@ -84,13 +84,13 @@ func done(word string) string {
 }
 
 // showFault sends a page that shows only the fault.
-func (v *visit) showFault(f *Fault) {
+func (v *pageRequest) showFault(f *Fault) {
 	v.show(f.Status, "fault", view{Title: "That did not work", Fault: f.Message})
 }
 
 // form returns the submitted form. If the form cannot be read, it sends an error page and returns
 // false.
-func (v *visit) form() (form url.Values, ok bool) {
+func (v *pageRequest) form() (form url.Values, ok bool) {
 	if err := v.R.ParseForm(); err != nil {
 		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
 		return nil, false
@@ -99,7 +99,7 @@ func (v *visit) form() (form url.Values, ok bool) {
 }
 
 // writeJSON sends value as JSON, in answer to a request by a page's script.
-func (v *visit) writeJSON(value any) {
+func (v *pageRequest) writeJSON(value any) {
 	v.W.Header().Set("Content-Type", "application/json")
 	enc := json.NewEncoder(v.W)
 	enc.SetEscapeHTML(false)
@@ -108,13 +108,13 @@ func (v *visit) writeJSON(value any) {
 
 // call sends a request with body as JSON to the admin endpoint, on behalf of the operator. It
 // returns the members of the answer, or a Fault if the status is 300 or more.
-func (v *visit) call(method, path string, body any) (map[string]any, *Fault) {
+func (v *pageRequest) call(method, path string, body any) (map[string]any, *Fault) {
 	return v.callOnce("", method, path, body)
 }
 
 // callOnce does the same as call, for a request that must not take effect twice. It sends
 // idempotencyKey in the field Idempotency-Key, or no such field if idempotencyKey is "".
-func (v *visit) callOnce(idempotencyKey, method, path string, body any) (map[string]any, *Fault) {
+func (v *pageRequest) callOnce(idempotencyKey, method, path string, body any) (map[string]any, *Fault) {
 	data, err := strictjson.Encode(body)
 	if bad, ok := errors.AsType[*strictjson.Error](err); ok {
 		return nil, invalid("%s", bad.Text)
@@ -130,11 +130,11 @@ func (v *visit) callOnce(idempotencyKey, method, path string, body any) (map[str
 }
 
 // sendAs does the same as call, but sends data unchanged, with contentType as the content type.
-func (v *visit) sendAs(method, path, contentType string, data []byte) (map[string]any, *Fault) {
+func (v *pageRequest) sendAs(method, path, contentType string, data []byte) (map[string]any, *Fault) {
 	return v.send(method, path, http.Header{"Content-Type": {contentType}}, data)
 }
 
-func (v *visit) send(method, path string, header http.Header, data []byte) (map[string]any, *Fault) {
+func (v *pageRequest) send(method, path string, header http.Header, data []byte) (map[string]any, *Fault) {
 	r := httptest.NewRequestWithContext(v.R.Context(), method, path, bytes.NewReader(data))
 	r.RemoteAddr, r.Header = v.R.RemoteAddr, header
 	w := httptest.NewRecorder()
