@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -211,4 +214,33 @@ func code(w *httptest.ResponseRecorder) string {
 		return "no message"
 	}
 	return e.Error
+}
+
+// sourceFile is a parsed file of the program.
+type sourceFile struct {
+	name string // path from the root of the module
+	*ast.File
+}
+
+// sources returns the parsed files, without tests, that match the patterns. Each pattern must match
+// a file.
+func sources(t *testing.T, fset *token.FileSet, patterns ...string) (list []sourceFile) {
+	t.Helper()
+	for _, pattern := range patterns {
+		names, err := filepath.Glob(pattern)
+		if err != nil || len(names) == 0 {
+			t.Fatalf("%s: got %v, %v", pattern, names, err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			f, err := parser.ParseFile(fset, name, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, sourceFile{name, f})
+		}
+	}
+	return list
 }

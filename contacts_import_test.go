@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestContactImport_Duplicates wants every row told that has an address or a number of another contact
-// of its owner, or of an earlier row.
+// TestContactImport_Duplicates expects the answer to list every row that has an address or a number
+// of another contact of its owner, or of an earlier row.
 func TestContactImport_Duplicates(t *testing.T) {
 	a := newTestApp(t)
 	a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "email": "Mara@Example.net", "phone_numbers": [{"phone_number": "+4930555010"}]}`)
@@ -90,8 +90,8 @@ func TestContactImport_UpdateBy(t *testing.T) {
 	}
 }
 
-// TestImports_DryRun runs the import of every kind of record dry, and wants nothing stored, no entry in
-// the audit log, and the refusal that the import has.
+// TestImports_DryRun runs the import of every kind of record dry, and wants nothing stored, no
+// entry in the audit log, and the refusal that the import has.
 func TestImports_DryRun(t *testing.T) {
 	w := &auditWalk{testApp: newTestApp(t), t: t}
 	tried := 0

@@ -40,7 +40,7 @@ func TestFields_Docs(t *testing.T) {
 	}
 }
 
-// sentFields gives one name for each name of clientFields, and its kind.
+// sentFields returns a field name that matches each name of clientFields, and its kind.
 func sentFields() map[string]fieldKind {
 	names := map[string]fieldKind{}
 	for _, row := range clientFields {
@@ -155,7 +155,7 @@ func (c recordedConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// take gives what was received since the last call.
+// take returns the bytes that were received since the last call.
 func (r *recorder) take() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -175,15 +175,15 @@ var secretForms = map[string]func(string) string{
 	"for URLs":      func(s string) string { return "a-" + base64.RawURLEncoding.EncodeToString([]byte("\xff\xfe>"+s+"?")) },
 }
 
-// secretPlaces are places of a request where a secret can be put; <s> stands for it.
+// secretPlaces lists the places of a request that can contain a secret, written as <s>.
 var secretPlaces = []string{
 	"Authorization: <s>", "Authorization: Token <s>", "Authorization: Bearer\t<s>", "Authorization: Basic <s>", "Authorization: Digest username=\"<s>\"",
 	"Proxy-Authorization: Basic <s>", "Cookie: kept=1; a=<s>; b=2", "Referer: https://example.com/?key=<s>", "X-Custom: <s>", "X_Api_Key: <s>", "X-Forwarded-Host: <s>",
 	"X-Forwarded-For: <s>", "Sec-WebSocket-Protocol: key, <s>", "Connection: close, <s>", "Trailer X-Last: <s>", "Trailer Authorization: <s>", "?t=<s>&kept=1", "?kept=1&<s>=1", "/<s>",
 }
 
-// No byte of a key or an admin token arrives at an upstream, wherever a client puts
-// it and however it writes it, and what stands beside it does.
+// A key or an admin token never reaches an upstream, wherever a client puts it and however it is
+// written. The other parts of the same field do.
 func TestProxy_NoSecretArrives(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -294,7 +294,7 @@ func TestProxy_NoSecretInNames(t *testing.T) {
 	}
 }
 
-// What a proxy is told of the address has no secret either.
+// The address in the answer of /authz contains no secret either.
 func TestAuthz_NoSecretInAddress(t *testing.T) {
 	a := newAuthz(t)
 	_, key := a.key(`["can_use"]`, `"limits": {"requests_per_minute_limit": 100000}`)

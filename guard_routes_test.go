@@ -299,13 +299,13 @@ func TestUnescaped_AllPairs(t *testing.T) {
 	for i := range 1 << 16 {
 		digits := string([]byte{byte(i >> 8), byte(i)})
 		want, err := hex.DecodeString(digits)
-		got, ok := unescaped("%" + digits)
+		got, ok := Unescaped("%" + digits)
 		if ok != (err == nil) || ok && got != want[0] {
 			t.Fatalf("%%%q: got %#x, %v; want %#x, %v", digits, got, ok, want, err)
 		}
 	}
 	for _, s := range []string{"", "%", "%4", "x41", "441"} {
-		if got, ok := unescaped(s); ok {
+		if got, ok := Unescaped(s); ok {
 			t.Errorf("%q: got %#x, want no escape", s, got)
 		}
 	}

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"go/ast"
 	"go/importer"
-	"go/parser"
 	"go/token"
 	"go/types"
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -177,21 +175,12 @@ func TestClientAddr_Unix(t *testing.T) {
 // Every text that contains an address is made by AddrText, because the zero Addr
 // would read "invalid IP" by its own method.
 func TestAddrText_Everywhere(t *testing.T) {
-	names, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
 	fset := token.NewFileSet()
 	var files []*ast.File
-	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "system_") {
-			continue
+	for _, f := range sources(t, fset, "*.go") {
+		if !strings.HasPrefix(f.name, "system_") {
+			files = append(files, f.File)
 		}
-		f, err := parser.ParseFile(fset, name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, f)
 	}
 	info := types.Info{Types: map[ast.Expr]types.TypeAndValue{}}
 	conf := types.Config{Importer: onlyNetip{importer.ForCompiler(fset, "source", nil)}, Error: func(error) {}} // other packages stay unresolved

@@ -59,7 +59,7 @@ func fieldsApp(t *testing.T) (b *browser, doors []fieldsDoor, at func(Route) str
 	}, at
 }
 
-// fetch sends a request and gives the answer with its body.
+// fetch sends a request and returns the answer and its body.
 func (d fieldsDoor) fetch(t *testing.T, method, path, credential string) (*http.Response, string) {
 	t.Helper()
 	r, err := http.NewRequest(method, d.server.URL+path, nil)
@@ -82,8 +82,8 @@ func (d fieldsDoor) fetch(t *testing.T, method, path, credential string) (*http.
 	return res, string(body)
 }
 
-// TestRouter_HEAD asks every route for GET by HEAD too, at every listener: the same status and the same
-// fields, no body, and nothing in the audit log.
+// TestRouter_HEAD asks every route for GET by HEAD too, at every listener: the same status and the
+// same fields, no body, and nothing in the audit log.
 func TestRouter_HEAD(t *testing.T) {
 	b, doors, at := fieldsApp(t)
 	asked := 0
@@ -254,8 +254,8 @@ func TestWriteOwnFields_EveryAnswer(t *testing.T) {
 	}
 }
 
-// TestWriteOwnFields_Guarded wants the answers of an upstream to pass as they are, and errors of ours
-// on its routes to have our fields.
+// TestWriteOwnFields_Guarded wants the answers of an upstream to pass as they are, and errors of
+// ours on its routes to have our fields.
 func TestWriteOwnFields_Guarded(t *testing.T) {
 	g := newGuarded(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "public, max-age=60")

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"mime/multipart"
 	"net/http/httptest"
@@ -201,31 +200,17 @@ func TestNumbers_StoredBefore(t *testing.T) {
 	b.sent(b.saveForm("/contacts/1", "first_name", "B"), "/contacts/1?done=saved")
 }
 
-// TestNumbers_OneDecoder wants JSON of any shape to be decoded by strictjson alone, CSV to be read by
-// csvtable alone, and what the clients send to be encoded by strictjson. Other decoders would round
-// numbers, and encoders would replace what is not UTF-8.
+// TestNumbers_OneDecoder wants JSON of any shape to be decoded by strictjson alone, CSV to be read
+// by csvtable alone, and what the clients send to be encoded by strictjson. Other decoders would
+// round numbers, and encoders would replace what is not UTF-8.
 func TestNumbers_OneDecoder(t *testing.T) {
 	typed := map[string]string{ // files that may decode JSON into a Go type, which has no any, and how often
 		"audit.go": "the log's own types", "calls.go": "Values", "contacts_variables.go": "Values", "handlers_body.go": "the type that the caller names", "keys_permissions.go": "names",
 		"keys_ring.go": "LastUse", "store_file.go": "the header of the file", "store_table.go": "checked below", "cli/client.go": "ClientError",
 	}
-	var names []string
-	for _, pattern := range []string{"*.go", "cli/*.go", "dashboard/*.go", "dialer/*.go"} {
-		some, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		names = append(names, some...)
-	}
-	for _, name := range names {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(f, func(n ast.Node) bool {
+	for _, f := range sources(t, token.NewFileSet(), "*.go", "cli/*.go", "dashboard/*.go") {
+		name := f.name
+		ast.Inspect(f.File, func(n ast.Node) bool {
 			sel, ok := n.(*ast.SelectorExpr)
 			if !ok {
 				return true
@@ -263,7 +248,8 @@ func TestNumbers_OneDecoder(t *testing.T) {
 	}
 }
 
-// noFloats wants a stored type to have no member whose numbers json.Unmarshal would decode as float64.
+// noFloats wants a stored type to have no member whose numbers json.Unmarshal would decode as
+// float64.
 func noFloats(t *testing.T, of reflect.Type, where string, seen map[reflect.Type]bool) {
 	t.Helper()
 	decodes := reflect.TypeFor[json.Unmarshaler]()
@@ -452,7 +438,7 @@ func TestContactPages_Check(t *testing.T) {
 	b.says(send(file), 200, "Imported 2 contacts.", "<td>contact 1</td>")
 }
 
-// TestCommands_BadText gives text that is not UTF-8 to every flag of every command that creates or
+// TestCommands_BadText passes text that is not UTF-8 to every flag of every command that creates or
 // changes something, and wants it refused.
 func TestCommands_BadText(t *testing.T) {
 	a := newTestApp(t)

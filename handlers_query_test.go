@@ -3,11 +3,9 @@ package main
 import (
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -39,14 +37,14 @@ func queryApp(t *testing.T) (b *browser, ask func(method, path, query string) *h
 	}
 }
 
-// steady gives an answer without what differs from one request to the next.
+// steady returns an answer without the values that differ between two equal requests.
 func steady(w *httptest.ResponseRecorder) string {
 	text := regexp.MustCompile(`"(request_id|uptime_seconds|used|remaining|resets_at|last_used_at)":[^,}]*|[0-9a-f]{32}`).ReplaceAllString(w.Body.String(), "")
 	return fmt.Sprint(w.Code, text)
 }
 
-// TestRequest_EveryParameter sends each parameter that openapi.json lists in every way that cannot be
-// read, twice, with a value that is none of its words, and empty.
+// TestRequest_EveryParameter sends each parameter that openapi.json lists in every way that cannot
+// be read, twice, with a value that is none of its words, and empty.
 func TestRequest_EveryParameter(t *testing.T) {
 	_, ask := queryApp(t)
 	doc, err := description()
@@ -175,35 +173,22 @@ func TestDashboard_EveryQuery(t *testing.T) {
 // TestRequest_OneReader wants no code to read a query by itself: net/url leaves out what it cannot
 // read.
 func TestRequest_OneReader(t *testing.T) {
-	for _, pattern := range []string{"*.go", "dashboard/*.go", "reference/*.go"} {
-		names, err := filepath.Glob(pattern)
-		if err != nil || len(names) == 0 {
-			t.Fatalf("%s: got %v, %v", pattern, names, err)
-		}
-		for _, name := range names {
-			if strings.HasSuffix(name, "_test.go") {
-				continue
-			}
-			files := token.NewFileSet()
-			f, err := parser.ParseFile(files, name, nil, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ast.Inspect(f, func(n ast.Node) bool {
-				call, ok := n.(*ast.CallExpr)
-				if !ok {
-					return true
-				}
-				fun, ok := call.Fun.(*ast.SelectorExpr)
-				if !ok {
-					return true
-				}
-				from, _ := fun.X.(*ast.SelectorExpr)
-				if fun.Sel.Name == "FormValue" || fun.Sel.Name == "Query" && from != nil && from.Sel.Name == "URL" || fun.Sel.Name == "ParseQuery" && name != "admin_verify.go" {
-					t.Errorf("%s: %s reads a query; use Request.Query, or query of the visit", files.Position(n.Pos()), fun.Sel.Name)
-				}
+	files := token.NewFileSet()
+	for _, f := range sources(t, files, "*.go", "dashboard/*.go", "reference/*.go") {
+		ast.Inspect(f.File, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
 				return true
-			})
-		}
+			}
+			fun, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			from, _ := fun.X.(*ast.SelectorExpr)
+			if fun.Sel.Name == "FormValue" || fun.Sel.Name == "Query" && from != nil && from.Sel.Name == "URL" || fun.Sel.Name == "ParseQuery" && f.name != "admin_verify.go" {
+				t.Errorf("%s: %s reads a query; use Request.Query, or query of the pageRequest", files.Position(n.Pos()), fun.Sel.Name)
+			}
+			return true
+		})
 	}
 }

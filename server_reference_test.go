@@ -6,12 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"go/ast"
-	"go/parser"
 	"go/token"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -170,19 +168,8 @@ func TestOpenAPI_Served(t *testing.T) {
 // program can answer with has a page, and a page is of such a code.
 func TestOpenAPI_Errors(t *testing.T) {
 	codes := map[string]bool{}
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range files {
-		if strings.HasSuffix(name, "_test.go") {
-			continue
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ast.Inspect(f, func(n ast.Node) bool {
+	for _, f := range sources(t, token.NewFileSet(), "*.go") {
+		ast.Inspect(f.File, func(n ast.Node) bool {
 			lit, ok := n.(*ast.CompositeLit)
 			if kind, isName := lit0(lit, ok); !isName || kind != "Error" {
 				return true

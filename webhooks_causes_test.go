@@ -114,7 +114,8 @@ func TestSender_OneCause(t *testing.T) {
 	}
 }
 
-// TestHooks_CausesOfBefore stores causes as earlier versions did, and asks all endpoints of webhooks.
+// TestHooks_CausesOfBefore stores causes as earlier versions did, and asks all endpoints of
+// webhooks.
 func TestHooks_CausesOfBefore(t *testing.T) {
 	a := newTestApp(t)
 	_, key := a.key(everyPermission)
@@ -183,7 +184,7 @@ func (a *testApp) hooksOfKeys() *webhookAdmin {
 	return NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender)
 }
 
-// TestTargets_OwnAddresses gives the machine addresses that look public.
+// TestTargets_OwnAddresses simulates a machine with addresses that look public.
 func TestTargets_OwnAddresses(t *testing.T) {
 	targets := NewTargetPolicy(PublicTargets)
 	list, fault := []net.Addr{}, error(nil)

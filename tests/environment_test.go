@@ -96,7 +96,8 @@ func TestProgram_LogNobodyReads(t *testing.T) {
 	}
 }
 
-// TestProgram_EarlyHangup sends SIGHUP while the server opens its data folder: it starts all the same.
+// TestProgram_EarlyHangup sends SIGHUP while the server opens its data folder: it starts all the
+// same.
 func TestProgram_EarlyHangup(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "data")
 	cmd := program.Command(t, "serve", "--data", data, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
@@ -143,8 +144,9 @@ func TestProgram_LongPath(t *testing.T) {
 	}
 }
 
-// TestProgram_Secrets gives the secrets of the commands in every way and form: an admin token by its
-// variable, by the flag and by standard input, and a password by file and standard input.
+// TestProgram_Secrets supplies the secrets of the commands in every way and form: an admin token in
+// its variable, in the file of the flag and on standard input, a password in a file and on standard
+// input.
 func TestProgram_Secrets(t *testing.T) {
 	dir := t.TempDir()
 	data := filepath.Join(dir, "data")

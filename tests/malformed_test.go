@@ -134,10 +134,10 @@ func readAnswers(c io.Reader) (all []said, err error) {
 	}
 }
 
-// malformed lists requests and what becomes of each: the answers on the API listener
-// and on the admin listener, of which the last is to GET /healthz where the
-// connection goes on; what the key pays, and what is stored and passed on to the
-// upstream, by the API listener alone.
+// malformed lists requests and the expected result of each: the answers of the API listener and of
+// the admin listener, the last of them to GET /healthz if the connection stays open. For the API
+// listener it also has the units that the key is charged, and the records that are stored and the
+// requests that are sent to the upstream.
 func malformed() []struct {
 	name, request, api, admin string
 	paid, stored, passed      int
