@@ -226,10 +226,7 @@ func (row *importRow) preview() map[string]any {
 	if row.Body != nil {
 		row.String("name", &name)
 	}
-	shown := map[string]any{"row": row.Number, "line": nil, "name": name, "sha256": nil, "result": "refused", "message": nil, "key_id": nil}
-	if row.Line > 0 {
-		shown["line"] = row.Line
-	}
+	shown := map[string]any{"row": row.Number, "line": row.LineOrNone(), "name": name, "sha256": nil, "result": "refused", "message": nil, "key_id": nil}
 	if row.Fault == nil {
 		shown["sha256"] = fmt.Sprintf("%x", row.digest)
 	}

@@ -482,6 +482,11 @@ func endSessions(tx *Tx, operator uint64, keep []byte) error {
 			hashes = append(hashes, append([]byte(nil), hash...))
 		}
 	}
+	return deleteSessions(tx, hashes)
+}
+
+// deleteSessions deletes the sessions whose tokens have these hashes.
+func deleteSessions(tx *Tx, hashes [][]byte) error {
 	for _, hash := range hashes {
 		if err := sessionTable.Delete(tx, hash); err != nil {
 			return err
@@ -496,12 +501,7 @@ func EndLogins(tx *Tx) error {
 	for hash := range tx.Range(sessionTable.Name, nil) {
 		hashes = append(hashes, append([]byte(nil), hash...))
 	}
-	for _, hash := range hashes {
-		if err := sessionTable.Delete(tx, hash); err != nil {
-			return err
-		}
-	}
-	return tx.Delete("meta", []byte("setup"))
+	return errors.Join(deleteSessions(tx, hashes), tx.Delete("meta", []byte("setup")))
 }
 
 // Sweep deletes up to 1000 sessions that are older than the maximum length of a session. Call

@@ -94,7 +94,7 @@ func OpenApp(o AppOptions) (*App, error) {
 		return nil, err
 	}
 	folder.Log = o.Log
-	store, peppers, err := folder.Open(o.Pepper, c.Keys.PepperFile, c.Keys.RetiredPepperFiles, o.Clock)
+	store, peppers, err := folder.Open(PeppersOf(c, o.Pepper), o.Clock)
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())
 	}
@@ -256,7 +256,7 @@ func (a *App) bases(r *http.Request) reference.Bases {
 // CheckStoreFile checks the database at path, including the tables of all parts, see
 // CheckFile. It loads the peppers that c names. pepper is the pepper itself, or "".
 func CheckStoreFile(path string, c Config, pepper string) (CheckResult, error) {
-	return CheckFile(path, tables(), func() (Peppers, error) { return FolderPeppers(c, pepper) })
+	return CheckFile(path, tables(), func() (Peppers, error) { return PeppersOf(c, pepper).Load(c.Server.Data) })
 }
 
 // tend counts the keys for the metrics and then does the background work. It returns

@@ -44,7 +44,7 @@ func (k *ConfigCheck) Run() (warnings []string, err error) {
 	if c.Keys.PepperFile != "" {
 		key = "keys.pepper_file"
 	}
-	k.fail(key, CheckPeppers(c.Server.Data, PepperSource{k.Pepper, c.Keys.PepperFile, c.Keys.RetiredPepperFiles}))
+	k.fail(key, CheckPeppers(c.Server.Data, PeppersOf(c, k.Pepper)))
 	k.routes()
 	slices.Sort(k.problems)
 	if k.problems != nil {
@@ -63,8 +63,8 @@ func (k *ConfigCheck) fail(key string, err error) {
 	}
 }
 
-// certificate checks that the certificate and the key of a listener can be used together. It warns if
-// clients will refuse the certificate, because of its dates or because it is not for baseURL.
+// certificate checks that the certificate and the key of a listener can be used together. It warns
+// if clients will refuse the certificate, because of its dates or because it is not for baseURL.
 func (k *ConfigCheck) certificate(section string, t ListenerTLS, baseURL string) {
 	if t.ACME || t.CertFile == "" {
 		return
@@ -109,8 +109,8 @@ func (k *ConfigCheck) routes() {
 	}
 }
 
-// ownEndpoints returns the method and path of each endpoint of the API listener. It creates the parts
-// of the service for that, but opens no data folder.
+// ownEndpoints returns the method and path of each endpoint of the API listener. It creates the
+// parts of the service for that, but opens no data folder.
 func ownEndpoints(c Config) ([]string, error) {
 	c.Routes = nil
 	a := &App{

@@ -109,7 +109,8 @@ func TestConfigCheck_EveryWay(t *testing.T) {
 	}
 }
 
-// TestSecrets_EveryWay gives every secret of the service in each form, by its variable and by its file.
+// TestSecrets_EveryWay supplies every secret of the service in each form, in its variable and in
+// its file.
 func TestSecrets_EveryWay(t *testing.T) {
 	pepper := hex.EncodeToString(bytes.Repeat([]byte{7}, pepperSize))
 	dir := t.TempDir()

@@ -16,7 +16,7 @@ const (
 )
 
 // contactMark is an e-mail address or a phone number of an owner's contact. Addresses are folded,
-// because no common mail system tells upper from lower case, on either side of the @.
+// because no common mail system distinguishes upper and lower case, on either side of the @.
 type contactMark struct {
 	owner     uint64
 	by, value string
@@ -43,8 +43,8 @@ type contactMatcher struct {
 	marks   map[*ImportRow][]contactMark
 }
 
-// newContactMatcher returns a matcher for the rows. It reads each contact of their owners once if the
-// rows have addresses, and the contacts with their numbers through the index.
+// newContactMatcher returns a matcher for the rows. It reads each contact of their owners once if
+// the rows have addresses, and the contacts with their numbers through the index.
 func newContactMatcher(tx *Tx, r *Request, rows []*ImportRow) (*contactMatcher, error) {
 	m := &contactMatcher{map[contactMark][]uint64{}, map[uint64]*ImportRow{}, map[*ImportRow][]contactMark{}}
 	owners, mailed, phones := map[string]uint64{}, map[uint64]bool{}, map[string]bool{}
@@ -186,9 +186,9 @@ func (m *contactMatcher) twin(row *ImportRow, id uint64) (other uint64, by []str
 	return other, by
 }
 
-// loadContacts stores the rows of an import in their order. With b.UpdateBy a row updates the contact
-// of its owner that has its address or number. Rows that have those of another contact are recorded
-// as duplicates.
+// loadContacts stores the rows of an import in their order. With b.UpdateBy a row updates the
+// contact of its owner that has its address or number. Rows that have those of another contact are
+// recorded as duplicates.
 func loadContacts(tx *Tx, r *Request, b *ImportBatch) error {
 	m, err := newContactMatcher(tx, r, b.Rows)
 	if err != nil {

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -98,28 +99,35 @@ func CheckFolder(path string) error {
 	}
 }
 
-// PepperSource contains the parameters of LoadPeppers. A File of "" means the pepper file of the data
-// folder.
+// PepperSource is where the peppers are.
 type PepperSource struct {
-	Value   string
-	File    string
-	Retired []string
+	Value   string   // the current pepper itself; "" if it is in a file
+	File    string   // path of the file with the current pepper; "" for the pepper file of the data folder
+	Retired []string // paths of the files with the retired peppers
+}
+
+// PeppersOf returns where the peppers of a configuration are. value is the pepper itself, or "".
+func PeppersOf(c Config, value string) PepperSource {
+	return PepperSource{value, c.Keys.PepperFile, c.Keys.RetiredPepperFiles}
+}
+
+// Load loads the peppers for the data folder dir, see LoadPeppers.
+func (s PepperSource) Load(dir string) (Peppers, error) {
+	return LoadPeppers(s.Value, cmp.Or(s.File, pepperPath(dir)), s.Retired)
 }
 
 // CheckPeppers returns an error if the peppers of the data folder dir cannot be loaded. The first
 // start creates the pepper file of a new folder, so that it may be missing there.
 func CheckPeppers(dir string, s PepperSource) error {
-	file := s.File
-	if file == "" {
-		file = pepperPath(dir)
-		if _, err := os.Stat(file); s.Value == "" && !hasStore(dir) && errors.Is(err, os.ErrNotExist) {
+	if s.File == "" {
+		if _, err := os.Stat(pepperPath(dir)); s.Value == "" && !hasStore(dir) && errors.Is(err, os.ErrNotExist) {
 			if len(s.Retired) == 0 {
 				return nil
 			}
-			file, s.Retired = s.Retired[0], s.Retired[1:]
+			s.File, s.Retired = s.Retired[0], s.Retired[1:]
 		}
 	}
-	_, err := LoadPeppers(s.Value, file, s.Retired)
+	_, err := s.Load(dir)
 	return err
 }
 
@@ -185,22 +193,17 @@ func (f *DataDir) Socket() string { return filepath.Join(f.Path, socketFile) }
 
 // Open returns the store of the folder and its peppers. The caller closes the store. In
 // a folder that never had a store, Open creates the database. It also creates the
-// pepper file if value and file are "". In a folder that had a store, a missing
-// database or pepper is an error, because a new one would silently lose all keys.
-// value, file and retired are the parameters of LoadPeppers, except that a file of ""
-// means the pepper file of the folder. Open resumes clock from the stamp in the store.
-func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock) (*Store, Peppers, error) {
+// pepper file if from has neither Value nor File. In a folder that had a store, a missing
+// database or pepper is an error, because a new one would silently lose all keys. Open
+// resumes clock from the stamp in the store.
+func (f *DataDir) Open(from PepperSource, clock *clock.Clock) (*Store, Peppers, error) {
 	fresh := !hasStore(f.Path)
-	own := file == ""
-	if own {
-		file = pepperPath(f.Path)
-	}
-	if fresh && own && value == "" {
-		if err := CreatePepper(file); err != nil && !errors.Is(err, os.ErrExist) {
+	if fresh && from.File == "" && from.Value == "" {
+		if err := CreatePepper(pepperPath(f.Path)); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, Peppers{}, err
 		}
 	}
-	peppers, err := LoadPeppers(value, file, retired)
+	peppers, err := from.Load(f.Path)
 	if err != nil {
 		return nil, peppers, err
 	}
@@ -225,7 +228,7 @@ func (f *DataDir) Open(value, file string, retired []string, clock *clock.Clock)
 	store.Authenticate(keys).OnForged(func(bucket string, key []byte) {
 		f.Log.Error("record refused: it has no valid MAC, so it was changed without the pepper", "table", bucket, "key", loggedKey(bucket, key))
 	})
-	f.warn(path, file)
+	f.warn(path, cmp.Or(from.File, pepperPath(f.Path)))
 	if err := f.verify(store, peppers, clock); err != nil {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
@@ -365,7 +368,18 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	result.StoreID, result.CreatedAt = file.Header.StoreID, file.Header.CreatedAt
-	if err := o.inspect(file, &result); err != nil {
+	peppers, err := PeppersOf(o.Config, o.Pepper).Load(dir)
+	if err != nil {
+		return result, err
+	}
+	keys, err := peppers.MACKeys()
+	if err != nil {
+		return result, err
+	}
+	if err := file.View(peppers.Match); err != nil {
+		return result, err
+	}
+	if err := o.inspect(file, keys, &result); err != nil {
 		return result, err
 	}
 	mark, err := ReadSmall(markPath(dir))
@@ -375,7 +389,7 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	if id := strings.TrimSpace(string(mark)); id != "" && id != file.Header.StoreID && !o.Other {
 		return result, fmt.Errorf("%s is a backup of another store than the one in %s; to restore it anyway, add --other", o.From, dir)
 	}
-	plan, err := o.plan(file)
+	plan, err := o.plan(file, keys)
 	if err != nil {
 		result.NotCarried = err.Error()
 	}
@@ -385,7 +399,7 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	if o.DryRun {
 		return result, nil
 	}
-	result.Kept, err = replace(file, dir, o.Now, func(path string) error { return o.amend(path, plan) })
+	result.Kept, err = replace(file, dir, o.Now, func(path string) error { return o.amend(path, keys, plan) })
 	if err != nil {
 		return result, err
 	}
@@ -394,8 +408,8 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 
 // plan calls o.Plan with the previous database and the backup. It returns nil if there is
 // no previous database or if it belongs to another store. It returns an error if the
-// previous database cannot be read.
-func (o RestoreOptions) plan(backup *File) (plan []Carried, err error) {
+// previous database cannot be read. keys are those of the Authenticator.
+func (o RestoreOptions) plan(backup *File, keys [][]byte) (plan []Carried, err error) {
 	path := storePath(o.Config.Server.Data)
 	if _, err := os.Stat(path); o.Plan == nil || errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -408,10 +422,6 @@ func (o RestoreOptions) plan(backup *File) (plan []Carried, err error) {
 	if previous.Header.StoreID != backup.Header.StoreID {
 		return nil, nil
 	}
-	keys, err := o.macKeys()
-	if err != nil {
-		return nil, err
-	}
 	previous.Authenticate(keys)
 	err = previous.View(func(p *Tx) error {
 		return backup.View(func(b *Tx) error {
@@ -422,20 +432,11 @@ func (o RestoreOptions) plan(backup *File) (plan []Carried, err error) {
 	return plan, err
 }
 
-// macKeys returns the keys of the folder's peppers for an Authenticator.
-func (o RestoreOptions) macKeys() ([][]byte, error) {
-	peppers, err := FolderPeppers(o.Config, o.Pepper)
-	if err != nil {
-		return nil, err
-	}
-	return peppers.MACKeys()
-}
-
-// amend migrates the restored database at path and calls o.Amend for it.
-func (o RestoreOptions) amend(path string, plan []Carried) (err error) {
-	keys, err := o.macKeys()
-	if err != nil || o.Amend == nil {
-		return err
+// amend migrates the restored database at path and calls o.Amend for it. keys are those of
+// the Authenticator.
+func (o RestoreOptions) amend(path string, keys [][]byte, plan []Carried) (err error) {
+	if o.Amend == nil {
+		return nil
 	}
 	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Log: slog.New(slog.DiscardHandler), NoCopy: true}); err != nil {
 		return err
@@ -449,20 +450,9 @@ func (o RestoreOptions) amend(path string, plan []Carried) (err error) {
 	return f.Update(func(tx *Tx) error { return o.Amend(tx, plan) })
 }
 
-// inspect checks the contents of a backup. It returns an error if the backup is damaged
-// or was not made with one of the folder's peppers. It sets Check and Keys of result.
-func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
-	peppers, err := FolderPeppers(o.Config, o.Pepper)
-	if err != nil {
-		return err
-	}
-	keys, err := peppers.MACKeys()
-	if err != nil {
-		return err
-	}
-	if err := backup.View(peppers.Match); err != nil {
-		return err
-	}
+// inspect checks the contents of a backup. It returns an error if the backup is damaged or
+// is not authentic. keys are those of the Authenticator. It sets Check and Keys of result.
+func (o RestoreOptions) inspect(backup *File, keys [][]byte, result *RestoreResult) error {
 	backup.Authenticate(keys)
 	return backup.View(func(tx *Tx) (err error) {
 		if result.Check, err = CheckStore(tx, fitting(backup, o.Tables)); err != nil {
@@ -477,16 +467,6 @@ func (o RestoreOptions) inspect(backup *File, result *RestoreResult) error {
 		result.Keys, err = KeyTable.Count(tx)
 		return err
 	})
-}
-
-// FolderPeppers loads the peppers of a configuration, see LoadPeppers. The default pepper file
-// is that of the data folder.
-func FolderPeppers(c Config, value string) (Peppers, error) {
-	file := c.Keys.PepperFile
-	if file == "" {
-		file = pepperPath(c.Server.Data)
-	}
-	return LoadPeppers(value, file, c.Keys.RetiredPepperFiles)
 }
 
 // authentic returns an error if the MAC of a backup is missing or does not match its

@@ -1,10 +1,10 @@
 // The guard family lets another API be reached only with a valid key. Read guard.go first (the
 // [[route]] sections of the configuration), then guard_routes.go (finding the route for a method
-// and a path), guard_variants.go (other spellings of a path), guard_proxy.go (sending a request to the
-// upstream), guard_fields.go (what the upstream is told about the client), guard_answer.go (passing
-// on its answer) and guard_authz.go (answering another proxy that asks whether it may pass on a
-// request). This family does not check keys: server.go does, in the same order as for Latchkey's own
-// endpoints.
+// and a path), guard_variants.go (other spellings of a path), guard_proxy.go (sending a request to
+// the upstream), guard_fields.go (the fields that describe the client to the upstream),
+// guard_answer.go (passing on its answer) and guard_authz.go (answering another proxy that asks
+// whether it may pass on a request). This family does not check keys: server.go does, in the same
+// order as for Latchkey's own endpoints.
 
 package main
 

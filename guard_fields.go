@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// fieldKind says what happens to a header field of a client's request before it reaches an upstream.
+// fieldKind is what happens to a header field of a client's request before it reaches an upstream.
 type fieldKind int
 
 const (

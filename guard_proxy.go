@@ -121,13 +121,13 @@ type proxyExchange struct {
 type Ender interface {
 	http.ResponseWriter
 	// OnEnd makes the end of the exchange call f, in place of an earlier f. If the exchange was
-	// ended already, it calls f at once. f is not called after the handler has returned.
+	// ended already, it calls f immediately. f is not called after the handler has returned.
 	OnEnd(f func())
 }
 
 // context returns a context for the request to the upstream. It is canceled with the client's
-// request, and also if the exchange is ended early. upstream.Pool calls context only for requests that
-// last long, so the others need no context of their own.
+// request, and also if the exchange is ended early. upstream.Pool calls context only for requests
+// that last long, so the others need no context of their own.
 func (x *proxyExchange) context() context.Context {
 	ctx, cancel := context.WithCancel(x.request.Request.Context())
 	x.cancel = cancel
@@ -308,8 +308,8 @@ func (x *proxyExchange) fields(b []byte) ([]byte, bool) {
 	return b, httpguts.ValidHeaderFieldValue(x.about[1]) && httpguts.ValidHeaderFieldValue(x.about[2])
 }
 
-// unsendable reports whether c cannot be part of a host name, because it is not printable ASCII or is
-// a space.
+// unsendable reports whether c cannot be part of a host name, because it is not printable ASCII or
+// is a space.
 func unsendable(c rune) bool { return c <= ' ' || c >= 0x7f }
 
 // appendField appends a header field with its line end to b.
@@ -420,8 +420,8 @@ func (x *proxyExchange) target() *url.URL {
 	return &url.URL{Scheme: up.Scheme, Host: up.Host, Opaque: x.path(), RawQuery: in.RawQuery, ForceQuery: in.ForceQuery}
 }
 
-// path returns the path of the request to the upstream. What the client sent of it is unchanged, byte
-// for byte.
+// path returns the path of the request to the upstream. What the client sent of it is unchanged,
+// byte for byte.
 func (x *proxyExchange) path() string {
 	return x.guard.Upstream.EscapedPath() + cutSegments(sentPath(x.request.URL), x.stripped())
 }

@@ -470,8 +470,8 @@ func badPath(what string) error {
 	return ErrValidation.With("The path has %s, which programs interpret in different ways. Correct the path and send the request again.", what)
 }
 
-// hasDots reports whether a path has a segment . or .., also if parameters follow it, as in /..;x/, or
-// blanks.
+// hasDots reports whether a path has a segment . or .., also if parameters follow it, as in /..;x/,
+// or blanks.
 func hasDots(path string) bool {
 	for part := range strings.SplitSeq(path, "/") {
 		name, _, _ := strings.Cut(part, ";")
@@ -486,28 +486,9 @@ func hasDots(path string) bool {
 // for a slash.
 func hasEscape(s, chars string) bool {
 	for i := strings.IndexByte(s, '%'); i >= 0 && i+2 < len(s); i++ {
-		if b, ok := unescaped(s[i:]); ok && strings.IndexByte(chars, b) >= 0 {
+		if b, ok := Unescaped(s[i:]); ok && strings.IndexByte(chars, b) >= 0 {
 			return true
 		}
 	}
 	return false
-}
-
-// unescaped returns the byte that the escape at the start of s encodes, such as '/' for %2F. ok is
-// false if s does not start with an escape.
-func unescaped(s string) (b byte, ok bool) {
-	if len(s) < 3 || s[0] != '%' {
-		return 0, false
-	}
-	for _, c := range []byte(s[1:3]) {
-		switch {
-		case c >= '0' && c <= '9':
-			b = b<<4 + (c - '0')
-		case c|0x20 >= 'a' && c|0x20 <= 'f':
-			b = b<<4 + ((c | 0x20) - 'a' + 10)
-		default:
-			return 0, false
-		}
-	}
-	return b, true
 }

@@ -33,8 +33,8 @@ func canonicalPath(path string, letters letterCase) string {
 	return canonicalForms(path, letters)[0]
 }
 
-// canonicalForms returns canonicalPath. If that path ends at a question mark or number sign, a second
-// form follows, of programs that take these for part of the path.
+// canonicalForms returns canonicalPath. If that path ends at a question mark or number sign, a
+// second form follows, of programs that take these for part of the path.
 func canonicalForms(path string, letters letterCase) []string {
 	for before := ""; path != before; {
 		before = path
@@ -67,8 +67,8 @@ func joinCanonical(path string) string {
 	return "/" + strings.Join(parts, "/")
 }
 
-// isCanonical reports whether a path is plain enough to be its own canonical form, apart from a slash
-// at its end. It returns false for some paths that are. It does not allocate.
+// isCanonical reports whether a path is plain enough to be its own canonical form, apart from a
+// slash at its end. It returns false for some paths that are. It does not allocate.
 func isCanonical(path string) bool {
 	for i := range len(path) {
 		switch c := path[i]; {
@@ -93,9 +93,9 @@ func visible(c rune) rune {
 	return c
 }
 
-// foldLetter returns the same lower-case letter for all letters that differ only by case according to
-// some program. Besides Unicode's simple case folding, in which the Kelvin sign is a k, it treats the
-// Turkish letters \u0131 and \u0130 as i, as conversions to upper and lower case do.
+// foldLetter returns the same lower-case letter for all letters that differ only by case according
+// to some program. Besides Unicode's simple case folding, in which the Kelvin sign is a k, it
+// treats the Turkish letters \u0131 and \u0130 as i, as conversions to upper and lower case do.
 func foldLetter(c rune) rune {
 	if c <= unicode.MaxASCII {
 		if c >= 'A' && c <= 'Z' {
@@ -111,8 +111,8 @@ func foldLetter(c rune) rune {
 	return unicode.ToLower(least)
 }
 
-// foldedPairs replaces what foldLetter cannot, because the number of characters changes: \u00df is SS
-// in upper case, and \u0130 is i and a dot above in lower case.
+// foldedPairs replaces what foldLetter cannot, because the number of characters changes: \u00df is
+// SS in upper case, and \u0130 is i and a dot above in lower case.
 var foldedPairs = strings.NewReplacer("\u00df", "ss", "i\u0307", "i")
 
 // unescapeAll returns s with its escapes replaced until none is left. Unlike url.PathUnescape, it
@@ -145,7 +145,7 @@ func unescapeAll(s string) string {
 func lastEscape(escape []byte) (encoded []byte, ok bool) {
 	switch {
 	case len(escape) == 3:
-		b, ok := unescaped(string(escape))
+		b, ok := Unescaped(string(escape))
 		return []byte{b}, ok
 	case len(escape) == 6 && escape[1]|0x20 == 'u':
 		n, err := strconv.ParseUint(string(escape[2:]), 16, 16)
@@ -242,8 +242,8 @@ func (v *variantTable) refuseAs(q variantRequest, canonical string) error {
 	return nil
 }
 
-// differs reports whether a request for the leaf l with this method would be refused or be subject to
-// other rules than those of g. With foldCase, routes with CaseSensitive do not count.
+// differs reports whether a request for the leaf l with this method would be refused or be subject
+// to other rules than those of g. With foldCase, routes with CaseSensitive do not count.
 func (l *leaf) differs(method string, g *proxyRoute, letters letterCase) bool {
 	other := l.route(method)
 	if l.own || other == nil {
@@ -286,8 +286,8 @@ func (at *place) ends(rest remainder, list []*leaf) []*leaf {
 	return list
 }
 
-// lookalike reports whether two patterns are spelled differently but have the same canonical form, so
-// that no request for either of them could be accepted.
+// lookalike reports whether two patterns are spelled differently but have the same canonical form,
+// so that no request for either of them could be accepted.
 func lookalike(a, b pattern) bool {
 	if b.guard.CaseSensitive || a.guard != nil && a.guard.CaseSensitive {
 		return relate(a.kept, b.kept) == same
@@ -296,7 +296,8 @@ func lookalike(a, b pattern) bool {
 }
 
 // RouteOverlap is a pair of guarded routes with different rules. Another spelling of a path of the
-// route Narrow, such as /Admin for /admin, would belong to the route Wide. Such requests are refused.
+// route Narrow, such as /Admin for /admin, would belong to the route Wide. Such requests are
+// refused.
 type RouteOverlap struct {
 	Narrow, Wide string // for messages
 	// CaseAllowed is true if spellings that differ only by upper and lower case are not refused,

@@ -15,10 +15,10 @@ var (
 	VaryCaller = []string{"Authorization, Cookie"}    // Vary of answers that depend on a token or a login
 )
 
-// WriteOwnFields sets the header fields that every answer of Latchkey itself has: no cache stores it,
-// no browser guesses its type, and no link on it tells the address, which may contain a secret. A
-// handler that answers with something public sets another Cache-Control afterwards. Answers of the
-// upstreams of guarded routes do not get these fields.
+// WriteOwnFields sets the header fields that every answer of Latchkey itself has: no cache stores
+// it, no browser guesses its type, and no link on it reveals the address, which may contain a
+// secret. A handler that answers with something public sets another Cache-Control afterwards.
+// Answers of the upstreams of guarded routes do not get these fields.
 func WriteOwnFields(h http.Header) {
 	// The fields are set directly because Header.Set would allocate a slice for each.
 	h["Cache-Control"], h["X-Content-Type-Options"], h["Referrer-Policy"] = noStore, noSniff, noReferrer

@@ -225,7 +225,7 @@ func (f *RowFaults) Add(row *ImportRow, err error) bool {
 	}
 	f.count++
 	if len(f.list) < maxRowFaults {
-		f.list = append(f.list, map[string]any{"row": row.Number, "line": row.line(), "column": TextOrNone(f.Form.column(row, e.Message)), "message": e.Message})
+		f.list = append(f.list, map[string]any{"row": row.Number, "line": row.LineOrNone(), "column": TextOrNone(f.Form.column(row, e.Message)), "message": e.Message})
 	}
 	return true
 }
@@ -341,13 +341,13 @@ func (b *ImportBatch) Preview(refused error, done string, rows []any) map[string
 // say which. An answer lists maxRowFaults of them.
 func (b *ImportBatch) Duplicate(row *ImportRow, fields map[string]any) {
 	if b.count++; len(b.duplicates) < maxRowFaults {
-		fields["row"], fields["line"] = row.Number, row.line()
+		fields["row"], fields["line"] = row.Number, row.LineOrNone()
 		b.duplicates = append(b.duplicates, fields)
 	}
 }
 
-// line returns the line of the row in an answer, which is null for JSON.
-func (row *ImportRow) line() any {
+// LineOrNone returns the line of the row, or nil for a row in JSON, so that an answer contains null.
+func (row *ImportRow) LineOrNone() any {
 	if row.Line == 0 {
 		return nil
 	}
@@ -356,7 +356,7 @@ func (row *ImportRow) line() any {
 
 // preview returns the JSON fields of the row in the answer to a dry run.
 func (row *ImportRow) preview() map[string]any {
-	shown := map[string]any{"row": row.Number, "line": row.line(), "name": row.Name, "result": "create", "message": nil, "id": nil}
+	shown := map[string]any{"row": row.Number, "line": row.LineOrNone(), "name": row.Name, "result": "create", "message": nil, "id": nil}
 	if row.Updates != 0 {
 		shown["result"], shown["id"] = "update", row.Updates
 	}

@@ -98,8 +98,8 @@ func (s Secrets) without(list, sep string) string {
 	return left
 }
 
-// ownCookie reports whether a pair such as "name=value" is a cookie of the dashboard, with or without
-// a prefix of RFC 6265bis, section 4.1.3.
+// ownCookie reports whether a pair such as "name=value" is a cookie of the dashboard, with or
+// without a prefix of RFC 6265bis, section 4.1.3.
 func ownCookie(pair string) bool {
 	name := strings.Trim(pair, " \t")
 	name = strings.TrimPrefix(strings.TrimPrefix(name, "__Host-"), "__Secure-")
@@ -238,25 +238,32 @@ func unescape(text string) string {
 	}
 	b := make([]byte, 0, len(text))
 	for i := 0; i < len(text); i++ {
-		if text[i] == '%' && i+2 < len(text) {
-			if high, low := hexDigit(text[i+1]), hexDigit(text[i+2]); high >= 0 && low >= 0 {
-				b = append(b, byte(high<<4|low))
-				i += 2
-				continue
-			}
+		c, ok := Unescaped(text[i:])
+		if !ok {
+			b = append(b, text[i])
+			continue
 		}
-		b = append(b, text[i])
+		b = append(b, c)
+		i += len("%2F") - 1
 	}
 	return string(b)
 }
 
-// hexDigit returns the value of a hex digit, or -1 for another character.
-func hexDigit(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return int(c|0x20-'a') + 10
+// Unescaped returns the byte that the escape at the start of s encodes, such as '/' for %2F. ok is
+// false if s does not start with an escape.
+func Unescaped(s string) (b byte, ok bool) {
+	if len(s) < 3 || s[0] != '%' {
+		return 0, false
 	}
-	return -1
+	for _, c := range []byte(s[1:3]) {
+		switch {
+		case c >= '0' && c <= '9':
+			b = b<<4 + (c - '0')
+		case c|0x20 >= 'a' && c|0x20 <= 'f':
+			b = b<<4 + ((c | 0x20) - 'a' + 10)
+		default:
+			return 0, false
+		}
+	}
+	return b, true
 }

@@ -260,7 +260,7 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) error {
 	return err
 }
 
-// lostLines returns the log line that tells how many lines of the log were lost.
+// lostLines returns the log line with the number of lost log lines.
 func lostLines(c Config, sink LogSink, lost uint64) []byte {
 	var line bytes.Buffer
 	c.Log.Level = "info"

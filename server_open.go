@@ -89,7 +89,7 @@ func (o *openRequest) tunnel(conn net.Conn) {
 	}
 }
 
-// past is a deadline that makes reading and writing fail at once.
+// past is a deadline that makes reading and writing fail immediately.
 var past = time.Unix(1, 0)
 
 // OnEnd makes the end of the exchange by EndRequests call f (see Ender).
@@ -150,8 +150,8 @@ func (x *exchange) cut(err error) {
 // EndRequests ends the requests that would now be refused: their key is revoked, paused or expired,
 // their secret was replaced, the key lacks the permission or may not be used from the client's
 // address, or no guarded route accepts them any more. It spares those that were not open at the
-// previous call, because most of them end by themselves. It does not check limits. Call it once
-// per EndTime.
+// previous call, because most of them end by themselves. It does not check limits. Call it every
+// EndTime.
 func (s *Server) EndRequests() {
 	now := s.o.Clock.Latest(s.o.Clock.Now())
 	for i := range s.running.shards {

@@ -157,8 +157,8 @@ func (tx *Tx) GetSigned(bucket string, key []byte) ([]byte, error) {
 	return tx.get(bucket, key, tx.verified)
 }
 
-// sealKey is the key in the bucket meta under which a backup stores its MAC. A database in use has no
-// such record.
+// sealKey is the key in the bucket meta under which a backup stores its MAC. A database in use has
+// no such record.
 var sealKey = []byte("backup_mac")
 
 // signBackup stores the MAC of the whole contents of a new backup in it.
@@ -221,18 +221,16 @@ func (a *Authenticator) VerifyBackup(tx *Tx) (BackupSeal, error) {
 	return SealInvalid, nil
 }
 
-// signedRecords returns the bucket and keys of all records that a store of format 2
-// signs: every record of a bucket, or only those with the keys, if there are any.
-func signedRecords() map[string][][]byte {
-	return map[string][][]byte{
-		"keys": nil, "key_hashes": nil, "owner_limits": nil, "admin_tokens": nil, "operators": nil, "sessions": nil,
-		"meta": {[]byte("audit"), []byte("setup")}, // the head of the audit log and the set-up link
-	}
+// signedRecords lists the records that a store of format 2 signs, by bucket: every record
+// of the bucket, or only those with the keys, if there are any.
+var signedRecords = map[string][][]byte{
+	"keys": nil, "key_hashes": nil, "owner_limits": nil, "admin_tokens": nil, "operators": nil, "sessions": nil,
+	"meta": {[]byte("audit"), []byte("setup")}, // the head of the audit log and the set-up link
 }
 
 // isSigned reports whether a record of a bucket is signed.
 func isSigned(bucket string, key []byte) bool {
-	only, ok := signedRecords()[bucket]
+	only, ok := signedRecords[bucket]
 	return ok && (only == nil || slices.ContainsFunc(only, func(k []byte) bool { return bytes.Equal(k, key) }))
 }
 
@@ -242,7 +240,7 @@ const signBatch = 1000
 // signRecords adds a MAC to every record of signedRecords. It is the migration from
 // format 1 to format 2.
 func signRecords(tx *Tx) error {
-	for bucket, only := range signedRecords() {
+	for bucket, only := range signedRecords {
 		for _, key := range only {
 			value, err := tx.Get(bucket, key)
 			if err == nil && value != nil {

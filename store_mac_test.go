@@ -59,7 +59,7 @@ func TestMAC_Tables(t *testing.T) {
 			got = append(got, v.FieldByName("Name").String())
 		}
 	}
-	for bucket, only := range signedRecords() {
+	for bucket, only := range signedRecords {
 		if only == nil && bucket != "key_hashes" { // not a Table
 			want = append(want, bucket)
 		}
@@ -114,7 +114,7 @@ func TestMAC_EveryRecord(t *testing.T) {
 		}
 		edit(t, path, func(tx *Tx) error { return tx.PutRaw(bucket, key, stored) })
 	}
-	for bucket := range signedRecords() {
+	for bucket := range signedRecords {
 		if !seen[bucket] {
 			t.Errorf("the store of the test has no record in %s", bucket)
 		}

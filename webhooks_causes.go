@@ -1,6 +1,9 @@
 package main
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // The causes of a failed delivery that owners of webhooks are shown. Whatever went wrong before
 // there was an answer is notReached: the same for an unknown name, an address that is not allowed,
@@ -12,11 +15,13 @@ const (
 	timedOut    = "timed out"
 	badURL      = "the URL cannot be used"
 	secretLost  = "the secret of this webhook cannot be decrypted"
-	queueFull   = "dropped unsent: more than 10000 deliveries are pending" // see maxWaiting
 	heldBack    = "discarded unsent after a restore"
 	answered    = "the receiver answered "
 	finalFailed = "The last error was: " // in webhook.Reason, before a cause
 )
+
+// queueFull is the cause of a delivery that did not fit into the queue.
+var queueFull = fmt.Sprintf("dropped unsent: more than %d deliveries are pending", maxWaiting)
 
 // publicCause returns the part of a stored cause that owners are shown. It shortens the causes of
 // earlier versions, which contain details.

@@ -363,8 +363,8 @@ func ReleaseWebhooks(tx *Tx, pending PendingDeliveries, now time.Time) (discarde
 	return discarded, tx.Delete("meta", heldKey)
 }
 
-// PendingDeliveries says what becomes of the deliveries that were pending when the webhooks
-// were held back.
+// PendingDeliveries determines whether deliveries that were pending when the webhooks were held back
+// are sent.
 type PendingDeliveries int
 
 const (

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,10 @@ func (e *ClientError) Error() string {
 	}
 	return e.Message
 }
+
+// folderClient returns a client for the control socket of the server that has the data folder dir
+// open.
+func folderClient(dir string) *Client { return NewSocketClient(filepath.Join(dir, "control.sock")) }
 
 // NewSocketClient returns a client that connects to the control socket at path.
 func NewSocketClient(path string) *Client {

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,9 +14,9 @@ import (
 )
 
 // completions contains the scripts that the command completion prints, by the name of the shell. A
-// script calls the program with the words before the cursor, the word at the cursor if that begins with
-// a dash, and --generate-shell-completion. The program prints one proposal a line, with a tab before
-// its description.
+// script calls the program with the words before the cursor, the word at the cursor if that begins
+// with a dash, and --generate-shell-completion. The program prints one proposal a line, with a tab
+// before its description.
 //
 //go:embed completion
 var completions embed.FS
@@ -40,8 +39,8 @@ func (s *session) completionScripts(c *cli.Command) {
 // proposal is a word that completes a command line.
 type proposal struct{ word, description string }
 
-// complete prints what can follow on the command line. It prints no errors: if no server answers within
-// a second, it leaves out what only the server knows.
+// complete prints what can follow on the command line. It prints no errors: if no server answers
+// within a second, it leaves out what only the server knows.
 func (s *session) complete(ctx context.Context, c *cli.Command) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -147,7 +146,7 @@ func (s *session) argumentValues(ctx context.Context, c *cli.Command) []proposal
 
 // keyNames returns the ids and the names of keys.
 func (s *session) keyNames(ctx context.Context, c *cli.Command) []proposal {
-	return append(s.records(ctx, c, source{"keys", "keys", "id", "name"}), s.records(ctx, c, source{"keys", "keys", "name", "id"})...)
+	return s.records(ctx, c, source{"keys", "keys", "id", "name"}, source{"keys", "keys", "name", "id"})
 }
 
 // source is a list of the admin endpoint from which proposals are made.
@@ -160,9 +159,10 @@ type source struct {
 // plainWord matches words that need no quotes in any shell.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$`)
 
-// records returns the proposals from the first 1000 rows of a list. It asks only the server that has
-// the data folder open, and returns nil if that fails.
-func (s *session) records(ctx context.Context, c *cli.Command, from source) (list []proposal) {
+// records returns the proposals that each of from makes of the first 1000 rows of a list. All of
+// them must have the same path. records asks only the server that has the data folder open, and
+// returns nil if that fails.
+func (s *session) records(ctx context.Context, c *cli.Command, from ...source) (list []proposal) {
 	if c.String("url") != "" {
 		return nil
 	}
@@ -171,15 +171,16 @@ func (s *session) records(ctx context.Context, c *cli.Command, from source) (lis
 		return nil
 	}
 	var answer map[string]any
-	socket := NewSocketClient(filepath.Join(service.DataDir(), "control.sock"))
-	if err := socket.Do(ctx, Request{http.MethodGet, "/admin/v1/" + from.path + "?limit=1000", nil}, &answer); err != nil {
+	if err := folderClient(service.DataDir()).Do(ctx, Request{http.MethodGet, "/admin/v1/" + from[0].path + "?limit=1000", nil}, &answer); err != nil {
 		return nil
 	}
-	rows, _ := answer[from.rows].([]any)
-	for _, v := range rows {
-		row, _ := v.(map[string]any)
-		if word := cell(row[from.word]); plainWord.MatchString(word) {
-			list = append(list, proposal{word, cell(row[from.description])})
+	for _, f := range from {
+		rows, _ := answer[f.rows].([]any)
+		for _, v := range rows {
+			row, _ := v.(map[string]any)
+			if word := cell(row[f.word]); plainWord.MatchString(word) {
+				list = append(list, proposal{word, cell(row[f.description])})
+			}
 		}
 	}
 	return list

@@ -188,7 +188,7 @@ func TestFlags_Environment(t *testing.T) {
 	}
 }
 
-// TestFlags_Arguments gives an argument to every command that takes none.
+// TestFlags_Arguments calls every command that accepts no argument with one.
 func TestFlags_Arguments(t *testing.T) {
 	try := newCommandTry(t)
 	try.commands(func(c *cli.Command, name string) {

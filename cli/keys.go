@@ -270,7 +270,7 @@ func (s *session) oneKey(method, action string) cli.ActionFunc {
 }
 
 // revokeKey revokes a key. It deletes the webhooks that the key created if --end-webhooks is set.
-// Otherwise it tells how to delete them.
+// Otherwise it prints how to delete them.
 func (s *session) revokeKey(ctx context.Context, c *cli.Command) error {
 	path, err := s.oneKeyPath(ctx, c)
 	if err != nil {
@@ -396,8 +396,9 @@ func seconds(c *cli.Command, flag string) (int, error) {
 	return int(length / time.Second), nil
 }
 
-// parseLength returns the length of time that text describes. text is a number of days such as "7d",
-// or a Go duration such as "12h". It returns errTooLong for more than maxExpiryDays days, before or after now.
+// parseLength returns the length of time that text describes. text is a number of days such as
+// "7d", or a Go duration such as "12h". It returns errTooLong for more than maxExpiryDays days,
+// before or after now.
 func parseLength(text string) (time.Duration, error) {
 	days, ok := strings.CutSuffix(text, "d")
 	if !ok {
@@ -552,8 +553,8 @@ func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 	return s.printList(c, list, "keys", []string{"id", "name", "hint", "permissions", "owner", "status", "last_used_at"})
 }
 
-// readUpload reads the file that the argument of the command names. r has the path of the records and
-// the member of an answer that contains them.
+// readUpload reads the file that the argument of the command names. r has the path of the records
+// and the member of an answer that contains them.
 func (s *session) readUpload(c *cli.Command, r resource) (u upload, err error) {
 	u.path, u.member, u.contentType = "/admin/v1/"+r.path+"/import", r.rows, "application/json"
 	if u.file, err = oneArgument(c); err != nil {

@@ -182,7 +182,7 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 		return nil, nil, err
 	}
 	dir := service.DataDir()
-	socket := NewSocketClient(filepath.Join(dir, "control.sock"))
+	socket := folderClient(dir)
 	if socket.Alive(ctx) {
 		return socket, nothing, nil
 	}

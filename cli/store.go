@@ -88,8 +88,8 @@ func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
 	return err
 }
 
-// createBackup creates the file of a backup, for the user of the process. In the data folder it belongs
-// to the owner of the folder instead, as all files there.
+// createBackup creates the file of a backup, for the user of the process. In the data folder it
+// belongs to the owner of the folder instead, as all files there.
 func (s *session) createBackup(c *cli.Command, path string) (*os.File, error) {
 	const flag = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
 	if c.String("url") == "" {
@@ -247,7 +247,7 @@ func (s *session) health(ctx context.Context, c *cli.Command) error {
 		if err != nil {
 			return err
 		}
-		client = NewSocketClient(filepath.Join(service.DataDir(), "control.sock"))
+		client = folderClient(service.DataDir())
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

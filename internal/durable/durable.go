@@ -25,9 +25,10 @@ func SyncDir(dir string) error {
 	return nil
 }
 
-// OpenFile is like os.OpenFile, but if root opens the file, it makes the owner of the folder the owner
-// of the file. So a service that does not run as root can use a file that a command of root has created in its folder.
-// OpenFile returns an error if path is a symbolic link. On Windows it is os.OpenFile.
+// OpenFile is like os.OpenFile, but if root opens the file, it makes the owner of the folder the
+// owner of the file. So a service that does not run as root can use a file that a command of root
+// has created in its folder. OpenFile returns an error if path is a symbolic link. On Windows it is
+// os.OpenFile.
 func OpenFile(path string, flag int, mode os.FileMode) (*os.File, error) {
 	f, err := os.OpenFile(path, flag|noFollow, mode)
 	if err != nil {
@@ -39,8 +40,9 @@ func OpenFile(path string, flag int, mode os.FileMode) (*os.File, error) {
 	return f, nil
 }
 
-// MakeFolder creates the folder path and its missing parents, for their owner only. If root creates
-// them, each belongs to the owner of the folder in which it is. MakeFolder does nothing if path exists.
+// MakeFolder creates the folder path and its missing parents, for their owner only, and syncs the
+// folders in which they are. If root creates them, each belongs to the owner of the folder in which
+// it is. MakeFolder does nothing if path exists.
 func MakeFolder(path string) error {
 	parent := filepath.Dir(path)
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) || parent == path {
@@ -53,12 +55,12 @@ func MakeFolder(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(give(f), f.Close())
+	return errors.Join(give(f), f.Close(), SyncDir(parent))
 }
 
 // WriteFile creates or replaces the file at path with the contents text. Only the file's owner can
-// read it, the user of the process or that of OpenFile. If WriteFile returns nil, the contents are on disk. After a crash the file has either the
-// old contents or the new contents, never a part of them.
+// read it, see OpenFile for who that is. If WriteFile returns nil, the contents are on disk. After a
+// crash the file has either the old contents or the new contents, never a part of them.
 func WriteFile(path, text string) error {
 	temp := path + ".new"
 	f, err := OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -15,7 +15,7 @@ import (
 type Queue struct {
 	to     io.Writer
 	limit  int                      // bytes that may wait, including those that are being written
-	notice func(lost uint64) []byte // returns the line that tells how many lines were lost
+	notice func(lost uint64) []byte // returns a line with the number of lost lines
 
 	mu      sync.Mutex
 	waiting []byte
@@ -107,7 +107,7 @@ func (q *Queue) run() {
 	}
 }
 
-// chunk is what the goroutine writes at once.
+// chunk is the data of one write of the goroutine.
 type chunk struct {
 	data           []byte
 	head           int    // length of the notice at the start of data; 0: none

@@ -106,10 +106,10 @@ func newFramedConn(conn net.Conn) *framedConn {
 	return c
 }
 
-// begin tells the connection that a request with this method is sent next.
+// begin prepares the connection for a request with this method, which is sent next.
 func (c *framedConn) begin(method string) { c.method.Store(&method) }
 
-// CloseWrite tells the upstream that nothing more is sent, if the connection can do this.
+// CloseWrite ends the stream of bytes to the upstream, if the connection supports this.
 func (c *framedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
