@@ -221,7 +221,7 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var e event
-	err = c.store.Update(func(tx *Tx) error {
+	err = r.Update(c.store, func(tx *Tx) error {
 		before, scope, err := c.own(tx, r)
 		if err != nil {
 			return err
@@ -287,7 +287,7 @@ func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var e event
-	err = c.store.Update(func(tx *Tx) (err error) {
+	err = r.Update(c.store, func(tx *Tx) (err error) {
 		if e, _, err = c.own(tx, r); err != nil {
 			return err
 		}

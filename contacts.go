@@ -389,7 +389,7 @@ func (c *contacts) save(w http.ResponseWriter, r *Request, a savedAnswer, find f
 		return err
 	}
 	var shown map[string]any
-	err = c.store.Update(func(tx *Tx) error {
+	err = r.Update(c.store, func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err != nil {
 			return err

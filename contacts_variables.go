@@ -244,7 +244,7 @@ func (v *variables) list(w http.ResponseWriter, r *Request) error {
 	}
 	err = v.store.View(read)
 	if err == nil && !seeded {
-		err = v.store.Update(func(tx *Tx) error {
+		err = r.Update(v.store, func(tx *Tx) error {
 			if err := seedVariables(tx, r.Key.Owner, r.Now); err != nil {
 				return err
 			}
@@ -346,7 +346,7 @@ func (v *variables) create(w http.ResponseWriter, r *Request) error {
 	if err := readNewDefinition(body, &d); err != nil {
 		return err
 	}
-	err = v.store.Update(func(tx *Tx) error {
+	err = r.Update(v.store, func(tx *Tx) error {
 		if err := seedVariables(tx, r.Key.Owner, r.Now); err != nil {
 			return err
 		}
@@ -387,7 +387,7 @@ func (v *variables) update(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var d Variable
-	err = v.store.Update(func(tx *Tx) (err error) {
+	err = r.Update(v.store, func(tx *Tx) (err error) {
 		if d, err = v.own(tx, r); err != nil {
 			return err
 		}
@@ -404,7 +404,7 @@ func (v *variables) update(w http.ResponseWriter, r *Request) error {
 
 // remove deletes a definition. The values of the variable are kept (contract 6.4).
 func (v *variables) remove(w http.ResponseWriter, r *Request) error {
-	err := v.store.Update(func(tx *Tx) error {
+	err := r.Update(v.store, func(tx *Tx) error {
 		d, err := v.own(tx, r)
 		if err != nil {
 			return err
@@ -595,7 +595,7 @@ func (c *contexts) setContact(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	err = c.store.Update(func(tx *Tx) error {
+	err = r.Update(c.store, func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
@@ -639,7 +639,7 @@ func (c *contexts) setBusiness(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	err = c.store.Update(func(tx *Tx) error { return a.save(tx, r.Key.Owner, r.Now) })
+	err = r.Update(c.store, func(tx *Tx) error { return a.save(tx, r.Key.Owner, r.Now) })
 	if err != nil {
 		return err
 	}

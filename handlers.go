@@ -44,6 +44,8 @@ type Request struct {
 	Latest  time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
 	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64
+	// Finishes is the field of the Route.
+	Finishes bool
 	// Limits has the status of each limit that applies to this request. The server writes it to
 	// the header fields of the answer.
 	Limits []LimitStatus
@@ -65,7 +67,7 @@ func (r *Request) Deed() AuditContext {
 // the key's owner.
 func (r *Request) Update(store *Store, run func(*Tx) error) error {
 	if r.Key != nil {
-		return store.Update(run)
+		return store.UpdateBy(Writer{Owner: r.Key.Owner, Finishes: r.Finishes}, run)
 	}
 	return r.Deed().Update(store, run)
 }
@@ -162,6 +164,9 @@ type Route struct {
 	Cost   int
 	// Public means that the endpoint needs no admin token.
 	Public bool
+	// Finishes means that the endpoint finishes or ends something, such as a call. So it works also
+	// for an owner whose storage is full and when the disk is nearly full.
+	Finishes bool
 }
 
 // Serves reports whether the route answers requests with a method. A route for GET also answers HEAD,

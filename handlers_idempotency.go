@@ -69,7 +69,7 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 	}
 	var answer []byte
 	status, replayed := c.Status, false
-	err = c.Store.Update(func(tx *Tx) error {
+	err = r.Update(c.Store, func(tx *Tx) error {
 		if replayed = false; name != "" {
 			was, err := replayTable.Get(tx, hash[:])
 			switch {

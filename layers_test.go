@@ -19,7 +19,7 @@ import (
 // another family only names with a capital letter. The table is the map of the
 // program: keep it true.
 var layers = [][]string{
-	{"errors", "system"},
+	{"errors", "system", "bounds"},
 	{"store"},
 	{"audit"},
 	{"limits"},

@@ -221,7 +221,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 	now := s.o.Clock.Now()
 	x := new(exchange) // set field by field, because a literal of this size would be copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
-	x.Request.Request, x.Params, x.MaxBody = r, p, s.o.MaxBody
+	x.Request.Request, x.Params, x.MaxBody, x.Finishes = r, p, s.o.MaxBody, row.Finishes
 	x.began, x.Now, x.Steady, x.Latest = now, now, s.o.Clock.Steady(now), s.o.Clock.Latest(now)
 	x.Request.Limits = x.limits[:0]
 	x.Client, x.proxies = ClientAddr(r, s.o.Proxies), s.o.Proxies

@@ -50,14 +50,23 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
-	generations sync.Map       // by table name: the *atomic.Uint64 of Generation
-	watched     sync.Map       // by table name: the channel of Watch
-	stamp       func() []byte  // the parameter of OpenStore; may be nil
-	auth        *Authenticator // set by Authenticate; nil: records are neither signed nor verified
+	generations sync.Map               // by table name: the *atomic.Uint64 of Generation
+	watched     sync.Map               // by table name: the channel of Watch
+	stamp       func() []byte          // the parameter of OpenStore; may be nil
+	auth        *Authenticator         // set by Authenticate; nil: records are neither signed nor verified
+	bounds      atomic.Pointer[Bounds] // set by SetBounds
+}
+
+// Writer is on whose behalf a change is made. The zero Writer is the operator or the service itself,
+// to whom no bound applies.
+type Writer struct {
+	Owner    uint64 // the owner of the key that makes the change; 0: the operator or the service
+	Finishes bool   // the change finishes or ends something, so full storage does not prevent it
 }
 
 // change is one call of Queue.
 type change struct {
+	by      Writer
 	run     func(*Tx) error
 	err     error       // the error that done receives; nil if the change succeeded
 	spoiler bool        // run failed after it had written; the next attempt leaves it out
@@ -78,9 +87,13 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 		db: f.DB, file: f, path: path, id: f.Header.StoreID, stamp: stamp,
 		next: map[string]chan struct{}{}, wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
 	}
+	s.bounds.Store(new(Bounds))
 	go s.commitAll()
 	return s, nil
 }
+
+// SetBounds sets the bounds of transactions that begin from now on. Without it nothing is bounded.
+func (s *Store) SetBounds(b Bounds) { s.bounds.Store(&b) }
 
 // Authenticate sets the keys under which records and backups are signed and verified, see
 // NewAuthenticator. It returns the Authenticator. Call it before the first View or Update.
@@ -170,7 +183,9 @@ func (s *Store) View(run func(*Tx) error) error {
 	// A damaged page can refer to an address outside the mapped file. Reading it is
 	// a memory fault. This setting makes the fault a panic, which guarded recovers.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	err := s.db.View(func(b *bbolt.Tx) error { return guarded(&Tx{Bolt: b, File: s.file.Handle, Auth: s.auth}, run) })
+	err := s.db.View(func(b *bbolt.Tx) error {
+		return guarded(&Tx{Bolt: b, File: s.file.Handle, Auth: s.auth, Bounds: *s.bounds.Load()}, run)
+	})
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrUnavailable
 	}
@@ -202,9 +217,13 @@ func (s *Store) CopyTo(path string) error {
 // in a function passed to Tx.After. Update returns ErrUnavailable if the store is
 // closed or has failed. After a failure during the commit, the changes may or may not
 // be on disk. Do not call Update inside a transaction.
-func (s *Store) Update(run func(*Tx) error) error {
+func (s *Store) Update(run func(*Tx) error) error { return s.UpdateBy(Writer{}, run) }
+
+// UpdateBy is like Update, for a change on behalf of a Writer. The bounds on what an owner may store
+// apply to the change.
+func (s *Store) UpdateBy(by Writer, run func(*Tx) error) error {
 	done := make(chan error, 1)
-	s.Queue(run, func(err error) { done <- err })
+	s.queueChange(&change{by: by, run: run, done: func(err error) { done <- err }})
 	return <-done
 }
 
@@ -212,13 +231,18 @@ func (s *Store) Update(run func(*Tx) error) error {
 // with the result that Update would return. done runs in the committer's goroutine and
 // must not block. If the store is closed or has failed, Queue itself calls done.
 func (s *Store) Queue(run func(*Tx) error, done func(error)) {
+	s.queueChange(&change{run: run, done: done})
+}
+
+// queueChange adds a change to the queue, see Queue.
+func (s *Store) queueChange(c *change) {
 	s.mu.Lock()
 	if s.closing || s.cause.Load() != nil {
 		s.mu.Unlock()
-		done(ErrUnavailable)
+		c.done(ErrUnavailable)
 		return
 	}
-	s.queue = append(s.queue, &change{run: run, done: done})
+	s.queue = append(s.queue, c)
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -381,11 +405,12 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
-	tx = &Tx{Bolt: b, Auth: s.auth}
+	tx = &Tx{Bolt: b, Auth: s.auth, Bounds: *s.bounds.Load()}
 	for _, c := range batch {
 		if c.spoiler {
 			continue
 		}
+		tx.Writer = c.by
 		writes, after := tx.Writes, len(tx.Afters)
 		if c.err = guarded(tx, c.run); c.err == nil {
 			continue
@@ -399,6 +424,7 @@ func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
 	if tx.Writes == 0 {
 		return tx, false, b.Rollback()
 	}
+	tx.Writer = Writer{}
 	if s.stamp != nil {
 		if err := tx.Put("meta", []byte("stamp"), s.stamp()); err != nil {
 			return nil, false, errors.Join(err, b.Rollback())

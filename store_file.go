@@ -24,7 +24,7 @@ import (
 
 // storeFormat is the number of the database format that this program writes. It is
 // also the newest format that the program can read.
-const storeFormat = 2
+const storeFormat = 3
 
 // header is the record that identifies a database file and its format.
 type header struct {
@@ -405,7 +405,20 @@ type migration struct {
 
 // Migrations returns all migrations in order. The first one changes format 1 to format 2.
 func Migrations() []migration {
-	return []migration{{What: "sign the keys, admin tokens, operators and sessions", Run: signRecords}}
+	return []migration{
+		{What: "sign the keys, admin tokens, operators and sessions", Run: signRecords},
+		{What: "count the bytes of each owner, store each webhook event once and add the indexes of lists", Run: format3},
+	}
+}
+
+// format3 changes format 2 to format 3.
+func format3(tx *Tx) error {
+	for _, step := range []func(*Tx) error{} {
+		if err := step(tx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // MigrateOptions are the options of Migrate.

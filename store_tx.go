@@ -28,6 +28,8 @@ type Tx struct {
 	Afters  []func()       // the functions passed to After
 	Trace   *ChangeSet     // collects the changed records for the audit log; may be nil
 	Auth    *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
+	Writer  Writer         // on whose behalf the present change is made
+	Bounds  Bounds         // the bounds that apply to changes by a Writer with an owner
 }
 
 // After registers a function that is called once the transaction is on disk, before
