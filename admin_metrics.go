@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"maps"
 	"net/http"
 	"runtime"
@@ -28,7 +29,8 @@ type MetricsOptions struct {
 	Folder  string       // the data folder
 	Ready   func() error // returns why the service is not ready; nil: it is ready
 	Config  func() ConfigStatus
-	Open    bool // serve the metrics to clients without a token
+	Log     *slog.Logger // its lost lines are counted
+	Open    bool         // serve the metrics to clients without a token
 }
 
 // Metrics counts requests, commits and attempts to deliver to webhooks. It serves all metrics
@@ -125,6 +127,9 @@ func (m *Metrics) gauges() []prometheus.Collector {
 		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_forged_records_total", Help: "Records that were refused because they have no valid MAC, each counted once."}, func() float64 {
 			return float64(o.Store.Forged())
+		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_log_lines_lost_total", Help: "Log lines that were lost, because the log was not read in time or could not be written."}, func() float64 {
+			return float64(LostLines(o.Log))
 		}),
 		gauge("key_cache_entries", "Secrets in the key cache.", func() float64 {
 			n, _ := o.Keyring.Cached()

@@ -103,7 +103,7 @@ func TestReloader(t *testing.T) {
 		t.Errorf("got %v", v)
 	}
 	a.config.Routes = []RouteRow{{Path: "/api/v1/key", Upstream: up}}
-	if _, err := OpenApp(AppOptions{Config: Config{Server: a.config.Server, Keys: a.config.Keys, Routes: a.config.Routes}, Clock: clock.NewClock(), Create: true, Log: a.logger()}); err == nil {
+	if _, err := OpenApp(AppOptions{Config: Config{Server: a.config.Server, Keys: a.config.Keys, Routes: a.config.Routes}, Clock: clock.NewClock(), Create: true, Log: a.logger().Logger}); err == nil {
 		t.Error("a start in the same folder and with such a route: got no error")
 	}
 

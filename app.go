@@ -66,6 +66,7 @@ type App struct {
 	clock     *clock.Clock
 	behind    bool // the result of the last check in catch, which alone uses it
 	log       *slog.Logger
+	access    *AccessWriter // nil: no access log
 	stop      chan struct{} // Close closes it to end the background work
 	idle      chan struct{} // closed when the background work has ended
 }
@@ -77,6 +78,7 @@ type AppOptions struct {
 	Create bool   // create the data folder if it is missing
 	Pepper string // the pepper itself; if "", it is read from the pepper file
 	Log    *slog.Logger
+	Access *AccessWriter // for the access log, if the configuration has it on; nil: none
 }
 
 // OpenApp opens the data folder of a configuration, creates all parts and starts their
@@ -98,9 +100,13 @@ func OpenApp(o AppOptions) (*App, error) {
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())
 	}
+	store.LogTo(o.Log)
 	a := &App{
-		config: c, folder: folder, clock: o.Clock, log: o.Log, Store: store, peppers: peppers,
+		config: c, folder: folder, clock: o.Clock, log: o.Log, access: o.Access, Store: store, peppers: peppers,
 		stop: make(chan struct{}), idle: make(chan struct{}),
+	}
+	if !c.Log.Access {
+		a.access = nil
 	}
 	if err := a.wire(); err != nil {
 		return nil, errors.Join(err, store.Close(), folder.Close())
@@ -156,7 +162,7 @@ func (a *App) connect() error {
 	a.Server = NewServer(ServerOptions{
 		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: a.tokens, Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
 		Routes: a.routes, Pages: pages, AdminPages: adminPages, Guards: a.guards,
-		Access: c.Log.Access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
+		Access: a.access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
 		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch},
 	})
@@ -217,6 +223,7 @@ func (a *App) observe() (err error) {
 		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
 	})
 	a.metrics, err = NewMetrics(MetricsOptions{
+		Log:   a.log,
 		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
 		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() },
 	})
@@ -263,6 +270,7 @@ func CheckStoreFile(path string, c Config, pepper string) (CheckResult, error) {
 // after stop is closed, and closes idle.
 func (a *App) tend() {
 	defer close(a.idle)
+	defer FlushAtPanic(a.log)
 	var ends sync.WaitGroup
 	ends.Go(a.endRequests)
 	defer ends.Wait()
@@ -273,6 +281,7 @@ func (a *App) tend() {
 // endRequests calls Server.EndRequests regularly until stop is closed. Unlike the work in registry,
 // it never waits for other work.
 func (a *App) endRequests() {
+	defer FlushAtPanic(a.log)
 	tick := time.NewTicker(EndTime)
 	defer tick.Stop()
 	for a.await(tick.C) {
@@ -291,6 +300,7 @@ func (a *App) repeat(all []work) {
 	var running sync.WaitGroup
 	for every, round := range rounds {
 		running.Go(func() {
+			defer FlushAtPanic(a.log)
 			tick := time.NewTicker(every)
 			defer tick.Stop()
 			for a.await(tick.C) {
@@ -469,26 +479,69 @@ type LogSink struct {
 	Journal  bool // it is the system journal, which adds the time to each line; text then has no time
 }
 
-// NewLog returns a logger that writes to w, and the level of the logger, which can be
-// changed at any time. The configuration sets the format. The logger replaces everything
-// that looks like a secret.
-func NewLog(w io.Writer, c Config, sink LogSink) (*slog.Logger, *slog.LevelVar) {
+// Log is the log of the service. Its methods are safe for concurrent use.
+type Log struct {
+	*slog.Logger
+	Level  *slog.LevelVar // the lowest level that is logged; it can be changed at any time
+	Access *AccessWriter  // for the access log
+}
+
+// NewLog returns a log that writes to w. The configuration sets the format and the first level. The
+// log replaces everything that looks like a secret. If w is a LogQueue, errors are written without
+// delay.
+func NewLog(w io.Writer, c Config, sink LogSink) *Log {
 	level := new(slog.LevelVar)
 	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
 		level.Set(slog.LevelInfo) // cannot happen: the config has checked the name
 	}
 	text := c.Log.Format == "text" || c.Log.Format == "auto" && sink.Terminal
-	redact := NewRedactor(c.Keys.Prefix).Attr
+	redact := NewRedactor(c.Keys.Prefix)
 	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if text && sink.Journal && len(groups) == 0 && a.Key == slog.TimeKey {
 			return slog.Attr{}
 		}
-		return redact(groups, a)
+		return redact.Attr(groups, a)
 	}}
+	var handler slog.Handler = slog.NewJSONHandler(w, opts)
 	if text {
-		return slog.New(slog.NewTextHandler(w, opts)), level
+		handler = slog.NewTextHandler(w, opts)
 	}
-	return slog.New(slog.NewJSONHandler(w, opts)), level
+	access := &AccessWriter{Out: w, Level: level, Text: text, Untimed: sink.Journal, Redact: redact.Text, Other: handler}
+	if f, ok := w.(LogQueue); ok {
+		handler = promptHandler{handler, f}
+	}
+	return &Log{slog.New(handler), level, access}
+}
+
+// promptHandler is a handler that writes errors without delay.
+type promptHandler struct {
+	slog.Handler
+	out LogQueue
+}
+
+// Handle writes a line.
+func (h promptHandler) Handle(ctx context.Context, r slog.Record) error {
+	err := h.Handler.Handle(ctx, r)
+	if r.Level >= slog.LevelError {
+		h.out.Flush(0)
+	}
+	return err
+}
+
+// Flush and Lost make the handler a LogQueue.
+func (h promptHandler) Flush(patience time.Duration) { h.out.Flush(patience) }
+
+// Lost returns the number of lost lines.
+func (h promptHandler) Lost() uint64 { return h.out.Lost() }
+
+// WithAttrs returns a handler that adds attributes to each line.
+func (h promptHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return promptHandler{h.Handler.WithAttrs(attrs), h.out}
+}
+
+// WithGroup returns a handler that puts further attributes into a group.
+func (h promptHandler) WithGroup(name string) slog.Handler {
+	return promptHandler{h.Handler.WithGroup(name), h.out}
 }
 
 // redactor replaces secrets in texts. It is a second line of defense: the program does

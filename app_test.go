@@ -78,17 +78,18 @@ func newTestApp(t testing.TB, change ...func(*Config)) *testApp {
 	return a
 }
 
-func (a *testApp) logger() *slog.Logger {
+func (a *testApp) logger() *Log {
 	if a.redacted {
-		log, _ := NewLog(a.log, a.config, LogSink{})
-		return log
+		return NewLog(a.log, a.config, LogSink{})
 	}
-	return slog.New(slog.NewJSONHandler(a.log, nil)) // as it is: nothing may depend on what is taken out
+	plain := slog.NewJSONHandler(a.log, nil) // as it is: nothing may depend on what is taken out
+	return &Log{Logger: slog.New(plain), Access: &AccessWriter{Out: a.log, Level: slog.LevelInfo, Redact: strings.Clone, Other: plain}}
 }
 
 func (a *testApp) start() {
 	a.t.Helper()
-	app, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClockFrom(a.clocks.Read), Create: true, Log: a.logger()})
+	log := a.logger()
+	app, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClockFrom(a.clocks.Read), Create: true, Log: log.Logger, Access: log.Access})
 	if err != nil {
 		a.t.Fatal(err)
 	}

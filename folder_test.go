@@ -28,7 +28,7 @@ func TestOpenApp_Refusals(t *testing.T) {
 			}
 			a.App = nil
 			tt.damage(t, a.config.Server.Data)
-			app, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClock(), Create: true, Log: a.logger()})
+			app, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClock(), Create: true, Log: a.logger().Logger})
 			if err == nil {
 				_ = app.Close()
 			}
@@ -60,7 +60,7 @@ func overwrite(t *testing.T, dir, name, text string) {
 
 func TestOpenFolder_InUse(t *testing.T) {
 	a := newTestApp(t)
-	_, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClock(), Create: true, Log: a.logger()})
+	_, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClock(), Create: true, Log: a.logger().Logger})
 	if err == nil || !strings.Contains(err.Error(), "is in use by process") {
 		t.Errorf("got %v, want the process that has it", err)
 	}

@@ -250,9 +250,10 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) error {
 	}
 	sink := LogSink{Terminal: cli.IsTerminal(o.Stderr), Journal: os.Getenv("JOURNAL_STREAM") != ""}
 	lines := logqueue.New(o.Stderr, logLimit, func(lost uint64) []byte { return lostLines(o.config, sink, lost) })
-	var level *slog.LevelVar
-	o.log, level = NewLog(lines, o.config, sink)
-	err := o.run(ctx, level)
+	log := NewLog(lines, o.config, sink)
+	o.log = log.Logger
+	defer lines.Close(logPatience) // also if this goroutine panics
+	err := o.run(ctx, log)
 	if !lines.Close(logPatience) && err != nil {
 		// Nobody reads standard error, so the caller's message would block the process.
 		os.Exit(1)
@@ -264,13 +265,13 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) error {
 func lostLines(c Config, sink LogSink, lost uint64) []byte {
 	var line bytes.Buffer
 	c.Log.Level = "info"
-	log, _ := NewLog(&line, c, sink)
+	log := NewLog(&line, c, sink)
 	log.Warn("log lines were lost, because the log was not read in time or could not be written", "lines", lost)
 	return line.Bytes()
 }
 
-// run is Serve with a log. level is the log level, which a reload can change.
-func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error) {
+// run is Serve with a log.
+func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
 		if err != nil {
@@ -285,7 +286,7 @@ func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error)
 		return err
 	}
 	warn(o.log, warnings)
-	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: o.log})
+	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log.Logger, Access: log.Access})
 	if err != nil {
 		return err
 	}
@@ -294,7 +295,7 @@ func (o serveOptions) run(ctx context.Context, level *slog.LevelVar) (err error)
 	if err := firstOperator(a); err != nil {
 		return err
 	}
-	a.Reloader.From(o.again, level)
+	a.Reloader.From(o.again, log.Level)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {

@@ -33,7 +33,7 @@ func TestLog_Redacts(t *testing.T) {
 		var out bytes.Buffer
 		c := defaultConfig()
 		c.Log.Format = format
-		log, _ := NewLog(&out, c, LogSink{})
+		log := NewLog(&out, c, LogSink{})
 		log.Error("key "+key, "a", key, "b", errors.New("ask "+token+": refused"), "c", fmt.Errorf("wrapped: %w", errors.New("sign with "+hook)))
 		log.With("fixed", "Authorization: Bearer "+key).WithGroup("g").Info("x", "url", "/api/v1/calls?api_key="+key+"&x=1", "u", &url.URL{Scheme: "https", Host: "h", Path: "/" + key})
 		log.Info("x", "header", http.Header{"X-Api-Key": {key}}, "list", []string{"a", key}, "bytes", []byte("Basic "+token), slog.Group("in", "cookie", "latchkey_session="+session))
@@ -66,14 +66,14 @@ func TestLog_Forms(t *testing.T) {
 		var out bytes.Buffer
 		c := defaultConfig()
 		c.Log.Format, c.Log.Level = tt.format, "warn"
-		log, level := NewLog(&out, c, LogSink{Terminal: tt.person, Journal: tt.journal})
+		log := NewLog(&out, c, LogSink{Terminal: tt.person, Journal: tt.journal})
 		log.Info("not this")
 		log.Warn("hello")
 		text := out.String()
 		if strings.HasPrefix(text, "{") != tt.json || strings.Contains(text, "time") != tt.time || !strings.Contains(text, "hello") || strings.Contains(text, "not this") {
 			t.Errorf("%+v: got %s", tt, text)
 		}
-		level.Set(slog.LevelInfo)
+		log.Level.Set(slog.LevelInfo)
 		if log.Info("and this"); !strings.Contains(out.String(), "and this") {
 			t.Errorf("%+v, at another level: got %s", tt, out.String())
 		}

@@ -245,13 +245,13 @@ func (s *Server) end(x *exchange, err *error) {
 	if *err != nil {
 		s.fail(x, *err)
 	}
-	if !s.o.Access && len(s.o.Watch) == 0 {
+	if s.o.Access == nil && len(s.o.Watch) == 0 {
 		return
 	}
-	took := s.o.Clock.Now().Sub(x.began)
-	if s.o.Access {
-		s.o.Log.Info("request", "id", x.ID, "method", x.Method, "route", x.Route, "status", x.status,
-			"key", keyID(x.Key), "client", AddrText(x.Client), "ms", float64(took.Microseconds())/1000)
+	now := s.o.Clock.Now()
+	took := now.Sub(x.began)
+	if s.o.Access != nil {
+		s.o.Access.Write(&AccessLine{At: now, ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: keyID(x.Key), Client: x.Client, Took: took})
 	}
 	s.publish(x, took)
 }
@@ -684,12 +684,12 @@ type ServerOptions struct {
 	Pages      []Row // the reference pages of the API listener; they require no key
 	AdminPages []Row // the reference pages of the admin listener; they require no token
 
-	Access       bool         // whether to log every request
-	QueryAllowed bool         // whether keys may be sent as ?api_key=; a key can forbid it for itself
-	DraftHeaders bool         // whether to send the header fields RateLimit and RateLimit-Policy
-	MaxBody      int64        // largest body of a request to the API listener, in bytes
-	Proxies      Proxies      // the proxies that are trusted to name the client's address
-	Guards       *ProxyRoutes // the guarded routes; nil if there are none and no /authz
+	Access       *AccessWriter // writes a line for every request; nil: none
+	QueryAllowed bool          // whether keys may be sent as ?api_key=; a key can forbid it for itself
+	DraftHeaders bool          // whether to send the header fields RateLimit and RateLimit-Policy
+	MaxBody      int64         // largest body of a request to the API listener, in bytes
+	Proxies      Proxies       // the proxies that are trusted to name the client's address
+	Guards       *ProxyRoutes  // the guarded routes; nil if there are none and no /authz
 
 	// Reached is called for each request that a limit of its key has refused. limits
 	// is the status of the limits that apply. now is the time of the wall clock, and moment

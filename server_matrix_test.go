@@ -413,7 +413,7 @@ func TestDashboard_LoginsAtOnce(t *testing.T) {
 func TestDashboard_CheapRefusals(t *testing.T) {
 	b := newDashboard(t)
 	accounts := b.accounts()
-	d, err := dashboard.New(dashboard.Options{Accounts: accounts, Now: b.clock.Now, Log: b.logger(), Listen: "127.0.0.1:0"})
+	d, err := dashboard.New(dashboard.Options{Accounts: accounts, Now: b.clock.Now, Log: b.logger().Logger, Listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

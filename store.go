@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -50,11 +51,12 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
-	generations sync.Map               // by table name: the *atomic.Uint64 of Generation
-	watched     sync.Map               // by table name: the channel of Watch
-	stamp       func() []byte          // the parameter of OpenStore; may be nil
-	auth        *Authenticator         // set by Authenticate; nil: records are neither signed nor verified
-	bounds      atomic.Pointer[Bounds] // set by SetBounds
+	generations sync.Map                    // by table name: the *atomic.Uint64 of Generation
+	watched     sync.Map                    // by table name: the channel of Watch
+	stamp       func() []byte               // the parameter of OpenStore; may be nil
+	auth        *Authenticator              // set by Authenticate; nil: records are neither signed nor verified
+	bounds      atomic.Pointer[Bounds]      // set by SetBounds
+	log         atomic.Pointer[slog.Logger] // set by LogTo
 }
 
 // Writer is on whose behalf a change is made. The zero Writer is the operator or the service itself,
@@ -88,9 +90,13 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 		next: map[string]chan struct{}{}, wake: make(chan struct{}, 1), done: make(chan struct{}), failed: make(chan struct{}),
 	}
 	s.bounds.Store(new(Bounds))
+	s.log.Store(slog.New(slog.DiscardHandler))
 	go s.commitAll()
 	return s, nil
 }
+
+// LogTo sets the log whose waiting lines are written if a change panics, see FlushLog.
+func (s *Store) LogTo(log *slog.Logger) { s.log.Store(log) }
 
 // SetBounds sets the bounds of transactions that begin from now on. Without it nothing is bounded.
 func (s *Store) SetBounds(b Bounds) { s.bounds.Store(&b) }
@@ -335,6 +341,12 @@ func (s *Store) announce(table string) {
 // about damage in the file, see guarded.
 func (s *Store) commitAll() {
 	defer close(s.done)
+	defer func() {
+		if p := recover(); p != nil {
+			FlushLog(s.log.Load())
+			panic(p)
+		}
+	}()
 	for range s.wake {
 		for {
 			// Let all goroutines that are ready queue their changes first. Without

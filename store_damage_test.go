@@ -218,7 +218,7 @@ func TestDamage_Use(t *testing.T) {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= 1 << random.IntN(8)
 		overwrite(t, data, storeFile, string(damaged))
-		app, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClockFrom(a.clocks.Read), Create: true, Log: a.logger()})
+		app, err := OpenApp(AppOptions{Config: a.config, Clock: clock.NewClockFrom(a.clocks.Read), Create: true, Log: a.logger().Logger})
 		if err != nil {
 			refused++
 			continue

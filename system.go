@@ -1,5 +1,6 @@
 // The system family contains the code that differs between operating systems and
-// builds. system.go has the version of the program. system_unix.go and system_other.go
+// builds, and what the end of the program needs. system.go has the version of the program.
+// system_log.go writes the log before a panic ends the program. system_unix.go and system_other.go
 // lock files and measure free disk space. The family uses no other family.
 
 package main

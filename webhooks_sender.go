@@ -90,6 +90,7 @@ func (s *Sender) Start() {
 	changed := outboxChanged(s.o.Store)
 	s.Wake()
 	s.ended.Go(func() {
+		defer FlushAtPanic(s.o.Log)
 		for {
 			select {
 			case <-s.stop:
@@ -168,6 +169,7 @@ func (s *Sender) scan() (started int, err error) {
 // work sends to one webhook until no delivery is due, an attempt fails, or inARow deliveries have
 // been sent.
 func (s *Sender) work(id uint64) {
+	defer FlushAtPanic(s.o.Log)
 	defer func() {
 		s.mu.Lock()
 		delete(s.busy, id)

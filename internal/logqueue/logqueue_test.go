@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,7 +49,7 @@ func TestQueue_Order(t *testing.T) {
 				t.Fatal(err)
 			}
 			if i%20 == 0 {
-				synctest.Wait()
+				time.Sleep(batchDelay + time.Millisecond)
 			}
 		}
 		if !q.Close(time.Second) || s.got.String() != want.String() {
@@ -89,11 +90,11 @@ func TestQueue_Full(t *testing.T) {
 		q := New(s, 1000, notice)
 		for i := range 6 {
 			_, _ = fmt.Fprintf(q, "line %05d\n", i)
-			synctest.Wait()
+			q.Flush(time.Second)
 		}
 		s.room = -1
 		_, _ = io.WriteString(q, "again\n")
-		synctest.Wait()
+		q.Flush(time.Second)
 		if got, want := s.got.String(), "line 00000\nline \nlost 5\nagain\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
@@ -131,4 +132,74 @@ func TestQueue_Allocs(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() { _, _ = q.Write(line) }); n > 0.1 {
 		t.Errorf("got %v allocations for a line, want none", n)
 	}
+}
+
+// Lines are written together: after the delay, when a batch is full, at Flush and at Close.
+func TestQueue_Batches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &counting{}
+		q := New(w, 1<<20, notice)
+		write := func(lines int) {
+			for range lines {
+				_, _ = io.WriteString(q, strings.Repeat("x", 99)+"\n")
+			}
+		}
+		want := func(when string, writes, size int64) {
+			t.Helper()
+			synctest.Wait()
+			if w.writes.Load() != writes || w.size.Load() != size {
+				t.Errorf("%s: got %d writes with %d bytes, want %d with %d", when, w.writes.Load(), w.size.Load(), writes, size)
+			}
+		}
+		write(10)
+		want("before the delay", 0, 0)
+		time.Sleep(batchDelay + time.Millisecond)
+		want("after the delay", 1, 1000)
+		write(5)
+		q.Flush(0)
+		want("at Flush", 2, 1500)
+		q.Flush(time.Hour) // nothing waits
+		write(1)
+		q.Flush(time.Hour)
+		want("at a Flush that waits", 3, 1600)
+		write(batchBytes/100 + 1)
+		want("when a batch is full", 4, 1600+(batchBytes/100+1)*100)
+		write(3)
+		if !q.Close(time.Second) {
+			t.Error("got false from Close")
+		}
+		want("at Close", 5, 1600+(batchBytes/100+4)*100)
+		if q.Lost() != 0 {
+			t.Errorf("got %d lines lost", q.Lost())
+		}
+	})
+}
+
+// counting counts its writes.
+type counting struct{ writes, size atomic.Int64 }
+
+func (c *counting) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	c.size.Add(int64(len(b)))
+	return len(b), nil
+}
+
+// Lost counts every line that was not written, once, and no notices.
+func TestQueue_Lost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &sink{room: 16}
+		q := New(s, 1000, notice)
+		for i := range 6 {
+			_, _ = fmt.Fprintf(q, "line %05d\n", i)
+			q.Flush(time.Second)
+		}
+		if q.Lost() != 5 {
+			t.Errorf("got %d, want 5", q.Lost())
+		}
+		_ = q.Close(time.Second)
+		_, _ = io.WriteString(q, "late\n")
+		if q.Lost() != 6 {
+			t.Errorf("got %d after Close, want 6", q.Lost())
+		}
+	})
 }
