@@ -46,8 +46,8 @@ func NewBackups(o BackupOptions) *Backups { return &Backups{o: o} }
 // AdminRoutes returns the routes for operators.
 func (b *Backups) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/backup", Handle: b.send},
-		{Method: "POST", Path: "/admin/v1/check", Handle: b.check},
+		{Method: "GET", Path: "/admin/v1/backup", Handle: b.send, Slow: true},
+		{Method: "POST", Path: "/admin/v1/check", Handle: b.check, Slow: true},
 	}
 }
 
@@ -80,8 +80,8 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 		return nil
 	}
 	path := filepath.Join(b.o.Folder, unsentPrefix+keytext.RandomHex(8)+".tmp")
-	if err := b.o.Store.CopyTo(path); err != nil {
-		return err
+	if err := b.o.Store.CopyWatched(path, whileAsked(r)); err != nil {
+		return gone(r, err)
 	}
 	defer os.Remove(path)
 	f, err := os.Open(path)
@@ -94,10 +94,6 @@ func (b *Backups) send(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	if err := r.Record(b.o.Store); err != nil {
-		return err
-	}
-	// No deadline: how long sending takes depends on the size of the store.
-	if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	backupFields(h, r.Now)
@@ -114,14 +110,29 @@ func backupFields(h http.Header, now time.Time) {
 	h.Set("Content-Disposition", `attachment; filename="`+backupName(now)+`"`)
 }
 
-func (b *Backups) check(w http.ResponseWriter, _ *Request) error {
+// whileAsked returns a Progress that ends the work when the client has closed its connection.
+func whileAsked(r *Request) Progress {
+	return func(string, int64, int64) error { return r.Context().Err() }
+}
+
+// gone returns err, or ErrUnavailable if err is that of whileAsked: nobody reads the answer, and it
+// is no failure of the server.
+func gone(r *Request, err error) error {
+	if r.Context().Err() != nil && errors.Is(err, r.Context().Err()) {
+		return ErrUnavailable.With("The client has closed the connection before the work was done.")
+	}
+	return err
+}
+
+func (b *Backups) check(w http.ResponseWriter, r *Request) error {
 	var result CheckResult
 	err := b.o.Store.View(func(tx *Tx) (err error) {
+		tx.Progress = whileAsked(r)
 		result, err = CheckStore(tx, b.o.Tables)
 		return err
 	})
 	if err != nil {
-		return err
+		return gone(r, err)
 	}
 	return WriteJSON(w, http.StatusOK, result)
 }

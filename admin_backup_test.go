@@ -192,7 +192,7 @@ func TestBackups_Schedule(t *testing.T) {
 			t.Errorf("after %d half hours: got %v, want %v", i, got, want)
 		}
 	}
-	if result, err := CheckStoreFile(filepath.Join(dir, names()[0]), a.config, ""); err != nil || len(result.Problems) > 0 {
+	if result, err := CheckStoreFile(filepath.Join(dir, names()[0]), a.config, "", nil); err != nil || len(result.Problems) > 0 {
 		t.Errorf("got %v, %v; want a good copy", result, err)
 	}
 }

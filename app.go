@@ -262,8 +262,8 @@ func (a *App) bases(r *http.Request) reference.Bases {
 
 // CheckStoreFile checks the database at path, including the tables of all parts, see
 // CheckFile. It loads the peppers that c names. pepper is the pepper itself, or "".
-func CheckStoreFile(path string, c Config, pepper string) (CheckResult, error) {
-	return CheckFile(path, tables(), func() (Peppers, error) { return PeppersOf(c, pepper).Load(c.Server.Data) })
+func CheckStoreFile(path string, c Config, pepper string, progress Progress) (CheckResult, error) {
+	return CheckFile(path, tables(), func() (Peppers, error) { return PeppersOf(c, pepper).Load(c.Server.Data) }, progress)
 }
 
 // tend counts the keys for the metrics and then does the background work. It returns

@@ -281,7 +281,7 @@ func TestAudit_ForgedHead(t *testing.T) {
 		head.Hash = l.Hash
 		return errors.Join(err, tx.Put("audit", IDKey(1), value), head.store(tx))
 	})
-	result, err := CheckStoreFile(path, config, "")
+	result, err := CheckStoreFile(path, config, "", nil)
 	if err != nil || !strings.Contains(strings.Join(result.Problems, "\n"), "the head of the chain has no valid MAC") {
 		t.Errorf("check: got %+v, %v", result, err)
 	}

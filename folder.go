@@ -333,7 +333,9 @@ type RestoreOptions struct {
 	// the restored database before that replaces the previous one. It may be nil.
 	Amend  func(tx *Tx, plan []Carried) error
 	Tables []Checked // the tables to check in the backup
-	Now    time.Time // the present time; part of the name of the previous database
+	// Progress receives how much is done. If it returns an error, nothing is restored.
+	Progress Progress
+	Now      time.Time // the present time; part of the name of the previous database
 }
 
 // Carried is something that has happened since a backup and that a restore does again, so
@@ -366,6 +368,7 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 	if err != nil {
 		return result, err
 	}
+	file.Progress = o.Progress
 	defer func() { err = errors.Join(err, file.Close()) }()
 	result.StoreID, result.CreatedAt = file.Header.StoreID, file.Header.CreatedAt
 	peppers, err := PeppersOf(o.Config, o.Pepper).Load(dir)
@@ -390,6 +393,9 @@ func RestoreStore(o RestoreOptions) (result RestoreResult, err error) {
 		return result, fmt.Errorf("%s is a backup of another store than the one in %s; to restore it anyway, add --other", o.From, dir)
 	}
 	plan, err := o.plan(file, keys)
+	if ended := o.Progress.Report("comparing with the previous database", 0, 0); ended != nil {
+		return result, ended
+	}
 	if err != nil {
 		result.NotCarried = err.Error()
 	}
@@ -487,7 +493,7 @@ func (o RestoreOptions) authentic(tx *Tx, auth *Authenticator) error {
 
 // replace replaces the database in the data folder dir with a compacted copy of f. It
 // keeps the previous database under another name, which contains the time now. It
-// returns that path, or "" if there was no previous database. Before the copy becomes the
+// reports to f.Progress. It returns that path, or "" if there was no previous database. Before the copy becomes the
 // database, replace calls amend with its path; after an error nothing is replaced.
 func replace(f *File, dir string, now time.Time, amend func(path string) error) (kept string, err error) {
 	path := storePath(dir)
@@ -498,7 +504,12 @@ func replace(f *File, dir string, now time.Time, amend func(path string) error) 
 	if err := f.Rewrite(fresh); err != nil {
 		return "", err
 	}
-	if err := amend(fresh); err != nil {
+	// From here on nothing is undone, so this is the last time at which the work can be ended.
+	err = amend(fresh)
+	if err == nil {
+		err = f.Progress.Report("replacing the database", 0, 0)
+	}
+	if err != nil {
 		return "", errors.Join(err, os.Remove(fresh))
 	}
 	if _, err := os.Stat(path); err == nil {
@@ -528,12 +539,13 @@ func fitting(f *File, tables []Checked) []Checked {
 // CheckFile checks the pages and records of the database at path, tables in it and the
 // MAC of a backup. load returns the peppers. Without the right pepper CheckFile verifies
 // no MAC and sets NotVerified. It returns an error if the file cannot be opened, for
-// example because a server has it open.
-func CheckFile(path string, tables []Checked, load func() (Peppers, error)) (result CheckResult, err error) {
+// example because a server has it open, or if progress returns one.
+func CheckFile(path string, tables []Checked, load func() (Peppers, error), progress Progress) (result CheckResult, err error) {
 	f, err := OpenFile(path, ReadOnly)
 	if err != nil {
 		return result, err
 	}
+	f.Progress = progress
 	defer func() { err = errors.Join(err, f.Close()) }()
 	result.NotVerified, err = f.unverified(load)
 	if err != nil {
@@ -575,8 +587,8 @@ func (f *File) unverified(load func() (Peppers, error)) (why string, err error) 
 // CompactStore rewrites the database in the data folder dir without its free pages. It
 // returns the size of the file before and after, in bytes. It returns an error if the
 // folder does not exist or another process has it open. now is part of the name of a
-// temporary file.
-func CompactStore(dir string, now time.Time) (before, after int64, err error) {
+// temporary file. If progress returns an error, the database is not changed.
+func CompactStore(dir string, now time.Time, progress Progress) (before, after int64, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return 0, 0, fmt.Errorf("there is no data folder to compact: %w; set its path with --data", err)
 	}
@@ -590,6 +602,7 @@ func CompactStore(dir string, now time.Time) (before, after int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	f.Progress = progress
 	info, err := os.Stat(path)
 	if err != nil {
 		return 0, 0, errors.Join(err, f.Close())

@@ -167,6 +167,9 @@ type Route struct {
 	// Finishes means that the endpoint finishes or ends something, such as a call. So it works also
 	// for an owner whose storage is full and when the disk is nearly full.
 	Finishes bool
+	// Slow means that the answer may take longer than the write_timeout of the configuration, which
+	// then does not apply.
+	Slow bool
 }
 
 // Serves reports whether the route answers requests with a method. A route for GET also answers HEAD,

@@ -56,7 +56,7 @@ func (c *AdminRecords[T]) Routes() []Route {
 	rows := []Route{
 		{Method: "GET", Path: path, Handle: c.list},
 		{Method: "POST", Path: path, Handle: c.create},
-		{Method: "POST", Path: path + "/import", Handle: c.load},
+		{Method: "POST", Path: path + "/import", Handle: c.load, Slow: true},
 		{Method: "GET", Path: path + "/:id", Handle: c.get},
 		{Method: "PATCH", Path: path + "/:id", Handle: c.update},
 	}

@@ -52,7 +52,8 @@ import (
 
 func main() {
 	hangup := make(chan os.Signal, 1)
-	if slices.Contains(os.Args[1:], "serve") {
+	serving := slices.Contains(os.Args[1:], "serve")
+	if serving {
 		// Until this call, SIGHUP ends the process, so nothing may come before it. A service
 		// manager may send SIGHUP as soon as the process exists.
 		signal.Notify(hangup, syscall.SIGHUP)
@@ -62,6 +63,9 @@ func main() {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if !serving {
+		context.AfterFunc(ctx, stop) // a second Ctrl+C ends a command at once
+	}
 	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ(), hangup)))
 }
 
@@ -187,22 +191,22 @@ func (s service) Print(w io.Writer) error { return s.config.Print(w, s.sources) 
 // server has the data folder open.
 func (s service) Restore(o cli.RestoreOptions) (cli.Restored, error) {
 	r, err := RestoreApp(RestoreAppOptions{
-		RestoreOptions: RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Unverified: o.Unverified, Now: time.Now()},
+		RestoreOptions: RestoreOptions{Config: s.config, Pepper: pepper(), From: o.From, DryRun: o.DryRun, Other: o.Other, Unverified: o.Unverified, Now: time.Now(), Progress: Progress(o.Progress)},
 		Exactly:        o.Exactly, SendWebhooks: o.SendWebhooks,
 	})
 	return cli.Restored{From: r.From, To: r.To, Kept: r.Kept, StoreID: r.StoreID, Keys: r.Keys, CreatedAt: r.CreatedAt, Check: cli.CheckResult(r.Check), Carried: r.Carried, NotCarried: r.NotCarried}, err
 }
 
 // CheckFile checks the database file at path, see CheckStoreFile.
-func (s service) CheckFile(path string) (cli.CheckResult, error) {
-	result, err := CheckStoreFile(path, s.config, pepper())
+func (s service) CheckFile(path string, progress cli.Progress) (cli.CheckResult, error) {
+	result, err := CheckStoreFile(path, s.config, pepper(), Progress(progress))
 	return cli.CheckResult(result), err
 }
 
 // Compact rewrites the database without its free space. It returns the size of the file
 // before and after, in bytes. It returns an error if a server has the data folder open.
-func (s service) Compact() (before, after int64, err error) {
-	return CompactStore(s.config.Server.Data, time.Now())
+func (s service) Compact(progress cli.Progress) (before, after int64, err error) {
+	return CompactStore(s.config.Server.Data, time.Now(), Progress(progress))
 }
 
 // pepper returns the value of the environment variable LATCHKEY_KEYS_PEPPER, or "" if it

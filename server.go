@@ -380,11 +380,17 @@ func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error
 }
 
 // handle runs the handler of a route after it has checked that the query can be read. It
-// does not check the query of a guarded route, which the upstream reads.
+// does not check the query of a guarded route, which the upstream reads. The answer of a
+// slow route has no deadline.
 func (s *Server) handle(x *exchange, row Route) error {
 	x.step = StepHandler
 	if x.rights == nil {
 		if err := x.CheckQuery(); err != nil {
+			return err
+		}
+	}
+	if row.Slow {
+		if err := x.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return err
 		}
 	}

@@ -210,11 +210,15 @@ func (s *Store) CheckFile() {
 // the copy is on disk. It returns an error if path already exists. Reads and writes
 // continue during the copy. Pages that they free can be reused only after the copy,
 // so the store's own file may grow meanwhile.
-func (s *Store) CopyTo(path string) error {
+func (s *Store) CopyTo(path string) error { return s.CopyWatched(path, nil) }
+
+// CopyWatched is like CopyTo and reports its progress. After an error of progress there is no file
+// at path.
+func (s *Store) CopyWatched(path string, progress Progress) error {
 	if s.Failing() {
 		return ErrUnavailable
 	}
-	return compact(s.db, path, s.auth)
+	return compact(s.db, path, s.auth, progress)
 }
 
 // Update calls run, which changes the store, and returns once the changes are on

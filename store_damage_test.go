@@ -87,7 +87,7 @@ func filledStore(t *testing.T) (a *testApp, f fixture, whole []byte) {
 		t.Fatal(err)
 	}
 	a.App = nil
-	if _, _, err := CompactStore(a.config.Server.Data, epoch); err != nil {
+	if _, _, err := CompactStore(a.config.Server.Data, epoch, nil); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(storePath(a.config.Server.Data))
@@ -117,7 +117,7 @@ func TestDamage_Records(t *testing.T) {
 		if err := os.WriteFile(path, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		result, err := CheckStoreFile(path, Config{}, "")
+		result, err := CheckStoreFile(path, Config{}, "", nil)
 		if err == nil && len(result.Problems) == 0 {
 			t.Errorf("byte %d, bit %08b: the check finds nothing", at, bit)
 		}
@@ -511,10 +511,10 @@ func writeFixture(t *testing.T) {
 	if err := a.Close(); err != nil { // stores the exact counts
 		t.Fatal(err)
 	}
-	if _, _, err := CompactStore(a.config.Server.Data, epoch); err != nil {
+	if _, _, err := CompactStore(a.config.Server.Data, epoch, nil); err != nil {
 		t.Fatal(err)
 	}
-	result, err := CheckStoreFile(storePath(a.config.Server.Data), a.config, "")
+	result, err := CheckStoreFile(storePath(a.config.Server.Data), a.config, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

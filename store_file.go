@@ -77,8 +77,11 @@ type File struct {
 	DB     *bbolt.DB      // for use by Store only
 	Handle *os.File       // the open file of DB; DB closes it; for use by Store only
 	Auth   *Authenticator // signs and verifies the records; nil: no MAC is verified
-	path   string
-	info   os.FileInfo // describes the open file; another file may be at path by now
+	// Progress receives how much of a copy is done, and is the Progress of the transactions of
+	// View. nil: nobody wants to know.
+	Progress Progress
+	path     string
+	info     os.FileInfo // describes the open file; another file may be at path by now
 }
 
 // Access determines whether an open database file can be changed.
@@ -158,7 +161,7 @@ func (f *File) Update(run func(*Tx) error) error {
 // after run returns.
 func (f *File) View(run func(*Tx) error) error {
 	return undamaged(f.path, func() error {
-		return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle, Auth: f.Auth}) })
+		return f.DB.View(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, File: f.Handle, Auth: f.Auth, Progress: f.Progress}) })
 	})
 }
 
@@ -195,11 +198,11 @@ func (f *File) Current() bool { return f.Header.Format >= storeFormat }
 // CopyTo writes a compacted copy of the file to path and returns once the copy is on
 // disk. The copy has a MAC if f has an Authenticator. CopyTo returns an error if path
 // already exists.
-func (f *File) CopyTo(path string) error { return compact(f.DB, path, f.Auth) }
+func (f *File) CopyTo(path string) error { return compact(f.DB, path, f.Auth, f.Progress) }
 
 // Rewrite is like CopyTo, for a copy that becomes a database in use: it has no MAC,
 // because its contents will change.
-func (f *File) Rewrite(path string) error { return compact(f.DB, path, nil) }
+func (f *File) Rewrite(path string) error { return compact(f.DB, path, nil, f.Progress) }
 
 // Close closes the file. It waits for open transactions to end.
 func (f *File) Close() error { return f.DB.Close() }
@@ -297,8 +300,9 @@ const compactBatch = 4 << 20
 // compact writes the current contents of a database to a new file at path. It leaves
 // out the free pages, which still contain deleted records. It returns an error if path
 // already exists. If auth is not nil, the new file is a backup and gets a MAC. compact
-// returns nil once the new file is on disk, and removes the file after an error.
-func compact(from *bbolt.DB, path string, auth *Authenticator) (err error) {
+// returns nil once the new file is on disk, and removes the file after an error, such as
+// that of progress.
+func compact(from *bbolt.DB, path string, auth *Authenticator, progress Progress) (err error) {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("write %s: the file exists already; remove it or choose another path", path)
 	}
@@ -306,9 +310,9 @@ func compact(from *bbolt.DB, path string, auth *Authenticator) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	err = transfer(to, from)
+	err = transfer(to, from, progress)
 	if err == nil && auth != nil {
-		err = auth.signBackup(to)
+		err = auth.signBackup(to, progress)
 	}
 	if err := errors.Join(err, to.Sync(), to.Close()); err != nil {
 		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(path))
@@ -318,19 +322,20 @@ func compact(from *bbolt.DB, path string, auth *Authenticator) (err error) {
 
 // transfer copies the contents of one database to another. It reads them all in one
 // transaction, so that they are consistent.
-func transfer(to, from *bbolt.DB) error {
+func transfer(to, from *bbolt.DB, progress Progress) error {
 	// Put does not copy the value: bbolt reads it at the commit. bbolt may reuse the
 	// pages that hold the value once no transaction reads them. So the read transaction
 	// must stay open until the last commit. bbolt.Compact closes it earlier, so it can
 	// be used only if nobody changes the database.
 	return undamaged(from.Path(), func() error {
-		return from.View(func(source *bbolt.Tx) error { return copyBuckets(to, source) })
+		return from.View(func(source *bbolt.Tx) error { return copyBuckets(to, source, progress) })
 	})
 }
 
 // copyBuckets copies all buckets that source sees, in transactions of compactBatch
 // bytes. It expects no nested buckets; the store has none.
-func copyBuckets(to *bbolt.DB, source *bbolt.Tx) error {
+func copyBuckets(to *bbolt.DB, source *bbolt.Tx, progress Progress) error {
+	copied := newCounter(progress, source, "copying records")
 	into, err := to.Begin(true)
 	if err != nil {
 		return err
@@ -346,6 +351,9 @@ func copyBuckets(to *bbolt.DB, source *bbolt.Tx) error {
 			return err
 		}
 		return bucket.ForEach(func(key, value []byte) error {
+			if err := copied.next(); err != nil {
+				return err
+			}
 			if string(name) == "meta" && bytes.Equal(key, sealKey) {
 				return nil // the MAC of a backup is not part of its contents
 			}

@@ -424,7 +424,7 @@ func FuzzOpenFile(f *testing.F) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		result, err := CheckFile(path, tables(), noPeppers)
+		result, err := CheckFile(path, tables(), noPeppers, nil)
 		if err != nil || len(result.Problems) > 0 {
 			return
 		}
@@ -445,7 +445,7 @@ func TestCheckFile_Pages(t *testing.T) {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		result, err := CheckFile(path, tables(), noPeppers)
+		result, err := CheckFile(path, tables(), noPeppers, nil)
 		if err == nil && len(result.Problems) == 0 && !reflect.DeepEqual(records(t, path), want) {
 			t.Errorf("page %d: the check finds nothing", page/os.Getpagesize())
 		}
@@ -485,7 +485,7 @@ func treeStore(t *testing.T) (*testApp, fixture) {
 		t.Fatal(err)
 	}
 	a.App = nil
-	if _, _, err := CompactStore(a.config.Server.Data, epoch); err != nil {
+	if _, _, err := CompactStore(a.config.Server.Data, epoch, nil); err != nil {
 		t.Fatal(err)
 	}
 	return a, f
@@ -562,7 +562,7 @@ func TestCheckPages_Flips(t *testing.T) {
 		damaged := bytes.Clone(whole)
 		damaged[at] ^= bit
 		overwrite(t, filepath.Dir(path), "copy.db", string(damaged))
-		if result, err := CheckStoreFile(path, Config{}, ""); err == nil && len(result.Problems) == 0 {
+		if result, err := CheckStoreFile(path, Config{}, "", nil); err == nil && len(result.Problems) == 0 {
 			t.Errorf("byte %d of page %d, bit %08b: the check finds nothing", at%os.Getpagesize(), at/os.Getpagesize(), bit)
 		}
 	}
@@ -593,7 +593,7 @@ func TestCheckPages_Busy(t *testing.T) {
 	for commits := uint64(0); commits < 60; commits, _ = s.Counts() {
 		var problems []string
 		err := s.View(func(tx *Tx) error {
-			boltcheck.Check(tx.Bolt, tx.File, func(problem string) { problems = append(problems, problem) })
+			_ = boltcheck.Check(tx.Bolt, tx.File, func(problem string) { problems = append(problems, problem) }, nil)
 			return nil
 		})
 		if err != nil || problems != nil {

@@ -162,9 +162,9 @@ func (tx *Tx) GetSigned(bucket string, key []byte) ([]byte, error) {
 var sealKey = []byte("backup_mac")
 
 // signBackup stores the MAC of the whole contents of a new backup in it.
-func (a *Authenticator) signBackup(db *bbolt.DB) error {
+func (a *Authenticator) signBackup(db *bbolt.DB, progress Progress) error {
 	return db.Update(func(b *bbolt.Tx) error {
-		mac, err := a.contents(b, a.keys[0])
+		mac, err := a.contents(&Tx{Bolt: b, Progress: progress}, a.keys[0])
 		if err != nil {
 			return err
 		}
@@ -174,11 +174,12 @@ func (a *Authenticator) signBackup(db *bbolt.DB) error {
 
 // contents returns the MAC under one of the keys of all buckets and records that a
 // transaction sees, except of the record that stores this MAC.
-func (a *Authenticator) contents(b *bbolt.Tx, macKey []byte) ([]byte, error) {
+func (a *Authenticator) contents(tx *Tx, macKey []byte) ([]byte, error) {
+	seen := tx.count("computing the MAC")
 	h := hmac.New(sha256.New, macKey)
 	writePart(h, []byte("backup"))
 	writePart(h, []byte(a.storeID))
-	err := b.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+	err := tx.Bolt.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
 		writePart(h, []byte("bucket"))
 		writePart(h, name)
 		writePart(h, binary.BigEndian.AppendUint64(nil, bucket.Sequence()))
@@ -187,7 +188,7 @@ func (a *Authenticator) contents(b *bbolt.Tx, macKey []byte) ([]byte, error) {
 				writePart(h, key)
 				writePart(h, value)
 			}
-			return nil
+			return seen.next()
 		})
 	})
 	return h.Sum(nil), err
@@ -210,7 +211,7 @@ func (a *Authenticator) VerifyBackup(tx *Tx) (BackupSeal, error) {
 		return SealMissing, err
 	}
 	for _, k := range a.keys {
-		want, err := a.contents(tx.Bolt, k)
+		want, err := a.contents(tx, k)
 		if err != nil {
 			return SealInvalid, err
 		}

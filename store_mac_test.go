@@ -85,7 +85,7 @@ func TestMAC_EveryRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.App = nil
-	if result, err := CheckStoreFile(path, config, ""); err != nil || len(result.Problems) > 0 || result.NotVerified != "" {
+	if result, err := CheckStoreFile(path, config, "", nil); err != nil || len(result.Problems) > 0 || result.NotVerified != "" {
 		t.Fatalf("before: got %+v, %v", result, err)
 	}
 	seen := map[string]bool{}
@@ -107,7 +107,7 @@ func TestMAC_EveryRecord(t *testing.T) {
 			"MAC of a constant": sealRecord(signedVersion, key, append(bytes.Clone(value), make([]byte, macSize)...)),
 		} {
 			edit(t, path, func(tx *Tx) error { return tx.PutRaw(bucket, key, record) })
-			result, err := CheckStoreFile(path, config, "")
+			result, err := CheckStoreFile(path, config, "", nil)
 			if err != nil || !strings.Contains(strings.Join(result.Problems, "\n"), fmt.Sprintf("%s/%x", bucket, key)) {
 				t.Errorf("%s/%x, %s: got %q, %v", bucket, key, name, result.Problems, err)
 			}
@@ -128,7 +128,7 @@ func TestMAC_EveryRecord(t *testing.T) {
 		contents := values[1][5:]
 		return tx.PutRaw("keys", keys[0], sealRecord(signedVersion, keys[0], contents))
 	})
-	if result, err := CheckStoreFile(path, config, ""); err != nil || len(result.Problems) == 0 {
+	if result, err := CheckStoreFile(path, config, "", nil); err != nil || len(result.Problems) == 0 {
 		t.Errorf("a record in the place of another: got %+v, %v", result, err)
 	}
 }

@@ -445,12 +445,16 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 			result.Problems = append(result.Problems, problem)
 		}
 	}
-	boltcheck.Check(tx.Bolt, tx.File, report)
-	if len(result.Problems) > 0 {
-		return result, nil // buckets with damaged pages cannot be read safely
+	err := boltcheck.Check(tx.Bolt, tx.File, report, func(done, total int64) error { return tx.Progress.Report("checking pages", done, total) })
+	if err != nil || len(result.Problems) > 0 {
+		return result, err // buckets with damaged pages cannot be read safely
 	}
 	counts := map[string]int{}
-	err := tx.Walk(func(bucket string, key, stored []byte) error {
+	seen := tx.count("checking records")
+	err = tx.Walk(func(bucket string, key, stored []byte) error {
+		if err := seen.next(); err != nil {
+			return err
+		}
 		if strings.Contains(bucket, "/") { // the bucket of an index
 			result.Entries++
 			if err := checkEntry(tx, bucket, key, stored); err != nil {
@@ -481,6 +485,7 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 			report(fmt.Sprintf("%s: the table has %d records, but its stored count is %d", table, counts[table], stored))
 		}
 	}
+	tx.checked = &recordCount{tx.Progress, "checking indexes", 0, int64(result.Records)}
 	for _, t := range tables {
 		if err := t.Check(tx, report); err != nil {
 			return result, err
@@ -504,11 +509,14 @@ func checkEntry(tx *Tx, bucket string, entry, value []byte) error {
 
 // Check reports records that cannot be read, records that are stored under a wrong key,
 // and indexes with missing or extra entries. It ends at the first record that cannot be
-// read, and leaves out forged records. It always returns nil.
+// read, and leaves out forged records. It returns the error of tx.Progress or nil.
 func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 	wanted := make([]int, len(t.Indexes))
 	forged := false
 	for stored, raw := range tx.Range(t.Name, nil) {
+		if err := tx.checked.next(); err != nil {
+			return err
+		}
 		v, err := t.decode(tx, stored, raw)
 		if IsForged(err) {
 			forged = true // CheckStore reports it

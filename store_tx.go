@@ -30,6 +30,9 @@ type Tx struct {
 	Auth    *Authenticator // signs and verifies records; nil: they have no MAC, and it is not verified
 	Writer  Writer         // on whose behalf the present change is made
 	Bounds  Bounds         // the bounds that apply to changes by a Writer with an owner
+	// Progress receives how much of a check of the store or of a MAC is done; nil: nobody wants to know.
+	Progress Progress
+	checked  *recordCount // counts the records whose indexes were checked; nil: they are not counted
 }
 
 // After registers a function that is called once the transaction is on disk, before

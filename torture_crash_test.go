@@ -123,7 +123,7 @@ func TestProgram_HotBackup(t *testing.T) {
 			t.Fatal(err)
 		}
 		ended := time.Now()
-		if result, err := CheckStoreFile(path, Config{}, ""); err != nil || len(result.Problems) > 0 {
+		if result, err := CheckStoreFile(path, Config{}, "", nil); err != nil || len(result.Problems) > 0 {
 			t.Errorf("backup %d: %v, %v", i, result.Problems, err)
 		}
 		// It is put where the database was, as a restore does.

@@ -19,7 +19,7 @@ import (
 
 // Run executes the command line in args, which begins with the name of the program. It returns the
 // exit code: 0 for success, 1 for a failure, 2 for a wrong command line, 3 if check could not verify
-// the MACs. A command also fails if its output cannot be written.
+// the MACs, 130 if ctx ended before the command was done. A command also fails if its output cannot be written.
 func Run(ctx context.Context, args []string, env Environment) int {
 	out := newOutput(env.Stdout)
 	env.Stdout, env.line = out, args
@@ -34,9 +34,12 @@ func Run(ctx context.Context, args []string, env Environment) int {
 		_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\nTry: %s --help\n", err, usage.command)
 		return 2
 	}
-	_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\n", err)
 	var exit *exitError
-	if errors.As(err, &exit) {
+	if !errors.As(err, &exit) && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err, exit = errors.New("interrupted before the command was done"), &exitError{code: exitInterrupted}
+	}
+	_, _ = fmt.Fprintf(env.Stderr, "latchkey: %v\n", err)
+	if exit != nil {
 		return exit.code
 	}
 	return 1

@@ -99,7 +99,9 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	body, writer := io.Pipe()
 	w := &pipedAnswer{body: writer, header: http.Header{}, began: make(chan struct{})}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		p.handler.ServeHTTP(w, in)
 		w.WriteHeader(http.StatusOK) // in case the handler wrote nothing
 		_ = writer.Close()
@@ -109,7 +111,21 @@ func (p inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		length = -1
 	}
-	return &http.Response{StatusCode: w.status, Header: w.sent, Body: body, ContentLength: length, Request: r, ProtoMajor: 1, ProtoMinor: 1}, nil
+	return &http.Response{StatusCode: w.status, Header: w.sent, Body: pipedBody{body, ended}, ContentLength: length, Request: r, ProtoMajor: 1, ProtoMinor: 1}, nil
+}
+
+// pipedBody is the body of an answer of a handler in this process.
+type pipedBody struct {
+	*io.PipeReader
+	ended <-chan struct{} // closed when the handler has returned
+}
+
+// Close makes further writes of the handler fail and waits until the handler has returned. So the
+// handler has removed its temporary files before the caller closes the data folder.
+func (b pipedBody) Close() error {
+	err := b.PipeReader.Close()
+	<-b.ended
+	return err
 }
 
 // pipedAnswer is an http.ResponseWriter that writes the body to a pipe.
@@ -151,6 +167,12 @@ func (c *Client) Alive(ctx context.Context) bool {
 // the status is not 2xx, it writes nothing and returns a *ClientError. After any other error w may
 // contain a part of the body.
 func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
+	return c.copyAnswer(ctx, path, func(int64) io.Writer { return w })
+}
+
+// copyAnswer is like Copy for a writer that open returns. The argument of open is the length of the
+// body in bytes, or -1 if it is not known.
+func (c *Client) copyAnswer(ctx context.Context, path string, open func(length int64) io.Writer) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
 		return err
@@ -158,9 +180,7 @@ func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	patient := *c.http
-	patient.Timeout = 0
-	answer, err := patient.Do(r)
+	answer, err := c.patient().http.Do(r)
 	if err != nil {
 		return fmt.Errorf("the server cannot be reached: %w", err)
 	}
@@ -172,7 +192,7 @@ func (c *Client) Copy(ctx context.Context, path string, w io.Writer) error {
 		}
 		return clientError(answer.StatusCode, data)
 	}
-	n, err := io.Copy(w, answer.Body)
+	n, err := io.Copy(open(answer.ContentLength), answer.Body)
 	if err == nil && answer.ContentLength >= 0 && n != answer.ContentLength {
 		err = io.ErrUnexpectedEOF
 	}
@@ -226,11 +246,31 @@ func (c *Client) Do(ctx context.Context, request Request, result any) error {
 	return c.Send(ctx, raw, result)
 }
 
+// patient returns a client that is like c and has no timeout.
+func (c *Client) patient() *Client {
+	patient, client := *c, *c.http
+	client.Timeout = 0
+	patient.http = &client
+	return &patient
+}
+
 // Send is like Do for a request whose body is already encoded.
 func (c *Client) Send(ctx context.Context, request RawRequest, result any) error {
+	return c.sendBody(ctx, request, nil, result)
+}
+
+// sendBody is like Send, but it reads the body of the request from b, unless that is nil.
+func (c *Client) sendBody(ctx context.Context, request RawRequest, b *body, result any) error {
 	r, err := http.NewRequestWithContext(ctx, request.Method, c.base+request.Path, bytes.NewReader(request.Body))
 	if err != nil {
 		return err
+	}
+	if b != nil {
+		r.Body = io.NopCloser(b)
+		r.GetBody = func() (io.ReadCloser, error) {
+			b.rewind()
+			return io.NopCloser(b), nil
+		}
 	}
 	if len(request.Body) > 0 {
 		r.Header.Set("Content-Type", request.ContentType)

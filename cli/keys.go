@@ -467,9 +467,9 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 	if from != "" && !slices.Contains(foreignSources(), from) {
 		return misused(c, fmt.Errorf("--from must be %s; got %q", strings.Join(foreignSources(), " or "), from))
 	}
-	u, err := s.readUpload(c, resource{path: "keys", rows: "keys"})
+	u, err := s.readUpload(ctx, c, resource{path: "keys", rows: "keys"})
 	if err != nil {
-		return err
+		return interrupted(ctx, err, "nothing was imported")
 	}
 	if from != "" {
 		keys, err := readForeignKeys(from, u.data, foreignOptions{s.env.Words, s.permissionNames(c), time.Now()})
@@ -490,7 +490,7 @@ func (s *session) importKeys(ctx context.Context, c *cli.Command) error {
 // previewImport prints the result that each row of an import would have. It returns an error if the
 // import would fail.
 func (s *session) previewImport(ctx context.Context, c *cli.Command, u upload) error {
-	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, u.path + "?" + u.query(c, true).Encode(), u.contentType, u.data})
+	answer, err := s.sendRows(ctx, c, RawRequest{http.MethodPost, u.path + "?" + u.query(c, true).Encode(), u.contentType, u.data})
 	if err != nil {
 		return fmt.Errorf("%s: %w", u.file, err)
 	}
@@ -555,7 +555,7 @@ func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 
 // readUpload reads the file that the argument of the command names. r has the path of the records
 // and the member of an answer that contains them.
-func (s *session) readUpload(c *cli.Command, r resource) (u upload, err error) {
+func (s *session) readUpload(ctx context.Context, c *cli.Command, r resource) (u upload, err error) {
 	u.path, u.member, u.contentType = "/admin/v1/"+r.path+"/import", r.rows, "application/json"
 	if u.file, err = oneArgument(c); err != nil {
 		return u, err
@@ -567,7 +567,7 @@ func (s *session) readUpload(c *cli.Command, r resource) (u upload, err error) {
 			u.contentType = mime.FormatMediaType("text/csv", map[string]string{"charset": charset})
 		}
 	}
-	if u.data, err = readFileOr(s.env.Stdin, u.file); err != nil {
+	if u.data, err = s.readInput(ctx, u.file); err != nil {
 		return u, err
 	}
 	if len(bytes.TrimSpace(u.data)) == 0 {
@@ -591,7 +591,7 @@ func csvFlags() []cli.Flag {
 // sendUpload sends an import to the server and prints the answer.
 func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) error {
 	if err := s.probeImport(ctx, c, u); err != nil {
-		return err
+		return interrupted(ctx, err, "nothing was imported")
 	}
 	if c.Bool("dry-run") {
 		return s.previewImport(ctx, c, u)
@@ -600,17 +600,47 @@ func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) erro
 	if q := u.query(c, false); len(q) > 0 {
 		path += "?" + q.Encode()
 	}
-	answer, err := s.send(ctx, c, RawRequest{http.MethodPost, path, u.contentType, u.data})
+	answer, err := s.sendRows(ctx, c, RawRequest{http.MethodPost, path, u.contentType, u.data})
 	if err != nil {
 		return u.refusal(err)
 	}
+	return errors.Join(s.printImport(c, answer), late(ctx, answer))
+}
+
+// printImport prints the answer to an import.
+func (s *session) printImport(c *cli.Command, answer map[string]any) error {
 	if c.Bool("json") {
 		return s.printJSON(answer)
 	}
-	if _, err = fmt.Fprintln(s.env.Stdout, answer["message"]); err != nil {
+	if _, err := fmt.Fprintln(s.env.Stdout, answer["message"]); err != nil {
 		return err
 	}
 	return s.printDuplicates(answer)
+}
+
+// late returns an error if the user has ended an import after the server had the whole file. answer
+// is that of the server, which has imported all rows.
+func late(ctx context.Context, answer map[string]any) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return &exitError{fmt.Errorf("interrupted after the server had the whole file, so all rows are stored and nothing is left to do: %s", cell(answer["message"])), exitInterrupted}
+}
+
+// sendRows sends the request of an import, shows its progress and returns the answer. If the user
+// ends the command before the server has all rows, it returns the error of interrupted.
+func (s *session) sendRows(ctx context.Context, c *cli.Command, request RawRequest) (answer map[string]any, err error) {
+	client, done, err := s.reach(ctx, c)
+	if err != nil {
+		return nil, interrupted(ctx, err, "nothing was imported")
+	}
+	work := s.startWork(ctx, c)
+	err = work.sendWhole(client, request, &answer)
+	work.end()
+	if errors.Is(err, context.Canceled) {
+		err = interrupted(ctx, err, "nothing was imported; run the command again to import the file")
+	}
+	return answer, errors.Join(err, done())
 }
 
 // refusal returns err, the error of the import, with the name of the file and all refused rows that

@@ -176,9 +176,9 @@ func (s *session) resource(r resource) *cli.Command {
 			if by := c.String("update-by"); c.IsSet("update-by") && by != "email" && by != "phone" {
 				return misused(c, fmt.Errorf("--update-by must be email or phone; got %q", by))
 			}
-			u, err := s.readUpload(c, r)
+			u, err := s.readUpload(ctx, c, r)
 			if err != nil {
-				return err
+				return interrupted(ctx, err, "nothing was imported")
 			}
 			return s.sendUpload(ctx, c, u)
 		},

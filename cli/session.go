@@ -73,10 +73,11 @@ type Service interface {
 	// Restore replaces the database with a backup. No server may have the data folder open.
 	Restore(o RestoreOptions) (Restored, error)
 	// CheckFile checks the database file at path, which no server may have open.
-	CheckFile(path string) (CheckResult, error)
+	CheckFile(path string, progress Progress) (CheckResult, error)
 	// Compact rewrites the database without its free space. It returns the sizes of the file before
-	// and after, in bytes. No server may have the data folder open.
-	Compact() (before, after int64, err error)
+	// and after, in bytes. No server may have the data folder open. If progress returns an error, the
+	// database is not changed.
+	Compact(progress Progress) (before, after int64, err error)
 }
 
 // ServeOptions are the options of Service.Serve.
@@ -93,6 +94,8 @@ type RestoreOptions struct {
 	Unverified   bool   // allow a file without a valid MAC
 	Exactly      bool   // carry nothing over from the previous database
 	SendWebhooks bool   // send the pending deliveries of the backup
+	// Progress receives how much is done. If it returns an error, nothing is restored.
+	Progress Progress
 }
 
 // Restored describes a restore, or after a dry run the restore that would happen.
@@ -185,6 +188,9 @@ func (s *session) reach(ctx context.Context, c *cli.Command) (*Client, func() er
 	socket := folderClient(dir)
 	if socket.Alive(ctx) {
 		return socket, nothing, nil
+	}
+	if err := ctx.Err(); err != nil { // the user has ended the command, so Alive proves nothing
+		return nil, nil, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "store.id")); errors.Is(err, os.ErrPermission) {
 		return nil, nil, fmt.Errorf("the data folder %s is for its owner only: %w; run the command as root or as the user of the service, or name another folder with --data", dir, err)

@@ -46,36 +46,22 @@ Without it the exit code is 3 if there are no other problems.`,
 	}
 }
 
-func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
+func (s *session) backup(ctx context.Context, c *cli.Command) error {
 	file, err := oneArgument(c)
 	if err != nil {
 		return err
 	}
-	client, done, err := s.reach(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, done()) }()
 	if file == "-" {
 		if IsTerminal(s.env.Stdout) {
 			return misused(c, errors.New("a backup cannot be shown on a terminal; name a FILE, or redirect the output to one"))
 		}
-		return client.Copy(ctx, "/admin/v1/backup", s.env.Stdout)
+		return interrupted(ctx, s.copyBackup(ctx, c, s.env.Stdout), "the output is not a complete backup, so delete it")
 	}
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("%s exists; name a new file", file)
 	}
-	part := file + ".part"
-	out, err := s.createBackup(c, part)
-	if err != nil {
-		return err
-	}
-	err = client.Copy(ctx, "/admin/v1/backup", out)
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return errors.Join(err, os.Remove(part))
-	}
-	if err := errors.Join(os.Rename(part, file), durable.SyncDir(filepath.Dir(file))); err != nil {
-		return err
+	if err := s.writeBackup(ctx, c, file); err != nil {
+		return interrupted(ctx, err, "no backup was made")
 	}
 	info, err := os.Stat(file)
 	if err != nil {
@@ -86,6 +72,36 @@ func (s *session) backup(ctx context.Context, c *cli.Command) (err error) {
 	}
 	_, err = fmt.Fprintf(s.env.Stderr, "Wrote %s, %s. It does not contain the pepper.\n", file, megabytes(info.Size()))
 	return err
+}
+
+// writeBackup writes a backup to a new file. It writes the file as file + ".part" and renames it once
+// it is on disk. After an error neither of them exists.
+func (s *session) writeBackup(ctx context.Context, c *cli.Command, file string) error {
+	part := file + ".part"
+	out, err := s.createBackup(c, part)
+	if err != nil {
+		return err
+	}
+	err = s.copyBackup(ctx, c, out)
+	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+		return errors.Join(err, os.Remove(part))
+	}
+	return errors.Join(os.Rename(part, file), durable.SyncDir(filepath.Dir(file)))
+}
+
+// copyBackup writes a backup to w and shows its progress.
+func (s *session) copyBackup(ctx context.Context, c *cli.Command, w io.Writer) (err error) {
+	client, done, err := s.reach(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	work := s.startWork(ctx, c)
+	defer work.end()
+	work.set(workStep{name: "copying the database"})
+	return client.copyAnswer(ctx, "/admin/v1/backup", func(length int64) io.Writer {
+		return &counting{to: w, work: work, step: workStep{name: "receiving the backup", unit: inBytes, total: max(length, 0)}}
+	})
 }
 
 // createBackup creates the file of a backup, for the user of the process. In the data folder it
@@ -119,7 +135,7 @@ func sameFolder(a, b string) bool {
 // megabytes returns n bytes as text, such as "1.5 MB".
 func megabytes(n int64) string { return strconv.FormatFloat(float64(n)/1e6, 'f', 1, 64) + " MB" }
 
-func (s *session) restore(_ context.Context, c *cli.Command) error {
+func (s *session) restore(ctx context.Context, c *cli.Command) error {
 	file, err := oneArgument(c)
 	if err != nil {
 		return err
@@ -128,9 +144,14 @@ func (s *session) restore(_ context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	result, err := service.Restore(RestoreOptions{From: file, DryRun: c.Bool("dry-run"), Other: c.Bool("other"), Unverified: c.Bool("unverified"), Exactly: c.Bool("exactly"), SendWebhooks: c.Bool("send-webhooks")})
+	work := s.startWork(ctx, c)
+	result, err := service.Restore(RestoreOptions{
+		From: file, DryRun: c.Bool("dry-run"), Other: c.Bool("other"), Unverified: c.Bool("unverified"), Exactly: c.Bool("exactly"), SendWebhooks: c.Bool("send-webhooks"),
+		Progress: work.Report,
+	})
+	work.end()
 	if err != nil {
-		return err
+		return interrupted(ctx, err, "nothing was changed")
 	}
 	if c.Bool("json") {
 		return s.printJSON(result)
@@ -176,18 +197,25 @@ func (s *session) check(ctx context.Context, c *cli.Command) error {
 	case 0:
 		client, done, err := s.reach(ctx, c)
 		if err != nil {
-			return err
+			return interrupted(ctx, err, "nothing was changed")
 		}
-		if err := errors.Join(client.Do(ctx, Request{http.MethodPost, "/admin/v1/check", nil}, &result), done()); err != nil {
-			return err
+		work := s.startWork(ctx, c)
+		work.set(workStep{name: "checking the database"})
+		err = client.patient().Do(ctx, Request{http.MethodPost, "/admin/v1/check", nil}, &result)
+		work.end()
+		if err := errors.Join(err, done()); err != nil {
+			return interrupted(ctx, err, "nothing was changed")
 		}
 	case 1:
 		service, err := s.load(c)
 		if err != nil {
 			return err
 		}
-		if result, err = service.CheckFile(c.Args().First()); err != nil {
-			return err
+		work := s.startWork(ctx, c)
+		result, err = service.CheckFile(c.Args().First(), work.Report)
+		work.end()
+		if err != nil {
+			return interrupted(ctx, err, "nothing was changed")
 		}
 	default:
 		return misused(c, fmt.Errorf("at most one FILE is allowed; got %d", c.Args().Len()))
@@ -219,17 +247,19 @@ func lines(list []string) string {
 	return strings.Join(list, "\n") + "\n"
 }
 
-func (s *session) compact(_ context.Context, c *cli.Command) error {
+func (s *session) compact(ctx context.Context, c *cli.Command) error {
 	service, err := s.load(c)
 	if err != nil {
 		return err
 	}
-	before, after, err := service.Compact()
+	work := s.startWork(ctx, c)
+	before, after, err := service.Compact(work.Report)
+	work.end()
 	if err != nil {
-		return err
+		return interrupted(ctx, err, "nothing was changed")
 	}
 	if c.Bool("json") {
-		return s.printJSON(map[string]int64{"bytes_before": before, "bytes_after": after})
+		return s.printJSON(map[string]int64{"inBytesbefore": before, "bytes_after": after})
 	}
 	_, err = fmt.Fprintf(s.env.Stdout, "%s before, %s now\n", megabytes(before), megabytes(after))
 	return err

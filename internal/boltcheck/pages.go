@@ -35,42 +35,48 @@ const (
 // as the level above, so an undamaged file has far fewer levels.
 const maxLevels = 64
 
-// Check checks the pages that are visible to tx and calls report for each problem. file must be the
+// Progress receives the number of pages that were checked so far, and the number of all pages. An
+// error that it returns ends the check.
+type Progress func(done, total int64) error
+
+// Check checks the pages that are visible to tx and calls report for each problem. It calls progress
+// for each node, unless that is nil, and returns the error of progress or nil. file must be the
 // file of tx. Check reads the pages from file and not from the memory map of bbolt, because an offset
 // outside the map would end the process. Other transactions may write during the check, because they
 // do not change the pages that tx uses.
-func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string)) {
+func Check(tx *bbolt.Tx, file io.ReaderAt, report func(problem string), progress Progress) error {
 	if file == nil {
 		report("the transaction has no file to check")
-		return
+		return nil
 	}
 	var first metaPage
 	if _, err := tx.WriteTo(&first); first == nil {
 		report(fmt.Sprintf("page 0: %v", err))
-		return
+		return nil
 	}
 	end := number(first[metaEnd:])
 	if _, err := file.ReadAt(make([]byte, 1), tx.Size()-1); err != nil {
 		report(fmt.Sprintf("the file ends before its %d pages do: %v", end, err))
-		return
+		return nil
 	}
-	w := &pageWalk{file: file, size: uint64(len(first)), uses: make([]pageUse, end), report: report}
+	w := &pageWalk{file: file, size: uint64(len(first)), uses: make([]pageUse, end), report: report, progress: progress}
 	w.uses[0], w.uses[1] = pageUsed, pageUsed
 	listed := number(first[metaFree:])
 	if listed != noFreeList {
 		w.free(listed)
 	}
 	w.tree(treePlace{page: number(first[metaRoot:]), top: true})
-	if w.found || listed == noFreeList {
+	if w.stopped != nil || w.found || listed == noFreeList {
 		// Pages below a damaged node were not visited, or free pages are not listed. In both cases a
 		// page without a known use is not a problem.
-		return
+		return w.stopped
 	}
 	for page, use := range w.uses {
 		if use == pageUnknown {
 			w.problem(uint64(page), "is neither in use nor free")
 		}
 	}
+	return nil
 }
 
 // metaPage is a writer for tx.WriteTo. It stores the first page that is written to it, and then stops
@@ -103,8 +109,12 @@ type pageWalk struct {
 	size   uint64    // size of a page, in bytes
 	uses   []pageUse // use of each page, by page number
 	report func(problem string)
-	found  bool              // true if a problem was reported
-	levels [maxLevels][]byte // buffer for the current node of each level
+	found  bool // true if a problem was reported
+
+	progress Progress          // nil if nobody wants to know
+	claimed  int64             // number of pages with a known use so far
+	stopped  error             // the error of progress; nil: the check goes on
+	levels   [maxLevels][]byte // buffer for the current node of each level
 }
 
 // treePlace is the place of a node in a tree.
@@ -134,6 +144,7 @@ func (w *pageWalk) claim(page, count uint64, use pageUse) bool {
 			return false
 		}
 		w.uses[i] = use
+		w.claimed++
 	}
 	return true
 }
@@ -203,6 +214,12 @@ func (w *pageWalk) free(page uint64) {
 func (w *pageWalk) tree(at treePlace) {
 	if at.depth == maxLevels {
 		w.problem(at.page, "is at a level deeper than a tree can have")
+		return
+	}
+	if w.progress != nil && w.stopped == nil {
+		w.stopped = w.progress(w.claimed, int64(len(w.uses)))
+	}
+	if w.stopped != nil {
 		return
 	}
 	node := w.node(at)
