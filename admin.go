@@ -9,7 +9,6 @@
 package main
 
 import (
-	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -225,17 +224,22 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 		if key, err = a.own(tx, r.Params.ByName("id")); key == nil {
 			return err
 		}
-		if err == nil { // otherwise the key is revoked already
+		revoked := err != nil
+		if !revoked {
 			key.RevokedAt = r.Now
-			err = errors.Join(a.keyring.Save(tx, key), Publish(tx, KeyWebhookEvent(KeyRevoked, key, r.Now)))
-			if err != nil {
+			if err := a.keyring.Save(tx, key); err != nil {
 				return err
 			}
 		}
-		if !end {
+		if end {
+			if ended, err = EndWebhooksOf(tx, key.ID); err != nil {
+				return err
+			}
+		}
+		if revoked {
 			return nil
 		}
-		ended, err = EndWebhooksOf(tx, key.ID)
+		_, err = publishRevoked(tx, key, r.Now)
 		return err
 	})
 	if err != nil {
@@ -247,6 +251,20 @@ func (a *admin) revoke(w http.ResponseWriter, r *Request) error {
 	}
 	shown["ended_webhooks"] = ended
 	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// publishRevoked publishes the event that a key was revoked at now. It returns the webhooks that the
+// key created and that go on, which are also part of the event.
+func publishRevoked(tx *Tx, key *Key, now time.Time) (left []map[string]any, err error) {
+	if left, err = WebhooksOf(tx, key.ID); err != nil {
+		return nil, err
+	}
+	for _, row := range left {
+		delete(row, "url") // it may contain a secret
+	}
+	event := KeyWebhookEvent(KeyRevoked, key, now)
+	event.Body["webhooks"] = left
+	return left, Publish(tx, event)
 }
 
 // save calls apply on the key in the path, stores the key and answers with it. For a
@@ -393,13 +411,15 @@ func (a *admin) self(w http.ResponseWriter, r *Request) error {
 
 // revokeSelf ends the secret that the request was sent with. If it is the current secret,
 // the whole key is revoked. If it is a previous secret, only that secret ends: somebody
-// who found it may not know that others use the key with the current secret.
+// who found it may not know that others use the key with the current secret. The webhooks
+// that the key created go on; the audit entry and the event to the operator list them.
 func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 	if !a.rules.SelfRevoke {
 		return ErrPermission.With("A key cannot revoke itself here, because the setting keys.self_revoke is false. Ask the operator to revoke it.")
 	}
-	message := ""
-	err := r.Deed().Update(a.store, func(tx *Tx) error {
+	message, deed := "", r.Deed()
+	deed.Detail = map[string]any{}
+	err := deed.Update(a.store, func(tx *Tx) error {
 		message = "This API key is revoked."
 		key, err := a.own(tx, r.Key.ID)
 		if err != nil {
@@ -413,7 +433,11 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 			if err := a.keyring.Save(tx, key); err != nil {
 				return err
 			}
-			return Publish(tx, KeyWebhookEvent(KeyRevoked, key, r.Now))
+			left, err := publishRevoked(tx, key, r.Now)
+			if len(left) > 0 {
+				deed.Detail["webhooks"] = left
+			}
+			return err
 		}
 		message = "This previous secret of the API key is no longer valid. The secret that replaced it stays valid."
 		err = a.keyring.Drop(tx, key, func(alias PreviousSecret) bool { return alias.Serial == r.Key.SecretSerial() })

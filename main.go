@@ -39,40 +39,33 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"latchkey/cli"
 	"latchkey/internal/clock"
+	"latchkey/internal/hangup"
 	"latchkey/internal/logqueue"
 	"latchkey/internal/secrettext"
 )
 
 func main() {
-	hangup := make(chan os.Signal, 1)
-	serving := slices.Contains(os.Args[1:], "serve")
-	if serving {
-		// Until this call, SIGHUP ends the process, so nothing may come before it. A service
-		// manager may send SIGHUP as soon as the process exists.
-		signal.Notify(hangup, syscall.SIGHUP)
-	}
 	// Without this, a write to a closed pipe ends the program before it can report that
 	// its output was lost.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if !serving {
+	if hangup.Signals == nil { // the command is not serve
 		context.AfterFunc(ctx, stop) // a second Ctrl+C ends a command at once
 	}
-	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ(), hangup)))
+	os.Exit(cli.Run(ctx, os.Args, environment(os.Environ(), hangup.Signals)))
 }
 
 // environment returns the cli.Environment of this process. environ is the list of
-// environment variables, in the form of os.Environ. hangup receives the SIGHUPs at which
+// environment variables, in the form of os.Environ. hangups receives the SIGHUPs at which
 // serve reloads its configuration; nil: there are none.
-func environment(environ []string, hangup <-chan os.Signal) cli.Environment {
+func environment(environ []string, hangups <-chan os.Signal) cli.Environment {
 	return cli.Environment{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: ProgramVersion(),
 		Words: cli.Words{
@@ -81,7 +74,7 @@ func environment(environ []string, hangup <-chan os.Signal) cli.Environment {
 		},
 		Load: func(file string, flags map[string]string) (cli.Service, error) {
 			s, err := loadService(file, environ, flags)
-			s.hangup = hangup
+			s.hangups = hangups
 			return s, err
 		},
 	}
@@ -93,7 +86,7 @@ type service struct {
 	sources Sources                 // where each value of config was set
 	file    string                  // path of the configuration file; "" if none was read
 	reload  func() (service, error) // loads the configuration again from the same sources
-	hangup  <-chan os.Signal        // receives SIGHUPs; nil: there are none
+	hangups <-chan os.Signal        // receives SIGHUPs; nil: there are none
 }
 
 // installation has the paths of a package: its configuration file, and the data folder
@@ -303,7 +296,7 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
-		go reloadOnHangup(ctx, a, o.hangup)
+		go reloadOnHangup(ctx, a, o.hangups)
 		a.Server.ListensAt(baseURL(o.config, api))
 		a.Operators.DashboardAt(dashboardURL(o.config, admin))
 		o.announce(a, api, admin)
@@ -338,14 +331,14 @@ func warn(log *slog.Logger, warnings []string) {
 	}
 }
 
-// reloadOnHangup reloads the configuration and the certificates at each signal in hangup,
+// reloadOnHangup reloads the configuration and the certificates at each signal in hangups,
 // until ctx ends. A signal that arrived before this call counts too.
-func reloadOnHangup(ctx context.Context, a *App, hangup <-chan os.Signal) {
+func reloadOnHangup(ctx context.Context, a *App, hangups <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-hangup:
+		case <-hangups:
 			a.Reload()
 		}
 	}

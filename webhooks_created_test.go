@@ -174,3 +174,35 @@ func TestKeyPages_RevokeWebhooks(t *testing.T) {
 		}
 	}
 }
+
+// TestHooks_CreatedBySelfRevoked has a key that revokes itself: its webhooks go on, and the audit entry
+// and the event to the operator list them. The answer to the key does not.
+func TestHooks_CreatedBySelfRevoked(t *testing.T) {
+	a := newHookApp(t)
+	operators := newReceiver(t)
+	a.hook(operators.URL, "", KeyRevoked)
+	for _, hooks := range []int{0, 2} {
+		id, key := a.key(everyPermission)
+		for n := range hooks {
+			body := fmt.Sprintf(`{"name": "left %d", "url": "https://hooks.example.net/?token=hidden", "subscribed_events": ["call.ended"]}`, n)
+			if w := a.ask("POST", "/api/webhooks/create", key, body); w.Code != 201 {
+				t.Fatalf("create: got %d %s", w.Code, w.Body)
+			}
+		}
+		if w := a.ask("DELETE", "/api/v1/key", key, ""); w.Code != 200 || strings.Contains(w.Body.String(), "webhooks") {
+			t.Errorf("got %d %s, want an answer without webhooks", w.Code, w.Body)
+		}
+		entries := auditEntries(t, a.Store)
+		if got := fmt.Sprint(entries[len(entries)-1].Detail); strings.Count(got, "left ") != hooks || strings.Contains(got, "hidden") {
+			t.Errorf("%d webhooks: got the audit entry %+v, want their names and no URL", hooks, entries[len(entries)-1])
+		}
+		a.send()
+		events := ""
+		for _, r := range operators.all() {
+			events = r.body
+		}
+		if !strings.Contains(events, id) || strings.Count(events, `"left `) != hooks || strings.Contains(events, "hidden") {
+			t.Errorf("%d webhooks: got the event %s, want their names and no URL", hooks, events)
+		}
+	}
+}

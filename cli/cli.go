@@ -187,7 +187,7 @@ func manPage(root *cli.Command, version string) string {
 	manCommands(&b, root)
 	b.WriteString(".SH FILES\n.TP\n.I latchkey\\-data\nThe data folder, unless \\fB\\-\\-data\\fR names another.\n" +
 		".TP\n.I /etc/latchkey/config.toml\nThe configuration of the Debian package, with the data folder /var/lib/latchkey and the pepper /etc/latchkey/pepper.\n" +
-		".SH EXIT STATUS\n0 success, 1 failure (also if the output could not be written), 2 wrong command line.\n")
+		".SH EXIT STATUS\n0 success, 1 failure (also if the output could not be written), 2 wrong command line, 130 ended by Ctrl+C.\n")
 	return b.String()
 }
 

@@ -71,7 +71,7 @@ func flagTable() map[string]commandFlags {
 		"serve": {place: onFolder, noJSON: "serve prints a log, whose form is set by --log-format", rules: []flagRule{{flags: "data", excludes: "demo"}},
 			independent: "listen admin-listen log-level log-format demo"},
 		"backup":  {rules: []flagRule{{flags: "json", excludes: "-"}}},
-		"restore": {place: onFolder, independent: "dry-run other exactly send-webhooks unverified"},
+		"restore": {place: onFolder, rules: []flagRule{{flags: "exactly", excludes: "other"}}, independent: "dry-run other send-webhooks unverified"},
 		"check":   {rules: []flagRule{{flags: "url ca token-file", excludes: "FILE"}}},
 		"compact": {place: onFolder}, "healthcheck": {place: onHealth},
 		"config check": {place: onFolder}, "config print": {place: onFolder, noJSON: "the configuration is printed as text"},

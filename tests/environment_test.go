@@ -125,6 +125,52 @@ func TestProgram_EarlyHangup(t *testing.T) {
 	}
 }
 
+// TestProgram_FirstHangup looks at the order in which the program starts: it asks for SIGHUP before it
+// initializes what takes most of the time.
+func TestProgram_FirstHangup(t *testing.T) {
+	cmd := program.Command(t, "serve", "--help")
+	cmd.Env = append(cmd.Env, "GODEBUG=inittrace=1")
+	var trace bytes.Buffer
+	cmd.Stderr = &trace
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) int { return strings.Index(trace.String(), "init "+name+" @") }
+	if first := at("latchkey/internal/hangup"); first < 0 || first > at("crypto/tls") || first > at("net/http") || first > at("main") {
+		t.Errorf("SIGHUP is not received before other packages are initialized:\n%s", &trace)
+	}
+}
+
+// TestProgram_Interrupt sends the signals of Ctrl+C and of a service manager to an import that waits
+// for its standard input.
+func TestProgram_Interrupt(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	program.Serve(t, data).Stop(t)
+	for _, sent := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		cmd := program.Command(t, "keys", "import", "-", "--data", data)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// More than a pipe holds: when it is written, the command reads.
+		if _, err := in.Write(bytes.Repeat([]byte(" "), 1<<20)); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(sent); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		if exit := cmd.ProcessState.ExitCode(); exit != 130 || errs.String() != "latchkey: interrupted; nothing was imported\n" {
+			t.Errorf("%s: got exit code %d, %q, want 130 and that nothing was imported", sent, exit, &errs)
+		}
+	}
+}
+
 // TestProgram_LongPath has a data folder whose path is too long for the address of a socket.
 func TestProgram_LongPath(t *testing.T) {
 	for _, length := range []int{90, 104, 108, 250} {

@@ -80,12 +80,52 @@ func TestPackaging_completion(t *testing.T) {
 	}
 }
 
+// TestPackaging_otherShells completes command lines in the other shells that are installed. In zsh the
+// test takes the place of its completion system.
+func TestPackaging_otherShells(t *testing.T) {
+	for shell, script := range map[string]string{
+		"bash": `source <(latchkey completion bash); COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _latchkey; printf '%s\n' "${COMPREPLY[@]}"`,
+		"zsh": `compdef() { }; compadd() { print -rl -- $values; }; _files() { print -r -- files; }
+			source <(latchkey completion zsh); words=("$@"); CURRENT=$#; _latchkey`,
+		"fish": `latchkey completion fish | source; complete -C "$argv"`,
+	} {
+		path, err := exec.LookPath(shell)
+		if err != nil && shell != "bash" {
+			t.Logf("%s is not installed", shell)
+			continue
+		}
+		for line, want := range map[string]string{
+			"ke": "keys", "keys ro": "rotate", "keys rotate --if": "--if-unused", "--json keys list --status ": "paused", "keys import --from ": "litellm",
+			"completion ": "fish",
+		} {
+			words := append([]string{"latchkey"}, strings.Split(line, " ")...)
+			args := []string{"-c", script, shell}
+			if shell == "fish" {
+				words, args = []string{strings.Join(words, " ")}, []string{"--no-config", "-c", script}
+			}
+			c := exec.Command(path, append(args, words...)...)
+			c.Env, c.Dir = []string{"PATH=" + filepath.Dir(program.Path(t)) + ":/usr/bin:/bin", "HOME=" + t.TempDir()}, t.TempDir()
+			var errs bytes.Buffer
+			c.Stderr = &errs
+			out, err := c.Output()
+			var got []string
+			for row := range strings.Lines(string(out)) {
+				word, _, _ := strings.Cut(strings.TrimSpace(row), "\t")
+				got = append(got, word)
+			}
+			if err != nil || errs.Len() > 0 || !slices.Contains(got, want) || slices.Contains(got, "help") {
+				t.Errorf("%s, latchkey %s: got %q, %v, %s; want %q", shell, line, out, err, &errs, want)
+			}
+		}
+	}
+}
+
 // TestPackaging_completed completes command lines in a bash without any other completion, beside a
 // server and without one.
 func TestPackaging_completed(t *testing.T) {
 	bash, err := exec.LookPath("bash")
 	if err != nil {
-		t.Skip("no bash")
+		t.Fatal(err)
 	}
 	data := filepath.Join(t.TempDir(), "data")
 	p := program.Serve(t, data)

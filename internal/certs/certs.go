@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -152,9 +153,18 @@ func NewIssuer(o IssuerOptions) (*Issuer, error) {
 		client.HTTPClient = &http.Client{Transport: transport, Timeout: time.Minute}
 	}
 	return &Issuer{o: o, failed: map[string]failedIssue{}, manager: &autocert.Manager{
-		Prompt: autocert.AcceptTOS, Cache: autocert.DirCache(o.Folder), HostPolicy: autocert.HostWhitelist(o.Domains...),
+		Prompt: autocert.AcceptTOS, Cache: folderCache{autocert.DirCache(o.Folder)}, HostPolicy: autocert.HostWhitelist(o.Domains...),
 		Client: client, Email: o.Email,
 	}}, nil
+}
+
+// folderCache is a folder for the files of autocert. They belong to the owner of the folder, whoever
+// runs the program (see internal/durable).
+type folderCache struct{ autocert.DirCache }
+
+// Put creates or replaces the file of a name, as DirCache does.
+func (c folderCache) Put(_ context.Context, name string, data []byte) error {
+	return durable.WriteFile(filepath.Join(string(c.DirCache), filepath.Clean("/"+name)), string(data))
 }
 
 // ReadRoots returns the certificates in a PEM file. It returns an error if the file contains none.
