@@ -1,8 +1,9 @@
 // The store family reads and writes the bbolt database; no other family uses bbolt.
 // Read store.go first: Store, whose committer gathers queued changes into one commit.
 // Then read store_tx.go (a transaction and the records it changed), store_table.go
-// (JSON records with indexes, and the check of a whole store) and store_file.go (the
-// database file, its header and its migrations). The family knows no record type of
+// (JSON records with indexes, and the check of a whole store), store_file.go (the
+// database file, its header and its migrations) and store_progress.go (how much of long
+// work is done). The family knows no record type of
 // another family, because each table is declared beside its type.
 
 package main
