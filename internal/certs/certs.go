@@ -158,8 +158,8 @@ func NewIssuer(o IssuerOptions) (*Issuer, error) {
 	}}, nil
 }
 
-// folderCache is a folder for the files of autocert. They belong to the owner of the folder, whoever
-// runs the program (see internal/durable).
+// folderCache is a folder for the files of autocert. They belong to the owner of the folder, also if
+// root runs the program (see internal/durable).
 type folderCache struct{ autocert.DirCache }
 
 // Put creates or replaces the file of a name, as DirCache does.
