@@ -11,6 +11,7 @@ import (
 
 	"latchkey/dashboard"
 	"latchkey/internal/clock"
+	"latchkey/internal/conns"
 )
 
 // The maximum number of failed logins within loginSpan, for one client network (see
@@ -151,8 +152,10 @@ func (a *Accounts) Session(token string) (s dashboard.Session, ok bool) {
 func (a *Accounts) SessionMax() time.Duration { return a.o.Sessions.Longest() }
 
 // As returns a copy of r for the admin endpoint, which then handles the request with the
-// rights of op and records op in the audit log.
+// rights of op and records op in the audit log. The connection of r then counts as one with a valid
+// key.
 func (a *Accounts) As(r *http.Request, op dashboard.Operator) *http.Request {
+	conns.MarkKeyed(r.Context())
 	return ByActor(r, actorOf(op), ClientAddr(r, a.o.Proxies))
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/conns"
 )
 
 // MetricsOptions configures Metrics.
@@ -30,7 +31,9 @@ type MetricsOptions struct {
 	Ready   func() error // returns why the service is not ready; nil: it is ready
 	Config  func() ConfigStatus
 	Log     *slog.Logger // its lost lines are counted
-	Open    bool         // serve the metrics to clients without a token
+	// Connections returns the use of each listener, and the number of connections to upstreams.
+	Connections func() (listeners []conns.Usage, upstreams int)
+	Open        bool // serve the metrics to clients without a token
 }
 
 // Metrics counts requests, commits and attempts to deliver to webhooks. It serves all metrics
@@ -131,6 +134,11 @@ func (m *Metrics) gauges() []prometheus.Collector {
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_log_lines_lost_total", Help: "Log lines that were lost, because the log was not read in time or could not be written."}, func() float64 {
 			return float64(LostLines(o.Log))
 		}),
+		connectionMetrics(o.Connections),
+		gauge("upstream_connections", "Open connections to upstreams of guarded routes.", func() float64 {
+			_, upstreams := o.Connections()
+			return float64(upstreams)
+		}),
 		gauge("key_cache_entries", "Secrets in the key cache.", func() float64 {
 			n, _ := o.Keyring.Cached()
 			return float64(n)
@@ -194,6 +202,36 @@ func (m *Metrics) stored() []prometheus.Collector {
 			}
 			return m.o.Clock.Now().Sub(oldest).Seconds(), err
 		}),
+	}
+}
+
+// connectionMetrics has the metrics of the connections of each listener. It returns the use of the
+// listeners.
+type connectionMetrics func() (listeners []conns.Usage, upstreams int)
+
+// The metrics of connectionMetrics.
+var (
+	openConnections   = prometheus.NewDesc("latchkey_connections", "Open connections, by listener.", []string{"listener"}, nil)
+	mostConnections   = prometheus.NewDesc("latchkey_connections_max", "Most open connections, by listener.", []string{"listener"}, nil)
+	closedConnections = prometheus.NewDesc("latchkey_connections_closed_total", "Connections that were closed to make room or because they had no valid key, by listener and reason.", []string{"listener", "reason"}, nil)
+)
+
+// Describe sends the descriptions of the metrics.
+func (c connectionMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- openConnections
+	to <- mostConnections
+	to <- closedConnections
+}
+
+// Collect sends the values of the metrics.
+func (c connectionMetrics) Collect(to chan<- prometheus.Metric) {
+	listeners, _ := c()
+	for _, u := range listeners {
+		to <- prometheus.MustNewConstMetric(openConnections, prometheus.GaugeValue, float64(u.Open), u.Name)
+		to <- prometheus.MustNewConstMetric(mostConnections, prometheus.GaugeValue, float64(u.Limits.Max), u.Name)
+		for reason, n := range u.Closed {
+			to <- prometheus.MustNewConstMetric(closedConnections, prometheus.CounterValue, float64(n), u.Name, conns.Reason(reason).String())
+		}
 	}
 }
 

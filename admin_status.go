@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"latchkey/internal/conns"
 )
 
 // StatusOptions configures a Status.
@@ -22,6 +24,8 @@ type StatusOptions struct {
 	Started time.Time      // when the program started
 	Server  func() *Server // returns the server, which is created after the Status
 	Config  func() ConfigStatus
+	// Connections returns the use of each listener, and the number of connections to upstreams.
+	Connections func() (listeners []conns.Usage, upstreams int)
 }
 
 // Status serves the endpoint that describes the state of the service. It is safe for
@@ -68,6 +72,8 @@ func (s *Status) show(w http.ResponseWriter, r *Request) error {
 		"backup_every_seconds": nil, "forged_records": o.Store.Forged(), "certificate_ends_at": Seconds((*s.ends.Load())()), "log_level": s.level(), "listening": *s.listening.Load(),
 		"ready": true, "not_ready_because": nil, "config": o.Config().Show(), "now": Millis(r.Now), "service_time": Millis(r.Steady),
 	}
+	listeners, upstreams := o.Connections()
+	shown["connections"] = connectionsShown(listeners, upstreams)
 	if free := DiskFree(o.Folder); free >= 0 {
 		shown["disk_free_bytes"] = free
 	}
@@ -88,6 +94,16 @@ func (s *Status) show(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// connectionsShown returns the JSON fields of the open connections of each listener, and those of the
+// connections to upstreams.
+func connectionsShown(listeners []conns.Usage, upstreams int) map[string]any {
+	shown := map[string]any{"upstreams": map[string]any{"open": upstreams, "max": nil}}
+	for _, u := range listeners {
+		shown[u.Name] = map[string]any{"open": u.Open, "max": u.Limits.Max}
+	}
+	return shown
 }
 
 // stored adds to shown the values that are read from the store.
@@ -175,7 +191,7 @@ func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 }
 
 // Reloader applies a changed configuration while the service runs. It applies the routes,
-// permissions, limits and the log level; other settings need a restart. A request keeps the
+// permissions, limits, the log level and the numbers of connections; other settings need a restart. A request keeps the
 // routes, permissions and limits that were in use when it began. Reloader is safe for
 // concurrent use.
 type Reloader struct {
@@ -193,7 +209,8 @@ type ReloaderOptions struct {
 	Keyring *Keyring
 	Guards  *ProxyRoutes
 	Log     *slog.Logger
-	Running Config // the configuration with which the program started
+	Running Config       // the configuration with which the program started
+	Use     func(Config) // applies the numbers of connections
 }
 
 // ConfigStatus describes the configuration in use and the latest attempt to replace it.
@@ -271,6 +288,7 @@ func (r *Reloader) use(c Config) error {
 	}
 	r.o.Keyring.Use(rights)
 	r.o.Guards.Use(state)
+	r.o.Use(c)
 	return r.level.UnmarshalText([]byte(c.Log.Level))
 }
 

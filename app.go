@@ -52,6 +52,8 @@ type App struct {
 	tokens   *Tokens
 	refusals *Refusals
 
+	connections *Connections
+
 	Operators *Operators
 	sessions  *Sessions
 
@@ -149,9 +151,11 @@ func (a *App) connect() error {
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)
-	a.proxy = NewProxy(ProxyOptions{Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout})
+	a.proxy = NewProxy(ProxyOptions{
+		Log: a.log, Proxies: c.TrustedProxies(), ReadTimeout: c.Server.ReadTimeout, WriteTimeout: c.Server.WriteTimeout, Hold: a.connections.Hold,
+	})
 	a.guards = NewProxyRoutes(func() []string { return a.Server.Own() }, a.proxy.Forward)
-	a.Reloader = NewReloader(ReloaderOptions{store, a.Keyring, a.guards, a.log, c})
+	a.Reloader = NewReloader(ReloaderOptions{store, a.Keyring, a.guards, a.log, c, a.connections.Use})
 	if err := a.assemble(registry); err != nil {
 		return err
 	}
@@ -218,6 +222,7 @@ func (a *App) describe() (api, admin []Row, err error) {
 func (a *App) observe() (err error) {
 	c, store := a.config, a.Store
 	a.history, a.refusals = NewHistory(store), NewRefusals()
+	a.connections = NewConnections(ConnectionsOptions{Config: c, Files: OpenFileLimit(), Free: func() { a.proxy.CloseIdle() }, Log: a.log})
 	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
 	a.backups = NewBackups(BackupOptions{
 		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
@@ -225,11 +230,11 @@ func (a *App) observe() (err error) {
 	a.metrics, err = NewMetrics(MetricsOptions{
 		Log:   a.log,
 		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
-		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() },
+		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() }, Connections: a.connections.Usage,
 	})
 	a.status = NewStatus(StatusOptions{
 		Store: store, Keyring: a.Keyring, Backups: a.backups, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
-		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() },
+		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() }, Connections: a.connections.Usage,
 	})
 	return err
 }
@@ -395,7 +400,7 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	}
 	listeners, err := OpenListeners(ListenerOptions{
 		Config: a.config, Folder: a.folder.Path, Socket: a.folder.Socket(), Clock: a.clock, Log: a.log,
-		Sockets: sockets, API: api, Admin: admin, Local: local,
+		Connections: a.connections, Sockets: sockets, API: api, Admin: admin, Local: local,
 	})
 	if err != nil {
 		return err

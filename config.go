@@ -30,21 +30,23 @@ import (
 // secret. It is not changed after it was loaded, so it is safe for concurrent use.
 type Config struct {
 	Server struct {
-		Listen            string        `toml:"listen" default:"127.0.0.1:8080" check:"address"`
-		Data              string        `toml:"data" default:"latchkey-data" check:"path"`
-		BaseURL           string        `toml:"base_url" example:"https://keys.example.com" check:"url"`
-		TrustedProxies    []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"proxy"` // Config.TrustedProxies parses them
-		MaxBodyBytes      int           `toml:"max_body_bytes" default:"1048576" min:"1024" max:"67108864"`
-		ReadHeaderTimeout time.Duration `toml:"read_header_timeout" default:"5s" min:"100ms" max:"1h"`
-		ReadTimeout       time.Duration `toml:"read_timeout" default:"15s" min:"100ms" max:"1h"`
-		WriteTimeout      time.Duration `toml:"write_timeout" default:"30s" min:"100ms" max:"1h"`
-		IdleTimeout       time.Duration `toml:"idle_timeout" default:"60s" min:"100ms" max:"1h"`
-		ShutdownTimeout   time.Duration `toml:"shutdown_timeout" default:"10s" min:"100ms" max:"1h"`
-		IETFHeaders       string        `toml:"ietf_headers" default:"draft-11" in:"draft-11,off"`
-		TLS               string        `toml:"tls" default:"files" in:"files,acme"`
-		TLSCertFile       string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"` // "": no TLS, unless TLS is "acme"
-		TLSKeyFile        string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key" check:"file"`
-		InsecureHTTP      bool          `toml:"insecure_http" default:"false"`
+		Listen                   string        `toml:"listen" default:"127.0.0.1:8080" check:"address"`
+		Data                     string        `toml:"data" default:"latchkey-data" check:"path"`
+		BaseURL                  string        `toml:"base_url" example:"https://keys.example.com" check:"url"`
+		TrustedProxies           []string      `toml:"trusted_proxies" example:"10.0.0.0/8" check:"proxy"` // Config.TrustedProxies parses them
+		MaxBodyBytes             int           `toml:"max_body_bytes" default:"1048576" min:"1024" max:"67108864"`
+		ReadHeaderTimeout        time.Duration `toml:"read_header_timeout" default:"5s" min:"100ms" max:"1h"`
+		ReadTimeout              time.Duration `toml:"read_timeout" default:"15s" min:"100ms" max:"1h"`
+		WriteTimeout             time.Duration `toml:"write_timeout" default:"30s" min:"100ms" max:"1h"`
+		IdleTimeout              time.Duration `toml:"idle_timeout" default:"60s" min:"100ms" max:"1h"`
+		ShutdownTimeout          time.Duration `toml:"shutdown_timeout" default:"10s" min:"100ms" max:"1h"`
+		MaxConnections           int           `toml:"max_connections" default:"0" min:"0" max:"1000000"`             // 0: as many as the limit of open files allows, see Connections.Use
+		MaxConnectionsPerAddress int           `toml:"max_connections_per_address" default:"0" min:"0" max:"1000000"` // 0: a quarter of those of the listener
+		IETFHeaders              string        `toml:"ietf_headers" default:"draft-11" in:"draft-11,off"`
+		TLS                      string        `toml:"tls" default:"files" in:"files,acme"`
+		TLSCertFile              string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"` // "": no TLS, unless TLS is "acme"
+		TLSKeyFile               string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key" check:"file"`
+		InsecureHTTP             bool          `toml:"insecure_http" default:"false"`
 	} `toml:"server"`
 	Admin struct {
 		Listen       string        `toml:"listen" default:"127.0.0.1:8081" check:"address"`
@@ -271,11 +273,13 @@ func (c Config) AdminTLS() ListenerTLS {
 }
 
 // Differing returns the keys of the settings that differ in other and that only a restart applies.
-// It leaves out the settings that a reload applies: the [[...]] sections, the limits and log.level.
+// It leaves out the settings that a reload applies: the [[...]] sections, the limits, log.level and
+// the numbers of connections.
 func (c Config) Differing(other Config) (keys []string) {
 	theirs := other.settings()
 	for i, s := range c.settings() {
-		if s.Text() != theirs[i].Text() && !strings.HasPrefix(s.Key, "limit.") && s.Key != "log.level" {
+		applied := strings.HasPrefix(s.Key, "limit.") || s.Key == "log.level" || strings.HasPrefix(s.Key, "server.max_connections")
+		if s.Text() != theirs[i].Text() && !applied {
 			keys = append(keys, s.Key)
 		}
 	}

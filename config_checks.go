@@ -289,6 +289,9 @@ func (c Config) Warnings() (list []string) {
 			warn("%s is %s, longer than %s, %s, so it has no effect", pair.short, pair.shorter, pair.long, pair.longer)
 		}
 	}
+	if most, each := c.Server.MaxConnections, c.Server.MaxConnectionsPerAddress; most > 0 && each >= most {
+		warn("server.max_connections_per_address is %d, and server.max_connections %d, so it has no effect and one address can have all connections", each, most)
+	}
 	for section, t := range map[string]ListenerTLS{"server": c.ServerTLS(), "admin": c.AdminTLS()} {
 		if t.ACME && t.CertFile+t.KeyFile != "" {
 			warn(`%s.tls is "acme", so %[1]s.tls_cert_file and %[1]s.tls_key_file have no effect`, section)

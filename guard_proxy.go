@@ -40,11 +40,14 @@ type ProxyOptions struct {
 	// ReadTimeout is the longest pause while a client sends its body. WriteTimeout is the longest
 	// pause while it receives its answer. 0 means no timeout.
 	ReadTimeout, WriteTimeout time.Duration
+	Hold                      upstream.Hold // makes room for each connection to an upstream
 }
 
 // NewProxy returns a Proxy. Call Close to close the idle connections when it is no longer needed.
 func NewProxy(o ProxyOptions) *Proxy {
-	return &Proxy{o: o, quiet: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), transports: map[time.Duration]upstream.Framed{}}
+	p := &Proxy{o: o, quiet: slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug), transports: map[time.Duration]upstream.Framed{}}
+	p.upstreams.Hold = o.Hold
+	return p
 }
 
 // transport returns the transport that waits at most timeout for the header of an answer; 0 means
@@ -62,19 +65,26 @@ func (p *Proxy) transport(timeout time.Duration) upstream.Framed {
 			MaxIdleConnsPerHost:   1024, // with the default of 2, most requests would need a new connection
 			ForceAttemptHTTP2:     true,
 			DisableCompression:    true, // the client may not understand a compression that it did not request
-		})
+		}, p.o.Hold)
 		p.transports[timeout] = t
 	}
 	return t
 }
 
-// Close closes the idle connections to upstreams.
-func (p *Proxy) Close() {
+// CloseIdle closes the idle connections to upstreams. Connections in use are kept, and the Proxy
+// keeps new idle ones.
+func (p *Proxy) CloseIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range p.transports {
 		t.CloseIdleConnections()
 	}
+	p.upstreams.CloseIdle()
+}
+
+// Close closes the idle connections to upstreams. The Proxy must not be used any more.
+func (p *Proxy) Close() {
+	p.CloseIdle()
 	p.upstreams.Close()
 }
 

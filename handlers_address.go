@@ -33,10 +33,21 @@ func (p Proxies) contain(a netip.Addr) bool {
 // The address is the zero Addr for a peer on a unix socket. The listener decides whether the socket
 // is a unix socket, because a peer may choose a path such as 192.0.2.1:80 for its own end.
 func (p Proxies) peer(r *http.Request) (address netip.Addr, proxy bool) {
-	if onUnixSocket(r) {
+	return p.peerOf(onUnixSocket(r), r.RemoteAddr)
+}
+
+// Peer is like peer for the peer of a connection.
+func (p Proxies) Peer(conn net.Conn) (address netip.Addr, proxy bool) {
+	return p.peerOf(conn.LocalAddr().Network() == "unix", conn.RemoteAddr().String())
+}
+
+// peerOf is like peer. unix reports whether the connection is on a unix socket. remote is the host
+// and port of the peer.
+func (p Proxies) peerOf(unix bool, remote string) (address netip.Addr, proxy bool) {
+	if unix {
 		return netip.Addr{}, p.Unix
 	}
-	at, err := netip.ParseAddrPort(r.RemoteAddr)
+	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		return netip.Addr{}, false
 	}

@@ -1,5 +1,6 @@
 // The listen family has the listeners: their addresses, TLS, sockets that systemd has opened, and
-// an orderly shutdown. It does not know which requests are served.
+// an orderly shutdown. Read listen.go first, then listen_room.go (how many connections may be open).
+// The family does not know which requests are served.
 
 package main
 
@@ -22,6 +23,7 @@ import (
 
 	"latchkey/internal/certs"
 	"latchkey/internal/clock"
+	"latchkey/internal/conns"
 	"latchkey/internal/sockpath"
 )
 
@@ -40,6 +42,8 @@ type ListenerOptions struct {
 	// "acme". They are used instead of the addresses in Config.
 	Sockets map[string][]net.Listener
 
+	Connections *Connections // bounds the connections of all listeners
+
 	API, Admin, Local http.Handler // handlers of the listeners; Local is for the control socket
 }
 
@@ -53,7 +57,6 @@ type Listeners struct {
 	issuer       *certs.Issuer         // nil: no listener uses ACME
 	failed       chan error            // see Failed
 	serving      sync.WaitGroup        // the goroutines that accept connections
-	connections  *connections          // of all listeners
 	stop         context.CancelFunc    // ends the goroutines that renew and reload certificates
 }
 
@@ -65,7 +68,8 @@ type listenerGroup struct {
 	network   string // for net.Listen
 	address   string // for net.Listen
 	tls       ListenerTLS
-	clear     bool // other machines may connect without TLS
+	room      *conns.Group // bounds the connections
+	clear     bool         // other machines may connect without TLS
 	handler   http.Handler
 	listeners []net.Listener
 	server    *http.Server
@@ -74,7 +78,7 @@ type listenerGroup struct {
 // OpenListeners opens all listeners. If one of them cannot be opened, it closes the others and
 // returns the error. Requests are not answered until Serve is called.
 func OpenListeners(o ListenerOptions) (*Listeners, error) {
-	d, c := &Listeners{o: o, connections: newConnections(), stop: func() {}}, o.Config
+	d, c := &Listeners{o: o, stop: func() {}}, o.Config
 	if c.ServerTLS().ACME || c.AdminTLS().ACME {
 		var err error
 		d.issuer, err = certs.NewIssuer(certs.IssuerOptions{
@@ -86,12 +90,12 @@ func OpenListeners(o ListenerOptions) (*Listeners, error) {
 		}
 	}
 	d.groups = []listenerGroup{
-		{name: "api", key: "server", setting: "server.listen", network: "tcp", address: c.Server.Listen, tls: c.ServerTLS(), clear: c.Server.InsecureHTTP, handler: o.API},
-		{name: "admin", key: "admin", setting: "admin.listen", network: "tcp", address: c.Admin.Listen, tls: c.AdminTLS(), clear: c.Admin.InsecureHTTP, handler: o.Admin},
-		{network: "unix", address: o.Socket, clear: true, handler: o.Local},
+		{name: "api", key: "server", setting: "server.listen", network: "tcp", address: c.Server.Listen, tls: c.ServerTLS(), clear: c.Server.InsecureHTTP, handler: o.API, room: o.Connections.api},
+		{name: "admin", key: "admin", setting: "admin.listen", network: "tcp", address: c.Admin.Listen, tls: c.AdminTLS(), clear: c.Admin.InsecureHTTP, handler: o.Admin, room: o.Connections.admin},
+		{network: "unix", address: o.Socket, clear: true, handler: o.Local, room: o.Connections.socket},
 	}
 	if d.issuer != nil && (c.ACME.HTTPListen != "" || o.Sockets["acme"] != nil) {
-		d.groups = append(d.groups, listenerGroup{name: "acme", key: "acme", setting: "acme.http_listen", network: "tcp", address: c.ACME.HTTPListen, clear: true, handler: d.issuer.Handler()})
+		d.groups = append(d.groups, listenerGroup{name: "acme", key: "acme", setting: "acme.http_listen", network: "tcp", address: c.ACME.HTTPListen, clear: true, handler: d.issuer.Handler(), room: o.Connections.acme})
 	}
 	if err := d.openAll(); err != nil {
 		return nil, errors.Join(err, d.release())
@@ -132,8 +136,11 @@ func (d *Listeners) open(x *listenerGroup) error {
 	} else {
 		x.server = d.httpServer(x.handler)
 	}
-	if x.listeners = d.o.Sockets[x.name]; x.listeners != nil {
-		for _, l := range x.listeners {
+	if passed := d.o.Sockets[x.name]; passed != nil {
+		for _, l := range passed {
+			x.listeners = append(x.listeners, x.room.Listen(l))
+		}
+		for _, l := range passed {
 			if l.Addr().Network() == "tcp" && !x.tls.On() && !x.clear && !IsLocalAddress(l.Addr().String()) {
 				return fmt.Errorf("the socket %q from the service manager listens on %s, where keys would be sent unencrypted; set %s.tls_cert_file and %[3]s.tls_key_file, "+
 					"or set %[3]s.insecure_http = true if a proxy in front terminates TLS, or make the socket listen on 127.0.0.1", x.name, l.Addr(), x.key)
@@ -145,7 +152,7 @@ func (d *Listeners) open(x *listenerGroup) error {
 	if err != nil {
 		return err
 	}
-	x.listeners = []net.Listener{l}
+	x.listeners = []net.Listener{x.room.Listen(l)}
 	return nil
 }
 
@@ -255,6 +262,7 @@ func (d *Listeners) Serve() {
 	}
 	var ctx context.Context
 	ctx, d.stop = context.WithCancel(context.Background())
+	go d.o.Connections.tend(ctx)
 	if d.certificates != nil {
 		go d.tend(ctx)
 	}
@@ -315,14 +323,14 @@ func (d *Listeners) Close(ctx context.Context) error {
 	d.stop()
 	grace, cancel := context.WithTimeout(ctx, d.o.Config.Server.ShutdownTimeout)
 	defer cancel()
-	// Shutdown could close connections whose first request is not answered (see connections). So
+	// Shutdown could close connections whose first request is not answered (see conns.Set.Wait). So
 	// the listeners are closed first, and Shutdown is called after those requests are answered.
 	_ = d.release()
 	d.serving.Wait()
 	for _, x := range d.groups {
 		x.server.SetKeepAlivesEnabled(false)
 	}
-	d.connections.Wait(grace)
+	d.o.Connections.set.Wait(grace)
 	failed := make([]error, len(d.groups))
 	var all sync.WaitGroup
 	for i, x := range d.groups {
@@ -343,8 +351,8 @@ func (d *Listeners) Close(ctx context.Context) error {
 func (d *Listeners) httpServer(h http.Handler) *http.Server {
 	c := d.o.Config.Server
 	return &http.Server{
-		Handler: closing(h), ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
-		IdleTimeout: c.IdleTimeout, ConnState: d.connections.Note, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.o.Log.Handler(), slog.LevelDebug),
+		Handler: conns.Guard(closing(h)), ReadHeaderTimeout: c.ReadHeaderTimeout, ReadTimeout: c.ReadTimeout, WriteTimeout: c.WriteTimeout,
+		IdleTimeout: c.IdleTimeout, ConnState: conns.Note, ConnContext: conns.Context, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.o.Log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -360,77 +368,6 @@ func closing(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
-}
-
-// patience is how long a shutdown waits for the first request on connections that have been
-// accepted. Clients usually send it immediately.
-const patience = 2 * time.Second
-
-// connections has the connections that have a request in progress or have not yet sent their first
-// request. http.Server.Shutdown may close a connection of the second kind although its first
-// request has arrived and is not read yet. It is safe for concurrent use.
-type connections struct {
-	mu      sync.Mutex
-	fresh   map[net.Conn]bool // connections that have not sent a request yet
-	active  map[net.Conn]bool // HTTP/1 connections with a request in progress
-	changed chan struct{}     // receives a value after a change
-}
-
-// newConnections returns an empty set of connections.
-func newConnections() *connections {
-	return &connections{fresh: map[net.Conn]bool{}, active: map[net.Conn]bool{}, changed: make(chan struct{}, 1)}
-}
-
-// Note records the new state of a connection. Use it as http.Server.ConnState.
-func (c *connections) Note(conn net.Conn, state http.ConnState) {
-	c.mu.Lock()
-	delete(c.fresh, conn)
-	delete(c.active, conn)
-	switch state {
-	case http.StateNew:
-		c.fresh[conn] = true
-	case http.StateActive:
-		// An HTTP/2 connection may never become idle, so Wait would not return. Shutdown can end
-		// such a connection without losing requests, by a GOAWAY frame (RFC 9113, section 6.8).
-		if t, ok := conn.(*tls.Conn); !ok || t.ConnectionState().NegotiatedProtocol != "h2" {
-			c.active[conn] = true
-		}
-	}
-	c.mu.Unlock()
-	select {
-	case c.changed <- struct{}{}:
-	default:
-	}
-}
-
-// Wait returns when no request is in progress and no connection has yet to send its first request,
-// or when ctx ends. It waits at most patience for first requests. The listeners must be closed
-// before the call.
-func (c *connections) Wait(ctx context.Context) {
-	enough := time.NewTimer(patience)
-	defer enough.Stop()
-	patient := true
-	for {
-		active, fresh := c.count()
-		if active == 0 && (fresh == 0 || !patient) {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-enough.C:
-			patient = false
-		case <-c.changed:
-		}
-	}
-}
-
-// count returns the number of connections with a request in progress, and of those that have not
-// sent their first request.
-func (c *connections) count() (active, fresh int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.active), len(c.fresh)
 }
 
 // Systemd notifies the service manager that has started this process, and takes over the sockets

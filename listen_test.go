@@ -44,6 +44,9 @@ func openDoors(t *testing.T, change func(*ListenerOptions)) *Listeners {
 	}
 	o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
 	change(&o)
+	if o.Connections == nil {
+		o.Connections = NewConnections(ConnectionsOptions{Config: o.Config, Log: o.Log})
+	}
 	d, err := OpenListeners(o)
 	if err != nil {
 		t.Fatal(err)
@@ -190,6 +193,7 @@ func TestOpenDoors_bad(t *testing.T) {
 		o := ListenerOptions{Config: defaultConfig(), Folder: dir, Socket: filepath.Join(dir, "control.sock"), Clock: clock.NewClock(), Log: slog.New(slog.DiscardHandler)}
 		o.Config.Server.Listen, o.Config.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
 		tt.change(&o)
+		o.Connections = NewConnections(ConnectionsOptions{Config: o.Config, Log: o.Log})
 		if d, err := OpenListeners(o); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, %v; want an error with %q", tt.name, d, err, tt.want)
 		}
@@ -214,46 +218,6 @@ func TestDoors_sockets(t *testing.T) {
 		if _, body := fetch(t, http.DefaultClient, "http://"+l.Addr().String()); body != "api" {
 			t.Errorf("%s: got %q, want the API", l.Addr(), body)
 		}
-	}
-}
-
-func TestConnections_Wait(t *testing.T) {
-	var pipe [3]net.Conn
-	for i := range pipe {
-		pipe[i], _ = net.Pipe()
-	}
-	for _, tt := range []struct {
-		name string
-		do   func(c *connections)
-		want time.Duration // that it waits
-	}{
-		{"none", func(*connections) {}, 0},
-		{"idle ones", func(c *connections) {
-			c.Note(pipe[0], http.StateNew)
-			c.Note(pipe[0], http.StateActive)
-			c.Note(pipe[0], http.StateIdle)
-		}, 0},
-		{"one that says nothing", func(c *connections) { c.Note(pipe[0], http.StateNew) }, patience},
-		{"one whose request takes longer", func(c *connections) {
-			c.Note(pipe[0], http.StateNew)
-			c.Note(pipe[1], http.StateActive)
-			time.AfterFunc(time.Second, func() { c.Note(pipe[0], http.StateActive) })
-			time.AfterFunc(5*time.Second, func() { c.Note(pipe[0], http.StateClosed) })
-			time.AfterFunc(4*time.Second, func() { c.Note(pipe[1], http.StateClosed) })
-		}, 5 * time.Second},
-		{"one that never ends", func(c *connections) { c.Note(pipe[2], http.StateActive) }, 10 * time.Second},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			c := newConnections()
-			tt.do(c)
-			began := time.Now()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			defer cancel()
-			c.Wait(ctx)
-			if got := time.Since(began); got != tt.want {
-				t.Errorf("%s: waited %v, want %v", tt.name, got, tt.want)
-			}
-		})
 	}
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/conns"
 	"latchkey/internal/keytext"
 )
 
@@ -491,6 +492,7 @@ func (s *Server) authenticate(x *exchange) error {
 		}
 		return err
 	}
+	conns.MarkKeyed(x.Request.Context())
 	s.o.Keyring.Used(holder, LastUse{At: x.Now, IP: x.Client, Carrier: c.Carrier})
 	return nil
 }
@@ -623,6 +625,9 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 		x.vary = VaryCaller
 		if err = identify(x); err != nil {
 			return
+		}
+		if !row.Public {
+			conns.MarkKeyed(r.Context())
 		}
 		err = s.handle(x, row)
 	}

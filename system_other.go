@@ -13,3 +13,6 @@ func Writable(string) error { return nil }
 
 // DiskFree returns -1, which means that the free space is not known.
 func DiskFree(string) int64 { return -1 }
+
+// OpenFileLimit returns 0, which means that the limit of open files is not known.
+func OpenFileLimit() int { return 0 }

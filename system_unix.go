@@ -32,3 +32,14 @@ func DiskFree(path string) int64 {
 	}
 	return int64(s.Bavail) * int64(s.Bsize)
 }
+
+// OpenFileLimit returns how many files and connections this process may have open together
+// (RLIMIT_NOFILE). It returns 0 if that is not known or if there is no limit. Go has raised the soft
+// limit to the hard limit at the start of the process.
+func OpenFileLimit() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 0
+	}
+	return int(min(uint64(l.Cur), 1<<30))
+}

@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 )
 
 // Framed sends requests through an http.Transport whose connections come from Dial and DialTLS. It
@@ -24,17 +23,17 @@ import (
 type Framed struct{ *http.Transport }
 
 // NewFramed sets the dial functions of t, which must not be in use yet, and returns it as Framed.
-func NewFramed(t *http.Transport) Framed {
-	dialer := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
+// hold makes room for each connection.
+func NewFramed(t *http.Transport, hold Hold) Framed {
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
+		conn, err := hold.dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
 		return newFramedConn(conn), nil
 	}
 	t.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dialer.DialContext(ctx, network, address)
+		conn, err := hold.dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}

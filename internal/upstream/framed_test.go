@@ -18,7 +18,7 @@ import (
 
 // framedAsk returns a way to send requests through a Framed and the Framed.
 func newTestFramed(t *testing.T) Framed {
-	f := NewFramed(&http.Transport{MaxIdleConnsPerHost: 10})
+	f := NewFramed(&http.Transport{MaxIdleConnsPerHost: 10}, nil)
 	t.Cleanup(f.CloseIdleConnections)
 	return f
 }
@@ -157,7 +157,7 @@ func TestFramed_TLS(t *testing.T) {
 		up.EnableHTTP2 = http2
 		up.StartTLS()
 		defer up.Close()
-		f := NewFramed(&http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: up.Client().Transport.(*http.Transport).TLSClientConfig.Clone()})
+		f := NewFramed(&http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: up.Client().Transport.(*http.Transport).TLSClientConfig.Clone()}, nil)
 		defer f.CloseIdleConnections()
 		for range 3 {
 			r, err := http.NewRequest("POST", up.URL, strings.NewReader("body"))

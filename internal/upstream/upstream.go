@@ -25,6 +25,8 @@ import (
 // connection take more time than all of Latchkey's checks. Answers are parsed by net/http. The zero
 // value is ready to use. It is safe for concurrent use.
 type Pool struct {
+	Hold Hold // is set before the first request
+
 	mu     sync.Mutex
 	idle   map[string][]*upstream // idle connections by host; the most recently used is last
 	timer  *time.Timer            // calls drop; nil: no connection is idle
@@ -40,6 +42,42 @@ const (
 	briefly  = 20 * time.Millisecond // first, short deadline, within which most answers arrive
 	maxHead  = 10 << 20              // maximum bytes of a header, including informational answers
 )
+
+// Hold makes room for a connection before it is opened, or returns an error if there is no room.
+// The caller calls done once the connection is closed or could not be opened; another call of done
+// has no effect. nil: there is always room.
+type Hold func() (done func(), err error)
+
+// dial opens a connection for which there is room.
+func (h Hold) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
+	if h == nil {
+		return dialer.DialContext(ctx, network, address)
+	}
+	done, err := h()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return &heldConn{conn.(*net.TCPConn), done}, nil
+}
+
+// heldConn is a connection that calls done when it is closed.
+type heldConn struct {
+	*net.TCPConn
+	done func()
+}
+
+// Close closes the connection.
+func (c *heldConn) Close() error {
+	err := c.TCPConn.Close()
+	c.done()
+	return err
+}
 
 // upstream is one connection. It serves one request at a time.
 type upstream struct {
@@ -128,7 +166,7 @@ func (u *Pool) take(ctx context.Context, host string) (*upstream, error) {
 	for {
 		c := u.kept(host)
 		if c == nil {
-			return connect(ctx, host)
+			return u.connect(ctx, host)
 		}
 		if silent(c.raw) {
 			return c, nil
@@ -153,16 +191,16 @@ func (u *Pool) kept(host string) *upstream {
 }
 
 // connect returns a new connection to host, which may include a port. The default port is 80.
-func connect(ctx context.Context, host string) (*upstream, error) {
+func (u *Pool) connect(ctx context.Context, host string) (*upstream, error) {
 	address := host
 	if _, _, err := net.SplitHostPort(host); err != nil {
 		address += ":80"
 	}
-	conn, err := (&net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}).DialContext(ctx, "tcp", address)
+	conn, err := u.Hold.dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := conn.(*net.TCPConn).SyscallConn()
+	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		_ = conn.Close()
 		return nil, err
@@ -400,6 +438,9 @@ func (u *Pool) drop(since time.Time) {
 		u.timer.Reset(lookTime)
 	}
 }
+
+// CloseIdle closes the idle connections.
+func (u *Pool) CloseIdle() { u.drop(time.Now()) }
 
 // Close closes the idle connections. A connection in use is closed when its answer is complete.
 func (u *Pool) Close() {
