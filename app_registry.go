@@ -33,7 +33,8 @@ type work struct {
 //     reads the outbox after each change and each Wake, and starts a goroutine for each
 //     webhook with a delivery that is due.
 //   - Listeners.Serve (listen.go) accepts connections. It starts in Serve.
-//     Listeners.tend checks the certificate files every 10 seconds.
+//     Listeners.tend checks the certificate files every 10 seconds. Connections.tend
+//     (listen_room.go) closes connections without a valid key every second.
 //   - Issuer.Run (internal/certs) requests missing ACME certificates. It starts in
 //     Listeners.Serve. It tries every 2 minutes or less often until it has them all.
 //   - Systemd.Watch (listen.go) notifies systemd twice in each WatchdogSec, as long as

@@ -55,6 +55,10 @@ func (s *session) printStatus(status map[string]any, list []string) error {
 	for _, name := range []string{"ready", "version", "api_url", "started_at", "keys"} {
 		rows = append(rows, []string{name, cell(status[name])})
 	}
+	connections, _ := status["connections"].(map[string]any)
+	if api, ok := connections["api"].(map[string]any); ok { // an earlier server does not have it
+		rows = append(rows, []string{"api_connections", fmt.Sprintf("%d of %d", whole(api["open"]), whole(api["max"]))})
+	}
 	rows = append(rows, []string{"config_loaded_at", cell(config["loaded_at"])}, []string{"database", size("store_bytes")}, []string{"disk_free", size("disk_free_bytes")})
 	for _, name := range []string{"last_backup_at", "webhook_backlog", "certificate_ends_at"} {
 		rows = append(rows, []string{name, cell(status[name])})

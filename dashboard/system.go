@@ -158,7 +158,7 @@ func statusRows() []statusRow {
 	return []statusRow{
 		{"Service", "ready", "Ready", textOf}, {"Service", "not_ready_because", "Not ready because", textOf},
 		{"Service", "version", "Version", textOf}, {"Service", "go_version", "Built with", textOf}, {"Service", "started_at", "Started", whenShown}, {"Service", "uptime_seconds", "Up for", uptime},
-		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Listeners", statusList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
+		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Listeners", statusList}, {"Service", "connections", "Open connections", connectionsList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
 		{"Service", "certificate_ends_at", "First certificate ends", whenShown},
 		{"Service", "config.loaded_at", "Configuration loaded", whenShown}, {"Service", "config.error", "Last reload failed", textOf}, {"Service", "config.restart_needed", "Changed, needs a restart", textOf},
 		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free inside the file", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
@@ -201,6 +201,22 @@ func statusList(v any) string {
 	var lines []string
 	for _, pair := range membersOf(v) {
 		lines = append(lines, pair.Name+": "+pair.Value)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// connectionsList returns the open connections of each listener, one per line, such as
+// "api: 12 of 768".
+func connectionsList(v any) string {
+	all, _ := v.(map[string]any)
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		use, _ := all[name].(map[string]any)
+		line := name + ": " + textOf(use["open"])
+		if use["max"] != nil {
+			line += " of " + textOf(use["max"])
+		}
+		lines = append(lines, line)
 	}
 	return strings.Join(lines, "\n")
 }
