@@ -111,6 +111,7 @@ func (c *Connections) tend(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			c.logClosed(c.logged.Add(time.Minute))
 			return
 		case now := <-tick.C:
 			c.set.Sweep()

@@ -29,7 +29,7 @@ func (r Reason) String() string {
 // settled is how long a connection must be idle so that the next request of a client that sends one
 // after the other is probably not on its way. A request without a valid key that lasts longer has
 // probably stopped in the middle of its body: the answer to it is complete much earlier.
-const settled = time.Second
+const settled = 500 * time.Millisecond
 
 // listTime is how long a list of victims is used.
 const listTime = 100 * time.Millisecond
