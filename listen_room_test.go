@@ -356,3 +356,36 @@ func TestConnections_Keyed(t *testing.T) {
 		}
 	}
 }
+
+// Connections to upstreams take room too. Without room, the idle ones are closed for a new one, and
+// if all are in use, the request is refused and nothing that was kept back is used.
+func TestConnections_Upstreams(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
+	defer upstream.Close()
+	a := newTestApp(t, func(c *Config) {
+		c.Routes = []RouteRow{{Path: "/up", Methods: []string{"*"}, Upstream: upstream.URL}}
+	})
+	_, secret := a.key(`["can_read_agents"]`)
+	a.connections.set.Share(a.connections.api, 1, a.proxy.CloseIdle)
+	held := func() int {
+		_, upstreams := a.connections.Usage()
+		return upstreams
+	}
+	for _, method := range []string{"GET", "POST"} { // without and with a body, which go different ways
+		done, err := a.connections.Hold()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w := a.ask(method, "/up", secret, "x"); w.Code != 502 || code(w) != "bad_gateway" {
+			t.Errorf("%s without room: got %d %s, want 502", method, w.Code, w.Body)
+		}
+		done()
+		if w := a.ask(method, "/up", secret, "x"); w.Code != 200 || held() != 1 {
+			t.Errorf("%s with room: got %d %s, and %d connections; want 200 and 1", method, w.Code, w.Body, held())
+		}
+	}
+	a.proxy.CloseIdle()
+	if held() != 0 {
+		t.Errorf("got %d connections after the idle ones were closed, want none", held())
+	}
+}
