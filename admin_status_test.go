@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/conns"
 )
 
 // reloading is a service with a config file and an upstream that answers ok.
@@ -66,12 +67,15 @@ func TestReloader(t *testing.T) {
 	a.clocks.Pass(5 * time.Second)
 
 	// Permissions in another order, another route, a smaller limit, and what needs a restart.
-	writeConfig(t, file, "[server]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\naccess = false\n[[permission]]\nname = \"can_b\"\ndescription = \"B.\"\n[[permission]]\nname = \"can_a\"\ndescription = \"A.\"\n"+
+	writeConfig(t, file, "[server]\nlisten = \"127.0.0.1:1\"\nmax_connections = 40\nmax_connections_per_address = 7\n[log]\nlevel = \"warn\"\naccess = false\n[[permission]]\nname = \"can_b\"\ndescription = \"B.\"\n[[permission]]\nname = \"can_a\"\ndescription = \"A.\"\n"+
 		"[[limit]]\nname = \"requests_per_minute_limit\"\ndefault = 4\n"+
 		"[[route]]\npath = \"/a\"\npermission = \"can_b\"\nupstream = \""+up+"\"\n[[route]]\npath = \"/b\"\npermission = \"can_a\"\nupstream = \""+up+"\"\n")
 	v := a.operate(200, "POST", "/admin/v1/reload", "")
 	if got := v["restart_needed"].([]any); len(got) != 2 || got[0] != "server.listen" || got[1] != "log.access" || a.Reloader.level.Level() != slog.LevelWarn || v["error"] != nil || v["loaded_at"] == began {
 		t.Errorf("got %v", v)
+	}
+	if got, _ := a.connections.Usage(); got[0].Limits != (conns.Limits{Max: 40, MaxPerNetwork: 7}) {
+		t.Errorf("got %+v, want the numbers of connections of the new configuration", got[0])
 	}
 	ask("/a", 403) // by name, whatever the order: this key has can_a
 	ask("/b", 200)

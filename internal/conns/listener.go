@@ -154,10 +154,9 @@ func (l *listener) makeRoom() {
 	}
 }
 
-// newConn returns a Conn that is idle from now on and in no list.
+// newConn returns a Conn that is in no list.
 func (g *Group) newConn(conn net.Conn) *Conn {
-	c := &Conn{Conn: conn, group: g, shard: &g.shards[rand.IntN(len(g.shards))], opened: g.set.now()}
-	c.state.Store(c.opened)
+	c := &Conn{Conn: conn, group: g, shard: &g.shards[rand.IntN(len(g.shards))]}
 	c.keyed.Store(g.o.Trusted)
 	if g.o.Peer == nil {
 		return c
@@ -214,8 +213,10 @@ func (g *Group) leave(c *Conn) {
 	}
 }
 
-// add adds c to the connections of the group.
+// add adds c to the connections of the group. It is idle from now on.
 func (g *Group) add(c *Conn) {
+	c.opened = g.set.now()
+	c.state.Store(c.opened)
 	g.open.Add(1)
 	c.shard.Lock()
 	defer c.shard.Unlock()
