@@ -205,11 +205,14 @@ func TestConfig_RowKinds(t *testing.T) {
 func TestConfig_Warnings(t *testing.T) {
 	const route = "[[route]]\npath = \"/x\"\npermission = []\n"
 	for text, want := range map[string]string{
-		route + "methods = [\"GET\", \"PROPFIND\"]":            "",
-		route + "methods = [\"GETT\"]":                         "did you mean GET?",
-		route + "methods = [\"DELET\"]":                        "did you mean DELETE?",
-		"[admin]\nsession_idle = \"5h\"\nsession_max = \"1h\"": "admin.session_idle is 5h0m0s",
-		"[server]\nread_header_timeout = \"20s\"":              "server.read_header_timeout is 20s",
+		route + "methods = [\"GET\", \"PROPFIND\"]":                          "",
+		route + "methods = [\"GETT\"]":                                       "did you mean GET?",
+		route + "methods = [\"DELET\"]":                                      "did you mean DELETE?",
+		"[admin]\nsession_idle = \"5h\"\nsession_max = \"1h\"":               "admin.session_idle is 5h0m0s",
+		"[server]\nread_header_timeout = \"20s\"":                            "server.read_header_timeout is 20s",
+		"[server]\nmax_connections_per_address = 5000":                       "",
+		"[server]\nmax_connections = 500\nmax_connections_per_address = 499": "",
+		"[server]\nmax_connections = 500\nmax_connections_per_address = 500": "server.max_connections_per_address is 500",
 	} {
 		c, _, _, err := loadText(t, text, nil, nil)
 		if got := strings.Join(c.Warnings(), "\n"); err != nil || (got == "") != (want == "") || !strings.Contains(got, want) {

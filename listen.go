@@ -1,6 +1,6 @@
 // The listen family has the listeners: their addresses, TLS, sockets that systemd has opened, and
-// an orderly shutdown. Read listen.go first, then listen_room.go (how many connections may be open).
-// The family does not know which requests are served.
+// an orderly shutdown. Read listen.go first, then listen_room.go (how many connections may be
+// open). The family does not know which requests are served.
 
 package main
 

@@ -8,8 +8,8 @@ import (
 	"latchkey/internal/conns"
 )
 
-// firstKeyTime is how long a connection may stay idle without a request with a valid key, counted from
-// its beginning.
+// firstKeyTime is how long a connection may stay idle without a request with a valid key, counted
+// from its beginning.
 const firstKeyTime = 10 * time.Second
 
 // unknownFiles is the assumed limit of open files if the real one is not known.

@@ -180,8 +180,8 @@ func reuses(t *testing.T, client *http.Client, url string) (reused bool) {
 	return reused
 }
 
-// Handshakes that never finish take no room, and a client that has shown a key keeps its connection,
-// over HTTP/1 and HTTP/2.
+// Handshakes that never finish take no room, and a client that has shown a key keeps its
+// connection, over HTTP/1 and HTTP/2.
 func TestConnections_TLS(t *testing.T) {
 	dir := t.TempDir()
 	ca := certstest.NewAuthority(t)
@@ -285,8 +285,8 @@ func TestConnections_Sockets(t *testing.T) {
 	}
 }
 
-// A connection on which a client or an operator has shown a valid key, token or login keeps its place
-// when there is no room for more. Each way in is walked, and each failed attempt.
+// A connection on which a client or an operator has shown a valid key, token or login keeps its
+// place when there is no room for more. Each way in is walked, and each failed attempt.
 func TestConnections_Keyed(t *testing.T) {
 	b := newDashboard(t, func(c *Config) {
 		c.Routes = []RouteRow{{Path: "/up/*rest", Permission: []string{"can_read_agents"}}}

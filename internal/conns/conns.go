@@ -110,9 +110,9 @@ func MarkKeyed(ctx context.Context) {
 	}
 }
 
-// Guard returns a handler that calls h, but not for a request that has arrived on a connection while
-// that was being closed for another one: the client could not receive the answer, and may repeat
-// the request.
+// Guard returns a handler that calls h, but not for a request that has arrived on a connection
+// while that was being closed for another one: the client could not receive the answer, and may
+// repeat the request.
 func Guard(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if c, _ := r.Context().Value(contextKey{}).(*Conn); c != nil && c.state.Load() == taken {

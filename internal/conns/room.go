@@ -71,8 +71,8 @@ func (g *Group) makeRoom() bool {
 	return reason == Descriptors && g.set.releaseHeld()
 }
 
-// full reports whether the group has no room for another connection, and the reason for which one is
-// then closed.
+// full reports whether the group has no room for another connection, and the reason for which one
+// is then closed.
 func (g *Group) full() (Reason, bool) {
 	open, most := g.open.Load(), g.max.Load()
 	if most > 0 && open >= most {
