@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"log/slog"
+	"net"
+	"net/netip"
 	"time"
 
 	"latchkey/internal/conns"
@@ -61,7 +63,11 @@ type ConnectionsOptions struct {
 // NewConnections returns a Connections for the listeners of a configuration.
 func NewConnections(o ConnectionsOptions) *Connections {
 	c := &Connections{o: o, set: conns.NewSet(), shares: shareFiles(o.Files)}
-	peer := o.Config.TrustedProxies().Peer
+	proxies := o.Config.TrustedProxies()
+	peer := func(conn net.Conn) (netip.Addr, bool) {
+		address, proxy := proxies.Peer(conn)
+		return address, proxy || !address.IsValid() // whoever uses a unix socket is trusted so far
+	}
 	c.api = c.set.Add(conns.Options{Name: "api", KeyTime: firstKeyTime, Peer: peer}, conns.Limits{})
 	c.admin = c.set.Add(conns.Options{Name: "admin", KeyTime: firstKeyTime, Peer: peer}, conns.Limits{})
 	c.socket = c.set.Add(conns.Options{Name: "socket", Trusted: true}, conns.Limits{Max: c.shares.Socket})

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -99,6 +100,76 @@ type pipes struct{ net.Listener }
 func (p *pipes) Accept() (net.Conn, error) {
 	conn, _ := net.Pipe()
 	return conn, nil
+}
+
+// peers is a listener whose connections have these addresses.
+type peers struct {
+	net.Listener
+	local, remote net.Addr
+}
+
+// peer is a connection of peers.
+type peer struct {
+	net.Conn
+	peers
+}
+
+func (p peers) Accept() (net.Conn, error) {
+	conn, _ := net.Pipe()
+	return peer{conn, p}, nil
+}
+
+func (p peer) Close() error         { return p.Conn.Close() }
+func (p peer) LocalAddr() net.Addr  { return p.local }
+func (p peer) RemoteAddr() net.Addr { return p.remote }
+
+// The 10 seconds for a first request with a valid key apply to clients, also on this machine, but
+// not to trusted proxies and unix sockets. The number for each address applies to clients elsewhere.
+func TestConnections_Peers(t *testing.T) {
+	at := func(text string) net.Addr { return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(text)) }
+	socket := &net.UnixAddr{Name: "/run/api.sock", Net: "unix"}
+	for _, tt := range []struct {
+		name          string
+		local, remote net.Addr
+		timed         bool // the 10 seconds apply
+		counted       bool // the number for each address applies
+	}{
+		{"client", at("192.0.2.1:80"), at("192.0.2.9:1000"), true, true},
+		{"client over IPv6", at("[2001:db8::1]:80"), at("[2001:db8::9]:1000"), true, true},
+		{"client over IPv4 at an IPv6 socket", at("[2001:db8::1]:80"), at("[::ffff:192.0.2.9]:1000"), true, true},
+		{"this machine", at("127.0.0.1:80"), at("127.0.0.1:1000"), true, false},
+		{"this machine over IPv6", at("[::1]:80"), at("[::1]:1000"), true, false},
+		{"this machine, mapped", at("[::1]:80"), at("[::ffff:127.0.0.1]:1000"), true, false},
+		{"proxy", at("192.0.2.1:80"), at("10.1.2.3:1000"), false, false},
+		{"proxy, mapped", at("[2001:db8::1]:80"), at("[::ffff:10.1.2.3]:1000"), false, false},
+		{"unix socket", socket, socket, false, false},
+		{"unix socket of a client with a name like an address", socket, &net.UnixAddr{Name: "192.0.2.9:80", Net: "unix"}, false, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			config := defaultConfig()
+			config.Server.TrustedProxies, config.Server.MaxConnectionsPerAddress = []string{"10.0.0.0/8"}, 1
+			c := NewConnections(ConnectionsOptions{Config: config, Log: slog.New(slog.DiscardHandler)})
+			for _, group := range []*conns.Group{c.api, c.admin} {
+				l := group.Listen(peers{nil, tt.local, tt.remote})
+				var all [2]net.Conn
+				for i := range all {
+					var err error
+					if all[i], err = l.Accept(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				isOpen := func(i int) bool { return all[i].SetDeadline(time.Time{}) == nil }
+				if isOpen(0) == tt.counted {
+					t.Errorf("%s: the first of two connections is open: %v, want %v", tt.name, isOpen(0), !tt.counted)
+				}
+				time.Sleep(11 * time.Second)
+				c.set.Sweep()
+				if isOpen(1) == tt.timed {
+					t.Errorf("%s: the second connection is open after 11 seconds: %v, want %v", tt.name, isOpen(1), !tt.timed)
+				}
+			}
+		})
+	}
 }
 
 // roomScene is a set of listeners that may have 4 connections to the API, and 20 connections of
