@@ -250,7 +250,7 @@ func (k *Key) Charge(list []Charge, name string, cost int) []Charge {
 		_, known = k.derived.rights.Limit(name) // an owner limit that is not set for this owner
 	}
 	if !known {
-		list = append(list, Charge{ID: k.ID, Limit: Limit{Name: name, Window: time.Minute}, Cost: cost})
+		list = append(list, Charge{ID: k.ID, Limit: Limit{Name: name, Window: time.Minute}, Cost: cost, Owner: k.Owner})
 	}
 	return list
 }
@@ -260,9 +260,9 @@ func (k *Key) Charge(list []Charge, name string, cost int) []Charge {
 func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
 	switch {
 	case !l.Owner:
-		return []Charge{{ID: k.ID, Limit: l.Limit, Cost: cost, Observe: l.Observe}}
+		return []Charge{{ID: k.ID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Owner: k.Owner}}
 	case l.Max > 0:
-		return []Charge{{ID: k.derived.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true}}
+		return []Charge{{ID: k.derived.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true, Owner: k.Owner}}
 	}
 	return nil
 }

@@ -210,7 +210,7 @@ func (l *Limiter) spendDurable(charges []Charge, now time.Time) (list []LimitSta
 		return nil, err
 	}
 	var paid *batch // set once the short limits are charged, because Update can run the function again
-	err = l.store.Update(func(tx *Tx) error {
+	err = l.store.UpdateBy(Writer{Owner: charges[0].Owner, Finishes: true}, func(tx *Tx) error {
 		b, err := l.open(tx, charges)
 		if err != nil {
 			return err
@@ -389,7 +389,7 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 		return
 	}
 	g.Pending = true
-	l.store.Queue(func(tx *Tx) error {
+	l.store.QueueBy(Writer{Ahead: true}, func(tx *Tx) error {
 		m.Lock()
 		plan, record := g.Grow(now)
 		m.Unlock()
@@ -497,7 +497,8 @@ func (l *Limiter) Close() error {
 		s.mu.Unlock()
 	}
 	for part := range slices.Chunk(entries, 10_000) {
-		err := l.store.Update(func(tx *Tx) error {
+		// Ahead, so that it comes after the reserves that are still queued.
+		err := l.store.UpdateBy(Writer{Ahead: true}, func(tx *Tx) error {
 			for _, e := range part {
 				if err := tx.Put("meters", e.key, e.record); err != nil {
 					return err

@@ -13,9 +13,10 @@ import (
 type Charge struct {
 	ID      string
 	Limit   Limit
-	Cost    int  // units; a charge of 0 units is never refused
-	Observe bool // if the limit does not admit the charge, leave it out and count that
-	Shared  bool // several keys share the id; this changes only the message of a refusal
+	Cost    int    // units; a charge of 0 units is never refused
+	Observe bool   // if the limit does not admit the charge, leave it out and count that
+	Shared  bool   // several keys share the id; this changes only the message of a refusal
+	Owner   uint64 // the owner of the key that is charged, on whose behalf a long limit is written
 }
 
 // Refused returns the ErrRateLimit for a charge that its limit does not admit. The error has wait

@@ -24,10 +24,6 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// maxBatch is the largest number of changes in one transaction. It limits how long
-// the first change of a batch waits for the last.
-const maxBatch = 2048
-
 // Store is the open database of a running service. Its methods are safe for
 // concurrent use. One goroutine, the committer, runs all changes one after another.
 // Changes that are queued during a commit share the next commit, so they also share
@@ -39,7 +35,7 @@ type Store struct {
 	id   string
 
 	mu      sync.Mutex               // guards queue, next and closing
-	queue   []*change                // changes that wait for a commit
+	queue   changeQueue              // changes that wait for a commit
 	next    map[string]chan struct{} // by table name; closed at the next change of the table
 	closing bool                     // Close has been called
 	wake    chan struct{}            // holds one token while the queue has new changes
@@ -65,14 +61,16 @@ type Store struct {
 type Writer struct {
 	Owner    uint64 // the owner of the key that makes the change; 0: the operator or the service
 	Finishes bool   // the change finishes or ends something, so full storage does not prevent it
+	Ahead    bool   // the change is small and requests of many owners wait for it, so it takes no turn but goes first
 }
 
 // change is one call of Queue.
 type change struct {
 	by      Writer
+	queued  time.Time
 	run     func(*Tx) error
 	err     error       // the error that done receives; nil if the change succeeded
-	spoiler bool        // run failed after it had written; the next attempt leaves it out
+	spoiler bool        // run failed and could not be undone alone; the next attempt leaves it out
 	done    func(error) // receives the result
 }
 
@@ -242,7 +240,12 @@ func (s *Store) UpdateBy(by Writer, run func(*Tx) error) error {
 // with the result that Update would return. done runs in the committer's goroutine and
 // must not block. If the store is closed or has failed, Queue itself calls done.
 func (s *Store) Queue(run func(*Tx) error, done func(error)) {
-	s.queueChange(&change{run: run, done: done})
+	s.QueueBy(Writer{}, run, done)
+}
+
+// QueueBy is like Queue, for a change on behalf of a Writer.
+func (s *Store) QueueBy(by Writer, run func(*Tx) error, done func(error)) {
+	s.queueChange(&change{by: by, run: run, done: done})
 }
 
 // queueChange adds a change to the queue, see Queue.
@@ -253,7 +256,8 @@ func (s *Store) queueChange(c *change) {
 		c.done(ErrUnavailable)
 		return
 	}
-	s.queue = append(s.queue, c)
+	c.queued = time.Now()
+	s.queue.push(c)
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -359,105 +363,123 @@ func (s *Store) commitAll() {
 			// the others would wait for its sync.
 			runtime.Gosched()
 			s.mu.Lock()
-			n := min(len(s.queue), maxBatch)
-			batch := s.queue[:n:n]
-			s.queue = s.queue[n:]
-			closing := s.closing
+			b, closing := s.queue.begin(), s.closing
 			s.mu.Unlock()
-			if n == 0 && closing {
+			if b == nil && closing {
 				return
 			}
-			if n == 0 {
+			if b == nil {
 				break
 			}
-			s.commit(batch)
+			s.commit(b)
 		}
 	}
 }
 
-// commit runs a batch of changes in one transaction and calls their done functions.
-// If a change fails after it has written something, commit rolls the transaction back
-// and runs the other changes again without it. An error of the commit itself makes
+// commit runs a batch of changes in one transaction and calls their done functions. A change that
+// fails is undone, and the others stay. If it cannot be undone alone, commit rolls the transaction
+// back and runs the changes before it again; those that have not run yet are left to the next
+// batch. So no change runs more than twice because of others. An error of the commit itself makes
 // the store fail.
-func (s *Store) commit(batch []*change) {
+func (s *Store) commit(b *commitBatch) {
 	began := time.Now()
-	for {
-		tx, spoiled, err := s.attempt(batch)
-		if spoiled && err == nil {
-			continue
+	tx, again, err := s.attempt(b)
+	for again && err == nil {
+		tx, again, err = s.attempt(b)
+	}
+	s.mu.Lock()
+	s.queue.end(b)
+	s.mu.Unlock()
+	if err != nil {
+		s.fail(err)
+	} else {
+		for _, table := range tx.Changed {
+			s.announce(table)
 		}
-		if err != nil {
-			s.fail(err)
-		} else if tx != nil {
-			for _, table := range tx.Changed {
-				s.announce(table)
-			}
-			for _, after := range tx.Afters {
-				after()
-			}
+		for _, after := range tx.Afters {
+			after()
 		}
-		for _, c := range batch {
-			if c.err == nil && err != nil {
-				c.err = ErrUnavailable
-			}
-			c.done(c.err)
+	}
+	for _, c := range b.changes {
+		if c.err == nil && err != nil {
+			c.err = ErrUnavailable
 		}
-		if tx != nil && tx.Writes > 0 {
-			s.count(len(batch), time.Since(began))
-		}
-		return
+		c.done(c.err)
+	}
+	if err == nil && tx.Writes > 0 {
+		s.count(len(b.changes), time.Since(began))
 	}
 }
 
-// attempt runs a batch in one transaction and commits it. It leaves out the changes
-// marked as spoilers. If another change fails after it has written something, attempt
-// marks it as a spoiler, rolls the transaction back and returns spoiled. If no change
-// has written anything, nothing is committed. tx is nil if spoiled is true or err is
-// not nil.
-func (s *Store) attempt(batch []*change) (tx *Tx, spoiled bool, err error) {
+// attempt runs a batch in one transaction and commits it. While the batch takes more, attempt adds
+// the changes that wait. It leaves out the changes marked as spoilers. If another change fails and
+// cannot be undone alone, attempt marks it as a spoiler, closes the batch, rolls the transaction
+// back and returns again. If no change has written anything, nothing is committed. tx is nil if
+// again is true or err is not nil.
+func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 	if s.cause.Load() != nil {
 		return nil, false, ErrUnavailable
 	}
-	b, err := s.db.Begin(true)
+	bolt, err := s.db.Begin(true)
 	if err != nil {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
-	tx = &Tx{Bolt: b, Auth: s.auth, Bounds: *s.bounds.Load()}
-	for _, c := range batch {
+	tx = &Tx{Bolt: bolt, Auth: s.auth, Bounds: *s.bounds.Load(), undo: &undoLog{}}
+	for i := 0; i < len(b.changes); i++ {
+		c := b.changes[i]
 		if c.spoiler {
 			continue
 		}
-		tx.Writer = c.by
-		writes, after := tx.Writes, len(tx.Afters)
-		if c.err = guarded(tx, c.run); c.err == nil {
-			continue
+		began, written := time.Now(), tx.Bytes
+		if err := runOne(tx, c); err != nil {
+			c.spoiler, b.closed = true, true
+			return nil, true, bolt.Rollback()
 		}
-		tx.Afters = tx.Afters[:after]
-		if tx.Writes != writes {
-			c.spoiler = true
-			return nil, true, b.Rollback()
+		if !b.closed && i == len(b.changes)-1 {
+			s.takeNext(b, cost{1, tx.Bytes - written, time.Since(began)})
 		}
 	}
+	b.closed = true
+	tx.undo = nil
 	if tx.Writes == 0 {
-		return tx, false, b.Rollback()
+		return tx, false, bolt.Rollback()
 	}
 	tx.Writer = Writer{}
 	if s.stamp != nil {
 		if err := tx.Put("meta", []byte("stamp"), s.stamp()); err != nil {
-			return nil, false, errors.Join(err, b.Rollback())
+			return nil, false, errors.Join(err, bolt.Rollback())
 		}
 	}
 	if err := s.file.InPlace(); err != nil {
-		return nil, false, errors.Join(err, b.Rollback())
+		return nil, false, errors.Join(err, bolt.Rollback())
 	}
-	if err := b.Commit(); err != nil {
+	if err := bolt.Commit(); err != nil {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
 	return tx, false, nil
 }
 
+// takeNext adds the next change to a batch, if there is one, after the last one has used c.
+func (s *Store) takeNext(b *commitBatch, c cost) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.queue.paid(b, c)
+	s.queue.next(b)
+}
+
+// runOne runs a change in a transaction and sets its err. It undoes the change if it fails. It
+// returns an error if that is not possible, so that the transaction must be rolled back.
+func runOne(tx *Tx, c *change) error {
+	mark := tx.begin(c.by)
+	if c.err = guarded(tx, c.run); c.err == nil {
+		return nil
+	}
+	return guarded(tx, func(*Tx) error { return tx.revert(mark) })
+}
+
 // guarded calls run and returns its error. If run panics because the file is damaged,
-// guarded returns an error instead. Other panics continue.
+// guarded returns an error instead. Other panics continue. After a memory fault in a change that
+// has written, the change cannot be undone alone.
 func guarded(tx *Tx, run func(*Tx) error) (err error) {
 	defer func() {
 		switch p := recover().(type) {
@@ -466,6 +488,9 @@ func guarded(tx *Tx, run func(*Tx) error) (err error) {
 			err = p.Err
 		case interface{ Addr() uintptr }: // memory fault, see debug.SetPanicOnFault
 			err = fmt.Errorf("the database is damaged (%v); restore a backup", p)
+			if tx.undo != nil && len(tx.undo.entries) > 0 {
+				tx.undo.Lost = true
+			}
 		default:
 			panic(p)
 		}

@@ -40,10 +40,11 @@ func IDKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 // NextID returns a new id for a record of the table. The first id is 1, and each further
 // id is larger by 1.
 func (t Table[T]) NextID(tx *Tx) (uint64, error) {
-	b, err := tx.Bolt.CreateBucketIfNotExists([]byte(t.Name))
+	b, err := tx.bucket(t.Name)
 	if err != nil {
-		return 0, fmt.Errorf("create bucket %s: %w", t.Name, err)
+		return 0, err
 	}
+	tx.rememberSequence(t.Name)
 	tx.Writes++
 	return b.NextSequence()
 }

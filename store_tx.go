@@ -24,6 +24,7 @@ type Tx struct {
 	Bolt    *bbolt.Tx      // for use in the store family only
 	File    io.ReaderAt    // the database file as it is on disk; nil in Update
 	Writes  int            // number of writes so far
+	Bytes   int            // size of the keys and values written so far
 	Changed []string       // names of the tables changed so far
 	Afters  []func()       // the functions passed to After
 	Trace   *ChangeSet     // collects the changed records for the audit log; may be nil
@@ -33,6 +34,8 @@ type Tx struct {
 	// Progress receives how much of a check of the store or of a MAC is done; nil: nobody wants to know.
 	Progress Progress
 	checked  *recordCount // counts the records whose indexes were checked; nil: they are not counted
+
+	undo *undoLog // what the present change has overwritten; nil if it is not undone alone
 }
 
 // After registers a function that is called once the transaction is on disk, before
@@ -159,22 +162,37 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 	if b == nil {
 		return nil
 	}
+	tx.remember(bucket, key)
 	tx.Writes++
+	tx.Bytes += len(key)
 	return b.Delete(key)
 }
 
 // PutRaw stores value as it is, without adding a checksum. It is for index entries,
 // whose data is in the key. It creates the bucket if it does not exist.
 func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	if b == nil {
-		var err error
-		if b, err = tx.Bolt.CreateBucket([]byte(bucket)); err != nil {
-			return fmt.Errorf("create bucket %s: %w", bucket, err)
-		}
+	b, err := tx.bucket(bucket)
+	if err != nil {
+		return err
 	}
+	tx.remember(bucket, key)
 	tx.Writes++
+	tx.Bytes += len(key) + len(value)
 	return b.Put(key, value)
+}
+
+// bucket returns a bucket. It creates the bucket if it does not exist.
+func (tx *Tx) bucket(name string) (*bbolt.Bucket, error) {
+	if b := tx.Bolt.Bucket([]byte(name)); b != nil {
+		return b, nil
+	}
+	tx.rememberBucket(name)
+	tx.Writes++
+	b, err := tx.Bolt.CreateBucket([]byte(name))
+	if err != nil {
+		return nil, fmt.Errorf("create bucket %s: %w", name, err)
+	}
+	return b, nil
 }
 
 // sealEntry returns the value to store for an index entry. The last n bytes of the
