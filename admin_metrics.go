@@ -139,6 +139,14 @@ func (m *Metrics) gauges() []prometheus.Collector {
 			_, upstreams := o.Connections()
 			return float64(upstreams)
 		}),
+		gauge("store_waiting_changes", "Changes that wait for a commit.", func() float64 {
+			n, _ := o.Store.Waiting()
+			return float64(n)
+		}),
+		gauge("store_longest_wait_seconds", "How long the oldest change has waited for a commit.", func() float64 {
+			_, longest := o.Store.Waiting()
+			return longest.Seconds()
+		}),
 		gauge("key_cache_entries", "Secrets in the key cache.", func() float64 {
 			n, _ := o.Keyring.Cached()
 			return float64(n)

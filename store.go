@@ -1,6 +1,7 @@
 // The store family reads and writes the bbolt database; no other family uses bbolt.
 // Read store.go first: Store, whose committer gathers queued changes into one commit.
-// Then read store_tx.go (a transaction and the records it changed), store_table.go
+// Then read store_queue.go (the turns of the owners), store_undo.go (undoing a change that
+// failed), store_tx.go (a transaction and the records it changed), store_table.go
 // (JSON records with indexes, and the check of a whole store), store_file.go (the
 // database file, its header and its migrations) and store_progress.go (how much of long
 // work is done). The family knows no record type of
@@ -27,7 +28,8 @@ import (
 // Store is the open database of a running service. Its methods are safe for
 // concurrent use. One goroutine, the committer, runs all changes one after another.
 // Changes that are queued during a commit share the next commit, so they also share
-// its sync to disk.
+// its sync to disk. Owners take turns, see changeQueue: the changes of one owner are made
+// in the order in which they were queued, those of different owners in any order.
 type Store struct {
 	db   *bbolt.DB
 	file *File
@@ -132,6 +134,17 @@ func (s *Store) count(changes int, took time.Duration) {
 // Counts returns the number of commits since OpenStore, and how many changes were
 // part of them. A change that failed in a batch with others is counted as well.
 func (s *Store) Counts() (commits, changes uint64) { return s.commits.Load(), s.changes.Load() }
+
+// Waiting returns the number of changes that wait for a commit, and how long the oldest of them has
+// waited. Changes of the commit that runs now are not counted.
+func (s *Store) Waiting() (changes int, longest time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at, waits := s.queue.oldest(); waits {
+		longest = time.Since(at)
+	}
+	return s.queue.length, longest
+}
 
 // FreeBytes returns the size of the free pages of the file, in bytes. New records
 // use these pages before the file grows.

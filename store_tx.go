@@ -10,6 +10,7 @@ import (
 	"iter"
 	"net/url"
 	"reflect"
+	"runtime"
 	"slices"
 
 	"go.etcd.io/bbolt"
@@ -35,13 +36,30 @@ type Tx struct {
 	Progress Progress
 	checked  *recordCount // counts the records whose indexes were checked; nil: they are not counted
 
-	undo *undoLog // what the present change has overwritten; nil if it is not undone alone
+	decoded int      // size of the records decoded since the last call of yield that let others run
+	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
 }
 
 // After registers a function that is called once the transaction is on disk, before
 // Update returns. It is not called if the transaction fails. It runs in the
 // committer's goroutine and must not block.
 func (tx *Tx) After(f func()) { tx.Afters = append(tx.Afters, f) }
+
+// yieldBytes is how much a read transaction decodes, in about a millisecond, before it lets other
+// goroutines run.
+const yieldBytes = 64 << 10
+
+// yield lets other goroutines run if the transaction has decoded yieldBytes since it last did. The
+// scheduler itself interrupts a long scan only after 10 ms, so several scans would keep short
+// requests waiting for as many times 10 ms on each step of their way. Update does not yield, because
+// everybody waits for it. size is the size of a record that was just decoded.
+func (tx *Tx) yield(size int) {
+	if tx.decoded += size; tx.decoded < yieldBytes || tx.Bolt.Writable() {
+		return
+	}
+	tx.decoded = 0
+	runtime.Gosched()
+}
 
 // castagnoli is the table for CRC-32C.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

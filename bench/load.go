@@ -42,14 +42,15 @@ func (r result) String() string {
 	return fmt.Sprintf("%8.0f req/s, p50 %v, p99 %v, %.1f us CPU, %d refused", r.perSecond, r.p50, r.p99, r.cost(), r.refused)
 }
 
-// script makes wrk send each request with the next key of the file in BENCH_KEYS, in turn.
+// script makes wrk send each request with the next key of the file in BENCH_KEYS, in turn. AGENT in
+// the body stands for the agent of the key's owner: the first has the id 2.
 const script = `
 local requests, count, at = {}, 0, 0
 function init()
   for key in io.lines(os.getenv("BENCH_KEYS")) do
     count = count + 1
     local body = os.getenv("BENCH_BODY")
-    requests[count] = wrk.format(body and "POST" or "GET", nil, {["X-API-Key"] = key}, body)
+    requests[count] = wrk.format(body and "POST" or "GET", nil, {["X-API-Key"] = key}, body and body:gsub("AGENT", count + 1))
   end
 end
 function request()

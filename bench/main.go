@@ -6,6 +6,7 @@
 //	go run ./bench -rounds 1 -seconds 2    a quick look
 //	go run ./bench -stored 0               without the million keys
 //	go run ./bench -only proxies           a guarded route beside a bare reverse proxy
+//	go run ./bench -only neighbours        a quiet owner beside one that does its worst
 //	go run ./bench -beside FILE            another build of latchkey in the same rounds
 //	go run ./bench -traefik FILE           a program of Traefik among the proxies
 //
@@ -13,6 +14,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"log"
@@ -29,7 +31,7 @@ type bench struct {
 	rounds  int    // number of times that each server is loaded
 	seconds int    // duration of each load
 	stored  int    // number of keys in the large store; 0 to leave it out
-	only    string // part to run: reads, calls or proxies; "" for all
+	only    string // part to run: reads, calls, proxies or neighbours; "" for all
 	beside  string // path of another build of latchkey; "" to leave it out
 	failed  bool   // true if a request was refused
 
@@ -42,7 +44,7 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 3, "how often each server is loaded, in turn")
 	flag.IntVar(&b.seconds, "seconds", 8, "how long each load lasts")
 	flag.IntVar(&b.stored, "stored", 1_000_000, "how many keys the large store has; 0 leaves it out")
-	flag.StringVar(&b.only, "only", "", "run only this part: reads, calls or proxies")
+	flag.StringVar(&b.only, "only", "", "run only this part: reads, calls, proxies or neighbours")
 	flag.StringVar(&b.beside, "beside", "", "path of another build of latchkey to load in the same rounds")
 	flag.StringVar(&b.traefikFile, "traefik", "", "path of Traefik, to load it in the same rounds as the proxies")
 	flag.Parse()
@@ -70,9 +72,13 @@ func (b *bench) run() error {
 			return fmt.Errorf("build %s: %w", pkg, err)
 		}
 	}
-	small, keys, err := b.seed("small", 1000)
-	if err != nil {
-		return err
+	var small func() (*server, error)
+	var keys string
+	if b.only != "neighbours" { // which has keys of its own
+		var err error
+		if small, keys, err = b.seed("small", 1000); err != nil {
+			return err
+		}
 	}
 	parts := []struct {
 		name string
@@ -81,6 +87,7 @@ func (b *bench) run() error {
 		{"reads", func() error { return b.reads(small, keys) }},
 		{"proxies", func() error { return b.proxies(keys) }},
 		{"calls", func() error { return b.calls(small, keys) }},
+		{"neighbours", b.neighbours},
 	}
 	known := b.only == ""
 	for _, part := range parts {
@@ -93,7 +100,7 @@ func (b *bench) run() error {
 		}
 	}
 	if !known {
-		return fmt.Errorf("-only must be reads, proxies or calls; got %s", b.only)
+		return fmt.Errorf("-only must be reads, proxies, calls or neighbours; got %s", b.only)
 	}
 	return nil
 }
@@ -102,7 +109,8 @@ func (b *bench) run() error {
 type contender struct {
 	name  string
 	start func() (*server, error)
-	runs  []result // one for each round
+	load  loadOptions // what differs from the load of the others; zero for what does not
+	runs  []result    // one for each round
 }
 
 // reads measures GET /api/v1/agents. small starts the server with few keys. keys is the path of the
@@ -176,7 +184,9 @@ func (b *bench) inTurn(contenders []*contender, o loadOptions) error {
 			if err != nil {
 				return fmt.Errorf("start %s: %w", c.name, err)
 			}
-			r, err := b.load(s, o)
+			own := o
+			own.keys, own.body = cmp.Or(c.load.keys, o.keys), cmp.Or(c.load.body, o.body)
+			r, err := b.load(s, own)
 			if err := s.stop(err); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
@@ -214,28 +224,29 @@ func (b *bench) table(title string, contenders []*contender) {
 	fmt.Println()
 }
 
-// calls measures POST /api/v1/calls with 64 connections.
-func (b *bench) calls(start func() (*server, error), keys string) error {
-	var rates, medians, worst, costs []float64
-	for round := range b.rounds {
-		s, err := start()
-		if err != nil {
-			return err
-		}
-		r, err := b.load(s, loadOptions{path: "/api/v1/calls", keys: keys, connections: 64, body: `{"phone_number": "+4930555044", "agent_id": 1}`})
-		if err := s.stop(err); err != nil {
-			return err
-		}
-		log.Printf("round %d: %-26s %v", round+1, "POST /api/v1/calls", r)
-		rates, medians, worst, costs = append(rates, r.rate()), append(medians, r.median()), append(worst, r.worst()), append(costs, r.cost())
-		b.failed = b.failed || r.refused > 0
+// calls measures POST /api/v1/calls with 64 connections, whose keys are of one owner or of 64. small
+// starts the server with keys of one owner. keys is the path of the file with these keys.
+func (b *bench) calls(small func() (*server, error), keys string) error {
+	many, manyKeys, err := b.seed("owners", 64)
+	if err != nil {
+		return err
+	}
+	const body = `{"phone_number": "+4930555044", "agent_id": %s}`
+	own := loadOptions{keys: manyKeys, body: fmt.Sprintf(body, "AGENT")}
+	contenders := []*contender{{name: "one owner", start: small}, {name: "64 owners", start: many, load: own}}
+	if b.beside != "" {
+		contenders = append(contenders, &contender{name: "the other build, one owner", start: b.programStarter(b.beside, "small")},
+			&contender{name: "the other build, 64 owners", start: b.programStarter(b.beside, "owners"), load: own})
+	}
+	if err := b.inTurn(contenders, loadOptions{path: "/api/v1/calls", keys: keys, connections: 64, body: fmt.Sprintf(body, "1")}); err != nil {
+		return err
 	}
 	sync, err := b.syncTime()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nPOST /api/v1/calls, 64 connections, each on disk before its answer: %.0f/s, p50 %.1f ms, p99 %.1f ms, %.0f us CPU each; a 4 KiB write with fsync takes %.2f ms here\n",
-		median(rates), median(medians), median(worst), median(costs), sync.Seconds()*1000)
+	b.table("POST /api/v1/calls, 64 connections, each on disk before its answer", contenders)
+	fmt.Printf("a 4 KiB write with fsync takes %.2f ms here\n", sync.Seconds()*1000)
 	return nil
 }
 

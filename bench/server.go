@@ -131,7 +131,8 @@ func (b *bench) latchkey(folder, stdin string, args ...string) ([]byte, error) {
 }
 
 // seed creates a data folder with an agent and some keys. It returns a function that starts a server
-// with the folder, and the path of a file with the keys. It also saves an answer of the server, with
+// with the folder, and the path of a file with the keys. In the folder "owners" each key has an owner
+// and an agent of its own. It also saves an answer of the server, with
 // which the ceiling answers.
 func (b *bench) seed(folder string, count int) (start func() (*server, error), keys string, err error) {
 	start = b.starter(folder)
@@ -145,8 +146,16 @@ func (b *bench) seed(folder string, count int) (start func() (*server, error), k
 			return err
 		}
 		for i := range count {
-			out, err := b.latchkey(folder, "", "keys", "create", "--name", fmt.Sprint("bench ", i), "--permission", "can_read_agents", "--permission", "can_initiate_calls",
-				"--limit", "requests_per_minute_limit=1000000", "--limit", "calls_per_day_limit=1000000", "--json")
+			args := []string{"keys", "create", "--name", fmt.Sprint("bench ", i), "--permission", "can_read_agents", "--permission", "can_initiate_calls",
+				"--limit", "requests_per_minute_limit=1000000", "--limit", "calls_per_day_limit=1000000", "--json"}
+			owner := fmt.Sprint("owner ", i)
+			if folder == "owners" {
+				args = append(args, "--owner", owner)
+			}
+			out, err := b.latchkey(folder, "", args...)
+			if err == nil && folder == "owners" {
+				_, err = b.latchkey(folder, "", "agents", "create", "--name", owner, "--owner", owner, "--phone", fmt.Sprintf("+4930555%04d", i))
+			}
 			if err != nil {
 				return err
 			}
