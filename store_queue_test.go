@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -364,4 +366,73 @@ func TestStore_Turns(t *testing.T) {
 	if before.Load() > 4 || aheadBefore.Load() > 0 { // 4 of them reach the bound of a turn, 1 MiB
 		t.Errorf("the small change waited for %d large ones, the one ahead for %d; want at most 4 and 0", before.Load(), aheadBefore.Load())
 	}
+}
+
+// TestLimiter_Lines checks in whose line the writes of limits wait: that of a long limit
+// in the line of the key's owner, a reserve ahead of all turns.
+func TestLimiter_Lines(t *testing.T) {
+	s := newTestStore(t)
+	l := NewLimiter(s, epoch)
+	hold, held := make(chan bool), make(chan bool)
+	go func() { _ = s.UpdateBy(Writer{Owner: 1}, func(*Tx) error { close(held); <-hold; return nil }) }()
+	<-held
+	var done sync.WaitGroup
+	spend := func(limit Limit) {
+		done.Go(func() {
+			if _, err := l.SpendAll([]Charge{{ID: limit.Name, Limit: limit, Cost: 1, Owner: 7}}, epoch, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	spend(Limit{"long", 5, 24 * time.Hour})
+	spend(Limit{"short", 5, time.Minute})
+	owned, ahead := 0, 0
+	for deadline := time.Now().Add(time.Minute); owned+ahead < 2 && time.Now().Before(deadline); runtime.Gosched() {
+		s.mu.Lock()
+		if ahead = len(s.queue.ahead.waiting); s.queue.lines[7] != nil {
+			owned = len(s.queue.lines[7].waiting)
+		}
+		s.mu.Unlock()
+	}
+	if changes, longest := s.Waiting(); owned != 1 || ahead != 1 || changes != 2 || longest <= 0 {
+		t.Errorf("%d changes wait in the line of the owner and %d ahead, Waiting returns %d, %s; want 1, 1, 2 and some time", owned, ahead, changes, longest)
+	}
+	close(hold)
+	done.Wait()
+}
+
+// TestTx_Yield checks that a read transaction lets others run after each yieldBytes, and
+// that a change, for which everybody waits, does not.
+func TestTx_Yield(t *testing.T) {
+	s := newTestStore(t)
+	table := undoTable("y")
+	read := func(tx *Tx) (highest int) {
+		for _, err := range table.All(tx, Forward) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			highest = max(highest, tx.decoded)
+		}
+		return highest
+	}
+	err := s.Update(func(tx *Tx) error {
+		for id := range uint64(40) {
+			if err := table.Put(tx, undoItem{id + 1, "a", strings.Repeat("x", 10_000)}); err != nil {
+				return err
+			}
+		}
+		if got := read(tx); got < 400_000 {
+			t.Errorf("a change has decoded %d bytes without a pause, want all 400,000", got)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.View(func(tx *Tx) error {
+		if got := read(tx); got < 10_000 || got >= yieldBytes {
+			t.Errorf("a read transaction has decoded up to %d bytes without a pause, want less than %d", got, yieldBytes)
+		}
+		return nil
+	})
 }
