@@ -25,9 +25,10 @@ func (c cost) reached(bound cost) bool {
 var (
 	// batchBound is the bound of a whole batch. 4 MiB of records are about 20 ms of writing on a
 	// common disk.
-	batchBound = cost{changes: 2048, bytes: 4 << 20, took: 20 * time.Millisecond}
-	// turnBound is the bound of the changes of one line in a batch. It is far above what 64 clients
-	// of one owner need who start calls, so that their batches stay whole.
+	batchBound = cost{changes: 2048, bytes: 4 << 20, took: 25 * time.Millisecond}
+	// turnBound is the bound of the changes of one line in a batch that it shares with others, or
+	// that it has to itself because it is heavy. It does not apply while no other line has joined
+	// the batch: a change that comes meanwhile is the next one, and then ends the batch.
 	turnBound = cost{changes: 2048, bytes: 1 << 20, took: 8 * time.Millisecond}
 	// heavyBound is the average cost of a change from which the line counts as heavy. The number of
 	// changes is not compared.
@@ -75,6 +76,8 @@ type commitBatch struct {
 	serial  uint64
 	changes []*change
 	used    cost
+	last    *line   // the line of the latest change that is not ahead
+	mixed   bool    // the batch has changes of more than one line
 	alone   *line   // the only line of the batch, if it is heavy; nil: all lines that are not heavy
 	resting []*line // lines that have had their turn in this batch
 	closed  bool    // takes no more changes
@@ -157,6 +160,10 @@ func (q *changeQueue) next(b *commitBatch) bool {
 	}
 	b.changes = append(b.changes, l.pop())
 	q.length--
+	if l != &q.ahead {
+		b.mixed = b.mixed || b.last != nil && b.last != l
+		b.last = l
+	}
 	if l != &q.ahead && l != b.alone {
 		q.enter(l) // its next turn comes after that of all others
 	}
@@ -183,7 +190,7 @@ func (q *changeQueue) turn(b *commitBatch) *line {
 		switch {
 		case l.heavy(): // it has become heavy since it was queued here
 			q.heavy = append(q.heavy, l)
-		case l.batch == b.serial && l.used.reached(turnBound):
+		case b.mixed && l.batch == b.serial && l.used.reached(turnBound):
 			b.resting = append(b.resting, l)
 		default:
 			return l
