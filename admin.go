@@ -389,7 +389,7 @@ func (a *admin) limits(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		rows = append(rows, map[string]any{
-			"name": l.Name, "default": l.Max, "would_refuse": over, "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin,
+			"name": l.Name, "default": l.Max, "would_refuse": over, "kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe, "own": !l.Builtin,
 		})
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"limits": rows})
@@ -535,8 +535,7 @@ func showUse(shown map[string]any, use LastUse) {
 }
 
 // standings returns the usage of each limit of a key, by the name of the limit. Its field
-// resets_at is the time at which the first used units become free again. It is null if
-// no units are used.
+// resets_at is null if no units are used, and for a limit on requests in flight.
 func (a *admin) standings(k *Key, r *Request) (map[string]any, error) {
 	usage := map[string]any{}
 	for _, l := range k.Rules() {
@@ -546,13 +545,9 @@ func (a *admin) standings(k *Key, r *Request) (map[string]any, error) {
 			return nil, err
 		}
 		for _, s := range list {
-			var resets *string
-			if s.Used > 0 {
-				resets = Seconds(r.Now.Add(s.Next + time.Second - 1))
-			}
 			shown := map[string]any{
-				"limit": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": resets,
-				"window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe,
+				"limit": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": Seconds(s.ResetsAt(r.Now)),
+				"kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe,
 			}
 			if usage[l.Name] = shown; !l.Observe {
 				continue

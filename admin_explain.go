@@ -135,6 +135,9 @@ func verdict(check string, err error, good string) step {
 type foundRoute struct {
 	Route
 	free bool // whether it is one of our routes that check neither limits nor a permission
+	// onlyAuthz is whether only /authz serves the route. Latchkey then does not see the end of a
+	// request, so that the limits on requests in flight do not apply.
+	onlyAuthz bool
 }
 
 // route returns the route that serves a request. Guarded routes are tried first. If several
@@ -158,14 +161,14 @@ func (e *explainer) route(q asked) (found foundRoute, err error) {
 				err = ErrMethod
 			}
 		case err != nil || strings.Count(r.Path, ":") < strings.Count(found.Path, ":"):
-			found, err = foundRoute{r, i >= len(e.o.Routes.Keyed)}, nil
+			found, err = foundRoute{Route: r, free: i >= len(e.o.Routes.Keyed)}, nil
 		}
 	}
 	if err == ErrRoute { // a guarded route without an upstream serves only requests to /authz
 		guard, _, failed := guards.FindAny(q.request)
 		switch {
 		case guard != nil:
-			return foundRoute{Route: *guard}, nil
+			return foundRoute{Route: *guard, onlyAuthz: true}, nil
 		case failed != nil && len(guards.List) > 0:
 			err = failed
 		}
@@ -192,6 +195,13 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 	steps = append(steps, verdict("carrier", err, "The key may be sent with the carrier "+q.carrier+"."), e.address(key, q.ip))
 	if row.free {
 		return steps, nil
+	}
+	if !row.onlyAuthz {
+		places, err := e.standings(key.Places(row.Limits), r)
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, places...)
 	}
 	minute, err := e.limits(key, []string{RequestsPerMinute}, 1, r)
 	if err != nil {
@@ -221,14 +231,21 @@ func (e *explainer) checks(key *Key, row foundRoute, q asked, r *Request) ([]ste
 // names of limits, and cost is the number of units for each of them. A limit in observe
 // mode always passes.
 func (e *explainer) limits(key *Key, names []string, cost int, r *Request) (steps []step, err error) {
+	var charges []Charge
 	for _, name := range names {
-		for _, c := range key.Charge(nil, name, cost) {
-			list, err := e.o.Limiter.Statuses([]Charge{c}, r.Steady)
-			if err != nil {
-				return nil, err
-			}
-			steps = append(steps, standingStep(c, list[0], r.Now))
-		}
+		charges = key.Charge(charges, name, cost)
+	}
+	return e.standings(charges, r)
+}
+
+// standings returns a step for each charge.
+func (e *explainer) standings(charges []Charge, r *Request) (steps []step, err error) {
+	list, err := e.o.Limiter.Statuses(charges, r.Steady)
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range list {
+		steps = append(steps, standingStep(charges[i], s, r.Now))
 	}
 	return steps, nil
 }
@@ -250,6 +267,9 @@ func (e *explainer) address(key *Key, ip netip.Addr) step {
 func standingStep(c Charge, s LimitStatus, now time.Time) step {
 	var err error
 	good := "The limit has enough units left."
+	if s.Limit.Concurrent() {
+		good = "The limit on requests in flight has a place left."
+	}
 	switch {
 	case s.Remaining() < c.Cost && c.Observe:
 		good = "The limit is reached, but it is in observe mode and refuses no request."
@@ -257,10 +277,7 @@ func standingStep(c Charge, s LimitStatus, now time.Time) step {
 		err = c.Refused(max(s.Wait, s.Next))
 	}
 	made := verdict("limit "+s.Limit.Name, err, good)
-	made.Limit = map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}
-	if s.Used > 0 {
-		made.Limit["resets_at"] = Seconds(now.Add(s.Next + time.Second - 1))
-	}
+	made.Limit = map[string]any{"kind": s.Limit.Kind(), "max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": Seconds(s.ResetsAt(now))}
 	return made
 }
 
@@ -360,7 +377,7 @@ func (r refused) shown() map[string]any {
 	limits := []any{}
 	for _, s := range r.limits {
 		limits = append(limits, map[string]any{
-			"name": s.Limit.Name, "max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "window_seconds": int(s.Limit.Window / time.Second),
+			"name": s.Limit.Name, "kind": s.Limit.Kind(), "max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "window_seconds": int(s.Limit.Window / time.Second),
 			"retry_after": int64((s.Wait + time.Second - 1) / time.Second),
 		})
 	}

@@ -94,11 +94,11 @@ func TestExplainer_Steps(t *testing.T) {
 	for _, v := range got["checks"].([]any) {
 		step := v.(map[string]any)
 		order = append(order, fmt.Sprint(step["check"], "=", step["passes"]))
-		if step["check"] == "limit "+RequestsPerMinute && fmt.Sprint(step["limit"]) != "map[max:60 remaining:59 resets_at:2026-02-03T09:01:00Z used:1]" {
+		if step["check"] == "limit "+RequestsPerMinute && fmt.Sprint(step["limit"]) != "map[kind:window max:60 remaining:59 resets_at:2026-02-03T09:01:00Z used:1]" {
 			t.Errorf("got the limit's standing %v", step["limit"])
 		}
 	}
-	want := "route=true state=true carrier=true address=<nil> limit requests_per_minute_limit=true permission=false limit calls_per_day_limit=true"
+	want := "route=true state=true carrier=true address=<nil> limit concurrent_requests=true limit requests_per_minute_limit=true permission=false limit calls_per_day_limit=true"
 	if strings.Join(order, " ") != want || got["refused_by"] != "permission" || !strings.Contains(got["message"].(string), "can_initiate_calls") {
 		t.Errorf("got %s, refused by %v: %v", strings.Join(order, " "), got["refused_by"], got["message"])
 	}
@@ -162,7 +162,7 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	latest := refused("?code=rate_limit_exceeded")[0].(map[string]any)
-	if got := fmt.Sprint(latest["limits"]); got != "[map[max:3 name:requests_per_minute_limit remaining:0 retry_after:60 used:3 window_seconds:60]]" {
+	if got := fmt.Sprint(latest["limits"]); got != "[map[kind:window max:3 name:requests_per_minute_limit remaining:0 retry_after:60 used:3 window_seconds:60]]" {
 		t.Errorf("got %s", got)
 	}
 	if list := refused("?key=" + pausedID); len(list) != 1 || list[0].(map[string]any)["key_name"] != "sleeper" {

@@ -220,10 +220,14 @@ func (f *keyForm) setLimit(limits map[string]int, name string, value any) error 
 		delete(limits, name)
 		return nil
 	}
+	least := "1"
+	if rule.MayBeOff() {
+		least = "0 (no limit)"
+	}
 	number, ok := value.(json.Number)
 	n, err := number.Int64()
-	if !ok || err != nil || n < 1 || n > MaxLimit {
-		return ErrValidation.With("limits.%s must be a whole number from 1 to %d, or null for the default; got %v.", name, MaxLimit, value)
+	if !ok || err != nil || n < 0 || n == 0 && !rule.MayBeOff() || n > MaxLimit {
+		return ErrValidation.With("limits.%s must be a whole number from %s to %d, or null for the default; got %v.", name, least, MaxLimit, value)
 	}
 	limits[name] = int(n)
 	return nil

@@ -149,8 +149,12 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 			answer[name] = value
 		}
 		for _, name := range slices.Sorted(maps.Keys(q.costs)) {
-			if _, ok := v.keyring.Rights().Limit(name); !ok {
+			rule, ok := v.keyring.Rights().Limit(name)
+			if !ok {
 				return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists the limits of a key. Send null to charge no limit.", name)
+			}
+			if rule.Concurrent() {
+				return ErrValidation.With("limit: %s limits requests in flight, and a verification has no end at which its place would be free again. Name a limit with a window.", name)
 			}
 		}
 		err = v.check(keyCheck{q, key, holder}, r, answer)
@@ -227,10 +231,7 @@ func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]Limit
 func showLimits(answer map[string]any, list []LimitStatus, now time.Time) {
 	all := map[string]any{}
 	for i, s := range list {
-		shown := map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": nil}
-		if s.Used > 0 {
-			shown["resets_at"] = Seconds(now.Add(s.Next + time.Second - 1))
-		}
+		shown := map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": Seconds(s.ResetsAt(now))}
 		all[s.Limit.Name] = shown
 		if tight, _ := answer["remaining"].(int); i == 0 || s.Remaining() < tight {
 			answer["limit"] = map[string]any{"name": s.Limit.Name, "max": s.Limit.Max, "used": s.Used}

@@ -107,7 +107,7 @@ type Config struct {
 		SignatureHeader     string        `toml:"signature_header" default:"X-Klen-Signature" check:"header"`
 		Signature           string        `toml:"signature" default:"hex" in:"hex,sha256=hex"`
 	} `toml:"webhooks"`
-	Limit struct { // in the configuration file these two limits are [[limit]] sections with a name and a default
+	Limit struct { // in the configuration file these limits are [[limit]] sections with a name and a default
 		RequestsPerMinute    int `toml:"requests_per_minute_limit" default:"60" min:"1" max:"1000000000"`
 		CallsPerDay          int `toml:"calls_per_day_limit" default:"100" min:"1" max:"1000000000"`
 		CalendarEventsPerDay int `toml:"calendar_events_per_day_limit" default:"50" min:"1" max:"1000000000"`
@@ -115,11 +115,17 @@ type Config struct {
 		OwnerRequestsPerMinute    int `toml:"owner_requests_per_minute_limit" default:"0" min:"0" max:"1000000000"`
 		OwnerCallsPerDay          int `toml:"owner_calls_per_day_limit" default:"0" min:"0" max:"1000000000"`
 		OwnerCalendarEventsPerDay int `toml:"owner_calendar_events_per_day_limit" default:"0" min:"0" max:"1000000000"`
+		// Limits on requests in flight; 0: no limit.
+		ConcurrentRequests      int `toml:"concurrent_requests" default:"64" min:"0" max:"1000000000"`
+		ConcurrentStreams       int `toml:"concurrent_streams" default:"1000" min:"0" max:"1000000000"`
+		OwnerConcurrentRequests int `toml:"owner_concurrent_requests" default:"0" min:"0" max:"1000000000"`
+		OwnerConcurrentStreams  int `toml:"owner_concurrent_streams" default:"0" min:"0" max:"1000000000"`
 	} `toml:"limit"`
 	// The fields below cannot be set by environment variables or flags. They are read only from the
 	// [[...]] sections of a file.
 	Observed    []string        // names of built-in limits in observe mode, sorted
-	Limits      []limitRow      // limits that are not built in
+	Limits      []limitRow      // limits in a window that are not built in
+	Concurrent  []concurrentRow // limits on requests in flight that are not built in
 	Permissions []permissionRow // permissions that are not built in
 	Routes      []RouteRow      // routes of other APIs that this service guards
 }
@@ -208,6 +214,9 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 	for _, row := range c.Limits {
 		b.WriteString(printRow("limit", row, sources["limit"]))
 	}
+	for _, row := range c.Concurrent {
+		b.WriteString(printRow("limit", row, sources["limit"]))
+	}
 	for _, row := range c.Permissions {
 		b.WriteString(printRow("permission", row, sources["permission"]))
 	}
@@ -243,6 +252,11 @@ func (c Config) LimitDefaults() map[string]int {
 		"owner_requests_per_minute_limit":     c.Limit.OwnerRequestsPerMinute,
 		"owner_calls_per_day_limit":           c.Limit.OwnerCallsPerDay,
 		"owner_calendar_events_per_day_limit": c.Limit.OwnerCalendarEventsPerDay,
+
+		"concurrent_requests":       c.Limit.ConcurrentRequests,
+		"concurrent_streams":        c.Limit.ConcurrentStreams,
+		"owner_concurrent_requests": c.Limit.OwnerConcurrentRequests,
+		"owner_concurrent_streams":  c.Limit.OwnerConcurrentStreams,
 	}
 }
 
@@ -254,6 +268,9 @@ func (c Config) Rights() *Policy {
 	}
 	for _, row := range c.Limits {
 		limits = append(limits, LimitRule{Limit: Limit{row.Name, row.Default, row.Window}, Owner: row.Scope == "owner", Observe: row.Observe})
+	}
+	for _, row := range c.Concurrent {
+		limits = append(limits, LimitRule{Limit: Limit{Name: row.Name, Max: row.Default}, Owner: row.Scope == "owner", Observe: row.Observe})
 	}
 	var own []PermissionInfo
 	for _, row := range c.Permissions {
@@ -361,7 +378,7 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 	}
 	builtin := Config{}.LimitDefaults()
 	seen := map[string]bool{}
-	var own []map[string]any
+	var own, concurrent []map[string]any
 	for _, table := range tables {
 		name, _ := table["name"].(string)
 		if seen[name] {
@@ -369,12 +386,22 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 			continue
 		}
 		seen[name] = true
-		if _, known := builtin[name]; !known {
-			if _, ok := table["window"]; ok {
-				own = append(own, table)
-			} else {
-				l.fail(source, "limit %s has no window, and is none of the built-in limits %s", describe(table["name"]), strings.Join(slices.Sorted(maps.Keys(builtin)), ", "))
-			}
+		_, known := builtin[name]
+		_, timed := table["window"]
+		switch {
+		case known:
+		case table["kind"] == "concurrent" && timed:
+			l.fail(source, `limit %q: a limit of kind "concurrent" has no window, because it counts the requests in flight; leave window out`, name)
+			continue
+		case table["kind"] == "concurrent":
+			concurrent = append(concurrent, table)
+			continue
+		case timed:
+			own = append(own, table)
+			continue
+		default:
+			l.fail(source, `limit %s has no window, is not of kind = "concurrent", and is none of the built-in limits %s`, describe(table["name"]),
+				strings.Join(slices.Sorted(maps.Keys(builtin)), ", "))
 			continue
 		}
 		observe, given := table["observe"]
@@ -386,20 +413,31 @@ func (l *configLoader) limits(source string, value any, c *Config) map[string]an
 		} else if given && !ok {
 			l.fail(source, "limit %q: observe must be true or false; got %s", name, describe(observe))
 		}
-		for _, key := range slices.Sorted(maps.Keys(table)) {
-			if !slices.Contains([]string{"name", "default", "observe"}, key) {
-				l.fail(source, `limit %q: unknown key %q: the limit is built in, so its [[limit]] has name, default and observe only`, name, key)
-			}
-		}
+		l.checkBuiltin(source, name, table)
 	}
 	slices.Sort(c.Observed)
-	c.Limits = readRows[limitRow](l, source, "limit", own)
+	c.Limits, c.Concurrent = readRows[limitRow](l, source, "limit", own), readRows[concurrentRow](l, source, "limit", concurrent)
 	for _, row := range c.Limits {
 		if row.Scope == "key" && row.Default == 0 {
 			l.fail(source, "limit %q: default must be 1 or more; 0, for none, is for scope = \"owner\"", row.Name)
 		}
 	}
 	return section
+}
+
+// checkBuiltin checks that the [[limit]] of a built-in limit has no keys that are fixed, and no kind but
+// that of the limit.
+func (l *configLoader) checkBuiltin(source, name string, table map[string]any) {
+	rules := BuiltinLimits(nil)
+	kind := rules[slices.IndexFunc(rules, func(r LimitRule) bool { return r.Name == name })].Kind()
+	for _, key := range slices.Sorted(maps.Keys(table)) {
+		switch {
+		case key == "kind" && table[key] != kind:
+			l.fail(source, "limit %q: kind is %q for this limit, which is built in; got %s", name, kind, describe(table[key]))
+		case !slices.Contains([]string{"name", "kind", "default", "observe"}, key):
+			l.fail(source, `limit %q: unknown key %q: the limit is built in, so its [[limit]] has name, default and observe only`, name, key)
+		}
+	}
 }
 
 // permissions reads the [[permission]] tables of a file and stores them in c.

@@ -170,7 +170,7 @@ func assigned(s setting, value any) string {
 
 // TestConfig_RowKinds does the same for the fields of the [[...]] sections, which only a file has.
 func TestConfig_RowKinds(t *testing.T) {
-	rows := map[string][]setting{"limit": rowSettings(&limitRow{}), "permission": rowSettings(&permissionRow{}), "route": rowSettings(&RouteRow{})}
+	rows := map[string][]setting{"limit": rowSettings(&limitRow{}), "concurrent limit": rowSettings(&concurrentRow{}), "permission": rowSettings(&permissionRow{}), "route": rowSettings(&RouteRow{})}
 	// A new [[...]] section has to be added above.
 	lists := 0
 	for f := range reflect.TypeFor[Config]().Fields() {

@@ -265,13 +265,25 @@ type permissionRow struct {
 	Description string `toml:"description" example:"Read reports." check:"text"`
 }
 
-// limitRow is a [[limit]] section of a configuration file for a limit that is not built in.
+// limitRow is a [[limit]] section of a configuration file for a limit in a window that is not built
+// in.
 type limitRow struct {
 	Name    string        `toml:"name" check:"limit" example:"reports_per_hour"`
 	Window  time.Duration `toml:"window" min:"1s" max:"8784h" example:"1h"`
 	Default int           `toml:"default" min:"0" max:"1000000000" example:"100"`
 	Scope   string        `toml:"scope" default:"key" in:"key,owner"`
 	Observe bool          `toml:"observe" default:"false"`
+	Kind    string        `toml:"kind" default:"window" in:"window,concurrent"`
+}
+
+// concurrentRow is a [[limit]] section of a configuration file for a limit on requests in flight that
+// is not built in.
+type concurrentRow struct {
+	Name    string `toml:"name" check:"limit" example:"reports_at_once"`
+	Kind    string `toml:"kind" in:"concurrent"`
+	Default int    `toml:"default" min:"0" max:"1000000000" example:"4"`
+	Scope   string `toml:"scope" default:"key" in:"key,owner"`
+	Observe bool   `toml:"observe" default:"false"`
 }
 
 // ReadRows converts the tables of a repeated section, such as [[limit]], to a struct for each. value

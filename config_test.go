@@ -205,7 +205,8 @@ default = 8
 		t.Errorf("got %+v\nwant %+v", c, want)
 	}
 	wantLimits := map[string]int{"requests_per_minute_limit": 8, "calls_per_day_limit": 200, "calendar_events_per_day_limit": 9,
-		"owner_requests_per_minute_limit": 0, "owner_calls_per_day_limit": 0, "owner_calendar_events_per_day_limit": 0}
+		"owner_requests_per_minute_limit": 0, "owner_calls_per_day_limit": 0, "owner_calendar_events_per_day_limit": 0,
+		"concurrent_requests": 64, "concurrent_streams": 1000, "owner_concurrent_requests": 0, "owner_concurrent_streams": 0}
 	if got := c.LimitDefaults(); !maps.Equal(got, wantLimits) {
 		t.Errorf("got %v, want %v", got, wantLimits)
 	}
@@ -528,6 +529,15 @@ window = "720h"
 default = 0
 scope = "owner"
 observe = true
+[[limit]]
+name = "reports_at_once"
+kind = "concurrent"
+default = 4
+scope = "owner"
+[[limit]]
+name = "concurrent_streams"
+kind = "concurrent"
+default = 0
 [[permission]]
 name = "can_read_reports"
 description = "Read \"reports\"."
@@ -540,9 +550,11 @@ description = "Read \"reports\"."
 	want.Limit.OwnerCallsPerDay = 500
 	want.Observed = []string{CallsPerDay}
 	want.Limits = []limitRow{
-		{Name: "reports_per_hour", Window: time.Hour, Default: 20, Scope: "key"},
-		{Name: "trial", Window: 720 * time.Hour, Scope: "owner", Observe: true},
+		{Name: "reports_per_hour", Window: time.Hour, Default: 20, Scope: "key", Kind: "window"},
+		{Name: "trial", Window: 720 * time.Hour, Scope: "owner", Observe: true, Kind: "window"},
 	}
+	want.Concurrent = []concurrentRow{{Name: "reports_at_once", Kind: "concurrent", Default: 4, Scope: "owner"}}
+	want.Limit.ConcurrentStreams = 0
 	want.Permissions = []permissionRow{{"can_read_reports", `Read "reports".`}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v\nwant %+v", c, want)

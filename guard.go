@@ -225,9 +225,13 @@ func (row RouteRow) problems(r *Policy) (list []string) {
 		switch {
 		case !ok:
 			fail("limit %q does not exist; add a [[limit]] of that name, or choose one of %s", name,
-				strings.Join(r.LimitNames(func(l LimitRule) bool { return l.With == "" && l.Name != RequestsPerMinute }), ", "))
+				strings.Join(r.LimitNames(func(l LimitRule) bool {
+					return l.With == "" && l.Name != RequestsPerMinute && !(l.Concurrent() && l.Builtin)
+				}), ", "))
 		case name == RequestsPerMinute:
 			fail("limits has %s, which every request pays; leave it out", name)
+		case rule.Concurrent() && rule.Builtin:
+			fail("limits has %s, which counts requests without being named; leave it out", name)
 		case rule.With != "":
 			fail("limits has %s, which is paid along with %s; leave it out", name, rule.With)
 		case slices.Contains(row.Limits[:i], name):

@@ -37,7 +37,10 @@ func (x *proxyExchange) read(head []byte) {
 		return
 	}
 	defer res.Body.Close()
-	_ = x.answer(res) // no error is possible: upstream.Pool refuses these statuses itself
+	if err := x.answer(res); err != nil {
+		x.fail(x, x.request.Request, err)
+		return
+	}
 	x.take(res.Header)
 	said := slices.Sorted(maps.Keys(res.Trailer))
 	if len(said) > 0 {
@@ -138,8 +141,8 @@ func (x *proxyExchange) Write(b []byte) (int, error) {
 // answer prepares the header of the upstream's answer for the client. Header fields that the server
 // had set override those of the upstream, such as Cache-Control if the key was in the URL. If
 // Content-Type is missing, answer keeps net/http from adding a guessed one. It returns an error for
-// a status below 100, which net/http cannot write, and for a 101 that does not accept a WebSocket
-// handshake.
+// a status below 100, which net/http cannot write, for a 101 that does not accept a WebSocket
+// handshake, and for a stream if the key has too many.
 func (x *proxyExchange) answer(res *http.Response) error {
 	switch {
 	case res.StatusCode < 100:
@@ -149,6 +152,13 @@ func (x *proxyExchange) answer(res *http.Response) error {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		if err := checkSwitch(res); err != nil {
 			return err
+		}
+	}
+	if res.StatusCode == http.StatusSwitchingProtocols || isEventStream(res.Header) {
+		if s, ok := x.ResponseWriter.(Streamer); ok {
+			if err := s.BeginStream(); err != nil {
+				return err
+			}
 		}
 	}
 	// An answer of unknown length may be a stream, and one of events is, whatever its length.

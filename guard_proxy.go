@@ -135,6 +135,14 @@ type Ender interface {
 	OnEnd(f func())
 }
 
+// Streamer is a ResponseWriter whose exchange counts as a request until it becomes a stream.
+type Streamer interface {
+	http.ResponseWriter
+	// BeginStream must be called before the header of a WebSocket connection or of an answer of the
+	// type text/event-stream is sent. It returns ErrRateLimit if the key has too many streams.
+	BeginStream() error
+}
+
 // context returns a context for the request to the upstream. It is canceled with the client's
 // request, and also if the exchange is ended early. upstream.Pool calls context only for requests
 // that last long, so the others need no context of their own.
@@ -391,7 +399,11 @@ func (x *proxyExchange) fail(w http.ResponseWriter, r *http.Request, err error) 
 	maps.Copy(w.Header(), x.said)
 	var tooLarge *http.MaxBytesError
 	var late net.Error
+	var refused *Error
 	switch {
+	case errors.As(err, &refused):
+		x.err = refused
+		return
 	case errors.As(err, &tooLarge):
 		x.err = ErrTooLarge.With("The body is larger than %d bytes.", tooLarge.Limit)
 		return

@@ -62,6 +62,8 @@ type keyView struct {
 	dormant []string       // the OwnPermissions that no configuration defines now
 	rules   []LimitRule    // see Key.Rules
 	short   []Limit        // see Key.ShortLimits
+	running []Charge       // see Key.Places
+	streams []Charge       // see Key.StreamPlaces
 	ofOwner map[string]int // the values of the owner's limits that differ from the default
 	ownerID string         // the id under which the Limiter counts the owner
 	asked   int            // see Key.SecretSerial
@@ -237,12 +239,13 @@ func (k *Key) ShortLimits() []Limit { return k.derived.short }
 
 // Charge appends to list the charges for cost units of the limit with this name: one charge
 // against the key's limit, and one against each limit of its owner that is linked to that limit.
-// For an unknown name it appends a charge against a limit of 0, which refuses every cost above 0.
+// For an unknown name it appends a charge against a limit of 0, which refuses every cost above 0. It
+// appends nothing for a limit on requests in flight, see Places.
 func (k *Key) Charge(list []Charge, name string, cost int) []Charge {
 	known := false
 	for _, l := range k.derived.rules {
 		known = known || l.Name == name
-		if l.Name == name || l.With == name && l.With != "" {
+		if (l.Name == name || l.With == name && l.With != "") && !l.Concurrent() {
 			list = append(list, k.ChargeOf(l, cost)...)
 		}
 	}
@@ -255,16 +258,42 @@ func (k *Key) Charge(list []Charge, name string, cost int) []Charge {
 	return list
 }
 
+// Places returns the charges for the places that a request takes in the limits on requests in
+// flight: in ConcurrentRequests, and in those of names that are such limits. The slice may be shared,
+// so do not change it.
+func (k *Key) Places(names []string) []Charge {
+	list := slices.Clip(k.derived.running)
+	for _, name := range names {
+		list = k.places(list, name)
+	}
+	return list
+}
+
+// StreamPlaces returns the charges for the places that a request takes when it becomes a stream,
+// in exchange for those in ConcurrentRequests. The slice is shared, so do not change it.
+func (k *Key) StreamPlaces() []Charge { return k.derived.streams }
+
+// places appends to list the charges for one place in the limit with this name, if it limits
+// requests in flight: one of the key and one of its owner, like Charge.
+func (k *Key) places(list []Charge, name string) []Charge {
+	for _, l := range k.derived.rules {
+		if l.Concurrent() && (l.Name == name || l.With == name) {
+			list = append(list, k.ChargeOf(l, 1)...)
+		}
+	}
+	return list
+}
+
 // ChargeOf returns one charge of cost units against l, a limit from Rules. It returns nil if l is
-// an owner limit with a Max of 0.
+// off, see LimitRule.MayBeOff.
 func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
 	switch {
+	case l.Max == 0 && l.MayBeOff():
+		return nil
 	case !l.Owner:
 		return []Charge{{ID: k.ID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Owner: k.Owner}}
-	case l.Max > 0:
-		return []Charge{{ID: k.derived.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true, Owner: k.Owner}}
 	}
-	return nil
+	return []Charge{{ID: k.derived.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true, Owner: k.Owner}}
 }
 
 // PermissionNames returns the names of the permissions that the key has now.
@@ -333,6 +362,7 @@ func (k *Key) Resolve(policy *Policy, owner map[string]int) {
 	if every := k.Charge(nil, RequestsPerMinute, 1); len(every) == 1 && !every[0].Observe {
 		k.derived.short = []Limit{every[0].Limit}
 	}
+	k.derived.running, k.derived.streams = k.places(nil, ConcurrentRequests), k.places(nil, ConcurrentStreams)
 }
 
 // Rights returns the Policy with which k was last resolved. It is nil if k never was.

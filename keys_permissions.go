@@ -136,14 +136,18 @@ func (p *Permission) UnmarshalJSON(b []byte) error {
 }
 
 // LimitRule is a limit of keys or owners. In a Policy, Max is the default. In Key.Rules, it is the
-// value for this key or its owner.
+// value for this key or its owner. A Max of 0 means no limit, see MayBeOff.
 type LimitRule struct {
 	Limit
-	Owner   bool   // all keys of an owner share the limit; a Max of 0 means no limit
+	Owner   bool   // all keys of an owner share the limit
 	Observe bool   // counted, but never refuses a request
 	With    string // for an owner limit: name of the key limit whose charges it counts too; "" if none
 	Builtin bool   // exists without a configuration
 }
+
+// MayBeOff reports whether 0 is a valid value of the limit, which then limits nothing. This is so
+// for limits of owners and for limits on requests in flight. A window of a key has at least 1.
+func (l LimitRule) MayBeOff() bool { return l.Owner || l.Concurrent() }
 
 // Scope returns "key" if each key has its own count, and "owner" if all keys of an owner share one.
 func (l LimitRule) Scope() string {
@@ -154,8 +158,8 @@ func (l LimitRule) Scope() string {
 }
 
 // BuiltinLimits returns the limits that exist without a configuration. defaults holds their Max by
-// name. Each limit of the contract (docs/contract.md, section 1.6) exists twice: once for a key,
-// and once for all keys of an owner together.
+// name. Each limit of the contract (docs/contract.md, section 1.6) and each limit on requests in
+// flight exists twice: once for a key, and once for all keys of an owner together.
 func BuiltinLimits(defaults map[string]int) []LimitRule {
 	const day = 24 * time.Hour
 	rules := []LimitRule{
@@ -165,6 +169,10 @@ func BuiltinLimits(defaults map[string]int) []LimitRule {
 		{Limit: Limit{Name: OwnerRequestsPerMinute, Window: time.Minute}, Owner: true, With: RequestsPerMinute},
 		{Limit: Limit{Name: OwnerCallsPerDay, Window: day}, Owner: true, With: CallsPerDay},
 		{Limit: Limit{Name: OwnerEventsPerDay, Window: day}, Owner: true, With: EventsPerDay},
+		{Limit: Limit{Name: ConcurrentRequests}},
+		{Limit: Limit{Name: ConcurrentStreams}},
+		{Limit: Limit{Name: OwnerConcurrentRequests}, Owner: true, With: ConcurrentRequests},
+		{Limit: Limit{Name: OwnerConcurrentStreams}, Owner: true, With: ConcurrentStreams},
 	}
 	for i := range rules {
 		rules[i].Max, rules[i].Builtin = defaults[rules[i].Name], true

@@ -92,9 +92,9 @@ func TestRights_Limits(t *testing.T) {
 	a := newDashboard(t, withReports, func(c *Config) { c.Observed = []string{CallsPerDay} })
 	list := fmt.Sprint(a.operate(200, "GET", "/admin/v1/limits", "")["limits"])
 	for _, want := range []string{
-		"map[default:100 name:calls_per_day_limit observe:true own:false scope:key window_seconds:86400 would_refuse:0]",
-		"map[default:0 name:owner_calls_per_day_limit observe:false own:false scope:owner window_seconds:86400 would_refuse:0]",
-		"map[default:2 name:reports_per_second observe:false own:true scope:owner window_seconds:1 would_refuse:0]",
+		"map[default:100 kind:window name:calls_per_day_limit observe:true own:false scope:key window_seconds:86400 would_refuse:0]",
+		"map[default:0 kind:window name:owner_calls_per_day_limit observe:false own:false scope:owner window_seconds:86400 would_refuse:0]",
+		"map[default:2 kind:window name:reports_per_second observe:false own:true scope:owner window_seconds:1 would_refuse:0]",
 	} {
 		if !strings.Contains(list, want) {
 			t.Errorf("got %s, want %s in it", list, want)
@@ -102,11 +102,11 @@ func TestRights_Limits(t *testing.T) {
 	}
 	id, _ := a.key(everyPermission, `"limits": {"reports_per_hour": 5}`)
 	key := a.operate(200, "GET", "/admin/v1/keys/"+id, "")
-	if got := fmt.Sprint(key["limits"]); got != "map[calendar_events_per_day_limit:50 calls_per_day_limit:100 reports_per_hour:5 requests_per_minute_limit:60]" {
+	if got := fmt.Sprint(key["limits"]); got != "map[calendar_events_per_day_limit:50 calls_per_day_limit:100 concurrent_requests:64 concurrent_streams:1000 reports_per_hour:5 requests_per_minute_limit:60]" {
 		t.Errorf("got %s", got)
 	}
 	usage := key["usage"].(map[string]any)
-	if got := fmt.Sprint(usage["reports_per_second"]); got != "map[limit:2 observe:false remaining:2 resets_at:<nil> scope:owner used:0 window_seconds:1]" || usage["trial_per_day"] != nil {
+	if got := fmt.Sprint(usage["reports_per_second"]); got != "map[kind:window limit:2 observe:false remaining:2 resets_at:<nil> scope:owner used:0 window_seconds:1]" || usage["trial_per_day"] != nil {
 		t.Errorf("got %s and %v", got, usage["trial_per_day"])
 	}
 	e := a.operate(400, "POST", "/admin/v1/keys", `{"name": "x", "permissions": ["can_read_calls"], "limits": {"reports_per_second": 5}}`)
@@ -117,7 +117,7 @@ func TestRights_Limits(t *testing.T) {
 	for _, m := range regexp.MustCompile(`<span class="meter"><span>(.+?): 0 of`).FindAllStringSubmatch(a.get("/keys/"+id).Body.String(), -1) {
 		labels = append(labels, m[1])
 	}
-	if want := []string{"Reports per second", "Requests per minute", "Reports per hour", "Calendar events per day", "Calls per day (observed)"}; !slices.Equal(labels, want) {
+	if want := []string{"Reports per second", "Requests per minute", "Reports per hour", "Calendar events per day", "Calls per day (observed)", "Concurrent requests", "Concurrent streams"}; !slices.Equal(labels, want) {
 		t.Errorf("got meters %q, want %q", labels, want)
 	}
 }

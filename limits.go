@@ -1,8 +1,8 @@
 // The limits family counts how often each id uses a limit, in exact sliding windows. Read limits.go
 // first, then limits_window.go (the arithmetic, without a clock), limits_counter.go (one window in
 // memory with its stored reserve) and limits_charge.go (charges of several limits that are made
-// together or not at all). limits_throttle.go limits failed attempts by network. Nothing here
-// depends on HTTP or on keys.
+// together or not at all). limits_concurrent.go limits how many requests are in flight.
+// limits_throttle.go limits failed attempts by network. Nothing here depends on HTTP or on keys.
 
 package main
 
@@ -24,10 +24,11 @@ type Limiter struct {
 	// Observed counts the charges that limits in observe mode would have refused.
 	Observed *dryRunCounts
 
-	store  *Store
-	start  time.Time // service time at which this run began
-	seed   maphash.Seed
-	shards [64]shard
+	store    *Store
+	start    time.Time // service time at which this run began
+	seed     maphash.Seed
+	shards   [64]shard
+	refusals refusalCounts // by limits on requests in flight
 }
 
 type shard struct {
@@ -425,6 +426,12 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, error) {
 	var list []LimitStatus
 	for _, c := range charges {
+		if c.Limit.Concurrent() {
+			m := l.find(c.ID)
+			list = append(list, flightStatus(m.flight(c.Limit.Name), c.Limit))
+			m.Unlock()
+			continue
+		}
 		if c.Limit.Short() {
 			b, err := l.open(nil, []Charge{c})
 			if err != nil {
@@ -467,7 +474,7 @@ func (l *Limiter) Sweep(now time.Time) {
 			if !m.TryLock() {
 				continue
 			}
-			if !slices.ContainsFunc(m.Gauges, func(g *counter) bool { return g.Busy(now) }) {
+			if m.idle() && !slices.ContainsFunc(m.Gauges, func(g *counter) bool { return g.Busy(now) }) {
 				delete(s.counters, id)
 				m.Swept = true
 			}

@@ -28,6 +28,8 @@ func (c *Charge) Refused(wait time.Duration) error {
 		owner = ", which all keys of its owner share,"
 	}
 	switch {
+	case c.Limit.Concurrent():
+		return refusedInFlight(c.Limit, owner)
 	case c.Cost > c.Limit.Max:
 		return ErrRateLimit.With("The cost of %d is more than the limit %s of %d%s, so it is never admitted. Use a lower cost.", c.Cost, c.Limit.Name, c.Limit.Max, owner)
 	case c.Cost > 1:

@@ -7,13 +7,14 @@ import (
 	"time"
 )
 
-// counters holds the counters of one id, one for each of its short limits. Its lock guards its
-// fields and the counters.
+// counters holds the counters of one id, one for each of its short limits and of its limits on
+// requests in flight. Its lock guards its fields and the counters.
 type counters struct {
 	sync.Mutex
-	ID     string
-	Swept  bool // no longer in the Limiter; look the id up again
-	Gauges []*counter
+	ID      string
+	Swept   bool // no longer in the Limiter; look the id up again
+	Gauges  []*counter
+	Flights []*flight // one for each limit on requests in flight that the id has used
 }
 
 // counter is the window of one short limit and its reserve. The stored record lists the units that

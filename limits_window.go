@@ -216,7 +216,8 @@ const (
 	OwnerEventsPerDay      = "owner_" + EventsPerDay
 )
 
-// Limit allows Max units in any period as long as Window. A limit with a Window under an hour is
+// Limit allows Max units in any period as long as Window. If Window is 0, it allows Max requests in
+// flight instead (see Concurrent). A limit with a Window under an hour is
 // called short, any other limit long. The units of a short limit are counted in memory and covered
 // by a stored reserve (see counter). Each unit of a long limit is stored in the transaction of the
 // change for which it is charged.
@@ -232,12 +233,34 @@ const MaxLimit = 1_000_000_000
 // Short reports whether the limit is counted in memory, which is so if its Window is under an hour.
 func (l Limit) Short() bool { return l.Window < time.Hour }
 
+// Concurrent reports whether the limit counts requests in flight, from their start to their end,
+// and not units in a window.
+func (l Limit) Concurrent() bool { return l.Window == 0 }
+
+// Kind returns "concurrent" for a limit on requests in flight, and "window" for any other limit.
+func (l Limit) Kind() string {
+	if l.Concurrent() {
+		return "concurrent"
+	}
+	return "window"
+}
+
 // LimitStatus is the state of a limit after a check.
 type LimitStatus struct {
 	Limit Limit
 	Used  int           // units that count now
 	Next  time.Duration // until the oldest unit no longer counts; 0 if none is used
 	Wait  time.Duration // until one more unit can be admitted; 0 if this is possible now
+}
+
+// ResetsAt returns the time at which the first used units become free again, in whole seconds
+// rounded up. now is the time of the status. It returns the zero time if no unit is used, and for a
+// limit on requests in flight, because nobody knows when a request ends.
+func (s LimitStatus) ResetsAt(now time.Time) time.Time {
+	if s.Used == 0 || s.Limit.Concurrent() {
+		return time.Time{}
+	}
+	return now.Add(s.Next + time.Second - 1)
 }
 
 // Remaining returns how many more units can be admitted now.

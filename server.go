@@ -177,6 +177,9 @@ type exchange struct {
 	carrier string         // how the key was sent, such as CarrierQuery
 	holder  *CacheEntry    // the secret by which the key was found
 	open    openRequest    // see Server.EndRequests
+	places  Places         // in the limits on requests in flight
+	full    *LimitStatus   // the limit on requests in flight that refused the request; nil: none did
+	streams *Server        // where BeginStream takes places; nil: the exchange cannot become a stream, or is one
 }
 
 // WriteHeader sends the status. Before the first status of 200 or higher it adds Vary and
@@ -235,6 +238,7 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Para
 // of the handler and answers that as an internal error.
 func (s *Server) end(x *exchange, err *error) {
 	p, ended := recover(), x.open.leave()
+	x.places.Release()
 	if p != nil && p != http.ErrAbortHandler {
 		*err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 	} else if ended != nil {
@@ -262,6 +266,9 @@ func (s *Server) end(x *exchange, err *error) {
 func (s *Server) publish(x *exchange, took time.Duration) {
 	if len(s.o.Watch) == 0 {
 		return
+	}
+	if x.full != nil {
+		x.Request.Limits = append(x.Request.Limits, *x.full)
 	}
 	x.outcome = Outcome{
 		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor, Client: x.Client, Params: x.Params,
@@ -301,7 +308,11 @@ func (s *Server) fail(x *exchange, err error) {
 	}
 	x.fault = e
 	if e.Code == ErrRateLimit.Code && x.Key != nil && s.o.Reached != nil {
-		s.o.Reached(x.Key, x.Request.Limits, x.Now, x.Steady)
+		reached := x.Request.Limits
+		if x.full != nil {
+			reached = []LimitStatus{*x.full}
+		}
+		s.o.Reached(x.Key, reached, x.Now, x.Steady)
 	}
 	if x.status != 0 {
 		return // the answer has already begun
@@ -356,7 +367,7 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	x := s.begin(w, r, nil, *row)
-	x.vary, x.rights, x.open.routes = VaryKey, now.Rights, now
+	x.vary, x.rights, x.open.routes, x.streams = VaryKey, now.Rights, now, s
 	defer s.end(x, &err)
 	err = s.pass(x, *row, s.admit)
 	return true
@@ -432,7 +443,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	x.Route, x.rights, row.Handle = row.Path, now.Rights, Authorized
-	err = s.pass(x, *row, s.admit)
+	err = s.pass(x, *row, s.charge) // not admit, because the end of the client's request is not seen here
 	return true
 }
 
@@ -529,10 +540,50 @@ func challenge(err error) error {
 	return &c
 }
 
-// admit charges the limits that apply before the handler and checks the permission for a
+// admit takes the places of a request in the limits on requests in flight, which end
+// gives back, and then does what charge does. A request that finds no place is not charged.
+func (s *Server) admit(x *exchange, row Route) error {
+	x.step = StepLimit
+	if err := s.takePlaces(x, x.Key.Places(row.Limits)); err != nil {
+		if fault := s.addStatus(x, RequestsPerMinute); fault != nil {
+			return fault
+		}
+		return err
+	}
+	return s.charge(x, row)
+}
+
+// takePlaces takes a place for each charge. If a limit has none left, it sets x.full.
+func (s *Server) takePlaces(x *exchange, charges []Charge) error {
+	if len(charges) == 0 {
+		return nil
+	}
+	full, err := s.o.Limiter.TakePlaces(&x.places, CountedID{x.Key.ID, &x.holder.Meter}, charges, x.Steady)
+	if err != nil {
+		status := full // full itself would be allocated for every request
+		x.full = &status
+	}
+	return err
+}
+
+// BeginStream moves the exchange from the limit on requests to the limit on streams, see Streamer.
+func (x *exchange) BeginStream() error {
+	if x.streams == nil {
+		return nil
+	}
+	if err := x.streams.takePlaces(x, x.Key.StreamPlaces()); err != nil {
+		x.step = StepLimit
+		return err
+	}
+	x.streams = nil
+	x.places.Leave(ConcurrentRequests, OwnerConcurrentRequests)
+	return nil
+}
+
+// charge charges the limits that apply before the handler and checks the permission for a
 // route. A key without the permission is charged for the limit per minute, but not for
 // the further limits of the route.
-func (s *Server) admit(x *exchange, row Route) error {
+func (s *Server) charge(x *exchange, row Route) error {
 	x.step = StepLimit
 	limits, err := s.spend(x, row)
 	x.Request.Limits = limits

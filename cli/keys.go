@@ -295,6 +295,15 @@ func (s *session) noteWebhooks(key map[string]any) {
 	}
 }
 
+// usedOf returns a text such as "3 of 60 used, next free 2026-02-03T09:01:00Z". limit is the answer of
+// the admin endpoint about a limit, and most is its maximum.
+func usedOf(most any, limit map[string]any) string {
+	if limit["kind"] == "concurrent" {
+		return fmt.Sprintf("%v of %v in flight now", limit["used"], most)
+	}
+	return fmt.Sprintf("%v of %v used, next free %s", limit["used"], most, cell(limit["resets_at"]))
+}
+
 func (s *session) showKey(c *cli.Command, key map[string]any) error {
 	if c.Bool("json") {
 		return s.printJSON(key)
@@ -306,7 +315,7 @@ func (s *session) showKey(c *cli.Command, key map[string]any) error {
 	if usage, ok := key["usage"].(map[string]any); ok {
 		for _, name := range slices.Sorted(maps.Keys(usage)) {
 			if u, ok := usage[name].(map[string]any); ok {
-				text := fmt.Sprintf("%v of %v used, next free %s", u["used"], u["limit"], cell(u["resets_at"]))
+				text := usedOf(u["limit"], u)
 				if u["observe"] == true {
 					text += fmt.Sprintf("; only observed, would have refused %v", u["would_refuse"])
 				}
@@ -436,7 +445,7 @@ func (s *session) explainKey(ctx context.Context, c *cli.Command) error {
 		passes := map[any]string{true: "passes", false: "REFUSES", nil: "unknown"}[step["passes"]]
 		message := cell(step["message"])
 		if limit, ok := step["limit"].(map[string]any); ok {
-			message += fmt.Sprintf(" %v of %v used, next free %s.", limit["used"], limit["max"], cell(limit["resets_at"]))
+			message += " " + usedOf(limit["max"], limit) + "."
 		}
 		rows = append(rows, []string{cell(step["check"]), passes, message})
 	}

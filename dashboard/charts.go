@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -12,12 +13,13 @@ import (
 )
 
 // limitBar is a bar that shows how much of a limit is used. Free is the time at which the next unit is
-// free, or "" if nothing is used.
+// free, or "" if nothing is used or the bar counts requests in flight.
 type limitBar struct {
 	Label       string
 	Used, Limit int
 	Percent     int // used part of the limit, 0 to 100
 	Free        string
+	Concurrent  bool // counts requests in flight, not units in a window
 }
 
 // Text returns the values of the bar as a text.
@@ -34,9 +36,14 @@ func (m limitBar) Level() string {
 	return ""
 }
 
-// nextFree returns a text such as "next unit free in 5 minutes", or "nothing used".
+// nextFree returns a text such as "next unit free in 5 minutes", "in flight now" or "nothing used".
 func (m limitBar) nextFree(now time.Time) string {
-	if m.Free == "" {
+	switch {
+	case m.Concurrent && m.Used > 0:
+		return "in flight now"
+	case m.Concurrent:
+		return "none in flight"
+	case m.Free == "":
 		return "nothing used"
 	}
 	return "next unit free " + until(m.Free, now)
@@ -61,7 +68,8 @@ func limitLabel(name string) string {
 	return capital(strings.ReplaceAll(strings.TrimSuffix(name, "_limit"), "_", " "))
 }
 
-// meters returns the bars of a key's limits, shortest window first. It leaves out the limits that
+// meters returns the bars of a key's limits, shortest window first, and those that count requests in
+// flight at the end. It leaves out the limits that
 // the key cannot use because it lacks a permission. key is the admin endpoint's answer about the
 // key.
 func (p permissions) meters(key map[string]any) []limitBar {
@@ -70,6 +78,9 @@ func (p permissions) meters(key map[string]any) []limitBar {
 	held := texts(key["permissions"])
 	window := func(name string) float64 {
 		u, _ := usage[name].(map[string]any)
+		if u["kind"] == kindConcurrent {
+			return math.Inf(1)
+		}
 		return numberOf(u["window_seconds"])
 	}
 	names := slices.SortedFunc(maps.Keys(usage), func(a, b string) int {
@@ -81,7 +92,7 @@ func (p permissions) meters(key map[string]any) []limitBar {
 			continue
 		}
 		used, limit := numberOf(u["used"]), numberOf(u["limit"])
-		m := limitBar{Label: limitLabel(name), Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
+		m := limitBar{Label: limitLabel(name), Concurrent: u["kind"] == kindConcurrent, Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
 		if u["observe"] == true {
 			m.Label += " (observed)"
 		}
@@ -89,6 +100,15 @@ func (p permissions) meters(key map[string]any) []limitBar {
 		list = append(list, m)
 	}
 	return list
+}
+
+// kindConcurrent is the kind of a limit on requests in flight, in answers of the admin endpoint.
+const kindConcurrent = "concurrent"
+
+// windowMeters returns the bars of meters that do not count requests in flight, which is enough for
+// a list of many keys.
+func (p permissions) windowMeters(key map[string]any) []limitBar {
+	return slices.DeleteFunc(p.meters(key), func(m limitBar) bool { return m.Concurrent })
 }
 
 // state is the state of a key as a page shows it: a word, and the CSS class of its label.

@@ -62,6 +62,7 @@ func New(o Options) (*Dashboard, error) {
 	d.templates, err = parsePages(template.FuncMap{
 		"ago":     func(at any) string { return ago(at, o.Now()) },
 		"until":   func(at any) string { return until(at, o.Now()) },
+		"free":    func(m limitBar) string { return m.nextFree(o.Now()) },
 		"when":    when,
 		"carrier": carrier,
 	})

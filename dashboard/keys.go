@@ -257,7 +257,7 @@ func (k *keyPages) keyUsed(v *pageRequest) {
 			from = present
 		}
 	}
-	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": p.liveMeters(key, v.now())})
+	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": liveMeters(p.meters(key), v.now())})
 }
 
 // editKey changes a key according to its form. It sends only what the user has changed.
@@ -453,16 +453,16 @@ func (k *keyLists) meters(v *pageRequest) {
 	keys := map[string]any{}
 	for _, row := range t.Rows {
 		if key, ok := row.(map[string]any); ok {
-			keys[fmt.Sprint(key["id"])] = p.liveMeters(key, v.now())
+			keys[fmt.Sprint(key["id"])] = liveMeters(p.windowMeters(key), v.now())
 		}
 	}
 	v.writeJSON(map[string]any{"keys": keys})
 }
 
-// liveMeters returns the limits of a key for the page's script.
-func (p permissions) liveMeters(key map[string]any, now time.Time) []map[string]any {
+// liveMeters returns the bars of a key's limits for the page's script.
+func liveMeters(bars []limitBar, now time.Time) []map[string]any {
 	list := []map[string]any{}
-	for _, m := range p.meters(key) {
+	for _, m := range bars {
 		list = append(list, map[string]any{"text": m.Text(), "percent": m.Percent, "level": m.Level(), "free": m.nextFree(now)})
 	}
 	return list
@@ -489,7 +489,7 @@ func (k *keyLists) lines(v *pageRequest, rows []any, p permissions) (lines []key
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
 		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
-		lines = append(lines, keyLine{key, stateOf(key, used, v.now()), newSparkline(used, v.now()), p.meters(key), noteOf(key), nil})
+		lines = append(lines, keyLine{key, stateOf(key, used, v.now()), newSparkline(used, v.now()), p.windowMeters(key), noteOf(key), nil})
 		for _, name := range texts(key["permissions"]) {
 			lines[len(lines)-1].Labels = append(lines[len(lines)-1].Labels, p.label(name))
 		}
@@ -550,6 +550,7 @@ type keyGroup struct {
 type keyNumber struct {
 	Name, Label string
 	Default     int
+	Least       int // 0 or 1
 	Value       string
 }
 
@@ -645,7 +646,11 @@ func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) 
 		}
 		name, _ := row["name"].(string)
 		standard := numberOf(row["default"])
-		numbers = append(numbers, keyNumber{name, limitLabel(name), int(standard), value(name)})
+		least := 1
+		if row["kind"] == kindConcurrent {
+			least = 0 // no limit
+		}
+		numbers = append(numbers, keyNumber{name, limitLabel(name), int(standard), least, value(name)})
 	}
 	return numbers
 }
