@@ -33,7 +33,7 @@ func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, rules KeyRules) 
 // AdminRoutes returns the routes for operators.
 func (a *admin) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list},
+		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list, Heavy: HeavyWith("search")},
 		{Method: "POST", Path: "/admin/v1/keys", Handle: a.create},
 		{Method: "GET", Path: "/admin/v1/keys/:id", Handle: a.get},
 		{Method: "PATCH", Path: "/admin/v1/keys/:id", Handle: a.update},
@@ -122,7 +122,7 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	}
 	var keys []*Key
 	count := 0
-	err = a.store.View(func(tx *Tx) (err error) {
+	err = r.View(a.store, func(tx *Tx) (err error) {
 		keys, count, err = f.Page(tx, a.keyring, page, r.Latest)
 		return err
 	})

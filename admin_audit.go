@@ -257,7 +257,7 @@ func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rows, count := []any{}, 0
-	err = a.o.Store.View(func(tx *Tx) error {
+	err = r.View(a.o.Store, func(tx *Tx) error {
 		if f == (auditFilter{}) {
 			rows, count, err = auditPage(tx, page)
 			return err

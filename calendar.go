@@ -98,7 +98,7 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rows, count := []any{}, 0
-	err = c.store.View(func(tx *Tx) error {
+	err = r.View(c.store, func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
@@ -394,7 +394,7 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rows, count := []any{}, 0
-	err = d.store.View(func(tx *Tx) error {
+	err = r.View(d.store, func(tx *Tx) error {
 		keys, err := ownerKeys(tx, q.Get("owner"))
 		if err != nil {
 			return err

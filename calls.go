@@ -50,7 +50,7 @@ func (c *calls) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rows, count := []any{}, 0
-	err = c.store.View(func(tx *Tx) error {
+	err = r.View(c.store, func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
@@ -246,7 +246,7 @@ func (d *adminCalls) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rows, count := []any{}, 0
-	err = d.store.View(func(tx *Tx) error {
+	err = r.View(d.store, func(tx *Tx) error {
 		return eachCall(tx, func(c call) error {
 			if !matchesCall(tx, c, filter, q) {
 				return nil

@@ -211,7 +211,7 @@ func ContactTables() []Checked { return []Checked{contactTable} }
 // Routes returns the API endpoints for contacts.
 func (c *contacts) Routes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/api/v1/contacts", Permission: ReadContacts, Handle: c.list},
+		{Method: "GET", Path: "/api/v1/contacts", Permission: ReadContacts, Handle: c.list, Heavy: HeavyWith("stage", "status", "tag", "search")},
 		{Method: "GET", Path: "/api/v1/contacts/:contact_id", Permission: ReadContacts, Handle: c.get},
 		{Method: "POST", Path: "/api/v1/contacts/create", Permission: c.write, Handle: c.create},
 		{Method: "PUT", Path: "/api/v1/contacts/:contact_id/update", Permission: c.write, Handle: c.update},
@@ -233,7 +233,7 @@ func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 	}
 	q.Set("search", fold.Text(q.Get("search")))
 	rows, count := []any{}, 0
-	err = c.store.View(func(tx *Tx) error {
+	err = r.View(c.store, func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err != nil {
 			return err

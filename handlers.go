@@ -1,7 +1,7 @@
 // The handlers family has what all endpoints share. Read handlers.go first (Request, Route, pages
 // of lists), then handlers_credential.go (where a key may be sent), handlers_address.go (the
 // client's address), handlers_secrets.go (recognizing keys in any form), handlers_body.go (strict
-// reading of JSON), handlers_query.go (reading of queries), handlers_router.go (registering routes
+// reading of JSON), handlers_query.go (reading of queries), handlers_heavy.go (bounding searches and imports), handlers_router.go (registering routes
 // with the router), handlers_fields.go (header fields of every answer), handlers_records.go
 // (creating, listing, changing and importing records of any kind), handlers_import.go (the rows of
 // an import, in JSON or CSV) and handlers_idempotency.go (answering a repeated request). It depends
@@ -170,6 +170,9 @@ type Route struct {
 	// Slow means that the answer may take longer than the write_timeout of the configuration, which
 	// then does not apply.
 	Slow bool
+	// Heavy reports whether a request may read or write very many records, such as a search or an
+	// import. HeavyTurns bounds how many of those run at the same time. nil: no request is heavy.
+	Heavy func(*Request) bool
 }
 
 // Serves reports whether the route answers requests with a method. A route for GET also answers HEAD,

@@ -54,9 +54,9 @@ func (c *AdminRecords[T]) Routes() []Route {
 		path = "/admin/v1/" + c.Path
 	}
 	rows := []Route{
-		{Method: "GET", Path: path, Handle: c.list},
+		{Method: "GET", Path: path, Handle: c.list, Heavy: HeavyWith(c.Filters...)},
 		{Method: "POST", Path: path, Handle: c.create},
-		{Method: "POST", Path: path + "/import", Handle: c.load, Slow: true},
+		{Method: "POST", Path: path + "/import", Handle: c.load, Slow: true, Heavy: HeavyAlways},
 		{Method: "GET", Path: path + "/:id", Handle: c.get},
 		{Method: "PATCH", Path: path + "/:id", Handle: c.update},
 	}
@@ -85,7 +85,7 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 	}
 	q.Set("search", fold.Text(q.Get("search")))
 	rows, count := []any{}, 0
-	err = c.Store.View(func(tx *Tx) error {
+	err = r.View(c.Store, func(tx *Tx) error {
 		for v, err := range c.Table.All(tx, Backward) {
 			if err != nil {
 				return err

@@ -47,6 +47,7 @@ type Server struct {
 	address  atomic.Pointer[string] // set by ListensAt
 	askers   Proxies                // the proxies that may call /authz
 	running  openRequests           // the requests with a key whose handler runs
+	heavy    HeavyTurns             // the heavy requests that run
 }
 
 // NewServer returns a Server for the routes of o. It does not check the routes; API and
@@ -179,6 +180,7 @@ type exchange struct {
 	open    openRequest    // see Server.EndRequests
 	places  Places         // in the limits on requests in flight
 	full    *LimitStatus   // the limit on requests in flight that refused the request; nil: none did
+	busy    bool           // HeavyTurns has refused the request, and not a limit of the key
 	streams *Server        // where BeginStream takes places; nil: the exchange cannot become a stream, or is one
 }
 
@@ -307,7 +309,7 @@ func (s *Server) fail(x *exchange, err error) {
 		clean.Message, e = message, &clean
 	}
 	x.fault = e
-	if e.Code == ErrRateLimit.Code && x.Key != nil && s.o.Reached != nil {
+	if e.Code == ErrRateLimit.Code && x.Key != nil && !x.busy && s.o.Reached != nil {
 		reached := x.Request.Limits
 		if x.full != nil {
 			reached = []LimitStatus{*x.full}
@@ -391,9 +393,9 @@ func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error
 	return s.handle(x, row)
 }
 
-// handle runs the handler of a route after it has checked that the query can be read. It
-// does not check the query of a guarded route, which the upstream reads. The answer of a
-// slow route has no deadline.
+// handle runs the handler of a route after it has checked that the query can be read, and
+// once a heavy request has its turn. It does not check the query of a guarded route, which
+// the upstream reads. The answer of a slow route has no deadline.
 func (s *Server) handle(x *exchange, row Route) error {
 	x.step = StepHandler
 	if x.rights == nil {
@@ -405,6 +407,14 @@ func (s *Server) handle(x *exchange, row Route) error {
 		if err := x.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return err
 		}
+	}
+	if row.Heavy != nil && row.Heavy(&x.Request) {
+		leave, err := s.heavy.Enter(&x.Request)
+		if err != nil {
+			x.busy = true
+			return err
+		}
+		defer leave()
 	}
 	return row.Handle(x, &x.Request)
 }

@@ -142,7 +142,7 @@ func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rows := []any{}
-	err = t.store.View(func(tx *Tx) error {
+	err = r.View(t.store, func(tx *Tx) error {
 		for token, err := range TokenTable.All(tx, Backward) {
 			if err != nil {
 				return err

@@ -194,7 +194,16 @@ func (s *Store) Failing() bool { return s.cause.Load() != nil }
 // store. Do not use the transaction or anything read from it by reference after run
 // returns. View returns the error of run, or ErrUnavailable if the store is closed or
 // has failed, or an error that names the damage if a page or index entry is damaged.
-func (s *Store) View(run func(*Tx) error) error {
+func (s *Store) View(run func(*Tx) error) error { return s.view(&Tx{}, run) }
+
+// ViewFor is like View, but it ends when ctx does: reading then fails with ErrBroken. It looks at ctx
+// at every few hundred records or index entries.
+func (s *Store) ViewFor(ctx context.Context, run func(*Tx) error) error {
+	return s.view(&Tx{ctx: ctx}, run)
+}
+
+// view is View with a new transaction, of which it sets the fields that belong to the store.
+func (s *Store) view(tx *Tx, run func(*Tx) error) error {
 	if s.cause.Load() != nil {
 		return ErrUnavailable
 	}
@@ -202,7 +211,8 @@ func (s *Store) View(run func(*Tx) error) error {
 	// a memory fault. This setting makes the fault a panic, which guarded recovers.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err := s.db.View(func(b *bbolt.Tx) error {
-		return guarded(&Tx{Bolt: b, File: s.file.Handle, Auth: s.auth, Bounds: *s.bounds.Load()}, run)
+		tx.Bolt, tx.File, tx.Auth, tx.Bounds = b, s.file.Handle, s.auth, *s.bounds.Load()
+		return guarded(tx, run)
 	})
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrUnavailable

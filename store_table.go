@@ -68,6 +68,9 @@ func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
 // damaged or forged.
 func (t Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
 	var v T
+	if err := tx.ended(1 + len(raw)/64); err != nil {
+		return v, err
+	}
 	read := Unseal
 	if t.Signed {
 		read = tx.verified
@@ -288,6 +291,7 @@ func (t Table[T]) Find(tx *Tx, index string, prefix []byte, order Direction) ite
 type Walker struct {
 	Entry  []byte // the part of the present entry after the prefix; nil after the last entry
 	Key    []byte // the key of the present entry's record
+	tx     *Tx
 	bucket string
 	prefix []byte
 	step   func() (entry, value []byte) // moves the cursor
@@ -296,7 +300,7 @@ type Walker struct {
 // Walk returns a Walker that is at the first entry that Find would yield. Its Entry is
 // nil if there is none.
 func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, order Direction) *Walker {
-	w := &Walker{bucket: t.Name + "/" + index, prefix: prefix}
+	w := &Walker{tx: tx, bucket: t.Name + "/" + index, prefix: prefix}
 	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
 		var entry, value []byte
 		entry, value, w.step = seek(b.Cursor(), prefix, order)
@@ -316,6 +320,7 @@ func (w *Walker) set(entry, value []byte) {
 		w.Entry, w.Key = nil, nil
 		return
 	}
+	w.tx.step()
 	w.Entry, w.Key = split(w.bucket, w.prefix, entry, value)
 }
 
@@ -344,7 +349,7 @@ func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]b
 		}
 		c := b.Cursor()
 		for entry, value := c.Seek(append(bytes.Clone(prefix), first...)); entry != nil && bytes.HasPrefix(entry, prefix); entry, value = c.Next() {
-			if !yield(split(bucket, prefix, entry, value)) {
+			if tx.step(); !yield(split(bucket, prefix, entry, value)) {
 				return
 			}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -38,6 +39,36 @@ type Tx struct {
 
 	decoded int      // size of the records decoded since the last call of yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
+
+	ctx  context.Context // see Store.ViewFor; nil: the transaction ends only by itself
+	work int             // units of reading since the last look at ctx
+}
+
+// workBetween is the number of units of reading between two looks at the context of a transaction. An
+// index entry is one unit, and a record one for every 64 bytes.
+const workBetween = 256
+
+// ended returns ErrBroken if the context of the transaction has ended. units is the reading that the
+// caller is about to do. ended looks at the context only once for every workBetween units.
+func (tx *Tx) ended(units int) error {
+	if tx.ctx == nil {
+		return nil
+	}
+	if tx.work += units; tx.work < workBetween {
+		return nil
+	}
+	tx.work = 0
+	if tx.ctx.Err() != nil {
+		return ErrBroken
+	}
+	return nil
+}
+
+// step is ended for an iterator over keys, which cannot return an error: it panics, see damage.
+func (tx *Tx) step() {
+	if err := tx.ended(1); err != nil {
+		panic(damage{err})
+	}
 }
 
 // After registers a function that is called once the transaction is on disk, before
@@ -110,7 +141,7 @@ func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 		}
 		c := b.Cursor()
 		for key, stored := c.Seek(prefix); key != nil && bytes.HasPrefix(key, prefix); key, stored = c.Next() {
-			if !yield(key, stored) {
+			if tx.step(); !yield(key, stored) {
 				return
 			}
 		}
@@ -127,7 +158,7 @@ func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 		}
 		c := b.Cursor()
 		for key, stored := c.Seek(from); key != nil; key, stored = c.Next() {
-			if !yield(key, stored) {
+			if tx.step(); !yield(key, stored) {
 				return
 			}
 		}
@@ -143,6 +174,7 @@ func (tx *Tx) Count(bucket string) (n int) {
 	}
 	c := b.Cursor()
 	for key, _ := c.First(); key != nil; key, _ = c.Next() {
+		tx.step()
 		n++
 	}
 	return n
@@ -236,7 +268,8 @@ func entryKey(bucket string, entry, value []byte) ([]byte, error) {
 	return entry[len(entry)-int(value[0]):], nil
 }
 
-// damage is the value of a panic about a damaged index entry. The iterators over an
+// damage is the value of a panic about a damaged index entry, or about a client that has
+// disconnected (see Tx.step). The iterators over an
 // index cannot return an error, so they panic. Store and File recover the panic and
 // return Err.
 type damage struct{ Err error }

@@ -387,7 +387,7 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rows, count := []any{}, 0
-	err = h.store.View(func(tx *Tx) error {
+	err = r.View(h.store, func(tx *Tx) error {
 		return eachWebhook(tx, func(hook webhook) error {
 			if count++; count <= (page.Number-1)*page.Limit || len(rows) == page.Limit {
 				return nil
