@@ -152,6 +152,7 @@ func (m *Metrics) gauges() []prometheus.Collector {
 			return float64(n)
 		}),
 		gauge("limiter_keys", "Keys and owners whose limits are counted in memory.", func() float64 { return float64(o.Limiter.Len()) }),
+		inFlight{o.Limiter},
 		gauge("ready", "1 if the service accepts requests, else 0.", func() float64 { return oneIf(o.Ready() == nil) }),
 		gauge("config_loaded_timestamp_seconds", "When the configuration in use was loaded.", func() float64 { return float64(o.Config().LoadedAt.Unix()) }),
 		gauge("config_reload_failed", "1 if the latest reload of the configuration failed, else 0.", func() float64 { return oneIf(o.Config().Err != nil) }),
@@ -172,6 +173,36 @@ func (m *Metrics) gauges() []prometheus.Collector {
 			_, err := o.Backups.Last()
 			return oneIf(err != nil)
 		}),
+	}
+}
+
+// inFlight collects the figures of the limits on requests in flight. Their only label is the name of a
+// limit, of which the configuration has few.
+type inFlight struct{ limiter *Limiter }
+
+var (
+	inFlightNow     = prometheus.NewDesc("latchkey_in_flight", "Requests that count in a limit on requests in flight now.", []string{"limit"}, nil)
+	inFlightRefused = prometheus.NewDesc("latchkey_in_flight_refused_total", "Requests that a limit on requests in flight has refused.", []string{"limit"}, nil)
+)
+
+// Describe sends the descriptions of both metrics.
+func (f inFlight) Describe(to chan<- *prometheus.Desc) {
+	to <- inFlightNow
+	to <- inFlightRefused
+}
+
+// Collect sends the present figures. The limits that count every request are always among them.
+func (f inFlight) Collect(to chan<- prometheus.Metric) {
+	now, refused := f.limiter.InFlight(), f.limiter.RefusedInFlight()
+	for _, name := range []string{ConcurrentRequests, ConcurrentStreams} {
+		now[name] += 0
+		refused[name] += 0
+	}
+	for name, n := range now {
+		to <- prometheus.MustNewConstMetric(inFlightNow, prometheus.GaugeValue, float64(n), name)
+	}
+	for name, n := range refused {
+		to <- prometheus.MustNewConstMetric(inFlightRefused, prometheus.CounterValue, float64(n), name)
 	}
 }
 

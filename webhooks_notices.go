@@ -176,7 +176,7 @@ func (n *OperatorEvents) raiseOne(tx *Tx, r reachedNow) error {
 		return nil
 	}
 	e := KeyWebhookEvent(limitReached, r.holder, r.at)
-	e.Body["limit"] = map[string]any{"name": r.limit, "limit": r.size.Max, "window_seconds": int(r.size.Window / time.Second)}
+	e.Body["limit"] = map[string]any{"name": r.limit, "kind": r.size.Kind(), "limit": r.size.Max, "window_seconds": int(r.size.Window / time.Second)}
 	if err := Publish(tx, e); err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ func TestNotices_LimitReached(t *testing.T) {
 	}
 	told(append(both, both...)...)
 	var body struct{ Limit map[string]any }
-	if err := json.Unmarshal([]byte(v.all()[1].body), &body); err != nil || fmt.Sprint(body.Limit) != "map[limit:3 name:requests_per_minute_limit window_seconds:60]" {
+	if err := json.Unmarshal([]byte(v.all()[1].body), &body); err != nil || fmt.Sprint(body.Limit) != "map[kind:window limit:3 name:requests_per_minute_limit window_seconds:60]" {
 		t.Errorf("got limit %v, %v", body.Limit, err)
 	}
 }
