@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -578,6 +579,103 @@ func TestOpenFile_Headers(t *testing.T) {
 		}
 		if _, err := OpenStore(s.path, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+}
+
+// TestStore_ViewFor ends the context in the middle of each way to read many records. The read ends
+// within workBetween units, with ErrBroken.
+func TestStore_ViewFor(t *testing.T) {
+	const rows = 3 * workBetween
+	type row struct {
+		ID    uint64
+		Group string
+	}
+	table := Table[row]{Name: "rows", Key: func(r row) []byte { return IDKey(r.ID) },
+		Indexes: []Index[row]{{"group", func(r row) [][]byte { return [][]byte{[]byte(r.Group)} }}}}
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		for id := range uint64(rows) {
+			if err := table.Put(tx, row{id, "g"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, read := range map[string]func(tx *Tx, seen func()) error{
+		"All": func(tx *Tx, seen func()) error {
+			for _, err := range table.All(tx, Backward) {
+				if err != nil {
+					return err
+				}
+				seen()
+			}
+			return nil
+		},
+		"Get": func(tx *Tx, seen func()) error {
+			for id := range uint64(rows) {
+				if _, err := table.Get(tx, IDKey(id)); err != nil {
+					return err
+				}
+				seen()
+			}
+			return nil
+		},
+		"Find": func(tx *Tx, seen func()) error {
+			for range table.Find(tx, "group", []byte("g"), Forward) {
+				seen()
+			}
+			return nil
+		},
+		"Walk": func(tx *Tx, seen func()) error {
+			for w := table.Walk(tx, "group", []byte("g"), Forward); w.Entry != nil; w.Next() {
+				seen()
+			}
+			return nil
+		},
+		"From": func(tx *Tx, seen func()) error {
+			for range table.From(tx, "group", []byte("g"), nil) {
+				seen()
+			}
+			return nil
+		},
+		"Range": func(tx *Tx, seen func()) error {
+			for range tx.Range("rows", nil) {
+				seen()
+			}
+			return nil
+		},
+		"RangeFrom": func(tx *Tx, seen func()) error {
+			for range tx.RangeFrom("rows", IDKey(1)) {
+				seen()
+			}
+			return nil
+		},
+	} {
+		for _, at := range []int{0, workBetween + 1, rows + 1} {
+			ctx, cancel := context.WithCancel(t.Context())
+			if at == 0 {
+				cancel()
+			}
+			n := 0
+			err := s.ViewFor(ctx, func(tx *Tx) error {
+				return read(tx, func() {
+					if n++; n == at {
+						cancel()
+					}
+				})
+			})
+			cancel()
+			if at > rows {
+				if err != nil || n < rows-1 {
+					t.Errorf("%s: got %d rows, %v", name, n, err)
+				}
+			} else if !errors.Is(err, ErrBroken) || n > at+workBetween {
+				t.Errorf("%s: the client left after %d rows: got %d rows, %v; want ErrBroken", name, at, n, err)
+			}
 		}
 	}
 }
