@@ -232,6 +232,8 @@ func (row RouteRow) problems(r *Policy) (list []string) {
 			fail("limits has %s, which every request pays; leave it out", name)
 		case rule.Concurrent() && rule.Builtin:
 			fail("limits has %s, which counts requests without being named; leave it out", name)
+		case rule.Concurrent() && row.Upstream == "":
+			fail("limits has %s, which counts requests in flight, but without upstream the end of a request is not seen; add an upstream, or leave the limit out", name)
 		case rule.With != "":
 			fail("limits has %s, which is paid along with %s; leave it out", name, rule.With)
 		case slices.Contains(row.Limits[:i], name):

@@ -346,12 +346,12 @@ upstream = "UP"
 func TestServer_InFlight_authz(t *testing.T) {
 	a := newAuthz(t, func(c *Config) {
 		c.Concurrent = []concurrentRow{{Name: "at_once", Default: 1, Scope: "key"}}
-		c.Routes[0].Limits = []string{"at_once"}
+		c.Routes = append(c.Routes, RouteRow{Path: "/both", Permission: []string{"can_use"}, Upstream: "http://127.0.0.1:1", Limits: []string{"at_once"}})
 	})
 	id, key := a.key(`["can_use"]`, `"limits": {"concurrent_requests": 1}`)
-	for range 3 {
-		if w := a.put(proxyQuestion{family: "nginx", method: "GET", address: "/up/x", fields: []string{"X-Api-Key: " + key}}); w.Code != 200 {
-			t.Errorf("got %d %s", w.Code, w.Body)
+	for _, path := range []string{"/up/x", "/up/x", "/both", "/both"} {
+		if w := a.put(proxyQuestion{family: "nginx", method: "GET", address: path, fields: []string{"X-Api-Key: " + key}}); w.Code != 200 {
+			t.Errorf("%s: got %d %s", path, w.Code, w.Body)
 		}
 	}
 	for name, n := range a.Limiter.InFlight() {
