@@ -123,7 +123,7 @@ func TestOwners_limits(t *testing.T) {
 	a := newTestApp(t, withReports, func(c *Config) { c.Limit.OwnerCallsPerDay = 500 })
 	made := a.operate(201, "POST", "/admin/v1/owners", `{"name": "ann", "limits": {"owner_calls_per_day_limit": 7, "trial_per_day": 9}}`)
 	path := fmt.Sprintf("/admin/v1/owners/%v", made["id"])
-	const rest = " owner_calendar_events_per_day_limit:0 owner_calls_per_day_limit:%d owner_requests_per_minute_limit:0 reports_per_second:2 trial_per_day:%d]"
+	const rest = " owner_calendar_events_per_day_limit:0 owner_calls_per_day_limit:%d owner_concurrent_requests:0 owner_concurrent_streams:0 owner_requests_per_minute_limit:0 reports_per_second:2 trial_per_day:%d]"
 	want := func(calls, trial int) string {
 		return "map[" + strings.TrimPrefix(fmt.Sprintf(rest, calls, trial), " ")
 	}
