@@ -191,7 +191,8 @@ func (v *routeList) routes(w http.ResponseWriter, r *Request) error {
 }
 
 // Reloader applies a changed configuration while the service runs. It applies the routes,
-// permissions, limits, the log level and the numbers of connections; other settings need a restart. A request keeps the
+// permissions, limits, bounds, the log level and the numbers of connections; other settings need a
+// restart. A request keeps the
 // routes, permissions and limits that were in use when it began. Reloader is safe for
 // concurrent use.
 type Reloader struct {
@@ -205,7 +206,7 @@ type Reloader struct {
 
 // ReloaderOptions configures a Reloader.
 type ReloaderOptions struct {
-	Store   *Store // the store with the audit log
+	Store   *Store // the store with the audit log, which gets the bounds
 	Keyring *Keyring
 	Guards  *ProxyRoutes
 	Log     *slog.Logger
@@ -224,7 +225,8 @@ type ConfigStatus struct {
 // NewReloader returns a Reloader. Call Start before the first request.
 func NewReloader(o ReloaderOptions) *Reloader { return &Reloader{o: o} }
 
-// Start applies the routes in o.Running. They use the permissions and limits of the keyring.
+// Start applies the routes and the bounds in o.Running. The routes use the permissions and limits of
+// the keyring.
 // The error names the routes and endpoints that conflict.
 func (r *Reloader) Start(now time.Time) error {
 	rights := r.o.Keyring.Rights()
@@ -234,6 +236,7 @@ func (r *Reloader) Start(now time.Time) error {
 		return err
 	}
 	r.o.Guards.Use(state)
+	r.o.Store.SetBounds(r.o.Running.Bounds)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status = ConfigStatus{LoadedAt: now}
@@ -289,6 +292,7 @@ func (r *Reloader) use(c Config) error {
 	r.o.Keyring.Use(rights)
 	r.o.Guards.Use(state)
 	r.o.Use(c)
+	r.o.Store.SetBounds(c.Bounds)
 	return r.level.UnmarshalText([]byte(c.Log.Level))
 }
 

@@ -98,6 +98,7 @@ type Config struct {
 		Every time.Duration `toml:"every" default:"24h" min:"1m" max:"8760h"`
 		Keep  int           `toml:"keep" default:"7" min:"1" max:"10000"`
 	} `toml:"backup"`
+	Bounds   Bounds `toml:"bounds"`
 	Contract struct {
 		ContactsWrite string `toml:"contacts_write" default:"can_read_contacts" in:"can_read_contacts,can_write_contacts"`
 	} `toml:"contract"`
@@ -290,12 +291,13 @@ func (c Config) AdminTLS() ListenerTLS {
 }
 
 // Differing returns the keys of the settings that differ in other and that only a restart applies.
-// It leaves out the settings that a reload applies: the [[...]] sections, the limits, log.level and
-// the numbers of connections.
+// It leaves out the settings that a reload applies: the [[...]] sections, the limits, the bounds,
+// log.level and the numbers of connections.
 func (c Config) Differing(other Config) (keys []string) {
 	theirs := other.settings()
 	for i, s := range c.settings() {
-		applied := strings.HasPrefix(s.Key, "limit.") || s.Key == "log.level" || strings.HasPrefix(s.Key, "server.max_connections")
+		section, _, _ := strings.Cut(s.Key, ".")
+		applied := section == "limit" || section == "bounds" || s.Key == "log.level" || strings.HasPrefix(s.Key, "server.max_connections")
 		if s.Text() != theirs[i].Text() && !applied {
 			keys = append(keys, s.Key)
 		}

@@ -334,7 +334,7 @@ func (s *session) routesCommand() *cli.Command {
 // reloadCommand returns the command that makes the running server reload its configuration.
 func (s *session) reloadCommand() *cli.Command {
 	return &cli.Command{
-		Name: "reload", Usage: "make the running server reload the routes, permissions and limits of its configuration",
+		Name: "reload", Usage: "make the running server reload the routes, permissions, limits and bounds of its configuration",
 		Description: "The server reads the files and settings that it was started with. If they\ncontain a mistake, the command reports it and nothing changes.",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/reload", nil})
