@@ -65,9 +65,9 @@ func readAsked(r *Request) (q asked, err error) {
 	}
 	ip := ""
 	q.carrier = CarrierBearer
-	body.String("method", &q.method)
-	body.String("path", &q.path)
-	body.String("ip", &ip)
+	body.String("method", AnyLength, &q.method)
+	body.String("path", AnyLength, &q.path)
+	body.String("ip", AnyLength, &ip)
 	if body.Given("carrier") {
 		body.Word("carrier", &q.carrier, CarrierNames()...)
 	}

@@ -134,10 +134,10 @@ func (i *keyImport) fill(tx *Tx, r *Request, b *keyBatch) error {
 // returns an *Error. Any other error means that the store failed.
 func (i *keyImport) one(tx *Tx, r *Request, row *importRow, id string) error {
 	key := &Key{StoredKey: StoredKey{ID: id, CreatedAt: r.Now}}
-	row.String("hint", &key.Hint)
+	row.String("hint", AnyLength, &key.Hint)
 	row.Bool("paused", &key.Paused)
-	if len(key.Hint) > 32 {
-		return ErrValidation.With("hint is longer than 32 bytes. Send only the first or last characters of the secret, never all of it.")
+	if Length(key.Hint) > 32 {
+		return ErrValidation.With("hint is longer than 32 characters. Send only the first or last characters of the secret, never all of it.")
 	}
 	if err := i.form.Fill(keyInput{tx: tx, request: r, body: row.Body, key: key, create: true}); err != nil {
 		return err
@@ -158,7 +158,7 @@ func (b *keyBatch) digests() {
 			continue
 		}
 		text := ""
-		row.String("sha256", &text)
+		row.String("sha256", AnyLength, &text)
 		if row.Fault = row.Err(); row.Fault != nil {
 			continue
 		}
@@ -224,7 +224,7 @@ func duplicates(list []string) *Error {
 func (row *importRow) preview() map[string]any {
 	name := ""
 	if row.Body != nil {
-		row.String("name", &name)
+		row.String("name", AnyLength, &name)
 	}
 	shown := map[string]any{"row": row.Number, "line": row.LineOrNone(), "name": name, "sha256": nil, "result": "refused", "message": nil, "key_id": nil}
 	if row.Fault == nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/url"
 	"slices"
@@ -49,11 +50,11 @@ type keyInput struct {
 // error the key may be partly changed, so it must not be stored.
 func (f *keyForm) Fill(in keyInput) error {
 	key, body := in.key, in.body
-	body.String("name", &key.Name)
+	body.String("name", NameLength, &key.Name)
 	permissions := []string{}
-	body.Strings("permissions", &permissions)
+	body.Strings("permissions", ListBound{MaxWords, AnyLength}, &permissions)
 	allowed := []string{}
-	body.Strings("allowed_ips", &allowed)
+	body.Strings("allowed_ips", ListBound{MaxNetworks, AnyLength}, &allowed)
 	if body.Has("query_allowed") {
 		key.QueryAllowed = nil
 		if body.Given("query_allowed") {
@@ -64,8 +65,8 @@ func (f *keyForm) Fill(in keyInput) error {
 	if err := body.Err(); err != nil {
 		return err
 	}
-	if strings.TrimSpace(key.Name) == "" || len(key.Name) > 200 {
-		return ErrMissing.With("name is missing or longer than 200 bytes. Name the program that uses the key, such as \"ci-runner\".")
+	if strings.TrimSpace(key.Name) == "" {
+		return ErrMissing.With("name is missing. Name the program that uses the key, such as \"ci-runner\".")
 	}
 	if in.create && !body.Given("permissions") {
 		return ErrMissing.With("permissions is missing. Send an array with at least one of %s.", strings.Join(f.keyring.Rights().Names(math.MaxUint64), ", "))
@@ -139,7 +140,7 @@ func days(d time.Duration) string {
 
 // fillEnvironment sets the environment of a key. "" means that it has none.
 func (f *keyForm) fillEnvironment(key *Key, body *Body) error {
-	body.String("environment", &key.Environment)
+	body.String("environment", AnyLength, &key.Environment)
 	if err := body.Err(); err != nil || key.Environment == "" || !body.Has("environment") {
 		return err
 	}
@@ -172,13 +173,25 @@ func (f *keyForm) fillMaps(key *Key, body *Body) error {
 	if !body.Has("metadata") {
 		return nil
 	}
+	before := key.Metadata
 	key.Metadata = map[string]string{}
-	for name, value := range metadata {
-		text, ok := value.(string)
+	for _, name := range slices.Sorted(maps.Keys(metadata)) {
+		text, ok := metadata[name].(string)
+		if err := CheckLength("a name in metadata", name, WordLength); err != nil {
+			return err
+		}
 		if !ok {
 			return ErrValidation.With("metadata.%s must be a string.", name)
 		}
+		if was, had := before[name]; !had || was != text {
+			if err := CheckLength("metadata."+name, text, TagLength); err != nil {
+				return err
+			}
+		}
 		key.Metadata[name] = text
+	}
+	if len(key.Metadata) > MaxMetadata && len(key.Metadata) > len(before) {
+		return ErrValidation.With("metadata has %s entries; the maximum is %s.", Figure(len(key.Metadata)), Figure(MaxMetadata))
 	}
 	return nil
 }
@@ -189,7 +202,7 @@ func (f *keyForm) fillMaps(key *Key, body *Body) error {
 func (f *keyForm) fillOwner(in keyInput) error {
 	key, body := in.key, in.body
 	name := ""
-	body.String("owner", &name)
+	body.String("owner", NameLength, &name)
 	if err := body.Err(); err != nil || !in.create && !body.Given("owner") {
 		return err
 	}

@@ -44,7 +44,7 @@ const (
 // The allowed length of a password.
 const (
 	minPassword = 10   // characters
-	maxPassword = 1024 // bytes
+	maxPassword = 1024 // characters
 )
 
 // setupSpan is how long a set-up link is valid.
@@ -124,7 +124,7 @@ func (o *Operators) opens(stored, password string) bool {
 // name or the password is wrong. Upper and lower case of the name are equal. An unknown name
 // takes as long as a wrong password, so the time does not show which names exist.
 func (o *Operators) Authenticate(name, password string) (operator, error) {
-	if len(password) > maxPassword {
+	if Length(password) > maxPassword {
 		return operator{}, ErrLogin
 	}
 	var found operator
@@ -174,8 +174,8 @@ func (o *Operators) Any() (bool, error) {
 
 // checkPassword returns ErrValidation if password is too short or too long for a new one.
 func checkPassword(password string) error {
-	if utf8.RuneCountInString(password) < minPassword || len(password) > maxPassword {
-		return ErrValidation.With("password must have at least %d characters and at most %d bytes.", minPassword, maxPassword)
+	if n := Length(password); n < minPassword || n > maxPassword {
+		return ErrValidation.With("password must have %d to %s characters; it has %s.", minPassword, Figure(maxPassword), Figure(n))
 	}
 	return nil
 }
@@ -185,8 +185,8 @@ func checkPassword(password string) error {
 // setup is not valid, ErrConflict if the name is taken, and ErrValidation if the name or
 // the password is not allowed.
 func (o *Operators) Create(by AuditContext, name, password, setup string) (made operator, err error) {
-	if name = strings.TrimSpace(name); name == "" || len(name) > 100 {
-		return made, ErrValidation.With("name must have 1 to 100 bytes.")
+	if name = strings.TrimSpace(name); name == "" || Length(name) > WordLength {
+		return made, ErrValidation.With("name must have 1 to %d characters; it has %s.", WordLength, Figure(Length(name)))
 	}
 	// A form is not checked as JSON is.
 	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
@@ -311,8 +311,8 @@ func (o *Operators) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	name, password := "", ""
-	body.String("name", &name)
-	body.String("password", &password)
+	body.String("name", AnyLength, &name)
+	body.String("password", AnyLength, &password)
 	if err := body.Err(); err != nil {
 		return err
 	}
@@ -333,7 +333,7 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	password := ""
-	if body.String("password", &password); body.Err() != nil {
+	if body.String("password", AnyLength, &password); body.Err() != nil {
 		return body.Err()
 	}
 	if err := o.SetPassword(r.Deed(), id, password, nil); err != nil {

@@ -62,10 +62,10 @@ const maxCost = 10_000
 // question reads a question from the body of a request.
 func (v *verifier) question(body *Body) (q question, err error) {
 	names, one, ip := []string{}, "", ""
-	body.String("key", &q.secret)
-	body.Strings("permissions", &names)
-	body.String("permission", &one)
-	body.String("ip", &ip)
+	body.String("key", AnyLength, &q.secret)
+	body.Strings("permissions", ListBound{MaxWords, AnyLength}, &names)
+	body.String("permission", AnyLength, &one)
+	body.String("ip", AnyLength, &ip)
 	if err := body.Err(); err != nil {
 		return q, err
 	}
@@ -92,7 +92,7 @@ func (v *verifier) question(body *Body) (q question, err error) {
 // limit. The default is one unit of RequestsPerMinute.
 func readCosts(body *Body) (map[string]int, error) {
 	limit, cost, costs := RequestsPerMinute, 1, map[string]int{}
-	body.String("limit", &limit)
+	body.String("limit", AnyLength, &limit)
 	if body.Given("cost") {
 		body.Int("cost", &cost, 0, maxCost)
 	}
@@ -286,9 +286,6 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// maxLookup is the maximum number of SHA-256 digests in one request to lookup.
-const maxLookup = 1000
-
 // lookup answers which SHA-256 digests in the request belong to secrets of keys. A program
 // that scans for leaked keys can check a text this way without sending the text.
 func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
@@ -297,11 +294,11 @@ func (v *verifier) lookup(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var list []string
-	if body.Strings("sha256", &list); body.Err() != nil {
+	if body.Strings("sha256", ListBound{MaxWords, AnyLength}, &list); body.Err() != nil {
 		return body.Err()
 	}
-	if !body.Given("sha256") || len(list) > maxLookup {
-		return ErrValidation.With("sha256 must be an array of at most %d SHA-256 digests of keys, in hex.", maxLookup)
+	if !body.Given("sha256") {
+		return ErrValidation.With("sha256 must be an array of at most %d SHA-256 digests of keys, in hex.", MaxWords)
 	}
 	found := []any{}
 	for n, text := range list {

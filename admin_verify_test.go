@@ -236,5 +236,5 @@ func TestVerifier_Lookup(t *testing.T) {
 	}
 	a.refuse("POST", "/admin/v1/keys/lookup", `{}`, 400, "validation_error", "sha256")
 	a.refuse("POST", "/admin/v1/keys/lookup", `{"sha256": ["12"]}`, 400, "validation_error", "sha256[0]")
-	a.refuse("POST", "/admin/v1/keys/lookup", `{"sha256": [`+strings.Repeat(`"x",`, maxLookup)+`"x"]}`, 400, "validation_error", "at most 1000")
+	a.refuse("POST", "/admin/v1/keys/lookup", `{"sha256": [`+strings.Repeat(`"x",`, MaxWords)+`"x"]}`, 400, "validation_error", "the maximum is 1,000")
 }

@@ -203,13 +203,13 @@ func saveAgent(tx *Tx, r *Request, old *Agent, b *Body) (Agent, error) {
 		a = *old
 	}
 	owner := ""
-	b.String("name", &a.Name)
+	b.String("name", NameLength, &a.Name)
 	b.Word("role", &a.Role, agentRoles()...)
-	b.String("phone_number", &a.PhoneNumber)
-	b.String("model", &a.Model)
-	b.String("voice_id", &a.VoiceID)
+	b.String("phone_number", AnyLength, &a.PhoneNumber)
+	b.String("model", NameLength, &a.Model)
+	b.String("voice_id", NameLength, &a.VoiceID)
 	b.ID("team_id", &a.TeamID)
-	b.String("owner", &owner)
+	b.String("owner", NameLength, &owner)
 	if err := b.Err(); err != nil {
 		return a, err
 	}
@@ -316,8 +316,8 @@ func saveBlocked(tx *Tx, r *Request, old *blocked, b *Body) (blocked, error) {
 	if old != nil {
 		v = *old
 	}
-	b.String("phone_number", &v.Phone)
-	b.String("reason", &v.Reason)
+	b.String("phone_number", AnyLength, &v.Phone)
+	b.String("reason", ReasonLength, &v.Reason)
 	if err := b.Err(); err != nil {
 		return v, err
 	}

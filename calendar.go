@@ -253,13 +253,13 @@ func readReason(r *Request) (reason string, err error) {
 	if err != nil {
 		return "", err
 	}
-	body.String("reason", &reason)
+	body.String("reason", ReasonLength, &reason)
 	return reason, body.Err()
 }
 
 // cancelEvent cancels an event, stores it and publishes calendar.cancelled. It
-// adds the reason to the customer notes, unless reason is "". If the event is
-// already cancelled, it changes and publishes nothing (contract 7.5). It
+// adds the reason to the customer notes as far as they have room for it, unless
+// reason is "". If the event is already cancelled, it changes and publishes nothing (contract 7.5). It
 // returns the stored event.
 func cancelEvent(tx *Tx, e event, reason string, now time.Time) (event, error) {
 	if e.Status == eventCancelled {
@@ -268,10 +268,11 @@ func cancelEvent(tx *Tx, e event, reason string, now time.Time) (event, error) {
 	e.Status, e.UpdatedAt = eventCancelled, now
 	more := map[string]any{}
 	if reason != "" {
+		line := "Cancelled: " + reason
 		if e.CustomerNotes != "" {
-			e.CustomerNotes += "\n"
+			line = "\n" + line
 		}
-		e.CustomerNotes += "Cancelled: " + reason
+		e.CustomerNotes = AppendText(e.CustomerNotes, line, NoteLength)
 		more["cancellation_reason"] = reason
 	}
 	e, err := saveEvent(tx, e)
@@ -475,7 +476,7 @@ func (d *adminEvents) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	name := ""
-	if body.String("owner", &name); body.Err() != nil {
+	if body.String("owner", NameLength, &name); body.Err() != nil {
 		return body.Err()
 	}
 	return d.answer(w, r, http.StatusCreated, func(tx *Tx) (event, error) {

@@ -254,8 +254,8 @@ func saveSchedule(tx *Tx, r *Request, old *Schedule, b *Body) (Schedule, error) 
 	if old != nil {
 		s = *old
 	}
-	b.String("owner", &owner)
-	b.String("time_zone", &s.TimeZone)
+	b.String("owner", NameLength, &owner)
+	b.String("time_zone", AnyLength, &s.TimeZone)
 	b.Int("buffer_minutes", &s.Buffer, 0, 24*60)
 	b.Int("notice_minutes", &s.Notice, 0, 366*24*60)
 	if err := b.Err(); err != nil {
@@ -312,7 +312,7 @@ func readHours(b *Body, name string, into *hours) error {
 			return ErrValidation.With("%s has an unknown day %q. The known days are %s.", name, day, strings.Join(known, ", "))
 		}
 		var texts []string
-		if days.Strings(day, &texts); days.Err() != nil {
+		if days.Strings(day, ListBound{24 * 60, AnyLength}, &texts); days.Err() != nil {
 			return ErrValidation.With(`%s.%s must be an array such as ["09:00-17:00"].`, name, day)
 		}
 		last := 0

@@ -117,7 +117,7 @@ func (e event) ReminderTime() time.Time {
 }
 
 var appointmentTable = Table[event]{
-	Name: "events", Audit: AuditPolicy{Object: "event", Personal: true},
+	Name: "events", Bounded: "event", Audit: AuditPolicy{Object: "event", Personal: true},
 	Key: func(e event) []byte { return IDKey(e.ID) },
 	Indexes: []Index[event]{
 		{"start", func(e event) [][]byte {
@@ -328,9 +328,15 @@ func readEvent(b *Body, method string, e event) (event, error) {
 				return e, ErrMissing.With("%s is missing.", name)
 			}
 		}
+		was := e
 		e = event{
 			ID: e.ID, UUID: e.UUID, Owner: e.Owner, ByAgent: e.ByAgent, Notify: e.Notify, CreatedAt: e.CreatedAt, RemindedFor: e.RemindedFor,
 			Kind: eventKinds()[0], Status: eventScheduled, Remind: true, RemindBefore: 60,
+		}
+		for i, text := range was.texts() { // the old texts, because String compares with them
+			if b.Has(text.name) {
+				*e.texts()[i].into = *text.into
+			}
 		}
 	}
 	for name, into := range map[string]*time.Time{"start_time": &e.Start, "end_time": &e.End} {
@@ -338,15 +344,8 @@ func readEvent(b *Body, method string, e event) (event, error) {
 			return e, err
 		}
 	}
-	for _, text := range []struct {
-		name string
-		into *string
-	}{
-		{"title", &e.Title}, {"description", &e.Description}, {"location", &e.Location}, {"video_conference_url", &e.VideoURL},
-		{"video_conference_provider", &e.VideoProvider}, {"customer_name", &e.CustomerName}, {"customer_email", &e.CustomerEmail},
-		{"customer_phone", &e.CustomerPhone}, {"customer_notes", &e.CustomerNotes},
-	} {
-		b.String(text.name, text.into)
+	for _, text := range e.texts() {
+		b.String(text.name, text.most, text.into)
 	}
 	states := eventStates()
 	if method == http.MethodPost {
@@ -383,6 +382,23 @@ func readEvent(b *Body, method string, e event) (event, error) {
 	return e, nil
 }
 
+// eventText is a string field of an event.
+type eventText struct {
+	name string
+	most int // largest length, in characters
+	into *string
+}
+
+// texts returns the string fields that a body can set.
+func (e *event) texts() []eventText {
+	return []eventText{
+		{"title", LineLength, &e.Title}, {"description", NoteLength, &e.Description}, {"location", ReasonLength, &e.Location},
+		{"video_conference_url", URLLength, &e.VideoURL}, {"video_conference_provider", NameLength, &e.VideoProvider},
+		{"customer_name", NameLength, &e.CustomerName}, {"customer_email", EmailLength, &e.CustomerEmail},
+		{"customer_phone", WordLength, &e.CustomerPhone}, {"customer_notes", NoteLength, &e.CustomerNotes},
+	}
+}
+
 // readFlag sets *into to the boolean in the body field called name. If the
 // field is omitted or null, *into keeps its value.
 func readFlag(b *Body, name string, into *bool) {
@@ -400,7 +416,7 @@ func readMoment(b *Body, name string, into *time.Time) error {
 	if raw := b.Raw(name); raw[0] != '"' {
 		return bad
 	}
-	if b.String(name, &text); b.Err() != nil {
+	if b.String(name, AnyLength, &text); b.Err() != nil {
 		return b.Err()
 	}
 	t, ok := parseMoment(text)

@@ -113,9 +113,9 @@ func readCallRequest(b *Body) (o callRequest, err error) {
 	case !b.Given("agent_id"):
 		return o, ErrMissingAgent
 	}
-	b.String("phone_number", &o.Phone)
+	b.String("phone_number", AnyLength, &o.Phone)
 	if raw := b.Raw("agent_id"); raw[0] == '"' {
-		b.String("agent_id", &o.Agent)
+		b.String("agent_id", AnyLength, &o.Agent)
 	} else {
 		id := 0
 		b.Int("agent_id", &id, 1, math.MaxInt)
@@ -154,6 +154,9 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 	}
 	var standings []LimitStatus
 	return Once(w, r, Creation{c.store, "calls", http.StatusCreated, body}, func(tx *Tx) (any, error) {
+		if err := CheckValues(tx, "variables", nil, o.Variables); err != nil {
+			return nil, err
+		}
 		agent, err := c.check(tx, r, o)
 		if err != nil {
 			return nil, err
@@ -301,7 +304,7 @@ func (d *adminCalls) update(w http.ResponseWriter, r *Request) error {
 		}
 		status := c.Status
 		body.Word("status", &status, callStates()...)
-		if err := readFacts(c, body); err != nil {
+		if err := readFacts(tx, c, body); err != nil {
 			return err
 		}
 		return changeStatus(tx, c, status, r.Now)
@@ -350,7 +353,7 @@ func (d *adminCalls) record(w http.ResponseWriter, r *Request) error {
 // inbound also bills it. The caller must store the record.
 func inbound(tx *Tx, r *Request, b *Body, o callRequest) (c call, err error) {
 	name, status := "", callInProgress
-	b.String("owner", &name)
+	b.String("owner", NameLength, &name)
 	b.Word("status", &status, callStates()[1:]...)
 	if err := b.Err(); err != nil {
 		return c, err
@@ -370,11 +373,14 @@ func inbound(tx *Tx, r *Request, b *Body, o callRequest) (c call, err error) {
 	if err := CheckContact(tx, scope, o.Contact); err != nil {
 		return c, err
 	}
+	if err := CheckValues(tx, "variables", nil, o.Variables); err != nil {
+		return c, err
+	}
 	c = call{
 		Owner: owner.ID, TeamID: agent.TeamID, Agent: callAgent{agent.ID, agent.Name, agent.AssistantID}, Status: callQueued, Type: callInbound,
 		PhoneNumber: o.Phone, ContactID: o.Contact, Variables: o.Variables, CreatedAt: r.Now, Billing: billing{Status: billingPending},
 	}
-	if err := readFacts(&c, b); err != nil {
+	if err := readFacts(tx, &c, b); err != nil {
 		return c, err
 	}
 	return c, changeStatus(tx, &c, status, r.Now)

@@ -65,7 +65,7 @@ func (d *Dialer) claim(w http.ResponseWriter, r *Request) error {
 	seconds, wait, dialer := usualLease, 0, ""
 	body.Int("lease_seconds", &seconds, minLease, maxLease)
 	body.Int("wait_seconds", &wait, 0, maxWait)
-	body.String("dialer", &dialer)
+	body.String("dialer", NameLength, &dialer)
 	if err := body.Err(); err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func hashToken(token string) string { return fmt.Sprintf("%x", keytext.DigestOf(
 // to the current lease of the call, or if the lease has expired.
 func (c call) CheckLease(b *Body, now time.Time) error {
 	token := ""
-	if b.String("lease_token", &token); b.Err() != nil {
+	if b.String("lease_token", AnyLength, &token); b.Err() != nil {
 		return b.Err()
 	}
 	if c.Lease.Hash != hashToken(token) || !c.Lease.Until.IsZero() && !now.Before(c.Lease.Until) {
@@ -191,7 +191,7 @@ func (d *Dialer) heartbeat(_ *Tx, c *call, b *Body, now time.Time) error {
 // start handles a dialer's report that the call has connected. It stores the
 // reported facts, moves the call to in-progress and renews the lease.
 func (d *Dialer) start(tx *Tx, c *call, b *Body, now time.Time) error {
-	if err := readFacts(c, b); err != nil {
+	if err := readFacts(tx, c, b); err != nil {
 		return err
 	}
 	if err := changeStatus(tx, c, callInProgress, now); err != nil {
@@ -207,7 +207,7 @@ func (d *Dialer) complete(tx *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status == callCompleted {
 		return nil
 	}
-	if err := readFacts(c, b); err != nil {
+	if err := readFacts(tx, c, b); err != nil {
 		return err
 	}
 	return changeStatus(tx, c, callCompleted, now)
@@ -219,7 +219,7 @@ func (d *Dialer) fail(tx *Tx, c *call, b *Body, now time.Time) error {
 	if c.Status == callFailed {
 		return nil
 	}
-	if err := readFacts(c, b); err != nil {
+	if err := readFacts(tx, c, b); err != nil {
 		return err
 	}
 	return changeStatus(tx, c, callFailed, now)
@@ -303,14 +303,15 @@ func failReasons() []string {
 }
 
 // readFacts sets the fields of the call that the body reports, such as its
-// times and its summary. It does not change the state. It returns ErrValidation
-// if a value is wrong.
-func readFacts(c *call, b *Body) error {
+// times and its summary. It does not change the state. A text that is too long is
+// cut, because the call would otherwise not end. It returns ErrValidation if a value
+// is wrong.
+func readFacts(tx *Tx, c *call, b *Body) error {
 	b.Time("started_at", &c.StartedAt)
 	b.Time("ended_at", &c.EndedAt)
-	b.String("summary", &c.Summary)
-	b.String("transcript", &c.Transcript)
-	b.String("recording_url", &c.RecordingURL)
+	b.CutString("summary", NoteLength, &c.Summary)
+	b.CutString("transcript", tx.Bounds.TranscriptLength, &c.Transcript)
+	b.CutString("recording_url", RecordingLength, &c.RecordingURL)
 	if b.Given("error_reason") {
 		b.Word("error_reason", &c.ErrorReason, failReasons()...)
 	}

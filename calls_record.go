@@ -134,7 +134,7 @@ func leaseEntries(c call) [][]byte {
 }
 
 var callTable = Table[call]{
-	Name: "calls", Audit: AuditPolicy{Object: "call", Personal: true, Untold: []string{"until"}},
+	Name: "calls", Bounded: "call", Audit: AuditPolicy{Object: "call", Personal: true, Untold: []string{"until"}},
 	Key: func(c call) []byte { return IDKey(c.ID) },
 	Indexes: []Index[call]{
 		{"scope", scopeEntries},

@@ -54,7 +54,7 @@ type note struct {
 }
 
 var contactTable = Table[contact]{
-	Name: "contacts", Audit: AuditPolicy{Object: "contact", Personal: true},
+	Name: "contacts", Bounded: "contact", Audit: AuditPolicy{Object: "contact", Personal: true},
 	Key: func(c contact) []byte { return IDKey(c.ID) },
 	Indexes: []Index[contact]{
 		// The table appends the contact's id to each index entry. So the entries
@@ -434,11 +434,20 @@ func (c contact) apply(tx *Tx, f *contactForm, now time.Time) (contact, error) {
 	if f.Sent("tags") {
 		c.Tags = f.Tags
 	}
+	var err error
 	if f.Sent("industry_context") {
+		if err = CheckValues(tx, "industry_context", c.IndustryContext, f.Industry); err != nil {
+			return c, err
+		}
 		c.IndustryContext = f.Industry
 	}
-	c.CustomContext = f.Custom(c.CustomContext)
-	var err error
+	if f.Sent("custom_context") {
+		custom := f.Custom(c.CustomContext)
+		if err = CheckValues(tx, "custom_context", c.CustomContext, custom); err != nil {
+			return c, err
+		}
+		c.CustomContext = custom
+	}
 	c.PhoneNumbers, err = f.Phones(c.PhoneNumbers, now, func() (uint64, error) { return phoneTable.NextID(tx) })
 	if err != nil {
 		return c, err
@@ -472,7 +481,7 @@ func (f *contactForm) save(tx *Tx, r *Request, old *contact) (contact, error) {
 	if old != nil {
 		c = *old
 	}
-	b.String("owner", &owner)
+	b.String("owner", NameLength, &owner)
 	b.Time("last_call_date", &c.LastCallDate)
 	if err := b.Err(); err != nil {
 		return c, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
@@ -11,17 +12,6 @@ import (
 	"latchkey/internal/clock"
 	"latchkey/internal/strictjson"
 )
-
-// The maximum numbers of phone numbers and of tags that a contact can have.
-// Without a maximum, a client that only adds entries could make a record grow
-// without end.
-const (
-	maxPhones = 100
-	maxTags   = 100
-)
-
-// maxTag is the maximum length of a tag or of a select option, in bytes.
-const maxTag = 200
 
 // Values is a JSON object with arbitrary keys. Its numbers keep every digit
 // that the client sent, even after they are stored and read again.
@@ -36,6 +26,32 @@ func (v *Values) UnmarshalJSON(data []byte) error {
 	}
 	*v = m
 	return nil
+}
+
+// CheckValues returns ErrValidation if after has more values than Bounds.ContextValues or is larger than
+// Bounds.ContextBytes, and is also beyond before, which it replaces. field is what the message calls
+// it. The bounds apply to the operator too.
+func CheckValues(tx *Tx, field string, before, after Values) error {
+	most := tx.Bounds.ContextValues
+	if most > 0 && len(after) > most && len(after) > len(before) {
+		return ErrValidation.With("%s would have %s values; the maximum is %s (context_values). Remove some first by setting them to null.",
+			field, Figure(len(after)), Figure(most))
+	}
+	size, err := after.size()
+	if most = tx.Bounds.ContextBytes; err != nil || most == 0 || size <= most {
+		return err
+	}
+	if was, err := before.size(); err != nil || size <= was {
+		return err
+	}
+	return ErrValidation.With("%s would be %s bytes of JSON; the maximum is %s (context_bytes). Shorten values, or remove some first by setting them to null.",
+		field, Figure(size), Figure(most))
+}
+
+// size returns the length of the values as JSON, in bytes.
+func (v Values) size() (int, error) {
+	data, err := json.Marshal(v)
+	return len(data), err
 }
 
 // Phone is one phone number of a contact. Its id is unique across all contacts.
@@ -72,14 +88,20 @@ type phoneEntry struct {
 	phone Phone
 }
 
-// contactTexts returns the names of the string fields and their defaults. A
-// field gets its default if POST or PUT omits it, or if the body sets it to
-// null.
-func contactTexts() []struct{ name, standard string } {
-	return []struct{ name, standard string }{
-		{"first_name", ""}, {"last_name", ""}, {"email", ""}, {"company", ""}, {"website", ""},
-		{"address", ""}, {"city", ""}, {"state", ""}, {"zip_code", ""}, {"country", "US"},
-		{"status", "not_contacted"}, {"stage", "lead"}, {"timezone", "UTC"},
+// contactText is a string field of a contact. It gets the value standard if POST or
+// PUT omits it, or if the body sets it to null.
+type contactText struct {
+	name     string
+	most     int // largest length, in characters
+	standard string
+}
+
+// contactTexts returns the string fields.
+func contactTexts() []contactText {
+	return []contactText{
+		{"first_name", NameLength, ""}, {"last_name", NameLength, ""}, {"email", EmailLength, ""}, {"company", NameLength, ""}, {"website", URLLength, ""},
+		{"address", LineLength, ""}, {"city", NameLength, ""}, {"state", NameLength, ""}, {"zip_code", WordLength, ""}, {"country", NameLength, "US"},
+		{"status", WordLength, "not_contacted"}, {"stage", WordLength, "lead"}, {"timezone", AnyLength, "UTC"},
 	}
 }
 
@@ -96,10 +118,10 @@ func readContactForm(b *Body, method string) (*contactForm, error) {
 	var tags []string
 	var custom, industry map[string]any
 	for _, text := range contactTexts() {
-		f.readText(text.name, text.standard)
+		f.readText(text)
 	}
 	b.ID("team_id", &f.Team)
-	b.Strings("tags", &tags)
+	b.Strings("tags", ListBound{MaxTags, NameLength}, &tags)
 	b.Map("custom_context", &custom)
 	b.Map("industry_context", &industry)
 	f.custom, f.Industry = custom, industry
@@ -122,17 +144,16 @@ func (f *contactForm) Sent(name string) bool {
 	return f.method != http.MethodPatch || f.body.Has(name)
 }
 
-// readText adds the string field called name to Texts if the form sets it.
-// standard is the default of the field.
-func (f *contactForm) readText(name, standard string) {
-	if !f.Sent(name) {
+// readText adds a string field to Texts if the form sets it.
+func (f *contactForm) readText(text contactText) {
+	if !f.Sent(text.name) {
 		return
 	}
-	value := standard
-	if f.body.Given(name) {
-		f.body.String(name, &value)
+	value := text.standard
+	if f.body.Given(text.name) {
+		f.body.String(text.name, text.most, &value)
 	}
-	f.Texts[name] = value
+	f.Texts[text.name] = value
 }
 
 // checkTexts checks the formats of first_name, email, status, stage and
@@ -168,15 +189,12 @@ func lowerWord(s string) bool {
 	return s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
 }
 
-// readTags checks tags and stores them in f.Tags without duplicates. It returns
-// ErrValidation if there are too many, or if a tag is blank or too long.
+// readTags stores tags in f.Tags without duplicates. It returns ErrValidation if a
+// tag is blank.
 func (f *contactForm) readTags(tags []string) error {
-	if len(tags) > maxTags {
-		return ErrValidation.With("tags has %d entries; the maximum for a contact is %d.", len(tags), maxTags)
-	}
 	for i, tag := range tags {
-		if strings.TrimSpace(tag) == "" || len(tag) > maxTag {
-			return ErrValidation.With("tags[%d] must have 1 to %d bytes and must not be blank.", i, maxTag)
+		if strings.TrimSpace(tag) == "" {
+			return ErrValidation.With("tags[%d] must not be blank.", i)
 		}
 		if !slices.Contains(f.Tags, tag) {
 			f.Tags = append(f.Tags, tag)
@@ -186,7 +204,7 @@ func (f *contactForm) readTags(tags []string) error {
 }
 
 func (f *contactForm) readPhones(entries []*Body) error {
-	if len(entries) > maxPhones {
+	if len(entries) > MaxPhones {
 		return errPhones()
 	}
 	for i, b := range entries {
@@ -196,11 +214,11 @@ func (f *contactForm) readPhones(entries []*Body) error {
 		if f.method != http.MethodPost {
 			b.ID("id", &e.phone.ID)
 		}
-		b.String("phone_number", &e.phone.PhoneNumber)
-		b.String("phone_type", &e.phone.PhoneType)
+		b.String("phone_number", AnyLength, &e.phone.PhoneNumber)
+		b.String("phone_type", WordLength, &e.phone.PhoneType)
 		b.Bool("primary", &e.phone.Primary)
 		b.Bool("do_not_call", &e.phone.DoNotCall)
-		b.String("dnc_reason", &e.phone.DNCReason)
+		b.String("dnc_reason", ReasonLength, &e.phone.DNCReason)
 		if err := b.Err(); err != nil {
 			return ErrValidation.With("phone_numbers[%d].%s", i, Public(err).Message)
 		}
@@ -216,7 +234,7 @@ func (f *contactForm) readPhones(entries []*Body) error {
 }
 
 func errPhones() error {
-	return ErrValidation.With("phone_numbers: a contact can have at most %d numbers.", maxPhones)
+	return ErrValidation.With("phone_numbers: a contact can have at most %d numbers.", MaxPhones)
 }
 
 // Custom returns the custom context after the form is applied to old. It does
@@ -239,7 +257,7 @@ func (f *contactForm) Custom(old Values) Values {
 // Phones returns the phone numbers after the form is applied to old. It does
 // not change old. It calls newID to get the id of each new number. It returns
 // ErrValidation if an id in the form is not in old or appears twice, or if the
-// contact would have more than maxPhones numbers.
+// contact would have more than MaxPhones numbers.
 func (f *contactForm) Phones(old []Phone, now time.Time, newID func() (uint64, error)) ([]Phone, error) {
 	if !f.Sent("phone_numbers") {
 		return old, nil
@@ -269,7 +287,7 @@ func (f *contactForm) Phones(old []Phone, now time.Time, newID func() (uint64, e
 			primary = at
 		}
 	}
-	if len(list) > maxPhones {
+	if len(list) > MaxPhones {
 		return nil, errPhones()
 	}
 	setPrimary(list, primary)

@@ -95,7 +95,7 @@ func readMarks(tx *Tx, r *Request, row *ImportRow, owners map[string]uint64) (c 
 		return c, false, nil
 	}
 	name := ""
-	row.String("owner", &name)
+	row.String("owner", NameLength, &name)
 	if row.Err() != nil {
 		return c, false, nil
 	}

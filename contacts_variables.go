@@ -36,13 +36,6 @@ func variableTypes() []string {
 
 func contextTypes() []string { return []string{contextContact, contextBusiness} }
 
-// Limits for the definitions of context variables.
-const (
-	maxVariables = 1000 // definitions of one owner
-	maxOptions   = 200  // options of one definition
-	maxVarName   = 100  // bytes in a name
-)
-
 // Variable is the definition of a context variable. It determines which values the variable
 // accepts.
 type Variable struct {
@@ -59,7 +52,7 @@ type Variable struct {
 }
 
 var variableTable = Table[Variable]{
-	Name: "variables", Audit: AuditPolicy{Object: "variable"},
+	Name: "variables", Bounded: "context variable", Audit: AuditPolicy{Object: "variable"},
 	Key: func(v Variable) []byte { return IDKey(v.ID) },
 	Indexes: []Index[Variable]{
 		{"name", func(v Variable) [][]byte { return [][]byte{variableKey(v.Owner, v.Context, v.Name)} }},
@@ -109,7 +102,7 @@ func findVariable(tx *Tx, owner uint64, kind, name string) (Variable, error) {
 
 // addVariable stores a new definition and returns it with its id. It returns ErrDuplicate if the
 // owner already has a definition with this name and context. It returns ErrValidation if the owner
-// already has maxVariables definitions.
+// already has as many definitions as Bounds.Variables allows.
 func addVariable(tx *Tx, v Variable) (Variable, error) {
 	_, err := findVariable(tx, v.Owner, v.Context, v.Name)
 	if err == nil {
@@ -122,8 +115,8 @@ func addVariable(tx *Tx, v Variable) (Variable, error) {
 	for range variableTable.Find(tx, "name", IDKey(v.Owner), Forward) {
 		count++
 	}
-	if count >= maxVariables {
-		return v, ErrValidation.With("There are already %d context variables, which is the maximum. Delete one first.", count)
+	if most := tx.Bounds.Variables; most > 0 && count >= most {
+		return v, ErrValidation.With("There are %s context variables; the maximum is %s (variables). Delete one first.", Figure(count), Figure(most))
 	}
 	if v.ID, err = variableTable.NextID(tx); err != nil {
 		return v, err
@@ -173,7 +166,7 @@ func saveVariable(tx *Tx, r *Request, old *Variable, b *Body) (Variable, error) 
 		return d, variableTable.Put(tx, d)
 	}
 	d, owner := Variable{CreatedAt: r.Now}, ""
-	b.String("owner", &owner)
+	b.String("owner", NameLength, &owner)
 	if err := readNewDefinition(b, &d); err != nil {
 		return d, err
 	}
@@ -275,8 +268,8 @@ var variableName = regexp.MustCompile(`^[a-z0-9_]+$`)
 
 // checkVariableName returns ErrValidation if name is not a valid name of a context variable.
 func checkVariableName(name string) error {
-	if !variableName.MatchString(name) || len(name) > maxVarName {
-		return ErrValidation.With("name must consist of 1 to %d characters from a-z, 0-9 and _; got %q.", maxVarName, name)
+	if !variableName.MatchString(name) || len(name) > WordLength {
+		return ErrValidation.With("name must consist of 1 to %d characters from a-z, 0-9 and _; got %q.", WordLength, name)
 	}
 	return nil
 }
@@ -289,7 +282,7 @@ func readNewDefinition(b *Body, d *Variable) error {
 			return ErrMissing.With("%s is missing.", name)
 		}
 	}
-	b.String("name", &d.Name)
+	b.String("name", AnyLength, &d.Name)
 	b.Word("context_type", &d.Context, contextTypes()...)
 	return readDefinition(b, d)
 }
@@ -298,13 +291,13 @@ func readNewDefinition(b *Body, d *Variable) error {
 // cannot change. It returns ErrMissing if d is of type select and has no options, otherwise
 // ErrValidation if a value is wrong.
 func readDefinition(b *Body, d *Variable) error {
-	b.String("display_name", &d.DisplayName)
-	b.String("description", &d.Description)
+	b.String("display_name", NameLength, &d.DisplayName)
+	b.String("description", ReasonLength, &d.Description)
 	if b.Given("variable_type") {
 		b.Word("variable_type", &d.Type, variableTypes()...)
 	}
 	if b.Given("select_options") {
-		b.Strings("select_options", &d.Options)
+		b.Strings("select_options", ListBound{MaxOptions, NameLength}, &d.Options)
 	}
 	if err := b.Err(); err != nil {
 		return err
@@ -326,12 +319,9 @@ func checkOptions(options []string) error {
 	if len(options) == 0 {
 		return ErrMissing.With("select_options is missing. A variable of type select needs at least one option.")
 	}
-	if len(options) > maxOptions {
-		return ErrValidation.With("select_options has %d entries; the maximum is %d.", len(options), maxOptions)
-	}
 	for i, o := range options {
-		if o == "" || len(o) > maxTag || slices.Contains(options[:i], o) {
-			return ErrValidation.With("select_options[%d] is empty, is longer than %d bytes or appears twice.", i, maxTag)
+		if o == "" || slices.Contains(options[:i], o) {
+			return ErrValidation.With("select_options[%d] is empty or appears twice.", i)
 		}
 	}
 	return nil
@@ -420,9 +410,6 @@ func (v *variables) remove(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "Deleted."})
 }
 
-// maxValues is the maximum number of values of a contact or of a business context.
-const maxValues = 1000
-
 // assignment holds the context values that a request sets (contract 6.5, 6.6).
 type assignment struct {
 	values map[string]any // values by variable name; nil removes the stored value
@@ -490,10 +477,7 @@ func (a assignment) apply(tx *Tx, t assignmentTarget, before Values) (Values, er
 			return nil, err
 		}
 	}
-	if len(after) > maxValues && len(after) > len(before) {
-		return nil, ErrValidation.With("This request would result in %d values; the maximum is %d. Remove some first by setting them to null.", len(after), maxValues)
-	}
-	return after, nil
+	return after, CheckValues(tx, "The "+t.Context+" context", before, after)
 }
 
 // define stores the definition d, whose name must not be defined yet. It first sets the display
@@ -528,10 +512,10 @@ func (v Variable) Accept(value any) (any, error) {
 	flag, isFlag := value.(bool)
 	switch v.Type {
 	case variableText:
-		if isText && len(text) <= MaxString {
+		if isText && Length(text) <= ValueLength {
 			return text, nil
 		}
-		return nil, ErrInvalidValue.With("%s must be a string of at most %d bytes.", v.Name, MaxString)
+		return nil, ErrInvalidValue.With("%s must be a string of at most %s characters.", v.Name, Figure(ValueLength))
 	case variableNumber:
 		if isNumber {
 			return number, nil
@@ -662,6 +646,9 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	if err := tx.CheckSize("business context", businessBucket, IDKey(owner), stored); err != nil {
+		return err
+	}
 	return tx.Put(businessBucket, IDKey(owner), stored)
 }
 
@@ -684,7 +671,7 @@ func (c *contexts) changeBusiness(w http.ResponseWriter, r *Request) error {
 	var a assignment
 	name := DefaultOwner
 	if body.Given("owner") {
-		body.String("owner", &name)
+		body.String("owner", NameLength, &name)
 	}
 	if err := a.read(body); err != nil {
 		return err

@@ -131,30 +131,47 @@ func (b *Body) read(name, want string, v any) bool {
 	return true
 }
 
-// MaxString is the maximum length of a string that String reads, in bytes.
-const MaxString = 64 << 10
-
-// String reads a string of at most MaxString bytes. null counts as "".
-func (b *Body) String(name string, into *string) {
+// String reads a string of at most most characters, see Length. null counts as "". A string that is
+// longer is accepted if it is equal to *into: older versions stored longer strings, and a client may
+// send what it has read.
+func (b *Body) String(name string, most int, into *string) {
 	var s string
-	if !b.read(name, "a string", &s) {
+	if !b.read(name, "a string", &s) || s == *into {
 		return
 	}
-	if len(s) > MaxString {
-		b.err = ErrValidation.With("%s is longer than %d bytes. Shorten it.", name, MaxString)
-		return
+	if b.err = CheckLength(name, s, most); b.err == nil {
+		*into = s
 	}
-	*into = s
+}
+
+// CheckLength returns ErrValidation if text, the value of a field, has more than most characters.
+func CheckLength(field, text string, most int) error {
+	if len(text) <= most || Length(text) <= most {
+		return nil
+	}
+	return ErrValidation.With("%s has %s characters; the maximum is %s. Shorten it.", field, Figure(Length(text)), Figure(most))
+}
+
+// CutString is like String, but it cuts a string that is too long, see CutText. It is for reports
+// of what has happened already, which must not be refused.
+func (b *Body) CutString(name string, most int, into *string) {
+	var s string
+	if b.read(name, "a string", &s) {
+		*into = CutText(s, most)
+	}
 }
 
 // Word reads a string that must be one of words.
 func (b *Body) Word(name string, into *string, words ...string) {
-	was := *into
-	b.String(name, into)
-	if b.err == nil && b.Has(name) && !slices.Contains(words, *into) {
-		b.err = ErrValidation.With("%s must be one of %s; got %q.", name, strings.Join(words, ", "), *into)
-		*into = was
+	var s string
+	if !b.read(name, "a string", &s) {
+		return
 	}
+	if !slices.Contains(words, s) {
+		b.err = ErrValidation.With("%s must be one of %s; got %q.", name, strings.Join(words, ", "), s)
+		return
+	}
+	*into = s
 }
 
 // Bool reads true or false. null counts as false.
@@ -237,12 +254,26 @@ func isExact(text string, n float64) bool {
 	return ok && ok2 && sent.Cmp(kept) == 0
 }
 
-// Strings reads an array of strings. null counts as an empty array.
-func (b *Body) Strings(name string, into *[]string) {
+// ListBound is how many strings an array can have, and how many characters each of them.
+type ListBound struct{ Items, Length int }
+
+// Strings reads an array of strings. null counts as an empty array. An array that is beyond the bound
+// is accepted if it is equal to *into, see String.
+func (b *Body) Strings(name string, most ListBound, into *[]string) {
 	var v []string
-	if b.read(name, "an array of strings", &v) {
-		*into = v
+	if !b.read(name, "an array of strings", &v) || v != nil && slices.Equal(v, *into) {
+		return
 	}
+	if len(v) > most.Items {
+		b.fail("%s has %s entries; the maximum is %s.", name, Figure(len(v)), Figure(most.Items))
+		return
+	}
+	for i, s := range v {
+		if b.err = CheckLength(fmt.Sprintf("%s[%d]", name, i), s, most.Length); b.err != nil {
+			return
+		}
+	}
+	*into = v
 }
 
 // Map reads an object with values of any type. null counts as an empty object. Numbers are decoded

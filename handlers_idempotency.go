@@ -23,6 +23,7 @@ type replay struct {
 // replayTable stores the replays of the last 24 hours.
 var replayTable = Table[replay]{
 	Name:    "replays",
+	Bounded: "answer that is stored for Idempotency-Key",
 	Key:     func(r replay) []byte { return r.Hash },
 	Indexes: []Index[replay]{{"at", func(r replay) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }

@@ -39,14 +39,14 @@ var ownerTable = Table[owner]{
 }
 
 // EnsureOwner returns the owner called name, or DefaultOwner if name is blank.
-// It creates the owner if there is none. It returns ErrValidation if name is
-// longer than 200 bytes.
+// It creates the owner if there is none. It returns ErrValidation if name has
+// more than NameLength characters.
 func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	if name = strings.TrimSpace(name); name == "" {
 		name = DefaultOwner
 	}
-	if len(name) > 200 {
-		return owner{}, ErrValidation.With("owner must not be longer than 200 bytes.")
+	if err := CheckLength("owner", name, NameLength); err != nil {
+		return owner{}, err
 	}
 	o, err := ownerTable.One(tx, "name", []byte(name))
 	if !errors.Is(err, ErrNotFound) {
@@ -120,7 +120,7 @@ func (c *owners) AdminRoutes() []Route { return c.catalog.Routes() }
 func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	var o owner
 	name := ""
-	b.String("name", &name)
+	b.String("name", NameLength, &name)
 	if old != nil {
 		o = *old
 		if b.Has("name") && name != o.Name {
@@ -347,8 +347,8 @@ func saveTeam(tx *Tx, r *Request, old *team, b *Body) (team, error) {
 		t = *old
 	}
 	var members []string
-	b.String("name", &t.Name)
-	b.Strings("members", &members)
+	b.String("name", NameLength, &t.Name)
+	b.Strings("members", ListBound{MaxMembers, NameLength}, &members)
 	if err := b.Err(); err != nil {
 		return t, err
 	}

@@ -107,7 +107,7 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	token := Token{CreatedAt: r.Now}
-	body.String("name", &token.Name)
+	body.String("name", NameLength, &token.Name)
 	if err := body.Err(); err != nil {
 		return err
 	}

@@ -24,6 +24,9 @@ type Table[T any] struct {
 	Indexes []Index[T]
 	Audit   AuditPolicy
 	Signed  bool // records have a MAC, see Authenticator; signedRecords must list the table
+	// Bounded is what messages call a record, such as "contact". If it is not "", a Writer with an
+	// owner cannot store a record that is larger than Bounds.RecordBytes, see Tx.CheckSize.
+	Bounded string
 }
 
 // Index defines how to find records by something other than their key. An index entry
@@ -88,7 +91,7 @@ func (t Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
 
 // Put stores a record under its key and replaces the old record with that key, if any.
 // It also updates the index entries of the record, the number that Count returns, and
-// the transaction's ChangeSet.
+// the transaction's ChangeSet. It returns ErrValidation if the record is too large, see Bounded.
 func (t Table[T]) Put(tx *Tx, v T) error {
 	key := t.Key(v)
 	old, err := t.old(tx, key)
@@ -98,6 +101,11 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 	value, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", t.Name, err)
+	}
+	if t.Bounded != "" {
+		if err := tx.CheckSize(t.Bounded, t.Name, key, value); err != nil {
+			return err
+		}
 	}
 	put := tx.Put
 	if t.Signed {

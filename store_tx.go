@@ -195,6 +195,23 @@ func (tx *Tx) Put(bucket string, key, value []byte) error {
 	return tx.PutRaw(bucket, key, sealRecord(recordVersion, key, value))
 }
 
+// CheckSize returns ErrValidation if the Writer must not store value under key in a bucket, because it
+// is larger than Bounds.RecordBytes. record is what the message calls it. A record that is larger
+// already may be stored if it does not grow. The operator, the service and changes that finish
+// something may store records of any size.
+func (tx *Tx) CheckSize(record, bucket string, key, value []byte) error {
+	most := tx.Bounds.RecordBytes
+	if tx.Writer.Owner == 0 || tx.Writer.Finishes || most == 0 || len(value) <= most {
+		return nil
+	}
+	before, err := tx.Get(bucket, key)
+	if err != nil || len(value) <= len(before) {
+		return err
+	}
+	return ErrValidation.With("The %s would be %s bytes; at most %s (record_bytes) are stored. Remove values, or shorten texts.",
+		record, Figure(len(value)), Figure(most))
+}
+
 // sealRecord returns a record as it is stored. contents is the value, in a signed record
 // followed by the MAC.
 func sealRecord(version byte, key, contents []byte) []byte {

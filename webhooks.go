@@ -33,10 +33,7 @@ import (
 //     log.
 //   - The paths of list, update, delete, test and logs follow the style of
 //     create.
-const (
-	maxWebhooks  = 50       // per owner, because one event may be sent to all webhooks of an owner
-	secretPrefix = "whsec_" // start of every secret
-)
+const secretPrefix = "whsec_" // start of every secret
 
 // webhookAdmin serves the endpoints with which owners and the operator manage webhooks. It is safe
 // for concurrent use.
@@ -117,8 +114,8 @@ func (h *webhookAdmin) create(w http.ResponseWriter, r *Request) error {
 		}
 		if list, err := webhooks(tx, hook.Owner); err != nil {
 			return err
-		} else if len(list) >= maxWebhooks {
-			return ErrValidation.With("The owner already has %d webhooks, which is the maximum. Delete one first.", len(list))
+		} else if most := tx.Bounds.Webhooks; most > 0 && len(list) >= most {
+			return ErrValidation.With("The owner already has %s webhooks; the maximum is %s (webhooks). Delete one first.", Figure(len(list)), Figure(most))
 		}
 		if hook.ID, err = newWebhookID(tx); err != nil {
 			return err
@@ -147,7 +144,7 @@ func (h *webhookAdmin) owner(tx *Tx, r *Request, body *Body) (uint64, error) {
 		return r.Key.Owner, nil
 	}
 	name := ""
-	if body.String("owner", &name); body.Err() != nil || name == "" {
+	if body.String("owner", NameLength, &name); body.Err() != nil || name == "" {
 		return 0, body.Err()
 	}
 	o, err := EnsureOwner(tx, name, r.Now)
@@ -170,9 +167,9 @@ func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, needed neededFie
 		}
 	}
 	was := w.Active
-	body.String("name", &w.Name)
-	body.String("url", &w.URL)
-	body.Strings("subscribed_events", &w.Events)
+	body.String("name", NameLength, &w.Name)
+	body.String("url", URLLength, &w.URL)
+	body.Strings("subscribed_events", ListBound{MaxWords, AnyLength}, &w.Events)
 	body.Bool("is_active", &w.Active)
 	if err := body.Err(); err != nil {
 		return err
@@ -180,8 +177,8 @@ func (h *webhookAdmin) fill(r *Request, w *webhook, body *Body, needed neededFie
 	if w.Active && !was {
 		w.Reason = ""
 	}
-	if strings.TrimSpace(w.Name) == "" || len(w.Name) > 200 {
-		return ErrValidation.With("name must have 1 to 200 bytes.")
+	if strings.TrimSpace(w.Name) == "" {
+		return ErrValidation.With("name must not be blank.")
 	}
 	if body.Has("url") {
 		if err := h.targets.CheckURL(w.URL); err != nil {

@@ -168,7 +168,7 @@ type webhook struct {
 // webhooks of an owner that subscribe to an event. "created_by" finds the webhooks that a key
 // created; the others have no entry in it.
 var webhookTable = Table[webhook]{
-	Name: "webhooks", Audit: AuditPolicy{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
+	Name: "webhooks", Bounded: "webhook", Audit: AuditPolicy{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
 	Indexes: []Index[webhook]{
 		{"owner", func(w webhook) [][]byte { return [][]byte{IDKey(w.Owner)} }},
 		{"listener", func(w webhook) (keys [][]byte) {

@@ -162,6 +162,9 @@ func TestHooks_MinuteLimit(t *testing.T) {
 	}
 }
 
+// maxWebhooks is how many webhooks an owner can have by default.
+var maxWebhooks = defaultConfig().Bounds.Webhooks
+
 func TestHooks_TooMany(t *testing.T) {
 	a := newHookApp(t)
 	for range maxWebhooks {
@@ -455,14 +458,14 @@ func TestSender_BadTLS(t *testing.T) {
 	}
 }
 
-// The longest name and URL of a webhook, and the texts that are a byte longer.
+// The longest name and URL of a webhook, and the texts that are a character longer.
 func TestHooks_Lengths(t *testing.T) {
 	a := newTestApp(t)
 	const url = "https://hooks.example.net/"
 	for _, tt := range []struct{ name, url, want int }{{1, 100, 201}, {200, 100, 201}, {201, 100, 400}, {1, 2048, 201}, {1, 2049, 400}} {
 		body := fmt.Sprintf(`{"name": %q, "url": %q, "subscribed_events": ["call.ended"]}`, strings.Repeat("n", tt.name), url+strings.Repeat("u", tt.url-len(url)))
 		if w := a.control("POST", "/admin/v1/webhooks", body); w.Code != tt.want {
-			t.Errorf("a name of %d bytes and a URL of %d: got %d %s, want %d", tt.name, tt.url, w.Code, w.Body, tt.want)
+			t.Errorf("a name of %d characters and a URL of %d: got %d %s, want %d", tt.name, tt.url, w.Code, w.Body, tt.want)
 		}
 	}
 }
