@@ -53,8 +53,8 @@ func (a *admin) AdminRoutes() []Route {
 func (a *admin) FreeRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/api/v1/key", Handle: a.self},
-		{Method: "DELETE", Path: "/api/v1/key", Handle: a.revokeSelf},
-		{Method: "POST", Path: "/api/v1/key/revoke", Handle: a.revokeSelf},
+		{Method: "DELETE", Path: "/api/v1/key", Handle: a.revokeSelf, Finishes: true},
+		{Method: "POST", Path: "/api/v1/key/revoke", Handle: a.revokeSelf, Finishes: true},
 	}
 }
 

@@ -35,7 +35,8 @@ type Agent struct {
 }
 
 var agentTable = Table[Agent]{
-	Name: "agents", Audit: AuditPolicy{Object: "agent"},
+	Owner: func(a Agent) uint64 { return a.Owner },
+	Name:  "agents", Audit: AuditPolicy{Object: "agent"},
 	Key: func(a Agent) []byte { return IDKey(a.ID) },
 	Indexes: []Index[Agent]{
 		{"assistant", func(a Agent) [][]byte { return [][]byte{[]byte(a.AssistantID)} }},

@@ -43,6 +43,7 @@ type App struct {
 	proxy    *Proxy
 	guards   *ProxyRoutes
 	notices  *OperatorEvents
+	storage  *StorageWatch
 	targets  *TargetPolicy
 	history  *History
 	audit    *AuditLog
@@ -149,6 +150,7 @@ func (a *App) connect() error {
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
+	a.storage = NewStorageWatch(store, a.diskSpace, a.log)
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{
@@ -171,6 +173,11 @@ func (a *App) connect() error {
 		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch},
 	})
 	return a.Reloader.Start(a.clock.Now())
+}
+
+// diskSpace returns the space of the file system with the data folder.
+func (a *App) diskSpace() DiskSpace {
+	return DiskSpace{Free: DiskFree(a.folder.Path), Size: DiskSize(a.folder.Path), Promised: a.Store.Unallocated()}
 }
 
 // contactWriters returns the permissions that allow a key to write contacts. A key needs

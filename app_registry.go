@@ -122,6 +122,12 @@ var registry = []part{
 		}}}
 	}},
 	{name: "admin tokens", tables: TokenTables(), routes: func(a *App) Routes { return Routes{Admin: a.tokens.AdminRoutes()} }},
+	{name: "storage", tables: StorageWatchTables(), work: func(a *App) []work {
+		return []work{
+			{time.Second, "check the free disk space", a.storage.CheckDisk},
+			{time.Minute, "find owners whose storage is nearly full", a.storage.CheckOwners},
+		}
+	}},
 	{name: "notices", tables: NoticeTables(), work: func(a *App) []work {
 		return []work{
 			{time.Second, "store events about reached limits", func(time.Time) error { return a.notices.Flush() }},

@@ -26,6 +26,13 @@ type Bounds struct {
 	// each event of its owner.
 	Variables int `toml:"variables" default:"1000" min:"10" max:"100000"`
 	Webhooks  int `toml:"webhooks" default:"50" min:"1" max:"1000"`
+	// OwnerBytes is how many bytes the records of an owner may need as they are stored. It applies to
+	// owners without a limit of their own.
+	OwnerBytes int64 `toml:"owner_bytes" default:"268435456" min:"0" max:"1125899906842624"`
+	// While less than FreeDiskBytes or FreeDiskPercent of the file system is free, whichever is less,
+	// keys can store nothing new. 0 in either turns this off.
+	FreeDiskBytes   int64 `toml:"free_disk_bytes" default:"268435456" min:"0" max:"1125899906842624"`
+	FreeDiskPercent int   `toml:"free_disk_percent" default:"5" min:"0" max:"50"`
 	// TranscriptLength is the largest length of the transcript of a call, in characters. A longer
 	// transcript is cut.
 	TranscriptLength int `toml:"transcript_length" default:"200000" min:"1000" max:"10000000"`

@@ -33,7 +33,7 @@ func (c *calendar) Routes() []Route {
 		{Method: "POST", Path: path + "/create", Permission: WriteCalendar, Handle: c.create, Spends: EventsPerDay},
 		{Method: "PUT", Path: path + "/:event_id/update", Permission: WriteCalendar, Handle: c.update},
 		{Method: "PATCH", Path: path + "/:event_id/update", Permission: WriteCalendar, Handle: c.update},
-		{Method: "POST", Path: path + "/:event_id/cancel", Permission: WriteCalendar, Handle: c.cancel},
+		{Method: "POST", Path: path + "/:event_id/cancel", Permission: WriteCalendar, Handle: c.cancel, Finishes: true},
 	}
 }
 
@@ -220,6 +220,8 @@ func (c *calendar) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	// Other members could add any number of bytes each time, so only a bare status ends an event.
+	r.Finishes = body.Only("status", `"cancelled"`, `"completed"`, `"no_show"`)
 	var e event
 	err = r.Update(c.store, func(tx *Tx) error {
 		before, scope, err := c.own(tx, r)

@@ -178,7 +178,8 @@ type Schedule struct {
 }
 
 var scheduleTable = Table[Schedule]{
-	Name: "schedules", Audit: AuditPolicy{Object: "schedule"},
+	Owner: func(s Schedule) uint64 { return s.Owner },
+	Name:  "schedules", Audit: AuditPolicy{Object: "schedule"},
 	Key:     func(s Schedule) []byte { return IDKey(s.ID) },
 	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
 }

@@ -118,7 +118,8 @@ func (e event) ReminderTime() time.Time {
 
 var appointmentTable = Table[event]{
 	Name: "events", Bounded: "event", Audit: AuditPolicy{Object: "event", Personal: true},
-	Key: func(e event) []byte { return IDKey(e.ID) },
+	Owner: func(e event) uint64 { return e.Owner },
+	Key:   func(e event) []byte { return IDKey(e.ID) },
 	Indexes: []Index[event]{
 		{"start", func(e event) [][]byte {
 			if e.long() {

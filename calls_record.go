@@ -135,7 +135,8 @@ func leaseEntries(c call) [][]byte {
 
 var callTable = Table[call]{
 	Name: "calls", Bounded: "call", Audit: AuditPolicy{Object: "call", Personal: true, Untold: []string{"until"}},
-	Key: func(c call) []byte { return IDKey(c.ID) },
+	Owner: func(c call) uint64 { return c.Owner },
+	Key:   func(c call) []byte { return IDKey(c.ID) },
 	Indexes: []Index[call]{
 		{"scope", scopeEntries},
 		{"call_id", func(c call) [][]byte { return [][]byte{[]byte(c.CallID)} }},

@@ -43,7 +43,7 @@ func (s setting) Parse(text string) any {
 		if text == "true" || text == "false" {
 			return text == "true"
 		}
-	case *int:
+	case *int, *int64:
 		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 			return n
 		}
@@ -83,13 +83,17 @@ func (s setting) Assign(value any) (want string) {
 		}
 		*field = b
 	case *int:
-		n, ok := value.(int64)
-		least, _ := strconv.ParseInt(low, 10, 64)
-		most, _ := strconv.ParseInt(high, 10, 64)
-		if !ok || n < least || n > most {
-			return fmt.Sprintf("a whole number from %s to %s, such as %s", low, high, strings.Trim(s.example(), `"`))
+		n, want := s.checkNumber(value)
+		if want != "" {
+			return want
 		}
 		*field = int(n)
+	case *int64:
+		n, want := s.checkNumber(value)
+		if want != "" {
+			return want
+		}
+		*field = n
 	case *time.Duration:
 		text, _ := value.(string)
 		d, err := time.ParseDuration(text)
@@ -123,6 +127,19 @@ func (s setting) Assign(value any) (want string) {
 		return "a section, such as [" + s.Key + "]"
 	}
 	return ""
+}
+
+// checkNumber checks that value is a whole number between the tags "min" and "max" of the setting. If
+// it is not, checkNumber returns a want that completes the sentence "KEY must be ...".
+func (s setting) checkNumber(value any) (n int64, want string) {
+	n, ok := value.(int64)
+	low, high := s.Tag.Get("min"), s.Tag.Get("max")
+	least, _ := strconv.ParseInt(low, 10, 64)
+	most, _ := strconv.ParseInt(high, 10, 64)
+	if !ok || n < least || n > most {
+		return 0, fmt.Sprintf("a whole number from %s to %s, such as %s", low, high, strings.Trim(s.example(), `"`))
+	}
+	return n, ""
 }
 
 // checkText checks value against the tag "check" of the setting. If it is valid, checkText returns

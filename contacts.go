@@ -55,7 +55,8 @@ type note struct {
 
 var contactTable = Table[contact]{
 	Name: "contacts", Bounded: "contact", Audit: AuditPolicy{Object: "contact", Personal: true},
-	Key: func(c contact) []byte { return IDKey(c.ID) },
+	Owner: func(c contact) uint64 { return c.Owner },
+	Key:   func(c contact) []byte { return IDKey(c.ID) },
 	Indexes: []Index[contact]{
 		// The table appends the contact's id to each index entry. So the entries
 		// of one owner or team are sorted by id.

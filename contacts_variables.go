@@ -53,7 +53,8 @@ type Variable struct {
 
 var variableTable = Table[Variable]{
 	Name: "variables", Bounded: "context variable", Audit: AuditPolicy{Object: "variable"},
-	Key: func(v Variable) []byte { return IDKey(v.ID) },
+	Owner: func(v Variable) uint64 { return v.Owner },
+	Key:   func(v Variable) []byte { return IDKey(v.ID) },
 	Indexes: []Index[Variable]{
 		{"name", func(v Variable) [][]byte { return [][]byte{variableKey(v.Owner, v.Context, v.Name)} }},
 	},
@@ -144,11 +145,12 @@ func VariableTables() []Checked { return []Checked{variableTable} }
 // Routes returns the API endpoints for definitions.
 func (v *variables) Routes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/api/v1/context-variables", Permission: ReadContacts, Handle: v.list},
+		// The first list of an owner stores the built-in definitions. It must not fail if storage is full.
+		{Method: "GET", Path: "/api/v1/context-variables", Permission: ReadContacts, Handle: v.list, Finishes: true},
 		{Method: "POST", Path: "/api/v1/context-variables/create", Permission: WriteContacts, Handle: v.create},
 		{Method: "PUT", Path: "/api/v1/context-variables/:variable_id/update", Permission: WriteContacts, Handle: v.update},
 		{Method: "PATCH", Path: "/api/v1/context-variables/:variable_id/update", Permission: WriteContacts, Handle: v.update},
-		{Method: "DELETE", Path: "/api/v1/context-variables/:variable_id/delete", Permission: WriteContacts, Handle: v.remove},
+		{Method: "DELETE", Path: "/api/v1/context-variables/:variable_id/delete", Permission: WriteContacts, Handle: v.remove, Finishes: true},
 	}
 }
 

@@ -52,6 +52,8 @@ var (
 	ErrGateway     = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind Latchkey cannot be reached, or its answer is not valid. Try again shortly."}
 	ErrGatewayTime = &Error{Status: http.StatusGatewayTimeout, Code: "gateway_timeout", Message: "The API behind Latchkey did not answer in time. Try again, or request less data."}
 	ErrUnavailable = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "Nothing can be stored at present. Try again shortly.", RetryAfter: 5 * time.Second}
+	ErrStorageFull = &Error{Status: http.StatusInsufficientStorage, Code: "storage_limit_exceeded", Message: "The storage of this owner is full. Delete what is no longer needed, or ask the operator for more storage."}
+	ErrDiskLow     = &Error{Status: http.StatusInsufficientStorage, Code: "storage_unavailable", Message: "The disk of the server is nearly full, so nothing new is stored. Try again later; requests that read, finish or delete something still work.", RetryAfter: time.Minute}
 	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "The server failed unexpectedly. Its log has the details under this request id."}
 
 	ErrLogin = &Error{Status: http.StatusUnauthorized, Code: "invalid_login", Message: "The name or the password is wrong."}
@@ -218,6 +220,11 @@ func explanations() []explanation {
 		{[]*Error{ErrRateLimit}, "A limit of the key is reached.", "The key has used up a limit, such as its requests per minute or its calls per 24 hours. This code is also sent to an address that has sent many invalid keys.",
 			"Wait for the seconds in Retry-After, after which the same request can succeed. A request that is refused for this reason is not counted. X-RateLimit-Remaining on every answer shows how many units remain of the limit that has the fewest left. GET /api/v1/key, which costs nothing, shows this for each limit."},
 
+		{[]*Error{ErrStorageFull.With("This change needs 1,204 more bytes, but 268,434,990 of the 268,435,456 bytes that the owner may store are used. Delete what is no longer needed, or ask the operator for more storage.")},
+			"The storage of the owner is full.", "The change makes the records of an owner larger than the operator allows. Requests that finish, cancel or delete something, or that make a record smaller, still work.",
+			"Delete or shorten what is no longer needed, or ask the operator for more storage. The same request fails until then."},
+		{[]*Error{ErrDiskLow}, "The disk of the server is nearly full.", "A request with a key stores something while little disk space is free. Requests that read, finish, cancel or delete something still work.",
+			"Try again after the seconds in Retry-After. The operator has to free disk space."},
 		{[]*Error{ErrServer}, "The server failed.", "The server has an error that the request did not cause.", "Try again later. The operator can find the cause in the log under the request_id."},
 		{[]*Error{ErrGateway}, "The API behind Latchkey cannot be reached, or its answer is not valid.", "On a guarded route: its upstream does not accept connections, or its answer is not valid HTTP.",
 			"Try again shortly. The operator can find the cause in the log under the request_id."},

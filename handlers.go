@@ -44,7 +44,7 @@ type Request struct {
 	Latest  time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
 	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64
-	// Finishes is the field of the Route.
+	// Finishes is the field of the Route. A handler sets it for a request whose body ends something.
 	Finishes bool
 	// Limits has the status of each limit that applies to this request. The server writes it to
 	// the header fields of the answer.

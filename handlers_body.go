@@ -101,6 +101,12 @@ func (b *Body) Err() error { return b.err }
 // Names returns the names of all members, in alphabetical order.
 func (b *Body) Names() []string { return slices.Sorted(maps.Keys(b.fields)) }
 
+// Only reports whether name is the only member of the body and its value is one of values, which are
+// JSON.
+func (b *Body) Only(name string, values ...string) bool {
+	return len(b.fields) == 1 && slices.Contains(values, string(b.fields[name]))
+}
+
 // Has reports whether the body has a member with this name, even if its value is null.
 func (b *Body) Has(name string) bool {
 	_, ok := b.fields[name]

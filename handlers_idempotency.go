@@ -18,12 +18,14 @@ type replay struct {
 	Status int       `json:"status"`
 	Answer []byte    `json:"answer"`
 	At     time.Time `json:"at"`
+	Owner  uint64    `json:"owner,omitempty"` // of the key; 0 in records of earlier versions
 }
 
 // replayTable stores the replays of the last 24 hours.
 var replayTable = Table[replay]{
 	Name:    "replays",
 	Bounded: "answer that is stored for Idempotency-Key",
+	Owner:   func(r replay) uint64 { return r.Owner },
 	Key:     func(r replay) []byte { return r.Hash },
 	Indexes: []Index[replay]{{"at", func(r replay) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
@@ -91,7 +93,7 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 		if answer, err = EncodeJSON(made); err != nil || name == "" {
 			return err
 		}
-		return replayTable.Put(tx, replay{Hash: hash[:], Body: sum[:], Status: status, Answer: answer, At: r.Now})
+		return replayTable.Put(tx, replay{Hash: hash[:], Body: sum[:], Status: status, Answer: answer, At: r.Now, Owner: r.Key.Owner})
 	})
 	if err != nil {
 		return err

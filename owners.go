@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"latchkey/internal/bytesize"
 	"latchkey/internal/fold"
 )
 
@@ -40,7 +41,7 @@ var ownerTable = Table[owner]{
 
 // EnsureOwner returns the owner called name, or DefaultOwner if name is blank.
 // It creates the owner if there is none. It returns ErrValidation if name has
-// more than NameLength characters.
+// more than NameLength characters. DefaultOwner may store any number of bytes.
 func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	if name = strings.TrimSpace(name); name == "" {
 		name = DefaultOwner
@@ -55,6 +56,11 @@ func EnsureOwner(tx *Tx, name string, now time.Time) (owner, error) {
 	o = owner{Name: name, CreatedAt: now}
 	if o.ID, err = ownerTable.NextID(tx); err != nil {
 		return o, err
+	}
+	if name == DefaultOwner {
+		if err := LimitStorage(tx, o.ID, 0); err != nil {
+			return o, err
+		}
 	}
 	return o, ownerTable.Put(tx, o)
 }
@@ -110,9 +116,9 @@ func NewOwners(store *Store, keyring *Keyring) *owners {
 	return c
 }
 
-// OwnerTables returns the tables of owners and of their limits, for store
+// OwnerTables returns the tables of owners, of their limits and of their storage limits, for store
 // checks.
-func OwnerTables() []Checked { return []Checked{ownerTable, OwnerLimitTable} }
+func OwnerTables() []Checked { return append(StorageTables(), ownerTable, OwnerLimitTable) }
 
 // AdminRoutes returns the admin endpoints for owners.
 func (c *owners) AdminRoutes() []Route { return c.catalog.Routes() }
@@ -156,7 +162,7 @@ func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	if o.Rate < 0 {
 		return o, ErrValidation.With("rate must not be negative.")
 	}
-	if err := c.limit(tx, o, b); err != nil {
+	if err := errors.Join(c.limit(tx, o, b), limitOwnerStorage(tx, o, b)); err != nil {
 		return o, err
 	}
 	return o, ownerTable.Put(tx, o)
@@ -196,6 +202,36 @@ func (c *owners) limit(tx *Tx, o owner, b *Body) error {
 	return c.keyring.LimitOwner(tx, o.ID, limits)
 }
 
+// limitOwnerStorage sets the storage limit of an owner if the body contains it: null restores the
+// default and 0 means no limit.
+func limitOwnerStorage(tx *Tx, o owner, b *Body) error {
+	if !b.Has("storage_bytes") {
+		return nil
+	}
+	if !b.Given("storage_bytes") {
+		return DefaultStorage(tx, o.ID)
+	}
+	var limit int64
+	if err := json.Unmarshal(b.Raw("storage_bytes"), &limit); err != nil || limit < 0 || limit > bytesize.Max {
+		return ErrValidation.With("storage_bytes must be a whole number of bytes from 0 (no limit) to %d, or null for the default; got %s.", int64(bytesize.Max), b.Raw("storage_bytes"))
+	}
+	return LimitStorage(tx, o.ID, limit)
+}
+
+// showStorage returns how much an owner stores, as JSON, in which limit is null if there is none. own
+// is the owner's own limit, or nil if the owner has the default.
+func showStorage(tx *Tx, id uint64) (shown map[string]any, own any, err error) {
+	s, err := StorageOf(tx, id)
+	shown = map[string]any{"bytes": s.Bytes, "limit": nil}
+	if s.Limit > 0 {
+		shown["limit"] = s.Limit
+	}
+	if s.Own {
+		own = s.Limit
+	}
+	return shown, own, err
+}
+
 func (c *owners) show(tx *Tx, o owner) (any, error) {
 	own, err := LimitsOfOwner(tx, o.ID)
 	limits := map[string]int{}
@@ -206,8 +242,13 @@ func (c *owners) show(tx *Tx, o owner) (any, error) {
 			limits[l.Name] = l.Max
 		}
 	}
+	if err != nil {
+		return nil, err
+	}
+	storage, ownStorage, err := showStorage(tx, o.ID)
 	return map[string]any{
 		"id": o.ID, "name": o.Name, "balance": o.Balance, "rate": o.Rate, "limits": limits, "created_at": Seconds(o.CreatedAt),
+		"storage": storage, "storage_bytes": ownStorage,
 	}, err
 }
 

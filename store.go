@@ -56,10 +56,16 @@ type Store struct {
 	auth        *Authenticator              // set by Authenticate; nil: records are neither signed nor verified
 	bounds      atomic.Pointer[Bounds]      // set by SetBounds
 	log         atomic.Pointer[slog.Logger] // set by LogTo
+
+	diskLow   atomic.Bool            // set by SetDiskLow
+	grown     atomic.Int64           // bytes written since the last call of watchDisk
+	watchDisk atomic.Pointer[func()] // set by WatchDisk
 }
 
 // Writer is on whose behalf a change is made. The zero Writer is the operator or the service itself,
-// to whom no bound applies.
+// to whom no bound applies. A change of an owner that needs more storage than StorageLimit is refused
+// with ErrStorageFull, and with ErrDiskLow if the disk is nearly full, unless the change finishes
+// something.
 type Writer struct {
 	Owner    uint64 // the owner of the key that makes the change; 0: the operator or the service
 	Finishes bool   // the change finishes or ends something, so full storage does not prevent it
@@ -101,6 +107,38 @@ func (s *Store) LogTo(log *slog.Logger) { s.log.Store(log) }
 
 // SetBounds sets the bounds of transactions that begin from now on. Without it nothing is bounded.
 func (s *Store) SetBounds(b Bounds) { s.bounds.Store(&b) }
+
+// Bounds returns the bounds that SetBounds has set.
+func (s *Store) Bounds() Bounds { return *s.bounds.Load() }
+
+// SetDiskLow sets whether the disk is nearly full. If it is, changes of keys that do not finish
+// anything are refused with ErrDiskLow once they write. Changes of the operator and of the service
+// continue.
+func (s *Store) SetDiskLow(low bool) { s.diskLow.Store(low) }
+
+// watchedBytes is how many bytes may be written before the free disk space is read again.
+const watchedBytes = 8 << 20
+
+// WatchDisk sets a function that reads the free disk space and calls SetDiskLow. The store calls it
+// after each 8 MiB that it has written, so that a burst of writes cannot fill the disk between two
+// readings at fixed times. It runs in the committer's goroutine and must not use the store.
+func (s *Store) WatchDisk(read func()) { s.watchDisk.Store(&read) }
+
+// refusal returns the error of each write of a change, or nil if the change may write.
+func (s *Store) refusal(by Writer) error {
+	if by.Owner == 0 || by.Finishes || !s.diskLow.Load() {
+		return nil
+	}
+	return ErrDiskLow
+}
+
+// wrote calls the function that WatchDisk has set if enough was written since its last call.
+func (s *Store) wrote(bytes int64) {
+	if read := s.watchDisk.Load(); read != nil && s.grown.Add(bytes) >= watchedBytes {
+		s.grown.Store(0)
+		(*read)()
+	}
+}
 
 // Authenticate sets the keys under which records and backups are signed and verified, see
 // NewAuthenticator. It returns the Authenticator. Call it before the first View or Update.
@@ -161,6 +199,10 @@ func (s *Store) Size() (int64, error) {
 	}
 	return info.Size(), nil
 }
+
+// Unallocated returns how many bytes of the file need no disk space yet, because the store has not
+// written to them.
+func (s *Store) Unallocated() int64 { return Unallocated(s.path) }
 
 // Stamp returns the stamp that the last commit stored, see OpenStore. It returns nil
 // if no commit has stored one.
@@ -430,6 +472,7 @@ func (s *Store) commit(b *commitBatch) {
 		c.done(c.err)
 	}
 	if err == nil && tx.Writes > 0 {
+		s.wrote(int64(tx.Bytes))
 		s.count(len(b.changes), time.Since(began))
 	}
 }
@@ -454,7 +497,7 @@ func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 			continue
 		}
 		began, written := time.Now(), tx.Bytes
-		if err := runOne(tx, c); err != nil {
+		if err := runOne(tx, c, s.refusal(c.by)); err != nil {
 			c.spoiler, b.closed = true, true
 			return nil, true, bolt.Rollback()
 		}
@@ -467,7 +510,7 @@ func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 	if tx.Writes == 0 {
 		return tx, false, bolt.Rollback()
 	}
-	tx.Writer = Writer{}
+	tx.Writer, tx.Refusal = Writer{}, nil
 	if s.stamp != nil {
 		if err := tx.Put("meta", []byte("stamp"), s.stamp()); err != nil {
 			return nil, false, errors.Join(err, bolt.Rollback())
@@ -492,9 +535,10 @@ func (s *Store) takeNext(b *commitBatch, c cost) {
 
 // runOne runs a change in a transaction and sets its err. It undoes the change if it fails. It
 // returns an error if that is not possible, so that the transaction must be rolled back.
-func runOne(tx *Tx, c *change) error {
+func runOne(tx *Tx, c *change, refusal error) error {
 	mark := tx.begin(c.by)
-	if c.err = guarded(tx, c.run); c.err == nil {
+	tx.Refusal = refusal
+	if c.err = guarded(tx, counting(c.run)); c.err == nil {
 		return nil
 	}
 	return guarded(tx, func(*Tx) error { return tx.revert(mark) })

@@ -153,7 +153,9 @@ func (f *File) InPlace() error {
 // changes are on disk. If run or the commit fails, it returns the error and the file
 // keeps its previous contents.
 func (f *File) Update(run func(*Tx) error) error {
-	return undamaged(f.path, func() error { return f.DB.Update(func(b *bbolt.Tx) error { return run(&Tx{Bolt: b, Auth: f.Auth}) }) })
+	return undamaged(f.path, func() error {
+		return f.DB.Update(func(b *bbolt.Tx) error { return counting(run)(&Tx{Bolt: b, Auth: f.Auth}) })
+	})
 }
 
 // View calls run with a read transaction and returns its error. It returns an error
@@ -421,7 +423,9 @@ func Migrations() []migration {
 
 // format3 changes format 2 to format 3.
 func format3(tx *Tx) error {
-	for _, step := range []func(*Tx) error{} {
+	for _, step := range []func(*Tx) error{
+		countOwners, // after the steps that change records of owners
+	} {
 		if err := step(tx); err != nil {
 			return err
 		}

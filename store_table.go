@@ -27,6 +27,12 @@ type Table[T any] struct {
 	// Bounded is what messages call a record, such as "contact". If it is not "", a Writer with an
 	// owner cannot store a record that is larger than Bounds.RecordBytes, see Tx.CheckSize.
 	Bounded string
+	// Owner returns the id of the owner for whom the bytes of a record count, or 0 if they count for
+	// nobody. nil: no record counts, see StorageLimit.
+	Owner func(T) uint64
+	// Imposed means that changes of other owners add records for an owner, such as events for a
+	// webhook. The change of another owner is not refused if the owner's storage is full.
+	Imposed bool
 }
 
 // Index defines how to find records by something other than their key. An index entry
@@ -43,6 +49,9 @@ func IDKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 // NextID returns a new id for a record of the table. The first id is 1, and each further
 // id is larger by 1.
 func (t Table[T]) NextID(tx *Tx) (uint64, error) {
+	if tx.Refusal != nil {
+		return 0, tx.Refusal
+	}
 	b, err := tx.bucket(t.Name)
 	if err != nil {
 		return 0, err
@@ -111,9 +120,11 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 	if t.Signed {
 		put = tx.PutSigned
 	}
+	had := t.size(tx, key)
 	if err := put(t.Name, key, value); err != nil {
 		return err
 	}
+	t.grew(tx, key, had, tableChange[T]{before: old, after: &v})
 	for _, ix := range t.Indexes {
 		if err := t.reindex(tx, ix, key, tableChange[T]{before: old, after: &v}); err != nil {
 			return err
@@ -138,9 +149,11 @@ func (t Table[T]) Delete(tx *Tx, key []byte) error {
 	if old == nil {
 		return ErrNotFound
 	}
+	had := t.size(tx, key)
 	if err := tx.Delete(t.Name, key); err != nil {
 		return err
 	}
+	t.grew(tx, key, had, tableChange[T]{before: old})
 	for _, ix := range t.Indexes {
 		if err := t.reindex(tx, ix, key, tableChange[T]{before: old}); err != nil {
 			return err
@@ -501,10 +514,14 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 		}
 	}
 	tx.checked = &recordCount{tx.Progress, "checking indexes", 0, int64(result.Records)}
+	tx.recounted = map[uint64]int64{}
 	for _, t := range tables {
 		if err := t.Check(tx, report); err != nil {
 			return result, err
 		}
+	}
+	if len(result.Problems) == 0 { // otherwise there may be records that were not counted
+		checkOwnerBytes(tx, tx.recounted, report)
 	}
 	return result, nil
 }
@@ -542,6 +559,9 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 			return nil
 		}
 		key := t.Key(v)
+		if t.Owner != nil && tx.recounted != nil && t.Owner(v) != 0 {
+			tx.recounted[t.Owner(v)] += int64(len(stored) + len(raw))
+		}
 		if !tx.Has(t.Name, key) {
 			report(fmt.Sprintf("%s/%x: the record is stored under another key", t.Name, key))
 		}

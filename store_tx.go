@@ -37,6 +37,10 @@ type Tx struct {
 	Progress Progress
 	checked  *recordCount // counts the records whose indexes were checked; nil: they are not counted
 
+	Refusal   error                  // the error of each write of the present change; nil: it may write
+	growth    map[uint64]ownerGrowth // what the present change adds to the bytes of owners
+	recounted map[uint64]int64       // the bytes of each owner that a check has found
+
 	decoded int      // size of the records decoded since the last call of yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
 
@@ -229,6 +233,9 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 	if b == nil {
 		return nil
 	}
+	if tx.Refusal != nil {
+		return tx.Refusal
+	}
 	tx.remember(bucket, key)
 	tx.Writes++
 	tx.Bytes += len(key)
@@ -238,6 +245,9 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 // PutRaw stores value as it is, without adding a checksum. It is for index entries,
 // whose data is in the key. It creates the bucket if it does not exist.
 func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
+	if tx.Refusal != nil {
+		return tx.Refusal
+	}
 	b, err := tx.bucket(bucket)
 	if err != nil {
 		return err

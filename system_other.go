@@ -16,3 +16,9 @@ func DiskFree(string) int64 { return -1 }
 
 // OpenFileLimit returns 0, which means that the limit of open files is not known.
 func OpenFileLimit() int { return 0 }
+
+// DiskSize returns -1, which means that the size is not known.
+func DiskSize(string) int64 { return -1 }
+
+// Unallocated returns 0, because it is not known which parts of a file need no disk space yet.
+func Unallocated(string) int64 { return 0 }

@@ -43,3 +43,22 @@ func OpenFileLimit() int {
 	}
 	return int(min(uint64(l.Cur), 1<<30))
 }
+
+// DiskSize returns the size of the file system of path in bytes, or -1 if it is not known.
+func DiskSize(path string) int64 {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return -1
+	}
+	return int64(s.Blocks) * int64(s.Bsize)
+}
+
+// Unallocated returns how many bytes of the file at path need no disk space yet, because nothing was
+// written to that part of the file. It returns 0 if that is not known.
+func Unallocated(path string) int64 {
+	var s unix.Stat_t
+	if err := unix.Stat(path, &s); err != nil {
+		return 0
+	}
+	return max(0, s.Size-s.Blocks*512) // POSIX counts blocks of 512 bytes
+}

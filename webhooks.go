@@ -58,7 +58,7 @@ func (h *webhookAdmin) Routes() []Route {
 		{Method: "POST", Path: "/api/webhooks/create", Handle: h.create},
 		{Method: "PUT", Path: "/api/webhooks/:id/update", Handle: h.update},
 		{Method: "PATCH", Path: "/api/webhooks/:id/update", Handle: h.update},
-		{Method: "DELETE", Path: "/api/webhooks/:id/delete", Handle: h.remove},
+		{Method: "DELETE", Path: "/api/webhooks/:id/delete", Handle: h.remove, Finishes: true},
 		{Method: "POST", Path: "/api/webhooks/:id/test", Handle: h.test},
 		{Method: "GET", Path: "/api/webhooks/:id/logs", Handle: h.logs},
 	}
@@ -237,6 +237,7 @@ func (h *webhookAdmin) update(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	r.Finishes = body.Only("is_active", "false")
 	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
 		hook, err := h.find(tx, r)
 		if err != nil {

@@ -25,7 +25,7 @@ type WebhookEvent struct {
 	Body map[string]any
 }
 
-// These events about keys are only for the operator's webhooks.
+// These events about keys, owners and the disk are only for the operator's webhooks.
 const (
 	KeyCreated   = "key.created"
 	KeyRotated   = "key.rotated"
@@ -34,6 +34,9 @@ const (
 	KeyResumed   = "key.resumed"
 	keyExpiring  = "key.expiring"
 	limitReached = "limit.reached"
+
+	storageWarningEvent = "owner.storage_warning"
+	diskLowEvent        = "disk.low"
 )
 
 // EventTypes returns the types of events that the webhooks of any owner may subscribe to.
@@ -47,7 +50,7 @@ func EventTypes() []string {
 // OperatorEventTypes returns the types of events that the operator's webhooks may subscribe to.
 // They are EventTypes and the events that only the operator receives.
 func OperatorEventTypes() []string {
-	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached)
+	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached, storageWarningEvent, diskLowEvent)
 }
 
 // Publish queues e for each webhook that subscribes to it. Call it in the transaction of the change
@@ -141,6 +144,10 @@ func sample(kind string, now time.Time) WebhookEvent {
 			"id": 1, "uuid": "00000000-0000-4000-8000-000000000000", "title": "Sample", "event_type": "meeting", "status": "scheduled",
 			"start_time": Millis(now.Add(time.Hour)), "end_time": Millis(now.Add(2 * time.Hour)), "duration_minutes": 60, "ai_agent": agent,
 		}
+	case "owner":
+		body["owner"] = map[string]any{"id": 1, "name": "sample", "storage": map[string]any{"bytes": 429496730, "limit": 536870912}}
+	case "disk":
+		body["disk"] = map[string]any{"free_bytes": 450000000, "mark_bytes": 268435456, "refusing": false}
 	default:
 		body["key"] = map[string]any{"id": "key_sample", "name": "sample", "status": StatusActive}
 	}
@@ -169,6 +176,7 @@ type webhook struct {
 // created; the others have no entry in it.
 var webhookTable = Table[webhook]{
 	Name: "webhooks", Bounded: "webhook", Audit: AuditPolicy{Object: "webhook"}, Key: func(w webhook) []byte { return IDKey(w.ID) },
+	Owner: func(w webhook) uint64 { return w.Owner },
 	Indexes: []Index[webhook]{
 		{"owner", func(w webhook) [][]byte { return [][]byte{IDKey(w.Owner)} }},
 		{"listener", func(w webhook) (keys [][]byte) {

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// The store counts the bytes of the records of each owner, so that one owner cannot fill the disk. A
+// record counts its key and its contents as they are stored. Index entries do not count, because
+// they belong to the form of the database and change with it.
+
+// ownerBytesBucket is the bucket with the bytes of each owner, by the owner's id.
+const ownerBytesBucket = "owner_bytes"
+
+// storageLimit is the stored limit of an owner who does not have the default,
+// Bounds.OwnerBytes.
+type storageLimit struct {
+	Owner uint64 `json:"id"`
+	Bytes int64  `json:"storage_bytes"` // 0 means no limit
+}
+
+var storageLimitTable = Table[storageLimit]{
+	Name: "owner_storage", Audit: AuditPolicy{Object: "owner"},
+	Key: func(l storageLimit) []byte { return IDKey(l.Owner) },
+}
+
+// StorageTables returns the table of storage limits, for store checks.
+func StorageTables() []Checked { return []Checked{storageLimitTable} }
+
+// ownerGrowth is how much a change adds to the bytes of an owner.
+type ownerGrowth struct {
+	bytes   int64 // may be negative
+	refused bool  // the change is refused if the owner has no space for it
+	records int   // records added, less those deleted
+}
+
+// grew notes that a record of owner now needs more bytes than before. records is 1 for a new
+// record, -1 for a deleted one and 0 otherwise. It does nothing for owner 0.
+func (tx *Tx) grew(owner uint64, g ownerGrowth) {
+	if owner == 0 {
+		return
+	}
+	if tx.growth == nil {
+		tx.growth = map[uint64]ownerGrowth{}
+	}
+	sum := tx.growth[owner]
+	tx.growth[owner] = ownerGrowth{sum.bytes + g.bytes, sum.refused || g.refused, sum.records + g.records}
+}
+
+// counting returns a function that calls run and then adds the bytes of the records that run has
+// changed to the counters of their owners. It returns ErrStorageFull if an owner has no space for
+// the change, see Writer.
+func counting(run func(*Tx) error) func(*Tx) error {
+	return func(tx *Tx) error {
+		clear(tx.growth)
+		if err := run(tx); err != nil {
+			return err
+		}
+		for owner, g := range tx.growth {
+			if err := tx.addBytes(owner, g); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// addBytes adds g to the counter of an owner.
+func (tx *Tx) addBytes(owner uint64, g ownerGrowth) error {
+	if g.bytes == 0 {
+		return nil
+	}
+	had, err := OwnerBytes(tx, owner)
+	if err != nil {
+		return err
+	}
+	now := max(0, had+g.bytes)
+	if g.bytes > 0 && g.refused && tx.Writer.Owner != 0 && !tx.Writer.Finishes {
+		limit, _, err := StorageLimit(tx, owner)
+		if err != nil {
+			return err
+		}
+		if limit > 0 && now > limit && !g.small(now, limit) {
+			return ErrStorageFull.With("This change needs %s more bytes, but %s of the %s bytes that the owner may store are used. "+
+				"Delete what is no longer needed, or ask the operator for more storage.", grouped(g.bytes), grouped(had), grouped(limit))
+		}
+	}
+	return tx.Put(ownerBytesBucket, IDKey(owner), IDKey(uint64(now)))
+}
+
+// small reports whether a change is accepted although the owner then has more bytes than limit. It
+// is one that adds no record and only a few bytes, such as those of a longer timestamp, so that
+// records can still be changed and shortened. These few bytes cannot add up to much.
+func (g ownerGrowth) small(now, limit int64) bool {
+	const fewBytes = 64
+	return g.records <= 0 && g.bytes <= fewBytes && now <= limit+limit/16
+}
+
+// grouped formats a number with a comma after each group of three digits.
+func grouped(n int64) string {
+	text := fmt.Sprint(n)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
+}
+
+// OwnerBytes returns how many bytes the records of an owner need.
+func OwnerBytes(tx *Tx, owner uint64) (int64, error) {
+	value, err := tx.Get(ownerBytesBucket, IDKey(owner))
+	if err != nil || value == nil {
+		return 0, err
+	}
+	if len(value) != 8 {
+		return 0, fmt.Errorf("%s/%x: the counter has %d bytes instead of 8", ownerBytesBucket, IDKey(owner), len(value))
+	}
+	return int64(binary.BigEndian.Uint64(value)), nil
+}
+
+// CountedOwners iterates over the ids of the owners whose bytes are counted, in ascending order.
+func CountedOwners(tx *Tx) iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for key := range tx.Range(ownerBytesBucket, nil) {
+			if len(key) == 8 && !yield(binary.BigEndian.Uint64(key)) {
+				return
+			}
+		}
+	}
+}
+
+// StorageLimit returns how many bytes the records of an owner may need; 0 means no limit. own is
+// false if the owner has the default, Bounds.OwnerBytes.
+func StorageLimit(tx *Tx, owner uint64) (limit int64, own bool, err error) {
+	l, err := storageLimitTable.Get(tx, IDKey(owner))
+	if errors.Is(err, ErrNotFound) {
+		return tx.Bounds.OwnerBytes, false, nil
+	}
+	return l.Bytes, true, err
+}
+
+// OwnerStorage is how much an owner stores.
+type OwnerStorage struct {
+	Owner        uint64
+	Bytes, Limit int64 // Limit is 0 if there is none
+	Own          bool  // Limit is the owner's own, not Bounds.OwnerBytes
+}
+
+// StorageOf returns how much an owner stores.
+func StorageOf(tx *Tx, owner uint64) (OwnerStorage, error) {
+	bytes, err := OwnerBytes(tx, owner)
+	if err != nil {
+		return OwnerStorage{}, err
+	}
+	limit, own, err := StorageLimit(tx, owner)
+	return OwnerStorage{owner, bytes, limit, own}, err
+}
+
+// Filling reports whether at least percent of the limit is used.
+func (s OwnerStorage) Filling(percent int64) bool {
+	return s.Limit > 0 && s.Bytes >= s.Limit/100*percent+s.Limit%100*percent/100
+}
+
+// LimitStorage sets how many bytes the records of an owner may need; 0 means no limit.
+func LimitStorage(tx *Tx, owner uint64, limit int64) error {
+	return storageLimitTable.Put(tx, storageLimit{Owner: owner, Bytes: limit})
+}
+
+// DefaultStorage gives an owner the default limit again, Bounds.OwnerBytes.
+func DefaultStorage(tx *Tx, owner uint64) error {
+	if err := storageLimitTable.Delete(tx, IDKey(owner)); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// size returns the bytes that the record with this key counts for its owner, or 0 if there is none.
+func (t Table[T]) size(tx *Tx, key []byte) int64 {
+	b := tx.Bolt.Bucket([]byte(t.Name))
+	if b == nil {
+		return 0
+	}
+	raw := b.Get(key)
+	if raw == nil {
+		return 0
+	}
+	return int64(len(key) + len(raw))
+}
+
+// grew notes a change of a record for the counters of its owner before and after the change. had is
+// the size before it.
+func (t Table[T]) grew(tx *Tx, key []byte, had int64, c tableChange[T]) {
+	if t.Owner == nil {
+		return
+	}
+	refused := func(owner uint64) bool { return !t.Imposed || owner == tx.Writer.Owner }
+	if c.before != nil {
+		owner := t.Owner(*c.before)
+		tx.grew(owner, ownerGrowth{-had, refused(owner), -1})
+	}
+	if c.after != nil {
+		owner := t.Owner(*c.after)
+		tx.grew(owner, ownerGrowth{t.size(tx, key), refused(owner), 1})
+	}
+}
+
+// checkOwnerBytes reports each owner whose counter differs from wanted.
+func checkOwnerBytes(tx *Tx, wanted map[uint64]int64, report func(problem string)) {
+	owners := map[uint64]bool{}
+	for owner := range wanted {
+		owners[owner] = true
+	}
+	for owner := range CountedOwners(tx) {
+		owners[owner] = true
+	}
+	for owner := range owners {
+		stored, err := OwnerBytes(tx, owner)
+		if err != nil {
+			report(err.Error())
+		} else if stored != wanted[owner] {
+			report(fmt.Sprintf("%s: the records of owner %d need %d bytes, but the stored number is %d", ownerBytesBucket, owner, wanted[owner], stored))
+		}
+	}
+}
+
+// ownedTables lists the tables of format 3 whose records count for an owner. The id of the owner is
+// the member "owner" of a record.
+var ownedTables = []string{"agents", "calls", "contacts", "events", "schedules", "variables", "webhooks"}
+
+// countOwners is a step of format3. It counts the bytes of each owner. The owners of an older store
+// have no limit, so that nothing that worked before the upgrade is refused after it.
+func countOwners(tx *Tx) error {
+	sums := map[uint64]int64{}
+	for _, table := range ownedTables {
+		for key, raw := range tx.Range(table, nil) {
+			value, err := Unseal(table, key, raw)
+			if err != nil {
+				return err
+			}
+			var record struct {
+				Owner uint64 `json:"owner"`
+			}
+			if err := json.Unmarshal(value, &record); err != nil {
+				return fmt.Errorf("%s/%x: %w", table, key, err)
+			}
+			if record.Owner != 0 {
+				sums[record.Owner] += int64(len(key) + len(raw))
+			}
+		}
+	}
+	for key, raw := range tx.Range("business_context", nil) {
+		sums[binary.BigEndian.Uint64(key)] += int64(len(key) + len(raw))
+	}
+	for owner, bytes := range sums {
+		if err := tx.Put(ownerBytesBucket, IDKey(owner), IDKey(uint64(bytes))); err != nil {
+			return err
+		}
+	}
+	return keepOwnersUnlimited(tx)
+}
+
+// keepOwnersUnlimited stores for each owner that there is no limit.
+func keepOwnersUnlimited(tx *Tx) error {
+	var owners [][]byte
+	for key := range tx.Range("owners", nil) {
+		owners = append(owners, slices.Clone(key))
+	}
+	for _, key := range owners {
+		value := fmt.Appendf(nil, `{"id":%d,"storage_bytes":0}`, binary.BigEndian.Uint64(key))
+		if err := tx.Put("owner_storage", key, value); err != nil {
+			return err
+		}
+	}
+	if len(owners) == 0 {
+		return nil
+	}
+	return tx.Put("counts", []byte("owner_storage"), IDKey(uint64(len(owners))))
+}
