@@ -26,6 +26,7 @@ type MetricsOptions struct {
 	Keyring *Keyring
 	Limiter *Limiter
 	Backups *Backups
+	Storage *StorageWatch
 	Clock   *clock.Clock
 	Folder  string       // the data folder
 	Ready   func() error // returns why the service is not ready; nil: it is ready
@@ -157,6 +158,10 @@ func (m *Metrics) gauges() []prometheus.Collector {
 		gauge("config_loaded_timestamp_seconds", "When the configuration in use was loaded.", func() float64 { return float64(o.Config().LoadedAt.Unix()) }),
 		gauge("config_reload_failed", "1 if the latest reload of the configuration failed, else 0.", func() float64 { return oneIf(o.Config().Err != nil) }),
 		gauge("store_free_bytes", "Bytes in the database file that are free for new records.", func() float64 { return float64(o.Store.FreeBytes()) }),
+		gauge("disk_low", "1 if little disk space is free, 2 if it is so little that keys can store nothing new, else 0.", func() float64 {
+			_, low, refusing := o.Storage.Disk()
+			return oneIf(low) + oneIf(refusing)
+		}),
 		gauge("disk_free_bytes", "Free bytes in the file system of the data folder, or -1 if not known.", func() float64 { return float64(DiskFree(o.Folder)) }),
 		gauge("store_bytes", "Size of the database file.", func() float64 {
 			n, err := o.Store.Size()
@@ -225,6 +230,20 @@ func (m *Metrics) stored() []prometheus.Collector {
 		read("keys_stored", "Keys in the store, in any state.", func(tx *Tx) (float64, error) {
 			n, err := m.o.Keyring.Count(tx)
 			return float64(n), err
+		}),
+		read("owner_bytes", "Bytes that the records of all owners need as they are stored.", func(tx *Tx) (sum float64, err error) {
+			for owner := range CountedOwners(tx) {
+				n, err := OwnerBytes(tx, owner)
+				if err != nil {
+					return 0, err
+				}
+				sum += float64(n)
+			}
+			return sum, nil
+		}),
+		read("owners_full", "Owners whose storage is at least 80 % full.", func(tx *Tx) (float64, error) {
+			list, err := FullOwners(tx)
+			return float64(len(list)), err
 		}),
 		read("audit_entries", "Entries of the audit log.", func(tx *Tx) (float64, error) {
 			n, err := CountAudit(tx)

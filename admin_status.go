@@ -19,6 +19,7 @@ type StatusOptions struct {
 	Store   *Store
 	Keyring *Keyring
 	Backups *Backups
+	Storage *StorageWatch
 	Log     *slog.Logger
 	Folder  string         // the data folder
 	Started time.Time      // when the program started
@@ -77,6 +78,8 @@ func (s *Status) show(w http.ResponseWriter, r *Request) error {
 	if free := DiskFree(o.Folder); free >= 0 {
 		shown["disk_free_bytes"] = free
 	}
+	space, low, refusing := o.Storage.Disk()
+	shown["disk"] = map[string]any{"low": low, "refusing": refusing, "mark_bytes": space.Mark(o.Store.Bounds())}
 	if every := o.Backups.Every(); every > 0 {
 		shown["backup_every_seconds"] = int64(every / time.Second)
 	}
@@ -106,6 +109,9 @@ func connectionsShown(listeners []conns.Usage, upstreams int) map[string]any {
 	return shown
 }
 
+// maxFullOwners is how many owners with little storage left the status lists.
+const maxFullOwners = 20
+
 // stored adds to shown the values that are read from the store.
 func (s *Status) stored(tx *Tx, shown map[string]any) error {
 	keys, err := s.o.Keyring.Count(tx)
@@ -128,6 +134,15 @@ func (s *Status) stored(tx *Tx, shown map[string]any) error {
 	if err != nil {
 		return err
 	}
+	full, err := FullOwners(tx)
+	if err != nil {
+		return err
+	}
+	rows := []any{}
+	for _, s := range full[:min(len(full), maxFullOwners)] {
+		rows = append(rows, map[string]any{"id": s.Owner, "name": OwnerName(tx, s.Owner), "storage": map[string]any{"bytes": s.Bytes, "limit": s.Limit}})
+	}
+	shown["full_owners"] = rows
 	shown["keys"], shown["webhook_backlog"], shown["webhook_oldest_at"], shown["webhooks_held_since"] = keys, waiting, Seconds(oldest), Seconds(held)
 	shown["audit"] = map[string]any{"entries": entries, "number": head.Number, "hash": fmt.Sprintf("%x", head.Hash)}
 	return nil

@@ -137,6 +137,7 @@ func (a *App) connect() error {
 	c, store := a.config, a.Store
 	a.Limiter = NewLimiter(store, a.clock.Steady(a.clock.Now()))
 	a.Limiter.Observed.LogTo(a.log)
+	a.storage = NewStorageWatch(store, a.diskSpace, a.log)
 	if err := a.observe(); err != nil {
 		return err
 	}
@@ -150,7 +151,6 @@ func (a *App) connect() error {
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
-	a.storage = NewStorageWatch(store, a.diskSpace, a.log)
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{
@@ -236,11 +236,11 @@ func (a *App) observe() (err error) {
 	})
 	a.metrics, err = NewMetrics(MetricsOptions{
 		Log:   a.log,
-		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
+		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Storage: a.storage, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
 		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() }, Connections: a.connections.Usage,
 	})
 	a.status = NewStatus(StatusOptions{
-		Store: store, Keyring: a.Keyring, Backups: a.backups, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
+		Store: store, Keyring: a.Keyring, Backups: a.backups, Storage: a.storage, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
 		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() }, Connections: a.connections.Usage,
 	})
 	return err

@@ -15,7 +15,7 @@ func kindOfSetting(s setting) string {
 	switch s.Field.(type) {
 	case *bool:
 		return "bool"
-	case *int:
+	case *int, *int64:
 		return "number"
 	case *time.Duration:
 		return "duration"
@@ -137,7 +137,7 @@ func loadEveryWay(t *testing.T, s setting, text string) map[string]error {
 	switch s.Field.(type) {
 	case *[]string:
 		value = "[" + value + "]"
-	case *int, *bool:
+	case *int, *int64, *bool:
 		value = text
 	}
 	file := fmt.Sprintf("[%s]\n%s = %s\n", section, key, value)

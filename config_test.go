@@ -234,7 +234,7 @@ func TestLoadConfig_everyKey(t *testing.T) {
 				return "false"
 			}
 			return "true"
-		case *int, *time.Duration:
+		case *int, *int64, *time.Duration:
 			return s.Tag.Get("max")
 		}
 		if words := strings.Split(s.Tag.Get("in"), ","); len(words) > 1 {

@@ -139,8 +139,9 @@ func NewVariables(store *Store) *variables {
 	}}
 }
 
-// VariableTables returns the table of definitions, for store checks.
-func VariableTables() []Checked { return []Checked{variableTable} }
+// VariableTables returns the table of definitions and the bucket of business contexts, for store
+// checks.
+func VariableTables() []Checked { return []Checked{variableTable, OwnedBucket(businessBucket)} }
 
 // Routes returns the API endpoints for definitions.
 func (v *variables) Routes() []Route {
@@ -651,7 +652,7 @@ func (a assignment) save(tx *Tx, owner uint64, now time.Time) error {
 	if err := tx.CheckSize("business context", businessBucket, IDKey(owner), stored); err != nil {
 		return err
 	}
-	return tx.Put(businessBucket, IDKey(owner), stored)
+	return OwnedBucket(businessBucket).Put(tx, owner, stored)
 }
 
 // AdminRoutes returns the admin endpoints. The API has no endpoint that reads the business context,

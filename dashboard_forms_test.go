@@ -214,7 +214,7 @@ func formCases() map[string]formCase {
 		},
 		"POST /owners/{id}": {
 			make: []string{"owners", `{"name": "carl", "balance": 12.50, "rate": 0.1, "limits": {"owner_requests_per_minute_limit": 0}}`}, admin: "owners/{id}",
-			touch: []string{"rate", "0.2", `^\.rate$`, "balance", "13", `^\.balance$`}, elsewhere: []string{`{"limits": {"owner_calls_per_day_limit": 5}}`, "5"},
+			touch: []string{"rate", "0.2", `^\.rate$`, "balance", "13", `^\.balance$`, "storage_bytes", "512MiB", `^\.storage(_bytes|\.limit)$`}, elsewhere: []string{`{"limits": {"owner_calls_per_day_limit": 5}}`, "5"},
 		},
 		"POST /teams/{id}": {
 			make: []string{"teams", `{"name": " Team ", "members": ["bob", "ann"]}`}, admin: "teams/1",

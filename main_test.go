@@ -295,7 +295,11 @@ func (w *commandWalk) args() map[string]func() []string {
 		"config check": given(), "config print": given(), "status": given(), "version": given(), "man": given(), "calls list": given(),
 		"owners update": func() []string {
 			w.n++
-			return []string{w.made("owners", fmt.Sprintf(`{"name": "u%d"}`, w.n)), "--rate", "2"}
+			return []string{w.made("owners", fmt.Sprintf(`{"name": "u%d"}`, w.n)), "--rate", "2", "--storage", "512MiB"}
+		},
+		"owners show": func() []string {
+			w.n++
+			return []string{w.made("owners", fmt.Sprintf(`{"name": "s%d"}`, w.n))}
 		},
 		"events create": given("--title", "Fitting", "--start", "2036-03-02T09:00:00Z", "--end", "2036-03-02T09:45:00Z"), "events list": given(),
 		"events cancel": func() []string {

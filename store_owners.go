@@ -207,6 +207,40 @@ func (t Table[T]) grew(tx *Tx, key []byte, had int64, c tableChange[T]) {
 	}
 }
 
+// OwnedBucket is the name of a bucket with one record for each owner, under the owner's id. The bytes
+// of the record count for the owner.
+type OwnedBucket string
+
+// Put stores the record of an owner.
+func (b OwnedBucket) Put(tx *Tx, owner uint64, value []byte) error {
+	key := IDKey(owner)
+	t := Table[uint64]{Name: string(b), Owner: func(owner uint64) uint64 { return owner }}
+	had, c := t.size(tx, key), tableChange[uint64]{after: &owner}
+	if had > 0 {
+		c.before = &owner
+	}
+	if err := tx.Put(string(b), key, value); err != nil {
+		return err
+	}
+	t.grew(tx, key, had, c)
+	return nil
+}
+
+// Check adds up the bytes of the records for the check of the counters. CheckStore checks the
+// records themselves.
+func (b OwnedBucket) Check(tx *Tx, report func(problem string)) error {
+	for key, raw := range tx.Range(string(b), nil) {
+		if len(key) != 8 {
+			report(fmt.Sprintf("%s/%x: the key is not the id of an owner", string(b), key))
+			continue
+		}
+		if tx.recounted != nil {
+			tx.recounted[binary.BigEndian.Uint64(key)] += int64(len(key) + len(raw))
+		}
+	}
+	return nil
+}
+
 // checkOwnerBytes reports each owner whose counter differs from wanted.
 func checkOwnerBytes(tx *Tx, wanted map[uint64]int64, report func(problem string)) {
 	owners := map[uint64]bool{}

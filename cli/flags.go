@@ -91,7 +91,7 @@ func flagTable() map[string]commandFlags {
 		"audit list": {independent: "actor action object result page limit"}, "audit verify": {independent: "head"},
 		"usage":    {rules: []flagRule{{flags: "json", excludes: "csv"}, {flags: "by", excludes: "key"}, {flags: "by", needs: "csv"}}, independent: "key step last csv"},
 		"refusals": {independent: "id key code page limit"}, "routes": {}, "reload": {}, "status": {},
-		"calls list": pages, "events list": pages, "events cancel": {independent: "reason"}, "owners update": {independent: "limit balance rate"},
+		"calls list": pages, "events list": pages, "events cancel": {independent: "reason"}, "owners update": {independent: "limit balance rate storage"}, "owners show": {},
 	}
 	for _, name := range []string{"show", "usage", "pause", "resume"} {
 		table["keys "+name] = commandFlags{}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"latchkey/internal/bytesize"
 	"latchkey/internal/strictjson"
 )
 
@@ -87,7 +88,7 @@ func (s *session) resourceCommands() []*cli.Command {
 			{"name", "name", "name of the team", 's'},
 			{"member", "members", "owner in the team (repeatable)", 'l'},
 		}},
-		{"owners", "owners", "owners", "owners, for whom keys act, and their wallets", []string{"id", "name", "balance", "rate"}, []field{
+		{"owners", "owners", "owners", "owners, for whom keys act, and their wallets", []string{"id", "name", "balance", "rate", "storage"}, []field{
 			{"name", "name", "name of the owner", 's'},
 			{"balance", "balance", "balance of the wallet; without it no call is refused", 'n'},
 			{"rate", "rate", "price of a minute of a call, and the lowest balance with which a call starts", 'n'},
@@ -203,6 +204,7 @@ func (s *session) resource(r resource) *cli.Command {
 	all := []*cli.Command{s.create(r), s.list(r), load, remove}
 	if r.name == "owners" { // owners cannot be deleted
 		all[3] = s.updateOwnerCommand()
+		all = append(all, s.showOwnerCommand())
 	}
 	return &cli.Command{Name: r.name, Usage: "create, list and import " + r.usage, Commands: all}
 }
@@ -372,14 +374,50 @@ func (s *session) printVersion(c *cli.Command) error {
 // updateOwnerCommand returns the command that changes an owner.
 func (s *session) updateOwnerCommand() *cli.Command {
 	return &cli.Command{
-		Name: "update", Usage: "change an owner's wallet, or the limits that all its keys share", ArgsUsage: "ID",
+		Name: "update", Usage: "change an owner's wallet, storage, or the limits that all its keys share", ArgsUsage: "ID",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "limit", Usage: "`NAME=NUMBER`, with 0 for no limit, or NAME=default"},
 			&cli.StringFlag{Name: "balance", Usage: "balance of the wallet, or none to remove it"},
+			&cli.StringFlag{Name: "storage", Usage: "how much the owner's records may need, such as 512MiB; none for no limit, or default"},
 			&cli.StringFlag{Name: "rate", Usage: "price of a minute of a call, and the lowest balance with which a call starts"},
 		},
 		Description: "Example:\n  latchkey owners update 2 --limit owner_requests_per_minute_limit=600",
 		Action:      s.updateOwner,
+	}
+}
+
+// storageFlag returns the value of the flag --storage as the server expects it: a number of bytes, 0
+// for none, or nil for the default.
+func storageFlag(c *cli.Command) (any, error) {
+	switch text := c.String("storage"); text {
+	case "none":
+		return 0, nil
+	case "default":
+		return nil, nil
+	default:
+		n, err := bytesize.Parse(text)
+		if err != nil {
+			return nil, misused(c, fmt.Errorf("--storage: %w. Write none for no limit, or default", err))
+		}
+		return n, nil
+	}
+}
+
+// showOwnerCommand returns the command that prints an owner.
+func (s *session) showOwnerCommand() *cli.Command {
+	return &cli.Command{
+		Name: "show", Usage: "print an owner with its storage and limits", ArgsUsage: "ID",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			id, err := oneArgument(c)
+			if err != nil {
+				return err
+			}
+			owner, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/owners/" + url.PathEscape(id), nil})
+			if err != nil {
+				return err
+			}
+			return s.printList(c, owner, "", []string{"id", "name", "balance", "rate", "storage", "limits", "created_at"})
+		},
 	}
 }
 
@@ -395,6 +433,11 @@ func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
 	}
 	if len(limits) > 0 {
 		body["limits"] = limits
+	}
+	if c.IsSet("storage") {
+		if body["storage_bytes"], err = storageFlag(c); err != nil {
+			return err
+		}
 	}
 	for _, name := range []string{"balance", "rate"} {
 		if !c.IsSet(name) {
@@ -414,7 +457,7 @@ func (s *session) updateOwner(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	return s.printList(c, owner, "", []string{"id", "name", "balance", "rate", "limits"})
+	return s.printList(c, owner, "", []string{"id", "name", "balance", "rate", "storage", "limits"})
 }
 
 // query returns the parameters of the request of an import.

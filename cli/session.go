@@ -19,6 +19,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"latchkey/internal/bytesize"
 	"latchkey/internal/certs"
 	"latchkey/internal/secrettext"
 )
@@ -497,8 +498,22 @@ func cell(v any) string {
 			return "-"
 		}
 		return strings.Join(parts, ",")
+	case map[string]any:
+		if used, ok := v["bytes"].(json.Number); ok {
+			return storageCell(used, v["limit"])
+		}
 	}
 	return fmt.Sprint(v)
+}
+
+// storageCell returns how much of a limit is used, such as "1.5 MiB of 256.0 MiB". limit is nil if
+// there is none.
+func storageCell(used json.Number, limit any) string {
+	text := bytesize.Rounded(int64(whole(used)))
+	if limit == nil {
+		return text
+	}
+	return text + " of " + bytesize.Rounded(int64(whole(limit)))
 }
 
 // whole returns v, a whole number in an answer of the server. It returns 0 if v is not one.

@@ -19,7 +19,8 @@ func (s *session) statusCommand() *cli.Command {
 configuration could not be reloaded or needs a restart, if a scheduled backup
 failed or is older than twice backup.every, if webhooks are held back or wait
 for more than an hour, if records have no valid MAC, if the disk has less
-room than twice the database, and if a certificate ends within 14 days.
+room than twice the database or than keys need to store records, if the
+storage of an owner is nearly full, and if a certificate ends within 14 days.
 With --json the list is needs_attention.`,
 	}
 }
@@ -104,6 +105,14 @@ func attention(status map[string]any) []string {
 	add(whole(status["forged_records"]) > 0, "Records without a valid MAC: %v. They were changed without the pepper; see: latchkey check", cell(status["forged_records"]))
 	free := status["disk_free_bytes"]
 	add(free != nil && whole(free) < 2*whole(status["store_bytes"]), "The disk has only %s free, less than twice the database.", megabytes(int64(whole(free))))
+	disk, _ := status["disk"].(map[string]any)
+	add(disk["refusing"] == true, "The disk is nearly full, so keys can store nothing new. Free some disk space.")
+	add(disk["low"] == true && disk["refusing"] != true, "The disk is becoming full. Below %s of free space keys can store nothing new.", megabytes(int64(whole(disk["mark_bytes"]))))
+	full, _ := status["full_owners"].([]any)
+	for _, v := range full {
+		owner, _ := v.(map[string]any)
+		add(true, "The storage of the owner %s is nearly full (%s); give it more with: latchkey owners update %s --storage SIZE", cell(owner["name"]), cell(owner["storage"]), cell(owner["id"]))
+	}
 	ends := timeOf(status["certificate_ends_at"])
 	add(!ends.IsZero() && ends.Sub(now) < 14*24*time.Hour, "A certificate ends at %s.", cell(status["certificate_ends_at"]))
 	return list

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"latchkey/internal/bytesize"
 	"latchkey/internal/clock"
 	"latchkey/internal/strictjson"
 )
@@ -23,6 +24,7 @@ const (
 	fieldSearch = "search"
 	fieldEmail  = "email"
 	fieldNumber = "number" // sent as a number
+	fieldSize   = "size"   // a number of bytes such as 512MiB; none is sent as 0
 	fieldID     = "id"     // a record chosen from a list; its id is sent as a number
 	fieldSelect = "select"
 	fieldCheck  = "check" // sent as true or false
@@ -51,6 +53,9 @@ type formField struct {
 	Group             string                        // heading above the field; "" means no heading
 	Zone              *time.Location                // time zone of a fieldTime; nil means UTC
 }
+
+// noSize is the text of a fieldSize for no limit.
+const noSize = "none"
 
 // choice is a value that a field offers.
 type choice struct {
@@ -221,6 +226,11 @@ func (f formField) of(record map[string]any) string {
 		return strings.Join(shownItems(value), "\n")
 	case f.Kind == fieldList:
 		return strings.Join(shownItems(value), ", ")
+	case f.Kind == fieldSize && value != nil:
+		if n := int64(numberOf(value)); n > 0 {
+			return bytesize.Format(n)
+		}
+		return noSize
 	case f.Kind == fieldJSON:
 		data, err := json.MarshalIndent(value, "", "  ")
 		if err != nil || value == nil {
@@ -381,6 +391,14 @@ func (f formField) value(form url.Values) (any, error) {
 			return nil, invalid("%s must be a number; got %q.", f.Name, text)
 		}
 		return json.Number(text), nil
+	case f.Kind == fieldSize && text == noSize:
+		return 0, nil
+	case f.Kind == fieldSize:
+		n, err := bytesize.Parse(text)
+		if err != nil {
+			return nil, invalid("%s: %s. Write none for no limit, or nothing for the default.", f.Name, err)
+		}
+		return n, nil
 	case f.Kind == fieldJSON:
 		value, err := strictjson.Value([]byte(text))
 		object, ok := value.(map[string]any)

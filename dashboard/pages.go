@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"latchkey/internal/bytesize"
 )
 
 // agentPages returns the pages of the agents.
@@ -224,17 +226,43 @@ func ownerPages() *recordPages {
 		About: "A key acts for its owner and sees its owner's records. An owner cannot be deleted, because its records would then belong to nobody.", Empty: "No owners yet. The first key creates one.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Balance", Member: "balance", Kind: cellNumber}, {Head: "Price of a minute", Member: "rate", Kind: cellNumber},
-			{Head: "Created", Member: "created_at", Kind: cellTime},
+			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Stored bytes", Member: "storage.bytes", Kind: cellNumber}, {Head: "Of", Member: "storage.limit", Kind: cellNumber},
 		},
+		Page: "owner", More: ownerStorage,
 		Filters: []formField{{Name: "search", Label: "Name", Kind: fieldSearch}},
 		Facts:   []column{{Head: "Id", Member: "id"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields: []formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "cannot be changed later, because keys and teams refer to it"},
 			{Name: "balance", Label: "Balance", Kind: fieldNumber, Hint: "money in the wallet; empty: no wallet, so no call is refused for lack of money"},
 			{Name: "rate", Label: "Price of a minute", Kind: fieldNumber, Hint: "a call needs at least this much in the wallet"},
+			{Name: "storage_bytes", Label: "Storage", Kind: fieldSize, Hint: "how much its records may need, such as 512MiB; none: no limit; empty: the default"},
 			{Name: "limits", Label: "Limits of all its keys together", Kind: fieldJSON, Usual: "{}", Hint: "a JSON object; 0 means no limit; a limit that you remove gets its default again"},
 		},
 	}
+}
+
+// storageBar is a bar that shows how much of an owner's storage is used.
+type storageBar struct {
+	limitBar
+	Bytes, Of int64 // Of is 0 if there is no limit
+}
+
+// Text returns the values of the bar as a text.
+func (b storageBar) Text() string {
+	if b.Of == 0 {
+		return "Storage: " + bytesize.Rounded(b.Bytes) + ", no limit"
+	}
+	return "Storage: " + bytesize.Rounded(b.Bytes) + " of " + bytesize.Rounded(b.Of)
+}
+
+// ownerStorage adds the bar of the storage to the page of an owner.
+func ownerStorage(_ *pageRequest, p *recordPage) *Fault {
+	b := storageBar{Bytes: int64(numberOf(memberOf(p.Record, "storage.bytes"))), Of: int64(numberOf(memberOf(p.Record, "storage.limit")))}
+	if b.Of > 0 {
+		b.Percent = int(min(100, 100*float64(b.Bytes)/float64(b.Of)))
+	}
+	p.Extra = b
+	return nil
 }
 
 // ownerField returns the field for the owner in the forms of a new and of an existing record.
