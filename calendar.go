@@ -6,9 +6,11 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"latchkey/internal/clock"
@@ -284,19 +286,38 @@ func cancelEvent(tx *Tx, e event, reason string, now time.Time) (event, error) {
 	return e, publishEvent(tx, eventNotice{Type: "calendar.cancelled", Event: e, At: now, More: more})
 }
 
+// cutReason returns at most the first 200 bytes of a reason, with a mark if it is longer.
+func cutReason(reason string) string {
+	const most = 200
+	if len(reason) <= most {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:most], "") + " [cut]"
+}
+
 func (c *calendar) cancel(w http.ResponseWriter, r *Request) error {
 	reason, err := readReason(r)
 	if err != nil {
 		return err
 	}
 	var e event
-	err = r.Update(c.store, func(tx *Tx) (err error) {
-		if e, _, err = c.own(tx, r); err != nil {
+	cancel := func() error {
+		return r.Update(c.store, func(tx *Tx) (err error) {
+			if e, _, err = c.own(tx, r); err != nil {
+				return err
+			}
+			e, err = cancelEvent(tx, e, reason, r.Now)
 			return err
-		}
-		e, err = cancelEvent(tx, e, reason, r.Now)
-		return err
-	})
+		})
+	}
+	// A long reason is cut if there is no space for it. Otherwise an owner whose storage is full could
+	// still store any number of bytes.
+	short := cutReason(reason)
+	r.Finishes = short == reason
+	if err = cancel(); !r.Finishes && (errors.Is(err, ErrStorageFull) || errors.Is(err, ErrDiskLow)) {
+		reason, r.Finishes = short, true
+		err = cancel()
+	}
 	if err != nil {
 		return err
 	}

@@ -249,6 +249,30 @@ func (w *storageWalk) reads(p pressure) {
 	}
 }
 
+// An event is cancelled with its whole reason if there is space for it, and otherwise with a short one.
+func TestStorage_CancelReason(t *testing.T) {
+	w := newStorageWalk(t)
+	long := strings.Repeat("ä", 150)
+	for _, reason := range []string{long, long[:200]} {
+		for _, p := range pressures {
+			w.press(pressures[0])
+			id := w.event()
+			w.press(p)
+			if got := w.ask("POST", "/api/v1/calendar/events/"+id+"/cancel", w.secret, `{"reason": "`+reason+`"}`); got.Code != 200 {
+				t.Errorf("%s: got %d %s, want 200", p.name, got.Code, got.Body)
+			}
+			want := "Cancelled: " + reason
+			if p.code != "" && len(reason) > 200 {
+				want = "Cancelled: " + long[:200] + " [cut]"
+			}
+			customer, _ := w.operate(200, "GET", "/admin/v1/events/"+id, "")["customer"].(map[string]any)
+			if customer["notes"] != want {
+				t.Errorf("%s: got the notes %q, want %q", p.name, customer["notes"], want)
+			}
+		}
+	}
+}
+
 // endingRoutes are the routes at which a key revokes itself.
 var endingRoutes = []string{"DELETE /api/v1/key", "POST /api/v1/key/revoke"}
 
