@@ -16,6 +16,7 @@ import (
 
 	"latchkey/internal/bytesize"
 	"latchkey/internal/fold"
+	"latchkey/internal/strictjson"
 )
 
 // DefaultOwner is the name of the owner who gets a record if the request that
@@ -212,7 +213,7 @@ func limitOwnerStorage(tx *Tx, o owner, b *Body) error {
 		return DefaultStorage(tx, o.ID)
 	}
 	var limit int64
-	if err := json.Unmarshal(b.Raw("storage_bytes"), &limit); err != nil || limit < 0 || limit > bytesize.Max {
+	if err := strictjson.Decode(b.Raw("storage_bytes"), &limit); err != nil || limit < 0 || limit > bytesize.Max {
 		return ErrValidation.With("storage_bytes must be a whole number of bytes from 0 (no limit) to %d, or null for the default; got %s.", int64(bytesize.Max), b.Raw("storage_bytes"))
 	}
 	return LimitStorage(tx, o.ID, limit)
