@@ -36,6 +36,20 @@ type Bounds struct {
 	// TranscriptLength is the largest length of the transcript of a call, in characters. A longer
 	// transcript is cut.
 	TranscriptLength int `toml:"transcript_length" default:"200000" min:"1000" max:"10000000"`
+
+	// These bounds apply to all webhooks, also to the operator's. Beyond them the oldest deliveries are
+	// dropped. An event counts with the size of its body in bytes.
+	//
+	// WebhookWaiting is the largest number of deliveries that are pending for a webhook, and
+	// WebhookWaitingBytes the largest sum of their sizes.
+	WebhookWaiting      int `toml:"webhook_waiting" default:"10000" min:"1" max:"1000000"`
+	WebhookWaitingBytes int `toml:"webhook_waiting_bytes" default:"16777216" min:"65536" max:"1073741824"`
+	// OwnerWaitingBytes is the largest sum of the sizes of the events that are pending for all webhooks of
+	// an owner. An event counts once, however many of the webhooks it is pending for.
+	OwnerWaitingBytes int `toml:"webhook_owner_bytes" default:"67108864" min:"65536" max:"1073741824"`
+	// WebhookLogBytes is the largest sum of the sizes of the bodies that the log of a webhook keeps, so
+	// that they can be sent again. Beyond it the oldest entries lose their body.
+	WebhookLogBytes int `toml:"webhook_log_bytes" default:"4194304" min:"1024" max:"1073741824"`
 }
 
 // The largest lengths of texts that clients send, in characters. A character is a Unicode code point,

@@ -145,7 +145,7 @@ func TestNumbers_KeepTheirDigits(t *testing.T) {
 	everywhere()
 	var queued string
 	err := a.Store.View(func(tx *Tx) error {
-		for d, err := range deliveryTable.All(tx, Forward) {
+		for d, err := range bodyTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}

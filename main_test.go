@@ -219,7 +219,7 @@ func (w *commandWalk) logged() string {
 	hook, err := strconv.ParseUint(id, 10, 64)
 	if err == nil {
 		err = w.Store.Update(func(tx *Tx) error {
-			return addAttempt(tx, hook, Attempt{Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1, Body: []byte("{}")})
+			return addReplayable(tx, Attempt{Webhook: hook, Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1}, []byte("{}"))
 		})
 	}
 	if err != nil {

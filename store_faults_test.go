@@ -171,7 +171,7 @@ func opsApp(t *testing.T) (*testApp, fixture) {
 		for _, id := range []uint64{1, 2} {
 			err = errors.Join(err, push(tx, delivery{Webhook: id, ID: "whd_1", Event: "call.ended", Body: []byte("{}"), At: epoch}))
 			for range 2 {
-				err = errors.Join(err, addAttempt(tx, id, Attempt{Delivery: "whd_0", Event: "call.ended", Attempt: 1, At: epoch, Body: []byte("{}")}))
+				err = errors.Join(err, addReplayable(tx, Attempt{Webhook: id, Delivery: "whd_0", Event: "call.ended", Attempt: 1, At: epoch}, []byte("{}")))
 			}
 		}
 		return errors.Join(err, reachedTable.Put(tx, reachedRecord{Key: key.ID, Limit: RequestsPerMinute, At: epoch}))
@@ -306,17 +306,7 @@ func storedOps(a *testApp, f fixture) []storedOp {
 			return none(push(tx, delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
 		}},
 		{"Push to a full queue", func(tx *Tx) (any, error) {
-			q, err := findQueue(tx, 1)
-			if err != nil {
-				return nil, err
-			}
-			// The numbers of the queue without its deliveries: all that is read of
-			// them is the first.
-			first := q.first()
-			q.Waiting, q.Next = maxWaiting, first+maxWaiting
-			if err := queueTable.Put(tx, q); err != nil {
-				return nil, err
-			}
+			tx.Bounds.WebhookWaiting = 1
 			return none(push(tx, delivery{Webhook: 1, ID: "whd_2", Event: "call.ended", Body: []byte("{}"), At: epoch}))
 		}},
 		{"Settle a success", settle(204)},
@@ -498,7 +488,7 @@ func TestStore_DamageReachesJob(t *testing.T) {
 		{"SweepOutbox", "webhook_queues webhook_log", nil, func() error { return SweepOutbox(a.Store, epoch.Add(2*keepLog)) }},
 		{"Dialer.Lapse", "calls calls/lease", nil, func() error { return a.dialer.Lapse(later) }},
 		{"Sender.scan", "webhook_queues webhook_queues/due", nil, func() error { _, err := a.Sender.scan(); return err }},
-		{"Sender.next", "webhook_queues webhook_outbox webhooks", nil, func() error { _, err := a.Sender.next(1); return err }},
+		{"Sender.next", "webhook_queues webhook_events webhook_bodies webhooks", nil, func() error { _, err := a.Sender.next(1); return err }},
 		{"Sender.Try", "webhook_queues webhooks", nil, func() error {
 			_, err := a.Sender.Try(t.Context(), webhook{ID: 1, URL: "http://127.0.0.1:1/"}, "call.ended", []byte("{}"))
 			return err

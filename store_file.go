@@ -424,6 +424,7 @@ func Migrations() []migration {
 // format3 changes format 2 to format 3.
 func format3(tx *Tx) error {
 	for _, step := range []func(*Tx) error{
+		shareBodies,
 		countOwners, // after the steps that change records of owners
 	} {
 		if err := step(tx); err != nil {

@@ -310,6 +310,7 @@ func showWebhook(tx *Tx, r *Request, w webhook) (map[string]any, error) {
 	shown := map[string]any{
 		"id": w.ID, "name": w.Name, "url": w.URL, "subscribed_events": w.Events, "is_active": w.Active, "disabled_reason": nil,
 		"created_at": Seconds(w.CreatedAt), "updated_at": Seconds(w.UpdatedAt), "waiting": q.Waiting,
+		"waiting_bytes": q.Bytes, "dropped": q.Dropped,
 		"failing_since": wall(r, q.Failing), "next_attempt_at": nil, "last_attempt": nil,
 	}
 	if w.Reason != "" {
@@ -345,7 +346,10 @@ func wall(r *Request, moment time.Time) *string {
 func showAttempt(a Attempt) map[string]any {
 	shown := map[string]any{
 		"id": a.Number, "event_type": a.Event, "attempt": a.Attempt, "status_code": nil, "success": a.Success(), "error": nil,
-		"created_at": Seconds(a.At), "delivery_id": a.Delivery, "duration_ms": a.Took.Milliseconds(),
+		"created_at": Seconds(a.At), "delivery_id": a.Delivery, "duration_ms": a.Took.Milliseconds(), "dropped": 0,
+	}
+	if a.Attempt == 0 {
+		shown["dropped"] = max(a.Dropped, 1)
 	}
 	if a.Status != 0 {
 		shown["status_code"] = a.Status
@@ -478,7 +482,7 @@ func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 		for _, a := range list {
 			shown := showAttempt(a)
 			if r.Key == nil {
-				shown["redeliverable"] = a.Body != nil
+				shown["redeliverable"] = a.Kept != 0
 			}
 			rows = append(rows, shown)
 		}

@@ -1,9 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"strings"
-)
+import "strings"
 
 // The causes of a failed delivery that owners of webhooks are shown. Whatever went wrong before
 // there was an answer is notReached: the same for an unknown name, an address that is not allowed,
@@ -20,13 +17,23 @@ const (
 	finalFailed = "The last error was: " // in webhook.Reason, before a cause
 )
 
-// queueFull is the cause of a delivery that did not fit into the queue.
-var queueFull = fmt.Sprintf("dropped unsent: more than %d deliveries are pending", maxWaiting)
+// The causes of a delivery that was dropped because of a bound. They begin with unsent. Each has a
+// place for the value of the bound.
+const (
+	unsent        = "dropped unsent: "
+	queueFull     = unsent + "more than %d deliveries are pending"
+	bytesFull     = unsent + "more than %d bytes are pending"
+	ownerFull     = unsent + "more than %d bytes are pending for the webhooks of the owner"
+	eventTooLarge = unsent + "larger than the %d bytes that can be pending"
+)
 
 // publicCause returns the part of a stored cause that owners are shown. It shortens the causes of
 // earlier versions, which contain details.
 func publicCause(text string) string {
-	for _, cause := range []string{timedOut, badURL, secretLost, queueFull, heldBack} {
+	if strings.HasPrefix(text, unsent) {
+		return text
+	}
+	for _, cause := range []string{timedOut, badURL, secretLost, heldBack} {
 		if strings.HasPrefix(text, cause) {
 			return cause
 		}

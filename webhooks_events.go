@@ -68,16 +68,11 @@ func Publish(tx *Tx, e WebhookEvent) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range webhooks {
-		if err := push(tx, delivery{Webhook: id, ID: newDeliveryID(), Event: e.Type, Body: body, At: e.At}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return enqueue(tx, outboxEvent{Owner: e.Owner, Type: e.Type, At: e.At}, body, webhooks)
 }
 
-// newDeliveryID returns a random delivery id. A receiver recognizes by it a delivery that arrives
-// twice.
+// newDeliveryID returns a random id for a delivery that is not of a stored event, see derivedID. A
+// receiver recognizes by the id a delivery that arrives twice.
 func newDeliveryID() string { return "whd_" + keytext.RandomHex(16) }
 
 // subscribers returns the ids of the active webhooks that receive e. They belong to the operator,

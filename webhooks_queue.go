@@ -4,14 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
 // The outbox is bounded, so that a receiver that is down for long cannot fill the disk. Such a
-// receiver loses the oldest deliveries instead.
+// receiver loses the oldest deliveries instead. Bounds has the bounds on pending deliveries.
 const (
-	maxWaiting  = 10_000              // pending deliveries of one webhook
 	maxAttempts = 1_000               // entries in the log of one webhook
 	keepLog     = 30 * 24 * time.Hour // a log entry is deleted at this age
 	maxReplay   = 64 << 10            // in bytes; a longer body is not kept in the log, so it cannot be sent again
@@ -30,14 +31,16 @@ const (
 	deadAttempts = 10
 )
 
-// delivery is an event that is to be sent to a webhook. Each attempt at it sends the same bytes.
+// delivery is an event that is to be sent to a webhook. Each attempt at it sends the same bytes. It is
+// not stored: it follows from the event and the webhook.
 type delivery struct {
-	Webhook uint64    `json:"webhook"`
-	Number  uint64    `json:"number"` // position in the webhook's queue, counted from 1
-	ID      string    `json:"id"`     // sent in the header field X-Klen-Delivery
-	Event   string    `json:"event"`
-	Body    []byte    `json:"body"`
-	At      time.Time `json:"at"`
+	Webhook uint64
+	Number  uint64 // position in the webhook's queue, counted from 1
+	EventID uint64 // id of the stored event; 0 for a test
+	ID      string // sent in the header field X-Klen-Delivery
+	Event   string
+	Body    []byte
+	At      time.Time
 }
 
 // queue is the state of a webhook's queue and log. The pending deliveries have the numbers from
@@ -45,9 +48,14 @@ type delivery struct {
 // Only then is the next one tried.
 type queue struct {
 	Webhook uint64 `json:"webhook"`
-	Next    uint64 `json:"next"`            // number of the next delivery to be added
-	Waiting int    `json:"waiting"`         // number of pending deliveries
-	Tries   int    `json:"tries,omitempty"` // attempts at the first pending delivery so far
+	Owner   uint64 `json:"owner,omitempty"`   // owner of the webhook
+	Next    uint64 `json:"next"`              // number of the next delivery to be added
+	Waiting int    `json:"waiting"`           // number of pending deliveries
+	Bytes   int    `json:"bytes,omitempty"`   // sum of the sizes of their bodies
+	Head    uint64 `json:"head,omitempty"`    // event of the first pending delivery; 0 if there is none
+	Tail    uint64 `json:"tail,omitempty"`    // event of the last pending delivery; 0 if there is none
+	Dropped uint64 `json:"dropped,omitempty"` // number of deliveries that were dropped because of a bound
+	Tries   int    `json:"tries,omitempty"`   // attempts at the first pending delivery so far
 
 	// Due and Failing are times on the service clock, which never steps. A step of the wall clock
 	// could make a retry too early.
@@ -60,24 +68,31 @@ type queue struct {
 
 	FirstLog uint64  `json:"first_log"` // log entries have the numbers from FirstLog to NextLog-1
 	NextLog  uint64  `json:"next_log"`
-	Last     Attempt `json:"last,omitzero"` // the newest log entry, without its body
+	Last     Attempt `json:"last,omitzero"` // the newest log entry
+
+	// The log entries before FirstKept have no body. LogBytes is the sum of the sizes of the bodies that
+	// the others refer to. An event counts once for each entry.
+	FirstKept uint64 `json:"first_kept,omitempty"`
+	LogBytes  int    `json:"log_bytes,omitempty"`
 }
 
-// Attempt is an entry in a webhook's log: one attempt at a delivery, or a delivery that was dropped
-// unsent.
+// Attempt is an entry in a webhook's log: one attempt at a delivery, or deliveries that were dropped
+// unsent, one after the other for the same reason.
 type Attempt struct {
 	Webhook  uint64        `json:"webhook"`
 	Number   uint64        `json:"number"`
 	Delivery string        `json:"delivery"` // delivery.ID
 	Event    string        `json:"event"`
-	Attempt  int           `json:"attempt"`          // counted from 1; 0 if the delivery was dropped unsent
-	Status   int           `json:"status,omitempty"` // HTTP status; 0 if there was no answer
-	Error    string        `json:"error,omitempty"`  // why there was no answer, such as notReached, or ""
+	Attempt  int           `json:"attempt"`           // counted from 1; 0 if the delivery was dropped unsent
+	Dropped  int           `json:"dropped,omitempty"` // number of deliveries dropped; the fields above are of the last one
+	Status   int           `json:"status,omitempty"`  // HTTP status; 0 if there was no answer
+	Error    string        `json:"error,omitempty"`   // why there was no answer, such as notReached, or ""
 	Took     time.Duration `json:"took,omitempty"`
 	At       time.Time     `json:"at"` // start of the attempt, on the wall clock
-	// Body is the payload, kept so that it can be sent again. It is kept only with the attempt
-	// after which the delivery left the queue, and only up to maxReplay bytes. Otherwise it is nil.
-	Body []byte `json:"body,omitempty"`
+	// Kept is the id of the event whose body is kept so that it can be sent again. It is set only
+	// with the attempt after which the delivery left the queue, and only for up to maxReplay bytes.
+	// Otherwise it is 0. Older entries lose it if the log exceeds Bounds.WebhookLogBytes.
+	Kept uint64 `json:"kept,omitempty"`
 }
 
 // Success reports whether the receiver accepted the delivery. It accepts it with a 2xx status.
@@ -95,20 +110,19 @@ func pairKey(webhook, number uint64) []byte {
 	return binary.BigEndian.AppendUint64(IDKey(webhook), number)
 }
 
-// outboxName is the name of the table of pending deliveries.
-const outboxName = "webhook_outbox"
-
 var (
-	deliveryTable = Table[delivery]{Name: outboxName, Key: func(d delivery) []byte { return pairKey(d.Webhook, d.Number) }}
-	attemptTable  = Table[Attempt]{Name: "webhook_log", Key: func(a Attempt) []byte { return pairKey(a.Webhook, a.Number) }}
-	queueTable    = Table[queue]{
+	attemptTable = Table[Attempt]{Name: "webhook_log", Key: func(a Attempt) []byte { return pairKey(a.Webhook, a.Number) }}
+	queueTable   = Table[queue]{
 		Name: "webhook_queues", Key: func(q queue) []byte { return IDKey(q.Webhook) },
-		Indexes: []Index[queue]{{"due", dueEntries}},
+		Indexes: []Index[queue]{{"due", dueEntries}, {"owner", func(q queue) [][]byte { return [][]byte{IDKey(q.Owner)} }}},
 	}
 )
 
-// OutboxTables returns the tables of the outbox, for checks of the store.
-func OutboxTables() []Checked { return []Checked{deliveryTable, attemptTable, queueTable} }
+// OutboxTables returns the tables of the outbox and the check of their references, for checks of the
+// store.
+func OutboxTables() []Checked {
+	return []Checked{eventTable, bodyTable, backlogTable, attemptTable, queueTable, outboxReferences{}}
+}
 
 // dueEntries returns the entry of a queue in the index "due", which sorts by Due. It returns nil if
 // the queue is empty or must not be sent.
@@ -122,18 +136,22 @@ func dueEntries(q queue) [][]byte {
 	return [][]byte{IDKey(uint64(q.Due.UnixNano()))}
 }
 
-// outboxChanged returns a channel that receives a token when a delivery is stored or removed. The
+// outboxChanged returns a channel that receives a token when a delivery is added or removed. The
 // channel holds at most one token. Every call returns the same channel.
-func outboxChanged(s *Store) <-chan struct{} { return s.Watch(outboxName) }
+func outboxChanged(s *Store) <-chan struct{} { return s.Watch(eventsName) }
 
 // findQueue returns the queue of a webhook, or a new empty queue if none is stored. A new queue
 // counts as slow (see queue.Slow).
 func findQueue(tx *Tx, webhook uint64) (queue, error) {
 	q, err := queueTable.Get(tx, IDKey(webhook))
-	if errors.Is(err, ErrNotFound) {
-		return queue{Webhook: webhook, Next: 1, FirstLog: 1, NextLog: 1, Slow: true}, nil
+	if !errors.Is(err, ErrNotFound) {
+		return q, err
 	}
-	return q, err
+	w, err := findWebhook(tx, webhook)
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return queue{Webhook: webhook, Owner: w.Owner, Next: 1, FirstLog: 1, NextLog: 1, Slow: true}, err
 }
 
 // first returns the number of the first pending delivery, or Next if nothing is
@@ -168,66 +186,186 @@ func nextDelivery(tx *Tx, webhook uint64, moment time.Time) (delivery, error) {
 	if dueEntries(q) == nil || q.Due.After(moment) {
 		return delivery{}, ErrNotFound
 	}
-	return deliveryTable.Get(tx, pairKey(webhook, q.first()))
+	e, err := findOutboxEvent(tx, q.Head)
+	if err != nil {
+		return delivery{}, err
+	}
+	i := e.pendingFor(webhook)
+	if i < 0 {
+		return delivery{}, brokenQueue(&q, &e)
+	}
+	d := delivery{Webhook: webhook, Number: q.first(), EventID: e.ID, Event: e.Type}
+	d.ID, d.At = e.deliveryTo(e.Pending[i])
+	d.Body, err = findBody(tx, e.ID)
+	return d, err
 }
 
-// push appends d to the queue of its webhook. If the queue is full, push drops the oldest delivery
-// and adds a log entry about it.
-func push(tx *Tx, d delivery) error {
-	q, err := findQueue(tx, d.Webhook)
-	if err != nil {
-		return err
-	}
-	if q.Waiting >= maxWaiting {
-		old, err := deliveryTable.Get(tx, pairKey(q.Webhook, q.first()))
+// enqueue adds an event that is not stored yet to the queues of webhooks. recordOwner is the owner of
+// the record that the event is about. A queue that is full drops its oldest deliveries.
+func enqueue(tx *Tx, e outboxEvent, body []byte, webhooks []uint64) error {
+	b := openOutbox(tx)
+	recordOwner := e.Owner
+	e.Owner = 0
+	var queues []*queue
+	for _, id := range webhooks {
+		q, err := b.queue(id)
 		if err != nil {
 			return err
 		}
-		if err := q.leave(tx); err != nil {
-			return err
-		}
-		entry := Attempt{Delivery: old.ID, Event: old.Event, At: d.At, Error: queueFull}
-		if err := q.log(tx, entry); err != nil {
-			return err
+		if queues = append(queues, q); q.Owner == recordOwner {
+			e.Owner = recordOwner
 		}
 	}
-	d.Number = q.Next
-	q.Next++
-	q.Waiting++
-	if err := deliveryTable.Put(tx, d); err != nil {
+	if err := b.addEvent(&e, body); err != nil {
 		return err
 	}
-	return queueTable.Put(tx, q)
-}
-
-// leave removes the first pending delivery. The caller stores q.
-func (q *queue) leave(tx *Tx) error {
-	if err := deliveryTable.Delete(tx, pairKey(q.Webhook, q.first())); err != nil {
-		return err
+	for _, q := range queues {
+		refused, err := b.makeRoom(q, &e)
+		switch {
+		case err != nil:
+		case refused == "":
+			err = b.add(&e, recipient{Webhook: q.Webhook})
+		default:
+			b.countDropped(q)
+			err = b.logUnsent(q, Attempt{Delivery: derivedID(e.Seed, q.Webhook), Event: e.Type, At: e.At, Error: refused})
+		}
+		if err != nil {
+			return err
+		}
 	}
-	q.Waiting--
-	q.Tries = 0
-	return nil
+	return b.flush()
 }
 
-// log appends an entry to the log. If the log is full, it deletes the oldest entry. The caller
-// stores q.
-func (q *queue) log(tx *Tx, a Attempt) error {
+// queueLoad is what a delivery adds to a queue: a number of deliveries and bytes.
+type queueLoad struct{ Waiting, Bytes int }
+
+// full returns why a queue that gets more exceeds a bound, or "" if it does not or is empty.
+func (q *queue) full(bounds Bounds, more queueLoad) string {
+	switch {
+	case q.Waiting == 0:
+	case bounds.WebhookWaiting > 0 && q.Waiting+more.Waiting > bounds.WebhookWaiting:
+		return fmt.Sprintf(queueFull, bounds.WebhookWaiting)
+	case bounds.WebhookWaitingBytes > 0 && q.Bytes+more.Bytes > bounds.WebhookWaitingBytes:
+		return fmt.Sprintf(bytesFull, bounds.WebhookWaitingBytes)
+	}
+	return ""
+}
+
+// tooLarge returns why an event of this size cannot be queued at all, or "" if it can.
+func tooLarge(bounds Bounds, size int) string {
+	for _, bound := range []int{bounds.WebhookWaitingBytes, bounds.OwnerWaitingBytes} {
+		if bound > 0 && size > bound {
+			return fmt.Sprintf(eventTooLarge, bound)
+		}
+	}
+	return ""
+}
+
+// log appends an entry to the log of a queue. If the log is full, it deletes the oldest entry.
+func (b *outbox) log(q *queue, a Attempt) error {
+	if b.relog[q.Webhook] {
+		if err := attemptTable.Put(b.tx, q.Last); err != nil {
+			return err
+		}
+		delete(b.relog, q.Webhook)
+	}
 	a.Webhook, a.Number = q.Webhook, q.NextLog
-	if len(a.Body) > maxReplay {
-		a.Body = nil
+	if err := b.keepBody(q, &a); err != nil {
+		return err
 	}
-	if err := attemptTable.Put(tx, a); err != nil {
+	if err := attemptTable.Put(b.tx, a); err != nil {
 		return err
 	}
 	q.NextLog++
-	q.Last, q.Last.Body = a, nil
-	if q.NextLog-q.FirstLog <= maxAttempts {
+	q.Last = a
+	if q.NextLog-q.FirstLog > maxAttempts {
+		if err := b.forget(q); err != nil {
+			return err
+		}
+	}
+	return b.trimLog(q)
+}
+
+// logUnsent adds a delivery that was removed unsent to the log of a queue. If the newest entry has the
+// same reason, it only counts in that entry, so that it does not displace the others.
+func (b *outbox) logUnsent(q *queue, a Attempt) error {
+	if q.NextLog == q.FirstLog || q.Last.Attempt != 0 || q.Last.Error != a.Error {
+		a.Dropped = 1
+		return b.log(q, a)
+	}
+	last := q.Last
+	a.Webhook, a.Number, a.Dropped = last.Webhook, last.Number, max(last.Dropped, 1)+1
+	q.Last, b.relog[q.Webhook] = a, true
+	return nil
+}
+
+// keepBody counts the reference of a new log entry to its event. It removes the reference if the body
+// is too large to be kept.
+func (b *outbox) keepBody(q *queue, a *Attempt) error {
+	if a.Kept == 0 {
 		return nil
 	}
-	err := attemptTable.Delete(tx, pairKey(q.Webhook, q.FirstLog))
+	e, err := b.event(a.Kept)
+	if err != nil {
+		return err
+	}
+	if e.Size > maxReplay {
+		a.Kept = 0
+		return nil
+	}
+	e.Kept++
+	q.LogBytes += e.Size
+	return nil
+}
+
+// loseBody removes the reference of a log entry to its event. The caller stores or deletes a.
+func (b *outbox) loseBody(q *queue, a *Attempt) error {
+	if a.Kept == 0 {
+		return nil
+	}
+	e, err := b.event(a.Kept)
+	if err != nil {
+		return err
+	}
+	a.Kept = 0
+	e.Kept--
+	q.LogBytes -= e.Size
+	return nil
+}
+
+// trimLog removes the bodies of the oldest log entries until the log does not exceed its bound.
+func (b *outbox) trimLog(q *queue) error {
+	limit := b.tx.Bounds.WebhookLogBytes
+	for q.FirstKept = max(q.FirstKept, q.FirstLog); limit > 0 && q.LogBytes > limit && q.FirstKept < q.NextLog; q.FirstKept++ {
+		a, err := attemptTable.Get(b.tx, pairKey(q.Webhook, q.FirstKept))
+		if err != nil {
+			return err
+		}
+		if a.Kept == 0 {
+			continue
+		}
+		if err := errors.Join(b.loseBody(q, &a), attemptTable.Put(b.tx, a)); err != nil {
+			return err
+		}
+		if q.Last.Number == a.Number {
+			q.Last = a
+		}
+	}
+	return nil
+}
+
+// forget deletes the oldest log entry of a queue.
+func (b *outbox) forget(q *queue) error {
+	key := pairKey(q.Webhook, q.FirstLog)
+	a, err := attemptTable.Get(b.tx, key)
+	if err == nil {
+		err = b.loseBody(q, &a)
+	}
+	if err != nil {
+		return err
+	}
 	q.FirstLog++
-	return err
+	return attemptTable.Delete(b.tx, key)
 }
 
 // Settle stores the outcome of attempt a at delivery d and adds it to the log. moment is the time
@@ -236,11 +374,9 @@ func (q *queue) log(tx *Tx, a Attempt) error {
 // off, reason is the reason as a sentence; otherwise reason is "". If the webhook has been deleted,
 // Settle stores nothing.
 func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (reason string, err error) {
-	q, err := queueTable.Get(tx, IDKey(d.Webhook))
-	if err != nil || q.Gone {
-		if errors.Is(err, ErrNotFound) {
-			err = nil
-		}
+	b := openOutbox(tx)
+	q, err := b.queue(d.Webhook)
+	if err != nil || q.Gone || !tx.Has(queueTable.Name, IDKey(d.Webhook)) {
 		return "", err
 	}
 	a.Delivery, a.Event, a.Attempt = d.ID, d.Event, q.Tries+1
@@ -261,29 +397,33 @@ func Settle(tx *Tx, d delivery, a Attempt, moment time.Time) (reason string, err
 			wait := schedule()[q.Tries-1]
 			q.Due = moment.Add(wait + rand.N(wait/20)) // the random part spreads retries after simultaneous failures
 		} else {
-			a.Body = d.Body
-			err = q.leave(tx)
+			a.Kept = d.EventID
+			_, _, err = b.leave(q)
 		}
 	}
-	if err := errors.Join(err, q.log(tx, a)); err != nil {
+	if err == nil {
+		err = b.log(q, a)
+	}
+	if err != nil {
 		return "", err
 	}
 	if q.Failed >= deadAttempts && moment.Sub(q.Failing) >= deadAfter {
 		reason = fmt.Sprintf("Switched off because every delivery failed for %d days. %s%s.", deadAfter/(24*time.Hour), finalFailed, a.Outcome())
 	}
-	return reason, queueTable.Put(tx, q)
+	return reason, b.flush()
 }
 
 // addAttempt adds an attempt outside the queue, such as a test, to the log of a webhook.
 func addAttempt(tx *Tx, webhook uint64, a Attempt) error {
-	q, err := findQueue(tx, webhook)
+	b := openOutbox(tx)
+	q, err := b.queue(webhook)
 	if err != nil {
 		return err
 	}
-	if err := q.log(tx, a); err != nil {
+	if err := b.log(q, a); err != nil {
 		return err
 	}
-	return queueTable.Put(tx, q)
+	return b.flush()
 }
 
 // attempts returns a part of a webhook's log, newest first, and the number of entries in the whole
@@ -317,15 +457,29 @@ func OutboxBacklog(tx *Tx) (waiting int, oldest time.Time, err error) {
 			continue
 		}
 		waiting += q.Waiting
-		d, err := deliveryTable.Get(tx, pairKey(q.Webhook, q.Next-uint64(q.Waiting)))
+		at, err := q.oldest(tx)
 		if err != nil {
 			return 0, oldest, err
 		}
-		if oldest.IsZero() || d.At.Before(oldest) {
-			oldest = d.At
+		if oldest.IsZero() || at.Before(oldest) {
+			oldest = at
 		}
 	}
 	return waiting, oldest, nil
+}
+
+// oldest returns the time of the first pending delivery. There must be one.
+func (q *queue) oldest(tx *Tx) (time.Time, error) {
+	e, err := findOutboxEvent(tx, q.Head)
+	if err != nil {
+		return time.Time{}, err
+	}
+	i := e.pendingFor(q.Webhook)
+	if i < 0 {
+		return time.Time{}, brokenQueue(q, &e)
+	}
+	_, at := e.deliveryTo(e.Pending[i])
+	return at, nil
 }
 
 // heldKey is the key in the bucket meta of the time since which webhooks are held back.
@@ -374,33 +528,36 @@ const (
 
 // discardBefore deletes the pending deliveries of events before limit.
 func discardBefore(tx *Tx, limit, now time.Time) (discarded int, err error) {
-	var queues []queue
-	for q, err := range queueTable.All(tx, Forward) {
+	b := openOutbox(tx)
+	for stored, err := range queueTable.All(tx, Forward) {
 		if err != nil {
 			return 0, err
 		}
-		queues = append(queues, q)
-	}
-	for _, q := range queues {
-		for q.Waiting > 0 && !q.Gone {
-			d, err := deliveryTable.Get(tx, pairKey(q.Webhook, q.first()))
-			if err != nil {
-				return 0, err
-			}
-			if !d.At.Before(limit) {
-				break
-			}
-			discarded++
-			err = errors.Join(q.leave(tx), q.log(tx, Attempt{Delivery: d.ID, Event: d.Event, At: now, Error: heldBack}))
-			if err != nil {
-				return 0, err
-			}
-		}
-		if err := queueTable.Put(tx, q); err != nil {
+		if _, err := b.queue(stored.Webhook); err != nil {
 			return 0, err
 		}
 	}
-	return discarded, nil
+	for _, id := range slices.Sorted(maps.Keys(b.queues)) {
+		q := b.queues[id]
+		for q.Waiting > 0 && !q.Gone {
+			e, err := b.event(q.Head)
+			if err != nil {
+				return 0, err
+			}
+			i := e.pendingFor(id)
+			if i < 0 {
+				return 0, brokenQueue(q, e)
+			}
+			if _, at := e.deliveryTo(e.Pending[i]); !at.Before(limit) {
+				break
+			}
+			if err := b.discard(q, heldBack, now); err != nil {
+				return 0, err
+			}
+			discarded++
+		}
+	}
+	return discarded, b.flush()
 }
 
 // repeat queues the delivery of a log entry again, with the same id and bytes. entry is the number
@@ -414,11 +571,29 @@ func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
 	if err != nil {
 		return delivery{}, err
 	}
-	if a.Body == nil {
-		return delivery{}, ErrConflict.With("This entry cannot be sent again. It is not the last attempt at its delivery, or the body is larger than %d bytes.", maxReplay)
+	if a.Kept == 0 {
+		return delivery{}, ErrConflict.With("This entry cannot be sent again. It is not the last attempt at its delivery, the body is larger than %d bytes, "+
+			"or newer entries needed its space (webhook_log_bytes).", maxReplay)
 	}
-	d := delivery{Webhook: webhook, ID: a.Delivery, Event: a.Event, Body: a.Body, At: now}
-	return d, push(tx, d)
+	b := openOutbox(tx)
+	q, err := b.queue(webhook)
+	if err != nil {
+		return delivery{}, err
+	}
+	e, err := b.event(a.Kept)
+	if err != nil {
+		return delivery{}, err
+	}
+	refused, err := b.makeRoom(q, e)
+	if err != nil {
+		return delivery{}, err
+	}
+	if refused != "" {
+		return delivery{}, ErrConflict.With("This entry cannot be sent again. The event has %d bytes, which is more than the bytes that can be pending "+
+			"(webhook_waiting_bytes and webhook_owner_bytes under [bounds]).", e.Size)
+	}
+	d := delivery{Webhook: webhook, EventID: e.ID, ID: a.Delivery, Event: e.Type, At: now}
+	return d, errors.Join(b.add(e, recipient{Webhook: webhook, At: now, Delivery: a.Delivery}), b.flush())
 }
 
 // queueSwitch is a change of a queue. Stop stops the queue; otherwise the queue is started. With
@@ -449,8 +624,8 @@ func dropQueue(tx *Tx, webhook uint64) error {
 	return queueTable.Put(tx, q)
 }
 
-// SweepOutbox deletes the log entries older than keepLog and all records of deleted webhooks. now
-// is the wall clock. It deletes at most 500 records in a transaction, so that other writes need not
+// SweepOutbox deletes the log entries older than keepLog, all records of deleted webhooks, and what
+// exceeds the bounds on pending deliveries because they were lowered. now is the wall clock. It deletes at most 500 records in a transaction, so that other writes need not
 // wait long.
 func SweepOutbox(s *Store, now time.Time) error {
 	var work []uint64
@@ -461,7 +636,7 @@ func SweepOutbox(s *Store, now time.Time) error {
 			}
 			if old, err := q.old(tx, now); err != nil {
 				return err
-			} else if old || q.Gone {
+			} else if old || q.Gone || q.full(tx.Bounds, queueLoad{}) != "" {
 				work = append(work, q.Webhook)
 			}
 		}
@@ -476,7 +651,38 @@ func SweepOutbox(s *Store, now time.Time) error {
 			work = work[1:]
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return trimOwners(s, now)
+}
+
+// trimOwners drops the oldest events of the owners that exceed Bounds.OwnerWaitingBytes, because the
+// bound was lowered. It drops at most maxDrops events of an owner in a transaction.
+func trimOwners(s *Store, now time.Time) error {
+	for more := true; more; {
+		more = false
+		err := s.Update(func(tx *Tx) error {
+			more = false
+			limit := tx.Bounds.OwnerWaitingBytes
+			for o, err := range backlogTable.All(tx, Forward) {
+				if err != nil || limit == 0 || o.Bytes <= limit {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+				b := openOutbox(tx)
+				more = true
+				return errors.Join(b.makeOwnerRoom(o.Owner, 0, now), b.flush())
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // old reports whether the oldest log entry is to be deleted. It is false if the log is empty.
@@ -491,28 +697,31 @@ func (q queue) old(tx *Tx, now time.Time) (bool, error) {
 // sweepQueue deletes up to 500 records of one queue. It returns true if there may be more records
 // to delete.
 func sweepQueue(tx *Tx, webhook uint64, now time.Time) (more bool, err error) {
-	q, err := findQueue(tx, webhook)
+	b := openOutbox(tx)
+	q, err := b.queue(webhook)
 	if err != nil {
 		return false, err
 	}
 	for range 500 {
 		old, err := q.old(tx, now)
+		cause := q.full(tx.Bounds, queueLoad{})
 		switch {
 		case err != nil:
-			return false, err
 		case old:
-			err = attemptTable.Delete(tx, pairKey(webhook, q.FirstLog))
-			q.FirstLog++
+			err = b.forget(q)
 		case q.Gone && q.Waiting > 0:
-			err = q.leave(tx)
+			_, _, err = b.leave(q)
 		case q.Gone:
-			return false, queueTable.Delete(tx, IDKey(webhook))
+			delete(b.queues, webhook)
+			return false, errors.Join(b.flush(), queueTable.Delete(tx, IDKey(webhook)))
+		case cause != "":
+			err = b.drop(q, cause, now)
 		default:
-			return false, queueTable.Put(tx, q)
+			return false, b.flush()
 		}
 		if err != nil {
 			return false, err
 		}
 	}
-	return true, queueTable.Put(tx, q)
+	return true, b.flush()
 }

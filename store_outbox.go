@@ -1,0 +1,332 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// The types below are the records of webhooks in format 2 and format 3, as far as shareBodies reads and
+// writes them. They must not change with the program.
+
+// delivery2 is a pending delivery of format 2.
+type delivery2 struct {
+	Webhook uint64    `json:"webhook"`
+	Number  uint64    `json:"number"`
+	ID      string    `json:"id"`
+	Event   string    `json:"event"`
+	Body    []byte    `json:"body"`
+	At      time.Time `json:"at"`
+}
+
+// event3 is an event of format 3, without its body.
+type event3 struct {
+	ID      uint64       `json:"id"`
+	Owner   uint64       `json:"owner,omitempty"`
+	Type    string       `json:"type"`
+	At      time.Time    `json:"at"`
+	Size    int          `json:"size"`
+	Seed    string       `json:"seed"`
+	Pending []recipient3 `json:"pending,omitempty"`
+	Kept    int          `json:"kept,omitempty"`
+}
+
+// recipient3 is a webhook in an event of format 3.
+type recipient3 struct {
+	Webhook  uint64    `json:"w"`
+	Owner    uint64    `json:"o,omitempty"`
+	Next     uint64    `json:"n,omitempty"`
+	At       time.Time `json:"at,omitzero"`
+	Delivery string    `json:"id,omitempty"`
+}
+
+// body3 is the body of an event of format 3.
+type body3 struct {
+	Event uint64 `json:"event"`
+	Owner uint64 `json:"owner,omitempty"`
+	Body  []byte `json:"body"`
+}
+
+// backlog3 is what is pending for an owner in format 3.
+type backlog3 struct {
+	Owner  uint64 `json:"owner"`
+	Events int    `json:"events"`
+	Bytes  int    `json:"bytes"`
+}
+
+// bodyHash identifies a body and the type of its event. Equal bodies of format 2 become one event.
+type bodyHash [sha256.Size]byte
+
+// bodySharing is the state of shareBodies.
+type bodySharing struct {
+	tx     *Tx
+	owners map[uint64]uint64 // by webhook
+	events map[bodyHash]*event3
+	stored map[uint64]bool             // events whose body is stored
+	tails  map[uint64]*recipient3Place // by webhook: the last pending delivery so far
+	queues map[uint64]map[string]any   // by webhook: the members that its queue gets
+}
+
+// recipient3Place is where a recipient is: its event and its index there.
+type recipient3Place struct {
+	event *event3
+	index int
+}
+
+// shareBodies is the part of format3 that moves the bodies of pending deliveries and of log entries
+// into events, which deliveries and log entries refer to.
+func shareBodies(tx *Tx) error {
+	s := bodySharing{
+		tx: tx, owners: map[uint64]uint64{}, events: map[bodyHash]*event3{}, stored: map[uint64]bool{},
+		tails: map[uint64]*recipient3Place{}, queues: map[uint64]map[string]any{},
+	}
+	for _, step := range []func() error{s.readOwners, s.numberEvents, s.moveDeliveries, s.moveLogs, s.writeEvents, s.writeQueues} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if err := tx.Bolt.DeleteBucket([]byte("webhook_outbox")); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
+		return err
+	}
+	return tx.Delete("counts", []byte("webhook_outbox"))
+}
+
+// readStored decodes each record of a bucket into a T and calls visit with its key and the T.
+func readStored[T any](tx *Tx, bucket string, visit func(key []byte, v T) error) error {
+	for key, stored := range tx.Range(bucket, nil) {
+		value, err := Unseal(bucket, key, stored)
+		if err != nil {
+			return err
+		}
+		var v T
+		if err := json.Unmarshal(value, &v); err != nil {
+			return fmt.Errorf("%s/%x: %w", bucket, key, err)
+		}
+		if err := visit(key, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putJSON stores a record as JSON.
+func putJSON(tx *Tx, bucket string, key []byte, v any) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", bucket, err)
+	}
+	return tx.Put(bucket, key, value)
+}
+
+// readOwners reads the owners of the webhooks.
+func (s *bodySharing) readOwners() error {
+	type webhook2 struct{ ID, Owner uint64 }
+	return readStored(s.tx, "webhooks", func(_ []byte, w webhook2) error {
+		s.owners[w.ID] = w.Owner
+		return nil
+	})
+}
+
+func hashBody(kind string, body []byte) bodyHash {
+	return sha256.Sum256(append([]byte(kind+"\x00"), body...))
+}
+
+// entry2 is a log entry of format 2.
+type entry2 struct {
+	Webhook uint64    `json:"webhook"`
+	Event   string    `json:"event"`
+	Body    []byte    `json:"body"`
+	At      time.Time `json:"at"`
+}
+
+// numberEvents makes an event of each different body and numbers the events by their times, because
+// the oldest event is dropped first.
+func (s *bodySharing) numberEvents() error {
+	add := func(d entry2) {
+		h := hashBody(d.Event, d.Body)
+		e := s.events[h]
+		if e == nil {
+			e = &event3{Type: d.Event, At: d.At, Size: len(d.Body), Seed: fmt.Sprintf("%x", h[:16]), Owner: s.owners[d.Webhook]}
+			s.events[h] = e
+		}
+		if d.At.Before(e.At) {
+			e.At = d.At
+		}
+		if s.owners[d.Webhook] != e.Owner {
+			e.Owner = 0
+		}
+	}
+	for _, bucket := range []string{"webhook_outbox", "webhook_log"} {
+		err := readStored(s.tx, bucket, func(_ []byte, d entry2) error {
+			if bucket == "webhook_outbox" || d.Body != nil {
+				add(d)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	list := slices.SortedFunc(maps.Values(s.events), func(a, b *event3) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Seed, b.Seed))
+	})
+	for i, e := range list {
+		e.ID = uint64(i + 1)
+	}
+	return nil
+}
+
+// storeBody stores the body of an event unless it is stored already.
+func (s *bodySharing) storeBody(e *event3, body []byte) error {
+	if s.stored[e.ID] {
+		return nil
+	}
+	s.stored[e.ID] = true
+	return putJSON(s.tx, "webhook_bodies", IDKey(e.ID), body3{e.ID, e.Owner, body})
+}
+
+// queue returns the members that the queue of a webhook gets.
+func (s *bodySharing) queue(webhook uint64) map[string]any {
+	q := s.queues[webhook]
+	if q == nil {
+		q = map[string]any{"bytes": 0, "log_bytes": 0}
+		s.queues[webhook] = q
+	}
+	return q
+}
+
+// moveDeliveries links the pending deliveries of each webhook.
+func (s *bodySharing) moveDeliveries() error {
+	return readStored(s.tx, "webhook_outbox", func(_ []byte, d delivery2) error {
+		e := s.events[hashBody(d.Event, d.Body)]
+		r := recipient3{Webhook: d.Webhook, Owner: s.owners[d.Webhook], Delivery: d.ID}
+		if !d.At.Equal(e.At) {
+			r.At = d.At
+		}
+		q := s.queue(d.Webhook)
+		if tail := s.tails[d.Webhook]; tail != nil {
+			tail.event.Pending[tail.index].Next = e.ID
+		} else {
+			q["head"] = e.ID
+		}
+		e.Pending = append(e.Pending, r)
+		s.tails[d.Webhook] = &recipient3Place{e, len(e.Pending) - 1}
+		q["tail"], q["bytes"] = e.ID, q["bytes"].(int)+e.Size
+		return s.storeBody(e, d.Body)
+	})
+}
+
+// moveLogs replaces the bodies in log entries by references.
+func (s *bodySharing) moveLogs() error {
+	var keys [][]byte
+	err := readStored(s.tx, "webhook_log", func(key []byte, d entry2) error {
+		if d.Body != nil {
+			keys = append(keys, bytes.Clone(key))
+		}
+		return nil
+	})
+	for _, key := range keys {
+		if err == nil {
+			err = s.moveEntry(key)
+		}
+	}
+	return err
+}
+
+// moveEntry replaces the body in one log entry by a reference.
+func (s *bodySharing) moveEntry(key []byte) error {
+	value, err := s.tx.Get("webhook_log", key)
+	if err != nil {
+		return err
+	}
+	var d entry2
+	var all map[string]json.RawMessage // keeps the other members as they are
+	if err := errors.Join(json.Unmarshal(value, &d), json.Unmarshal(value, &all)); err != nil {
+		return fmt.Errorf("webhook_log/%x: %w", key, err)
+	}
+	e := s.events[hashBody(d.Event, d.Body)]
+	delete(all, "body")
+	all["kept"] = json.RawMessage(fmt.Sprint(e.ID))
+	e.Kept++
+	q := s.queue(d.Webhook)
+	q["log_bytes"] = q["log_bytes"].(int) + e.Size
+	return errors.Join(s.storeBody(e, d.Body), putJSON(s.tx, "webhook_log", key, all))
+}
+
+// writeEvents stores the events, the backlogs of the owners, and the numbers of these records.
+func (s *bodySharing) writeEvents() error {
+	backlogs := map[uint64]backlog3{}
+	for _, e := range s.events {
+		counted := map[uint64]bool{}
+		for _, r := range e.Pending {
+			if !counted[r.Owner] {
+				o := backlogs[r.Owner]
+				backlogs[r.Owner] = backlog3{r.Owner, o.Events + 1, o.Bytes + e.Size}
+			}
+			counted[r.Owner] = true
+		}
+		if err := putJSON(s.tx, "webhook_events", IDKey(e.ID), e); err != nil {
+			return err
+		}
+	}
+	for owner, o := range backlogs {
+		if err := putJSON(s.tx, "webhook_backlogs", IDKey(owner), o); err != nil {
+			return err
+		}
+	}
+	for table, n := range map[string]int{"webhook_events": len(s.events), "webhook_bodies": len(s.events), "webhook_backlogs": len(backlogs)} {
+		if n == 0 {
+			continue
+		}
+		if err := s.tx.Put("counts", []byte(table), IDKey(uint64(n))); err != nil {
+			return err
+		}
+	}
+	if len(s.events) == 0 {
+		return nil
+	}
+	return s.tx.Bolt.Bucket([]byte("webhook_events")).SetSequence(uint64(len(s.events)))
+}
+
+// writeQueues adds the new members to the queues and enters the queues in the index by owner.
+func (s *bodySharing) writeQueues() error {
+	type record struct {
+		key []byte
+		all map[string]json.RawMessage
+	}
+	var list []record
+	err := readStored(s.tx, "webhook_queues", func(key []byte, all map[string]json.RawMessage) error {
+		list = append(list, record{bytes.Clone(key), all})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range list {
+		webhook := binary.BigEndian.Uint64(r.key)
+		owner := s.owners[webhook]
+		members := s.queue(webhook)
+		members["owner"] = owner
+		for name, v := range members {
+			r.all[name] = json.RawMessage(fmt.Sprint(v))
+		}
+		entry := append(IDKey(owner), r.key...)
+		err := errors.Join(
+			putJSON(s.tx, "webhook_queues", r.key, r.all),
+			s.tx.PutRaw("webhook_queues/owner", entry, sealEntry(entry, len(r.key))),
+		)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
