@@ -30,23 +30,27 @@ type delivery2 struct {
 
 // event3 is an event of format 3, without its body.
 type event3 struct {
-	ID      uint64       `json:"id"`
-	Owner   uint64       `json:"owner,omitempty"`
-	Type    string       `json:"type"`
-	At      time.Time    `json:"at"`
-	Size    int          `json:"size"`
-	Seed    string       `json:"seed"`
-	Pending []recipient3 `json:"pending,omitempty"`
-	Kept    int          `json:"kept,omitempty"`
+	ID      uint64    `json:"id"`
+	Owner   uint64    `json:"owner,omitempty"`
+	Type    string    `json:"type"`
+	At      time.Time `json:"at"`
+	Size    int       `json:"size"`
+	Seed    string    `json:"seed"`
+	Pending *pending3 `json:"pending,omitempty"`
+	Kept    int       `json:"kept,omitempty"`
 }
 
-// recipient3 is a webhook in an event of format 3.
-type recipient3 struct {
-	Webhook  uint64    `json:"w"`
-	Owner    uint64    `json:"o,omitempty"`
-	Next     uint64    `json:"n,omitempty"`
+// pending3 is the webhooks to which an event of format 3 is still to be sent.
+type pending3 struct {
+	To  []uint64 `json:"to"` // webhook, owner and next event of each
+	Own []own3   `json:"own"`
+}
+
+// own3 is what a delivery of format 3 does not derive from its event.
+type own3 struct {
+	Index    int       `json:"index"`
 	At       time.Time `json:"at,omitzero"`
-	Delivery string    `json:"id,omitempty"`
+	Delivery string    `json:"id"`
 }
 
 // body3 is the body of an event of format 3.
@@ -71,13 +75,13 @@ type bodySharing struct {
 	tx     *Tx
 	owners map[uint64]uint64 // by webhook
 	events map[bodyHash]*event3
-	stored map[uint64]bool             // events whose body is stored
-	tails  map[uint64]*recipient3Place // by webhook: the last pending delivery so far
-	queues map[uint64]map[string]any   // by webhook: the members that its queue gets
+	stored map[uint64]bool           // events whose body is stored
+	tails  map[uint64]place3         // by webhook: the last pending delivery so far
+	queues map[uint64]map[string]any // by webhook: the members that its queue gets
 }
 
-// recipient3Place is where a recipient is: its event and its index there.
-type recipient3Place struct {
+// place3 is where a delivery is: its event and its index there.
+type place3 struct {
 	event *event3
 	index int
 }
@@ -87,7 +91,7 @@ type recipient3Place struct {
 func shareBodies(tx *Tx) error {
 	s := bodySharing{
 		tx: tx, owners: map[uint64]uint64{}, events: map[bodyHash]*event3{}, stored: map[uint64]bool{},
-		tails: map[uint64]*recipient3Place{}, queues: map[uint64]map[string]any{},
+		tails: map[uint64]place3{}, queues: map[uint64]map[string]any{},
 	}
 	for _, step := range []func() error{s.readOwners, s.numberEvents, s.moveDeliveries, s.moveLogs, s.writeEvents, s.writeQueues} {
 		if err := step(); err != nil {
@@ -208,18 +212,22 @@ func (s *bodySharing) queue(webhook uint64) map[string]any {
 func (s *bodySharing) moveDeliveries() error {
 	return readStored(s.tx, "webhook_outbox", func(_ []byte, d delivery2) error {
 		e := s.events[hashBody(d.Event, d.Body)]
-		r := recipient3{Webhook: d.Webhook, Owner: s.owners[d.Webhook], Delivery: d.ID}
+		if e.Pending == nil {
+			e.Pending = &pending3{}
+		}
+		own := own3{Index: len(e.Pending.Own), Delivery: d.ID}
 		if !d.At.Equal(e.At) {
-			r.At = d.At
+			own.At = d.At
 		}
 		q := s.queue(d.Webhook)
-		if tail := s.tails[d.Webhook]; tail != nil {
-			tail.event.Pending[tail.index].Next = e.ID
+		if tail := s.tails[d.Webhook]; tail.event != nil {
+			tail.event.Pending.To[3*tail.index+2] = e.ID
 		} else {
 			q["head"] = e.ID
 		}
-		e.Pending = append(e.Pending, r)
-		s.tails[d.Webhook] = &recipient3Place{e, len(e.Pending) - 1}
+		e.Pending.To = append(e.Pending.To, d.Webhook, s.owners[d.Webhook], 0)
+		e.Pending.Own = append(e.Pending.Own, own)
+		s.tails[d.Webhook] = place3{e, own.Index}
 		q["tail"], q["bytes"] = e.ID, q["bytes"].(int)+e.Size
 		return s.storeBody(e, d.Body)
 	})
@@ -267,12 +275,12 @@ func (s *bodySharing) writeEvents() error {
 	backlogs := map[uint64]backlog3{}
 	for _, e := range s.events {
 		counted := map[uint64]bool{}
-		for _, r := range e.Pending {
-			if !counted[r.Owner] {
-				o := backlogs[r.Owner]
-				backlogs[r.Owner] = backlog3{r.Owner, o.Events + 1, o.Bytes + e.Size}
+		for i := 0; e.Pending != nil && i < len(e.Pending.To); i += 3 {
+			owner := e.Pending.To[i+1]
+			if o := backlogs[owner]; !counted[owner] {
+				backlogs[owner] = backlog3{owner, o.Events + 1, o.Bytes + e.Size}
 			}
-			counted[r.Owner] = true
+			counted[owner] = true
 		}
 		if err := putJSON(s.tx, "webhook_events", IDKey(e.ID), e); err != nil {
 			return err

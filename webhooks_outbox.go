@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -25,23 +26,70 @@ type outboxEvent struct {
 	ID uint64 `json:"id"`
 	// Owner is the id of the owner for whom the bytes of the event count: the owner of the record
 	// that it is about, if one of their webhooks receives it, otherwise 0 for the operator.
-	Owner   uint64      `json:"owner,omitempty"`
-	Type    string      `json:"type"`
-	At      time.Time   `json:"at"`
-	Size    int         `json:"size"`              // of the body, in bytes
-	Seed    string      `json:"seed"`              // random; the delivery ids are derived from it
-	Pending []recipient `json:"pending,omitempty"` // in the order in which they were added
-	Kept    int         `json:"kept,omitempty"`    // number of log entries that refer to the body
+	Owner   uint64     `json:"owner,omitempty"`
+	Type    string     `json:"type"`
+	At      time.Time  `json:"at"`
+	Size    int        `json:"size"`              // of the body, in bytes
+	Seed    string     `json:"seed"`              // random; the delivery ids are derived from it
+	Pending recipients `json:"pending,omitempty"` // in the order in which they were added
+	Kept    int        `json:"kept,omitempty"`    // number of log entries that refer to the body
 }
 
 // recipient is a webhook that an event is still to be sent to. A webhook can appear in an event more
 // than once, because the operator can send an event again.
 type recipient struct {
-	Webhook  uint64    `json:"w"`
-	Owner    uint64    `json:"o,omitempty"`  // owner of the webhook
-	Next     uint64    `json:"n,omitempty"`  // id of the event that follows in the queue; 0 if none does
-	At       time.Time `json:"at,omitzero"`  // time of the delivery; zero means outboxEvent.At
-	Delivery string    `json:"id,omitempty"` // delivery id; "" means the one derived from outboxEvent.Seed
+	Webhook  uint64
+	Owner    uint64    // owner of the webhook
+	Next     uint64    // id of the event that follows in the queue; 0 if none does
+	At       time.Time // time of the delivery; zero means outboxEvent.At
+	Delivery string    // delivery id; "" means the one derived from outboxEvent.Seed
+}
+
+// recipients is stored in a compact form, because an event can have many.
+type recipients []recipient
+
+// storedRecipients is the stored form of recipients.
+type storedRecipients struct {
+	To  []uint64      `json:"to"`            // Webhook, Owner and Next of each recipient
+	Own []ownDelivery `json:"own,omitempty"` // At and Delivery of the recipients that have any
+}
+
+// ownDelivery is what a recipient does not derive from its event.
+type ownDelivery struct {
+	Index    int       `json:"index"` // in recipients
+	At       time.Time `json:"at,omitzero"`
+	Delivery string    `json:"id,omitempty"`
+}
+
+// MarshalJSON returns the stored form.
+func (l recipients) MarshalJSON() ([]byte, error) {
+	s := storedRecipients{To: make([]uint64, 0, 3*len(l))}
+	for i, r := range l {
+		s.To = append(s.To, r.Webhook, r.Owner, r.Next)
+		if !r.At.IsZero() || r.Delivery != "" {
+			s.Own = append(s.Own, ownDelivery{i, r.At, r.Delivery})
+		}
+	}
+	return json.Marshal(s)
+}
+
+// UnmarshalJSON reads the stored form.
+func (l *recipients) UnmarshalJSON(text []byte) error {
+	var s storedRecipients
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	*l = make(recipients, len(s.To)/3)
+	for i := range *l {
+		(*l)[i] = recipient{Webhook: s.To[3*i], Owner: s.To[3*i+1], Next: s.To[3*i+2]}
+	}
+	for _, own := range s.Own {
+		if own.Index < 0 || own.Index >= len(*l) {
+			return fmt.Errorf("there is no recipient %d", own.Index)
+		}
+		(*l)[own.Index].At, (*l)[own.Index].Delivery = own.At, own.Delivery
+	}
+	return nil
 }
 
 // outboxBody is the body of an event. It is stored apart from the event, because the event changes

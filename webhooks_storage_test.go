@@ -159,7 +159,7 @@ func TestStorage_Reload(t *testing.T) {
 	ask(201)
 	lowered := a.config
 	lowered.Bounds.OwnerBytes = 1
-	_, vary := NewLog(a.log, a.config, LogSink{})
+	vary := NewLog(a.log, a.config, LogSink{}).Level
 	a.Reloader.From(func() (Config, error) { return lowered, nil }, vary)
 	a.operate(200, "POST", "/admin/v1/reload", "")
 	ask(507)
