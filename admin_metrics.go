@@ -214,8 +214,8 @@ func (f inFlight) Collect(to chan<- prometheus.Metric) {
 // stored returns the metrics that are read from the store for each answer. Their value is -1
 // if the store cannot be read.
 func (m *Metrics) stored() []prometheus.Collector {
-	read := func(name, help string, read func(tx *Tx) (float64, error)) prometheus.Collector {
-		return gauge(name, help, func() (value float64) {
+	value := func(read func(tx *Tx) (float64, error)) func() float64 {
+		return func() (value float64) {
 			err := m.o.Store.View(func(tx *Tx) (err error) {
 				value, err = read(tx)
 				return err
@@ -224,7 +224,10 @@ func (m *Metrics) stored() []prometheus.Collector {
 				return -1
 			}
 			return value
-		})
+		}
+	}
+	read := func(name, help string, read func(tx *Tx) (float64, error)) prometheus.Collector {
+		return gauge(name, help, value(read))
 	}
 	return []prometheus.Collector{
 		read("keys_stored", "Keys in the store, in any state.", func(tx *Tx) (float64, error) {
@@ -260,6 +263,12 @@ func (m *Metrics) stored() []prometheus.Collector {
 			}
 			return m.o.Clock.Now().Sub(oldest).Seconds(), err
 		}),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "latchkey_webhook_dropped_total", Help: "Webhook deliveries that were dropped unsent because of a bound.",
+		}, value(func(tx *Tx) (float64, error) {
+			n, err := DroppedDeliveries(tx)
+			return float64(n), err
+		})),
 	}
 }
 

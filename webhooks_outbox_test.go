@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,11 +14,12 @@ import (
 
 // outboxProblems returns what the check of the tables of webhooks reports.
 func outboxProblems(tx *Tx) (problems []string) {
-	result, err := CheckStore(tx, append(WebhookTables(), OutboxTables()...))
-	if err != nil {
-		return []string{err.Error()}
+	for _, table := range append(WebhookTables(), OutboxTables()...) {
+		if err := table.Check(tx, func(problem string) { problems = append(problems, problem) }); err != nil {
+			problems = append(problems, err.Error())
+		}
 	}
-	return result.Problems
+	return problems
 }
 
 // outboxModel is what the queues must have, by webhook: the bodies that are pending, oldest first.
@@ -164,7 +164,7 @@ func TestOutbox_Property(t *testing.T) {
 							return err
 						}
 						if string(d.Body) != m.pending[id][0] {
-							rt.Fatalf("got %q, want %q", d.Body, m.pending[id][0])
+							return fmt.Errorf("got %q, want %q", d.Body, m.pending[id][0])
 						}
 						if _, err := Settle(tx, d, Attempt{Status: status, At: now}, now); err != nil {
 							return err
@@ -187,7 +187,7 @@ func TestOutbox_Property(t *testing.T) {
 							text, err1 := findBody(tx, a.Kept)
 							d, err2 := repeat(tx, id, a.Number, now)
 							if err = errors.Join(err, err1, err2); d.ID != a.Delivery {
-								rt.Fatalf("got the delivery %s, want %s", d.ID, a.Delivery)
+								err = errors.Join(err, fmt.Errorf("got the delivery %s, want %s", d.ID, a.Delivery))
 							}
 							body = string(text)
 						}
@@ -449,10 +449,10 @@ func TestOutbox_Check(t *testing.T) {
 				addReplayable(tx, Attempt{Webhook: 1, Event: "call.ended", At: epoch, Attempt: 1}, []byte("{}")),
 			)
 			if problems := outboxProblems(tx); err != nil || len(problems) > 0 {
-				t.Fatal(err, problems)
+				return fmt.Errorf("%w, %q", err, problems)
 			}
 			if err := damage(tx); err != nil {
-				t.Fatalf("%s: %v", name, err)
+				return fmt.Errorf("%s: %w", name, err)
 			}
 			if len(outboxProblems(tx)) == 0 {
 				t.Errorf("%s: the check finds nothing", name)
@@ -468,19 +468,11 @@ func TestOutbox_Check(t *testing.T) {
 // TestShareBodies migrates queues and logs of format 2.
 func TestShareBodies(t *testing.T) {
 	s := newTestStore(t)
-	stored := func(v any) []byte {
-		text, err := json.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
-	}
 	type object = map[string]any
 	err := s.Update(func(tx *Tx) error {
+		var failed error
 		put := func(bucket string, key []byte, v any) {
-			if err := tx.Put(bucket, key, stored(v)); err != nil {
-				t.Fatal(err)
-			}
+			failed = errors.Join(failed, putJSON(tx, bucket, key, v))
 		}
 		for id := uint64(1); id <= 3; id++ {
 			if err := saveWebhook(tx, webhook{ID: id, Owner: id / 2, Active: true}); err != nil { // owners 0, 1, 1
@@ -511,7 +503,7 @@ func TestShareBodies(t *testing.T) {
 				return err
 			}
 		}
-		return shareBodies(tx)
+		return errors.Join(failed, shareBodies(tx))
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -571,7 +563,7 @@ func TestOutbox_Format2(t *testing.T) {
 			return nil
 		})
 		if err != nil || len(before) == 0 {
-			t.Fatalf("got %d pending deliveries, %v; want some", len(before), err)
+			return fmt.Errorf("got %d pending deliveries, %w; want some", len(before), err)
 		}
 		if err := shareBodies(tx); err != nil {
 			return err

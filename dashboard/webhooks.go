@@ -22,7 +22,8 @@ func newHookPages() hookPages {
 		},
 		Facts: []column{
 			{Head: "Address", Member: "url", Kind: cellURL}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active", Sub: "disabled_reason"},
-			{Head: "Waiting", Member: "waiting"}, {Head: "Next attempt", Member: "next_attempt_at", Kind: cellTime}, {Head: "Failing since", Member: "failing_since", Kind: cellTime},
+			{Head: "Waiting", Member: "waiting"}, {Head: "Bytes waiting", Member: "waiting_bytes"}, {Head: "Dropped unsent", Member: "dropped"},
+			{Head: "Next attempt", Member: "next_attempt_at", Kind: cellTime}, {Head: "Failing since", Member: "failing_since", Kind: cellTime},
 			{Head: "Last attempt", Member: "last_attempt.created_at", Kind: cellTime}, {Head: "Its answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"},
 			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Created by key", Member: "created_by"}, {Head: "Id", Member: "id"},
 		},
