@@ -262,7 +262,7 @@ func checkOwnerBytes(tx *Tx, wanted map[uint64]int64, report func(problem string
 
 // ownedTables lists the tables of format 3 whose records count for an owner. The id of the owner is
 // the member "owner" of a record.
-var ownedTables = []string{"agents", "calls", "contacts", "events", "schedules", "variables", "webhooks"}
+var ownedTables = []string{"agents", "calls", "contacts", "events", "schedules", "variables", "webhooks", "webhook_bodies", "webhook_events"}
 
 // countOwners is a step of format3. It counts the bytes of each owner. The owners of an older store
 // have no limit, so that nothing that worked before the upgrade is refused after it.

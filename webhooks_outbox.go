@@ -112,8 +112,14 @@ type ownerBacklog struct {
 const eventsName = "webhook_events"
 
 var (
-	eventTable   = Table[outboxEvent]{Name: eventsName, Key: func(e outboxEvent) []byte { return IDKey(e.ID) }}
-	bodyTable    = Table[outboxBody]{Name: "webhook_bodies", Key: func(b outboxBody) []byte { return IDKey(b.Event) }}
+	eventTable = Table[outboxEvent]{
+		Name: eventsName, Key: func(e outboxEvent) []byte { return IDKey(e.ID) },
+		Owner: func(e outboxEvent) uint64 { return e.Owner }, Imposed: true,
+	}
+	bodyTable = Table[outboxBody]{
+		Name: "webhook_bodies", Key: func(b outboxBody) []byte { return IDKey(b.Event) },
+		Owner: func(b outboxBody) uint64 { return b.Owner }, Imposed: true,
+	}
 	backlogTable = Table[ownerBacklog]{Name: "webhook_backlogs", Key: func(o ownerBacklog) []byte { return IDKey(o.Owner) }}
 )
 
