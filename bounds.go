@@ -20,8 +20,8 @@ type Bounds struct {
 	RecordBytes int `toml:"record_bytes" default:"262144" min:"16384" max:"16777216"`
 	// ContextValues is the largest number of values in a custom, industry or business context, and in
 	// the variables of a call. ContextBytes is the largest size of one of them, in bytes of its JSON.
-	ContextValues int `toml:"context_values" default:"1000" min:"10" max:"100000"`
-	ContextBytes  int `toml:"context_bytes" default:"131072" min:"1024" max:"16777216"`
+	ContextValues int `toml:"context_values" default:"20000" min:"10" max:"100000"`
+	ContextBytes  int `toml:"context_bytes" default:"262144" min:"1024" max:"16777216"`
 	// Variables and Webhooks are the largest numbers of them that an owner can have. Each webhook gets
 	// each event of its owner.
 	Variables int `toml:"variables" default:"1000" min:"10" max:"100000"`
