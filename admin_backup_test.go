@@ -242,7 +242,7 @@ func TestCheckStore(t *testing.T) {
 		name, want string
 		harm       func(tx *Tx) error
 	}{
-		{"lost entry", "the record has no entry in the index scope", func(tx *Tx) error { return tx.Delete("calls/scope", entry(tx, "scope")) }},
+		{"lost entry", "the record has no entry in the index call_id", func(tx *Tx) error { return tx.Delete("calls/call_id", entry(tx, "call_id")) }},
 		{"entry too many", "the index entry has no record", func(tx *Tx) error {
 			return tx.PutRaw("calls/queue", append(IDKey(1), IDKey(99)...), []byte{8})
 		}},

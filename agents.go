@@ -6,7 +6,6 @@ package main
 import (
 	"errors"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"latchkey/internal/fold"
 	"latchkey/internal/keytext"
 )
 
@@ -40,7 +38,10 @@ var agentTable = Table[Agent]{
 	Key: func(a Agent) []byte { return IDKey(a.ID) },
 	Indexes: []Index[Agent]{
 		{"assistant", func(a Agent) [][]byte { return [][]byte{[]byte(a.AssistantID)} }},
-		{"scope", func(a Agent) [][]byte { return ScopeKeys(a.Owner, a.TeamID) }},
+	},
+	List: &Listing[Agent]{
+		Sets: []Index[Agent]{{"scope", func(a Agent) [][]byte { return ScopeKeys(a.Owner, a.TeamID) }}},
+		Text: func(a Agent) []string { return []string{a.Name} },
 	},
 }
 
@@ -124,7 +125,7 @@ type readyList struct {
 // NewAgents returns the endpoints for the agents in store.
 func NewAgents(store *Store) *agents {
 	a := &agents{store: store, agents: store.Generation("agents"), teams: store.Generation("teams")}
-	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Match: matchAgent, Filters: []string{"search", "owner"}}
+	a.catalog = AdminRecords[Agent]{Store: store, Name: "agents", Table: agentTable, Save: saveAgent, Show: showAgent, Filters: []string{"search", "owner"}, Filter: ReadFilter}
 	return a
 }
 
@@ -165,28 +166,19 @@ func (a *agents) list(w http.ResponseWriter, r *Request) error {
 
 // rows returns the agents that the owner may see, oldest first.
 func (a *agents) rows(owner uint64) ([]agentRow, error) {
-	seen := map[uint64]agentRow{}
+	rows := []agentRow{}
 	err := a.store.View(func(tx *Tx) error {
 		scope, err := ScopeOf(tx, owner)
 		if err != nil {
 			return err
 		}
-		for _, prefix := range scope.Keys() {
-			for _, key := range agentTable.Find(tx, "scope", prefix, Forward) {
-				agent, err := agentTable.Get(tx, key)
-				if err != nil {
-					return err
-				}
-				seen[agent.ID] = agent.row()
-			}
+		all := func(count int) (from, to int) { return 0, count }
+		agents, _, err := agentTable.Page(tx, Query{Any: scope.Filters()}, all)
+		for _, agent := range slices.Backward(agents) {
+			rows = append(rows, agent.row())
 		}
-		return nil
+		return err
 	})
-	rows := make([]agentRow, 0, len(seen))
-	for _, row := range seen {
-		rows = append(rows, row)
-	}
-	slices.SortFunc(rows, func(x, y agentRow) int { return int(x.ID) - int(y.ID) })
 	return rows, err
 }
 
@@ -250,16 +242,6 @@ func showAgent(tx *Tx, a Agent) (any, error) {
 	}{a.row(), OwnerName(tx, a.Owner), Seconds(a.CreatedAt)}, nil
 }
 
-// matchAgent reports whether an agent passes the filters in the query. The
-// filter owner is the exact name of the agent's owner. The filter search is a
-// part of the agent's name, folded.
-func matchAgent(tx *Tx, a Agent, q url.Values) bool {
-	if owner := q.Get("owner"); owner != "" && OwnerName(tx, a.Owner) != owner {
-		return false
-	}
-	return fold.Contains(a.Name, q.Get("search"))
-}
-
 // blocked is an entry in the operator's do-not-call list.
 type blocked struct {
 	ID        uint64    `json:"id"`
@@ -272,6 +254,7 @@ var blockedTable = Table[blocked]{
 	Name: "do_not_call", Audit: AuditPolicy{Object: "number", Personal: true},
 	Key:     func(b blocked) []byte { return IDKey(b.ID) },
 	Indexes: []Index[blocked]{{"phone", func(b blocked) [][]byte { return [][]byte{[]byte(b.Phone)} }}},
+	List:    &Listing[blocked]{Text: func(b blocked) []string { return []string{b.Phone, b.Reason} }},
 }
 
 // Blocked reports whether a phone number is on the do-not-call list. The list
@@ -296,11 +279,7 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 			return map[string]any{"id": b.ID, "phone_number": b.Phone, "reason": b.Reason, "created_at": Seconds(b.CreatedAt)}, nil
 		},
 		Filters: []string{"search", "phone_number"},
-		Match: func(_ *Tx, b blocked, q url.Values) bool {
-			search := q.Get("search")
-			return (q.Get("phone_number") == "" || q.Get("phone_number") == b.Phone) &&
-				(fold.Contains(b.Phone, search) || fold.Contains(b.Reason, search))
-		},
+		Filter:  func(_ *Tx, _, number string) (Filter, error) { return Filter{"phone", []byte(number)}, nil },
 	}}
 }
 

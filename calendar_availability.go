@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"sort"
 	"strconv"
@@ -182,6 +181,7 @@ var scheduleTable = Table[Schedule]{
 	Name:  "schedules", Audit: AuditPolicy{Object: "schedule"},
 	Key:     func(s Schedule) []byte { return IDKey(s.ID) },
 	Indexes: []Index[Schedule]{{"owner", func(s Schedule) [][]byte { return [][]byte{IDKey(s.Owner)} }}},
+	List:    &Listing[Schedule]{},
 }
 
 // usualSchedule returns the schedule of an owner who has not stored one. It is
@@ -236,7 +236,13 @@ type schedules struct{ catalog AdminRecords[Schedule] }
 
 // NewSchedules returns the admin endpoints for the schedules in store.
 func NewSchedules(store *Store) *schedules {
-	return &schedules{AdminRecords[Schedule]{Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Match: matchSchedule, Filters: []string{"owner"}}}
+	return &schedules{AdminRecords[Schedule]{
+		Store: store, Name: "schedules", Table: scheduleTable, Save: saveSchedule, Show: showSchedule, Filters: []string{"owner"},
+		Filter: func(tx *Tx, _, name string) (Filter, error) {
+			o, err := OwnerNamed(tx, name)
+			return Filter{"owner", IDKey(o.ID)}, err
+		},
+	}}
 }
 
 // ScheduleTables returns the table of schedules, for store checks.
@@ -367,8 +373,4 @@ func showSchedule(tx *Tx, s Schedule) (any, error) {
 		shown["business_hours"] = showHours(*s.Business)
 	}
 	return shown, nil
-}
-
-func matchSchedule(tx *Tx, s Schedule, q url.Values) bool {
-	return q.Get("owner") == "" || q.Get("owner") == OwnerName(tx, s.Owner)
 }

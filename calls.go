@@ -7,9 +7,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"math"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 )
@@ -55,16 +55,19 @@ func (c *calls) list(w http.ResponseWriter, r *Request) error {
 		if err != nil {
 			return err
 		}
-		rows = []any{}
-		calls, n, err := callsInScope(tx, scope, filter, page)
-		for _, call := range calls {
-			rows = append(rows, call.Row(tx, scope))
+		query, err := filter.inScope(r.Context(), tx, scope)
+		if errors.Is(err, ErrAgentNotFound) {
+			return nil // an unknown agent has no calls
 		}
-		count = n
 		if err != nil {
 			return err
 		}
-		return nil
+		calls, n, err := callTable.Page(tx, query, page.Bounds)
+		count = n
+		for _, call := range calls {
+			rows = append(rows, call.Row(tx, scope))
+		}
+		return err
 	})
 	if err != nil {
 		return err
@@ -250,29 +253,31 @@ func (d *adminCalls) list(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(d.store, func(tx *Tx) error {
-		return eachCall(tx, func(c call) error {
-			if !matchesCall(tx, c, filter, q) {
-				return nil
-			}
-			if count++; count <= (page.Number-1)*page.Limit || len(rows) >= page.Limit {
-				return nil
-			}
-			shown, err := c.Operators(tx)
-			rows = append(rows, shown)
+		query, err := filter.ofOperator(r.Context(), tx, q.Get("owner"))
+		if errors.Is(err, ErrNotFound) {
+			return nil // an unknown owner has no calls
+		}
+		if err != nil {
 			return err
-		})
+		}
+		calls, n, err := callTable.Page(tx, query, page.Bounds)
+		if err != nil {
+			return err
+		}
+		count = n
+		for _, call := range calls {
+			shown, err := call.Operators(tx)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, shown)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "calls", rows))
-}
-
-func matchesCall(tx *Tx, c call, f callFilter, q url.Values) bool {
-	return (f.State < 0 || callStates()[f.State] == c.Status) &&
-		(f.Type < 0 || callTypes()[f.Type] == c.Type) &&
-		(f.Agent == "" || f.Agent == c.Agent.AssistantID || f.Agent == strconv.FormatUint(c.Agent.ID, 10)) &&
-		(q.Get("owner") == "" || q.Get("owner") == OwnerName(tx, c.Owner))
 }
 
 func (d *adminCalls) get(w http.ResponseWriter, r *Request) error {

@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"cmp"
-	"encoding/binary"
+	"context"
 	"errors"
-	"iter"
 	"net/url"
 	"slices"
 	"strconv"
@@ -100,25 +98,6 @@ func (c call) sortTime() time.Time {
 	return c.StartedAt
 }
 
-// Offsets of fields in an index entry, counted from the end of its scope. The
-// sort time is at offset 0. Because the entry contains these fields, a list is
-// filtered without reading records.
-const (
-	entryState = 8
-	entryType  = 9
-	entryAgent = 10
-	entrySize  = 18 // bytes after the scope
-)
-
-func scopeEntries(c call) (keys [][]byte) {
-	for _, key := range ScopeKeys(c.Owner, c.TeamID) {
-		key = binary.BigEndian.AppendUint64(key, clock.SortKey(c.sortTime()))
-		key = append(key, byte(slices.Index(callStates(), c.Status)), byte(slices.Index(callTypes(), c.Type)))
-		keys = append(keys, binary.BigEndian.AppendUint64(key, c.Agent.ID))
-	}
-	return keys
-}
-
 func queueEntries(c call) [][]byte {
 	if c.Status != callQueued || !c.Lease.Until.IsZero() {
 		return nil
@@ -138,10 +117,18 @@ var callTable = Table[call]{
 	Owner: func(c call) uint64 { return c.Owner },
 	Key:   func(c call) []byte { return IDKey(c.ID) },
 	Indexes: []Index[call]{
-		{"scope", scopeEntries},
 		{"call_id", func(c call) [][]byte { return [][]byte{[]byte(c.CallID)} }},
 		{"queue", queueEntries},
 		{"lease", leaseEntries},
+	},
+	List: &Listing[call]{
+		Sets: []Index[call]{
+			{"scope", func(c call) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
+			{"status", func(c call) [][]byte { return [][]byte{[]byte(c.Status)} }},
+			{"type", func(c call) [][]byte { return [][]byte{[]byte(c.Type)} }},
+			{"agent", func(c call) [][]byte { return [][]byte{IDKey(c.Agent.ID), []byte(c.Agent.AssistantID)} }},
+		},
+		Order: func(c call) uint64 { return clock.SortKey(c.sortTime()) },
 	},
 }
 
@@ -154,8 +141,8 @@ func findCall(tx *Tx, ref string) (call, error) {
 	return callTable.One(tx, "call_id", []byte(ref))
 }
 
-// saveCall stores a call, updates the counts in tallyBucket and returns the
-// stored call. If the ID is 0, the call is new and gets its ids.
+// saveCall stores a call and returns the stored call. If the ID is 0, the call
+// is new and gets its ids.
 func saveCall(tx *Tx, c call) (call, error) {
 	if c.ID == 0 {
 		id, err := callTable.NextID(tx)
@@ -163,83 +150,8 @@ func saveCall(tx *Tx, c call) (call, error) {
 			return c, err
 		}
 		c.ID, c.CallID = id, "call_"+keytext.RandomHex(8)
-	} else if old, err := callTable.Get(tx, IDKey(c.ID)); err != nil {
-		return c, err
-	} else if err := tally(tx, old, -1); err != nil {
-		return c, err
-	}
-	if err := tally(tx, c, 1); err != nil {
-		return c, err
 	}
 	return c, callTable.Put(tx, c)
-}
-
-// tallyBucket is the name of the bucket with the number of calls in each scope,
-// by owner, state, type and agent. The length of a list is the sum of a few of
-// these numbers, so the index need not be read.
-const tallyBucket = "call_tallies"
-
-// Offsets of fields in a key of tallyBucket. The scope is at offset 0.
-const (
-	tallyOwner = scopeSize
-	tallyState = tallyOwner + 8
-	tallyType  = tallyState + 1
-	tallyAgent = tallyType + 1
-	scopeSize  = 9 // length of a scope, in bytes
-)
-
-// tally adds delta, which is 1 or -1, to the numbers in tallyBucket that count
-// calls such as c.
-func tally(tx *Tx, c call, delta int64) error {
-	for _, key := range ScopeKeys(c.Owner, c.TeamID) {
-		key = binary.BigEndian.AppendUint64(key, c.Owner)
-		key = append(key, byte(slices.Index(callStates(), c.Status)), byte(slices.Index(callTypes(), c.Type)))
-		key = binary.BigEndian.AppendUint64(key, c.Agent.ID)
-		stored, err := tx.Get(tallyBucket, key)
-		if err != nil {
-			return err
-		}
-		count := delta
-		if stored != nil {
-			count += int64(binary.BigEndian.Uint64(stored))
-		}
-		if count > 0 {
-			err = tx.Put(tallyBucket, key, IDKey(uint64(count)))
-		} else {
-			err = tx.Delete(tallyBucket, key)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// countCalls returns the number of calls in scope that pass the filter f. It
-// counts only the calls of the agent with the database id agent, or the calls
-// of all agents if agent is 0. It ignores f.Agent.
-func countCalls(tx *Tx, scope Scope, f callFilter, agent uint64) (n int, err error) {
-	for i, prefix := range scope.Keys() {
-		for key, stored := range tx.Range(tallyBucket, prefix) {
-			value, err := Unseal(tallyBucket, key, stored)
-			if err != nil {
-				return 0, err
-			}
-			if i > 0 && binary.BigEndian.Uint64(key[tallyOwner:]) == scope.Owner {
-				continue // prefix 0 already counted the calls of the owner
-			}
-			if f.lets(key[tallyState:]) && (agent == 0 || binary.BigEndian.Uint64(key[tallyAgent:]) == agent) {
-				n += int(binary.BigEndian.Uint64(value))
-			}
-		}
-	}
-	return n, nil
-}
-
-// lets reports whether a call passes the filter. b[0] is the position of its
-// state in callStates, and b[1] is the position of its type in callTypes.
-func (f callFilter) lets(b []byte) bool {
-	return (f.State < 0 || int(b[0]) == f.State) && (f.Type < 0 || int(b[1]) == f.Type)
 }
 
 // nextCall returns the oldest queued call without a lease, and the fields of
@@ -286,114 +198,68 @@ func lapsedCalls(tx *Tx, now time.Time, limit int) (calls []call, err error) {
 	return calls, nil
 }
 
-// eachCall calls visit for every call, from the highest id to the lowest. If
-// visit returns an error, eachCall stops and returns that error.
-func eachCall(tx *Tx, visit func(call) error) error {
-	for c, err := range callTable.All(tx, Backward) {
-		if err != nil {
-			return err
-		}
-		if err := visit(c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // callFilter selects the calls in a list.
 type callFilter struct {
-	State, Type int    // positions in callStates and callTypes, -1 for all
+	State, Type string // "" for all
 	Agent       string // id or assistant id of an agent, "" for all
 }
 
 // readCallFilter returns the filter in the parameters status, type and agent_id
 // of a query. It returns ErrValidation if status or type has an unknown value.
 func readCallFilter(q url.Values) (f callFilter, err error) {
-	f = callFilter{-1, -1, q.Get("agent_id")}
 	for _, word := range []struct {
 		name  string
 		words []string
-		into  *int
-	}{{"status", callStates(), &f.State}, {"type", callTypes(), &f.Type}} {
-		value := q.Get(word.name)
-		if value == "" {
-			continue
-		}
-		if *word.into = slices.Index(word.words, value); *word.into < 0 {
+	}{{"status", callStates()}, {"type", callTypes()}} {
+		if value := q.Get(word.name); value != "" && !slices.Contains(word.words, value) {
 			return f, ErrValidation.With("%s must be one of %v; got %q.", word.name, word.words, value)
 		}
 	}
-	return f, nil
+	return callFilter{q.Get("status"), q.Get("type"), q.Get("agent_id")}, nil
 }
 
-// callsInScope returns one page of the calls in scope that pass the filter,
-// newest first. count is the number of these calls on all pages.
-func callsInScope(tx *Tx, scope Scope, filter callFilter, page Page) (calls []call, count int, err error) {
-	agent := uint64(0)
-	if filter.Agent != "" {
-		a, err := FindAgent(tx, scope, filter.Agent)
-		if errors.Is(err, ErrAgentNotFound) {
-			return nil, 0, nil // an unknown agent has no calls
-		}
-		if err != nil {
-			return nil, 0, err
-		}
-		agent = a.ID
+// query returns the query for the calls that pass the filter. It ignores Agent.
+func (f callFilter) query(ctx context.Context) Query {
+	q := Query{Context: ctx}
+	if f.State != "" {
+		q.All = append(q.All, Filter{"status", []byte(f.State)})
 	}
-	if count, err = countCalls(tx, scope, filter, agent); err != nil {
-		return nil, 0, err
+	if f.Type != "" {
+		q.All = append(q.All, Filter{"type", []byte(f.Type)})
 	}
-	from, to := page.Bounds(count)
-	at := 0
-	for entry, id := range newest(tx, scope) {
-		if at == to {
-			break
-		}
-		if !filter.lets(entry[entryState:]) || agent != 0 && binary.BigEndian.Uint64(entry[entryAgent:]) != agent {
-			continue
-		}
-		if at++; at <= from {
-			continue
-		}
-		c, err := callTable.Get(tx, IDKey(id))
-		if err != nil {
-			return nil, 0, err
-		}
-		calls = append(calls, c)
-	}
-	return calls, count, nil
+	return q
 }
 
-// newest yields the index entry and the id of each call in scope, newest first.
-// It merges the index entries of the owner with those of the owner's teams. It
-// yields a call that has several entries only once.
-func newest(tx *Tx, scope Scope) iter.Seq2[[]byte, uint64] {
-	return func(yield func([]byte, uint64) bool) {
-		var sources []*Walker
-		for _, prefix := range scope.Keys() {
-			if w := callTable.Walk(tx, "scope", prefix, Backward); w.Entry != nil {
-				sources = append(sources, w)
-			}
-		}
-		for last := uint64(0); len(sources) > 0; {
-			top := 0
-			for i := 1; i < len(sources); i++ {
-				a, b := sources[top], sources[i]
-				if cmp.Or(bytes.Compare(a.Entry, b.Entry), bytes.Compare(a.Key, b.Key)) < 0 { // each source is sorted in this order too
-					top = i
-				}
-			}
-			w := sources[top]
-			id := binary.BigEndian.Uint64(w.Key)
-			if id != last && !yield(w.Entry, id) {
-				return
-			}
-			last = id
-			if w.Next(); w.Entry == nil {
-				sources = slices.Delete(sources, top, top+1)
-			}
-		}
+// inScope is like query, for the calls in a scope and of the agent of the
+// filter. It returns ErrAgentNotFound if the scope has no such agent.
+func (f callFilter) inScope(ctx context.Context, tx *Tx, s Scope) (Query, error) {
+	q := f.query(ctx)
+	q.Any = s.Filters()
+	if f.Agent == "" {
+		return q, nil
 	}
+	a, err := FindAgent(tx, s, f.Agent)
+	q.All = append(q.All, Filter{"agent", IDKey(a.ID)})
+	return q, err
+}
+
+// ofOperator is like query, for the calls of all owners, those with the highest
+// id first. owner is the name of an owner or "". It returns ErrNotFound if
+// there is no such owner.
+func (f callFilter) ofOperator(ctx context.Context, tx *Tx, owner string) (Query, error) {
+	q := f.query(ctx)
+	q.ByID = true
+	if id, err := strconv.ParseUint(f.Agent, 10, 64); err == nil {
+		q.All = append(q.All, Filter{"agent", IDKey(id)})
+	} else if f.Agent != "" {
+		q.All = append(q.All, Filter{"agent", []byte(f.Agent)})
+	}
+	if owner == "" {
+		return q, nil
+	}
+	owned, err := OwnerFilter(tx, owner)
+	q.All = append(q.All, owned)
+	return q, err
 }
 
 // Duration returns the length of the call in whole seconds. It returns nil if

@@ -5,16 +5,12 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
-
-	"latchkey/internal/fold"
 )
 
 // contact is a person whom agents can call (contract 5).
@@ -58,15 +54,26 @@ var contactTable = Table[contact]{
 	Owner: func(c contact) uint64 { return c.Owner },
 	Key:   func(c contact) []byte { return IDKey(c.ID) },
 	Indexes: []Index[contact]{
-		// The table appends the contact's id to each index entry. So the entries
-		// of one owner or team are sorted by id.
-		{"scope", func(c contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
 		{"phone", func(c contact) (keys [][]byte) {
 			for _, p := range c.PhoneNumbers {
 				keys = append(keys, phoneKey(p.PhoneNumber))
 			}
 			return keys
 		}},
+	},
+	List: &Listing[contact]{
+		Sets: []Index[contact]{
+			{"scope", func(c contact) [][]byte { return ScopeKeys(c.Owner, c.TeamID) }},
+			{"stage", func(c contact) [][]byte { return [][]byte{[]byte(c.Stage)} }},
+			{"status", func(c contact) [][]byte { return [][]byte{[]byte(c.Status)} }},
+			{"tag", func(c contact) (keys [][]byte) {
+				for _, tag := range c.Tags {
+					keys = append(keys, []byte(tag))
+				}
+				return keys
+			}},
+		},
+		Text: func(c contact) []string { return []string{c.FirstName, c.LastName, c.Email} },
 	},
 }
 
@@ -201,7 +208,7 @@ type contacts struct {
 func NewContacts(store *Store, write Permission) *contacts {
 	return &contacts{store: store, write: write, catalog: AdminRecords[contact]{
 		Store: store, Name: "contacts", Table: contactTable, Save: saveContact, Show: operatorsView, Load: loadContacts, UpdateBy: []string{byEmail, byPhone},
-		Match: matchContact, Filters: []string{"stage", "status", "tag", "search", "owner"}, Columns: contactColumns(), Row: contactRow,
+		Filters: []string{"stage", "status", "tag", "search", "owner"}, Filter: ReadFilter, Columns: contactColumns(), Row: contactRow,
 		Fields: map[string]string{"phone_numbers[0].phone_number": "phone", "phone_numbers[0].phone_type": "phone_type", "phone_numbers[0].do_not_call": "do_not_call"},
 	}}
 }
@@ -232,26 +239,28 @@ func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	q.Set("search", fold.Text(q.Get("search")))
+	query := Query{Context: r.Context()}
+	if query.Words, err = SearchWords(q); err != nil {
+		return err
+	}
+	for _, name := range []string{"stage", "status", "tag"} {
+		if value := q.Get(name); value != "" {
+			query.All = append(query.All, Filter{name, []byte(value)})
+		}
+	}
 	rows, count := []any{}, 0
 	err = r.View(c.store, func(tx *Tx) error {
 		scope, err := ScopeOf(tx, r.Key.Owner)
 		if err != nil {
 			return err
 		}
-		ids := contactsInScope(tx, scope)
-		if filtersContacts(q) {
-			if ids, err = matchingContacts(tx, ids, q); err != nil {
-				return err
-			}
+		query.Any = scope.Filters()
+		contacts, n, err := contactTable.Page(tx, query, page.Bounds)
+		if err != nil {
+			return err
 		}
-		count = len(ids)
-		from, to := page.Bounds(count)
-		for _, id := range ids[from:to] {
-			contact, err := contactTable.Get(tx, IDKey(id))
-			if err != nil {
-				return err
-			}
+		count = n
+		for _, contact := range contacts {
 			row := contact.row(tx)
 			row["phone"] = contact.primary()
 			rows = append(rows, row)
@@ -262,64 +271,6 @@ func (c *contacts) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "contacts", rows))
-}
-
-// contactsInScope returns the ids of the contacts in scope s, newest first. It
-// reads only the index, not the records.
-func contactsInScope(tx *Tx, s Scope) []uint64 {
-	var ids []uint64
-	prefixes := s.Keys()
-	for _, prefix := range prefixes {
-		for _, key := range contactTable.Find(tx, "scope", prefix, Backward) {
-			ids = append(ids, binary.BigEndian.Uint64(key))
-		}
-	}
-	if len(prefixes) > 1 {
-		// A contact can be indexed under both its owner and its team. So ids can
-		// appear twice.
-		slices.Sort(ids)
-		ids = slices.Compact(ids)
-		slices.Reverse(ids)
-	}
-	return ids
-}
-
-// matchingContacts returns the ids of the contacts that pass the filters in the
-// query q, in the order of ids. It reuses the memory of ids, so the caller must
-// not use ids afterwards.
-func matchingContacts(tx *Tx, ids []uint64, q url.Values) ([]uint64, error) {
-	kept := ids[:0]
-	for _, id := range ids {
-		contact, err := contactTable.Get(tx, IDKey(id))
-		if err != nil {
-			return nil, err
-		}
-		if contact.matches(q) {
-			kept = append(kept, id)
-		}
-	}
-	return kept, nil
-}
-
-func filtersContacts(q url.Values) bool {
-	return slices.ContainsFunc([]string{"stage", "status", "tag", "search"}, func(name string) bool { return q.Get(name) != "" })
-}
-
-// matches reports whether the contact passes all filters in the query q: stage,
-// status, tag and search (contract 5.1). search must be folded (fold.Text). A
-// filter that is missing or empty is ignored.
-func (c contact) matches(q url.Values) bool {
-	if stage := q.Get("stage"); stage != "" && stage != c.Stage {
-		return false
-	}
-	if status := q.Get("status"); status != "" && status != c.Status {
-		return false
-	}
-	if tag := q.Get("tag"); tag != "" && !slices.Contains(c.Tags, tag) {
-		return false
-	}
-	search := q.Get("search")
-	return fold.Contains(c.FullName(), search) || fold.Contains(c.Email, search)
 }
 
 func (c *contacts) get(w http.ResponseWriter, r *Request) error {
@@ -517,13 +468,6 @@ func operatorsView(tx *Tx, c contact) (any, error) {
 		shown["team_id"] = c.TeamID
 	}
 	return shown, nil
-}
-
-func matchContact(tx *Tx, c contact, q url.Values) bool {
-	if owner := q.Get("owner"); owner != "" && OwnerName(tx, c.Owner) != owner {
-		return false
-	}
-	return c.matches(q)
 }
 
 // PromptVariables returns the values that replace {{name}} in the prompts of a call. Each name in

@@ -67,8 +67,12 @@ func newContactMatcher(tx *Tx, r *Request, rows []*ImportRow) (*contactMatcher, 
 		}
 	}
 	for owner := range mailed {
-		for _, key := range contactTable.Find(tx, "scope", ScopeKeys(owner, 0)[0], Forward) {
-			if err := m.read(tx, key); err != nil {
+		ids, err := contactTable.IDs(tx, Query{Any: Scope{Owner: owner}.Filters()})
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ids {
+			if err := m.read(tx, IDKey(id)); err != nil {
 				return nil, err
 			}
 		}

@@ -152,9 +152,12 @@ func (d *contactDesk) everything() string {
 			}
 			fmt.Fprintf(&all, "%s\n", text)
 		}
-		for _, index := range []string{"scope", "phone"} {
-			for entry, key := range contactTable.Find(tx, index, nil, Forward) {
-				fmt.Fprintf(&all, "%s %q %x\n", index, entry, key)
+		for entry, key := range contactTable.Find(tx, "phone", nil, Forward) {
+			fmt.Fprintf(&all, "phone %q %x\n", entry, key)
+		}
+		for _, bucket := range listBuckets(tx, contactTable.Name) {
+			for key, stored := range tx.Range(bucket, nil) {
+				fmt.Fprintf(&all, "%s %q %x\n", bucket, key, stored)
 			}
 		}
 		return nil

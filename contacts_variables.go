@@ -7,14 +7,12 @@ import (
 	"errors"
 	"maps"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"latchkey/internal/clock"
-	"latchkey/internal/fold"
 	"latchkey/internal/strictjson"
 )
 
@@ -57,6 +55,13 @@ var variableTable = Table[Variable]{
 	Key:   func(v Variable) []byte { return IDKey(v.ID) },
 	Indexes: []Index[Variable]{
 		{"name", func(v Variable) [][]byte { return [][]byte{variableKey(v.Owner, v.Context, v.Name)} }},
+	},
+	List: &Listing[Variable]{
+		Sets: []Index[Variable]{
+			{"scope", func(v Variable) [][]byte { return ScopeKeys(v.Owner, 0) }},
+			{"context_type", func(v Variable) [][]byte { return [][]byte{[]byte(v.Context)} }},
+		},
+		Text: func(v Variable) []string { return []string{v.Name} },
 	},
 }
 
@@ -134,7 +139,7 @@ type variables struct {
 // NewVariables returns the endpoints for the definitions of context variables in store.
 func NewVariables(store *Store) *variables {
 	return &variables{store, AdminRecords[Variable]{
-		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Match: matchVariable, Drop: mayDrop,
+		Store: store, Name: "variables", Table: variableTable, Save: saveVariable, Show: showVariable, Filter: ReadFilter, Drop: mayDrop,
 		Filters: []string{"search", "context_type", "owner"}, Words: map[string][]string{"context_type": contextTypes()},
 	}}
 }
@@ -188,13 +193,6 @@ func showVariable(tx *Tx, v Variable) (any, error) {
 	shown := v.row()
 	shown["owner"], shown["created_at"] = OwnerName(tx, v.Owner), Seconds(v.CreatedAt)
 	return shown, nil
-}
-
-func matchVariable(tx *Tx, v Variable, q url.Values) bool {
-	if owner := q.Get("owner"); owner != "" && owner != OwnerName(tx, v.Owner) {
-		return false
-	}
-	return (q.Get("context_type") == "" || q.Get("context_type") == v.Context) && fold.Contains(v.Name, q.Get("search"))
 }
 
 func mayDrop(_ *Tx, v Variable) error {

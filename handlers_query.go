@@ -5,8 +5,23 @@ import (
 	"slices"
 	"strings"
 
+	"latchkey/internal/fold"
 	"latchkey/internal/query"
 )
+
+// maxWords is the largest number of different words in a search, because each word is looked for in
+// the text of every record.
+const maxWords = 16
+
+// SearchWords returns the words of the parameter search of a query, see fold.Words. It returns
+// ErrValidation if there are more than maxWords.
+func SearchWords(q url.Values) ([]string, error) {
+	words := fold.Words(q.Get("search"))
+	if len(words) > maxWords {
+		return nil, ErrValidation.With("search must have at most %d different words; got %d. Leave some out.", maxWords, len(words))
+	}
+	return words, nil
+}
 
 // CheckQuery returns ErrValidation if the query of the request cannot be read. The message names the
 // parameter. The server calls it before every handler except those of guarded routes, whose queries

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 
-	"latchkey/internal/fold"
 	"latchkey/internal/strictjson"
 )
 
@@ -23,13 +23,13 @@ type AdminRecords[T any] struct {
 	// Drop returns an error if a record must not be deleted. If Drop is nil, every record may be
 	// deleted.
 	Drop func(tx *Tx, v T) error
-	// Match reports whether a list with the query q includes the record v. If Match is nil, every
-	// list includes all records. q has only the parameters in Filters, and search is folded
-	// (fold.Text).
-	Match func(tx *Tx, v T, q url.Values) bool
-	// Filters are the names of the query parameters of a list, besides page and limit. Words has the
-	// values that a filter accepts. A filter that is not in Words accepts any value.
+	// Filters are the names of the query parameters of a list, besides page and limit. "search" looks
+	// for words in the text of the Table's Listing. Filter returns the filter of another parameter. It
+	// returns ErrNotFound if no record can pass it. If Filter is nil, each parameter has the name of
+	// its set and a value of it. Words has the values that a parameter accepts. A parameter that is
+	// not in Words accepts any value.
 	Filters []string
+	Filter  func(tx *Tx, name, value string) (Filter, error)
 	Words   map[string][]string
 	// Columns are the names of the columns that a CSV import may have. Row converts the cells of
 	// one line, by column name, to the members of a body. If Row is nil, only JSON can be
@@ -83,19 +83,26 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 			}
 		}
 	}
-	q.Set("search", fold.Text(q.Get("search")))
+	words, err := SearchWords(q)
+	if err != nil {
+		return err
+	}
 	rows, count := []any{}, 0
 	err = r.View(c.Store, func(tx *Tx) error {
-		for v, err := range c.Table.All(tx, Backward) {
-			if err != nil {
-				return err
-			}
-			if c.Match != nil && !c.Match(tx, v, q) {
-				continue
-			}
-			if count++; count <= (page.Number-1)*page.Limit || len(rows) == page.Limit {
-				continue
-			}
+		query, err := c.query(tx, q)
+		if errors.Is(err, ErrNotFound) {
+			return nil // no record can pass the filters
+		}
+		if err != nil {
+			return err
+		}
+		query.Context, query.Words = r.Context(), words
+		records, n, err := c.Table.Page(tx, query, page.Bounds)
+		if err != nil {
+			return err
+		}
+		count = n
+		for _, v := range records {
 			shown, err := c.Show(tx, v)
 			if err != nil {
 				return err
@@ -108,6 +115,24 @@ func (c *AdminRecords[T]) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, page.Answer(count, c.Name, rows))
+}
+
+// query returns the query for the records that pass the filters in q.
+func (c *AdminRecords[T]) query(tx *Tx, q url.Values) (query Query, err error) {
+	for _, name := range c.Filters {
+		value := q.Get(name)
+		if value == "" || name == "search" {
+			continue
+		}
+		f := Filter{name, []byte(value)}
+		if c.Filter != nil {
+			if f, err = c.Filter(tx, name, value); err != nil {
+				return query, err
+			}
+		}
+		query.All = append(query.All, f)
+	}
+	return query, nil
 }
 
 func (c *AdminRecords[T]) create(w http.ResponseWriter, r *Request) error {

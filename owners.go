@@ -8,14 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"latchkey/internal/bytesize"
-	"latchkey/internal/fold"
 	"latchkey/internal/strictjson"
 )
 
@@ -38,6 +36,7 @@ var ownerTable = Table[owner]{
 	Name: "owners", Audit: AuditPolicy{Object: "owner"},
 	Key:     func(o owner) []byte { return IDKey(o.ID) },
 	Indexes: []Index[owner]{{"name", func(o owner) [][]byte { return [][]byte{[]byte(o.Name)} }}},
+	List:    &Listing[owner]{Text: func(o owner) []string { return []string{o.Name} }},
 }
 
 // EnsureOwner returns the owner called name, or DefaultOwner if name is blank.
@@ -113,7 +112,7 @@ type owners struct {
 // records would then belong to nobody.
 func NewOwners(store *Store, keyring *Keyring) *owners {
 	c := &owners{keyring: keyring}
-	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Match: matchOwner, Filters: []string{"search"}, Keep: true}
+	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Filters: []string{"search"}, Keep: true}
 	return c
 }
 
@@ -253,12 +252,6 @@ func (c *owners) show(tx *Tx, o owner) (any, error) {
 	}, err
 }
 
-// matchOwner reports whether the name of the owner contains the folded search
-// text of the query.
-func matchOwner(_ *Tx, o owner, q url.Values) bool {
-	return fold.Contains(o.Name, q.Get("search"))
-}
-
 // team is a group of owners. All members see the records of the team.
 type team struct {
 	ID        uint64    `json:"id"`
@@ -276,6 +269,7 @@ var teamTable = Table[team]{
 		}
 		return keys
 	}}},
+	List: &Listing[team]{},
 }
 
 // Brief returns the id and the name of the team, for use inside other objects.
@@ -330,6 +324,33 @@ func (s Scope) Keys() [][]byte {
 		keys = append(keys, scopeKey('t', t))
 	}
 	return keys
+}
+
+// Filters returns the filters of the records in scope, for tables with a set
+// "scope" of ScopeKeys. A record must pass one of them. All is ignored.
+func (s Scope) Filters() (filters []Filter) {
+	for _, key := range s.Keys() {
+		filters = append(filters, Filter{"scope", key})
+	}
+	return filters
+}
+
+// OwnerFilter returns the filter of the records of the owner called name, for
+// tables with a set "scope" of ScopeKeys. It returns ErrNotFound if there is no
+// such owner.
+func OwnerFilter(tx *Tx, name string) (Filter, error) {
+	o, err := OwnerNamed(tx, name)
+	return Filter{"scope", scopeKey('o', o.ID)}, err
+}
+
+// ReadFilter returns the filter for a value of the query parameter with this
+// name. The value of "owner" is the name of an owner, see OwnerFilter. Other
+// parameters have the name of their set and a value of it.
+func ReadFilter(tx *Tx, name, value string) (Filter, error) {
+	if name == "owner" {
+		return OwnerFilter(tx, value)
+	}
+	return Filter{name, []byte(value)}, nil
 }
 
 // ScopeKeys returns the index entries of a record. There is one entry for the

@@ -511,6 +511,9 @@ func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 		return tx, false, bolt.Rollback()
 	}
 	tx.Writer, tx.Refusal = Writer{}, nil
+	if err := guarded(tx, (*Tx).flushChunks); err != nil {
+		return nil, false, errors.Join(err, bolt.Rollback())
+	}
 	if s.stamp != nil {
 		if err := tx.Put("meta", []byte("stamp"), s.stamp()); err != nil {
 			return nil, false, errors.Join(err, bolt.Rollback())

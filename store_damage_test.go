@@ -393,6 +393,9 @@ func TestUpgrade(t *testing.T) {
 			a.clocks = &testClocks{Reading: clock.Reading{Wall: epoch.Add(20 * time.Second), Boot: time.Hour + 20*time.Second, BootID: "one"}}
 			a.start()
 			defer a.Close()
+			if format < 3 {
+				f.Records -= 4 // the counts of calls by state, which format 3 does not have
+			}
 			f.holds(t, a)
 		})
 		t.Run(fmt.Sprintf("format %d with the program", format), func(t *testing.T) {

@@ -154,7 +154,13 @@ func (f *File) InPlace() error {
 // keeps its previous contents.
 func (f *File) Update(run func(*Tx) error) error {
 	return undamaged(f.path, func() error {
-		return f.DB.Update(func(b *bbolt.Tx) error { return counting(run)(&Tx{Bolt: b, Auth: f.Auth}) })
+		return f.DB.Update(func(b *bbolt.Tx) error {
+			tx := &Tx{Bolt: b, Auth: f.Auth}
+			if err := counting(run)(tx); err != nil {
+				return err
+			}
+			return tx.flushChunks()
+		})
 	})
 }
 
@@ -425,6 +431,7 @@ func Migrations() []migration {
 func format3(tx *Tx) error {
 	for _, step := range []func(*Tx) error{
 		shareBodies,
+		addLists,
 		countOwners, // after the steps that change records of owners
 	} {
 		if err := step(tx); err != nil {

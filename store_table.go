@@ -22,6 +22,7 @@ type Table[T any] struct {
 	Name    string         // the bucket of the records
 	Key     func(T) []byte // returns the key of a record
 	Indexes []Index[T]
+	List    *Listing[T] // how lists of the records are made; nil: there are none, or they read every record
 	Audit   AuditPolicy
 	Signed  bool // records have a MAC, see Authenticator; signedRecords must list the table
 	// Bounded is what messages call a record, such as "contact". If it is not "", a Writer with an
@@ -130,6 +131,9 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 			return err
 		}
 	}
+	if err := t.relist(tx, key, tableChange[T]{before: old, after: &v}); err != nil {
+		return err
+	}
 	if old == nil {
 		if err := t.count(tx, 1); err != nil {
 			return err
@@ -158,6 +162,9 @@ func (t Table[T]) Delete(tx *Tx, key []byte) error {
 		if err := t.reindex(tx, ix, key, tableChange[T]{before: old}); err != nil {
 			return err
 		}
+	}
+	if err := t.relist(tx, key, tableChange[T]{before: old}); err != nil {
+		return err
 	}
 	t.mark(tx)
 	if err := t.count(tx, -1); err != nil {
@@ -490,6 +497,13 @@ func CheckStore(tx *Tx, tables []Checked) (CheckResult, error) {
 			}
 			return nil
 		}
+		if isListBucket(bucket) {
+			result.Entries++
+			if _, err := Unseal(bucket, key, stored); err != nil {
+				report(err.Error())
+			}
+			return nil
+		}
 		result.Records++
 		counts[bucket]++
 		read := Unseal
@@ -543,6 +557,7 @@ func checkEntry(tx *Tx, bucket string, entry, value []byte) error {
 // and indexes with missing or extra entries. It ends at the first record that cannot be
 // read, and leaves out forged records. It returns the error of tx.Progress or nil.
 func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
+	lists := newListCheck(tx, t.Name, report)
 	wanted := make([]int, len(t.Indexes))
 	forged := false
 	for stored, raw := range tx.Range(t.Name, nil) {
@@ -565,6 +580,9 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 		if !tx.Has(t.Name, key) {
 			report(fmt.Sprintf("%s/%x: the record is stored under another key", t.Name, key))
 		}
+		if t.List != nil && len(key) == 8 {
+			lists.add(binary.BigEndian.Uint64(key), t.listed(&v))
+		}
 		for i, ix := range t.Indexes {
 			bucket := t.Name + "/" + ix.Name
 			seen := map[string]bool{}
@@ -580,6 +598,9 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 				}
 			}
 		}
+	}
+	if !forged { // what the lists have of a forged record is not known
+		lists.end()
 	}
 	for i, ix := range t.Indexes {
 		if forged {

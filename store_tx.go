@@ -41,6 +41,8 @@ type Tx struct {
 	growth    map[uint64]ownerGrowth // what the present change adds to the bytes of owners
 	recounted map[uint64]int64       // the bytes of each owner that a check has found
 
+	chunks map[chunkPlace]chunk // the changed data of lists, until flushChunks
+
 	decoded int      // size of the records decoded since the last call of yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
 

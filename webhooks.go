@@ -391,14 +391,19 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	}
 	rows, count := []any{}, 0
 	err = r.View(h.store, func(tx *Tx) error {
-		return eachWebhook(tx, func(hook webhook) error {
-			if count++; count <= (page.Number-1)*page.Limit || len(rows) == page.Limit {
-				return nil
-			}
-			shown, err := showWebhook(tx, r, hook)
-			rows = append(rows, shown)
+		hooks, n, err := webhookTable.Page(tx, Query{Context: r.Context()}, page.Bounds)
+		if err != nil {
 			return err
-		})
+		}
+		count = n
+		for _, hook := range hooks {
+			shown, err := showWebhook(tx, r, hook)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, shown)
+		}
+		return nil
 	})
 	if err != nil {
 		return err

@@ -189,6 +189,7 @@ var webhookTable = Table[webhook]{
 			return [][]byte{[]byte(w.CreatedBy)}
 		}},
 	},
+	List: &Listing[webhook]{},
 }
 
 // WebhookTables returns the table of webhooks, for checks of the store. OutboxTables returns the
@@ -251,20 +252,6 @@ func foundWebhooks(tx *Tx, index string, value []byte) (list []webhook, err erro
 		list = append(list, w)
 	}
 	return list, nil
-}
-
-// eachWebhook calls visit with each webhook, newest first. It stops at the first
-// error and returns it.
-func eachWebhook(tx *Tx, visit func(webhook) error) error {
-	for w, err := range webhookTable.All(tx, Backward) {
-		if err == nil {
-			err = visit(w)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // subscriptions returns the ids of the active webhooks that subscribe to event and belong to any of

@@ -1,7 +1,9 @@
 package fold
 
 import (
+	"strings"
 	"testing"
+	"unicode"
 
 	"golang.org/x/text/unicode/norm"
 )
@@ -22,6 +24,53 @@ func TestContains(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestMatch(t *testing.T) {
+	for _, tt := range []struct {
+		query  string
+		fields []string
+		want   bool
+	}{
+		{"lind MAR", []string{"Mara", "Lind"}, true}, {"mara lind", []string{"Lind", "Mara"}, true}, {"aralin", []string{"Mara", "Lind"}, false},
+		{"jurgen", []string{"J\u00fcrgen"}, true}, {"J\u00dcRGEN", []string{"Jurgen"}, true}, {"ju\u0308r", []string{"J\u00fcrgen"}, true},
+		{"strasse", []string{"Stra\u00dfe"}, true}, {"istanbul", []string{"\u0130stanbul"}, true}, {"\u03c3\u03b9\u03c3", []string{"\u03a3\u03af\u03c3"}, true},
+		{"\u304b", []string{"\u304c"}, false}, {"\u0915\u093f", []string{"\u0915\u0941"}, false}, {"\u0434\u0438", []string{"\u0414\u0439"}, true},
+		{" \t ", []string{"Mara"}, true}, {"", nil, true}, {"mara mara", []string{"Mara"}, true}, {"mara x", []string{"Mara"}, false},
+		{"a\u00a0b", []string{"b", "a"}, true},
+	} {
+		for _, form := range []norm.Form{norm.NFC, norm.NFD} {
+			var fields []string
+			for _, field := range tt.fields {
+				fields = append(fields, form.String(field))
+			}
+			if got := Match(Words(form.String(tt.query)), fields...); got != tt.want {
+				t.Errorf("%q in %q: got %v, want %v", tt.query, fields, got, tt.want)
+			}
+		}
+	}
+}
+
+func FuzzWords(f *testing.F) {
+	f.Add("Mara J\u00fcrgen \u0130\u0131 \u1fb3")
+	f.Fuzz(func(t *testing.T, s string) {
+		once := Search(s)
+		if twice := Search(once); twice != once {
+			t.Errorf("%q: got %q, and again %q", s, once, twice)
+		}
+		if nfd := Search(norm.NFD.String(s)); nfd != once {
+			t.Errorf("%q: got %q, but %q from NFD", s, once, nfd)
+		}
+		words := Words(s)
+		if !Match(words, s) {
+			t.Errorf("%q does not match itself", s)
+		}
+		for _, word := range words {
+			if word == "" || strings.ContainsFunc(word, unicode.IsSpace) {
+				t.Errorf("%q: got the word %q", s, word)
+			}
+		}
+	})
 }
 
 func FuzzText(f *testing.F) {

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"latchkey/internal/clock"
+)
+
+// recordFormat2 has the members of records of format 2 that the lists of format 3 need. A record has
+// only some of them; in each table a member means the same.
+type recordFormat2 struct {
+	Owner     uint64    `json:"owner"`
+	Team      uint64    `json:"team_id"`
+	Status    string    `json:"status"`
+	Stage     string    `json:"stage"`
+	Tags      []string  `json:"tags"`
+	Type      string    `json:"type"`
+	Context   string    `json:"context_type"`
+	CreatedAt time.Time `json:"created_at"`
+	StartedAt time.Time `json:"started_at"`
+	Name      string    `json:"name"`
+	FirstName string    `json:"first_name"`
+	LastName  string    `json:"last_name"`
+	Email     string    `json:"email"`
+	Phone     string    `json:"phone_number"`
+	Reason    string    `json:"reason"`
+	Agent     struct {
+		ID          uint64 `json:"id"`
+		AssistantID string `json:"assistant_id"`
+	} `json:"agent"`
+}
+
+// scope returns the members of the set "scope".
+func (r recordFormat2) scope() []setMember {
+	members := []setMember{{"scope", binary.BigEndian.AppendUint64([]byte{'o'}, r.Owner)}}
+	if r.Team != 0 {
+		members = append(members, setMember{"scope", binary.BigEndian.AppendUint64([]byte{'t'}, r.Team)})
+	}
+	return members
+}
+
+// call returns what the lists of calls need.
+func (r recordFormat2) call() listRecord {
+	at := r.StartedAt
+	if at.IsZero() {
+		at = r.CreatedAt
+	}
+	return listRecord{
+		sets: append(r.scope(), setMember{"status", []byte(r.Status)}, setMember{"type", []byte(r.Type)},
+			setMember{"agent", binary.BigEndian.AppendUint64(nil, r.Agent.ID)}, setMember{"agent", []byte(r.Agent.AssistantID)}),
+		ordered: true, order: clock.SortKey(at),
+	}
+}
+
+// contact returns what the lists of contacts need.
+func (r recordFormat2) contact() listRecord {
+	sets := append(r.scope(), setMember{"stage", []byte(r.Stage)}, setMember{"status", []byte(r.Status)})
+	for _, tag := range r.Tags {
+		sets = append(sets, setMember{"tag", []byte(tag)})
+	}
+	return listRecord{sets: sets, text: listText([]string{r.FirstName, r.LastName, r.Email})}
+}
+
+// listsFormat3 has the tables with lists of format 3, and what the lists need of a record.
+var listsFormat3 = map[string]func(recordFormat2) listRecord{
+	"agents":   func(r recordFormat2) listRecord { return listRecord{sets: r.scope(), text: listText([]string{r.Name})} },
+	"calls":    recordFormat2.call,
+	"contacts": recordFormat2.contact,
+	"do_not_call": func(r recordFormat2) listRecord {
+		return listRecord{text: listText([]string{r.Phone, r.Reason})}
+	},
+	"owners":    func(r recordFormat2) listRecord { return listRecord{text: listText([]string{r.Name})} },
+	"schedules": func(recordFormat2) listRecord { return listRecord{} },
+	"teams":     func(recordFormat2) listRecord { return listRecord{} },
+	"variables": func(r recordFormat2) listRecord {
+		sets := append(recordFormat2{Owner: r.Owner}.scope(), setMember{"context_type", []byte(r.Context)})
+		return listRecord{sets: sets, text: listText([]string{r.Name})}
+	},
+	"webhooks": func(recordFormat2) listRecord { return listRecord{} },
+}
+
+// addLists makes the data of lists of format 3 from the records of format 2, and deletes the indexes
+// and counts that lists of format 2 used. It is a step of the migration to format 3.
+func addLists(tx *Tx) error {
+	for table, read := range listsFormat3 {
+		for key, stored := range tx.Range(table, nil) {
+			value, err := Unseal(table, key, stored)
+			if err != nil {
+				return err
+			}
+			var r recordFormat2
+			if err := json.Unmarshal(value, &r); err != nil || len(key) != 8 {
+				return fmt.Errorf("%s/%x: this is not a record of format 2 (%w)", table, key, err)
+			}
+			l := read(r)
+			l.sets = append(l.sets, setMember{allRecords, nil})
+			if err := (listPlace{table, binary.BigEndian.Uint64(key)}).change(tx.editChunk, nil, &l); err != nil {
+				return err
+			}
+		}
+	}
+	for _, bucket := range []string{"calls/scope", "call_tallies", "contacts/scope", "agents/scope"} {
+		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
+			return fmt.Errorf("delete bucket %s: %w", bucket, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,524 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+
+	"go.etcd.io/bbolt"
+	"latchkey/internal/fold"
+)
+
+// Query selects records of a table with lists. The zero Query selects all records.
+type Query struct {
+	Context context.Context // the selection ends with an error when it is done; nil: it runs to its end
+	Any     []Filter        // a record must pass one of these, unless there are none
+	All     []Filter        // and each of these
+	Words   []string        // and its text must contain each of these, which are a result of fold.Words
+	ByID    bool            // the largest id comes first, whatever the Listing says
+}
+
+// Filter is passed by the records for which the Keys of a set return Value. Set may also be the name
+// of an index.
+type Filter struct {
+	Set   string
+	Value []byte
+}
+
+// Page returns a part of the records that a query selects, and the number of all of them. bounds
+// returns the part as a half-open range of positions, for that number. The records are in the order
+// of Listing.Order, or the newest first. Page returns an error if the data of lists does not fit the
+// records.
+func (t Table[T]) Page(tx *Tx, q Query, bounds func(count int) (from, to int)) (rows []T, count int, err error) {
+	s, err := t.selectRecords(tx, q)
+	if err != nil {
+		return nil, 0, err
+	}
+	from, to := bounds(s.count)
+	ids := s.newest(from, to)
+	if t.List.Order != nil && !q.ByID && from < to {
+		if ids, err = s.inOrder(tx, listBucket(t.Name, orderBucket), positions{from, to}); err != nil {
+			return nil, 0, err
+		}
+	}
+	for _, id := range ids {
+		v, err := t.Get(tx, IDKey(id))
+		if errors.Is(err, ErrNotFound) || err == nil && !t.selects(q, v) {
+			err = fmt.Errorf("%s/%x: the lists do not fit the record; stop the server and run latchkey check --repair", t.Name, IDKey(id))
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		rows = append(rows, v)
+	}
+	return rows, s.count, nil
+}
+
+// IDs returns the ids of all records that a query selects, in ascending order.
+func (t Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
+	s, err := t.selectRecords(tx, q)
+	if err != nil {
+		return nil, err
+	}
+	ids := s.newest(0, s.count)
+	slices.Reverse(ids)
+	return ids, nil
+}
+
+// selects reports whether a query selects a record. Lists are not signed, and a record must never
+// be shown to an owner to whom it does not belong.
+func (t Table[T]) selects(q Query, v T) bool {
+	passes := func(f Filter) bool {
+		for _, ix := range slices.Concat(t.List.Sets, t.Indexes) {
+			if ix.Name == f.Set {
+				return slices.ContainsFunc(ix.Keys(v), func(k []byte) bool { return bytes.Equal(k, f.Value) })
+			}
+		}
+		return false
+	}
+	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&
+		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) &&
+		(len(q.Words) == 0 || fold.Match(q.Words, t.List.Text(v)...))
+}
+
+// chunkReader reads the chunks of a filter in ascending order. seek moves to the first chunk at or
+// after a number and returns its number; ok is false if there is none. join adds its ids to into.
+type chunkReader interface {
+	seek(number uint64) (found uint64, ok bool)
+	join(into *setBits) error
+}
+
+// readFilter returns the chunkReader of a filter.
+func (t Table[T]) readFilter(tx *Tx, f Filter) chunkReader {
+	isIndex := func(ix Index[T]) bool { return ix.Name == f.Set }
+	if !slices.ContainsFunc(t.Indexes, isIndex) {
+		return openSet(tx, listBucket(t.Name, f.Set), f.Value)
+	}
+	ids := idList{}
+	for rest, key := range t.Find(tx, f.Set, f.Value, Forward) {
+		if len(rest) == 0 && len(key) == 8 {
+			ids = append(ids, binary.BigEndian.Uint64(key))
+		}
+	}
+	return &ids
+}
+
+// selection is the set of records that a query selects.
+type selection struct {
+	chunks []selectedChunk // in ascending order
+	count  int
+}
+
+// selectedChunk is the part of a selection with the ids from number*setIDs.
+type selectedChunk struct {
+	number uint64
+	bits   setBits
+	count  int
+}
+
+// selectRecords returns the records that a query selects. It reads neither records nor their order.
+func (t Table[T]) selectRecords(tx *Tx, q Query) (s selection, err error) {
+	if err := tx.flushChunks(); err != nil {
+		return s, err
+	}
+	var some, every []chunkReader
+	for _, f := range q.Any {
+		some = append(some, t.readFilter(tx, f))
+	}
+	if len(some) == 0 {
+		some = append(some, t.readFilter(tx, Filter{Set: allRecords}))
+	}
+	for _, f := range q.All {
+		every = append(every, t.readFilter(tx, f))
+	}
+	words := textSearch{bucket: listBucket(t.Name, textBucket)}
+	words.open(tx, q.Words)
+	for number, more := nextChunk(some, every, 0); more; number, more = nextChunk(some, every, number+1) {
+		if q.Context != nil && q.Context.Err() != nil {
+			return s, q.Context.Err()
+		}
+		c := selectedChunk{number: number}
+		if err := c.fill(some, every); err != nil {
+			return s, err
+		}
+		if err := words.narrow(&c); err != nil {
+			return s, err
+		}
+		if c.count = c.bits.count(); c.count > 0 {
+			s.chunks, s.count = append(s.chunks, c), s.count+c.count
+		}
+	}
+	return s, nil
+}
+
+// nextChunk returns the number of the first chunk at or after number in which one of some and each of
+// every have ids.
+func nextChunk(some, every []chunkReader, number uint64) (next uint64, more bool) {
+	for {
+		first, found := uint64(0), false
+		for _, r := range some {
+			if n, ok := r.seek(number); ok && (!found || n < first) {
+				first, found = n, true
+			}
+		}
+		if !found {
+			return 0, false
+		}
+		number = first
+		for _, r := range every {
+			n, ok := r.seek(number)
+			if !ok {
+				return 0, false
+			}
+			number = n
+		}
+		if number == first {
+			return number, true
+		}
+	}
+}
+
+// fill sets the ids of the chunk to those in one of some and in each of every.
+func (c *selectedChunk) fill(some, every []chunkReader) error {
+	for _, r := range some {
+		if n, ok := r.seek(c.number); ok && n == c.number {
+			if err := r.join(&c.bits); err != nil {
+				return err
+			}
+		}
+	}
+	for _, r := range every {
+		var set setBits
+		if err := r.join(&set); err != nil {
+			return err
+		}
+		for i := range c.bits {
+			c.bits[i] &= set[i]
+		}
+	}
+	return nil
+}
+
+// textSearch looks for words in the texts of records.
+type textSearch struct {
+	bucket string
+	cursor *bbolt.Cursor // nil if there is nothing to look for, or no text
+	words  [][]byte      // empty: every record matches
+	key    []byte
+	stored []byte
+}
+
+func (s *textSearch) open(tx *Tx, words []string) {
+	for _, word := range words {
+		s.words = append(s.words, []byte(word))
+	}
+	if b := tx.Bolt.Bucket([]byte(s.bucket)); b != nil && len(words) > 0 {
+		s.cursor = b.Cursor()
+		s.key, s.stored = s.cursor.First()
+	}
+}
+
+// narrow removes the ids of records without the words. The chunks must come in ascending order.
+func (s *textSearch) narrow(c *selectedChunk) error {
+	if len(s.words) == 0 {
+		return nil
+	}
+	for i, wanted := range c.bits {
+		if wanted == 0 {
+			continue
+		}
+		var err error
+		if c.bits[i], err = s.find(c.number*(setIDs/textIDs)+uint64(i), wanted); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// find returns which of the wanted records of a chunk of texts contain the words.
+func (s *textSearch) find(number, wanted uint64) (uint64, error) {
+	if s.cursor == nil {
+		return 0, nil
+	}
+	key := IDKey(number)
+	if s.key != nil && bytes.Compare(s.key, key) < 0 {
+		s.key, s.stored = s.cursor.Next()
+	}
+	if s.key != nil && bytes.Compare(s.key, key) < 0 {
+		s.key, s.stored = s.cursor.Seek(key)
+	}
+	if !bytes.Equal(s.key, key) {
+		return 0, nil
+	}
+	t, err := s.read()
+	if err != nil {
+		return 0, err
+	}
+	short := wanted & t.present
+	for _, word := range s.words {
+		if short != 0 {
+			short = t.find(word, short)
+		}
+	}
+	long := wanted & t.long
+	for left := long; left != 0; left &= left - 1 {
+		id := number*textIDs + uint64(bits.TrailingZeros64(left))
+		if ok, err := s.findLong(id); err != nil || !ok {
+			if long &^= left & -left; err != nil {
+				return 0, err
+			}
+		}
+	}
+	return short | long, nil
+}
+
+// read returns the present chunk.
+func (s *textSearch) read() (t storedTexts, err error) {
+	contents, err := Unseal(s.bucket, s.key, s.stored)
+	if err != nil {
+		return t, err
+	}
+	if t, err = openTexts(contents); err != nil {
+		return t, fmt.Errorf("%s/%x: %w", s.bucket, s.key, err)
+	}
+	return t, nil
+}
+
+// findLong reports whether the long text of a record contains the words.
+func (s *textSearch) findLong(id uint64) (bool, error) {
+	if s.key, s.stored = s.cursor.Seek(longTextKey(id)); !bytes.Equal(s.key, longTextKey(id)) {
+		return false, nil
+	}
+	text, err := Unseal(s.bucket, s.key, s.stored)
+	for _, word := range s.words {
+		if !bytes.Contains(text, word) {
+			return false, err
+		}
+	}
+	return err == nil, err
+}
+
+// newest returns the ids at the positions from from to to, in descending order of the ids.
+func (s selection) newest(from, to int) (ids []uint64) {
+	for _, c := range slices.Backward(s.chunks) {
+		if from >= to {
+			break
+		}
+		if from >= c.count {
+			from, to = from-c.count, to-c.count
+			continue
+		}
+		for i := len(c.bits) - 1; i >= 0 && from < to; i-- {
+			word := c.bits[i]
+			if n := bits.OnesCount64(word); from >= n {
+				from, to = from-n, to-n
+				continue
+			}
+			for ; word != 0 && from < to; from, to = max(from-1, 0), to-1 {
+				top := 63 - bits.LeadingZeros64(word)
+				if word &^= 1 << top; from == 0 {
+					ids = append(ids, c.number*setIDs+uint64(64*i+top))
+				}
+			}
+		}
+	}
+	return ids
+}
+
+// positions is a half-open range of positions in a list.
+type positions struct{ from, to int }
+
+// orderedChunk is the part of a selection that one chunk of orders is about.
+type orderedChunk struct {
+	first             uint64                // the first id of the chunk
+	bits              [orderIDs / 64]uint64 // the selected ids
+	count             int
+	smallest, largest uint64 // bounds of the orders in the chunk
+	orders            []byte // as they are stored
+}
+
+// at returns the order of an id of the chunk.
+func (c *orderedChunk) at(i int) uint64 { return binary.BigEndian.Uint64(c.orders[8*i:]) }
+
+// ordering is a selection with the order of its records. Its chunks share the memory of the
+// transaction.
+type ordering []orderedChunk
+
+// inOrder returns the ids at some positions, in the order of the records.
+func (s selection) inOrder(tx *Tx, bucket string, at positions) ([]uint64, error) {
+	all, err := s.readOrders(tx, bucket)
+	if err != nil || len(all) == 0 {
+		return nil, err
+	}
+	values := valueRange{all[0].smallest, all[0].largest}
+	for _, c := range all {
+		values.low, values.high = min(values.low, c.smallest), max(values.high, c.largest)
+	}
+	return all.pick(values, at), nil
+}
+
+// readOrders returns the selection with the order of its records.
+func (s selection) readOrders(tx *Tx, bucket string) (all ordering, err error) {
+	b := tx.Bolt.Bucket([]byte(bucket))
+	if b == nil {
+		return nil, fmt.Errorf("%s: the data of lists is missing; stop the server and run latchkey check --repair", bucket)
+	}
+	const perSet, words = setIDs / orderIDs, orderIDs / 64
+	cursor := b.Cursor()
+	key, stored := cursor.First()
+	for i := range s.chunks {
+		chunk := &s.chunks[i]
+		for part := range perSet {
+			c := orderedChunk{bits: [words]uint64(chunk.bits[words*part:])}
+			for _, word := range c.bits {
+				c.count += bits.OnesCount64(word)
+			}
+			if c.count == 0 {
+				continue
+			}
+			number := chunk.number*perSet + uint64(part)
+			if key != nil && binary.BigEndian.Uint64(key) < number {
+				key, stored = cursor.Next()
+			}
+			if key != nil && binary.BigEndian.Uint64(key) < number {
+				key, stored = cursor.Seek(IDKey(number))
+			}
+			if !bytes.Equal(key, IDKey(number)) {
+				return nil, fmt.Errorf("%s/%x: the data of lists is missing; stop the server and run latchkey check --repair", bucket, IDKey(number))
+			}
+			contents, err := Unseal(bucket, key, stored)
+			if err != nil {
+				return nil, err
+			}
+			if len(contents) != ordersSize {
+				return nil, fmt.Errorf("%s/%x: %w", bucket, key, errListData)
+			}
+			c.first, c.orders = number*orderIDs, contents[ordersBits:]
+			c.smallest, c.largest = binary.BigEndian.Uint64(contents), binary.BigEndian.Uint64(contents[8:])
+			all = append(all, c)
+		}
+	}
+	return all, nil
+}
+
+// maxPicked is the number of records that pick sorts together. It bounds the memory of a page.
+const maxPicked = 16 << 10
+
+// valueRange is a range of orders, with both ends.
+type valueRange struct{ low, high uint64 }
+
+// pick returns the ids at some positions among the records whose order is in the range: the
+// largest order first, and among equal ones the largest id. It counts how many records are in each of
+// 1024 parts of the range, and then looks only at the parts with these positions. So it never
+// sorts the whole list.
+func (o ordering) pick(r valueRange, at positions) (ids []uint64) {
+	shift := max(0, bits.Len64(r.high-r.low)-10)
+	counts := o.histogram(r, shift)
+	part := func(i int) valueRange {
+		low := r.low + uint64(i)<<shift
+		return valueRange{low, min(r.high-low, 1<<shift-1) + low}
+	}
+	for top := len(counts) - 1; top >= 0 && at.from < at.to; {
+		if at.from >= counts[top] {
+			at.from, at.to = at.from-counts[top], at.to-counts[top]
+			top--
+			continue
+		}
+		bottom, count := top, counts[top]
+		for bottom > 0 && count < at.to && count+counts[bottom-1] <= maxPicked {
+			bottom--
+			count += counts[bottom]
+		}
+		values, here := valueRange{part(bottom).low, part(top).high}, positions{at.from, min(at.to, count)}
+		switch {
+		case count <= maxPicked:
+			ids = append(ids, o.sorted(values)[here.from:here.to]...)
+		case values.low == values.high:
+			ids = append(ids, o.equal(values.low, here)...)
+		default:
+			ids = append(ids, o.pick(values, here)...)
+		}
+		at.from, at.to = 0, at.to-count
+		top = bottom - 1
+	}
+	return ids
+}
+
+// histogram returns how many records have their order in each part of a range. Each part has
+// 1<<shift values; there are at most 1024 parts.
+func (o ordering) histogram(r valueRange, shift int) []int {
+	counts := make([]int, (r.high-r.low)>>shift+1)
+	for i := range o {
+		c := &o[i]
+		if c.smallest >= r.low && c.largest <= r.high && (c.smallest-r.low)>>shift == (c.largest-r.low)>>shift {
+			counts[(c.smallest-r.low)>>shift] += c.count
+			continue
+		}
+		if c.largest < r.low || c.smallest > r.high {
+			continue
+		}
+		for w, word := range c.bits {
+			for ; word != 0; word &= word - 1 {
+				if order := c.at(64*w + bits.TrailingZeros64(word)); order >= r.low && order <= r.high {
+					counts[(order-r.low)>>shift]++
+				}
+			}
+		}
+	}
+	return counts
+}
+
+// sorted returns the ids of the records whose order is in a range, the largest order first.
+func (o ordering) sorted(r valueRange) []uint64 {
+	type row struct{ order, id uint64 }
+	var rows []row
+	for i := range o {
+		c := &o[i]
+		if c.largest < r.low || c.smallest > r.high {
+			continue
+		}
+		for w, word := range c.bits {
+			for ; word != 0; word &= word - 1 {
+				bit := 64*w + bits.TrailingZeros64(word)
+				if order := c.at(bit); order >= r.low && order <= r.high {
+					rows = append(rows, row{order, c.first + uint64(bit)})
+				}
+			}
+		}
+	}
+	slices.SortFunc(rows, func(a, b row) int { return cmp.Or(cmp.Compare(b.order, a.order), cmp.Compare(b.id, a.id)) })
+	ids := make([]uint64, len(rows))
+	for i, row := range rows {
+		ids[i] = row.id
+	}
+	return ids
+}
+
+// equal returns the ids at some positions among the records with one order, the largest id
+// first.
+func (o ordering) equal(order uint64, at positions) (ids []uint64) {
+	for i := len(o) - 1; i >= 0 && at.to > 0; i-- {
+		c := &o[i]
+		if c.largest < order || c.smallest > order {
+			continue
+		}
+		for w := len(c.bits) - 1; w >= 0; w-- {
+			for word := c.bits[w]; word != 0; {
+				bit := 63 - bits.LeadingZeros64(word)
+				if word &^= 1 << bit; c.at(64*w+bit) != order {
+					continue
+				}
+				if at.from--; at.from < 0 && at.to > 0 {
+					ids = append(ids, c.first+uint64(64*w+bit))
+				}
+				at.to--
+			}
+		}
+	}
+	return ids
+}
