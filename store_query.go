@@ -366,7 +366,7 @@ func (s selection) inOrder(tx *Tx, bucket string, at positions) ([]uint64, error
 func (s selection) readOrders(tx *Tx, bucket string) (all ordering, err error) {
 	b := tx.Bolt.Bucket([]byte(bucket))
 	if b == nil {
-		return nil, fmt.Errorf("%s: the data of lists is missing; stop the server and run latchkey check --repair", bucket)
+		return nil, missingOrder(bucket, nil)
 	}
 	const perSet, words = setIDs / orderIDs, orderIDs / 64
 	cursor := b.Cursor()
@@ -389,7 +389,7 @@ func (s selection) readOrders(tx *Tx, bucket string) (all ordering, err error) {
 				key, stored = cursor.Seek(IDKey(number))
 			}
 			if !bytes.Equal(key, IDKey(number)) {
-				return nil, fmt.Errorf("%s/%x: the data of lists is missing; stop the server and run latchkey check --repair", bucket, IDKey(number))
+				return nil, missingOrder(bucket, IDKey(number))
 			}
 			contents, err := Unseal(bucket, key, stored)
 			if err != nil {
@@ -398,12 +398,22 @@ func (s selection) readOrders(tx *Tx, bucket string) (all ordering, err error) {
 			if len(contents) != ordersSize {
 				return nil, fmt.Errorf("%s/%x: %w", bucket, key, errListData)
 			}
+			for w, word := range c.bits {
+				if word&^binary.BigEndian.Uint64(contents[ordersHead+8*w:]) != 0 {
+					return nil, missingOrder(bucket, key)
+				}
+			}
 			c.first, c.orders = number*orderIDs, contents[ordersBits:]
 			c.smallest, c.largest = binary.BigEndian.Uint64(contents), binary.BigEndian.Uint64(contents[8:])
 			all = append(all, c)
 		}
 	}
 	return all, nil
+}
+
+// missingOrder returns the error for a record without an order.
+func missingOrder(bucket string, key []byte) error {
+	return fmt.Errorf("%s/%x: the order of a record is missing; stop the server and run latchkey check --repair", bucket, key)
 }
 
 // maxPicked is the number of records that pick sorts together. It bounds the memory of a page.

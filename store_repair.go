@@ -98,6 +98,7 @@ func (t Table[T]) Repair(tx *Tx) error {
 		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil {
 			return fmt.Errorf("delete bucket %s: %w", bucket, err)
 		}
+		tx.Writes++
 	}
 	records := tx.Count(t.Name)
 	for v, err := range t.All(tx, Forward) {

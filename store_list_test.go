@@ -1,0 +1,379 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"latchkey/internal/fold"
+
+	"pgregory.net/rapid"
+)
+
+// item is a record with everything that lists can have.
+type item struct {
+	ID     uint64   `json:"id"`
+	Owner  uint64   `json:"owner"`
+	Tags   []string `json:"tags"`
+	At     uint64   `json:"at"`
+	Fields []string `json:"fields"`
+}
+
+var itemTable = Table[item]{
+	Name: "items", Key: func(v item) []byte { return IDKey(v.ID) },
+	Indexes: []Index[item]{{"at", func(v item) [][]byte { return [][]byte{IDKey(v.At)} }}},
+	List: &Listing[item]{
+		Sets: []Index[item]{
+			{"owner", func(v item) [][]byte { return [][]byte{IDKey(v.Owner)} }},
+			{"tag", func(v item) (keys [][]byte) {
+				for _, tag := range v.Tags {
+					keys = append(keys, []byte(tag))
+				}
+				return keys
+			}},
+		},
+		Order: func(v item) uint64 { return v.At },
+		Text:  func(v item) []string { return v.Fields },
+	},
+}
+
+// itemIDs draws ids around the ends of chunks.
+func itemIDs() *rapid.Generator[uint64] {
+	return rapid.Custom(func(t *rapid.T) uint64 {
+		return rapid.SampledFrom([]uint64{1, 60, 124, 4090, 4150, 1 << 33}).Draw(t, "near") + rapid.Uint64Range(0, 9).Draw(t, "more")
+	})
+}
+
+func itemTags() *rapid.Generator[string] {
+	return rapid.SampledFrom([]string{"", "a", "ab", "\x00", strings.Repeat("long", 100), strings.Repeat("long", 101)})
+}
+
+func items() *rapid.Generator[item] {
+	words := rapid.SampledFrom([]string{"", "Mara", "Lind", "J\u00fcrgen", "jurgen", "x", "\n", strings.Repeat("words ", 200)})
+	return rapid.Custom(func(t *rapid.T) item {
+		return item{
+			ID: itemIDs().Draw(t, "id"), Owner: rapid.Uint64Range(1, 3).Draw(t, "owner"), Tags: rapid.SliceOfN(itemTags(), 0, 3).Draw(t, "tags"),
+			At: rapid.SampledFrom([]uint64{0, 1, 7, 8, 1 << 40, 1<<40 + 1, 1<<64 - 1}).Draw(t, "at"), Fields: rapid.SliceOfN(words, 0, 3).Draw(t, "fields"),
+		}
+	})
+}
+
+func itemQueries() *rapid.Generator[Query] {
+	owner := rapid.Custom(func(t *rapid.T) Filter { return Filter{"owner", IDKey(rapid.Uint64Range(1, 4).Draw(t, "owner"))} })
+	other := rapid.Custom(func(t *rapid.T) Filter {
+		if rapid.Bool().Draw(t, "by index") {
+			return Filter{"at", IDKey(rapid.SampledFrom([]uint64{0, 1, 7, 9}).Draw(t, "at"))}
+		}
+		return Filter{"tag", []byte(itemTags().Draw(t, "tag"))}
+	})
+	return rapid.Custom(func(t *rapid.T) Query {
+		return Query{
+			Any: rapid.SliceOfN(owner, 0, 2).Draw(t, "any"), All: rapid.SliceOfN(other, 0, 2).Draw(t, "all"),
+			Words: fold.Words(rapid.SampledFrom([]string{"", "", "ara", "LIND mar", "J\u00fcr", "rgen x", "words", "words mara", "no"}).Draw(t, "words")),
+			ByID:  rapid.Bool().Draw(t, "by id"),
+		}
+	})
+}
+
+// plainPage is Table.Page by the records alone.
+func plainPage(all map[uint64]item, q Query, from, to int) (rows []item, count int) {
+	for _, v := range all {
+		passes := func(f Filter) bool {
+			return f.Set == "owner" && string(IDKey(v.Owner)) == string(f.Value) || f.Set == "at" && string(IDKey(v.At)) == string(f.Value) ||
+				f.Set == "tag" && slices.Contains(v.Tags, string(f.Value))
+		}
+		fits := len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)
+		for _, f := range q.All {
+			fits = fits && passes(f)
+		}
+		for _, word := range q.Words {
+			inWord := func(field string) bool { return strings.Contains(fold.Search(field), word) }
+			fits = fits && slices.ContainsFunc(v.Fields, inWord)
+		}
+		if fits {
+			rows = append(rows, v)
+		}
+	}
+	slices.SortFunc(rows, func(a, b item) int {
+		if q.ByID {
+			return cmp.Compare(b.ID, a.ID)
+		}
+		return cmp.Or(cmp.Compare(b.At, a.At), cmp.Compare(b.ID, a.ID))
+	})
+	return rows[min(from, len(rows)):min(to, len(rows))], len(rows)
+}
+
+// itemsDesk is a store of items and what should be in it.
+type itemsDesk struct {
+	*Store
+	all map[uint64]item
+}
+
+// change stores or deletes some items in one transaction, of which the last may fail.
+func (d *itemsDesk) change(t *rapid.T) {
+	puts, drops := rapid.SliceOfN(items(), 0, 20).Draw(t, "put"), rapid.SliceOfN(itemIDs(), 0, 10).Draw(t, "drop")
+	fails := rapid.Bool().Draw(t, "fails")
+	after := map[uint64]item{}
+	err := d.Update(func(tx *Tx) error {
+		for id, v := range d.all {
+			after[id] = v
+		}
+		for _, v := range puts {
+			if err := itemTable.Put(tx, v); err != nil {
+				return err
+			}
+			after[v.ID] = v
+		}
+		for _, id := range drops {
+			if err := itemTable.Delete(tx, IDKey(id)); err != nil && !errors.Is(err, ErrNotFound) {
+				return err
+			}
+			delete(after, id)
+		}
+		d.compare(t, tx, after) // a transaction sees its own changes
+		if fails {
+			return errChange
+		}
+		return nil
+	})
+	if fails && errors.Is(err, errChange) {
+		return
+	}
+	if d.all = after; err != nil {
+		t.Fatal(err)
+	}
+}
+
+var errChange = errors.New("the change fails")
+
+// compare compares a page with what it should have.
+func (d *itemsDesk) compare(t *rapid.T, tx *Tx, all map[uint64]item) {
+	q := itemQueries().Draw(t, "query")
+	from, n := rapid.IntRange(0, 5).Draw(t, "from"), rapid.IntRange(1, 30).Draw(t, "rows")
+	rows, count, err := itemTable.Page(tx, q, func(count int) (int, int) { return min(from, count), min(from+n, count) })
+	want, wantCount := plainPage(all, q, from, from+n)
+	if err != nil || count != wantCount || itemsText(rows) != itemsText(want) {
+		t.Errorf("%+v from %d: got %d, %v\n%s\nwant %d\n%s", q, from, count, err, itemsText(rows), wantCount, itemsText(want))
+	}
+}
+
+func itemsText(list []item) string {
+	var text strings.Builder
+	for _, v := range list {
+		fmt.Fprintf(&text, "%d@%d ", v.ID, v.At)
+	}
+	return text.String()
+}
+
+// check returns the problems that CheckStore finds.
+func (d *itemsDesk) check(t interface{ Fatal(...any) }) (problems []string) {
+	err := d.View(func(tx *Tx) error {
+		result, err := CheckStore(tx, []Checked{itemTable})
+		problems = result.Problems
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return problems
+}
+
+// TestPage_Model changes a store at random: each list has what a look at every record finds, and the
+// check finds nothing.
+func TestPage_Model(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		d := &itemsDesk{newTestStore(t), map[uint64]item{}}
+		defer d.Close()
+		for range rapid.IntRange(1, 6).Draw(rt, "changes") {
+			d.change(rt)
+			if err := d.View(func(tx *Tx) error { d.compare(rt, tx, d.all); return nil }); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		if problems := d.check(rt); len(problems) > 0 {
+			rt.Errorf("got %q", problems)
+		}
+		if err := d.Update(func(tx *Tx) error { return errors.Join(spoilLists(rt, tx), itemTable.Repair(tx)) }); err != nil {
+			rt.Fatal(err)
+		}
+		if problems := d.check(rt); len(problems) > 0 {
+			rt.Errorf("after the repair: got %q", problems)
+		}
+		if err := d.View(func(tx *Tx) error { d.compare(rt, tx, d.all); return nil }); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
+
+// spoilLists deletes and adds data of indexes and lists.
+func spoilLists(t *rapid.T, tx *Tx) error {
+	buckets := bucketsWith(tx, "items~")
+	if len(buckets) == 0 {
+		return nil
+	}
+	bucket := rapid.SampledFrom(buckets).Draw(t, "bucket")
+	var first []byte
+	for key := range tx.Range(bucket, nil) {
+		first = slices.Clone(key)
+		break
+	}
+	return errors.Join(tx.Delete(bucket, first), tx.Put("items~more", []byte{1}, []byte{2}), tx.PutRaw("items/at", []byte{1}, []byte{3}))
+}
+
+// TestPage_Damage spoils the data of lists: the check names it, a list that needs it fails and names
+// the command that repairs it, and the command repairs it.
+func TestPage_Damage(t *testing.T) {
+	status := func(tx *Tx, value string) []byte { return setKey([]byte(value), 0) }
+	for _, tt := range []struct {
+		name, problem, failure string
+		query                  Query
+		harm                   func(tx *Tx) error
+	}{
+		{"a bit too many", "does not fit the records", "do not fit the record", Query{All: []Filter{{"tag", []byte("a")}}},
+			func(tx *Tx) error { return tx.Put("items~tag", status(tx, "a"), []byte{0, 1, 0, 2, 0, 3}) }},
+		{"a record too many", "does not fit the records", "missing", Query{},
+			func(tx *Tx) error { return tx.Put("items~all", setKey(nil, 0), []byte{0, 1, 0, 2, 0, 3, 0, 9}) }},
+		{"a record too many by id", "does not fit the records", "do not fit the record", Query{ByID: true},
+			func(tx *Tx) error { return tx.Put("items~all", setKey(nil, 0), []byte{0, 1, 0, 2, 0, 3, 0, 9}) }},
+		{"a bit too few", "does not fit the records", "", Query{All: []Filter{{"tag", []byte("a")}}},
+			func(tx *Tx) error { return tx.Put("items~tag", status(tx, "a"), []byte{0, 2}) }},
+		{"a chunk too many", "parts of the data", "", Query{},
+			func(tx *Tx) error { return tx.Put("items~tag", status(tx, "z"), []byte{0, 2}) }},
+		{"a chunk too few", "does not fit the records", "", Query{},
+			func(tx *Tx) error { return tx.Delete("items~tag", status(tx, "a")) }},
+		{"no order", "does not fit the records", "missing", Query{}, func(tx *Tx) error { return tx.Delete("items~order", IDKey(0)) }},
+		{"no bucket of orders", "does not fit the records", "missing", Query{}, func(tx *Tx) error {
+			return errors.Join(tx.Put("other", []byte("x"), nil), tx.Bolt.DeleteBucket([]byte("items~order")))
+		}},
+		{"another order", "does not fit the records", "", Query{}, func(tx *Tx) error {
+			c := &orders{present: [2]uint64{0b1110}}
+			return tx.Put("items~order", IDKey(0), c.encode())
+		}},
+		{"not an order", "does not fit the records", "not data of a list", Query{}, func(tx *Tx) error { return tx.Put("items~order", IDKey(0), []byte("x")) }},
+		{"not a set", "does not fit the records", "not data of a list", Query{}, func(tx *Tx) error { return tx.Put("items~all", setKey(nil, 0), []byte("x")) }},
+		{"not a text", "does not fit the records", "not data of a list", Query{Words: []string{"mara"}},
+			func(tx *Tx) error { return tx.Put("items~text", IDKey(0), []byte("0123456789abcdefg")) }},
+		{"the text of another", "does not fit the records", "do not fit the record", Query{Words: []string{"nobody"}}, func(tx *Tx) error {
+			c := &texts{short: [textIDs]string{1: "nobody", 2: "b", 3: "c"}}
+			return tx.Put("items~text", IDKey(0), c.encode())
+		}},
+		{"a flipped bit", "checksum", "checksum", Query{}, func(tx *Tx) error {
+			raw := slices.Clone(tx.Bolt.Bucket([]byte("items~all")).Get(setKey(nil, 0)))
+			raw[len(raw)-1] ^= 1
+			return tx.PutRaw("items~all", setKey(nil, 0), raw)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := &itemsDesk{newTestStore(t), nil}
+			err := d.Update(func(tx *Tx) error {
+				return errors.Join(
+					itemTable.Put(tx, item{ID: 1, Tags: []string{"a"}, At: 5, Fields: []string{"Mara"}}),
+					itemTable.Put(tx, item{ID: 2, Tags: []string{"a"}, At: 4, Fields: []string{"Lind"}}),
+					itemTable.Put(tx, item{ID: 3, Tags: []string{"b"}, At: 3, Fields: []string{"Mara Lind"}}))
+			})
+			if err = errors.Join(err, d.Update(tt.harm)); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(d.check(t), "\n"); !strings.Contains(got, tt.problem) {
+				t.Errorf("check: got %q, want %q", got, tt.problem)
+			}
+			all := func(count int) (int, int) { return 0, count }
+			err = d.View(func(tx *Tx) error { _, _, err := itemTable.Page(tx, tt.query, all); return err })
+			if (err != nil) != (tt.failure != "") || err != nil && !strings.Contains(err.Error(), tt.failure) {
+				t.Errorf("list: got %v, want %q", err, tt.failure)
+			}
+			if err := d.Update(itemTable.Repair); err != nil {
+				t.Fatal(err)
+			}
+			if got := d.check(t); len(got) > 0 {
+				t.Errorf("after the repair: got %q", got)
+			}
+		})
+	}
+}
+
+// TestPage_ManyEqual lists more records with one order than are sorted together, between two others.
+func TestPage_ManyEqual(t *testing.T) {
+	s := newTestStore(t)
+	const equal = maxPicked + 1000
+	err := s.Update(func(tx *Tx) error {
+		for id := uint64(1); id <= equal+2; id++ {
+			at := uint64(1 << 50)
+			switch id {
+			case 7:
+				at = 1<<64 - 1
+			case 3000:
+				at = 0
+			}
+			if err := itemTable.Put(tx, item{ID: id, At: at}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		from, to int
+		want     string
+	}{
+		{0, 3, fmt.Sprint([]uint64{7, equal + 2, equal + 1})}, {1, 2, fmt.Sprint([]uint64{equal + 2})}, {equal - 1, equal + 2, "[2 1 3000]"}, {equal + 1, equal + 2, "[3000]"},
+		{equal - 2999, equal - 2996, "[3002 3001 2999]"},
+	} {
+		_ = s.View(func(tx *Tx) error {
+			rows, count, err := itemTable.Page(tx, Query{}, func(int) (int, int) { return tt.from, tt.to })
+			var ids []uint64
+			for _, v := range rows {
+				ids = append(ids, v.ID)
+			}
+			if fmt.Sprint(ids) != tt.want || count != equal+2 || err != nil {
+				t.Errorf("%d to %d: got %v of %d, %v; want %s", tt.from, tt.to, ids, count, err, tt.want)
+			}
+			return nil
+		})
+	}
+}
+
+// TestPage_Ends ends a list with its request.
+func TestPage_Ends(t *testing.T) {
+	s := newTestStore(t)
+	if err := s.Update(func(tx *Tx) error { return itemTable.Put(tx, item{ID: 1}) }); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	err := s.View(func(tx *Tx) error {
+		_, _, err := itemTable.Page(tx, Query{Context: ctx}, func(count int) (int, int) { return 0, count })
+		return err
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+// TestListing_Memory stores more chunks in a transaction than it keeps in memory.
+func TestListing_Memory(t *testing.T) {
+	d := &itemsDesk{newTestStore(t), nil}
+	err := d.Update(func(tx *Tx) error {
+		for id := range uint64(3 * maxPending / 2) {
+			if err := itemTable.Put(tx, item{ID: id + 1, Tags: []string{fmt.Sprint(id)}}); err != nil {
+				return err
+			}
+			if len(tx.chunks) > maxPending {
+				return fmt.Errorf("%d chunks are in memory", len(tx.chunks))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if problems := d.check(t); len(problems) > 0 {
+		t.Errorf("got %q", problems)
+	}
+}
