@@ -278,6 +278,12 @@ func CheckStoreFile(path string, c Config, pepper string, progress Progress) (Ch
 	return CheckFile(path, tables(), func() (Peppers, error) { return PeppersOf(c, pepper).Load(c.Server.Data) }, progress)
 }
 
+// RepairStore makes the indexes and lists of the database in the data folder of c anew from its
+// records, see RepairFolder. It loads the peppers that c names. pepper is the pepper itself, or "".
+func RepairStore(c Config, pepper string, progress Progress) (CheckResult, error) {
+	return RepairFolder(c.Server.Data, tables(), func() (Peppers, error) { return PeppersOf(c, pepper).Load(c.Server.Data) }, progress)
+}
+
 // tend counts the keys for the metrics and then does the background work. It returns
 // after stop is closed, and closes idle.
 func (a *App) tend() {

@@ -405,6 +405,9 @@ func AuditTables() []Checked { return []Checked{auditTable, auditChain{}} }
 // auditChain checks the hash chain of the audit log.
 type auditChain struct{}
 
+// Repair does nothing, because a chain that was made anew would hide what was changed.
+func (auditChain) Repair(*Tx) error { return nil }
+
 // Check calls report for each problem in the chain.
 func (auditChain) Check(tx *Tx, report func(problem string)) error {
 	_, err := VerifyAudit(tx, report)

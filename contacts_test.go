@@ -155,7 +155,7 @@ func (d *contactDesk) everything() string {
 		for entry, key := range contactTable.Find(tx, "phone", nil, Forward) {
 			fmt.Fprintf(&all, "phone %q %x\n", entry, key)
 		}
-		for _, bucket := range listBuckets(tx, contactTable.Name) {
+		for _, bucket := range bucketsWith(tx, listBucket(contactTable.Name, "")) {
 			for key, stored := range tx.Range(bucket, nil) {
 				fmt.Fprintf(&all, "%s %q %x\n", bucket, key, stored)
 			}

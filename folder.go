@@ -566,6 +566,44 @@ func CheckFile(path string, tables []Checked, load func() (Peppers, error), prog
 	return result, err
 }
 
+// RepairFolder makes what the tables derive from their records in the database in the data folder dir
+// anew, see Checked.Repair, and then checks the database as CheckFile does. load returns the peppers.
+// Without the right pepper RepairFolder verifies no MAC. It returns an error and changes nothing if
+// the folder does not exist, if another process has it open, if the database has an earlier format,
+// or if a page or a record is damaged.
+func RepairFolder(dir string, tables []Checked, load func() (Peppers, error), progress Progress) (result CheckResult, err error) {
+	if _, err := os.Stat(dir); err != nil {
+		return result, fmt.Errorf("there is no data folder to repair: %w; set its path with --data", err)
+	}
+	folder, err := OpenDataDir(dir)
+	if err != nil {
+		return result, err
+	}
+	defer func() { err = errors.Join(err, folder.Close()) }()
+	f, err := OpenFile(storePath(dir), ReadWrite)
+	if err != nil {
+		return result, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if !f.Current() {
+		return result, fmt.Errorf("the database has format %d of an earlier version; start the server, which migrates it and makes the lists", f.Header.Format)
+	}
+	f.Progress = progress
+	why, err := f.unverified(load)
+	if err != nil {
+		return result, err
+	}
+	if err := f.Repair(tables); err != nil {
+		return result, fmt.Errorf("%w; the database has not been changed", err)
+	}
+	err = f.View(func(tx *Tx) error {
+		result, err = CheckStore(tx, tables)
+		return err
+	})
+	result.NotVerified = why
+	return result, err
+}
+
 // unverified authenticates the file with the peppers that load returns. It returns why the
 // MACs of the file cannot be verified, or "" if they can.
 func (f *File) unverified(load func() (Peppers, error)) (why string, err error) {

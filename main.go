@@ -196,6 +196,12 @@ func (s service) CheckFile(path string, progress cli.Progress) (cli.CheckResult,
 	return cli.CheckResult(result), err
 }
 
+// Repair makes the indexes and lists of the database anew, see RepairStore.
+func (s service) Repair(progress cli.Progress) (cli.CheckResult, error) {
+	result, err := RepairStore(s.config, pepper(), Progress(progress))
+	return cli.CheckResult(result), err
+}
+
 // Compact rewrites the database without its free space. It returns the size of the file
 // before and after, in bytes. It returns an error if a server has the data folder open.
 func (s service) Compact(progress cli.Progress) (before, after int64, err error) {

@@ -155,7 +155,7 @@ func (f *File) InPlace() error {
 func (f *File) Update(run func(*Tx) error) error {
 	return undamaged(f.path, func() error {
 		return f.DB.Update(func(b *bbolt.Tx) error {
-			tx := &Tx{Bolt: b, Auth: f.Auth}
+			tx := &Tx{Bolt: b, Auth: f.Auth, Progress: f.Progress}
 			if err := counting(run)(tx); err != nil {
 				return err
 			}

@@ -92,6 +92,11 @@ func (tx *Tx) editChunk(at chunkPlace, read func([]byte) (chunk, error)) (chunk,
 // flushChunks stores the chunks that the transaction has changed. It must be called before they are
 // read and before the commit.
 func (tx *Tx) flushChunks() error {
+	// The chunks have the changes of all changes before the present one too. So they are written
+	// whatever becomes of the present change, which is undone in the chunks again.
+	undo, refusal := tx.undo, tx.Refusal
+	tx.undo, tx.Refusal = nil, nil
+	defer func() { tx.undo, tx.Refusal = undo, refusal }()
 	places := make([]chunkPlace, 0, len(tx.chunks))
 	for at := range tx.chunks {
 		places = append(places, at)
@@ -169,7 +174,9 @@ func (t Table[T]) relist(tx *Tx, key []byte, c tableChange[T]) error {
 		return fmt.Errorf("%s/%x: a table with lists needs numeric ids", t.Name, key)
 	}
 	at := listPlace{t.Name, binary.BigEndian.Uint64(key)}
-	return at.change(tx.editChunk, t.listed(c.before), t.listed(c.after))
+	before, after := t.listed(c.before), t.listed(c.after)
+	tx.rememberList(at, before, after)
+	return at.change(tx.editChunk, before, after)
 }
 
 // listPlace is the table and the id of a record.

@@ -88,7 +88,9 @@ var listsFormat3 = map[string]func(recordFormat2) listRecord{
 // addLists makes the data of lists of format 3 from the records of format 2, and deletes the indexes
 // and counts that lists of format 2 used. It is a step of the migration to format 3.
 func addLists(tx *Tx) error {
+	built := bucketBuilder{}
 	for table, read := range listsFormat3 {
+		lists := listScan{table: table, emit: built.addChunk}
 		for key, stored := range tx.Range(table, nil) {
 			value, err := Unseal(table, key, stored)
 			if err != nil {
@@ -100,10 +102,14 @@ func addLists(tx *Tx) error {
 			}
 			l := read(r)
 			l.sets = append(l.sets, setMember{allRecords, nil})
-			if err := (listPlace{table, binary.BigEndian.Uint64(key)}).change(tx.editChunk, nil, &l); err != nil {
+			if err := lists.add(binary.BigEndian.Uint64(key), &l); err != nil {
 				return err
 			}
 		}
+		lists.flush()
+	}
+	if err := built.store(tx); err != nil {
+		return err
 	}
 	for _, bucket := range []string{"calls/scope", "call_tallies", "contacts/scope", "agents/scope"} {
 		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {

@@ -241,6 +241,24 @@ func (b OwnedBucket) Check(tx *Tx, report func(problem string)) error {
 	return nil
 }
 
+// Repair adds up the bytes of the records, like Check.
+func (b OwnedBucket) Repair(tx *Tx) error { return b.Check(tx, func(string) {}) }
+
+// storeOwnerBytes replaces the counters of all owners.
+func (tx *Tx) storeOwnerBytes(sums map[uint64]int64) error {
+	for owner := range CountedOwners(tx) {
+		if _, found := sums[owner]; !found {
+			sums[owner] = 0
+		}
+	}
+	for owner, bytes := range sums {
+		if err := tx.Put(ownerBytesBucket, IDKey(owner), IDKey(uint64(bytes))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkOwnerBytes reports each owner whose counter differs from wanted.
 func checkOwnerBytes(tx *Tx, wanted map[uint64]int64, report func(problem string)) {
 	owners := map[uint64]bool{}

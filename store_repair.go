@@ -2,80 +2,87 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"go.etcd.io/bbolt"
+
+	"latchkey/internal/boltcheck"
 )
 
-// listCheck compares the data of the lists of a table with the records. It needs memory for the
-// chunks about setIDs ids.
-type listCheck struct {
-	tx     *Tx
+// listScan makes the data of the lists of a table from its records. It needs memory for the chunks
+// about setIDs ids.
+type listScan struct {
 	table  string
-	report func(problem string)
-	number uint64               // of the present chunk of sets
-	chunks map[chunkPlace]chunk // what should be stored about its ids
-	wanted map[string]int       // number of chunks that should be stored, by bucket
-}
-
-func newListCheck(tx *Tx, table string, report func(string)) *listCheck {
-	return &listCheck{tx: tx, table: table, report: report, chunks: map[chunkPlace]chunk{}, wanted: map[string]int{}}
+	emit   func(at chunkPlace, contents []byte) // receives each chunk, those about higher ids later
+	number uint64                               // of the present chunk of sets
+	chunks map[chunkPlace]chunk                 // what is known of its ids so far
 }
 
 // add adds a record. The ids must come in ascending order.
-func (k *listCheck) add(id uint64, l *listRecord) {
-	if id/setIDs != k.number {
-		k.compare()
-		k.number = id / setIDs
+func (s *listScan) add(id uint64, l *listRecord) error {
+	if id/setIDs != s.number {
+		s.flush()
+		s.number = id / setIDs
+	}
+	if s.chunks == nil {
+		s.chunks = map[chunkPlace]chunk{}
 	}
 	edit := func(at chunkPlace, read func([]byte) (chunk, error)) (c chunk, err error) {
-		c, ok := k.chunks[at]
+		c, ok := s.chunks[at]
 		if !ok {
 			c, err = read(nil)
-			k.chunks[at] = c
+			s.chunks[at] = c
 		}
 		return c, err
 	}
-	if err := (listPlace{k.table, id}).change(edit, nil, l); err != nil {
-		k.report(err.Error())
-	}
+	return listPlace{s.table, id}.change(edit, nil, l)
 }
 
-// compare compares the chunks in memory with those in the store and forgets them.
-func (k *listCheck) compare() {
-	for at, c := range k.chunks {
-		want := c.encode()
-		if want == nil {
-			continue
-		}
-		k.wanted[at.bucket]++
-		stored, err := k.tx.Get(at.bucket, []byte(at.key)) // CheckStore reports an error
-		if err == nil && !bytes.Equal(stored, want) {
-			k.report(fmt.Sprintf("%s/%x: the data of lists does not fit the records", at.bucket, at.key))
+// flush emits the chunks in memory. Call it after the last record.
+func (s *listScan) flush() {
+	for at, c := range s.chunks {
+		if contents := c.encode(); contents != nil {
+			s.emit(at, contents)
 		}
 	}
-	clear(k.chunks)
+	clear(s.chunks)
+}
+
+// listCheck compares the data of the lists of a table with the records.
+type listCheck struct {
+	listScan
+	tx     *Tx
+	report func(problem string)
+	wanted map[string]int // number of chunks that should be stored, by bucket
+}
+
+func newListCheck(tx *Tx, table string, report func(string)) *listCheck {
+	k := &listCheck{listScan{table: table}, tx, report, map[string]int{}}
+	k.emit = k.compare
+	return k
+}
+
+// compare compares a chunk with the stored one.
+func (k *listCheck) compare(at chunkPlace, want []byte) {
+	k.wanted[at.bucket]++
+	stored, err := k.tx.Get(at.bucket, []byte(at.key)) // CheckStore reports an error
+	if err == nil && !bytes.Equal(stored, want) {
+		k.report(fmt.Sprintf("%s/%x: the data of lists does not fit the records", at.bucket, at.key))
+	}
 }
 
 // end completes the check: it looks for chunks about records that do not exist.
 func (k *listCheck) end() {
-	k.compare()
-	for _, bucket := range listBuckets(k.tx, k.table) {
+	k.flush()
+	for _, bucket := range bucketsWith(k.tx, listBucket(k.table, "")) {
 		if found := k.tx.Count(bucket); found != k.wanted[bucket] {
 			k.report(fmt.Sprintf("%s: there are %d parts of the data of lists, but the records require %d", bucket, found, k.wanted[bucket]))
 		}
-		delete(k.wanted, bucket)
 	}
-	for bucket, wanted := range k.wanted {
-		k.report(fmt.Sprintf("%s: there are 0 parts of the data of lists, but the records require %d", bucket, wanted))
-	}
-}
-
-// listBuckets returns the names of the buckets with data of the lists of a table.
-func listBuckets(tx *Tx, table string) []string {
-	return bucketsWith(tx, listBucket(table, ""))
 }
 
 // bucketsWith returns the names of the buckets that begin with prefix.
@@ -89,33 +96,119 @@ func bucketsWith(tx *Tx, prefix string) (names []string) {
 	return names
 }
 
+// bucketBuilder collects the contents of new buckets and stores them in the order of their keys. In
+// any other order bbolt moves the keys of a new bucket again and again, because it divides the
+// pages of a bucket only at the commit.
+type bucketBuilder map[string][]bucketEntry
+
+// bucketEntry is a key of a new bucket and its value, as it is stored.
+type bucketEntry struct{ key, value []byte }
+
+// addChunk adds a chunk of the data of lists.
+func (b bucketBuilder) addChunk(at chunkPlace, contents []byte) {
+	b[at.bucket] = append(b[at.bucket], bucketEntry{[]byte(at.key), sealRecord(recordVersion, []byte(at.key), contents)})
+}
+
+// addEntry adds an index entry that ends with a key of n bytes.
+func (b bucketBuilder) addEntry(bucket string, entry []byte, n int) {
+	b[bucket] = append(b[bucket], bucketEntry{entry, sealEntry(entry, n)})
+}
+
+// store stores the buckets, which must be empty. A key may have been added twice with one value.
+func (b bucketBuilder) store(tx *Tx) error {
+	for _, bucket := range slices.Sorted(maps.Keys(b)) {
+		entries := b[bucket]
+		slices.SortFunc(entries, func(x, y bucketEntry) int { return bytes.Compare(x.key, y.key) })
+		for _, e := range entries {
+			if err := tx.PutRaw(bucket, e.key, e.value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Repair calls Repair of each table and stores the bytes of each owner, in one transaction. It returns an error and changes nothing if a
+// page of the file or a record is damaged.
+func (f *File) Repair(tables []Checked) error {
+	err := f.View(func(tx *Tx) error {
+		damaged := ""
+		err := boltcheck.Check(tx.Bolt, tx.File, func(problem string) { damaged = problem }, func(done, total int64) error {
+			return tx.Progress.Report("checking pages", done, total)
+		})
+		if err != nil {
+			return err
+		}
+		if damaged != "" {
+			return fmt.Errorf("pages of the file are damaged (%s); restore a backup", damaged)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return f.Update(func(tx *Tx) error {
+		tx.checked = &recordCount{tx.Progress, "making indexes and lists", 0, tx.countRecords()}
+		tx.recounted = map[uint64]int64{}
+		for _, t := range tables {
+			if err := t.Repair(tx); err != nil {
+				return fmt.Errorf("repair: %w", err)
+			}
+		}
+		return tx.storeOwnerBytes(tx.recounted)
+	})
+}
+
+// countRecords returns the number of records of all tables, by their stored counts.
+func (tx *Tx) countRecords() (n int64) {
+	for key, raw := range tx.Range("counts", nil) {
+		if value, err := Unseal("counts", key, raw); err == nil && len(value) == 8 {
+			n += int64(binary.BigEndian.Uint64(value))
+		}
+	}
+	return n
+}
+
 // Repair makes the indexes, the data of lists and the stored count of the table anew from its
-// records. It changes no record. It leaves out forged records, and returns an error if another
-// record cannot be read.
+// records, and adds up the bytes of each owner. It changes no record. It leaves out forged records, and returns an error if another
+// record cannot be read. It needs memory for all entries of the indexes.
 func (t Table[T]) Repair(tx *Tx) error {
 	tx.chunks = nil
-	for _, bucket := range slices.Concat(bucketsWith(tx, t.Name+"/"), listBuckets(tx, t.Name)) {
+	for _, bucket := range slices.Concat(bucketsWith(tx, t.Name+"/"), bucketsWith(tx, listBucket(t.Name, ""))) {
 		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil {
 			return fmt.Errorf("delete bucket %s: %w", bucket, err)
 		}
 		tx.Writes++
 	}
-	records := tx.Count(t.Name)
+	built := bucketBuilder{}
+	lists := listScan{table: t.Name, emit: built.addChunk}
 	for v, err := range t.All(tx, Forward) {
 		if err != nil {
 			return err
 		}
+		if err := tx.checked.next(); err != nil {
+			return err
+		}
 		key := t.Key(v)
-		c := tableChange[T]{after: &v}
+		if t.Owner != nil && tx.recounted != nil && t.Owner(v) != 0 {
+			tx.recounted[t.Owner(v)] += t.size(tx, key)
+		}
 		for _, ix := range t.Indexes {
-			if err := t.reindex(tx, ix, key, c); err != nil {
+			for _, value := range ix.Keys(v) {
+				built.addEntry(t.Name+"/"+ix.Name, append(bytes.Clone(value), key...), len(key))
+			}
+		}
+		if t.List != nil {
+			if err := lists.add(binary.BigEndian.Uint64(key), t.listed(&v)); err != nil {
 				return err
 			}
 		}
-		if err := t.relist(tx, key, c); err != nil {
-			return err
-		}
 	}
+	lists.flush()
+	if err := built.store(tx); err != nil {
+		return err
+	}
+	records := tx.Count(t.Name)
 	if records == 0 && !tx.Has("counts", []byte(t.Name)) {
 		return nil
 	}

@@ -454,6 +454,9 @@ type Checked interface {
 	// Check calls report for each problem that it finds. It returns an error only if
 	// the check cannot continue.
 	Check(tx *Tx, report func(problem string)) error
+	// Repair makes what is derived from other records anew, such as indexes. It returns an error if a
+	// record that it needs cannot be read.
+	Repair(tx *Tx) error
 }
 
 // CheckResult is the result of CheckStore.
@@ -581,7 +584,9 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 			report(fmt.Sprintf("%s/%x: the record is stored under another key", t.Name, key))
 		}
 		if t.List != nil && len(key) == 8 {
-			lists.add(binary.BigEndian.Uint64(key), t.listed(&v))
+			if err := lists.add(binary.BigEndian.Uint64(key), t.listed(&v)); err != nil {
+				return err
+			}
 		}
 		for i, ix := range t.Indexes {
 			bucket := t.Name + "/" + ix.Name

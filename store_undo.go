@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // maxUndo is the largest number of writes of one change that an undoLog holds. It limits the memory
@@ -18,6 +19,7 @@ var errNoUndo = errors.New("the change cannot be undone alone")
 // Table.NextID are the only ways to write; each adds an entry before it writes.
 type undoLog struct {
 	entries []undoEntry
+	lists   []listUndo
 	// Set if the change cannot be undone alone: it has written more than maxUndo times, or a page
 	// was found damaged during one of its writes, so bbolt may have stopped in the middle of it.
 	Lost bool
@@ -33,10 +35,16 @@ type undoEntry struct {
 	sequence uint64
 }
 
+// listUndo is a change of what the lists know of a record.
+type listUndo struct {
+	at            listPlace
+	before, after *listRecord
+}
+
 // add adds an entry. It does nothing if the log is nil, as in a transaction with one change.
 func (u *undoLog) add(e undoEntry) {
 	if len(u.entries) == maxUndo {
-		u.entries, u.Lost = nil, true
+		u.entries, u.lists, u.Lost = nil, nil, true
 	}
 	if !u.Lost {
 		u.entries = append(u.entries, e)
@@ -71,6 +79,13 @@ func (tx *Tx) rememberBucket(bucket string) {
 	}
 }
 
+// rememberList records a change of the data of lists, which is kept in chunks in memory.
+func (tx *Tx) rememberList(at listPlace, before, after *listRecord) {
+	if tx.undo != nil && !tx.undo.Lost {
+		tx.undo.lists = append(tx.undo.lists, listUndo{at, before, after})
+	}
+}
+
 // undone undoes an entry.
 func (tx *Tx) undone(e undoEntry) error {
 	b := tx.Bolt.Bucket([]byte(e.bucket))
@@ -93,7 +108,7 @@ type txMark struct{ writes, bytes, changed, afters int }
 // begin prepares the transaction for a change by a Writer.
 func (tx *Tx) begin(by Writer) txMark {
 	tx.Writer, tx.Trace = by, nil
-	tx.undo.entries, tx.undo.Lost = tx.undo.entries[:0], false
+	tx.undo.entries, tx.undo.lists, tx.undo.Lost = tx.undo.entries[:0], tx.undo.lists[:0], false
 	return txMark{tx.Writes, tx.Bytes, len(tx.Changed), len(tx.Afters)}
 }
 
@@ -108,6 +123,11 @@ func (tx *Tx) revert(m txMark) error {
 	for i := len(entries) - 1; i >= 0; i-- {
 		if err := tx.undone(entries[i]); err != nil {
 			return fmt.Errorf("undo a change in %s: %w", entries[i].bucket, err)
+		}
+	}
+	for _, l := range slices.Backward(tx.undo.lists) {
+		if err := l.at.change(tx.editChunk, l.after, l.before); err != nil {
+			return fmt.Errorf("undo a change in the lists of %s: %w", l.at.table, err)
 		}
 	}
 	tx.Writes, tx.Bytes, tx.Changed = m.writes, m.bytes, tx.Changed[:m.changed]

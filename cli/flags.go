@@ -72,7 +72,7 @@ func flagTable() map[string]commandFlags {
 			independent: "listen admin-listen log-level log-format demo"},
 		"backup":  {rules: []flagRule{{flags: "json", excludes: "-"}}},
 		"restore": {place: onFolder, rules: []flagRule{{flags: "exactly", excludes: "other"}}, independent: "dry-run other send-webhooks unverified"},
-		"check":   {rules: []flagRule{{flags: "url ca token-file", excludes: "FILE"}}},
+		"check":   {rules: []flagRule{{flags: "url ca token-file", excludes: "FILE repair"}, {flags: "repair", excludes: "FILE"}}},
 		"compact": {place: onFolder}, "healthcheck": {place: onHealth},
 		"config check": {place: onFolder}, "config print": {place: onFolder, noJSON: "the configuration is printed as text"},
 		"version": {place: inMemory}, "man": {place: inMemory, noJSON: "the manual page is text"},

@@ -75,6 +75,9 @@ type Service interface {
 	Restore(o RestoreOptions) (Restored, error)
 	// CheckFile checks the database file at path, which no server may have open.
 	CheckFile(path string, progress Progress) (CheckResult, error)
+	// Repair makes the indexes and lists of the database anew from its records, and then checks it.
+	// No server may have the data folder open.
+	Repair(progress Progress) (CheckResult, error)
 	// Compact rewrites the database without its free space. It returns the sizes of the file before
 	// and after, in bytes. No server may have the data folder open. If progress returns an error, the
 	// database is not changed.

@@ -39,7 +39,11 @@ func (s *session) storeCommands() []*cli.Command {
 		{
 			Name: "check", Usage: "check every record and index of the database, or of a backup FILE", ArgsUsage: "[FILE]", Action: s.check,
 			Description: `The pepper is needed to verify that nobody without it has changed the file.
-Without it the exit code is 3 if there are no other problems.`,
+Without it the exit code is 3 if there are no other problems.
+
+--repair makes the indexes and lists of the database in the data folder anew
+from its records. It changes no record. The server must be stopped.`,
+			Flags: []cli.Flag{&cli.BoolFlag{Name: "repair", Usage: "make indexes and lists anew from the records, then check; the server must be stopped"}},
 		},
 		{Name: "compact", Usage: "rewrite the database without its free space; the server must be stopped", Action: s.compact},
 		{Name: "healthcheck", Usage: "check whether the server is ready; exit code 0 if it is, otherwise 1", Action: s.health},
@@ -193,8 +197,19 @@ func (r Restored) report(c *cli.Command) string {
 
 func (s *session) check(ctx context.Context, c *cli.Command) error {
 	var result CheckResult
-	switch c.Args().Len() {
-	case 0:
+	switch {
+	case c.Bool("repair"):
+		service, err := s.load(c)
+		if err != nil {
+			return err
+		}
+		work := s.startWork(ctx, c)
+		result, err = service.Repair(work.Report)
+		work.end()
+		if err != nil {
+			return interrupted(ctx, err, "nothing was changed")
+		}
+	case c.Args().Len() == 0:
 		client, done, err := s.reach(ctx, c)
 		if err != nil {
 			return interrupted(ctx, err, "nothing was changed")
@@ -206,7 +221,7 @@ func (s *session) check(ctx context.Context, c *cli.Command) error {
 		if err := errors.Join(err, done()); err != nil {
 			return interrupted(ctx, err, "nothing was changed")
 		}
-	case 1:
+	case c.Args().Len() == 1:
 		service, err := s.load(c)
 		if err != nil {
 			return err

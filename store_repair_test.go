@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"latchkey/cli"
+
+	"pgregory.net/rapid"
+)
+
+// derivedData returns all index entries, data of lists and counts of a file as text.
+func derivedData(t *testing.T, path string) string {
+	t.Helper()
+	var all strings.Builder
+	f, err := OpenFile(path, ReadOnly)
+	if err == nil {
+		err = f.View(func(tx *Tx) error {
+			return tx.Walk(func(bucket string, key, stored []byte) error {
+				if strings.ContainsAny(bucket, "/~") || bucket == "counts" {
+					fmt.Fprintf(&all, "%s %x %x\n", bucket, key, stored)
+				}
+				return nil
+			})
+		})
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+// alterFile changes a file in a transaction.
+func alterFile(t *testing.T, path string, change func(*Tx) error) {
+	t.Helper()
+	f, err := OpenFile(path, ReadWrite)
+	if err == nil {
+		err = errors.Join(f.Update(change), f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRepair deletes everything that is derived from the records of a full store and adds what does
+// not belong there: "check --repair" makes it as it was.
+func TestRepair(t *testing.T) {
+	a, _, _ := filledStore(t)
+	path := storePath(a.config.Server.Data)
+	before := derivedData(t, path)
+	run := func(want int, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		args = slices.Concat([]string{"latchkey"}, args)
+		env := environment(nil, nil)
+		env.Stdin, env.Stdout, env.Stderr = strings.NewReader(""), &out, &out
+		if exit := cli.Run(context.Background(), args, env); exit != want {
+			t.Fatalf("%q: got exit code %d, want %d: %s", args, exit, want, &out)
+		}
+		return out.String()
+	}
+	data := []string{"--data", a.config.Server.Data}
+	for _, harm := range []func(*Tx) error{
+		func(*Tx) error { return nil },
+		func(tx *Tx) (err error) {
+			for _, bucket := range bucketsWith(tx, "") {
+				if strings.ContainsAny(bucket, "/~") {
+					err = errors.Join(err, tx.Bolt.DeleteBucket([]byte(bucket)))
+				}
+			}
+			return err
+		},
+		func(tx *Tx) error {
+			return errors.Join(tx.Put("counts", []byte("calls"), IDKey(99)), tx.PutRaw("calls/queue", []byte{1}, []byte{7}),
+				tx.Put("contacts~stage", setKey([]byte("lead"), 4), []byte{0, 1}), tx.Delete("owners/name", append([]byte("ann"), IDKey(1)...)),
+				tx.PutRaw("agents~all", setKey(nil, 0), []byte("damaged")))
+		},
+	} {
+		alterFile(t, path, harm)
+		if out := run(0, append(data, "check", "--repair")...); !strings.Contains(out, " 0 problems") {
+			t.Errorf("got %s", out)
+		}
+		if got := derivedData(t, path); got != before {
+			t.Errorf("got\n%s\nwant\n%s", got, before)
+		}
+	}
+	if out := run(2, append(data, "check", "--repair", path)...); !strings.Contains(out, "--repair has no effect with a FILE") {
+		t.Errorf("with a file: got %s", out)
+	}
+	alterFile(t, path, func(tx *Tx) error {
+		raw := slices.Clone(tx.Bolt.Bucket([]byte("calls")).Get(IDKey(1)))
+		raw[len(raw)-2] ^= 1
+		return errors.Join(tx.PutRaw("calls", IDKey(1), raw), tx.Bolt.DeleteBucket([]byte("calls~all")))
+	})
+	harmed := derivedData(t, path)
+	if out := run(1, append(data, "check", "--repair")...); !strings.Contains(out, "calls/0000000000000001: checksum does not match") || !strings.Contains(out, "has not been changed") {
+		t.Errorf("a damaged record: got %s", out)
+	}
+	if derivedData(t, path) != harmed {
+		t.Error("a damaged record: the file was changed")
+	}
+}
+
+// TestRepair_Refused does not repair a store in use, of an earlier format, or none.
+func TestRepair_Refused(t *testing.T) {
+	a := newTestApp(t)
+	_, old := readFixture(t, 2)
+	for _, tt := range []struct{ data, want string }{
+		{a.config.Server.Data, "in use"}, {old, "format 2 of an earlier version"}, {filepath.Join(t.TempDir(), "none"), "no data folder"},
+	} {
+		if _, err := RepairFolder(tt.data, tables(), noPeppers, nil); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.data, err, tt.want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(old), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v, want no new folder", err)
+	}
+}
+
+// TestAddLists stores records of every table with lists, takes their lists away and migrates: the
+// lists are those that the tables keep.
+func TestAddLists(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newTestStore(t)
+		defer s.Close()
+		words := rapid.SampledFrom([]string{"", "Mara", "J\u00fcrgen Lind", "m@example.net", strings.Repeat("long ", 300)})
+		number := rapid.Uint64Range(0, 3)
+		at := rapid.Custom(func(t *rapid.T) time.Time {
+			return rapid.SampledFrom([]time.Time{{}, epoch, epoch.Add(time.Hour), time.Unix(-5, 0), time.Date(2600, 1, 1, 0, 0, 0, 0, time.UTC)}).Draw(t, "at")
+		})
+		word, n := func() string { return words.Draw(rt, "word") }, func() uint64 { return number.Draw(rt, "number") }
+		err := s.Update(func(tx *Tx) error {
+			var errs []error
+			for range rapid.IntRange(0, 5).Draw(rt, "records") {
+				id := itemIDs().Draw(rt, "id")
+				errs = append(errs,
+					agentTable.Put(tx, Agent{ID: id, Name: word(), Owner: n(), TeamID: n()}),
+					callTable.Put(tx, call{ID: id, Owner: n(), TeamID: n(), Status: word(), Type: word(), Agent: callAgent{ID: n(), AssistantID: word()}, CreatedAt: at.Draw(rt, "c"), StartedAt: at.Draw(rt, "s")}),
+					contactTable.Put(tx, contact{ID: id, Owner: n(), TeamID: n(), FirstName: word(), LastName: word(), Email: word(), Stage: word(), Status: word(), Tags: []string{word(), word()}}),
+					blockedTable.Put(tx, blocked{ID: id, Phone: word(), Reason: word()}), ownerTable.Put(tx, owner{ID: id, Name: word()}),
+					scheduleTable.Put(tx, Schedule{ID: id}), teamTable.Put(tx, team{ID: id}), webhookTable.Put(tx, webhook{ID: id}),
+					variableTable.Put(tx, Variable{ID: id, Owner: n(), Name: word(), Context: word()}))
+			}
+			return errors.Join(errs...)
+		})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		err = s.Update(func(tx *Tx) error {
+			for _, bucket := range bucketsWith(tx, "") {
+				if isListBucket(bucket) {
+					if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil {
+						return err
+					}
+				}
+			}
+			for _, bucket := range []string{"calls/scope", "call_tallies"} {
+				if err := tx.PutRaw(bucket, []byte("x"), nil); err != nil {
+					return err
+				}
+			}
+			return addLists(tx)
+		})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		_ = s.View(func(tx *Tx) error {
+			result, err := CheckStore(tx, slices.Concat(AgentTables(), CallTables(), ContactTables(), DoNotCallTables(), OwnerTables(), ScheduleTables(), TeamTables(), WebhookTables(), VariableTables()))
+			if err != nil || len(result.Problems) > 0 {
+				rt.Errorf("got %q, %v", result.Problems, err)
+			}
+			if old := slices.Concat(bucketsWith(tx, "calls/scope"), bucketsWith(tx, "call_tallies")); len(old) > 0 {
+				rt.Errorf("got %q, want them deleted", old)
+			}
+			return nil
+		})
+	})
+}
