@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -248,11 +249,12 @@ func (f *keyForm) setLimit(limits map[string]int, name string, value any) error 
 
 // keyQuery holds the filters and the order of a list of keys. A key must pass all filters.
 type keyQuery struct {
-	status, search, environment, owner string        // "": no filter; search is in lower case
-	permission                         Permission    // permission that the key must have; 0: no filter
-	unused                             time.Duration // the key was neither used nor created within this time; 0: no filter
-	sort                               string        // "created", "name", "last_used", "expires"; "": newest first
-	ascending                          bool
+	status, environment, owner string        // "": no filter
+	words                      []string      // of the search
+	permission                 Permission    // permission that the key must have; 0: no filter
+	unused                     time.Duration // the key was neither used nor created within this time; 0: no filter
+	sort                       string        // "created", "name", "last_used", "expires"; "": newest first
+	ascending                  bool
 }
 
 // These are the filters for keys with every status except revoked, and for keys with any status.
@@ -265,8 +267,11 @@ const (
 // the name of the parameter that is wrong.
 func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 	f = keyQuery{
-		status: q.Get("status"), search: fold.Text(strings.TrimSpace(q.Get("search"))), environment: q.Get("environment"), owner: q.Get("owner"),
+		status: q.Get("status"), environment: q.Get("environment"), owner: q.Get("owner"),
 		sort: q.Get("sort"),
+	}
+	if f.words, err = SearchWords(q); err != nil {
+		return f, err
 	}
 	if states := append(append([]string{""}, KeyStates()...), statusLive, statusAny); !slices.Contains(states, f.status) {
 		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.status)
@@ -311,7 +316,11 @@ const maxSorted = 200_000
 // filter and the order is newest first, it stops reading at the end of the page. For any
 // other query it reads all keys. It returns ErrValidation if more than maxSorted match.
 func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys []*Key, count int, err error) {
-	if f == (keyQuery{}) || f == (keyQuery{sort: "created"}) {
+	unsorted := f
+	if unsorted.sort == "created" {
+		unsorted.sort = ""
+	}
+	if reflect.DeepEqual(unsorted, keyQuery{}) {
 		if count, err = keyring.Count(tx); err != nil {
 			return nil, 0, err
 		}
@@ -415,5 +424,5 @@ func (f keyQuery) matches(k *Key, now time.Time) bool {
 	if f.environment != "" && k.Environment != f.environment || f.owner != "" && k.OwnerName != f.owner || f.permission != 0 && !k.Has(f.permission) {
 		return false
 	}
-	return fold.Contains(strings.Join([]string{k.ID, k.Name, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"]}, "\n"), f.search)
+	return fold.Match(f.words, k.ID, k.Name, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"])
 }
