@@ -21,7 +21,7 @@ import (
 //
 // A set holds one bit for each record, so 1,000,000 records are 125 KB of a filter, and lists
 // combine filters 64 records at a time. The searched texts are kept together and are read from the
-// first to the last: 100,000 names and addresses are 6 MB, which takes 2 ms. An index of trigrams
+// first to the last: 100,000 names and addresses are 4 MB, which takes 5 ms. An index of trigrams
 // would need about 50 entries for each record, each on a page of its own in a change.
 type Listing[T any] struct {
 	Sets  []Index[T]       // Keys returns the values of a record in this set, such as its status
