@@ -289,7 +289,7 @@ func TestObservations(t *testing.T) {
 			t.Fatalf("request %d: got %d %s %v, want it let through and the header fields without what is observed", n, w.Code, w.Body, w.Header())
 		}
 	}
-	const want = "true 2 3|true 2 3|3 0 0 0 3 0 "
+	const want = "true 2 3|true 2 3|3 0 0 0 3 0 0 0 0 0 "
 	seen := func() string { m, c, all := of(); return m + "|" + c + "|" + all }
 	if got := seen(); got != want {
 		t.Errorf("got %s, want %s", got, want)
