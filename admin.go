@@ -120,10 +120,11 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	f.Now = r.Latest
 	var keys []*Key
 	count := 0
 	err = r.View(a.store, func(tx *Tx) (err error) {
-		keys, count, err = f.Page(tx, a.keyring, page, r.Latest)
+		keys, count, err = a.keyring.List(r.Context(), tx, f, page.Bounds)
 		return err
 	})
 	if err != nil {

@@ -1,20 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"net/url"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"latchkey/internal/fold"
 )
 
 // KeyRules holds the operator's rules for new and changed keys.
@@ -247,40 +242,26 @@ func (f *keyForm) setLimit(limits map[string]int, name string, value any) error 
 	return nil
 }
 
-// keyQuery holds the filters and the order of a list of keys. A key must pass all filters.
-type keyQuery struct {
-	status, environment, owner string        // "": no filter
-	words                      []string      // of the search
-	permission                 Permission    // permission that the key must have; 0: no filter
-	unused                     time.Duration // the key was neither used nor created within this time; 0: no filter
-	sort                       string        // "created", "name", "last_used", "expires"; "": newest first
-	ascending                  bool
-}
-
-// These are the filters for keys with every status except revoked, and for keys with any status.
-const (
-	statusLive = "live"
-	statusAny  = "any"
-)
+// statusAny is the filter for keys with any status.
+const statusAny = "any"
 
 // readKeyQuery reads the filters and the order from a query. It returns ErrValidation with
 // the name of the parameter that is wrong.
-func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
-	f = keyQuery{
-		status: q.Get("status"), environment: q.Get("environment"), owner: q.Get("owner"),
-		sort: q.Get("sort"),
+func readKeyQuery(q url.Values, rights *Policy) (f KeyFilter, err error) {
+	f = KeyFilter{
+		Status: q.Get("status"), Environment: q.Get("environment"), Owner: q.Get("owner"), Sort: q.Get("sort"),
 	}
-	if f.words, err = SearchWords(q); err != nil {
+	if f.Words, err = SearchWords(q); err != nil {
 		return f, err
 	}
-	if states := append(append([]string{""}, KeyStates()...), statusLive, statusAny); !slices.Contains(states, f.status) {
-		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.status)
+	if states := append(append([]string{""}, KeyStates()...), StatusLive, statusAny); !slices.Contains(states, f.Status) {
+		return f, ErrValidation.With("status must be one of%s; got %q.", strings.Join(states, " "), f.Status)
 	}
-	if f.status == statusAny {
-		f.status = ""
+	if f.Status == statusAny {
+		f.Status = ""
 	}
 	if name := q.Get("permission"); name != "" {
-		if f.permission, err = rights.Parse([]string{name}); err != nil {
+		if f.Permission, err = rights.Parse([]string{name}); err != nil {
 			return f, err
 		}
 	}
@@ -289,140 +270,18 @@ func readKeyQuery(q url.Values, rights *Policy) (f keyQuery, err error) {
 		if err != nil || days < 1 || days > 36500 {
 			return f, ErrValidation.With("unused_days must be a whole number from 1 to 36500; got %q.", text)
 		}
-		f.unused = time.Duration(days) * 24 * time.Hour
+		f.Unused = time.Duration(days) * 24 * time.Hour
 	}
-	if sorts := []string{"", "created", "name", "last_used", "expires"}; !slices.Contains(sorts, f.sort) {
-		return f, ErrValidation.With("sort must be one of%s; got %q.", strings.Join(sorts, " "), f.sort)
+	if sorts := []string{"", "created", "name", "last_used", "expires"}; !slices.Contains(sorts, f.Sort) {
+		return f, ErrValidation.With("sort must be one of%s; got %q.", strings.Join(sorts, " "), f.Sort)
 	}
 	switch order := q.Get("order"); order {
 	case "":
-		f.ascending = f.sort == "name" || f.sort == "expires"
+		f.Ascending = f.Sort == "name" || f.Sort == "expires"
 	case "asc", "desc":
-		f.ascending = order == "asc"
+		f.Ascending = order == "asc"
 	default:
 		return f, ErrValidation.With("order must be asc or desc; got %q.", order)
 	}
-	if f.sort == "" && f.ascending {
-		f.sort = "created"
-	}
 	return f, nil
-}
-
-// maxSorted is the maximum number of keys that may match a filtered or sorted list. It limits
-// the memory, because the list needs a keyRow for each match.
-const maxSorted = 200_000
-
-// Page returns the keys of one page and the number of keys on all pages. If there is no
-// filter and the order is newest first, it stops reading at the end of the page. For any
-// other query it reads all keys. It returns ErrValidation if more than maxSorted match.
-func (f keyQuery) Page(tx *Tx, keyring *Keyring, page Page, now time.Time) (keys []*Key, count int, err error) {
-	unsorted := f
-	if unsorted.sort == "created" {
-		unsorted.sort = ""
-	}
-	if reflect.DeepEqual(unsorted, keyQuery{}) {
-		if count, err = keyring.Count(tx); err != nil {
-			return nil, 0, err
-		}
-		seen := 0
-		err = keyring.Each(tx, func(k *Key) bool {
-			if seen++; seen > (page.Number-1)*page.Limit {
-				keys = append(keys, k)
-			}
-			return len(keys) < page.Limit
-		})
-		return keys, count, err
-	}
-	rows, err := f.all(tx, keyring, now)
-	if err != nil {
-		return nil, 0, err
-	}
-	f.order(rows)
-	from, to := page.Bounds(len(rows))
-	for _, row := range rows[from:to] {
-		key, err := keyring.Get(tx, row.id)
-		if err != nil {
-			return nil, 0, err
-		}
-		keys = append(keys, key)
-	}
-	return keys, len(rows), nil
-}
-
-// keyRow holds the id of a key and the values by which it is sorted. Values that the order
-// does not need are zero.
-type keyRow struct {
-	id, name string
-	at       int64 // Unix milliseconds
-}
-
-// all returns a row for each key that matches, newest first.
-func (f keyQuery) all(tx *Tx, keyring *Keyring, now time.Time) (rows []keyRow, err error) {
-	var failed error
-	err = keyring.Each(tx, func(k *Key) bool {
-		if !f.matches(k, now) {
-			return true
-		}
-		row := keyRow{id: k.ID}
-		var use LastUse
-		if f.unused > 0 || f.sort == "last_used" {
-			if use, failed = keyring.LastUse(tx, k.ID); failed != nil {
-				return false
-			}
-		}
-		if since := now.Sub(latest(use.At, k.CreatedAt)); f.unused > 0 && since < f.unused {
-			return true
-		}
-		switch f.sort {
-		case "name":
-			row.name = strings.ToLower(k.Name)
-		case "last_used":
-			row.at = use.At.UnixMilli() // the zero time, for never, sorts first
-		case "expires":
-			if row.at = k.ExpiresAt.UnixMilli(); k.ExpiresAt.IsZero() {
-				row.at = 1<<63 - 1 // a key that never expires sorts last
-			}
-		}
-		rows = append(rows, row)
-		if len(rows) > maxSorted {
-			failed = ErrValidation.With("More than %d keys match, which is too many to sort. Filter by owner, environment or search.", maxSorted)
-		}
-		return failed == nil
-	})
-	return rows, errors.Join(err, failed)
-}
-
-func latest(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// order sorts rows, which are newest first.
-func (f keyQuery) order(rows []keyRow) {
-	sign := -1
-	if f.ascending {
-		sign = 1
-	}
-	switch f.sort {
-	case "name", "last_used", "expires":
-		slices.SortStableFunc(rows, func(a, b keyRow) int { return sign * cmp.Or(cmp.Compare(a.name, b.name), cmp.Compare(a.at, b.at)) })
-	case "created":
-		if f.ascending {
-			slices.Reverse(rows)
-		}
-	}
-}
-
-// matches reports whether a key passes all filters except unused, which needs the store.
-func (f keyQuery) matches(k *Key, now time.Time) bool {
-	status := k.Status(now)
-	if f.status == statusLive && status == StatusRevoked || f.status != "" && f.status != statusLive && status != f.status {
-		return false
-	}
-	if f.environment != "" && k.Environment != f.environment || f.owner != "" && k.OwnerName != f.owner || f.permission != 0 && !k.Has(f.permission) {
-		return false
-	}
-	return fold.Match(f.words, k.ID, k.Name, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"])
 }

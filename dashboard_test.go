@@ -191,7 +191,7 @@ func TestDashboard_Setup(t *testing.T) {
 // endpoints.
 func TestDashboard_Vocabulary(t *testing.T) {
 	want := dashboard.Words{
-		DefaultOwner: DefaultOwner, LiveKeys: statusLive, AnyKeys: statusAny, KeyStates: KeyStates(), Carriers: CarrierNames(), CallStates: callStates(), CallTypes: callTypes(), FailReasons: failReasons(),
+		DefaultOwner: DefaultOwner, LiveKeys: StatusLive, AnyKeys: statusAny, KeyStates: KeyStates(), Carriers: CarrierNames(), CallStates: callStates(), CallTypes: callTypes(), FailReasons: failReasons(),
 		EventStates: eventStates(), EventTypes: eventKinds(), WebhookEvents: OperatorEventTypes(), ContactColumns: contactColumns(), VariableTypes: variableTypes(), ContextTypes: contextTypes(),
 		AgentRoles: agentRoles(), Weekdays: dayNames(), AuditResults: AuditResults(),
 	}

@@ -81,7 +81,8 @@ type PreviousSecret struct {
 // KeyTable stores the keys. Only the Keyring writes to it.
 var KeyTable = Table[*StoredKey]{
 	Name: "keys", Signed: true, Audit: AuditPolicy{Object: "key"},
-	Key: func(k *StoredKey) []byte { return []byte(k.ID) },
+	Key:  func(k *StoredKey) []byte { return []byte(k.ID) },
+	Rows: &RowList[*StoredKey]{Row: keyRowOf, Value: keyUseValue},
 	Indexes: []Index[*StoredKey]{
 		{"owner", func(k *StoredKey) [][]byte { return [][]byte{IDKey(k.Owner)} }},
 		{"owner_live", func(k *StoredKey) [][]byte {

@@ -11,7 +11,8 @@ import (
 // Permission is a set of permissions, one bit each.
 type Permission uint64
 
-// The permissions of the contract (docs/contract.md, section 2.3).
+// The permissions of the contract (docs/contract.md, section 2.3). The stored list of keys contains
+// the bits, so a permission must keep its bit.
 const (
 	ReadCalls Permission = 1 << iota
 	InitiateCalls

@@ -25,8 +25,9 @@ type Keyring struct {
 	memory   *keyCache
 	imported atomic.Bool   // keys were imported, so a secret can have any form
 	misses   atomic.Uint64 // see Cached
-	dirtyMu  sync.Mutex    // guards dirty
+	dirtyMu  sync.Mutex    // guards dirty and flushing
 	dirty    []*CacheEntry // entries with uses to store at the next Flush
+	flushing []*CacheEntry // entries that a Flush is storing
 }
 
 // KeyringOptions are the options of NewKeyring.
@@ -485,7 +486,7 @@ func storedUse(tx *Tx, storeKey []byte) (use LastUse, err error) {
 func (k *Keyring) Flush() error {
 	k.dirtyMu.Lock()
 	dirty := k.dirty
-	k.dirty = nil
+	k.dirty, k.flushing = nil, dirty
 	k.dirtyMu.Unlock()
 	if len(dirty) == 0 {
 		return nil
@@ -514,9 +515,16 @@ func (k *Keyring) Flush() error {
 			if err := addUse(tx, []byte(id), use); err != nil {
 				return err
 			}
+			value, err := keyUseValue(tx, []byte(id))
+			if err = errors.Join(err, KeyTable.SetValue(tx, []byte(id), value)); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
+	k.dirtyMu.Lock()
+	k.flushing = nil
+	k.dirtyMu.Unlock()
 	if err == nil {
 		k.memory.Settle()
 	}

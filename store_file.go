@@ -432,6 +432,7 @@ func format3(tx *Tx) error {
 	for _, step := range []func(*Tx) error{
 		shareBodies,
 		addLists,
+		addKeyRows,
 		countOwners, // after the steps that change records of owners
 	} {
 		if err := step(tx); err != nil {

@@ -204,6 +204,9 @@ func (t Table[T]) Repair(tx *Tx) error {
 			}
 		}
 	}
+	if err := t.repairRows(tx); err != nil {
+		return err
+	}
 	lists.flush()
 	if err := built.store(tx); err != nil {
 		return err

@@ -23,6 +23,7 @@ type Table[T any] struct {
 	Key     func(T) []byte // returns the key of a record
 	Indexes []Index[T]
 	List    *Listing[T] // how lists of the records are made; nil: there are none, or they read every record
+	Rows    *RowList[T] // a short form of each record, for other lists; nil: there are none
 	Audit   AuditPolicy
 	Signed  bool // records have a MAC, see Authenticator; signedRecords must list the table
 	// Bounded is what messages call a record, such as "contact". If it is not "", a Writer with an
@@ -134,6 +135,9 @@ func (t Table[T]) Put(tx *Tx, v T) error {
 	if err := t.relist(tx, key, tableChange[T]{before: old, after: &v}); err != nil {
 		return err
 	}
+	if err := t.rerow(tx, key, tableChange[T]{before: old, after: &v}); err != nil {
+		return err
+	}
 	if old == nil {
 		if err := t.count(tx, 1); err != nil {
 			return err
@@ -164,6 +168,9 @@ func (t Table[T]) Delete(tx *Tx, key []byte) error {
 		}
 	}
 	if err := t.relist(tx, key, tableChange[T]{before: old}); err != nil {
+		return err
+	}
+	if err := t.rerow(tx, key, tableChange[T]{before: old}); err != nil {
 		return err
 	}
 	t.mark(tx)
@@ -606,6 +613,7 @@ func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
 	}
 	if !forged { // what the lists have of a forged record is not known
 		lists.end()
+		t.checkRows(tx, report)
 	}
 	for i, ix := range t.Indexes {
 		if forged {

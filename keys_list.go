@@ -1,0 +1,337 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"latchkey/internal/fold"
+)
+
+// KeyFilter selects and sorts keys. A key must pass all filters. The zero value of a field other
+// than Now is no filter.
+type KeyFilter struct {
+	Now                time.Time     // from Clock.Latest
+	Status             string        // one of KeyStates, or StatusLive
+	Words              []string      // a result of fold.Words; each must be in one of the fields of searchedFields
+	Environment, Owner string        // Owner is a name
+	Permission         Permission    // the key must have one of these
+	Unused             time.Duration // the key was neither used nor created within this time
+	Sort               string        // "created", "name", "last_used" or "expires"; "" is "created"
+	Ascending          bool
+}
+
+// StatusLive is the filter for keys with every status except revoked.
+const StatusLive = "live"
+
+// searchedFields returns the fields in which a search looks. The name is the first.
+func (k *StoredKey) searchedFields() []string {
+	return []string{k.Name, k.ID, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"]}
+}
+
+// keyRow holds what lists need of a key. The parts share the memory of the stored row.
+type keyRow struct {
+	paused, revoked  bool
+	permissions      Permission // built-in ones
+	expires, created time.Time
+	id               []byte
+	environment      []byte
+	owner            []byte // name
+	own              []byte // names of permissions of the configuration, separated by line breaks
+	text             []byte // searchedFields in the form of fold.Search, each on a line
+}
+
+// The flags in the first byte of a stored row. Then follow the permissions, two times of twelve
+// bytes, and the texts, each after its length.
+const (
+	rowPaused = 1 << iota
+	rowRevoked
+)
+
+const keyRowHead = 1 + 8 + 2*12
+
+// keyRowOf returns the stored row of a key.
+func keyRowOf(k *StoredKey) []byte {
+	flags := byte(0)
+	if k.Paused {
+		flags |= rowPaused
+	}
+	if !k.RevokedAt.IsZero() {
+		flags |= rowRevoked
+	}
+	row := binary.BigEndian.AppendUint64([]byte{flags}, uint64(k.Permissions))
+	for _, t := range []time.Time{k.ExpiresAt, k.CreatedAt} {
+		row = binary.BigEndian.AppendUint64(row, uint64(t.Unix()))
+		row = binary.BigEndian.AppendUint32(row, uint32(t.Nanosecond()))
+	}
+	for _, text := range []string{k.ID, k.Environment, k.OwnerName, strings.Join(k.OwnPermissions, "\n"), fold.Search(strings.Join(k.searchedFields(), "\n"))} {
+		row = append(binary.AppendUvarint(row, uint64(len(text))), text...)
+	}
+	return row
+}
+
+// readKeyRow returns the contents of a stored row. ok is false if keyRowOf has not made it.
+func readKeyRow(row []byte) (r keyRow, ok bool) {
+	if len(row) < keyRowHead {
+		return r, false
+	}
+	r.paused, r.revoked = row[0]&rowPaused != 0, row[0]&rowRevoked != 0
+	r.permissions = Permission(binary.BigEndian.Uint64(row[1:])).Builtin()
+	r.expires, r.created = rowTime(row[9:]), rowTime(row[21:])
+	row = row[keyRowHead:]
+	for _, text := range []*[]byte{&r.id, &r.environment, &r.owner, &r.own, &r.text} {
+		n, size := binary.Uvarint(row)
+		if size <= 0 || uint64(len(row)-size) < n {
+			return r, false
+		}
+		*text, row = row[size:size+int(n)], row[size+int(n):]
+	}
+	return r, len(row) == 0
+}
+
+// rowTime returns a time of a stored row.
+func rowTime(row []byte) time.Time {
+	return time.Unix(int64(binary.BigEndian.Uint64(row)), int64(binary.BigEndian.Uint32(row[8:])))
+}
+
+// name returns the name in the form of fold.Search.
+func (r keyRow) name() []byte {
+	name, _, _ := bytes.Cut(r.text, []byte("\n"))
+	return name
+}
+
+// keyUseValue returns the time of the last stored use of a key, in Unix nanoseconds, or 0 if it was
+// never used.
+func keyUseValue(tx *Tx, id []byte) (uint64, error) {
+	use, err := storedUse(tx, id)
+	return use.value(), err
+}
+
+// value returns the time of the use as a RowList keeps it.
+func (u LastUse) value() uint64 {
+	if u.At.IsZero() {
+		return 0
+	}
+	return uint64(u.At.UnixNano())
+}
+
+// List returns a part of the keys that a filter selects, and the number of all of them. bounds
+// returns the part as a half-open range of positions, for that number. List ends with an error when
+// ctx is done. It leaves out forged keys of that part, see Authenticator. The caller may change the
+// keys.
+func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(count int) (from, to int)) (keys []*Key, count int, err error) {
+	s := keySelection{filter: f, policy: k.Rights(), own: map[string]Permission{}}
+	if f.Unused > 0 || f.Sort == "last_used" {
+		if s.stored, err = KeyTable.RowValues(tx); err != nil {
+			return nil, 0, err
+		}
+		s.unstored = k.unstoredUses()
+	}
+	buffer := selectionBuffers.Get().(*[]selectedKey)
+	defer selectionBuffers.Put(buffer)
+	s.rows = (*buffer)[:0]
+	err = KeyTable.EachRow(ctx, tx, s.add)
+	*buffer = s.rows
+	defer clear(s.rows) // they share memory of the transaction
+	if err = errors.Join(err, s.err); err != nil {
+		return nil, 0, err
+	}
+	from, to := bounds(len(s.rows))
+	sortPart(s.rows, from, to, f.compare)
+	for _, row := range s.rows[from:to] {
+		key, err := k.Get(tx, string(row.id))
+		if IsForged(err) {
+			continue
+		}
+		if errors.Is(err, ErrNotFound) || err == nil && !f.selects(key) {
+			err = fmt.Errorf("keys/%s: the list does not fit the record; stop the server and run latchkey check --repair", row.id)
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, len(s.rows), nil
+}
+
+// selectionBuffers keeps the memory of lists for the next list.
+var selectionBuffers = sync.Pool{New: func() any { return new([]selectedKey) }}
+
+// selects reports whether a key passes all filters except Unused, which a use since the selection
+// may have changed.
+func (f KeyFilter) selects(k *Key) bool {
+	return f.passes(k.Status(f.Now)) && (f.Environment == "" || k.Environment == f.Environment) && (f.Owner == "" || k.OwnerName == f.Owner) &&
+		(f.Permission == 0 || k.Has(f.Permission)) && fold.Match(f.Words, k.searchedFields()...)
+}
+
+// passes reports whether a status passes the filter.
+func (f KeyFilter) passes(status string) bool {
+	return f.Status == "" || f.Status == status || f.Status == StatusLive && status != StatusRevoked
+}
+
+// selectedKey is a key that passes a filter, with the value by which it is sorted.
+type selectedKey struct {
+	order uint64 // if two are equal, name decides
+	id    []byte
+	name  []byte // nil unless the list is sorted by it
+}
+
+// compare returns the order of two keys in a list. Keys that are equal in it are sorted newest first.
+func (f KeyFilter) compare(a, b selectedKey) int {
+	newest := bytes.Compare(b.id, a.id)
+	switch order := cmp.Or(cmp.Compare(a.order, b.order), bytes.Compare(a.name, b.name)); {
+	case order == 0 && f.byCreation() && f.Ascending:
+		return -newest
+	case f.Ascending:
+		return cmp.Or(order, newest)
+	default:
+		return cmp.Or(-order, newest)
+	}
+}
+
+func (f KeyFilter) byCreation() bool { return f.Sort == "" || f.Sort == "created" }
+
+// keySelection collects the keys that a filter selects.
+type keySelection struct {
+	filter   KeyFilter
+	policy   *Policy
+	own      map[string]Permission // the bits of keyRow.own
+	stored   []uint64              // see Table.RowValues
+	unstored map[string]time.Time  // see Keyring.unstoredUses
+	rows     []selectedKey
+	err      error
+}
+
+// add adds the key with this row, if the filter selects it.
+func (s *keySelection) add(number uint64, stored []byte) {
+	r, ok := readKeyRow(stored)
+	if !ok {
+		s.err = fmt.Errorf("key list, row %d: this is not a row of a key; stop the server and run latchkey check --repair", number)
+		return
+	}
+	f := &s.filter
+	if f.Environment != "" && string(r.environment) != f.Environment || f.Owner != "" && string(r.owner) != f.Owner || !f.passes(r.status(f.Now)) {
+		return
+	}
+	if f.Permission != 0 && (r.permissions|s.configured(r.own))&f.Permission == 0 {
+		return
+	}
+	for _, word := range f.Words {
+		if !bytes.Contains(r.text, []byte(word)) {
+			return
+		}
+	}
+	row := selectedKey{id: r.id}
+	switch f.Sort {
+	case "name":
+		row.name = r.name()
+		var first [8]byte
+		copy(first[:], row.name)
+		row.order = binary.BigEndian.Uint64(first[:])
+	case "expires":
+		if row.order = sortableTime(r.expires); r.expires.IsZero() {
+			row.order = 1<<64 - 1 // a key that never expires sorts last
+		}
+	}
+	if s.stored != nil || s.unstored != nil {
+		used := s.lastUse(number, r.id)
+		if f.Unused > 0 && f.Now.Sub(latest(used, r.created)) < f.Unused {
+			return
+		}
+		if f.Sort == "last_used" {
+			row.order = sortableTime(used) // the zero time, for never, sorts first
+		}
+	}
+	s.rows = append(s.rows, row)
+}
+
+// sortableTime returns a number that grows with the time, in milliseconds.
+func sortableTime(t time.Time) uint64 { return uint64(t.UnixMilli()) + 1<<63 }
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// status returns the state of the key at now.
+func (r keyRow) status(now time.Time) string {
+	k := StoredKey{Paused: r.paused, ExpiresAt: r.expires}
+	if r.revoked {
+		k.RevokedAt = r.created.Add(1)
+	}
+	return k.Status(now)
+}
+
+// configured returns the permissions that the configuration defines and that have these names.
+func (s *keySelection) configured(own []byte) Permission {
+	if len(own) == 0 {
+		return 0
+	}
+	set, known := s.own[string(own)]
+	if !known {
+		set, _ = s.policy.OfOwn(strings.Split(string(own), "\n"))
+		s.own[string(own)] = set
+	}
+	return set
+}
+
+// lastUse returns the time of the last use of a key, or the zero time if it was never used.
+func (s *keySelection) lastUse(number uint64, id []byte) (at time.Time) {
+	if number < uint64(len(s.stored)) && s.stored[number] != 0 {
+		at = time.Unix(0, int64(s.stored[number]))
+	}
+	return latest(s.unstored[string(id)], at)
+}
+
+// unstoredUses returns the times of the uses that Flush has not stored yet, by the id of the key.
+func (k *Keyring) unstoredUses() map[string]time.Time {
+	k.dirtyMu.Lock()
+	entries := slices.Concat(k.dirty, k.flushing)
+	k.dirtyMu.Unlock()
+	uses := make(map[string]time.Time, len(entries))
+	for _, h := range entries {
+		id := h.Key().ID
+		uses[id] = latest(uses[id], h.Noted().At)
+	}
+	return uses
+}
+
+// sortPart puts the rows that belong to the positions from from to to there, in their order. The other
+// rows are before or after them, in any order. So a page of a long list costs little more than
+// reading the list.
+func sortPart(rows []selectedKey, from, to int, compare func(a, b selectedKey) int) {
+	const short = 24
+	for len(rows) > short && from < to {
+		pivot := rows[rand.IntN(len(rows))]
+		low, high := 0, len(rows)-1
+		for low <= high {
+			switch {
+			case compare(rows[low], pivot) < 0:
+				low++
+			case compare(rows[high], pivot) > 0:
+				high--
+			default:
+				rows[low], rows[high] = rows[high], rows[low]
+				low++
+				high--
+			}
+		}
+		// rows[:high+1] are at most the pivot, rows[low:] are at least the pivot, and what is
+		// between them is the pivot.
+		sortPart(rows[:high+1], from, min(to, high+1), compare)
+		rows, from, to = rows[low:], max(from-low, 0), to-low
+	}
+	if from < to {
+		slices.SortFunc(rows, compare)
+	}
+}

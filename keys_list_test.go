@@ -1,0 +1,235 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"latchkey/internal/fold"
+)
+
+// naiveKeys selects and sorts keys as KeyFilter says, one by one.
+func naiveKeys(k *Keyring, tx *Tx, f KeyFilter) (ids []string, err error) {
+	type one struct {
+		id, name          string
+		used, expires, at time.Time
+	}
+	var all []one
+	err = k.Each(tx, func(key *Key) bool {
+		use, useErr := k.LastUse(tx, key.ID)
+		if useErr == nil && f.selects(key) && f.Now.Sub(latest(use.At, key.CreatedAt)) >= f.Unused {
+			all = append(all, one{key.ID, fold.Search(key.Name), use.At, key.ExpiresAt, key.CreatedAt})
+		}
+		return useErr == nil
+	})
+	never := time.Unix(1<<40, 0)
+	slices.SortStableFunc(all, func(a, b one) (order int) {
+		switch f.Sort {
+		case "name":
+			order = cmp.Compare(a.name, b.name)
+		case "last_used":
+			order = cmp.Compare(a.used.UnixMilli(), b.used.UnixMilli())
+		case "expires":
+			for _, end := range []*time.Time{&a.expires, &b.expires} {
+				if end.IsZero() {
+					*end = never
+				}
+			}
+			order = cmp.Compare(a.expires.UnixMilli(), b.expires.UnixMilli())
+		default:
+			order = cmp.Compare(a.id, b.id)
+		}
+		if !f.Ascending {
+			order = -order
+		}
+		return order
+	})
+	for _, o := range all {
+		ids = append(ids, o.id)
+	}
+	return ids, err
+}
+
+// drawKey sets the fields of a key that lists look at.
+func drawKey(rt *rapid.T, key *Key) {
+	now := epoch
+	key.Name = rapid.SampledFrom([]string{"Alpha", "alpha", "J\u00fcrgen's", "jurgen", "beta long name of a key", "beta long name 2"}).Draw(rt, "name")
+	key.Environment = rapid.SampledFrom([]string{"", "live", "test"}).Draw(rt, "environment")
+	key.Owner = uint64(rapid.IntRange(1, 2).Draw(rt, "owner"))
+	key.OwnerName = fmt.Sprint("owner ", key.Owner)
+	key.Permissions = rapid.SampledFrom([]Permission{ReadCalls, ReadAgents, ReadCalls | ReadAgents}).Draw(rt, "permissions")
+	key.Paused = rapid.Bool().Draw(rt, "paused")
+	key.RevokedAt = rapid.SampledFrom([]time.Time{{}, {}, now}).Draw(rt, "revoked")
+	key.ExpiresAt = rapid.SampledFrom([]time.Time{{}, now, now.Add(time.Hour), now.Add(-time.Hour), now.Add(time.Millisecond)}).Draw(rt, "expires")
+	key.CreatedAt = now.Add(-time.Duration(rapid.IntRange(0, 3).Draw(rt, "age")) * 24 * time.Hour)
+	if key.Metadata = nil; rapid.Bool().Draw(rt, "has note") {
+		key.Metadata = map[string]string{"note": "in the vault"}
+	}
+}
+
+// drawKeyFilter draws a filter.
+func drawKeyFilter(rt *rapid.T) KeyFilter {
+	return KeyFilter{
+		Now:         epoch,
+		Status:      rapid.SampledFrom(append(KeyStates(), "", "", StatusLive)).Draw(rt, "status filter"),
+		Words:       fold.Words(rapid.SampledFrom([]string{"", "", "ALPHA", "jurgen", "vault owner", "2 live", "nothing"}).Draw(rt, "search")),
+		Environment: rapid.SampledFrom([]string{"", "", "live", "none"}).Draw(rt, "environment filter"),
+		Owner:       rapid.SampledFrom([]string{"", "", "owner 1", "nobody"}).Draw(rt, "owner filter"),
+		Permission:  rapid.SampledFrom([]Permission{0, 0, ReadCalls, ReadAgents, WriteCalendar}).Draw(rt, "permission filter"),
+		Unused:      time.Duration(rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(rt, "unused")) * 24 * time.Hour,
+		Sort:        rapid.SampledFrom([]string{"", "created", "name", "last_used", "expires"}).Draw(rt, "sort"),
+		Ascending:   rapid.Bool().Draw(rt, "ascending"),
+	}
+}
+
+// wantKeyList compares a list of keys with naiveKeys.
+func wantKeyList(rt *rapid.T, a *testApp, f KeyFilter) {
+	err := a.Store.View(func(tx *Tx) error {
+		want, err := naiveKeys(a.Keyring, tx, f)
+		from := rapid.IntRange(0, len(want)).Draw(rt, "from")
+		to := rapid.IntRange(from, len(want)).Draw(rt, "to")
+		keys, count, listErr := a.Keyring.List(context.Background(), tx, f, func(count int) (int, int) { return min(from, count), min(to, count) })
+		var got []string
+		for _, key := range keys {
+			got = append(got, key.ID)
+		}
+		if count != len(want) || !slices.Equal(got, want[from:to]) {
+			rt.Errorf("%+v: got %d keys, %d to %d are %v; want %d, %v", f, count, from, to, got, len(want), want[from:to])
+		}
+		return errors.Join(err, listErr)
+	})
+	if err != nil {
+		rt.Fatal(err)
+	}
+}
+
+func TestKeyring_List(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		a := newTestApp(t)
+		var ids []string
+		save := func(key *Key) {
+			drawKey(rt, key)
+			if err := a.Store.Update(func(tx *Tx) error { return a.Keyring.Save(tx, key) }); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		for range rapid.IntRange(1, 150).Draw(rt, "keys") {
+			key := &Key{StoredKey: StoredKey{ID: NewKeyID(epoch.Add(time.Duration(len(ids)%7) * time.Second))}}
+			save(key)
+			ids = append(ids, key.ID)
+		}
+		for range rapid.IntRange(0, 8).Draw(rt, "steps") {
+			id := rapid.SampledFrom(ids).Draw(rt, "id")
+			switch rapid.SampledFrom([]string{"change", "use", "flush", "repair"}).Draw(rt, "step") {
+			case "change":
+				key := &Key{StoredKey: StoredKey{ID: id}}
+				save(key)
+			case "use":
+				key := &Key{StoredKey: StoredKey{ID: id}}
+				h := &CacheEntry{}
+				h.key.Store(key)
+				a.Keyring.memory.gone[id] = append(a.Keyring.memory.gone[id], h)
+				a.Keyring.Used(h, LastUse{At: epoch.Add(-time.Duration(rapid.IntRange(0, 50).Draw(rt, "hours")) * time.Hour)})
+			case "flush":
+				if err := a.Keyring.Flush(); err != nil {
+					rt.Fatal(err)
+				}
+			case "repair":
+				if err := a.Store.Update(KeyTable.Repair); err != nil {
+					rt.Fatal(err)
+				}
+			}
+			wantKeyList(rt, a, drawKeyFilter(rt))
+		}
+		wantKeyList(rt, a, drawKeyFilter(rt))
+		wantChecked(rt, a, KeyTable)
+	})
+}
+
+// wantChecked wants no problem in the store.
+func wantChecked(rt *rapid.T, a *testApp, table Checked) {
+	err := a.Store.View(func(tx *Tx) error {
+		result, err := CheckStore(tx, []Checked{table})
+		if len(result.Problems) > 0 {
+			rt.Errorf("got %v", result.Problems)
+		}
+		return err
+	})
+	if err != nil {
+		rt.Fatal(err)
+	}
+}
+
+// TestRowList_Damage spoils the list of keys: the check reports it, and a repair makes it good.
+func TestRowList_Damage(t *testing.T) {
+	slots, rows, values := rowBuckets(KeyTable.Name)
+	for name, spoil := range map[string]func(tx *Tx, id string) error{
+		"no number":     func(tx *Tx, id string) error { return tx.Delete(slots, []byte(id)) },
+		"wrong number":  func(tx *Tx, id string) error { return tx.Put(slots, []byte(id), IDKey(99)) },
+		"no row":        func(tx *Tx, _ string) error { return tx.Delete(rows, IDKey(0)) },
+		"not a row":     func(tx *Tx, _ string) error { return tx.Put(rows, IDKey(0), []byte("damaged")) },
+		"a row more":    func(tx *Tx, _ string) error { return tx.Put(rows, IDKey(7), (&rowChunk{3: []byte("more")}).encode()) },
+		"another value": func(tx *Tx, _ string) error { return tx.Put(values, IDKey(0), (&rowValues{1: 5}).encode()) },
+		"a value more":  func(tx *Tx, _ string) error { return tx.Put(values, IDKey(2), (&rowValues{1: 5}).encode()) },
+		"not values":    func(tx *Tx, _ string) error { return tx.Put(values, IDKey(0), []byte("damaged")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newTestApp(t)
+			id, _ := a.key(`["can_read_calls"]`)
+			if err := a.Store.Update(func(tx *Tx) error { return spoil(tx, id) }); err != nil {
+				t.Fatal(err)
+			}
+			for _, wanted := range []int{1, 0} {
+				err := a.Store.View(func(tx *Tx) error {
+					result, err := CheckStore(tx, []Checked{KeyTable})
+					if (len(result.Problems) > 0) != (wanted > 0) {
+						t.Errorf("got %v, want %d or more problems", result.Problems, wanted)
+					}
+					return err
+				})
+				if err = errors.Join(err, a.Store.Update(KeyTable.Repair)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestAddKeyRows compares the rows that the migration makes with those that a change of the key makes.
+func TestAddKeyRows(t *testing.T) {
+	a := newTestApp(t)
+	every := &Key{StoredKey: StoredKey{
+		ID: NewKeyID(epoch), Name: "\u00c4 name", Hint: "lk_hint", Permissions: builtins, OwnPermissions: []string{"one", "two"}, Environment: "live",
+		Owner: 3, OwnerName: "Ann", Metadata: map[string]string{"note": "vault"}, Paused: true, CreatedAt: epoch.Add(5 * time.Nanosecond), ExpiresAt: epoch, RevokedAt: epoch,
+	}}
+	bare := &Key{StoredKey: StoredKey{ID: NewKeyID(epoch), Name: "b"}}
+	slots, rows, values := rowBuckets(KeyTable.Name)
+	err := a.Store.Update(func(tx *Tx) error {
+		err := errors.Join(a.Keyring.Save(tx, every), a.Keyring.Save(tx, bare), addUse(tx, []byte(bare.ID), LastUse{At: epoch}), tx.flushChunks())
+		for _, bucket := range []string{slots, rows, values} {
+			if tx.Bolt.Bucket([]byte(bucket)) != nil {
+				err = errors.Join(err, tx.Bolt.DeleteBucket([]byte(bucket)))
+			}
+		}
+		return errors.Join(err, addKeyRows(tx))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = a.Store.View(func(tx *Tx) error {
+		result, err := CheckStore(tx, []Checked{KeyTable})
+		if len(result.Problems) > 0 {
+			t.Errorf("got %v", result.Problems)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
