@@ -221,7 +221,7 @@ func (a *AuditLog) cut(now time.Time) error {
 			return err
 		}
 		due = count > a.o.Most+a.o.Most/100
-		for l, err := range AuditRecords(tx, "", Forward) {
+		for l, err := range AuditRecords(tx) {
 			if err != nil {
 				return err
 			}
@@ -252,32 +252,22 @@ func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	f := auditFilter{q.Get("actor"), q.Get("action"), q.Get("object"), q.Get("result")}
+	f := AuditFilter{q.Get("actor"), q.Get("action"), q.Get("object"), q.Get("result")}
 	if err := CheckWord(q, "result", AuditResults()...); err != nil {
 		return err
 	}
 	rows, count := []any{}, 0
 	err = r.View(a.o.Store, func(tx *Tx) error {
-		if f == (auditFilter{}) {
+		if f == (AuditFilter{}) {
 			rows, count, err = auditPage(tx, page)
 			return err
 		}
-		for l, err := range AuditRecords(tx, f.indexed(), Backward) {
-			if err != nil {
-				return err
-			}
-			e, err := l.Open()
-			if err != nil {
-				return err
-			}
-			if !f.matches(e) {
-				continue
-			}
-			if count++; count > (page.Number-1)*page.Limit && len(rows) < page.Limit {
-				rows = append(rows, showEntry(l))
-			}
+		records, n, err := f.Page(r.Context(), tx, page.Bounds)
+		count = n
+		for _, l := range records {
+			rows = append(rows, showEntry(l))
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
@@ -308,48 +298,6 @@ func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
 		rows = append(rows, showEntry(l))
 	}
 	return rows, count, nil
-}
-
-// auditFilter holds the filters for a list of entries. An empty filter matches every entry.
-type auditFilter struct{ actor, action, object, result string }
-
-// indexed returns the name of the object in the index of the audit log, such as
-// "key key_018c...". It returns "" if the filter names no single object. The id of a key
-// names one.
-func (f auditFilter) indexed() string {
-	if strings.HasPrefix(f.object, "key_") {
-		return "key " + f.object
-	}
-	if strings.Contains(f.object, " ") {
-		return f.object
-	}
-	return ""
-}
-
-// matches reports whether an entry passes all filters. If the filter names a single
-// object, the caller has read the entry from the index, so the object is not compared.
-func (f auditFilter) matches(e AuditEntry) bool {
-	if !wordsOf(e.Actor, f.actor) || !strings.Contains(e.Action, f.action) || f.result != "" && e.Result != f.result {
-		return false
-	}
-	if f.object == "" || f.indexed() != "" {
-		return true
-	}
-	if wordsOf(e.Object, f.object) {
-		return true
-	}
-	for _, c := range e.Changes {
-		if wordsOf(c.Object, f.object) {
-			return true
-		}
-	}
-	return false
-}
-
-// wordsOf reports whether name consists of the words of filter, or begins with them. For
-// example "operator 1 ann" begins with "operator 1". An empty filter matches every name.
-func wordsOf(name, filter string) bool {
-	return filter == "" || name == filter || strings.HasPrefix(name, filter+" ")
 }
 
 // showEntry returns the JSON fields of an entry: the stored fields, and its hash in hex.

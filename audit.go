@@ -78,16 +78,7 @@ type AuditRecord struct {
 
 var auditTable = Table[AuditRecord]{
 	Name: "audit", Key: func(l AuditRecord) []byte { return IDKey(l.Number) },
-	Indexes: []Index[AuditRecord]{{"object", func(l AuditRecord) (keys [][]byte) {
-		e, err := l.Open()
-		if err != nil {
-			return nil // a damaged entry is found only by its number
-		}
-		for _, object := range e.objects() {
-			keys = append(keys, append([]byte(object), 0))
-		}
-		return keys
-	}}},
+	List: &Listing[AuditRecord]{Sets: []Index[AuditRecord]{{setOfFacts, AuditRecord.facts}, {setOfActions, AuditRecord.actions}}},
 }
 
 // objects returns the objects that an entry is about. The list can contain an object twice.
@@ -239,22 +230,9 @@ func (d AuditContext) Refused(tx *Tx, status int, code string) error {
 	return appendAudit(tx, e)
 }
 
-// AuditRecords iterates over the entries of the audit log: oldest first if order is
-// Forward, newest first if it is Backward. If object is not "", it yields only the
-// entries about that object. It ends after the first error.
-func AuditRecords(tx *Tx, object string, order Direction) iter.Seq2[AuditRecord, error] {
-	if object == "" {
-		return auditTable.All(tx, order)
-	}
-	return func(yield func(AuditRecord, error) bool) {
-		for _, key := range auditTable.Find(tx, "object", append([]byte(object), 0), order) {
-			l, err := auditTable.Get(tx, key)
-			if !yield(l, err) || err != nil {
-				return
-			}
-		}
-	}
-}
+// AuditRecords iterates over the entries of the audit log, oldest first. It ends after the first
+// error.
+func AuditRecords(tx *Tx) iter.Seq2[AuditRecord, error] { return auditTable.All(tx, Forward) }
 
 // AuditRecordAt returns the record with this number. It returns ErrNotFound if there is none.
 func AuditRecordAt(tx *Tx, number uint64) (AuditRecord, error) {

@@ -20,7 +20,7 @@ func auditEntries(t testing.TB, s *Store) (all []AuditEntry) {
 		t.Fatal(err)
 	}
 	err := s.View(func(tx *Tx) error {
-		for l, err := range AuditRecords(tx, "", Forward) {
+		for l, err := range AuditRecords(tx) {
 			if err != nil {
 				return err
 			}

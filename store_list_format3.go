@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -30,7 +31,16 @@ type recordFormat2 struct {
 	Email     string    `json:"email"`
 	Phone     string    `json:"phone_number"`
 	Reason    string    `json:"reason"`
-	Agent     struct {
+	Entry     struct {
+		Actor   string `json:"actor"`
+		Action  string `json:"action"`
+		Object  string `json:"object"`
+		Result  string `json:"result"`
+		Changes []struct {
+			Object string `json:"object"`
+		} `json:"changes"`
+	} `json:"entry"`
+	Agent struct {
 		ID          uint64 `json:"id"`
 		AssistantID string `json:"assistant_id"`
 	} `json:"agent"`
@@ -67,9 +77,35 @@ func (r recordFormat2) contact() listRecord {
 	return listRecord{sets: sets, text: listText([]string{r.FirstName, r.LastName, r.Email})}
 }
 
+// entry returns what the lists of the audit log need.
+func (r recordFormat2) entry() listRecord {
+	e := r.Entry
+	l := listRecord{sets: []setMember{{"action", []byte(e.Action)[:min(len(e.Action), 200)]}, {"fact", []byte("result " + e.Result)}}}
+	add := func(kind, text string) { l.sets = append(l.sets, setMember{"fact", []byte(kind + " " + text)}) }
+	for i := range len(e.Actor) {
+		if e.Actor[i] == ' ' {
+			add("actor", e.Actor[:i])
+		}
+	}
+	add("actor", e.Actor)
+	objects := []string{e.Object}
+	for _, c := range e.Changes {
+		objects = append(objects, c.Object)
+	}
+	for _, object := range objects {
+		if object != "" {
+			kind, _, _ := strings.Cut(object, " ")
+			add("object", object)
+			add("kind", kind)
+		}
+	}
+	return l
+}
+
 // listsFormat3 has the tables with lists of format 3, and what the lists need of a record.
 var listsFormat3 = map[string]func(recordFormat2) listRecord{
 	"agents":   func(r recordFormat2) listRecord { return listRecord{sets: r.scope(), text: listText([]string{r.Name})} },
+	"audit":    recordFormat2.entry,
 	"calls":    recordFormat2.call,
 	"contacts": recordFormat2.contact,
 	"do_not_call": func(r recordFormat2) listRecord {
@@ -111,7 +147,7 @@ func addLists(tx *Tx) error {
 	if err := built.store(tx); err != nil {
 		return err
 	}
-	for _, bucket := range []string{"calls/scope", "call_tallies", "contacts/scope", "agents/scope"} {
+	for _, bucket := range []string{"audit/object", "calls/scope", "call_tallies", "contacts/scope", "agents/scope"} {
 		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 			return fmt.Errorf("delete bucket %s: %w", bucket, err)
 		}

@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
+	"math"
 	"math/bits"
 	"slices"
 
@@ -68,6 +70,35 @@ func (t Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
 	ids := s.newest(0, s.count)
 	slices.Reverse(ids)
 	return ids, nil
+}
+
+// SetValues iterates over the values in a set of the Listing. It leaves out values of 255 bytes or
+// more, which are stored as hashes.
+func (t Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if err := tx.flushChunks(); err != nil {
+			yield(nil, err)
+			return
+		}
+		bucket := tx.Bolt.Bucket([]byte(listBucket(t.Name, set)))
+		if bucket == nil {
+			return
+		}
+		c := bucket.Cursor()
+		for key, _ := c.First(); key != nil; {
+			n := 1 + int(key[0])
+			if len(key) != n+8 {
+				return // hashed values are last
+			}
+			if !yield(key[1:n], nil) {
+				return
+			}
+			last := binary.BigEndian.AppendUint64(bytes.Clone(key[:n]), math.MaxUint64)
+			if key, _ = c.Seek(last); bytes.Equal(key, last) {
+				key, _ = c.Next()
+			}
+		}
+	}
 }
 
 // selects reports whether a query selects a record. Lists are not signed, and a record must never
