@@ -13,7 +13,9 @@ import (
 
 // passes reports whether an entry passes the filter, as the documentation says it.
 func (f AuditFilter) passes(e AuditEntry) bool {
-	begins := func(text, filter string) bool { return filter == "" || text == filter || strings.HasPrefix(text, filter+" ") }
+	begins := func(text, filter string) bool {
+		return filter == "" || text == filter || strings.HasPrefix(text, filter+" ")
+	}
 	if !begins(e.Actor, f.Actor) || !strings.Contains(e.Action, f.Action) || f.Result != "" && e.Result != f.Result {
 		return false
 	}

@@ -95,7 +95,7 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	wanted, err := stateFilter(q.Get("status"))
+	filters, err := statusFilter(q.Get("status"))
 	if err != nil {
 		return err
 	}
@@ -114,10 +114,10 @@ func (c *calendar) list(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		from, to := dates.Bounds()
-		spans := wanted(eventsBetween(tx, scope.Keys(), from, to))
-		count = len(spans)
-		first, last := page.Bounds(count)
-		events, err := getEvents(tx, spans[first:last])
+		query := eventQuery(r, from, to, filters...)
+		query.Any = scope.Filters()
+		events, n, err := appointmentTable.Page(tx, query, page.Bounds)
+		count = n
 		for _, e := range events {
 			rows = append(rows, e.Row(tx))
 		}
@@ -413,21 +413,25 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	wanted, err := stateFilter(q.Get("status"))
+	filters, err := statusFilter(q.Get("status"))
 	if err != nil {
 		return err
 	}
 	rows, count := []any{}, 0
 	err = r.View(d.store, func(tx *Tx) error {
-		keys, err := ownerKeys(tx, q.Get("owner"))
-		if err != nil {
-			return err
+		if owner := q.Get("owner"); owner != "" {
+			f, err := OwnerFilter(tx, owner)
+			if errors.Is(err, ErrNotFound) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			filters = append(filters, f)
 		}
 		from, to := dates.Bounds()
-		spans := wanted(eventsBetween(tx, keys, from, to))
-		count = len(spans)
-		first, last := page.Bounds(count)
-		events, err := getEvents(tx, spans[first:last])
+		events, n, err := appointmentTable.Page(tx, eventQuery(r, from, to, filters...), page.Bounds)
+		count = n
 		for _, e := range events {
 			rows = append(rows, showEvent(tx, e))
 		}
@@ -437,18 +441,6 @@ func (d *adminEvents) list(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "events", rows))
-}
-
-// ownerKeys returns the prefixes of the index entries for the events of the
-// owner called name. If name is "", it returns the prefixes for all owners.
-func ownerKeys(tx *Tx, name string) (keys [][]byte, err error) {
-	owners, err := AllOwners(tx)
-	for _, o := range owners {
-		if name == "" || o.Name == name {
-			keys = append(keys, ScopeKeys(o.ID, 0)...)
-		}
-	}
-	return keys, err
 }
 
 // showEvent returns an event in the form in which the operator sees it.

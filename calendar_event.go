@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -83,8 +84,11 @@ const longEvent = 24 * time.Hour
 // timeKey returns a time, in milliseconds, as bytes. The bytes sort in the
 // order of time, even for times before 1970.
 func timeKey(t time.Time) []byte {
-	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixMilli())+1<<63)
+	return binary.BigEndian.AppendUint64(nil, timeNumber(t))
 }
+
+// timeNumber returns a time in milliseconds, as a number that grows with the time even before 1970.
+func timeNumber(t time.Time) uint64 { return uint64(t.UnixMilli()) + 1<<63 }
 
 func keyTime(b []byte) time.Time { return time.UnixMilli(int64(binary.BigEndian.Uint64(b) - 1<<63)) }
 
@@ -141,6 +145,39 @@ var appointmentTable = Table[event]{
 			return [][]byte{timeKey(e.ReminderTime())}
 		}},
 	},
+	List: &Listing[event]{
+		Sets: []Index[event]{
+			{"scope", func(e event) [][]byte { return ScopeKeys(e.Owner, e.TeamID) }},
+			{"status", func(e event) [][]byte { return [][]byte{[]byte(e.Status)} }},
+		},
+		Order:   func(e event) uint64 { return timeNumber(e.Start) },
+		Columns: []Column[event]{{endColumn, func(e event) uint64 { return timeNumber(e.End) }}},
+	},
+}
+
+// endColumn is the column of the ends of events.
+const endColumn = "end"
+
+// eventQuery selects events that overlap the range between two times, and that pass the filters. An
+// event that only touches the range is not selected. The earliest start comes first.
+func eventQuery(r *Request, from, to time.Time, filters ...Filter) Query {
+	before := timeNumber(to.Add(time.Millisecond-1)) - 1 // starts are in whole milliseconds
+	return Query{
+		Context: r.Context(), All: filters, Ascending: true,
+		Ranges: []Range{{OrderColumn, 0, before}, {endColumn, timeNumber(from) + 1, math.MaxUint64}},
+	}
+}
+
+// statusFilter returns the filter of the events with a status, or none if status is "". It returns
+// ErrValidation if status is not a known state.
+func statusFilter(status string) ([]Filter, error) {
+	switch {
+	case status == "":
+		return nil, nil
+	case !slices.Contains(eventStates(), status):
+		return nil, ErrValidation.With("status must be one of %v; got %q.", eventStates(), status)
+	}
+	return []Filter{{"status", []byte(status)}}, nil
 }
 
 // EventTables returns the table of events, for store checks.
@@ -229,22 +266,6 @@ func eventsBetween(tx *Tx, prefixes [][]byte, from, to time.Time) []span {
 	return slices.Compact(all) // an event can be under the prefixes of both its owner and its team
 }
 
-// stateFilter returns a function that returns the spans whose state is status,
-// or all spans if status is "". The function reuses the memory of its argument.
-// stateFilter returns ErrValidation if status is not a known state.
-func stateFilter(status string) (func([]span) []span, error) {
-	state := slices.Index(eventStates(), status)
-	switch {
-	case status == "":
-		return func(all []span) []span { return all }, nil
-	case state < 0:
-		return nil, ErrValidation.With("status must be one of %v; got %q.", eventStates(), status)
-	}
-	return func(all []span) []span {
-		return slices.DeleteFunc(all, func(s span) bool { return s.State != state })
-	}, nil
-}
-
 // dueReminders returns up to limit events whose reminder is due at or before
 // now. The earliest reminder comes first.
 func dueReminders(tx *Tx, now time.Time, limit int) (events []event, err error) {
@@ -253,18 +274,6 @@ func dueReminders(tx *Tx, now time.Time, limit int) (events []event, err error) 
 			break
 		}
 		e, err := appointmentTable.Get(tx, key)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, e)
-	}
-	return events, nil
-}
-
-// getEvents returns the events to which the spans belong, in the same order.
-func getEvents(tx *Tx, spans []span) (events []event, err error) {
-	for _, s := range spans {
-		e, err := appointmentTable.Get(tx, IDKey(s.ID))
 		if err != nil {
 			return nil, err
 		}

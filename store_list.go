@@ -27,6 +27,8 @@ type Listing[T any] struct {
 	Sets  []Index[T]       // Keys returns the values of a record in this set, such as its status
 	Order func(T) uint64   // lists begin with the largest number, then the largest id; nil: the largest id
 	Text  func(T) []string // the fields in which a search looks; nil: there is no search
+	// Columns are numbers of each record by which Query.Ranges selects.
+	Columns []Column[T]
 }
 
 // The sizes of chunks, in ids. They divide each other, so that all chunks about the ids of a chunk
@@ -135,9 +137,8 @@ type setMember struct {
 // listRecord is what the lists know of a record.
 type listRecord struct {
 	sets    []setMember
-	ordered bool
-	order   uint64
-	text    string // in the form of fold.Search; the fields are on lines of their own
+	columns []listColumn // the order is one too
+	text    string       // in the form of fold.Search; the fields are on lines of their own
 }
 
 // listed returns what the lists know of a record.
@@ -152,7 +153,10 @@ func (t Table[T]) listed(v *T) *listRecord {
 		}
 	}
 	if t.List.Order != nil {
-		l.ordered, l.order = true, t.List.Order(*v)
+		l.columns = append(l.columns, listColumn{orderBucket, t.List.Order(*v)})
+	}
+	for _, c := range t.List.Columns {
+		l.columns = append(l.columns, listColumn{c.Name, c.Value(*v)})
 	}
 	if t.List.Text != nil {
 		l.text = listText(t.List.Text(*v))
@@ -200,10 +204,8 @@ func (p listPlace) change(edit chunkEditor, before, after *listRecord) error {
 			return err
 		}
 	}
-	if before.ordered != after.ordered || before.order != after.order {
-		if err := p.sort(edit, after); err != nil {
-			return err
-		}
+	if err := p.setColumns(edit, before.columns, after.columns); err != nil {
+		return err
 	}
 	if before.text != after.text {
 		return p.write(edit, before.text, after.text)
@@ -225,20 +227,6 @@ func (p listPlace) move(edit chunkEditor, m setMember, others []setMember, chang
 		change(c.(*setBits), p.id%setIDs)
 	}
 	return err
-}
-
-// sort stores the order of the record.
-func (p listPlace) sort(edit chunkEditor, l *listRecord) error {
-	c, err := edit(chunkPlace{listBucket(p.table, orderBucket), string(IDKey(p.id / orderIDs))}, readOrders)
-	if err != nil {
-		return err
-	}
-	o, i := c.(*orders), p.id%orderIDs
-	o.order[i] = l.order
-	if o.present[i/64] |= 1 << (i % 64); !l.ordered {
-		o.present[i/64] &^= 1 << (i % 64)
-	}
-	return nil
 }
 
 // write stores the text of the record.

@@ -25,6 +25,8 @@ type recordFormat2 struct {
 	Context   string    `json:"context_type"`
 	CreatedAt time.Time `json:"created_at"`
 	StartedAt time.Time `json:"started_at"`
+	Start     time.Time `json:"start_time"`
+	End       time.Time `json:"end_time"`
 	Name      string    `json:"name"`
 	FirstName string    `json:"first_name"`
 	LastName  string    `json:"last_name"`
@@ -64,7 +66,7 @@ func (r recordFormat2) call() listRecord {
 	return listRecord{
 		sets: append(r.scope(), setMember{"status", []byte(r.Status)}, setMember{"type", []byte(r.Type)},
 			setMember{"agent", binary.BigEndian.AppendUint64(nil, r.Agent.ID)}, setMember{"agent", []byte(r.Agent.AssistantID)}),
-		ordered: true, order: clock.SortKey(at),
+		columns: []listColumn{{"order", clock.SortKey(at)}},
 	}
 }
 
@@ -102,6 +104,15 @@ func (r recordFormat2) entry() listRecord {
 	return l
 }
 
+// event returns what the lists of calendar events need.
+func (r recordFormat2) event() listRecord {
+	order := func(t time.Time) uint64 { return uint64(t.UnixMilli()) + 1<<63 }
+	return listRecord{
+		sets:    append(r.scope(), setMember{"status", []byte(r.Status)}),
+		columns: []listColumn{{"order", order(r.Start)}, {"end", order(r.End)}},
+	}
+}
+
 // listsFormat3 has the tables with lists of format 3, and what the lists need of a record.
 var listsFormat3 = map[string]func(recordFormat2) listRecord{
 	"agents":   func(r recordFormat2) listRecord { return listRecord{sets: r.scope(), text: listText([]string{r.Name})} },
@@ -111,6 +122,7 @@ var listsFormat3 = map[string]func(recordFormat2) listRecord{
 	"do_not_call": func(r recordFormat2) listRecord {
 		return listRecord{text: listText([]string{r.Phone, r.Reason})}
 	},
+	"events":    recordFormat2.event,
 	"owners":    func(r recordFormat2) listRecord { return listRecord{text: listText([]string{r.Name})} },
 	"schedules": func(recordFormat2) listRecord { return listRecord{} },
 	"teams":     func(recordFormat2) listRecord { return listRecord{} },

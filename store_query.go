@@ -21,8 +21,11 @@ type Query struct {
 	Context context.Context // the selection ends with an error when it is done; nil: it runs to its end
 	Any     []Filter        // a record must pass one of these, unless there are none
 	All     []Filter        // and each of these
+	Ranges  []Range         // and be in each of these
 	Words   []string        // and its text must contain each of these, which are a result of fold.Words
 	ByID    bool            // the largest id comes first, whatever the Listing says
+	// Ascending reverses the list: the smallest order comes first, then the smallest id.
+	Ascending bool
 }
 
 // Filter is passed by the records for which the Keys of a set return Value. Set may also be the name
@@ -42,11 +45,17 @@ func (t Table[T]) Page(tx *Tx, q Query, bounds func(count int) (from, to int)) (
 		return nil, 0, err
 	}
 	from, to := bounds(s.count)
+	if q.Ascending {
+		from, to = s.count-to, s.count-from
+	}
 	ids := s.newest(from, to)
 	if t.List.Order != nil && !q.ByID && from < to {
 		if ids, err = s.inOrder(tx, listBucket(t.Name, orderBucket), positions{from, to}); err != nil {
 			return nil, 0, err
 		}
+	}
+	if q.Ascending {
+		slices.Reverse(ids)
 	}
 	for _, id := range ids {
 		v, err := t.Get(tx, IDKey(id))
@@ -114,7 +123,7 @@ func (t Table[T]) selects(q Query, v T) bool {
 	}
 	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&
 		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) &&
-		(len(q.Words) == 0 || fold.Match(q.Words, t.List.Text(v)...))
+		t.inRanges(q, v) && (len(q.Words) == 0 || fold.Match(q.Words, t.List.Text(v)...))
 }
 
 // chunkReader reads the chunks of a filter in ascending order. seek moves to the first chunk at or
@@ -167,6 +176,10 @@ func (t Table[T]) selectRecords(tx *Tx, q Query) (s selection, err error) {
 	for _, f := range q.All {
 		every = append(every, t.readFilter(tx, f))
 	}
+	var ranges []*rangeReader
+	for _, r := range q.Ranges {
+		ranges = append(ranges, openRange(tx, t.Name, r))
+	}
 	words := textSearch{bucket: listBucket(t.Name, textBucket)}
 	words.open(tx, q.Words)
 	for number, more := nextChunk(some, every, 0); more; number, more = nextChunk(some, every, number+1) {
@@ -176,6 +189,11 @@ func (t Table[T]) selectRecords(tx *Tx, q Query) (s selection, err error) {
 		c := selectedChunk{number: number}
 		if err := c.fill(some, every); err != nil {
 			return s, err
+		}
+		for _, r := range ranges {
+			if err := r.narrow(&c); err != nil {
+				return s, err
+			}
 		}
 		if err := words.narrow(&c); err != nil {
 			return s, err
