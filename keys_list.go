@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -186,15 +187,20 @@ type selectedKey struct {
 
 // compare returns the order of two keys in a list. Keys that are equal in it are sorted newest first.
 func (f KeyFilter) compare(a, b selectedKey) int {
-	newest := bytes.Compare(b.id, a.id)
-	switch order := cmp.Or(cmp.Compare(a.order, b.order), bytes.Compare(a.name, b.name)); {
-	case order == 0 && f.byCreation() && f.Ascending:
-		return -newest
-	case f.Ascending:
-		return cmp.Or(order, newest)
-	default:
-		return cmp.Or(-order, newest)
+	order := cmp.Compare(a.order, b.order)
+	if order == 0 {
+		order = bytes.Compare(a.name, b.name)
 	}
+	if order == 0 && f.byCreation() {
+		order = bytes.Compare(a.id, b.id)
+	}
+	if !f.Ascending {
+		order = -order
+	}
+	if order == 0 {
+		order = bytes.Compare(b.id, a.id)
+	}
+	return order
 }
 
 func (f KeyFilter) byCreation() bool { return f.Sort == "" || f.Sort == "created" }
@@ -231,6 +237,8 @@ func (s *keySelection) add(number uint64, stored []byte) {
 	}
 	row := selectedKey{id: r.id}
 	switch f.Sort {
+	case "", "created":
+		row.order = idOrder(r.id)
 	case "name":
 		row.name = r.name()
 		var first [8]byte
@@ -251,6 +259,17 @@ func (s *keySelection) add(number uint64, stored []byte) {
 		}
 	}
 	s.rows = append(s.rows, row)
+}
+
+// idOrder returns a number that grows with the id of a key, as NewKeyID makes them: the first eight
+// bytes of its digits. It saves most comparisons of ids.
+func idOrder(id []byte) (order uint64) {
+	var first [8]byte
+	digits := bytes.TrimPrefix(id, []byte("key_"))
+	if _, err := hex.Decode(first[:], digits[:min(len(digits), 2*len(first))]); err != nil {
+		return 0
+	}
+	return binary.BigEndian.Uint64(first[:])
 }
 
 // sortableTime returns a number that grows with the time, in milliseconds.

@@ -7,6 +7,8 @@
 //	go run ./bench -stored 0               without the million keys
 //	go run ./bench -only proxies           a guarded route beside a bare reverse proxy
 //	go run ./bench -only neighbours        a quiet owner beside one that does its worst
+//	go run ./bench -only lists             lists of a million calls and audit entries, alone: about ten minutes
+//	go run ./bench -only lists -scale 0.1  the same lists with a tenth of the records
 //	go run ./bench -beside FILE            another build of latchkey in the same rounds
 //	go run ./bench -traefik FILE           a program of Traefik among the proxies
 //
@@ -27,13 +29,14 @@ import (
 
 // bench is one run of the program.
 type bench struct {
-	dir     string // temporary folder for all files of the run
-	rounds  int    // number of times that each server is loaded
-	seconds int    // duration of each load
-	stored  int    // number of keys in the large store; 0 to leave it out
-	only    string // part to run: reads, calls, proxies or neighbours; "" for all
-	beside  string // path of another build of latchkey; "" to leave it out
-	failed  bool   // true if a request was refused
+	dir     string  // temporary folder for all files of the run
+	rounds  int     // number of times that each server is loaded
+	seconds int     // duration of each load
+	stored  int     // number of keys in the large store; 0 to leave it out
+	only    string  // part to run: reads, calls, proxies, neighbours or lists; "" for all but lists
+	scale   float64 // size of the stores with lists; 1 is 1,000,000 calls
+	beside  string  // path of another build of latchkey; "" to leave it out
+	failed  bool    // true if a request was refused
 
 	traefikFile string // path of Traefik; "" to leave it out
 }
@@ -44,7 +47,8 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 3, "how often each server is loaded, in turn")
 	flag.IntVar(&b.seconds, "seconds", 8, "how long each load lasts")
 	flag.IntVar(&b.stored, "stored", 1_000_000, "how many keys the large store has; 0 leaves it out")
-	flag.StringVar(&b.only, "only", "", "run only this part: reads, calls, proxies or neighbours")
+	flag.StringVar(&b.only, "only", "", "run only this part: reads, calls, proxies, neighbours or lists")
+	flag.Float64Var(&b.scale, "scale", 1, "size of the stores for -only lists; 1 is 1,000,000 calls")
 	flag.StringVar(&b.beside, "beside", "", "path of another build of latchkey to load in the same rounds")
 	flag.StringVar(&b.traefikFile, "traefik", "", "path of Traefik, to load it in the same rounds as the proxies")
 	flag.Parse()
@@ -71,6 +75,9 @@ func (b *bench) run() error {
 		if err := command("go", "build", "-trimpath", "-o", filepath.Join(b.dir, name), pkg).Run(); err != nil {
 			return fmt.Errorf("build %s: %w", pkg, err)
 		}
+	}
+	if b.only == "lists" {
+		return b.lists()
 	}
 	var small func() (*server, error)
 	var keys string
@@ -100,7 +107,7 @@ func (b *bench) run() error {
 		}
 	}
 	if !known {
-		return fmt.Errorf("-only must be reads, proxies, calls or neighbours; got %s", b.only)
+		return fmt.Errorf("-only must be reads, proxies, calls, neighbours or lists; got %s", b.only)
 	}
 	return nil
 }

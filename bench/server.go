@@ -68,7 +68,7 @@ const (
 func (b *bench) launch(core, pattern, path string, args ...string) (*server, error) {
 	c := exec.Command("taskset", append([]string{"-c", core}, args...)...)
 	s := &server{command: c, stderr: &firstLines{want: regexp.MustCompile(pattern), found: make(chan string, 1)}}
-	c.Env = append(os.Environ(), "LATCHKEY_LOG_ACCESS=false", "LATCHKEY_LOG_FORMAT=json")
+	c.Env = append(os.Environ(), "LATCHKEY_LOG_ACCESS=false", "LATCHKEY_LOG_FORMAT=json", "LATCHKEY_AUDIT_MAX_ENTRIES=5000000")
 	c.Stderr = s.stderr
 	began := time.Now()
 	if err := c.Start(); err != nil {
