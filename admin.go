@@ -107,6 +107,9 @@ func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, issued iss
 	return WriteJSON(w, status, shown)
 }
 
+// maxNamedKeys is the maximum number of keys that a list request can name.
+const maxNamedKeys = 1000
+
 func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	q, err := r.Query("page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "sort", "order")
 	if err != nil {
@@ -120,10 +123,26 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	ids, err := r.QueryList("id")
+	switch {
+	case err != nil:
+		return err
+	case len(ids) > maxNamedKeys:
+		return ErrValidation.With("id may appear at most %d times in the query; got %d.", maxNamedKeys, len(ids))
+	case len(ids) > 0 && !f.Empty():
+		return ErrValidation.With("id cannot be used together with a filter or sort.")
+	}
 	f.Now = r.Latest
 	var keys []*Key
 	count := 0
 	err = r.View(a.store, func(tx *Tx) (err error) {
+		if len(ids) > 0 {
+			keys, err = a.keyring.Named(tx, ids)
+			count = len(keys)
+			from, to := page.Bounds(count)
+			keys = keys[from:to]
+			return err
+		}
 		keys, count, err = a.keyring.List(r.Context(), tx, f, page.Bounds)
 		return err
 	})

@@ -121,7 +121,7 @@ func TestKeyPages_Change(t *testing.T) {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 	b.tells(path+"/used", `"last_used_at":null`, `"text":"Requests per minute: 2 of 60"`) // of the new secret
-	b.tells("/keys/meters?status=active", `"`+id+`":[{`, `"text":"Requests per minute: 2 of 60"`)
+	b.tells("/keys/meters?ids=key_none,"+id, `"`+id+`":[{`, `"text":"Requests per minute: 2 of 60"`)
 	b.tells(path, "Rotation", "Finish early", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
 	if w := b.post(path+"/finish", "unused", "3600"); w.Code != 409 || !strings.Contains(w.Body.String(), "Nothing was ended.") {
 		t.Errorf("got %d %s", w.Code, w.Body)

@@ -163,6 +163,27 @@ func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(cou
 	return keys, len(s.rows), nil
 }
 
+// Named returns the keys with these ids, in the same order. It leaves out ids that no key has. The
+// caller may change the keys.
+func (k *Keyring) Named(tx *Tx, ids []string) (keys []*Key, err error) {
+	for _, id := range ids {
+		key, err := k.Get(tx, id)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// Empty reports whether the filter selects all keys and sorts them newest first.
+func (f KeyFilter) Empty() bool {
+	return f.Status == "" && len(f.Words) == 0 && f.Environment == "" && f.Owner == "" && f.Permission == 0 && f.Unused == 0 && f.Sort == "" && !f.Ascending
+}
+
 // selectionBuffers keeps the memory of lists for the next list.
 var selectionBuffers = sync.Pool{New: func() any { return new([]selectedKey) }}
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -231,5 +232,29 @@ func TestAddKeyRows(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAdminKeys_ByID lists keys by their ids, as the live updates of the dashboard do.
+func TestAdminKeys_ByID(t *testing.T) {
+	a := newTestApp(t)
+	first, _ := a.key(`["can_read_calls"]`)
+	second, _ := a.key(`["can_read_agents"]`)
+	for query, want := range map[string][]any{
+		"id=" + first + "&id=" + second: {first, second}, "id=" + second: {second}, "id=key_none&id=" + first: {first}, "id=key_none": {},
+		"id=" + second + "&id=" + first + "&limit=1&page=2": {first},
+	} {
+		ids := []any{}
+		for _, row := range a.operate(200, "GET", "/admin/v1/keys?"+query, "")["keys"].([]any) {
+			ids = append(ids, row.(map[string]any)["id"])
+		}
+		if !slices.Equal(ids, want) {
+			t.Errorf("%s: got %v, want %v", query, ids, want)
+		}
+	}
+	for _, query := range []string{"id=a&status=live", "id=a&sort=name", "id=a&search=x", strings.Repeat("id=a&", maxNamedKeys+1)} {
+		if w := a.control("GET", "/admin/v1/keys?"+query, ""); w.Code != 400 || !strings.Contains(w.Body.String(), "id ") {
+			t.Errorf("%.40s: got %d %s, want 400", query, w.Code, w.Body)
+		}
 	}
 }
