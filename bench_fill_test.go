@@ -126,6 +126,7 @@ func TestFillForBench(t *testing.T) {
 		}
 	}
 	f.app = newTestApp(t, func(c *Config) {
+		c.Audit.MaxEntries = 5_000_000
 		if folder != "" {
 			c.Server.Data = folder
 		}
