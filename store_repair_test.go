@@ -17,7 +17,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// derivedData returns all index entries, data of lists and counts of a file as text.
+// derivedData returns all index entries, data of lists and counts of a file as text, but not those of
+// a RowList, whose numbers a repair gives in another order.
 func derivedData(t *testing.T, path string) string {
 	t.Helper()
 	var all strings.Builder
@@ -25,7 +26,7 @@ func derivedData(t *testing.T, path string) string {
 	if err == nil {
 		err = f.View(func(tx *Tx) error {
 			return tx.Walk(func(bucket string, key, stored []byte) error {
-				if strings.ContainsAny(bucket, "/~") || bucket == "counts" {
+				if strings.ContainsAny(bucket, "/~") && !strings.Contains(bucket, "_list~") || bucket == "counts" {
 					fmt.Fprintf(&all, "%s %x %x\n", bucket, key, stored)
 				}
 				return nil
