@@ -1,7 +1,7 @@
 // The keys family defines API keys: what is stored of a key, how a key is found by its secret,
 // and what it may do. Read keys.go first, then keys_secret.go (peppers and hashes),
-// keys_permissions.go, keys_cache.go (keys in memory) and keys_ring.go (find, save, rotate,
-// sweep). The family never sees a request and never stores a secret.
+// keys_permissions.go, keys_cache.go (keys in memory), keys_ring.go (find, save, rotate, sweep)
+// and keys_list.go (filter, sort, search). The family never sees a request and never stores a secret.
 
 package main
 
