@@ -121,12 +121,22 @@ func KeyStates() []string {
 
 // Status returns the state of the key at now, a time from Clock.Latest.
 func (k *StoredKey) Status(now time.Time) string {
+	return stateFacts{paused: k.Paused, revoked: !k.RevokedAt.IsZero(), expires: k.ExpiresAt}.at(now)
+}
+
+// stateFacts holds what the state of a key follows from. expires is zero if the key never expires.
+type stateFacts struct {
+	paused, revoked bool
+	expires         time.Time
+}
+
+func (s stateFacts) at(now time.Time) string {
 	switch {
-	case !k.RevokedAt.IsZero():
+	case s.revoked:
 		return StatusRevoked
-	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
+	case !s.expires.IsZero() && !now.Before(s.expires):
 		return statusExpired
-	case k.Paused:
+	case s.paused:
 		return statusPaused
 	}
 	return StatusActive

@@ -40,14 +40,14 @@ func (k *StoredKey) searchedFields() []string {
 
 // keyRow holds what lists need of a key. The parts share the memory of the stored row.
 type keyRow struct {
-	paused, revoked  bool
-	permissions      Permission // built-in ones
-	expires, created time.Time
-	id               []byte
-	environment      []byte
-	owner            []byte // name
-	own              []byte // names of permissions of the configuration, separated by line breaks
-	text             []byte // searchedFields in the form of fold.Search, each on a line
+	stateFacts
+	permissions Permission // built-in ones
+	created     time.Time
+	id          []byte
+	environment []byte
+	owner       []byte // name
+	own         []byte // names of permissions of the configuration, separated by line breaks
+	text        []byte // searchedFields in the form of fold.Search, each on a line
 }
 
 // The flags in the first byte of a stored row. Then follow the permissions, two times of twelve
@@ -89,7 +89,12 @@ func readKeyRow(row []byte) (r keyRow, ok bool) {
 	r.expires, r.created = rowTime(row[9:]), rowTime(row[21:])
 	row = row[keyRowHead:]
 	for _, text := range []*[]byte{&r.id, &r.environment, &r.owner, &r.own, &r.text} {
-		n, size := binary.Uvarint(row)
+		n, size := uint64(0), 1
+		if len(row) > 0 && row[0] < 0x80 {
+			n = uint64(row[0])
+		} else {
+			n, size = binary.Uvarint(row)
+		}
 		if size <= 0 || uint64(len(row)-size) < n {
 			return r, false
 		}
@@ -130,6 +135,9 @@ func (u LastUse) value() uint64 {
 // keys.
 func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(count int) (from, to int)) (keys []*Key, count int, err error) {
 	s := keySelection{filter: f, policy: k.Rights(), own: map[string]Permission{}}
+	for _, word := range f.Words {
+		s.words = append(s.words, []byte(word))
+	}
 	if f.Unused > 0 || f.Sort == "last_used" {
 		if s.stored, err = KeyTable.RowValues(tx); err != nil {
 			return nil, 0, err
@@ -230,6 +238,7 @@ func (f KeyFilter) byCreation() bool { return f.Sort == "" || f.Sort == "created
 type keySelection struct {
 	filter   KeyFilter
 	policy   *Policy
+	words    [][]byte              // those of the filter
 	own      map[string]Permission // the bits of keyRow.own
 	stored   []uint64              // see Table.RowValues
 	unstored map[string]time.Time  // see Keyring.unstoredUses
@@ -245,14 +254,14 @@ func (s *keySelection) add(number uint64, stored []byte) {
 		return
 	}
 	f := &s.filter
-	if f.Environment != "" && string(r.environment) != f.Environment || f.Owner != "" && string(r.owner) != f.Owner || !f.passes(r.status(f.Now)) {
+	if f.Environment != "" && string(r.environment) != f.Environment || f.Owner != "" && string(r.owner) != f.Owner || !f.passes(r.at(f.Now)) {
 		return
 	}
 	if f.Permission != 0 && (r.permissions|s.configured(r.own))&f.Permission == 0 {
 		return
 	}
-	for _, word := range f.Words {
-		if !bytes.Contains(r.text, []byte(word)) {
+	for _, word := range s.words {
+		if !bytes.Contains(r.text, word) {
 			return
 		}
 	}
@@ -301,15 +310,6 @@ func latest(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// status returns the state of the key at now.
-func (r keyRow) status(now time.Time) string {
-	k := StoredKey{Paused: r.paused, ExpiresAt: r.expires}
-	if r.revoked {
-		k.RevokedAt = r.created.Add(1)
-	}
-	return k.Status(now)
 }
 
 // configured returns the permissions that the configuration defines and that have these names.
