@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"regexp"
 	"strings"
 
@@ -67,7 +66,7 @@ func (s *session) keysNamed(ctx context.Context, c *cli.Command, text string) (f
 	seen := map[any]bool{} // a key that is created meanwhile moves others to the next page
 	for page, pages := 1, 1; page <= pages; page++ {
 		var answer map[string]any
-		if err := client.Do(ctx, Request{http.MethodGet, fmt.Sprintf("/admin/v1/keys?status=any&limit=1000&page=%d&search=%s", page, url.QueryEscape(text)), nil}, &answer); err != nil {
+		if err := client.Do(ctx, Request{http.MethodGet, fmt.Sprintf("/admin/v1/keys?status=any&limit=1000&page=%d", page), nil}, &answer); err != nil {
 			return nil, err
 		}
 		pages = whole(answer["pages"])
