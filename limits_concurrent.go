@@ -39,10 +39,10 @@ type Places struct {
 	room  [2]*flight // memory for taken, here to save an allocation
 }
 
-// Release gives back all places.
+// Release returns all places.
 func (p *Places) Release() { p.releaseFrom(0) }
 
-// releaseFrom gives back the places from index first on.
+// releaseFrom returns the places from index first on.
 func (p *Places) releaseFrom(first int) {
 	for _, f := range p.taken[first:] {
 		f.count.Add(-1)
@@ -50,7 +50,7 @@ func (p *Places) releaseFrom(first int) {
 	p.taken = p.taken[:first]
 }
 
-// Leave gives back the places in the limits with these names.
+// Leave returns the places in the limits with these names.
 func (p *Places) Leave(names ...string) {
 	p.taken = slices.DeleteFunc(p.taken, func(f *flight) bool {
 		left := slices.Contains(names, f.name)

@@ -66,7 +66,7 @@ func NewConnections(o ConnectionsOptions) *Connections {
 	proxies := o.Config.TrustedProxies()
 	peer := func(conn net.Conn) (netip.Addr, bool) {
 		address, proxy := proxies.Peer(conn)
-		return address, proxy || !address.IsValid() // whoever uses a unix socket is trusted so far
+		return address, proxy || !address.IsValid() // a client of a unix socket may exceed the number for one address
 	}
 	c.api = c.set.Add(conns.Options{Name: "api", KeyTime: firstKeyTime, Peer: peer}, conns.Limits{})
 	c.admin = c.set.Add(conns.Options{Name: "admin", KeyTime: firstKeyTime, Peer: peer}, conns.Limits{})

@@ -551,7 +551,7 @@ func challenge(err error) error {
 }
 
 // admit takes the places of a request in the limits on requests in flight, which end
-// gives back, and then does what charge does. A request that finds no place is not charged.
+// returns, and then does what charge does. A request that finds no place is not charged.
 func (s *Server) admit(x *exchange, row Route) error {
 	x.step = StepLimit
 	if err := s.takePlaces(x, x.Key.Places(row.Limits)); err != nil {

@@ -169,7 +169,7 @@ func LimitStorage(tx *Tx, owner uint64, limit int64) error {
 	return storageLimitTable.Put(tx, storageLimit{Owner: owner, Bytes: limit})
 }
 
-// DefaultStorage gives an owner the default limit again, Bounds.OwnerBytes.
+// DefaultStorage restores the default limit of an owner, Bounds.OwnerBytes.
 func DefaultStorage(tx *Tx, owner uint64) error {
 	if err := storageLimitTable.Delete(tx, IDKey(owner)); !errors.Is(err, ErrNotFound) {
 		return err

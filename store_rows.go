@@ -79,7 +79,7 @@ func (r rowRecord) store(tx *Tx, table string) error {
 	return err
 }
 
-// allocate gives the record a number.
+// allocate chooses a number for the record.
 func (r rowRecord) allocate(tx *Tx, table string) (slot uint64, err error) {
 	slots, rows, _ := rowBuckets(table)
 	b, err := tx.Bolt.CreateBucketIfNotExists([]byte(rows))

@@ -43,7 +43,7 @@ func (r result) String() string {
 }
 
 // script makes wrk send each request with the next key of the file in BENCH_KEYS, in turn. AGENT in
-// the body stands for the agent of the key's owner: the first has the id 2.
+// the body is replaced by the agent of the key's owner: the first has the id 2.
 const script = `
 local requests, count, at = {}, 0, 0
 function init()

@@ -25,7 +25,7 @@ type neighbour struct {
 	name    string
 	workers int
 	method  string
-	path    string // %d stands for a number that grows
+	path    string // %d is replaced by a number that grows
 	body    string // likewise
 	idle    int    // number of idle connections
 }

@@ -189,7 +189,7 @@ func TestDocs_Reading(t *testing.T) {
 			}
 		}
 		for _, m := range regexp.MustCompile("`([A-Za-z]+)\\.([A-Za-z]+)`").FindAllStringSubmatch(text, -1) {
-			if m[2] != "go" && m[1] != "program" && !regexp.MustCompile(`func \(\w+ \*?`+m[1]+`\) `+m[2]+`\(`).MatchString(code) {
+			if m[2] != "go" && m[1] != "program" && !regexp.MustCompile(`func \(\w+ \*?`+m[1]+`(\[\w+\])?\) `+m[2]+`\(`).MatchString(code) {
 				t.Errorf("%s names %s.%s, which does not exist", page, m[1], m[2])
 			}
 		}
