@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -88,11 +89,24 @@ func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
 // of returns the Conn of a connection that net/http has. It returns nil for a connection that no
 // Listener has accepted.
 func of(conn net.Conn) *Conn {
-	if t, ok := conn.(*tls.Conn); ok {
-		conn = t.NetConn()
+	for {
+		if c, ok := conn.(*Conn); ok {
+			return c
+		}
+		around, ok := conn.(interface{ NetConn() net.Conn }) // such as a tls.Conn
+		if !ok {
+			return nil
+		}
+		conn = around.NetConn()
 	}
-	c, _ := conn.(*Conn)
-	return c
+}
+
+// SyscallConn returns access to the descriptor of the connection, if the connection has one.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	if inner, ok := c.Conn.(syscall.Conn); ok {
+		return inner.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 type contextKey struct{}

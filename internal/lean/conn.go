@@ -1,0 +1,408 @@
+package lean
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	bufferSize = 16 << 10    // largest request, with its body, in bytes; net/http serves larger ones
+	flushSize  = 16 << 10    // bytes of answers that are kept before they are written
+	slack      = time.Second // by how much idle and write deadlines may be late
+)
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
+var (
+	buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+	outputs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+)
+
+// conn is a connection that the lean loop serves. Only the goroutine of serve uses it, except where
+// a field says otherwise.
+type conn struct {
+	server  *Server
+	nc      net.Conn
+	raw     syscall.RawConn
+	base    context.Context // parent of the contexts of all requests
+	remote  string
+	tryRead func(fd uintptr) bool // readOnce
+
+	buf  *[bufferSize]byte // nil while the connection is idle
+	r, w int               // buf[r:w] has been received and not used
+	got  int               // bytes that the last read has received
+	rerr error             // error of the last read
+	look bool              // readOnce does not wait
+
+	out  *[]byte // answers that have not been written; nil: none
+	werr error   // first error of writing
+
+	waiting    atomic.Bool // the goroutine waits for bytes; read by Server.wake
+	served     bool        // the connection has had a request
+	servedSeen atomic.Bool // served, for Server.wake
+	active     bool        // the hook has been told that a request is in progress
+	lenient    int         // how many CR and LF are ignored before the next request, see skip
+	skipped    int         // how many have been ignored
+	closing    bool        // no more requests
+
+	readUntil  time.Time // the read deadline of nc; zero: not known or none
+	writeUntil time.Time // the write deadline of nc; zero: not known or none
+	headUntil  time.Time // deadline for the head that has begun; zero: none
+
+	head string // the last head, to save an allocation if the next one is the same
+	slot *slot  // memory for requests; nil: a handler may still use the last one
+}
+
+// slot has what one request after the other uses.
+type slot struct {
+	request  http.Request
+	plain    *http.Request // request without fields, with its context
+	fields   head
+	context  requestContext
+	response response
+	values   [maxFields]string
+	header   http.Header
+}
+
+// serve answers the requests of the connection until it is closed or handed over.
+func (c *conn) serve() {
+	defer c.server.forget(c)
+	for {
+		if !c.wait() {
+			c.end()
+			return
+		}
+		for c.r < c.w && !c.closing {
+			if !c.step() {
+				return
+			}
+		}
+		c.flush()
+		if c.closing || c.werr != nil {
+			c.end()
+			return
+		}
+		c.release()
+		c.idle()
+	}
+}
+
+// step answers the next request in the buffer, or reads more of it. It returns false if the
+// connection has been closed or handed over.
+func (c *conn) step() bool {
+	c.skip()
+	if c.r == c.w {
+		return true
+	}
+	if c.slot == nil {
+		c.slot = newSlot(c)
+	}
+	n, verdict := c.slot.fields.scan(c.buf[c.r:c.w], c.head)
+	switch verdict {
+	case whole:
+		c.head = c.slot.fields.text
+		body := c.slot.fields.length
+		if c.w-c.r-n < body {
+			c.handOver(true)
+			return false
+		}
+		c.answer(n, body)
+		return true
+	case partial:
+		return c.more()
+	}
+	c.handOver(n > 0)
+	return false
+}
+
+// skip ignores up to four CR and LF after a POST, as net/http does for old clients.
+func (c *conn) skip() {
+	for c.lenient > 0 && c.r < c.w {
+		if b := c.buf[c.r]; b != '\r' && b != '\n' {
+			c.lenient = 0
+			return
+		}
+		c.r++
+		c.skipped++
+		c.lenient--
+	}
+}
+
+// leaving reports whether the connection must be closed instead of waiting for a request.
+func (c *conn) leaving() bool {
+	stage := c.server.stage.Load()
+	return stage == stopping || stage == draining && c.servedSeen.Load()
+}
+
+// wait waits for the first bytes of the next request. It returns false if there are none. While it
+// waits, the connection has no buffer.
+func (c *conn) wait() bool {
+	if d := c.server.idleTimeout(); c.served {
+		c.renewRead(d)
+	}
+	return c.receive()
+}
+
+// renewRead sets the read deadline to d from now. It is at most slack later, so that not every
+// request has to set it.
+func (c *conn) renewRead(d time.Duration) {
+	if d <= 0 {
+		if !c.readUntil.IsZero() {
+			c.readUntil = time.Time{}
+			_ = c.nc.SetReadDeadline(time.Time{})
+		}
+		return
+	}
+	if now := time.Now(); c.readUntil.Sub(now) < d || c.readUntil.Sub(now) > d+slack {
+		c.readUntil = now.Add(d + slack)
+		_ = c.nc.SetReadDeadline(c.readUntil)
+	}
+}
+
+// receive reads into the buffer and reports whether bytes were read. A server that stops interrupts
+// it; it then takes only what has arrived already.
+func (c *conn) receive() bool {
+	c.waiting.Store(true)
+	defer c.waiting.Store(false)
+	c.got, c.rerr, c.look = 0, nil, false
+	if !c.leaving() {
+		err := c.raw.Read(c.tryRead)
+		if err == nil {
+			err = c.rerr
+		}
+		if c.rerr = err; err == nil {
+			return c.got > 0
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.leaving() {
+			return false
+		}
+	}
+	c.waiting.Store(false)
+	c.readUntil, c.look, c.rerr = time.Time{}, true, nil
+	_ = c.nc.SetReadDeadline(time.Time{})
+	if err := c.raw.Read(c.tryRead); err != nil && c.rerr == nil {
+		c.rerr = err
+	}
+	return c.got > 0
+}
+
+// readOnce is the function for RawConn.Read. It returns false to be called again when there is
+// something to read, and then keeps no buffer if that is empty.
+func (c *conn) readOnce(fd uintptr) bool {
+	if c.buf == nil {
+		c.buf = buffers.Get().(*[bufferSize]byte)
+		c.r, c.w = 0, 0
+	}
+	n, again, err := read(fd, c.buf[c.w:])
+	if again {
+		if c.w == 0 {
+			c.drop()
+		}
+		return c.look
+	}
+	c.got, c.rerr = n, err
+	c.w += n
+	return true
+}
+
+// drop gives the buffer back.
+func (c *conn) drop() {
+	if c.buf != nil {
+		buffers.Put(c.buf)
+		c.buf = nil
+	}
+	c.r, c.w = 0, 0
+}
+
+// release gives the buffers back before the connection waits for the next request.
+func (c *conn) release() {
+	c.drop()
+	if c.out != nil {
+		putOutput(c.out)
+		c.out = nil
+	}
+}
+
+// putOutput gives a buffer for answers back, unless it is unusually large.
+func putOutput(b *[]byte) {
+	if cap(*b) <= 2*flushSize {
+		*b = (*b)[:0]
+		outputs.Put(b)
+	}
+}
+
+// more reads more of a request of which only a part has arrived. It returns false if the connection
+// has been closed or handed over.
+func (c *conn) more() bool {
+	if c.flush(); c.werr != nil {
+		c.end()
+		return false
+	}
+	c.idle()
+	if c.r > 0 {
+		c.w = copy(c.buf[:], c.buf[c.r:c.w])
+		c.r = 0
+	}
+	if c.w == len(c.buf) {
+		c.handOver(false)
+		return false
+	}
+	if d := c.server.headTimeout(); c.served && d > 0 && c.headUntil.IsZero() {
+		c.readUntil = time.Now().Add(d)
+		c.headUntil = c.readUntil
+		_ = c.nc.SetReadDeadline(c.readUntil)
+	}
+	if c.receive() {
+		return true
+	}
+	if c.rerr == io.EOF && (!c.served || c.w-c.r+c.skipped >= 4) {
+		c.handOver(false) // net/http says what is wrong with a request that ends too early
+		return false
+	}
+	c.end()
+	return false
+}
+
+// answer calls the handler for a request whose head has n bytes and whose body has body bytes.
+func (c *conn) answer(n, body int) {
+	s := c.slot
+	if !c.active {
+		c.active = true
+		c.server.note(c.nc, http.StateActive)
+	}
+	if !c.served {
+		c.served = true
+		c.servedSeen.Store(true)
+	}
+	if d := c.server.http.WriteTimeout; d > 0 {
+		if now := time.Now(); c.writeUntil.Sub(now) < d {
+			c.writeUntil = now.Add(d + slack)
+			_ = c.nc.SetWriteDeadline(c.writeUntil)
+		}
+	}
+	c.headUntil, c.skipped, c.lenient = time.Time{}, 0, 0
+	if s.request.Method == http.MethodPost {
+		c.lenient = 4
+	}
+	s.context.begin()
+	s.response.begin()
+	s.request.RemoteAddr = c.remote
+	if body > 0 {
+		s.request.Body = newBody(c.buf[c.r+n : c.r+n+body])
+	}
+	c.r += n + body
+	completed := c.call()
+	if s.response.hijacked {
+		c.hijacked()
+		return
+	}
+	if completed {
+		completed = s.response.finish()
+	}
+	s.context.end()
+	if !completed {
+		c.closing = true
+	}
+	if s.context.used || s.response.flushed || body > 0 {
+		c.slot = nil // somebody may still look at the request
+	}
+}
+
+// hijacked gives the connection up to a handler.
+func (c *conn) hijacked() {
+	c.server.forget(c)
+	c.slot.context.end()
+	c.closing = true
+	c.nc, c.slot = nil, nil
+}
+
+// call calls the handler. It returns false if the handler has panicked.
+func (c *conn) call() (ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.slot.response.abort()
+			if p != http.ErrAbortHandler {
+				c.server.logf("http: panic serving %v: %v\n%s", c.remote, p, debug.Stack())
+			}
+		}
+	}()
+	c.server.http.Handler.ServeHTTP(&c.slot.response, &c.slot.request)
+	return true
+}
+
+// idle tells the hook that no request is in progress.
+func (c *conn) idle() {
+	if c.active {
+		c.active = false
+		c.server.note(c.nc, http.StateIdle)
+	}
+}
+
+// output returns the buffer for answers.
+func (c *conn) output() *[]byte {
+	if c.out == nil {
+		c.out = outputs.Get().(*[]byte)
+	}
+	return c.out
+}
+
+// flush writes the answers that have been kept.
+func (c *conn) flush() {
+	if c.out == nil || len(*c.out) == 0 {
+		return
+	}
+	c.write(*c.out)
+	*c.out = (*c.out)[:0]
+}
+
+// write writes b to the connection. After an error it does nothing.
+func (c *conn) write(b []byte) {
+	if c.werr != nil {
+		return
+	}
+	if _, c.werr = c.nc.Write(b); c.werr != nil && c.slot != nil {
+		c.slot.context.lost()
+	}
+}
+
+// end closes the connection. What has been kept is written first.
+func (c *conn) end() {
+	if c.nc != nil {
+		c.flush()
+		_ = c.nc.Close()
+	}
+	c.release()
+}
+
+// handOver gives the connection to net/http, with the bytes that have not been used. arrived is
+// whether they have the whole head of a request, so that a request is in progress.
+func (c *conn) handOver(arrived bool) {
+	if c.flush(); c.werr != nil {
+		c.end()
+		return
+	}
+	if !arrived {
+		c.idle()
+	} else if !c.active {
+		c.server.note(c.nc, http.StateActive)
+	}
+	h := &handedOver{Conn: c.nc, head: bytes.Clone(c.buf[c.r:c.w]), until: c.headUntil}
+	if !c.served {
+		h.until = c.readUntil
+	}
+	c.release()
+	c.server.forget(c) // from now on, wake does not set a deadline
+	_ = c.nc.SetDeadline(time.Time{})
+	c.server.rest.give(h)
+}
