@@ -42,6 +42,7 @@ type Config struct {
 		ShutdownTimeout          time.Duration `toml:"shutdown_timeout" default:"10s" min:"100ms" max:"1h"`
 		MaxConnections           int           `toml:"max_connections" default:"0" min:"0" max:"1000000"`             // 0: as many as the limit of open files allows, see Connections.Use
 		MaxConnectionsPerAddress int           `toml:"max_connections_per_address" default:"0" min:"0" max:"1000000"` // 0: a quarter of those of the listener
+		Lean                     bool          `toml:"lean" default:"true"`                                           // see internal/lean
 		IETFHeaders              string        `toml:"ietf_headers" default:"draft-11" in:"draft-11,off"`
 		TLS                      string        `toml:"tls" default:"files" in:"files,acme"`
 		TLSCertFile              string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"` // "": no TLS, unless TLS is "acme"

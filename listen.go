@@ -24,6 +24,7 @@ import (
 	"latchkey/internal/certs"
 	"latchkey/internal/clock"
 	"latchkey/internal/conns"
+	"latchkey/internal/lean"
 	"latchkey/internal/sockpath"
 )
 
@@ -73,6 +74,7 @@ type listenerGroup struct {
 	handler   http.Handler
 	listeners []net.Listener
 	server    *http.Server
+	lean      *lean.Server // serves plain requests before server; nil: server serves all
 }
 
 // OpenListeners opens all listeners. If one of them cannot be opened, it closes the others and
@@ -135,6 +137,9 @@ func (d *Listeners) open(x *listenerGroup) error {
 		x.server.TLSConfig = d.tlsConfig(x, get)
 	} else {
 		x.server = d.httpServer(x.handler)
+		if x.name == "api" && d.o.Config.Server.Lean {
+			x.lean = lean.New(x.server)
+		}
 	}
 	if passed := d.o.Sockets[x.name]; passed != nil {
 		for _, l := range passed {
@@ -252,11 +257,7 @@ func (d *Listeners) Serve() {
 	for _, x := range d.groups {
 		for _, l := range x.listeners {
 			d.serving.Go(func() {
-				if x.tls.On() { // TLSConfig does not show this, because Serve sets it even without TLS
-					d.failed <- x.server.ServeTLS(l, "", "")
-				} else {
-					d.failed <- x.server.Serve(l)
-				}
+				d.failed <- x.serve(l)
 			})
 		}
 	}
@@ -269,6 +270,17 @@ func (d *Listeners) Serve() {
 	if d.issuer != nil {
 		go d.issuer.Run(ctx)
 	}
+}
+
+// serve answers the requests of l until l is closed.
+func (x *listenerGroup) serve(l net.Listener) error {
+	switch {
+	case x.tls.On(): // TLSConfig does not show this, because Serve sets it even without TLS
+		return x.server.ServeTLS(l, "", "")
+	case x.lean != nil:
+		return x.lean.Serve(l)
+	}
+	return x.server.Serve(l)
 }
 
 // CertificatesEnd returns when the first of the certificates from files ends. It returns the zero time
@@ -328,6 +340,9 @@ func (d *Listeners) Close(ctx context.Context) error {
 	_ = d.release()
 	d.serving.Wait()
 	for _, x := range d.groups {
+		if x.lean != nil {
+			x.lean.Drain()
+		}
 		x.server.SetKeepAlivesEnabled(false)
 	}
 	d.o.Connections.set.Wait(grace)
@@ -335,7 +350,11 @@ func (d *Listeners) Close(ctx context.Context) error {
 	var all sync.WaitGroup
 	for i, x := range d.groups {
 		all.Go(func() {
-			if err := x.server.Shutdown(grace); err != nil {
+			var err error
+			if x.lean != nil {
+				err = x.lean.Shutdown(grace) // may still hand connections over to server
+			}
+			if err = errors.Join(err, x.server.Shutdown(grace)); err != nil {
 				failed[i] = errors.Join(fmt.Errorf("stop: %w", err), x.server.Close())
 			}
 		})
