@@ -216,7 +216,7 @@ func (c *conn) readOnce(fd uintptr) bool {
 	return true
 }
 
-// drop gives the buffer back.
+// drop returns the buffer to the pool.
 func (c *conn) drop() {
 	if c.buf != nil {
 		buffers.Put(c.buf)
@@ -225,7 +225,7 @@ func (c *conn) drop() {
 	c.r, c.w = 0, 0
 }
 
-// release gives the buffers back before the connection waits for the next request.
+// release returns the buffers to their pools before the connection waits for the next request.
 func (c *conn) release() {
 	c.drop()
 	if c.out != nil {
@@ -234,7 +234,7 @@ func (c *conn) release() {
 	}
 }
 
-// putOutput gives a buffer for answers back, unless it is unusually large.
+// putOutput returns a buffer for answers to the pool, unless it is unusually large.
 func putOutput(b *[]byte) {
 	if cap(*b) <= 2*flushSize {
 		*b = (*b)[:0]
@@ -266,8 +266,8 @@ func (c *conn) more() bool {
 	if c.receive() {
 		return true
 	}
-	if c.rerr == io.EOF && (!c.served || c.w-c.r+c.skipped >= 4) {
-		c.handOver(false) // net/http says what is wrong with a request that ends too early
+	if (c.rerr == io.EOF || errors.Is(c.rerr, os.ErrDeadlineExceeded)) && (!c.served || c.w-c.r+c.skipped >= 4) {
+		c.handOver(false) // net/http says what is wrong with a request that ends too early or comes too late
 		return false
 	}
 	c.end()
@@ -319,7 +319,7 @@ func (c *conn) answer(n, body int) {
 	}
 }
 
-// hijacked gives the connection up to a handler.
+// hijacked leaves the connection to a handler.
 func (c *conn) hijacked() {
 	c.server.forget(c)
 	c.slot.context.end()
@@ -385,7 +385,7 @@ func (c *conn) end() {
 	c.release()
 }
 
-// handOver gives the connection to net/http, with the bytes that have not been used. arrived is
+// handOver passes the connection to net/http, with the bytes that have not been used. arrived is
 // whether they have the whole head of a request, so that a request is in progress.
 func (c *conn) handOver(arrived bool) {
 	if c.flush(); c.werr != nil {

@@ -35,7 +35,7 @@ type head struct {
 const (
 	inName  = 1 << iota // in the name of a field
 	inValue             // in the value of a field
-	inPath              // in a path, where it stands for itself
+	inPath              // in a path, without a special meaning
 	inQuery             // in a query
 	inHost              // in the field Host
 )

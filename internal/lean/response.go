@@ -349,7 +349,7 @@ func (w *response) SetWriteDeadline(t time.Time) error {
 // EnableFullDuplex does nothing: the whole body of the request has been read.
 func (w *response) EnableFullDuplex() error { return nil }
 
-// Hijack gives the connection to the handler, with the bytes that have been read from it.
+// Hijack leaves the connection to the handler, with the bytes that have been read from it.
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if w.hijacked {
 		return nil, nil, http.ErrHijacked
