@@ -2,6 +2,8 @@ package lean
 
 import (
 	"context"
+	"errors"
+	"os"
 	"sync"
 	"time"
 )
@@ -63,7 +65,7 @@ func (x *requestContext) watch(done chan struct{}) {
 		gone, again = peek(fd)
 		return !again
 	})
-	if gone && err == nil {
+	if gone || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // the server may have closed the connection too
 		x.cancel()
 	}
 }
@@ -116,7 +118,9 @@ func (x *requestContext) Err() error {
 			x.looked = now
 		} else if now.Sub(x.looked) >= lookEvery {
 			x.looked = now
-			_ = x.conn.raw.Control(func(fd uintptr) { x.gone, _ = peek(fd) })
+			if err := x.conn.raw.Control(func(fd uintptr) { x.gone, _ = peek(fd) }); err != nil {
+				x.gone = true // the server has closed the connection
+			}
 		}
 	}
 	if x.ended || x.gone {
