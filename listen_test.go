@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -423,5 +424,62 @@ func checkKept(t *testing.T, folder string) {
 	}
 	if info, err := os.Stat(folder); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%s: got %v, %v; want mode 0700", folder, info, err)
+	}
+}
+
+// The lean loop serves plain requests to the API listener, over TCP and over sockets of the service
+// manager. net/http serves the others, and all of them if the loop is off.
+func TestDoors_Lean(t *testing.T) {
+	kind := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprintf(w, "%T", w) })
+	const lean, web = "*lean.response", "*http.response"
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	ca := certstest.NewAuthority(t)
+	ca.Issue(cert, key, time.Now().Add(time.Hour))
+	for _, tt := range []struct {
+		name   string
+		change func(*ListenerOptions)
+		want   string
+	}{
+		{"TCP", func(*ListenerOptions) {}, lean},
+		{"off", func(o *ListenerOptions) { o.Config.Server.Lean = false }, web},
+		{"TLS", func(o *ListenerOptions) { o.Config.Server.TLSCertFile, o.Config.Server.TLSKeyFile = cert, key }, web},
+		{"unix socket", func(o *ListenerOptions) {
+			l, err := net.Listen("unix", filepath.Join(dir, "api.sock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.Sockets = map[string][]net.Listener{"api": {l}}
+		}, lean},
+	} {
+		d := openDoors(t, func(o *ListenerOptions) {
+			o.API, o.Admin = kind, kind
+			tt.change(o)
+		})
+		client, api := &http.Client{}, "http://"+d.API().String()
+		if d.API().Network() == "unix" {
+			api = "http://localhost"
+			client.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", d.API().String())
+			}}
+		}
+		if tt.name == "TLS" {
+			client, api = certstest.Client(t, ca.File, func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }), "https://"+d.API().String()
+			client.Transport.(*http.Transport).ForceAttemptHTTP2 = false
+		}
+		if _, body := fetch(t, client, api); body != tt.want {
+			t.Errorf("%s: got an answer by %s, want %s", tt.name, body, tt.want)
+		}
+		r, err := client.Post(api, "text/plain", io.MultiReader(strings.NewReader("x"))) // in chunks
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(r.Body); string(body) != web || err != nil || !r.Close {
+			t.Errorf("%s, chunked: got an answer by %s, close %v, %v; want %s, which closes the connection", tt.name, body, r.Close, err, web)
+		}
+		_ = r.Body.Close()
+		if _, body := fetch(t, http.DefaultClient, "http://"+d.Admin().String()); body != web {
+			t.Errorf("%s: got an answer of the admin listener by %s, want %s", tt.name, body, web)
+		}
 	}
 }
