@@ -113,7 +113,7 @@ func (c *conn) step() bool {
 	case whole:
 		c.head = c.slot.fields.text
 		body := c.slot.fields.length
-		if c.w-c.r-n < body {
+		if c.w-c.r-n < body && !c.awaitBody(n+body) {
 			c.handOver(true)
 			return false
 		}
@@ -258,7 +258,7 @@ func (c *conn) more() bool {
 		c.handOver(false)
 		return false
 	}
-	if d := c.server.headTimeout(); c.served && d > 0 && c.headUntil.IsZero() {
+	if d := c.server.headTimeout(); d > 0 && c.headUntil.IsZero() {
 		c.readUntil = time.Now().Add(d)
 		c.headUntil = c.readUntil
 		_ = c.nc.SetReadDeadline(c.readUntil)
@@ -274,13 +274,39 @@ func (c *conn) more() bool {
 	return false
 }
 
-// answer calls the handler for a request whose head has n bytes and whose body has body bytes.
-func (c *conn) answer(n, body int) {
-	s := c.slot
+// awaitBody waits for the rest of a request that has n bytes, because many clients send the head
+// and the body in two packets. It returns false if the rest does not arrive soon, or is too large.
+func (c *conn) awaitBody(n int) bool {
+	if c.flush(); c.werr != nil || n > len(c.buf) {
+		return false
+	}
+	c.begin()
+	if c.r > 0 {
+		c.w = copy(c.buf[:], c.buf[c.r:c.w])
+		c.r = 0
+	}
+	c.readUntil = time.Now().Add(c.server.bodyWait)
+	_ = c.nc.SetReadDeadline(c.readUntil)
+	for c.w < n {
+		if !c.receive() {
+			return false
+		}
+	}
+	return true
+}
+
+// begin tells the hook that a request is in progress.
+func (c *conn) begin() {
 	if !c.active {
 		c.active = true
 		c.server.note(c.nc, http.StateActive)
 	}
+}
+
+// answer calls the handler for a request whose head has n bytes and whose body has body bytes.
+func (c *conn) answer(n, body int) {
+	s := c.slot
+	c.begin()
 	if !c.served {
 		c.served = true
 		c.servedSeen.Store(true)
@@ -392,15 +418,12 @@ func (c *conn) handOver(arrived bool) {
 		c.end()
 		return
 	}
-	if !arrived {
+	if arrived {
+		c.begin()
+	} else {
 		c.idle()
-	} else if !c.active {
-		c.server.note(c.nc, http.StateActive)
 	}
 	h := &handedOver{Conn: c.nc, head: bytes.Clone(c.buf[c.r:c.w]), until: c.headUntil}
-	if !c.served {
-		h.until = c.readUntil
-	}
 	c.release()
 	c.server.forget(c) // from now on, wake does not set a deadline
 	_ = c.nc.SetDeadline(time.Time{})

@@ -127,6 +127,7 @@ func newPair(t testing.TB) *pair {
 			go func() { defer close(ended); _ = h.Serve(l) }()
 		} else {
 			p.server = New(h)
+			p.server.bodyWait = time.Minute
 			go func() { defer close(ended); _ = p.server.Serve(l) }()
 		}
 		t.Cleanup(func() {
@@ -292,6 +293,24 @@ func TestServer_SameAnswers(t *testing.T) {
 	if n := p.compare(t, [][]byte{[]byte(strings.Repeat(plain[1], 400) + last)}); n != 401 {
 		t.Errorf("of 401 requests the lean loop served %d", n)
 	}
+}
+
+// A body that arrives after its head is waited for, but not for ever: then net/http goes on.
+func TestServer_SameBodies(t *testing.T) {
+	p := newPair(t)
+	const head, tail = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n", "56789"
+	pieces := [][]byte{[]byte(head), []byte("01234"), []byte(tail + head + "0"), []byte("1234"), []byte(tail + last)}
+	if n := p.compare(t, pieces); n != 3 {
+		t.Errorf("the lean loop served %d requests, want 3", n)
+	}
+	p.compare(t, pieces[:2])
+	p.compare(t, pieces[:3])
+	p = newPair(t)
+	p.server.bodyWait = -1
+	if n := p.compare(t, [][]byte{[]byte(plain[0] + head)}); n != 1 {
+		t.Errorf("without waiting: the lean loop served %d requests, want 1", n)
+	}
+	p.compare(t, pieces)
 }
 
 // Both servers send every kind of answer in the same way.
