@@ -242,8 +242,8 @@ func putOutput(b *[]byte) {
 	}
 }
 
-// more reads more of a request of which only a part has arrived. It returns false if the connection
-// has been closed or handed over.
+// more reads more of a head of which only a part has arrived. It does not wait long, so that slow
+// clients do not hold buffers. It returns false if the connection has been closed or handed over.
 func (c *conn) more() bool {
 	if c.flush(); c.werr != nil {
 		c.end()
@@ -258,16 +258,21 @@ func (c *conn) more() bool {
 		c.handOver(false)
 		return false
 	}
+	now := time.Now()
 	if d := c.server.headTimeout(); d > 0 && c.headUntil.IsZero() {
-		c.readUntil = time.Now().Add(d)
-		c.headUntil = c.readUntil
-		_ = c.nc.SetReadDeadline(c.readUntil)
+		c.headUntil = now.Add(d)
 	}
+	c.readUntil = now.Add(c.server.restWait)
+	if !c.headUntil.IsZero() && c.headUntil.Before(c.readUntil) {
+		c.readUntil = c.headUntil // a client that sends byte after byte has no more time than others
+	}
+	_ = c.nc.SetReadDeadline(c.readUntil)
 	if c.receive() {
 		return true
 	}
-	if (c.rerr == io.EOF || errors.Is(c.rerr, os.ErrDeadlineExceeded)) && (!c.served || c.w-c.r+c.skipped >= 4) {
-		c.handOver(false) // net/http says what is wrong with a request that ends too early or comes too late
+	late := errors.Is(c.rerr, os.ErrDeadlineExceeded)
+	if late || c.rerr == io.EOF && (!c.served || c.w-c.r+c.skipped >= 4) {
+		c.handOver(false) // net/http waits on, or says what is wrong with a request that ends too early
 		return false
 	}
 	c.end()
@@ -285,7 +290,7 @@ func (c *conn) awaitBody(n int) bool {
 		c.w = copy(c.buf[:], c.buf[c.r:c.w])
 		c.r = 0
 	}
-	c.readUntil = time.Now().Add(c.server.bodyWait)
+	c.readUntil = time.Now().Add(c.server.restWait)
 	_ = c.nc.SetReadDeadline(c.readUntil)
 	for c.w < n {
 		if !c.receive() {

@@ -1,6 +1,6 @@
 // Package lean serves plain HTTP/1.1 requests with less work than net/http. It reads a request only
-// if the request follows a strict grammar, fits into one buffer with its body, which arrives soon
-// after the head, and asks for nothing special. At the first byte of anything else it hands the connection to net/http, with the bytes
+// if the request follows a strict grammar, fits into one buffer with its body, arrives without a
+// pause and asks for nothing special. At the first byte of anything else it hands the connection to net/http, with the bytes
 // that it has read so far, and net/http serves the connection to its end. So net/http alone decides
 // what is an error, and no request is read in two ways.
 //
@@ -41,7 +41,7 @@ type Server struct {
 	stage atomic.Int32
 	date  atomic.Pointer[dateLine]
 
-	bodyWait time.Duration // how long to wait for a body before net/http does
+	restWait time.Duration // how long to wait for the rest of a request before net/http does
 
 	mu    sync.Mutex
 	conns map[*conn]struct{} // those that have not been handed over
@@ -50,7 +50,7 @@ type Server struct {
 // New returns a Server for h, which must not serve TLS. The caller may use h as usual, but must
 // call Drain and Shutdown of the Server before h.Shutdown.
 func New(h *http.Server) *Server {
-	return &Server{http: h, rest: newRest(), conns: map[*conn]struct{}{}, bodyWait: 20 * time.Millisecond}
+	return &Server{http: h, rest: newRest(), conns: map[*conn]struct{}{}, restWait: 20 * time.Millisecond}
 }
 
 // Serve accepts connections from l until that fails, and returns the error. It may be called for

@@ -127,7 +127,7 @@ func newPair(t testing.TB) *pair {
 			go func() { defer close(ended); _ = h.Serve(l) }()
 		} else {
 			p.server = New(h)
-			p.server.bodyWait = time.Minute
+			p.server.restWait = time.Minute
 			go func() { defer close(ended); _ = p.server.Serve(l) }()
 		}
 		t.Cleanup(func() {
@@ -306,7 +306,7 @@ func TestServer_SameBodies(t *testing.T) {
 	p.compare(t, pieces[:2])
 	p.compare(t, pieces[:3])
 	p = newPair(t)
-	p.server.bodyWait = -1
+	p.server.restWait = -1
 	if n := p.compare(t, [][]byte{[]byte(plain[0] + head)}); n != 1 {
 		t.Errorf("without waiting: the lean loop served %d requests, want 1", n)
 	}

@@ -262,6 +262,28 @@ func TestServer_Deadlines(t *testing.T) {
 	}
 }
 
+// A client that sends its head byte after byte has no more time than others.
+func TestServer_Drip(t *testing.T) {
+	_, address := start(t, func(http.ResponseWriter, *http.Request) { t.Error("the request was served") }, func(s *http.Server) { s.ReadHeaderTimeout = 100 * time.Millisecond })
+	c, b := dial(t, address)
+	ended := make(chan bool)
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, b)
+	}()
+	for sent := 0; ; sent++ {
+		select {
+		case <-ended:
+			return
+		case <-time.After(time.Millisecond):
+			if sent > bufferSize/2 {
+				t.Fatalf("the server has taken %d bytes, want the end after 100 ms", sent)
+			}
+			_, _ = io.WriteString(c, "G") // a method of any length
+		}
+	}
+}
+
 // A handler may take the connection, with the bytes that the client has sent ahead.
 func TestResponse_Hijack(t *testing.T) {
 	got := make(chan string, 1)
