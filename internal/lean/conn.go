@@ -59,6 +59,9 @@ type conn struct {
 	readUntil  time.Time // the read deadline of nc; zero: not known or none
 	writeUntil time.Time // the write deadline of nc; zero: not known or none
 	headUntil  time.Time // deadline for the head that has begun; zero: none
+	// Set when a deadline was changed by the handler or by another goroutine on its behalf, so that
+	// readUntil or writeUntil is not true any more.
+	readMoved, writeMoved atomic.Bool
 
 	head string // the last head, to save an allocation if the next one is the same
 	slot *slot  // memory for requests; nil: a handler may still use the last one
@@ -157,6 +160,9 @@ func (c *conn) wait() bool {
 // renewRead sets the read deadline to d from now. It is at most slack later, so that not every
 // request has to set it.
 func (c *conn) renewRead(d time.Duration) {
+	if c.readMoved.Swap(false) {
+		c.readUntil = past
+	}
 	if d <= 0 {
 		if !c.readUntil.IsZero() {
 			c.readUntil = time.Time{}
@@ -315,6 +321,9 @@ func (c *conn) answer(n, body int) {
 	if !c.served {
 		c.served = true
 		c.servedSeen.Store(true)
+	}
+	if c.writeMoved.Swap(false) {
+		c.writeUntil = time.Time{}
 	}
 	if d := c.server.http.WriteTimeout; d > 0 {
 		if now := time.Now(); c.writeUntil.Sub(now) < d {

@@ -91,7 +91,7 @@ func (x *requestContext) stop() {
 	_ = x.conn.nc.SetReadDeadline(past)
 	<-x.watching
 	x.watching = nil
-	x.conn.readUntil = past
+	x.conn.readMoved.Store(true)
 }
 
 // end ends the context, because the handler has returned.

@@ -334,15 +334,16 @@ func (w *response) FlushError() error {
 	return w.conn.werr
 }
 
-// SetReadDeadline sets the read deadline of the connection until the handler returns.
+// SetReadDeadline sets the read deadline of the connection until the handler returns. Like
+// SetWriteDeadline, it may be called by several goroutines.
 func (w *response) SetReadDeadline(t time.Time) error {
-	w.conn.readUntil = past // not known, so that it is set again
+	w.conn.readMoved.Store(true)
 	return w.conn.nc.SetReadDeadline(t)
 }
 
 // SetWriteDeadline sets the write deadline of the connection until the handler returns.
 func (w *response) SetWriteDeadline(t time.Time) error {
-	w.conn.writeUntil = time.Time{}
+	w.conn.writeMoved.Store(true)
 	return w.conn.nc.SetWriteDeadline(t)
 }
 
