@@ -2,6 +2,7 @@ package conns
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -518,4 +519,37 @@ func (constant) Read(b []byte) (int, error) {
 		b[i] = 'x'
 	}
 	return len(b), nil
+}
+
+// around is a connection around another one, such as a tls.Conn.
+type around struct{ net.Conn }
+
+func (a around) NetConn() net.Conn { return a.Conn }
+
+// A connection is found in those around it, and its descriptor is that of the one in it.
+func TestConn_around(t *testing.T) {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	c := NewSet().Add(Options{}, Limits{}).newConn(a)
+	if Note(around{around{c}}, http.StateActive); !c.begun.Load() {
+		t.Error("want the state of the connection inside to change")
+	}
+	if _, err := c.SyscallConn(); err != errors.ErrUnsupported {
+		t.Errorf("a pipe: got %v, want ErrUnsupported", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	raw, err := NewSet().Add(Options{}, Limits{}).newConn(client).SyscallConn()
+	if err != nil || raw == nil {
+		t.Errorf("TCP: got %v, %v", raw, err)
+	}
 }

@@ -12,8 +12,8 @@ import (
 const lookEvery = 5 * time.Millisecond
 
 // requestContext is the context of a request. It ends when the handler returns and when the client
-// closes the connection. The connection is watched only after the first call of Done; until then Err
-// looks at it now and then. It is safe for concurrent use.
+// closes the connection. The connection is watched only after the first call of Done; until then
+// Err looks at it now and then. It is safe for concurrent use.
 type requestContext struct {
 	context.Context // of the connection
 

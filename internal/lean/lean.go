@@ -1,16 +1,17 @@
 // Package lean serves plain HTTP/1.1 requests with less work than net/http. It reads a request only
 // if the request follows a strict grammar, fits into one buffer with its body, arrives without a
-// pause and asks for nothing special. At the first byte of anything else it hands the connection to net/http, with the bytes
-// that it has read so far, and net/http serves the connection to its end. So net/http alone decides
-// what is an error, and no request is read in two ways.
+// pause and asks for nothing special. At the first byte of anything else it hands the connection to
+// net/http, with the bytes that it has read so far, and net/http serves the connection to its end.
+// So net/http alone decides what is an error, and no request is read in two ways.
 //
 // The handler is the same http.Handler, and cannot tell which of the two serves it. One rule is
 // stricter than in net/http: a goroutine that a handler leaves behind may use the request or its
 // context only if the handler, or that goroutine before the handler returned, has called Done of
 // the context, has flushed the answer or has taken over the connection.
 //
-// Read lean.go first (accepting and stopping), then conn.go (one connection), head.go (the grammar),
-// response.go (the answer), context.go (the end of the client) and rest.go (handing over).
+// Read lean.go first (accepting and stopping), then conn.go (one connection), head.go (the
+// grammar), response.go (the answer), context.go (the end of the client) and rest.go (handing
+// over).
 package lean
 
 import (

@@ -171,8 +171,8 @@ func appendStatus(b []byte, status int) []byte {
 
 var spaces = strings.NewReplacer("\n", " ", "\r", " ")
 
-// appendField appends a field. A name that is not valid is left out, and line ends in a value become
-// spaces, so that a value cannot add fields or end the head.
+// appendField appends a field. A name that is not valid is left out, and line ends in a value
+// become spaces, so that a value cannot add fields or end the head.
 func appendField(b []byte, name string, values []string) []byte {
 	if !all(name, inName) && !httpguts.ValidHeaderFieldName(name) || name == "" {
 		return b
