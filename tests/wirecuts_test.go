@@ -254,9 +254,11 @@ func TestProgram_HTTP2(t *testing.T) {
 	ca.Issue(cert, key, time.Now().Add(time.Hour))
 	w := newWire(t, "LATCHKEY_SERVER_TLS_CERT_FILE="+cert, "LATCHKEY_SERVER_TLS_KEY_FILE="+key)
 	client := certstest.Client(t, ca.File, nil)
+	var other struct{ Key string } // the key that floods may have no place in its limit on requests in flight
+	w.operate("POST", "/admin/v1/keys", `{"name": "other", "permissions": ["can_read_agents"]}`, &other)
 	healthy := func(when string) {
 		t.Helper()
-		if status, major := ask(t, client, w.URL+"/api/v1/agents?api_key="+w.key); status != 200 || major != 2 {
+		if status, major := ask(t, client, w.URL+"/api/v1/agents?api_key="+other.Key); status != 200 || major != 2 {
 			t.Errorf("%s: got %d over HTTP/%d, want 200 over HTTP/2", when, status, major)
 		}
 	}
@@ -334,6 +336,18 @@ func TestProgram_HTTP2(t *testing.T) {
 	w.settles(t, files+4)
 	if _, contacts := w.used(); contacts != 0 {
 		t.Errorf("%d contacts were stored", contacts)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		var key struct {
+			Usage map[string]struct{ Used int }
+		}
+		w.operate("GET", "/admin/v1/keys/"+w.id, "", &key)
+		if used := key.Usage["concurrent_requests"].Used; used == 0 {
+			break
+		} else if time.Now().After(end) {
+			t.Errorf("%d requests still hold places in the limit on requests in flight", used)
+			break
+		}
 	}
 	if now, _ := w.weight(t); now > kib+96<<10 {
 		t.Errorf("the server holds %d KiB, held %d", now, kib)
