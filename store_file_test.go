@@ -373,7 +373,13 @@ func FuzzReadRecord(f *testing.F) {
 			func() error { _, err := OperatorTable.decode(&Tx{}, name, raw); return err },
 			func() error { _, err := contactTable.decode(&Tx{}, name, raw); return err },
 			func() error { _, err := sessionTable.decode(&Tx{}, name, raw); return err },
-			func() error { l, err := auditTable.decode(&Tx{}, name, raw); auditTable.Indexes[0].Keys(l); return err },
+			func() error {
+				l, err := auditTable.decode(&Tx{}, name, raw)
+				for _, set := range auditTable.List.Sets {
+					set.Keys(l)
+				}
+				return err
+			},
 		} {
 			_ = decode()
 		}
