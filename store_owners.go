@@ -86,7 +86,7 @@ func (tx *Tx) addBytes(owner uint64, g ownerGrowth) error {
 		}
 		if limit > 0 && now > limit && !g.small(now, limit) {
 			return ErrStorageFull.With("This change needs %s more bytes, but %s of the %s bytes that the owner may store are used. "+
-				"Delete what is no longer needed, or ask the operator for more storage.", grouped(g.bytes), grouped(had), grouped(limit))
+				"Delete what is no longer needed, or ask the operator for more storage.", Figure(int(g.bytes)), Figure(int(had)), Figure(int(limit)))
 		}
 	}
 	return tx.Put(ownerBytesBucket, IDKey(owner), IDKey(uint64(now)))
@@ -98,15 +98,6 @@ func (tx *Tx) addBytes(owner uint64, g ownerGrowth) error {
 func (g ownerGrowth) small(now, limit int64) bool {
 	const fewBytes = 64
 	return g.records <= 0 && g.bytes <= fewBytes && now <= limit+limit/16
-}
-
-// grouped formats a number with a comma after each group of three digits.
-func grouped(n int64) string {
-	text := fmt.Sprint(n)
-	for i := len(text) - 3; i > 0; i -= 3 {
-		text = text[:i] + "," + text[i:]
-	}
-	return text
 }
 
 // OwnerBytes returns how many bytes the records of an owner need.
