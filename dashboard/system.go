@@ -162,7 +162,7 @@ func statusRows() []statusRow {
 		{"Service", "certificate_ends_at", "First certificate ends", whenShown},
 		{"Service", "config.loaded_at", "Configuration loaded", whenShown}, {"Service", "config.error", "Last reload failed", textOf}, {"Service", "config.restart_needed", "Changed, needs a restart", textOf},
 		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free inside the file", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
-		{"Store", "disk", "Low disk space", statusList}, {"Store", "full_owners", "Owners with little storage left", fullOwners},
+		{"Store", "disk", "Low disk space", diskShown}, {"Store", "full_owners", "Owners with little storage left", fullOwners},
 		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf}, {"Store", "forged_records", "Records without a valid MAC", textOf},
 		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf}, {"Backups", "backup_every_seconds", "Seconds between two", textOf},
 		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Audit log", "audit", "Head", statusList},
@@ -179,6 +179,20 @@ func fullOwners(v any) string {
 			bytesShown(memberOf(row.(map[string]any), "storage.bytes")), bytesShown(memberOf(row.(map[string]any), "storage.limit"))))
 	}
 	return strings.Join(lines, "\n")
+}
+
+// diskShown returns what is known of the free disk space, such as "no; below 268.4 MB keys can store
+// nothing new".
+func diskShown(v any) string {
+	disk, _ := v.(map[string]any)
+	mark := bytesShown(disk["mark_bytes"])
+	switch {
+	case disk["refusing"] == true:
+		return "yes: keys can store nothing new until more than " + mark + " is free"
+	case disk["low"] == true:
+		return "soon: below " + mark + " keys can store nothing new"
+	}
+	return "no; below " + mark + " keys can store nothing new"
 }
 
 func whenShown(v any) string { return when(textOf(v)) }
