@@ -68,7 +68,7 @@ func keyRowOf(k *StoredKey) []byte {
 	if !k.RevokedAt.IsZero() {
 		flags |= rowRevoked
 	}
-	row := binary.BigEndian.AppendUint64([]byte{flags}, uint64(k.Permissions))
+	row := binary.BigEndian.AppendUint64([]byte{flags}, uint64(k.Permissions.Builtin())) // the bits of others depend on the configuration
 	for _, t := range []time.Time{k.ExpiresAt, k.CreatedAt} {
 		row = binary.BigEndian.AppendUint64(row, uint64(t.Unix()))
 		row = binary.BigEndian.AppendUint32(row, uint32(t.Nanosecond()))

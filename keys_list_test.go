@@ -258,3 +258,18 @@ func TestAdminKeys_ByID(t *testing.T) {
 		}
 	}
 }
+
+// The row of a key with permissions of the configuration fits the record for a program that does not
+// know them, such as check.
+func TestKeyRow_OwnPermissions(t *testing.T) {
+	a := newTestApp(t, func(c *Config) { c.Permissions = []permissionRow{{Name: "can_use", Description: "use"}} })
+	a.key(`["can_use", "can_read_agents"]`)
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	result, err := CheckStoreFile(storePath(a.config.Server.Data), a.config, "", nil)
+	if err != nil || len(result.Problems) > 0 {
+		t.Errorf("got %q, %v", result.Problems, err)
+	}
+	a.start()
+}

@@ -179,7 +179,7 @@ func (t Table[T]) relist(tx *Tx, key []byte, c tableChange[T]) error {
 	}
 	at := listPlace{t.Name, binary.BigEndian.Uint64(key)}
 	before, after := t.listed(c.before), t.listed(c.after)
-	tx.rememberList(at, before, after)
+	tx.rememberChunk(func() error { return at.change(tx.editChunk, after, before) })
 	return at.change(tx.editChunk, before, after)
 }
 

@@ -30,6 +30,10 @@ func undoTable(name string) Table[undoItem] {
 			Order: func(i undoItem) uint64 { return uint64(len(i.Text)) },
 			Text:  func(i undoItem) []string { return []string{i.Tag, i.Text[:min(len(i.Text), 1)]} },
 		},
+		Rows: &RowList[undoItem]{
+			Row:   func(i undoItem) []byte { return fmt.Append(nil, i.ID, i.Tag, len(i.Text)) },
+			Value: func(_ *Tx, key []byte) (uint64, error) { return uint64(key[7]), nil },
+		},
 	}
 }
 

@@ -72,20 +72,30 @@ func (r rowRecord) store(tx *Tx, table string) error {
 			return err
 		}
 	}
-	c, err := tx.editChunk(chunkPlace{rows, string(IDKey(slot / rowsPerChunk))}, readRowChunk)
-	if err == nil {
-		c.(*rowChunk)[slot%rowsPerChunk] = r.row
+	return setRow(tx, rows, slot, r.row)
+}
+
+// setRow stores the row with this number in the bucket of rows.
+func setRow(tx *Tx, bucket string, slot uint64, row []byte) error {
+	c, err := tx.editChunk(chunkPlace{bucket, string(IDKey(slot / rowsPerChunk))}, readRowChunk)
+	if err != nil {
+		return err
 	}
-	return err
+	place := &c.(*rowChunk)[slot%rowsPerChunk]
+	before := *place
+	tx.rememberChunk(func() error { return setRow(tx, bucket, slot, before) })
+	*place = row
+	return nil
 }
 
 // allocate chooses a number for the record.
 func (r rowRecord) allocate(tx *Tx, table string) (slot uint64, err error) {
 	slots, rows, _ := rowBuckets(table)
-	b, err := tx.Bolt.CreateBucketIfNotExists([]byte(rows))
+	b, err := tx.bucket(rows)
 	if err != nil {
-		return 0, fmt.Errorf("create bucket %s: %w", rows, err)
+		return 0, err
 	}
+	tx.rememberSequence(rows)
 	if slot, err = b.NextSequence(); err != nil {
 		return 0, err
 	}
@@ -121,10 +131,14 @@ func (t Table[T]) SetValue(tx *Tx, key []byte, value uint64) error {
 func setRowValue(tx *Tx, table string, slot, value uint64) error {
 	_, _, values := rowBuckets(table)
 	c, err := tx.editChunk(chunkPlace{values, string(IDKey(slot / valuesPerChunk))}, readRowValues)
-	if err == nil {
-		c.(*rowValues)[slot%valuesPerChunk] = value
+	if err != nil {
+		return err
 	}
-	return err
+	place := &c.(*rowValues)[slot%valuesPerChunk]
+	before := *place
+	tx.rememberChunk(func() error { return setRowValue(tx, table, slot, before) })
+	*place = value
+	return nil
 }
 
 // EachRow calls visit for the row of each record, in no particular order. The row is valid until the

@@ -19,7 +19,7 @@ var errNoUndo = errors.New("the change cannot be undone alone")
 // Table.NextID are the only ways to write; each adds an entry before it writes.
 type undoLog struct {
 	entries []undoEntry
-	lists   []listUndo
+	chunks  []func() error // each undoes a change of a chunk, see Tx.editChunk
 	// Set if the change cannot be undone alone: it has written more than maxUndo times, or a page
 	// was found damaged during one of its writes, so bbolt may have stopped in the middle of it.
 	Lost bool
@@ -35,16 +35,10 @@ type undoEntry struct {
 	sequence uint64
 }
 
-// listUndo is a change of what the lists know of a record.
-type listUndo struct {
-	at            listPlace
-	before, after *listRecord
-}
-
 // add adds an entry. It does nothing if the log is nil, as in a transaction with one change.
 func (u *undoLog) add(e undoEntry) {
 	if len(u.entries) == maxUndo {
-		u.entries, u.lists, u.Lost = nil, nil, true
+		u.entries, u.chunks, u.Lost = nil, nil, true
 	}
 	if !u.Lost {
 		u.entries = append(u.entries, e)
@@ -79,10 +73,11 @@ func (tx *Tx) rememberBucket(bucket string) {
 	}
 }
 
-// rememberList records a change of the data of lists, which is kept in chunks in memory.
-func (tx *Tx) rememberList(at listPlace, before, after *listRecord) {
+// rememberChunk records how to undo a change of the data of lists, which is kept in chunks in memory
+// and may have been stored together with the data of other changes. undo must use editChunk.
+func (tx *Tx) rememberChunk(undo func() error) {
 	if tx.undo != nil && !tx.undo.Lost {
-		tx.undo.lists = append(tx.undo.lists, listUndo{at, before, after})
+		tx.undo.chunks = append(tx.undo.chunks, undo)
 	}
 }
 
@@ -108,7 +103,7 @@ type txMark struct{ writes, bytes, changed, afters int }
 // begin prepares the transaction for a change by a Writer.
 func (tx *Tx) begin(by Writer) txMark {
 	tx.Writer, tx.Trace = by, nil
-	tx.undo.entries, tx.undo.lists, tx.undo.Lost = tx.undo.entries[:0], tx.undo.lists[:0], false
+	tx.undo.entries, tx.undo.chunks, tx.undo.Lost = tx.undo.entries[:0], tx.undo.chunks[:0], false
 	return txMark{tx.Writes, tx.Bytes, len(tx.Changed), len(tx.Afters)}
 }
 
@@ -125,9 +120,12 @@ func (tx *Tx) revert(m txMark) error {
 			return fmt.Errorf("undo a change in %s: %w", entries[i].bucket, err)
 		}
 	}
-	for _, l := range slices.Backward(tx.undo.lists) {
-		if err := l.at.change(tx.editChunk, l.after, l.before); err != nil {
-			return fmt.Errorf("undo a change in the lists of %s: %w", l.at.table, err)
+	log := tx.undo
+	tx.undo = nil // undoing is not undone
+	defer func() { tx.undo = log }()
+	for _, undo := range slices.Backward(log.chunks) {
+		if err := undo(); err != nil {
+			return fmt.Errorf("undo a change in a list: %w", err)
 		}
 	}
 	tx.Writes, tx.Bytes, tx.Changed = m.writes, m.bytes, tx.Changed[:m.changed]
