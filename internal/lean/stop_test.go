@@ -360,8 +360,9 @@ func TestServer_Pipelining(t *testing.T) {
 
 // A request with the same head as the one before needs no memory of its own.
 func TestServer_Memory(t *testing.T) {
+	most := 0.0
 	if raceDetector {
-		t.Skip("with the race detector, a sync.Pool drops some of its buffers")
+		most = 4 // a sync.Pool then drops some of its buffers
 	}
 	question, answer, buffer := []byte(one), []byte("answer"), make([]byte, 4096)
 	_, address := start(t, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(answer) }, nil)
@@ -373,7 +374,7 @@ func TestServer_Memory(t *testing.T) {
 		if n, err := c.Read(buffer); n == 0 || err != nil {
 			t.Fatal(err)
 		}
-	}); n != 0 {
-		t.Errorf("got %v allocations for a request, want none", n)
+	}); n > most {
+		t.Errorf("got %v allocations for a request, want at most %v", n, most)
 	}
 }
