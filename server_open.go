@@ -149,8 +149,8 @@ func (x *exchange) cut(err error) {
 
 // EndRequests ends the requests that would now be refused: their key is revoked, paused or expired,
 // their secret was replaced, the key lacks the permission or may not be used from the client's
-// address, or no guarded route accepts them any more. It spares those that were not open at the
-// previous call, because most of them end by themselves. It does not check limits. Call it every
+// address, or no guarded route accepts them any more. It skips requests that were not open at the
+// previous call, because most of those are short. It does not check limits. Call it every
 // EndTime.
 func (s *Server) EndRequests() {
 	now := s.o.Clock.Latest(s.o.Clock.Now())

@@ -94,8 +94,8 @@ func (tx *Tx) editChunk(at chunkPlace, read func([]byte) (chunk, error)) (chunk,
 // flushChunks stores the chunks that the transaction has changed. It must be called before they are
 // read and before the commit.
 func (tx *Tx) flushChunks() error {
-	// The chunks have the changes of all changes before the present one too. So they are written
-	// whatever becomes of the present change, which is undone in the chunks again.
+	// The chunks also hold data of changes before the present one. So they are written even if the
+	// present change fails later; undoing it then edits the chunks again.
 	undo, refusal := tx.undo, tx.Refusal
 	tx.undo, tx.Refusal = nil, nil
 	defer func() { tx.undo, tx.Refusal = undo, refusal }()

@@ -18,7 +18,7 @@ import (
 )
 
 // derivedData returns all index entries, data of lists and counts of a file as text, but not those of
-// a RowList, whose numbers a repair gives in another order.
+// a RowList, because a repair numbers the records in another order.
 func derivedData(t *testing.T, path string) string {
 	t.Helper()
 	var all strings.Builder
