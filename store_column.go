@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"slices"
-
-	"go.etcd.io/bbolt"
 )
 
 // Column is a number of each record by which Query.Ranges selects. Listing.Order is such a column
@@ -86,19 +83,12 @@ func (t Table[T]) inRanges(q Query, v T) bool {
 // of the ids.
 type rangeReader struct {
 	Range
-	bucket      string
-	cursor      *bbolt.Cursor // nil if there are no values
-	key, stored []byte
+	chunkCursor
 }
 
 // openRange returns a reader that is at the first values.
 func openRange(tx *Tx, table string, r Range) *rangeReader {
-	reader := &rangeReader{Range: r, bucket: listBucket(table, r.Column)}
-	if b := tx.Bolt.Bucket([]byte(reader.bucket)); b != nil {
-		reader.cursor = b.Cursor()
-		reader.key, reader.stored = reader.cursor.First()
-	}
-	return reader
+	return &rangeReader{r, openChunks(tx, listBucket(table, r.Column))}
 }
 
 // narrow removes ids from a chunk of a selection. The chunks must come in ascending order.
@@ -109,8 +99,8 @@ func (r *rangeReader) narrow(c *selectedChunk) error {
 		if !slices.ContainsFunc(wanted, func(word uint64) bool { return word != 0 }) {
 			continue
 		}
-		if err := r.seek(c.number*parts + uint64(part)); err != nil {
-			return err
+		if number := c.number*parts + uint64(part); !r.seek(number) {
+			return missingOrder(r.bucket, IDKey(number)) // each selected record has a value
 		}
 		if err := r.keep(wanted); err != nil {
 			return err
@@ -119,25 +109,9 @@ func (r *rangeReader) narrow(c *selectedChunk) error {
 	return nil
 }
 
-// seek moves to the chunk of values with this number. It returns an error if there is none, because
-// each selected record has a value.
-func (r *rangeReader) seek(number uint64) error {
-	key := IDKey(number)
-	if r.key != nil && bytes.Compare(r.key, key) < 0 {
-		r.key, r.stored = r.cursor.Next()
-	}
-	if r.key != nil && bytes.Compare(r.key, key) < 0 {
-		r.key, r.stored = r.cursor.Seek(key)
-	}
-	if !bytes.Equal(r.key, key) {
-		return missingOrder(r.bucket, key)
-	}
-	return nil
-}
-
 // keep removes the ids from wanted whose values in the present chunk are not in the range.
 func (r *rangeReader) keep(wanted []uint64) error {
-	contents, err := Unseal(r.bucket, r.key, r.stored)
+	contents, err := r.contents()
 	if err != nil {
 		return err
 	}

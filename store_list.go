@@ -507,6 +507,40 @@ func readLongText(contents []byte) (chunk, error) {
 	return &l, nil
 }
 
+// chunkCursor reads the chunks of a bucket with a column or with texts, in ascending order of their
+// numbers.
+type chunkCursor struct {
+	bucket      string
+	cursor      *bbolt.Cursor // nil if there is no such bucket
+	key, stored []byte        // the present chunk, or what follows it
+}
+
+// openChunks returns a chunkCursor that is at the first chunk.
+func openChunks(tx *Tx, bucket string) chunkCursor {
+	c := chunkCursor{bucket: bucket}
+	if b := tx.Bolt.Bucket([]byte(bucket)); b != nil {
+		c.cursor = b.Cursor()
+		c.key, c.stored = c.cursor.First()
+	}
+	return c
+}
+
+// seek moves to the chunk with this number and reports whether there is one. The number must not be
+// less than that of the call before. The next chunk is tried first, because that is the usual one.
+func (c *chunkCursor) seek(number uint64) bool {
+	key := IDKey(number)
+	if c.key != nil && bytes.Compare(c.key, key) < 0 {
+		c.key, c.stored = c.cursor.Next()
+	}
+	if c.key != nil && bytes.Compare(c.key, key) < 0 {
+		c.key, c.stored = c.cursor.Seek(key)
+	}
+	return bytes.Equal(c.key, key)
+}
+
+// contents returns the contents of the present chunk.
+func (c *chunkCursor) contents() ([]byte, error) { return Unseal(c.bucket, c.key, c.stored) }
+
 // setCursor reads the chunks of one set, in ascending order.
 type setCursor struct {
 	bucket   string

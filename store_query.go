@@ -12,7 +12,6 @@ import (
 	"math/bits"
 	"slices"
 
-	"go.etcd.io/bbolt"
 	"latchkey/internal/fold"
 )
 
@@ -180,8 +179,8 @@ func (t Table[T]) selectRecords(tx *Tx, q Query) (s selection, err error) {
 	for _, r := range q.Ranges {
 		ranges = append(ranges, openRange(tx, t.Name, r))
 	}
-	words := textSearch{bucket: listBucket(t.Name, textBucket)}
-	words.open(tx, q.Words)
+	words := textSearch{}
+	words.open(tx, listBucket(t.Name, textBucket), q.Words)
 	for number, more := nextChunk(some, every, 0); more; number, more = nextChunk(some, every, number+1) {
 		if q.Context != nil && q.Context.Err() != nil {
 			return s, q.Context.Err()
@@ -255,20 +254,16 @@ func (c *selectedChunk) fill(some, every []chunkReader) error {
 
 // textSearch looks for words in the texts of records.
 type textSearch struct {
-	bucket string
-	cursor *bbolt.Cursor // nil if there is nothing to look for, or no text
-	words  [][]byte      // empty: every record matches
-	key    []byte
-	stored []byte
+	chunkCursor
+	words [][]byte // empty: every record matches
 }
 
-func (s *textSearch) open(tx *Tx, words []string) {
+func (s *textSearch) open(tx *Tx, bucket string, words []string) {
 	for _, word := range words {
 		s.words = append(s.words, []byte(word))
 	}
-	if b := tx.Bolt.Bucket([]byte(s.bucket)); b != nil && len(words) > 0 {
-		s.cursor = b.Cursor()
-		s.key, s.stored = s.cursor.First()
+	if len(words) > 0 {
+		s.chunkCursor = openChunks(tx, bucket)
 	}
 }
 
@@ -291,17 +286,7 @@ func (s *textSearch) narrow(c *selectedChunk) error {
 
 // find returns which of the wanted records of a chunk of texts contain the words.
 func (s *textSearch) find(number, wanted uint64) (uint64, error) {
-	if s.cursor == nil {
-		return 0, nil
-	}
-	key := IDKey(number)
-	if s.key != nil && bytes.Compare(s.key, key) < 0 {
-		s.key, s.stored = s.cursor.Next()
-	}
-	if s.key != nil && bytes.Compare(s.key, key) < 0 {
-		s.key, s.stored = s.cursor.Seek(key)
-	}
-	if !bytes.Equal(s.key, key) {
+	if !s.seek(number) {
 		return 0, nil
 	}
 	t, err := s.read()
@@ -413,13 +398,11 @@ func (s selection) inOrder(tx *Tx, bucket string, at positions) ([]uint64, error
 
 // readOrders returns the selection with the order of its records.
 func (s selection) readOrders(tx *Tx, bucket string) (all ordering, err error) {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	if b == nil {
+	chunks := openChunks(tx, bucket)
+	if chunks.cursor == nil {
 		return nil, missingOrder(bucket, nil)
 	}
 	const perSet, words = setIDs / orderIDs, orderIDs / 64
-	cursor := b.Cursor()
-	key, stored := cursor.First()
 	for i := range s.chunks {
 		chunk := &s.chunks[i]
 		for part := range perSet {
@@ -431,25 +414,19 @@ func (s selection) readOrders(tx *Tx, bucket string) (all ordering, err error) {
 				continue
 			}
 			number := chunk.number*perSet + uint64(part)
-			if key != nil && binary.BigEndian.Uint64(key) < number {
-				key, stored = cursor.Next()
-			}
-			if key != nil && binary.BigEndian.Uint64(key) < number {
-				key, stored = cursor.Seek(IDKey(number))
-			}
-			if !bytes.Equal(key, IDKey(number)) {
+			if !chunks.seek(number) {
 				return nil, missingOrder(bucket, IDKey(number))
 			}
-			contents, err := Unseal(bucket, key, stored)
+			contents, err := chunks.contents()
 			if err != nil {
 				return nil, err
 			}
 			if len(contents) != ordersSize {
-				return nil, fmt.Errorf("%s/%x: %w", bucket, key, errListData)
+				return nil, fmt.Errorf("%s/%x: %w", bucket, chunks.key, errListData)
 			}
 			for w, word := range c.bits {
 				if word&^binary.BigEndian.Uint64(contents[ordersHead+8*w:]) != 0 {
-					return nil, missingOrder(bucket, key)
+					return nil, missingOrder(bucket, chunks.key)
 				}
 			}
 			c.first, c.orders = number*orderIDs, contents[ordersBits:]
