@@ -107,7 +107,7 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string
 // begin begins a session for the operator found and returns its token. If old is not "",
 // it is the token of an earlier session, and begin ends that session first.
 func (a *Accounts) begin(r *http.Request, found operator, old string) (token string, err error) {
-	op := dashboard.Operator{ID: found.ID, Name: found.Name}
+	op := shownOperator(found)
 	if old != "" {
 		if err := a.o.Sessions.End(a.deed(r, op, "log in anew"), old); err != nil {
 			return "", err
@@ -140,23 +140,37 @@ func (a *Accounts) CheckSetup(link string) error {
 // Session returns the session with this token. ok is false if there is no such session,
 // if it has ended, or if the store cannot be read.
 func (a *Accounts) Session(token string) (s dashboard.Session, ok bool) {
-	id, err := a.o.Sessions.Find(token, a.o.Clock.Latest(a.o.Clock.Now()))
+	found, err := a.o.Sessions.Find(token, a.o.Clock.Latest(a.o.Clock.Now()))
 	if err != nil {
 		return s, false
 	}
-	op, err := a.o.Operators.Find(id)
-	return dashboard.Session{Operator: dashboard.Operator{ID: op.ID, Name: op.Name}, Token: token}, err == nil
+	op, err := a.o.Operators.Find(found.Operator)
+	return dashboard.Session{Operator: shownOperator(op), Token: token, ProvenAt: found.ProvenAt}, err == nil
+}
+
+// shownOperator returns what the dashboard needs to know of an operator.
+func shownOperator(op operator) dashboard.Operator {
+	return dashboard.Operator{ID: op.ID, Name: op.Name, Role: op.role().Name}
+}
+
+// May reports whether an operator may use an endpoint, such as "POST /admin/v1/keys".
+func (a *Accounts) May(op dashboard.Operator, endpoint string) bool {
+	return roleNamed(op.Role).Rights.May(endpoint)
 }
 
 // SessionMax returns the maximum length of a session, counted from the login.
 func (a *Accounts) SessionMax() time.Duration { return a.o.Sessions.Longest() }
 
-// As returns a copy of r for the admin endpoint, which then handles the request with the
-// rights of op and records op in the audit log. The connection of r then counts as one with a valid
-// key.
-func (a *Accounts) As(r *http.Request, op dashboard.Operator) *http.Request {
+// As returns a copy of r for the admin endpoint, which then handles the request with the rights of
+// the operator of s and records the operator in the audit log. The connection of r then counts as
+// one with a valid key.
+func (a *Accounts) As(r *http.Request, s dashboard.Session) *http.Request {
 	conns.MarkKeyed(r.Context())
-	return ByActor(r, actorOf(op), ClientAddr(r, a.o.Proxies))
+	role := roleNamed(s.Role)
+	return ByCaller(r, &Caller{
+		Name: actorOf(s.Operator), From: ClientAddr(r, a.o.Proxies), Rights: role.Rights, Grant: fmt.Sprintf("Your role is %s.", role.Name),
+		Operator: s.ID, Session: sessionHash(s.Token), ProvenAt: s.ProvenAt,
+	})
 }
 
 // Logout ends the session s.

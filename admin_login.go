@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -25,6 +26,7 @@ type operator struct {
 	Password  string    `json:"password"` // argon2id hash of the password, in the PHC string format
 	CreatedAt time.Time `json:"created_at"`
 	ChangedAt time.Time `json:"changed_at,omitzero"` // last change of the password; zero: never changed
+	Role      string    `json:"role,omitempty"`      // one of Roles; "" for an operator from before there were roles, who is an admin
 }
 
 var OperatorTable = Table[operator]{
@@ -52,6 +54,16 @@ const setupSpan = 30 * time.Minute
 
 // Actor returns the operator's name in the audit log.
 func (o operator) Actor() string { return fmt.Sprintf("operator %d %s", o.ID, o.Name) }
+
+// role returns the role of the operator.
+func (o operator) role() Grant { return roleNamed(cmp.Or(o.Role, RoleAdmin)) }
+
+// roleNamed returns the role with this name, which allows nothing if the name is unknown.
+func roleNamed(name string) Grant {
+	role, _ := FindGrant(Roles(), name)
+	role.Name = name
+	return role
+}
 
 // Operators stores the operators who may log in. It is safe for concurrent use.
 type Operators struct {
@@ -285,7 +297,7 @@ func (o *Operators) SetPassword(by AuditContext, id uint64, password string, kee
 
 // showOperator returns the JSON fields of an operator, without the password.
 func showOperator(op operator) map[string]any {
-	return map[string]any{"id": op.ID, "name": op.Name, "created_at": Seconds(op.CreatedAt), "password_changed_at": Seconds(op.ChangedAt)}
+	return map[string]any{"id": op.ID, "name": op.Name, "role": op.role().Name, "created_at": Seconds(op.CreatedAt), "password_changed_at": Seconds(op.ChangedAt)}
 }
 
 func (o *Operators) list(w http.ResponseWriter, r *Request) error {
@@ -377,6 +389,7 @@ type loginSession struct {
 	Operator  uint64    `json:"operator"` // id of the operator
 	CreatedAt time.Time `json:"created_at"`
 	SeenAt    time.Time `json:"seen_at"` // last request, give or take seenStep
+	ProvenAt  time.Time `json:"proven_at,omitzero"` // when the operator last confirmed the password; zero: not since the login
 }
 
 var sessionTable = Table[loginSession]{
@@ -429,20 +442,18 @@ func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err er
 // since the last write does not write the session again.
 const seenStep = time.Minute
 
-// Find returns the id of the operator whose session has this token, and records that the
-// session is in use. It returns ErrNotFound if there is no such session or if the session
+// Find returns the session that has this token, and records that it is in use. It returns ErrNotFound if there is no such session or if the session
 // has ended. now must be from Clock.Latest.
-func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error) {
-	var found loginSession
+func (s *Sessions) Find(token string, now time.Time) (found loginSession, err error) {
 	err = s.store.View(func(tx *Tx) (err error) {
 		found, err = sessionTable.Get(tx, sessionHash(token))
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return found, err
 	}
 	if now.Sub(found.SeenAt) >= s.idleTimeout || now.Sub(found.CreatedAt) >= s.maxAge || now.Before(found.CreatedAt.Add(-time.Minute)) {
-		return 0, ErrNotFound
+		return found, ErrNotFound
 	}
 	if now.Sub(found.SeenAt) >= seenStep {
 		// The session is read again, so that a session that was ended in the meantime is
@@ -456,7 +467,7 @@ func (s *Sessions) Find(token string, now time.Time) (operator uint64, err error
 			return sessionTable.Put(tx, again)
 		})
 	}
-	return found.Operator, err
+	return found, err
 }
 
 // End ends the session with this token. If there is no such session it does nothing.

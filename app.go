@@ -462,12 +462,12 @@ func (a *App) Reload() {
 // the dashboard.
 func (a *App) AdminDoor() (http.Handler, error) {
 	local, err1 := a.Server.Admin()
-	trusted, err2 := a.Server.LocalAdmin()
+	operators, err2 := a.Server.OperatorAdmin()
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
 	d, err := dashboard.New(dashboard.Options{
-		Admin: trusted, Door: local, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
+		Admin: operators, Door: local, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
 		Instance: a.instance(),
 	})

@@ -56,6 +56,7 @@ var (
 	ErrDiskLow     = &Error{Status: http.StatusInsufficientStorage, Code: "storage_unavailable", Message: "The disk of the server is nearly full, so nothing new is stored. Try again later; requests that read, finish or delete something still work.", RetryAfter: time.Minute}
 	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "The server failed unexpectedly. Its log has the details under this request id."}
 
+	ErrProof = &Error{Status: http.StatusForbidden, Code: "confirmation_required", Message: "Confirm your password first: a login alone does not allow this. A confirmation counts for 10 minutes."}
 	ErrLogin = &Error{Status: http.StatusUnauthorized, Code: "invalid_login", Message: "The name or the password is wrong."}
 	ErrSetup = &Error{Status: http.StatusForbidden, Code: "invalid_setup_link", Message: "This set-up link is not valid: it was used, it has expired, or an operator exists already."}
 
@@ -207,6 +208,8 @@ func explanations() []explanation {
 		{[]*Error{ErrDoNotCall}, "This number must not be called.", "The number is on the operator's do-not-call list, or the contact asked not to be called.", "Do not call this number. Nothing was charged."},
 		{[]*Error{ErrTeamAccess}, "The owner of the key is not a member of this team.", "The request assigns a record to the team, or reads a record of the team.", "Use one of the owner's teams, or ask for the owner to be added to this team."},
 		{[]*Error{ErrDeleteNotAllowed}, "This variable is built in.", "The request deletes a context variable that every account has.", "Delete only context variables that you have created."},
+		{[]*Error{ErrProof}, "The operator has to confirm the password.", "A request with a login changes who may administer the service, or reads a backup, and the operator has not entered the password in the last 10 minutes.",
+			"Confirm the password in the dashboard, or run the command on the machine of the service."},
 		{[]*Error{ErrSetup}, "The set-up link is not valid.", "The link was used, is older than half an hour, or an operator exists already.", "Create a new link with \"latchkey admin setup-link\", or log in."},
 
 		{[]*Error{ErrNotFound}, "The object does not exist or belongs to somebody else. The answer is the same for both.", "The id is wrong, the object belongs to another owner, or there is no endpoint at the path.", "Check the id and the path; paths begin with /api/v1."},

@@ -11,7 +11,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,7 +37,7 @@ type Request struct {
 	Key    *Key       // the caller's key; nil on the admin listener
 	// Secrets recognizes the secret that was sent. It is for DropSecrets and must not be logged.
 	Secrets Secrets
-	Actor   string    // caller on the admin listener, for the audit log
+	Caller  *Caller   // the caller of the admin endpoint; nil on the API listener
 	Now     time.Time // time of the wall clock, for stored times and answers
 	Steady  time.Time // time of the service clock, which never goes back; only for limits
 	Latest  time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
@@ -55,11 +54,19 @@ type Request struct {
 
 // Deed returns who makes the request, its action and the object of the action, for the audit log.
 func (r *Request) Deed() AuditContext {
-	actor := r.Actor
+	actor := r.Actor()
 	if r.Key != nil {
 		actor = "key " + r.Key.ID
 	}
 	return AuditContext{Actor: actor, Client: r.Client, Action: r.Method + " " + r.Route, Object: RouteObject(r.Route, r.Params), Request: r.ID, Now: r.Now, Latest: r.Latest}
+}
+
+// Actor returns the name of the caller of the admin endpoint, or "" if there is none.
+func (r *Request) Actor() string {
+	if r.Caller == nil {
+		return ""
+	}
+	return r.Caller.Name
 }
 
 // Update runs run in a write transaction of store. On the admin listener the same transaction adds
@@ -120,30 +127,6 @@ func (r *Request) Missing() *Error {
 
 // objectID matches the ids of keys and of other records.
 var objectID = regexp.MustCompile(`^(key_[0-9a-f]{1,40}|[0-9]{1,19})$`)
-
-// actorKey is the key under which a context holds an actor.
-type actorKey struct{}
-
-// actor is the caller of a request to the admin endpoint.
-type actor struct {
-	name string
-	from netip.Addr
-}
-
-// ByActor returns a copy of r whose context holds the name and the address of the caller. Actor
-// returns them. Use it for requests over the control socket and from logged-in operators.
-func ByActor(r *http.Request, name string, from netip.Addr) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), actorKey{}, actor{name, from}))
-}
-
-// Actor returns the name and the address that ByActor stored in r. If r has none, it returns
-// "control socket" and the zero Addr.
-func Actor(r *http.Request) (name string, from netip.Addr) {
-	if a, ok := r.Context().Value(actorKey{}).(actor); ok {
-		return a.name, a.from
-	}
-	return "control socket", from
-}
 
 // Handler writes one answer or returns an error. An *Error is sent to the client. Any other error
 // is logged and answered as server_error.

@@ -100,12 +100,19 @@ func (s *Server) API() (http.Handler, error) {
 // returns an error if two routes conflict.
 func (s *Server) Admin() (http.Handler, error) { return s.admin(s.checkToken) }
 
-// LocalAdmin is like Admin, but it returns a handler that requires no token. It is for
-// callers that are trusted, such as those of the control socket.
+// LocalAdmin is like Admin, but it returns a handler that requires no token and lets every caller
+// do everything. It is for callers that are trusted, such as those of the control socket.
 func (s *Server) LocalAdmin() (http.Handler, error) { return s.admin(trust) }
+
+// OperatorAdmin is like Admin, but it returns a handler for requests of operators who have logged in.
+// ByCaller has stored the operator in each of them.
+func (s *Server) OperatorAdmin() (http.Handler, error) { return s.admin(loggedIn) }
 
 // admin returns a handler of the admin routes, which checks the caller with identify.
 func (s *Server) admin(identify identifier) (http.Handler, error) {
+	if err := checkRules(s.o.Admin); err != nil {
+		return nil, err
+	}
 	var rows []Row
 	for _, row := range s.o.Admin {
 		if row.Public {
@@ -273,7 +280,7 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 		x.Request.Limits = append(x.Request.Limits, *x.full)
 	}
 	x.outcome = Outcome{
-		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor, Client: x.Client, Params: x.Params,
+		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor(), Client: x.Client, Params: x.Params,
 		Began: x.began, Took: took, Limits: x.Request.Limits,
 	}
 	if x.fault != nil {
@@ -650,14 +657,22 @@ func (s *Server) addStatus(x *exchange, name string) error {
 	return err
 }
 
-// identifier sets the actor of a request to the admin endpoint, or returns an error if the
-// caller may not use it.
+// identifier sets the caller of a request to the admin endpoint, or returns an error if nobody is
+// known to have sent it.
 type identifier func(*exchange) error
 
-// trust is the identifier for callers that need no token. It sets the actor and the
-// address that the request contains.
+// trust is the identifier for callers that need no token. The caller is the control socket.
 func trust(x *exchange) error {
-	x.Actor, x.Client = Actor(x.Request.Request)
+	x.Caller, x.Client = &Caller{Name: "control socket", Rights: RightAll}, netip.Addr{}
+	return nil
+}
+
+// loggedIn is the identifier for requests of operators who have logged in.
+func loggedIn(x *exchange) error {
+	if x.Caller = CallerOf(x.Request.Request); x.Caller == nil {
+		return ErrUnauthenticated.With("Nobody is logged in. Log in to the dashboard, or send an admin token.")
+	}
+	x.Client = x.Caller.From
 	return nil
 }
 
@@ -666,7 +681,7 @@ func trust(x *exchange) error {
 // ErrRateLimit for a wrong token.
 func (s *Server) checkToken(x *exchange) (err error) {
 	x.step = StepKey
-	if x.Actor, err = s.o.Tokens.Authenticate(x.Request.Request, x.Now); err == nil {
+	if x.Caller, err = s.o.Tokens.Authenticate(&x.Request); err == nil {
 		return nil
 	}
 	if wait := s.throttle.Fail(x.Client, x.Steady); wait > 0 && errors.Is(err, ErrKey) {
@@ -690,7 +705,9 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 		if !row.Public {
 			conns.MarkKeyed(r.Context())
 		}
-		err = s.handle(x, row)
+		if err = permit(x, row); err == nil {
+			err = s.handle(x, row)
+		}
 	}
 }
 

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -20,6 +22,7 @@ type Token struct {
 	CreatedAt  time.Time `json:"created_at"`
 	LastUsedAt time.Time `json:"last_used_at,omitzero"` // accurate to about a minute; zero if never used
 	RevokedAt  time.Time `json:"revoked_at,omitzero"`   // zero if the token is valid
+	Scope      string    `json:"scope,omitempty"`       // one of Scopes; "" for a token from before there were scopes, which may do everything
 }
 
 // TokenTable stores the admin tokens. Its index finds a token by the hash of its secret.
@@ -54,23 +57,22 @@ func (t *Tokens) AdminRoutes() []Route {
 	}
 }
 
-// Authenticate checks the admin token in the Authorization header field of a request. It
-// returns a text with the id and name of the token, such as "token 3 deploy", for the
-// audit log. It returns ErrUnauthenticated unless there is exactly one such field,
-// ErrKey if the token is malformed, unknown or revoked, or an error of the store. It
-// stores the time now as LastUsedAt, at most about once a minute.
-func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err error) {
+// Authenticate returns the caller whose admin token is in the Authorization header field of a
+// request. It returns ErrUnauthenticated unless there is exactly one such field, ErrKey if the token
+// is malformed, unknown or revoked, or an error of the store. It stores the time as LastUsedAt, at
+// most about once a minute.
+func (t *Tokens) Authenticate(r *Request) (*Caller, error) {
 	sent := r.Header["Authorization"]
 	if len(sent) != 1 {
-		return "", ErrUnauthenticated.With("No admin token was sent. Create one with: latchkey admin token create --name NAME, and send it as Authorization: Bearer TOKEN.")
+		return nil, ErrUnauthenticated.With("No admin token was sent. Create one with: latchkey admin token create --name NAME, and send it as Authorization: Bearer TOKEN.")
 	}
 	scheme, secret, _ := strings.Cut(sent[0], " ")
 	bad := ErrKey.With("This admin token is not valid. Create one with: latchkey admin token create --name NAME")
 	if !strings.EqualFold(scheme, "Bearer") || !keytext.WellFormed(secret, TokenPrefix) {
-		return "", bad
+		return nil, bad
 	}
 	var token Token
-	err = t.store.View(func(tx *Tx) (err error) {
+	err := t.store.View(func(tx *Tx) (err error) {
 		for _, hash := range t.peppers.Hashes(keytext.DigestOf(secret)) {
 			if token, err = TokenTable.One(tx, "hash", hash); !errors.Is(err, ErrNotFound) {
 				return err
@@ -79,15 +81,26 @@ func (t *Tokens) Authenticate(r *http.Request, now time.Time) (actor string, err
 		return ErrNotFound
 	})
 	if errors.Is(err, ErrNotFound) || err == nil && !token.RevokedAt.IsZero() {
-		return "", bad
+		return nil, bad
 	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if now.Sub(token.LastUsedAt) > time.Minute {
-		t.store.Queue(func(tx *Tx) error { return t.touch(tx, token.ID, now) }, func(error) {})
+	if r.Now.Sub(token.LastUsedAt) > time.Minute {
+		t.store.Queue(func(tx *Tx) error { return t.touch(tx, token.ID, r.Now) }, func(error) {})
 	}
-	return fmt.Sprintf("token %d %s", token.ID, token.Name), nil
+	return token.caller(r.Client), nil
+}
+
+// caller returns the caller that sends the token from an address. A scope that is not known, such as
+// one of a later version, allows nothing.
+func (t Token) caller(from netip.Addr) *Caller {
+	scope := cmp.Or(t.Scope, ScopeAll)
+	held, _ := FindGrant(Scopes(), scope)
+	return &Caller{
+		Name: fmt.Sprintf("token %d %s", t.ID, t.Name), From: from, Token: t.ID,
+		Rights: held.Rights, Grant: fmt.Sprintf("This admin token has the scope %s.", scope),
+	}
 }
 
 // touch sets LastUsedAt of a token to now.
@@ -108,11 +121,16 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	}
 	token := Token{CreatedAt: r.Now}
 	body.String("name", NameLength, &token.Name)
+	token.Scope = ScopeAll
+	body.String("scope", AnyLength, &token.Scope)
 	if err := body.Err(); err != nil {
 		return err
 	}
 	if token.Name == "" {
 		return ErrMissing.With("name is missing. Set it to a text that describes the purpose of the token.")
+	}
+	if _, ok := FindGrant(Scopes(), token.Scope); !ok {
+		return ErrValidation.With("scope must be one of: %s.", strings.Join(GrantNames(Scopes()), ", "))
 	}
 	secret := keytext.NewSecret(TokenPrefix)
 	token.Hint = keytext.Hint(secret, TokenPrefix)
@@ -186,7 +204,7 @@ func (t Token) show() map[string]any {
 		status = StatusRevoked
 	}
 	return map[string]any{
-		"id": t.ID, "name": t.Name, "hint": t.Hint, "status": status,
+		"id": t.ID, "name": t.Name, "hint": t.Hint, "status": status, "scope": cmp.Or(t.Scope, ScopeAll),
 		"created_at": Seconds(t.CreatedAt), "last_used_at": Seconds(t.LastUsedAt),
 	}
 }

@@ -30,8 +30,10 @@ type Accounts interface {
 	Session(token string) (Session, bool)
 	// SessionMax returns the maximum duration of a session.
 	SessionMax() time.Duration
-	// As returns a copy of r that the admin endpoint accepts as a request by the operator.
-	As(r *http.Request, op Operator) *http.Request
+	// As returns a copy of r that the admin endpoint accepts as a request by the operator of s.
+	As(r *http.Request, s Session) *http.Request
+	// May reports whether the role of an operator allows an endpoint, such as "POST /admin/v1/keys".
+	May(op Operator, endpoint string) bool
 	// Logout ends the session s.
 	Logout(r *http.Request, s Session) error
 	// LogoutEverywhere ends all sessions of the operator.
@@ -47,12 +49,14 @@ type Accounts interface {
 type Operator struct {
 	ID   uint64
 	Name string
+	Role string // such as "admin"
 }
 
 // Session is a login of an operator.
 type Session struct {
 	Operator
-	Token string // secret value of the session cookie
+	Token    string    // secret value of the session cookie
+	ProvenAt time.Time // when the operator last confirmed the password; zero: not since the login
 }
 
 // Credentials holds the values that the login form or the set-up form sends.
@@ -67,7 +71,7 @@ type Credentials struct {
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") == "" && (strings.HasPrefix(r.URL.Path, "/admin/") || r.URL.Path == "/metrics") {
 		if s, ok := d.session(r); ok {
-			d.o.Admin.ServeHTTP(w, d.o.Accounts.As(r, s.Operator))
+			d.o.Admin.ServeHTTP(w, d.o.Accounts.As(r, s))
 			return
 		}
 	}
@@ -139,7 +143,7 @@ func (d *Dashboard) loggedIn(page func(*pageRequest)) http.HandlerFunc {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
-		v := &pageRequest{W: w, R: d.o.Accounts.As(r, s.Operator), Session: s, dashboard: d}
+		v := &pageRequest{W: w, R: d.o.Accounts.As(r, s), Session: s, dashboard: d}
 		var err error
 		if v.query, err = readQuery(r); err != nil {
 			v.showFault(invalid("%s", err))

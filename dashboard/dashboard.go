@@ -157,7 +157,13 @@ type view struct {
 	Done     string     // sentence about a change that was made; "" if there was none
 	Form     url.Values // values to fill the form with
 	Data     any        // data that only this template uses
+
+	may func(endpoint string) bool // nil on pages without a login
 }
+
+// May reports whether the operator may use an endpoint, such as "POST /admin/v1/keys". A page leaves
+// out what the operator may not use.
+func (v view) May(endpoint string) bool { return v.may != nil && v.may(endpoint) }
 
 // render executes the template name and sends the page. If the template fails, it answers 500 and
 // logs the error.

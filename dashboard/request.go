@@ -56,11 +56,16 @@ type pageRequest struct {
 // now returns the current time from Options.Now.
 func (v *pageRequest) now() time.Time { return v.dashboard.o.Now() }
 
+// may reports whether the operator may use an endpoint, such as "POST /admin/v1/keys".
+func (v *pageRequest) may(endpoint string) bool {
+	return v.dashboard.o.Accounts.May(v.Operator, endpoint)
+}
+
 // show renders the template name with page and sends it. It fills in the operator's name, the
 // navigation, and the sentence for the parameter "done" in the address.
 func (v *pageRequest) show(status int, name string, page view) {
 	d := v.dashboard
-	page.Operator = v.Operator.Name
+	page.Operator, page.may = v.Operator.Name, v.may
 	page.Nav = navigation(d.sections, v.R.URL.Path)
 	if page.Done == "" {
 		page.Done = done(v.query.Get("done"))
