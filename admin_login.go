@@ -388,7 +388,7 @@ type loginSession struct {
 	Hash      []byte    `json:"hash"`     // SHA-256 of the token
 	Operator  uint64    `json:"operator"` // id of the operator
 	CreatedAt time.Time `json:"created_at"`
-	SeenAt    time.Time `json:"seen_at"` // last request, give or take seenStep
+	SeenAt    time.Time `json:"seen_at"`            // last request, give or take seenStep
 	ProvenAt  time.Time `json:"proven_at,omitzero"` // when the operator last confirmed the password; zero: not since the login
 }
 
