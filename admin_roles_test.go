@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/http/httptest"
 	"net/netip"
@@ -91,21 +90,14 @@ func TestRoles_EveryEndpoint(t *testing.T) {
 		b.operate(200, "POST", fmt.Sprintf("/admin/v1/tokens/%v/revoke", made["id"]), "")
 		roleWalk{b, "ended scope " + scope.Name, token, always("invalid_key")}.walk()
 	}
-	session := sessionHash(b.jar.Cookies(b.request("GET", "/").URL)[0].Value)
 	for _, role := range Roles() {
 		for _, proven := range []time.Duration{0, ProofSpan, ProofSpan + time.Second} {
-			err := b.Store.Update(func(tx *Tx) error {
-				op, err1 := b.Operators.Get(tx, 1)
-				login, err2 := sessionTable.Get(tx, session)
+			b.change(func(op *operator, login *loginSession) {
 				op.Role, login.ProvenAt = role.Name, time.Time{}
 				if proven > 0 {
 					login.ProvenAt = b.clock.Latest(b.clock.Now()).Add(-proven)
 				}
-				return errors.Join(err1, err2, OperatorTable.Put(tx, op), sessionTable.Put(tx, login))
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
 			roleWalk{b, fmt.Sprintf("role %s, password confirmed %v ago", role.Name, proven), "", func(rule endpointRule) string {
 				switch {
 				case rule.Rights&role.Rights == 0:

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"html"
 	"mime/multipart"
@@ -58,6 +59,26 @@ func newDashboard(t testing.TB, change ...func(*Config)) *browser {
 		t.Fatalf("log in: got %d %s", w.Code, w.Body)
 	}
 	return b
+}
+
+// prove has the operator's session count as one in which the password was confirmed just now.
+func (b *browser) prove() {
+	b.t.Helper()
+	b.change(func(op *operator, login *loginSession) { login.ProvenAt = b.clock.Latest(b.clock.Now()) })
+}
+
+// change changes the stored records of the operator and of the session.
+func (b *browser) change(change func(*operator, *loginSession)) {
+	b.t.Helper()
+	err := b.Store.Update(func(tx *Tx) error {
+		login, err1 := sessionTable.Get(tx, sessionHash(b.jar.Cookies(b.request("GET", "/").URL)[0].Value))
+		op, err2 := b.Operators.Get(tx, login.Operator)
+		change(&op, &login)
+		return errors.Join(err1, err2, OperatorTable.Put(tx, op), sessionTable.Put(tx, login))
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 func (b *browser) send(r *http.Request) *httptest.ResponseRecorder {

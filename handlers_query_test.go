@@ -18,6 +18,7 @@ var unreadable = []string{"%zz", "100%", "a;b", "%ff", "a%00b"}
 // queryApp is a dashboard with a key that may do everything, and an answer from any listener.
 func queryApp(t *testing.T) (b *browser, ask func(method, path, query string) *httptest.ResponseRecorder) {
 	b = newDashboard(t)
+	b.prove()
 	id, key := b.key(strings.Replace(everyPermission, "]", `,"can_verify_keys"]`, 1), `"limits": {"requests_per_minute_limit": 1000000}`)
 	b.operate(201, "POST", "/admin/v1/webhooks", `{"name": "h", "url": "https://hooks.example.net/", "subscribed_events": ["call.ended"]}`)
 	return b, func(method, path, query string) *httptest.ResponseRecorder {
