@@ -500,3 +500,66 @@ func TestCommands_KeyNames(t *testing.T) {
 		t.Errorf("exit %d, %s, want the twin that was not revoked", exit, out)
 	}
 }
+
+// Every command that shows a secret on standard output has --secret-file, apart from those whose
+// secret is for a person at a browser.
+func TestOutput_SecretFile(t *testing.T) {
+	w := &commandWalk{testApp: newTestApp(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true }), dir: t.TempDir()}
+	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
+	args, tried := w.args(), 0
+	for _, name := range leaves(cli.Tree(cli.Environment{}), "") {
+		if name == "serve" || name == "admin setup-link" || args[name] == nil {
+			continue
+		}
+		var shown bytes.Buffer
+		if exit, _ := w.run(&shown, slices.Concat(strings.Fields(name), args[name]())...); exit != 0 || !oneTime.MatchString(shown.String()) {
+			continue
+		}
+		tried++
+		for _, more := range [][]string{nil, {"--json"}} {
+			path := filepath.Join(w.dir, fmt.Sprintf("secret%d", tried*10+len(more)))
+			call := slices.Concat(strings.Fields(name), args[name](), []string{"--secret-file", path}, more)
+			var out bytes.Buffer
+			exit, errs := w.run(&out, call...)
+			text, err := os.ReadFile(path)
+			if exit != 0 || err != nil || !oneTime.Match(text) || bytes.Count(text, []byte("\n")) != 1 {
+				t.Errorf("%s %v: exit %d, %s; got %q, %v in the file, want the secret", name, more, exit, errs, text, err)
+			}
+			if info, err := os.Stat(path); err == nil && info.Mode().Perm() != 0o600 {
+				t.Errorf("%s: got mode %v, want 0600", name, info.Mode())
+			}
+			id := regexp.MustCompile(`^(key_[0-9a-f]+|[0-9]+)\n$`).MatchString(out.String())
+			if oneTime.MatchString(out.String()+errs) || more == nil && (!id || errs != "") || more != nil && !strings.Contains(out.String(), `"id"`) {
+				t.Errorf("%s %v: got %q and %q, want the id alone", name, more, out.String(), errs)
+			}
+			before := w.audited()
+			if exit, errs := w.run(&out, call...); exit != 1 || !strings.Contains(errs, "exists already") || w.audited() != before {
+				t.Errorf("%s: a file that exists: exit %d, %s; want 1, and nothing changed", name, exit, errs)
+			}
+			if again, _ := os.ReadFile(path); !bytes.Equal(again, text) {
+				t.Errorf("%s: the file was changed to %q", name, again)
+			}
+		}
+		call := slices.Concat(strings.Fields(name), args[name](), []string{"--secret-file", filepath.Join(w.dir, "none", "secret")})
+		before := w.audited()
+		if exit, errs := w.run(io.Discard, call...); exit != 1 || !strings.Contains(errs, "--secret-file") || w.audited() != before {
+			t.Errorf("%s: a folder that does not exist: exit %d, %s; want 1, and nothing changed", name, exit, errs)
+		}
+	}
+	if tried < 4 {
+		t.Errorf("only %d commands have --secret-file", tried)
+	}
+	path := filepath.Join(w.dir, "refused")
+	if exit, _ := w.run(io.Discard, "keys", "create", "--name", "x", "--permission", "no_such", "--secret-file", path); exit != 1 {
+		t.Errorf("a refused key: exit %d, want 1", exit)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a refused key leaves a file: %v", err)
+	}
+}
+
+// audited returns the number of entries in the audit log.
+func (w *commandWalk) audited() any {
+	w.t.Helper()
+	return w.operate(200, "GET", "/admin/v1/audit", "")["count"]
+}

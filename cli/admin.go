@@ -18,7 +18,7 @@ import (
 
 // adminCommand returns the commands for operators, set-up links and admin tokens.
 func (s *session) adminCommand() *cli.Command {
-	create := &cli.Command{
+	create := s.showsOnce(&cli.Command{
 		Name: "create", Usage: "create an admin token and show it once",
 		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "what the token is for"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
@@ -30,13 +30,13 @@ func (s *session) adminCommand() *cli.Command {
 				return err
 			}
 			lost := shownOnce{member: "token", kind: "admin token", remedy: "Revoke it and create another: latchkey admin token revoke ID"}
-			if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
+			if advise, err := s.printSecret(c, made, lost); err != nil || !advise {
 				return err
 			}
 			_, _ = fmt.Fprintln(s.env.Stderr, "\nThis is the only time that the token is shown: store it now.")
 			return nil
 		},
-	}
+	})
 	revoke := &cli.Command{
 		Name: "revoke", Usage: "revoke an admin token immediately and permanently", ArgsUsage: "ID",
 		Action: func(ctx context.Context, c *cli.Command) error {
@@ -175,7 +175,7 @@ func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
 		made["url"] = strings.TrimSuffix(base, "/") + cell(made["path"])
 	}
 	lost := shownOnce{member: "url", kind: "set-up link", remedy: "Create another, which replaces this one: latchkey admin setup-link"}
-	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
+	if advise, err := s.printSecret(c, made, lost); err != nil || !advise {
 		return err
 	}
 	_, _ = fmt.Fprintf(s.env.Stderr, "\nThe link works once, until %s.\n", made["expires_at"])
@@ -382,7 +382,7 @@ func (s *session) printUsage(answer map[string]any) error {
 func (s *session) webhooksCommand() *cli.Command {
 	pages := []cli.Flag{&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"}}
 	return &cli.Command{Name: "webhooks", Usage: "create, list, test and delete webhooks", Commands: []*cli.Command{
-		{Name: "create", Usage: "create a webhook and show its secret once", Action: s.createWebhook, Flags: []cli.Flag{
+		s.showsOnce(&cli.Command{Name: "create", Usage: "create a webhook and show its secret once", Action: s.createWebhook, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "name", Usage: "what the webhook is for"},
 			&cli.StringFlag{Name: "target", Usage: "`URL` to which events are sent"},
 			&cli.StringSliceFlag{Name: "event", Usage: "type of event to send (repeatable); \"all\" for every type"},
@@ -391,7 +391,7 @@ func (s *session) webhooksCommand() *cli.Command {
   latchkey webhooks create --name watch --event key.created,limit.reached \
     --target https://hooks.example.net/keys
   latchkey webhooks create --name crm --event call.ended --owner ann \
-    --target https://hooks.example.net/crm`},
+    --target https://hooks.example.net/crm`}),
 		{Name: "list", Usage: "list webhooks, newest first", Action: s.listWebhooks, Flags: pages},
 		{Name: "test", Usage: "send a sample event and print the result", ArgsUsage: "ID", Action: s.testWebhook,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "event", Usage: "type of event to send; default: the first to which the webhook subscribes"}}},
@@ -425,7 +425,7 @@ func (s *session) createWebhook(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	lost := shownOnce{member: "secret", kind: "webhook", remedy: "Delete it and create another: latchkey webhooks delete ID"}
-	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
+	if advise, err := s.printSecret(c, made, lost); err != nil || !advise {
 		return err
 	}
 	_, _ = fmt.Fprintf(s.env.Stderr, "\nThis is the only time that the secret is shown: store it now. The id is %v.\nTry it:\n  latchkey webhooks test %v\n", made["id"], made["id"])

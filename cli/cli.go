@@ -48,7 +48,7 @@ func Run(ctx context.Context, args []string, env Environment) int {
 // Tree returns the root command. It contains all other commands.
 func Tree(env Environment) *cli.Command {
 	wrapHelp()
-	s := &session{env}
+	s := &session{env: env}
 	root := &cli.Command{
 		Name:  "latchkey",
 		Usage: "API keys, permissions and limits for an HTTP API",

@@ -23,12 +23,14 @@ import (
 // keysCommand returns the commands for API keys.
 func (s *session) keysCommand() *cli.Command {
 	return &cli.Command{Name: "keys", Usage: "create, list, change and revoke API keys", Description: keyNames, Commands: []*cli.Command{
-		{Name: "create", Usage: "create a key and show it once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
+		s.showsOnce(&cli.Command{Name: "create", Usage: "create a key and show it once", Flags: keyFlags(), Action: s.createKey, Description: `Examples:
   latchkey keys create --name ci --permission can_read_calls
   latchkey keys create --name caller --limit calls_per_day_limit=20 \
     --permission can_read_agents,can_initiate_calls
   latchkey keys create --name door --permission all --json \
-    --allowed-ip 192.0.2.0/24 --expires 90d`},
+    --allowed-ip 192.0.2.0/24 --expires 90d
+  latchkey keys create --name job --permission can_read_calls \
+    --secret-file job.key`}),
 		{Name: "list", Usage: "list keys, newest first", Action: s.listKeys, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "active, paused, expired or revoked"},
 			&cli.StringFlag{Name: "search", Usage: "part of the id, name, hint, owner or environment"},
@@ -44,12 +46,12 @@ func (s *session) keysCommand() *cli.Command {
 		{Name: "resume", Usage: "accept a paused key again", ArgsUsage: "KEY", Action: s.oneKey(http.MethodPost, "/resume")},
 		{Name: "revoke", Usage: "revoke a key immediately and permanently", ArgsUsage: "KEY", Action: s.revokeKey,
 			Flags: []cli.Flag{&cli.BoolFlag{Name: "end-webhooks", Usage: "also delete the webhooks that the key created, even if it was revoked before"}}},
-		{Name: "rotate", Usage: "issue a new secret for a key and show it once; the previous one stays valid for the overlap", ArgsUsage: "KEY", Action: s.rotateKey,
+		s.showsOnce(&cli.Command{Name: "rotate", Usage: "issue a new secret for a key and show it once; the previous one stays valid for the overlap", ArgsUsage: "KEY", Action: s.rotateKey,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "overlap", Value: "24h", Usage: "how long the previous secret stays valid, up to 30d; 0 ends all earlier secrets immediately"},
 				&cli.BoolFlag{Name: "finish", Usage: "issue no secret, but end all earlier secrets immediately"},
 				&cli.StringFlag{Name: "if-unused", Usage: "with --finish: fail if an earlier secret was used within this time, such as 2h"},
-			}},
+			}}),
 		{Name: "explain", Usage: "explain how a request with a key would be answered, without using up its limits", ArgsUsage: "KEY", Action: s.explainKey,
 			Flags: []cli.Flag{
 				&cli.StringFlag{Name: "method", Value: "GET", Usage: "method of the request, in capitals"},
@@ -201,7 +203,7 @@ func (s *session) createKey(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := s.printSecret(c, made, shownOnce{member: "key", kind: "key", remedy: "Issue a new secret: latchkey keys rotate ID\nOr revoke the key: latchkey keys revoke ID"}); err != nil || c.Bool("json") {
+	if advise, err := s.printSecret(c, made, shownOnce{member: "key", kind: "key", remedy: "Issue a new secret: latchkey keys rotate ID\nOr revoke the key: latchkey keys revoke ID"}); err != nil || !advise {
 		return err
 	}
 	_, _ = fmt.Fprintf(s.env.Stderr, "\nThis is the only time that the key is shown: store it now. Its id is %v.\nTry it:\n  curl -H \"Authorization: Bearer KEY\" %s/api/v1/key\n", made["id"], s.base(ctx, c))
@@ -379,7 +381,7 @@ func (s *session) rotateKey(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	lost := shownOnce{member: "key", kind: "key", remedy: fmt.Sprintf("Rotate it again: latchkey keys rotate ID --overlap %s", c.String("overlap"))}
-	if err := s.printSecret(c, made, lost); err != nil || c.Bool("json") {
+	if advise, err := s.printSecret(c, made, lost); err != nil || !advise {
 		return err
 	}
 	_, _ = fmt.Fprint(s.env.Stderr, "\nThis is the only time that the new key is shown: store it now.\n")

@@ -14,7 +14,7 @@ import (
 // working runs a step of 100 records, one every period, and returns what is shown meanwhile.
 func working(bars bool, period time.Duration, total int64) string {
 	var out bytes.Buffer
-	s := &session{Environment{Stderr: &out}}
+	s := &session{env: Environment{Stderr: &out}}
 	w := s.startWork(context.Background(), &cli.Command{Name: "latchkey restore"})
 	w.name, w.bars = "restore", bars
 	for n := range int64(100) {
@@ -76,7 +76,7 @@ func TestGrouped(t *testing.T) {
 func TestStartWork(t *testing.T) {
 	for _, environ := range [][]string{{"TERM=dumb"}, {"TERM=xterm"}} {
 		var out bytes.Buffer
-		w := (&session{Environment{Stderr: &out, Environ: environ}}).startWork(context.Background(), &cli.Command{Name: "compact"})
+		w := (&session{env: Environment{Stderr: &out, Environ: environ}}).startWork(context.Background(), &cli.Command{Name: "compact"})
 		w.end()
 		if w.bars {
 			t.Errorf("%q: a bar is shown though standard error is no terminal", environ)

@@ -150,7 +150,10 @@ func misused(c *cli.Command, err error) error {
 }
 
 // session is one run of the program. All commands are its methods.
-type session struct{ env Environment }
+type session struct {
+	env        Environment
+	secretFile *os.File // the open file of --secret-file until a secret was written to it; nil without the flag
+}
 
 // settings returns the configuration key that each flag sets, by the name of the flag.
 func settings() map[string]string {
@@ -389,13 +392,19 @@ func Kept(stdout io.Writer, err error, name, remedy string) error {
 	return &lostSecret{err: err, name: name, remedy: remedy}
 }
 
-// printSecret prints the secret in an answer, or with --json the whole answer. It returns a
-// *lostSecret if the secret could not be written.
-func (s *session) printSecret(c *cli.Command, answer map[string]any, secret shownOnce) error {
-	var err error
-	if c.Bool("json") {
+// printSecret prints the secret in an answer, or with --json the whole answer. With --secret-file it
+// writes the secret to the file and prints only the id. It returns a *lostSecret if the secret could
+// not be written. advise reports whether the command should go on with advice for people.
+func (s *session) printSecret(c *cli.Command, answer map[string]any, secret shownOnce) (advise bool, err error) {
+	toFile := s.secretFile != nil
+	switch {
+	case toFile:
+		if err = s.storeSecret(answer[secret.member]); err == nil {
+			return false, s.printWithout(c, answer, secret.member)
+		}
+	case c.Bool("json"):
 		err = s.printJSON(answer)
-	} else {
+	default:
 		_, err = fmt.Fprintln(s.env.Stdout, answer[secret.member])
 	}
 	name := "the " + secret.kind
@@ -405,7 +414,7 @@ func (s *session) printSecret(c *cli.Command, answer map[string]any, secret show
 	if given := answer["name"]; given != nil {
 		name += fmt.Sprintf(" (%s)", cell(given))
 	}
-	return Kept(s.env.Stdout, err, name, strings.ReplaceAll(secret.remedy, "ID", cell(answer["id"])))
+	return !c.Bool("json") && !toFile, Kept(s.env.Stdout, err, name, strings.ReplaceAll(secret.remedy, "ID", cell(answer["id"])))
 }
 
 // printJSON prints v as indented JSON.
