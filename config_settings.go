@@ -279,7 +279,7 @@ func parseProblem(e toml.ParseError) (text string) {
 // permissionRow is a [[permission]] section of a configuration file.
 type permissionRow struct {
 	Name        string `toml:"name" check:"permission" example:"can_read_reports"`
-	Description string `toml:"description" example:"Read reports." check:"text"`
+	Description string `toml:"description" default:"" example:"Read reports." check:"text"`
 }
 
 // limitRow is a [[limit]] section of a configuration file for a limit in a window that is not built

@@ -196,8 +196,8 @@ const MaxOwnPermissions = 48
 const firstOwn = 8
 
 // NewPolicy returns a Policy with the built-in permissions, followed by the configured ones in own.
-// It uses only Name, Description and Limits of own. limits lists all limits, including the
-// built-in ones; the Policy keeps the slice.
+// It uses only Name, Description and Limits of own; a permission without a description is described
+// by its name. limits lists all limits, including the built-in ones; the Policy keeps the slice.
 func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
 	r := &Policy{permissions: Permissions(), limits: limits}
 	for i, p := range own {
@@ -207,6 +207,9 @@ func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
 	for i := range r.permissions {
 		p := &r.permissions[i]
 		p.Label = strings.ReplaceAll(strings.TrimPrefix(p.Name, "can_"), "_", " ")
+		if p.Description == "" {
+			p.Description = strings.ToUpper(p.Label[:1]) + p.Label[1:] + "."
+		}
 		if p.Limits == nil {
 			p.Limits = []string{} // an array in JSON
 		}

@@ -236,3 +236,14 @@ func TestServer_rowLimits(t *testing.T) {
 		t.Errorf("without permission: got %v and %v used, want 1 and 0", minute, hour)
 	}
 }
+
+// A permission of the configuration without a description is described by its name.
+func TestPolicy_Description(t *testing.T) {
+	p := NewPolicy([]PermissionInfo{{Name: "can_read_all_reports"}, {Name: "can_use", Description: "Use it."}}, nil).Permissions()
+	if got := p[len(p)-2].Description; got != "Read all reports." {
+		t.Errorf("got %q, want the name as a sentence", got)
+	}
+	if got := p[len(p)-1].Description; got != "Use it." {
+		t.Errorf("got %q, want the description", got)
+	}
+}

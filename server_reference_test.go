@@ -208,7 +208,7 @@ func TestOpenAPI_Errors(t *testing.T) {
 	for code := range codes {
 		t.Errorf("explanations in errors.go lack %s: say what it means, when it comes and what to do", code)
 	}
-	readme, err := os.ReadFile("README.md")
+	readme, err := os.ReadFile("docs/api.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestOpenAPI_Errors(t *testing.T) {
 			t.Errorf("the catalogue lacks %s of the contract", code)
 		}
 		if code != "server_error" && !strings.Contains(string(readme), code) {
-			t.Errorf("README.md lacks %s", code)
+			t.Errorf("docs/api.md lacks %s", code)
 		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"go/parser"
 	"go/token"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -271,35 +273,95 @@ func settingTables(example string) string {
 	return b.String()
 }
 
-// TestDocs_Tour runs the commands of the README's tour, as they stand there,
-// beside a server.
-func TestDocs_Tour(t *testing.T) {
-	_, rest, _ := strings.Cut(read(t, "README.md"), "in a second terminal:\n\n```sh\n")
-	block, _, ok := strings.Cut(rest, "```")
-	if !ok || strings.Count(block, "\n") < 6 {
-		t.Fatalf("README.md has no tour: %q", block)
+// shellBlocks returns the sh blocks of a section of a page, from its heading to the next one of the
+// same level.
+func shellBlocks(t *testing.T, page, heading string) (blocks []string) {
+	t.Helper()
+	_, rest, ok := strings.Cut(read(t, page), "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("%s has no section %q", page, heading)
 	}
-	path := program.Path(t)
+	section, _, _ := strings.Cut(rest, "\n## ")
+	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, -1) {
+		blocks = append(blocks, m[1])
+	}
+	return blocks
+}
+
+// readmeShell runs the lines of blocks of the README in a folder.
+type readmeShell struct {
+	t           *testing.T
+	dir         string
+	replacer    *strings.Replacer // puts the addresses of the test in the place of those of the README
+	environment []string
+}
+
+// run runs a line. A line that ends in a comment with a status, such as "# 401: no key", is a curl
+// command that has to print this status.
+func (s *readmeShell) run(line string) {
+	s.t.Helper()
+	if name, ok := strings.CutPrefix(strings.TrimSpace(line), "export "); ok {
+		s.environment = append(s.environment, name)
+		return
+	}
+	cmd := exec.Command("sh", "-c", s.replacer.Replace(line))
+	cmd.Dir = s.dir
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir}, s.environment...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	if m := regexp.MustCompile(`# ([1-5][0-9][0-9])\b`).FindStringSubmatch(line); m != nil && !strings.Contains(string(out), "HTTP/1.1 "+m[1]+" ") {
+		s.t.Errorf("%s: got %s, want status %s", line, out, m[1])
+	}
+}
+
+// TestDocs_Readme runs the blocks of the README in their order, in an empty folder, for both kinds of
+// readers. The commands that build the program and start a server are run by the test in their place.
+func TestDocs_Readme(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("curl is not installed")
+	}
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "report\n") }))
+	defer upstream.Close()
 	dir := t.TempDir()
-	program.Serve(t, filepath.Join(dir, "latchkey-data"))
-	if err := os.Symlink(path, filepath.Join(dir, "latchkey")); err != nil {
+	if err := os.Symlink(program.Path(t), filepath.Join(dir, "latchkey")); err != nil {
 		t.Fatal(err)
 	}
-	overwrite(t, dir, "access.log", "GET /\n")
-	id := ""
-	for line := range strings.Lines(block) {
-		cmd := exec.Command("sh", "-c", strings.ReplaceAll(line, "key_...", id))
-		cmd.Dir, cmd.Env = dir, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v: %s", line, err, out)
-		}
-		if id == "" {
-			id = regexp.MustCompile(`key_[0-9a-z]+`).FindString(string(out))
+	_, rest, _ := strings.Cut(read(t, "README.md"), "```toml\n")
+	config, _, ok := strings.Cut(rest, "```")
+	if lines := len(strings.Fields(strings.ReplaceAll(config, " = ", "="))); !ok || lines > 6 {
+		t.Errorf("the first configuration of the README has %d lines: %q; want at most 6", lines, config)
+	}
+	overwrite(t, dir, "latchkey.toml", strings.ReplaceAll(config, "127.0.0.1:3000", upstream.Listener.Addr().String()))
+	s := program.Serve(t, filepath.Join(dir, "latchkey-data"), "--config", filepath.Join(dir, "latchkey.toml"))
+	replacer := strings.NewReplacer("http://127.0.0.1:8080", s.URL)
+	shell, ran := &readmeShell{t: t, dir: dir, replacer: replacer}, 0
+	demo, key := (*program.Server)(nil), ""
+	for _, block := range append(shellBlocks(t, "README.md", "Protect your own API"), shellBlocks(t, "README.md", "Serve the Klen AI API")...) {
+		for line := range strings.Lines(block) {
+			switch {
+			case strings.Contains(line, "go build"), strings.HasPrefix(line, "./latchkey serve"):
+				continue
+			case strings.HasPrefix(line, "go run . serve --demo"):
+				demo = program.Serve(t, "", "--demo")
+				for begun := time.Now(); key == "" && time.Since(begun) < time.Minute; time.Sleep(20 * time.Millisecond) { // it is printed after the log line
+					if m := regexp.MustCompile(`export KEY=(klen_\w+)`).FindStringSubmatch(demo.Out.String()); m != nil {
+						key = m[1]
+					}
+				}
+				continue
+			case strings.Contains(line, "$KEY"):
+				other := &readmeShell{t: t, dir: dir, replacer: strings.NewReplacer("http://127.0.0.1:8080", demo.URL, "curl ", "curl --fail-with-body "), environment: []string{"KEY=" + key}}
+				other.run(line)
+			default:
+				shell.run(line)
+			}
+			ran++
 		}
 	}
-	if id == "" {
-		t.Error("no command of the tour has shown the id of a key")
+	if ran < 15 {
+		t.Errorf("only %d lines of the README were run", ran)
 	}
 }
 
