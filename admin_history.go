@@ -37,8 +37,9 @@ type History struct {
 	store    *Store
 	seed     maphash.Seed
 	shards   [64]tallies
-	flushing sync.RWMutex // write-locked while Flush moves counts to disk, so that readers miss no counts
-	swept    []byte       // database key at which the next Sweep begins; nil: the first key
+	flushing sync.RWMutex       // write-locked while Flush moves counts to disk, so that readers miss no counts
+	unstored map[subject][]Slot // counts that a Flush could not store; guarded by flushing
+	swept    []byte             // database key at which the next Sweep begins; nil: the first key
 }
 
 // tallies holds the counts of one shard since the last Flush. Each key belongs to one shard.
@@ -122,7 +123,7 @@ func count(in map[string]*recent, name string, hour int64, outcome int) {
 
 // collect returns the counts in memory of every subject for which want returns true. An
 // hour may occur in several slots of a subject. The counts of the service are the counts
-// of all routes.
+// of all routes. The caller must hold flushing, at least for reading.
 func (h *History) collect(want func(subject) bool) map[subject][]Slot {
 	all := map[subject][]Slot{}
 	for i := range h.shards {
@@ -131,12 +132,22 @@ func (h *History) collect(want func(subject) bool) map[subject][]Slot {
 		s.addTo(all, want)
 		s.mu.Unlock()
 	}
+	for s, slots := range h.unstored {
+		if want(s) {
+			all[s] = append(all[s], slots...)
+		}
+	}
 	return all
 }
 
-// takeAll is like collect for all subjects, but it also resets their counts.
+// takeAll is like collect for all subjects, but it also resets their counts. The caller must hold
+// the write lock of flushing.
 func (h *History) takeAll() map[subject][]Slot {
-	all := map[subject][]Slot{}
+	all := h.unstored
+	h.unstored = nil
+	if all == nil {
+		all = map[subject][]Slot{}
+	}
 	for i := range h.shards {
 		s := &h.shards[i]
 		s.mu.Lock()
@@ -175,7 +186,7 @@ const flushPart = 2000
 
 // Flush stores the counts since the last Flush. If a stored history cannot be read, Flush
 // replaces it with an empty history, stores all other counts and returns an error. If a
-// transaction fails, the counts that are not stored yet are lost.
+// transaction fails, the next Flush stores the counts that are not stored yet.
 func (h *History) Flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
@@ -203,7 +214,11 @@ func (h *History) Flush() error {
 			return nil
 		})
 		if damaged = errors.Join(damaged, bad); err != nil {
+			h.unstored = counts
 			return errors.Join(damaged, err)
+		}
+		for _, s := range part {
+			delete(counts, s)
 		}
 	}
 	return damaged
@@ -273,10 +288,11 @@ func (h *History) recently(s subject) []Slot {
 	t := &h.shards[maphash.String(h.seed, s.Name)%uint64(len(h.shards))]
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	list := slices.Clone(h.unstored[s])
 	if r := t.keys[s.Name]; r != nil {
-		return append(slices.Clone(r.older), r.Slot)
+		list = append(append(list, r.older...), r.Slot)
 	}
-	return nil
+	return list
 }
 
 // All calls visit for each subject of a kind that has requests in a period. The subjects are

@@ -135,6 +135,15 @@ func (h *CacheEntry) Take() LastUse {
 	return use
 }
 
+// Return adds the result of Take again, because it was not stored. It returns true if the entry must
+// be listed for the next Flush, as after the first use since Take.
+func (h *CacheEntry) Return(use LastUse) (first bool) {
+	h.mu.Lock()
+	h.use.Add(use)
+	h.mu.Unlock()
+	return !h.listed.Load() && !h.listed.Swap(true)
+}
+
 // newKeyCache returns an empty cache for about size entries.
 func newKeyCache(size int) *keyCache {
 	c := &keyCache{byID: map[string]*CacheEntry{}, gone: map[string][]*CacheEntry{}}

@@ -491,9 +491,11 @@ func (k *Keyring) Flush() error {
 	if len(dirty) == 0 {
 		return nil
 	}
+	taken := make([]LastUse, len(dirty))
 	keys, secrets := map[string]LastUse{}, map[*Key]LastUse{} // outside the transaction, which may run twice
-	for _, h := range dirty {
+	for i, h := range dirty {
 		use, key := h.Take(), h.Key()
+		taken[i] = use
 		sum := keys[key.ID]
 		sum.Add(use)
 		keys[key.ID] = sum
@@ -501,34 +503,48 @@ func (k *Keyring) Flush() error {
 			secrets[key] = use
 		}
 	}
+	var damaged error
 	err := k.store.Update(func(tx *Tx) error {
+		damaged = nil
 		for key, use := range secrets {
 			now, err := KeyTable.Get(tx, []byte(key.ID))
 			if err == nil && now.HasSecret(key.SecretSerial()) {
 				err = addUse(tx, useKey(key.ID, key.SecretSerial()), use)
 			}
-			if err != nil {
-				return err
-			}
+			damaged = errors.Join(damaged, err)
 		}
 		for id, use := range keys {
-			if err := addUse(tx, []byte(id), use); err != nil {
-				return err
+			err := addUse(tx, []byte(id), use)
+			if err == nil {
+				value, bad := keyUseValue(tx, []byte(id))
+				err = errors.Join(bad, KeyTable.SetValue(tx, []byte(id), value))
 			}
-			value, err := keyUseValue(tx, []byte(id))
-			if err = errors.Join(err, KeyTable.SetValue(tx, []byte(id), value)); err != nil {
-				return err
-			}
+			damaged = errors.Join(damaged, err)
 		}
 		return nil
 	})
+	if err != nil {
+		k.giveBack(dirty, taken)
+	}
 	k.dirtyMu.Lock()
 	k.flushing = nil
 	k.dirtyMu.Unlock()
 	if err == nil {
 		k.memory.Settle()
 	}
-	return err
+	return errors.Join(damaged, err)
+}
+
+// giveBack has the next Flush store the uses that were taken from entries, in the same order.
+func (k *Keyring) giveBack(entries []*CacheEntry, taken []LastUse) {
+	for i, h := range entries {
+		if !h.Return(taken[i]) {
+			continue
+		}
+		k.dirtyMu.Lock()
+		k.dirty = append(k.dirty, h)
+		k.dirtyMu.Unlock()
+	}
 }
 
 // addUse merges a use into the use under storeKey.

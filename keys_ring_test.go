@@ -614,3 +614,68 @@ func TestKeyCache_OwnerLimitWhileRead(t *testing.T) {
 		t.Error("a key that was read after the change is not kept")
 	}
 }
+
+// A damaged record of one key does not keep Flush from storing the uses of the others.
+func TestKeyring_FlushDamaged(t *testing.T) {
+	a := newTestApp(t)
+	bad, badKey := a.key(everyPermission)
+	good, goodKey := a.key(everyPermission)
+	for _, key := range []string{badKey, goodKey} {
+		if w := a.ask("GET", "/api/v1/calls", key, ""); w.Code != 200 {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+	}
+	err := a.Store.Update(func(tx *Tx) error {
+		return tx.PutRaw("key_uses", []byte(bad), []byte("damaged"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Keyring.Flush(); err == nil {
+		t.Error("Flush reports no damaged use")
+	}
+	err = a.Store.View(func(tx *Tx) error {
+		use, err := storedUse(tx, []byte(good))
+		if err == nil && use.Bearer != 1 {
+			t.Errorf("got %+v for the good key, want one use", use)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Counts that a Flush cannot store are not lost: they are part of answers, and the next Flush stores
+// them.
+func TestFlush_KeepsCounts(t *testing.T) {
+	a := newTestApp(t)
+	id, key := a.key(everyPermission)
+	for range 3 {
+		if w := a.ask("GET", "/api/v1/calls", key, ""); w.Code != 200 {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+	}
+	charge := Charge{ID: id, Limit: Limit{"few", 1, time.Minute}}
+	a.Limiter.Observed.Note(charge, epoch)
+	refuseWrites(t, a.Store)
+	for range 2 {
+		for name, flush := range map[string]func() error{
+			"keys": a.Keyring.Flush, "history": a.App.history.Flush, "observed": func() error { return a.Limiter.Observed.Flush(epoch) },
+		} {
+			if err := flush(); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("%s: got %v, want ErrUnavailable", name, err)
+			}
+		}
+	}
+	entry := a.Keyring.dirty
+	if len(entry) != 1 || entry[0].Noted().Bearer != 3 {
+		t.Errorf("got %d keys with unstored uses, want one with 3", len(entry))
+	}
+	if n, err := a.Limiter.Observed.Count(id, "few"); n != 1 || err != nil {
+		t.Errorf("got %d, %v observed refusals, want 1", n, err)
+	}
+	if _, sum := totals(t, a.App.history, subject{ofKey, id}, period{stepHour, 1, epoch}); sum.Total() != 3 {
+		t.Errorf("got %v in the history, want 3 requests", sum)
+	}
+}

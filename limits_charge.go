@@ -260,8 +260,9 @@ func readDryRuns(tx *Tx, at observed) (uint64, error) {
 	return n, nil
 }
 
-// Flush adds the counts since the last Flush to the stored counts. If it returns an error, the
-// counts since the last Flush are lost. now is the service time.
+// Flush adds the counts since the last Flush to the stored counts. If the transaction fails, the next
+// Flush adds them. A stored count that is damaged stays as it is, and Flush returns an error. now is
+// the service time.
 func (o *dryRunCounts) Flush(now time.Time) error {
 	o.mu.Lock()
 	fresh := o.fresh
@@ -271,16 +272,27 @@ func (o *dryRunCounts) Flush(now time.Time) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	return o.store.Update(func(tx *Tx) error {
+	var damaged error
+	err := o.store.Update(func(tx *Tx) error {
+		damaged = nil
 		for at, n := range fresh {
 			stored, err := readDryRuns(tx, at)
-			if err == nil {
-				err = tx.Put("observed", counterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+n))
-			}
 			if err != nil {
+				damaged = errors.Join(damaged, err)
+				continue
+			}
+			if err := tx.Put("observed", counterKey(at.id, at.limit), binary.AppendUvarint(nil, stored+n)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		o.mu.Lock()
+		for at, n := range fresh {
+			o.fresh[at] += n
+		}
+		o.mu.Unlock()
+	}
+	return errors.Join(damaged, err)
 }
