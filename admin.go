@@ -398,7 +398,7 @@ func (a *admin) usage(w http.ResponseWriter, r *Request) error {
 }
 
 func (a *admin) permissions(w http.ResponseWriter, r *Request) error {
-	return WriteJSON(w, http.StatusOK, map[string]any{"permissions": a.keyring.Rights().Permissions(), "presets": PermissionPresets()})
+	return WriteJSON(w, http.StatusOK, map[string]any{"permissions": a.keyring.Rights().Permissions(), "presets": a.keyring.Rights().Presets()})
 }
 
 func (a *admin) limits(w http.ResponseWriter, r *Request) error {

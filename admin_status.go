@@ -298,6 +298,7 @@ func (r *Reloader) Reload(now time.Time) (ConfigStatus, error) {
 
 // use applies a configuration. After an error from the routes nothing has changed.
 func (r *Reloader) use(c Config) error {
+	c.Contract.Enabled = r.o.Running.Contract.Enabled // its endpoints appear and disappear only at a restart
 	rights := c.Rights()
 	list, _ := ReadProxyRoutes(c.Routes, rights)
 	state, err := r.o.Guards.Make(list, rights)

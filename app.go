@@ -10,6 +10,7 @@ import (
 	_ "embed"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -26,6 +27,7 @@ import (
 
 	"latchkey/dashboard"
 	"latchkey/internal/clock"
+	"latchkey/internal/strictjson"
 	"latchkey/reference"
 )
 
@@ -59,6 +61,7 @@ type App struct {
 	sessions  *Sessions
 
 	routes Routes // the routes of all parts
+	absent Routes // the routes of the Klen AI API if contract.enabled is false
 	work   []work // the background work of all parts
 
 	config    Config
@@ -210,7 +213,11 @@ func (a *App) describe() (api, admin []Row, err error) {
 	for _, e := range ErrorCatalog() {
 		entries = append(entries, reference.ErrorEntry(e))
 	}
-	pages, err := reference.New(openAPI, entries)
+	description, err := withoutRoutes(openAPI, a.absent)
+	if err != nil {
+		return nil, nil, err
+	}
+	pages, err := reference.New(description, entries)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -222,6 +229,40 @@ func (a *App) describe() (api, admin []Row, err error) {
 		return rows
 	}
 	return rowsOf(pages.Handler(reference.Clients, a.bases)), rowsOf(pages.Handler(reference.Operators, a.bases)), nil
+}
+
+// withoutRoutes returns an OpenAPI description without the operations of some routes. If there are
+// none, it returns the same bytes.
+func withoutRoutes(openAPI []byte, absent Routes) ([]byte, error) {
+	gone := map[string]bool{}
+	for _, row := range slices.Concat(absent.Keyed, absent.Free, absent.Open, absent.Admin) {
+		gone[row.Method+" "+row.Path] = true
+	}
+	if len(gone) == 0 {
+		return openAPI, nil
+	}
+	var doc map[string]any
+	if err := strictjson.Decode(openAPI, &doc); err != nil {
+		return nil, fmt.Errorf("read openapi.json: %w", err)
+	}
+	paths, _ := doc["paths"].(map[string]any)
+	for path, item := range paths {
+		operations, _ := item.(map[string]any)
+		route := strings.TrimSuffix(strings.NewReplacer("{", ":", "}", "").Replace(path), "/")
+		left := 0
+		for method := range operations {
+			name := strings.ToUpper(method)
+			if gone[name+" "+route] {
+				delete(operations, method)
+			} else if name != "PARAMETERS" && name != "SUMMARY" && name != "DESCRIPTION" {
+				left++
+			}
+		}
+		if left == 0 {
+			delete(paths, path)
+		}
+	}
+	return strictjson.Encode(doc)
 }
 
 // observe creates the usage history, the refusals, the audit log, the backups, the
@@ -469,7 +510,7 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	d, err := dashboard.New(dashboard.Options{
 		Admin: operators, Door: local, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
-		Instance: a.instance(),
+		Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled,
 	})
 	if err != nil {
 		return nil, err

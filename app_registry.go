@@ -10,6 +10,7 @@ import (
 // part is a part of the service, an element of registry.
 type part struct {
 	name   string              // unique in registry
+	klen   bool                // part of the Klen AI API, which contract.enabled = false leaves out
 	tables []Checked           // the tables of the part, to be checked by CheckStore
 	routes func(a *App) Routes // returns the routes of the part; nil if there are none
 	work   func(a *App) []work // returns the background work of the part; nil if there is none
@@ -61,38 +62,38 @@ var registry = []part{
 	{name: "owners", tables: OwnerTables(), routes: func(a *App) Routes {
 		return Routes{Admin: NewOwners(a.Store, a.Keyring).AdminRoutes()}
 	}},
-	{name: "teams", tables: TeamTables(), routes: func(a *App) Routes { return Routes{Admin: NewTeams(a.Store).AdminRoutes()} }},
-	{name: "agents", tables: AgentTables(), routes: func(a *App) Routes {
+	{name: "teams", klen: true, tables: TeamTables(), routes: func(a *App) Routes { return Routes{Admin: NewTeams(a.Store).AdminRoutes()} }},
+	{name: "agents", klen: true, tables: AgentTables(), routes: func(a *App) Routes {
 		p := NewAgents(a.Store)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
-	{name: "numbers that may not be called", tables: DoNotCallTables(), routes: func(a *App) Routes {
+	{name: "numbers that may not be called", klen: true, tables: DoNotCallTables(), routes: func(a *App) Routes {
 		return Routes{Admin: NewDoNotCalls(a.Store).AdminRoutes()}
 	}},
-	{name: "contacts", tables: ContactTables(), routes: func(a *App) Routes {
+	{name: "contacts", klen: true, tables: ContactTables(), routes: func(a *App) Routes {
 		p := NewContacts(a.Store, a.contactWriters())
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
-	{name: "calls", tables: CallTables(), routes: func(a *App) Routes { return Routes{Keyed: NewCalls(a.Store, a.Limiter).Routes()} }},
-	{name: "calls for the operator", routes: func(a *App) Routes { return Routes{Admin: NewAdminCalls(a.Store).AdminRoutes()} }},
-	{name: "context variables", tables: VariableTables(), routes: func(a *App) Routes {
+	{name: "calls", klen: true, tables: CallTables(), routes: func(a *App) Routes { return Routes{Keyed: NewCalls(a.Store, a.Limiter).Routes()} }},
+	{name: "calls for the operator", klen: true, routes: func(a *App) Routes { return Routes{Admin: NewAdminCalls(a.Store).AdminRoutes()} }},
+	{name: "context variables", klen: true, tables: VariableTables(), routes: func(a *App) Routes {
 		p := NewVariables(a.Store)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
-	{name: "contexts", routes: func(a *App) Routes {
+	{name: "contexts", klen: true, routes: func(a *App) Routes {
 		p := NewContexts(a.Store)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
-	{name: "calendar", tables: EventTables(), routes: func(a *App) Routes {
+	{name: "calendar", klen: true, tables: EventTables(), routes: func(a *App) Routes {
 		return Routes{Keyed: NewCalendar(a.Store, a.Limiter).Routes()}
 	}, work: func(a *App) []work {
 		return []work{{time.Second, "send reminders", func(now time.Time) error { return FireReminders(a.Store, now) }}}
 	}},
-	{name: "events for the operator", routes: func(a *App) Routes { return Routes{Admin: NewAdminEvents(a.Store).AdminRoutes()} }},
-	{name: "availability", routes: func(a *App) Routes { return Routes{Keyed: NewAvailability(a.Store).Routes()} }},
-	{name: "iCalendar files", routes: func(a *App) Routes { return Routes{Open: NewICS(a.Store).OpenRoutes()} }},
-	{name: "schedules", tables: ScheduleTables(), routes: func(a *App) Routes { return Routes{Admin: NewSchedules(a.Store).AdminRoutes()} }},
-	{name: "dialers", routes: func(a *App) Routes { return Routes{Admin: a.dialer.AdminRoutes()} }, work: func(a *App) []work {
+	{name: "events for the operator", klen: true, routes: func(a *App) Routes { return Routes{Admin: NewAdminEvents(a.Store).AdminRoutes()} }},
+	{name: "availability", klen: true, routes: func(a *App) Routes { return Routes{Keyed: NewAvailability(a.Store).Routes()} }},
+	{name: "iCalendar files", klen: true, routes: func(a *App) Routes { return Routes{Open: NewICS(a.Store).OpenRoutes()} }},
+	{name: "schedules", klen: true, tables: ScheduleTables(), routes: func(a *App) Routes { return Routes{Admin: NewSchedules(a.Store).AdminRoutes()} }},
+	{name: "dialers", klen: true, routes: func(a *App) Routes { return Routes{Admin: a.dialer.AdminRoutes()} }, work: func(a *App) []work {
 		return []work{{time.Second, "end expired leases of dialers", a.dialer.Lapse}}
 	}},
 	{name: "verification", routes: func(a *App) Routes {
@@ -136,6 +137,10 @@ var registry = []part{
 	}},
 	{name: "webhooks", tables: slices.Concat(WebhookTables(), OutboxTables()), routes: func(a *App) Routes {
 		p := NewWebhookAdmin(a.Store, a.peppers, a.targets, a.Sender)
+		if !a.config.Contract.Enabled {
+			a.absent.Add(Routes{Keyed: p.Routes()})
+			return Routes{Admin: p.AdminRoutes()}
+		}
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{{time.Minute, "delete old webhook deliveries", func(now time.Time) error { return SweepOutbox(a.Store, now) }}}
@@ -193,13 +198,18 @@ func (a *App) assemble(parts []part) error {
 			continue
 		}
 		named[p.name] = true
-		if p.work != nil {
+		absent := p.klen && !a.config.Contract.Enabled
+		if p.work != nil && !absent {
 			a.work = append(a.work, p.work(a)...)
 		}
 		if p.routes == nil {
 			continue
 		}
 		routes := p.routes(a)
+		if absent {
+			a.absent.Add(routes)
+			continue
+		}
 		a.routes.Add(routes)
 		for _, name := range routes.Names() {
 			if other, taken := served[name]; taken {

@@ -101,6 +101,7 @@ type Config struct {
 	} `toml:"backup"`
 	Bounds   Bounds `toml:"bounds"`
 	Contract struct {
+		Enabled       bool   `toml:"enabled" default:"true"`
 		ContactsWrite string `toml:"contacts_write" default:"can_read_contacts" in:"can_read_contacts,can_write_contacts"`
 	} `toml:"contract"`
 	Webhooks struct {
@@ -278,7 +279,11 @@ func (c Config) Rights() *Policy {
 	for _, row := range c.Permissions {
 		own = append(own, PermissionInfo{Name: row.Name, Description: row.Description})
 	}
-	return NewPolicy(own, limits)
+	policy := NewPolicy(own, limits)
+	if !c.Contract.Enabled {
+		policy = policy.WithoutContract()
+	}
+	return policy
 }
 
 // ServerTLS returns the TLS settings of the API listener.

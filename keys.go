@@ -320,7 +320,8 @@ func (k *Key) Holds() string {
 }
 
 // Inactive returns the names of permissions that were granted to the key but that the
-// configuration no longer defines. The key regains them if the configuration defines them again.
+// configuration no longer defines, or that belong to the contract while it is switched off. The key
+// regains them if the configuration has them again.
 func (k *Key) Inactive() []string { return k.derived.dormant }
 
 // Grant replaces the permissions of k with the permissions that have these names. A name that
@@ -357,6 +358,7 @@ func (k *Key) Clone() *Key {
 func (k *Key) Resolve(policy *Policy, owner map[string]int) {
 	var own Permission
 	own, k.derived.dormant = policy.OfOwn(k.OwnPermissions)
+	k.derived.dormant = append(k.derived.dormant, policy.Absent(k.Permissions)...)
 	k.derived.rights, k.Permissions, k.derived.ownerID, k.derived.ofOwner = policy, k.Permissions.Builtin()|own, ownerCounterID(k.Owner), owner
 	k.derived.rules, k.derived.short = slices.Clone(policy.Limits()), nil
 	for i := range k.derived.rules {

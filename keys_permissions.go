@@ -217,6 +217,49 @@ func NewPolicy(own []PermissionInfo, limits []LimitRule) *Policy {
 	return r
 }
 
+// WithoutContract returns a copy of r without the permissions and limits of the contract, for a
+// service that does not serve the endpoints of the contract.
+func (r *Policy) WithoutContract() *Policy {
+	gone := map[string]bool{}
+	less := &Policy{}
+	for _, p := range r.permissions {
+		if p.Bit&Ordinary == 0 {
+			less.permissions = append(less.permissions, p)
+			continue
+		}
+		for _, limit := range p.Limits {
+			gone[limit] = true
+		}
+	}
+	for _, l := range r.limits {
+		if !gone[l.Name] {
+			less.limits = append(less.limits, l)
+		}
+	}
+	return less
+}
+
+// Absent returns the names of the built-in permissions in p that r does not have.
+func (r *Policy) Absent(p Permission) (names []string) {
+	for _, name := range p.Names() {
+		if r.bit(name) == 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Presets returns the presets of which r has all permissions.
+func (r *Policy) Presets() []permissionPreset {
+	list := []permissionPreset{} // an array in JSON
+	for _, preset := range PermissionPresets() {
+		if len(r.Absent(preset.Permissions)) == 0 {
+			list = append(list, preset)
+		}
+	}
+	return list
+}
+
 // Permissions returns all permissions, the built-in permissions first. The slice is shared; do not
 // change it.
 func (r *Policy) Permissions() []PermissionInfo { return r.permissions }

@@ -275,6 +275,9 @@ func lostLines(c Config, sink LogSink, lost uint64) []byte {
 
 // run is Serve with a log.
 func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
+	if o.Demo && !o.config.Contract.Enabled {
+		return errors.New("--demo shows the Klen AI API, but contract.enabled is false; start the demo without this setting")
+	}
 	if o.Demo {
 		dir, err := os.MkdirTemp("", "latchkey-demo-")
 		if err != nil {

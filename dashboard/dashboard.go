@@ -40,6 +40,8 @@ type Options struct {
 	BaseURL  string        // URL at which browsers reach the admin listener; "" if it is not configured
 	APIURL   func() string // returns the URL of the API
 	Instance string        // letters and digits that differ between services on one host; part of the cookie's name
+
+	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out
 }
 
 // Dashboard serves the pages on the admin listener. It also lets operators who have logged in use
@@ -53,7 +55,7 @@ type Dashboard struct {
 
 // New returns a Dashboard. It returns an error if a template cannot be parsed.
 func New(o Options) (*Dashboard, error) {
-	d := &Dashboard{o: o, sets: pageSets(o.APIURL)}
+	d := &Dashboard{o: o, sets: pageSets(o)}
 	for _, set := range d.sets {
 		d.sections = append(d.sections, set.sections()...)
 	}
@@ -70,9 +72,17 @@ func New(o Options) (*Dashboard, error) {
 }
 
 // pageSets returns all sets of pages in the order of the navigation.
-func pageSets(apiURL func() string) []pageSet {
+func pageSets(o Options) []pageSet {
+	apiURL := o.APIURL
+	events := Vocabulary().WebhookEvents
+	if o.WithoutContract {
+		events = slices.DeleteFunc(events, func(name string) bool {
+			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
+		})
+		return []pageSet{newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), ownerPages(), auditPages{}, statusPages{}}
+	}
 	return []pageSet{
-		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
+		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
 		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{},
 	}
 }

@@ -10,8 +10,10 @@ import (
 // hookPages are the pages about webhooks.
 type hookPages struct{ *recordPages }
 
-func newHookPages() hookPages {
-	events := words(Vocabulary().WebhookEvents...)
+// newHookPages returns the pages about webhooks. A webhook can subscribe to the events with these
+// names.
+func newHookPages(names []string) hookPages {
+	events := words(names...)
 	return hookPages{&recordPages{
 		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", TitleField: "name", Page: "webhook",
 		About: "Addresses that receive events.", Empty: "No webhooks yet. A webhook notifies another program of calls, events and changes to keys.",

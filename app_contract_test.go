@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A service with contract.enabled = false serves no endpoint and no page of the Klen AI API, lists no
+// permission and no limit of it, and works otherwise.
+func TestContract_Disabled(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	defer upstream.Close()
+	whole := newTestApp(t)
+	b := newDashboard(t, func(c *Config) {
+		c.Contract.Enabled = false
+		c.Permissions = []permissionRow{{Name: "can_use"}}
+		c.Routes = []RouteRow{{Path: "/*rest", Permission: []string{"can_use"}, Upstream: upstream.URL, Timeout: time.Minute}}
+	})
+	gone := 0
+	o := whole.Server.o
+	for _, row := range slices.Concat(o.Keyed, o.Open, o.Admin) {
+		kept := func(r Route) bool { return r.Method == row.Method && r.Path == row.Path }
+		if slices.ContainsFunc(slices.Concat(b.Server.o.Keyed, b.Server.o.Free, b.Server.o.Open, b.Server.o.Admin), kept) {
+			continue
+		}
+		gone++
+		if strings.HasPrefix(row.Path, "/admin/") {
+			if w := askDoor(b.local, row.Method, fill(row.Path, "1"), ""); w.Code != 404 || !strings.Contains(w.Body.String(), "No such endpoint") {
+				t.Errorf("%s %s: got %d %s, want 404", row.Method, row.Path, w.Code, w.Body)
+			}
+		}
+		if slices.ContainsFunc([]string{"/keys", "/webhooks", "/tokens", "/operators", "/owners", "/audit", "/status", "/usage"}, func(kind string) bool { return strings.HasPrefix(row.Path, "/admin/v1"+kind) }) {
+			t.Errorf("%s %s is gone", row.Method, row.Path)
+		}
+	}
+	if gone < 60 {
+		t.Errorf("only %d endpoints are gone", gone)
+	}
+	id, key := b.key(`["can_use", "can_verify_keys"]`)
+	for path, want := range map[string]int{"/api/v1/key": 200, "/api/v1/calls": 204, "/anything": 204} { // the catch-all route has what is free now
+		if w := askDoor(b.api, "GET", path, "", "X-API-Key: "+key); w.Code != want {
+			t.Errorf("%s: got %d %s, want %d", path, w.Code, w.Body, want)
+		}
+	}
+	listed := b.operate(200, "GET", "/admin/v1/permissions", "")
+	if names := memberTexts(listed["permissions"], "name"); !slices.Equal(names, []string{"can_verify_keys", "can_use"}) || len(listed["presets"].([]any)) > 0 {
+		t.Errorf("got the permissions %q and presets %v", names, listed["presets"])
+	}
+	if names := memberTexts(b.operate(200, "GET", "/admin/v1/limits", "")["limits"], "name"); slices.Contains(names, CallsPerDay) || slices.Contains(names, OwnerEventsPerDay) || !slices.Contains(names, RequestsPerMinute) {
+		t.Errorf("got the limits %q", names)
+	}
+	b.operate(400, "POST", "/admin/v1/keys", `{"name": "x", "permissions": ["can_read_calls"]}`)
+	b.operate(200, "GET", "/admin/v1/keys/"+id, "")
+	var doc struct{ Paths map[string]map[string]any }
+	if err := json.Unmarshal(askDoor(b.api, "GET", "/openapi.json", "").Body.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	if doc.Paths["/api/v1/calls"] != nil || doc.Paths["/admin/v1/contacts"] != nil || doc.Paths["/api/v1/key"]["get"] == nil || doc.Paths["/admin/v1/keys"]["post"] == nil {
+		t.Errorf("openapi.json describes %d paths, among them those that are gone", len(doc.Paths))
+	}
+	page := b.get("/keys").Body.String()
+	for _, link := range []string{"/calls", "/contacts", "/agents", "/calendar", "/teams"} {
+		if strings.Contains(page, `href="`+link+`"`) || b.get(link).Code != 404 {
+			t.Errorf("the dashboard leads to %s", link)
+		}
+	}
+	if !strings.Contains(page, `href="/webhooks"`) || strings.Contains(b.get("/webhooks/new").Body.String(), "call.ended") {
+		t.Error("the pages of webhooks are missing or offer events of calls")
+	}
+}
+
+// memberTexts returns a text member of each object in a list.
+func memberTexts(list any, member string) (texts []string) {
+	rows, _ := list.([]any)
+	for _, row := range rows {
+		object, _ := row.(map[string]any)
+		text, _ := object[member].(string)
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+// A key that holds permissions of the contract keeps them while the contract is switched off, also
+// when it is changed meanwhile, and the answer lists them apart.
+func TestContract_KeyKeepsPermissions(t *testing.T) {
+	a := newTestApp(t, func(c *Config) { c.Permissions = []permissionRow{{Name: "can_use"}} })
+	id, key := a.key(`["can_read_calls", "can_use"]`, `"limits": {"calls_per_day_limit": 7}`)
+	a.config.Contract.Enabled = false
+	a.restart()
+	names := func(shown map[string]any, member string) string { return strings.Join(anyTexts(shown[member]), " ") }
+	shown := a.operate(200, "GET", "/admin/v1/keys/"+id, "")
+	if names(shown, "permissions") != "can_use" || names(shown, "dormant_permissions") != "can_read_calls" {
+		t.Errorf("got %v and %v; want the permission of the contract apart", shown["permissions"], shown["dormant_permissions"])
+	}
+	a.operate(200, "PATCH", "/admin/v1/keys/"+id, `{"name": "renamed"}`)
+	a.operate(200, "PATCH", "/admin/v1/keys/"+id, `{"permissions": ["can_use", "can_read_calls"]}`)
+	a.restart()
+	a.config.Contract.Enabled = true
+	a.restart()
+	shown = a.operate(200, "GET", "/admin/v1/keys/"+id, "")
+	limits, _ := shown["limits"].(map[string]any)
+	if got := names(shown, "permissions"); got != "can_read_calls can_use" || shown["dormant_permissions"] != nil || limits["calls_per_day_limit"] != 7.0 {
+		t.Errorf("got %q, limits %v; want everything as before", got, limits)
+	}
+	if w := a.ask("GET", "/api/v1/calls", key, ""); w.Code != 200 {
+		t.Errorf("the key: got %d %s, want 200", w.Code, w.Body)
+	}
+}
+
+// anyTexts returns the texts in a list.
+func anyTexts(list any) (texts []string) {
+	values, _ := list.([]any)
+	for _, value := range values {
+		text, _ := value.(string)
+		texts = append(texts, text)
+	}
+	return texts
+}
+
+// The demo consists of the Klen AI API, so it does not start without it.
+func TestContract_Demo(t *testing.T) {
+	var c Config
+	err := serveOptions{config: c, Demo: true}.run(context.Background(), nil)
+	if err == nil || !strings.Contains(err.Error(), "contract.enabled is false") {
+		t.Errorf("got %v, want an error that names the setting", err)
+	}
+}
