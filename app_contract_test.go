@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/cli"
 )
 
 // A service with contract.enabled = false serves no endpoint and no page of the Klen AI API, lists no
@@ -125,8 +127,7 @@ func anyTexts(list any) (texts []string) {
 
 // The demo consists of the Klen AI API, so it does not start without it.
 func TestContract_Demo(t *testing.T) {
-	var c Config
-	err := serveOptions{config: c, Demo: true}.run(context.Background(), nil)
+	err := serveOptions{ServeOptions: cli.ServeOptions{Demo: true}}.run(context.Background(), nil)
 	if err == nil || !strings.Contains(err.Error(), "contract.enabled is false") {
 		t.Errorf("got %v, want an error that names the setting", err)
 	}
