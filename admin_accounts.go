@@ -14,38 +14,33 @@ import (
 	"latchkey/internal/conns"
 )
 
-// The maximum number of failed logins within loginSpan, for one client network (see
-// NetworkOf) and for one operator's name. More attempts are refused.
-const (
-	loginSpan       = 15 * time.Minute
-	loginsByAddress = 10
-	loginsByAccount = 30
-)
-
 // AccountsOptions configures Accounts.
 type AccountsOptions struct {
 	Operators *Operators
 	Sessions  *Sessions
+	Peppers   Peppers // sign the cookies of known browsers
 	Clock     *clock.Clock
 	Log       *slog.Logger
 	Proxies   Proxies                           // trusted proxies, whose X-Forwarded-For header is believed
 	Refused   func(by AuditContext, why *Error) // called to record a refused login or action in the audit log
 }
 
-// Accounts lets operators log in to the dashboard. It limits failed logins and records
+// Accounts lets operators log in to the dashboard. It limits wrong passwords and records
 // logins in the audit log. Every error of its methods is a *dashboard.Fault, except the
 // error of Any. Accounts is safe for concurrent use.
 type Accounts struct {
-	o         AccountsOptions
-	byAddress *Throttle // failed logins for each client network
-	byAccount *Throttle // failed logins for each operator's name, in lower case
+	o       AccountsOptions
+	guesses *guesses
 }
 
 var _ dashboard.Accounts = (*Accounts)(nil)
 
-// NewAccounts returns an Accounts that has no failed logins counted.
-func NewAccounts(o AccountsOptions) *Accounts {
-	return &Accounts{o: o, byAddress: NewThrottle(loginsByAddress, loginSpan), byAccount: NewThrottle(loginsByAccount, loginSpan)}
+// NewAccounts returns an Accounts that has no wrong passwords counted.
+func NewAccounts(o AccountsOptions) *Accounts { return &Accounts{o: o, guesses: newGuesses()} }
+
+// AdminRoutes returns the route with which a login confirms the password.
+func (a *Accounts) AdminRoutes() []Route {
+	return []Route{{Method: "POST", Path: "/admin/v1/confirm", Handle: a.confirm}}
 }
 
 // deed returns the audit context for an action of op in the dashboard. If nobody is logged
@@ -74,51 +69,67 @@ func faultFor(err error) error {
 // Any reports whether at least one operator exists.
 func (a *Accounts) Any() (bool, error) { return a.o.Operators.Any() }
 
-// Login checks the credentials, begins a session and returns its token. It counts the
-// attempt as failed before it hashes the password, so parallel attempts cannot exceed
-// the limit. It undoes this count unless the name or the password was wrong.
-func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (token string, err error) {
-	now, from := a.o.Clock.Steady(a.o.Clock.Now()), ClientAddr(r, a.o.Proxies)
-	account := strings.ToLower(c.Name[:min(len(c.Name), 128)]) // cut, because it is kept in memory; operators' names are shorter
-	undoAddress, wait1 := a.byAddress.Try(NetworkOf(from), now)
-	undoAccount, wait2 := a.byAccount.Try(account, now)
-	undo := func() {
-		undoAddress()
-		undoAccount()
+// Login checks the credentials and begins a session.
+func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
+	now, from := a.o.Clock.Now(), ClientAddr(r, a.o.Proxies)
+	device, known := a.knownDevice(c, a.o.Clock.Latest(now))
+	budgets := []guessBudget{{a.guesses.byAddress, NetworkOf(from)}, {a.guesses.byAccount, accountKey(c.Name)}}
+	if known {
+		budgets = []guessBudget{{a.guesses.byDevice, device.ID}}
 	}
-	if wait := max(wait1, wait2); wait > 0 {
-		undo() // one of the two throttles may have counted the attempt
+	undo, wait := tryAll(a.o.Clock.Steady(now), budgets...)
+	if wait > 0 {
 		a.o.Refused(a.deed(r, dashboard.Operator{}, "log in"), ErrRateLimit)
-		return "", faultFor(ErrRateLimit.After(wait))
+		return made, faultFor(ErrRateLimit.After(wait))
 	}
 	op, err := a.o.Operators.Authenticate(c.Name, c.Password)
 	if errors.Is(err, ErrLogin) {
 		a.o.Log.Warn("login failed", "client", AddrText(from))
 		a.o.Refused(a.deed(r, dashboard.Operator{}, "log in"), ErrLogin)
-		return "", faultFor(err)
+		return made, faultFor(err)
 	}
 	undo()
 	if err == nil {
-		token, err = a.begin(r, op, c.Old)
+		made, err = a.begin(r, op, c)
 	}
-	return token, faultFor(err)
+	return made, faultFor(err)
 }
 
-// begin begins a session for the operator found and returns its token. If old is not "",
-// it is the token of an earlier session, and begin ends that session first.
-func (a *Accounts) begin(r *http.Request, found operator, old string) (token string, err error) {
+// knownDevice returns the ticket of the browser that sends the credentials. ok is false unless it is
+// valid and of the operator with the name in the credentials.
+func (a *Accounts) knownDevice(c dashboard.Credentials, now time.Time) (d deviceTicket, ok bool) {
+	if d, ok = readDevice(a.o.Peppers, c.Device, now); !ok {
+		return d, false
+	}
+	op, err := a.o.Operators.Find(d.Operator)
+	return d, err == nil && d.of(op) && strings.EqualFold(op.Name, c.Name)
+}
+
+// begin begins a session for the operator found. If c has the token of an earlier session, begin ends
+// that session first. The browser becomes a known one, or stays the one that it is.
+func (a *Accounts) begin(r *http.Request, found operator, c dashboard.Credentials) (made dashboard.Login, err error) {
 	op := shownOperator(found)
-	if old != "" {
-		if err := a.o.Sessions.End(a.deed(r, op, "log in anew"), old); err != nil {
-			return "", err
+	if c.Old != "" {
+		if err := a.o.Sessions.End(a.deed(r, op, "log in anew"), c.Old); err != nil {
+			return made, err
 		}
 	}
-	return a.o.Sessions.Begin(a.deed(r, op, "log in"), op.ID)
+	if made.Token, err = a.o.Sessions.Begin(a.deed(r, op, "log in"), op.ID, r.Header.Get("User-Agent")); err != nil {
+		return made, err
+	}
+	now := a.o.Clock.Latest(a.o.Clock.Now())
+	device, known := readDevice(a.o.Peppers, c.Device, now)
+	if !known || !device.of(found) {
+		device = deviceTicket{Operator: found.ID, Devices: found.Devices, ID: newDeviceID()}
+	}
+	device.IssuedAt = now
+	made.Device, err = device.cookie(a.o.Peppers)
+	return made, err
 }
 
-// Setup creates the first operator, begins a session and returns its token. It needs the
-// token of the valid set-up link in c.Link.
-func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (token string, err error) {
+// Setup creates the first operator and begins a session. It needs the token of the valid set-up link
+// in c.Link.
+func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
 	by := a.deed(r, dashboard.Operator{}, "set up")
 	// Create checks the link only if it is not "", so pass a text that is never a valid link
 	op, err := a.o.Operators.Create(by, c.Name, c.Password, cmp.Or(c.Link, "none"))
@@ -126,9 +137,9 @@ func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (token string
 		a.o.Refused(by, ErrSetup)
 	}
 	if err == nil {
-		token, err = a.begin(r, op, c.Old)
+		made, err = a.begin(r, op, c)
 	}
-	return token, faultFor(err)
+	return made, faultFor(err)
 }
 
 // CheckSetup returns an error unless link is the token of the valid set-up link. The
@@ -137,15 +148,87 @@ func (a *Accounts) CheckSetup(link string) error {
 	return faultFor(a.o.Operators.SetupHolds(link, a.o.Clock.Latest(a.o.Clock.Now())))
 }
 
-// Session returns the session with this token. ok is false if there is no such session,
-// if it has ended, or if the store cannot be read.
-func (a *Accounts) Session(token string) (s dashboard.Session, ok bool) {
-	found, err := a.o.Sessions.Find(token, a.o.Clock.Latest(a.o.Clock.Now()))
+// Session returns the session with this token, which r has sent. ok is false if there is no such
+// session, if it has ended, or if the store cannot be read.
+func (a *Accounts) Session(r *http.Request, token string) (s dashboard.Session, ok bool) {
+	use := sessionUse{At: a.o.Clock.Latest(a.o.Clock.Now()), From: ClientAddr(r, a.o.Proxies), Live: dashboard.IsLive(r)}
+	found, err := a.o.Sessions.Find(token, use)
 	if err != nil {
 		return s, false
 	}
 	op, err := a.o.Operators.Find(found.Operator)
 	return dashboard.Session{Operator: shownOperator(op), Token: token, ProvenAt: found.ProvenAt}, err == nil
+}
+
+// SessionMax returns the maximum length of a session, counted from the login.
+func (a *Accounts) SessionMax() time.Duration { return a.o.Sessions.Longest() }
+
+// DeviceMax returns how long a browser counts as known after a login.
+func (a *Accounts) DeviceMax() time.Duration { return deviceSpan }
+
+// NeedsProof reports whether an endpoint, such as "GET /admin/v1/backup", requires that the operator of
+// s confirms the password first.
+func (a *Accounts) NeedsProof(s dashboard.Session, endpoint string) bool {
+	return roleNamed(s.Role).Rights.May(endpoint) && Unproven(endpoint, s.ProvenAt, a.o.Clock.Latest(a.o.Clock.Now()))
+}
+
+// Confirm records in the session s that its operator has confirmed the password. The error is a Fault
+// with status 400 if the password is wrong.
+func (a *Accounts) Confirm(r *http.Request, s dashboard.Session, password string) error {
+	by, hash := a.deed(r, s.Operator, "confirm password"), sessionHash(s.Token)
+	err := a.checkPresent(by, presentPassword{s.ID, hash, password})
+	if err == nil {
+		err = a.o.Sessions.Prove(by, hash)
+	}
+	return faultFor(err)
+}
+
+// presentPassword is the present password of an operator, as the operator has typed it in a session.
+type presentPassword struct {
+	Operator uint64
+	Session  []byte // hash of the token of the session
+	Password string
+}
+
+// checkPresent returns nil if the present password is right. Every way in that asks for it passes here,
+// so that whoever got hold of a session cannot guess it without end.
+func (a *Accounts) checkPresent(by AuditContext, p presentPassword) error {
+	undo, wait := tryAll(a.o.Clock.Steady(by.Now),
+		guessBudget{a.guesses.bySession, string(p.Session)}, guessBudget{a.guesses.byOperator, fmt.Sprint(p.Operator)})
+	if wait > 0 {
+		a.o.Refused(by, ErrRateLimit)
+		return ErrRateLimit.With("Too many wrong passwords. Wait for the time in Retry-After.").After(wait)
+	}
+	_, err := a.o.Operators.Verify(p.Operator, p.Password)
+	if errors.Is(err, ErrLogin) {
+		a.o.Refused(by, ErrLogin)
+		return ErrValidation.With("The present password is wrong. Type it again.")
+	}
+	undo()
+	return err
+}
+
+// confirm handles the confirmation of the password by a client that sends the cookie of a login.
+func (a *Accounts) confirm(w http.ResponseWriter, r *Request) error {
+	body, err := r.ReadBody()
+	if err != nil {
+		return err
+	}
+	password := ""
+	if body.String("password", AnyLength, &password); body.Err() != nil {
+		return body.Err()
+	}
+	if r.Caller.Operator == 0 {
+		return ErrPermission.With("Only a login can confirm a password. This request has no login.")
+	}
+	by := r.Deed()
+	if err := a.checkPresent(by, presentPassword{r.Caller.Operator, r.Caller.Session, password}); err != nil {
+		return err
+	}
+	if err := a.o.Sessions.Prove(by, r.Caller.Session); err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"message": "The password was confirmed.", "valid_until": Seconds(r.Latest.Add(ProofSpan))})
 }
 
 // shownOperator returns what the dashboard needs to know of an operator.
@@ -157,9 +240,6 @@ func shownOperator(op operator) dashboard.Operator {
 func (a *Accounts) May(op dashboard.Operator, endpoint string) bool {
 	return roleNamed(op.Role).Rights.May(endpoint)
 }
-
-// SessionMax returns the maximum length of a session, counted from the login.
-func (a *Accounts) SessionMax() time.Duration { return a.o.Sessions.Longest() }
 
 // As returns a copy of r for the admin endpoint, which then handles the request with the rights of
 // the operator of s and records the operator in the audit log. The connection of r then counts as
@@ -186,14 +266,10 @@ func (a *Accounts) LogoutEverywhere(r *http.Request, s dashboard.Session) error 
 // ChangePassword sets a new password for the operator to whom s belongs. old must be the
 // current password. All sessions of the operator except s end.
 func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, password string) error {
-	by := a.deed(r, s.Operator, "change password")
-	_, err := a.o.Operators.Authenticate(s.Name, old)
-	if errors.Is(err, ErrLogin) {
-		a.o.Refused(by, ErrLogin)
-		err = ErrValidation.With("The current password is wrong. Type it again.")
-	}
+	by, hash := a.deed(r, s.Operator, "change password"), sessionHash(s.Token)
+	err := a.checkPresent(by, presentPassword{s.ID, hash, old})
 	if err == nil {
-		err = a.o.Operators.SetPassword(by, s.ID, password, sessionHash(s.Token))
+		err = a.o.Operators.SetPassword(by, s.ID, password, hash)
 	}
 	return faultFor(err)
 }

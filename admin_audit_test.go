@@ -353,6 +353,11 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			}
 			return v1 + "setup-link", ""
 		},
+		"DELETE /admin/v1/sessions/:id": func() (string, string) { return v1 + "sessions/" + w.login(), "" },
+		"POST /admin/v1/sessions/end": func() (string, string) {
+			w.login()
+			return v1 + "sessions/end", `{"operator": 1}`
+		},
 		"POST /admin/v1/operators": func() (string, string) { return v1 + "operators", `{"name": "ann", "password": "canary password"}` },
 		"POST /admin/v1/operators/:id/password": func() (string, string) {
 			id := w.made(v1+"operators", `{"name": "bea", "password": "canary password"}`, "id")
@@ -427,6 +432,16 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 func (w *auditWalk) privateHook() string {
 	w.t.Helper()
 	return w.made("/admin/v1/webhooks", `{"name": "h", "url": "https://127.0.0.1:1/", "subscribed_events": ["call.ended"]}`, "id")
+}
+
+// login begins a session of the operator 1 and returns its public id.
+func (w *auditWalk) login() string {
+	w.t.Helper()
+	if _, err := w.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: w.clock.Now()}, 1, ""); err != nil {
+		w.t.Fatal(err)
+	}
+	list := w.operate(200, "GET", "/admin/v1/sessions", "")["sessions"].([]any)
+	return list[0].(map[string]any)["id"].(string)
 }
 
 // TestAudit_EveryChange walks all endpoints of the admin listener that are not GET.

@@ -2,10 +2,8 @@ package main
 
 import (
 	"cmp"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/crypto/argon2"
 
 	"latchkey/internal/keytext"
 )
@@ -27,6 +23,7 @@ type operator struct {
 	CreatedAt time.Time `json:"created_at"`
 	ChangedAt time.Time `json:"changed_at,omitzero"` // last change of the password; zero: never changed
 	Role      string    `json:"role,omitempty"`      // one of Roles; "" for an operator from before there were roles, who is an admin
+	Devices   uint64    `json:"devices,omitempty"`   // how often the operator has signed out everywhere; a deviceTicket of another number is not valid
 }
 
 var OperatorTable = Table[operator]{
@@ -34,20 +31,6 @@ var OperatorTable = Table[operator]{
 	Key:     func(o operator) []byte { return IDKey(o.ID) },
 	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }
-
-// The cost of hashing a password with argon2id (RFC 9106 section 4). The values are the
-// second set in the OWASP password storage cheat sheet.
-const (
-	hashMemory = 19 * 1024 // KiB
-	hashPasses = 2
-	hashLanes  = 1
-)
-
-// The allowed length of a password.
-const (
-	minPassword = 10   // characters
-	maxPassword = 1024 // characters
-)
 
 // setupSpan is how long a set-up link is valid.
 const setupSpan = 30 * time.Minute
@@ -94,69 +77,6 @@ func (o *Operators) AdminRoutes() []Route {
 	}
 }
 
-// hash returns the argon2id hash of a password, 32 bytes. It waits while two other hashes
-// are running.
-func (o *Operators) hash(password string, salt []byte) []byte {
-	o.hashing <- struct{}{}
-	defer func() { <-o.hashing }()
-	return argon2.IDKey([]byte(password), salt, hashPasses, hashMemory, hashLanes, 32)
-}
-
-// seal returns the stored form of a password, which is a hash with a new random salt.
-func (o *Operators) seal(password string) string {
-	salt := make([]byte, 16)
-	_, _ = rand.Read(salt) // never returns an error; the program ends if the system has no random bytes
-	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashPasses, hashLanes, b64.EncodeToString(salt), b64.EncodeToString(o.hash(password, salt)))
-}
-
-// opens reports whether password matches stored, the result of seal. It uses the costs that
-// are part of stored, so a password still matches after the constants have changed.
-func (o *Operators) opens(stored, password string) bool {
-	parts := strings.Split(stored, "$")
-	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false
-	}
-	var memory, passes uint32
-	var lanes uint8
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &passes, &lanes); err != nil {
-		return false
-	}
-	salt, err1 := base64.RawStdEncoding.DecodeString(parts[4])
-	want, err2 := base64.RawStdEncoding.DecodeString(parts[5])
-	if errors.Join(err1, err2) != nil {
-		return false
-	}
-	o.hashing <- struct{}{}
-	defer func() { <-o.hashing }()
-	return subtle.ConstantTimeCompare(argon2.IDKey([]byte(password), salt, passes, memory, lanes, uint32(len(want))), want) == 1
-}
-
-// Authenticate returns the operator with this name and password. It returns ErrLogin if the
-// name or the password is wrong. Upper and lower case of the name are equal. An unknown name
-// takes as long as a wrong password, so the time does not show which names exist.
-func (o *Operators) Authenticate(name, password string) (operator, error) {
-	if Length(password) > maxPassword {
-		return operator{}, ErrLogin
-	}
-	var found operator
-	err := o.store.View(func(tx *Tx) (err error) {
-		found, err = OperatorTable.One(tx, "name", []byte(strings.ToLower(name)))
-		return err
-	})
-	if errors.Is(err, ErrNotFound) {
-		o.hash(password, make([]byte, 16))
-		return operator{}, ErrLogin
-	}
-	if err != nil {
-		return operator{}, err
-	}
-	if !o.opens(found.Password, password) {
-		return operator{}, ErrLogin
-	}
-	return found, nil
-}
-
 // Get returns the operator with this id, or ErrNotFound.
 func (o *Operators) Get(tx *Tx, id uint64) (operator, error) { return OperatorTable.Get(tx, IDKey(id)) }
 
@@ -184,14 +104,6 @@ func (o *Operators) Any() (bool, error) {
 	return n > 0, err
 }
 
-// checkPassword returns ErrValidation if password is too short or too long for a new one.
-func checkPassword(password string) error {
-	if n := Length(password); n < minPassword || n > maxPassword {
-		return ErrValidation.With("password must have %d to %s characters; it has %s.", minPassword, Figure(maxPassword), Figure(n))
-	}
-	return nil
-}
-
 // Create stores a new operator. If setup is not "", it must be the token of the valid set-up
 // link, which works only once and only for the first operator. Create returns ErrSetup if
 // setup is not valid, ErrConflict if the name is taken, and ErrValidation if the name or
@@ -204,7 +116,7 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
 		return made, ErrValidation.With("name must be text in UTF-8 without NUL characters.")
 	}
-	if err := checkPassword(password); err != nil {
+	if password, err = newPassword(name, password); err != nil {
 		return made, err
 	}
 	if setup != "" { // checked before hashing, which is expensive
@@ -281,7 +193,11 @@ func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 // operator except the session whose token has the hash keep. If keep is nil it ends all.
 // SetPassword returns ErrNotFound if there is no such operator.
 func (o *Operators) SetPassword(by AuditContext, id uint64, password string, keep []byte) error {
-	if err := checkPassword(password); err != nil {
+	op, err := o.Find(id)
+	if err != nil {
+		return err
+	}
+	if password, err = newPassword(op.Name, password); err != nil {
 		return err
 	}
 	sealed := o.seal(password)
@@ -348,6 +264,9 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if body.String("password", AnyLength, &password); body.Err() != nil {
 		return body.Err()
 	}
+	if r.Caller.Operator == id {
+		return ErrPermission.With("Change your own password on the account page, which asks for the present one.")
+	}
 	if err := o.SetPassword(r.Deed(), id, password, nil); err != nil {
 		return err
 	}
@@ -382,141 +301,3 @@ func (o *Operators) link(w http.ResponseWriter, r *Request) error {
 
 // SetupPath returns the path and query of the set-up link with this token.
 func SetupPath(token string) string { return "/setup?token=" + token }
-
-// loginSession is the stored record of a login to the dashboard. Its token is not stored.
-type loginSession struct {
-	Hash      []byte    `json:"hash"`     // SHA-256 of the token
-	Operator  uint64    `json:"operator"` // id of the operator
-	CreatedAt time.Time `json:"created_at"`
-	SeenAt    time.Time `json:"seen_at"`            // last request, give or take seenStep
-	ProvenAt  time.Time `json:"proven_at,omitzero"` // when the operator last confirmed the password; zero: not since the login
-}
-
-var sessionTable = Table[loginSession]{
-	Name: "sessions", Signed: true,
-	Key: func(s loginSession) []byte { return s.Hash },
-	Indexes: []Index[loginSession]{
-		{"operator", func(s loginSession) [][]byte { return [][]byte{IDKey(s.Operator)} }},
-		{"created", func(s loginSession) [][]byte { return [][]byte{IDKey(uint64(s.CreatedAt.UnixNano()))} }},
-	},
-}
-
-// Sessions stores the sessions of operators in the dashboard. A session identifies only an
-// operator and holds no other data, so no session library is used. Sessions is safe for
-// concurrent use.
-type Sessions struct {
-	store       *Store
-	idleTimeout time.Duration
-	maxAge      time.Duration
-}
-
-// NewSessions returns a Sessions that keeps its records in store. A session ends when it had
-// no request for idleTimeout, or when maxAge has passed since the login.
-func NewSessions(store *Store, idleTimeout, maxAge time.Duration) *Sessions {
-	return &Sessions{store: store, idleTimeout: idleTimeout, maxAge: maxAge}
-}
-
-// SessionTables returns the tables of sessions, which a check of the store reads.
-func SessionTables() []Checked { return []Checked{sessionTable} }
-
-// Longest returns the maximum length of a session, counted from the login.
-func (s *Sessions) Longest() time.Duration { return s.maxAge }
-
-// sessionHash returns the SHA-256 of a token, which identifies its stored session.
-func sessionHash(token string) []byte {
-	sum := sha256.Sum256([]byte(token))
-	return sum[:]
-}
-
-// Begin stores a new session of the operator with this id. It returns the token of the
-// session, which is 256 random bits in hex. The token is always new, so an attacker gains
-// nothing by giving a browser a token before the login.
-func (s *Sessions) Begin(by AuditContext, operator uint64) (token string, err error) {
-	token = keytext.RandomHex(32)
-	return token, by.Update(s.store, func(tx *Tx) error {
-		return sessionTable.Put(tx, loginSession{Hash: sessionHash(token), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late()})
-	})
-}
-
-// seenStep is the minimum time between two writes of a session. A request within this time
-// since the last write does not write the session again.
-const seenStep = time.Minute
-
-// Find returns the session that has this token, and records that it is in use. It returns ErrNotFound if there is no such session or if the session
-// has ended. now must be from Clock.Latest.
-func (s *Sessions) Find(token string, now time.Time) (found loginSession, err error) {
-	err = s.store.View(func(tx *Tx) (err error) {
-		found, err = sessionTable.Get(tx, sessionHash(token))
-		return err
-	})
-	if err != nil {
-		return found, err
-	}
-	if now.Sub(found.SeenAt) >= s.idleTimeout || now.Sub(found.CreatedAt) >= s.maxAge || now.Before(found.CreatedAt.Add(-time.Minute)) {
-		return found, ErrNotFound
-	}
-	if now.Sub(found.SeenAt) >= seenStep {
-		// The session is read again, so that a session that was ended in the meantime is
-		// not restored.
-		err = s.store.Update(func(tx *Tx) error {
-			again, err := sessionTable.Get(tx, found.Hash)
-			if err != nil {
-				return err
-			}
-			again.SeenAt = now
-			return sessionTable.Put(tx, again)
-		})
-	}
-	return found, err
-}
-
-// End ends the session with this token. If there is no such session it does nothing.
-func (s *Sessions) End(by AuditContext, token string) error {
-	err := by.Update(s.store, func(tx *Tx) error { return sessionTable.Delete(tx, sessionHash(token)) })
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
-// EndAll ends all sessions of the operator with this id.
-func (s *Sessions) EndAll(by AuditContext, operator uint64) error {
-	return by.Update(s.store, func(tx *Tx) error { return endSessions(tx, operator, nil) })
-}
-
-// endSessions ends all sessions of an operator except the session whose token has the hash
-// keep. If keep is nil it ends all.
-func endSessions(tx *Tx, operator uint64, keep []byte) error {
-	var hashes [][]byte
-	for _, hash := range sessionTable.Find(tx, "operator", IDKey(operator), Forward) {
-		if string(hash) != string(keep) {
-			hashes = append(hashes, append([]byte(nil), hash...))
-		}
-	}
-	return deleteSessions(tx, hashes)
-}
-
-// deleteSessions deletes the sessions whose tokens have these hashes.
-func deleteSessions(tx *Tx, hashes [][]byte) error {
-	for _, hash := range hashes {
-		if err := sessionTable.Delete(tx, hash); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// EndLogins ends all sessions of all operators and the set-up link.
-func EndLogins(tx *Tx) error {
-	var hashes [][]byte
-	for hash := range tx.Range(sessionTable.Name, nil) {
-		hashes = append(hashes, append([]byte(nil), hash...))
-	}
-	return errors.Join(deleteSessions(tx, hashes), tx.Delete("meta", []byte("setup")))
-}
-
-// Sweep deletes up to 1000 sessions that are older than the maximum length of a session. Call
-// it about once a minute. now must be from Clock.Earliest.
-func (s *Sessions) Sweep(now time.Time) error {
-	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.maxAge).UnixNano())))
-}

@@ -30,7 +30,7 @@ func TestSessions_Find(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := NewSessions(newTestStore(t), idle, most)
-			token, err := s.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}, 7)
+			token, err := s.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}, 7, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -39,7 +39,7 @@ func TestSessions_Find(t *testing.T) {
 				if i == len(tt.at)-1 {
 					want = tt.want
 				}
-				if found, err := s.Find(token, epoch.Add(at)); !errors.Is(err, want) || err == nil && found.Operator != 7 {
+				if found, err := s.Find(token, sessionUse{At: epoch.Add(at)}); !errors.Is(err, want) || err == nil && found.Operator != 7 {
 					t.Fatalf("after %s: got operator %d, %v; want %v", at, found.Operator, err, want)
 				}
 			}
@@ -86,7 +86,7 @@ func newLogins(t *testing.T, withOperator bool) (l logins) {
 	var err error
 	if withOperator {
 		if _, err = l.Create(l.by, "Ann", operatorPassword, ""); err == nil {
-			l.token, err = l.Begin(l.by, 1)
+			l.token, err = l.Begin(l.by, 1, "")
 		}
 	} else {
 		l.setup, err = l.SetupToken(l.by)
@@ -104,13 +104,16 @@ var loginUses = []struct {
 	writes bool
 	use    func(l logins) error
 }{
-	{"find the session", false, func(l logins) error { _, err := l.Sessions.Find(l.token, epoch); return err }},
+	{"find the session", false, func(l logins) error { _, err := l.Sessions.Find(l.token, sessionUse{At: epoch}); return err }},
 	{"find the operator", false, func(l logins) error { _, err := l.Operators.Find(1); return err }},
 	{"authenticate", false, func(l logins) error { _, err := l.Authenticate("ann", operatorPassword); return err }},
 	{"look for any operator", false, func(l logins) error { _, err := l.Any(); return err }},
 	{"check the link to set up", false, func(l logins) error { return l.SetupHolds(l.setup, epoch) }},
-	{"use the session", true, func(l logins) error { _, err := l.Sessions.Find(l.token, epoch.Add(time.Hour)); return err }},
-	{"begin a session", true, func(l logins) error { _, err := l.Begin(l.by, 1); return err }},
+	{"use the session", true, func(l logins) error {
+		_, err := l.Sessions.Find(l.token, sessionUse{At: epoch.Add(time.Hour)})
+		return err
+	}},
+	{"begin a session", true, func(l logins) error { _, err := l.Begin(l.by, 1, ""); return err }},
 	{"end the session", true, func(l logins) error { return l.End(l.by, l.token) }},
 	{"end all sessions", true, func(l logins) error { return l.EndAll(l.by, 1) }},
 	{"sweep the sessions", true, func(l logins) error { return l.Sweep(epoch.Add(30 * 24 * time.Hour)) }},
@@ -128,7 +131,7 @@ func TestOperators_Faults(t *testing.T) {
 		"sessions":          {"find the session", "use the session", "end the session", "end all sessions", "sweep the sessions", "change the password"},
 		"sessions/operator": {"end all sessions", "change the password"},
 		"sessions/created":  {"sweep the sessions"},
-		"operators":         {"find the operator", "authenticate", "change the password"},
+		"operators":         {"find the operator", "authenticate", "change the password", "end all sessions"},
 		"operators/name":    {"authenticate"},
 		"counts":            {"look for any operator", "begin a session", "create another operator"},
 		"meta":              {"check the link to set up", "set up"},
@@ -215,7 +218,7 @@ func TestOperators_Bounds(t *testing.T) {
 		{"spaces", " \t", operatorPassword, ErrValidation},
 		{"the longest name", strings.Repeat("n", 100), operatorPassword, nil},
 		{"a longer name", strings.Repeat("n", 101), operatorPassword, ErrValidation},
-		{"the shortest password", "short", "0123456789", nil},
+		{"the shortest password", "short", "horse 7 gl", nil},
 		{"a shorter password", "shorter", "012345678", ErrValidation},
 		{"a short password of many bytes", "bytes", "\u00fc\u00fc\u00fc\u00fc\u00fc\u00fc\u00fc\u00fc\u00fc", ErrValidation},
 		{"the longest password", "long", strings.Repeat("p", maxPassword), nil},

@@ -59,6 +59,7 @@ type App struct {
 
 	Operators *Operators
 	sessions  *Sessions
+	accounts  *Accounts
 
 	routes Routes // the routes of all parts
 	absent Routes // the routes of the Klen AI API if contract.enabled is false
@@ -154,6 +155,9 @@ func (a *App) connect() error {
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
+	a.accounts = NewAccounts(AccountsOptions{
+		Operators: a.Operators, Sessions: a.sessions, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(), Refused: a.audit.Refused,
+	})
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)
 	a.proxy = NewProxy(ProxyOptions{
@@ -508,7 +512,7 @@ func (a *App) AdminDoor() (http.Handler, error) {
 		return nil, err
 	}
 	d, err := dashboard.New(dashboard.Options{
-		Admin: operators, Door: local, Accounts: a.accounts(), Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
+		Admin: operators, Door: local, Accounts: a.accounts, Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
 		Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled,
 	})
@@ -523,13 +527,6 @@ func (a *App) AdminDoor() (http.Handler, error) {
 func (a *App) instance() string {
 	sum := sha256.Sum256([]byte(a.Store.ID() + " " + a.config.Admin.Listen + " " + a.config.Admin.BaseURL))
 	return hex.EncodeToString(sum[:6])
-}
-
-// accounts returns the object with which the dashboard logs operators in and out.
-func (a *App) accounts() *Accounts {
-	return NewAccounts(AccountsOptions{
-		Operators: a.Operators, Sessions: a.sessions, Clock: a.clock, Log: a.log, Proxies: a.config.TrustedProxies(), Refused: a.audit.Refused,
-	})
 }
 
 // LogSink describes the destination of a log.

@@ -146,7 +146,9 @@ var registry = []part{
 		return []work{{time.Minute, "delete old webhook deliveries", func(now time.Time) error { return SweepOutbox(a.Store, now) }}}
 	}},
 	{name: "operators", tables: OperatorTables(), routes: func(a *App) Routes { return Routes{Admin: a.Operators.AdminRoutes()} }},
-	{name: "sessions", tables: SessionTables(), work: func(a *App) []work {
+	{name: "sessions", tables: SessionTables(), routes: func(a *App) Routes {
+		return Routes{Admin: slices.Concat(a.sessions.AdminRoutes(), a.accounts.AdminRoutes())}
+	}, work: func(a *App) []work {
 		return []work{{time.Minute, "delete expired sessions", func(now time.Time) error { return a.sessions.Sweep(a.clock.Earliest(now)) }}}
 	}},
 	{name: "usage history", routes: func(a *App) Routes {

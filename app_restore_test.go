@@ -38,7 +38,7 @@ func TestRestore_CarriesOver(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			login, err := a.sessions.Begin(by, 1)
+			login, err := a.sessions.Begin(by, 1, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -81,7 +81,7 @@ func TestRestore_CarriesOver(t *testing.T) {
 					t.Errorf("token %s: got %d, want %d", name, status, want)
 				}
 			}
-			if _, err := a.sessions.Find(login, a.clock.Now()); err == nil {
+			if _, err := a.sessions.Find(login, sessionUse{At: a.clock.Now()}); err == nil {
 				t.Error("a login outlives the restore")
 			}
 			_, first := a.Operators.Authenticate("ann", "correct horse battery")

@@ -147,6 +147,9 @@ func TestDashboard_NeedsLogin(t *testing.T) {
 		r := stranger.request(method, path)
 		r.Header.Set("Sec-Fetch-Site", "same-origin")
 		w := stranger.send(r)
+		if form := `action="` + path + `"`; w.Code == 401 && strings.Contains(w.Body.String(), form) && strings.Contains(w.Body.String(), `name="login.password"`) {
+			continue // what was sent goes on after the login
+		}
 		if w.Code != 303 || !strings.HasPrefix(w.Header().Get("Location"), "/login") {
 			t.Errorf("%s: got %d to %q, want to be sent to the login", pattern, w.Code, w.Header().Get("Location"))
 		}
@@ -361,7 +364,7 @@ func TestDashboard_Guards(t *testing.T) {
 		t.Errorf("from the address of the dashboard: got %d, want 401", w.Code)
 	}
 	w := named.post("/login", "name", "ann", "password", operatorPassword)
-	if c := w.Result().Cookies(); len(c) != 1 || c[0].Name != named.secureCookie() || !c[0].Secure {
+	if c := w.Result().Cookies(); len(c) != 2 || c[0].Name != named.secureCookie() || !c[0].Secure || !strings.HasPrefix(c[1].Name, "__Host-latchkey_device_") || !c[1].Secure {
 		t.Errorf("under TLS: got %v", c)
 	}
 }

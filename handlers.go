@@ -125,8 +125,8 @@ func (r *Request) Missing() *Error {
 	return ErrNotFound
 }
 
-// objectID matches the ids of keys and of other records.
-var objectID = regexp.MustCompile(`^(key_[0-9a-f]{1,40}|[0-9]{1,19})$`)
+// objectID matches the ids of keys, of sessions and of other records.
+var objectID = regexp.MustCompile(`^((key|ses)_[0-9a-f]{1,40}|[0-9]{1,19})$`)
 
 // Handler writes one answer or returns an error. An *Error is sent to the client. Any other error
 // is logged and answered as server_error.

@@ -91,6 +91,28 @@ func (p Peppers) MACKeys() (keys [][]byte, err error) {
 	return keys, nil
 }
 
+// Sign returns the HMAC-SHA-256 (RFC 2104) of data, with a separate key for each purpose, derived from
+// the current pepper (HKDF-SHA-256, RFC 5869).
+func (p Peppers) Sign(purpose string, data []byte) ([]byte, error) { return p.sign(0, purpose, data) }
+
+// Signed reports whether mac is the result of Sign under the current pepper or a retired pepper.
+func (p Peppers) Signed(purpose string, data, mac []byte) bool {
+	for i := range p.list {
+		if want, err := p.sign(i, purpose, data); err == nil && hmac.Equal(want, mac) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p Peppers) sign(i int, purpose string, data []byte) ([]byte, error) {
+	key, err := hkdf.Key(sha256.New, p.list[i], nil, "latchkey "+purpose, sha256.Size)
+	if err != nil {
+		return nil, err
+	}
+	return seal(key, data), nil
+}
+
 // box returns a cipher for one purpose, with a key derived from the pepper at index i. The cipher
 // puts a random nonce before each encrypted text.
 func (p Peppers) box(i int, purpose string) (cipher.AEAD, error) {

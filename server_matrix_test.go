@@ -412,7 +412,7 @@ func TestDashboard_LoginsAtOnce(t *testing.T) {
 // is refused before any hashing.
 func TestDashboard_CheapRefusals(t *testing.T) {
 	b := newDashboard(t)
-	accounts := b.accounts()
+	accounts := b.accounts
 	d, err := dashboard.New(dashboard.Options{Accounts: accounts, Now: b.clock.Now, Log: b.logger().Logger, Listen: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
@@ -430,7 +430,7 @@ func TestDashboard_CheapRefusals(t *testing.T) {
 	if got := ask("/login", "name", strings.Repeat("x", 60<<10), "password", "p"); got != 401 {
 		t.Errorf("got %d, want 401", got)
 	}
-	for name := range accounts.byAccount.seen {
+	for name := range accounts.guesses.byAccount.seen {
 		if len(name) > 128 {
 			t.Errorf("an account's name of %d bytes is kept", len(name))
 		}

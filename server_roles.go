@@ -145,6 +145,10 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/tokens":                  {RightRead, noProof},
 	"POST /admin/v1/tokens":                 {RightAdmin, humanProof},
 	"POST /admin/v1/tokens/:id/revoke":      {RightAdmin, noProof},
+	"GET /admin/v1/sessions":                {RightRead, noProof},
+	"DELETE /admin/v1/sessions/:id":         {RightRead, noProof},
+	"POST /admin/v1/sessions/end":           {RightRead, noProof},
+	"POST /admin/v1/confirm":                {RightRead, noProof},
 	"GET /admin/v1/operators":               {RightRead, noProof},
 	"POST /admin/v1/operators":              {RightAdmin, humanProof},
 	"POST /admin/v1/operators/:id/password": {RightAdmin, humanProof},
@@ -193,10 +197,17 @@ func permit(x *exchange, row Route) error {
 		return ErrPermission.With("%s %s needs %s.", c.Grant, endpoint, holders(rule.Rights, c.Token != 0))
 	case rule.Proof == humanProof && c.Token != 0:
 		return ErrPermission.With("An admin token cannot be used for %s, so that a stolen one cannot create lasting access. Log in to the dashboard, or run the command on the machine of the service, without --url.", endpoint)
-	case rule.Proof != noProof && c.Operator != 0 && x.Latest.Sub(c.ProvenAt) > ProofSpan:
+	case c.Operator != 0 && Unproven(endpoint, c.ProvenAt, x.Latest):
 		return ErrProof
 	}
 	return nil
+}
+
+// Unproven reports whether an endpoint, such as "GET /admin/v1/backup", requires that an operator has
+// confirmed the password, and the last confirmation, at provenAt, is too long ago. provenAt is zero if
+// there was none.
+func Unproven(endpoint string, provenAt, now time.Time) bool {
+	return endpointRules[endpoint].Proof != noProof && now.Sub(provenAt) > ProofSpan
 }
 
 // holders returns the scopes (for a token) or the roles that contain one of rights, as a text such as

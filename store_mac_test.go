@@ -76,7 +76,7 @@ func TestMAC_Tables(t *testing.T) {
 func TestMAC_EveryRecord(t *testing.T) {
 	a := newTestApp(t)
 	fillStore(a)
-	if _, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1); err != nil {
+	if _, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1, ""); err != nil {
 		t.Fatal(err)
 	}
 	a.limitOwner("ann", OwnerRequestsPerMinute, 50)
@@ -141,7 +141,7 @@ func TestMAC_Serving(t *testing.T) {
 	_, good := a.key(`["can_read_agents"]`)
 	bad, changed := a.key(`["can_read_agents"]`)
 	token, _ := a.operate(201, "POST", "/admin/v1/tokens", `{"name": "changed"}`)["token"].(string)
-	session, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1)
+	session, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestMAC_Serving(t *testing.T) {
 	if a.admin.ServeHTTP(w, r); w.Code != http.StatusUnauthorized {
 		t.Errorf("the changed token: got %d %s, want 401", w.Code, w.Body)
 	}
-	if _, err := a.sessions.Find(session, a.clock.Now()); !errors.Is(err, ErrNotFound) {
+	if _, err := a.sessions.Find(session, sessionUse{At: a.clock.Now()}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("the changed session: got %v, want ErrNotFound", err)
 	}
 	if list := a.operate(200, "GET", "/admin/v1/keys?limit=100", ""); strings.Contains(fmt.Sprint(list), bad) {

@@ -290,7 +290,7 @@ func (m *machine) endings() (e ends) {
 	m.operate(200, "POST", "/admin/v1/keys/"+id+"/rotate", `{"overlap_seconds": 600}`)
 	by := m.Deed("test")
 	var err1, err2 error
-	e.session, err1 = m.sessions.Begin(by, 1)
+	e.session, err1 = m.sessions.Begin(by, 1, "")
 	e.link, err2 = m.Operators.SetupToken(by)
 	if err1 != nil || err2 != nil {
 		m.t.Fatal(err1, err2)
@@ -301,7 +301,7 @@ func (m *machine) endings() (e ends) {
 // live lists what of it holds, as the doors ask.
 func (m *machine) live(e ends) (list string) {
 	now := m.clock.Latest(m.clock.Now())
-	_, err := m.sessions.Find(e.session, now)
+	_, err := m.sessions.Find(e.session, sessionUse{At: now})
 	for _, one := range []struct {
 		name  string
 		holds bool

@@ -325,7 +325,7 @@ func (l *ledger) hold(app *App, at, until time.Time) (problems []string, err err
 		return l.holdRecords(tx, at, report)
 	})
 	for token, acknowledged := range l.sessions {
-		if _, e := app.sessions.Find(token, at); e != nil && acknowledged.Before(at) {
+		if _, e := app.sessions.Find(token, sessionUse{At: at}); e != nil && acknowledged.Before(at) {
 			report("a login was acknowledged and is not there: %v", e)
 		}
 	}

@@ -18,18 +18,27 @@ import (
 type Accounts interface {
 	// Any reports whether any operator exists.
 	Any() (bool, error)
-	// Login begins a session and returns its token. A Fault with status 401 means that the name or
-	// the password is wrong. A Fault with status 429 means too many failed logins.
-	Login(r *http.Request, c Credentials) (token string, err error)
-	// Setup creates the first operator, begins a session and returns its token. A Fault with status
-	// 403 means that the set-up link is not valid.
-	Setup(r *http.Request, c Credentials) (token string, err error)
+	// Login begins a session. A Fault with status 401 means that the name or the password is wrong. A
+	// Fault with status 429 means too many failed logins.
+	Login(r *http.Request, c Credentials) (Login, error)
+	// Setup creates the first operator and begins a session. A Fault with status 403 means that the
+	// set-up link is not valid.
+	Setup(r *http.Request, c Credentials) (Login, error)
 	// CheckSetup returns an error unless link is the token of a valid set-up link.
 	CheckSetup(link string) error
-	// Session returns the session with this token. It returns false if there is no such session.
-	Session(token string) (Session, bool)
+	// Session returns the session with this token, which r has sent. It returns false if there is no
+	// such session. The session then counts as in use, unless IsLive(r).
+	Session(r *http.Request, token string) (Session, bool)
 	// SessionMax returns the maximum duration of a session.
 	SessionMax() time.Duration
+	// DeviceMax returns how long a browser counts as known after a login.
+	DeviceMax() time.Duration
+	// NeedsProof reports whether an endpoint, such as "GET /admin/v1/backup", requires that the operator
+	// of s confirms the password first.
+	NeedsProof(s Session, endpoint string) bool
+	// Confirm records in s that the operator has confirmed the password. A Fault with status 400 means
+	// that the password is wrong. A Fault with status 429 means too many wrong ones.
+	Confirm(r *http.Request, s Session, password string) error
 	// As returns a copy of r that the admin endpoint accepts as a request by the operator of s.
 	As(r *http.Request, s Session) *http.Request
 	// May reports whether the role of an operator allows an endpoint, such as "POST /admin/v1/keys".
@@ -39,7 +48,7 @@ type Accounts interface {
 	// LogoutEverywhere ends all sessions of the operator.
 	LogoutEverywhere(r *http.Request, s Session) error
 	// ChangePassword changes the operator's password from old to password and ends all other
-	// sessions of the operator.
+	// sessions of the operator. Faults are as for Confirm.
 	ChangePassword(r *http.Request, s Session, old, password string) error
 	// RecordCrossSite records that a request from another site was refused.
 	RecordCrossSite(r *http.Request)
@@ -59,18 +68,34 @@ type Session struct {
 	ProvenAt time.Time // when the operator last confirmed the password; zero: not since the login
 }
 
+// Login holds the secret values of the cookies that a login sets.
+type Login struct {
+	Token  string // of the session
+	Device string // by which the browser counts as known; it stays when the session ends
+}
+
 // Credentials holds the values that the login form or the set-up form sends.
 type Credentials struct {
 	Name, Password string
 	Link           string // token of the set-up link
 	Old            string // token of the browser's previous session, which the login ends; "" if there is none
+	Device         string // Login.Device of the browser's last login; "" if there is none
 }
 
+// IsLive reports whether a script of a page sent r to bring the page up to date. Such a request is no
+// sign that somebody looks at the page, so it does not make a session last longer.
+func IsLive(r *http.Request) bool { return r.Header.Get("Latchkey-Live") != "" }
+
 // endpoint passes a request on to the admin endpoint. If the request has a session cookie and no
-// Authorization field, endpoint marks it as a request by the operator who has logged in.
+// Authorization field, endpoint marks it as a request by the operator who has logged in. A browser that
+// follows a link to an endpoint that requires a confirmed password gets the form for it.
 func (d *Dashboard) endpoint(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") == "" && (strings.HasPrefix(r.URL.Path, "/admin/") || r.URL.Path == "/metrics") {
 		if s, ok := d.session(r); ok {
+			if r.Method == http.MethodGet && r.Header.Get("Sec-Fetch-Dest") == "document" && d.o.Accounts.NeedsProof(s, "GET "+r.URL.Path) {
+				http.Redirect(w, r, "/confirm?next="+url.QueryEscape(r.URL.RequestURI()), http.StatusSeeOther)
+				return
+			}
 			d.o.Admin.ServeHTTP(w, d.o.Accounts.As(r, s))
 			return
 		}
@@ -83,73 +108,83 @@ func (d *Dashboard) secure(r *http.Request) bool {
 	return r.TLS != nil || strings.HasPrefix(d.o.BaseURL, "https://")
 }
 
-// cookieNames returns the names of the session cookie without and with TLS. The prefix __Host- makes
+// These are the cookies.
+const (
+	sessionCookie = "latchkey_session" // the token of the session
+	deviceCookie  = "latchkey_device"  // Login.Device
+)
+
+// cookieNames returns the names of a cookie without and with TLS. The prefix __Host- makes
 // browsers send the cookie only to this host and only over TLS. Browsers keep one cookie of a name
 // for all ports of a host, so instance is a part of the name: otherwise a login at one of two
 // services on a host would end the login at the other. If instance is "", the names are the same
 // for all.
-func cookieNames(instance string) (plain, secure string) {
-	plain = "latchkey_session"
+func cookieNames(cookie, instance string) (plain, secure string) {
+	plain = cookie
 	if instance != "" {
 		plain += "_" + instance
 	}
 	return plain, "__Host-" + plain
 }
 
-func (d *Dashboard) cookieName(r *http.Request) string {
-	plain, secure := cookieNames(d.o.Instance)
+func (d *Dashboard) cookieName(r *http.Request, cookie string) string {
+	plain, secure := cookieNames(cookie, d.o.Instance)
 	if d.secure(r) {
 		return secure
 	}
 	return plain
 }
 
-// token returns the session token in the cookie of a request, or "" if there is none.
-func (d *Dashboard) token(r *http.Request) string {
-	cookie, err := r.Cookie(d.cookieName(r))
+// cookie returns the value of a cookie of a request, or "" if there is none.
+func (d *Dashboard) cookie(r *http.Request, cookie string) string {
+	found, err := r.Cookie(d.cookieName(r, cookie))
 	if err != nil {
 		return ""
 	}
-	return cookie.Value
+	return found.Value
 }
 
-func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, token string, age int) {
-	http.SetCookie(w, &http.Cookie{
-		Name: d.cookieName(r), Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: d.secure(r), MaxAge: age,
-	})
+// setCookie sets a cookie for the duration age. If age is negative, it removes the cookie.
+func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, cookie http.Cookie, age time.Duration) {
+	cookie.Name = d.cookieName(r, cookie.Name)
+	cookie.Path, cookie.HttpOnly, cookie.SameSite, cookie.Secure, cookie.MaxAge = "/", true, http.SameSiteLaxMode, d.secure(r), int(age/time.Second)
+	http.SetCookie(w, &cookie)
+}
+
+// setLogin sets the cookies of a new login.
+func (d *Dashboard) setLogin(w http.ResponseWriter, r *http.Request, made Login) {
+	d.setCookie(w, r, http.Cookie{Name: sessionCookie, Value: made.Token}, d.o.Accounts.SessionMax())
+	d.setCookie(w, r, http.Cookie{Name: deviceCookie, Value: made.Device}, d.o.Accounts.DeviceMax())
 }
 
 // session returns the session of a request. It returns false if the request has no valid session
 // token.
 func (d *Dashboard) session(r *http.Request) (Session, bool) {
-	token := d.token(r)
+	token := d.cookie(r, sessionCookie)
 	if token == "" {
 		return Session{}, false
 	}
-	return d.o.Accounts.Session(token)
+	return d.o.Accounts.Session(r, token)
 }
 
-// loggedIn returns a handler that shows a page to operators who have logged in. It redirects all
-// others to the login page.
+// loggedIn returns a handler that shows a page to operators who have logged in. All others have to log
+// in first, see logInFirst.
 func (d *Dashboard) loggedIn(page func(*pageRequest)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		s, ok := d.session(r)
 		if !ok {
-			next := ""
-			if r.Method == http.MethodGet || r.Method == http.MethodHead {
-				next = "?next=" + url.QueryEscape(r.URL.RequestURI())
+			if s, ok = d.logInFirst(w, r); !ok {
+				return
 			}
-			http.Redirect(w, r, "/login"+next, http.StatusSeeOther)
-			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
 		v := &pageRequest{W: w, R: d.o.Accounts.As(r, s), Session: s, dashboard: d}
 		var err error
 		if v.query, err = readQuery(r); err != nil {
 			v.showFault(invalid("%s", err))
 			return
 		}
-		if _, ok := v.form(); ok {
+		if _, ok := v.form(); ok && v.confirmed() {
 			page(v)
 		}
 	}
@@ -172,37 +207,69 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The store cannot be read.", http.StatusServiceUnavailable)
 		return
 	}
+	page := loginPage{Known: known, To: "/login", NameField: "name", PasswordField: "password"}
 	q, err := readQuery(r)
 	if err != nil {
-		d.render(w, http.StatusBadRequest, "login", view{Title: "Log in", Fault: err.Error(), Data: known})
+		d.render(w, http.StatusBadRequest, "login", view{Title: "Log in", Fault: err.Error(), Data: page})
 		return
 	}
-	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: known, Form: url.Values{"next": {q.Get("next")}}})
+	page.Fields = []carriedField{{"next", q.Get("next")}}
+	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: page})
+}
+
+// loginPage is the data of the login form.
+type loginPage struct {
+	Known                    bool   // an operator exists
+	To                       string // where the form is sent to
+	NameField, PasswordField string // names of the two fields
+	Name                     string // value of the field for the name
+	carried
 }
 
 // login begins a session. If the login fails, it shows the form again with the reason.
 func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
-	name := strings.TrimSpace(r.PostFormValue("name"))
-	token, err := d.o.Accounts.Login(r, Credentials{Name: name, Password: r.PostFormValue("password"), Old: d.token(r)})
+	next := r.PostFormValue("next")
+	page := loginPage{To: "/login", NameField: "name", PasswordField: "password", carried: carried{Fields: []carriedField{{"next", next}}}}
+	if made, ok := d.tryLogin(w, r, page); ok {
+		d.setLogin(w, r, made)
+		http.Redirect(w, r, localPath(next), http.StatusSeeOther)
+	}
+}
+
+// tryLogin logs in with the name and the password in the form of r. If the login fails, it shows page
+// again with the reason, and ok is false.
+func (d *Dashboard) tryLogin(w http.ResponseWriter, r *http.Request, page loginPage) (made Login, ok bool) {
+	page.Name = strings.TrimSpace(r.PostFormValue(page.NameField))
+	made, err := d.o.Accounts.Login(r, Credentials{
+		Name: page.Name, Password: r.PostFormValue(page.PasswordField), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie),
+	})
 	if err == nil {
-		d.setCookie(w, r, token, int(d.o.Accounts.SessionMax()/time.Second))
-		http.Redirect(w, r, localPath(r.PostFormValue("next")), http.StatusSeeOther)
-		return
+		return made, true
 	}
 	status, text := http.StatusServiceUnavailable, "The store takes no writes just now. Try again shortly."
 	switch fault := faultOf(err); fault.Status {
 	case http.StatusTooManyRequests:
-		w.Header().Set("Retry-After", fmt.Sprint(int64((fault.RetryAfter+time.Second-1)/time.Second)))
-		minutes := int64((fault.RetryAfter + time.Minute - 1) / time.Minute)
-		status, text = fault.Status, fmt.Sprintf("Too many failed logins. Try again in %d minutes.", minutes)
+		status, text = fault.Status, tooMany(w, "failed logins", fault)
 	case http.StatusUnauthorized:
-		w.Header().Set("WWW-Authenticate", `Cookie realm="latchkey", form-action="/login"`) // RFC 9110 section 15.5.2 requires a challenge
+		challenge(w)
 		status, text = fault.Status, "The name or the password is wrong."
 	}
-	known, _ := d.o.Accounts.Any()
-	form := url.Values{"name": {name}, "next": {r.PostFormValue("next")}}
-	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: known, Form: form})
+	page.Known, _ = d.o.Accounts.Any()
+	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: page})
+	return made, false
+}
+
+// challenge sets the field that an answer with the status 401 must have (RFC 9110, section 15.5.2).
+func challenge(w http.ResponseWriter) {
+	w.Header().Set("WWW-Authenticate", `Cookie realm="latchkey", form-action="/login"`)
+}
+
+// tooMany sets Retry-After and returns a sentence for a fault with the status 429. what there were too
+// many of, such as "failed logins", is a part of the sentence.
+func tooMany(w http.ResponseWriter, what string, fault *Fault) string {
+	w.Header().Set("Retry-After", fmt.Sprint(int64((fault.RetryAfter+time.Second-1)/time.Second)))
+	return fmt.Sprintf("Too many %s. Try again in %d minutes.", what, int64((fault.RetryAfter+time.Minute-1)/time.Minute))
 }
 
 // localPath returns path if it is a path on this server, and otherwise the path of the list of
@@ -230,10 +297,10 @@ func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
 
 func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
-	c := Credentials{Name: r.PostFormValue("name"), Password: r.PostFormValue("password"), Link: r.PostFormValue("token"), Old: d.token(r)}
-	token, err := d.o.Accounts.Setup(r, c)
+	c := Credentials{Name: r.PostFormValue("name"), Password: r.PostFormValue("password"), Link: r.PostFormValue("token"), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie)}
+	made, err := d.o.Accounts.Setup(r, c)
 	if err == nil {
-		d.setCookie(w, r, token, int(d.o.Accounts.SessionMax()/time.Second))
+		d.setLogin(w, r, made)
 		http.Redirect(w, r, "/keys", http.StatusSeeOther)
 		return
 	}
@@ -245,33 +312,73 @@ func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	d.render(w, fault.Status, "setup", page)
 }
 
-func (d *Dashboard) logout(v *pageRequest) { d.leave(v, d.o.Accounts.Logout(v.R, v.Session)) }
-
-func (d *Dashboard) logoutEverywhere(v *pageRequest) {
-	d.leave(v, d.o.Accounts.LogoutEverywhere(v.R, v.Session))
+func (d *Dashboard) logout(v *pageRequest) {
+	d.leave(v, d.o.Accounts.Logout(v.R, v.Session), sessionCookie)
 }
 
-// leave ends a logout: it removes the cookie and redirects to the login page. If the logout failed
+func (d *Dashboard) logoutEverywhere(v *pageRequest) {
+	d.leave(v, d.o.Accounts.LogoutEverywhere(v.R, v.Session), sessionCookie, deviceCookie)
+}
+
+// leave ends a logout: it removes cookies and redirects to the login page. If the logout failed
 // with err, leave shows that error instead.
-func (d *Dashboard) leave(v *pageRequest, err error) {
+func (d *Dashboard) leave(v *pageRequest, err error, cookies ...string) {
 	if err != nil {
 		v.showFault(faultOf(err))
 		return
 	}
-	d.setCookie(v.W, v.R, "", -1)
+	for _, name := range cookies {
+		d.setCookie(v.W, v.R, http.Cookie{Name: name}, -time.Second)
+	}
 	http.Redirect(v.W, v.R, "/login", http.StatusSeeOther)
 }
 
-func (d *Dashboard) showAccount(v *pageRequest) {
-	v.show(http.StatusOK, "account", view{Title: "Account"})
+func (d *Dashboard) showAccount(v *pageRequest) { v.account(nil) }
+
+// account shows the page of the operator's account, with a fault unless it is nil.
+func (v *pageRequest) account(fault *Fault) {
+	status, page := http.StatusOK, view{Title: "Account"}
+	answer, e := v.call(http.MethodGet, "/admin/v1/sessions?limit=1000", nil)
+	if fault == nil {
+		fault = e
+	}
+	page.Data = answer["sessions"]
+	if fault != nil {
+		status, page.Fault = fault.Status, fault.Message
+		if status == http.StatusTooManyRequests {
+			page.Fault = tooMany(v.W, "wrong passwords", fault)
+		}
+	}
+	v.show(status, "account", page)
 }
 
 func (d *Dashboard) changePassword(v *pageRequest) {
 	err := d.o.Accounts.ChangePassword(v.R, v.Session, v.R.PostFormValue("old"), v.R.PostFormValue("password"))
 	if err != nil {
-		fault := faultOf(err)
-		v.show(fault.Status, "account", view{Title: "Account", Fault: fault.Message})
+		v.account(faultOf(err))
 		return
 	}
 	http.Redirect(v.W, v.R, "/account?done=password", http.StatusSeeOther)
+}
+
+// endSession ends one session of the operator.
+func (d *Dashboard) endSession(v *pageRequest) {
+	_, e := v.call(http.MethodDelete, "/admin/v1/sessions/"+url.PathEscape(v.R.PathValue("id")), nil)
+	v.accountAfter(e, "ended")
+}
+
+// endOthers ends all sessions of the operator except this one.
+func (d *Dashboard) endOthers(v *pageRequest) {
+	_, e := v.call(http.MethodPost, "/admin/v1/sessions/end", map[string]any{"keep": "this"})
+	v.accountAfter(e, "others")
+}
+
+// accountAfter shows the page of the account after a change. If the change failed, e is the reason, and
+// otherwise done selects the sentence that the page shows.
+func (v *pageRequest) accountAfter(e *Fault, done string) {
+	if e != nil {
+		v.account(e)
+		return
+	}
+	http.Redirect(v.W, v.R, "/account?done="+done, http.StatusSeeOther)
 }

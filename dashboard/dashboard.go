@@ -91,6 +91,7 @@ func pageSets(o Options) []pageSet {
 func (d *Dashboard) pages() iter.Seq2[string, func(*pageRequest)] {
 	all := []map[string]func(*pageRequest){{
 		"POST /logout": d.logout, "POST /logout-everywhere": d.logoutEverywhere, "GET /account": d.showAccount, "POST /account": d.changePassword,
+		"POST /account/sessions/{id}/end": d.endSession, "POST /account/sessions/end": d.endOthers, "GET /confirm": d.showConfirm, "POST /confirm": d.confirm,
 	}}
 	for _, set := range d.sets {
 		all = append(all, set.pages())
@@ -117,7 +118,7 @@ func (d *Dashboard) Patterns() (list []string) {
 // Handler returns the handler of the admin listener. It serves the admin endpoint and the pages,
 // and an originCheck protects both. It returns an error if Options.BaseURL is not a URL.
 func (d *Dashboard) Handler() (http.Handler, error) {
-	plain, secure := cookieNames(d.o.Instance)
+	plain, secure := cookieNames(sessionCookie, d.o.Instance)
 	origins, err := newOriginCheck(d.o.Listen, d.o.BaseURL, d.o.Hosts, []string{plain, secure})
 	if err != nil {
 		return nil, err

@@ -51,6 +51,7 @@ type pageRequest struct {
 	Session
 	dashboard *Dashboard
 	query     url.Values // parameters of the address, without empty ones
+	unproven  string     // path of an endpoint that required a confirmed password; "" if none did
 }
 
 // now returns the current time from Options.Now.
@@ -63,7 +64,12 @@ func (v *pageRequest) may(endpoint string) bool {
 
 // show renders the template name with page and sends it. It fills in the operator's name, the
 // navigation, and the sentence for the parameter "done" in the address.
+// If an endpoint required a confirmed password, it shows the form for that instead.
 func (v *pageRequest) show(status int, name string, page view) {
+	if v.unproven != "" {
+		v.askConfirm(v.unproven, nil)
+		return
+	}
 	d := v.dashboard
 	page.Operator, page.may = v.Operator.Name, v.may
 	page.Nav = navigation(d.sections, v.R.URL.Path)
@@ -85,6 +91,7 @@ func done(word string) string {
 		"pause":  "Paused: requests get 401 from now on.", "resume": "Resumed.",
 		"revoke":   "Revoked: requests get 401 from now on.",
 		"password": "The password is changed. All other sessions are ended.",
+		"ended":    "The session is ended.", "others": "All other sessions are ended.",
 	}[word]
 }
 
@@ -150,6 +157,9 @@ func (v *pageRequest) send(method, path string, header http.Header, data []byte)
 	}
 	if w.Code >= 300 {
 		message, _ := answer["message"].(string)
+		if answer["error"] == "confirmation_required" {
+			v.unproven = path
+		}
 		return nil, &Fault{Status: w.Code, Message: message, Fields: answer}
 	}
 	return answer, nil

@@ -80,12 +80,16 @@ if (document.querySelector("[data-guard]")) {
   window.addEventListener("beforeunload", (event) => { if (!stored.checked) event.preventDefault(); });
 }
 
+// What a page asks for by itself does not make a session last longer.
+const liveHeaders = { Accept: "application/json", "Latchkey-Live": "1" };
+
 // The first request of a new key.
 const waiting = document.querySelector("[data-used]");
 if (waiting) {
   const look = async () => {
     try {
-      const answer = await fetch(waiting.dataset.used, { headers: { Accept: "application/json" } });
+      const answer = await fetch(waiting.dataset.used, { headers: liveHeaders });
+      if (answer.redirected) return; // to the login
       const key = await answer.json();
       if (key.last_used_at) {
         waiting.textContent = "First request seen, from " + (key.last_used_ip || "an unknown address") + ".";
@@ -120,7 +124,7 @@ if (live) {
   const look = async () => {
     if (!document.hidden && Date.now() - touched < 6e5) {
       try {
-        const answer = await fetch(live.dataset.live, { headers: { Accept: "application/json" } });
+        const answer = await fetch(live.dataset.live, { headers: liveHeaders });
         if (answer.redirected) return; // to the login
         const got = await answer.json();
         for (const box of document.querySelectorAll("[data-meters]")) show(box, got.meters || got.keys[box.dataset.meters] || []);
