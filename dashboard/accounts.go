@@ -26,6 +26,12 @@ type Accounts interface {
 	Setup(r *http.Request, c Credentials) (token string, err error)
 	// CheckSetup returns an error unless link is the token of a valid set-up link.
 	CheckSetup(link string) error
+	// CheckInvitation returns the operator whom the invitation with this token is for, or an error if
+	// the invitation is not valid.
+	CheckInvitation(link string) (Operator, error)
+	// Join sets the password of the invited operator, begins a session and returns its token. A Fault
+	// with status 403 means that the invitation is not valid.
+	Join(r *http.Request, c Credentials) (token string, err error)
 	// Session returns the session with this token. It returns false if there is no such session.
 	Session(token string) (Session, bool)
 	// SessionMax returns the maximum duration of a session.
@@ -62,7 +68,7 @@ type Session struct {
 // Credentials holds the values that the login form or the set-up form sends.
 type Credentials struct {
 	Name, Password string
-	Link           string // token of the set-up link
+	Link           string // token of the set-up link or of the invitation
 	Old            string // token of the browser's previous session, which the login ends; "" if there is none
 }
 
