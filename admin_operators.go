@@ -179,6 +179,26 @@ func endInvitations(tx *Tx) error {
 	return nil
 }
 
+// Ended returns a copy of o, an operator in a backup, to which everything is applied that has ended
+// in now, the later state of the same operator. why has the ends of sentences that begin with the
+// operator, and is empty if nothing has ended.
+func (o operator) Ended(now operator) (next operator, why []string) {
+	next = o
+	if now.Password != o.Password && now.Password != "" {
+		next.Password, next.ChangedAt = now.Password, now.ChangedAt
+		why = append(why, "got another password")
+	}
+	if !now.DisabledAt.IsZero() && o.DisabledAt.IsZero() {
+		next.DisabledAt = now.DisabledAt
+		why = append(why, "was disabled")
+	}
+	if o.role().Rights&^now.role().Rights != 0 {
+		next.Role = now.Role
+		why = append(why, "got the role "+now.role().Name)
+	}
+	return next, why
+}
+
 // noAdminLeft is what remains to be done after the control socket has removed the last admin.
 const noAdminLeft = "No operator with the role admin can log in any more. Create one with: latchkey admin create --name NAME, or restore one with: latchkey admin reset NAME"
 

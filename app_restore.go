@@ -169,7 +169,7 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 		if err != nil {
 			return nil, err
 		}
-		next, why := endOperator(was, now)
+		next, why := was.Ended(now)
 		if len(why) == 0 {
 			continue
 		}
@@ -179,24 +179,4 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 		})
 	}
 	return plan, nil
-}
-
-// endOperator returns a copy of was, an operator in a backup, to which everything is applied that has
-// ended in now, the later state of the same operator. why has the ends of sentences that begin with
-// the operator, and is empty if nothing has ended.
-func endOperator(was, now operator) (next operator, why []string) {
-	next = was
-	if now.Password != was.Password && now.Password != "" {
-		next.Password, next.ChangedAt = now.Password, now.ChangedAt
-		why = append(why, "got another password")
-	}
-	if !now.DisabledAt.IsZero() && was.DisabledAt.IsZero() {
-		next.DisabledAt = now.DisabledAt
-		why = append(why, "was disabled")
-	}
-	if was.role().Rights&^now.role().Rights != 0 {
-		next.Role = now.Role
-		why = append(why, "got the role "+now.role().Name)
-	}
-	return next, why
 }
