@@ -276,6 +276,10 @@ func (w *auditWalk) note(v map[string]any) {
 			w.secrets = append(w.secrets, s)
 		}
 	}
+	if path, ok := v["path"].(string); ok {
+		_, token, _ := strings.Cut(path, "?token=")
+		w.secrets = append(w.secrets, token)
+	}
 	if lease, ok := v["lease"].(map[string]any); ok {
 		w.note(lease)
 	}
