@@ -84,8 +84,7 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboa
 	}
 	op, err := a.o.Operators.Authenticate(c.Name, c.Password)
 	if errors.Is(err, ErrLogin) {
-		a.o.Log.Warn("login failed", "client", AddrText(from))
-		a.o.Refused(a.deed(r, dashboard.Operator{}, "log in"), ErrLogin)
+		a.recordFailed(a.deed(r, dashboard.Operator{}, "log in"), err)
 		return made, faultFor(err)
 	}
 	undo()
@@ -142,6 +141,39 @@ func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (made dashboa
 	return made, faultFor(err)
 }
 
+// recordFailed records a failed login in the log and in the audit log, with the reason if err has
+// another one than a wrong name or password.
+func (a *Accounts) recordFailed(by AuditContext, err error) {
+	reason, disabled := strings.CutSuffix(err.Error(), ": "+ErrLogin.Error())
+	if !disabled {
+		a.o.Log.Warn("login failed", "client", AddrText(by.Client))
+	} else {
+		a.o.Log.Warn("login failed", "client", AddrText(by.Client), "reason", reason)
+		by.Detail = map[string]any{"reason": reason}
+	}
+	a.o.Refused(by, ErrLogin)
+}
+
+// CheckInvitation returns the operator whom the invitation with this token is for. The invitation
+// can be used again afterwards.
+func (a *Accounts) CheckInvitation(link string) (dashboard.Operator, error) {
+	invited, err := a.o.Operators.FindInvited(link, a.o.Clock.Latest(a.o.Clock.Now()))
+	return shownOperator(invited), faultFor(err)
+}
+
+// Join accepts the invitation whose token is in c.Link: it sets the password and begins a session.
+func (a *Accounts) Join(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
+	by := a.deed(r, dashboard.Operator{}, "accept invitation")
+	op, err := a.o.Operators.Join(by, c.Link, c.Password)
+	if errors.Is(err, ErrInvitation) {
+		a.o.Refused(by, ErrInvitation)
+	}
+	if err == nil {
+		made, err = a.begin(r, op, c)
+	}
+	return made, faultFor(err)
+}
+
 // CheckSetup returns an error unless link is the token of the valid set-up link. The
 // link can be used again afterwards.
 func (a *Accounts) CheckSetup(link string) error {
@@ -157,7 +189,7 @@ func (a *Accounts) Session(r *http.Request, token string) (s dashboard.Session, 
 		return s, false
 	}
 	op, err := a.o.Operators.Find(found.Operator)
-	return dashboard.Session{Operator: shownOperator(op), Token: token, ProvenAt: found.ProvenAt}, err == nil
+	return dashboard.Session{Operator: shownOperator(op), Token: token, ProvenAt: found.ProvenAt}, err == nil && op.status() == operatorActive
 }
 
 // SessionMax returns the maximum length of a session, counted from the login.

@@ -276,6 +276,10 @@ func (w *auditWalk) note(v map[string]any) {
 			w.secrets = append(w.secrets, s)
 		}
 	}
+	if path, ok := v["path"].(string); ok {
+		_, token, _ := strings.Cut(path, "?token=")
+		w.secrets = append(w.secrets, token)
+	}
 	if lease, ok := v["lease"].(map[string]any); ok {
 		w.note(lease)
 	}
@@ -359,6 +363,13 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			return v1 + "sessions/end", `{"operator": 1}`
 		},
 		"POST /admin/v1/operators": func() (string, string) { return v1 + "operators", `{"name": "ann", "password": "canary password"}` },
+		"POST /admin/v1/operators/invite": func() (string, string) {
+			return v1 + "operators/invite", `{"name": "ida", "role": "viewer"}`
+		},
+		"PATCH /admin/v1/operators/:id": func() (string, string) {
+			id := w.made(v1+"operators", `{"name": "dot", "password": "canary password"}`, "id")
+			return v1 + "operators/" + id, `{"role": "viewer"}`
+		},
 		"POST /admin/v1/operators/:id/password": func() (string, string) {
 			id := w.made(v1+"operators", `{"name": "bea", "password": "canary password"}`, "id")
 			return v1 + "operators/" + id + "/password", `{"password": "canary password 2"}`
@@ -507,6 +518,14 @@ func (w *auditWalk) hashes() {
 				return err
 			}
 			w.secrets = append(w.secrets, base64.StdEncoding.EncodeToString(token.Hash))
+		}
+		for op, err := range OperatorTable.All(tx, Forward) {
+			if err != nil {
+				return err
+			}
+			if op.Hash != nil {
+				w.secrets = append(w.secrets, base64.StdEncoding.EncodeToString(op.Hash))
+			}
 		}
 		for hook, err := range webhookTable.All(tx, Forward) {
 			if err != nil {

@@ -10,20 +10,23 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"latchkey/internal/keytext"
 )
 
 // operator is the stored record of a person who may log in to the dashboard.
 type operator struct {
-	ID        uint64    `json:"id"`
-	Name      string    `json:"name"`
-	Password  string    `json:"password"` // argon2id hash of the password, in the PHC string format
-	CreatedAt time.Time `json:"created_at"`
-	ChangedAt time.Time `json:"changed_at,omitzero"` // last change of the password; zero: never changed
-	Role      string    `json:"role,omitempty"`      // one of Roles; "" for an operator from before there were roles, who is an admin
-	Devices   uint64    `json:"devices,omitempty"`   // how often the operator has signed out everywhere; a deviceTicket of another number is not valid
+	ID           uint64    `json:"id"`
+	Name         string    `json:"name"`
+	Password     string    `json:"password"` // argon2id hash of the password, in the PHC string format; "" until an invitation is accepted
+	CreatedAt    time.Time `json:"created_at"`
+	ChangedAt    time.Time `json:"changed_at,omitzero"`     // last change of the password; zero: never changed
+	Role         string    `json:"role,omitempty"`          // one of Roles; "" for an operator from before there were roles, who is an admin
+	Devices      uint64    `json:"devices,omitempty"`       // how often the operator has signed out everywhere; a deviceTicket of another number is not valid
+	DisabledAt   time.Time `json:"disabled_at,omitzero"`    // zero: not disabled
+	LastLoginAt  time.Time `json:"last_login_at,omitzero"`  // when the newest session began; zero: never
+	Hash         []byte    `json:"hash,omitempty"`          // SHA-256 of the token of an open invitation; nil: there is none
+	InviteEndsAt time.Time `json:"invite_ends_at,omitzero"` // when the open invitation expires
 }
 
 var OperatorTable = Table[operator]{
@@ -71,6 +74,8 @@ func (o *Operators) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/operators", Handle: o.list},
 		{Method: "POST", Path: "/admin/v1/operators", Handle: o.create},
+		{Method: "POST", Path: "/admin/v1/operators/invite", Handle: o.invite},
+		{Method: "PATCH", Path: "/admin/v1/operators/:id", Handle: o.update},
 		{Method: "POST", Path: "/admin/v1/operators/:id/password", Handle: o.change},
 		{Method: "DELETE", Path: "/admin/v1/operators/:id", Handle: o.remove},
 		{Method: "POST", Path: "/admin/v1/setup-link", Handle: o.link},
@@ -104,17 +109,19 @@ func (o *Operators) Any() (bool, error) {
 	return n > 0, err
 }
 
-// Create stores a new operator. If setup is not "", it must be the token of the valid set-up
-// link, which works only once and only for the first operator. Create returns ErrSetup if
-// setup is not valid, ErrConflict if the name is taken, and ErrValidation if the name or
-// the password is not allowed.
+// Create is like createAs for an operator with the role admin.
 func (o *Operators) Create(by AuditContext, name, password, setup string) (made operator, err error) {
-	if name = strings.TrimSpace(name); name == "" || Length(name) > WordLength {
-		return made, ErrValidation.With("name must have 1 to %d characters; it has %s.", WordLength, Figure(Length(name)))
-	}
-	// A form is not checked as JSON is.
-	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
-		return made, ErrValidation.With("name must be text in UTF-8 without NUL characters.")
+	return o.createAs(by, operator{Name: name, Role: RoleAdmin}, password, setup)
+}
+
+// createAs stores a new operator with the name and the role of made. If setup is not "", it must
+// be the token of the valid set-up link, which works only once and only for the first operator.
+// createAs returns ErrSetup if setup is not valid, ErrConflict if the name is taken, and
+// ErrValidation if the name or the password is not allowed.
+func (o *Operators) createAs(by AuditContext, made operator, password, setup string) (operator, error) {
+	name, err := cleanName(made.Name)
+	if err != nil {
+		return made, err
 	}
 	if password, err = newPassword(name, password); err != nil {
 		return made, err
@@ -138,7 +145,7 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 		if err != nil {
 			return err
 		}
-		made = operator{ID: id, Name: name, Password: sealed, CreatedAt: by.Now}
+		made = operator{ID: id, Name: name, Password: sealed, CreatedAt: by.Now, Role: made.Role}
 		return errors.Join(OperatorTable.Put(tx, made), tx.Delete("meta", []byte("setup")))
 	})
 	return made, err
@@ -200,37 +207,19 @@ func (o *Operators) SetPassword(by AuditContext, id uint64, password string, kee
 	if password, err = newPassword(op.Name, password); err != nil {
 		return err
 	}
-	sealed := o.seal(password)
+	return o.storePassword(by, id, o.seal(password), keep)
+}
+
+// storePassword is like SetPassword for a password that was checked and sealed.
+func (o *Operators) storePassword(by AuditContext, id uint64, sealed string, keep []byte) error {
 	return by.Update(o.store, func(tx *Tx) error {
 		op, err := o.Get(tx, id)
 		if err != nil {
 			return err
 		}
-		op.Password, op.ChangedAt = sealed, by.Now
+		op.setPassword(sealed, by.Now)
 		return errors.Join(OperatorTable.Put(tx, op), endSessions(tx, id, keep))
 	})
-}
-
-// showOperator returns the JSON fields of an operator, without the password.
-func showOperator(op operator) map[string]any {
-	return map[string]any{"id": op.ID, "name": op.Name, "role": op.role().Name, "created_at": Seconds(op.CreatedAt), "password_changed_at": Seconds(op.ChangedAt)}
-}
-
-func (o *Operators) list(w http.ResponseWriter, r *Request) error {
-	rows := []any{}
-	err := o.store.View(func(tx *Tx) error {
-		for op, err := range OperatorTable.All(tx, Forward) {
-			if err != nil {
-				return err
-			}
-			rows = append(rows, showOperator(op))
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, http.StatusOK, map[string]any{"count": len(rows), "operators": rows})
 }
 
 func (o *Operators) create(w http.ResponseWriter, r *Request) error {
@@ -241,10 +230,11 @@ func (o *Operators) create(w http.ResponseWriter, r *Request) error {
 	name, password := "", ""
 	body.String("name", AnyLength, &name)
 	body.String("password", AnyLength, &password)
+	role := readRole(body)
 	if err := body.Err(); err != nil {
 		return err
 	}
-	made, err := o.Create(r.Deed(), name, password, "")
+	made, err := o.createAs(r.Deed(), operator{Name: name, Role: role}, password, "")
 	if err != nil {
 		return err
 	}
@@ -264,27 +254,14 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if body.String("password", AnyLength, &password); body.Err() != nil {
 		return body.Err()
 	}
-	if r.Caller.Operator == id {
-		return ErrPermission.With("Change your own password on the account page, which asks for the present one.")
+	sealed, err := o.sealFor(r, id, password)
+	if err != nil {
+		return err
 	}
-	if err := o.SetPassword(r.Deed(), id, password, nil); err != nil {
+	if err := o.storePassword(r.Deed(), id, sealed, nil); err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "The password was changed, and all sessions of the operator were ended."})
-}
-
-func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
-	id, err := r.NumberParam("id")
-	if err != nil {
-		return err
-	}
-	err = r.Update(o.store, func(tx *Tx) error {
-		return errors.Join(OperatorTable.Delete(tx, IDKey(id)), endSessions(tx, id, nil))
-	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, http.StatusOK, map[string]string{"message": "The operator was deleted."})
 }
 
 func (o *Operators) link(w http.ResponseWriter, r *Request) error {
@@ -292,11 +269,7 @@ func (o *Operators) link(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	made := map[string]any{"path": SetupPath(token), "url": nil, "expires_at": Seconds(r.Latest.Add(setupSpan))}
-	if url := o.dashboard.Load(); url != nil {
-		made["url"] = strings.TrimSuffix(*url, "/") + SetupPath(token)
-	}
-	return WriteJSON(w, http.StatusCreated, made)
+	return WriteJSON(w, http.StatusCreated, o.showLink(SetupPath(token), r.Latest.Add(setupSpan)))
 }
 
 // SetupPath returns the path and query of the set-up link with this token.

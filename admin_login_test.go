@@ -30,6 +30,9 @@ func TestSessions_Find(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := NewSessions(newTestStore(t), idle, most)
+			if err := s.store.Update(func(tx *Tx) error { return OperatorTable.Put(tx, operator{ID: 7, Password: "x"}) }); err != nil {
+				t.Fatal(err)
+			}
 			token, err := s.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}, 7, "")
 			if err != nil {
 				t.Fatal(err)

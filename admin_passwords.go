@@ -95,8 +95,9 @@ func passwordForms(password string) []string {
 }
 
 // Authenticate returns the operator with this name and password. It returns ErrLogin if the
-// name or the password is wrong. Upper and lower case of the name are equal. An unknown name
-// takes as long as a wrong password, so the time does not show which names exist.
+// name or the password is wrong, and an error that wraps it if the operator is disabled. Upper
+// and lower case of the name are equal. An unknown name takes as long as a wrong password, so
+// the time does not show which names exist.
 func (o *Operators) Authenticate(name, password string) (operator, error) {
 	return o.authenticate(password, func(tx *Tx) (operator, error) {
 		return OperatorTable.One(tx, "name", []byte(strings.ToLower(name)))
@@ -117,7 +118,7 @@ func (o *Operators) authenticate(password string, find func(*Tx) (operator, erro
 		found, err = find(tx)
 		return err
 	})
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) || err == nil && found.Password == "" {
 		for _, form := range passwordForms(password) {
 			o.hash(form, make([]byte, 16))
 		}
@@ -128,6 +129,9 @@ func (o *Operators) authenticate(password string, find func(*Tx) (operator, erro
 	}
 	if !o.opensAny(found.Password, password) {
 		return operator{}, ErrLogin
+	}
+	if found.status() != operatorActive {
+		return operator{}, errNoLogin(found)
 	}
 	return found, nil
 }

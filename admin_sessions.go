@@ -126,10 +126,14 @@ func sessionHash(token string) []byte {
 // Begin stores a new session of the operator with this id. It returns the token of the
 // session, which is 256 random bits in hex. The token is always new, so an attacker gains
 // nothing by giving a browser a token before the login. agent is the User-Agent field of the login.
+// Begin returns an ErrLogin if the operator may not log in.
 func (s *Sessions) Begin(by AuditContext, operator uint64, agent string) (token string, err error) {
 	token = keytext.RandomHex(32)
 	from := addressText(by.Client)
 	return token, by.Update(s.store, func(tx *Tx) error {
+		if err := beginLogin(tx, operator, by.Late()); err != nil {
+			return err
+		}
 		return sessionTable.Put(tx, loginSession{
 			Hash: sessionHash(token), ID: sessionPrefix + keytext.RandomHex(8), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late(),
 			Agent: cleanAgent(agent), From: from, SeenFrom: from,
@@ -255,13 +259,13 @@ func deleteSessions(tx *Tx, hashes [][]byte) error {
 	return nil
 }
 
-// EndLogins ends all sessions of all operators and the set-up link.
+// EndLogins ends all sessions of all operators, the set-up link and all invitations.
 func EndLogins(tx *Tx) error {
 	var hashes [][]byte
 	for hash := range tx.Range(sessionTable.Name, nil) {
 		hashes = append(hashes, append([]byte(nil), hash...))
 	}
-	return errors.Join(deleteSessions(tx, hashes), tx.Delete("meta", []byte("setup")))
+	return errors.Join(deleteSessions(tx, hashes), tx.Delete("meta", []byte("setup")), endInvitations(tx))
 }
 
 // Sweep deletes up to 1000 sessions that are older than the maximum length of a session. Call

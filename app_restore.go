@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -16,10 +17,11 @@ type RestoreAppOptions struct {
 	SendWebhooks bool // send the pending webhook deliveries of the backup
 }
 
-// RestoreApp restores a backup, see RestoreStore. A restore ends all logins and the set-up
-// link. Unless o.Exactly is set, it does not undo what has ended since the backup, as far
+// RestoreApp restores a backup, see RestoreStore. A restore ends all logins, the set-up
+// link and all invitations. Unless o.Exactly is set, it does not undo what has ended since the backup, as far
 // as the previous database shows it: keys that were revoked, paused or rotated, admin
-// tokens that were revoked, operators who were deleted, and changes of passwords. Unless
+// tokens that were revoked, operators who were deleted, disabled or got a lower role, and changes of
+// passwords. Unless
 // o.SendWebhooks is set, webhooks are held back, because the deliveries of the backup may
 // have been sent since. An entry in the audit log of the restored database, which ends at
 // the time of the backup, explains why later entries are missing.
@@ -149,29 +151,32 @@ func tokensEnded(previous, backup *Tx) (plan []Carried, err error) {
 	return plan, nil
 }
 
-// operatorsEnded returns the operators who were deleted since the backup, and those who got
-// another password.
+// operatorsEnded returns the operators who were deleted, disabled or got a lower role since the
+// backup, and those who got another password.
 func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 	for was, err := range OperatorTable.All(backup, Forward) {
 		if err != nil {
 			return nil, err
 		}
 		now, err := OperatorTable.Get(previous, IDKey(was.ID))
-		switch {
-		case errors.Is(err, ErrNotFound):
+		if errors.Is(err, ErrNotFound) {
 			plan = append(plan, Carried{
 				What:  fmt.Sprintf("Operator %d (%s) was deleted.", was.ID, was.Name),
 				Apply: func(tx *Tx) error { return OperatorTable.Delete(tx, IDKey(was.ID)) },
 			})
-		case err != nil:
-			return nil, err
-		case now.Password != was.Password:
-			was.Password, was.ChangedAt = now.Password, now.ChangedAt
-			plan = append(plan, Carried{
-				What:  fmt.Sprintf("Operator %d (%s) got another password.", was.ID, was.Name),
-				Apply: func(tx *Tx) error { return OperatorTable.Put(tx, was) },
-			})
+			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		next, why := was.Ended(now)
+		if len(why) == 0 {
+			continue
+		}
+		plan = append(plan, Carried{
+			What:  fmt.Sprintf("Operator %d (%s) %s.", was.ID, was.Name, strings.Join(why, " and ")),
+			Apply: func(tx *Tx) error { return OperatorTable.Put(tx, next) },
+		})
 	}
 	return plan, nil
 }

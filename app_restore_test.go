@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func TestRestore_CarriesOver(t *testing.T) {
 		t.Run(fmt.Sprintf("exactly %t", exactly), func(t *testing.T) {
 			a := newTestApp(t)
 			by := AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}
-			for _, name := range []string{"ann", "bea"} {
+			for _, name := range []string{"ann", "bea", "cay", "dot"} {
 				if _, err := a.Operators.Create(by, name, "correct horse battery", ""); err != nil {
 					t.Fatal(err)
 				}
@@ -52,8 +53,12 @@ func TestRestore_CarriesOver(t *testing.T) {
 			for _, name := range []string{"kept", "revoked"} {
 				tokens[name], _ = a.operate(201, "POST", "/admin/v1/tokens", fmt.Sprintf(`{"name": %q}`, name))["token"].(string)
 			}
+			joining := a.invite("eda", RoleViewer)
 			backup := a.saveBackup()
 
+			if _, err := a.Operators.Join(by, joining, "correct horse battery"); err != nil {
+				t.Fatal(err)
+			}
 			a.operate(200, "POST", "/admin/v1/keys/"+ids["revoked"]+"/revoke", "")
 			a.operate(200, "POST", "/admin/v1/keys/"+ids["paused"]+"/pause", "")
 			rotated := a.rotate(ids["rotated"], 0)
@@ -62,6 +67,8 @@ func TestRestore_CarriesOver(t *testing.T) {
 			a.operate(200, "POST", "/admin/v1/tokens/2/revoke", "")
 			a.operate(200, "POST", "/admin/v1/operators/1/password", `{"password": "another horse battery"}`)
 			a.operate(200, "DELETE", "/admin/v1/operators/2", "")
+			a.operate(200, "PATCH", "/admin/v1/operators/3", `{"disabled": true}`)
+			a.operate(200, "PATCH", "/admin/v1/operators/4", `{"role": "viewer"}`)
 			a.clocks.Pass(2 * time.Hour)
 
 			result := restoreApp(t, a, backup, RestoreAppOptions{Exactly: exactly})
@@ -89,8 +96,17 @@ func TestRestore_CarriesOver(t *testing.T) {
 			if (first == nil) != exactly || (second == nil) != exactly {
 				t.Errorf("the old password: %v; the deleted operator: %v", first, second)
 			}
+			_, disabled := a.Operators.Authenticate("cay", "correct horse battery")
+			lowered, err := a.Operators.Authenticate("dot", "correct horse battery")
+			if err != nil || (disabled == nil) != exactly || (lowered.role().Name == RoleAdmin) != exactly {
+				t.Errorf("the disabled operator: %v; the other has the role %s, %v", disabled, lowered.role().Name, err)
+			}
+			_, joined := a.Operators.Authenticate("eda", "correct horse battery")
+			if _, err := a.Operators.FindInvited(joining, a.clock.Now()); (joined == nil) == exactly || !errors.Is(err, ErrInvitation) {
+				t.Errorf("the invited operator: %v; the invitation: %v, want it ended", joined, err)
+			}
 			if !exactly {
-				for _, want := range []string{"was revoked on", "was paused", "another secret", "earlier end", "Admin token 2 (revoked)", "Operator 1 (ann) got another password", "Operator 2 (bea) was deleted"} {
+				for _, want := range []string{"was revoked on", "was paused", "another secret", "earlier end", "Admin token 2 (revoked)", "Operator 1 (ann) got another password", "Operator 2 (bea) was deleted", "Operator 3 (cay) was disabled", "Operator 4 (dot) got the role viewer", "Operator 5 (eda) got another password"} {
 					if !strings.Contains(strings.Join(result.Carried, "\n"), want) {
 						t.Errorf("the list has no %q: %q", want, result.Carried)
 					}

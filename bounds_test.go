@@ -141,6 +141,7 @@ func lengthCases(hook, variable float64) []lengthCase {
 		{"POST", "/admin/v1/calls", `{"owner": "ann", "phone_number": "+4930555010", "agent_id": 1}`, "", ""},
 		{"POST", "/admin/v1/tokens", `{"name": "T"}`, "", ""},
 		{"POST", "/admin/v1/operators", `{"name": "op UNIQUE", "password": "` + operatorPassword + `"}`, "", ""}, {"POST", "/admin/v1/operators/1/password", "{}", "", ""},
+		{"POST", "/admin/v1/operators/invite", `{"name": "in UNIQUE", "role": "viewer"}`, "", ""}, {"PATCH", "/admin/v1/operators/1", `{"role": "admin"}`, "", ""},
 	}
 }
 

@@ -161,7 +161,7 @@ func TestBrowser_Looks(t *testing.T) {
 			p.picture(name, s)
 		}
 	}
-	for _, path := range []string{"/login", "/setup?token=none"} {
+	for _, path := range []string{"/login", "/setup?token=none", "/join?token=none"} {
 		p.open(path)
 		look(path)
 	}

@@ -56,9 +56,10 @@ var (
 	ErrDiskLow     = &Error{Status: http.StatusInsufficientStorage, Code: "storage_unavailable", Message: "The disk of the server is nearly full, so nothing new is stored. Try again later; requests that read, finish or delete something still work.", RetryAfter: time.Minute}
 	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "The server failed unexpectedly. Its log has the details under this request id."}
 
-	ErrProof = &Error{Status: http.StatusForbidden, Code: "confirmation_required", Message: "Confirm your password first: a login alone does not allow this. A confirmation counts for 10 minutes."}
-	ErrLogin = &Error{Status: http.StatusUnauthorized, Code: "invalid_login", Message: "The name or the password is wrong."}
-	ErrSetup = &Error{Status: http.StatusForbidden, Code: "invalid_setup_link", Message: "This set-up link is not valid: it was used, it has expired, or an operator exists already."}
+	ErrProof      = &Error{Status: http.StatusForbidden, Code: "confirmation_required", Message: "Confirm your password first: a login alone does not allow this. A confirmation counts for 10 minutes."}
+	ErrLogin      = &Error{Status: http.StatusUnauthorized, Code: "invalid_login", Message: "The name or the password is wrong."}
+	ErrSetup      = &Error{Status: http.StatusForbidden, Code: "invalid_setup_link", Message: "This set-up link is not valid: it was used, it has expired, or an operator exists already."}
+	ErrInvitation = &Error{Status: http.StatusForbidden, Code: "invalid_invitation", Message: "This invitation is not valid: it was accepted, withdrawn or replaced, or it has expired. Ask for another one."}
 
 	ErrMissingPhone  = &Error{Status: http.StatusBadRequest, Code: "missing_phone_number", Message: "phone_number is missing. Send the number to dial, such as +4930555044."}
 	ErrMissingAgent  = &Error{Status: http.StatusBadRequest, Code: "missing_agent_id", Message: "agent_id is missing. Send an id from GET /api/v1/agents."}
@@ -211,6 +212,7 @@ func explanations() []explanation {
 		{[]*Error{ErrProof}, "The operator has to confirm the password.", "A request with a login changes who may administer the service, or reads a backup, and the operator has not entered the password in the last 10 minutes.",
 			"Confirm the password in the dashboard, or run the command on the machine of the service."},
 		{[]*Error{ErrSetup}, "The set-up link is not valid.", "The link was used, is older than half an hour, or an operator exists already.", "Create a new link with \"latchkey admin setup-link\", or log in."},
+		{[]*Error{ErrInvitation}, "The invitation is not valid.", "The link of an invitation was used, is older than 24 hours, was replaced by another, or the operator was removed or disabled.", "Ask an operator with the role admin for another invitation, or log in."},
 
 		{[]*Error{ErrNotFound}, "The object does not exist or belongs to somebody else. The answer is the same for both.", "The id is wrong, the object belongs to another owner, or there is no endpoint at the path.", "Check the id and the path; paths begin with /api/v1."},
 		{[]*Error{ErrAgentNotFound}, "The agent does not exist, or you must not use it.", "agent_id is not the id of an agent, or the agent belongs to another owner.", "Use an id from GET /api/v1/agents."},

@@ -134,7 +134,7 @@ func TestRequest_EveryRoute(t *testing.T) {
 // TestDashboard_EveryQuery does the same with every page.
 func TestDashboard_EveryQuery(t *testing.T) {
 	b, _ := queryApp(t)
-	for _, pattern := range append(pagePatterns(t), "GET /login", "GET /setup") {
+	for _, pattern := range append(pagePatterns(t), "GET /login", "GET /setup", "GET /join") {
 		method, path, _ := strings.Cut(pattern, " ")
 		path = strings.ReplaceAll(path, "{id}", "1")
 		send := func(query string) *httptest.ResponseRecorder {

@@ -70,7 +70,7 @@ func environment(environ []string, hangups <-chan os.Signal) cli.Environment {
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: environ, Version: ProgramVersion(),
 		Words: cli.Words{
 			Permissions: Permission(^uint64(0)).Names(), Ordinary: Ordinary.Names(),
-			EventTypes: EventTypes(), OperatorEventTypes: OperatorEventTypes(), Outcomes: StatusClasses(), IsEnvironment: IsWord,
+			EventTypes: EventTypes(), OperatorEventTypes: OperatorEventTypes(), Outcomes: StatusClasses(), IsEnvironment: IsWord, Roles: GrantNames(Roles()),
 		},
 		Load: func(file string, flags map[string]string) (cli.Service, error) {
 			s, err := loadService(file, environ, flags)

@@ -212,6 +212,15 @@ func (w *commandWalk) newHook() string {
 	return w.made("webhooks", `{"name": "h", "url": "https://hooks.example.net/x", "subscribed_events": ["call.ended"]}`)
 }
 
+// newOperator makes an operator and returns its name.
+func (w *commandWalk) newOperator() string {
+	w.t.Helper()
+	w.n++
+	name := fmt.Sprint("bea", w.n)
+	w.made("operators", fmt.Sprintf(`{"name": %q, "password": "a long password"}`, name))
+	return name
+}
+
 // logged makes a webhook with an attempt in its log and returns its id.
 func (w *commandWalk) logged() string {
 	w.t.Helper()
@@ -277,12 +286,14 @@ func (w *commandWalk) args() map[string]func() []string {
 			w.n++
 			return []string{"--name", fmt.Sprint("ann", w.n), "--password-file", w.file("", "a long password")}
 		},
-		"admin passwd": func() []string {
-			w.n++
-			name := fmt.Sprint("bea", w.n)
-			w.made("operators", fmt.Sprintf(`{"name": %q, "password": "a long password"}`, name))
-			return []string{name, "--password-file", w.file("", "another password")}
-		},
+		"admin invite":   func() []string { w.n++; return []string{"--name", fmt.Sprint("ida", w.n), "--role", "viewer"} },
+		"admin list":     given(),
+		"admin passwd":   func() []string { return []string{w.newOperator(), "--password-file", w.file("", "another password")} },
+		"admin reset":    func() []string { return []string{w.newOperator(), "--password-file", w.file("", "another password")} },
+		"admin set-role": func() []string { return []string{w.newOperator(), "viewer"} },
+		"admin disable":  func() []string { return []string{w.newOperator()} },
+		"admin enable":   func() []string { return []string{w.newOperator()} },
+		"admin remove":   func() []string { return []string{w.newOperator()} },
 		"admin setup-link": func() []string {
 			for _, op := range w.operate(200, "GET", "/admin/v1/operators", "")["operators"].([]any) {
 				w.operate(200, "DELETE", "/admin/v1/operators/"+fmt.Sprint(op.(map[string]any)["id"]), "")
@@ -376,7 +387,7 @@ func leaves(c *urfave.Command, words string) []string {
 }
 
 // oneTime finds a secret in what a command prints.
-var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + TokenPrefix + `[0-9A-Za-z]{20,}|whsec_[0-9a-f]{20,}|/setup\S*[0-9a-f]{40,}`)
+var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + TokenPrefix + `[0-9A-Za-z]{20,}|whsec_[0-9a-f]{20,}|/(setup|join)\S*[0-9a-f]{40,}`)
 
 // TestOutput_EveryCommand calls every command with a standard output that takes
 // nothing. A command that is added needs a line in commandWalk.args, and no more:
@@ -419,7 +430,7 @@ func TestOutput_EveryCommand(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"serve", "keys create", "keys rotate", "webhooks create", "admin setup-link", "admin token create"}; !slices.Equal(slices.Sorted(slices.Values(secrets)), slices.Sorted(slices.Values(want))) {
+	if want := []string{"serve", "keys create", "keys rotate", "webhooks create", "admin invite", "admin setup-link", "admin token create"}; !slices.Equal(slices.Sorted(slices.Values(secrets)), slices.Sorted(slices.Values(want))) {
 		t.Errorf("secrets are shown by %q; want %q", secrets, want)
 	}
 	for _, help := range [][]string{{"--help"}, {"keys", "--help"}, {"keys"}, {"completion", "bash"}} {

@@ -151,6 +151,8 @@ var endpointRules = map[string]endpointRule{
 	"POST /admin/v1/confirm":                {RightRead, noProof},
 	"GET /admin/v1/operators":               {RightRead, noProof},
 	"POST /admin/v1/operators":              {RightAdmin, humanProof},
+	"POST /admin/v1/operators/invite":       {RightAdmin, humanProof},
+	"PATCH /admin/v1/operators/:id":         {RightAdmin, humanProof},
 	"POST /admin/v1/operators/:id/password": {RightAdmin, humanProof},
 	"DELETE /admin/v1/operators/:id":        {RightAdmin, humanProof},
 	"POST /admin/v1/setup-link":             {RightAdmin, humanProof},

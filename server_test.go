@@ -618,6 +618,8 @@ func TestServer_ClosingStore(t *testing.T) {
 		{"POST /admin/v1/do-not-call", "/admin/v1/do-not-call", `{"phone_number": "+4930555667"}`},
 		{"POST /admin/v1/schedules", "/admin/v1/schedules", `{"owner": "bob", "time_zone": "UTC", "windows": {}}`},
 		{"POST /admin/v1/operators", "/admin/v1/operators", `{"name": "eve", "password": "` + operatorPassword + `"}`},
+		{"POST /admin/v1/operators/invite", "/admin/v1/operators/invite", `{"name": "eve", "role": "viewer"}`},
+		{"PATCH /admin/v1/operators/:id", "/admin/v1/operators/1", `{"role": "viewer"}`},
 		{"POST /admin/v1/operators/:id/password", "/admin/v1/operators/1/password", `{"password": "` + operatorPassword + `"}`},
 		{"DELETE /admin/v1/operators/:id", "/admin/v1/operators/1", ""},
 		{"POST /admin/v1/tokens", "/admin/v1/tokens", `{"name": "other"}`},

@@ -55,9 +55,23 @@ func (s *session) adminCommand() *cli.Command {
 	return &cli.Command{Name: "admin", Usage: "manage operators and admin tokens", Commands: []*cli.Command{
 		{
 			Name: "create", Usage: "create an operator, who can log in to the dashboard", Action: s.createOperator,
-			Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "name to log in with"}, passwordFlag()},
+			Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "name to log in with"}, s.roleFlag("; default: admin"), passwordFlag()},
 		},
+		{
+			Name: "invite", Usage: "create a link with which somebody becomes an operator; it works once, within 24 hours", Action: s.inviteOperator,
+			Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "name to log in with"}, s.roleFlag("")},
+		},
+		{Name: "list", Usage: "list operators", Action: s.listOperators},
+		{Name: "set-role", Usage: "change the role of an operator", ArgsUsage: "NAME ROLE", Action: s.setRole},
+		{Name: "disable", Usage: "end an operator's logins and refuse others", ArgsUsage: "NAME", Action: s.setDisabled(true)},
+		{Name: "enable", Usage: "allow a disabled operator to log in again", ArgsUsage: "NAME", Action: s.setDisabled(false)},
+		{Name: "remove", Usage: "remove an operator, or withdraw an invitation", ArgsUsage: "NAME", Action: s.removeOperator},
 		{Name: "passwd", Usage: "change an operator's password and end the operator's logins", ArgsUsage: "NAME", Flags: []cli.Flag{passwordFlag()}, Action: s.changeOperator},
+		{
+			Name: "reset", Usage: "make an operator an admin again: set the password, enable the login and end earlier ones", ArgsUsage: "NAME",
+			Flags: []cli.Flag{passwordFlag()}, Action: s.resetOperator,
+			Description: "Use it on the machine of the service if no admin can log in any more. The\nserver may be running.",
+		},
 		{Name: "setup-link", Usage: "create a link for creating the first operator in a browser; it works once, within 30 minutes", Action: s.setupLink},
 		{Name: "token", Usage: "create, list and revoke admin tokens", Commands: []*cli.Command{create, list, revoke}},
 	}}
@@ -107,82 +121,6 @@ func (s *session) password(c *cli.Command) (string, error) {
 		err = errors.New("the two passwords differ; nothing was changed")
 	}
 	return first, err
-}
-
-func (s *session) createOperator(ctx context.Context, c *cli.Command) error {
-	if c.String("name") == "" {
-		return misused(c, errors.New("--name is needed"))
-	}
-	password, err := s.password(c)
-	if err != nil {
-		return err
-	}
-	made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/operators", map[string]any{"name": c.String("name"), "password": password}})
-	if err != nil {
-		return err
-	}
-	return s.printList(c, made, "", []string{"id", "name", "created_at"})
-}
-
-func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
-	name, err := oneArgument(c)
-	if err != nil {
-		return err
-	}
-	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/operators", nil})
-	if err != nil {
-		return err
-	}
-	rows, _ := list["operators"].([]any)
-	for _, row := range rows {
-		op, _ := row.(map[string]any)
-		if held, _ := op["name"].(string); !strings.EqualFold(held, name) {
-			continue
-		}
-		password, err := s.password(c)
-		if err != nil {
-			return err
-		}
-		answer, err := s.call(ctx, c, Request{http.MethodPost, fmt.Sprintf("/admin/v1/operators/%v/password", op["id"]), map[string]any{"password": password}})
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return s.printJSON(answer)
-		}
-		_, err = fmt.Fprintln(s.env.Stdout, answer["message"])
-		return err
-	}
-	return fmt.Errorf("there is no operator named %q", name)
-}
-
-func (s *session) setupLink(ctx context.Context, c *cli.Command) error {
-	base := c.String("url")
-	if base == "" {
-		// Load before creating the link: an error after that would lose the link.
-		service, err := s.load(c)
-		if err != nil {
-			return err
-		}
-		base = service.AdminURL()
-	}
-	made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/setup-link", nil})
-	if err != nil {
-		return err
-	}
-	known := made["url"] != nil
-	if !known { // no server is running, or it has an earlier version
-		made["url"] = strings.TrimSuffix(base, "/") + cell(made["path"])
-	}
-	lost := shownOnce{member: "url", kind: "set-up link", remedy: "Create another, which replaces this one: latchkey admin setup-link"}
-	if advise, err := s.printSecret(c, made, lost); err != nil || !advise {
-		return err
-	}
-	_, _ = fmt.Fprintf(s.env.Stderr, "\nThe link works once, until %s.\n", made["expires_at"])
-	if !known && c.String("url") == "" {
-		_, _ = fmt.Fprintln(s.env.Stderr, "The server is not running, so this is its address according to the configuration. Start it first.")
-	}
-	return nil
 }
 
 // auditCommand returns the commands that show the audit log and verify its chain.

@@ -74,6 +74,9 @@ func (s *session) proposals(ctx context.Context, c *cli.Command) (list []proposa
 	if strings.HasPrefix(last, "-") && !switched {
 		return list
 	}
+	if c.ArgsUsage == "NAME ROLE" && c.Args().Len() == 1 {
+		return append(list, s.roles()...)
+	}
 	if c.Args().Present() {
 		return nil
 	}
@@ -100,6 +103,8 @@ func (s *session) flagValues(ctx context.Context, c *cli.Command, flag cli.Flag)
 	switch {
 	case name == "status" && commandName(c) != "keys list":
 		return nil
+	case name == "role" && strings.HasPrefix(commandName(c), "admin "):
+		return s.roles()
 	case name == "key":
 		return s.keyNames(ctx, c)
 	case name == "owner" || name == "member":
@@ -127,7 +132,7 @@ func (s *session) argumentValues(ctx context.Context, c *cli.Command) []proposal
 	switch {
 	case c.ArgsUsage == "KEY":
 		return s.keyNames(ctx, c)
-	case c.ArgsUsage == "NAME":
+	case c.ArgsUsage == "NAME", c.ArgsUsage == "NAME ROLE":
 		return s.records(ctx, c, source{"operators", "operators", "name", "id"})
 	case c.ArgsUsage != "ID":
 		return nil
@@ -143,6 +148,14 @@ func (s *session) argumentValues(ctx context.Context, c *cli.Command) []proposal
 		return s.records(ctx, c, source{"schedules", "schedules", "id", "owner"})
 	}
 	return s.records(ctx, c, source{path[0], path[0], "id", "name"})
+}
+
+// roles returns the roles of operators.
+func (s *session) roles() (list []proposal) {
+	for _, role := range s.env.Words.Roles {
+		list = append(list, proposal{role, ""})
+	}
+	return list
 }
 
 // keyNames returns the ids and the names of keys.

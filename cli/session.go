@@ -45,6 +45,7 @@ type Words struct {
 	Ordinary           []string // the permissions that --permission all means
 	EventTypes         []string // types of events that webhooks of an owner can receive
 	OperatorEventTypes []string // types of events that webhooks of the operator can receive
+	Roles              []string // roles of operators, the least one first
 	Outcomes           []string // outcomes of requests, in the order of the columns in a table
 	// IsEnvironment reports whether a text can be the environment of a key.
 	IsEnvironment func(text string) bool

@@ -26,6 +26,12 @@ type Accounts interface {
 	Setup(r *http.Request, c Credentials) (Login, error)
 	// CheckSetup returns an error unless link is the token of a valid set-up link.
 	CheckSetup(link string) error
+	// CheckInvitation returns the operator whom the invitation with this token is for, or an error if
+	// the invitation is not valid.
+	CheckInvitation(link string) (Operator, error)
+	// Join sets the password of the invited operator and begins a session. A Fault
+	// with status 403 means that the invitation is not valid.
+	Join(r *http.Request, c Credentials) (Login, error)
 	// Session returns the session with this token, which r has sent. It returns false if there is no
 	// such session. The session then counts as in use, unless IsLive(r).
 	Session(r *http.Request, token string) (Session, bool)
@@ -77,7 +83,7 @@ type Login struct {
 // Credentials holds the values that the login form or the set-up form sends.
 type Credentials struct {
 	Name, Password string
-	Link           string // token of the set-up link
+	Link           string // token of the set-up link or of the invitation
 	Old            string // token of the browser's previous session, which the login ends; "" if there is none
 	Device         string // Login.Device of the browser's last login; "" if there is none
 }

@@ -7,7 +7,7 @@
 // (login and sessions), request.go (a request for a page), records.go, forms.go
 // and columns.go (the pages that most kinds of records share). The other files
 // hold the pages: keys.go with keyform.go and charts.go, calendar.go,
-// contacts.go, webhooks.go, system.go and pages.go.
+// contacts.go, webhooks.go, system.go, operators.go and pages.go.
 package dashboard
 
 import (
@@ -83,7 +83,7 @@ func pageSets(o Options) []pageSet {
 	}
 	return []pageSet{
 		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{},
+		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{}, operatorPages{},
 	}
 }
 
@@ -143,6 +143,8 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	page("POST /login", d.login)
 	page("GET /setup", d.showSetup)
 	page("POST /setup", d.setup)
+	page("GET /join", d.showJoin)
+	page("POST /join", d.join)
 	for pattern, show := range d.pages() {
 		page(pattern, d.loggedIn(show))
 	}

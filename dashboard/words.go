@@ -20,6 +20,7 @@ type Words struct {
 	AgentRoles     []string
 	Weekdays       []string
 	AuditResults   []string
+	Roles          []string // of operators
 }
 
 // These are the words that the code of the dashboard refers to.
@@ -68,5 +69,6 @@ func Vocabulary() Words {
 		AgentRoles:    []string{"inbound agent", "outbound agent"},
 		Weekdays:      []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"},
 		AuditResults:  []string{"done", "refused"},
+		Roles:         []string{"viewer", "key_manager", "admin"},
 	}
 }

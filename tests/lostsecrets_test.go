@@ -56,6 +56,7 @@ func TestProgram_LostSecret(t *testing.T) {
 		{[]string{"webhooks", "create", "--name", "w", "--target", "https://hooks.example.net/x", "--event", "call.ended"}, `secret of the webhook \d+ \(w\).*\n.*latchkey webhooks delete \d+\n$`},
 		{[]string{"admin", "token", "create", "--name", "t"}, `secret of the admin token \d+ \(t\).*\n.*latchkey admin token revoke \d+\n$`},
 		{[]string{"admin", "setup-link"}, `the set-up link.*\n.*latchkey admin setup-link\n$`},
+		{[]string{"admin", "invite", "--name", "i", "--role", "viewer"}, `secret of the invitation \d+ \(i\).*\n.*latchkey admin invite --name NAME --role ROLE\n$`},
 	} {
 		for name, script := range outputs {
 			c := program.Command(t, slices.Concat(tt.args, []string{"--data", data})...)
