@@ -278,7 +278,7 @@ func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 }
 
 // SetPassword changes the password of the operator with this id. It ends all sessions of the
-// operator except the session whose token has the hash keep. If keep is nil it ends all.
+// operator except the session whose token has the hash keep, see endSessions.
 // SetPassword returns ErrNotFound if there is no such operator.
 func (o *Operators) SetPassword(by AuditContext, id uint64, password string, keep []byte) error {
 	if err := checkPassword(password); err != nil {
@@ -291,7 +291,7 @@ func (o *Operators) SetPassword(by AuditContext, id uint64, password string, kee
 			return err
 		}
 		op.Password, op.ChangedAt = sealed, by.Now
-		return errors.Join(OperatorTable.Put(tx, op), endSessions(tx, id, keep))
+		return errors.Join(OperatorTable.Put(tx, op), endSessions(tx, id, keep, by.Now))
 	})
 }
 
@@ -360,7 +360,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	err = r.Update(o.store, func(tx *Tx) error {
-		return errors.Join(OperatorTable.Delete(tx, IDKey(id)), endSessions(tx, id, nil))
+		return errors.Join(OperatorTable.Delete(tx, IDKey(id)), endSessions(tx, id, nil, r.Now))
 	})
 	if err != nil {
 		return err
@@ -479,21 +479,30 @@ func (s *Sessions) End(by AuditContext, token string) error {
 	return err
 }
 
-// EndAll ends all sessions of the operator with this id.
+// EndAll ends all sessions of the operator with this id, and the admin tokens that the operator
+// created.
 func (s *Sessions) EndAll(by AuditContext, operator uint64) error {
-	return by.Update(s.store, func(tx *Tx) error { return endSessions(tx, operator, nil) })
+	return by.Update(s.store, func(tx *Tx) error { return endSessions(tx, operator, nil, by.Now) })
 }
 
 // endSessions ends all sessions of an operator except the session whose token has the hash
-// keep. If keep is nil it ends all.
-func endSessions(tx *Tx, operator uint64, keep []byte) error {
+// keep, and the admin tokens that were created in the ended sessions. If keep is nil it ends all
+// sessions, and all admin tokens that the operator created: whoever had one of the sessions must not
+// keep access by a token.
+func endSessions(tx *Tx, operator uint64, keep []byte, now time.Time) error {
 	var hashes [][]byte
 	for _, hash := range sessionTable.Find(tx, "operator", IDKey(operator), Forward) {
 		if string(hash) != string(keep) {
 			hashes = append(hashes, append([]byte(nil), hash...))
 		}
 	}
-	return deleteSessions(tx, hashes)
+	if err := deleteSessions(tx, hashes); err != nil {
+		return err
+	}
+	if keep == nil {
+		return EndTokensOf(tx, operator, now)
+	}
+	return EndTokensOfSessions(tx, hashes, now)
 }
 
 // deleteSessions deletes the sessions whose tokens have these hashes.

@@ -145,6 +145,7 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/tokens":                  {RightRead, noProof},
 	"POST /admin/v1/tokens":                 {RightAdmin, humanProof},
 	"POST /admin/v1/tokens/:id/revoke":      {RightAdmin, noProof},
+	"POST /admin/v1/tokens/:id/rotate":      {RightAdmin, humanProof},
 	"GET /admin/v1/operators":               {RightRead, noProof},
 	"POST /admin/v1/operators":              {RightAdmin, humanProof},
 	"POST /admin/v1/operators/:id/password": {RightAdmin, humanProof},
