@@ -247,7 +247,7 @@ func (t *Tokens) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return reveal(w, http.StatusCreated, token.show(r.Latest), secret)
+	return reveal(w, http.StatusCreated, token.Show(r.Latest), secret)
 }
 
 // reveal answers with a token and its new secret.
@@ -314,7 +314,7 @@ func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
 			if err != nil {
 				return err
 			}
-			rows = append(rows, token.show(r.Latest))
+			rows = append(rows, token.Show(r.Latest))
 		}
 		return nil
 	})
@@ -342,7 +342,7 @@ func (t *Tokens) revoke(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, token.show(r.Latest))
+	return WriteJSON(w, http.StatusOK, token.Show(r.Latest))
 }
 
 // rotate replaces the secret of a token and answers with the new one. The previous secret stays
@@ -379,7 +379,7 @@ func (t *Tokens) rotate(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return reveal(w, http.StatusOK, token.show(r.Latest), secret)
+	return reveal(w, http.StatusOK, token.Show(r.Latest), secret)
 }
 
 // retire moves the secret of the token to Previous, where it is valid for overlap after now, and
@@ -395,6 +395,19 @@ func (t *Token) retire(now time.Time, overlap time.Duration) error {
 	}
 	t.Previous = previous
 	return nil
+}
+
+// SameSecrets reports whether two states of a token have the same secrets.
+func (t Token) SameSecrets(other Token) bool {
+	return bytes.Equal(t.Hash, other.Hash) && slices.EqualFunc(t.Previous, other.Previous, func(a, b tokenSecret) bool {
+		return bytes.Equal(a.Hash, b.Hash) && a.EndsAt.Equal(b.EndsAt)
+	})
+}
+
+// TakeSecrets replaces the secrets of the token with those of from, another state of the same token.
+func (t *Token) TakeSecrets(from Token) {
+	t.Hash, t.Hint, t.Previous, t.Operator, t.Session = from.Hash, from.Hint, from.Previous, from.Operator, from.Session
+	t.RotatedAt, t.RotatedBy = from.RotatedAt, from.RotatedBy
 }
 
 // EndTokensOf revokes the tokens whose secret was shown to an operator, and ends the previous secrets
@@ -441,9 +454,9 @@ func endSecrets(tx *Tx, now time.Time, ended func(tokenSecret) bool) error {
 	return nil
 }
 
-// show returns the JSON object that represents the token in answers at now, a time from Clock.Latest.
+// Show returns the JSON object that represents the token in answers at now, a time from Clock.Latest.
 // It has no secret and no hash.
-func (t Token) show(now time.Time) map[string]any {
+func (t Token) Show(now time.Time) map[string]any {
 	allowed, previous := []string{}, []any{}
 	for _, network := range t.AllowedIPs {
 		allowed = append(allowed, network.String())
