@@ -87,7 +87,7 @@ func flagTable() map[string]commandFlags {
 		"webhooks create": {independent: "name target event owner"}, "webhooks list": pages, "webhooks logs": pages,
 		"webhooks test": {independent: "event"}, "webhooks redeliver": {independent: "log"}, "webhooks release": {independent: "discard"}, "webhooks delete": {},
 		"admin create": {independent: "name password-file"}, "admin passwd": {independent: "password-file"}, "admin setup-link": {place: onBoth},
-		"admin token create": {independent: "name"}, "admin token list": pages, "admin token revoke": {},
+		"admin token create": {independent: "name scope expires allow-ip"}, "admin token list": pages, "admin token revoke": {}, "admin token rotate": {independent: "overlap"},
 		"audit list": {independent: "actor action object result page limit"}, "audit verify": {independent: "head"},
 		"usage":    {rules: []flagRule{{flags: "json", excludes: "csv"}, {flags: "by", excludes: "key"}, {flags: "by", needs: "csv"}}, independent: "key step last csv"},
 		"refusals": {independent: "id key code page limit"}, "routes": {}, "reload": {}, "status": {},
