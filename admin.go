@@ -320,13 +320,6 @@ func (a *admin) own(tx *Tx, id string) (*Key, error) {
 	return key.Clone(), nil
 }
 
-// How long the previous secret stays valid after a rotation, in seconds: the default and
-// the maximum.
-const (
-	usualOverlap = 24 * 60 * 60
-	maxOverlap   = 30 * usualOverlap
-)
-
 // rotate replaces the secret of a key and answers with the new secret. The previous
 // secret stays valid for overlap_seconds, a field of the body.
 func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
@@ -334,11 +327,8 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	overlap := usualOverlap
-	if body.Given("overlap_seconds") {
-		body.Int("overlap_seconds", &overlap, 0, maxOverlap)
-	}
-	if err := body.Err(); err != nil {
+	overlap, err := ReadOverlap(body)
+	if err != nil {
 		return err
 	}
 	var key *Key
@@ -347,7 +337,7 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
 			return err
 		}
-		if secret, err = a.keyring.Rotate(tx, key, r.Latest, r.Latest.Add(time.Duration(overlap)*time.Second)); err != nil {
+		if secret, err = a.keyring.Rotate(tx, key, r.Latest, r.Latest.Add(overlap)); err != nil {
 			return err
 		}
 		return Publish(tx, KeyWebhookEvent(KeyRotated, key, r.Now))
@@ -367,7 +357,7 @@ func (a *admin) finish(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	unused := 0
-	body.Int("unused_for_seconds", &unused, 0, maxOverlap)
+	body.Int("unused_for_seconds", &unused, 0, MaxOverlap)
 	if err := body.Err(); err != nil {
 		return err
 	}

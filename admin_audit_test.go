@@ -341,6 +341,9 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 		"POST /admin/v1/tokens/:id/revoke": func() (string, string) {
 			return v1 + "tokens/" + w.made(v1+"tokens", `{"name": "t"}`, "id") + "/revoke", ""
 		},
+		"POST /admin/v1/tokens/:id/rotate": func() (string, string) {
+			return v1 + "tokens/" + w.made(v1+"tokens", `{"name": "t"}`, "id") + "/rotate", ""
+		},
 		"POST /admin/v1/reload": func() (string, string) {
 			w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
 			return v1 + "reload", ""
@@ -518,6 +521,9 @@ func (w *auditWalk) hashes() {
 				return err
 			}
 			w.secrets = append(w.secrets, base64.StdEncoding.EncodeToString(token.Hash))
+			for _, p := range token.Previous {
+				w.secrets = append(w.secrets, base64.StdEncoding.EncodeToString(p.Hash))
+			}
 		}
 		for op, err := range OperatorTable.All(tx, Forward) {
 			if err != nil {

@@ -197,7 +197,7 @@ func (o *Operators) SetupToken(by AuditContext) (token string, err error) {
 }
 
 // SetPassword changes the password of the operator with this id. It ends all sessions of the
-// operator except the session whose token has the hash keep. If keep is nil it ends all.
+// operator except the session whose token has the hash keep, see endSessions.
 // SetPassword returns ErrNotFound if there is no such operator.
 func (o *Operators) SetPassword(by AuditContext, id uint64, password string, keep []byte) error {
 	op, err := o.Find(id)
@@ -218,7 +218,7 @@ func (o *Operators) storePassword(by AuditContext, id uint64, sealed string, kee
 			return err
 		}
 		op.setPassword(sealed, by.Now)
-		return errors.Join(OperatorTable.Put(tx, op), endSessions(tx, id, keep))
+		return errors.Join(OperatorTable.Put(tx, op), endSessions(tx, id, keep, by.Now))
 	})
 }
 

@@ -105,7 +105,7 @@ func NewMetrics(o MetricsOptions) (*Metrics, error) {
 		m.attempts.WithLabelValues(result)
 	}
 	o.Store.Observe(m.committed)
-	return m, m.register(append(append(m.gauges(), m.stored()...), m.requests, m.seconds, m.decided, m.attempts, m.commits, m.changes, m.lookups, m.states,
+	return m, m.register(append(append(m.gauges(), m.stored()...), tokenMetrics{o.Store, o.Clock}, m.requests, m.seconds, m.decided, m.attempts, m.commits, m.changes, m.lookups, m.states,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 }
 

@@ -64,7 +64,7 @@ func beginLogin(tx *Tx, id uint64, now time.Time) error {
 }
 
 // endAccess ends everything with which an operator can act.
-func endAccess(tx *Tx, id uint64) error { return endSessions(tx, id, nil) }
+func endAccess(tx *Tx, id uint64, now time.Time) error { return endSessions(tx, id, nil, now) }
 
 // cleanName returns the name of a new operator without spaces around it, or ErrValidation if it is
 // not allowed.
@@ -365,7 +365,7 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 			}
 		}
 		if !op.DisabledAt.IsZero() || change.sealed != nil {
-			if err := change.end(tx, op); err != nil {
+			if err := change.end(tx, op, r.Now); err != nil {
 				return err
 			}
 		}
@@ -401,11 +401,11 @@ func (c operatorChange) apply(op operator, now time.Time) operator {
 
 // end ends what the change takes from an operator: all access if the operator is disabled, and the
 // sessions if the password is another.
-func (c operatorChange) end(tx *Tx, op operator) error {
+func (c operatorChange) end(tx *Tx, op operator, now time.Time) error {
 	if !op.DisabledAt.IsZero() {
-		return endAccess(tx, op.ID)
+		return endAccess(tx, op.ID, now)
 	}
-	return endSessions(tx, op.ID, nil)
+	return endSessions(tx, op.ID, nil, now)
 }
 
 // remove deletes an operator, or withdraws the invitation of one.
@@ -423,7 +423,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 		if warning, err = lastAdmin(tx, r.Caller, op); err != nil {
 			return err
 		}
-		return errors.Join(OperatorTable.Delete(tx, IDKey(id)), endAccess(tx, id))
+		return errors.Join(OperatorTable.Delete(tx, IDKey(id)), endAccess(tx, id, r.Now))
 	})
 	if err != nil {
 		return err

@@ -214,14 +214,14 @@ func (s *Sessions) End(by AuditContext, token string) error {
 	return err
 }
 
-// EndAll signs the operator with this id out everywhere: it ends all sessions, and no browser counts
-// as known any more.
+// EndAll signs the operator with this id out everywhere: it ends all sessions and the admin tokens
+// that the operator created, and no browser counts as known any more.
 func (s *Sessions) EndAll(by AuditContext, operator uint64) error {
-	return by.Update(s.store, func(tx *Tx) error { return endEverywhere(tx, operator) })
+	return by.Update(s.store, func(tx *Tx) error { return endEverywhere(tx, operator, by.Now) })
 }
 
 // endEverywhere does what EndAll does, in a transaction.
-func endEverywhere(tx *Tx, operator uint64) error {
+func endEverywhere(tx *Tx, operator uint64, now time.Time) error {
 	op, err := OperatorTable.Get(tx, IDKey(operator))
 	if err == nil {
 		op.Devices++
@@ -230,13 +230,22 @@ func endEverywhere(tx *Tx, operator uint64) error {
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	return endSessions(tx, operator, nil)
+	return endSessions(tx, operator, nil, now)
 }
 
 // endSessions ends all sessions of an operator except the session whose token has the hash
-// keep. If keep is nil it ends all.
-func endSessions(tx *Tx, operator uint64, keep []byte) error {
-	return deleteSessions(tx, sessionsOf(tx, operator, keep))
+// keep, and the admin tokens that were created in the ended sessions. If keep is nil it ends all
+// sessions, and all admin tokens that the operator created: whoever had one of the sessions must not
+// keep access by a token.
+func endSessions(tx *Tx, operator uint64, keep []byte, now time.Time) error {
+	hashes := sessionsOf(tx, operator, keep)
+	if err := deleteSessions(tx, hashes); err != nil {
+		return err
+	}
+	if keep == nil {
+		return EndTokensOf(tx, operator, now)
+	}
+	return EndTokensOfSessions(tx, hashes, now)
 }
 
 // sessionsOf returns the hashes of the tokens of an operator's sessions, except the hash keep.
@@ -367,7 +376,7 @@ func (s *Sessions) show(found loginSession, c *Caller) map[string]any {
 	}
 }
 
-// remove ends the session with the id in the path.
+// remove ends the session with the id in the path, and the admin tokens that were created in it.
 func (s *Sessions) remove(w http.ResponseWriter, r *Request) error {
 	id := r.Params.ByName("id")
 	err := r.Update(s.store, func(tx *Tx) error {
@@ -376,7 +385,7 @@ func (s *Sessions) remove(w http.ResponseWriter, r *Request) error {
 				return err
 			}
 			if session.publicID() == id && mayEnd(r.Caller, session.Operator) {
-				return sessionTable.Delete(tx, session.Hash)
+				return errors.Join(deleteSessions(tx, [][]byte{session.Hash}), EndTokensOfSessions(tx, [][]byte{session.Hash}, r.Now))
 			}
 		}
 		return ErrNotFound.With("There is no such session, or it has ended.")
@@ -412,10 +421,10 @@ func (s *Sessions) end(w http.ResponseWriter, r *Request) error {
 	err = r.Update(s.store, func(tx *Tx) error {
 		if keep == "" {
 			ended = len(sessionsOf(tx, operator, nil))
-			return endEverywhere(tx, operator)
+			return endEverywhere(tx, operator, r.Now)
 		}
 		ended = len(sessionsOf(tx, operator, r.Caller.Session))
-		return endSessions(tx, operator, r.Caller.Session)
+		return endSessions(tx, operator, r.Caller.Session, r.Now)
 	})
 	if err != nil {
 		return err

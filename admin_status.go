@@ -93,7 +93,7 @@ func (s *Status) show(w http.ResponseWriter, r *Request) error {
 	if err := server.Ready(); err != nil {
 		shown["ready"], shown["not_ready_because"] = false, err.Error()
 	}
-	if err := o.Store.View(func(tx *Tx) error { return s.stored(tx, shown) }); err != nil {
+	if err := o.Store.View(func(tx *Tx) error { return s.stored(tx, r.Latest, shown) }); err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, shown)
@@ -112,8 +112,8 @@ func connectionsShown(listeners []conns.Usage, upstreams int) map[string]any {
 // maxFullOwners is how many owners with little storage left the status lists.
 const maxFullOwners = 20
 
-// stored adds to shown the values that are read from the store.
-func (s *Status) stored(tx *Tx, shown map[string]any) error {
+// stored adds to shown the values that are read from the store. now is from Clock.Latest.
+func (s *Status) stored(tx *Tx, now time.Time, shown map[string]any) error {
 	keys, err := s.o.Keyring.Count(tx)
 	if err != nil {
 		return err
@@ -143,6 +143,9 @@ func (s *Status) stored(tx *Tx, shown map[string]any) error {
 		rows = append(rows, map[string]any{"id": s.Owner, "name": OwnerName(tx, s.Owner), "storage": map[string]any{"bytes": s.Bytes, "limit": s.Limit}})
 	}
 	shown["full_owners"] = rows
+	if shown["ending_tokens"], err = endingTokens(tx, now); err != nil {
+		return err
+	}
 	shown["keys"], shown["webhook_backlog"], shown["webhook_oldest_at"], shown["webhooks_held_since"] = keys, waiting, Seconds(oldest), Seconds(held)
 	shown["audit"] = map[string]any{"entries": entries, "number": head.Number, "hash": fmt.Sprintf("%x", head.Hash)}
 	return nil

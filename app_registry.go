@@ -122,7 +122,9 @@ var registry = []part{
 			return errors.Join(SweepRequests(a.Store, now), SweepReplays(a.Store, now))
 		}}}
 	}},
-	{name: "admin tokens", tables: TokenTables(), routes: func(a *App) Routes { return Routes{Admin: a.tokens.AdminRoutes()} }},
+	{name: "admin tokens", tables: TokenTables(), routes: func(a *App) Routes { return Routes{Admin: a.tokens.AdminRoutes()} }, work: func(a *App) []work {
+		return []work{{time.Minute, "find admin tokens that expire soon", func(now time.Time) error { return NoticeTokens(a.Store, a.clock.Latest(now)) }}}
+	}},
 	{name: "storage", tables: StorageWatchTables(), work: func(a *App) []work {
 		return []work{
 			{time.Second, "check the free disk space", a.storage.CheckDisk},

@@ -20,8 +20,8 @@ type RestoreAppOptions struct {
 // RestoreApp restores a backup, see RestoreStore. A restore ends all logins, the set-up
 // link and all invitations. Unless o.Exactly is set, it does not undo what has ended since the backup, as far
 // as the previous database shows it: keys that were revoked, paused or rotated, admin
-// tokens that were revoked, operators who were deleted, disabled or got a lower role, and changes of
-// passwords. Unless
+// tokens that were revoked or rotated, operators who were deleted, disabled or got a lower role, and
+// changes of passwords. Unless
 // o.SendWebhooks is set, webhooks are held back, because the deliveries of the backup may
 // have been sent since. An entry in the audit log of the restored database, which ends at
 // the time of the backup, explains why later entries are missing.
@@ -129,7 +129,8 @@ func moveSecrets(tx *Tx, was, next *StoredKey) error {
 	return nil
 }
 
-// tokensEnded returns the admin tokens that were revoked since the backup.
+// tokensEnded returns the admin tokens that were revoked since the backup, or whose secret was
+// replaced.
 func tokensEnded(previous, backup *Tx) (plan []Carried, err error) {
 	for now, err := range TokenTable.All(previous, Forward) {
 		if err != nil {
@@ -139,12 +140,22 @@ func tokensEnded(previous, backup *Tx) (plan []Carried, err error) {
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, err
 		}
-		if err != nil || now.RevokedAt.IsZero() || !was.RevokedAt.IsZero() {
+		why := ""
+		if err != nil {
+			continue // created since
+		}
+		if !was.SameSecrets(now) {
+			was.TakeSecrets(now)
+			why = "got another secret, or a previous secret was ended"
+		}
+		if !now.RevokedAt.IsZero() && was.RevokedAt.IsZero() {
+			was.RevokedAt, why = now.RevokedAt, "was revoked on "+now.RevokedAt.UTC().Format(time.RFC3339)
+		}
+		if why == "" {
 			continue
 		}
-		was.RevokedAt = now.RevokedAt
 		plan = append(plan, Carried{
-			What:  fmt.Sprintf("Admin token %d (%s) was revoked on %s.", now.ID, now.Name, now.RevokedAt.UTC().Format(time.RFC3339)),
+			What:  fmt.Sprintf("Admin token %d (%s) %s.", now.ID, now.Name, why),
 			Apply: func(tx *Tx) error { return TokenTable.Put(tx, was) },
 		})
 	}

@@ -50,7 +50,7 @@ func TestRestore_CarriesOver(t *testing.T) {
 			old := secrets["finished"]
 			secrets["finished"] = a.rotate(ids["finished"], 86400)
 			tokens := map[string]string{}
-			for _, name := range []string{"kept", "revoked"} {
+			for _, name := range []string{"kept", "revoked", "rotated", "replaced"} {
 				tokens[name], _ = a.operate(201, "POST", "/admin/v1/tokens", fmt.Sprintf(`{"name": %q}`, name))["token"].(string)
 			}
 			joining := a.invite("eda", RoleViewer)
@@ -65,6 +65,8 @@ func TestRestore_CarriesOver(t *testing.T) {
 			a.operate(200, "POST", "/admin/v1/keys/"+ids["finished"]+"/rotate/finish", "")
 			a.operate(200, "PATCH", "/admin/v1/keys/"+ids["shortened"], fmt.Sprintf(`{"expires_at": %q}`, a.clock.Now().Add(time.Hour).UTC().Format(time.RFC3339)))
 			a.operate(200, "POST", "/admin/v1/tokens/2/revoke", "")
+			a.operate(200, "POST", "/admin/v1/tokens/3/rotate", "")
+			tokens["new"], _ = a.operate(200, "POST", "/admin/v1/tokens/4/rotate", `{"overlap_seconds": 0}`)["token"].(string)
 			a.operate(200, "POST", "/admin/v1/operators/1/password", `{"password": "another horse battery"}`)
 			a.operate(200, "DELETE", "/admin/v1/operators/2", "")
 			a.operate(200, "PATCH", "/admin/v1/operators/3", `{"disabled": true}`)
@@ -83,7 +85,7 @@ func TestRestore_CarriesOver(t *testing.T) {
 				secrets["kept"]: 200, secrets["revoked"]: ended, secrets["paused"]: ended, secrets["rotated"]: ended, rotated: live,
 				secrets["finished"]: 200, old: ended, secrets["shortened"]: ended,
 			})
-			for name, want := range map[string]int{"kept": 200, "revoked": ended} {
+			for name, want := range map[string]int{"kept": 200, "revoked": ended, "rotated": 200, "replaced": ended, "new": live} {
 				if status, _ := a.scrape(tokens[name]); status != want {
 					t.Errorf("token %s: got %d, want %d", name, status, want)
 				}
@@ -106,7 +108,7 @@ func TestRestore_CarriesOver(t *testing.T) {
 				t.Errorf("the invited operator: %v; the invitation: %v, want it ended", joined, err)
 			}
 			if !exactly {
-				for _, want := range []string{"was revoked on", "was paused", "another secret", "earlier end", "Admin token 2 (revoked)", "Operator 1 (ann) got another password", "Operator 2 (bea) was deleted", "Operator 3 (cay) was disabled", "Operator 4 (dot) got the role viewer", "Operator 5 (eda) got another password"} {
+				for _, want := range []string{"was revoked on", "was paused", "another secret", "earlier end", "Admin token 2 (revoked) was revoked on", "Admin token 3 (rotated) got another secret", "Operator 1 (ann) got another password", "Operator 2 (bea) was deleted", "Operator 3 (cay) was disabled", "Operator 4 (dot) got the role viewer", "Operator 5 (eda) got another password"} {
 					if !strings.Contains(strings.Join(result.Carried, "\n"), want) {
 						t.Errorf("the list has no %q: %q", want, result.Carried)
 					}

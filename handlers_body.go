@@ -317,6 +317,22 @@ func (b *Body) Time(name string, into *time.Time) {
 	*into = t
 }
 
+// How long the previous secret stays valid after a rotation, in seconds: the default and the maximum.
+const (
+	usualOverlap = 24 * 60 * 60
+	MaxOverlap   = 30 * usualOverlap
+)
+
+// ReadOverlap returns how long the previous secret stays valid after a rotation, which is the member
+// overlap_seconds of the body.
+func ReadOverlap(body *Body) (time.Duration, error) {
+	overlap := usualOverlap
+	if body.Given("overlap_seconds") {
+		body.Int("overlap_seconds", &overlap, 0, MaxOverlap)
+	}
+	return time.Duration(overlap) * time.Second, body.Err()
+}
+
 // Bodies reads an array of objects and returns one Body for each object. It returns nil if the
 // member is absent or null, and also if it is not an array of objects; then Err returns an error.
 func (b *Body) Bodies(name string) []*Body {

@@ -110,13 +110,13 @@ var KeyTable = Table[*StoredKey]{
 const (
 	StatusActive  = "active"
 	statusPaused  = "paused"
-	statusExpired = "expired"
+	StatusExpired = "expired"
 	StatusRevoked = "revoked"
 )
 
 // KeyStates returns the states of a key.
 func KeyStates() []string {
-	return []string{StatusActive, statusPaused, statusExpired, StatusRevoked}
+	return []string{StatusActive, statusPaused, StatusExpired, StatusRevoked}
 }
 
 // Status returns the state of the key at now, a time from Clock.Latest.
@@ -135,7 +135,7 @@ func (s stateFacts) at(now time.Time) string {
 	case s.revoked:
 		return StatusRevoked
 	case !s.expires.IsZero() && !now.Before(s.expires):
-		return statusExpired
+		return StatusExpired
 	case s.paused:
 		return statusPaused
 	}
@@ -149,7 +149,7 @@ func (k *Key) Check(now time.Time) error {
 	switch k.Status(now) {
 	case StatusRevoked:
 		return ErrKey.With("This API key was revoked on %s. Create a new one.", k.RevokedAt.UTC().Format(time.RFC3339))
-	case statusExpired:
+	case StatusExpired:
 		return ErrKey.With("This API key expired on %s. Create a new key, or ask the operator to extend this one.", k.ExpiresAt.UTC().Format(time.RFC3339))
 	case statusPaused:
 		return ErrKey.With("This API key is paused. Ask the operator to resume it.")
@@ -225,11 +225,17 @@ func (k *StoredKey) Has(p Permission) bool { return k.Permissions&p != 0 }
 // Allows reports whether a client with this address may use the key. If the key has allowed
 // addresses, Allows returns false for the zero Addr, an unknown address.
 func (k *StoredKey) Allows(client netip.Addr) bool {
-	if len(k.AllowedIPs) == 0 {
+	return AddressAllowed(k.AllowedIPs, client)
+}
+
+// AddressAllowed reports whether a client with this address may use a credential whose allowed
+// addresses are nets. It returns true if nets is empty, and otherwise false for the zero Addr.
+func AddressAllowed(nets []netip.Prefix, client netip.Addr) bool {
+	if len(nets) == 0 {
 		return true
 	}
 	client = client.Unmap().WithZone("")
-	return slices.ContainsFunc(k.AllowedIPs, func(p netip.Prefix) bool { return p.Contains(client) })
+	return slices.ContainsFunc(nets, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
 // AllowsQuery reports whether the key may be sent as ?api_key=, if the service allows this at all.

@@ -337,15 +337,16 @@ func (k *Keyring) CountLive(tx *Tx, owner uint64, limit int) int {
 	return n
 }
 
-// maxAliases is the maximum number of previous secrets of a key that are valid at the same time.
-const maxAliases = 3
+// MaxPreviousSecrets is the maximum number of previous secrets of a key, or of an admin token, that
+// are valid at the same time.
+const MaxPreviousSecrets = 3
 
 // Rotate creates a new secret for a key, saves the key and returns the secret. Only a hash of it is
 // stored, so it cannot be read again. The secret that was current stays valid until ends, and
 // previous secrets stay valid until their own EndsAt. If ends is not after now, all of these
 // secrets become invalid with the commit. now is from Clock.Latest. Rotate changes key, which must
-// not be shared. It returns ErrConflict if maxAliases previous secrets are still valid, or if the
-// key has no stored Hash.
+// not be shared. It returns ErrConflict if MaxPreviousSecrets are still valid, or if the key has no
+// stored Hash.
 func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, err error) {
 	if key.Hash == nil {
 		return "", ErrConflict.With("This key was stored by an early version and cannot be rotated. Create a new key.")
@@ -354,8 +355,8 @@ func (k *Keyring) Rotate(tx *Tx, key *Key, now, ends time.Time) (secret string, 
 	if err := k.Drop(tx, key, func(a PreviousSecret) bool { return !overlap || !now.Before(a.EndsAt) }); err != nil {
 		return "", err
 	}
-	if len(key.Aliases) >= maxAliases {
-		return "", ErrConflict.With("%d earlier secrets of this key are still valid. End them first (rotate/finish), or rotate without an overlap.", maxAliases)
+	if len(key.Aliases) >= MaxPreviousSecrets {
+		return "", ErrConflict.With("%d earlier secrets of this key are still valid. End them first (rotate/finish), or rotate without an overlap.", MaxPreviousSecrets)
 	}
 	if overlap {
 		key.Aliases = append(key.Aliases, PreviousSecret{Serial: key.Serial, Hash: key.Hash, Hint: key.Hint, EndsAt: ends})

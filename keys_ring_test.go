@@ -403,7 +403,7 @@ func TestKeyring_RotationModel(t *testing.T) {
 			switch rapid.IntRange(0, 4).Draw(rt, "step") {
 			case 0, 1:
 				overlap := rapid.SampledFrom([]int{0, 1, 60}).Draw(rt, "overlap")
-				if overlap > 0 && holding() == maxAliases {
+				if overlap > 0 && holding() == MaxPreviousSecrets {
 					continue
 				}
 				if overlap == 0 {

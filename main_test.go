@@ -302,6 +302,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		},
 		"admin token create": given("--name", "t"), "admin token list": given(),
 		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
+		"admin token rotate": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
 		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "routes": given(), "reload": given(),
 		"config check": given(), "config print": given(), "status": given(), "version": given(), "man": given(), "calls list": given(),
 		"owners update": func() []string {

@@ -677,12 +677,19 @@ func loggedIn(x *exchange) error {
 }
 
 // checkToken is the identifier for callers that need an admin token. It counts requests
-// without a valid token by client address. Beyond wrongKeys per minute it returns
-// ErrRateLimit for a wrong token.
+// without a valid token by client address, but not those with one that the address may not use.
+// Beyond wrongKeys per minute it returns ErrRateLimit for a wrong token.
 func (s *Server) checkToken(x *exchange) (err error) {
 	x.step = StepKey
 	if x.Caller, err = s.o.Tokens.Authenticate(&x.Request); err == nil {
 		return nil
+	}
+	if errors.Is(err, ErrPermission) {
+		x.step = StepAddress
+		if !x.Client.IsValid() {
+			err = ErrPermission.With("This admin token may be used only from its allowed_ips, but the address of the client is unknown: %s.", UnknownBecause(x.Request.Request, x.proxies))
+		}
+		return err
 	}
 	if wait := s.throttle.Fail(x.Client, x.Steady); wait > 0 && errors.Is(err, ErrKey) {
 		err = ErrRateLimit.With("Too many wrong tokens from this address. Wait for the time in Retry-After.").After(wait)

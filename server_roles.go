@@ -149,6 +149,7 @@ var endpointRules = map[string]endpointRule{
 	"DELETE /admin/v1/sessions/:id":         {RightRead, noProof},
 	"POST /admin/v1/sessions/end":           {RightRead, noProof},
 	"POST /admin/v1/confirm":                {RightRead, noProof},
+	"POST /admin/v1/tokens/:id/rotate":      {RightAdmin, humanProof},
 	"GET /admin/v1/operators":               {RightRead, noProof},
 	"POST /admin/v1/operators":              {RightAdmin, humanProof},
 	"POST /admin/v1/operators/invite":       {RightAdmin, humanProof},

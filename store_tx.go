@@ -488,7 +488,7 @@ const hidden = "(secret)"
 
 // secretFields lists the names of the fields that contain secrets, in records of any
 // table.
-var secretFields = []string{"hash", "password", "secret", "token"}
+var secretFields = []string{"hash", "password", "secret", "session", "token"}
 
 // hideSecrets returns a copy of value in which every secret is replaced by hidden, at
 // any depth. name is the name of the field with this value, or "" if the value is an

@@ -25,7 +25,7 @@ type WebhookEvent struct {
 	Body map[string]any
 }
 
-// These events about keys, owners and the disk are only for the operator's webhooks.
+// These events about keys, admin tokens, owners and the disk are only for the operator's webhooks.
 const (
 	KeyCreated   = "key.created"
 	KeyRotated   = "key.rotated"
@@ -34,6 +34,9 @@ const (
 	KeyResumed   = "key.resumed"
 	keyExpiring  = "key.expiring"
 	limitReached = "limit.reached"
+
+	// TokenExpiring is about an admin token.
+	TokenExpiring = "token.expiring"
 
 	storageWarningEvent = "owner.storage_warning"
 	diskLowEvent        = "disk.low"
@@ -50,7 +53,7 @@ func EventTypes() []string {
 // OperatorEventTypes returns the types of events that the operator's webhooks may subscribe to.
 // They are EventTypes and the events that only the operator receives.
 func OperatorEventTypes() []string {
-	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached, storageWarningEvent, diskLowEvent)
+	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached, TokenExpiring, storageWarningEvent, diskLowEvent)
 }
 
 // Publish queues e for each webhook that subscribes to it. Call it in the transaction of the change
@@ -143,6 +146,8 @@ func sample(kind string, now time.Time) WebhookEvent {
 		body["owner"] = map[string]any{"id": 1, "name": "sample", "storage": map[string]any{"bytes": 429496730, "limit": 536870912}}
 	case "disk":
 		body["disk"] = map[string]any{"free_bytes": 450000000, "mark_bytes": 268435456, "refusing": false}
+	case "token":
+		body["token"] = map[string]any{"id": 1, "name": "sample", "scope": "read", "status": StatusActive, "expires_at": Seconds(now.Add(14 * 24 * time.Hour))}
 	default:
 		body["key"] = map[string]any{"id": "key_sample", "name": "sample", "status": StatusActive}
 	}

@@ -100,7 +100,7 @@ func (n *OperatorEvents) Flush() error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	wanted, err := n.wanted(limitReached)
+	wanted, err := EventWanted(n.store, limitReached)
 	if err == nil && wanted {
 		err = n.raise(fresh)
 	}
@@ -111,9 +111,9 @@ func (n *OperatorEvents) Flush() error {
 	return err
 }
 
-// wanted reports whether an active webhook of the operator subscribes to event.
-func (n *OperatorEvents) wanted(event string) (yes bool, err error) {
-	err = n.store.View(func(tx *Tx) error {
+// EventWanted reports whether an active webhook of the operator subscribes to event.
+func EventWanted(store *Store, event string) (yes bool, err error) {
+	err = store.View(func(tx *Tx) error {
 		ids, err := subscriptions(tx, event, 0)
 		yes = len(ids) > 0
 		return err
@@ -206,7 +206,7 @@ func dropReached(tx *Tx, before time.Time) error {
 // reported, so a webhook created later still receives the events. now is the wall clock. Call
 // Expiring about once a minute.
 func (n *OperatorEvents) Expiring(now time.Time) error {
-	wanted, err := n.wanted(keyExpiring)
+	wanted, err := EventWanted(n.store, keyExpiring)
 	for more := wanted; more && err == nil; {
 		err = n.store.Update(func(tx *Tx) error {
 			keys, err := n.keyring.Expiring(tx, now.Add(n.leadTime), noticesAtOnce)

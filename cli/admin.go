@@ -18,40 +18,6 @@ import (
 
 // adminCommand returns the commands for operators, set-up links and admin tokens.
 func (s *session) adminCommand() *cli.Command {
-	create := s.showsOnce(&cli.Command{
-		Name: "create", Usage: "create an admin token and show it once",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "name", Usage: "what the token is for"}},
-		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.String("name") == "" {
-				return misused(c, fmt.Errorf("--name is needed"))
-			}
-			made, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/tokens", map[string]any{"name": c.String("name")}})
-			if err != nil {
-				return err
-			}
-			lost := shownOnce{member: "token", kind: "admin token", remedy: "Revoke it and create another: latchkey admin token revoke ID"}
-			if advise, err := s.printSecret(c, made, lost); err != nil || !advise {
-				return err
-			}
-			_, _ = fmt.Fprintln(s.env.Stderr, "\nThis is the only time that the token is shown: store it now.")
-			return nil
-		},
-	})
-	revoke := &cli.Command{
-		Name: "revoke", Usage: "revoke an admin token immediately and permanently", ArgsUsage: "ID",
-		Action: func(ctx context.Context, c *cli.Command) error {
-			id, err := oneArgument(c)
-			if err != nil {
-				return err
-			}
-			gone, err := s.call(ctx, c, Request{http.MethodPost, "/admin/v1/tokens/" + url.PathEscape(id) + "/revoke", nil})
-			if err != nil {
-				return err
-			}
-			return s.printList(c, gone, "", tokenColumns())
-		},
-	}
-	list := s.listOf("tokens", tokenColumns())
 	return &cli.Command{Name: "admin", Usage: "manage operators and admin tokens", Commands: []*cli.Command{
 		{
 			Name: "create", Usage: "create an operator, who can log in to the dashboard", Action: s.createOperator,
@@ -73,12 +39,8 @@ func (s *session) adminCommand() *cli.Command {
 			Description: "Use it on the machine of the service if no admin can log in any more. The\nserver may be running.",
 		},
 		{Name: "setup-link", Usage: "create a link for creating the first operator in a browser; it works once, within 30 minutes", Action: s.setupLink},
-		{Name: "token", Usage: "create, list and revoke admin tokens", Commands: []*cli.Command{create, list, revoke}},
+		s.tokenCommand(),
 	}}
-}
-
-func tokenColumns() []string {
-	return []string{"id", "name", "hint", "status", "created_at", "last_used_at"}
 }
 
 // passwordFlag returns the flag --password-file. No flag contains the password itself, because it

@@ -183,7 +183,7 @@ func expiry(text string, now time.Time) (string, error) {
 	}
 	length, err := parseLength(text)
 	if errors.Is(err, errTooLong) {
-		return "", fmt.Errorf("--expires must be at most %dd; got %q; for a key that never expires, leave it out", maxExpiryDays, text)
+		return "", fmt.Errorf("--expires must be at most %dd; got %q", maxExpiryDays, text)
 	}
 	if err != nil || length <= 0 {
 		return "", fmt.Errorf("--expires must be a time such as 2027-01-31T00:00:00Z or a length such as 12h or 90d; got %q", text)

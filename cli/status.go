@@ -20,7 +20,8 @@ configuration could not be reloaded or needs a restart, if a scheduled backup
 failed or is older than twice backup.every, if webhooks are held back or wait
 for more than an hour, if records have no valid MAC, if the disk has less
 room than twice the database or than keys need to store records, if the
-storage of an owner is nearly full, and if a certificate ends within 14 days.
+storage of an owner is nearly full, and if a certificate or an admin token ends
+within 14 days.
 With --json the list is needs_attention.`,
 	}
 }
@@ -113,9 +114,27 @@ func attention(status map[string]any) []string {
 		owner, _ := v.(map[string]any)
 		add(true, "The storage of the owner %s is nearly full (%s); give it more with: latchkey owners update %s --storage SIZE", cell(owner["name"]), cell(owner["storage"]), cell(owner["id"]))
 	}
+	ending, _ := status["ending_tokens"].([]any)
+	for _, v := range ending {
+		token, _ := v.(map[string]any)
+		id := cell(token["id"])
+		add(true, "Admin token %s %s ends in %s; replace it with: latchkey admin token create", id, cell(token["name"]), daysUntil(timeOf(token["expires_at"]), now))
+	}
 	ends := timeOf(status["certificate_ends_at"])
 	add(!ends.IsZero() && ends.Sub(now) < 14*24*time.Hour, "A certificate ends at %s.", cell(status["certificate_ends_at"]))
 	return list
+}
+
+// daysUntil returns the time from now to end, such as "9 days", in whole days or else in whole hours.
+func daysUntil(end, now time.Time) string {
+	left := end.Sub(now)
+	switch days, hours := int(left/(24*time.Hour)), int(left/time.Hour); {
+	case days > 1:
+		return fmt.Sprintf("%d days", days)
+	case hours > 1:
+		return fmt.Sprintf("%d hours", hours)
+	}
+	return "less than 2 hours"
 }
 
 // timeOf returns a time in an answer of the server, or the zero time if v is not one.
