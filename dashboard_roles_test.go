@@ -263,3 +263,19 @@ func TestRoles_PageEndpoints(t *testing.T) {
 		t.Errorf("found %d questions of pages, want more", asked)
 	}
 }
+
+// setRole gives the operator with a name another role.
+func (a *testApp) setRole(name, role string) {
+	a.t.Helper()
+	err := a.Store.Update(func(tx *Tx) error {
+		op, err := OperatorTable.One(tx, "name", []byte(strings.ToLower(name)))
+		if err != nil {
+			return err
+		}
+		op.Role = role
+		return OperatorTable.Put(tx, op)
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
