@@ -154,7 +154,7 @@ func (d *Dashboard) loggedIn(p page) http.HandlerFunc {
 		}
 		if p.Needs != anyRole && !v.may(p.Needs) {
 			fault := faultOf(d.o.Accounts.Refuse(r, s, p.Needs))
-			v.show(fault.Status, "fault", view{Title: "Not allowed", Fault: fault.Message})
+			v.show(fault.Status, "fault", view{Title: "Not allowed", Fault: fault.Message, Data: p.Needs})
 			return
 		}
 		if _, ok := v.form(); ok {
