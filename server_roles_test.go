@@ -39,7 +39,7 @@ func endpointTable() string {
 		if groups[rule] == nil {
 			groups[rule] = map[string][]string{}
 		}
-		groups[rule][method] = append(groups[rule][method], "`"+strings.TrimPrefix(path, "/admin/v1")+"`")
+		groups[rule][method] = append(groups[rule][method], strings.TrimPrefix(path, "/admin/v1"))
 	}
 	rules := slices.SortedFunc(maps.Keys(groups), func(a, b endpointRule) int {
 		return cmp.Or(cmp.Compare(a.Rights, b.Rights), cmp.Compare(a.Proof, b.Proof))
@@ -50,7 +50,7 @@ func endpointTable() string {
 		for _, method := range slices.Sorted(maps.Keys(groups[rule])) {
 			paths := groups[rule][method]
 			slices.Sort(paths)
-			all = append(all, method+" "+strings.Join(paths, ", "))
+			all = append(all, method+" `"+strings.Join(paths, "`, `")+"`")
 		}
 		scopes := grantsWith(Scopes(), rule.Rights)
 		if rule.Proof == humanProof {
