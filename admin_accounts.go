@@ -273,6 +273,16 @@ func (a *Accounts) May(op dashboard.Operator, endpoint string) bool {
 	return roleNamed(op.Role).Rights.May(endpoint)
 }
 
+// Refuse records in the audit log that a page of the dashboard was refused, because the role of the
+// operator of s does not allow the endpoint that the page needs. It returns a Fault that says which
+// roles do.
+func (a *Accounts) Refuse(r *http.Request, s dashboard.Session, endpoint string) error {
+	by := a.deed(r, s.Operator, endpoint)
+	by.Object = ""
+	a.o.Refused(by, ErrPermission)
+	return faultFor(RoleRefused(s.Role, endpoint))
+}
+
 // As returns a copy of r for the admin endpoint, which then handles the request with the rights of
 // the operator of s and records the operator in the audit log. The connection of r then counts as
 // one with a valid key.

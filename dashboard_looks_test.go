@@ -145,22 +145,8 @@ func TestBrowser_Looks(t *testing.T) {
 	}
 	a.App = nil
 	p := openBrowserOn(t, a.config.Server.Data)
-	p.do(chromedp.ActionFunc(func(ctx context.Context) error {
-		_, err := page.AddScriptToEvaluateOnNewDocument(source).Do(ctx)
-		return err
-	}))
-	look := func(name string) {
-		t.Helper()
-		t.Logf("look at %s", name) // a sign of life
-		for _, s := range screenForms() {
-			p.screen(s.width, s.height, s.scheme)
-			p.fits(name+" "+s.String(), int(s.width))
-			for _, fault := range p.faults(s.scheme == "dark") {
-				t.Errorf("%s %s: %s", name, s, fault)
-			}
-			p.picture(name, s)
-		}
-	}
+	p.load(source)
+	look := p.look
 	for _, path := range []string{"/login", "/setup?token=none", "/join?token=none"} {
 		p.open(path)
 		look(path)
@@ -193,6 +179,71 @@ func TestBrowser_Looks(t *testing.T) {
 	p.click("button.main")
 	p.sees("Waiting for the first request")
 	look("created")
+}
+
+// load runs source, such as axe, in each page before its own scripts.
+func (p *tab) load(source string) {
+	p.t.Helper()
+	p.do(chromedp.ActionFunc(func(ctx context.Context) error {
+		_, err := page.AddScriptToEvaluateOnNewDocument(source).Do(ctx)
+		return err
+	}))
+}
+
+// look wants that the page is not wider than the screen and that axe finds no fault, in each of the
+// forms, and takes pictures of it.
+func (p *tab) look(name string) {
+	p.t.Helper()
+	p.t.Logf("look at %s", name) // a sign of life
+	for _, s := range screenForms() {
+		p.screen(s.width, s.height, s.scheme)
+		p.fits(name+" "+s.String(), int(s.width))
+		for _, fault := range p.faults(s.scheme == "dark") {
+			p.t.Errorf("%s %s: %s", name, s, fault)
+		}
+		p.picture(name, s)
+	}
+}
+
+// TestBrowser_LooksByRole looks at the pages that differ for a viewer and for a key manager.
+func TestBrowser_LooksByRole(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	source := axeSource(t)
+	a := newTestApp(t)
+	keys, _ := fillBusiness(a)
+	a.operate(200, "PATCH", "/admin/v1/business-context", `{"variables": {"opening_hours": "9 to 5"}}`)
+	for _, role := range []string{RoleViewer, RoleKeyManager} {
+		a.operate(201, "POST", "/admin/v1/operators", fmt.Sprintf(`{"name": %q, "password": %q}`, role, operatorPassword))
+		a.setRole(role, role)
+	}
+	data := a.config.Server.Data
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.App = nil
+	p := openBrowserOn(t, data)
+	p.load(source)
+	records := []string{"/webhooks/1", "/agents/1", "/contacts/1", "/calls/1", "/schedules/1", "/owners/1", "/teams/1", "/do-not-call/1", "/variables/" + keys["opening_hours"], "/calendar/events/1"}
+	for role, paths := range map[string][]string{
+		RoleViewer:     append(records, "/keys", "/keys/"+keys["crm"], "/contacts", "/business-context", "/keys/new", "/status", "/calendar?week="+week().Format(time.DateOnly)),
+		RoleKeyManager: {"/keys", "/keys/" + keys["crm"], "/owners/1", "/contacts/1"},
+	} {
+		p.open("/login")
+		p.fill("#name", role)
+		p.fill("#password", operatorPassword)
+		p.click("button.main")
+		p.sees("API Keys")
+		for _, path := range paths {
+			p.open(path)
+			p.sees(plainRole(role))
+			if changes := strings.Contains(p.text(), "Save"); changes != (role == RoleKeyManager && path == "/owners/1") {
+				t.Errorf("%s: %s: the page has a form for a change: %v", role, path, changes)
+			}
+			p.look(role + " " + path)
+		}
+		p.click(".who button")
+		p.sees("Password")
+	}
 }
 
 // refused has a request refused for its permission.

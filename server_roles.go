@@ -213,6 +213,17 @@ func Unproven(endpoint string, provenAt, now time.Time) bool {
 	return endpointRules[endpoint].Proof != noProof && now.Sub(provenAt) > ProofSpan
 }
 
+// RoleRefused returns the error for an operator whose role does not allow an endpoint, in the words of
+// the dashboard.
+func RoleRefused(role, endpoint string) *Error {
+	roles := holders(endpointRules[endpoint].Rights, false)
+	return ErrPermission.With("Your role is %s. This needs %s. Ask an operator who has it.", plainRole(role), plainRole(roles))
+}
+
+// plainRole returns the name of a role, or a text with such names, as pages show it: "key manager" for
+// "key_manager".
+func plainRole(text string) string { return strings.ReplaceAll(text, "_", " ") }
+
 // holders returns the scopes (for a token) or the roles that contain one of rights, as a text such as
 // "the scope keys or all".
 func holders(rights AdminRights, token bool) string {

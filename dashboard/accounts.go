@@ -49,6 +49,9 @@ type Accounts interface {
 	As(r *http.Request, s Session) *http.Request
 	// May reports whether the role of an operator allows an endpoint, such as "POST /admin/v1/keys".
 	May(op Operator, endpoint string) bool
+	// Refuse records in the audit log that a page was refused to the operator of s, whose role does
+	// not allow the endpoint that the page needs. It returns a Fault with status 403 that says who may.
+	Refuse(r *http.Request, s Session, endpoint string) error
 	// Logout ends the session s.
 	Logout(r *http.Request, s Session) error
 	// LogoutEverywhere ends all sessions of the operator.
@@ -173,9 +176,9 @@ func (d *Dashboard) session(r *http.Request) (Session, bool) {
 	return d.o.Accounts.Session(r, token)
 }
 
-// loggedIn returns a handler that shows a page to operators who have logged in. All others have to log
-// in first, see logInFirst.
-func (d *Dashboard) loggedIn(page func(*pageRequest)) http.HandlerFunc {
+// loggedIn returns a handler that shows a page to operators who have logged in and whose role allows
+// it. All others have to log in first, see logInFirst.
+func (d *Dashboard) loggedIn(p page) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		s, ok := d.session(r)
@@ -190,8 +193,13 @@ func (d *Dashboard) loggedIn(page func(*pageRequest)) http.HandlerFunc {
 			v.showFault(invalid("%s", err))
 			return
 		}
+		if p.Needs != anyRole && !v.may(p.Needs) {
+			fault := faultOf(d.o.Accounts.Refuse(r, s, p.Needs))
+			v.show(fault.Status, "fault", view{Title: "Not allowed", Fault: fault.Message, Data: p.Needs})
+			return
+		}
 		if _, ok := v.form(); ok && v.confirmed() {
-			page(v)
+			p.Serve(v)
 		}
 	}
 }

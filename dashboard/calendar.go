@@ -306,16 +306,18 @@ func newEventPages(apiURL func() string) eventPages { return eventPages{apiURL} 
 
 func (p eventPages) sections() []section { return []section{{"Data", "Calendar", "/calendar"}} }
 
-func (p eventPages) pages() map[string]func(*pageRequest) {
-	pages := map[string]func(*pageRequest){"GET /calendar": showWeek, "POST /calendar/events/{id}/cancel": p.cancel}
-	for pattern := range p.records(time.UTC).pages() {
-		pages[pattern] = func(v *pageRequest) {
+func (p eventPages) pages() map[string]page {
+	pages := map[string]page{
+		"GET /calendar": {"GET /admin/v1/events", showWeek}, "POST /calendar/events/{id}/cancel": {"POST /admin/v1/events/:id/cancel", p.cancel},
+	}
+	for pattern, records := range p.records(time.UTC).pages() {
+		pages[pattern] = page{records.Needs, func(v *pageRequest) {
 			if fault := checkZone(v); fault != nil {
 				v.showFault(fault)
 				return
 			}
-			p.records(zoneOf(v, "")).pages()[pattern](v)
-		}
+			p.records(zoneOf(v, "")).pages()[pattern].Serve(v)
+		}}
 	}
 	return pages
 }

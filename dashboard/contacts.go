@@ -212,10 +212,10 @@ func contactDeletion(_ *pageRequest, contact map[string]any) string {
 	return text
 }
 
-func (c contactPages) pages() map[string]func(*pageRequest) {
-	pages := c.recordPages.pages()
-	pages["GET /contacts/import"] = func(v *pageRequest) { showImport(v, nil, "") }
-	pages["POST /contacts/import"] = importContacts
+func (c contactPages) pages() map[string]page {
+	pages, needs := c.recordPages.pages(), c.endpoint(http.MethodPost, "/import")
+	pages["GET /contacts/import"] = page{needs, func(v *pageRequest) { showImport(v, nil, "") }}
+	pages["POST /contacts/import"] = page{needs, importContacts}
 	return pages
 }
 
@@ -397,10 +397,10 @@ func newVariablePages() variablePages {
 	}}
 }
 
-func (p variablePages) pages() map[string]func(*pageRequest) {
+func (p variablePages) pages() map[string]page {
 	pages := p.recordPages.pages()
-	pages["GET /business-context"] = func(v *pageRequest) { showBusiness(v, nil, nil) }
-	pages["POST /business-context"] = changeBusiness
+	pages["GET /business-context"] = page{"GET /admin/v1/business-context", func(v *pageRequest) { showBusiness(v, nil, nil) }}
+	pages["POST /business-context"] = page{"PATCH /admin/v1/business-context", changeBusiness}
 	return pages
 }
 
@@ -409,6 +409,7 @@ type businessPage struct {
 	Owner  string
 	Owners []choice
 	Inputs []input
+	Values []valueSet // what Inputs show, if the operator may not change it
 }
 
 // businessFields returns the values of an owner's business and the fields to edit them. There is a
@@ -480,7 +481,11 @@ func showBusiness(v *pageRequest, fault *Fault, form url.Values) {
 	for i := range inputs {
 		inputs[i].Name = "value." + inputs[i].Name // the form also has a field owner
 	}
-	page, status := view{Title: "Values of the business", Data: businessPage{owner, ownerChoices(v), inputs}}, http.StatusOK
+	data := businessPage{Owner: owner, Owners: ownerChoices(v), Inputs: inputs}
+	if !v.may("PATCH /admin/v1/business-context") {
+		data.Inputs, data.Values = nil, valueSets(inputs)
+	}
+	page, status := view{Title: "Values of the business", Data: data}, http.StatusOK
 	if fault != nil {
 		status, page.Fault = fault.Status, labelled(fault.Message, fields...)
 	}

@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -51,15 +52,24 @@ type Dashboard struct {
 	sets      []pageSet
 	sections  []section
 	templates map[string]*template.Template
+	needs     map[string]string // for each pattern of a page, see page.Needs
 }
 
-// New returns a Dashboard. It returns an error if a template cannot be parsed.
+// New returns a Dashboard. It returns an error if a template cannot be parsed, or if a page does not
+// say which endpoint it needs.
 func New(o Options) (*Dashboard, error) {
 	d := &Dashboard{o: o, sets: pageSets(o)}
 	for _, set := range d.sets {
 		d.sections = append(d.sections, set.sections()...)
 	}
 	d.sections = append(d.sections, section{"System", "Account", "/account"})
+	d.needs = map[string]string{}
+	for pattern, p := range d.pages() {
+		if p.Needs == "" {
+			return nil, fmt.Errorf("the page %s does not say which endpoint it needs", pattern)
+		}
+		d.needs[pattern] = p.Needs
+	}
 	var err error
 	d.templates, err = parsePages(template.FuncMap{
 		"ago":     func(at any) string { return ago(at, o.Now()) },
@@ -79,27 +89,29 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), ownerPages(), auditPages{}, statusPages{}}
+		return []pageSet{newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), ownerPages(), operatorPages{}, auditPages{}, statusPages{}}
 	}
 	return []pageSet{
 		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{}, operatorPages{},
+		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, auditPages{}, statusPages{},
 	}
 }
 
-// pages yields the pattern and the function of each page that requires a login.
-func (d *Dashboard) pages() iter.Seq2[string, func(*pageRequest)] {
-	all := []map[string]func(*pageRequest){{
-		"POST /logout": d.logout, "POST /logout-everywhere": d.logoutEverywhere, "GET /account": d.showAccount, "POST /account": d.changePassword,
-		"POST /account/sessions/{id}/end": d.endSession, "POST /account/sessions/end": d.endOthers, "GET /confirm": d.showConfirm, "POST /confirm": d.confirm,
+// pages yields the pattern of each page that requires a login, and the page.
+func (d *Dashboard) pages() iter.Seq2[string, page] {
+	all := []map[string]page{{
+		"POST /logout": {anyRole, d.logout}, "POST /logout-everywhere": {anyRole, d.logoutEverywhere}, "GET /account": {anyRole, d.showAccount},
+		"POST /account":                   {anyRole, d.changePassword},
+		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
+		"GET /confirm": {anyRole, d.showConfirm}, "POST /confirm": {anyRole, d.confirm},
 	}}
 	for _, set := range d.sets {
 		all = append(all, set.pages())
 	}
-	return func(yield func(string, func(*pageRequest)) bool) {
+	return func(yield func(string, page) bool) {
 		for _, pages := range all {
-			for pattern, page := range pages {
-				if !yield(pattern, page) {
+			for pattern, p := range pages {
+				if !yield(pattern, p) {
 					return
 				}
 			}
@@ -114,6 +126,10 @@ func (d *Dashboard) Patterns() (list []string) {
 	}
 	return list
 }
+
+// Needs returns for each of Patterns the endpoint that the page needs, such as "GET
+// /admin/v1/keys/:id", or "any role".
+func (d *Dashboard) Needs() map[string]string { return maps.Clone(d.needs) }
 
 // Handler returns the handler of the admin listener. It serves the admin endpoint and the pages,
 // and an originCheck protects both. It returns an error if Options.BaseURL is not a URL.
@@ -133,22 +149,22 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 			http.ServeFileFS(w, r, files, name)
 		})
 	}
-	page := func(pattern string, serve http.HandlerFunc) {
+	handle := func(pattern string, serve http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Vary", "Cookie")
 			serve(w, r)
 		})
 	}
-	page("GET /login", d.showLogin)
-	page("POST /login", d.login)
-	page("GET /setup", d.showSetup)
-	page("POST /setup", d.setup)
-	page("GET /join", d.showJoin)
-	page("POST /join", d.join)
-	for pattern, show := range d.pages() {
-		page(pattern, d.loggedIn(show))
+	handle("GET /login", d.showLogin)
+	handle("POST /login", d.login)
+	handle("GET /setup", d.showSetup)
+	handle("POST /setup", d.setup)
+	handle("GET /join", d.showJoin)
+	handle("POST /join", d.join)
+	for pattern, p := range d.pages() {
+		handle(pattern, d.loggedIn(p))
 	}
-	page("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
+	handle("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
 	origins.refused = d.o.Accounts.RecordCrossSite
 	return origins.protect(mux), nil
 }
@@ -158,13 +174,26 @@ type pageSet interface {
 	// sections returns the entries of these pages in the navigation, nil if there are none.
 	sections() []section
 	// pages returns the pages by their http.ServeMux patterns.
-	pages() map[string]func(*pageRequest)
+	pages() map[string]page
 }
+
+// page is a page that requires a login.
+type page struct {
+	// Needs is the endpoint that the operator's role must allow, such as "GET /admin/v1/keys/:id", or
+	// anyRole. The page of a form needs the endpoint that the form is for. So nobody fills in a form
+	// that is refused afterwards.
+	Needs string
+	Serve func(*pageRequest)
+}
+
+// anyRole as page.Needs means that every operator may use the page.
+const anyRole = "any role"
 
 // view is the data that a template is rendered with.
 type view struct {
 	Title    string
 	Operator string // name of the operator who has logged in; "" on the login page
+	Role     string // role of the operator in plain words; "" for an admin, who may do everything
 	Nav      []navGroup
 	Fault    string     // sentence about an error; "" if there was none
 	Done     string     // sentence about a change that was made; "" if there was none
@@ -211,10 +240,14 @@ type navEntry struct {
 	Here       bool
 }
 
-// navigation returns the navigation for the page with the given path. The groups are in the order
-// of their first sections.
-func navigation(sections []section, path string) (groups []navGroup) {
-	for _, s := range sections {
+// navigation returns the navigation for the requested page, without the sections that the operator
+// may not see. The groups are in the order of their first sections.
+func (v *pageRequest) navigation() (groups []navGroup) {
+	path := v.R.URL.Path
+	for _, s := range v.dashboard.sections {
+		if !v.mayOpen(s.Path) {
+			continue
+		}
 		i := slices.IndexFunc(groups, func(g navGroup) bool { return g.Name == s.Group })
 		if i < 0 {
 			i, groups = len(groups), append(groups, navGroup{Name: s.Group})

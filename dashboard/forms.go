@@ -139,6 +139,55 @@ func (v *pageRequest) inputs(fields []formField, fill filling, fault *Fault) (li
 	return list
 }
 
+// shown returns the value of the input as text for operators who may not change it.
+func (in input) shown() string {
+	switch in.Kind {
+	case fieldCheck:
+		return cmp.Or(in.Value, "no")
+	case fieldJSON:
+		if in.Value == "{}" {
+			return ""
+		}
+	case fieldTime:
+		return strings.Replace(in.Value, "T", " ", 1)
+	case fieldSelect, fieldID:
+		for _, c := range in.Choices {
+			if c.Chosen && in.Value != "" {
+				return c.Label
+			}
+		}
+	}
+	return in.Value
+}
+
+// valueSet is the values of a group of fields as text. Title is the heading of the group, or "".
+type valueSet struct {
+	Title string
+	Cells []pageCell
+}
+
+// valueSets returns the values of inputs as text, without empty ones.
+func valueSets(inputs []input) (sets []valueSet) {
+	group := ""
+	for _, in := range inputs {
+		group = cmp.Or(in.Group, group)
+		text := in.shown()
+		if in.Kind == fieldHidden || text == "" {
+			continue
+		}
+		if n := len(sets); n == 0 || sets[n-1].Title != group {
+			sets = append(sets, valueSet{Title: group})
+		}
+		kind := cellText
+		if strings.Contains(text, "\n") {
+			kind = cellLong
+		}
+		last := &sets[len(sets)-1]
+		last.Cells = append(last.Cells, pageCell{Head: in.Label, Text: text, Kind: kind})
+	}
+	return sets
+}
+
 // chosen returns choices with value marked as chosen. For fieldTicks, value has several lines, one
 // for each chosen value. Values that are not among the choices are added. Otherwise the form would
 // lose them although nobody changed them.

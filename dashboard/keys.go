@@ -22,11 +22,14 @@ func newKeyPages(apiURL func() string) *keyPages { return &keyPages{apiURL} }
 // sections returns nil, because operators reach the page of a key through the list.
 func (k *keyPages) sections() []section { return nil }
 
-func (k *keyPages) pages() map[string]func(*pageRequest) {
-	return map[string]func(*pageRequest){
-		"GET /keys/new": k.newKey, "POST /keys": k.createKey, "GET /keys/{id}": k.showKey, "GET /keys/{id}/used": k.keyUsed,
-		"POST /keys/{id}/edit": k.editKey, "GET /keys/{id}/rotate": k.askRotate, "POST /keys/{id}/rotate": k.rotateKey, "GET /keys/{id}/revoke": k.askRevoke,
-		"POST /keys/{id}/finish": k.finishKey, "POST /keys/{id}/revoke": k.revokeKey, "POST /keys/{id}/{verb}": k.changeKey,
+func (k *keyPages) pages() map[string]page {
+	const one = "/admin/v1/keys/:id"
+	return map[string]page{
+		"GET /keys/new": {"POST /admin/v1/keys", k.newKey}, "POST /keys": {"POST /admin/v1/keys", k.createKey},
+		"GET /keys/{id}": {"GET " + one, k.showKey}, "GET /keys/{id}/used": {"GET " + one, k.keyUsed}, "POST /keys/{id}/edit": {"PATCH " + one, k.editKey},
+		"GET /keys/{id}/rotate": {"POST " + one + "/rotate", k.askRotate}, "POST /keys/{id}/rotate": {"POST " + one + "/rotate", k.rotateKey},
+		"POST /keys/{id}/finish": {"POST " + one + "/rotate/finish", k.finishKey}, "POST /keys/{id}/{verb}": {"POST " + one + "/pause", k.changeKey},
+		"GET /keys/{id}/revoke": {"POST " + one + "/revoke", k.askRevoke}, "POST /keys/{id}/revoke": {"POST " + one + "/revoke", k.revokeKey},
 	}
 }
 
@@ -372,8 +375,9 @@ func newKeyLists(apiURL func() string) *keyLists { return &keyLists{apiURL} }
 
 func (k *keyLists) sections() []section { return []section{{"API", "API Keys", "/keys"}} }
 
-func (k *keyLists) pages() map[string]func(*pageRequest) {
-	return map[string]func(*pageRequest){"GET /keys": k.list, "GET /keys/meters": k.meters}
+func (k *keyLists) pages() map[string]page {
+	const list = "GET /admin/v1/keys"
+	return map[string]page{"GET /keys": {list, k.list}, "GET /keys/meters": {list, k.meters}}
 }
 
 // keyFilters returns the names of the parameters in the address that filter or sort the list.

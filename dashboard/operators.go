@@ -14,11 +14,12 @@ func (operatorPages) sections() []section {
 	return []section{{"System", "Operators", "/operators"}}
 }
 
-func (operatorPages) pages() map[string]func(*pageRequest) {
-	return map[string]func(*pageRequest){
-		"GET /operators": showOperators, "POST /operators": inviteOperator,
-		"GET /operators/{id}": showOperator, "GET /operators/{id}/delete": askDeleteOperator, "POST /operators/{id}/delete": deleteOperator,
-		"POST /operators/{id}/role": changeRole, "POST /operators/{id}/disable": setDisabled(true), "POST /operators/{id}/enable": setDisabled(false),
+func (operatorPages) pages() map[string]page {
+	const list, invite, change, remove = "GET /admin/v1/operators", "POST /admin/v1/operators/invite", "PATCH /admin/v1/operators/:id", "DELETE /admin/v1/operators/:id"
+	return map[string]page{
+		"GET /operators": {list, showOperators}, "POST /operators": {invite, inviteOperator},
+		"GET /operators/{id}": {list, showOperator}, "GET /operators/{id}/delete": {remove, askDeleteOperator}, "POST /operators/{id}/delete": {remove, deleteOperator},
+		"POST /operators/{id}/role": {change, changeRole}, "POST /operators/{id}/disable": {change, setDisabled(true)}, "POST /operators/{id}/enable": {change, setDisabled(false)},
 	}
 }
 

@@ -54,7 +54,8 @@ type recordList struct {
 	Kind      *recordPages
 	Inputs    []input
 	Cells     [][]pageCell
-	Creatable bool // whether operators can create records of this kind
+	Links     []pageLink // those of Kind that the operator may open
+	Creatable bool       // whether the operator can create records of this kind
 }
 
 // recordPage is the data of the page of a record. ID is "" for a new record.
@@ -65,6 +66,8 @@ type recordPage struct {
 	Record    map[string]any
 	Inputs    []input
 	FactCells []pageCell
+	Changes   bool       // whether the operator may change the record
+	Values    []valueSet // what the form would show, if the operator may not change the record; Inputs is then nil
 	Deleting  string     // text about the consequences of a deletion; "" if the record cannot be deleted
 	Extra     any        // data that More adds
 	Form      url.Values // the form that was sent and refused; for a new record, the values to fill the form with
@@ -72,21 +75,34 @@ type recordPage struct {
 
 func (p *recordPages) sections() []section { return []section{p.section} }
 
-func (p *recordPages) pages() map[string]func(*pageRequest) {
-	pages := map[string]func(*pageRequest){"GET " + p.Path: p.list, "GET " + p.Path + "/{id}": func(v *pageRequest) { p.showRecord(v, nil, nil) }}
+func (p *recordPages) pages() map[string]page {
+	pages := map[string]page{
+		"GET " + p.Path:           {p.endpoint(http.MethodGet, ""), p.list},
+		"GET " + p.Path + "/{id}": {p.endpoint(http.MethodGet, "/:id"), func(v *pageRequest) { p.showRecord(v, nil, nil) }},
+	}
 	if p.makes() {
-		pages["GET "+p.Path+"/new"] = func(v *pageRequest) { p.ask(v, nil, v.query) }
-		pages["POST "+p.Path] = p.create
+		pages["GET "+p.Path+"/new"] = page{p.creates(), func(v *pageRequest) { p.ask(v, nil, v.query) }}
+		pages["POST "+p.Path] = page{p.creates(), p.create}
 	}
 	if len(p.changing()) > 0 {
-		pages["POST "+p.Path+"/{id}"] = p.change
+		pages["POST "+p.Path+"/{id}"] = page{p.changes(), p.change}
 	}
 	if p.Deletion != nil {
-		pages["GET "+p.Path+"/{id}/delete"] = p.askDelete
-		pages["POST "+p.Path+"/{id}/delete"] = p.remove
+		pages["GET "+p.Path+"/{id}/delete"] = page{p.deletes(), p.askDelete}
+		pages["POST "+p.Path+"/{id}/delete"] = page{p.deletes(), p.remove}
 	}
 	return pages
 }
+
+// endpoint returns an endpoint for records of this kind. path is what follows the path of the list,
+// such as "/:id".
+func (p *recordPages) endpoint(method, path string) string {
+	return method + " /admin/v1/" + p.API + path
+}
+
+func (p *recordPages) creates() string { return p.endpoint(http.MethodPost, "") }
+func (p *recordPages) changes() string { return p.endpoint(http.MethodPatch, "/:id") }
+func (p *recordPages) deletes() string { return p.endpoint(http.MethodDelete, "/:id") }
 
 // makes reports whether operators can create records of this kind.
 func (p *recordPages) makes() bool { return len(p.making()) > 0 }
@@ -136,13 +152,23 @@ func (p *recordPages) page(id, done string) string {
 	return at + "?" + q.Encode()
 }
 
+// linksOf returns the links of p whose pages the operator may open.
+func (v *pageRequest) linksOf(p *recordPages) (list []pageLink) {
+	for _, link := range p.Links {
+		if path, _, _ := strings.Cut(link.Path, "?"); v.mayOpen(path) {
+			list = append(list, link)
+		}
+	}
+	return list
+}
+
 func (p *recordPages) list(v *pageRequest) {
 	var names []string
 	for _, f := range p.Filters {
 		names = append(names, f.Name)
 	}
 	query := v.query
-	t := recordList{Kind: p, Creatable: p.makes()}
+	t := recordList{Kind: p, Links: v.linksOf(p), Creatable: p.makes() && v.may(p.creates())}
 	var fault *Fault
 	t.listPage, fault = v.list("/admin/v1/"+p.API+"?"+p.Always.Encode(), p.Rows, names...)
 	t.Filtered = slices.ContainsFunc(p.Filters, func(f formField) bool { return f.Kind != fieldHidden && query.Get(f.Name) != "" })
@@ -235,8 +261,11 @@ func (p *recordPages) showRecord(v *pageRequest, fault *Fault, form url.Values) 
 		}
 		return form.Get("was." + f.Name)
 	}
-	page.Inputs = v.inputs(p.changing(), in, fault)
-	if p.Deletion != nil {
+	page.Inputs, page.Changes = v.inputs(p.changing(), in, fault), v.may(p.changes())
+	if !page.Changes {
+		page.Values, page.Inputs = p.valuesOf(page.Inputs), nil
+	}
+	if p.Deletion != nil && v.may(p.deletes()) {
 		page.Deleting = p.Deletion(v, record)
 	}
 	if p.More != nil {
@@ -246,6 +275,16 @@ func (p *recordPages) showRecord(v *pageRequest, fault *Fault, form url.Values) 
 		}
 	}
 	p.show(v, cmp.Or(p.Page, "record"), view{Title: page.Called, Data: &page}, fault)
+}
+
+// valuesOf returns what inputs show as text, without what the page of a record shows anyway.
+func (p *recordPages) valuesOf(inputs []input) []valueSet {
+	shown := func(in input) bool {
+		member := cmp.Or(in.From, in.Name)
+		return member == p.TitleField || member == "status" ||
+			slices.ContainsFunc(p.Facts, func(c column) bool { return c.Member == member || c.Head == in.Label })
+	}
+	return valueSets(slices.DeleteFunc(slices.Clone(inputs), shown))
 }
 
 // called returns the title of a record's page.

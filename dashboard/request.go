@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strings"
 	"time"
 
 	"latchkey/internal/strictjson"
@@ -62,8 +63,14 @@ func (v *pageRequest) may(endpoint string) bool {
 	return v.dashboard.o.Accounts.May(v.Operator, endpoint)
 }
 
-// show renders the template name with page and sends it. It fills in the operator's name, the
-// navigation, and the sentence for the parameter "done" in the address.
+// mayOpen reports whether the operator may open the page with the pattern "GET " and path.
+func (v *pageRequest) mayOpen(path string) bool {
+	needs := v.dashboard.needs["GET "+path]
+	return needs == anyRole || v.may(needs)
+}
+
+// show renders the template name with page and sends it. It fills in the operator's name and role,
+// the navigation, and the sentence for the parameter "done" in the address.
 // If an endpoint required a confirmed password, it shows the form for that instead.
 func (v *pageRequest) show(status int, name string, page view) {
 	if v.unproven != "" {
@@ -72,7 +79,10 @@ func (v *pageRequest) show(status int, name string, page view) {
 	}
 	d := v.dashboard
 	page.Operator, page.may = v.Operator.Name, v.may
-	page.Nav = navigation(d.sections, v.R.URL.Path)
+	if v.Operator.Role != "admin" {
+		page.Role = strings.ReplaceAll(v.Operator.Role, "_", " ")
+	}
+	page.Nav = v.navigation()
 	if page.Done == "" {
 		page.Done = done(v.query.Get("done"))
 	}

@@ -16,8 +16,8 @@ type auditPages struct{}
 
 func (auditPages) sections() []section { return []section{{"System", "Activity", "/activity"}} }
 
-func (auditPages) pages() map[string]func(*pageRequest) {
-	return map[string]func(*pageRequest){"GET /activity": showAudit, "GET /activity/verify": verifyAudit}
+func (auditPages) pages() map[string]page {
+	return map[string]page{"GET /activity": {"GET /admin/v1/audit", showAudit}, "GET /activity/verify": {"GET /admin/v1/audit/verify", verifyAudit}}
 }
 
 // activityPage is the data of a page of the audit log.
@@ -137,8 +137,10 @@ type statusPages struct{}
 
 func (s statusPages) sections() []section { return []section{{"System", "Status", "/status"}} }
 
-func (s statusPages) pages() map[string]func(*pageRequest) {
-	return map[string]func(*pageRequest){"GET /status": showStatus, "POST /webhooks/release": releaseWebhooks}
+func (s statusPages) pages() map[string]page {
+	return map[string]page{
+		"GET /status": {"GET /admin/v1/status", showStatus}, "POST /webhooks/release": {"POST /admin/v1/webhooks/release", releaseWebhooks},
+	}
 }
 
 // statusPart is a heading on the status page with its facts.

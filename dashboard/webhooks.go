@@ -69,12 +69,12 @@ func showSecret(v *pageRequest, hook map[string]any) {
 	v.show(http.StatusCreated, "hooksecret", view{Title: textOf(hook["name"]), Data: hook})
 }
 
-func (h hookPages) pages() map[string]func(*pageRequest) {
+func (h hookPages) pages() map[string]page {
 	pages := h.recordPages.pages()
-	pages["POST /webhooks/{id}/pause"] = h.pause
-	pages["POST /webhooks/{id}/resume"] = h.resume
-	pages["POST /webhooks/{id}/test"] = h.test
-	pages["POST /webhooks/{id}/redeliver"] = h.redeliver
+	pages["POST /webhooks/{id}/pause"] = page{h.changes(), h.pause}
+	pages["POST /webhooks/{id}/resume"] = page{h.changes(), h.resume}
+	pages["POST /webhooks/{id}/test"] = page{h.endpoint(http.MethodPost, "/:id/test"), h.test}
+	pages["POST /webhooks/{id}/redeliver"] = page{h.endpoint(http.MethodPost, "/:id/redeliver"), h.redeliver}
 	return pages
 }
 
