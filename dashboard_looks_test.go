@@ -214,7 +214,7 @@ func TestBrowser_LooksByRole(t *testing.T) {
 	a.operate(200, "PATCH", "/admin/v1/business-context", `{"variables": {"opening_hours": "9 to 5"}}`)
 	for _, role := range []string{RoleViewer, RoleKeyManager} {
 		a.operate(201, "POST", "/admin/v1/operators", fmt.Sprintf(`{"name": %q, "password": %q}`, role, operatorPassword))
-		a.setRole(role, role)
+		a.setRoleOf(role, role)
 	}
 	data := a.config.Server.Data
 	if err := a.Close(); err != nil {

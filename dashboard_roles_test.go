@@ -267,18 +267,14 @@ func TestRoles_PageEndpoints(t *testing.T) {
 	}
 }
 
-// setRole gives the operator with a name another role.
-func (a *testApp) setRole(name, role string) {
+// setRoleOf gives the operator with a name another role.
+func (a *testApp) setRoleOf(name, role string) {
 	a.t.Helper()
-	err := a.Store.Update(func(tx *Tx) error {
-		op, err := OperatorTable.One(tx, "name", []byte(strings.ToLower(name)))
-		if err != nil {
-			return err
+	for _, row := range a.operate(200, "GET", "/admin/v1/operators", "")["operators"].([]any) {
+		if op := row.(map[string]any); strings.EqualFold(op["name"].(string), name) {
+			a.setRole(int(op["id"].(float64)), role)
+			return
 		}
-		op.Role = role
-		return OperatorTable.Put(tx, op)
-	})
-	if err != nil {
-		a.t.Fatal(err)
 	}
+	a.t.Fatalf("there is no operator %q", name)
 }
