@@ -7,7 +7,7 @@
 // (login and sessions), request.go (a request for a page), records.go, forms.go
 // and columns.go (the pages that most kinds of records share). The other files
 // hold the pages: keys.go with keyform.go and charts.go, calendar.go,
-// contacts.go, webhooks.go, system.go and pages.go.
+// contacts.go, webhooks.go, tokens.go, system.go and pages.go.
 package dashboard
 
 import (
@@ -73,7 +73,7 @@ func New(o Options) (*Dashboard, error) {
 func pageSets(apiURL func() string) []pageSet {
 	return []pageSet{
 		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), auditPages{}, statusPages{},
+		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), tokenPages{}, auditPages{}, statusPages{},
 	}
 }
 
