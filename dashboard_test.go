@@ -217,7 +217,7 @@ func TestDashboard_Vocabulary(t *testing.T) {
 	want := dashboard.Words{
 		DefaultOwner: DefaultOwner, LiveKeys: StatusLive, AnyKeys: statusAny, KeyStates: KeyStates(), Carriers: CarrierNames(), CallStates: callStates(), CallTypes: callTypes(), FailReasons: failReasons(),
 		EventStates: eventStates(), EventTypes: eventKinds(), WebhookEvents: OperatorEventTypes(), ContactColumns: contactColumns(), VariableTypes: variableTypes(), ContextTypes: contextTypes(),
-		AgentRoles: agentRoles(), Weekdays: dayNames(), AuditResults: AuditResults(), Roles: GrantNames(Roles()),
+		AgentRoles: agentRoles(), Weekdays: dayNames(), AuditResults: AuditResults(), Roles: GrantNames(Roles()), TokenScopes: tokenScopes(),
 	}
 	got, ours := reflect.ValueOf(dashboard.Vocabulary()), reflect.ValueOf(want)
 	for i := range got.NumField() {
@@ -226,6 +226,14 @@ func TestDashboard_Vocabulary(t *testing.T) {
 			t.Errorf("%s: the pages have %q, the endpoints %q", name, words, ours.Field(i).Interface())
 		}
 	}
+}
+
+// tokenScopes returns the names of the scopes of admin tokens, each with what it is for.
+func tokenScopes() (list [][2]string) {
+	for _, scope := range Scopes() {
+		list = append(list, [2]string{scope.Name, scope.About})
+	}
+	return list
 }
 
 func TestDashboard_Login(t *testing.T) {

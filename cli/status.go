@@ -20,8 +20,8 @@ configuration could not be reloaded or needs a restart, if a scheduled backup
 failed or is older than twice backup.every, if webhooks are held back or wait
 for more than an hour, if records have no valid MAC, if the disk has less
 room than twice the database or than keys need to store records, if the
-storage of an owner is nearly full, and if a certificate or an admin token ends
-within 14 days.
+storage of an owner is nearly full, and if a certificate or an admin token
+ends within 14 days.
 With --json the list is needs_attention.`,
 	}
 }

@@ -11,7 +11,7 @@ import (
 func TestAttention(t *testing.T) {
 	const well = `{"ready": true, "not_ready_because": null, "config": {"error": null, "restart_needed": []}, "listening": {"api": "127.0.0.1:1"},
 		"last_backup_at": "2026-02-03T08:00:00Z", "last_backup_error": null, "backup_every_seconds": 86400, "webhooks_held_since": null, "webhook_backlog": 0,
-		"webhook_oldest_at": null, "forged_records": 0, "disk_free_bytes": 1000000, "store_bytes": 500000, "certificate_ends_at": null, "now": "2026-02-03T09:00:00.000Z"}`
+		"webhook_oldest_at": null, "forged_records": 0, "disk_free_bytes": 1000000, "store_bytes": 500000, "certificate_ends_at": null, "ending_tokens": [], "now": "2026-02-03T09:00:00.000Z"}`
 	for _, tt := range []struct{ old, new, want string }{
 		{`"ready"`, `"ready"`, ""},
 		{`"backup_every_seconds": 86400`, `"backup_every_seconds": null`, ""},
@@ -29,6 +29,9 @@ func TestAttention(t *testing.T) {
 		{`"disk_free_bytes": 1000000`, `"disk_free_bytes": 999999`, "less than twice"},
 		{`"disk_free_bytes": 1000000`, `"disk_free_bytes": null`, ""},
 		{`"certificate_ends_at": null`, `"certificate_ends_at": "2026-02-17T09:00:00Z"`, ""},
+		{`"ending_tokens": []`, `"ending_tokens": [{"id": 3, "name": "ci", "expires_at": "2026-02-12T10:00:00Z"}]`, "Admin token 3 ci ends in 9 days"},
+		{`"ending_tokens": []`, `"ending_tokens": [{"id": 3, "name": "ci", "expires_at": "2026-02-04T10:00:00Z"}]`, "ends in 25 hours"},
+		{`"ending_tokens": []`, `"ending_tokens": [{"id": 3, "name": "ci", "expires_at": "2026-02-03T10:59:00Z"}]`, "ends in less than 2 hours"},
 		{`"certificate_ends_at": null`, `"certificate_ends_at": "2026-02-17T08:59:59Z"`, "certificate ends"},
 	} {
 		if !strings.Contains(well, tt.old) {

@@ -7,7 +7,7 @@
 // (login and sessions), request.go (a request for a page), records.go, forms.go
 // and columns.go (the pages that most kinds of records share). The other files
 // hold the pages: keys.go with keyform.go and charts.go, calendar.go,
-// contacts.go, webhooks.go, system.go, operators.go and pages.go.
+// contacts.go, webhooks.go, tokens.go, operators.go, system.go and pages.go.
 package dashboard
 
 import (
@@ -89,11 +89,11 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), ownerPages(), operatorPages{}, auditPages{}, statusPages{}}
+		return []pageSet{newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
 	}
 	return []pageSet{
 		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, auditPages{}, statusPages{},
+		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{},
 	}
 }
 

@@ -116,7 +116,7 @@ func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 	if len(limits) > 0 {
 		body["limits"] = limits
 	}
-	body["allowed_ips"] = append([]string{}, strings.FieldsFunc(form.Get("ips"), func(r rune) bool { return strings.ContainsRune(", \r\n\t", r) })...)
+	body["allowed_ips"] = addressList(form.Get("ips"))
 	if form.Has("note") {
 		if metadata == nil {
 			metadata = map[string]any{}
@@ -131,6 +131,11 @@ func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 		body["query_allowed"] = map[string]any{"yes": true, "no": false}[form.Get("query")]
 	}
 	return body, nil
+}
+
+// addressList returns the addresses in a text, which are separated by commas or spaces.
+func addressList(text string) []string {
+	return append([]string{}, strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(", \r\n\t", r) })...)
 }
 
 // keyExpiry returns the expiry of a key from a form. The form has a preset, a time in UTC, or a

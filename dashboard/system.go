@@ -161,7 +161,7 @@ func statusRows() []statusRow {
 		{"Service", "ready", "Ready", textOf}, {"Service", "not_ready_because", "Not ready because", textOf},
 		{"Service", "version", "Version", textOf}, {"Service", "go_version", "Built with", textOf}, {"Service", "started_at", "Started", whenShown}, {"Service", "uptime_seconds", "Up for", uptime},
 		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Listeners", statusList}, {"Service", "connections", "Open connections", connectionsList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
-		{"Service", "certificate_ends_at", "First certificate ends", whenShown},
+		{"Service", "certificate_ends_at", "First certificate ends", whenShown}, {"Service", "ending_tokens", "Admin tokens that end soon", tokensShown},
 		{"Service", "config.loaded_at", "Configuration loaded", whenShown}, {"Service", "config.error", "Last reload failed", textOf}, {"Service", "config.restart_needed", "Changed, needs a restart", textOf},
 		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free inside the file", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
 		{"Store", "disk", "Low disk space", diskShown}, {"Store", "full_owners", "Owners with little storage left", fullOwners},
@@ -179,6 +179,17 @@ func fullOwners(v any) string {
 	for _, row := range list {
 		lines = append(lines, fmt.Sprintf("%s: %s of %s", textOf(memberOf(row.(map[string]any), "name")),
 			bytesShown(memberOf(row.(map[string]any), "storage.bytes")), bytesShown(memberOf(row.(map[string]any), "storage.limit"))))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// tokensShown returns the admin tokens that end soon, one per line.
+func tokensShown(v any) string {
+	list, _ := v.([]any)
+	var lines []string
+	for _, row := range list {
+		token, _ := row.(map[string]any)
+		lines = append(lines, fmt.Sprintf("%s %s: %s", textOf(token["id"]), textOf(token["name"]), whenShown(token["expires_at"])))
 	}
 	return strings.Join(lines, "\n")
 }

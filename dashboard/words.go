@@ -20,7 +20,8 @@ type Words struct {
 	AgentRoles     []string
 	Weekdays       []string
 	AuditResults   []string
-	Roles          []string // of operators
+	Roles          []string    // of operators
+	TokenScopes    [][2]string // of admin tokens: the name, and what it is for
 }
 
 // These are the words that the code of the dashboard refers to.
@@ -70,5 +71,9 @@ func Vocabulary() Words {
 		Weekdays:      []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"},
 		AuditResults:  []string{"done", "refused"},
 		Roles:         []string{"viewer", "key_manager", "admin"},
+		TokenScopes: [][2]string{
+			{"metrics", "reads the metrics, for Prometheus"}, {"read", "reads everything except secrets"}, {"dialer", "claims calls and reports their results"},
+			{"keys", "manages keys and owners"}, {"write", "changes calls, contacts, webhooks and other records, but no keys"}, {"all", "may do everything that an admin token can do"},
+		},
 	}
 }

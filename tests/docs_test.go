@@ -53,7 +53,7 @@ func TestDocs_Dialer(t *testing.T) {
 		}
 	}
 	var token struct{ Token string }
-	post("/admin/v1/tokens", map[string]any{"name": "dialer"}, &token)
+	post("/admin/v1/tokens", map[string]any{"name": "dialer", "scope": "dialer"}, &token)
 	post("/admin/v1/agents", map[string]any{"name": "Front desk", "phone_number": "+4930555001"}, nil)
 	var made struct{ Key string }
 	post("/admin/v1/keys", map[string]any{"name": "caller", "permissions": []string{"can_initiate_calls"}}, &made)
