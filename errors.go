@@ -210,7 +210,7 @@ func explanations() []explanation {
 		{[]*Error{ErrTeamAccess}, "The owner of the key is not a member of this team.", "The request assigns a record to the team, or reads a record of the team.", "Use one of the owner's teams, or ask for the owner to be added to this team."},
 		{[]*Error{ErrDeleteNotAllowed}, "This variable is built in.", "The request deletes a context variable that every account has.", "Delete only context variables that you have created."},
 		{[]*Error{ErrProof}, "The operator has to confirm the password.", "A request with a login changes who may administer the service, or reads a backup, and the operator has not entered the password in the last 10 minutes.",
-			"Confirm the password in the dashboard, or run the command on the machine of the service."},
+			"Confirm the password in the dashboard or with POST /admin/v1/confirm, or run the command on the machine of the service."},
 		{[]*Error{ErrSetup}, "The set-up link is not valid.", "The link was used, is older than half an hour, or an operator exists already.", "Create a new link with \"latchkey admin setup-link\", or log in."},
 		{[]*Error{ErrInvitation}, "The invitation is not valid.", "The link of an invitation was used, is older than 24 hours, was replaced by another, or the operator was removed or disabled.", "Ask an operator with the role admin for another invitation, or log in."},
 
