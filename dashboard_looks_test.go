@@ -366,6 +366,8 @@ func fillBusiness(a *testApp) (ids, secrets map[string]string) {
 	type object = map[string]any
 	add("operators", object{"name": "Ann", "password": operatorPassword})
 	add("teams", object{"name": "Reception"})
+	add("tokens", object{"name": "prometheus", "scope": "metrics", "allowed_ips": []string{"192.0.2.0/24", "2001:db8:1234:5678::/64"}})
+	add("tokens", object{"name": evil, "expires_at": "never"})
 	add("agents", object{"name": "Front desk", "role": "inbound agent", "phone_number": "+4930555001", "team_id": 1})
 	add("agents", object{"name": evil})
 	add("contacts", object{"first_name": "Mara", "last_name": "Lind", "email": "mara@example.net", "company": "Lind KG", "tags": []string{"Regular"}, "phone_numbers": []object{{"phone_number": "+4930555010", "phone_type": "mobile"}}})
