@@ -159,7 +159,7 @@ func (b *bench) libraries() error {
 	for _, connections := range []int{32, 1000} {
 		load := loadOptions{path: agentsPath, keys: stores[0].keys, connections: connections}
 		var contenders []*contender
-		for _, name := range []string{"net/http", "lean", "fasthttpadaptor", "nbio", "fasthttp"} {
+		for _, name := range []string{"net/http", "lean", "fasthttpadaptor", "nbio", "nbio-pool", "fasthttp"} {
 			c := &contender{name: name, start: b.peer(name, stores[0].keys), load: load}
 			if name == "fasthttp" {
 				c.name = "fasthttp, a handler of its own, no check"

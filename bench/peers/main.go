@@ -35,11 +35,12 @@ var servers = map[string]serve{
 	"net/http":        serveStandard,
 	"lean":            serveLean,
 	"fasthttpadaptor": serveAdapted,
-	"nbio":            serveNbio,
+	"nbio":            func(l net.Listener, h http.Handler) error { return serveNbio(l, h, func(f func()) { f() }) },
+	"nbio-pool":       func(l net.Listener, h http.Handler) error { return serveNbio(l, h, nil) },
 }
 
 func main() {
-	name := flag.String("server", "net/http", "server: net/http, lean, fasthttpadaptor, nbio, or fasthttp, which only has a static answer")
+	name := flag.String("server", "net/http", "server: net/http, lean, fasthttpadaptor, nbio, nbio-pool, or fasthttp, which only has a static answer")
 	path := flag.String("path", "/api/v1/agents", "URL path of the requests to answer")
 	file := flag.String("body", "", "path of the file with the body of the answers")
 	keys := flag.String("keys", "", "path of a file with one key per line; needed except by fasthttp")
@@ -65,7 +66,7 @@ func run(name, path, file, keys string) error {
 	} else {
 		start, ok := servers[name]
 		if !ok {
-			return fmt.Errorf("-server must be net/http, lean, fasthttpadaptor, nbio or fasthttp; got %s", name)
+			return fmt.Errorf("-server must be net/http, lean, fasthttpadaptor, nbio, nbio-pool or fasthttp; got %s", name)
 		}
 		c, err := newChecker(keys, path, body)
 		if err != nil {
@@ -98,13 +99,14 @@ func serveAdapted(l net.Listener, h http.Handler) error {
 	return s.Serve(l)
 }
 
-// serveNbio serves with one poller per core, and calls the handler in the goroutine that has read the
-// request, which is the fastest of its ways for handlers that do not wait.
-func serveNbio(l net.Listener, h http.Handler) error {
+// serveNbio serves with one poller per core. executor calls the handler: in the goroutine that has read
+// the request, which is the fastest, but a handler that waits then stops all other connections of the
+// poller; or, if it is nil, in a pool of goroutines.
+func serveNbio(l net.Listener, h http.Handler, executor func(func())) error {
 	logging.SetLevel(logging.LevelError)
 	engine := nbhttp.NewEngine(nbhttp.Config{
 		Network: "tcp", Handler: h, NPoller: runtime.GOMAXPROCS(0), IOMod: nbhttp.IOModNonBlocking,
-		ServerExecutor: func(f func()) { f() },
+		ServerExecutor: executor,
 		ReadBufferSize: 16 << 10, KeepaliveTime: time.Minute, Addrs: []string{l.Addr().String()},
 		Listen: func(string, string) (net.Listener, error) { return l, nil },
 	})
