@@ -63,7 +63,7 @@ func (b *bench) listsOf(folder string) error {
 	if err != nil {
 		return err
 	}
-	s, err := b.starter(folder)()
+	s, err := store{bench: b, build: b.builds()[0], folder: folder}.starter()()
 	if err != nil {
 		return err
 	}

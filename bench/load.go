@@ -1,17 +1,12 @@
 package main
 
 import (
-	"bytes"
-	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
-	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -27,19 +22,21 @@ type loadOptions struct {
 type result struct {
 	perSecond float64       // requests per second
 	p50, p99  time.Duration // percentiles of the latency
-	cpu       time.Duration // CPU time of the server per request
+	p999      time.Duration // the 99.9th percentile
+	cpu       time.Duration // CPU time of the server and its child processes per request
 	rss       int64         // memory of the server at the end, in bytes
 	refused   int           // number of answers other than 2xx, and of errors
 }
 
-func (r result) rate() float64   { return r.perSecond }
-func (r result) median() float64 { return r.p50.Seconds() * 1000 }
-func (r result) worst() float64  { return r.p99.Seconds() * 1000 }
-func (r result) cost() float64   { return r.cpu.Seconds() * 1e6 }
-func (r result) memory() float64 { return float64(r.rss) / 1e6 }
+func (r result) rate() float64    { return r.perSecond }
+func (r result) median() float64  { return r.p50.Seconds() * 1000 }
+func (r result) high() float64    { return r.p99.Seconds() * 1000 }
+func (r result) highest() float64 { return r.p999.Seconds() * 1000 }
+func (r result) cost() float64    { return r.cpu.Seconds() * 1e6 }
+func (r result) memory() float64  { return float64(r.rss) / 1e6 }
 
 func (r result) String() string {
-	return fmt.Sprintf("%8.0f req/s, p50 %v, p99 %v, %.1f us CPU, %d refused", r.perSecond, r.p50, r.p99, r.cost(), r.refused)
+	return fmt.Sprintf("%8.0f req/s, p50 %v, p99 %v, p99.9 %v, %.1f us CPU, %d refused", r.perSecond, r.p50, r.p99, r.p999, r.cost(), r.refused)
 }
 
 // script makes wrk send each request with the next key of the file in BENCH_KEYS, in turn. AGENT in
@@ -59,12 +56,12 @@ function request()
 end
 function done(summary, latency)
   local errors = summary.errors
-  io.write(string.format("result %d %d %d %d %d\n", summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+  io.write(string.format("result %d %d %d %d %d %d\n", summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), latency:percentile(99.9),
     errors.status + errors.connect + errors.read + errors.write + errors.timeout))
 end
 `
 
-var resultLine = regexp.MustCompile(`result (\d+) (\d+) (\d+) (\d+) (\d+)`)
+var resultLine = regexp.MustCompile(`result (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)`)
 
 // load sends requests to a server for a second to warm it up, and then measures a load of b.seconds
 // seconds.
@@ -72,7 +69,7 @@ func (b *bench) load(s *server, o loadOptions) (result, error) {
 	if _, err := b.wrk(s, o, 1); err != nil {
 		return result{}, err
 	}
-	before, _, err := usage(s.command.Process.Pid)
+	before, _, err := treeUsage(s.command.Process.Pid)
 	if err != nil {
 		return result{}, err
 	}
@@ -80,20 +77,20 @@ func (b *bench) load(s *server, o loadOptions) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	after, rss, err := usage(s.command.Process.Pid)
+	after, rss, err := treeUsage(s.command.Process.Pid)
 	if err != nil {
 		return result{}, err
 	}
 	return result{
 		perSecond: float64(numbers[0]) / (float64(numbers[1]) / 1e6), p50: time.Duration(numbers[2]) * time.Microsecond,
-		p99: time.Duration(numbers[3]) * time.Microsecond, cpu: (after - before) / time.Duration(max(1, numbers[0])), rss: rss, refused: numbers[4],
+		p99: time.Duration(numbers[3]) * time.Microsecond, p999: time.Duration(numbers[4]) * time.Microsecond, cpu: (after - before) / time.Duration(max(1, numbers[0])), rss: rss, refused: numbers[5],
 	}, nil
 }
 
-// wrk loads a server for some seconds. It returns five numbers: the number of requests, the duration
-// in microseconds, the 50th and the 99th percentile of the latency in microseconds, and the number
-// of errors.
-func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err error) {
+// wrk loads a server for some seconds. It returns six numbers: the number of requests, the duration
+// in microseconds, the 50th, the 99th and the 99.9th percentile of the latency in microseconds, and the
+// number of errors.
+func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [6]int, err error) {
 	lua := filepath.Join(b.dir, "wrk.lua")
 	if err := os.WriteFile(lua, []byte(script), 0o600); err != nil {
 		return numbers, err
@@ -118,74 +115,4 @@ func (b *bench) wrk(s *server, o loadOptions, seconds int) (numbers [5]int, err 
 		}
 	}
 	return numbers, nil
-}
-
-// idle measures a server with 100 keys that gets no requests.
-func (b *bench) idle() error {
-	start, _, err := b.seed("idle", 100)
-	if err != nil {
-		return err
-	}
-	fresh, err := b.starter("fresh")()
-	if err != nil {
-		return err
-	}
-	if err := fresh.stop(nil); err != nil {
-		return err
-	}
-	return b.report("100 keys", start, fmt.Sprintf(", on a new folder %v", fresh.ready.Round(time.Millisecond)))
-}
-
-// report starts a server and prints the time to its first answer and its memory. It adds extra after
-// the time.
-func (b *bench) report(name string, start func() (*server, error), extra string) error {
-	s, err := start()
-	if err != nil {
-		return err
-	}
-	time.Sleep(2 * time.Second) // until the server has released the memory that only the start needed
-	_, rss, err := usage(s.command.Process.Pid)
-	fmt.Printf("%s: first answer after %v%s, idle RSS %.0f MB\n", name, s.ready.Round(time.Millisecond), extra, float64(rss)/1e6)
-	return s.stop(err)
-}
-
-// large creates a data folder with b.stored keys. They include the keys in the file keys. It returns
-// the function that starts a server on the folder.
-func (b *bench) large(keys string) (func() (*server, error), error) {
-	start, _, err := b.seed("large", 1)
-	if err != nil {
-		return nil, err
-	}
-	secrets, err := os.ReadFile(keys)
-	if err != nil {
-		return nil, err
-	}
-	s, err := start()
-	if err != nil {
-		return nil, err
-	}
-	lines := strings.Fields(string(secrets))
-	began := time.Now()
-	for done := 0; done < b.stored && err == nil; {
-		var part bytes.Buffer
-		part.WriteString("[")
-		for i := range min(50_000, b.stored-done) {
-			secret := rand.Text()
-			if done+i < len(lines) {
-				secret = lines[done+i]
-			}
-			if i > 0 {
-				part.WriteString(",")
-			}
-			fmt.Fprintf(&part, `{"name":"stored %d","permissions":["can_read_agents"],"limits":{"requests_per_minute_limit":1000000},"sha256":"%x"}`, done+i, sha256.Sum256([]byte(secret)))
-		}
-		part.WriteString("]")
-		_, err = b.latchkey("large", part.String(), "keys", "import", "-")
-		done += min(50_000, b.stored-done)
-	}
-	if err := s.stop(err); err != nil {
-		return nil, err
-	}
-	log.Printf("imported %d keys in %v", b.stored, time.Since(began).Round(time.Second))
-	return start, b.report(fmt.Sprintf("%d keys", b.stored), start, "")
 }

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -167,9 +166,9 @@ func (r resident) settle() error {
 	return nil
 }
 
-// resident creates a key of an owner on the running server of a folder.
-func (b *bench) resident(folder, url, owner string) (resident, error) {
-	out, err := b.latchkey(folder, "", "keys", "create", "--name", owner, "--owner", owner, "--permission", "all", "--json",
+// move creates a key of an owner on the running server of a store.
+func move(home store, url, owner string) (resident, error) {
+	out, err := home.run("", "keys", "create", "--name", owner, "--owner", owner, "--permission", "all", "--json",
 		"--limit", "requests_per_minute_limit=10000000", "--limit", "calendar_events_per_day_limit=10000000")
 	if err != nil {
 		return resident{}, err
@@ -186,17 +185,14 @@ func (b *bench) neighbours() error {
 	if out, err := exec.Command("taskset", "-acp", loadCore, strconv.Itoa(os.Getpid())).CombinedOutput(); err != nil {
 		return fmt.Errorf("taskset: %w: %s", err, out)
 	}
-	builds := [][2]string{{"latchkey", filepath.Join(b.dir, "latchkey")}}
-	if b.beside != "" {
-		builds = append(builds, [2]string{"the other build", b.beside})
-	}
 	for round := range b.rounds {
-		for i, build := range builds {
-			s, err := b.programStarter(build[1], fmt.Sprintf("neighbours-%d-%d", round, i))()
+		for _, of := range b.builds() {
+			home := store{bench: b, build: of, folder: fmt.Sprint("neighbours-", round)}
+			s, err := home.starter()()
 			if err != nil {
 				return err
 			}
-			if err := s.stop(b.street(s, fmt.Sprintf("neighbours-%d-%d", round, i), fmt.Sprintf("%s, round %d", build[0], round+1))); err != nil {
+			if err := s.stop(b.street(s, home, fmt.Sprintf("%s, round %d", of.name, round+1))); err != nil {
 				return err
 			}
 		}
@@ -205,15 +201,15 @@ func (b *bench) neighbours() error {
 }
 
 // street measures one server for neighbours. title is put above the table.
-func (b *bench) street(s *server, folder, title string) error {
-	if _, err := b.latchkey(folder, "", "agents", "create", "--name", "Front desk", "--phone", "+4930555001"); err != nil {
+func (b *bench) street(s *server, home store, title string) error {
+	if _, err := home.run("", "agents", "create", "--name", "Front desk", "--phone", "+4930555001"); err != nil {
 		return err
 	}
-	quiet, err := b.resident(folder, s.url, "quiet")
+	quiet, err := move(home, s.url, "quiet")
 	if err != nil {
 		return err
 	}
-	worst, err := b.resident(folder, s.url, "worst")
+	worst, err := move(home, s.url, "worst")
 	if err != nil {
 		return err
 	}
