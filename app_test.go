@@ -94,6 +94,7 @@ func (a *testApp) start() {
 		a.t.Fatal(err)
 	}
 	a.App = app
+	app.Server.spare.spoil = true
 	for _, h := range []struct {
 		into *http.Handler
 		make func() (http.Handler, error)

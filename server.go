@@ -1,7 +1,8 @@
 // The server family checks every request before its handler runs, and writes the answer
 // for every error. server.go contains the checks, in their order. server_open.go ends the
 // requests that their key may no longer make. server_tokens.go manages the tokens of the
-// admin endpoint. The family knows routes, but no resource.
+// admin endpoint. server_exchange.go uses the memory of requests again. The family knows
+// routes, but no resource.
 
 package main
 
@@ -48,6 +49,7 @@ type Server struct {
 	askers   Proxies                // the proxies that may call /authz
 	running  openRequests           // the requests with a key whose handler runs
 	heavy    HeavyTurns             // the heavy requests that run
+	spare    spareExchanges         // those of requests that have been answered
 }
 
 // NewServer returns a Server for the routes of o. It does not check the routes; API and
@@ -189,6 +191,7 @@ type exchange struct {
 	full    *LimitStatus   // the limit on requests in flight that refused the request; nil: none did
 	busy    bool           // HeavyTurns has refused the request, and not a limit of the key
 	streams *Server        // where BeginStream takes places; nil: the exchange cannot become a stream, or is one
+	failed  error          // the error of the checks or the handler, for end; here to save an allocation
 }
 
 // WriteHeader sends the status. Before the first status of 200 or higher it adds Vary and
@@ -232,19 +235,20 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 // clocks once, so that all checks of the request use the same time.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, p httprouter.Params, row Route) *exchange {
 	now := s.o.Clock.Now()
-	x := new(exchange) // set field by field, because a literal of this size would be copied
+	x := s.spare.take() // set field by field, because a literal of this size would be copied
 	x.ResponseWriter, x.Route, x.draft = w, row.Path, s.o.DraftHeaders
 	x.Request.Request, x.Params, x.MaxBody, x.Finishes = r, p, s.o.MaxBody, row.Finishes
 	x.began, x.Now, x.Steady, x.Latest = now, now, s.o.Clock.Steady(now), s.o.Clock.Latest(now)
 	x.Request.Limits = x.limits[:0]
 	x.Client, x.proxies = ClientAddr(r, s.o.Proxies), s.o.Proxies
-	x.ID = s.boot + strconv.FormatUint(s.count.Add(1), 36)
+	var id [24]byte // 8 digits of boot, and at most 13 of a number in base 36
+	x.ID = string(strconv.AppendUint(append(id[:0], s.boot...), s.count.Add(1), 36))
 	return x
 }
 
 // end finishes an exchange. It answers with *err if that is not nil. Then it logs the
 // request and calls the functions in Watch. Defer it directly: it recovers from a panic
-// of the handler and answers that as an internal error.
+// of the handler and answers that as an internal error. x must not be used after it.
 func (s *Server) end(x *exchange, err *error) {
 	p, ended := recover(), x.open.leave()
 	x.places.Release()
@@ -259,6 +263,14 @@ func (s *Server) end(x *exchange, err *error) {
 	if *err != nil {
 		s.fail(x, *err)
 	}
+	s.report(x)
+	if p == nil && *err == nil && x.rights == nil {
+		s.spare.retire(x)
+	}
+}
+
+// report logs a request that has been answered, and calls the functions in Watch.
+func (s *Server) report(x *exchange) {
 	if s.o.Access == nil && len(s.o.Watch) == 0 {
 		return
 	}
@@ -348,9 +360,8 @@ func (s *Server) keyed(row Route, admit func(*exchange, Route) error) httprouter
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
 		x.vary = VaryKey
-		var err error
-		defer s.end(x, &err)
-		err = s.pass(x, row, admit)
+		defer s.end(x, &x.failed)
+		x.failed = s.pass(x, row, admit)
 	}
 }
 
@@ -476,9 +487,8 @@ func notAsker(r *http.Request, client netip.Addr) error {
 func (s *Server) open(row Route) httprouter.Handle {
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
-		var err error
-		defer s.end(x, &err)
-		err = s.handle(x, row)
+		defer s.end(x, &x.failed)
+		x.failed = s.handle(x, row)
 	}
 }
 

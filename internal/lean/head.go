@@ -25,10 +25,49 @@ type head struct {
 	text   string
 	length int // of the body in bytes
 	host   string
-	n      int // number of values in use
+	n      int                 // number of fields in the header
+	names  [maxRepeated]string // of the first fields in the header
 	close  bool
 
 	checked int // bytes of the incomplete head that are known to be correct
+	last    parsed
+}
+
+// maxRepeated is the largest number of fields of a head that is kept for the next request.
+const maxRepeated = 16
+
+// parsed is what a head has been read as, before the handler could change it. Many clients send the
+// same head again and again on a connection, and it is read only once.
+type parsed struct {
+	text    string // all bytes of the head; "": none
+	request http.Request
+	url     url.URL
+	length  int
+	n       int // number of fields
+	names   [maxRepeated]string
+	values  [maxRepeated]string
+}
+
+// keep notes what the head has been read as.
+func (h *head) keep() {
+	p, s := &h.last, h.slot
+	if p.text = ""; h.n > maxRepeated {
+		return
+	}
+	p.text, p.request, p.url, p.length, p.n = h.text, s.request, h.url, h.length, h.n
+	copy(p.names[:], h.names[:h.n])
+	copy(p.values[:], s.values[:h.n])
+}
+
+// repeat makes the request of the slot what keep has noted.
+func (h *head) repeat() {
+	p, s := &h.last, h.slot
+	s.request, h.url, h.text, h.length, h.n = p.request, p.url, p.text, p.length, p.n
+	clear(s.header)
+	for i := range p.n {
+		s.values[i] = p.values[i]
+		s.header[p.names[i]] = s.values[i : i+1 : i+1]
+	}
 }
 
 // classes of bytes. A byte may be in several.
@@ -83,6 +122,10 @@ func (h *head) scan(b []byte, last string) (n int, verdict int) {
 		return 0, odd
 	}
 	n, h.checked = i+len(headEnd), 0
+	if string(b[:n]) == h.last.text {
+		h.repeat()
+		return n, whole
+	}
 	if len(last) == n && string(b[:n]) == last {
 		h.text = last
 	} else {
@@ -92,6 +135,7 @@ func (h *head) scan(b []byte, last string) (n int, verdict int) {
 		return n, odd
 	}
 	h.fill()
+	h.keep()
 	return n, whole
 }
 
@@ -197,6 +241,9 @@ func (h *head) field(line string) bool {
 	}
 	if h.n == maxFields || h.slot.header[name] != nil {
 		return false
+	}
+	if h.n < maxRepeated {
+		h.names[h.n] = name
 	}
 	s := h.slot
 	s.values[h.n] = value

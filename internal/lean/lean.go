@@ -2,7 +2,9 @@
 // if the request follows a strict grammar, fits into one buffer with its body, arrives without a
 // pause and asks for nothing special. At the first byte of anything else it hands the connection to
 // net/http, with the bytes that it has read so far, and net/http serves the connection to its end.
-// So net/http alone decides what is an error, and no request is read in two ways.
+// So net/http alone decides what is an error, and no request is read in two ways. Requests that
+// arrive together are answered one after the other, so a slow handler delays those behind its own,
+// as in net/http.
 //
 // The handler is the same http.Handler, and cannot tell which of the two serves it. One rule is
 // stricter than in net/http: a goroutine that a handler leaves behind may use the request or its

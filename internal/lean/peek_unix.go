@@ -17,15 +17,15 @@ func read(fd uintptr, b []byte) (n int, again bool, err error) {
 	for {
 		n, err = syscall.Read(int(fd), b)
 		switch {
-		case errors.Is(err, syscall.EINTR):
+		case err == nil && n > 0: // the usual case is looked at first
+			return n, false, nil
 		case errors.Is(err, syscall.EAGAIN):
 			return 0, true, nil
+		case errors.Is(err, syscall.EINTR):
 		case err != nil:
 			return 0, false, err
-		case n == 0:
-			return 0, false, io.EOF
 		default:
-			return n, false, nil
+			return 0, false, io.EOF
 		}
 	}
 }

@@ -169,16 +169,27 @@ func appendStatus(b []byte, status int) []byte {
 	return append(b, "\r\n"...)
 }
 
+// isUsual reports whether name is that of a field which most answers have. It must not be true for a
+// name that is not valid.
+func isUsual(name string) bool {
+	switch name {
+	case "Cache-Control", "Content-Type", "Link", "Ratelimit", "Ratelimit-Policy", "Referrer-Policy", "Vary",
+		"X-Content-Type-Options", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset":
+		return true
+	}
+	return false
+}
+
 var spaces = strings.NewReplacer("\n", " ", "\r", " ")
 
 // appendField appends a field. A name that is not valid is left out, and line ends in a value
 // become spaces, so that a value cannot add fields or end the head.
 func appendField(b []byte, name string, values []string) []byte {
-	if !all(name, inName) && !httpguts.ValidHeaderFieldName(name) || name == "" {
+	if !isUsual(name) && !httpguts.ValidHeaderFieldName(name) {
 		return b
 	}
 	for _, value := range values {
-		if strings.ContainsAny(value, "\r\n") {
+		if strings.IndexByte(value, '\n') >= 0 || strings.IndexByte(value, '\r') >= 0 {
 			value = spaces.Replace(value)
 		}
 		b = append(b, name...)
