@@ -14,7 +14,7 @@ import (
 
 // RowList keeps a short form of each record of a table, for lists that filter and sort by more than
 // a Listing can. The keys of the table can be any bytes. Rows are kept together, RowsPerChunk in a
-// value of the store, and a list reads all of them: 100,000 rows of 120 bytes take about 5 ms.
+// value of the store, and a list reads all of them, see RowCache.
 type RowList[T any] struct {
 	Row func(T) []byte // returns the short form of a record; it must not be empty
 	// Value returns a number of the record with this key that changes more often than the record.
@@ -168,7 +168,10 @@ func (t Table[T]) RowValues(tx *Tx) (all []uint64, err error) {
 	if err := tx.flushChunks(); err != nil {
 		return nil, err
 	}
-	_, _, values := rowBuckets(t.Name)
+	_, rowsBucket, values := rowBuckets(t.Name)
+	if b := tx.Bolt.Bucket([]byte(rowsBucket)); b != nil {
+		all = make([]uint64, 0, min(b.Sequence(), 1<<20)+valuesPerChunk)
+	}
 	for key, stored := range tx.Range(values, nil) {
 		contents, err := Unseal(values, key, stored)
 		if err == nil && (len(key) != 8 || len(contents) != 8*valuesPerChunk || binary.BigEndian.Uint64(key) < uint64(len(all))/valuesPerChunk) {
