@@ -22,7 +22,7 @@ type RowCache[R any] struct {
 	large bool           // the rows exceed maxCachedRows
 }
 
-// maxCachedRows is the size in bytes up to which a RowCache keeps rows. 100,000 keys have 12 MB.
+// maxCachedRows is the size in bytes up to which a RowCache keeps rows.
 const maxCachedRows = 64 << 20
 
 // CachedRows are the rows of all records, as one transaction sees them.
