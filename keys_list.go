@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -134,7 +135,7 @@ func (u LastUse) value() uint64 {
 // ctx is done. It leaves out forged keys of that part, see Authenticator. The caller may change the
 // keys.
 func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(count int) (from, to int)) (keys []*Key, count int, err error) {
-	s := keySelection{filter: f, policy: k.Rights(), own: map[string]Permission{}}
+	s := keySelection{filter: f, policy: k.Rights(), own: map[string]Permission{}, maxSorted: k.maxSorted}
 	for _, word := range f.Words {
 		s.words = append(s.words, []byte(word))
 	}
@@ -144,31 +145,27 @@ func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(cou
 		}
 		s.unstored = k.unstoredUses()
 	}
-	buffer := selectionBuffers.Get().(*[]selectedKey)
-	defer selectionBuffers.Put(buffer)
-	s.rows = (*buffer)[:0]
-	err = KeyTable.EachRow(ctx, tx, s.add)
-	*buffer = s.rows
-	defer clear(s.rows) // they share memory of the transaction
-	if err = errors.Join(err, s.err); err != nil {
+	if s.rows, err = k.rows.Read(ctx, tx, KeyTable.Name); err != nil {
 		return nil, 0, err
 	}
-	from, to := bounds(len(s.rows))
-	sortPart(s.rows, from, to, f.compare)
-	for _, row := range s.rows[from:to] {
-		key, err := k.Get(tx, string(row.id))
+	if count, err = s.choose(ctx); err != nil {
+		return nil, 0, err
+	}
+	from, to := bounds(count)
+	for _, id := range s.ids(from, to) {
+		key, err := k.Get(tx, string(id))
 		if IsForged(err) {
 			continue
 		}
 		if errors.Is(err, ErrNotFound) || err == nil && !f.selects(key) {
-			err = fmt.Errorf("keys/%s: the list does not fit the record; stop the server and run latchkey check --repair", row.id)
+			err = fmt.Errorf("keys/%s: the list does not fit the record; stop the server and run latchkey check --repair", id)
 		}
 		if err != nil {
 			return nil, 0, err
 		}
 		keys = append(keys, key)
 	}
-	return keys, len(s.rows), nil
+	return keys, count, nil
 }
 
 // Named returns the keys with these ids, in the same order. It leaves out ids that no key has. The
@@ -210,12 +207,13 @@ func (f KeyFilter) passes(status string) bool {
 // selectedKey is a key that passes a filter, with the value by which it is sorted.
 type selectedKey struct {
 	order uint64 // if two are equal, name decides
+	newer uint64 // a result of idOrder
 	id    []byte
 	name  []byte // nil unless the list is sorted by it
 }
 
 // compare returns the order of two keys in a list. Keys that are equal in it are sorted newest first.
-func (f KeyFilter) compare(a, b selectedKey) int {
+func (f *KeyFilter) compare(a, b selectedKey) int {
 	order := cmp.Compare(a.order, b.order)
 	if order == 0 {
 		order = bytes.Compare(a.name, b.name)
@@ -227,14 +225,17 @@ func (f KeyFilter) compare(a, b selectedKey) int {
 		order = -order
 	}
 	if order == 0 {
+		order = cmp.Compare(b.newer, a.newer)
+	}
+	if order == 0 {
 		order = bytes.Compare(b.id, a.id)
 	}
 	return order
 }
 
-func (f KeyFilter) byCreation() bool { return f.Sort == "" || f.Sort == "created" }
+func (f *KeyFilter) byCreation() bool { return f.Sort == "" || f.Sort == "created" }
 
-// keySelection collects the keys that a filter selects.
+// keySelection is the keys that a filter selects.
 type keySelection struct {
 	filter   KeyFilter
 	policy   *Policy
@@ -242,33 +243,142 @@ type keySelection struct {
 	own      map[string]Permission // the bits of keyRow.own
 	stored   []uint64              // see Table.RowValues
 	unstored map[string]time.Time  // see Keyring.unstoredUses
-	rows     []selectedKey
-	err      error
+	rows     *CachedRows[selectedKey]
+	// maxSorted is that of the Keyring.
+	maxSorted int
+	chosen    []uint64 // for each chunk of rows, one bit for each selected one
+	count     int
 }
 
-// add adds the key with this row, if the filter selects it.
-func (s *keySelection) add(number uint64, stored []byte) {
-	r, ok := readKeyRow(stored)
-	if !ok {
-		s.err = fmt.Errorf("key list, row %d: this is not a row of a key; stop the server and run latchkey check --repair", number)
-		return
+// choose selects keys and returns their number.
+func (s *keySelection) choose(ctx context.Context) (count int, err error) {
+	s.chosen = make([]uint64, len(s.rows.Chunks))
+	for i, chunk := range s.rows.Chunks {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		if s.chosen[i], err = s.chooseOf(chunk); err != nil {
+			return 0, err
+		}
+		s.count += bits.OnesCount64(s.chosen[i])
 	}
+	return s.count, nil
+}
+
+// chooseOf returns which rows of a chunk the filter selects.
+func (s *keySelection) chooseOf(chunk *RowChunk) (chosen uint64, err error) {
+	chosen = chunk.Present
+	for _, word := range s.words {
+		if chosen != 0 {
+			chosen = chunk.MayContain(word, chosen)
+		}
+	}
+	if s.filter.everyRow() {
+		return chosen, nil
+	}
+	for left := chosen; left != 0; left &= left - 1 {
+		i := bits.TrailingZeros64(left)
+		number := chunk.Number*RowsPerChunk + uint64(i)
+		r, ok := readKeyRow(chunk.Row(i))
+		if !ok {
+			return 0, fmt.Errorf("key list, row %d: this is not a row of a key; stop the server and run latchkey check --repair", number)
+		}
+		if !s.selects(number, &r) {
+			chosen &^= left & -left
+		}
+	}
+	return chosen, nil
+}
+
+// everyRow reports whether the filter selects all keys.
+func (f KeyFilter) everyRow() bool {
+	f.Sort, f.Ascending = "", false
+	return f.Empty()
+}
+
+// selects reports whether the filter selects the key with this row.
+func (s *keySelection) selects(number uint64, r *keyRow) bool {
 	f := &s.filter
-	if f.Environment != "" && string(r.environment) != f.Environment || f.Owner != "" && string(r.owner) != f.Owner || !f.passes(r.at(f.Now)) {
-		return
+	if f.Environment != "" && string(r.environment) != f.Environment || f.Owner != "" && string(r.owner) != f.Owner || f.Status != "" && !f.passes(r.at(f.Now)) {
+		return false
 	}
 	if f.Permission != 0 && (r.permissions|s.configured(r.own))&f.Permission == 0 {
-		return
+		return false
 	}
 	for _, word := range s.words {
 		if !bytes.Contains(r.text, word) {
-			return
+			return false
 		}
 	}
-	row := selectedKey{id: r.id}
+	return f.Unused == 0 || f.Now.Sub(latest(s.lastUse(number, r.id), r.created)) >= f.Unused
+}
+
+// maxSortedKeys is the usual Keyring.maxSorted.
+const maxSortedKeys = 1000
+
+// ids returns the ids at some positions of the list.
+func (s *keySelection) ids(from, to int) (ids [][]byte) {
+	if !s.rows.Kept || s.filter.Sort == "last_used" || s.count <= s.maxSorted {
+		return s.sortedIDs(from, to)
+	}
+	for _, place := range s.rows.Sorted(fmt.Sprint(s.filter.Sort, s.filter.Ascending), s.filter.order()) {
+		if from >= to {
+			break
+		}
+		if s.chosen[place/RowsPerChunk]>>(place%RowsPerChunk)&1 == 0 {
+			continue
+		}
+		if from > 0 {
+			from, to = from-1, to-1
+			continue
+		}
+		r, _ := readKeyRow(s.rows.Row(place))
+		ids = append(ids, r.id)
+		to--
+	}
+	return ids
+}
+
+// sortedIDs is ids by sorting the selected keys.
+func (s *keySelection) sortedIDs(from, to int) (ids [][]byte) {
+	if from >= to {
+		return nil
+	}
+	buffer := selectionBuffers.Get().(*[]selectedKey)
+	defer selectionBuffers.Put(buffer)
+	rows := slices.Grow((*buffer)[:0], s.count)
+	for i, chunk := range s.rows.Chunks {
+		for left := s.chosen[i]; left != 0; left &= left - 1 {
+			bit := bits.TrailingZeros64(left)
+			row := s.filter.orderOf(chunk.Row(bit))
+			if s.filter.Sort == "last_used" {
+				row.order = sortableTime(s.lastUse(chunk.Number*RowsPerChunk+uint64(bit), row.id)) // the zero time, for never, sorts first
+			}
+			rows = append(rows, row)
+		}
+	}
+	*buffer = rows
+	defer clear(rows) // they may share memory of the transaction
+	sortPart(rows, from, to, s.filter.compare)
+	for _, row := range rows[from:to] {
+		ids = append(ids, row.id)
+	}
+	return ids
+}
+
+// order returns the order of the list, unless it is sorted by the last use.
+func (f KeyFilter) order() RowSort[selectedKey] {
+	sorting := KeyFilter{Sort: f.Sort, Ascending: f.Ascending}
+	return RowSort[selectedKey]{sorting.orderOf, sorting.compare}
+}
+
+// orderOf returns by what a key is sorted, except for its last use.
+func (f *KeyFilter) orderOf(stored []byte) selectedKey {
+	r, _ := readKeyRow(stored)
+	row := selectedKey{id: r.id, newer: idOrder(r.id)}
 	switch f.Sort {
 	case "", "created":
-		row.order = idOrder(r.id)
+		row.order = row.newer
 	case "name":
 		row.name = r.name()
 		var first [8]byte
@@ -279,16 +389,7 @@ func (s *keySelection) add(number uint64, stored []byte) {
 			row.order = 1<<64 - 1 // a key that never expires sorts last
 		}
 	}
-	if s.stored != nil || s.unstored != nil {
-		used := s.lastUse(number, r.id)
-		if f.Unused > 0 && f.Now.Sub(latest(used, r.created)) < f.Unused {
-			return
-		}
-		if f.Sort == "last_used" {
-			row.order = sortableTime(used) // the zero time, for never, sorts first
-		}
-	}
-	s.rows = append(s.rows, row)
+	return row
 }
 
 // idOrder returns a number that grows with the id of a key, as NewKeyID makes them: the first eight

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -150,6 +151,58 @@ func TestKeyring_List(t *testing.T) {
 		}
 		wantKeyList(rt, a, drawKeyFilter(rt))
 		wantChecked(rt, a, KeyTable)
+	})
+}
+
+// TestKeyring_ListKept lists so many keys that the orders of a list are kept, and changes few of them
+// between the lists. Older transactions go on to see the keys as they were.
+func TestKeyring_ListKept(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		a := newTestApp(t)
+		a.Keyring.maxSorted = 0
+		var ids []string
+		save := func(n int) {
+			err := a.Store.Update(func(tx *Tx) error {
+				for range n {
+					id := NewKeyID(epoch.Add(time.Duration(len(ids)%7) * time.Second))
+					if n < 9 && rapid.Bool().Draw(rt, "old") {
+						id = rapid.SampledFrom(ids).Draw(rt, "id")
+					} else {
+						ids = append(ids, id)
+					}
+					key := &Key{StoredKey: StoredKey{ID: id, Name: fmt.Sprint("key ", len(ids)*7919%1000), Owner: 1, OwnerName: "owner 1", CreatedAt: epoch}}
+					if len(ids)%9 == 0 {
+						drawKey(rt, key)
+					}
+					if err := a.Keyring.Save(tx, key); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				rt.Fatal(err)
+			}
+		}
+		save(10 * RowsPerChunk)
+		for range 5 {
+			wantKeyList(rt, a, drawKeyFilter(rt))
+			err := a.Store.View(func(old *Tx) error {
+				before, err := a.Keyring.rows.Read(t.Context(), old, KeyTable.Name)
+				save(rapid.IntRange(1, 8).Draw(rt, "saved"))
+				for range 2 {
+					wantKeyList(rt, a, drawKeyFilter(rt))
+				}
+				after, afterErr := a.Keyring.rows.Read(t.Context(), old, KeyTable.Name)
+				if err == nil && afterErr == nil && !slices.EqualFunc(before.Chunks, after.Chunks, func(x, y *RowChunk) bool { return bytes.Equal(x.stored, y.stored) }) {
+					rt.Error("an older transaction got newer rows")
+				}
+				return errors.Join(err, afterErr)
+			})
+			if err != nil {
+				rt.Fatal(err)
+			}
+		}
 	})
 }
 

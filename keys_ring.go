@@ -25,9 +25,13 @@ type Keyring struct {
 	memory   *keyCache
 	imported atomic.Bool   // keys were imported, so a secret can have any form
 	misses   atomic.Uint64 // see Cached
-	dirtyMu  sync.Mutex    // guards dirty and flushing
-	dirty    []*CacheEntry // entries with uses to store at the next Flush
-	flushing []*CacheEntry // entries that a Flush is storing
+	rows     RowCache[selectedKey]
+	// maxSorted is the number of selected keys up to which a list sorts them. A longer list uses an order
+	// of all keys, which is kept.
+	maxSorted int
+	dirtyMu   sync.Mutex    // guards dirty and flushing
+	dirty     []*CacheEntry // entries with uses to store at the next Flush
+	flushing  []*CacheEntry // entries that a Flush is storing
 }
 
 // KeyringOptions are the options of NewKeyring.
@@ -40,7 +44,7 @@ type KeyringOptions struct {
 
 // NewEmptyKeyring returns a Keyring without a store. Only Rights and Use may be called.
 func NewEmptyKeyring(o KeyringOptions) *Keyring {
-	k := &Keyring{peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache)}
+	k := &Keyring{peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache), maxSorted: maxSortedKeys}
 	k.rights.Store(o.Policy)
 	return k
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
-	"fmt"
 	"math/bits"
 	"slices"
 )
@@ -36,6 +34,9 @@ func (p listPlace) setColumns(edit chunkEditor, before, after []listColumn) erro
 		return nil
 	}
 	for _, c := range before {
+		if slices.ContainsFunc(after, func(other listColumn) bool { return other.name == c.name }) {
+			continue
+		}
 		if err := p.number(edit, c, false); err != nil {
 			return err
 		}
@@ -60,7 +61,11 @@ func (p listPlace) number(edit chunkEditor, column listColumn, present bool) err
 		o.present[i/64] &^= 1 << (i % 64)
 		o.order[i] = 0
 	}
-	return nil
+	b, err := edit(chunkPlace{boundsBucket(p.table, column.name), string(IDKey(p.id / setIDs))}, readColumnBounds)
+	if err == nil {
+		b.(*columnBounds).set(int(p.id%setIDs/orderIDs), o)
+	}
+	return err
 }
 
 // inRanges reports whether a record passes all ranges of a query.
@@ -83,54 +88,47 @@ func (t Table[T]) inRanges(q Query, v T) bool {
 // of the ids.
 type rangeReader struct {
 	Range
-	chunkCursor
+	bounds, values chunkCursor
 }
 
 // openRange returns a reader that is at the first values.
 func openRange(tx *Tx, table string, r Range) *rangeReader {
-	return &rangeReader{r, openChunks(tx, listBucket(table, r.Column))}
+	return &rangeReader{r, openChunks(tx, boundsBucket(table, r.Column)), openChunks(tx, listBucket(table, r.Column))}
 }
 
 // narrow removes ids from a chunk of a selection. The chunks must come in ascending order.
 func (r *rangeReader) narrow(c *selectedChunk) error {
-	const parts, words = setIDs / orderIDs, orderIDs / 64
-	for part := range parts {
-		wanted := c.bits[words*part : words*(part+1)]
-		if !slices.ContainsFunc(wanted, func(word uint64) bool { return word != 0 }) {
-			continue
-		}
-		if number := c.number*parts + uint64(part); !r.seek(number) {
-			return missingOrder(r.bucket, IDKey(number)) // each selected record has a value
-		}
-		if err := r.keep(wanted); err != nil {
-			return err
-		}
+	if c.bits == (setBits{}) {
+		return nil
 	}
-	return nil
-}
-
-// keep removes the ids from wanted whose values in the present chunk are not in the range.
-func (r *rangeReader) keep(wanted []uint64) error {
-	contents, err := r.contents()
+	bounds, err := readBounds(&r.bounds, c.number)
 	if err != nil {
 		return err
 	}
-	if len(contents) != ordersSize {
-		return fmt.Errorf("%s/%x: %w", r.bucket, r.key, errListData)
-	}
-	smallest, largest := binary.BigEndian.Uint64(contents), binary.BigEndian.Uint64(contents[8:])
-	switch {
-	case smallest >= r.Low && largest <= r.High:
-		return nil
-	case largest < r.Low || smallest > r.High:
-		clear(wanted)
-		return nil
-	}
-	for w := range wanted {
-		for left := wanted[w]; left != 0; left &= left - 1 {
-			bit := bits.TrailingZeros64(left)
-			if n := binary.BigEndian.Uint64(contents[ordersBits+8*(64*w+bit):]); n < r.Low || n > r.High {
-				wanted[w] &^= 1 << bit
+	wanted := valueRange{r.Low, r.High}
+	for part := range columnParts {
+		ids := c.part(part)
+		if countIDs(ids) == 0 {
+			continue
+		}
+		stored := bounds.of(part)
+		if stored.within(wanted) {
+			continue
+		}
+		if !stored.overlaps(wanted) {
+			clear(ids)
+			continue
+		}
+		values, err := readColumn(&r.values, c.number*columnParts+uint64(part), ids)
+		if err != nil {
+			return err
+		}
+		for w := range ids {
+			for left := ids[w]; left != 0; left &= left - 1 {
+				bit := bits.TrailingZeros64(left)
+				if n := values.at(64*w + bit); n < r.Low || n > r.High {
+					ids[w] &^= 1 << bit
+				}
 			}
 		}
 	}

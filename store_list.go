@@ -340,33 +340,27 @@ type orders struct {
 	order   [orderIDs]uint64 // 0 for an id without a record
 }
 
-// ordersHead is the size in bytes of the smallest and the largest order, with which the contents of
-// a chunk begin. Then come present and order.
+// ordersHead is the size in bytes of present, with which the contents of a chunk begin. Then comes
+// order.
 const (
-	ordersHead = 16
-	ordersBits = ordersHead + orderIDs/8
-	ordersSize = ordersBits + 8*orderIDs
+	ordersHead = orderIDs / 8
+	ordersSize = ordersHead + 8*orderIDs
 )
 
 func (o *orders) encode() []byte {
-	smallest, largest := ^uint64(0), uint64(0)
-	contents := make([]byte, ordersHead, ordersSize)
+	if o.present == [orderIDs / 64]uint64{} {
+		return nil
+	}
+	contents := make([]byte, 0, ordersSize)
 	for _, word := range o.present {
 		contents = binary.BigEndian.AppendUint64(contents, word)
 	}
 	for i, order := range o.order {
 		if o.present[i/64]>>(i%64)&1 == 0 {
 			order = 0
-		} else {
-			smallest, largest = min(smallest, order), max(largest, order)
 		}
 		contents = binary.BigEndian.AppendUint64(contents, order)
 	}
-	if o.present == [orderIDs / 64]uint64{} {
-		return nil
-	}
-	binary.BigEndian.PutUint64(contents, smallest)
-	binary.BigEndian.PutUint64(contents[8:], largest)
 	return contents
 }
 
@@ -379,10 +373,10 @@ func readOrders(contents []byte) (chunk, error) {
 		return nil, errListData
 	}
 	for i := range o.present {
-		o.present[i] = binary.BigEndian.Uint64(contents[ordersHead+8*i:])
+		o.present[i] = binary.BigEndian.Uint64(contents[8*i:])
 	}
 	for i := range o.order {
-		o.order[i] = binary.BigEndian.Uint64(contents[ordersBits+8*i:])
+		o.order[i] = binary.BigEndian.Uint64(contents[ordersHead+8*i:])
 	}
 	return o, nil
 }

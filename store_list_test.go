@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -89,6 +91,9 @@ func plainPage(all map[uint64]item, q Query, from, to int) (rows []item, count i
 		fits := len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)
 		for _, f := range q.All {
 			fits = fits && passes(f)
+		}
+		for _, r := range q.Ranges {
+			fits = fits && v.At >= r.Low && v.At <= r.High
 		}
 		for _, word := range q.Words {
 			inWord := func(field string) bool { return strings.Contains(fold.Search(field), word) }
@@ -249,11 +254,18 @@ func TestPage_Damage(t *testing.T) {
 		{"no bucket of orders", "does not fit the records", "missing", Query{}, func(tx *Tx) error {
 			return errors.Join(tx.Put("other", []byte("x"), nil), tx.Bolt.DeleteBucket([]byte("items~order")))
 		}},
-		{"another order", "does not fit the records", "", Query{}, func(tx *Tx) error {
+		{"another order", "does not fit the records", "not within its bounds", Query{}, func(tx *Tx) error {
 			c := &orders{present: [2]uint64{0b1110}}
 			return tx.Put("items~order", IDKey(0), c.encode())
 		}},
 		{"not an order", "does not fit the records", "not data of a list", Query{}, func(tx *Tx) error { return tx.Put("items~order", IDKey(0), []byte("x")) }},
+		{"no bounds", "does not fit the records", "missing", Query{}, func(tx *Tx) error { return tx.Delete("items~order-bounds", IDKey(0)) }},
+		{"no bounds of a range", "does not fit the records", "missing", Query{ByID: true, Ranges: []Range{{OrderColumn, 4, 5}}},
+			func(tx *Tx) error { return tx.Delete("items~order-bounds", IDKey(0)) }},
+		{"not bounds", "does not fit the records", "not data of a list", Query{}, func(tx *Tx) error { return tx.Put("items~order-bounds", IDKey(0), []byte("x")) }},
+		{"other bounds", "does not fit the records", "not within its bounds", Query{}, func(tx *Tx) error {
+			return tx.Put("items~order-bounds", IDKey(0), (&columnBounds{present: 1, low: [columnParts]uint64{4}, high: [columnParts]uint64{5}}).encode())
+		}},
 		{"not a set", "does not fit the records", "not data of a list", Query{}, func(tx *Tx) error { return tx.Put("items~all", setKey(nil, 0), []byte("x")) }},
 		{"not a text", "does not fit the records", "not data of a list", Query{Words: []string{"mara"}},
 			func(tx *Tx) error { return tx.Put("items~text", IDKey(0), []byte("0123456789abcdefg")) }},
@@ -299,7 +311,7 @@ func TestPage_Damage(t *testing.T) {
 // TestPage_ManyEqual lists more records with one order than are sorted together, between two others.
 func TestPage_ManyEqual(t *testing.T) {
 	s := newTestStore(t)
-	const equal = maxPicked + 1000
+	const equal = maxPicked + 4000
 	err := s.Update(func(tx *Tx) error {
 		for id := uint64(1); id <= equal+2; id++ {
 			at := uint64(1 << 50)
@@ -337,6 +349,104 @@ func TestPage_ManyEqual(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// TestPage_Ordering lists many records whose order grows with the id, or nearly, or not at all, and
+// of which many are equal. It compares pages of each list with plain ones, and counts how many parts
+// of the order they read.
+func TestPage_Ordering(t *testing.T) {
+	const n = 3 * setIDs
+	random := rand.New(rand.NewPCG(1, 2))
+	for name, order := range map[string]func(id uint64) uint64{
+		"growing": func(id uint64) uint64 { return 1<<63 + 3*id },
+		"nearly":  func(id uint64) uint64 { return 1<<63 + 3*id + random.Uint64N(1000) },
+		"random":  func(uint64) uint64 { return random.Uint64() },
+		"equal":   func(id uint64) uint64 { return id / 3000 },
+		"extreme": func(id uint64) uint64 { return []uint64{0, 1<<64 - 1}[id%2] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &itemsDesk{newTestStore(t), map[uint64]item{}}
+			err := d.Update(func(tx *Tx) error {
+				for id := uint64(1); id <= n; id++ {
+					v := item{ID: id, At: order(id), Tags: []string{fmt.Sprint("tag", id%5)}}
+					if err := itemTable.Put(tx, v); err != nil {
+						return err
+					}
+					d.all[id] = v
+				}
+				for id := uint64(1); id <= n; id += 7 {
+					if err := itemTable.Delete(tx, IDKey(id)); err != nil {
+						return err
+					}
+					delete(d.all, id)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := slices.Collect(maps.Values(d.all))
+			low, high := all[0].At, all[1].At
+			for _, q := range []Query{{}, {All: []Filter{{"tag", []byte("tag3")}}}, {Ranges: []Range{{OrderColumn, min(low, high), max(low, high)}}}, {All: []Filter{{"tag", []byte("tag9")}}}} {
+				for _, from := range []int{0, 10, 2000, 9000} {
+					_ = d.View(func(tx *Tx) error {
+						rows, count, err := itemTable.Page(tx, q, func(count int) (int, int) { return min(from, count), min(from+30, count) })
+						want, wantCount := plainPage(d.all, q, from, from+30)
+						if err != nil || count != wantCount || itemsText(rows) != itemsText(want) {
+							t.Errorf("%+v from %d: got %d, %v\n%s\nwant %d\n%s", q, from, count, err, itemsText(rows), wantCount, itemsText(want))
+						}
+						return nil
+					})
+				}
+			}
+			if got := d.check(t); len(got) > 0 {
+				t.Errorf("check: got %q", got)
+			}
+		})
+	}
+}
+
+// TestOrdering_ReadsFew counts the parts of the order that a page of a list reads.
+func TestOrdering_ReadsFew(t *testing.T) {
+	const n = 4 * setIDs
+	s := newTestStore(t)
+	err := s.Update(func(tx *Tx) error {
+		for id := uint64(1); id < n; id++ {
+			if err := itemTable.Put(tx, item{ID: id, At: 10 * id}); err != nil {
+				return err
+			}
+		}
+		return tx.flushChunks()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.View(func(tx *Tx) error {
+		chosen, err := itemTable.selectRecords(tx, Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, all, err := chosen.withOrder(tx, itemTable.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids, err := o.pick(all, positions{5000, 5010})
+		if err != nil || len(ids) != 10 || ids[0] != n-1-5000 {
+			t.Fatalf("got %v, %v", ids, err)
+		}
+		read := 0
+		for _, c := range o.chunks {
+			for part := range columnParts {
+				if c.orders != nil && c.orders[part] != nil {
+					read++
+				}
+			}
+		}
+		if parts := len(o.chunks) * columnParts; read > parts/2 {
+			t.Errorf("read %d of %d parts", read, parts)
+		}
+		return nil
+	})
 }
 
 // TestPage_Ends ends a list with its request.

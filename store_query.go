@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -49,7 +48,7 @@ func (t Table[T]) Page(tx *Tx, q Query, bounds func(count int) (from, to int)) (
 	}
 	ids := s.newest(from, to)
 	if t.List.Order != nil && !q.ByID && from < to {
-		if ids, err = s.inOrder(tx, listBucket(t.Name, orderBucket), positions{from, to}); err != nil {
+		if ids, err = s.inOrder(tx, t.Name, positions{from, to}); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -358,201 +357,6 @@ func (s selection) newest(from, to int) (ids []uint64) {
 				if word &^= 1 << top; from == 0 {
 					ids = append(ids, c.number*setIDs+uint64(64*i+top))
 				}
-			}
-		}
-	}
-	return ids
-}
-
-// positions is a half-open range of positions in a list.
-type positions struct{ from, to int }
-
-// orderedChunk is the part of a selection that one chunk of orders is about.
-type orderedChunk struct {
-	first             uint64                // the first id of the chunk
-	bits              [orderIDs / 64]uint64 // the selected ids
-	count             int
-	smallest, largest uint64 // bounds of the orders in the chunk
-	orders            []byte // as they are stored
-}
-
-// at returns the order of an id of the chunk.
-func (c *orderedChunk) at(i int) uint64 { return binary.BigEndian.Uint64(c.orders[8*i:]) }
-
-// ordering is a selection with the order of its records. Its chunks share the memory of the
-// transaction.
-type ordering []orderedChunk
-
-// inOrder returns the ids at some positions, in the order of the records.
-func (s selection) inOrder(tx *Tx, bucket string, at positions) ([]uint64, error) {
-	all, err := s.readOrders(tx, bucket)
-	if err != nil || len(all) == 0 {
-		return nil, err
-	}
-	values := valueRange{all[0].smallest, all[0].largest}
-	for _, c := range all {
-		values.low, values.high = min(values.low, c.smallest), max(values.high, c.largest)
-	}
-	return all.pick(values, at), nil
-}
-
-// readOrders returns the selection with the order of its records.
-func (s selection) readOrders(tx *Tx, bucket string) (all ordering, err error) {
-	chunks := openChunks(tx, bucket)
-	if chunks.cursor == nil {
-		return nil, missingOrder(bucket, nil)
-	}
-	const perSet, words = setIDs / orderIDs, orderIDs / 64
-	for i := range s.chunks {
-		chunk := &s.chunks[i]
-		for part := range perSet {
-			c := orderedChunk{bits: [words]uint64(chunk.bits[words*part:])}
-			for _, word := range c.bits {
-				c.count += bits.OnesCount64(word)
-			}
-			if c.count == 0 {
-				continue
-			}
-			number := chunk.number*perSet + uint64(part)
-			if !chunks.seek(number) {
-				return nil, missingOrder(bucket, IDKey(number))
-			}
-			contents, err := chunks.contents()
-			if err != nil {
-				return nil, err
-			}
-			if len(contents) != ordersSize {
-				return nil, fmt.Errorf("%s/%x: %w", bucket, chunks.key, errListData)
-			}
-			for w, word := range c.bits {
-				if word&^binary.BigEndian.Uint64(contents[ordersHead+8*w:]) != 0 {
-					return nil, missingOrder(bucket, chunks.key)
-				}
-			}
-			c.first, c.orders = number*orderIDs, contents[ordersBits:]
-			c.smallest, c.largest = binary.BigEndian.Uint64(contents), binary.BigEndian.Uint64(contents[8:])
-			all = append(all, c)
-		}
-	}
-	return all, nil
-}
-
-// missingOrder returns the error for a record without an order.
-func missingOrder(bucket string, key []byte) error {
-	return fmt.Errorf("%s/%x: the order of a record is missing; stop the server and run latchkey check --repair", bucket, key)
-}
-
-// maxPicked is the number of records that pick sorts together. It bounds the memory of a page.
-const maxPicked = 16 << 10
-
-// valueRange is a range of orders, with both ends.
-type valueRange struct{ low, high uint64 }
-
-// pick returns the ids at some positions among the records whose order is in the range: the
-// largest order first, and among equal ones the largest id. It counts how many records are in each of
-// 1024 parts of the range, and then looks only at the parts with these positions. So it never
-// sorts the whole list.
-func (o ordering) pick(r valueRange, at positions) (ids []uint64) {
-	shift := max(0, bits.Len64(r.high-r.low)-10)
-	counts := o.histogram(r, shift)
-	part := func(i int) valueRange {
-		low := r.low + uint64(i)<<shift
-		return valueRange{low, min(r.high-low, 1<<shift-1) + low}
-	}
-	for top := len(counts) - 1; top >= 0 && at.from < at.to; {
-		if at.from >= counts[top] {
-			at.from, at.to = at.from-counts[top], at.to-counts[top]
-			top--
-			continue
-		}
-		bottom, count := top, counts[top]
-		for bottom > 0 && count < at.to && count+counts[bottom-1] <= maxPicked {
-			bottom--
-			count += counts[bottom]
-		}
-		values, here := valueRange{part(bottom).low, part(top).high}, positions{at.from, min(at.to, count)}
-		switch {
-		case count <= maxPicked:
-			ids = append(ids, o.sorted(values)[here.from:here.to]...)
-		case values.low == values.high:
-			ids = append(ids, o.equal(values.low, here)...)
-		default:
-			ids = append(ids, o.pick(values, here)...)
-		}
-		at.from, at.to = 0, at.to-count
-		top = bottom - 1
-	}
-	return ids
-}
-
-// histogram returns how many records have their order in each part of a range. Each part has
-// 1<<shift values; there are at most 1024 parts.
-func (o ordering) histogram(r valueRange, shift int) []int {
-	counts := make([]int, (r.high-r.low)>>shift+1)
-	for i := range o {
-		c := &o[i]
-		if c.smallest >= r.low && c.largest <= r.high && (c.smallest-r.low)>>shift == (c.largest-r.low)>>shift {
-			counts[(c.smallest-r.low)>>shift] += c.count
-			continue
-		}
-		if c.largest < r.low || c.smallest > r.high {
-			continue
-		}
-		for w, word := range c.bits {
-			for ; word != 0; word &= word - 1 {
-				if order := c.at(64*w + bits.TrailingZeros64(word)); order >= r.low && order <= r.high {
-					counts[(order-r.low)>>shift]++
-				}
-			}
-		}
-	}
-	return counts
-}
-
-// sorted returns the ids of the records whose order is in a range, the largest order first.
-func (o ordering) sorted(r valueRange) []uint64 {
-	type row struct{ order, id uint64 }
-	var rows []row
-	for i := range o {
-		c := &o[i]
-		if c.largest < r.low || c.smallest > r.high {
-			continue
-		}
-		for w, word := range c.bits {
-			for ; word != 0; word &= word - 1 {
-				bit := 64*w + bits.TrailingZeros64(word)
-				if order := c.at(bit); order >= r.low && order <= r.high {
-					rows = append(rows, row{order, c.first + uint64(bit)})
-				}
-			}
-		}
-	}
-	slices.SortFunc(rows, func(a, b row) int { return cmp.Or(cmp.Compare(b.order, a.order), cmp.Compare(b.id, a.id)) })
-	ids := make([]uint64, len(rows))
-	for i, row := range rows {
-		ids[i] = row.id
-	}
-	return ids
-}
-
-// equal returns the ids at some positions among the records with one order, the largest id
-// first.
-func (o ordering) equal(order uint64, at positions) (ids []uint64) {
-	for i := len(o) - 1; i >= 0 && at.to > 0; i-- {
-		c := &o[i]
-		if c.largest < order || c.smallest > order {
-			continue
-		}
-		for w := len(c.bits) - 1; w >= 0; w-- {
-			for word := c.bits[w]; word != 0; {
-				bit := 63 - bits.LeadingZeros64(word)
-				if word &^= 1 << bit; c.at(64*w+bit) != order {
-					continue
-				}
-				if at.from--; at.from < 0 && at.to > 0 {
-					ids = append(ids, c.first+uint64(64*w+bit))
-				}
-				at.to--
 			}
 		}
 	}

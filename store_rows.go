@@ -13,8 +13,8 @@ import (
 )
 
 // RowList keeps a short form of each record of a table, for lists that filter and sort by more than
-// a Listing can. The keys of the table can be any bytes. Rows are kept together, rowsPerChunk in a
-// value of the store, and a list reads all of them: 100,000 rows of 120 bytes take about 5 ms.
+// a Listing can. The keys of the table can be any bytes. Rows are kept together, RowsPerChunk in a
+// value of the store, and a list reads all of them, see RowCache.
 type RowList[T any] struct {
 	Row func(T) []byte // returns the short form of a record; it must not be empty
 	// Value returns a number of the record with this key that changes more often than the record.
@@ -22,11 +22,10 @@ type RowList[T any] struct {
 	Value func(tx *Tx, key []byte) (uint64, error)
 }
 
-// The numbers of records in a value of the store.
-const (
-	rowsPerChunk   = 64
-	valuesPerChunk = 512
-)
+// RowsPerChunk is the number of rows in a value of the store, see RowChunk.
+const RowsPerChunk = 64
+
+const valuesPerChunk = 512
 
 // rowBuckets returns the names of the buckets of a table's RowList. Each record has a number, which
 // is its place in the other two; slots has the number by the key of the record.
@@ -77,11 +76,11 @@ func (r rowRecord) store(tx *Tx, table string) error {
 
 // setRow stores the row with this number in the bucket of rows.
 func setRow(tx *Tx, bucket string, slot uint64, row []byte) error {
-	c, err := tx.editChunk(chunkPlace{bucket, string(IDKey(slot / rowsPerChunk))}, readRowChunk)
+	c, err := tx.editChunk(chunkPlace{bucket, string(IDKey(slot / RowsPerChunk))}, readRowChunk)
 	if err != nil {
 		return err
 	}
-	place := &c.(*rowChunk)[slot%rowsPerChunk]
+	place := &c.(*rowChunk)[slot%RowsPerChunk]
 	before := *place
 	tx.rememberChunk(func() error { return setRow(tx, bucket, slot, before) })
 	*place = row
@@ -156,7 +155,7 @@ func (t Table[T]) EachRow(ctx context.Context, tx *Tx, visit func(number uint64,
 		if err != nil {
 			return err
 		}
-		if len(key) != 8 || !eachStoredRow(contents, func(i int, row []byte) { visit(binary.BigEndian.Uint64(key)*rowsPerChunk+uint64(i), row) }) {
+		if len(key) != 8 || !eachStoredRow(contents, func(i int, row []byte) { visit(binary.BigEndian.Uint64(key)*RowsPerChunk+uint64(i), row) }) {
 			return fmt.Errorf("%s/%x: %w", rows, key, errListData)
 		}
 	}
@@ -169,7 +168,10 @@ func (t Table[T]) RowValues(tx *Tx) (all []uint64, err error) {
 	if err := tx.flushChunks(); err != nil {
 		return nil, err
 	}
-	_, _, values := rowBuckets(t.Name)
+	_, rowsBucket, values := rowBuckets(t.Name)
+	if b := tx.Bolt.Bucket([]byte(rowsBucket)); b != nil {
+		all = make([]uint64, 0, min(b.Sequence(), 1<<20)+valuesPerChunk)
+	}
 	for key, stored := range tx.Range(values, nil) {
 		contents, err := Unseal(values, key, stored)
 		if err == nil && (len(key) != 8 || len(contents) != 8*valuesPerChunk || binary.BigEndian.Uint64(key) < uint64(len(all))/valuesPerChunk) {
@@ -186,9 +188,9 @@ func (t Table[T]) RowValues(tx *Tx) (all []uint64, err error) {
 	return all, nil
 }
 
-// rowChunk is a chunk with the rows of rowsPerChunk records. It is stored as eight bytes with a bit
+// rowChunk is a chunk with the rows of RowsPerChunk records. It is stored as eight bytes with a bit
 // for each row that is present, and then each row after its length in four bytes.
-type rowChunk [rowsPerChunk][]byte
+type rowChunk [RowsPerChunk][]byte
 
 func (c *rowChunk) encode() []byte {
 	present, size := uint64(0), 8
