@@ -42,7 +42,7 @@ func journey(api, admin, token string) error {
 		return err
 	}
 	agents, err := client.ListAgentsWithResponse(ctx)
-	if err != nil || agents.JSON200 == nil || agents.JSON200.Count != len(agents.JSON200.Agents) {
+	if err != nil || agents.JSON200 == nil {
 		return fmt.Errorf("list the agents: %v, %v", agents, err)
 	}
 	contacts, err := client.ListContactsWithResponse(ctx, &ListContactsParams{})

@@ -21,7 +21,7 @@ async function journey(api, admin, token) {
   want(made.response?.status === 201, 'create a key', made);
   const client = clientWith(api, made.data.key);
   let agents = await listAgents({ client });
-  want(agents.data?.count === 0, 'list the agents', agents);
+  want(Array.isArray(agents.data?.agents), 'list the agents', agents);
   const contacts = await listContacts({ client });
   want(contacts.response?.status === 403 && contacts.error.error === 'permission_denied', 'list the contacts', contacts);
   while (agents.response?.status === 200) {
