@@ -9,8 +9,8 @@ import (
 	"latchkey/tests/program"
 )
 
-// TestClients_Go has a client that oapi-codegen made from openapi.json create a key, use it, meet 403
-// and 429, and revoke it. testdata/clients/README.md says how the client is made again.
+// TestClients_Go has a client that oapi-codegen made from openapi.json create a key, use it, meet
+// 403 and 429, and revoke it. testdata/clients/README.md says how to make the client again.
 func TestClients_Go(t *testing.T) {
 	built := filepath.Join(t.TempDir(), "journey")
 	build := exec.Command("go", "build", "-mod=vendor", "-o", built, ".")
