@@ -14,7 +14,7 @@ import (
 func TestClients_Go(t *testing.T) {
 	built := filepath.Join(t.TempDir(), "journey")
 	build := exec.Command("go", "build", "-mod=vendor", "-o", built, ".")
-	build.Dir = filepath.Join("testdata", "clients", "go")
+	build.Dir = filepath.Join("tests", "testdata", "clients", "go")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the client: %v\n%s", err, out)
 	}
@@ -27,7 +27,7 @@ func TestClients_TypeScript(t *testing.T) {
 	if err != nil {
 		t.Skip("node is not installed")
 	}
-	journeyWith(t, node, filepath.Join("testdata", "clients", "typescript", "journey.js"))
+	journeyWith(t, node, filepath.Join("tests", "testdata", "clients", "typescript", "journey.js"))
 }
 
 // journeyWith runs a client against a new server.
