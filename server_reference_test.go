@@ -99,6 +99,10 @@ func conform(t testing.TB, r *http.Request, w *httptest.ResponseRecorder) {
 	if err := media.Schema.Value.VisitJSON(body, openapi3.EnableJSONSchema2020(), openapi3.VisitAsResponse(), openapi3.MultiErrors()); err != nil {
 		t.Errorf("%s: the body does not fit: %v\n%s", where, err, w.Body)
 	}
+	if list := strays(media.Schema.Value, body, "body"); len(list) > 0 && r.URL.Path != "/openapi.json" {
+		t.Errorf("%s lacks the members %v with %d\n%s", where, list, w.Code, w.Body)
+	}
+	wantCodeListed(t, op, w.Code, body)
 }
 
 // TestOpenAPI_Routes holds the file and the program together: the same

@@ -20,7 +20,7 @@ func (s *session) tokenCommand() *cli.Command {
 				&cli.StringFlag{Name: "name", Usage: "what the token is for"},
 				&cli.StringFlag{Name: "scope", Usage: "what the token may do: metrics, read, dialer, keys, write or all; default: all"},
 				&cli.StringFlag{Name: "expires", Usage: "a time such as 2027-01-31T00:00:00Z, how long from now, such as 90d, or never; default: one year"},
-				&cli.StringSliceFlag{Name: "allow-ip", Usage: "address or range from which the token is accepted (repeatable); default: any address"},
+				&cli.StringSliceFlag{Name: "allowed-ip", Usage: "address or range from which the token is accepted (repeatable); default: any address"},
 			},
 			Description: `No admin token can create another one, so run this command on the machine of
 the service, without --url.
@@ -52,8 +52,8 @@ func (s *session) createToken(ctx context.Context, c *cli.Command) error {
 	if c.IsSet("scope") {
 		body["scope"] = c.String("scope")
 	}
-	if c.IsSet("allow-ip") {
-		body["allowed_ips"] = c.StringSlice("allow-ip")
+	if c.IsSet("allowed-ip") {
+		body["allowed_ips"] = c.StringSlice("allowed-ip")
 	}
 	switch text := c.String("expires"); {
 	case text == tokenNever:
