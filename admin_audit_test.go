@@ -259,6 +259,7 @@ type auditWalk struct {
 	*testApp
 	t       *testing.T
 	secrets []string
+	logins  int // operators that were created to log in
 }
 
 // made asks for something to change first, and gives a member of the answer.
@@ -451,7 +452,9 @@ func (w *auditWalk) privateHook() string {
 // login begins a session of the operator 1 and returns its public id.
 func (w *auditWalk) login() string {
 	w.t.Helper()
-	if _, err := w.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: w.clock.Now()}, 1, ""); err != nil {
+	w.logins++
+	id := uint64(w.operate(201, "POST", "/admin/v1/operators", fmt.Sprintf(`{"name": "login %d", "password": %q}`, w.logins, operatorPassword))["id"].(float64))
+	if _, err := w.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: w.clock.Now()}, id, ""); err != nil {
 		w.t.Fatal(err)
 	}
 	list := w.operate(200, "GET", "/admin/v1/sessions", "")["sessions"].([]any)

@@ -310,7 +310,7 @@ func TestPasswords_Stored(t *testing.T) {
 func TestPasswords_Own(t *testing.T) {
 	b := newDashboard(t)
 	b.prove()
-	if w := b.operateBy("POST", "/admin/v1/operators/1/password", `{"password": "another horse battery"}`); w.Code != 403 || !strings.Contains(w.Body.String(), "account page") {
+	if w := b.operateBy("POST", "/admin/v1/operators/1/password", `{"password": "another horse battery"}`); w.Code != 403 || !strings.Contains(w.Body.String(), "page Account") {
 		t.Errorf("got %d %s, want it refused", w.Code, w.Body)
 	}
 	b.operate(200, "POST", "/admin/v1/operators/1/password", `{"password": "another horse battery"}`)

@@ -388,7 +388,7 @@ func (s *Sessions) remove(w http.ResponseWriter, r *Request) error {
 				return errors.Join(deleteSessions(tx, [][]byte{session.Hash}), EndTokensOfSessions(tx, [][]byte{session.Hash}, r.Now))
 			}
 		}
-		return ErrNotFound.With("There is no such session, or it has ended.")
+		return ErrNotFound
 	})
 	if err != nil {
 		return err

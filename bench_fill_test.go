@@ -50,7 +50,8 @@ func (f *filler) call(tx *Tx, i int) error {
 	at := f.now.Add(-time.Duration(i) * 3 * time.Second)
 	agent := 1 + uint64(i)%1000
 	c := call{
-		ID: id, CallID: fmt.Sprintf("call_%d", id), Owner: f.owner(i), Agent: callAgent{agent, fmt.Sprint("Agent ", agent), fmt.Sprintf("assistant_%d", agent)},
+		Billing: billing{Status: billingPending},
+		ID:      id, CallID: fmt.Sprintf("call_%d", id), Owner: f.owner(i), Agent: callAgent{agent, fmt.Sprint("Agent ", agent), fmt.Sprintf("assistant_%d", agent)},
 		Status: callStates()[f.random.IntN(len(callStates()))], Type: callTypes()[f.random.IntN(len(callTypes()))], PhoneNumber: fmt.Sprintf("+4930%07d", i),
 		CreatedAt: at, StartedAt: at.Add(time.Duration(f.random.IntN(3600)) * time.Second), EndedAt: at.Add(2 * time.Hour), Summary: "The caller asked for an appointment.",
 	}
@@ -66,7 +67,7 @@ func (f *filler) contact(tx *Tx, i int) error {
 	c := contact{
 		ID: id, FirstName: first, LastName: last, Email: fmt.Sprintf("mail.%d@example.com", i), Company: "Company Ltd", Website: "https://example.com", Address: "Long Street 5",
 		City: "Berlin", State: "BE", ZipCode: "10115", Country: "DE", Timezone: "Europe/Berlin", Status: []string{"lead", "customer"}[i%2], Stage: []string{"new", "contacted", "won"}[i%3],
-		Tags: []string{fmt.Sprint("tag", i%20), "all"}, PhoneNumbers: []Phone{{PhoneNumber: fmt.Sprintf("+4930%07d", i), Primary: true}}, Owner: f.owner(i), CreatedAt: f.now,
+		Tags: []string{fmt.Sprint("tag", i%20), "all"}, PhoneNumbers: []Phone{{ID: 1, PhoneNumber: fmt.Sprintf("+4930%07d", i), Primary: true}}, Owner: f.owner(i), CreatedAt: f.now,
 	}
 	return errors.Join(err, SaveContact(tx, c))
 }

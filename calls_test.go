@@ -321,7 +321,7 @@ func TestDialer_LapseBesideDamage(t *testing.T) {
 				return err
 			}
 			var c call
-			c, err = saveCall(tx, call{Owner: 1, Status: callInProgress, Type: callTypes()[0], CreatedAt: epoch, StartedAt: epoch, Lease: lease{Until: epoch}})
+			c, err = saveCall(tx, call{Owner: 1, Status: callInProgress, Type: callTypes()[0], CreatedAt: epoch, StartedAt: epoch, Billing: billing{Status: billingPending}, Lease: lease{Until: epoch}})
 			if damaged && err == nil {
 				c.ContactID = id
 				c, err = saveCall(tx, c)

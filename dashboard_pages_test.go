@@ -33,7 +33,7 @@ func (b *browser) mark(path, field string) string {
 
 func TestKeyPages_List(t *testing.T) {
 	b := newDashboard(t)
-	b.tells("/keys", "No key yet", "curl -i http://127.0.0.1:8080/api/v1/agents")
+	b.tells("/keys", "No key yet", "curl -i http://127.0.0.1:8080/api/v1/key")
 	id, key := b.key(`["can_read_agents","can_read_calls","can_read_contacts","can_read_calendar"]`, `"limits": {"requests_per_minute_limit": 2}`, `"metadata": {"note": "in <b>"}`)
 	b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`, `"environment": "live"`)
 	b.tells("/keys", "Never used", "in &lt;b&gt;", "4 permissions", "Expires soon", "in 5 days", `aria-sort="descending"`, "0 requests in the last 24 hours.")

@@ -21,11 +21,12 @@ import (
 // roleCrawl opens the pages of the dashboard as an operator with one role.
 type roleCrawl struct {
 	*browser
-	role  Grant
-	needs map[string]string // for each page, by its pattern
-	mux   *http.ServeMux    // finds the pattern of an address
-	seen  map[string]bool   // patterns of the pages that were opened, and of the forms on them
-	ids   map[string]string // ids of records with each kind of content, by the pattern of their page
+	role     Grant
+	needs    map[string]string // for each page, by its pattern
+	mux      *http.ServeMux    // finds the pattern of an address
+	seen     map[string]bool   // patterns of the pages that were opened, and of the forms on them
+	ids      map[string]string // ids of records with each kind of content, by the pattern of their page
+	disabled string            // id of an operator who is disabled
 }
 
 // newRoleCrawl returns a crawl of a store in which each form is on some page: it has a record of
@@ -48,11 +49,16 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 	if w := b.post("/login", "name", "ann", "password", operatorPassword); w.Code != 303 {
 		t.Fatalf("log in: got %d %s", w.Code, w.Body)
 	}
+	if w := newBrowser(a).post("/login", "name", "ann", "password", operatorPassword); w.Code != 303 { // another session of the same operator
+		t.Fatalf("log in: got %d %s", w.Code, w.Body)
+	}
 	d, err := dashboard.New(dashboard.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := roleCrawl{browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/keys/": keys["crm"], "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
+	disabled := fmt.Sprint(a.operate(201, "POST", "/admin/v1/operators", `{"name": "Disabled", "password": "`+operatorPassword+`"}`)["id"])
+	a.operate(200, "PATCH", "/admin/v1/operators/"+disabled, `{"disabled": true}`)
+	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/keys/": keys["crm"], "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
 	for pattern := range c.needs {
 		c.mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 	}
@@ -142,8 +148,8 @@ func (c roleCrawl) follow(from, method, to string) {
 	}
 }
 
-// scripted are the pages that answer a script. No link leads to them.
-var scripted = []string{"GET /keys/meters", "GET /keys/{id}/used"}
+// scripted are the pages that answer a script, or to which another page redirects. No link leads to them.
+var scripted = []string{"GET /keys/meters", "GET /keys/{id}/used", "GET /confirm"}
 
 // An operator sees each page that the role allows, without a link or form that is refused, and with
 // those for all that it allows. Every other page answers 403.
@@ -161,7 +167,8 @@ func TestRoles_Pages(t *testing.T) {
 				t.Errorf("%s: %s: got %d %s, want 403 that names the role", role.Name, pattern, w.Code, w.Body)
 			}
 		}
-		c.open("/webhooks/1")                                       // it is paused
+		c.open("/webhooks/1") // it is paused
+		c.open("/operators/" + c.disabled)
 		for _, id := range []string{"booking site", "old import"} { // an active and a paused key
 			c.open("/keys/" + c.operate(200, "GET", "/admin/v1/keys?search="+url.QueryEscape(id), "")["keys"].([]any)[0].(map[string]any)["id"].(string))
 		}

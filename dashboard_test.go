@@ -61,6 +61,18 @@ func newDashboard(t testing.TB, change ...func(*Config)) *browser {
 	return b
 }
 
+// sessionCookie returns the cookie with the session.
+func (b *browser) sessionCookie() *http.Cookie {
+	b.t.Helper()
+	for _, c := range b.jar.Cookies(b.request("GET", "/").URL) {
+		if c.Name == b.plainCookie() {
+			return c
+		}
+	}
+	b.t.Fatal("the browser has no session")
+	return nil
+}
+
 // prove has the operator's session count as one in which the password was confirmed just now.
 func (b *browser) prove() {
 	b.t.Helper()
@@ -71,7 +83,7 @@ func (b *browser) prove() {
 func (b *browser) change(change func(*operator, *loginSession)) {
 	b.t.Helper()
 	err := b.Store.Update(func(tx *Tx) error {
-		login, err1 := sessionTable.Get(tx, sessionHash(b.jar.Cookies(b.request("GET", "/").URL)[0].Value))
+		login, err1 := sessionTable.Get(tx, sessionHash(b.sessionCookie().Value))
 		op, err2 := b.Operators.Get(tx, login.Operator)
 		change(&op, &login)
 		return errors.Join(err1, err2, OperatorTable.Put(tx, op), sessionTable.Put(tx, login))

@@ -311,6 +311,7 @@ func TestFindOverlaps(t *testing.T) {
 		{Path: "/*rest"}, {Path: "/admin/*rest", Permission: []string{"can_read_calls"}}, {Path: "/same"}, {Path: "/b/:id", Permission: []string{"can_read_calls"}, CaseSensitive: true},
 		{Path: "/b/new", Permission: []string{"can_read_agents"}}, {Path: "/c/:any/deep", Methods: []string{"GET"}}, {Path: "/c/:two/:three", Methods: []string{"POST"}},
 	}}
+	c.Contract.Enabled = true
 	var got []string
 	for _, o := range FindOverlaps(c.Routes, c.Rights()) {
 		got = append(got, o.String())

@@ -49,7 +49,7 @@ func fieldsApp(t *testing.T) (b *browser, doors []fieldsDoor, at func(Route) str
 		}
 		return append(rows, slices.Concat(more...)...)
 	}
-	cookie := b.jar.Cookies(b.request("GET", "/").URL)[0]
+	cookie := b.sessionCookie()
 	pages := append(pagePatterns(t), "GET /login", "POST /login", "GET /setup", "GET /join", "GET /")
 	return b, []fieldsDoor{
 		{"api", serve(b.api), "X-API-Key: " + key, "Authorization, X-API-Key", rowsOf(o.Pages, o.Keyed, o.Free, o.Open), nil},

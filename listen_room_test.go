@@ -368,7 +368,7 @@ func TestConnections_Keyed(t *testing.T) {
 	b.operate(200, "POST", "/admin/v1/keys/"+paused+"/pause", "")
 	token := b.token()
 	bearer := func(secret string) http.Header { return http.Header{"Authorization": {"Bearer " + secret}} }
-	session := b.jar.Cookies(&url.URL{Scheme: "http", Host: "127.0.0.1:8081"})[0].String()
+	session := b.sessionCookie().String()
 	for _, tt := range []struct {
 		name   string
 		door   http.Handler

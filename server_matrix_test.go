@@ -194,8 +194,7 @@ func TestServer_EachToItsDoor(t *testing.T) {
 	b := newDashboard(t)
 	_, key := b.key(everyPermission)
 	token := b.token()
-	home := &url.URL{Scheme: "http", Host: "127.0.0.1:8081"}
-	session := b.jar.Cookies(home)[0].Value
+	session := b.sessionCookie().Value
 	cookie := "Cookie: " + b.plainCookie() + "="
 	site := "Sec-Fetch-Site: same-origin"
 	fresh := func() { b.Server.throttle = NewThrottle(60, time.Minute) } // this is not about it
@@ -666,8 +665,7 @@ func answerOf(w *httptest.ResponseRecorder) string {
 // what holds at the door of keys.
 func TestServer_EndedCredentials(t *testing.T) {
 	b := newDashboard(t)
-	home := &url.URL{Scheme: "http", Host: "127.0.0.1:8081"}
-	session := func() string { return b.jar.Cookies(home)[0].Value }
+	session := func() string { return b.sessionCookie().Value }
 	made := b.operate(201, "POST", "/admin/v1/tokens", `{"name": "gone"}`)
 	b.operate(200, "POST", fmt.Sprintf("/admin/v1/tokens/%v/revoke", made["id"]), "")
 	idle := session()

@@ -162,7 +162,8 @@ func (t *Tokens) Authenticate(r *Request) (*Caller, error) {
 		return nil, ErrPermission.With("This admin token may not be used from the address %s. Use an address in its allowed_ips, or create a token that allows this one.", AddrText(r.Client))
 	}
 	if token.usedAgain(hash, r.Now) {
-		t.store.Queue(func(tx *Tx) error { return touch(tx, hash, tokenUse{token.ID, r.Client, r.Now}) }, func(error) {})
+		use := tokenUse{token.ID, r.Client, r.Now} // not r itself, which is used again for other requests
+		t.store.Queue(func(tx *Tx) error { return touch(tx, hash, use) }, func(error) {})
 	}
 	return token.caller(r.Client), nil
 }

@@ -66,7 +66,7 @@ step() { # step NAME COMMAND...: runs COMMAND and prints its duration in seconds
 	echo "ok   $name ($(($(date +%s) - began)) s)"
 }
 formatted() {
-	unformatted=$(gofmt -l .)
+	unformatted=$(find . -name "*.go" -not -path "*/vendor/*" -exec gofmt -l {} +)
 	[ -z "$unformatted" ] || { echo "run gofmt -w on: $unformatted" >&2; return 1; }
 }
 builds() {

@@ -253,10 +253,12 @@ func (l *ledger) logIn(p *program.Server, _ int) {
 	}
 	defer w.Body.Close()
 	l.note(w.StatusCode)
-	if cookies := w.Cookies(); w.StatusCode == 303 && len(cookies) == 1 {
-		l.mu.Lock()
-		l.sessions[cookies[0].Value] = time.Now()
-		l.mu.Unlock()
+	for _, cookie := range w.Cookies() {
+		if w.StatusCode == 303 && strings.Contains(cookie.Name, "latchkey_session") {
+			l.mu.Lock()
+			l.sessions[cookie.Value] = time.Now()
+			l.mu.Unlock()
+		}
 	}
 }
 
