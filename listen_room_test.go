@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/netip"
-	"net/url"
 	"path/filepath"
 	"strings"
 	"testing"
