@@ -257,9 +257,10 @@ func TestAudit_Dashboard(t *testing.T) {
 // auditWalk makes each change of the admin endpoint once.
 type auditWalk struct {
 	*testApp
-	t       *testing.T
-	secrets []string
-	logins  int // operators that were created to log in
+	t        *testing.T
+	secrets  []string
+	logins   int    // operators that were created to log in
+	loggedIn uint64 // id of the operator of the last login
 }
 
 // made asks for something to change first, and gives a member of the answer.
@@ -364,7 +365,7 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 		"DELETE /admin/v1/sessions/:id": func() (string, string) { return v1 + "sessions/" + w.login(), "" },
 		"POST /admin/v1/sessions/end": func() (string, string) {
 			w.login()
-			return v1 + "sessions/end", `{"operator": 1}`
+			return v1 + "sessions/end", fmt.Sprintf(`{"operator": %d}`, w.loggedIn)
 		},
 		"POST /admin/v1/operators": func() (string, string) { return v1 + "operators", `{"name": "ann", "password": "canary password"}` },
 		"POST /admin/v1/operators/invite": func() (string, string) {
@@ -453,8 +454,8 @@ func (w *auditWalk) privateHook() string {
 func (w *auditWalk) login() string {
 	w.t.Helper()
 	w.logins++
-	id := uint64(w.operate(201, "POST", "/admin/v1/operators", fmt.Sprintf(`{"name": "login %d", "password": %q}`, w.logins, operatorPassword))["id"].(float64))
-	if _, err := w.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: w.clock.Now()}, id, ""); err != nil {
+	w.loggedIn = uint64(w.operate(201, "POST", "/admin/v1/operators", fmt.Sprintf(`{"name": "login %d", "password": %q}`, w.logins, operatorPassword))["id"].(float64))
+	if _, err := w.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: w.clock.Now()}, w.loggedIn, ""); err != nil {
 		w.t.Fatal(err)
 	}
 	list := w.operate(200, "GET", "/admin/v1/sessions", "")["sessions"].([]any)

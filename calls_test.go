@@ -357,7 +357,7 @@ func TestDialer_LapseBesideDamage(t *testing.T) {
 	}
 	err = a.Store.Update(func(tx *Tx) error { // queued, the first with the damaged contact
 		for damaged := range 2 {
-			c := call{Owner: 1, Status: callQueued, Type: callTypes()[1], CreatedAt: epoch, PhoneNumber: "+4930555044"}
+			c := call{Owner: 1, Status: callQueued, Type: callTypes()[1], CreatedAt: epoch, PhoneNumber: "+4930555044", Billing: billing{Status: billingPending}}
 			if damaged == 0 {
 				c.ContactID = 1
 			}

@@ -147,7 +147,10 @@ func sample(kind string, now time.Time) WebhookEvent {
 	case "disk":
 		body["disk"] = map[string]any{"free_bytes": 450000000, "mark_bytes": 268435456, "refusing": false}
 	case "token":
-		body["token"] = map[string]any{"id": 1, "name": "sample", "scope": "read", "status": StatusActive, "expires_at": Seconds(now.Add(14 * 24 * time.Hour))}
+		body["token"] = map[string]any{
+			"id": 1, "name": "sample", "hint": "lka_...mple", "scope": "read", "status": StatusActive, "created_at": Seconds(now), "made_by": "control socket",
+			"expires_at": Seconds(now.Add(14 * 24 * time.Hour)), "last_used_at": nil,
+		}
 	default:
 		body["key"] = map[string]any{"id": "key_sample", "name": "sample", "status": StatusActive}
 	}
