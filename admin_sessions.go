@@ -331,7 +331,9 @@ func (s *Sessions) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(found, func(a, b loginSession) int { return cmp.Or(b.SeenAt.Compare(a.SeenAt), b.CreatedAt.Compare(a.CreatedAt)) })
+	slices.SortStableFunc(found, func(a, b loginSession) int {
+		return cmp.Or(b.SeenAt.Compare(a.SeenAt), b.CreatedAt.Compare(a.CreatedAt))
+	})
 	rows := []any{}
 	from, to := page.Bounds(len(found))
 	for _, session := range found[from:to] {
