@@ -364,6 +364,11 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 				return err
 			}
 		}
+		if was.role().Rights&^op.role().Rights != 0 { // tokens that the operator created may do what the operator no longer may
+			if err := EndTokensOf(tx, id, r.Now); err != nil {
+				return err
+			}
+		}
 		if !op.DisabledAt.IsZero() || change.sealed != nil {
 			if err := change.end(tx, op, r.Now); err != nil {
 				return err

@@ -244,6 +244,18 @@ func TestTokens_EndWithMaker(t *testing.T) {
 		"sign out":            {func(b *browser) int { return b.post("/logout").Code }, 303, 200, 200, 200},
 		"sign out everywhere": {func(b *browser) int { return b.post("/logout-everywhere").Code }, 303, 401, 401, 200},
 		"removed":             {func(b *browser) int { return b.control("DELETE", "/admin/v1/operators/1", "").Code }, 200, 401, 401, 200},
+		"lower role": {func(b *browser) int {
+			return b.control("PATCH", "/admin/v1/operators/1", `{"role": "key_manager"}`).Code
+		}, 200, 401, 401, 200},
+		"higher role": {func(b *browser) int { return b.control("PATCH", "/admin/v1/operators/2", `{"role": "admin"}`).Code }, 200, 200, 200, 200},
+		"one session ended": {func(b *browser) int {
+			for _, row := range b.operate(200, "GET", "/admin/v1/sessions?operator=1", "")["sessions"].([]any) {
+				if s := row.(map[string]any); s["id"] != b.ownSession() {
+					return b.control("DELETE", "/admin/v1/sessions/"+s["id"].(string), "").Code
+				}
+			}
+			return 0
+		}, 200, 200, 401, 200},
 		"another password": {func(b *browser) int {
 			return b.control("POST", "/admin/v1/operators/1/password", `{"password": "another horse battery"}`).Code
 		}, 200, 401, 401, 200},
@@ -312,4 +324,12 @@ func TestTokens_NeverByToken(t *testing.T) {
 	if w := a.askFrom(usualClient, secret); w.Code != 200 {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
+}
+
+// ownSession returns the public id of the session of the browser.
+func (b *browser) ownSession() string {
+	b.t.Helper()
+	id := ""
+	b.change(func(_ *operator, login *loginSession) { id = login.publicID() })
+	return id
 }
