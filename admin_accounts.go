@@ -223,7 +223,7 @@ type presentPassword struct {
 }
 
 // checkPresent returns nil if the present password is right. Every way in that asks for it passes here,
-// so that whoever got hold of a session cannot guess it without end.
+// so that somebody with a stolen session cannot guess it without end.
 func (a *Accounts) checkPresent(by AuditContext, p presentPassword) error {
 	undo, wait := tryAll(a.o.Clock.Steady(by.Now),
 		guessBudget{a.guesses.bySession, string(p.Session)}, guessBudget{a.guesses.byOperator, fmt.Sprint(p.Operator)})

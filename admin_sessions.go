@@ -235,8 +235,8 @@ func endEverywhere(tx *Tx, operator uint64, now time.Time) error {
 
 // endSessions ends all sessions of an operator except the session whose token has the hash
 // keep, and the admin tokens that were created in the ended sessions. If keep is nil it ends all
-// sessions, and all admin tokens that the operator created: whoever had one of the sessions must not
-// keep access by a token.
+// sessions, and all admin tokens that the operator created: somebody who had one of the sessions
+// must not keep access by a token.
 func endSessions(tx *Tx, operator uint64, keep []byte, now time.Time) error {
 	hashes := sessionsOf(tx, operator, keep)
 	if err := deleteSessions(tx, hashes); err != nil {

@@ -257,7 +257,7 @@ func reveal(w http.ResponseWriter, status int, shown map[string]any, secret stri
 	return WriteJSON(w, status, shown)
 }
 
-// newSecret gives the token a new secret, which it returns. caller is the one who is shown it.
+// newSecret replaces the secret of the token and returns the new one. caller is who will see it.
 func (t *Tokens) newSecret(token *Token, caller *Caller) (secret string) {
 	secret = keytext.NewSecret(TokenPrefix)
 	token.Hint, token.Hash = keytext.Hint(secret, TokenPrefix), t.peppers.Hash(keytext.DigestOf(secret))

@@ -71,7 +71,7 @@ func takeField(r *http.Request, name string) (value string, ok bool) {
 	return value, ok
 }
 
-// logInFirst lets an operator log in who asks for a page without a session, such as one whose session
+// logInFirst lets an operator log in who requests a page without a session, such as one whose session
 // has ended. A form that was sent is not lost: the login form carries its fields and is sent to the same
 // page. Then logInFirst begins a session, and the page goes on with the fields as if nothing had
 // happened. ok is false if logInFirst has answered the request.

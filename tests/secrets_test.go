@@ -162,12 +162,13 @@ func TestProgram_Canaries(t *testing.T) {
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
 	login, err := http.DefaultTransport.RoundTrip(r)
-	if err != nil || len(login.Cookies()) != 1 {
+	if err != nil || len(login.Cookies()) != 2 {
 		t.Fatalf("login: %v, %v", login, err)
 	}
 	login.Body.Close()
 	cookie := "Cookie: " + login.Cookies()[0].Name + "=" + login.Cookies()[0].Value
 	s.add("session", login.Cookies()[0].Value)
+	s.add("cookie of a known browser", login.Cookies()[1].Value)
 	send("POST", admin+"/login", url.Values{"name": {"Ann"}, "password": {"x" + password}}.Encode(), form)
 	send("POST", admin+"/account", url.Values{"old": {"x" + password}, "password": {password}}.Encode(), form, cookie)
 	hook := makes("webhooks", fmt.Sprintf(`{"name": "h", "url": %q, "subscribed_events": ["call.ended", "key.created", "key.revoked"]}`, sink.URL+"/hook"))

@@ -201,7 +201,7 @@ func TestProgram_Soak(t *testing.T) {
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	r.Header.Set("Sec-Fetch-Site", "same-origin")
 	a, err := l.client.Do(r)
-	if err != nil || len(a.Cookies()) != 1 {
+	if err != nil || len(a.Cookies()) != 2 {
 		t.Fatalf("log in: %v, %v", a, err)
 	}
 	a.Body.Close()
