@@ -184,8 +184,8 @@ func TestKeyring_ListKept(t *testing.T) {
 				rt.Fatal(err)
 			}
 		}
-		save(10 * RowsPerChunk)
-		for range 5 {
+		save(3 * RowsPerChunk)
+		for range 2 {
 			wantKeyList(rt, a, drawKeyFilter(rt))
 			err := a.Store.View(func(old *Tx) error {
 				before, err := a.Keyring.rows.Read(t.Context(), old, KeyTable.Name)
