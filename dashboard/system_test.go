@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"encoding/json"
+	"io/fs"
 	"testing"
 )
 
@@ -15,5 +16,30 @@ func TestStatusValues(t *testing.T) {
 		if got := uptime(n); got != want {
 			t.Errorf("%v: got %q, want %q", n, got, want)
 		}
+	}
+}
+
+// Every page with a button that copies has the line in which the script says so.
+func TestCopyButtons(t *testing.T) {
+	pages, err := fs.Glob(files, "*.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range pages {
+		text, err := files.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		buttons := strings.Count(string(text), "data-copy=")
+		if found += buttons; buttons == 0 {
+			continue
+		}
+		if !strings.Contains(string(text), `id="copied"`) || strings.Count(string(text), "data-what=") != buttons {
+			t.Errorf("%s has a button that copies, but no element with the id copied, or a button without data-what", name)
+		}
+	}
+	if found < 4 {
+		t.Errorf("found %d buttons", found)
 	}
 }
