@@ -3,6 +3,7 @@ package dashboard
 import (
 	"encoding/json"
 	"io/fs"
+	"strings"
 	"testing"
 )
 
