@@ -207,12 +207,15 @@ func (a *Accounts) NeedsProof(s dashboard.Session, endpoint string) bool {
 // Confirm records in the session s that its operator has confirmed the password. The error is a Fault
 // with status 400 if the password is wrong.
 func (a *Accounts) Confirm(r *http.Request, s dashboard.Session, password string) error {
-	by, hash := a.deed(r, s.Operator, "confirm password"), sessionHash(s.Token)
-	err := a.checkPresent(by, presentPassword{s.ID, hash, password})
-	if err == nil {
-		err = a.o.Sessions.Prove(by, hash)
+	return faultFor(a.prove(a.deed(r, s.Operator, "confirm password"), presentPassword{s.ID, sessionHash(s.Token), password}))
+}
+
+// prove checks the present password and records in its session that it was confirmed.
+func (a *Accounts) prove(by AuditContext, p presentPassword) error {
+	if err := a.checkPresent(by, p); err != nil {
+		return err
 	}
-	return faultFor(err)
+	return a.o.Sessions.Prove(by, p.Session)
 }
 
 // presentPassword is the present password of an operator, as the operator has typed it in a session.
@@ -253,11 +256,7 @@ func (a *Accounts) confirm(w http.ResponseWriter, r *Request) error {
 	if r.Caller.Operator == 0 {
 		return ErrPermission.With("Only a login can confirm a password. This request has no login.")
 	}
-	by := r.Deed()
-	if err := a.checkPresent(by, presentPassword{r.Caller.Operator, r.Caller.Session, password}); err != nil {
-		return err
-	}
-	if err := a.o.Sessions.Prove(by, r.Caller.Session); err != nil {
+	if err := a.prove(r.Deed(), presentPassword{r.Caller.Operator, r.Caller.Session, password}); err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"message": "The password was confirmed.", "valid_until": Seconds(r.Latest.Add(ProofSpan))})

@@ -274,7 +274,7 @@ func TestRoles_PageEndpoints(t *testing.T) {
 	}
 }
 
-// setRoleOf gives the operator with a name another role.
+// setRoleOf changes the role of the operator with a name.
 func (a *testApp) setRoleOf(name, role string) {
 	a.t.Helper()
 	for _, row := range a.operate(200, "GET", "/admin/v1/operators", "")["operators"].([]any) {

@@ -710,6 +710,7 @@ func (s *Server) checkToken(x *exchange) (err error) {
 // operated returns the handler of a route of the admin listener, which checks the caller
 // with identify.
 func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
+	endpoint := row.Method + " " + row.Path
 	return func(w http.ResponseWriter, r *http.Request, p httprouter.Params) {
 		x := s.begin(w, r, p, row)
 		x.MaxBody = maxImport
@@ -722,7 +723,7 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 		if !row.Public {
 			conns.MarkKeyed(r.Context())
 		}
-		if err = permit(x, row); err == nil {
+		if err = permit(x, endpoint); err == nil {
 			err = s.handle(x, row)
 		}
 	}

@@ -36,6 +36,15 @@ func (s *session) operatorPath(ctx context.Context, c *cli.Command, name string)
 	return "", fmt.Errorf("there is no operator named %q; list them with \"latchkey admin list\", or create one with \"latchkey admin create --name NAME\"", name)
 }
 
+// oneOperatorPath is operatorPath for a command whose only argument is the name.
+func (s *session) oneOperatorPath(ctx context.Context, c *cli.Command) (string, error) {
+	name, err := oneArgument(c)
+	if err != nil {
+		return "", err
+	}
+	return s.operatorPath(ctx, c, name)
+}
+
 func (s *session) createOperator(ctx context.Context, c *cli.Command) error {
 	if c.String("name") == "" {
 		return misused(c, errors.New("--name is needed"))
@@ -65,11 +74,7 @@ func (s *session) listOperators(ctx context.Context, c *cli.Command) error {
 
 // changeOperator sets a new password of an operator.
 func (s *session) changeOperator(ctx context.Context, c *cli.Command) error {
-	name, err := oneArgument(c)
-	if err != nil {
-		return err
-	}
-	path, err := s.operatorPath(ctx, c, name)
+	path, err := s.oneOperatorPath(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -129,11 +134,7 @@ func (s *session) patchOperator(ctx context.Context, c *cli.Command, change map[
 }
 
 func (s *session) removeOperator(ctx context.Context, c *cli.Command) error {
-	name, err := oneArgument(c)
-	if err != nil {
-		return err
-	}
-	path, err := s.operatorPath(ctx, c, name)
+	path, err := s.oneOperatorPath(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -146,7 +147,7 @@ func (s *session) removeOperator(ctx context.Context, c *cli.Command) error {
 
 // resetOperator makes an operator an admin who can log in with a new password.
 func (s *session) resetOperator(ctx context.Context, c *cli.Command) error {
-	if _, err := oneArgument(c); err != nil {
+	if _, err := oneArgument(c); err != nil { // a wrong call is reported before a wrong place
 		return err
 	}
 	if c.String("url") != "" {

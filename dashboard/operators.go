@@ -3,6 +3,7 @@ package dashboard
 import (
 	"net/http"
 	"net/url"
+	"strings"
 
 	"latchkey/internal/clock"
 )
@@ -39,12 +40,7 @@ func (o operatorRow) Label() string { return roleLabel(o.Role) }
 func (o operatorRow) RoleLabel(role string) string { return roleLabel(role) }
 
 // roleLabel returns the name of a role as the pages show it.
-func roleLabel(role string) string {
-	if role == "key_manager" {
-		return "key manager"
-	}
-	return role
-}
+func roleLabel(role string) string { return strings.ReplaceAll(role, "_", " ") }
 
 // operatorList is the data of the page with all operators.
 type operatorList struct {

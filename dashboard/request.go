@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"strings"
 	"time"
 
 	"latchkey/internal/strictjson"
@@ -80,7 +79,7 @@ func (v *pageRequest) show(status int, name string, page view) {
 	d := v.dashboard
 	page.Operator, page.may = v.Operator.Name, v.may
 	if v.Operator.Role != "admin" {
-		page.Role = strings.ReplaceAll(v.Operator.Role, "_", " ")
+		page.Role = roleLabel(v.Operator.Role)
 	}
 	page.Nav = v.navigation()
 	if page.Done == "" {
