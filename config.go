@@ -59,6 +59,8 @@ type Config struct {
 		TLSCertFile  string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"`
 		TLSKeyFile   string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key" check:"file"`
 		InsecureHTTP bool          `toml:"insecure_http" default:"false"`
+
+		RequireSecondFactor bool `toml:"require_second_factor" default:"false"`
 	} `toml:"admin"`
 	ACME struct {
 		Domains     []string `toml:"domains" example:"keys.example.com" check:"domain"`

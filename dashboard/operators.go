@@ -214,6 +214,10 @@ func (d *Dashboard) join(w http.ResponseWriter, r *http.Request) {
 		d.renderJoin(w, fault.Status, c.Link, fault.Message)
 		return
 	}
+	if made.Step != nil {
+		d.showSecond(w, r, afterLink, made.Step, "")
+		return
+	}
 	d.setLogin(w, r, made)
 	http.Redirect(w, r, "/keys", http.StatusSeeOther)
 }
