@@ -196,6 +196,9 @@ func (o operator) Ended(now operator) (next operator, why []string) {
 		next.Role = now.Role
 		why = append(why, "got the role "+now.role().Name)
 	}
+	if next.Recovery = unused(o.Recovery, now.Recovery); len(next.Recovery) < len(o.Recovery) {
+		why = append(why, "used or replaced recovery codes")
+	}
 	return next, why
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -71,6 +72,13 @@ func newRecoveryCodes() (codes []string, stored []recoveryCode) {
 		stored = append(stored, recoveryCode{recoveryHash(text)})
 	}
 	return codes, stored
+}
+
+// unused returns the recovery codes of was that are still among now.
+func unused(was, now []recoveryCode) []recoveryCode {
+	return slices.DeleteFunc(slices.Clone(was), func(c recoveryCode) bool {
+		return !slices.ContainsFunc(now, func(other recoveryCode) bool { return bytes.Equal(c.Hash, other.Hash) })
+	})
 }
 
 func recoveryHash(code string) []byte {

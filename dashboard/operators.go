@@ -21,6 +21,7 @@ func (operatorPages) pages() map[string]page {
 		"GET /operators": {list, showOperators}, "POST /operators": {invite, inviteOperator},
 		"GET /operators/{id}": {list, showOperator}, "GET /operators/{id}/delete": {remove, askDeleteOperator}, "POST /operators/{id}/delete": {remove, deleteOperator},
 		"POST /operators/{id}/role": {change, changeRole}, "POST /operators/{id}/disable": {change, setDisabled(true)}, "POST /operators/{id}/enable": {change, setDisabled(false)},
+		"POST /operators/{id}/reset-factors": {change, resetFactors},
 	}
 }
 
@@ -29,6 +30,7 @@ type operatorRow struct {
 	ID, Name, Role, Status string
 	LastLogin, Created     string // times as text; LastLogin is "never" if there was none
 	InvitedUntil           string // when the open invitation expires, or "" if there is none
+	Factors                int    // second factors
 	You                    bool   // whether this is who looks at the page
 	Roles                  []string
 }
@@ -72,7 +74,7 @@ func (v *pageRequest) operators() (rows []operatorRow, fault *Fault) {
 		op, _ := item.(map[string]any)
 		row := operatorRow{
 			ID: textOf(op["id"]), Name: textOf(op["name"]), Role: textOf(op["role"]), Status: textOf(op["status"]), Created: when(textOf(op["created_at"])),
-			LastLogin: ago(op["last_login_at"], v.now()), You: uint64(numberOf(op["id"])) == v.Session.ID, Roles: Vocabulary().Roles,
+			LastLogin: ago(op["last_login_at"], v.now()), You: uint64(numberOf(op["id"])) == v.Session.ID, Factors: int(numberOf(op["second_factors"])), Roles: Vocabulary().Roles,
 		}
 		if ends, err := clock.ParseTime(textOf(op["invitation_expires_at"])); err == nil && ends.After(v.now()) {
 			row.InvitedUntil = until(op["invitation_expires_at"], v.now())
@@ -166,6 +168,8 @@ func changeRole(v *pageRequest) {
 func setDisabled(disabled bool) func(*pageRequest) {
 	return func(v *pageRequest) { v.changeOperator(map[string]any{"disabled": disabled}) }
 }
+
+func resetFactors(v *pageRequest) { v.changeOperator(map[string]any{"reset_factors": true}) }
 
 // changeOperator changes the operator whose id is in the path of the page.
 func (v *pageRequest) changeOperator(change map[string]any) {
