@@ -180,7 +180,7 @@ func TestFactors_RecoveryCodes(t *testing.T) {
 		t.Errorf("a code that was used: got %d, want 401", w.Code)
 	}
 	b.says(b.get("/account"), 200, "9 recovery codes are left")
-	b.send()
+	b.testApp.send()
 	if got := v.all(); len(got) != 1 || !strings.Contains(got[0].body, `"way":"recovery_code"`) || !strings.Contains(got[0].body, `"recovery_codes":9`) {
 		t.Errorf("the webhook got %v", got)
 	}
