@@ -298,6 +298,7 @@ type refused struct {
 	id, method, route, step, code, message string
 	status                                 int
 	key, name, owner                       string
+	state                                  string // of the key at the time of the request; "" without a key
 	client                                 netip.Addr
 	at                                     time.Time
 	limits                                 []LimitStatus
@@ -320,7 +321,7 @@ func (f *Refusals) Note(o *Outcome) {
 		r.step = StepLimit // a handler charges daily limits itself, in its transaction
 	}
 	if o.Found != nil {
-		r.key, r.name, r.owner = o.Found.ID, o.Found.Name, o.Found.OwnerName
+		r.key, r.name, r.owner, r.state = o.Found.ID, o.Found.Name, o.Found.OwnerName, o.Found.Status(o.Began)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -54,6 +54,7 @@ type App struct {
 	dialer   *Dialer
 	tokens   *Tokens
 	refusals *Refusals
+	requests *Requests
 
 	connections *Connections
 
@@ -274,7 +275,7 @@ func withoutRoutes(openAPI []byte, absent Routes) ([]byte, error) {
 // metrics and the status, and stores them in a.
 func (a *App) observe() (err error) {
 	c, store := a.config, a.Store
-	a.history, a.refusals = NewHistory(store), NewRefusals()
+	a.history, a.refusals, a.requests = NewHistory(store), NewRefusals(), NewRequests()
 	a.connections = NewConnections(ConnectionsOptions{Config: c, Files: OpenFileLimit(), Free: func() { a.proxy.CloseIdle() }, Log: a.log})
 	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
 	a.backups = NewBackups(BackupOptions{
@@ -292,7 +293,8 @@ func (a *App) observe() (err error) {
 	return err
 }
 
-// note adds a request to the usage history. It ignores requests to the admin endpoint.
+// note adds a request to the usage history and to the latest requests. It ignores requests to the admin
+// endpoint.
 func (a *App) note(o *Outcome) {
 	if strings.HasPrefix(o.Route, "/admin/") {
 		return
@@ -302,6 +304,7 @@ func (a *App) note(o *Outcome) {
 		key = o.Found.ID
 	}
 	a.history.Note(CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
+	a.requests.Note(o)
 }
 
 // bases returns the URLs of the API and of the admin endpoint, for the examples in the
@@ -516,6 +519,7 @@ func (a *App) AdminDoor() (http.Handler, error) {
 		Admin: operators, Door: local, Accounts: a.accounts, Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
 		Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled,
+		Answered: func() (uint64, bool) { return a.requests.Noted(), !a.Server.Stopping() },
 	})
 	if err != nil {
 		return nil, err

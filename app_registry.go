@@ -172,6 +172,10 @@ var registry = []part{
 	}},
 	{name: "status", routes: func(a *App) Routes { return Routes{Admin: a.status.AdminRoutes()} }},
 	{name: "refusals", routes: func(a *App) Routes { return Routes{Admin: a.refusals.AdminRoutes()} }},
+	{name: "requests", routes: func(a *App) Routes { return Routes{Admin: a.requests.AdminRoutes()} }},
+	{name: "overview", routes: func(a *App) Routes {
+		return Routes{Admin: NewOverview(NewUsage(a.Store, a.Keyring, a.history), a.requests, a.refusals, a.backups).AdminRoutes()}
+	}},
 	{name: "explain", routes: func(a *App) Routes {
 		routes := ExplainedRoutes{&a.routes, a.guards}
 		return Routes{Admin: NewExplainer(ExplainerOptions{

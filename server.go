@@ -168,6 +168,9 @@ func (s *Server) Ready() error {
 	return nil
 }
 
+// Stopping reports whether the server ends its connections because the service stops.
+func (s *Server) Stopping() bool { return s.draining.Load() }
+
 // exchange is one request with its answer. It is also the http.ResponseWriter of the
 // handler. Only the goroutine of the request uses it.
 type exchange struct {

@@ -103,6 +103,8 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/audit/verify": {RightRead, noProof},
 	"GET /admin/v1/refusals":     {RightRead, noProof},
 	"GET /admin/v1/usage":        {RightRead, noProof},
+	"GET /admin/v1/requests":     {RightRead, noProof},
+	"GET /admin/v1/overview":     {RightRead, noProof},
 
 	"GET /admin/v1/keys":                    {RightRead, noProof},
 	"GET /admin/v1/keys/:id":                {RightRead, noProof},

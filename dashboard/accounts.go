@@ -103,7 +103,9 @@ type Credentials struct {
 
 // IsLive reports whether a script of a page sent r to bring the page up to date. Such a request is no
 // sign that somebody looks at the page, so it does not make a session last longer.
-func IsLive(r *http.Request) bool { return r.Header.Get("Latchkey-Live") != "" }
+func IsLive(r *http.Request) bool {
+	return r.Header.Get("Latchkey-Live") != "" || r.URL.Path == "/live"
+}
 
 // endpoint passes a request on to the admin endpoint. If the request has a session cookie and no
 // Authorization field, endpoint marks it as a request by the operator who has logged in. A browser that

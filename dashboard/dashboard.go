@@ -6,7 +6,7 @@
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
 // (login and sessions), factors.go (second factors), request.go (a request for a page), records.go, forms.go
 // and columns.go (the pages that most kinds of records share). The other files
-// hold the pages: keys.go with keyform.go and charts.go, calendar.go,
+// hold the pages: overview.go, requests.go, keys.go with keyform.go and charts.go, calendar.go,
 // contacts.go, webhooks.go, tokens.go, operators.go, system.go and pages.go.
 package dashboard
 
@@ -40,7 +40,9 @@ type Options struct {
 	Hosts    []string      // further host names of the admin listener
 	BaseURL  string        // URL at which browsers reach the admin listener; "" if it is not configured
 	APIURL   func() string // returns the URL of the API
-	Instance string        // letters and digits that differ between services on one host; part of the cookie's name
+	// Answered returns the number of requests to the API so far, and whether the service is not stopping.
+	Answered func() (requests uint64, serving bool)
+	Instance string // letters and digits that differ between services on one host; part of the cookie's name
 
 	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out
 }
@@ -89,10 +91,10 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
+		return []pageSet{overviewPages{o.Answered}, newKeyLists(apiURL), newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
 	}
 	return []pageSet{
-		newKeyLists(apiURL), newKeyPages(apiURL), newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
+		overviewPages{o.Answered}, newKeyLists(apiURL), newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
 		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{},
 	}
 }
@@ -167,7 +169,6 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	for pattern, p := range d.pages() {
 		handle(pattern, d.loggedIn(p))
 	}
-	handle("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/keys", http.StatusSeeOther) })
 	origins.refused = d.o.Accounts.RecordCrossSite
 	return origins.protect(mux), nil
 }

@@ -64,6 +64,9 @@ func (v *pageRequest) may(endpoint string) bool {
 
 // mayOpen reports whether the operator may open the page with the pattern "GET " and path.
 func (v *pageRequest) mayOpen(path string) bool {
+	if path == "/" {
+		path = "/{$}"
+	}
 	needs := v.dashboard.needs["GET "+path]
 	return needs == anyRole || v.may(needs)
 }

@@ -143,3 +143,54 @@ if (fold) {
   set();
   phone.addEventListener("change", set);
 }
+
+// Parts of a page that are kept up to date. The server says by a stream when there are new requests;
+// where the stream is missing, the page asks every five seconds. A part is left alone while somebody
+// uses it.
+const parts = document.querySelectorAll("[data-refresh]");
+if (parts.length) {
+  const note = document.getElementById("fresh"), box = document.getElementById("live");
+  let stream = null, asked = 0, busy = false;
+  box.parentElement.hidden = false;
+  const say = (text, stale) => {
+    if (note.textContent !== text) note.textContent = text;
+    note.classList.toggle("stale", stale);
+  };
+  const refresh = async () => {
+    if (busy || document.hidden || !box.checked) return;
+    busy = true;
+    asked = Date.now();
+    try {
+      const answer = await fetch(location.href, { headers: { "Latchkey-Live": "1" } });
+      if (answer.redirected || answer.status === 401) {
+        box.checked = false;
+        say("Your session has ended. Reload the page to log in.", true);
+        stop();
+      } else if (answer.ok) {
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        for (const part of parts) {
+          const next = page.getElementById(part.id), open = part.querySelector("details[open]");
+          if (next && !open && !part.contains(document.activeElement) && !part.contains(getSelection().anchorNode)) part.replaceChildren(...next.childNodes);
+        }
+        say(page.getElementById("fresh").textContent, false);
+      }
+    } catch {
+      say(note.textContent.replace(/( The server does not answer.)?$/, " The server does not answer."), true);
+    }
+    busy = false;
+  };
+  const stop = () => { if (stream) stream.close(); stream = null; };
+  const start = () => {
+    if (stream || document.hidden || !box.checked || !window.EventSource) return;
+    stream = new EventSource("/live");
+    stream.onmessage = refresh;
+  };
+  box.addEventListener("change", () => box.checked ? (start(), refresh()) : stop());
+  document.addEventListener("visibilitychange", () => document.hidden ? stop() : (start(), refresh()));
+  addEventListener("pagehide", stop);
+  setInterval(() => {
+    const streams = stream && stream.readyState === EventSource.OPEN;
+    if (Date.now() - asked > (streams ? 3e4 : 5e3)) refresh();
+  }, 1000);
+  start();
+}

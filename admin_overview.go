@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// overview serves the endpoint with the figures that a person watches: what is going on, what needs
+// attention, and who and which route it is about.
+type overview struct {
+	usage    *usage
+	requests *Requests
+	refusals *Refusals
+	backups  *Backups
+
+	mu   sync.Mutex
+	made map[string]overviewAnswer // by range
+}
+
+// overviewAnswer is an answer that was made at a time.
+type overviewAnswer struct {
+	at     time.Time
+	answer map[string]any
+}
+
+// overviewAge is how old an answer may be that is given again. The counts of many keys are read for it,
+// and several pages may ask at once.
+const overviewAge = 2 * time.Second
+
+// NewOverview returns an overview of what usage and requests have counted.
+func NewOverview(u *usage, requests *Requests, refusals *Refusals, backups *Backups) *overview {
+	return &overview{usage: u, requests: requests, refusals: refusals, backups: backups, made: map[string]overviewAnswer{}}
+}
+
+// overviewRanges returns the ranges of the overview, the shortest first.
+func overviewRanges() []string { return []string{"1h", "24h", "7d", "90d"} }
+
+// AdminRoutes returns the routes for operators.
+func (v *overview) AdminRoutes() []Route {
+	return []Route{{Method: "GET", Path: "/admin/v1/overview", Handle: v.show}}
+}
+
+func (v *overview) show(w http.ResponseWriter, r *Request) error {
+	q, err := r.Query("range")
+	if err == nil {
+		err = CheckWord(q, "range", overviewRanges()...)
+	}
+	if err != nil {
+		return err
+	}
+	name := q.Get("range")
+	if name == "" {
+		name = "24h"
+	}
+	answer, err := v.answer(r, name)
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, answer)
+}
+
+// answer returns the figures of a range, which are at most overviewAge old.
+func (v *overview) answer(r *Request, name string) (map[string]any, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if had, ok := v.made[name]; ok && r.Steady.Sub(had.at) < overviewAge && !r.Steady.Before(had.at) {
+		return had.answer, nil
+	}
+	answer, err := v.figures(r, name)
+	if err == nil {
+		v.made[name] = overviewAnswer{r.Steady, answer}
+	}
+	return answer, err
+}
+
+// overviewTop is how many keys, routes and error codes are listed.
+const overviewTop = 10
+
+// figures returns the figures of a range.
+func (v *overview) figures(r *Request, name string) (map[string]any, error) {
+	now := r.Now
+	total, before, answer, err := v.course(name, now)
+	if err != nil {
+		return nil, err
+	}
+	answer["range"], answer["total"] = name, showTally(map[string]any{}, total)
+	answer["previous"] = nil
+	if before != nil {
+		answer["previous"] = showTally(map[string]any{}, *before)
+	}
+	span := v.span(name, now)
+	page := Page{Number: 1, Limit: overviewTop}
+	keys, used, err := v.usage.keys(r, page, span)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := v.usage.sums(ofRoute, "route", span)
+	if err != nil {
+		return nil, err
+	}
+	codes, err := v.usage.sums(ofCode, "error", span)
+	if err != nil {
+		return nil, err
+	}
+	answer["keys"], answer["keys_used"] = keys, used
+	answer["routes"], answer["errors"] = routes[:min(len(routes), overviewTop)], codes[:min(len(codes), overviewTop)]
+	const recent = 5 * time.Minute
+	took := v.requests.Latency(now.Add(-recent))
+	answer["latency"] = map[string]any{
+		"p50_ms": float64(took.P50.Microseconds()) / 1000, "p99_ms": float64(took.P99.Microseconds()) / 1000, "requests": took.Requests, "span_seconds": int(recent / time.Second),
+	}
+	attention, active, err := v.attention(r.Context(), r.Latest)
+	answer["attention"], answer["active_keys"] = attention, active
+	return answer, err
+}
+
+// span returns the part of the history that a range shows. The history has no minutes, so for an hour
+// it is the hour in which now is and the one before it.
+func (v *overview) span(name string, now time.Time) period {
+	switch name {
+	case "1h":
+		return period{Step: stepHour, Last: 2, Now: now}
+	case "24h":
+		return period{Step: stepHour, Last: 24, Now: now}
+	case "7d":
+		return period{Step: stepHour, Last: 7 * 24, Now: now}
+	}
+	return period{Step: StepDay, Last: 90, Now: now}
+}
+
+// course returns the sum of a range, the sum of the same time before it if it is kept, and the fields
+// of an answer with the counts of each step.
+func (v *overview) course(name string, now time.Time) (total Counts, before *Counts, answer map[string]any, err error) {
+	if name == "1h" {
+		list := v.requests.Minutes(now, keptMinutes)
+		earlier, list := sumOf(list[:60]), list[60:]
+		fields := map[string]any{"step": "minute", "from": Seconds(list[0].Start), "to": Seconds(list[59].Start.Add(time.Minute)), "buckets": showBuckets(list)}
+		return sumOf(list), &earlier, fields, nil
+	}
+	span := v.span(name, now)
+	list, err := v.usage.history.Of(subject{Kind: ofService}, span)
+	if err != nil {
+		return total, nil, nil, err
+	}
+	answer = showPeriod(span)
+	answer["buckets"] = showBuckets(list)
+	earlier, kept := span, true
+	switch name {
+	case "24h":
+		earlier.Now = now.Add(-24 * time.Hour)
+	case "7d":
+		earlier = period{Step: StepDay, Last: 7, Now: now.Add(-7 * 24 * time.Hour)}
+	default:
+		kept = false
+	}
+	if kept {
+		list, err := v.usage.history.Of(subject{Kind: ofService}, earlier)
+		if err != nil {
+			return total, nil, nil, err
+		}
+		sum := sumOf(list)
+		before = &sum
+	}
+	return sumOf(list), before, answer, nil
+}
+
+// attention returns what somebody should look at, each kind with its number, and the number of active
+// keys. Kinds with the number 0 are left out.
+func (v *overview) attention(ctx context.Context, now time.Time) (rows []any, active int, err error) {
+	var keys KeySurvey
+	failing, full := 0, 0
+	var ending []any
+	err = v.usage.store.View(func(tx *Tx) (err error) {
+		if keys, err = v.usage.keyring.Survey(ctx, tx, now); err != nil {
+			return err
+		}
+		owners, err := FullOwners(tx)
+		if err != nil {
+			return err
+		}
+		full = len(owners)
+		if ending, err = endingTokens(tx, now); err != nil {
+			return err
+		}
+		failing, err = failingWebhooks(tx)
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	rows = []any{}
+	add := func(kind string, count int) {
+		if count > 0 {
+			rows = append(rows, map[string]any{"kind": kind, "count": count})
+		}
+	}
+	tried := v.refusals.keysTried(now.Add(-time.Hour))
+	switch made, failed := v.backups.Last(); {
+	case failed != nil:
+		add("backup_failed", 1)
+	case made.IsZero() && v.backups.Every() == 0:
+		add("no_backup", 1)
+	}
+	add("keys_revoked_used", tried[StatusRevoked])
+	add("keys_expired_used", tried[StatusExpired])
+	add("keys_at_limit", tried[StatusActive])
+	add("keys_expiring", keys.Expiring)
+	add("keys_rotating", keys.Rotating)
+	add("webhooks_failing", failing)
+	add("owners_full", full)
+	add("tokens_ending", len(ending))
+	add("keys_never_used", keys.NeverUsed)
+	add("keys_idle_90", keys.Idle90)
+	add("keys_without_end", keys.WithoutEnd)
+	return rows, keys.Active, nil
+}
+
+// keysTried counts the keys that were refused lately, by the state that each had: those that were
+// revoked or expired, and active ones that a limit has refused since a time.
+func (f *Refusals) keysTried(since time.Time) map[string]int {
+	seen := map[string]string{}
+	f.mu.Lock()
+	for i := range f.list {
+		one := &f.list[i]
+		ended := one.code == ErrKey.Code && (one.state == StatusRevoked || one.state == StatusExpired)
+		limited := one.code == ErrRateLimit.Code && one.state == StatusActive && !one.at.Before(since)
+		if one.key != "" && (ended || limited) {
+			seen[one.key] = one.state
+		}
+	}
+	f.mu.Unlock()
+	counts := map[string]int{}
+	for _, state := range seen {
+		counts[state]++
+	}
+	return counts
+}
+
+// failingWebhooks returns the number of webhooks whose last attempt failed.
+func failingWebhooks(tx *Tx) (n int, err error) {
+	for q, err := range queueTable.All(tx, Forward) {
+		if err != nil {
+			return 0, err
+		}
+		if !q.Failing.IsZero() {
+			n++
+		}
+	}
+	return n, nil
+}

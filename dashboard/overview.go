@@ -1,0 +1,432 @@
+package dashboard
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// overviewPages are the page that a person keeps open, and the stream that tells pages about new
+// requests.
+type overviewPages struct {
+	answered func() (requests uint64, serving bool) // see Options.Answered
+}
+
+func (o overviewPages) sections() []section { return []section{{"API", "Overview", "/"}} }
+
+func (o overviewPages) pages() map[string]page {
+	return map[string]page{"GET /{$}": {"GET /admin/v1/overview", showOverview}, "GET /live": {anyRole, o.live}}
+}
+
+// overviewPage is the data of the overview.
+type overviewPage struct {
+	Ranges    []pageLink
+	Range     string // label of the chosen range
+	Span      string // the same in a sentence, such as "hour" or "7 days"
+	Tiles     []tile
+	Chart     stack
+	Attention []attentionRow
+	Tops      []topTable
+	Quiet     bool // no request in the range
+	Updated   string
+}
+
+// tile is a figure of the overview. Level is "bad" or "warn" if somebody should look at it, and
+// otherwise "".
+type tile struct{ Name, Value, More, Link, Level string }
+
+// attentionRow is a line under "Needs attention".
+type attentionRow struct{ Text, Link, Level string }
+
+// topTable is a table with what has the most requests.
+type topTable struct {
+	Title string
+	Rows  []topRow
+}
+
+// topRow is a line of a table with the most requests.
+type topRow struct {
+	Name, Sub, Link           string
+	Requests, Refused, Failed int
+}
+
+// rangeNames are the ranges of the overview with their labels.
+var rangeNames = [][2]string{{"1h", "1 hour"}, {"24h", "24 hours"}, {"7d", "7 days"}, {"90d", "90 days"}}
+
+func showOverview(v *pageRequest) {
+	chosen := cmp.Or(v.query.Get("range"), "24h")
+	answer, fault := v.call(http.MethodGet, "/admin/v1/overview?range="+url.QueryEscape(chosen), nil)
+	if fault != nil {
+		v.showFault(fault)
+		return
+	}
+	status, fault := v.call(http.MethodGet, "/admin/v1/status", nil)
+	if fault != nil {
+		v.showFault(fault)
+		return
+	}
+	p := overviewPage{Updated: v.now().UTC().Format("15:04:05")}
+	for _, r := range rangeNames {
+		p.Ranges = append(p.Ranges, pageLink{r[1], "/?range=" + r[0]})
+		if r[0] == chosen {
+			p.Range, p.Span = r[1], strings.TrimPrefix(r[1], "1 ")
+		}
+	}
+	p.Tiles = v.tiles(answer, status)
+	p.Chart = newStack(answer)
+	p.Quiet = p.Chart.Total == 0
+	rows, _ := answer["attention"].([]any)
+	for _, row := range rows {
+		if line, ok := attentionOf(row); ok && v.mayOpen(strings.SplitN(line.Link, "?", 2)[0]) {
+			p.Attention = append(p.Attention, line)
+		}
+	}
+	keys := topRows(answer["keys"], func(row map[string]any) (string, string, string) {
+		return textOf(row["name"]), textOf(row["owner"]), "/keys/" + textOf(row["id"])
+	})
+	routes := topRows(answer["routes"], func(row map[string]any) (string, string, string) {
+		route := textOf(row["route"])
+		return routeName(route), "", "/requests?route=" + url.QueryEscape(route)
+	})
+	errors := topRows(answer["errors"], func(row map[string]any) (string, string, string) {
+		return textOf(row["error"]), "", "/requests?code=" + url.QueryEscape(textOf(row["error"]))
+	})
+	p.Tops = []topTable{{"Keys", keys}, {"Routes", routes}, {"Errors", errors}}
+	v.show(http.StatusOK, "overview", view{Title: "Overview", Data: p})
+}
+
+// routeName returns the name of a route as the pages show it.
+func routeName(route string) string {
+	if route == "-" {
+		return "no route matches"
+	}
+	return route
+}
+
+// topRows returns the lines of a table. name returns the name, the text below it and the link of a row.
+func topRows(v any, name func(row map[string]any) (name, sub, link string)) (list []topRow) {
+	rows, _ := v.([]any)
+	for _, item := range rows {
+		row, _ := item.(map[string]any)
+		counts := plotRow(item)
+		t := topRow{Requests: counts.Requests, Refused: counts.Refuse, Failed: counts.Server}
+		t.Name, t.Sub, t.Link = name(row)
+		list = append(list, t)
+	}
+	return list
+}
+
+// tiles returns the figures at the top of the overview.
+func (v *pageRequest) tiles(answer, status map[string]any) []tile {
+	total, before := plotRow(answer["total"]), plotRow(answer["previous"])
+	share := func(n int) string {
+		if n == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%.3g %% of all", 100*float64(n)/float64(total.Requests))
+	}
+	change := ""
+	if answer["previous"] != nil {
+		change = changeOf(total.Requests, before.Requests)
+	}
+	latency, _ := answer["latency"].(map[string]any)
+	speed := tile{Name: "Latency now", Value: "-", More: "no request in the last 5 minutes"}
+	if n := numberOf(latency["requests"]); n > 0 {
+		speed = tile{Name: "Latency now", Value: milliseconds(latency["p50_ms"]), More: fmt.Sprintf("half are faster; 99 %% within %s", milliseconds(latency["p99_ms"]))}
+	}
+	list := []tile{
+		{Name: "Requests", Value: grouped(total.Requests), More: change, Link: "/requests"},
+		{Name: "Refused", Value: grouped(total.Refuse), More: share(total.Refuse), Link: "/requests?status=4xx"},
+		{Name: "Server errors", Value: grouped(total.Server), More: share(total.Server), Link: "/requests?status=5xx", Level: levelIf(total.Server > 0, "bad")},
+		speed,
+		{Name: "Active keys", Value: grouped(int(numberOf(answer["active_keys"]))), More: fmt.Sprintf("%s used", grouped(int(numberOf(answer["keys_used"])))), Link: "/keys?status=active"},
+	}
+	waiting := int(numberOf(status["webhook_backlog"]))
+	hooks := tile{Name: "Webhooks waiting", Value: grouped(waiting), Link: "/webhooks"}
+	if oldest := textOf(status["webhook_oldest_at"]); oldest != "" {
+		hooks.More = "the oldest since " + ago(oldest, v.now())
+	}
+	if status["webhooks_held_since"] != nil {
+		hooks.More, hooks.Level, hooks.Link = "held back since the restore", "warn", "/status"
+	}
+	backup := tile{Name: "Last backup", Value: ago(status["last_backup_at"], v.now()), Link: "/status"}
+	if problem := textOf(status["last_backup_error"]); problem != "" {
+		backup.More, backup.Level = "the last one failed", "bad"
+	}
+	disk := tile{Name: "Disk free", Value: bytesShown(status["disk_free_bytes"]), More: "database " + bytesShown(status["store_bytes"]), Link: "/status"}
+	if space, _ := status["disk"].(map[string]any); space["refusing"] == true || space["low"] == true {
+		disk.More, disk.Level = diskShown(status["disk"]), "bad"
+	}
+	return append(list, hooks, backup, disk)
+}
+
+func levelIf(b bool, level string) string {
+	if b {
+		return level
+	}
+	return ""
+}
+
+// changeOf compares the requests of a period with those of the one before.
+func changeOf(now, before int) string {
+	switch {
+	case before == 0 && now == 0:
+		return "as in the period before"
+	case before == 0:
+		return "none in the period before"
+	case now == before:
+		return "as in the period before"
+	}
+	percent := 100 * (float64(now) - float64(before)) / float64(before)
+	word := "more"
+	if percent < 0 {
+		word, percent = "fewer", -percent
+	}
+	return fmt.Sprintf("%.3g %% %s than before", percent, word)
+}
+
+// milliseconds returns a duration in milliseconds with two digits, such as "0.4 ms".
+func milliseconds(v any) string {
+	n := numberOf(v)
+	if n >= 1000 {
+		return fmt.Sprintf("%.2g s", n/1000)
+	}
+	if n >= 10 {
+		return fmt.Sprintf("%.0f ms", n)
+	}
+	return fmt.Sprintf("%.2g ms", n)
+}
+
+// grouped returns a number with a comma between groups of three digits.
+func grouped(n int) string {
+	text := fmt.Sprint(n)
+	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
+}
+
+// attentionKinds says what the kinds of the endpoint mean: the sentence for one and for several, where
+// to look, and how bad it is.
+var attentionKinds = map[string]struct{ one, many, link, level string }{
+	"backup_failed":     {"The last backup failed", "", "/status", "bad"},
+	"no_backup":         {"There is no backup yet", "", "/status", "warn"},
+	"keys_revoked_used": {"1 revoked key is still sent", "%s revoked keys are still sent", "/requests?code=invalid_key", "bad"},
+	"keys_expired_used": {"1 expired key is still sent", "%s expired keys are still sent", "/requests?code=invalid_key", "bad"},
+	"keys_at_limit":     {"1 key was refused by a limit in the last hour", "%s keys were refused by a limit in the last hour", "/requests?code=rate_limit_exceeded", "warn"},
+	"keys_expiring":     {"1 key ends within 7 days", "%s keys end within 7 days", "/keys?status=active&sort=expires&order=asc", "warn"},
+	"keys_rotating":     {"1 old secret is still valid after a rotation", "%s old secrets are still valid after a rotation", "/keys", ""},
+	"webhooks_failing":  {"Deliveries to 1 webhook fail", "Deliveries to %s webhooks fail", "/webhooks", "bad"},
+	"owners_full":       {"1 owner has little storage left", "%s owners have little storage left", "/owners", "warn"},
+	"tokens_ending":     {"1 admin token ends within 14 days", "%s admin tokens end within 14 days", "/tokens", "warn"},
+	"keys_never_used":   {"1 key was never used", "%s keys were never used", "/keys?status=active&sort=last_used&order=asc", ""},
+	"keys_idle_90":      {"1 key was not used for 90 days", "%s keys were not used for 90 days", "/keys?status=active&unused_days=90", ""},
+	"keys_without_end":  {"1 key never expires", "%s keys never expire", "/keys?status=active&sort=expires&order=desc", ""},
+}
+
+// attentionOf returns the line for an object of the endpoint. ok is false if its kind is not known.
+func attentionOf(v any) (line attentionRow, ok bool) {
+	row, _ := v.(map[string]any)
+	kind, ok := attentionKinds[textOf(row["kind"])]
+	if !ok {
+		return line, false
+	}
+	line = attentionRow{kind.one, kind.link, kind.level}
+	if n := int(numberOf(row["count"])); n != 1 {
+		line.Text = fmt.Sprintf(kind.many, grouped(n))
+	}
+	return line, true
+}
+
+// stack is a chart of requests by outcome: each step of time has a bar of up to four parts. Lengths are
+// in units of the drawing.
+type stack struct {
+	Label         string
+	Width, Height int
+	Bars          []stackBar
+	Lines         []axisLine // of the vertical axis
+	Ticks         []axisTick // of the horizontal axis
+	Rows          []chartRow // for the table beside the chart
+	Total         int
+}
+
+// Box returns the width of the drawing with the numbers of the vertical axis.
+func (c stack) Box() int { return c.Width + 60 }
+
+// stackBar is the bar of one step of time. Parts are from the bottom up.
+type stackBar struct {
+	Label string
+	X, W  int
+	Parts []stackPart
+}
+
+// stackPart is a part of a bar. Class is a CSS class.
+type stackPart struct {
+	Class string
+	Y, H  int
+}
+
+// axisLine is a horizontal line with its number, and axisTick a time below the chart.
+type (
+	axisLine struct {
+		Y    int
+		Text string
+	}
+	axisTick struct {
+		X    int
+		Text string
+	}
+)
+
+// stackSteps are the lengths of the steps of the endpoint.
+var stackSteps = map[string]time.Duration{"minute": time.Minute, "hour": time.Hour, "day": 24 * time.Hour}
+
+// newStack returns the chart of an answer of the endpoint.
+func newStack(answer map[string]any) stack {
+	step := stackSteps[textOf(answer["step"])]
+	line := timelineOf(answer, step)
+	const height, width = 180, 720
+	c := stack{Width: width, Height: height}
+	found, most := map[string]chartRow{}, 1
+	list, _ := answer["buckets"].([]any)
+	for _, v := range list {
+		row := plotRow(v)
+		found[row.Start] = row
+		if row.Requests > 0 {
+			c.Rows = append(c.Rows, row)
+		}
+		most = max(most, row.Requests)
+		c.Total += row.Requests
+	}
+	top := roundTop(most)
+	for i := range 5 {
+		if n := top * i / 4; top >= 4 || i%4 == 0 {
+			c.Lines = append(c.Lines, axisLine{height - height*i/4, grouped(n)})
+		}
+	}
+	for i := range line.steps {
+		at, text := line.start(i)
+		x := i * width / line.steps
+		bar := stackBar{X: x, W: max(1, (i+1)*width/line.steps-x-1), Label: fmt.Sprintf("%s: %s", stepLabel(at, step), outcomes(found[text]))}
+		y := height
+		for _, part := range []struct {
+			class string
+			n     int
+		}{{"ok", found[text].OK}, {"client", found[text].Client}, {"refused", found[text].Refuse}, {"server", found[text].Server}} {
+			if part.n > 0 {
+				h := max(1, part.n*height/top)
+				y -= h
+				bar.Parts = append(bar.Parts, stackPart{part.class, y, h})
+			}
+		}
+		c.Bars = append(c.Bars, bar)
+		if tick := tickLabel(at, step, line.steps); tick != "" && x < width-40 {
+			c.Ticks = append(c.Ticks, axisTick{x, tick})
+		}
+	}
+	c.Label = fmt.Sprintf("Requests by outcome, %s to %s UTC: %s in all.", stepLabel(line.from, step), stepLabel(line.from.Add(time.Duration(line.steps)*step), step), grouped(c.Total))
+	return c
+}
+
+// roundTop returns the round number at the top of an axis for values up to most: 1, 2 or 5 with zeros,
+// or 4 and 8 for small ones, so that quarters are whole.
+func roundTop(most int) int {
+	if most <= 4 {
+		return most
+	}
+	power := int(math.Pow10(int(math.Log10(float64(most)))))
+	for _, n := range []int{1, 2, 4, 5, 8, 10} {
+		if top := n * power; top >= most && top%4 == 0 {
+			return top
+		}
+	}
+	return 20 * power
+}
+
+// stepLabel returns the time at which a step begins.
+func stepLabel(at time.Time, step time.Duration) string {
+	switch step {
+	case time.Minute:
+		return at.UTC().Format("15:04")
+	case time.Hour:
+		return at.UTC().Format("2 Jan 15:04")
+	}
+	return at.UTC().Format("2 Jan")
+}
+
+// tickLabel returns the text below a step, or "" if it has none. Ticks are at full quarter hours, at
+// every sixth hour, at midnights and at Mondays, depending on how long the chart is.
+func tickLabel(at time.Time, step time.Duration, steps int) string {
+	at = at.UTC()
+	switch {
+	case step == time.Minute && at.Minute()%15 == 0:
+		return at.Format("15:04")
+	case step == time.Hour && at.Hour() == 0:
+		return at.Format("Mon 2 Jan")
+	case step == time.Hour && steps <= 48 && at.Hour()%6 == 0:
+		return at.Format("15:04")
+	case step > time.Hour && at.Weekday() == time.Monday && (at.YearDay()/7)%2 == 0:
+		return at.Format("2 Jan")
+	}
+	return ""
+}
+
+// outcomes returns the counts of a step as text.
+func outcomes(row chartRow) string {
+	text := counted(row.Requests, row.Refuse)
+	if row.Client > 0 {
+		text += fmt.Sprintf(", %d other 4xx", row.Client)
+	}
+	if row.Server > 0 {
+		text += fmt.Sprintf(", %d server errors", row.Server)
+	}
+	return text
+}
+
+// live is the stream of a page that is open (Server-Sent Events, HTML Living Standard, section 9.2). It
+// sends the number of requests so far whenever that has changed, at most every two seconds, and a
+// comment otherwise, so that the page knows that the stream works. It ends with the session and when
+// the service stops.
+func (o overviewPages) live(v *pageRequest) {
+	const look, beat = 2 * time.Second, 14 * time.Second
+	control := http.NewResponseController(v.W)
+	_ = control.SetWriteDeadline(time.Time{}) // fails only if there is no deadline
+	h := v.W.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no") // for nginx
+	v.W.WriteHeader(http.StatusOK)
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	last, quiet := uint64(0), time.Duration(0)
+	for first := true; ; first = false {
+		n, serving := o.answered()
+		if !serving {
+			return
+		}
+		text := ""
+		switch {
+		case n != last || first:
+			text, last, quiet = fmt.Sprintf("id: %d\ndata: %d\n\n", n, n), n, 0
+		case quiet >= beat:
+			text, quiet = ": no change\n\n", 0
+		}
+		if text != "" {
+			if _, ok := v.dashboard.o.Accounts.Session(v.R, v.Token); !ok {
+				return
+			}
+			if _, err := v.W.Write([]byte(text)); err != nil || control.Flush() != nil {
+				return
+			}
+		}
+		select {
+		case <-v.R.Context().Done():
+			return
+		case <-ticker.C:
+			quiet += look
+		}
+	}
+}
