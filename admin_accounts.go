@@ -23,6 +23,8 @@ type AccountsOptions struct {
 	Log       *slog.Logger
 	Proxies   Proxies                           // trusted proxies, whose X-Forwarded-For header is believed
 	Refused   func(by AuditContext, why *Error) // called to record a refused login or action in the audit log
+
+	SecondFactor bool // every login with a password needs a second factor
 }
 
 // Accounts lets operators log in to the dashboard. It limits wrong passwords and records
@@ -38,9 +40,9 @@ var _ dashboard.Accounts = (*Accounts)(nil)
 // NewAccounts returns an Accounts that has no wrong passwords counted.
 func NewAccounts(o AccountsOptions) *Accounts { return &Accounts{o: o, guesses: newGuesses()} }
 
-// AdminRoutes returns the route with which a login confirms the password.
+// AdminRoutes returns the routes with which a login confirms the password and manages its second factors.
 func (a *Accounts) AdminRoutes() []Route {
-	return []Route{{Method: "POST", Path: "/admin/v1/confirm", Handle: a.confirm}}
+	return append(a.factorRoutes(), Route{Method: "POST", Path: "/admin/v1/confirm", Handle: a.confirm})
 }
 
 // deed returns the audit context for an action of op in the dashboard. If nobody is logged
@@ -69,8 +71,11 @@ func faultFor(err error) error {
 // Any reports whether at least one operator exists.
 func (a *Accounts) Any() (bool, error) { return a.o.Operators.Any() }
 
-// Login checks the credentials and begins a session.
+// Login checks the credentials and begins a session, or asks for the next step of the login.
 func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
+	if c.Second {
+		return a.secondStep(r, c)
+	}
 	now, from := a.o.Clock.Now(), ClientAddr(r, a.o.Proxies)
 	device, known := a.knownDevice(c, a.o.Clock.Latest(now))
 	budgets := []guessBudget{{a.guesses.byAddress, NetworkOf(from)}, {a.guesses.byAccount, accountKey(c.Name)}}
@@ -89,7 +94,7 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboa
 	}
 	undo()
 	if err == nil {
-		made, err = a.begin(r, op, c)
+		made, err = a.goOn(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -136,7 +141,7 @@ func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (made dashboa
 		a.o.Refused(by, ErrSetup)
 	}
 	if err == nil {
-		made, err = a.begin(r, op, c)
+		made, err = a.goOn(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -169,7 +174,7 @@ func (a *Accounts) Join(r *http.Request, c dashboard.Credentials) (made dashboar
 		a.o.Refused(by, ErrInvitation)
 	}
 	if err == nil {
-		made, err = a.begin(r, op, c)
+		made, err = a.goOn(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -204,18 +209,50 @@ func (a *Accounts) NeedsProof(s dashboard.Session, endpoint string) bool {
 	return roleNamed(s.Role).Rights.May(endpoint) && Unproven(endpoint, s.ProvenAt, a.o.Clock.Latest(a.o.Clock.Now()))
 }
 
-// Confirm records in the session s that its operator has confirmed the password. The error is a Fault
-// with status 400 if the password is wrong.
-func (a *Accounts) Confirm(r *http.Request, s dashboard.Session, password string) error {
-	return faultFor(a.prove(a.deed(r, s.Operator, "confirm password"), presentPassword{s.ID, sessionHash(s.Token), password}))
+// Proofs returns what the operator of s must send to Confirm.
+func (a *Accounts) Proofs(s dashboard.Session) (dashboard.Proofs, error) {
+	factors, err := a.o.Operators.Factors(s.ID)
+	return dashboard.Proofs{Code: len(factors) > 0}, faultFor(err)
 }
 
-// prove checks the present password and records in its session that it was confirmed.
-func (a *Accounts) prove(by AuditContext, p presentPassword) error {
-	if err := a.checkPresent(by, p); err != nil {
+// Confirm records in the session s that its operator has confirmed who it is. The error is a Fault with
+// status 400 if the password or the code is wrong.
+func (a *Accounts) Confirm(r *http.Request, s dashboard.Session, c dashboard.Credentials) error {
+	return faultFor(a.prove(a.deed(r, s.Operator, "confirm password"), presentPassword{s.ID, sessionHash(s.Token), c.Password}, c.Code))
+}
+
+// prove checks the present password, and a code if the operator has a second factor, and records in
+// the session that they were confirmed.
+func (a *Accounts) prove(by AuditContext, p presentPassword, code string) error {
+	undo, err := a.checkPresent(by, p)
+	if err != nil {
 		return err
 	}
+	factors, err := a.o.Operators.Factors(p.Operator)
+	if err == nil && len(factors) > 0 {
+		err = a.checkCode(by, p.Operator, code)
+	}
+	if err != nil {
+		return err
+	}
+	undo()
 	return a.o.Sessions.Prove(by, p.Session)
+}
+
+// checkCode checks and uses up a code of an operator who confirms an action.
+func (a *Accounts) checkCode(by AuditContext, id uint64, code string) error {
+	if code == "" {
+		return ErrMissing.With("code is missing. You have a second factor: send a code of your authenticator app, or a recovery code.")
+	}
+	err := by.Update(a.o.Operators.store, func(tx *Tx) error {
+		_, err := a.useCode(tx, id, code, by)
+		return err
+	})
+	if errors.Is(err, ErrLogin) {
+		a.o.Refused(by, ErrLogin)
+		return ErrValidation.With("The code is wrong, or it was used before. Wait for the next one.")
+	}
+	return err
 }
 
 // presentPassword is the present password of an operator, as the operator has typed it in a session.
@@ -226,21 +263,24 @@ type presentPassword struct {
 }
 
 // checkPresent returns nil if the present password is right. Every way in that asks for it passes here,
-// so that somebody with a stolen session cannot guess it without end.
-func (a *Accounts) checkPresent(by AuditContext, p presentPassword) error {
+// so that somebody with a stolen session cannot guess it without end. The attempt counts as a failed one
+// until undo is called.
+func (a *Accounts) checkPresent(by AuditContext, p presentPassword) (undo func(), err error) {
 	undo, wait := tryAll(a.o.Clock.Steady(by.Now),
 		guessBudget{a.guesses.bySession, string(p.Session)}, guessBudget{a.guesses.byOperator, fmt.Sprint(p.Operator)})
 	if wait > 0 {
 		a.o.Refused(by, ErrRateLimit)
-		return ErrRateLimit.With("Too many wrong passwords. Wait for the time in Retry-After.").After(wait)
+		return undo, ErrRateLimit.With("Too many wrong passwords. Wait for the time in Retry-After.").After(wait)
 	}
-	_, err := a.o.Operators.Verify(p.Operator, p.Password)
+	_, err = a.o.Operators.Verify(p.Operator, p.Password)
 	if errors.Is(err, ErrLogin) {
 		a.o.Refused(by, ErrLogin)
-		return ErrValidation.With("The present password is wrong. Type it again.")
+		return undo, ErrValidation.With("The present password is wrong. Type it again.")
 	}
-	undo()
-	return err
+	if err != nil {
+		undo()
+	}
+	return undo, err
 }
 
 // confirm handles the confirmation of the password by a client that sends the cookie of a login.
@@ -249,14 +289,16 @@ func (a *Accounts) confirm(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	password := ""
-	if body.String("password", AnyLength, &password); body.Err() != nil {
-		return body.Err()
+	password, code := "", ""
+	body.String("password", AnyLength, &password)
+	body.String("code", AnyLength, &code)
+	if err := body.Err(); err != nil {
+		return err
 	}
 	if r.Caller.Operator == 0 {
 		return ErrPermission.With("Only a login can confirm a password. This request has no login.")
 	}
-	if err := a.prove(r.Deed(), presentPassword{r.Caller.Operator, r.Caller.Session, password}); err != nil {
+	if err := a.prove(r.Deed(), presentPassword{r.Caller.Operator, r.Caller.Session, password}, code); err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"message": "The password was confirmed.", "valid_until": Seconds(r.Latest.Add(ProofSpan))})
@@ -308,8 +350,9 @@ func (a *Accounts) LogoutEverywhere(r *http.Request, s dashboard.Session) error 
 // current password. All sessions of the operator except s end.
 func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, password string) error {
 	by, hash := a.deed(r, s.Operator, "change password"), sessionHash(s.Token)
-	err := a.checkPresent(by, presentPassword{s.ID, hash, old})
+	undo, err := a.checkPresent(by, presentPassword{s.ID, hash, old})
 	if err == nil {
+		undo()
 		err = a.o.Operators.SetPassword(by, s.ID, password, hash)
 	}
 	return faultFor(err)

@@ -157,6 +157,7 @@ func (a *App) connect() error {
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
 	a.accounts = NewAccounts(AccountsOptions{
 		Operators: a.Operators, Sessions: a.sessions, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(), Refused: a.audit.Refused,
+		SecondFactor: c.Admin.SecondFactor,
 	})
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)

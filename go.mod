@@ -28,7 +28,11 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require golang.org/x/net v0.60.0
+require (
+	github.com/boombuler/barcode v1.0.1-0.20190219062509-6c824513bacc
+	github.com/pquerna/otp v1.5.0
+	golang.org/x/net v0.60.0
+)
 
 require (
 	github.com/beorn7/perks v1.0.1 // indirect

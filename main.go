@@ -379,7 +379,8 @@ func firstOperator(a *App) error {
 	if exists, err := a.Operators.Any(); err != nil || exists {
 		return err
 	}
-	if _, err := a.Operators.Create(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, name, password, ""); err != nil {
+	first := operator{Name: name, Role: RoleAdmin, Initial: true}
+	if _, err := a.Operators.createAs(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, first, password, ""); err != nil {
 		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
 	}
 	return nil

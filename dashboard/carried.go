@@ -20,7 +20,9 @@ const maxCarried = maxForm - 8<<10
 const (
 	loginName       = "login.name"
 	loginPassword   = "login.password"
+	loginCode       = "login.code"
 	confirmPassword = "confirm.password"
+	confirmCode     = "confirm.code"
 )
 
 // carried has the fields of a form that a page keeps in another form, so that nothing that was typed is
@@ -52,7 +54,7 @@ func carry(r *http.Request) (c carried) {
 		c.Lost = "A file is not kept. Choose it again afterwards."
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.PostForm)) {
-		if slices.Contains([]string{loginName, loginPassword, confirmPassword, "password", "old"}, name) {
+		if slices.Contains([]string{loginName, loginPassword, loginCode, confirmPassword, confirmCode, "password", "old"}, name) {
 			continue
 		}
 		for _, value := range r.PostForm[name] {
@@ -85,7 +87,7 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 		return s, false
 	}
 	page := loginPage{To: r.URL.RequestURI(), NameField: loginName, PasswordField: loginPassword, Known: true, carried: carry(r)}
-	if !r.PostForm.Has(loginPassword) {
+	if !r.PostForm.Has(loginPassword) && !r.PostForm.Has(loginCode) {
 		challenge(w)
 		d.render(w, http.StatusUnauthorized, "login", view{Title: "Log in", Fault: "Your session has ended. Nothing has been changed.", Data: page})
 		return s, false
@@ -97,6 +99,7 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 	d.setLogin(w, r, made)
 	takeField(r, loginName)
 	takeField(r, loginPassword)
+	takeField(r, loginCode)
 	if s, ok = d.o.Accounts.Session(r, made.Token); !ok {
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
 	}
@@ -107,6 +110,7 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 type confirmPage struct {
 	To   string // where the form is sent to
 	What string // what the password is asked for
+	Proofs
 	carried
 }
 
@@ -114,6 +118,8 @@ type confirmPage struct {
 // paths.
 var purposes = []struct{ path, what string }{
 	{"/admin/v1/tokens", "You are about to change admin tokens."},
+	{"/admin/v1/factors", "You are about to change how you log in."},
+	{"/admin/v1/recovery-codes", "You are about to replace your recovery codes."},
 	{"/admin/v1/backup", "You are about to download a backup, which has everything that is stored."},
 	{"", "You are about to change who may administer the service."},
 }
@@ -139,8 +145,12 @@ func (v *pageRequest) askConfirm(endpoint string, fault *Fault) {
 	} else {
 		page.To, page.Fields = "/confirm", []carriedField{{"next", v.R.URL.RequestURI()}}
 	}
-	shown := view{Title: "Confirm your password", Data: page}
 	status := http.StatusForbidden
+	var err error
+	if page.Proofs, err = v.dashboard.o.Accounts.Proofs(v.Session); err != nil && fault == nil {
+		fault = faultOf(err)
+	}
+	shown := view{Title: "Confirm your password", Data: page}
 	if fault != nil {
 		status, shown.Fault = fault.Status, fault.Message
 		if status == http.StatusTooManyRequests {
@@ -157,7 +167,8 @@ func (v *pageRequest) confirmed() bool {
 	if !ok {
 		return true
 	}
-	if err := v.dashboard.o.Accounts.Confirm(v.R, v.Session, password); err != nil {
+	code, _ := takeField(v.R, confirmCode)
+	if err := v.dashboard.o.Accounts.Confirm(v.R, v.Session, Credentials{Password: password, Code: code}); err != nil {
 		v.askConfirm("", faultOf(err))
 		return false
 	}
@@ -170,7 +181,12 @@ func (v *pageRequest) confirmed() bool {
 // showConfirm asks for the password before a link is followed, such as one that downloads a backup.
 func (d *Dashboard) showConfirm(v *pageRequest) {
 	next := localPath(v.query.Get("next"))
-	page := confirmPage{To: "/confirm", What: purpose(next), carried: carried{Fields: []carriedField{{"next", next}}}}
+	proofs, err := d.o.Accounts.Proofs(v.Session)
+	if err != nil {
+		v.showFault(faultOf(err))
+		return
+	}
+	page := confirmPage{To: "/confirm", What: purpose(next), Proofs: proofs, carried: carried{Fields: []carriedField{{"next", next}}}}
 	v.show(http.StatusOK, "confirm", view{Title: "Confirm your password", Data: page})
 }
 

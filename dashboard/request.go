@@ -100,6 +100,8 @@ func done(word string) string {
 		"pause":  "Paused: requests get 401 from now on.", "resume": "Resumed.",
 		"revoke":   "Revoked: requests get 401 from now on.",
 		"password": "The password is changed. All other sessions are ended.",
+		"factor":   "Added. The next login asks for it. Create recovery codes now, in case you lose the device.",
+		"unfactor": "Removed. It is no longer accepted.",
 		"ended":    "The session is ended.", "others": "All other sessions are ended.",
 	}[word]
 }
