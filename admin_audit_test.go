@@ -379,6 +379,9 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 			id := w.made(v1+"operators", `{"name": "bea", "password": "canary password"}`, "id")
 			return v1 + "operators/" + id + "/password", `{"password": "canary password 2"}`
 		},
+		"POST /admin/v1/operators/:id/enroll-link": func() (string, string) {
+			return v1 + "operators/" + w.made(v1+"operators", `{"name": "eva", "password": "canary password"}`, "id") + "/enroll-link", ""
+		},
 		"DELETE /admin/v1/operators/:id": func() (string, string) {
 			return v1 + "operators/" + w.made(v1+"operators", `{"name": "cay", "password": "canary password"}`, "id"), ""
 		},
