@@ -292,11 +292,8 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if err := o.storePassword(r.Deed(), id, sealed, nil); err != nil {
 		return err
 	}
-	shown := map[string]string{"message": "The password was changed, and all sessions of the operator were ended."}
-	if note := o.passwordNote(); note != "" {
-		shown["warning"] = note
-	}
-	return WriteJSON(w, http.StatusOK, shown)
+	message := "The password was changed, and all sessions of the operator were ended. " + o.passwordNote()
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": strings.TrimSpace(message)})
 }
 
 func (o *Operators) link(w http.ResponseWriter, r *Request) error {

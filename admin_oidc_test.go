@@ -225,6 +225,29 @@ func (p *fakeProvider) login(address string) url.Values {
 	return url.Values{"code": {code}, "state": {q.Get("state")}}
 }
 
+// asks returns a handler with the pages of the provider for a browser: a login that asks for nothing,
+// and a logout.
+func (p *fakeProvider) asks(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		switch r.URL.Path {
+		case "/authorize":
+			code := "code" + keytext.RandomHex(8)
+			p.mu.Lock()
+			p.codes[code] = q
+			p.mu.Unlock()
+			http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": {q.Get("state")}}.Encode(), http.StatusFound)
+		case "/logout":
+			p.mu.Lock()
+			p.asked["/logout"]++
+			p.mu.Unlock()
+			http.Redirect(w, r, q.Get("post_logout_redirect_uri"), http.StatusFound)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
 // newSignOn is a service with single sign-on and an admin who has a password, and a browser without a
 // session.
 func newSignOn(t testing.TB, change ...func(*Config)) (*browser, *fakeProvider) {
@@ -274,6 +297,9 @@ func (b *browser) wantRefused(w *httptest.ResponseRecorder, status int, reason s
 	}
 	if again := b.get("/keys"); again.Code != 303 {
 		b.t.Errorf("got %d for a page, want no session", again.Code)
+	}
+	if err := b.Store.Update(func(*Tx) error { return nil }); err != nil { // entries of refusals are queued
+		b.t.Fatal(err)
 	}
 	entry := b.operate(200, "GET", "/admin/v1/audit?limit=1", "")["entries"].([]any)[0].(map[string]any)
 	detail, _ := entry["detail"].(map[string]any)
