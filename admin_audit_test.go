@@ -279,7 +279,7 @@ func (w *auditWalk) note(v map[string]any) {
 		}
 	}
 	if path, ok := v["path"].(string); ok {
-		_, token, _ := strings.Cut(path, "?token=")
+		_, token, _ := strings.Cut(path, "=")
 		w.secrets = append(w.secrets, token)
 	}
 	if lease, ok := v["lease"].(map[string]any); ok {
