@@ -46,7 +46,7 @@ func TestSignOn_Journey(t *testing.T) {
 	}
 
 	b.prove()
-	made := b.post("/tokens/new", "name", "deploy", "scope", "all", "expires", "")
+	made := b.post("/tokens", "name", "deploy", "scope", "all", "expiry", "30d")
 	if made.Code >= 400 {
 		t.Fatalf("create a token: got %d %s", made.Code, made.Body)
 	}
@@ -229,8 +229,8 @@ func TestSignOn_Confirm(t *testing.T) {
 	b, p := newSignOn(t)
 	p.person("bea", "groups", "platform")
 	b.signOn(p)
-	form := []string{"name", "cid", "role", "viewer", "how", "invite"}
-	asked := b.post("/operators/new", form...)
+	form := []string{"name", "cid", "role", "viewer"}
+	asked := b.post("/operators", form...)
 	page := asked.Body.String()
 	if asked.Code != 403 || strings.Contains(page, "confirm.password") || !strings.Contains(page, `action="/confirm/oidc" target="_blank"`) || !strings.Contains(page, `name="name" value="cid"`) {
 		t.Fatalf("got %d %s, want to be asked, with the fields carried", asked.Code, page)
@@ -254,7 +254,7 @@ func TestSignOn_Confirm(t *testing.T) {
 		if w := b.bring(confirm("/login/done")); w.Code != 403 {
 			t.Errorf("%s: got %d %s", name, w.Code, w.Body)
 		}
-		if w := b.post("/operators/new", form...); w.Code != 403 {
+		if w := b.post("/operators", form...); w.Code != 403 {
 			t.Errorf("%s: got %d, want the action still unconfirmed", name, w.Code)
 		}
 	}
@@ -265,7 +265,7 @@ func TestSignOn_Confirm(t *testing.T) {
 	if w := b.get("/login/done"); w.Code != 200 {
 		t.Errorf("got %d", w.Code)
 	}
-	if w := b.post("/operators/new", form...); w.Code >= 400 {
+	if w := b.post("/operators", form...); w.Code >= 400 {
 		t.Errorf("go on: got %d %s", w.Code, w.Body)
 	}
 	b.operatorNamed("cid")
@@ -288,7 +288,7 @@ func TestSignOn_Carried(t *testing.T) {
 	p.person("bea", "groups", "platform")
 	b.signOn(p)
 	b.clocks.Pass(13 * time.Hour)
-	page := b.post("/agents/new", "name", "Desk").Body.String()
+	page := b.post("/agents", "name", "Desk").Body.String()
 	if !strings.Contains(page, `href="/login/oidc?next=/login/done" target="_blank"`) || !strings.Contains(page, `name="name" value="Desk"`) || strings.Contains(page, `type="password"`) {
 		t.Fatalf("got %s", page)
 	}
@@ -296,7 +296,7 @@ func TestSignOn_Carried(t *testing.T) {
 	if w := b.bring(p.login(w.Header().Get("Location"))); w.Header().Get("Location") != "/login/done" {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}
-	if w := b.post("/agents/new", "name", "Desk"); w.Code != 303 {
+	if w := b.post("/agents", "name", "Desk"); w.Code != 303 {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 }

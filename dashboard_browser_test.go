@@ -594,7 +594,7 @@ func TestBrowser_SignOn(t *testing.T) {
 	p := &tab{t: t, ctx: startBrowser(t), admin: home}
 	p.do(emulation.SetScriptExecutionDisabled(true))
 	visit := func(path string) { p.do(chromedp.Navigate(home + path)) }
-	visit("/login?next=/audit")
+	visit("/login?next=/activity")
 	p.do(chromedp.Click(`a[href^="/login/oidc"]`), chromedp.WaitVisible("header.top"))
 	at := func(want string) {
 		t.Helper()
@@ -603,9 +603,9 @@ func TestBrowser_SignOn(t *testing.T) {
 			t.Errorf("got to %s, want %s", place, want)
 		}
 	}
-	at(home + "/audit")
+	at(home + "/activity")
 	visit("/confirm?next=/operators")
-	p.do(chromedp.Click(`form[action="/confirm/oidc"] button`), chromedp.WaitVisible(`main a[href="/operators/new"]`))
+	p.do(chromedp.Click(`form[action="/confirm/oidc"] button`), chromedp.WaitVisible(`main form[action="/operators"]`))
 	at(home + "/operators")
 	p.do(chromedp.Click(`form[action="/logout"] button`), chromedp.WaitVisible(`a[href^="/login/oidc"]`))
 	at(home + "/login")
