@@ -132,7 +132,11 @@ func (a *Accounts) beginSession(r *http.Request, found operator, c dashboard.Cre
 			return made, err
 		}
 	}
-	if made.Token, err = a.o.Sessions.Begin(a.deed(r, op, "log in"), op.ID, start); err != nil {
+	by := a.deed(r, op, "log in")
+	if start.SignedOn {
+		by.Detail = map[string]any{"way": "single sign-on"}
+	}
+	if made.Token, err = a.o.Sessions.Begin(by, op.ID, start); err != nil {
 		return made, err
 	}
 	now := a.o.Clock.Latest(a.o.Clock.Now())

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/subtle"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,8 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
 	"golang.org/x/sync/singleflight"
+
+	"latchkey/internal/strictjson"
 )
 
 // The bounds of everything that an identity provider is asked.
@@ -207,7 +208,8 @@ func (p *identityProvider) usable(address string) bool {
 	return u.Scheme == "https" || u.Scheme == "http" && IsLocalHost(u.Hostname()) && strings.HasPrefix(p.o.Issuer, "http://")
 }
 
-// get decodes the JSON answer to a GET request. token is sent as a bearer token unless it is "".
+// get decodes the JSON object that answers a GET request. token is sent as a bearer token unless it is
+// "".
 func (p *identityProvider) get(ctx context.Context, address, token string, into any) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -229,7 +231,7 @@ func (p *identityProvider) get(ctx context.Context, address, token string, into 
 	if err != nil {
 		return err
 	}
-	if json.Unmarshal(text, into) != nil {
+	if strictjson.Decode(text, into) != nil {
 		return errors.New("the answer is not the JSON object that it must be")
 	}
 	return nil
