@@ -24,21 +24,30 @@ type AccountsOptions struct {
 	Proxies   Proxies                           // trusted proxies, whose X-Forwarded-For header is believed
 	Refused   func(by AuditContext, why *Error) // called to record a refused login or action in the audit log
 
-	SecondFactor bool // every login with a password needs a second factor
+	SecondFactor bool            // every login with a password needs a second factor
+	Provider     ProviderOptions // single sign-on; no Issuer: there is none
 }
 
 // Accounts lets operators log in to the dashboard. It limits wrong passwords and records
 // logins in the audit log. Every error of its methods is a *dashboard.Fault, except the
 // error of Any. Accounts is safe for concurrent use.
 type Accounts struct {
-	o       AccountsOptions
-	guesses *guesses
+	o        AccountsOptions
+	guesses  *guesses
+	provider *identityProvider // nil: no single sign-on
+	signOns  spent             // tickets of single sign-on that were used
 }
 
 var _ dashboard.Accounts = (*Accounts)(nil)
 
 // NewAccounts returns an Accounts that has no wrong passwords counted.
-func NewAccounts(o AccountsOptions) *Accounts { return &Accounts{o: o, guesses: newGuesses()} }
+func NewAccounts(o AccountsOptions) *Accounts {
+	a := &Accounts{o: o, guesses: newGuesses()}
+	if o.Provider.Issuer != "" {
+		a.provider = newIdentityProvider(o.Provider)
+	}
+	return a
+}
 
 // AdminRoutes returns the routes with which a login confirms the password and manages its second factors.
 func (a *Accounts) AdminRoutes() []Route {
@@ -112,13 +121,22 @@ func (a *Accounts) knownDevice(c dashboard.Credentials, now time.Time) (d device
 // begin begins a session for the operator found. If c has the token of an earlier session, begin ends
 // that session first. The browser becomes a known one, or stays the one that it is.
 func (a *Accounts) begin(r *http.Request, found operator, c dashboard.Credentials) (made dashboard.Login, err error) {
+	return a.beginSession(r, found, c, sessionStart{Agent: r.Header.Get("User-Agent")})
+}
+
+// beginSession does what begin does, for any way of login.
+func (a *Accounts) beginSession(r *http.Request, found operator, c dashboard.Credentials, start sessionStart) (made dashboard.Login, err error) {
 	op := shownOperator(found)
 	if c.Old != "" {
 		if err := a.o.Sessions.End(a.deed(r, op, "log in anew"), c.Old); err != nil {
 			return made, err
 		}
 	}
-	if made.Token, err = a.o.Sessions.Begin(a.deed(r, op, "log in"), op.ID, r.Header.Get("User-Agent")); err != nil {
+	by := a.deed(r, op, "log in")
+	if start.SignedOn {
+		by.Detail = map[string]any{"way": "single sign-on"}
+	}
+	if made.Token, err = a.o.Sessions.Begin(by, op.ID, start); err != nil {
 		return made, err
 	}
 	now := a.o.Clock.Latest(a.o.Clock.Now())
@@ -194,7 +212,7 @@ func (a *Accounts) Session(r *http.Request, token string) (s dashboard.Session, 
 		return s, false
 	}
 	op, err := a.o.Operators.Find(found.Operator)
-	return dashboard.Session{Operator: shownOperator(op), Token: token, ProvenAt: found.ProvenAt}, err == nil && op.status() == operatorActive
+	return dashboard.Session{Operator: shownOperator(op), Token: token, ProvenAt: found.ProvenAt, SignedOn: found.SignedOn}, err == nil && op.status() == operatorActive
 }
 
 // SessionMax returns the maximum length of a session, counted from the login.
@@ -212,7 +230,13 @@ func (a *Accounts) NeedsProof(s dashboard.Session, endpoint string) bool {
 // Proofs returns what the operator of s must send to Confirm.
 func (a *Accounts) Proofs(s dashboard.Session) (dashboard.Proofs, error) {
 	factors, err := a.o.Operators.Factors(s.ID)
-	return dashboard.Proofs{Code: len(factors) > 0}, faultFor(err)
+	if err != nil {
+		return dashboard.Proofs{}, faultFor(err)
+	}
+	op, err := a.o.Operators.Find(s.ID)
+	return dashboard.Proofs{
+		Code: len(factors) > 0, NoPassword: op.Password == "" || a.o.Operators.passwordsOff, SignOn: a.provider != nil && op.Issuer == a.provider.o.Issuer && op.Subject != "",
+	}, faultFor(err)
 }
 
 // Confirm records in the session s that its operator has confirmed who it is. The error is a Fault with

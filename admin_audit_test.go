@@ -458,7 +458,7 @@ func (w *auditWalk) login() string {
 	w.t.Helper()
 	w.logins++
 	w.loggedIn = uint64(w.operate(201, "POST", "/admin/v1/operators", fmt.Sprintf(`{"name": "login %d", "password": %q}`, w.logins, operatorPassword))["id"].(float64))
-	if _, err := w.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: w.clock.Now()}, w.loggedIn, ""); err != nil {
+	if _, err := w.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: w.clock.Now()}, w.loggedIn, sessionStart{}); err != nil {
 		w.t.Fatal(err)
 	}
 	list := w.operate(200, "GET", "/admin/v1/sessions", "")["sessions"].([]any)

@@ -12,6 +12,7 @@ import (
 // The maximum number of wrong passwords within loginSpan. More attempts are refused.
 const (
 	loginSpan         = 15 * time.Minute
+	signOnsByAddress  = 20 // answers of an identity provider that one client network brings
 	loginsByAddress   = 10 // logins from one client network (see NetworkOf), except those of known browsers
 	loginsByAccount   = 30 // logins with one operator's name, except those of known browsers
 	loginsByDevice    = 10 // logins of one known browser with the name of its operator
@@ -22,11 +23,12 @@ const (
 
 // guesses counts wrong passwords. It is safe for concurrent use.
 type guesses struct {
-	byAddress, byAccount, byDevice, bySession, byOperator, byCode *Throttle
+	bySignOn, byAddress, byAccount, byDevice, bySession, byOperator, byCode *Throttle
 }
 
 func newGuesses() *guesses {
 	return &guesses{
+		bySignOn:  NewThrottle(signOnsByAddress, loginSpan),
 		byAddress: NewThrottle(loginsByAddress, loginSpan), byAccount: NewThrottle(loginsByAccount, loginSpan), byDevice: NewThrottle(loginsByDevice, loginSpan),
 		bySession: NewThrottle(confirmsBySession, loginSpan), byOperator: NewThrottle(confirmsByAccount, loginSpan),
 		byCode: NewThrottle(codesByAccount, loginSpan),

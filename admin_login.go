@@ -62,6 +62,8 @@ type Operators struct {
 	store     *Store
 	hashing   chan struct{}          // has one element for each running hash; its capacity limits the memory for hashing
 	dashboard atomic.Pointer[string] // URL of the dashboard; nil until DashboardAt is called
+
+	passwordsOff bool // no password is accepted, see RefusePasswords
 }
 
 // NewOperators returns an Operators that keeps its records in store.
@@ -71,6 +73,22 @@ func NewOperators(store *Store) *Operators {
 
 // DashboardAt sets the URL at which browsers reach the dashboard, for set-up links.
 func (o *Operators) DashboardAt(url string) { o.dashboard.Store(&url) }
+
+// RefusePasswords makes o accept no password any more: not to log in, to confirm an action, to set up
+// the service or to accept an invitation. Call it before o is used.
+func (o *Operators) RefusePasswords() { o.passwordsOff = true }
+
+// errPasswordsOff is the answer to a password if none is accepted.
+var errPasswordsOff = ErrPermission.With("This service accepts no passwords, because admin.password_login is false. Log in another way, such as single sign-on.")
+
+// passwordNote returns what the answer to a change of a password says if no password is accepted. It
+// returns "" otherwise.
+func (o *Operators) passwordNote() string {
+	if !o.passwordsOff {
+		return ""
+	}
+	return "No password is accepted now, because admin.password_login is false. To log in with this one, set admin.password_login = true and restart the service."
+}
 
 // OperatorTables returns the tables of operators, which a check of the store reads.
 func OperatorTables() []Checked { return []Checked{OperatorTable} }
@@ -131,6 +149,9 @@ func (o *Operators) createAs(by AuditContext, made operator, password, setup str
 	}
 	if password, err = newPassword(name, password); err != nil {
 		return made, err
+	}
+	if setup != "" && o.passwordsOff {
+		return made, errPasswordsOff
 	}
 	if setup != "" { // checked before hashing, which is expensive
 		if err := o.SetupHolds(setup, by.Late()); err != nil {
@@ -244,7 +265,11 @@ func (o *Operators) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusCreated, showOperator(made, nil))
+	shown := showOperator(made, nil)
+	if note := o.passwordNote(); note != "" {
+		shown["warning"] = note
+	}
+	return WriteJSON(w, http.StatusCreated, shown)
 }
 
 func (o *Operators) change(w http.ResponseWriter, r *Request) error {
@@ -267,7 +292,8 @@ func (o *Operators) change(w http.ResponseWriter, r *Request) error {
 	if err := o.storePassword(r.Deed(), id, sealed, nil); err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusOK, map[string]string{"message": "The password was changed, and all sessions of the operator were ended."})
+	message := "The password was changed, and all sessions of the operator were ended. " + o.passwordNote()
+	return WriteJSON(w, http.StatusOK, map[string]string{"message": strings.TrimSpace(message)})
 }
 
 func (o *Operators) link(w http.ResponseWriter, r *Request) error {

@@ -33,7 +33,7 @@ func TestSessions_Find(t *testing.T) {
 			if err := s.store.Update(func(tx *Tx) error { return OperatorTable.Put(tx, operator{ID: 7, Password: "x"}) }); err != nil {
 				t.Fatal(err)
 			}
-			token, err := s.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}, 7, "")
+			token, err := s.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}, 7, sessionStart{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +89,7 @@ func newLogins(t *testing.T, withOperator bool) (l logins) {
 	var err error
 	if withOperator {
 		if _, err = l.Create(l.by, "Ann", operatorPassword, ""); err == nil {
-			l.token, err = l.Begin(l.by, 1, "")
+			l.token, err = l.Begin(l.by, 1, sessionStart{})
 		}
 	} else {
 		l.setup, err = l.SetupToken(l.by)
@@ -116,7 +116,7 @@ var loginUses = []struct {
 		_, err := l.Sessions.Find(l.token, sessionUse{At: epoch.Add(time.Hour)})
 		return err
 	}},
-	{"begin a session", true, func(l logins) error { _, err := l.Begin(l.by, 1, ""); return err }},
+	{"begin a session", true, func(l logins) error { _, err := l.Begin(l.by, 1, sessionStart{}); return err }},
 	{"end the session", true, func(l logins) error { return l.End(l.by, l.token) }},
 	{"end all sessions", true, func(l logins) error { return l.EndAll(l.by, 1) }},
 	{"sweep the sessions", true, func(l logins) error { return l.Sweep(epoch.Add(30 * 24 * time.Hour)) }},

@@ -137,6 +137,9 @@ func (o *Operators) FindInvited(token string, now time.Time) (invited operator, 
 // Join sets the first password of the operator whose invitation has this token, and ends the
 // invitation. It returns the errors of Invited, and ErrValidation if the password is not allowed.
 func (o *Operators) Join(by AuditContext, token, password string) (joined operator, err error) {
+	if o.passwordsOff {
+		return joined, errPasswordsOff
+	}
 	if joined, err = o.FindInvited(token, by.Late()); err != nil { // before hashing, which is expensive
 		return joined, err
 	}
@@ -196,6 +199,10 @@ func (o operator) Ended(now operator) (next operator, why []string) {
 		next.Role = now.Role
 		why = append(why, "got the role "+now.role().Name)
 	}
+	if now.Subject != "" && (now.Subject != o.Subject || now.Issuer != o.Issuer) {
+		next.Issuer, next.Subject = now.Issuer, now.Subject
+		why = append(why, "was linked to another login at an identity provider")
+	}
 	if next.Recovery = unused(o.Recovery, now.Recovery); len(next.Recovery) < len(o.Recovery) {
 		why = append(why, "used or replaced recovery codes")
 	}
@@ -233,7 +240,16 @@ func showOperator(op operator, factors []factor) map[string]any {
 		"id": op.ID, "name": op.Name, "role": op.role().Name, "status": op.status(), "created_at": Seconds(op.CreatedAt),
 		"last_login_at": Seconds(op.LastLoginAt), "password_changed_at": Seconds(op.ChangedAt), "disabled_at": Seconds(op.DisabledAt),
 		"invitation_expires_at": Seconds(op.InviteEndsAt), "second_factors": len(factors),
+		"issuer": orNull(op.Issuer), "subject": orNull(op.Subject), "passwordless": op.Joined,
 	}
+}
+
+// orNull returns a text for JSON, where an empty one is null.
+func orNull(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
 }
 
 func (o *Operators) list(w http.ResponseWriter, r *Request) error {
@@ -407,6 +423,9 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	shown := showOperator(op, factors)
+	if change.sealed != nil {
+		warning = strings.TrimSpace(warning + " " + o.passwordNote())
+	}
 	if warning != "" {
 		shown["warning"] = warning
 	}

@@ -279,10 +279,10 @@ func TestOperators_Disable(t *testing.T) {
 		t.Errorf("the audit log has the reason %d times, want once", n)
 	}
 	by := AuditContext{Actor: ActorSelf, Action: "test", Now: b.clock.Now()}
-	if _, err := b.sessions.Begin(by, uint64(id), ""); !errors.Is(err, ErrLogin) {
+	if _, err := b.sessions.Begin(by, uint64(id), sessionStart{}); !errors.Is(err, ErrLogin) {
 		t.Errorf("a session that begins after the password was checked: got %v, want ErrLogin", err)
 	}
-	if _, err := b.sessions.Begin(by, 999, ""); !errors.Is(err, ErrLogin) {
+	if _, err := b.sessions.Begin(by, 999, sessionStart{}); !errors.Is(err, ErrLogin) {
 		t.Errorf("a session of an operator who was removed: got %v, want ErrLogin", err)
 	}
 	b.operate(200, "PATCH", path, `{"disabled": false}`)

@@ -110,6 +110,9 @@ func (o *Operators) Verify(id uint64, password string) (operator, error) {
 }
 
 func (o *Operators) authenticate(password string, find func(*Tx) (operator, error)) (operator, error) {
+	if o.passwordsOff {
+		return operator{}, errPasswordsOff
+	}
 	if Length(password) > maxPassword {
 		return operator{}, ErrLogin
 	}

@@ -28,6 +28,7 @@ type loginSession struct {
 	Agent     string    `json:"agent,omitempty"`     // User-Agent field of the login, see cleanAgent; "" if there was none
 	From      string    `json:"from,omitempty"`      // address of the client that logged in; "" if it is not known
 	SeenFrom  string    `json:"seen_from,omitempty"` // address of the client of the last request, give or take seenStep
+	SignedOn  bool      `json:"signed_on,omitempty"` // began by single sign-on
 }
 
 // publicID returns the id under which the session is listed. It is not secret: nobody can use it as
@@ -123,11 +124,17 @@ func sessionHash(token string) []byte {
 	return sum[:]
 }
 
+// sessionStart describes the login with which a session begins.
+type sessionStart struct {
+	Agent    string // User-Agent field
+	SignedOn bool   // by single sign-on
+}
+
 // Begin stores a new session of the operator with this id. It returns the token of the
 // session, which is 256 random bits in hex. The token is always new, so an attacker gains
-// nothing by giving a browser a token before the login. agent is the User-Agent field of the login.
+// nothing by giving a browser a token before the login.
 // Begin returns an ErrLogin if the operator may not log in.
-func (s *Sessions) Begin(by AuditContext, operator uint64, agent string) (token string, err error) {
+func (s *Sessions) Begin(by AuditContext, operator uint64, start sessionStart) (token string, err error) {
 	token = keytext.RandomHex(32)
 	from := addressText(by.Client)
 	return token, by.Update(s.store, func(tx *Tx) error {
@@ -136,7 +143,7 @@ func (s *Sessions) Begin(by AuditContext, operator uint64, agent string) (token 
 		}
 		return sessionTable.Put(tx, loginSession{
 			Hash: sessionHash(token), ID: sessionPrefix + keytext.RandomHex(8), Operator: operator, CreatedAt: by.Late(), SeenAt: by.Late(),
-			Agent: cleanAgent(agent), From: from, SeenFrom: from,
+			Agent: cleanAgent(start.Agent), From: from, SeenFrom: from, SignedOn: start.SignedOn,
 		})
 	})
 }
@@ -365,15 +372,9 @@ func (s *Sessions) show(found loginSession, c *Caller) map[string]any {
 	if last := found.CreatedAt.Add(s.maxAge); last.Before(ends) {
 		ends = last
 	}
-	text := func(value string) any {
-		if value == "" {
-			return nil
-		}
-		return value
-	}
 	return map[string]any{
-		"id": found.publicID(), "operator": found.Operator, "device": deviceName(found.Agent), "user_agent": text(found.Agent),
-		"created_at": Seconds(found.CreatedAt), "created_ip": text(found.From), "last_used_at": Seconds(found.SeenAt), "last_used_ip": text(found.SeenFrom),
+		"id": found.publicID(), "operator": found.Operator, "device": deviceName(found.Agent), "user_agent": orNull(found.Agent),
+		"created_at": Seconds(found.CreatedAt), "created_ip": orNull(found.From), "last_used_at": Seconds(found.SeenAt), "last_used_ip": orNull(found.SeenFrom),
 		"ends_at": Seconds(ends), "current": c.Session != nil && string(c.Session) == string(found.Hash),
 	}
 }

@@ -156,9 +156,12 @@ func (a *App) connect() error {
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
+	if !c.Admin.PasswordLogin {
+		a.Operators.RefusePasswords()
+	}
 	a.accounts = NewAccounts(AccountsOptions{
 		Operators: a.Operators, Sessions: a.sessions, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(), Refused: a.audit.Refused,
-		SecondFactor: c.Admin.SecondFactor,
+		SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
 	})
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)

@@ -21,6 +21,9 @@ type ConfigCheck struct {
 	Sources Sources
 	Pepper  string // the pepper itself; "" if it is in a file
 	Now     time.Time
+	// WayIn reports whether an admin has logged in without a password before, see WayIn. It is called
+	// only if the configuration allows no passwords.
+	WayIn func() (bool, error)
 
 	problems, warnings []string
 }
@@ -46,6 +49,7 @@ func (k *ConfigCheck) Run() (warnings []string, err error) {
 	}
 	k.fail(key, CheckPeppers(c.Server.Data, PeppersOf(c, k.Pepper)))
 	k.routes()
+	k.logins()
 	slices.Sort(k.problems)
 	if k.problems != nil {
 		err = errors.New(strings.Join(k.problems, "\n"))
@@ -86,6 +90,32 @@ func (k *ConfigCheck) certificate(section string, t ListenerTLS, baseURL string)
 			warn("the certificate is not for the host of %s.base_url: %v", section, err)
 		}
 	}
+}
+
+// logins checks the secret of single sign-on, and that operators can log in at all.
+func (k *ConfigCheck) logins() {
+	_, err := ProviderOf(k.Config).ReadSecret()
+	k.fail("admin.oidc.client_secret_file", err)
+	if k.Config.Admin.PasswordLogin {
+		return
+	}
+	found, err := k.WayIn()
+	if err == nil && !found {
+		err = errors.New("false would lock everybody out, because no operator with the role admin has logged in without a password yet; " +
+			"start with true, log in as an admin by single sign-on, and then set it to false")
+	}
+	k.fail("admin.password_login", err)
+}
+
+// HasWayIn reports whether an admin has logged in without a password before, see WayIn. It reads the
+// database, which no server may have open. pepper is the pepper itself, or "".
+func HasWayIn(c Config, pepper string) (found bool, err error) {
+	load := func() (Peppers, error) { return PeppersOf(c, pepper).Load(c.Server.Data) }
+	err = ViewFolder(c.Server.Data, load, func(tx *Tx) error {
+		found, err = WayIn(tx, c.Admin.OIDC.Issuer)
+		return err
+	})
+	return found, err
 }
 
 // routes checks that no guarded route has a path of an endpoint of the service.

@@ -39,7 +39,7 @@ func TestRestore_CarriesOver(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			login, err := a.sessions.Begin(by, 1, "")
+			login, err := a.sessions.Begin(by, 1, sessionStart{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -26,8 +26,9 @@ import (
 // Config holds all settings. config.example.toml explains each of them. The tags of a field are the
 // rules for its value: toml is its key, default is its default in the form of a flag, min and max
 // are inclusive bounds, in lists the allowed words, check names one of textChecks, and example is a
-// valid value if the default is empty. A Config contains the names of files with secrets, but no
-// secret. It is not changed after it was loaded, so it is safe for concurrent use.
+// valid value if the default is empty. The value of a field with the tag secret is never shown; all
+// other secrets are in files of which a Config has the names. A Config is not changed after it was
+// loaded, so it is safe for concurrent use.
 type Config struct {
 	Server struct {
 		Listen                   string        `toml:"listen" default:"127.0.0.1:8080" check:"address"`
@@ -60,6 +61,21 @@ type Config struct {
 		TLSCertFile  string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"`
 		TLSKeyFile   string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key" check:"file"`
 		InsecureHTTP bool          `toml:"insecure_http" default:"false"`
+
+		PasswordLogin bool `toml:"password_login" default:"true"`
+
+		OIDC struct { // single sign-on, see admin_oidc.go
+			Issuer           string            `toml:"issuer" example:"https://login.example.com/realms/main" check:"issuer"` // "": no single sign-on
+			ClientID         string            `toml:"client_id" example:"latchkey" check:"text"`
+			ClientSecret     string            `toml:"client_secret" example:"the-secret-of-the-provider" check:"text" secret:"true"`
+			ClientSecretFile string            `toml:"client_secret_file" example:"/etc/latchkey/oidc-secret" check:"file"`
+			RoleClaim        string            `toml:"role_claim" default:"groups" check:"claim"`
+			Roles            map[string]string `toml:"roles" example:"platform-team=admin" in:"viewer,key_manager,admin"`
+			DefaultRole      string            `toml:"default_role" default:"none" in:"none,viewer,key_manager,admin"`
+			AllowedDomains   []string          `toml:"allowed_domains" example:"example.com" check:"domain"`
+			Scopes           []string          `toml:"scopes" default:"profile,email" check:"scope"`
+			Button           string            `toml:"button" default:"Log in with single sign-on" check:"button"`
+		} `toml:"oidc"`
 	} `toml:"admin"`
 	ACME struct {
 		Domains     []string `toml:"domains" example:"keys.example.com" check:"domain"`
@@ -156,7 +172,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	c := defaultConfig()
 	l := configLoader{settings: map[string]setting{}, sources: Sources{}}
 	for _, s := range c.settings() {
-		section, _, _ := strings.Cut(s.Key, ".")
+		section, _ := s.place()
 		l.settings[section] = setting{Key: section}
 		l.settings[s.Key] = s
 		l.sources[s.Key] = "default"
@@ -169,6 +185,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	if l.problems == nil {
 		l.checkAddresses(c)
 		l.checkUpstreams(c)
+		l.checkOIDC(c)
 		_, problems := ReadProxyRoutes(c.Routes, c.Rights())
 		for _, problem := range problems {
 			l.fail(l.sources["route"], "%s", problem)
@@ -196,12 +213,12 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 }
 
 // Print writes the configuration as a TOML file from which LoadConfig reads the same values. A
-// comment names the source of each value. Print shows no secret, because a Config contains none.
+// comment names the source of each value. For a secret there is only a comment.
 func (c Config) Print(w io.Writer, sources Sources) error {
 	var b strings.Builder
 	last := ""
 	for _, s := range c.settings() {
-		section, name, _ := strings.Cut(s.Key, ".")
+		section, name := s.place()
 		if section == "limit" {
 			fmt.Fprintf(&b, "\n[[limit]]\nname = %q\n", name)
 			name = "default"
@@ -210,6 +227,10 @@ func (c Config) Print(w io.Writer, sources Sources) error {
 		}
 		last = section
 		source := strings.Trim(strconv.Quote(sources[s.Key]), `"`) // a line break in a file name would end the comment
+		if s.hidden() {
+			fmt.Fprintf(&b, "# %s is set and not shown # %s\n", name, source)
+			continue
+		}
 		fmt.Fprintf(&b, "%s = %s # %s\n", name, s.Text(), source)
 		if section == "limit" && slices.Contains(c.Observed, strings.TrimPrefix(s.Key, "limit.")) {
 			b.WriteString("observe = true\n")
@@ -319,10 +340,20 @@ func (c *Config) settings() []setting {
 		if fields.Kind() != reflect.Struct { // a [[...]] section
 			continue
 		}
-		for f, value := range fields.Fields() {
-			key := section.Tag.Get("toml") + "." + f.Tag.Get("toml")
-			list = append(list, setting{Key: key, Tag: f.Tag, Field: value.Addr().Interface()})
+		list = append(list, settingsIn(section.Tag.Get("toml"), fields)...)
+	}
+	return list
+}
+
+// settingsIn returns the settings of a section and of the sections in it.
+func settingsIn(section string, fields reflect.Value) (list []setting) {
+	for f, value := range fields.Fields() {
+		key := section + "." + f.Tag.Get("toml")
+		if value.Kind() == reflect.Struct {
+			list = append(list, settingsIn(key, value)...)
+			continue
 		}
+		list = append(list, setting{Key: key, Tag: f.Tag, Field: value.Addr().Interface()})
 	}
 	return list
 }
@@ -369,11 +400,22 @@ func (l *configLoader) readFile(name string, c *Config) bool {
 		if _, known := l.settings[section]; !ok || !known && len(table) == 0 {
 			l.set(source, toml.Key{section}.String(), value)
 		}
-		for name, value := range table {
-			l.set(source, toml.Key{section, name}.String(), value)
-		}
+		l.setTable(source, toml.Key{section}, table)
 	}
 	return err == nil
+}
+
+// setTable stores the values of a section and of the sections in it.
+func (l *configLoader) setTable(source string, section toml.Key, table map[string]any) {
+	for name, value := range table {
+		key := slices.Concat(section, toml.Key{name})
+		inner, isTable := value.(map[string]any)
+		if s, known := l.settings[key.String()]; isTable && known && s.Field == nil {
+			l.setTable(source, key, inner)
+			continue
+		}
+		l.set(source, key.String(), value)
+	}
 }
 
 // limits reads the [[limit]] tables of a file. It stores the limits that are not built in, and
@@ -492,6 +534,10 @@ func (l *configLoader) readEnviron(environ []string) {
 			continue
 		}
 		key := strings.Replace(strings.ToLower(bare), "_", ".", 1) // no section name contains _
+		section, rest, _ := strings.Cut(key, "_")
+		if inner := l.settings[section]; inner.Key != "" && inner.Field == nil {
+			key = section + "." + rest // a section in a section, such as admin.oidc
+		}
 		if s := l.settings[key]; s.Field != nil && name == variable(key) {
 			l.set("env "+name, key, s.Parse(text))
 		} else {
@@ -502,7 +548,7 @@ func (l *configLoader) readEnviron(environ []string) {
 
 // variable returns the name of the environment variable that sets a key.
 func variable(key string) string {
-	return "LATCHKEY_" + strings.ToUpper(strings.Replace(key, ".", "_", 1))
+	return "LATCHKEY_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
 // set stores the value of a key and its source. If the key is unknown or the value is not valid, it
@@ -513,7 +559,10 @@ func (l *configLoader) set(source, key string, value any) {
 		l.fail(source, "unknown key %q%s", key, l.suggest(key, strconv.Quote))
 		return
 	}
-	if want := s.Assign(value); want != "" {
+	if want := s.Assign(value); want != "" && s.Tag.Get("secret") != "" {
+		l.fail(source, "%s must be %s; got another value, which is not shown", key, want)
+		return
+	} else if want != "" {
 		l.fail(source, "%s must be %s; got %s", key, want, describe(value))
 		return
 	}

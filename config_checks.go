@@ -62,6 +62,10 @@ var textChecks = map[string]textCheck{
 	"method":           {"* or the name of a method in capitals", readMethod},
 	"pattern":          {"a path in its plain form, with :name for a segment and *name at the end for the rest", matching(isPattern)},
 	"prefixpath":       {"a path in its plain form, without a slash at its end", matching(isPrefixPath)},
+	"issuer":           {"https:// and a host, with or without a path, as the provider writes it; http:// only for this machine", optional(readIssuer)},
+	"claim":            {"the name of a claim, or names with dots between them", matching(regexp.MustCompile(`^[^\s.]+(\.[^\s.]+)*$`).MatchString)},
+	"scope":            {"a scope, a word without spaces and quotes", matching(regexp.MustCompile(`^[!#-\[\]-~]{1,200}$`).MatchString)},
+	"button":           {"1 to 60 characters", matching(func(text string) bool { return Length(text) >= 1 && Length(text) <= 60 })},
 	"upstream":         {"http:// or https:// and a host, with or without a path", optional(readUpstream)},
 }
 
@@ -225,6 +229,70 @@ func readDirectory(text string) (value, fix string, ok bool) {
 
 var directoryPath = regexp.MustCompile(`^(/[\w./~-]*)?$`)
 
+// readIssuer reads the URL that names an identity provider. It is compared with what the provider
+// says of itself, so value is the text unchanged.
+func readIssuer(text string) (value, fix string, ok bool) {
+	origin, path, fix, ok := readBase(text)
+	if !ok || !directoryPath.MatchString(path) {
+		return "", fix, false
+	}
+	u, err := url.Parse(origin)
+	return text, "", err == nil && (u.Scheme == "https" || IsLocalHost(u.Hostname()))
+}
+
+// IsLocalHost reports whether host, a name or an IP address, is this machine.
+func IsLocalHost(host string) bool {
+	ip, ok := machineIP(host)
+	return ok && host != "" && ip.IsLoopback()
+}
+
+// RedirectPath is the path to which an identity provider sends a browser back after a login.
+const RedirectPath = "/login/oidc/callback"
+
+// checkOIDC records a problem if the settings of single sign-on are incomplete, or if nobody could log
+// in.
+func (l *configLoader) checkOIDC(c Config) {
+	o, fail := c.Admin.OIDC, func(name, format string, args ...any) {
+		l.fail(l.sources["admin.oidc."+name], "admin.oidc."+name+" "+format, args...)
+	}
+	if o.Issuer == "" {
+		for _, other := range []struct {
+			name string
+			set  bool
+		}{{"client_id", o.ClientID != ""}, {"client_secret", o.ClientSecret != ""}, {"client_secret_file", o.ClientSecretFile != ""}, {"roles", len(o.Roles) > 0}} {
+			if other.set {
+				fail(other.name, "is set and admin.oidc.issuer is not; set it to the address of the identity provider")
+				return
+			}
+		}
+		return
+	}
+	if o.ClientID == "" {
+		fail("issuer", "needs admin.oidc.client_id, the id under which the provider knows this service")
+	}
+	if c.Admin.BaseURL == "" {
+		fail("issuer", "needs admin.base_url, the address of the dashboard in browsers; enter that address with %s after it at the provider", RedirectPath)
+	}
+	if len(o.Roles) == 0 && o.DefaultRole == "none" {
+		fail("issuer", "needs admin.oidc.roles or admin.oidc.default_role, because without them nobody could log in")
+	}
+	if o.DefaultRole != "none" && len(o.AllowedDomains) == 0 && slices.Contains(publicIssuers, o.Issuer) {
+		fail("default_role", "is %q, so that everybody with an account at %s could log in; set admin.oidc.allowed_domains", o.DefaultRole, o.Issuer)
+	}
+}
+
+// publicIssuers are providers at which everybody can have an account.
+var publicIssuers = []string{"https://accounts.google.com", "https://appleid.apple.com", "https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0"}
+
+// RedirectURL returns the address that an identity provider must know, to which it sends browsers
+// back. It is "" if there is no single sign-on.
+func (c Config) RedirectURL() string {
+	if c.Admin.OIDC.Issuer == "" {
+		return ""
+	}
+	return c.Admin.BaseURL + RedirectPath
+}
+
 // readUpstream reads the URL of an upstream server, with or without a path.
 func readUpstream(text string) (value, fix string, ok bool) {
 	origin, path, fix, ok := readBase(text)
@@ -288,6 +356,13 @@ func (c Config) Warnings() (list []string) {
 		if pair.shorter > pair.longer {
 			warn("%s is %s, longer than %s, %s, so it has no effect", pair.short, pair.shorter, pair.long, pair.longer)
 		}
+	}
+	o := c.Admin.OIDC
+	if o.Issuer != "" && o.DefaultRole != "none" && len(o.AllowedDomains) == 0 {
+		warn("admin.oidc.default_role is %q and admin.oidc.allowed_domains is empty, so everybody whom %s lets in can log in here", o.DefaultRole, o.Issuer)
+	}
+	if u, err := url.Parse(c.Admin.BaseURL); o.Issuer != "" && err == nil && u.Scheme == "http" && !IsLocalHost(u.Hostname()) {
+		warn("admin.base_url is %s, so single sign-on sends browsers back without TLS; use https://", c.Admin.BaseURL)
 	}
 	if most, each := c.Server.MaxConnections, c.Server.MaxConnectionsPerAddress; most > 0 && each >= most {
 		warn("server.max_connections_per_address is %d, and server.max_connections %d, so it has no effect and one address can have all connections", each, most)

@@ -19,6 +19,8 @@ func kindOfSetting(s setting) string {
 		return "number"
 	case *time.Duration:
 		return "duration"
+	case *map[string]string:
+		return "table"
 	}
 	if s.Tag.Get("in") != "" {
 		return "words"
@@ -92,6 +94,17 @@ func samples() map[string]kindSamples {
 				"127.0.0.1:3000": "http:// or https://", "http://127.0.0.1:70000": "http:// or https://", "http://b\u00fccher.example/x": "xn--bcher-kva.example", "http://a?b": "http:// or https://",
 				"ws://a": "http:// or https://", "http://a/:id": "http:// or https://", "http://a:/": "http:// or https://",
 			}},
+		"issuer": {
+			map[string]string{
+				"https://login.example.com/realms/main": "https://login.example.com/realms/main", "https://id.example.com/": "https://id.example.com/", "http://127.0.0.1:9000": "http://127.0.0.1:9000",
+				"http://localhost:9000/x/": "http://localhost:9000/x/", "": "",
+			},
+			map[string]string{"http://login.example.com": "only for this machine", "login.example.com": `write "https://login.example.com"`, "https://id.example.com/?x": "https://", "https://u:p@id.example.com": "https://"}},
+		"claim": {map[string]string{"groups": "groups", "realm_access.roles": "realm_access.roles", "https://example.com/roles": "https://example.com/roles"},
+			map[string]string{"a..b": "name of a claim", ".a": "name of a claim", "a b": "name of a claim"}},
+		"scope":    {nil, map[string]string{`a"b`: "a scope", "a b": "a scope"}},
+		"button":   {map[string]string{"Log in at work": "Log in at work"}, map[string]string{strings.Repeat("x", 61): "60 characters", "a\x01b": "control characters"}},
+		"table":    {nil, map[string]string{"x": "a table", "x=king": "one of", "=admin": "empty name"}},
 		"words":    {nil, map[string]string{"never a word": "one of"}},
 		"bool":     {map[string]string{"true": "true", "false": "false"}, map[string]string{"yes": "true or false", "1": "true or false"}},
 		"number":   {nil, map[string]string{"1.5": "whole number", "x": "whole number", "-1": "whole number", "99999999999999999999": "whole number"}},

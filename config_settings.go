@@ -18,8 +18,19 @@ import (
 // setting is one field of a Config or of a row (see ReadRows), with its rules.
 type setting struct {
 	Key   string            // such as "server.listen", or "name" in a row
-	Field any               // *string, *bool, *int, *time.Duration or *[]string; nil if the key is a section
+	Field any               // *string, *bool, *int, *time.Duration, *[]string or *map[string]string; nil if the key is a section
 	Tag   reflect.StructTag // the rules, see Config
+}
+
+// place returns the section of the setting, such as "admin.oidc", and its name in it.
+func (s setting) place() (section, name string) {
+	at := strings.LastIndexByte(s.Key, '.')
+	return s.Key[:at], s.Key[at+1:]
+}
+
+// hidden reports whether the value must not be shown: a secret that is set.
+func (s setting) hidden() bool {
+	return s.Tag.Get("secret") != "" && !reflect.ValueOf(s.Field).Elem().IsZero()
 }
 
 // Text returns the value as TOML.
@@ -29,6 +40,12 @@ func (s setting) Text() string {
 		return strconv.Quote(*field) // valid TOML, because checkText refuses control characters
 	case *[]string:
 		return strings.ReplaceAll(fmt.Sprintf("%q", *field), `" "`, `", "`) // quotes inside an item are preceded by a backslash
+	case *map[string]string:
+		var pairs []string
+		for _, name := range slices.Sorted(maps.Keys(*field)) {
+			pairs = append(pairs, strconv.Quote(name)+" = "+strconv.Quote((*field)[name]))
+		}
+		return "{" + strings.Join(pairs, ", ") + "}"
 	case *time.Duration:
 		return `"` + strconv.FormatFloat(field.Seconds(), 'f', -1, 64) + `s"` // "60s", not "1m0s"
 	}
@@ -55,6 +72,19 @@ func (s setting) Parse(text string) any {
 			}
 		}
 		return list
+	case *map[string]string:
+		table := map[string]any{}
+		for item := range strings.SplitSeq(text, ",") {
+			if item = strings.TrimSpace(item); item == "" {
+				continue
+			}
+			at := strings.LastIndexByte(item, '=')
+			if at < 0 {
+				return text
+			}
+			table[strings.TrimSpace(item[:at])] = strings.TrimSpace(item[at+1:])
+		}
+		return table
 	}
 	return text
 }
@@ -123,10 +153,40 @@ func (s setting) Assign(value any) (want string) {
 			list = append(list, text)
 		}
 		*field = list
+	case *map[string]string:
+		table, want := s.checkTable(value)
+		if want != "" {
+			return want
+		}
+		*field = table
 	default:
 		return "a section, such as [" + s.Key + "]"
 	}
 	return ""
+}
+
+// checkTable checks that value is a table whose values are words of the tag "in". If it is not,
+// checkTable returns a want that completes the sentence "KEY must be ...".
+func (s setting) checkTable(value any) (table map[string]string, want string) {
+	items, ok := value.(map[string]any)
+	name, word, _ := strings.Cut(s.Tag.Get("example"), "=")
+	if !ok {
+		return nil, fmt.Sprintf("a table, such as {%q = %q}", name, word)
+	}
+	for key, item := range items {
+		text, want := s.checkText(item)
+		if key == "" {
+			want = "without an empty name"
+		}
+		if want != "" {
+			return nil, "a table, each value " + want
+		}
+		if table == nil {
+			table = map[string]string{} // nil if there are no items
+		}
+		table[key] = text
+	}
+	return table, ""
 }
 
 // checkNumber checks that value is a whole number between the tags "min" and "max" of the setting. If

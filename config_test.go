@@ -39,7 +39,7 @@ func TestConfigTags(t *testing.T) {
 		if want := s.Assign(s.Parse(def + example)); want != "" {
 			t.Errorf("%s: got a refusal of %q, want none: must be %s", s.Key, def+example, want)
 		}
-		if section, _, _ := strings.Cut(s.Key, "."); strings.Contains(section, "_") {
+		if section, _ := s.place(); strings.Contains(section, "_") {
 			t.Errorf("got section %q, want none with a _: the names of variables split there", section)
 		}
 	}
@@ -79,7 +79,7 @@ func TestLoadConfig_example(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range c.settings() {
-		section, key, _ := strings.Cut(s.Key, ".")
+		section, key := s.place()
 		source, line := "file "+name, "\n"+key+" = "
 		if section == "limit" { // each is a comment there
 			source, line = "default", "\n# name = \""+key+"\"\n# default = "+s.Text()+"\n"
@@ -99,7 +99,7 @@ func TestLoadConfig_example(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range c.settings() {
-		section, key, _ := strings.Cut(s.Key, ".")
+		section, key := s.place()
 		_, table, _ := strings.Cut(string(tables), "\n## `["+section+"]`\n")
 		table, _, _ = strings.Cut(table, "\n## ")
 		if section != "limit" && !strings.Contains(table, "| `"+key+"` |") {
@@ -225,6 +225,24 @@ default = 8
 	}
 }
 
+// A secret in the file is used, and neither printed nor in an error.
+func TestConfig_Secret(t *testing.T) {
+	const text = "[admin]\nbase_url = \"https://keys.example.com\"\n[admin.oidc]\nissuer = \"https://id.example.com\"\nclient_id = \"x\"\ndefault_role = \"viewer\"\nclient_secret = "
+	c, sources, _, err := loadText(t, text+`"hunter2"`, nil, nil)
+	if err != nil || c.Admin.OIDC.ClientSecret != "hunter2" {
+		t.Fatalf("got %q, %v", c.Admin.OIDC.ClientSecret, err)
+	}
+	var b bytes.Buffer
+	if err := c.Print(&b, sources); err != nil || strings.Contains(b.String(), "hunter2") || !strings.Contains(b.String(), "# client_secret is set and not shown # file ") {
+		t.Errorf("got %s, %v, want no secret", &b, err)
+	}
+	for _, bad := range []string{"[\"hunter2\"]", `"hunter2\u0007"`} {
+		if _, _, _, err := loadText(t, text+bad, nil, nil); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("got %v, want a refusal without the secret", err)
+		}
+	}
+}
+
 // Every key by its variable and by its flag, also those added later.
 func TestLoadConfig_everyKey(t *testing.T) {
 	text := func(s setting) string { // something other than the default
@@ -236,6 +254,8 @@ func TestLoadConfig_everyKey(t *testing.T) {
 			return "true"
 		case *int, *int64, *time.Duration:
 			return s.Tag.Get("max")
+		case *map[string]string:
+			return s.Tag.Get("example")
 		}
 		if words := strings.Split(s.Tag.Get("in"), ","); len(words) > 1 {
 			return words[len(words)-1]
@@ -243,6 +263,12 @@ func TestLoadConfig_everyKey(t *testing.T) {
 		switch s.Tag.Get("check") {
 		case "address":
 			return "[::1]:0"
+		case "claim":
+			return "realm_access.roles"
+		case "scope":
+			return "email"
+		case "button":
+			return "Log in at work"
 		case "prefix":
 			return "acme_"
 		case "directory":
@@ -452,6 +478,9 @@ func TestConfig_Print(t *testing.T) {
 	odd.Keys.RetiredPepperFiles = []string{`a" "b`, `c\`, `" "`}
 	odd.Log.Access = false
 	odd.Limit.CallsPerDay = 1_000_000_000
+	odd.Admin.BaseURL, odd.Admin.PasswordLogin = "https://keys.example.com", false
+	odd.Admin.OIDC.Issuer, odd.Admin.OIDC.ClientID, odd.Admin.OIDC.Button = "https://id.example.com/", "latchkey", `Log in at "work"`
+	odd.Admin.OIDC.Roles = map[string]string{`a "b"`: "admin", "c = d": "viewer"}
 	for name, c := range map[string]Config{"defaults": defaultConfig(), "all odd": odd} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer

@@ -578,3 +578,38 @@ func TestBrowser_Keys(t *testing.T) {
 	p.click(".fold summary")
 	p.visible("input[name=search]")
 }
+
+// TestBrowser_SignOn logs in and out by single sign-on, without script: the policy of the pages must
+// let the browser go to the provider.
+func TestBrowser_SignOn(t *testing.T) {
+	server := httptest.NewUnstartedServer(nil)
+	home := "http://" + server.Listener.Addr().String()
+	b, provider := newSignOn(t, func(c *Config) { c.Admin.BaseURL = home })
+	server.Config.Handler = b.door
+	server.Start()
+	defer server.Close()
+	provider.Config.Handler = provider.asks(provider.Config.Handler)
+	provider.person("bea", "groups", "platform")
+
+	p := &tab{t: t, ctx: startBrowser(t), admin: home}
+	p.do(emulation.SetScriptExecutionDisabled(true))
+	visit := func(path string) { p.do(chromedp.Navigate(home + path)) }
+	visit("/login?next=/activity")
+	p.do(chromedp.Click(`a[href^="/login/oidc"]`), chromedp.WaitVisible("header.top"))
+	at := func(want string) {
+		t.Helper()
+		var place string
+		if p.do(chromedp.Location(&place)); place != want {
+			t.Errorf("got to %s, want %s", place, want)
+		}
+	}
+	at(home + "/activity")
+	visit("/confirm?next=/operators")
+	p.do(chromedp.Click(`form[action="/confirm/oidc"] button`), chromedp.WaitVisible(`main form[action="/operators"]`))
+	at(home + "/operators")
+	p.do(chromedp.Click(`form[action="/logout"] button`), chromedp.WaitVisible(`a[href^="/login/oidc"]`))
+	at(home + "/login")
+	if n := provider.count("/logout"); n != 1 {
+		t.Errorf("the browser went %d times to the provider to log out, want once", n)
+	}
+}

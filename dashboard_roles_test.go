@@ -46,6 +46,7 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 	if err := a.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, a.clock.Now()) }); err != nil {
 		t.Fatal(err)
 	}
+	a.accounts.provider = newIdentityProvider(ProviderOptions{Issuer: "https://id.example.com", Button: "Log in at work"})
 	b := newBrowser(a)
 	if w := b.post("/login", "name", "ann", "password", operatorPassword); w.Code != 303 {
 		t.Fatalf("log in: got %d %s", w.Code, w.Body)
@@ -76,7 +77,9 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 
 // as lets the operator who has logged in have role.
 func (c roleCrawl) as(role Grant) roleCrawl {
-	c.change(func(op *operator, _ *loginSession) { op.Role = role.Name })
+	c.change(func(op *operator, _ *loginSession) { // linked, so that the pages of single sign-on are there
+		op.Role, op.Issuer, op.Subject = role.Name, "https://id.example.com", "1"
+	})
 	c.role, c.seen = role, map[string]bool{}
 	return c
 }

@@ -622,6 +622,28 @@ func (f *File) unverified(load func() (Peppers, error)) (why string, err error) 
 	return "", err
 }
 
+// ViewFolder calls run with a read transaction of the database in the data folder dir. load returns the
+// peppers. It returns an error if a server has the folder open, and does not call run if there is no
+// database yet, or one of an earlier format.
+func ViewFolder(dir string, load func() (Peppers, error), run func(*Tx) error) (err error) {
+	if !hasStore(dir) {
+		return nil
+	}
+	f, err := OpenFile(storePath(dir), ReadOnly)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	why, err := f.unverified(load)
+	if err != nil || !f.Current() {
+		return err
+	}
+	if why != "" {
+		return errors.New(why)
+	}
+	return f.View(run)
+}
+
 // CompactStore rewrites the database in the data folder dir without its free pages. It
 // returns the size of the file before and after, in bytes. It returns an error if the
 // folder does not exist or another process has it open. now is part of the name of a

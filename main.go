@@ -137,10 +137,47 @@ func loadService(file string, environ []string, flags map[string]string) (servic
 // Check checks the configuration, see ConfigCheck, and the variables with the name and the
 // password of the first operator.
 func (s service) Check() (warnings []string, err error) {
-	check := ConfigCheck{Config: s.config, Sources: s.sources, Pepper: pepper(), Now: time.Now()}
+	check := ConfigCheck{Config: s.config, Sources: s.sources, Pepper: pepper(), Now: time.Now(), WayIn: s.wayIn}
 	warnings, err = check.Run()
 	_, _, unset := firstCredentials()
 	return warnings, errors.Join(err, unset)
+}
+
+// wayIn reports whether an admin has logged in without a password before. It asks the server if one is
+// running, which has the database open, and otherwise reads the database.
+func (s service) wayIn() (bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	folder := DataDir{Path: s.config.Server.Data}
+	client := cli.NewSocketClient(folder.Socket())
+	if !client.Alive(ctx) {
+		return HasWayIn(s.config, pepper())
+	}
+	var list struct {
+		Operators []struct {
+			Role, Status string
+			Passwordless bool
+			Issuer       *string
+		}
+	}
+	if err := client.Do(ctx, cli.Request{Method: http.MethodGet, Path: "/admin/v1/operators"}, &list); err != nil {
+		return false, err
+	}
+	for _, op := range list.Operators {
+		// Who has logged in without a password, and not by single sign-on, has a passkey.
+		if op.Passwordless && op.Role == RoleAdmin && op.Status == "active" && (op.Issuer == nil || *op.Issuer == s.config.Admin.OIDC.Issuer) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Notes returns sentences about the configuration that an operator needs elsewhere.
+func (s service) Notes() []string {
+	if address := s.config.RedirectURL(); address != "" {
+		return []string{"Single sign-on: enter " + address + " as the redirect address at the provider, and " + s.config.Admin.BaseURL + "/login as the one after a logout."}
+	}
+	return nil
 }
 
 // DataDir returns the path of the data folder.

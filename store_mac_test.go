@@ -76,7 +76,7 @@ func TestMAC_Tables(t *testing.T) {
 func TestMAC_EveryRecord(t *testing.T) {
 	a := newTestApp(t)
 	fillStore(a)
-	if _, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1, ""); err != nil {
+	if _, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1, sessionStart{}); err != nil {
 		t.Fatal(err)
 	}
 	a.limitOwner("ann", OwnerRequestsPerMinute, 50)
@@ -141,7 +141,7 @@ func TestMAC_Serving(t *testing.T) {
 	_, good := a.key(`["can_read_agents"]`)
 	bad, changed := a.key(`["can_read_agents"]`)
 	token, _ := a.operate(201, "POST", "/admin/v1/tokens", `{"name": "changed"}`)["token"].(string)
-	session, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1, "")
+	session, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1, sessionStart{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -299,13 +299,16 @@ func (s *session) configCommand() *cli.Command {
 			}
 			overlaps := service.Overlaps()
 			if c.Bool("json") {
-				return s.printJSON(map[string]any{"good": true, "warnings": append([]string{}, warnings...), "overlaps": overlaps})
+				return s.printJSON(map[string]any{"good": true, "warnings": append([]string{}, warnings...), "notes": append([]string{}, service.Notes()...), "overlaps": overlaps})
 			}
 			text := ""
 			for _, warning := range warnings {
 				text += "Warning: " + warning + "\n"
 			}
 			text += "The configuration is good.\n"
+			for _, note := range service.Notes() {
+				text += note + "\n"
+			}
 			if len(overlaps) > 0 {
 				text += "A path of the first route in another spelling, such as /Admin for /admin, would get to the second:\n  " + strings.Join(overlaps, "\n  ") + "\n"
 			}

@@ -62,6 +62,8 @@ type Service interface {
 	// Check checks the configuration against the files and folders that it names, as serve does.
 	// warnings are sentences about values that are probably mistakes.
 	Check() (warnings []string, err error)
+	// Notes returns sentences about the configuration that an operator needs elsewhere.
+	Notes() []string
 	// Print writes each value of the configuration with its source to w.
 	Print(w io.Writer) error
 	// Overlaps returns one text for each pair of routes of which one could receive a path of the

@@ -63,6 +63,17 @@ type Accounts interface {
 	// ChangePassword changes the operator's password from old to password and ends all other
 	// sessions of the operator. Faults are as for Confirm.
 	ChangePassword(r *http.Request, s Session, old, password string) error
+	// Ways returns how operators can log in.
+	Ways() Ways
+	// StartSignOn returns where a browser is sent to log in at the identity provider. A Fault with
+	// status 503 means that the provider cannot be reached.
+	StartSignOn(r *http.Request, s SignOn) (SignOnStart, error)
+	// FinishSignOn handles the answer of the identity provider. The result has the purpose even if
+	// there is an error.
+	FinishSignOn(r *http.Request, answer SignOnAnswer) (SignOnEnd, error)
+	// SignOnHome returns where a browser goes to log out at the identity provider too, or "". back is
+	// the page of the dashboard to which the provider sends it back.
+	SignOnHome(s Session, back string) string
 	// RecordCrossSite records that a request from another site was refused.
 	RecordCrossSite(r *http.Request)
 }
@@ -79,6 +90,7 @@ type Session struct {
 	Operator
 	Token    string    // secret value of the session cookie
 	ProvenAt time.Time // when the operator last confirmed the password; zero: not since the login
+	SignedOn bool      // began by single sign-on
 }
 
 // Login holds the secret values of the cookies that a login sets.
@@ -133,6 +145,7 @@ func (d *Dashboard) secure(r *http.Request) bool {
 const (
 	sessionCookie = "latchkey_session" // the token of the session
 	deviceCookie  = "latchkey_device"  // Login.Device
+	signOnCookie  = "latchkey_signon"  // SignOnStart.Ticket
 	stepCookie    = "latchkey_step"    // LoginStep.Ticket
 )
 
@@ -243,14 +256,14 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 	page := loginPage{Known: known, To: "/login", NameField: "name", PasswordField: "password"}
 	q, err := readQuery(r)
 	if err != nil {
-		d.render(w, http.StatusBadRequest, "login", view{Title: "Log in", Fault: err.Error(), Data: page})
+		d.renderLogin(w, http.StatusBadRequest, err.Error(), page)
 		return
 	}
 	page.Fields = []carriedField{{"next", q.Get("next")}}
 	if enroll := q.Get("enroll"); enroll != "" {
 		page.Fields = append(page.Fields, carriedField{"enroll", enroll})
 	}
-	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: page})
+	d.renderLogin(w, http.StatusOK, "", page)
 }
 
 // loginPage is the data of the login form.
@@ -258,7 +271,8 @@ type loginPage struct {
 	Known                    bool   // an operator exists
 	To                       string // where the form is sent to
 	NameField, PasswordField string // names of the two fields
-	Name                     string // value of the field for the name
+	Ways
+	Name string // value of the field for the name
 	carried
 }
 
@@ -311,7 +325,7 @@ func (d *Dashboard) loginGoesOn(w http.ResponseWriter, r *http.Request, page log
 		challenge(w)
 	}
 	page.Known, _ = d.o.Accounts.Any()
-	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: page})
+	d.renderLogin(w, status, text, page)
 	return false
 }
 
@@ -392,6 +406,10 @@ func (d *Dashboard) leave(v *pageRequest, err error, cookies ...string) {
 	for _, name := range cookies {
 		d.setCookie(v.W, v.R, http.Cookie{Name: name}, -time.Second)
 	}
+	if address := d.o.Accounts.SignOnHome(v.Session, "/login"); address != "" {
+		d.depart(v.W, departPage{address, "You are logged out here. Next, you are logged out at the identity provider."})
+		return
+	}
 	http.Redirect(v.W, v.R, "/login", http.StatusSeeOther)
 }
 
@@ -401,6 +419,8 @@ func (d *Dashboard) showAccount(v *pageRequest) { v.account(nil) }
 type accountPage struct {
 	Sessions any
 	Factors  factorList
+	Proofs
+	Ways
 }
 
 // account shows the page of the operator's account, with a fault unless it is nil.
@@ -414,7 +434,11 @@ func (v *pageRequest) account(fault *Fault) {
 	if fault == nil {
 		fault = e
 	}
-	page.Data = accountPage{answer["sessions"], factors}
+	proofs, err := v.dashboard.o.Accounts.Proofs(v.Session)
+	if fault == nil && err != nil {
+		fault = faultOf(err)
+	}
+	page.Data = accountPage{answer["sessions"], factors, proofs, v.dashboard.o.Accounts.Ways()}
 	if fault != nil {
 		status, page.Fault = fault.Status, fault.Message
 		if status == http.StatusTooManyRequests {

@@ -89,7 +89,7 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 	page := loginPage{To: r.URL.RequestURI(), NameField: loginName, PasswordField: loginPassword, Known: true, carried: carry(r)}
 	if !r.PostForm.Has(loginPassword) && !r.PostForm.Has(loginCode) {
 		challenge(w)
-		d.render(w, http.StatusUnauthorized, "login", view{Title: "Log in", Fault: "Your session has ended. Nothing has been changed.", Data: page})
+		d.renderLogin(w, http.StatusUnauthorized, "Your session has ended. Nothing has been changed.", page)
 		return s, false
 	}
 	made, ok := d.tryLogin(w, r, page)

@@ -109,6 +109,7 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
 		"POST /account/recovery-codes": {anyRole, d.makeCodes},
 		"GET /confirm":                 {anyRole, d.showConfirm}, "POST /confirm": {anyRole, d.confirm},
+		"POST /confirm/oidc": {anyRole, d.confirmBySignOn}, "POST /account/link": {anyRole, d.linkAccount},
 	}}
 	for _, set := range d.sets {
 		all = append(all, set.pages())
@@ -162,6 +163,9 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	}
 	handle("GET /login", d.showLogin)
 	handle("POST /login", d.login)
+	handle("GET /login/oidc", d.startSignOn)
+	handle("GET /login/oidc/callback", d.finishSignOn)
+	handle("GET /login/done", d.showSignedOn)
 	handle("GET /setup", d.showSetup)
 	handle("POST /setup", d.setup)
 	handle("GET /join", d.showJoin)

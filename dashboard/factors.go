@@ -21,7 +21,9 @@ type LoginStep struct {
 
 // Proofs says what an operator must send to confirm an action.
 type Proofs struct {
-	Code bool // a code of an app, or a recovery code, besides the password
+	Code       bool // a code of an app, or a recovery code, besides the password
+	NoPassword bool // the operator has no password, or none is accepted
+	SignOn     bool // the operator can confirm by a login at the identity provider
 }
 
 // secondPage is the data of the page that asks for the second factor.

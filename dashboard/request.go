@@ -105,6 +105,7 @@ func done(word string) string {
 		"password": "The password is changed. All other sessions are ended.",
 		"factor":   "Added. The next login asks for it. Create recovery codes now, in case you lose the device.",
 		"unfactor": "Removed. It is no longer accepted.",
+		"linked":   "Linked. From now on you can log in with single sign-on, which also sets your role.",
 		"ended":    "The session is ended.", "others": "All other sessions are ended.",
 	}[word]
 }

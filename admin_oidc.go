@@ -1,0 +1,472 @@
+package main
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coreos/go-oidc/v3/oidc"
+	"golang.org/x/oauth2"
+	"golang.org/x/sync/singleflight"
+
+	"latchkey/internal/strictjson"
+)
+
+// The bounds of everything that an identity provider is asked.
+const (
+	providerTimeout = 10 * time.Second // of one request, and of all requests of one login
+	providerAnswer  = 1 << 20          // bytes of one answer
+	providerLogins  = 8                // logins that wait for the provider at the same time
+	providerFresh   = time.Hour        // how long its addresses and keys are kept
+	clockSkew       = time.Minute      // how far its clock may differ
+)
+
+// ProviderOptions are the settings of single sign-on.
+type ProviderOptions struct {
+	Issuer, ClientID, Secret, SecretFile string
+	Scopes                               []string // besides openid
+	RedirectURL                          string   // to which the provider sends browsers back
+	RoleClaim                            string
+	Roles                                map[string]string // role for each value of the claim
+	DefaultRole                          string            // "none": a login without one of Roles is refused
+	Domains                              []string          // mail domains that may log in; nil: all
+	Button                               string            // text of the button on the login page
+}
+
+// ProviderOf returns the settings of single sign-on in a configuration.
+func ProviderOf(c Config) ProviderOptions {
+	o := c.Admin.OIDC
+	return ProviderOptions{
+		Issuer: o.Issuer, ClientID: o.ClientID, Secret: o.ClientSecret, SecretFile: o.ClientSecretFile, Scopes: o.Scopes, RedirectURL: c.RedirectURL(),
+		RoleClaim: o.RoleClaim, Roles: o.Roles, DefaultRole: o.DefaultRole, Domains: o.AllowedDomains, Button: o.Button,
+	}
+}
+
+// ReadSecret returns the secret of the client, "" if it has none. It reads the file each time, so that
+// a new secret needs no restart.
+func (o ProviderOptions) ReadSecret() (string, error) {
+	if o.SecretFile == "" {
+		return o.Secret, nil
+	}
+	if o.Secret != "" {
+		return "", errors.New("admin.oidc.client_secret is set as well; remove one of them")
+	}
+	text, err := ReadSmall(o.SecretFile)
+	if err != nil {
+		return "", err
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" || len(secret) > 4096 || strings.ContainsAny(secret, "\r\n\x00") {
+		return "", fmt.Errorf("%s must have one line with the secret", o.SecretFile)
+	}
+	return secret, nil
+}
+
+// identityProvider is the client of an identity provider, by OpenID Connect. It asks the provider only
+// when somebody logs in, never at the start, and holds no lock while it waits for an answer. It is safe
+// for concurrent use.
+type identityProvider struct {
+	o      ProviderOptions
+	client *http.Client
+	logins chan struct{} // has one element for each login that waits for the provider
+	asking singleflight.Group
+
+	mu    sync.Mutex
+	facts *providerFacts // nil until the provider has been asked
+}
+
+// providerFacts is what a provider says of itself.
+type providerFacts struct {
+	Issuer     string   `json:"issuer"`
+	Authorize  string   `json:"authorization_endpoint"`
+	Token      string   `json:"token_endpoint"`
+	Keys       string   `json:"jwks_uri"`
+	UserInfo   string   `json:"userinfo_endpoint"`
+	EndSession string   `json:"end_session_endpoint"`
+	Algorithms []string `json:"id_token_signing_alg_values_supported"`
+	ClientAuth []string `json:"token_endpoint_auth_methods_supported"`
+	SendsIss   bool     `json:"authorization_response_iss_parameter_supported"`
+
+	verifier *oidc.IDTokenVerifier
+	until    time.Time // from Clock.Steady
+}
+
+// newIdentityProvider returns a client that has asked the provider nothing yet.
+func newIdentityProvider(o ProviderOptions) *identityProvider {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost, transport.MaxResponseHeaderBytes = 2, 64<<10
+	return &identityProvider{
+		o: o, logins: make(chan struct{}, providerLogins),
+		client: &http.Client{Timeout: providerTimeout, Transport: boundedAnswers{transport}, CheckRedirect: sameHost},
+	}
+}
+
+// sameHost lets a request follow a redirect only within the same host, and only if it is no POST: that
+// one carries the client's secret.
+func sameHost(next *http.Request, via []*http.Request) error {
+	first := via[0]
+	if len(via) > 3 || first.Method != http.MethodGet || next.URL.Scheme != first.URL.Scheme || next.URL.Host != first.URL.Host {
+		return fmt.Errorf("redirect to %s://%s refused", next.URL.Scheme, next.URL.Host)
+	}
+	return nil
+}
+
+// boundedAnswers is a transport whose answers fail after providerAnswer bytes.
+type boundedAnswers struct{ http.RoundTripper }
+
+// RoundTrip sends a request.
+func (b boundedAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := b.RoundTripper.RoundTrip(r)
+	if err == nil {
+		answer.Body = http.MaxBytesReader(nil, answer.Body, providerAnswer)
+	}
+	return answer, err
+}
+
+// known returns the facts of the provider that were read last, or nil.
+func (p *identityProvider) known() *providerFacts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.facts
+}
+
+// read returns the facts of the provider. It asks the provider if they are not known or too old, once
+// for all who wait for them. now is from Clock.Steady.
+func (p *identityProvider) read(ctx context.Context, now time.Time) (*providerFacts, error) {
+	if f := p.known(); f != nil && now.Before(f.until) {
+		return f, nil
+	}
+	asked := p.asking.DoChan("", func() (any, error) { return p.discover(now) })
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case result := <-asked:
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		return result.Val.(*providerFacts), nil
+	}
+}
+
+// discover asks the provider for its facts and keeps them. The keys are read when they are needed, and
+// again if one is unknown.
+func (p *identityProvider) discover(now time.Time) (*providerFacts, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), providerTimeout)
+	defer cancel()
+	f := &providerFacts{until: now.Add(providerFresh)}
+	if err := p.get(ctx, strings.TrimSuffix(p.o.Issuer, "/")+"/.well-known/openid-configuration", "", f); err != nil {
+		return nil, fmt.Errorf("read the metadata of the provider: %w", err)
+	}
+	if f.Issuer != p.o.Issuer {
+		return nil, fmt.Errorf("the provider calls itself %q; set admin.oidc.issuer to exactly that, or correct the provider", shorten(f.Issuer))
+	}
+	for _, endpoint := range []struct {
+		name, url string
+		needed    bool
+	}{
+		{"authorization_endpoint", f.Authorize, true}, {"token_endpoint", f.Token, true}, {"jwks_uri", f.Keys, true},
+		{"userinfo_endpoint", f.UserInfo, false}, {"end_session_endpoint", f.EndSession, false},
+	} {
+		if (endpoint.needed || endpoint.url != "") && !p.usable(endpoint.url) {
+			return nil, fmt.Errorf("the provider's %s is %q, which is no address with https://", endpoint.name, shorten(endpoint.url))
+		}
+	}
+	f.verifier = oidc.NewVerifier(p.o.Issuer, oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), p.client), f.Keys),
+		&oidc.Config{ClientID: p.o.ClientID, SupportedSigningAlgs: asymmetric(f.Algorithms), SkipExpiryCheck: true}) // verify checks the times
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.facts = f
+	return f, nil
+}
+
+// asymmetric returns the algorithms of a provider with which it alone can sign. A list without any is
+// taken for RS256, which each provider must support.
+func asymmetric(algorithms []string) []string {
+	allowed := []string{oidc.RS256, oidc.RS384, oidc.RS512, oidc.ES256, oidc.ES384, oidc.ES512, oidc.PS256, oidc.PS384, oidc.PS512, oidc.EdDSA}
+	found := slices.DeleteFunc(slices.Clone(algorithms), func(name string) bool { return !slices.Contains(allowed, name) })
+	if len(found) == 0 {
+		return []string{oidc.RS256}
+	}
+	return found
+}
+
+// usable reports whether an address of the provider can be used. Only a provider on this machine may do
+// without TLS.
+func (p *identityProvider) usable(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && IsLocalHost(u.Hostname()) && strings.HasPrefix(p.o.Issuer, "http://")
+}
+
+// get decodes the JSON object that answers a GET request. token is sent as a bearer token unless it is
+// "".
+func (p *identityProvider) get(ctx context.Context, address, token string, into any) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Accept", "application/json")
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	answer, err := p.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("got status %d", answer.StatusCode)
+	}
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if strictjson.Decode(text, into) != nil {
+		return errors.New("the answer is not the JSON object that it must be")
+	}
+	return nil
+}
+
+// shorten returns a text of a stranger as it may appear in a log line.
+func shorten(text string) string { return cleanAgent(text) }
+
+// oauth returns the configuration for the exchange of a code, with the client's secret.
+func (p *identityProvider) oauth(f *providerFacts, secret string) *oauth2.Config {
+	style := oauth2.AuthStyleInHeader
+	basic := f.ClientAuth == nil || slices.Contains(f.ClientAuth, "client_secret_basic")
+	if secret == "" || !basic && slices.Contains(f.ClientAuth, "client_secret_post") {
+		style = oauth2.AuthStyleInParams
+	}
+	return &oauth2.Config{
+		ClientID: p.o.ClientID, ClientSecret: secret, RedirectURL: p.o.RedirectURL, Scopes: append([]string{oidc.ScopeOpenID}, p.o.Scopes...),
+		Endpoint: oauth2.Endpoint{AuthURL: f.Authorize, TokenURL: f.Token, AuthStyle: style},
+	}
+}
+
+// address returns where a browser is sent to log in at the provider.
+func (p *identityProvider) address(f *providerFacts, t signOnTicket) string {
+	options := []oauth2.AuthCodeOption{oidc.Nonce(t.Nonce), oauth2.S256ChallengeOption(t.Verifier)}
+	if t.Purpose == signOnConfirm {
+		options = append(options, oauth2.SetAuthURLParam("prompt", "login"), oauth2.SetAuthURLParam("max_age", "0"))
+	}
+	return p.oauth(f, "").AuthCodeURL(t.State, options...)
+}
+
+// endSession returns where a browser is sent to log out at the provider, or "" if that is not known. The
+// provider recognizes this service by its id: with the id token as a hint, each session would have to
+// keep a token that has personal data. Providers that see no hint ask the person first.
+func (p *identityProvider) endSession(home string) string {
+	f := p.known()
+	if f == nil || f.EndSession == "" {
+		return ""
+	}
+	u, err := url.Parse(f.EndSession)
+	if err != nil {
+		return ""
+	}
+	q := u.Query()
+	q.Set("client_id", p.o.ClientID)
+	q.Set("post_logout_redirect_uri", home)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// errBusy means that too many logins wait for the provider.
+var errBusy = errors.New("too many logins wait for the provider")
+
+// errProvider means that a provider could not be asked. The login can be tried again.
+var errProvider = errors.New("the provider cannot be asked")
+
+// exchange redeems a code for tokens. It returns errProvider if the provider does not answer as it
+// should.
+func (p *identityProvider) exchange(ctx context.Context, f *providerFacts, code string, t signOnTicket) (*oauth2.Token, error) {
+	secret, err := p.o.ReadSecret()
+	if err != nil {
+		return nil, fmt.Errorf("%w: read the secret of the client: %w", errProvider, err)
+	}
+	tokens, err := p.oauth(f, secret).Exchange(oidc.ClientContext(ctx, p.client), code, oauth2.VerifierOption(t.Verifier))
+	if refused, ok := errors.AsType[*oauth2.RetrieveError](err); ok { // its text has the whole answer
+		status := 0
+		if refused.Response != nil {
+			status = refused.Response.StatusCode
+		}
+		err = fmt.Errorf("the provider refused the code with status %d and the error %q", status, shorten(refused.ErrorCode))
+		if status >= http.StatusInternalServerError {
+			err = fmt.Errorf("%w: %w", errProvider, err)
+		}
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: redeem the code: %s", errProvider, shorten(err.Error()))
+	}
+	return tokens, nil
+}
+
+// person is somebody, as the provider has confirmed it.
+type person struct {
+	Subject  string
+	Name     string // for a new operator
+	Email    string
+	Verified bool     // the provider has verified Email
+	Groups   []string // values of the claim with roles
+	AuthTime time.Time
+}
+
+// verify returns who the tokens are about. It refuses tokens that are not for this service, for the
+// login of t and for now, a time from Clock.Latest. What the id token does not have is read from the
+// provider's userinfo endpoint.
+func (p *identityProvider) verify(ctx context.Context, f *providerFacts, tokens *oauth2.Token, t signOnTicket, now time.Time) (who person, err error) {
+	text, ok := tokens.Extra("id_token").(string)
+	if !ok || text == "" {
+		return who, errors.New("the provider sent no id token")
+	}
+	id, err := f.verifier.Verify(ctx, text)
+	if err != nil {
+		return who, fmt.Errorf("the id token is refused: %s", shorten(err.Error()))
+	}
+	claims := map[string]any{}
+	if err := id.Claims(&claims); err != nil {
+		return who, errors.New("the id token has no claims")
+	}
+	switch azp, _ := claims["azp"].(string); {
+	case id.Subject == "" || len(id.Subject) > 255:
+		err = errors.New("the id token has no sub of 1 to 255 bytes")
+	case subtle.ConstantTimeCompare([]byte(id.Nonce), []byte(t.Nonce)) != 1:
+		err = errors.New("the id token has the nonce of another login")
+	case len(id.Audience) > 1 && azp == "" || claims["azp"] != nil && azp != p.o.ClientID:
+		err = errors.New("the id token was issued to another client (azp)")
+	case !now.Before(id.Expiry.Add(clockSkew)):
+		err = fmt.Errorf("the id token expired at %s; compare the clocks", id.Expiry.UTC().Format(time.RFC3339))
+	case claims["iat"] == nil || id.IssuedAt.After(now.Add(clockSkew)) || timeClaim(claims, "nbf").After(now.Add(clockSkew)):
+		err = errors.New("the id token is not valid yet; compare the clocks")
+	case id.AccessTokenHash != "" && id.VerifyAccessToken(tokens.AccessToken) != nil:
+		err = errors.New("the access token is not the one of the id token (at_hash)")
+	}
+	if err != nil {
+		return who, err
+	}
+	who = p.identityIn(claims, id.Subject)
+	if f.UserInfo == "" || !p.incomplete(who) {
+		return who, nil
+	}
+	more := map[string]any{}
+	if err := p.get(ctx, f.UserInfo, tokens.AccessToken, &more); err != nil {
+		return who, fmt.Errorf("%w: read userinfo: %s", errProvider, shorten(err.Error()))
+	}
+	if sub, _ := more["sub"].(string); sub != id.Subject {
+		return who, errors.New("userinfo is about another person (sub)")
+	}
+	return who.with(p.identityIn(more, id.Subject)), nil
+}
+
+// timeClaim returns a claim with a time, or the zero Time.
+func timeClaim(claims map[string]any, name string) time.Time {
+	seconds, ok := claims[name].(float64)
+	if !ok {
+		return time.Time{}
+	}
+	return time.Unix(int64(seconds), 0)
+}
+
+// identityIn returns the person that claims describe.
+func (p *identityProvider) identityIn(claims map[string]any, subject string) person {
+	who := person{Subject: subject, AuthTime: timeClaim(claims, "auth_time"), Groups: groupsIn(claimAt(claims, p.o.RoleClaim))}
+	who.Email, _ = claims["email"].(string)
+	who.Verified = claims["email_verified"] == true || claims["email_verified"] == "true" // some providers send a text
+	for _, claim := range []string{"preferred_username", "email", "name"} {
+		text, _ := claims[claim].(string)
+		if name, err := cleanName(text); err == nil && who.Name == "" {
+			who.Name = name
+		}
+	}
+	return who
+}
+
+// incomplete reports whether something is missing that decides over a login.
+func (p *identityProvider) incomplete(who person) bool {
+	return who.Name == "" || len(p.o.Domains) > 0 && who.Email == "" || len(p.o.Roles) > 0 && who.Groups == nil
+}
+
+// with returns who, completed from a second source. The mail address and whether it is verified are
+// from one source.
+func (who person) with(more person) person {
+	if who.Name == "" {
+		who.Name = more.Name
+	}
+	if who.Email == "" {
+		who.Email, who.Verified = more.Email, more.Verified
+	}
+	if who.Groups == nil {
+		who.Groups = more.Groups
+	}
+	return who
+}
+
+// claimAt returns a claim. path is its name, or names with dots between them that lead to a claim
+// within others.
+func claimAt(claims map[string]any, path string) any {
+	if value, ok := claims[path]; ok {
+		return value
+	}
+	head, rest, _ := strings.Cut(path, ".")
+	inner, ok := claims[head].(map[string]any)
+	if !ok {
+		return nil
+	}
+	return claimAt(inner, rest)
+}
+
+// groupsIn returns the values of a claim that is a text or a list. It returns nil if the claim is
+// missing or something else.
+func groupsIn(claim any) []string {
+	switch v := claim.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		list := []string{}
+		for _, item := range v {
+			if text, ok := item.(string); ok {
+				list = append(list, text)
+			}
+		}
+		return list
+	}
+	return nil
+}
+
+// admit returns the role of a person, or an error with the reason why the person may not log in.
+func (o ProviderOptions) admit(who person) (role string, err error) {
+	if len(o.Domains) > 0 {
+		_, domain, _ := strings.Cut(who.Email, "@")
+		switch {
+		case who.Email == "":
+			return "", errors.New("allowed_domains is set and the provider sent no email; add the scope email")
+		case !who.Verified:
+			return "", errors.New("allowed_domains is set and the provider has not verified the mail address (email_verified)")
+		case !slices.ContainsFunc(o.Domains, func(allowed string) bool { return strings.EqualFold(allowed, domain) }):
+			return "", fmt.Errorf("the domain %q of the mail address is not in allowed_domains", shorten(domain))
+		}
+	}
+	for _, g := range slices.Backward(Roles()) { // the highest role first
+		if slices.ContainsFunc(who.Groups, func(value string) bool { return o.Roles[value] == g.Name }) {
+			return g.Name, nil
+		}
+	}
+	if o.DefaultRole != "none" {
+		return o.DefaultRole, nil
+	}
+	if who.Groups == nil {
+		return "", fmt.Errorf("the provider sent no claim %q with a text or a list, and there is no default_role", o.RoleClaim)
+	}
+	return "", fmt.Errorf("none of the %d values of the claim %q is in roles, and there is no default_role", len(who.Groups), o.RoleClaim)
+}
