@@ -58,6 +58,7 @@ type App struct {
 	connections *Connections
 
 	Operators *Operators
+	Passkeys  *Passkeys
 	sessions  *Sessions
 	accounts  *Accounts
 
@@ -155,8 +156,12 @@ func (a *App) connect() error {
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
+	var err error
+	if a.Passkeys, err = NewPasskeys(store, a.peppers, c.DashboardURL(c.Admin.Listen)); err != nil {
+		return err
+	}
 	a.accounts = NewAccounts(AccountsOptions{
-		Operators: a.Operators, Sessions: a.sessions, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(), Refused: a.audit.Refused,
+		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(), Refused: a.audit.Refused,
 	})
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)

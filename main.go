@@ -301,6 +301,9 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 		go reloadOnHangup(ctx, a, o.hangups)
 		a.Server.ListensAt(o.config.APIURL(api.String()))
 		a.Operators.DashboardAt(o.config.DashboardURL(admin.String()))
+		if err := a.Passkeys.At(o.config.DashboardURL(admin.String())); err != nil {
+			log.Error("there can be no passkeys", "error", err)
+		}
 		o.announce(a, api, admin)
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {

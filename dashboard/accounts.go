@@ -16,6 +16,7 @@ import (
 // throttling of logins and its audit log. An error that the operator may see is a *Fault. For any
 // other error the dashboard answers 500.
 type Accounts interface {
+	Passkeys
 	// Any reports whether any operator exists.
 	Any() (bool, error)
 	// Login begins a session. A Fault with status 401 means that the name or the password is wrong. A
@@ -89,6 +90,8 @@ type Credentials struct {
 	Link           string // token of the set-up link or of the invitation
 	Old            string // token of the browser's previous session, which the login ends; "" if there is none
 	Device         string // Login.Device of the browser's last login; "" if there is none
+	Ticket         string // Question.Ticket, with Passkey
+	Passkey        string // answer of an authenticator, as JSON; "" if there is none
 }
 
 // IsLive reports whether a script of a page sent r to bring the page up to date. Such a request is no
