@@ -24,6 +24,8 @@ type AccountsOptions struct {
 	Log       *slog.Logger
 	Proxies   Proxies                           // trusted proxies, whose X-Forwarded-For header is believed
 	Refused   func(by AuditContext, why *Error) // called to record a refused login or action in the audit log
+
+	SecondFactor bool // every login with a password needs a second factor
 }
 
 // Accounts lets operators log in to the dashboard. It limits wrong passwords and records
@@ -39,9 +41,9 @@ var _ dashboard.Accounts = (*Accounts)(nil)
 // NewAccounts returns an Accounts that has no wrong passwords counted.
 func NewAccounts(o AccountsOptions) *Accounts { return &Accounts{o: o, guesses: newGuesses()} }
 
-// AdminRoutes returns the route with which a login confirms the password.
+// AdminRoutes returns the routes with which a login confirms the password and manages its second factors.
 func (a *Accounts) AdminRoutes() []Route {
-	return []Route{{Method: "POST", Path: "/admin/v1/confirm", Handle: a.confirm}}
+	return append(a.factorRoutes(), Route{Method: "POST", Path: "/admin/v1/confirm", Handle: a.confirm})
 }
 
 // deed returns the audit context for an action of op in the dashboard. If nobody is logged
@@ -70,8 +72,11 @@ func faultFor(err error) error {
 // Any reports whether at least one operator exists.
 func (a *Accounts) Any() (bool, error) { return a.o.Operators.Any() }
 
-// Login checks the credentials and begins a session.
+// Login checks the credentials and begins a session, or asks for the next step of the login.
 func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
+	if c.Second {
+		return a.secondStep(r, c)
+	}
 	now, from := a.o.Clock.Now(), ClientAddr(r, a.o.Proxies)
 	device, known := a.knownDevice(c, a.o.Clock.Latest(now))
 	budgets := []guessBudget{{a.guesses.byAddress, NetworkOf(from)}, {a.guesses.byAccount, accountKey(c.Name)}}
@@ -84,13 +89,18 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboa
 		return made, faultFor(ErrRateLimit.After(wait))
 	}
 	op, err := a.o.Operators.Authenticate(c.Name, c.Password)
+	if errors.Is(err, ErrLogin) && a.recovers(a.deed(r, dashboard.Operator{}, "log in"), c, &op) {
+		undo()
+		made, err = a.begin(r, op, c)
+		return made, faultFor(err)
+	}
 	if errors.Is(err, ErrLogin) {
 		a.recordFailed(a.deed(r, dashboard.Operator{}, "log in"), err)
 		return made, faultFor(err)
 	}
 	undo()
 	if err == nil {
-		made, err = a.begin(r, op, c)
+		made, err = a.goOn(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -133,15 +143,12 @@ func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (made dashboa
 	by := a.deed(r, dashboard.Operator{}, "set up")
 	// Create checks the link only if it is not "", so pass a text that is never a valid link
 	link := cmp.Or(c.Link, "none")
-	op, err := a.first(by, c, func() (operator, error) { return a.o.Operators.Create(by, c.Name, c.Password, link) },
+	made, err = a.first(r, by, c, func() (operator, error) { return a.o.Operators.Create(by, c.Name, c.Password, link) },
 		func(key createdPasskey) (operator, error) {
 			return a.o.Operators.createWithPasskey(by, c.Name, link, key)
 		})
 	if errors.Is(err, ErrSetup) {
 		a.o.Refused(by, ErrSetup)
-	}
-	if err == nil {
-		made, err = a.begin(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -169,13 +176,10 @@ func (a *Accounts) CheckInvitation(link string) (dashboard.Operator, error) {
 // Join accepts the invitation whose token is in c.Link: it sets the password and begins a session.
 func (a *Accounts) Join(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
 	by := a.deed(r, dashboard.Operator{}, "accept invitation")
-	op, err := a.first(by, c, func() (operator, error) { return a.o.Operators.Join(by, c.Link, c.Password) },
+	made, err = a.first(r, by, c, func() (operator, error) { return a.o.Operators.Join(by, c.Link, c.Password) },
 		func(key createdPasskey) (operator, error) { return a.o.Operators.accept(by, c.Link, "", &key) })
 	if errors.Is(err, ErrInvitation) {
 		a.o.Refused(by, ErrInvitation)
-	}
-	if err == nil {
-		made, err = a.begin(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -210,18 +214,50 @@ func (a *Accounts) NeedsProof(s dashboard.Session, endpoint string) bool {
 	return roleNamed(s.Role).Rights.May(endpoint) && Unproven(endpoint, s.ProvenAt, a.o.Clock.Latest(a.o.Clock.Now()))
 }
 
-// Confirm records in the session s that its operator has confirmed the password. The error is a Fault
-// with status 400 if the password is wrong.
-func (a *Accounts) Confirm(r *http.Request, s dashboard.Session, password string) error {
-	return faultFor(a.prove(a.deed(r, s.Operator, "confirm password"), presentPassword{s.ID, sessionHash(s.Token), password}))
+// Proofs returns what the operator of s must send to Confirm.
+func (a *Accounts) Proofs(s dashboard.Session) (dashboard.Proofs, error) {
+	factors, err := a.o.Operators.Factors(s.ID)
+	return dashboard.Proofs{Password: a.HasPassword(s), Code: len(factors) > 0, Passkey: a.askConfirm(s)}, faultFor(err)
 }
 
-// prove checks the present password and records in its session that it was confirmed.
-func (a *Accounts) prove(by AuditContext, p presentPassword) error {
-	if err := a.checkPresent(by, p); err != nil {
+// Confirm records in the session s that its operator has confirmed who it is. The error is a Fault with
+// status 400 if the password or the code is wrong.
+func (a *Accounts) Confirm(r *http.Request, s dashboard.Session, c dashboard.Credentials) error {
+	return faultFor(a.prove(a.deed(r, s.Operator, "confirm password"), presentPassword{s.ID, sessionHash(s.Token), c.Password}, c.Code))
+}
+
+// prove checks the present password, and a code if the operator has a second factor, and records in
+// the session that they were confirmed.
+func (a *Accounts) prove(by AuditContext, p presentPassword, code string) error {
+	undo, err := a.checkPresent(by, p)
+	if err != nil {
 		return err
 	}
+	factors, err := a.o.Operators.Factors(p.Operator)
+	if err == nil && len(factors) > 0 {
+		err = a.checkCode(by, p.Operator, code)
+	}
+	if err != nil {
+		return err
+	}
+	undo()
 	return a.o.Sessions.Prove(by, p.Session)
+}
+
+// checkCode checks and uses up a code of an operator who confirms an action.
+func (a *Accounts) checkCode(by AuditContext, id uint64, code string) error {
+	if code == "" {
+		return ErrMissing.With("code is missing. You have a second factor: send a code of your authenticator app, or a recovery code.")
+	}
+	err := by.Update(a.o.Operators.store, func(tx *Tx) error {
+		_, err := a.useCode(tx, id, code, by)
+		return err
+	})
+	if errors.Is(err, ErrLogin) {
+		a.o.Refused(by, ErrLogin)
+		return ErrValidation.With("The code is wrong, or it was used before. Wait for the next one.")
+	}
+	return err
 }
 
 // presentPassword is the present password of an operator, as the operator has typed it in a session.
@@ -232,20 +268,23 @@ type presentPassword struct {
 }
 
 // checkPresent returns nil if the present password is right. Every way in that asks for it passes here,
-// so that somebody with a stolen session cannot guess it without end.
-func (a *Accounts) checkPresent(by AuditContext, p presentPassword) error {
+// so that somebody with a stolen session cannot guess it without end. The attempt counts as a failed one
+// until undo is called.
+func (a *Accounts) checkPresent(by AuditContext, p presentPassword) (undo func(), err error) {
 	undo, wait := a.tryConfirm(by, p.Operator, p.Session)
 	if wait > 0 {
 		a.o.Refused(by, ErrRateLimit)
-		return ErrRateLimit.With("Too many wrong passwords. Wait for the time in Retry-After.").After(wait)
+		return undo, ErrRateLimit.With("Too many wrong passwords. Wait for the time in Retry-After.").After(wait)
 	}
-	_, err := a.o.Operators.Verify(p.Operator, p.Password)
+	_, err = a.o.Operators.Verify(p.Operator, p.Password)
 	if errors.Is(err, ErrLogin) {
 		a.o.Refused(by, ErrLogin)
-		return ErrValidation.With("The present password is wrong. Type it again.")
+		return undo, ErrValidation.With("The present password is wrong. Type it again.")
 	}
-	undo()
-	return err
+	if err != nil {
+		undo()
+	}
+	return undo, err
 }
 
 // tryConfirm counts a confirmation as failed, see tryAll.
@@ -259,14 +298,16 @@ func (a *Accounts) confirm(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	password := ""
-	if body.String("password", AnyLength, &password); body.Err() != nil {
-		return body.Err()
+	password, code := "", ""
+	body.String("password", AnyLength, &password)
+	body.String("code", AnyLength, &code)
+	if err := body.Err(); err != nil {
+		return err
 	}
 	if r.Caller.Operator == 0 {
 		return ErrPermission.With("Only a login can confirm a password. This request has no login.")
 	}
-	if err := a.prove(r.Deed(), presentPassword{r.Caller.Operator, r.Caller.Session, password}); err != nil {
+	if err := a.prove(r.Deed(), presentPassword{r.Caller.Operator, r.Caller.Session, password}, code); err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]any{"message": "The password was confirmed.", "valid_until": Seconds(r.Latest.Add(ProofSpan))})
@@ -318,13 +359,14 @@ func (a *Accounts) LogoutEverywhere(r *http.Request, s dashboard.Session) error 
 // password; an operator without one must be Proven. All sessions of the operator except s end.
 func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, password string) error {
 	by, hash := a.deed(r, s.Operator, "change password"), sessionHash(s.Token)
-	var err error
+	undo, err := func() {}, error(nil)
 	if a.HasPassword(s) {
-		err = a.checkPresent(by, presentPassword{s.ID, hash, old})
+		undo, err = a.checkPresent(by, presentPassword{s.ID, hash, old})
 	} else if !a.Proven(s) {
 		err = ErrProof
 	}
 	if err == nil {
+		undo()
 		err = a.o.Operators.SetPassword(by, s.ID, password, hash)
 	}
 	return faultFor(err)

@@ -17,17 +17,19 @@ const (
 	loginsByDevice    = 10 // logins of one known browser with the name of its operator
 	confirmsBySession = 5  // confirmations of the present password in one session
 	confirmsByAccount = 20 // confirmations of the present password by one operator
+	codesByAccount    = 10 // second factors of one operator at logins, except from known browsers, which have as many each
 )
 
 // guesses counts wrong passwords. It is safe for concurrent use.
 type guesses struct {
-	byAddress, byAccount, byDevice, bySession, byOperator *Throttle
+	byAddress, byAccount, byDevice, bySession, byOperator, byCode *Throttle
 }
 
 func newGuesses() *guesses {
 	return &guesses{
 		byAddress: NewThrottle(loginsByAddress, loginSpan), byAccount: NewThrottle(loginsByAccount, loginSpan), byDevice: NewThrottle(loginsByDevice, loginSpan),
 		bySession: NewThrottle(confirmsBySession, loginSpan), byOperator: NewThrottle(confirmsByAccount, loginSpan),
+		byCode: NewThrottle(codesByAccount, loginSpan),
 	}
 }
 

@@ -27,8 +27,13 @@ type operator struct {
 	LastLoginAt  time.Time `json:"last_login_at,omitzero"`  // when the newest session began; zero: never
 	Hash         []byte    `json:"hash,omitempty"`          // SHA-256 of the token of an open invitation; nil: there is none
 	InviteEndsAt time.Time `json:"invite_ends_at,omitzero"` // when the open invitation expires
-	Joined       bool      `json:"joined,omitempty"`        // has logged in without ever having a password, or has removed it
-	Handle       []byte    `json:"handle,omitempty"`        // user handle of the passkeys: 32 random bytes; nil until the first one
+
+	Initial  bool           `json:"initial,omitempty"`        // the password is the one from the environment of the service
+	Joined   bool           `json:"joined,omitempty"`         // has logged in without a password, by a passkey or by single sign-on
+	Issuer   string         `json:"issuer,omitempty"`         // identity provider of the single sign-on; "" if there is none
+	Subject  string         `json:"subject,omitempty"`        // id of the operator at the identity provider
+	Recovery []recoveryCode `json:"recovery_codes,omitempty"` // those that were not used
+	Handle   []byte         `json:"handle,omitempty"`         // by which passkeys know the operator: 32 random bytes; nil until the first one
 }
 
 var OperatorTable = Table[operator]{
@@ -116,7 +121,7 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	return o.createAs(by, operator{Name: name, Role: RoleAdmin}, password, setup)
 }
 
-// createAs stores a new operator with the name and the role of made. If setup is not "", it must
+// createAs stores a new operator with the name, the role and Initial of made. If setup is not "", it must
 // be the token of the valid set-up link, which works only once and only for the first operator.
 // createAs returns ErrSetup if setup is not valid, ErrConflict if the name is taken, and
 // ErrValidation if the name or the password is not allowed.
@@ -260,7 +265,7 @@ func (o *Operators) create(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	return WriteJSON(w, http.StatusCreated, showOperator(made))
+	return WriteJSON(w, http.StatusCreated, showOperator(made, nil))
 }
 
 func (o *Operators) change(w http.ResponseWriter, r *Request) error {

@@ -162,7 +162,7 @@ func (o *Operators) accept(by AuditContext, token, sealed string, key *createdPa
 
 // setPassword replaces the hash of the password and ends an open invitation.
 func (o *operator) setPassword(sealed string, now time.Time) {
-	o.Password, o.ChangedAt, o.Hash, o.InviteEndsAt = sealed, now, nil, time.Time{}
+	o.Password, o.ChangedAt, o.Hash, o.InviteEndsAt, o.Initial = sealed, now, nil, time.Time{}, false
 }
 
 // endInvitations ends all open invitations. The operators can be invited again.
@@ -207,6 +207,9 @@ func (o operator) Ended(now operator) (next operator, why []string) {
 		next.Role = now.Role
 		why = append(why, "got the role "+now.role().Name)
 	}
+	if next.Recovery = unused(o.Recovery, now.Recovery); len(next.Recovery) < len(o.Recovery) {
+		why = append(why, "used or replaced recovery codes")
+	}
 	return next, why
 }
 
@@ -234,12 +237,13 @@ func lastAdmin(tx *Tx, c *Caller, op operator) (warning string, err error) {
 	return "", ErrConflict.With("%s is the only operator with the role admin who can log in. Give another operator this role first.", op.Name)
 }
 
-// showOperator returns the JSON fields of an operator, without the password.
-func showOperator(op operator) map[string]any {
+// showOperator returns the JSON fields of an operator, without the password. factors are those of the
+// operator.
+func showOperator(op operator, factors []factor) map[string]any {
 	return map[string]any{
 		"id": op.ID, "name": op.Name, "role": op.role().Name, "status": op.status(), "created_at": Seconds(op.CreatedAt),
 		"last_login_at": Seconds(op.LastLoginAt), "password_changed_at": Seconds(op.ChangedAt), "disabled_at": Seconds(op.DisabledAt),
-		"invitation_expires_at": Seconds(op.InviteEndsAt),
+		"invitation_expires_at": Seconds(op.InviteEndsAt), "second_factors": len(factors),
 	}
 }
 
@@ -250,7 +254,11 @@ func (o *Operators) list(w http.ResponseWriter, r *Request) error {
 			if err != nil {
 				return err
 			}
-			rows = append(rows, showOperator(op))
+			factors, err := factorsOf(tx, op.ID)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, showOperator(op, factors))
 		}
 		return nil
 	})
@@ -301,6 +309,7 @@ type operatorChange struct {
 	role     *string
 	disabled *bool
 	sealed   *string // hash of a new password
+	reset    bool    // removes the second factors and the recovery codes
 }
 
 // readChange reads a change of the operator with this id.
@@ -312,6 +321,7 @@ func (o *Operators) readChange(r *Request, id uint64) (c operatorChange, err err
 	role, disabled, password := "", false, ""
 	body.Word("role", &role, GrantNames(Roles())...)
 	body.Bool("disabled", &disabled)
+	body.Bool("reset_factors", &c.reset)
 	body.String("password", AnyLength, &password)
 	if err := body.Err(); err != nil {
 		return c, err
@@ -322,8 +332,11 @@ func (o *Operators) readChange(r *Request, id uint64) (c operatorChange, err err
 	if body.Given("disabled") {
 		c.disabled = &disabled
 	}
-	if c.role == nil && c.disabled == nil && !body.Given("password") {
-		return c, ErrMissing.With("Nothing to change. Send role, disabled or password.")
+	if c.role == nil && c.disabled == nil && !c.reset && !body.Given("password") {
+		return c, ErrMissing.With("Nothing to change. Send role, disabled, password or reset_factors.")
+	}
+	if c.reset && r.Caller.Operator == id {
+		return c, ErrPermission.With("These are your own second factors. Remove them one by one on the page Account.")
 	}
 	if body.Given("password") {
 		sealed, err := o.sealFor(r, id, password)
@@ -363,8 +376,14 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	var op operator
+	var factors []factor
 	warning := ""
 	err = r.Update(o.store, func(tx *Tx) error {
+		if change.reset {
+			if err := endFactors(tx, id); err != nil {
+				return err
+			}
+		}
 		was, err := o.Get(tx, id)
 		if err != nil {
 			return err
@@ -380,17 +399,25 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 				return err
 			}
 		}
-		if !op.DisabledAt.IsZero() || change.sealed != nil {
+		if !op.DisabledAt.IsZero() || change.sealed != nil || change.reset {
 			if err := change.end(tx, op, r.Now); err != nil {
 				return err
 			}
+		}
+		if change.reset {
+			if err := publishReset(tx, op, resetWay(r.Caller), r.Deed()); err != nil {
+				return err
+			}
+		}
+		if factors, err = factorsOf(tx, id); err != nil {
+			return err
 		}
 		return OperatorTable.Put(tx, op)
 	})
 	if err != nil {
 		return err
 	}
-	shown := showOperator(op)
+	shown := showOperator(op, factors)
 	if warning != "" {
 		shown["warning"] = warning
 	}
@@ -416,7 +443,7 @@ func (c operatorChange) apply(op operator, now time.Time) operator {
 }
 
 // end ends what the change takes from an operator: all access if the operator is disabled, and the
-// sessions if the password is another.
+// sessions if the password is another or the second factors were removed.
 func (c operatorChange) end(tx *Tx, op operator, now time.Time) error {
 	if !op.DisabledAt.IsZero() {
 		return endAccess(tx, op.ID, now)
@@ -439,7 +466,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 		if warning, err = lastAdmin(tx, r.Caller, op); err != nil {
 			return err
 		}
-		return errors.Join(OperatorTable.Delete(tx, IDKey(id)), endAccess(tx, id, r.Now))
+		return errors.Join(endFactors(tx, id), OperatorTable.Delete(tx, IDKey(id)), endAccess(tx, id, r.Now))
 	})
 	if err != nil {
 		return err

@@ -49,9 +49,9 @@ func (a *Accounts) AskLogin() (q dashboard.Question, lost []string) {
 	return a.question(asked, errors.Join(err, err2)), nil
 }
 
-// AskConfirm returns the question with which the operator of s confirms an action. It has no options if
+// askConfirm returns the question with which the operator of s confirms an action. It has no options if
 // the operator has no passkey that works here.
-func (a *Accounts) AskConfirm(s dashboard.Session) dashboard.Question {
+func (a *Accounts) askConfirm(s dashboard.Session) dashboard.Question {
 	op, err := a.o.Operators.Find(s.ID)
 	if err != nil {
 		return a.question(passkeyQuestion{}, err)
@@ -74,16 +74,25 @@ func (a *Accounts) AskFirst(link, name string) dashboard.Question {
 	return a.question(a.o.Passkeys.askNew(operator{Name: name}, sessionHash(link), protocol.VerificationRequired, a.latest()))
 }
 
-// first creates an operator with the password in c, or with the passkey if c has the answer to AskFirst.
-func (a *Accounts) first(by AuditContext, c dashboard.Credentials, byPassword func() (operator, error), byKey func(createdPasskey) (operator, error)) (operator, error) {
+// first begins a session of an operator who is created with the password in c, or with a passkey if c has
+// the answer to AskFirst.
+func (a *Accounts) first(r *http.Request, by AuditContext, c dashboard.Credentials, byPassword func() (operator, error), byKey func(createdPasskey) (operator, error)) (made dashboard.Login, err error) {
 	if c.Passkey == "" {
-		return byPassword()
+		op, err := byPassword()
+		if err != nil {
+			return made, err
+		}
+		return a.goOn(r, op, c)
 	}
 	key, err := a.o.Passkeys.created(c.Ticket, c.Passkey, sessionHash(c.Link), by.Late())
 	if err := a.refusedPasskey(by, operator{}, err); err != nil {
-		return operator{}, notLogin(err)
+		return made, notLogin(err)
 	}
-	return byKey(key)
+	op, err := byKey(key)
+	if err != nil {
+		return made, err
+	}
+	return a.begin(r, op, c)
 }
 
 // LoginWithPasskey begins a session without a password. c has the ticket and the answer to AskLogin.
@@ -132,7 +141,7 @@ func (a *Accounts) refusedPasskey(by AuditContext, op operator, err error) error
 }
 
 // ConfirmWithPasskey records in the session s that its operator has confirmed an action with a passkey.
-// ticket and answer belong to AskConfirm. The error is a Fault with status 400 if the passkey was refused.
+// ticket and answer belong to askConfirm. The error is a Fault with status 400 if the passkey was refused.
 func (a *Accounts) ConfirmWithPasskey(r *http.Request, s dashboard.Session, ticket, answer string) error {
 	by, hash := a.deed(r, s.Operator, "confirm with passkey"), sessionHash(s.Token)
 	undo, wait := a.tryConfirm(by, s.ID, hash)
@@ -220,3 +229,28 @@ func (a *Accounts) RemovePassword(r *http.Request, s dashboard.Session) error {
 
 // errNeedsPassword is the answer to an operator who could not log in any more.
 var errNeedsPassword = ErrConflict.With("Without a password you need two passkeys that work here, or one and recovery codes. Add them first.")
+
+// recovers logs in an operator without a password, who has lost the passkeys, by a recovery code in place
+// of the password. It uses the code up. ok is false if the name or the code is wrong.
+func (a *Accounts) recovers(by AuditContext, c dashboard.Credentials, found *operator) (ok bool) {
+	err := by.Update(a.o.Operators.store, func(tx *Tx) error {
+		op, err := OperatorTable.One(tx, "name", []byte(strings.ToLower(c.Name)))
+		if err != nil || op.Password != "" || op.status() != operatorActive || !hasRecovery(op, c.Password) {
+			return errors.Join(err, ErrLogin)
+		}
+		*found = op
+		_, err = a.useCode(tx, op.ID, c.Password, by)
+		return err
+	})
+	return err == nil
+}
+
+// secondPasskey checks the passkey in the second step of a login.
+func (a *Accounts) secondPasskey(step loginStep, c dashboard.Credentials, by AuditContext) error {
+	if step.Passkey == nil {
+		return errLate
+	}
+	find := func(tx *Tx, _ []byte) (operator, error) { return OperatorTable.Get(tx, IDKey(step.Operator)) }
+	used, err := a.o.Passkeys.check(passkeyAnswer{Session: *step.Passkey, Ticket: c.Ticket, Text: c.Passkey, Find: find}, by.Late())
+	return a.refusedPasskey(by, used.Operator, err)
+}

@@ -3,10 +3,10 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -17,9 +17,6 @@ import (
 	"github.com/go-webauthn/webauthn/webauthn"
 )
 
-// maxPasskeys is the maximum number of passkeys of an operator.
-const maxPasskeys = 20
-
 // passkeySpan is how long a challenge for a passkey is valid.
 const passkeySpan = 10 * time.Minute
 
@@ -27,7 +24,7 @@ const passkeySpan = 10 * time.Minute
 // the authenticator.
 type passkey struct {
 	Host       string                            `json:"host"`       // relying party id, the only host name at which the passkey works
-	ID         []byte                            `json:"id"`         // credential id, chosen by the authenticator
+	ID         []byte                            `json:"-"`          // credential id, chosen by the authenticator; see factor.CredentialID
 	PublicKey  []byte                            `json:"public_key"` // in the COSE format (RFC 9052)
 	Counter    uint32                            `json:"counter,omitempty"`
 	Transports []protocol.AuthenticatorTransport `json:"transports,omitempty"`
@@ -37,12 +34,16 @@ type passkey struct {
 
 // passkeyOf returns the passkey in a factor. ok is false if the factor is not a passkey.
 func passkeyOf(f factor) (k passkey, ok bool) {
-	return k, f.Kind == factorPasskey && json.Unmarshal(f.Credential, &k) == nil
+	if f.Kind != factorPasskey || json.Unmarshal(f.Credential, &k) != nil {
+		return k, false
+	}
+	k.ID = f.CredentialID
+	return k, true
 }
 
 // factorFor returns the factor of a passkey.
 func (k passkey) factorFor(operator uint64, name string, now time.Time) (f factor, err error) {
-	f = factor{Operator: operator, Kind: factorPasskey, Name: name, CreatedAt: now}
+	f = factor{Operator: operator, Kind: factorPasskey, Name: name, CreatedAt: now, CredentialID: k.ID}
 	f.Credential, err = json.Marshal(k)
 	return f, err
 }
@@ -103,29 +104,23 @@ type relyingParty struct {
 }
 
 // partyAt returns the relying party for the address of the dashboard. An IP address has no passkeys,
-// and neither has plain HTTP, except at localhost.
-func partyAt(address string) (p relyingParty, err error) {
+// and neither has plain HTTP, except at localhost, or a host name without a dot.
+func partyAt(address string) (p relyingParty) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return p, err
+		return p
 	}
 	p = relyingParty{Host: strings.ToLower(u.Hostname()), URL: u.Scheme + "://" + u.Host}
-	if _, err := netip.ParseAddr(p.Host); err == nil || u.Scheme != "https" && p.Host != "localhost" {
-		return p, nil
+	if u.Scheme != "https" && p.Host != "localhost" {
+		return p
 	}
-	p.web, err = webauthn.New(&webauthn.Config{
-		RPID: p.Host, RPDisplayName: "Latchkey", RPOrigins: []string{p.URL}, AttestationPreference: protocol.PreferNoAttestation,
+	p.web, _ = webauthn.New(&webauthn.Config{ // an error means that the host can have no passkeys
+		RPID: p.Host, RPDisplayName: issuerName, RPOrigins: []string{p.URL}, AttestationPreference: protocol.PreferNoAttestation,
 		AuthenticatorSelection: protocol.AuthenticatorSelection{
 			ResidentKey: protocol.ResidentKeyRequirementRequired, RequireResidentKey: protocol.ResidentKeyRequired(), UserVerification: protocol.VerificationPreferred,
 		},
 	})
-	return p, err
-}
-
-// PasskeyHost returns the host name to which new passkeys belong according to a configuration.
-func PasskeyHost(c Config) string {
-	p, _ := partyAt(c.DashboardURL(c.Admin.Listen))
-	return p.Host
+	return p
 }
 
 // Passkeys makes and checks the passkeys of operators. It is safe for concurrent use.
@@ -137,19 +132,16 @@ type Passkeys struct {
 }
 
 // NewPasskeys returns a Passkeys for a dashboard with this address.
-func NewPasskeys(store *Store, peppers Peppers, address string) (*Passkeys, error) {
+func NewPasskeys(store *Store, peppers Peppers, address string) *Passkeys {
 	p := &Passkeys{store: store, peppers: peppers}
-	return p, p.At(address)
+	p.At(address)
+	return p
 }
 
 // At sets the address at which browsers reach the dashboard.
-func (p *Passkeys) At(address string) error {
-	party, err := partyAt(address)
-	if err != nil {
-		return fmt.Errorf("passkeys at %s: %w", address, err)
-	}
+func (p *Passkeys) At(address string) {
+	party := partyAt(address)
 	p.party.Store(&party)
-	return nil
 }
 
 // passkeyUser is an operator as package webauthn wants to see one.
@@ -213,38 +205,50 @@ func (p *Passkeys) askLogin(now time.Time) (q passkeyQuestion, err error) {
 	return p.asked(passkeyLogin, asked.Response, passkeyTicket{Session: *session}, now)
 }
 
-// askOperator returns the question for one of the passkeys of an operator: the options and what an
-// answer is checked against. The options are "" if the operator has none here.
-func (p *Passkeys) askOperator(op operator, verify protocol.UserVerificationRequirement) (options string, held webauthn.SessionData, err error) {
+// askOperator returns what the answer of one of the passkeys of an operator is checked against, or nil
+// if the operator has none here. See optionsOf for the question itself.
+func (p *Passkeys) askOperator(op operator, verify protocol.UserVerificationRequirement) (*webauthn.SessionData, error) {
 	party := p.party.Load()
 	if party.web == nil {
-		return "", held, nil
+		return nil, nil
 	}
 	var user passkeyUser
-	err = p.store.View(func(tx *Tx) error {
+	err := p.store.View(func(tx *Tx) (err error) {
 		user, err = userOf(tx, op, party.Host)
 		return err
 	})
 	if err != nil || len(user.keys) == 0 {
-		return "", held, err
+		return nil, err
 	}
-	asked, session, err := party.web.BeginLogin(user, webauthn.WithUserVerification(verify))
-	if err != nil {
-		return "", held, err
+	_, session, err := party.web.BeginLogin(user, webauthn.WithUserVerification(verify))
+	return session, err
+}
+
+// optionsOf returns the options of a question that an answer is checked against, as JSON, or "" if held
+// is nil.
+func optionsOf(held *webauthn.SessionData) string {
+	if held == nil {
+		return ""
 	}
-	text, err := json.Marshal(asked.Response)
-	return string(text), *session, err
+	allowed := []map[string]string{}
+	for _, id := range held.AllowedCredentialIDs {
+		allowed = append(allowed, map[string]string{"type": "public-key", "id": base64.RawURLEncoding.EncodeToString(id)})
+	}
+	text, _ := json.Marshal(map[string]any{ // texts alone cannot fail
+		"challenge": held.Challenge, "rpId": held.RelyingPartyID, "userVerification": held.UserVerification, "allowCredentials": allowed, "timeout": passkeySpan.Milliseconds(),
+	})
+	return string(text)
 }
 
 // askConfirm returns the question with which an operator confirms an action in the session with this
 // hash.
 func (p *Passkeys) askConfirm(op operator, session []byte, now time.Time) (q passkeyQuestion, err error) {
-	options, held, err := p.askOperator(op, protocol.VerificationRequired)
-	if err != nil || options == "" {
+	held, err := p.askOperator(op, protocol.VerificationRequired)
+	if err != nil || held == nil {
 		return q, err
 	}
-	q.Options = options
-	q.Ticket, err = passkeyConfirm.issue(p.peppers, passkeyTicket{Session: held, For: session}, now)
+	q.Options = optionsOf(held)
+	q.Ticket, err = passkeyConfirm.issue(p.peppers, passkeyTicket{Session: *held, For: session}, now)
 	return q, err
 }
 
@@ -398,7 +402,7 @@ func (p *Passkeys) use(operator uint64, seen *webauthn.Credential, now time.Time
 			if f.Credential, err = json.Marshal(k); err != nil {
 				return err
 			}
-			return putFactor(tx, &f)
+			return factorTable.Put(tx, f)
 		}
 		return errPasskeyUnknown // removed in the meantime
 	})
@@ -442,7 +446,7 @@ type createdPasskey struct {
 }
 
 // putPasskey stores a new passkey of op, which is stored too if it gets its user handle. putPasskey
-// returns ErrConflict if the operator has maxPasskeys, or if an operator has this one.
+// returns ErrConflict if the operator has too many, or if an operator has this one.
 func putPasskey(tx *Tx, op *operator, k createdPasskey, now time.Time) error {
 	if op.Handle == nil {
 		op.Handle = k.handle
@@ -453,51 +457,30 @@ func putPasskey(tx *Tx, op *operator, k createdPasskey, now time.Time) error {
 	if !bytes.Equal(op.Handle, k.handle) { // another passkey was added at the same time
 		return errPasskeyLate
 	}
-	own := []string{}
-	for f, err := range factorTable.All(tx, Forward) {
-		if err != nil {
-			return err
-		}
-		other, ok := passkeyOf(f)
-		if ok && bytes.Equal(other.ID, k.ID) {
-			return ErrConflict.With("This passkey is stored already.")
-		}
-		if ok && f.Operator == op.ID {
-			own = append(own, f.Name)
-		}
+	if factorTable.Has(tx, "credential", k.ID) {
+		return ErrConflict.With("This passkey is stored already.")
 	}
-	if len(own) >= maxPasskeys {
-		return ErrConflict.With("An operator can have %d passkeys. Remove one first.", maxPasskeys)
+	f, err := k.factorFor(op.ID, k.name, now)
+	if err == nil {
+		_, err = addFactor(tx, f)
 	}
-	f, err := k.factorFor(op.ID, passkeyName(k.name, own), now)
-	if err != nil {
-		return err
-	}
-	return putFactor(tx, &f)
-}
-
-// passkeyName returns the name of a new passkey: the given one, or the first of "Passkey", "Passkey 2"
-// and so on that the operator does not use.
-func passkeyName(given string, own []string) string {
-	if given = strings.TrimSpace(given); given != "" {
-		return given
-	}
-	for n := 1; ; n++ {
-		name := "Passkey"
-		if n > 1 {
-			name = fmt.Sprintf("Passkey %d", n)
-		}
-		if !slices.Contains(own, name) {
-			return name
-		}
-	}
+	return err
 }
 
 // suffice reports whether an operator can do without a password: with two passkeys that work here, so
-// that one can be lost.
+// that one can be lost, or with one and recovery codes.
 func (p *Passkeys) suffice(tx *Tx, op operator) (bool, error) {
 	user, err := userOf(tx, op, p.party.Load().Host)
-	return len(user.keys) >= 2, err
+	return len(user.keys) >= 2 || len(user.keys) == 1 && len(op.Recovery) > 0, err
+}
+
+// anyHere reports whether one of the factors is a passkey that works here.
+func (p *Passkeys) anyHere(list []factor) bool {
+	host := p.party.Load().Host
+	return slices.ContainsFunc(list, func(f factor) bool {
+		k, ok := passkeyOf(f)
+		return ok && k.Host == host
+	})
 }
 
 // countPasskeys returns how many passkeys work at a host name, and how many of another one are stored

@@ -156,12 +156,10 @@ func (a *App) connect() error {
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)
-	var err error
-	if a.Passkeys, err = NewPasskeys(store, a.peppers, c.DashboardURL(c.Admin.Listen)); err != nil {
-		return err
-	}
+	a.Passkeys = NewPasskeys(store, a.peppers, c.DashboardURL(c.Admin.Listen))
 	a.accounts = NewAccounts(AccountsOptions{
-		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(), Refused: a.audit.Refused,
+		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(),
+		Refused: a.audit.Refused, SecondFactor: c.Admin.SecondFactor,
 	})
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)

@@ -148,7 +148,7 @@ var registry = []part{
 		return []work{{time.Minute, "delete old webhook deliveries", func(now time.Time) error { return SweepOutbox(a.Store, now) }}}
 	}},
 	{name: "operators", tables: OperatorTables(), routes: func(a *App) Routes { return Routes{Admin: a.Operators.AdminRoutes()} }},
-	{name: "sessions", tables: SessionTables(), routes: func(a *App) Routes {
+	{name: "sessions", tables: slices.Concat(SessionTables(), FactorTables()), routes: func(a *App) Routes {
 		return Routes{Admin: slices.Concat(a.sessions.AdminRoutes(), a.accounts.AdminRoutes())}
 	}, work: func(a *App) []work {
 		return []work{{time.Minute, "delete expired sessions", func(now time.Time) error { return a.sessions.Sweep(a.clock.Earliest(now)) }}}

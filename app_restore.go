@@ -20,9 +20,8 @@ type RestoreAppOptions struct {
 // RestoreApp restores a backup, see RestoreStore. A restore ends all logins, the set-up
 // link and all invitations. Unless o.Exactly is set, it does not undo what has ended since the backup, as far
 // as the previous database shows it: keys that were revoked, paused or rotated, admin
-// tokens that were revoked or rotated, operators who were deleted, disabled or got a lower role, and
-// changes of passwords. Unless
-// o.SendWebhooks is set, webhooks are held back, because the deliveries of the backup may
+// tokens that were revoked or rotated, operators who were deleted, disabled or got a lower role,
+// changes of passwords, and second factors that were removed or used. Unless o.SendWebhooks is set, webhooks are held back, because the deliveries of the backup may
 // have been sent since. An entry in the audit log of the restored database, which ends at
 // the time of the backup, explains why later entries are missing.
 func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
@@ -49,7 +48,7 @@ func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
 
 // endedSince returns what has ended between the backup and the previous database.
 func endedSince(previous, backup *Tx) (plan []Carried, err error) {
-	for _, find := range []func(previous, backup *Tx) ([]Carried, error){keysEnded, tokensEnded, operatorsEnded} {
+	for _, find := range []func(previous, backup *Tx) ([]Carried, error){keysEnded, tokensEnded, operatorsEnded, factorsEnded} {
 		found, err := find(previous, backup)
 		if err != nil {
 			return nil, err
@@ -172,8 +171,10 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 		now, err := OperatorTable.Get(previous, IDKey(was.ID))
 		if errors.Is(err, ErrNotFound) {
 			plan = append(plan, Carried{
-				What:  fmt.Sprintf("Operator %d (%s) was deleted.", was.ID, was.Name),
-				Apply: func(tx *Tx) error { return OperatorTable.Delete(tx, IDKey(was.ID)) },
+				What: fmt.Sprintf("Operator %d (%s) was deleted.", was.ID, was.Name),
+				Apply: func(tx *Tx) error {
+					return errors.Join(endFactors(tx, was.ID), OperatorTable.Delete(tx, IDKey(was.ID)))
+				},
 			})
 			continue
 		}
@@ -190,4 +191,41 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 		})
 	}
 	return plan, nil
+}
+
+// factorsEnded returns the second factors that were removed since the backup, and those whose last
+// code is a later one, so that no code is accepted twice.
+func factorsEnded(previous, backup *Tx) (plan []Carried, err error) {
+	for was, err := range factorTable.All(backup, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		now, err := factorTable.Get(previous, IDKey(was.ID))
+		gone := errors.Is(err, ErrNotFound)
+		if err != nil && !gone {
+			return nil, err
+		}
+		switch {
+		case gone:
+			plan = append(plan, Carried{
+				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was removed.", was.ID, was.Name, was.Operator),
+				Apply: func(tx *Tx) error { return dropIfThere(tx, was) },
+			})
+		case now.Step > was.Step:
+			was.Step = now.Step
+			plan = append(plan, Carried{
+				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was used.", was.ID, was.Name, was.Operator),
+				Apply: func(tx *Tx) error { return factorTable.Put(tx, was) },
+			})
+		}
+	}
+	return plan, nil
+}
+
+// dropIfThere deletes a factor unless it was deleted together with its operator.
+func dropIfThere(tx *Tx, f factor) error {
+	if err := factorTable.Delete(tx, IDKey(f.ID)); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil
 }

@@ -55,6 +55,7 @@ type Config struct {
 		Hosts        []string      `toml:"hosts" example:"keys.internal" check:"host"`
 		SessionIdle  time.Duration `toml:"session_idle" default:"12h" min:"1m" max:"720h"`
 		SessionMax   time.Duration `toml:"session_max" default:"168h" min:"1m" max:"8760h"`
+		SecondFactor bool          `toml:"require_second_factor" default:"false"`
 		TLS          string        `toml:"tls" default:"files" in:"files,acme"`
 		TLSCertFile  string        `toml:"tls_cert_file" example:"/etc/latchkey/tls.crt" check:"file"`
 		TLSKeyFile   string        `toml:"tls_key_file" example:"/etc/latchkey/tls.key" check:"file"`

@@ -301,9 +301,7 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 		go reloadOnHangup(ctx, a, o.hangups)
 		a.Server.ListensAt(o.config.APIURL(api.String()))
 		a.Operators.DashboardAt(o.config.DashboardURL(admin.String()))
-		if err := a.Passkeys.At(o.config.DashboardURL(admin.String())); err != nil {
-			log.Error("there can be no passkeys", "error", err)
-		}
+		a.Passkeys.At(o.config.DashboardURL(admin.String()))
 		o.announce(a, api, admin)
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {
@@ -375,7 +373,8 @@ func firstOperator(a *App) error {
 	if exists, err := a.Operators.Any(); err != nil || exists {
 		return err
 	}
-	if _, err := a.Operators.Create(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, name, password, ""); err != nil {
+	first := operator{Name: name, Role: RoleAdmin, Initial: true}
+	if _, err := a.Operators.createAs(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, first, password, ""); err != nil {
 		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
 	}
 	return nil

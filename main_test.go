@@ -290,6 +290,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		"admin list":     given(),
 		"admin passwd":   func() []string { return []string{w.newOperator(), "--password-file", w.file("", "another password")} },
 		"admin reset":    func() []string { return []string{w.newOperator(), "--password-file", w.file("", "another password")} },
+		"admin enroll":   func() []string { return []string{w.newOperator()} },
 		"admin set-role": func() []string { return []string{w.newOperator(), "viewer"} },
 		"admin disable":  func() []string { return []string{w.newOperator()} },
 		"admin enable":   func() []string { return []string{w.newOperator()} },
@@ -431,7 +432,7 @@ func TestOutput_EveryCommand(t *testing.T) {
 			}
 		}
 	}
-	if want := []string{"serve", "keys create", "keys rotate", "webhooks create", "admin invite", "admin setup-link", "admin token create", "admin token rotate"}; !slices.Equal(slices.Sorted(slices.Values(secrets)), slices.Sorted(slices.Values(want))) {
+	if want := []string{"serve", "keys create", "keys rotate", "webhooks create", "admin invite", "admin enroll", "admin setup-link", "admin token create", "admin token rotate"}; !slices.Equal(slices.Sorted(slices.Values(secrets)), slices.Sorted(slices.Values(want))) {
 		t.Errorf("secrets are shown by %q; want %q", secrets, want)
 	}
 	for _, help := range [][]string{{"--help"}, {"keys", "--help"}, {"keys"}, {"completion", "bash"}} {
@@ -520,7 +521,7 @@ func TestOutput_SecretFile(t *testing.T) {
 	w.Reloader.From(func() (Config, error) { return w.config, nil }, new(slog.LevelVar))
 	args, tried := w.args(), 0
 	for _, name := range leaves(cli.Tree(cli.Environment{}), "") {
-		if name == "serve" || name == "admin setup-link" || name == "admin invite" || args[name] == nil {
+		if name == "serve" || name == "admin setup-link" || name == "admin invite" || name == "admin enroll" || args[name] == nil {
 			continue
 		}
 		var shown bytes.Buffer

@@ -38,6 +38,9 @@ const (
 	// TokenExpiring is about an admin token.
 	TokenExpiring = "token.expiring"
 
+	// FactorReset is about an operator whose second factor was replaced or went unused.
+	FactorReset = "operator.factor_reset"
+
 	storageWarningEvent = "owner.storage_warning"
 	diskLowEvent        = "disk.low"
 )
@@ -53,7 +56,7 @@ func EventTypes() []string {
 // OperatorEventTypes returns the types of events that the operator's webhooks may subscribe to.
 // They are EventTypes and the events that only the operator receives.
 func OperatorEventTypes() []string {
-	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached, TokenExpiring, storageWarningEvent, diskLowEvent)
+	return append(EventTypes(), "call.queued", KeyCreated, KeyRotated, KeyRevoked, KeyPaused, KeyResumed, keyExpiring, limitReached, TokenExpiring, FactorReset, storageWarningEvent, diskLowEvent)
 }
 
 // Publish queues e for each webhook that subscribes to it. Call it in the transaction of the change

@@ -34,9 +34,13 @@ func (s *session) adminCommand() *cli.Command {
 		{Name: "remove", Usage: "remove an operator, or withdraw an invitation", ArgsUsage: "NAME", Action: s.removeOperator},
 		{Name: "passwd", Usage: "change an operator's password and end the operator's logins", ArgsUsage: "NAME", Flags: []cli.Flag{passwordFlag()}, Action: s.changeOperator},
 		{
-			Name: "reset", Usage: "make an operator an admin again: set the password, enable the login and end earlier ones", ArgsUsage: "NAME",
+			Name: "reset", Usage: "make an operator an admin again: set the password, remove second factors, enable the login and end earlier ones", ArgsUsage: "NAME",
 			Flags: []cli.Flag{passwordFlag()}, Action: s.resetOperator,
 			Description: "Use it on the machine of the service if no admin can log in any more. The\nserver may be running.",
+		},
+		{
+			Name: "enroll", Usage: "create a link for setting up a second factor; it works once, within 30 minutes", ArgsUsage: "NAME", Action: s.enrollOperator,
+			Description: "An operator whose password is from LATCHKEY_ADMIN_PASSWORD needs it if\nadmin.require_second_factor is set, since others may know that password.",
 		},
 		{Name: "setup-link", Usage: "create a link for creating the first operator in a browser; it works once, within 30 minutes", Action: s.setupLink},
 		s.tokenCommand(),

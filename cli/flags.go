@@ -88,7 +88,7 @@ func flagTable() map[string]commandFlags {
 		"webhooks test": {independent: "event"}, "webhooks redeliver": {independent: "log"}, "webhooks release": {independent: "discard"}, "webhooks delete": {},
 		"admin create": {independent: "name role password-file"}, "admin passwd": {independent: "password-file"}, "admin setup-link": {place: onBoth},
 		"admin invite": {place: onBoth, independent: "name role"}, "admin list": {}, "admin set-role": {}, "admin disable": {}, "admin enable": {}, "admin remove": {},
-		"admin reset":        {place: onFolder, independent: "password-file"},
+		"admin reset": {place: onFolder, independent: "password-file"}, "admin enroll": {place: onBoth},
 		"admin token create": {independent: "name scope expires allowed-ip secret-file"}, "admin token list": pages, "admin token revoke": {}, "admin token rotate": {independent: "overlap secret-file"},
 		"audit list": {independent: "actor action object result page limit"}, "audit verify": {independent: "head"},
 		"usage":    {rules: []flagRule{{flags: "json", excludes: "csv"}, {flags: "by", excludes: "key"}, {flags: "by", needs: "csv"}}, independent: "key step last csv"},

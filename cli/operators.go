@@ -145,7 +145,7 @@ func (s *session) removeOperator(ctx context.Context, c *cli.Command) error {
 	return s.printMessage(c, answer)
 }
 
-// resetOperator makes an operator an admin who can log in with a new password.
+// resetOperator makes an operator an admin who can log in with a new password alone.
 func (s *session) resetOperator(ctx context.Context, c *cli.Command) error {
 	if _, err := oneArgument(c); err != nil { // a wrong call is reported before a wrong place
 		return err
@@ -160,7 +160,7 @@ func (s *session) resetOperator(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	return s.patchOperator(ctx, c, map[string]any{"role": "admin", "disabled": false, "password": password})
+	return s.patchOperator(ctx, c, map[string]any{"role": "admin", "disabled": false, "password": password, "reset_factors": true})
 }
 
 func (s *session) inviteOperator(ctx context.Context, c *cli.Command) error {
@@ -169,6 +169,15 @@ func (s *session) inviteOperator(ctx context.Context, c *cli.Command) error {
 	}
 	request := Request{http.MethodPost, "/admin/v1/operators/invite", map[string]any{"name": c.String("name"), "role": c.String("role")}}
 	return s.printLink(ctx, c, request, shownOnce{kind: "invitation", remedy: "Create another, which replaces this one: latchkey admin invite --name NAME --role ROLE"})
+}
+
+func (s *session) enrollOperator(ctx context.Context, c *cli.Command) error {
+	path, err := s.oneOperatorPath(ctx, c)
+	if err != nil {
+		return err
+	}
+	request := Request{http.MethodPost, path + "/enroll-link", nil}
+	return s.printLink(ctx, c, request, shownOnce{kind: "link", remedy: "Create another: latchkey admin enroll NAME"})
 }
 
 func (s *session) setupLink(ctx context.Context, c *cli.Command) error {

@@ -19,8 +19,9 @@ type Accounts interface {
 	Passkeys
 	// Any reports whether any operator exists.
 	Any() (bool, error)
-	// Login begins a session. A Fault with status 401 means that the name or the password is wrong. A
-	// Fault with status 429 means too many failed logins.
+	// Login begins a session, or returns the next step that the login needs in Login.Step. A Fault with
+	// status 401 means that the name, the password or the second factor is wrong. It comes with a Step
+	// if only that step must be repeated. A Fault with status 429 means too many failed logins.
 	Login(r *http.Request, c Credentials) (Login, error)
 	// Setup creates the first operator and begins a session. A Fault with status 403 means that the
 	// set-up link is not valid.
@@ -43,9 +44,12 @@ type Accounts interface {
 	// NeedsProof reports whether an endpoint, such as "GET /admin/v1/backup", requires that the operator
 	// of s confirms the password first.
 	NeedsProof(s Session, endpoint string) bool
-	// Confirm records in s that the operator has confirmed the password. A Fault with status 400 means
-	// that the password is wrong. A Fault with status 429 means too many wrong ones.
-	Confirm(r *http.Request, s Session, password string) error
+	// Proofs returns what the operator of s must send to Confirm.
+	Proofs(s Session) (Proofs, error)
+	// Confirm records in s that the operator has confirmed the password, and the second factor if there
+	// is one. A Fault with status 400 means that one of them is wrong. A Fault with status 429 means too
+	// many wrong ones.
+	Confirm(r *http.Request, s Session, c Credentials) error
 	// As returns a copy of r that the admin endpoint accepts as a request by the operator of s.
 	As(r *http.Request, s Session) *http.Request
 	// May reports whether the role of an operator allows an endpoint, such as "POST /admin/v1/keys".
@@ -82,15 +86,20 @@ type Session struct {
 type Login struct {
 	Token  string // of the session
 	Device string // by which the browser counts as known; it stays when the session ends
+
+	Step *LoginStep // what the login needs next; nil if the session has begun
 }
 
 // Credentials holds the values that the login form or the set-up form sends.
 type Credentials struct {
 	Name, Password string
+	Second         bool   // the form is the one of the second step
+	Ticket         string // LoginStep.Ticket of the second step, or Question.Ticket
+	Code           string // of an authenticator app, or a recovery code
 	Link           string // token of the set-up link or of the invitation
+	Enroll         string // token of the link with which an operator may set up a second factor
 	Old            string // token of the browser's previous session, which the login ends; "" if there is none
 	Device         string // Login.Device of the browser's last login; "" if there is none
-	Ticket         string // Question.Ticket, with Passkey
 	Passkey        string // answer of an authenticator, as JSON; "" if there is none
 }
 
@@ -124,7 +133,15 @@ func (d *Dashboard) secure(r *http.Request) bool {
 const (
 	sessionCookie = "latchkey_session" // the token of the session
 	deviceCookie  = "latchkey_device"  // Login.Device
+	stepCookie    = "latchkey_step"    // LoginStep.Ticket
+	passkeyCookie = "latchkey_passkey" // Question.Ticket of a login with a passkey
 )
+
+// stepMax is how long a browser keeps the cookie of a login's second step.
+const stepMax = 10 * time.Minute
+
+// passkeyMax is how long a browser keeps the cookie of a login with a passkey.
+const passkeyMax = 10 * time.Minute
 
 // cookieNames returns the names of a cookie without and with TLS. The prefix __Host- makes
 // browsers send the cookie only to this host and only over TLS. Browsers keep one cookie of a name
@@ -165,6 +182,11 @@ func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, cookie htt
 
 // setLogin sets the cookies of a new login.
 func (d *Dashboard) setLogin(w http.ResponseWriter, r *http.Request, made Login) {
+	for _, name := range []string{stepCookie, passkeyCookie} {
+		if d.cookie(r, name) != "" {
+			d.setCookie(w, r, http.Cookie{Name: name}, -time.Second)
+		}
+	}
 	d.setCookie(w, r, http.Cookie{Name: sessionCookie, Value: made.Token}, d.o.Accounts.SessionMax())
 	d.setCookie(w, r, http.Cookie{Name: deviceCookie, Value: made.Device}, d.o.Accounts.DeviceMax())
 }
@@ -231,6 +253,10 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	page.Fields = []carriedField{{"next", q.Get("next")}}
+	if enroll := q.Get("enroll"); enroll != "" {
+		page.Fields = append(page.Fields, carriedField{"enroll", enroll})
+	}
+	page.Passkey, page.OtherHosts = d.loginPasskeys(w, r)
 	d.render(w, http.StatusOK, "login", view{Title: "Log in", Data: page})
 }
 
@@ -240,6 +266,8 @@ type loginPage struct {
 	To                       string // where the form is sent to
 	NameField, PasswordField string // names of the two fields
 	Name                     string // value of the field for the name
+	Passkey                  passkeyForm
+	OtherHosts               []string // host names of the stored passkeys, if none works here
 	carried
 }
 
@@ -248,33 +276,59 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	next := r.PostFormValue("next")
 	page := loginPage{To: "/login", NameField: "name", PasswordField: "password", carried: carried{Fields: []carriedField{{"next", next}}}}
+	if enroll := r.PostFormValue("enroll"); enroll != "" {
+		page.Fields = append(page.Fields, carriedField{"enroll", enroll})
+	}
 	if made, ok := d.tryLogin(w, r, page); ok {
 		d.setLogin(w, r, made)
 		http.Redirect(w, r, localPath(next), http.StatusSeeOther)
 	}
 }
 
-// tryLogin logs in with the name and the password in the form of r. If the login fails, it shows page
-// again with the reason, and ok is false.
+// tryLogin logs in with what the form of r has: the name and the password, or the second factor. If the
+// login fails or needs another step, it shows page again or asks for that step, and ok is false.
 func (d *Dashboard) tryLogin(w http.ResponseWriter, r *http.Request, page loginPage) (made Login, ok bool) {
 	page.Name = strings.TrimSpace(r.PostFormValue(page.NameField))
-	made, err := d.o.Accounts.Login(r, Credentials{
+	c := Credentials{
 		Name: page.Name, Password: r.PostFormValue(page.PasswordField), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie),
-	})
-	if err == nil {
-		return made, true
+		Second: r.PostForm.Has(loginCode), Code: r.PostFormValue(loginCode), Ticket: d.cookie(r, stepCookie), Enroll: r.PostFormValue("enroll"),
+		Passkey: r.PostFormValue(loginPasskey),
 	}
-	status, text := http.StatusServiceUnavailable, "The store takes no writes just now. Try again shortly."
-	switch fault := faultOf(err); fault.Status {
-	case http.StatusTooManyRequests:
-		status, text = fault.Status, tooMany(w, "failed logins", fault)
-	case http.StatusUnauthorized:
+	logIn := d.o.Accounts.Login
+	if c.Passkey != "" && !c.Second {
+		c.Ticket, logIn = d.cookie(r, passkeyCookie), d.o.Accounts.LoginWithPasskey
+	}
+	made, err := logIn(r, c)
+	return made, d.loginGoesOn(w, r, page, made, err)
+}
+
+// loginGoesOn reports whether a session has begun. Otherwise it asks for the next step of the login, or
+// shows page again with the reason why the login failed.
+func (d *Dashboard) loginGoesOn(w http.ResponseWriter, r *http.Request, page loginPage, made Login, err error) bool {
+	if err == nil && made.Step == nil {
+		return true
+	}
+	status, text := http.StatusOK, ""
+	if err != nil {
+		status, text = http.StatusServiceUnavailable, "The store takes no writes just now. Try again shortly."
+		switch fault := faultOf(err); fault.Status {
+		case http.StatusTooManyRequests:
+			status, text = fault.Status, tooMany(w, "failed logins", fault)
+		case http.StatusUnauthorized, http.StatusForbidden, http.StatusBadRequest:
+			status, text = fault.Status, fault.Message
+		}
+	}
+	if made.Step != nil {
+		d.showSecond(w, r, page, made.Step, text)
+		return false
+	}
+	if status == http.StatusUnauthorized {
 		challenge(w)
-		status, text = fault.Status, "The name or the password is wrong."
 	}
 	page.Known, _ = d.o.Accounts.Any()
+	page.Passkey, page.OtherHosts = d.loginPasskeys(w, r)
 	d.render(w, status, "login", view{Title: "Log in", Fault: text, Data: page})
-	return made, false
+	return false
 }
 
 // challenge sets the field that an answer with the status 401 must have (RFC 9110, section 15.5.2).
@@ -302,31 +356,56 @@ func localPath(path string) string {
 func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
 	q, err := readQuery(r)
 	if err != nil {
-		d.render(w, http.StatusBadRequest, "setup", view{Title: "Set up", Fault: err.Error(), Data: ""})
+		d.renderSetup(w, http.StatusBadRequest, "", view{Fault: err.Error()})
 		return
 	}
 	link, status := q.Get("token"), http.StatusOK
 	if err := d.o.Accounts.CheckSetup(link); err != nil {
 		link, status = "", http.StatusForbidden
 	}
-	d.render(w, status, "setup", view{Title: "Set up", Data: link})
+	d.renderSetup(w, status, link, view{})
 }
+
+// setupPage is the data of the page on which the first operator is created. Link is "" if the set-up
+// link is not valid.
+type setupPage struct {
+	Link    string
+	Passkey passkeyForm
+}
+
+// renderSetup sends the page of the set-up link with this token.
+func (d *Dashboard) renderSetup(w http.ResponseWriter, status int, link string, v view) {
+	page := setupPage{Link: link}
+	if link != "" {
+		page.Passkey = d.firstPasskey(link, "")
+	}
+	v.Title, v.Data = "Set up", page
+	d.render(w, status, "setup", v)
+}
+
+// afterLink is the login page of an operator who has just set a password by a link.
+var afterLink = loginPage{To: "/login", NameField: "name", PasswordField: "password", Known: true, carried: carried{Fields: []carriedField{{"next", "/keys"}}}}
 
 func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	c := Credentials{Name: r.PostFormValue("name"), Password: r.PostFormValue("password"), Link: r.PostFormValue("token"), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie)}
+	c.Ticket, c.Passkey = r.PostFormValue("passkey.ticket"), r.PostFormValue("passkey")
 	made, err := d.o.Accounts.Setup(r, c)
+	if err == nil && made.Step != nil {
+		d.showSecond(w, r, afterLink, made.Step, "")
+		return
+	}
 	if err == nil {
 		d.setLogin(w, r, made)
 		http.Redirect(w, r, "/keys", http.StatusSeeOther)
 		return
 	}
 	fault := faultOf(err)
-	page := view{Title: "Set up", Fault: fault.Message, Data: c.Link, Form: url.Values{"name": {c.Name}}}
 	if fault.Status == http.StatusForbidden {
-		page = view{Title: "Set up", Data: ""} // no form, because the link is not valid
+		d.renderSetup(w, fault.Status, "", view{}) // no form, because the link is not valid
+		return
 	}
-	d.render(w, fault.Status, "setup", page)
+	d.renderSetup(w, fault.Status, c.Link, view{Fault: fault.Message, Form: url.Values{"name": {c.Name}}})
 }
 
 func (d *Dashboard) logout(v *pageRequest) {
@@ -352,6 +431,13 @@ func (d *Dashboard) leave(v *pageRequest, err error, cookies ...string) {
 
 func (d *Dashboard) showAccount(v *pageRequest) { v.account(nil) }
 
+// accountPage is the data of the page of the operator's account.
+type accountPage struct {
+	Sessions any
+	Factors  factorList
+	Passkeys passkeyList
+}
+
 // account shows the page of the operator's account, with a fault unless it is nil.
 func (v *pageRequest) account(fault *Fault) {
 	status, page := http.StatusOK, view{Title: "Account"}
@@ -359,7 +445,11 @@ func (v *pageRequest) account(fault *Fault) {
 	if fault == nil {
 		fault = e
 	}
-	page.Data = answer["sessions"]
+	factors, e := v.factors()
+	if fault == nil {
+		fault = e
+	}
+	page.Data = accountPage{answer["sessions"], factors, v.passkeys(factors.Rows)}
 	if fault != nil {
 		status, page.Fault = fault.Status, fault.Message
 		if status == http.StatusTooManyRequests {
@@ -370,6 +460,10 @@ func (v *pageRequest) account(fault *Fault) {
 }
 
 func (d *Dashboard) changePassword(v *pageRequest) {
+	if !d.o.Accounts.HasPassword(v.Session) && !d.o.Accounts.Proven(v.Session) {
+		v.askConfirm("/admin/v1/factors", nil)
+		return
+	}
 	err := d.o.Accounts.ChangePassword(v.R, v.Session, v.R.PostFormValue("old"), v.R.PostFormValue("password"))
 	if err != nil {
 		v.account(faultOf(err))

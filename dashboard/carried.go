@@ -20,7 +20,12 @@ const maxCarried = maxForm - 8<<10
 const (
 	loginName       = "login.name"
 	loginPassword   = "login.password"
+	loginCode       = "login.code"
+	loginPasskey    = "login.passkey" // answer of an authenticator, as JSON
 	confirmPassword = "confirm.password"
+	confirmCode     = "confirm.code"
+	confirmPasskey  = "confirm.passkey" // answer of an authenticator, as JSON
+	confirmTicket   = "confirm.ticket"
 )
 
 // carried has the fields of a form that a page keeps in another form, so that nothing that was typed is
@@ -52,7 +57,7 @@ func carry(r *http.Request) (c carried) {
 		c.Lost = "A file is not kept. Choose it again afterwards."
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.PostForm)) {
-		if slices.Contains([]string{loginName, loginPassword, confirmPassword, "password", "old"}, name) {
+		if slices.Contains([]string{loginName, loginPassword, loginCode, loginPasskey, confirmPassword, confirmCode, confirmPasskey, confirmTicket, "password", "old"}, name) {
 			continue
 		}
 		for _, value := range r.PostForm[name] {
@@ -85,8 +90,9 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 		return s, false
 	}
 	page := loginPage{To: r.URL.RequestURI(), NameField: loginName, PasswordField: loginPassword, Known: true, carried: carry(r)}
-	if !r.PostForm.Has(loginPassword) {
+	if !r.PostForm.Has(loginPassword) && !r.PostForm.Has(loginCode) {
 		challenge(w)
+		page.Passkey, page.OtherHosts = d.loginPasskeys(w, r)
 		d.render(w, http.StatusUnauthorized, "login", view{Title: "Log in", Fault: "Your session has ended. Nothing has been changed.", Data: page})
 		return s, false
 	}
@@ -97,6 +103,8 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 	d.setLogin(w, r, made)
 	takeField(r, loginName)
 	takeField(r, loginPassword)
+	takeField(r, loginCode)
+	takeField(r, loginPasskey)
 	if s, ok = d.o.Accounts.Session(r, made.Token); !ok {
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
 	}
@@ -107,6 +115,8 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 type confirmPage struct {
 	To   string // where the form is sent to
 	What string // what the password is asked for
+	Proofs
+	Ask passkeyForm // for a passkey in place of the password
 	carried
 }
 
@@ -114,6 +124,8 @@ type confirmPage struct {
 // paths.
 var purposes = []struct{ path, what string }{
 	{"/admin/v1/tokens", "You are about to change admin tokens."},
+	{"/admin/v1/factors", "You are about to change how you log in."},
+	{"/admin/v1/recovery-codes", "You are about to replace your recovery codes."},
 	{"/admin/v1/backup", "You are about to download a backup, which has everything that is stored."},
 	{"", "You are about to change who may administer the service."},
 }
@@ -139,8 +151,13 @@ func (v *pageRequest) askConfirm(endpoint string, fault *Fault) {
 	} else {
 		page.To, page.Fields = "/confirm", []carriedField{{"next", v.R.URL.RequestURI()}}
 	}
-	shown := view{Title: "Confirm your password", Data: page}
 	status := http.StatusForbidden
+	var err error
+	if page.Proofs, err = v.dashboard.o.Accounts.Proofs(v.Session); err != nil && fault == nil {
+		fault = faultOf(err)
+	}
+	page.Ask = v.dashboard.confirmPasskey(page.Proofs)
+	shown := view{Title: "Confirm your password", Data: page}
 	if fault != nil {
 		status, shown.Fault = fault.Status, fault.Message
 		if status == http.StatusTooManyRequests {
@@ -153,11 +170,20 @@ func (v *pageRequest) askConfirm(endpoint string, fault *Fault) {
 // confirmed confirms the password if the form has it, see askConfirm. It returns false if the password
 // was refused and the form is shown again.
 func (v *pageRequest) confirmed() bool {
-	password, ok := takeField(v.R, confirmPassword)
-	if !ok {
+	password, typed := takeField(v.R, confirmPassword)
+	answer, asked := takeField(v.R, confirmPasskey)
+	code, _ := takeField(v.R, confirmCode)
+	ticket, _ := takeField(v.R, confirmTicket)
+	if !typed && !asked {
 		return true
 	}
-	if err := v.dashboard.o.Accounts.Confirm(v.R, v.Session, password); err != nil {
+	var err error
+	if answer != "" {
+		err = v.dashboard.o.Accounts.ConfirmWithPasskey(v.R, v.Session, ticket, answer)
+	} else {
+		err = v.dashboard.o.Accounts.Confirm(v.R, v.Session, Credentials{Password: password, Code: code})
+	}
+	if err != nil {
 		v.askConfirm("", faultOf(err))
 		return false
 	}
@@ -170,7 +196,12 @@ func (v *pageRequest) confirmed() bool {
 // showConfirm asks for the password before a link is followed, such as one that downloads a backup.
 func (d *Dashboard) showConfirm(v *pageRequest) {
 	next := localPath(v.query.Get("next"))
-	page := confirmPage{To: "/confirm", What: purpose(next), carried: carried{Fields: []carriedField{{"next", next}}}}
+	proofs, err := d.o.Accounts.Proofs(v.Session)
+	if err != nil {
+		v.showFault(faultOf(err))
+		return
+	}
+	page := confirmPage{To: "/confirm", What: purpose(next), Proofs: proofs, Ask: d.confirmPasskey(proofs), carried: carried{Fields: []carriedField{{"next", next}}}}
 	v.show(http.StatusOK, "confirm", view{Title: "Confirm your password", Data: page})
 }
 

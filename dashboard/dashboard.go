@@ -4,8 +4,8 @@
 // is its only other connection to the program.
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
-// (login and sessions), request.go (a request for a page), records.go, forms.go
-// and columns.go (the pages that most kinds of records share). The other files
+// (login and sessions), factors.go and passkeys.go (second factors), request.go (a request for a page),
+// records.go, forms.go and columns.go (the pages that most kinds of records share). The other files
 // hold the pages: keys.go with keyform.go and charts.go, calendar.go,
 // contacts.go, webhooks.go, tokens.go, operators.go, system.go and pages.go.
 package dashboard
@@ -103,7 +103,12 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 		"POST /logout": {anyRole, d.logout}, "POST /logout-everywhere": {anyRole, d.logoutEverywhere}, "GET /account": {anyRole, d.showAccount},
 		"POST /account":                   {anyRole, d.changePassword},
 		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
-		"GET /confirm": {anyRole, d.showConfirm}, "POST /confirm": {anyRole, d.confirm},
+		"GET /account/app": {anyRole, d.showNewApp}, "POST /account/app": {anyRole, d.addApp},
+		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
+		"GET /account/passkeys/new": {anyRole, d.showNewPasskey}, "POST /account/passkeys/new": {anyRole, d.addPasskey},
+		"POST /account/password/remove": {anyRole, d.removePassword},
+		"POST /account/recovery-codes":  {anyRole, d.makeCodes},
+		"GET /confirm":                  {anyRole, d.showConfirm}, "POST /confirm": {anyRole, d.confirm},
 	}}
 	for _, set := range d.sets {
 		all = append(all, set.pages())

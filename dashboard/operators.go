@@ -21,6 +21,7 @@ func (operatorPages) pages() map[string]page {
 		"GET /operators": {list, showOperators}, "POST /operators": {invite, inviteOperator},
 		"GET /operators/{id}": {list, showOperator}, "GET /operators/{id}/delete": {remove, askDeleteOperator}, "POST /operators/{id}/delete": {remove, deleteOperator},
 		"POST /operators/{id}/role": {change, changeRole}, "POST /operators/{id}/disable": {change, setDisabled(true)}, "POST /operators/{id}/enable": {change, setDisabled(false)},
+		"POST /operators/{id}/reset-factors": {change, resetFactors},
 	}
 }
 
@@ -29,6 +30,7 @@ type operatorRow struct {
 	ID, Name, Role, Status string
 	LastLogin, Created     string // times as text; LastLogin is "never" if there was none
 	InvitedUntil           string // when the open invitation expires, or "" if there is none
+	Factors                int    // second factors
 	You                    bool   // whether this is who looks at the page
 	Roles                  []string
 }
@@ -72,7 +74,7 @@ func (v *pageRequest) operators() (rows []operatorRow, fault *Fault) {
 		op, _ := item.(map[string]any)
 		row := operatorRow{
 			ID: textOf(op["id"]), Name: textOf(op["name"]), Role: textOf(op["role"]), Status: textOf(op["status"]), Created: when(textOf(op["created_at"])),
-			LastLogin: ago(op["last_login_at"], v.now()), You: uint64(numberOf(op["id"])) == v.Session.ID, Roles: Vocabulary().Roles,
+			LastLogin: ago(op["last_login_at"], v.now()), You: uint64(numberOf(op["id"])) == v.Session.ID, Factors: int(numberOf(op["second_factors"])), Roles: Vocabulary().Roles,
 		}
 		if ends, err := clock.ParseTime(textOf(op["invitation_expires_at"])); err == nil && ends.After(v.now()) {
 			row.InvitedUntil = until(op["invitation_expires_at"], v.now())
@@ -167,6 +169,8 @@ func setDisabled(disabled bool) func(*pageRequest) {
 	return func(v *pageRequest) { v.changeOperator(map[string]any{"disabled": disabled}) }
 }
 
+func resetFactors(v *pageRequest) { v.changeOperator(map[string]any{"reset_factors": true}) }
+
 // changeOperator changes the operator whose id is in the path of the page.
 func (v *pageRequest) changeOperator(change map[string]any) {
 	if _, fault := v.call(http.MethodPatch, operatorPath(v), change); fault != nil {
@@ -183,7 +187,10 @@ func operatorPath(v *pageRequest) string {
 
 // invitation is the data of the page on which an invited operator sets a password. Link is "" if the
 // invitation is not valid.
-type invitation struct{ Link, Name, Role string }
+type invitation struct {
+	Link, Name, Role string
+	Passkey          passkeyForm
+}
 
 func (d *Dashboard) showJoin(w http.ResponseWriter, r *http.Request) {
 	q, err := readQuery(r)
@@ -202,16 +209,21 @@ func (d *Dashboard) renderJoin(w http.ResponseWriter, status int, link, fault st
 		d.render(w, faultOf(err).Status, "join", view{Title: "Invitation", Data: invitation{}})
 		return
 	}
-	d.render(w, status, "join", view{Title: "Invitation", Fault: fault, Data: invitation{link, invited.Name, roleLabel(invited.Role)}})
+	d.render(w, status, "join", view{Title: "Invitation", Fault: fault, Data: invitation{link, invited.Name, roleLabel(invited.Role), d.firstPasskey(link, invited.Name)}})
 }
 
 func (d *Dashboard) join(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	c := Credentials{Password: r.PostFormValue("password"), Link: r.PostFormValue("token"), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie)}
+	c.Ticket, c.Passkey = r.PostFormValue("passkey.ticket"), r.PostFormValue("passkey")
 	made, err := d.o.Accounts.Join(r, c)
 	if err != nil {
 		fault := faultOf(err)
 		d.renderJoin(w, fault.Status, c.Link, fault.Message)
+		return
+	}
+	if made.Step != nil {
+		d.showSecond(w, r, afterLink, made.Step, "")
 		return
 	}
 	d.setLogin(w, r, made)

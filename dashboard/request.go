@@ -100,7 +100,10 @@ func done(word string) string {
 		"pause":  "Paused: requests get 401 from now on.", "resume": "Resumed.",
 		"revoke":   "Revoked: requests get 401 from now on.",
 		"password": "The password is changed. All other sessions are ended.",
-		"ended":    "The session is ended.", "others": "All other sessions are ended.",
+		"factor":   "Added. The next login asks for it. Create recovery codes now, in case you lose the device.",
+		"unfactor": "Removed. It is no longer accepted.",
+		"passkey":  "Added. You can log in with it.", "unpassword": "The password is removed. All other sessions are ended.",
+		"ended": "The session is ended.", "others": "All other sessions are ended.",
 	}[word]
 }
 
