@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -500,4 +501,32 @@ func countPasskeys(tx *Tx, host string) (here int, elsewhere map[string]int, err
 		}
 	}
 	return here, elsewhere, nil
+}
+
+// StoredPasskeys returns how many passkeys are stored, for each host name that they were made for.
+func StoredPasskeys(tx *Tx) (hosts map[string]int, err error) {
+	_, hosts, err = countPasskeys(tx, "")
+	return hosts, err
+}
+
+// Stored is like StoredPasskeys, but runs its own transaction.
+func (p *Passkeys) Stored() (hosts map[string]int, err error) {
+	err = p.store.View(func(tx *Tx) error {
+		hosts, err = StoredPasskeys(tx)
+		return err
+	})
+	return hosts, err
+}
+
+// PasskeyWarnings returns a warning for each host name whose passkeys do not work with a dashboard at
+// this address. hosts is from StoredPasskeys.
+func PasskeyWarnings(address string, hosts map[string]int) (list []string) {
+	party := partyAt(address)
+	for _, host := range slices.Sorted(maps.Keys(hosts)) {
+		if host != party.Host {
+			list = append(list, fmt.Sprintf("admin.base_url: passkeys that were made for %s do not work at %s (stored: %d); before the change, give their operators a password or another "+
+				"second factor, and afterwards let them add passkeys again", host, party.URL, hosts[host]))
+		}
+	}
+	return list
 }

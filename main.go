@@ -140,7 +140,30 @@ func (s service) Check() (warnings []string, err error) {
 	check := ConfigCheck{Config: s.config, Sources: s.sources, Pepper: pepper(), Now: time.Now()}
 	warnings, err = check.Run()
 	_, _, unset := firstCredentials()
-	return warnings, errors.Join(err, unset)
+	return append(warnings, PasskeyWarnings(s.AdminURL(), s.passkeyHosts())...), errors.Join(err, unset)
+}
+
+// passkeyHosts returns how many passkeys are stored, for each host name that they were made for. It asks
+// the server, or reads the database if none is running. If neither can be done, it returns nil: that
+// is no fault of the configuration.
+func (s service) passkeyHosts() map[string]int {
+	var answer struct {
+		Factors []struct{ Host string }
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	client := cli.NewSocketClient((&DataDir{Path: s.config.Server.Data}).Socket())
+	if client.Do(ctx, cli.Request{Method: http.MethodGet, Path: "/admin/v1/factors"}, &answer) != nil {
+		hosts, _ := PasskeyHosts(s.config.Server.Data)
+		return hosts
+	}
+	hosts := map[string]int{}
+	for _, f := range answer.Factors {
+		if f.Host != "" {
+			hosts[f.Host]++
+		}
+	}
+	return hosts
 }
 
 // DataDir returns the path of the data folder.
@@ -302,6 +325,13 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 		a.Server.ListensAt(o.config.APIURL(api.String()))
 		a.Operators.DashboardAt(o.config.DashboardURL(admin.String()))
 		a.Passkeys.At(o.config.DashboardURL(admin.String()))
+		hosts, err := a.Passkeys.Stored()
+		if err != nil {
+			log.Error("the passkeys could not be counted", "error", err)
+		}
+		for _, warning := range PasskeyWarnings(o.config.DashboardURL(admin.String()), hosts) {
+			log.Warn(warning)
+		}
 		o.announce(a, api, admin)
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {
