@@ -304,9 +304,6 @@ func (a *Accounts) confirm(w http.ResponseWriter, r *Request) error {
 	if err := body.Err(); err != nil {
 		return err
 	}
-	if r.Caller.Operator == 0 {
-		return ErrPermission.With("Only a login can confirm a password. This request has no login.")
-	}
 	if err := a.prove(r.Deed(), presentPassword{r.Caller.Operator, r.Caller.Session, password}, code); err != nil {
 		return err
 	}

@@ -279,7 +279,7 @@ func (w *auditWalk) note(v map[string]any) {
 		}
 	}
 	if path, ok := v["path"].(string); ok {
-		_, token, _ := strings.Cut(path, "?token=")
+		_, token, _ := strings.Cut(path, "=")
 		w.secrets = append(w.secrets, token)
 	}
 	if lease, ok := v["lease"].(map[string]any); ok {
@@ -378,6 +378,9 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 		"POST /admin/v1/operators/:id/password": func() (string, string) {
 			id := w.made(v1+"operators", `{"name": "bea", "password": "canary password"}`, "id")
 			return v1 + "operators/" + id + "/password", `{"password": "canary password 2"}`
+		},
+		"POST /admin/v1/operators/:id/enroll-link": func() (string, string) {
+			return v1 + "operators/" + w.made(v1+"operators", `{"name": "eva", "password": "canary password"}`, "id") + "/enroll-link", ""
 		},
 		"DELETE /admin/v1/operators/:id": func() (string, string) {
 			return v1 + "operators/" + w.made(v1+"operators", `{"name": "cay", "password": "canary password"}`, "id"), ""

@@ -161,9 +161,6 @@ func (f factor) show() map[string]any {
 	return shown
 }
 
-// errNoFactors is the answer to a caller who is no login and so has no factors.
-var errNoFactors = ErrPermission.With("Only a login has second factors. Log in to the dashboard.")
-
 // factorRoutes returns the routes for the second factors of a login.
 func (a *Accounts) factorRoutes() []Route {
 	return []Route{
@@ -216,7 +213,7 @@ func ownFactor(tx *Tx, r *Request) (f factor, err error) {
 	if err != nil {
 		return f, err
 	}
-	if f, err = factorTable.Get(tx, IDKey(id)); err == nil && (r.Caller.Operator == 0 || f.Operator != r.Caller.Operator) {
+	if f, err = factorTable.Get(tx, IDKey(id)); err == nil && f.Operator != r.Caller.Operator {
 		return factor{}, ErrNotFound
 	}
 	return f, err
@@ -321,6 +318,9 @@ func (a *Accounts) enrollLink(w http.ResponseWriter, r *Request) error {
 	}
 	ticket, err := enrollTicket.issue(a.o.Peppers, enrollment{op.ID, op.ChangedAt}, r.Latest)
 	if err != nil {
+		return err
+	}
+	if err := r.Record(a.o.Operators.store); err != nil {
 		return err
 	}
 	return WriteJSON(w, http.StatusCreated, a.o.Operators.showLink("/login?enroll="+ticket, r.Latest.Add(enrollSpan)))

@@ -149,9 +149,6 @@ const issuerName = "Latchkey"
 
 // offerTOTP answers with the secret of a new app. Nothing is stored.
 func (a *Accounts) offerTOTP(w http.ResponseWriter, r *Request) error {
-	if r.Caller.Operator == 0 {
-		return errNoFactors
-	}
 	op, err := a.o.Operators.Find(r.Caller.Operator)
 	if err != nil {
 		return err
@@ -176,9 +173,6 @@ func (a *Accounts) addTOTP(w http.ResponseWriter, r *Request) error {
 	body.String("name", AnyLength, &name)
 	if err := body.Err(); err != nil {
 		return err
-	}
-	if r.Caller.Operator == 0 {
-		return errNoFactors
 	}
 	offer, ok := totpTicket.read(a.o.Peppers, ticket, r.Latest)
 	if !ok || offer.Operator != r.Caller.Operator {
@@ -226,9 +220,6 @@ func (a *Accounts) storeTOTP(tx *Tx, offer totpOffer, code, name string, now tim
 // makeRecoveryCodes replaces the recovery codes of the caller. The answer is the only place where they
 // are shown.
 func (a *Accounts) makeRecoveryCodes(w http.ResponseWriter, r *Request) error {
-	if r.Caller.Operator == 0 {
-		return errNoFactors
-	}
 	codes, stored := newRecoveryCodes()
 	err := r.Update(a.o.Operators.store, func(tx *Tx) error {
 		factors, err := factorsOf(tx, r.Caller.Operator)

@@ -57,6 +57,11 @@ var unaudited = map[string]string{
 	"POST /admin/v1/keys/:id/explain":    "spends and changes nothing",
 	"POST /admin/v1/keys/lookup":         "changes nothing",
 	"POST /admin/v1/confirm":             "only for a login; TestConfirm reads its entries",
+	"POST /admin/v1/factors/totp":        "stores nothing",
+	"POST /admin/v1/factors":             "only for a login; TestFactors_Others reads its entries",
+	"PATCH /admin/v1/factors/:id":        "only for a login",
+	"DELETE /admin/v1/factors/:id":       "only for a login",
+	"POST /admin/v1/recovery-codes":      "only for a login; TestFactors_Others reads its entries",
 	"POST /admin/v1/check":               "changes nothing",
 	"POST /admin/v1/calls/:id/heartbeat": "lengthens the lease that the entry of the claim tells of, every few seconds",
 }

@@ -21,6 +21,7 @@ var unbounded = map[string]string{
 	"owner_limits":     "only the operator changes limits, and their names are known",
 	"admin_tokens":     "only the operator changes tokens, and each field has a maximum",
 	"operators":        "only the operator changes operators, and each field has a maximum",
+	"factors":          "only operators have factors, at most 23 each, and each field has a maximum",
 	"sessions":         "has no fields that a client chooses",
 	"audit":            "is written by the service, which shortens values",
 	"key_requests":     "has no fields that a client chooses",

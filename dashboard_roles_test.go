@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -53,6 +54,14 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 		t.Fatalf("log in: got %d %s", w.Code, w.Body)
 	}
 	d, err := dashboard.New(dashboard.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = a.Store.Update(func(tx *Tx) error { // a second factor of ann, and one of the operator that is disabled below
+		_, err1 := addFactor(tx, factor{Operator: 1, Kind: factorTOTP})
+		_, err2 := addFactor(tx, factor{Operator: 2, Kind: factorTOTP})
+		return errors.Join(err1, err2)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

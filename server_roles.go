@@ -69,15 +69,23 @@ type endpointRule struct {
 	Proof  proof
 }
 
-// proof says for which callers an endpoint requires that the operator has confirmed the password
-// within ProofSpan. The control socket never needs it.
+// proof says which callers an endpoint accepts, and for which it requires that the operator has confirmed
+// the password within ProofSpan. The control socket never needs it.
 type proof uint8
 
 const (
 	noProof    proof = iota
 	loginProof       // a login needs it; an admin token is accepted without
 	humanProof       // a login needs it; an admin token is refused, so that a stolen one cannot create lasting access
+	ownNoProof       // is about the login that asks, so only a login may use it; without a confirmation
+	ownProof         // the same, and the login needs it
 )
+
+// needed reports whether a login needs a confirmed password.
+func (p proof) needed() bool { return p == loginProof || p == humanProof || p == ownProof }
+
+// own reports whether only a login may use the endpoint.
+func (p proof) own() bool { return p == ownNoProof || p == ownProof }
 
 // ProofSpan is how long a confirmation of the password counts.
 const ProofSpan = 10 * time.Minute
@@ -148,13 +156,13 @@ var endpointRules = map[string]endpointRule{
 	"GET /admin/v1/sessions":                   {RightRead, noProof},
 	"DELETE /admin/v1/sessions/:id":            {RightRead, noProof},
 	"POST /admin/v1/sessions/end":              {RightRead, noProof},
-	"POST /admin/v1/confirm":                   {RightRead, noProof},
+	"POST /admin/v1/confirm":                   {RightRead, ownNoProof},
 	"GET /admin/v1/factors":                    {RightRead, noProof},
-	"POST /admin/v1/factors":                   {RightRead, loginProof},
-	"POST /admin/v1/factors/totp":              {RightRead, loginProof},
-	"PATCH /admin/v1/factors/:id":              {RightRead, noProof},
-	"DELETE /admin/v1/factors/:id":             {RightRead, loginProof},
-	"POST /admin/v1/recovery-codes":            {RightRead, loginProof},
+	"POST /admin/v1/factors":                   {RightRead, ownProof},
+	"POST /admin/v1/factors/totp":              {RightRead, ownProof},
+	"PATCH /admin/v1/factors/:id":              {RightRead, ownNoProof},
+	"DELETE /admin/v1/factors/:id":             {RightRead, ownProof},
+	"POST /admin/v1/recovery-codes":            {RightRead, ownProof},
 	"POST /admin/v1/operators/:id/enroll-link": {RightAdmin, humanProof},
 	"POST /admin/v1/tokens/:id/rotate":         {RightAdmin, humanProof},
 	"GET /admin/v1/operators":                  {RightRead, noProof},
@@ -204,6 +212,8 @@ func permit(x *exchange, endpoint string) error {
 	switch {
 	case rule.Rights&c.Rights == 0:
 		return ErrPermission.With("%s %s needs %s.", c.Grant, endpoint, holders(rule.Rights, c.Token != 0))
+	case rule.Proof.own() && c.Operator == 0:
+		return ErrPermission.With("%s is about the login that asks, and this request has none. Log in to the dashboard.", endpoint)
 	case rule.Proof == humanProof && c.Token != 0:
 		return ErrPermission.With("An admin token cannot be used for %s, so that a stolen one cannot create lasting access. Log in to the dashboard, or run the command on the machine of the service, without --url.", endpoint)
 	case c.Operator != 0 && Unproven(endpoint, c.ProvenAt, x.Latest):
@@ -216,7 +226,7 @@ func permit(x *exchange, endpoint string) error {
 // confirmed the password, and the last confirmation, at provenAt, is too long ago. provenAt is zero if
 // there was none.
 func Unproven(endpoint string, provenAt, now time.Time) bool {
-	return endpointRules[endpoint].Proof != noProof && now.Sub(provenAt) > ProofSpan
+	return endpointRules[endpoint].Proof.needed() && now.Sub(provenAt) > ProofSpan
 }
 
 // RoleRefused returns the error for an operator whose role does not allow an endpoint, in the words of

@@ -53,10 +53,10 @@ func endpointTable() string {
 			all = append(all, method+" `"+strings.Join(paths, "`, `")+"`")
 		}
 		scopes := grantsWith(Scopes(), rule.Rights)
-		if rule.Proof == humanProof {
+		if rule.Proof == humanProof || rule.Proof.own() {
 			scopes = "no token"
 		}
-		password := map[bool]string{true: "yes", false: ""}[rule.Proof != noProof]
+		password := map[bool]string{true: "yes", false: ""}[rule.Proof.needed()]
 		text += fmt.Sprintf("| %s | %s | %s | %s |\n", strings.Join(all, "; "), grantsWith(Roles(), rule.Rights), scopes, password)
 	}
 	return text

@@ -225,7 +225,7 @@ func (a *Authenticator) VerifyBackup(tx *Tx) (BackupSeal, error) {
 // signedRecords lists the records that a store of format 2 signs, by bucket: every record
 // of the bucket, or only those with the keys, if there are any.
 var signedRecords = map[string][][]byte{
-	"keys": nil, "key_hashes": nil, "owner_limits": nil, "admin_tokens": nil, "operators": nil, "sessions": nil,
+	"keys": nil, "key_hashes": nil, "owner_limits": nil, "admin_tokens": nil, "operators": nil, "sessions": nil, "factors": nil,
 	"meta": {[]byte("audit"), []byte("setup")}, // the head of the audit log and the set-up link
 }
 

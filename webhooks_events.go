@@ -149,6 +149,10 @@ func sample(kind string, now time.Time) WebhookEvent {
 		body["owner"] = map[string]any{"id": 1, "name": "sample", "storage": map[string]any{"bytes": 429496730, "limit": 536870912}}
 	case "disk":
 		body["disk"] = map[string]any{"free_bytes": 450000000, "mark_bytes": 268435456, "refusing": false}
+	case "operator":
+		body["operator"] = map[string]any{
+			"id": 1, "name": "sample", "role": RoleAdmin, "way": resetByCode, "by": "operator 1 sample", "client_ip": "192.0.2.1", "recovery_codes": 9,
+		}
 	case "token":
 		body["token"] = map[string]any{
 			"id": 1, "name": "sample", "hint": "lka_...mple", "scope": "read", "status": StatusActive, "created_at": Seconds(now), "made_by": "control socket",

@@ -103,7 +103,7 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 		"POST /logout": {anyRole, d.logout}, "POST /logout-everywhere": {anyRole, d.logoutEverywhere}, "GET /account": {anyRole, d.showAccount},
 		"POST /account":                   {anyRole, d.changePassword},
 		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
-		"GET /account/app": {anyRole, d.showNewApp}, "POST /account/app": {anyRole, d.addApp},
+		"POST /account/app":          {anyRole, d.addApp},
 		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
 		"GET /account/passkeys/new": {anyRole, d.showNewPasskey}, "POST /account/passkeys/new": {anyRole, d.addPasskey},
 		"POST /account/password/remove": {anyRole, d.removePassword},

@@ -144,14 +144,24 @@ type newAppPage struct {
 	Ticket, Secret, URL string
 }
 
-// showNewApp offers a new authenticator app.
-func (d *Dashboard) showNewApp(v *pageRequest) {
-	offer, fault := v.call(http.MethodPost, "/admin/v1/factors/totp", nil)
-	if fault != nil {
-		v.showFault(fault)
+// addApp offers a new authenticator app, or stores it if the form has a code that the app shows.
+func (d *Dashboard) addApp(v *pageRequest) {
+	form := v.R.PostForm
+	if !form.Has("ticket") {
+		offer, fault := v.call(http.MethodPost, "/admin/v1/factors/totp", nil)
+		if fault != nil {
+			v.showFault(fault)
+			return
+		}
+		v.newApp(http.StatusOK, view{}, newAppPage{Ticket: textOf(offer["ticket"]), Secret: textOf(offer["secret"]), URL: textOf(offer["url"])})
 		return
 	}
-	v.newApp(http.StatusOK, view{}, newAppPage{Ticket: textOf(offer["ticket"]), Secret: textOf(offer["secret"]), URL: textOf(offer["url"])})
+	_, fault := v.call(http.MethodPost, "/admin/v1/factors", map[string]any{"ticket": form.Get("ticket"), "code": form.Get("code"), "name": form.Get("name")})
+	if fault != nil {
+		v.newApp(fault.Status, view{Fault: fault.Message, Form: form}, newAppPage{Ticket: form.Get("ticket"), Secret: form.Get("secret"), URL: form.Get("url")})
+		return
+	}
+	http.Redirect(v.W, v.R, "/account?done=factor", http.StatusSeeOther)
 }
 
 // newApp sends the page with an offered app.
@@ -163,17 +173,6 @@ func (v *pageRequest) newApp(status int, page view, offer newAppPage) {
 	}
 	page.Title, page.Data = "Add an authenticator app", offer
 	v.show(status, "newapp", page)
-}
-
-// addApp stores the app whose code the operator has typed.
-func (d *Dashboard) addApp(v *pageRequest) {
-	form := v.R.PostForm
-	_, fault := v.call(http.MethodPost, "/admin/v1/factors", map[string]any{"ticket": form.Get("ticket"), "code": form.Get("code"), "name": form.Get("name")})
-	if fault != nil {
-		v.newApp(fault.Status, view{Fault: fault.Message, Form: form}, newAppPage{Ticket: form.Get("ticket"), Secret: form.Get("secret"), URL: form.Get("url")})
-		return
-	}
-	http.Redirect(v.W, v.R, "/account?done=factor", http.StatusSeeOther)
 }
 
 func (d *Dashboard) renameFactor(v *pageRequest) {
