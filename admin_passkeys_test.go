@@ -627,3 +627,132 @@ func TestPasskeys_Counter(t *testing.T) {
 		}
 	}
 }
+
+// After the password a passkey is the second factor, without the user being verified once more.
+func TestPasskeys_SecondStep(t *testing.T) {
+	p := newPasskeyTest(t)
+	step := func() *dashboard.LoginStep {
+		t.Helper()
+		made, err := p.accounts.Login(p.post(), dashboard.Credentials{Name: "Ann", Password: operatorPassword})
+		if err != nil || made.Step == nil || made.Token != "" || made.Step.Passkey.Options == "" {
+			t.Fatalf("got %+v, %v; want a second step with a passkey", made, err)
+		}
+		return made.Step
+	}
+	answer := func(s *dashboard.LoginStep, text string) (dashboard.Login, error) {
+		return p.accounts.Login(p.post(), dashboard.Credentials{Second: true, Ticket: s.Ticket, Passkey: text})
+	}
+	first := step()
+	wrong, err := answer(first, p.key.get(t, first.Passkey.Options, func(c *ceremony) { c.Origin = "http://localhost:1" }))
+	wantFault(t, err, 401, "not accepted")
+	if wrong.Step == nil || wrong.Step.Passkey.Options != first.Passkey.Options {
+		t.Fatalf("got %+v, want the same step again", wrong.Step)
+	}
+	text := p.key.get(t, first.Passkey.Options, func(c *ceremony) { c.Flags &^= flagVerified })
+	made, err := answer(first, text)
+	if err != nil || made.Step != nil {
+		t.Fatalf("got %+v, %v", made, err)
+	}
+	p.session(made.Token)
+	_, err = answer(first, p.key.get(t, first.Passkey.Options))
+	wantFault(t, err, 401, "sent before")
+
+	// Nor does the passkey of somebody else do, or the answer to another step.
+	p.operate(201, "POST", "/admin/v1/operators", `{"name": "Bob", "password": "`+operatorPassword+`"}`)
+	other := newAuthenticator(t)
+	_, err = answer(step(), other.get(t, first.Passkey.Options))
+	wantFault(t, err, 401, "not known")
+	_, err = answer(step(), p.key.get(t, first.Passkey.Options))
+	wantFault(t, err, 401, "not accepted")
+	second := step()
+	p.clocks.Pass(stepSpan)
+	_, err = answer(second, p.key.get(t, second.Passkey.Options))
+	wantFault(t, err, 401, "expired")
+}
+
+// Who has neither a password nor the passkeys any more comes back with a recovery code.
+func TestPasskeys_Recovery(t *testing.T) {
+	p := newPasskeyTest(t)
+	codes := p.recoveryCodes()
+	_, err := p.accounts.Login(p.post(), dashboard.Credentials{Name: "Ann", Password: codes[0]})
+	wantFault(t, err, 401, "")                                                          // the password is needed while there is one
+	if err := p.accounts.RemovePassword(p.post(), p.session(p.ann.Token)); err != nil { // one passkey and codes are enough
+		t.Fatal(err)
+	}
+	made, err := p.accounts.Login(p.post(), dashboard.Credentials{Name: "ANN", Password: strings.ToLower(codes[0])})
+	if err != nil || made.Step != nil {
+		t.Fatalf("got %+v, %v", made, err)
+	}
+	p.session(made.Token)
+	for _, code := range []string{codes[0], "", "AAAA-AAAA-AAAA-AAAA"} {
+		_, err = p.accounts.Login(p.post(), dashboard.Credentials{Name: "Ann", Password: code})
+		wantFault(t, err, 401, "")
+	}
+	p.operate(201, "POST", "/admin/v1/operators", `{"name": "Eve", "password": "`+operatorPassword+`"}`)
+	p.operate(200, "PATCH", "/admin/v1/operators/1", `{"disabled": true}`)
+	_, err = p.accounts.Login(p.post(), dashboard.Credentials{Name: "Ann", Password: codes[1]})
+	wantFault(t, err, 401, "")
+}
+
+// The pages say where passkeys work, and what a changed base_url has done to them.
+func TestPasskeys_Pages(t *testing.T) {
+	p := newPasskeyTest(t)
+	at := func(host, path string) *httptest.ResponseRecorder {
+		r := p.request("GET", path)
+		r.Host = host
+		return p.send(r)
+	}
+	if w := at("localhost:8081", "/account"); !strings.Contains(w.Body.String(), `data-elsewhere="http://localhost:8081" hidden`) {
+		t.Errorf("at the right address: got %s", w.Body)
+	}
+	if w := at("127.0.0.1:8081", "/account"); !strings.Contains(w.Body.String(), `data-elsewhere="http://localhost:8081">Passkeys work only at http://localhost:8081.`) {
+		t.Errorf("at an IP address: got %s", w.Body)
+	}
+	login := p.browser.get("/login")
+	p.says(login, 200, "Log in with a passkey", "Passkeys need JavaScript", `autocomplete="username webauthn"`)
+	if strings.Contains(login.Body.String(), "do not work here") {
+		t.Error("the login page says that passkeys are lost")
+	}
+	p.Passkeys.At("https://keys.example.com")
+	p.says(p.browser.get("/login"), 200, "The stored passkeys were made for localhost and do not work here.")
+	p.says(p.browser.get("/account"), 200, "made for localhost, does not work here")
+	p.Passkeys.At("http://192.0.2.1:8081")
+	p.says(p.browser.get("/account"), 200, "There can be no passkeys at http://192.0.2.1:8081", "https://keys.example.com")
+	if w := p.browser.get("/account"); strings.Contains(w.Body.String(), "Add a passkey") {
+		t.Error("a passkey is offered where there can be none")
+	}
+	hosts, err := p.Passkeys.Stored()
+	if err != nil || len(hosts) != 1 || hosts["localhost"] != 1 {
+		t.Errorf("got %v, %v", hosts, err)
+	}
+	if list := PasskeyWarnings("https://keys.example.com", hosts); len(list) != 1 || !strings.Contains(list[0], "made for localhost do not work at https://keys.example.com (stored: 1)") {
+		t.Errorf("got the warnings %q", list)
+	}
+	if list := PasskeyWarnings("http://localhost:9", hosts); list != nil {
+		t.Errorf("got the warnings %q", list)
+	}
+}
+
+// The last passkey that works here stays if there is no password.
+func TestPasskeys_Last(t *testing.T) {
+	p := newPasskeyTest(t)
+	second := newAuthenticator(t)
+	if err := p.add(second, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.accounts.RemovePassword(p.browser.request("POST", "/"), p.ann); err != nil {
+		t.Fatal(err)
+	}
+	p.prove()
+	remove := func(id string) *httptest.ResponseRecorder {
+		return p.browser.post("/account/factors/" + id + "/remove")
+	}
+	p.sent(remove("1"), "/account?done=unfactor")
+	p.says(remove("2"), http.StatusConflict, "without this passkey you could not log in")
+	p.says(p.browser.get("/account"), 200, "You have no password.")
+	if _, err := p.enter(second); err != nil {
+		t.Error(err)
+	}
+	_, err := p.enter(p.key)
+	wantFault(t, err, 401, "not known")
+}

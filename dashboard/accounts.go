@@ -464,6 +464,10 @@ func (d *Dashboard) changePassword(v *pageRequest) {
 		v.askConfirm("/admin/v1/factors", nil)
 		return
 	}
+	if !v.R.PostForm.Has("password") { // a form that asks does not carry it
+		v.account(nil)
+		return
+	}
 	err := d.o.Accounts.ChangePassword(v.R, v.Session, v.R.PostFormValue("old"), v.R.PostFormValue("password"))
 	if err != nil {
 		v.account(faultOf(err))

@@ -87,13 +87,14 @@ type passkeyList struct {
 	Here        bool     // the page was requested at URL, as far as the request shows
 	Lost        []string // names of passkeys that belong to another host name
 	HasPassword bool
+	Proven      bool // the operator has confirmed who it is, just now
 }
 
 // passkeys returns what the page of the account says about passkeys. rows are the operator's factors.
 func (v *pageRequest) passkeys(rows []factorRow) (list passkeyList) {
 	accounts := v.dashboard.o.Accounts
 	list.URL, list.Possible = accounts.PasskeyURL()
-	list.HasPassword = accounts.HasPassword(v.Session)
+	list.HasPassword, list.Proven = accounts.HasPassword(v.Session), accounts.Proven(v.Session)
 	u, err := url.Parse(list.URL)
 	list.Here = err == nil && strings.EqualFold(u.Host, v.R.Host) && (u.Scheme == "https") == v.dashboard.secure(v.R)
 	for _, row := range rows {

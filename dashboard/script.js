@@ -184,7 +184,8 @@ for (const part of document.querySelectorAll("[data-passkey]")) {
     }
   };
   if (location.origin !== part.dataset.origin) {
-    say("Passkeys work only at " + part.dataset.origin + ".");
+    says.className = "soft";
+    if (!document.querySelector("[data-elsewhere]")) say("Passkeys work only at " + part.dataset.origin + ".");
   } else if (!window.PublicKeyCredential) {
     say("This browser has no passkeys.");
   } else {
