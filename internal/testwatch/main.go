@@ -6,16 +6,22 @@
 // If a test has printed nothing, and none of its subtests has begun or ended, for the time in -stuck,
 // testwatch assumes a deadlock. It then ends the run with SIGQUIT, so that the tests print the stacks
 // of their goroutines. If the environment variable CI is set, a skipped test fails the run.
+//
+// With -spread FOLDER the tests of the package in that folder run after those of all other packages, in
+// as many processes side by side as there are cores.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -68,6 +74,7 @@ type watch struct {
 	active  map[testID]time.Time // for each running top-level test, the time of its last event
 	counts  map[string]int       // number of ended top-level tests by action (pass, fail, skip), and of failed packages
 	ended   []finished           // the top-level tests that have ended
+	groups  []int                // process groups of the running commands
 	skipped []testID             // the tests and subtests that were skipped
 }
 
@@ -79,37 +86,103 @@ func newWatch(out io.Writer, stuck time.Duration) *watch {
 
 func main() {
 	stuck := flag.Duration("stuck", 2*time.Minute, "end the run if a test prints nothing for this long; 0 for never")
+	folder := flag.String("spread", "", "run the tests of the package in this folder in several processes; it must be one of ./...")
 	flag.Parse()
-	os.Exit(run(os.Stdout, *stuck, flag.Args()))
+	os.Exit(run(os.Stdout, *stuck, *folder, flag.Args()))
 }
 
-// run runs `go test -json` with args and prints the results to out. It returns the exit code.
-func run(out io.Writer, stuck time.Duration, args []string) (code int) {
+// run runs `go test -json` with args and prints the results to out. folder is that of the package to
+// spread, or "". run returns the exit code.
+func run(out io.Writer, stuck time.Duration, folder string, args []string) (code int) {
 	w := newWatch(out, stuck)
-	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // go test, the tests, and what they started
-	lines, err := cmd.StdoutPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		fmt.Fprintln(out, "testwatch:", err)
-		return 1
-	}
 	done := make(chan struct{})
-	go w.monitor(done, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGQUIT) })
-	w.read(lines)
-	err = cmd.Wait()
+	go w.monitor(done, w.kill)
+	err := w.test(folder, args)
 	close(done)
 	policy := skipsPass
 	if os.Getenv("CI") != "" {
 		policy = skipsFail
 	}
-	if failed := w.summarize(policy); err != nil || failed {
+	failed := w.summarize(policy)
+	if err != nil && !failed {
+		fmt.Fprintln(out, "testwatch:", err)
+	}
+	if err != nil || failed {
 		return 1
 	}
 	return 0
+}
+
+// test runs the tests. With a folder, the last argument must be the pattern of all packages.
+func (w *watch) test(folder string, args []string) error {
+	if folder == "" {
+		return w.goTest(args)
+	}
+	last := len(args) - 1
+	temporary, err := os.MkdirTemp("", "testwatch")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(temporary) }()
+	s := spread{pkg: folder, workers: max(runtime.NumCPU(), 1), args: args[:last], start: w.start}
+	binary := filepath.Join(temporary, "test")
+	name, err := s.build(binary)
+	if err != nil {
+		return fmt.Errorf("the tests in %s do not build: %w", folder, err)
+	}
+	others, err := packages(args[last], name)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		err = w.goTest(slices.Concat(args[:last], others))
+	}
+	return errors.Join(err, s.run(w, name, binary))
+}
+
+// packages returns the packages that match pattern, without one of them.
+func packages(pattern, without string) ([]string, error) {
+	list := exec.Command("go", "list", pattern)
+	list.Stderr = os.Stderr
+	out, err := list.Output()
+	return slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool { return name == without }), err
+}
+
+// goTest runs `go test -json` with args.
+func (w *watch) goTest(args []string) error {
+	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	cmd.Stderr = os.Stderr
+	lines, err := cmd.StdoutPipe()
+	if err == nil {
+		err = w.start(cmd)
+	}
+	if err != nil {
+		return err
+	}
+	w.read(lines)
+	return cmd.Wait()
+}
+
+// start starts a command in a process group of its own, so that kill ends it with the tests that it
+// runs and what they have started.
+func (w *watch) start(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.groups = append(w.groups, cmd.Process.Pid)
+	return nil
+}
+
+// kill ends all commands.
+func (w *watch) kill() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, group := range w.groups {
+		_ = syscall.Kill(-group, syscall.SIGQUIT)
+	}
 }
 
 // read processes the events in lines until the input ends. It prints a line that is not an event.
@@ -207,7 +280,9 @@ func (w *watch) endPackage(id testID, e event) {
 			delete(w.active, test)
 		}
 	}
-	fmt.Fprintf(w.out, "%s %-36s %6.1f s\n", word, id.pkg, e.Elapsed)
+	if !strings.HasSuffix(id.pkg, ")") { // a process of a spread, which prints one line for all
+		fmt.Fprintf(w.out, "%s %-36s %6.1f s\n", word, id.pkg, e.Elapsed)
+	}
 	if e.Action == "fail" {
 		w.counts["failed package"]++
 	}

@@ -4,6 +4,9 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -75,4 +78,41 @@ func TestWatch_Stuck(t *testing.T) {
 	at(170*time.Second, "cont", "TestWaits")
 	stuck(230*time.Second, "")
 	stuck(231*time.Second, "TestWaits")
+}
+
+// A spread runs each test once, reports a test that fails and a process that dies, and passes on the
+// arguments of tests.
+func TestSpread(t *testing.T) {
+	folder := t.TempDir()
+	var source strings.Builder
+	source.WriteString("package p\n\nimport (\n\t\"os\"\n\t\"testing\"\n)\n")
+	for i := range 20 {
+		body := "t.Log(\"runs\")"
+		switch i {
+		case 3:
+			body = `t.Error("said by 3")`
+		case 11:
+			body = `if testing.Short() { println("dies"); os.Exit(3) }`
+		}
+		fmt.Fprintf(&source, "\nfunc Test%d(t *testing.T) { %s }\n", i, body)
+	}
+	source.WriteString("\nvar _ = os.Exit\n")
+	for name, text := range map[string]string{"go.mod": "module p\n\ngo 1.26\n", "p_test.go": source.String()} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(folder)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-timeout", "1m", "./..."}, "19 passed, 1 failed, 0 skipped"},
+		{[]string{"-short", "-timeout=1m", "./..."}, "FAIL p, "},
+	} {
+		var out bytes.Buffer
+		if code := run(&out, time.Minute, ".", tt.args); code != 1 || !strings.Contains(out.String(), tt.want) || !strings.Contains(out.String(), "said by 3") {
+			t.Errorf("%q: got %d and\n%s\nwant 1 and %q", tt.args, code, out.String(), tt.want)
+		}
+	}
 }
