@@ -756,3 +756,22 @@ func TestPasskeys_Last(t *testing.T) {
 	_, err := p.enter(p.key)
 	wantFault(t, err, 401, "not known")
 }
+
+// "config check" counts the passkeys of a server that is stopped, and says nothing about those of a
+// database that it cannot read.
+func TestPasskeys_ConfigCheck(t *testing.T) {
+	p := newPasskeyTest(t)
+	s := service{config: p.config}
+	if hosts := s.passkeyHosts(); hosts != nil { // the database is open, and there is no socket
+		t.Errorf("got %v of a database in use", hosts)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p.App = nil
+	s.config.Admin.BaseURL = "https://keys.example.com"
+	warnings, err := s.Check()
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "made for localhost do not work at https://keys.example.com (stored: 1)") {
+		t.Errorf("got %q, %v; want one warning about the passkey", warnings, err)
+	}
+}
