@@ -254,8 +254,8 @@ func (p *Passkeys) askConfirm(op operator, session []byte, now time.Time) (q pas
 }
 
 // askNew returns the question for a new passkey of op, who may be an operator that does not exist yet.
-// Only what has the hash bound can answer it: the token of a session or of a link. verify says whether
-// the passkey is to be the only thing that op logs in with.
+// Only what has the hash bound can answer it: the token of a session or of a link. verify is required if
+// op is to log in with the passkey alone from the start.
 func (p *Passkeys) askNew(op operator, bound []byte, verify protocol.UserVerificationRequirement, now time.Time) (q passkeyQuestion, err error) {
 	party := p.party.Load()
 	if party.web == nil {

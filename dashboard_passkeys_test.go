@@ -46,6 +46,13 @@ func (p *tab) proves() {
 	p.press(kb.Enter)
 }
 
+// adds goes to the page that adds a passkey.
+func (p *tab) adds() {
+	p.t.Helper()
+	p.open("/account")
+	p.click(`form[action="/account/passkeys"] button`)
+}
+
 // leave signs out.
 func (p *tab) leave() {
 	p.t.Helper()
@@ -62,7 +69,7 @@ func TestBrowser_Passkeys(t *testing.T) {
 	p.load(source)
 	p.operator("/account")
 	p.sees("Passkeys work only at http://localhost:")
-	p.open("/account/passkeys/new")
+	p.adds()
 	p.proves()
 	p.sees("Passkeys work only at http://localhost:")
 	p.hidden(passkeyButton)
@@ -75,7 +82,7 @@ func TestBrowser_Passkeys(t *testing.T) {
 	p.sees("No key yet")
 
 	id := p.authenticate()
-	p.open("/account/passkeys/new")
+	p.adds()
 	p.proves()
 	p.look("a new passkey")
 	p.fill("#name", "laptop")
@@ -84,7 +91,7 @@ func TestBrowser_Passkeys(t *testing.T) {
 	if p.value(`input[aria-label="Name of laptop"]`) != "laptop" || strings.Contains(p.text(), "work only at") {
 		t.Errorf("got %s", p.text())
 	}
-	p.open("/account/passkeys/new")
+	p.adds()
 	p.click(passkeyButton)
 	p.sees("This device has a passkey for this account already.")
 	if list := p.held(id); len(list) != 1 || list[0].RpID != "localhost" || !list[0].IsResidentCredential {

@@ -106,10 +106,9 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
 		"POST /account/app":          {anyRole, d.addApp},
 		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
-		"GET /account/passkeys/new": {anyRole, d.showNewPasskey}, "POST /account/passkeys/new": {anyRole, d.addPasskey},
-		"POST /account/password/remove": {anyRole, d.removePassword},
-		"POST /account/recovery-codes":  {anyRole, d.makeCodes},
-		"GET /confirm":                  {anyRole, d.showConfirm}, "POST /confirm": {anyRole, d.confirm},
+		"POST /account/passkeys": {anyRole, d.addPasskey}, "POST /account/password/remove": {anyRole, d.removePassword},
+		"POST /account/recovery-codes": {anyRole, d.makeCodes},
+		"GET /confirm":                 {anyRole, d.showConfirm}, "POST /confirm": {anyRole, d.confirm},
 	}}
 	for _, set := range d.sets {
 		all = append(all, set.pages())

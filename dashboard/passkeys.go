@@ -111,15 +111,9 @@ type newPasskeyPage struct {
 	Form     passkeyForm
 }
 
-// showNewPasskey asks for a new passkey, after the operator has confirmed who it is.
-func (d *Dashboard) showNewPasskey(v *pageRequest) { v.newPasskey(nil) }
-
+// newPasskey asks for a new passkey, with a fault unless it is nil.
 func (v *pageRequest) newPasskey(fault *Fault) {
 	d := v.dashboard
-	if !d.o.Accounts.Proven(v.Session) {
-		v.askConfirm("/admin/v1/factors", nil)
-		return
-	}
 	page := newPasskeyPage{Passkeys: v.passkeys(nil)}
 	page.Form = d.passkeyForm(d.o.Accounts.AskNew(v.Session), passkeyForm{Kind: "create", Label: "Create a passkey", Field: "passkey", Back: "passkey.ticket"})
 	status, shown := http.StatusOK, view{Title: "Add a passkey", Data: page, Form: v.R.PostForm}
@@ -129,11 +123,15 @@ func (v *pageRequest) newPasskey(fault *Fault) {
 	v.show(status, "newpasskey", shown)
 }
 
-// addPasskey stores a new passkey.
+// addPasskey asks for a new passkey, or stores it if the form has one. The operator confirms first who it is.
 func (d *Dashboard) addPasskey(v *pageRequest) {
 	form := v.R.PostForm
 	if !d.o.Accounts.Proven(v.Session) {
 		v.askConfirm("/admin/v1/factors", nil)
+		return
+	}
+	if !form.Has("passkey") {
+		v.newPasskey(nil)
 		return
 	}
 	if err := d.o.Accounts.AddPasskey(v.R, v.Session, form.Get("name"), form.Get("passkey.ticket"), form.Get("passkey")); err != nil {
