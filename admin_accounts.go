@@ -18,6 +18,7 @@ import (
 type AccountsOptions struct {
 	Operators *Operators
 	Sessions  *Sessions
+	Passkeys  *Passkeys
 	Peppers   Peppers // sign the cookies of known browsers
 	Clock     *clock.Clock
 	Log       *slog.Logger
@@ -97,6 +98,11 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboa
 		return made, faultFor(ErrRateLimit.After(wait))
 	}
 	op, err := a.o.Operators.Authenticate(c.Name, c.Password)
+	if errors.Is(err, ErrLogin) && a.recovers(a.deed(r, dashboard.Operator{}, "log in"), c, &op) {
+		undo()
+		made, err = a.begin(r, op, c)
+		return made, faultFor(err)
+	}
 	if errors.Is(err, ErrLogin) {
 		a.recordFailed(a.deed(r, dashboard.Operator{}, "log in"), err)
 		return made, faultFor(err)
@@ -154,12 +160,13 @@ func (a *Accounts) beginSession(r *http.Request, found operator, c dashboard.Cre
 func (a *Accounts) Setup(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
 	by := a.deed(r, dashboard.Operator{}, "set up")
 	// Create checks the link only if it is not "", so pass a text that is never a valid link
-	op, err := a.o.Operators.Create(by, c.Name, c.Password, cmp.Or(c.Link, "none"))
+	link := cmp.Or(c.Link, "none")
+	made, err = a.first(r, by, c, func() (operator, error) { return a.o.Operators.Create(by, c.Name, c.Password, link) },
+		func(key createdPasskey) (operator, error) {
+			return a.o.Operators.createWithPasskey(by, c.Name, link, key)
+		})
 	if errors.Is(err, ErrSetup) {
 		a.o.Refused(by, ErrSetup)
-	}
-	if err == nil {
-		made, err = a.goOn(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -187,12 +194,10 @@ func (a *Accounts) CheckInvitation(link string) (dashboard.Operator, error) {
 // Join accepts the invitation whose token is in c.Link: it sets the password and begins a session.
 func (a *Accounts) Join(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
 	by := a.deed(r, dashboard.Operator{}, "accept invitation")
-	op, err := a.o.Operators.Join(by, c.Link, c.Password)
+	made, err = a.first(r, by, c, func() (operator, error) { return a.o.Operators.Join(by, c.Link, c.Password) },
+		func(key createdPasskey) (operator, error) { return a.o.Operators.accept(by, c.Link, "", &key) })
 	if errors.Is(err, ErrInvitation) {
 		a.o.Refused(by, ErrInvitation)
-	}
-	if err == nil {
-		made, err = a.goOn(r, op, c)
 	}
 	return made, faultFor(err)
 }
@@ -235,7 +240,8 @@ func (a *Accounts) Proofs(s dashboard.Session) (dashboard.Proofs, error) {
 	}
 	op, err := a.o.Operators.Find(s.ID)
 	return dashboard.Proofs{
-		Code: len(factors) > 0, NoPassword: op.Password == "" || a.o.Operators.passwordsOff, SignOn: a.provider != nil && op.Issuer == a.provider.o.Issuer && op.Subject != "",
+		Password: a.HasPassword(s), Code: len(factors) > 0, Passkey: a.askConfirm(s),
+		SignOn: a.provider != nil && op.Issuer == a.provider.o.Issuer && op.Subject != "",
 	}, faultFor(err)
 }
 
@@ -290,8 +296,7 @@ type presentPassword struct {
 // so that somebody with a stolen session cannot guess it without end. The attempt counts as a failed one
 // until undo is called.
 func (a *Accounts) checkPresent(by AuditContext, p presentPassword) (undo func(), err error) {
-	undo, wait := tryAll(a.o.Clock.Steady(by.Now),
-		guessBudget{a.guesses.bySession, string(p.Session)}, guessBudget{a.guesses.byOperator, fmt.Sprint(p.Operator)})
+	undo, wait := a.tryConfirm(by, p.Operator, p.Session)
 	if wait > 0 {
 		a.o.Refused(by, ErrRateLimit)
 		return undo, ErrRateLimit.With("Too many wrong passwords. Wait for the time in Retry-After.").After(wait)
@@ -305,6 +310,11 @@ func (a *Accounts) checkPresent(by AuditContext, p presentPassword) (undo func()
 		undo()
 	}
 	return undo, err
+}
+
+// tryConfirm counts a confirmation as failed, see tryAll.
+func (a *Accounts) tryConfirm(by AuditContext, operator uint64, session []byte) (undo func(), wait time.Duration) {
+	return tryAll(a.o.Clock.Steady(by.Now), guessBudget{a.guesses.bySession, string(session)}, guessBudget{a.guesses.byOperator, fmt.Sprint(operator)})
 }
 
 // confirm handles the confirmation of the password by a client that sends the cookie of a login.
@@ -367,11 +377,16 @@ func (a *Accounts) LogoutEverywhere(r *http.Request, s dashboard.Session) error 
 	return faultFor(a.o.Sessions.EndAll(a.deed(r, s.Operator, "log out everywhere"), s.ID))
 }
 
-// ChangePassword sets a new password for the operator to whom s belongs. old must be the
-// current password. All sessions of the operator except s end.
+// ChangePassword sets a new password for the operator to whom s belongs. old must be the current
+// password; an operator without one must be Proven. All sessions of the operator except s end.
 func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, password string) error {
 	by, hash := a.deed(r, s.Operator, "change password"), sessionHash(s.Token)
-	undo, err := a.checkPresent(by, presentPassword{s.ID, hash, old})
+	undo, err := func() {}, error(nil)
+	if a.HasPassword(s) {
+		undo, err = a.checkPresent(by, presentPassword{s.ID, hash, old})
+	} else if !a.Proven(s) {
+		err = ErrProof
+	}
 	if err == nil {
 		undo()
 		err = a.o.Operators.SetPassword(by, s.ID, password, hash)

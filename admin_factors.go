@@ -156,7 +156,14 @@ func publishReset(tx *Tx, op operator, way string, by AuditContext) error {
 
 // show returns the JSON object of a factor. It contains no secret.
 func (f factor) show() map[string]any {
-	return map[string]any{"id": f.ID, "operator": f.Operator, "kind": f.Kind, "name": f.Name, "created_at": Seconds(f.CreatedAt), "last_used_at": Seconds(f.LastUsedAt)}
+	shown := map[string]any{
+		"id": f.ID, "operator": f.Operator, "kind": f.Kind, "name": f.Name, "created_at": Seconds(f.CreatedAt), "last_used_at": Seconds(f.LastUsedAt),
+		"host": nil, "backed_up": nil,
+	}
+	if k, ok := passkeyOf(f); ok {
+		shown["host"], shown["backed_up"] = k.Host, k.BackedUp
+	}
+	return shown
 }
 
 // factorRoutes returns the routes for the second factors of a login.
@@ -274,7 +281,7 @@ func (a *Accounts) dropFactor(tx *Tx, f factor) error {
 	switch {
 	case len(left) == 0 && a.o.SecondFactor:
 		return ErrConflict.With("A second factor is required, and this is the last one. Add another one first.")
-	case op.Password == "" && op.Subject == "" && !hasKind(left, factorPasskey):
+	case (op.Password == "" || a.o.Operators.passwordsOff) && op.Subject == "" && !a.o.Passkeys.anyHere(left):
 		return ErrConflict.With("You have no password, and without this passkey you could not log in. Add another passkey or set a password first.")
 	}
 	if len(left) == 0 {

@@ -33,6 +33,7 @@ type operator struct {
 	Issuer   string         `json:"issuer,omitempty"`         // identity provider of the single sign-on; "" if there is none
 	Subject  string         `json:"subject,omitempty"`        // id of the operator at the identity provider
 	Recovery []recoveryCode `json:"recovery_codes,omitempty"` // those that were not used
+	Handle   []byte         `json:"handle,omitempty"`         // by which passkeys know the operator: 32 random bytes; nil until the first one
 }
 
 var OperatorTable = Table[operator]{
@@ -158,24 +159,44 @@ func (o *Operators) createAs(by AuditContext, made operator, password, setup str
 			return made, err
 		}
 	}
-	sealed := o.seal(password)
-	err = by.Update(o.store, func(tx *Tx) error {
+	made.Name, made.Password = name, o.seal(password)
+	return o.insert(by, made, setup, nil)
+}
+
+// createWithPasskey is like Create for an operator with a passkey in place of a password.
+func (o *Operators) createWithPasskey(by AuditContext, name, setup string, key createdPasskey) (made operator, err error) {
+	if name, err = cleanName(name); err != nil {
+		return made, err
+	}
+	return o.insert(by, operator{Name: name, Role: RoleAdmin, Joined: true}, setup, &key)
+}
+
+// insert stores a new operator, with a passkey unless key is nil. See createAs for setup and the errors.
+func (o *Operators) insert(by AuditContext, made operator, setup string, key *createdPasskey) (operator, error) {
+	err := by.Update(o.store, func(tx *Tx) (err error) {
 		if setup != "" {
 			if err := o.CheckSetup(tx, setup, by.Late()); err != nil {
 				return err
 			}
 		}
-		if OperatorTable.Has(tx, "name", []byte(strings.ToLower(name))) {
-			return ErrConflict.With("An operator named %q already exists. Choose another name.", name)
+		if OperatorTable.Has(tx, "name", []byte(strings.ToLower(made.Name))) {
+			return ErrConflict.With("An operator named %q already exists. Choose another name.", made.Name)
 		}
-		id, err := OperatorTable.NextID(tx)
-		if err != nil {
+		if made.ID, err = OperatorTable.NextID(tx); err != nil {
 			return err
 		}
-		made = operator{ID: id, Name: name, Password: sealed, CreatedAt: by.Now, Role: made.Role, Initial: made.Initial}
-		return errors.Join(OperatorTable.Put(tx, made), tx.Delete("meta", []byte("setup")))
+		made.CreatedAt = by.Now
+		return errors.Join(OperatorTable.Put(tx, made), putFirst(tx, &made, key, by.Now), tx.Delete("meta", []byte("setup")))
 	})
 	return made, err
+}
+
+// putFirst stores the first passkey of an operator, unless key is nil.
+func putFirst(tx *Tx, op *operator, key *createdPasskey, now time.Time) error {
+	if key == nil {
+		return nil
+	}
+	return putPasskey(tx, op, *key, now)
 }
 
 // setupMark returns the stored form of a set-up link: the SHA-256 of its token, then the

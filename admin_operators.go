@@ -146,13 +146,19 @@ func (o *Operators) Join(by AuditContext, token, password string) (joined operat
 	if password, err = newPassword(joined.Name, password); err != nil {
 		return joined, err
 	}
-	sealed := o.seal(password)
+	return o.accept(by, token, o.seal(password), nil)
+}
+
+// accept ends the invitation with this token. The operator then has the sealed password, or the passkey
+// in its place if sealed is "".
+func (o *Operators) accept(by AuditContext, token, sealed string, key *createdPasskey) (joined operator, err error) {
 	err = by.Update(o.store, func(tx *Tx) (err error) {
 		if joined, err = o.Invited(tx, token, by.Late()); err != nil {
 			return err
 		}
 		joined.setPassword(sealed, by.Now)
-		return OperatorTable.Put(tx, joined)
+		joined.Joined = key != nil
+		return errors.Join(OperatorTable.Put(tx, joined), putFirst(tx, &joined, key, by.Now))
 	})
 	return joined, err
 }
@@ -187,7 +193,12 @@ func endInvitations(tx *Tx) error {
 // operator, and is empty if nothing has ended.
 func (o operator) Ended(now operator) (next operator, why []string) {
 	next = o
-	if now.Password != o.Password && now.Password != "" {
+	switch {
+	case now.Password == o.Password || now.Password == "" && !now.Joined:
+	case now.Password == "":
+		next.Password, next.Joined, next.ChangedAt = "", true, now.ChangedAt
+		why = append(why, "removed the password")
+	default:
 		next.Password, next.ChangedAt = now.Password, now.ChangedAt
 		why = append(why, "got another password")
 	}

@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-webauthn/webauthn/protocol"
+	"github.com/go-webauthn/webauthn/webauthn"
+
 	"latchkey/dashboard"
 )
 
@@ -18,6 +21,8 @@ type loginStep struct {
 	ChangedAt time.Time `json:"changed_at"`       // of the password; another one ends the login
 	Secret    string    `json:"secret,omitempty"` // of the app that the operator sets up; "" if there is a factor already
 	IssuedAt  time.Time `json:"issued_at"`        // differs between two tickets
+
+	Passkey *webauthn.SessionData `json:"passkey,omitempty"` // what an answer of a passkey is checked against; nil if the operator has none here
 }
 
 var stepTicket = ticketKind[loginStep]{"second step of a login", stepSpan}
@@ -38,6 +43,9 @@ func (a *Accounts) goOn(r *http.Request, op operator, c dashboard.Credentials) (
 	now := a.o.Clock.Latest(a.o.Clock.Now())
 	step := loginStep{Operator: op.ID, ChangedAt: op.ChangedAt, IssuedAt: now}
 	if len(factors) > 0 {
+		if step.Passkey, err = a.o.Passkeys.askOperator(op, protocol.VerificationPreferred); err != nil {
+			return made, err
+		}
 		made.Step, err = a.showStep(step, now)
 		return made, err
 	}
@@ -57,7 +65,7 @@ func (a *Accounts) goOn(r *http.Request, op operator, c dashboard.Credentials) (
 // showStep returns what the dashboard must know to ask for the second factor.
 func (a *Accounts) showStep(step loginStep, now time.Time) (*dashboard.LoginStep, error) {
 	ticket, err := stepTicket.issue(a.o.Peppers, step, now)
-	return &dashboard.LoginStep{Ticket: ticket}, err
+	return &dashboard.LoginStep{Ticket: ticket, Passkey: dashboard.Question{Options: optionsOf(step.Passkey)}}, err
 }
 
 // secondStep checks the second factor and begins a session. If the factor is wrong, made has the step,
@@ -81,15 +89,21 @@ func (a *Accounts) secondStep(r *http.Request, c dashboard.Credentials) (made da
 		a.o.Refused(by, ErrRateLimit)
 		return made, faultFor(ErrRateLimit.After(wait))
 	}
-	err = by.Update(a.o.Operators.store, func(tx *Tx) error { return a.takeSecond(tx, step, c, by) })
+	if c.Passkey != "" {
+		err = a.secondPasskey(step, c, by)
+	} else {
+		err = by.Update(a.o.Operators.store, func(tx *Tx) error { return a.takeSecond(tx, step, c, by) })
+	}
 	if err == nil {
 		undo()
 		made, err = a.begin(r, op, c)
 		return made, faultFor(err)
 	}
 	if e := Public(err); e.Status < http.StatusInternalServerError {
-		a.recordFailed(by, fmt.Errorf("wrong code: %w", ErrLogin))
-		made.Step = &dashboard.LoginStep{Ticket: c.Ticket, Secret: step.Secret}
+		if c.Passkey == "" {
+			a.recordFailed(by, fmt.Errorf("wrong code: %w", ErrLogin))
+		}
+		made.Step = &dashboard.LoginStep{Ticket: c.Ticket, Secret: step.Secret, Passkey: dashboard.Question{Options: optionsOf(step.Passkey)}}
 		if step.Secret != "" {
 			made.Step.URL = totpURL(op.Name, step.Secret)
 		}

@@ -86,6 +86,12 @@ func recoveryHash(code string) []byte {
 	return sum[:]
 }
 
+// hasRecovery reports whether an operator has this recovery code.
+func hasRecovery(op operator, code string) bool {
+	hash := recoveryHash(cleanCode(code))
+	return slices.ContainsFunc(op.Recovery, func(c recoveryCode) bool { return subtle.ConstantTimeCompare(c.Hash, hash) == 1 })
+}
+
 // cleanCode returns a code as it is compared: in capitals, without spaces and hyphens.
 func cleanCode(code string) string {
 	return strings.ToUpper(strings.NewReplacer(" ", "", "-", "", "\u00a0", "", "\t", "").Replace(code))

@@ -59,6 +59,7 @@ type App struct {
 	connections *Connections
 
 	Operators *Operators
+	Passkeys  *Passkeys
 	sessions  *Sessions
 	accounts  *Accounts
 
@@ -159,9 +160,10 @@ func (a *App) connect() error {
 	if !c.Admin.PasswordLogin {
 		a.Operators.RefusePasswords()
 	}
+	a.Passkeys = NewPasskeys(store, a.peppers, c.DashboardURL(c.Admin.Listen))
 	a.accounts = NewAccounts(AccountsOptions{
-		Operators: a.Operators, Sessions: a.sessions, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(), Refused: a.audit.Refused,
-		SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
+		Operators: a.Operators, Sessions: a.sessions, Passkeys: a.Passkeys, Peppers: a.peppers, Clock: a.clock, Log: a.log, Proxies: c.TrustedProxies(),
+		Refused: a.audit.Refused, SecondFactor: c.Admin.SecondFactor, Provider: ProviderOf(c),
 	})
 	a.notices = NewOperatorEvents(store, a.Keyring, c.Keys.ExpiringNotice)
 	a.tokens = NewTokens(store, a.peppers)

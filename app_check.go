@@ -152,3 +152,17 @@ func ownEndpoints(c Config) ([]string, error) {
 	}
 	return a.Server.Own(), nil
 }
+
+// PasskeyHosts returns how many passkeys are in the database of a data folder, for each host name that
+// they were made for. It returns an error if a server has the database open.
+func PasskeyHosts(data string) (hosts map[string]int, err error) {
+	f, err := OpenFile((&DataDir{Path: data}).Database(), ReadOnly)
+	if err != nil {
+		return nil, err
+	}
+	err = f.View(func(tx *Tx) error {
+		hosts, err = StoredPasskeys(tx)
+		return err
+	})
+	return hosts, errors.Join(err, f.Close())
+}

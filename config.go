@@ -318,6 +318,50 @@ func (c Config) AdminTLS() ListenerTLS {
 	return ListenerTLS{c.Admin.TLS == "acme", c.Admin.TLSCertFile, c.Admin.TLSKeyFile}
 }
 
+// APIURL returns the URL at which clients reach the API. address is the address of the API listener.
+// If the configuration sets a URL, APIURL returns that URL.
+func (c Config) APIURL(address string) string {
+	if c.Server.BaseURL != "" {
+		return strings.TrimSuffix(c.Server.BaseURL, "/")
+	}
+	return c.hostURL(address, c.ServerTLS())
+}
+
+// DashboardURL returns the URL at which browsers reach the dashboard. address is the address of the
+// admin listener. If the configuration sets a URL, DashboardURL returns that URL. For a listener on
+// loopback without TLS it has the host localhost, since an IP address cannot have passkeys.
+func (c Config) DashboardURL(address string) string {
+	if c.Admin.BaseURL != "" {
+		return strings.TrimSuffix(c.Admin.BaseURL, "/")
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err == nil && !c.AdminTLS().On() && (host == "127.0.0.1" || host == "::1") {
+		return "http://" + net.JoinHostPort("localhost", port)
+	}
+	return c.hostURL(address, c.AdminTLS())
+}
+
+// hostURL returns the URL of a listener with this address and these TLS settings. Clients cannot
+// connect to 0.0.0.0 or [::], so the URL has localhost instead. If the listener uses ACME, the host is
+// the first ACME domain of the configuration.
+func (c Config) hostURL(address string, t ListenerTLS) string {
+	scheme := "http://"
+	if t.On() {
+		scheme = "https://"
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return scheme + address
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	if t.ACME {
+		host = c.ACME.Domains[0] // the certificates are valid only for the ACME domains
+	}
+	return scheme + net.JoinHostPort(host, port)
+}
+
 // Differing returns the keys of the settings that differ in other and that only a restart applies.
 // It leaves out the settings that a reload applies: the [[...]] sections, the limits, the bounds,
 // log.level and the numbers of connections.

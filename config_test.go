@@ -667,3 +667,34 @@ func TestIsPattern(t *testing.T) {
 		}
 	}
 }
+
+// An IP address cannot have passkeys, so a browser is sent to localhost.
+func TestConfig_DashboardURL(t *testing.T) {
+	var base, files, acme Config
+	base.Admin.BaseURL = "https://keys.example.com/"
+	files.Admin.TLSCertFile = "cert.pem"
+	acme.Admin.TLS, acme.ACME.Domains = "acme", []string{"keys.example.com"}
+	for _, tt := range []struct {
+		c             Config
+		address, want string
+	}{
+		{Config{}, "127.0.0.1:8081", "http://localhost:8081"},
+		{Config{}, "[::1]:8081", "http://localhost:8081"},
+		{Config{}, "localhost:8081", "http://localhost:8081"},
+		{Config{}, "0.0.0.0:8081", "http://localhost:8081"},
+		{Config{}, "[::]:8081", "http://localhost:8081"},
+		{Config{}, ":8081", "http://localhost:8081"},
+		{Config{}, "127.0.0.2:8081", "http://127.0.0.2:8081"}, // not what localhost means
+		{Config{}, "192.0.2.1:8081", "http://192.0.2.1:8081"},
+		{base, "127.0.0.1:8081", "https://keys.example.com"},
+		{files, "127.0.0.1:8081", "https://127.0.0.1:8081"}, // the certificate may be for the address
+		{acme, "127.0.0.1:8081", "https://keys.example.com:8081"},
+	} {
+		if got := tt.c.DashboardURL(tt.address); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.address, got, tt.want)
+		}
+	}
+	if got := (Config{}).APIURL("127.0.0.1:8080"); got != "http://127.0.0.1:8080" {
+		t.Errorf("the API: got %s, want its address", got)
+	}
+}

@@ -191,6 +191,9 @@ func hasStore(path string) bool {
 // Socket returns the path of the control socket.
 func (f *DataDir) Socket() string { return filepath.Join(f.Path, socketFile) }
 
+// Database returns the path of the database.
+func (f *DataDir) Database() string { return storePath(f.Path) }
+
 // Open returns the store of the folder and its peppers. The caller closes the store. In
 // a folder that never had a store, Open creates the database. It also creates the
 // pepper file if from has neither Value nor File. In a folder that had a store, a missing

@@ -140,7 +140,30 @@ func (s service) Check() (warnings []string, err error) {
 	check := ConfigCheck{Config: s.config, Sources: s.sources, Pepper: pepper(), Now: time.Now(), WayIn: s.wayIn}
 	warnings, err = check.Run()
 	_, _, unset := firstCredentials()
-	return warnings, errors.Join(err, unset)
+	return append(warnings, PasskeyWarnings(s.AdminURL(), s.passkeyHosts())...), errors.Join(err, unset)
+}
+
+// passkeyHosts returns how many passkeys are stored, for each host name that they were made for. It asks
+// the server, or reads the database if none is running. If neither can be done, it returns nil: that
+// is no fault of the configuration.
+func (s service) passkeyHosts() map[string]int {
+	var answer struct {
+		Factors []struct{ Host string }
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	client := cli.NewSocketClient((&DataDir{Path: s.config.Server.Data}).Socket())
+	if client.Do(ctx, cli.Request{Method: http.MethodGet, Path: "/admin/v1/factors"}, &answer) != nil {
+		hosts, _ := PasskeyHosts(s.config.Server.Data)
+		return hosts
+	}
+	hosts := map[string]int{}
+	for _, f := range answer.Factors {
+		if f.Host != "" {
+			hosts[f.Host]++
+		}
+	}
+	return hosts
 }
 
 // wayIn reports whether an admin has logged in without a password before. It asks the server if one is
@@ -195,14 +218,7 @@ func (s service) APIURL() string {
 // AdminURL returns the URL of the admin endpoint according to the configuration. No
 // server has to be running.
 func (s service) AdminURL() string {
-	if s.config.Admin.BaseURL != "" {
-		return s.config.Admin.BaseURL
-	}
-	scheme := "http://"
-	if s.config.AdminTLS().On() {
-		scheme = "https://"
-	}
-	return scheme + strings.Replace(s.config.Admin.Listen, "0.0.0.0", "localhost", 1)
+	return s.config.DashboardURL(s.config.Admin.Listen)
 }
 
 // Overlaps returns one text for each pair of routes that FindOverlaps finds.
@@ -343,11 +359,19 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 	defer stop()
 	err = a.Serve(ctx, func(api, admin net.Addr) {
 		go reloadOnHangup(ctx, a, o.hangups)
-		a.Server.ListensAt(baseURL(o.config, api))
-		a.Operators.DashboardAt(dashboardURL(o.config, admin))
+		a.Server.ListensAt(o.config.APIURL(api.String()))
+		a.Operators.DashboardAt(o.config.DashboardURL(admin.String()))
+		a.Passkeys.At(o.config.DashboardURL(admin.String()))
+		hosts, err := a.Passkeys.Stored()
+		if err != nil {
+			log.Error("the passkeys could not be counted", "error", err)
+		}
+		for _, warning := range PasskeyWarnings(o.config.DashboardURL(admin.String()), hosts) {
+			log.Warn(warning)
+		}
 		o.announce(a, api, admin)
 		if o.Demo {
-			if seedErr = demo(ctx, a, o, [2]string{baseURL(o.config, api), dashboardURL(o.config, admin)}); seedErr != nil {
+			if seedErr = demo(ctx, a, o, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {
 				stop() // the demo cannot be used, because nobody has its key
 			}
 		}
@@ -449,16 +473,6 @@ func firstPassword() (string, error) {
 	return secrettext.Password.FromVariable("LATCHKEY_ADMIN_PASSWORD", value)
 }
 
-// dashboardURL returns the URL at which browsers reach the dashboard. address is the
-// address of the admin listener. If the configuration sets a URL, dashboardURL returns
-// that URL.
-func dashboardURL(c Config, address net.Addr) string {
-	if c.Admin.BaseURL != "" {
-		return c.Admin.BaseURL
-	}
-	return hostURL(c, address, c.AdminTLS())
-}
-
 // announce prints the addresses of the service: five lines if standard output is a
 // terminal, else one log line. The set-up link is a secret, so only the terminal
 // shows it.
@@ -471,12 +485,12 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	if err != nil {
 		data = o.config.Server.Data
 	}
-	url := baseURL(o.config, api)
+	url := o.config.APIURL(api.String())
 	if !cli.IsTerminal(o.Stdout) {
 		o.log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
 		return
 	}
-	dashboard := dashboardURL(o.config, admin)
+	dashboard := o.config.DashboardURL(admin.String())
 	next := "Log in     " + dashboard + "/login"
 	if o.Demo {
 		next = "Log in     see below"
@@ -487,34 +501,4 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	if err != nil {
 		o.log.Warn("the addresses could not be printed; to get another set-up link, run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
 	}
-}
-
-// baseURL returns the URL at which clients reach the API. address is the address of the
-// API listener. If the configuration sets a URL, baseURL returns that URL.
-func baseURL(c Config, address net.Addr) string {
-	if c.Server.BaseURL != "" {
-		return strings.TrimSuffix(c.Server.BaseURL, "/")
-	}
-	return hostURL(c, address, c.ServerTLS())
-}
-
-// hostURL returns the URL of a listener with this address and these TLS settings. Clients
-// cannot connect to 0.0.0.0 or [::], so the URL has localhost instead. If the listener
-// uses ACME, the host is the first ACME domain of the configuration.
-func hostURL(c Config, address net.Addr, t ListenerTLS) string {
-	scheme := "http://"
-	if t.On() {
-		scheme = "https://"
-	}
-	host, port, err := net.SplitHostPort(address.String())
-	if err != nil {
-		return scheme + address.String()
-	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
-	if t.ACME {
-		host = c.ACME.Domains[0] // the certificates are valid only for the ACME domains
-	}
-	return scheme + net.JoinHostPort(host, port)
 }

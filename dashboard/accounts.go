@@ -16,6 +16,7 @@ import (
 // throttling of logins and its audit log. An error that the operator may see is a *Fault. For any
 // other error the dashboard answers 500.
 type Accounts interface {
+	Passkeys
 	// Any reports whether any operator exists.
 	Any() (bool, error)
 	// Login begins a session, or returns the next step that the login needs in Login.Step. A Fault with
@@ -105,12 +106,13 @@ type Login struct {
 type Credentials struct {
 	Name, Password string
 	Second         bool   // the form is the one of the second step
-	Ticket         string // LoginStep.Ticket of the second step
+	Ticket         string // LoginStep.Ticket of the second step, or Question.Ticket
 	Code           string // of an authenticator app, or a recovery code
 	Link           string // token of the set-up link or of the invitation
 	Enroll         string // token of the link with which an operator may set up a second factor
 	Old            string // token of the browser's previous session, which the login ends; "" if there is none
 	Device         string // Login.Device of the browser's last login; "" if there is none
+	Passkey        string // answer of an authenticator, as JSON; "" if there is none
 }
 
 // IsLive reports whether a script of a page sent r to bring the page up to date. Such a request is no
@@ -147,10 +149,14 @@ const (
 	deviceCookie  = "latchkey_device"  // Login.Device
 	signOnCookie  = "latchkey_signon"  // SignOnStart.Ticket
 	stepCookie    = "latchkey_step"    // LoginStep.Ticket
+	passkeyCookie = "latchkey_passkey" // Question.Ticket of a login with a passkey
 )
 
 // stepMax is how long a browser keeps the cookie of a login's second step.
 const stepMax = 10 * time.Minute
+
+// passkeyMax is how long a browser keeps the cookie of a login with a passkey.
+const passkeyMax = 10 * time.Minute
 
 // cookieNames returns the names of a cookie without and with TLS. The prefix __Host- makes
 // browsers send the cookie only to this host and only over TLS. Browsers keep one cookie of a name
@@ -191,8 +197,10 @@ func (d *Dashboard) setCookie(w http.ResponseWriter, r *http.Request, cookie htt
 
 // setLogin sets the cookies of a new login.
 func (d *Dashboard) setLogin(w http.ResponseWriter, r *http.Request, made Login) {
-	if d.cookie(r, stepCookie) != "" {
-		d.setCookie(w, r, http.Cookie{Name: stepCookie}, -time.Second)
+	for _, name := range []string{stepCookie, passkeyCookie} {
+		if d.cookie(r, name) != "" {
+			d.setCookie(w, r, http.Cookie{Name: name}, -time.Second)
+		}
 	}
 	d.setCookie(w, r, http.Cookie{Name: sessionCookie, Value: made.Token}, d.o.Accounts.SessionMax())
 	d.setCookie(w, r, http.Cookie{Name: deviceCookie, Value: made.Device}, d.o.Accounts.DeviceMax())
@@ -256,14 +264,14 @@ func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 	page := loginPage{Known: known, To: "/login", NameField: "name", PasswordField: "password"}
 	q, err := readQuery(r)
 	if err != nil {
-		d.renderLogin(w, http.StatusBadRequest, err.Error(), page)
+		d.renderLogin(w, r, http.StatusBadRequest, err.Error(), page)
 		return
 	}
 	page.Fields = []carriedField{{"next", q.Get("next")}}
 	if enroll := q.Get("enroll"); enroll != "" {
 		page.Fields = append(page.Fields, carriedField{"enroll", enroll})
 	}
-	d.renderLogin(w, http.StatusOK, "", page)
+	d.renderLogin(w, r, http.StatusOK, "", page)
 }
 
 // loginPage is the data of the login form.
@@ -272,7 +280,9 @@ type loginPage struct {
 	To                       string // where the form is sent to
 	NameField, PasswordField string // names of the two fields
 	Ways
-	Name string // value of the field for the name
+	Name       string // value of the field for the name
+	Passkey    passkeyForm
+	OtherHosts []string // host names of the stored passkeys, if none works here
 	carried
 }
 
@@ -294,10 +304,16 @@ func (d *Dashboard) login(w http.ResponseWriter, r *http.Request) {
 // login fails or needs another step, it shows page again or asks for that step, and ok is false.
 func (d *Dashboard) tryLogin(w http.ResponseWriter, r *http.Request, page loginPage) (made Login, ok bool) {
 	page.Name = strings.TrimSpace(r.PostFormValue(page.NameField))
-	made, err := d.o.Accounts.Login(r, Credentials{
+	c := Credentials{
 		Name: page.Name, Password: r.PostFormValue(page.PasswordField), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie),
 		Second: r.PostForm.Has(loginCode), Code: r.PostFormValue(loginCode), Ticket: d.cookie(r, stepCookie), Enroll: r.PostFormValue("enroll"),
-	})
+		Passkey: r.PostFormValue(loginPasskey),
+	}
+	logIn := d.o.Accounts.Login
+	if c.Passkey != "" && !c.Second {
+		c.Ticket, logIn = d.cookie(r, passkeyCookie), d.o.Accounts.LoginWithPasskey
+	}
+	made, err := logIn(r, c)
 	return made, d.loginGoesOn(w, r, page, made, err)
 }
 
@@ -325,7 +341,7 @@ func (d *Dashboard) loginGoesOn(w http.ResponseWriter, r *http.Request, page log
 		challenge(w)
 	}
 	page.Known, _ = d.o.Accounts.Any()
-	d.renderLogin(w, status, text, page)
+	d.renderLogin(w, r, status, text, page)
 	return false
 }
 
@@ -354,14 +370,31 @@ func localPath(path string) string {
 func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
 	q, err := readQuery(r)
 	if err != nil {
-		d.render(w, http.StatusBadRequest, "setup", view{Title: "Set up", Fault: err.Error(), Data: ""})
+		d.renderSetup(w, http.StatusBadRequest, "", view{Fault: err.Error()})
 		return
 	}
 	link, status := q.Get("token"), http.StatusOK
 	if err := d.o.Accounts.CheckSetup(link); err != nil {
 		link, status = "", http.StatusForbidden
 	}
-	d.render(w, status, "setup", view{Title: "Set up", Data: link})
+	d.renderSetup(w, status, link, view{})
+}
+
+// setupPage is the data of the page on which the first operator is created. Link is "" if the set-up
+// link is not valid.
+type setupPage struct {
+	Link    string
+	Passkey passkeyForm
+}
+
+// renderSetup sends the page of the set-up link with this token.
+func (d *Dashboard) renderSetup(w http.ResponseWriter, status int, link string, v view) {
+	page := setupPage{Link: link}
+	if link != "" {
+		page.Passkey = d.firstPasskey(link, "")
+	}
+	v.Title, v.Data = "Set up", page
+	d.render(w, status, "setup", v)
 }
 
 // afterLink is the login page of an operator who has just set a password by a link.
@@ -370,6 +403,7 @@ var afterLink = loginPage{To: "/login", NameField: "name", PasswordField: "passw
 func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	c := Credentials{Name: r.PostFormValue("name"), Password: r.PostFormValue("password"), Link: r.PostFormValue("token"), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie)}
+	c.Ticket, c.Passkey = r.PostFormValue("passkey.ticket"), r.PostFormValue("passkey")
 	made, err := d.o.Accounts.Setup(r, c)
 	if err == nil && made.Step != nil {
 		d.showSecond(w, r, afterLink, made.Step, "")
@@ -381,11 +415,11 @@ func (d *Dashboard) setup(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	fault := faultOf(err)
-	page := view{Title: "Set up", Fault: fault.Message, Data: c.Link, Form: url.Values{"name": {c.Name}}}
 	if fault.Status == http.StatusForbidden {
-		page = view{Title: "Set up", Data: ""} // no form, because the link is not valid
+		d.renderSetup(w, fault.Status, "", view{}) // no form, because the link is not valid
+		return
 	}
-	d.render(w, fault.Status, "setup", page)
+	d.renderSetup(w, fault.Status, c.Link, view{Fault: fault.Message, Form: url.Values{"name": {c.Name}}})
 }
 
 func (d *Dashboard) logout(v *pageRequest) {
@@ -421,6 +455,7 @@ type accountPage struct {
 	Factors  factorList
 	Proofs
 	Ways
+	Passkeys passkeyList
 }
 
 // account shows the page of the operator's account, with a fault unless it is nil.
@@ -438,7 +473,7 @@ func (v *pageRequest) account(fault *Fault) {
 	if fault == nil && err != nil {
 		fault = faultOf(err)
 	}
-	page.Data = accountPage{answer["sessions"], factors, proofs, v.dashboard.o.Accounts.Ways()}
+	page.Data = accountPage{answer["sessions"], factors, proofs, v.dashboard.o.Accounts.Ways(), v.passkeys(factors.Rows)}
 	if fault != nil {
 		status, page.Fault = fault.Status, fault.Message
 		if status == http.StatusTooManyRequests {
@@ -449,6 +484,14 @@ func (v *pageRequest) account(fault *Fault) {
 }
 
 func (d *Dashboard) changePassword(v *pageRequest) {
+	if !d.o.Accounts.HasPassword(v.Session) && !d.o.Accounts.Proven(v.Session) {
+		v.askConfirm("/admin/v1/factors", nil)
+		return
+	}
+	if !v.R.PostForm.Has("password") { // a form that asks does not carry it
+		v.account(nil)
+		return
+	}
 	err := d.o.Accounts.ChangePassword(v.R, v.Session, v.R.PostFormValue("old"), v.R.PostFormValue("password"))
 	if err != nil {
 		v.account(faultOf(err))

@@ -21,8 +21,11 @@ const (
 	loginName       = "login.name"
 	loginPassword   = "login.password"
 	loginCode       = "login.code"
+	loginPasskey    = "login.passkey" // answer of an authenticator, as JSON
 	confirmPassword = "confirm.password"
 	confirmCode     = "confirm.code"
+	confirmPasskey  = "confirm.passkey" // answer of an authenticator, as JSON
+	confirmTicket   = "confirm.ticket"
 )
 
 // carried has the fields of a form that a page keeps in another form, so that nothing that was typed is
@@ -54,7 +57,7 @@ func carry(r *http.Request) (c carried) {
 		c.Lost = "A file is not kept. Choose it again afterwards."
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.PostForm)) {
-		if slices.Contains([]string{loginName, loginPassword, loginCode, confirmPassword, confirmCode, "password", "old"}, name) {
+		if slices.Contains([]string{loginName, loginPassword, loginCode, loginPasskey, confirmPassword, confirmCode, confirmPasskey, confirmTicket, "password", "old"}, name) {
 			continue
 		}
 		for _, value := range r.PostForm[name] {
@@ -89,7 +92,7 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 	page := loginPage{To: r.URL.RequestURI(), NameField: loginName, PasswordField: loginPassword, Known: true, carried: carry(r)}
 	if !r.PostForm.Has(loginPassword) && !r.PostForm.Has(loginCode) {
 		challenge(w)
-		d.renderLogin(w, http.StatusUnauthorized, "Your session has ended. Nothing has been changed.", page)
+		d.renderLogin(w, r, http.StatusUnauthorized, "Your session has ended. Nothing has been changed.", page)
 		return s, false
 	}
 	made, ok := d.tryLogin(w, r, page)
@@ -100,6 +103,7 @@ func (d *Dashboard) logInFirst(w http.ResponseWriter, r *http.Request) (s Sessio
 	takeField(r, loginName)
 	takeField(r, loginPassword)
 	takeField(r, loginCode)
+	takeField(r, loginPasskey)
 	if s, ok = d.o.Accounts.Session(r, made.Token); !ok {
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
 	}
@@ -111,6 +115,7 @@ type confirmPage struct {
 	To   string // where the form is sent to
 	What string // what the password is asked for
 	Proofs
+	Ask passkeyForm // for a passkey in place of the password
 	carried
 }
 
@@ -150,6 +155,7 @@ func (v *pageRequest) askConfirm(endpoint string, fault *Fault) {
 	if page.Proofs, err = v.dashboard.o.Accounts.Proofs(v.Session); err != nil && fault == nil {
 		fault = faultOf(err)
 	}
+	page.Ask = v.dashboard.confirmPasskey(page.Proofs)
 	shown := view{Title: "Confirm your password", Data: page}
 	if fault != nil {
 		status, shown.Fault = fault.Status, fault.Message
@@ -163,12 +169,20 @@ func (v *pageRequest) askConfirm(endpoint string, fault *Fault) {
 // confirmed confirms the password if the form has it, see askConfirm. It returns false if the password
 // was refused and the form is shown again.
 func (v *pageRequest) confirmed() bool {
-	password, ok := takeField(v.R, confirmPassword)
-	if !ok {
+	password, typed := takeField(v.R, confirmPassword)
+	answer, asked := takeField(v.R, confirmPasskey)
+	code, _ := takeField(v.R, confirmCode)
+	ticket, _ := takeField(v.R, confirmTicket)
+	if !typed && !asked {
 		return true
 	}
-	code, _ := takeField(v.R, confirmCode)
-	if err := v.dashboard.o.Accounts.Confirm(v.R, v.Session, Credentials{Password: password, Code: code}); err != nil {
+	var err error
+	if answer != "" {
+		err = v.dashboard.o.Accounts.ConfirmWithPasskey(v.R, v.Session, ticket, answer)
+	} else {
+		err = v.dashboard.o.Accounts.Confirm(v.R, v.Session, Credentials{Password: password, Code: code})
+	}
+	if err != nil {
 		v.askConfirm("", faultOf(err))
 		return false
 	}
@@ -186,7 +200,7 @@ func (d *Dashboard) showConfirm(v *pageRequest) {
 		v.showFault(faultOf(err))
 		return
 	}
-	page := confirmPage{To: "/confirm", What: purpose(next), Proofs: proofs, carried: carried{Fields: []carriedField{{"next", next}}}}
+	page := confirmPage{To: "/confirm", What: purpose(next), Proofs: proofs, Ask: d.confirmPasskey(proofs), carried: carried{Fields: []carriedField{{"next", next}}}}
 	v.show(http.StatusOK, "confirm", view{Title: "Confirm your password", Data: page})
 }
 

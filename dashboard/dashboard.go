@@ -4,9 +4,9 @@
 // is its only other connection to the program.
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
-// (login and sessions), factors.go (second factors), request.go (a request for a page), records.go, forms.go
-// and columns.go (the pages that most kinds of records share). The other files
-// hold the pages: overview.go, requests.go, keys.go with keyform.go and charts.go, calendar.go,
+// (login and sessions), factors.go, passkeys.go and oidc.go (other ways to log in), request.go (a request
+// for a page), records.go, forms.go and columns.go (the pages that most kinds of records share). The other
+// files hold the pages: overview.go, requests.go, keys.go with keyform.go and charts.go, calendar.go,
 // contacts.go, webhooks.go, tokens.go, operators.go, system.go and pages.go.
 package dashboard
 
@@ -26,6 +26,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"text/template/parse"
 	"time"
 )
 
@@ -53,7 +54,7 @@ type Dashboard struct {
 	o         Options
 	sets      []pageSet
 	sections  []section
-	templates map[string]*template.Template
+	templates *template.Template
 	needs     map[string]string // for each pattern of a page, see page.Needs
 }
 
@@ -107,6 +108,7 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
 		"POST /account/app":          {anyRole, d.addApp},
 		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
+		"POST /account/passkeys": {anyRole, d.addPasskey}, "POST /account/password/remove": {anyRole, d.removePassword},
 		"POST /account/recovery-codes": {anyRole, d.makeCodes},
 		"GET /confirm":                 {anyRole, d.showConfirm}, "POST /confirm": {anyRole, d.confirm},
 		"POST /confirm/oidc": {anyRole, d.confirmBySignOn}, "POST /account/link": {anyRole, d.linkAccount},
@@ -222,7 +224,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 		v.Form = url.Values{}
 	}
 	var buf bytes.Buffer
-	if err := d.templates[name].ExecuteTemplate(&buf, "layout", v); err != nil {
+	if err := d.templates.ExecuteTemplate(&buf, layoutOf(name), v); err != nil {
 		d.o.Log.Error("page not rendered", "page", name, "error", err)
 		http.Error(w, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
 		return
@@ -269,38 +271,47 @@ func (v *pageRequest) navigation() (groups []navGroup) {
 //go:embed *.html style.css script.js icon.svg
 var files embed.FS
 
-// parsePages returns a template for each file that defines "content", under the name of the file
-// without ".html". Each of these templates can use the files that do not define "content".
-func parsePages(functions template.FuncMap) (map[string]*template.Template, error) {
+// parsePages returns the templates of all files. The page of a file that defines "content" is executed
+// under the name of layoutOf. All pages share one set: a copy of the shared templates for each page would
+// be most of an idle server's memory.
+func parsePages(functions template.FuncMap) (*template.Template, error) {
 	names, err := fs.Glob(files, "*.html")
 	if err != nil {
 		return nil, err
 	}
-	parts, pages := template.New("layout").Funcs(functions), map[string]string{}
+	set, pages := template.New("").Funcs(functions), []string{}
+	const content = `{{define "content"}}`
 	for _, file := range names {
 		text, err := files.ReadFile(file)
 		if err != nil {
 			return nil, err
 		}
-		if strings.Contains(string(text), `{{define "content"}}`) {
-			pages[strings.TrimSuffix(file, ".html")] = string(text)
-		} else if _, err := parts.Parse(string(text)); err != nil {
+		page, is := strings.TrimSuffix(file, ".html"), strings.Contains(string(text), content)
+		if is {
+			pages = append(pages, page)
+		}
+		if _, err := set.Parse(strings.Replace(string(text), content, fmt.Sprintf("{{define %q}}", contentOf(page)), 1)); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
-	made := map[string]*template.Template{}
-	for name, text := range pages {
-		page, err := parts.Clone()
-		if err == nil {
-			page, err = page.Parse(text)
+	for _, page := range pages {
+		layout := set.Lookup("layout").Tree.Copy()
+		for _, node := range layout.Root.Nodes {
+			if use, is := node.(*parse.TemplateNode); is && use.Name == "content" {
+				use.Name = contentOf(page)
+			}
 		}
-		if err != nil {
-			return nil, fmt.Errorf("page %s: %w", name, err)
+		if _, err := set.AddParseTree(layoutOf(page), layout); err != nil {
+			return nil, fmt.Errorf("page %s: %w", page, err)
 		}
-		made[name] = page
 	}
-	return made, nil
+	return set, nil
 }
+
+// contentOf and layoutOf return the names of the templates of a page: what the page itself has, and that
+// within the layout.
+func contentOf(page string) string { return "content of " + page }
+func layoutOf(page string) string  { return "layout of " + page }
 
 // originCheck refuses requests that another site makes a browser send to the admin listener. It is
 // safe for concurrent use.

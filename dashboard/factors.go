@@ -17,19 +17,23 @@ type LoginStep struct {
 	// Secret and URL are of the authenticator app that the operator must set up. They are "" if the
 	// operator has a second factor already.
 	Secret, URL string
+
+	Passkey Question // for the operator's passkeys; without options if there is none that works here
 }
 
 // Proofs says what an operator must send to confirm an action.
 type Proofs struct {
-	Code       bool // a code of an app, or a recovery code, besides the password
-	NoPassword bool // the operator has no password, or none is accepted
-	SignOn     bool // the operator can confirm by a login at the identity provider
+	Password bool     // the operator has a password, and passwords are accepted
+	Code     bool     // a code of an app, or a recovery code, besides the password
+	Passkey  Question // for a passkey in place of both; without options if there is none that works here
+	SignOn   bool     // the operator can confirm by a login at the identity provider
 }
 
 // secondPage is the data of the page that asks for the second factor.
 type secondPage struct {
 	To  string    // where the form is sent to
 	App *appOffer // the app that the operator must set up; nil if there is a factor already
+	Ask passkeyForm
 	carried
 }
 
@@ -79,6 +83,7 @@ func drawQR(text string) (template.HTML, error) {
 // place.
 func (d *Dashboard) showSecond(w http.ResponseWriter, r *http.Request, page loginPage, step *LoginStep, fault string) {
 	second, title := secondPage{To: page.To, carried: page.carried}, "Second factor"
+	second.Ask = d.passkeyForm(step.Passkey, passkeyForm{Kind: "get", Label: "Use a passkey", Field: loginPasskey})
 	if step.Secret != "" {
 		title = "Set up a second factor"
 		var err error
@@ -97,6 +102,8 @@ func (d *Dashboard) showSecond(w http.ResponseWriter, r *http.Request, page logi
 type factorRow struct {
 	ID, Name, Kind string
 	Created, Used  any
+	BackedUp       bool   // a passkey that is copied to other devices of the operator
+	Elsewhere      string // host name of a passkey that does not work here; "" for all others
 }
 
 // factorKinds are the names of the kinds of factors as the pages show them.
@@ -115,11 +122,17 @@ func (v *pageRequest) factors() (list factorList, fault *Fault) {
 	if fault != nil {
 		return list, fault
 	}
+	address, _ := v.dashboard.o.Accounts.PasskeyURL()
+	here, _ := url.Parse(address) // the configuration has been checked
 	rows, _ := answer["factors"].([]any)
 	for _, item := range rows {
 		f, _ := item.(map[string]any)
 		kind := textOf(f["kind"])
-		list.Rows = append(list.Rows, factorRow{textOf(f["id"]), textOf(f["name"]), cmp.Or(factorKinds[kind], kind), f["created_at"], f["last_used_at"]})
+		row := factorRow{ID: textOf(f["id"]), Name: textOf(f["name"]), Kind: cmp.Or(factorKinds[kind], kind), Created: f["created_at"], Used: f["last_used_at"], BackedUp: f["backed_up"] == true}
+		if host, ok := f["host"].(string); ok && !strings.EqualFold(host, here.Hostname()) {
+			row.Elsewhere = host
+		}
+		list.Rows = append(list.Rows, row)
 	}
 	list.Codes, list.Required = int(numberOf(answer["recovery_codes"])), answer["required"] == true
 	return list, nil

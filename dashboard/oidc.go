@@ -51,20 +51,21 @@ type SignOnEnd struct {
 const signOnSpan = 10 * time.Minute
 
 // renderLogin shows the login page with a fault, unless that is "".
-func (d *Dashboard) renderLogin(w http.ResponseWriter, status int, fault string, page loginPage) {
+func (d *Dashboard) renderLogin(w http.ResponseWriter, r *http.Request, status int, fault string, page loginPage) {
 	page.Ways = d.o.Accounts.Ways()
+	page.Passkey, page.OtherHosts = d.loginPasskeys(w, r)
 	d.render(w, status, "login", view{Title: "Log in", Fault: fault, Data: page})
 }
 
 // signOnFault shows the login page with the reason why a single sign-on did not succeed.
-func (d *Dashboard) signOnFault(w http.ResponseWriter, fault *Fault) {
+func (d *Dashboard) signOnFault(w http.ResponseWriter, r *http.Request, fault *Fault) {
 	page := loginPage{To: "/login", NameField: "name", PasswordField: "password", carried: carried{Fields: []carriedField{{"next", "/keys"}}}}
 	page.Known, _ = d.o.Accounts.Any()
 	text := fault.Message
 	if fault.Status == http.StatusTooManyRequests {
 		text = tooMany(w, "failed logins", fault)
 	}
-	d.renderLogin(w, fault.Status, text, page)
+	d.renderLogin(w, r, fault.Status, text, page)
 }
 
 // startSignOn sends the browser to the identity provider. It is a link, not a form: browsers apply the
@@ -72,12 +73,12 @@ func (d *Dashboard) signOnFault(w http.ResponseWriter, fault *Fault) {
 func (d *Dashboard) startSignOn(w http.ResponseWriter, r *http.Request) {
 	q, err := readQuery(r)
 	if err != nil {
-		d.signOnFault(w, invalid("%s", err))
+		d.signOnFault(w, r, invalid("%s", err))
 		return
 	}
 	start, err := d.o.Accounts.StartSignOn(r, SignOn{Purpose: SignOnLogin, Next: localPath(q.Get("next"))})
 	if err != nil {
-		d.signOnFault(w, faultOf(err))
+		d.signOnFault(w, r, faultOf(err))
 		return
 	}
 	d.setCookie(w, r, http.Cookie{Name: signOnCookie, Value: start.Ticket}, signOnSpan)
@@ -90,14 +91,14 @@ func (d *Dashboard) finishSignOn(w http.ResponseWriter, r *http.Request) {
 	d.setCookie(w, r, http.Cookie{Name: signOnCookie}, -time.Second)
 	q, err := readQuery(r)
 	if err != nil {
-		d.signOnFault(w, invalid("%s", err))
+		d.signOnFault(w, r, invalid("%s", err))
 		return
 	}
 	s, loggedIn := d.session(r)
 	end, err := d.o.Accounts.FinishSignOn(r, SignOnAnswer{Query: q, Ticket: ticket, Session: s, Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie)})
 	switch {
 	case err != nil && (end.Purpose == SignOnLogin || !loggedIn):
-		d.signOnFault(w, faultOf(err))
+		d.signOnFault(w, r, faultOf(err))
 	case err != nil:
 		v := &pageRequest{W: w, R: d.o.Accounts.As(r, s), Session: s, dashboard: d}
 		v.showFault(faultOf(err))

@@ -187,7 +187,10 @@ func operatorPath(v *pageRequest) string {
 
 // invitation is the data of the page on which an invited operator sets a password. Link is "" if the
 // invitation is not valid.
-type invitation struct{ Link, Name, Role string }
+type invitation struct {
+	Link, Name, Role string
+	Passkey          passkeyForm
+}
 
 func (d *Dashboard) showJoin(w http.ResponseWriter, r *http.Request) {
 	q, err := readQuery(r)
@@ -206,12 +209,13 @@ func (d *Dashboard) renderJoin(w http.ResponseWriter, status int, link, fault st
 		d.render(w, faultOf(err).Status, "join", view{Title: "Invitation", Data: invitation{}})
 		return
 	}
-	d.render(w, status, "join", view{Title: "Invitation", Fault: fault, Data: invitation{link, invited.Name, roleLabel(invited.Role)}})
+	d.render(w, status, "join", view{Title: "Invitation", Fault: fault, Data: invitation{link, invited.Name, roleLabel(invited.Role), d.firstPasskey(link, invited.Name)}})
 }
 
 func (d *Dashboard) join(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	c := Credentials{Password: r.PostFormValue("password"), Link: r.PostFormValue("token"), Old: d.cookie(r, sessionCookie), Device: d.cookie(r, deviceCookie)}
+	c.Ticket, c.Passkey = r.PostFormValue("passkey.ticket"), r.PostFormValue("passkey")
 	made, err := d.o.Accounts.Join(r, c)
 	if err != nil {
 		fault := faultOf(err)

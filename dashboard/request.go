@@ -106,7 +106,8 @@ func done(word string) string {
 		"factor":   "Added. The next login asks for it. Create recovery codes now, in case you lose the device.",
 		"unfactor": "Removed. It is no longer accepted.",
 		"linked":   "Linked. From now on you can log in with single sign-on, which also sets your role.",
-		"ended":    "The session is ended.", "others": "All other sessions are ended.",
+		"passkey":  "Added. You can log in with it.", "unpassword": "The password is removed. All other sessions are ended.",
+		"ended": "The session is ended.", "others": "All other sessions are ended.",
 	}[word]
 }
 

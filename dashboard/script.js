@@ -194,3 +194,59 @@ if (parts.length) {
   }, 1000);
   start();
 }
+
+// Passkeys. The button asks the authenticator, and the form goes off with the
+// answer. Ids and keys are base64url in JSON and bytes for the browser.
+const bytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
+const encoded = (data) => btoa(String.fromCharCode(...new Uint8Array(data))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+const passkeyAnswer = (made) => {
+  const response = {};
+  for (const name of ["clientDataJSON", "attestationObject", "authenticatorData", "signature", "userHandle"]) {
+    if (made.response[name]) response[name] = encoded(made.response[name]);
+  }
+  if (made.response.getTransports) response.transports = made.response.getTransports();
+  return JSON.stringify({ id: made.id, rawId: encoded(made.rawId), type: made.type, clientExtensionResults: {}, response });
+};
+const passkeyFaults = {
+  NotAllowedError: "This was cancelled, or took too long, or there is no passkey for this. Try again.",
+  InvalidStateError: "This device has a passkey for this account already.",
+  SecurityError: "The browser allows no passkeys at this address.",
+};
+for (const part of document.querySelectorAll("[data-passkey]")) {
+  const [button, says, field] = ["button", "[role=alert]", "input"].map((what) => part.querySelector(what));
+  const say = (text) => { says.textContent = text; says.hidden = false; };
+  let waiting = null;
+  const ask = async (quiet) => {
+    if (waiting) waiting.abort();
+    waiting = new AbortController();
+    const options = JSON.parse(part.dataset.options);
+    options.challenge = bytes(options.challenge);
+    for (const known of [...(options.allowCredentials || []), ...(options.excludeCredentials || [])]) known.id = bytes(known.id);
+    if (options.user) {
+      options.user.id = bytes(options.user.id);
+      options.user.name = options.user.displayName = options.user.name || field.form.elements.name.value.trim();
+    }
+    try {
+      const made = await navigator.credentials[part.dataset.passkey]({ publicKey: options, signal: waiting.signal, ...(quiet && { mediation: "conditional" }) });
+      field.value = passkeyAnswer(made);
+      field.form.submit();
+    } catch (fault) {
+      if (!quiet && fault.name !== "AbortError") say(passkeyFaults[fault.name] || "The browser reports: " + fault.message);
+    }
+  };
+  if (location.origin !== part.dataset.origin) {
+    says.className = "soft";
+    if (!document.querySelector("[data-elsewhere]")) say("Passkeys work only at " + part.dataset.origin + ".");
+  } else if (!window.PublicKeyCredential) {
+    say("This browser has no passkeys.");
+  } else {
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      says.hidden = true;
+      const name = field.form.elements.name;
+      if (!name || part.dataset.passkey === "get" || name.reportValidity()) ask(false);
+    });
+    if ("quiet" in part.dataset) PublicKeyCredential.isConditionalMediationAvailable?.().then((can) => { if (can && !waiting) ask(true); });
+  }
+}
+for (const said of document.querySelectorAll("[data-elsewhere]")) said.hidden = location.origin === said.dataset.elsewhere;

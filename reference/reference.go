@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"maps"
@@ -25,7 +26,6 @@ var files embed.FS
 // code. Requests need no key. A Reference is safe for concurrent use.
 type Reference struct {
 	openAPI   []byte
-	doc       document
 	errors    []ErrorEntry
 	templates *template.Template
 	mu        sync.Mutex
@@ -66,8 +66,8 @@ type ErrorEntry struct {
 // if openAPI is not valid JSON.
 func New(openAPI []byte, entries []ErrorEntry) (*Reference, error) {
 	f := &Reference{openAPI: openAPI, errors: entries, pages: map[Audience]rendered{}}
-	if err := json.Unmarshal(openAPI, &f.doc); err != nil {
-		return nil, fmt.Errorf("read openapi.json: %w", err)
+	if !json.Valid(openAPI) {
+		return nil, errors.New("read openapi.json: it is not valid JSON")
 	}
 	var err error
 	if f.templates, err = template.ParseFS(files, "*.html"); err != nil {
@@ -123,7 +123,13 @@ func (f *Reference) serve(w http.ResponseWriter, r *http.Request, audience Audie
 	f.mu.Lock()
 	page := f.pages[audience]
 	if page.body == nil || page.bases != bases {
-		body, err := f.render("reference.html", f.doc.view(audience, bases))
+		// Read again for each rendering: kept, the document would be a large part of an idle server's memory
+		var doc document
+		err := json.Unmarshal(f.openAPI, &doc)
+		var body []byte
+		if err == nil {
+			body, err = f.render("reference.html", doc.view(audience, bases))
+		}
 		if err != nil {
 			f.mu.Unlock()
 			http.Error(w, "The reference cannot be shown.", http.StatusInternalServerError)

@@ -177,7 +177,7 @@ func TestInstalled_Commands(t *testing.T) {
 		args []string
 	}{
 		{"first", []string{"keys", "list"}},
-		{"^http://127.0.0.1:8081/setup.*\n(?s:.*)server is not running", []string{"admin", "setup-link"}},
+		{"^http://localhost:8081/setup.*\n(?s:.*)server is not running", []string{"admin", "setup-link"}},
 		{"ann", []string{"admin", "create", "--name", "ann", "--password-file", password}},
 		{"", []string{"admin", "passwd", "ann", "--password-file", password}},
 		{"Wrote", []string{"backup", p.path("var/lib/latchkey/own.db")}},
