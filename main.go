@@ -452,10 +452,19 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	} else if token, err := a.Operators.SetupToken(a.Deed("make set-up link")); err == nil {
 		next = "Set up     " + dashboard + SetupPath(token)
 	}
-	_, err = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)
+	_, err = fmt.Fprintf(o.Stdout, "API        %s\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", apiBase(o.config, url), dashboard, next, data, source)
 	if err != nil {
 		o.log.Warn("the addresses could not be printed; to get another set-up link, run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
 	}
+}
+
+// apiBase returns the URL that the paths of the API begin with. url is the URL of its listener.
+// Without the Klen AI API the paths are those of the guarded routes.
+func apiBase(c Config, url string) string {
+	if !c.Contract.Enabled {
+		return url
+	}
+	return url + "/api/v1"
 }
 
 // baseURL returns the URL at which clients reach the API. address is the address of the
