@@ -3,8 +3,11 @@
 #   docker build -t latchkey .
 #   docker run -p 127.0.0.1:8080:8080 -p 127.0.0.1:8081:8081 -v latchkey:/data latchkey
 
-FROM golang:1.26 AS build
-ARG VERSION=unknown
+# The Dockerfile of a release names this image by its digest, and has the version: see
+# packaging/release.sh.
+ARG GO_IMAGE=golang:1.26
+FROM ${GO_IMAGE} AS build
+ARG VERSION=
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download

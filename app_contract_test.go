@@ -132,3 +132,13 @@ func TestContract_Demo(t *testing.T) {
 		t.Errorf("got %v, want an error that names the setting", err)
 	}
 }
+
+func TestContract_Address(t *testing.T) {
+	for enabled, want := range map[bool]string{true: "http://127.0.0.1:8080/api/v1", false: "http://127.0.0.1:8080"} {
+		var c Config
+		c.Contract.Enabled = enabled
+		if got := apiBase(c, "http://127.0.0.1:8080"); got != want {
+			t.Errorf("contract.enabled = %v: got %s, want %s", enabled, got, want)
+		}
+	}
+}

@@ -286,7 +286,8 @@ func (s service) Open() (http.Handler, func() error, error) {
 type serveOptions struct {
 	service
 	cli.ServeOptions
-	log *slog.Logger
+	log   *slog.Logger
+	flush func() // writes the log lines that wait
 }
 
 // logLimit is the number of bytes of log lines that wait for a slow reader of the log.
@@ -307,7 +308,7 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) error {
 	sink := LogSink{Terminal: cli.IsTerminal(o.Stderr), Journal: os.Getenv("JOURNAL_STREAM") != ""}
 	lines := logqueue.New(o.Stderr, logLimit, func(lost uint64) []byte { return lostLines(o.config, sink, lost) })
 	log := NewLog(lines, o.config, sink)
-	o.log = log.Logger
+	o.log, o.flush = log.Logger, func() { lines.Flush(logPatience) }
 	defer lines.Close(logPatience) // also if this goroutine panics
 	err := o.run(ctx, log)
 	if !lines.Close(logPatience) && err != nil {
@@ -337,6 +338,7 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 			return fmt.Errorf("create the data folder of the demo: %w", err)
 		}
 		defer os.RemoveAll(dir)
+		_, _ = fmt.Fprintln(o.Stdout, "Starting the demo, with a new store and sample data in "+dir) // on a slow disk that takes seconds
 		o.config.Server.Data = dir
 		o.config.Keys.PepperFile, o.config.Keys.RetiredPepperFiles = "", nil
 	}
@@ -371,7 +373,7 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 		}
 		o.announce(a, api, admin)
 		if o.Demo {
-			if seedErr = demo(ctx, a, o, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {
+			if seedErr = demo(ctx, a, o, log.Level, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {
 				stop() // the demo cannot be used, because nobody has its key
 			}
 		}
@@ -415,17 +417,22 @@ func reloadOnHangup(ctx context.Context, a *App, hangups <-chan os.Signal) {
 }
 
 // demo adds sample data to the store and prints example requests, with a key and a
-// password. addresses are the URL of the API and the URL of the dashboard. It returns an
-// error if the key and the password could not be printed.
-func demo(ctx context.Context, a *App, o serveOptions, addresses [2]string) error {
+// password. addresses are the URL of the API and the URL of the dashboard. The requests that add
+// the data are not logged, so that nothing hides what is printed. demo returns an error if the key
+// and the password could not be printed.
+func demo(ctx context.Context, a *App, o serveOptions, level *slog.LevelVar, addresses [2]string) error {
 	h, err := a.Server.LocalAdmin()
 	if err != nil {
 		return err
 	}
+	usual := level.Level()
+	level.Set(max(usual, slog.LevelWarn))
+	defer level.Set(usual)
 	made, err := cli.SeedDemo(ctx, cli.NewLocalClient(h), Ordinary.Names(), time.Now())
 	if err != nil {
 		return fmt.Errorf("add the sample data of the demo: %w", err)
 	}
+	o.flush()
 	err = cli.PrintDemo(o.Stdout, addresses[0], addresses[1], made)
 	return cli.Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends. Start it again with a standard output that can be written.")
 }
@@ -497,8 +504,17 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	} else if token, err := a.Operators.SetupToken(a.Deed("make set-up link")); err == nil {
 		next = "Set up     " + dashboard + SetupPath(token)
 	}
-	_, err = fmt.Fprintf(o.Stdout, "API        %s/api/v1\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", url, dashboard, next, data, source)
+	_, err = fmt.Fprintf(o.Stdout, "API        %s\nDashboard  %s\n%s\nData       %s\nConfig     %s\n", apiBase(o.config, url), dashboard, next, data, source)
 	if err != nil {
 		o.log.Warn("the addresses could not be printed; to get another set-up link, run \"latchkey admin setup-link\"", "error", err, "api", url, "dashboard", dashboard)
 	}
+}
+
+// apiBase returns the URL that the paths of the API begin with. url is the URL of its listener.
+// Without the Klen AI API the paths are those of the guarded routes.
+func apiBase(c Config, url string) string {
+	if !c.Contract.Enabled {
+		return url
+	}
+	return url + "/api/v1"
 }

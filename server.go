@@ -740,7 +740,7 @@ func (s *Server) plain(e *Error) http.Handler {
 		x.step = StepRoute
 		answer := e
 		if e == ErrRoute {
-			answer = e.With("No such endpoint: %s %s. Check the path; the version prefix is /api/v1.", r.Method, ClipPath(r.URL.Path))
+			answer = e.With("No such endpoint: %s %s. Check the path. Those of the Klen AI API begin with /api/v1.", r.Method, ClipPath(r.URL.Path))
 		} else if allow := w.Header().Get("Allow"); allow != "" {
 			answer = e.With("%s does not accept %s. It accepts %s.", ClipPath(r.URL.Path), r.Method, allow)
 		}

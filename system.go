@@ -5,25 +5,47 @@
 
 package main
 
-import (
-	"runtime/debug"
-	"strings"
-)
+import "runtime/debug"
 
-// version is the version of a release. The linker sets it, see packaging/release.sh. It
-// is "" in other builds.
+// release is the version of the newest release, the first one in CHANGELOG.md.
+const release = "0.9.0"
+
+// version is the version that the linker sets in the files of a release, see
+// packaging/release.sh. It is "" in other builds.
 var version string
 
-// ProgramVersion returns the version of this program: the version set for a release, such as
-// "v1.2.3", or otherwise the version in Go's build information. The latter is a
-// pseudo-version of a commit, "devel", or "unknown" if there is no build information.
+// ProgramVersion returns the version of this program, see sourceVersion for builds that are not
+// those of a release.
 func ProgramVersion() string {
 	if version != "" {
 		return version
 	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
+	info, _ := debug.ReadBuildInfo()
+	return sourceVersion(info)
+}
+
+// sourceVersion returns the version of a program that was built from source: the newest release,
+// and after a plus the commit, such as "0.9.0+1f2e3d4c5b6a", with ".dirty" if files were changed.
+// If the commit is not known, it is "0.9.0+devel". A build of the tag of the release has no plus.
+// info may be nil.
+func sourceVersion(info *debug.BuildInfo) string {
+	if info == nil {
+		return release + "+devel"
 	}
-	return strings.Trim(info.Main.Version, "()")
+	if info.Main.Version == "v"+release {
+		return release
+	}
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	commit := settings["vcs.revision"]
+	if commit == "" {
+		return release + "+devel"
+	}
+	commit = commit[:min(len(commit), 12)]
+	if settings["vcs.modified"] == "true" {
+		commit += ".dirty"
+	}
+	return release + "+" + commit
 }

@@ -24,7 +24,7 @@ need() { # need COMMAND PACKAGE REASON: records the Debian PACKAGE if COMMAND is
 }
 need go golang "builds the program"
 need gcc gcc "the race detector needs it"
-need git git "version of the build and the release"
+need git git "version of the build"
 if [ -z "$quick" ]; then
 	need curl curl "runs the commands of the docs"
 	need strace strace "makes system calls fail and records writes"

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -482,7 +484,8 @@ func (s *session) printTable(head []string, rows [][]string) error {
 	return w.Flush()
 }
 
-// cell returns a JSON value as text, or "-" if the value is empty. It replaces control characters in
+// cell returns a JSON value as text, or "-" if the value is empty. Members of an object are
+// "name=value", in the order of their names. cell replaces control characters in
 // a string by "?", so that they cannot control the terminal.
 func cell(v any) string {
 	switch v := v.(type) {
@@ -517,6 +520,14 @@ func cell(v any) string {
 		if used, ok := v["bytes"].(json.Number); ok {
 			return storageCell(used, v["limit"])
 		}
+		var parts []string
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			parts = append(parts, cell(name)+"="+cell(v[name]))
+		}
+		if len(parts) == 0 {
+			return "-"
+		}
+		return strings.Join(parts, ",")
 	}
 	return fmt.Sprint(v)
 }

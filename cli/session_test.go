@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -43,6 +44,23 @@ func TestOutput_Result(t *testing.T) {
 			if strings.Count(err.Error(), says) != 1 {
 				t.Errorf("%s: got %q, want %q in it once", tt.name, err, says)
 			}
+		}
+	}
+}
+
+func TestCell(t *testing.T) {
+	for text, want := range map[string]string{
+		`null`: "-", `""`: "-", `"a\u001b[2Jb"`: "a?[2Jb", `3`: "3", `2.50`: "2.50", `4.00`: "4", `true`: "true", `[]`: "-", `["a", 2]`: "a,2",
+		`{}`: "-", `{"b": 2, "a\u001b": "x\u001b"}`: "a?=x?,b=2", `{"bytes": 1024, "limit": 2048}`: "1.0 KiB of 2.0 KiB", `{"bytes": 849, "limit": null}`: "849 bytes",
+	} {
+		d := json.NewDecoder(strings.NewReader(text))
+		d.UseNumber()
+		var v any
+		if err := d.Decode(&v); err != nil {
+			t.Fatal(err)
+		}
+		if got := cell(v); got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
 	}
 }

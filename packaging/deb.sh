@@ -48,13 +48,29 @@ cat >"$root/DEBIAN/postinst" <<'END'
 #!/bin/sh
 set -e
 pepper=$DPKG_ROOT/etc/latchkey/pepper
+first=no
 if [ "$1" = configure ] && [ ! -e "$pepper" ]; then
+	first=yes
 	# The pepper belongs to root and is not in the data folder. The unit passes it to the service.
 	(umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$pepper.new" && echo >>"$pepper.new" && mv "$pepper.new" "$pepper")
 fi
 if [ -z "$DPKG_ROOT" ] && [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl try-restart latchkey.service
+fi
+if [ "$first" = yes ]; then
+	cat <<HINT
+
+Latchkey is installed and not started yet. As root:
+
+  systemctl enable --now latchkey    start it, now and with the machine
+  latchkey admin setup-link          print the link for the first login at the dashboard
+  latchkey status                    see whether anything needs attention
+
+Settings are in /etc/latchkey/config.toml; none is required. Keep a copy of
+/etc/latchkey/pepper: without it no key is valid, and no backup has it.
+
+HINT
 fi
 END
 cat >"$root/DEBIAN/prerm" <<'END'

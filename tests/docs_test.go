@@ -341,15 +341,15 @@ func TestDocs_Readme(t *testing.T) {
 	for _, block := range append(shellBlocks(t, "README.md", "Protect your own API"), shellBlocks(t, "README.md", "Serve the Klen AI API")...) {
 		for line := range strings.Lines(block) {
 			switch {
-			case strings.Contains(line, "go build"), strings.HasPrefix(line, "./latchkey serve"):
-				continue
-			case strings.HasPrefix(line, "go run . serve --demo"):
+			case strings.HasPrefix(line, "./latchkey serve --demo"):
 				demo = program.Serve(t, "", "--demo")
 				for begun := time.Now(); key == "" && time.Since(begun) < time.Minute; time.Sleep(20 * time.Millisecond) { // it is printed after the log line
 					if m := regexp.MustCompile(`export KEY=(klen_\w+)`).FindStringSubmatch(demo.Out.String()); m != nil {
 						key = m[1]
 					}
 				}
+				continue
+			case strings.Contains(line, "go build"), strings.HasPrefix(line, "./latchkey serve"):
 				continue
 			case strings.Contains(line, "$KEY"):
 				other := &readmeShell{t: t, dir: dir, replacer: strings.NewReplacer("http://127.0.0.1:8080", demo.URL, "curl ", "curl --fail-with-body "), environment: []string{"KEY=" + key}}
@@ -362,6 +362,74 @@ func TestDocs_Readme(t *testing.T) {
 	}
 	if ran < 15 {
 		t.Errorf("only %d lines of the README were run", ran)
+	}
+}
+
+// runMark is the line above a block of commands in a page of docs that TestDocs_Commands runs.
+const runMark = "<!-- run -->\n```sh\n"
+
+// TestDocs_Commands runs the marked blocks of each page of docs in their order, beside a server with
+// the first configuration of the page, if it has one.
+func TestDocs_Commands(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("curl is not installed")
+	}
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "report\n") }))
+	defer upstream.Close()
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for _, page := range pages {
+		text := read(t, page)
+		blocks := strings.Split(text, runMark)[1:]
+		if len(blocks) == 0 {
+			continue
+		}
+		t.Run(filepath.Base(page), func(t *testing.T) {
+			dir := t.TempDir()
+			_, rest, _ := strings.Cut(text, "\n```toml\n")
+			config, _, _ := strings.Cut(rest, "```")
+			overwrite(t, dir, "latchkey.toml", strings.NewReplacer("127.0.0.1:3000", upstream.Listener.Addr().String(), "/var/backups", dir).Replace(config))
+			s := program.Serve(t, filepath.Join(dir, "latchkey-data"), "--config", filepath.Join(dir, "latchkey.toml"))
+			shell := &readmeShell{
+				t: t, dir: dir, replacer: strings.NewReplacer("http://127.0.0.1:8080", s.URL, "http://127.0.0.1:8081", "http://"+s.Admin),
+				environment: []string{"PATH=" + filepath.Dir(program.Path(t)) + ":" + os.Getenv("PATH"), "LATCHKEY_CONFIG=latchkey.toml"},
+			}
+			for _, block := range blocks {
+				commands, _, _ := strings.Cut(block, "```")
+				for line := range strings.Lines(commands) {
+					shell.run(line)
+					ran++
+				}
+			}
+		})
+	}
+	if ran < 30 {
+		t.Errorf("only %d commands were run", ran)
+	}
+}
+
+// TestDocs_Toml checks the configurations in the pages with latchkey config check.
+func TestDocs_Toml(t *testing.T) {
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked, dir := 0, t.TempDir()
+	for _, page := range append(pages, "README.md") {
+		for _, m := range regexp.MustCompile("(?s)\n```toml\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
+			overwrite(t, dir, "latchkey.toml", strings.ReplaceAll(m[1], "/var/backups", dir))
+			_, errs, exit := program.Run(t, "config", "check", "--config", filepath.Join(dir, "latchkey.toml"))
+			if missing := strings.Contains(m[1], "/etc/latchkey/tls.crt") && strings.Contains(errs, "/etc/latchkey/tls.crt"); exit != 0 && !missing {
+				t.Errorf("%s: exit %d, %s in the block\n%s", page, exit, errs, m[1])
+			}
+			checked++
+		}
+	}
+	if checked < 10 {
+		t.Errorf("only %d configurations were checked", checked)
 	}
 }
 

@@ -222,12 +222,12 @@ func TestPackaging_units(t *testing.T) {
 }
 
 // installPackage builds the Debian package and installs it below the folder root, with its
-// scripts. It returns a function that runs dpkg there.
-func installPackage(t *testing.T, root string) (dpkg func(args ...string)) {
+// scripts. It returns the package, what its scripts printed, and a function that runs dpkg there.
+func installPackage(t *testing.T, root string) (file, printed string, dpkg func(args ...string) string) {
 	t.Helper()
 	path, out := program.Path(t), t.TempDir()
 	// Little compression: at the usual level it takes most of the test's time.
-	file := strings.TrimSpace(tool(t, "", []string{"DPKG_DEB_COMPRESSOR_LEVEL=0"}, "sh", "packaging/deb.sh", path, "0.1.0", out))
+	file = strings.TrimSpace(tool(t, "", []string{"DPKG_DEB_COMPRESSOR_LEVEL=0"}, "sh", "packaging/deb.sh", path, "0.1.0", out))
 	for _, dir := range []string{"var/lib/dpkg/info", "var/lib/dpkg/updates", "var/lib/dpkg/triggers"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -236,18 +236,20 @@ func installPackage(t *testing.T, root string) (dpkg func(args ...string)) {
 	if err := os.WriteFile(filepath.Join(root, "var/lib/dpkg/status"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dpkg = func(args ...string) {
+	dpkg = func(args ...string) string {
 		t.Helper()
-		tool(t, "", nil, "dpkg", append([]string{"--root=" + root, "--log=/dev/null", "--force-script-chrootless", "--force-not-root", "--force-unsafe-io"}, args...)...)
+		return tool(t, "", nil, "dpkg", append([]string{"--root=" + root, "--log=/dev/null", "--force-script-chrootless", "--force-not-root", "--force-unsafe-io"}, args...)...)
 	}
-	dpkg("-i", file)
-	return dpkg
+	return file, dpkg("-i", file), dpkg
 }
 
 // The package is installed below a folder, started from there and removed.
 func TestPackaging_deb(t *testing.T) {
 	root := t.TempDir()
-	dpkg := installPackage(t, root)
+	file, printed, dpkg := installPackage(t, root)
+	if again := dpkg("-i", file); !strings.Contains(printed, "systemctl enable --now latchkey") || strings.Contains(again, "systemctl") {
+		t.Errorf("the first installation printed %s, the second %s; want what to run next only from the first", printed, again)
+	}
 	pepper := filepath.Join(root, "etc/latchkey/pepper")
 	if info, err := os.Stat(pepper); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the pepper: got %v, %v; want mode 0600", info, err)
@@ -406,11 +408,31 @@ func TestPackaging_image(t *testing.T) {
 	}
 }
 
-// The same source gives the same bytes in another folder.
+// fakeDigests makes a folder with programs in place of those that look up the digest of an image. They
+// print it, or fail if it is empty.
+func fakeDigests(t *testing.T, digest string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, name := range []string{"docker", "skopeo", "crane"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\necho \"$1 says\"; echo '"+digest+"'\ntest -n '"+digest+"'\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// The same source and digest give the same bytes in another folder.
 func TestPackaging_release(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
+	refused := toolCommand(t, "sh", "packaging/release.sh", t.TempDir())
+	refused.Env = append(os.Environ(), "GO_IMAGE_DIGEST=", "PATH="+fakeDigests(t, "")+":"+os.Getenv("PATH"))
+	if out, err := refused.CombinedOutput(); err == nil || !strings.Contains(string(out), "GO_IMAGE_DIGEST") {
+		t.Errorf("without a digest: got %v, %s; want it refused", err, out)
+	}
+	version := sourceVersion(t)
 	tracked := strings.Split(strings.TrimRight(tool(t, "", nil, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"), "\x00"), "\x00")
 	var sums []string
-	for range 2 {
+	for _, environ := range [][]string{{"GO_IMAGE_DIGEST=" + digest}, {"GO_IMAGE_DIGEST=", "PATH=" + fakeDigests(t, digest) + ":" + os.Getenv("PATH")}} {
 		src, out := t.TempDir(), t.TempDir()
 		for _, name := range tracked {
 			data, err := os.ReadFile(name)
@@ -428,13 +450,17 @@ func TestPackaging_release(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		tool(t, src, []string{"TARGETS=linux/amd64"}, "sh", "packaging/release.sh", "v0.0.0-test", out)
+		tool(t, src, append(environ, "TARGETS=linux/amd64"), "sh", "packaging/release.sh", out)
+		image, err := os.ReadFile(filepath.Join(out, "latchkey-"+version+".Dockerfile"))
+		if err != nil || !strings.Contains(string(image), "\nARG GO_IMAGE=golang:1.26@"+digest+"\n") || !strings.Contains(string(image), "\nARG VERSION="+version+"\n") {
+			t.Errorf("the Dockerfile: got %v, %s; want the digest and the version", err, image)
+		}
 		sum, err := os.ReadFile(filepath.Join(out, "SHA256SUMS"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		sums = append(sums, string(sum))
-		bill, err := os.ReadFile(filepath.Join(out, "latchkey-v0.0.0-test-linux-amd64.cdx.json"))
+		bill, err := os.ReadFile(filepath.Join(out, "latchkey-"+version+"-linux-amd64.cdx.json"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -445,14 +471,50 @@ func TestPackaging_release(t *testing.T) {
 			}
 			Components []struct{ Name, PURL string }
 		}
-		if err := json.Unmarshal(bill, &parts); err != nil || parts.BOMFormat != "CycloneDX" || parts.Metadata.Component.Version != "v0.0.0-test" {
+		if err := json.Unmarshal(bill, &parts); err != nil || parts.BOMFormat != "CycloneDX" || parts.Metadata.Component.Version != version {
 			t.Errorf("got %v, %+v", err, parts)
 		}
 		if !strings.Contains(string(bill), "pkg:golang/go.etcd.io/bbolt@v") || !strings.Contains(string(bill), "pkg:golang/stdlib@1.") || strings.Contains(string(bill), "pebble") {
 			t.Errorf("the bill of materials lacks what is in the program, or has what only tests use: %s", bill)
 		}
 	}
-	if sums[0] != sums[1] || strings.Count(sums[0], "\n") != 2 {
-		t.Errorf("got\n%s\nand\n%s\nwant the same, of two files", sums[0], sums[1])
+	if sums[0] != sums[1] || strings.Count(sums[0], "\n") != 3 {
+		t.Errorf("got\n%s\nand\n%s\nwant the same, of three files", sums[0], sums[1])
+	}
+}
+
+// sourceVersion returns the version in system.go.
+func sourceVersion(t *testing.T) string {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^const release = "(\d+\.\d+\.\d+)"$`).FindStringSubmatch(read(t, "system.go"))
+	if m == nil {
+		t.Fatal("system.go has no version")
+	}
+	return m[1]
+}
+
+// TestPackaging_version compares the versions in the program, the changelog and the notes for upgrades.
+func TestPackaging_version(t *testing.T) {
+	version := sourceVersion(t)
+	headings := func(page, mark string) (list []string) {
+		for _, m := range regexp.MustCompile(`(?m)^`+mark+` (Unreleased|\d+\.\d+\.\d+)$`).FindAllStringSubmatch(read(t, page), -1) {
+			list = append(list, m[1])
+		}
+		return list
+	}
+	changes := headings("CHANGELOG.md", "##")
+	if len(changes) < 2 || changes[0] != "Unreleased" || changes[1] != version {
+		t.Errorf("CHANGELOG.md has the versions %v, want Unreleased and then %s", changes, version)
+	}
+	for _, noted := range headings("docs/upgrade.md", "###") {
+		if !slices.Contains(changes, noted) {
+			t.Errorf("docs/upgrade.md has notes for %s, which is not in CHANGELOG.md", noted)
+		}
+	}
+	if !slices.Contains(headings("docs/upgrade.md", "###"), version) {
+		t.Errorf("docs/upgrade.md has no notes for %s", version)
+	}
+	if out, errs, exit := program.Run(t, "version"); exit != 0 || !regexp.MustCompile(`^latchkey `+regexp.QuoteMeta(version)+`(\+\S+)? go`).MatchString(out) {
+		t.Errorf("got exit %d, %q %s, want version %s", exit, out, errs, version)
 	}
 }

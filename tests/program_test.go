@@ -190,6 +190,10 @@ func TestProgram_Demo(t *testing.T) {
 			}
 		}
 	}
+	before, _, _ := strings.Cut(p.Out.String(), "This is a demo")
+	if !strings.HasPrefix(before, "Starting the demo") || !strings.Contains(before, `"msg":"listening"`) || strings.Contains(before, `"msg":"request"`) {
+		t.Errorf("before the key: got %s, want what it does, the addresses and no requests", before)
+	}
 	login := regexp.MustCompile(`(http://\S+)/login    name: (\S+)    password: (\S+)`).FindStringSubmatch(p.Out.String())
 	if login == nil {
 		t.Fatalf("got %s, want it to say how to log in to the dashboard", p.Out.String())
@@ -209,6 +213,9 @@ func TestProgram_Demo(t *testing.T) {
 		}
 	}
 	p.Stop(t)
+	if _, after, _ := strings.Cut(p.Out.String(), "This is a demo"); strings.Contains(after, "/admin/v1/") || !strings.Contains(after, `"route":"/api/v1/agents"`) {
+		t.Errorf("after the key: got %s, want only the requests of the test", after)
+	}
 }
 
 // TestProgram_TokenOverTCP goes the way of an operator who is elsewhere.
