@@ -32,12 +32,13 @@ var (
 // conn is a connection that the lean loop serves. Only the goroutine of serve uses it, except where
 // a field says otherwise.
 type conn struct {
-	server  *Server
-	nc      net.Conn
-	raw     syscall.RawConn
-	base    context.Context // parent of the contexts of all requests
-	remote  string
-	tryRead func(fd uintptr) bool // readOnce
+	server   *Server
+	nc       net.Conn
+	raw      syscall.RawConn
+	base     context.Context // parent of the contexts of all requests
+	remote   string
+	tryRead  func(fd uintptr) bool // readOnce
+	tryWrite func(fd uintptr) bool // writeMore
 
 	buf  *[bufferSize]byte // nil while the connection is idle
 	r, w int               // buf[r:w] has been received and not used
@@ -46,6 +47,7 @@ type conn struct {
 	look bool              // readOnce does not wait
 
 	out  *[]byte // answers that have not been written; nil: none
+	rest []byte  // what writeMore has still to write
 	werr error   // first error of writing
 
 	waiting    atomic.Bool // the goroutine waits for bytes; read by Server.wake
@@ -411,9 +413,25 @@ func (c *conn) write(b []byte) {
 	if c.werr != nil {
 		return
 	}
-	if _, c.werr = c.nc.Write(b); c.werr != nil && c.slot != nil {
+	c.rest = b
+	if err := c.raw.Write(c.tryWrite); err != nil {
+		c.werr = err
+	}
+	if c.rest = nil; c.werr != nil && c.slot != nil {
 		c.slot.context.lost()
 	}
+}
+
+// writeMore is the function for RawConn.Write. It returns false to be called again when there is room.
+func (c *conn) writeMore(fd uintptr) bool {
+	for len(c.rest) > 0 && c.werr == nil {
+		n, again, err := write(fd, c.rest)
+		if again {
+			return false
+		}
+		c.rest, c.werr = c.rest[n:], err
+	}
+	return true
 }
 
 // end closes the connection. What has been kept is written first.

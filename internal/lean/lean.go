@@ -113,7 +113,7 @@ func (s *Server) newConn(nc net.Conn) *conn {
 	if addr := nc.RemoteAddr(); addr != nil {
 		c.remote = addr.String()
 	}
-	c.tryRead = c.readOnce
+	c.tryRead, c.tryWrite = c.readOnce, c.writeMore
 	if d := s.headTimeout(); d > 0 {
 		c.readUntil = time.Now().Add(d)
 		c.headUntil = c.readUntil

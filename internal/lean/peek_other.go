@@ -9,4 +9,6 @@ const canPeek = false
 
 func read(uintptr, []byte) (int, bool, error) { return 0, false, errors.ErrUnsupported }
 
+func write(uintptr, []byte) (int, bool, error) { return 0, false, errors.ErrUnsupported }
+
 func peek(uintptr) (ended, again bool) { return false, false }
