@@ -16,6 +16,7 @@ const (
 	odd     = iota // net/http must read it
 	partial        // correct so far, but not complete
 	whole
+	empty // see conn.scan
 )
 
 // head is what the head of a request says.

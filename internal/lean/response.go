@@ -1,12 +1,9 @@
 package lean
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -42,7 +39,6 @@ type response struct {
 	chunked   bool
 	close     bool // the connection must be closed after the answer
 	flushed   bool
-	hijacked  bool
 	done      bool // the handler has returned
 }
 
@@ -69,9 +65,6 @@ func bodyAllowed(status int) bool {
 // WriteHeader sets the status and takes the fields from the header.
 func (w *response) WriteHeader(status int) {
 	switch {
-	case w.hijacked:
-		w.conn.server.logf("http: response.WriteHeader on hijacked connection")
-		return
 	case w.status != 0:
 		w.conn.server.logf("http: superfluous response.WriteHeader call")
 		return
@@ -260,9 +253,6 @@ func hasToken(values []string, token string) bool {
 
 // Write sends a part of the body.
 func (w *response) Write(b []byte) (int, error) {
-	if w.hijacked {
-		return 0, http.ErrHijacked
-	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -333,9 +323,6 @@ func (w *response) Flush() { _ = w.FlushError() }
 
 // FlushError is like Flush, and returns the first error of writing.
 func (w *response) FlushError() error {
-	if w.hijacked {
-		return http.ErrHijacked
-	}
 	w.flushed = true
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -360,27 +347,6 @@ func (w *response) SetWriteDeadline(t time.Time) error {
 
 // EnableFullDuplex does nothing: the whole body of the request has been read.
 func (w *response) EnableFullDuplex() error { return nil }
-
-// Hijack leaves the connection to the handler, with the bytes that have been read from it.
-func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if w.hijacked {
-		return nil, nil, http.ErrHijacked
-	}
-	c := w.conn
-	if w.status != 0 {
-		w.sendHold()
-	}
-	c.flush()
-	w.hijacked = true
-	c.slot.context.stop()
-	_ = c.nc.SetDeadline(time.Time{})
-	early := bytes.Clone(c.buf[c.r:c.w])
-	c.r = c.w
-	reader := bufio.NewReader(io.MultiReader(bytes.NewReader(early), c.nc))
-	_, _ = reader.Peek(len(early))
-	c.server.note(c.nc, http.StateHijacked)
-	return c.nc, bufio.NewReadWriter(reader, bufio.NewWriter(c.nc)), nil
-}
 
 // finish completes the answer. It returns false if the connection must be closed.
 func (w *response) finish() (reuse bool) {
