@@ -69,6 +69,20 @@ func (c *Conn) Close() error {
 	return err
 }
 
+// abandon closes a connection whose request is in progress. Close would wait for the handler: as long
+// as that runs, internal/lean uses the connection.
+func (c *Conn) abandon() {
+	if !c.closed.CompareAndSwap(false, true) {
+		return
+	}
+	_ = c.SetDeadline(past)
+	go func() { _ = c.Conn.Close() }()
+	c.group.remove(c)
+}
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
 // CloseWrite ends the stream of bytes to the client, if the connection supports this. net/http
 // calls it before it closes a connection whose last request was not read to its end.
 func (c *Conn) CloseWrite() error {

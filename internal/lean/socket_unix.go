@@ -1,4 +1,4 @@
-//go:build linux && (race || 386 || s390x) || darwin || freebsd || netbsd || openbsd || dragonfly
+//go:build (linux && (race || 386 || s390x)) || darwin || freebsd || netbsd || openbsd || dragonfly
 
 package lean
 
@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// With the race detector Linux has these too, because it learns the order of two goroutines from the
+// With the race detector Linux uses these, because it learns the order of two goroutines from the
 // calls of package syscall.
 
 // socketRead is empty on this system.
