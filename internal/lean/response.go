@@ -23,8 +23,9 @@ const holdSize = 2048
 type response struct {
 	conn   *conn
 	header http.Header
-	status int   // 0: WriteHeader has not been called
-	length int64 // declared by the handler; -1: not declared
+	status int    // 0: WriteHeader has not been called
+	length int64  // declared by the handler; -1: not declared
+	lines  []byte // see SetFieldLines
 
 	mark      int         // where the answer begins in the buffer, until the head is complete
 	sent      bool        // the head is complete
@@ -48,11 +49,20 @@ type fieldsGiven struct{ kind, date, encoding bool }
 // begin prepares w for the next answer.
 func (w *response) begin() {
 	clear(w.header)
-	*w = response{conn: w.conn, header: w.header, length: -1, hold: w.hold[:0], close: w.conn.slot.request.Close, trailers: w.trailers[:0]}
+	*w = response{conn: w.conn, header: w.header, length: -1, hold: w.hold[:0], lines: w.lines[:0], close: w.conn.slot.request.Close, trailers: w.trailers[:0]}
 }
 
 // Header returns the fields of the answer.
 func (w *response) Header() http.Header { return w.header }
+
+// FieldLines returns memory for SetFieldLines.
+func (w *response) FieldLines() []byte { return w.lines[:0] }
+
+// SetFieldLines adds fields to the answer, beside those of Header. lines has a line for each, such as
+// "Age: 5\r\n", and belongs to w from then on. The caller vouches that they are correct, that the header
+// has none of them, and that none of Content-Length, Transfer-Encoding, Connection, Date, Trailer,
+// Content-Type and Content-Encoding is among them. It must be called before WriteHeader.
+func (w *response) SetFieldLines(lines []byte) { w.lines = lines }
 
 // isHead reports whether the request is HEAD, so that the answer has no body.
 func (w *response) isHead() bool { return w.conn.slot.request.Method == http.MethodHead }
@@ -87,6 +97,7 @@ func (w *response) WriteHeader(status int) {
 	w.status, w.mark = status, len(*out)
 	*out = appendStatus(*out, status)
 	w.fields(out)
+	*out = append(*out, w.lines...)
 	if !w.hasLength {
 		return
 	}
