@@ -300,7 +300,7 @@ func (a *App) note(o *Outcome) {
 	if o.Found != nil {
 		key = o.Found.ID
 	}
-	a.history.Note(CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
+	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
 }
 
 // bases returns the URLs of the API and of the admin endpoint, for the examples in the

@@ -311,6 +311,9 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor(), Client: x.Client, Params: x.Params,
 		Began: x.began, Took: took, Limits: x.Request.Limits,
 	}
+	if x.found != nil {
+		x.outcome.Tally = &x.holder.Tally
+	}
 	if x.fault != nil {
 		x.outcome.Code, x.outcome.Text, x.outcome.Step = x.fault.Code, x.fault.Message, x.step
 		x.outcome.Method = s.o.Redact(x.Method) // the client may have sent a secret as the method

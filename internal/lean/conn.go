@@ -67,6 +67,7 @@ type conn struct {
 	skipped    int         // how many have been ignored
 	closing    bool        // no more requests
 
+	now        time.Time // when the latest answer was complete, or earlier in the same request
 	readUntil  time.Time // the read deadline of nc; zero: not known or none
 	writeUntil time.Time // the write deadline of nc; zero: not known or none
 	headUntil  time.Time // deadline for the head that has begun; zero: none
@@ -222,7 +223,7 @@ func (c *conn) leaving() bool {
 // It returns false if there are no bytes. While it waits, the connection has no buffer.
 func (c *conn) wait() bool { return c.receive(c.turn) }
 
-// renewRead sets the read deadline to d from now. It is at most slack later, so that not every
+// renewRead sets the read deadline to d after the latest answer. It is at most slack later, so that not every
 // request has to set it.
 func (c *conn) renewRead(d time.Duration) {
 	if c.readMoved.Swap(false) {
@@ -235,8 +236,8 @@ func (c *conn) renewRead(d time.Duration) {
 		}
 		return
 	}
-	if now := time.Now(); c.readUntil.Sub(now) < d || c.readUntil.Sub(now) > d+slack {
-		c.readUntil = now.Add(d + slack)
+	if left := c.readUntil.Sub(c.now); left < d || left > d+slack {
+		c.readUntil = c.now.Add(d + slack)
 		_ = c.nc.SetReadDeadline(c.readUntil)
 	}
 }

@@ -3,6 +3,7 @@ package lean
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,7 @@ type requestContext struct {
 	used bool // Done has been called; read by the connection after end
 
 	mu     sync.Mutex
+	asked  atomic.Bool     // inner is not nil
 	inner  context.Context // what Done returns belongs to it; nil: nobody has asked
 	cancel context.CancelFunc
 	timer  *time.Timer   // calls watch; nil: nobody has asked
@@ -47,6 +49,7 @@ func (x *requestContext) Done() <-chan struct{} {
 	if x.inner == nil {
 		x.used = true
 		x.inner, x.cancel = context.WithCancel(x.Context)
+		x.asked.Store(true)
 		if x.ended || x.gone {
 			x.cancel()
 		} else {
@@ -127,11 +130,8 @@ func (x *requestContext) Err() error {
 // Value returns a value of the context. The context package uses it to find the context that Done
 // belongs to.
 func (x *requestContext) Value(key any) any {
-	x.mu.Lock()
-	inner := x.inner
-	x.mu.Unlock()
-	if inner != nil {
-		return inner.Value(key)
+	if !x.asked.Load() {
+		return x.Context.Value(key)
 	}
-	return x.Context.Value(key)
+	return x.inner.Value(key)
 }

@@ -210,6 +210,7 @@ func (w *response) sendHead() {
 		return
 	}
 	w.sent = true
+	w.conn.now = time.Now()
 	out := w.conn.output()
 	b := *out
 	allowed, coded := bodyAllowed(w.status), w.coding != ""
@@ -227,7 +228,7 @@ func (w *response) sendHead() {
 		b = append(b, "\r\n"...)
 	}
 	if !w.has.date {
-		b = append(b, w.conn.server.dateField(time.Now())...)
+		b = append(b, w.conn.server.dateField(w.conn.now)...)
 	}
 	if counted && coded && w.coding != "identity" {
 		w.conn.server.logf("http: WriteHeader called with both Transfer-Encoding of %q and a Content-Length of %d", w.coding, w.length)
@@ -362,6 +363,9 @@ func (w *response) EnableFullDuplex() error { return nil }
 // finish completes the answer. It returns false if the connection must be closed.
 func (w *response) finish() (reuse bool) {
 	w.done = true
+	if w.sent {
+		w.conn.now = time.Now() // the head may have been sent long ago
+	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
