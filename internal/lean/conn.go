@@ -57,6 +57,7 @@ type conn struct {
 
 	out  *[]byte // answers that have not been written; nil: none
 	left []byte  // what writeMore has still to write
+	open uintptr // descriptor of the socket while answerAll runs, which keeps it open; else 0
 	werr error   // first error of writing
 
 	waiting    atomic.Bool // the goroutine waits for bytes; read by Server.wake
@@ -113,6 +114,7 @@ func (c *conn) serve() {
 // rest prepares the connection for its next wait, after all requests in the buffer have been
 // answered. It returns false if the connection must be closed instead.
 func (c *conn) rest() bool {
+	c.flushNow()
 	c.flush()
 	if c.closing || c.werr != nil {
 		return false
@@ -128,6 +130,8 @@ func (c *conn) rest() bool {
 // call forgets that bytes have arrived, so it would have to begin with a read that mostly finds
 // nothing. It returns true if step must go on, or if the connection must be closed.
 func (c *conn) answerAll(fd uintptr) bool {
+	c.open = fd
+	defer func() { c.open = 0 }()
 	for {
 		if !c.readOnce(fd) {
 			return false
@@ -389,10 +393,10 @@ func (c *conn) answer(n, body int) {
 		c.served = true
 		c.servedSeen.Store(true)
 	}
-	if c.writeMoved.Swap(false) {
-		c.writeUntil = time.Time{}
-	}
 	if d := c.server.http.WriteTimeout; d > 0 {
+		if c.writeMoved.Swap(false) {
+			c.writeUntil = time.Time{}
+		}
 		if now := time.Now(); c.writeUntil.Sub(now) < d {
 			c.writeUntil = now.Add(d + slack)
 			_ = c.nc.SetWriteDeadline(c.writeUntil)
@@ -459,6 +463,18 @@ func (c *conn) flush() {
 	}
 	c.write(*c.out)
 	*c.out = (*c.out)[:0]
+}
+
+// flushNow writes what the system takes of the answers without waiting, if that needs no look at the
+// write deadline. It saves most of the time that RawConn.Write needs besides the call of the system.
+func (c *conn) flushNow() {
+	if c.open == 0 || c.out == nil || c.werr != nil || c.writeMoved.Load() || !c.writeUntil.IsZero() && !c.now.Before(c.writeUntil) {
+		return
+	}
+	c.left = *c.out
+	c.writeMore(c.open)
+	*c.out = (*c.out)[:copy(*c.out, c.left)]
+	c.left = nil
 }
 
 // write writes b to the connection. After an error it does nothing.

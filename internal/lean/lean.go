@@ -106,10 +106,10 @@ func (s *Server) newConn(nc net.Conn) *conn {
 		return nil
 	}
 	ctx := context.WithValue(context.Background(), http.ServerContextKey, s.http)
-	if s.http.ConnContext != nil {
+	ctx = context.WithValue(ctx, http.LocalAddrContextKey, nc.LocalAddr())
+	if s.http.ConnContext != nil { // last, because its values are found first
 		ctx = s.http.ConnContext(ctx, nc)
 	}
-	ctx = context.WithValue(ctx, http.LocalAddrContextKey, nc.LocalAddr())
 	c := &conn{server: s, nc: nc, raw: raw, base: ctx}
 	if addr := nc.RemoteAddr(); addr != nil {
 		c.remote = addr.String()
