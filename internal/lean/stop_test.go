@@ -352,3 +352,75 @@ func TestServer_Memory(t *testing.T) {
 		t.Errorf("got %v allocations for a request, want at most %v", n, most)
 	}
 }
+
+// Whatever arrives while a request is read or answered is noticed: the next request, and the end of
+// the stream. No read finds nothing, so nothing but the poller reports it.
+func TestServer_ArrivesMeanwhile(t *testing.T) {
+	began, release := make(chan bool), make(chan bool)
+	_, address := start(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			began <- true
+			<-release
+		}
+		_, _ = io.WriteString(w, "answer")
+	}, nil)
+	end := func(c net.Conn) { _ = c.(*net.TCPConn).CloseWrite() }
+	wantEnd := func(b *bufio.Reader, when string) {
+		t.Helper()
+		if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Fatalf("%s: got %d bytes, %v; want the end of the connection", when, n, err)
+		}
+	}
+	for range 100 {
+		c, b := dial(t, address)
+		send(t, c, one)
+		end(c)
+		receive(t, b)
+		wantEnd(b, "the end behind a request")
+		c, b = dial(t, address)
+		send(t, c, one)
+		receive(t, b)
+		end(c)
+		wantEnd(b, "the end behind an answer")
+		for _, when := range []string{"a request", "the end"} {
+			c, b = dial(t, address)
+			send(t, c, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-began
+			if when == "a request" {
+				send(t, c, one)
+			} else {
+				end(c)
+			}
+			release <- true
+			receive(t, b)
+			if when == "a request" {
+				receive(t, b)
+				end(c)
+			}
+			wantEnd(b, when+" while the handler runs")
+		}
+	}
+}
+
+// Lines of fields are sent with their answer alone.
+func TestResponse_FieldLines(t *testing.T) {
+	_, address := start(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/lines" {
+			lines := w.(*response)
+			lines.SetFieldLines(append(lines.FieldLines(), "X-One: 1\r\nX-Two: 2\r\n"...))
+		}
+		w.Header().Set("X-Three", "3")
+	}, nil)
+	c, b := dial(t, address)
+	for _, path := range []string{"/lines", "/", "/lines"} {
+		send(t, c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		r, _ := receive(t, b)
+		want := ""
+		if path == "/lines" {
+			want = "12"
+		}
+		if got := r.Header.Get("X-One") + r.Header.Get("X-Two"); got != want || r.Header.Get("X-Three") != "3" || r.Header.Get("Date") == "" {
+			t.Errorf("%s: got %v, want %q", path, r.Header, want)
+		}
+	}
+}
