@@ -8,10 +8,6 @@ import (
 	"unsafe"
 )
 
-// These call the system without telling the scheduler of Go, because they never wait: the sockets of
-// package net are not blocking. Telling it takes about as long as the rest of a small read, and once
-// a call takes 20 us, another thread is woken to take over.
-
 // socketRead is memory for read.
 type socketRead struct {
 	message syscall.Msghdr
@@ -28,7 +24,7 @@ func countUnread(fd uintptr) bool {
 	return syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
 }
 
-// read reads from a descriptor without waiting. again is true if there is nothing to read yet. At
+// read reads from a descriptor without waiting, see internal/nowait. again is true if there is nothing to read yet. At
 // the end of the stream it returns io.EOF. drained is whether neither bytes nor the end of the stream
 // are left, so that whatever arrives later is reported by the poller.
 func (s *socketRead) read(fd uintptr, b []byte) (n int, again, drained bool, err error) {
@@ -61,20 +57,4 @@ func (s *socketRead) unread() int32 {
 		return -1
 	}
 	return *(*int32)(unsafe.Add(unsafe.Pointer(&s.control), syscall.CmsgLen(0)))
-}
-
-// write writes to a descriptor without waiting. again is true if there is no room yet.
-func write(fd uintptr, b []byte) (n int, again bool, err error) {
-	for {
-		r, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-		switch errno {
-		case 0:
-			return int(r), false, nil
-		case syscall.EAGAIN:
-			return 0, true, nil
-		case syscall.EINTR:
-		default:
-			return 0, false, errno
-		}
-	}
 }
