@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,12 +49,24 @@ type tallies struct {
 	mu                  sync.Mutex
 	keys, routes, codes map[string]*recent
 	limited             map[string]time.Time // when a limit last refused a key
-	_                   [24]byte             // padding, so that no two shards share a cache line
+	lastRoute           string               // route of the latest request
+	last                *recent              // counts of lastRoute; nil: none
+	era                 uint64               // how often clear was called
+	_                   [56]byte             // padding, so that no two shards share a cache line
 }
 
 // clear resets the counts. It keeps limited.
 func (t *tallies) clear() {
 	t.keys, t.routes, t.codes = map[string]*recent{}, map[string]*recent{}, map[string]*recent{}
+	t.last = nil
+	t.era++
+}
+
+// keyTally is where the requests of a key are counted.
+type keyTally struct {
+	shard  *tallies
+	era    uint64  // of shard when counts was found; guarded by its lock
+	counts *recent // nil: not found yet; guarded by the lock of shard
 }
 
 // recent holds the counts of one subject since the last Flush.
@@ -84,35 +97,68 @@ type CountedRequest struct {
 // Note counts an answered request. It is called for every request, so it rarely allocates:
 // only for the first request of a subject since the last Flush or in an hour, and for a
 // request with status 429.
-func (h *History) Note(r CountedRequest) {
+func (h *History) Note(r CountedRequest) { h.NoteBy(nil, r) }
+
+// NoteBy is like Note. memo is where History remembers the counts of the key, to save looking them
+// up. It must be the same one for no other key. It may be nil.
+func (h *History) NoteBy(memo *atomic.Value, r CountedRequest) {
 	key := r.Key
-	spread := uint64(r.At.UnixNano()) >> 10 // a request without a key may go to any shard
-	if key != "" {
-		spread = maphash.String(h.seed, key)
-	}
 	hour, outcome := stepHour.Number(r.At), classOf(r.Status)
-	s := &h.shards[spread%uint64(len(h.shards))]
+	var t *keyTally
+	if key != "" && memo != nil {
+		t, _ = memo.Load().(*keyTally)
+	}
+	var s *tallies
+	switch {
+	case t != nil:
+		s = t.shard
+	case key != "":
+		s = &h.shards[maphash.String(h.seed, key)%uint64(len(h.shards))]
+		if memo != nil {
+			t = &keyTally{shard: s}
+			memo.Store(t)
+		}
+	default: // a request without a key may go to any shard
+		s = &h.shards[uint64(r.At.UnixNano())>>10%uint64(len(h.shards))]
+	}
 	s.mu.Lock()
 	if key != "" {
-		count(s.keys, key, hour, outcome)
+		if t == nil {
+			find(s.keys, key).add(hour, outcome)
+		} else {
+			if t.counts == nil || t.era != s.era {
+				t.counts, t.era = find(s.keys, key), s.era
+			}
+			t.counts.add(hour, outcome)
+		}
 		if r.Status == 429 {
 			s.limited[key] = r.At
 		}
 	}
-	count(s.routes, r.Route, hour, outcome)
+	if s.last == nil || s.lastRoute != r.Route {
+		s.last, s.lastRoute = find(s.routes, r.Route), r.Route
+	}
+	s.last.add(hour, outcome)
 	if r.Code != "" {
-		count(s.codes, r.Code, hour, outcome)
+		find(s.codes, r.Code).add(hour, outcome)
 	}
 	s.mu.Unlock()
 }
 
-// count adds one request to the counts of name in the map in. outcome is an index in
-// Counts.
-func count(in map[string]*recent, name string, hour int64, outcome int) {
+// find returns the counts of name in the map in. It adds them if there are none.
+func find(in map[string]*recent, name string) *recent {
 	r := in[name]
 	if r == nil {
-		r = &recent{Slot: Slot{At: hour}}
+		r = &recent{}
 		in[name] = r
+	}
+	return r
+}
+
+// add adds one request. outcome is an index in Counts.
+func (r *recent) add(hour int64, outcome int) {
+	if r.At == 0 {
+		r.At = hour
 	}
 	if r.At != hour {
 		r.older = append(r.older, r.Slot)

@@ -308,7 +308,7 @@ func (a *App) note(o *Outcome) {
 	if o.Found != nil {
 		key = o.Found.ID
 	}
-	a.history.Note(CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
+	a.history.NoteBy(o.Tally, CountedRequest{Key: key, Route: o.Route, Code: o.Code, Status: o.Status, At: o.Began})
 	a.requests.Note(o)
 }
 

@@ -21,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
@@ -343,6 +344,7 @@ type Outcome struct {
 	Step   string            // check that failed, a Step constant; "" if there is no error
 	Key    *Key              // the caller's key; nil if no valid key was sent
 	Found  *Key              // like Key, but also set for a revoked, paused or expired key
+	Tally  *atomic.Value     // memory for a function in Watch about Found; nil if Found is nil
 	Actor  string            // name of the caller on the admin listener
 	Client netip.Addr        // address of the client
 	Params httprouter.Params // values of the variable parts of the path

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"latchkey/internal/conns"
 )
 
 // Proxies states which peers are proxies, so that their fields about the client are believed. The
@@ -33,6 +35,9 @@ func (p Proxies) contain(a netip.Addr) bool {
 // The address is the zero Addr for a peer on a unix socket. The listener decides whether the socket
 // is a unix socket, because a peer may choose a path such as 192.0.2.1:80 for its own end.
 func (p Proxies) peer(r *http.Request) (address netip.Addr, proxy bool) {
+	if address = conns.Peer(r.Context()); address.IsValid() { // so it need not be read from text again
+		return address, p.contain(address)
+	}
 	return p.peerOf(onUnixSocket(r), r.RemoteAddr)
 }
 

@@ -34,3 +34,11 @@ func WriteVary(h http.Header, names []string) {
 		h["Vary"] = names
 	}
 }
+
+// AppendVary appends the fields Vary of WriteVary as the lines of an HTTP/1.1 answer.
+func AppendVary(b []byte, names []string) []byte {
+	for _, name := range names {
+		b = append(append(append(b, "Vary: "...), name...), "\r\n"...)
+	}
+	return b
+}

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/textproto"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // fieldsDoor is a listener with the credentials for it and all its rows.
@@ -272,5 +275,26 @@ func TestWriteOwnFields_Guarded(t *testing.T) {
 	w = askDoor(g.api, "GET", "/up/x", "")
 	if h := w.Header(); w.Code != 401 || h.Get("Cache-Control") != "no-store" || h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Vary") != "Authorization, X-API-Key" {
 		t.Errorf("without a key: got %d %v, want our fields", w.Code, w.Header())
+	}
+}
+
+// The fields as lines are those of the header.
+func TestWriteFields_Lines(t *testing.T) {
+	minute := LimitStatus{Limit: Limit{"requests_per_minute_limit", 60, time.Minute}, Used: 3, Next: 1500 * time.Millisecond}
+	day := LimitStatus{Limit: Limit{"calls_per_day_limit", 10, 24 * time.Hour}}
+	for _, f := range []LimitFields{
+		{}, {List: []LimitStatus{minute}, Now: epoch}, {List: []LimitStatus{minute}, Now: epoch, Draft: true},
+		{List: []LimitStatus{minute, day}, Now: epoch, Draft: true}, {List: []LimitStatus{day, minute}, Now: epoch},
+	} {
+		for _, vary := range [][]string{nil, VaryKey, {"A", "B"}} {
+			want := http.Header{}
+			WriteVary(want, vary)
+			WriteLimitFields(want, f)
+			lines := string(AppendLimitFields(AppendVary(nil, vary), f)) + "\r\n"
+			got, err := textproto.NewReader(bufio.NewReader(strings.NewReader(lines))).ReadMIMEHeader()
+			if err != nil || !maps.EqualFunc(want, http.Header(got), slices.Equal) {
+				t.Errorf("got %v %v, want %v", got, err, want)
+			}
+		}
 	}
 }

@@ -204,12 +204,7 @@ func WriteLimitFields(h http.Header, f LimitFields) {
 	if len(list) == 0 {
 		return
 	}
-	tight := list[0]
-	for _, s := range list[1:] {
-		if s.Remaining() < tight.Remaining() {
-			tight = s
-		}
-	}
+	tight := tightest(list)
 	// All values are parts of one string, and all slices are parts of one array. This saves
 	// allocations: for a small answer, writing these fields takes longer than anything else.
 	var buf [256]byte
@@ -236,9 +231,37 @@ func WriteLimitFields(h http.Header, f LimitFields) {
 	}
 }
 
+// AppendLimitFields appends the fields of WriteLimitFields as the lines of an HTTP/1.1 answer.
+func AppendLimitFields(b []byte, f LimitFields) []byte {
+	if len(f.List) == 0 {
+		return b
+	}
+	tight := tightest(f.List)
+	b = strconv.AppendInt(append(b, "X-Ratelimit-Limit: "...), int64(tight.Limit.Max), 10)
+	b = strconv.AppendInt(append(b, "\r\nX-Ratelimit-Remaining: "...), int64(tight.Remaining()), 10)
+	b = strconv.AppendInt(append(b, "\r\nX-Ratelimit-Reset: "...), f.Now.Add(tight.Next+time.Second-1).Unix(), 10)
+	if f.Draft {
+		b = appendPolicy(append(b, "\r\nRatelimit-Policy: "...), f.List)
+		b = appendState(append(b, "\r\nRatelimit: "...), f.List)
+	}
+	return append(b, "\r\n"...)
+}
+
+// tightest returns the limit with the fewest remaining units. list must not be empty.
+func tightest(list []LimitStatus) *LimitStatus {
+	tight := &list[0]
+	for i := range list[1:] {
+		if s := &list[1+i]; s.Remaining() < tight.Remaining() {
+			tight = s
+		}
+	}
+	return tight
+}
+
 // appendPolicy appends the value of RateLimit-Policy: the size and window in seconds of each limit.
 func appendPolicy(b []byte, list []LimitStatus) []byte {
-	for i, s := range list {
+	for i := range list {
+		s := &list[i]
 		if i > 0 {
 			b = append(b, ", "...)
 		}
@@ -252,7 +275,8 @@ func appendPolicy(b []byte, list []LimitStatus) []byte {
 // appendState appends the value of RateLimit: how many units of each limit remain and, if some are
 // used, the seconds until the next unit becomes free.
 func appendState(b []byte, list []LimitStatus) []byte {
-	for i, s := range list {
+	for i := range list {
+		s := &list[i]
 		if i > 0 {
 			b = append(b, ", "...)
 		}
@@ -266,7 +290,7 @@ func appendState(b []byte, list []LimitStatus) []byte {
 }
 
 // appendName appends the name of a limit in quotes, without the ending "_limit".
-func appendName(b []byte, s LimitStatus) []byte {
+func appendName(b []byte, s *LimitStatus) []byte {
 	b = append(b, '"')
 	b = append(b, strings.TrimSuffix(s.Limit.Name, "_limit")...)
 	return append(b, '"')

@@ -33,7 +33,9 @@ type cacheShard struct {
 // here. A CacheEntry is safe for concurrent use.
 type CacheEntry struct {
 	// Meter saves the Limiter the look-up of the key's counters.
-	Meter  CounterRef
+	Meter CounterRef
+	// Tally is memory for who counts the requests of the key; see Outcome.Tally.
+	Tally  atomic.Value
 	digest keytext.Digest
 	key    atomic.Pointer[Key]
 	next   *CacheEntry // entry of another secret of the same key; guarded by keyCache.mu

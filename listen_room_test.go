@@ -286,7 +286,7 @@ func TestConnections_Upgrades(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		fmt.Fprint(c, "GET /upgrade HTTP/1.1\r\nHost: x\r\n\r\n")
+		fmt.Fprint(c, "GET /upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 	}
 	var all []net.Conn
 	for range 4 {

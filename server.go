@@ -202,10 +202,26 @@ type exchange struct {
 func (x *exchange) WriteHeader(status int) {
 	if x.status == 0 && status >= http.StatusOK {
 		x.status = status
-		WriteVary(x.Header(), x.vary)
-		WriteLimitFields(x.Header(), LimitFields{List: x.Request.Limits, Now: x.Now, Draft: x.draft})
+		x.writeFields()
 	}
 	x.ResponseWriter.WriteHeader(status)
+}
+
+// writeFields adds Vary and the state of the limits to the answer. As lines they take a fraction of the
+// time and no memory. The answers of an upstream may have fields of the same names, which are
+// replaced in the header.
+func (x *exchange) writeFields() {
+	limits := LimitFields{List: x.Request.Limits, Now: x.Now, Draft: x.draft}
+	w, ok := x.ResponseWriter.(interface {
+		FieldLines() []byte
+		SetFieldLines([]byte)
+	})
+	if !ok || x.rights != nil || x.Header()["Vary"] != nil {
+		WriteVary(x.Header(), x.vary)
+		WriteLimitFields(x.Header(), limits)
+		return
+	}
+	w.SetFieldLines(AppendLimitFields(AppendVary(w.FieldLines(), x.vary), limits))
 }
 
 // Header returns the header of the answer. This method is needed because the embedded
@@ -297,6 +313,9 @@ func (s *Server) publish(x *exchange, took time.Duration) {
 	x.outcome = Outcome{
 		ID: x.ID, Method: x.Method, Route: x.Route, Status: x.status, Key: x.Key, Found: x.found, Actor: x.Actor(), Client: x.Client, Params: x.Params,
 		Began: x.began, Took: took, Limits: x.Request.Limits,
+	}
+	if x.found != nil {
+		x.outcome.Tally = &x.holder.Tally
 	}
 	if x.fault != nil {
 		x.outcome.Code, x.outcome.Text, x.outcome.Step = x.fault.Code, x.fault.Message, x.step

@@ -49,7 +49,8 @@ type Conn struct {
 	group   *Group
 	shard   *shard
 	network netip.Prefix // counted for MaxPerNetwork; the zero value: not counted
-	proxy   bool         // see Options.Proxy
+	peer    netip.Addr   // see Options.Peer; the zero Addr: not known
+	proxy   bool         // see Options.Peer
 	opened  int64        // when the connection was accepted, by Set.now
 
 	state  atomic.Int64 // see sinceOf
@@ -68,6 +69,20 @@ func (c *Conn) Close() error {
 	c.group.remove(c)
 	return err
 }
+
+// abandon closes a connection whose request is in progress. Close would wait for the handler: as long
+// as that runs, internal/lean uses the connection.
+func (c *Conn) abandon() {
+	if !c.closed.CompareAndSwap(false, true) {
+		return
+	}
+	_ = c.SetDeadline(past)
+	go func() { _ = c.Conn.Close() }()
+	c.group.remove(c)
+}
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
 
 // CloseWrite ends the stream of bytes to the client, if the connection supports this. net/http
 // calls it before it closes a connection whose last request was not read to its end.
@@ -122,6 +137,16 @@ func MarkKeyed(ctx context.Context) {
 	if c, _ := ctx.Value(contextKey{}).(*Conn); c != nil && !c.keyed.Load() {
 		c.keyed.Store(true)
 	}
+}
+
+// Peer returns the address that Options.Peer has returned for the connection of the requests with this
+// context. It returns the zero Addr if there is none, and for a connection that no Listener has
+// accepted.
+func Peer(ctx context.Context) netip.Addr {
+	if c, _ := ctx.Value(contextKey{}).(*Conn); c != nil {
+		return c.peer
+	}
+	return netip.Addr{}
 }
 
 // Guard returns a handler that calls h, but not for a request that has arrived on a connection

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"latchkey/internal/lean"
 )
 
 // port is a listener whose connections come from dial. The peer of a connection is at address.
@@ -552,4 +555,41 @@ func TestConn_around(t *testing.T) {
 	if err != nil || raw == nil {
 		t.Errorf("TCP: got %v, %v", raw, err)
 	}
+}
+
+// A connection that is closed for another one makes room although its handler still runs.
+func TestGroup_FullOfHandlers(t *testing.T) {
+	set := NewSet()
+	g := set.Add(Options{}, Limits{Max: 1})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	room := g.Listen(l)
+	began, release := make(chan bool, 2), make(chan bool)
+	web := &http.Server{ConnState: Note, ConnContext: Context, ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began <- true
+		<-release
+	})}
+	s := lean.New(web)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(room) }()
+	defer func() {
+		_ = room.Close()
+		<-ended
+		if err := s.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		_ = web.Close()
+	}()
+	for range 2 {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-began
+	}
+	close(release)
 }

@@ -163,6 +163,7 @@ func (g *Group) newConn(conn net.Conn) *Conn {
 	}
 	var address netip.Addr
 	address, c.proxy = g.o.Peer(conn)
+	c.peer = address
 	if address.IsValid() && !address.IsLoopback() && !c.proxy {
 		bits := 32
 		if address.Is6() {

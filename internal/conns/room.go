@@ -53,7 +53,11 @@ func (v victim) close() bool {
 	if !v.conn.state.CompareAndSwap(v.state, taken) {
 		return false
 	}
-	_ = v.conn.Close()
+	if _, active, _ := sinceOf(v.state); active {
+		v.conn.abandon()
+	} else {
+		_ = v.conn.Close()
+	}
 	return true
 }
 

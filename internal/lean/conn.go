@@ -25,27 +25,39 @@ const (
 var past = time.Unix(1, 0)
 
 var (
-	buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+	buffers = sync.Pool{New: func() any { return new(buffer) }}
 	outputs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 )
+
+// buffer is where a connection receives bytes.
+type buffer struct {
+	data   [bufferSize]byte
+	socket socketRead
+}
 
 // conn is a connection that the lean loop serves. Only the goroutine of serve uses it, except where
 // a field says otherwise.
 type conn struct {
-	server  *Server
-	nc      net.Conn
-	raw     syscall.RawConn
-	base    context.Context // parent of the contexts of all requests
-	remote  string
-	tryRead func(fd uintptr) bool // readOnce
+	server   *Server
+	nc       net.Conn
+	raw      syscall.RawConn
+	base     context.Context // parent of the contexts of all requests
+	remote   string
+	turn     func(fd uintptr) bool // answerAll
+	tryRead  func(fd uintptr) bool // readOnce
+	tryWrite func(fd uintptr) bool // writeMore
+	counted  bool                  // reads say whether more has arrived, see countUnread
 
-	buf  *[bufferSize]byte // nil while the connection is idle
-	r, w int               // buf[r:w] has been received and not used
-	got  int               // bytes that the last read has received
-	rerr error             // error of the last read
-	look bool              // readOnce does not wait
+	buf     *buffer // nil while the connection is idle
+	r, w    int     // buf.data[r:w] has been received and not used
+	got     int     // bytes that the last read has received
+	rerr    error   // error of the last read
+	drained bool    // the last read has left nothing behind, not even the end of the stream
+	look    bool    // readOnce does not wait
 
 	out  *[]byte // answers that have not been written; nil: none
+	left []byte  // what writeMore has still to write
+	open uintptr // descriptor of the socket while answerAll runs, which keeps it open; else 0
 	werr error   // first error of writing
 
 	waiting    atomic.Bool // the goroutine waits for bytes; read by Server.wake
@@ -56,6 +68,7 @@ type conn struct {
 	skipped    int         // how many have been ignored
 	closing    bool        // no more requests
 
+	now        time.Time // when the latest answer was complete, or earlier in the same request
 	readUntil  time.Time // the read deadline of nc; zero: not known or none
 	writeUntil time.Time // the write deadline of nc; zero: not known or none
 	headUntil  time.Time // deadline for the head that has begun; zero: none
@@ -91,39 +104,101 @@ func (c *conn) serve() {
 				return
 			}
 		}
-		c.flush()
-		if c.closing || c.werr != nil {
+		if !c.rest() {
 			c.end()
 			return
 		}
-		c.release()
-		c.idle()
 	}
+}
+
+// rest prepares the connection for its next wait, after all requests in the buffer have been
+// answered. It returns false if the connection must be closed instead.
+func (c *conn) rest() bool {
+	c.flushNow()
+	c.flush()
+	if c.closing || c.werr != nil {
+		return false
+	}
+	c.release()
+	c.idle()
+	c.renewRead(c.server.idleTimeout())
+	return true
+}
+
+// answerAll is the function for RawConn.Read that waits for requests and answers those which have
+// arrived completely. It stays in the call of RawConn.Read from one request to the next: each such
+// call forgets that bytes have arrived, so it would have to begin with a read that mostly finds
+// nothing. It returns true if step must go on, or if the connection must be closed.
+func (c *conn) answerAll(fd uintptr) bool {
+	c.open = fd
+	defer func() { c.open = 0 }()
+	for {
+		if !c.readOnce(fd) {
+			return false
+		}
+		if c.rerr != nil {
+			return true
+		}
+		c.waiting.Store(false)
+		for c.r < c.w && !c.closing {
+			if n, verdict := c.scan(); verdict != whole || !c.answerIf(n) {
+				return true
+			}
+		}
+		if !c.rest() {
+			return true
+		}
+		c.got = 0
+		if c.waiting.Store(true); c.leaving() {
+			return true
+		}
+		if c.drained {
+			return false
+		}
+	}
+}
+
+// scan reads the head of the next request in the buffer. It returns the length of the head. If
+// nothing but ignored bytes is left, it returns 0 and empty.
+func (c *conn) scan() (n int, verdict int) {
+	if c.skip(); c.r == c.w {
+		return 0, empty
+	}
+	if c.slot == nil {
+		c.slot = newSlot(c)
+	}
+	return c.slot.fields.scan(c.buf.data[c.r:c.w], c.head)
+}
+
+// answerIf answers the request whose head has n bytes, if the buffer has its body.
+func (c *conn) answerIf(n int) bool {
+	body := c.slot.fields.length
+	if c.w-c.r-n < body {
+		return false
+	}
+	c.head = c.slot.fields.text
+	c.answer(n, body)
+	return true
 }
 
 // step answers the next request in the buffer, or reads more of it. It returns false if the
 // connection has been closed or handed over.
 func (c *conn) step() bool {
-	c.skip()
-	if c.r == c.w {
-		return true
-	}
-	if c.slot == nil {
-		c.slot = newSlot(c)
-	}
-	n, verdict := c.slot.fields.scan(c.buf[c.r:c.w], c.head)
+	n, verdict := c.scan()
 	switch verdict {
-	case whole:
-		c.head = c.slot.fields.text
-		body := c.slot.fields.length
-		if c.w-c.r-n < body && !c.awaitBody(n+body) {
-			c.handOver(true)
-			return false
-		}
-		c.answer(n, body)
+	case empty:
 		return true
 	case partial:
 		return c.more()
+	case whole:
+		if c.answerIf(n) {
+			return true
+		}
+		if c.awaitBody(n + c.slot.fields.length) {
+			return c.answerIf(n)
+		}
+		c.handOver(true)
+		return false
 	}
 	c.handOver(n > 0)
 	return false
@@ -132,7 +207,7 @@ func (c *conn) step() bool {
 // skip ignores up to four CR and LF after a POST, as net/http does for old clients.
 func (c *conn) skip() {
 	for c.lenient > 0 && c.r < c.w {
-		if b := c.buf[c.r]; b != '\r' && b != '\n' {
+		if b := c.buf.data[c.r]; b != '\r' && b != '\n' {
 			c.lenient = 0
 			return
 		}
@@ -148,16 +223,11 @@ func (c *conn) leaving() bool {
 	return stage == stopping || stage == draining && c.servedSeen.Load()
 }
 
-// wait waits for the first bytes of the next request. It returns false if there are none. While it
-// waits, the connection has no buffer.
-func (c *conn) wait() bool {
-	if d := c.server.idleTimeout(); c.served {
-		c.renewRead(d)
-	}
-	return c.receive()
-}
+// wait answers requests until there is something to do for step, or the connection must be closed.
+// It returns false if there are no bytes. While it waits, the connection has no buffer.
+func (c *conn) wait() bool { return c.receive(c.turn) }
 
-// renewRead sets the read deadline to d from now. It is at most slack later, so that not every
+// renewRead sets the read deadline to d after the latest answer. It is at most slack later, so that not every
 // request has to set it.
 func (c *conn) renewRead(d time.Duration) {
 	if c.readMoved.Swap(false) {
@@ -170,27 +240,28 @@ func (c *conn) renewRead(d time.Duration) {
 		}
 		return
 	}
-	if now := time.Now(); c.readUntil.Sub(now) < d || c.readUntil.Sub(now) > d+slack {
-		c.readUntil = now.Add(d + slack)
+	if left := c.readUntil.Sub(c.now); left < d || left > d+slack {
+		c.readUntil = c.now.Add(d + slack)
 		_ = c.nc.SetReadDeadline(c.readUntil)
 	}
 }
 
-// receive reads into the buffer and reports whether bytes were read. A server that stops interrupts
-// it; it then takes only what has arrived already.
-func (c *conn) receive() bool {
+// receive calls RawConn.Read with try and reports whether bytes were read. A server that stops
+// interrupts it; it then takes only what has arrived already.
+func (c *conn) receive(try func(fd uintptr) bool) bool {
 	c.waiting.Store(true)
 	defer c.waiting.Store(false)
 	c.got, c.rerr, c.look = 0, nil, false
 	if !c.leaving() {
-		err := c.raw.Read(c.tryRead)
+		err := c.raw.Read(try)
 		if err == nil {
 			err = c.rerr
 		}
-		if c.rerr = err; err == nil {
-			return c.got > 0
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || !c.leaving() {
+		c.rerr = err
+		switch {
+		case err == nil && (c.got > 0 || c.closing || c.werr != nil):
+			return true
+		case err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || !c.leaving()):
 			return false
 		}
 	}
@@ -207,17 +278,17 @@ func (c *conn) receive() bool {
 // something to read, and then keeps no buffer if that is empty.
 func (c *conn) readOnce(fd uintptr) bool {
 	if c.buf == nil {
-		c.buf = buffers.Get().(*[bufferSize]byte)
+		c.buf = buffers.Get().(*buffer)
 		c.r, c.w = 0, 0
 	}
-	n, again, err := read(fd, c.buf[c.w:])
+	n, again, drained, err := c.buf.socket.read(fd, c.buf.data[c.w:])
 	if again {
 		if c.w == 0 {
 			c.drop()
 		}
 		return c.look
 	}
-	c.got, c.rerr = n, err
+	c.got, c.rerr, c.drained = n, err, drained && c.counted
 	c.w += n
 	return true
 }
@@ -257,10 +328,10 @@ func (c *conn) more() bool {
 	}
 	c.idle()
 	if c.r > 0 {
-		c.w = copy(c.buf[:], c.buf[c.r:c.w])
+		c.w = copy(c.buf.data[:], c.buf.data[c.r:c.w])
 		c.r = 0
 	}
-	if c.w == len(c.buf) {
+	if c.w == bufferSize {
 		c.handOver(false)
 		return false
 	}
@@ -273,7 +344,7 @@ func (c *conn) more() bool {
 		c.readUntil = c.headUntil // a client that sends byte after byte has no more time than others
 	}
 	_ = c.nc.SetReadDeadline(c.readUntil)
-	if c.receive() {
+	if c.receive(c.tryRead) {
 		return true
 	}
 	late := errors.Is(c.rerr, os.ErrDeadlineExceeded)
@@ -288,18 +359,18 @@ func (c *conn) more() bool {
 // awaitBody waits for the rest of a request that has n bytes, because many clients send the head
 // and the body in two packets. It returns false if the rest does not arrive soon, or is too large.
 func (c *conn) awaitBody(n int) bool {
-	if c.flush(); c.werr != nil || n > len(c.buf) {
+	if c.flush(); c.werr != nil || n > bufferSize {
 		return false
 	}
 	c.begin()
 	if c.r > 0 {
-		c.w = copy(c.buf[:], c.buf[c.r:c.w])
+		c.w = copy(c.buf.data[:], c.buf.data[c.r:c.w])
 		c.r = 0
 	}
 	c.readUntil = time.Now().Add(c.server.restWait)
 	_ = c.nc.SetReadDeadline(c.readUntil)
 	for c.w < n {
-		if !c.receive() {
+		if !c.receive(c.tryRead) {
 			return false
 		}
 	}
@@ -322,10 +393,10 @@ func (c *conn) answer(n, body int) {
 		c.served = true
 		c.servedSeen.Store(true)
 	}
-	if c.writeMoved.Swap(false) {
-		c.writeUntil = time.Time{}
-	}
 	if d := c.server.http.WriteTimeout; d > 0 {
+		if c.writeMoved.Swap(false) {
+			c.writeUntil = time.Time{}
+		}
 		if now := time.Now(); c.writeUntil.Sub(now) < d {
 			c.writeUntil = now.Add(d + slack)
 			_ = c.nc.SetWriteDeadline(c.writeUntil)
@@ -339,14 +410,10 @@ func (c *conn) answer(n, body int) {
 	s.response.begin()
 	s.request.RemoteAddr = c.remote
 	if body > 0 {
-		s.request.Body = newBody(c.buf[c.r+n : c.r+n+body])
+		s.request.Body = newBody(c.buf.data[c.r+n : c.r+n+body])
 	}
 	c.r += n + body
 	completed := c.call()
-	if s.response.hijacked {
-		c.hijacked()
-		return
-	}
 	if completed {
 		completed = s.response.finish()
 	}
@@ -357,14 +424,6 @@ func (c *conn) answer(n, body int) {
 	if s.context.used || s.response.flushed || body > 0 {
 		c.slot = nil // somebody may still look at the request
 	}
-}
-
-// hijacked leaves the connection to a handler.
-func (c *conn) hijacked() {
-	c.server.forget(c)
-	c.slot.context.end()
-	c.closing = true
-	c.nc, c.slot = nil, nil
 }
 
 // call calls the handler. It returns false if the handler has panicked.
@@ -406,22 +465,48 @@ func (c *conn) flush() {
 	*c.out = (*c.out)[:0]
 }
 
+// flushNow writes what the system takes of the answers without waiting, if that needs no look at the
+// write deadline. It saves most of the time that RawConn.Write needs besides the call of the system.
+func (c *conn) flushNow() {
+	if c.open == 0 || c.out == nil || c.werr != nil || c.writeMoved.Load() || !c.writeUntil.IsZero() && !c.now.Before(c.writeUntil) {
+		return
+	}
+	c.left = *c.out
+	c.writeMore(c.open)
+	*c.out = (*c.out)[:copy(*c.out, c.left)]
+	c.left = nil
+}
+
 // write writes b to the connection. After an error it does nothing.
 func (c *conn) write(b []byte) {
 	if c.werr != nil {
 		return
 	}
-	if _, c.werr = c.nc.Write(b); c.werr != nil && c.slot != nil {
+	c.left = b
+	if err := c.raw.Write(c.tryWrite); err != nil {
+		c.werr = err
+	}
+	if c.left = nil; c.werr != nil && c.slot != nil {
 		c.slot.context.lost()
 	}
 }
 
+// writeMore is the function for RawConn.Write. It returns false to be called again when there is room.
+func (c *conn) writeMore(fd uintptr) bool {
+	for len(c.left) > 0 && c.werr == nil {
+		n, again, err := write(fd, c.left)
+		if again {
+			return false
+		}
+		c.left, c.werr = c.left[n:], err
+	}
+	return true
+}
+
 // end closes the connection. What has been kept is written first.
 func (c *conn) end() {
-	if c.nc != nil {
-		c.flush()
-		_ = c.nc.Close()
-	}
+	c.flush()
+	_ = c.nc.Close()
 	c.release()
 }
 
@@ -437,7 +522,7 @@ func (c *conn) handOver(arrived bool) {
 	} else {
 		c.idle()
 	}
-	h := &handedOver{Conn: c.nc, head: bytes.Clone(c.buf[c.r:c.w]), until: c.headUntil}
+	h := &handedOver{Conn: c.nc, head: bytes.Clone(c.buf.data[c.r:c.w]), until: c.headUntil}
 	c.release()
 	c.server.forget(c) // from now on, wake does not set a deadline
 	_ = c.nc.SetDeadline(time.Time{})

@@ -2,39 +2,44 @@ package lean
 
 import (
 	"context"
-	"errors"
-	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// lookEvery is the shortest time between two looks at the connection by Err.
-const lookEvery = 5 * time.Millisecond
+// lookEvery is the shortest time between two looks at the connection. The first looks after Done are
+// this far apart, later ones up to lookLater.
+const (
+	lookEvery = 5 * time.Millisecond
+	lookLater = 200 * time.Millisecond
+)
 
 // requestContext is the context of a request. It ends when the handler returns and when the client
-// closes the connection. The connection is watched only after the first call of Done; until then
-// Err looks at it now and then. It is safe for concurrent use.
+// closes the connection. After the first call of Done it looks at the connection now and then; until
+// then Err does. Nobody can wait for the end of the client, because the goroutine of the handler is
+// the one that reads from the connection, see conn.answerAll. It is safe for concurrent use.
 type requestContext struct {
 	context.Context // of the connection
 
 	conn *conn
 	used bool // Done has been called; read by the connection after end
 
-	mu       sync.Mutex
-	inner    context.Context // what Done returns belongs to it; nil: nobody has asked
-	cancel   context.CancelFunc
-	watching chan struct{} // closed when watch has returned; nil: it does not run
-	ended    bool          // the handler has returned
-	gone     bool          // the client has closed the connection
-	stopped  bool          // the connection must not be watched
-	looked   time.Time     // when Err last looked at the connection
+	mu     sync.Mutex
+	asked  atomic.Bool     // inner is not nil
+	inner  context.Context // what Done returns belongs to it; nil: nobody has asked
+	cancel context.CancelFunc
+	timer  *time.Timer   // calls watch; nil: nobody has asked
+	every  time.Duration // until the next call of watch
+	ended  bool          // the handler has returned
+	gone   bool          // the client has closed the connection
+	looked time.Time     // when Err last looked at the connection
 }
 
 // begin prepares x for the next request.
 func (x *requestContext) begin() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.ended, x.gone, x.stopped, x.looked = false, false, false, time.Time{}
+	x.ended, x.gone, x.looked = false, false, time.Time{}
 }
 
 // Done returns a channel that is closed when the context ends.
@@ -44,29 +49,36 @@ func (x *requestContext) Done() <-chan struct{} {
 	if x.inner == nil {
 		x.used = true
 		x.inner, x.cancel = context.WithCancel(x.Context)
+		x.asked.Store(true)
 		if x.ended || x.gone {
 			x.cancel()
-		} else if !x.stopped {
-			x.watching = make(chan struct{})
-			_ = x.conn.nc.SetReadDeadline(time.Time{})
-			go x.watch(x.watching)
+		} else {
+			x.every = lookEvery
+			x.timer = time.AfterFunc(x.every, x.watch)
 		}
 	}
 	return x.inner.Done()
 }
 
-// watch ends the context when the client closes the connection. It returns when bytes arrive, which
-// belong to the next request, and when end interrupts it.
-func (x *requestContext) watch(done chan struct{}) {
-	defer close(done)
-	gone := false
-	err := x.conn.raw.Read(func(fd uintptr) bool {
-		var again bool
-		gone, again = peek(fd)
-		return !again
-	})
-	if gone || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // the server may have closed the connection too
+// watch ends the context if the client has closed the connection. Otherwise it is called again.
+func (x *requestContext) watch() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.ended {
+		return
+	}
+	if x.look(); x.gone {
 		x.cancel()
+		return
+	}
+	x.every = min(2*x.every, lookLater)
+	x.timer.Reset(x.every)
+}
+
+// look sets gone if the client has closed the connection. x.mu must be locked.
+func (x *requestContext) look() {
+	if err := x.conn.raw.Control(func(fd uintptr) { x.gone, _ = peek(fd) }); err != nil {
+		x.gone = true // the server has closed the connection
 	}
 }
 
@@ -80,26 +92,14 @@ func (x *requestContext) lost() {
 	}
 }
 
-// stop ends watch, which reads from the connection.
-func (x *requestContext) stop() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.stopped = true
-	if x.watching == nil {
-		return
-	}
-	_ = x.conn.nc.SetReadDeadline(past)
-	<-x.watching
-	x.watching = nil
-	x.conn.readMoved.Store(true)
-}
-
 // end ends the context, because the handler has returned.
 func (x *requestContext) end() {
-	x.stop()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.ended = true
+	if x.timer != nil {
+		x.timer.Stop()
+	}
 	if x.cancel != nil {
 		x.cancel()
 	}
@@ -112,15 +112,13 @@ func (x *requestContext) Err() error {
 	if x.inner != nil {
 		return x.inner.Err()
 	}
-	if !x.ended && !x.gone && !x.stopped {
+	if !x.ended && !x.gone {
 		now := time.Now()
 		if x.looked.IsZero() {
 			x.looked = now
 		} else if now.Sub(x.looked) >= lookEvery {
 			x.looked = now
-			if err := x.conn.raw.Control(func(fd uintptr) { x.gone, _ = peek(fd) }); err != nil {
-				x.gone = true // the server has closed the connection
-			}
+			x.look()
 		}
 	}
 	if x.ended || x.gone {
@@ -132,11 +130,8 @@ func (x *requestContext) Err() error {
 // Value returns a value of the context. The context package uses it to find the context that Done
 // belongs to.
 func (x *requestContext) Value(key any) any {
-	x.mu.Lock()
-	inner := x.inner
-	x.mu.Unlock()
-	if inner != nil {
-		return inner.Value(key)
+	if !x.asked.Load() {
+		return x.Context.Value(key)
 	}
-	return x.Context.Value(key)
+	return x.inner.Value(key)
 }

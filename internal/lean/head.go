@@ -16,6 +16,7 @@ const (
 	odd     = iota // net/http must read it
 	partial        // correct so far, but not complete
 	whole
+	empty // see conn.scan
 )
 
 // head is what the head of a request says.
@@ -126,16 +127,17 @@ func (h *head) scan(b []byte, last string) (n int, verdict int) {
 		h.repeat()
 		return n, whole
 	}
-	if len(last) == n && string(b[:n]) == last {
-		h.text = last
-	} else {
+	repeated := len(last) == n && string(b[:n]) == last
+	if h.text = last; !repeated {
 		h.text = string(b[:n])
 	}
 	if !h.read(h.text[:n-2]) || h.host == "" {
 		return n, odd
 	}
 	h.fill()
-	h.keep()
+	if repeated { // and so, probably, again
+		h.keep()
+	}
 	return n, whole
 }
 

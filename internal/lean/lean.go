@@ -9,7 +9,8 @@
 // The handler is the same http.Handler, and cannot tell which of the two serves it. One rule is
 // stricter than in net/http: a goroutine that a handler leaves behind may use the request or its
 // context only if the handler, or that goroutine before the handler returned, has called Done of
-// the context, has flushed the answer or has taken over the connection.
+// the context or has flushed the answer. Only requests with the field Upgrade can be hijacked; they
+// are handed over. Closing a connection waits for the handler of its request.
 //
 // Read lean.go first (accepting and stopping), then conn.go (one connection), head.go (the
 // grammar), response.go (the answer), context.go (the end of the client) and rest.go (handing
@@ -105,15 +106,16 @@ func (s *Server) newConn(nc net.Conn) *conn {
 		return nil
 	}
 	ctx := context.WithValue(context.Background(), http.ServerContextKey, s.http)
-	if s.http.ConnContext != nil {
+	ctx = context.WithValue(ctx, http.LocalAddrContextKey, nc.LocalAddr())
+	if s.http.ConnContext != nil { // last, because its values are found first
 		ctx = s.http.ConnContext(ctx, nc)
 	}
-	ctx = context.WithValue(ctx, http.LocalAddrContextKey, nc.LocalAddr())
 	c := &conn{server: s, nc: nc, raw: raw, base: ctx}
 	if addr := nc.RemoteAddr(); addr != nil {
 		c.remote = addr.String()
 	}
-	c.tryRead = c.readOnce
+	c.turn, c.tryRead, c.tryWrite = c.answerAll, c.readOnce, c.writeMore
+	_ = raw.Control(func(fd uintptr) { c.counted = countUnread(fd) })
 	if d := s.headTimeout(); d > 0 {
 		c.readUntil = time.Now().Add(d)
 		c.headUntil = c.readUntil
@@ -194,7 +196,7 @@ func (s *Server) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		_ = c.nc.Close()
+		go func() { _ = c.nc.Close() }() // which waits for a handler that runs
 	}
 }
 

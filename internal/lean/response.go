@@ -1,12 +1,9 @@
 package lean
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -26,8 +23,9 @@ const holdSize = 2048
 type response struct {
 	conn   *conn
 	header http.Header
-	status int   // 0: WriteHeader has not been called
-	length int64 // declared by the handler; -1: not declared
+	status int    // 0: WriteHeader has not been called
+	length int64  // declared by the handler; -1: not declared
+	lines  []byte // see SetFieldLines
 
 	mark      int         // where the answer begins in the buffer, until the head is complete
 	sent      bool        // the head is complete
@@ -42,7 +40,6 @@ type response struct {
 	chunked   bool
 	close     bool // the connection must be closed after the answer
 	flushed   bool
-	hijacked  bool
 	done      bool // the handler has returned
 }
 
@@ -52,11 +49,20 @@ type fieldsGiven struct{ kind, date, encoding bool }
 // begin prepares w for the next answer.
 func (w *response) begin() {
 	clear(w.header)
-	*w = response{conn: w.conn, header: w.header, length: -1, hold: w.hold[:0], close: w.conn.slot.request.Close, trailers: w.trailers[:0]}
+	*w = response{conn: w.conn, header: w.header, length: -1, hold: w.hold[:0], lines: w.lines[:0], close: w.conn.slot.request.Close, trailers: w.trailers[:0]}
 }
 
 // Header returns the fields of the answer.
 func (w *response) Header() http.Header { return w.header }
+
+// FieldLines returns memory for SetFieldLines.
+func (w *response) FieldLines() []byte { return w.lines[:0] }
+
+// SetFieldLines adds fields to the answer, beside those of Header. lines has a line for each, such as
+// "Age: 5\r\n", and belongs to w from then on. The caller vouches that they are correct, that the header
+// has none of them, and that none of Content-Length, Transfer-Encoding, Connection, Date, Trailer,
+// Content-Type and Content-Encoding is among them. It must be called before WriteHeader.
+func (w *response) SetFieldLines(lines []byte) { w.lines = lines }
 
 // isHead reports whether the request is HEAD, so that the answer has no body.
 func (w *response) isHead() bool { return w.conn.slot.request.Method == http.MethodHead }
@@ -69,9 +75,6 @@ func bodyAllowed(status int) bool {
 // WriteHeader sets the status and takes the fields from the header.
 func (w *response) WriteHeader(status int) {
 	switch {
-	case w.hijacked:
-		w.conn.server.logf("http: response.WriteHeader on hijacked connection")
-		return
 	case w.status != 0:
 		w.conn.server.logf("http: superfluous response.WriteHeader call")
 		return
@@ -94,6 +97,7 @@ func (w *response) WriteHeader(status int) {
 	w.status, w.mark = status, len(*out)
 	*out = appendStatus(*out, status)
 	w.fields(out)
+	*out = append(*out, w.lines...)
 	if !w.hasLength {
 		return
 	}
@@ -206,6 +210,7 @@ func (w *response) sendHead() {
 		return
 	}
 	w.sent = true
+	w.conn.now = time.Now()
 	out := w.conn.output()
 	b := *out
 	allowed, coded := bodyAllowed(w.status), w.coding != ""
@@ -223,7 +228,7 @@ func (w *response) sendHead() {
 		b = append(b, "\r\n"...)
 	}
 	if !w.has.date {
-		b = append(b, w.conn.server.dateField(time.Now())...)
+		b = append(b, w.conn.server.dateField(w.conn.now)...)
 	}
 	if counted && coded && w.coding != "identity" {
 		w.conn.server.logf("http: WriteHeader called with both Transfer-Encoding of %q and a Content-Length of %d", w.coding, w.length)
@@ -260,9 +265,6 @@ func hasToken(values []string, token string) bool {
 
 // Write sends a part of the body.
 func (w *response) Write(b []byte) (int, error) {
-	if w.hijacked {
-		return 0, http.ErrHijacked
-	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -333,9 +335,6 @@ func (w *response) Flush() { _ = w.FlushError() }
 
 // FlushError is like Flush, and returns the first error of writing.
 func (w *response) FlushError() error {
-	if w.hijacked {
-		return http.ErrHijacked
-	}
 	w.flushed = true
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -361,30 +360,12 @@ func (w *response) SetWriteDeadline(t time.Time) error {
 // EnableFullDuplex does nothing: the whole body of the request has been read.
 func (w *response) EnableFullDuplex() error { return nil }
 
-// Hijack leaves the connection to the handler, with the bytes that have been read from it.
-func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if w.hijacked {
-		return nil, nil, http.ErrHijacked
-	}
-	c := w.conn
-	if w.status != 0 {
-		w.sendHold()
-	}
-	c.flush()
-	w.hijacked = true
-	c.slot.context.stop()
-	_ = c.nc.SetDeadline(time.Time{})
-	early := bytes.Clone(c.buf[c.r:c.w])
-	c.r = c.w
-	reader := bufio.NewReader(io.MultiReader(bytes.NewReader(early), c.nc))
-	_, _ = reader.Peek(len(early))
-	c.server.note(c.nc, http.StateHijacked)
-	return c.nc, bufio.NewReadWriter(reader, bufio.NewWriter(c.nc)), nil
-}
-
 // finish completes the answer. It returns false if the connection must be closed.
 func (w *response) finish() (reuse bool) {
 	w.done = true
+	if w.sent {
+		w.conn.now = time.Now() // the head may have been sent long ago
+	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}

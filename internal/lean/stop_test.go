@@ -284,42 +284,16 @@ func TestServer_Drip(t *testing.T) {
 	}
 }
 
-// A handler may take the connection, with the bytes that the client has sent ahead.
+// A request that no other protocol follows cannot be hijacked.
 func TestResponse_Hijack(t *testing.T) {
-	got := make(chan string, 1)
-	var states sync.Map
 	_, address := start(t, func(w http.ResponseWriter, r *http.Request) {
-		defer context.AfterFunc(r.Context(), func() {})() // the connection is watched
-		conn, b, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
+		if _, _, err := http.NewResponseController(w).Hijack(); !errors.Is(err, http.ErrNotSupported) {
+			t.Errorf("got %v, want http.ErrNotSupported", err)
 		}
-		if _, err := w.Write([]byte("x")); err != http.ErrHijacked {
-			t.Errorf("Write: got %v", err)
-		}
-		go func() {
-			defer conn.Close()
-			line, _ := b.ReadString('\n')
-			got <- line
-			_, _ = b.WriteString("bye")
-			_ = b.Flush()
-		}()
-	}, func(s *http.Server) {
-		s.ConnState = func(_ net.Conn, state http.ConnState) { states.Store(state, true) }
-	})
+	}, nil)
 	c, b := dial(t, address)
-	send(t, c, one+"early")
-	send(t, c, " and late\n")
-	if line := <-got; line != "early and late\n" {
-		t.Errorf("got %q", line)
-	}
-	if text, err := io.ReadAll(b); string(text) != "bye" || err != nil {
-		t.Errorf("got %q, %v", text, err)
-	}
-	if _, ok := states.Load(http.StateHijacked); !ok {
-		t.Error("the hook was not told")
-	}
+	send(t, c, one)
+	receive(t, b)
 }
 
 // A panic is logged as net/http does, answers before it are sent, and the connection is closed.
@@ -376,5 +350,77 @@ func TestServer_Memory(t *testing.T) {
 		}
 	}); n > most {
 		t.Errorf("got %v allocations for a request, want at most %v", n, most)
+	}
+}
+
+// Whatever arrives while a request is read or answered is noticed: the next request, and the end of
+// the stream. No read finds nothing, so nothing but the poller reports it.
+func TestServer_ArrivesMeanwhile(t *testing.T) {
+	began, release := make(chan bool), make(chan bool)
+	_, address := start(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			began <- true
+			<-release
+		}
+		_, _ = io.WriteString(w, "answer")
+	}, nil)
+	end := func(c net.Conn) { _ = c.(*net.TCPConn).CloseWrite() }
+	wantEnd := func(b *bufio.Reader, when string) {
+		t.Helper()
+		if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Fatalf("%s: got %d bytes, %v; want the end of the connection", when, n, err)
+		}
+	}
+	for range 100 {
+		c, b := dial(t, address)
+		send(t, c, one)
+		end(c)
+		receive(t, b)
+		wantEnd(b, "the end behind a request")
+		c, b = dial(t, address)
+		send(t, c, one)
+		receive(t, b)
+		end(c)
+		wantEnd(b, "the end behind an answer")
+		for _, when := range []string{"a request", "the end"} {
+			c, b = dial(t, address)
+			send(t, c, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-began
+			if when == "a request" {
+				send(t, c, one)
+			} else {
+				end(c)
+			}
+			release <- true
+			receive(t, b)
+			if when == "a request" {
+				receive(t, b)
+				end(c)
+			}
+			wantEnd(b, when+" while the handler runs")
+		}
+	}
+}
+
+// Lines of fields are sent with their answer alone.
+func TestResponse_FieldLines(t *testing.T) {
+	_, address := start(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/lines" {
+			lines := w.(*response)
+			lines.SetFieldLines(append(lines.FieldLines(), "X-One: 1\r\nX-Two: 2\r\n"...))
+		}
+		w.Header().Set("X-Three", "3")
+	}, nil)
+	c, b := dial(t, address)
+	for _, path := range []string{"/lines", "/", "/lines"} {
+		send(t, c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+		r, _ := receive(t, b)
+		want := ""
+		if path == "/lines" {
+			want = "12"
+		}
+		if got := r.Header.Get("X-One") + r.Header.Get("X-Two"); got != want || r.Header.Get("X-Three") != "3" || r.Header.Get("Date") == "" {
+			t.Errorf("%s: got %v, want %q", path, r.Header, want)
+		}
 	}
 }

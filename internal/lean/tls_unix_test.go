@@ -117,11 +117,16 @@ func serveOver(s *Server, accepted net.Conn) {
 	c := s.newConn(waitingConn{secure})
 	c.tryRead = func(uintptr) bool {
 		if c.buf == nil {
-			c.buf = buffers.Get().(*[bufferSize]byte)
+			c.buf = buffers.Get().(*buffer)
 			c.r, c.w = 0, 0
 		}
-		c.got, c.rerr = secure.Read(c.buf[c.w:])
+		c.got, c.rerr = secure.Read(c.buf.data[c.w:])
 		c.w += c.got
+		return true
+	}
+	c.turn = c.tryRead
+	c.tryWrite = func(uintptr) bool {
+		_, c.werr = secure.Write(c.left)
 		return true
 	}
 	c.serve()
@@ -134,6 +139,6 @@ func (w waitingConn) SyscallConn() (syscall.RawConn, error) { return waitingRaw{
 
 type waitingRaw struct{}
 
-func (waitingRaw) Control(f func(uintptr)) error   { f(0); return nil }
-func (waitingRaw) Read(f func(uintptr) bool) error { f(0); return nil }
-func (waitingRaw) Write(func(uintptr) bool) error  { return nil }
+func (waitingRaw) Control(f func(uintptr)) error    { f(0); return nil }
+func (waitingRaw) Read(f func(uintptr) bool) error  { f(0); return nil }
+func (waitingRaw) Write(f func(uintptr) bool) error { f(0); return nil }

@@ -1,4 +1,4 @@
-//go:build !unix
+//go:build !(linux || darwin || freebsd || netbsd || openbsd || dragonfly)
 
 package upstream
 
@@ -10,3 +10,5 @@ const SilentKnown = false
 
 // silent always returns false, because it cannot check a connection on this system.
 func silent(syscall.RawConn) bool { return false }
+
+func (c *upstream) talk(uintptr) bool { return true }

@@ -82,16 +82,19 @@ func (c *heldConn) Close() error {
 // upstream is one connection. It serves one request at a time.
 type upstream struct {
 	net.Conn
-	raw    syscall.RawConn // for silent
-	in     *bufio.Reader   // buffers Read
-	left   int64           // number of bytes that Read may still read
-	failed error           // error of the last Read
-	asked  time.Time       // start of the last request
-	until  time.Time       // deadline for the header; zero: no deadline
-	slow   bool            // wait was called for this request, which sets stop
-	stop   func() bool     // see free; returns false if it is too late
-	used   bool            // the connection has served an earlier request
-	odd    bool            // an informational answer of this request had a length
+	raw    syscall.RawConn
+	talks  func(fd uintptr) bool // talk
+	unsent []byte                // what the next Read sends first
+	heard  []byte                // where talk reads to
+	in     *bufio.Reader         // buffers Read
+	left   int64                 // number of bytes that Read may still read
+	failed error                 // error of the last Read
+	asked  time.Time             // start of the last request
+	until  time.Time             // deadline for the header; zero: no deadline
+	slow   bool                  // wait was called for this request, which sets stop
+	stop   func() bool           // see free; returns false if it is too late
+	used   bool                  // the connection has served an earlier request
+	odd    bool                  // an informational answer of this request had a length
 	// context is Call.Context of this request. ends is the context that it returned, or nil if wait
 	// was not called yet.
 	context func() context.Context
@@ -206,7 +209,7 @@ func (u *Pool) connect(ctx context.Context, host string) (*upstream, error) {
 		return nil, err
 	}
 	c := &upstream{Conn: conn, raw: raw}
-	c.in = bufio.NewReader(c)
+	c.in, c.talks = bufio.NewReader(c), c.talk
 	return c, nil
 }
 
@@ -217,10 +220,36 @@ func (c *upstream) Read(b []byte) (int, error) {
 		c.failed = fmt.Errorf("the header of the answer is larger than %d bytes", maxHead)
 		return 0, c.failed
 	}
-	n, err := c.Conn.Read(b[:min(int64(len(b)), c.left)])
+	b = b[:min(int64(len(b)), c.left)]
+	var n int
+	var err error
+	if len(c.unsent) > 0 {
+		n, err = c.sendAndRead(b)
+	} else {
+		n, err = c.Conn.Read(b)
+	}
 	c.left -= int64(n)
 	c.failed = err
 	return n, err
+}
+
+// errUnsent means that the system has not taken the whole request at once.
+var errUnsent = errors.New("the request is not sent yet")
+
+// sendAndRead sends c.unsent and reads the first part of the answer. If the system does not take the
+// whole request at once, it returns errUnsent, and c.unsent is the rest.
+func (c *upstream) sendAndRead(b []byte) (int, error) {
+	c.heard, c.failed = b[:len(b):len(b)], nil
+	err := c.raw.Read(c.talks)
+	n := len(c.heard)
+	switch {
+	case err != nil || c.failed != nil:
+		n = 0
+	case len(c.unsent) > 0:
+		n, err = 0, errUnsent
+	}
+	c.heard = nil
+	return n, cmp.Or(err, c.failed)
 }
 
 // ask sends a request and reads the header of its answer. It first sets the short deadline briefly,
@@ -230,15 +259,12 @@ func (c *upstream) ask(r *http.Request, head []byte, hint func(*http.Response)) 
 	if err := c.SetDeadline(c.asked.Add(briefly)); err != nil {
 		return nil, unheard{err}
 	}
-	n, err := c.Write(head)
-	if err != nil && isLate(err) {
-		if err = c.wait(r, c.until); err == nil {
-			_, err = c.Write(head[n:])
-		}
+	c.unsent = head
+	_, err := c.in.Peek(1)
+	if len(c.unsent) > 0 && (err == errUnsent || isLate(err)) {
+		err = c.send(r)
 	}
-	if err == nil {
-		_, err = c.in.Peek(1)
-	}
+	c.unsent = nil
 	if err != nil && isLate(err) && !c.slow {
 		if err = c.wait(r, c.until); err == nil {
 			_, err = c.in.Peek(1)
@@ -248,6 +274,22 @@ func (c *upstream) ask(r *http.Request, head []byte, hint func(*http.Response)) 
 		return nil, unheard{err}
 	}
 	return c.header(r, hint)
+}
+
+// send sends the rest of the request and waits for the first byte of the answer.
+func (c *upstream) send(r *http.Request) error {
+	rest := c.unsent
+	c.unsent = nil
+	n, err := c.Write(rest)
+	if err != nil && isLate(err) {
+		if err = c.wait(r, c.until); err == nil {
+			_, err = c.Write(rest[n:])
+		}
+	}
+	if err == nil {
+		_, err = c.in.Peek(1)
+	}
+	return err
 }
 
 // header reads answers until the final answer and returns it with its body unread. It passes

@@ -3,11 +3,15 @@
 package upstream
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -289,5 +293,64 @@ func TestUpstreams_BegunAnswerIsFinal(t *testing.T) {
 				t.Errorf("the upstream was asked %d times, want 2", n)
 			}
 		})
+	}
+}
+
+// A request is sent as a whole although the system takes only a part of it at once, and although the
+// first deadline has passed before.
+func TestPool_SendsAll(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				in := bufio.NewReaderSize(conn, 1<<20)
+				for {
+					n, line := 0, ""
+					for line != "\r\n" {
+						if line, err = in.ReadString('\n'); err != nil {
+							return
+						}
+						n += len(line)
+					}
+					text := strconv.Itoa(n)
+					_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+				}
+			}()
+		}
+	}()
+	var p Pool
+	defer p.Close()
+	r := httptest.NewRequest("GET", "/", nil)
+	small := "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	large := "GET / HTTP/1.1\r\nHost: x\r\nX: " + strings.Repeat("x", 16<<20) + "\r\n\r\n"
+	for _, late := range []bool{false, true} {
+		for _, head := range []string{small, large, small} {
+			c, err := p.take(t.Context(), l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.asked = time.Now(); late {
+				c.asked = c.asked.Add(-time.Minute)
+			}
+			c.until, c.slow, c.context, c.ends = time.Now().Add(time.Minute), false, nil, nil
+			res, err := c.ask(r, []byte(head), nil)
+			if err != nil {
+				t.Fatalf("late %v, %d bytes: %v", late, len(head), err)
+			}
+			p.lend(c, res, l.Addr().String())
+			body, err := io.ReadAll(res.Body)
+			if string(body) != strconv.Itoa(len(head)) || err != nil {
+				t.Errorf("late %v: got %q, %v; want %d", late, body, err, len(head))
+			}
+		}
 	}
 }
