@@ -51,6 +51,7 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
+	rowLog      rowLog
 	generations sync.Map                    // by table name: the *atomic.Uint64 of Generation
 	watched     sync.Map                    // by table name: the channel of Watch
 	stamp       func() []byte               // the parameter of OpenStore; may be nil
@@ -254,7 +255,7 @@ func (s *Store) view(tx *Tx, run func(*Tx) error) error {
 	// a memory fault. This setting makes the fault a panic, which guarded recovers.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err := s.db.View(func(b *bbolt.Tx) error {
-		tx.Bolt, tx.File, tx.Auth, tx.Bounds = b, s.file.Handle, s.auth, *s.bounds.Load()
+		tx.Bolt, tx.File, tx.Auth, tx.Bounds, tx.rowLog = b, s.file.Handle, s.auth, *s.bounds.Load(), &s.rowLog
 		return guarded(tx, run)
 	})
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
@@ -523,6 +524,7 @@ func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 	if err := s.file.InPlace(); err != nil {
 		return nil, false, errors.Join(err, bolt.Rollback())
 	}
+	s.rowLog.add(int64(bolt.ID()), tx.rows)
 	if err := bolt.Commit(); err != nil {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}

@@ -42,6 +42,8 @@ type Tx struct {
 	recounted map[uint64]int64       // the bytes of each owner that a check has found
 
 	chunks map[chunkPlace]chunk // the changed data of lists, until flushChunks
+	rowLog *rowLog              // the changes of rows of the last commits; nil: they are not known
+	rows   []chunkPlace         // the chunks of rows and of their values that the transaction has written
 
 	decoded int      // size of the records decoded since the last call of yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
@@ -239,6 +241,7 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 		return tx.Refusal
 	}
 	tx.remember(bucket, key)
+	tx.noteRows(bucket, key)
 	tx.Writes++
 	tx.Bytes += len(key)
 	return b.Delete(key)
@@ -255,6 +258,7 @@ func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 		return err
 	}
 	tx.remember(bucket, key)
+	tx.noteRows(bucket, key)
 	tx.Writes++
 	tx.Bytes += len(key) + len(value)
 	return b.Put(key, value)
