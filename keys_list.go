@@ -189,6 +189,26 @@ func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(cou
 	return keys, count, nil
 }
 
+// CountStates returns the number of keys in each state at now, a time from Clock.Latest. Forged keys
+// are counted.
+func (k *Keyring) CountStates(tx *Tx, now time.Time) (map[string]int, error) {
+	rows, err := k.rows.Read(context.Background(), tx, KeyTable.Name)
+	if err != nil {
+		return nil, err
+	}
+	counts, space := map[string]int{}, &[RowsPerChunk]keyFacts{}
+	for i, chunk := range rows.Chunks {
+		facts, err := rows.ChunkFacts(i, space)
+		if err != nil {
+			return nil, err
+		}
+		for left := chunk.Present; left != 0; left &= left - 1 {
+			counts[facts[bits.TrailingZeros64(left)].state(now)]++
+		}
+	}
+	return counts, nil
+}
+
 // Named returns the keys with these ids, in the same order. It leaves out ids that no key has. The
 // caller may change the keys.
 func (k *Keyring) Named(tx *Tx, ids []string) (keys []*Key, err error) {
@@ -336,7 +356,7 @@ func (s *keySelection) readUses(tx *Tx, unstored map[string]time.Time) (err erro
 	}
 	if len(unstored) < manyUses {
 		for id, at := range unstored {
-			slot, err := rowSlot(tx, KeyTable.Name, []byte(id))
+			slot, err := RowNumber(tx, KeyTable.Name, []byte(id))
 			if err != nil {
 				return err
 			}

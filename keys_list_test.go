@@ -162,28 +162,31 @@ type keptKeys struct {
 
 // save saves n keys, or fewer than 9 that are mostly old ones. The transaction ends with an error.
 func (k *keptKeys) save(rt *rapid.T, n int, end error) {
+	ids, keys := k.ids, []*Key{} // drawn here, because rapid may end the test in Draw
+	for range n {
+		id := NewKeyID(epoch.Add(time.Duration(len(ids)%7) * time.Second))
+		if n < 9 && rapid.Bool().Draw(rt, "old") {
+			id = rapid.SampledFrom(ids).Draw(rt, "id")
+		} else {
+			ids = append(ids, id)
+		}
+		key := &Key{StoredKey: StoredKey{ID: id, Name: fmt.Sprint("key ", len(ids)*7919%1000), Owner: 1, OwnerName: "owner 1", CreatedAt: epoch}}
+		if n < 9 || len(ids)%9 == 0 {
+			drawKey(rt, key)
+		}
+		keys = append(keys, key)
+	}
 	err := k.Store.Update(func(tx *Tx) error {
-		ids := k.ids
-		for range n {
-			id := NewKeyID(epoch.Add(time.Duration(len(ids)%7) * time.Second))
-			if n < 9 && rapid.Bool().Draw(rt, "old") {
-				id = rapid.SampledFrom(ids).Draw(rt, "id")
-			} else {
-				ids = append(ids, id)
-			}
-			key := &Key{StoredKey: StoredKey{ID: id, Name: fmt.Sprint("key ", len(ids)*7919%1000), Owner: 1, OwnerName: "owner 1", CreatedAt: epoch}}
-			if n < 9 || len(ids)%9 == 0 {
-				drawKey(rt, key)
-			}
+		for _, key := range keys {
 			if err := k.Keyring.Save(tx, key); err != nil {
 				return err
 			}
 		}
-		if end == nil {
-			k.ids = ids
-		}
 		return end
 	})
+	if err == nil {
+		k.ids = ids
+	}
 	if err != end {
 		rt.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func (t Table[T]) rerow(tx *Tx, key []byte, c tableChange[T]) error {
 // store replaces what the RowList of a table has of the record.
 func (r rowRecord) store(tx *Tx, table string) error {
 	slots, rows, _ := rowBuckets(table)
-	slot, err := rowSlot(tx, table, r.key)
+	slot, err := RowNumber(tx, table, r.key)
 	if err != nil {
 		return err
 	}
@@ -105,8 +105,9 @@ func (r rowRecord) allocate(tx *Tx, table string) (slot uint64, err error) {
 	return slot, errors.Join(tx.Put(slots, r.key, IDKey(slot)), setRowValue(tx, table, slot, value))
 }
 
-// rowSlot returns the number of the record with this key, or 0 if there is none.
-func rowSlot(tx *Tx, table string, key []byte) (uint64, error) {
+// RowNumber returns the number of the record with this key in the RowList of a table, or 0 if there is
+// none.
+func RowNumber(tx *Tx, table string, key []byte) (uint64, error) {
 	slots, _, _ := rowBuckets(table)
 	value, err := tx.Get(slots, key)
 	if err != nil || value == nil {
@@ -120,7 +121,7 @@ func rowSlot(tx *Tx, table string, key []byte) (uint64, error) {
 
 // SetValue stores the value of the record with this key. It does nothing if there is no such record.
 func (t Table[T]) SetValue(tx *Tx, key []byte, value uint64) error {
-	slot, err := rowSlot(tx, t.Name, key)
+	slot, err := RowNumber(tx, t.Name, key)
 	if err != nil || slot == 0 {
 		return err
 	}
@@ -262,7 +263,7 @@ func (t Table[T]) checkRows(tx *Tx, report func(problem string)) {
 		return
 	}
 	for key, raw := range tx.Range(t.Name, nil) {
-		slot, err := rowSlot(tx, t.Name, key)
+		slot, err := RowNumber(tx, t.Name, key)
 		if err != nil {
 			report(err.Error())
 			continue

@@ -96,7 +96,7 @@ func (t Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
 	if err := json.Unmarshal(value, &v); err != nil {
 		return v, fmt.Errorf("%s/%x: %w", t.Name, key, err)
 	}
-	tx.yield(len(raw))
+	tx.Yield(len(raw))
 	return v, nil
 }
 

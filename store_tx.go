@@ -45,7 +45,7 @@ type Tx struct {
 	rowLog *rowLog              // the changes of rows of the last commits; nil: they are not known
 	rows   []chunkPlace         // the chunks of rows and of their values that the transaction has written
 
-	decoded int      // size of the records decoded since the last call of yield that let others run
+	decoded int      // size of the records decoded since the last call of Yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
 
 	ctx  context.Context // see Store.ViewFor; nil: the transaction ends only by itself
@@ -88,11 +88,11 @@ func (tx *Tx) After(f func()) { tx.Afters = append(tx.Afters, f) }
 // goroutines run.
 const yieldBytes = 64 << 10
 
-// yield lets other goroutines run if the transaction has decoded yieldBytes since it last did. The
+// Yield lets other goroutines run if the transaction has decoded yieldBytes since it last did. The
 // scheduler itself interrupts a long scan only after 10 ms, so several scans would keep short
 // requests waiting for as many times 10 ms on each step of their way. Update does not yield, because
 // everybody waits for it. size is the size of a record that was just decoded.
-func (tx *Tx) yield(size int) {
+func (tx *Tx) Yield(size int) {
 	if tx.decoded += size; tx.decoded < yieldBytes || tx.Bolt.Writable() {
 		return
 	}
