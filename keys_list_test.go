@@ -143,7 +143,7 @@ func TestKeyring_List(t *testing.T) {
 					rt.Fatal(err)
 				}
 			case "repair":
-				if err := a.Store.Update(KeyTable.Repair); err != nil {
+				if err := a.Store.Update(repairInside(KeyTable)); err != nil {
 					rt.Fatal(err)
 				}
 			}
@@ -227,7 +227,7 @@ func (k *keptKeys) step(rt *rapid.T) {
 			rt.Fatal(err)
 		}
 	case "repair":
-		update(KeyTable.Repair)
+		update(repairInside(KeyTable))
 	case "other": // a commit without keys
 		update(func(tx *Tx) error { return tx.Put("x", []byte("x"), nil) })
 	}
@@ -361,7 +361,7 @@ func TestRowList_Damage(t *testing.T) {
 					}
 					return err
 				})
-				if err = errors.Join(err, a.Store.Update(KeyTable.Repair)); err != nil {
+				if err = errors.Join(err, a.Store.Update(repairInside(KeyTable))); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -257,8 +257,13 @@ func (b OwnedBucket) Check(tx *Tx, report func(problem string)) error {
 	return nil
 }
 
-// Repair adds up the bytes of the records, like Check.
-func (b OwnedBucket) Repair(tx *Tx) error { return b.Check(tx, func(string) {}) }
+// Derive adds up the bytes of the records, like Check.
+func (b OwnedBucket) Derive(tx *Tx, _ func(DerivedEntry) error) error {
+	return b.Check(tx, func(string) {})
+}
+
+// Adopt does nothing, because no bucket follows from the records.
+func (b OwnedBucket) Adopt(*Tx) error { return nil }
 
 // storeOwnerBytes replaces the counters of all owners.
 func (tx *Tx) storeOwnerBytes(sums map[uint64]int64) error {

@@ -193,6 +193,9 @@ func (tx *Tx) Count(bucket string) (n int) {
 // call. Walk stops at the first error of visit and returns that error.
 func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
 	return tx.Bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		if string(name) == rebuildBucket {
+			return nil
+		}
 		return b.ForEach(func(key, stored []byte) error { return visit(string(name), key, stored) })
 	})
 }
