@@ -41,6 +41,9 @@ type History struct {
 	flushing sync.RWMutex       // write-locked while Flush moves counts to disk, so that readers miss no counts
 	unstored map[subject][]Slot // counts that a Flush could not store; guarded by flushing
 	swept    []byte             // database key at which the next Sweep begins; nil: the first key
+
+	ranks  sync.Mutex             // guards ranked, together with flushing
+	ranked map[byte]storedRanking // by kind, the latest period only
 }
 
 // tallies holds the counts of one shard since the last Flush. Each key belongs to one shard.
@@ -237,6 +240,7 @@ func (h *History) Flush() error {
 	h.flushing.Lock()
 	defer h.flushing.Unlock()
 	counts := h.takeAll()
+	h.changed()
 	subjects := make([]subject, 0, len(counts))
 	for s := range counts {
 		subjects = append(subjects, s)
@@ -395,6 +399,120 @@ func (h *History) All(kind byte, span period, visit func(name string, list []buc
 	})
 }
 
+// used holds the sum of the requests of one subject in a period.
+type used struct {
+	name string // the Name of the subject
+	sum  Counts
+}
+
+// byRequests compares subjects. Those with the most requests are first.
+func byRequests(a, b used) int {
+	return cmp.Or(cmp.Compare(b.sum.Total(), a.sum.Total()), cmp.Compare(a.name, b.name))
+}
+
+// ranking is the subjects of a kind that have requests in a period. Those with the most requests are
+// first.
+type ranking struct {
+	Count  int             // number of the subjects
+	stored []used          // as they are stored; do not change it
+	recent []used          // those with counts in memory
+	again  map[string]bool // names in both; they do not count in stored
+}
+
+// Part returns the subjects at some positions.
+func (r ranking) Part(from, to int) (part []used) {
+	stored, recent := r.stored, r.recent
+	for i := 0; i < to; i++ {
+		for len(stored) > 0 && len(r.again) > 0 && r.again[stored[0].name] {
+			stored = stored[1:]
+		}
+		next := &stored
+		if len(stored) == 0 || len(recent) > 0 && byRequests(recent[0], stored[0]) < 0 {
+			next = &recent
+		}
+		if i >= from {
+			part = append(part, (*next)[0])
+		}
+		*next = (*next)[1:]
+	}
+	return part
+}
+
+// storedRanking is the stored part of a ranking.
+type storedRanking struct {
+	span period // its Now is the end of the period
+	list []used
+}
+
+// Ranked returns the subjects of a kind that have requests in a period. What is stored is read only
+// once between two calls of Flush or Sweep, for the same period. Do not call Ranked inside a
+// transaction.
+func (h *History) Ranked(kind byte, span period) (r ranking, err error) {
+	h.flushing.RLock()
+	defer h.flushing.RUnlock()
+	recent := h.collect(func(s subject) bool { return s.Kind == kind })
+	r.again = map[string]bool{}
+	err = h.store.View(func(tx *Tx) error {
+		if r.stored, err = h.rankStored(tx, kind, span); err != nil {
+			return err
+		}
+		for s, slots := range recent {
+			all, err := h.stored(tx, s)
+			if err != nil {
+				return err
+			}
+			r.again[s.Name] = len(all.Within(span)) > 0
+			for _, slot := range slots {
+				all.Add(slot)
+			}
+			if list := all.Within(span); len(list) > 0 {
+				r.recent = append(r.recent, used{s.Name, sumOf(list)})
+			}
+		}
+		return nil
+	})
+	maps.DeleteFunc(r.again, func(_ string, stored bool) bool { return !stored })
+	slices.SortFunc(r.recent, byRequests)
+	r.Count = len(r.stored) - len(r.again) + len(r.recent)
+	return r, err
+}
+
+// rankStored returns the stored sums of the subjects of a kind that have requests in a period. The
+// caller must hold flushing for reading, and must not change the result.
+func (h *History) rankStored(tx *Tx, kind byte, span period) (list []used, err error) {
+	h.ranks.Lock()
+	defer h.ranks.Unlock()
+	span.Now = span.To()
+	if r, ok := h.ranked[kind]; ok && r.span == span {
+		return r.list, nil
+	}
+	within := span
+	within.Now = span.Now.Add(-time.Second)
+	for key, raw := range tx.Range(usageBucket, []byte{kind}) {
+		value, err := Unseal(usageBucket, key, raw)
+		if err != nil {
+			return nil, err
+		}
+		sum, some, err := sumRing(value, within)
+		if err != nil {
+			return nil, err
+		}
+		if some {
+			list = append(list, used{string(key[1:]), sum})
+		}
+		tx.Yield(len(raw))
+	}
+	slices.SortFunc(list, byRequests)
+	if h.ranked == nil {
+		h.ranked = map[byte]storedRanking{}
+	}
+	h.ranked[kind] = storedRanking{span, list}
+	return list, nil
+}
+
+// changed forgets what rankStored keeps. The caller must hold flushing for writing.
+func (h *History) changed() { h.ranked = nil }
+
 // Sweep deletes each stored history whose requests are all older than the kept hours and
 // days. One call reads up to maxSwept histories, and the next call continues after them.
 // Call it about once a minute.
@@ -425,6 +543,7 @@ func (h *History) Sweep(now time.Time) error {
 	if err != nil || len(over) == 0 {
 		return err
 	}
+	h.changed()
 	return h.store.Update(func(tx *Tx) error {
 		for _, key := range over {
 			if err := tx.Delete(usageBucket, key); err != nil {
@@ -615,8 +734,31 @@ var errRing = errors.New("the stored usage history cannot be decoded")
 // readRing decodes a ring that Append has encoded. It returns errRing if b cannot be
 // decoded.
 func readRing(b []byte) (r ring, err error) {
+	err = eachSlot(b, func(step Step, s Slot) { *r.slots(step) = append(*r.slots(step), s) })
+	if err != nil {
+		return ring{}, err
+	}
+	return r, nil
+}
+
+// sumRing returns the sum of what Within returns for the ring that Append has encoded. some reports
+// whether that is anything.
+func sumRing(b []byte, span period) (sum Counts, some bool, err error) {
+	last := span.Step.Number(span.Now)
+	err = eachSlot(b, func(step Step, s Slot) {
+		if step == span.Step && s.At > last-int64(span.Last) && s.At <= last {
+			sum.Add(s.Tally)
+			some = true
+		}
+	})
+	return sum, some, err
+}
+
+// eachSlot calls visit for each slot of a ring that Append has encoded. It returns errRing if b cannot
+// be decoded.
+func eachSlot(b []byte, visit func(Step, Slot)) (err error) {
 	if len(b) == 0 || b[0] != ringVersion {
-		return r, errRing
+		return errRing
 	}
 	b = b[1:]
 	number := func() (n uint64) {
@@ -630,14 +772,14 @@ func readRing(b []byte) (r ring, err error) {
 	for _, step := range []Step{stepHour, StepDay} {
 		count, at := number(), int64(0)
 		if count > uint64(step.Kept()) {
-			return ring{}, errRing
+			return errRing
 		}
 		for range count {
 			n := number()
 			at += int64(n>>1) ^ -int64(n&1) // zigzag, as AppendVarint writes it
 			s := Slot{At: at}
 			if err != nil || len(b) == 0 {
-				return ring{}, errRing
+				return errRing
 			}
 			mask := b[0]
 			b = b[1:]
@@ -646,8 +788,8 @@ func readRing(b []byte) (r ring, err error) {
 					s.Tally[i] = number()
 				}
 			}
-			*r.slots(step) = append(*r.slots(step), s)
+			visit(step, s)
 		}
 	}
-	return r, err
+	return err
 }

@@ -2,12 +2,16 @@ package main
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 // totals sums up a history.
@@ -140,6 +144,45 @@ func TestHistory_Many(t *testing.T) {
 	if left := sweep(late); left != 3 {
 		t.Errorf("after 91 days: got %d, want the one key, its route and the service", left)
 	}
+}
+
+// TestHistory_Ranked compares rankings with the histories of all keys, over requests, flushes and
+// sweeps.
+func TestHistory_Ranked(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h, now := NewHistory(newTestStore(t)), epoch
+		for range rapid.IntRange(1, 12).Draw(rt, "steps") {
+			switch rapid.SampledFrom([]string{"requests", "requests", "flush", "sweep", "wait"}).Draw(rt, "step") {
+			case "requests":
+				for range rapid.IntRange(1, 9).Draw(rt, "number") {
+					at := now.Add(-time.Duration(rapid.IntRange(0, 100).Draw(rt, "hours ago")) * time.Hour)
+					h.Note(CountedRequest{rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(rt, "key"), "/x", "", 200, at})
+				}
+			case "flush":
+				if err := h.Flush(); err != nil {
+					rt.Fatal(err)
+				}
+			case "sweep":
+				if err := h.Sweep(now); err != nil {
+					rt.Fatal(err)
+				}
+			case "wait":
+				now = now.Add(time.Duration(rapid.IntRange(1, 2000).Draw(rt, "wait")) * time.Hour)
+			}
+			span := period{rapid.SampledFrom([]Step{stepHour, StepDay}).Draw(rt, "size"), rapid.SampledFrom([]int{1, 30, 90}).Draw(rt, "last"), now}
+			var want []used
+			err := h.All(ofKey, span, func(name string, list []bucket) error {
+				want = append(want, used{name, sumOf(list)})
+				return nil
+			})
+			slices.SortFunc(want, byRequests)
+			got, rankErr := h.Ranked(ofKey, span)
+			from := rapid.IntRange(0, len(want)).Draw(rt, "from")
+			if err = errors.Join(err, rankErr); err != nil || got.Count != len(want) || !slices.Equal(got.Part(from, got.Count), want[from:]) {
+				rt.Fatalf("%+v: got %+v from %d, %v; want %+v", span, got, from, err, want)
+			}
+		}
+	})
 }
 
 // A history that cannot be read is begun anew, and the others are stored.

@@ -96,7 +96,7 @@ func NewMetrics(o MetricsOptions) (*Metrics, error) {
 		changes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "latchkey_store_commit_changes", Help: "Number of changes that were stored in one commit.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
 		}),
-		states:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_keys", Help: "Keys by state. Absent if there are 100,000 keys or more. Updated after a key has changed, and every ten minutes."}, []string{"state"}),
+		states:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_keys", Help: "Keys by state. Absent if there are 300,000 keys or more. Updated after a key has changed, and every ten minutes."}, []string{"state"}),
 		lookups: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_key_lookups_total", Help: "Requests with a known key."}),
 	}
 	m.routes.Store(&map[routeName]*routeMeter{})
@@ -235,12 +235,11 @@ func (m *Metrics) stored() []prometheus.Collector {
 			return float64(n), err
 		}),
 		read("owner_bytes", "Bytes that the records of all owners need as they are stored.", func(tx *Tx) (sum float64, err error) {
-			for owner := range CountedOwners(tx) {
-				n, err := OwnerBytes(tx, owner)
+			for s, err := range OwnersStorage(tx) {
 				if err != nil {
 					return 0, err
 				}
-				sum += float64(n)
+				sum += float64(s.Bytes)
 			}
 			return sum, nil
 		}),
@@ -435,9 +434,9 @@ func (m *Metrics) Attempted(a Attempt) {
 	m.attempts.WithLabelValues(result).Inc()
 }
 
-// manyKeys is the number of keys at which CountKeys stops counting. Counting reads every key,
-// which would load most of the database file into memory.
-const manyKeys = 100_000
+// manyKeys is the number of keys at which CountKeys stops counting. Their rows would be too many to be
+// kept in memory, so it would read all of them each minute.
+const manyKeys = 300_000
 
 // CountKeys counts the keys by state and sets the metric latchkey_keys. It does nothing if no
 // key has changed and the last count is less than ten minutes old. If there are manyKeys or
@@ -450,20 +449,13 @@ func (m *Metrics) CountKeys(now time.Time) error {
 	if m.counted == generation && now.Before(m.countedUntil) {
 		return nil
 	}
-	counts := map[string]int{}
+	var counts map[string]int
 	err := m.o.Store.View(func(tx *Tx) error {
 		total, err := KeyTable.Count(tx)
-		if err != nil || total >= manyKeys {
-			counts = nil
-			return err
+		if err == nil && total < manyKeys {
+			counts, err = m.o.Keyring.CountStates(tx, now)
 		}
-		for key, err := range KeyTable.All(tx, Forward) {
-			if err != nil {
-				return err
-			}
-			counts[key.Status(now)]++
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err

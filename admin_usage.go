@@ -1,12 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"encoding/csv"
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -175,31 +173,12 @@ func (u *usage) all(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, answer)
 }
 
-// used holds the sum of the requests of one subject in a period.
-type used struct {
-	name string // the Name of the subject
-	sum  Counts
-}
-
-// ranked returns the sums of all subjects of a kind in a period. The subjects with the most
-// requests are first.
-func (u *usage) ranked(kind byte, span period) (list []used, err error) {
-	err = u.history.All(kind, span, func(name string, buckets []bucket) error {
-		list = append(list, used{name, sumOf(buckets)})
-		return nil
-	})
-	slices.SortFunc(list, func(a, b used) int {
-		return cmp.Or(cmp.Compare(b.sum.Total(), a.sum.Total()), cmp.Compare(a.name, b.name))
-	})
-	return list, err
-}
-
-// sums returns the JSON fields of each subject of a kind, in the order of ranked. field is
-// the JSON name for the name of the subject.
+// sums returns the JSON fields of each subject of a kind. Those with the most requests are first.
+// field is the JSON name for the name of the subject.
 func (u *usage) sums(kind byte, field string, span period) ([]any, error) {
-	list, err := u.ranked(kind, span)
+	ranked, err := u.history.Ranked(kind, span)
 	rows := []any{}
-	for _, s := range list {
+	for _, s := range ranked.Part(0, ranked.Count) {
 		rows = append(rows, showTally(map[string]any{field: s.name}, s.sum))
 	}
 	return rows, err
@@ -240,12 +219,11 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 	if len(ids) > 0 {
 		return rows, len(ids), nil
 	}
-	list, err := u.ranked(ofKey, span)
+	ranked, err := u.history.Ranked(ofKey, span)
 	if err != nil {
 		return nil, 0, err
 	}
-	from, to := page.Bounds(len(list))
-	for _, s := range list[from:to] {
+	for _, s := range ranked.Part(page.Bounds(ranked.Count)) {
 		key, err := u.find(s.name)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -255,7 +233,7 @@ func (u *usage) keys(r *Request, page Page, span period) (rows []any, count int,
 		}
 		rows = append(rows, showTally(map[string]any{"id": s.name, "name": key.Name, "owner": key.OwnerName}, s.sum))
 	}
-	return rows, len(list), nil
+	return rows, ranked.Count, nil
 }
 
 // sendAll answers with the buckets of all routes as CSV if by is "route", of all error codes if it

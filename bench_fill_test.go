@@ -110,7 +110,20 @@ func (f *filler) key(tx *Tx, i int) error {
 		use := LastUse{At: f.now.Add(-time.Duration(i) * time.Minute)}
 		err = errors.Join(addUse(tx, []byte(key.ID), use), KeyTable.SetValue(tx, []byte(key.ID), use.value()))
 	}
-	return err
+	history := ring{}
+	for hours := range int64(20) {
+		history.Add(Slot{stepHour.Number(f.now) - 9*hours, Counts{uint64(i%1000) + 1, uint64(hours)}})
+	}
+	return errors.Join(err, tx.Put(usageBucket, subject{ofKey, key.ID}.key(), history.Append(nil)))
+}
+
+// webhook makes a webhook with a full log.
+func (f *filler) webhook() {
+	hook := f.app.operate(201, "POST", "/admin/v1/webhooks", `{"name": "bench", "url": "https://example.com/hook", "subscribed_events": ["key.created"]}`)
+	id := uint64(hook["id"].(float64))
+	f.each("attempts", maxAttempts*100, func(tx *Tx, _ int) error {
+		return addReplayable(tx, Attempt{Webhook: id, At: f.now, Status: 200, Event: "key.created"}, []byte("{}"))
+	})
 }
 
 // TestFillForBench fills the data folder that the variable LATCHKEY_BENCH_FILL names, for ./bench. It
@@ -154,6 +167,7 @@ func TestFillForBench(t *testing.T) {
 	f.each("events", 100_000, f.event)
 	f.each("keys", 100_000, f.key)
 	f.each("audit entries", 1_000_000, f.audit)
+	f.webhook()
 	owner := f.owner(0)
 	_, secret := f.app.key(everyPermission, fmt.Sprintf(`"owner": "owner %d", "limits": {"requests_per_minute_limit": 1000000000}`, owner))
 	if folder != "" {

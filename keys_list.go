@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -39,17 +38,31 @@ func (k *StoredKey) searchedFields() []string {
 	return []string{k.Name, k.ID, k.Hint, k.OwnerName, k.Environment, k.Metadata["note"]}
 }
 
-// keyRow holds what lists need of a key. The parts share the memory of the stored row.
-type keyRow struct {
-	stateFacts
-	permissions Permission // built-in ones
-	created     time.Time
-	id          []byte
-	environment []byte
-	owner       []byte // name
-	own         []byte // names of permissions of the configuration, separated by line breaks
-	text        []byte // searchedFields in the form of fold.Search, each on a line
+// keyFacts holds what lists need of a key. It has no pointers, because there is one for each key in
+// memory. The spans are in the stored row.
+type keyFacts struct {
+	newer            uint64     // a result of idOrder
+	permissions      Permission // built-in ones
+	expires, created rowTime
+	flags            byte
+	id, environment  rowSpan
+	owner            rowSpan // name
+	own              rowSpan // names of permissions of the configuration, separated by line breaks
+	text             rowSpan // searchedFields in the form of fold.Search, each on a line
 }
+
+// rowTime is a time of a stored row.
+type rowTime struct {
+	seconds     int64 // Unix time
+	nanoseconds uint32
+}
+
+func (t rowTime) time() time.Time { return time.Unix(t.seconds, int64(t.nanoseconds)) }
+
+// rowSpan is where a text begins and ends.
+type rowSpan struct{ from, to uint32 }
+
+func (s rowSpan) of(row []byte) []byte { return row[s.from:s.to] }
 
 // The flags in the first byte of a stored row. Then follow the permissions, two times of twelve
 // bytes, and the texts, each after its length.
@@ -80,38 +93,44 @@ func keyRowOf(k *StoredKey) []byte {
 	return row
 }
 
-// readKeyRow returns the contents of a stored row. ok is false if keyRowOf has not made it.
-func readKeyRow(row []byte) (r keyRow, ok bool) {
+// readKeyRow returns what lists need of a stored row. ok is false if keyRowOf has not made it.
+func readKeyRow(row []byte) (f keyFacts, ok bool) {
 	if len(row) < keyRowHead {
-		return r, false
+		return f, false
 	}
-	r.paused, r.revoked = row[0]&rowPaused != 0, row[0]&rowRevoked != 0
-	r.permissions = Permission(binary.BigEndian.Uint64(row[1:])).Builtin()
-	r.expires, r.created = rowTime(row[9:]), rowTime(row[21:])
-	row = row[keyRowHead:]
-	for _, text := range []*[]byte{&r.id, &r.environment, &r.owner, &r.own, &r.text} {
-		n, size := uint64(0), 1
-		if len(row) > 0 && row[0] < 0x80 {
-			n = uint64(row[0])
-		} else {
-			n, size = binary.Uvarint(row)
+	f.flags = row[0]
+	f.permissions = Permission(binary.BigEndian.Uint64(row[1:])).Builtin()
+	f.expires, f.created = readRowTime(row[9:]), readRowTime(row[21:])
+	at := uint64(keyRowHead)
+	for _, span := range []*rowSpan{&f.id, &f.environment, &f.owner, &f.own, &f.text} {
+		n, size := binary.Uvarint(row[at:])
+		if size <= 0 || uint64(len(row))-at-uint64(size) < n {
+			return f, false
 		}
-		if size <= 0 || uint64(len(row)-size) < n {
-			return r, false
-		}
-		*text, row = row[size:size+int(n)], row[size+int(n):]
+		begin := at + uint64(size)
+		at = begin + n
+		*span = rowSpan{uint32(begin), uint32(at)}
 	}
-	return r, len(row) == 0
+	f.newer = idOrder(f.id.of(row))
+	return f, at == uint64(len(row))
 }
 
-// rowTime returns a time of a stored row.
-func rowTime(row []byte) time.Time {
-	return time.Unix(int64(binary.BigEndian.Uint64(row)), int64(binary.BigEndian.Uint32(row[8:])))
+func readRowTime(row []byte) rowTime {
+	return rowTime{int64(binary.BigEndian.Uint64(row)), binary.BigEndian.Uint32(row[8:])}
+}
+
+// state returns the status of the key at now.
+func (f *keyFacts) state(now time.Time) string {
+	facts := stateFacts{paused: f.flags&rowPaused != 0, revoked: f.flags&rowRevoked != 0}
+	if !facts.revoked {
+		facts.expires = f.expires.time()
+	}
+	return facts.at(now)
 }
 
 // name returns the name in the form of fold.Search.
-func (r keyRow) name() []byte {
-	name, _, _ := bytes.Cut(r.text, []byte("\n"))
+func (f *keyFacts) name(row []byte) []byte {
+	name, _, _ := bytes.Cut(f.text.of(row), []byte("\n"))
 	return name
 }
 
@@ -139,20 +158,22 @@ func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(cou
 	for _, word := range f.Words {
 		s.words = append(s.words, []byte(word))
 	}
-	if f.Unused > 0 || f.Sort == "last_used" {
-		if s.stored, err = KeyTable.RowValues(tx); err != nil {
-			return nil, 0, err
-		}
-		s.unstored = k.unstoredUses()
-	}
 	if s.rows, err = k.rows.Read(ctx, tx, KeyTable.Name); err != nil {
 		return nil, 0, err
+	}
+	if f.Unused > 0 || f.Sort == "last_used" {
+		if err := s.readUses(tx, k.unstoredUses()); err != nil {
+			return nil, 0, err
+		}
 	}
 	if count, err = s.choose(ctx); err != nil {
 		return nil, 0, err
 	}
-	from, to := bounds(count)
-	for _, id := range s.ids(from, to) {
+	ids, err := s.ids(bounds(count))
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, id := range ids {
 		key, err := k.Get(tx, string(id))
 		if IsForged(err) {
 			continue
@@ -166,6 +187,26 @@ func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(cou
 		keys = append(keys, key)
 	}
 	return keys, count, nil
+}
+
+// CountStates returns the number of keys in each state at now, a time from Clock.Latest. Forged keys
+// are counted.
+func (k *Keyring) CountStates(tx *Tx, now time.Time) (map[string]int, error) {
+	rows, err := k.rows.Read(context.Background(), tx, KeyTable.Name)
+	if err != nil {
+		return nil, err
+	}
+	counts, space := map[string]int{}, &[RowsPerChunk]keyFacts{}
+	for i, chunk := range rows.Chunks {
+		facts, err := rows.ChunkFacts(i, space)
+		if err != nil {
+			return nil, err
+		}
+		for left := chunk.Present; left != 0; left &= left - 1 {
+			counts[facts[bits.TrailingZeros64(left)].state(now)]++
+		}
+	}
+	return counts, nil
 }
 
 // Named returns the keys with these ids, in the same order. It leaves out ids that no key has. The
@@ -190,7 +231,7 @@ func (f KeyFilter) Empty() bool {
 }
 
 // selectionBuffers keeps the memory of lists for the next list.
-var selectionBuffers = sync.Pool{New: func() any { return new([]selectedKey) }}
+var selectionBuffers = sync.Pool{New: func() any { return new([]PlacedRow) }}
 
 // selects reports whether a key passes all filters except Unused, which a use since the selection
 // may have changed.
@@ -204,46 +245,14 @@ func (f KeyFilter) passes(status string) bool {
 	return f.Status == "" || f.Status == status || f.Status == StatusLive && status != StatusRevoked
 }
 
-// selectedKey is a key that passes a filter, with the value by which it is sorted.
-type selectedKey struct {
-	order uint64 // if two are equal, name decides
-	newer uint64 // a result of idOrder
-	id    []byte
-	name  []byte // nil unless the list is sorted by it
-}
-
-// compare returns the order of two keys in a list. Keys that are equal in it are sorted newest first.
-func (f *KeyFilter) compare(a, b selectedKey) int {
-	order := cmp.Compare(a.order, b.order)
-	if order == 0 {
-		order = bytes.Compare(a.name, b.name)
-	}
-	if order == 0 && f.byCreation() {
-		order = bytes.Compare(a.id, b.id)
-	}
-	if !f.Ascending {
-		order = -order
-	}
-	if order == 0 {
-		order = cmp.Compare(b.newer, a.newer)
-	}
-	if order == 0 {
-		order = bytes.Compare(b.id, a.id)
-	}
-	return order
-}
-
-func (f *KeyFilter) byCreation() bool { return f.Sort == "" || f.Sort == "created" }
-
 // keySelection is the keys that a filter selects.
 type keySelection struct {
-	filter   KeyFilter
-	policy   *Policy
-	words    [][]byte              // those of the filter
-	own      map[string]Permission // the bits of keyRow.own
-	stored   []uint64              // see Table.RowValues
-	unstored map[string]time.Time  // see Keyring.unstoredUses
-	rows     *CachedRows[selectedKey]
+	filter KeyFilter
+	policy *Policy
+	words  [][]byte              // those of the filter
+	own    map[string]Permission // the bits of keyFacts.own
+	uses   RowValues             // see readUses
+	rows   *CachedRows[keyFacts]
 	// maxSorted is that of the Keyring.
 	maxSorted int
 	chosen    []uint64 // for each chunk of rows, one bit for each selected one
@@ -253,11 +262,12 @@ type keySelection struct {
 // choose selects keys and returns their number.
 func (s *keySelection) choose(ctx context.Context) (count int, err error) {
 	s.chosen = make([]uint64, len(s.rows.Chunks))
-	for i, chunk := range s.rows.Chunks {
+	space := &[RowsPerChunk]keyFacts{}
+	for i := range s.rows.Chunks {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		if s.chosen[i], err = s.chooseOf(chunk); err != nil {
+		if s.chosen[i], err = s.chooseOf(i, space); err != nil {
 			return 0, err
 		}
 		s.count += bits.OnesCount64(s.chosen[i])
@@ -266,24 +276,24 @@ func (s *keySelection) choose(ctx context.Context) (count int, err error) {
 }
 
 // chooseOf returns which rows of a chunk the filter selects.
-func (s *keySelection) chooseOf(chunk *RowChunk) (chosen uint64, err error) {
+func (s *keySelection) chooseOf(index int, space *[RowsPerChunk]keyFacts) (chosen uint64, err error) {
+	chunk := s.rows.Chunks[index]
 	chosen = chunk.Present
 	for _, word := range s.words {
 		if chosen != 0 {
 			chosen = chunk.MayContain(word, chosen)
 		}
 	}
-	if s.filter.everyRow() {
+	if s.filter.everyRow() || chosen == 0 {
 		return chosen, nil
+	}
+	facts, err := s.rows.ChunkFacts(index, space)
+	if err != nil {
+		return 0, err
 	}
 	for left := chosen; left != 0; left &= left - 1 {
 		i := bits.TrailingZeros64(left)
-		number := chunk.Number*RowsPerChunk + uint64(i)
-		r, ok := readKeyRow(chunk.Row(i))
-		if !ok {
-			return 0, fmt.Errorf("key list, row %d: this is not a row of a key; stop the server and run latchkey check --repair", number)
-		}
-		if !s.selects(number, &r) {
+		if !s.selects(&facts[i], chunk.Row(i)) || !s.unused(&facts[i], chunk.Number*RowsPerChunk+uint64(i)) {
 			chosen &^= left & -left
 		}
 	}
@@ -296,32 +306,91 @@ func (f KeyFilter) everyRow() bool {
 	return f.Empty()
 }
 
-// selects reports whether the filter selects the key with this row.
-func (s *keySelection) selects(number uint64, r *keyRow) bool {
+// selects reports whether a key passes all filters except Unused.
+func (s *keySelection) selects(k *keyFacts, row []byte) bool {
 	f := &s.filter
-	if f.Environment != "" && string(r.environment) != f.Environment || f.Owner != "" && string(r.owner) != f.Owner || f.Status != "" && !f.passes(r.at(f.Now)) {
+	if f.Status != "" && !f.passes(k.state(f.Now)) {
 		return false
 	}
-	if f.Permission != 0 && (r.permissions|s.configured(r.own))&f.Permission == 0 {
+	if f.Environment != "" && string(k.environment.of(row)) != f.Environment || f.Owner != "" && string(k.owner.of(row)) != f.Owner {
+		return false
+	}
+	if f.Permission != 0 && (k.permissions|s.configured(k.own.of(row)))&f.Permission == 0 {
 		return false
 	}
 	for _, word := range s.words {
-		if !bytes.Contains(r.text, word) {
+		if !bytes.Contains(k.text.of(row), word) {
 			return false
 		}
 	}
-	return f.Unused == 0 || f.Now.Sub(latest(s.lastUse(number, r.id), r.created)) >= f.Unused
+	return true
+}
+
+// unused reports whether the key with this number passes the filter Unused.
+func (s *keySelection) unused(k *keyFacts, number uint64) bool {
+	f := &s.filter
+	if f.Unused == 0 {
+		return true
+	}
+	since := k.created.time()
+	if use := int64(s.uses.At(number)); use != 0 {
+		since = latest(time.Unix(0, use), since)
+	}
+	return f.Now.Sub(since) >= f.Unused
+}
+
+// manyUses is the number of uses from which on readUses looks at all keys, instead of looking for the
+// used ones.
+const manyUses = 1000
+
+// readUses sets uses to the time of the last use of each key, in Unix nanoseconds, or 0 if it was never
+// used. The unstored uses are those of unstoredUses.
+func (s *keySelection) readUses(tx *Tx, unstored map[string]time.Time) (err error) {
+	if s.uses, err = s.rows.Values(tx); err != nil {
+		return err
+	}
+	add := func(number uint64, at time.Time) {
+		if stored := int64(s.uses.At(number)); stored == 0 || at.After(time.Unix(0, stored)) {
+			s.uses.Set(number, LastUse{At: at}.value())
+		}
+	}
+	if len(unstored) < manyUses {
+		for id, at := range unstored {
+			slot, err := RowNumber(tx, KeyTable.Name, []byte(id))
+			if err != nil {
+				return err
+			}
+			if slot != 0 {
+				add(slot, at)
+			}
+		}
+		return nil
+	}
+	space := &[RowsPerChunk]keyFacts{}
+	for i, chunk := range s.rows.Chunks {
+		facts, err := s.rows.ChunkFacts(i, space)
+		if err != nil {
+			return err
+		}
+		for left := chunk.Present; left != 0; left &= left - 1 {
+			bit := bits.TrailingZeros64(left)
+			if at, ok := unstored[string(facts[bit].id.of(chunk.Row(bit)))]; ok {
+				add(chunk.Number*RowsPerChunk+uint64(bit), at)
+			}
+		}
+	}
+	return nil
 }
 
 // maxSortedKeys is the usual Keyring.maxSorted.
 const maxSortedKeys = 1000
 
 // ids returns the ids at some positions of the list.
-func (s *keySelection) ids(from, to int) (ids [][]byte) {
+func (s *keySelection) ids(from, to int) (ids [][]byte, err error) {
 	if !s.rows.Kept || s.filter.Sort == "last_used" || s.count <= s.maxSorted {
 		return s.sortedIDs(from, to)
 	}
-	for _, place := range s.rows.Sorted(fmt.Sprint(s.filter.Sort, s.filter.Ascending), s.filter.order()) {
+	for _, place := range s.rows.Sorted(s.order()) {
 		if from >= to {
 			break
 		}
@@ -332,64 +401,112 @@ func (s *keySelection) ids(from, to int) (ids [][]byte) {
 			from, to = from-1, to-1
 			continue
 		}
-		r, _ := readKeyRow(s.rows.Row(place))
-		ids = append(ids, r.id)
+		row := s.rows.Row(place)
+		ids = append(ids, row.Facts.id.of(row.Row))
 		to--
 	}
-	return ids
+	return ids, nil
 }
 
 // sortedIDs is ids by sorting the selected keys.
-func (s *keySelection) sortedIDs(from, to int) (ids [][]byte) {
+func (s *keySelection) sortedIDs(from, to int) (ids [][]byte, err error) {
 	if from >= to {
-		return nil
+		return nil, nil
 	}
-	buffer := selectionBuffers.Get().(*[]selectedKey)
+	buffer := selectionBuffers.Get().(*[]PlacedRow)
 	defer selectionBuffers.Put(buffer)
-	rows := slices.Grow((*buffer)[:0], s.count)
-	for i, chunk := range s.rows.Chunks {
-		for left := s.chosen[i]; left != 0; left &= left - 1 {
+	rows, order := slices.Grow((*buffer)[:0], s.count), s.order()
+	byUse, space := s.filter.Sort == "last_used", &[RowsPerChunk]keyFacts{}
+	for i, chosen := range s.chosen {
+		if chosen == 0 {
+			continue
+		}
+		facts, err := s.rows.ChunkFacts(i, space)
+		if err != nil {
+			return nil, err
+		}
+		first := s.rows.Chunks[i].Number * RowsPerChunk
+		for left := chosen; left != 0; left &= left - 1 {
 			bit := bits.TrailingZeros64(left)
-			row := s.filter.orderOf(chunk.Row(bit))
-			if s.filter.Sort == "last_used" {
-				row.order = sortableTime(s.lastUse(chunk.Number*RowsPerChunk+uint64(bit), row.id)) // the zero time, for never, sorts first
+			row := PlacedRow{Place: uint32(i*RowsPerChunk + bit)}
+			if byUse {
+				row.RowOrder = RowOrder{s.useOrder(first + uint64(bit)), ^facts[bit].newer}
+			} else {
+				row.RowOrder = order.Of(s.rows.Row(row.Place))
 			}
 			rows = append(rows, row)
 		}
 	}
 	*buffer = rows
-	defer clear(rows) // they may share memory of the transaction
-	sortPart(rows, from, to, s.filter.compare)
-	for _, row := range rows[from:to] {
-		ids = append(ids, row.id)
+	s.rows.SortPart(order, rows, from, to)
+	for _, place := range rows[from:to] {
+		row := s.rows.Row(place.Place)
+		ids = append(ids, row.Facts.id.of(row.Row))
 	}
-	return ids
+	return ids, nil
 }
 
-// order returns the order of the list, unless it is sorted by the last use.
-func (f KeyFilter) order() RowSort[selectedKey] {
-	sorting := KeyFilter{Sort: f.Sort, Ascending: f.Ascending}
-	return RowSort[selectedKey]{sorting.orderOf, sorting.compare}
+// useOrder returns the order of the key with this number in a list that is sorted by the last use. Keys
+// that were never used come first.
+func (s *keySelection) useOrder(number uint64) uint64 {
+	at := time.Time{}
+	if use := int64(s.uses.At(number)); use != 0 {
+		at = time.Unix(0, use)
+	}
+	return directed(sortableTime(at), s.filter.Ascending)
 }
 
-// orderOf returns by what a key is sorted, except for its last use.
-func (f *KeyFilter) orderOf(stored []byte) selectedKey {
-	r, _ := readKeyRow(stored)
-	row := selectedKey{id: r.id, newer: idOrder(r.id)}
-	switch f.Sort {
+// directed returns a number that sorts like order, or in the other direction.
+func directed(order uint64, ascending bool) uint64 {
+	if ascending {
+		return order
+	}
+	return ^order
+}
+
+// order returns the order of the list, except that last uses are all equal in it. Keys that are equal
+// otherwise are sorted newest first.
+func (s *keySelection) order() RowSort[keyFacts] {
+	sort, ascending := s.filter.Sort, s.filter.Ascending
+	byID := func(a, b CachedRow[keyFacts], ascending bool) int {
+		order := bytes.Compare(a.Facts.id.of(a.Row), b.Facts.id.of(b.Row))
+		if !ascending {
+			order = -order
+		}
+		return order
+	}
+	order := RowSort[keyFacts]{
+		Name: fmt.Sprint(sort, ascending),
+		Of:   func(row CachedRow[keyFacts]) RowOrder { return RowOrder{0, ^row.Facts.newer} },
+		Tie:  func(a, b CachedRow[keyFacts]) int { return byID(a, b, false) },
+	}
+	switch sort {
 	case "", "created":
-		row.order = row.newer
+		order.Of = func(row CachedRow[keyFacts]) RowOrder { return RowOrder{directed(row.Facts.newer, ascending), 0} }
+		order.Tie = func(a, b CachedRow[keyFacts]) int { return byID(a, b, ascending) }
 	case "name":
-		row.name = r.name()
-		var first [8]byte
-		copy(first[:], row.name)
-		row.order = binary.BigEndian.Uint64(first[:])
+		order.Of = func(row CachedRow[keyFacts]) RowOrder {
+			var first [16]byte
+			copy(first[:], row.Facts.name(row.Row))
+			return RowOrder{directed(binary.BigEndian.Uint64(first[:]), ascending), directed(binary.BigEndian.Uint64(first[8:]), ascending)}
+		}
+		order.Tie = func(a, b CachedRow[keyFacts]) int {
+			names := bytes.Compare(a.Facts.name(a.Row), b.Facts.name(b.Row))
+			if !ascending {
+				names = -names
+			}
+			return cmp.Or(names, cmp.Compare(b.Facts.newer, a.Facts.newer), byID(a, b, false))
+		}
 	case "expires":
-		if row.order = sortableTime(r.expires); r.expires.IsZero() {
-			row.order = 1<<64 - 1 // a key that never expires sorts last
+		order.Of = func(row CachedRow[keyFacts]) RowOrder {
+			expires := uint64(1<<64 - 1) // a key that never expires sorts last
+			if at := row.Facts.expires.time(); !at.IsZero() {
+				expires = sortableTime(at)
+			}
+			return RowOrder{directed(expires, ascending), ^row.Facts.newer}
 		}
 	}
-	return row
+	return order
 }
 
 // idOrder returns a number that grows with the id of a key, as NewKeyID makes them: the first eight
@@ -426,14 +543,6 @@ func (s *keySelection) configured(own []byte) Permission {
 	return set
 }
 
-// lastUse returns the time of the last use of a key, or the zero time if it was never used.
-func (s *keySelection) lastUse(number uint64, id []byte) (at time.Time) {
-	if number < uint64(len(s.stored)) && s.stored[number] != 0 {
-		at = time.Unix(0, int64(s.stored[number]))
-	}
-	return latest(s.unstored[string(id)], at)
-}
-
 // unstoredUses returns the times of the uses that Flush has not stored yet, by the id of the key.
 func (k *Keyring) unstoredUses() map[string]time.Time {
 	k.dirtyMu.Lock()
@@ -445,34 +554,4 @@ func (k *Keyring) unstoredUses() map[string]time.Time {
 		uses[id] = latest(uses[id], h.Noted().At)
 	}
 	return uses
-}
-
-// sortPart puts the rows that belong to the positions from from to to there, in their order. The other
-// rows are before or after them, in any order. So a page of a long list costs little more than
-// reading the list.
-func sortPart(rows []selectedKey, from, to int, compare func(a, b selectedKey) int) {
-	const short = 24
-	for len(rows) > short && from < to {
-		pivot := rows[rand.IntN(len(rows))]
-		low, high := 0, len(rows)-1
-		for low <= high {
-			switch {
-			case compare(rows[low], pivot) < 0:
-				low++
-			case compare(rows[high], pivot) > 0:
-				high--
-			default:
-				rows[low], rows[high] = rows[high], rows[low]
-				low++
-				high--
-			}
-		}
-		// rows[:high+1] are at most the pivot, rows[low:] are at least the pivot, and what is
-		// between them is the pivot.
-		sortPart(rows[:high+1], from, min(to, high+1), compare)
-		rows, from, to = rows[low:], max(from-low, 0), to-low
-	}
-	if from < to {
-		slices.SortFunc(rows, compare)
-	}
 }

@@ -78,7 +78,7 @@ func drawKey(rt *rapid.T, key *Key) {
 // drawKeyFilter draws a filter.
 func drawKeyFilter(rt *rapid.T) KeyFilter {
 	return KeyFilter{
-		Now:         epoch,
+		Now:         epoch.Add(time.Duration(rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(rt, "hours later")) * time.Hour),
 		Status:      rapid.SampledFrom(append(KeyStates(), "", "", StatusLive)).Draw(rt, "status filter"),
 		Words:       fold.Words(rapid.SampledFrom([]string{"", "", "ALPHA", "jurgen", "vault owner", "2 live", "nothing"}).Draw(rt, "search")),
 		Environment: rapid.SampledFrom([]string{"", "", "live", "none"}).Draw(rt, "environment filter"),
@@ -143,7 +143,7 @@ func TestKeyring_List(t *testing.T) {
 					rt.Fatal(err)
 				}
 			case "repair":
-				if err := a.Store.Update(KeyTable.Repair); err != nil {
+				if err := a.Store.Update(repairInside(KeyTable)); err != nil {
 					rt.Fatal(err)
 				}
 			}
@@ -154,46 +154,111 @@ func TestKeyring_List(t *testing.T) {
 	})
 }
 
+// keptKeys are many keys whose lists are kept in memory.
+type keptKeys struct {
+	*testApp
+	ids []string
+}
+
+// save saves n keys, or fewer than 9 that are mostly old ones. The transaction ends with an error.
+func (k *keptKeys) save(rt *rapid.T, n int, end error) {
+	ids, keys := k.ids, []*Key{} // drawn here, because rapid may end the test in Draw
+	for range n {
+		id := NewKeyID(epoch.Add(time.Duration(len(ids)%7) * time.Second))
+		if n < 9 && rapid.Bool().Draw(rt, "old") {
+			id = rapid.SampledFrom(ids).Draw(rt, "id")
+		} else {
+			ids = append(ids, id)
+		}
+		key := &Key{StoredKey: StoredKey{ID: id, Name: fmt.Sprint("key ", len(ids)*7919%1000), Owner: 1, OwnerName: "owner 1", CreatedAt: epoch}}
+		if n < 9 || len(ids)%9 == 0 {
+			drawKey(rt, key)
+		}
+		keys = append(keys, key)
+	}
+	err := k.Store.Update(func(tx *Tx) error {
+		for _, key := range keys {
+			if err := k.Keyring.Save(tx, key); err != nil {
+				return err
+			}
+		}
+		return end
+	})
+	if err == nil {
+		k.ids = ids
+	}
+	if err != end {
+		rt.Fatal(err)
+	}
+}
+
+// step makes a change of the keys or their uses.
+func (k *keptKeys) step(rt *rapid.T) {
+	update := func(run func(tx *Tx) error) {
+		if err := k.Store.Update(run); err != nil {
+			rt.Fatal(err)
+		}
+	}
+	id := rapid.SampledFrom(k.ids).Draw(rt, "id")
+	switch rapid.SampledFrom([]string{"save", "save", "fail", "lose", "delete", "use", "use many", "flush", "repair", "other"}).Draw(rt, "step") {
+	case "save":
+		k.save(rt, rapid.IntRange(1, 8).Draw(rt, "saved"), nil)
+	case "fail":
+		k.save(rt, rapid.IntRange(1, 8).Draw(rt, "failed"), errFails)
+	case "lose": // cannot be undone alone
+		err := k.Store.Update(func(tx *Tx) error {
+			tx.undo.Lost = true
+			return errors.Join(KeyTable.Delete(tx, []byte(id)), errFails)
+		})
+		if !errors.Is(err, errFails) {
+			rt.Fatal(err)
+		}
+	case "delete":
+		update(func(tx *Tx) error { return KeyTable.Delete(tx, []byte(id)) })
+		k.ids = slices.DeleteFunc(k.ids, func(other string) bool { return other == id })
+	case "use":
+		k.use(rt, id)
+	case "use many":
+		for _, id := range k.ids {
+			k.use(rt, id)
+		}
+	case "flush":
+		if err := k.Keyring.Flush(); err != nil {
+			rt.Fatal(err)
+		}
+	case "repair":
+		update(repairInside(KeyTable))
+	case "other": // a commit without keys
+		update(func(tx *Tx) error { return tx.Put("x", []byte("x"), nil) })
+	}
+}
+
+// use records a use of a key that is not stored yet.
+func (k *keptKeys) use(rt *rapid.T, id string) {
+	h := &CacheEntry{}
+	h.key.Store(&Key{StoredKey: StoredKey{ID: id}})
+	k.Keyring.memory.gone[id] = append(k.Keyring.memory.gone[id], h)
+	k.Keyring.Used(h, LastUse{At: epoch.Add(-time.Duration(rapid.IntRange(0, 50).Draw(rt, "hours")) * time.Hour)})
+}
+
 // TestKeyring_ListKept lists so many keys that the orders of a list are kept, and changes few of them
 // between the lists. Older transactions go on to see the keys as they were.
 func TestKeyring_ListKept(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		a := newTestApp(t)
-		a.Keyring.maxSorted = 0
-		var ids []string
-		save := func(n int) {
-			err := a.Store.Update(func(tx *Tx) error {
-				for range n {
-					id := NewKeyID(epoch.Add(time.Duration(len(ids)%7) * time.Second))
-					if n < 9 && rapid.Bool().Draw(rt, "old") {
-						id = rapid.SampledFrom(ids).Draw(rt, "id")
-					} else {
-						ids = append(ids, id)
-					}
-					key := &Key{StoredKey: StoredKey{ID: id, Name: fmt.Sprint("key ", len(ids)*7919%1000), Owner: 1, OwnerName: "owner 1", CreatedAt: epoch}}
-					if len(ids)%9 == 0 {
-						drawKey(rt, key)
-					}
-					if err := a.Keyring.Save(tx, key); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err != nil {
-				rt.Fatal(err)
-			}
-		}
-		save(3 * RowsPerChunk)
+		k := &keptKeys{testApp: newTestApp(t)}
+		k.Keyring.maxSorted = 0
+		k.save(rt, 3*RowsPerChunk, nil)
 		for range 2 {
-			wantKeyList(rt, a, drawKeyFilter(rt))
-			err := a.Store.View(func(old *Tx) error {
-				before, err := a.Keyring.rows.Read(t.Context(), old, KeyTable.Name)
-				save(rapid.IntRange(1, 8).Draw(rt, "saved"))
-				for range 2 {
-					wantKeyList(rt, a, drawKeyFilter(rt))
+			wantKeyList(rt, k.testApp, drawKeyFilter(rt))
+			err := k.Store.View(func(old *Tx) error {
+				before, err := k.Keyring.rows.Read(t.Context(), old, KeyTable.Name)
+				for range rapid.IntRange(1, 4).Draw(rt, "steps") {
+					k.step(rt)
+					for range 2 {
+						wantKeyList(rt, k.testApp, drawKeyFilter(rt))
+					}
 				}
-				after, afterErr := a.Keyring.rows.Read(t.Context(), old, KeyTable.Name)
+				after, afterErr := k.Keyring.rows.Read(t.Context(), old, KeyTable.Name)
 				if err == nil && afterErr == nil && !slices.EqualFunc(before.Chunks, after.Chunks, func(x, y *RowChunk) bool { return bytes.Equal(x.stored, y.stored) }) {
 					rt.Error("an older transaction got newer rows")
 				}
@@ -203,6 +268,55 @@ func TestKeyring_ListKept(t *testing.T) {
 				rt.Fatal(err)
 			}
 		}
+	})
+}
+
+// TestRowCache_ReadsWhatChanged wants that a list after a commit reads only the rows that the commit
+// has changed, and that it reads all if it cannot know them.
+func TestRowCache_ReadsWhatChanged(t *testing.T) {
+	k := &keptKeys{testApp: newTestApp(t)}
+	rapid.Check(t, func(rt *rapid.T) {
+		if k.ids == nil {
+			k.save(rt, 5*RowsPerChunk, nil)
+		}
+		read := func() (rows *CachedRows[keyFacts]) {
+			err := k.Store.View(func(tx *Tx) (err error) {
+				rows, err = k.Keyring.rows.Read(t.Context(), tx, KeyTable.Name)
+				return err
+			})
+			if err != nil {
+				rt.Fatal(err)
+			}
+			return rows
+		}
+		before := read()
+		if err := k.Store.Update(func(tx *Tx) error { return tx.Put("x", []byte("x"), nil) }); err != nil {
+			rt.Fatal(err)
+		}
+		if read() != before {
+			rt.Error("rows were read again after a commit that changed none")
+		}
+		if rapid.Bool().Draw(rt, "forgotten") { // as after many changes
+			k.Store.rowLog.add(int64(before.seen.Load()), make([]chunkPlace, maxRowChanges+1))
+		}
+		id := rapid.SampledFrom(k.ids).Draw(rt, "id")
+		if err := k.Store.Update(func(tx *Tx) error { return k.Keyring.Save(tx, &Key{StoredKey: StoredKey{ID: id, Name: id}}) }); err != nil {
+			rt.Fatal(err)
+		}
+		after, changed := read(), 0
+		for i, c := range after.Chunks {
+			if c != before.Chunks[i] {
+				changed++
+			}
+			facts, err := (&CachedRows[keyFacts]{Chunks: after.Chunks, read: readKeyRow}).ChunkFacts(i, new([RowsPerChunk]keyFacts))
+			if err != nil || *facts != *after.facts[i] {
+				rt.Errorf("chunk %d: the facts do not fit the rows (%v)", i, err)
+			}
+		}
+		if changed > 1 {
+			rt.Errorf("%d chunks were read again; want 1", changed)
+		}
+		wantKeyList(rt, k.testApp, drawKeyFilter(rt))
 	})
 }
 
@@ -247,7 +361,7 @@ func TestRowList_Damage(t *testing.T) {
 					}
 					return err
 				})
-				if err = errors.Join(err, a.Store.Update(KeyTable.Repair)); err != nil {
+				if err = errors.Join(err, a.Store.Update(repairInside(KeyTable))); err != nil {
 					t.Fatal(err)
 				}
 			}

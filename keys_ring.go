@@ -25,7 +25,7 @@ type Keyring struct {
 	memory   *keyCache
 	imported atomic.Bool   // keys were imported, so a secret can have any form
 	misses   atomic.Uint64 // see Cached
-	rows     RowCache[selectedKey]
+	rows     RowCache[keyFacts]
 	// maxSorted is the number of selected keys up to which a list sorts them. A longer list uses an order
 	// of all keys, which is kept.
 	maxSorted int
@@ -44,7 +44,7 @@ type KeyringOptions struct {
 
 // NewEmptyKeyring returns a Keyring without a store. Only Rights and Use may be called.
 func NewEmptyKeyring(o KeyringOptions) *Keyring {
-	k := &Keyring{peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache), maxSorted: maxSortedKeys}
+	k := &Keyring{peppers: o.Peppers, prefix: o.Prefix, memory: newKeyCache(o.Cache), rows: RowCache[keyFacts]{Facts: readKeyRow}, maxSorted: maxSortedKeys}
 	k.rights.Store(o.Policy)
 	return k
 }

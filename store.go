@@ -3,8 +3,8 @@
 // Then read store_queue.go (the turns of the owners), store_undo.go (undoing a change that
 // failed), store_tx.go (a transaction and the records it changed), store_table.go
 // (JSON records with indexes, and the check of a whole store), store_list.go (what is kept
-// for lists), store_query.go (lists that are filtered, sorted and searched), store_repair.go,
-// store_file.go (the database file, its header and its migrations) and store_progress.go (how
+// for lists), store_query.go (lists that are filtered, sorted and searched), store_repair.go and
+// store_rebuild.go (making what follows from the records anew), store_file.go (the database file, its header and its migrations) and store_progress.go (how
 // much of long work is done). The family knows no record type of
 // another family, because each table is declared beside its type.
 
@@ -51,6 +51,7 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
+	rowLog      rowLog
 	generations sync.Map                    // by table name: the *atomic.Uint64 of Generation
 	watched     sync.Map                    // by table name: the channel of Watch
 	stamp       func() []byte               // the parameter of OpenStore; may be nil
@@ -254,7 +255,7 @@ func (s *Store) view(tx *Tx, run func(*Tx) error) error {
 	// a memory fault. This setting makes the fault a panic, which guarded recovers.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	err := s.db.View(func(b *bbolt.Tx) error {
-		tx.Bolt, tx.File, tx.Auth, tx.Bounds = b, s.file.Handle, s.auth, *s.bounds.Load()
+		tx.Bolt, tx.File, tx.Auth, tx.Bounds, tx.rowLog = b, s.file.Handle, s.auth, *s.bounds.Load(), &s.rowLog
 		return guarded(tx, run)
 	})
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
@@ -523,6 +524,7 @@ func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 	if err := s.file.InPlace(); err != nil {
 		return nil, false, errors.Join(err, bolt.Rollback())
 	}
+	s.rowLog.add(int64(bolt.ID()), tx.rows)
 	if err := bolt.Commit(); err != nil {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}

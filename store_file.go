@@ -129,6 +129,9 @@ func openFormat(path string, access Access, newest int) (*File, error) {
 		f.Header, err = readHeader(f.DB, info.Size(), newest)
 		return err
 	})
+	if err == nil && access == ReadWrite {
+		err = f.dropRebuilt()
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", path, err), f.DB.Close())
 	}
@@ -341,7 +344,7 @@ func transfer(to, from *bbolt.DB, progress Progress) error {
 }
 
 // copyBuckets copies all buckets that source sees, in transactions of compactBatch
-// bytes. It expects no nested buckets; the store has none.
+// bytes. It leaves out rebuildBucket; the store has no other nested buckets.
 func copyBuckets(to *bbolt.DB, source *bbolt.Tx, progress Progress) error {
 	copied := newCounter(progress, source, "copying records")
 	into, err := to.Begin(true)
@@ -351,6 +354,9 @@ func copyBuckets(to *bbolt.DB, source *bbolt.Tx, progress Progress) error {
 	defer func() { _ = into.Rollback() }() // no effect after a commit
 	size := 0
 	err = source.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
+		if string(name) == rebuildBucket {
+			return nil
+		}
 		made, err := into.CreateBucket(name)
 		if err == nil {
 			err = made.SetSequence(bucket.Sequence())
@@ -415,6 +421,9 @@ type migration struct {
 	// MinReader is the MinReader of the new header: the lowest storeFormat of a program
 	// that can read the result. 0 means the new format.
 	MinReader int
+	// Derive finds the entries of buckets that Run adopts, from the records as they are before Run. They
+	// are stored in transactions before that of Run, so that they need little memory. It may be nil.
+	Derive deriver
 	// Run changes the records. The new header is stored in the same transaction.
 	Run func(tx *Tx) error
 }
@@ -423,7 +432,7 @@ type migration struct {
 func Migrations() []migration {
 	return []migration{
 		{What: "sign the keys, admin tokens, operators and sessions", Run: signRecords},
-		{What: "count the bytes of each owner, store each webhook event once and add the indexes of lists", Run: format3},
+		{What: "count the bytes of each owner, store each webhook event once and add the indexes of lists", Derive: deriveLists, Run: format3},
 	}
 }
 
@@ -500,7 +509,7 @@ func Migrate(path string, steps []migration, o MigrateOptions) (kept string, err
 }
 
 // step runs one migration and stores the new header in the same transaction. After an
-// error the file and f.Header are unchanged.
+// error the records and f.Header are unchanged.
 func (f *File) step(s migration) error {
 	h := f.Header
 	h.Format++
@@ -508,16 +517,22 @@ func (f *File) step(s migration) error {
 	if h.MinReader == 0 {
 		h.MinReader = h.Format
 	}
+	if s.Derive != nil {
+		if err := f.rebuild(s.Derive); err != nil {
+			return err
+		}
+	}
 	err := f.Update(func(tx *Tx) error {
 		if err := s.Run(tx); err != nil {
 			return err
 		}
-		return h.Put(tx)
+		return errors.Join(tx.dropRebuilt(), h.Put(tx))
 	})
-	if err == nil {
-		f.Header = h
+	if err != nil {
+		return errors.Join(err, f.dropRebuilt())
 	}
-	return err
+	f.Header = h
+	return nil
 }
 
 // copyName returns the path of the copy that Migrate makes of the store at path. It

@@ -133,15 +133,19 @@ var listsFormat3 = map[string]func(recordFormat2) listRecord{
 	"webhooks": func(recordFormat2) listRecord { return listRecord{} },
 }
 
-// addLists makes the data of lists of format 3 from the records of format 2, and deletes the indexes
-// and counts that lists of format 2 used. It is a step of the migration to format 3.
-func addLists(tx *Tx) error {
-	built := bucketBuilder{}
+// deriveLists calls emit for the data of lists of format 3, from the records of format 2. Its result is
+// adopted by addLists.
+func deriveLists(tx *Tx, emit func(DerivedEntry) error) error {
 	for table, read := range listsFormat3 {
-		lists := listScan{table: table, emit: built.addChunk}
+		var failed error
+		lists := listScan{table: table, emit: func(at chunkPlace, contents []byte) {
+			if failed == nil {
+				failed = emit(chunkEntry(at, contents))
+			}
+		}}
 		for key, stored := range tx.Range(table, nil) {
 			value, err := Unseal(table, key, stored)
-			if err != nil {
+			if err = errors.Join(err, failed); err != nil {
 				return err
 			}
 			var r recordFormat2
@@ -154,10 +158,20 @@ func addLists(tx *Tx) error {
 				return err
 			}
 		}
-		lists.flush()
+		if lists.flush(); failed != nil {
+			return failed
+		}
 	}
-	if err := built.store(tx); err != nil {
-		return err
+	return nil
+}
+
+// addLists adopts the data of lists that deriveLists has made, and deletes the indexes and counts that
+// lists of format 2 used. It is a step of the migration to format 3.
+func addLists(tx *Tx) error {
+	for table := range listsFormat3 {
+		if err := tx.adopt(table + "~"); err != nil {
+			return err
+		}
 	}
 	for _, bucket := range []string{"audit/object", "calls/scope", "call_tallies", "contacts/scope", "agents/scope"} {
 		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {

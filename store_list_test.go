@@ -202,7 +202,7 @@ func TestPage_Model(t *testing.T) {
 		if problems := d.check(rt); len(problems) > 0 {
 			rt.Errorf("got %q", problems)
 		}
-		if err := d.Update(func(tx *Tx) error { return errors.Join(spoilLists(rt, tx), itemTable.Repair(tx)) }); err != nil {
+		if err := d.Update(func(tx *Tx) error { return errors.Join(spoilLists(rt, tx), repairInside(itemTable)(tx)) }); err != nil {
 			rt.Fatal(err)
 		}
 		if problems := d.check(rt); len(problems) > 0 {
@@ -298,7 +298,7 @@ func TestPage_Damage(t *testing.T) {
 			if (err != nil) != (tt.failure != "") || err != nil && !strings.Contains(err.Error(), tt.failure) {
 				t.Errorf("list: got %v, want %q", err, tt.failure)
 			}
-			if err := d.Update(itemTable.Repair); err != nil {
+			if err := d.Update(repairInside(itemTable)); err != nil {
 				t.Fatal(err)
 			}
 			if got := d.check(t); len(got) > 0 {

@@ -112,8 +112,8 @@ func OwnerBytes(tx *Tx, owner uint64) (int64, error) {
 	return int64(binary.BigEndian.Uint64(value)), nil
 }
 
-// CountedOwners iterates over the ids of the owners whose bytes are counted, in ascending order.
-func CountedOwners(tx *Tx) iter.Seq[uint64] {
+// countedOwners iterates over the ids of the owners whose bytes are counted, in ascending order.
+func countedOwners(tx *Tx) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {
 		for key := range tx.Range(ownerBytesBucket, nil) {
 			if len(key) == 8 && !yield(binary.BigEndian.Uint64(key)) {
@@ -148,6 +148,31 @@ func StorageOf(tx *Tx, owner uint64) (OwnerStorage, error) {
 	}
 	limit, own, err := StorageLimit(tx, owner)
 	return OwnerStorage{owner, bytes, limit, own}, err
+}
+
+// OwnersStorage iterates over the storage of the owners whose bytes are counted, by ascending id. After
+// an error it ends.
+func OwnersStorage(tx *Tx) iter.Seq2[OwnerStorage, error] {
+	return func(yield func(OwnerStorage, error) bool) {
+		limits := openChunks(tx, storageLimitTable.Name)
+		for key, stored := range tx.Range(ownerBytesBucket, nil) {
+			value, err := Unseal(ownerBytesBucket, key, stored)
+			if err == nil && (len(key) != 8 || len(value) != 8) {
+				err = fmt.Errorf("%s/%x: this is not a counter of bytes", ownerBytesBucket, key)
+			}
+			if err != nil {
+				yield(OwnerStorage{}, err)
+				return
+			}
+			s := OwnerStorage{Owner: binary.BigEndian.Uint64(key), Bytes: int64(binary.BigEndian.Uint64(value)), Limit: tx.Bounds.OwnerBytes}
+			if limits.cursor != nil && limits.seek(s.Owner) {
+				s.Limit, s.Own, err = StorageLimit(tx, s.Owner)
+			}
+			if !yield(s, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // Filling reports whether at least percent of the limit is used.
@@ -232,12 +257,17 @@ func (b OwnedBucket) Check(tx *Tx, report func(problem string)) error {
 	return nil
 }
 
-// Repair adds up the bytes of the records, like Check.
-func (b OwnedBucket) Repair(tx *Tx) error { return b.Check(tx, func(string) {}) }
+// Derive adds up the bytes of the records, like Check.
+func (b OwnedBucket) Derive(tx *Tx, _ func(DerivedEntry) error) error {
+	return b.Check(tx, func(string) {})
+}
+
+// Adopt does nothing, because no bucket follows from the records.
+func (b OwnedBucket) Adopt(*Tx) error { return nil }
 
 // storeOwnerBytes replaces the counters of all owners.
 func (tx *Tx) storeOwnerBytes(sums map[uint64]int64) error {
-	for owner := range CountedOwners(tx) {
+	for owner := range countedOwners(tx) {
 		if _, found := sums[owner]; !found {
 			sums[owner] = 0
 		}
@@ -256,7 +286,7 @@ func checkOwnerBytes(tx *Tx, wanted map[uint64]int64, report func(problem string
 	for owner := range wanted {
 		owners[owner] = true
 	}
-	for owner := range CountedOwners(tx) {
+	for owner := range countedOwners(tx) {
 		owners[owner] = true
 	}
 	for owner := range owners {

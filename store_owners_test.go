@@ -283,6 +283,45 @@ func TestStore_WatchDisk(t *testing.T) {
 	}
 }
 
+// TestOwnersStorage compares the storage of all owners with that of each.
+func TestOwnersStorage(t *testing.T) {
+	s := newTestStore(t)
+	s.SetBounds(Bounds{OwnerBytes: 1000})
+	err := s.Update(func(tx *Tx) error {
+		for owner := range uint64(40) {
+			if err := tx.Put(ownerBytesBucket, IDKey(owner*owner), IDKey(30*owner)); err != nil {
+				return err
+			}
+			if owner%3 == 0 { // also limits of owners who store nothing
+				if err := errors.Join(LimitStorage(tx, owner*owner, int64(owner)), LimitStorage(tx, owner*owner+1, 5)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.View(func(tx *Tx) error {
+		n := uint64(0)
+		for got, err := range OwnersStorage(tx) {
+			want, wantErr := StorageOf(tx, n*n)
+			if err = errors.Join(err, wantErr); err != nil || got != want {
+				t.Errorf("got %+v, %v; want %+v", got, err, want)
+			}
+			n++
+		}
+		if n != 40 {
+			t.Errorf("got %d owners, want 40", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The migration counts what the program itself would have counted, and leaves the owners of the store
 // without a limit.
 func TestOwners_Migration(t *testing.T) {
@@ -298,7 +337,7 @@ func TestOwners_Migration(t *testing.T) {
 	}
 	err := a.Store.Update(func(tx *Tx) error {
 		before := map[uint64]int64{}
-		for owner := range CountedOwners(tx) {
+		for owner := range countedOwners(tx) {
 			before[owner], _ = OwnerBytes(tx, owner)
 		}
 		for owner := range before {

@@ -3,9 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"go.etcd.io/bbolt"
@@ -96,40 +95,9 @@ func bucketsWith(tx *Tx, prefix string) (names []string) {
 	return names
 }
 
-// bucketBuilder collects the contents of new buckets and stores them in the order of their keys. In
-// any other order bbolt moves the keys of a new bucket again and again, because it divides the
-// pages of a bucket only at the commit.
-type bucketBuilder map[string][]bucketEntry
-
-// bucketEntry is a key of a new bucket and its value, as it is stored.
-type bucketEntry struct{ key, value []byte }
-
-// addChunk adds a chunk of the data of lists.
-func (b bucketBuilder) addChunk(at chunkPlace, contents []byte) {
-	b[at.bucket] = append(b[at.bucket], bucketEntry{[]byte(at.key), sealRecord(recordVersion, []byte(at.key), contents)})
-}
-
-// addEntry adds an index entry that ends with a key of n bytes.
-func (b bucketBuilder) addEntry(bucket string, entry []byte, n int) {
-	b[bucket] = append(b[bucket], bucketEntry{entry, sealEntry(entry, n)})
-}
-
-// store stores the buckets, which must be empty. A key may have been added twice with one value.
-func (b bucketBuilder) store(tx *Tx) error {
-	for _, bucket := range slices.Sorted(maps.Keys(b)) {
-		entries := b[bucket]
-		slices.SortFunc(entries, func(x, y bucketEntry) int { return bytes.Compare(x.key, y.key) })
-		for _, e := range entries {
-			if err := tx.PutRaw(bucket, e.key, e.value); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// Repair calls Repair of each table and stores the bytes of each owner, in one transaction. It returns an error and changes nothing if a
-// page of the file or a record is damaged.
+// Repair makes what follows from the records of the tables anew, and the stored bytes of each owner. It
+// returns an error and changes nothing if a page of the file or a record is damaged. It needs little
+// memory, except for the rows of lists.
 func (f *File) Repair(tables []Checked) error {
 	err := f.View(func(tx *Tx) error {
 		damaged := ""
@@ -147,16 +115,32 @@ func (f *File) Repair(tables []Checked) error {
 	if err != nil {
 		return err
 	}
-	return f.Update(func(tx *Tx) error {
+	recounted := map[uint64]int64{}
+	err = f.rebuild(func(tx *Tx, emit func(DerivedEntry) error) error {
 		tx.checked = &recordCount{tx.Progress, "making indexes and lists", 0, tx.countRecords()}
-		tx.recounted = map[uint64]int64{}
+		tx.recounted = recounted
 		for _, t := range tables {
-			if err := t.Repair(tx); err != nil {
-				return fmt.Errorf("repair: %w", err)
+			if err := t.Derive(tx, emit); err != nil {
+				return err
 			}
 		}
-		return tx.storeOwnerBytes(tx.recounted)
+		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("repair: %w", err)
+	}
+	err = f.Update(func(tx *Tx) error {
+		for _, t := range tables {
+			if err := t.Adopt(tx); err != nil {
+				return err
+			}
+		}
+		return errors.Join(tx.dropRebuilt(), tx.storeOwnerBytes(recounted))
+	})
+	if err != nil {
+		return fmt.Errorf("repair: %w", errors.Join(err, f.dropRebuilt()))
+	}
+	return nil
 }
 
 // countRecords returns the number of records of all tables, by their stored counts.
@@ -169,21 +153,17 @@ func (tx *Tx) countRecords() (n int64) {
 	return n
 }
 
-// Repair makes the indexes, the data of lists and the stored count of the table anew from its
-// records, and adds up the bytes of each owner. It changes no record. It leaves out forged records, and returns an error if another
-// record cannot be read. It needs memory for all entries of the indexes.
-func (t Table[T]) Repair(tx *Tx) error {
-	tx.chunks = nil
-	for _, bucket := range slices.Concat(bucketsWith(tx, t.Name+"/"), bucketsWith(tx, listBucket(t.Name, ""))) {
-		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil {
-			return fmt.Errorf("delete bucket %s: %w", bucket, err)
+// Derive calls emit for each entry of the indexes and of the data of lists, and adds up the bytes of
+// each owner. It leaves out forged records, and returns an error if another record cannot be read.
+func (t Table[T]) Derive(tx *Tx, emit func(DerivedEntry) error) error {
+	var failed error
+	lists := listScan{table: t.Name, emit: func(at chunkPlace, contents []byte) {
+		if failed == nil {
+			failed = emit(chunkEntry(at, contents))
 		}
-		tx.Writes++
-	}
-	built := bucketBuilder{}
-	lists := listScan{table: t.Name, emit: built.addChunk}
+	}}
 	for v, err := range t.All(tx, Forward) {
-		if err != nil {
+		if err := errors.Join(err, failed); err != nil {
 			return err
 		}
 		if err := tx.checked.next(); err != nil {
@@ -195,7 +175,9 @@ func (t Table[T]) Repair(tx *Tx) error {
 		}
 		for _, ix := range t.Indexes {
 			for _, value := range ix.Keys(v) {
-				built.addEntry(t.Name+"/"+ix.Name, append(bytes.Clone(value), key...), len(key))
+				if err := emit(indexEntry(t.Name+"/"+ix.Name, append(bytes.Clone(value), key...), len(key))); err != nil {
+					return err
+				}
 			}
 		}
 		if t.List != nil {
@@ -204,11 +186,19 @@ func (t Table[T]) Repair(tx *Tx) error {
 			}
 		}
 	}
-	if err := t.repairRows(tx); err != nil {
-		return err
-	}
 	lists.flush()
-	if err := built.store(tx); err != nil {
+	return failed
+}
+
+// Adopt replaces the indexes and the data of lists by those that were made anew. It makes the rows of
+// lists and the stored count of the table anew.
+func (t Table[T]) Adopt(tx *Tx) error {
+	tx.chunks = nil
+	err := errors.Join(tx.adopt(t.Name+"/"), tx.adopt(listBucket(t.Name, "")))
+	if err == nil {
+		err = t.repairRows(tx)
+	}
+	if err != nil {
 		return err
 	}
 	records := tx.Count(t.Name)

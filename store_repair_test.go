@@ -169,7 +169,11 @@ func TestAddLists(t *testing.T) {
 					return err
 				}
 			}
-			return addLists(tx)
+			var entries []DerivedEntry
+			if err := deriveLists(tx, func(e DerivedEntry) error { entries = append(entries, e); return nil }); err != nil {
+				return err
+			}
+			return errors.Join(addLists(tx), putDerived(tx, entries))
 		})
 		if err != nil {
 			rt.Fatal(err)
@@ -185,4 +189,106 @@ func TestAddLists(t *testing.T) {
 			return nil
 		})
 	})
+}
+
+// repairInside returns a change that makes what follows from the records of a table anew, in a running
+// store.
+func repairInside(table Checked) func(*Tx) error {
+	return func(tx *Tx) error {
+		var entries []DerivedEntry
+		if err := table.Derive(tx, func(e DerivedEntry) error { entries = append(entries, e); return nil }); err != nil {
+			return err
+		}
+		return errors.Join(table.Adopt(tx), putDerived(tx, entries))
+	}
+}
+
+// putDerived stores entries.
+func putDerived(tx *Tx, entries []DerivedEntry) (err error) {
+	for _, e := range entries {
+		err = errors.Join(err, tx.PutRaw(e.bucket, e.key, e.value))
+	}
+	return err
+}
+
+// TestEntrySorter compares the order of an entrySorter with that of a sorted list.
+func TestEntrySorter(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		path := filepath.Join(t.TempDir(), "sorted")
+		s, err := newEntrySorter(path)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		var want []DerivedEntry
+		for range rapid.IntRange(0, 60).Draw(rt, "entries") {
+			text := rapid.SliceOfN(rapid.ByteRange(0, 3), 0, 3)
+			e := DerivedEntry{rapid.SampledFrom([]string{"a", "b/x", "b~y"}).Draw(rt, "bucket"), text.Draw(rt, "key"), text.Draw(rt, "value")}
+			if slices.ContainsFunc(want, func(other DerivedEntry) bool { return e.compare(other) == 0 }) {
+				continue
+			}
+			want = append(want, e)
+			if err := s.add(e); err != nil {
+				rt.Fatal(err)
+			}
+			if rapid.IntRange(0, 9).Draw(rt, "full") == 0 {
+				if err := s.write(); err != nil {
+					rt.Fatal(err)
+				}
+			}
+		}
+		slices.SortFunc(want, DerivedEntry.compare)
+		n := 0
+		err = s.each(func(e DerivedEntry) error {
+			if n >= len(want) || e.compare(want[n]) != 0 || !bytes.Equal(e.value, want[n].value) {
+				rt.Errorf("entry %d: got %+v", n, e)
+			}
+			n++
+			return nil
+		})
+		if err = errors.Join(err, s.close()); err != nil || n != len(want) || s.count != int64(n) {
+			rt.Errorf("got %d entries, %v; want %d", n, err, len(want))
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			rt.Errorf("the file is still there (%v)", err)
+		}
+	})
+}
+
+// TestRebuild_Interrupted leaves what an interrupted repair leaves: the check and a copy ignore it, and the
+// next program that can change the file deletes it.
+func TestRebuild_Interrupted(t *testing.T) {
+	s := newTestStore(t)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := OpenFile(s.path, ReadWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error { return emit(indexEntry("calls/x", []byte("entry"), 1)) })
+	if err = errors.Join(err, f.CopyTo(s.path+".copy"), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	has := func(path string, access Access) (left bool) {
+		f, err := OpenFile(path, access)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = f.View(func(tx *Tx) error {
+			left = tx.Bolt.Bucket([]byte(rebuildBucket)) != nil
+			return tx.Walk(func(bucket string, key, _ []byte) error {
+				if bucket == rebuildBucket {
+					t.Errorf("Walk visits %s/%x", bucket, key)
+				}
+				return nil
+			})
+		})
+		if err = errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return left
+	}
+	if has(s.path+".copy", ReadOnly) || !has(s.path, ReadOnly) || has(s.path, ReadWrite) {
+		t.Error("the unfinished buckets are in a copy, or were not deleted")
+	}
 }

@@ -57,7 +57,7 @@ func (t Table[T]) rerow(tx *Tx, key []byte, c tableChange[T]) error {
 // store replaces what the RowList of a table has of the record.
 func (r rowRecord) store(tx *Tx, table string) error {
 	slots, rows, _ := rowBuckets(table)
-	slot, err := rowSlot(tx, table, r.key)
+	slot, err := RowNumber(tx, table, r.key)
 	if err != nil {
 		return err
 	}
@@ -105,8 +105,9 @@ func (r rowRecord) allocate(tx *Tx, table string) (slot uint64, err error) {
 	return slot, errors.Join(tx.Put(slots, r.key, IDKey(slot)), setRowValue(tx, table, slot, value))
 }
 
-// rowSlot returns the number of the record with this key, or 0 if there is none.
-func rowSlot(tx *Tx, table string, key []byte) (uint64, error) {
+// RowNumber returns the number of the record with this key in the RowList of a table, or 0 if there is
+// none.
+func RowNumber(tx *Tx, table string, key []byte) (uint64, error) {
 	slots, _, _ := rowBuckets(table)
 	value, err := tx.Get(slots, key)
 	if err != nil || value == nil {
@@ -120,7 +121,7 @@ func rowSlot(tx *Tx, table string, key []byte) (uint64, error) {
 
 // SetValue stores the value of the record with this key. It does nothing if there is no such record.
 func (t Table[T]) SetValue(tx *Tx, key []byte, value uint64) error {
-	slot, err := rowSlot(tx, t.Name, key)
+	slot, err := RowNumber(tx, t.Name, key)
 	if err != nil || slot == 0 {
 		return err
 	}
@@ -141,7 +142,7 @@ func setRowValue(tx *Tx, table string, slot, value uint64) error {
 }
 
 // EachRow calls visit for the row of each record, in no particular order. The row is valid until the
-// end of the transaction. number is the index of the record's value in the result of RowValues.
+// end of the transaction. number is that of the record's value in RowValues.
 func (t Table[T]) EachRow(ctx context.Context, tx *Tx, visit func(number uint64, row []byte)) error {
 	if err := tx.flushChunks(); err != nil {
 		return err
@@ -160,32 +161,6 @@ func (t Table[T]) EachRow(ctx context.Context, tx *Tx, visit func(number uint64,
 		}
 	}
 	return nil
-}
-
-// RowValues returns the values of the records, by the numbers that EachRow passes. A number beyond
-// the end has the value 0.
-func (t Table[T]) RowValues(tx *Tx) (all []uint64, err error) {
-	if err := tx.flushChunks(); err != nil {
-		return nil, err
-	}
-	_, rowsBucket, values := rowBuckets(t.Name)
-	if b := tx.Bolt.Bucket([]byte(rowsBucket)); b != nil {
-		all = make([]uint64, 0, min(b.Sequence(), 1<<20)+valuesPerChunk)
-	}
-	for key, stored := range tx.Range(values, nil) {
-		contents, err := Unseal(values, key, stored)
-		if err == nil && (len(key) != 8 || len(contents) != 8*valuesPerChunk || binary.BigEndian.Uint64(key) < uint64(len(all))/valuesPerChunk) {
-			err = fmt.Errorf("%s/%x: %w", values, key, errListData)
-		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, make([]uint64, binary.BigEndian.Uint64(key)*valuesPerChunk-uint64(len(all)))...)
-		for ; len(contents) > 0; contents = contents[8:] {
-			all = append(all, binary.BigEndian.Uint64(contents))
-		}
-	}
-	return all, nil
 }
 
 // rowChunk is a chunk with the rows of RowsPerChunk records. It is stored as eight bytes with a bit
@@ -280,13 +255,15 @@ func (t Table[T]) checkRows(tx *Tx, report func(problem string)) {
 	}
 	stored := map[uint64][32]byte{}
 	err := t.EachRow(context.Background(), tx, func(number uint64, row []byte) { stored[number] = sha256.Sum256(row) })
-	list, valuesErr := t.RowValues(tx)
+	all := CachedRows[struct{}]{table: t.Name}
+	valuesErr := all.readValues(tx)
+	list := RowValues{chunks: all.values}
 	if err = errors.Join(err, valuesErr); err != nil {
 		report(err.Error())
 		return
 	}
 	for key, raw := range tx.Range(t.Name, nil) {
-		slot, err := rowSlot(tx, t.Name, key)
+		slot, err := RowNumber(tx, t.Name, key)
 		if err != nil {
 			report(err.Error())
 			continue
@@ -297,19 +274,19 @@ func (t Table[T]) checkRows(tx *Tx, report func(problem string)) {
 		}
 		delete(stored, slot)
 		value, err := t.Rows.Value(tx, key)
-		if err == nil && slot < uint64(len(list)) && list[slot] != value || err == nil && slot >= uint64(len(list)) && value != 0 {
+		if err == nil && list.At(slot) != value {
 			say(values, key, "the value in the list does not fit the record")
 		}
-		if slot < uint64(len(list)) {
-			list[slot] = 0
+		if list.At(slot) != 0 {
+			list.Set(slot, 0)
 		}
 	}
 	for slot := range stored {
 		say(rows, IDKey(slot), "the list has a row without a record")
 	}
-	for slot, value := range list {
-		if value != 0 {
-			say(values, IDKey(uint64(slot)), "the list has a value without a record")
+	for slot := range uint64(len(list.chunks)) * valuesPerChunk {
+		if list.At(slot) != 0 {
+			say(values, IDKey(slot), "the list has a value without a record")
 		}
 	}
 	if found, wanted := tx.Count(slots), tx.Count(t.Name); found != wanted {
@@ -324,6 +301,7 @@ func (t Table[T]) repairRows(tx *Tx) error {
 	}
 	slots, rows, values := rowBuckets(t.Name)
 	for _, bucket := range []string{slots, rows, values} {
+		tx.noteRows(bucket, nil)
 		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 			return fmt.Errorf("delete bucket %s: %w", bucket, err)
 		}

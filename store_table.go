@@ -96,7 +96,7 @@ func (t Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
 	if err := json.Unmarshal(value, &v); err != nil {
 		return v, fmt.Errorf("%s/%x: %w", t.Name, key, err)
 	}
-	tx.yield(len(raw))
+	tx.Yield(len(raw))
 	return v, nil
 }
 
@@ -461,9 +461,11 @@ type Checked interface {
 	// Check calls report for each problem that it finds. It returns an error only if
 	// the check cannot continue.
 	Check(tx *Tx, report func(problem string)) error
-	// Repair makes what is derived from other records anew, such as indexes. It returns an error if a
-	// record that it needs cannot be read.
-	Repair(tx *Tx) error
+	// Derive calls emit for each entry of the buckets that follow from other records, such as indexes.
+	// It returns an error if a record that it needs cannot be read, or that of emit.
+	Derive(tx *Tx, emit func(DerivedEntry) error) error
+	// Adopt replaces these buckets by those that were made with the results of Derive, see Tx.adopt.
+	Adopt(tx *Tx) error
 }
 
 // CheckResult is the result of CheckStore.

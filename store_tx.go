@@ -42,8 +42,10 @@ type Tx struct {
 	recounted map[uint64]int64       // the bytes of each owner that a check has found
 
 	chunks map[chunkPlace]chunk // the changed data of lists, until flushChunks
+	rowLog *rowLog              // the changes of rows of the last commits; nil: they are not known
+	rows   []chunkPlace         // the chunks of rows and of their values that the transaction has written
 
-	decoded int      // size of the records decoded since the last call of yield that let others run
+	decoded int      // size of the records decoded since the last call of Yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
 
 	ctx  context.Context // see Store.ViewFor; nil: the transaction ends only by itself
@@ -86,11 +88,11 @@ func (tx *Tx) After(f func()) { tx.Afters = append(tx.Afters, f) }
 // goroutines run.
 const yieldBytes = 64 << 10
 
-// yield lets other goroutines run if the transaction has decoded yieldBytes since it last did. The
+// Yield lets other goroutines run if the transaction has decoded yieldBytes since it last did. The
 // scheduler itself interrupts a long scan only after 10 ms, so several scans would keep short
 // requests waiting for as many times 10 ms on each step of their way. Update does not yield, because
 // everybody waits for it. size is the size of a record that was just decoded.
-func (tx *Tx) yield(size int) {
+func (tx *Tx) Yield(size int) {
 	if tx.decoded += size; tx.decoded < yieldBytes || tx.Bolt.Writable() {
 		return
 	}
@@ -191,6 +193,9 @@ func (tx *Tx) Count(bucket string) (n int) {
 // call. Walk stops at the first error of visit and returns that error.
 func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
 	return tx.Bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
+		if string(name) == rebuildBucket {
+			return nil
+		}
 		return b.ForEach(func(key, stored []byte) error { return visit(string(name), key, stored) })
 	})
 }
@@ -239,6 +244,7 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 		return tx.Refusal
 	}
 	tx.remember(bucket, key)
+	tx.noteRows(bucket, key)
 	tx.Writes++
 	tx.Bytes += len(key)
 	return b.Delete(key)
@@ -255,6 +261,7 @@ func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 		return err
 	}
 	tx.remember(bucket, key)
+	tx.noteRows(bucket, key)
 	tx.Writes++
 	tx.Bytes += len(key) + len(value)
 	return b.Put(key, value)

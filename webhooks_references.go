@@ -175,5 +175,8 @@ func (c referenceCheck) checkBacklogs() error {
 	return nil
 }
 
-// Repair does nothing, because the references cannot be made from other records.
-func (outboxReferences) Repair(*Tx) error { return nil }
+// Derive does nothing, because the references cannot be made from other records.
+func (outboxReferences) Derive(*Tx, func(DerivedEntry) error) error { return nil }
+
+// Adopt does nothing, like Derive.
+func (outboxReferences) Adopt(*Tx) error { return nil }

@@ -143,8 +143,7 @@ const (
 
 // FullOwners returns the owners whose storage is at least 80 % full, by ascending id.
 func FullOwners(tx *Tx) (list []OwnerStorage, err error) {
-	for owner := range CountedOwners(tx) {
-		s, err := StorageOf(tx, owner)
+	for s, err := range OwnersStorage(tx) {
 		if err != nil {
 			return nil, err
 		}

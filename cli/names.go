@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v3"
 )
@@ -19,8 +22,8 @@ var keyID = regexp.MustCompile(`^key_[0-9a-f]{1,40}$`)
 const longestName = 20
 
 // findKey returns the id of the key that text names: its id, its name, or its hint, such as
-// klen_...x9Qa. If text names several keys, those that were revoked do not count. findKey reads the
-// list of keys and sends text nowhere, because it may be a key itself.
+// klen_...x9Qa. If text names several keys, those that were revoked do not count. Text may be a key
+// itself by mistake, so findKey sends only what nameSearch returns.
 func (s *session) findKey(ctx context.Context, c *cli.Command, text string) (id string, err error) {
 	if keyID.MatchString(text) {
 		return text, nil
@@ -56,6 +59,25 @@ func (s *session) findKey(ctx context.Context, c *cli.Command, text string) (id 
 	return id, nil
 }
 
+// shownEnd is the number of characters of a key that a hint shows.
+const shownEnd = 4
+
+// nameSearch returns words that are parts of text and that may appear in a URL. If text may be a key,
+// they are from its first and last few characters. The result is "" if there are no such words.
+func nameSearch(text string) string {
+	if len(text) <= longestName {
+		return text
+	}
+	begin, end := 0, len(text)
+	for begin < shownEnd && text[begin] < utf8.RuneSelf {
+		begin++
+	}
+	for end > len(text)-shownEnd && end > begin && text[end-1] < utf8.RuneSelf {
+		end--
+	}
+	return strings.TrimSpace(text[:begin] + " " + text[end:])
+}
+
 // keysNamed returns the keys whose name or hint is text.
 func (s *session) keysNamed(ctx context.Context, c *cli.Command, text string) (found []map[string]any, err error) {
 	client, done, err := s.reach(ctx, c)
@@ -66,7 +88,8 @@ func (s *session) keysNamed(ctx context.Context, c *cli.Command, text string) (f
 	seen := map[any]bool{} // a key that is created meanwhile moves others to the next page
 	for page, pages := 1, 1; page <= pages; page++ {
 		var answer map[string]any
-		if err := client.Do(ctx, Request{http.MethodGet, fmt.Sprintf("/admin/v1/keys?status=any&limit=1000&page=%d", page), nil}, &answer); err != nil {
+		query := url.Values{"status": {"any"}, "limit": {"1000"}, "page": {strconv.Itoa(page)}, "search": {nameSearch(text)}}
+		if err := client.Do(ctx, Request{http.MethodGet, "/admin/v1/keys?" + query.Encode(), nil}, &answer); err != nil {
 			return nil, err
 		}
 		pages = whole(answer["pages"])
