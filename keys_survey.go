@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"math/bits"
 	"time"
 )
@@ -13,8 +12,7 @@ type KeySurvey struct {
 	Expiring   int // end within 7 days
 	Expired    int
 	NeverUsed  int // active, older than a day, and never used
-	Idle30     int // active, neither used nor created within 30 days
-	Idle90     int
+	Idle90     int // active, neither used nor created within 90 days
 	WithoutEnd int // active, without an end
 	Rotating   int // previous secrets that are still valid
 }
@@ -22,25 +20,29 @@ type KeySurvey struct {
 // Survey counts keys. now is from Clock.Latest. Survey ends with an error when ctx is done. It reads the
 // rows that lists read, so its cost is that of a list.
 func (k *Keyring) Survey(ctx context.Context, tx *Tx, now time.Time) (found KeySurvey, err error) {
-	s := keySelection{filter: KeyFilter{Now: now}, unstored: k.unstoredUses()}
-	if s.stored, err = KeyTable.RowValues(tx); err != nil {
-		return found, err
-	}
+	s := keySelection{filter: KeyFilter{Now: now}}
 	if s.rows, err = k.rows.Read(ctx, tx, KeyTable.Name); err != nil {
 		return found, err
 	}
-	for _, chunk := range s.rows.Chunks {
+	if err := s.readUses(tx, k.unstoredUses()); err != nil {
+		return found, err
+	}
+	space := &[RowsPerChunk]keyFacts{}
+	for i, chunk := range s.rows.Chunks {
 		if err := ctx.Err(); err != nil {
 			return found, err
 		}
+		facts, err := s.rows.ChunkFacts(i, space)
+		if err != nil {
+			return found, err
+		}
 		for left := chunk.Present; left != 0; left &= left - 1 {
-			i := bits.TrailingZeros64(left)
-			number := chunk.Number*RowsPerChunk + uint64(i)
-			r, ok := readKeyRow(chunk.Row(i))
-			if !ok {
-				return found, fmt.Errorf("key list, row %d: this is not a row of a key; stop the server and run latchkey check --repair", number)
+			bit := bits.TrailingZeros64(left)
+			used := time.Time{}
+			if at := int64(s.uses.At(chunk.Number*RowsPerChunk + uint64(bit))); at != 0 {
+				used = time.Unix(0, at)
 			}
-			found.add(&r, s.lastUse(number, r.id), now)
+			found.add(&facts[bit], used, now)
 		}
 	}
 	for range KeyTable.Find(tx, "alias_end", nil, Forward) {
@@ -49,10 +51,10 @@ func (k *Keyring) Survey(ctx context.Context, tx *Tx, now time.Time) (found KeyS
 	return found, nil
 }
 
-// add counts a key with this row that was last used at used.
-func (s *KeySurvey) add(r *keyRow, used, now time.Time) {
+// add counts a key that was last used at used, or never if that is the zero time.
+func (s *KeySurvey) add(k *keyFacts, used, now time.Time) {
 	const day = 24 * time.Hour
-	switch r.at(now) {
+	switch k.state(now) {
 	case StatusExpired:
 		s.Expired++
 		return
@@ -61,19 +63,16 @@ func (s *KeySurvey) add(r *keyRow, used, now time.Time) {
 		return
 	}
 	s.Active++
-	if r.expires.IsZero() {
+	created := k.created.time()
+	if expires := k.expires.time(); expires.IsZero() {
 		s.WithoutEnd++
-	} else if r.expires.Sub(now) < 7*day {
+	} else if expires.Sub(now) < 7*day {
 		s.Expiring++
 	}
-	if used.IsZero() && now.Sub(r.created) >= day {
+	if used.IsZero() && now.Sub(created) >= day {
 		s.NeverUsed++
 	}
-	idle := now.Sub(latest(used, r.created))
-	if idle >= 30*day {
-		s.Idle30++
-	}
-	if idle >= 90*day {
+	if now.Sub(latest(used, created)) >= 90*day {
 		s.Idle90++
 	}
 }
