@@ -107,7 +107,7 @@ func TestBrowser(t *testing.T) {
 	p.click(`form[action$="/pause"] button`)
 	p.sees("The key was revoked on")
 	p.open("/keys")
-	p.sees("No key fits")
+	p.sees("No keys match")
 
 	second.front()
 	second.open("/account")

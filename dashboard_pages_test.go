@@ -1,11 +1,15 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // tells wants texts on a page.
@@ -36,16 +40,16 @@ func TestKeyPages_List(t *testing.T) {
 	b.tells("/keys", "No key yet", "curl -i http://127.0.0.1:8080/api/v1/key")
 	id, key := b.key(`["can_read_agents","can_read_calls","can_read_contacts","can_read_calendar"]`, `"limits": {"requests_per_minute_limit": 2}`, `"metadata": {"note": "in <b>"}`)
 	b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`, `"environment": "live"`)
-	b.tells("/keys", "Never used", "in &lt;b&gt;", "4 permissions", "Expires soon", "in 5 days", `aria-sort="descending"`, "0 requests in the last 24 hours.")
+	b.tells("/keys", "Never used", "in &lt;b&gt;", "read agents +2", "Expires soon", "in 5 days", "0 requests in the last 24 hours.")
 	for range 3 {
 		b.ask("GET", "/api/v1/agents", key, "")
 	}
 	b.tells("/keys", "Rate-limited", "3 requests, 1 refused in the last 24 hours.", `fill="url(#hatch)"`, "Requests per minute: 2 of 2")
 	b.clocks.Pass(6 * time.Minute)
-	if page := b.tells("/keys", ">Active<"); strings.Contains(page, "Rate-limited") {
+	if page := b.tells("/keys", ">Active<"); strings.Contains(page, ">Rate-limited</span>") {
 		t.Error("a limit that was reached six minutes ago is told of")
 	}
-	if page := b.tells("/keys?environment=live&sort=name&order=desc", "1 found", `href="/keys?environment=live&amp;order=asc&amp;sort=name&amp;status=live"`); strings.Contains(page, id) {
+	if page := b.tells("/keys?environment=live&sort=name&order=desc", "1 found", `href="/keys?environment=live&amp;order=asc&amp;sort=name&amp;status=live"`, `href="/keys?order=desc&amp;sort=name&amp;status=live" aria-current="true">Environment: live`); strings.Contains(page, id) {
 		t.Error("the filter lets another key through")
 	}
 	b.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
@@ -54,10 +58,165 @@ func TestKeyPages_List(t *testing.T) {
 	if page := b.tells("/keys"); strings.Contains(page, id) {
 		t.Error("a revoked key is not hidden")
 	}
-	b.tells("/keys?status=any", id, "none: it is over")
+	b.tells("/keys?status=any", id, ">Revoked<")
 	b.tells("/keys?status=revoked", id)
 	if w := b.get("/keys?sort=size"); w.Code != 400 || !strings.Contains(w.Body.String(), "sort must be") {
 		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_Tags opens the list with each of the chips.
+func TestKeyPages_Tags(t *testing.T) {
+	b := newDashboard(t)
+	unused, _ := b.key(`["can_read_agents"]`)
+	ending, key1 := b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`)
+	limited, key2 := b.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 1}`)
+	sent, key3 := b.key(`["can_read_agents"]`)
+	rotating, key4 := b.key(`["can_read_agents"]`)
+	for _, key := range []string{key1, key2, key2, key4} {
+		b.ask("GET", "/api/v1/agents", key, "")
+	}
+	b.ask("GET", "/api/v1/agents?api_key="+key3, "", "")
+	b.operate(200, "POST", "/admin/v1/keys/"+rotating+"/rotate", "")
+	all := []string{unused, ending, limited, sent, rotating}
+	wants := map[string]string{"never_used": unused, "expires_soon": ending, "rate_limited": limited, "sent_in_url": sent, "rotating": rotating}
+	if len(wants) != len(keyTags()) {
+		t.Errorf("got %d tags, want %d", len(keyTags()), len(wants))
+	}
+	for _, flushed := range []string{"", " after the uses were stored"} {
+		for tag, want := range wants {
+			page := b.tells("/keys?tag="+tag, "1 found", `aria-current="true"`)
+			for _, id := range all {
+				if shown := strings.Contains(page, `data-key="`+id+`"`); shown != (id == want) {
+					t.Errorf("%s%s: %s is in the list: %v", tag, flushed, id, shown)
+				}
+			}
+		}
+		if err := b.Keyring.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Another secret is in no log, and an ended overlap needs no attention.
+	b.operate(200, "POST", "/admin/v1/keys/"+sent+"/rotate", `{"overlap_seconds": 0}`)
+	b.operate(200, "POST", "/admin/v1/keys/"+rotating+"/rotate/finish", "")
+	b.clocks.Pass(6 * time.Minute)
+	for _, tag := range []string{"sent_in_url", "rotating", "rate_limited"} {
+		b.tells("/keys?tag="+tag, "No keys match")
+	}
+	b.refuse("GET", "/admin/v1/keys?tag=odd", "", 400, "validation_error", "tag must be one of never_used")
+	b.refuse("GET", "/admin/v1/keys?id="+unused+"&tag=rotating", "", 400, "validation_error", "id cannot")
+}
+
+// TestKeyPages_CSV downloads the filtered list.
+func TestKeyPages_CSV(t *testing.T) {
+	b := newDashboard(t)
+	b.key(`["can_read_agents"]`)
+	made := b.operate(201, "POST", "/admin/v1/keys", `{"name": "=1+1", "permissions": ["can_read_calls", "can_read_agents"], "environment": "live", "owner": "ann", "allowed_ips": ["192.0.2.0/24"], "metadata": {"note": "@home, \"quoted\""}}`)
+	b.tells("/keys?environment=live", `href="/admin/v1/keys?environment=live&amp;format=csv&amp;status=live" download`)
+	w := b.get("/admin/v1/keys?environment=live&format=csv&status=live")
+	want := strings.Join(keyListColumns(), ",") + "\n" + fmt.Sprintf("%s,'=1+1,%s,active,ann,live,can_read_calls can_read_agents,192.0.2.0/24,2026-02-03T09:00:00Z,,,,,\"'@home, \"\"quoted\"\"\"\n", made["id"], made["hint"])
+	if w.Code != 200 || w.Body.String() != want || w.Header().Get("Content-Disposition") != `attachment; filename="keys.csv"` {
+		t.Errorf("got %d %v\n%s, want\n%s", w.Code, w.Header(), w.Body, want)
+	}
+	// More keys than one transaction reads.
+	var rows []map[string]any
+	for i := range csvPart {
+		rows = append(rows, map[string]any{"name": fmt.Sprint("many ", i), "permissions": []string{"can_read_calls"}, "sha256": fmt.Sprintf("%x", keytext.DigestOf(fmt.Sprint("m", i)))})
+	}
+	data, err := json.Marshal(rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.operate(201, "POST", "/admin/v1/keys/import", string(data))
+	lines := strings.Split(strings.TrimSpace(b.get("/admin/v1/keys?format=csv&sort=name").Body.String()), "\n")
+	if slices.Sort(lines); len(lines) != csvPart+3 || len(slices.Compact(lines)) != csvPart+3 {
+		t.Errorf("got %d lines, want each key once", len(lines))
+	}
+}
+
+// TestKeyPages_Find searches for texts and for secrets, which get into no address.
+func TestKeyPages_Find(t *testing.T) {
+	b := newDashboard(t)
+	id, key := b.key(`["can_read_agents"]`)
+	for _, tt := range []struct{ text, to string }{
+		{" test ", "/keys?search=test&sort=name&status=any"}, {id, "/keys?search=" + id + "&sort=name&status=any"}, {key, "/keys/" + id + "?done=found"},
+		{"a-long-name-without-any-spaces", "/keys?search=a-long-name-without-any-spaces&sort=name&status=any"},
+	} {
+		w := b.post("/keys/find", "search", tt.text, "status", "any", "sort", "name", "sorted", "created", "order", "desc")
+		if w.Code != 303 || w.Header().Get("Location") != tt.to {
+			t.Errorf("%q: got %d %s, want %s", tt.text, w.Code, w.Header().Get("Location"), tt.to)
+		}
+	}
+	for _, secret := range []string{keytext.NewSecret("klen_"), "sk_live_" + strings.Repeat("a1B2", 8)} {
+		w := b.post("/keys/find", "search", secret)
+		if w.Code != 404 || strings.Contains(w.Body.String(), secret) || !strings.Contains(w.Body.String(), "no key of this service has it") {
+			t.Errorf("%q: got %d %s", secret, w.Code, w.Body)
+		}
+	}
+}
+
+// TestKeyPages_Bulk changes several keys at once, after a page that says what breaks.
+func TestKeyPages_Bulk(t *testing.T) {
+	b := newDashboard(t)
+	used, key := b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`)
+	idle, other := b.key(`["can_read_agents"]`)
+	over, _ := b.key(`["can_read_agents"]`)
+	b.operate(200, "POST", "/admin/v1/keys/"+over+"/revoke", "")
+	b.ask("GET", "/api/v1/agents", key, "")
+	both := []string{"id", used, "id", idle, "id", over, "id", idle}
+	send := func(status int, want string, form ...string) {
+		t.Helper()
+		if w := b.post("/keys/bulk", append(slices.Clone(both), form...)...); w.Code != status || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%v: got %d %s, want %d %q", form, w.Code, w.Body, status, want)
+		}
+	}
+	alive := func(key string, want int) {
+		t.Helper()
+		if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != want {
+			t.Errorf("got %d, want %d", w.Code, want)
+		}
+	}
+	send(404, "No such endpoint", "do", "explode")
+	send(200, "Pause 2 keys?", "do", "pause")
+	alive(key, 200)
+	send(200, "Paused 2 keys", "do", "pause", "confirmed", "yes")
+	alive(key, 401)
+	send(200, "is paused already", "do", "pause")
+	send(200, "Resumed 2 keys", "do", "resume", "confirmed", "yes")
+	alive(key, 200)
+	send(200, "never expires", "do", "extend")
+	send(400, "Expires must be a date", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "soon")
+	send(200, "Extended 1 key", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "2026-06-01")
+	if got := b.operate(200, "GET", "/admin/v1/keys/"+used, "")["expires_at"]; got != "2026-06-01T23:59:59Z" {
+		t.Errorf("got %v", got)
+	}
+	send(200, "what uses it breaks", "do", "revoke")
+	send(200, "is revoked already", "do", "revoke")
+	send(400, "Nothing was changed", "do", "revoke", "confirmed", "yes", "phrase", "revoke")
+	alive(key, 200)
+	send(200, "Revoked 2 keys", "do", "revoke", "confirmed", "yes", "phrase", " Revoke 2 ")
+	alive(key, 401)
+	alive(other, 401)
+	if w := b.post("/keys/bulk", "do", "pause"); w.Code != 400 || !strings.Contains(w.Body.String(), "No key is selected") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	many := []string{"do", "pause"}
+	for i := range 101 {
+		many = append(many, "id", fmt.Sprint("key_", i))
+	}
+	if w := b.post("/keys/bulk", many...); w.Code != 400 || !strings.Contains(w.Body.String(), "At most 100 keys") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_Names shows names whose characters cannot be seen or change the direction of a text.
+func TestKeyPages_Names(t *testing.T) {
+	b := newDashboard(t)
+	for _, name := range []string{"\u202egnp.exe", "\u200b\u200b"} {
+		b.operate(201, "POST", "/admin/v1/keys", fmt.Sprintf(`{"name": %q, "permissions": ["can_read_agents"]}`, name))
+	}
+	if page := b.tells("/keys", "<bdi>&lt;U&#43;202E&gt;gnp.exe</bdi>", "<bdi>&lt;U&#43;200B&gt;&lt;U&#43;200B&gt;</bdi>"); strings.ContainsAny(page, "\u202e\u200b") {
+		t.Error("the page has characters that cannot be seen")
 	}
 }
 
@@ -121,7 +280,7 @@ func TestKeyPages_Change(t *testing.T) {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 	b.tells(path+"/used", `"last_used_at":null`, `"text":"Requests per minute: 2 of 60"`) // of the new secret
-	b.tells("/keys/meters?ids=key_none,"+id, `"`+id+`":[{`, `"text":"Requests per minute: 2 of 60"`)
+	b.tells("/keys/rows?ids=key_none,"+id, `<tr data-key="`+id+`"`, "Requests per minute: 2 of 60", "Rotating")
 	b.tells(path, "Rotation", "Finish early", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
 	if w := b.post(path+"/finish", "unused", "3600"); w.Code != 409 || !strings.Contains(w.Body.String(), "Nothing was ended.") {
 		t.Errorf("got %d %s", w.Code, w.Body)
@@ -153,7 +312,26 @@ func TestKeyPages_Change(t *testing.T) {
 			t.Errorf("%v: got %d %s", stale, w.Code, w.Body)
 		}
 	}
-	b.tells(path+"?done=revoke", "Revoked", "3 requests")
+	b.tells(path, "Revoked")
+}
+
+// TestNotes_Once wants the note about a change in the answer to the redirect alone: a reload, another
+// page and a link that somebody made up have none.
+func TestNotes_Once(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents"]`)
+	const note = "Paused: requests get 401 from now on."
+	if page := b.tells("/keys/" + id + "?done=pause"); strings.Contains(page, note) {
+		t.Error("a link alone makes the page say that the key is paused")
+	}
+	to := b.post("/keys/" + id + "/pause").Header().Get("Location")
+	if page := b.tells("/keys?done=pause"); strings.Contains(page, note) {
+		t.Error("the note is on another page")
+	}
+	b.tells(to, note)
+	if page := b.tells(to); strings.Contains(page, note) {
+		t.Error("the note comes again with a reload")
+	}
 }
 
 // TestKeyPages_Sent tells how a key is sent, what that calls for, and why its
