@@ -157,6 +157,7 @@ func (b *browser) postForm(path string, form url.Values) *httptest.ResponseRecor
 type formCase struct {
 	make      []string // path and body of requests to the admin endpoint; the last one makes the record
 	page      string   // where the form is; "" if it is at the path that the form is sent to
+	more      []string // further pages with forms for the same record
 	admin     string   // where the admin endpoint has the record
 	touch     []string // field, its new value, and a pattern of the paths that change with it; three for each change
 	elsewhere []string // body of a change by somebody else while the form is open, and the value that must stay
@@ -172,6 +173,7 @@ func formCases() map[string]formCase {
 			admin: "keys/{id}",
 			touch: []string{"name", "other", `^\.name$`, "note", "moved", `^\.metadata\.note$`, "environment", "test", `^\.environment$`, "ips", "2001:db8::/32, 10.1.2.3, 10.9.9.9", `^\.allowed_ips\[2\]$`,
 				"query", "yes", `^\.query_allowed$`, "expires", "2027-01-01", `^\.(expires_at|status)$`, "limit.calls_per_day_limit", "8", `^\.(limits\.calls_per_day_limit|usage.*)$`, "+permission", "can_read_calls", `^\.(permissions|usage).*`},
+			more:      []string{"/keys/{id}/access"},
 			elsewhere: []string{`{"environment": "stage", "limits": {"requests_per_minute_limit": 99}, "metadata": {"n": "2"}}`, "stage"},
 		},
 		"POST /agents/{id}": {
@@ -272,7 +274,13 @@ func TestForms_KeepUntouched(t *testing.T) {
 				page = strings.TrimSuffix(path, "/edit")
 			}
 			admin := "/admin/v1/" + strings.ReplaceAll(c.admin, "{id}", id)
-			open := func() url.Values { return formOf(t, b.get(page).Body.String(), path) }
+			open := func() url.Values {
+				form := url.Values{}
+				for _, page := range append([]string{page}, c.more...) { // one page after the other, as if both were open
+					maps.Copy(form, formOf(t, b.get(strings.ReplaceAll(page, "{id}", id)).Body.String(), path))
+				}
+				return form
+			}
 			send := func(form url.Values) {
 				t.Helper()
 				if w := b.postForm(path, form); w.Code != 303 {

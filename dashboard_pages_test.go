@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -237,7 +238,7 @@ func TestKeyPages_Create(t *testing.T) {
 		t.Errorf("without a name: got %d %s, want the form again", w.Code, w.Body)
 	}
 	w := b.post("/keys", form...)
-	if w.Code != 201 || !strings.Contains(w.Body.String(), "It is shown only now") || !strings.Contains(w.Body.String(), "http://127.0.0.1:8080/api/v1/key") {
+	if w.Code != 201 || !strings.Contains(w.Body.String(), "It is shown only now") || !strings.Contains(w.Body.String(), "http://127.0.0.1:8080/api/v1/calls") {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}
 	secret := regexp.MustCompile(`klen_[0-9A-Za-z]+`).FindString(w.Body.String())
@@ -259,8 +260,8 @@ func TestKeyPages_Change(t *testing.T) {
 	path := "/keys/" + id
 	b.ask("GET", "/api/v1/agents", key, "")
 	b.ask("GET", "/api/v1/calls", key, "")
-	b.tells(path, "Requests per minute: 2 of 9", "next unit free", "2 requests, 1 refused in the last 7 days.", "<th scope=\"row\">2026-02-03T09:00:00Z</th><td>2</td><td>1</td>",
-		`href="/admin/v1/keys/`+id+`/history?step=day&amp;format=csv"`, `name="limit.requests_per_minute_limit" type="number" min="1" max="1000000000" placeholder="60" value="9"`)
+	b.tells(path+"/usage", "2 requests, 1 refused in the last 7 days.", "<th scope=\"row\">2026-02-03T09:00:00Z</th><td>2</td><td>1</td>", `href="/admin/v1/keys/`+id+`/history?step=day&amp;format=csv"`)
+	b.tells(path, "Requests per minute: 2 of 9", "next unit free", `name="limit.requests_per_minute_limit" type="number" min="1" max="1000000000" placeholder="60" value="9"`)
 	if w := b.get("/admin/v1/keys/" + id + "/history?step=hour&format=csv"); w.Code != 200 || !strings.Contains(w.Body.String(), id+",test,admin,2026-02-03T09:00:00Z,2,1,0,0,1,0,0") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
@@ -281,7 +282,7 @@ func TestKeyPages_Change(t *testing.T) {
 	}
 	b.tells(path+"/used", `"last_used_at":null`, `"text":"Requests per minute: 2 of 60"`) // of the new secret
 	b.tells("/keys/rows?ids=key_none,"+id, `<tr data-key="`+id+`"`, "Requests per minute: 2 of 60", "Rotating")
-	b.tells(path, "Rotation", "Finish early", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
+	b.tells(path, "Rotation", "End old secret", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
 	if w := b.post(path+"/finish", "unused", "3600"); w.Code != 409 || !strings.Contains(w.Body.String(), "Nothing was ended.") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
@@ -315,6 +316,140 @@ func TestKeyPages_Change(t *testing.T) {
 	b.tells(path, "Revoked")
 }
 
+// TestKeyPages_RotateOnce sends the form of a rotation twice, as a reload does.
+func TestKeyPages_RotateOnce(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents"]`)
+	form := formOf(t, b.tells("/keys/"+id+"/rotate"), "/keys/"+id+"/rotate")
+	form.Set("overlap", "0")
+	w := b.postForm("/keys/"+id+"/rotate", form)
+	secret := regexp.MustCompile(`klen_[0-9A-Za-z]{36}`).FindString(w.Body.String())
+	if w.Code != 200 || secret == "" {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	if w := b.postForm("/keys/"+id+"/rotate", form); w.Code != 409 || !strings.Contains(w.Body.String(), "Already rotated") || strings.Contains(w.Body.String(), "klen_") && strings.Contains(w.Body.String(), secret) {
+		t.Errorf("sent again: got %d %s", w.Code, w.Body)
+	}
+	if w := b.ask("GET", "/api/v1/agents", secret, ""); w.Code != 200 {
+		t.Errorf("the secret that was shown: got %d %s", w.Code, w.Body)
+	}
+	// The name of a request counts for one key, and not for a creation.
+	other, _ := b.key(`["can_read_agents"]`)
+	for _, path := range []string{"/keys/" + other + "/rotate", "/keys"} {
+		w := b.post(path, "nonce", form.Get("nonce"), "overlap", "0", "name", "x", "permission", "can_read_calls")
+		if !strings.Contains(w.Body.String(), "It is shown only now") {
+			t.Errorf("%s: got %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// TestKeyPages_Facts changes the facts of a key one by one: a value that is wrong is marked and kept, and
+// what another tab has changed is not undone.
+func TestKeyPages_Facts(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents", "can_read_calls"]`, `"environment": "live"`)
+	path := "/keys/" + id
+	for _, tt := range []struct{ tab, field, value, says string }{
+		{"", "name", " ", "Name is missing"}, {"", "expires", "2020-01-01", "Expires is not in the future"}, {"", "expires", "soon", "Expires must be a date"},
+		{"", "limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number"}, {"", "limit.requests_per_minute_limit", "0", "Requests per minute must be a whole number"},
+		{"/access", "ips", "192.0.2.1, x", "Allowed IP addresses[1] must be an address"}, {"/access", "environment", "Not A Word", "Environment must have"}, {"/access", "permission", "", "Choose at least one permission."},
+	} {
+		form := []string{"was." + tt.field, b.mark(path+tt.tab, tt.field)}
+		if tt.value != "" {
+			form = append(form, tt.field, tt.value)
+		}
+		w := b.post(path+"/edit", form...)
+		page := w.Body.String()
+		if w.Code != 400 || !strings.Contains(page, "Not saved. "+tt.says) || !strings.Contains(page, `id="`+tt.field+`-fault">`+tt.says) || strings.Count(page, `<details class="edit" open>`) != 1 {
+			t.Errorf("%s %q: got %d %s", tt.field, tt.value, w.Code, page)
+		}
+		if shown := strings.TrimSpace(tt.value); shown != "" && (!strings.Contains(page, `value="`+shown+`"`) || strings.Count(page, `aria-invalid="true"`) != 1) {
+			t.Errorf("%s: what was typed is gone, or not marked: %s", tt.field, page)
+		}
+	}
+	// Two tabs show the same fact. The second is refused once, with what is stored now, and may then go on.
+	for _, tt := range []struct{ tab, field, first, second, now string }{
+		{"", "name", "first", "second", "first"}, {"/access", "environment", "stage", "test", "stage"}, {"/access", "permission", "can_read_agents", "can_read_calls", "can_read_agents"}, {"", "limit.requests_per_minute_limit", "7", "8", "7"},
+	} {
+		mark := b.mark(path+tt.tab, tt.field)
+		b.sent(b.post(path+"/edit", "was."+tt.field, mark, tt.field, tt.first), path+tt.tab+"?done=saved")
+		before := b.exact("/admin/v1" + path)
+		w := b.post(path+"/edit", "was."+tt.field, mark, tt.field, tt.second)
+		page := w.Body.String()
+		if w.Code != 409 || !strings.Contains(page, "was changed by somebody else meanwhile. It is now: "+tt.now) || !strings.Contains(page, `value="`+tt.second+`"`) || len(differing(before, b.exact("/admin/v1"+path))) > 0 {
+			t.Errorf("%s: got %d %s", tt.field, w.Code, page)
+		}
+		again := regexp.MustCompile(`name="was\.` + regexp.QuoteMeta(tt.field) + `" value="([^"]+)"`).FindStringSubmatch(page)[1]
+		b.sent(b.post(path+"/edit", "was."+tt.field, again, tt.field, tt.second), path+tt.tab+"?done=saved")
+		if len(differing(before, b.exact("/admin/v1"+path))) == 0 {
+			t.Errorf("%s: the second change is lost", tt.field)
+		}
+	}
+	// A tab that shows a permission which another tab has removed does not bring it back with its own change.
+	mark := b.mark(path, "note")
+	b.sent(b.post(path+"/edit", "was.permission", b.mark(path+"/access", "permission"), "permission", "can_read_agents"), path+"/access?done=saved")
+	b.sent(b.post(path+"/edit", "was.note", mark, "note", "moved"), path+"?done=saved")
+	if v := b.operate(200, "GET", "/admin/v1"+path, ""); fmt.Sprint(v["permissions"]) != "[can_read_agents]" || v["metadata"].(map[string]any)["note"] != "moved" {
+		t.Errorf("got %v", v)
+	}
+	b.tells(path+"/history", "PATCH /admin/v1/keys/:id", "operator 1 Ann", `<th scope="row" class="mono">name</th>`)
+	b.tells(path+"/access?method=GET&path=/api/v1/calls", "lacks the permission can_read_calls", "<b>permission</b>: <span class=\"bad\">refuses</span>")
+	b.tells(path+"/access?method=GET&path=/api/v1/agents&ip=192.0.2.1", "The request would pass")
+	if w := b.get(path + "/access?method=GET&path=x"); w.Code != 400 || !strings.Contains(w.Body.String(), "path does not begin with a slash") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_Duplicate opens the form of a new key with the values of another.
+func TestKeyPages_Duplicate(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents", "can_read_calls"]`, `"environment": "live"`, `"owner": "ann"`, `"allowed_ips": ["192.0.2.0/24"]`, `"query_allowed": false`, `"metadata": {"note": "in CI"}`, `"limits": {"requests_per_minute_limit": 7}`)
+	b.tells("/keys/"+id, `href="/keys/new?copy=`+id+`"`)
+	form := formOf(t, b.tells("/keys/new?copy="+id, `<details class="options" open>`), "/keys")
+	if w := b.postForm("/keys", form); w.Code != 201 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	copied := b.operate(200, "GET", "/admin/v1/keys?search=copy", "")["keys"].([]any)[0].(map[string]any)
+	for name, want := range b.operate(200, "GET", "/admin/v1/keys/"+id, "") {
+		if slices.Contains([]string{"permissions", "environment", "owner", "allowed_ips", "query_allowed", "metadata", "limits"}, name) && fmt.Sprint(copied[name]) != fmt.Sprint(want) {
+			t.Errorf("%s: got %v, want %v", name, copied[name], want)
+		}
+	}
+	if w := b.get("/keys/new?copy=key_none"); w.Code != 404 {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_CreateFaults wants an error beside its field, and all that was typed.
+func TestKeyPages_CreateFaults(t *testing.T) {
+	b := newDashboard(t)
+	for _, tt := range []struct{ field, value, says, fold string }{
+		{"name", "", "Name is missing", ""}, {"permission", "", "Choose at least one permission.", ""}, {"ips", "x", "Allowed IP addresses[0] must be", " open"},
+		{"limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number", " open"}, {"environment", "No Word", "Environment must have", " open"}, {"expires", "soon", "Expires must be", " open"},
+	} {
+		form := url.Values{"name": {"ci & co"}, "permission": {"can_read_calls"}, "expiry": {"90d"}}
+		if form.Set(tt.field, tt.value); tt.value == "" {
+			form.Del(tt.field)
+		}
+		if tt.field == "expires" {
+			form.Set("expiry", "date")
+		}
+		w := b.postForm("/keys", form)
+		page := w.Body.String()
+		if w.Code != 400 || !strings.Contains(page, tt.says) || strings.Count(page, `class="fault"`) != 1 || !strings.Contains(page, `<details class="options"`+tt.fold+">") || strings.Count(page, " autofocus") > 1 {
+			t.Errorf("%s: got %d %s", tt.field, w.Code, page)
+		}
+		if tt.field != "name" && !strings.Contains(page, `value="ci &amp; co"`) || tt.field != "permission" && !strings.Contains(page, " checked>") {
+			t.Errorf("%s: what was typed is gone: %s", tt.field, page)
+		}
+	}
+	// Without script, a preset keeps what was typed and replaces what was ticked.
+	form := formOf(t, b.tells("/keys/new?name=a&note=b&permission=can_write_calendar&preset=read", `value="a"`, `value="b"`), "/keys")
+	if slices.Contains(form["permission"], "can_write_calendar") || len(form["permission"]) == 0 {
+		t.Errorf("got %v, want the permissions of the preset", form["permission"])
+	}
+}
+
 // TestNotes_Once wants the note about a change in the answer to the redirect alone: a reload, another
 // page and a link that somebody made up have none.
 func TestNotes_Once(t *testing.T) {
@@ -339,14 +474,16 @@ func TestNotes_Once(t *testing.T) {
 func TestKeyPages_Sent(t *testing.T) {
 	b := newDashboard(t)
 	id, key := b.key(`["can_read_agents"]`)
-	if page := b.tells("/keys/"+id, "None since the server started"); strings.Contains(page, "which proxies") {
-		t.Error("advice on addresses for a key that was never in one")
+	if page := b.tells("/keys/"+id+"/requests", "None since the server started"); strings.Contains(page, "Proxies, browsers") {
+		t.Error("advice on URLs for a key that was never in one")
 	}
+	b.tells("/keys/"+id+"/usage", "No request in the last 90 days")
 	b.ask("GET", "/api/v1/agents", key, "")
 	b.ask("GET", "/api/v1/agents?api_key="+key, "", "")
 	b.ask("GET", "/api/v1/calls", key, "")
-	page := b.tells("/keys/"+id, "2 times as bearer token, 0 times in X-API-Key, 1 times in the address", "which proxies, browsers and logs write down",
-		"refuse it in addresses under Edit", "/api/v1/calls", `<a href="/errors/permission_denied">403 permission_denied</a>`)
+	const advice = "Proxies, browsers and logs write URLs down"
+	b.tells("/keys/"+id+"/usage", "2 times as bearer token, 0 times in X-API-Key, once in a URL", advice)
+	page := b.tells("/keys/"+id+"/requests", advice, "/api/v1/calls", `<a href="/errors/permission_denied">403 permission_denied</a>`)
 	if strings.Contains(page, key) {
 		t.Error("the page has the key")
 	}

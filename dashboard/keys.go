@@ -239,7 +239,7 @@ type alreadyDone struct {
 // reveal shows the new secret of a key. No other page shows it.
 func (k *keyPages) reveal(v *pageRequest, status int, key map[string]any) {
 	samples := samplesOf(textOf(key["key"]), k.apiURL(), samplePath(texts(key["permissions"])))
-	v.show(status, "created", view{Title: plainName(key["name"]), Data: createdPage{key, samples}})
+	v.show(status, "created", view{Title: plainName(key["name"]), Data: createdPage{key, samples, status != http.StatusCreated}})
 }
 
 // keyPath returns the path at the admin endpoint for the key in the path of r.
@@ -335,7 +335,9 @@ func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Va
 		}
 		for _, row := range f.Pages.Rows {
 			entry, _ := row.(map[string]any)
-			f.Entries = append(f.Entries, activityOf(entry))
+			one := activityOf(entry)
+			one.Changes = slices.DeleteFunc(one.Changes, func(c activityChange) bool { return c.Object != "key "+textOf(f.Key["id"]) })
+			f.Entries = append(f.Entries, one)
 		}
 	}
 	page.Data = f

@@ -16,6 +16,7 @@ func (s sample) Rows() int { return strings.Count(s.Text, "\n") + 1 }
 type createdPage struct {
 	Key     map[string]any
 	Samples []sample
+	Rotated bool // the key has another secret than before; otherwise it is new
 }
 
 // samplePath returns the path of a request that a key with these permissions may send. Every key may
