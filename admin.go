@@ -19,21 +19,22 @@ type admin struct {
 	store   *Store
 	keyring *Keyring
 	limiter *Limiter
+	history *History
 	rules   KeyRules
 	form    *keyForm
 }
 
 // NewAdmin returns an admin for the keys in keyring. It accepts new and changed keys
-// only if they follow rules.
-func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, rules KeyRules) *admin {
+// only if they follow rules. history knows which keys a limit has refused.
+func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, history *History, rules KeyRules) *admin {
 	form := NewKeyForm(keyring, rules)
-	return &admin{store: store, keyring: keyring, limiter: limiter, rules: rules, form: form}
+	return &admin{store: store, keyring: keyring, limiter: limiter, history: history, rules: rules, form: form}
 }
 
 // AdminRoutes returns the routes for operators.
 func (a *admin) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list, Heavy: HeavyWith("search")},
+		{Method: "GET", Path: "/admin/v1/keys", Handle: a.list, Heavy: HeavyWith("search", "format")},
 		{Method: "POST", Path: "/admin/v1/keys", Handle: a.create},
 		{Method: "GET", Path: "/admin/v1/keys/:id", Handle: a.get},
 		{Method: "PATCH", Path: "/admin/v1/keys/:id", Handle: a.update},
@@ -111,7 +112,7 @@ func (a *admin) reveal(w http.ResponseWriter, r *Request, status int, issued iss
 const maxNamedKeys = 1000
 
 func (a *admin) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "sort", "order")
+	q, err := r.Query("page", "limit", "status", "search", "owner", "environment", "permission", "unused_days", "tag", "sort", "order", "format")
 	if err != nil {
 		return err
 	}
@@ -129,10 +130,20 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 		return err
 	case len(ids) > maxNamedKeys:
 		return ErrValidation.With("id may appear at most %d times in the query; got %d.", maxNamedKeys, len(ids))
-	case len(ids) > 0 && !f.Empty():
-		return ErrValidation.With("id cannot be used together with a filter or sort.")
+	case len(ids) > 0 && (!f.Empty() || q.Get("tag") != "" || q.Get("format") == "csv"):
+		return ErrValidation.With("id cannot be used together with a filter, sort or format=csv.")
 	}
 	f.Now = r.Latest
+	asCSV, err := readFormat(q)
+	if err != nil {
+		return err
+	}
+	if err := a.readTag(r, q, &f); err != nil {
+		return err
+	}
+	if asCSV {
+		return a.sendCSV(w, r, f)
+	}
 	var keys []*Key
 	count := 0
 	err = r.View(a.store, func(tx *Tx) (err error) {
@@ -321,7 +332,8 @@ func (a *admin) own(tx *Tx, id string) (*Key, error) {
 }
 
 // rotate replaces the secret of a key and answers with the new secret. The previous
-// secret stays valid for overlap_seconds, a field of the body.
+// secret stays valid for overlap_seconds, a field of the body. A repeated request with the same
+// Idempotency-Key is refused: it would end the secret that the first one has shown.
 func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadOptionalBody()
 	if err != nil {
@@ -331,10 +343,23 @@ func (a *admin) rotate(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
+	name, err := RequestName(r.Header)
+	if err != nil {
+		return err
+	}
+	if name != "" {
+		name = "rotate " + r.Params.ByName("id") + "\x00" + name // another than that of a creation
+	}
 	var key *Key
 	var secret string
 	err = r.Update(a.store, func(tx *Tx) (err error) {
+		if err := CheckRequest(tx, name, r.Now); err != nil {
+			return err
+		}
 		if key, err = a.own(tx, r.Params.ByName("id")); err != nil {
+			return err
+		}
+		if err := NoteRequest(tx, name, key.ID, r.Now); err != nil {
 			return err
 		}
 		if secret, err = a.keyring.Rotate(tx, key, r.Latest, r.Latest.Add(overlap)); err != nil {

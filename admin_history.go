@@ -317,6 +317,22 @@ func (h *History) LimitedAt(key string) time.Time {
 	return t.limited[key]
 }
 
+// Limited returns the ids of the keys that a limit has refused within limitedSpan before now.
+func (h *History) Limited(now time.Time) map[string]bool {
+	ids := map[string]bool{}
+	for i := range h.shards {
+		t := &h.shards[i]
+		t.mu.Lock()
+		for id, at := range t.limited {
+			if now.Sub(at) <= limitedSpan {
+				ids[id] = true
+			}
+		}
+		t.mu.Unlock()
+	}
+	return ids
+}
+
 // limitedSpan is how long History remembers that a limit refused a key.
 const limitedSpan = 5 * time.Minute
 

@@ -170,12 +170,17 @@ func (v *overview) course(name string, now time.Time) (total Counts, before *Cou
 // keys. Kinds with the number 0 are left out.
 func (v *overview) attention(ctx context.Context, now time.Time) (rows []any, active int, err error) {
 	var keys KeySurvey
-	failing, full := 0, 0
+	failing, full, inURL := 0, 0, 0
 	var ending []any
 	err = v.usage.store.View(func(tx *Tx) (err error) {
 		if keys, err = v.usage.keyring.Survey(ctx, tx, now); err != nil {
 			return err
 		}
+		sent, err := v.usage.keyring.SentInURL(tx)
+		if err != nil {
+			return err
+		}
+		inURL = len(sent)
 		owners, err := FullOwners(tx)
 		if err != nil {
 			return err
@@ -205,6 +210,7 @@ func (v *overview) attention(ctx context.Context, now time.Time) (rows []any, ac
 	}
 	add("keys_revoked_used", tried[StatusRevoked])
 	add("keys_expired_used", tried[StatusExpired])
+	add("keys_in_url", inURL)
 	add("keys_at_limit", tried[StatusActive])
 	add("keys_expiring", keys.Expiring)
 	add("keys_rotating", keys.Rotating)

@@ -609,10 +609,10 @@ func TestPasskeys_Counter(t *testing.T) {
 	seen := k.credential()
 	seen.Authenticator.SignCount = 2
 	now := p.clock.Latest(p.clock.Now())
-	if _, err := p.Passkeys.use(p.ann.ID, &seen, now); err != nil {
+	if _, err := p.Passkeys.use(p.ann.ID, &seen, false, now); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Passkeys.use(p.ann.ID, &seen, now); !errors.Is(err, errPasskeyCloned) {
+	if _, err := p.Passkeys.use(p.ann.ID, &seen, false, now); !errors.Is(err, errPasskeyCloned) {
 		t.Errorf("got %v, want %v", err, errPasskeyCloned)
 	}
 	// Synced passkeys do not count.

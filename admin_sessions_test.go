@@ -183,14 +183,14 @@ func TestSessions_Live(t *testing.T) {
 	}
 	for range 11 {
 		b.clocks.Pass(time.Hour)
-		if got := live("/keys/meters"); got != 200 {
+		if got := live("/keys/rows"); got != 200 {
 			t.Fatalf("got %d while the session lasts", got)
 		}
 		live("/keys/" + id + "/used")
 		live("/admin/v1/keys")
 	}
 	b.clocks.Pass(time.Hour)
-	if got := live("/keys/meters"); got != 303 {
+	if got := live("/keys/rows"); got != 303 {
 		t.Errorf("12 hours after the login, with live requests only: got %d, want to be sent to the login", got)
 	}
 	script := b.get("/static/script.js").Body.String()

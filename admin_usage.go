@@ -297,12 +297,18 @@ type usageTable struct {
 // as file with ".csv" added. columns are the names of the columns before the columns of the
 // buckets.
 func beginCSV(w http.ResponseWriter, file string, columns ...string) *usageTable {
+	return &usageTable{w, newCSV(w, file, append(append(columns, "start", "requests"), StatusClasses()...))}
+}
+
+// newCSV begins a CSV answer, which a browser saves as file with ".csv" added, and writes the line of
+// column names.
+func newCSV(w http.ResponseWriter, file string, columns []string) *csv.Writer {
 	h := w.Header()
 	h.Set("Content-Type", "text/csv; charset=utf-8")
 	h.Set("Content-Disposition", `attachment; filename="`+file+`.csv"`)
-	t := &usageTable{w, csv.NewWriter(w)}
-	_ = t.csv.Write(append(append(columns, "start", "requests"), StatusClasses()...)) // fails only if the client has disconnected
-	return t
+	out := csv.NewWriter(w)
+	_ = out.Write(columns) // fails only if the client has disconnected
+	return out
 }
 
 // rows writes a line for each bucket. Each line begins with cells. If the client has

@@ -101,7 +101,7 @@ var registry = []part{
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
 	{name: "keys", tables: []Checked{KeyTable}, routes: func(a *App) Routes {
-		p := NewAdmin(a.Store, a.Keyring, a.Limiter, a.keyRules())
+		p := NewAdmin(a.Store, a.Keyring, a.Limiter, a.history, a.keyRules())
 		return Routes{Free: p.FreeRoutes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{

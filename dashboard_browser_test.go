@@ -43,10 +43,10 @@ func TestBrowser(t *testing.T) {
 	p.login(operatorPassword)
 	p.sees("No key yet")
 
-	// By the keyboard alone: the name has the focus, then the note and a preset.
+	// By the keyboard alone: the name has the focus, then a preset.
 	const name = `<script>alert(1)</script>`
 	p.open("/keys/new")
-	for _, keys := range []string{name, kb.Tab, "vault", kb.Tab, kb.Enter} {
+	for _, keys := range []string{name, kb.Tab, kb.Enter} {
 		p.press(keys)
 	}
 	p.sees(name + " can read calls, read agents, read contacts and read calendar; 60 requests per minute")
@@ -67,8 +67,7 @@ func TestBrowser(t *testing.T) {
 	second.open("/keys")
 	second.sees(name) // as text
 	p.front()
-	p.click("#stored")
-	p.click(".actions a.button")
+	p.click(".actions a.button") // without a warning: the key was copied
 	p.sees("sent as X-API-Key")
 	if strings.Contains(p.text(), secret) {
 		t.Error("the key is shown a second time")
@@ -107,7 +106,7 @@ func TestBrowser(t *testing.T) {
 	p.click(`form[action$="/pause"] button`)
 	p.sees("The key was revoked on")
 	p.open("/keys")
-	p.sees("No key fits")
+	p.sees("No keys match")
 
 	second.front()
 	second.open("/account")
@@ -526,26 +525,29 @@ func TestBrowser_Keys(t *testing.T) {
 
 	path := "/keys/" + made.ID
 	p.operator(path)
+	p.sees("just now from 127.0.0.1")
+	p.click(`.tabs a[href$="/usage"]`)
 	p.sees("1 request in the last 7 days")
+	p.click(`.tabs a[href="` + path + `"]`)
 	p.click(`a[data-dialog="rotate"]`)
 	p.visible("#rotate")
 	p.click("#rotate button.main")
 	p.sees("It is shown only now")
 	secret := p.value("#secret")
 	p.sees("Waiting for the first request")
-	wantStatus(t, p.api, made.Key, 200)
-	wantStatus(t, p.api, secret, 200)
-	p.sees("First request seen")
 	leaving := func() (asks bool) {
 		t.Helper()
 		p.do(chromedp.Evaluate(`!window.dispatchEvent(new Event("beforeunload", {cancelable: true}))`, &asks))
 		return asks
 	}
 	if !leaving() {
-		t.Error("the page may be left before the key is said to be stored")
+		t.Error("the page may be left before the key is copied, used or said to be stored")
 	}
-	if p.click("#stored"); leaving() {
-		t.Error("the page may not be left though the key is stored")
+	wantStatus(t, p.api, made.Key, 200)
+	wantStatus(t, p.api, secret, 200)
+	p.sees("First request seen")
+	if leaving() {
+		t.Error("the page may not be left although the key is in use")
 	}
 	p.click(".actions a.button")
 	p.sees("is still used")
@@ -553,7 +555,7 @@ func TestBrowser_Keys(t *testing.T) {
 	p.sees("Nothing was ended")
 	wantStatus(t, p.api, made.Key, 200)
 	p.focus("#unused")
-	p.press(kb.End) // whoever uses them
+	p.press(kb.End) // even if still in use
 	p.click(`form[action$="/finish"] button`)
 	p.sees("The previous secrets are no longer valid")
 	wantStatus(t, p.api, made.Key, 401)
@@ -572,11 +574,102 @@ func TestBrowser_Keys(t *testing.T) {
 		p.open(path)
 		p.fits(path, 360)
 	}
-	p.visible("input[name=search]") // a filter is set
+
+	// A pasted secret leads to its key, and gets into no address.
 	p.open("/keys")
-	p.hidden("input[name=search]")
-	p.click(".fold summary")
-	p.visible("input[name=search]")
+	p.fill("input[name=search]", secret)
+	p.press(kb.Enter)
+	p.sees("This is the key that has the secret")
+	var address string
+	if p.do(chromedp.Location(&address)); strings.Contains(address, secret) || !strings.Contains(address, made.ID) {
+		t.Errorf("got the address %s", address)
+	}
+}
+
+// TestBrowser_Journey creates a key in at most five clicks from any page, and wants Revoke beside every key,
+// on screens of all widths.
+func TestBrowser_Journey(t *testing.T) {
+	p := openBrowser(t)
+	p.post("/admin/v1/operators", map[string]any{"name": "Ann", "password": operatorPassword}, nil)
+	for i, name := range []string{"a", strings.Repeat("a long name of a key ", 9), strings.Repeat("x", 200), evil} {
+		p.post("/admin/v1/keys", map[string]any{"name": name, "permissions": []string{"can_read_agents", "can_read_calls", "can_read_contacts"}, "metadata": map[string]string{"note": strings.Repeat("n", 100*i)}}, nil)
+	}
+	for i, width := range []int64{360, 768, 1024, 1280, 2560} {
+		for _, scheme := range []string{"light", "dark"} {
+			height := map[int64]int64{360: 740, 1280: 800}[width]
+			if height == 0 {
+				height = 1000
+			}
+			p.screen(width, height, scheme)
+			name := fmt.Sprintf("journey %d %s", width, scheme)
+			p.open("/login")
+			p.login(operatorPassword)
+			p.wait("the first page", `document.querySelector(".brand") && document.readyState === "complete"`)
+			clicks := 0
+			click := func(selector string) {
+				t.Helper()
+				clicks++
+				p.click(selector)
+			}
+			if width >= 960 {
+				click(`.side a[href="/keys"]`)
+			} else {
+				p.open("/keys") // the first page of today; its entry of the menu is a click more
+			}
+			p.sees("Create New API Key")
+			click(`a[href="/keys/new"]`)
+			p.sees("More options")
+			for _, selector := range []string{"#name", "input[name=permission]", "button.main"} {
+				p.wait(selector+" on the first screen", fmt.Sprintf(`(() => {
+					const e = document.querySelector(%q), box = e.getBoundingClientRect();
+					return scrollY === 0 && box.bottom <= innerHeight && e.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2));
+				})()`, selector))
+			}
+			p.press(name) // the name has the focus
+			click("input[name=permission]")
+			click("button.main")
+			p.sees("It is shown only now")
+			click("[data-copy=secret]")
+			p.sees("API key copied.")
+			if secret := p.value("#secret"); !keytext.WellFormed(secret, "klen_") || clicks > 5 {
+				t.Errorf("%s: got %q after %d clicks, want a key after at most 5", name, secret, clicks)
+			}
+			p.open("/keys")
+			p.sees(name)
+			p.fits(name, int(width))
+			var rows []struct {
+				Key        string
+				Inside, On bool
+				Height     float64
+			}
+			p.do(chromedp.Evaluate(`[...document.querySelectorAll("tr[data-key]")].map((row) => {
+				const link = row.querySelector('a[href*="/revoke"]');
+				link.scrollIntoView({block: "center"});
+				const box = link.getBoundingClientRect();
+				return {key: row.dataset.key, inside: box.left >= 0 && box.right <= innerWidth, on: link.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2)), height: row.getBoundingClientRect().height};
+			})`, &rows))
+			if len(rows) != 4+2*i+map[string]int{"light": 1, "dark": 2}[scheme] {
+				t.Errorf("%s: got %d rows", name, len(rows))
+			}
+			tall := 60.0
+			if width < 700 {
+				tall = 150
+			}
+			for _, row := range rows {
+				if !row.Inside || !row.On || row.Height > tall {
+					t.Errorf("%s: got %+v, want Revoke in sight in a row of at most %v pixels", name, row, tall)
+				}
+			}
+			p.picture("journey", screenForm{width, height, scheme})
+		}
+	}
+	// Several keys at once, with one question.
+	p.click("#all")
+	p.sees("14 selected:")
+	p.click(`.bulkbar button[value="pause"]`)
+	p.sees("Pause 14 keys?")
+	p.click("main form button")
+	p.sees("Paused 14 keys")
 }
 
 // TestBrowser_SignOn logs in and out by single sign-on, without script: the policy of the pages must

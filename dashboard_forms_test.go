@@ -157,6 +157,7 @@ func (b *browser) postForm(path string, form url.Values) *httptest.ResponseRecor
 type formCase struct {
 	make      []string // path and body of requests to the admin endpoint; the last one makes the record
 	page      string   // where the form is; "" if it is at the path that the form is sent to
+	more      []string // further pages with forms for the same record
 	admin     string   // where the admin endpoint has the record
 	touch     []string // field, its new value, and a pattern of the paths that change with it; three for each change
 	elsewhere []string // body of a change by somebody else while the form is open, and the value that must stay
@@ -172,6 +173,7 @@ func formCases() map[string]formCase {
 			admin: "keys/{id}",
 			touch: []string{"name", "other", `^\.name$`, "note", "moved", `^\.metadata\.note$`, "environment", "test", `^\.environment$`, "ips", "2001:db8::/32, 10.1.2.3, 10.9.9.9", `^\.allowed_ips\[2\]$`,
 				"query", "yes", `^\.query_allowed$`, "expires", "2027-01-01", `^\.(expires_at|status)$`, "limit.calls_per_day_limit", "8", `^\.(limits\.calls_per_day_limit|usage.*)$`, "+permission", "can_read_calls", `^\.(permissions|usage).*`},
+			more:      []string{"/keys/{id}/access"},
 			elsewhere: []string{`{"environment": "stage", "limits": {"requests_per_minute_limit": 99}, "metadata": {"n": "2"}}`, "stage"},
 		},
 		"POST /agents/{id}": {
@@ -235,7 +237,7 @@ func formCases() map[string]formCase {
 }
 
 // otherForms are the pages that take forms which do not show the values of a record.
-var otherForms = regexp.MustCompile(`^POST (/logout.*|/account|/account/(link|passkeys|password/remove)|/confirm/oidc|/account/sessions/(end|\{id\}/end)|/confirm|/operators|/operators/\{id\}/(role|disable|enable)|/keys|/keys/\{id\}/(rotate|finish|revoke|\{verb\})|/tokens(/\{id\}/(rotate|revoke))?|/contacts/import|/[a-z/-]+/\{id\}/(delete|cancel|pause|resume|test|redeliver)|/(webhooks|webhooks/release|agents|contacts|calendar/events|schedules|variables|do-not-call|owners|teams|calls))$`)
+var otherForms = regexp.MustCompile(`^POST (/logout.*|/account|/account/(link|passkeys|password/remove)|/confirm/oidc|/account/sessions/(end|\{id\}/end)|/confirm|/operators|/operators/\{id\}/(role|disable|enable)|/keys|/keys/(find|bulk)|/keys/\{id\}/(rotate|finish|revoke|\{verb\})|/tokens(/\{id\}/(rotate|revoke))?|/contacts/import|/[a-z/-]+/\{id\}/(delete|cancel|pause|resume|test|redeliver)|/(webhooks|webhooks/release|agents|contacts|calendar/events|schedules|variables|do-not-call|owners|teams|calls))$`)
 
 // TestForms_KeepUntouched opens the form of each kind of record and sends it as a browser does:
 // untouched, with one field changed, and while somebody else changes another field.
@@ -272,7 +274,13 @@ func TestForms_KeepUntouched(t *testing.T) {
 				page = strings.TrimSuffix(path, "/edit")
 			}
 			admin := "/admin/v1/" + strings.ReplaceAll(c.admin, "{id}", id)
-			open := func() url.Values { return formOf(t, b.get(page).Body.String(), path) }
+			open := func() url.Values {
+				form := url.Values{}
+				for _, page := range append([]string{page}, c.more...) { // one page after the other, as if both were open
+					maps.Copy(form, formOf(t, b.get(strings.ReplaceAll(page, "{id}", id)).Body.String(), path))
+				}
+				return form
+			}
 			send := func(form url.Values) {
 				t.Helper()
 				if w := b.postForm(path, form); w.Code != 303 {

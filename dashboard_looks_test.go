@@ -102,7 +102,7 @@ func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 	t.Helper()
 	for _, pattern := range pagePatterns(t) {
 		path, is := strings.CutPrefix(pattern, "GET ")
-		if !is || slices.Contains([]string{"/keys/meters", "/keys/{id}/used"}, path) { // those are for the script
+		if !is || slices.Contains([]string{"/keys/rows", "/keys/{id}/used"}, path) { // those are for the script
 			continue
 		}
 		id := "1"

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"latchkey/internal/keytext"
 )
 
 // tells wants texts on a page.
@@ -36,16 +41,16 @@ func TestKeyPages_List(t *testing.T) {
 	b.tells("/keys", "No key yet", "curl -i http://127.0.0.1:8080/api/v1/key")
 	id, key := b.key(`["can_read_agents","can_read_calls","can_read_contacts","can_read_calendar"]`, `"limits": {"requests_per_minute_limit": 2}`, `"metadata": {"note": "in <b>"}`)
 	b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`, `"environment": "live"`)
-	b.tells("/keys", "Never used", "in &lt;b&gt;", "4 permissions", "Expires soon", "in 5 days", `aria-sort="descending"`, "0 requests in the last 24 hours.")
+	b.tells("/keys", "Never used", "in &lt;b&gt;", "read agents +2", "Expires soon", "in 5 days", "0 requests in the last 24 hours.")
 	for range 3 {
 		b.ask("GET", "/api/v1/agents", key, "")
 	}
 	b.tells("/keys", "Rate-limited", "3 requests, 1 refused in the last 24 hours.", `fill="url(#hatch)"`, "Requests per minute: 2 of 2")
 	b.clocks.Pass(6 * time.Minute)
-	if page := b.tells("/keys", ">Active<"); strings.Contains(page, "Rate-limited") {
+	if page := b.tells("/keys", ">Active<"); strings.Contains(page, ">Rate-limited</span>") {
 		t.Error("a limit that was reached six minutes ago is told of")
 	}
-	if page := b.tells("/keys?environment=live&sort=name&order=desc", "1 found", `href="/keys?environment=live&amp;order=asc&amp;sort=name&amp;status=live"`); strings.Contains(page, id) {
+	if page := b.tells("/keys?environment=live&sort=name&order=desc", "1 found", `href="/keys?environment=live&amp;order=asc&amp;sort=name&amp;status=live"`, `href="/keys?order=desc&amp;sort=name&amp;status=live" aria-current="true">Environment: live`); strings.Contains(page, id) {
 		t.Error("the filter lets another key through")
 	}
 	b.operate(200, "POST", "/admin/v1/keys/"+id+"/pause", "")
@@ -54,10 +59,165 @@ func TestKeyPages_List(t *testing.T) {
 	if page := b.tells("/keys"); strings.Contains(page, id) {
 		t.Error("a revoked key is not hidden")
 	}
-	b.tells("/keys?status=any", id, "none: it is over")
+	b.tells("/keys?status=any", id, ">Revoked<")
 	b.tells("/keys?status=revoked", id)
 	if w := b.get("/keys?sort=size"); w.Code != 400 || !strings.Contains(w.Body.String(), "sort must be") {
 		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_Tags opens the list with each of the chips.
+func TestKeyPages_Tags(t *testing.T) {
+	b := newDashboard(t)
+	unused, _ := b.key(`["can_read_agents"]`)
+	ending, key1 := b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`)
+	limited, key2 := b.key(`["can_read_agents"]`, `"limits": {"requests_per_minute_limit": 1}`)
+	sent, key3 := b.key(`["can_read_agents"]`)
+	rotating, key4 := b.key(`["can_read_agents"]`)
+	for _, key := range []string{key1, key2, key2, key4} {
+		b.ask("GET", "/api/v1/agents", key, "")
+	}
+	b.ask("GET", "/api/v1/agents?api_key="+key3, "", "")
+	b.operate(200, "POST", "/admin/v1/keys/"+rotating+"/rotate", "")
+	all := []string{unused, ending, limited, sent, rotating}
+	wants := map[string]string{"never_used": unused, "expires_soon": ending, "rate_limited": limited, "sent_in_url": sent, "rotating": rotating}
+	if len(wants) != len(keyTags()) {
+		t.Errorf("got %d tags, want %d", len(keyTags()), len(wants))
+	}
+	for _, flushed := range []string{"", " after the uses were stored"} {
+		for tag, want := range wants {
+			page := b.tells("/keys?tag="+tag, "1 found", `aria-current="true"`)
+			for _, id := range all {
+				if shown := strings.Contains(page, `data-key="`+id+`"`); shown != (id == want) {
+					t.Errorf("%s%s: %s is in the list: %v", tag, flushed, id, shown)
+				}
+			}
+		}
+		if err := b.Keyring.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Another secret is in no log, and an ended overlap needs no attention.
+	b.operate(200, "POST", "/admin/v1/keys/"+sent+"/rotate", `{"overlap_seconds": 0}`)
+	b.operate(200, "POST", "/admin/v1/keys/"+rotating+"/rotate/finish", "")
+	b.clocks.Pass(6 * time.Minute)
+	for _, tag := range []string{"sent_in_url", "rotating", "rate_limited"} {
+		b.tells("/keys?tag="+tag, "No keys match")
+	}
+	b.refuse("GET", "/admin/v1/keys?tag=odd", "", 400, "validation_error", "tag must be one of never_used")
+	b.refuse("GET", "/admin/v1/keys?id="+unused+"&tag=rotating", "", 400, "validation_error", "id cannot")
+}
+
+// TestKeyPages_CSV downloads the filtered list.
+func TestKeyPages_CSV(t *testing.T) {
+	b := newDashboard(t)
+	b.key(`["can_read_agents"]`)
+	made := b.operate(201, "POST", "/admin/v1/keys", `{"name": "=1+1", "permissions": ["can_read_calls", "can_read_agents"], "environment": "live", "owner": "ann", "allowed_ips": ["192.0.2.0/24"], "metadata": {"note": "@home, \"quoted\""}}`)
+	b.tells("/keys?environment=live", `href="/admin/v1/keys?environment=live&amp;format=csv&amp;status=live" download`)
+	w := b.get("/admin/v1/keys?environment=live&format=csv&status=live")
+	want := strings.Join(keyListColumns(), ",") + "\n" + fmt.Sprintf("%s,'=1+1,%s,active,ann,live,can_read_calls can_read_agents,192.0.2.0/24,2026-02-03T09:00:00Z,,,,,\"'@home, \"\"quoted\"\"\"\n", made["id"], made["hint"])
+	if w.Code != 200 || w.Body.String() != want || w.Header().Get("Content-Disposition") != `attachment; filename="keys.csv"` {
+		t.Errorf("got %d %v\n%s, want\n%s", w.Code, w.Header(), w.Body, want)
+	}
+	// More keys than one transaction reads.
+	var rows []map[string]any
+	for i := range csvPart {
+		rows = append(rows, map[string]any{"name": fmt.Sprint("many ", i), "permissions": []string{"can_read_calls"}, "sha256": fmt.Sprintf("%x", keytext.DigestOf(fmt.Sprint("m", i)))})
+	}
+	data, err := json.Marshal(rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.operate(201, "POST", "/admin/v1/keys/import", string(data))
+	lines := strings.Split(strings.TrimSpace(b.get("/admin/v1/keys?format=csv&sort=name").Body.String()), "\n")
+	if slices.Sort(lines); len(lines) != csvPart+3 || len(slices.Compact(lines)) != csvPart+3 {
+		t.Errorf("got %d lines, want each key once", len(lines))
+	}
+}
+
+// TestKeyPages_Find searches for texts and for secrets, which get into no address.
+func TestKeyPages_Find(t *testing.T) {
+	b := newDashboard(t)
+	id, key := b.key(`["can_read_agents"]`)
+	for _, tt := range []struct{ text, to string }{
+		{" test ", "/keys?search=test&sort=name&status=any"}, {id, "/keys?search=" + id + "&sort=name&status=any"}, {key, "/keys/" + id + "?done=found"},
+		{"a-long-name-without-any-spaces", "/keys?search=a-long-name-without-any-spaces&sort=name&status=any"},
+	} {
+		w := b.post("/keys/find", "search", tt.text, "status", "any", "sort", "name", "sorted", "created", "order", "desc")
+		if w.Code != 303 || w.Header().Get("Location") != tt.to {
+			t.Errorf("%q: got %d %s, want %s", tt.text, w.Code, w.Header().Get("Location"), tt.to)
+		}
+	}
+	for _, secret := range []string{keytext.NewSecret("klen_"), "sk_live_" + strings.Repeat("a1B2", 8)} {
+		w := b.post("/keys/find", "search", secret)
+		if w.Code != 404 || strings.Contains(w.Body.String(), secret) || !strings.Contains(w.Body.String(), "no key of this service has it") {
+			t.Errorf("%q: got %d %s", secret, w.Code, w.Body)
+		}
+	}
+}
+
+// TestKeyPages_Bulk changes several keys at once, after a page that says what breaks.
+func TestKeyPages_Bulk(t *testing.T) {
+	b := newDashboard(t)
+	used, key := b.key(`["can_read_agents"]`, `"expires_at": "2026-02-09T00:00:00Z"`)
+	idle, other := b.key(`["can_read_agents"]`)
+	over, _ := b.key(`["can_read_agents"]`)
+	b.operate(200, "POST", "/admin/v1/keys/"+over+"/revoke", "")
+	b.ask("GET", "/api/v1/agents", key, "")
+	both := []string{"id", used, "id", idle, "id", over, "id", idle}
+	send := func(status int, want string, form ...string) {
+		t.Helper()
+		if w := b.post("/keys/bulk", append(slices.Clone(both), form...)...); w.Code != status || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%v: got %d %s, want %d %q", form, w.Code, w.Body, status, want)
+		}
+	}
+	alive := func(key string, want int) {
+		t.Helper()
+		if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != want {
+			t.Errorf("got %d, want %d", w.Code, want)
+		}
+	}
+	send(404, "No such endpoint", "do", "explode")
+	send(200, "Pause 2 keys?", "do", "pause")
+	alive(key, 200)
+	send(200, "Paused 2 keys", "do", "pause", "confirmed", "yes")
+	alive(key, 401)
+	send(200, "is paused already", "do", "pause")
+	send(200, "Resumed 2 keys", "do", "resume", "confirmed", "yes")
+	alive(key, 200)
+	send(200, "never expires", "do", "extend")
+	send(400, "Expires must be a date", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "soon")
+	send(200, "Extended 1 key", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "2026-06-01")
+	if got := b.operate(200, "GET", "/admin/v1/keys/"+used, "")["expires_at"]; got != "2026-06-01T23:59:59Z" {
+		t.Errorf("got %v", got)
+	}
+	send(200, "what uses it breaks", "do", "revoke")
+	send(200, "is revoked already", "do", "revoke")
+	send(400, "Nothing was changed", "do", "revoke", "confirmed", "yes", "phrase", "revoke")
+	alive(key, 200)
+	send(200, "Revoked 2 keys", "do", "revoke", "confirmed", "yes", "phrase", " Revoke 2 ")
+	alive(key, 401)
+	alive(other, 401)
+	if w := b.post("/keys/bulk", "do", "pause"); w.Code != 400 || !strings.Contains(w.Body.String(), "No key is selected") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	many := []string{"do", "pause"}
+	for i := range 101 {
+		many = append(many, "id", fmt.Sprint("key_", i))
+	}
+	if w := b.post("/keys/bulk", many...); w.Code != 400 || !strings.Contains(w.Body.String(), "At most 100 keys") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_Names shows names whose characters cannot be seen or change the direction of a text.
+func TestKeyPages_Names(t *testing.T) {
+	b := newDashboard(t)
+	for _, name := range []string{"\u202egnp.exe", "\u200b\u200b"} {
+		b.operate(201, "POST", "/admin/v1/keys", fmt.Sprintf(`{"name": %q, "permissions": ["can_read_agents"]}`, name))
+	}
+	if page := b.tells("/keys", "<bdi>&lt;U&#43;202E&gt;gnp.exe</bdi>", "<bdi>&lt;U&#43;200B&gt;&lt;U&#43;200B&gt;</bdi>"); strings.ContainsAny(page, "\u202e\u200b") {
+		t.Error("the page has characters that cannot be seen")
 	}
 }
 
@@ -78,7 +238,7 @@ func TestKeyPages_Create(t *testing.T) {
 		t.Errorf("without a name: got %d %s, want the form again", w.Code, w.Body)
 	}
 	w := b.post("/keys", form...)
-	if w.Code != 201 || !strings.Contains(w.Body.String(), "It is shown only now") || !strings.Contains(w.Body.String(), "http://127.0.0.1:8080/api/v1/key") {
+	if w.Code != 201 || !strings.Contains(w.Body.String(), "It is shown only now") || !strings.Contains(w.Body.String(), "http://127.0.0.1:8080/api/v1/calls") {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}
 	secret := regexp.MustCompile(`klen_[0-9A-Za-z]+`).FindString(w.Body.String())
@@ -100,8 +260,8 @@ func TestKeyPages_Change(t *testing.T) {
 	path := "/keys/" + id
 	b.ask("GET", "/api/v1/agents", key, "")
 	b.ask("GET", "/api/v1/calls", key, "")
-	b.tells(path, "Requests per minute: 2 of 9", "next unit free", "2 requests, 1 refused in the last 7 days.", "<th scope=\"row\">2026-02-03T09:00:00Z</th><td>2</td><td>1</td>",
-		`href="/admin/v1/keys/`+id+`/history?step=day&amp;format=csv"`, `name="limit.requests_per_minute_limit" type="number" min="1" max="1000000000" placeholder="60" value="9"`)
+	b.tells(path+"/usage", "2 requests, 1 refused in the last 7 days.", "<th scope=\"row\">2026-02-03T09:00:00Z</th><td>2</td><td>1</td>", `href="/admin/v1/keys/`+id+`/history?step=day&amp;format=csv"`)
+	b.tells(path, "Requests per minute: 2 of 9", "next unit free", `name="limit.requests_per_minute_limit" type="number" min="1" max="1000000000" placeholder="60" value="9"`)
 	if w := b.get("/admin/v1/keys/" + id + "/history?step=hour&format=csv"); w.Code != 200 || !strings.Contains(w.Body.String(), id+",test,admin,2026-02-03T09:00:00Z,2,1,0,0,1,0,0") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
@@ -121,8 +281,8 @@ func TestKeyPages_Change(t *testing.T) {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 	b.tells(path+"/used", `"last_used_at":null`, `"text":"Requests per minute: 2 of 60"`) // of the new secret
-	b.tells("/keys/meters?ids=key_none,"+id, `"`+id+`":[{`, `"text":"Requests per minute: 2 of 60"`)
-	b.tells(path, "Rotation", "Finish early", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
+	b.tells("/keys/rows?ids=key_none,"+id, `<tr data-key="`+id+`"`, "Requests per minute: 2 of 60", "Rotating")
+	b.tells(path, "Rotation", "End old secret", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
 	if w := b.post(path+"/finish", "unused", "3600"); w.Code != 409 || !strings.Contains(w.Body.String(), "Nothing was ended.") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
@@ -153,7 +313,160 @@ func TestKeyPages_Change(t *testing.T) {
 			t.Errorf("%v: got %d %s", stale, w.Code, w.Body)
 		}
 	}
-	b.tells(path+"?done=revoke", "Revoked", "3 requests")
+	b.tells(path, "Revoked")
+}
+
+// TestKeyPages_RotateOnce sends the form of a rotation twice, as a reload does.
+func TestKeyPages_RotateOnce(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents"]`)
+	form := formOf(t, b.tells("/keys/"+id+"/rotate"), "/keys/"+id+"/rotate")
+	form.Set("overlap", "0")
+	w := b.postForm("/keys/"+id+"/rotate", form)
+	secret := regexp.MustCompile(`klen_[0-9A-Za-z]{36}`).FindString(w.Body.String())
+	if w.Code != 200 || secret == "" {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	if w := b.postForm("/keys/"+id+"/rotate", form); w.Code != 409 || !strings.Contains(w.Body.String(), "Already rotated") || strings.Contains(w.Body.String(), "klen_") && strings.Contains(w.Body.String(), secret) {
+		t.Errorf("sent again: got %d %s", w.Code, w.Body)
+	}
+	if w := b.ask("GET", "/api/v1/agents", secret, ""); w.Code != 200 {
+		t.Errorf("the secret that was shown: got %d %s", w.Code, w.Body)
+	}
+	// The name of a request counts for one key, and not for a creation.
+	other, _ := b.key(`["can_read_agents"]`)
+	for _, path := range []string{"/keys/" + other + "/rotate", "/keys"} {
+		w := b.post(path, "nonce", form.Get("nonce"), "overlap", "0", "name", "x", "permission", "can_read_calls")
+		if !strings.Contains(w.Body.String(), "It is shown only now") {
+			t.Errorf("%s: got %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// TestKeyPages_Facts changes the facts of a key one by one: a value that is wrong is marked and kept, and
+// what another tab has changed is not undone.
+func TestKeyPages_Facts(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents", "can_read_calls"]`, `"environment": "live"`)
+	path := "/keys/" + id
+	for _, tt := range []struct{ tab, field, value, says string }{
+		{"", "name", " ", "Name is missing"}, {"", "expires", "2020-01-01", "Expires is not in the future"}, {"", "expires", "soon", "Expires must be a date"},
+		{"", "limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number"}, {"", "limit.requests_per_minute_limit", "0", "Requests per minute must be a whole number"},
+		{"/access", "ips", "192.0.2.1, x", "Allowed IP addresses[1] must be an address"}, {"/access", "environment", "Not A Word", "Environment must have"}, {"/access", "permission", "", "Choose at least one permission."},
+	} {
+		form := []string{"was." + tt.field, b.mark(path+tt.tab, tt.field)}
+		if tt.value != "" {
+			form = append(form, tt.field, tt.value)
+		}
+		w := b.post(path+"/edit", form...)
+		page := w.Body.String()
+		if w.Code != 400 || !strings.Contains(page, "Not saved. "+tt.says) || !strings.Contains(page, `id="`+tt.field+`-fault">`+tt.says) || strings.Count(page, `<details class="edit" open>`) != 1 {
+			t.Errorf("%s %q: got %d %s", tt.field, tt.value, w.Code, page)
+		}
+		if shown := strings.TrimSpace(tt.value); shown != "" && (!strings.Contains(page, `value="`+shown+`"`) || strings.Count(page, `aria-invalid="true"`) != 1) {
+			t.Errorf("%s: what was typed is gone, or not marked: %s", tt.field, page)
+		}
+	}
+	// Two tabs show the same fact. The second is refused once, with what is stored now, and may then go on.
+	for _, tt := range []struct{ tab, field, first, second, now string }{
+		{"", "name", "first", "second", "first"}, {"/access", "environment", "stage", "test", "stage"}, {"/access", "permission", "can_read_agents", "can_read_calls", "can_read_agents"}, {"", "limit.requests_per_minute_limit", "7", "8", "7"},
+	} {
+		mark := b.mark(path+tt.tab, tt.field)
+		b.sent(b.post(path+"/edit", "was."+tt.field, mark, tt.field, tt.first), path+tt.tab+"?done=saved")
+		before := b.exact("/admin/v1" + path)
+		w := b.post(path+"/edit", "was."+tt.field, mark, tt.field, tt.second)
+		page := w.Body.String()
+		if w.Code != 409 || !strings.Contains(page, "was changed by somebody else meanwhile. It is now: "+tt.now) || !strings.Contains(page, `value="`+tt.second+`"`) || len(differing(before, b.exact("/admin/v1"+path))) > 0 {
+			t.Errorf("%s: got %d %s", tt.field, w.Code, page)
+		}
+		again := regexp.MustCompile(`name="was\.` + regexp.QuoteMeta(tt.field) + `" value="([^"]+)"`).FindStringSubmatch(page)[1]
+		b.sent(b.post(path+"/edit", "was."+tt.field, again, tt.field, tt.second), path+tt.tab+"?done=saved")
+		if len(differing(before, b.exact("/admin/v1"+path))) == 0 {
+			t.Errorf("%s: the second change is lost", tt.field)
+		}
+	}
+	// A tab that shows a permission which another tab has removed does not bring it back with its own change.
+	mark := b.mark(path, "note")
+	b.sent(b.post(path+"/edit", "was.permission", b.mark(path+"/access", "permission"), "permission", "can_read_agents"), path+"/access?done=saved")
+	b.sent(b.post(path+"/edit", "was.note", mark, "note", "moved"), path+"?done=saved")
+	if v := b.operate(200, "GET", "/admin/v1"+path, ""); fmt.Sprint(v["permissions"]) != "[can_read_agents]" || v["metadata"].(map[string]any)["note"] != "moved" {
+		t.Errorf("got %v", v)
+	}
+	b.tells(path+"/history", "PATCH /admin/v1/keys/:id", "operator 1 Ann", `<th scope="row" class="mono">name</th>`)
+	b.tells(path+"/access?method=GET&path=/api/v1/calls", "lacks the permission can_read_calls", "<b>permission</b>: <span class=\"bad\">refuses</span>")
+	b.tells(path+"/access?method=GET&path=/api/v1/agents&ip=192.0.2.1", "The request would pass")
+	if w := b.get(path + "/access?method=GET&path=x"); w.Code != 400 || !strings.Contains(w.Body.String(), "path does not begin with a slash") {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_Duplicate opens the form of a new key with the values of another.
+func TestKeyPages_Duplicate(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents", "can_read_calls"]`, `"environment": "live"`, `"owner": "ann"`, `"allowed_ips": ["192.0.2.0/24"]`, `"query_allowed": false`, `"metadata": {"note": "in CI"}`, `"limits": {"requests_per_minute_limit": 7}`)
+	b.tells("/keys/"+id, `href="/keys/new?copy=`+id+`"`)
+	form := formOf(t, b.tells("/keys/new?copy="+id, `<details class="options" open>`), "/keys")
+	if w := b.postForm("/keys", form); w.Code != 201 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	copied := b.operate(200, "GET", "/admin/v1/keys?search=copy", "")["keys"].([]any)[0].(map[string]any)
+	for name, want := range b.operate(200, "GET", "/admin/v1/keys/"+id, "") {
+		if slices.Contains([]string{"permissions", "environment", "owner", "allowed_ips", "query_allowed", "metadata", "limits"}, name) && fmt.Sprint(copied[name]) != fmt.Sprint(want) {
+			t.Errorf("%s: got %v, want %v", name, copied[name], want)
+		}
+	}
+	if w := b.get("/keys/new?copy=key_none"); w.Code != 404 {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+}
+
+// TestKeyPages_CreateFaults wants an error beside its field, and all that was typed.
+func TestKeyPages_CreateFaults(t *testing.T) {
+	b := newDashboard(t)
+	for _, tt := range []struct{ field, value, says, fold string }{
+		{"name", "", "Name is missing", ""}, {"permission", "", "Choose at least one permission.", ""}, {"ips", "x", "Allowed IP addresses[0] must be", " open"},
+		{"limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number", " open"}, {"environment", "No Word", "Environment must have", " open"}, {"expires", "soon", "Expires must be", " open"},
+	} {
+		form := url.Values{"name": {"ci & co"}, "permission": {"can_read_calls"}, "expiry": {"90d"}}
+		if form.Set(tt.field, tt.value); tt.value == "" {
+			form.Del(tt.field)
+		}
+		if tt.field == "expires" {
+			form.Set("expiry", "date")
+		}
+		w := b.postForm("/keys", form)
+		page := w.Body.String()
+		if w.Code != 400 || !strings.Contains(page, tt.says) || strings.Count(page, `class="fault"`) != 1 || !strings.Contains(page, `<details class="options"`+tt.fold+">") || strings.Count(page, " autofocus") > 1 {
+			t.Errorf("%s: got %d %s", tt.field, w.Code, page)
+		}
+		if tt.field != "name" && !strings.Contains(page, `value="ci &amp; co"`) || tt.field != "permission" && !strings.Contains(page, " checked>") {
+			t.Errorf("%s: what was typed is gone: %s", tt.field, page)
+		}
+	}
+	// Without script, a preset keeps what was typed and replaces what was ticked.
+	form := formOf(t, b.tells("/keys/new?name=a&note=b&permission=can_write_calendar&preset=read", `value="a"`, `value="b"`), "/keys")
+	if slices.Contains(form["permission"], "can_write_calendar") || len(form["permission"]) == 0 {
+		t.Errorf("got %v, want the permissions of the preset", form["permission"])
+	}
+}
+
+// TestNotes_Once wants the note about a change in the answer to the redirect alone: a reload, another
+// page and a link that somebody made up have none.
+func TestNotes_Once(t *testing.T) {
+	b := newDashboard(t)
+	id, _ := b.key(`["can_read_agents"]`)
+	const note = "Paused: requests get 401 from now on."
+	if page := b.tells("/keys/" + id + "?done=pause"); strings.Contains(page, note) {
+		t.Error("a link alone makes the page say that the key is paused")
+	}
+	to := b.post("/keys/" + id + "/pause").Header().Get("Location")
+	if page := b.tells("/keys?done=pause"); strings.Contains(page, note) {
+		t.Error("the note is on another page")
+	}
+	b.tells(to, note)
+	if page := b.tells(to); strings.Contains(page, note) {
+		t.Error("the note comes again with a reload")
+	}
 }
 
 // TestKeyPages_Sent tells how a key is sent, what that calls for, and why its
@@ -161,14 +474,16 @@ func TestKeyPages_Change(t *testing.T) {
 func TestKeyPages_Sent(t *testing.T) {
 	b := newDashboard(t)
 	id, key := b.key(`["can_read_agents"]`)
-	if page := b.tells("/keys/"+id, "None since the server started"); strings.Contains(page, "which proxies") {
-		t.Error("advice on addresses for a key that was never in one")
+	if page := b.tells("/keys/"+id+"/requests", "None since the server started"); strings.Contains(page, "Proxies, browsers") {
+		t.Error("advice on URLs for a key that was never in one")
 	}
+	b.tells("/keys/"+id+"/usage", "No request in the last 90 days")
 	b.ask("GET", "/api/v1/agents", key, "")
 	b.ask("GET", "/api/v1/agents?api_key="+key, "", "")
 	b.ask("GET", "/api/v1/calls", key, "")
-	page := b.tells("/keys/"+id, "2 times as bearer token, 0 times in X-API-Key, 1 times in the address", "which proxies, browsers and logs write down",
-		"refuse it in addresses under Edit", "/api/v1/calls", `<a href="/errors/permission_denied">403 permission_denied</a>`)
+	const advice = "Proxies, browsers and logs write URLs down"
+	b.tells("/keys/"+id+"/usage", "2 times as bearer token, 0 times in X-API-Key, once in a URL", advice)
+	page := b.tells("/keys/"+id+"/requests", advice, "/api/v1/calls", `<a href="/errors/permission_denied">403 permission_denied</a>`)
 	if strings.Contains(page, key) {
 		t.Error("the page has the key")
 	}

@@ -161,7 +161,7 @@ func (c roleCrawl) follow(from, method, to string) {
 }
 
 // scripted are the pages that answer a script, or to which another page redirects. No link leads to them.
-var scripted = []string{"GET /keys/meters", "GET /keys/{id}/used", "GET /confirm"}
+var scripted = []string{"GET /keys/rows", "GET /keys/{id}/used", "GET /confirm"}
 
 // An operator sees each page that the role allows, without a link or form that is refused, and with
 // those for all that it allows. Every other page answers 403.

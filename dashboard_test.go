@@ -227,7 +227,7 @@ func TestDashboard_Setup(t *testing.T) {
 // endpoints.
 func TestDashboard_Vocabulary(t *testing.T) {
 	want := dashboard.Words{
-		DefaultOwner: DefaultOwner, LiveKeys: StatusLive, AnyKeys: statusAny, KeyStates: KeyStates(), Carriers: CarrierNames(), CallStates: callStates(), CallTypes: callTypes(), FailReasons: failReasons(),
+		DefaultOwner: DefaultOwner, LiveKeys: StatusLive, AnyKeys: statusAny, KeyStates: KeyStates(), KeyTags: keyTags(), Carriers: CarrierNames(), CallStates: callStates(), CallTypes: callTypes(), FailReasons: failReasons(),
 		EventStates: eventStates(), EventTypes: eventKinds(), WebhookEvents: OperatorEventTypes(), ContactColumns: contactColumns(), VariableTypes: variableTypes(), ContextTypes: contextTypes(),
 		AgentRoles: agentRoles(), Weekdays: dayNames(), AuditResults: AuditResults(), Roles: GrantNames(Roles()), TokenScopes: tokenScopes(),
 	}
@@ -481,7 +481,7 @@ func TestDashboard_Lists(t *testing.T) {
 	if !strings.Contains(first, `href="/keys?page=2&amp;search=many&amp;status=live"`) || strings.Contains(first, "Previous</a>") || !strings.Contains(last, "Page 3 of 3") || strings.Contains(last, "Next</a>") {
 		t.Errorf("got %s\n%s", first, last)
 	}
-	if w := b.get("/keys?search=nothing-like-it"); !strings.Contains(w.Body.String(), "No key fits") {
+	if w := b.get("/keys?search=nothing-like-it"); !strings.Contains(w.Body.String(), "No keys match") {
 		t.Errorf("got %s", w.Body)
 	}
 }

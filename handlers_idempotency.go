@@ -140,10 +140,10 @@ func Sweep[T any](store *Store, table Table[T], index string, bound []byte) erro
 	})
 }
 
-// requestSpan is how long the store remembers a request that created a key.
+// requestSpan is how long the store remembers a request that created or rotated a key.
 const requestSpan = 24 * time.Hour
 
-// keyRequest records that a request with an Idempotency-Key created a key.
+// keyRequest records that a request with an Idempotency-Key created or rotated a key.
 type keyRequest struct {
 	Hash  []byte    `json:"hash"` // SHA-256 of the Idempotency-Key
 	KeyID string    `json:"key_id"`
@@ -157,8 +157,8 @@ var keyRequestTable = Table[keyRequest]{
 	Indexes: []Index[keyRequest]{{"at", func(r keyRequest) [][]byte { return [][]byte{IDKey(uint64(r.At.UnixNano()))} }}},
 }
 
-// CheckRequest returns ErrConflict if a request with this Idempotency-Key created a key within the
-// last 24 hours. The first answer cannot be sent again, because the secret in it is not stored.
+// CheckRequest returns ErrConflict if a request with this Idempotency-Key created or rotated a key
+// within the last 24 hours. The first answer cannot be sent again, because the secret in it is not stored.
 // CheckRequest returns nil if name is "".
 func CheckRequest(tx *Tx, name string, now time.Time) error {
 	if name == "" {
@@ -172,10 +172,10 @@ func CheckRequest(tx *Tx, name string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return ErrConflict.With("An earlier request with this Idempotency-Key created the key %s. Its secret was shown only in that answer and is not stored. If the secret was lost, rotate or revoke the key.", was.KeyID).WithField("key_id", was.KeyID)
+	return ErrConflict.With("An earlier request with this Idempotency-Key created the key %s or gave it a new secret. The secret was shown only in that answer and is not stored. If it was lost, rotate or revoke the key.", was.KeyID).WithField("key_id", was.KeyID)
 }
 
-// NoteRequest stores that a request with this Idempotency-Key created the key keyID. It does
+// NoteRequest stores that a request with this Idempotency-Key created or rotated the key keyID. It does
 // nothing if name is "".
 func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 	if name == "" {

@@ -26,7 +26,10 @@ type KeyFilter struct {
 	Environment, Owner string        // Owner is a name
 	Permission         Permission    // the key must have one of these
 	Unused             time.Duration // the key was neither used nor created within this time
-	Sort               string        // "created", "name", "last_used" or "expires"; "" is "created"
+	NeverUsed          bool
+	ExpiresBefore      time.Time       // the key expires before this time
+	Only               map[string]bool // ids of the keys that pass; nil is no filter
+	Sort               string          // "created", "name", "last_used" or "expires"; "" is "created"
 	Ascending          bool
 }
 
@@ -161,7 +164,7 @@ func (k *Keyring) List(ctx context.Context, tx *Tx, f KeyFilter, bounds func(cou
 	if s.rows, err = k.rows.Read(ctx, tx, KeyTable.Name); err != nil {
 		return nil, 0, err
 	}
-	if f.Unused > 0 || f.Sort == "last_used" {
+	if f.Unused > 0 || f.NeverUsed || f.Sort == "last_used" {
 		if err := s.readUses(tx, k.unstoredUses()); err != nil {
 			return nil, 0, err
 		}
@@ -225,9 +228,58 @@ func (k *Keyring) Named(tx *Tx, ids []string) (keys []*Key, err error) {
 	return keys, nil
 }
 
+// Rotating returns the ids of the keys that have a previous secret which is valid at now.
+func (k *Keyring) Rotating(tx *Tx, now time.Time) map[string]bool {
+	ids, from := map[string]bool{}, IDKey(uint64(now.UnixNano()))
+	for end, id := range KeyTable.Find(tx, "alias_end", nil, Forward) {
+		if bytes.Compare(end, from) > 0 {
+			ids[string(id)] = true
+		}
+	}
+	return ids
+}
+
+// SentInURL returns the ids of the keys that were sent in a URL since they were created or last
+// rotated. Until they are rotated, a log may have their secret.
+func (k *Keyring) SentInURL(tx *Tx) (ids map[string]bool, err error) {
+	found := map[string]bool{}
+	for id, use := range tx.Range("key_uses", []byte("key_")) {
+		if bytes.Contains(use, []byte(`"query_at":`)) && !bytes.Contains(id, []byte("/")) {
+			found[string(id)] = true
+		}
+	}
+	k.dirtyMu.Lock()
+	entries := slices.Concat(k.dirty, k.flushing)
+	k.dirtyMu.Unlock()
+	for _, h := range entries {
+		if !h.Noted().QueryAt.IsZero() {
+			found[h.Key().ID] = true
+		}
+	}
+	ids = map[string]bool{}
+	for id := range found {
+		key, err := k.Get(tx, id)
+		if errors.Is(err, ErrNotFound) || IsForged(err) {
+			continue
+		}
+		var use LastUse
+		if err == nil {
+			use, err = k.LastUse(tx, id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if use.QueryAt.After(key.RotatedAt) {
+			ids[id] = true
+		}
+	}
+	return ids, nil
+}
+
 // Empty reports whether the filter selects all keys and sorts them newest first.
 func (f KeyFilter) Empty() bool {
-	return f.Status == "" && len(f.Words) == 0 && f.Environment == "" && f.Owner == "" && f.Permission == 0 && f.Unused == 0 && f.Sort == "" && !f.Ascending
+	return f.Status == "" && len(f.Words) == 0 && f.Environment == "" && f.Owner == "" && f.Permission == 0 && f.Unused == 0 && !f.NeverUsed &&
+		f.ExpiresBefore.IsZero() && f.Only == nil && f.Sort == "" && !f.Ascending
 }
 
 // selectionBuffers keeps the memory of lists for the next list.
@@ -306,13 +358,16 @@ func (f KeyFilter) everyRow() bool {
 	return f.Empty()
 }
 
-// selects reports whether a key passes all filters except Unused.
+// selects reports whether a key passes all filters except Unused and NeverUsed.
 func (s *keySelection) selects(k *keyFacts, row []byte) bool {
 	f := &s.filter
 	if f.Status != "" && !f.passes(k.state(f.Now)) {
 		return false
 	}
 	if f.Environment != "" && string(k.environment.of(row)) != f.Environment || f.Owner != "" && string(k.owner.of(row)) != f.Owner {
+		return false
+	}
+	if !f.tagged(k.id.of(row), k.expires.time()) {
 		return false
 	}
 	if f.Permission != 0 && (k.permissions|s.configured(k.own.of(row)))&f.Permission == 0 {
@@ -326,14 +381,17 @@ func (s *keySelection) selects(k *keyFacts, row []byte) bool {
 	return true
 }
 
-// unused reports whether the key with this number passes the filter Unused.
+// unused reports whether the key with this number passes the filters Unused and NeverUsed.
 func (s *keySelection) unused(k *keyFacts, number uint64) bool {
 	f := &s.filter
-	if f.Unused == 0 {
+	if f.Unused == 0 && !f.NeverUsed {
 		return true
 	}
-	since := k.created.time()
-	if use := int64(s.uses.At(number)); use != 0 {
+	since, use := k.created.time(), int64(s.uses.At(number))
+	if f.NeverUsed && use != 0 {
+		return false
+	}
+	if use != 0 {
 		since = latest(time.Unix(0, use), since)
 	}
 	return f.Now.Sub(since) >= f.Unused
@@ -380,6 +438,11 @@ func (s *keySelection) readUses(tx *Tx, unstored map[string]time.Time) (err erro
 		}
 	}
 	return nil
+}
+
+// tagged reports whether the key with this id and expiry passes the filters Only and ExpiresBefore.
+func (f *KeyFilter) tagged(id []byte, expires time.Time) bool {
+	return (f.Only == nil || f.Only[string(id)]) && (f.ExpiresBefore.IsZero() || !expires.IsZero() && expires.Before(f.ExpiresBefore))
 }
 
 // maxSortedKeys is the usual Keyring.maxSorted.

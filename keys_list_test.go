@@ -25,7 +25,7 @@ func naiveKeys(k *Keyring, tx *Tx, f KeyFilter) (ids []string, err error) {
 	var all []one
 	err = k.Each(tx, func(key *Key) bool {
 		use, useErr := k.LastUse(tx, key.ID)
-		if useErr == nil && f.selects(key) && f.Now.Sub(latest(use.At, key.CreatedAt)) >= f.Unused {
+		if useErr == nil && f.selects(key) && f.Now.Sub(latest(use.At, key.CreatedAt)) >= f.Unused && (!f.NeverUsed || use.At.IsZero()) && f.tagged([]byte(key.ID), key.ExpiresAt) {
 			all = append(all, one{key.ID, fold.Search(key.Name), use.At, key.ExpiresAt, key.CreatedAt})
 		}
 		return useErr == nil
@@ -85,6 +85,7 @@ func drawKeyFilter(rt *rapid.T) KeyFilter {
 		Owner:       rapid.SampledFrom([]string{"", "", "owner 1", "nobody"}).Draw(rt, "owner filter"),
 		Permission:  rapid.SampledFrom([]Permission{0, 0, ReadCalls, ReadAgents, WriteCalendar}).Draw(rt, "permission filter"),
 		Unused:      time.Duration(rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(rt, "unused")) * 24 * time.Hour,
+		NeverUsed:   rapid.IntRange(0, 3).Draw(rt, "never used") == 0,
 		Sort:        rapid.SampledFrom([]string{"", "created", "name", "last_used", "expires"}).Draw(rt, "sort"),
 		Ascending:   rapid.Bool().Draw(rt, "ascending"),
 	}

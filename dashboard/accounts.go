@@ -227,7 +227,7 @@ func (d *Dashboard) loggedIn(p page) http.HandlerFunc {
 				return
 			}
 		}
-		v := &pageRequest{W: w, R: d.o.Accounts.As(r, s), Session: s, dashboard: d}
+		v := &pageRequest{W: noteWriter{w, d.noteCookie()}, R: d.o.Accounts.As(r, s), Session: s, dashboard: d}
 		var err error
 		if v.query, err = readQuery(r); err != nil {
 			v.showFault(invalid("%s", err))

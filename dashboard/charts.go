@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"latchkey/internal/clock"
 )
@@ -15,6 +16,7 @@ import (
 // limitBar is a bar that shows how much of a limit is used. Free is the time at which the next unit is
 // free, or "" if nothing is used or the bar counts requests in flight.
 type limitBar struct {
+	Name        string
 	Label       string
 	Used, Limit int
 	Percent     int // used part of the limit, 0 to 100
@@ -57,7 +59,7 @@ func carrier(way any) string {
 	case carrierHeader:
 		return "X-API-Key"
 	case carrierQuery:
-		return "?api_key= in the address"
+		return "?api_key= in a URL"
 	}
 	return fmt.Sprint(way)
 }
@@ -92,7 +94,7 @@ func (p permissions) meters(key map[string]any) []limitBar {
 			continue
 		}
 		used, limit := numberOf(u["used"]), numberOf(u["limit"])
-		m := limitBar{Label: limitLabel(name), Concurrent: u["kind"] == kindConcurrent, Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
+		m := limitBar{Name: name, Label: limitLabel(name), Concurrent: u["kind"] == kindConcurrent, Used: int(used), Limit: int(limit), Percent: int(min(100, 100*used/max(1, limit)))}
 		if u["observe"] == true {
 			m.Label += " (observed)"
 		}
@@ -313,6 +315,33 @@ func scaled(n, largest, height int) int {
 		return 0
 	}
 	return max(1, n*height/largest)
+}
+
+// times returns a text such as "once" or "5 times" for a number of the admin endpoint.
+func times(n any) string {
+	if count := int(numberOf(n)); count != 1 {
+		return fmt.Sprintf("%d times", count)
+	}
+	return "once"
+}
+
+// plainName returns a name in which every character can be seen and none changes the direction of what
+// follows. So a name cannot pass for another one.
+func plainName(value any) string {
+	text := textOf(value)
+	joiner := func(r rune) bool { return r == '\u200c' || r == '\u200d' } // some scripts and emoji need them inside a word
+	var out strings.Builder
+	for i, r := range text {
+		if unicode.In(r, unicode.Cf, unicode.Cc, unicode.Co, unicode.Zl, unicode.Zp) && !(joiner(r) && i > 0) {
+			fmt.Fprintf(&out, "<U+%04X>", r)
+		} else {
+			out.WriteRune(r)
+		}
+	}
+	if strings.TrimSpace(out.String()) == "" {
+		return "(no name)"
+	}
+	return out.String()
 }
 
 // counted returns a text such as "5 requests, 2 refused".

@@ -75,11 +75,14 @@ func New(o Options) (*Dashboard, error) {
 	}
 	var err error
 	d.templates, err = parsePages(template.FuncMap{
-		"ago":     func(at any) string { return ago(at, o.Now()) },
-		"until":   func(at any) string { return until(at, o.Now()) },
-		"free":    func(m limitBar) string { return m.nextFree(o.Now()) },
-		"when":    when,
-		"carrier": carrier,
+		"ago":      func(at any) string { return ago(at, o.Now()) },
+		"until":    func(at any) string { return until(at, o.Now()) },
+		"free":     func(m limitBar) string { return m.nextFree(o.Now()) },
+		"when":     when,
+		"plain":    plainName,
+		"times":    times,
+		"subtract": func(a, b int) int { return a - b },
+		"carrier":  carrier,
 	})
 	return d, err
 }
@@ -92,10 +95,10 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{overviewPages{o.Answered}, newKeyLists(apiURL), newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
+		return []pageSet{overviewPages{o.Answered}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
 	}
 	return []pageSet{
-		overviewPages{o.Answered}, newKeyLists(apiURL), newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
+		overviewPages{o.Answered}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
 		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{},
 	}
 }

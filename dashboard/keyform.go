@@ -2,7 +2,9 @@ package dashboard
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -17,16 +19,107 @@ func heldBy(key map[string]any) []string {
 	return append(texts(key["permissions"]), texts(key["dormant_permissions"])...)
 }
 
-// keyFields returns the fields of the form of an existing key.
+// keyFields returns the fields of a key, by which its page shows and changes it.
 func keyFields(limits []keyNumber) []formField {
 	fields := []formField{
-		{Name: "name", Kind: fieldText}, {Name: "note", Kind: fieldText}, {Name: "permission", Kind: fieldTicks}, {Name: "environment", Kind: fieldText},
-		{Name: "ips", Kind: fieldList}, {Name: "query", Kind: fieldSelect}, {Name: "expires", Kind: fieldDate},
+		{Name: "name", Label: "Name", Kind: fieldText, Needed: true},
+		{Name: "note", Label: "Note", Kind: fieldText, Hint: `where the key lives, such as "GitHub secret KLEN_KEY"`},
+		{Name: "permission", Label: "Permissions", Kind: fieldTicks},
+		{Name: "environment", Label: "Environment", Kind: fieldText, Hint: "such as live or test"},
+		{Name: "ips", Label: "Allowed IP addresses", Kind: fieldList, Hint: "such as 192.0.2.0/24, separated by commas; empty: from anywhere"},
+		{Name: "query", Label: "In a URL, as ?api_key=", Kind: fieldSelect, Blank: "as the server is set", Choices: func(*pageRequest) []choice {
+			return []choice{{Value: "yes", Label: "allowed"}, {Value: "no", Label: "refused"}}
+		}},
+		{Name: "expires", Label: "Expires", Kind: fieldDate, Hint: "end of the day, UTC; empty: never"},
 	}
 	for _, l := range limits {
-		fields = append(fields, formField{Name: "limit." + l.Name, Kind: fieldNumber})
+		fields = append(fields, formField{Name: "limit." + l.Name, Label: l.Label, Kind: fieldNumber})
 	}
 	return fields
+}
+
+// keyMember returns the member of a key at the admin endpoint that a field edits, as messages name it.
+func keyMember(field string) string {
+	if name, ok := strings.CutPrefix(field, "limit."); ok {
+		return "limits." + name
+	}
+	members := map[string]string{"note": "metadata", "permission": "permissions", "ips": "allowed_ips", "query": "query_allowed", "expires": "expires_at"}
+	return cmp.Or(members[field], field)
+}
+
+// keyFault returns the name of the field that a message of the admin endpoint is about, and the message
+// with the label of the field. field is "" if the message is about none of fields.
+func keyFault(message string, form url.Values, fields []formField) (field, text string) {
+	for _, f := range fields {
+		member := keyMember(f.Name)
+		if !names(message, member) {
+			continue
+		}
+		if f.Name == "permission" && len(form["permission"]) == 0 {
+			return f.Name, "Choose at least one permission."
+		}
+		return f.Name, f.Label + strings.TrimPrefix(message, member)
+	}
+	return "", message
+}
+
+// readLimits reads the limits that a key can have, with those that the key has as their values. The
+// value of a default is empty. Otherwise a form would store the number, and the key would not follow
+// later changes of the default.
+func readLimits(v *pageRequest, key map[string]any) ([]keyNumber, *Fault) {
+	answer, e := v.call(http.MethodGet, "/admin/v1/limits", nil)
+	if e != nil {
+		return nil, e
+	}
+	limits, _ := key["limits"].(map[string]any)
+	numbers := keyNumbers(answer["limits"], func(string) string { return "" })
+	for i, l := range numbers {
+		if n, ok := limits[l.Name].(json.Number); ok && int(numberOf(n)) != l.Default {
+			numbers[i].Value = n.String()
+		}
+	}
+	return numbers, nil
+}
+
+// queryWord returns the value of the field query for a key.
+func queryWord(key map[string]any) string {
+	return map[any]string{true: "yes", false: "no"}[key["query_allowed"]]
+}
+
+// keyChange returns the request body that changes a key, as it is stored now, according to a form. It
+// has only what the user has changed. The error is a *Fault if a value is wrong, or if somebody else has
+// changed the same field since the page was shown.
+func keyChange(form url.Values, key map[string]any, limits []keyNumber, now time.Time) (map[string]any, error) {
+	metadata, _ := key["metadata"].(map[string]any)
+	body, err := keyBody(form, metadata)
+	if err != nil {
+		return nil, err
+	}
+	if form.Has("expires") {
+		body["expires_at"] = nil
+		if form.Get("expires") != "" {
+			if body["expires_at"], _, err = keyExpiry(url.Values{"expires": form["expires"]}, now); err != nil {
+				return nil, err
+			}
+		}
+		if was, _ := key["expires_at"].(string); strings.HasPrefix(was, form.Get("expires")) && form.Get("expires") != "" {
+			delete(body, "expires_at") // the same expiry; sending it again would fail if it has passed
+		}
+	}
+	if form.Has("environment") {
+		body["environment"] = strings.TrimSpace(form.Get("environment"))
+	}
+	record := keyRecord(key, limits)
+	for _, f := range keyFields(limits) {
+		stored := f.of(record)
+		if f.changed(form) && form.Has("was."+f.Name) && form.Get("was."+f.Name) != f.was(stored) && f.was(f.sent(form)) != f.was(stored) {
+			fault := invalid("%s was changed by somebody else meanwhile. It is now: %s. Save again to replace that.", keyMember(f.Name), cmp.Or(strings.ReplaceAll(stored, "\n", ", "), "empty"))
+			fault.Status = http.StatusConflict
+			return nil, fault
+		}
+	}
+	onlyChanged(body, form, key)
+	return body, nil
 }
 
 // keyRecord returns the values that the form of a key shows, by the names of its fields.
@@ -38,9 +131,8 @@ func keyRecord(key map[string]any, limits []keyNumber) map[string]any {
 	for _, name := range heldBy(key) {
 		held = append(held, name)
 	}
-	query := map[any]string{true: "yes", false: "no"}[key["query_allowed"]]
 	return map[string]any{
-		"name": key["name"], "note": noteOf(key), "permission": held, "environment": key["environment"], "ips": key["allowed_ips"], "query": query,
+		"name": key["name"], "note": noteOf(key), "permission": held, "environment": key["environment"], "ips": key["allowed_ips"], "query": queryWord(key),
 		"expires": fmt.Sprintf("%.10s", textOf(key["expires_at"])), "limit": numbers,
 	}
 }
@@ -48,9 +140,8 @@ func keyRecord(key map[string]any, limits []keyNumber) map[string]any {
 // onlyChanged removes the members from body, the request that changes a key, that the user has not
 // changed in the form. Untouched items of lists stay as they are stored.
 func onlyChanged(body map[string]any, form url.Values, key map[string]any) {
-	members := map[string]string{"note": "metadata", "permission": "permissions", "ips": "allowed_ips", "query": "query_allowed", "expires": "expires_at"}
 	for _, f := range keyFields(nil) {
-		member := cmp.Or(members[f.Name], f.Name)
+		member := keyMember(f.Name)
 		value, sent := body[member]
 		switch {
 		case !sent:
@@ -86,6 +177,7 @@ func keyPrefill(q url.Values, presets []keyPreset) url.Values {
 	}
 	for _, p := range presets {
 		if q.Get("preset") == p.Word {
+			delete(form, "permission") // the address has those that were ticked before
 			form["permission"] = append(form["permission"], strings.Fields(p.Permissions)...)
 		}
 	}
@@ -109,7 +201,7 @@ func keyBody(form url.Values, metadata map[string]any) (map[string]any, error) {
 		}
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			return nil, invalid("%s must be a whole number.", limitLabel(name))
+			return nil, invalid("limits.%s must be a whole number; got %q.", name, text)
 		}
 		limits[name] = n
 	}
@@ -150,7 +242,7 @@ func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 		if at, err := clock.ParseLocal(text, time.UTC); err == nil {
 			return at.Format(time.RFC3339), true, nil
 		}
-		return nil, false, invalid("Expires must be a date such as 2027-01-31.")
+		return nil, false, invalid("expires_at must be a date such as 2027-01-31.")
 	}
 	switch preset {
 	case "":
@@ -161,7 +253,7 @@ func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	lengths := map[string]time.Duration{"30d": 30, "90d": 90, "1y": 365}
 	days, ok := lengths[preset]
 	if !ok {
-		return nil, false, invalid("Expires must be one of the choices.")
+		return nil, false, invalid("expires_at must be one of the choices.")
 	}
 	return now.Add(days * 24 * time.Hour).UTC().Format(time.RFC3339), true, nil
 }

@@ -1,7 +1,6 @@
 package dashboard
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -24,13 +23,54 @@ func (k *keyPages) sections() []section { return nil }
 
 func (k *keyPages) pages() map[string]page {
 	const one = "/admin/v1/keys/:id"
-	return map[string]page{
+	pages := map[string]page{
 		"GET /keys/new": {"POST /admin/v1/keys", k.newKey}, "POST /keys": {"POST /admin/v1/keys", k.createKey},
-		"GET /keys/{id}": {"GET " + one, k.showKey}, "GET /keys/{id}/used": {"GET " + one, k.keyUsed}, "POST /keys/{id}/edit": {"PATCH " + one, k.editKey},
+		"GET /keys/{id}/used": {"GET " + one, k.keyUsed}, "POST /keys/{id}/edit": {"PATCH " + one, k.editKey},
 		"GET /keys/{id}/rotate": {"POST " + one + "/rotate", k.askRotate}, "POST /keys/{id}/rotate": {"POST " + one + "/rotate", k.rotateKey},
 		"POST /keys/{id}/finish": {"POST " + one + "/rotate/finish", k.finishKey}, "POST /keys/{id}/{verb}": {"POST " + one + "/pause", k.changeKey},
 		"GET /keys/{id}/revoke": {"POST " + one + "/revoke", k.askRevoke}, "POST /keys/{id}/revoke": {"POST " + one + "/revoke", k.revokeKey},
 	}
+	for _, tab := range keyTabs() {
+		pages["GET /keys/{id}"+tab.path] = page{tab.needs, func(v *pageRequest) { k.showTab(v, tab.path, nil, nil) }}
+	}
+	return pages
+}
+
+// keyTab is one of the pages that show a key. path is what follows the address of the key.
+type keyTab struct{ name, path, needs string }
+
+// The paths of the tabs that are named elsewhere.
+const (
+	tabOverview = ""
+	tabAccess   = "/access"
+)
+
+func keyTabs() []keyTab {
+	return []keyTab{
+		{"Overview", tabOverview, "GET /admin/v1/keys/:id"}, {"Usage", "/usage", "GET /admin/v1/keys/:id/history"}, {"Requests", "/requests", "GET /admin/v1/refusals"},
+		{"Access", tabAccess, "GET /admin/v1/keys/:id"}, {"History", "/history", "GET /admin/v1/audit"},
+	}
+}
+
+// tabOf returns the tab that has the field of a key with this name.
+func tabOf(field string) string {
+	switch field {
+	case "permission", "environment", "ips", "query":
+		return tabAccess
+	}
+	return tabOverview
+}
+
+// fact is a field of a key as its page shows it: its value, and a small form to change it.
+type fact struct {
+	input
+	Text    string // the stored value
+	Open    bool   // show the form
+	Action  string // where the form is sent to; "" if the operator may not change the key
+	Groups  []keyGroup
+	Limit   *limitBar // the bar of a limit; nil for other fields
+	Default int       // of a limit
+	Least   int       // of a limit
 }
 
 // formData is the data of the pages of a key, and of the form of a new key.
@@ -38,21 +78,31 @@ type formData struct {
 	Groups  []keyGroup
 	Limits  []keyNumber
 	Presets []keyPreset
+	Options bool // open the fold of the form of a new key
 
 	permissions permissions
 
-	Nonce     string // Idempotency-Key of the form of a new key
+	Nonce     string // Idempotency-Key of the form that creates or rotates a key
 	Key       map[string]any
 	State     state
-	LimitBars []limitBar
-	Marks     []input // hidden fields with the marks of what the form of an existing key shows
-	IPs       string  // allowed addresses, separated by commas
+	Tab       string // path of the shown tab
+	Tabs      []chip
+	Facts     map[string]fact // by the name of the field
+	LimitList []fact
 	Note      string
+	InURL     bool // see the function inURL
+	Soon      bool // the key expires soon
+	Late      bool // the key is over, and still used
 	Plots     []chart
 	Sparkline sparkline
 	Refused   []any // the last refused requests, newest first
 	More      int   // number of older refused requests that the server keeps
-	Confirm   bool  // to revoke the key, the operator must type its name
+	Entries   []activityEntry
+	Pages     listPage // of Entries
+	Explained map[string]any
+	Asked     url.Values // the request that Explained is about
+	From      string     // fromList, or ""
+	Confirm   bool       // to revoke the key, the operator must type its name
 }
 
 // form returns the fields of the form of a key. The permissions in chosen are ticked. value returns
@@ -75,10 +125,51 @@ func (k *keyPages) newKey(v *pageRequest) {
 		v.showFault(e)
 		return
 	}
-	k.askKey(v, http.StatusOK, "", keyPrefill(v.query, p.presets))
+	form := keyPrefill(v.query, p.presets)
+	if from := v.query.Get("copy"); from != "" {
+		if form, e = k.copyOf(v, from); e != nil {
+			v.showFault(e)
+			return
+		}
+	}
+	k.askKey(v, nil, form)
 }
 
-func (k *keyPages) askKey(v *pageRequest, status int, fault string, form url.Values) {
+// copyOf returns the form of a new key with the values of the key with this id.
+func (k *keyPages) copyOf(v *pageRequest, id string) (url.Values, *Fault) {
+	key, e := v.call(http.MethodGet, "/admin/v1/keys/"+url.PathEscape(id), nil)
+	if e != nil {
+		return nil, e
+	}
+	limits, e := readLimits(v, key)
+	if e != nil {
+		return nil, e
+	}
+	form := url.Values{
+		"name": {"Copy of " + textOf(key["name"])}, "note": {noteOf(key)}, "permission": texts(key["permissions"]), "owner": {textOf(key["owner"])},
+		"environment": {textOf(key["environment"])}, "ips": {strings.Join(texts(key["allowed_ips"]), ", ")}, "expiry": {"90d"}, "query": {queryWord(key)},
+	}
+	for _, l := range limits {
+		form.Set("limit."+l.Name, l.Value)
+	}
+	return form, nil
+}
+
+// optionsSet reports whether the form of a new key has a value that the fold with its options shows.
+func optionsSet(form url.Values) bool {
+	for name, values := range form {
+		_, limit := strings.CutPrefix(name, "limit.")
+		option := limit || slices.Contains([]string{"note", "environment", "owner", "ips", "query", "expires"}, name)
+		if option && strings.Join(values, "") != "" || name == "expiry" && form.Get(name) != "90d" {
+			return true
+		}
+	}
+	return false
+}
+
+// askKey shows the form of a new key, filled with the values in form. fault is the reason why form was
+// refused, or nil.
+func (k *keyPages) askKey(v *pageRequest, fault *Fault, form url.Values) {
 	f, e := k.form(v, form["permission"], func(name string) string { return form.Get("limit." + name) })
 	if e != nil {
 		v.showFault(e)
@@ -87,14 +178,29 @@ func (k *keyPages) askKey(v *pageRequest, status int, fault string, form url.Val
 	if f.Nonce = form.Get("nonce"); f.Nonce == "" {
 		f.Nonce = keytext.RandomHex(16)
 	}
-	v.show(status, "newkey", view{Title: "Create New API Key", Fault: fault, Form: form, Data: f})
+	page, status := view{Title: "Create New API Key", Form: form}, http.StatusOK
+	if fault != nil {
+		f.Facts = map[string]fact{}
+		fields := append(keyFields(f.Limits), formField{Name: "owner", Label: "Owner"})
+		var field string
+		field, page.Fault = keyFault(fault.Message, form, fields)
+		status = fault.Status
+		if field != "" {
+			f.Facts[field] = fact{input: input{formField: formField{Name: field}, Fault: page.Fault}}
+			page.Fault = "The key was not created. " + page.Fault
+		}
+		for i := range f.Limits {
+			if "limit."+f.Limits[i].Name == field {
+				f.Limits[i].Fault = f.Facts[field].Fault
+			}
+		}
+	}
+	f.Options = optionsSet(form) || len(f.Facts) > 0 && f.Facts["name"].Fault == "" && f.Facts["permission"].Fault == ""
+	page.Data = f
+	v.show(status, "newkey", page)
 }
 
 func (k *keyPages) createKey(v *pageRequest) {
-	if err := v.R.ParseForm(); err != nil {
-		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
-		return
-	}
 	form := v.R.PostForm
 	body, err := keyBody(form, nil)
 	if err == nil {
@@ -109,26 +215,31 @@ func (k *keyPages) createKey(v *pageRequest) {
 		}
 	}
 	if err != nil {
-		k.askKey(v, http.StatusBadRequest, faultOf(err).Message, form)
+		k.askKey(v, faultOf(err), form)
 		return
 	}
 	made, e := v.callOnce(form.Get("nonce"), http.MethodPost, "/admin/v1/keys", body)
 	if e != nil && e.Fields["key_id"] != nil {
-		v.show(http.StatusConflict, "already", view{Title: "Already created", Data: e.Fields["key_id"]})
+		v.show(http.StatusConflict, "already", view{Title: "Already created", Data: alreadyDone{ID: textOf(e.Fields["key_id"])}})
 		return
 	}
 	if e != nil {
-		k.askKey(v, e.Status, e.Message, form)
+		k.askKey(v, e, form)
 		return
 	}
 	k.reveal(v, http.StatusCreated, made)
 }
 
+// alreadyDone is the data of the page that is shown if a form that made a secret is sent again.
+type alreadyDone struct {
+	ID      string
+	Rotated bool // the form rotated a key; otherwise it created one
+}
+
 // reveal shows the new secret of a key. No other page shows it.
 func (k *keyPages) reveal(v *pageRequest, status int, key map[string]any) {
-	key["url"] = k.apiURL() + "/api/v1/key"
-	name, _ := key["name"].(string)
-	v.show(status, "created", view{Title: name, Data: key})
+	samples := samplesOf(textOf(key["key"]), k.apiURL(), samplePath(texts(key["permissions"])))
+	v.show(status, "created", view{Title: plainName(key["name"]), Data: createdPage{key, samples, status != http.StatusCreated}})
 }
 
 // keyPath returns the path at the admin endpoint for the key in the path of r.
@@ -140,51 +251,163 @@ func back(v *pageRequest, done string) {
 	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+"?done="+done, http.StatusSeeOther)
 }
 
-func (k *keyPages) showKey(v *pageRequest) { k.oneKey(v, http.StatusOK, "key", "") }
-
 func (k *keyPages) askRotate(v *pageRequest) { k.oneKey(v, http.StatusOK, "rotate", "") }
 
 func (k *keyPages) askRevoke(v *pageRequest) { k.oneKey(v, http.StatusOK, "revoke", "") }
 
-// oneKey shows a page about a key with the template page. fault is a sentence about an error, or ""
-// if there was none.
+// oneKey shows a page about a key with the template page: the tab Overview, or a question. fault is a
+// sentence about an error, or "" if there was none.
 func (k *keyPages) oneKey(v *pageRequest, status int, page, fault string) {
-	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
-	if e != nil {
-		v.showFault(e)
-		return
-	}
-	limits, _ := key["limits"].(map[string]any)
-	f, e := k.form(v, heldBy(key), func(string) string { return "" })
-	if e != nil {
-		v.showFault(e)
-		return
-	}
-	for i, l := range f.Limits {
-		// The field stays empty if the key has the default. Otherwise the form would store the
-		// number, and the key would not follow later changes of the default.
-		if n, ok := limits[l.Name].(json.Number); ok && int(numberOf(n)) != l.Default {
-			f.Limits[i].Value = n.String()
-		}
-	}
-	shown := keyRecord(key, f.Limits)
-	for _, field := range keyFields(f.Limits) {
-		f.Marks = append(f.Marks, input{formField: field, Was: field.was(field.of(shown))})
-	}
-	used := k.used(v, key)
-	f.Key, f.LimitBars, f.IPs, f.Note = key, f.permissions.meters(key), strings.Join(texts(key["allowed_ips"]), ", "), noteOf(key)
-	f.Sparkline, f.State, f.Confirm = newSparkline(used, v.now()), stateOf(key, used, v.now()), recentlyUsed(key, used, v.now()) && key["status"] != keyRevoked
 	if page == "key" {
-		f.Plots = k.plots(v)
-		f.Refused, f.More = k.refused(v, key)
+		k.showTab(v, tabOverview, &Fault{Status: status, Message: fault}, nil)
+		return
 	}
-	name, _ := key["name"].(string)
-	v.show(status, page, view{Title: name, Fault: fault, Data: f})
+	f, e := k.data(v)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	v.show(status, page, view{Title: plainName(f.Key["name"]), Fault: fault, Data: f})
 }
 
-// used returns the usage of a key in the last 24 hours. It returns nil if there is none or it
+// data returns what all pages about the key in the request's path have in common.
+func (k *keyPages) data(v *pageRequest) (f formData, e *Fault) {
+	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
+	if e != nil {
+		return f, e
+	}
+	if f.permissions, e = readPermissions(v); e != nil {
+		return f, e
+	}
+	if f.Limits, e = readLimits(v, key); e != nil {
+		return f, e
+	}
+	used, over := usedToday(v, key), key["status"] == keyRevoked || key["status"] == "expired"
+	f.Groups, f.Presets, f.Nonce, f.Key, f.Note = f.permissions.groupsOf(heldBy(key)), f.permissions.presets, keytext.RandomHex(16), key, noteOf(key)
+	f.Sparkline, f.State = newSparkline(used, v.now()), stateOf(key, used, v.now())
+	f.Confirm = recentlyUsed(key, used, v.now()) && key["status"] != keyRevoked
+	f.InURL, f.Late = inURL(key) && key["status"] != keyRevoked, over && numberOf(used["unauthorized"]) > 0
+	ends := momentOf(key["expires_at"])
+	f.Soon = !over && !ends.IsZero() && ends.Sub(v.now()) < soon
+	if v.query.Get("from") == fromList || v.R.PostForm.Get("from") == fromList {
+		f.From = fromList
+	}
+	return f, nil
+}
+
+// showTab shows the tab of a key with this path. fault is the reason why a request was refused, or nil.
+// form is the form of a fact that was refused; if it is nil, all forms have the stored values.
+func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Values) {
+	f, e := k.data(v)
+	if e != nil {
+		v.showFault(e)
+		return
+	}
+	page, status := view{Title: plainName(f.Key["name"])}, http.StatusOK
+	base := "/keys/" + url.PathEscape(v.R.PathValue("id"))
+	for _, t := range keyTabs() {
+		if v.may(t.needs) {
+			f.Tabs = append(f.Tabs, chip{t.name, base + t.path, t.path == tab})
+		}
+	}
+	f.Tab = tab
+	field := ""
+	if fault != nil {
+		status = fault.Status
+		if field, page.Fault = keyFault(fault.Message, form, keyFields(f.Limits)); field != "" {
+			page.Fault = "Not saved. " + page.Fault
+		}
+	}
+	f.Facts, f.LimitList = k.facts(v, &f, field, strings.TrimPrefix(page.Fault, "Not saved. "), form)
+	switch tab {
+	case "/usage":
+		f.Plots = k.plots(v)
+	case "/requests":
+		f.Refused, f.More = k.refused(v, f.Key)
+	case tabAccess:
+		if e := k.explain(v, &f); e != nil {
+			status, page.Fault = e.Status, e.Message
+		}
+	case "/history":
+		if f.Pages, e = v.list("/admin/v1/audit?object="+url.QueryEscape(textOf(f.Key["id"])), "entries"); e != nil {
+			v.showFault(e)
+			return
+		}
+		for _, row := range f.Pages.Rows {
+			entry, _ := row.(map[string]any)
+			one := activityOf(entry)
+			one.Changes = slices.DeleteFunc(one.Changes, func(c activityChange) bool { return c.Object != "key "+textOf(f.Key["id"]) })
+			f.Entries = append(f.Entries, one)
+		}
+	}
+	page.Data = f
+	v.show(status, "key", page)
+}
+
+// facts returns the facts of a key by the names of their fields, and those with limits, shortest window
+// first. The fact named field shows the text of a fault. A form that was refused is shown as it was
+// typed, with the marks of what is stored now, so that it can be sent again.
+func (k *keyPages) facts(v *pageRequest, f *formData, field, fault string, form url.Values) (facts map[string]fact, limits []fact) {
+	record, action := keyRecord(f.Key, f.Limits), ""
+	if v.may("PATCH /admin/v1/keys/:id") && f.Key["status"] != keyRevoked {
+		action = "/keys/" + url.PathEscape(v.R.PathValue("id")) + "/edit"
+	}
+	numbers := map[string]keyNumber{}
+	for _, l := range f.Limits {
+		numbers["limit."+l.Name] = l
+	}
+	facts = map[string]fact{}
+	for _, kind := range keyFields(f.Limits) {
+		stored := kind.of(record)
+		one := fact{input: input{formField: kind, Value: stored, Was: kind.was(stored)}, Text: stored, Action: action, Default: numbers[kind.Name].Default, Least: numbers[kind.Name].Least}
+		if sent := form.Has(kind.Name) || form.Has("was."+kind.Name); sent && kind.changed(form) {
+			one.Value, one.Open = kind.sent(form), true
+		}
+		if kind.Name == field {
+			one.Fault, one.Open = fault, true
+		}
+		if kind.Choices != nil {
+			one.input.Choices = chosen(kind, kind.Choices(v), one.Value)
+		}
+		if kind.Name == "permission" {
+			one.Groups = f.permissions.groupsOf(textLines(one.Value))
+		}
+		facts[kind.Name] = one
+	}
+	for _, bar := range f.permissions.meters(f.Key) {
+		one, own := facts["limit."+bar.Name]
+		if !own { // a limit that the keys of an owner share
+			one = fact{}
+		}
+		one.Limit = &bar
+		limits = append(limits, one)
+	}
+	return facts, limits
+}
+
+// explain adds to f which checks the request in the query would pass. It does nothing if the query has
+// no path.
+func (k *keyPages) explain(v *pageRequest, f *formData) *Fault {
+	if f.Asked = v.query; v.query.Get("path") == "" || v.R.Method != http.MethodGet {
+		return nil
+	}
+	body := map[string]any{"method": v.query.Get("method"), "path": v.query.Get("path")}
+	if ip := v.query.Get("ip"); ip != "" {
+		body["ip"] = ip
+	}
+	var e *Fault
+	f.Explained, e = v.call(http.MethodPost, keyPath(v.R)+"/explain", body)
+	return e
+}
+
+// Methods returns the methods that the form of explain offers.
+func (f formData) Methods() []string {
+	return []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete}
+}
+
+// usedToday returns the usage of a key in the last 24 hours. It returns nil if there is none or it
 // cannot be read.
-func (k *keyPages) used(v *pageRequest, key map[string]any) map[string]any {
+func usedToday(v *pageRequest, key map[string]any) map[string]any {
 	answer, e := v.call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
 	if e != nil {
 		return nil
@@ -263,43 +486,38 @@ func (k *keyPages) keyUsed(v *pageRequest) {
 	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": liveMeters(p.meters(key), v.now())})
 }
 
-// editKey changes a key according to its form. It sends only what the user has changed.
+// editKey changes a key according to a form with one or more of its fields. It sends only what the user
+// has changed, and refuses to replace what somebody else has changed since the page was shown.
 func (k *keyPages) editKey(v *pageRequest) {
-	if err := v.R.ParseForm(); err != nil {
-		v.showFault(invalid("The form cannot be read. Its size must be at most 1 MiB."))
-		return
-	}
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
 	if e != nil {
 		v.showFault(e)
 		return
 	}
-	form := v.R.PostForm
-	metadata, _ := key["metadata"].(map[string]any)
-	body, err := keyBody(form, metadata)
-	if err == nil && form.Has("expires") {
-		body["expires_at"] = nil
-		if form.Get("expires") != "" {
-			body["expires_at"], _, err = keyExpiry(url.Values{"expires": form["expires"]}, v.now())
-		}
-		if was, _ := key["expires_at"].(string); strings.HasPrefix(was, form.Get("expires")) && form.Get("expires") != "" {
-			delete(body, "expires_at") // the same expiry; sending it again would fail if it has passed
-		}
-	}
-	if form.Has("environment") {
-		body["environment"] = strings.TrimSpace(form.Get("environment"))
-	}
-	if err != nil {
-		k.oneKey(v, http.StatusBadRequest, "key", faultOf(err).Message)
+	limits, e := readLimits(v, key)
+	if e != nil {
+		v.showFault(e)
 		return
 	}
-	if onlyChanged(body, form, key); len(body) > 0 {
+	form, tab := v.R.PostForm, tabOverview
+	for _, f := range keyFields(limits) {
+		if f.changed(form) {
+			tab = tabOf(f.Name)
+			break
+		}
+	}
+	body, err := keyChange(form, key, limits, v.now())
+	if err != nil {
+		k.showTab(v, tab, faultOf(err), form)
+		return
+	}
+	if len(body) > 0 {
 		if _, e := v.call(http.MethodPatch, keyPath(v.R), body); e != nil {
-			k.oneKey(v, e.Status, "key", e.Message)
+			k.showTab(v, tab, e, form)
 			return
 		}
 	}
-	back(v, "saved")
+	http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(v.R.PathValue("id"))+tab+"?done=saved", http.StatusSeeOther)
 }
 
 func (k *keyPages) changeKey(v *pageRequest) {
@@ -315,6 +533,9 @@ func (k *keyPages) changeKey(v *pageRequest) {
 	back(v, verb)
 }
 
+// fromList is the value of the parameter and field from if the operator came from the list of keys.
+const fromList = "list"
+
 // revokeKey revokes a key. If the key was used in the last 24 hours, the operator must type its
 // name, because some program still depends on the key.
 func (k *keyPages) revokeKey(v *pageRequest) {
@@ -323,13 +544,17 @@ func (k *keyPages) revokeKey(v *pageRequest) {
 		v.showFault(e)
 		return
 	}
-	if recentlyUsed(key, k.used(v, key), v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
+	if recentlyUsed(key, usedToday(v, key), v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
 		k.oneKey(v, http.StatusBadRequest, "revoke", "This key is in use. Type its name to revoke it. Nothing was changed.")
 		return
 	}
 	body := map[string]any{"end_webhooks": v.R.PostFormValue("end_webhooks") == "yes"}
 	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/revoke", body); e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
+		return
+	}
+	if v.R.PostFormValue("from") == fromList {
+		http.Redirect(v.W, v.R, "/keys?done=revoke", http.StatusSeeOther)
 		return
 	}
 	back(v, "revoke")
@@ -341,7 +566,11 @@ func (k *keyPages) rotateKey(v *pageRequest) {
 		k.oneKey(v, http.StatusBadRequest, "rotate", "The overlap must be a number of seconds.")
 		return
 	}
-	made, e := v.call(http.MethodPost, keyPath(v.R)+"/rotate", map[string]any{"overlap_seconds": overlap})
+	made, e := v.callOnce(v.R.PostFormValue("nonce"), http.MethodPost, keyPath(v.R)+"/rotate", map[string]any{"overlap_seconds": overlap})
+	if e != nil && e.Fields["key_id"] != nil {
+		v.show(http.StatusConflict, "already", view{Title: "Already rotated", Data: alreadyDone{textOf(e.Fields["key_id"]), true}})
+		return
+	}
 	if e != nil {
 		k.oneKey(v, e.Status, "key", e.Message)
 		return
@@ -364,309 +593,4 @@ func (k *keyPages) finishKey(v *pageRequest) {
 		return
 	}
 	back(v, "finish")
-}
-
-// keyLists are the page with the list of keys, and the answer with the limits of the keys for its
-// script.
-type keyLists struct{ apiURL func() string }
-
-// newKeyLists returns the pages. apiURL is a function that returns the URL of the API.
-func newKeyLists(apiURL func() string) *keyLists { return &keyLists{apiURL} }
-
-func (k *keyLists) sections() []section { return []section{{"API", "API Keys", "/keys"}} }
-
-func (k *keyLists) pages() map[string]page {
-	const list = "GET /admin/v1/keys"
-	return map[string]page{"GET /keys": {list, k.list}, "GET /keys/meters": {list, k.meters}}
-}
-
-// keyFilters returns the names of the parameters in the address that filter or sort the list.
-func keyFilters() []string {
-	return []string{"search", "status", "environment", "permission", "owner", "unused_days", "sort", "order"}
-}
-
-// keyLine is a key in the list.
-type keyLine struct {
-	Key       map[string]any
-	State     state
-	Sparkline sparkline
-	LimitBars []limitBar
-	Note      string
-	Labels    []string // labels of the permissions
-}
-
-// sorter is the heading of a column that the list can be sorted by. Order is "ascending" or
-// "descending" if the list is sorted by that column, and otherwise "".
-type sorter struct{ Name, Link, Order string }
-
-// keyList is the data of the page with the list of keys.
-type keyList struct {
-	listPage
-	Lines       []keyLine
-	Sorts       map[string]sorter
-	Permissions []string
-	URL         string // URL of the API
-	Live        string // ids of the shown keys, see keyLists.meters
-	Any         bool   // the store has at least one key
-}
-
-func (k *keyLists) list(v *pageRequest) {
-	q := v.query
-	if !q.Has("status") {
-		q.Set("status", liveKeys)
-	}
-	t, e := v.list("/admin/v1/keys", "keys", keyFilters()...)
-	if e != nil {
-		v.showFault(e)
-		return
-	}
-	list := keyList{listPage: t, Sorts: sorters(q), URL: k.apiURL()}
-	list.Filtered = false
-	for _, name := range []string{"search", "environment", "permission", "owner", "unused_days"} {
-		list.Filtered = list.Filtered || q.Get(name) != ""
-	}
-	list.Filtered = list.Filtered || q.Get("status") != liveKeys
-	list.States = append([]string{liveKeys, anyKeys}, Vocabulary().KeyStates...)
-	status, e := v.call(http.MethodGet, "/admin/v1/status", nil)
-	if e == nil {
-		n := numberOf(status["keys"])
-		list.Any = n > 0
-	}
-	p, _ := readPermissions(v) // after an error, the page shows names of permissions instead of labels
-	for _, g := range p.groups(nil) {
-		for _, c := range g.Choices {
-			list.Permissions = append(list.Permissions, c.Name)
-		}
-	}
-	list.Lines = k.lines(v, t.Rows, p)
-	var ids []string
-	for _, line := range list.Lines {
-		ids = append(ids, textOf(line.Key["id"]))
-	}
-	list.Live = strings.Join(ids, ",")
-	v.show(http.StatusOK, "keys", view{Title: "API Keys", Data: list, Form: q})
-}
-
-// meters answers the script of the list with the limits of the keys that the query names, by key id.
-// So an update costs the same however many keys there are.
-func (k *keyLists) meters(v *pageRequest) {
-	ids := strings.Split(v.query.Get("ids"), ",")
-	if v.query.Get("ids") == "" {
-		v.writeJSON(map[string]any{"keys": map[string]any{}})
-		return
-	}
-	answer, e := v.call(http.MethodGet, "/admin/v1/keys?"+url.Values{"id": ids, "limit": {"1000"}}.Encode(), nil)
-	if e != nil {
-		http.Error(v.W, e.Message, e.Status)
-		return
-	}
-	p, e := readPermissions(v)
-	if e != nil {
-		http.Error(v.W, e.Message, e.Status)
-		return
-	}
-	keys := map[string]any{}
-	rows, _ := answer["keys"].([]any)
-	for _, row := range rows {
-		if key, ok := row.(map[string]any); ok {
-			keys[fmt.Sprint(key["id"])] = liveMeters(p.windowMeters(key), v.now())
-		}
-	}
-	v.writeJSON(map[string]any{"keys": keys})
-}
-
-// liveMeters returns the bars of a key's limits for the page's script.
-func liveMeters(bars []limitBar, now time.Time) []map[string]any {
-	list := []map[string]any{}
-	for _, m := range bars {
-		list = append(list, map[string]any{"text": m.Text(), "percent": m.Percent, "level": m.Level(), "free": m.nextFree(now)})
-	}
-	return list
-}
-
-// lines returns the lines of the list. rows are the keys. If the usage cannot be read, the charts
-// are empty.
-func (k *keyLists) lines(v *pageRequest, rows []any, p permissions) (lines []keyLine) {
-	q := url.Values{"last": {"24"}}
-	for _, row := range rows {
-		key, _ := row.(map[string]any)
-		q.Add("key", fmt.Sprint(key["id"]))
-	}
-	history := map[string]any{}
-	if len(rows) > 0 {
-		if answer, e := v.call(http.MethodGet, "/admin/v1/usage?"+q.Encode(), nil); e == nil {
-			list, _ := answer["keys"].([]any)
-			for _, one := range list {
-				used, _ := one.(map[string]any)
-				history[fmt.Sprint(used["id"])] = used
-			}
-		}
-	}
-	for _, row := range rows {
-		key, _ := row.(map[string]any)
-		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
-		lines = append(lines, keyLine{key, stateOf(key, used, v.now()), newSparkline(used, v.now()), p.windowMeters(key), noteOf(key), nil})
-		for _, name := range texts(key["permissions"]) {
-			lines[len(lines)-1].Labels = append(lines[len(lines)-1].Labels, p.label(name))
-		}
-	}
-	return lines
-}
-
-// noteOf returns the note of a key, or "" if it has none.
-func noteOf(key map[string]any) string {
-	metadata, _ := key["metadata"].(map[string]any)
-	note, _ := metadata["note"].(string)
-	return note
-}
-
-// sorters returns a sorter for each column, by the name of the column. Its link sorts by the
-// column. If the list is sorted by it already, the link reverses the order.
-func sorters(q url.Values) map[string]sorter {
-	all := map[string]sorter{}
-	for name, label := range map[string]string{"name": "Name", "created": "Key, created", "last_used": "Last used", "expires": "Expires"} {
-		now := q.Get("sort") == name || q.Get("sort") == "" && name == "created"
-		order := "desc"
-		if name == "name" || name == "expires" {
-			order = "asc"
-		}
-		if now && q.Get("order") != "" {
-			order = q.Get("order")
-		}
-		s := sorter{Name: label}
-		if now {
-			s.Order = map[string]string{"asc": "ascending", "desc": "descending"}[order]
-			order = map[string]string{"asc": "desc", "desc": "asc"}[order]
-		}
-		to := url.Values{"sort": {name}, "order": {order}}
-		for _, filter := range keyFilters() {
-			if !to.Has(filter) && q.Get(filter) != "" {
-				to.Set(filter, q.Get(filter))
-			}
-		}
-		s.Link = "/keys?" + to.Encode()
-		all[name] = s
-	}
-	return all
-}
-
-// keyChoice is a permission in a form.
-type keyChoice struct {
-	Name, Description, Label string
-	Chosen                   bool
-}
-
-// keyGroup is a group of permissions in a form.
-type keyGroup struct {
-	Name    string
-	Choices []keyChoice
-}
-
-// keyNumber is a limit in a form. An empty Value means the default.
-type keyNumber struct {
-	Name, Label string
-	Default     int
-	Least       int // 0 or 1
-	Value       string
-}
-
-// keyPreset is a button that ticks some permissions. Permissions holds their names, separated by
-// spaces. Word is the name of the preset in an address.
-type keyPreset struct{ Name, Word, Permissions string }
-
-// permissions holds the permissions and presets that the admin endpoint offers.
-type permissions struct {
-	all     []permission
-	presets []keyPreset
-}
-
-// permission is a permission as the admin endpoint describes it.
-type permission struct {
-	name, label, about, group string
-	limits                    []string // names of the limits on requests that need the permission
-}
-
-// readPermissions reads the permissions and presets from the admin endpoint.
-func readPermissions(v *pageRequest) (p permissions, e *Fault) {
-	answer, e := v.call(http.MethodGet, "/admin/v1/permissions", nil)
-	if e != nil {
-		return p, e
-	}
-	rows, _ := answer["permissions"].([]any)
-	for _, row := range rows {
-		r, _ := row.(map[string]any)
-		p.all = append(p.all, permission{textOf(r["name"]), textOf(r["label"]), textOf(r["description"]), textOf(r["group"]), texts(r["limits"])})
-	}
-	rows, _ = answer["presets"].([]any)
-	for _, row := range rows {
-		r, _ := row.(map[string]any)
-		p.presets = append(p.presets, keyPreset{textOf(r["label"]), textOf(r["name"]), strings.Join(texts(r["permissions"]), " ")})
-	}
-	return p, nil
-}
-
-// groups returns the permissions in groups, with those in chosen ticked. The groups are in the
-// order of their first permissions.
-func (p permissions) groups(chosen []string) (groups []keyGroup) {
-	for _, one := range p.all {
-		i := slices.IndexFunc(groups, func(g keyGroup) bool { return g.Name == one.group })
-		if i < 0 {
-			i, groups = len(groups), append(groups, keyGroup{Name: one.group})
-		}
-		groups[i].Choices = append(groups[i].Choices, keyChoice{one.name, one.about, one.label, slices.Contains(chosen, one.name)})
-	}
-	return groups
-}
-
-// groupsOf does the same as groups, but adds a group for the permissions in chosen that the
-// configuration does not define. Otherwise a form would lose them although nobody changed them.
-func (p permissions) groupsOf(chosen []string) []keyGroup {
-	other := keyGroup{Name: "Not in the configuration"}
-	for _, name := range chosen {
-		if !slices.ContainsFunc(p.all, func(one permission) bool { return one.name == name }) {
-			other.Choices = append(other.Choices, keyChoice{name, "has no effect until the configuration defines it", name, true})
-		}
-	}
-	if len(other.Choices) == 0 {
-		return p.groups(chosen)
-	}
-	return append(p.groups(chosen), other)
-}
-
-// label returns the label of a permission, or name if the permission is unknown.
-func (p permissions) label(name string) string {
-	for _, one := range p.all {
-		if one.name == name {
-			return one.label
-		}
-	}
-	return name
-}
-
-// unused reports whether a key with the permissions held can never use a limit. That is so if the
-// limit counts only requests that need a permission which is not in held.
-func (p permissions) unused(limit string, held []string) bool {
-	return slices.ContainsFunc(p.all, func(one permission) bool {
-		return slices.Contains(one.limits, limit) && !slices.Contains(held, one.name)
-	})
-}
-
-// keyNumbers returns the limits of keys for a form. list is the list of limits in the admin
-// endpoint's answer. value returns the text in the field of a limit, by the limit's name.
-func keyNumbers(list any, value func(name string) string) (numbers []keyNumber) {
-	rows, _ := list.([]any)
-	for _, l := range rows {
-		row, _ := l.(map[string]any)
-		if row["scope"] == "owner" { // such a limit is shared by all keys of an owner
-			continue
-		}
-		name, _ := row["name"].(string)
-		standard := numberOf(row["default"])
-		least := 1
-		if row["kind"] == kindConcurrent {
-			least = 0 // no limit
-		}
-		numbers = append(numbers, keyNumber{name, limitLabel(name), int(standard), least, value(name)})
-	}
-	return numbers
 }

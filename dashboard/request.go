@@ -85,8 +85,8 @@ func (v *pageRequest) show(status int, name string, page view) {
 		page.Role = roleLabel(v.Operator.Role)
 	}
 	page.Nav = v.navigation()
-	if page.Done == "" {
-		page.Done = done(v.query.Get("done"))
+	if word := v.query.Get("done"); page.Done == "" && d.takeNote(v.W, v.R, word) {
+		page.Done = done(word)
 	}
 	d.render(v.W, status, name, page)
 }
@@ -99,6 +99,7 @@ func done(word string) string {
 		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued. It is sent again with the same delivery id.",
 		"delivered": "The sample was delivered.", "failed": "The sample was not delivered. The first row of the attempts shows the reason.",
 		"paused": "Paused. Nothing is sent to it until it is resumed.", "resumed": "Resumed.",
+		"found":  "This is the key that has the secret. The secret was not kept.",
 		"finish": "The previous secrets are no longer valid. Only the current secret is.",
 		"pause":  "Paused: requests get 401 from now on.", "resume": "Resumed.",
 		"revoke":   "Revoked: requests get 401 from now on.",

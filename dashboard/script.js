@@ -18,7 +18,11 @@ for (const button of document.querySelectorAll("[data-copy]")) {
       field.select();
       done = document.execCommand("copy");
     }
+    const label = button.dataset.label ??= button.textContent;
     button.textContent = done ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => { button.textContent = label; }, 4000);
+    const stored = document.getElementById("stored");
+    if (done && stored) stored.checked = true;
     document.getElementById("copied").textContent = done ? button.dataset.what + " copied." : "Press Ctrl+C to copy.";
   });
 }
@@ -58,19 +62,24 @@ if (form) {
       "; " + list(limits) + "; from " + (form.elements.ips.value.trim() || "anywhere") + "; " + ends() + ".";
     const says = document.getElementById("says");
     says.hidden = false;
-    if (says.textContent !== text) says.textContent = text;
+    says.textContent = text;
+  };
+  // Read out when a field is left, not at each key.
+  const read = () => {
+    say();
+    document.getElementById("said").textContent = document.getElementById("says").textContent;
   };
   for (const link of form.querySelectorAll("[data-preset]")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();
       const wanted = link.dataset.preset.split(" ");
       for (const box of boxes) box.checked = wanted.includes(box.value);
-      say();
+      read();
     });
   }
   form.elements.expires.addEventListener("change", () => { form.elements.expiry.value = "date"; });
   form.addEventListener("input", say);
-  form.addEventListener("change", say);
+  form.addEventListener("change", read);
   say();
 }
 
@@ -94,6 +103,7 @@ if (waiting) {
       if (key.last_used_at) {
         waiting.textContent = "First request seen, from " + (key.last_used_ip || "an unknown address") + ".";
         waiting.className = "arrived";
+        document.getElementById("stored").checked = true;
         return;
       }
     } catch { /* the server may be starting anew */ }
@@ -102,15 +112,46 @@ if (waiting) {
   look();
 }
 
-// Meters follow what the keys use, for as long as somebody looks: where nothing
-// was touched for ten minutes the page asks no more, so that a session that was
-// left alone comes to its end.
+// A page follows what happens for as long as somebody looks: where nothing was
+// touched for ten minutes it asks no more, so that a session that was left alone
+// comes to its end. It says when what it shows is old.
+const follow = (path, show) => {
+  let touched = Date.now(), seen = new Date();
+  const stale = document.querySelector("[data-stale]");
+  const say = (text) => {
+    if (!stale || stale.textContent === text) return;
+    stale.textContent = text;
+    stale.hidden = !text;
+  };
+  const since = () => seen.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  for (const kind of ["pointermove", "keydown", "scroll"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
+  const look = async () => {
+    if (Date.now() - touched >= 6e5) {
+      say("Not updated since " + since() + ". Move the pointer or press a key to go on.");
+    } else if (!document.hidden) {
+      try {
+        const answer = await fetch(path, { headers: liveHeaders });
+        if (answer.redirected) {
+          say("Your session has ended. This page is as it was at " + since() + ". Reload it to log in.");
+          return;
+        }
+        await show(answer);
+        seen = new Date();
+        say("");
+      } catch {
+        say("The server does not answer. This page is as it was at " + since() + ".");
+      }
+    }
+    setTimeout(look, 3000);
+  };
+  setTimeout(look, 3000);
+};
+
+// The meters of a key.
 const live = document.querySelector("[data-live]");
 if (live) {
-  let touched = Date.now();
-  for (const kind of ["pointermove", "keydown", "scroll"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
   const show = (box, meters) => {
-    const drawn = [...box.querySelectorAll(".meter")], hints = box.querySelectorAll(".hint");
+    const drawn = [...box.querySelectorAll(".meter")], hints = box.querySelectorAll(".free");
     if (drawn.length !== meters.length) return;
     meters.forEach((m, i) => {
       drawn[i].querySelector("span").textContent = m.text;
@@ -121,18 +162,48 @@ if (live) {
       if (hints[i]) hints[i].textContent = m.free;
     });
   };
-  const look = async () => {
-    if (!document.hidden && Date.now() - touched < 6e5) {
-      try {
-        const answer = await fetch(live.dataset.live, { headers: liveHeaders });
-        if (answer.redirected) return; // to the login
-        const got = await answer.json();
-        for (const box of document.querySelectorAll("[data-meters]")) show(box, got.meters || got.keys[box.dataset.meters] || []);
-      } catch { /* the server may be starting anew */ }
+  follow(live.dataset.live, async (answer) => {
+    const got = await answer.json();
+    for (const box of document.querySelectorAll("[data-meters]")) show(box, got.meters);
+  });
+}
+
+// The rows of the list of keys. What has the focus stays as it is.
+const table = document.querySelector("[data-rows]");
+if (table) {
+  follow(table.dataset.rows, async (answer) => {
+    const got = new DOMParser().parseFromString("<table><tbody>" + await answer.text(), "text/html");
+    for (const row of got.querySelectorAll("tr")) {
+      const shown = table.querySelector('tr[data-key="' + row.dataset.key + '"]');
+      if (!shown) continue;
+      shown.className = row.className;
+      [...row.cells].forEach((cell, i) => {
+        const old = shown.cells[i];
+        if (old.innerHTML !== cell.innerHTML && !old.contains(document.activeElement)) old.innerHTML = cell.innerHTML;
+      });
     }
-    setTimeout(look, 3000);
+  });
+}
+
+// Keys are selected with a box in each row, or all of the page at once. The
+// buttons for them are there once one is.
+const bulk = document.querySelector("[data-bulk]");
+if (bulk) {
+  const all = document.querySelector("[data-all]"), boxes = () => [...document.querySelectorAll("input[name=id][form=bulk]")];
+  const count = () => {
+    const list = boxes(), n = list.filter((box) => box.checked).length;
+    bulk.hidden = !n;
+    bulk.querySelector("[data-count]").textContent = n + " selected:";
+    all.checked = n > 0 && n === list.length;
+    all.indeterminate = n > 0 && n < list.length;
   };
-  setTimeout(look, 3000);
+  all.hidden = false;
+  all.addEventListener("change", () => {
+    for (const box of boxes()) box.checked = all.checked;
+    count();
+  });
+  document.addEventListener("change", (event) => { if (event.target.name === "id") count(); });
+  addEventListener("pageshow", count); // the browser may have ticked boxes again
 }
 
 // On a phone the filters of a list are folded, unless one is set.

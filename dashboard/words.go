@@ -7,6 +7,7 @@ type Words struct {
 	LiveKeys       string // value of the status filter for keys that are not revoked
 	AnyKeys        string // filter for keys of every status
 	KeyStates      []string
+	KeyTags        []string // values of the filter tag for keys
 	Carriers       []string // ways to send a key
 	CallStates     []string
 	CallTypes      []string
@@ -48,6 +49,7 @@ func Vocabulary() Words {
 		LiveKeys:     liveKeys,
 		AnyKeys:      anyKeys,
 		KeyStates:    []string{keyActive, "paused", "expired", keyRevoked},
+		KeyTags:      []string{"never_used", "expires_soon", "rate_limited", "sent_in_url", "rotating"},
 		Carriers:     []string{carrierBearer, carrierHeader, carrierQuery},
 		CallStates:   []string{"queued", "in-progress", "completed", "failed"},
 		CallTypes:    []string{"inbound", "outbound"},
