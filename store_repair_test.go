@@ -265,7 +265,9 @@ func TestRebuild_Interrupted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error { return emit(indexEntry("calls/x", []byte("entry"), 1)) })
+	err = f.rebuild(func(_ *Tx, emit func(DerivedEntry) error) error {
+		return emit(indexEntry("calls/x", []byte("entry"), 1))
+	})
 	if err = errors.Join(err, f.CopyTo(s.path+".copy"), f.Close()); err != nil {
 		t.Fatal(err)
 	}
