@@ -38,7 +38,7 @@ var adminListPaths = []string{
 	"/admin/v1/audit", "/admin/v1/audit?actor=operator", "/admin/v1/audit?actor=operator+7&result=refused", "/admin/v1/audit?action=keys", "/admin/v1/audit?action=POST&result=done",
 	"/admin/v1/keys?limit=1000", "/admin/v1/calls?limit=1000", "/admin/v1/contacts?limit=1000", "/admin/v1/keys?search=program+9&sort=last_used", "/admin/v1/keys?status=live&sort=expires&environment=test",
 	"/admin/v1/audit?actor=operator+7&action=keys", "/admin/v1/audit?object=key&result=refused", "/admin/v1/audit?action=login&object=none", "/admin/v1/audit?limit=1000",
-	"/admin/v1/refusals", "/admin/v1/refusals?code=invalid_api_key", "/admin/v1/refusals?key=none", "/admin/v1/usage", "/admin/v1/usage?step=day", "/admin/v1/keys/" + keyHole + "/history",
+	"/admin/v1/refusals", "/admin/v1/refusals?code=not_found", "/admin/v1/refusals?key=none", "/admin/v1/usage", "/admin/v1/usage?step=day", "/admin/v1/keys/" + keyHole + "/history",
 	"/admin/v1/webhooks", "/admin/v1/webhooks/1/logs", "/admin/v1/status", "/metrics",
 	"/admin/v1/audit?object=key", "/admin/v1/audit?object=key+key_77", "/admin/v1/audit?object=none", "/admin/v1/owners", "/admin/v1/owners?search=owner+99", "/admin/v1/agents?search=agent+99",
 }
@@ -161,12 +161,12 @@ func (m *measuredServer) prepare() error {
 		return err
 	}
 	for range refusedRequests {
-		r, err := http.NewRequest(http.MethodGet, m.api+"/api/v1/calls", nil)
+		r, err := http.NewRequest(http.MethodGet, m.api+"/api/v1/calls/18446744073709551615", nil)
 		if err != nil {
 			return err
 		}
-		r.Header.Set("X-API-Key", "klen_none")
-		if err := statusOf(http.DefaultClient, r, http.StatusUnauthorized); err != nil {
+		r.Header.Set("X-API-Key", m.secret)
+		if err := statusOf(http.DefaultClient, r, http.StatusNotFound); err != nil {
 			return err
 		}
 	}
