@@ -207,8 +207,8 @@ func (x *exchange) WriteHeader(status int) {
 	x.ResponseWriter.WriteHeader(status)
 }
 
-// writeFields adds Vary and the state of the limits to the answer. As lines they take a fraction of the
-// time and no memory. The answers of an upstream may have fields of the same names, which are
+// writeFields adds Vary and the state of the limits to the answer. As lines they take a fraction of
+// the time and no memory. The answers of an upstream may have fields of the same names, which are
 // replaced in the header.
 func (x *exchange) writeFields() {
 	limits := LimitFields{List: x.Request.Limits, Now: x.Now, Draft: x.draft}

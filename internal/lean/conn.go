@@ -227,8 +227,8 @@ func (c *conn) leaving() bool {
 // It returns false if there are no bytes. While it waits, the connection has no buffer.
 func (c *conn) wait() bool { return c.receive(c.turn) }
 
-// renewRead sets the read deadline to d after the latest answer. It is at most slack later, so that not every
-// request has to set it.
+// renewRead sets the read deadline to d after the latest answer. It is at most slack later, so that
+// not every request has to set it.
 func (c *conn) renewRead(d time.Duration) {
 	if c.readMoved.Swap(false) {
 		c.readUntil = past
@@ -465,8 +465,8 @@ func (c *conn) flush() {
 	*c.out = (*c.out)[:0]
 }
 
-// flushNow writes what the system takes of the answers without waiting, if that needs no look at the
-// write deadline. It saves most of the time that RawConn.Write needs besides the call of the system.
+// flushNow writes what the system takes of the answers without waiting, if that needs no look at
+// the write deadline. It saves most of what RawConn.Write costs besides the call of the system.
 func (c *conn) flushNow() {
 	if c.open == 0 || c.out == nil || c.werr != nil || c.writeMoved.Load() || !c.writeUntil.IsZero() && !c.now.Before(c.writeUntil) {
 		return
@@ -491,7 +491,8 @@ func (c *conn) write(b []byte) {
 	}
 }
 
-// writeMore is the function for RawConn.Write. It returns false to be called again when there is room.
+// writeMore is the function for RawConn.Write. It returns false to be called again when there is
+// room.
 func (c *conn) writeMore(fd uintptr) bool {
 	for len(c.left) > 0 && c.werr == nil {
 		n, again, err := write(fd, c.left)

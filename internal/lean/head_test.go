@@ -93,7 +93,8 @@ func TestHead_Repeats(t *testing.T) {
 	}
 }
 
-// A head that was the same twice is not read a third time, which this sees by a mark in what was kept.
+// A head that was the same twice is not read a third time, which this sees by a mark in what was
+// kept.
 func TestHead_ReadsOnce(t *testing.T) {
 	s := newSlot(&conn{base: t.Context()})
 	read := func(text string) string {

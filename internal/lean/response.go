@@ -58,10 +58,11 @@ func (w *response) Header() http.Header { return w.header }
 // FieldLines returns memory for SetFieldLines.
 func (w *response) FieldLines() []byte { return w.lines[:0] }
 
-// SetFieldLines adds fields to the answer, beside those of Header. lines has a line for each, such as
-// "Age: 5\r\n", and belongs to w from then on. The caller vouches that they are correct, that the header
-// has none of them, and that none of Content-Length, Transfer-Encoding, Connection, Date, Trailer,
-// Content-Type and Content-Encoding is among them. It must be called before WriteHeader.
+// SetFieldLines adds fields to the answer, beside those of Header. lines has a line for each, such
+// as "Age: 5\r\n", and belongs to w from then on. The caller vouches that they are correct, that
+// the header has none of them, and that none of Content-Length, Transfer-Encoding, Connection,
+// Date, Trailer, Content-Type and Content-Encoding is among them. It must be called before
+// WriteHeader.
 func (w *response) SetFieldLines(lines []byte) { w.lines = lines }
 
 // isHead reports whether the request is HEAD, so that the answer has no body.

@@ -24,9 +24,9 @@ func countUnread(fd uintptr) bool {
 	return syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpInq, 1) == nil
 }
 
-// read reads from a descriptor without waiting, see internal/nowait. again is true if there is nothing to read yet. At
-// the end of the stream it returns io.EOF. drained is whether neither bytes nor the end of the stream
-// are left, so that whatever arrives later is reported by the poller.
+// read reads from a descriptor without waiting, see internal/nowait. again is true if there is
+// nothing to read yet. At the end of the stream it returns io.EOF. drained is whether neither bytes
+// nor the end of the stream are left, so that whatever arrives later is reported by the poller.
 func (s *socketRead) read(fd uintptr, b []byte) (n int, again, drained bool, err error) {
 	s.vector.Base = unsafe.SliceData(b)
 	s.vector.SetLen(len(b))
@@ -49,8 +49,8 @@ func (s *socketRead) read(fd uintptr, b []byte) (n int, again, drained bool, err
 	}
 }
 
-// unread returns the number of bytes that are left to be read, as the last read has reported it. It is
-// not 0 at the end of the stream, and -1 if it is not known.
+// unread returns the number of bytes that are left to be read, as the last read has reported it. It
+// is not 0 at the end of the stream, and -1 if it is not known.
 func (s *socketRead) unread() int32 {
 	head := (*syscall.Cmsghdr)(unsafe.Pointer(&s.control))
 	if int(s.message.Controllen) < syscall.CmsgLen(4) || head.Level != syscall.IPPROTO_TCP || head.Type != tcpInq {

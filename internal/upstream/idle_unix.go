@@ -23,8 +23,8 @@ func silent(raw syscall.RawConn) (silent bool) {
 }
 
 // talk is the function for RawConn.Read that sends c.unsent, waits, and reads the first part of the
-// answer into c.heard. A call of RawConn.Read forgets what has arrived before. Nothing has, as long as
-// the request is not sent, so there is no need for a read that finds nothing.
+// answer into c.heard. A call of RawConn.Read forgets what has arrived before. Nothing has, as long
+// as the request is not sent, so there is no need for a read that finds nothing.
 func (c *upstream) talk(fd uintptr) bool {
 	if len(c.unsent) > 0 {
 		n, _, err := nowait.Write(fd, c.unsent)
