@@ -405,6 +405,9 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		op = change.apply(was, r.Now)
+		if change.reset && op.Password == "" && op.Joined && op.Subject == "" {
+			return ErrConflict.With("%s has no password, and could not log in without the passkeys. Set a password first. On the server: latchkey admin passwd %q", op.Name, op.Name)
+		}
 		if !op.administers() {
 			if warning, err = lastAdmin(tx, r.Caller, was); err != nil {
 				return err

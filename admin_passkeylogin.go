@@ -233,16 +233,17 @@ var errNeedsPassword = ErrConflict.With("Without a password you need two passkey
 // recovers logs in an operator without a password, who has lost the passkeys, by a recovery code in place
 // of the password. It uses the code up. ok is false if the name or the code is wrong.
 func (a *Accounts) recovers(by AuditContext, c dashboard.Credentials, found *operator) (ok bool) {
-	err := by.Update(a.o.Operators.store, func(tx *Tx) error {
-		op, err := OperatorTable.One(tx, "name", []byte(strings.ToLower(c.Name)))
-		if err != nil || op.Password != "" || op.status() != operatorActive || !hasRecovery(op, c.Password) {
-			return errors.Join(err, ErrLogin)
-		}
-		*found = op
-		_, err = a.useCode(tx, op.ID, c.Password, by)
+	err := a.o.Operators.store.View(func(tx *Tx) (err error) { // most wrong passwords end here, without a change of the store
+		*found, err = OperatorTable.One(tx, "name", []byte(strings.ToLower(c.Name)))
 		return err
 	})
-	return err == nil
+	if err != nil || found.Password != "" || found.status() != operatorActive || !hasRecovery(*found, c.Password) {
+		return false
+	}
+	return by.Update(a.o.Operators.store, func(tx *Tx) error {
+		_, err := a.useCode(tx, found.ID, c.Password, by)
+		return err
+	}) == nil
 }
 
 // secondPasskey checks the passkey in the second step of a login.

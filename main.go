@@ -372,6 +372,7 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 			log.Warn(warning)
 		}
 		o.announce(a, api, admin)
+		go debug.FreeOSMemory() // the start leaves more garbage than an idle service would ever collect
 		if o.Demo {
 			if seedErr = demo(ctx, a, o, log.Level, [2]string{o.config.APIURL(api.String()), o.config.DashboardURL(admin.String())}); seedErr != nil {
 				stop() // the demo cannot be used, because nobody has its key
