@@ -353,19 +353,23 @@ func (f *Refusals) show(w http.ResponseWriter, r *Request) error {
 	if code != "" && !KnownCode(code) {
 		return ErrValidation.With("code must be one of the error codes that the page /errors lists; got %q.", code)
 	}
-	var found []refused
+	found, shown := []int{}, []refused{} // the entries are large, so only those of the page are copied
 	f.mu.Lock()
 	for i := range f.list { // i counts back from the newest entry
 		n := len(f.list)
-		one := f.list[(f.next-1-i+2*n)%n]
+		at := (f.next - 1 - i + 2*n) % n
+		one := &f.list[at]
 		if (id == "" || one.id == id) && (key == "" || one.key == key) && (code == "" || one.code == code) {
-			found = append(found, one)
+			found = append(found, at)
 		}
+	}
+	from, to := page.Bounds(len(found))
+	for _, at := range found[from:to] {
+		shown = append(shown, f.list[at])
 	}
 	f.mu.Unlock()
 	rows := []any{}
-	from, to := page.Bounds(len(found))
-	for _, one := range found[from:to] {
+	for _, one := range shown {
 		rows = append(rows, one.shown())
 	}
 	answer := page.Answer(len(found), "refusals", rows)

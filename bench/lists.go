@@ -49,7 +49,7 @@ const keyHole = "KEY"
 // dashboardPaths has the pages of the dashboard to measure. Their columns count and page are empty.
 var dashboardPaths = []string{
 	"/keys", "/keys?status=live&sort=name", "/keys?search=program+99", "/keys?sort=last_used&page=1000", "/keys/" + keyHole, "/calls", "/calls?status=completed&page=1000", "/contacts", "/contacts?search=lind9+mara",
-	"/calendar", "/audit", "/audit?actor=operator", "/owners", "/owners?search=owner+99", "/usage", "/refusals", "/webhooks", "/status",
+	"/calendar", "/activity", "/owners", "/owners?search=owner+99", "/webhooks", "/status",
 }
 
 // lists measures all lists on stores of one owner and of 1,000 owners.
