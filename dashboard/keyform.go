@@ -61,7 +61,11 @@ func keyFault(message string, form url.Values, fields []formField) (field, text 
 		if f.Name == "permission" && len(form["permission"]) == 0 {
 			return f.Name, "Choose at least one permission."
 		}
-		return f.Name, f.Label + strings.TrimPrefix(message, member)
+		rest := strings.TrimPrefix(message, member)
+		if _, after, ok := strings.Cut(rest, "]"); ok && strings.HasPrefix(rest, "[") { // the place in a list
+			rest = after
+		}
+		return f.Name, f.Label + rest
 	}
 	return "", message
 }
