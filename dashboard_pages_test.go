@@ -352,7 +352,7 @@ func TestKeyPages_Facts(t *testing.T) {
 	for _, tt := range []struct{ tab, field, value, says string }{
 		{"", "name", " ", "Name is missing"}, {"", "expires", "2020-01-01", "Expires is not in the future"}, {"", "expires", "soon", "Expires must be a date"},
 		{"", "limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number"}, {"", "limit.requests_per_minute_limit", "0", "Requests per minute must be a whole number"},
-		{"/access", "ips", "192.0.2.1, x", "Allowed IP addresses[1] must be an address"}, {"/access", "environment", "Not A Word", "Environment must have"}, {"/access", "permission", "", "Choose at least one permission."},
+		{"/access", "ips", "192.0.2.1, x", "Allowed IP addresses must be an address"}, {"/access", "environment", "Not A Word", "Environment must have"}, {"/access", "permission", "", "Choose at least one permission."},
 	} {
 		form := []string{"was." + tt.field, b.mark(path+tt.tab, tt.field)}
 		if tt.value != "" {
@@ -424,7 +424,7 @@ func TestKeyPages_Duplicate(t *testing.T) {
 func TestKeyPages_CreateFaults(t *testing.T) {
 	b := newDashboard(t)
 	for _, tt := range []struct{ field, value, says, fold string }{
-		{"name", "", "Name is missing", ""}, {"permission", "", "Choose at least one permission.", ""}, {"ips", "x", "Allowed IP addresses[0] must be", " open"},
+		{"name", "", "Name is missing", ""}, {"permission", "", "Choose at least one permission.", ""}, {"ips", "x", "Allowed IP addresses must be", " open"},
 		{"limit.requests_per_minute_limit", "many", "Requests per minute must be a whole number", " open"}, {"environment", "No Word", "Environment must have", " open"}, {"expires", "soon", "Expires must be", " open"},
 	} {
 		form := url.Values{"name": {"ci & co"}, "permission": {"can_read_calls"}, "expiry": {"90d"}}

@@ -4,10 +4,11 @@
 // is its only other connection to the program.
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
-// (login and sessions), factors.go, passkeys.go and oidc.go (other ways to log in), request.go (a request
-// for a page), records.go, forms.go and columns.go (the pages that most kinds of records share). The other
-// files hold the pages: overview.go, requests.go, keys.go with keyform.go and charts.go, calendar.go,
-// contacts.go, webhooks.go, tokens.go, operators.go, system.go and pages.go.
+// (login and sessions), factors.go, passkeys.go and oidc.go (other ways to log in), request.go and notes.go
+// (a request for a page), records.go, forms.go and columns.go (the pages that most kinds of records share).
+// The other files hold the pages: overview.go, requests.go, keylist.go and keybulk.go (the list of keys),
+// keys.go with keyform.go, keypermissions.go, keysamples.go and charts.go (one key), calendar.go, contacts.go,
+// webhooks.go, tokens.go, operators.go, system.go and pages.go.
 package dashboard
 
 import (

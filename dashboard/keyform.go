@@ -52,13 +52,20 @@ func keyMember(field string) string {
 func keyFault(message string, form url.Values, fields []formField) (field, text string) {
 	for _, f := range fields {
 		member := keyMember(f.Name)
+		if names(message, f.Label) {
+			return f.Name, message
+		}
 		if !names(message, member) {
 			continue
 		}
 		if f.Name == "permission" && len(form["permission"]) == 0 {
 			return f.Name, "Choose at least one permission."
 		}
-		return f.Name, f.Label + strings.TrimPrefix(message, member)
+		rest := strings.TrimPrefix(message, member)
+		if _, after, ok := strings.Cut(rest, "]"); ok && strings.HasPrefix(rest, "[") { // the place in a list
+			rest = after
+		}
+		return f.Name, f.Label + rest
 	}
 	return "", message
 }
@@ -242,7 +249,7 @@ func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 		if at, err := clock.ParseLocal(text, time.UTC); err == nil {
 			return at.Format(time.RFC3339), true, nil
 		}
-		return nil, false, invalid("expires_at must be a date such as 2027-01-31.")
+		return nil, false, invalid("Expires must be a date such as 2027-01-31.")
 	}
 	switch preset {
 	case "":
@@ -253,7 +260,7 @@ func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	lengths := map[string]time.Duration{"30d": 30, "90d": 90, "1y": 365}
 	days, ok := lengths[preset]
 	if !ok {
-		return nil, false, invalid("expires_at must be one of the choices.")
+		return nil, false, invalid("Expires must be one of the choices.")
 	}
 	return now.Add(days * 24 * time.Hour).UTC().Format(time.RFC3339), true, nil
 }

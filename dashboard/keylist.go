@@ -68,7 +68,6 @@ type keyList struct {
 	Permissions []choice
 	URL         string // URL of the API
 	CSV         string // address of the list as CSV
-	Live        string // ids of the shown keys, see keyLists.rows
 	Any         bool   // the store has at least one key
 }
 
@@ -102,11 +101,6 @@ func (k *keyLists) list(v *pageRequest, fault *Fault) {
 		list.Orders = append(list.Orders, choice{o[0], o[1], o[0] == q.Get("sort")})
 	}
 	list.Lines = k.lines(v, t.Rows, p)
-	var ids []string
-	for _, line := range list.Lines {
-		ids = append(ids, textOf(line.Key["id"]))
-	}
-	list.Live = strings.Join(ids, ",")
 	page, status := view{Title: "API Keys", Data: list, Form: q}, http.StatusOK
 	if fault != nil {
 		page.Fault, status = fault.Message, fault.Status

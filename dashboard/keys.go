@@ -68,7 +68,7 @@ type fact struct {
 	Open    bool   // show the form
 	Action  string // where the form is sent to; "" if the operator may not change the key
 	Groups  []keyGroup
-	Limit   *limitBar // the bar of a limit; nil for other fields
+	Limit   *limitBar // the bar of a limit; nil if it is not in use, and for other fields
 	Default int       // of a limit
 	Least   int       // of a limit
 }
@@ -344,8 +344,8 @@ func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Va
 	v.show(status, "key", page)
 }
 
-// facts returns the facts of a key by the names of their fields, and those with limits, shortest window
-// first. The fact named field shows the text of a fault. A form that was refused is shown as it was
+// facts returns the facts of a key by the names of their fields, and those with limits, first those that
+// are in use, shortest window first. The fact named field shows the text of a fault. A form that was refused is shown as it was
 // typed, with the marks of what is stored now, so that it can be sent again.
 func (k *keyPages) facts(v *pageRequest, f *formData, field, fault string, form url.Values) (facts map[string]fact, limits []fact) {
 	record, action := keyRecord(f.Key, f.Limits), ""
@@ -374,13 +374,20 @@ func (k *keyPages) facts(v *pageRequest, f *formData, field, fault string, form 
 		}
 		facts[kind.Name] = one
 	}
+	drawn := map[string]bool{}
 	for _, bar := range f.permissions.meters(f.Key) {
+		drawn[bar.Name] = true
 		one, own := facts["limit."+bar.Name]
 		if !own { // a limit that the keys of an owner share
 			one = fact{}
 		}
 		one.Limit = &bar
 		limits = append(limits, one)
+	}
+	for _, l := range f.Limits { // those that are off, or that the key cannot use
+		if !drawn[l.Name] {
+			limits = append(limits, facts["limit."+l.Name])
+		}
 	}
 	return facts, limits
 }

@@ -130,7 +130,7 @@ const follow = (path, show) => {
       say("Not updated since " + since() + ". Move the pointer or press a key to go on.");
     } else if (!document.hidden) {
       try {
-        const answer = await fetch(path, { headers: liveHeaders });
+        const answer = await fetch(path(), { headers: liveHeaders });
         if (answer.redirected) {
           say("Your session has ended. This page is as it was at " + since() + ". Reload it to log in.");
           return;
@@ -162,16 +162,21 @@ if (live) {
       if (hints[i]) hints[i].textContent = m.free;
     });
   };
-  follow(live.dataset.live, async (answer) => {
+  follow(() => live.dataset.live, async (answer) => {
     const got = await answer.json();
     for (const box of document.querySelectorAll("[data-meters]")) show(box, got.meters);
   });
 }
 
-// The rows of the list of keys. What has the focus stays as it is.
+// The rows of the list of keys, those on the screen. What has the focus stays as
+// it is.
 const table = document.querySelector("[data-rows]");
 if (table) {
-  follow(table.dataset.rows, async (answer) => {
+  const shownRows = () => [...table.querySelectorAll("tr[data-key]")].filter((row) => {
+    const box = row.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight;
+  });
+  follow(() => table.dataset.rows + shownRows().map((row) => row.dataset.key).join(","), async (answer) => {
     const got = new DOMParser().parseFromString("<table><tbody>" + await answer.text(), "text/html");
     for (const row of got.querySelectorAll("tr")) {
       const shown = table.querySelector('tr[data-key="' + row.dataset.key + '"]');
