@@ -359,7 +359,7 @@ func (d *Dashboard) showSetup(w http.ResponseWriter, r *http.Request) {
 	if err := d.o.Accounts.CheckSetup(link); err != nil {
 		link, status = "", http.StatusForbidden
 	}
-	d.render(w, status, "setup", view{Title: "Set up", Data: link})
+	d.render(w, status, "setup", view{Title: "Set up", Fault: d.noPasswords(), Data: link})
 }
 
 // afterLink is the login page of an operator who has just set a password by a link.
