@@ -31,8 +31,8 @@ type factor struct {
 	Credential   json.RawMessage `json:"credential,omitempty"`    // of a passkey: public key, counter and flags
 }
 
-// factorTable stores the second factors. An index finds a passkey by the id of its credential.
-var factorTable = Table[factor]{
+// FactorTable stores the second factors. An index finds a passkey by the id of its credential.
+var FactorTable = Table[factor]{
 	Name: "factors", Signed: true, Audit: AuditPolicy{Object: "factor", Untold: []string{"last_used_at", "step", "credential", "credential_id"}},
 	Key: func(f factor) []byte { return IDKey(f.ID) },
 	Indexes: []Index[factor]{
@@ -51,8 +51,8 @@ var maxFactors = map[string]int{factorTOTP: 3, factorPasskey: 20}
 
 // factorsOf returns the factors of an operator, the oldest first.
 func factorsOf(tx *Tx, operator uint64) (list []factor, err error) {
-	for _, key := range factorTable.Find(tx, "operator", IDKey(operator), Forward) {
-		f, err := factorTable.Get(tx, key)
+	for _, key := range FactorTable.Find(tx, "operator", IDKey(operator), Forward) {
+		f, err := FactorTable.Get(tx, key)
 		if err != nil {
 			return nil, err
 		}
@@ -98,10 +98,10 @@ func addFactor(tx *Tx, made factor) (factor, error) {
 	if made.Name, err = cleanName(made.Name); err != nil {
 		return made, err
 	}
-	if made.ID, err = factorTable.NextID(tx); err != nil {
+	if made.ID, err = FactorTable.NextID(tx); err != nil {
 		return made, err
 	}
-	return made, factorTable.Put(tx, made)
+	return made, FactorTable.Put(tx, made)
 }
 
 // freeName returns name, or name with a number that makes it differ from the names in list.
@@ -113,14 +113,14 @@ func freeName(list []factor, name string) string {
 	return next
 }
 
-// endFactors removes all factors and recovery codes of an operator.
-func endFactors(tx *Tx, operator uint64) error {
+// EndFactors removes all factors and recovery codes of an operator.
+func EndFactors(tx *Tx, operator uint64) error {
 	list, err := factorsOf(tx, operator)
 	if err != nil {
 		return err
 	}
 	for _, f := range list {
-		if err := factorTable.Delete(tx, IDKey(f.ID)); err != nil {
+		if err := FactorTable.Delete(tx, IDKey(f.ID)); err != nil {
 			return err
 		}
 	}
@@ -191,7 +191,7 @@ func (a *Accounts) listFactors(w http.ResponseWriter, r *Request) error {
 	}
 	rows, codes := []any{}, 0
 	err = r.View(a.o.Operators.store, func(tx *Tx) error {
-		for f, err := range factorTable.All(tx, Forward) {
+		for f, err := range FactorTable.All(tx, Forward) {
 			if err != nil {
 				return err
 			}
@@ -218,7 +218,7 @@ func ownFactor(tx *Tx, r *Request) (f factor, err error) {
 	if err != nil {
 		return f, err
 	}
-	if f, err = factorTable.Get(tx, IDKey(id)); err == nil && f.Operator != r.Caller.Operator {
+	if f, err = FactorTable.Get(tx, IDKey(id)); err == nil && f.Operator != r.Caller.Operator {
 		return factor{}, ErrNotFound
 	}
 	return f, err
@@ -242,7 +242,7 @@ func (a *Accounts) renameFactor(w http.ResponseWriter, r *Request) error {
 			return err
 		}
 		f.Name = name
-		return factorTable.Put(tx, f)
+		return FactorTable.Put(tx, f)
 	})
 	if err != nil {
 		return err
@@ -285,9 +285,9 @@ func (a *Accounts) dropFactor(tx *Tx, f factor) error {
 		return ErrConflict.With("You have no password, and without this passkey you could not log in. Add another passkey or set a password first.")
 	}
 	if len(left) == 0 {
-		return endFactors(tx, f.Operator)
+		return EndFactors(tx, f.Operator)
 	}
-	return factorTable.Delete(tx, IDKey(f.ID))
+	return FactorTable.Delete(tx, IDKey(f.ID))
 }
 
 // enrollSpan is how long a link for setting up a second factor is valid.
@@ -342,4 +342,41 @@ func (a *Accounts) needsLink(op operator, link string, now time.Time) bool {
 }
 
 // FactorTables returns the tables of second factors, which a check of the store reads.
-func FactorTables() []Checked { return []Checked{factorTable} }
+func FactorTables() []Checked { return []Checked{FactorTable} }
+
+// FactorsEnded returns the second factors that were removed since the backup, and those whose last
+// code is a later one, so that no code is accepted twice.
+func FactorsEnded(previous, backup *Tx) (plan []Carried, err error) {
+	for was, err := range FactorTable.All(backup, Forward) {
+		if err != nil {
+			return nil, err
+		}
+		now, err := FactorTable.Get(previous, IDKey(was.ID))
+		gone := errors.Is(err, ErrNotFound)
+		if err != nil && !gone {
+			return nil, err
+		}
+		switch {
+		case gone:
+			plan = append(plan, Carried{
+				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was removed.", was.ID, was.Name, was.Operator),
+				Apply: func(tx *Tx) error { return dropIfThere(tx, was) },
+			})
+		case now.Step > was.Step:
+			was.Step = now.Step
+			plan = append(plan, Carried{
+				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was used.", was.ID, was.Name, was.Operator),
+				Apply: func(tx *Tx) error { return FactorTable.Put(tx, was) },
+			})
+		}
+	}
+	return plan, nil
+}
+
+// dropIfThere deletes a factor unless it was deleted together with its operator.
+func dropIfThere(tx *Tx, f factor) error {
+	if err := FactorTable.Delete(tx, IDKey(f.ID)); !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil
+}

@@ -50,7 +50,7 @@ func (b *browser) recoveryCodes() []string {
 	b.t.Helper()
 	b.prove()
 	w := b.post("/account/recovery-codes")
-	codes := regexp.MustCompile(`(?:[A-Z2-7]{4}-){3}[A-Z2-7]{4}`).FindAllString(w.Body.String(), -1)
+	codes := regexp.MustCompile(`(?:[A-Z2-7]{4}-){5}[A-Z2-7]{4}`).FindAllString(w.Body.String(), -1)
 	if w.Code != 201 || len(codes) != 10 {
 		b.t.Fatalf("got %d and %d codes, want 201 and 10", w.Code, len(codes))
 	}

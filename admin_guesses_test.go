@@ -182,7 +182,7 @@ func TestConfirm(t *testing.T) {
 	for _, next := range []string{"//evil.example", "https://evil.example", `/\evil.example`} {
 		b.sent(b.post("/confirm", "confirm.password", operatorPassword, "next", next), "/keys")
 	}
-	b.refuse("POST", "/admin/v1/confirm", `{"password": "p"}`, 403, "permission_denied", "Only a login")
+	b.refuse("POST", "/admin/v1/confirm", `{"password": "p"}`, 403, "permission_denied", "this request has none")
 	for _, want := range []string{`"confirm password"`, `"POST /admin/v1/confirm"`, `"code":"invalid_login"`} {
 		if text := auditText(t, b.testApp); !strings.Contains(text, want) || strings.Contains(text, operatorPassword) {
 			t.Errorf("the audit log does not have %s: %s", want, text)

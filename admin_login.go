@@ -139,6 +139,12 @@ func (o *Operators) Create(by AuditContext, name, password, setup string) (made 
 	return o.createAs(by, operator{Name: name, Role: RoleAdmin}, password, setup)
 }
 
+// CreateInitial is like Create for an operator whose password is from the environment of the service.
+func (o *Operators) CreateInitial(by AuditContext, name, password string) error {
+	_, err := o.createAs(by, operator{Name: name, Role: RoleAdmin, Initial: true}, password, "")
+	return err
+}
+
 // createAs stores a new operator with the name, the role and Initial of made. If setup is not "", it must
 // be the token of the valid set-up link, which works only once and only for the first operator.
 // createAs returns ErrSetup if setup is not valid, ErrConflict if the name is taken, and

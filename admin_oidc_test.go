@@ -484,6 +484,10 @@ func TestOIDC_Provider(t *testing.T) {
 			_, _ = io.WriteString(w, strings.Repeat("x", 64<<10))
 		}
 	}
+	slow := func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then the server sees that the client has gone
+		<-r.Context().Done()
+	}
 	away := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { t.Error("the redirect to another host was followed") }))
 	defer away.Close()
 	for _, tt := range []struct {
@@ -502,17 +506,25 @@ func TestOIDC_Provider(t *testing.T) {
 		{"the keys are elsewhere", at("keys", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, 302) }), 403, "redirect to"},
 		{"metadata is no JSON", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "<html>") }), 503, "not the JSON object"},
 		{"it is down", at("", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }), 503, "got status 502"},
+		{"metadata is slow", at("openid-configuration", slow), 503, "exceeded"},
+		{"the token endpoint is slow", at("token", slow), 503, "exceeded"},
+		{"the keys are slow", at("keys", slow), 403, "exceeded"},
 		{"the token endpoint is down", at("token", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }), 503, "status 502"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b, p := newSignOn(t)
 			p.person("bea", "groups", "platform")
 			p.lie(tt.lie)
+			client := b.accounts.provider.client
+			if strings.Contains(tt.name, "slow") {
+				client.Timeout = 200 * time.Millisecond
+			}
 			w := b.get("/login/oidc")
 			if w.Code == 303 {
 				w = b.bring(p.login(w.Header().Get("Location")))
 			}
 			b.wantRefused(w, tt.status, tt.reason)
+			client.Timeout = providerTimeout
 			if w := b.post("/login", "name", "ann", "password", operatorPassword); w.Code != 303 {
 				t.Errorf("log in with a password: got %d", w.Code)
 			}

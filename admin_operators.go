@@ -396,7 +396,7 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 	warning := ""
 	err = r.Update(o.store, func(tx *Tx) error {
 		if change.reset {
-			if err := endFactors(tx, id); err != nil {
+			if err := EndFactors(tx, id); err != nil {
 				return err
 			}
 		}
@@ -488,7 +488,7 @@ func (o *Operators) remove(w http.ResponseWriter, r *Request) error {
 		if warning, err = lastAdmin(tx, r.Caller, op); err != nil {
 			return err
 		}
-		return errors.Join(endFactors(tx, id), OperatorTable.Delete(tx, IDKey(id)), endAccess(tx, id, r.Now))
+		return errors.Join(EndFactors(tx, id), OperatorTable.Delete(tx, IDKey(id)), endAccess(tx, id, r.Now))
 	})
 	if err != nil {
 		return err

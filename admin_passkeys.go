@@ -409,7 +409,7 @@ func (p *Passkeys) use(id uint64, seen *webauthn.Credential, alone bool, now tim
 			if f.Credential, err = json.Marshal(k); err != nil {
 				return err
 			}
-			return factorTable.Put(tx, f)
+			return FactorTable.Put(tx, f)
 		}
 		return errPasskeyUnknown // removed in the meantime
 	})
@@ -474,7 +474,7 @@ func putPasskey(tx *Tx, op *operator, k createdPasskey, now time.Time) error {
 	if !bytes.Equal(op.Handle, k.handle) { // another passkey was added at the same time
 		return errPasskeyLate
 	}
-	if factorTable.Has(tx, "credential", k.ID) {
+	if FactorTable.Has(tx, "credential", k.ID) {
 		return ErrConflict.With("This passkey is stored already.")
 	}
 	f, err := k.factorFor(op.ID, k.name, now)
@@ -504,7 +504,7 @@ func (p *Passkeys) anyHere(list []factor) bool {
 // for each.
 func countPasskeys(tx *Tx, host string) (here int, elsewhere map[string]int, err error) {
 	elsewhere = map[string]int{}
-	for f, err := range factorTable.All(tx, Forward) {
+	for f, err := range FactorTable.All(tx, Forward) {
 		if err != nil {
 			return here, elsewhere, err
 		}

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +18,8 @@ import (
 	"github.com/zitadel/oidc/v3/example/server/storage"
 	zoidc "github.com/zitadel/oidc/v3/pkg/oidc"
 	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"latchkey/cli"
 )
 
 // TestSignOn_Journey is the life of an operator who logs in by single sign-on: created, with another
@@ -69,7 +75,12 @@ func TestSignOn_Journey(t *testing.T) {
 	b.wantRefused(b.signOn(p), 403, `none of the 1 values of the claim "groups" is in roles`)
 	p.person("sub-1", "groups", "support")
 	b.operate(200, "PATCH", "/admin/v1/operators/2", `{"disabled": true}`)
+	p.person("sub-1", "groups", "platform")
 	b.wantRefused(b.signOn(p), 403, "operator 2 is disabled")
+	if op := b.operatorNamed("bea"); op["role"] != "viewer" {
+		t.Errorf("got %v, want nothing changed by the refused login", op)
+	}
+	p.person("sub-1", "groups", "support")
 	b.operate(200, "PATCH", "/admin/v1/operators/2", `{"disabled": false}`)
 	if w := b.signOn(p); w.Code != 303 {
 		t.Errorf("got %d %s", w.Code, w.Body)
@@ -347,6 +358,9 @@ func TestSignOn_PasswordsOff(t *testing.T) {
 	if w := stranger.post("/join", "token", invited, "password", "a long password"); w.Code != 403 || !strings.Contains(w.Body.String(), "accepts no passwords") {
 		t.Errorf("join: got %d %s", w.Code, w.Body)
 	}
+	if page := stranger.get("/join?token=" + invited).Body.String(); !strings.Contains(page, "accepts no passwords") {
+		t.Errorf("got %s", page)
+	}
 	if w := b.get("/keys"); w.Code != 200 {
 		t.Errorf("the session from before: got %d", w.Code)
 	}
@@ -384,11 +398,21 @@ func TestSignOn_WayIn(t *testing.T) {
 		t.Helper()
 		c := b.config
 		c.Admin.PasswordLogin = false
+		s := service{config: c, sources: Sources{"admin.password_login": "file x"}}
+		socket, err := net.Listen("unix", b.folder.Socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		running := &http.Server{Handler: b.local}
+		go func() { _ = running.Serve(socket) }()
+		if got, err := s.wayIn(); got != want || err != nil {
+			t.Errorf("%s, a server is running: got %v, %v", when, got, err)
+		}
+		_ = running.Close()
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s := service{config: c, sources: Sources{"admin.password_login": "file x"}}
-		_, err := s.Check()
+		_, err = s.Check()
 		if got := err == nil; got != want || err != nil && !strings.Contains(err.Error(), "file x: admin.password_login: false would lock everybody out") {
 			t.Errorf("%s: got %v, want it allowed: %v", when, err, want)
 		}
@@ -407,6 +431,27 @@ func TestSignOn_WayIn(t *testing.T) {
 	b.config.Admin.OIDC.Issuer = p.URL
 	b.operate(200, "PATCH", "/admin/v1/operators/2", `{"disabled": true}`)
 	check("when that admin is disabled", false)
+}
+
+// config check says what to enter at the provider.
+func TestSignOn_Notes(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "latchkey.toml")
+	text := "[admin]\nbase_url = \"https://keys.example.com\"\n[admin.oidc]\nissuer = \"https://id.example.com\"\nclient_id = \"latchkey\"\nclient_secret = \"hunter2\"\nroles = {a = \"admin\"}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"config", "check"}, {"config", "check", "--json"}, {"config", "print"}} {
+		var out bytes.Buffer
+		env := environment(nil, nil)
+		env.Stdout, env.Stderr = &out, &out
+		exit := cli.Run(t.Context(), append([]string{"latchkey", "--config", file, "--data", filepath.Join(t.TempDir(), "data")}, args...), env)
+		if exit != 0 || args[1] == "check" && !strings.Contains(out.String(), "enter https://keys.example.com/login/oidc/callback as the redirect address") {
+			t.Errorf("%s: got %d %s", args, exit, &out)
+		}
+		if strings.Contains(out.String(), "hunter2") {
+			t.Errorf("%s: got %s, want no secret", args, &out)
+		}
+	}
 }
 
 // zitadelProvider is the OpenID provider of the module zitadel/oidc, with its example store.

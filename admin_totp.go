@@ -54,7 +54,7 @@ func matchTOTP(secret, code string, last int64, now time.Time) (step int64, ok b
 // The recovery codes of an operator.
 const (
 	recoveryCodes = 10
-	recoveryBytes = 10 // random bytes in each: too many to be guessed, so a plain hash is stored
+	recoveryBytes = 15 // random bytes in each: so many that a plain hash of a code keeps it (OWASP ASVS 5.0, 6.5.2)
 )
 
 // recoveryCode is the stored form of a recovery code.
@@ -62,13 +62,18 @@ type recoveryCode struct {
 	Hash []byte `json:"hash"` // SHA-256 of the code in capitals without hyphens
 }
 
-// newRecoveryCodes returns new recovery codes, such as "ABCD-EFGH-IJKL-MNOP", and their stored forms.
+// newRecoveryCodes returns new recovery codes, such as "ABCD-EFGH-IJKL-MNOP-QRST-UVWX", and their stored
+// forms.
 func newRecoveryCodes() (codes []string, stored []recoveryCode) {
 	for range recoveryCodes {
 		data := make([]byte, recoveryBytes)
 		_, _ = rand.Read(data) // never returns an error; the program ends if the system has no random bytes
 		text := base32.StdEncoding.EncodeToString(data)
-		codes = append(codes, strings.Join([]string{text[:4], text[4:8], text[8:12], text[12:]}, "-"))
+		var groups []string
+		for group := range slices.Chunk([]byte(text), 4) {
+			groups = append(groups, string(group))
+		}
+		codes = append(codes, strings.Join(groups, "-"))
 		stored = append(stored, recoveryCode{recoveryHash(text)})
 	}
 	return codes, stored
@@ -116,7 +121,7 @@ func (a *Accounts) useCode(tx *Tx, id uint64, code string, by AuditContext) (kin
 		}
 		if step, ok := matchTOTP(secret, code, f.Step, by.Now); ok {
 			f.Step, f.LastUsedAt = step, by.Now
-			return factorTOTP, factorTable.Put(tx, f)
+			return factorTOTP, FactorTable.Put(tx, f)
 		}
 	}
 	op, err := OperatorTable.Get(tx, IDKey(id))

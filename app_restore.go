@@ -48,7 +48,7 @@ func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
 
 // endedSince returns what has ended between the backup and the previous database.
 func endedSince(previous, backup *Tx) (plan []Carried, err error) {
-	for _, find := range []func(previous, backup *Tx) ([]Carried, error){keysEnded, tokensEnded, operatorsEnded, factorsEnded} {
+	for _, find := range []func(previous, backup *Tx) ([]Carried, error){keysEnded, tokensEnded, operatorsEnded, FactorsEnded} {
 		found, err := find(previous, backup)
 		if err != nil {
 			return nil, err
@@ -173,7 +173,7 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 			plan = append(plan, Carried{
 				What: fmt.Sprintf("Operator %d (%s) was deleted.", was.ID, was.Name),
 				Apply: func(tx *Tx) error {
-					return errors.Join(endFactors(tx, was.ID), OperatorTable.Delete(tx, IDKey(was.ID)))
+					return errors.Join(EndFactors(tx, was.ID), OperatorTable.Delete(tx, IDKey(was.ID)))
 				},
 			})
 			continue
@@ -191,41 +191,4 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 		})
 	}
 	return plan, nil
-}
-
-// factorsEnded returns the second factors that were removed since the backup, and those whose last
-// code is a later one, so that no code is accepted twice.
-func factorsEnded(previous, backup *Tx) (plan []Carried, err error) {
-	for was, err := range factorTable.All(backup, Forward) {
-		if err != nil {
-			return nil, err
-		}
-		now, err := factorTable.Get(previous, IDKey(was.ID))
-		gone := errors.Is(err, ErrNotFound)
-		if err != nil && !gone {
-			return nil, err
-		}
-		switch {
-		case gone:
-			plan = append(plan, Carried{
-				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was removed.", was.ID, was.Name, was.Operator),
-				Apply: func(tx *Tx) error { return dropIfThere(tx, was) },
-			})
-		case now.Step > was.Step:
-			was.Step = now.Step
-			plan = append(plan, Carried{
-				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was used.", was.ID, was.Name, was.Operator),
-				Apply: func(tx *Tx) error { return factorTable.Put(tx, was) },
-			})
-		}
-	}
-	return plan, nil
-}
-
-// dropIfThere deletes a factor unless it was deleted together with its operator.
-func dropIfThere(tx *Tx, f factor) error {
-	if err := factorTable.Delete(tx, IDKey(f.ID)); !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	return nil
 }

@@ -448,8 +448,7 @@ func firstOperator(a *App) error {
 	if exists, err := a.Operators.Any(); err != nil || exists {
 		return err
 	}
-	first := operator{Name: name, Role: RoleAdmin, Initial: true}
-	if _, err := a.Operators.createAs(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, first, password, ""); err != nil {
+	if err := a.Operators.CreateInitial(AuditContext{Actor: "environment", Action: "create operator", Now: time.Now()}, name, password); err != nil {
 		return fmt.Errorf("LATCHKEY_ADMIN_NAME, LATCHKEY_ADMIN_PASSWORD: %s", Public(err).Message)
 	}
 	return nil

@@ -151,7 +151,7 @@ func sample(kind string, now time.Time) WebhookEvent {
 		body["disk"] = map[string]any{"free_bytes": 450000000, "mark_bytes": 268435456, "refusing": false}
 	case "operator":
 		body["operator"] = map[string]any{
-			"id": 1, "name": "sample", "role": RoleAdmin, "way": resetByCode, "by": "operator 1 sample", "client_ip": "192.0.2.1", "recovery_codes": 9,
+			"id": 1, "name": "sample", "role": "admin", "way": "recovery_code", "by": "operator 1 sample", "client_ip": "192.0.2.1", "recovery_codes": 9,
 		}
 	case "token":
 		body["token"] = map[string]any{

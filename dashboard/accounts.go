@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -393,7 +394,7 @@ func (d *Dashboard) renderSetup(w http.ResponseWriter, status int, link string, 
 	if link != "" {
 		page.Passkey = d.firstPasskey(link, "")
 	}
-	v.Title, v.Data = "Set up", page
+	v.Title, v.Fault, v.Data = "Set up", cmp.Or(v.Fault, d.noPasswords()), page
 	d.render(w, status, "setup", v)
 }
 

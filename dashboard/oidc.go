@@ -68,6 +68,24 @@ func (d *Dashboard) signOnFault(w http.ResponseWriter, r *http.Request, fault *F
 	d.renderLogin(w, r, fault.Status, text, page)
 }
 
+// nextOf returns the path to which a browser goes after a single sign-on. It is kept in a cookie, so it
+// must be short.
+func nextOf(next string) string {
+	if next = localPath(next); len(next) > 1000 {
+		return "/keys"
+	}
+	return next
+}
+
+// noPasswords returns a sentence for a page that asks for a new password, or "" if passwords are
+// accepted.
+func (d *Dashboard) noPasswords() string {
+	if d.o.Accounts.Ways().Password {
+		return ""
+	}
+	return "This service accepts no passwords, because admin.password_login is false."
+}
+
 // startSignOn sends the browser to the identity provider. It is a link, not a form: browsers apply the
 // rule form-action of the page to the redirects that follow a form.
 func (d *Dashboard) startSignOn(w http.ResponseWriter, r *http.Request) {
@@ -76,7 +94,7 @@ func (d *Dashboard) startSignOn(w http.ResponseWriter, r *http.Request) {
 		d.signOnFault(w, r, invalid("%s", err))
 		return
 	}
-	start, err := d.o.Accounts.StartSignOn(r, SignOn{Purpose: SignOnLogin, Next: localPath(q.Get("next"))})
+	start, err := d.o.Accounts.StartSignOn(r, SignOn{Purpose: SignOnLogin, Next: nextOf(q.Get("next"))})
 	if err != nil {
 		d.signOnFault(w, r, faultOf(err))
 		return
@@ -155,5 +173,5 @@ func (d *Dashboard) linkAccount(v *pageRequest) {
 
 // confirmBySignOn confirms who the operator is by a login at the identity provider.
 func (d *Dashboard) confirmBySignOn(v *pageRequest) {
-	v.departWith(SignOn{Purpose: SignOnConfirm, Next: localPath(v.R.PostFormValue("next"))})
+	v.departWith(SignOn{Purpose: SignOnConfirm, Next: nextOf(v.R.PostFormValue("next"))})
 }

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"strings"
@@ -209,7 +210,7 @@ func (d *Dashboard) renderJoin(w http.ResponseWriter, status int, link, fault st
 		d.render(w, faultOf(err).Status, "join", view{Title: "Invitation", Data: invitation{}})
 		return
 	}
-	d.render(w, status, "join", view{Title: "Invitation", Fault: fault, Data: invitation{link, invited.Name, roleLabel(invited.Role), d.firstPasskey(link, invited.Name)}})
+	d.render(w, status, "join", view{Title: "Invitation", Fault: cmp.Or(fault, d.noPasswords()), Data: invitation{link, invited.Name, roleLabel(invited.Role), d.firstPasskey(link, invited.Name)}})
 }
 
 func (d *Dashboard) join(w http.ResponseWriter, r *http.Request) {
