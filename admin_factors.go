@@ -344,9 +344,15 @@ func (a *Accounts) needsLink(op operator, link string, now time.Time) bool {
 // FactorTables returns the tables of second factors, which a check of the store reads.
 func FactorTables() []Checked { return []Checked{FactorTable} }
 
-// FactorsEnded returns the second factors that were removed since the backup, and those whose last
-// code is a later one, so that no code is accepted twice.
-func FactorsEnded(previous, backup *Tx) (plan []Carried, err error) {
+// EndedFactor is a second factor in a backup that has ended or was used since.
+type EndedFactor struct {
+	What  string             // sentence that says so
+	Apply func(tx *Tx) error // does the same in the restored database
+}
+
+// FactorsEnded returns the second factors that were removed since the backup, and those whose last code
+// is a later one, so that no code is accepted twice.
+func FactorsEnded(previous, backup *Tx) (ended []EndedFactor, err error) {
 	for was, err := range FactorTable.All(backup, Forward) {
 		if err != nil {
 			return nil, err
@@ -356,21 +362,16 @@ func FactorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 		if err != nil && !gone {
 			return nil, err
 		}
+		what := fmt.Sprintf("The second factor %d (%s) of operator %d", was.ID, was.Name, was.Operator)
 		switch {
 		case gone:
-			plan = append(plan, Carried{
-				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was removed.", was.ID, was.Name, was.Operator),
-				Apply: func(tx *Tx) error { return dropIfThere(tx, was) },
-			})
+			ended = append(ended, EndedFactor{what + " was removed.", func(tx *Tx) error { return dropIfThere(tx, was) }})
 		case now.Step > was.Step:
 			was.Step = now.Step
-			plan = append(plan, Carried{
-				What:  fmt.Sprintf("The second factor %d (%s) of operator %d was used.", was.ID, was.Name, was.Operator),
-				Apply: func(tx *Tx) error { return FactorTable.Put(tx, was) },
-			})
+			ended = append(ended, EndedFactor{what + " was used.", func(tx *Tx) error { return FactorTable.Put(tx, was) }})
 		}
 	}
-	return plan, nil
+	return ended, nil
 }
 
 // dropIfThere deletes a factor unless it was deleted together with its operator.

@@ -48,7 +48,7 @@ func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
 
 // endedSince returns what has ended between the backup and the previous database.
 func endedSince(previous, backup *Tx) (plan []Carried, err error) {
-	for _, find := range []func(previous, backup *Tx) ([]Carried, error){keysEnded, tokensEnded, operatorsEnded, FactorsEnded} {
+	for _, find := range []func(previous, backup *Tx) ([]Carried, error){keysEnded, tokensEnded, operatorsEnded, factorsEnded} {
 		found, err := find(previous, backup)
 		if err != nil {
 			return nil, err
@@ -191,4 +191,13 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 		})
 	}
 	return plan, nil
+}
+
+// factorsEnded returns the second factors that were removed or used since the backup.
+func factorsEnded(previous, backup *Tx) (plan []Carried, err error) {
+	ended, err := FactorsEnded(previous, backup)
+	for _, one := range ended {
+		plan = append(plan, Carried{What: one.What, Apply: one.Apply})
+	}
+	return plan, err
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"latchkey/internal/durable"
 )
 
 // rebuildBucket is the bucket in which File.rebuild makes buckets. They take the places of others when
@@ -176,7 +178,7 @@ func newEntrySorter(path string) (*entrySorter, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	file, err := durable.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	return &entrySorter{file: file}, err
 }
 

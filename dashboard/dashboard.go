@@ -96,10 +96,10 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{overviewPages{o.Answered}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
+		return []pageSet{overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
 	}
 	return []pageSet{
-		overviewPages{o.Answered}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
+		overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
 		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{},
 	}
 }
@@ -179,6 +179,7 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	for pattern, p := range d.pages() {
 		handle(pattern, d.loggedIn(p))
 	}
+	handle("GET /live", d.loggedIn(page{anyRole, d.live}))
 	origins.refused = d.o.Accounts.RecordCrossSite
 	return origins.protect(mux), nil
 }

@@ -10,16 +10,13 @@ import (
 	"time"
 )
 
-// overviewPages are the page that a person keeps open, and the stream that tells pages about new
-// requests.
-type overviewPages struct {
-	answered func() (requests uint64, serving bool) // see Options.Answered
-}
+// overviewPages are the page that a person keeps open.
+type overviewPages struct{}
 
-func (o overviewPages) sections() []section { return []section{{"API", "Overview", "/"}} }
+func (overviewPages) sections() []section { return []section{{"API", "Overview", "/"}} }
 
-func (o overviewPages) pages() map[string]page {
-	return map[string]page{"GET /{$}": {"GET /admin/v1/overview", showOverview}, "GET /live": {anyRole, o.live}}
+func (overviewPages) pages() map[string]page {
+	return map[string]page{"GET /{$}": {"GET /admin/v1/overview", showOverview}}
 }
 
 // overviewPage is the data of the overview.
@@ -392,7 +389,7 @@ func outcomes(row chartRow) string {
 // sends the number of requests so far whenever that has changed, at most every two seconds, and a
 // comment otherwise, so that the page knows that the stream works. It ends with the session and when
 // the service stops.
-func (o overviewPages) live(v *pageRequest) {
+func (d *Dashboard) live(v *pageRequest) {
 	const look, beat = 2 * time.Second, 14 * time.Second
 	control := http.NewResponseController(v.W)
 	_ = control.SetWriteDeadline(time.Time{}) // fails only if there is no deadline
@@ -404,7 +401,7 @@ func (o overviewPages) live(v *pageRequest) {
 	defer ticker.Stop()
 	last, quiet := uint64(0), time.Duration(0)
 	for first := true; ; first = false {
-		n, serving := o.answered()
+		n, serving := d.o.Answered()
 		if !serving {
 			return
 		}
@@ -416,7 +413,7 @@ func (o overviewPages) live(v *pageRequest) {
 			text, quiet = ": no change\n\n", 0
 		}
 		if text != "" {
-			if _, ok := v.dashboard.o.Accounts.Session(v.R, v.Token); !ok {
+			if _, ok := d.o.Accounts.Session(v.R, v.Token); !ok {
 				return
 			}
 			if _, err := v.W.Write([]byte(text)); err != nil || control.Flush() != nil {

@@ -237,7 +237,7 @@ if (parts.length) {
     busy = true;
     asked = Date.now();
     try {
-      const answer = await fetch(location.href, { headers: { "Latchkey-Live": "1" } });
+      const answer = await fetch(location.href, { headers: liveHeaders });
       if (answer.redirected || answer.status === 401) {
         box.checked = false;
         say("Your session has ended. Reload the page to log in.", true);
