@@ -197,7 +197,7 @@ func operatorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 func factorsEnded(previous, backup *Tx) (plan []Carried, err error) {
 	ended, err := FactorsEnded(previous, backup)
 	for _, one := range ended {
-		plan = append(plan, Carried{What: one.What, Apply: one.Apply})
+		plan = append(plan, Carried(one))
 	}
 	return plan, err
 }
