@@ -501,8 +501,12 @@ func TestOIDC_Provider(t *testing.T) {
 		{"the keys are huge", at("keys", huge), 403, "request body too large"},
 		{"metadata redirects in a loop", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }), 503, "redirect to"},
 		{"metadata is elsewhere", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, http.StatusFound) }), 503, "redirect to"},
-		{"the token endpoint is elsewhere", at("token", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, http.StatusTemporaryRedirect) }), 503, "redirect to"},
-		{"the token endpoint redirects", at("token", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusTemporaryRedirect) }), 503, "redirect to"},
+		{"the token endpoint is elsewhere", at("token", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, away.URL, http.StatusTemporaryRedirect)
+		}), 503, "redirect to"},
+		{"the token endpoint redirects", at("token", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+		}), 503, "redirect to"},
 		{"the keys are elsewhere", at("keys", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, http.StatusFound) }), 403, "redirect to"},
 		{"metadata is no JSON", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "<html>") }), 503, "not the JSON object"},
 		{"it is down", at("", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }), 503, "got status 502"},
