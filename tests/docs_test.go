@@ -418,9 +418,11 @@ func TestDocs_Toml(t *testing.T) {
 		t.Fatal(err)
 	}
 	checked, dir := 0, t.TempDir()
+	overwrite(t, dir, "secret", "a secret")
+	places := strings.NewReplacer("/var/backups", dir, "/etc/latchkey/oidc-secret", filepath.Join(dir, "secret"))
 	for _, page := range append(pages, "README.md") {
 		for _, m := range regexp.MustCompile("(?s)\n```toml\n(.*?)```").FindAllStringSubmatch(read(t, page), -1) {
-			overwrite(t, dir, "latchkey.toml", strings.ReplaceAll(m[1], "/var/backups", dir))
+			overwrite(t, dir, "latchkey.toml", places.Replace(m[1]))
 			_, errs, exit := program.Run(t, "config", "check", "--config", filepath.Join(dir, "latchkey.toml"))
 			if missing := strings.Contains(m[1], "/etc/latchkey/tls.crt") && strings.Contains(errs, "/etc/latchkey/tls.crt"); exit != 0 && !missing {
 				t.Errorf("%s: exit %d, %s in the block\n%s", page, exit, errs, m[1])
