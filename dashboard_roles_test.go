@@ -68,7 +68,12 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 	}
 	disabled := fmt.Sprint(a.operate(201, "POST", "/admin/v1/operators", `{"name": "Disabled", "password": "`+operatorPassword+`"}`)["id"])
 	a.operate(200, "PATCH", "/admin/v1/operators/"+disabled, `{"disabled": true}`)
-	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/keys/": keys["crm"], "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
+	refused := a.operate(201, "POST", "/admin/v1/keys", `{"name": "refused", "permissions": ["can_read_calls"]}`)["key"].(string)
+	if w := a.ask("GET", "/api/v1/agents", refused, ""); w.Code != 403 {
+		t.Fatalf("got %d, want 403", w.Code)
+	}
+	request := a.operate(200, "GET", "/admin/v1/requests?code=permission_denied", "")["requests"].([]any)[0].(map[string]any)["request_id"].(string)
+	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/requests/": request, "/keys/": keys["crm"], "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
 	for pattern := range c.needs {
 		c.mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 	}

@@ -136,13 +136,17 @@ func (b *browser) post(path string, form ...string) *httptest.ResponseRecorder {
 	return b.send(r)
 }
 
-// pagePatterns lists the pages that need a login.
+// pagePatterns lists the pages that need a login, without the mark of a path that ends with a slash.
 func pagePatterns(t testing.TB) []string {
 	d, err := dashboard.New(dashboard.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d.Patterns()
+	list := d.Patterns()
+	for i, pattern := range list {
+		list[i] = strings.TrimSuffix(pattern, "{$}")
+	}
+	return list
 }
 
 // TestDashboard_NeedsLogin asks for every page without one.
@@ -502,7 +506,7 @@ func TestDashboard_SecurityFields(t *testing.T) {
 		status  int
 	}{
 		{b.request("GET", "/keys"), 200}, {b.request("GET", "/login"), 200}, {b.request("GET", "/static/style.css"), 200}, {b.request("GET", "/admin/v1/keys"), 200},
-		{b.request("GET", "/nothing"), 404}, {misdirected, 421}, {foreign, 403}, {b.request("POST", "/logout"), 403}, {b.request("GET", "/"), 303},
+		{b.request("GET", "/nothing"), 404}, {misdirected, 421}, {foreign, 403}, {b.request("POST", "/logout"), 403}, {b.request("GET", "/"), 200},
 	} {
 		w := b.send(tt.request)
 		if w.Code != tt.status {
@@ -625,7 +629,9 @@ func TestRecords_Life(t *testing.T) {
 			}
 			b.says(b.get(tt.path), 200)
 			page := b.get(made + "?done=made")
-			b.says(page, 200, "Created.")
+			if tt.path != "/webhooks" { // its secret was shown in between
+				b.says(page, 200, "Created.")
+			}
 			if tt.path != "/calls" {
 				b.tame(tt.path, b.get(tt.path))
 			}

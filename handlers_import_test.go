@@ -69,6 +69,9 @@ func TestBody_Unstorable(t *testing.T) {
 		path, _ := described[strings.Join(parts, "/")].(map[string]any)
 		operation, _ := path[strings.ToLower(row.Method)].(map[string]any)
 		content := fmt.Sprint(operation["requestBody"])
+		if endpointRules[row.Method+" "+row.Path].Proof.own() { // is refused before its body is read
+			continue
+		}
 		if operation["requestBody"] == nil || strings.Contains(content, "x-www-form-urlencoded") || strings.HasSuffix(row.Path, "/restore") {
 			continue
 		}

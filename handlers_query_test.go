@@ -15,6 +15,9 @@ import (
 // unreadable are values of a parameter that cannot be read.
 var unreadable = []string{"%zz", "100%", "a;b", "%ff", "a%00b"}
 
+// ownPaths are the paths of endpoints that only a login may use.
+var ownPaths = regexp.MustCompile(`^/admin/v1/(factors/|factors\?x|recovery-codes|confirm)`)
+
 // queryApp is a dashboard with a key that may do everything, and an answer from any listener.
 func queryApp(t *testing.T) (b *browser, ask func(method, path, query string) *httptest.ResponseRecorder) {
 	b = newDashboard(t)
@@ -31,6 +34,9 @@ func queryApp(t *testing.T) (b *browser, ask func(method, path, query string) *h
 		r := b.request(method, path)
 		r.Header.Set("Sec-Fetch-Site", "same-origin")
 		over := b.send(r)
+		if ownPaths.MatchString(path) { // the socket has no login
+			return over
+		}
 		if w := askDoor(b.local, method, path, ""); w.Code != over.Code {
 			t.Errorf("%s %s: got %d over the control socket and %d over TCP", method, path, w.Code, over.Code)
 		}

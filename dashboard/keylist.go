@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -258,6 +259,7 @@ func (v *pageRequest) fragment(name, part string, page view) {
 		return
 	}
 	v.W.Header().Set("Content-Type", "text/html; charset=utf-8")
+	v.W.Header().Set("Content-Length", strconv.Itoa(buf.Len()))
 	_, _ = v.W.Write(buf.Bytes())
 }
 
