@@ -189,7 +189,7 @@ func (v *overview) attention(ctx context.Context, now time.Time) (rows []any, ac
 		if ending, err = endingTokens(tx, now); err != nil {
 			return err
 		}
-		failing, err = failingWebhooks(tx)
+		failing, err = FailingWebhooks(tx)
 		return err
 	})
 	if err != nil {
@@ -242,17 +242,4 @@ func (f *Refusals) keysTried(since time.Time) map[string]int {
 		counts[state]++
 	}
 	return counts
-}
-
-// failingWebhooks returns the number of webhooks whose last attempt failed.
-func failingWebhooks(tx *Tx) (n int, err error) {
-	for q, err := range queueTable.All(tx, Forward) {
-		if err != nil {
-			return 0, err
-		}
-		if !q.Failing.IsZero() {
-			n++
-		}
-	}
-	return n, nil
 }

@@ -389,7 +389,7 @@ func leaves(c *urfave.Command, words string) []string {
 }
 
 // oneTime finds a secret in what a command prints.
-var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + TokenPrefix + `[0-9A-Za-z]{20,}|whsec_[0-9a-f]{20,}|/(setup|join)\S*[0-9a-f]{40,}`)
+var oneTime = regexp.MustCompile(`klen_[0-9A-Za-z]{20,}|` + TokenPrefix + `[0-9A-Za-z]{20,}|whsec_[0-9a-f]{20,}|/(setup|join)\S*[0-9a-f]{40,}|/login\?enroll=[\w-]{40,}`)
 
 // TestOutput_EveryCommand calls every command with a standard output that takes
 // nothing. A command that is added needs a line in commandWalk.args, and no more:

@@ -79,6 +79,9 @@ func TestMAC_EveryRecord(t *testing.T) {
 	if _, err := a.sessions.Begin(AuditContext{Actor: ActorSelf, Action: "test", Now: a.clock.Now()}, 1, sessionStart{}); err != nil {
 		t.Fatal(err)
 	}
+	if err := a.Store.Update(func(tx *Tx) error { _, err := addFactor(tx, factor{Operator: 1, Kind: factorTOTP}); return err }); err != nil {
+		t.Fatal(err)
+	}
 	a.limitOwner("ann", OwnerRequestsPerMinute, 50)
 	path, config := storePath(a.config.Server.Data), a.config
 	if err := a.Close(); err != nil {

@@ -725,3 +725,16 @@ func sweepQueue(tx *Tx, webhook uint64, now time.Time) (more bool, err error) {
 	}
 	return true, b.flush()
 }
+
+// FailingWebhooks returns the number of webhooks whose last attempt failed.
+func FailingWebhooks(tx *Tx) (n int, err error) {
+	for q, err := range queueTable.All(tx, Forward) {
+		if err != nil {
+			return 0, err
+		}
+		if !q.Failing.IsZero() {
+			n++
+		}
+	}
+	return n, nil
+}
