@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -231,6 +232,32 @@ func TestHistory_Concurrent(t *testing.T) {
 	counting.Wait()
 	if _, sum := totals(t, h, subject{ofKey, "key_1"}, period{stepHour, 1, epoch}); sum.Total() != 1000 {
 		t.Errorf("got %d, want 1000", sum.Total())
+	}
+}
+
+// The counts that are remembered for a key are those that a Flush has not stored yet.
+func TestHistory_Memo(t *testing.T) {
+	h := NewHistory(newTestStore(t))
+	var memos [2]atomic.Value
+	for round := range 3 {
+		for i, key := range []string{"key_a", "key_b", "key_b"} {
+			h.NoteBy(&memos[min(i, 1)], CountedRequest{key, "/x", "", 200, epoch})
+		}
+		h.Note(CountedRequest{"key_a", "/y", "", 200, epoch})
+		for _, want := range []struct {
+			of subject
+			n  int
+		}{{subject{ofKey, "key_a"}, 2}, {subject{ofKey, "key_b"}, 2}, {subject{ofRoute, "/x"}, 3}, {subject{ofRoute, "/y"}, 1}} {
+			if _, sum := totals(t, h, want.of, period{stepHour, 1, epoch}); sum.Total() != uint64(want.n*(round+1)) {
+				t.Errorf("round %d, %v: got %d requests, want %d", round, want.of, sum.Total(), want.n*(round+1))
+			}
+		}
+		if err := h.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := testing.AllocsPerRun(1000, func() { h.NoteBy(&memos[0], CountedRequest{"key_a", "/x", "", 200, epoch}) }); n > 0 {
+		t.Errorf("got %v allocations, want none", n)
 	}
 }
 
