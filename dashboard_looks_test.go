@@ -105,6 +105,9 @@ func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 		if !is || slices.Contains([]string{"/keys/rows", "/keys/{id}/used"}, path) { // those are for the script
 			continue
 		}
+		if strings.HasPrefix(path, "/requests/") { // the list begins anew with the server
+			continue
+		}
 		id := "1"
 		if strings.HasPrefix(path, "/keys/") {
 			id = keys["booking site"]
