@@ -154,6 +154,23 @@ func TestRequests_Fix(t *testing.T) {
 	}
 }
 
+// The permission of a guarded route is offered too, whichever methods the route accepts.
+func TestRequests_FixGuarded(t *testing.T) {
+	for _, methods := range [][]string{nil, {"GET", "POST"}} {
+		g := newGuarded(t, func(http.ResponseWriter, *http.Request) {}, func(c *Config, _ string) { c.Routes[0].Methods = methods })
+		_, secret := g.testApp.key(`["can_read_calls"]`, `"limits": {}`)
+		if w := g.ask("GET", "/up/x", secret, ""); w.Code != 403 {
+			t.Fatalf("%v: got %d %s", methods, w.Code, w.Body)
+		}
+		b := newBrowser(g.testApp)
+		b.operate(201, "POST", "/admin/v1/operators", `{"name": "Ann", "password": "`+operatorPassword+`"}`)
+		b.post("/login", "name", "ann", "password", operatorPassword)
+		list := b.operate(200, "GET", "/admin/v1/requests?code=permission_denied", "")["requests"].([]any)
+		at := "/requests/" + list[0].(map[string]any)["request_id"].(string)
+		b.says(b.get(at+"/fix"), 200, "Add can_use")
+	}
+}
+
 // The overview counts what happened, in each range, and names what needs attention.
 func TestOverview_Figures(t *testing.T) {
 	b := newDashboard(t)
@@ -198,7 +215,7 @@ func TestOverview_Figures(t *testing.T) {
 	}
 }
 
-// The stream tells of new requests, and ends with the session and with the service.
+// The stream reports new requests, and ends with the session and with the service.
 func TestOverview_Stream(t *testing.T) {
 	for name, end := range map[string]func(b *browser) error{
 		"session ended": func(b *browser) error { return b.sessions.EndAll(AuditContext{Now: b.clock.Now()}, 1) },

@@ -165,7 +165,8 @@ func (v *pageRequest) fixOf(d requestDetail) (*requestFix, *Fault) {
 		list, _ := routes["routes"].([]any)
 		for _, item := range list {
 			row, _ := item.(map[string]any)
-			if needed := texts(row["permissions"]); textOf(row["path"]) == d.Route && len(needed) > 0 && strings.Contains(" "+textOf(row["method"])+" ", " "+d.Method+" ") {
+			needed, accepted := texts(row["permissions"]), strings.Split(textOf(row["method"]), ",") // "*": all methods
+			if textOf(row["path"]) == d.Route && len(needed) > 0 && (slices.Contains(accepted, d.Method) || slices.Contains(accepted, "*")) {
 				return &requestFix{Permission: needed[0]}, nil
 			}
 		}
