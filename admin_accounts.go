@@ -66,6 +66,9 @@ func (a *Accounts) deed(r *http.Request, op dashboard.Operator, action string) A
 	return by
 }
 
+// latest returns the present time from Clock.Latest, for sessions, links and tickets.
+func (a *Accounts) latest() time.Time { return a.o.Clock.Latest(a.o.Clock.Now()) }
+
 func actorOf(op dashboard.Operator) string { return operator{ID: op.ID, Name: op.Name}.Actor() }
 
 // faultFor converts an error to a *dashboard.Fault, which has only what users may see. It
@@ -117,11 +120,18 @@ func (a *Accounts) Login(r *http.Request, c dashboard.Credentials) (made dashboa
 // knownDevice returns the ticket of the browser that sends the credentials. ok is false unless it is
 // valid and of the operator with the name in the credentials.
 func (a *Accounts) knownDevice(c dashboard.Credentials, now time.Time) (d deviceTicket, ok bool) {
+	d, op, ok := a.deviceOf(c, now)
+	return d, ok && strings.EqualFold(op.Name, c.Name)
+}
+
+// deviceOf returns the ticket of the browser that sends the credentials, and its operator. ok is false
+// unless the ticket is valid.
+func (a *Accounts) deviceOf(c dashboard.Credentials, now time.Time) (d deviceTicket, op operator, ok bool) {
 	if d, ok = readDevice(a.o.Peppers, c.Device, now); !ok {
-		return d, false
+		return d, op, false
 	}
 	op, err := a.o.Operators.Find(d.Operator)
-	return d, err == nil && d.of(op) && strings.EqualFold(op.Name, c.Name)
+	return d, op, err == nil && d.of(op)
 }
 
 // begin begins a session for the operator found. If c has the token of an earlier session, begin ends
@@ -145,7 +155,7 @@ func (a *Accounts) beginSession(r *http.Request, found operator, c dashboard.Cre
 	if made.Token, err = a.o.Sessions.Begin(by, op.ID, start); err != nil {
 		return made, err
 	}
-	now := a.o.Clock.Latest(a.o.Clock.Now())
+	now := a.latest()
 	device, known := readDevice(a.o.Peppers, c.Device, now)
 	if !known || !device.of(found) {
 		device = deviceTicket{Operator: found.ID, Devices: found.Devices, ID: newDeviceID()}
@@ -187,7 +197,7 @@ func (a *Accounts) recordFailed(by AuditContext, err error) {
 // CheckInvitation returns the operator whom the invitation with this token is for. The invitation
 // can be used again afterwards.
 func (a *Accounts) CheckInvitation(link string) (dashboard.Operator, error) {
-	invited, err := a.o.Operators.FindInvited(link, a.o.Clock.Latest(a.o.Clock.Now()))
+	invited, err := a.o.Operators.FindInvited(link, a.latest())
 	return shownOperator(invited), faultFor(err)
 }
 
@@ -205,13 +215,13 @@ func (a *Accounts) Join(r *http.Request, c dashboard.Credentials) (made dashboar
 // CheckSetup returns an error unless link is the token of the valid set-up link. The
 // link can be used again afterwards.
 func (a *Accounts) CheckSetup(link string) error {
-	return faultFor(a.o.Operators.SetupHolds(link, a.o.Clock.Latest(a.o.Clock.Now())))
+	return faultFor(a.o.Operators.SetupHolds(link, a.latest()))
 }
 
 // Session returns the session with this token, which r has sent. ok is false if there is no such
 // session, if it has ended, or if the store cannot be read.
 func (a *Accounts) Session(r *http.Request, token string) (s dashboard.Session, ok bool) {
-	use := sessionUse{At: a.o.Clock.Latest(a.o.Clock.Now()), From: ClientAddr(r, a.o.Proxies), Live: dashboard.IsLive(r)}
+	use := sessionUse{At: a.latest(), From: ClientAddr(r, a.o.Proxies), Live: dashboard.IsLive(r)}
 	found, err := a.o.Sessions.Find(token, use)
 	if err != nil {
 		return s, false
@@ -229,7 +239,7 @@ func (a *Accounts) DeviceMax() time.Duration { return deviceSpan }
 // NeedsProof reports whether an endpoint, such as "GET /admin/v1/backup", requires that the operator of
 // s confirms the password first.
 func (a *Accounts) NeedsProof(s dashboard.Session, endpoint string) bool {
-	return roleNamed(s.Role).Rights.May(endpoint) && Unproven(endpoint, s.ProvenAt, a.o.Clock.Latest(a.o.Clock.Now()))
+	return roleNamed(s.Role).Rights.May(endpoint) && Unproven(endpoint, s.ProvenAt, a.latest())
 }
 
 // Proofs returns what the operator of s must send to Confirm.

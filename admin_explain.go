@@ -314,11 +314,8 @@ func (f *Refusals) Note(o *Outcome) {
 		return
 	}
 	r := refused{
-		id: o.ID, method: o.Method, route: o.Route, step: o.Step, code: o.Code, message: o.Text, status: o.Status, client: o.Client, at: o.Began,
+		id: o.ID, method: o.Method, route: o.Route, step: o.RefusedBy(), code: o.Code, message: o.Text, status: o.Status, client: o.Client, at: o.Began,
 		limits: slices.Clone(o.Limits),
-	}
-	if r.step == StepHandler && r.code == ErrRateLimit.Code {
-		r.step = StepLimit // a handler charges daily limits itself, in its transaction
 	}
 	if o.Found != nil {
 		r.key, r.name, r.owner, r.state = o.Found.ID, o.Found.Name, o.Found.OwnerName, o.Found.Status(o.Began)

@@ -265,7 +265,7 @@ func (a *Accounts) removeFactor(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, map[string]string{"message": "The factor was removed."})
 }
 
-// dropFactor deletes a factor. With the last one it deletes the recovery codes, which stand in for
+// dropFactor deletes a factor. With the last one it deletes the recovery codes, which are used in place of
 // factors. It returns ErrConflict if the operator could not log in any more, or only without a second
 // factor where one is required.
 func (a *Accounts) dropFactor(tx *Tx, f factor) error {

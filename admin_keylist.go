@@ -22,9 +22,6 @@ func keyTags() []string {
 	return []string{tagNeverUsed, tagExpiresSoon, tagRateLimited, tagSentInURL, tagRotating}
 }
 
-// expiresSoon is how long before its expiry a key has the tag expires_soon.
-const expiresSoon = 7 * 24 * time.Hour
-
 // readTag adds the filter that the parameter tag of a query names to f. Unless the query has a
 // status, the tags about secrets that may still be used leave out revoked keys.
 func (a *admin) readTag(r *Request, q url.Values, f *KeyFilter) error {
@@ -39,7 +36,7 @@ func (a *admin) readTag(r *Request, q url.Values, f *KeyFilter) error {
 	case tagNeverUsed:
 		f.NeverUsed = true
 	case tagExpiresSoon:
-		f.ExpiresBefore = f.Now.Add(expiresSoon)
+		f.ExpiresBefore = f.Now.Add(ExpiresSoon)
 		if f.Status == "" || f.Status == StatusLive {
 			f.Status = StatusActive
 		}

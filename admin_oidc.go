@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/oauth2"
 	"golang.org/x/sync/singleflight"
 
+	"latchkey/internal/secrettext"
 	"latchkey/internal/strictjson"
 )
 
@@ -63,9 +65,12 @@ func (o ProviderOptions) ReadSecret() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	secret := strings.TrimSpace(string(text))
-	if secret == "" || len(secret) > 4096 || strings.ContainsAny(secret, "\r\n\x00") {
-		return "", fmt.Errorf("%s must have one line with the secret", o.SecretFile)
+	secret, err := secrettext.Password.Clean(bytes.TrimSpace(text)) // a client secret may have blanks within (RFC 6749, appendix A.2)
+	if err == nil && len(secret) > 4096 {
+		err = errors.New("has more than 4,096 bytes, so it is not a secret")
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s %w", o.SecretFile, err)
 	}
 	return secret, nil
 }

@@ -251,16 +251,8 @@ func showOperator(op operator, factors []factor) map[string]any {
 		"id": op.ID, "name": op.Name, "role": op.role().Name, "status": op.status(), "created_at": Seconds(op.CreatedAt),
 		"last_login_at": Seconds(op.LastLoginAt), "password_changed_at": Seconds(op.ChangedAt), "disabled_at": Seconds(op.DisabledAt),
 		"invitation_expires_at": Seconds(op.InviteEndsAt), "second_factors": len(factors),
-		"issuer": orNull(op.Issuer), "subject": orNull(op.Subject), "passwordless": op.Joined,
+		"issuer": TextOrNone(op.Issuer), "subject": TextOrNone(op.Subject), "passwordless": op.Joined,
 	}
-}
-
-// orNull returns a text for JSON, where an empty one is null.
-func orNull(text string) any {
-	if text == "" {
-		return nil
-	}
-	return text
 }
 
 func (o *Operators) list(w http.ResponseWriter, r *Request) error {
@@ -413,10 +405,8 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 				return err
 			}
 		}
-		if was.role().Rights&^op.role().Rights != 0 { // tokens that the operator created may do what the operator no longer may
-			if err := EndTokensOf(tx, id, r.Now); err != nil {
-				return err
-			}
+		if err := endLostTokens(tx, was, op, r.Now); err != nil {
+			return err
 		}
 		if !op.DisabledAt.IsZero() || change.sealed != nil || change.reset {
 			if err := change.end(tx, op, r.Now); err != nil {
@@ -444,6 +434,15 @@ func (o *Operators) update(w http.ResponseWriter, r *Request) error {
 		shown["warning"] = warning
 	}
 	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// endLostTokens ends the tokens that an operator created if the operator no longer may do everything
+// that was allowed before, because the tokens may.
+func endLostTokens(tx *Tx, was, op operator, now time.Time) error {
+	if was.role().Rights&^op.role().Rights == 0 {
+		return nil
+	}
+	return EndTokensOf(tx, op.ID, now)
 }
 
 // apply returns a copy of op with the change.

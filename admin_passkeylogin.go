@@ -7,15 +7,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-webauthn/webauthn/protocol"
 
 	"latchkey/dashboard"
 )
-
-// latest returns the time for tickets and sessions.
-func (a *Accounts) latest() time.Time { return a.o.Clock.Latest(a.o.Clock.Now()) }
 
 // PasskeyURL returns the address at which passkeys work. ok is false if there can be none, because that
 // address has no host name or no TLS.
@@ -99,10 +95,8 @@ func (a *Accounts) first(r *http.Request, by AuditContext, c dashboard.Credentia
 func (a *Accounts) LoginWithPasskey(r *http.Request, c dashboard.Credentials) (made dashboard.Login, err error) {
 	now, by := a.o.Clock.Now(), a.deed(r, dashboard.Operator{}, "log in")
 	budget := guessBudget{a.guesses.byAddress, NetworkOf(by.Client)}
-	if device, ok := readDevice(a.o.Peppers, c.Device, by.Late()); ok {
-		if op, err := a.o.Operators.Find(device.Operator); err == nil && device.of(op) {
-			budget = guessBudget{a.guesses.byDevice, device.ID}
-		}
+	if device, _, ok := a.deviceOf(c, by.Late()); ok {
+		budget = guessBudget{a.guesses.byDevice, device.ID}
 	}
 	undo, wait := tryAll(a.o.Clock.Steady(now), budget)
 	if wait > 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"iter"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -71,13 +72,10 @@ var listedMethods = []string{"GET", "POST", "PATCH", "PUT", "DELETE", "HEAD", "O
 // the caller may reuse o.
 func (q *Requests) Note(o *Outcome) {
 	number := q.noted.Add(1)
-	a := recentRequest{number: number, method: "other", route: o.Route, step: o.Step, code: o.Code, status: o.Status, client: o.Client, at: o.Began, took: o.Took}
+	a := recentRequest{number: number, method: "other", route: o.Route, step: o.RefusedBy(), code: o.Code, status: o.Status, client: o.Client, at: o.Began, took: o.Took}
 	copy(a.id[:], o.ID)
 	if i := slices.Index(listedMethods, o.Method); i >= 0 {
 		a.method = listedMethods[i]
-	}
-	if a.step == StepHandler && a.code == ErrRateLimit.Code {
-		a.step = StepLimit // a handler charges daily limits itself, in its transaction
 	}
 	if o.Found != nil {
 		a.key, a.name, a.owner = o.Found.ID, o.Found.Name, o.Found.OwnerName
@@ -158,20 +156,36 @@ func (a *recentRequest) requestID() string {
 
 // Find returns the requests that a filter selects, newest first.
 func (q *Requests) Find(f requestFilter) (found []recentRequest) {
-	last := q.noted.Load()
-	for number := last; number > 0 && number+maxRequests > last; number-- {
+	for one := range q.newest() {
+		if f.selects(one) {
+			found = append(found, *one)
+		}
+	}
+	return found
+}
+
+// newest yields the requests in memory, newest first. A request is locked while it is yielded, so it
+// must be copied to be kept.
+func (q *Requests) newest() iter.Seq[*recentRequest] {
+	visit := func(number uint64, yield func(*recentRequest) bool) bool {
 		block := q.blocks[number%maxRequests/requestBlock].Load()
 		if block == nil {
-			continue
+			return true
 		}
 		slot := &block[number%requestBlock]
 		slot.mu.Lock()
-		if slot.number == number && f.selects(&slot.recentRequest) { // it has another number until it is written, and once it is overwritten
-			found = append(found, slot.recentRequest)
-		}
-		slot.mu.Unlock()
+		defer slot.mu.Unlock()
+		// The slot has another number until the request is written, and once it is overwritten.
+		return slot.number != number || yield(&slot.recentRequest)
 	}
-	return found
+	return func(yield func(*recentRequest) bool) {
+		last := q.noted.Load()
+		for number := last; number > 0 && number+maxRequests > last; number-- {
+			if !visit(number, yield) {
+				return
+			}
+		}
+	}
 }
 
 // latency is how long requests took: half of them at most P50, 99 of 100 at most P99.
@@ -183,23 +197,11 @@ type latency struct {
 // Latency returns how long the requests since a time took, as far as they are in memory.
 func (q *Requests) Latency(since time.Time) (l latency) {
 	var took []time.Duration
-	last := q.noted.Load()
-	for number := last; number > 0 && number+maxRequests > last; number-- {
-		block := q.blocks[number%maxRequests/requestBlock].Load()
-		if block == nil {
-			continue
-		}
-		slot := &block[number%requestBlock]
-		slot.mu.Lock()
-		at, one, same := slot.at, slot.took, slot.number == number
-		slot.mu.Unlock()
-		if !same {
-			continue
-		}
-		if at.Before(since) {
+	for one := range q.newest() {
+		if one.at.Before(since) {
 			break
 		}
-		took = append(took, one)
+		took = append(took, one.took)
 	}
 	if len(took) == 0 {
 		return l

@@ -373,8 +373,8 @@ func (s *Sessions) show(found loginSession, c *Caller) map[string]any {
 		ends = last
 	}
 	return map[string]any{
-		"id": found.publicID(), "operator": found.Operator, "device": deviceName(found.Agent), "user_agent": orNull(found.Agent),
-		"created_at": Seconds(found.CreatedAt), "created_ip": orNull(found.From), "last_used_at": Seconds(found.SeenAt), "last_used_ip": orNull(found.SeenFrom),
+		"id": found.publicID(), "operator": found.Operator, "device": deviceName(found.Agent), "user_agent": TextOrNone(found.Agent),
+		"created_at": Seconds(found.CreatedAt), "created_ip": TextOrNone(found.From), "last_used_at": Seconds(found.SeenAt), "last_used_ip": TextOrNone(found.SeenFrom),
 		"ends_at": Seconds(ends), "current": c.Session != nil && string(c.Session) == string(found.Hash),
 	}
 }

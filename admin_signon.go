@@ -293,12 +293,7 @@ func (o *Operators) signIn(by AuditContext, issuer string, who person, role stri
 				return refuseSignOn("the claim gives operator %d (%s) the role %s, but no other operator is an admin; give somebody else this role first", op.ID, op.Name, role)
 			}
 		}
-		if found.role().Rights&^op.role().Rights != 0 { // as in update
-			if err := EndTokensOf(tx, op.ID, by.Now); err != nil {
-				return err
-			}
-		}
-		return OperatorTable.Put(tx, op)
+		return errors.Join(endLostTokens(tx, found, op, by.Now), OperatorTable.Put(tx, op))
 	})
 	return op, err
 }

@@ -40,7 +40,7 @@ func (a *Accounts) goOn(r *http.Request, op operator, c dashboard.Credentials) (
 	if len(factors) == 0 && !a.o.SecondFactor {
 		return a.begin(r, op, c)
 	}
-	now := a.o.Clock.Latest(a.o.Clock.Now())
+	now := a.latest()
 	step := loginStep{Operator: op.ID, ChangedAt: op.ChangedAt, IssuedAt: now}
 	if len(factors) > 0 {
 		if step.Passkey, err = a.o.Passkeys.askOperator(op, protocol.VerificationPreferred); err != nil {

@@ -115,7 +115,7 @@ func (a *Accounts) useCode(tx *Tx, id uint64, code string, by AuditContext) (kin
 		if f.Kind != factorTOTP {
 			continue
 		}
-		secret, err := a.o.Peppers.Decrypt(totpPurpose, IDKey(f.Operator), f.Secret)
+		secret, err := a.totpSecret(f)
 		if err != nil {
 			return "", err
 		}
@@ -138,6 +138,11 @@ func (a *Accounts) useCode(tx *Tx, id uint64, code string, by AuditContext) (kin
 		return "", err
 	}
 	return resetByCode, publishReset(tx, op, resetByCode, by)
+}
+
+// totpSecret returns the secret of an app in base32.
+func (a *Accounts) totpSecret(f factor) (string, error) {
+	return a.o.Peppers.Decrypt(totpPurpose, IDKey(f.Operator), f.Secret)
 }
 
 // totpOffer is what a browser keeps while an operator adds an app: its secret, which is stored only
@@ -211,7 +216,7 @@ func (a *Accounts) storeTOTP(tx *Tx, offer totpOffer, code, name string, now tim
 		if f.Kind != factorTOTP {
 			continue
 		}
-		if secret, err := a.o.Peppers.Decrypt(totpPurpose, IDKey(f.Operator), f.Secret); err == nil && secret == offer.Secret {
+		if secret, err := a.totpSecret(f); err == nil && secret == offer.Secret {
 			return factor{}, ErrConflict.With("This app was added before.")
 		}
 	}

@@ -5,9 +5,9 @@
 package main
 
 import (
-	"fmt"
-	"strconv"
 	"unicode/utf8"
+
+	"latchkey/internal/figures"
 )
 
 // Bounds limit what the keys of an owner can store and how much of the service they can use. Each
@@ -117,9 +117,4 @@ func AppendText(text, more string, most int) string {
 }
 
 // Figure returns n with a comma between each three digits, for messages. n must not be negative.
-func Figure(n int) string {
-	if n < 1000 {
-		return strconv.Itoa(n)
-	}
-	return fmt.Sprintf("%s,%03d", Figure(n/1000), n%1000)
-}
+func Figure(n int) string { return figures.Grouped(n) }

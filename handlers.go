@@ -352,3 +352,12 @@ type Outcome struct {
 	Took   time.Duration     // time until the answer was written
 	Limits []LimitStatus     // status of each limit that applies
 }
+
+// RefusedBy returns the check that failed, as operators are shown it: a handler charges daily limits
+// itself, in its transaction. It returns "" if there is no error.
+func (o *Outcome) RefusedBy() string {
+	if o.Step == StepHandler && o.Code == ErrRateLimit.Code {
+		return StepLimit
+	}
+	return o.Step
+}

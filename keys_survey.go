@@ -6,15 +6,17 @@ import (
 	"time"
 )
 
+// ExpiresSoon is how long before its expiry a key is reported.
+const ExpiresSoon = 7 * 24 * time.Hour
+
 // KeySurvey counts the keys that deserve attention. Revoked keys are not counted.
 type KeySurvey struct {
 	Active     int
-	Expiring   int // end within 7 days
-	Expired    int
+	Expiring   int // active, and end within ExpiresSoon
 	NeverUsed  int // active, older than a day, and never used
 	Idle90     int // active, neither used nor created within 90 days
 	WithoutEnd int // active, without an end
-	Rotating   int // previous secrets that are still valid
+	Rotating   int // with a previous secret that is still valid
 }
 
 // Survey counts keys. now is from Clock.Latest. Survey ends with an error when ctx is done. It reads the
@@ -45,28 +47,21 @@ func (k *Keyring) Survey(ctx context.Context, tx *Tx, now time.Time) (found KeyS
 			found.add(&facts[bit], used, now)
 		}
 	}
-	for range KeyTable.Find(tx, "alias_end", nil, Forward) {
-		found.Rotating++
-	}
+	found.Rotating = len(k.Rotating(tx, now))
 	return found, nil
 }
 
 // add counts a key that was last used at used, or never if that is the zero time.
 func (s *KeySurvey) add(k *keyFacts, used, now time.Time) {
 	const day = 24 * time.Hour
-	switch k.state(now) {
-	case StatusExpired:
-		s.Expired++
-		return
-	case StatusActive:
-	default:
+	if k.state(now) != StatusActive {
 		return
 	}
 	s.Active++
 	created := k.created.time()
 	if expires := k.expires.time(); expires.IsZero() {
 		s.WithoutEnd++
-	} else if expires.Sub(now) < 7*day {
+	} else if expires.Sub(now) < ExpiresSoon {
 		s.Expiring++
 	}
 	if used.IsZero() && now.Sub(created) >= day {

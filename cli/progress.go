@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +14,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/urfave/cli/v3"
 	"golang.org/x/term"
+
+	"latchkey/internal/figures"
 )
 
 // Progress receives how much of one step of a long piece of work is done: done of total records or
@@ -196,7 +197,7 @@ func barWidth(w io.Writer, description int) int {
 
 // text returns the state of the step at the time now as part of a line.
 func (s workStep) text(now time.Time) string {
-	format := grouped
+	format := figures.Grouped[int64]
 	if s.unit == inBytes {
 		format = megabytes
 	}
@@ -210,15 +211,6 @@ func (s workStep) text(now time.Time) string {
 	}
 	left := time.Duration(float64(took) / float64(s.done) * float64(s.total-s.done))
 	return text + fmt.Sprintf(", about %s left for this step", max(left.Round(time.Second), time.Second))
-}
-
-// grouped returns n with a comma between each three digits, such as "12,300".
-func grouped(n int64) string {
-	text := strconv.FormatInt(n, 10)
-	for at := len(text) - 3; at > 0; at -= 3 {
-		text = text[:at] + "," + text[at:]
-	}
-	return text
 }
 
 // interrupted returns err, the error of a command, unless the user has ended the command. Then it

@@ -64,14 +64,6 @@ func TestLongWork(t *testing.T) {
 	}
 }
 
-func TestGrouped(t *testing.T) {
-	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", 12300: "12,300", 1234567: "1,234,567"} {
-		if got := grouped(n); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-}
-
 // TestStartWork has a terminal that can show no bar.
 func TestStartWork(t *testing.T) {
 	for _, environ := range [][]string{{"TERM=dumb"}, {"TERM=xterm"}} {

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"latchkey/internal/figures"
 )
 
 // overviewPages are the page that a person keeps open.
@@ -136,14 +138,14 @@ func (v *pageRequest) tiles(answer, status map[string]any) []tile {
 		speed = tile{Name: "Latency now", Value: milliseconds(latency["p50_ms"]), More: fmt.Sprintf("half are faster; 99 %% within %s", milliseconds(latency["p99_ms"]))}
 	}
 	list := []tile{
-		{Name: "Requests", Value: grouped(total.Requests), More: change, Link: "/requests"},
-		{Name: "Refused", Value: grouped(total.Refuse), More: share(total.Refuse), Link: "/requests?status=4xx"},
-		{Name: "Server errors", Value: grouped(total.Server), More: share(total.Server), Link: "/requests?status=5xx", Level: levelIf(total.Server > 0, "bad")},
+		{Name: "Requests", Value: figures.Grouped(total.Requests), More: change, Link: "/requests"},
+		{Name: "Refused", Value: figures.Grouped(total.Refuse), More: share(total.Refuse), Link: "/requests?status=4xx"},
+		{Name: "Server errors", Value: figures.Grouped(total.Server), More: share(total.Server), Link: "/requests?status=5xx", Level: levelIf(total.Server > 0, "bad")},
 		speed,
-		{Name: "Active keys", Value: grouped(int(numberOf(answer["active_keys"]))), More: fmt.Sprintf("%s used", grouped(int(numberOf(answer["keys_used"])))), Link: "/keys?status=active"},
+		{Name: "Active keys", Value: figures.Grouped(int(numberOf(answer["active_keys"]))), More: fmt.Sprintf("%s used", figures.Grouped(int(numberOf(answer["keys_used"])))), Link: "/keys?status=active"},
 	}
 	waiting := int(numberOf(status["webhook_backlog"]))
-	hooks := tile{Name: "Webhooks waiting", Value: grouped(waiting), Link: "/webhooks"}
+	hooks := tile{Name: "Webhooks waiting", Value: figures.Grouped(waiting), Link: "/webhooks"}
 	if oldest := textOf(status["webhook_oldest_at"]); oldest != "" {
 		hooks.More = "the oldest since " + ago(oldest, v.now())
 	}
@@ -171,12 +173,10 @@ func levelIf(b bool, level string) string {
 // changeOf compares the requests of a period with those of the one before.
 func changeOf(now, before int) string {
 	switch {
-	case before == 0 && now == 0:
+	case now == before:
 		return "as in the period before"
 	case before == 0:
 		return "none in the period before"
-	case now == before:
-		return "as in the period before"
 	}
 	percent := 100 * (float64(now) - float64(before)) / float64(before)
 	word := "more"
@@ -198,15 +198,6 @@ func milliseconds(v any) string {
 	return fmt.Sprintf("%.2g ms", n)
 }
 
-// grouped returns a number with a comma between groups of three digits.
-func grouped(n int) string {
-	text := fmt.Sprint(n)
-	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
-		text = text[:i] + "," + text[i:]
-	}
-	return text
-}
-
 // attentionKinds says what the kinds of the endpoint mean: the sentence for one and for several, where
 // to look, and how bad it is.
 var attentionKinds = map[string]struct{ one, many, link, level string }{
@@ -217,7 +208,7 @@ var attentionKinds = map[string]struct{ one, many, link, level string }{
 	"keys_at_limit":     {"1 key was refused by a limit in the last hour", "%s keys were refused by a limit in the last hour", "/requests?code=rate_limit_exceeded", "warn"},
 	"keys_expiring":     {"1 key ends within 7 days", "%s keys end within 7 days", "/keys?tag=expires_soon", "warn"},
 	"keys_in_url":       {"1 key was sent in a URL, where logs keep it", "%s keys were sent in a URL, where logs keep them", "/keys?tag=sent_in_url", "warn"},
-	"keys_rotating":     {"1 old secret is still valid after a rotation", "%s old secrets are still valid after a rotation", "/keys?tag=rotating", ""},
+	"keys_rotating":     {"1 key has an old secret that is still valid", "%s keys have an old secret that is still valid", "/keys?tag=rotating", ""},
 	"webhooks_failing":  {"Deliveries to 1 webhook fail", "Deliveries to %s webhooks fail", "/webhooks", "bad"},
 	"owners_full":       {"1 owner has little storage left", "%s owners have little storage left", "/owners", "warn"},
 	"tokens_ending":     {"1 admin token ends within 14 days", "%s admin tokens end within 14 days", "/tokens", "warn"},
@@ -235,7 +226,7 @@ func attentionOf(v any) (line attentionRow, ok bool) {
 	}
 	line = attentionRow{kind.one, kind.link, kind.level}
 	if n := int(numberOf(row["count"])); n != 1 {
-		line.Text = fmt.Sprintf(kind.many, grouped(n))
+		line.Text = fmt.Sprintf(kind.many, figures.Grouped(n))
 	}
 	return line, true
 }
@@ -303,7 +294,7 @@ func newStack(answer map[string]any) stack {
 	top := roundTop(most)
 	for i := range 5 {
 		if n := top * i / 4; top >= 4 || i%4 == 0 {
-			c.Lines = append(c.Lines, axisLine{height - height*i/4, grouped(n)})
+			c.Lines = append(c.Lines, axisLine{height - height*i/4, figures.Grouped(n)})
 		}
 	}
 	for i := range line.steps {
@@ -326,7 +317,7 @@ func newStack(answer map[string]any) stack {
 			c.Ticks = append(c.Ticks, axisTick{x, tick})
 		}
 	}
-	c.Label = fmt.Sprintf("Requests by outcome, %s to %s UTC: %s in all.", stepLabel(line.from, step), stepLabel(line.from.Add(time.Duration(line.steps)*step), step), grouped(c.Total))
+	c.Label = fmt.Sprintf("Requests by outcome, %s to %s UTC: %s in all.", stepLabel(line.from, step), stepLabel(line.from.Add(time.Duration(line.steps)*step), step), figures.Grouped(c.Total))
 	return c
 }
 

@@ -75,13 +75,14 @@ type watch struct {
 	counts  map[string]int       // number of ended top-level tests by action (pass, fail, skip), and of failed packages
 	ended   []finished           // the top-level tests that have ended
 	groups  []int                // process groups of the running commands
+	parts   map[string]bool      // names under which processes run some tests of a package, see spread; they get no line of their own
 	skipped []testID             // the tests and subtests that were skipped
 }
 
 // newWatch returns a watch that prints to out. A test without events for longer than stuck counts as
 // stuck; 0 means never.
 func newWatch(out io.Writer, stuck time.Duration) *watch {
-	return &watch{out: out, stuck: stuck, output: map[testID]string{}, active: map[testID]time.Time{}, counts: map[string]int{}}
+	return &watch{out: out, stuck: stuck, output: map[testID]string{}, active: map[testID]time.Time{}, counts: map[string]int{}, parts: map[string]bool{}}
 }
 
 func main() {
@@ -280,7 +281,7 @@ func (w *watch) endPackage(id testID, e event) {
 			delete(w.active, test)
 		}
 	}
-	if !strings.HasSuffix(id.pkg, ")") { // a process of a spread, which prints one line for all
+	if !w.parts[id.pkg] {
 		fmt.Fprintf(w.out, "%s %-36s %6.1f s\n", word, id.pkg, e.Elapsed)
 	}
 	if e.Action == "fail" {

@@ -86,9 +86,13 @@ func (s spread) run(w *watch, name, binary string) error {
 	var workers sync.WaitGroup
 	faults := make([]error, s.workers)
 	for i := range s.workers {
+		part := fmt.Sprintf("%s (%d)", name, i+1)
+		w.mu.Lock()
+		w.parts[part] = true
+		w.mu.Unlock()
 		workers.Go(func() {
 			for chunk := range chunks {
-				faults[i] = errors.Join(faults[i], s.runChunk(w, fmt.Sprintf("%s (%d)", name, i+1), folder, binary, chunk))
+				faults[i] = errors.Join(faults[i], s.runChunk(w, part, folder, binary, chunk))
 			}
 		})
 	}
