@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -365,11 +366,16 @@ func (p *tab) front() {
 // answers with an error, which is no reason to give up.
 func (p *tab) wait(what, js string) {
 	p.t.Helper()
-	js = fmt.Sprintf("(() => { try { return Boolean(%s); } catch { return false; } })()", js)
+	p.await(what, fmt.Sprintf("Boolean(%s)", js))
+}
+
+// await evaluates an expression until it is truthy and returns its value as JSON.
+func (p *tab) await(what, js string) (value json.RawMessage) {
+	p.t.Helper()
+	js = fmt.Sprintf("(() => { try { return (%s) || null; } catch { return null; } })()", js)
 	for end := time.Now().Add(browserPatience); time.Now().Before(end); {
-		var found bool
-		if err := chromedp.Run(p.ctx, chromedp.Evaluate(js, &found)); err == nil && found {
-			return
+		if err := chromedp.Run(p.ctx, chromedp.Evaluate(js, &value)); err == nil && string(value) != "null" {
+			return value
 		}
 		select {
 		case <-p.ctx.Done():
@@ -378,6 +384,7 @@ func (p *tab) wait(what, js string) {
 		}
 	}
 	p.t.Fatalf("%s: not to be seen on the page: %s", what, p.text())
+	return nil
 }
 
 // open goes to a page and waits until it is there, with its script.
@@ -465,13 +472,21 @@ func (p *tab) click(selector string) {
 		const e = document.querySelector(%q);
 		e.scrollIntoView({block: "center"});
 		const box = e.getClientRects()[0], x = box.x + box.width / 2, y = box.y + box.height / 2;
-		window.place = [x, y];
-		return document.readyState === "complete" && e.contains(document.elementFromPoint(x, y));
+		return document.readyState === "complete" && e.contains(document.elementFromPoint(x, y)) && [x, y];
 	})()`, selector)
-	p.wait("click on "+selector, js)
-	var place []float64
-	p.do(chromedp.Evaluate("window.place", &place))
+	var place [2]float64
+	if err := json.Unmarshal(p.await("click on "+selector, js), &place); err != nil {
+		p.t.Fatal(err)
+	}
 	p.do(chromedp.MouseClickXY(place[0], place[1]))
+}
+
+// follow clicks and waits for the page that comes next, which may look like the present one.
+func (p *tab) follow(selector string) {
+	p.t.Helper()
+	p.wait("mark the page", "document.readyState === \"complete\" && (window.left = true)")
+	p.click(selector)
+	p.wait("the page after "+selector, `!window.left && document.readyState === "complete"`)
 }
 
 // login fills in the form that is shown to whoever has not logged in.

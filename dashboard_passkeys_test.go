@@ -127,7 +127,7 @@ func TestBrowser_Passkeys(t *testing.T) {
 		webauthn.SetResponseOverrideBits(id).WithIsBogusSignature(true), webauthn.SetResponseOverrideBits(id).WithIsBadUV(true), webauthn.SetResponseOverrideBits(id).WithIsBadUP(true),
 	} {
 		p.do(bad)
-		p.click(passkeyButton)
+		p.follow(passkeyButton)
 		p.sees("The passkey was not accepted.")
 	}
 	p.do(webauthn.SetResponseOverrideBits(id).WithIsBogusSignature(false).WithIsBadUV(false).WithIsBadUP(false), webauthn.SetUserVerified(id, false))
