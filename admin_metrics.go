@@ -1,7 +1,7 @@
 package main
 
 import (
-	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -12,12 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	process "github.com/VictoriaMetrics/metrics"
 
 	"latchkey/internal/clock"
 	"latchkey/internal/conns"
+	"latchkey/internal/promtext"
 )
 
 // MetricsOptions configures Metrics.
@@ -41,101 +40,143 @@ type MetricsOptions struct {
 // of the service in the format of Prometheus. It is safe for concurrent use.
 type Metrics struct {
 	o        MetricsOptions
-	registry *prometheus.Registry
-	requests *prometheus.CounterVec
-	seconds  *prometheus.HistogramVec
-	decided  *prometheus.CounterVec
-	attempts *prometheus.CounterVec
-	commits  prometheus.Histogram
-	changes  prometheus.Histogram
-	lookups  prometheus.Counter
-	states   *prometheus.GaugeVec
+	commits  *promtext.Histogram // seconds
+	changes  *promtext.Histogram
+	lookups  atomic.Uint64
+	attempts map[string]*atomic.Uint64 // by result; not changed after NewMetrics
 
 	// A request looks up its counters in these maps without a lock or an allocation. To
 	// add an entry, the whole map is replaced while mu is locked.
 	mu        sync.Mutex
 	routes    atomic.Pointer[map[routeName]*routeMeter]
-	decisions atomic.Pointer[map[string]prometheus.Counter]
+	decisions atomic.Pointer[map[string]*atomic.Uint64]
 
 	counting     sync.Mutex
-	counted      uint64    // generation of the key table at the last count of keys, plus 1; 0: never counted
-	countedUntil time.Time // when the last count of keys is too old
+	counted      uint64                         // generation of the key table at the last count of keys, plus 1; 0: never counted
+	countedUntil time.Time                      // when the last count of keys is too old
+	states       atomic.Pointer[map[string]int] // keys by state at the last count; nil if they were not counted
 }
 
 type routeName struct{ method, route string }
 
+// doorAPI is the value of the label door for the API listener.
+const doorAPI = "api"
+
 // routeMeter holds the counters of one route.
 type routeMeter struct {
-	labels  []string // values of the labels door (the listener), method and route
-	seconds prometheus.Observer
+	door    string // the listener: doorAPI or admin
+	name    routeName
+	seconds *promtext.Histogram
 	codes   atomic.Pointer[[]codeMeter]
 }
 
 // codeMeter counts the requests of one route with one status.
 type codeMeter struct {
 	status int
-	count  prometheus.Counter
+	count  *atomic.Uint64
 }
 
-// NewMetrics returns a Metrics with its own Prometheus registry. It also sets the function
-// that o.Store calls after each commit.
-func NewMetrics(o MetricsOptions) (*Metrics, error) {
-	labels := []string{"door", "method", "route"}
+// The results of attempts to deliver an event to a webhook.
+const (
+	attemptDelivered   = "delivered"
+	attemptRefused     = "refused"
+	attemptUnreachable = "unreachable"
+)
+
+// NewMetrics returns a Metrics. It also sets the function that o.Store calls after each commit.
+func NewMetrics(o MetricsOptions) *Metrics {
 	m := &Metrics{
-		o: o, registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_requests_total", Help: "Answered requests."}, append(slices.Clone(labels), "code")),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "latchkey_request_seconds", Help: "Time from the start of a request to the end of its answer.",
-			Buckets: []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5},
-		}, labels),
-		decided:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_decisions_total", Help: "Requests to the API listener, by decision: allowed, or the error code."}, []string{"decision"}),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "latchkey_webhook_attempts_total", Help: "Attempts to deliver an event to a webhook."}, []string{"result"}),
-		commits: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "latchkey_store_commit_seconds", Help: "Duration of a commit, including the sync to disk.", Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
-		}),
-		changes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "latchkey_store_commit_changes", Help: "Number of changes that were stored in one commit.", Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024},
-		}),
-		states:  prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "latchkey_keys", Help: "Keys by state. Absent if there are 300,000 keys or more. Updated after a key has changed, and every ten minutes."}, []string{"state"}),
-		lookups: prometheus.NewCounter(prometheus.CounterOpts{Name: "latchkey_key_lookups_total", Help: "Requests with a known key."}),
+		o:        o,
+		commits:  promtext.NewHistogram(.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5),
+		changes:  promtext.NewHistogram(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+		attempts: map[string]*atomic.Uint64{attemptDelivered: {}, attemptRefused: {}, attemptUnreachable: {}},
 	}
 	m.routes.Store(&map[routeName]*routeMeter{})
-	m.decisions.Store(&map[string]prometheus.Counter{})
-	for _, result := range []string{"delivered", "refused", "unreachable"} {
-		m.attempts.WithLabelValues(result)
-	}
+	m.decisions.Store(&map[string]*atomic.Uint64{})
 	o.Store.Observe(m.committed)
-	return m, m.register(append(append(m.gauges(), m.stored()...), tokenMetrics{o.Store, o.Clock}, m.requests, m.seconds, m.decided, m.attempts, m.commits, m.changes, m.lookups, m.states,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
+	return m
 }
 
-func (m *Metrics) register(all ...prometheus.Collector) (err error) {
-	for _, c := range all {
-		err = errors.Join(err, m.registry.Register(c))
+// all returns all metrics of the service in the order of their names.
+func (m *Metrics) all() []promtext.Metric {
+	all := slices.Concat(m.own(), m.gauges(), m.stored(), connectionMetrics(m.o.Connections), inFlightMetrics(m.o.Limiter), tokenMetrics(m.o.Store, m.o.Clock))
+	slices.SortFunc(all, func(a, b promtext.Metric) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// series returns a metric with a name that begins with latchkey_.
+func series(kind promtext.Kind, name, help string, labels ...string) promtext.Metric {
+	return promtext.Metric{Name: "latchkey_" + name, Help: help, Kind: kind, Labels: labels}
+}
+
+// from returns the metric with the function that collects its series.
+func from(m promtext.Metric, collect func(to *promtext.Series)) promtext.Metric {
+	m.Collect = collect
+	return m
+}
+
+// own returns the metrics that Metrics itself counts.
+func (m *Metrics) own() []promtext.Metric {
+	const counter, gauge, histogram = promtext.KindCounter, promtext.KindGauge, promtext.KindHistogram
+	return []promtext.Metric{
+		from(series(counter, "requests_total", "Answered requests.", "code", "door", "method", "route"), func(to *promtext.Series) {
+			for _, r := range *m.routes.Load() {
+				for _, c := range *r.codes.Load() {
+					to.Add(float64(c.count.Load()), codeName(c.status), r.door, r.name.method, r.name.route)
+				}
+			}
+		}),
+		from(series(histogram, "request_seconds", "Time from the start of a request to the end of its answer.", "door", "method", "route"), func(to *promtext.Series) {
+			for _, r := range *m.routes.Load() {
+				to.AddHistogram(r.seconds, r.door, r.name.method, r.name.route)
+			}
+		}),
+		from(series(counter, "decisions_total", "Requests to the API listener, by decision: allowed, or the error code.", "decision"), func(to *promtext.Series) {
+			addCounters(to, *m.decisions.Load())
+		}),
+		from(series(counter, "webhook_attempts_total", "Attempts to deliver an event to a webhook.", "result"), func(to *promtext.Series) {
+			addCounters(to, m.attempts)
+		}),
+		from(series(histogram, "store_commit_seconds", "Duration of a commit, including the sync to disk."), func(to *promtext.Series) { to.AddHistogram(m.commits) }),
+		from(series(histogram, "store_commit_changes", "Number of changes that were stored in one commit."), func(to *promtext.Series) { to.AddHistogram(m.changes) }),
+		from(series(counter, "key_lookups_total", "Requests with a known key."), func(to *promtext.Series) { to.Add(float64(m.lookups.Load())) }),
+		from(series(gauge, "keys", "Keys by state. Absent if there are 300,000 keys or more. Updated after a key has changed, and every ten minutes.", "state"), m.addStates),
 	}
-	return err
+}
+
+// addCounters adds a series for each counter, with its name as the only label.
+func addCounters(to *promtext.Series, counters map[string]*atomic.Uint64) {
+	for name, n := range counters {
+		to.Add(float64(n.Load()), name)
+	}
+}
+
+// addStates adds the number of keys in each state, if they were counted.
+func (m *Metrics) addStates(to *promtext.Series) {
+	counts := m.states.Load()
+	if counts == nil {
+		return
+	}
+	for _, state := range KeyStates() {
+		to.Add(float64((*counts)[state]), state)
+	}
 }
 
 // gauges returns the metrics that are computed for each answer.
-func (m *Metrics) gauges() []prometheus.Collector {
+func (m *Metrics) gauges() []promtext.Metric {
 	o := m.o
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "latchkey_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": ProgramVersion(), "go_version": runtime.Version()},
-	})
-	info.Set(1)
-	return []prometheus.Collector{
-		info,
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_key_cache_misses_total", Help: "Key look-ups that had to read the store."}, func() float64 {
+	return []promtext.Metric{
+		from(series(promtext.KindGauge, "build_info", "Always 1.", "go_version", "version"), func(to *promtext.Series) { to.Add(1, runtime.Version(), ProgramVersion()) }),
+		total("key_cache_misses_total", "Key look-ups that had to read the store.", func() float64 {
 			_, misses := o.Keyring.Cached()
 			return float64(misses)
 		}),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_forged_records_total", Help: "Records that were refused because they have no valid MAC, each counted once."}, func() float64 {
+		total("forged_records_total", "Records that were refused because they have no valid MAC, each counted once.", func() float64 {
 			return float64(o.Store.Forged())
 		}),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "latchkey_log_lines_lost_total", Help: "Log lines that were lost, because the log was not read in time or could not be written."}, func() float64 {
+		total("log_lines_lost_total", "Log lines that were lost, because the log was not read in time or could not be written.", func() float64 {
 			return float64(LostLines(o.Log))
 		}),
-		connectionMetrics(o.Connections),
 		gauge("upstream_connections", "Open connections to upstreams of guarded routes.", func() float64 {
 			_, upstreams := o.Connections()
 			return float64(upstreams)
@@ -153,7 +194,6 @@ func (m *Metrics) gauges() []prometheus.Collector {
 			return float64(n)
 		}),
 		gauge("limiter_keys", "Keys and owners whose limits are counted in memory.", func() float64 { return float64(o.Limiter.Len()) }),
-		inFlight{o.Limiter},
 		gauge("ready", "1 if the service accepts requests, else 0.", func() float64 { return oneIf(o.Ready() == nil) }),
 		gauge("config_loaded_timestamp_seconds", "When the configuration in use was loaded.", func() float64 { return float64(o.Config().LoadedAt.Unix()) }),
 		gauge("config_reload_failed", "1 if the latest reload of the configuration failed, else 0.", func() float64 { return oneIf(o.Config().Err != nil) }),
@@ -181,39 +221,28 @@ func (m *Metrics) gauges() []prometheus.Collector {
 	}
 }
 
-// inFlight collects the figures of the limits on requests in flight. Their only label is the name of a
-// limit, of which the configuration has few.
-type inFlight struct{ limiter *Limiter }
-
-var (
-	inFlightNow     = prometheus.NewDesc("latchkey_in_flight", "Requests that count in a limit on requests in flight now.", []string{"limit"}, nil)
-	inFlightRefused = prometheus.NewDesc("latchkey_in_flight_refused_total", "Requests that a limit on requests in flight has refused.", []string{"limit"}, nil)
-)
-
-// Describe sends the descriptions of both metrics.
-func (f inFlight) Describe(to chan<- *prometheus.Desc) {
-	to <- inFlightNow
-	to <- inFlightRefused
+// inFlightMetrics returns the metrics of the limits on requests in flight. Their only label is the name of
+// a limit, of which the configuration has few. The limits that count every request are always among them.
+func inFlightMetrics(limiter *Limiter) []promtext.Metric {
+	return []promtext.Metric{
+		from(series(promtext.KindGauge, "in_flight", "Requests that count in a limit on requests in flight now.", "limit"), func(to *promtext.Series) { addByLimit(to, limiter.InFlight()) }),
+		from(series(promtext.KindCounter, "in_flight_refused_total", "Requests that a limit on requests in flight has refused.", "limit"), func(to *promtext.Series) { addByLimit(to, limiter.RefusedInFlight()) }),
+	}
 }
 
-// Collect sends the present figures. The limits that count every request are always among them.
-func (f inFlight) Collect(to chan<- prometheus.Metric) {
-	now, refused := f.limiter.InFlight(), f.limiter.RefusedInFlight()
+// addByLimit adds a series for each limit on requests in flight.
+func addByLimit[N int | uint64](to *promtext.Series, counts map[string]N) {
 	for _, name := range []string{ConcurrentRequests, ConcurrentStreams} {
-		now[name] += 0
-		refused[name] += 0
+		counts[name] += 0
 	}
-	for name, n := range now {
-		to <- prometheus.MustNewConstMetric(inFlightNow, prometheus.GaugeValue, float64(n), name)
-	}
-	for name, n := range refused {
-		to <- prometheus.MustNewConstMetric(inFlightRefused, prometheus.CounterValue, float64(n), name)
+	for name, n := range counts {
+		to.Add(float64(n), name)
 	}
 }
 
 // stored returns the metrics that are read from the store for each answer. Their value is -1
 // if the store cannot be read.
-func (m *Metrics) stored() []prometheus.Collector {
+func (m *Metrics) stored() []promtext.Metric {
 	value := func(read func(tx *Tx) (float64, error)) func() float64 {
 		return func() (value float64) {
 			err := m.o.Store.View(func(tx *Tx) (err error) {
@@ -226,10 +255,10 @@ func (m *Metrics) stored() []prometheus.Collector {
 			return value
 		}
 	}
-	read := func(name, help string, read func(tx *Tx) (float64, error)) prometheus.Collector {
+	read := func(name, help string, read func(tx *Tx) (float64, error)) promtext.Metric {
 		return gauge(name, help, value(read))
 	}
-	return []prometheus.Collector{
+	return []promtext.Metric{
 		read("keys_stored", "Keys in the store, in any state.", func(tx *Tx) (float64, error) {
 			n, err := m.o.Keyring.Count(tx)
 			return float64(n), err
@@ -262,48 +291,43 @@ func (m *Metrics) stored() []prometheus.Collector {
 			}
 			return m.o.Clock.Now().Sub(oldest).Seconds(), err
 		}),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "latchkey_webhook_dropped_total", Help: "Webhook deliveries that were dropped unsent because of a bound.",
-		}, value(func(tx *Tx) (float64, error) {
+		total("webhook_dropped_total", "Webhook deliveries that were dropped unsent because of a bound.", value(func(tx *Tx) (float64, error) {
 			n, err := DroppedDeliveries(tx)
 			return float64(n), err
 		})),
 	}
 }
 
-// connectionMetrics has the metrics of the connections of each listener. It returns the use of the
-// listeners.
-type connectionMetrics func() (listeners []conns.Usage, upstreams int)
-
-// The metrics of connectionMetrics.
-var (
-	openConnections   = prometheus.NewDesc("latchkey_connections", "Open connections, by listener.", []string{"listener"}, nil)
-	mostConnections   = prometheus.NewDesc("latchkey_connections_max", "Most open connections, by listener.", []string{"listener"}, nil)
-	closedConnections = prometheus.NewDesc("latchkey_connections_closed_total", "Connections that were closed to make room or because they had no valid key, by listener and reason.", []string{"listener", "reason"}, nil)
-)
-
-// Describe sends the descriptions of the metrics.
-func (c connectionMetrics) Describe(to chan<- *prometheus.Desc) {
-	to <- openConnections
-	to <- mostConnections
-	to <- closedConnections
-}
-
-// Collect sends the values of the metrics.
-func (c connectionMetrics) Collect(to chan<- prometheus.Metric) {
-	listeners, _ := c()
-	for _, u := range listeners {
-		to <- prometheus.MustNewConstMetric(openConnections, prometheus.GaugeValue, float64(u.Open), u.Name)
-		to <- prometheus.MustNewConstMetric(mostConnections, prometheus.GaugeValue, float64(u.Limits.Max), u.Name)
-		for reason, n := range u.Closed {
-			to <- prometheus.MustNewConstMetric(closedConnections, prometheus.CounterValue, float64(n), u.Name, conns.Reason(reason).String())
+// connectionMetrics returns the metrics of the connections of each listener. read returns their use.
+func connectionMetrics(read func() (listeners []conns.Usage, upstreams int)) []promtext.Metric {
+	each := func(add func(to *promtext.Series, u conns.Usage)) func(to *promtext.Series) {
+		return func(to *promtext.Series) {
+			listeners, _ := read()
+			for _, u := range listeners {
+				add(to, u)
+			}
 		}
+	}
+	return []promtext.Metric{
+		from(series(promtext.KindGauge, "connections", "Open connections, by listener.", "listener"), each(func(to *promtext.Series, u conns.Usage) { to.Add(float64(u.Open), u.Name) })),
+		from(series(promtext.KindGauge, "connections_max", "Most open connections, by listener.", "listener"), each(func(to *promtext.Series, u conns.Usage) { to.Add(float64(u.Limits.Max), u.Name) })),
+		from(series(promtext.KindCounter, "connections_closed_total", "Connections that were closed to make room or because they had no valid key, by listener and reason.", "listener", "reason"),
+			each(func(to *promtext.Series, u conns.Usage) {
+				for reason, n := range u.Closed {
+					to.Add(float64(n), u.Name, conns.Reason(reason).String())
+				}
+			})),
 	}
 }
 
 // gauge returns a gauge whose value is the result of read. latchkey_ is put before name.
-func gauge(name, help string, read func() float64) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "latchkey_" + name, Help: help}, read)
+func gauge(name, help string, read func() float64) promtext.Metric {
+	return from(series(promtext.KindGauge, name, help), func(to *promtext.Series) { to.Add(read()) })
+}
+
+// total is like gauge, for a value that only grows.
+func total(name, help string, read func() float64) promtext.Metric {
+	return from(series(promtext.KindCounter, name, help), func(to *promtext.Series) { to.Add(read()) })
 }
 
 func oneIf(yes bool) float64 {
@@ -325,8 +349,14 @@ func (m *Metrics) AdminRoutes() []Route {
 }
 
 func (m *Metrics) serve(w http.ResponseWriter, r *Request) error {
-	promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}).ServeHTTP(w, r.Request)
-	return nil
+	return promtext.Serve(w, r.Request, func(w io.Writer) error {
+		if err := promtext.Write(w, m.all()); err != nil {
+			return err
+		}
+		process.WriteGoMetrics(w)
+		process.WriteProcessMetrics(w)
+		return nil
+	})
 }
 
 // Watch counts an answered request. It is called for each request, so it allocates only for
@@ -337,12 +367,12 @@ func (m *Metrics) Watch(o *Outcome) {
 		r = m.newRoute(o.Method, o.Route)
 	}
 	r.seconds.Observe(o.Took.Seconds())
-	m.count(r, o.Status).Inc()
-	if r.labels[0] != "api" {
+	m.count(r, o.Status).Add(1)
+	if r.door != doorAPI {
 		return
 	}
 	if o.Key != nil {
-		m.lookups.Inc()
+		m.lookups.Add(1)
 	}
 	code := o.Code
 	if code == "" {
@@ -352,12 +382,12 @@ func (m *Metrics) Watch(o *Outcome) {
 	if c == nil {
 		c = m.newDecision(code)
 	}
-	c.Inc()
+	c.Add(1)
 }
 
 // count returns the counter for a route and a status. It creates the counter if there is
 // none.
-func (m *Metrics) count(r *routeMeter, status int) prometheus.Counter {
+func (m *Metrics) count(r *routeMeter, status int) *atomic.Uint64 {
 	codes := r.codes.Load()
 	for i := range *codes {
 		if (*codes)[i].status == status {
@@ -366,7 +396,7 @@ func (m *Metrics) count(r *routeMeter, status int) prometheus.Counter {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := m.requests.WithLabelValues(append(slices.Clone(r.labels), codeName(status))...)
+	c := new(atomic.Uint64)
 	more := append(slices.Clone(*r.codes.Load()), codeMeter{status, c})
 	r.codes.Store(&more)
 	return c
@@ -398,12 +428,11 @@ func (m *Metrics) newRoute(method, route string) *routeMeter {
 	if r := all[name]; r != nil {
 		return r
 	}
-	door := "api"
+	door := doorAPI
 	if strings.HasPrefix(route, "/admin/") || route == "/metrics" {
 		door = "admin"
 	}
-	r := &routeMeter{labels: []string{door, label.method, label.route}}
-	r.seconds = m.seconds.WithLabelValues(r.labels...)
+	r := &routeMeter{door: door, name: label, seconds: promtext.NewHistogram(.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5)}
 	r.codes.Store(&[]codeMeter{})
 	more := maps.Clone(all)
 	more[name] = r
@@ -412,10 +441,10 @@ func (m *Metrics) newRoute(method, route string) *routeMeter {
 }
 
 // newDecision returns the counter for a decision. It creates the counter if there is none.
-func (m *Metrics) newDecision(code string) prometheus.Counter {
+func (m *Metrics) newDecision(code string) *atomic.Uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := m.decided.WithLabelValues(code)
+	c := new(atomic.Uint64)
 	more := maps.Clone(*m.decisions.Load())
 	more[code] = c
 	m.decisions.Store(&more)
@@ -424,14 +453,14 @@ func (m *Metrics) newDecision(code string) prometheus.Counter {
 
 // Attempted counts an attempt to deliver an event to a webhook, by its result.
 func (m *Metrics) Attempted(a Attempt) {
-	result := "delivered"
+	result := attemptDelivered
 	switch {
 	case a.Status == 0:
-		result = "unreachable"
+		result = attemptUnreachable
 	case !a.Success():
-		result = "refused"
+		result = attemptRefused
 	}
-	m.attempts.WithLabelValues(result).Inc()
+	m.attempts[result].Add(1)
 }
 
 // manyKeys is the number of keys at which CountKeys stops counting. Their rows would be too many to be
@@ -461,12 +490,10 @@ func (m *Metrics) CountKeys(now time.Time) error {
 		return err
 	}
 	m.counted, m.countedUntil = generation, now.Add(10*time.Minute)
-	m.states.Reset()
 	if counts == nil {
-		return nil
-	}
-	for _, state := range KeyStates() {
-		m.states.WithLabelValues(state).Set(float64(counts[state]))
+		m.states.Store(nil)
+	} else {
+		m.states.Store(&counts)
 	}
 	return nil
 }

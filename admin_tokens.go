@@ -4,9 +4,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"latchkey/internal/clock"
+	"latchkey/internal/promtext"
 )
 
 // NoticeTokens publishes the webhook event token.expiring for the admin tokens that end within
@@ -84,29 +83,33 @@ func endingTokens(tx *Tx, now time.Time) (rows []any, err error) {
 	return rows, err
 }
 
-// tokenMetrics collects the figures of admin tokens, which it reads from the store.
-type tokenMetrics struct {
-	store *Store
-	clock *clock.Clock
+// tokenMetrics returns the metrics of admin tokens, which are read from the store. They have no series if
+// it cannot be read.
+func tokenMetrics(store *Store, clock *clock.Clock) []promtext.Metric {
+	return []promtext.Metric{
+		from(series(promtext.KindGauge, "admin_tokens", "Admin tokens by state.", "state"), func(to *promtext.Series) {
+			counts, _, err := countTokens(store, clock.Latest(clock.Now()))
+			if err != nil {
+				return
+			}
+			for _, state := range TokenStates() {
+				to.Add(float64(counts[state]), state)
+			}
+		}),
+		from(series(promtext.KindGauge, "admin_token_next_end_seconds", "Seconds until the first active admin token ends. Absent if none has an end."), func(to *promtext.Series) {
+			now := clock.Latest(clock.Now())
+			if _, end, err := countTokens(store, now); err == nil && !end.IsZero() {
+				to.Add(end.Sub(now).Seconds())
+			}
+		}),
+	}
 }
 
-// The metrics of tokenMetrics.
-var (
-	tokensByState = prometheus.NewDesc("latchkey_admin_tokens", "Admin tokens by state.", []string{"state"}, nil)
-	tokenNextEnd  = prometheus.NewDesc("latchkey_admin_token_next_end_seconds", "Seconds until the first active admin token ends. Absent if none has an end.", nil, nil)
-)
-
-// Describe sends the descriptions of the metrics.
-func (m tokenMetrics) Describe(to chan<- *prometheus.Desc) {
-	to <- tokensByState
-	to <- tokenNextEnd
-}
-
-// Collect sends the values of the metrics, or none if the store cannot be read.
-func (m tokenMetrics) Collect(to chan<- prometheus.Metric) {
-	now := m.clock.Latest(m.clock.Now())
-	counts, end := map[string]int{}, time.Time{}
-	err := m.store.View(func(tx *Tx) error {
+// countTokens returns the number of admin tokens in each state, and when the first active one ends; the
+// zero time if none ends.
+func countTokens(store *Store, now time.Time) (counts map[string]int, end time.Time, err error) {
+	counts = map[string]int{}
+	err = store.View(func(tx *Tx) error {
 		for token, err := range TokenTable.All(tx, Forward) {
 			if err != nil {
 				return err
@@ -119,13 +122,5 @@ func (m tokenMetrics) Collect(to chan<- prometheus.Metric) {
 		}
 		return nil
 	})
-	if err != nil {
-		return
-	}
-	for _, state := range TokenStates() {
-		to <- prometheus.MustNewConstMetric(tokensByState, prometheus.GaugeValue, float64(counts[state]), state)
-	}
-	if !end.IsZero() {
-		to <- prometheus.MustNewConstMetric(tokenNextEnd, prometheus.GaugeValue, end.Sub(now).Seconds())
-	}
+	return counts, end, err
 }

@@ -144,9 +144,7 @@ func (a *App) connect() error {
 	a.Limiter = NewLimiter(store, a.clock.Steady(a.clock.Now()))
 	a.Limiter.Observed.LogTo(a.log)
 	a.storage = NewStorageWatch(store, a.diskSpace, a.log)
-	if err := a.observe(); err != nil {
-		return err
-	}
+	a.observe()
 	a.targets = NewTargetPolicy(TargetScope(c.Webhooks.AllowPrivateTargets))
 	if err := a.targets.Check(); err != nil {
 		a.log.Warn("webhooks may be sent to public addresses of this machine, because its addresses cannot be read; under systemd, RestrictAddressFamilies needs AF_NETLINK", "error", err)
@@ -278,7 +276,7 @@ func withoutRoutes(openAPI []byte, absent Routes) ([]byte, error) {
 
 // observe creates the usage history, the refusals, the audit log, the backups, the
 // metrics and the status, and stores them in a.
-func (a *App) observe() (err error) {
+func (a *App) observe() {
 	c, store := a.config, a.Store
 	a.history, a.refusals, a.requests = NewHistory(store), NewRefusals(), NewRequests()
 	a.connections = NewConnections(ConnectionsOptions{Config: c, Files: OpenFileLimit(), Free: func() { a.proxy.CloseIdle() }, Log: a.log})
@@ -286,7 +284,7 @@ func (a *App) observe() (err error) {
 	a.backups = NewBackups(BackupOptions{
 		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
 	})
-	a.metrics, err = NewMetrics(MetricsOptions{
+	a.metrics = NewMetrics(MetricsOptions{
 		Log:   a.log,
 		Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Backups: a.backups, Storage: a.storage, Clock: a.clock, Folder: a.folder.Path, Open: c.Metrics.Open,
 		Ready: func() error { return a.Server.Ready() }, Config: func() ConfigStatus { return a.Reloader.Status() }, Connections: a.connections.Usage,
@@ -295,7 +293,6 @@ func (a *App) observe() (err error) {
 		Store: store, Keyring: a.Keyring, Backups: a.backups, Storage: a.storage, Log: a.log, Folder: a.folder.Path, Started: a.clock.Now(),
 		Server: func() *Server { return a.Server }, Config: func() ConfigStatus { return a.Reloader.Status() }, Connections: a.connections.Usage,
 	})
-	return err
 }
 
 // note adds a request to the usage history and to the latest requests. It ignores requests to the admin
