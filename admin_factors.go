@@ -342,7 +342,7 @@ func (a *Accounts) needsLink(op operator, link string, now time.Time) bool {
 }
 
 // FactorTables returns the tables of second factors, which a check of the store reads.
-func FactorTables() []Checked { return []Checked{FactorTable} }
+func FactorTables() []Checked { return []Checked{&FactorTable} }
 
 // EndedFactor is a second factor in a backup that has ended or was used since.
 type EndedFactor struct {

@@ -92,7 +92,7 @@ func (o *Operators) passwordNote() string {
 }
 
 // OperatorTables returns the tables of operators, which a check of the store reads.
-func OperatorTables() []Checked { return []Checked{OperatorTable} }
+func OperatorTables() []Checked { return []Checked{&OperatorTable} }
 
 // AdminRoutes returns the routes for operators.
 func (o *Operators) AdminRoutes() []Route {

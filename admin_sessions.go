@@ -113,7 +113,7 @@ func NewSessions(store *Store, idleTimeout, maxAge time.Duration) *Sessions {
 }
 
 // SessionTables returns the tables of sessions, which a check of the store reads.
-func SessionTables() []Checked { return []Checked{sessionTable} }
+func SessionTables() []Checked { return []Checked{&sessionTable} }
 
 // Longest returns the maximum length of a session, counted from the login.
 func (s *Sessions) Longest() time.Duration { return s.maxAge }
@@ -287,7 +287,7 @@ func EndLogins(tx *Tx) error {
 // Sweep deletes up to 1000 sessions that are older than the maximum length of a session. Call
 // it about once a minute. now must be from Clock.Earliest.
 func (s *Sessions) Sweep(now time.Time) error {
-	return Sweep(s.store, sessionTable, "created", IDKey(uint64(now.Add(-s.maxAge).UnixNano())))
+	return Sweep(s.store, &sessionTable, "created", IDKey(uint64(now.Add(-s.maxAge).UnixNano())))
 }
 
 // AdminRoutes returns the routes for sessions.

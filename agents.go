@@ -130,7 +130,7 @@ func NewAgents(store *Store) *agents {
 }
 
 // AgentTables returns the table of agents, for store checks.
-func AgentTables() []Checked { return []Checked{agentTable} }
+func AgentTables() []Checked { return []Checked{&agentTable} }
 
 // Routes returns the endpoints for keys.
 func (a *agents) Routes() []Route {
@@ -284,7 +284,7 @@ func NewDoNotCalls(store *Store) *doNotCalls {
 }
 
 // DoNotCallTables returns the table of the do-not-call list, for store checks.
-func DoNotCallTables() []Checked { return []Checked{blockedTable} }
+func DoNotCallTables() []Checked { return []Checked{&blockedTable} }
 
 // AdminRoutes returns the admin endpoints for the do-not-call list.
 func (d *doNotCalls) AdminRoutes() []Route { return d.catalog.Routes() }

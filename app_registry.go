@@ -100,7 +100,7 @@ var registry = []part{
 		p := NewVerifier(a.Store, a.Keyring, a.Limiter)
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
-	{name: "keys", tables: []Checked{KeyTable}, routes: func(a *App) Routes {
+	{name: "keys", tables: []Checked{&KeyTable}, routes: func(a *App) Routes {
 		p := NewAdmin(a.Store, a.Keyring, a.Limiter, a.history, a.keyRules())
 		return Routes{Free: p.FreeRoutes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {

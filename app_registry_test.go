@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -175,8 +174,8 @@ func TestRegistry_everyTable(t *testing.T) {
 	owners := map[string][]string{}
 	for _, p := range registry {
 		for _, table := range p.tables {
-			if v := reflect.ValueOf(table); v.Kind() == reflect.Struct && v.NumField() > 0 { // not the bucket of one record for each owner
-				name := v.FieldByName("Name").String()
+			if t, ok := table.(anyTable); ok {
+				name := t.settings().name
 				owners[name] = append(owners[name], p.name)
 			}
 		}

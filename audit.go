@@ -378,7 +378,7 @@ func CutAudit(tx *Tx, cutoff time.Time, maxEntries int, now time.Time) (cut int,
 const ActorSelf = "latchkey"
 
 // AuditTables returns the tables and checks that CheckStore runs on the audit log.
-func AuditTables() []Checked { return []Checked{auditTable, auditChain{}} }
+func AuditTables() []Checked { return []Checked{&auditTable, auditChain{}} }
 
 // auditChain checks the hash chain of the audit log.
 type auditChain struct{}

@@ -64,7 +64,7 @@ func TestAuditFilter_Page(t *testing.T) {
 			}
 			wantAuditPage(rt, a, f)
 		}
-		wantChecked(rt, a, auditTable)
+		wantChecked(rt, a, &auditTable)
 	})
 }
 

@@ -32,7 +32,6 @@ var unbounded = map[string]string{
 	"webhook_bodies":   "holds an event about a record, which is bounded itself",
 	"webhook_backlogs": "has no fields that a client chooses",
 	"webhook_log":      "is written by the service, which shortens answers",
-	"":                 "is an OwnedBucket, whose user checks the size",
 	"webhook_queues":   "has no fields that a client chooses",
 }
 

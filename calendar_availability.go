@@ -246,7 +246,7 @@ func NewSchedules(store *Store) *schedules {
 }
 
 // ScheduleTables returns the table of schedules, for store checks.
-func ScheduleTables() []Checked { return []Checked{scheduleTable} }
+func ScheduleTables() []Checked { return []Checked{&scheduleTable} }
 
 // AdminRoutes returns the admin endpoints for schedules.
 func (s *schedules) AdminRoutes() []Route { return s.catalog.Routes() }

@@ -181,7 +181,7 @@ func statusFilter(status string) ([]Filter, error) {
 }
 
 // EventTables returns the table of events, for store checks.
-func EventTables() []Checked { return []Checked{appointmentTable} }
+func EventTables() []Checked { return []Checked{&appointmentTable} }
 
 // findEvent returns the event whose id or UUID is ref, no matter which owner
 // has it. It returns ErrNotFound if there is no such event.

@@ -49,7 +49,7 @@ func TestEventQuery(t *testing.T) {
 			}
 			wantEvents(rt, a, r, events)
 		}
-		wantChecked(rt, a, appointmentTable)
+		wantChecked(rt, a, &appointmentTable)
 	})
 }
 

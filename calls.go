@@ -25,7 +25,7 @@ type calls struct {
 func NewCalls(store *Store, limiter *Limiter) *calls { return &calls{store, limiter} }
 
 // CallTables returns the table of calls, for store checks.
-func CallTables() []Checked { return []Checked{callTable} }
+func CallTables() []Checked { return []Checked{&callTable} }
 
 // Routes returns the API endpoints for calls.
 func (c *calls) Routes() []Route {

@@ -214,7 +214,7 @@ func NewContacts(store *Store, write Permission) *contacts {
 }
 
 // ContactTables returns the table of contacts, for store checks.
-func ContactTables() []Checked { return []Checked{contactTable} }
+func ContactTables() []Checked { return []Checked{&contactTable} }
 
 // Routes returns the API endpoints for contacts.
 func (c *contacts) Routes() []Route {

@@ -146,7 +146,7 @@ func NewVariables(store *Store) *variables {
 
 // VariableTables returns the table of definitions and the bucket of business contexts, for store
 // checks.
-func VariableTables() []Checked { return []Checked{variableTable, OwnedBucket(businessBucket)} }
+func VariableTables() []Checked { return []Checked{&variableTable, OwnedBucket(businessBucket)} }
 
 // Routes returns the API endpoints for definitions.
 func (v *variables) Routes() []Route {

@@ -31,7 +31,7 @@ var replayTable = Table[replay]{
 }
 
 // IdempotencyTables returns the tables of this file, so that the store can check their consistency.
-func IdempotencyTables() []Checked { return []Checked{keyRequestTable, replayTable} }
+func IdempotencyTables() []Checked { return []Checked{&keyRequestTable, &replayTable} }
 
 // RequestName returns the value of Idempotency-Key, or "" if the header has no such field. It
 // returns ErrValidation if the field is repeated, empty or longer than 255 bytes.
@@ -107,14 +107,15 @@ func Once(w http.ResponseWriter, r *Request, c Creation, create func(*Tx) (any, 
 // SweepReplays deletes up to 1000 stored answers that are at least 24 hours old. Call it about once
 // a minute.
 func SweepReplays(store *Store, now time.Time) error {
-	return Sweep(store, replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())))
+	return Sweep(store, &replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())))
 }
 
 // Sweep deletes up to 1000 records of table whose entry in the index is at most bound. It deletes
 // them in one write transaction. If there are no such records, it starts no write transaction.
-func Sweep[T any](store *Store, table Table[T], index string, bound []byte) error {
+func Sweep(store *Store, table anyTable, index string, bound []byte) error {
+	bucket := table.settings().name + "/" + index
 	due := func(tx *Tx) (keys [][]byte) {
-		for at, key := range table.Find(tx, index, nil, Forward) {
+		for at, key := range findEntries(tx, bucket, nil, Forward) {
 			if len(keys) == 1000 || bytes.Compare(at, bound) > 0 {
 				break
 			}
@@ -132,7 +133,7 @@ func Sweep[T any](store *Store, table Table[T], index string, bound []byte) erro
 	}
 	return store.Update(func(tx *Tx) error {
 		for _, key := range due(tx) {
-			if err := table.Delete(tx, key); err != nil {
+			if err := deleteRecord(tx, table, key); err != nil {
 				return err
 			}
 		}
@@ -188,5 +189,5 @@ func NoteRequest(tx *Tx, name, keyID string, now time.Time) error {
 // SweepRequests deletes up to 1000 stored keyRequests that are at least 24 hours old. Call it about
 // once a minute.
 func SweepRequests(store *Store, now time.Time) error {
-	return Sweep(store, keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())))
+	return Sweep(store, &keyRequestTable, "at", IDKey(uint64(now.Add(-requestSpan).UnixNano())))
 }

@@ -144,14 +144,14 @@ func TestKeyring_List(t *testing.T) {
 					rt.Fatal(err)
 				}
 			case "repair":
-				if err := a.Store.Update(repairInside(KeyTable)); err != nil {
+				if err := a.Store.Update(repairInside(&KeyTable)); err != nil {
 					rt.Fatal(err)
 				}
 			}
 			wantKeyList(rt, a, drawKeyFilter(rt))
 		}
 		wantKeyList(rt, a, drawKeyFilter(rt))
-		wantChecked(rt, a, KeyTable)
+		wantChecked(rt, a, &KeyTable)
 	})
 }
 
@@ -228,7 +228,7 @@ func (k *keptKeys) step(rt *rapid.T) {
 			rt.Fatal(err)
 		}
 	case "repair":
-		update(repairInside(KeyTable))
+		update(repairInside(&KeyTable))
 	case "other": // a commit without keys
 		update(func(tx *Tx) error { return tx.Put("x", []byte("x"), nil) })
 	}
@@ -356,13 +356,13 @@ func TestRowList_Damage(t *testing.T) {
 			}
 			for _, wanted := range []int{1, 0} {
 				err := a.Store.View(func(tx *Tx) error {
-					result, err := CheckStore(tx, []Checked{KeyTable})
+					result, err := CheckStore(tx, []Checked{&KeyTable})
 					if (len(result.Problems) > 0) != (wanted > 0) {
 						t.Errorf("got %v, want %d or more problems", result.Problems, wanted)
 					}
 					return err
 				})
-				if err = errors.Join(err, a.Store.Update(repairInside(KeyTable))); err != nil {
+				if err = errors.Join(err, a.Store.Update(repairInside(&KeyTable))); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -392,7 +392,7 @@ func TestAddKeyRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = a.Store.View(func(tx *Tx) error {
-		result, err := CheckStore(tx, []Checked{KeyTable})
+		result, err := CheckStore(tx, []Checked{&KeyTable})
 		if len(result.Problems) > 0 {
 			t.Errorf("got %v", result.Problems)
 		}

@@ -118,7 +118,7 @@ func NewOwners(store *Store, keyring *Keyring) *owners {
 
 // OwnerTables returns the tables of owners, of their limits and of their storage limits, for store
 // checks.
-func OwnerTables() []Checked { return append(StorageTables(), ownerTable, OwnerLimitTable) }
+func OwnerTables() []Checked { return append(StorageTables(), &ownerTable, &OwnerLimitTable) }
 
 // AdminRoutes returns the admin endpoints for owners.
 func (c *owners) AdminRoutes() []Route { return c.catalog.Routes() }
@@ -399,7 +399,7 @@ func NewTeams(store *Store) *teams {
 }
 
 // TeamTables returns the table of teams, for store checks.
-func TeamTables() []Checked { return []Checked{teamTable} }
+func TeamTables() []Checked { return []Checked{&teamTable} }
 
 // AdminRoutes returns the admin endpoints for teams.
 func (t *teams) AdminRoutes() []Route { return t.catalog.Routes() }

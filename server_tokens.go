@@ -121,7 +121,7 @@ func NewTokens(store *Store, peppers Peppers) *Tokens {
 }
 
 // TokenTables returns the tables in which admin tokens are stored, for CheckStore.
-func TokenTables() []Checked { return []Checked{TokenTable} }
+func TokenTables() []Checked { return []Checked{&TokenTable} }
 
 // AdminRoutes returns the endpoints that manage admin tokens.
 func (t *Tokens) AdminRoutes() []Route {

@@ -68,22 +68,6 @@ func (p listPlace) number(edit chunkEditor, column listColumn, present bool) err
 	return err
 }
 
-// inRanges reports whether a record passes all ranges of a query.
-func (t Table[T]) inRanges(q Query, v T) bool {
-	for _, r := range q.Ranges {
-		value := t.List.Order
-		for _, c := range t.List.Columns {
-			if c.Name == r.Column {
-				value = c.Value
-			}
-		}
-		if n := value(v); n < r.Low || n > r.High {
-			return false
-		}
-	}
-	return true
-}
-
 // rangeReader removes the ids whose values are not in a range. It reads the values in ascending order
 // of the ids.
 type rangeReader struct {

@@ -141,46 +141,9 @@ type listRecord struct {
 	text    string       // in the form of fold.Search; the fields are on lines of their own
 }
 
-// listed returns what the lists know of a record.
-func (t Table[T]) listed(v *T) *listRecord {
-	if v == nil {
-		return nil
-	}
-	l := &listRecord{sets: []setMember{{allRecords, nil}}}
-	for _, set := range t.List.Sets {
-		for _, value := range set.Keys(*v) {
-			l.sets = append(l.sets, setMember{set.Name, value})
-		}
-	}
-	if t.List.Order != nil {
-		l.columns = append(l.columns, listColumn{orderBucket, t.List.Order(*v)})
-	}
-	for _, c := range t.List.Columns {
-		l.columns = append(l.columns, listColumn{c.Name, c.Value(*v)})
-	}
-	if t.List.Text != nil {
-		l.text = listText(t.List.Text(*v))
-	}
-	return l
-}
-
 // listText returns the searched fields of a record as they are kept.
 func listText(fields []string) string {
 	return strings.TrimSuffix(fold.Search(strings.Join(fields, "\n")), "\n")
-}
-
-// relist updates the data of lists for a change of the record with this key.
-func (t Table[T]) relist(tx *Tx, key []byte, c tableChange[T]) error {
-	if t.List == nil {
-		return nil
-	}
-	if len(key) != 8 {
-		return fmt.Errorf("%s/%x: a table with lists needs numeric ids", t.Name, key)
-	}
-	at := listPlace{t.Name, binary.BigEndian.Uint64(key)}
-	before, after := t.listed(c.before), t.listed(c.after)
-	tx.rememberChunk(func() error { return at.change(tx.editChunk, after, before) })
-	return at.change(tx.editChunk, before, after)
 }
 
 // listPlace is the table and the id of a record.

@@ -177,7 +177,7 @@ func itemsText(list []item) string {
 // check returns the problems that CheckStore finds.
 func (d *itemsDesk) check(t interface{ Fatal(...any) }) (problems []string) {
 	err := d.View(func(tx *Tx) error {
-		result, err := CheckStore(tx, []Checked{itemTable})
+		result, err := CheckStore(tx, []Checked{&itemTable})
 		problems = result.Problems
 		return err
 	})
@@ -202,7 +202,7 @@ func TestPage_Model(t *testing.T) {
 		if problems := d.check(rt); len(problems) > 0 {
 			rt.Errorf("got %q", problems)
 		}
-		if err := d.Update(func(tx *Tx) error { return errors.Join(spoilLists(rt, tx), repairInside(itemTable)(tx)) }); err != nil {
+		if err := d.Update(func(tx *Tx) error { return errors.Join(spoilLists(rt, tx), repairInside(&itemTable)(tx)) }); err != nil {
 			rt.Fatal(err)
 		}
 		if problems := d.check(rt); len(problems) > 0 {
@@ -298,7 +298,7 @@ func TestPage_Damage(t *testing.T) {
 			if (err != nil) != (tt.failure != "") || err != nil && !strings.Contains(err.Error(), tt.failure) {
 				t.Errorf("list: got %v, want %q", err, tt.failure)
 			}
-			if err := d.Update(repairInside(itemTable)); err != nil {
+			if err := d.Update(repairInside(&itemTable)); err != nil {
 				t.Fatal(err)
 			}
 			if got := d.check(t); len(got) > 0 {
@@ -422,7 +422,7 @@ func TestOrdering_ReadsFew(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.View(func(tx *Tx) error {
-		chosen, err := itemTable.selectRecords(tx, Query{})
+		chosen, err := selectRecords(tx, &itemTable, Query{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -51,12 +50,8 @@ func signedNow(t *testing.T, path string) (list [][3][]byte) {
 func TestMAC_Tables(t *testing.T) {
 	var got, want []string
 	for _, table := range tables() {
-		v := reflect.ValueOf(table)
-		if v.Kind() != reflect.Struct || !v.FieldByName("Signed").IsValid() {
-			continue
-		}
-		if v.FieldByName("Signed").Bool() {
-			got = append(got, v.FieldByName("Name").String())
+		if t, ok := table.(anyTable); ok && t.settings().signed {
+			got = append(got, t.settings().name)
 		}
 	}
 	for bucket, only := range signedRecords {

@@ -29,7 +29,7 @@ var storageLimitTable = Table[storageLimit]{
 }
 
 // StorageTables returns the table of storage limits, for store checks.
-func StorageTables() []Checked { return []Checked{storageLimitTable} }
+func StorageTables() []Checked { return []Checked{&storageLimitTable} }
 
 // ownerGrowth is how much a change adds to the bytes of an owner.
 type ownerGrowth struct {
@@ -193,36 +193,6 @@ func DefaultStorage(tx *Tx, owner uint64) error {
 	return nil
 }
 
-// size returns the bytes that the record with this key counts for its owner, or 0 if there is none.
-func (t Table[T]) size(tx *Tx, key []byte) int64 {
-	b := tx.Bolt.Bucket([]byte(t.Name))
-	if b == nil {
-		return 0
-	}
-	raw := b.Get(key)
-	if raw == nil {
-		return 0
-	}
-	return int64(len(key) + len(raw))
-}
-
-// grew notes a change of a record for the counters of its owner before and after the change. had is
-// the size before it.
-func (t Table[T]) grew(tx *Tx, key []byte, had int64, c tableChange[T]) {
-	if t.Owner == nil {
-		return
-	}
-	refused := func(owner uint64) bool { return !t.Imposed || owner == tx.Writer.Owner }
-	if c.before != nil {
-		owner := t.Owner(*c.before)
-		tx.grew(owner, ownerGrowth{-had, refused(owner), -1})
-	}
-	if c.after != nil {
-		owner := t.Owner(*c.after)
-		tx.grew(owner, ownerGrowth{t.size(tx, key), refused(owner), 1})
-	}
-}
-
 // OwnedBucket is the name of a bucket with one record for each owner, under the owner's id. The bytes
 // of the record count for the owner.
 type OwnedBucket string
@@ -230,15 +200,14 @@ type OwnedBucket string
 // Put stores the record of an owner.
 func (b OwnedBucket) Put(tx *Tx, owner uint64, value []byte) error {
 	key := IDKey(owner)
-	t := Table[uint64]{Name: string(b), Owner: func(owner uint64) uint64 { return owner }}
-	had, c := t.size(tx, key), tableChange[uint64]{after: &owner}
-	if had > 0 {
-		c.before = &owner
-	}
+	had := storedSize(tx, string(b), key)
 	if err := tx.Put(string(b), key, value); err != nil {
 		return err
 	}
-	t.grew(tx, key, had, c)
+	if had > 0 {
+		tx.grew(owner, ownerGrowth{-had, true, -1})
+	}
+	tx.grew(owner, ownerGrowth{storedSize(tx, string(b), key), true, 1})
 	return nil
 }
 

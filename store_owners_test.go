@@ -62,7 +62,7 @@ var (
 	giftTable  = Table[ownedThing]{Name: "gifts", Key: func(v ownedThing) []byte { return IDKey(v.ID) }, Owner: func(v ownedThing) uint64 { return v.Owner }, Imposed: true}
 )
 
-func ownedThings() []Checked { return []Checked{ownedTable, giftTable} }
+func ownedThings() []Checked { return []Checked{&ownedTable, &giftTable} }
 
 // bytesOf returns the counter of an owner.
 func bytesOf(t *testing.T, s *Store, owner uint64) (n int64) {

@@ -37,40 +37,48 @@ type Filter struct {
 // returns the part as a half-open range of positions, for that number. The records are in the order
 // of Listing.Order, or the newest first. Page returns an error if the data of lists does not fit the
 // records.
-func (t Table[T]) Page(tx *Tx, q Query, bounds func(count int) (from, to int)) (rows []T, count int, err error) {
-	s, err := t.selectRecords(tx, q)
+func (t *Table[T]) Page(tx *Tx, q Query, bounds func(count int) (from, to int)) (rows []T, count int, err error) {
+	count, err = pageOf(tx, t, q, bounds, func(record any) { rows = append(rows, *record.(*T)) })
+	return rows, count, err
+}
+
+// pageOf calls add for each record of a page and returns the number of all records, see Table.Page.
+func pageOf(tx *Tx, t anyTable, q Query, bounds func(count int) (from, to int), add func(record any)) (count int, err error) {
+	table := t.settings()
+	s, err := selectRecords(tx, t, q)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	from, to := bounds(s.count)
 	if q.Ascending {
 		from, to = s.count-to, s.count-from
 	}
 	ids := s.newest(from, to)
-	if t.List.Order != nil && !q.ByID && from < to {
-		if ids, err = s.inOrder(tx, t.Name, positions{from, to}); err != nil {
-			return nil, 0, err
+	if table.ordered && !q.ByID && from < to {
+		if ids, err = s.inOrder(tx, table.name, positions{from, to}); err != nil {
+			return 0, err
 		}
 	}
 	if q.Ascending {
 		slices.Reverse(ids)
 	}
 	for _, id := range ids {
-		v, err := t.Get(tx, IDKey(id))
-		if errors.Is(err, ErrNotFound) || err == nil && !t.selects(q, v) {
-			err = fmt.Errorf("%s/%x: the lists do not fit the record; stop the server and run latchkey check --repair", t.Name, IDKey(id))
+		record := t.blank()
+		err := getRecord(tx, t, IDKey(id), record)
+		if errors.Is(err, ErrNotFound) || err == nil && !q.selects(t, record) {
+			err = fmt.Errorf("%s/%x: the lists do not fit the record; stop the server and run latchkey check --repair", table.name, IDKey(id))
 		}
 		if err != nil {
-			return nil, 0, err
+			return 0, err
 		}
-		rows = append(rows, v)
+		add(record)
 	}
-	return rows, s.count, nil
+	return s.count, nil
 }
 
 // IDs returns the ids of all records that a query selects, in ascending order.
-func (t Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
-	s, err := t.selectRecords(tx, q)
+func (t *Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
+	s, err := selectRecords(tx, t, q)
 	if err != nil {
 		return nil, err
 	}
@@ -81,13 +89,17 @@ func (t Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
 
 // SetValues iterates over the values in a set of the Listing. It leaves out values of 255 bytes or
 // more, which are stored as hashes.
-func (t Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
+func (t *Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
+	return setValues(tx, listBucket(t.Name, set))
+}
+
+func setValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		if err := tx.flushChunks(); err != nil {
 			yield(nil, err)
 			return
 		}
-		bucket := tx.Bolt.Bucket([]byte(listBucket(t.Name, set)))
+		bucket := tx.Bolt.Bucket([]byte(set))
 		if bucket == nil {
 			return
 		}
@@ -110,18 +122,18 @@ func (t Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
 
 // selects reports whether a query selects a record. Lists are not signed, and a record must never
 // be shown to an owner to whom it does not belong.
-func (t Table[T]) selects(q Query, v T) bool {
+func (q Query) selects(t anyTable, record any) bool {
 	passes := func(f Filter) bool {
-		for _, ix := range slices.Concat(t.List.Sets, t.Indexes) {
-			if ix.Name == f.Set {
-				return slices.ContainsFunc(ix.Keys(v), func(k []byte) bool { return bytes.Equal(k, f.Value) })
-			}
-		}
-		return false
+		return slices.ContainsFunc(t.values(f.Set, record), func(k []byte) bool { return bytes.Equal(k, f.Value) })
+	}
+	within := func(r Range) bool {
+		n := t.number(r.Column, record)
+		return n >= r.Low && n <= r.High
 	}
 	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&
 		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) &&
-		t.inRanges(q, v) && (len(q.Words) == 0 || fold.Match(q.Words, t.List.Text(v)...))
+		!slices.ContainsFunc(q.Ranges, func(r Range) bool { return !within(r) }) &&
+		(len(q.Words) == 0 || fold.Match(q.Words, t.texts(record)...))
 }
 
 // chunkReader reads the chunks of a filter in ascending order. seek moves to the first chunk at or
@@ -132,13 +144,17 @@ type chunkReader interface {
 }
 
 // readFilter returns the chunkReader of a filter.
-func (t Table[T]) readFilter(tx *Tx, f Filter) chunkReader {
-	isIndex := func(ix Index[T]) bool { return ix.Name == f.Set }
-	if !slices.ContainsFunc(t.Indexes, isIndex) {
-		return openSet(tx, listBucket(t.Name, f.Set), f.Value)
+func readFilter(tx *Tx, t anyTable, f Filter) chunkReader {
+	s := t.settings()
+	indexed := false
+	for i := range s.indexes {
+		indexed = indexed || t.indexName(i) == f.Set
+	}
+	if !indexed {
+		return openSet(tx, listBucket(s.name, f.Set), f.Value)
 	}
 	ids := idList{}
-	for rest, key := range t.Find(tx, f.Set, f.Value, Forward) {
+	for rest, key := range findEntries(tx, s.name+"/"+f.Set, f.Value, Forward) {
 		if len(rest) == 0 && len(key) == 8 {
 			ids = append(ids, binary.BigEndian.Uint64(key))
 		}
@@ -160,26 +176,27 @@ type selectedChunk struct {
 }
 
 // selectRecords returns the records that a query selects. It reads neither records nor their order.
-func (t Table[T]) selectRecords(tx *Tx, q Query) (s selection, err error) {
+func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
+	table := t.settings().name
 	if err := tx.flushChunks(); err != nil {
 		return s, err
 	}
 	var some, every []chunkReader
 	for _, f := range q.Any {
-		some = append(some, t.readFilter(tx, f))
+		some = append(some, readFilter(tx, t, f))
 	}
 	if len(some) == 0 {
-		some = append(some, t.readFilter(tx, Filter{Set: allRecords}))
+		some = append(some, readFilter(tx, t, Filter{Set: allRecords}))
 	}
 	for _, f := range q.All {
-		every = append(every, t.readFilter(tx, f))
+		every = append(every, readFilter(tx, t, f))
 	}
 	var ranges []*rangeReader
 	for _, r := range q.Ranges {
-		ranges = append(ranges, openRange(tx, t.Name, r))
+		ranges = append(ranges, openRange(tx, table, r))
 	}
 	words := textSearch{}
-	words.open(tx, listBucket(t.Name, textBucket), q.Words)
+	words.open(tx, listBucket(table, textBucket), q.Words)
 	for number, more := nextChunk(some, every, 0); more; number, more = nextChunk(some, every, number+1) {
 		if q.Context != nil && q.Context.Err() != nil {
 			return s, q.Context.Err()

@@ -155,55 +155,10 @@ func (tx *Tx) countRecords() (n int64) {
 
 // Derive calls emit for each entry of the indexes and of the data of lists, and adds up the bytes of
 // each owner. It leaves out forged records, and returns an error if another record cannot be read.
-func (t Table[T]) Derive(tx *Tx, emit func(DerivedEntry) error) error {
-	var failed error
-	lists := listScan{table: t.Name, emit: func(at chunkPlace, contents []byte) {
-		if failed == nil {
-			failed = emit(chunkEntry(at, contents))
-		}
-	}}
-	for v, err := range t.All(tx, Forward) {
-		if err := errors.Join(err, failed); err != nil {
-			return err
-		}
-		if err := tx.checked.next(); err != nil {
-			return err
-		}
-		key := t.Key(v)
-		if t.Owner != nil && tx.recounted != nil && t.Owner(v) != 0 {
-			tx.recounted[t.Owner(v)] += t.size(tx, key)
-		}
-		for _, ix := range t.Indexes {
-			for _, value := range ix.Keys(v) {
-				if err := emit(indexEntry(t.Name+"/"+ix.Name, append(bytes.Clone(value), key...), len(key))); err != nil {
-					return err
-				}
-			}
-		}
-		if t.List != nil {
-			if err := lists.add(binary.BigEndian.Uint64(key), t.listed(&v)); err != nil {
-				return err
-			}
-		}
-	}
-	lists.flush()
-	return failed
+func (t *Table[T]) Derive(tx *Tx, emit func(DerivedEntry) error) error {
+	return deriveTable(tx, t, emit)
 }
 
 // Adopt replaces the indexes and the data of lists by those that were made anew. It makes the rows of
 // lists and the stored count of the table anew.
-func (t Table[T]) Adopt(tx *Tx) error {
-	tx.chunks = nil
-	err := errors.Join(tx.adopt(t.Name+"/"), tx.adopt(listBucket(t.Name, "")))
-	if err == nil {
-		err = t.repairRows(tx)
-	}
-	if err != nil {
-		return err
-	}
-	records := tx.Count(t.Name)
-	if records == 0 && !tx.Has("counts", []byte(t.Name)) {
-		return nil
-	}
-	return tx.Put("counts", []byte(t.Name), IDKey(uint64(records)))
-}
+func (t *Table[T]) Adopt(tx *Tx) error { return adoptTable(tx, t) }

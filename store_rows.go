@@ -39,21 +39,6 @@ type rowRecord struct {
 	value    func() (uint64, error)
 }
 
-// rerow updates the RowList for a change of the record with this key.
-func (t Table[T]) rerow(tx *Tx, key []byte, c tableChange[T]) error {
-	if t.Rows == nil {
-		return nil
-	}
-	r := rowRecord{key: key, value: func() (uint64, error) { return t.Rows.Value(tx, key) }}
-	if c.after != nil {
-		r.row = t.Rows.Row(*c.after)
-	}
-	if c.before != nil && c.after != nil && bytes.Equal(r.row, t.Rows.Row(*c.before)) {
-		return nil
-	}
-	return r.store(tx, t.Name)
-}
-
 // store replaces what the RowList of a table has of the record.
 func (r rowRecord) store(tx *Tx, table string) error {
 	slots, rows, _ := rowBuckets(table)
@@ -120,7 +105,7 @@ func RowNumber(tx *Tx, table string, key []byte) (uint64, error) {
 }
 
 // SetValue stores the value of the record with this key. It does nothing if there is no such record.
-func (t Table[T]) SetValue(tx *Tx, key []byte, value uint64) error {
+func (t *Table[T]) SetValue(tx *Tx, key []byte, value uint64) error {
 	slot, err := RowNumber(tx, t.Name, key)
 	if err != nil || slot == 0 {
 		return err
@@ -143,11 +128,15 @@ func setRowValue(tx *Tx, table string, slot, value uint64) error {
 
 // EachRow calls visit for the row of each record, in no particular order. The row is valid until the
 // end of the transaction. number is that of the record's value in RowValues.
-func (t Table[T]) EachRow(ctx context.Context, tx *Tx, visit func(number uint64, row []byte)) error {
+func (t *Table[T]) EachRow(ctx context.Context, tx *Tx, visit func(number uint64, row []byte)) error {
+	return eachRow(ctx, tx, t.Name, visit)
+}
+
+func eachRow(ctx context.Context, tx *Tx, table string, visit func(number uint64, row []byte)) error {
 	if err := tx.flushChunks(); err != nil {
 		return err
 	}
-	_, rows, _ := rowBuckets(t.Name)
+	_, rows, _ := rowBuckets(table)
 	for key, stored := range tx.Range(rows, nil) {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -245,35 +234,37 @@ func readRowValues(contents []byte) (chunk, error) {
 }
 
 // checkRows reports each difference between the RowList and the records.
-func (t Table[T]) checkRows(tx *Tx, report func(problem string)) {
-	if t.Rows == nil {
+func checkRows(tx *Tx, t anyTable, report func(problem string)) {
+	name := t.settings().name
+	if !t.settings().rows {
 		return
 	}
-	slots, rows, values := rowBuckets(t.Name)
+	slots, rows, values := rowBuckets(name)
 	say := func(bucket string, key []byte, problem string) {
 		report(fmt.Sprintf("%s/%x: %s; stop the server and run latchkey check --repair", bucket, key, problem))
 	}
 	stored := map[uint64][32]byte{}
-	err := t.EachRow(context.Background(), tx, func(number uint64, row []byte) { stored[number] = sha256.Sum256(row) })
-	all := CachedRows[struct{}]{table: t.Name}
+	err := eachRow(context.Background(), tx, name, func(number uint64, row []byte) { stored[number] = sha256.Sum256(row) })
+	all := CachedRows[struct{}]{table: name}
 	valuesErr := all.readValues(tx)
 	list := RowValues{chunks: all.values}
 	if err = errors.Join(err, valuesErr); err != nil {
 		report(err.Error())
 		return
 	}
-	for key, raw := range tx.Range(t.Name, nil) {
-		slot, err := RowNumber(tx, t.Name, key)
+	for key, raw := range tx.Range(name, nil) {
+		slot, err := RowNumber(tx, name, key)
 		if err != nil {
 			report(err.Error())
 			continue
 		}
-		v, err := t.decode(tx, key, raw)
-		if err == nil && stored[slot] != sha256.Sum256(t.Rows.Row(v)) {
+		record := t.blank()
+		err = decodeRecord(tx, t, storedRecord{key, raw}, record)
+		if err == nil && stored[slot] != sha256.Sum256(t.row(record)) {
 			say(rows, key, "the row of the list does not fit the record")
 		}
 		delete(stored, slot)
-		value, err := t.Rows.Value(tx, key)
+		value, err := t.rowValue(tx, key)
 		if err == nil && list.At(slot) != value {
 			say(values, key, "the value in the list does not fit the record")
 		}
@@ -289,30 +280,32 @@ func (t Table[T]) checkRows(tx *Tx, report func(problem string)) {
 			say(values, IDKey(slot), "the list has a value without a record")
 		}
 	}
-	if found, wanted := tx.Count(slots), tx.Count(t.Name); found != wanted {
+	if found, wanted := tx.Count(slots), tx.Count(name); found != wanted {
 		report(fmt.Sprintf("%s: there are %d numbers of records, but %d records", slots, found, wanted))
 	}
 }
 
 // repairRows makes the RowList anew from the records.
-func (t Table[T]) repairRows(tx *Tx) error {
-	if t.Rows == nil {
+func repairRows(tx *Tx, t anyTable) error {
+	if !t.settings().rows {
 		return nil
 	}
-	slots, rows, values := rowBuckets(t.Name)
+	slots, rows, values := rowBuckets(t.settings().name)
 	for _, bucket := range []string{slots, rows, values} {
 		tx.noteRows(bucket, nil)
 		if err := tx.Bolt.DeleteBucket([]byte(bucket)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 			return fmt.Errorf("delete bucket %s: %w", bucket, err)
 		}
 	}
-	for v, err := range t.All(tx, Forward) {
-		if err != nil {
-			return err
+	var failed error
+	eachRecord(tx, t, Forward, func(record any, err error) bool {
+		if failed = err; failed == nil {
+			failed = rerow(tx, t, tableChange{key: t.key(record), after: record})
 		}
-		if err := t.rerow(tx, t.Key(v), tableChange[T]{after: &v}); err != nil {
-			return err
-		}
+		return failed == nil
+	})
+	if failed != nil {
+		return failed
 	}
 	return tx.flushChunks()
 }

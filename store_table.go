@@ -3,10 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"iter"
-	"slices"
 	"strings"
 
 	"go.etcd.io/bbolt"
@@ -17,7 +15,8 @@ import (
 // Table defines how records of type T are stored. Each record is stored as JSON under
 // its key. Indexes are updated in the same transaction as the record. A Table has no
 // state of its own; its methods work on the transaction that is passed to them. New
-// versions of the program may add fields to T but must not remove any.
+// versions of the program may add fields to T but must not remove any. What the methods do is in
+// store_records.go, without the type.
 type Table[T any] struct {
 	Name    string         // the bucket of the records
 	Key     func(T) []byte // returns the key of a record
@@ -50,7 +49,7 @@ func IDKey(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 // NextID returns a new id for a record of the table. The first id is 1, and each further
 // id is larger by 1.
-func (t Table[T]) NextID(tx *Tx) (uint64, error) {
+func (t *Table[T]) NextID(tx *Tx) (uint64, error) {
 	if tx.Refusal != nil {
 		return 0, tx.Refusal
 	}
@@ -65,212 +64,32 @@ func (t Table[T]) NextID(tx *Tx) (uint64, error) {
 
 // Get returns the record with this key. It returns ErrNotFound if there is no such
 // record or if it is forged (see Authenticator), and another error if it is damaged.
-func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
+func (t *Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	var v T
-	b := tx.Bolt.Bucket([]byte(t.Name))
-	if b == nil {
-		return v, ErrNotFound
-	}
-	raw := b.Get(key)
-	if raw == nil {
-		return v, ErrNotFound
-	}
-	return t.decode(tx, key, raw)
+	err := getRecord(tx, t, key, &v)
+	return v, err
 }
 
 // decode checks and decodes a stored record. It returns an error if the record is
 // damaged or forged.
-func (t Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
+func (t *Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
 	var v T
-	if err := tx.ended(1 + len(raw)/64); err != nil {
-		return v, err
-	}
-	read := Unseal
-	if t.Signed {
-		read = tx.verified
-	}
-	value, err := read(t.Name, key, raw)
-	if err != nil {
-		return v, err
-	}
-	if err := json.Unmarshal(value, &v); err != nil {
-		return v, fmt.Errorf("%s/%x: %w", t.Name, key, err)
-	}
-	tx.Yield(len(raw))
-	return v, nil
+	err := decodeRecord(tx, t, storedRecord{key, raw}, &v)
+	return v, err
 }
 
 // Put stores a record under its key and replaces the old record with that key, if any.
 // It also updates the index entries of the record, the number that Count returns, and
 // the transaction's ChangeSet. It returns ErrValidation if the record is too large, see Bounded.
-func (t Table[T]) Put(tx *Tx, v T) error {
-	key := t.Key(v)
-	old, err := t.old(tx, key)
-	if err != nil {
-		return err
-	}
-	value, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", t.Name, err)
-	}
-	if t.Bounded != "" {
-		if err := tx.CheckSize(t.Bounded, t.Name, key, value); err != nil {
-			return err
-		}
-	}
-	put := tx.Put
-	if t.Signed {
-		put = tx.PutSigned
-	}
-	had := t.size(tx, key)
-	if err := put(t.Name, key, value); err != nil {
-		return err
-	}
-	t.grew(tx, key, had, tableChange[T]{before: old, after: &v})
-	for _, ix := range t.Indexes {
-		if err := t.reindex(tx, ix, key, tableChange[T]{before: old, after: &v}); err != nil {
-			return err
-		}
-	}
-	if err := t.relist(tx, key, tableChange[T]{before: old, after: &v}); err != nil {
-		return err
-	}
-	if err := t.rerow(tx, key, tableChange[T]{before: old, after: &v}); err != nil {
-		return err
-	}
-	if old == nil {
-		if err := t.count(tx, 1); err != nil {
-			return err
-		}
-	}
-	t.mark(tx)
-	return t.trace(tx, tableChange[T]{before: old, after: &v})
-}
+func (t *Table[T]) Put(tx *Tx, v T) error { return putRecord(tx, t, &v) }
 
 // Delete removes the record with this key and its index entries. It returns
 // ErrNotFound if there is no such record.
-func (t Table[T]) Delete(tx *Tx, key []byte) error {
-	old, err := t.old(tx, key)
-	if err != nil {
-		return err
-	}
-	if old == nil {
-		return ErrNotFound
-	}
-	had := t.size(tx, key)
-	if err := tx.Delete(t.Name, key); err != nil {
-		return err
-	}
-	t.grew(tx, key, had, tableChange[T]{before: old})
-	for _, ix := range t.Indexes {
-		if err := t.reindex(tx, ix, key, tableChange[T]{before: old}); err != nil {
-			return err
-		}
-	}
-	if err := t.relist(tx, key, tableChange[T]{before: old}); err != nil {
-		return err
-	}
-	if err := t.rerow(tx, key, tableChange[T]{before: old}); err != nil {
-		return err
-	}
-	t.mark(tx)
-	if err := t.count(tx, -1); err != nil {
-		return err
-	}
-	return t.trace(tx, tableChange[T]{before: old})
-}
-
-// tableChange is a change of one record. before is nil if the record is new; after is nil
-// if the record was deleted.
-type tableChange[T any] struct{ before, after *T }
-
-// trace adds a change to the transaction's ChangeSet, if it has one and the table is
-// logged.
-func (t Table[T]) trace(tx *Tx, c tableChange[T]) error {
-	if tx.Trace == nil || t.Audit.Object == "" {
-		return nil
-	}
-	var before, after any
-	if c.before != nil {
-		before = *c.before
-	}
-	if c.after != nil {
-		after = *c.after
-	}
-	return tx.Trace.Note(t.Audit, before, after)
-}
-
-// old returns the stored record with this key, or nil if there is none.
-func (t Table[T]) old(tx *Tx, key []byte) (*T, error) {
-	b := tx.Bolt.Bucket([]byte(t.Name))
-	if b == nil {
-		return nil, nil
-	}
-	raw := b.Get(key)
-	if raw == nil {
-		return nil, nil
-	}
-	v, err := t.decode(tx, key, raw)
-	return &v, err
-}
-
-// reindex updates the entries in one index for a change of the record with this key.
-func (t Table[T]) reindex(tx *Tx, ix Index[T], key []byte, c tableChange[T]) error {
-	var before, now [][]byte
-	if c.before != nil {
-		before = ix.Keys(*c.before)
-	}
-	if c.after != nil {
-		now = ix.Keys(*c.after)
-	}
-	bucket := t.Name + "/" + ix.Name
-	same := func(k []byte) func([]byte) bool { return func(o []byte) bool { return bytes.Equal(k, o) } }
-	for _, k := range before {
-		if slices.ContainsFunc(now, same(k)) {
-			continue
-		}
-		if err := tx.Delete(bucket, append(slices.Clip(k), key...)); err != nil {
-			return err
-		}
-	}
-	for _, k := range now {
-		if slices.ContainsFunc(before, same(k)) {
-			continue
-		}
-		entry := append(slices.Clip(k), key...)
-		if err := tx.PutRaw(bucket, entry, sealEntry(entry, len(key))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (t *Table[T]) Delete(tx *Tx, key []byte) error { return deleteRecord(tx, t, key) }
 
 // Count returns the number of records in the table. It is fast, because the number is
 // stored.
-func (t Table[T]) Count(tx *Tx) (int, error) {
-	value, err := tx.Get("counts", []byte(t.Name))
-	if err != nil || value == nil {
-		return 0, err
-	}
-	return int(binary.BigEndian.Uint64(value)), nil
-}
-
-// count adds by to the number that Count returns. by may be negative.
-func (t Table[T]) count(tx *Tx, by int) error {
-	n, err := t.Count(tx)
-	if err != nil {
-		return err
-	}
-	return tx.Put("counts", []byte(t.Name), IDKey(uint64(n+by)))
-}
-
-// mark adds the table to the tables that the transaction has changed, so that the
-// commit increments its Store.Generation.
-func (t Table[T]) mark(tx *Tx) {
-	if !slices.Contains(tx.Changed, t.Name) {
-		tx.Changed = append(tx.Changed, t.Name)
-	}
-}
+func (t *Table[T]) Count(tx *Tx) (int, error) { return countOf(tx, t.Name) }
 
 // Direction is the order in which an iterator yields records or index entries.
 type Direction int
@@ -284,26 +103,9 @@ const (
 // value is an error if the record is damaged; the iteration ends after the first error. It
 // leaves out forged records, see Authenticator.
 // Do not change the table during the iteration.
-func (t Table[T]) All(tx *Tx, order Direction) iter.Seq2[T, error] {
+func (t *Table[T]) All(tx *Tx, order Direction) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		b := tx.Bolt.Bucket([]byte(t.Name))
-		if b == nil {
-			return
-		}
-		c := b.Cursor()
-		start, step := c.First, c.Next
-		if order == Backward {
-			start, step = c.Last, c.Prev
-		}
-		for key, raw := start(); key != nil; key, raw = step() {
-			v, err := t.decode(tx, key, raw)
-			if IsForged(err) {
-				continue
-			}
-			if !yield(v, err) || err != nil {
-				return
-			}
-		}
+		eachRecord(tx, t, order, func(record any, err error) bool { return yield(*record.(*T), err) })
 	}
 }
 
@@ -311,9 +113,13 @@ func (t Table[T]) All(tx *Tx, order Direction) iter.Seq2[T, error] {
 // of each entry between the prefix and the record's key, and that key. Both slices are
 // valid only until the next step. Do not change the table during the iteration. If an
 // entry is damaged, Find panics, and the View or Update around it returns an error.
-func (t Table[T]) Find(tx *Tx, index string, prefix []byte, order Direction) iter.Seq2[[]byte, []byte] {
+func (t *Table[T]) Find(tx *Tx, index string, prefix []byte, order Direction) iter.Seq2[[]byte, []byte] {
+	return findEntries(tx, t.Name+"/"+index, prefix, order)
+}
+
+func findEntries(tx *Tx, bucket string, prefix []byte, order Direction) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
-		for w := t.Walk(tx, index, prefix, order); w.Entry != nil; w.Next() {
+		for w := walkEntries(tx, bucket, prefix, order); w.Entry != nil; w.Next() {
 			if !yield(w.Entry, w.Key) {
 				return
 			}
@@ -334,8 +140,12 @@ type Walker struct {
 
 // Walk returns a Walker that is at the first entry that Find would yield. Its Entry is
 // nil if there is none.
-func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, order Direction) *Walker {
-	w := &Walker{tx: tx, bucket: t.Name + "/" + index, prefix: prefix}
+func (t *Table[T]) Walk(tx *Tx, index string, prefix []byte, order Direction) *Walker {
+	return walkEntries(tx, t.Name+"/"+index, prefix, order)
+}
+
+func walkEntries(tx *Tx, bucket string, prefix []byte, order Direction) *Walker {
+	w := &Walker{tx: tx, bucket: bucket, prefix: prefix}
 	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
 		var entry, value []byte
 		entry, value, w.step = seek(b.Cursor(), prefix, order)
@@ -375,9 +185,12 @@ func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
 
 // From is like Find in the order Forward, but it begins at the first entry that is
 // equal to prefix + first or sorts after it. It yields entries that begin with prefix.
-func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
+func (t *Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
+	return indexFrom(tx, t.Name+"/"+index, prefix, first)
+}
+
+func indexFrom(tx *Tx, bucket string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
-		bucket := t.Name + "/" + index
 		b := tx.Bolt.Bucket([]byte(bucket))
 		if b == nil {
 			return
@@ -419,36 +232,21 @@ func seek(c *bbolt.Cursor, prefix []byte, order Direction) (key, value []byte, s
 // One returns the first record for which the Keys of an index returned value. It
 // returns ErrNotFound if there is no such record. It checks that the record that it
 // finds has this value, because an index entry has no MAC.
-func (t Table[T]) One(tx *Tx, index string, value []byte) (T, error) {
-	for rest, key := range t.Find(tx, index, value, Forward) {
-		if len(rest) != 0 {
-			continue
-		}
-		v, err := t.Get(tx, key)
-		if err == nil && !t.has(v, index, value) {
-			err = fmt.Errorf("%s/%s/%x: the index entry does not belong to its record", t.Name, index, value)
-		}
-		return v, err
-	}
-	var none T
-	return none, ErrNotFound
-}
-
-// has reports whether the Keys of an index return value for a record.
-func (t Table[T]) has(v T, index string, value []byte) bool {
-	for _, ix := range t.Indexes {
-		if ix.Name == index {
-			return slices.ContainsFunc(ix.Keys(v), func(k []byte) bool { return bytes.Equal(k, value) })
-		}
-	}
-	return false
+func (t *Table[T]) One(tx *Tx, index string, value []byte) (T, error) {
+	var v T
+	err := findRecord(tx, t, Filter{index, value}, &v)
+	return v, err
 }
 
 // Has reports whether there is a record for which the Keys of an index returned value.
 // It does not read the record. So a unique name stays in use even if its record is
 // damaged.
-func (t Table[T]) Has(tx *Tx, index string, value []byte) bool {
-	for rest := range t.Find(tx, index, value, Forward) {
+func (t *Table[T]) Has(tx *Tx, index string, value []byte) bool {
+	return hasEntry(tx, t.Name+"/"+index, value)
+}
+
+func hasEntry(tx *Tx, bucket string, value []byte) bool {
+	for rest := range findEntries(tx, bucket, value, Forward) {
 		if len(rest) == 0 {
 			return true
 		}
@@ -568,62 +366,4 @@ func checkEntry(tx *Tx, bucket string, entry, value []byte) error {
 // Check reports records that cannot be read, records that are stored under a wrong key,
 // and indexes with missing or extra entries. It ends at the first record that cannot be
 // read, and leaves out forged records. It returns the error of tx.Progress or nil.
-func (t Table[T]) Check(tx *Tx, report func(problem string)) error {
-	lists := newListCheck(tx, t.Name, report)
-	wanted := make([]int, len(t.Indexes))
-	forged := false
-	for stored, raw := range tx.Range(t.Name, nil) {
-		if err := tx.checked.next(); err != nil {
-			return err
-		}
-		v, err := t.decode(tx, stored, raw)
-		if IsForged(err) {
-			forged = true // CheckStore reports it
-			continue
-		}
-		if err != nil {
-			report(err.Error())
-			return nil
-		}
-		key := t.Key(v)
-		if t.Owner != nil && tx.recounted != nil && t.Owner(v) != 0 {
-			tx.recounted[t.Owner(v)] += int64(len(stored) + len(raw))
-		}
-		if !tx.Has(t.Name, key) {
-			report(fmt.Sprintf("%s/%x: the record is stored under another key", t.Name, key))
-		}
-		if t.List != nil && len(key) == 8 {
-			if err := lists.add(binary.BigEndian.Uint64(key), t.listed(&v)); err != nil {
-				return err
-			}
-		}
-		for i, ix := range t.Indexes {
-			bucket := t.Name + "/" + ix.Name
-			seen := map[string]bool{}
-			for _, k := range ix.Keys(v) {
-				entry := append(bytes.Clone(k), key...)
-				if seen[string(entry)] {
-					continue
-				}
-				seen[string(entry)] = true
-				wanted[i]++
-				if !tx.Has(bucket, entry) {
-					report(fmt.Sprintf("%s/%x: the record has no entry in the index %s", t.Name, key, ix.Name))
-				}
-			}
-		}
-	}
-	if !forged { // what the lists have of a forged record is not known
-		lists.end()
-		t.checkRows(tx, report)
-	}
-	for i, ix := range t.Indexes {
-		if forged {
-			break // the number of entries of a forged record is not known
-		}
-		if found := tx.Count(t.Name + "/" + ix.Name); found != wanted[i] {
-			report(fmt.Sprintf("%s: the index %s has %d entries, but the records require %d", t.Name, ix.Name, found, wanted[i]))
-		}
-	}
-	return nil
-}
+func (t *Table[T]) Check(tx *Tx, report func(problem string)) error { return checkTable(tx, t, report) }

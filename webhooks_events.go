@@ -209,7 +209,7 @@ var webhookTable = Table[webhook]{
 
 // WebhookTables returns the table of webhooks, for checks of the store. OutboxTables returns the
 // tables of their queues.
-func WebhookTables() []Checked { return []Checked{webhookTable} }
+func WebhookTables() []Checked { return []Checked{&webhookTable} }
 
 // subscriptionKey returns the entry in the index "listener" for an owner and an event. It ends in a
 // zero byte, so that a search for "call" does not find "call.ended".

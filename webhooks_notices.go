@@ -57,7 +57,7 @@ var reachedTable = Table[reachedRecord]{
 }
 
 // NoticeTables returns the table of published limit.reached events, for checks of the store.
-func NoticeTables() []Checked { return []Checked{reachedTable} }
+func NoticeTables() []Checked { return []Checked{&reachedTable} }
 
 // NewOperatorEvents returns an OperatorEvents. It publishes key.expiring when the time left to a
 // key's expiry is at most leadTime.

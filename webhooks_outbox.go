@@ -473,7 +473,7 @@ func (b *outbox) storeEvent(e *outboxEvent) error {
 	case fresh: // dropped before it was stored
 		return nil
 	}
-	return errors.Join(deleteExisting(b.tx, eventTable, e.ID), deleteExisting(b.tx, bodyTable, e.ID))
+	return errors.Join(deleteExisting(b.tx, &eventTable, e.ID), deleteExisting(b.tx, &bodyTable, e.ID))
 }
 
 func (b *outbox) storeOwner(o ownerBacklog) error {
@@ -487,10 +487,10 @@ func (b *outbox) storeOwner(o ownerBacklog) error {
 }
 
 // deleteExisting deletes a record that must exist.
-func deleteExisting[T any](tx *Tx, t Table[T], id uint64) error {
-	err := t.Delete(tx, IDKey(id))
+func deleteExisting(tx *Tx, t anyTable, id uint64) error {
+	err := deleteRecord(tx, t, IDKey(id))
 	if errors.Is(err, ErrNotFound) {
-		err = fmt.Errorf("%s/%x: the record is missing; restore a backup", t.Name, IDKey(id))
+		err = fmt.Errorf("%s/%x: the record is missing; restore a backup", t.settings().name, IDKey(id))
 	}
 	return err
 }

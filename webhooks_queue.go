@@ -121,7 +121,7 @@ var (
 // OutboxTables returns the tables of the outbox and the check of their references, for checks of the
 // store.
 func OutboxTables() []Checked {
-	return []Checked{eventTable, bodyTable, backlogTable, attemptTable, queueTable, outboxReferences{}}
+	return []Checked{&eventTable, &bodyTable, &backlogTable, &attemptTable, &queueTable, outboxReferences{}}
 }
 
 // dueEntries returns the entry of a queue in the index "due", which sorts by Due. It returns nil if

@@ -171,7 +171,7 @@ func TestOutbox_LogIsBounded(t *testing.T) {
 		t.Helper()
 		err := a.Store.View(func(tx *Tx) error {
 			for _, name := range tables {
-				k, err := Table[struct{}]{Name: name}.Count(tx)
+				k, err := (&Table[struct{}]{Name: name}).Count(tx)
 				if n += k; err != nil {
 					return err
 				}

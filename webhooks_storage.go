@@ -132,7 +132,7 @@ type storageWarning struct {
 var storageWarningTable = Table[storageWarning]{Name: "storage_warnings", Key: func(w storageWarning) []byte { return IDKey(w.Owner) }}
 
 // StorageWatchTables returns the table of storage warnings, for checks of the store.
-func StorageWatchTables() []Checked { return []Checked{storageWarningTable} }
+func StorageWatchTables() []Checked { return []Checked{&storageWarningTable} }
 
 // An owner's storage is reported when it is 80 % full, and again only after it was less than 75 %
 // full in between.
