@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/template/parse"
 	"time"
 )
@@ -55,12 +56,11 @@ type Dashboard struct {
 	o         Options
 	sets      []pageSet
 	sections  []section
-	templates *template.Template
-	needs     map[string]string // for each pattern of a page, see page.Needs
+	templates func() (*template.Template, error) // parses them at the first use: many services never show a page
+	needs     map[string]string                  // for each pattern of a page, see page.Needs
 }
 
-// New returns a Dashboard. It returns an error if a template cannot be parsed, or if a page does not
-// say which endpoint it needs.
+// New returns a Dashboard. It returns an error if a page does not say which endpoint it needs.
 func New(o Options) (*Dashboard, error) {
 	d := &Dashboard{o: o, sets: pageSets(o)}
 	for _, set := range d.sets {
@@ -74,8 +74,7 @@ func New(o Options) (*Dashboard, error) {
 		}
 		d.needs[pattern] = p.Needs
 	}
-	var err error
-	d.templates, err = parsePages(template.FuncMap{
+	functions := template.FuncMap{
 		"ago":      func(at any) string { return ago(at, o.Now()) },
 		"until":    func(at any) string { return until(at, o.Now()) },
 		"free":     func(m limitBar) string { return m.nextFree(o.Now()) },
@@ -84,8 +83,9 @@ func New(o Options) (*Dashboard, error) {
 		"times":    times,
 		"subtract": func(a, b int) int { return a - b },
 		"carrier":  carrier,
-	})
-	return d, err
+	}
+	d.templates = sync.OnceValues(func() (*template.Template, error) { return parsePages(functions) })
+	return d, nil
 }
 
 // pageSets returns all sets of pages in the order of the navigation.
@@ -229,7 +229,11 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 		v.Form = url.Values{}
 	}
 	var buf bytes.Buffer
-	if err := d.templates.ExecuteTemplate(&buf, layoutOf(name), v); err != nil {
+	templates, err := d.templates()
+	if err == nil {
+		err = templates.ExecuteTemplate(&buf, layoutOf(name), v)
+	}
+	if err != nil {
 		d.o.Log.Error("page not rendered", "page", name, "error", err)
 		http.Error(w, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
 		return

@@ -253,7 +253,11 @@ func (k *keyLists) rows(v *pageRequest) {
 func (v *pageRequest) fragment(name, part string, page view) {
 	page.may = v.may
 	var buf bytes.Buffer
-	if err := v.dashboard.templates.ExecuteTemplate(&buf, part, page); err != nil {
+	templates, err := v.dashboard.templates()
+	if err == nil {
+		err = templates.ExecuteTemplate(&buf, part, page)
+	}
+	if err != nil {
 		v.dashboard.o.Log.Error("part of a page not rendered", "page", name, "error", err)
 		http.Error(v.W, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
 		return
