@@ -314,6 +314,9 @@ func (a *Accounts) checkPresent(by AuditContext, p presentPassword) (undo func()
 	_, err = a.o.Operators.Verify(p.Operator, p.Password)
 	if errors.Is(err, ErrLogin) {
 		a.o.Refused(by, ErrLogin)
+		if op, err := a.o.Operators.Find(p.Operator); err == nil && op.Password == "" {
+			return undo, ErrValidation.With("You have no password. Do this in the dashboard, where a passkey or your identity provider can confirm it.")
+		}
 		return undo, ErrValidation.With("The present password is wrong. Type it again.")
 	}
 	if err != nil {

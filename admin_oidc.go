@@ -184,7 +184,7 @@ func (p *identityProvider) discover(now time.Time) (*providerFacts, error) {
 			return nil, fmt.Errorf("the provider's %s is %q, which is no address with https://", endpoint.name, shorten(endpoint.url))
 		}
 	}
-	f.verifier = oidc.NewVerifier(p.o.Issuer, oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), p.client), f.Keys),
+	f.verifier = oidc.NewVerifier(p.o.Issuer, remoteKeys{oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), p.client), f.Keys)},
 		&oidc.Config{ClientID: p.o.ClientID, SupportedSigningAlgs: asymmetric(f.Algorithms), SkipExpiryCheck: true}) // verify checks the times
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -335,7 +335,11 @@ func (p *identityProvider) verify(ctx context.Context, f *providerFacts, tokens 
 	if !ok || text == "" {
 		return who, errors.New("the provider sent no id token")
 	}
+	ctx, unread := withKeyFault(ctx)
 	id, err := f.verifier.Verify(ctx, text)
+	if *unread != nil {
+		return who, fmt.Errorf("%w: read its keys: %s", errProvider, shorten((*unread).Error()))
+	}
 	if err != nil {
 		return who, fmt.Errorf("the id token is refused: %s", shorten(err.Error()))
 	}
@@ -372,6 +376,27 @@ func (p *identityProvider) verify(ctx context.Context, f *providerFacts, tokens 
 		return who, errors.New("userinfo is about another person (sub)")
 	}
 	return who.with(p.identityIn(more, id.Subject)), nil
+}
+
+// remoteKeys are the keys of a provider. A verifier keeps only the text of an error, so the reason why the
+// keys cannot be read is stored in the context, see withKeyFault.
+type remoteKeys struct{ keys oidc.KeySet }
+
+// VerifySignature returns the payload of a signed token.
+func (k remoteKeys) VerifySignature(ctx context.Context, token string) ([]byte, error) {
+	payload, err := k.keys.VerifySignature(ctx, token)
+	if fault, ok := ctx.Value(keyFault{}).(*error); ok && errors.Unwrap(err) != nil { // only a fault on the way to the keys is wrapped
+		*fault = err
+	}
+	return payload, err
+}
+
+type keyFault struct{}
+
+// withKeyFault returns a context in which remoteKeys stores why the keys of the provider cannot be read.
+func withKeyFault(ctx context.Context) (context.Context, *error) {
+	fault := new(error)
+	return context.WithValue(ctx, keyFault{}, fault), fault
 }
 
 // timeClaim returns a claim with a time, or the zero Time.

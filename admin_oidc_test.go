@@ -498,7 +498,7 @@ func TestOIDC_Provider(t *testing.T) {
 	}{
 		{"metadata is huge", at("openid-configuration", huge), 503, "request body too large"},
 		{"the tokens are huge", at("token", huge), 503, "redeem the code"},
-		{"the keys are huge", at("keys", huge), 403, "request body too large"},
+		{"the keys are huge", at("keys", huge), 503, "request body too large"},
 		{"metadata redirects in a loop", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path+"x", http.StatusFound) }), 503, "redirect to"},
 		{"metadata is elsewhere", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, http.StatusFound) }), 503, "redirect to"},
 		{"the token endpoint is elsewhere", at("token", func(w http.ResponseWriter, r *http.Request) {
@@ -507,12 +507,13 @@ func TestOIDC_Provider(t *testing.T) {
 		{"the token endpoint redirects", at("token", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
 		}), 503, "redirect to"},
-		{"the keys are elsewhere", at("keys", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, http.StatusFound) }), 403, "redirect to"},
+		{"the keys are elsewhere", at("keys", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, away.URL, http.StatusFound) }), 503, "redirect to"},
 		{"metadata is no JSON", at("openid-configuration", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "<html>") }), 503, "not the JSON object"},
 		{"it is down", at("", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }), 503, "got status 502"},
 		{"metadata is slow", at("openid-configuration", slow), 503, "exceeded"},
 		{"the token endpoint is slow", at("token", slow), 503, "exceeded"},
-		{"the keys are slow", at("keys", slow), 403, "exceeded"},
+		{"the keys are slow", at("keys", slow), 503, "exceeded"},
+		{"the keys are down", at("keys", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }), 503, "502"},
 		{"the token endpoint is down", at("token", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(502) }), 503, "status 502"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

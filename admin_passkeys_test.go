@@ -711,6 +711,7 @@ func TestPasskeys_Last(t *testing.T) {
 	p.sent(remove("1"), "/account?done=unfactor")
 	p.says(remove("2"), http.StatusConflict, "without this passkey you could not log in")
 	p.says(p.browser.get("/account"), 200, "You have no password.")
+	wantAnswer(t, p.browser.operateBy("POST", "/admin/v1/confirm", `{"password": "x"}`), 400, "You have no password")
 	p.operate(409, "PATCH", "/admin/v1/operators/1", `{"reset_factors": true}`) // nor does somebody else remove it
 	if _, err := p.enter(second); err != nil {
 		t.Error(err)
