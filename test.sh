@@ -81,6 +81,9 @@ step staticcheck go tool staticcheck ./...
 step "builds for Linux, Windows and macOS" builds
 [ -n "$quick" ] || step "the servers of the benchmarks" go test -C bench/peers .
 spread="-spread ."
-[ $# = 0 ] || spread= # other arguments can be of every kind
+# Tests that walk all pages, commands or damages, one after the other, run without the race detector, which
+# would take most of the time for them and find nothing.
+walks='^Test(Browser_|Roles_|Dashboard_EveryQuery|Output_EveryCommand|Damage_Records|OpenAPI_)'
+[ $# = 0 ] || spread= walks= # other arguments can be of every kind
 # shellcheck disable=SC2086 # $spread, $quick and $race are empty or words
-exec go run ./internal/testwatch -stuck "${STUCK:-2m}" $spread -- $race -timeout 30m $quick "$@" ./...
+exec go run ./internal/testwatch -stuck "${STUCK:-2m}" $spread -plain "$walks" -- $race -timeout 30m $quick "$@" ./...

@@ -20,7 +20,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -87,18 +87,25 @@ func newWatch(out io.Writer, stuck time.Duration) *watch {
 
 func main() {
 	stuck := flag.Duration("stuck", 2*time.Minute, "end the run if a test prints nothing for this long; 0 for never")
-	folder := flag.String("spread", "", "run the tests of the package in this folder in several processes; it must be one of ./...")
+	var some parted
+	flag.StringVar(&some.folder, "spread", "", "run the tests of the package in this folder in several processes; it must be one of ./...")
+	flag.StringVar(&some.plain, "plain", "", "run the tests of that package with these names (a regular expression) without the race detector")
 	flag.Parse()
-	os.Exit(run(os.Stdout, *stuck, *folder, flag.Args()))
+	os.Exit(run(os.Stdout, *stuck, some, flag.Args()))
 }
 
-// run runs `go test -json` with args and prints the results to out. folder is that of the package to
-// spread, or "". run returns the exit code.
-func run(out io.Writer, stuck time.Duration, folder string, args []string) (code int) {
+// parted is the package whose tests are spread over several processes.
+type parted struct {
+	folder string // "" if there is none
+	plain  string // pattern of the tests to run without the race detector; "" if there are none
+}
+
+// run runs `go test -json` with args and prints the results to out. It returns the exit code.
+func run(out io.Writer, stuck time.Duration, some parted, args []string) (code int) {
 	w := newWatch(out, stuck)
 	done := make(chan struct{})
 	go w.monitor(done, w.kill)
-	err := w.test(folder, args)
+	err := w.test(some, args)
 	close(done)
 	policy := skipsPass
 	if os.Getenv("CI") != "" {
@@ -115,8 +122,8 @@ func run(out io.Writer, stuck time.Duration, folder string, args []string) (code
 }
 
 // test runs the tests. With a folder, the last argument must be the pattern of all packages.
-func (w *watch) test(folder string, args []string) error {
-	if folder == "" {
+func (w *watch) test(some parted, args []string) error {
+	if some.folder == "" {
 		return w.goTest(args)
 	}
 	last := len(args) - 1
@@ -125,11 +132,15 @@ func (w *watch) test(folder string, args []string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(temporary) }()
-	s := spread{pkg: folder, workers: max(runtime.NumCPU(), 1), args: args[:last], start: w.start}
-	binary := filepath.Join(temporary, "test")
-	name, err := s.build(binary)
+	s := spread{pkg: some.folder, workers: max(runtime.NumCPU(), 1), args: args[:last], folder: temporary, start: w.start}
+	if some.plain != "" {
+		if s.plain, err = regexp.Compile(some.plain); err != nil {
+			return fmt.Errorf("-plain: %w", err)
+		}
+	}
+	name, err := s.build()
 	if err != nil {
-		return fmt.Errorf("the tests in %s do not build: %w", folder, err)
+		return fmt.Errorf("the tests in %s do not build: %w", some.folder, err)
 	}
 	others, err := packages(args[last], name)
 	if err != nil {
@@ -138,7 +149,7 @@ func (w *watch) test(folder string, args []string) error {
 	if len(others) > 0 {
 		err = w.goTest(slices.Concat(args[:last], others))
 	}
-	return errors.Join(err, s.run(w, name, binary))
+	return errors.Join(err, s.run(w, name))
 }
 
 // packages returns the packages that match pattern, without one of them.

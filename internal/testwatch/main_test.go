@@ -111,8 +111,41 @@ func TestSpread(t *testing.T) {
 		{[]string{"-short", "-timeout=1m", "./..."}, "FAIL p, "},
 	} {
 		var out bytes.Buffer
-		if code := run(&out, time.Minute, ".", tt.args); code != 1 || !strings.Contains(out.String(), tt.want) || !strings.Contains(out.String(), "said by 3") {
+		if code := run(&out, time.Minute, parted{folder: "."}, tt.args); code != 1 || !strings.Contains(out.String(), tt.want) || !strings.Contains(out.String(), "said by 3") {
 			t.Errorf("%q: got %d and\n%s\nwant 1 and %q", tt.args, code, out.String(), tt.want)
+		}
+	}
+}
+
+// Some tests of a spread run without the race detector, the others with it.
+func TestSpread_Plain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds with the race detector")
+	}
+	folder := t.TempDir()
+	for name, text := range map[string]string{
+		"go.mod":     "module p\n\ngo 1.26\n",
+		"on_test.go": "//go:build race\n\npackage p\n\nconst raced = true\n", "off_test.go": "//go:build !race\n\npackage p\n\nconst raced = false\n",
+		"p_test.go": "package p\n\nimport \"testing\"\n\n" +
+			"func TestWalk_Pages(t *testing.T) { if raced { t.Error(\"raced\") } }\n\nfunc TestWalks(t *testing.T) { if !raced { t.Error(\"plain\") } }\n",
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(folder)
+	for _, tt := range []struct {
+		plain, args, want string
+		code              int
+	}{
+		{"^TestWalk_", "-race", "2 passed, 0 failed", 0},
+		{"", "-race", "1 passed, 1 failed", 1},
+		{"^TestWalk_", "-v", "1 passed, 1 failed", 1},
+		{"(", "-race", "-plain", 1},
+	} {
+		var out bytes.Buffer
+		if code := run(&out, time.Minute, parted{".", tt.plain}, []string{tt.args, "./..."}); code != tt.code || !strings.Contains(out.String(), tt.want) {
+			t.Errorf("%q %s: got %d and\n%s\nwant %d and %q", tt.plain, tt.args, code, out.String(), tt.code, tt.want)
 		}
 	}
 }
