@@ -81,15 +81,11 @@ const overviewTop = 10
 // figures returns the figures of a range.
 func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	now := r.Now
-	total, before, answer, err := v.course(name, now)
+	answer, err := v.course(name, now)
 	if err != nil {
 		return nil, err
 	}
-	answer["range"], answer["total"] = name, showTally(map[string]any{}, total)
-	answer["previous"] = nil
-	if before != nil {
-		answer["previous"] = showTally(map[string]any{}, *before)
-	}
+	answer["range"] = name
 	span := v.span(name, now)
 	page := Page{Number: 1, Limit: overviewTop}
 	keys, used, err := v.usage.keys(r, page, span)
@@ -130,40 +126,45 @@ func (v *overview) span(name string, now time.Time) period {
 	return period{Step: StepDay, Last: 90, Now: now}
 }
 
-// course returns the sum of a range, the sum of the same time before it if it is kept, and the fields
-// of an answer with the counts of each step.
-func (v *overview) course(name string, now time.Time) (total Counts, before *Counts, answer map[string]any, err error) {
+// course returns the fields of an answer with the counts of each step of a range and their sum. The field
+// previous has the same about the time before it, or nil if that is not kept.
+func (v *overview) course(name string, now time.Time) (answer map[string]any, err error) {
+	var list, before []bucket
+	previous := map[string]any{}
 	if name == "1h" {
-		list := v.requests.Minutes(now, keptMinutes)
-		earlier, list := sumOf(list[:60]), list[60:]
-		fields := map[string]any{"step": "minute", "from": Seconds(list[0].Start), "to": Seconds(list[59].Start.Add(time.Minute)), "buckets": showBuckets(list)}
-		return sumOf(list), &earlier, fields, nil
-	}
-	span := v.span(name, now)
-	list, err := v.usage.history.Of(subject{Kind: ofService}, span)
-	if err != nil {
-		return total, nil, nil, err
-	}
-	answer = showPeriod(span)
-	answer["buckets"] = showBuckets(list)
-	earlier, kept := span, true
-	switch name {
-	case "24h":
-		earlier.Now = now.Add(-24 * time.Hour)
-	case "7d":
-		earlier = period{Step: StepDay, Last: 7, Now: now.Add(-7 * 24 * time.Hour)}
-	default:
-		kept = false
-	}
-	if kept {
-		list, err := v.usage.history.Of(subject{Kind: ofService}, earlier)
-		if err != nil {
-			return total, nil, nil, err
+		list = v.requests.Minutes(now, keptMinutes)
+		before, list = list[:60], list[60:]
+		answer, previous = showMinutes(list), showMinutes(before)
+	} else {
+		span := v.span(name, now)
+		if list, err = v.usage.history.Of(subject{Kind: ofService}, span); err != nil {
+			return nil, err
 		}
-		sum := sumOf(list)
-		before = &sum
+		answer = showPeriod(span)
+		switch span.Now = now.Add(-24 * time.Hour); name {
+		case "7d": // of the days before, the hours are no longer kept
+			span = period{Step: StepDay, Last: 7, Now: now.Add(-7 * 24 * time.Hour)}
+		case "90d":
+			previous = nil
+		}
+		if previous != nil {
+			if before, err = v.usage.history.Of(subject{Kind: ofService}, span); err != nil {
+				return nil, err
+			}
+			previous = showPeriod(span)
+		}
 	}
-	return sumOf(list), before, answer, nil
+	answer["buckets"], answer["total"], answer["previous"] = showBuckets(list), showTally(map[string]any{}, sumOf(list)), nil
+	if previous != nil {
+		previous["buckets"] = showBuckets(before)
+		answer["previous"] = showTally(previous, sumOf(before))
+	}
+	return answer, nil
+}
+
+// showMinutes returns the JSON fields that describe a period of minutes, which list has all.
+func showMinutes(list []bucket) map[string]any {
+	return map[string]any{"step": "minute", "from": Seconds(list[0].Start), "to": Seconds(list[len(list)-1].Start.Add(time.Minute))}
 }
 
 // attention returns what somebody should look at, each kind with its number, and the number of active

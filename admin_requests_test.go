@@ -246,9 +246,12 @@ func TestOverview_Stream(t *testing.T) {
 				}
 				t.Fatalf("the stream ended before %q", want)
 			}
-			next("0")
+			count, _ := b.changes()
+			next(fmt.Sprint(count))
 			noted(b.requests, "r", 200, epoch, 0)
-			next("1")
+			next(fmt.Sprint(count + 1))
+			b.key(`["can_read_calls"]`) // an operator's change too
+			next(fmt.Sprint(count + 2))
 			if err := end(b); err != nil {
 				t.Fatal(err)
 			}

@@ -415,13 +415,13 @@ func TestDashboard_Key(t *testing.T) {
 			t.Errorf("%s: got %d %s", page, w.Code, w.Body)
 		}
 	}
-	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), `"last_used_at":null`) {
+	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), "Waiting for the first request") {
 		t.Errorf("got %s", w.Body)
 	}
 	if w := b.ask("GET", "/api/v1/agents", found[1], ""); w.Code != 200 {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), `"last_used_ip":"192.0.2.1"`) {
+	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), "First request seen, from 192.0.2.1.") {
 		t.Errorf("got %s", w.Body)
 	}
 	if w := b.get("/keys/" + id); !strings.Contains(w.Body.String(), `just now</time> from <span class="mono">192.0.2.1`) || !strings.Contains(w.Body.String(), "Requests per minute: 1 of 5") {

@@ -42,8 +42,9 @@ type Options struct {
 	Hosts    []string      // further host names of the admin listener
 	BaseURL  string        // URL at which browsers reach the admin listener; "" if it is not configured
 	APIURL   func() string // returns the URL of the API
-	// Answered returns the number of requests to the API so far, and whether the service is not stopping.
-	Answered func() (requests uint64, serving bool)
+	// Changes returns a number that grows with each request to the API and each change by an operator,
+	// and whether the service is not stopping.
+	Changes  func() (count uint64, serving bool)
 	Instance string // letters and digits that differ between services on one host; part of the cookie's name
 
 	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out

@@ -26,7 +26,7 @@ const maxBulk = 100
 type bulkKey struct {
 	Key       map[string]any
 	State     state
-	Sparkline sparkline
+	Sparkline chart
 	InUse     bool
 	Why       string
 }

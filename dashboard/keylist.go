@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 
 	"latchkey/internal/keytext"
@@ -40,7 +39,7 @@ type keyLine struct {
 	Key       map[string]any
 	State     state
 	Flags     []state // what is to be noticed besides the state
-	Sparkline sparkline
+	Sparkline chart
 	Limit     *limitBar // the limit of which the largest part is used; nil if there is none
 	Note      string
 	Labels    []string // labels of the permissions
@@ -70,6 +69,7 @@ type keyList struct {
 	URL         string // URL of the API
 	CSV         string // address of the list as CSV
 	Any         bool   // the store has at least one key
+	Updated     string
 }
 
 // list shows the list. fault is the reason why a search was refused, or nil.
@@ -83,7 +83,7 @@ func (k *keyLists) list(v *pageRequest, fault *Fault) {
 		v.showFault(e)
 		return
 	}
-	list := keyList{listPage: t, Sorts: sorters(q), URL: k.apiURL(), CSV: "/admin/v1/keys?" + keyQuery(q, "format", "csv").Encode()}
+	list := keyList{listPage: t, Updated: v.updated(), Sorts: sorters(q), URL: k.apiURL(), CSV: "/admin/v1/keys?" + keyQuery(q, "format", "csv").Encode()}
 	list.States, list.Tags, list.Others = stateChips(q), tagChips(q), otherChips(q)
 	list.Filtered = keyQuery(q, "sort", "", "order", "", "status", "").Encode() != "" || q.Get("status") != liveKeys
 	for _, name := range keyFilters() {
@@ -230,7 +230,7 @@ func looksRandom(text string) bool {
 // update costs the same however many keys there are.
 func (k *keyLists) rows(v *pageRequest) {
 	ids := strings.Split(v.query.Get("ids"), ",")
-	list := keyList{}
+	list := keyList{Updated: v.updated()}
 	if v.query.Get("ids") != "" {
 		answer, e := v.call(http.MethodGet, "/admin/v1/keys?"+url.Values{"id": ids, "limit": {"1000"}}.Encode(), nil)
 		if e != nil {
@@ -245,15 +245,14 @@ func (k *keyLists) rows(v *pageRequest) {
 		rows, _ := answer["keys"].([]any)
 		list.Lines = k.lines(v, rows, p)
 	}
-	v.fragment("keys", "keyrows", view{Data: list})
+	v.fragment("keys", "keyupdate", view{Data: list, may: v.may})
 }
 
 // fragment sends a part of the page with the template name, which the script of the page puts in place
 // of the same part.
-func (v *pageRequest) fragment(name, part string, page view) {
-	page.may = v.may
+func (v *pageRequest) fragment(name, part string, data any) {
 	var buf bytes.Buffer
-	if err := v.dashboard.templates.ExecuteTemplate(&buf, part, page); err != nil {
+	if err := v.dashboard.templates.ExecuteTemplate(&buf, part, data); err != nil {
 		v.dashboard.o.Log.Error("part of a page not rendered", "page", name, "error", err)
 		http.Error(v.W, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
 		return
@@ -320,15 +319,6 @@ func tightest(bars []limitBar) (most *limitBar) {
 		}
 	}
 	return most
-}
-
-// liveMeters returns the bars of a key's limits for the page's script.
-func liveMeters(bars []limitBar, now time.Time) []map[string]any {
-	list := []map[string]any{}
-	for _, m := range bars {
-		list = append(list, map[string]any{"text": m.Text(), "percent": m.Percent, "level": m.Level(), "free": m.nextFree(now)})
-	}
-	return list
 }
 
 // noteOf returns the note of a key, or "" if it has none.

@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -125,14 +124,6 @@ func (v *pageRequest) form() (form url.Values, ok bool) {
 		return nil, false
 	}
 	return v.R.PostForm, true
-}
-
-// writeJSON sends value as JSON, in answer to a request by a page's script.
-func (v *pageRequest) writeJSON(value any) {
-	v.W.Header().Set("Content-Type", "application/json")
-	enc := json.NewEncoder(v.W)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(value) // fails only if the browser has closed the connection
 }
 
 // call sends a request with body as JSON to the admin endpoint, on behalf of the operator. It
