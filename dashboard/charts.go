@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -121,9 +122,8 @@ type state struct{ Word, Class string }
 const soon = 7 * 24 * time.Hour
 
 // stateOf returns the first state that applies: revoked, expired or paused; rate-limited; expires
-// soon; never used; active. used is the usage of the key in the last 24 hours; its member
-// limited_at is set if a limit has refused a request in the last minutes.
-func stateOf(key, used map[string]any, now time.Time) state {
+// soon; never used; active. used is the usage of the key in the last 24 hours.
+func stateOf(key map[string]any, used keyUsage, now time.Time) state {
 	status, _ := key["status"].(string)
 	if status != keyActive {
 		return state{capital(status), status}
@@ -131,7 +131,7 @@ func stateOf(key, used map[string]any, now time.Time) state {
 	ends, _ := key["expires_at"].(string)
 	at, err := clock.ParseTime(ends)
 	switch {
-	case used["limited_at"] != nil:
+	case used.LimitedAt != "":
 		return state{"Rate-limited", "failed"}
 	case err == nil && at.Sub(now) < soon:
 		return state{"Expires soon", "paused"}
@@ -238,12 +238,21 @@ type chartStep struct {
 // Box returns the width of the drawing with the numbers of the vertical axis.
 func (c chart) Box() int { return c.Width + 60 }
 
-// chartRow holds the counts of one step of time, or their sums.
+// chartRow holds the counts of one step of time, or their sums, as the admin endpoint names them.
 type chartRow struct {
-	Start                                                                  string
-	Requests, OK, Client, Unauthorized, Forbidden, Limited, Server, Refuse int
-	When                                                                   string // start for reading
+	Start        string `json:"start"`
+	Requests     int    `json:"requests"`
+	OK           int    `json:"ok"`
+	Client       int    `json:"client_error"`
+	Unauthorized int    `json:"unauthorized"`
+	Forbidden    int    `json:"forbidden"`
+	Limited      int    `json:"rate_limited"`
+	Server       int    `json:"server_error"`
+	When         string `json:"-"` // start for reading
 }
+
+// Refuse returns the number of requests that Latchkey has refused.
+func (r chartRow) Refuse() int { return r.Unauthorized + r.Forbidden + r.Limited }
 
 // plotRow reads a row from an object of the admin endpoint. The object holds the counts of one step of
 // time, or their sums.
@@ -251,9 +260,16 @@ func plotRow(v any) chartRow {
 	row, _ := v.(map[string]any)
 	n := func(name string) int { return int(numberOf(row[name])) }
 	start, _ := row["start"].(string)
-	r := chartRow{Start: start, Requests: n("requests"), OK: n("ok"), Client: n("client_error"), Unauthorized: n("unauthorized"), Forbidden: n("forbidden"), Limited: n("rate_limited"), Server: n("server_error")}
-	r.Refuse = r.Unauthorized + r.Forbidden + r.Limited
-	return r
+	return chartRow{start, n("requests"), n("ok"), n("client_error"), n("unauthorized"), n("forbidden"), n("rate_limited"), n("server_error"), ""}
+}
+
+// plotRows reads the rows of a list of the admin endpoint.
+func plotRows(v any) (rows []chartRow) {
+	list, _ := v.([]any)
+	for _, row := range list {
+		rows = append(rows, plotRow(row))
+	}
+	return rows
 }
 
 // timeline is the time that a chart covers, in steps of equal length. from is in UTC.
@@ -296,16 +312,17 @@ func (l timeline) place(at time.Time, width int) int {
 	return int(math.Round(float64(width) * float64(at.Sub(l.from)) / float64(l.length())))
 }
 
-// rows returns a row for each step, by the buckets of the admin endpoint. Buckets at other times are
-// left out.
-func (l timeline) rows(buckets any) []chartRow {
+// rows returns a row for each step, by those of the admin endpoint, which are sorted by time and have
+// only the steps with requests. Rows at other times are left out.
+func (l timeline) rows(found []chartRow) []chartRow {
 	rows := make([]chartRow, l.steps)
-	list, _ := buckets.([]any)
-	for _, v := range list {
-		row := plotRow(v)
-		since := momentOf(row.Start).Sub(l.from)
-		if n := int(since / l.step); since >= 0 && n < l.steps && since%l.step == 0 {
-			rows[n] = row
+	for n := range rows {
+		text := l.start(n).UTC().Format("2006-01-02T15:04:05Z") // texts of this form sort by time
+		for len(found) > 0 && found[0].Start < text {
+			found = found[1:]
+		}
+		if len(found) > 0 && found[0].Start == text {
+			rows[n] = found[0]
 		}
 	}
 	return rows
@@ -387,7 +404,7 @@ func lastOf(answer map[string]any, steps int) history {
 func newChart(h history, zone *time.Location) chart {
 	const width, height = 720, 180
 	line := timelineOf(h.now)
-	rows := line.rows(h.now["buckets"])
+	rows := line.rows(plotRows(h.now["buckets"]))
 	c := chart{Width: width, Height: height, Times: "times are " + zone.String()}
 	if line.step == dayStep {
 		c.Times = "days begin at midnight UTC"
@@ -398,7 +415,7 @@ func newChart(h history, zone *time.Location) chart {
 		c.add(&rows[i], line.label(line.start(i), zone))
 	}
 	old := timelineOf(h.before)
-	earlier := old.rows(h.before["buckets"])
+	earlier := old.rows(plotRows(h.before["buckets"]))
 	each := float64(line.step) / float64(old.step)
 	for _, row := range earlier {
 		most = max(most, int(math.Ceil(float64(row.Requests)*each)))
@@ -437,7 +454,7 @@ func newChart(h history, zone *time.Location) chart {
 
 // add adds the counts of a step to the sums and to the table.
 func (c *chart) add(row *chartRow, when string) {
-	c.Requests, c.Refused = c.Requests+row.Requests, c.Refused+row.Refuse
+	c.Requests, c.Refused = c.Requests+row.Requests, c.Refused+row.Refuse()
 	if row.When = when; row.Requests > 0 {
 		c.Rows = append(c.Rows, *row)
 	}
@@ -470,13 +487,18 @@ func barParts(rows []chartRow, width, height, top int) (parts []chartPart) {
 		x := i * width / len(rows)
 		wide := max(1, (i+1)*width/len(rows)-x-1)
 		y, sum := height, 0
-		for k, n := range [len(names)]int{row.OK, row.Client, row.Refuse, row.Server} {
+		for k, n := range [len(names)]int{row.OK, row.Client, row.Refuse(), row.Server} {
 			if sum += n; n == 0 {
 				continue
 			}
 			h := min(y, max(1, y-height+sum*height/top))
 			y -= h
-			paths[k] = fmt.Appendf(paths[k], "M%d %dh%dv%dh-%dz", x, y, wide, h, wide)
+			path := strconv.AppendInt(append(paths[k], 'M'), int64(x), 10)
+			path = strconv.AppendInt(append(path, ' '), int64(y), 10)
+			path = strconv.AppendInt(append(path, 'h'), int64(wide), 10)
+			path = strconv.AppendInt(append(path, 'v'), int64(h), 10)
+			path = strconv.AppendInt(append(path, "h-"...), int64(wide), 10)
+			paths[k] = append(path, 'z')
 		}
 	}
 	for k, path := range paths {
@@ -504,7 +526,7 @@ func roundTop(most int) (top, lines int) {
 
 // outcomes returns the counts of a step as a text.
 func outcomes(row chartRow) string {
-	text := counted(row.Requests, row.Refuse)
+	text := counted(row.Requests, row.Refuse())
 	if row.Client > 0 {
 		text += fmt.Sprintf(", %s other 4xx", figures.Grouped(row.Client))
 	}
@@ -570,12 +592,10 @@ func lengthOf(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
 }
 
-// newSparkline returns a small chart, without axes, of the last 24 hours of a key. v is the key's object
-// in the answer about usage, or nil if it has none.
-func newSparkline(v any, now time.Time) chart {
+// newSparkline returns a small chart, without axes, of the last 24 hours of a key.
+func newSparkline(used keyUsage, now time.Time) chart {
 	const width, height = 96, 24
-	used, _ := v.(map[string]any)
-	rows, most := lastDay(now).rows(used["buckets"]), 1
+	rows, most := lastDay(now).rows(used.Buckets), 1
 	c := chart{Width: width, Height: height}
 	for i := range rows {
 		most = max(most, rows[i].Requests)

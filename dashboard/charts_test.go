@@ -135,7 +135,7 @@ func TestNewChart_Outcomes(t *testing.T) {
 	// Whatever the counts are, the bars stay inside.
 	for _, counts := range []map[string]int{{"ok": 1}, {"ok": 1, "client_error": 1, "forbidden": 1, "server_error": 1}, {"ok": 1_000_000, "server_error": 1}, {"server_error": 7}} {
 		used := course(from, "hour", 24, func(n int) map[string]int { return counts })
-		for _, c := range []chart{newChart(history{used, nil}, time.UTC), newSparkline(used, from.Add(23*time.Hour))} {
+		for _, c := range []chart{newChart(history{used, nil}, time.UTC), newSparkline(keyUsage{Buckets: plotRows(used["buckets"])}, from.Add(23*time.Hour))} {
 			if got, _ := parts(t, c); len(got) != len(counts) || len(got["server"]) != len(got["server"])/24*24 {
 				t.Errorf("%v: got %v", counts, got)
 			}

@@ -73,7 +73,7 @@ func (k keyBulkPages) change(v *pageRequest) {
 			v.showFault(e)
 			return
 		}
-		used := usedToday(v, key)
+		used := usedToday(v, textOf(key["id"]))[textOf(key["id"])]
 		one := bulkKey{Key: key, State: stateOf(key, used, v.now()), Sparkline: newSparkline(used, v.now()), InUse: recentlyUsed(key, used, v.now()), Why: b.obstacle(key)}
 		if one.Why != "" {
 			b.Out = append(b.Out, one)
@@ -143,7 +143,7 @@ func (b *keyBulk) apply(v *pageRequest) *Fault {
 			b.Out = append(b.Out, one)
 			continue
 		}
-		one.Key, one.State = changed, stateOf(changed, nil, v.now())
+		one.Key, one.State = changed, stateOf(changed, keyUsage{}, v.now())
 		done = append(done, one)
 	}
 	b.Keys, b.Done = done, true

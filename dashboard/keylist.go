@@ -265,24 +265,15 @@ func (v *pageRequest) fragment(name, part string, data any) {
 // lines returns the lines of the list. rows are the keys. If the usage cannot be read, the charts
 // are empty.
 func (k *keyLists) lines(v *pageRequest, rows []any, p permissions) (lines []keyLine) {
-	q := url.Values{"last": {"24"}}
+	var ids []string
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
-		q.Add("key", fmt.Sprint(key["id"]))
+		ids = append(ids, textOf(key["id"]))
 	}
-	history := map[string]any{}
-	if len(rows) > 0 {
-		if answer, e := v.call(http.MethodGet, "/admin/v1/usage?"+q.Encode(), nil); e == nil {
-			list, _ := answer["keys"].([]any)
-			for _, one := range list {
-				used, _ := one.(map[string]any)
-				history[fmt.Sprint(used["id"])] = used
-			}
-		}
-	}
-	for _, row := range rows {
+	history := usedToday(v, ids...)
+	for i, row := range rows {
 		key, _ := row.(map[string]any)
-		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
+		used := history[ids[i]]
 		line := keyLine{Key: key, State: stateOf(key, used, v.now()), Flags: flagsOf(key), Sparkline: newSparkline(used, v.now()), Note: noteOf(key)}
 		if key["status"] != keyRevoked {
 			line.Limit = tightest(p.windowMeters(key))

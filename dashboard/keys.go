@@ -285,12 +285,12 @@ func (k *keyPages) data(v *pageRequest) (f formData, e *Fault) {
 	if f.Limits, e = readLimits(v, key); e != nil {
 		return f, e
 	}
-	used, over := usedToday(v, key), key["status"] == keyRevoked || key["status"] == "expired"
+	used, over := usedToday(v, textOf(key["id"]))[textOf(key["id"])], key["status"] == keyRevoked || key["status"] == "expired"
 	f.Groups, f.Presets, f.Nonce, f.Key, f.Note = f.permissions.groupsOf(heldBy(key)), f.permissions.presets, keytext.RandomHex(16), key, noteOf(key)
 	f.Sparkline, f.State = newSparkline(used, v.now()), stateOf(key, used, v.now())
 	f.Updated = v.updated()
 	f.Confirm = recentlyUsed(key, used, v.now()) && key["status"] != keyRevoked
-	f.InURL, f.Late = inURL(key) && key["status"] != keyRevoked, over && numberOf(used["unauthorized"]) > 0
+	f.InURL, f.Late = inURL(key) && key["status"] != keyRevoked, over && used.Unauthorized > 0
 	ends := momentOf(key["expires_at"])
 	f.Soon = !over && !ends.IsZero() && ends.Sub(v.now()) < soon
 	if v.query.Get("from") == fromList || v.R.PostForm.Get("from") == fromList {
@@ -418,18 +418,25 @@ func (f formData) Methods() []string {
 	return []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete}
 }
 
-// usedToday returns the usage of a key in the last 24 hours. It returns nil if there is none or it
-// cannot be read.
-func usedToday(v *pageRequest, key map[string]any) map[string]any {
-	answer, e := v.call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
-	if e != nil {
+// keyUsage is the usage of a key in the last 24 hours.
+type keyUsage struct {
+	ID           string     `json:"id"`
+	Requests     int        `json:"requests"`
+	Unauthorized int        `json:"unauthorized"`
+	LimitedAt    string     `json:"limited_at"` // when a limit refused a request in the last minutes; "" if none did
+	Buckets      []chartRow `json:"buckets"`
+}
+
+// usedToday returns the usage of keys by their ids. It returns nil if there is none or it cannot be read.
+func usedToday(v *pageRequest, ids ...string) map[string]keyUsage {
+	var answer struct{ Keys []keyUsage }
+	if len(ids) == 0 || v.read("/admin/v1/usage?"+url.Values{"last": {"24"}, "key": ids}.Encode(), &answer) != nil {
 		return nil
 	}
-	list, _ := answer["keys"].([]any)
-	if len(list) == 0 {
-		return nil
+	used := map[string]keyUsage{}
+	for _, one := range answer.Keys {
+		used[one.ID] = one
 	}
-	used, _ := list[0].(map[string]any)
 	return used
 }
 
@@ -494,8 +501,8 @@ func (k *keyPages) showUsage(v *pageRequest, f *formData) *Fault {
 // recentlyUsed reports whether a key was used in the last 24 hours. key is the admin endpoint's
 // answer about the key. used is the key's usage in those hours, which also counts uses of a secret
 // that has just ended.
-func recentlyUsed(key, used map[string]any, now time.Time) bool {
-	if numberOf(used["requests"]) > 0 {
+func recentlyUsed(key map[string]any, used keyUsage, now time.Time) bool {
+	if used.Requests > 0 {
 		return true
 	}
 	text, _ := key["last_used_at"].(string)
@@ -581,7 +588,7 @@ func (k *keyPages) revokeKey(v *pageRequest) {
 		v.showFault(e)
 		return
 	}
-	if recentlyUsed(key, usedToday(v, key), v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
+	if used := usedToday(v, textOf(key["id"])); recentlyUsed(key, used[textOf(key["id"])], v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
 		k.oneKey(v, http.StatusBadRequest, "revoke", "This key is in use. Type its name to revoke it. Nothing was changed.")
 		return
 	}

@@ -111,7 +111,7 @@ func topRows(v any, name func(row map[string]any) (name, sub, link string)) (lis
 	for _, item := range rows {
 		row, _ := item.(map[string]any)
 		counts := plotRow(item)
-		t := topRow{Requests: counts.Requests, Refused: counts.Refuse, Failed: counts.Server}
+		t := topRow{Requests: counts.Requests, Refused: counts.Refuse(), Failed: counts.Server}
 		t.Name, t.Sub, t.Link = name(row)
 		list = append(list, t)
 	}
@@ -138,7 +138,7 @@ func (v *pageRequest) tiles(answer, status map[string]any) []tile {
 	}
 	list := []tile{
 		{Name: "Requests", Value: figures.Grouped(total.Requests), More: change, Link: "/requests"},
-		{Name: "Refused", Value: figures.Grouped(total.Refuse), More: share(total.Refuse), Link: "/requests?status=4xx"},
+		{Name: "Refused", Value: figures.Grouped(total.Refuse()), More: share(total.Refuse()), Link: "/requests?status=4xx"},
 		{Name: "Server errors", Value: figures.Grouped(total.Server), More: share(total.Server), Link: "/requests?status=5xx", Level: levelIf(total.Server > 0, "bad")},
 		speed,
 		{Name: "Active keys", Value: figures.Grouped(int(numberOf(answer["active_keys"]))), More: fmt.Sprintf("%s used", figures.Grouped(int(numberOf(answer["keys_used"])))), Link: "/keys?status=active"},
