@@ -165,7 +165,7 @@ func TestBrowser_Looks(t *testing.T) {
 			p.refused(secrets["booking site"])
 		}
 		p.open(path)
-		if lost := strings.Contains(p.text(), "That did not work"); lost != (path == "/keys/missing") {
+		if lost := strings.Contains(p.text(), "Not found"); lost != (path == "/keys/missing") {
 			t.Errorf("%s: got %s", path, p.text())
 		}
 		look(path)

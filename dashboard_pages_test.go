@@ -177,7 +177,7 @@ func TestKeyPages_Bulk(t *testing.T) {
 			t.Errorf("got %d, want %d", w.Code, want)
 		}
 	}
-	send(404, "No such endpoint", "do", "explode")
+	send(404, "no such action", "do", "explode")
 	send(200, "Pause 2 keys?", "do", "pause")
 	alive(key, 200)
 	send(200, "Paused 2 keys", "do", "pause", "confirmed", "yes")

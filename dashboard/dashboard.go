@@ -5,7 +5,7 @@
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
 // (login and sessions), factors.go, passkeys.go and oidc.go (other ways to log in), request.go and notes.go
-// (a request for a page), records.go, forms.go and columns.go (the pages that most kinds of records share).
+// (a request for a page), faults.go and static.go (what is no page), records.go, forms.go and columns.go (the pages that most kinds of records share).
 // The other files hold the pages: overview.go, requests.go, keylist.go and keybulk.go (the list of keys),
 // keys.go with keyform.go, keypermissions.go, keysamples.go and charts.go (one key), calendar.go, contacts.go,
 // webhooks.go, tokens.go, operators.go, system.go and pages.go.
@@ -58,6 +58,7 @@ type Dashboard struct {
 	sections  []section
 	templates *template.Template
 	needs     map[string]string // for each pattern of a page, see page.Needs
+	static    map[string]staticFile
 }
 
 // New returns a Dashboard. It returns an error if a template cannot be parsed, or if a page does not
@@ -76,7 +77,11 @@ func New(o Options) (*Dashboard, error) {
 		d.needs[pattern] = p.Needs
 	}
 	var err error
+	if d.static, err = staticFiles(); err != nil {
+		return nil, err
+	}
 	d.templates, err = parsePages(template.FuncMap{
+		"static":   func(name string) string { return d.static[name].address() },
 		"ago":      func(at any) string { return ago(at, o.Now()) },
 		"until":    func(at any) string { return until(at, o.Now()) },
 		"free":     func(m limitBar) string { return m.nextFree(o.Now()) },
@@ -156,11 +161,8 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	for _, at := range []string{"/admin/", "/metrics", "/healthz", "/readyz", "/openapi.json", "/reference", "/reference/", "/errors", "/errors/"} {
 		mux.HandleFunc(at, d.endpoint)
 	}
-	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
-		mux.HandleFunc("GET /static/"+name, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "no-cache")
-			http.ServeFileFS(w, r, files, name)
-		})
+	for name, file := range d.static {
+		mux.Handle("GET /static/"+name, file)
 	}
 	handle := func(pattern string, serve http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -182,7 +184,7 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	}
 	handle("GET /live", d.loggedIn(page{anyRole, d.live}))
 	origins.refused = d.o.Accounts.RecordCrossSite
-	return origins.protect(mux), nil
+	return origins.protect(d.withFaults(mux)), nil
 }
 
 // pageSet is a group of related pages.
@@ -232,7 +234,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 	var buf bytes.Buffer
 	if err := d.templates.ExecuteTemplate(&buf, layoutOf(name), v); err != nil {
 		d.o.Log.Error("page not rendered", "page", name, "error", err)
-		http.Error(w, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
+		broken(w)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

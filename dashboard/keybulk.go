@@ -58,7 +58,7 @@ func (k keyBulkPages) change(v *pageRequest) {
 	b := keyBulk{Do: form.Get("do"), Verb: bulkWords()[form.Get("do")], Expiry: form.Get("expiry"), Expires: form.Get("expires")}
 	switch {
 	case b.Verb == "":
-		v.showFault(&Fault{Status: http.StatusNotFound, Message: "No such endpoint."})
+		v.showFault(&Fault{Status: http.StatusNotFound, Message: "There is no such action."})
 		return
 	case len(ids) == 0:
 		v.showFault(invalid("No key is selected. Go back, tick the keys, and try again."))

@@ -567,7 +567,7 @@ func (k *keyPages) editKey(v *pageRequest) {
 func (k *keyPages) changeKey(v *pageRequest) {
 	verb := v.R.PathValue("verb")
 	if verb != "pause" && verb != "resume" {
-		v.showFault(&Fault{Status: http.StatusNotFound, Message: "No such endpoint."})
+		v.showFault(&Fault{Status: http.StatusNotFound, Message: "There is no such action."})
 		return
 	}
 	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/"+verb, nil); e != nil {

@@ -111,11 +111,6 @@ func done(word string) string {
 	}[word]
 }
 
-// showFault sends a page that shows only the fault.
-func (v *pageRequest) showFault(f *Fault) {
-	v.show(f.Status, "fault", view{Title: "That did not work", Fault: f.Message})
-}
-
 // form returns the submitted form. If the form cannot be read, it sends an error page and returns
 // false.
 func (v *pageRequest) form() (form url.Values, ok bool) {
