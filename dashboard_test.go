@@ -598,7 +598,7 @@ func TestDashboard_Faults(t *testing.T) {
 		{"GET", "/nothing", 404, "Not found", "There is no page at this address", `href="/"`, ""},
 		{"GET", "/static/none.js", 404, "Not found", "There is no page at this address", `href="/"`, ""},
 		{"GET", "/keys/key_none", 404, "Not found", "There is nothing at this address", `<a class="button" href="/keys">API Keys</a>`, ""},
-		{"GET", "/webhooks/99", 404, "Not found", "There is nothing at this address", `<a class="button" href="/webhooks">Webhooks</a>`, ""},
+		{"GET", "/webhooks/99", 404, "Not found", "There is no webhook 99.", `<a class="button" href="/webhooks">Webhooks</a>`, ""},
 		{"GET", "/requests/none", 404, "Not found", "not among the latest", `<a class="button" href="/requests">Requests</a>`, ""},
 		{"POST", "/requests", 405, "That did not work", "does not accept POST requests", `<a class="button" href="/requests">Requests</a>`, "GET, HEAD"},
 		{"DELETE", "/keys", 405, "That did not work", "does not accept DELETE requests", `<a class="button" href="/keys">API Keys</a>`, "GET, HEAD, POST"},
