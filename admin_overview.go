@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -12,7 +12,7 @@ import (
 type overview struct {
 	usage    *usage
 	requests *Requests
-	refusals *Refusals
+	tags     keyTagger
 	backups  *Backups
 
 	mu   sync.Mutex
@@ -30,8 +30,8 @@ type overviewAnswer struct {
 const overviewAge = 2 * time.Second
 
 // NewOverview returns an overview of what usage and requests have counted.
-func NewOverview(u *usage, requests *Requests, refusals *Refusals, backups *Backups) *overview {
-	return &overview{usage: u, requests: requests, refusals: refusals, backups: backups, made: map[string]overviewAnswer{}}
+func NewOverview(u *usage, requests *Requests, tags keyTagger, backups *Backups) *overview {
+	return &overview{usage: u, requests: requests, tags: tags, backups: backups, made: map[string]overviewAnswer{}}
 }
 
 // overviewRanges returns the ranges of the overview, the shortest first.
@@ -107,7 +107,7 @@ func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	answer["latency"] = map[string]any{
 		"p50_ms": float64(took.P50.Microseconds()) / 1000, "p99_ms": float64(took.P99.Microseconds()) / 1000, "requests": took.Requests, "span_seconds": int(recent / time.Second),
 	}
-	attention, active, err := v.attention(r.Context(), r.Latest)
+	attention, active, err := v.attention(r)
 	answer["attention"], answer["active_keys"] = attention, active
 	return answer, err
 }
@@ -168,79 +168,62 @@ func showMinutes(list []bucket) map[string]any {
 }
 
 // attention returns what somebody should look at, each kind with its number, and the number of active
-// keys. Kinds with the number 0 are left out.
-func (v *overview) attention(ctx context.Context, now time.Time) (rows []any, active int, err error) {
-	var keys KeySurvey
-	failing, full, inURL := 0, 0, 0
-	var ending []any
-	err = v.usage.store.View(func(tx *Tx) (err error) {
-		if keys, err = v.usage.keyring.Survey(ctx, tx, now); err != nil {
-			return err
-		}
-		sent, err := v.usage.keyring.SentInURL(tx)
-		if err != nil {
-			return err
-		}
-		inURL = len(sent)
-		owners, err := FullOwners(tx)
-		if err != nil {
-			return err
-		}
-		full = len(owners)
-		if ending, err = endingTokens(tx, now); err != nil {
-			return err
-		}
-		failing, err = FailingWebhooks(tx)
-		return err
-	})
-	if err != nil {
-		return nil, 0, err
-	}
+// keys. Kinds with the number 0 are left out. A number about keys is that of the list with the same
+// filters, which the dashboard links to.
+func (v *overview) attention(r *Request) (rows []any, active int, err error) {
 	rows = []any{}
 	add := func(kind string, count int) {
 		if count > 0 {
 			rows = append(rows, map[string]any{"kind": kind, "count": count})
 		}
 	}
-	tried := v.refusals.keysTried(now.Add(-time.Hour))
 	switch made, failed := v.backups.Last(); {
 	case failed != nil:
 		add("backup_failed", 1)
 	case made.IsZero() && v.backups.Every() == 0:
 		add("no_backup", 1)
 	}
-	add("keys_revoked_used", tried[StatusRevoked])
-	add("keys_expired_used", tried[StatusExpired])
-	add("keys_in_url", inURL)
-	add("keys_at_limit", tried[StatusActive])
-	add("keys_expiring", keys.Expiring)
-	add("keys_rotating", keys.Rotating)
-	add("webhooks_failing", failing)
-	add("owners_full", full)
-	add("tokens_ending", len(ending))
-	add("keys_never_used", keys.NeverUsed)
-	add("keys_idle_90", keys.Idle90)
-	add("keys_without_end", keys.WithoutEnd)
-	return rows, keys.Active, nil
+	err = v.usage.store.View(func(tx *Tx) error {
+		keys, err := v.usage.keyring.Survey(r.Context(), tx, r.Latest)
+		if err != nil {
+			return err
+		}
+		active = keys.Active
+		for _, tagged := range []struct{ kind, tag, status string }{
+			{"keys_revoked_used", tagStillSent, StatusRevoked}, {"keys_expired_used", tagStillSent, StatusExpired},
+			{"keys_in_url", tagSentInURL, ""}, {"keys_at_limit", tagRateLimited, ""}, {"keys_rotating", tagRotating, ""},
+		} {
+			count, err := v.tags.Count(r, tx, tagged.tag, tagged.status)
+			if err != nil {
+				return err
+			}
+			add(tagged.kind, count)
+		}
+		add("keys_expiring", keys.Expiring)
+		failing, err1 := FailingWebhooks(tx)
+		full, err2 := FullOwners(tx)
+		ending, err3 := tokensEnding(tx, r.Latest)
+		add("webhooks_failing", len(failing))
+		add("owners_full", len(full))
+		add("tokens_ending", len(ending))
+		add("keys_never_used", keys.NeverUsed)
+		add("keys_idle_90", keys.Idle90)
+		add("keys_without_end", keys.WithoutEnd)
+		return errors.Join(err1, err2, err3)
+	})
+	return rows, active, err
 }
 
-// keysTried counts the keys that were refused lately, by the state that each had: those that were
-// revoked or expired, and active ones that a limit has refused since a time.
-func (f *Refusals) keysTried(since time.Time) map[string]int {
-	seen := map[string]string{}
+// endedKeys returns the ids of the keys that were sent although they were revoked or had expired.
+func (f *Refusals) endedKeys() map[string]bool {
+	ids := map[string]bool{}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	for i := range f.list {
 		one := &f.list[i]
-		ended := one.code == ErrKey.Code && (one.state == StatusRevoked || one.state == StatusExpired)
-		limited := one.code == ErrRateLimit.Code && one.state == StatusActive && !one.at.Before(since)
-		if one.key != "" && (ended || limited) {
-			seen[one.key] = one.state
+		if one.key != "" && one.code == ErrKey.Code && (one.state == StatusRevoked || one.state == StatusExpired) {
+			ids[one.key] = true
 		}
 	}
-	f.mu.Unlock()
-	counts := map[string]int{}
-	for _, state := range seen {
-		counts[state]++
-	}
-	return counts
+	return ids
 }

@@ -79,16 +79,22 @@ func TestKeyPages_Tags(t *testing.T) {
 	}
 	b.ask("GET", "/api/v1/agents?api_key="+key3, "", "")
 	b.operate(200, "POST", "/admin/v1/keys/"+rotating+"/rotate", "")
-	all := []string{unused, ending, limited, sent, rotating}
-	wants := map[string]string{"never_used": unused, "expires_soon": ending, "rate_limited": limited, "sent_in_url": sent, "rotating": rotating}
+	ended, key5 := b.key(`["can_read_agents"]`)
+	b.operate(200, "POST", "/admin/v1/keys/"+ended+"/revoke", "")
+	b.ask("GET", "/api/v1/agents", key5, "")
+	all := []string{unused, ending, limited, sent, rotating, ended}
+	wants := map[string][]string{
+		"never_used": {unused}, "expires_soon": {ending}, "never_expires": {unused, limited, sent, rotating}, "rate_limited": {limited}, "sent_in_url": {sent}, "rotating": {rotating},
+		"still_sent&status=any": {ended},
+	}
 	if len(wants) != len(keyTags()) {
 		t.Errorf("got %d tags, want %d", len(keyTags()), len(wants))
 	}
 	for _, flushed := range []string{"", " after the uses were stored"} {
 		for tag, want := range wants {
-			page := b.tells("/keys?tag="+tag, "1 found", `aria-current="true"`)
+			page := b.tells("/keys?tag="+tag, fmt.Sprint(len(want), " found"), `aria-current="true"`)
 			for _, id := range all {
-				if shown := strings.Contains(page, `data-key="`+id+`"`); shown != (id == want) {
+				if shown := strings.Contains(page, `data-key="`+id+`"`); shown != slices.Contains(want, id) {
 					t.Errorf("%s%s: %s is in the list: %v", tag, flushed, id, shown)
 				}
 			}

@@ -597,7 +597,7 @@ func TestDashboard_Faults(t *testing.T) {
 	}{
 		{"GET", "/nothing", 404, "Not found", "There is no page at this address", `href="/"`, ""},
 		{"GET", "/static/none.js", 404, "Not found", "There is no page at this address", `href="/"`, ""},
-		{"GET", "/keys/key_none", 404, "Not found", "There is nothing at this address", `<a class="button" href="/keys">API Keys</a>`, ""},
+		{"GET", "/keys/key_none", 404, "Not found", "There is no key with this id.", `<a class="button" href="/keys">API Keys</a>`, ""},
 		{"GET", "/webhooks/99", 404, "Not found", "There is no webhook 99.", `<a class="button" href="/webhooks">Webhooks</a>`, ""},
 		{"GET", "/requests/none", 404, "Not found", "not among the latest", `<a class="button" href="/requests">Requests</a>`, ""},
 		{"POST", "/requests", 405, "That did not work", "does not accept POST requests", `<a class="button" href="/requests">Requests</a>`, "GET, HEAD"},
@@ -829,6 +829,25 @@ func TestRecords_Addresses(t *testing.T) {
 			t.Errorf("%q: got %s", tt.url, page)
 		}
 	}
+}
+
+// The page of an owner has one chart of the requests with all its keys.
+func TestOwnerPages_Chart(t *testing.T) {
+	b := newDashboard(t)
+	id := b.operate(201, "POST", "/admin/v1/owners", `{"name": "ann"}`)["id"]
+	path := fmt.Sprint("/owners/", id)
+	if page := b.tells(path); strings.Contains(page, "Requests of its keys") {
+		t.Error("an owner without keys has a chart")
+	}
+	_, key1 := b.key(`["can_read_agents"]`, `"owner": "ann"`)
+	_, key2 := b.key(`["can_read_agents"]`, `"owner": "ann"`)
+	_, other := b.key(`["can_read_agents"]`)
+	b.tells(path, "No request in the last 24 hours.")
+	for _, key := range []string{key1, key2, key2, other} {
+		b.ask("GET", "/api/v1/agents", key, "")
+	}
+	b.ask("GET", "/api/v1/calls", key2, "")
+	b.tells(path, "4 requests, 1 refused in the last 24 hours.", `<td class="number">4</td><td class="number">3</td><td class="number">0</td><td class="number">0</td><td class="number">1</td>`)
 }
 
 func TestOwnerPages_Limits(t *testing.T) {

@@ -263,8 +263,18 @@ func plotRow(v any) chartRow {
 	return chartRow{start, n("requests"), n("ok"), n("client_error"), n("unauthorized"), n("forbidden"), n("rate_limited"), n("server_error"), ""}
 }
 
-// plotRows reads the rows of a list of the admin endpoint.
+// plus returns the sums of two rows, with the start of row.
+func (r chartRow) plus(row chartRow) chartRow {
+	return chartRow{
+		row.Start, r.Requests + row.Requests, r.OK + row.OK, r.Client + row.Client, r.Unauthorized + row.Unauthorized, r.Forbidden + row.Forbidden, r.Limited + row.Limited, r.Server + row.Server, "",
+	}
+}
+
+// plotRows reads the rows of a list of the admin endpoint, unless v has been read already.
 func plotRows(v any) (rows []chartRow) {
+	if rows, ok := v.([]chartRow); ok {
+		return rows
+	}
 	list, _ := v.([]any)
 	for _, row := range list {
 		rows = append(rows, plotRow(row))

@@ -152,14 +152,17 @@ func stateChips(q url.Values) (chips []chip) {
 // tagChips returns the chips of which at most one is set: what is to be noticed about keys.
 func tagChips(q url.Values) (chips []chip) {
 	add := func(label, name, value string) {
-		here := q.Get(name) == value
-		link := keysAt(q, "tag", "", "unused_days", "")
+		here, to := q.Get(name) == value, []string{"tag", "", "unused_days", ""}
 		if !here {
-			link = keysAt(q, "tag", "", "unused_days", "", name, value)
+			to = append(to, name, value)
 		}
+		if ended := q.Get("status") == anyKeys || q.Get("status") == liveKeys; value == tagStillSent && !here && ended { // such keys are revoked or expired
+			to = append(to, "status", anyKeys)
+		}
+		link := keysAt(q, to...)
 		chips = append(chips, chip{label, link, here})
 	}
-	labels := map[string]string{"rate_limited": "Rate-limited", "sent_in_url": "Sent in URL", "rotating": "Rotation unfinished"}
+	labels := map[string]string{"rate_limited": "Rate-limited", "sent_in_url": "Sent in URL", "rotating": "Rotation unfinished", tagStillSent: "Ended, still sent"}
 	for _, tag := range Vocabulary().KeyTags {
 		add(cmp.Or(labels[tag], capital(strings.ReplaceAll(tag, "_", " "))), "tag", tag)
 	}

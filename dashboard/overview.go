@@ -202,18 +202,18 @@ func milliseconds(v any) string {
 var attentionKinds = map[string]struct{ one, many, link, level string }{
 	"backup_failed":     {"The last backup failed", "", "/status", "bad"},
 	"no_backup":         {"There is no backup yet", "", "/status", "warn"},
-	"keys_revoked_used": {"1 revoked key is still sent", "%s revoked keys are still sent", "/requests?code=invalid_key", "bad"},
-	"keys_expired_used": {"1 expired key is still sent", "%s expired keys are still sent", "/requests?code=invalid_key", "bad"},
-	"keys_at_limit":     {"1 key was refused by a limit in the last hour", "%s keys were refused by a limit in the last hour", "/requests?code=rate_limit_exceeded", "warn"},
+	"keys_revoked_used": {"1 revoked key is still sent", "%s revoked keys are still sent", "/keys?status=revoked&tag=still_sent", "bad"},
+	"keys_expired_used": {"1 expired key is still sent", "%s expired keys are still sent", "/keys?status=expired&tag=still_sent", "bad"},
+	"keys_at_limit":     {"1 key was refused by a limit in the last 5 minutes", "%s keys were refused by a limit in the last 5 minutes", "/keys?tag=rate_limited", "warn"},
 	"keys_expiring":     {"1 key ends within 7 days", "%s keys end within 7 days", "/keys?tag=expires_soon", "warn"},
 	"keys_in_url":       {"1 key was sent in a URL, where logs keep it", "%s keys were sent in a URL, where logs keep them", "/keys?tag=sent_in_url", "warn"},
 	"keys_rotating":     {"1 key has an old secret that is still valid", "%s keys have an old secret that is still valid", "/keys?tag=rotating", ""},
-	"webhooks_failing":  {"Deliveries to 1 webhook fail", "Deliveries to %s webhooks fail", "/webhooks", "bad"},
-	"owners_full":       {"1 owner has little storage left", "%s owners have little storage left", "/owners", "warn"},
-	"tokens_ending":     {"1 admin token ends within 14 days", "%s admin tokens end within 14 days", "/tokens", "warn"},
+	"webhooks_failing":  {"Deliveries to 1 webhook fail", "Deliveries to %s webhooks fail", "/webhooks?failing=true", "bad"},
+	"owners_full":       {"1 owner has little storage left", "%s owners have little storage left", "/owners?storage=low", "warn"},
+	"tokens_ending":     {"1 admin token ends within 14 days", "%s admin tokens end within 14 days", "/tokens?ends_soon=true", "warn"},
 	"keys_never_used":   {"1 key was never used", "%s keys were never used", "/keys?tag=never_used", ""},
 	"keys_idle_90":      {"1 key was not used for 90 days", "%s keys were not used for 90 days", "/keys?status=active&unused_days=90", ""},
-	"keys_without_end":  {"1 key never expires", "%s keys never expire", "/keys?status=active&sort=expires&order=desc", ""},
+	"keys_without_end":  {"1 key never expires", "%s keys never expire", "/keys?tag=never_expires", ""},
 }
 
 // attentionOf returns the line for an object of the endpoint. ok is false if its kind is not known.
