@@ -30,6 +30,12 @@ type keyTagger struct {
 	refusals *Refusals
 }
 
+// NewKeyTagger returns a keyTagger of the keys in keyring. history knows which keys a limit has refused,
+// and refusals which keys were sent after their end.
+func NewKeyTagger(keyring *Keyring, history *History, refusals *Refusals) keyTagger {
+	return keyTagger{keyring, history, refusals}
+}
+
 // Add adds the filter of a tag to f. Tags of what a key may yet do select active keys, unless f has
 // another status than StatusLive. Tags of a secret that was seen or is valid leave out revoked keys, unless f
 // has a status.
