@@ -19,16 +19,17 @@ type admin struct {
 	store   *Store
 	keyring *Keyring
 	limiter *Limiter
-	history *History
+	tags    keyTagger
 	rules   KeyRules
 	form    *keyForm
 }
 
 // NewAdmin returns an admin for the keys in keyring. It accepts new and changed keys
-// only if they follow rules. history knows which keys a limit has refused.
-func NewAdmin(store *Store, keyring *Keyring, limiter *Limiter, history *History, rules KeyRules) *admin {
+// only if they follow rules. tags knows which keys have a tag.
+func NewAdmin(store *Store, limiter *Limiter, tags keyTagger, rules KeyRules) *admin {
+	keyring := tags.keyring
 	form := NewKeyForm(keyring, rules)
-	return &admin{store: store, keyring: keyring, limiter: limiter, history: history, rules: rules, form: form}
+	return &admin{store: store, keyring: keyring, limiter: limiter, tags: tags, rules: rules, form: form}
 }
 
 // AdminRoutes returns the routes for operators.
@@ -138,7 +139,7 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.readTag(r, q, &f); err != nil {
+	if err := a.store.View(func(tx *Tx) error { return a.tags.Add(tx, q.Get("tag"), &f) }); err != nil {
 		return err
 	}
 	if asCSV {

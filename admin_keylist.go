@@ -3,56 +3,84 @@ package main
 import (
 	"encoding/csv"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 )
 
 // The values of the parameter tag of the list of keys.
 const (
-	tagNeverUsed   = "never_used"
-	tagExpiresSoon = "expires_soon"
-	tagRateLimited = "rate_limited"
-	tagSentInURL   = "sent_in_url"
-	tagRotating    = "rotating"
+	tagNeverUsed    = "never_used"
+	tagExpiresSoon  = "expires_soon"
+	tagNeverExpires = "never_expires"
+	tagRateLimited  = "rate_limited"
+	tagSentInURL    = "sent_in_url"
+	tagRotating     = "rotating"
+	tagStillSent    = "still_sent"
 )
 
 // keyTags returns all values of the parameter tag.
 func keyTags() []string {
-	return []string{tagNeverUsed, tagExpiresSoon, tagRateLimited, tagSentInURL, tagRotating}
+	return []string{tagNeverUsed, tagExpiresSoon, tagNeverExpires, tagRateLimited, tagSentInURL, tagRotating, tagStillSent}
 }
 
-// readTag adds the filter that the parameter tag of a query names to f. Unless the query has a
-// status, the tags about secrets that may still be used leave out revoked keys.
-func (a *admin) readTag(r *Request, q url.Values, f *KeyFilter) error {
-	tag := q.Get("tag")
-	if tag == "" {
-		return nil
-	}
-	if f.Status == "" && tag != tagNeverUsed && q.Get("status") == "" {
-		f.Status = StatusLive
+// keyTagger knows which keys have a tag.
+type keyTagger struct {
+	keyring  *Keyring
+	history  *History
+	refusals *Refusals
+}
+
+// NewKeyTagger returns a keyTagger of the keys in keyring. history knows which keys a limit has refused,
+// and refusals which keys were sent after their end.
+func NewKeyTagger(keyring *Keyring, history *History, refusals *Refusals) keyTagger {
+	return keyTagger{keyring, history, refusals}
+}
+
+// Add adds the filter of a tag to f. Tags of what a key may yet do select active keys, unless f has
+// another status than StatusLive. Tags of a secret that was seen or is valid leave out revoked keys, unless f
+// has a status.
+func (g keyTagger) Add(tx *Tx, tag string, f *KeyFilter) (err error) {
+	switch tag {
+	case tagNeverUsed, tagExpiresSoon, tagNeverExpires:
+		if f.Status == "" || f.Status == StatusLive {
+			f.Status = StatusActive
+		}
+	case tagRateLimited, tagSentInURL, tagRotating:
+		if f.Status == "" {
+			f.Status = StatusLive
+		}
 	}
 	switch tag {
+	case "":
 	case tagNeverUsed:
 		f.NeverUsed = true
 	case tagExpiresSoon:
 		f.ExpiresBefore = f.Now.Add(ExpiresSoon)
-		if f.Status == "" || f.Status == StatusLive {
-			f.Status = StatusActive
-		}
+	case tagNeverExpires:
+		f.WithoutEnd = true
 	case tagRateLimited:
-		f.Only = a.history.Limited(r.Now)
-	case tagRotating, tagSentInURL:
-		return a.store.View(func(tx *Tx) (err error) {
-			if f.Only = a.keyring.Rotating(tx, f.Now); tag == tagSentInURL {
-				f.Only, err = a.keyring.SentInURL(tx)
-			}
-			return err
-		})
+		f.Only = g.history.Limited(f.Now)
+	case tagSentInURL:
+		f.Only, err = g.keyring.SentInURL(tx)
+	case tagRotating:
+		f.Only = g.keyring.Rotating(tx, f.Now)
+	case tagStillSent:
+		f.Only = g.refusals.endedKeys()
 	default:
-		return ErrValidation.With("tag must be one of %s; got %q.", strings.Join(keyTags(), " "), tag)
+		err = ErrValidation.With("tag must be one of %s; got %q.", strings.Join(keyTags(), " "), tag)
 	}
-	return nil
+	return err
+}
+
+// Count returns the number of keys with a tag and a status, which may be "", at now. It is the number in
+// the list with these filters.
+func (g keyTagger) Count(r *Request, tx *Tx, tag, status string) (count int, err error) {
+	f := KeyFilter{Now: r.Latest, Status: status}
+	if err := g.Add(tx, tag, &f); err != nil || f.Only != nil && len(f.Only) == 0 {
+		return 0, err
+	}
+	_, count, err = g.keyring.List(r.Context(), tx, f, func(int) (from, to int) { return 0, 0 })
+	return count, err
 }
 
 // keyListColumns returns the names of the columns of the list of keys as CSV.

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -12,7 +12,7 @@ import (
 type overview struct {
 	usage    *usage
 	requests *Requests
-	refusals *Refusals
+	tags     keyTagger
 	backups  *Backups
 
 	mu   sync.Mutex
@@ -30,8 +30,8 @@ type overviewAnswer struct {
 const overviewAge = 2 * time.Second
 
 // NewOverview returns an overview of what usage and requests have counted.
-func NewOverview(u *usage, requests *Requests, refusals *Refusals, backups *Backups) *overview {
-	return &overview{usage: u, requests: requests, refusals: refusals, backups: backups, made: map[string]overviewAnswer{}}
+func NewOverview(u *usage, requests *Requests, tags keyTagger, backups *Backups) *overview {
+	return &overview{usage: u, requests: requests, tags: tags, backups: backups, made: map[string]overviewAnswer{}}
 }
 
 // overviewRanges returns the ranges of the overview, the shortest first.
@@ -81,15 +81,11 @@ const overviewTop = 10
 // figures returns the figures of a range.
 func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	now := r.Now
-	total, before, answer, err := v.course(name, now)
+	answer, err := v.course(name, now)
 	if err != nil {
 		return nil, err
 	}
-	answer["range"], answer["total"] = name, showTally(map[string]any{}, total)
-	answer["previous"] = nil
-	if before != nil {
-		answer["previous"] = showTally(map[string]any{}, *before)
-	}
+	answer["range"] = name
 	span := v.span(name, now)
 	page := Page{Number: 1, Limit: overviewTop}
 	keys, used, err := v.usage.keys(r, page, span)
@@ -111,7 +107,7 @@ func (v *overview) figures(r *Request, name string) (map[string]any, error) {
 	answer["latency"] = map[string]any{
 		"p50_ms": float64(took.P50.Microseconds()) / 1000, "p99_ms": float64(took.P99.Microseconds()) / 1000, "requests": took.Requests, "span_seconds": int(recent / time.Second),
 	}
-	attention, active, err := v.attention(r.Context(), r.Latest)
+	attention, active, err := v.attention(r)
 	answer["attention"], answer["active_keys"] = attention, active
 	return answer, err
 }
@@ -130,116 +126,104 @@ func (v *overview) span(name string, now time.Time) period {
 	return period{Step: StepDay, Last: 90, Now: now}
 }
 
-// course returns the sum of a range, the sum of the same time before it if it is kept, and the fields
-// of an answer with the counts of each step.
-func (v *overview) course(name string, now time.Time) (total Counts, before *Counts, answer map[string]any, err error) {
+// course returns the fields of an answer with the counts of each step of a range and their sum. The field
+// previous has the same about the time before it, or nil if that is not kept.
+func (v *overview) course(name string, now time.Time) (answer map[string]any, err error) {
+	var list, before []bucket
+	previous := map[string]any{}
 	if name == "1h" {
-		list := v.requests.Minutes(now, keptMinutes)
-		earlier, list := sumOf(list[:60]), list[60:]
-		fields := map[string]any{"step": "minute", "from": Seconds(list[0].Start), "to": Seconds(list[59].Start.Add(time.Minute)), "buckets": showBuckets(list)}
-		return sumOf(list), &earlier, fields, nil
-	}
-	span := v.span(name, now)
-	list, err := v.usage.history.Of(subject{Kind: ofService}, span)
-	if err != nil {
-		return total, nil, nil, err
-	}
-	answer = showPeriod(span)
-	answer["buckets"] = showBuckets(list)
-	earlier, kept := span, true
-	switch name {
-	case "24h":
-		earlier.Now = now.Add(-24 * time.Hour)
-	case "7d":
-		earlier = period{Step: StepDay, Last: 7, Now: now.Add(-7 * 24 * time.Hour)}
-	default:
-		kept = false
-	}
-	if kept {
-		list, err := v.usage.history.Of(subject{Kind: ofService}, earlier)
-		if err != nil {
-			return total, nil, nil, err
+		list = v.requests.Minutes(now, keptMinutes)
+		before, list = list[:60], list[60:]
+		answer, previous = showMinutes(list), showMinutes(before)
+	} else {
+		span := v.span(name, now)
+		if list, err = v.usage.history.Of(subject{Kind: ofService}, span); err != nil {
+			return nil, err
 		}
-		sum := sumOf(list)
-		before = &sum
+		answer = showPeriod(span)
+		switch span.Now = now.Add(-24 * time.Hour); name {
+		case "7d": // of the days before, the hours are no longer kept
+			span = period{Step: StepDay, Last: 7, Now: now.Add(-7 * 24 * time.Hour)}
+		case "90d":
+			previous = nil
+		}
+		if previous != nil {
+			if before, err = v.usage.history.Of(subject{Kind: ofService}, span); err != nil {
+				return nil, err
+			}
+			previous = showPeriod(span)
+		}
 	}
-	return sumOf(list), before, answer, nil
+	answer["buckets"], answer["total"], answer["previous"] = showBuckets(list), showTally(map[string]any{}, sumOf(list)), nil
+	if previous != nil {
+		previous["buckets"] = showBuckets(before)
+		answer["previous"] = showTally(previous, sumOf(before))
+	}
+	return answer, nil
+}
+
+// showMinutes returns the JSON fields that describe a period of minutes, which list has all.
+func showMinutes(list []bucket) map[string]any {
+	return map[string]any{"step": "minute", "from": Seconds(list[0].Start), "to": Seconds(list[len(list)-1].Start.Add(time.Minute))}
 }
 
 // attention returns what somebody should look at, each kind with its number, and the number of active
-// keys. Kinds with the number 0 are left out.
-func (v *overview) attention(ctx context.Context, now time.Time) (rows []any, active int, err error) {
-	var keys KeySurvey
-	failing, full, inURL := 0, 0, 0
-	var ending []any
-	err = v.usage.store.View(func(tx *Tx) (err error) {
-		if keys, err = v.usage.keyring.Survey(ctx, tx, now); err != nil {
-			return err
-		}
-		sent, err := v.usage.keyring.SentInURL(tx)
-		if err != nil {
-			return err
-		}
-		inURL = len(sent)
-		owners, err := FullOwners(tx)
-		if err != nil {
-			return err
-		}
-		full = len(owners)
-		if ending, err = endingTokens(tx, now); err != nil {
-			return err
-		}
-		failing, err = FailingWebhooks(tx)
-		return err
-	})
-	if err != nil {
-		return nil, 0, err
-	}
+// keys. Kinds with the number 0 are left out. A number about keys is that of the list with the same
+// filters, which the dashboard links to.
+func (v *overview) attention(r *Request) (rows []any, active int, err error) {
 	rows = []any{}
 	add := func(kind string, count int) {
 		if count > 0 {
 			rows = append(rows, map[string]any{"kind": kind, "count": count})
 		}
 	}
-	tried := v.refusals.keysTried(now.Add(-time.Hour))
 	switch made, failed := v.backups.Last(); {
 	case failed != nil:
 		add("backup_failed", 1)
 	case made.IsZero() && v.backups.Every() == 0:
 		add("no_backup", 1)
 	}
-	add("keys_revoked_used", tried[StatusRevoked])
-	add("keys_expired_used", tried[StatusExpired])
-	add("keys_in_url", inURL)
-	add("keys_at_limit", tried[StatusActive])
-	add("keys_expiring", keys.Expiring)
-	add("keys_rotating", keys.Rotating)
-	add("webhooks_failing", failing)
-	add("owners_full", full)
-	add("tokens_ending", len(ending))
-	add("keys_never_used", keys.NeverUsed)
-	add("keys_idle_90", keys.Idle90)
-	add("keys_without_end", keys.WithoutEnd)
-	return rows, keys.Active, nil
+	err = v.usage.store.View(func(tx *Tx) error {
+		keys, err := v.usage.keyring.Survey(r.Context(), tx, r.Latest)
+		if err != nil {
+			return err
+		}
+		active = keys.Active
+		for _, tagged := range []struct{ kind, tag, status string }{
+			{"keys_revoked_used", tagStillSent, StatusRevoked}, {"keys_expired_used", tagStillSent, StatusExpired},
+			{"keys_in_url", tagSentInURL, ""}, {"keys_at_limit", tagRateLimited, ""}, {"keys_rotating", tagRotating, ""},
+		} {
+			count, err := v.tags.Count(r, tx, tagged.tag, tagged.status)
+			if err != nil {
+				return err
+			}
+			add(tagged.kind, count)
+		}
+		add("keys_expiring", keys.Expiring)
+		failing, err1 := FailingWebhooks(tx)
+		full, err2 := FullOwners(tx)
+		ending, err3 := tokensEnding(tx, r.Latest)
+		add("webhooks_failing", len(failing))
+		add("owners_full", len(full))
+		add("tokens_ending", len(ending))
+		add("keys_never_used", keys.NeverUsed)
+		add("keys_idle_90", keys.Idle90)
+		add("keys_without_end", keys.WithoutEnd)
+		return errors.Join(err1, err2, err3)
+	})
+	return rows, active, err
 }
 
-// keysTried counts the keys that were refused lately, by the state that each had: those that were
-// revoked or expired, and active ones that a limit has refused since a time.
-func (f *Refusals) keysTried(since time.Time) map[string]int {
-	seen := map[string]string{}
+// endedKeys returns the ids of the keys that were sent although they were revoked or had expired.
+func (f *Refusals) endedKeys() map[string]bool {
+	ids := map[string]bool{}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	for i := range f.list {
 		one := &f.list[i]
-		ended := one.code == ErrKey.Code && (one.state == StatusRevoked || one.state == StatusExpired)
-		limited := one.code == ErrRateLimit.Code && one.state == StatusActive && !one.at.Before(since)
-		if one.key != "" && (ended || limited) {
-			seen[one.key] = one.state
+		if one.key != "" && one.code == ErrKey.Code && (one.state == StatusRevoked || one.state == StatusExpired) {
+			ids[one.key] = true
 		}
 	}
-	f.mu.Unlock()
-	counts := map[string]int{}
-	for _, state := range seen {
-		counts[state]++
-	}
-	return counts
+	return ids
 }

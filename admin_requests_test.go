@@ -2,10 +2,13 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -215,6 +218,91 @@ func TestOverview_Figures(t *testing.T) {
 	}
 }
 
+// Each line under "Needs attention" says how many there are, and the list that it leads to has as many.
+func TestOverview_AttentionLists(t *testing.T) {
+	b := newDashboard(t)
+	soon := func(days int) string {
+		return `"expires_at": "` + b.clock.Now().Add(time.Duration(days)*24*time.Hour).UTC().Format(time.RFC3339) + `"`
+	}
+	const reads = `["can_read_agents"]`
+	change := func(id, verb string) { b.operate(200, "POST", "/admin/v1/keys/"+id+"/"+verb, "") }
+	send := func(path, key string) { b.ask("GET", "/api/v1/agents"+path, key, "") }
+	b.key(reads) // idle
+	paused, _ := b.key(reads)
+	change(paused, "pause")
+	_, ending := b.key(reads, soon(92))
+	send("", ending)
+	b.clocks.Pass(91 * 24 * time.Hour)
+	b.post("/login", "name", "ann", "password", operatorPassword)
+
+	_, past := b.key(reads, soon(1))
+	b.clocks.Pass(25 * time.Hour)
+	b.post("/login", "name", "ann", "password", operatorPassword)
+	send("", past)
+	b.key(reads) // unused
+	b.key(reads, soon(5))
+	b.key(reads, soon(400))
+	for range 2 {
+		id, key := b.key(reads)
+		change(id, "rotate")
+		b.clocks.Pass(time.Minute)
+		send("?api_key="+key, "")
+		id, key = b.key(reads)
+		send("?api_key="+key, "")
+		change(id, "rotate")
+		change(id, "revoke")
+		send("", key)
+	}
+	for i := range 21 {
+		b.operate(201, "POST", "/admin/v1/tokens", fmt.Sprintf(`{"name": "t%d", "scope": "read", %s}`, i, soon(3)))
+	}
+	b.operate(201, "POST", "/admin/v1/tokens", `{"name": "lasting", "scope": "read", "expires_at": "never"}`)
+	for _, name := range []string{"well", "failing"} {
+		b.operate(201, "POST", "/admin/v1/webhooks", `{"name": "`+name+`", "url": "https://hooks.example.invalid/x", "subscribed_events": ["call.ended"]}`)
+	}
+	err := b.Store.Update(func(tx *Tx) error {
+		q, err := queueTable.Get(tx, IDKey(2))
+		if errors.Is(err, ErrNotFound) {
+			q, err = queue{Webhook: 2}, nil
+		}
+		q.Failing = b.clock.Now()
+		return errors.Join(err, queueTable.Put(tx, q))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := b.operate(201, "POST", "/admin/v1/owners", `{"name": "full"}`)["id"]
+	b.operate(201, "POST", "/admin/v1/contacts", `{"owner": "full", "first_name": "`+strings.Repeat("x", 200)+`"}`)
+	if err := b.Store.Update(func(tx *Tx) error { return LimitStorage(tx, uint64(full.(float64)), 200) }); err != nil {
+		t.Fatal(err)
+	}
+	_, key := b.key(reads, `"limits": {"requests_per_minute_limit": 1}`)
+	send("", key)
+	send("", key)
+
+	lines := regexp.MustCompile(`<li class="[a-z]*"><a href="([^"]+)">([^<]+)</a></li>`).FindAllStringSubmatch(b.get("/").Body.String(), -1)
+	counts := map[string]int{}
+	for _, line := range lines {
+		to, text := html.UnescapeString(line[1]), line[2]
+		w := b.get(to)
+		b.says(w, 200)
+		want := regexp.MustCompile(`\d+`).FindString(text)
+		if to == "/status" {
+			counts[to]++
+			continue
+		}
+		found := regexp.MustCompile(`(\d+) (?:found|that end)`).FindStringSubmatch(w.Body.String())
+		if found == nil || found[1] != want {
+			t.Errorf("%s: the list %s has %v", text, to, found)
+			continue
+		}
+		counts[to]++
+	}
+	if len(counts) != 13 || len(lines) != 13 {
+		t.Errorf("got the lines %v, want each kind but the failed backup", counts)
+	}
+}
+
 // The stream reports new requests, and ends with the session and with the service.
 func TestOverview_Stream(t *testing.T) {
 	for name, end := range map[string]func(b *browser) error{
@@ -246,9 +334,12 @@ func TestOverview_Stream(t *testing.T) {
 				}
 				t.Fatalf("the stream ended before %q", want)
 			}
-			next("0")
+			count, _ := b.changes()
+			next(fmt.Sprint(count))
 			noted(b.requests, "r", 200, epoch, 0)
-			next("1")
+			next(fmt.Sprint(count + 1))
+			b.key(`["can_read_calls"]`) // an operator's change too
+			next(fmt.Sprint(count + 2))
 			if err := end(b); err != nil {
 				t.Fatal(err)
 			}

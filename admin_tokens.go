@@ -62,7 +62,7 @@ func tokensEnding(tx *Tx, now time.Time) (ending []Token, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if token.Status(now) == StatusActive && !token.ExpiresAt.IsZero() && token.ExpiresAt.Sub(now) <= TokenNotice {
+		if token.EndsSoon(now) {
 			ending = append(ending, token)
 		}
 	}

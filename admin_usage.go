@@ -68,10 +68,24 @@ func showTally(fields map[string]any, counts Counts) map[string]any {
 	return fields
 }
 
-func showBuckets(list []bucket) []any {
-	rows := []any{}
+// bucketRow is a bucket as the admin endpoint shows it, with the counts by the names of StatusClasses. An
+// answer may have thousands, and a struct is encoded much faster than a map.
+type bucketRow struct {
+	Start        *string `json:"start"`
+	Requests     uint64  `json:"requests"`
+	OK           uint64  `json:"ok"`
+	ClientError  uint64  `json:"client_error"`
+	Unauthorized uint64  `json:"unauthorized"`
+	Forbidden    uint64  `json:"forbidden"`
+	RateLimited  uint64  `json:"rate_limited"`
+	ServerError  uint64  `json:"server_error"`
+}
+
+func showBuckets(list []bucket) []bucketRow {
+	rows := []bucketRow{}
 	for _, b := range list {
-		rows = append(rows, showTally(map[string]any{"start": Seconds(b.Start)}, b.Tally))
+		n := b.Tally
+		rows = append(rows, bucketRow{Seconds(b.Start), n.Total(), n[0], n[1], n[2], n[3], n[4], n[5]})
 	}
 	return rows
 }

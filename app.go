@@ -521,12 +521,23 @@ func (a *App) AdminDoor() (http.Handler, error) {
 		Admin: operators, Door: local, Accounts: a.accounts, Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
 		Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled,
-		Answered: func() (uint64, bool) { return a.requests.Noted(), !a.Server.Stopping() },
+		Changes: a.changes,
 	})
 	if err != nil {
 		return nil, err
 	}
 	return d.Handler()
+}
+
+// changes returns a number that grows with each request to the API and each entry of the audit log, and
+// whether the service is not stopping.
+func (a *App) changes() (count uint64, serving bool) {
+	var head AuditHead
+	err := a.Store.View(func(tx *Tx) (err error) {
+		head, err = ReadAuditHead(tx)
+		return err
+	})
+	return a.requests.Noted() + head.Number, err == nil && !a.Server.Stopping()
 }
 
 // instance returns 12 hex digits that tell this service from others on the same host: another store,

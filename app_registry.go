@@ -101,7 +101,7 @@ var registry = []part{
 		return Routes{Keyed: p.Routes(), Admin: p.AdminRoutes()}
 	}},
 	{name: "keys", tables: []Checked{&KeyTable}, routes: func(a *App) Routes {
-		p := NewAdmin(a.Store, a.Keyring, a.Limiter, a.history, a.keyRules())
+		p := NewAdmin(a.Store, a.Limiter, NewKeyTagger(a.Keyring, a.history, a.refusals), a.keyRules())
 		return Routes{Free: p.FreeRoutes(), Admin: p.AdminRoutes()}
 	}, work: func(a *App) []work {
 		return []work{
@@ -174,7 +174,7 @@ var registry = []part{
 	{name: "refusals", routes: func(a *App) Routes { return Routes{Admin: a.refusals.AdminRoutes()} }},
 	{name: "requests", routes: func(a *App) Routes { return Routes{Admin: a.requests.AdminRoutes()} }},
 	{name: "overview", routes: func(a *App) Routes {
-		return Routes{Admin: NewOverview(NewUsage(a.Store, a.Keyring, a.history), a.requests, a.refusals, a.backups).AdminRoutes()}
+		return Routes{Admin: NewOverview(NewUsage(a.Store, a.Keyring, a.history), a.requests, NewKeyTagger(a.Keyring, a.history, a.refusals), a.backups).AdminRoutes()}
 	}},
 	{name: "explain", routes: func(a *App) Routes {
 		routes := ExplainedRoutes{&a.routes, a.guards}

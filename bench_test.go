@@ -217,3 +217,36 @@ func BenchmarkHistory(b *testing.B) {
 		h.Note(CountedRequest{keys[i%len(keys)], "/api/v1/agents", "", 200, epoch})
 	}
 }
+
+// BenchmarkKeyRows updates the rows that a screen shows of a list of 10,000 keys, as an open page does
+// whenever there are new requests.
+func BenchmarkKeyRows(b *testing.B) {
+	d := newDashboard(b, func(c *Config) { c.Log.Access = false })
+	d.operate(201, "POST", "/admin/v1/keys/import", importMany(b, 10_000))
+	var ids []string
+	for _, row := range d.operate(200, "GET", "/admin/v1/keys?limit=25", "")["keys"].([]any) {
+		id := row.(map[string]any)["id"].(string)
+		ids = append(ids, id)
+		for hour := range 24 {
+			for n := range 3 + hour%5 {
+				d.App.history.Note(CountedRequest{id, "/api/v1/calls", "", []int{200, 200, 404, 429, 500}[n%5], d.clock.Now().Add(-time.Duration(hour) * time.Hour)})
+			}
+		}
+	}
+	if err := d.App.history.Flush(); err != nil {
+		b.Fatal(err)
+	}
+	path := "/keys/rows?ids=" + strings.Join(ids, ",")
+	var times []time.Duration
+	for b.Loop() {
+		r, w := d.request("GET", path), httptest.NewRecorder()
+		r.AddCookie(d.sessionCookie())
+		began := time.Now()
+		if d.door.ServeHTTP(w, r); w.Code != 200 || strings.Count(w.Body.String(), "<tr ") != len(ids) {
+			b.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		times = append(times, time.Since(began))
+	}
+	slices.Sort(times)
+	b.ReportMetric(float64(times[len(times)/2].Microseconds())/1000, "p50-ms")
+}

@@ -102,10 +102,9 @@ func TestBrowser(t *testing.T) {
 	second.sees("Revoked: requests get 401")
 	wantStatus(t, p.api, secret, 401)
 
-	// The first tab still shows the key as it was.
+	// The first tab follows.
 	p.front()
-	p.click(`form[action$="/pause"] button`)
-	p.sees("The key was revoked on")
+	p.wait("the state of the key", `document.getElementById("state").textContent === "Revoked" && !document.querySelector('form[action$="/pause"]')`)
 	p.open("/keys")
 	p.sees("No keys match")
 
@@ -629,6 +628,7 @@ func TestBrowser_Journey(t *testing.T) {
 			p.open("/login")
 			p.login(operatorPassword)
 			p.wait("the first page", `document.querySelector(".brand") && document.readyState === "complete"`)
+			p.open("/")
 			clicks := 0
 			click := func(selector string) {
 				t.Helper()
@@ -637,11 +637,9 @@ func TestBrowser_Journey(t *testing.T) {
 			}
 			if width >= 960 {
 				click(`.side a[href="/keys"]`)
-			} else {
-				p.open("/keys") // the first page of today; its entry of the menu is a click more
+				p.sees("in use; revoked ones are hidden")
 			}
-			p.sees("Create New API Key")
-			click(`a[href="/keys/new"]`)
+			click(`.head a[href="/keys/new"]`)
 			p.sees("More options")
 			for _, selector := range []string{"#name", "input[name=permission]", "button.main"} {
 				p.wait(selector+" on the first screen", fmt.Sprintf(`(() => {
@@ -695,6 +693,64 @@ func TestBrowser_Journey(t *testing.T) {
 	p.sees("Pause 14 keys?")
 	p.click("main form button")
 	p.sees("Paused 14 keys")
+}
+
+// TestBrowser_Live wants open pages to follow what happens elsewhere, with a stream and without, to leave
+// alone what somebody uses, and to say when what they show is old.
+func TestBrowser_Live(t *testing.T) {
+	for _, streams := range []bool{true, false} {
+		t.Run(fmt.Sprint("stream ", streams), func(t *testing.T) {
+			p := openBrowser(t)
+			if !streams {
+				p.load("delete window.EventSource")
+			}
+			var made struct{ ID, Key string }
+			p.post("/admin/v1/keys", map[string]any{"name": "kiosk", "permissions": []string{"can_read_agents"}}, &made)
+			path := "/keys/" + made.ID
+			p.operator(path)
+			p.sees("nothing used")
+			wantStatus(t, p.api, made.Key, 200)
+			p.sees("Requests per minute: 1 of 60")
+			p.sees("just now from 127.0.0.1")
+			p.wait("the count of 24 hours", `document.querySelector("#details .counts").textContent === "1"`)
+			p.do(chromedp.Evaluate(`document.querySelector("#limits details").open = true`, nil))
+			p.post("/admin/v1"+path+"/pause", nil, nil)
+			p.wait("the state", `document.getElementById("state").textContent === "Paused" && document.querySelector('form[action$="/resume"]')`)
+			p.wait("the form that is in use", `document.querySelector("#limits details").open`)
+
+			p.open("/keys")
+			p.click("tr[data-key] input[type=checkbox]")
+			p.sees("1 selected:")
+			p.focus("#search")
+			p.post("/admin/v1"+path+"/resume", nil, nil)
+			p.wait("the row", `document.querySelector("tr[data-key] .state").textContent.includes("Active") && document.querySelector("tr[data-key] input").checked`)
+			p.do(chromedp.Evaluate(`document.getElementById("live").click()`, nil))
+			p.post("/admin/v1"+path+"/pause", nil, nil)
+			p.do(chromedp.Evaluate(`document.getElementById("live").click()`, nil))
+			p.wait("the row again", `document.querySelector("tr[data-key] .state").textContent.includes("Paused")`)
+
+			// The chart is read by the arrow keys.
+			p.open(path + "/usage")
+			p.focus(".chart > .scroll")
+			p.press(kb.ArrowLeft)
+			p.wait("the tip of the last hour", `/: 1 request$/.test(document.querySelector(".tip").textContent)`)
+			p.press(kb.ArrowLeft)
+			p.wait("the tip of the hour before", `/: 0 requests$/.test(document.querySelector(".tip").textContent)`)
+			p.press(kb.Escape)
+			p.wait("no tip", `document.querySelector(".tip").textContent === ""`)
+
+			p.open("/")
+			p.sees("Requests in the last 24 hours")
+			p.wait("no warning", `document.getElementById("stale").textContent === ""`)
+			second := p.another()
+			second.open("/account")
+			second.click(`form[action="/logout-everywhere"] button`)
+			second.sees("Password")
+			p.front()
+			p.sees("Your session has ended. Reload the page to log in.")
+			p.sees("Requests in the last 24 hours")
+		})
+	}
 }
 
 // TestBrowser_SignOn logs in and out by single sign-on, without script: the policy of the pages must

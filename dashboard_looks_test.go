@@ -28,6 +28,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"latchkey/cli"
 	"latchkey/tests/program"
 )
 
@@ -97,6 +98,10 @@ func (p *tab) faults(glance bool) (list []string) {
 	return list
 }
 
+// refusedRequest stands for the id of a refused request in the paths of lookedAt. The list of requests
+// begins anew with the server.
+const refusedRequest = "REFUSED"
+
 // lookedAt gives the pages to look at: each of the dashboard's, by its pattern.
 func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 	t.Helper()
@@ -105,10 +110,10 @@ func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 		if !is || slices.Contains([]string{"/keys/rows", "/keys/{id}/used"}, path) { // those are for the script
 			continue
 		}
-		if strings.HasPrefix(path, "/requests/") { // the list begins anew with the server
-			continue
-		}
 		id := "1"
+		if strings.HasPrefix(path, "/requests/") {
+			id = refusedRequest
+		}
 		if strings.HasPrefix(path, "/keys/") {
 			id = keys["booking site"]
 		} else if strings.HasPrefix(path, "/variables/") {
@@ -117,7 +122,7 @@ func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 		paths = append(paths, strings.ReplaceAll(path, "{id}", id))
 	}
 	slices.Sort(paths)
-	return append(paths, "/keys?status=any&search=nothing-fits", "/keys?status=any", "/keys/missing", "/calendar?week="+week().Format(time.DateOnly),
+	return append(paths, "/keys?status=any&search=nothing-fits", "/keys?status=any", "/keys/missing", "/nothing", "/keys/"+keys["crm"]+"/usage?range=24h", "/keys/"+keys[evil]+"/usage", "/?range=7d", "/calendar?week="+week().Format(time.DateOnly),
 		"/keys/"+keys["crm"]+"?of=crm", "/keys/"+keys["partner"]+"?of=partner", "/keys/"+keys["old import"]+"?of=import", "/keys/"+keys[evil]+"?of=evil", "/keys/new?preset=caller&name=booking+site")
 }
 
@@ -157,7 +162,17 @@ func TestBrowser_Looks(t *testing.T) {
 	p.open("/keys")
 	p.login(operatorPassword)
 	p.sees("Create New API Key")
+	p.refused(secrets["booking site"])
+	var list struct {
+		Refusals []struct {
+			ID string `json:"request_id"`
+		}
+	}
+	if err := p.socket.Do(p.ctx, cli.Request{Method: "GET", Path: "/admin/v1/refusals"}, &list); err != nil || len(list.Refusals) == 0 {
+		t.Fatalf("got %v, %v", list, err)
+	}
 	for _, path := range paths {
+		path = strings.Replace(path, refusedRequest, list.Refusals[0].ID, 1)
 		if path == "/keys" || path == "/keys/"+keys["booking site"] { // meters and refusals to look at
 			for range 23 {
 				wantStatus(t, p.api, secrets["booking site"], 200)
@@ -165,7 +180,7 @@ func TestBrowser_Looks(t *testing.T) {
 			p.refused(secrets["booking site"])
 		}
 		p.open(path)
-		if lost := strings.Contains(p.text(), "That did not work"); lost != (path == "/keys/missing") {
+		if lost := strings.Contains(p.text(), "Not found"); lost != (path == "/keys/missing" || path == "/nothing") {
 			t.Errorf("%s: got %s", path, p.text())
 		}
 		look(path)

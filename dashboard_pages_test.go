@@ -79,16 +79,22 @@ func TestKeyPages_Tags(t *testing.T) {
 	}
 	b.ask("GET", "/api/v1/agents?api_key="+key3, "", "")
 	b.operate(200, "POST", "/admin/v1/keys/"+rotating+"/rotate", "")
-	all := []string{unused, ending, limited, sent, rotating}
-	wants := map[string]string{"never_used": unused, "expires_soon": ending, "rate_limited": limited, "sent_in_url": sent, "rotating": rotating}
+	ended, key5 := b.key(`["can_read_agents"]`)
+	b.operate(200, "POST", "/admin/v1/keys/"+ended+"/revoke", "")
+	b.ask("GET", "/api/v1/agents", key5, "")
+	all := []string{unused, ending, limited, sent, rotating, ended}
+	wants := map[string][]string{
+		"never_used": {unused}, "expires_soon": {ending}, "never_expires": {unused, limited, sent, rotating}, "rate_limited": {limited}, "sent_in_url": {sent}, "rotating": {rotating},
+		"still_sent&status=any": {ended},
+	}
 	if len(wants) != len(keyTags()) {
 		t.Errorf("got %d tags, want %d", len(keyTags()), len(wants))
 	}
 	for _, flushed := range []string{"", " after the uses were stored"} {
 		for tag, want := range wants {
-			page := b.tells("/keys?tag="+tag, "1 found", `aria-current="true"`)
+			page := b.tells("/keys?tag="+tag, fmt.Sprint(len(want), " found"), `aria-current="true"`)
 			for _, id := range all {
-				if shown := strings.Contains(page, `data-key="`+id+`"`); shown != (id == want) {
+				if shown := strings.Contains(page, `data-key="`+id+`"`); shown != slices.Contains(want, id) {
 					t.Errorf("%s%s: %s is in the list: %v", tag, flushed, id, shown)
 				}
 			}
@@ -177,7 +183,7 @@ func TestKeyPages_Bulk(t *testing.T) {
 			t.Errorf("got %d, want %d", w.Code, want)
 		}
 	}
-	send(404, "No such endpoint", "do", "explode")
+	send(404, "no such action", "do", "explode")
 	send(200, "Pause 2 keys?", "do", "pause")
 	alive(key, 200)
 	send(200, "Paused 2 keys", "do", "pause", "confirmed", "yes")
@@ -260,7 +266,7 @@ func TestKeyPages_Change(t *testing.T) {
 	path := "/keys/" + id
 	b.ask("GET", "/api/v1/agents", key, "")
 	b.ask("GET", "/api/v1/calls", key, "")
-	b.tells(path+"/usage", "2 requests, 1 refused in the last 7 days.", "<th scope=\"row\">2026-02-03T09:00:00Z</th><td>2</td><td>1</td>", `href="/admin/v1/keys/`+id+`/history?step=day&amp;format=csv"`)
+	b.tells(path+"/usage", "2 requests, 1 refused in the last 7 days.", `<time datetime="2026-02-03T09:00:00Z">3 Feb 09:00</time></th><td class="number">2</td><td class="number">1</td>`, `href="/admin/v1/keys/`+id+`/history?step=hour&amp;last=168&amp;format=csv"`)
 	b.tells(path, "Requests per minute: 2 of 9", "next unit free", `name="limit.requests_per_minute_limit" type="number" min="1" max="1000000000" placeholder="60" value="9"`)
 	if w := b.get("/admin/v1/keys/" + id + "/history?step=hour&format=csv"); w.Code != 200 || !strings.Contains(w.Body.String(), id+",test,admin,2026-02-03T09:00:00Z,2,1,0,0,1,0,0") {
 		t.Errorf("got %d %s", w.Code, w.Body)
@@ -280,8 +286,8 @@ func TestKeyPages_Change(t *testing.T) {
 	if w := b.post(path+"/rotate", "overlap", "3600"); w.Code != 200 || !strings.Contains(w.Body.String(), "It is shown only now") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	b.tells(path+"/used", `"last_used_at":null`, `"text":"Requests per minute: 2 of 60"`) // of the new secret
-	b.tells("/keys/rows?ids=key_none,"+id, `<tr data-key="`+id+`"`, "Requests per minute: 2 of 60", "Rotating")
+	b.tells(path+"/used", "Waiting for the first request") // of the new secret
+	b.tells("/keys/rows?ids=key_none,"+id, `<tr id="`+id+`" data-refresh data-key="`+id+`"`, "Requests per minute: 2 of 60", "Rotating")
 	b.tells(path, "Rotation", "End old secret", "in 1 hour", "192.0.2.1", "<b>is still used</b>")
 	if w := b.post(path+"/finish", "unused", "3600"); w.Code != 409 || !strings.Contains(w.Body.String(), "Nothing was ended.") {
 		t.Errorf("got %d %s", w.Code, w.Body)
@@ -477,7 +483,7 @@ func TestKeyPages_Sent(t *testing.T) {
 	if page := b.tells("/keys/"+id+"/requests", "None since the server started"); strings.Contains(page, "Proxies, browsers") {
 		t.Error("advice on URLs for a key that was never in one")
 	}
-	b.tells("/keys/"+id+"/usage", "No request in the last 90 days")
+	b.tells("/keys/"+id+"/usage", "No request in this time. The key was never used.")
 	b.ask("GET", "/api/v1/agents", key, "")
 	b.ask("GET", "/api/v1/agents?api_key="+key, "", "")
 	b.ask("GET", "/api/v1/calls", key, "")

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"html"
+	"io"
 	"mime/multipart"
 	"net/http"
 	"net/http/cookiejar"
@@ -415,13 +417,13 @@ func TestDashboard_Key(t *testing.T) {
 			t.Errorf("%s: got %d %s", page, w.Code, w.Body)
 		}
 	}
-	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), `"last_used_at":null`) {
+	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), "Waiting for the first request") {
 		t.Errorf("got %s", w.Body)
 	}
 	if w := b.ask("GET", "/api/v1/agents", found[1], ""); w.Code != 200 {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), `"last_used_ip":"192.0.2.1"`) {
+	if w := b.get("/keys/" + id + "/used"); !strings.Contains(w.Body.String(), "First request seen, from 192.0.2.1.") {
 		t.Errorf("got %s", w.Body)
 	}
 	if w := b.get("/keys/" + id); !strings.Contains(w.Body.String(), `just now</time> from <span class="mono">192.0.2.1`) || !strings.Contains(w.Body.String(), "Requests per minute: 1 of 5") {
@@ -515,6 +517,105 @@ func TestDashboard_SecurityFields(t *testing.T) {
 		for name, value := range want {
 			if got := w.Header()[name]; len(got) != 1 || got[0] != value {
 				t.Errorf("%s: %s: got %q, want %q", tt.request.URL, name, got, value)
+			}
+		}
+	}
+}
+
+// Each page loads its files under addresses that change with the content, so browsers keep them. They are
+// packed if the browser takes that, and not sent again if it has them.
+func TestDashboard_Static(t *testing.T) {
+	b := newDashboard(t)
+	page := b.get("/keys").Body.String()
+	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
+		at := regexp.MustCompile(`/static/` + regexp.QuoteMeta(name) + `\?v=[0-9a-f]{24}`).FindString(page)
+		if at == "" {
+			t.Fatalf("the page does not load %s", name)
+		}
+		ask := func(path, encoding, known string) *httptest.ResponseRecorder {
+			r := b.request("GET", path)
+			r.Header.Set("Accept-Encoding", encoding)
+			r.Header.Set("If-None-Match", known)
+			w := b.send(r)
+			if got := w.Header().Get("Vary"); got != "Accept-Encoding" {
+				t.Errorf("%s: got Vary %q", path, got)
+			}
+			return w
+		}
+		plain := ask(at, "", "")
+		if got := plain.Header().Get("Cache-Control"); plain.Code != 200 || !strings.Contains(got, "immutable") || plain.Header().Get("Content-Encoding") != "" {
+			t.Errorf("%s: got %d, %q", at, plain.Code, plain.Header())
+		}
+		for _, path := range []string{"/static/" + name, at + "0"} {
+			if got := ask(path, "", "").Header().Get("Cache-Control"); got != "no-cache" {
+				t.Errorf("%s: got %q, want no-cache", path, got)
+			}
+		}
+		for _, encoding := range []string{"gzip;q=0", "br", "identity, gzip; q=0.0", "*;q=0"} {
+			if got := ask(at, encoding, "").Header().Get("Content-Encoding"); got != "" {
+				t.Errorf("%q: got %s", encoding, got)
+			}
+		}
+		tags := map[string]bool{plain.Header().Get("ETag"): true}
+		for _, encoding := range []string{"gzip, deflate, br", "br;q=1.0, GZIP;q=0.5", "*"} {
+			w := ask(at, encoding, "")
+			if w.Header().Get("Content-Encoding") != "gzip" || w.Header().Get("Content-Type") != plain.Header().Get("Content-Type") {
+				t.Fatalf("%q: got %v", encoding, w.Header())
+			}
+			size := w.Body.Len()
+			unpacked, err := gzip.NewReader(w.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if data, err := io.ReadAll(unpacked); err != nil || string(data) != plain.Body.String() {
+				t.Errorf("%q: got other content, %v", encoding, err)
+			}
+			if name != "icon.svg" && size*2 > plain.Body.Len() {
+				t.Errorf("%s: got %d bytes of %d", name, size, plain.Body.Len())
+			}
+			tag := w.Header().Get("ETag")
+			tags[tag] = true
+			if again := ask(at, encoding, tag); again.Code != 304 || again.Body.Len() != 0 {
+				t.Errorf("%s: got %d, want 304", name, again.Code)
+			}
+		}
+		if again := ask(at, "gzip", plain.Header().Get("ETag")); len(tags) != 2 || again.Code != 200 {
+			t.Errorf("%s: got the tags %v and %d, want two forms", name, tags, again.Code)
+		}
+	}
+}
+
+// What has no page, or not in this way, is answered with a page that says so and leads on.
+func TestDashboard_Faults(t *testing.T) {
+	b := newDashboard(t)
+	stranger := newBrowser(b.testApp)
+	for _, tt := range []struct {
+		method, path  string
+		status        int
+		title, text   string
+		back, allowed string
+	}{
+		{"GET", "/nothing", 404, "Not found", "There is no page at this address", `href="/"`, ""},
+		{"GET", "/static/none.js", 404, "Not found", "There is no page at this address", `href="/"`, ""},
+		{"GET", "/keys/key_none", 404, "Not found", "There is no key with this id.", `<a class="button" href="/keys">API Keys</a>`, ""},
+		{"GET", "/webhooks/99", 404, "Not found", "There is no webhook 99.", `<a class="button" href="/webhooks">Webhooks</a>`, ""},
+		{"GET", "/requests/none", 404, "Not found", "not among the latest", `<a class="button" href="/requests">Requests</a>`, ""},
+		{"POST", "/requests", 405, "That did not work", "does not accept POST requests", `<a class="button" href="/requests">Requests</a>`, "GET, HEAD"},
+		{"DELETE", "/keys", 405, "That did not work", "does not accept DELETE requests", `<a class="button" href="/keys">API Keys</a>`, "GET, HEAD, POST"},
+	} {
+		for who, browser := range map[string]*browser{"operator": b, "stranger": stranger} {
+			r := browser.request(tt.method, tt.path)
+			r.Header.Set("Sec-Fetch-Site", "same-origin")
+			w := browser.send(r)
+			if who == "stranger" && w.Code == 303 { // to the login
+				continue
+			}
+			browser.says(w, tt.status, `<html lang="en">`, "<title>"+tt.title+" - Latchkey</title>", "<h1>"+tt.title+"</h1>", `role="alert"`, tt.text, `href="/"`, "style.css")
+			if who == "operator" && !strings.Contains(w.Body.String(), tt.back) || strings.Contains(w.Body.String(), "Sign out") != (who == "operator") {
+				t.Errorf("%s, %s %s: got %s", who, tt.method, tt.path, w.Body)
+			}
+			if got := w.Header().Get("Allow"); got != tt.allowed {
+				t.Errorf("%s %s: got Allow %q, want %q", tt.method, tt.path, got, tt.allowed)
 			}
 		}
 	}
@@ -728,6 +829,25 @@ func TestRecords_Addresses(t *testing.T) {
 			t.Errorf("%q: got %s", tt.url, page)
 		}
 	}
+}
+
+// The page of an owner has one chart of the requests with all its keys.
+func TestOwnerPages_Chart(t *testing.T) {
+	b := newDashboard(t)
+	id := b.operate(201, "POST", "/admin/v1/owners", `{"name": "ann"}`)["id"]
+	path := fmt.Sprint("/owners/", id)
+	if page := b.tells(path); strings.Contains(page, "Requests of its keys") {
+		t.Error("an owner without keys has a chart")
+	}
+	_, key1 := b.key(`["can_read_agents"]`, `"owner": "ann"`)
+	_, key2 := b.key(`["can_read_agents"]`, `"owner": "ann"`)
+	_, other := b.key(`["can_read_agents"]`)
+	b.tells(path, "No request in the last 24 hours.")
+	for _, key := range []string{key1, key2, key2, other} {
+		b.ask("GET", "/api/v1/agents", key, "")
+	}
+	b.ask("GET", "/api/v1/calls", key2, "")
+	b.tells(path, "4 requests, 1 refused in the last 24 hours.", `<td class="number">4</td><td class="number">3</td><td class="number">0</td><td class="number">0</td><td class="number">1</td>`)
 }
 
 func TestOwnerPages_Limits(t *testing.T) {

@@ -31,6 +31,9 @@ type AdminRecords[T any] struct {
 	Filters []string
 	Filter  func(tx *Tx, name, value string) (Filter, error)
 	Words   map[string][]string
+	// AnyOf returns the filters of which a record must pass one if the list has the parameter name. It
+	// returns nil for parameters that Filter knows. It may be nil.
+	AnyOf func(tx *Tx, name string) ([]Filter, error)
 	// Columns are the names of the columns that a CSV import may have. Row converts the cells of
 	// one line, by column name, to the members of a body. If Row is nil, only JSON can be
 	// imported.
@@ -123,6 +126,14 @@ func (c *AdminRecords[T]) query(tx *Tx, q url.Values) (query Query, err error) {
 		value := q.Get(name)
 		if value == "" || name == "search" {
 			continue
+		}
+		if c.AnyOf != nil {
+			if query.Any, err = c.AnyOf(tx, name); err != nil {
+				return query, err
+			}
+			if query.Any != nil {
+				continue
+			}
 		}
 		f := Filter{name, []byte(value)}
 		if c.Filter != nil {

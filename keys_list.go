@@ -27,6 +27,7 @@ type KeyFilter struct {
 	Permission         Permission    // the key must have one of these
 	Unused             time.Duration // the key was neither used nor created within this time
 	NeverUsed          bool
+	WithoutEnd         bool            // the key never expires
 	ExpiresBefore      time.Time       // the key expires before this time
 	Only               map[string]bool // ids of the keys that pass; nil is no filter
 	Sort               string          // "created", "name", "last_used" or "expires"; "" is "created"
@@ -279,7 +280,7 @@ func (k *Keyring) SentInURL(tx *Tx) (ids map[string]bool, err error) {
 // Empty reports whether the filter selects all keys and sorts them newest first.
 func (f KeyFilter) Empty() bool {
 	return f.Status == "" && len(f.Words) == 0 && f.Environment == "" && f.Owner == "" && f.Permission == 0 && f.Unused == 0 && !f.NeverUsed &&
-		f.ExpiresBefore.IsZero() && f.Only == nil && f.Sort == "" && !f.Ascending
+		!f.WithoutEnd && f.ExpiresBefore.IsZero() && f.Only == nil && f.Sort == "" && !f.Ascending
 }
 
 // selectionBuffers keeps the memory of lists for the next list.
@@ -440,8 +441,11 @@ func (s *keySelection) readUses(tx *Tx, unstored map[string]time.Time) (err erro
 	return nil
 }
 
-// tagged reports whether the key with this id and expiry passes the filters Only and ExpiresBefore.
+// tagged reports whether the key with this id and expiry passes the filters Only, WithoutEnd and ExpiresBefore.
 func (f *KeyFilter) tagged(id []byte, expires time.Time) bool {
+	if f.WithoutEnd && !expires.IsZero() {
+		return false
+	}
 	return (f.Only == nil || f.Only[string(id)]) && (f.ExpiresBefore.IsZero() || !expires.IsZero() && expires.Before(f.ExpiresBefore))
 }
 

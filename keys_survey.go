@@ -13,10 +13,9 @@ const ExpiresSoon = 7 * 24 * time.Hour
 type KeySurvey struct {
 	Active     int
 	Expiring   int // active, and end within ExpiresSoon
-	NeverUsed  int // active, older than a day, and never used
+	NeverUsed  int // active, and never used
 	Idle90     int // active, neither used nor created within 90 days
 	WithoutEnd int // active, without an end
-	Rotating   int // with a previous secret that is still valid
 }
 
 // Survey counts keys. now is from Clock.Latest. Survey ends with an error when ctx is done. It reads the
@@ -47,7 +46,6 @@ func (k *Keyring) Survey(ctx context.Context, tx *Tx, now time.Time) (found KeyS
 			found.add(&facts[bit], used, now)
 		}
 	}
-	found.Rotating = len(k.Rotating(tx, now))
 	return found, nil
 }
 
@@ -64,7 +62,7 @@ func (s *KeySurvey) add(k *keyFacts, used, now time.Time) {
 	} else if expires.Sub(now) < ExpiresSoon {
 		s.Expiring++
 	}
-	if used.IsZero() && now.Sub(created) >= day {
+	if used.IsZero() {
 		s.NeverUsed++
 	}
 	if now.Sub(latest(used, created)) >= 90*day {

@@ -112,8 +112,24 @@ type owners struct {
 // records would then belong to nobody.
 func NewOwners(store *Store, keyring *Keyring) *owners {
 	c := &owners{keyring: keyring}
-	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Filters: []string{"search"}, Keep: true}
+	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Filters: []string{"search", "storage"}, Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true}
 	return c
+}
+
+// fullOwners returns the filters for the owners with little storage left.
+func fullOwners(tx *Tx, _ string) (list []Filter, err error) {
+	full, err := FullOwners(tx)
+	if err == nil && len(full) == 0 {
+		err = ErrNotFound
+	}
+	for _, s := range full {
+		o, bad := ownerTable.Get(tx, IDKey(s.Owner))
+		if bad != nil {
+			return nil, bad
+		}
+		list = append(list, Filter{"name", []byte(o.Name)})
+	}
+	return list, err
 }
 
 // OwnerTables returns the tables of owners, of their limits and of their storage limits, for store

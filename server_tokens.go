@@ -84,6 +84,11 @@ func (t Token) Status(now time.Time) string {
 	return StatusActive
 }
 
+// EndsSoon reports whether the token is active at now and ends within TokenNotice.
+func (t Token) EndsSoon(now time.Time) bool {
+	return t.Status(now) == StatusActive && !t.ExpiresAt.IsZero() && t.ExpiresAt.Sub(now) <= TokenNotice
+}
+
 // replaced returns the index in Previous of the secret with this hash, or -1 if it is the current
 // secret.
 func (t Token) replaced(hash []byte) int {
@@ -301,8 +306,8 @@ func (t *Token) fill(body *Body, now time.Time) error {
 
 // list answers with a page of the tokens, newest first.
 func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit")
-	if err != nil {
+	q, err := r.Query("page", "limit", "ends_soon")
+	if err = errors.Join(err, CheckWord(q, "ends_soon", "true")); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -315,7 +320,9 @@ func (t *Tokens) list(w http.ResponseWriter, r *Request) error {
 			if err != nil {
 				return err
 			}
-			rows = append(rows, token.Show(r.Latest))
+			if q.Get("ends_soon") == "" || token.EndsSoon(r.Latest) {
+				rows = append(rows, token.Show(r.Latest))
+			}
 		}
 		return nil
 	})

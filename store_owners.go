@@ -175,6 +175,22 @@ func OwnersStorage(tx *Tx) iter.Seq2[OwnerStorage, error] {
 	}
 }
 
+// warnPercent is the used part of a limit from which on an owner's storage is reported.
+const warnPercent = 80
+
+// FullOwners returns the owners whose storage is at least 80 % full, by ascending id.
+func FullOwners(tx *Tx) (list []OwnerStorage, err error) {
+	for s, err := range OwnersStorage(tx) {
+		if err != nil {
+			return nil, err
+		}
+		if s.Filling(warnPercent) {
+			list = append(list, s)
+		}
+	}
+	return list, nil
+}
+
 // Filling reports whether at least percent of the limit is used.
 func (s OwnerStorage) Filling(percent int64) bool {
 	return s.Limit > 0 && s.Bytes >= s.Limit/100*percent+s.Limit%100*percent/100

@@ -381,8 +381,8 @@ func (h *webhookAdmin) list(w http.ResponseWriter, r *Request) error {
 }
 
 func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit")
-	if err != nil {
+	q, err := r.Query("page", "limit", "failing")
+	if err = errors.Join(err, CheckWord(q, "failing", "true")); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 1000)
@@ -392,6 +392,9 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 	rows, count := []any{}, 0
 	err = r.View(h.store, func(tx *Tx) error {
 		hooks, n, err := webhookTable.Page(tx, Query{Context: r.Context()}, page.Bounds)
+		if q.Get("failing") != "" {
+			hooks, n, err = failingPage(tx, page)
+		}
 		if err != nil {
 			return err
 		}
@@ -409,6 +412,23 @@ func (h *webhookAdmin) listAll(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "webhooks", rows))
+}
+
+// failingPage returns a page of the webhooks whose last attempt failed, and the number of all of them.
+func failingPage(tx *Tx, page Page) (hooks []webhook, count int, err error) {
+	ids, err := FailingWebhooks(tx)
+	if err != nil {
+		return nil, 0, err
+	}
+	from, to := page.Bounds(len(ids))
+	for _, id := range ids[from:to] {
+		hook, err := findWebhook(tx, id)
+		if err != nil {
+			return nil, 0, err
+		}
+		hooks = append(hooks, hook)
+	}
+	return hooks, len(ids), nil
 }
 
 // read returns the webhook with the id in the path, as find does. If then is not nil, read calls it

@@ -726,15 +726,15 @@ func sweepQueue(tx *Tx, webhook uint64, now time.Time) (more bool, err error) {
 	return true, b.flush()
 }
 
-// FailingWebhooks returns the number of webhooks whose last attempt failed.
-func FailingWebhooks(tx *Tx) (n int, err error) {
+// FailingWebhooks returns the ids of the webhooks whose last attempt failed.
+func FailingWebhooks(tx *Tx) (ids []uint64, err error) {
 	for q, err := range queueTable.All(tx, Forward) {
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if !q.Failing.IsZero() {
-			n++
+			ids = append(ids, q.Webhook)
 		}
 	}
-	return n, nil
+	return ids, nil
 }

@@ -136,23 +136,7 @@ func StorageWatchTables() []Checked { return []Checked{&storageWarningTable} }
 
 // An owner's storage is reported when it is 80 % full, and again only after it was less than 75 %
 // full in between.
-const (
-	warnPercent  = 80
-	clearPercent = 75
-)
-
-// FullOwners returns the owners whose storage is at least 80 % full, by ascending id.
-func FullOwners(tx *Tx) (list []OwnerStorage, err error) {
-	for s, err := range OwnersStorage(tx) {
-		if err != nil {
-			return nil, err
-		}
-		if s.Filling(warnPercent) {
-			list = append(list, s)
-		}
-	}
-	return list, nil
-}
+const clearPercent = 75
 
 // CheckOwners logs owners whose storage has become 80 % full, and publishes owner.storage_warning
 // for each. Call it about once a minute.

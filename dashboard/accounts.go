@@ -236,7 +236,7 @@ func (d *Dashboard) loggedIn(p page) http.HandlerFunc {
 		}
 		if p.Needs != anyRole && !v.may(p.Needs) {
 			fault := faultOf(d.o.Accounts.Refuse(r, s, p.Needs))
-			v.show(fault.Status, "fault", view{Title: "Not allowed", Fault: fault.Message, Data: p.Needs})
+			v.show(fault.Status, "fault", view{Title: faultTitle(fault.Status), Fault: fault.Message})
 			return
 		}
 		if _, ok := v.form(); ok && v.confirmed() {
@@ -259,7 +259,7 @@ func readQuery(r *http.Request) (url.Values, error) {
 func (d *Dashboard) showLogin(w http.ResponseWriter, r *http.Request) {
 	known, err := d.o.Accounts.Any()
 	if err != nil {
-		http.Error(w, "The store cannot be read.", http.StatusServiceUnavailable)
+		d.render(w, http.StatusServiceUnavailable, "fault", view{Title: faultTitle(http.StatusServiceUnavailable), Fault: "The store cannot be read. Try again in a moment; if it lasts, the server's log has the reason."})
 		return
 	}
 	page := loginPage{Known: known, To: "/login", NameField: "name", PasswordField: "password"}

@@ -6,11 +6,13 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/figures"
 )
 
 // limitBar is a bar that shows how much of a limit is used. Free is the time at which the next unit is
@@ -120,9 +122,8 @@ type state struct{ Word, Class string }
 const soon = 7 * 24 * time.Hour
 
 // stateOf returns the first state that applies: revoked, expired or paused; rate-limited; expires
-// soon; never used; active. used is the usage of the key in the last 24 hours; its member
-// limited_at is set if a limit has refused a request in the last minutes.
-func stateOf(key, used map[string]any, now time.Time) state {
+// soon; never used; active. used is the usage of the key in the last 24 hours.
+func stateOf(key map[string]any, used keyUsage, now time.Time) state {
 	status, _ := key["status"].(string)
 	if status != keyActive {
 		return state{capital(status), status}
@@ -130,7 +131,7 @@ func stateOf(key, used map[string]any, now time.Time) state {
 	ends, _ := key["expires_at"].(string)
 	at, err := clock.ParseTime(ends)
 	switch {
-	case used["limited_at"] != nil:
+	case used.LimitedAt != "":
 		return state{"Rate-limited", "failed"}
 	case err == nil && at.Sub(now) < soon:
 		return state{"Expires soon", "paused"}
@@ -195,43 +196,90 @@ func ago(at any, now time.Time) string {
 	return "just now"
 }
 
-// chart is a bar chart of requests. Each hour or day has a bar, with the refused requests at its
-// top. Lengths are in units of the drawing.
+// chart is a bar chart of requests by outcome. Each step of time, such as an hour, has a bar. Lengths
+// are in units of the drawing.
 type chart struct {
 	Label         string // what the chart shows, as a sentence
 	Width, Height int
-	Bars          []chartBar
-	Top, Middle   string   // numbers at the vertical axis
-	Marks         []string // texts under the bars, evenly spaced
-	Rows          []chartRow
-	CSV           string // address of the same data as CSV
-	Title         string
+	Parts         []chartPart
+	Before        string // path of the line of the period before; "" if there is none
+	Line          string // what the line shows
+	Lines         []axisLine
+	Ticks         []axisTick
+	Steps         []chartStep
+	Rows          []chartRow // for the table beside the chart: the steps with requests
+	Requests      int
+	Refused       int
+	Times         string // which times the chart shows
+	CSV           string // address of the same data as CSV; "" if there is none
 }
 
-// chartBar is the bar of one hour or day.
-type chartBar struct {
+// chartPart holds the parts of all bars that stand for one outcome. Class is a CSS class.
+type chartPart struct{ Class, Path string }
+
+// axisLine is a horizontal line with its number, and axisTick a time below the chart.
+type (
+	axisLine struct {
+		Y    int
+		Text string
+	}
+	axisTick struct {
+		X    int
+		Text string
+	}
+)
+
+// chartStep is the place of one step of time in a chart, and its counts as a text.
+type chartStep struct {
 	Label    string
 	X, Width int
-	Y, H     int // top and height of the part for requests that were not refused
-	RefusedY int // top of the part for refused requests
-	RefusedH int // height of that part
 }
 
-// chartRow is a row of the table beside a chart.
+// Box returns the width of the drawing with the numbers of the vertical axis.
+func (c chart) Box() int { return c.Width + 60 }
+
+// chartRow holds the counts of one step of time, or their sums, as the admin endpoint names them.
 type chartRow struct {
-	Start                                                                  string
-	Requests, OK, Client, Unauthorized, Forbidden, Limited, Server, Refuse int
+	Start        string `json:"start"`
+	Requests     int    `json:"requests"`
+	OK           int    `json:"ok"`
+	Client       int    `json:"client_error"`
+	Unauthorized int    `json:"unauthorized"`
+	Forbidden    int    `json:"forbidden"`
+	Limited      int    `json:"rate_limited"`
+	Server       int    `json:"server_error"`
+	When         string `json:"-"` // start for reading
 }
 
-// plotRow reads a row from an object of the admin endpoint. The object holds the counts of one hour
-// or day, or their sums.
+// Refuse returns the number of requests that Latchkey has refused.
+func (r chartRow) Refuse() int { return r.Unauthorized + r.Forbidden + r.Limited }
+
+// plotRow reads a row from an object of the admin endpoint. The object holds the counts of one step of
+// time, or their sums.
 func plotRow(v any) chartRow {
 	row, _ := v.(map[string]any)
 	n := func(name string) int { return int(numberOf(row[name])) }
 	start, _ := row["start"].(string)
-	r := chartRow{start, n("requests"), n("ok"), n("client_error"), n("unauthorized"), n("forbidden"), n("rate_limited"), n("server_error"), 0}
-	r.Refuse = r.Unauthorized + r.Forbidden + r.Limited
-	return r
+	return chartRow{start, n("requests"), n("ok"), n("client_error"), n("unauthorized"), n("forbidden"), n("rate_limited"), n("server_error"), ""}
+}
+
+// plus returns the sums of two rows, with the start of row.
+func (r chartRow) plus(row chartRow) chartRow {
+	return chartRow{
+		row.Start, r.Requests + row.Requests, r.OK + row.OK, r.Client + row.Client, r.Unauthorized + row.Unauthorized, r.Forbidden + row.Forbidden, r.Limited + row.Limited, r.Server + row.Server, "",
+	}
+}
+
+// plotRows reads the rows of a list of the admin endpoint, unless v has been read already.
+func plotRows(v any) (rows []chartRow) {
+	if rows, ok := v.([]chartRow); ok {
+		return rows
+	}
+	list, _ := v.([]any)
+	for _, row := range list {
+		rows = append(rows, plotRow(row))
+	}
+	return rows
 }
 
 // timeline is the time that a chart covers, in steps of equal length. from is in UTC.
@@ -243,8 +291,9 @@ type timeline struct {
 
 // These are the lengths of the steps of a timeline.
 const (
-	hourStep = time.Hour
-	dayStep  = 24 * time.Hour
+	minuteStep = time.Minute
+	hourStep   = time.Hour
+	dayStep    = 24 * time.Hour
 )
 
 // lastDay returns a timeline of 24 steps of an hour each. The last step contains now.
@@ -252,70 +301,256 @@ func lastDay(now time.Time) timeline {
 	return timeline{now.UTC().Truncate(hourStep).Add(-23 * hourStep), hourStep, 24}
 }
 
-// timelineOf returns the timeline from "from" to "to" in an answer of the endpoint for histories.
-func timelineOf(answer map[string]any, step time.Duration) timeline {
+// timelineOf returns the timeline of an answer of the admin endpoint, by its members step, from and to.
+func timelineOf(answer map[string]any) timeline {
+	step := map[string]time.Duration{"minute": minuteStep, "hour": hourStep}[textOf(answer["step"])]
+	if step == 0 {
+		step = dayStep
+	}
 	from := momentOf(answer["from"])
 	return timeline{from, step, int(momentOf(answer["to"]).Sub(from) / step)}
 }
 
-// start returns the start of step n, as a time and in the text form that the admin endpoint uses.
-func (l timeline) start(n int) (at time.Time, text string) {
-	at = l.from.Add(time.Duration(n) * l.step)
-	return at, at.Format("2006-01-02T15:04:05Z")
+// start returns the time at which step n begins.
+func (l timeline) start(n int) time.Time { return l.from.Add(time.Duration(n) * l.step) }
+
+// length returns the time that the timeline covers.
+func (l timeline) length() time.Duration { return time.Duration(l.steps) * l.step }
+
+// place returns where a time is in a drawing of this width. It may be outside.
+func (l timeline) place(at time.Time, width int) int {
+	return int(math.Round(float64(width) * float64(at.Sub(l.from)) / float64(l.length())))
 }
 
-// newChart returns a chart of the buckets of a history. barWidth is the width of a bar with the gap
-// beside it, and height the height of the chart. Buckets before the timeline are left out.
-func newChart(buckets any, line timeline, barWidth, height int) chart {
-	list, _ := buckets.([]any)
-	found := map[string]chartRow{}
-	most, sum := 1, chartRow{}
-	p := chart{Width: line.steps * barWidth, Height: height}
-	_, begin := line.start(0)
-	for _, v := range list {
-		row := plotRow(v)
-		if row.Start < begin { // texts of this form sort by time
+// rows returns a row for each step, by those of the admin endpoint, which are sorted by time and have
+// only the steps with requests. Rows at other times are left out.
+func (l timeline) rows(found []chartRow) []chartRow {
+	rows := make([]chartRow, l.steps)
+	for n := range rows {
+		text := l.start(n).UTC().Format("2006-01-02T15:04:05Z") // texts of this form sort by time
+		for len(found) > 0 && found[0].Start < text {
+			found = found[1:]
+		}
+		if len(found) > 0 && found[0].Start == text {
+			rows[n] = found[0]
+		}
+	}
+	return rows
+}
+
+// label returns a time for reading, in a time zone. Days are shown without a time.
+func (l timeline) label(at time.Time, zone *time.Location) string {
+	switch l.step {
+	case minuteStep:
+		return at.In(zone).Format("15:04")
+	case hourStep:
+		return at.In(zone).Format("2 Jan 15:04")
+	}
+	return at.UTC().Format("2 Jan")
+}
+
+// ticks calls add for the times below a chart, with their labels: full quarter hours of an hour, every
+// sixth hour of two days, and the midnights of a week, all by the clocks of a time zone. Days of the
+// history begin at midnight UTC, so longer charts have Mondays in UTC.
+func (l timeline) ticks(zone *time.Location, add func(at time.Time, label string)) {
+	end := l.start(l.steps)
+	within := func(at time.Time, layout string) {
+		if !at.Before(l.from) && at.Before(end) {
+			add(at, at.Format(layout))
+		}
+	}
+	switch l.step {
+	case minuteStep:
+		for at := l.from.Truncate(15 * time.Minute); at.Before(end); at = at.Add(15 * time.Minute) {
+			within(at.In(zone), "15:04")
+		}
+	case hourStep:
+		year, month, day := l.from.In(zone).Date()
+		for ; ; day++ {
+			midnight := startOfDay(year, month, day, zone)
+			if !midnight.Before(end) {
+				return
+			}
+			within(midnight, "Mon 2 Jan")
+			for hour := 6; hour < 24 && l.length() <= 2*dayStep; hour += 6 {
+				within(time.Date(year, month, day, hour, 0, 0, 0, zone), "15:04")
+			}
+		}
+	default:
+		for n := range l.steps {
+			at := l.start(n).UTC()
+			if week := at.Unix() / int64(7*dayStep/time.Second); at.Weekday() == time.Monday && (l.steps <= 45 || week%2 == 0) {
+				within(at, "2 Jan")
+			}
+		}
+	}
+}
+
+// startOfDay returns the first moment of a day. Where the clocks skip midnight, that is later.
+func startOfDay(year int, month time.Month, day int, zone *time.Location) time.Time {
+	at := time.Date(year, month, day, 0, 0, 0, 0, zone)
+	if noon := time.Date(year, month, day, 12, 0, 0, 0, zone); at.Day() != noon.Day() {
+		return at.Add(time.Hour)
+	}
+	return at
+}
+
+// history is what a chart shows. Now and before are answers of the admin endpoint with the members
+// step, from, to and buckets. before is about the period before now, perhaps in longer steps; it is nil
+// if that is not known.
+type history struct{ now, before map[string]any }
+
+// lastOf returns the last steps of an answer, and the same number of steps before them.
+func lastOf(answer map[string]any, steps int) history {
+	line := timelineOf(answer)
+	middle := line.start(line.steps - steps)
+	now, before := maps.Clone(answer), maps.Clone(answer)
+	now["from"], before["to"] = middle.Format(time.RFC3339), middle.Format(time.RFC3339)
+	before["from"] = middle.Add(-time.Duration(steps) * line.step).Format(time.RFC3339)
+	return history{now, before}
+}
+
+// newChart returns the chart of a history, with times in a time zone.
+func newChart(h history, zone *time.Location) chart {
+	const width, height = 720, 180
+	line := timelineOf(h.now)
+	rows := line.rows(plotRows(h.now["buckets"]))
+	c := chart{Width: width, Height: height, Times: "times are " + zone.String()}
+	if line.step == dayStep {
+		c.Times = "days begin at midnight UTC"
+	}
+	most := 1
+	for i := range rows {
+		most = max(most, rows[i].Requests)
+		c.add(&rows[i], line.label(line.start(i), zone))
+	}
+	old := timelineOf(h.before)
+	earlier := old.rows(plotRows(h.before["buckets"]))
+	each := float64(line.step) / float64(old.step)
+	for _, row := range earlier {
+		most = max(most, int(math.Ceil(float64(row.Requests)*each)))
+	}
+	top, lines := roundTop(most)
+	for i := range lines + 1 {
+		c.Lines = append(c.Lines, axisLine{height - height*i/lines, figures.Grouped(top * i / lines)})
+	}
+	c.Parts = barParts(rows, width, height, top)
+	for i, row := range rows {
+		x, label := i*width/line.steps, line.label(line.start(i), zone)+": "+outcomes(row)
+		if old.step == line.step && i < len(earlier) {
+			label += fmt.Sprintf("; %s before", figures.Grouped(earlier[i].Requests))
+		}
+		c.Steps = append(c.Steps, chartStep{label, x, (i+1)*width/line.steps - x})
+	}
+	line.ticks(zone, func(at time.Time, label string) {
+		if x := line.place(at, width); x < width-40 {
+			c.Ticks = append(c.Ticks, axisTick{x, label})
+		}
+	})
+	sum := 0
+	for _, row := range earlier {
+		sum += row.Requests
+	}
+	c.Label = fmt.Sprintf("%s in the last %s.", counted(c.Requests, c.Refused), lengthOf(line.length()))
+	if sum > 0 {
+		c.Line = fmt.Sprintf("the %s before", lengthOf(line.length()))
+		if old.step > line.step {
+			c.Line += ", by day"
+		}
+		c.Before = line.stairs(old, earlier, func(row chartRow) int { return height - int(float64(row.Requests)*each*height/float64(top)) })
+	}
+	return c
+}
+
+// add adds the counts of a step to the sums and to the table.
+func (c *chart) add(row *chartRow, when string) {
+	c.Requests, c.Refused = c.Requests+row.Requests, c.Refused+row.Refuse()
+	if row.When = when; row.Requests > 0 {
+		c.Rows = append(c.Rows, *row)
+	}
+}
+
+// stairs returns the path of a line over the drawing of a chart, which is as wide as newChart makes it.
+// The rows belong to old, the period before. y returns the height of a row.
+func (l timeline) stairs(old timeline, rows []chartRow, y func(chartRow) int) string {
+	const width = 720
+	var path strings.Builder
+	for i, row := range rows {
+		from, to := max(0, l.place(old.start(i).Add(l.length()), width)), min(width, l.place(old.start(i+1).Add(l.length()), width))
+		if from >= to {
 			continue
 		}
-		found[row.Start] = row
-		p.Rows = append(p.Rows, row)
-		most = max(most, row.Requests)
-		sum.Requests, sum.Refuse = sum.Requests+row.Requests, sum.Refuse+row.Refuse
-	}
-	for i := range line.steps {
-		at, text := line.start(i)
-		row := found[text]
-		total := scaled(row.Requests, most, height)
-		refused := min(scaled(row.Refuse, most, height), total)
-		bar := chartBar{X: i * barWidth, Width: max(1, barWidth-1), H: total - refused, Y: height - total + refused, RefusedY: height - total, RefusedH: refused}
-		layout := "2 Jan 15:04"
-		if line.step == dayStep {
-			layout = "2 Jan"
+		if path.Len() == 0 {
+			fmt.Fprintf(&path, "M%d %d", from, y(row))
 		}
-		bar.Label = fmt.Sprintf("%s: %s", at.Format(layout), counted(row.Requests, row.Refuse))
-		p.Bars = append(p.Bars, bar)
+		fmt.Fprintf(&path, "V%dH%d", y(row), to)
 	}
-	length := time.Duration(line.steps) * line.step
-	p.Label = fmt.Sprintf("%s in the last %s.", counted(sum.Requests, sum.Refuse), lengthOf(length))
-	p.Top, p.Middle = fmt.Sprint(most), ""
-	if most > 1 {
-		p.Middle = fmt.Sprint((most + 1) / 2)
-	}
-	for i := range 4 {
-		p.Marks = append(p.Marks, line.from.Add(length*time.Duration(i)/4).Format("2 Jan"))
-	}
-	p.Marks = append(p.Marks, "now")
-	return p
+	return path.String()
 }
 
-// scaled returns the height of the bar for n requests in a chart in which largest requests have the
-// whole height. It returns at least 1 if n is not 0, so that the bar can be seen.
-func scaled(n, largest, height int) int {
-	if n == 0 {
-		return 0
+// barParts returns the bars of the rows in a drawing of this size, in which top requests have the whole
+// height. The outcomes are from the bottom up. What is not 0 is at least 1 high, so that it can be seen.
+func barParts(rows []chartRow, width, height, top int) (parts []chartPart) {
+	names := [...]string{"ok", "client", "refused", "server"}
+	var paths [len(names)][]byte
+	for i, row := range rows {
+		x := i * width / len(rows)
+		wide := max(1, (i+1)*width/len(rows)-x-1)
+		y, sum := height, 0
+		for k, n := range [len(names)]int{row.OK, row.Client, row.Refuse(), row.Server} {
+			if sum += n; n == 0 {
+				continue
+			}
+			h := min(y, max(1, y-height+sum*height/top))
+			y -= h
+			path := strconv.AppendInt(append(paths[k], 'M'), int64(x), 10)
+			path = strconv.AppendInt(append(path, ' '), int64(y), 10)
+			path = strconv.AppendInt(append(path, 'h'), int64(wide), 10)
+			path = strconv.AppendInt(append(path, 'v'), int64(h), 10)
+			path = strconv.AppendInt(append(path, "h-"...), int64(wide), 10)
+			paths[k] = append(path, 'z')
+		}
 	}
-	return max(1, n*height/largest)
+	for k, path := range paths {
+		if len(path) > 0 {
+			parts = append(parts, chartPart{names[k], string(path)})
+		}
+	}
+	return parts
 }
+
+// roundTop returns the round number at the top of an axis for values up to most, which is at least 1:
+// 1, 2 or 5 with zeros. It also returns how many lines of whole numbers divide the axis.
+func roundTop(most int) (top, lines int) {
+	for power := 1; ; power *= 10 {
+		switch {
+		case most <= power:
+			return power, min(power, 5)
+		case most <= 2*power:
+			return 2 * power, min(2*power, 4)
+		case most <= 5*power:
+			return 5 * power, 5
+		}
+	}
+}
+
+// outcomes returns the counts of a step as a text.
+func outcomes(row chartRow) string {
+	text := counted(row.Requests, row.Refuse())
+	if row.Client > 0 {
+		text += fmt.Sprintf(", %s other 4xx", figures.Grouped(row.Client))
+	}
+	if row.Server > 0 {
+		text += fmt.Sprintf(", %s server errors", figures.Grouped(row.Server))
+	}
+	return text
+}
+
+// zone returns the time zone in which pages show times.
+func (v *pageRequest) zone() *time.Location { return time.UTC }
+
+// updated returns the time of a page that is kept up to date.
+func (v *pageRequest) updated() string { return v.now().In(v.zone()).Format("15:04:05 MST") }
 
 // times returns a text such as "once" or "5 times" for a number of the admin endpoint.
 func times(n any) string {
@@ -346,34 +581,37 @@ func plainName(value any) string {
 
 // counted returns a text such as "5 requests, 2 refused".
 func counted(requests, refused int) string {
-	text := fmt.Sprintf("%d requests", requests)
+	text := figures.Grouped(requests) + " requests"
 	if requests == 1 {
 		text = "1 request"
 	}
 	if refused > 0 {
-		text += fmt.Sprintf(", %d refused", refused)
+		text += fmt.Sprintf(", %s refused", figures.Grouped(refused))
 	}
 	return text
 }
 
 // lengthOf returns a duration in days, or in hours if it is at most one day.
 func lengthOf(d time.Duration) string {
-	if d <= 24*time.Hour {
+	switch {
+	case d == time.Hour:
+		return "hour"
+	case d <= 24*time.Hour:
 		return fmt.Sprintf("%d hours", int(d/time.Hour))
 	}
 	return fmt.Sprintf("%d days", int(d/(24*time.Hour)))
 }
 
-// sparkline is a small chart of the last 24 hours, with the totals beside it.
-type sparkline struct {
-	chart
-	Requests, Refused int
-}
-
-// newSparkline returns the chart of the last 24 hours of a key. v is the key's object in the answer
-// about usage, or nil if it has none.
-func newSparkline(v any, now time.Time) sparkline {
-	row, _ := v.(map[string]any)
-	sum := plotRow(v)
-	return sparkline{newChart(row["buckets"], lastDay(now), 4, 24), sum.Requests, sum.Refuse}
+// newSparkline returns a small chart, without axes, of the last 24 hours of a key.
+func newSparkline(used keyUsage, now time.Time) chart {
+	const width, height = 96, 24
+	rows, most := lastDay(now).rows(used.Buckets), 1
+	c := chart{Width: width, Height: height}
+	for i := range rows {
+		most = max(most, rows[i].Requests)
+		c.add(&rows[i], "")
+	}
+	c.Parts = barParts(rows, width, height, most)
+	c.Label = counted(c.Requests, c.Refused) + " in the last 24 hours."
+	return c
 }

@@ -5,7 +5,7 @@
 //
 // Read dashboard.go first (the handler and the list of pages), then accounts.go
 // (login and sessions), factors.go, passkeys.go and oidc.go (other ways to log in), request.go and notes.go
-// (a request for a page), records.go, forms.go and columns.go (the pages that most kinds of records share).
+// (a request for a page), faults.go and static.go (what is no page), records.go, forms.go and columns.go (the pages that most kinds of records share).
 // The other files hold the pages: overview.go, requests.go, keylist.go and keybulk.go (the list of keys),
 // keys.go with keyform.go, keypermissions.go, keysamples.go and charts.go (one key), calendar.go, contacts.go,
 // webhooks.go, tokens.go, operators.go, system.go and pages.go.
@@ -43,8 +43,9 @@ type Options struct {
 	Hosts    []string      // further host names of the admin listener
 	BaseURL  string        // URL at which browsers reach the admin listener; "" if it is not configured
 	APIURL   func() string // returns the URL of the API
-	// Answered returns the number of requests to the API so far, and whether the service is not stopping.
-	Answered func() (requests uint64, serving bool)
+	// Changes returns a number that grows with each request to the API and each change by an operator,
+	// and whether the service is not stopping.
+	Changes  func() (count uint64, serving bool)
 	Instance string // letters and digits that differ between services on one host; part of the cookie's name
 
 	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out
@@ -58,6 +59,7 @@ type Dashboard struct {
 	sections  []section
 	templates func() (*template.Template, error) // parses them at the first use: many services never show a page
 	needs     map[string]string                  // for each pattern of a page, see page.Needs
+	static    map[string]staticFile
 }
 
 // New returns a Dashboard. It returns an error if a page does not say which endpoint it needs.
@@ -74,7 +76,12 @@ func New(o Options) (*Dashboard, error) {
 		}
 		d.needs[pattern] = p.Needs
 	}
+	var err error
+	if d.static, err = staticFiles(); err != nil {
+		return nil, err
+	}
 	functions := template.FuncMap{
+		"static":   func(name string) string { return d.static[name].address() },
 		"ago":      func(at any) string { return ago(at, o.Now()) },
 		"until":    func(at any) string { return until(at, o.Now()) },
 		"free":     func(m limitBar) string { return m.nextFree(o.Now()) },
@@ -155,11 +162,8 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	for _, at := range []string{"/admin/", "/metrics", "/healthz", "/readyz", "/openapi.json", "/reference", "/reference/", "/errors", "/errors/"} {
 		mux.HandleFunc(at, d.endpoint)
 	}
-	for _, name := range []string{"style.css", "script.js", "icon.svg"} {
-		mux.HandleFunc("GET /static/"+name, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "no-cache")
-			http.ServeFileFS(w, r, files, name)
-		})
+	for name, file := range d.static {
+		mux.Handle("GET /static/"+name, file)
 	}
 	handle := func(pattern string, serve http.HandlerFunc) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -181,7 +185,7 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	}
 	handle("GET /live", d.loggedIn(page{anyRole, d.live}))
 	origins.refused = d.o.Accounts.RecordCrossSite
-	return origins.protect(mux), nil
+	return origins.protect(d.withFaults(mux)), nil
 }
 
 // pageSet is a group of related pages.
@@ -235,7 +239,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 	}
 	if err != nil {
 		d.o.Log.Error("page not rendered", "page", name, "error", err)
-		http.Error(w, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
+		broken(w)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -89,7 +89,7 @@ func (d *Dashboard) showSecond(w http.ResponseWriter, r *http.Request, page logi
 		var err error
 		if second.App, err = newAppOffer(step.Secret, step.URL); err != nil {
 			d.o.Log.Error("QR code not drawn", "error", err)
-			http.Error(w, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
+			broken(w)
 			return
 		}
 	}

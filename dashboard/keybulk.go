@@ -26,7 +26,7 @@ const maxBulk = 100
 type bulkKey struct {
 	Key       map[string]any
 	State     state
-	Sparkline sparkline
+	Sparkline chart
 	InUse     bool
 	Why       string
 }
@@ -58,7 +58,7 @@ func (k keyBulkPages) change(v *pageRequest) {
 	b := keyBulk{Do: form.Get("do"), Verb: bulkWords()[form.Get("do")], Expiry: form.Get("expiry"), Expires: form.Get("expires")}
 	switch {
 	case b.Verb == "":
-		v.showFault(&Fault{Status: http.StatusNotFound, Message: "No such endpoint."})
+		v.showFault(&Fault{Status: http.StatusNotFound, Message: "There is no such action."})
 		return
 	case len(ids) == 0:
 		v.showFault(invalid("No key is selected. Go back, tick the keys, and try again."))
@@ -73,7 +73,7 @@ func (k keyBulkPages) change(v *pageRequest) {
 			v.showFault(e)
 			return
 		}
-		used := usedToday(v, key)
+		used := usedToday(v, textOf(key["id"]))[textOf(key["id"])]
 		one := bulkKey{Key: key, State: stateOf(key, used, v.now()), Sparkline: newSparkline(used, v.now()), InUse: recentlyUsed(key, used, v.now()), Why: b.obstacle(key)}
 		if one.Why != "" {
 			b.Out = append(b.Out, one)
@@ -143,7 +143,7 @@ func (b *keyBulk) apply(v *pageRequest) *Fault {
 			b.Out = append(b.Out, one)
 			continue
 		}
-		one.Key, one.State = changed, stateOf(changed, nil, v.now())
+		one.Key, one.State = changed, stateOf(changed, keyUsage{}, v.now())
 		done = append(done, one)
 	}
 	b.Keys, b.Done = done, true

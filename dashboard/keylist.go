@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 
 	"latchkey/internal/keytext"
@@ -40,7 +39,7 @@ type keyLine struct {
 	Key       map[string]any
 	State     state
 	Flags     []state // what is to be noticed besides the state
-	Sparkline sparkline
+	Sparkline chart
 	Limit     *limitBar // the limit of which the largest part is used; nil if there is none
 	Note      string
 	Labels    []string // labels of the permissions
@@ -70,6 +69,7 @@ type keyList struct {
 	URL         string // URL of the API
 	CSV         string // address of the list as CSV
 	Any         bool   // the store has at least one key
+	Updated     string
 }
 
 // list shows the list. fault is the reason why a search was refused, or nil.
@@ -83,7 +83,7 @@ func (k *keyLists) list(v *pageRequest, fault *Fault) {
 		v.showFault(e)
 		return
 	}
-	list := keyList{listPage: t, Sorts: sorters(q), URL: k.apiURL(), CSV: "/admin/v1/keys?" + keyQuery(q, "format", "csv").Encode()}
+	list := keyList{listPage: t, Updated: v.updated(), Sorts: sorters(q), URL: k.apiURL(), CSV: "/admin/v1/keys?" + keyQuery(q, "format", "csv").Encode()}
 	list.States, list.Tags, list.Others = stateChips(q), tagChips(q), otherChips(q)
 	list.Filtered = keyQuery(q, "sort", "", "order", "", "status", "").Encode() != "" || q.Get("status") != liveKeys
 	for _, name := range keyFilters() {
@@ -152,14 +152,17 @@ func stateChips(q url.Values) (chips []chip) {
 // tagChips returns the chips of which at most one is set: what is to be noticed about keys.
 func tagChips(q url.Values) (chips []chip) {
 	add := func(label, name, value string) {
-		here := q.Get(name) == value
-		link := keysAt(q, "tag", "", "unused_days", "")
+		here, to := q.Get(name) == value, []string{"tag", "", "unused_days", ""}
 		if !here {
-			link = keysAt(q, "tag", "", "unused_days", "", name, value)
+			to = append(to, name, value)
 		}
+		if ended := q.Get("status") == anyKeys || q.Get("status") == liveKeys; value == tagStillSent && !here && ended { // such keys are revoked or expired
+			to = append(to, "status", anyKeys)
+		}
+		link := keysAt(q, to...)
 		chips = append(chips, chip{label, link, here})
 	}
-	labels := map[string]string{"rate_limited": "Rate-limited", "sent_in_url": "Sent in URL", "rotating": "Rotation unfinished"}
+	labels := map[string]string{"rate_limited": "Rate-limited", "sent_in_url": "Sent in URL", "rotating": "Rotation unfinished", tagStillSent: "Ended, still sent"}
 	for _, tag := range Vocabulary().KeyTags {
 		add(cmp.Or(labels[tag], capital(strings.ReplaceAll(tag, "_", " "))), "tag", tag)
 	}
@@ -230,7 +233,7 @@ func looksRandom(text string) bool {
 // update costs the same however many keys there are.
 func (k *keyLists) rows(v *pageRequest) {
 	ids := strings.Split(v.query.Get("ids"), ",")
-	list := keyList{}
+	list := keyList{Updated: v.updated()}
 	if v.query.Get("ids") != "" {
 		answer, e := v.call(http.MethodGet, "/admin/v1/keys?"+url.Values{"id": ids, "limit": {"1000"}}.Encode(), nil)
 		if e != nil {
@@ -245,17 +248,16 @@ func (k *keyLists) rows(v *pageRequest) {
 		rows, _ := answer["keys"].([]any)
 		list.Lines = k.lines(v, rows, p)
 	}
-	v.fragment("keys", "keyrows", view{Data: list})
+	v.fragment("keys", "keyupdate", view{Data: list, may: v.may})
 }
 
 // fragment sends a part of the page with the template name, which the script of the page puts in place
 // of the same part.
-func (v *pageRequest) fragment(name, part string, page view) {
-	page.may = v.may
+func (v *pageRequest) fragment(name, part string, data any) {
 	var buf bytes.Buffer
 	templates, err := v.dashboard.templates()
 	if err == nil {
-		err = templates.ExecuteTemplate(&buf, part, page)
+		err = templates.ExecuteTemplate(&buf, part, data)
 	}
 	if err != nil {
 		v.dashboard.o.Log.Error("part of a page not rendered", "page", name, "error", err)
@@ -270,24 +272,15 @@ func (v *pageRequest) fragment(name, part string, page view) {
 // lines returns the lines of the list. rows are the keys. If the usage cannot be read, the charts
 // are empty.
 func (k *keyLists) lines(v *pageRequest, rows []any, p permissions) (lines []keyLine) {
-	q := url.Values{"last": {"24"}}
+	var ids []string
 	for _, row := range rows {
 		key, _ := row.(map[string]any)
-		q.Add("key", fmt.Sprint(key["id"]))
+		ids = append(ids, textOf(key["id"]))
 	}
-	history := map[string]any{}
-	if len(rows) > 0 {
-		if answer, e := v.call(http.MethodGet, "/admin/v1/usage?"+q.Encode(), nil); e == nil {
-			list, _ := answer["keys"].([]any)
-			for _, one := range list {
-				used, _ := one.(map[string]any)
-				history[fmt.Sprint(used["id"])] = used
-			}
-		}
-	}
-	for _, row := range rows {
+	history := usedToday(v, ids...)
+	for i, row := range rows {
 		key, _ := row.(map[string]any)
-		used, _ := history[fmt.Sprint(key["id"])].(map[string]any)
+		used := history[ids[i]]
 		line := keyLine{Key: key, State: stateOf(key, used, v.now()), Flags: flagsOf(key), Sparkline: newSparkline(used, v.now()), Note: noteOf(key)}
 		if key["status"] != keyRevoked {
 			line.Limit = tightest(p.windowMeters(key))
@@ -324,15 +317,6 @@ func tightest(bars []limitBar) (most *limitBar) {
 		}
 	}
 	return most
-}
-
-// liveMeters returns the bars of a key's limits for the page's script.
-func liveMeters(bars []limitBar, now time.Time) []map[string]any {
-	list := []map[string]any{}
-	for _, m := range bars {
-		list = append(list, map[string]any{"text": m.Text(), "percent": m.Percent, "level": m.Level(), "free": m.nextFree(now)})
-	}
-	return list
 }
 
 // noteOf returns the note of a key, or "" if it has none.

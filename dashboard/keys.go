@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -90,11 +91,13 @@ type formData struct {
 	Facts     map[string]fact // by the name of the field
 	LimitList []fact
 	Note      string
-	InURL     bool // see the function inURL
-	Soon      bool // the key expires soon
-	Late      bool // the key is over, and still used
-	Plots     []chart
-	Sparkline sparkline
+	InURL     bool   // see the function inURL
+	Soon      bool   // the key expires soon
+	Late      bool   // the key is over, and still used
+	Ranges    []chip // of the chart
+	Chart     chart
+	Sparkline chart
+	Updated   string
 	Refused   []any // the last refused requests, newest first
 	More      int   // number of older refused requests that the server keeps
 	Entries   []activityEntry
@@ -282,11 +285,12 @@ func (k *keyPages) data(v *pageRequest) (f formData, e *Fault) {
 	if f.Limits, e = readLimits(v, key); e != nil {
 		return f, e
 	}
-	used, over := usedToday(v, key), key["status"] == keyRevoked || key["status"] == "expired"
+	used, over := usedToday(v, textOf(key["id"]))[textOf(key["id"])], key["status"] == keyRevoked || key["status"] == "expired"
 	f.Groups, f.Presets, f.Nonce, f.Key, f.Note = f.permissions.groupsOf(heldBy(key)), f.permissions.presets, keytext.RandomHex(16), key, noteOf(key)
 	f.Sparkline, f.State = newSparkline(used, v.now()), stateOf(key, used, v.now())
+	f.Updated = v.updated()
 	f.Confirm = recentlyUsed(key, used, v.now()) && key["status"] != keyRevoked
-	f.InURL, f.Late = inURL(key) && key["status"] != keyRevoked, over && numberOf(used["unauthorized"]) > 0
+	f.InURL, f.Late = inURL(key) && key["status"] != keyRevoked, over && used.Unauthorized > 0
 	ends := momentOf(key["expires_at"])
 	f.Soon = !over && !ends.IsZero() && ends.Sub(v.now()) < soon
 	if v.query.Get("from") == fromList || v.R.PostForm.Get("from") == fromList {
@@ -321,7 +325,9 @@ func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Va
 	f.Facts, f.LimitList = k.facts(v, &f, field, strings.TrimPrefix(page.Fault, "Not saved. "), form)
 	switch tab {
 	case "/usage":
-		f.Plots = k.plots(v)
+		if e := k.showUsage(v, &f); e != nil {
+			status, page.Fault = e.Status, e.Message
+		}
 	case "/requests":
 		f.Refused, f.More = k.refused(v, f.Key)
 	case tabAccess:
@@ -412,18 +418,25 @@ func (f formData) Methods() []string {
 	return []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete}
 }
 
-// usedToday returns the usage of a key in the last 24 hours. It returns nil if there is none or it
-// cannot be read.
-func usedToday(v *pageRequest, key map[string]any) map[string]any {
-	answer, e := v.call(http.MethodGet, "/admin/v1/usage?last=24&key="+url.QueryEscape(fmt.Sprint(key["id"])), nil)
-	if e != nil {
+// keyUsage is the usage of a key in the last 24 hours.
+type keyUsage struct {
+	ID           string     `json:"id"`
+	Requests     int        `json:"requests"`
+	Unauthorized int        `json:"unauthorized"`
+	LimitedAt    string     `json:"limited_at"` // when a limit refused a request in the last minutes; "" if none did
+	Buckets      []chartRow `json:"buckets"`
+}
+
+// usedToday returns the usage of keys by their ids. It returns nil if there is none or it cannot be read.
+func usedToday(v *pageRequest, ids ...string) map[string]keyUsage {
+	var answer struct{ Keys []keyUsage }
+	if len(ids) == 0 || v.read("/admin/v1/usage?"+url.Values{"last": {"24"}, "key": ids}.Encode(), &answer) != nil {
 		return nil
 	}
-	list, _ := answer["keys"].([]any)
-	if len(list) == 0 {
-		return nil
+	used := map[string]keyUsage{}
+	for _, one := range answer.Keys {
+		used[one.ID] = one
 	}
-	used, _ := list[0].(map[string]any)
 	return used
 }
 
@@ -439,30 +452,57 @@ func (k *keyPages) refused(v *pageRequest, key map[string]any) (list []any, more
 	return list, int(count) - len(list)
 }
 
-// plots returns the charts of a key's history, by hour and by day.
-func (k *keyPages) plots(v *pageRequest) (plots []chart) {
-	for _, p := range []struct {
-		name, title string
-		step        time.Duration
-		width       int
-	}{{"hour", "Requests by hour, 7 days", hourStep, 6}, {"day", "Requests by day, 90 days", dayStep, 10}} {
-		path := keyPath(v.R) + "/history?step=" + p.name
-		answer, e := v.call(http.MethodGet, path, nil)
-		if e != nil {
-			continue
-		}
-		plot := newChart(answer["buckets"], timelineOf(answer, p.step), p.width, 120)
-		plot.Title, plot.CSV = p.title, path+"&format=csv"
-		plots = append(plots, plot)
+// usageRange is a range of the chart of a key. The endpoint is asked for more steps than are shown: those
+// before them are the period before.
+type usageRange struct {
+	name, label, step string
+	shown, asked      int // steps
+}
+
+// usageRanges returns the ranges. The history keeps 7 days of hours and 90 days.
+func usageRanges() []usageRange {
+	return []usageRange{
+		{"24h", "24 hours", "hour", 24, 48}, {"7d", "7 days", "hour", 168, 168}, {"30d", "30 days", "day", 30, 60}, {"90d", "90 days", "day", 90, 90},
 	}
-	return plots
+}
+
+// showUsage adds the chart of the range in the query to f. It shows 7 days if the query has no range.
+func (k *keyPages) showUsage(v *pageRequest, f *formData) *Fault {
+	wanted, ranges := cmp.Or(v.query.Get("range"), "7d"), usageRanges()
+	i := slices.IndexFunc(ranges, func(r usageRange) bool { return r.name == wanted })
+	if i < 0 {
+		return invalid("range must be one of 24h, 7d, 30d and 90d; got %q.", wanted)
+	}
+	base := "/keys/" + url.PathEscape(v.R.PathValue("id")) + "/usage?range="
+	for _, r := range ranges {
+		f.Ranges = append(f.Ranges, chip{r.label, base + r.name, r.name == wanted})
+	}
+	r, path := ranges[i], keyPath(v.R)+"/history?step="
+	answer, e := v.call(http.MethodGet, fmt.Sprintf("%s%s&last=%d", path, r.step, r.asked), nil)
+	if e != nil {
+		return e
+	}
+	h := lastOf(answer, r.shown)
+	switch wanted {
+	case "7d": // hours are kept for 7 days only
+		days, e := v.call(http.MethodGet, path+"day&last=15", nil)
+		if e != nil {
+			return e
+		}
+		h.before = lastOf(days, 7).before
+	case "90d":
+		h.before = nil
+	}
+	f.Chart = newChart(h, v.zone())
+	f.Chart.CSV = fmt.Sprintf("%s%s&last=%d&format=csv", path, r.step, r.shown)
+	return nil
 }
 
 // recentlyUsed reports whether a key was used in the last 24 hours. key is the admin endpoint's
 // answer about the key. used is the key's usage in those hours, which also counts uses of a secret
 // that has just ended.
-func recentlyUsed(key, used map[string]any, now time.Time) bool {
-	if numberOf(used["requests"]) > 0 {
+func recentlyUsed(key map[string]any, used keyUsage, now time.Time) bool {
+	if used.Requests > 0 {
 		return true
 	}
 	text, _ := key["last_used_at"].(string)
@@ -470,16 +510,10 @@ func recentlyUsed(key, used map[string]any, now time.Time) bool {
 	return err == nil && now.Sub(at) < 24*time.Hour
 }
 
-// keyUsed answers the page's script with the last use and the limits of a key. The page of a new
-// secret waits for the first use of that secret. So the last use is that of the current secret, not
-// of previous ones.
+// keyUsed answers the script of the page of a new secret, which waits for the first use of that secret.
+// So the last use is that of the current secret, not of previous ones.
 func (k *keyPages) keyUsed(v *pageRequest) {
 	key, e := v.call(http.MethodGet, keyPath(v.R), nil)
-	if e != nil {
-		http.Error(v.W, e.Message, e.Status)
-		return
-	}
-	p, e := readPermissions(v)
 	if e != nil {
 		http.Error(v.W, e.Message, e.Status)
 		return
@@ -490,7 +524,10 @@ func (k *keyPages) keyUsed(v *pageRequest) {
 			from = present
 		}
 	}
-	v.writeJSON(map[string]any{"last_used_at": from["last_used_at"], "last_used_ip": from["last_used_ip"], "meters": liveMeters(p.meters(key), v.now())})
+	if from["last_used_at"] == nil {
+		from = nil
+	}
+	v.fragment("created", "firstuse", from)
 }
 
 // editKey changes a key according to a form with one or more of its fields. It sends only what the user
@@ -530,7 +567,7 @@ func (k *keyPages) editKey(v *pageRequest) {
 func (k *keyPages) changeKey(v *pageRequest) {
 	verb := v.R.PathValue("verb")
 	if verb != "pause" && verb != "resume" {
-		v.showFault(&Fault{Status: http.StatusNotFound, Message: "No such endpoint."})
+		v.showFault(&Fault{Status: http.StatusNotFound, Message: "There is no such action."})
 		return
 	}
 	if _, e := v.call(http.MethodPost, keyPath(v.R)+"/"+verb, nil); e != nil {
@@ -551,7 +588,7 @@ func (k *keyPages) revokeKey(v *pageRequest) {
 		v.showFault(e)
 		return
 	}
-	if recentlyUsed(key, usedToday(v, key), v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
+	if used := usedToday(v, textOf(key["id"])); recentlyUsed(key, used[textOf(key["id"])], v.now()) && key["status"] != keyRevoked && strings.TrimSpace(v.R.PostFormValue("confirm")) != strings.TrimSpace(fmt.Sprint(key["name"])) {
 		k.oneKey(v, http.StatusBadRequest, "revoke", "This key is in use. Type its name to revoke it. Nothing was changed.")
 		return
 	}

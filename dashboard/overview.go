@@ -3,7 +3,6 @@ package dashboard
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -23,11 +22,10 @@ func (overviewPages) pages() map[string]page {
 
 // overviewPage is the data of the overview.
 type overviewPage struct {
-	Ranges    []pageLink
-	Range     string // label of the chosen range
+	Ranges    []chip
 	Span      string // the same in a sentence, such as "hour" or "7 days"
 	Tiles     []tile
-	Chart     stack
+	Chart     chart
 	Attention []attentionRow
 	Tops      []topTable
 	Quiet     bool // no request in the range
@@ -68,16 +66,17 @@ func showOverview(v *pageRequest) {
 		v.showFault(fault)
 		return
 	}
-	p := overviewPage{Updated: v.now().UTC().Format("15:04:05")}
+	p := overviewPage{Updated: v.updated()}
 	for _, r := range rangeNames {
-		p.Ranges = append(p.Ranges, pageLink{r[1], "/?range=" + r[0]})
+		p.Ranges = append(p.Ranges, chip{r[1], "/?range=" + r[0], r[0] == chosen})
 		if r[0] == chosen {
-			p.Range, p.Span = r[1], strings.TrimPrefix(r[1], "1 ")
+			p.Span = strings.TrimPrefix(r[1], "1 ")
 		}
 	}
 	p.Tiles = v.tiles(answer, status)
-	p.Chart = newStack(answer)
-	p.Quiet = p.Chart.Total == 0
+	before, _ := answer["previous"].(map[string]any)
+	p.Chart = newChart(history{answer, before}, v.zone())
+	p.Quiet = p.Chart.Requests == 0
 	rows, _ := answer["attention"].([]any)
 	for _, row := range rows {
 		if line, ok := attentionOf(row); ok && v.mayOpen(strings.SplitN(line.Link, "?", 2)[0]) {
@@ -112,7 +111,7 @@ func topRows(v any, name func(row map[string]any) (name, sub, link string)) (lis
 	for _, item := range rows {
 		row, _ := item.(map[string]any)
 		counts := plotRow(item)
-		t := topRow{Requests: counts.Requests, Refused: counts.Refuse, Failed: counts.Server}
+		t := topRow{Requests: counts.Requests, Refused: counts.Refuse(), Failed: counts.Server}
 		t.Name, t.Sub, t.Link = name(row)
 		list = append(list, t)
 	}
@@ -139,7 +138,7 @@ func (v *pageRequest) tiles(answer, status map[string]any) []tile {
 	}
 	list := []tile{
 		{Name: "Requests", Value: figures.Grouped(total.Requests), More: change, Link: "/requests"},
-		{Name: "Refused", Value: figures.Grouped(total.Refuse), More: share(total.Refuse), Link: "/requests?status=4xx"},
+		{Name: "Refused", Value: figures.Grouped(total.Refuse()), More: share(total.Refuse()), Link: "/requests?status=4xx"},
 		{Name: "Server errors", Value: figures.Grouped(total.Server), More: share(total.Server), Link: "/requests?status=5xx", Level: levelIf(total.Server > 0, "bad")},
 		speed,
 		{Name: "Active keys", Value: figures.Grouped(int(numberOf(answer["active_keys"]))), More: fmt.Sprintf("%s used", figures.Grouped(int(numberOf(answer["keys_used"])))), Link: "/keys?status=active"},
@@ -203,18 +202,18 @@ func milliseconds(v any) string {
 var attentionKinds = map[string]struct{ one, many, link, level string }{
 	"backup_failed":     {"The last backup failed", "", "/status", "bad"},
 	"no_backup":         {"There is no backup yet", "", "/status", "warn"},
-	"keys_revoked_used": {"1 revoked key is still sent", "%s revoked keys are still sent", "/requests?code=invalid_key", "bad"},
-	"keys_expired_used": {"1 expired key is still sent", "%s expired keys are still sent", "/requests?code=invalid_key", "bad"},
-	"keys_at_limit":     {"1 key was refused by a limit in the last hour", "%s keys were refused by a limit in the last hour", "/requests?code=rate_limit_exceeded", "warn"},
+	"keys_revoked_used": {"1 revoked key is still sent", "%s revoked keys are still sent", "/keys?status=revoked&tag=still_sent", "bad"},
+	"keys_expired_used": {"1 expired key is still sent", "%s expired keys are still sent", "/keys?status=expired&tag=still_sent", "bad"},
+	"keys_at_limit":     {"1 key was refused by a limit in the last 5 minutes", "%s keys were refused by a limit in the last 5 minutes", "/keys?tag=rate_limited", "warn"},
 	"keys_expiring":     {"1 key ends within 7 days", "%s keys end within 7 days", "/keys?tag=expires_soon", "warn"},
 	"keys_in_url":       {"1 key was sent in a URL, where logs keep it", "%s keys were sent in a URL, where logs keep them", "/keys?tag=sent_in_url", "warn"},
 	"keys_rotating":     {"1 key has an old secret that is still valid", "%s keys have an old secret that is still valid", "/keys?tag=rotating", ""},
-	"webhooks_failing":  {"Deliveries to 1 webhook fail", "Deliveries to %s webhooks fail", "/webhooks", "bad"},
-	"owners_full":       {"1 owner has little storage left", "%s owners have little storage left", "/owners", "warn"},
-	"tokens_ending":     {"1 admin token ends within 14 days", "%s admin tokens end within 14 days", "/tokens", "warn"},
+	"webhooks_failing":  {"Deliveries to 1 webhook fail", "Deliveries to %s webhooks fail", "/webhooks?failing=true", "bad"},
+	"owners_full":       {"1 owner has little storage left", "%s owners have little storage left", "/owners?storage=low", "warn"},
+	"tokens_ending":     {"1 admin token ends within 14 days", "%s admin tokens end within 14 days", "/tokens?ends_soon=true", "warn"},
 	"keys_never_used":   {"1 key was never used", "%s keys were never used", "/keys?tag=never_used", ""},
 	"keys_idle_90":      {"1 key was not used for 90 days", "%s keys were not used for 90 days", "/keys?status=active&unused_days=90", ""},
-	"keys_without_end":  {"1 key never expires", "%s keys never expire", "/keys?status=active&sort=expires&order=desc", ""},
+	"keys_without_end":  {"1 key never expires", "%s keys never expire", "/keys?tag=never_expires", ""},
 }
 
 // attentionOf returns the line for an object of the endpoint. ok is false if its kind is not known.
@@ -231,153 +230,8 @@ func attentionOf(v any) (line attentionRow, ok bool) {
 	return line, true
 }
 
-// stack is a chart of requests by outcome: each step of time has a bar of up to four parts. Lengths are
-// in units of the drawing.
-type stack struct {
-	Label         string
-	Width, Height int
-	Bars          []stackBar
-	Lines         []axisLine // of the vertical axis
-	Ticks         []axisTick // of the horizontal axis
-	Rows          []chartRow // for the table beside the chart
-	Total         int
-}
-
-// Box returns the width of the drawing with the numbers of the vertical axis.
-func (c stack) Box() int { return c.Width + 60 }
-
-// stackBar is the bar of one step of time. Parts are from the bottom up.
-type stackBar struct {
-	Label string
-	X, W  int
-	Parts []stackPart
-}
-
-// stackPart is a part of a bar. Class is a CSS class.
-type stackPart struct {
-	Class string
-	Y, H  int
-}
-
-// axisLine is a horizontal line with its number, and axisTick a time below the chart.
-type (
-	axisLine struct {
-		Y    int
-		Text string
-	}
-	axisTick struct {
-		X    int
-		Text string
-	}
-)
-
-// stackSteps are the lengths of the steps of the endpoint.
-var stackSteps = map[string]time.Duration{"minute": time.Minute, "hour": time.Hour, "day": 24 * time.Hour}
-
-// newStack returns the chart of an answer of the endpoint.
-func newStack(answer map[string]any) stack {
-	step := stackSteps[textOf(answer["step"])]
-	line := timelineOf(answer, step)
-	const height, width = 180, 720
-	c := stack{Width: width, Height: height}
-	found, most := map[string]chartRow{}, 1
-	list, _ := answer["buckets"].([]any)
-	for _, v := range list {
-		row := plotRow(v)
-		found[row.Start] = row
-		if row.Requests > 0 {
-			c.Rows = append(c.Rows, row)
-		}
-		most = max(most, row.Requests)
-		c.Total += row.Requests
-	}
-	top := roundTop(most)
-	for i := range 5 {
-		if n := top * i / 4; top >= 4 || i%4 == 0 {
-			c.Lines = append(c.Lines, axisLine{height - height*i/4, figures.Grouped(n)})
-		}
-	}
-	for i := range line.steps {
-		at, text := line.start(i)
-		x := i * width / line.steps
-		bar := stackBar{X: x, W: max(1, (i+1)*width/line.steps-x-1), Label: fmt.Sprintf("%s: %s", stepLabel(at, step), outcomes(found[text]))}
-		y := height
-		for _, part := range []struct {
-			class string
-			n     int
-		}{{"ok", found[text].OK}, {"client", found[text].Client}, {"refused", found[text].Refuse}, {"server", found[text].Server}} {
-			if part.n > 0 {
-				h := max(1, part.n*height/top)
-				y -= h
-				bar.Parts = append(bar.Parts, stackPart{part.class, y, h})
-			}
-		}
-		c.Bars = append(c.Bars, bar)
-		if tick := tickLabel(at, step, line.steps); tick != "" && x < width-40 {
-			c.Ticks = append(c.Ticks, axisTick{x, tick})
-		}
-	}
-	c.Label = fmt.Sprintf("Requests by outcome, %s to %s UTC: %s in all.", stepLabel(line.from, step), stepLabel(line.from.Add(time.Duration(line.steps)*step), step), figures.Grouped(c.Total))
-	return c
-}
-
-// roundTop returns the round number at the top of an axis for values up to most: 1, 2 or 5 with zeros,
-// or 4 and 8 for small ones, so that quarters are whole.
-func roundTop(most int) int {
-	if most <= 4 {
-		return most
-	}
-	power := int(math.Pow10(int(math.Log10(float64(most)))))
-	for _, n := range []int{1, 2, 4, 5, 8, 10} {
-		if top := n * power; top >= most && top%4 == 0 {
-			return top
-		}
-	}
-	return 20 * power
-}
-
-// stepLabel returns the time at which a step begins.
-func stepLabel(at time.Time, step time.Duration) string {
-	switch step {
-	case time.Minute:
-		return at.UTC().Format("15:04")
-	case time.Hour:
-		return at.UTC().Format("2 Jan 15:04")
-	}
-	return at.UTC().Format("2 Jan")
-}
-
-// tickLabel returns the text below a step, or "" if it has none. Ticks are at full quarter hours, at
-// every sixth hour, at midnights and at Mondays, depending on how long the chart is.
-func tickLabel(at time.Time, step time.Duration, steps int) string {
-	at = at.UTC()
-	switch {
-	case step == time.Minute && at.Minute()%15 == 0:
-		return at.Format("15:04")
-	case step == time.Hour && at.Hour() == 0:
-		return at.Format("Mon 2 Jan")
-	case step == time.Hour && steps <= 48 && at.Hour()%6 == 0:
-		return at.Format("15:04")
-	case step > time.Hour && at.Weekday() == time.Monday && (at.YearDay()/7)%2 == 0:
-		return at.Format("2 Jan")
-	}
-	return ""
-}
-
-// outcomes returns the counts of a step as text.
-func outcomes(row chartRow) string {
-	text := counted(row.Requests, row.Refuse)
-	if row.Client > 0 {
-		text += fmt.Sprintf(", %d other 4xx", row.Client)
-	}
-	if row.Server > 0 {
-		text += fmt.Sprintf(", %d server errors", row.Server)
-	}
-	return text
-}
-
 // live is the stream of a page that is open (Server-Sent Events, HTML Living Standard, section 9.2). It
-// sends the number of requests so far whenever that has changed, at most every two seconds, and a
+// sends the number of changes so far whenever that has changed, at most every two seconds, and a
 // comment otherwise, so that the page knows that the stream works. It ends with the session and when
 // the service stops.
 func (d *Dashboard) live(v *pageRequest) {
@@ -392,7 +246,7 @@ func (d *Dashboard) live(v *pageRequest) {
 	defer ticker.Stop()
 	last, quiet := uint64(0), time.Duration(0)
 	for first := true; ; first = false {
-		n, serving := d.o.Answered()
+		n, serving := d.o.Changes()
 		if !serving {
 			return
 		}

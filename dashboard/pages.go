@@ -2,7 +2,10 @@ package dashboard
 
 import (
 	"fmt"
+	"maps"
+	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"latchkey/internal/bytesize"
@@ -229,8 +232,11 @@ func ownerPages() *recordPages {
 			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Stored bytes", Member: "storage.bytes", Kind: cellNumber}, {Head: "Of", Member: "storage.limit", Kind: cellNumber},
 		},
 		Page: "owner", More: ownerStorage,
-		Filters: []formField{{Name: "search", Label: "Name", Kind: fieldSearch}},
-		Facts:   []column{{Head: "Id", Member: "id"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
+		Filters: []formField{
+			{Name: "search", Label: "Name", Kind: fieldSearch},
+			{Name: "storage", Label: "Storage", Kind: fieldSelect, Blank: "any", Choices: func(*pageRequest) []choice { return []choice{{Value: "low", Label: "little left"}} }},
+		},
+		Facts: []column{{Head: "Id", Member: "id"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields: []formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "cannot be changed later, because keys and teams refer to it"},
 			{Name: "balance", Label: "Balance", Kind: fieldNumber, Hint: "money in the wallet; empty: no wallet, so no call is refused for lack of money"},
@@ -255,13 +261,56 @@ func (b storageBar) Text() string {
 	return "Storage: " + bytesize.Rounded(b.Bytes) + " of " + bytesize.Rounded(b.Of)
 }
 
-// ownerStorage adds the bar of the storage to the page of an owner.
-func ownerStorage(_ *pageRequest, p *recordPage) *Fault {
+// ownerExtra is what the page of an owner shows besides the record.
+type ownerExtra struct {
+	storageBar
+	Chart chart // of the last 24 hours of its keys
+	Keys  int   // number of its keys
+	Shown int   // number of the keys in the chart
+}
+
+// ownerKeys is how many keys the chart of an owner sums up: those that were used last.
+const ownerKeys = 100
+
+// ownerChart adds the chart of the requests with the keys of an owner to e. Without the right to see
+// them it adds nothing.
+func ownerChart(v *pageRequest, owner string, e *ownerExtra) {
+	keys, fault := v.call(http.MethodGet, "/admin/v1/keys?"+url.Values{"owner": {owner}, "sort": {"last_used"}, "limit": {fmt.Sprint(ownerKeys)}}.Encode(), nil)
+	rows, _ := keys["keys"].([]any)
+	if fault != nil || len(rows) == 0 {
+		return
+	}
+	q := url.Values{"last": {"48"}}
+	for _, row := range rows {
+		q.Add("key", textOf(memberOf(row.(map[string]any), "id")))
+	}
+	var answer struct {
+		From, To string
+		Keys     []keyUsage
+	}
+	if v.read("/admin/v1/usage?"+q.Encode(), &answer) != nil {
+		return
+	}
+	sums := map[string]chartRow{}
+	for _, key := range answer.Keys {
+		for _, row := range key.Buckets {
+			sums[row.Start] = sums[row.Start].plus(row)
+		}
+	}
+	buckets := slices.SortedFunc(maps.Values(sums), func(a, b chartRow) int { return strings.Compare(a.Start, b.Start) })
+	e.Chart = newChart(lastOf(map[string]any{"step": "hour", "from": answer.From, "to": answer.To, "buckets": buckets}, 24), v.zone())
+	e.Keys, e.Shown = int(numberOf(keys["count"])), len(rows)
+}
+
+// ownerStorage adds the bar of the storage and the chart of the keys to the page of an owner.
+func ownerStorage(v *pageRequest, p *recordPage) *Fault {
 	b := storageBar{Bytes: int64(numberOf(memberOf(p.Record, "storage.bytes"))), Of: int64(numberOf(memberOf(p.Record, "storage.limit")))}
 	if b.Of > 0 {
 		b.Percent = int(min(100, 100*float64(b.Bytes)/float64(b.Of)))
 	}
-	p.Extra = b
+	e := ownerExtra{storageBar: b}
+	ownerChart(v, textOf(p.Record["name"]), &e)
+	p.Extra = e
 	return nil
 }
 

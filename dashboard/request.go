@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -112,11 +111,6 @@ func done(word string) string {
 	}[word]
 }
 
-// showFault sends a page that shows only the fault.
-func (v *pageRequest) showFault(f *Fault) {
-	v.show(f.Status, "fault", view{Title: "That did not work", Fault: f.Message})
-}
-
 // form returns the submitted form. If the form cannot be read, it sends an error page and returns
 // false.
 func (v *pageRequest) form() (form url.Values, ok bool) {
@@ -125,14 +119,6 @@ func (v *pageRequest) form() (form url.Values, ok bool) {
 		return nil, false
 	}
 	return v.R.PostForm, true
-}
-
-// writeJSON sends value as JSON, in answer to a request by a page's script.
-func (v *pageRequest) writeJSON(value any) {
-	v.W.Header().Set("Content-Type", "application/json")
-	enc := json.NewEncoder(v.W)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(value) // fails only if the browser has closed the connection
 }
 
 // call sends a request with body as JSON to the admin endpoint, on behalf of the operator. It
@@ -163,21 +149,42 @@ func (v *pageRequest) sendAs(method, path, contentType string, data []byte) (map
 	return v.send(method, path, http.Header{"Content-Type": {contentType}}, data)
 }
 
-func (v *pageRequest) send(method, path string, header http.Header, data []byte) (map[string]any, *Fault) {
+// read asks the admin endpoint on behalf of the operator, and decodes the answer into the variable that
+// into points to. It suits long answers, for which call is slow.
+func (v *pageRequest) read(path string, into any) *Fault {
+	return v.decode(path, v.pass(http.MethodGet, path, http.Header{}, nil), into)
+}
+
+func (v *pageRequest) send(method, path string, header http.Header, data []byte) (answer map[string]any, e *Fault) {
+	e = v.decode(path, v.pass(method, path, header, data), &answer)
+	return answer, e
+}
+
+// pass sends a request to the admin endpoint and returns the answer.
+func (v *pageRequest) pass(method, path string, header http.Header, data []byte) *httptest.ResponseRecorder {
 	r := httptest.NewRequestWithContext(v.R.Context(), method, path, bytes.NewReader(data))
 	r.RemoteAddr, r.Header = v.R.RemoteAddr, header
 	w := httptest.NewRecorder()
 	v.dashboard.o.Admin.ServeHTTP(w, r)
-	answer := map[string]any{}
-	if err := strictjson.Decode(w.Body.Bytes(), &answer); err != nil {
-		return nil, unexpected()
-	}
-	if w.Code >= 300 {
-		message, _ := answer["message"].(string)
-		if answer["error"] == "confirmation_required" {
-			v.unproven = path
+	return w
+}
+
+// decode decodes an answer of the admin endpoint into the variable that into points to. It returns a
+// Fault if the status is 300 or more.
+func (v *pageRequest) decode(path string, w *httptest.ResponseRecorder, into any) *Fault {
+	if w.Code < 300 {
+		if strictjson.Decode(w.Body.Bytes(), into) != nil {
+			return unexpected()
 		}
-		return nil, &Fault{Status: w.Code, Message: message, Fields: answer}
+		return nil
 	}
-	return answer, nil
+	answer := map[string]any{}
+	if strictjson.Decode(w.Body.Bytes(), &answer) != nil {
+		return unexpected()
+	}
+	if answer["error"] == "confirmation_required" {
+		v.unproven = path
+	}
+	message, _ := answer["message"].(string)
+	return &Fault{Status: w.Code, Message: message, Fields: answer}
 }

@@ -81,7 +81,7 @@ func showRequests(v *pageRequest) {
 	for _, row := range page.Rows {
 		page.Lines = append(page.Lines, requestOf(row))
 	}
-	page.Updated = v.now().UTC().Format("15:04:05")
+	page.Updated = v.updated()
 	shown, status := view{Title: "Requests", Data: page, Form: query}, http.StatusOK
 	if fault != nil {
 		status, shown.Fault = fault.Status, labelled(fault.Message, filters...)

@@ -28,18 +28,13 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 }
 
 // Dialogs that ask before something ends; without this script they are pages.
-for (const link of document.querySelectorAll("[data-dialog]")) {
-  link.addEventListener("click", (event) => {
-    event.preventDefault();
-    document.getElementById(link.dataset.dialog).showModal();
-  });
-}
-for (const link of document.querySelectorAll("dialog [data-close]")) {
-  link.addEventListener("click", (event) => {
-    event.preventDefault();
-    link.closest("dialog").close();
-  });
-}
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("[data-dialog], dialog [data-close]");
+  if (!link) return;
+  event.preventDefault();
+  if (link.dataset.dialog) document.getElementById(link.dataset.dialog).showModal();
+  else link.closest("dialog").close();
+});
 
 // The form of a new key: presets tick permissions, and a sentence says back
 // what was chosen.
@@ -89,107 +84,6 @@ if (document.querySelector("[data-guard]")) {
   window.addEventListener("beforeunload", (event) => { if (!stored.checked) event.preventDefault(); });
 }
 
-// What a page asks for by itself does not make a session last longer.
-const liveHeaders = { Accept: "application/json", "Latchkey-Live": "1" };
-
-// The first request of a new key.
-const waiting = document.querySelector("[data-used]");
-if (waiting) {
-  const look = async () => {
-    try {
-      const answer = await fetch(waiting.dataset.used, { headers: liveHeaders });
-      if (answer.redirected) return; // to the login
-      const key = await answer.json();
-      if (key.last_used_at) {
-        waiting.textContent = "First request seen, from " + (key.last_used_ip || "an unknown address") + ".";
-        waiting.className = "arrived";
-        document.getElementById("stored").checked = true;
-        return;
-      }
-    } catch { /* the server may be starting anew */ }
-    setTimeout(look, 1500);
-  };
-  look();
-}
-
-// A page follows what happens for as long as somebody looks: where nothing was
-// touched for ten minutes it asks no more, so that a session that was left alone
-// comes to its end. It says when what it shows is old.
-const follow = (path, show) => {
-  let touched = Date.now(), seen = new Date();
-  const stale = document.querySelector("[data-stale]");
-  const say = (text) => {
-    if (!stale || stale.textContent === text) return;
-    stale.textContent = text;
-    stale.hidden = !text;
-  };
-  const since = () => seen.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  for (const kind of ["pointermove", "keydown", "scroll"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
-  const look = async () => {
-    if (Date.now() - touched >= 6e5) {
-      say("Not updated since " + since() + ". Move the pointer or press a key to go on.");
-    } else if (!document.hidden) {
-      try {
-        const answer = await fetch(path(), { headers: liveHeaders });
-        if (answer.redirected) {
-          say("Your session has ended. This page is as it was at " + since() + ". Reload it to log in.");
-          return;
-        }
-        await show(answer);
-        seen = new Date();
-        say("");
-      } catch {
-        say("The server does not answer. This page is as it was at " + since() + ".");
-      }
-    }
-    setTimeout(look, 3000);
-  };
-  setTimeout(look, 3000);
-};
-
-// The meters of a key.
-const live = document.querySelector("[data-live]");
-if (live) {
-  const show = (box, meters) => {
-    const drawn = [...box.querySelectorAll(".meter")], hints = box.querySelectorAll(".free");
-    if (drawn.length !== meters.length) return;
-    meters.forEach((m, i) => {
-      drawn[i].querySelector("span").textContent = m.text;
-      drawn[i].querySelector("svg").setAttribute("aria-label", m.text + " used");
-      const fill = drawn[i].querySelector(".fill");
-      fill.setAttribute("width", m.percent);
-      fill.setAttribute("class", "fill " + m.level);
-      if (hints[i]) hints[i].textContent = m.free;
-    });
-  };
-  follow(() => live.dataset.live, async (answer) => {
-    const got = await answer.json();
-    for (const box of document.querySelectorAll("[data-meters]")) show(box, got.meters);
-  });
-}
-
-// The rows of the list of keys, those on the screen. What has the focus stays as
-// it is.
-const table = document.querySelector("[data-rows]");
-if (table) {
-  const shownRows = () => [...table.querySelectorAll("tr[data-key]")].filter((row) => {
-    const box = row.getBoundingClientRect();
-    return box.bottom > 0 && box.top < innerHeight;
-  });
-  follow(() => table.dataset.rows + shownRows().map((row) => row.dataset.key).join(","), async (answer) => {
-    const got = new DOMParser().parseFromString("<table><tbody>" + await answer.text(), "text/html");
-    for (const row of got.querySelectorAll("tr")) {
-      const shown = table.querySelector('tr[data-key="' + row.dataset.key + '"]');
-      if (!shown) continue;
-      shown.className = row.className;
-      [...row.cells].forEach((cell, i) => {
-        const old = shown.cells[i];
-        if (old.innerHTML !== cell.innerHTML && !old.contains(document.activeElement)) old.innerHTML = cell.innerHTML;
-      });
-    }
-  });
-}
-
 // Keys are selected with a box in each row, or all of the page at once. The
 // buttons for them are there once one is.
 const bulk = document.querySelector("[data-bulk]");
@@ -220,56 +114,104 @@ if (fold) {
   phone.addEventListener("change", set);
 }
 
-// Parts of a page that are kept up to date. The server says by a stream when there are new requests;
-// where the stream is missing, the page asks every five seconds. A part is left alone while somebody
-// uses it.
-const parts = document.querySelectorAll("[data-refresh]");
-if (parts.length) {
-  const note = document.getElementById("fresh"), box = document.getElementById("live");
-  let stream = null, asked = 0, busy = false;
-  box.parentElement.hidden = false;
-  const say = (text, stale) => {
-    if (note.textContent !== text) note.textContent = text;
-    note.classList.toggle("stale", stale);
+// What a page asks for by itself does not make a session last longer.
+const liveHeaders = { "Latchkey-Live": "1" };
+
+// Parts of a page that are kept up to date: they are replaced by those with the same ids in the page as
+// it is now, or in what data-live names, which for a list gets the ids of the rows on the screen. The
+// server says by a stream when there is something new; while the stream is missing, the page asks every
+// five seconds. A part is left alone while somebody uses it. The page says when what it shows is old.
+const parts = () => [...document.querySelectorAll("[data-refresh]")];
+if (parts().length) {
+  const source = document.querySelector("[data-live]"), box = document.getElementById("live"), stale = document.getElementById("stale");
+  let stream = null, heard = false, asked = Date.now(), busy = false, ended = false;
+  if (box) box.parentElement.hidden = false;
+  const idle = () => ended || document.hidden || (box && !box.checked);
+  const say = (text) => { if (stale && stale.textContent !== text) stale.textContent = text; };
+  const address = () => {
+    if (!source) return location.href;
+    const seen = parts().filter((part) => part.dataset.key && part.getBoundingClientRect().bottom > 0 && part.getBoundingClientRect().top < innerHeight);
+    return source.dataset.live + seen.map((row) => row.id).join(",");
+  };
+  const renew = (part, next) => {
+    const chosen = getSelection();
+    if (!next || next.outerHTML === part.outerHTML || part.querySelector("details[open]") || part.contains(document.activeElement)) return;
+    if (!chosen.isCollapsed && chosen.containsNode(part, true)) return;
+    const box = next.querySelector("input[type=checkbox]"), old = part.querySelector("input[type=checkbox]");
+    if (box && old) box.checked = old.checked;
+    part.replaceWith(next);
   };
   const refresh = async () => {
-    if (busy || document.hidden || !box.checked) return;
+    if (busy || idle()) return;
     busy = true;
     asked = Date.now();
     try {
-      const answer = await fetch(location.href, { headers: liveHeaders });
+      const answer = await fetch(address(), { headers: liveHeaders });
       if (answer.redirected || answer.status === 401) {
-        box.checked = false;
-        say("Your session has ended. Reload the page to log in.", true);
+        ended = true;
         stop();
+        say("Your session has ended. Reload the page to log in.");
       } else if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        for (const part of parts) {
-          const next = page.getElementById(part.id), open = part.querySelector("details[open]");
-          if (next && !open && !part.contains(document.activeElement) && !part.contains(getSelection().anchorNode)) part.replaceChildren(...next.childNodes);
-        }
-        say(page.getElementById("fresh").textContent, false);
+        for (const part of parts()) renew(part, page.getElementById(part.id));
+        if (document.querySelector("[data-guard] .arrived")) document.getElementById("stored").checked = true;
+        say("");
+      } else {
+        say("The server answers " + answer.status + ".");
       }
     } catch {
-      say(note.textContent.replace(/( The server does not answer.)?$/, " The server does not answer."), true);
+      say("The server does not answer.");
     }
     busy = false;
   };
-  const stop = () => { if (stream) stream.close(); stream = null; };
+  const stop = () => { if (stream) stream.close(); stream = null; heard = false; };
   const start = () => {
-    if (stream || document.hidden || !box.checked || !window.EventSource) return;
+    if (stream || idle() || !window.EventSource) return;
     stream = new EventSource("/live");
-    stream.onmessage = refresh;
+    stream.onmessage = () => { heard = true; refresh(); };
+    stream.onerror = () => { heard = false; refresh(); };
   };
-  box.addEventListener("change", () => box.checked ? (start(), refresh()) : stop());
-  document.addEventListener("visibilitychange", () => document.hidden ? stop() : (start(), refresh()));
+  const follow = () => { if (idle()) stop(); else { start(); refresh(); } };
+  if (box) box.addEventListener("change", follow);
+  document.addEventListener("visibilitychange", follow);
   addEventListener("pagehide", stop);
+  addEventListener("pageshow", start);
   setInterval(() => {
-    const streams = stream && stream.readyState === EventSource.OPEN;
-    if (Date.now() - asked > (streams ? 3e4 : 5e3)) refresh();
+    if (idle() || Date.now() - asked < (heard ? 3e4 : 5e3)) return;
+    if (stream && stream.readyState === EventSource.CLOSED) stop();
+    start();
+    refresh();
   }, 1000);
-  start();
 }
+
+// Charts: what a bar stands for is said under the pointer, the finger or the arrow keys.
+const tell = (bar) => {
+  const chart = bar.closest(".chart"), tip = chart.querySelector(".tip"), title = bar.querySelector("title");
+  hush();
+  if (title) {
+    bar.dataset.label = title.textContent; // one tip is enough
+    title.remove();
+  }
+  bar.classList.add("on");
+  tip.textContent = bar.dataset.label;
+  const room = chart.clientWidth - tip.offsetWidth;
+  tip.style.left = Math.max(0, Math.min(room, bar.getBoundingClientRect().x - chart.getBoundingClientRect().x - tip.offsetWidth / 2)) + "px";
+};
+const hush = () => {
+  for (const tip of document.querySelectorAll(".tip")) tip.textContent = "";
+  for (const bar of document.querySelectorAll(".hit.on")) bar.classList.remove("on");
+};
+document.addEventListener("pointerover", (event) => event.target.matches(".hit") ? tell(event.target) : hush());
+document.addEventListener("keydown", (event) => {
+  const bars = [...event.target.querySelectorAll(".hit")], last = bars.length - 1, at = bars.findIndex((bar) => bar.matches(".on"));
+  const next = { ArrowLeft: at < 0 ? last : at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+  if (event.key === "Escape") hush();
+  if (next === undefined || !event.target.matches(".chart > .scroll")) return;
+  event.preventDefault();
+  const bar = bars[Math.max(0, Math.min(last, next))];
+  tell(bar);
+  bar.scrollIntoView({ block: "nearest", inline: "nearest" });
+});
 
 // Passkeys. The button asks the authenticator, and the form goes off with the
 // answer. Ids and keys are base64url in JSON and bytes for the browser.

@@ -26,12 +26,12 @@ func (tokenPages) pages() map[string]page {
 }
 
 func listTokens(v *pageRequest) {
-	page, e := v.list("/admin/v1/tokens", "tokens")
+	page, e := v.list("/admin/v1/tokens", "tokens", "ends_soon")
 	if e != nil {
 		v.showFault(e)
 		return
 	}
-	v.show(http.StatusOK, "tokens", view{Title: "Admin tokens", Data: page})
+	v.show(http.StatusOK, "tokens", view{Title: "Admin tokens", Data: page, Form: v.query})
 }
 
 // scopeChoice is a scope in the form of a new token.

@@ -22,6 +22,7 @@ func newHookPages(names []string) hookPages {
 			{Head: "Last answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"}, {Head: "Waiting", Member: "waiting", Kind: cellNumber},
 			{Head: "Failing since", Member: "failing_since", Kind: cellTime},
 		},
+		Filters: []formField{{Name: "failing", Label: "Deliveries", Kind: fieldSelect, Blank: "any", Choices: func(*pageRequest) []choice { return []choice{{Value: "true", Label: "failing"}} }}},
 		Facts: []column{
 			{Head: "Address", Member: "url", Kind: cellURL}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active", Sub: "disabled_reason"},
 			{Head: "Waiting", Member: "waiting"}, {Head: "Bytes waiting", Member: "waiting_bytes"}, {Head: "Dropped unsent", Member: "dropped"},

@@ -32,6 +32,7 @@ const (
 	anyKeys         = "any"
 	keyActive       = "active"
 	keyRevoked      = "revoked"
+	tagStillSent    = "still_sent"
 	carrierBearer   = "bearer"
 	carrierHeader   = "header"
 	carrierQuery    = "query"
@@ -49,7 +50,7 @@ func Vocabulary() Words {
 		LiveKeys:     liveKeys,
 		AnyKeys:      anyKeys,
 		KeyStates:    []string{keyActive, "paused", "expired", keyRevoked},
-		KeyTags:      []string{"never_used", "expires_soon", "rate_limited", "sent_in_url", "rotating"},
+		KeyTags:      []string{"never_used", "expires_soon", "never_expires", "rate_limited", "sent_in_url", "rotating", tagStillSent},
 		Carriers:     []string{carrierBearer, carrierHeader, carrierQuery},
 		CallStates:   []string{"queued", "in-progress", "completed", "failed"},
 		CallTypes:    []string{"inbound", "outbound"},
