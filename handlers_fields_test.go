@@ -182,7 +182,7 @@ func containsAll(list, wanted []string) bool {
 // fits, with and without credentials, and holds the header fields of each answer against the rules.
 func TestWriteOwnFields_EveryAnswer(t *testing.T) {
 	_, doors, at := fieldsApp(t)
-	public := []string{"/healthz", "/readyz", "/openapi.json", "/reference", "/reference/style.css", "/errors", "/errors/:code", "/static/style.css", "/static/script.js", "/static/icon.svg"}
+	public := []string{"/healthz", "/readyz", "/openapi.json", "/reference", "/reference/style.css", "/reference/:operation", "/errors", "/errors/:code", "/static/style.css", "/static/script.js", "/static/icon.svg"}
 	statuses := map[int]int{}
 	for _, d := range doors {
 		check := func(method, path, credential, cache, vary string) {
