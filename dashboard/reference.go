@@ -139,7 +139,8 @@ type tried struct {
 }
 
 // try sends a request to the API as any client does: it passes the same checks, costs the same, and is
-// among the latest requests. What it changes is recorded as changed by its key, as for every client.
+// among the latest requests. Like every request with a key it has no entry in the audit log: the key
+// allows it, not the operator's role, and it can change only the data of the key's owner.
 func (p *referencePages) try(v *pageRequest) {
 	key, _ := takeField(v.R, tryKey)
 	key = strings.TrimSpace(key)
