@@ -49,6 +49,8 @@ func find(v *pageRequest) {
 	key, certain, fault := v.keyIn(text)
 	switch {
 	case fault != nil:
+	case text == "":
+		page.Found = v.placesFor("")
 	case len(text) > maxSought:
 		fault = invalid("Search for at most %d characters.", maxSought)
 	case key != nil:
