@@ -225,6 +225,7 @@ func TestBrowser_Find(t *testing.T) {
 	p := openBrowser(t)
 	var made struct{ ID, Key string }
 	p.post("/admin/v1/keys", map[string]any{"name": "billing export", "permissions": []string{"can_read_agents"}}, &made)
+	p.load(axeSource(t))
 	p.operator("/keys")
 	p.focus(`#search`)
 	shortcut := func() { p.do(chromedp.KeyEvent("k", chromedp.KeyModifiers(input.ModifierCtrl))) }
@@ -239,6 +240,8 @@ func TestBrowser_Find(t *testing.T) {
 	selected("Create New API Key")
 	p.press("billing")
 	selected("billing export")
+	p.look("palette")
+	p.screen(1280, 900, "light")
 	p.press(kb.ArrowDown)
 	selected("Revoke billing export")
 	p.press(kb.ArrowUp)
@@ -299,4 +302,18 @@ func TestBrowser_Find(t *testing.T) {
 	p.press(kb.Enter)
 	p.wait("the activity of the key", fmt.Sprintf(`document.readyState === "complete" && location.pathname + location.search === "/activity?object=%s"`, made.ID))
 	wantStatus(t, p.api, made.Key, http.StatusOK)
+
+	// A request from the page of an endpoint, found by typing.
+	p.open("/reference")
+	p.fill("#search", "contacts get")
+	p.hidden(`.endpoints a[href="/reference/listAgents"]`)
+	p.click(`.endpoints a[href="/reference/listContacts"]`)
+	p.sees("Try it")
+	p.fill("[name='try.key']", made.Key)
+	p.press(kb.Enter)
+	p.sees("Answer: 403 Forbidden")
+	noSecret()
+	p.click(".doc .copy")
+	p.sees("Copied")
+	p.look("endpoint")
 }
