@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"html/template"
 	"io"
 	"log/slog"
 	"net"
@@ -64,6 +65,7 @@ type App struct {
 	accounts  *Accounts
 
 	routes Routes // the routes of all parts
+	pages  *reference.Reference
 	absent Routes // the routes of the Klen AI API if contract.enabled is false
 	work   []work // the background work of all parts
 
@@ -230,6 +232,7 @@ func (a *App) describe() (api, admin []Row, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	a.pages = pages
 	rowsOf := func(handler http.Handler) (rows []Row) {
 		serve := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { handler.ServeHTTP(w, r) }
 		for _, path := range reference.Paths() {
@@ -321,6 +324,27 @@ func (a *App) bases(r *http.Request) reference.Bases {
 		urls.Admin = "http://" + r.Host
 	}
 	return urls
+}
+
+// endpointPages are the reference for the pages of the dashboard.
+type endpointPages struct{ app *App }
+
+// List implements dashboard.Reference.
+func (p endpointPages) List(search string) (template.HTML, error) {
+	return p.app.pages.List(reference.Operators, search)
+}
+
+// Endpoint implements dashboard.Reference.
+func (p endpointPages) Endpoint(r *http.Request, id string) (dashboard.Endpoint, bool, error) {
+	e, ok, err := p.app.pages.Endpoint(reference.Operators, id, p.app.bases(r))
+	shown := dashboard.Endpoint{
+		Title: e.Title, Method: e.Method, Path: e.Path, Group: e.Group, HTML: e.HTML, Body: e.Body, BodyType: e.BodyType, Keyed: e.Keyed,
+		OnAPI: strings.HasPrefix(e.Path, "/") && !strings.HasPrefix(e.Path, "/admin/") && e.Path != "/metrics",
+	}
+	for _, in := range e.Inputs {
+		shown.Inputs = append(shown.Inputs, dashboard.EndpointInput(in))
+	}
+	return shown, ok, err
 }
 
 // CheckStoreFile checks the database at path, including the tables of all parts, see
@@ -514,13 +538,14 @@ func (a *App) Reload() {
 func (a *App) AdminDoor() (http.Handler, error) {
 	local, err1 := a.Server.Admin()
 	operators, err2 := a.Server.OperatorAdmin()
-	if err := errors.Join(err1, err2); err != nil {
+	api, err3 := a.Server.API()
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
 	d, err := dashboard.New(dashboard.Options{
 		Admin: operators, Door: local, Accounts: a.accounts, Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
-		Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled,
+		KeyPrefix: a.config.Keys.Prefix, Reference: endpointPages{a}, API: api, Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled,
 		Changes: a.changes,
 	})
 	if err != nil {

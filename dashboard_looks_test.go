@@ -118,6 +118,10 @@ func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 			id = keys["booking site"]
 		} else if strings.HasPrefix(path, "/variables/") {
 			id = keys["opening_hours"]
+		} else if strings.HasPrefix(path, "/reference/") {
+			id = "createContact"
+		} else if strings.HasPrefix(path, "/docs/") {
+			id = "limits"
 		}
 		paths = append(paths, strings.ReplaceAll(path, "{id}", id))
 	}

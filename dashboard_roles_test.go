@@ -73,7 +73,7 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 		t.Fatalf("got %d, want 403", w.Code)
 	}
 	request := a.operate(200, "GET", "/admin/v1/requests?code=permission_denied", "")["requests"].([]any)[0].(map[string]any)["request_id"].(string)
-	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/requests/": request, "/keys/": keys["crm"], "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
+	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/reference/": "listCalls", "/docs/": "limits", "/requests/": request, "/keys/": keys["crm"], "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
 	for pattern := range c.needs {
 		c.mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 	}
@@ -269,7 +269,7 @@ func TestRoles_PageEndpoints(t *testing.T) {
 			t.Errorf("the page %s needs %q, which is no endpoint", pattern, needs)
 		}
 	}
-	files, err := filepath.Glob("dashboard/*")
+	files, err := filepath.Glob("dashboard/*.*")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/token"
+	"html"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 )
@@ -116,7 +118,7 @@ func TestOpenAPI_Routes(t *testing.T) {
 	known := map[string]bool{}
 	o := a.Server.o
 	rows := slices.Concat(o.Keyed, o.Free, o.Open, o.Admin)
-	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/reference", "/reference/style.css", "/errors", "/errors/:code", "/admin/v1/routes", "/admin/v1/status", "/authz/nginx", "/authz/forward", "/authz/envoy/:path"} {
+	for _, path := range []string{"/healthz", "/readyz", "/openapi.json", "/reference", "/reference/style.css", "/reference/:operation", "/errors", "/errors/:code", "/admin/v1/routes", "/admin/v1/status", "/authz/nginx", "/authz/forward", "/authz/envoy/:path"} {
 		rows = append(rows, Route{Method: "GET", Path: path})
 	}
 	for _, row := range rows {
@@ -254,66 +256,173 @@ func fetchPage(t *testing.T, door http.Handler, path string) *httptest.ResponseR
 
 var ids = regexp.MustCompile(`id="([^"]+)"`)
 
-// TestReference looks for every operation and schema on the pages of the doors,
-// follows every link, and wants nothing on them that their policy forbids.
+// TestReference opens the page of every operation on the listeners, follows every link, and wants
+// nothing on them that their policy forbids.
 func TestReference(t *testing.T) {
-	a := newTestApp(t, func(c *Config) { c.Server.BaseURL = "https://api.example.net" })
-	a.Server.ListensAt("https://api.example.net")
+	b := newDashboard(t, func(c *Config) { c.Server.BaseURL = "https://api.example.net" })
+	b.Server.ListensAt("https://api.example.net")
 	doc, err := description()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dashboard, err := a.AdminDoor()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, door := range map[string]http.Handler{"api": a.api, "admin": dashboard} {
-		w := fetchPage(t, door, "/reference")
-		page := w.Body.String()
-		if w.Code != 200 || w.Header().Get("Content-Type") != "text/html; charset=utf-8" {
-			t.Fatalf("%s: got %d %s", name, w.Code, w.Header())
+	schemas := map[string]bool{}
+	for name, get := range map[string]func(string) *httptest.ResponseRecorder{
+		"api": func(path string) *httptest.ResponseRecorder { return fetchPage(t, b.api, path) }, "socket": func(path string) *httptest.ResponseRecorder { return fetchPage(t, b.local, path) }, "dashboard": b.get,
+	} {
+		opened := map[string]bool{}
+		open := func(path string) (status int, page string) {
+			w := get(path)
+			if page = w.Body.String(); w.Code != 200 {
+				return w.Code, page
+			}
+			known := map[string]bool{}
+			for _, m := range ids.FindAllStringSubmatch(page, -1) {
+				if known[m[1]] {
+					t.Errorf("%s: %s: the id %s appears twice", name, path, m[1])
+				}
+				known[m[1]] = true
+			}
+			for _, m := range hrefs.FindAllStringSubmatch(page, -1) {
+				if anchor, ok := strings.CutPrefix(m[1], "#"); ok && !known[anchor] {
+					t.Errorf("%s: %s: the link %s leads nowhere", name, path, m[1])
+				} else if !ok && !opened[m[1]] {
+					if opened[m[1]] = true; get(m[1]).Code != 200 {
+						t.Errorf("%s: %s has a link to %s, which is not there", name, path, m[1])
+					}
+				}
+			}
+			if strings.Contains(page, "style=") || strings.Contains(page, "<no value>") || name != "dashboard" && strings.Contains(page, "<script") {
+				t.Errorf("%s: %s: something on the page is inline, or empty", name, path)
+			}
+			return w.Code, page
 		}
+		_, list := open("/reference")
 		for path, item := range doc.Paths.Map() {
 			for method, op := range item.Operations() {
-				want := name == "admin" || !strings.HasPrefix(path, "/admin/")
-				if got := strings.Contains(page, `<article id="`+op.OperationID+`">`); got != want {
-					t.Errorf("%s: %s %s is there: %v, want %v", name, method, path, got, want)
+				want := name != "api" || !strings.HasPrefix(path, "/admin/")
+				if got := strings.Contains(list, `href="/reference/`+op.OperationID+`"`); got != want {
+					t.Errorf("%s: %s %s is in the list: %v, want %v", name, method, path, got, want)
+				}
+				status, page := open("/reference/" + op.OperationID)
+				if (status == 200) != want || want && (!strings.Contains(page, "<code>"+path+"</code>") || !strings.Contains(page, html.EscapeString(op.Summary))) {
+					t.Errorf("%s: %s %s: got %d %s", name, method, path, status, page)
+				}
+				for _, m := range regexp.MustCompile(`id="schema-([^"]+)"`).FindAllStringSubmatch(page, -1) {
+					schemas[m[1]] = true
 				}
 			}
 		}
-		for schema := range doc.Components.Schemas {
-			if !strings.Contains(page, `id="schema-`+schema+`"`) {
-				t.Errorf("%s: lacks the schema %s", name, schema)
+		for event, item := range doc.Webhooks {
+			for _, m := range regexp.MustCompile(`id="schema-([^"]+)"`).FindAllStringSubmatch(func() string { _, page := open("/reference/" + item.Post.OperationID); return page }(), -1) {
+				schemas[m[1]] = true
+			}
+			if !strings.Contains(list, `href="/reference/`+item.Post.OperationID+`"`) {
+				t.Errorf("%s: the list lacks the webhook event %s", name, event)
 			}
 		}
-		for _, want := range []string{
-			`curl -H &#34;Authorization: Bearer $KEY&#34; &#34;https://api.example.net/api/v1/agents&#34;`,
-			`&#34;https://api.example.net/api/v1/calls&#34; -d &#39;{&#34;agent_id&#34;:2,&#34;phone_number&#34;:&#34;&#43;4930555044&#34;`,
+		for id, want := range map[string]string{
+			"listAgents": `curl -H &#34;Authorization: Bearer $KEY&#34; &#34;https://api.example.net/api/v1/agents&#34;`,
+			"startCall":  `&#34;https://api.example.net/api/v1/calls&#34; -d &#39;{&#34;agent_id&#34;:2,&#34;phone_number&#34;:&#34;&#43;4930555044&#34;`,
 		} {
-			if !strings.Contains(page, want) {
-				t.Errorf("%s: lacks %s", name, want)
+			if _, page := open("/reference/" + id); !strings.Contains(page, want) {
+				t.Errorf("%s: %s lacks %s", name, id, want)
 			}
 		}
-		known := map[string]bool{}
-		for _, m := range ids.FindAllStringSubmatch(page, -1) {
-			if known[m[1]] {
-				t.Errorf("%s: the id %s appears twice", name, m[1])
-			}
-			known[m[1]] = true
-		}
-		follow(t, door, page, known)
-		if strings.Contains(page, "<script") || strings.Contains(page, "style=") || strings.Contains(page, "<no value>") {
-			t.Errorf("%s: something on the page is inline, or empty", name)
-		}
-		r, again := httptest.NewRequest("GET", "/reference", nil), httptest.NewRecorder()
-		r.Host = "localhost:8081"
-		r.Header.Set("If-None-Match", w.Header().Get("ETag"))
-		if door.ServeHTTP(again, r); again.Code != 304 {
-			t.Errorf("%s: with its tag: got %d, want 304", name, again.Code)
+		if status, _ := open("/reference/none"); status != 404 {
+			t.Errorf("%s: an endpoint that is not there: got %d, want 404", name, status)
 		}
 	}
-	if page := fetchPage(t, dashboard, "/reference").Body.String(); !strings.Contains(page, `&#34;http://localhost:8081/admin/v1/keys&#34;`) {
-		t.Error("the admin listener's own address is not in its examples")
+	for schema := range doc.Components.Schemas {
+		if !schemas[schema] {
+			t.Errorf("no page has the schema %s", schema)
+		}
+	}
+	w := fetchPage(t, b.api, "/reference/listAgents")
+	r, again := httptest.NewRequest("GET", "/reference/listAgents", nil), httptest.NewRecorder()
+	r.Header.Set("If-None-Match", w.Header().Get("ETag"))
+	if b.api.ServeHTTP(again, r); again.Code != 304 {
+		t.Errorf("with its tag: got %d, want 304", again.Code)
+	}
+	if page := b.get("/reference/createKey").Body.String(); !strings.Contains(page, `&#34;http://127.0.0.1:8081/admin/v1/keys&#34;`) {
+		t.Errorf("the admin listener's own address is not in its examples: %s", page)
+	}
+}
+
+// TestReference_Try sends requests from the page of an endpoint.
+func TestReference_Try(t *testing.T) {
+	b := newDashboard(t)
+	id, key := b.key(`["can_read_agents", "can_read_contacts"]`, `"limits": {"requests_per_minute_limit": 5}`)
+	b.operate(201, "POST", "/admin/v1/agents", `{"name": "Front <desk>", "phone_number": "+4930555001"}`)
+	send := func(endpoint string, wants []string, form ...string) {
+		t.Helper()
+		w := b.post("/reference/"+endpoint, form...)
+		page := w.Body.String()
+		for _, want := range wants {
+			if !strings.Contains(page, want) {
+				t.Errorf("%s %v: got %d, lacks %q: %s", endpoint, form, w.Code, want, page)
+			}
+		}
+		if strings.Contains(page, key) {
+			t.Errorf("%s %v: the page repeats the key: %s", endpoint, form, page)
+		}
+	}
+	send("listAgents", []string{"Answer: 200 OK", "Front &lt;desk&gt;", "GET /api/v1/agents", "X-Ratelimit-Remaining: 4"}, "try.key", " "+key+" ")
+	send("listCalls", []string{"Answer: 403 Forbidden", "permission_denied", `value="queued"`}, "try.key", key, "query.status", "queued")
+	send("createContact", []string{"Answer: 201 Created", "Mara"}, "try.key", key, "body", `{"first_name": "Mara"}`)
+	send("listContacts", []string{"Answer: 200 OK", "Mara", "/api/v1/contacts?search=mara"}, "try.key", key, "query.search", "mara")
+	send("getContact", []string{"Answer: 404", "/api/v1/contacts/..%2F..%2Fkey"}, "try.key", key, "path.contact_id", "../../key")
+	send("listAgents", []string{"Answer: 429", "rate_limit_exceeded"}, "try.key", key)
+	send("listAgents", []string{"Answer: 401", "invalid_key"}, "try.key", "klen_wrong")
+	send("getHealth", []string{"Answer: 200 OK"})
+	send("listAgents", []string{"Enter the key", `role="alert"`})
+	send("listAgents", []string{"a character that no key has"}, "try.key", "a\nb")
+	send("getContact", []string{"contact_id is required"}, "try.key", key, "path.contact_id", "")
+	if w := b.post("/reference/createKey", "try.key", key); w.Code != 200 || strings.Contains(w.Body.String(), "Answer:") {
+		t.Errorf("an endpoint of the admin listener: got %d %s", w.Code, w.Body)
+	}
+	// They are requests like all others.
+	list := b.operate(200, "GET", "/admin/v1/requests?key="+id, "")["requests"].([]any)
+	if len(list) != 6 {
+		t.Errorf("got %d requests, want 6: %v", len(list), list)
+	}
+	for _, row := range list {
+		if row.(map[string]any)["client"] != "192.0.2.1" {
+			t.Errorf("got %v, want the address of the browser", row)
+		}
+	}
+	audit := fmt.Sprint(b.operate(200, "GET", "/admin/v1/audit?limit=1000", ""))
+	if strings.Contains(audit, key) {
+		t.Errorf("the audit log has the key: %s", audit)
+	}
+	b.clocks.Pass(2 * time.Minute)
+	for range 30 {
+		send("getHealth", []string{"Answer: 200 OK"})
+	}
+	send("getHealth", []string{"You have sent 30 requests", `role="alert"`})
+	b.clocks.Pass(time.Minute)
+	send("getHealth", []string{"Answer: 200 OK"})
+	send("getOpenAPI", []string{"Answer: 200 OK", "only the beginning is shown"})
+	if page := b.post("/reference/getOpenAPI").Body; page.Len() > 200_000 {
+		t.Errorf("the page has %d bytes", page.Len())
+	}
+
+	// A session that has ended carries the form on, and not the key.
+	stranger := newBrowser(b.testApp)
+	w := stranger.post("/reference/listContacts", "try.key", key, "query.search", "mara")
+	if page := w.Body.String(); w.Code != 401 || strings.Contains(page, key) || !strings.Contains(page, "mara") {
+		t.Errorf("got %d %s", w.Code, page)
+	}
+	r := b.request("POST", "/reference/listAgents", "try.key", key)
+	r.Header.Set("Sec-Fetch-Site", "cross-site")
+	if w := b.send(r); w.Code != 403 {
+		t.Errorf("from another site: got %d, want 403", w.Code)
+	}
+	b.setRoleOf("Ann", RoleViewer)
+	if w := b.post("/reference/listAgents", "try.key", key); w.Code != 403 {
+		t.Errorf("as a viewer: got %d, want 403", w.Code)
+	}
+	if page := b.get("/reference/listAgents").Body.String(); strings.Contains(page, "try.key") {
+		t.Error("a viewer sees the form")
 	}
 }
 

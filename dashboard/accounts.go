@@ -224,6 +224,9 @@ func (d *Dashboard) loggedIn(p page) http.HandlerFunc {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		s, ok := d.session(r)
 		if !ok {
+			if _, secret := secretIn(r.URL.RawQuery, d.o.KeyPrefix); secret && r.Method == http.MethodGet {
+				r.URL.RawQuery = "" // the address of the login would repeat it
+			}
 			if s, ok = d.logInFirst(w, r); !ok {
 				return
 			}
@@ -232,6 +235,9 @@ func (d *Dashboard) loggedIn(p page) http.HandlerFunc {
 		var err error
 		if v.query, err = readQuery(r); err != nil {
 			v.showFault(invalid("%s", err))
+			return
+		}
+		if v.clearAddress() {
 			return
 		}
 		if p.Needs != anyRole && !v.may(p.Needs) {

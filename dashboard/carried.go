@@ -57,7 +57,7 @@ func carry(r *http.Request) (c carried) {
 		c.Lost = "A file is not kept. Choose it again afterwards."
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.PostForm)) {
-		if slices.Contains([]string{loginName, loginPassword, loginCode, loginPasskey, confirmPassword, confirmCode, confirmPasskey, confirmTicket, "password", "old"}, name) {
+		if slices.Contains([]string{loginName, loginPassword, loginCode, loginPasskey, confirmPassword, confirmCode, confirmPasskey, confirmTicket, tryKey, "password", "old"}, name) {
 			continue
 		}
 		for _, value := range r.PostForm[name] {

@@ -45,8 +45,12 @@ type Options struct {
 	APIURL   func() string // returns the URL of the API
 	// Changes returns a number that grows with each request to the API and each change by an operator,
 	// and whether the service is not stopping.
-	Changes  func() (count uint64, serving bool)
-	Instance string // letters and digits that differ between services on one host; part of the cookie's name
+	Changes func() (count uint64, serving bool)
+	// KeyPrefix is the prefix of the secrets of keys, by which searches recognize them.
+	KeyPrefix string
+	Reference Reference
+	API       http.Handler // serves the API listener
+	Instance  string       // letters and digits that differ between services on one host; part of the cookie's name
 
 	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out
 }
@@ -68,7 +72,8 @@ func New(o Options) (*Dashboard, error) {
 	for _, set := range d.sets {
 		d.sections = append(d.sections, set.sections()...)
 	}
-	d.sections = append(d.sections, section{"System", "Account", "/account"})
+	last := slices.IndexFunc(d.sections, func(s section) bool { return s.Group == "Help" })
+	d.sections = slices.Insert(d.sections, last, section{"System", "Account", "/account"})
 	d.needs = map[string]string{}
 	for pattern, p := range d.pages() {
 		if p.Needs == "" {
@@ -103,11 +108,11 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}}
+		return []pageSet{findPages{}, overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}, newReferencePages(o), docPages{}}
 	}
 	return []pageSet{
-		overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{},
+		findPages{}, overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
+		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, tokenPages{}, auditPages{}, statusPages{}, newReferencePages(o), docPages{},
 	}
 }
 
@@ -162,6 +167,7 @@ func (d *Dashboard) Handler() (http.Handler, error) {
 	for _, at := range []string{"/admin/", "/metrics", "/healthz", "/readyz", "/openapi.json", "/reference", "/reference/", "/errors", "/errors/"} {
 		mux.HandleFunc(at, d.endpoint)
 	}
+	mux.HandleFunc("GET /reference/style.css", d.endpoint) // of the pages of errors, which need no login
 	for name, file := range d.static {
 		mux.Handle("GET /static/"+name, file)
 	}
@@ -216,6 +222,7 @@ type view struct {
 	Nav      []navGroup
 	Fault    string     // sentence about an error; "" if there was none
 	Done     string     // sentence about a change that was made; "" if there was none
+	Help     *docLink   // the document that helps with the page; nil if there is none
 	Form     url.Values // values to fill the form with
 	Data     any        // data that only this template uses
 

@@ -3,15 +3,12 @@ package dashboard
 import (
 	"bytes"
 	"cmp"
-	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
-
-	"latchkey/internal/keytext"
 )
 
 // keyLists are the list of keys, its rows for the script of the page, and the search.
@@ -183,29 +180,37 @@ func otherChips(q url.Values) (chips []chip) {
 	return chips
 }
 
-// find answers the search of the list. A secret that was typed or pasted leads to the page of its key,
-// and never gets into an address, which a browser keeps. Everything else leads to the list.
+// find answers the search of the list, and each search of another page that may hold a secret. A secret
+// leads to the page of its key, and never gets into an address, which a browser keeps. Everything else
+// leads to the list.
 func (k *keyLists) find(v *pageRequest) {
+	from, other := takeField(v.R, searchPage)
 	form := v.R.PostForm
-	text := strings.TrimSpace(form.Get("search"))
-	if couldBeSecret(text) {
-		answer, e := v.call(http.MethodPost, "/admin/v1/keys/lookup", map[string]any{"sha256": []string{fmt.Sprintf("%x", keytext.DigestOf(text))}})
-		if e != nil {
+	for _, name := range slices.Sorted(maps.Keys(form)) {
+		key, certain, e := v.keyIn(form.Get(name))
+		switch {
+		case e != nil:
 			v.showFault(e)
 			return
-		}
-		found, _ := answer["keys"].([]any)
-		if len(found) > 0 {
-			key, _ := found[0].(map[string]any)
+		case key != nil:
 			http.Redirect(v.W, v.R, "/keys/"+url.PathEscape(textOf(key["id"]))+"?done=found", http.StatusSeeOther)
 			return
-		}
-		if prefix := textOf(answer["prefix"]); prefix != "" && strings.HasPrefix(text, prefix) || looksRandom(text) {
-			k.list(v, &Fault{Status: http.StatusNotFound, Message: "This looks like a secret, and no key of this service has it. Nothing of it was kept."})
+		case certain || !other && name == "search" && looksRandom(strings.TrimSpace(form.Get(name))):
+			k.list(v, &Fault{Status: http.StatusNotFound, Message: unknownSecret})
 			return
 		}
 	}
 	to := url.Values{}
+	if other {
+		for name := range form {
+			if form.Get(name) != "" {
+				to.Set(name, form.Get(name))
+			}
+		}
+		at, _, _ := strings.Cut(localPath(from), "?")
+		http.Redirect(v.W, v.R, at+"?"+to.Encode(), http.StatusSeeOther)
+		return
+	}
 	for _, name := range keyFilters() {
 		if value := strings.TrimSpace(form.Get(name)); value != "" {
 			to.Set(name, value)
@@ -215,18 +220,6 @@ func (k *keyLists) find(v *pageRequest) {
 		to.Del("order") // the order of another column
 	}
 	http.Redirect(v.W, v.R, keysAt(to), http.StatusSeeOther)
-}
-
-// couldBeSecret reports whether a text may be the secret of a key. Secrets of keys that were imported
-// have no known form.
-func couldBeSecret(text string) bool {
-	return len(text) >= 20 && len(text) <= 1000 && !strings.HasPrefix(text, "key_") && !strings.ContainsFunc(text, unicode.IsSpace)
-}
-
-// looksRandom reports whether a text consists of letters and digits as a secret does, and is no word.
-func looksRandom(text string) bool {
-	other := func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-' }
-	return len(text) >= 32 && !strings.ContainsFunc(text, other) && strings.ContainsFunc(text, unicode.IsDigit)
 }
 
 // rows answers the script of the list with the rows of the keys that the query names, as HTML. So an

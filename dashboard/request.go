@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"time"
 
 	"latchkey/internal/strictjson"
@@ -84,8 +85,13 @@ func (v *pageRequest) show(status int, name string, page view) {
 		page.Role = roleLabel(v.Operator.Role)
 	}
 	page.Nav = v.navigation()
+	if link, ok := helpFor(v.R.URL.Path); ok {
+		page.Help = &link
+	}
 	if word := v.query.Get("done"); page.Done == "" && d.takeNote(v.W, v.R, word) {
-		page.Done = done(word)
+		if page.Done = done(word); page.Fault == "" && slices.Contains([]string{"exposed", "leaked"}, word) {
+			page.Fault, page.Done = page.Done, ""
+		}
 	}
 	d.render(v.W, status, name, page)
 }
@@ -98,7 +104,10 @@ func done(word string) string {
 		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued. It is sent again with the same delivery id.",
 		"delivered": "The sample was delivered.", "failed": "The sample was not delivered. The first row of the attempts shows the reason.",
 		"paused": "Paused. Nothing is sent to it until it is resumed.", "resumed": "Resumed.",
-		"found":  "This is the key that has the secret. The secret was not kept.",
+		"found": "This is the key that has the secret. The secret was not kept.",
+		"exposed": "The address of the last page had the secret of this key. The browser's history and logs may keep it, so consider the key exposed: rotate it. " +
+			"Searches send no secrets in addresses if the browser runs scripts.",
+		"leaked": "The address of the last page had what looks like a secret, which no key of this service has. The browser's history and logs may keep it, so consider it exposed.",
 		"finish": "The previous secrets are no longer valid. Only the current secret is.",
 		"pause":  "Paused: requests get 401 from now on.", "resume": "Resumed.",
 		"revoke":   "Revoked: requests get 401 from now on.",

@@ -2,28 +2,45 @@
 
 // Copying, where the Clipboard API is missing (plain HTTP from another
 // machine) by selecting the text.
+const copies = (button, field) => button.addEventListener("click", async () => {
+  let done = false;
+  if (navigator.clipboard) {
+    try {
+      await navigator.clipboard.writeText(field.value ?? field.textContent);
+      done = true;
+    } catch { /* the next way */ }
+  }
+  if (!done) {
+    field.focus();
+    if (field.select) field.select();
+    else getSelection().selectAllChildren(field);
+    done = document.execCommand("copy");
+  }
+  const label = button.dataset.label ??= button.textContent;
+  button.textContent = done ? "Copied" : "Press Ctrl+C";
+  setTimeout(() => { button.textContent = label; }, 4000);
+  const stored = document.getElementById("stored");
+  if (done && stored) stored.checked = true;
+  document.getElementById("copied").textContent = done ? button.dataset.what + " copied." : "Press Ctrl+C to copy.";
+});
 for (const button of document.querySelectorAll("[data-copy]")) {
   const field = document.getElementById(button.dataset.copy);
   field.addEventListener("focus", () => field.select());
-  button.addEventListener("click", async () => {
-    let done = false;
-    if (navigator.clipboard) {
-      try {
-        await navigator.clipboard.writeText(field.value);
-        done = true;
-      } catch { /* the next way */ }
-    }
-    if (!done) {
-      field.focus();
-      field.select();
-      done = document.execCommand("copy");
-    }
-    const label = button.dataset.label ??= button.textContent;
-    button.textContent = done ? "Copied" : "Press Ctrl+C";
-    setTimeout(() => { button.textContent = label; }, 4000);
-    const stored = document.getElementById("stored");
-    if (done && stored) stored.checked = true;
-    document.getElementById("copied").textContent = done ? button.dataset.what + " copied." : "Press Ctrl+C to copy.";
+  copies(button, field);
+}
+for (const block of document.querySelectorAll(".doc pre")) {
+  const button = document.createElement("button");
+  Object.assign(button, { type: "button", className: "small copy", textContent: "Copy" });
+  button.dataset.what = "Code";
+  block.before(button);
+  copies(button, block);
+}
+
+// Filtering a list as one types.
+for (const field of document.querySelectorAll("[data-filter]")) {
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/);
+    for (const item of document.querySelectorAll(field.dataset.filter)) item.hidden = !words.every((word) => item.textContent.toLowerCase().includes(word));
   });
 }
 
@@ -35,6 +52,71 @@ document.addEventListener("click", (event) => {
   if (link.dataset.dialog) document.getElementById(link.dataset.dialog).showModal();
   else link.closest("dialog").close();
 });
+
+// A search that may hold the secret of a key goes by POST: no address has it.
+document.addEventListener("submit", (event) => {
+  const form = event.target, page = document.createElement("input");
+  if (form.getAttribute("method") !== "get" || ![...new FormData(form).values()].some((value) => /[\w-]{12}/.test(value))) return;
+  Object.assign(page, { type: "hidden", name: "search.page", value: form.getAttribute("action") });
+  form.append(page);
+  form.setAttribute("method", "post");
+  form.setAttribute("action", "/keys/find");
+});
+
+// Ctrl+K searches. An earlier answer never replaces a later one.
+const palette = document.getElementById("palette");
+if (palette) {
+  const field = palette.querySelector("input"), list = document.getElementById("found"), says = palette.querySelector("p");
+  let asked, timer, at = -1;
+  const mark = (to) => {
+    list.children[at]?.setAttribute("aria-selected", "false");
+    const option = list.children[at = to];
+    field.setAttribute("aria-activedescendant", option ? option.id : "");
+    if (!option) return;
+    option.setAttribute("aria-selected", "true");
+    option.scrollIntoView({ block: "nearest" });
+  };
+  const ask = async () => {
+    asked?.abort();
+    const mine = asked = new AbortController();
+    try {
+      const answer = await fetch("/find", { method: "POST", body: new URLSearchParams({ query: field.value, part: "1" }), signal: mine.signal });
+      if (!answer.ok) throw answer;
+      const got = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (mine !== asked) return;
+      says.textContent = got.querySelector("p").textContent;
+      list.replaceChildren(...got.querySelectorAll("a"));
+      mark(list.firstChild ? 0 : -1);
+    } catch (fault) {
+      if (mine === asked && fault.name !== "AbortError") says.textContent = fault.status === 401 ? "Your session has ended. Reload the page." : "The server does not answer.";
+    }
+  };
+  field.addEventListener("focus", ask);
+  field.addEventListener("input", () => {
+    mark(-1);
+    clearTimeout(timer);
+    timer = setTimeout(ask, 150);
+  });
+  field.addEventListener("keydown", (event) => {
+    const count = list.children.length, step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step && count) mark((at + step + count) % count);
+    else if (event.key === "Enter" && at >= 0) list.children[at].click();
+    else return;
+    event.preventDefault();
+  });
+  palette.addEventListener("close", () => {
+    clearTimeout(timer);
+    asked?.abort();
+    field.value = says.textContent = "";
+    list.replaceChildren();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "k" || !event.ctrlKey && !event.metaKey) return;
+    event.preventDefault();
+    if (palette.open) palette.close();
+    else if (!document.querySelector("dialog[open]")) palette.showModal();
+  });
+}
 
 // The form of a new key: presets tick permissions, and a sentence says back
 // what was chosen.

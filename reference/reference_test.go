@@ -3,6 +3,7 @@ package reference
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -34,20 +35,31 @@ func TestHandler(t *testing.T) {
 		admin := audience == Operators
 		door := f.Handler(audience, bases)
 		for _, path := range Paths() {
-			if w := ask(t, door, strings.Replace(path, ":code", "too_small", 1)); w.Code != 200 || w.Header().Get("ETag") == "" {
+			if w := ask(t, door, strings.NewReplacer(":code", "too_small", ":operation", "change").Replace(path)); w.Code != 200 || w.Header().Get("ETag") == "" {
 				t.Errorf("%s: got %d %v", path, w.Code, w.Header())
 			}
+		}
+		if w := ask(t, door, "/reference/none"); w.Code != 404 || !strings.Contains(w.Body.String(), "no such endpoint") {
+			t.Errorf("an unknown endpoint: got %d %s", w.Code, w.Body)
 		}
 		if w := ask(t, door, "/errors/none"); w.Code != 404 || !strings.Contains(w.Body.String(), "no such error code") {
 			t.Errorf("an unknown code: got %d %s", w.Code, w.Body)
 		}
-		page := ask(t, door, "/reference").Body.String()
-		if got := strings.Contains(page, `<article id="list">`); got != admin {
-			t.Errorf("admin %v: the admin listener's endpoint is on the page: %v", admin, got)
+		if got := strings.Contains(ask(t, door, "/reference").Body.String(), `href="/reference/list"`); got != admin {
+			t.Errorf("admin %v: the admin listener's endpoint is in the list: %v", admin, got)
 		}
+		if got := ask(t, door, "/reference/list").Code == 200; got != admin {
+			t.Errorf("admin %v: the admin listener's endpoint has a page: %v", admin, got)
+		}
+		for search, want := range map[string]bool{"CHANGE put": true, "things/": true, "missing": false} {
+			if got := strings.Contains(ask(t, door, "/reference?search="+url.QueryEscape(search)).Body.String(), `href="/reference/change"`); got != want {
+				t.Errorf("admin %v: %q finds the endpoint: %v, want %v", admin, search, got, want)
+			}
+		}
+		page := ask(t, door, "/reference/change").Body.String()
 		for _, want := range []string{
 			`curl -X PUT -H &#34;Authorization: Bearer $KEY&#34; &#34;http://api.example/things/7&#34; -d &#39;{&#34;name&#34;:&#34;it&#39;\&#39;&#39;s&#34;}&#39;`,
-			`<td>string or null</td>`, `<td>array of integer</td>`, `<span class="must">required</span>`, `<a href="#schema-Thing">Thing</a>`,
+			`<span>string or null</span>`, `<span>array of integer</span>`, `<span class="must">required</span>`, `<a href="#schema-Thing">Thing</a>`,
 		} {
 			if !strings.Contains(page, want) {
 				t.Errorf("admin %v: the page lacks %s", admin, want)

@@ -127,12 +127,12 @@ func join(values []any) string {
 }
 
 // sample returns a value that fits the schema: its example, constant, default or first allowed
-// value. If it has none of these, the value depends on the type. schemas holds the schemas to which
-// $ref can refer, by name.
-func (s schema) sample(schemas map[string]schema) any {
+// value. If it has none of these, the value depends on the type. named returns the schemas to
+// which $ref can refer.
+func (s schema) sample(named func(name string) schema) any {
 	switch {
 	case s.Ref != "":
-		return schemas[path.Base(s.Ref)].sample(schemas)
+		return named(path.Base(s.Ref)).sample(named)
 	case len(s.Examples) > 0:
 		return s.Examples[0]
 	case s.Const != nil:
@@ -142,7 +142,7 @@ func (s schema) sample(schemas map[string]schema) any {
 	case len(s.Enum) > 0:
 		return s.Enum[0]
 	case len(s.OneOf) > 0:
-		return s.OneOf[0].sample(schemas)
+		return s.OneOf[0].sample(named)
 	}
 	kind, _ := s.Kind.(string)
 	if list, ok := s.Kind.([]any); ok && len(list) > 0 {
@@ -160,11 +160,11 @@ func (s schema) sample(schemas map[string]schema) any {
 		if s.Items == nil {
 			return []any{}
 		}
-		return []any{s.Items.sample(schemas)}
+		return []any{s.Items.sample(named)}
 	case "object":
 		object := map[string]any{}
 		for _, name := range s.Required {
-			object[name] = s.Properties[name].sample(schemas)
+			object[name] = s.Properties[name].sample(named)
 		}
 		return object
 	}
