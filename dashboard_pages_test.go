@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -642,4 +644,55 @@ func TestVariablePages(t *testing.T) {
 	}
 	b.sent(b.post("/variables/3/delete"), "/variables?done=deleted")
 	b.says(b.get("/business-context"), 200, "its variable was deleted")
+}
+
+// TestBackupPages shows the schedule, checks files and the database, and downloads a backup once the
+// password is confirmed.
+func TestBackupPages(t *testing.T) {
+	b := newDashboard(t)
+	b.tells("/backups", "No backups are made by themselves", `dir = "/var/backups/latchkey"`, "latchkey restore FILE", `<a href="/backups" aria-current="page">`)
+	b.tells("/", `<a href="/backups"><span>Last backup</span>`)
+	b.says(b.post("/backups/check"), 200, "The database has no damage and was not changed.", "records and")
+	w := b.post("/backups/download")
+	b.says(w, 403, "You are about to download a backup", `action="/backups/download"`)
+	if w.Header().Get("Refresh") != "" {
+		t.Error("the download begins without the password")
+	}
+	w = b.again(w, "/backups/download", "confirm.password", operatorPassword)
+	b.says(w, 200, "then the download begins", `href="/admin/v1/backup"`)
+	if got := w.Header().Get("Refresh"); got != "0; url=/admin/v1/backup" {
+		t.Errorf("got %q", got)
+	}
+	if w := b.get("/admin/v1/backup"); w.Code != 200 || w.Header().Get("Content-Disposition") != `attachment; filename="latchkey-20260203T090000Z.db"` {
+		t.Errorf("got %d %v", w.Code, w.Header())
+	}
+
+	dir := t.TempDir()
+	b = newDashboard(t, func(c *Config) { c.Backup.Dir, c.Backup.Every = dir, 36*time.Hour })
+	b.tells("/backups", "36 hours", "the newest 7", "none yet", "within a minute")
+	if err := b.backups.Due(b.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	const name = "latchkey-20260203T090000Z.db"
+	b.tells("/backups", name, "in 1 day", "not since the start", dir)
+	b.says(b.post("/backups/"+name+"/check"), 200, name+" has no damage and was not changed.", ">good</span>")
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), data[:len(data)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.says(b.post("/backups/"+name+"/check"), 200, name+" is damaged or was changed.", "the file cannot be read", ">damaged</span>", `class="note bad" role="alert"`)
+	b.says(b.post("/backups/other.db/check"), 404, "no scheduled backup")
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // no folder can be made there
+		t.Fatal(err)
+	}
+	if err := b.backups.Due(b.clock.Now().Add(48 * time.Hour)); err == nil {
+		t.Fatal("a backup was made in a file")
+	}
+	b.tells("/backups", "the latest try failed", "set backup.dir to a folder that Latchkey may write to", "none yet")
 }

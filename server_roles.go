@@ -176,6 +176,8 @@ var endpointRules = map[string]endpointRule{
 	"POST /admin/v1/setup-link":                {RightAdmin, humanProof},
 	"POST /admin/v1/reload":                    {RightAdmin, noProof},
 	"POST /admin/v1/check":                     {RightAdmin, noProof},
+	"GET /admin/v1/backups":                    {RightRead, noProof},
+	"POST /admin/v1/backups/:name/check":       {RightAdmin, noProof},
 	"GET /admin/v1/backup":                     {RightAdmin, loginProof},
 }
 

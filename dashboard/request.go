@@ -94,8 +94,11 @@ func (v *pageRequest) show(status int, name string, page view) {
 // done returns the sentence for a value of the parameter "done" in an address, or "" if the value
 // is unknown. A link therefore cannot make a page show any other sentence.
 func done(word string) string {
+	if note := importNote(word); note != "" {
+		return note
+	}
 	return map[string]string{
-		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported. Every row is stored.",
+		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.",
 		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued. It is sent again with the same delivery id.",
 		"delivered": "The sample was delivered.", "failed": "The sample was not delivered. The first row of the attempts shows the reason.",
 		"paused": "Paused. Nothing is sent to it until it is resumed.", "resumed": "Resumed.",
@@ -125,6 +128,11 @@ func (v *pageRequest) form() (form url.Values, ok bool) {
 		return nil, false
 	}
 	return v.R.PostForm, true
+}
+
+// noDeadline lets the answer take as long as it needs, for work of which the admin endpoint says so.
+func (v *pageRequest) noDeadline() {
+	_ = http.NewResponseController(v.W).SetWriteDeadline(time.Time{}) // without a connection, as in tests, there is no deadline
 }
 
 // writeJSON sends value as JSON, in answer to a request by a page's script.
