@@ -113,7 +113,7 @@ func (c roleCrawl) address(pattern string) string {
 			id = other
 		}
 	}
-	return strings.NewReplacer("{id}", id, "{verb}", "resume", "{$}", "").Replace(path)
+	return strings.NewReplacer("{id}", id, "{verb}", "resume", "{entry}", "1", "{$}", "").Replace(path)
 }
 
 // open opens a page and wants that each of its links and forms leads to what the role may use.

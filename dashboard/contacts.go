@@ -34,22 +34,49 @@ func newContactPages() contactPages {
 	}}
 }
 
-func stages(v *pageRequest) []choice        { return words("lead", "qualified_lead", "customer")(v) }
-func contactStates(v *pageRequest) []choice { return words("not_contacted", "contacted")(v) }
+// maxInUse is the number of the newest contacts in which stages and contactStates look for values.
+const maxInUse = 200
+
+// inUse returns the usual values of a member of contacts, and those of the newest contacts, as
+// suggestions.
+func inUse(v *pageRequest, member string, usual ...string) []choice {
+	answer, e := v.call(http.MethodGet, fmt.Sprintf("/admin/v1/contacts?limit=%d", maxInUse), nil)
+	if e != nil {
+		return words(usual...)(v)
+	}
+	list, _ := answer["contacts"].([]any)
+	for _, row := range list {
+		contact, _ := row.(map[string]any)
+		if value := textOf(contact[member]); value != "" && !slices.Contains(usual, value) {
+			usual = append(usual, value)
+		}
+	}
+	return words(usual...)(v)
+}
+
+func stages(v *pageRequest) []choice {
+	return inUse(v, "stage", "lead", "qualified_lead", "customer")
+}
+
+func contactStates(v *pageRequest) []choice {
+	return inUse(v, "status", "not_contacted", "contacted")
+}
 
 func contactFields() []formField {
+	owner, team := ownerField(), teamField()
+	owner.Group = "Who sees it"
 	return []formField{
-		{Name: "first_name", Label: "First name", Kind: fieldText, Needed: true}, {Name: "last_name", Label: "Last name", Kind: fieldText},
-		{Name: "email", Label: "Mail", Kind: fieldEmail}, {Name: "company", Label: "Company", Kind: fieldText}, {Name: "website", Label: "Website", Kind: fieldText},
-		{Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages, Usual: "lead", Hint: "lower-case letters, digits and _"},
-		{Name: "status", Label: "Status", Kind: fieldText, Choices: contactStates, Usual: "not_contacted", Hint: "lower-case letters, digits and _"},
-		{Name: "address", Label: "Street", Kind: fieldText, From: "address.street"}, {Name: "zip_code", Label: "Zip code", Kind: fieldText, From: "address.zip_code"},
+		{Name: "first_name", Label: "First name", Kind: fieldText, Needed: true, Group: "Person"}, {Name: "last_name", Label: "Last name", Kind: fieldText},
+		{Name: "email", Label: "Email", Kind: fieldEmail}, {Name: "company", Label: "Company", Kind: fieldText}, {Name: "website", Label: "Website", Kind: fieldText},
+		{Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages, Usual: "lead", Hint: "one of those in use, or another: lower-case letters, digits and _", Group: "Progress"},
+		{Name: "status", Label: "Status", Kind: fieldText, Choices: contactStates, Usual: "not_contacted", Hint: "likewise"},
+		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one per line"},
+		{Name: "address", Label: "Street", Kind: fieldText, From: "address.street", Group: "Postal address"}, {Name: "zip_code", Label: "Zip code", Kind: fieldText, From: "address.zip_code"},
 		{Name: "city", Label: "City", Kind: fieldText, From: "address.city"}, {Name: "state", Label: "State", Kind: fieldText, From: "address.state"},
 		{Name: "country", Label: "Country", Kind: fieldText, From: "address.country", Usual: "US"},
 		{Name: "timezone", Label: "Time zone", Kind: fieldText, Usual: "UTC", Hint: "such as Europe/Berlin", Choices: timeZones},
-		teamField(), ownerField(),
-		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one per line"},
-		{Name: "custom_context", Label: "Values for prompts", Kind: fieldJSON, Hint: `a JSON object, such as {"preferred_language": "de"}`, Usual: "{}"},
+		owner, team,
+		{Name: "custom_context", Label: "Values for prompts", Kind: fieldJSON, Hint: `a JSON object, such as {"preferred_language": "de"}`, Usual: "{}", Group: "Prompts"},
 	}
 }
 

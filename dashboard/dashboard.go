@@ -96,11 +96,11 @@ func pageSets(o Options) []pageSet {
 		events = slices.DeleteFunc(events, func(name string) bool {
 			return strings.HasPrefix(name, "call.") || strings.HasPrefix(name, "calendar.")
 		})
-		return []pageSet{overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages(), operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}}
+		return []pageSet{overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), ownerPages{}, operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{}}
 	}
 	return []pageSet{
 		overviewPages{}, newKeyLists(apiURL), keyBulkPages{}, newKeyPages(apiURL), requestPages{}, newHookPages(events), callPages(), agentPages(), newContactPages(), newEventPages(apiURL),
-		schedulePages(), newVariablePages(), blockPages(), ownerPages(), teamPages(), operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{},
+		schedulePages(), newVariablePages(), blockPages(), ownerPages{}, teamPages(), operatorPages{}, tokenPages{}, auditPages{}, backupPages{}, statusPages{},
 	}
 }
 

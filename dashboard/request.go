@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,6 +52,7 @@ type pageRequest struct {
 	Session
 	dashboard *Dashboard
 	query     url.Values // parameters of the address, without empty ones
+	note      string     // sentence about what was done with the form that is shown again; "" if there is none
 	unproven  string     // path of an endpoint that required a confirmed password; "" if none did
 }
 
@@ -84,9 +86,11 @@ func (v *pageRequest) show(status int, name string, page view) {
 	if v.Operator.Role != "admin" {
 		page.Role = roleLabel(v.Operator.Role)
 	}
-	page.Nav = v.navigation()
+	page.Nav, page.Done = v.navigation(), cmp.Or(page.Done, v.note)
 	if word := v.query.Get("done"); page.Done == "" && d.takeNote(v.W, v.R, word) {
-		page.Done = done(word)
+		if page.Fault = cmp.Or(page.Fault, testFault(word)); page.Fault == "" {
+			page.Done = done(word)
+		}
 	}
 	d.render(v.W, status, name, page)
 }
@@ -94,13 +98,14 @@ func (v *pageRequest) show(status int, name string, page view) {
 // done returns the sentence for a value of the parameter "done" in an address, or "" if the value
 // is unknown. A link therefore cannot make a page show any other sentence.
 func done(word string) string {
-	if note := importNote(word); note != "" {
-		return note
+	for _, of := range []func(string) string{importNote, retryNote, testFault} {
+		if note := of(word); note != "" {
+			return note
+		}
 	}
 	return map[string]string{
 		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.",
-		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued. It is sent again with the same delivery id.",
-		"delivered": "The sample was delivered.", "failed": "The sample was not delivered. The first row of the attempts shows the reason.",
+		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "It is sent again now, with the same delivery id.", "delivered": "The sample was delivered.",
 		"paused": "Paused. Nothing is sent to it until it is resumed.", "resumed": "Resumed.",
 		"found":  "This is the key that has the secret. The secret was not kept.",
 		"finish": "The previous secrets are no longer valid. Only the current secret is.",
