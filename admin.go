@@ -406,7 +406,7 @@ func (a *admin) usage(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	usage, err := a.standings(key, r)
+	usage, err := Standings(a.limiter, key, key.Rules(), r)
 	if err != nil {
 		return err
 	}
@@ -506,7 +506,7 @@ func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	usage, err := a.standings(k, r)
+	usage, err := Standings(a.limiter, k, k.Rules(), r)
 	if err != nil {
 		return nil, err
 	}
@@ -568,30 +568,4 @@ func showUse(shown map[string]any, use LastUse) {
 	if !use.At.IsZero() {
 		shown["last_used_by"] = use.Carrier
 	}
-}
-
-// standings returns the usage of each limit of a key, by the name of the limit. Its field
-// resets_at is null if no units are used, and for a limit on requests in flight.
-func (a *admin) standings(k *Key, r *Request) (map[string]any, error) {
-	usage := map[string]any{}
-	for _, l := range k.Rules() {
-		charges := k.ChargeOf(l, 0)
-		list, err := a.limiter.Statuses(charges, r.Steady)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range list {
-			shown := map[string]any{
-				"limit": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": Seconds(s.ResetsAt(r.Now)),
-				"kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe,
-			}
-			if usage[l.Name] = shown; !l.Observe {
-				continue
-			}
-			if shown["would_refuse"], err = a.limiter.Observed.Count(charges[0].ID, l.Name); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return usage, nil
 }

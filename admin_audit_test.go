@@ -400,22 +400,11 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 		"POST /admin/v1/webhooks": func() (string, string) {
 			return v1 + "webhooks", `{"name": "h", "url": "https://hooks.example.net/canary-path", "subscribed_events": ["call.ended"]}`
 		},
-		"PATCH /admin/v1/webhooks/:id":     func() (string, string) { return v1 + "webhooks/" + w.newHook(), `{"name": "i"}` },
-		"DELETE /admin/v1/webhooks/:id":    func() (string, string) { return v1 + "webhooks/" + w.newHook(), "" },
-		"POST /admin/v1/webhooks/:id/test": func() (string, string) { return v1 + "webhooks/" + w.privateHook() + "/test", "" },
-		"POST /admin/v1/webhooks/:id/redeliver": func() (string, string) {
-			id := w.privateHook()
-			hook, err := strconv.ParseUint(id, 10, 64)
-			if err == nil {
-				err = w.Store.Update(func(tx *Tx) error {
-					return addReplayable(tx, Attempt{Webhook: hook, Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1}, []byte("{}"))
-				})
-			}
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			return v1 + "webhooks/" + id + "/redeliver", `{"log_id": 1}`
-		},
+		"PATCH /admin/v1/webhooks/:id":             func() (string, string) { return v1 + "webhooks/" + w.newHook(), `{"name": "i"}` },
+		"DELETE /admin/v1/webhooks/:id":            func() (string, string) { return v1 + "webhooks/" + w.newHook(), "" },
+		"POST /admin/v1/webhooks/:id/test":         func() (string, string) { return v1 + "webhooks/" + w.privateHook() + "/test", "" },
+		"POST /admin/v1/webhooks/:id/redeliver":    func() (string, string) { return v1 + "webhooks/" + w.failedHook() + "/redeliver", `{"log_id": 1}` },
+		"POST /admin/v1/webhooks/:id/retry-failed": func() (string, string) { return v1 + "webhooks/" + w.failedHook() + "/retry-failed", "" },
 	}
 	const event = `{"title": "Canary", "start_time": "2026-03-02T09:00:00Z", "end_time": "2026-03-02T10:00:00Z"}`
 	all["POST /admin/v1/events"] = func() (string, string) { return v1 + "events", event }
@@ -445,6 +434,21 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 		all["DELETE /admin/v1/"+name+"/:id"] = func() (string, string) { return v1 + name + "/" + w.made(v1+name, one(), "id"), "" }
 	}
 	return all
+}
+
+// failedHook makes a webhook with a delivery that has failed for good, and gives its id.
+func (w *auditWalk) failedHook() string {
+	id := w.privateHook()
+	hook, err := strconv.ParseUint(id, 10, 64)
+	if err == nil {
+		err = w.Store.Update(func(tx *Tx) error {
+			return addReplayable(tx, Attempt{Webhook: hook, Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1}, []byte("{}"))
+		})
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return id
 }
 
 // privateHook leads to where nothing listens, without being asked.

@@ -24,9 +24,19 @@ import (
 type Backups struct {
 	o BackupOptions
 
-	mu   sync.Mutex
-	last time.Time // when the newest scheduled backup was made; zero: not known
-	err  error     // the error of the latest call of Due; nil: it succeeded
+	mu      sync.Mutex
+	last    time.Time              // when the newest scheduled backup was made; zero: not known
+	err     error                  // the error of the latest call of Due; nil: it succeeded
+	checked map[string]checkedFile // results of checks since the start, by the name of the file
+	checks  sync.Mutex             // held while a file is checked, so that only one is at a time
+}
+
+// checkedFile is the result of the check of a scheduled backup.
+type checkedFile struct {
+	At     time.Time   // start of the check
+	Bytes  int64       // size of the file, as of the check
+	Made   time.Time   // when the file was last changed, as of the check
+	Result CheckResult // what the check has found
 }
 
 // BackupOptions configures Backups.
@@ -38,16 +48,22 @@ type BackupOptions struct {
 	Keep   int           // number of scheduled backups to keep; older backups are deleted
 	Tables []Checked     // the tables that a check of the store reads
 	Log    *slog.Logger
+	// CheckFile checks the file of a backup. It returns an error if the file cannot be read.
+	CheckFile func(path string, progress Progress) (CheckResult, error)
 }
 
 // NewBackups returns a Backups for o.Store.
-func NewBackups(o BackupOptions) *Backups { return &Backups{o: o} }
+func NewBackups(o BackupOptions) *Backups {
+	return &Backups{o: o, checked: map[string]checkedFile{}}
+}
 
 // AdminRoutes returns the routes for operators.
 func (b *Backups) AdminRoutes() []Route {
 	return []Route{
 		{Method: "GET", Path: "/admin/v1/backup", Handle: b.send, Slow: true},
 		{Method: "POST", Path: "/admin/v1/check", Handle: b.check, Slow: true},
+		{Method: "GET", Path: "/admin/v1/backups", Handle: b.list},
+		{Method: "POST", Path: "/admin/v1/backups/:name/check", Handle: b.checkOne, Slow: true},
 	}
 }
 
@@ -137,6 +153,120 @@ func (b *Backups) check(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, result)
 }
 
+// list answers with the schedule and the scheduled backups, newest first. A folder that cannot be read
+// is a part of the answer.
+func (b *Backups) list(w http.ResponseWriter, r *Request) error {
+	names, failed := b.files()
+	slices.Reverse(names)
+	rows := []any{}
+	for _, name := range names {
+		row, err := b.show(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		rows = append(rows, row)
+	}
+	shown := map[string]any{
+		"dir": TextOrNone(b.o.Dir), "every_seconds": nil, "keep": nil, "last_at": nil, "last_error": nil, "next_at": nil, "count": len(rows), "backups": rows,
+	}
+	if len(names) > 0 {
+		shown["last_at"] = Seconds(backupTime(names[0]))
+	}
+	if _, err := b.Last(); err != nil {
+		failed = err
+	}
+	if failed != nil {
+		shown["last_error"] = failed.Error()
+	}
+	if every := b.Every(); every > 0 {
+		shown["every_seconds"], shown["keep"], shown["next_at"] = int64(every/time.Second), b.o.Keep, Seconds(nextBackup(names, every, r.Now))
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// nextBackup returns when the next scheduled backup is due. names are those of the files, newest
+// first.
+func nextBackup(names []string, every time.Duration, now time.Time) time.Time {
+	if len(names) == 0 {
+		return now
+	}
+	last := backupTime(names[0])
+	if next := last.Add(every); next.After(now) && !last.After(now) {
+		return next
+	}
+	return now
+}
+
+// show returns the JSON fields of the scheduled backup in the file called name. The result of a check
+// counts only for as long as the file stays the same.
+func (b *Backups) show(name string) (map[string]any, error) {
+	info, err := os.Stat(filepath.Join(b.o.Dir, name))
+	if err != nil {
+		return nil, err
+	}
+	shown := map[string]any{"name": name, "created_at": Seconds(backupTime(name)), "bytes": info.Size(), "check": nil}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c, ok := b.checked[name]; ok && c.Bytes == info.Size() && c.Made.Equal(info.ModTime()) {
+		shown["check"] = map[string]any{
+			"at": Seconds(c.At), "good": len(c.Result.Problems) == 0 && c.Result.NotVerified == "", "records": c.Result.Records, "index_entries": c.Result.Entries,
+			"problems": c.Result.Problems, "not_verified": TextOrNone(c.Result.NotVerified),
+		}
+	}
+	return shown, nil
+}
+
+// checkOne checks the scheduled backup in the path and answers with it. A file that cannot be read is
+// a result too.
+func (b *Backups) checkOne(w http.ResponseWriter, r *Request) error {
+	name := r.Params.ByName("name")
+	names, err := b.files()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(names, name) { // so that no other file can be named
+		return ErrNotFound.With("There is no scheduled backup with this name.")
+	}
+	b.checks.Lock()
+	defer b.checks.Unlock()
+	path := filepath.Join(b.o.Dir, name)
+	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return ErrNotFound.With("The backup was deleted meanwhile.")
+	}
+	if err != nil {
+		return err
+	}
+	result, err := b.o.CheckFile(path, whileAsked(r))
+	if err != nil && r.Context().Err() != nil {
+		return gone(r, err)
+	}
+	if err != nil {
+		result = CheckResult{Problems: []string{"the file cannot be read: " + err.Error()}}
+	}
+	b.keepCheck(name, checkedFile{r.Now, info.Size(), info.ModTime(), result}, names)
+	shown, err := b.show(name)
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// keepCheck stores the result of a check, and forgets those of files that no longer exist.
+func (b *Backups) keepCheck(name string, c checkedFile, names []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for old := range b.checked {
+		if !slices.Contains(names, old) {
+			delete(b.checked, old)
+		}
+	}
+	b.checked[name] = c
+}
+
 // Tidy deletes copies that an earlier run of the program left in the data folder. Call it
 // before the first request is served, because it would also delete a copy that is being
 // sent.
@@ -192,11 +322,9 @@ func (b *Backups) due(now time.Time) error {
 		return err
 	}
 	if n := len(made); n > 0 {
-		last, err := time.Parse(BackupTime, strings.TrimSuffix(strings.TrimPrefix(made[n-1], backupPrefix), backupSuffix))
-		if err == nil {
-			b.madeAt(last)
-		}
-		if err == nil && now.Before(last.Add(b.o.Every)) && !now.Before(last) {
+		last := backupTime(made[n-1])
+		b.madeAt(last)
+		if now.Before(last.Add(b.o.Every)) && !now.Before(last) {
 			return nil
 		}
 	}
@@ -233,17 +361,37 @@ func (b *Backups) made() ([]string, error) {
 	if err := durable.MakeFolder(b.o.Dir); err != nil {
 		return nil, fmt.Errorf("create the backup folder: %w; set backup.dir to a folder that Latchkey may write to", err)
 	}
+	return b.files()
+}
+
+// files returns the file names of the scheduled backups, oldest first. It returns nil if there is no
+// folder.
+func (b *Backups) files() (names []string, err error) {
+	if b.o.Dir == "" {
+		return nil, nil
+	}
 	entries, err := os.ReadDir(b.o.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the backup folder: %w", err)
 	}
-	var names []string
 	for _, e := range entries {
-		stamp := strings.TrimSuffix(strings.TrimPrefix(e.Name(), backupPrefix), backupSuffix)
-		if _, err := time.Parse(BackupTime, stamp); err == nil && e.Type().IsRegular() {
+		if !backupTime(e.Name()).IsZero() && e.Type().IsRegular() {
 			names = append(names, e.Name())
 		}
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// backupTime returns the time in the file name of a scheduled backup, or the zero time if the file is
+// something else.
+func backupTime(name string) time.Time {
+	t, err := time.Parse(BackupTime, strings.TrimSuffix(strings.TrimPrefix(name, backupPrefix), backupSuffix))
+	if err != nil || backupName(t) != name {
+		return time.Time{}
+	}
+	return t
 }

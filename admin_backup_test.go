@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -261,5 +262,98 @@ func TestCheckStore(t *testing.T) {
 		if got := strings.Join(check().Problems, "\n"); !strings.Contains(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestBackups_Files lists and checks the files of scheduled backups.
+func TestBackups_Files(t *testing.T) {
+	dir := t.TempDir()
+	a := newTestApp(t, func(c *Config) { c.Backup.Dir, c.Backup.Every, c.Backup.Keep = dir, time.Hour, 3 })
+	a.key(everyPermission)
+	list := func() (answer map[string]any, files []map[string]any) {
+		t.Helper()
+		answer = a.operate(200, "GET", "/admin/v1/backups", "")
+		for _, row := range answer["backups"].([]any) {
+			files = append(files, row.(map[string]any))
+		}
+		return answer, files
+	}
+	if answer, files := list(); len(files) > 0 || answer["last_at"] != nil || answer["next_at"] != "2026-02-03T09:00:00Z" || answer["keep"] != 3.0 || answer["every_seconds"] != 3600.0 {
+		t.Errorf("before the first: got %v", answer)
+	}
+	stranger := filepath.Join(dir, "20200101T000000Z") // a file of somebody else
+	for _, name := range []string{stranger, filepath.Join(dir, "notes.txt")} {
+		if err := os.WriteFile(name, []byte("mine"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 4 {
+		if err := a.backups.Due(a.clock.Now()); err != nil {
+			t.Fatal(err)
+		}
+		a.clocks.Pass(time.Hour)
+	}
+	answer, files := list()
+	if len(files) != 3 || files[0]["name"] != "latchkey-20260203T120000Z.db" || files[0]["check"] != nil || files[0]["bytes"].(float64) < 10_000 || answer["last_at"] != "2026-02-03T12:00:00Z" || answer["next_at"] != "2026-02-03T13:00:00Z" {
+		t.Errorf("got %v, want the newest three", answer)
+	}
+	if _, err := os.Stat(stranger); err != nil {
+		t.Errorf("a file of somebody else: %v", err)
+	}
+	check := func(i int) map[string]any {
+		t.Helper()
+		row := a.operate(200, "POST", "/admin/v1/backups/"+files[i]["name"].(string)+"/check", "")
+		return row["check"].(map[string]any)
+	}
+	if c := check(0); c["good"] != true || len(c["problems"].([]any)) > 0 || c["records"].(float64) < 2 || c["at"] != "2026-02-03T13:00:00Z" {
+		t.Errorf("a good backup: got %v", c)
+	}
+	change := func(i int, how func(data []byte) []byte) {
+		t.Helper()
+		path := filepath.Join(dir, files[i]["name"].(string))
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, how(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(1, func(data []byte) []byte {
+		return bytes.Replace(data, []byte(`"name":"test"`), []byte(`"name":"tesT"`), 1)
+	})
+	if c := check(1); c["good"] != false || !strings.Contains(fmt.Sprint(c["problems"]), "checksum does not match") {
+		t.Errorf("a changed backup: got %v", c)
+	}
+	change(2, func(data []byte) []byte { return data[:len(data)/2] })
+	if c := check(2); c["good"] != false || !strings.Contains(fmt.Sprint(c["problems"]), "the file cannot be read: ") {
+		t.Errorf("half a backup: got %v", c)
+	}
+	if _, now := list(); now[0]["check"] == nil || now[1]["check"] == nil {
+		t.Errorf("got %v, want the results of the checks", now)
+	}
+	change(0, func(data []byte) []byte { return append(data, 0) })
+	if _, now := list(); now[0]["check"] != nil {
+		t.Error("a result is shown of a file that has changed since")
+	}
+	for _, name := range []string{"notes.txt", "20200101T000000Z", "latchkey-20200101T000000Z.db", "..%2Flatchkey.db", "%2Fetc%2Fpasswd"} {
+		a.refuse("POST", "/admin/v1/backups/"+name+"/check", "", 404, "not_found", "")
+	}
+}
+
+// TestBackups_OtherPepper checks a backup of a store whose pepper the service does not have.
+func TestBackups_OtherPepper(t *testing.T) {
+	dir := t.TempDir()
+	a, other := newTestApp(t, func(c *Config) { c.Backup.Dir = dir }), newTestApp(t)
+	data, err := os.ReadFile(other.saveBackup())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "latchkey-20260101T000000Z.db"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := a.operate(200, "POST", "/admin/v1/backups/latchkey-20260101T000000Z.db/check", "")["check"].(map[string]any)
+	if c["good"] != false || c["not_verified"] == nil {
+		t.Errorf("got %v, want that it was not verified", c)
 	}
 }

@@ -286,6 +286,9 @@ func (a *App) observe() {
 	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
 	a.backups = NewBackups(BackupOptions{
 		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
+		CheckFile: func(path string, progress Progress) (CheckResult, error) {
+			return CheckFile(path, tables(), func() (Peppers, error) { return a.peppers, nil }, progress)
+		},
 	})
 	a.metrics = NewMetrics(MetricsOptions{
 		Log:   a.log,

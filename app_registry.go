@@ -60,7 +60,7 @@ var registry = []part{
 		return []work{{time.Second, "start due webhook deliveries", func(time.Time) error { a.Sender.Wake(); return nil }}}
 	}},
 	{name: "owners", tables: OwnerTables(), routes: func(a *App) Routes {
-		return Routes{Admin: NewOwners(a.Store, a.Keyring).AdminRoutes()}
+		return Routes{Admin: NewOwners(a.Store, a.Keyring, a.Limiter).AdminRoutes()}
 	}},
 	{name: "teams", klen: true, tables: TeamTables(), routes: func(a *App) Routes { return Routes{Admin: NewTeams(a.Store).AdminRoutes()} }},
 	{name: "agents", klen: true, tables: AgentTables(), routes: func(a *App) Routes {

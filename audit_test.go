@@ -63,6 +63,7 @@ var unaudited = map[string]string{
 	"DELETE /admin/v1/factors/:id":       "only for a login",
 	"POST /admin/v1/recovery-codes":      "only for a login; TestFactors_Others reads its entries",
 	"POST /admin/v1/check":               "changes nothing",
+	"POST /admin/v1/backups/:name/check": "changes nothing",
 	"POST /admin/v1/calls/:id/heartbeat": "lengthens the lease that the entry of the claim tells of, every few seconds",
 }
 

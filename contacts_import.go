@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"latchkey/internal/fold"
 )
@@ -192,7 +194,7 @@ func (m *contactMatcher) twin(row *ImportRow, id uint64) (other uint64, by []str
 
 // loadContacts stores the rows of an import in their order. With b.UpdateBy a row updates the
 // contact of its owner that has its address or number. Rows that have those of another contact are
-// recorded as duplicates.
+// recorded as duplicates, and with b.Skip left out.
 func loadContacts(tx *Tx, r *Request, b *ImportBatch) error {
 	m, err := newContactMatcher(tx, r, b.Rows)
 	if err != nil {
@@ -214,6 +216,12 @@ func (m *contactMatcher) store(tx *Tx, r *Request, b *ImportBatch, row *ImportRo
 	old, err := m.target(tx, row, b.UpdateBy)
 	if err != nil {
 		return err
+	}
+	if b.Skip {
+		if other, by := m.twin(row, 0); other != 0 {
+			m.skip(b, row, other, by)
+			return nil
+		}
 	}
 	method := http.MethodPost
 	if old != nil {
@@ -244,6 +252,20 @@ func (m *contactMatcher) store(tx *Tx, r *Request, b *ImportBatch, row *ImportRo
 		m.rows[c.ID] = row
 	}
 	return nil
+}
+
+// skip leaves out a row that has an address or a number of the contact other.
+func (m *contactMatcher) skip(b *ImportBatch, row *ImportRow, other uint64, by []string) {
+	if form, err := readContactForm(row.Body, http.MethodPatch); err == nil { // as in readMarks
+		row.Name = contact{FirstName: form.Texts["first_name"], LastName: form.Texts["last_name"]}.FullName()
+	}
+	same := strings.Join(by, " and ")
+	if earlier := m.rows[other]; earlier != nil {
+		row.Skipped = fmt.Sprintf("It has the same %s as row %d.", same, earlier.Number)
+	} else {
+		row.Skipped = fmt.Sprintf("It has the same %s as contact %d.", same, other)
+	}
+	m.report(b, row, map[string]any{"contact_id": other, "other_row": nil, "by": by})
 }
 
 // report records a duplicate, with the number of the row that created or updated its contact before.

@@ -146,3 +146,59 @@ func TestImports_Columns(t *testing.T) {
 		}
 	}
 }
+
+// TestContactImport_Skip leaves out rows that are contacts already, on every way in.
+func TestContactImport_Skip(t *testing.T) {
+	const file = "First Name\tE-Mail\tphone\nA\tmara@EXAMPLE.net\t\nB\tnew@example.net\t\nC\tNEW@example.net\t\nD\t\t+4930555010\nE\t\t\n"
+	fresh := func() *testApp {
+		a := newTestApp(t)
+		a.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "email": "Mara@Example.net", "phone_numbers": [{"phone_number": "+4930555010"}]}`)
+		return a
+	}
+	a := fresh()
+	const path = "/admin/v1/contacts/import?skip_duplicates=true"
+	dry := object(t, askDoor(a.local, "POST", path+"&dry_run=true", file, "Content-Type: text/csv").Body.String())
+	if dry["message"] != "An import would create 2 contacts, and skip 3." || dry["skipped"] != 3.0 || dry["duplicate_count"] != 3.0 || dry["importable"] != true {
+		t.Errorf("got %v", dry)
+	}
+	wantText(t, dry["csv"], `{"columns":[{"column":"first_name","name":"First Name"},{"column":"email","name":"E-Mail"},{"column":"phone","name":"phone"}],"separator":"tab"}`)
+	got := ""
+	for _, v := range dry["contacts"].([]any) {
+		row := v.(map[string]any)
+		got += fmt.Sprintf("%v %v %v; ", row["name"], row["result"], row["message"])
+	}
+	const want = "A skip It has the same email as contact 1.; B create <nil>; C skip It has the same email as row 2.; D skip It has the same phone as contact 1.; E create <nil>; "
+	if got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	for _, send := range []func(a *testApp) string{
+		func(a *testApp) string {
+			return askDoor(a.local, "POST", path, file, "Content-Type: text/csv").Body.String()
+		},
+		func(a *testApp) string {
+			return askDoor(a.local, "POST", path, `[{"first_name": "A", "email": "mara@example.net"}, {"first_name": "B", "email": "new@example.net"}, {"first_name": "C", "email": "new@example.net"},
+				{"first_name": "D", "phone_numbers": [{"phone_number": "+4930555010"}]}, {"first_name": "E"}]`, "Content-Type: application/json").Body.String()
+		},
+		func(a *testApp) string {
+			_, out, errs := a.run(file, "contacts", "import", "--csv", "--skip-duplicates", "-")
+			return out + errs
+		},
+	} {
+		a := fresh()
+		if said := send(a); !strings.Contains(said, "Imported 2 contacts, 3 skipped.") {
+			t.Errorf("got %s", said)
+		}
+		if n := a.operate(200, "GET", "/admin/v1/contacts", "")["count"]; n != 3.0 {
+			t.Errorf("got %v contacts, want 3", n)
+		}
+		if said := send(a); !strings.Contains(said, "skipped.") {
+			t.Errorf("again: got %s", said)
+		}
+	}
+	a.refuse("POST", path+"&update_by=email", "[]", 400, "validation_error", "cannot be used together")
+	a.refuse("POST", "/admin/v1/agents/import?skip_duplicates=true", "[]", 400, "validation_error", "skip_duplicates cannot be used for agents")
+	a.refuse("POST", "/admin/v1/keys/import?skip_duplicates=true", "[]", 400, "validation_error", "skip_duplicates cannot be used for keys")
+	if w := askDoor(a.local, "POST", path, "first_name,First-Name\nA,B\n", "Content-Type: text/csv"); w.Code != 400 || !strings.Contains(w.Body.String(), "are both first_name") {
+		t.Errorf("one column under two names: got %d %s", w.Code, w.Body)
+	}
+}

@@ -37,6 +37,8 @@ func typed(kind, value string) string {
 		return value
 	case "number":
 		return matches(`^-?(\d+(\.\d+)?|\.\d+)([eE][+-]?\d+)?$`)
+	case "time":
+		return matches(`^\d\d:\d\d(:\d\d(\.\d{1,3})?)?$`)
 	case "date":
 		return matches(`^\d{4,}-\d\d-\d\d$`)
 	case "datetime-local":
@@ -203,12 +205,12 @@ func formCases() map[string]formCase {
 			touch: []string{"summary", "new", `^\.summary$`, "transcript", "t", `^\.transcript`}, elsewhere: []string{`{"recording_url": "https://r.example.net/1"}`, "https://r.example.net/1"},
 		},
 		"POST /schedules/{id}": {
-			make: []string{"schedules", `{"owner": "bob", "time_zone": "Asia/Kathmandu", "buffer_minutes": 7, "windows": {"monday": ["09:00-12:00", "12:00-13:00"]}, "business_hours": {}}`}, admin: "schedules/1",
-			touch: []string{"buffer_minutes", "8", `^\.buffer_minutes$`, "windows.tuesday", "10:00-11:00", `^\.windows\.tuesday`}, elsewhere: []string{`{"windows": {"friday": ["07:00-08:00"]}}`, "07:00-08:00"},
+			make: []string{"schedules", `{"owner": "bob", "time_zone": "Asia/Kathmandu", "buffer_minutes": 7, "windows": {"monday": ["09:00-12:00", "12:00-24:00"], "tuesday": ["09:00-12:00"]}, "business_hours": {}}`}, admin: "schedules/1",
+			touch: []string{"buffer_minutes", "8", `^\.buffer_minutes$`, "windows.tuesday.to", "11:00", `^\.windows\.tuesday`}, elsewhere: []string{`{"windows": {"friday": ["07:00-08:00"]}}`, "07:00-08:00"},
 		},
 		"POST /webhooks/{id}": {
 			make: []string{"webhooks", `{"name": ` + odd + `, "url": "https://hooks.example.net/a?b=%20c", "subscribed_events": ["calendar.updated", "call.started", "calendar.created"]}`}, admin: "webhooks/1",
-			touch: []string{"name", "hook", `^\.name$`, "+subscribed_events", "call.ended", `^\.subscribed_events\[3\]$`}, elsewhere: []string{`{"is_active": false}`, "false"},
+			touch: []string{"name", "hook", `^\.name$`, "+subscribed_events", "call.ended", `^\.subscribed_events\[3\]$`, "all_events", "yes", `^\.subscribed_events`}, elsewhere: []string{`{"is_active": false}`, "false"},
 		},
 		"POST /variables/{id}": {
 			make: []string{"variables", `{"name": "mood", "display_name": " Mood\n", "context_type": "contact", "variable_type": "select", "select_options": [" a", "b,c", "d\ne"], "description": " x "}`}, admin: "variables/{id}",
@@ -216,7 +218,7 @@ func formCases() map[string]formCase {
 		},
 		"POST /owners/{id}": {
 			make: []string{"owners", `{"name": "carl", "balance": 12.50, "rate": 0.1, "limits": {"owner_requests_per_minute_limit": 0}}`}, admin: "owners/{id}",
-			touch: []string{"rate", "0.2", `^\.rate$`, "balance", "13", `^\.balance$`, "storage_bytes", "512MiB", `^\.storage(_bytes|\.limit)$`}, elsewhere: []string{`{"limits": {"owner_calls_per_day_limit": 5}}`, "5"},
+			touch: []string{"rate", "0.2", `^\.rate$`, "balance", "13", `^\.balance$`, "storage_bytes", "512MiB", `^\.storage(_bytes|\.limit)$`, "limits.owner_requests_per_minute_limit", "", `^\.own_limits`}, elsewhere: []string{`{"limits": {"owner_calls_per_day_limit": 5}}`, "5"},
 		},
 		"POST /teams/{id}": {
 			make: []string{"teams", `{"name": " Team ", "members": ["bob", "ann"]}`}, admin: "teams/1",
@@ -237,7 +239,7 @@ func formCases() map[string]formCase {
 }
 
 // otherForms are the pages that take forms which do not show the values of a record.
-var otherForms = regexp.MustCompile(`^POST (/logout.*|/account|/account/(link|passkeys|password/remove|app|recovery-codes)|/account/factors/\{id\}(/remove)?|/requests/\{id\}/fix|/confirm/oidc|/account/sessions/(end|\{id\}/end)|/confirm|/operators|/operators/\{id\}/(role|disable|enable|reset-factors)|/keys|/find|/reference/\{id\}|/keys/(find|bulk)|/keys/\{id\}/(rotate|finish|revoke|\{verb\})|/tokens(/\{id\}/(rotate|revoke))?|/contacts/import|/[a-z/-]+/\{id\}/(delete|cancel|pause|resume|test|redeliver)|/(webhooks|webhooks/release|agents|contacts|calendar/events|schedules|variables|do-not-call|owners|teams|calls))$`)
+var otherForms = regexp.MustCompile(`^POST (/logout.*|/account|/account/(link|passkeys|password/remove|app|recovery-codes)|/account/factors/\{id\}(/remove)?|/requests/\{id\}/fix|/confirm/oidc|/account/sessions/(end|\{id\}/end)|/confirm|/operators|/operators/\{id\}/(role|disable|enable|reset-factors)|/keys|/find|/reference/\{id\}|/keys/(find|bulk)|/keys/\{id\}/(rotate|finish|revoke|\{verb\})|/tokens(/\{id\}/(rotate|revoke))?|/contacts/import|/backups/(check|download|\{id\}/check)|/[a-z/-]+/\{id\}/(delete|cancel|pause|resume|test|redeliver|retry)|/(webhooks|webhooks/release|agents|contacts|calendar/events|schedules|variables|do-not-call|owners|teams|calls))$`)
 
 // TestForms_KeepUntouched opens the form of each kind of record and sends it as a browser does:
 // untouched, with one field changed, and while somebody else changes another field.

@@ -123,7 +123,7 @@ func lookedAt(t *testing.T, keys map[string]string) (paths []string) {
 		} else if strings.HasPrefix(path, "/docs/") {
 			id = "limits"
 		}
-		paths = append(paths, strings.ReplaceAll(path, "{id}", id))
+		paths = append(paths, strings.NewReplacer("{id}", id, "{entry}", "1").Replace(path))
 	}
 	slices.Sort(paths)
 	return append(paths, "/keys?status=any&search=nothing-fits", "/keys?status=any", "/keys/missing", "/nothing", "/keys/"+keys["crm"]+"/usage?range=24h", "/keys/"+keys[evil]+"/usage", "/?range=7d", "/calendar?week="+week().Format(time.DateOnly),
@@ -396,6 +396,14 @@ func fillBusiness(a *testApp) (ids, secrets map[string]string) {
 	add("contacts", object{"first_name": evil, "phone_numbers": []object{{"phone_number": "+4930555011"}}})
 	add("schedules", object{"time_zone": "Europe/Berlin"})
 	add("calls", object{"agent_id": 1, "phone_number": "+4930555010", "contact_id": 1, "status": "completed", "summary": strings.Repeat("x", 300), "recording_url": "https://files.example.net/" + strings.Repeat("x", 300)})
+	defer func() {
+		err := a.Store.Update(func(tx *Tx) error {
+			return addReplayable(tx, Attempt{Webhook: 1, Delivery: newDeliveryID(), Event: "call.ended", At: a.clock.Now(), Attempt: 6, Status: 500, Answer: "<h1>Internal Server Error</h1>"}, []byte(`{"event_type": "call.ended", "call": {"id": 1}}`))
+		})
+		if err != nil {
+			a.t.Fatal(err)
+		}
+	}()
 	add("webhooks", object{"name": "CRM", "url": "https://hooks.example.invalid/" + strings.Repeat("x", 300), "subscribed_events": []string{"call.ended"}})
 	add("do-not-call", object{"phone_number": "+4930555099", "reason": "asked for it"})
 	variable := add("variables", object{"name": "opening_hours", "display_name": "Opening hours", "variable_type": "text", "context_type": "business"})

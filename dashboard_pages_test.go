@@ -3,7 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -589,24 +592,38 @@ func TestCalendarPages_Week(t *testing.T) {
 func TestSchedulePages(t *testing.T) {
 	b := newDashboard(t)
 	stored := func() string { return b.control("GET", "/admin/v1/schedules/1", "").Body.String() }
-	b.says(b.get("/schedules/new"), 200, `name="windows.monday" type="text" value="09:00-17:00"`, `name="windows.sunday" type="text" value=""`)
-	form := []string{"owner", evil, "time_zone", "Europe/Berlin", "windows.monday", "09:00-12:00, 13:00-17:00", "buffer_minutes", "15"}
-	b.says(b.post("/schedules", append([]string{"windows.tuesday", "17:00-09:00"}, form...)...), 400, "Tuesday must have windows such as", `value="17:00-09:00"`, `aria-invalid="true"`)
+	b.says(b.get("/schedules/new"), 200, `name="windows.monday.from" type="time" value="09:00"`, `name="windows.monday.to" type="time" value="17:00"`, `name="windows.sunday.from" type="time" value=""`)
+	form := []string{"owner", evil, "time_zone", "Europe/Berlin", "windows.monday.from", "09:00", "windows.monday.to", "12:00", "windows.monday.from", "13:00", "windows.monday.to", "00:00", "windows.monday.from", "", "windows.monday.to", "", "buffer_minutes", "15"}
+	b.says(b.post("/schedules", append([]string{"windows.tuesday.from", "17:00", "windows.tuesday.to", "09:00"}, form...)...), 400, "Tuesday must have windows such as", `name="windows.tuesday.from" type="time" value="17:00"`, `id="windows.tuesday-fault"`, `class="bad" aria-describedby="windows.tuesday-fault"`, `name="windows.monday.from" type="time" value="13:00"`)
+	b.says(b.post("/schedules", append([]string{"windows.tuesday.from", "17:00"}, form...)...), 400, "Tuesday must have windows such as")
 	b.says(b.post("/schedules", append(form[:2:2], "time_zone", "Mars")...), 400, "Time zone must be an IANA name")
 	b.sent(b.post("/schedules", form...), "/schedules/1?done=made")
-	if got := stored(); !strings.Contains(got, `"monday":["09:00-12:00","13:00-17:00"]`) || !strings.Contains(got, `"tuesday":[]`) || !strings.Contains(got, `"business_hours":null`) {
+	if got := stored(); !strings.Contains(got, `"monday":["09:00-12:00","13:00-24:00"]`) || !strings.Contains(got, `"tuesday":[]`) || !strings.Contains(got, `"business_hours":null`) {
 		t.Errorf("got %s", got)
 	}
 	b.says(b.post("/schedules", form...), 409, "already has a schedule")
 	page := b.get("/schedules/1")
-	b.says(page, 200, `value="09:00-12:00, 13:00-17:00"`, "Monday to Friday, 9 to 17, UTC")
+	b.says(page, 200, `name="windows.monday.from" type="time" value="13:00"`, "Monday to Friday, 9 to 17, UTC")
 	b.tame("the schedule", page)
 	b.tame("the list", b.get("/schedules"))
-	b.sent(b.saveForm("/schedules/1", "windows.friday", "10:00-12:00", "business_hours.monday", "10:00-16:00"), "/schedules/1?done=saved")
-	if got := stored(); !strings.Contains(got, `"friday":["10:00-12:00"]`) || !strings.Contains(got, `"monday":["09:00-12:00","13:00-17:00"]`) || !strings.Contains(got, `"business_hours":{"friday":[]`) {
+	save := func(change ...string) *httptest.ResponseRecorder {
+		return b.again(b.get("/schedules/1"), "/schedules/1", change...)
+	}
+	b.sent(save("windows.friday.from", "10:00", "windows.friday.to", "12:00", "business_hours.monday.from", "10:00", "business_hours.monday.to", "16:00"), "/schedules/1?done=saved")
+	if got := stored(); !strings.Contains(got, `"friday":["10:00-12:00"]`) || !strings.Contains(got, `"monday":["09:00-12:00","13:00-24:00"]`) || !strings.Contains(got, `"business_hours":{"friday":[]`) {
 		t.Errorf("got %s", got)
 	}
-	b.sent(b.saveForm("/schedules/1", "business_hours.monday", " "), "/schedules/1?done=saved")
+	copied := save("copy", "windows")
+	b.says(copied, 200, "Copied. Nothing is saved yet.", `name="windows.friday.from" type="time" value="13:00"`)
+	if got := stored(); !strings.Contains(got, `"friday":["10:00-12:00"]`) {
+		t.Errorf("got %s, want nothing changed yet", got)
+	}
+	b.sent(b.again(copied, "/schedules/1"), "/schedules/1?done=saved")
+	if got := stored(); strings.Count(got, `["09:00-12:00","13:00-24:00"]`) != 5 || !strings.Contains(got, `"sunday":[]`) {
+		t.Errorf("got %s, want the hours of Monday on five days", got)
+	}
+	b.says(b.post("/schedules", append(form[:4:4], "windows.monday.from", "11:00", "windows.monday.to", "12:00", "copy", "windows")...), 200, "Copied.", `name="windows.friday.from" type="time" value="11:00"`, "Create schedule")
+	b.sent(save("business_hours.monday.from", "", "business_hours.monday.to", ""), "/schedules/1?done=saved")
 	if got := stored(); !strings.Contains(got, `"business_hours":null`) {
 		t.Errorf("got %s, want the business hours gone", got)
 	}
@@ -648,4 +665,55 @@ func TestVariablePages(t *testing.T) {
 	}
 	b.sent(b.post("/variables/3/delete"), "/variables?done=deleted")
 	b.says(b.get("/business-context"), 200, "its variable was deleted")
+}
+
+// TestBackupPages shows the schedule, checks files and the database, and downloads a backup once the
+// password is confirmed.
+func TestBackupPages(t *testing.T) {
+	b := newDashboard(t)
+	b.tells("/backups", "No backups are made by themselves", `dir = "/var/backups/latchkey"`, "latchkey restore FILE", `<a href="/backups" aria-current="page">`)
+	b.tells("/", `<a href="/backups"><span>Last backup</span>`)
+	b.says(b.post("/backups/check"), 200, "The database has no damage and was not changed.", "records and")
+	w := b.post("/backups/download")
+	b.says(w, 403, "You are about to download a backup", `action="/backups/download"`)
+	if w.Header().Get("Refresh") != "" {
+		t.Error("the download begins without the password")
+	}
+	w = b.again(w, "/backups/download", "confirm.password", operatorPassword)
+	b.says(w, 200, "then the download begins", `href="/admin/v1/backup"`)
+	if got := w.Header().Get("Refresh"); got != "0; url=/admin/v1/backup" {
+		t.Errorf("got %q", got)
+	}
+	if w := b.get("/admin/v1/backup"); w.Code != 200 || w.Header().Get("Content-Disposition") != `attachment; filename="latchkey-20260203T090000Z.db"` {
+		t.Errorf("got %d %v", w.Code, w.Header())
+	}
+
+	dir := t.TempDir()
+	b = newDashboard(t, func(c *Config) { c.Backup.Dir, c.Backup.Every = dir, 36*time.Hour })
+	b.tells("/backups", "36 hours", "the newest 7", "none yet", "within a minute")
+	if err := b.backups.Due(b.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	const name = "latchkey-20260203T090000Z.db"
+	b.tells("/backups", name, "in 1 day", "not since the start", dir)
+	b.says(b.post("/backups/"+name+"/check"), 200, name+" has no damage and was not changed.", ">good</span>")
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, name), data[:len(data)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.says(b.post("/backups/"+name+"/check"), 200, name+" is damaged or was changed.", "the file cannot be read", ">damaged</span>", `class="note bad" role="alert"`)
+	b.says(b.post("/backups/other.db/check"), 404, "no scheduled backup")
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // no folder can be made there
+		t.Fatal(err)
+	}
+	if err := b.backups.Due(b.clock.Now().Add(48 * time.Hour)); err == nil {
+		t.Fatal("a backup was made in a file")
+	}
+	b.tells("/backups", "the latest try failed", "set backup.dir to a folder that Latchkey may write to", "none yet")
 }

@@ -46,6 +46,10 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 	if err := a.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, a.clock.Now()) }); err != nil {
 		t.Fatal(err)
 	}
+	a.backups.o.Dir = t.TempDir()
+	if err := a.backups.Due(a.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
 	a.accounts.provider = newIdentityProvider(ProviderOptions{Issuer: "https://id.example.com", Button: "Log in at work"})
 	b := newBrowser(a)
 	if w := b.post("/login", "name", "ann", "password", operatorPassword); w.Code != 303 {
@@ -73,7 +77,7 @@ func newRoleCrawl(t *testing.T) roleCrawl {
 		t.Fatalf("got %d, want 403", w.Code)
 	}
 	request := a.operate(200, "GET", "/admin/v1/requests?code=permission_denied", "")["requests"].([]any)[0].(map[string]any)["request_id"].(string)
-	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/reference/": "listCalls", "/docs/": "limits", "/requests/": request, "/keys/": keys["crm"], "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
+	c := roleCrawl{disabled: disabled, browser: b, needs: d.Needs(), mux: http.NewServeMux(), ids: map[string]string{"/reference/": "listCalls", "/docs/": "limits", "/requests/": request, "/keys/": keys["crm"], "/backups/": backupName(a.clock.Now()), "/webhooks/": fmt.Sprint(hook), "/variables/": keys["opening_hours"]}}
 	for pattern := range c.needs {
 		c.mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
 	}
@@ -109,7 +113,7 @@ func (c roleCrawl) address(pattern string) string {
 			id = other
 		}
 	}
-	return strings.NewReplacer("{id}", id, "{verb}", "resume", "{$}", "").Replace(path)
+	return strings.NewReplacer("{id}", id, "{verb}", "resume", "{entry}", "1", "{$}", "").Replace(path)
 }
 
 // open opens a page and wants that each of its links and forms leads to what the role may use.

@@ -1,19 +1,19 @@
 package main
 
 import (
-	"bytes"
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"fmt"
 	"html"
 	"io"
-	"mime/multipart"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -707,9 +707,9 @@ func TestRecords_Life(t *testing.T) {
 		{"/owners", []string{"name", evil, "rate", "0.1"}, []string{"rate", "x"}, "Price of a minute must be a number", []string{"balance", "12.5"}, "owners", `"balance":12.5`, ""},
 		{"/do-not-call", []string{"phone_number", "+4930555099", "reason", evil}, []string{"phone_number", "1"}, "Number must be an E.164 number", []string{"reason", evil + " twice"},
 			"do-not-call", "twice", "are allowed again"},
-		{"/contacts", []string{"first_name", evil, "phone.0.number", "+4930555010", "primary", "0"}, []string{"email", "nobody"}, "Mail must be an address", []string{"last_name", "Lind"},
+		{"/contacts", []string{"first_name", evil, "phone.0.number", "+4930555010", "primary", "0"}, []string{"email", "nobody"}, "Email must be an address", []string{"last_name", "Lind"},
 			"contacts", `"last_name":"Lind"`, "Its calls remain"},
-		{"/webhooks", []string{"name", evil, "url", "https://hooks.example.net/x", "subscribed_events", "call.ended"}, []string{"url", "javascript:alert(1)"}, "Address must be",
+		{"/webhooks", []string{"name", evil, "url", "https://hooks.example.net/x", "subscribed_events", "call.ended"}, []string{"url", "javascript:alert(1)"}, "URL must be",
 			[]string{"subscribed_events", "key.created"}, "webhooks", `"subscribed_events":["key.created"]`, "Nothing is sent"},
 		{"/calls", []string{"phone_number", "+4930555010", "agent_id", "1", "status", "in-progress", "summary", evil}, []string{"ended_at", "yesterday"}, "Ended must be a date and a time",
 			[]string{"status", "completed"}, "calls", `"status":"completed"`, ""},
@@ -853,20 +853,42 @@ func TestOwnerPages_Chart(t *testing.T) {
 func TestOwnerPages_Limits(t *testing.T) {
 	b := newDashboard(t)
 	b.operate(201, "POST", "/admin/v1/owners", `{"name": "clinic"}`)
-	b.says(b.get("/owners/1"), 200, `"`+OwnerCallsPerDay+`": 0`)
-	stored := func() any {
-		return b.operate(200, "GET", "/admin/v1/owners/1", "")["limits"].(map[string]any)[OwnerCallsPerDay]
+	const calls, requests = "limits." + OwnerCallsPerDay, "limits.owner_requests_per_minute_limit"
+	b.says(b.get("/owners/1"), 200, `name="`+calls+`" type="number" step="any" value=""`, "empty: the default, no limit; 0: no limit")
+	stored := func() map[string]any {
+		t.Helper()
+		return b.operate(200, "GET", "/admin/v1/owners/1", "")["own_limits"].(map[string]any)
 	}
-	b.sent(b.saveForm("/owners/1", "limits", `{"`+OwnerCallsPerDay+`": 5}`), "/owners/1?done=saved")
-	if got := stored(); got != 5.0 {
-		t.Errorf("got %v, want 5", got)
+	b.sent(b.saveForm("/owners/1", calls, "5", requests, "600"), "/owners/1?done=saved")
+	if got := stored(); got[OwnerCallsPerDay] != 5.0 || got["owner_requests_per_minute_limit"] != 600.0 {
+		t.Errorf("got %v, want both", got)
 	}
-	b.says(b.saveForm("/owners/1", "limits", `{"`+OwnerCallsPerDay+`": -1}`), 400, "must be a whole number from 0", `": -1}`)
-	b.says(b.saveForm("/owners/1", "limits", `{"unknown": 1}`), 400, "Limits of all its keys together: \"unknown\" is not a limit of owners")
-	b.sent(b.saveForm("/owners/1", "limits", `{}`), "/owners/1?done=saved")
-	if got := stored(); got != 0.0 {
-		t.Errorf("got %v, want the default", got)
+	key := b.operate(201, "POST", "/admin/v1/keys", `{"name": "k", "owner": "clinic", "permissions": ["can_read_calls"]}`)["key"].(string)
+	for range 3 {
+		b.ask("GET", "/api/v1/calls", key, "")
 	}
+	b.says(b.get("/owners/1"), 200, "3 of 600 used now", "0 of 5 used now", `name="`+requests+`" type="number" step="any" value="600"`)
+	usage := b.operate(200, "GET", "/admin/v1/owners/1/usage", "")["usage"].(map[string]any)
+	if got := usage["owner_requests_per_minute_limit"].(map[string]any); len(usage) != 2 || got["used"] != 3.0 || got["scope"] != "owner" {
+		t.Errorf("got %v, want the two limits that are set", usage)
+	}
+	b.refuse("GET", "/admin/v1/owners/99/usage", "", 404, "not_found", "")
+	b.says(b.saveForm("/owners/1", calls, "-1"), 400, "must be a whole number from 0", `id="`+calls+`-fault"`, `value="-1"`)
+	b.sent(b.saveForm("/owners/1", calls, ""), "/owners/1?done=saved")
+	if got := stored(); got[OwnerCallsPerDay] != nil || len(got) != 1 {
+		t.Errorf("got %v, want the default again", got)
+	}
+	// Another tab has changed the same limit meanwhile, and another one.
+	form := formOf(t, b.get("/owners/1").Body.String(), "/owners/1")
+	b.sent(b.saveForm("/owners/1", calls, "8", requests, "700"), "/owners/1?done=saved")
+	form.Set(requests, "650")
+	w := b.postForm("/owners/1", form)
+	b.says(w, 409, "was changed by somebody else meanwhile. It is now: 700. Save again to replace that.", `value="650"`, `id="`+requests+`-fault"`)
+	b.sent(b.again(w, "/owners/1"), "/owners/1?done=saved")
+	if got := stored(); got[OwnerCallsPerDay] != 8.0 || got["owner_requests_per_minute_limit"] != 650.0 {
+		t.Errorf("got %v, want the other change kept", got)
+	}
+	b.says(b.get("/owners"), 200, `data-head="Storage limit">536.9 MB<`, " kB<")
 }
 
 func TestContactPages_Numbers(t *testing.T) {
@@ -893,38 +915,27 @@ func TestContactPages_Import(t *testing.T) {
 	b := newDashboard(t)
 	b.says(b.get("/contacts/import"), 200, "first_name")
 	load := func(file, pasted string) *httptest.ResponseRecorder {
-		var buf bytes.Buffer
-		form := multipart.NewWriter(&buf)
-		part, err := form.CreateFormFile("file", "contacts.csv")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = part.Write([]byte(file))
-		_ = form.WriteField("csv", pasted)
-		_ = form.Close()
-		r := httptest.NewRequest("POST", "http://127.0.0.1:8081/contacts/import", &buf)
-		r.Header.Set("Content-Type", form.FormDataContentType())
-		r.Header.Set("Sec-Fetch-Site", "same-origin")
-		return b.send(r)
+		return b.sendImport(file, url.Values{"csv": {pasted}})
 	}
 	bad := "first_name,email\n" + `"""><img src=x><script>alert(1)</script>",nobody` + "\nJon,\n,x@example.net\n"
 	w := load(bad, "")
-	b.says(w, 400, "Nothing was imported", `<td>line 2 of the file (row 1)</td>`, `<td>line 4 of the file (row 3)</td>`, "email must be an address", "first_name")
+	b.says(w, 200, "2 of 3 rows cannot be imported", `<td>line 2 of the file (row 1)</td>`, `<td>line 4 of the file (row 3)</td>`, "email must be an address", "first_name")
 	b.tame("import", w)
 	if strings.Contains(w.Body.String(), "(row 2)") {
 		t.Error("a good row is among the bad ones")
 	}
-	b.says(load("", "name\nx\n"), 400, "does not exist")
-	b.says(load("", " "), 400, "The file contacts.csv is empty. Choose a CSV file")
-	if w := load("first_name\nMara\nJ\xfcrgen\n", ""); w.Code != 400 || !strings.Contains(w.Body.String(), "line 3 of the file (row 2)") || strings.Contains(w.Body.String(), "J\xfcrgen") {
+	b.says(load("", "name\nx\n"), 200, "does not exist")
+	b.says(load(" ", " "), 400, "The file contacts.csv is empty. Choose a CSV file")
+	if w := load("first_name\nMara\nJ\xfcrgen\n", ""); w.Code != 200 || !strings.Contains(w.Body.String(), "line 3 of the file (row 2)") || strings.Contains(w.Body.String(), "J\xfcrgen") {
 		t.Errorf("got %d %s, want the row that is not UTF-8 named and the text not shown", w.Code, w.Body)
 	}
-	b.says(load("first_name\n"+strings.Repeat("\"\"\n", maxRowFaults+2), ""), 400, "and 2 more")
+	b.says(load("first_name\n"+strings.Repeat("\"\"\n", 202), ""), 200, "and 2 more")
+	b.says(b.sendImport("first_name\n"+strings.Repeat("\"\"\n", maxRowFaults+2), url.Values{"do": {"import"}}), 400, "Nothing was imported", "and 2 more")
 	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 0.0 {
 		t.Errorf("got %v, want nothing stored", v["count"])
 	}
-	b.sent(load("first_name\nMara\nJon\n", ""), "/contacts?done=imported")
-	b.sent(load("", "first_name\r\nAnn\r\n"), "/contacts?done=imported")
+	b.sent(b.upload("first_name\nMara\nJon\n"), "/contacts?done=imported-2-0-0")
+	b.sent(b.sendImport("", url.Values{"csv": {"first_name\r\nAnn\r\n"}, "do": {"import"}}), "/contacts?done=imported-1-0-0")
 	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 3.0 {
 		t.Errorf("got %v, want 3", v["count"])
 	}
@@ -940,6 +951,75 @@ func TestHookPages(t *testing.T) {
 	b.says(b.post("/webhooks/1/redeliver", "log_id", "7"), 404)
 	b.says(b.post("/webhooks/1/redeliver", "log_id", "x"), 400)
 	b.says(b.post("/webhooks/9/pause"), 404)
+}
+
+// TestHookPages_Deliveries tests a webhook that fails, and looks at its deliveries and sends them again.
+func TestHookPages_Deliveries(t *testing.T) {
+	v := newReceiver(t, 500, 503)
+	b := newDashboard(t, func(c *Config) { c.Webhooks.AllowPrivateTargets = true })
+	b.hook(v.URL+"/"+strings.Repeat("long", 50), "", "call.queued")
+	if page := b.get(b.sent(b.post("/webhooks/1/test"), "/webhooks/1?done=failed-500")); !strings.Contains(page.Body.String(), `<p class="note bad" role="alert">The sample was not delivered: the receiver answered 500, but only 2xx`) {
+		t.Errorf("got %s, want the failure as an error", page.Body)
+	}
+	b.raise(WebhookEvent{Type: "call.queued", Operator: true}, 1)
+	b.testApp.send()
+	b.says(b.get("/webhooks"), 200, `class="tag failing"`, `class="sub cut" title="`+v.URL)
+	b.says(b.get("/webhooks/1"), 200, `aria-label="Retry now: call.queued of 2026-02-03 09:00"`, `href="/webhooks/1/log/2"`)
+	b.says(b.get("/webhooks/1/log/2"), 200, `"n": 1`, "Status 503", "The receiver answered 503.", "Retry now")
+	b.sent(b.post("/webhooks/1/redeliver", "log_id", "2"), "/webhooks/1?done=queued")
+	b.testApp.send()
+	if got := len(v.all()); got != 3 {
+		t.Errorf("got %d requests, want the delivery tried again", got)
+	}
+	b.says(b.get("/webhooks/1/log/3"), 200, `<span class="tag active">delivered</span>`, "The body of a good answer is not kept")
+	b.says(b.get("/webhooks/1/log/9"), 404)
+	b.says(b.get("/webhooks/1/retry"), 200, "No delivery has failed for good")
+	for n := range 2 {
+		err := b.Store.Update(func(tx *Tx) error {
+			return addReplayable(tx, Attempt{Webhook: 1, Delivery: newDeliveryID(), Event: "call.queued", At: epoch, Attempt: 6, Status: 500, Answer: `"><img src=x><script>alert(1)</script>`}, fmt.Appendf(nil, `{"n": %d, "x": "<script>"}`, n))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.tame("a delivery", b.get("/webhooks/1/log/4"))
+	b.says(b.get("/webhooks/1"), 200, "Retry all failed (2)")
+	b.says(b.get("/webhooks/1/retry"), 200, "2 deliveries have failed for good", ">Retry 2</button>")
+	b.says(b.get(b.sent(b.post("/webhooks/1/retry"), "/webhooks/1?done=retried-2")), 200, "Queued 2 deliveries again.", "queued again")
+	b.says(b.get("/webhooks/1/retry"), 200, "No delivery has failed for good")
+	b.testApp.send()
+	if got := len(v.all()); got != 5 {
+		t.Errorf("got %d requests, want both sent again", got)
+	}
+}
+
+// TestHookPages_Events describes each event, and subscribes to all that an owner can have.
+func TestHookPages_Events(t *testing.T) {
+	b := newDashboard(t)
+	page := b.get("/webhooks/new").Body.String()
+	for _, event := range OperatorEventTypes() {
+		if !regexp.MustCompile(`<span class="mono">` + regexp.QuoteMeta(event) + `</span><span class="hint">[a-z][^<]+</span>`).MatchString(page) {
+			t.Errorf("%s has no description", event)
+		}
+	}
+	for owner, want := range map[string][]string{"": OperatorEventTypes(), "ann": EventTypes()} {
+		if w := b.post("/webhooks", "name", "all", "owner", owner, "url", "https://hooks.example.net/", "all_events", "yes"); w.Code != 201 {
+			t.Fatalf("got %d %s", w.Code, w.Body)
+		}
+		list := b.operate(200, "GET", "/admin/v1/webhooks", "")["webhooks"].([]any)
+		var got []string
+		for _, hook := range list {
+			if h := hook.(map[string]any); fmt.Sprint(h["owner"]) == cmp.Or(owner, "<nil>") {
+				for _, event := range h["subscribed_events"].([]any) {
+					got = append(got, event.(string))
+				}
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+			t.Errorf("owner %q: got %v, want %v", owner, got, want)
+		}
+	}
+	b.says(b.post("/webhooks", "name", "none", "url", "https://hooks.example.net/"), 400, "Events is missing")
 }
 
 // Who logs in, out, or changes a password while the store takes no writes is told

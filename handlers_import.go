@@ -41,6 +41,7 @@ type ImportRow struct {
 	Unfit   *Error // why the row cannot be stored, though it can be read; nil if it can
 	Name    string // name of the record
 	Updates uint64 // id of the record that the row updates; 0 if it creates one
+	Skipped string // why the row is left out, as a sentence; "" if it is not
 }
 
 // Refuse sets Unfit to err. It returns err if the client did not cause it; then the import must stop
@@ -60,10 +61,23 @@ func (row *ImportRow) Place() string {
 	return fmt.Sprintf("row %d", row.Number)
 }
 
-// Read reads the rows in the body of a request: CSV if its Content-Type is text/csv, and otherwise
-// JSON. A row that cannot be read has Fault set. Read returns an error if the body as a whole cannot
+// csvLayout says how a CSV was read.
+type csvLayout struct {
+	Separator string      `json:"separator"` // one of comma, semicolon, tab
+	Columns   []csvColumn `json:"columns"`   // in the order of the file
+}
+
+// csvColumn is a column of a CSV: its name in the file, and the column that the name means.
+type csvColumn struct {
+	Name   string `json:"name"`
+	Column string `json:"column"`
+}
+
+// read reads the rows in the body of a request: CSV if its Content-Type is text/csv, and otherwise
+// JSON. A row that cannot be read has Fault set. read returns an error if the body as a whole cannot
 // be read.
-func (f ImportForm) Read(r *Request) ([]*ImportRow, error) {
+func (b *ImportBatch) read(r *Request) (rows []*ImportRow, err error) {
+	f := b.Form
 	data, err := r.ReadAll()
 	if err != nil {
 		return nil, err
@@ -73,7 +87,7 @@ func (f ImportForm) Read(r *Request) ([]*ImportRow, error) {
 		return nil, ErrValidation.With("Content-Type cannot be read: %v. Send text/csv, or with a charset, text/csv; charset=windows-1252.", err)
 	}
 	if kind == "text/csv" {
-		return f.csv(data, parameters["charset"])
+		return b.csv(data, parameters["charset"])
 	}
 	return f.json(data)
 }
@@ -126,8 +140,9 @@ func (f ImportForm) ofRow(text string, err error) error {
 	return faults.err()
 }
 
-// csv reads rows from CSV whose first line has the column names.
-func (f ImportForm) csv(data []byte, charset string) ([]*ImportRow, error) {
+// csv reads rows from CSV whose first line has the column names, and sets b.layout.
+func (b *ImportBatch) csv(data []byte, charset string) ([]*ImportRow, error) {
+	f := b.Form
 	if f.Row == nil {
 		return nil, ErrValidation.With("The import of %s accepts only JSON. Send an array of objects.", f.Name)
 	}
@@ -135,18 +150,26 @@ func (f ImportForm) csv(data []byte, charset string) ([]*ImportRow, error) {
 	if err != nil {
 		return nil, ErrValidation.With("%s", err)
 	}
+	b.layout = &csvLayout{Separator: map[rune]string{',': "comma", ';': "semicolon", '\t': "tab"}[table.Separator], Columns: []csvColumn{}}
+	columns, means := []string{}, map[string]string{}
 	for _, name := range table.Columns {
-		if !f.known(name) {
+		column, ok := f.recognize(name)
+		if !ok {
 			return nil, ErrValidation.With("The column %q does not exist. The columns are %s.", name, strings.Join(f.Columns, ", "))
 		}
+		if at := slices.Index(columns, column); at >= 0 {
+			return nil, ErrValidation.With("The columns %q and %q are both %s. Remove one of them.", table.Columns[at], name, column)
+		}
+		columns, means[name] = append(columns, column), column
+		b.layout.Columns = append(b.layout.Columns, csvColumn{name, column})
 	}
 	var rows []*ImportRow
 	for n, cells := range table.Rows {
 		row := &ImportRow{Number: n + 1, Line: cells.Line}
 		if cells.Fault != nil {
-			row.column, row.Fault = cells.Fault.Column, ErrValidation.With("%s", cells.Fault.Text)
+			row.column, row.Fault = means[cells.Fault.Column], ErrValidation.With("%s", cells.Fault.Text)
 		} else {
-			row.Body, row.Fault = f.line(table.Columns, cells.Cells)
+			row.Body, row.Fault = f.line(columns, cells.Cells)
 		}
 		rows = append(rows, row)
 	}
@@ -155,6 +178,23 @@ func (f ImportForm) csv(data []byte, charset string) ([]*ImportRow, error) {
 
 func (f ImportForm) known(column string) bool {
 	return slices.Contains(f.Columns, column) || f.Open != nil && f.Open(column)
+}
+
+// recognize returns the column that a name in the first line of a CSV means. Programs that export
+// contacts write "First Name" or "E-mail" where the column is first_name or email: case, blanks,
+// hyphens and underscores make no difference.
+func (f ImportForm) recognize(name string) (column string, ok bool) {
+	if f.known(name) {
+		return name, true
+	}
+	bare := func(text string) string {
+		return strings.ToLower(strings.NewReplacer(" ", "", "-", "", "_", "").Replace(text))
+	}
+	i := slices.IndexFunc(f.Columns, func(column string) bool { return bare(column) == bare(name) })
+	if i < 0 {
+		return "", false
+	}
+	return f.Columns[i], true
 }
 
 // line returns a body with the cells of a row, without its empty cells.
@@ -250,9 +290,11 @@ func (f *RowFaults) With(e *Error) *Error {
 type ImportBatch struct {
 	Form       ImportForm
 	Rows       []*ImportRow
-	Unread     *Error // the body as a whole cannot be read; nil if it can
-	Dry        bool   // whether this is a dry run
-	UpdateBy   string // one of Form.UpdateBy; "" if every row creates a record
+	Unread     *Error     // the body as a whole cannot be read; nil if it can
+	Dry        bool       // whether this is a dry run
+	UpdateBy   string     // one of Form.UpdateBy; "" if every row creates a record
+	Skip       bool       // whether rows that are duplicates are left out
+	layout     *csvLayout // nil for JSON
 	duplicates []map[string]any
 	count      int // number of rows that have duplicates
 }
@@ -263,20 +305,25 @@ var errUndo = errors.New("undo")
 // Batch reads the parameters and the rows of an import.
 func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
 	b := &ImportBatch{Form: f}
-	q, err := r.Query("dry_run", "update_by")
-	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false")); err != nil {
+	q, err := r.Query("dry_run", "update_by", "skip_duplicates")
+	if err = errors.Join(err, CheckWord(q, "dry_run", "true", "false"), CheckWord(q, "skip_duplicates", "true", "false")); err != nil {
 		return nil, err
 	}
-	b.Dry, b.UpdateBy = q.Get("dry_run") == "true", q.Get("update_by")
-	if len(f.UpdateBy) == 0 && b.UpdateBy != "" {
-		return nil, ErrValidation.With("update_by cannot be used for %s. Every row creates a record; leave it out.", f.Name)
+	b.Dry, b.UpdateBy, b.Skip = q.Get("dry_run") == "true", q.Get("update_by"), q.Get("skip_duplicates") == "true"
+	for name, used := range map[string]bool{"update_by": b.UpdateBy != "", "skip_duplicates": b.Skip} {
+		if used && len(f.UpdateBy) == 0 {
+			return nil, ErrValidation.With("%s cannot be used for %s. Every row creates a record; leave it out.", name, f.Name)
+		}
+	}
+	if b.UpdateBy != "" && b.Skip {
+		return nil, ErrValidation.With("update_by and skip_duplicates cannot be used together. Choose whether rows update contacts or are left out.")
 	}
 	if len(f.UpdateBy) > 0 {
 		if err := CheckWord(q, "update_by", f.UpdateBy...); err != nil {
 			return nil, err
 		}
 	}
-	b.Rows, err = f.Read(r)
+	b.Rows, err = b.read(r)
 	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusBadRequest {
 		b.Unread = e // the answer to a dry run describes this error
 		return b, nil
@@ -294,7 +341,7 @@ func (b *ImportBatch) Store(r *Request, store *Store, fill func(*Tx) error, refu
 	err := r.Update(store, func(tx *Tx) error {
 		b.duplicates, b.count = []map[string]any{}, 0
 		for _, row := range b.Rows {
-			row.Unfit, row.Name, row.Updates = nil, "", 0
+			row.Unfit, row.Name, row.Updates, row.Skipped = nil, "", 0, ""
 		}
 		if err := fill(tx); err != nil {
 			return err
@@ -329,7 +376,7 @@ func (b *ImportBatch) Refused() error {
 // Preview returns the answer to a dry run. refused is the reason why an import would be refused, or
 // nil. done is a sentence about what it would do otherwise.
 func (b *ImportBatch) Preview(refused error, done string, rows []any) map[string]any {
-	answer := map[string]any{"dry_run": true, "importable": refused == nil, "count": len(rows), b.Form.Name: rows, "error": nil, "message": done}
+	answer := map[string]any{"dry_run": true, "importable": refused == nil, "count": len(rows), b.Form.Name: rows, "error": nil, "message": done, "csv": b.layout}
 	if refused != nil {
 		e := Public(refused)
 		answer["error"], answer["message"] = e.Code, "An import would be refused. "+e.Message
@@ -360,6 +407,9 @@ func (row *ImportRow) preview() map[string]any {
 	if row.Updates != 0 {
 		shown["result"], shown["id"] = "update", row.Updates
 	}
+	if row.Skipped != "" {
+		shown["result"], shown["message"] = "skip", row.Skipped
+	}
 	if row.Fault != nil {
 		shown["result"], shown["message"] = "refused", Public(row.Fault).Message
 	}
@@ -372,29 +422,47 @@ func (row *ImportRow) preview() map[string]any {
 // answer returns the status and the fields of the answer to an import of records, or the reason why
 // it is refused.
 func (b *ImportBatch) answer() (status int, fields map[string]any, err error) {
-	updated, rows := 0, []any{}
+	updated, skipped, rows := 0, 0, []any{}
 	for _, row := range b.Rows {
 		if row.Updates != 0 {
 			updated++
 		}
+		if row.Skipped != "" {
+			skipped++
+		}
 		rows = append(rows, row.preview())
 	}
-	refused, created := b.Refused(), len(b.Rows)-updated
+	refused, stored := b.Refused(), len(b.Rows)-skipped
 	switch {
-	case b.Dry && updated > 0:
-		status, fields = http.StatusOK, b.Preview(refused, fmt.Sprintf("An import would create %d %s and update %d.", created, b.Form.Name, updated), rows)
 	case b.Dry:
-		status, fields = http.StatusOK, b.Preview(refused, fmt.Sprintf("An import would create %d %s.", created, b.Form.Name), rows)
+		status, fields = http.StatusOK, b.Preview(refused, "An import would "+b.plan(stored-updated, updated, skipped)+".", rows)
 	case refused != nil:
 		return 0, nil, refused
-	case updated > 0:
-		status, fields = http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s: %d created, %d updated.", len(rows), b.Form.Name, created, updated)}
 	default:
-		status, fields = http.StatusCreated, map[string]any{"count": len(rows), "message": fmt.Sprintf("Imported %d %s.", len(rows), b.Form.Name)}
+		message := fmt.Sprintf("Imported %d %s", stored, b.Form.Name)
+		if updated > 0 {
+			message += fmt.Sprintf(": %d created, %d updated", stored-updated, updated)
+		}
+		if skipped > 0 {
+			message += fmt.Sprintf(", %d skipped", skipped)
+		}
+		status, fields = http.StatusCreated, map[string]any{"count": stored, "message": message + "."}
 	}
 	if len(b.Form.UpdateBy) > 0 {
-		fields["update_by"], fields["updated"] = TextOrNone(b.UpdateBy), updated
+		fields["update_by"], fields["updated"], fields["skipped"] = TextOrNone(b.UpdateBy), updated, skipped
 		fields["duplicates"], fields["duplicate_count"] = append([]map[string]any{}, b.duplicates...), b.count
 	}
 	return status, fields, nil
+}
+
+// plan returns what an import would do, such as "create 2 contacts and update 1".
+func (b *ImportBatch) plan(created, updated, skipped int) string {
+	text := fmt.Sprintf("create %d %s", created, b.Form.Name)
+	if updated > 0 {
+		text += fmt.Sprintf(" and update %d", updated)
+	}
+	if skipped > 0 {
+		text += fmt.Sprintf(", and skip %d", skipped)
+	}
+	return text
 }

@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"mime/multipart"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -30,16 +31,37 @@ func (a *testApp) run(stdin string, args ...string) (exit int, stdout, stderr st
 	return exit, out.String(), errs.String()
 }
 
-// upload sends a CSV as the page for the import of contacts does.
+// upload sends a CSV as the page for the import of contacts does, and confirms it if that is offered.
 func (b *browser) upload(data string) *httptest.ResponseRecorder {
+	b.t.Helper()
+	w := b.sendImport(data, nil)
+	if !strings.Contains(w.Body.String(), `value="import"`) {
+		return w
+	}
+	form := formOf(b.t, w.Body.String(), "/contacts/import")
+	form.Set("do", "import")
+	return b.sendImport("", form)
+}
+
+// sendImport sends the form for the import of contacts, with a file unless it is "" and there are fields.
+func (b *browser) sendImport(file string, fields url.Values) *httptest.ResponseRecorder {
 	b.t.Helper()
 	var body bytes.Buffer
 	form := multipart.NewWriter(&body)
-	part, err := form.CreateFormFile("file", "contacts.csv")
-	if err != nil {
-		b.t.Fatal(err)
+	for name, values := range fields {
+		for _, value := range values {
+			if name != "file" {
+				_ = form.WriteField(name, value)
+			}
+		}
 	}
-	_, _ = part.Write([]byte(data))
+	if file != "" || fields == nil {
+		part, err := form.CreateFormFile("file", "contacts.csv")
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		_, _ = part.Write([]byte(file))
+	}
 	_ = form.Close()
 	r := httptest.NewRequest("POST", "http://127.0.0.1:8081/contacts/import", &body)
 	r.Header.Set("Content-Type", form.FormDataContentType())
@@ -409,36 +431,66 @@ func TestImports_Charset(t *testing.T) {
 	}
 }
 
-// TestContactPages_Check checks a file without importing it, and then updates a contact by it.
-func TestContactPages_Check(t *testing.T) {
+// TestContactPages_Preview looks at what an import would do, with each choice for duplicates, and then
+// imports it.
+func TestContactPages_Preview(t *testing.T) {
 	b := newDashboard(t)
 	b.operate(201, "POST", "/admin/v1/contacts", `{"first_name": "Mara", "email": "mara@example.net"}`)
-	send := func(text string, fields ...string) *httptest.ResponseRecorder {
-		var buf bytes.Buffer
-		form := multipart.NewWriter(&buf)
-		for pair := range slices.Chunk(append([]string{"csv", text}, fields...), 2) {
-			_ = form.WriteField(pair[0], pair[1])
+	count := func(want float64) {
+		t.Helper()
+		if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != want {
+			t.Errorf("got %v contacts, want %v", v["count"], want)
 		}
-		_ = form.Close()
-		r := httptest.NewRequest("POST", "http://127.0.0.1:8081/contacts/import", &buf)
-		r.Header.Set("Content-Type", form.FormDataContentType())
-		r.Header.Set("Sec-Fetch-Site", "same-origin")
-		return b.send(r)
 	}
-	const file = "first_name,email\nMaria,mara@example.net\n<script>x</script>,\n"
-	w := send(file, "check", "1")
-	b.says(w, 200, "An import would create 2 contacts.", "<td>line 2 of the file (row 1)</td><td>contact 1</td>", "<td>create</td>", "Maria,mara@example.net")
-	b.tame("check", w)
-	b.says(send(file, "check", "1", "update_by", "email"), 200, "An import would create 1 contacts and update 1.", "<td>update</td>", `value="email" selected`)
-	b.says(send("first_name\n\"\"\n", "check", "1"), 200, "An import would be refused.", "<td>refused</td>")
-	if v := b.operate(200, "GET", "/admin/v1/contacts", ""); v["count"] != 1.0 {
-		t.Errorf("got %v contacts after checks, want 1", v["count"])
-	}
-	b.sent(send(file, "update_by", "email"), "/contacts?done=imported")
+	const file = "First Name;E-Mail;tags\nMaria;mara@example.net;\"a;b\"\n<script>x</script>;;\n"
+	w := b.sendImport("", url.Values{"csv": {file}, "twins": {"create"}})
+	b.says(w, 200, "Nothing is imported yet.", "<dt>Cells separated by</dt><dd>semicolons</dd>", "<dt>New</dt><dd>2</dd>", "1, each creates another contact", "<dt>Wrong</dt><dd>none</dd>",
+		"<bdi>First Name</bdi><span class=\"sub\">is first_name</span>", "<bdi>a;b</bdi>", "<td>line 2 of the file (row 1)</td><td>contact 1</td>", "Import 2 contacts", "Maria;mara@example.net")
+	b.tame("preview", w)
+	skip := b.sendImport("", url.Values{"csv": {file}, "twins": {"skip"}})
+	b.says(skip, 200, "<dt>New</dt><dd>1</dd>", "1 to leave out", "Import 1 contact<", `value="skip" selected`)
+	b.says(b.sendImport("", url.Values{"csv": {file}, "twins": {"email"}}), 200, "<dt>New</dt><dd>1</dd>", "1 to update", "Import 2 contacts", `value="email" selected`)
+	b.says(b.sendImport("", url.Values{"csv": {"first_name\n\"\"\n"}}), 200, "1 of 1 rows cannot be imported", "<td>line 2 of the file (row 1)</td>", "Check again")
+	b.says(b.sendImport("", url.Values{"csv": {"first_name,email\nMara,mara@example.net\n"}, "twins": {"skip"}}), 200, "There is nothing to import: no row is new.")
+	b.says(b.sendImport("", url.Values{"csv": {file}, "data": {"%"}}), 400, "Choose it again")
+	count(1)
+	form := formOf(t, skip.Body.String(), "/contacts/import")
+	form.Set("do", "import")
+	w = b.sendImport("", form)
+	to := b.sent(w, "/contacts?done=imported-1-0-1")
+	b.says(b.get(to), 200, "Imported: 1 created, 1 left out because they are here already.")
+	count(2)
+	form.Set("twins", "email")
+	b.sent(b.sendImport("", form), "/contacts?done=imported-1-1-0")
 	if v := b.operate(200, "GET", "/admin/v1/contacts/1", ""); v["full_name"] != "Maria" {
 		t.Errorf("got %v, want the contact updated", v)
 	}
-	b.says(send(file), 200, "Imported 2 contacts.", "<td>contact 1</td>")
+	b.says(b.get("/contacts?done=imported-9-9-9"), 200)
+	if page := b.get("/contacts?done=imported-9-9-9").Body.String(); strings.Contains(page, "Imported:") {
+		t.Error("an address makes the page say that something was imported")
+	}
+}
+
+// TestContactPages_Bytes imports files whose text a browser would not send back as it was: the second
+// request has their bytes.
+func TestContactPages_Bytes(t *testing.T) {
+	for what, tt := range map[string]struct{ file, charset string }{
+		"UTF-16":       {"\xff\xfef\x00i\x00r\x00s\x00t\x00_\x00n\x00a\x00m\x00e\x00\n\x00J\x00\xfc\x00r\x00g\x00e\x00n\x00\n\x00", ""},
+		"windows-1252": {"first_name\nJ\xfcrgen\n", "windows-1252"},
+		"UTF-8":        {"\ufefffirst_name\r\nJürgen\r\n", ""},
+	} {
+		b := newDashboard(t)
+		w := b.sendImport(tt.file, url.Values{"charset": {tt.charset}, "twins": {"create"}})
+		b.says(w, 200, "<bdi>J\u00fcrgen</bdi>", "Import 1 contact<")
+		form := formOf(t, w.Body.String(), "/contacts/import")
+		form.Set("do", "import")
+		b.sent(b.sendImport("", form), "/contacts?done=imported-1-0-0")
+		if list := fmt.Sprint(b.operate(200, "GET", "/admin/v1/contacts", "")["contacts"]); !strings.Contains(list, "full_name:J\u00fcrgen") {
+			t.Errorf("%s: got %s", what, list)
+		}
+	}
+	b := newDashboard(t)
+	b.says(b.sendImport("first_name\n"+strings.Repeat("\xfc", 900_000), nil), 413, "too large for this page")
 }
 
 // TestCommands_BadText passes text that is not UTF-8 to every flag of every command that creates or

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,15 +104,17 @@ func (o owner) Brief() map[string]any { return map[string]any{"id": o.ID, "name"
 // owners serves the admin endpoints for owners.
 type owners struct {
 	catalog AdminRecords[owner]
+	store   *Store
 	keyring *Keyring
+	limiter *Limiter
 }
 
 // NewOwners returns the endpoints for the owners in store. They also change the
 // limits that all keys of an owner share. keyring stores and applies these
-// limits. There is no endpoint that deletes an owner, because the owner's
-// records would then belong to nobody.
-func NewOwners(store *Store, keyring *Keyring) *owners {
-	c := &owners{keyring: keyring}
+// limits, and limiter counts what is used of them. There is no endpoint that
+// deletes an owner, because the owner's records would then belong to nobody.
+func NewOwners(store *Store, keyring *Keyring, limiter *Limiter) *owners {
+	c := &owners{store: store, keyring: keyring, limiter: limiter}
 	c.catalog = AdminRecords[owner]{Store: store, Name: "owners", Table: ownerTable, Save: c.save, Show: c.show, Filters: []string{"search", "storage"}, Words: map[string][]string{"storage": {"low"}}, AnyOf: fullOwners, Keep: true}
 	return c
 }
@@ -137,7 +140,36 @@ func fullOwners(tx *Tx, _ string) (list []Filter, err error) {
 func OwnerTables() []Checked { return append(StorageTables(), &ownerTable, &OwnerLimitTable) }
 
 // AdminRoutes returns the admin endpoints for owners.
-func (c *owners) AdminRoutes() []Route { return c.catalog.Routes() }
+func (c *owners) AdminRoutes() []Route {
+	return append(c.catalog.Routes(), Route{Method: "GET", Path: "/admin/v1/owners/:id/usage", Handle: c.usage})
+}
+
+// usage answers with what is used of the limits that all keys of an owner share. A limit that is off
+// is not in the answer.
+func (c *owners) usage(w http.ResponseWriter, r *Request) error {
+	id, err := r.NumberParam("id")
+	if err != nil {
+		return err
+	}
+	k := &Key{StoredKey: StoredKey{Owner: id}} // the limits count by the owner, whichever key is used
+	err = r.View(c.store, func(tx *Tx) error {
+		if _, err := FindOwner(tx, id); err != nil {
+			return err
+		}
+		own, err := LimitsOfOwner(tx, id)
+		k.Resolve(c.keyring.Rights(), own)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	rules := slices.DeleteFunc(slices.Clone(k.Rules()), func(l LimitRule) bool { return !l.Owner })
+	usage, err := Standings(c.limiter, k, rules, r)
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, map[string]any{"id": id, "usage": usage})
+}
 
 func (c *owners) save(tx *Tx, r *Request, old *owner, b *Body) (owner, error) {
 	var o owner
@@ -250,10 +282,10 @@ func showStorage(tx *Tx, id uint64) (shown map[string]any, own any, err error) {
 
 func (c *owners) show(tx *Tx, o owner) (any, error) {
 	own, err := LimitsOfOwner(tx, o.ID)
-	limits := map[string]int{}
+	limits, owns := map[string]int{}, map[string]int{}
 	for _, l := range c.keyring.Rights().Limits() {
 		if n, ok := own[l.Name]; ok && l.Owner {
-			limits[l.Name] = n
+			limits[l.Name], owns[l.Name] = n, n
 		} else if l.Owner {
 			limits[l.Name] = l.Max
 		}
@@ -263,7 +295,7 @@ func (c *owners) show(tx *Tx, o owner) (any, error) {
 	}
 	storage, ownStorage, err := showStorage(tx, o.ID)
 	return map[string]any{
-		"id": o.ID, "name": o.Name, "balance": o.Balance, "rate": o.Rate, "limits": limits, "created_at": Seconds(o.CreatedAt),
+		"id": o.ID, "name": o.Name, "balance": o.Balance, "rate": o.Rate, "limits": limits, "own_limits": owns, "created_at": Seconds(o.CreatedAt),
 		"storage": storage, "storage_bytes": ownStorage,
 	}, err
 }

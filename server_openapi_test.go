@@ -447,6 +447,9 @@ func TestOpenAPI_Fuzz(t *testing.T) {
 				if json.Unmarshal(w.Body.Bytes(), &answer) == nil {
 					n.learn(answer)
 				}
+				if op.OperationID == "updateOwner" && w.Code == 200 { // it may have left no storage for the rest
+					a.operate(200, "PATCH", r.URL.Path, `{"storage_bytes": 0}`)
+				}
 				if op.OperationID == "deleteOwnKey" || op.OperationID == "revokeOwnKey" || strings.HasPrefix(path, "/admin/v1/keys/{id}") {
 					secret = newKey()
 				}

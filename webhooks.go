@@ -10,6 +10,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -76,7 +77,9 @@ func (h *webhookAdmin) AdminRoutes() []Route {
 		{Method: "DELETE", Path: "/admin/v1/webhooks/:id", Handle: h.remove},
 		{Method: "POST", Path: "/admin/v1/webhooks/:id/test", Handle: h.test},
 		{Method: "POST", Path: "/admin/v1/webhooks/:id/redeliver", Handle: h.redeliver},
+		{Method: "POST", Path: "/admin/v1/webhooks/:id/retry-failed", Handle: h.retryFailed},
 		{Method: "GET", Path: "/admin/v1/webhooks/:id/logs", Handle: h.logs},
+		{Method: "GET", Path: "/admin/v1/webhooks/:id/logs/:entry", Handle: h.entry},
 		{Method: "POST", Path: "/admin/v1/webhooks/release", Handle: h.release},
 	}
 }
@@ -492,9 +495,15 @@ func (h *webhookAdmin) test(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, shown)
 }
 
+// logs answers with a page of the log. The operator can have only the entries whose deliveries have
+// failed for good.
 func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit")
-	if err != nil {
+	names := []string{"page", "limit"}
+	if r.Key == nil {
+		names = append(names, "failed")
+	}
+	q, err := r.Query(names...)
+	if err = errors.Join(err, CheckWord(q, "failed", "true", "false")); err != nil {
 		return err
 	}
 	page, err := ReadPage(q, 25, 100)
@@ -504,15 +513,31 @@ func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 	rows, count := []any{}, 0
 	_, err = h.read(r, func(tx *Tx, hook webhook) error {
 		var list []Attempt
-		list, count, err = attempts(tx, hook.ID, page.Bounds)
+		if q.Get("failed") == "true" {
+			list, err = failedAttempts(tx, hook.ID)
+			count = len(list)
+			from, to := page.Bounds(count)
+			list = list[from:to]
+		} else {
+			list, count, err = attempts(tx, hook.ID, page.Bounds)
+		}
+		if err != nil {
+			return err
+		}
+		show := func(a Attempt) (map[string]any, error) { return showAttempt(a), nil }
+		if r.Key == nil {
+			if show, err = operatorsAttempts(tx, hook.ID); err != nil {
+				return err
+			}
+		}
 		for _, a := range list {
-			shown := showAttempt(a)
-			if r.Key == nil {
-				shown["redeliverable"] = a.Kept != 0
+			shown, err := show(a)
+			if err != nil {
+				return err
 			}
 			rows = append(rows, shown)
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return err
@@ -520,7 +545,67 @@ func (h *webhookAdmin) logs(w http.ResponseWriter, r *Request) error {
 	return WriteJSON(w, http.StatusOK, page.Answer(count, "logs", rows))
 }
 
-// redeliver queues the delivery of a log entry again, with the same bytes and the same delivery id.
+// operatorsAttempts returns a function that returns an entry of a webhook's log as the operator sees it.
+// redeliverable means that the delivery can be queued again, and retryable that this makes sense: it
+// has failed for good, or it is the first pending one and the entry is the latest attempt.
+func operatorsAttempts(tx *Tx, webhook uint64) (func(Attempt) (map[string]any, error), error) {
+	head, tries, err := headOf(tx, webhook)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	pending := err == nil
+	return func(a Attempt) (map[string]any, error) {
+		shown := showAttempt(a)
+		first := pending && a.Attempt > 0 && a.Delivery == head.ID && a.Attempt == tries && a.Kept == 0
+		shown["redeliverable"], shown["retryable"], shown["queued_again"] = a.Kept != 0, first || a.failedForGood(), a.Again
+		return shown, nil
+	}, nil
+}
+
+// entry answers with an entry of the log, with what was sent and the beginning of the answer.
+func (h *webhookAdmin) entry(w http.ResponseWriter, r *Request) error {
+	number, err := r.NumberParam("entry")
+	if err != nil {
+		return err
+	}
+	var shown map[string]any
+	_, err = h.read(r, func(tx *Tx, hook webhook) error {
+		a, err := findAttempt(tx, hook.ID, number)
+		if err != nil {
+			return err
+		}
+		show, err := operatorsAttempts(tx, hook.ID)
+		if err != nil {
+			return err
+		}
+		if shown, err = show(a); err != nil {
+			return err
+		}
+		body, kept, err := bodyOf(tx, a)
+		shown["request_body"], shown["answer_body"] = nil, TextOrNone(a.Answer)
+		if kept {
+			shown["request_body"] = body
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return WriteJSON(w, http.StatusOK, shown)
+}
+
+// retryFailed queues all deliveries of a webhook again that have failed for good.
+func (h *webhookAdmin) retryFailed(w http.ResponseWriter, r *Request) error {
+	return h.answer(w, r, func(tx *Tx) (map[string]any, error) {
+		hook, err := h.find(tx, r)
+		if err != nil {
+			return nil, err
+		}
+		queued, left, err := repeatFailed(tx, hook.ID, r.Now)
+		return map[string]any{"count": queued, "left_out": left, "message": fmt.Sprintf("Queued %d deliveries again.", queued)}, err
+	})
+}
+
 // release makes the Sender send again after a restore has held the webhooks back. With
 // discard it first deletes the deliveries that were pending at the time of the restore.
 func (h *webhookAdmin) release(w http.ResponseWriter, r *Request) error {
@@ -549,6 +634,8 @@ func (h *webhookAdmin) release(w http.ResponseWriter, r *Request) error {
 	})
 }
 
+// redeliver queues the delivery of a log entry again, with the same bytes and the same delivery id. If
+// it is the first pending delivery, it is tried now.
 func (h *webhookAdmin) redeliver(w http.ResponseWriter, r *Request) error {
 	body, err := r.ReadBody()
 	if err != nil {

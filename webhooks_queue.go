@@ -15,6 +15,7 @@ import (
 const (
 	maxAttempts = 1_000               // entries in the log of one webhook
 	keepLog     = 30 * 24 * time.Hour // a log entry is deleted at this age
+	maxAnswer   = 1 << 10             // in bytes
 	maxReplay   = 64 << 10            // in bytes; a longer body is not kept in the log, so it cannot be sent again
 )
 
@@ -93,6 +94,25 @@ type Attempt struct {
 	// with the attempt after which the delivery left the queue, and only for up to maxReplay bytes.
 	// Otherwise it is 0. Older entries lose it if the log exceeds Bounds.WebhookLogBytes.
 	Kept uint64 `json:"kept,omitempty"`
+	// Again reports whether the delivery was queued again because of this entry.
+	Again bool `json:"again,omitempty"`
+	// Answer is the beginning of the body of the answer to a failed attempt, up to maxAnswer bytes. Body
+	// is the body of a test, which has no event. Both are only in the log, not in queue.Last, which
+	// is stored with each change of the queue.
+	Answer string `json:"answer,omitempty"`
+	Body   string `json:"body,omitempty"`
+}
+
+// brief returns the entry without the texts that are only in the log.
+func (a Attempt) brief() Attempt {
+	a.Answer, a.Body = "", ""
+	return a
+}
+
+// failedForGood reports whether the delivery has failed, can be sent again, and was not queued again
+// since.
+func (a Attempt) failedForGood() bool {
+	return a.Attempt > 0 && !a.Success() && a.Kept != 0 && !a.Again
 }
 
 // Success reports whether the receiver accepted the delivery. It accepts it with a 2xx status.
@@ -277,7 +297,7 @@ func (b *outbox) log(q *queue, a Attempt) error {
 		return err
 	}
 	q.NextLog++
-	q.Last = a
+	q.Last = a.brief()
 	if q.NextLog-q.FirstLog > maxAttempts {
 		if err := b.forget(q); err != nil {
 			return err
@@ -348,7 +368,7 @@ func (b *outbox) trimLog(q *queue) error {
 			return err
 		}
 		if q.Last.Number == a.Number {
-			q.Last = a
+			q.Last = a.brief()
 		}
 	}
 	return nil
@@ -444,6 +464,65 @@ func attempts(tx *Tx, webhook uint64, page func(count int) (from, to int)) (list
 		list = append(list, a)
 	}
 	return list, count, nil
+}
+
+// findAttempt returns an entry of a webhook's log. It returns ErrNotFound if there is no such entry.
+func findAttempt(tx *Tx, webhook, entry uint64) (Attempt, error) {
+	a, err := attemptTable.Get(tx, pairKey(webhook, entry))
+	if errors.Is(err, ErrNotFound) {
+		err = ErrNotFound.With("The log of this webhook has no entry %d.", entry)
+	}
+	return a, err
+}
+
+// failedAttempts returns the entries of a webhook's log whose deliveries have failed for good, newest
+// first.
+func failedAttempts(tx *Tx, webhook uint64) (failed []Attempt, err error) {
+	all, _, err := attempts(tx, webhook, func(count int) (from, to int) { return 0, count })
+	return slices.DeleteFunc(all, func(a Attempt) bool { return !a.failedForGood() }), err
+}
+
+// headOf returns the first pending delivery of a webhook, without its body, and how often it was tried.
+// It returns ErrNotFound if none is pending.
+func headOf(tx *Tx, webhook uint64) (d delivery, tries int, err error) {
+	q, err := findQueue(tx, webhook)
+	if err != nil {
+		return d, 0, err
+	}
+	if q.Waiting == 0 {
+		return d, 0, ErrNotFound
+	}
+	e, err := findOutboxEvent(tx, q.Head)
+	if err != nil {
+		return d, 0, err
+	}
+	i := e.pendingFor(webhook)
+	if i < 0 {
+		return d, 0, brokenQueue(&q, &e)
+	}
+	d = delivery{Webhook: webhook, Number: q.first(), EventID: e.ID, Event: e.Type}
+	d.ID, d.At = e.deliveryTo(e.Pending[i])
+	return d, q.Tries, nil
+}
+
+// bodyOf returns what an entry of the log has sent. ok is false if that is not kept.
+func bodyOf(tx *Tx, a Attempt) (body string, ok bool, err error) {
+	event := a.Kept
+	if event == 0 && a.Body != "" {
+		return a.Body, true, nil
+	}
+	if event == 0 { // it may be pending
+		d, _, err := headOf(tx, a.Webhook)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return "", false, err
+		}
+		if err != nil || d.ID != a.Delivery {
+			return "", false, nil
+		}
+		event = d.EventID
+	}
+	data, err := findBody(tx, event)
+	return string(data), err == nil, err
 }
 
 // OutboxBacklog returns the number of pending deliveries and the wall-clock time of the oldest one.
@@ -561,19 +640,16 @@ func discardBefore(tx *Tx, limit, now time.Time) (discarded int, err error) {
 }
 
 // repeat queues the delivery of a log entry again, with the same id and bytes. entry is the number
-// of the log entry. repeat returns ErrNotFound if there is no such entry, and ErrConflict if the
-// entry has no body (see Attempt).
+// of the log entry. If the delivery is the first pending one, repeat makes it due now instead. It
+// returns ErrNotFound if there is no such entry, and ErrConflict if the entry has no body (see
+// Attempt).
 func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
-	a, err := attemptTable.Get(tx, pairKey(webhook, entry))
-	if errors.Is(err, ErrNotFound) {
-		return delivery{}, ErrNotFound.With("The log of this webhook has no entry %d.", entry)
-	}
+	a, err := findAttempt(tx, webhook, entry)
 	if err != nil {
 		return delivery{}, err
 	}
 	if a.Kept == 0 {
-		return delivery{}, ErrConflict.With("This entry cannot be sent again. It is not the last attempt at its delivery, the body is larger than %d bytes, "+
-			"or newer entries needed its space (webhook_log_bytes).", maxReplay)
+		return hurry(tx, a)
 	}
 	b := openOutbox(tx)
 	q, err := b.queue(webhook)
@@ -593,7 +669,55 @@ func repeat(tx *Tx, webhook, entry uint64, now time.Time) (delivery, error) {
 			"(webhook_waiting_bytes and webhook_owner_bytes under [bounds]).", e.Size)
 	}
 	d := delivery{Webhook: webhook, EventID: e.ID, ID: a.Delivery, Event: e.Type, At: now}
-	return d, errors.Join(b.add(e, recipient{Webhook: webhook, At: now, Delivery: a.Delivery}), b.flush())
+	err = errors.Join(b.add(e, recipient{Webhook: webhook, At: now, Delivery: a.Delivery}), b.flush())
+	if err != nil || a.Again {
+		return d, err
+	}
+	if a, err = attemptTable.Get(tx, pairKey(webhook, entry)); err != nil { // making room may have changed it
+		return d, err
+	}
+	a.Again = true
+	return d, attemptTable.Put(tx, a)
+}
+
+// hurry makes the delivery of a log entry due now, if it is the first pending one. Otherwise it
+// returns ErrConflict.
+func hurry(tx *Tx, a Attempt) (delivery, error) {
+	d, _, err := headOf(tx, a.Webhook)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return d, err
+	}
+	if err != nil || d.ID != a.Delivery {
+		return d, ErrConflict.With("This entry cannot be sent again. It is not the last attempt at its delivery, the body is larger than %d bytes, "+
+			"or newer entries needed its space (webhook_log_bytes).", maxReplay)
+	}
+	q, err := findQueue(tx, a.Webhook)
+	if err != nil {
+		return d, err
+	}
+	if q.Stopped {
+		return d, ErrConflict.With("The webhook is not active, so nothing is sent to it. Switch it on first.")
+	}
+	q.Due = time.Time{}
+	return d, queueTable.Put(tx, q)
+}
+
+// repeatFailed queues all deliveries again that have failed for good, oldest first. left is the number
+// of those for which there is no room.
+func repeatFailed(tx *Tx, webhook uint64, now time.Time) (queued, left int, err error) {
+	failed, err := failedAttempts(tx, webhook)
+	for _, a := range slices.Backward(failed) {
+		if err != nil {
+			return queued, left, err
+		}
+		if _, err = repeat(tx, webhook, a.Number, now); errors.Is(err, ErrConflict) {
+			left++
+			err = nil
+		} else {
+			queued++
+		}
+	}
+	return queued, left, err
 }
 
 // queueSwitch is a change of a queue. Stop stops the queue; otherwise the queue is started. With

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"code.dny.dev/ssrf"
 
@@ -249,7 +250,7 @@ func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) 
 	defer context.AfterFunc(s.ctx, cancel)()
 	d := delivery{Webhook: w.ID, ID: newDeliveryID(), Event: event, Body: body}
 	a := s.attempt(ctx, w, d)
-	a.Delivery, a.Event, a.Attempt = d.ID, d.Event, 1
+	a.Delivery, a.Event, a.Attempt, a.Body = d.ID, d.Event, 1, string(body)
 	return a, s.o.Store.Update(func(tx *Tx) error {
 		if _, err := findWebhook(tx, w.ID); err != nil {
 			return err
@@ -263,8 +264,11 @@ func (s *Sender) Try(ctx context.Context, w webhook, event string, body []byte) 
 func (s *Sender) attempt(ctx context.Context, w webhook, d delivery) (a Attempt) {
 	a.At = s.o.Clock.Now().UTC()
 	began := time.Now()
-	status, failed := s.post(ctx, w, d)
+	status, answer, failed := s.post(ctx, w, d)
 	a.Status, a.Error = status, failed.cause
+	if !a.Success() {
+		a.Answer = answer
+	}
 	if a.Error == notReached && !s.o.Targets.private {
 		wholeSecond(ctx, began)
 	}
@@ -299,26 +303,42 @@ type failure struct {
 	detail string
 }
 
-// post sends a delivery once and returns the HTTP status of the answer.
-func (s *Sender) post(ctx context.Context, w webhook, d delivery) (status int, failed failure) {
+// post sends a delivery once and returns the HTTP status of the answer and the beginning of its body.
+func (s *Sender) post(ctx context.Context, w webhook, d delivery) (status int, text string, failed failure) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
 	r, err := s.request(ctx, w, d)
 	if err != nil {
-		return 0, s.failed(ctx, err)
+		return 0, "", s.failed(ctx, err)
 	}
 	answer, err := s.client.Do(r)
 	if err != nil {
-		return 0, s.failed(ctx, err)
+		return 0, "", s.failed(ctx, err)
 	}
 	defer answer.Body.Close()
 	// The body is read so that the connection can be reused, but only up to 4 KiB. The body of a
 	// 101 answer is the connection itself. Reading it would ignore the timeout and could block
 	// forever.
+	var begin []byte
 	if answer.StatusCode != http.StatusSwitchingProtocols {
-		_, _ = io.CopyN(io.Discard, answer.Body, 4<<10)
+		begin, _ = io.ReadAll(io.LimitReader(answer.Body, 4<<10))
 	}
-	return answer.StatusCode, failure{}
+	return answer.StatusCode, answerText(begin), failure{}
+}
+
+// answerText returns the beginning of the body of an answer as text that can be stored, up to maxAnswer
+// bytes.
+func answerText(body []byte) string {
+	text := string(body[:min(len(body), maxAnswer)])
+	if len(body) > maxAnswer { // the cut may be inside a character
+		for range utf8.UTFMax - 1 {
+			if last, size := utf8.DecodeLastRuneInString(text); last != utf8.RuneError || size != 1 {
+				break
+			}
+			text = text[:len(text)-1]
+		}
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // request returns the HTTP request for an attempt. Every attempt at the same delivery gets the same

@@ -266,6 +266,111 @@ func TestHooks_Operator(t *testing.T) {
 	a.refuse("GET", path, "", 404, "not_found", "")
 }
 
+// TestHooks_Retry tries a pending delivery now, looks at what was sent and answered, and sends all again
+// that has failed for good.
+func TestHooks_Retry(t *testing.T) {
+	var got atomic.Int64
+	status := atomic.Int64{}
+	status.Store(503)
+	answer := "<script>" + strings.Repeat("x", maxAnswer-len("<script>")-1) + "\u00fc\x00\xff and more"
+	v := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got.Add(1)
+		w.WriteHeader(int(status.Load()))
+		_, _ = io.WriteString(w, answer)
+	}))
+	t.Cleanup(v.Close)
+	a := newHookApp(t)
+	id, _ := a.hook(v.URL, "", "call.queued")
+	path := fmt.Sprintf("/admin/v1/webhooks/%d", id)
+	log := func() map[string]any { t.Helper(); return a.webhookLog(id)[0].(map[string]any) }
+	failed := func(want float64) {
+		t.Helper()
+		if n := a.operate(200, "GET", path+"/logs?failed=true&limit=1", "")["count"]; n != want {
+			t.Errorf("got %v failed deliveries, want %v", n, want)
+		}
+	}
+	a.raise(WebhookEvent{Type: "call.queued", Operator: true}, 1)
+	a.send()
+	first := log()
+	if first["retryable"] != true || first["redeliverable"] != false || first["queued_again"] != false {
+		t.Errorf("the first attempt: got %v, want that it can be retried", first)
+	}
+	if full := a.operate(200, "GET", path+"/logs/1", ""); !strings.Contains(fmt.Sprint(full["request_body"]), `"n":1`) || full["answer_body"] != "<script>"+strings.Repeat("x", maxAnswer-len("<script>")-1) {
+		t.Errorf("got %v", full)
+	}
+	a.operate(200, "PATCH", path, `{"is_active": false}`)
+	a.refuse("POST", path+"/redeliver", `{"log_id": 1}`, 409, "conflict", "not active")
+	a.operate(200, "PATCH", path, `{"is_active": true}`)
+	a.send()
+	a.send() // nothing is due
+	before := got.Load()
+	a.operate(200, "POST", path+"/redeliver", fmt.Sprintf(`{"log_id": %v}`, log()["id"]))
+	a.send()
+	if n := got.Load(); n != before+1 {
+		t.Errorf("got %d attempts, want one more than %d", n, before)
+	}
+	failed(0)
+	a.refuse("POST", path+"/redeliver", `{"log_id": 99}`, 404, "not_found", "no entry 99")
+	a.raise(WebhookEvent{Type: "call.queued", Operator: true}, 2)
+	for range 14 {
+		a.clocks.Pass(7 * time.Hour)
+		a.send()
+	}
+	failed(2)
+	if last := log(); last["retryable"] != true || last["redeliverable"] != true {
+		t.Errorf("the last attempt: got %v", last)
+	}
+	if waiting := a.webhook(id)["waiting"]; waiting != 0.0 {
+		t.Errorf("got %v waiting, want none", waiting)
+	}
+	if n := a.operate(200, "POST", path+"/retry-failed", "")["count"]; n != 2.0 {
+		t.Errorf("got %v, want both queued again", n)
+	}
+	failed(0)
+	if n := a.operate(200, "POST", path+"/retry-failed", "")["count"]; n != 0.0 {
+		t.Errorf("a second time: got %v, want none", n)
+	}
+	if last := log(); last["queued_again"] != true || last["retryable"] != false {
+		t.Errorf("got %v, want that it was queued again", last)
+	}
+	status.Store(200)
+	a.send()
+	if last := log(); last["success"] != true || a.operate(200, "GET", path+fmt.Sprintf("/logs/%v", last["id"]), "")["answer_body"] != nil {
+		t.Errorf("got %v, want it delivered, without the answer", last)
+	}
+	test := a.operate(200, "POST", path+"/test", "")
+	if full := a.operate(200, "GET", path+fmt.Sprintf("/logs/%v", log()["id"]), ""); test["success"] != true || !strings.Contains(fmt.Sprint(full["request_body"]), `"test":true`) {
+		t.Errorf("got %v, want what the test has sent", full)
+	}
+	a.refuse("GET", path+"/logs/99", "", 404, "not_found", "no entry 99")
+	a.refuse("GET", path+"/logs?failed=maybe", "", 400, "validation_error", "failed must be")
+	err := a.Store.View(func(tx *Tx) error {
+		q, err := findQueue(tx, id)
+		if q.Last.Answer+q.Last.Body != "" {
+			t.Error("the queue, which is stored with each event, holds texts of the log")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := a.operate(200, "POST", "/admin/v1/check", "")["problems"]; fmt.Sprint(p) != "[]" {
+		t.Errorf("got %v", p)
+	}
+}
+
+// TestAnswerText cuts and cleans the bodies of answers.
+func TestAnswerText(t *testing.T) {
+	long := strings.Repeat("x", maxAnswer-1)
+	for _, tt := range []struct{ body, want string }{
+		{"", ""}, {"good", "good"}, {"a\x00b\xff", "a\uFFFDb\uFFFD"}, {long + "yz", long + "y"}, {long + "\u00fc", long}, {long + "\U0001F600 ", long}, {long[2:] + "\U0001F600 ", long[2:]},
+	} {
+		if got := answerText([]byte(tt.body)); got != tt.want {
+			t.Errorf("%q: got %q, want %q", tt.body, got, tt.want)
+		}
+	}
+}
+
 // hostileReceiver takes connections and does with each what the path of its
 // request says. It counts what it could send.
 type hostileReceiver struct {

@@ -109,7 +109,7 @@ func flagTable() map[string]commandFlags {
 			table[name+" list"], table[name+" import"] = pages, file
 		}
 		if name == "contacts" {
-			table[name+" import"] = commandFlags{rules: file.rules, independent: file.independent + " update-by"}
+			table[name+" import"] = commandFlags{rules: append([]flagRule{{flags: "skip-duplicates", excludes: "update-by"}}, file.rules...), independent: file.independent + " update-by"}
 		}
 		if name != "events" && name != "owners" {
 			table[name+" delete"] = commandFlags{}

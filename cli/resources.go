@@ -185,7 +185,8 @@ func (s *session) resource(r resource) *cli.Command {
 		},
 	}
 	if r.name == "contacts" {
-		load.Flags = append(load.Flags, &cli.StringFlag{Name: "update-by", Usage: "email or phone: a row whose address or number a contact of the owner has updates that contact"})
+		load.Flags = append(load.Flags, &cli.StringFlag{Name: "update-by", Usage: "email or phone: a row whose address or number a contact of the owner has updates that contact"},
+			&cli.BoolFlag{Name: "skip-duplicates", Usage: "leave out rows whose address or number another contact of the owner has"})
 	}
 	remove := &cli.Command{
 		Name: "delete", Usage: "delete a record", ArgsUsage: "ID",
@@ -472,18 +473,21 @@ func (u upload) query(c *cli.Command, dry bool) url.Values {
 	if by := c.String("update-by"); by != "" {
 		q.Set("update_by", by)
 	}
+	if c.Bool("skip-duplicates") {
+		q.Set("skip_duplicates", "true")
+	}
 	return q
 }
 
 // probeImport returns an error if the server does not know the flags of an import. A server that is
 // older would ignore them and create the rows. So probeImport sends no rows first.
 func (s *session) probeImport(ctx context.Context, c *cli.Command, u upload) error {
-	if !c.Bool("dry-run") && c.String("update-by") == "" {
+	if !c.Bool("dry-run") && c.String("update-by") == "" && !c.Bool("skip-duplicates") {
 		return nil
 	}
 	probe, err := s.call(ctx, c, Request{http.MethodPost, u.path + "?" + u.query(c, true).Encode(), map[string]any{u.member: []any{}}})
 	if err == nil && probe["dry_run"] != true {
-		err = errors.New("the server is older than this program and does not support --dry-run and --update-by; restart it with the new version")
+		err = errors.New("the server is older than this program and does not support --dry-run, --update-by and --skip-duplicates; restart it with the new version")
 	}
 	return err
 }

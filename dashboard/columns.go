@@ -28,19 +28,23 @@ const (
 type column struct {
 	Head, Member, Kind string
 	Sub                string         // second member, shown in small type; "" if there is none
+	Cut                bool           // the second member is cut to one line
 	To                 string         // first part of a link's address; "" if the value is not a link
 	By                 string         // member whose value is appended to To
 	Zone               *time.Location // time zone of a cellTime; nil means UTC
 }
 
 // pageCell is one value as a page shows it. Href is "" if the value is not a link.
-type pageCell struct{ Head, Text, Kind, Sub, Href string }
+type pageCell struct {
+	Head, Text, Kind, Sub, Href string
+	Cut                         bool // Sub is cut to one line
+}
 
 // cellsOf returns the cells of a record, one for each column. pageAddress returns the address of
 // the record's page. It may be nil if no column is a cellName.
 func cellsOf(columns []column, record map[string]any, pageAddress func(id string) string) (cells []pageCell) {
 	for _, c := range columns {
-		cell := pageCell{Head: c.Head, Text: textOf(memberOf(record, c.Member)), Kind: c.Kind}
+		cell := pageCell{Head: c.Head, Text: textOf(memberOf(record, c.Member)), Kind: c.Kind, Cut: c.Cut}
 		if c.Sub != "" {
 			cell.Sub = textOf(memberOf(record, c.Sub))
 		}

@@ -1,16 +1,13 @@
 package dashboard
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 )
 
 // contactPages are the pages of the contacts and of their import.
@@ -37,22 +34,49 @@ func newContactPages() contactPages {
 	}}
 }
 
-func stages(v *pageRequest) []choice        { return words("lead", "qualified_lead", "customer")(v) }
-func contactStates(v *pageRequest) []choice { return words("not_contacted", "contacted")(v) }
+// maxInUse is the number of the newest contacts in which stages and contactStates look for values.
+const maxInUse = 200
+
+// inUse returns the usual values of a member of contacts, and those of the newest contacts, as
+// suggestions.
+func inUse(v *pageRequest, member string, usual ...string) []choice {
+	answer, e := v.call(http.MethodGet, fmt.Sprintf("/admin/v1/contacts?limit=%d", maxInUse), nil)
+	if e != nil {
+		return words(usual...)(v)
+	}
+	list, _ := answer["contacts"].([]any)
+	for _, row := range list {
+		contact, _ := row.(map[string]any)
+		if value := textOf(contact[member]); value != "" && !slices.Contains(usual, value) {
+			usual = append(usual, value)
+		}
+	}
+	return words(usual...)(v)
+}
+
+func stages(v *pageRequest) []choice {
+	return inUse(v, "stage", "lead", "qualified_lead", "customer")
+}
+
+func contactStates(v *pageRequest) []choice {
+	return inUse(v, "status", "not_contacted", "contacted")
+}
 
 func contactFields() []formField {
+	owner, team := ownerField(), teamField()
+	owner.Group = "Who sees it"
 	return []formField{
-		{Name: "first_name", Label: "First name", Kind: fieldText, Needed: true}, {Name: "last_name", Label: "Last name", Kind: fieldText},
-		{Name: "email", Label: "Mail", Kind: fieldEmail}, {Name: "company", Label: "Company", Kind: fieldText}, {Name: "website", Label: "Website", Kind: fieldText},
-		{Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages, Usual: "lead", Hint: "lower-case letters, digits and _"},
-		{Name: "status", Label: "Status", Kind: fieldText, Choices: contactStates, Usual: "not_contacted", Hint: "lower-case letters, digits and _"},
-		{Name: "address", Label: "Street", Kind: fieldText, From: "address.street"}, {Name: "zip_code", Label: "Zip code", Kind: fieldText, From: "address.zip_code"},
+		{Name: "first_name", Label: "First name", Kind: fieldText, Needed: true, Group: "Person"}, {Name: "last_name", Label: "Last name", Kind: fieldText},
+		{Name: "email", Label: "Email", Kind: fieldEmail}, {Name: "company", Label: "Company", Kind: fieldText}, {Name: "website", Label: "Website", Kind: fieldText},
+		{Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages, Usual: "lead", Hint: "one of those in use, or another: lower-case letters, digits and _", Group: "Progress"},
+		{Name: "status", Label: "Status", Kind: fieldText, Choices: contactStates, Usual: "not_contacted", Hint: "likewise"},
+		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one per line"},
+		{Name: "address", Label: "Street", Kind: fieldText, From: "address.street", Group: "Postal address"}, {Name: "zip_code", Label: "Zip code", Kind: fieldText, From: "address.zip_code"},
 		{Name: "city", Label: "City", Kind: fieldText, From: "address.city"}, {Name: "state", Label: "State", Kind: fieldText, From: "address.state"},
 		{Name: "country", Label: "Country", Kind: fieldText, From: "address.country", Usual: "US"},
 		{Name: "timezone", Label: "Time zone", Kind: fieldText, Usual: "UTC", Hint: "such as Europe/Berlin", Choices: timeZones},
-		teamField(), ownerField(),
-		{Name: "tags", Label: "Tags", Kind: fieldLines, Hint: "one per line"},
-		{Name: "custom_context", Label: "Values for prompts", Kind: fieldJSON, Hint: `a JSON object, such as {"preferred_language": "de"}`, Usual: "{}"},
+		owner, team,
+		{Name: "custom_context", Label: "Values for prompts", Kind: fieldJSON, Hint: `a JSON object, such as {"preferred_language": "de"}`, Usual: "{}", Group: "Prompts"},
 	}
 }
 
@@ -214,154 +238,9 @@ func contactDeletion(_ *pageRequest, contact map[string]any) string {
 
 func (c contactPages) pages() map[string]page {
 	pages, needs := c.recordPages.pages(), c.endpoint(http.MethodPost, "/import")
-	pages["GET /contacts/import"] = page{needs, func(v *pageRequest) { showImport(v, nil, "") }}
+	pages["GET /contacts/import"] = page{needs, func(v *pageRequest) { showImport(v, importPage{}, "", nil) }}
 	pages["POST /contacts/import"] = page{needs, importContacts}
 	return pages
-}
-
-// importPage is the data of the page of an import.
-type importPage struct {
-	Columns    []string
-	Text       string     // the CSV that was pasted or in the chosen file; "" if it is not text in UTF-8
-	Faults     []rowFault // the refused rows
-	MoreFaults int        // number of refused rows that are not in Faults
-	UpdateBy   string     // chosen column by which rows update contacts; "" if all create one
-	Checked    []checkedRow
-	More       int        // number of checked rows that are not in Checked
-	Twins      []rowFault // rows with an address or a number of another contact
-	MoreTwins  int        // number of such rows that are not in Twins
-}
-
-// checkedRow is a row of an import that was only checked.
-type checkedRow struct{ Place, Name, Result, Message string }
-
-// maxCheckedRows is the maximum number of checked rows that the page shows.
-const maxCheckedRows = 200
-
-// rowFault is a refused row of an import.
-type rowFault struct{ Place, Message string }
-
-// rowFaults returns the refused rows in an answer of the admin endpoint, and the number of further
-// ones. It names the rows in the words of the endpoint's messages.
-func rowFaults(answer map[string]any) (faults []rowFault, more int) {
-	list, _ := answer["errors"].([]any)
-	for _, v := range list {
-		row, _ := v.(map[string]any)
-		faults = append(faults, rowFault{rowPlace(row), textOf(row["message"])})
-	}
-	return faults, max(0, int(numberOf(answer["error_count"]))-len(faults))
-}
-
-// rowPlace returns the name of a row in an answer, in the words of the endpoint's messages.
-func rowPlace(row map[string]any) string {
-	place := "row " + textOf(row["row"])
-	if line := textOf(row["line"]); line != "" {
-		place = fmt.Sprintf("line %s of the file (%s)", line, place)
-	}
-	return place
-}
-
-// addTwins adds the duplicates in an answer of the admin endpoint to the page.
-func (p *importPage) addTwins(answer map[string]any) {
-	list, _ := answer["duplicates"].([]any)
-	for _, v := range list {
-		row, _ := v.(map[string]any)
-		var other []string
-		if id := textOf(row["contact_id"]); id != "" {
-			other = append(other, "contact "+id)
-		}
-		if n := textOf(row["other_row"]); n != "" {
-			other = append(other, "row "+n)
-		}
-		p.Twins = append(p.Twins, rowFault{rowPlace(row), strings.Join(other, ", ")})
-	}
-	p.MoreTwins = max(0, int(numberOf(answer["duplicate_count"]))-len(list))
-}
-
-// showChecked shows the answer to a dry run, with the text in the form again.
-func showChecked(v *pageRequest, answer map[string]any, text string) {
-	page := importPage{Columns: Vocabulary().ContactColumns, Text: text, UpdateBy: v.R.PostFormValue("update_by")}
-	list, _ := answer["contacts"].([]any)
-	for _, r := range list[:min(len(list), maxCheckedRows)] {
-		row, _ := r.(map[string]any)
-		page.Checked = append(page.Checked, checkedRow{rowPlace(row), textOf(row["name"]), textOf(row["result"]), textOf(row["message"])})
-	}
-	page.More = len(list) - len(page.Checked)
-	page.addTwins(answer)
-	shown := view{Title: "Import contacts", Data: page}
-	if answer["importable"] == true {
-		shown.Done = textOf(answer["message"])
-	} else {
-		shown.Fault = textOf(answer["message"])
-	}
-	v.show(http.StatusOK, "import", shown)
-}
-
-func showImport(v *pageRequest, fault *Fault, text string) {
-	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-		text = "" // a browser would show, and send, other characters
-	}
-	page, status := importPage{Columns: Vocabulary().ContactColumns, Text: text, UpdateBy: v.R.PostFormValue("update_by")}, http.StatusOK
-	shown := view{Title: "Import contacts"}
-	if fault != nil {
-		status, shown.Fault = fault.Status, fault.Message
-		page.Faults, page.MoreFaults = rowFaults(fault.Fields)
-	}
-	shown.Data = page
-	v.show(status, "import", shown)
-}
-
-// importContacts imports the chosen file, or only checks it if that button was used. If no file was
-// chosen or the file is empty, it does so with the pasted text.
-func importContacts(v *pageRequest) {
-	if err := v.R.ParseMultipartForm(1 << 20); err != nil {
-		showImport(v, &Fault{Status: http.StatusRequestEntityTooLarge, Message: "The form cannot be read. Its size must be at most 1 MiB. Import a larger file with: latchkey contacts import FILE"}, "")
-		return
-	}
-	text, empty := strings.ReplaceAll(v.R.PostFormValue("csv"), "\r\n", "\n"), ""
-	if file, head, err := v.R.FormFile("file"); err == nil {
-		data, err := io.ReadAll(file)
-		_ = file.Close()
-		if err != nil {
-			showImport(v, invalid("The file cannot be read."), text)
-			return
-		}
-		if len(bytes.TrimSpace(data)) > 0 {
-			text = string(data)
-		} else if head.Filename != "" {
-			empty = "The file " + head.Filename + " is empty. "
-		}
-	}
-	if strings.TrimSpace(text) == "" {
-		showImport(v, invalid("%sChoose a CSV file or paste its text.", empty), "")
-		return
-	}
-	checks, q := v.R.PostFormValue("check") != "", url.Values{}
-	if checks {
-		q.Set("dry_run", "true")
-	}
-	if by := v.R.PostFormValue("update_by"); by != "" {
-		q.Set("update_by", by)
-	}
-	answer, e := v.sendAs(http.MethodPost, "/admin/v1/contacts/import?"+q.Encode(), "text/csv", []byte(text))
-	if e != nil {
-		showImport(v, e, text)
-		return
-	}
-	if !utf8.ValidString(text) {
-		text = "" // such as UTF-16; a browser would send other characters
-	}
-	if checks {
-		showChecked(v, answer, text)
-		return
-	}
-	if numberOf(answer["duplicate_count"]) > 0 {
-		page := importPage{Columns: Vocabulary().ContactColumns}
-		page.addTwins(answer)
-		v.show(http.StatusOK, "import", view{Title: "Import contacts", Done: textOf(answer["message"]), Data: page})
-		return
-	}
-	http.Redirect(v.W, v.R, "/contacts?done=imported", http.StatusSeeOther)
 }
 
 // variablePages are the pages of the context variables and of the values that belong to a business.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -35,6 +36,7 @@ const (
 	fieldLines  = "lines" // one text per line, sent as an array
 	fieldTime   = "time"  // a date and a time
 	fieldDate   = "date"
+	fieldHours  = "hours"  // ranges of times of a day, such as 09:00-12:00, sent as an array; see sentHours
 	fieldHidden = "hidden" // sent with the form, but not a member of the record
 )
 
@@ -52,6 +54,7 @@ type formField struct {
 	Wide              bool                          // takes the full width of the form
 	Group             string                        // heading above the field; "" means no heading
 	Zone              *time.Location                // time zone of a fieldTime; nil means UTC
+	About             map[string]string             // explanations of the choices of fieldTicks, by their values; may be nil
 }
 
 // noSize is the text of a fieldSize for no limit.
@@ -232,7 +235,58 @@ func labelled(message string, fields ...formField) string {
 
 // sent returns the value of a field in a form as one text. If there are several values, each is on
 // a line of its own.
-func (f formField) sent(form url.Values) string { return f.plain(strings.Join(form[f.Name], "\n")) }
+func (f formField) sent(form url.Values) string {
+	if f.Kind == fieldHours {
+		return f.sentHours(form)
+	}
+	return f.plain(strings.Join(form[f.Name], "\n"))
+}
+
+// midnight is the end of a day. A field for a time shows and sends it as 00:00.
+const midnight = "24:00"
+
+// sentHours returns the ranges of a fieldHours, one per line. A form has two fields for each range: the
+// name of the field with ".from" and with ".to". Ranges without times are left out.
+func (f formField) sentHours(form url.Values) string {
+	from, to := form[f.Name+".from"], form[f.Name+".to"]
+	var lines []string
+	for i := range max(len(from), len(to)) {
+		begin, end := "", ""
+		if i < len(from) {
+			begin = strings.TrimSpace(from[i])
+		}
+		if i < len(to) {
+			end = strings.TrimSpace(to[i])
+		}
+		if end == "00:00" {
+			end = midnight
+		}
+		if begin+end != "" {
+			lines = append(lines, begin+"-"+end)
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// timeRange is a range of a fieldHours in two fields.
+type timeRange struct{ From, To string }
+
+// Ranges returns the ranges in the value of a fieldHours, and an empty one for another.
+func (in input) Ranges() (list []timeRange) {
+	for _, line := range textLines(in.Value) {
+		from, to, _ := strings.Cut(line, "-")
+		if to == midnight {
+			to = "00:00"
+		}
+		list = append(list, timeRange{from, to})
+	}
+	return append(list, timeRange{})
+}
+
+// within reports whether a form has the field.
+func (f formField) within(form url.Values) bool {
+	return form.Has(f.Name) || f.Kind == fieldHours && form.Has(f.Name+".from")
+}
 
 // plain returns text in the one form in which values of the field are compared. A browser sends a
 // text that nobody has touched in another form than it got it: with CRLF at the end of lines, and
@@ -242,7 +296,7 @@ func (f formField) plain(text string) string {
 	switch f.Kind {
 	case fieldArea:
 		return text
-	case fieldLines, fieldTicks, fieldJSON:
+	case fieldLines, fieldTicks, fieldJSON, fieldHours:
 		return strings.TrimSpace(text)
 	case fieldTime:
 		text = strings.Replace(strings.TrimSpace(text), " ", "T", 1)
@@ -271,7 +325,7 @@ func (f formField) of(record map[string]any) string {
 			return "yes"
 		}
 		return ""
-	case f.Kind == fieldLines || f.Kind == fieldTicks:
+	case f.Kind == fieldLines || f.Kind == fieldTicks || f.Kind == fieldHours:
 		return strings.Join(shownItems(value), "\n")
 	case f.Kind == fieldList:
 		return strings.Join(shownItems(value), ", ")
@@ -334,7 +388,7 @@ func (f formField) was(text string) string {
 // So a form does not undo the changes that others have made in the meantime, and a value that no
 // field can show exactly stays as it is. A field that the page did not have is not changed.
 func (f formField) changed(form url.Values) bool {
-	if !form.Has(f.Name) && !form.Has("was."+f.Name) {
+	if !f.within(form) && !form.Has("was."+f.Name) {
 		return false
 	}
 	return form.Get("was."+f.Name) != f.was(f.sent(form))
@@ -429,7 +483,7 @@ func (f formField) value(form url.Values) (any, error) {
 	switch {
 	case f.Kind == fieldCheck:
 		return text != "", nil
-	case f.Kind == fieldLines || f.Kind == fieldTicks:
+	case f.Kind == fieldLines || f.Kind == fieldTicks || f.Kind == fieldHours:
 		return textLines(text), nil
 	case f.Kind == fieldList:
 		return textLines(strings.ReplaceAll(text, ",", "\n")), nil
@@ -502,8 +556,23 @@ func newBody(fields []formField, form url.Values) (map[string]any, error) {
 	return body, nil
 }
 
+// conflict returns a Fault if the user has changed the field, and somebody else has changed it to
+// something else since the page was shown. It returns nil otherwise, and for a JSON object, of which only
+// the changed members are sent. member is how the message begins.
+func (f formField) conflict(form url.Values, record map[string]any, member string) error {
+	stored := f.of(record)
+	now, was := f.was(stored), "was."+f.Name
+	if f.Kind == fieldJSON || !form.Has(was) || form.Get(was) == now || !f.changed(form) || f.was(f.sent(form)) == now {
+		return nil
+	}
+	fault := invalid("%s was changed by somebody else meanwhile. It is now: %s. Save again to replace that.", member, cmp.Or(strings.ReplaceAll(stored, "\n", ", "), "empty"))
+	fault.Status = http.StatusConflict
+	return fault
+}
+
 // changeBody returns the request body that changes a record, as it is stored now. It contains only
-// what the user has changed in the form.
+// what the user has changed in the form. The error is a *Fault if a value is wrong, or if somebody else
+// has changed the same field since the page was shown.
 func changeBody(fields []formField, form url.Values, record map[string]any) (map[string]any, error) {
 	body := map[string]any{}
 	for _, f := range fields {
@@ -512,6 +581,9 @@ func changeBody(fields []formField, form url.Values, record map[string]any) (map
 		}
 		value, err := f.value(form)
 		if err != nil {
+			return nil, err
+		}
+		if err := f.conflict(form, record, f.Name); err != nil {
 			return nil, err
 		}
 		value = f.change(form, value, f.stored(record))

@@ -118,11 +118,8 @@ func keyChange(form url.Values, key map[string]any, limits []keyNumber, now time
 	}
 	record := keyRecord(key, limits)
 	for _, f := range keyFields(limits) {
-		stored := f.of(record)
-		if f.changed(form) && form.Has("was."+f.Name) && form.Get("was."+f.Name) != f.was(stored) && f.was(f.sent(form)) != f.was(stored) {
-			fault := invalid("%s was changed by somebody else meanwhile. It is now: %s. Save again to replace that.", keyMember(f.Name), cmp.Or(strings.ReplaceAll(stored, "\n", ", "), "empty"))
-			fault.Status = http.StatusConflict
-			return nil, fault
+		if err := f.conflict(form, record, keyMember(f.Name)); err != nil {
+			return nil, err
 		}
 	}
 	onlyChanged(body, form, key)

@@ -151,7 +151,7 @@ func (v *pageRequest) tiles(answer, status map[string]any) []tile {
 	if status["webhooks_held_since"] != nil {
 		hooks.More, hooks.Level, hooks.Link = "held back since the restore", "warn", "/status"
 	}
-	backup := tile{Name: "Last backup", Value: ago(status["last_backup_at"], v.now()), Link: "/status"}
+	backup := tile{Name: "Last backup", Value: ago(status["last_backup_at"], v.now()), Link: "/backups"}
 	if problem := textOf(status["last_backup_error"]); problem != "" {
 		backup.More, backup.Level = "the last one failed", "bad"
 	}
@@ -200,8 +200,8 @@ func milliseconds(v any) string {
 // attentionKinds says what the kinds of the endpoint mean: the sentence for one and for several, where
 // to look, and how bad it is.
 var attentionKinds = map[string]struct{ one, many, link, level string }{
-	"backup_failed":     {"The last backup failed", "", "/status", "bad"},
-	"no_backup":         {"There is no backup yet", "", "/status", "warn"},
+	"backup_failed":     {"The last backup failed", "", "/backups", "bad"},
+	"no_backup":         {"There is no backup yet", "", "/backups", "warn"},
 	"keys_revoked_used": {"1 revoked key is still sent", "%s revoked keys are still sent", "/keys?status=revoked&tag=still_sent", "bad"},
 	"keys_expired_used": {"1 expired key is still sent", "%s expired keys are still sent", "/keys?status=expired&tag=still_sent", "bad"},
 	"keys_at_limit":     {"1 key was refused by a limit in the last 5 minutes", "%s keys were refused by a limit in the last 5 minutes", "/keys?tag=rate_limited", "warn"},

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"latchkey/internal/bytesize"
+	"latchkey/internal/figures"
 )
 
 // agentPages returns the pages of the agents.
@@ -128,7 +129,8 @@ func schedulePages() *recordPages {
 		},
 		Filters: []formField{ownerFilter()},
 		Facts:   []column{{Head: "Owner", Member: "owner"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
-		Fields:  scheduleFields(), Body: scheduleBody,
+		Fields:  scheduleFields(), Body: scheduleBody, Rework: copyMonday,
+		Buttons: []formButton{{"copy", "windows", "Copy Monday to Tuesday - Friday"}, {"copy", "business_hours", "The same for business hours"}},
 		Deletion: func(_ *pageRequest, schedule map[string]any) string {
 			return "The availability of " + textOf(schedule["owner"]) + " is then Monday to Friday, 9 to 17, UTC. Events remain."
 		},
@@ -150,23 +152,37 @@ func scheduleFields() []formField {
 		{Name: "notice_minutes", Label: "Minutes of notice", Kind: fieldNumber, Hint: "minimum from now to the first free slot"},
 	}
 	for _, day := range weekDays() {
-		f := formField{Name: "windows." + day, Label: capital(day), Kind: fieldList, Usual: "09:00-17:00"}
+		f := formField{Name: "windows." + day, Label: capital(day), Kind: fieldHours, Usual: "09:00-17:00"}
 		switch day {
 		case "monday":
-			f.Hint, f.Group = "such as 09:00-12:00, 13:00-17:00; empty: no hours on this day", "Hours"
+			f.Hint, f.Group = "earliest first; without times: no hours on this day; until 00:00 is until midnight", "Hours"
 		case "saturday", "sunday":
 			f.Usual = ""
 		}
 		fields = append(fields, f)
 	}
 	for _, day := range weekDays() {
-		f := formField{Name: "business_hours." + day, Label: capital(day), Kind: fieldList}
+		f := formField{Name: "business_hours." + day, Label: capital(day), Kind: fieldHours}
 		if day == "monday" {
 			f.Hint, f.Group = "slots must also be within these hours; if all are empty, they do not matter", "Business hours"
 		}
 		fields = append(fields, f)
 	}
 	return fields
+}
+
+// copyMonday copies the hours of Monday to the days until Friday, in the week that the button names.
+func copyMonday(form url.Values) string {
+	week := form.Get("copy")
+	if week != "windows" && week != "business_hours" {
+		return ""
+	}
+	for _, day := range weekDays()[1:5] {
+		for _, end := range []string{".from", ".to"} {
+			form[week+"."+day+end] = form[week+".monday"+end]
+		}
+	}
+	return "Copied. Nothing is saved yet."
 }
 
 // scheduleBody replaces the fields for single days in body by whole weeks, because the admin
@@ -222,28 +238,113 @@ func teamPages() *recordPages {
 	}
 }
 
-// ownerPages returns the pages of the owners.
-func ownerPages() *recordPages {
+// ownerPages are the pages of the owners. They have a field for each limit that the service has for
+// owners.
+type ownerPages struct{}
+
+func (ownerPages) sections() []section { return ownerRecords(nil).sections() }
+
+func (ownerPages) pages() map[string]page {
+	pages := map[string]page{}
+	for pattern, records := range ownerRecords(nil).pages() {
+		pages[pattern] = page{records.Needs, func(v *pageRequest) {
+			limits, e := ownerLimits(v)
+			if e != nil {
+				v.showFault(e)
+				return
+			}
+			ownerRecords(limits).pages()[pattern].Serve(v)
+		}}
+	}
+	return pages
+}
+
+// ownerLimits returns the fields for the limits of owners. The page of an owner shows what is used of
+// each.
+func ownerLimits(v *pageRequest) (fields []formField, e *Fault) {
+	answer, e := v.call(http.MethodGet, "/admin/v1/limits", nil)
+	if e != nil {
+		return nil, e
+	}
+	usage := map[string]any{}
+	if id := v.R.PathValue("id"); id != "" {
+		used, e := v.call(http.MethodGet, "/admin/v1/owners/"+url.PathEscape(id)+"/usage", nil)
+		if e != nil {
+			return nil, e
+		}
+		usage, _ = used["usage"].(map[string]any)
+	}
+	rows, _ := answer["limits"].([]any)
+	for _, row := range rows {
+		limit, _ := row.(map[string]any)
+		if limit["scope"] != "owner" {
+			continue
+		}
+		name := textOf(limit["name"])
+		f := formField{Name: "limits." + name, From: "own_limits." + name, Label: limitLabel(name), Kind: fieldNumber, Hint: "empty: the default, " + limitText(limit["default"]) + "; 0: no limit"}
+		if u, is := usage[name].(map[string]any); is {
+			f.Hint = fmt.Sprintf("%s of %s used now; ", figures.Grouped(int(numberOf(u["used"]))), figures.Grouped(int(numberOf(u["limit"])))) + f.Hint
+		}
+		if len(fields) == 0 {
+			f.Group = "Limits of all its keys together"
+		}
+		fields = append(fields, f)
+	}
+	return fields, nil
+}
+
+// limitText returns a limit of owners as text.
+func limitText(v any) string {
+	if n := int(numberOf(v)); n > 0 {
+		return figures.Grouped(n)
+	}
+	return "no limit"
+}
+
+// ownerBody moves the limits in body to the member limits, in which null is the default.
+func ownerBody(_ url.Values, _, body map[string]any) error {
+	limits := map[string]any{}
+	for field, value := range body {
+		if name, is := strings.CutPrefix(field, "limits."); is {
+			limits[name] = value
+			delete(body, field)
+		}
+	}
+	if len(limits) > 0 {
+		body["limits"] = limits
+	}
+	return nil
+}
+
+// ownerRecords returns the pages of the owners with the fields for their limits.
+func ownerRecords(limits []formField) *recordPages {
 	return &recordPages{
 		section: section{"System", "Owners", "/owners"}, One: "owner", API: "owners", Rows: "owners", TitleField: "name",
 		About: "A key acts for its owner and sees its owner's records. An owner cannot be deleted, because its records would then belong to nobody.", Empty: "No owners yet. The first key creates one.",
 		Columns: []column{
 			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Balance", Member: "balance", Kind: cellNumber}, {Head: "Price of a minute", Member: "rate", Kind: cellNumber},
-			{Head: "Created", Member: "created_at", Kind: cellTime}, {Head: "Stored bytes", Member: "storage.bytes", Kind: cellNumber}, {Head: "Of", Member: "storage.limit", Kind: cellNumber},
+			{Head: "Stored", Member: "stored", Kind: cellNumber}, {Head: "Storage limit", Member: "stored_of", Kind: cellNumber}, {Head: "Created", Member: "created_at", Kind: cellTime},
 		},
-		Page: "owner", More: ownerStorage,
+		Page: "owner", More: ownerStorage, Each: ownerStored, Body: ownerBody,
 		Filters: []formField{
 			{Name: "search", Label: "Name", Kind: fieldSearch},
 			{Name: "storage", Label: "Storage", Kind: fieldSelect, Blank: "any", Choices: func(*pageRequest) []choice { return []choice{{Value: "low", Label: "little left"}} }},
 		},
 		Facts: []column{{Head: "Id", Member: "id"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
-		Fields: []formField{
+		Fields: append([]formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "cannot be changed later, because keys and teams refer to it"},
 			{Name: "balance", Label: "Balance", Kind: fieldNumber, Hint: "money in the wallet; empty: no wallet, so no call is refused for lack of money"},
 			{Name: "rate", Label: "Price of a minute", Kind: fieldNumber, Hint: "a call needs at least this much in the wallet"},
 			{Name: "storage_bytes", Label: "Storage", Kind: fieldSize, Hint: "how much its records may need, such as 512MiB; none: no limit; empty: the default"},
-			{Name: "limits", Label: "Limits of all its keys together", Kind: fieldJSON, Usual: "{}", Hint: "a JSON object; 0 means no limit; a limit that you remove gets its default again"},
-		},
+		}, limits...),
+	}
+}
+
+// ownerStored adds to an owner in the list how much it stores, as text.
+func ownerStored(owner map[string]any) {
+	owner["stored"], owner["stored_of"] = bytesShown(memberOf(owner, "storage.bytes")), "no limit"
+	if limit := memberOf(owner, "storage.limit"); limit != nil {
+		owner["stored_of"] = bytesShown(limit)
 	}
 }
 

@@ -34,16 +34,26 @@ type recordPages struct {
 	// Deletion returns a text about the consequences of deleting a record, or "" if that record
 	// cannot be deleted. It is nil if records of this kind are never deleted.
 	Deletion func(v *pageRequest, record map[string]any) string
+	// Each adds members to a record in the list. It may be nil.
+	Each func(record map[string]any)
 	// More adds data to the page of a record. If NewPage is set, it does so for the form of a new
 	// record too. It may be nil.
 	More func(v *pageRequest, p *recordPage) *Fault
 	// Body changes body before it is sent to the admin endpoint. form is the form that was sent.
 	// record is the stored record, or nil if it is new. Body may be nil.
 	Body func(form url.Values, record, body map[string]any) error
+	// Buttons are further buttons of the form. Each sends it, and Rework then changes its values; it
+	// returns a sentence about that. The form is shown again and nothing is stored. Rework returns "" if
+	// no such button was used. It may be nil.
+	Buttons []formButton
+	Rework  func(form url.Values) string
 	// AfterCreate shows a record that was just created. If it is nil, the browser is redirected to the
 	// page of the record.
 	AfterCreate func(v *pageRequest, record map[string]any)
 }
+
+// formButton is a button of a form besides that which saves it.
+type formButton struct{ Name, Value, Label string }
 
 // pageLink is a link to another page.
 type pageLink struct{ Label, Path string }
@@ -175,6 +185,9 @@ func (p *recordPages) list(v *pageRequest) {
 	t.Inputs = v.inputs(p.Filters, fillBy(func(f formField) string { return query.Get(f.Name) }), fault)
 	for _, row := range t.listPage.Rows {
 		record, _ := row.(map[string]any)
+		if p.Each != nil {
+			p.Each(record)
+		}
 		t.Cells = append(t.Cells, cellsOf(p.Columns, record, func(id string) string { return p.page(id, "") }))
 	}
 	page := view{Title: p.section.Name, Data: t, Form: query}
@@ -189,7 +202,7 @@ func (p *recordPages) list(v *pageRequest) {
 // was refused, or nil if it has not been sent.
 func (p *recordPages) ask(v *pageRequest, fault *Fault, form url.Values) {
 	value := func(f formField) string {
-		if !form.Has(f.Name) && fault == nil {
+		if !f.within(form) && fault == nil {
 			return f.Usual
 		}
 		return f.sent(form)
@@ -218,6 +231,12 @@ func (p *recordPages) create(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return
+	}
+	if p.Rework != nil {
+		if v.note = p.Rework(form); v.note != "" {
+			p.ask(v, nil, form)
+			return
+		}
 	}
 	body, err := newBody(p.making(), form)
 	if err == nil && p.Body != nil {
@@ -256,7 +275,8 @@ func (p *recordPages) showRecord(v *pageRequest, fault *Fault, form url.Values) 
 		return f.sent(form)
 	})
 	in.Was = func(f formField) string {
-		if form == nil {
+		replaces := fault != nil && fault.Status == http.StatusConflict && names(fault.Message, f.Name)
+		if form == nil || replaces { // who saves again has seen the stored value
 			return f.was(f.of(record))
 		}
 		return form.Get("was." + f.Name)
@@ -299,6 +319,12 @@ func (p *recordPages) change(v *pageRequest) {
 	form, ok := v.form()
 	if !ok {
 		return
+	}
+	if p.Rework != nil {
+		if v.note = p.Rework(form); v.note != "" {
+			p.showRecord(v, nil, form)
+			return
+		}
 	}
 	record, e := v.call(http.MethodGet, p.at(v, ""), nil)
 	if e != nil {

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -51,6 +52,7 @@ type pageRequest struct {
 	Session
 	dashboard *Dashboard
 	query     url.Values // parameters of the address, without empty ones
+	note      string     // sentence about what was done with the form that is shown again; "" if there is none
 	unproven  string     // path of an endpoint that required a confirmed password; "" if none did
 }
 
@@ -84,13 +86,15 @@ func (v *pageRequest) show(status int, name string, page view) {
 	if v.Operator.Role != "admin" {
 		page.Role = roleLabel(v.Operator.Role)
 	}
-	page.Nav = v.navigation()
+	page.Nav, page.Done = v.navigation(), cmp.Or(page.Done, v.note)
 	if link, ok := helpFor(v.R.URL.Path); ok {
 		page.Help = &link
 	}
 	if word := v.query.Get("done"); page.Done == "" && d.takeNote(v.W, v.R, word) {
-		if page.Done = done(word); page.Fault == "" && slices.Contains([]string{"exposed", "leaked"}, word) {
-			page.Fault, page.Done = page.Done, ""
+		if text := done(word); testFault(word) != "" || slices.Contains([]string{"exposed", "leaked"}, word) {
+			page.Fault = cmp.Or(page.Fault, text)
+		} else {
+			page.Done = text
 		}
 	}
 	d.render(v.W, status, name, page)
@@ -99,10 +103,14 @@ func (v *pageRequest) show(status int, name string, page view) {
 // done returns the sentence for a value of the parameter "done" in an address, or "" if the value
 // is unknown. A link therefore cannot make a page show any other sentence.
 func done(word string) string {
+	for _, of := range []func(string) string{importNote, retryNote, testFault} {
+		if note := of(word); note != "" {
+			return note
+		}
+	}
 	return map[string]string{
-		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.", "imported": "Imported. Every row is stored.",
-		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "Queued. It is sent again with the same delivery id.",
-		"delivered": "The sample was delivered.", "failed": "The sample was not delivered. The first row of the attempts shows the reason.",
+		"saved": "Saved.", "made": "Created.", "deleted": "Deleted.",
+		"cancelled": "Cancelled. Subscribed webhooks are notified.", "queued": "It is sent again now, with the same delivery id.", "delivered": "The sample was delivered.",
 		"paused": "Paused. Nothing is sent to it until it is resumed.", "resumed": "Resumed.",
 		"found": "This is the key that has the secret. The secret was not kept.",
 		"exposed": "The address of the last page had the secret of this key. The browser's history and logs may keep it, so consider the key exposed: rotate it. " +
@@ -128,6 +136,11 @@ func (v *pageRequest) form() (form url.Values, ok bool) {
 		return nil, false
 	}
 	return v.R.PostForm, true
+}
+
+// noDeadline lets the answer take as long as it needs, for work of which the admin endpoint says so.
+func (v *pageRequest) noDeadline() {
+	_ = http.NewResponseController(v.W).SetWriteDeadline(time.Time{}) // without a connection, as in tests, there is no deadline
 }
 
 // call sends a request with body as JSON to the admin endpoint, on behalf of the operator. It

@@ -187,6 +187,21 @@ if (bulk) {
   addEventListener("pageshow", count); // the browser may have ticked boxes again
 }
 
+// Another range of times on a day.
+for (const box of document.querySelectorAll("[data-more]")) {
+  const more = document.createElement("button");
+  more.type = "button";
+  more.className = "small";
+  more.textContent = "Add a range";
+  more.addEventListener("click", () => {
+    const row = more.previousElementSibling.cloneNode(true), fields = row.querySelectorAll("input");
+    for (const field of fields) field.value = "";
+    more.before(row);
+    fields[0].focus();
+  });
+  box.append(more);
+}
+
 // On a phone the filters of a list are folded, unless one is set.
 const fold = document.querySelector("details.fold");
 if (fold) {

@@ -18,8 +18,9 @@ import (
 
 // Table is a table that was read.
 type Table struct {
-	Columns []string // the cells of the first line; no two are equal
-	Rows    []Row
+	Columns   []string // the cells of the first line; no two are equal
+	Rows      []Row
+	Separator rune // the character between cells: ',', ';' or '\t'
 }
 
 // Row is a row below the first line.
@@ -59,8 +60,8 @@ func Read(data []byte, charset string) (Table, error) {
 		return Table{}, errorf("The CSV is empty. It must have the column names in its first line.")
 	}
 	in := csv.NewReader(strings.NewReader(text.data))
-	in.Comma, in.FieldsPerRecord = separator(text.data), -1
-	var t Table
+	t := Table{Separator: separator(text.data)}
+	in.Comma, in.FieldsPerRecord = t.Separator, -1
 	for {
 		cells, err := in.Read()
 		if errors.Is(err, io.EOF) {
