@@ -47,6 +47,7 @@ type Options struct {
 	Instance string // letters and digits that differ between services on one host; part of the cookie's name
 
 	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out
+	Demo            bool // each page says that the data are samples
 }
 
 // Dashboard serves the pages on the admin listener. It also lets operators who have logged in use
@@ -210,6 +211,7 @@ type view struct {
 	Operator string // name of the operator who has logged in; "" on the login page
 	Role     string // role of the operator in plain words; "" for an admin, who may do everything
 	Nav      []navGroup
+	Demo     bool       // the data are samples
 	Fault    string     // sentence about an error; "" if there was none
 	Done     string     // sentence about a change that was made; "" if there was none
 	Form     url.Values // values to fill the form with
@@ -228,6 +230,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 	if v.Form == nil {
 		v.Form = url.Values{}
 	}
+	v.Demo = d.o.Demo
 	var buf bytes.Buffer
 	if err := d.templates.ExecuteTemplate(&buf, layoutOf(name), v); err != nil {
 		d.o.Log.Error("page not rendered", "page", name, "error", err)
