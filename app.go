@@ -297,7 +297,7 @@ func (a *App) observe() (err error) {
 	c, store := a.config, a.Store
 	a.history, a.refusals, a.requests = NewHistory(store), NewRefusals(), NewRequests()
 	a.connections = NewConnections(ConnectionsOptions{Config: c, Files: OpenFileLimit(), Free: func() { a.proxy.CloseIdle() }, Log: a.log})
-	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
+	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log, Naming: naming(), Keyring: a.Keyring})
 	a.backups = NewBackups(BackupOptions{
 		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
 	})

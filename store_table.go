@@ -2,16 +2,20 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.etcd.io/bbolt"
 
 	"latchkey/internal/boltcheck"
+	"latchkey/internal/fold"
 )
 
 // Table defines how records of type T are stored. Each record is stored as JSON under
@@ -466,6 +470,82 @@ type Checked interface {
 	Derive(tx *Tx, emit func(DerivedEntry) error) error
 	// Adopt replaces these buckets by those that were made with the results of Derive, see Tx.adopt.
 	Adopt(tx *Tx) error
+	// Naming returns how the audit log finds the names of the records, or nil if they have none.
+	Naming() *Naming
+}
+
+// Naming finds the names of the records of a table.
+type Naming struct {
+	// Of returns the present name of the record that the audit log calls object, such as "team 3". The
+	// name is "" for a record without one, and for a personal one. Of returns false if the table has no such
+	// record.
+	Of func(tx *Tx, object string) (name string, exists bool)
+	// Find returns the records that have a name now, as the audit log calls them. Case and accents do not
+	// matter. It looks at no more than maxNamed records whose texts have the words of the name.
+	Find func(ctx context.Context, tx *Tx, name string) (objects []string, err error)
+}
+
+// maxNamed is the number of records with a similar name that Naming.Find looks at.
+const maxNamed = 200
+
+// Naming returns how the names of the records are found.
+func (t Table[T]) Naming() *Naming {
+	if t.Audit.Object == "" {
+		return nil
+	}
+	return &Naming{t.nameOf, t.named}
+}
+
+// nameOf is Naming.Of.
+func (t Table[T]) nameOf(tx *Tx, object string) (name string, exists bool) {
+	kind, id, _ := strings.Cut(object, " ")
+	if kind != t.Audit.Object {
+		return "", false
+	}
+	key := []byte(id)
+	if n, err := strconv.ParseUint(id, 10, 64); err == nil {
+		key = IDKey(n)
+	}
+	v, err := t.Get(tx, key)
+	if err != nil {
+		return "", false
+	}
+	if t.Audit.Personal {
+		return "", true
+	}
+	fields, err := plainFields(v, nil)
+	return nameOf(fields), err == nil
+}
+
+// named is Naming.Find. A table that only Rows can search has a search of its own.
+func (t Table[T]) named(ctx context.Context, tx *Tx, name string) (objects []string, err error) {
+	add := func(v T) error {
+		fields, err := plainFields(v, nil)
+		if fold.Search(nameOf(fields)) == fold.Search(name) {
+			objects = append(objects, t.Audit.Object+" "+fieldID(fields, nil))
+		}
+		return err
+	}
+	if t.Rows != nil {
+		return nil, nil
+	}
+	if t.List != nil && t.List.Text != nil {
+		similar, _, err := t.Page(tx, Query{Context: ctx, Words: fold.Words(name), ByID: true}, func(count int) (int, int) { return 0, min(count, maxNamed) })
+		for _, v := range similar {
+			err = errors.Join(err, add(v))
+		}
+		return objects, err
+	}
+	seen := 0
+	for v, err := range t.All(tx, Backward) {
+		if seen++; err != nil || seen > maxNamed {
+			return objects, err
+		}
+		if err := add(v); err != nil {
+			return nil, err
+		}
+	}
+	return objects, nil
 }
 
 // CheckResult is the result of CheckStore.

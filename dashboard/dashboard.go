@@ -81,6 +81,7 @@ func New(o Options) (*Dashboard, error) {
 		"until":    func(at any) string { return until(at, o.Now()) },
 		"free":     func(m limitBar) string { return m.nextFree(o.Now()) },
 		"when":     when,
+		"clock":    func(text string) string { return whenIn(text, showClock) },
 		"plain":    plainName,
 		"times":    times,
 		"subtract": func(a, b int) int { return a - b },
@@ -110,6 +111,7 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 	all := []map[string]page{{
 		"POST /logout": {anyRole, d.logout}, "POST /logout-everywhere": {anyRole, d.logoutEverywhere}, "GET /account": {anyRole, d.showAccount},
 		"POST /account":                   {anyRole, d.changePassword},
+		"POST /account/preferences":       {anyRole, d.prefer},
 		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
 		"POST /account/app":          {anyRole, d.addApp},
 		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
@@ -210,6 +212,7 @@ type view struct {
 	Title    string
 	Operator string // name of the operator who has logged in; "" on the login page
 	Role     string // role of the operator in plain words; "" for an admin, who may do everything
+	Theme    string // one of Themes; "" for that of the browser
 	Nav      []navGroup
 	Demo     bool       // the data are samples
 	Fault    string     // sentence about an error; "" if there was none
@@ -217,12 +220,23 @@ type view struct {
 	Form     url.Values // values to fill the form with
 	Data     any        // data that only this template uses
 
-	may func(endpoint string) bool // nil on pages without a login
+	Zone *time.Location // time zone of the times of the page; nil for UTC
+
+	style timeStyle                  // how the page shows times; the zero value is that of Preferences{}
+	may   func(endpoint string) bool // nil on pages without a login
 }
 
 // May reports whether the operator may use an endpoint, such as "POST /admin/v1/keys". A page leaves
 // out what the operator may not use.
 func (v view) May(endpoint string) bool { return v.may != nil && v.may(endpoint) }
+
+// ZoneName returns the name of the time zone of the page.
+func (v view) ZoneName() string {
+	if v.Zone == nil {
+		return "UTC"
+	}
+	return v.Zone.String()
+}
 
 // render executes the template name and sends the page. If the template fails, it answers 500 and
 // logs the error.
@@ -237,10 +251,14 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 		http.Error(w, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
 		return
 	}
+	if v.style.zone == nil {
+		v.style = styleOf(Preferences{})
+	}
+	page := v.style.fill(buf.Bytes())
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(buf.Len()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(page)))
 	w.WriteHeader(status)
-	_, _ = w.Write(buf.Bytes())
+	_, _ = w.Write(page)
 }
 
 // section is an entry of the navigation. Group is the heading that it is shown under.

@@ -68,7 +68,7 @@ func showOverview(v *pageRequest) {
 		v.showFault(fault)
 		return
 	}
-	p := overviewPage{Updated: v.now().UTC().Format("15:04:05")}
+	p := overviewPage{Updated: moment(v.now(), showClock)}
 	for _, r := range rangeNames {
 		p.Ranges = append(p.Ranges, pageLink{r[1], "/?range=" + r[0]})
 		if r[0] == chosen {

@@ -84,6 +84,7 @@ func (v *pageRequest) show(status int, name string, page view) {
 	if v.Operator.Role != "admin" {
 		page.Role = roleLabel(v.Operator.Role)
 	}
+	page.Theme, page.Zone, page.style = v.Operator.Theme, v.zone(), styleOf(v.Operator.Preferences)
 	page.Nav = v.navigation()
 	if word := v.query.Get("done"); page.Done == "" && d.takeNote(v.W, v.R, word) {
 		page.Done = done(word)

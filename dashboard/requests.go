@@ -28,8 +28,8 @@ type requestLine struct {
 	Status                                                                  int
 }
 
-// When returns the time without the year.
-func (r requestLine) When() string { return momentOf(r.At).UTC().Format("2 Jan 15:04:05") }
+// When returns the time for reading.
+func (r requestLine) When() string { return whenIn(r.At, showSeconds) }
 
 // RouteName returns the route as the pages show it.
 func (r requestLine) RouteName() string { return routeName(r.Route) }
@@ -81,7 +81,7 @@ func showRequests(v *pageRequest) {
 	for _, row := range page.Rows {
 		page.Lines = append(page.Lines, requestOf(row))
 	}
-	page.Updated = v.now().UTC().Format("15:04:05")
+	page.Updated = moment(v.now(), showClock)
 	shown, status := view{Title: "Requests", Data: page, Form: query}, http.StatusOK
 	if fault != nil {
 		status, shown.Fault = fault.Status, labelled(fault.Message, filters...)
