@@ -350,7 +350,7 @@ func (a *Accounts) confirm(w http.ResponseWriter, r *Request) error {
 
 // shownOperator returns what the dashboard needs to know of an operator.
 func shownOperator(op operator) dashboard.Operator {
-	return dashboard.Operator{ID: op.ID, Name: op.Name, Role: op.role().Name}
+	return dashboard.Operator{ID: op.ID, Name: op.Name, Role: op.role().Name, Preferences: op.Display}
 }
 
 // May reports whether an operator may use an endpoint, such as "POST /admin/v1/keys".
@@ -405,6 +405,18 @@ func (a *Accounts) ChangePassword(r *http.Request, s dashboard.Session, old, pas
 		err = a.o.Operators.SetPassword(by, s.ID, password, hash)
 	}
 	return faultFor(err)
+}
+
+// Prefer stores what the operator of s has chosen for the pages.
+func (a *Accounts) Prefer(r *http.Request, s dashboard.Session, p dashboard.Preferences) error {
+	return faultFor(a.deed(r, s.Operator, "change display").Update(a.o.Operators.store, func(tx *Tx) error {
+		op, err := OperatorTable.Get(tx, IDKey(s.ID))
+		if err != nil {
+			return err
+		}
+		op.Display = p
+		return OperatorTable.Put(tx, op)
+	}))
 }
 
 // RecordCrossSite records in the audit log that the dashboard refused r because a page of

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
-	"latchkey/internal/strictjson"
 )
 
 // The maximum numbers of refusals that the audit log records, so that an attacker can
@@ -35,6 +34,9 @@ type AuditOptions struct {
 	Keep  time.Duration // entries older than this are deleted
 	Most  int           // maximum number of entries; beyond it the oldest are deleted
 	Log   *slog.Logger
+	// Naming finds the names of records, and Keyring those of keys, so that entries can be found by a name.
+	Naming  []*Naming
+	Keyring *Keyring
 }
 
 // AuditLog serves the audit log, records refused requests in it, and deletes old
@@ -79,7 +81,7 @@ func NewAuditLog(o AuditOptions) *AuditLog {
 // AdminRoutes returns the routes for operators.
 func (a *AuditLog) AdminRoutes() []Route {
 	return []Route{
-		{Method: "GET", Path: "/admin/v1/audit", Handle: a.list},
+		{Method: "GET", Path: "/admin/v1/audit", Handle: a.list, Slow: true, Heavy: HeavyWith("format")},
 		{Method: "GET", Path: "/admin/v1/audit/verify", Handle: a.verify},
 	}
 }
@@ -241,73 +243,6 @@ func (a *AuditLog) cut(now time.Time) error {
 		})
 	}
 	return err
-}
-
-func (a *AuditLog) list(w http.ResponseWriter, r *Request) error {
-	q, err := r.Query("page", "limit", "actor", "action", "object", "result")
-	if err != nil {
-		return err
-	}
-	page, err := ReadPage(q, 25, 1000)
-	if err != nil {
-		return err
-	}
-	f := AuditFilter{q.Get("actor"), q.Get("action"), q.Get("object"), q.Get("result")}
-	if err := CheckWord(q, "result", AuditResults()...); err != nil {
-		return err
-	}
-	rows, count := []any{}, 0
-	err = r.View(a.o.Store, func(tx *Tx) error {
-		if f == (AuditFilter{}) {
-			rows, count, err = auditPage(tx, page)
-			return err
-		}
-		records, n, err := f.Page(r.Context(), tx, page.Bounds)
-		count = n
-		for _, l := range records {
-			rows = append(rows, showEntry(l))
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return WriteJSON(w, http.StatusOK, page.Answer(count, "entries", rows))
-}
-
-// auditPage returns one page of the whole log, newest first, and the number of all entries.
-// The numbers of entries have no gaps, so it reads only the entries of the page.
-func auditPage(tx *Tx, page Page) (rows []any, count int, err error) {
-	rows = []any{}
-	if count, err = CountAudit(tx); err != nil {
-		return nil, 0, err
-	}
-	head, err := ReadAuditHead(tx)
-	if err != nil {
-		return nil, 0, err
-	}
-	from, to := page.Bounds(count)
-	for i := from; i < to; i++ {
-		l, err := AuditRecordAt(tx, head.Number-uint64(i))
-		if errors.Is(err, ErrNotFound) {
-			continue // somebody removed the entry from the database file; verify reports it
-		}
-		if err != nil {
-			return nil, 0, err
-		}
-		rows = append(rows, showEntry(l))
-	}
-	return rows, count, nil
-}
-
-// showEntry returns the JSON fields of an entry: the stored fields, and its hash in hex.
-func showEntry(l AuditRecord) any {
-	var shown map[string]any
-	if err := strictjson.Decode(l.Entry, &shown); err != nil {
-		shown = map[string]any{"number": l.Number, "damaged": true}
-	}
-	shown["hash"] = fmt.Sprintf("%x", l.Hash)
-	return shown
 }
 
 func (a *AuditLog) verify(w http.ResponseWriter, r *Request) error {

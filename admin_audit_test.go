@@ -55,7 +55,7 @@ func TestAudit_Refusals(t *testing.T) {
 		}
 		e := all[before]
 		got := AuditEntry{Actor: e.Actor, Action: e.Action, Object: e.Object, Status: e.Status, Code: e.Code}
-		if fmt.Sprint(got) != fmt.Sprint(tt.want) || e.Result != auditRefused || e.Client != "192.0.2.1" {
+		if fmt.Sprint(got) != fmt.Sprint(tt.want) || e.Result != AuditRefused || e.Client != "192.0.2.1" {
 			t.Errorf("got %+v, want %+v", e, tt.want)
 		}
 	}
@@ -182,7 +182,7 @@ func TestAudit_Commands(t *testing.T) {
 	for _, name := range []string{"one", "two", "three"} {
 		run(0, "agents", "create", "--name", name)
 	}
-	if out := run(0, "audit", "list"); strings.Count(out, "POST /admin/v1/agents") != 3 {
+	if out := run(0, "audit", "list"); strings.Count(out, "The control socket created the agent ") != 3 {
 		t.Errorf("got %s", out)
 	}
 	out := run(0, "audit", "verify")

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"latchkey/dashboard"
 	"latchkey/internal/keytext"
 )
 
@@ -34,6 +35,8 @@ type operator struct {
 	Subject  string         `json:"subject,omitempty"`        // id of the operator at the identity provider
 	Recovery []recoveryCode `json:"recovery_codes,omitempty"` // those that were not used
 	Handle   []byte         `json:"handle,omitempty"`         // by which passkeys know the operator: 32 random bytes; nil until the first one
+
+	Display dashboard.Preferences `json:"display,omitzero"` // what the operator has chosen for the pages
 }
 
 var OperatorTable = Table[operator]{

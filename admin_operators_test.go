@@ -101,7 +101,7 @@ func TestOperators_Join(t *testing.T) {
 	wantNoSecrets(t, "the log and the audit log", b.log.String()+auditText(t, b.testApp), []string{token, operatorPassword})
 	refused := 0
 	for _, e := range auditEntries(t, b.Store) {
-		if e.Action == "accept invitation" && e.Result == auditRefused && e.Code == ErrInvitation.Code {
+		if e.Action == "accept invitation" && e.Result == AuditRefused && e.Code == ErrInvitation.Code {
 			refused++
 		}
 	}

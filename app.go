@@ -80,6 +80,7 @@ type App struct {
 	access    *AccessWriter // nil: no access log
 	stop      chan struct{} // Close closes it to end the background work
 	idle      chan struct{} // closed when the background work has ended
+	demo      bool          // the store has sample data, which the dashboard says on each page
 }
 
 // AppOptions are the options of OpenApp.
@@ -90,6 +91,7 @@ type AppOptions struct {
 	Pepper string // the pepper itself; if "", it is read from the pepper file
 	Log    *slog.Logger
 	Access *AccessWriter // for the access log, if the configuration has it on; nil: none
+	Demo   bool          // add sample data to the store, which must be empty; the dashboard says that they are
 }
 
 // OpenApp opens the data folder of a configuration, creates all parts and starts their
@@ -114,13 +116,18 @@ func OpenApp(o AppOptions) (*App, error) {
 	store.LogTo(o.Log)
 	a := &App{
 		config: c, folder: folder, clock: o.Clock, log: o.Log, access: o.Access, Store: store, peppers: peppers,
-		stop: make(chan struct{}), idle: make(chan struct{}),
+		stop: make(chan struct{}), idle: make(chan struct{}), demo: o.Demo,
 	}
 	if !c.Log.Access {
 		a.access = nil
 	}
 	if err := a.wire(); err != nil {
 		return nil, errors.Join(err, store.Close(), folder.Close())
+	}
+	if o.Demo {
+		if err := a.seed(); err != nil {
+			return nil, errors.Join(fmt.Errorf("add the sample data of the demo: %w", err), store.Close(), folder.Close())
+		}
 	}
 	if err := a.backups.Tidy(); err != nil {
 		o.Log.Warn("old copies of the database could not be deleted; delete them from the data folder", "error", err)
@@ -192,6 +199,14 @@ func (a *App) connect() error {
 // diskSpace returns the space of the file system with the data folder.
 func (a *App) diskSpace() DiskSpace {
 	return DiskSpace{Free: DiskFree(a.folder.Path), Size: DiskSize(a.folder.Path), Promised: a.Store.Unallocated()}
+}
+
+// seed adds the sample data of the demo to the store, see SeedDemo.
+func (a *App) seed() error {
+	now := a.clock.Now()
+	return SeedDemo(DemoOptions{
+		Store: a.Store, Keyring: a.Keyring, Limiter: a.Limiter, Peppers: a.peppers, History: a.history, Requests: a.requests, Refusals: a.refusals,
+	}, now, a.clock.Steady(now))
 }
 
 // contactWriters returns the permissions that allow a key to write contacts. A key needs
@@ -283,7 +298,7 @@ func (a *App) observe() {
 	c, store := a.config, a.Store
 	a.history, a.refusals, a.requests = NewHistory(store), NewRefusals(), NewRequests()
 	a.connections = NewConnections(ConnectionsOptions{Config: c, Files: OpenFileLimit(), Free: func() { a.proxy.CloseIdle() }, Log: a.log})
-	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log})
+	a.audit = NewAuditLog(AuditOptions{Store: store, Clock: a.clock, Keep: c.Audit.Keep, Most: c.Audit.MaxEntries, Log: a.log, Naming: naming(), Keyring: a.Keyring})
 	a.backups = NewBackups(BackupOptions{
 		Store: store, Folder: a.folder.Path, Dir: c.Backup.Dir, Every: c.Backup.Every, Keep: c.Backup.Keep, Tables: tables(), Log: a.log,
 		CheckFile: func(path string, progress Progress) (CheckResult, error) {
@@ -548,7 +563,7 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	d, err := dashboard.New(dashboard.Options{
 		Admin: operators, Door: local, Accounts: a.accounts, Now: a.clock.Now, Log: a.log, Listen: a.config.Admin.Listen,
 		Hosts: slices.Concat(a.config.Admin.Hosts, a.config.ACME.Domains), BaseURL: a.config.Admin.BaseURL, APIURL: a.Server.Address,
-		KeyPrefix: a.config.Keys.Prefix, Reference: endpointPages{a}, API: api, Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled,
+		KeyPrefix: a.config.Keys.Prefix, Reference: endpointPages{a}, API: api, Instance: a.instance(), WithoutContract: !a.config.Contract.Enabled, Demo: a.demo,
 		Changes: a.changes,
 	})
 	if err != nil {

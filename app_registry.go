@@ -195,6 +195,16 @@ func tables() []Checked {
 	return all
 }
 
+// naming returns how the names of the records of all tables are found.
+func naming() (all []*Naming) {
+	for _, t := range tables() {
+		if n := t.Naming(); n != nil {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
 // assemble creates parts and adds their routes and background work to a. It returns an
 // error if two parts have the same name or the same route.
 func (a *App) assemble(parts []part) error {

@@ -60,11 +60,11 @@ type AuditEntry struct {
 // The values of AuditEntry.Result.
 const (
 	auditDone    = "done"
-	auditRefused = "refused"
+	AuditRefused = "refused"
 )
 
 // AuditResults returns the values of AuditEntry.Result.
-func AuditResults() []string { return []string{auditDone, auditRefused} }
+func AuditResults() []string { return []string{auditDone, AuditRefused} }
 
 // AuditRecord is the stored form of an entry. Hash is the SHA-256 of Previous, followed by the
 // number in eight bytes (big endian) and the bytes of Entry. So nobody can change, remove or insert
@@ -226,7 +226,7 @@ func (d AuditContext) Append(tx *Tx) error { return appendAudit(tx, d.entry()) }
 // Refused adds an entry for a request that was refused with this HTTP status and error code.
 func (d AuditContext) Refused(tx *Tx, status int, code string) error {
 	e := d.entry()
-	e.Result, e.Status, e.Code = auditRefused, status, code
+	e.Result, e.Status, e.Code = AuditRefused, status, code
 	return appendAudit(tx, e)
 }
 
@@ -394,3 +394,6 @@ func (auditChain) Check(tx *Tx, report func(problem string)) error {
 	_, err := VerifyAudit(tx, report)
 	return err
 }
+
+// Naming returns nil, because these are no records with names.
+func (auditChain) Naming() *Naming { return nil }

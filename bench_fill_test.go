@@ -89,7 +89,7 @@ func (f *filler) audit(tx *Tx, i int) error {
 		Object: fmt.Sprintf("key key_%d", i%20_000), Result: auditDone, Request: keytext.RandomHex(8),
 	}
 	if i%100 == 0 {
-		e.Result, e.Status, e.Code = auditRefused, 403, "forbidden"
+		e.Result, e.Status, e.Code = AuditRefused, 403, "forbidden"
 	}
 	return appendAudit(tx, e)
 }

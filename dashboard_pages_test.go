@@ -504,15 +504,19 @@ func TestAuditPages(t *testing.T) {
 	b.sent(b.saveForm("/agents/1", "model", "local-model-b"), "/agents/1")
 	b.says(b.post("/agents", "name", "x", "role", "odd"), 400)
 	page := b.get("/activity")
-	b.says(page, 200, "operator 1 Ann", "PATCH /admin/v1/agents/:id", "agent 1", `<th scope="row" class="mono">model</th><td></td><td>local-model-b</td>`)
+	b.says(page, 200, `<a href="/operators/1"><bdi>Ann</bdi></a><bdi> changed</bdi><bdi> the agent </bdi><a href="/agents/1">`, "<bdi> (model)</bdi>", "operator 1 Ann", "PATCH /admin/v1/agents/:id", "agent 1",
+		`<th scope="row" class="mono">model</th><td><bdi></bdi></td><td><bdi>local-model-b</bdi></td>`, "<h2>Tuesday, 2026-02-03</h2>", ">09:00:00</time>")
 	b.tame("the log", page)
 	b.says(b.get("/activity?object=agent+1&action=PATCH"), 200, "1 found", "local-model-b")
 	b.says(b.get("/activity?result=odd"), 400, "Result must be done or refused")
-	b.says(b.get("/activity?actor=nobody+at+all"), 200, "No entry fits")
-	b.says(b.get("/activity/verify"), 200, "Every entry is as it was written", "Head")
+	b.says(b.get("/activity?actor=nobody+at+all"), 200, "No entries match")
+	b.says(b.get("/activity/verify"), 200, "Every entry is as it was written", "Last entry")
 	for range 30 {
 		b.operate(201, "POST", "/admin/v1/agents", `{"name": "A"}`)
 	}
+	b.says(b.get("/activity?page=99"), 200, "There is no page 99: the last one is page 2", `href="/activity?page=2"`)
+	b.says(b.get("/activity?kind=created&actor=ann&result=done"), 200, "1 found", `href="/admin/v1/audit?actor=ann&amp;format=csv&amp;kind=created&amp;result=done" download`)
+	b.says(b.get("/activity?from=2026-02-04"), 200, "0 found")
 	if body := b.get("/activity?object=agent").Body.String(); !strings.Contains(body, "Page 1 of 2") || !strings.Contains(body, `href="/activity?object=agent&amp;page=2"`) {
 		t.Errorf("got %s", body)
 	}

@@ -34,6 +34,19 @@ type KeyFilter struct {
 	Ascending          bool
 }
 
+// NamedAs returns the keys with a name, as the audit log calls them. Case and accents do not matter. It
+// looks at no more than maxNamed keys that have the words of the name.
+func (k *Keyring) NamedAs(ctx context.Context, tx *Tx, name string) (objects []string, err error) {
+	const maxNamed = 200
+	keys, _, err := k.List(ctx, tx, KeyFilter{Words: fold.Words(name)}, func(count int) (from, to int) { return 0, min(count, maxNamed) })
+	for _, key := range keys {
+		if fold.Search(key.Name) == fold.Search(name) {
+			objects = append(objects, KeyTable.Audit.Object+" "+key.ID)
+		}
+	}
+	return objects, err
+}
+
 // StatusLive is the filter for keys with every status except revoked.
 const StatusLive = "live"
 

@@ -519,12 +519,7 @@ func (k *Keyring) Flush() error {
 			damaged = errors.Join(damaged, err)
 		}
 		for id, use := range keys {
-			err := addUse(tx, []byte(id), use)
-			if err == nil {
-				value, bad := keyUseValue(tx, []byte(id))
-				err = errors.Join(bad, KeyTable.SetValue(tx, []byte(id), value))
-			}
-			damaged = errors.Join(damaged, err)
+			damaged = errors.Join(damaged, addKeyUse(tx, id, use))
 		}
 		return nil
 	})
@@ -550,6 +545,26 @@ func (k *Keyring) giveBack(entries []*CacheEntry, taken []LastUse) {
 		k.dirty = append(k.dirty, h)
 		k.dirtyMu.Unlock()
 	}
+}
+
+// AddUse stores uses of a key by its secret with this serial, which did not happen in this run of the
+// program.
+func (k *Keyring) AddUse(tx *Tx, key *Key, serial int, use LastUse) error {
+	if key.Serial > 0 {
+		if err := addUse(tx, useKey(key.ID, serial), use); err != nil {
+			return err
+		}
+	}
+	return addKeyUse(tx, key.ID, use)
+}
+
+// addKeyUse merges a use into the last use of the whole key with this id.
+func addKeyUse(tx *Tx, id string, use LastUse) error {
+	if err := addUse(tx, []byte(id), use); err != nil {
+		return err
+	}
+	value, err := keyUseValue(tx, []byte(id))
+	return errors.Join(err, KeyTable.SetValue(tx, []byte(id), value))
 }
 
 // addUse merges a use into the use under storeKey.

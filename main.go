@@ -347,7 +347,7 @@ func (o serveOptions) run(ctx context.Context, log *Log) (err error) {
 		return err
 	}
 	warn(o.log, warnings)
-	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log.Logger, Access: log.Access})
+	a, err := OpenApp(AppOptions{Config: o.config, Clock: clock.NewClock(), Create: true, Pepper: pepper(), Log: log.Logger, Access: log.Access, Demo: o.Demo})
 	if err != nil {
 		return err
 	}

@@ -337,3 +337,6 @@ func keepOwnersUnlimited(tx *Tx) error {
 	}
 	return tx.Put("counts", []byte("owner_storage"), IDKey(uint64(len(owners))))
 }
+
+// Naming returns nil, because these are no records with names.
+func (OwnedBucket) Naming() *Naming { return nil }

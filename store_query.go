@@ -19,6 +19,9 @@ type Query struct {
 	Context context.Context // the selection ends with an error when it is done; nil: it runs to its end
 	Any     []Filter        // a record must pass one of these, unless there are none
 	All     []Filter        // and each of these
+	AnyOf   [][]Filter      // and one of each of these lists
+	FirstID uint64          // and have at least this id
+	LastID  uint64          // and at most this id; 0: any
 	Ranges  []Range         // and be in each of these
 	Words   []string        // and its text must contain each of these, which are a result of fold.Words
 	ByID    bool            // the largest id comes first, whatever the Listing says
@@ -132,6 +135,7 @@ func (q Query) selects(t anyTable, record any) bool {
 	}
 	return (len(q.Any) == 0 || slices.ContainsFunc(q.Any, passes)) &&
 		!slices.ContainsFunc(q.All, func(f Filter) bool { return !passes(f) }) &&
+		!slices.ContainsFunc(q.AnyOf, func(list []Filter) bool { return !slices.ContainsFunc(list, passes) }) &&
 		!slices.ContainsFunc(q.Ranges, func(r Range) bool { return !within(r) }) &&
 		(len(q.Words) == 0 || fold.Match(q.Words, t.texts(record)...))
 }
@@ -191,13 +195,20 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 	for _, f := range q.All {
 		every = append(every, readFilter(tx, t, f))
 	}
+	for _, list := range q.AnyOf {
+		one := &anyReader{}
+		for _, f := range list {
+			one.readers = append(one.readers, readFilter(tx, t, f))
+		}
+		every = append(every, one)
+	}
 	var ranges []*rangeReader
 	for _, r := range q.Ranges {
 		ranges = append(ranges, openRange(tx, table, r))
 	}
 	words := textSearch{}
 	words.open(tx, listBucket(table, textBucket), q.Words)
-	for number, more := nextChunk(some, every, 0); more; number, more = nextChunk(some, every, number+1) {
+	for number, more := nextChunk(some, every, q.FirstID/setIDs); more && (q.LastID == 0 || number <= q.LastID/setIDs); number, more = nextChunk(some, every, number+1) {
 		if q.Context != nil && q.Context.Err() != nil {
 			return s, q.Context.Err()
 		}
@@ -205,6 +216,7 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 		if err := c.fill(some, every); err != nil {
 			return s, err
 		}
+		q.cut(&c)
 		for _, r := range ranges {
 			if err := r.narrow(&c); err != nil {
 				return s, err
@@ -218,6 +230,47 @@ func selectRecords(tx *Tx, t anyTable, q Query) (s selection, err error) {
 		}
 	}
 	return s, nil
+}
+
+// cut removes the ids of a chunk that are before FirstID or after LastID.
+func (q Query) cut(c *selectedChunk) {
+	first, last := c.number*setIDs, c.number*setIDs+setIDs-1
+	if first >= q.FirstID && (q.LastID == 0 || last <= q.LastID) {
+		return
+	}
+	for i := range uint64(setIDs) {
+		if id := first + i; id < q.FirstID || q.LastID > 0 && id > q.LastID {
+			c.bits[i/64] &^= 1 << (i % 64)
+		}
+	}
+}
+
+// anyReader is a chunkReader of the ids that pass one of several filters.
+type anyReader struct {
+	readers []chunkReader
+	number  uint64 // of the present chunk
+}
+
+func (a *anyReader) seek(number uint64) (found uint64, ok bool) {
+	for _, r := range a.readers {
+		if n, more := r.seek(number); more && (!ok || n < found) {
+			found, ok = n, true
+		}
+	}
+	a.number = found
+	return found, ok
+}
+
+func (a *anyReader) join(into *setBits) error {
+	for _, r := range a.readers {
+		if n, more := r.seek(a.number); !more || n != a.number {
+			continue
+		}
+		if err := r.join(into); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nextChunk returns the number of the first chunk at or after number in which one of some and each of

@@ -2,11 +2,16 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+
+	"latchkey/internal/fold"
 )
 
 // anyTable is a Table without the type of its records. The functions on it exist once in the program;
@@ -30,17 +35,17 @@ type anyTable interface {
 
 // tableSettings are the settings of a Table that do not depend on the type of its records.
 type tableSettings struct {
-	name                   string
-	indexes                int // how many there are
-	lists, ordered, rows   bool
-	signed, owned, imposed bool
-	bounded                string
-	audit                  *AuditPolicy
+	name                           string
+	indexes                        int // how many there are
+	lists, ordered, searched, rows bool
+	signed, owned, imposed         bool
+	bounded                        string
+	audit                          *AuditPolicy
 }
 
 func (t *Table[T]) settings() tableSettings {
 	return tableSettings{
-		name: t.Name, indexes: len(t.Indexes), lists: t.List != nil, ordered: t.List != nil && t.List.Order != nil, rows: t.Rows != nil,
+		name: t.Name, indexes: len(t.Indexes), lists: t.List != nil, ordered: t.List != nil && t.List.Order != nil, searched: t.List != nil && t.List.Text != nil, rows: t.Rows != nil,
 		signed: t.Signed, owned: t.Owner != nil, imposed: t.Imposed, bounded: t.Bounded, audit: &t.Audit,
 	}
 }
@@ -536,4 +541,66 @@ func adoptTable(tx *Tx, t anyTable) error {
 		return nil
 	}
 	return tx.Put("counts", []byte(name), IDKey(uint64(records)))
+}
+
+// namingOf returns how the names of the records of a table are found.
+func namingOf(t anyTable) *Naming {
+	return &Naming{
+		Of: func(tx *Tx, object string) (string, bool) { return nameIn(tx, t, object) },
+		Find: func(ctx context.Context, tx *Tx, name string) ([]string, error) {
+			return namedIn(tx, t, Query{Context: ctx}, name)
+		},
+	}
+}
+
+// nameIn is Naming.Of.
+func nameIn(tx *Tx, t anyTable, object string) (name string, exists bool) {
+	audit := t.settings().audit
+	kind, id, _ := strings.Cut(object, " ")
+	if kind != audit.Object {
+		return "", false
+	}
+	key := []byte(id)
+	if n, err := strconv.ParseUint(id, 10, 64); err == nil {
+		key = IDKey(n)
+	}
+	record := t.blank()
+	if getRecord(tx, t, key, record) != nil {
+		return "", false
+	}
+	if audit.Personal {
+		return "", true
+	}
+	fields, err := plainFields(t.value(record), nil)
+	return nameOf(fields), err == nil
+}
+
+// namedIn is Naming.Find. A table that only Rows can search has a search of its own.
+func namedIn(tx *Tx, t anyTable, q Query, name string) (objects []string, err error) {
+	s := t.settings()
+	add := func(record any) error {
+		fields, err := plainFields(t.value(record), nil)
+		if fold.Search(nameOf(fields)) == fold.Search(name) {
+			objects = append(objects, s.audit.Object+" "+fieldID(fields, nil))
+		}
+		return err
+	}
+	if s.rows {
+		return nil, nil
+	}
+	if s.searched {
+		q.Words, q.ByID = fold.Words(name), true
+		var failed error
+		_, err := pageOf(tx, t, q, func(count int) (int, int) { return 0, min(count, maxNamed) }, func(record any) { failed = errors.Join(failed, add(record)) })
+		return objects, errors.Join(err, failed)
+	}
+	seen := 0
+	eachRecord(tx, t, Backward, func(record any, bad error) bool {
+		if seen++; bad == nil && seen <= maxNamed {
+			bad = add(record)
+		}
+		err = bad
+		return err == nil && seen <= maxNamed
+	})
+	return objects, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"iter"
@@ -264,6 +265,30 @@ type Checked interface {
 	Derive(tx *Tx, emit func(DerivedEntry) error) error
 	// Adopt replaces these buckets by those that were made with the results of Derive, see Tx.adopt.
 	Adopt(tx *Tx) error
+	// Naming returns how the audit log finds the names of the records, or nil if they have none.
+	Naming() *Naming
+}
+
+// Naming finds the names of the records of a table.
+type Naming struct {
+	// Of returns the present name of the record that the audit log calls object, such as "team 3". The
+	// name is "" for a record without one, and for a personal one. Of returns false if the table has no such
+	// record.
+	Of func(tx *Tx, object string) (name string, exists bool)
+	// Find returns the records that have a name now, as the audit log calls them. Case and accents do not
+	// matter. It looks at no more than maxNamed records whose texts have the words of the name.
+	Find func(ctx context.Context, tx *Tx, name string) (objects []string, err error)
+}
+
+// maxNamed is the number of records with a similar name that Naming.Find looks at.
+const maxNamed = 200
+
+// Naming returns how the names of the records are found.
+func (t *Table[T]) Naming() *Naming {
+	if t.Audit.Object == "" {
+		return nil
+	}
+	return namingOf(t)
 }
 
 // CheckResult is the result of CheckStore.

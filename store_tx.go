@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strings"
 
 	"go.etcd.io/bbolt"
 
@@ -368,6 +370,7 @@ type ChangeSet struct {
 // Change describes how one record changed. It contains no secrets.
 type Change struct {
 	Object string         `json:"object"`           // such as "key key_018c..."
+	Name   string         `json:"name,omitempty"`   // of the record before the change; "" for personal records, and for those without a name
 	Did    string         `json:"did"`              // created, changed or deleted
 	Fields []string       `json:"fields"`           // names of the fields that differ, sorted
 	Before map[string]any `json:"before,omitempty"` // old values of Fields; nil for personal records
@@ -410,6 +413,7 @@ func (t *ChangeSet) Note(policy AuditPolicy, before, after any) error {
 		return nil
 	}
 	if !policy.Personal {
+		c.Name = cmp.Or(nameOf(was), nameOf(now))
 		c.Before, c.After = loggedFields(was, c.Fields), loggedFields(now, c.Fields)
 	}
 	t.Changes = append(t.Changes, c)
@@ -447,6 +451,16 @@ func deleteMembers(fields map[string]any, names []string) {
 			delete(fields, name)
 		}
 	}
+}
+
+// nameOf returns the name of a record with these fields, or "" if it has none.
+func nameOf(fields map[string]any) string {
+	text := func(name string) string {
+		value, _ := hideSecrets(name, fields[name]).(string)
+		return value
+	}
+	person := strings.TrimSpace(text("first_name") + " " + text("last_name"))
+	return cmp.Or(text("name"), text("title"), person, text("phone_number"))
 }
 
 // fieldID returns the id of a changed record as text. was and now are its old and new

@@ -291,3 +291,53 @@ func HasWebhooks(tx *Tx) bool {
 	n, err := webhookTable.Count(tx)
 	return err != nil || n > 0 // true after an error, so that no event is lost
 }
+
+// AddFailingWebhook creates a webhook of the operator for the demo. It was created at created, and its
+// receiver has not answered for the two days before now. The receiver's name can never exist.
+func AddFailingWebhook(tx *Tx, peppers Peppers, created, now time.Time) error {
+	hook := webhook{Name: "chat alerts", URL: "https://chat.example.invalid/latchkey", Events: []string{KeyCreated, KeyRotated, KeyRevoked}, Active: true, CreatedAt: created, UpdatedAt: created}
+	var err error
+	if hook.ID, err = newWebhookID(tx); err != nil {
+		return err
+	}
+	if hook.Secret, err = peppers.Encrypt(secretPurpose, hook.Bound(), secretPrefix+keytext.RandomHex(32)); err != nil {
+		return err
+	}
+	if err := saveWebhook(tx, hook); err != nil {
+		return err
+	}
+	down := now.Add(-48 * time.Hour)
+	for i, ago := range []time.Duration{7 * 24 * time.Hour, 6 * 24 * time.Hour, 4 * 24 * time.Hour, 47 * time.Hour} {
+		at := now.Add(-ago)
+		e := sample([]string{KeyCreated, KeyRotated, KeyRevoked}[i%3], at)
+		delete(e.Body, "test")
+		e.Operator = true
+		if err := Publish(tx, e); err != nil {
+			return err
+		}
+		if err := tryPast(tx, hook.ID, at, down); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tryPast stores the attempts at the delivery that is due at a time of the past: one that succeeded, or
+// four without an answer if the time is after down.
+func tryPast(tx *Tx, webhook uint64, at, down time.Time) error {
+	for range 4 {
+		d, err := nextDelivery(tx, webhook, at)
+		if err != nil {
+			return err
+		}
+		a := Attempt{Webhook: webhook, At: at, Status: 204, Took: 83 * time.Millisecond}
+		if at.After(down) {
+			a.Status, a.Error, a.Took = 0, notReached, 12*time.Millisecond
+		}
+		if _, err := Settle(tx, d, a, at); err != nil || a.Success() {
+			return err
+		}
+		at = at.Add(schedule()[len(schedule())-1] + 10*time.Minute)
+	}
+	return nil
+}

@@ -180,3 +180,6 @@ func (outboxReferences) Derive(*Tx, func(DerivedEntry) error) error { return nil
 
 // Adopt does nothing, like Derive.
 func (outboxReferences) Adopt(*Tx) error { return nil }
+
+// Naming returns nil, because these are no records with names.
+func (outboxReferences) Naming() *Naming { return nil }

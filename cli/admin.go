@@ -92,10 +92,13 @@ func (s *session) password(c *cli.Command) (string, error) {
 // auditCommand returns the commands that show the audit log and verify its chain.
 func (s *session) auditCommand() *cli.Command {
 	filters := []cli.Flag{
-		&cli.StringFlag{Name: "actor", Usage: "who made the change, such as \"token\", \"token 3\", \"operator 1 ann\" or \"control socket\""},
+		&cli.StringFlag{Name: "actor", Usage: "who made the change: a name, or \"token\", \"token 3\", \"operator 1 ann\" or \"control socket\""},
 		&cli.StringFlag{Name: "action", Usage: "part of the action's name, such as revoke"},
-		&cli.StringFlag{Name: "object", Usage: "what was changed: a key's id, \"agent 12\", or \"agent\" for all agents"},
+		&cli.StringFlag{Name: "object", Usage: "what was changed: a name, a key's id, \"agent 12\", or \"agent\" for all agents"},
 		&cli.StringFlag{Name: "result", Usage: "result of the action: done or refused"},
+		&cli.StringFlag{Name: "kind", Usage: "kind of action: created, changed, deleted, imported, rotated, revoked, paused, resumed, login or other"},
+		&cli.StringFlag{Name: "from", Usage: "first day in UTC, such as 2026-11-28, or a time such as 2026-11-28T09:00:00Z"},
+		&cli.StringFlag{Name: "to", Usage: "last day in UTC, or a time"},
 		&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 	}
 	return &cli.Command{Name: "audit", Usage: "list and verify the log of changes and refused attempts", Commands: []*cli.Command{
@@ -112,7 +115,7 @@ head that verify prints in another place, and pass it to a later verify:
 
 func (s *session) listAudit(ctx context.Context, c *cli.Command) error {
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
-	for _, name := range []string{"actor", "action", "object", "result"} {
+	for _, name := range []string{"actor", "action", "object", "result", "kind", "from", "to"} {
 		if c.IsSet(name) {
 			q.Set(name, c.String(name))
 		}
@@ -121,7 +124,7 @@ func (s *session) listAudit(ctx context.Context, c *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	return s.printList(c, list, "entries", []string{"number", "at", "actor", "client", "action", "object", "result", "code"})
+	return s.printList(c, list, "entries", []string{"number", "at", "summary", "client", "result", "object"})
 }
 
 func (s *session) verifyAudit(ctx context.Context, c *cli.Command) error {

@@ -312,8 +312,8 @@ type Demo struct{ Key, Password string }
 // demoOperator is the name of the operator of a demo.
 const demoOperator = "demo"
 
-// SeedDemo creates the sample records of a demo in an empty store, an operator, and a key with
-// permissions. The calls and events are at most two days before or after now. After an error the
+// SeedDemo creates sample records of a demo, an operator, and a key with permissions. The service has
+// added the requests of other keys already. The calls and events are at most two days before or after now. After an error the
 // store may contain some of the records.
 func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Time) (d Demo, err error) {
 	type object = map[string]any
@@ -345,9 +345,6 @@ func SeedDemo(ctx context.Context, c *Client, permissions []string, now time.Tim
 		{"events", object{"title": "Phone call", "start_time": at(0, 13, 30), "end_time": at(0, 14, 0), "contact_id": 2}},
 		{"events", object{"title": "Fitting", "start_time": at(1, 9, 0), "end_time": at(1, 10, 30), "contact_id": 1, "ai_agent_id": 1}},
 		{"events", object{"title": "Follow-up", "start_time": at(2, 14, 0), "end_time": at(2, 14, 30), "contact_id": 2}},
-		{"keys", object{"name": "booking site", "environment": "live", "permissions": []string{"can_read_contacts", "can_read_calendar", "can_write_calendar"},
-			"metadata": object{"note": "on the web server"}}},
-		{"keys", object{"name": "nightly report", "environment": "live", "permissions": []string{"can_read_calls"}, "expires_at": at(30, 0, 0)}},
 		{"operators", object{"name": demoOperator, "password": d.Password}},
 	} {
 		if err := c.Do(ctx, Request{http.MethodPost, "/admin/v1/" + sample.path, sample.body}, nil); err != nil {

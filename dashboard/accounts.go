@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/query"
 )
 
@@ -65,6 +66,8 @@ type Accounts interface {
 	// ChangePassword changes the operator's password from old to password and ends all other
 	// sessions of the operator. Faults are as for Confirm.
 	ChangePassword(r *http.Request, s Session, old, password string) error
+	// Prefer stores what the operator of s has chosen for the pages.
+	Prefer(r *http.Request, s Session, p Preferences) error
 	// Ways returns how operators can log in.
 	Ways() Ways
 	// StartSignOn returns where a browser is sent to log in at the identity provider. A Fault with
@@ -85,6 +88,31 @@ type Operator struct {
 	ID   uint64
 	Name string
 	Role string // such as "admin"
+	Preferences
+}
+
+// Preferences are what an operator has chosen for the pages. An empty field is the default.
+type Preferences struct {
+	Theme string `json:"theme,omitempty"`     // one of Themes
+	Zone  string `json:"time_zone,omitempty"` // IANA name of the time zone of all times; "": UTC
+	Dates string `json:"dates,omitempty"`     // the form of dates, one of DateForms
+}
+
+// Themes returns the themes of the pages. The default is that of the browser.
+func Themes() []string { return []string{"light", "dark"} }
+
+// Check returns an error that names a choice that does not exist.
+func (p Preferences) Check() error {
+	if p.Theme != "" && !slices.Contains(Themes(), p.Theme) {
+		return invalid("Choose a theme of the list.")
+	}
+	if _, err := clock.Zone(p.Zone); p.Zone != "" && err != nil {
+		return invalid("The time zone must be a name such as Europe/Berlin; got %q.", p.Zone)
+	}
+	if !slices.ContainsFunc(dateForms(), func(f dateForm) bool { return f.Name == p.Dates }) {
+		return invalid("Choose a form of dates of the list.")
+	}
+	return nil
 }
 
 // Session is a login of an operator.
@@ -463,6 +491,43 @@ type accountPage struct {
 	Proofs
 	Ways
 	Passkeys passkeyList
+	Inputs   []input // of the form for Preferences
+}
+
+// preferenceFields returns the fields of the form for Preferences.
+func preferenceFields() []formField {
+	themes := func(*pageRequest) []choice {
+		return []choice{{Value: "light", Label: "Light"}, {Value: "dark", Label: "Dark"}}
+	}
+	dates := func(*pageRequest) (list []choice) {
+		for _, f := range dateForms()[1:] {
+			list = append(list, choice{Value: f.Name, Label: f.Label})
+		}
+		return list
+	}
+	return []formField{
+		{Name: "theme", Label: "Theme", Kind: fieldSelect, Blank: "as the browser", Choices: themes},
+		{Name: "time_zone", Label: "Time zone of all times", Kind: fieldText, Hint: "such as Europe/Berlin; empty: UTC", Choices: timeZones},
+		{Name: "dates", Label: "Dates", Kind: fieldSelect, Blank: dateForms()[0].Label, Choices: dates},
+	}
+}
+
+// prefer stores the operator's Preferences.
+func (d *Dashboard) prefer(v *pageRequest) {
+	form, ok := v.form()
+	if !ok {
+		return
+	}
+	p := Preferences{form.Get("theme"), strings.TrimSpace(form.Get("time_zone")), form.Get("dates")}
+	err := p.Check()
+	if err == nil {
+		err = d.o.Accounts.Prefer(v.R, v.Session, p)
+	}
+	if err != nil {
+		v.account(faultOf(err))
+		return
+	}
+	http.Redirect(v.W, v.R, "/account?done=saved", http.StatusSeeOther)
 }
 
 // account shows the page of the operator's account, with a fault unless it is nil.
@@ -480,7 +545,7 @@ func (v *pageRequest) account(fault *Fault) {
 	if fault == nil && err != nil {
 		fault = faultOf(err)
 	}
-	page.Data = accountPage{answer["sessions"], factors, proofs, v.dashboard.o.Accounts.Ways(), v.passkeys(factors.Rows)}
+	page.Data = accountPage{answer["sessions"], factors, proofs, v.dashboard.o.Accounts.Ways(), v.passkeys(factors.Rows), v.preferenceInputs(fault)}
 	if fault != nil {
 		status, page.Fault = fault.Status, fault.Message
 		if status == http.StatusTooManyRequests {
@@ -505,6 +570,16 @@ func (d *Dashboard) changePassword(v *pageRequest) {
 		return
 	}
 	http.Redirect(v.W, v.R, "/account?done=password", http.StatusSeeOther)
+}
+
+// preferenceInputs returns the form for Preferences, with what was typed if the form was refused.
+func (v *pageRequest) preferenceInputs(fault *Fault) []input {
+	p := v.Operator.Preferences
+	if v.R.PostForm.Has("dates") {
+		p = Preferences{v.R.PostForm.Get("theme"), v.R.PostForm.Get("time_zone"), v.R.PostForm.Get("dates")}
+	}
+	values := map[string]string{"theme": p.Theme, "time_zone": p.Zone, "dates": p.Dates}
+	return v.inputs(preferenceFields(), fillBy(func(f formField) string { return values[f.Name] }), fault)
 }
 
 // endSession ends one session of the operator.

@@ -546,11 +546,8 @@ func outcomes(row chartRow) string {
 	return text
 }
 
-// zone returns the time zone in which pages show times.
-func (v *pageRequest) zone() *time.Location { return time.UTC }
-
 // updated returns the time of a page that is kept up to date.
-func (v *pageRequest) updated() string { return v.now().In(v.zone()).Format("15:04:05 MST") }
+func (v *pageRequest) updated() string { return moment(v.now(), showClock) }
 
 // times returns a text such as "once" or "5 times" for a number of the admin endpoint.
 func times(n any) string {

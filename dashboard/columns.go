@@ -31,7 +31,7 @@ type column struct {
 	Cut                bool           // the second member is cut to one line
 	To                 string         // first part of a link's address; "" if the value is not a link
 	By                 string         // member whose value is appended to To
-	Zone               *time.Location // time zone of a cellTime; nil means UTC
+	Zone               *time.Location // time zone of a cellTime; nil means the one of the operator
 }
 
 // pageCell is one value as a page shows it. Href is "" if the value is not a link.
@@ -57,7 +57,7 @@ func cellsOf(columns []column, record map[string]any, pageAddress func(id string
 		case c.Kind == cellURL:
 			cell.Href = webAddress(cell.Text)
 		case c.Kind == cellTime:
-			cell.Text = whenIn(cell.Text, c.Zone)
+			cell.Text = whenThere(cell.Text, c.Zone)
 		case c.To != "" && memberOf(record, c.By) != nil:
 			cell.Href = c.To + url.PathEscape(textOf(memberOf(record, c.By)))
 		}
@@ -87,18 +87,12 @@ func webAddress(text string) string {
 	return u.String()
 }
 
-// when formats a time of the admin endpoint for reading, in UTC. If text is not a time, when
-// returns it unchanged.
-func when(text string) string { return whenIn(text, nil) }
-
-// whenIn does the same as when, in a time zone. A nil zone means UTC.
-func whenIn(text string, zone *time.Location) string {
+// whenThere returns a time of the admin endpoint as it is in a time zone. A nil zone means the one that the
+// operator has chosen.
+func whenThere(text string, zone *time.Location) string {
 	t, err := clock.ParseTime(text)
-	if err != nil {
-		return text
-	}
-	if zone == nil {
-		zone = time.UTC
+	if err != nil || zone == nil {
+		return when(text)
 	}
 	return t.In(zone).Format("2006-01-02 15:04")
 }

@@ -53,6 +53,7 @@ type Options struct {
 	Instance  string       // letters and digits that differ between services on one host; part of the cookie's name
 
 	WithoutContract bool // the service does not serve the Klen AI API, so its pages are left out
+	Demo            bool // each page says that the data are samples
 }
 
 // Dashboard serves the pages on the admin listener. It also lets operators who have logged in use
@@ -91,6 +92,7 @@ func New(o Options) (*Dashboard, error) {
 		"until":    func(at any) string { return until(at, o.Now()) },
 		"free":     func(m limitBar) string { return m.nextFree(o.Now()) },
 		"when":     when,
+		"clock":    func(text string) string { return whenIn(text, showClock) },
 		"plain":    plainName,
 		"times":    times,
 		"subtract": func(a, b int) int { return a - b },
@@ -121,6 +123,7 @@ func (d *Dashboard) pages() iter.Seq2[string, page] {
 	all := []map[string]page{{
 		"POST /logout": {anyRole, d.logout}, "POST /logout-everywhere": {anyRole, d.logoutEverywhere}, "GET /account": {anyRole, d.showAccount},
 		"POST /account":                   {anyRole, d.changePassword},
+		"POST /account/preferences":       {anyRole, d.prefer},
 		"POST /account/sessions/{id}/end": {anyRole, d.endSession}, "POST /account/sessions/end": {anyRole, d.endOthers},
 		"POST /account/app":          {anyRole, d.addApp},
 		"POST /account/factors/{id}": {anyRole, d.renameFactor}, "POST /account/factors/{id}/remove": {anyRole, d.removeFactor},
@@ -219,19 +222,32 @@ type view struct {
 	Title    string
 	Operator string // name of the operator who has logged in; "" on the login page
 	Role     string // role of the operator in plain words; "" for an admin, who may do everything
+	Theme    string // one of Themes; "" for that of the browser
 	Nav      []navGroup
+	Demo     bool       // the data are samples
 	Fault    string     // sentence about an error; "" if there was none
 	Done     string     // sentence about a change that was made; "" if there was none
 	Help     *docLink   // the document that helps with the page; nil if there is none
 	Form     url.Values // values to fill the form with
 	Data     any        // data that only this template uses
 
-	may func(endpoint string) bool // nil on pages without a login
+	Zone *time.Location // time zone of the times of the page; nil for UTC
+
+	style timeStyle                  // how the page shows times; the zero value is that of Preferences{}
+	may   func(endpoint string) bool // nil on pages without a login
 }
 
 // May reports whether the operator may use an endpoint, such as "POST /admin/v1/keys". A page leaves
 // out what the operator may not use.
 func (v view) May(endpoint string) bool { return v.may != nil && v.may(endpoint) }
+
+// ZoneName returns the name of the time zone of the page.
+func (v view) ZoneName() string {
+	if v.Zone == nil {
+		return "UTC"
+	}
+	return v.Zone.String()
+}
 
 // render executes the template name and sends the page. If the template fails, it answers 500 and
 // logs the error.
@@ -239,6 +255,7 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 	if v.Form == nil {
 		v.Form = url.Values{}
 	}
+	v.Demo = d.o.Demo
 	var buf bytes.Buffer
 	templates, err := d.templates()
 	if err == nil {
@@ -249,10 +266,14 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 		broken(w)
 		return
 	}
+	if v.style.zone == nil {
+		v.style = styleOf(Preferences{})
+	}
+	page := v.style.fill(buf.Bytes())
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(buf.Len()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(page)))
 	w.WriteHeader(status)
-	_, _ = w.Write(buf.Bytes())
+	_, _ = w.Write(page)
 }
 
 // section is an entry of the navigation. Group is the heading that it is shown under.

@@ -258,8 +258,9 @@ func (v *pageRequest) fragment(name, part string, data any) {
 		return
 	}
 	v.W.Header().Set("Content-Type", "text/html; charset=utf-8")
-	v.W.Header().Set("Content-Length", strconv.Itoa(buf.Len()))
-	_, _ = v.W.Write(buf.Bytes())
+	filled := styleOf(v.Operator.Preferences).fill(buf.Bytes())
+	v.W.Header().Set("Content-Length", strconv.Itoa(len(filled)))
+	_, _ = v.W.Write(filled)
 }
 
 // lines returns the lines of the list. rows are the keys. If the usage cannot be read, the charts

@@ -100,7 +100,7 @@ type formData struct {
 	Updated   string
 	Refused   []any // the last refused requests, newest first
 	More      int   // number of older refused requests that the server keeps
-	Entries   []activityEntry
+	Days      []activityDay
 	Pages     listPage // of Entries
 	Explained map[string]any
 	Asked     url.Values // the request that Explained is about
@@ -339,12 +339,7 @@ func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Va
 			v.showFault(e)
 			return
 		}
-		for _, row := range f.Pages.Rows {
-			entry, _ := row.(map[string]any)
-			one := activityOf(entry)
-			one.Changes = slices.DeleteFunc(one.Changes, func(c activityChange) bool { return c.Object != "key "+textOf(f.Key["id"]) })
-			f.Entries = append(f.Entries, one)
-		}
+		f.Days = v.activityDays(f.Pages.Rows)
 	}
 	page.Data = f
 	v.show(status, "key", page)

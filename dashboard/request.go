@@ -86,6 +86,7 @@ func (v *pageRequest) show(status int, name string, page view) {
 	if v.Operator.Role != "admin" {
 		page.Role = roleLabel(v.Operator.Role)
 	}
+	page.Theme, page.Zone, page.style = v.Operator.Theme, v.zone(), styleOf(v.Operator.Preferences)
 	page.Nav, page.Done = v.navigation(), cmp.Or(page.Done, v.note)
 	if link, ok := helpFor(v.R.URL.Path); ok {
 		page.Help = &link

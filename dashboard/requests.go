@@ -28,8 +28,8 @@ type requestLine struct {
 	Status                                                                  int
 }
 
-// When returns the time without the year.
-func (r requestLine) When() string { return momentOf(r.At).UTC().Format("2 Jan 15:04:05") }
+// When returns the time for reading.
+func (r requestLine) When() string { return whenIn(r.At, showSeconds) }
 
 // RouteName returns the route as the pages show it.
 func (r requestLine) RouteName() string { return routeName(r.Route) }

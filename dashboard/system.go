@@ -7,130 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"latchkey/internal/strictjson"
 )
-
-// auditPages are the pages of the audit log.
-type auditPages struct{}
-
-func (auditPages) sections() []section { return []section{{"System", "Activity", "/activity"}} }
-
-func (auditPages) pages() map[string]page {
-	return map[string]page{"GET /activity": {"GET /admin/v1/audit", showAudit}, "GET /activity/verify": {"GET /admin/v1/audit/verify", verifyAudit}}
-}
-
-// activityPage is the data of a page of the audit log.
-type activityPage struct {
-	listPage
-	Inputs  []input
-	Entries []activityEntry
-}
-
-// activityEntry is an entry of the audit log as the page shows it.
-type activityEntry struct {
-	Number, At, Actor, Client, Action, Object, Result, Why, Request string
-	Changes                                                         []activityChange
-	More                                                            string // number of all changes if the log does not hold all of them; otherwise ""
-	Detail                                                          []namedText
-}
-
-// activityChange is a record that was changed. Did is the kind of change.
-type activityChange struct {
-	Object, Did string
-	Fields      []activityField
-}
-
-// activityField is a field of a changed record with its values before and after. Told is false if
-// the log does not hold the values, as with personal data.
-type activityField struct {
-	Name, Before, After string
-	Told                bool
-}
-
-func activityFilters() []formField {
-	return []formField{
-		{Name: "object", Label: "What", Kind: fieldText, Hint: "such as agent 12, or key_..."}, {Name: "actor", Label: "Who", Kind: fieldText, Hint: "such as operator 1"},
-		{Name: "action", Label: "Action", Kind: fieldText, Hint: "a part of it, such as revoke"}, {Name: "result", Label: "Result", Kind: fieldSelect, Blank: "any", Choices: words(Vocabulary().AuditResults...)},
-	}
-}
-
-func showAudit(v *pageRequest) {
-	query, filters := v.query, activityFilters()
-	var page activityPage
-	var fault *Fault
-	page.listPage, fault = v.list("/admin/v1/audit", "entries", "object", "actor", "action", "result")
-	page.Inputs = v.inputs(filters, fillBy(func(f formField) string { return query.Get(f.Name) }), fault)
-	for _, row := range page.Rows {
-		entry, _ := row.(map[string]any)
-		page.Entries = append(page.Entries, activityOf(entry))
-	}
-	shown, status := view{Title: "Activity", Data: page}, http.StatusOK
-	if fault != nil {
-		status, shown.Fault = fault.Status, labelled(fault.Message, filters...)
-	}
-	v.show(status, "audit", shown)
-}
-
-func activityOf(e map[string]any) activityEntry {
-	entry := activityEntry{
-		Number: textOf(e["number"]), At: when(textOf(e["at"])), Actor: textOf(e["actor"]), Client: textOf(e["client"]), Action: textOf(e["action"]), Object: textOf(e["object"]),
-		Result: textOf(e["result"]), Why: textOf(e["code"]), Request: textOf(e["request_id"]), Detail: membersOf(e["detail"]),
-	}
-	changes, _ := e["changes"].([]any)
-	for _, c := range changes {
-		change, _ := c.(map[string]any)
-		entry.Changes = append(entry.Changes, activityChangeOf(change))
-	}
-	if int(numberOf(e["changed"])) > len(changes) {
-		entry.More = textOf(e["changed"])
-	}
-	return entry
-}
-
-func activityChangeOf(c map[string]any) activityChange {
-	change := activityChange{Object: textOf(c["object"]), Did: textOf(c["did"])}
-	before, _ := c["before"].(map[string]any)
-	after, _ := c["after"].(map[string]any)
-	names := texts(c["fields"])
-	for _, side := range []map[string]any{before, after} {
-		for _, name := range slices.Sorted(maps.Keys(side)) {
-			if !slices.Contains(names, name) {
-				names = append(names, name)
-			}
-		}
-	}
-	for _, name := range names {
-		_, was := before[name]
-		_, is := after[name]
-		change.Fields = append(change.Fields, activityField{name, activityValue(before[name]), activityValue(after[name]), was || is})
-	}
-	return change
-}
-
-// activityValue returns a value of the log as one line. Objects and lists are in JSON.
-func activityValue(v any) string {
-	switch v.(type) {
-	case nil:
-		return ""
-	case map[string]any, []any:
-		data, err := strictjson.Encode(v)
-		if err == nil {
-			return string(data)
-		}
-	}
-	return textOf(v)
-}
-
-// verifyAudit verifies the hash chain of the whole audit log and shows the result.
-func verifyAudit(v *pageRequest) {
-	answer, e := v.call(http.MethodGet, "/admin/v1/audit/verify", nil)
-	if e != nil {
-		v.showFault(e)
-		return
-	}
-	v.show(http.StatusOK, "auditcheck", view{Title: "The chain of the audit log", Data: answer})
-}
 
 // statusPages are the page with the status of the server.
 type statusPages struct{}
@@ -168,7 +45,7 @@ func statusRows() []statusRow {
 		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf}, {"Store", "forged_records", "Records without a valid MAC", textOf},
 		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf}, {"Backups", "backup_every_seconds", "Seconds between two", textOf},
 		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Audit log", "audit", "Head", statusList},
-		{"Clocks", "now", "Wall clock", textOf}, {"Clocks", "service_time", "Clock of the limits", textOf},
+		{"Clocks", "now", "Wall clock", secondsShown}, {"Clocks", "service_time", "Limit clock", secondsShown},
 	}
 }
 
@@ -209,6 +86,8 @@ func diskShown(v any) string {
 }
 
 func whenShown(v any) string { return when(textOf(v)) }
+
+func secondsShown(v any) string { return whenIn(textOf(v), showSeconds) }
 
 // bytesShown returns a number of bytes with a decimal unit, such as "1.2 MB".
 func bytesShown(v any) string {

@@ -21,6 +21,7 @@ type Words struct {
 	AgentRoles     []string
 	Weekdays       []string
 	AuditResults   []string
+	AuditKinds     []string    // kinds of actions
 	Roles          []string    // of operators
 	TokenScopes    [][2]string // of admin tokens: the name, and what it is for
 }
@@ -73,6 +74,7 @@ func Vocabulary() Words {
 		AgentRoles:    []string{"inbound agent", "outbound agent"},
 		Weekdays:      []string{"sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"},
 		AuditResults:  []string{"done", "refused"},
+		AuditKinds:    []string{"created", "changed", "deleted", "imported", "rotated", "revoked", "paused", "resumed", "login", "other"},
 		Roles:         []string{"viewer", "key_manager", "admin"},
 		TokenScopes: [][2]string{
 			{"metrics", "reads the metrics, for Prometheus"}, {"read", "reads everything except secrets"}, {"dialer", "claims calls and reports their results"},
