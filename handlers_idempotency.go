@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"iter"
 	"net/http"
 	"time"
 )
@@ -110,12 +111,17 @@ func SweepReplays(store *Store, now time.Time) error {
 	return Sweep(store, &replayTable, "at", IDKey(uint64(now.Add(-replaySpan).UnixNano())))
 }
 
+// sweptTable is a Table with records of any type.
+type sweptTable interface {
+	Find(tx *Tx, index string, prefix []byte, order Direction) iter.Seq2[[]byte, []byte]
+	Delete(tx *Tx, key []byte) error
+}
+
 // Sweep deletes up to 1000 records of table whose entry in the index is at most bound. It deletes
 // them in one write transaction. If there are no such records, it starts no write transaction.
-func Sweep(store *Store, table anyTable, index string, bound []byte) error {
-	bucket := table.settings().name + "/" + index
+func Sweep(store *Store, table sweptTable, index string, bound []byte) error {
 	due := func(tx *Tx) (keys [][]byte) {
-		for at, key := range findEntries(tx, bucket, nil, Forward) {
+		for at, key := range table.Find(tx, index, nil, Forward) {
 			if len(keys) == 1000 || bytes.Compare(at, bound) > 0 {
 				break
 			}
@@ -133,7 +139,7 @@ func Sweep(store *Store, table anyTable, index string, bound []byte) error {
 	}
 	return store.Update(func(tx *Tx) error {
 		for _, key := range due(tx) {
-			if err := deleteRecord(tx, table, key); err != nil {
+			if err := table.Delete(tx, key); err != nil {
 				return err
 			}
 		}

@@ -487,10 +487,10 @@ func (b *outbox) storeOwner(o ownerBacklog) error {
 }
 
 // deleteExisting deletes a record that must exist.
-func deleteExisting(tx *Tx, t anyTable, id uint64) error {
-	err := deleteRecord(tx, t, IDKey(id))
+func deleteExisting[T any](tx *Tx, t *Table[T], id uint64) error {
+	err := t.Delete(tx, IDKey(id))
 	if errors.Is(err, ErrNotFound) {
-		err = fmt.Errorf("%s/%x: the record is missing; restore a backup", t.settings().name, IDKey(id))
+		err = fmt.Errorf("%s/%x: the record is missing; restore a backup", t.Name, IDKey(id))
 	}
 	return err
 }
