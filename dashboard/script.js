@@ -135,7 +135,7 @@ if (parts().length) {
   };
   const renew = (part, next) => {
     const chosen = getSelection();
-    if (!next || next.outerHTML === part.outerHTML || part.querySelector("details[open]") || part.contains(document.activeElement)) return;
+    if (next.outerHTML === part.outerHTML || part.querySelector("details[open]") || part.contains(document.activeElement)) return;
     if (!chosen.isCollapsed && chosen.containsNode(part, true)) return;
     const box = next.querySelector("input[type=checkbox]"), old = part.querySelector("input[type=checkbox]");
     if (box && old) box.checked = old.checked;
@@ -153,7 +153,11 @@ if (parts().length) {
         say("Your session has ended. Reload the page to log in.");
       } else if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        for (const part of parts()) renew(part, page.getElementById(part.id));
+        for (const part of parts()) {
+          const next = page.getElementById(part.id);
+          if (next) renew(part, next);
+          else if (!source) part.remove(); // of a list, only some rows are asked for
+        }
         if (document.querySelector("[data-guard] .arrived")) document.getElementById("stored").checked = true;
         say("");
       } else {
