@@ -124,7 +124,7 @@ const liveHeaders = { "Latchkey-Live": "1" };
 const parts = () => [...document.querySelectorAll("[data-refresh]")];
 if (parts().length) {
   const source = document.querySelector("[data-live]"), box = document.getElementById("live"), stale = document.getElementById("stale");
-  let stream = null, heard = false, asked = Date.now(), busy = false, ended = false;
+  let stream = null, heard = false, asked = Date.now(), busy = false, again = false, ended = false;
   if (box) box.parentElement.hidden = false;
   const idle = () => ended || document.hidden || (box && !box.checked);
   const say = (text) => { if (stale && stale.textContent !== text) stale.textContent = text; };
@@ -142,6 +142,7 @@ if (parts().length) {
     part.replaceWith(next);
   };
   const refresh = async () => {
+    again = busy; // what happens meanwhile is asked for afterwards
     if (busy || idle()) return;
     busy = true;
     asked = Date.now();
@@ -167,6 +168,7 @@ if (parts().length) {
       say("The server does not answer.");
     }
     busy = false;
+    if (again) refresh();
   };
   const stop = () => { if (stream) stream.close(); stream = null; heard = false; };
   const start = () => {
