@@ -104,7 +104,7 @@ func TestBrowser(t *testing.T) {
 
 	// The first tab follows.
 	p.front()
-	p.wait("the state of the key", `document.getElementById("state").textContent === "Revoked" && !document.querySelector('form[action$="/pause"]')`)
+	p.wait("the state of the key", `document.getElementById("state").textContent === "Revoked" && !document.querySelector('#actions form') && !document.getElementById("limits")`)
 	p.open("/keys")
 	p.sees("No keys match")
 

@@ -221,7 +221,7 @@ const liveHeaders = { "Latchkey-Live": "1" };
 const parts = () => [...document.querySelectorAll("[data-refresh]")];
 if (parts().length) {
   const source = document.querySelector("[data-live]"), box = document.getElementById("live"), stale = document.getElementById("stale");
-  let stream = null, heard = false, asked = Date.now(), busy = false, ended = false;
+  let stream = null, heard = false, asked = Date.now(), busy = false, again = false, ended = false;
   if (box) box.parentElement.hidden = false;
   const idle = () => ended || document.hidden || (box && !box.checked);
   const say = (text) => { if (stale && stale.textContent !== text) stale.textContent = text; };
@@ -232,13 +232,14 @@ if (parts().length) {
   };
   const renew = (part, next) => {
     const chosen = getSelection();
-    if (!next || next.outerHTML === part.outerHTML || part.querySelector("details[open]") || part.contains(document.activeElement)) return;
+    if (next.outerHTML === part.outerHTML || part.querySelector("details[open]") || part.contains(document.activeElement)) return;
     if (!chosen.isCollapsed && chosen.containsNode(part, true)) return;
     const box = next.querySelector("input[type=checkbox]"), old = part.querySelector("input[type=checkbox]");
     if (box && old) box.checked = old.checked;
     part.replaceWith(next);
   };
   const refresh = async () => {
+    again = busy; // what happens meanwhile is asked for afterwards
     if (busy || idle()) return;
     busy = true;
     asked = Date.now();
@@ -250,7 +251,11 @@ if (parts().length) {
         say("Your session has ended. Reload the page to log in.");
       } else if (answer.ok) {
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        for (const part of parts()) renew(part, page.getElementById(part.id));
+        for (const part of parts()) {
+          const next = page.getElementById(part.id);
+          if (next) renew(part, next);
+          else if (!source) part.remove(); // of a list, only some rows are asked for
+        }
         if (document.querySelector("[data-guard] .arrived")) document.getElementById("stored").checked = true;
         say("");
       } else {
@@ -260,6 +265,7 @@ if (parts().length) {
       say("The server does not answer.");
     }
     busy = false;
+    if (again) refresh();
   };
   const stop = () => { if (stream) stream.close(); stream = null; heard = false; };
   const start = () => {
