@@ -39,7 +39,7 @@ func Render(file string, source []byte, addresses map[string]string) (Page, erro
 		return Page{}, fmt.Errorf("%s: %w", file, err)
 	}
 	body := strings.NewReplacer(
-		"<table>", `<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>`, "</table>", "</table></div>",
+		"<table>", `<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>`, "</table>", "</table></div>",
 		"<pre>", `<pre tabindex="0">`, "<th>", `<th scope="col">`,
 	).Replace(out.String())
 	return Page{links.title, strings.TrimSpace(body)}, nil

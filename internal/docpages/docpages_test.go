@@ -17,7 +17,7 @@ func TestRender(t *testing.T) {
 	}
 	for _, want := range []string{
 		`<a href="/docs/limits#per-key">limits</a>`, `<a href="#b-c">here</a>`, `<a href="https://example.com/">there</a>`, `, the source and`, `<h2 id="b-c">B, c</h2>`,
-		`<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>`, `<th scope="col">a</th>`, `<pre tabindex="0"><code class="language-sh">echo &quot;&lt;b&gt;&quot;`,
+		`<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>`, `<th scope="col">a</th>`, `<pre tabindex="0"><code class="language-sh">echo &quot;&lt;b&gt;&quot;`,
 	} {
 		if !strings.Contains(page.HTML, want) {
 			t.Errorf("lacks %s", want)
