@@ -356,7 +356,7 @@ func (p endpointPages) List(search string) (template.HTML, error) {
 func (p endpointPages) Endpoint(r *http.Request, id string) (dashboard.Endpoint, bool, error) {
 	e, ok, err := p.app.pages.Endpoint(reference.Operators, id, p.app.bases(r))
 	shown := dashboard.Endpoint{
-		Title: e.Title, Method: e.Method, Path: e.Path, Group: e.Group, HTML: e.HTML, Body: e.Body, BodyType: e.BodyType, Keyed: e.Keyed,
+		Title: e.Title, Method: e.Method, Path: e.Path, Group: e.Group, HTML: e.HTML, Answers: e.Answers, Body: e.Body, BodyType: e.BodyType, Keyed: e.Keyed,
 		OnAPI: strings.HasPrefix(e.Path, "/") && !strings.HasPrefix(e.Path, "/admin/") && e.Path != "/metrics",
 	}
 	for _, in := range e.Inputs {

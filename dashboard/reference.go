@@ -33,7 +33,7 @@ type Reference interface {
 // Endpoint is an endpoint as its page shows it.
 type Endpoint struct {
 	Title, Method, Path, Group string
-	HTML                       template.HTML // its description
+	HTML, Answers              template.HTML // its description, and that of its answers and schemas
 	Inputs                     []EndpointInput
 	Body, BodyType             string // a sample of the body and its content type; "" if it has none
 	Keyed                      bool   // it requires a key

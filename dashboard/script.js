@@ -36,7 +36,6 @@ for (const block of document.querySelectorAll(".doc pre")) {
   copies(button, block);
 }
 
-// Filtering a list as one types.
 for (const field of document.querySelectorAll("[data-filter]")) {
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/);
@@ -69,12 +68,10 @@ if (palette) {
   const field = palette.querySelector("input"), list = document.getElementById("found"), says = palette.querySelector("p");
   let asked, timer, at = -1;
   const mark = (to) => {
-    list.children[at]?.setAttribute("aria-selected", "false");
     const option = list.children[at = to];
-    field.setAttribute("aria-activedescendant", option ? option.id : "");
-    if (!option) return;
-    option.setAttribute("aria-selected", "true");
-    option.scrollIntoView({ block: "nearest" });
+    for (const one of list.children) one.setAttribute("aria-selected", one === option);
+    field.setAttribute("aria-activedescendant", option?.id || "");
+    option?.scrollIntoView({ block: "nearest" });
   };
   const ask = async () => {
     asked?.abort();
@@ -99,10 +96,14 @@ if (palette) {
   });
   field.addEventListener("keydown", (event) => {
     const count = list.children.length, step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (step && count) mark((at + step + count) % count);
-    else if (event.key === "Enter" && at >= 0) list.children[at].click();
-    else return;
+    if (!step || !count) return;
     event.preventDefault();
+    mark((at + step + count) % count);
+  });
+  field.form.addEventListener("submit", (event) => {
+    if (at < 0) return;
+    event.preventDefault();
+    list.children[at].click();
   });
   palette.addEventListener("close", () => {
     clearTimeout(timer);

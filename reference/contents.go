@@ -259,7 +259,7 @@ func (c *contents) addSchemas(o *shown, raw []byte) {
 // Endpoint is an operation of the API, for pages of other packages.
 type Endpoint struct {
 	Title, Method, Path, Group string
-	HTML                       template.HTML // its description
+	HTML, Answers              template.HTML // its description, and that of its answers and schemas
 	Inputs                     []Input
 	Body, BodyType             string // a sample of the body and its content type; "" if it has none
 	Keyed                      bool   // requires a key
@@ -295,8 +295,9 @@ func (f *Reference) Endpoint(audience Audience, id string, bases Bases) (e Endpo
 	if err != nil {
 		return e, false, err
 	}
-	text, err := f.render("operation", o)
-	e = Endpoint{Title: o.Summary, Method: o.Method, Path: o.Path, Group: o.Group, HTML: template.HTML(text), BodyType: o.BodyType, Keyed: o.Keyed}
+	text, err1 := f.render("operation", o)
+	answers, err2 := f.render("answers", o)
+	e = Endpoint{Title: o.Summary, Method: o.Method, Path: o.Path, Group: o.Group, HTML: template.HTML(text), Answers: template.HTML(answers), BodyType: o.BodyType, Keyed: o.Keyed}
 	if o.Body != nil {
 		e.Body = all.sampleBody(o, "  ")
 	}
@@ -307,7 +308,7 @@ func (f *Reference) Endpoint(audience Audience, id string, bases Bases) (e Endpo
 		}
 		e.Inputs = append(e.Inputs, in)
 	}
-	return e, true, err
+	return e, true, errors.Join(err1, err2)
 }
 
 // sampleBody returns a body for an operation that has one. indent is for JSON; "" puts it on one line.

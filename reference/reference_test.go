@@ -59,7 +59,7 @@ func TestHandler(t *testing.T) {
 		page := ask(t, door, "/reference/change").Body.String()
 		for _, want := range []string{
 			`curl -X PUT -H &#34;Authorization: Bearer $KEY&#34; &#34;http://api.example/things/7&#34; -d &#39;{&#34;name&#34;:&#34;it&#39;\&#39;&#39;s&#34;}&#39;`,
-			`<span>string or null</span>`, `<span>array of integer</span>`, `<span class="must">required</span>`, `<a href="#schema-Thing">Thing</a>`,
+			`<span>string or null</span>`, `<span>array of integer</span>`, `<span class="must soft">required</span>`, `<a href="#schema-Thing">Thing</a>`,
 		} {
 			if !strings.Contains(page, want) {
 				t.Errorf("admin %v: the page lacks %s", admin, want)

@@ -1,5 +1,5 @@
 // Package docpages renders documents in Markdown as parts of web pages. The documents link to each other
-// by file; the pages by address. Raw HTML and images are left out. The program itself does not use the
+// by file; the pages by address. Raw HTML, images and tables of images are left out. The program itself does not use the
 // package: a test renders the documents into files that the program embeds, because the renderer would
 // add about 0.8 MB to it.
 package docpages
@@ -13,6 +13,7 @@ import (
 	"github.com/yuin/goldmark"
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/extension"
+	east "github.com/yuin/goldmark/extension/ast"
 	"github.com/yuin/goldmark/parser"
 	"github.com/yuin/goldmark/renderer/html"
 	"github.com/yuin/goldmark/text"
@@ -39,8 +40,8 @@ func Render(file string, source []byte, addresses map[string]string) (Page, erro
 		return Page{}, fmt.Errorf("%s: %w", file, err)
 	}
 	body := strings.NewReplacer(
-		"<table>", `<div class="scroll" tabindex="0" role="region" aria-label="Table"><table>`, "</table>", "</table></div>",
-		"<pre>", `<pre tabindex="0">`, "<th>", `<th scope="col">`,
+		"<table>", `<div class="scroll" tabindex="0" role="group" aria-label="Table"><table>`, "</table>", "</table></div>",
+		"<pre>", `<pre tabindex="0">`, "<th></th>", "<td></td>", "<th>", `<th scope="col">`,
 	).Replace(out.String())
 	return Page{links.title, strings.TrimSpace(body)}, nil
 }
@@ -70,7 +71,7 @@ func (l *linker) Transform(doc *ast.Document, reader text.Reader, _ parser.Conte
 				gone = append(gone, n) // a comment; other HTML remains, so that the tests see it
 			}
 		case *ast.Image:
-			gone = append(gone, n)
+			gone = append(gone, withCaptions(n))
 			return ast.WalkSkipChildren, nil
 		case *ast.Link:
 			to, ok := l.address(string(n.Destination))
@@ -82,6 +83,9 @@ func (l *linker) Transform(doc *ast.Document, reader text.Reader, _ parser.Conte
 	})
 	for _, n := range gone {
 		parent := n.Parent()
+		if parent == nil {
+			continue // a table with several images
+		}
 		if link, is := n.(*ast.Link); is {
 			for child := link.FirstChild(); child != nil; child = link.FirstChild() {
 				parent.InsertBefore(parent, link, child)
@@ -91,6 +95,16 @@ func (l *linker) Transform(doc *ast.Document, reader text.Reader, _ parser.Conte
 			parent.Parent().RemoveChild(parent.Parent(), parent)
 		}
 	}
+}
+
+// withCaptions returns the table that an image is in, whose other cells are captions, or the image.
+func withCaptions(image ast.Node) ast.Node {
+	for n := image.Parent(); n != nil; n = n.Parent() {
+		if n.Kind() == east.KindTable {
+			return n
+		}
+	}
+	return image
 }
 
 // address returns where a link leads. ok is false if it leads to a file without an address.
