@@ -734,7 +734,7 @@ func TestOwnerPages_Limits(t *testing.T) {
 	b := newDashboard(t)
 	b.operate(201, "POST", "/admin/v1/owners", `{"name": "clinic"}`)
 	const calls, requests = "limits." + OwnerCallsPerDay, "limits.owner_requests_per_minute_limit"
-	b.says(b.get("/owners/1"), 200, `name="`+calls+`" type="number" step="any" value=""`, "empty: the default, no limit; 0: no limit")
+	b.says(b.get("/owners/1"), 200, `name="`+calls+`" type="number" step="any" value=""`, "Calls per day", "empty or 0: no limit")
 	stored := func() map[string]any {
 		t.Helper()
 		return b.operate(200, "GET", "/admin/v1/owners/1", "")["own_limits"].(map[string]any)
