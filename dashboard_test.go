@@ -768,7 +768,7 @@ func TestOwnerPages_Limits(t *testing.T) {
 	if got := stored(); got[OwnerCallsPerDay] != 8.0 || got["owner_requests_per_minute_limit"] != 650.0 {
 		t.Errorf("got %v, want the other change kept", got)
 	}
-	b.says(b.get("/owners"), 200, `data-head="Storage limit">536.9 MB<`, " kB<")
+	b.says(b.get("/owners"), 200, `data-head="Storage limit">268.4 MB<`, `data-head="Stored">0 bytes<`)
 }
 
 func TestContactPages_Numbers(t *testing.T) {
