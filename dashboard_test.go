@@ -854,7 +854,7 @@ func TestOwnerPages_Limits(t *testing.T) {
 	b := newDashboard(t)
 	b.operate(201, "POST", "/admin/v1/owners", `{"name": "clinic"}`)
 	const calls, requests = "limits." + OwnerCallsPerDay, "limits.owner_requests_per_minute_limit"
-	b.says(b.get("/owners/1"), 200, `name="`+calls+`" type="number" step="any" value=""`, "empty: the default, no limit; 0: no limit")
+	b.says(b.get("/owners/1"), 200, `name="`+calls+`" type="number" step="any" value=""`, "Calls per day", "empty or 0: no limit")
 	stored := func() map[string]any {
 		t.Helper()
 		return b.operate(200, "GET", "/admin/v1/owners/1", "")["own_limits"].(map[string]any)
@@ -888,7 +888,7 @@ func TestOwnerPages_Limits(t *testing.T) {
 	if got := stored(); got[OwnerCallsPerDay] != 8.0 || got["owner_requests_per_minute_limit"] != 650.0 {
 		t.Errorf("got %v, want the other change kept", got)
 	}
-	b.says(b.get("/owners"), 200, `data-head="Storage limit">536.9 MB<`, " kB<")
+	b.says(b.get("/owners"), 200, `data-head="Storage limit">268.4 MB<`, `data-head="Stored">0 bytes<`)
 }
 
 func TestContactPages_Numbers(t *testing.T) {

@@ -130,7 +130,7 @@ func schedulePages() *recordPages {
 		Filters: []formField{ownerFilter()},
 		Facts:   []column{{Head: "Owner", Member: "owner"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields:  scheduleFields(), Body: scheduleBody, Rework: copyMonday,
-		Buttons: []formButton{{"copy", "windows", "Copy Monday to Tuesday - Friday"}, {"copy", "business_hours", "The same for business hours"}},
+		Buttons: []formButton{{"copy", "windows", "Copy Monday to weekdays"}, {"copy", "business_hours", "Copy business hours of Monday"}},
 		Deletion: func(_ *pageRequest, schedule map[string]any) string {
 			return "The availability of " + textOf(schedule["owner"]) + " is then Monday to Friday, 9 to 17, UTC. Events remain."
 		},
@@ -281,7 +281,10 @@ func ownerLimits(v *pageRequest) (fields []formField, e *Fault) {
 			continue
 		}
 		name := textOf(limit["name"])
-		f := formField{Name: "limits." + name, From: "own_limits." + name, Label: limitLabel(name), Kind: fieldNumber, Hint: "empty: the default, " + limitText(limit["default"]) + "; 0: no limit"}
+		f := formField{Name: "limits." + name, From: "own_limits." + name, Label: capital(strings.TrimPrefix(limitLabel(name), "Owner ")), Kind: fieldNumber, Hint: "empty or 0: no limit"}
+		if standard := int(numberOf(limit["default"])); standard > 0 {
+			f.Hint = "empty: the default, " + figures.Grouped(standard) + "; 0: no limit"
+		}
 		if u, is := usage[name].(map[string]any); is {
 			f.Hint = fmt.Sprintf("%s of %s used now; ", figures.Grouped(int(numberOf(u["used"]))), figures.Grouped(int(numberOf(u["limit"])))) + f.Hint
 		}
@@ -291,14 +294,6 @@ func ownerLimits(v *pageRequest) (fields []formField, e *Fault) {
 		fields = append(fields, f)
 	}
 	return fields, nil
-}
-
-// limitText returns a limit of owners as text.
-func limitText(v any) string {
-	if n := int(numberOf(v)); n > 0 {
-		return figures.Grouped(n)
-	}
-	return "no limit"
 }
 
 // ownerBody moves the limits in body to the member limits, in which null is the default.
