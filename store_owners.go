@@ -195,7 +195,7 @@ func DefaultStorage(tx *Tx, owner uint64) error {
 
 // size returns the bytes that the record with this key counts for its owner, or 0 if there is none.
 func (t Table[T]) size(tx *Tx, key []byte) int64 {
-	b := tx.Bolt.Bucket([]byte(t.Name))
+	b := tx.open(t.Name)
 	if b == nil {
 		return 0
 	}

@@ -87,7 +87,7 @@ func (t Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
 			yield(nil, err)
 			return
 		}
-		bucket := tx.Bolt.Bucket([]byte(listBucket(t.Name, set)))
+		bucket := tx.open(listBucket(t.Name, set))
 		if bucket == nil {
 			return
 		}

@@ -67,16 +67,37 @@ func (t Table[T]) NextID(tx *Tx) (uint64, error) {
 // record or if it is forged (see Authenticator), and another error if it is damaged.
 func (t Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	var v T
-	b := tx.Bolt.Bucket([]byte(t.Name))
-	if b == nil {
-		return v, ErrNotFound
-	}
-	raw := b.Get(key)
+	raw := tx.stored(t.Name, key)
 	if raw == nil {
 		return v, ErrNotFound
 	}
 	return t.decode(tx, key, raw)
 }
+
+// Shared is like Get for a record to which many records of a list refer, such as their owner: a read
+// transaction remembers the record. It is shared, so do not change what its fields refer to.
+func (t Table[T]) Shared(tx *Tx, key []byte) (T, error) {
+	if tx.Bolt.Writable() {
+		return t.Get(tx, key)
+	}
+	if v, ok := tx.shared[sharedRecord{t.Name, string(key)}].(T); ok {
+		return v, nil
+	}
+	v, err := t.Get(tx, key)
+	if err == nil && len(tx.shared) < maxShared {
+		if tx.shared == nil {
+			tx.shared = map[sharedRecord]any{}
+		}
+		tx.shared[sharedRecord{t.Name, string(key)}] = v
+	}
+	return v, err
+}
+
+// sharedRecord is the table and the key of a record that Table.Shared has returned.
+type sharedRecord struct{ table, key string }
+
+// maxShared is the number of records that a transaction remembers.
+const maxShared = 1000
 
 // decode checks and decodes a stored record. It returns an error if the record is
 // damaged or forged.
@@ -202,11 +223,7 @@ func (t Table[T]) trace(tx *Tx, c tableChange[T]) error {
 
 // old returns the stored record with this key, or nil if there is none.
 func (t Table[T]) old(tx *Tx, key []byte) (*T, error) {
-	b := tx.Bolt.Bucket([]byte(t.Name))
-	if b == nil {
-		return nil, nil
-	}
-	raw := b.Get(key)
+	raw := tx.stored(t.Name, key)
 	if raw == nil {
 		return nil, nil
 	}
@@ -286,7 +303,7 @@ const (
 // Do not change the table during the iteration.
 func (t Table[T]) All(tx *Tx, order Direction) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		b := tx.Bolt.Bucket([]byte(t.Name))
+		b := tx.open(t.Name)
 		if b == nil {
 			return
 		}
@@ -336,7 +353,7 @@ type Walker struct {
 // nil if there is none.
 func (t Table[T]) Walk(tx *Tx, index string, prefix []byte, order Direction) *Walker {
 	w := &Walker{tx: tx, bucket: t.Name + "/" + index, prefix: prefix}
-	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
+	if b := tx.open(w.bucket); b != nil {
 		var entry, value []byte
 		entry, value, w.step = seek(b.Cursor(), prefix, order)
 		w.set(entry, value)
@@ -378,7 +395,7 @@ func split(bucket string, prefix, entry, value []byte) (rest, key []byte) {
 func (t Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
 		bucket := t.Name + "/" + index
-		b := tx.Bolt.Bucket([]byte(bucket))
+		b := tx.open(bucket)
 		if b == nil {
 			return
 		}

@@ -84,6 +84,7 @@ func New(o Options) (*Dashboard, error) {
 		"times":    times,
 		"subtract": func(a, b int) int { return a - b },
 		"carrier":  carrier,
+		"options":  optionsOf, "suggestions": suggestionsOf, "blocks": blocksOf, "agenda": agendaOf,
 	})
 	return d, err
 }
