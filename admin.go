@@ -10,7 +10,6 @@ package main
 
 import (
 	"net/http"
-	"slices"
 	"time"
 )
 
@@ -145,25 +144,31 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	if asCSV {
 		return a.sendCSV(w, r, f)
 	}
-	var keys []*Key
+	var views []keyFigures
 	count := 0
-	err = r.View(a.store, func(tx *Tx) (err error) {
+	err = r.View(a.store, func(tx *Tx) error {
+		var keys []*Key
+		var err error
 		if len(ids) > 0 {
 			keys, err = a.keyring.Named(tx, ids)
 			count = len(keys)
 			from, to := page.Bounds(count)
 			keys = keys[from:to]
+		} else {
+			keys, count, err = a.keyring.List(r.Context(), tx, f, page.Bounds)
+		}
+		if err != nil {
 			return err
 		}
-		keys, count, err = a.keyring.List(r.Context(), tx, f, page.Bounds)
+		views, err = a.figures(tx, keys, r)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	rows := []any{}
-	for _, k := range keys {
-		shown, err := a.show(k, r)
+	rows := make([]any, 0, len(views))
+	for i := range views {
+		shown, err := a.shown(&views[i], r)
 		if err != nil {
 			return err
 		}
@@ -406,7 +411,11 @@ func (a *admin) usage(w http.ResponseWriter, r *Request) error {
 	if err != nil {
 		return err
 	}
-	usage, err := Standings(a.limiter, key, key.Rules(), r)
+	limits, err := ReadLimits(a.store, a.limiter, key, key.Rules(), r)
+	if err != nil {
+		return err
+	}
+	usage, err := limits.Usages(a.limiter, r)
 	if err != nil {
 		return err
 	}
@@ -486,86 +495,4 @@ func (a *admin) revokeSelf(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	return WriteJSON(w, http.StatusOK, map[string]string{"id": r.Key.ID, "message": message})
-}
-
-// show returns the JSON fields of a key in answers: its settings, its last use, its valid
-// secrets and the usage of its limits. The text of a secret is never among them.
-func (a *admin) show(k *Key, r *Request) (map[string]any, error) {
-	var use LastUse
-	var secrets []map[string]any
-	err := a.store.View(func(tx *Tx) (err error) {
-		if k, err = a.keyring.Resolved(tx, k); err != nil {
-			return err
-		}
-		if use, err = a.keyring.LastUse(tx, k.ID); err != nil {
-			return err
-		}
-		secrets, err = a.secrets(tx, k, r.Latest)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	usage, err := Standings(a.limiter, k, k.Rules(), r)
-	if err != nil {
-		return nil, err
-	}
-	limits := map[string]int{}
-	for _, l := range k.Rules() {
-		if !l.Owner {
-			limits[l.Name] = l.Max
-		}
-	}
-	shown := map[string]any{
-		"id": k.ID, "name": k.Name, "hint": k.Hint, "permissions": k.PermissionNames(), "limits": limits,
-		"environment": k.Environment, "owner": k.OwnerName, "metadata": k.Metadata, "allowed_ips": k.AllowedIPs,
-		"query_allowed": k.QueryAllowed, "status": k.Status(r.Latest), "created_at": Seconds(k.CreatedAt), "expires_at": Seconds(k.ExpiresAt),
-		"revoked_at": Seconds(k.RevokedAt), "rotated_at": Seconds(k.RotatedAt), "secrets": secrets, "usage": usage,
-	}
-	showUse(shown, use)
-	shown["carriers"] = map[string]uint64{CarrierBearer: use.Bearer, CarrierHeader: use.Header, CarrierQuery: use.Query}
-	shown["query_last_at"], shown["query_last_ip"] = Seconds(use.QueryAt), AddrOrNone(use.QueryIP)
-	if list := k.Inactive(); len(list) > 0 {
-		shown["dormant_permissions"] = list
-	}
-	if k.Metadata == nil {
-		shown["metadata"] = map[string]string{}
-	}
-	if k.AllowedIPs == nil {
-		shown["allowed_ips"] = []string{}
-	}
-	return shown, nil
-}
-
-// secrets returns the JSON fields of each secret of a key that is valid at now, with its
-// last use. The current secret is first. The previous secrets follow, latest first. For
-// a revoked key the list is empty.
-func (a *admin) secrets(tx *Tx, k *Key, now time.Time) ([]map[string]any, error) {
-	list := []map[string]any{}
-	if k.Status(now) == StatusRevoked {
-		return list, nil
-	}
-	aliases := append(slices.Clone(k.Aliases), PreviousSecret{Serial: k.Serial, Hint: k.Hint})
-	for _, alias := range slices.Backward(aliases) {
-		if !alias.EndsAt.IsZero() && !now.Before(alias.EndsAt) {
-			continue
-		}
-		use, err := a.keyring.SecretUse(tx, k, alias.Serial)
-		if err != nil {
-			return nil, err
-		}
-		shown := map[string]any{"hint": alias.Hint, "present": alias.Serial == k.Serial, "ends_at": Seconds(alias.EndsAt)}
-		showUse(shown, use)
-		list = append(list, shown)
-	}
-	return list, nil
-}
-
-// showUse adds the fields of a last use to shown. They are null if the key or secret was
-// never used.
-func showUse(shown map[string]any, use LastUse) {
-	shown["last_used_at"], shown["last_used_ip"], shown["last_used_by"] = Seconds(use.At), AddrOrNone(use.IP), nil
-	if !use.At.IsZero() {
-		shown["last_used_by"] = use.Carrier
-	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
@@ -361,58 +362,115 @@ func (h *History) recently(s subject) []Slot {
 	return list
 }
 
+// historyPart is the number of subjects that All reads at once.
+const historyPart = 500
+
+// subjectHistory is the buckets of a subject in a period.
+type subjectHistory struct {
+	name    string
+	buckets []bucket
+}
+
 // All calls visit for each subject of a kind that has requests in a period. The subjects are
 // sorted by the bytes of their names. All stops at the first error of visit and returns it.
-// visit runs inside a read transaction. Do not call All inside a transaction.
+// It reads historyPart subjects at once and runs visit outside of a transaction, so that a slow
+// client keeps neither a transaction nor a Flush waiting. Do not call All inside a transaction.
 func (h *History) All(kind byte, span period, visit func(name string, list []bucket) error) error {
+	p := historyReader{history: h, kind: kind, span: span, from: []byte{kind}, fresh: h.freshNames(kind)}
+	for p.from != nil {
+		part, err := p.next()
+		for _, s := range part {
+			if err := visit(s.name, s.buckets); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freshNames returns the sorted names of the subjects of a kind that have counts in memory.
+func (h *History) freshNames(kind byte) (names []string) {
 	h.flushing.RLock()
 	defer h.flushing.RUnlock()
-	recent := h.collect(func(s subject) bool { return s.Kind == kind })
-	only := []string{} // names with counts in memory that the loop below has not reached
-	for s := range recent {
-		only = append(only, s.Name)
+	for s := range h.collect(func(s subject) bool { return s.Kind == kind }) {
+		names = append(names, s.Name)
 	}
-	slices.Sort(only)
-	one := func(name string, r ring) error {
-		for _, slot := range recent[subject{kind, name}] {
-			r.Add(slot)
+	slices.Sort(names)
+	return names
+}
+
+// historyReader reads the histories of a kind in parts.
+type historyReader struct {
+	history *History
+	kind    byte
+	span    period
+	from    []byte   // where the next part begins in usageBucket; nil after the last part
+	fresh   []string // names with counts in memory that were not reached; some may be stored meanwhile
+	part    []subjectHistory
+	read    int // number of subjects that were read for the part
+}
+
+// next returns the next part. With an error it returns what comes before it.
+func (p *historyReader) next() ([]subjectHistory, error) {
+	p.history.flushing.RLock()
+	defer p.history.flushing.RUnlock()
+	p.part, p.read = nil, 0
+	err := p.history.store.View(p.fill)
+	return p.part, err
+}
+
+// fill reads a part.
+func (p *historyReader) fill(tx *Tx) error {
+	for key, raw := range tx.RangeFrom(usageBucket, p.from) {
+		if key[0] != p.kind {
+			break
 		}
-		if list := r.Within(span); len(list) > 0 {
-			return visit(name, list)
+		name := string(key[1:])
+		p.addFresh(func(fresh string) bool { return fresh < name })
+		if p.read >= historyPart {
+			p.from = bytes.Clone(key)
+			return nil
 		}
-		return nil
+		if len(p.fresh) > 0 && p.fresh[0] == name {
+			p.fresh = p.fresh[1:]
+		}
+		value, err := Unseal(usageBucket, key, raw)
+		if err != nil {
+			return err
+		}
+		r, err := readRing(value)
+		if err != nil {
+			return err
+		}
+		p.add(name, r)
 	}
-	return h.store.View(func(tx *Tx) error {
-		for key, raw := range tx.Range(usageBucket, []byte{kind}) {
-			name := string(key[1:])
-			for len(only) > 0 && only[0] < name {
-				if err := one(only[0], ring{}); err != nil {
-					return err
-				}
-				only = only[1:]
-			}
-			if len(only) > 0 && only[0] == name {
-				only = only[1:]
-			}
-			value, err := Unseal(usageBucket, key, raw)
-			if err != nil {
-				return err
-			}
-			r, err := readRing(value)
-			if err == nil {
-				err = one(name, r)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		for _, name := range only {
-			if err := one(name, ring{}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	p.addFresh(func(string) bool { return true })
+	if p.from = nil; len(p.fresh) > 0 {
+		p.from = []byte{p.kind + 1} // after all that are stored
+	}
+	return nil
+}
+
+// addFresh adds the next subjects that are only in memory while before returns true for their names.
+func (p *historyReader) addFresh(before func(name string) bool) {
+	for len(p.fresh) > 0 && p.read < historyPart && before(p.fresh[0]) {
+		p.add(p.fresh[0], ring{})
+		p.fresh = p.fresh[1:]
+	}
+}
+
+// add adds a subject to the part. r is what is stored of it.
+func (p *historyReader) add(name string, r ring) {
+	p.read++
+	for _, slot := range p.history.recently(subject{p.kind, name}) {
+		r.Add(slot)
+	}
+	if list := r.Within(p.span); len(list) > 0 {
+		p.part = append(p.part, subjectHistory{name, list})
+	}
 }
 
 // used holds the sum of the requests of one subject in a period.

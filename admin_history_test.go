@@ -147,6 +147,42 @@ func TestHistory_Many(t *testing.T) {
 	}
 }
 
+// TestHistory_Slow stores and counts requests while All runs: a slow client of a CSV answer stops neither.
+// Each subject comes once, also if it is stored meanwhile.
+func TestHistory_Slow(t *testing.T) {
+	h := NewHistory(newTestStore(t))
+	const many = 3*historyPart + 1
+	note := func(i int) { h.Note(CountedRequest{fmt.Sprintf("key_%05d", i), "/x", "", 200, epoch}) }
+	for i := range many {
+		if note(i); i == many/2 {
+			if err := h.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	seen := map[string]uint64{}
+	err := h.All(ofKey, period{StepDay, 90, epoch}, func(name string, list []bucket) error {
+		counts := sumOf(list)
+		if seen[name] += counts.Total(); len(seen) == many/3 || len(seen) == many-1 {
+			note(many / 4)
+			return h.Flush()
+		}
+		return nil
+	})
+	if err != nil || len(seen) != many {
+		t.Fatalf("got %d keys and %v, want %d", len(seen), err, many)
+	}
+	for name, n := range seen {
+		if n != 1 {
+			t.Errorf("%s: got %d requests, want 1", name, n)
+		}
+	}
+	stop := errors.New("stop")
+	if err := h.All(ofKey, period{StepDay, 90, epoch}, func(string, []bucket) error { return stop }); err != stop {
+		t.Errorf("got %v, want the error of visit", err)
+	}
+}
+
 // TestHistory_Ranked compares rankings with the histories of all keys, over requests, flushes and
 // sweeps.
 func TestHistory_Ranked(t *testing.T) {

@@ -265,36 +265,19 @@ func (u *usage) sendAll(w http.ResponseWriter, by string, span period) error {
 	return out.end(u.history.All(kind, span, func(name string, list []bucket) error { return out.rows([]string{name}, list) }))
 }
 
-// sendKeys answers with the buckets of all keys as CSV.
+// sendKeys answers with the buckets of all keys as CSV. It leaves out keys that were deleted.
 func (u *usage) sendKeys(w http.ResponseWriter, span period) error {
-	// The ids are collected first, because find begins a transaction and All already
-	// runs visit inside one.
-	var ids []string
-	err := u.history.All(ofKey, span, func(id string, _ []bucket) error {
-		ids = append(ids, id)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
 	out := beginCSV(w, "usage", usageColumns()...)
-	for _, id := range ids {
+	return out.end(u.history.All(ofKey, span, func(id string, list []bucket) error {
 		key, err := u.find(id)
 		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		var list []bucket
-		if err == nil {
-			list, err = u.history.Of(subject{ofKey, id}, span)
-		}
-		if err == nil {
-			err = out.rows(usageCells(key), list)
+			return nil
 		}
 		if err != nil {
-			return out.end(err)
+			return err
 		}
-	}
-	return out.end(nil)
+		return out.rows(usageCells(key), list)
+	}))
 }
 
 func usageColumns() []string { return []string{"key_id", "name", "owner"} }

@@ -47,7 +47,7 @@ var agentTable = Table[Agent]{
 
 // GetAgent returns the agent with this id, no matter which owner has it. It
 // returns ErrNotFound if there is no such agent.
-func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Get(tx, IDKey(id)) }
+func GetAgent(tx *Tx, id uint64) (Agent, error) { return agentTable.Shared(tx, IDKey(id)) }
 
 // FindAgent returns the agent whose id or assistant id is ref. It returns
 // ErrAgentNotFound if there is no such agent or if scope s does not include it.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http/httptest"
 	"os"
 	"strconv"
 	"testing"
@@ -74,7 +75,7 @@ func (f *filler) contact(tx *Tx, i int) error {
 
 func (f *filler) event(tx *Tx, i int) error {
 	start := f.now.Add(time.Duration(i-50_000) * time.Hour / 20).Truncate(time.Minute)
-	e := event{Owner: f.owner(i), Title: fmt.Sprint("Event ", i), Kind: eventKinds()[0], Status: eventStates()[i%len(eventStates())], Start: start, End: start.Add(time.Hour), CreatedAt: f.now}
+	e := event{Owner: f.owner(i), Title: fmt.Sprint("Event ", i), Kind: eventKinds()[0], Status: eventStates()[i%len(eventStates())], Start: start, End: start.Add(time.Hour), CreatedAt: f.now, UpdatedAt: f.now}
 	if i%50 == 0 {
 		e.End = start.Add(5 * longEvent)
 	}
@@ -115,6 +116,27 @@ func (f *filler) key(tx *Tx, i int) error {
 		history.Add(Slot{stepHour.Number(f.now) - 9*hours, Counts{uint64(i%1000) + 1, uint64(hours)}})
 	}
 	return errors.Join(err, tx.Put(usageBucket, subject{ofKey, key.ID}.key(), history.Append(nil)))
+}
+
+// totals stores the histories of the service, of 40 routes and of 12 error codes: 1,000,000 requests in
+// 90 days.
+func (f *filler) totals(tx *Tx) error {
+	const requests, hours = 1_000_000, 90 * 24
+	put := func(s subject, part uint64) error {
+		r := ring{}
+		for hour := range int64(hours) {
+			r.Add(Slot{stepHour.Number(f.now) - hours + 1 + hour, Counts{requests / hours / part, uint64(hour % 9), 1, 0, uint64(hour % 2)}})
+		}
+		return tx.Put(usageBucket, s.key(), r.Append(nil))
+	}
+	err := put(subject{Kind: ofService}, 1)
+	for i := range 40 {
+		err = errors.Join(err, put(subject{ofRoute, fmt.Sprintf("/api/v1/route%d/:id", i)}, 40))
+	}
+	for i := range 12 {
+		err = errors.Join(err, put(subject{ofCode, fmt.Sprintf("code_%d", i)}, 100))
+	}
+	return err
 }
 
 // webhook makes a webhook with a full log.
@@ -167,6 +189,9 @@ func TestFillForBench(t *testing.T) {
 	f.each("events", 100_000, f.event)
 	f.each("keys", 100_000, f.key)
 	f.each("audit entries", 1_000_000, f.audit)
+	if err := f.app.Store.Update(f.totals); err != nil {
+		t.Fatal(err)
+	}
 	owner := f.owner(0)
 	_, secret := f.app.key(everyPermission, fmt.Sprintf(`"owner": "owner %d", "limits": {"requests_per_minute_limit": 1000000000}`, owner))
 	f.webhook() // after the key, so that nothing is delivered to it
@@ -179,6 +204,44 @@ func TestFillForBench(t *testing.T) {
 	for _, path := range []string{"calls", "contacts", "events", "keys", "audit"} {
 		if v := f.app.operate(200, "GET", "/admin/v1/"+path, ""); v["count"].(float64) == 0 && path != "events" {
 			t.Errorf("%s: the list is empty", path)
+		}
+	}
+}
+
+// TestLists_Allocations bounds what one more row of a list costs the server: most of the time of a long
+// page is the memory of its rows.
+func TestLists_Allocations(t *testing.T) {
+	if raceDetector {
+		t.Skip("allocations cannot be counted with the race detector")
+	}
+	f := &filler{TB: t, owners: 1, scale: 0.001, random: rand.New(rand.NewPCG(1, 2))}
+	f.app = newTestApp(t)
+	f.now = f.app.clock.Now()
+	err := f.app.Store.Update(func(tx *Tx) error {
+		_, err := EnsureOwner(tx, "owner 1", f.now)
+		return errors.Join(err, agentTable.Put(tx, Agent{ID: 1, Name: "Agent 1", AssistantID: "assistant_1", Role: roleInbound, Owner: 1, CreatedAt: f.now}))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.each("calls", 150_000, f.call)
+	f.each("contacts", 150_000, f.contact)
+	f.each("events", 150_000, func(tx *Tx, i int) error { return f.event(tx, i+50_000) })
+	f.each("keys", 150_000, f.key)
+	f.each("audit entries", 150_000, f.audit)
+	for _, list := range []struct {
+		path, member string
+		most         float64 // allocations for one row
+	}{{"keys?sort=name", "keys", 70}, {"calls?", "calls", 65}, {"contacts?", "contacts", 70}, {"events?", "events", 55}, {"audit?", "entries", 45}} {
+		cost := func(rows int) float64 {
+			path := fmt.Sprintf("/admin/v1/%s&limit=%d", list.path, rows)
+			if got, _ := f.app.operate(200, "GET", path, "")[list.member].([]any); len(got) != rows {
+				t.Fatalf("%s: got %d rows, want %d", path, len(got), rows)
+			}
+			return testing.AllocsPerRun(5, func() { f.app.local.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil)) })
+		}
+		if got := (cost(140) - cost(40)) / 100; got > list.most {
+			t.Errorf("%s: a row costs %.1f allocations, want at most %v", list.path, got, list.most)
 		}
 	}
 }

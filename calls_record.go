@@ -11,6 +11,7 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/keytext"
+	"latchkey/internal/strictjson"
 )
 
 // The states and types of calls (contract 3).
@@ -63,6 +64,15 @@ type callAgent struct {
 	AssistantID string `json:"assistant_id"`
 }
 
+// AppendJSON appends the fields.
+func (a *callAgent) AppendJSON(data []byte) ([]byte, error) {
+	m := strictjson.Begin(data)
+	m.Value("id", a.ID)
+	m.Text("name", a.Name)
+	m.Text("assistant_id", a.AssistantID)
+	return m.End()
+}
+
 // billing holds the charges of a call (contract 3.2), in the currency of the
 // owner's balance. The charges are 0 if the owner has no balance.
 type billing struct {
@@ -70,6 +80,16 @@ type billing struct {
 	Initial float64 `json:"initial_charge"`
 	Final   float64 `json:"final_charge"`
 	Total   float64 `json:"total_charge"`
+}
+
+// AppendJSON appends the fields.
+func (b *billing) AppendJSON(data []byte) ([]byte, error) {
+	m := strictjson.Begin(data)
+	m.Text("status", b.Status)
+	m.Value("initial_charge", b.Initial)
+	m.Value("final_charge", b.Final)
+	m.Value("total_charge", b.Total)
+	return m.End()
 }
 
 // The values of billing.Status.
@@ -275,25 +295,30 @@ func (c call) Duration() *int {
 // Row returns the call in the form in which lists show it (contract 3.1). Its
 // contact is nil if the scope does not include the contact.
 func (c call) Row(tx *Tx, scope Scope) map[string]any {
-	row := map[string]any{
-		"id": c.CallID, "agent_id": c.Agent.AssistantID, "agent_name": c.Agent.Name, "status": c.Status, "type": c.Type,
-		"phone_number": c.PhoneNumber, "started_at": Seconds(c.StartedAt), "ended_at": Seconds(c.EndedAt), "duration_seconds": c.Duration(),
-		"summary": TextOrNone(c.Summary), "recording_url": TextOrNone(c.RecordingURL), "contact": nil,
-	}
+	row := make(map[string]any, 16)
+	c.show(row)
+	row["agent_id"], row["agent_name"] = c.Agent.AssistantID, c.Agent.Name
 	if contact, err := FindContact(tx, scope, c.ContactID); err == nil {
 		row["contact"] = contact.Brief()
 	}
 	return row
 }
 
+// show adds to shown the fields that appear both in lists of calls and in the answer for a single
+// call. The contact is nil.
+func (c call) show(shown map[string]any) {
+	shown["id"], shown["status"], shown["type"], shown["phone_number"] = c.CallID, c.Status, c.Type, c.PhoneNumber
+	shown["started_at"], shown["ended_at"], shown["duration_seconds"] = Seconds(c.StartedAt), Seconds(c.EndedAt), c.Duration()
+	shown["summary"], shown["recording_url"], shown["contact"] = TextOrNone(c.Summary), TextOrNone(c.RecordingURL), nil
+}
+
 // Detail returns the call in the form in which GET /calls/{call_id} shows it
 // (contract 3.2).
 func (c call) Detail(tx *Tx, scope Scope) map[string]any {
-	shown := c.Row(tx, scope)
-	delete(shown, "agent_id")
-	delete(shown, "agent_name")
-	shown["id"], shown["call_id"], shown["agent"] = c.ID, c.CallID, c.Agent
-	shown["transcript"], shown["billing"], shown["team"] = TextOrNone(c.Transcript), c.Billing, nil
+	shown := make(map[string]any, 28) // with the fields of Operators, so that the map need not grow
+	c.show(shown)
+	shown["id"], shown["call_id"], shown["agent"] = c.ID, c.CallID, &c.Agent
+	shown["transcript"], shown["billing"], shown["team"] = TextOrNone(c.Transcript), &c.Billing, nil
 	if team := TeamBrief(tx, c.TeamID); team != nil {
 		shown["team"] = team
 	}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/strictjson"
 )
 
 // contact is a person whom agents can call (contract 5).
@@ -89,7 +91,10 @@ func phoneKey(number string) []byte { return append([]byte(number), 0) }
 // FindContact returns the contact with this id. It returns ErrNotFound if there
 // is no such contact or if scope s does not include it.
 func FindContact(tx *Tx, s Scope, id uint64) (contact, error) {
-	c, err := contactTable.Get(tx, IDKey(id))
+	if id == 0 {
+		return contact{}, ErrNotFound
+	}
+	c, err := contactTable.Shared(tx, IDKey(id))
 	if err != nil {
 		return contact{}, err
 	}
@@ -145,13 +150,17 @@ func (c contact) Brief() map[string]any {
 // row returns the fields that appear both in lists of contacts and in the
 // answer for a single contact.
 func (c contact) row(tx *Tx) map[string]any {
-	return map[string]any{
-		"id": c.ID, "first_name": c.FirstName, "last_name": c.LastName, "full_name": c.FullName(),
-		"email": c.Email, "company": c.Company, "stage": c.Stage, "status": c.Status,
-		"created_date": Seconds(c.CreatedAt), "last_call_date": Seconds(c.LastCallDate),
-		"tags": append([]string{}, c.Tags...), "team": TeamBrief(tx, c.TeamID),
-	}
+	v := make(map[string]any, contactFields)
+	v["id"], v["first_name"], v["last_name"], v["full_name"] = c.ID, c.FirstName, c.LastName, c.FullName()
+	v["email"], v["company"], v["stage"], v["status"] = c.Email, c.Company, c.Stage, c.Status
+	v["created_date"], v["last_call_date"] = Seconds(c.CreatedAt), Seconds(c.LastCallDate)
+	v["tags"], v["team"] = append([]string{}, c.Tags...), TeamBrief(tx, c.TeamID)
+	return v
 }
+
+// contactFields is about how many fields a contact in full has. A map that is made for them need not
+// grow.
+const contactFields = 24
 
 // primary returns the phone number to call first, or "" if the contact has no
 // number.
@@ -170,23 +179,46 @@ func (c contact) full(tx *Tx) map[string]any {
 	v := c.row(tx)
 	v["website"], v["timezone"] = c.Website, c.Timezone
 	v["stage_display"], v["status_display"] = DisplayWord(c.Stage), DisplayWord(c.Status)
-	v["address"] = map[string]any{"street": c.Address, "city": c.City, "state": c.State, "zip_code": c.ZipCode, "country": c.Country}
-	phones, notes := []any{}, []any{}
-	for _, p := range c.PhoneNumbers {
-		phones = append(phones, map[string]any{
-			"id": p.ID, "phone_number": p.PhoneNumber, "phone_type": p.PhoneType, "primary": p.Primary,
-			"do_not_call": p.DoNotCall, "dnc_date": Seconds(p.DNCDate), "dnc_reason": TextOrNone(p.DNCReason),
-		})
-	}
+	v["address"] = map[string]string{"street": c.Address, "city": c.City, "state": c.State, "zip_code": c.ZipCode, "country": c.Country}
+	notes := []any{}
 	for _, n := range slices.Backward(c.Notes) {
 		notes = append(notes, map[string]any{
 			"id": n.ID, "content": n.Content, "created_at": Seconds(n.CreatedAt), "note_type": n.NoteType, "call_result": TextOrNone(n.CallResult),
 		})
 	}
-	v["phone_numbers"], v["recent_notes"] = phones, notes
+	v["phone_numbers"], v["recent_notes"] = shownPhones(c.PhoneNumbers), notes
 	v["custom_context"], v["industry_context"] = orEmpty(c.CustomContext), orEmpty(c.IndustryContext)
 	return v
 }
+
+// shownPhones are the phone numbers of a contact in answers. As JSON they are an array, also if there
+// are none.
+type shownPhones []Phone
+
+// AppendJSON appends the array.
+func (l shownPhones) AppendJSON(data []byte) (_ []byte, err error) {
+	data = append(data, '[')
+	for i := range l {
+		if i > 0 {
+			data = append(data, ',')
+		}
+		p, m := &l[i], strictjson.Begin(data)
+		m.Time("dnc_date", p.DNCDate, SecondsLayout)
+		m.Value("dnc_reason", TextOrNone(p.DNCReason))
+		m.Bool("do_not_call", p.DoNotCall)
+		m.Value("id", p.ID)
+		m.Text("phone_number", p.PhoneNumber)
+		m.Text("phone_type", p.PhoneType)
+		m.Bool("primary", p.Primary)
+		if data, err = m.End(); err != nil {
+			return data, err
+		}
+	}
+	return append(data, ']'), nil
+}
+
+// MarshalJSON returns the array, for encoding/json.
+func (l shownPhones) MarshalJSON() ([]byte, error) { return l.AppendJSON(nil) }
 
 func orEmpty(v Values) Values {
 	if v == nil {

@@ -28,6 +28,11 @@ func (v *Values) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// AppendJSON appends the object.
+func (v Values) AppendJSON(data []byte) ([]byte, error) {
+	return strictjson.Append(data, map[string]any(v))
+}
+
 // CheckValues returns ErrValidation if after has more values than Bounds.ContextValues or is larger than
 // Bounds.ContextBytes, and is also beyond before, which it replaces. field is what the message calls
 // it. The bounds apply to the operator too.

@@ -10,8 +10,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -21,10 +19,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/julienschmidt/httprouter"
+
+	"latchkey/internal/strictjson"
 )
 
 // Request is a request that has passed all checks of its route. It is passed to the handler and
@@ -191,22 +192,34 @@ func (r *Request) SetLimits(list []LimitStatus) {
 // WriteJSON writes v as the JSON body of an answer. If v cannot be encoded, it returns an error and
 // writes nothing, so that the handler can still return the error.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
-	body, err := EncodeJSON(v)
-	if err != nil {
-		return err
+	room, _ := answerBuffers.Get().(*[]byte)
+	body, err := appendAnswer((*room)[:0], v)
+	if err == nil {
+		err = WriteBody(w, status, body)
 	}
-	return WriteBody(w, status, body)
+	if cap(body) <= maxKeptAnswer {
+		*room = body
+	}
+	answerBuffers.Put(room)
+	return err
 }
 
+// answerBuffers keeps the memory of answers for the next answers.
+var answerBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxKeptAnswer is the size of the largest buffer in answerBuffers. A page of 1,000 rows fits.
+const maxKeptAnswer = 2 << 20
+
 // EncodeJSON returns v as the JSON body of an answer, which ends with a newline.
-func EncodeJSON(v any) ([]byte, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false) // the body is not HTML
-	if err := enc.Encode(v); err != nil {
-		return nil, fmt.Errorf("encode answer: %w", err)
+func EncodeJSON(v any) ([]byte, error) { return appendAnswer(nil, v) }
+
+// appendAnswer appends to body what EncodeJSON returns.
+func appendAnswer(body []byte, v any) ([]byte, error) {
+	body, err := strictjson.Append(body, v)
+	if err != nil {
+		return body, fmt.Errorf("encode answer: %w", err)
 	}
-	return buf.Bytes(), nil
+	return append(body, '\n'), nil
 }
 
 // WriteBody writes body, which must be JSON, as the body of an answer. It always returns nil,
@@ -277,7 +290,10 @@ func (p Page) Answer(count int, name string, rows any) map[string]any {
 
 // Seconds formats t in UTC with whole seconds (docs/contract.md, section 1.5). It returns nil for
 // the zero time.
-func Seconds(t time.Time) *string { return stamp(t, "2006-01-02T15:04:05Z") }
+func Seconds(t time.Time) *string { return stamp(t, SecondsLayout) }
+
+// SecondsLayout is the layout of Seconds, for a time in UTC.
+const SecondsLayout = "2006-01-02T15:04:05Z"
 
 // Millis formats t in UTC with milliseconds (docs/contract.md, section 1.5). It returns nil for the
 // zero time.
@@ -303,13 +319,19 @@ func ValidPhone(s string) bool {
 
 // DisplayWord returns a word for people: "qualified_lead" becomes "Qualified Lead".
 func DisplayWord(word string) string {
-	words := strings.Split(word, "_")
-	for i, w := range words {
-		if w != "" {
-			words[i] = strings.ToUpper(w[:1]) + w[1:]
+	capital := func(w string) string {
+		if w == "" {
+			return ""
 		}
+		return strings.ToUpper(w[:1]) + w[1:]
 	}
-	return strings.Join(words, " ")
+	text := ""
+	for first, rest, more := strings.Cut(word, "_"); ; first, rest, more = strings.Cut(rest, "_") {
+		if text += capital(first); !more {
+			return text
+		}
+		text += " "
+	}
 }
 
 // TextOrNone returns s, or nil if s is empty, so that it becomes null in JSON.

@@ -50,30 +50,3 @@ func CallerOf(r *http.Request) *Caller {
 	c, _ := r.Context().Value(callerKey{}).(*Caller)
 	return c
 }
-
-// Standings returns the usage of limits of a key, by the names of the limits. rules are some of
-// Key.Rules. The field resets_at is null if no units are used, and for a limit on requests in flight.
-// Do not call Standings inside a transaction.
-func Standings(limiter *Limiter, k *Key, rules []LimitRule, r *Request) (map[string]any, error) {
-	usage := map[string]any{}
-	for _, l := range rules {
-		charges := k.ChargeOf(l, 0)
-		list, err := limiter.Statuses(charges, r.Steady)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range list {
-			shown := map[string]any{
-				"limit": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": Seconds(s.ResetsAt(r.Now)),
-				"kind": l.Kind(), "window_seconds": int(l.Window / time.Second), "scope": l.Scope(), "observe": l.Observe,
-			}
-			if usage[l.Name] = shown; !l.Observe {
-				continue
-			}
-			if shown["would_refuse"], err = limiter.Observed.Count(charges[0].ID, l.Name); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return usage, nil
-}

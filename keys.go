@@ -260,10 +260,11 @@ func (k *Key) ShortLimits() []Limit { return k.derived.short }
 // appends nothing for a limit on requests in flight, see Places.
 func (k *Key) Charge(list []Charge, name string, cost int) []Charge {
 	known := false
-	for _, l := range k.derived.rules {
+	for i := range k.derived.rules {
+		l := &k.derived.rules[i]
 		known = known || l.Name == name
 		if (l.Name == name || l.With == name && l.With != "") && !l.Concurrent() {
-			list = append(list, k.ChargeOf(l, cost)...)
+			list = k.AppendCharge(list, l, cost)
 		}
 	}
 	if !known {
@@ -293,24 +294,24 @@ func (k *Key) StreamPlaces() []Charge { return k.derived.streams }
 // places appends to list the charges for one place in the limit with this name, if it limits
 // requests in flight: one of the key and one of its owner, like Charge.
 func (k *Key) places(list []Charge, name string) []Charge {
-	for _, l := range k.derived.rules {
-		if l.Concurrent() && (l.Name == name || l.With == name) {
-			list = append(list, k.ChargeOf(l, 1)...)
+	for i := range k.derived.rules {
+		if l := &k.derived.rules[i]; l.Concurrent() && (l.Name == name || l.With == name) {
+			list = k.AppendCharge(list, l, 1)
 		}
 	}
 	return list
 }
 
-// ChargeOf returns one charge of cost units against l, a limit from Rules. It returns nil if l is
-// off, see LimitRule.MayBeOff.
-func (k *Key) ChargeOf(l LimitRule, cost int) []Charge {
+// AppendCharge appends to list one charge of cost units against l, a limit from Rules. It appends
+// nothing if l is off, see LimitRule.MayBeOff.
+func (k *Key) AppendCharge(list []Charge, l *LimitRule, cost int) []Charge {
 	switch {
 	case l.Max == 0 && l.MayBeOff():
-		return nil
+		return list
 	case !l.Owner:
-		return []Charge{{ID: k.ID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Owner: k.Owner}}
+		return append(list, Charge{ID: k.ID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Owner: k.Owner})
 	}
-	return []Charge{{ID: k.derived.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true, Owner: k.Owner}}
+	return append(list, Charge{ID: k.derived.ownerID, Limit: l.Limit, Cost: cost, Observe: l.Observe, Shared: true, Owner: k.Owner})
 }
 
 // PermissionNames returns the names of the permissions that the key has now.

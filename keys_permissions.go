@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -77,30 +79,31 @@ func PermissionPresets() []permissionPreset {
 
 // Permissions returns all built-in permissions, the permissions of the contract first and in its
 // order. Policy.Permissions also returns the permissions that the configuration defines.
-func Permissions() []PermissionInfo {
-	return []PermissionInfo{
-		{Bit: ReadCalls, Name: "can_read_calls", Group: groupCalls, Description: "List and read calls."},
-		{Bit: InitiateCalls, Name: "can_initiate_calls", Group: groupCalls, Limits: []string{CallsPerDay, OwnerCallsPerDay},
-			Description: "Start outbound calls."},
-		{Bit: ReadAgents, Name: "can_read_agents", Group: groupCalls, Description: "List agents."},
-		{Bit: ReadContacts, Name: "can_read_contacts", Group: groupContacts,
-			Description: "List and read contacts and context variables. Create and update contacts too, unless contract.contacts_write is can_write_contacts."},
-		{Bit: ReadCalendar, Name: "can_read_calendar", Group: groupCalendar, Description: "Read events and availability."},
-		{Bit: WriteCalendar, Name: "can_write_calendar", Group: groupCalendar, Limits: []string{EventsPerDay, OwnerEventsPerDay},
-			Description: "Create, update and cancel events."},
-		{Bit: WriteContacts, Name: "can_write_contacts", Group: groupContacts,
-			Description: "Create and update contacts, write context variables and values."},
-		{Bit: VerifyKeys, Name: "can_verify_keys", Group: groupOther,
-			Description: "Verify and introspect other keys, for services that check the keys of their own clients. Not part of \"all\"."},
-	}
+func Permissions() []PermissionInfo { return slices.Clone(builtinPermissions) }
+
+// builtinPermissions are the elements of Permissions. Do not change them.
+var builtinPermissions = []PermissionInfo{
+	{Bit: ReadCalls, Name: "can_read_calls", Group: groupCalls, Description: "List and read calls."},
+	{Bit: InitiateCalls, Name: "can_initiate_calls", Group: groupCalls, Limits: []string{CallsPerDay, OwnerCallsPerDay},
+		Description: "Start outbound calls."},
+	{Bit: ReadAgents, Name: "can_read_agents", Group: groupCalls, Description: "List agents."},
+	{Bit: ReadContacts, Name: "can_read_contacts", Group: groupContacts,
+		Description: "List and read contacts and context variables. Create and update contacts too, unless contract.contacts_write is can_write_contacts."},
+	{Bit: ReadCalendar, Name: "can_read_calendar", Group: groupCalendar, Description: "Read events and availability."},
+	{Bit: WriteCalendar, Name: "can_write_calendar", Group: groupCalendar, Limits: []string{EventsPerDay, OwnerEventsPerDay},
+		Description: "Create, update and cancel events."},
+	{Bit: WriteContacts, Name: "can_write_contacts", Group: groupContacts,
+		Description: "Create and update contacts, write context variables and values."},
+	{Bit: VerifyKeys, Name: "can_verify_keys", Group: groupOther,
+		Description: "Verify and introspect other keys, for services that check the keys of their own clients. Not part of \"all\"."},
 }
 
 // Names returns the names of the built-in permissions in p, in the order of
 // Permissions. To show a set, use Policy.Names or Key.PermissionNames.
 func (p Permission) Names() []string {
-	names := []string{}
-	for _, info := range Permissions() {
-		if p&info.Bit != 0 {
+	names := make([]string, 0, bits.OnesCount64(uint64(p&builtins)))
+	for i := range builtinPermissions {
+		if info := &builtinPermissions[i]; p&info.Bit != 0 {
 			names = append(names, info.Name)
 		}
 	}
@@ -112,13 +115,23 @@ func (p Permission) Names() []string {
 func parsePermissions(names []string) (Permission, error) {
 	var set Permission
 	for _, name := range names {
-		i := slices.IndexFunc(Permissions(), func(info PermissionInfo) bool { return info.Name == name })
-		if i < 0 {
+		bit := builtinPermission(name)
+		if bit == 0 {
 			return 0, ErrValidation.With("permissions: unknown permission %q. Known are %s.", name, strings.Join(Permission(^uint64(0)).Names(), ", "))
 		}
-		set |= Permissions()[i].Bit
+		set |= bit
 	}
 	return set, nil
+}
+
+// builtinPermission returns the built-in permission with this name, or 0 if there is none.
+func builtinPermission(name string) Permission {
+	for i := range builtinPermissions {
+		if builtinPermissions[i].Name == name {
+			return builtinPermissions[i].Bit
+		}
+	}
+	return 0
 }
 
 // MarshalJSON writes the names of the built-in permissions in p, so that stored
@@ -127,6 +140,10 @@ func (p Permission) MarshalJSON() ([]byte, error) { return json.Marshal(p.Names(
 
 // UnmarshalJSON reads what MarshalJSON writes.
 func (p *Permission) UnmarshalJSON(b []byte) error {
+	if set, ok := readPermissions(b); ok {
+		*p = set
+		return nil
+	}
 	var names []string
 	if err := json.Unmarshal(b, &names); err != nil {
 		return err
@@ -134,6 +151,26 @@ func (p *Permission) UnmarshalJSON(b []byte) error {
 	set, err := parsePermissions(names)
 	*p = set
 	return err
+}
+
+// readPermissions reads what MarshalJSON writes, without an allocation: a list of keys reads many of
+// these. ok is false for any other JSON.
+func readPermissions(b []byte) (set Permission, ok bool) {
+	b, opened := bytes.CutPrefix(b, []byte("["))
+	b, closed := bytes.CutSuffix(b, []byte("]"))
+	for more := len(b) > 0; more; {
+		var name []byte
+		name, b, more = bytes.Cut(b, []byte(","))
+		if len(name) < 2 || name[0] != '"' || name[len(name)-1] != '"' {
+			return 0, false
+		}
+		bit := builtinPermission(string(name[1 : len(name)-1]))
+		if bit == 0 {
+			return 0, false
+		}
+		set |= bit
+	}
+	return set, opened && closed
 }
 
 // LimitRule is a limit of keys or owners. In a Policy, Max is the default. In Key.Rules, it is the
@@ -241,9 +278,9 @@ func (r *Policy) WithoutContract() *Policy {
 
 // Absent returns the names of the built-in permissions in p that r does not have.
 func (r *Policy) Absent(p Permission) (names []string) {
-	for _, name := range p.Names() {
-		if r.bit(name) == 0 {
-			names = append(names, name)
+	for i := range builtinPermissions {
+		if info := &builtinPermissions[i]; p&info.Bit != 0 && r.bit(info.Name) == 0 {
+			names = append(names, info.Name)
 		}
 	}
 	return names
@@ -293,9 +330,9 @@ func (r *Policy) Names(p Permission) []string {
 	if r == nil {
 		return p.Names()
 	}
-	names := []string{}
-	for _, info := range r.permissions {
-		if p&info.Bit != 0 {
+	names := make([]string, 0, bits.OnesCount64(uint64(p)))
+	for i := range r.permissions {
+		if info := &r.permissions[i]; p&info.Bit != 0 {
 			names = append(names, info.Name)
 		}
 	}
@@ -317,9 +354,9 @@ func (r *Policy) Parse(names []string) (set Permission, err error) {
 
 // bit returns the permission with this name as a set of one. It returns 0 if there is none.
 func (r *Policy) bit(name string) Permission {
-	for _, info := range r.permissions {
-		if info.Name == name {
-			return info.Bit
+	for i := range r.permissions {
+		if r.permissions[i].Name == name {
+			return r.permissions[i].Bit
 		}
 	}
 	return 0

@@ -312,11 +312,32 @@ func (l *Limiter) unlock(b *batch) {
 	}
 }
 
+// present locks and returns the counters of an id, or nil if they are not in memory.
+func (l *Limiter) present(id string) *counters {
+	s := l.shard(id)
+	s.mu.Lock()
+	m := s.counters[id]
+	s.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	if m.Lock(); m.Swept {
+		m.Unlock()
+		return nil
+	}
+	return m
+}
+
+// shard returns the shard of an id.
+func (l *Limiter) shard(id string) *shard {
+	return &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
+}
+
 // find locks and returns the counters of an id. It creates them if they are not in memory. It does
 // not hold the lock of the shard while it waits for the lock of the counters. Otherwise a goroutine
 // that has locked the counters of one id could not find another id in the same shard.
 func (l *Limiter) find(id string) *counters {
-	s := &l.shards[maphash.String(l.seed, id)%uint64(len(l.shards))]
+	s := l.shard(id)
 	for {
 		s.mu.Lock()
 		m := s.counters[id]
@@ -337,18 +358,12 @@ func (l *Limiter) find(id string) *counters {
 // the counter from the store if it is not in memory. m must be locked. tx is the transaction in
 // which the caller runs, or nil.
 func (l *Limiter) counter(tx *Tx, m *counters, limit Limit) (*counter, error) {
-	for _, g := range m.Gauges {
-		if g.Name == limit.Name {
-			g.Fit(limit)
-			return g, nil
-		}
+	if g := m.counter(limit); g != nil {
+		return g, nil
 	}
 	var g *counter
-	read := func(tx *Tx) error {
-		record, err := tx.Get("meters", counterKey(m.ID, limit.Name))
-		if err == nil {
-			g, err = readGauge(record, limit, l.start)
-		}
+	read := func(tx *Tx) (err error) {
+		g, err = l.readCounter(tx, m.ID, limit)
 		return err
 	}
 	var err error
@@ -358,9 +373,21 @@ func (l *Limiter) counter(tx *Tx, m *counters, limit Limit) (*counter, error) {
 		err = l.store.View(read)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read limit %s of %s: %w", limit.Name, m.ID, err)
+		return nil, err
 	}
 	m.Gauges = append(m.Gauges, g)
+	return g, nil
+}
+
+// readCounter reads the counter of a limit of an id from the store.
+func (l *Limiter) readCounter(tx *Tx, id string, limit Limit) (g *counter, err error) {
+	record, err := tx.Get("meters", counterKey(id, limit.Name))
+	if err == nil {
+		g, err = readGauge(record, limit, l.start)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read limit %s of %s: %w", limit.Name, id, err)
+	}
 	return g, nil
 }
 
@@ -451,6 +478,57 @@ func (l *Limiter) Statuses(charges []Charge, now time.Time) ([]LimitStatus, erro
 		}
 	}
 	return list, nil
+}
+
+// StoredStatuses returns what Statuses returns, as far as the store knows it. Pass the result to
+// UpdateStatuses after the transaction: together they read many keys in one transaction, and they add
+// no counters of unused keys to the memory.
+func (l *Limiter) StoredStatuses(tx *Tx, charges []Charge, now time.Time) ([]LimitStatus, error) {
+	list := make([]LimitStatus, 0, len(charges))
+	for i := range charges {
+		c := &charges[i]
+		s, err := LimitStatus{Limit: c.Limit}, error(nil)
+		switch {
+		case c.Limit.Concurrent(): // none are in flight
+		case c.Limit.Short():
+			var g *counter
+			if g, err = l.readCounter(tx, c.ID, c.Limit); err == nil {
+				s = limitStatusOf(&g.Window, c.Limit, now)
+			}
+		default:
+			var w Window
+			if w, err = readDurable(tx, c.ID, c.Limit); err == nil {
+				s = limitStatusOf(&w, c.Limit, now)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// UpdateStatuses replaces in list, a result of StoredStatuses for the same charges, the statuses of
+// the limits that are counted in memory. A counter that is not in memory after the transaction of
+// StoredStatuses is the same as its stored record. Do not call it inside a transaction.
+func (l *Limiter) UpdateStatuses(list []LimitStatus, charges []Charge, now time.Time) {
+	for i := range charges {
+		c := &charges[i]
+		if !c.Limit.Short() {
+			continue
+		}
+		m := l.present(c.ID)
+		if m == nil {
+			continue
+		}
+		if c.Limit.Concurrent() {
+			list[i] = flightStatus(m.flight(c.Limit.Name), c.Limit)
+		} else if g := m.counter(c.Limit); g != nil {
+			list[i] = limitStatusOf(&g.Window, c.Limit, now)
+		}
+		m.Unlock()
+	}
 }
 
 // Len returns the number of ids with counters in memory.

@@ -17,6 +17,18 @@ type counters struct {
 	Flights []*flight // one for each limit on requests in flight that the id has used
 }
 
+// counter returns the counter of a limit, adapted to the limit's current Max and Window, or nil if it
+// is not in memory. m must be locked.
+func (m *counters) counter(limit Limit) *counter {
+	for _, g := range m.Gauges {
+		if g.Name == limit.Name {
+			g.Fit(limit)
+			return g
+		}
+	}
+	return nil
+}
+
 // counter is the window of one short limit and its reserve. The stored record lists the units that
 // were admitted before it was written. Its reserve is a number of units that may be admitted after
 // that. A unit is admitted only if the stored reserve covers it. A counter is not safe for

@@ -77,7 +77,7 @@ func OwnerNamed(tx *Tx, name string) (owner, error) { return ownerTable.One(tx, 
 // OwnerName returns the name of the owner with this id, or "" if the owner
 // cannot be read.
 func OwnerName(tx *Tx, id uint64) string {
-	o, err := FindOwner(tx, id)
+	o, err := ownerTable.Shared(tx, IDKey(id))
 	if err != nil {
 		return ""
 	}
@@ -164,7 +164,11 @@ func (c *owners) usage(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	rules := slices.DeleteFunc(slices.Clone(k.Rules()), func(l LimitRule) bool { return !l.Owner })
-	usage, err := Standings(c.limiter, k, rules, r)
+	limits, err := ReadLimits(c.store, c.limiter, k, rules, r)
+	if err != nil {
+		return err
+	}
+	usage, err := limits.Usages(c.limiter, r)
 	if err != nil {
 		return err
 	}
@@ -331,7 +335,10 @@ func FindTeam(tx *Tx, id uint64) (team, error) { return teamTable.Get(tx, IDKey(
 // inside other objects. It returns nil if id is 0 or the team cannot be read,
 // for example because it was deleted.
 func TeamBrief(tx *Tx, id uint64) map[string]any {
-	t, err := FindTeam(tx, id)
+	if id == 0 {
+		return nil
+	}
+	t, err := teamTable.Shared(tx, IDKey(id))
 	if err != nil {
 		return nil
 	}

@@ -475,7 +475,7 @@ type chunkCursor struct {
 // openChunks returns a chunkCursor that is at the first chunk.
 func openChunks(tx *Tx, bucket string) chunkCursor {
 	c := chunkCursor{bucket: bucket}
-	if b := tx.Bolt.Bucket([]byte(bucket)); b != nil {
+	if b := tx.open(bucket); b != nil {
 		c.cursor = b.Cursor()
 		c.key, c.stored = c.cursor.First()
 	}
@@ -511,7 +511,7 @@ type setCursor struct {
 // openSet returns a setCursor that is at the first chunk of the set of the records with a value.
 func openSet(tx *Tx, bucket string, value []byte) *setCursor {
 	s := &setCursor{bucket: bucket, prefix: setPrefix(value)}
-	if b := tx.Bolt.Bucket([]byte(bucket)); b != nil {
+	if b := tx.open(bucket); b != nil {
 		s.cursor = b.Cursor()
 		s.set(s.cursor.Seek(s.prefix))
 	}

@@ -23,6 +23,7 @@ import (
 type Authenticator struct {
 	keys    [][]byte // one for each pepper, the current pepper first
 	storeID string
+	states  []sync.Pool // of *macState, one for each of keys
 
 	mu     sync.Mutex
 	forged map[string]bool                 // the records that were reported, at most maxForged
@@ -42,7 +43,7 @@ func NewAuthenticator(keys [][]byte, storeID string) *Authenticator {
 	if len(keys) == 0 {
 		return nil
 	}
-	return &Authenticator{keys: keys, storeID: storeID, forged: map[string]bool{}}
+	return &Authenticator{keys: keys, storeID: storeID, states: make([]sync.Pool, len(keys)), forged: map[string]bool{}}
 }
 
 // OnForged sets the function that is called when a record that is read has no valid MAC,
@@ -73,17 +74,45 @@ func (a *Authenticator) note(bucket string, key []byte) {
 }
 
 // sign returns the MAC of a record under the current pepper.
-func (a *Authenticator) sign(bucket string, key, value []byte) []byte {
-	return a.record(a.keys[0], bucket, key, value)
+func (a *Authenticator) sign(bucket string, key, value []byte) (mac []byte) {
+	a.withMAC(0, record{bucket, key, value}, func(sum []byte) { mac = bytes.Clone(sum) })
+	return mac
 }
 
-// record returns the MAC of a record under one of the keys.
-func (a *Authenticator) record(macKey []byte, bucket string, key, value []byte) []byte {
-	h := hmac.New(sha256.New, macKey)
-	for _, part := range [][]byte{[]byte("record"), []byte(a.storeID), []byte(bucket), key, value} {
-		writePart(h, part)
+// record is a record of which a MAC is computed.
+type record struct {
+	bucket     string
+	key, value []byte
+}
+
+// macState is the memory that the computation of a MAC needs. It is used again, because a list of
+// keys verifies many records.
+type macState struct {
+	hash hash.Hash
+	head []byte // what is hashed before the value
+	sum  []byte
+}
+
+// withMAC calls use with the MAC of a record under the key with an index. use must not keep the MAC.
+func (a *Authenticator) withMAC(index int, r record, use func(sum []byte)) {
+	s, _ := a.states[index].Get().(*macState)
+	if s == nil {
+		s = &macState{hash: hmac.New(sha256.New, a.keys[index])}
 	}
-	return h.Sum(nil)
+	s.hash.Reset()
+	s.head = appendPart(appendPart(s.head[:0], "record"), a.storeID)
+	s.head = appendPart(appendPart(s.head, r.bucket), r.key)
+	s.head = binary.BigEndian.AppendUint32(s.head, uint32(len(r.value)))
+	s.hash.Write(s.head)
+	s.hash.Write(r.value)
+	s.sum = s.hash.Sum(s.sum[:0])
+	use(s.sum)
+	a.states[index].Put(s)
+}
+
+// appendPart appends what writePart writes.
+func appendPart[T string | []byte](b []byte, part T) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(part))), part...)
 }
 
 // writePart writes the length of part and part itself, so that different lists of parts
@@ -97,8 +126,9 @@ func writePart(h hash.Hash, part []byte) {
 
 // valid reports whether mac is the MAC of a record under one of the peppers.
 func (a *Authenticator) valid(bucket string, key, value, mac []byte) bool {
-	for _, k := range a.keys {
-		if hmac.Equal(mac, a.record(k, bucket, key, value)) {
+	for i := range a.keys {
+		same := false
+		if a.withMAC(i, record{bucket, key, value}, func(sum []byte) { same = hmac.Equal(mac, sum) }); same {
 			return true
 		}
 	}
@@ -119,7 +149,7 @@ func (e *forgedError) Error() string {
 }
 
 // IsForged reports whether err is the error for a signed record without a valid MAC.
-func IsForged(err error) bool { return errors.As(err, new(*forgedError)) }
+func IsForged(err error) bool { return err != nil && errors.As(err, new(*forgedError)) }
 
 // Unwrap returns ErrNotFound.
 func (e *forgedError) Unwrap() error { return ErrNotFound }

@@ -102,7 +102,7 @@ func setValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
 			yield(nil, err)
 			return
 		}
-		bucket := tx.Bolt.Bucket([]byte(set))
+		bucket := tx.open(set)
 		if bucket == nil {
 			return
 		}

@@ -110,18 +110,9 @@ type tableChange struct {
 // storedRecord is a record as it is stored.
 type storedRecord struct{ key, raw []byte }
 
-// storedIn returns the stored bytes of a record, or nil if there is none.
-func storedIn(tx *Tx, table string, key []byte) []byte {
-	b := tx.Bolt.Bucket([]byte(table))
-	if b == nil {
-		return nil
-	}
-	return b.Get(key)
-}
-
 // getRecord reads a record, see Table.Get.
 func getRecord(tx *Tx, t anyTable, key []byte, into any) error {
-	raw := storedIn(tx, t.settings().name, key)
+	raw := tx.stored(t.settings().name, key)
 	if raw == nil {
 		return ErrNotFound
 	}
@@ -195,7 +186,7 @@ func deleteRecord(tx *Tx, t anyTable, key []byte) error {
 
 // oldRecord returns the stored record with this key, or nil if there is none.
 func oldRecord(tx *Tx, t anyTable, key []byte) (any, error) {
-	raw := storedIn(tx, t.settings().name, key)
+	raw := tx.stored(t.settings().name, key)
 	if raw == nil {
 		return nil, nil
 	}
@@ -253,7 +244,7 @@ func noteChange(tx *Tx, t anyTable, c tableChange, had int64) error {
 
 // storedSize returns the bytes that the record with this key counts for its owner, or 0 if there is none.
 func storedSize(tx *Tx, table string, key []byte) int64 {
-	raw := storedIn(tx, table, key)
+	raw := tx.stored(table, key)
 	if raw == nil {
 		return 0
 	}
@@ -357,7 +348,7 @@ func countOf(tx *Tx, table string) (int, error) {
 
 // eachRecord calls visit for each record of a table until it returns false, see Table.All.
 func eachRecord(tx *Tx, t anyTable, order Direction, visit func(record any, err error) bool) {
-	b := tx.Bolt.Bucket([]byte(t.settings().name))
+	b := tx.open(t.settings().name)
 	if b == nil {
 		return
 	}

@@ -194,7 +194,7 @@ func (r rowReading[F]) mend(before, next *CachedRows[F], numbers map[string][]ui
 
 // chunk returns the chunk of rows with this number, or nil if there is none.
 func (r rowReading[F]) chunk(bucket string, number uint64) (*RowChunk, error) {
-	b := r.tx.Bolt.Bucket([]byte(bucket))
+	b := r.tx.open(bucket)
 	if b == nil {
 		return nil, nil
 	}

@@ -71,6 +71,31 @@ func (t *Table[T]) Get(tx *Tx, key []byte) (T, error) {
 	return v, err
 }
 
+// Shared is like Get for a record to which many records of a list refer, such as their owner: a read
+// transaction remembers the record. It is shared, so do not change what its fields refer to.
+func (t *Table[T]) Shared(tx *Tx, key []byte) (T, error) {
+	if tx.Bolt.Writable() {
+		return t.Get(tx, key)
+	}
+	if v, ok := tx.shared[sharedRecord{t.Name, string(key)}].(T); ok {
+		return v, nil
+	}
+	v, err := t.Get(tx, key)
+	if err == nil && len(tx.shared) < maxShared {
+		if tx.shared == nil {
+			tx.shared = map[sharedRecord]any{}
+		}
+		tx.shared[sharedRecord{t.Name, string(key)}] = v
+	}
+	return v, err
+}
+
+// sharedRecord is the table and the key of a record that Table.Shared has returned.
+type sharedRecord struct{ table, key string }
+
+// maxShared is the number of records that a transaction remembers.
+const maxShared = 1000
+
 // decode checks and decodes a stored record. It returns an error if the record is
 // damaged or forged.
 func (t *Table[T]) decode(tx *Tx, key, raw []byte) (T, error) {
@@ -147,7 +172,7 @@ func (t *Table[T]) Walk(tx *Tx, index string, prefix []byte, order Direction) *W
 
 func walkEntries(tx *Tx, bucket string, prefix []byte, order Direction) *Walker {
 	w := &Walker{tx: tx, bucket: bucket, prefix: prefix}
-	if b := tx.Bolt.Bucket([]byte(w.bucket)); b != nil {
+	if b := tx.open(w.bucket); b != nil {
 		var entry, value []byte
 		entry, value, w.step = seek(b.Cursor(), prefix, order)
 		w.set(entry, value)
@@ -192,7 +217,7 @@ func (t *Table[T]) From(tx *Tx, index string, prefix, first []byte) iter.Seq2[[]
 
 func indexFrom(tx *Tx, bucket string, prefix, first []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(entry, key []byte) bool) {
-		b := tx.Bolt.Bucket([]byte(bucket))
+		b := tx.open(bucket)
 		if b == nil {
 			return
 		}

@@ -43,6 +43,9 @@ type Tx struct {
 	growth    map[uint64]ownerGrowth // what the present change adds to the bytes of owners
 	recounted map[uint64]int64       // the bytes of each owner that a check has found
 
+	buckets []openBucket         // those that a read transaction has opened
+	shared  map[sharedRecord]any // see Table.Shared
+
 	chunks map[chunkPlace]chunk // the changed data of lists, until flushChunks
 	rowLog *rowLog              // the changes of rows of the last commits; nil: they are not known
 	rows   []chunkPlace         // the chunks of rows and of their values that the transaction has written
@@ -121,11 +124,7 @@ func (tx *Tx) Get(bucket string, key []byte) ([]byte, error) { return tx.get(buc
 
 // get is Get, with the function that checks the stored record and returns its contents.
 func (tx *Tx) get(bucket string, key []byte, check func(bucket string, key, raw []byte) ([]byte, error)) ([]byte, error) {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	if b == nil {
-		return nil, nil
-	}
-	raw := b.Get(key)
+	raw := tx.stored(bucket, key)
 	if raw == nil {
 		return nil, nil
 	}
@@ -134,9 +133,55 @@ func (tx *Tx) get(bucket string, key []byte, check func(bucket string, key, raw 
 }
 
 // Has reports whether key exists in a bucket. It does not check the value.
-func (tx *Tx) Has(bucket string, key []byte) bool {
-	b := tx.Bolt.Bucket([]byte(bucket))
-	return b != nil && b.Get(key) != nil
+func (tx *Tx) Has(bucket string, key []byte) bool { return tx.stored(bucket, key) != nil }
+
+// openBucket is a bucket that a read transaction has opened.
+type openBucket struct {
+	name   string
+	bucket *bbolt.Bucket // nil: the bucket does not exist
+	cursor *bbolt.Cursor // of Tx.stored; nil until its first call
+}
+
+// opened returns the bucket with this name. It remembers what it has found: bbolt would search its
+// list of buckets each time.
+func (tx *Tx) opened(name string) *openBucket {
+	for i := range tx.buckets {
+		if tx.buckets[i].name == name {
+			return &tx.buckets[i]
+		}
+	}
+	tx.buckets = append(tx.buckets, openBucket{name: name, bucket: tx.Bolt.Bucket([]byte(name))})
+	return &tx.buckets[len(tx.buckets)-1]
+}
+
+// open returns a bucket, or nil if it does not exist.
+func (tx *Tx) open(name string) *bbolt.Bucket {
+	if tx.Bolt.Writable() {
+		return tx.Bolt.Bucket([]byte(name)) // it may be created or deleted later
+	}
+	return tx.opened(name).bucket
+}
+
+// stored returns the record as it is stored under key, or nil if there is none. The memory is that of
+// the transaction.
+func (tx *Tx) stored(bucket string, key []byte) []byte {
+	if tx.Bolt.Writable() {
+		if b := tx.open(bucket); b != nil {
+			return b.Get(key)
+		}
+		return nil
+	}
+	b := tx.opened(bucket)
+	if b.bucket == nil {
+		return nil
+	}
+	if b.cursor == nil {
+		b.cursor = b.bucket.Cursor() // Bucket.Get would make one for each key
+	}
+	if found, value := b.cursor.Seek(key); bytes.Equal(found, key) {
+		return value
+	}
+	return nil
 }
 
 // Range iterates over the keys of a bucket that begin with prefix, in byte order. The
@@ -145,7 +190,7 @@ func (tx *Tx) Has(bucket string, key []byte) bool {
 // iteration.
 func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, stored []byte) bool) {
-		b := tx.Bolt.Bucket([]byte(bucket))
+		b := tx.open(bucket)
 		if b == nil {
 			return
 		}
@@ -162,7 +207,7 @@ func (tx *Tx) Range(bucket string, prefix []byte) iter.Seq2[[]byte, []byte] {
 // from or sort after it.
 func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 	return func(yield func(key, stored []byte) bool) {
-		b := tx.Bolt.Bucket([]byte(bucket))
+		b := tx.open(bucket)
 		if b == nil {
 			return
 		}
@@ -178,7 +223,7 @@ func (tx *Tx) RangeFrom(bucket string, from []byte) iter.Seq2[[]byte, []byte] {
 // Count returns the number of keys in a bucket, or 0 if there is no such bucket. It
 // reads every key, so it is slow for a large bucket.
 func (tx *Tx) Count(bucket string) (n int) {
-	b := tx.Bolt.Bucket([]byte(bucket))
+	b := tx.open(bucket)
 	if b == nil {
 		return 0
 	}
@@ -238,7 +283,7 @@ func sealRecord(version byte, key, contents []byte) []byte {
 // Delete removes key from a bucket. It returns no error if the bucket or the key does
 // not exist.
 func (tx *Tx) Delete(bucket string, key []byte) error {
-	b := tx.Bolt.Bucket([]byte(bucket))
+	b := tx.open(bucket)
 	if b == nil {
 		return nil
 	}
@@ -271,7 +316,7 @@ func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 
 // bucket returns a bucket. It creates the bucket if it does not exist.
 func (tx *Tx) bucket(name string) (*bbolt.Bucket, error) {
-	if b := tx.Bolt.Bucket([]byte(name)); b != nil {
+	if b := tx.open(name); b != nil {
 		return b, nil
 	}
 	tx.rememberBucket(name)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 
 	"latchkey/internal/clock"
@@ -226,11 +227,12 @@ func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
 		Before: link("/calendar", "week", date(w.day(-7))), After: link("/calendar", "week", date(w.day(7))), Today: link("/calendar"),
 		List: link("/calendar/events", "start_date", date(w.Monday), "end_date", date(w.day(6))), New: link("/calendar/events/new"),
 	}
+	events := w.events(rows)
 	from, to := openHour*60, closeHour*60
 	for n := range 7 {
 		day := w.day(n)
 		d := weekDay{Name: day.Format("Mon"), Date: day.Format("2 Jan"), Today: date(day) == now.In(w.Zone).Format(time.DateOnly), New: link("/calendar/events/new", "start_time", date(day)+"T09:00", "end_time", date(day)+"T09:30")}
-		parts := w.fill(&d, n, rows)
+		parts := w.fill(&d, n, events)
 		for _, part := range parts {
 			from, to = min(from, part.From/60*60), max(to, (min(part.To, minutesOfDay)+59)/60*60)
 		}
@@ -248,19 +250,34 @@ func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
 	return p
 }
 
-// fill adds the events on day n to d and returns the parts that are in the grid.
-func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
-	for i, row := range rows {
+// weekEvent is an event of the week. The page shows it on each of its days.
+type weekEvent struct {
+	Start, End time.Time
+	Block      weekBlock // without the place
+}
+
+// events returns the events in rows.
+func (w calendarWeek) events(rows []any) []weekEvent {
+	list := make([]weekEvent, 0, len(rows))
+	for _, row := range rows {
 		e, _ := row.(map[string]any)
 		start, end := momentOf(e["start_time"]), momentOf(e["end_time"])
-		part, ok := w.partOn(n, start, end)
+		list = append(list, weekEvent{start, end, w.block(e, start, end)})
+	}
+	return list
+}
+
+// fill adds the events on day n to d and returns the parts that are in the grid.
+func (w calendarWeek) fill(d *weekDay, n int, events []weekEvent) (parts []dayPart) {
+	for i := range events {
+		e := &events[i]
+		part, ok := w.partOn(n, e.Start, e.End)
 		if !ok {
 			continue
 		}
-		block := w.block(e, start, end)
-		d.List = append(d.List, block)
-		if part.Before && part.After || end.Sub(start) >= minutesOfDay*time.Minute {
-			d.Long = append(d.Long, block)
+		d.List = append(d.List, e.Block)
+		if part.Before && part.After || e.End.Sub(e.Start) >= minutesOfDay*time.Minute {
+			d.Long = append(d.Long, e.Block)
 			continue
 		}
 		part.Index = i
@@ -268,15 +285,17 @@ func (w calendarWeek) fill(d *weekDay, n int, rows []any) (parts []dayPart) {
 	}
 	sideBySide(parts, minMinutes)
 	for _, part := range parts {
-		e, _ := rows[part.Index].(map[string]any)
-		block := w.block(e, momentOf(e["start_time"]), momentOf(e["end_time"]))
+		block := events[part.Index].Block
 		width := 100 / float64(part.Lanes)
-		block.X, block.Width = fmt.Sprintf("%.2f%%", width*float64(part.Lane)), fmt.Sprintf("%.2f%%", width)
+		block.X, block.Width = percent(width*float64(part.Lane)), percent(width)
 		block.Y, block.Height = part.From, min(part.To, minutesOfDay)-part.From
 		d.Blocks = append(d.Blocks, block)
 	}
 	return parts
 }
+
+// percent returns a part of the width of a day.
+func percent(n float64) string { return strconv.FormatFloat(n, 'f', 2, 64) + "%" }
 
 // momentOf parses a time of the admin endpoint. It returns the zero time if v is not a time.
 func momentOf(v any) time.Time {

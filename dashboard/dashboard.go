@@ -97,6 +97,7 @@ func New(o Options) (*Dashboard, error) {
 		"times":    times,
 		"subtract": func(a, b int) int { return a - b },
 		"carrier":  carrier,
+		"options":  optionsOf, "suggestions": suggestionsOf, "blocks": blocksOf, "agenda": agendaOf,
 	}
 	d.templates = sync.OnceValues(func() (*template.Template, error) { return parsePages(functions) })
 	return d, nil

@@ -72,6 +72,9 @@ func Value(data []byte) (value any, err error) {
 // json.Unmarshal, but a number whose type is not given becomes a json.Number and keeps all digits.
 // Decode does not refuse what check refuses: use it for JSON that Latchkey has written.
 func Decode(data []byte, into any) error {
+	if decodePlain(data, into) {
+		return nil
+	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	if err := dec.Decode(into); err != nil {
@@ -81,6 +84,25 @@ func Decode(data []byte, into any) error {
 		return errors.New("there is more data after the JSON value")
 	}
 	return nil
+}
+
+// decodePlain does what Decode does if the type of the variable says nothing about the value. It
+// returns false, and changes nothing, for another variable and for data with an error.
+func decodePlain(data []byte, into any) bool {
+	switch into := into.(type) {
+	case *any:
+		if v, ok := parse(string(data)); ok && *into == nil {
+			*into = v
+			return true
+		}
+	case *map[string]any:
+		v, _ := parse(string(data))
+		if members, ok := v.(map[string]any); ok && len(*into) == 0 {
+			*into = members
+			return true
+		}
+	}
+	return false
 }
 
 // Encode returns v as JSON. It returns an *Error if a string in v is not valid UTF-8; json.Marshal

@@ -2,6 +2,7 @@ package strictjson
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -96,5 +97,46 @@ func TestIsNumber(t *testing.T) {
 		if IsNumber(text) != want {
 			t.Errorf("%q: got %t", text, !want)
 		}
+	}
+}
+
+// Decode returns the same with and without the types of Go that decodePlain knows.
+func FuzzDecode(f *testing.F) {
+	for _, text := range []string{
+		`{"a": {"b": [1, -0.5e+10, true, false, null, "x\u00e9\ud83d\ude00", "\n"]}, "a": [], "": {}}`, " [ ] ", `"\ud800"`, `"` + "\xff\xc3" + `"`, "1 2", `{"a"}`, `[1,]`, `{"a":1,}`, `{,}`, "01", "1.", "-", "+1", "1e", "nul",
+		"\"\x01\"", `"a`, `"a\`, `"\x"`, strings.Repeat("[", 100) + strings.Repeat("]", 100), "", "{} x", `[1 2]`, `{"a" 1}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		type plain any // not known to decodePlain
+		var want plain
+		wantErr := Decode(data, &want)
+		var got any
+		if err := Decode(data, &got); (err == nil) != (wantErr == nil) || err == nil && !reflect.DeepEqual(got, any(want)) {
+			t.Errorf("%q: got %#v %v, want %#v %v", data, got, err, want, wantErr)
+		}
+		if wantErr != nil {
+			return
+		}
+		var members map[string]any
+		err := Decode(data, &members)
+		if object, is := want.(map[string]any); is && (err != nil || !reflect.DeepEqual(members, object)) {
+			t.Errorf("%q: got %#v %v, want %#v", data, members, err, object)
+		}
+	})
+}
+
+// A page of the dashboard decodes the rows of a list: the map and what is in it is all that is allocated.
+func TestDecode_Allocations(t *testing.T) {
+	data := []byte(`{"rows": [` + strings.Repeat(`{"id": "key_1", "name": "one", "n": 12, "yes": true, "none": null, "inner": {"a": "b"}}, `, 99) + `{"id": "key_2"}]}`)
+	got := testing.AllocsPerRun(20, func() {
+		var v map[string]any
+		if err := Decode(data, &v); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if most := 100.0 * 9; got > most {
+		t.Errorf("got %v allocations for 100 rows, want at most %v", got, most)
 	}
 }
