@@ -16,14 +16,14 @@ func newHookPages(names []string) hookPages {
 	events := words(names...)
 	return hookPages{&recordPages{
 		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", TitleField: "name", Page: "webhook",
-		About: "Addresses that receive events.", Empty: "No webhooks yet. A webhook notifies another program of calls, events and changes to keys.",
+		About: "URLs that receive events.", Empty: "No webhooks yet. A webhook notifies another program of calls, events and changes to keys.",
 		Columns: []column{
-			{Head: "Name", Member: "name", Kind: cellName}, {Head: "Address", Member: "url"}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active"},
+			{Head: "Name", Member: "name", Kind: cellName}, {Head: "URL", Member: "url"}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active"},
 			{Head: "Last answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"}, {Head: "Waiting", Member: "waiting", Kind: cellNumber},
 			{Head: "Failing since", Member: "failing_since", Kind: cellTime},
 		},
 		Facts: []column{
-			{Head: "Address", Member: "url", Kind: cellURL}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active", Sub: "disabled_reason"},
+			{Head: "URL", Member: "url", Kind: cellURL}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active", Sub: "disabled_reason"},
 			{Head: "Waiting", Member: "waiting"}, {Head: "Bytes waiting", Member: "waiting_bytes"}, {Head: "Dropped unsent", Member: "dropped"},
 			{Head: "Next attempt", Member: "next_attempt_at", Kind: cellTime}, {Head: "Failing since", Member: "failing_since", Kind: cellTime},
 			{Head: "Last attempt", Member: "last_attempt.created_at", Kind: cellTime}, {Head: "Its answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"},
@@ -32,7 +32,7 @@ func newHookPages(names []string) hookPages {
 		Fields: []formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Hint: "purpose of the webhook"},
 			{Name: "owner", Label: "Owner", Kind: fieldText, Make: true, Choices: ownerChoices, Hint: "receives only this owner's events; empty: the events of all owners, and of keys"},
-			{Name: "url", Label: "Address", Kind: fieldText, Needed: true, Wide: true, Hint: "such as https://hooks.example.net/latchkey"},
+			{Name: "url", Label: "URL", Kind: fieldText, Needed: true, Wide: true, Hint: "such as https://hooks.example.net/latchkey"},
 			{Name: "subscribed_events", Label: "Events", Kind: fieldTicks, Needed: true, Choices: events, Hint: "events about keys, limits and queued calls need a webhook without an owner"},
 		},
 		More: hookLog, Deletion: hookDeletion, AfterCreate: showSecret,
