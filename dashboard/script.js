@@ -123,7 +123,8 @@ const follow = (path, show) => {
     stale.textContent = text;
     stale.hidden = !text;
   };
-  const since = () => seen.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const chosen = document.querySelector("[data-zone]")?.dataset ?? {};
+  const since = () => seen.toLocaleTimeString(chosen.dates || "en-GB", { hour: "2-digit", minute: "2-digit", timeZone: chosen.zone });
   for (const kind of ["pointermove", "keydown", "scroll"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
   const look = async () => {
     if (Date.now() - touched >= 6e5) {
