@@ -10,13 +10,13 @@ func TestDisplay_Choices(t *testing.T) {
 	b := newDashboard(t)
 	id, key := b.key(`["can_read_agents"]`)
 	b.ask("GET", "/api/v1/agents", key, "")
-	b.tells("/activity", `<html lang="en">`, `<h2>Tuesday, 2026-02-03</h2>`, ">09:00:00</time>", `Times are in <a href="/account">UTC</a>`)
+	b.tells("/activity", `<html lang="en">`, `<h2>Tuesday, 2026-02-03</h2>`, ">09:00:00</time>", `data-zone="UTC" data-dates="">Times are in <a href="/account">UTC</a>`)
 	b.sent(b.post("/account/preferences", "theme", "dark", "time_zone", "Asia/Tokyo", "dates", "en-US"), "/account?done=saved")
 	page := b.tells("/account", `<html lang="en" data-theme="dark">`, `value="Asia/Tokyo"`, `<option value="dark" selected>`, `<option value="en-US" selected>`)
 	if strings.Contains(page, "2026-02-03 09") {
 		t.Error("the account still has a time in the old form")
 	}
-	b.tells("/activity", `<h2>Tuesday, 02/03/2026</h2>`, ">6:00:00 PM</time>", `Times are in <a href="/account">Asia/Tokyo</a>`)
+	b.tells("/activity", `<h2>Tuesday, 02/03/2026</h2>`, ">6:00:00 PM</time>", `data-zone="Asia/Tokyo" data-dates="en-US">Times are in <a href="/account">Asia/Tokyo</a>`)
 	b.tells("/keys/"+id, "02/03/2026, 6:00 PM")
 	b.tells("/requests", "02/03/2026, 6:00:00 PM")
 	b.tells("/", "As of 6:00:00 PM.")

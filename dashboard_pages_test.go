@@ -222,11 +222,14 @@ func TestKeyPages_Bulk(t *testing.T) {
 // TestKeyPages_Names shows names whose characters cannot be seen or change the direction of a text.
 func TestKeyPages_Names(t *testing.T) {
 	b := newDashboard(t)
-	for _, name := range []string{"\u202egnp.exe", "\u200b\u200b"} {
+	for _, name := range []string{"\u202egnp.exe", "\u200bx\u200b"} {
 		b.operate(201, "POST", "/admin/v1/keys", fmt.Sprintf(`{"name": %q, "permissions": ["can_read_agents"]}`, name))
 	}
-	if page := b.tells("/keys", "<bdi>&lt;U&#43;202E&gt;gnp.exe</bdi>", "<bdi>&lt;U&#43;200B&gt;&lt;U&#43;200B&gt;</bdi>"); strings.ContainsAny(page, "\u202e\u200b") {
+	if page := b.tells("/keys", "<bdi>&lt;U&#43;202E&gt;gnp.exe</bdi>", "<bdi>&lt;U&#43;200B&gt;x&lt;U&#43;200B&gt;</bdi>"); strings.ContainsAny(page, "\u202e\u200b") {
 		t.Error("the page has characters that cannot be seen")
+	}
+	for path, body := range map[string]string{"keys": `{"name": "\u200b \u2060", "permissions": ["can_read_agents"]}`, "agents": `{"name": "\u200b"}`, "teams": `{"name": "\ufeff"}`, "owners": `{"name": "\u202e"}`} {
+		b.refuse("POST", "/admin/v1/"+path, body, 400, "validation_error", "name has only invisible characters")
 	}
 }
 
@@ -285,7 +288,7 @@ func TestKeyPages_Change(t *testing.T) {
 	if b.post(path+"/edit", form...); b.operate(200, "GET", "/admin/v1/keys/"+id, "")["expires_at"] != "2026-12-24T23:59:59Z" {
 		t.Error("an end that was not changed has moved")
 	}
-	b.tells(path+"/rotate", "Rotate renamed?", `action="`+path+`/rotate"`)
+	b.tells(path+"/rotate", "Rotate <bdi>renamed</bdi>?", `action="`+path+`/rotate"`)
 	if w := b.post(path+"/rotate", "overlap", "3600"); w.Code != 200 || !strings.Contains(w.Body.String(), "It is shown only now") {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
@@ -307,7 +310,7 @@ func TestKeyPages_Change(t *testing.T) {
 	if w := b.ask("GET", "/api/v1/agents", key, ""); w.Code != 401 {
 		t.Errorf("an ended secret: got %d", w.Code)
 	}
-	b.tells(path+"/revoke", "Revoke renamed?", "type its name", "3 requests in the last 24 hours, 1 of them refused")
+	b.tells(path+"/revoke", "Revoke <bdi>renamed</bdi>?", "type its name", "3 requests in the last 24 hours, 1 of them refused")
 	b.clocks.Pass(25 * time.Hour)
 	b.post("/login", "name", "ann", "password", operatorPassword)
 	if page := b.tells(path+"/revoke", "0 requests in the last 24 hours"); strings.Contains(page, "type its name") {

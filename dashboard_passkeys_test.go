@@ -203,7 +203,7 @@ func TestBrowser_PasskeyFirst(t *testing.T) {
 	p.sees("New password")
 	p.fill("#password", operatorPassword)
 	p.press(kb.Enter)
-	p.sees("Present password")
+	p.sees("Current password")
 	p.leave()
 
 	p.post("/admin/v1/operators/invite", map[string]any{"name": "Bob", "role": "viewer"}, &link)

@@ -791,9 +791,9 @@ func TestRecords_Filters(t *testing.T) {
 	b.operate(201, "POST", "/admin/v1/owners", `{"name": "clinic"}`)
 	for _, tt := range []struct{ path, has, hasNot string }{
 		{"/agents?search=night", "Night line", "Front desk"}, {"/agents?owner=ann", "Night line", "Front desk"}, {"/calls?status=completed", "4930555011", "4930555010"},
-		{"/calls?agent_id=2", "No call fits", "4930555010"}, {"/calls?type=inbound&agent_id=1", "4930555010", "No call fits"}, {"/contacts?search=mar", "Mara", "Jon"},
-		{"/contacts?stage=customer", "Mara", "Jon"}, {"/contacts?tag=Regular", "Mara", "Jon"}, {"/contacts?status=contacted", "No contact fits", "Mara"},
-		{"/do-not-call?search=letter", "4930555099", "fits"}, {"/do-not-call?search=9999", "No number fits", "4930555099"}, {"/owners?search=CLI", "clinic", "fits"},
+		{"/calls?agent_id=2", "No call matches", "4930555010"}, {"/calls?type=inbound&agent_id=1", "4930555010", "No call matches"}, {"/contacts?search=mar", "Mara", "Jon"},
+		{"/contacts?stage=customer", "Mara", "Jon"}, {"/contacts?tag=Regular", "Mara", "Jon"}, {"/contacts?status=contacted", "No contact matches", "Mara"},
+		{"/do-not-call?search=letter", "4930555099", "matches"}, {"/do-not-call?search=9999", "No number matches", "4930555099"}, {"/owners?search=CLI", "clinic", "fits"},
 	} {
 		body := b.get(tt.path).Body.String()
 		_, table, _ := strings.Cut(body, "</form>\n")

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"latchkey/internal/clock"
 	"latchkey/internal/strictjson"
@@ -145,9 +146,22 @@ func (b *Body) String(name string, most int, into *string) {
 	if !b.read(name, "a string", &s) || s == *into {
 		return
 	}
-	if b.err = CheckLength(name, s, most); b.err == nil {
+	if b.err = CheckLength(name, s, most); b.err == nil && name == "name" {
+		b.err = checkVisible(name, s)
+	}
+	if b.err == nil {
 		*into = s
 	}
+}
+
+// checkVisible returns ErrValidation if text, the value of a field, has characters of which none can be
+// seen. Nobody could find or tell apart records with such names.
+func checkVisible(field, text string) error {
+	seen := strings.TrimFunc(text, func(r rune) bool { return unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || unicode.IsSpace(r) })
+	if seen != "" || strings.TrimSpace(text) == "" {
+		return nil
+	}
+	return ErrValidation.With("%s has only invisible characters. Send a name that people can read.", field)
 }
 
 // CheckLength returns ErrValidation if text, the value of a field, has more than most characters.

@@ -156,7 +156,7 @@ func TestKeyPages_RevokeWebhooks(t *testing.T) {
 			t.Fatal(made.Body)
 		}
 		hook := fmt.Sprintf("%.0f", object(t, made.Body.String())["id"])
-		b.tells("/keys/"+id, `<a href="/webhooks/`+hook+`">spy</a>`)
+		b.tells("/keys/"+id, `<a href="/webhooks/`+hook+`"><bdi>spy</bdi></a>`)
 		b.tells("/keys/"+id+"/revoke", "Delete these webhooks too", "https://hooks.example.net/spy", `name="end_webhooks"`)
 		b.tells("/webhooks/"+hook, id)
 		if w := b.post("/keys/"+id+"/revoke", append(box, "confirm", "test")...); w.Code != 303 {

@@ -36,6 +36,7 @@ var adminListPaths = []string{
 	"/admin/v1/keys", "/admin/v1/keys?status=live", "/admin/v1/keys?status=expired", "/admin/v1/keys?status=live&sort=name", "/admin/v1/keys?sort=last_used", "/admin/v1/keys?sort=expires&order=desc",
 	"/admin/v1/keys?search=program+99", "/admin/v1/keys?search=nothing", "/admin/v1/keys?owner=owner+1&environment=live", "/admin/v1/keys?permission=can_read_calls&unused_days=30",
 	"/admin/v1/audit", "/admin/v1/audit?actor=operator", "/admin/v1/audit?actor=operator+7&result=refused", "/admin/v1/audit?action=keys", "/admin/v1/audit?action=POST&result=done",
+	"/admin/v1/audit?kind=paused", "/admin/v1/audit?object=program+99", "/admin/v1/audit?actor=name7&kind=login", "/admin/v1/audit?from=2020-01-01&result=refused",
 	"/admin/v1/keys?limit=1000", "/admin/v1/calls?limit=1000", "/admin/v1/contacts?limit=1000", "/admin/v1/keys?search=program+9&sort=last_used", "/admin/v1/keys?status=live&sort=expires&environment=test",
 	"/admin/v1/audit?actor=operator+7&action=keys", "/admin/v1/audit?object=key&result=refused", "/admin/v1/audit?action=login&object=none", "/admin/v1/audit?limit=1000",
 	"/admin/v1/refusals", "/admin/v1/refusals?code=not_found", "/admin/v1/refusals?key=none", "/admin/v1/usage", "/admin/v1/usage?step=day", "/admin/v1/keys/" + keyHole + "/history",

@@ -252,13 +252,13 @@ func newVariablePages() variablePages {
 		About: "The variables that prompts can use, and their types. The built-in variables of an owner are created at its first use.", Empty: "No variables yet.",
 		Links: []pageLink{{"Values of the business", "/business-context"}},
 		Columns: []column{
-			{Head: "Name", Member: "name", Kind: cellName, Sub: "display_name"}, {Head: "Type", Member: "variable_type"}, {Head: "Of", Member: "context_type"},
+			{Head: "Name", Member: "name", Kind: cellName, Sub: "display_name"}, {Head: "Type", Member: "variable_type"}, {Head: "Belongs to", Member: "context_type"},
 			{Head: "Built in", Member: "is_default"}, {Head: "Owner", Member: "owner"}, {Head: "Description", Member: "description"},
 		},
 		Filters: []formField{
 			{Name: "search", Label: "Name", Kind: fieldSearch}, {Name: "context_type", Label: "Of", Kind: fieldSelect, Blank: "any", Choices: words(Vocabulary().ContextTypes...)}, ownerFilter(),
 		},
-		Facts: []column{{Head: "Of", Member: "context_type"}, {Head: "Owner", Member: "owner"}, {Head: "Built in", Member: "is_default"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
+		Facts: []column{{Head: "Belongs to", Member: "context_type"}, {Head: "Owner", Member: "owner"}, {Head: "Built in", Member: "is_default"}, {Head: "Created", Member: "created_at", Kind: cellTime}},
 		Fields: []formField{
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Make: true, Hint: "a-z, 0-9 and _; cannot be changed later"},
 			{Name: "display_name", Label: "Shown as", Kind: fieldText, Needed: true},

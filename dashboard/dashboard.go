@@ -242,6 +242,9 @@ type view struct {
 // out what the operator may not use.
 func (v view) May(endpoint string) bool { return v.may != nil && v.may(endpoint) }
 
+// Dates returns the name of the form of dates of the page; "" is ISO 8601.
+func (v view) Dates() string { return v.style.form.Name }
+
 // ZoneName returns the name of the time zone of the page.
 func (v view) ZoneName() string {
 	if v.Zone == nil {

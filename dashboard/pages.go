@@ -47,13 +47,13 @@ func blockPages() *recordPages {
 		section: section{"Data", "Do not call", "/do-not-call"}, One: "number", API: "do-not-call", Rows: "do_not_call", TitleField: "phone_number",
 		About: "Numbers that no call may be placed to.", Empty: "No numbers on the list.",
 		Columns: []column{
-			{Head: "Number", Member: "phone_number", Kind: cellName}, {Head: "Why", Member: "reason"}, {Head: "Since", Member: "created_at", Kind: cellTime},
+			{Head: "Number", Member: "phone_number", Kind: cellName}, {Head: "Reason", Member: "reason"}, {Head: "Since", Member: "created_at", Kind: cellTime},
 		},
 		Filters: []formField{{Name: "search", Label: "Number or reason", Kind: fieldSearch}},
 		Facts:   []column{{Head: "Since", Member: "created_at", Kind: cellTime}},
 		Fields: []formField{
 			{Name: "phone_number", Label: "Number", Kind: fieldTel, Needed: true, Hint: "such as +4930555044"},
-			{Name: "reason", Label: "Why", Kind: fieldText},
+			{Name: "reason", Label: "Reason", Kind: fieldText},
 		},
 		Deletion: func(_ *pageRequest, number map[string]any) string {
 			return "Calls to " + textOf(number["phone_number"]) + " are allowed again from now on, unless a contact is marked as not to be called."
@@ -65,7 +65,7 @@ func blockPages() *recordPages {
 func callPages() *recordPages {
 	return &recordPages{
 		section: section{"Data", "Calls", "/calls"}, One: "call", API: "calls", Rows: "calls", TitleField: "call_id", Page: "call",
-		About: "Newest first. Times are in UTC.", Empty: "No calls yet. POST /api/v1/calls with a key starts a call. An inbound call can be recorded here.",
+		About: "Phone calls of agents, newest first.", Empty: "No calls yet. POST /api/v1/calls with a key starts a call. An inbound call can be recorded here.",
 		Columns: []column{
 			{Head: "Number", Member: "phone_number", Kind: cellName, Sub: "contact.name"}, {Head: "Status", Member: "status", Kind: cellState}, {Head: "Type", Member: "type"},
 			{Head: "Agent", Member: "agent.name"}, {Head: "Started", Member: "started_at", Kind: cellTime}, {Head: "Seconds", Member: "duration_seconds", Kind: cellNumber}, {Head: "Owner", Member: "owner"},
@@ -86,11 +86,11 @@ func callFacts() []column {
 		{Head: "Agent", Member: "agent.name", To: "/agents/", By: "agent.id"},
 		{Head: "Contact", Member: "contact.name", To: "/contacts/", By: "contact.id"},
 		{Head: "Owner", Member: "owner"}, {Head: "Team", Member: "team"},
-		{Head: "Asked for", Member: "created_at", Kind: cellTime}, {Head: "Started", Member: "started_at", Kind: cellTime}, {Head: "Ended", Member: "ended_at", Kind: cellTime},
-		{Head: "Seconds", Member: "duration_seconds"}, {Head: "Failed because", Member: "error_reason", Sub: "error_message"},
+		{Head: "Requested", Member: "created_at", Kind: cellTime}, {Head: "Started", Member: "started_at", Kind: cellTime}, {Head: "Ended", Member: "ended_at", Kind: cellTime},
+		{Head: "Seconds", Member: "duration_seconds"}, {Head: "Failure reason", Member: "error_reason", Sub: "error_message"},
 		{Head: "Recording", Member: "recording_url", Kind: cellURL},
 		{Head: "Billing", Member: "billing.status"}, {Head: "Charged", Member: "billing.total_charge"},
-		{Head: "Dialer", Member: "dialer"}, {Head: "Its lease ends", Member: "lease_until", Kind: cellTime},
+		{Head: "Dialer", Member: "dialer"}, {Head: "Lease ends", Member: "lease_until", Kind: cellTime},
 		{Head: "Id", Member: "id"}, {Head: "Summary", Member: "summary", Kind: cellLong},
 	}
 }
@@ -103,10 +103,10 @@ func callFields() []formField {
 		newOwnerField(),
 		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Make: true, Choices: words(Vocabulary().CallStates[1:]...)},
 		{Name: "status", Label: "Status", Kind: fieldSelect, Needed: true, Change: true, Choices: words(Vocabulary().CallStates...), Hint: "an ended call cannot be resumed"},
-		{Name: "error_reason", Label: "Failed because", Kind: fieldSelect, Choices: words(Vocabulary().FailReasons...)},
+		{Name: "error_reason", Label: "Failure reason", Kind: fieldSelect, Choices: words(Vocabulary().FailReasons...)},
 		{Name: "started_at", Label: "Started", Kind: fieldTime, Hint: "UTC; empty: now, if the call has started"},
 		{Name: "ended_at", Label: "Ended", Kind: fieldTime, Hint: "UTC; empty: now, if the call has ended"},
-		{Name: "recording_url", Label: "Recording", Kind: fieldText, Wide: true, Hint: "address of the audio file"},
+		{Name: "recording_url", Label: "Recording", Kind: fieldText, Wide: true, Hint: "URL of the audio file"},
 		{Name: "summary", Label: "Summary", Kind: fieldArea},
 		{Name: "transcript", Label: "Transcript", Kind: fieldArea},
 	}

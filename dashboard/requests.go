@@ -129,7 +129,7 @@ func (v *pageRequest) request() (d requestDetail, fault *Fault) {
 		rows = refusals // the list of refusals goes further back
 	}
 	if len(rows) == 0 {
-		return d, &Fault{Status: http.StatusNotFound, Message: "This request is not among the latest ones. The list is kept in memory and begins anew when the server starts."}
+		return d, &Fault{Status: http.StatusNotFound, Message: "This request is not among the latest ones. The list is kept in memory, so it is empty after a restart."}
 	}
 	d.requestLine = requestOf(rows[0])
 	if len(refusals) == 0 {

@@ -40,11 +40,11 @@ func statusRows() []statusRow {
 		{"Service", "api_url", "API", textOf}, {"Service", "listening", "Listeners", statusList}, {"Service", "connections", "Open connections", connectionsList}, {"Service", "keys", "Keys", textOf}, {"Service", "log_level", "Log level", textOf},
 		{"Service", "certificate_ends_at", "First certificate ends", whenShown}, {"Service", "ending_tokens", "Admin tokens that end soon", tokensShown},
 		{"Service", "config.loaded_at", "Configuration loaded", whenShown}, {"Service", "config.error", "Last reload failed", textOf}, {"Service", "config.restart_needed", "Changed, needs a restart", textOf},
-		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Free inside the file", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
+		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Reusable space", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
 		{"Store", "disk", "Low disk space", diskShown}, {"Store", "full_owners", "Owners with little storage left", fullOwners},
 		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf}, {"Store", "forged_records", "Records without a valid MAC", textOf},
 		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf}, {"Backups", "backup_every_seconds", "Seconds between two", textOf},
-		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Audit log", "audit", "Head", statusList},
+		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Activity", "audit", "Last entry", statusList},
 		{"Clocks", "now", "Wall clock", secondsShown}, {"Clocks", "service_time", "Limit clock", secondsShown},
 	}
 }
