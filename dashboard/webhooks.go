@@ -22,14 +22,8 @@ func newHookPages(names []string) hookPages {
 		section: section{"API", "Webhooks", "/webhooks"}, One: "webhook", API: "webhooks", Rows: "webhooks", TitleField: "name", Page: "webhook",
 		About: "URLs that receive events.", Empty: "No webhooks yet. A webhook notifies another program of calls, events and changes to keys.",
 		Columns: []column{
-<<<<<<< HEAD
 			{Head: "Name", Member: "name", Kind: cellName, Sub: "url", Cut: true}, {Head: "State", Member: "state", Kind: cellState}, {Head: "Last answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"},
 			{Head: "Waiting", Member: "waiting", Kind: cellNumber}, {Head: "Failing since", Member: "failing_since", Kind: cellTime}, {Head: "Owner", Member: "owner"},
-=======
-			{Head: "Name", Member: "name", Kind: cellName}, {Head: "URL", Member: "url"}, {Head: "Owner", Member: "owner"}, {Head: "Active", Member: "is_active"},
-			{Head: "Last answer", Member: "last_attempt.status_code", Sub: "last_attempt.error"}, {Head: "Waiting", Member: "waiting", Kind: cellNumber},
-			{Head: "Failing since", Member: "failing_since", Kind: cellTime},
->>>>>>> words
 		},
 		Filters: []formField{{Name: "failing", Label: "Deliveries", Kind: fieldSelect, Blank: "any", Choices: func(*pageRequest) []choice { return []choice{{Value: "true", Label: "failing"}} }}},
 		Facts: []column{
@@ -43,12 +37,8 @@ func newHookPages(names []string) hookPages {
 			{Name: "name", Label: "Name", Kind: fieldText, Needed: true, Hint: "purpose of the webhook"},
 			{Name: "owner", Label: "Owner", Kind: fieldText, Make: true, Choices: ownerChoices, Hint: "receives only this owner's events; empty: the events of all owners, and of keys"},
 			{Name: "url", Label: "URL", Kind: fieldText, Needed: true, Wide: true, Hint: "such as https://hooks.example.net/latchkey"},
-<<<<<<< HEAD
 			{Name: allEvents, Label: "All events", Kind: fieldCheck, Hint: "that the owner can receive, whatever is ticked below", Wide: true},
 			{Name: "subscribed_events", Label: "Events", Kind: fieldTicks, Choices: words(names...), About: eventAbout, Hint: "those about keys, limits and the service need a webhook without an owner"},
-=======
-			{Name: "subscribed_events", Label: "Events", Kind: fieldTicks, Needed: true, Choices: events, Hint: "events about keys, limits and queued calls need a webhook without an owner"},
->>>>>>> words
 		},
 		Each: hookState, More: hookLog, Deletion: hookDeletion, AfterCreate: showSecret,
 	}}
