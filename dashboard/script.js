@@ -131,7 +131,8 @@ if (form) {
     const at = days ? new Date(Date.now() + days * 864e5) : new Date(form.elements.expires.value);
     if (field.value === "never") return "for ever";
     if (isNaN(at)) return "until a date that is not given yet";
-    return "until " + at.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
+    const { dates, zone } = document.querySelector("[data-zone]").dataset;
+    return "until " + at.toLocaleDateString(dates || "en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: zone });
   };
   const say = () => {
     const can = boxes.filter((box) => box.checked).map((box) => box.dataset.says);

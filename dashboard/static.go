@@ -7,16 +7,18 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
-	"strings"
+	"sync"
 	"time"
+
+	"latchkey/internal/acceptgzip"
 )
 
-// staticFile is a file that pages load, as it is and packed with gzip.
+// staticFile is a file that pages load.
 type staticFile struct {
-	name         string
-	data, packed []byte
-	version      string // of the content
+	name    string
+	data    []byte
+	packed  func() []byte // data as gzip, made at the first use
+	version string        // of the content
 }
 
 // staticFiles returns the files that pages load, by their names.
@@ -27,20 +29,18 @@ func staticFiles() (map[string]staticFile, error) {
 		if err != nil {
 			return nil, err
 		}
-		var packed bytes.Buffer
-		w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
-		if err == nil {
-			_, err = w.Write(data)
-		}
-		if err == nil {
-			err = w.Close()
-		}
-		if err != nil {
-			return nil, err
-		}
-		all[name] = staticFile{name, data, packed.Bytes(), fmt.Sprintf("%.12x", sha256.Sum256(data))}
+		all[name] = staticFile{name, data, sync.OnceValue(func() []byte { return pack(data) }), fmt.Sprintf("%.12x", sha256.Sum256(data))}
 	}
 	return all, nil
+}
+
+// pack returns data as gzip.
+func pack(data []byte) []byte {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, _ = w.Write(data) // a Buffer takes everything
+	_ = w.Close()
+	return packed.Bytes()
 }
 
 // address returns the address of the file. It changes with the content, so that browsers may keep the
@@ -52,8 +52,8 @@ func (f staticFile) address() string { return "/static/" + f.name + "?v=" + f.ve
 func (f staticFile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, data, tag := w.Header(), f.data, f.version
 	h.Set("Vary", "Accept-Encoding")
-	if takesGzip(r.Header) {
-		data, tag = f.packed, tag+"-gzip"
+	if acceptgzip.By(r.Header) {
+		data, tag = f.packed(), tag+"-gzip"
 		h.Set("Content-Encoding", "gzip")
 		r.Header.Del("Range") // http.ServeContent would count the bytes of the packed file
 	}
@@ -63,19 +63,4 @@ func (f staticFile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
 	http.ServeContent(w, r, f.name, time.Time{}, bytes.NewReader(data))
-}
-
-// takesGzip reports whether a client accepts answers that are packed with gzip.
-func takesGzip(h http.Header) bool {
-	takes := false
-	for part := range strings.SplitSeq(strings.Join(h.Values("Accept-Encoding"), ","), ",") {
-		name, weight, _ := strings.Cut(strings.ToLower(strings.ReplaceAll(part, " ", "")), ";q=")
-		q, err := strconv.ParseFloat(weight, 64)
-		if accepted := weight == "" || err == nil && q > 0; name == "gzip" {
-			return accepted
-		} else if name == "*" {
-			takes = accepted
-		}
-	}
-	return takes
 }

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"latchkey/internal/acceptgzip"
 )
 
 // Kind is the type of a metric.
@@ -147,7 +149,7 @@ func (h *Histogram) Observe(value float64) {
 func Serve(w http.ResponseWriter, r *http.Request, write func(w io.Writer) error) error {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	w.Header().Set("Vary", "Accept-Encoding")
-	if !acceptsGzip(r) {
+	if !acceptgzip.By(r.Header) {
 		return write(w)
 	}
 	w.Header().Set("Content-Encoding", "gzip")
@@ -156,18 +158,4 @@ func Serve(w http.ResponseWriter, r *http.Request, write func(w io.Writer) error
 		return err
 	}
 	return packed.Close()
-}
-
-// acceptsGzip reports whether a client lists gzip and does not refuse it by q=0 (RFC 9110, section 12.5.3).
-func acceptsGzip(r *http.Request) bool {
-	for _, field := range r.Header.Values("Accept-Encoding") {
-		for item := range strings.SplitSeq(field, ",") {
-			name, weight, _ := strings.Cut(item, ";")
-			if strings.EqualFold(strings.TrimSpace(name), "gzip") {
-				q, found := strings.CutPrefix(strings.ToLower(strings.TrimSpace(weight)), "q=")
-				return !found || strings.Trim(q, "0.") != ""
-			}
-		}
-	}
-	return false
 }
