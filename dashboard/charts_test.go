@@ -176,3 +176,18 @@ func TestNewChart_Before(t *testing.T) {
 		t.Errorf("got the line %q of a period without requests", quiet.Before)
 	}
 }
+
+// The number of requests is compared with that of the period before in words that can be read.
+func TestChangeOf(t *testing.T) {
+	for _, tt := range []struct {
+		now, before int
+		want        string
+	}{
+		{0, 0, "as in the period before"}, {5, 0, "none in the period before"}, {0, 5, "100 % fewer than before"}, {110, 100, "10 % more than before"},
+		{99, 10, "890 % more than before"}, {100, 10, "10 times as many as before"}, {1_674_000, 2, "837,000 times as many as before"},
+	} {
+		if got := changeOf(tt.now, tt.before); got != tt.want {
+			t.Errorf("%d after %d: got %q, want %q", tt.now, tt.before, got, tt.want)
+		}
+	}
+}

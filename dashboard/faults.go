@@ -57,7 +57,7 @@ func (d *Dashboard) withFaults(mux *http.ServeMux) http.Handler {
 		plain := httptest.NewRecorder()
 		switch handler.ServeHTTP(plain, r); plain.Code {
 		case http.StatusNotFound:
-			d.fail(w, r, &Fault{Status: http.StatusNotFound, Message: "There is no page at this address. Check it for a typing error, or go on from one of the pages below."})
+			d.fail(w, r, &Fault{Status: http.StatusNotFound, Message: "There is no page at this address. Check it for a typing error."})
 		case http.StatusMethodNotAllowed:
 			w.Header().Set("Allow", plain.Header().Get("Allow"))
 			d.fail(w, r, &Fault{Status: plain.Code, Message: fmt.Sprintf("This address does not accept %s requests. Nothing was changed. Go back and use the form on the page.", r.Method)})

@@ -176,6 +176,8 @@ func changeOf(now, before int) string {
 		return "as in the period before"
 	case before == 0:
 		return "none in the period before"
+	case now >= 10*before:
+		return fmt.Sprintf("%s times as many as before", figures.Grouped(now/before))
 	}
 	percent := 100 * (float64(now) - float64(before)) / float64(before)
 	word := "more"
