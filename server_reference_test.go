@@ -370,6 +370,7 @@ func TestReference_Try(t *testing.T) {
 	send("listCalls", []string{"Answer: 403 Forbidden", "permission_denied", `value="queued"`}, "try.key", key, "query.status", "queued")
 	send("createContact", []string{"Answer: 201 Created", "Mara"}, "try.key", key, "body", `{"first_name": "Mara"}`)
 	send("listContacts", []string{"Answer: 200 OK", "Mara", "/api/v1/contacts?search=mara"}, "try.key", key, "query.search", "mara")
+	send("getContact", []string{"Answer: 404", "not_found"}, "try.key", key, "path.contact_id", "999")
 	send("getContact", []string{"Answer: 404", "/api/v1/contacts/..%2F..%2Fkey"}, "try.key", key, "path.contact_id", "../../key")
 	send("listAgents", []string{"Answer: 429", "rate_limit_exceeded"}, "try.key", key)
 	send("listAgents", []string{"Answer: 401", "invalid_key"}, "try.key", "klen_wrong")

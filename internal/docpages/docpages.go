@@ -1,7 +1,7 @@
 // Package docpages renders documents in Markdown as parts of web pages. The documents link to each other
-// by file; the pages by address. Raw HTML, images and tables of images are left out. The program itself does not use the
-// package: a test renders the documents into files that the program embeds, because the renderer would
-// add about 0.8 MB to it.
+// by file; the pages by address. Raw HTML, images and tables of images are left out. The program itself
+// does not use the package: a test renders the documents into files that the program embeds, because the
+// renderer would add about 0.8 MB to it.
 package docpages
 
 import (
