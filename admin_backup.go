@@ -228,14 +228,14 @@ func (b *Backups) checkOne(w http.ResponseWriter, r *Request) error {
 		return err
 	}
 	if !slices.Contains(names, name) { // so that no other file can be named
-		return ErrNotFound.With("There is no scheduled backup with this name.")
+		return ErrNotFound
 	}
 	b.checks.Lock()
 	defer b.checks.Unlock()
 	path := filepath.Join(b.o.Dir, name)
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return ErrNotFound.With("The backup was deleted meanwhile.")
+		return ErrNotFound // deleted meanwhile
 	}
 	if err != nil {
 		return err

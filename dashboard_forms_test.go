@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,8 +12,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 	"golang.org/x/net/html"
+
+	"latchkey/cli"
 )
 
 // attributes returns the attributes of an element.
@@ -366,4 +372,51 @@ func TestForms_LocalTimes(t *testing.T) {
 			t.Errorf("%s in %s: got %d, %s; want %q", tt.start, tt.zone, w.Code, got, tt.want)
 		}
 	}
+}
+
+// TestBrowser_Forms adds a range of times to a day, imports contacts after a look at what the import
+// does, and downloads a backup.
+func TestBrowser_Forms(t *testing.T) {
+	p := openBrowser(t)
+	p.operator("/schedules/new")
+	p.click(`[name="windows.sunday.from"]`)
+	p.click(`fieldset:has([name="windows.sunday.from"]) [data-more] > button`)
+	p.wait("the second range", `document.querySelectorAll('[name="windows.sunday.from"]').length === 2 && document.activeElement === document.querySelectorAll('[name="windows.sunday.from"]')[1]`)
+	p.do(chromedp.Evaluate(`["from", "to"].forEach((end, i) => document.querySelectorAll('[name="windows.sunday.' + end + '"]').forEach((field, j) => { field.value = ["10:00", "12:00", "13:00", "00:00"][2 * j + i]; }))`, nil))
+	p.click("form .actions button.main")
+	p.sees("Delete this schedule")
+	var list struct {
+		Schedules []struct{ Windows map[string][]string }
+	}
+	if err := p.socket.Do(context.Background(), cli.Request{Method: "GET", Path: "/admin/v1/schedules"}, &list); err != nil || fmt.Sprint(list.Schedules[0].Windows["sunday"]) != "[10:00-12:00 13:00-24:00]" {
+		t.Errorf("got %v, %v", list, err)
+	}
+	p.click(`button[value="windows"]`)
+	p.sees("Copied. Nothing is saved yet.")
+
+	p.open("/contacts/import")
+	p.fill("#csv", "First Name;E-Mail\nMara;mara@example.net\nOda;oda@example.net")
+	p.click("form .actions button")
+	p.sees("Nothing is imported yet.")
+	p.sees("semicolons")
+	p.click(`button[value="import"]`)
+	p.sees("Imported: 2 created.")
+
+	p.open("/backups")
+	p.click(`form[action="/backups/download"] button`)
+	p.sees("Confirm your password")
+	p.fill("#password", operatorPassword)
+	p.press(kb.Enter)
+	p.sees("then the download begins")
+	for end := time.Now().Add(browserPatience); ; {
+		var log struct{ Count int }
+		if err := p.socket.Do(context.Background(), cli.Request{Method: "GET", Path: "/admin/v1/audit?action=/admin/v1/backup"}, &log); err != nil || time.Now().After(end) {
+			t.Fatalf("the browser downloads no backup: %v", err)
+		}
+		if log.Count > 0 {
+			break
+		}
+		<-time.After(30 * time.Millisecond)
+	}
+	p.sees("Download it if nothing happens.") // the page stays
 }

@@ -196,6 +196,14 @@ func TestBrowser_Looks(t *testing.T) {
 		p.visible("#" + dialog)
 		look("dialog-" + dialog)
 	}
+	for name, csv := range map[string]string{"import-preview": "First Name;E-Mail;Comp-any\nMara;mara@example.net;Lind KG\nOda;oda@example.net;Hus\n", "import-faults": "first_name,email\n,x\nOda,y\n"} {
+		p.open("/contacts/import")
+		p.screen(1280, 900, "light")
+		p.fill("#csv", csv)
+		p.click("form .actions button")
+		p.sees("What the import does")
+		look(name)
+	}
 	p.open("/keys/new?preset=caller&name=reception&expiry=90d")
 	p.screen(1280, 900, "light")
 	p.click("button.main")

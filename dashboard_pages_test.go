@@ -712,7 +712,7 @@ func TestBackupPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.says(b.post("/backups/"+name+"/check"), 200, name+" is damaged or was changed.", "the file cannot be read", ">damaged</span>", `class="note bad" role="alert"`)
-	b.says(b.post("/backups/other.db/check"), 404, "no scheduled backup")
+	b.says(b.post("/backups/other.db/check"), 404, "There is no backup")
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 // The webhooks family stores events with the change that they report, and sends
 // them. Read webhooks.go first (subscriptions), then webhooks_events.go (publish),
-// webhooks_queue.go (deliveries and retries), webhooks_outbox.go (how events are stored),
+// webhooks_queue.go (deliveries and retries), webhooks_log.go (the attempts, and
+// sending again), webhooks_outbox.go (how events are stored),
 // webhooks_references.go (the check of that), webhooks_sender.go (signing, sending,
 // allowed targets), webhooks_causes.go (what owners learn of failures) and
 // webhooks_notices.go (events of time rather than of a change).

@@ -195,6 +195,7 @@ for (const box of document.querySelectorAll("[data-more]")) {
   more.type = "button";
   more.className = "small";
   more.textContent = "Add a range";
+  more.ariaLabel = "Add a range: " + box.parentElement.querySelector("legend").firstChild.textContent.trim();
   more.addEventListener("click", () => {
     const row = more.previousElementSibling.cloneNode(true), fields = row.querySelectorAll("input");
     for (const field of fields) field.value = "";
