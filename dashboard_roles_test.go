@@ -199,7 +199,7 @@ func TestRoles_Pages(t *testing.T) {
 			}
 		}
 		head := c.get("/account").Body.String()
-		if shown := strings.Contains(head, "<span>Ann <small>"+plainRole(role.Name)+"</small></span>"); shown != (role.Name != RoleAdmin) {
+		if shown := strings.Contains(head, "<span><bdi>Ann</bdi> <small>"+plainRole(role.Name)+"</small></span>"); shown != (role.Name != RoleAdmin) {
 			t.Errorf("%s: the role in the header: got %v", role.Name, shown)
 		}
 	}
