@@ -137,17 +137,15 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	if err != nil && !errors.Is(err, ErrKey) {
 		return err
 	}
-	answer := map[string]any{"valid": false}
+	answer := make(map[string]any, 16) // so that it need not grow
+	answer["valid"] = false
 	if err == nil {
 		if answer["metadata"] = key.Metadata; key.Metadata == nil {
 			answer["metadata"] = map[string]string{}
 		}
-		for name, value := range map[string]any{
-			"key_id": key.ID, "name": key.Name, "owner": key.OwnerName, "environment": key.Environment, "permissions": key.PermissionNames(),
-			"status": key.Status(r.Latest), "expires_at": Seconds(key.ExpiresAt), "secret_ends_at": Seconds(key.SecretEnds()),
-		} {
-			answer[name] = value
-		}
+		answer["key_id"], answer["name"], answer["owner"], answer["environment"] = key.ID, key.Name, key.OwnerName, key.Environment
+		answer["permissions"], answer["status"] = key.PermissionNames(), key.Status(r.Latest)
+		answer["expires_at"], answer["secret_ends_at"] = Seconds(key.ExpiresAt), Seconds(key.SecretEnds())
 		for _, name := range slices.Sorted(maps.Keys(q.costs)) {
 			rule, ok := v.keyring.Rights().Limit(name)
 			if !ok {

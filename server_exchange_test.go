@@ -52,6 +52,41 @@ func TestServer_Allocations(t *testing.T) {
 	}
 }
 
+// A verification of a key and the refusal of a call cost a bounded number of allocations, those of the test
+// included.
+func TestServer_BodyAllocations(t *testing.T) {
+	if raceDetector {
+		t.Skip("allocations cannot be counted with the race detector")
+	}
+	a := newTestApp(t)
+	a.Server.spare.spoil = false
+	a.Server.o.Access = &AccessWriter{Out: io.Discard, Level: slog.LevelInfo, Redact: func(s string) string { return s }}
+	const limits = `"limits": {"requests_per_minute_limit": 1000000000}`
+	_, key := a.key(`["can_verify_keys", "can_initiate_calls"]`, limits)
+	_, other := a.key(`["can_read_agents"]`, limits)
+	w := &lineSink{sink: sink{header: http.Header{}}}
+	for _, tt := range []struct {
+		path, body string
+		status     int
+		most       float64
+	}{
+		{"/api/v1/verify", `{"key": "` + other + `"}`, 200, 80},
+		{"/api/v1/calls", `{"agent_id": "1", "phone_number": "+4930123456"}`, 404, 115},
+	} {
+		ask := func() {
+			clear(w.sink.header)
+			r := httptest.NewRequest("POST", tt.path, strings.NewReader(tt.body))
+			r.Header["X-Api-Key"], r.Header["Content-Type"] = []string{key}, jsonType
+			a.api.ServeHTTP(w, r)
+		}
+		ask() // the first time stores a reserve
+		got := testing.AllocsPerRun(200, ask)
+		if got > tt.most || w.sink.status != tt.status {
+			t.Errorf("%s: got %v allocations and status %d, want at most %v and %d", tt.path, got, w.sink.status, tt.most, tt.status)
+		}
+	}
+}
+
 // The request of a handler is empty once it has been answered. In the tests its memory is not used
 // again, so a handler that leaves something behind which uses the request fails.
 func TestServer_RequestIsEmptied(t *testing.T) {

@@ -51,7 +51,7 @@ const keyHole = "KEY"
 var dashboardPaths = []string{
 	"/keys", "/keys?status=live&sort=name", "/keys?search=program+99", "/keys?sort=last_used&page=1000", "/keys/" + keyHole, "/calls", "/calls?status=completed&page=1000", "/contacts", "/contacts?search=lind9+mara",
 	"/calendar", "/activity", "/owners", "/owners?search=owner+99", "/webhooks", "/status",
-	"/", "/?range=90d", "/requests", "/requests?outcome=client&page=100", "/keys/" + keyHole + "/usage", "/keys/" + keyHole + "/requests", "/agents", "/calendar/events", "/webhooks/1", "/contacts/77", "/operators", "/account",
+	"/", "/?range=90d", "/requests", "/requests?status=4xx", "/keys/" + keyHole + "/usage", "/keys/" + keyHole + "/requests", "/agents", "/calendar/events", "/webhooks/1", "/contacts/77", "/operators", "/account",
 }
 
 // lists measures all lists on stores of one owner and of 1,000 owners.

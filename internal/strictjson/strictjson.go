@@ -190,6 +190,14 @@ func isLow(raw []byte) bool {
 
 // check returns an *Error if the package refuses data.
 func check(data []byte) error {
+	if isClean(string(data)) {
+		return nil
+	}
+	return checkAll(data)
+}
+
+// checkAll is check for data that may have anything.
+func checkAll(data []byte) error {
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:
 		return errorf("The body is empty. Send one JSON object in UTF-8.")

@@ -140,3 +140,40 @@ func TestDecode_Allocations(t *testing.T) {
 		t.Errorf("got %v allocations for 100 rows, want at most %v", got, most)
 	}
 }
+
+// What isClean accepts, the full check accepts too, and an ordinary body is clean.
+func FuzzClean(f *testing.F) {
+	for _, text := range []string{
+		`{"key": "lk_1", "cost": 1, "limits": {"a": [1, -2.5, true, false, null]}, "empty": {}, "list": []}`, ` "x" `, `{"a": 1, "a": 2}`, `{"a": 1,}`, `{,}`, `[1,]`, `[`, `{"a"`, `{"a":`, "01", "1.", "-", ".5", "--1", "1-2", "nul", "\"\x01\"", `"\u0000"`,
+		`"` + "\xff" + `"`, "1 2", "", " ", strings.Repeat("[", MaxDepth) + strings.Repeat("]", MaxDepth), strings.Repeat("[", MaxDepth+1) + strings.Repeat("]", MaxDepth+1), "123456789012345678", "1e999",
+		"\xff\xfe{\x00}\x00", `{"` + strings.Repeat(`x": 1, "y`, 20) + `": 1}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if isClean(string(data)) {
+			if err := checkAll(data); err != nil {
+				t.Errorf("%q is called clean, but: %v", data, err)
+			}
+		}
+	})
+}
+
+func TestClean(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"agent_id": "1", "phone_number": "+4930123456", "custom_variables": {"n\u00e4me": ["x", 1.5, true, null]}}`: false, `{"a": "Jürgen", "n": [0, -1.25], "e": {}, "l": []} `: true,
+		`{"a": 1, "a": 2}`: false, `[1e5]`: false, `["a", ]`: false, "": false, "{}": true, strings.Repeat("[", MaxDepth+1) + strings.Repeat("]", MaxDepth+1): false,
+	} {
+		if got := isClean(text); got != want {
+			t.Errorf("%s: got %t, want %t", text, got, want)
+		}
+	}
+	data := []byte(`{"key": "lk_live_0123456789abcdef", "permission": "can_read_calls", "cost": 2}`)
+	if got := testing.AllocsPerRun(100, func() {
+		if err := check(data); err != nil {
+			t.Fatal(err)
+		}
+	}); got > 1 {
+		t.Errorf("got %v allocations, want at most 1", got)
+	}
+}
