@@ -223,8 +223,8 @@ func TestWriteOwnFields_EveryAnswer(t *testing.T) {
 			if strings.HasSuffix(row.Path, ".ics") {
 				vary = ""
 			}
-			if slices.Contains(d.pages, "GET "+strings.Replace(row.Path, ":operation", "{id}", 1)) {
-				continue // the dashboard has a page for it, which is checked below
+			if strings.HasPrefix(d.name, "admin ") && strings.HasPrefix(row.Path, "/reference") && row.Path != "/reference/style.css" {
+				continue // the dashboard has a page in its place, which is checked below
 			}
 			for _, credential := range []string{"", d.credential} {
 				if known := map[string]string{":code": "not_found", ":operation": "listCalls"}[path.Base(row.Path)]; known != "" {

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"latchkey/internal/query"
 )
 
 //go:embed *.html style.css
@@ -116,7 +118,16 @@ func (f *Reference) index(w http.ResponseWriter, r *http.Request, audience Audie
 		http.Error(w, "The reference cannot be shown.", http.StatusInternalServerError)
 		return
 	}
-	search := r.URL.Query().Get("search")
+	q, err := query.Parse(r.URL.RawQuery)
+	if err == nil {
+		q, err = query.Once(q, "search")
+	}
+	if err != nil {
+		restrictPage(w)
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	search := q.Get("search")
 	f.page(w, r, "reference.html", map[string]any{
 		"Title": all.Info.Title + " reference", "Info": all.Info, "Admin": audience == Operators, "Bases": bases, "Search": search, "Groups": all.find(audience, search),
 	})
