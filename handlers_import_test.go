@@ -445,7 +445,7 @@ func TestContactPages_Preview(t *testing.T) {
 	const file = "First Name;E-Mail;tags\nMaria;mara@example.net;\"a;b\"\n<script>x</script>;;\n"
 	w := b.sendImport("", url.Values{"csv": {file}, "twins": {"create"}})
 	b.says(w, 200, "Nothing is imported yet.", "<dt>Cells separated by</dt><dd>semicolons</dd>", "<dt>New</dt><dd>2</dd>", "1, each creates another contact", "<dt>Wrong</dt><dd>none</dd>",
-		"<bdi>First Name</bdi><span class=\"sub\">is first_name</span>", "<bdi>a;b</bdi>", "<td>line 2 of the file (row 1)</td><td>contact 1</td>", "Import 2 contacts", "Maria;mara@example.net")
+		"<bdi>First Name</bdi><br><span class=\"soft\">is first_name</span>", "<bdi>a;b</bdi>", "<td>line 2 of the file (row 1)</td><td>contact 1</td>", "Import 2 contacts", "Maria;mara@example.net")
 	b.tame("preview", w)
 	skip := b.sendImport("", url.Values{"csv": {file}, "twins": {"skip"}})
 	b.says(skip, 200, "<dt>New</dt><dd>1</dd>", "1 to leave out", "Import 1 contact<", `value="skip" selected`)

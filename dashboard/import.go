@@ -232,7 +232,7 @@ func (p *importPlan) read(sent importSent, layout any) {
 	for _, c := range columns {
 		column, _ := c.(map[string]any)
 		head := namedText{Name: textOf(column["name"])}
-		if means := textOf(column["column"]); means != head.Name {
+		if means := textOf(column["column"]); !strings.EqualFold(means, head.Name) {
 			head.Value = means
 		}
 		p.Heads = append(p.Heads, head)
