@@ -651,7 +651,7 @@ func TestVariablePages(t *testing.T) {
 	if v := b.operate(200, "GET", "/admin/v1/variables/3", ""); v["variable_type"] != "select" || len(v["select_options"].([]any)) != 2 {
 		t.Errorf("got %v", v)
 	}
-	if body := b.get("/variables/1").Body.String(); strings.Contains(body, "<dialog") {
+	if body := b.get("/variables/1").Body.String(); strings.Contains(body, `<dialog id="delete"`) {
 		t.Error("a built-in variable can be deleted")
 	}
 	b.says(b.get("/variables/1/delete"), 403)
