@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"latchkey/internal/clock"
 	"latchkey/internal/strictjson"
 )
 
@@ -73,13 +74,13 @@ func readAuditTime(q url.Values, name string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if day, err := time.Parse(time.DateOnly, text); err == nil {
+	if day, err := clock.ParseDate(text); err == nil {
 		if name == "to" {
 			day = day.AddDate(0, 0, 1)
 		}
 		return day, nil
 	}
-	at, err := time.Parse(time.RFC3339, text)
+	at, err := clock.ParseTime(text)
 	if err != nil {
 		return at, ErrValidation.With("%s must be a day such as 2026-11-28, or a time such as 2026-11-28T09:00:00Z; got %q.", name, text)
 	}

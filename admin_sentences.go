@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"latchkey/internal/clock"
 )
 
 // sentencePart is a part of the sentence about an entry of the audit log.
@@ -312,7 +314,7 @@ func overlapText(c Change, at time.Time) string {
 	for _, alias := range list {
 		fields, _ := alias.(map[string]any)
 		text, _ := fields["ends_at"].(string)
-		if t, err := time.Parse(time.RFC3339, text); err == nil && t.After(ends) {
+		if t, err := clock.ParseTime(text); err == nil && t.After(ends) {
 			ends = t
 		}
 	}

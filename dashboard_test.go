@@ -593,8 +593,8 @@ func TestDashboard_Faults(t *testing.T) {
 		title, text   string
 		back, allowed string
 	}{
-		{"GET", "/nothing", 404, "Not found", "There is no page at this address", `href="/"`, ""},
-		{"GET", "/static/none.js", 404, "Not found", "There is no page at this address", `href="/"`, ""},
+		{"GET", "/nothing", 404, "Not found", "There is no page at this URL", `href="/"`, ""},
+		{"GET", "/static/none.js", 404, "Not found", "There is no page at this URL", `href="/"`, ""},
 		{"GET", "/keys/key_none", 404, "Not found", "There is no key with this id.", `<a class="button" href="/keys">API Keys</a>`, ""},
 		{"GET", "/webhooks/99", 404, "Not found", "There is no webhook 99.", `<a class="button" href="/webhooks">Webhooks</a>`, ""},
 		{"GET", "/requests/none", 404, "Not found", "not among the latest", `<a class="button" href="/requests">Requests</a>`, ""},

@@ -29,7 +29,7 @@ func faultTitle(status int) string {
 func (v *pageRequest) showFault(f *Fault) {
 	message := f.Message
 	if message == "No such object." {
-		message = "There is nothing at this address. It may have been deleted, or the address has a typing error."
+		message = "There is nothing at this URL. It may have been deleted, or the URL has a typing error."
 	}
 	v.show(f.Status, "fault", view{Title: faultTitle(f.Status), Fault: message})
 }
@@ -57,7 +57,7 @@ func (d *Dashboard) withFaults(mux *http.ServeMux) http.Handler {
 		plain := httptest.NewRecorder()
 		switch handler.ServeHTTP(plain, r); plain.Code {
 		case http.StatusNotFound:
-			d.fail(w, r, &Fault{Status: http.StatusNotFound, Message: "There is no page at this address. Check it for a typing error."})
+			d.fail(w, r, &Fault{Status: http.StatusNotFound, Message: "There is no page at this URL. Check it for a typing error."})
 		case http.StatusMethodNotAllowed:
 			w.Header().Set("Allow", plain.Header().Get("Allow"))
 			d.fail(w, r, &Fault{Status: plain.Code, Message: fmt.Sprintf("This address does not accept %s requests. Nothing was changed. Go back and use the form on the page.", r.Method)})
