@@ -7,7 +7,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -182,10 +181,7 @@ func (a *App) connect() error {
 	if err := a.assemble(registry); err != nil {
 		return err
 	}
-	pages, adminPages, err := a.describe()
-	if err != nil {
-		return err
-	}
+	pages, adminPages := a.describe()
 	a.Server = NewServer(ServerOptions{
 		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: a.tokens, Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
 		Routes: a.routes, Pages: pages, AdminPages: adminPages, Guards: a.guards,
@@ -226,27 +222,20 @@ func (a *App) keyRules() KeyRules {
 	}
 }
 
-// openAPI is the OpenAPI 3.1 description of all endpoints of the API listener and the
-// admin listener. Tests check that it describes every route and every answer.
-//
-//go:embed openapi.json
-var openAPI []byte
-
 // describe creates the reference pages. It returns the routes of the pages on the API
 // listener and of those on the admin listener.
-func (a *App) describe() (api, admin []Row, err error) {
+func (a *App) describe() (api, admin []Row) {
 	var entries []reference.ErrorEntry
 	for _, e := range ErrorCatalog() {
 		entries = append(entries, reference.ErrorEntry(e))
 	}
-	description, err := withoutRoutes(openAPI, a.absent)
-	if err != nil {
-		return nil, nil, err
-	}
-	pages, err := reference.New(description, entries)
-	if err != nil {
-		return nil, nil, err
-	}
+	pages := reference.New(func() ([]byte, error) {
+		openAPI, err := reference.OpenAPI()
+		if err != nil {
+			return nil, err
+		}
+		return withoutRoutes(openAPI, a.absent)
+	}, entries)
 	a.pages = pages
 	rowsOf := func(handler http.Handler) (rows []Row) {
 		serve := func(w http.ResponseWriter, r *http.Request, _ httprouter.Params) { handler.ServeHTTP(w, r) }
@@ -255,7 +244,7 @@ func (a *App) describe() (api, admin []Row, err error) {
 		}
 		return rows
 	}
-	return rowsOf(pages.Handler(reference.Clients, a.bases)), rowsOf(pages.Handler(reference.Operators, a.bases)), nil
+	return rowsOf(pages.Handler(reference.Clients, a.bases)), rowsOf(pages.Handler(reference.Operators, a.bases))
 }
 
 // withoutRoutes returns an OpenAPI description without the operations of some routes. If there are

@@ -20,7 +20,18 @@ import (
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
+
+	"latchkey/reference"
 )
+
+// openAPI is openapi.json as the program has it.
+var openAPI = func() []byte {
+	data, err := reference.OpenAPI()
+	if err != nil {
+		panic(err)
+	}
+	return data
+}()
 
 var description = sync.OnceValues(func() (*openapi3.T, error) {
 	doc, err := openapi3.NewLoader().LoadFromData(openAPI)

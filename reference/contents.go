@@ -86,12 +86,16 @@ func (f *Reference) read() (*contents, error) {
 			Responses map[string]response
 		}
 	}
-	if err := json.Unmarshal(f.openAPI, &doc); err != nil {
+	file, err := f.openAPI()
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(file, &doc); err != nil {
 		return nil, fmt.Errorf("read openapi.json: %w", err)
 	}
 	c := &contents{Info: doc.Info, schemas: map[string][]byte{}, responses: doc.Components.Responses}
 	for name, raw := range doc.Components.Schemas {
-		c.schemas[name] = f.within(raw)
+		c.schemas[name] = within(file, raw)
 	}
 	for _, tag := range doc.Tags {
 		c.groups = append(c.groups, group{Name: tag.Name, Anchor: anchor(tag.Name)})
@@ -108,7 +112,7 @@ func (f *Reference) read() (*contents, error) {
 			}
 			for i, g := range c.groups {
 				if slices.Contains(op.Tags, g.Name) {
-					c.groups[i].Operations = append(g.Operations, entry{op.ID, strings.ToUpper(method), route, op.Summary, f.within(raw)})
+					c.groups[i].Operations = append(g.Operations, entry{op.ID, strings.ToUpper(method), route, op.Summary, within(file, raw)})
 				}
 			}
 		}
@@ -119,16 +123,16 @@ func (f *Reference) read() (*contents, error) {
 		if err := json.Unmarshal(doc.Webhooks[name]["post"], &op); err != nil {
 			return nil, fmt.Errorf("read openapi.json: webhook %s: %w", name, err)
 		}
-		events.Operations = append(events.Operations, entry{op.ID, "POST", name, op.Summary, f.within(doc.Webhooks[name]["post"])})
+		events.Operations = append(events.Operations, entry{op.ID, "POST", name, op.Summary, within(file, doc.Webhooks[name]["post"])})
 	}
 	c.groups = append(c.groups, events)
 	return c, nil
 }
 
-// within returns the bytes of openapi.json that are equal to part, so that the copy can be freed.
-func (f *Reference) within(part []byte) []byte {
-	if at := bytes.Index(f.openAPI, part); at >= 0 {
-		return f.openAPI[at : at+len(part) : at+len(part)]
+// within returns the bytes of file, which is openapi.json, that are equal to part, so that the copy can be freed.
+func within(file, part []byte) []byte {
+	if at := bytes.Index(file, part); at >= 0 {
+		return file[at : at+len(part) : at+len(part)]
 	}
 	return part
 }

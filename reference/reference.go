@@ -4,12 +4,12 @@ package reference
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"embed"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"html/template"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -24,10 +24,11 @@ var files embed.FS
 // Reference serves the description of the endpoints as JSON and as pages, and a page for each error
 // code. Requests need no key. A Reference is safe for concurrent use.
 type Reference struct {
-	openAPI   []byte
-	errors    []ErrorEntry
-	templates *template.Template
-	contents  func() (*contents, error) // reads openAPI at the first call
+	errors []ErrorEntry
+	// Nothing is read before the first request for it, because few services are ever asked.
+	openAPI   func() ([]byte, error)
+	templates func() (*template.Template, error)
+	contents  func() (*contents, error)
 }
 
 // Audience selects the endpoints that the pages describe.
@@ -53,20 +54,26 @@ type ErrorEntry struct {
 	Example  string // body of an answer with the code
 }
 
-// New returns a Reference. openAPI is the description of all endpoints (OpenAPI 3.1, as JSON).
-// entries explain all error codes. Do not change openAPI or entries afterwards. New returns an error
-// if openAPI is not valid JSON.
-func New(openAPI []byte, entries []ErrorEntry) (*Reference, error) {
-	f := &Reference{openAPI: openAPI, errors: entries}
+// New returns a Reference. openAPI returns the description of all endpoints (OpenAPI 3.1, as JSON); it is
+// called once, at the first request for it. entries explain all error codes. Do not change either
+// afterwards.
+func New(openAPI func() ([]byte, error), entries []ErrorEntry) *Reference {
+	f := &Reference{errors: entries, openAPI: sync.OnceValues(openAPI)}
 	f.contents = sync.OnceValues(f.read)
-	if !json.Valid(openAPI) {
-		return nil, errors.New("read openapi.json: it is not valid JSON")
+	f.templates = sync.OnceValues(func() (*template.Template, error) { return template.ParseFS(files, "*.html") })
+	return f
+}
+
+//go:embed openapi.json.gz
+var packed []byte
+
+// OpenAPI returns openapi.json, which is part of the program as gzip.
+func OpenAPI() ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, fmt.Errorf("read openapi.json: %w", err)
 	}
-	var err error
-	if f.templates, err = template.ParseFS(files, "*.html"); err != nil {
-		return nil, fmt.Errorf("read the pages of the reference: %w", err)
-	}
-	return f, nil
+	return io.ReadAll(r)
 }
 
 // Paths returns the paths of the GET requests that the handler of Handler answers. In a path, :code
@@ -82,7 +89,12 @@ func (f *Reference) Handler(audience Audience, bases func(*http.Request) Bases) 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/openapi.json":
-			send(w, r, "application/json", f.openAPI)
+			description, err := f.openAPI()
+			if err != nil {
+				http.Error(w, "The description cannot be read.", http.StatusInternalServerError)
+				return
+			}
+			send(w, r, "application/json", description)
 		case "/reference":
 			f.index(w, r, audience, bases(r))
 		case "/reference/style.css":
@@ -168,7 +180,11 @@ func (f *Reference) page(w http.ResponseWriter, r *http.Request, name string, da
 
 func (f *Reference) render(name string, data any) ([]byte, error) {
 	var buf bytes.Buffer
-	if err := f.templates.ExecuteTemplate(&buf, name, data); err != nil {
+	templates, err := f.templates()
+	if err == nil {
+		err = templates.ExecuteTemplate(&buf, name, data)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
 	return buf.Bytes(), nil

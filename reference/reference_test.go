@@ -1,9 +1,13 @@
 package reference
 
 import (
+	"bytes"
+	"compress/gzip"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 )
@@ -26,10 +30,7 @@ func ask(t *testing.T, door http.Handler, path string) *httptest.ResponseRecorde
 
 // TestHandler requests every path for both audiences and checks where the answers differ.
 func TestHandler(t *testing.T) {
-	f, err := New([]byte(small), []ErrorEntry{{Code: "too_small", Statuses: []int{400, 413}, Means: "It is too small.", Example: `{"error": "too_small"}`}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := New(func() ([]byte, error) { return []byte(small), nil }, []ErrorEntry{{Code: "too_small", Statuses: []int{400, 413}, Means: "It is too small.", Example: `{"error": "too_small"}`}})
 	bases := func(r *http.Request) Bases { return Bases{API: "http://api.example", Admin: "http://" + r.Host} }
 	for _, audience := range []Audience{Clients, Operators} {
 		admin := audience == Operators
@@ -74,8 +75,37 @@ func TestHandler(t *testing.T) {
 	}
 }
 
-func TestNew_BadDescription(t *testing.T) {
-	if _, err := New([]byte("{"), nil); err == nil || !strings.Contains(err.Error(), "read openapi.json") {
+func TestReference_BadDescription(t *testing.T) {
+	nobody := func(*http.Request) Bases { return Bases{} }
+	f := New(func() ([]byte, error) { return []byte("{"), nil }, nil)
+	if _, err := f.contents(); err == nil || !strings.Contains(err.Error(), "read openapi.json") {
 		t.Errorf("got %v", err)
+	}
+	if w := ask(t, f.Handler(Clients, nobody), "/reference"); w.Code != http.StatusInternalServerError {
+		t.Errorf("got %d", w.Code)
+	}
+	f = New(func() ([]byte, error) { return nil, errors.New("no") }, nil)
+	if w := ask(t, f.Handler(Clients, nobody), "/openapi.json"); w.Code != http.StatusInternalServerError {
+		t.Errorf("got %d", w.Code)
+	}
+}
+
+// TestOpenAPI wants the packed description to be that of the file.
+func TestOpenAPI(t *testing.T) {
+	file, err := os.ReadFile("../openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Getenv("LATCHKEY_WRITE_DOCS") != "" {
+		var packed bytes.Buffer
+		w, _ := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+		_, _ = w.Write(file)
+		if err := errors.Join(w.Close(), os.WriteFile("openapi.json.gz", packed.Bytes(), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if got, err := OpenAPI(); err != nil || !bytes.Equal(got, file) {
+		t.Errorf("reference/openapi.json.gz is not openapi.json; run LATCHKEY_WRITE_DOCS=1 go test -run TestOpenAPI ./reference (%v)", err)
 	}
 }
