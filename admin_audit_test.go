@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -438,17 +437,7 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 
 // failedHook makes a webhook with a delivery that has failed for good, and gives its id.
 func (w *auditWalk) failedHook() string {
-	id := w.privateHook()
-	hook, err := strconv.ParseUint(id, 10, 64)
-	if err == nil {
-		err = w.Store.Update(func(tx *Tx) error {
-			return addReplayable(tx, Attempt{Webhook: hook, Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1}, []byte("{}"))
-		})
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return id
+	return w.withAttempt(w.privateHook())
 }
 
 // privateHook leads to where nothing listens, without being asked.

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -224,17 +223,7 @@ func (w *commandWalk) newOperator() string {
 // logged makes a webhook with an attempt in its log and returns its id.
 func (w *commandWalk) logged() string {
 	w.t.Helper()
-	id := w.newHook()
-	hook, err := strconv.ParseUint(id, 10, 64)
-	if err == nil {
-		err = w.Store.Update(func(tx *Tx) error {
-			return addReplayable(tx, Attempt{Webhook: hook, Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1}, []byte("{}"))
-		})
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return id
+	return w.withAttempt(w.newHook())
 }
 
 // answered makes a webhook whose receiver answers and returns its id.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,21 @@ func (a *testApp) waiting(ids ...uint64) (some []uint64) {
 // push queues an event for one webhook.
 func push(tx *Tx, d delivery) error {
 	return enqueue(tx, outboxEvent{Type: d.Event, At: d.At}, d.Body, []uint64{d.Webhook})
+}
+
+// withAttempt adds an attempt to the log of the webhook with this id and returns the id.
+func (a *testApp) withAttempt(id string) string {
+	a.t.Helper()
+	hook, err := strconv.ParseUint(id, 10, 64)
+	if err == nil {
+		err = a.Store.Update(func(tx *Tx) error {
+			return addReplayable(tx, Attempt{Webhook: hook, Delivery: newDeliveryID(), Event: "call.ended", At: epoch, Attempt: 1}, []byte("{}"))
+		})
+	}
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return id
 }
 
 // addReplayable adds a log entry with a body of its own to the log of a.Webhook.

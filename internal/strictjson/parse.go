@@ -8,7 +8,7 @@ import (
 
 // parser decodes JSON into maps, slices and simple values, as a json.Decoder with UseNumber does. It
 // allocates about a third of what encoding/json does, because strings share the memory of the text
-// and maps are made in their final size. It gives up at an error, which encoding/json then explains.
+// and maps are made in their final size. It stops at an error, which encoding/json then explains.
 type parser struct {
 	text    string
 	at      int // position in text
