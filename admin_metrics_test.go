@@ -103,7 +103,7 @@ func TestMetrics_Figures(t *testing.T) {
 		`latchkey_decisions_total{decision="authentication_required"} 1`,
 		`latchkey_decisions_total{decision="invalid_key"} 1`,
 		`latchkey_keys{state="active"} 1`, `latchkey_keys{state="paused"} 1`, `latchkey_keys{state="expired"} 0`, `latchkey_keys_stored 2`,
-		`latchkey_key_lookups_total 3`, `latchkey_key_cache_misses_total 1`, `latchkey_key_cache_entries 1`, `latchkey_limiter_keys 2`,
+		`latchkey_key_lookups_total 3`, `latchkey_key_cache_misses_total 1`, `latchkey_key_cache_entries 1`, `latchkey_limiter_keys 1`,
 		`latchkey_in_flight{limit="concurrent_requests"} 0`, `latchkey_in_flight_refused_total{limit="concurrent_streams"} 0`,
 		`latchkey_webhook_attempts_total{result="delivered"} 1`, `latchkey_webhook_attempts_total{result="refused"} 1`, `latchkey_webhook_attempts_total{result="unreachable"} 1`,
 		`latchkey_webhook_backlog 0`, `latchkey_webhook_dropped_total 0`, `latchkey_audit_entries 4`, `latchkey_ready 1`, `latchkey_last_backup_failed 0`, `latchkey_last_backup_timestamp_seconds 0`,
