@@ -609,7 +609,7 @@ func TestDashboard_Faults(t *testing.T) {
 				continue
 			}
 			browser.says(w, tt.status, `<html lang="en">`, "<title>"+tt.title+" - Latchkey</title>", "<h1>"+tt.title+"</h1>", `role="alert"`, tt.text, `href="/"`, "style.css")
-			if who == "operator" && !strings.Contains(w.Body.String(), tt.back) || strings.Contains(w.Body.String(), "Sign out") != (who == "operator") {
+			if who == "operator" && !strings.Contains(w.Body.String(), tt.back) || strings.Contains(w.Body.String(), "Log out") != (who == "operator") {
 				t.Errorf("%s, %s %s: got %s", who, tt.method, tt.path, w.Body)
 			}
 			if got := w.Header().Get("Allow"); got != tt.allowed {

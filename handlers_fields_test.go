@@ -192,10 +192,14 @@ func TestWriteOwnFields_EveryAnswer(t *testing.T) {
 			statuses[res.StatusCode]++
 			h := res.Header
 			want := map[string]string{"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": cache, "Vary": vary, "Server": ""}
-			for name, value := range want {
-				if path == "/metrics" && h.Get("Vary") == "Accept" {
-					h["Vary"] = h["Vary"][len(h["Vary"])-1:] // the library that writes the metrics has named what it reads
+			if res.StatusCode == 200 && (path == "/metrics" || strings.HasPrefix(path, "/static/")) {
+				vary := strings.Split(strings.Join(h["Vary"], ", "), ", ")
+				if !slices.Contains(vary, "Accept-Encoding") { // these are sent as gzip too
+					t.Errorf("%s: %s: got Vary %q", d.name, path, vary)
 				}
+				h["Vary"] = slices.DeleteFunc(vary, func(name string) bool { return name == "Accept-Encoding" })
+			}
+			for name, value := range want {
 				if got := strings.Join(h[name], ", "); got != value {
 					t.Errorf("%s: %s %s, %d, credential %t: got %s %q, want %q", d.name, method, path, res.StatusCode, credential != "", name, got, value)
 				}
@@ -251,7 +255,11 @@ func TestWriteOwnFields_EveryAnswer(t *testing.T) {
 				check("GET", path, "", "no-cache", "")
 			}
 		}
-		check("GET", "/api/v9/nothing", d.credential, "no-store", "")
+		unknown := "" // what the answer about an unknown path depends on: the dashboard has a page for it
+		if strings.HasPrefix(d.name, "admin ") {
+			unknown = "Cookie"
+		}
+		check("GET", "/api/v9/nothing", d.credential, "no-store", unknown)
 		check("BREW", "/healthz", d.credential, "no-store", "")
 	}
 	for _, status := range []int{200, 303, 400, 401, 403, 404, 405, 429} {
