@@ -82,8 +82,8 @@ step "builds for Linux, Windows and macOS" builds
 [ -n "$quick" ] || step "the servers of the benchmarks" go test -C bench/peers .
 spread="-spread ."
 # Tests that walk all pages, commands or damages, one after the other, run without the race detector, which
-# would take most of the time for them and find nothing.
-walks='^Test(Browser_|Roles_|Dashboard_EveryQuery|Output_EveryCommand|Damage_Records|OpenAPI_)'
+# would take most of the time for them and find nothing. So do those that count allocations, which it changes.
+walks='^Test(Browser_|Roles_|Dashboard_EveryQuery|Output_EveryCommand|Damage_Records|OpenAPI_|Passwords_EveryWay|Operators_Faults|OIDC_Lies|Guesses_KnownBrowser|\w+_\w*Allocations)'
 [ $# = 0 ] || spread= walks= # other arguments can be of every kind
 # shellcheck disable=SC2086 # $spread, $quick and $race are empty or words
 exec go run ./internal/testwatch -stuck "${STUCK:-2m}" $spread -plain "$walks" -- $race -timeout 30m $quick "$@" ./...
