@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,9 +102,15 @@ func (a *AuditLog) page(ctx context.Context, tx *Tx, f AuditFilter, bounds func(
 	return f.Page(ctx, tx, bounds)
 }
 
-// named returns the objects that have a name now, as the audit log calls them.
+// named returns the objects that have a name now, as the audit log calls them. What is a kind of object, or
+// a kind and an id, is no name: nothing is searched for it.
 func (a *AuditLog) named(ctx context.Context, tx *Tx, name string) (objects []string, err error) {
-	if strings.TrimSpace(name) == "" {
+	words := strings.Fields(name)
+	if len(words) == 0 {
+		return nil, nil
+	}
+	isKind := slices.ContainsFunc(a.o.Naming, func(n *Naming) bool { return n.Kind == words[0] })
+	if isKind && (len(words) == 1 || len(words) == 2 && ObjectID.MatchString(words[1])) {
 		return nil, nil
 	}
 	if objects, err = a.o.Keyring.NamedAs(ctx, tx, name); err != nil {

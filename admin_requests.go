@@ -154,14 +154,19 @@ func (a *recentRequest) requestID() string {
 	return string(a.id[:n])
 }
 
-// Find returns the requests that a filter selects, newest first.
-func (q *Requests) Find(f requestFilter) (found []recentRequest) {
+// Find returns the requests that a filter selects, newest first, from the position from up to that before
+// to, and how many there are at all positions.
+func (q *Requests) Find(f requestFilter, from, to int) (found []recentRequest, count int) {
 	for one := range q.newest() {
-		if f.selects(one) {
+		if !f.selects(one) {
+			continue
+		}
+		if count >= from && count < to {
 			found = append(found, *one)
 		}
+		count++
 	}
-	return found
+	return found, count
 }
 
 // newest yields the requests in memory, newest first. A request is locked while it is yielded, so it
@@ -244,13 +249,13 @@ func (q *Requests) show(w http.ResponseWriter, r *Request) error {
 			return ErrValidation.With("client must be an IP address, such as 192.0.2.7; got %q.", text)
 		}
 	}
-	found := q.Find(f)
+	from, to := page.Bounds(maxRequests)
+	found, count := q.Find(f, from, to)
 	rows := []any{}
-	from, to := page.Bounds(len(found))
-	for _, one := range found[from:to] {
+	for _, one := range found {
 		rows = append(rows, one.shown())
 	}
-	answer := page.Answer(len(found), "requests", rows)
+	answer := page.Answer(count, "requests", rows)
 	answer["kept"] = maxRequests
 	return WriteJSON(w, http.StatusOK, answer)
 }

@@ -20,24 +20,30 @@ func noted(q *Requests, id string, status int, at time.Time, took time.Duration)
 	q.Note(&Outcome{ID: id, Method: "GET", Route: "/api/v1/agents", Status: status, Began: at, Took: took, Client: netip.MustParseAddr("192.0.2.1")})
 }
 
+// all returns all requests that a filter selects.
+func (q *Requests) all(f requestFilter) []recentRequest {
+	found, _ := q.Find(f, 0, maxRequests)
+	return found
+}
+
 // The list holds exactly the latest requests, newest first, also when many are added at once.
 func TestRequests_Latest(t *testing.T) {
 	q := NewRequests()
-	if found := q.Find(requestFilter{}); len(found) != 0 {
+	if found := q.all(requestFilter{}); len(found) != 0 {
 		t.Fatalf("got %d requests in a new list", len(found))
 	}
 	const more = 1234
 	for i := range maxRequests + more {
 		noted(q, fmt.Sprint("r", i), 200+i%2*300, epoch, time.Millisecond)
 	}
-	found := q.Find(requestFilter{})
+	found := q.all(requestFilter{})
 	if len(found) != maxRequests || found[0].requestID() != fmt.Sprint("r", maxRequests+more-1) || found[maxRequests-1].requestID() != fmt.Sprint("r", more) {
 		t.Fatalf("got %d requests from %s to %s", len(found), found[0].requestID(), found[len(found)-1].requestID())
 	}
-	if found := q.Find(requestFilter{status: 5}); len(found) != maxRequests/2 || found[0].status != 500 {
+	if found := q.all(requestFilter{status: 5}); len(found) != maxRequests/2 || found[0].status != 500 {
 		t.Errorf("5xx: got %d", len(found))
 	}
-	if found := q.Find(requestFilter{id: fmt.Sprint("r", more-1)}); len(found) != 0 {
+	if found := q.all(requestFilter{id: fmt.Sprint("r", more-1)}); len(found) != 0 {
 		t.Error("a request that was overwritten is found")
 	}
 	var many sync.WaitGroup
@@ -46,14 +52,14 @@ func TestRequests_Latest(t *testing.T) {
 			for i := range 5000 {
 				noted(q, fmt.Sprintf("w%d-%d", worker, i), 200, epoch, 0)
 				if i%500 == 0 {
-					q.Find(requestFilter{})
+					q.all(requestFilter{})
 				}
 			}
 		})
 	}
 	many.Wait()
 	seen := map[string]bool{}
-	for _, one := range q.Find(requestFilter{}) {
+	for _, one := range q.all(requestFilter{}) {
 		seen[one.requestID()] = true
 	}
 	if len(seen) != maxRequests || q.Noted() != maxRequests+more+40_000 {

@@ -95,7 +95,7 @@ func (r *Request) Record(store *Store) error {
 // it may then be a secret that was put there by mistake.
 func RouteObject(route string, params httprouter.Params) string {
 	kind := routeKind(route)
-	if kind == "" || len(params) == 0 || !objectID.MatchString(params[0].Value) {
+	if kind == "" || len(params) == 0 || !ObjectID.MatchString(params[0].Value) {
 		return ""
 	}
 	return kind + " " + params[0].Value
@@ -127,8 +127,8 @@ func (r *Request) Missing() *Error {
 	return ErrNotFound
 }
 
-// objectID matches the ids of keys, of sessions and of other records.
-var objectID = regexp.MustCompile(`^((key|ses)_[0-9a-f]{1,40}|[0-9]{1,19})$`)
+// ObjectID matches the ids of keys, of sessions and of other records.
+var ObjectID = regexp.MustCompile(`^((key|ses)_[0-9a-f]{1,40}|[0-9]{1,19})$`)
 
 // Handler writes one answer or returns an error. An *Error is sent to the client. Any other error
 // is logged and answered as server_error.

@@ -167,7 +167,7 @@ func TestServer_MissingIsNamed(t *testing.T) {
 		}
 		named++
 		want := "There is no " + routeKind(row.Path)
-		if objectID.MatchString(id) {
+		if ObjectID.MatchString(id) {
 			want += " " + id + "."
 		} else {
 			want += " with this id."

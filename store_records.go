@@ -537,7 +537,8 @@ func adoptTable(tx *Tx, t anyTable) error {
 // namingOf returns how the names of the records of a table are found.
 func namingOf(t anyTable) *Naming {
 	return &Naming{
-		Of: func(tx *Tx, object string) (string, bool) { return nameIn(tx, t, object) },
+		Kind: t.settings().audit.Object,
+		Of:   func(tx *Tx, object string) (string, bool) { return nameIn(tx, t, object) },
 		Find: func(ctx context.Context, tx *Tx, name string) ([]string, error) {
 			return namedIn(tx, t, Query{Context: ctx}, name)
 		},

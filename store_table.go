@@ -296,6 +296,7 @@ type Checked interface {
 
 // Naming finds the names of the records of a table.
 type Naming struct {
+	Kind string // what the audit log calls the records, such as "team"
 	// Of returns the present name of the record that the audit log calls object, such as "team 3". The
 	// name is "" for a record without one, and for a personal one. Of returns false if the table has no such
 	// record.

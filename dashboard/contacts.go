@@ -40,12 +40,12 @@ const maxInUse = 200
 // inUse returns the usual values of a member of contacts, and those of the newest contacts, as
 // suggestions.
 func inUse(v *pageRequest, member string, usual ...string) []choice {
-	answer, e := v.call(http.MethodGet, fmt.Sprintf("/admin/v1/contacts?limit=%d", maxInUse), nil)
-	if e != nil {
-		return words(usual...)(v)
+	if v.contacts == nil {
+		answer, _ := v.call(http.MethodGet, fmt.Sprintf("/admin/v1/contacts?limit=%d", maxInUse), nil) // after a fault there are only the usual values
+		list, _ := answer["contacts"].([]any)
+		v.contacts = append([]any{}, list...)
 	}
-	list, _ := answer["contacts"].([]any)
-	for _, row := range list {
+	for _, row := range v.contacts {
 		contact, _ := row.(map[string]any)
 		if value := textOf(contact[member]); value != "" && !slices.Contains(usual, value) {
 			usual = append(usual, value)

@@ -54,6 +54,7 @@ type pageRequest struct {
 	query     url.Values // parameters of the address, without empty ones
 	note      string     // sentence about what was done with the form that is shown again; "" if there is none
 	unproven  string     // path of an endpoint that required a confirmed password; "" if none did
+	contacts  []any      // the newest contacts, once they were read for suggestions
 }
 
 // now returns the current time from Options.Now.
