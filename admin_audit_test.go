@@ -435,7 +435,7 @@ func (w *auditWalk) changes() map[string]func() (path, body string) {
 	return all
 }
 
-// failedHook makes a webhook with a delivery that has failed for good, and gives its id.
+// failedHook creates a webhook with a delivery that has failed for good and returns its id.
 func (w *auditWalk) failedHook() string {
 	return w.withAttempt(w.privateHook())
 }

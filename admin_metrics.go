@@ -97,9 +97,10 @@ func NewMetrics(o MetricsOptions) *Metrics {
 	return m
 }
 
-// all returns all metrics of the service in the order of their names.
+// all returns all metrics of the service in the order of their names, for one answer.
 func (m *Metrics) all() []promtext.Metric {
-	all := slices.Concat(m.own(), m.gauges(), m.stored(), connectionMetrics(m.o.Connections), inFlightMetrics(m.o.Limiter), tokenMetrics(m.o.Store, m.o.Clock))
+	listeners, _ := m.o.Connections()
+	all := slices.Concat(m.own(), m.gauges(), m.stored(), connectionMetrics(listeners), inFlightMetrics(m.o.Limiter), tokenMetrics(m.o.Store, m.o.Clock))
 	slices.SortFunc(all, func(a, b promtext.Metric) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
@@ -298,11 +299,10 @@ func (m *Metrics) stored() []promtext.Metric {
 	}
 }
 
-// connectionMetrics returns the metrics of the connections of each listener. read returns their use.
-func connectionMetrics(read func() (listeners []conns.Usage, upstreams int)) []promtext.Metric {
+// connectionMetrics returns the metrics of the connections of each listener, of which listeners is the use.
+func connectionMetrics(listeners []conns.Usage) []promtext.Metric {
 	each := func(add func(to *promtext.Series, u conns.Usage)) func(to *promtext.Series) {
 		return func(to *promtext.Series) {
-			listeners, _ := read()
 			for _, u := range listeners {
 				add(to, u)
 			}

@@ -86,9 +86,10 @@ func endingTokens(tx *Tx, now time.Time) (rows []any, err error) {
 // tokenMetrics returns the metrics of admin tokens, which are read from the store. They have no series if
 // it cannot be read.
 func tokenMetrics(store *Store, clock *clock.Clock) []promtext.Metric {
+	now := clock.Latest(clock.Now())
+	counts, end, err := countTokens(store, now)
 	return []promtext.Metric{
 		from(series(promtext.KindGauge, "admin_tokens", "Admin tokens by state.", "state"), func(to *promtext.Series) {
-			counts, _, err := countTokens(store, clock.Latest(clock.Now()))
 			if err != nil {
 				return
 			}
@@ -97,8 +98,7 @@ func tokenMetrics(store *Store, clock *clock.Clock) []promtext.Metric {
 			}
 		}),
 		from(series(promtext.KindGauge, "admin_token_next_end_seconds", "Seconds until the first active admin token ends. Absent if none has an end."), func(to *promtext.Series) {
-			now := clock.Latest(clock.Now())
-			if _, end, err := countTokens(store, now); err == nil && !end.IsZero() {
+			if err == nil && !end.IsZero() {
 				to.Add(end.Sub(now).Seconds())
 			}
 		}),

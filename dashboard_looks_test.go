@@ -98,8 +98,8 @@ func (p *tab) faults(glance bool) (list []string) {
 	return list
 }
 
-// refusedRequest stands for the id of a refused request in the paths of lookedAt. The list of requests
-// begins anew with the server.
+// refusedRequest is a placeholder in the paths of lookedAt for the id of a refused request. The id is not
+// known before the test has sent a request, because the list of requests is kept in memory only.
 const refusedRequest = "REFUSED"
 
 // lookedAt gives the pages to look at: each of the dashboard's, by its pattern.

@@ -678,7 +678,7 @@ func TestVariablePages(t *testing.T) {
 // password is confirmed.
 func TestBackupPages(t *testing.T) {
 	b := newDashboard(t)
-	b.tells("/backups", "No backups are made by themselves", `dir = "/var/backups/latchkey"`, "latchkey restore FILE", `<a href="/backups" aria-current="page">`)
+	b.tells("/backups", "No backups are scheduled", `dir = "/var/backups/latchkey"`, "latchkey restore FILE", `<a href="/backups" aria-current="page">`)
 	b.tells("/", `<a href="/backups"><span>Last backup</span>`)
 	b.says(b.post("/backups/check"), 200, "The database has no damage and was not changed.", "records and")
 	w := b.post("/backups/download")

@@ -35,10 +35,9 @@ type KeyFilter struct {
 }
 
 // NamedAs returns the keys with a name, as the audit log calls them. Case and accents do not matter. It
-// looks at no more than maxNamed keys that have the words of the name.
+// looks at no more than MaxNamed keys that have the words of the name.
 func (k *Keyring) NamedAs(ctx context.Context, tx *Tx, name string) (objects []string, err error) {
-	const maxNamed = 200
-	keys, _, err := k.List(ctx, tx, KeyFilter{Words: fold.Words(name)}, func(count int) (from, to int) { return 0, min(count, maxNamed) })
+	keys, _, err := k.List(ctx, tx, KeyFilter{Words: fold.Words(name)}, func(count int) (from, to int) { return 0, min(count, MaxNamed) })
 	for _, key := range keys {
 		if fold.Search(key.Name) == fold.Search(name) {
 			objects = append(objects, KeyTable.Audit.Object+" "+key.ID)

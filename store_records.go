@@ -583,16 +583,16 @@ func namedIn(tx *Tx, t anyTable, q Query, name string) (objects []string, err er
 	if s.searched {
 		q.Words, q.ByID = fold.Words(name), true
 		var failed error
-		_, err := pageOf(tx, t, q, func(count int) (int, int) { return 0, min(count, maxNamed) }, func(record any) { failed = errors.Join(failed, add(record)) })
+		_, err := pageOf(tx, t, q, func(count int) (int, int) { return 0, min(count, MaxNamed) }, func(record any) { failed = errors.Join(failed, add(record)) })
 		return objects, errors.Join(err, failed)
 	}
 	seen := 0
 	eachRecord(tx, t, Backward, func(record any, bad error) bool {
-		if seen++; bad == nil && seen <= maxNamed {
+		if seen++; bad == nil && seen <= MaxNamed {
 			bad = add(record)
 		}
 		err = bad
-		return err == nil && seen <= maxNamed
+		return err == nil && seen <= MaxNamed
 	})
 	return objects, err
 }

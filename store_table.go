@@ -302,12 +302,12 @@ type Naming struct {
 	// record.
 	Of func(tx *Tx, object string) (name string, exists bool)
 	// Find returns the records that have a name now, as the audit log calls them. Case and accents do not
-	// matter. It looks at no more than maxNamed records whose texts have the words of the name.
+	// matter. It looks at no more than MaxNamed records whose texts have the words of the name.
 	Find func(ctx context.Context, tx *Tx, name string) (objects []string, err error)
 }
 
-// maxNamed is the number of records with a similar name that Naming.Find looks at.
-const maxNamed = 200
+// MaxNamed is the number of records with a similar name that Naming.Find looks at.
+const MaxNamed = 200
 
 // Naming returns how the names of the records are found.
 func (t *Table[T]) Naming() *Naming {

@@ -260,20 +260,32 @@ func (d *Dashboard) render(w http.ResponseWriter, status int, name string, v vie
 		v.Form = url.Values{}
 	}
 	v.Demo = d.o.Demo
-	var buf bytes.Buffer
-	templates, err := d.templates()
-	if err == nil {
-		err = templates.ExecuteTemplate(&buf, layoutOf(name), v)
+	if v.style.zone == nil {
+		v.style = styleOf(Preferences{})
 	}
+	page, err := d.execute(layoutOf(name), v, v.style)
 	if err != nil {
 		d.o.Log.Error("page not rendered", "page", name, "error", err)
 		broken(w)
 		return
 	}
-	if v.style.zone == nil {
-		v.style = styleOf(Preferences{})
+	sendHTML(w, status, page)
+}
+
+// execute returns the output of a template, with times in a style.
+func (d *Dashboard) execute(name string, data any, style timeStyle) ([]byte, error) {
+	templates, err := d.templates()
+	if err != nil {
+		return nil, err
 	}
-	page := v.style.fill(buf.Bytes())
+	var buf bytes.Buffer
+	if err := templates.ExecuteTemplate(&buf, name, data); err != nil {
+		return nil, err
+	}
+	return style.fill(buf.Bytes()), nil
+}
+
+func sendHTML(w http.ResponseWriter, status int, page []byte) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(page)))
 	w.WriteHeader(status)

@@ -3,6 +3,7 @@ package dashboard
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 )
 
@@ -53,33 +54,18 @@ func (d *Dashboard) withFaults(mux *http.ServeMux) http.Handler {
 			mux.ServeHTTP(w, r)
 			return
 		}
-		plain := muxAnswer{fields: http.Header{}}
-		switch handler.ServeHTTP(&plain, r); plain.status {
+		plain := httptest.NewRecorder()
+		switch handler.ServeHTTP(plain, r); plain.Code {
 		case http.StatusNotFound:
 			d.fail(w, r, &Fault{Status: http.StatusNotFound, Message: "There is no page at this URL. Check it for a typing error."})
 		case http.StatusMethodNotAllowed:
-			w.Header().Set("Allow", plain.fields.Get("Allow"))
-			d.fail(w, r, &Fault{Status: plain.status, Message: fmt.Sprintf("This URL does not accept %s requests. Nothing was changed. Go back and use the form on the page.", r.Method)})
+			w.Header().Set("Allow", plain.Header().Get("Allow"))
+			d.fail(w, r, &Fault{Status: plain.Code, Message: fmt.Sprintf("This URL does not accept %s requests. Nothing was changed. Go back and use the form on the page.", r.Method)})
 		default: // a redirect
 			handler.ServeHTTP(w, r)
 		}
 	})
 }
-
-// muxAnswer takes the status and the fields of an answer.
-type muxAnswer struct {
-	fields http.Header
-	status int
-}
-
-// Header returns the fields.
-func (a *muxAnswer) Header() http.Header { return a.fields }
-
-// WriteHeader takes the status.
-func (a *muxAnswer) WriteHeader(status int) { a.status = status }
-
-// Write drops a part of the body.
-func (a *muxAnswer) Write(b []byte) (int, error) { return len(b), nil }
 
 // broken sends a page that says that the wanted one cannot be rendered. It needs no template.
 func broken(w http.ResponseWriter) {

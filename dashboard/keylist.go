@@ -1,13 +1,11 @@
 package dashboard
 
 import (
-	"bytes"
 	"cmp"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -247,20 +245,13 @@ func (k *keyLists) rows(v *pageRequest) {
 // fragment sends a part of the page with the template name, which the script of the page puts in place
 // of the same part.
 func (v *pageRequest) fragment(name, part string, data any) {
-	var buf bytes.Buffer
-	templates, err := v.dashboard.templates()
-	if err == nil {
-		err = templates.ExecuteTemplate(&buf, part, data)
-	}
+	page, err := v.dashboard.execute(part, data, styleOf(v.Operator.Preferences))
 	if err != nil {
 		v.dashboard.o.Log.Error("part of a page not rendered", "page", name, "error", err)
 		http.Error(v.W, "This page cannot be shown. The server's log has the reason.", http.StatusInternalServerError)
 		return
 	}
-	v.W.Header().Set("Content-Type", "text/html; charset=utf-8")
-	filled := styleOf(v.Operator.Preferences).fill(buf.Bytes())
-	v.W.Header().Set("Content-Length", strconv.Itoa(len(filled)))
-	_, _ = v.W.Write(filled)
+	sendHTML(v.W, http.StatusOK, page)
 }
 
 // lines returns the lines of the list. rows are the keys. If the usage cannot be read, the charts
