@@ -34,7 +34,8 @@ type factor struct {
 // FactorTable stores the second factors. An index finds a passkey by the id of its credential.
 var FactorTable = Table[factor]{
 	Name: "factors", Signed: true, Audit: AuditPolicy{Object: "factor", Untold: []string{"last_used_at", "step", "credential", "credential_id"}},
-	Key: func(f factor) []byte { return IDKey(f.ID) },
+	Secure: func(before, after *factor) bool { return before != nil && after == nil },
+	Key:    func(f factor) []byte { return IDKey(f.ID) },
 	Indexes: []Index[factor]{
 		{"operator", func(f factor) [][]byte { return [][]byte{IDKey(f.Operator)} }},
 		{"credential", func(f factor) [][]byte {

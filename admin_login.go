@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -39,8 +40,17 @@ type operator struct {
 	Display dashboard.Preferences `json:"display,omitzero"` // what the operator has chosen for the pages
 }
 
+// rights returns the operator without what says nothing about who may log in and do what.
+func (o operator) rights() operator {
+	o.LastLoginAt, o.Joined, o.Handle, o.Display = time.Time{}, false, nil, dashboard.Preferences{}
+	return o
+}
+
 var OperatorTable = Table[operator]{
 	Name: "operators", Signed: true, Audit: AuditPolicy{Object: "operator"},
+	Secure: func(before, after *operator) bool {
+		return before != nil && (after == nil || !reflect.DeepEqual(before.rights(), after.rights()))
+	},
 	Key:     func(o operator) []byte { return IDKey(o.ID) },
 	Indexes: []Index[operator]{{"name", func(o operator) [][]byte { return [][]byte{[]byte(strings.ToLower(o.Name))} }}},
 }

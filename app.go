@@ -72,6 +72,7 @@ type App struct {
 	backups   *Backups
 	folder    *DataDir
 	listeners atomic.Pointer[Listeners] // nil until Serve has opened the listeners
+	cluster   *membership               // nil: the server is alone
 	manager   *Systemd                  // Serve sets it before listeners; nil until then
 	clock     *clock.Clock
 	behind    bool // the result of the last check in catch, which alone uses it
@@ -108,24 +109,31 @@ func OpenApp(o AppOptions) (*App, error) {
 		return nil, err
 	}
 	folder.Log = o.Log
-	store, peppers, err := folder.Open(PeppersOf(c, o.Pepper), o.Clock)
+	node, err := joinCluster(c, o.Log)
 	if err != nil {
 		return nil, errors.Join(err, folder.Close())
 	}
-	store.LogTo(o.Log)
+	store, peppers, err := folder.Open(FolderOptions{Peppers: PeppersOf(c, o.Pepper), Clock: o.Clock, Shared: node.shared()})
+	if err != nil {
+		return nil, errors.Join(err, node.close(), folder.Close())
+	}
 	a := &App{
-		config: c, folder: folder, clock: o.Clock, log: o.Log, access: o.Access, Store: store, peppers: peppers,
+		cluster: node,
+		config:  c, folder: folder, clock: o.Clock, log: o.Log, access: o.Access, Store: store, peppers: peppers,
 		stop: make(chan struct{}), idle: make(chan struct{}), demo: o.Demo,
 	}
 	if !c.Log.Access {
 		a.access = nil
 	}
 	if err := a.wire(); err != nil {
-		return nil, errors.Join(err, store.Close(), folder.Close())
+		return nil, errors.Join(err, store.Close(), node.close(), folder.Close())
+	}
+	if err := node.start(a.Store, a.Keyring); err != nil {
+		return nil, errors.Join(err, store.Close(), node.close(), folder.Close())
 	}
 	if o.Demo {
 		if err := a.seed(); err != nil {
-			return nil, errors.Join(fmt.Errorf("add the sample data of the demo: %w", err), store.Close(), folder.Close())
+			return nil, errors.Join(fmt.Errorf("add the sample data of the demo: %w", err), store.Close(), node.close(), folder.Close())
 		}
 	}
 	if err := a.backups.Tidy(); err != nil {
@@ -150,6 +158,9 @@ func (a *App) wire() (err error) {
 func (a *App) connect() error {
 	c, store := a.config, a.Store
 	a.Limiter = NewLimiter(store, a.clock.Steady(a.clock.Now()))
+	if c.Cluster.On() {
+		a.Limiter.CountsAs(c.Cluster.Name)
+	}
 	a.Limiter.Observed.LogTo(a.log)
 	a.storage = NewStorageWatch(store, a.diskSpace, a.log)
 	a.observe()
@@ -185,7 +196,8 @@ func (a *App) connect() error {
 	a.Server = NewServer(ServerOptions{
 		Clock: a.clock, Store: store, Keyring: a.Keyring, Limiter: a.Limiter, Tokens: a.tokens, Log: a.log, Redact: NewRedactor(c.Keys.Prefix).Keys,
 		Routes: a.routes, Pages: pages, AdminPages: adminPages, Guards: a.guards,
-		Access: a.access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
+		Serving: a.cluster.serving(),
+		Access:  a.access, QueryAllowed: c.Keys.QueryAllowed, DraftHeaders: c.Server.IETFHeaders != "off",
 		MaxBody: int64(c.Server.MaxBodyBytes), Proxies: c.TrustedProxies(), Reached: a.notices.Reached,
 		Watch: []func(*Outcome){a.note, a.refusals.Note, a.audit.Watch, a.metrics.Watch},
 	})
@@ -470,7 +482,7 @@ func (a *App) Close() error {
 	<-a.idle
 	a.Sender.Close()
 	a.proxy.Close()
-	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.history.Flush(), a.Limiter.Close(), a.Store.Close(), a.folder.Close())
+	return errors.Join(a.notices.Flush(), a.Keyring.Flush(), a.history.Flush(), a.Limiter.Close(), a.Store.Close(), a.cluster.close(), a.folder.Close())
 }
 
 // Serve opens the listeners and serves requests until ctx ends, a listener fails or the
@@ -511,8 +523,9 @@ func (a *App) Serve(ctx context.Context, ready func(api, admin net.Addr)) error 
 	defer unwatch()
 	// The service manager is notified only as long as the store works. The update
 	// goes through the committer, so it fails once the store has failed.
-	go supervisor.Watch(watched, func() error { return a.Store.Update(func(*Tx) error { return nil }) })
+	go supervisor.Watch(watched, a.Store.Responds)
 	select {
+	case err = <-a.cluster.lost():
 	case <-ctx.Done():
 	case err = <-listeners.Failed():
 	case <-a.Store.Failed():

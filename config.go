@@ -116,7 +116,8 @@ type Config struct {
 		Every time.Duration `toml:"every" default:"24h" min:"1m" max:"8760h"`
 		Keep  int           `toml:"keep" default:"7" min:"1" max:"10000"`
 	} `toml:"backup"`
-	Bounds   Bounds `toml:"bounds"`
+	Cluster  ClusterConfig `toml:"cluster"`
+	Bounds   Bounds        `toml:"bounds"`
 	Contract struct {
 		Enabled       bool   `toml:"enabled" default:"true"`
 		ContactsWrite string `toml:"contacts_write" default:"can_read_contacts" in:"can_read_contacts,can_write_contacts"`
@@ -194,6 +195,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	if readable { // a file that cannot be read may set insecure_http, so these checks would be misleading
 		l.checkTLS("server", c.ServerTLS(), c)
 		l.checkTLS("admin", c.AdminTLS(), c)
+		l.checkCluster(c.Cluster)
 		l.checkACME(c)
 		if !c.Server.InsecureHTTP && !c.ServerTLS().On() {
 			l.checkListener("server", c.Server.Listen)
@@ -628,6 +630,19 @@ func (l *configLoader) checkTLS(section string, t ListenerTLS, c Config) {
 	}
 }
 
+// checkCluster records a problem if a setting of the cluster needs another.
+func (l *configLoader) checkCluster(c ClusterConfig) {
+	switch {
+	case len(c.Endpoints) > 0 && c.Name == "":
+		l.fail(l.sources["cluster.endpoints"], `cluster.endpoints needs cluster.name beside it, the name of this node, such as "a"; each node has another`)
+	case len(c.Endpoints) == 0 && c.Name != "":
+		l.fail(l.sources["cluster.name"], "cluster.name needs cluster.endpoints beside it, the URLs of the etcd servers")
+	}
+	if (c.CertFile == "") != (c.KeyFile == "") {
+		l.fail(l.sources["cluster.cert_file"], "cluster.cert_file and cluster.key_file need each other: the certificate of this node, and its key")
+	}
+}
+
 // checkACME records a problem if acme.domains is set but no listener uses ACME.
 // The operator would otherwise believe that there is TLS.
 func (l *configLoader) checkACME(c Config) {
@@ -658,6 +673,19 @@ func (l *configLoader) suggest(key string, name func(string) string) string {
 	}
 	return ": did you mean " + name(best) + "?"
 }
+
+// ClusterConfig has the settings of a node that shares its records with others. They are in etcd.
+type ClusterConfig struct {
+	Name      string        `toml:"name" example:"a" check:"node"`                            // of this node; "": the server is alone
+	Endpoints []string      `toml:"endpoints" example:"https://10.0.0.1:2379" check:"etcd"`   // of the etcd servers
+	CAFile    string        `toml:"ca_file" example:"/etc/latchkey/etcd-ca.crt" check:"file"` // "": the authorities of the system
+	CertFile  string        `toml:"cert_file" example:"/etc/latchkey/etcd.crt" check:"file"`  // of this node as a client of etcd
+	KeyFile   string        `toml:"key_file" example:"/etc/latchkey/etcd.key" check:"file"`   // its key
+	Lease     time.Duration `toml:"lease" default:"3s" min:"2s" max:"60s"`                    // see cluster.Members
+}
+
+// On reports whether the server is a node of a cluster.
+func (c ClusterConfig) On() bool { return len(c.Endpoints) > 0 }
 
 // ListenerTLS describes how a listener gets its certificate. The zero value
 // means no TLS.

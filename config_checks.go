@@ -55,6 +55,8 @@ var textChecks = map[string]textCheck{
 	"prefix":           {"1 to 16 of a-z, 0-9 and _, the last a _", matching(regexp.MustCompile(`^[a-z0-9_]{0,15}_$`).MatchString)},
 	"word":             {"1 to 32 of a-z, 0-9, - and _, the first a letter", matching(IsWord)},
 	"host":             {"a host name or an IP address, without a scheme, a port and a path", readHostSetting},
+	"node":             {"1 to 32 of a-z, 0-9 and -", optional(matching(regexp.MustCompile(`^[a-z0-9-]{1,32}$`).MatchString))},
+	"etcd":             {"https:// and a host with a port; http:// only for this machine", readEtcd},
 	"url":              {"http:// or https:// and a host, without a path", optional(readOrigin)},
 	"directory":        {"https:// and a host, with a path and no query", readDirectory},
 	"domain":           {"a host name with a dot, of a-z, 0-9 and -", readDomain},
@@ -206,6 +208,17 @@ func readOrigin(text string) (value, fix string, ok bool) {
 	}
 	authority, fix, ok := readAuthority(scheme, strings.TrimSuffix(rest, "/"))
 	return scheme + "://" + authority, fix, ok
+}
+
+// readEtcd reads the URL of an etcd server. Keys and records must not travel in clear, so it accepts
+// http:// for this machine alone.
+func readEtcd(text string) (value, fix string, ok bool) {
+	value, fix, ok = readOrigin(text)
+	u, err := url.Parse(value)
+	if !ok || err != nil || u.Port() == "" {
+		return text, fix, false
+	}
+	return value, "https://" + u.Host, u.Scheme == "https" || IsLocalAddress(u.Host)
 }
 
 // readBase reads a URL with a host and perhaps a path. It returns the host in the form of readOrigin

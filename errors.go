@@ -41,20 +41,21 @@ var (
 	ErrPermission      = &Error{Status: http.StatusForbidden, Code: "permission_denied", Message: "This API key lacks a permission that this request needs."}
 	ErrRateLimit       = &Error{Status: http.StatusTooManyRequests, Code: "rate_limit_exceeded", Message: "A limit of this API key is reached. Wait for the time in Retry-After."}
 
-	ErrNotFound    = &Error{Status: http.StatusNotFound, Code: "not_found", Message: "No such object."}
-	ErrRoute       = &Error{Status: http.StatusNotFound, Code: "not_found", Message: "No such endpoint."}
-	ErrMethod      = &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Message: "This endpoint does not accept this method. Use a method from the Allow field."}
-	ErrTooLarge    = &Error{Status: http.StatusRequestEntityTooLarge, Code: "validation_error", Message: "The body is too large."}
-	ErrEncoding    = &Error{Status: http.StatusUnsupportedMediaType, Code: "validation_error", Message: "Content-Encoding is not supported. Send the body as it is."}
-	ErrConflict    = &Error{Status: http.StatusConflict, Code: "conflict", Message: "The object is not in a state that allows this."}
-	ErrBodyTime    = &Error{Status: http.StatusRequestTimeout, Code: "validation_error", Message: "The body was sent too slowly. Send the request again without long pauses."}
-	ErrBroken      = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request ended before it was complete. Send the whole request again."}
-	ErrGateway     = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind Latchkey cannot be reached, or its answer is not valid. Try again shortly."}
-	ErrGatewayTime = &Error{Status: http.StatusGatewayTimeout, Code: "gateway_timeout", Message: "The API behind Latchkey did not answer in time. Try again, or request less data."}
-	ErrUnavailable = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "Nothing can be stored at present. Try again shortly.", RetryAfter: 5 * time.Second}
-	ErrStorageFull = &Error{Status: http.StatusInsufficientStorage, Code: "storage_limit_exceeded", Message: "The storage of this owner is full. Delete what is no longer needed, or ask the operator for more storage."}
-	ErrDiskLow     = &Error{Status: http.StatusInsufficientStorage, Code: "storage_unavailable", Message: "The disk of the server is nearly full, so nothing new is stored. Try again later; requests that read, finish or delete something still work.", RetryAfter: time.Minute}
-	ErrServer      = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "The server failed unexpectedly. Its log has the details under this request id."}
+	ErrNotFound       = &Error{Status: http.StatusNotFound, Code: "not_found", Message: "No such object."}
+	ErrRoute          = &Error{Status: http.StatusNotFound, Code: "not_found", Message: "No such endpoint."}
+	ErrMethod         = &Error{Status: http.StatusMethodNotAllowed, Code: "method_not_allowed", Message: "This endpoint does not accept this method. Use a method from the Allow field."}
+	ErrTooLarge       = &Error{Status: http.StatusRequestEntityTooLarge, Code: "validation_error", Message: "The body is too large."}
+	ErrEncoding       = &Error{Status: http.StatusUnsupportedMediaType, Code: "validation_error", Message: "Content-Encoding is not supported. Send the body as it is."}
+	ErrConflict       = &Error{Status: http.StatusConflict, Code: "conflict", Message: "The object is not in a state that allows this."}
+	ErrBodyTime       = &Error{Status: http.StatusRequestTimeout, Code: "validation_error", Message: "The body was sent too slowly. Send the request again without long pauses."}
+	ErrBroken         = &Error{Status: http.StatusBadRequest, Code: "validation_error", Message: "The request ended before it was complete. Send the whole request again."}
+	ErrGateway        = &Error{Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The API behind Latchkey cannot be reached, or its answer is not valid. Try again shortly."}
+	ErrGatewayTime    = &Error{Status: http.StatusGatewayTimeout, Code: "gateway_timeout", Message: "The API behind Latchkey did not answer in time. Try again, or request less data."}
+	ErrUnavailable    = &Error{Status: http.StatusServiceUnavailable, Code: "service_unavailable", Message: "Nothing can be stored at present. Try again shortly.", RetryAfter: 5 * time.Second}
+	ErrImportTooLarge = &Error{Status: http.StatusRequestEntityTooLarge, Code: "import_too_large", Message: "The change is too large for a cluster. Send it in parts."}
+	ErrStorageFull    = &Error{Status: http.StatusInsufficientStorage, Code: "storage_limit_exceeded", Message: "The storage of this owner is full. Delete what is no longer needed, or ask the operator for more storage."}
+	ErrDiskLow        = &Error{Status: http.StatusInsufficientStorage, Code: "storage_unavailable", Message: "The disk of the server is nearly full, so nothing new is stored. Try again later; requests that read, finish or delete something still work.", RetryAfter: time.Minute}
+	ErrServer         = &Error{Status: http.StatusInternalServerError, Code: "server_error", Message: "The server failed unexpectedly. Its log has the details under this request id."}
 
 	ErrProof      = &Error{Status: http.StatusForbidden, Code: "confirmation_required", Message: "Confirm your password first: a login alone does not allow this. A confirmation counts for 10 minutes."}
 	ErrLogin      = &Error{Status: http.StatusUnauthorized, Code: "invalid_login", Message: "The name or the password is wrong."}
@@ -225,6 +226,8 @@ func explanations() []explanation {
 		{[]*Error{ErrRateLimit}, "A limit of the key is reached.", "The key has used up a limit, such as its requests per minute or its calls per 24 hours. This code is also sent to an address that has sent many invalid keys.",
 			"Wait for the seconds in Retry-After, after which the same request can succeed. A request that is refused for this reason is not counted. X-RateLimit-Remaining on every answer shows how many units remain of the limit that has the fewest left. GET /api/v1/key, which costs nothing, shows this for each limit."},
 
+		{[]*Error{ErrImportTooLarge}, "The change is larger than a cluster takes at once.", "Several servers share one store, and the request changes more records than they agree on in one step, such as an import of many thousand rows.",
+			"Send the rows in several requests. The message says how many fit. Nothing was changed."},
 		{[]*Error{ErrStorageFull.With("This change needs 1,204 more bytes, but 268,434,990 of the 268,435,456 bytes that the owner may store are used. Delete what is no longer needed, or ask the operator for more storage.")},
 			"The storage of the owner is full.", "The change makes the records of an owner larger than the operator allows. Requests that finish, cancel or delete something, or that make a record smaller, still work.",
 			"Delete or shorten what is no longer needed, or ask the operator for more storage. The same request fails until then."},

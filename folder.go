@@ -6,6 +6,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -194,48 +195,112 @@ func (f *DataDir) Socket() string { return filepath.Join(f.Path, socketFile) }
 // Database returns the path of the database.
 func (f *DataDir) Database() string { return storePath(f.Path) }
 
+// FolderOptions are the options of DataDir.Open.
+type FolderOptions struct {
+	Peppers PepperSource
+	Clock   *clock.Clock
+	Shared  *SharedFolder // nil: the store is alone
+}
+
+// SharedFolder makes the database of a folder a view of the store of a cluster.
+type SharedFolder struct {
+	ShareOptions
+	StoreID   string
+	CreatedAt time.Time // when the store was created; zero if it is not known, then there must be a view
+}
+
 // Open returns the store of the folder and its peppers. The caller closes the store. In
 // a folder that never had a store, Open creates the database. It also creates the
 // pepper file if from has neither Value nor File. In a folder that had a store, a missing
 // database or pepper is an error, because a new one would silently lose all keys. Open
-// resumes clock from the stamp in the store.
-func (f *DataDir) Open(from PepperSource, clock *clock.Clock) (*Store, Peppers, error) {
-	fresh := !hasStore(f.Path)
-	if fresh && from.File == "" && from.Value == "" {
+// resumes the clock from the stamp in the store. The database of a node of a cluster is loaded
+// from there, see OpenView, and its pepper must exist.
+func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
+	from, fresh := o.Peppers, !hasStore(f.Path)
+	if fresh && from.File == "" && from.Value == "" && o.Shared == nil {
 		if err := CreatePepper(pepperPath(f.Path)); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, Peppers{}, err
 		}
 	}
 	peppers, err := from.Load(f.Path)
+	if err != nil && o.Shared != nil && errors.Is(err, os.ErrNotExist) {
+		return nil, peppers, fmt.Errorf("%w; all nodes of a cluster have the same pepper: copy the file from another node, readable by the service alone", err)
+	}
 	if err != nil {
 		return nil, peppers, err
 	}
 	path := storePath(f.Path)
-	if _, err := os.Stat(path); fresh && errors.Is(err, os.ErrNotExist) {
-		if err := CreateStore(path, keytext.RandomHex(16), time.Now()); err != nil {
-			return nil, peppers, err
-		}
-	}
 	keys, err := peppers.MACKeys()
 	if err != nil {
 		return nil, peppers, err
 	}
 	fits := func(file *File) error { return errors.Join(f.owns(file.Header.StoreID), file.View(peppers.Match)) }
+	switch _, err := os.Stat(path); {
+	case o.Shared != nil:
+		if err := f.openView(o.Shared, keys, fits); err != nil {
+			return nil, peppers, err
+		}
+	case fresh && errors.Is(err, os.ErrNotExist):
+		if err := CreateStore(path, keytext.RandomHex(16), time.Now()); err != nil {
+			return nil, peppers, err
+		}
+	}
 	if _, err := Migrate(path, Migrations(), MigrateOptions{Keys: keys, Fits: fits, Log: f.Log}); err != nil {
 		return nil, peppers, err
 	}
-	store, err := OpenStore(path, clock.Stamp)
+	store, err := OpenStore(path, o.Clock.Stamp)
 	if err != nil {
 		return nil, peppers, err
 	}
+	store.LogTo(f.Log)
 	store.Authenticate(keys).OnForged(func(bucket string, key []byte) {
 		f.Log.Error("record refused: it has no valid MAC, so it was changed without the pepper", "table", bucket, "key", loggedKey(bucket, key))
 	})
 	f.warn(path, cmp.Or(from.File, pepperPath(f.Path)))
-	if err := f.verify(store, peppers, clock); err != nil {
+	if err := f.verify(store, peppers, o.Clock); err != nil {
+		return nil, peppers, errors.Join(err, store.Close())
+	}
+	if o.Shared == nil {
+		return store, peppers, nil
+	}
+	if err := store.Share(o.Shared.ShareOptions); err != nil {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
 	return store, peppers, nil
+}
+
+// openView makes sure that the folder has a view of the cluster.
+func (f *DataDir) openView(shared *SharedFolder, keys [][]byte, fits func(*File) error) error {
+	path := storePath(f.Path)
+	if err := f.owns(shared.StoreID); err != nil {
+		return fmt.Errorf("this data folder belongs to another store than the cluster (%s): use another folder, or another etcd", shared.StoreID)
+	}
+	shared.Mark = ViewMark(path)
+	kept, err := OpenView(context.Background(), path, ViewOptions{
+		Engine: shared.Engine, StoreID: shared.StoreID, CreatedAt: shared.CreatedAt, Boot: clock.BootID(), Keys: keys, Tables: shared.Tables, Fits: fits, Now: time.Now(),
+		Loading: func(reason string) { f.Log.Warn("loading the records of the cluster", "because", reason) },
+	})
+	if kept != "" {
+		f.Log.Warn("the database from before the cluster was kept", "copy", kept)
+	}
+	return err
+}
+
+// ViewID returns the id of the store of a data folder that has a view of a cluster.
+func ViewID(dir string) (id string, ok bool) {
+	text, err := ReadSmall(markPath(dir))
+	if err != nil {
+		return "", false
+	}
+	f, err := OpenFile(storePath(dir), ReadOnly)
+	if err != nil {
+		return "", false
+	}
+	err = f.View(func(tx *Tx) error {
+		ok = IsView(tx)
+		return nil
+	})
+	return strings.TrimSpace(string(text)), ok && errors.Join(err, f.Close()) == nil
 }
 
 // loggedKey returns the key of a record for the log: the id of a key as it is, and other
@@ -272,7 +337,7 @@ func (f *DataDir) verify(store *Store, peppers Peppers, clock *clock.Clock) erro
 	// The stored stamp is from before the machine was restarted. Replace it now. If it
 	// stayed, the next start would use it and trust the wall clock, which may have been
 	// set to a wrong time since.
-	return store.Update(func(tx *Tx) error { return tx.Put("meta", []byte("stamp"), clock.Stamp()) })
+	return store.Update(func(tx *Tx) error { return tx.Put("meta", StampKey, clock.Stamp()) })
 }
 
 // owns returns an error if the folder belongs to a store with an id other than id. It

@@ -10,6 +10,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -39,10 +40,12 @@ type Request struct {
 	Key    *Key       // the caller's key; nil on the admin listener
 	// Secrets recognizes the secret that was sent. It is for DropSecrets and must not be logged.
 	Secrets Secrets
-	Caller  *Caller   // the caller of the admin endpoint; nil on the API listener
-	Now     time.Time // time of the wall clock, for stored times and answers
-	Steady  time.Time // time of the service clock, which never goes back; only for limits
-	Latest  time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
+	Caller  *Caller // the caller of the admin endpoint; nil on the API listener
+	// Effect is where the last change of the request is, if the server is a node of a cluster.
+	Effect Effect
+	Now    time.Time // time of the wall clock, for stored times and answers
+	Steady time.Time // time of the service clock, which never goes back; only for limits
+	Latest time.Time // upper bound of the true time (Clock.Latest), to decide whether keys and links have expired
 	// MaxBody is the maximum size of the body in bytes.
 	MaxBody int64
 	// Finishes is the field of the Route. A handler sets it for a request whose body ends something.
@@ -75,10 +78,18 @@ func (r *Request) Actor() string {
 // an audit log entry. A change made with a key has no entry, because it concerns only the data of
 // the key's owner.
 func (r *Request) Update(store *Store, run func(*Tx) error) error {
+	by := Writer{}
 	if r.Key != nil {
-		return store.UpdateBy(Writer{Owner: r.Key.Owner, Finishes: r.Finishes}, run)
+		by = Writer{Owner: r.Key.Owner, Finishes: r.Finishes}
+	} else {
+		deed, inner := r.Deed(), run
+		run = func(tx *Tx) error { return deed.In(tx, inner) }
 	}
-	return r.Deed().Update(store, run)
+	effect, err := store.UpdateWith(by, run)
+	if effect.Head > r.Effect.Head {
+		r.Effect = effect
+	}
+	return err
 }
 
 // Record adds an audit log entry for an operator's action that changes no record. If the request
@@ -194,6 +205,9 @@ func (r *Request) SetLimits(list []LimitStatus) {
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	room, _ := answerBuffers.Get().(*[]byte)
 	body, err := appendAnswer((*room)[:0], v)
+	if x, ok := w.(interface{ Confirmed() Effect }); ok && err == nil && status < http.StatusBadRequest {
+		body = appendEffect(body, x.Confirmed())
+	}
 	if err == nil {
 		err = WriteBody(w, status, body)
 	}
@@ -202,6 +216,16 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	}
 	answerBuffers.Put(room)
 	return err
+}
+
+// appendEffect adds to the JSON object in body which nodes of a cluster have applied the change that it answers,
+// if the change has waited for them.
+func appendEffect(body []byte, e Effect) []byte {
+	object, ok := bytes.CutSuffix(body, []byte("}\n"))
+	if e.Of == 0 || !ok || len(object) < 2 {
+		return body
+	}
+	return fmt.Appendf(object, `,"effective":{"nodes":%d,"of":%d,"ms":%d}}`+"\n", e.Nodes, e.Of, e.Took.Milliseconds())
 }
 
 // answerBuffers keeps the memory of answers for the next answers.

@@ -78,11 +78,37 @@ type PreviousSecret struct {
 	EndsAt time.Time `json:"ends_at"`
 }
 
+// mayLessThan reports whether a key can be used less than before: in fewer ways, at fewer addresses, less often,
+// for a shorter time, or with fewer secrets. Every other limit counts as a lower one.
+func (k *StoredKey) mayLessThan(before *StoredKey) bool {
+	query := func(k *StoredKey) bool { return k.QueryAllowed == nil || *k.QueryAllowed }
+	return k.Paused && !before.Paused || !k.RevokedAt.IsZero() && before.RevokedAt.IsZero() || k.Owner != before.Owner ||
+		k.Permissions&before.Permissions != before.Permissions || slices.ContainsFunc(before.OwnPermissions, func(p string) bool { return !slices.Contains(k.OwnPermissions, p) }) ||
+		endsEarlier(k.ExpiresAt, before.ExpiresAt) || !maps.Equal(k.Limits, before.Limits) || query(before) && !query(k) ||
+		!slices.Equal(k.AllowedIPs, before.AllowedIPs) && len(k.AllowedIPs) > 0 ||
+		!k.hasSecret(before.Hash, before.ExpiresAt) || slices.ContainsFunc(before.Aliases, func(p PreviousSecret) bool { return !k.hasSecret(p.Hash, p.EndsAt) })
+}
+
+// hasSecret reports whether the key has the secret with this hash, at least until a time; zero: without an end.
+func (k *StoredKey) hasSecret(hash []byte, until time.Time) bool {
+	return bytes.Equal(k.Hash, hash) || slices.ContainsFunc(k.Aliases, func(p PreviousSecret) bool {
+		return bytes.Equal(p.Hash, hash) && !until.IsZero() && !p.EndsAt.Before(until)
+	})
+}
+
+// endsEarlier reports whether one end is before another. Zero is no end.
+func endsEarlier(one, other time.Time) bool {
+	return !one.IsZero() && (other.IsZero() || one.Before(other))
+}
+
 // KeyTable stores the keys. Only the Keyring writes to it.
 var KeyTable = Table[*StoredKey]{
 	Name: "keys", Signed: true, Audit: AuditPolicy{Object: "key"},
-	Key:  func(k *StoredKey) []byte { return []byte(k.ID) },
-	Rows: &RowList[*StoredKey]{Row: keyRowOf, Value: keyUseValue},
+	Key: func(k *StoredKey) []byte { return []byte(k.ID) },
+	Secure: func(before, after **StoredKey) bool {
+		return before != nil && (after == nil || (*after).mayLessThan(*before))
+	},
+	Rows: &RowList[*StoredKey]{Row: keyRowOf, Value: keyUseValue, Source: keyUsesBucket},
 	Indexes: []Index[*StoredKey]{
 		{"owner", func(k *StoredKey) [][]byte { return [][]byte{IDKey(k.Owner)} }},
 		{"owner_live", func(k *StoredKey) [][]byte {

@@ -249,6 +249,22 @@ func (c *keyCache) Change(key *Key) {
 	}
 }
 
+// Clear removes all entries. Uses that are not stored yet are kept, as for evicted entries.
+func (c *keyCache) Clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.changes.Add(1)
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.Lock()
+		for d, h := range s.keys {
+			delete(s.keys, d)
+			c.unlink(h)
+		}
+		s.Unlock()
+	}
+}
+
 // ChangeOwner replaces each key of an owner in memory with a copy to which it has applied change.
 // Every request that starts later sees the copy.
 func (c *keyCache) ChangeOwner(owner uint64, change func(*Key)) {

@@ -256,7 +256,7 @@ func (k *Keyring) Rotating(tx *Tx, now time.Time) map[string]bool {
 // rotated. Until they are rotated, a log may have their secret.
 func (k *Keyring) SentInURL(tx *Tx) (ids map[string]bool, err error) {
 	found := map[string]bool{}
-	for id, use := range tx.Range("key_uses", []byte("key_")) {
+	for id, use := range tx.Range(keyUsesBucket, []byte("key_")) {
 		if bytes.Contains(use, []byte(`"query_at":`)) && !bytes.Contains(id, []byte("/")) {
 			found[string(id)] = true
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math/bits"
 	"slices"
 	"strings"
@@ -395,6 +396,9 @@ type ownerLimits struct {
 // OwnerLimitTable stores the limits of owners. Only the Keyring writes to it.
 var OwnerLimitTable = Table[ownerLimits]{
 	Name: "owner_limits", Signed: true,
+	Secure: func(before, after *ownerLimits) bool {
+		return before == nil || after == nil || !maps.Equal(before.Limits, after.Limits)
+	},
 	Key: func(o ownerLimits) []byte { return IDKey(o.Owner) },
 }
 

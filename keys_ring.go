@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"latchkey/internal/cluster"
 	"latchkey/internal/keytext"
 )
 
@@ -142,6 +143,50 @@ func (k *Keyring) read(d keytext.Digest) (*Key, error) {
 		err = ErrKey
 	}
 	return key, err
+}
+
+// Forget removes all keys from memory, so that they are read anew.
+func (k *Keyring) Forget() error {
+	k.memory.Clear()
+	return k.store.View(func(tx *Tx) error {
+		imported, err := tx.Get("meta", []byte("imported"))
+		k.imported.Store(imported != nil)
+		return err
+	})
+}
+
+// Applied brings the keys in memory to the state of the store after a Set of another node. If a key
+// cannot be read, it forgets all keys in memory, so that the next requests find out why.
+func (k *Keyring) Applied(set *cluster.Set) {
+	for _, w := range set.Writes {
+		var err error
+		switch {
+		case w.Bucket == KeyTable.Name:
+			var ready *Key
+			err = k.store.View(func(tx *Tx) (err error) {
+				ready, err = k.Get(tx, string(w.Key))
+				return err
+			})
+			if err == nil {
+				k.memory.Change(ready)
+			}
+		case w.Bucket == OwnerLimitTable.Name && len(w.Key) == 8:
+			owner := binary.BigEndian.Uint64(w.Key)
+			var limits map[string]int
+			err = k.store.View(func(tx *Tx) (err error) {
+				limits, err = LimitsOfOwner(tx, owner)
+				return err
+			})
+			if err == nil {
+				k.memory.ChangeOwner(owner, func(key *Key) { key.Resolve(k.Rights(), limits) })
+			}
+		case w.Bucket == "meta" && string(w.Key) == "imported":
+			k.imported.Store(w.Value != nil)
+		}
+		if err != nil {
+			k.memory.Clear()
+		}
+	}
 }
 
 // Get returns the stored key with this id. The caller may change it. It returns ErrNotFound if
@@ -399,7 +444,7 @@ func (k *Keyring) Drop(tx *Tx, key *Key, remove func(PreviousSecret) bool) error
 
 // forget deletes the hash and the last use of a secret from the store.
 func (k *Keyring) forget(tx *Tx, id string, a PreviousSecret) error {
-	return errors.Join(tx.Delete("key_hashes", a.Hash), tx.Delete("key_uses", useKey(id, a.Serial)))
+	return errors.Join(tx.Delete("key_hashes", a.Hash), tx.Delete(keyUsesBucket, useKey(id, a.Serial)))
 }
 
 // maxSweep is the maximum number of keys that one Sweep changes. Other writes wait for a Sweep, so
@@ -444,11 +489,11 @@ func (k *Keyring) splitUse(tx *Tx, key *Key) error {
 	if key.Serial > 0 {
 		return nil
 	}
-	value, err := tx.Get("key_uses", []byte(key.ID))
+	value, err := tx.Get(keyUsesBucket, []byte(key.ID))
 	if err != nil || value == nil {
 		return err
 	}
-	return tx.Put("key_uses", useKey(key.ID, 0), value)
+	return tx.Put(keyUsesBucket, useKey(key.ID, 0), value)
 }
 
 // LastUse returns the last use of a key by any of its secrets, including uses that are not stored
@@ -479,7 +524,7 @@ func (k *Keyring) lastUse(tx *Tx, id string, storeKey []byte, include func(*Key)
 
 // storedUse returns the use under storeKey. It returns the zero LastUse if none is stored.
 func storedUse(tx *Tx, storeKey []byte) (use LastUse, err error) {
-	value, err := tx.Get("key_uses", storeKey)
+	value, err := tx.Get(keyUsesBucket, storeKey)
 	if err == nil && value != nil {
 		err = json.Unmarshal(value, &use)
 	}
@@ -567,6 +612,9 @@ func addKeyUse(tx *Tx, id string, use LastUse) error {
 	return errors.Join(err, KeyTable.SetValue(tx, []byte(id), value))
 }
 
+// keyUsesBucket has the last use of each key by its id, and of each of its secrets, see useKey.
+const keyUsesBucket = "key_uses"
+
 // addUse merges a use into the use under storeKey.
 func addUse(tx *Tx, storeKey []byte, use LastUse) error {
 	sum, err := storedUse(tx, storeKey)
@@ -578,5 +626,5 @@ func addUse(tx *Tx, storeKey []byte, use LastUse) error {
 	if err != nil {
 		return err
 	}
-	return tx.Put("key_uses", storeKey, value)
+	return tx.Put(keyUsesBucket, storeKey, value)
 }

@@ -26,6 +26,7 @@ type Limiter struct {
 
 	store    *Store
 	start    time.Time // service time at which this run began
+	node     string    // what counterKey adds, see CountsAs
 	seed     maphash.Seed
 	shards   [64]shard
 	refusals refusalCounts // by limits on requests in flight
@@ -46,6 +47,13 @@ func NewLimiter(store *Store, start time.Time) *Limiter {
 	}
 	return l
 }
+
+// CountsAs makes the Limiter of a node of a cluster keep counts of its own beside those of other nodes. Call it
+// before any other method.
+func (l *Limiter) CountsAs(node string) { l.node = "\x00" + node }
+
+// counterKey is counterKey for the counts of this node.
+func (l *Limiter) counterKey(id, limit string) []byte { return counterKey(id, limit+l.node) }
 
 // Spend charges id one unit of each limit at the service time now. All limits must be short, see
 // Limit. It makes all charges or none. If a limit is used up, it returns ErrRateLimit with the time
@@ -381,7 +389,7 @@ func (l *Limiter) counter(tx *Tx, m *counters, limit Limit) (*counter, error) {
 
 // readCounter reads the counter of a limit of an id from the store.
 func (l *Limiter) readCounter(tx *Tx, id string, limit Limit) (g *counter, err error) {
-	record, err := tx.Get("meters", counterKey(id, limit.Name))
+	record, err := tx.Get("meters", l.counterKey(id, limit.Name))
 	if err == nil {
 		g, err = readGauge(record, limit, l.start)
 	}
@@ -426,7 +434,7 @@ func (l *Limiter) renew(m *counters, g *counter, now time.Time) {
 			g.Grown(plan)
 			m.Unlock()
 		})
-		return tx.Put("meters", counterKey(m.ID, g.Name), record)
+		return tx.Put("meters", l.counterKey(m.ID, g.Name), record)
 	}, func(err error) {
 		// A store that is closed or has failed calls this function in the goroutine of renew, whose
 		// caller holds the lock of m. Locking m in another goroutine avoids a deadlock.
@@ -574,7 +582,7 @@ func (l *Limiter) Close() error {
 			m.Lock()
 			for _, g := range m.Gauges {
 				if record := g.Final(); record != nil {
-					entries = append(entries, entry{counterKey(id, g.Name), record})
+					entries = append(entries, entry{l.counterKey(id, g.Name), record})
 				}
 			}
 			m.Unlock()

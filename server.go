@@ -8,6 +8,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"github.com/julienschmidt/httprouter"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/cluster"
 	"latchkey/internal/conns"
 	"latchkey/internal/keytext"
 )
@@ -165,6 +167,9 @@ func (s *Server) Ready() error {
 	if s.draining.Load() {
 		return errors.New("the server is stopping")
 	}
+	if s.o.Serving != nil {
+		return s.o.Serving()
+	}
 	return nil
 }
 
@@ -211,6 +216,9 @@ func (x *exchange) WriteHeader(status int) {
 // the time and no memory. The answers of an upstream may have fields of the same names, which are
 // replaced in the header.
 func (x *exchange) writeFields() {
+	if x.Effect.Head > 0 {
+		x.Header().Set(headField, strconv.FormatInt(int64(x.Effect.Head), 10))
+	}
 	limits := LimitFields{List: x.Request.Limits, Now: x.Now, Draft: x.draft}
 	w, ok := x.ResponseWriter.(interface {
 		FieldLines() []byte
@@ -223,6 +231,13 @@ func (x *exchange) writeFields() {
 	}
 	w.SetFieldLines(AppendLimitFields(AppendVary(w.FieldLines(), x.vary), limits))
 }
+
+// Confirmed returns which nodes of a cluster have applied the changes of the request, see WriteJSON.
+func (x *exchange) Confirmed() Effect { return x.Effect }
+
+// headField is the field of answers with the position of the change that they answer. A request with this field is
+// answered from a state that has the change, on any node.
+const headField = "Latchkey-At"
 
 // Header returns the header of the answer. This method is needed because the embedded
 // Request has a field Header too.
@@ -420,7 +435,15 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 // limits and the permission; if it is nil, they are not checked.
 func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error) error {
 	changes := s.o.Keyring.Changes()
-	if err := s.authenticate(x); err != nil {
+	if err := s.reach(x); err != nil {
+		return err
+	}
+	err := s.authenticate(x)
+	// Not earlier: the key must have been looked up while the view was of the present.
+	if stale := s.serving(x); stale != nil {
+		return stale
+	}
+	if err != nil {
 		return err
 	}
 	if admit != nil {
@@ -431,6 +454,43 @@ func (s *Server) pass(x *exchange, row Route, admit func(*exchange, Route) error
 		s.running.enter(x)
 	}
 	return s.handle(x, row)
+}
+
+// serving returns an error if this is a node of a cluster that may not answer, because it does not know
+// what has changed since it last heard of the others.
+func (s *Server) serving(x *exchange) error {
+	if s.o.Serving == nil {
+		return nil
+	}
+	if err := s.o.Serving(); err != nil {
+		x.step = StepHandler
+		return ErrUnavailable.With("This server cannot tell what has changed on the others, so it does not answer: %s.", err)
+	}
+	return nil
+}
+
+// headTime is how long a request waits for the state that it asks for.
+const headTime = time.Second
+
+// reach waits until the view has the state that the field Latchkey-At of a request names, if it has one.
+func (s *Server) reach(x *exchange) error {
+	if s.o.Serving == nil {
+		return nil
+	}
+	text := x.Request.Request.Header.Get(headField)
+	if text == "" {
+		return nil
+	}
+	head, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || head < 0 {
+		return ErrValidation.With("The field %s must have the value that an answer had in the same field, a number.", headField)
+	}
+	ctx, cancel := context.WithTimeout(x.Request.Context(), headTime)
+	defer cancel()
+	if s.o.Store.Reach(ctx, cluster.Head(head)) != nil {
+		return ErrUnavailable.With("This server does not have the change %d of the cluster yet. Try again shortly.", head)
+	}
+	return nil
 }
 
 // handle runs the handler of a route after it has checked that the query can be read, and
@@ -739,7 +799,14 @@ func (s *Server) operated(row Route, identify identifier) httprouter.Handle {
 		var err error
 		defer s.end(x, &err)
 		x.vary = VaryCaller
-		if err = identify(x); err != nil {
+		if err = s.reach(x); err != nil {
+			return
+		}
+		err = identify(x)
+		if stale := s.serving(x); stale != nil { // after the look at the caller, see pass
+			err = stale
+		}
+		if err != nil {
 			return
 		}
 		if !row.Public {
@@ -819,6 +886,9 @@ type ServerOptions struct {
 	MaxBody      int64         // largest body of a request to the API listener, in bytes
 	Proxies      Proxies       // the proxies that are trusted to name the client's address
 	Guards       *ProxyRoutes  // the guarded routes; nil if there are none and no /authz
+
+	// Serving returns nil while this node of a cluster may answer requests, see cluster.Members. It may be nil.
+	Serving func() error
 
 	// Reached is called for each request that a limit of its key has refused. limits
 	// is the status of the limits that apply. now is the time of the wall clock, and moment

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -57,9 +58,22 @@ const tokenLife = 365 * 24 * time.Hour
 // TokenNotice is how long before its end a token is reported.
 const TokenNotice = 14 * 24 * time.Hour
 
+// unused returns the token without what its use changes.
+func (t Token) unused() Token {
+	t.LastUsedAt, t.ExpiryNoticed, t.Operator, t.Session = time.Time{}, time.Time{}, 0, nil
+	t.Previous = slices.Clone(t.Previous)
+	for i := range t.Previous {
+		t.Previous[i].LastUsedAt = time.Time{}
+	}
+	return t
+}
+
 // TokenTable stores the admin tokens. Its index finds a token by the hash of a secret.
 var TokenTable = Table[Token]{
 	Name: "admin_tokens", Signed: true, Audit: AuditPolicy{Object: "token"},
+	Secure: func(before, after *Token) bool {
+		return before != nil && (after == nil || !reflect.DeepEqual(before.unused(), after.unused()))
+	},
 	Key: func(t Token) []byte { return IDKey(t.ID) },
 	Indexes: []Index[Token]{{"hash", func(t Token) [][]byte {
 		hashes := [][]byte{t.Hash}

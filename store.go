@@ -4,7 +4,8 @@
 // failed), store_tx.go (a transaction and the records it changed), store_table.go
 // (JSON records with indexes, and the check of a whole store), store_list.go (what is kept
 // for lists), store_query.go (lists that are filtered, sorted and searched), store_repair.go and
-// store_rebuild.go (making anew what follows from the records), store_file.go (the database file,
+// store_rebuild.go (making anew what follows from the records), store_engine.go (a store that is shared by
+// several nodes), store_file.go (the database file,
 // its header and its migrations) and store_progress.go (how much of long work is done). The family
 // knows no record type of another family, because each table is declared beside its type.
 
@@ -51,6 +52,8 @@ type Store struct {
 	failed chan struct{}         // closed when the store fails
 	cause  atomic.Pointer[error] // why the store has failed; nil if it has not
 
+	replica *replica // set by Share; nil: the store is alone
+
 	rowLog      rowLog
 	generations sync.Map                    // by table name: the *atomic.Uint64 of Generation
 	watched     sync.Map                    // by table name: the channel of Watch
@@ -81,6 +84,9 @@ type change struct {
 	run     func(*Tx) error
 	err     error       // the error that done receives; nil if the change succeeded
 	spoiler bool        // run failed and could not be undone alone; the next attempt leaves it out
+	secure  bool        // run has called Tx.Secure, see Effect
+	later   bool        // the change does not fit into the Set of its batch, see replica; it gets a batch of its own
+	effect  Effect      // set before done is called
 	done    func(error) // receives the result
 }
 
@@ -101,6 +107,9 @@ func OpenStore(path string, stamp func() []byte) (*Store, error) {
 	s.bounds.Store(new(Bounds))
 	s.log.Store(slog.New(slog.DiscardHandler))
 	go s.commitAll()
+	if shareOpened != nil {
+		shareOpened(s)
+	}
 	return s, nil
 }
 
@@ -206,15 +215,28 @@ func (s *Store) Size() (int64, error) {
 // written to them.
 func (s *Store) Unallocated() int64 { return Unallocated(s.path) }
 
+// StampKey is the key of the stamp in the bucket meta. It is that of this machine.
+var StampKey = []byte("stamp")
+
 // Stamp returns the stamp that the last commit stored, see OpenStore. It returns nil
 // if no commit has stored one.
 func (s *Store) Stamp() ([]byte, error) {
 	var value []byte
 	err := s.View(func(tx *Tx) (err error) {
-		value, err = tx.Get("meta", []byte("stamp"))
+		value, err = tx.Get("meta", StampKey)
 		return err
 	})
 	return value, err
+}
+
+// Responds returns nil if the committer works. Whether the cluster of a shared store can be reached does not
+// matter.
+func (s *Store) Responds() error {
+	err := s.Update(func(*Tx) error { return nil })
+	if s.replica != nil && !s.Failing() {
+		return nil
+	}
+	return err
 }
 
 // Failed returns a channel that is closed when the store fails: a commit has failed,
@@ -298,9 +320,18 @@ func (s *Store) Update(run func(*Tx) error) error { return s.UpdateBy(Writer{}, 
 // UpdateBy is like Update, for a change on behalf of a Writer. The bounds on what an owner may store
 // apply to the change.
 func (s *Store) UpdateBy(by Writer, run func(*Tx) error) error {
+	_, err := s.UpdateWith(by, run)
+	return err
+}
+
+// UpdateWith is like UpdateBy. It also returns which nodes have applied the change, if the store is
+// shared and the change is secure.
+func (s *Store) UpdateWith(by Writer, run func(*Tx) error) (Effect, error) {
 	done := make(chan error, 1)
-	s.queueChange(&change{by: by, run: run, done: func(err error) { done <- err }})
-	return <-done
+	c := &change{by: by, run: run, done: func(err error) { done <- err }}
+	s.queueChange(c)
+	err := <-done
+	return c.effect, err
 }
 
 // Queue is like Update, but it returns without waiting for the commit. done is called
@@ -347,6 +378,9 @@ func (s *Store) Close() error {
 	default:
 	}
 	<-s.done
+	if s.replica != nil {
+		return s.replica.close(s)
+	}
 	return s.db.Close()
 }
 
@@ -446,45 +480,93 @@ func (s *Store) commitAll() {
 // commit runs a batch of changes in one transaction and calls their done functions. A change that
 // fails is undone, and the others stay. If it cannot be undone alone, commit rolls the transaction
 // back and runs the changes before it again; those that have not run yet are left to the next
-// batch. So no change runs more than twice because of others. An error of the commit itself makes
-// the store fail.
+// batch. So no change of a store that is not shared runs more than twice because of others. An error
+// of the commit itself makes the store fail.
 func (s *Store) commit(b *commitBatch) {
 	began := time.Now()
-	tx, again, err := s.attempt(b)
+	attempt := s.attempt
+	if s.replica != nil {
+		attempt = func(b *commitBatch) (*Tx, bool, error) { return s.replica.attempt(s, b) }
+	}
+	tx, again, err := attempt(b)
 	for again && err == nil {
-		tx, again, err = s.attempt(b)
+		tx, again, err = attempt(b)
 	}
 	s.mu.Lock()
 	s.queue.end(b)
 	s.mu.Unlock()
+	var refused *Error // the cluster has not taken the changes; the store itself is well
+	if errors.As(err, &refused) {
+		s.finish(b, refused)
+		return
+	}
 	if err != nil {
 		s.fail(err)
-	} else {
-		for _, table := range tx.Changed {
-			s.announce(table)
-		}
-		for _, after := range tx.Afters {
-			after()
-		}
+		s.finish(b, ErrUnavailable)
+		return
 	}
-	for _, c := range b.changes {
-		if c.err == nil && err != nil {
-			c.err = ErrUnavailable
-		}
-		c.done(c.err)
+	if s.replica == nil {
+		s.settle(tx)
 	}
-	if err == nil && tx.Writes > 0 {
+	s.finish(b, nil)
+	if tx.Writes > 0 {
 		s.wrote(int64(tx.Bytes))
 		s.count(len(b.changes), time.Since(began))
 	}
 }
 
-// attempt runs a batch in one transaction and commits it. While the batch takes more, attempt adds
-// the changes that wait. It leaves out the changes marked as spoilers. If another change fails and
-// cannot be undone alone, attempt marks it as a spoiler, closes the batch, rolls the transaction
-// back and returns again. If no change has written anything, nothing is committed. tx is nil if
-// again is true or err is not nil.
+// settle makes a transaction that is on disk known: it announces the changed tables and calls the functions
+// passed to Tx.After.
+func (s *Store) settle(tx *Tx) {
+	for _, table := range tx.Changed {
+		s.announce(table)
+	}
+	for _, after := range tx.Afters {
+		after()
+	}
+}
+
+// finish calls the done functions of the changes of a batch. failed is the error of those that have
+// none of their own.
+func (s *Store) finish(b *commitBatch, failed error) {
+	for _, c := range b.changes {
+		if c.later && failed == nil {
+			c.later = false
+			s.commit(&commitBatch{changes: []*change{c}, closed: true})
+			continue
+		}
+		if c.err == nil && failed != nil {
+			c.err = failed
+		}
+		if c.err == nil && s.replica != nil {
+			s.replica.confirm(c)
+			continue
+		}
+		c.done(c.err)
+	}
+}
+
+// attempt runs a batch in one transaction and commits it, see run. If no change has written
+// anything, nothing is committed. tx is nil if again is true or err is not nil.
 func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
+	tx, again, err = s.run(b)
+	if tx == nil {
+		return nil, again, err
+	}
+	if tx.Writes == 0 {
+		return tx, false, tx.Bolt.Rollback()
+	}
+	if err := s.store(tx); err != nil {
+		return nil, false, err
+	}
+	return tx, false, nil
+}
+
+// run runs a batch in one transaction, which it leaves open. While the batch takes more, run adds
+// the changes that wait. It leaves out the changes marked as spoilers. If another change fails and
+// cannot be undone alone, run marks it as a spoiler, closes the batch, rolls the transaction
+// back and returns again. tx is nil if again is true or err is not nil.
+func (s *Store) run(b *commitBatch) (tx *Tx, again bool, err error) {
 	if s.cause.Load() != nil {
 		return nil, false, ErrUnavailable
 	}
@@ -493,16 +575,20 @@ func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
 	}
 	tx = &Tx{Bolt: bolt, Auth: s.auth, Bounds: *s.bounds.Load(), undo: &undoLog{}}
+	if s.replica != nil {
+		tx.written = &writtenRecords{most: s.replica.most}
+	}
 	for i := 0; i < len(b.changes); i++ {
 		c := b.changes[i]
-		if c.spoiler {
+		if c.spoiler || c.later {
 			continue
 		}
 		began, written := time.Now(), tx.Bytes
 		if err := runOne(tx, c, s.refusal(c.by)); err != nil {
-			c.spoiler, b.closed = true, true
+			c.spoiler, b.closed = !c.later, true
 			return nil, true, bolt.Rollback()
 		}
+		b.closed = b.closed || c.later || tx.written.full()
 		if !b.closed && i == len(b.changes)-1 {
 			s.takeNext(b, cost{1, tx.Bytes - written, time.Since(began)})
 		}
@@ -510,25 +596,30 @@ func (s *Store) attempt(b *commitBatch) (tx *Tx, again bool, err error) {
 	b.closed = true
 	tx.undo = nil
 	if tx.Writes == 0 {
-		return tx, false, bolt.Rollback()
+		return tx, false, nil
 	}
 	tx.Writer, tx.Refusal = Writer{}, nil
 	if err := guarded(tx, (*Tx).flushChunks); err != nil {
 		return nil, false, errors.Join(err, bolt.Rollback())
 	}
 	if s.stamp != nil {
-		if err := tx.Put("meta", []byte("stamp"), s.stamp()); err != nil {
+		if err := tx.Put("meta", StampKey, s.stamp()); err != nil {
 			return nil, false, errors.Join(err, bolt.Rollback())
 		}
 	}
 	if err := s.file.InPlace(); err != nil {
 		return nil, false, errors.Join(err, bolt.Rollback())
 	}
-	s.rowLog.add(int64(bolt.ID()), tx.rows)
-	if err := bolt.Commit(); err != nil {
-		return nil, false, fmt.Errorf("commit to %s: %w", s.path, err)
-	}
 	return tx, false, nil
+}
+
+// store commits an open transaction.
+func (s *Store) store(tx *Tx) error {
+	s.rowLog.add(int64(tx.Bolt.ID()), tx.rows)
+	if err := tx.Bolt.Commit(); err != nil {
+		return fmt.Errorf("commit to %s: %w", s.path, err)
+	}
+	return nil
 }
 
 // takeNext adds the next change to a batch, if there is one, after the last one has used c.
@@ -544,8 +635,15 @@ func (s *Store) takeNext(b *commitBatch, c cost) {
 func runOne(tx *Tx, c *change, refusal error) error {
 	mark := tx.begin(c.by)
 	tx.Refusal = refusal
+	before := tx.written.count()
 	if c.err = guarded(tx, counting(c.run)); c.err == nil {
-		return nil
+		c.secure = tx.secure
+		if !tx.written.tooMany() {
+			return nil
+		}
+		if c.later = before > 0; !c.later {
+			c.err = tx.written.refusal()
+		}
 	}
 	return guarded(tx, func(*Tx) error { return tx.revert(mark) })
 }

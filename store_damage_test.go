@@ -385,7 +385,7 @@ func TestUpgrade(t *testing.T) {
 	if os.Getenv("LATCHKEY_WRITE_STORE") != "" {
 		writeFixture(t)
 	}
-	for format := 1; format <= storeFormat; format++ {
+	for format := 1; format <= StoreFormat; format++ {
 		t.Run(fmt.Sprintf("format %d", format), func(t *testing.T) {
 			f, data := readFixture(t, format)
 			a := &testApp{t: t, config: defaultConfig(), log: &lockedBuffer{}}
@@ -537,6 +537,6 @@ func writeFixture(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overwrite(t, ".", fixturePath(storeFormat)+".db.gz", packed.String())
-	overwrite(t, ".", fixturePath(storeFormat)+".json", string(text)+"\n")
+	overwrite(t, ".", fixturePath(StoreFormat)+".db.gz", packed.String())
+	overwrite(t, ".", fixturePath(StoreFormat)+".json", string(text)+"\n")
 }

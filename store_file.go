@@ -22,14 +22,14 @@ import (
 	"latchkey/internal/durable"
 )
 
-// storeFormat is the number of the database format that this program writes. It is
+// StoreFormat is the number of the database format that this program writes. It is
 // also the newest format that the program can read.
-const storeFormat = 3
+const StoreFormat = 3
 
 // header is the record that identifies a database file and its format.
 type header struct {
 	Format    int       `json:"format"`     // number of the format of the records
-	MinReader int       `json:"min_reader"` // a program can read the file if its storeFormat is at least this; 0 means Format
+	MinReader int       `json:"min_reader"` // a program can read the file if its StoreFormat is at least this; 0 means Format
 	Writer    string    `json:"writer"`     // version of the program that created or last migrated the file
 	StoreID   string    `json:"store_id"`   // id of the store; copies and backups have the same id
 	ByteOrder string    `json:"byte_order"` // byte order of the machine that created the file: "big" or "little"
@@ -60,7 +60,7 @@ func CreateStore(path, id string, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("create store %s: %w", temp, err)
 	}
-	h := header{Format: storeFormat, MinReader: storeFormat, Writer: ProgramVersion(), StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
+	h := header{Format: StoreFormat, MinReader: StoreFormat, Writer: ProgramVersion(), StoreID: id, ByteOrder: nativeOrder(), CreatedAt: now.UTC()}
 	err = db.Update(func(b *bbolt.Tx) error { return h.Put(&Tx{Bolt: b}) })
 	if err := errors.Join(err, db.Close()); err != nil {
 		return fmt.Errorf("create store %s: %w", temp, err)
@@ -95,7 +95,7 @@ const (
 // OpenFile opens an existing database file and reads its header. It returns an error
 // if the file is missing, empty, damaged or not a database of this program.
 func OpenFile(path string, access Access) (*File, error) {
-	return openFormat(path, access, storeFormat)
+	return openFormat(path, access, StoreFormat)
 }
 
 // openFormat is like OpenFile, for a program whose newest readable format is newest.
@@ -204,7 +204,7 @@ func (f *File) Authenticate(keys [][]byte) {
 // Current reports whether the file has the format that this program writes, or a newer
 // one. If it has an older format, its records cannot be read through a Table. The
 // server migrates such a file when it starts.
-func (f *File) Current() bool { return f.Header.Format >= storeFormat }
+func (f *File) Current() bool { return f.Header.Format >= StoreFormat }
 
 // CopyTo writes a compacted copy of the file to path and returns once the copy is on
 // disk. The copy has a MAC if f has an Authenticator. CopyTo returns an error if path
@@ -344,7 +344,7 @@ func transfer(to, from *bbolt.DB, progress Progress) error {
 }
 
 // copyBuckets copies all buckets that source sees, in transactions of compactBatch
-// bytes. It leaves out rebuildBucket; the store has no other nested buckets.
+// bytes. It leaves out rebuildBucket and localBucket; the store has no other nested buckets.
 func copyBuckets(to *bbolt.DB, source *bbolt.Tx, progress Progress) error {
 	copied := newCounter(progress, source, "copying records")
 	into, err := to.Begin(true)
@@ -354,7 +354,7 @@ func copyBuckets(to *bbolt.DB, source *bbolt.Tx, progress Progress) error {
 	defer func() { _ = into.Rollback() }() // no effect after a commit
 	size := 0
 	err = source.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
-		if string(name) == rebuildBucket {
+		if string(name) == rebuildBucket || string(name) == localBucket {
 			return nil
 		}
 		made, err := into.CreateBucket(name)
@@ -418,7 +418,7 @@ func ReadSmall(path string) ([]byte, error) {
 // same two formats.
 type migration struct {
 	What string // what the migration changes, for the log, such as "add the team to calls"
-	// MinReader is the MinReader of the new header: the lowest storeFormat of a program
+	// MinReader is the MinReader of the new header: the lowest StoreFormat of a program
 	// that can read the result. 0 means the new format.
 	MinReader int
 	// Derive finds the entries of buckets that Run adopts, from the records as they are before Run. They

@@ -286,10 +286,10 @@ func migrateAndDie(path string) {
 }
 
 func TestMigrations_LeadToTheFormat(t *testing.T) {
-	if got := 1 + len(Migrations()); got != storeFormat {
-		t.Errorf("the steps lead to format %d, this program writes %d", got, storeFormat)
+	if got := 1 + len(Migrations()); got != StoreFormat {
+		t.Errorf("the steps lead to format %d, this program writes %d", got, StoreFormat)
 	}
-	if got := fitting(&File{Header: header{Format: storeFormat - 1}}, tables()); got != nil {
+	if got := fitting(&File{Header: header{Format: StoreFormat - 1}}, tables()); got != nil {
 		t.Errorf("an earlier format is held against the tables of today: %v", got)
 	}
 	data, err := json.Marshal(header{Format: 1, MinReader: 1, Writer: "v1", StoreID: "x", ByteOrder: "little", CreatedAt: epoch})

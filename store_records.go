@@ -30,6 +30,7 @@ type anyTable interface {
 	number(column string, record any) uint64 // the value of a Column, or that of OrderColumn
 	texts(record any) []string               // Listing.Text
 	row(record any) []byte                   // RowList.Row
+	takesRights(c tableChange) bool          // Table.Secure
 	rowValue(tx *Tx, key []byte) (uint64, error)
 }
 
@@ -38,15 +39,21 @@ type tableSettings struct {
 	name                           string
 	indexes                        int // how many there are
 	lists, ordered, searched, rows bool
-	signed, owned, imposed         bool
+	signed, owned, imposed, secure bool
 	bounded                        string
+	rowSource                      string // RowList.Source
 	audit                          *AuditPolicy
 }
 
 func (t *Table[T]) settings() tableSettings {
+	source := ""
+	if t.Rows != nil {
+		source = t.Rows.Source
+	}
 	return tableSettings{
-		name: t.Name, indexes: len(t.Indexes), lists: t.List != nil, ordered: t.List != nil && t.List.Order != nil, searched: t.List != nil && t.List.Text != nil, rows: t.Rows != nil,
-		signed: t.Signed, owned: t.Owner != nil, imposed: t.Imposed, bounded: t.Bounded, audit: &t.Audit,
+		rowSource: source,
+		name:      t.Name, indexes: len(t.Indexes), lists: t.List != nil, ordered: t.List != nil && t.List.Order != nil, searched: t.List != nil && t.List.Text != nil, rows: t.Rows != nil,
+		signed: t.Signed, owned: t.Owner != nil, imposed: t.Imposed, secure: t.Secure != nil, bounded: t.Bounded, audit: &t.Audit,
 	}
 }
 
@@ -60,6 +67,12 @@ func (t *Table[T]) indexName(index int) string { return t.Indexes[index].Name }
 func (t *Table[T]) owner(record any) uint64    { return t.Owner(*record.(*T)) }
 func (t *Table[T]) texts(record any) []string  { return t.List.Text(*record.(*T)) }
 func (t *Table[T]) row(record any) []byte      { return t.Rows.Row(*record.(*T)) }
+
+func (t *Table[T]) takesRights(c tableChange) bool {
+	before, _ := c.before.(*T)
+	after, _ := c.after.(*T)
+	return t.Secure(before, after)
+}
 
 func (t *Table[T]) rowValue(tx *Tx, key []byte) (uint64, error) { return t.Rows.Value(tx, key) }
 
@@ -199,6 +212,9 @@ func oldRecord(tx *Tx, t anyTable, key []byte) (any, error) {
 func noteChange(tx *Tx, t anyTable, c tableChange, had int64) error {
 	s := t.settings()
 	noteSize(tx, t, c, had)
+	if s.secure && t.takesRights(c) {
+		tx.Secure()
+	}
 	for i := range s.indexes {
 		if err := reindex(tx, t, i, c); err != nil {
 			return err

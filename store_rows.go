@@ -20,6 +20,8 @@ type RowList[T any] struct {
 	// Value returns a number of the record with this key that changes more often than the record.
 	// Only Table.SetValue stores it.
 	Value func(tx *Tx, key []byte) (uint64, error)
+	// Source is the bucket from which Value reads, under the same key.
+	Source string
 }
 
 // RowsPerChunk is the number of rows in a value of the store, see RowChunk.

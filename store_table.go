@@ -32,6 +32,9 @@ type Table[T any] struct {
 	// Owner returns the id of the owner for whom the bytes of a record count, or 0 if they count for
 	// nobody. nil: no record counts, see StorageLimit.
 	Owner func(T) uint64
+	// Secure reports whether a change of a record takes rights away, see Tx.Secure. before is nil for a new record, and
+	// after for one that is deleted. nil: no change does.
+	Secure func(before, after *T) bool
 	// Imposed means that changes of other owners add records for an owner, such as events for a
 	// webhook. The change of another owner is not refused if the owner's storage is full.
 	Imposed bool
@@ -59,6 +62,7 @@ func (t *Table[T]) NextID(tx *Tx) (uint64, error) {
 		return 0, err
 	}
 	tx.rememberSequence(t.Name)
+	tx.written.note(sequenceBucket, []byte(t.Name), nil)
 	tx.Writes++
 	return b.NextSequence()
 }

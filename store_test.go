@@ -197,7 +197,7 @@ func TestStore_NewerFormat(t *testing.T) {
 		header string
 		wants  []string // nothing: it opens
 	}{
-		{`{"format":99,"min_reader":99,"writer":"v9.1.0"}`, []string{"format 99", "latchkey v9.1.0", fmt.Sprintf("up to format %d", storeFormat), "this is latchkey " + ProgramVersion(), "restore a backup"}},
+		{`{"format":99,"min_reader":99,"writer":"v9.1.0"}`, []string{"format 99", "latchkey v9.1.0", fmt.Sprintf("up to format %d", StoreFormat), "this is latchkey " + ProgramVersion(), "restore a backup"}},
 		{`{"format":99}`, []string{"format 99", "of a later version"}},
 		{`{"format":99,"min_reader":1,"writer":"v9.1.0"}`, nil},
 	} {

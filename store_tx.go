@@ -53,6 +53,9 @@ type Tx struct {
 	decoded int      // size of the records decoded since the last call of Yield that let others run
 	undo    *undoLog // what the present change has overwritten; nil if it is not undone alone
 
+	written *writtenRecords // what the transaction has written, for other nodes; nil: nobody wants to know
+	secure  bool            // Secure was called in the present change
+
 	ctx  context.Context // see Store.ViewFor; nil: the transaction ends only by itself
 	work int             // units of reading since the last look at ctx
 }
@@ -83,6 +86,11 @@ func (tx *Tx) step() {
 		panic(damage{err})
 	}
 }
+
+// Secure says that the present change takes rights away: a key may do less than before, or a person
+// can no longer log in. If the store is shared, the change is acknowledged only once no node
+// answers from a state before it.
+func (tx *Tx) Secure() { tx.secure = true }
 
 // After registers a function that is called once the transaction is on disk, before
 // Update returns. It is not called if the transaction fails. It runs in the
@@ -240,7 +248,7 @@ func (tx *Tx) Count(bucket string) (n int) {
 // call. Walk stops at the first error of visit and returns that error.
 func (tx *Tx) Walk(visit func(bucket string, key, stored []byte) error) error {
 	return tx.Bolt.ForEach(func(name []byte, b *bbolt.Bucket) error {
-		if string(name) == rebuildBucket {
+		if string(name) == rebuildBucket || string(name) == localBucket {
 			return nil
 		}
 		return b.ForEach(func(key, stored []byte) error { return visit(string(name), key, stored) })
@@ -292,6 +300,7 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 	}
 	tx.remember(bucket, key)
 	tx.noteRows(bucket, key)
+	tx.written.note(bucket, key, nil)
 	tx.Writes++
 	tx.Bytes += len(key)
 	return b.Delete(key)
@@ -309,6 +318,7 @@ func (tx *Tx) PutRaw(bucket string, key, value []byte) error {
 	}
 	tx.remember(bucket, key)
 	tx.noteRows(bucket, key)
+	tx.written.note(bucket, key, value)
 	tx.Writes++
 	tx.Bytes += len(key) + len(value)
 	return b.Put(key, value)

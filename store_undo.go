@@ -98,13 +98,16 @@ func (tx *Tx) undone(e undoEntry) error {
 }
 
 // txMark is the state of a transaction before a change.
-type txMark struct{ writes, bytes, changed, afters int }
+type txMark struct {
+	writes, bytes, changed, afters int
+	written                        writtenMark
+}
 
 // begin prepares the transaction for a change by a Writer.
 func (tx *Tx) begin(by Writer) txMark {
-	tx.Writer, tx.Trace = by, nil
+	tx.Writer, tx.Trace, tx.secure = by, nil, false
 	tx.undo.entries, tx.undo.chunks, tx.undo.Lost = tx.undo.entries[:0], tx.undo.chunks[:0], false
-	return txMark{tx.Writes, tx.Bytes, len(tx.Changed), len(tx.Afters)}
+	return txMark{tx.Writes, tx.Bytes, len(tx.Changed), len(tx.Afters), tx.written.mark()}
 }
 
 // revert undoes the change that began at a mark. It returns errNoUndo or an error of bbolt if the
@@ -129,5 +132,6 @@ func (tx *Tx) revert(m txMark) error {
 		}
 	}
 	tx.Writes, tx.Bytes, tx.Changed = m.writes, m.bytes, tx.Changed[:m.changed]
+	tx.written.truncate(m.written)
 	return nil
 }

@@ -551,7 +551,7 @@ func TestOutbox_Format2(t *testing.T) {
 	if err := os.Remove(pepperPath(data)); err != nil {
 		t.Fatal(err)
 	}
-	f, err := openFormat(storePath(data), ReadWrite, storeFormat)
+	f, err := openFormat(storePath(data), ReadWrite, StoreFormat)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootID returns the kernel's id of the current boot. It returns "" if the kernel reports none.
-var bootID = sync.OnceValue(func() string {
+// BootID returns the kernel's id of the current boot. It returns "" if the kernel reports none.
+var BootID = sync.OnceValue(func() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return ""
@@ -24,7 +24,7 @@ func ReadClocks() Reading {
 	r := Reading{Wall: time.Now()}
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err == nil {
-		r.Boot, r.BootID = time.Duration(ts.Nano()), bootID()
+		r.Boot, r.BootID = time.Duration(ts.Nano()), BootID()
 	}
 	return r
 }

@@ -86,9 +86,18 @@ type Node struct {
 
 // Effect is how far a Secure Set has come.
 type Effect struct {
+	Head  Head // position of the Set
 	Nodes int // running nodes that have applied it
 	Of    int // running nodes, without those that ended while the change waited for them
 	Took  time.Duration
+}
+
+// Acknowledger tells nodes which Secure Sets the others have applied. Its methods are safe for concurrent use.
+type Acknowledger interface {
+	// Acknowledge tells the other nodes that the view has reached a Head.
+	Acknowledge(ctx context.Context, head Head) error
+	// Await waits until each running node has acknowledged a Head, except this one.
+	Await(ctx context.Context, head Head) (Effect, error)
 }
 
 // Members is about the nodes that run now. Its methods are safe for concurrent use.
@@ -107,10 +116,7 @@ type Members interface {
 	// Serving returns nil while the node may answer requests, and otherwise an error that says why not. It is fast and allocates nothing
 	// while the node may answer.
 	Serving() error
-	// Acknowledge tells the other nodes that the view has reached a Head.
-	Acknowledge(ctx context.Context, head Head) error
-	// Await waits until each running node has acknowledged a Head.
-	Await(ctx context.Context, head Head) (Effect, error)
+	Acknowledger
 	// Nodes returns the nodes, those that do not run now as well, by name.
 	Nodes(ctx context.Context) ([]Node, error)
 	// Remove ends the membership of a node. It returns once the node can no longer answer requests.

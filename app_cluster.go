@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"latchkey/internal/cluster"
+)
+
+// clusterEngine is what a node of a cluster needs of its etcd.
+type clusterEngine interface {
+	cluster.Engine
+	cluster.Members
+	// Store returns the store of the cluster.
+	Store(ctx context.Context) (ClusterStore, error)
+	// Use chooses the store with this id. It is called once, before all other methods but Store.
+	Use(id string)
+}
+
+// ClusterStore describes the store of a cluster.
+type ClusterStore struct {
+	ID        string
+	Format    int // of its records
+	CreatedAt time.Time
+}
+
+// errUnreachable means that no etcd server can be reached at present.
+var errUnreachable = errors.New("no etcd server can be reached")
+
+// openCluster connects to the etcd of a configuration. The error says what to do; it is an errUnreachable if
+// that may be nothing but to wait.
+func openCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (clusterEngine, error) {
+	return dialCluster(ctx, c, log)
+}
+
+// membership is the part of an App that is a node of a cluster.
+type membership struct {
+	late    *lateEngine
+	self    cluster.Node
+	keyring atomic.Pointer[Keyring] // nil until start
+	log     *slog.Logger
+	ctx     context.Context
+	stop    context.CancelFunc
+	ended   sync.WaitGroup
+	failed  chan error // see lost
+}
+
+// dialTimes are how long an App waits for etcd when it starts, and how often it tries again later.
+const (
+	firstDial = 15 * time.Second
+	nextDial  = time.Second
+)
+
+// joinCluster connects to the cluster of a configuration. If etcd cannot be reached, but the data folder has a
+// view of the cluster, it goes on without: the node does not serve until it can be reached.
+// joinCluster returns nil if the configuration has no cluster.
+func joinCluster(c Config, log *slog.Logger) (*membership, error) {
+	if !c.Cluster.On() {
+		return nil, nil
+	}
+	m := &membership{log: log, failed: make(chan error, 1)}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	host, _ := os.Hostname() // only for people
+	m.self = cluster.Node{Name: c.Cluster.Name, Host: host, Version: ProgramVersion(), Format: StoreFormat, Started: time.Now().UTC(), Running: true}
+	m.late = &lateEngine{opened: make(chan struct{})}
+	open := func() (clusterEngine, ClusterStore, error) {
+		ctx, cancel := context.WithTimeout(m.ctx, firstDial)
+		defer cancel()
+		engine, err := openCluster(ctx, c.Cluster, log)
+		if err != nil {
+			return nil, ClusterStore{}, err
+		}
+		store, err := engine.Store(ctx)
+		if err == nil && store.Format != StoreFormat {
+			err = fmt.Errorf("the records in etcd have format %d; this is latchkey %s, which has format %d: run the same version on all nodes", store.Format, ProgramVersion(), StoreFormat)
+		}
+		if err != nil {
+			return nil, store, errors.Join(err, engine.Close())
+		}
+		engine.Use(store.ID)
+		return engine, store, nil
+	}
+	engine, store, err := open()
+	if err == nil {
+		m.late.store = store
+		m.late.set(engine)
+		return m, nil
+	}
+	id, view := ViewID(c.Server.Data)
+	if !errors.Is(err, errUnreachable) || !view {
+		return nil, err
+	}
+	log.Error("the cluster cannot be reached; this node answers no requests until it can", "error", err)
+	m.late.store.ID = id
+	m.late.because(err)
+	m.ended.Go(func() {
+		for m.ctx.Err() == nil {
+			select {
+			case <-time.After(nextDial):
+			case <-m.ctx.Done():
+				return
+			}
+			engine, store, err := open()
+			if err == nil && store.ID != id {
+				err = errors.Join(fmt.Errorf("the data folder belongs to another store (%s) than the cluster (%s)", id, store.ID), engine.Close())
+			}
+			if err == nil {
+				m.late.set(engine)
+				return
+			}
+			m.late.because(err)
+		}
+	})
+	return m, nil
+}
+
+// shared returns what makes the database of a folder a view of the cluster. The methods of a nil membership
+// are those of a server that is alone.
+func (m *membership) shared() *SharedFolder {
+	if m == nil {
+		return nil
+	}
+	return &SharedFolder{StoreID: m.late.store.ID, CreatedAt: m.late.store.CreatedAt, ShareOptions: ShareOptions{
+		Engine: m.late, Members: m.late, Node: m.self.Name, Tables: tables(), Applied: func(set *cluster.Set) {
+			if k := m.keyring.Load(); k != nil {
+				k.Applied(set)
+			}
+		},
+	}}
+}
+
+// start begins to renew the lease. The keyring learns of the changes of other nodes from now on.
+func (m *membership) start(store *Store, keyring *Keyring) error {
+	if m == nil {
+		return nil
+	}
+	m.keyring.Store(keyring)
+	if err := keyring.Forget(); err != nil { // what was read before
+		return err
+	}
+	m.ended.Go(func() {
+		if m.late.wait(m.ctx) != nil {
+			return
+		}
+		err := m.late.engine.Join(m.ctx, m.self)
+		if err == nil {
+			err = m.late.engine.Keep(m.ctx, store.Reach)
+		}
+		if err != nil && m.ctx.Err() == nil {
+			m.failed <- fmt.Errorf("this node cannot be part of the cluster: %w", err)
+		}
+	})
+	return nil
+}
+
+// lost returns a channel that receives the reason why the node may no longer be part of the cluster.
+func (m *membership) lost() <-chan error {
+	if m == nil {
+		return nil
+	}
+	return m.failed
+}
+
+// serving returns ServerOptions.Serving.
+func (m *membership) serving() func() error {
+	if m == nil {
+		return nil
+	}
+	return func() error {
+		if e := m.late.now.Load(); e != nil {
+			return (*e).Serving()
+		}
+		return *m.late.reason.Load()
+	}
+}
+
+// close gives up the lease and ends the connection. The store must be closed.
+func (m *membership) close() error {
+	if m == nil {
+		return nil
+	}
+	m.stop()
+	m.ended.Wait()
+	e := m.late.now.Load()
+	if e == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := (*e).Leave(ctx); err != nil {
+		m.log.Warn("the lease of this node could not be given up; the other nodes wait until it ends", "error", err)
+	}
+	return (*e).Close()
+}
+
+// lateEngine is a clusterEngine that may be opened later. Until then its methods wait.
+type lateEngine struct {
+	store  ClusterStore
+	opened chan struct{} // closed when engine is set
+	engine clusterEngine
+	now    atomic.Pointer[clusterEngine] // engine, once it is set
+	reason atomic.Pointer[error]         // why it is not set
+}
+
+func (l *lateEngine) set(e clusterEngine) {
+	l.engine = e
+	l.now.Store(&e)
+	close(l.opened)
+}
+
+func (l *lateEngine) because(err error) { l.reason.Store(&err) }
+
+// wait waits until the engine is open.
+func (l *lateEngine) wait(ctx context.Context) error {
+	select {
+	case <-l.opened:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Turn implements cluster.Engine.
+func (l *lateEngine) Turn(ctx context.Context) {
+	if e := l.now.Load(); e != nil {
+		(*e).Turn(ctx)
+	}
+}
+
+// Commit implements cluster.Engine.
+func (l *lateEngine) Commit(ctx context.Context, base cluster.Head, set *cluster.Set) (cluster.Head, error) {
+	e := l.now.Load()
+	if e == nil {
+		return 0, errUnreachable
+	}
+	return (*e).Commit(ctx, base, set)
+}
+
+// Barrier implements cluster.Engine.
+func (l *lateEngine) Barrier(ctx context.Context) (cluster.Head, error) {
+	if err := l.wait(ctx); err != nil {
+		return 0, err
+	}
+	return l.engine.Barrier(ctx)
+}
+
+// Follow implements cluster.Engine.
+func (l *lateEngine) Follow(ctx context.Context, after cluster.Head, apply func(cluster.Head, *cluster.Set) error) error {
+	if err := l.wait(ctx); err != nil {
+		return err
+	}
+	return l.engine.Follow(ctx, after, apply)
+}
+
+// Load implements cluster.Engine.
+func (l *lateEngine) Load(ctx context.Context, put func(cluster.Write) error) (cluster.Head, error) {
+	if err := l.wait(ctx); err != nil {
+		return 0, err
+	}
+	return l.engine.Load(ctx, put)
+}
+
+// Acknowledge is that of cluster.Members.
+func (l *lateEngine) Acknowledge(ctx context.Context, head cluster.Head) error {
+	if err := l.wait(ctx); err != nil {
+		return err
+	}
+	return l.engine.Acknowledge(ctx, head)
+}
+
+// Await is that of cluster.Members.
+func (l *lateEngine) Await(ctx context.Context, head cluster.Head) (cluster.Effect, error) {
+	if err := l.wait(ctx); err != nil {
+		return cluster.Effect{}, err
+	}
+	return l.engine.Await(ctx, head)
+}
+
+// Close implements cluster.Engine. The membership closes the engine.
+func (l *lateEngine) Close() error { return nil }

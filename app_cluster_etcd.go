@@ -1,0 +1,35 @@
+//go:build cluster
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"latchkey/internal/cluster/etcd"
+)
+
+// dialCluster connects to the etcd servers of a configuration.
+func dialCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (clusterEngine, error) {
+	e, err := etcd.Open(ctx, etcd.Options{
+		Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Node: c.Name, Lease: c.Lease, Log: log,
+	})
+	if errors.Is(err, etcd.ErrUnreachable) {
+		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return etcdEngine{e}, nil
+}
+
+// etcdEngine is an etcd.Engine as a clusterEngine.
+type etcdEngine struct{ *etcd.Engine }
+
+// Store implements clusterEngine.
+func (e etcdEngine) Store(ctx context.Context) (ClusterStore, error) {
+	info, err := e.Engine.Store(ctx)
+	return ClusterStore(info), err
+}
