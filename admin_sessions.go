@@ -91,7 +91,7 @@ func firstWord(text string, pairs []string) string {
 var sessionTable = Table[loginSession]{
 	Name: "sessions", Signed: true,
 	Secure: func(before, after *loginSession) bool { return before != nil && after == nil },
-	Key: func(s loginSession) []byte { return s.Hash },
+	Key:    func(s loginSession) []byte { return s.Hash },
 	Indexes: []Index[loginSession]{
 		{"operator", func(s loginSession) [][]byte { return [][]byte{IDKey(s.Operator)} }},
 		{"created", func(s loginSession) [][]byte { return [][]byte{IDKey(uint64(s.CreatedAt.UnixNano()))} }},

@@ -125,7 +125,12 @@ func refuseWrites(t testing.TB, s *Store) {
 	default:
 	}
 	<-s.done
-	t.Cleanup(func() { _ = s.db.Close() })
+	t.Cleanup(func() {
+		if s.replica != nil {
+			_ = s.replica.close(s)
+		}
+		_ = s.db.Close()
+	})
 }
 
 // damageRecords turns over a bit in each value of a bucket, of records or of
