@@ -63,7 +63,7 @@ type change struct {
 	wanted bool // it deletes want/NODE
 	base   clientv3.Cmp
 	then   []clientv3.Op
-	orElse clientv3.Op
+	orElse []clientv3.Op // reads the last nonce of the node and the head
 }
 
 // change returns the transaction that adds a Set after base.
@@ -75,7 +75,7 @@ func (e *Engine) change(base cluster.Head, set *cluster.Set) (*change, error) {
 	}
 	last := e.key("last/", set.Node)
 	c.base = clientv3.Compare(clientv3.ModRevision(e.key("head")), "=", int64(base))
-	c.orElse = clientv3.OpGet(last)
+	c.orElse = []clientv3.Op{clientv3.OpGet(last), clientv3.OpGet(e.key("head"), clientv3.WithKeysOnly())}
 	c.then = make([]clientv3.Op, 0, len(set.Writes)+3)
 	for _, w := range set.Writes {
 		c.then = append(c.then, e.operation(w))
@@ -99,7 +99,7 @@ func (e *Engine) operation(w cluster.Write) clientv3.Op {
 // A second attempt does no harm then: the head that both compare with is there only once.
 func (e *Engine) attempt(ctx context.Context, c *change) (cluster.Head, error) {
 	attempt, done := context.WithTimeout(ctx, attemptTime)
-	r, err := e.client.Txn(attempt).If(c.base).Then(c.then...).Else(c.orElse).Commit()
+	r, err := e.client.Txn(attempt).If(c.base).Then(c.then...).Else(c.orElse...).Commit()
 	done()
 	if err != nil {
 		return 0, rpctypes.Error(err)
@@ -108,6 +108,9 @@ func (e *Engine) attempt(ctx context.Context, c *change) (cluster.Head, error) {
 	if !r.Succeeded {
 		last := r.Responses[0].GetResponseRange().Kvs
 		if len(last) == 0 || string(last[0].Value) != c.nonce {
+			for _, kv := range r.Responses[1].GetResponseRange().Kvs {
+				e.state.expect(kv.ModRevision)
+			}
 			e.ask(ctx)
 			return 0, cluster.ErrMoved
 		}

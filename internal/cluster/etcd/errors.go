@@ -78,7 +78,7 @@ func unreachable(err error) error {
 	case errors.Is(err, rpctypes.ErrNoLeader), errors.Is(err, rpctypes.ErrLeaderChanged):
 		return fmt.Errorf("etcd has no leader: more than half of its servers must run and reach each other (%w)", err)
 	case errors.Is(err, context.DeadlineExceeded), code(err) == codes.DeadlineExceeded:
-		return errors.New("etcd does not answer in time")
+		return fmt.Errorf("etcd does not answer in time (%w)", err)
 	default:
 		return fmt.Errorf("etcd cannot be reached: %w", err)
 	}

@@ -1,6 +1,7 @@
 // Package etcd keeps the sequence of a cluster, and the list of its running nodes, in an etcd cluster.
 //
-// In reading order: etcd.go (the engine and its keys), connect.go (the checks before it is used), errors.go
+// In reading order: etcd.go (the engine and its keys), connect.go (the checks before it is used), conn.go
+// (a connection), errors.go
 // (which errors are retried, and what to do about the others), commit.go (a Set becomes one transaction),
 // watch.go (the Sets of all nodes), state.go (what the watch says about the other nodes), load.go (all records
 // at once), create.go (a new store), members.go (leases and acknowledgements).
@@ -32,6 +33,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/grpclog"
 
 	"latchkey/internal/cluster"
@@ -102,7 +105,21 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if o.Boot == nil {
 		o.Boot = bootTime
 	}
-	config, err := o.config()
+	closing, end := context.WithCancel(context.Background())
+	client, err := o.connect(ctx, closing)
+	if err != nil {
+		end()
+		return nil, err
+	}
+	e := &Engine{options: o, client: client, log: o.Log, commits: make(chan struct{}, 1), closing: closing, close: end}
+	e.state.start(o.Node, o.Boot)
+	e.self.reason = errNotJoined
+	return e, nil
+}
+
+// connect checks the settings and the servers and returns a client, which may be used until closing ends.
+func (o *Options) connect(ctx, closing context.Context) (*clientv3.Client, error) {
+	config, err := o.config(closing)
 	if err != nil {
 		return nil, err
 	}
@@ -113,15 +130,12 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
 	}
-	e := &Engine{options: o, client: client, log: o.Log, commits: make(chan struct{}, 1)}
-	e.closing, e.close = context.WithCancel(context.Background())
-	e.state.start(o.Node, o.Boot)
-	e.self.reason = errNotJoined
-	return e, nil
+	return client, nil
 }
 
-// config returns the settings of a client for all endpoints. It checks the settings without a connection.
-func (o *Options) config() (clientv3.Config, error) {
+// config returns the settings of a client for all endpoints. It checks the settings without a connection. Connections of the
+// client are looked after until ctx ends.
+func (o *Options) config(ctx context.Context) (clientv3.Config, error) {
 	if err := o.checkEndpoints(); err != nil {
 		return clientv3.Config{}, err
 	}
@@ -135,12 +149,15 @@ func (o *Options) config() (clientv3.Config, error) {
 		DialTimeout:        dialTime,
 		Logger:             zap.NewNop(),
 		MaxCallSendMsgSize: maxSend,
-		// A server that is gone without a word: the connection ends once bytes are unacknowledged for
-		// the timeout, or if a ping, sent when nothing has arrived for the first of the two, is not answered.
-		// gRPC sends pings at most every 10 seconds.
+		// For a connection without requests; gRPC sends pings at most every ten seconds. See conn for the others.
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 2 * time.Second,
 		PermitWithoutStream:  true,
+		MaxUnaryRetries:      1, // the engine itself decides what is sent again, and knows the reason then
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialer(ctx, security)), grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+			MinConnectTimeout: dialTime,
+		})},
 	}, nil
 }
 

@@ -99,7 +99,9 @@ func (s *state) snapshot(revision int64, prefix string, pairs []*mvccpb.KeyValue
 	for _, kv := range pairs {
 		present[string(kv.Key)] = true
 	}
-	gone := func(kind string) func(string) bool { return func(name string) bool { return !present[prefix+kind+name] } }
+	gone := func(kind string) func(string) bool {
+		return func(name string) bool { return !present[prefix+kind+name] }
+	}
 	maps.DeleteFunc(s.members, func(name string, _ *member) bool { return gone("node/")(name) })
 	maps.DeleteFunc(s.acks, func(name string, _ cluster.Head) bool { return gone("ack/")(name) })
 	maps.DeleteFunc(s.wants, func(name string, _ *want) bool { return gone("want/")(name) })
