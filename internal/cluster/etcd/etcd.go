@@ -4,7 +4,7 @@
 // (a connection), errors.go
 // (which errors are retried, and what to do about the others), commit.go (a Set becomes one transaction),
 // watch.go (the Sets of all nodes), state.go (what the watch says about the other nodes), load.go (all records
-// at once), create.go (a new store), members.go (leases and acknowledgements).
+// at once), create.go (a new store), members.go (leases and acknowledgements), permit.go (until when a node may answer).
 //
 // All keys begin with "lk/". Of a store with an id, they begin with "lk/ID/":
 //
@@ -69,13 +69,14 @@ var errClosed = errors.New("the connection to etcd was closed")
 
 // Engine is a cluster.Engine and a cluster.Members. Its methods are safe for concurrent use, except Use.
 type Engine struct {
-	options Options
-	client  *clientv3.Client
-	log     *slog.Logger
-	prefix  string // of the keys of the store
-	closing context.Context
-	close   context.CancelFunc
-	running sync.WaitGroup // goroutines of the engine
+	options  Options
+	fakeBoot bool // the boot clock is not the machine's
+	client   *clientv3.Client
+	log      *slog.Logger
+	prefix   string // of the keys of the store
+	closing  context.Context
+	close    context.CancelFunc
+	running  sync.WaitGroup // goroutines of the engine
 
 	state state // what the watch has reported
 
@@ -102,7 +103,8 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Boot == nil {
+	fakeBoot := o.Boot != nil
+	if !fakeBoot {
 		o.Boot = bootTime
 	}
 	closing, end := context.WithCancel(context.Background())
@@ -111,9 +113,9 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 		end()
 		return nil, err
 	}
-	e := &Engine{options: o, client: client, log: o.Log, commits: make(chan struct{}, 1), closing: closing, close: end}
+	e := &Engine{options: o, client: client, log: o.Log, commits: make(chan struct{}, 1), closing: closing, close: end, fakeBoot: fakeBoot}
 	e.state.start(o.Node, o.Boot)
-	e.self.reason = errNotJoined
+	e.self.reason, e.self.due = errNotJoined, make(chan struct{}, 1)
 	return e, nil
 }
 
@@ -157,8 +159,14 @@ func (o *Options) config(ctx context.Context) (clientv3.Config, error) {
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dialer(ctx, security)), grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: dialTime,
-		})},
+		}), grpc.WithChainUnaryInterceptor(failFast)},
 	}, nil
+}
+
+// failFast lets a request fail at once, with the reason, if there is no connection. etcd's client would let it wait, so that its error
+// would be that of its context.
+func failFast(ctx context.Context, method string, req, reply any, to *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, to, append(options, grpc.WaitForReady(false))...)
 }
 
 // Use chooses the store with an id. It is called once, before other goroutines use the engine.

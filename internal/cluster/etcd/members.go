@@ -36,9 +36,10 @@ var (
 
 // self is this node as a member.
 type self struct {
-	since  atomic.Int64 // revision of the registration; 0 if there is none
-	ends   atomic.Int64 // boot time in nanoseconds until which the node may answer requests
-	acking sync.Mutex   // is held while acknowledgements are written, so that an older one does not follow a newer one
+	since  atomic.Int64           // revision of the registration; 0 if there is none
+	permit atomic.Pointer[permit] // nil: the node may not answer requests
+	due    chan struct{}          // gets a value if a request could not be answered, so that the lease is renewed at once
+	acking sync.Mutex             // is held while acknowledgements are written, so that an older one does not follow a newer one
 
 	mu     sync.Mutex
 	node   cluster.Node
@@ -55,7 +56,7 @@ func (s *self) registered() int64 { return s.since.Load() }
 
 // stop ends the permission to answer requests.
 func (s *self) stop(reason error) {
-	s.ends.Store(0)
+	s.permit.Store(nil)
 	s.since.Store(0)
 	s.because(reason)
 }
@@ -214,6 +215,10 @@ func (e *Engine) rest(ctx context.Context, d time.Duration) error {
 		select {
 		case <-timer.C:
 			return nil
+		case <-e.self.due:
+			if p := e.self.permit.Load(); p != nil && !p.holds(e.options.Boot) {
+				return nil
+			}
 		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -242,8 +247,9 @@ func (e *Engine) renew(ctx context.Context, reached func(context.Context, cluste
 	renew, done := context.WithTimeout(ctx, e.lease()/2)
 	defer done()
 	var sent time.Duration
+	var at time.Time
 	err = e.retry(renew, e.step(), func(ctx context.Context) error {
-		sent = e.options.Boot()
+		at, sent = e.readTime(), e.options.Boot()
 		return e.extend(ctx, since, head)
 	})
 	switch {
@@ -259,8 +265,16 @@ func (e *Engine) renew(ctx context.Context, reached func(context.Context, cluste
 	e.self.mu.Lock()
 	e.self.failed, e.self.reason = time.Time{}, errEnded
 	e.self.mu.Unlock()
-	e.self.ends.Store(int64(sent + e.lease() - e.lease()/6))
+	e.self.permit.Store(newPermit(sent, at, e.lease()))
 	return nil
+}
+
+// readTime returns the time for a permit. It is zero if the boot clock is not the machine's.
+func (e *Engine) readTime() time.Time {
+	if e.fakeBoot {
+		return time.Time{}
+	}
+	return time.Now()
 }
 
 // lost records since when etcd cannot be reached.
@@ -307,9 +321,13 @@ func (e *Engine) acknowledgement(head cluster.Head) clientv3.Op {
 
 // Serving returns nil while this node may answer requests, see cluster.Members.
 func (e *Engine) Serving() error {
-	ends := e.self.ends.Load() // before the clock is read: this goroutine may be paused in between
-	if int64(e.options.Boot()) < ends {
+	p := e.self.permit.Load() // before the clock is read: this goroutine may be paused in between
+	if p != nil && p.holds(e.options.Boot) {
 		return nil
+	}
+	select {
+	case e.self.due <- struct{}{}: // timers stand still while the machine is suspended
+	default:
 	}
 	e.self.mu.Lock()
 	defer e.self.mu.Unlock()
@@ -365,7 +383,7 @@ func (e *Engine) Await(ctx context.Context, head cluster.Head) (cluster.Effect, 
 func (e *Engine) settle(ctx context.Context, list []lacking, changed <-chan struct{}) error {
 	wait := lookTime
 	for _, l := range list {
-		wait = min(wait, max(l.left, 0))
+		wait = min(wait, max(l.ends-e.options.Boot(), 0))
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -377,7 +395,7 @@ func (e *Engine) settle(ctx context.Context, list []lacking, changed <-chan stru
 	case <-timer.C:
 	}
 	for _, l := range list {
-		if l.left <= wait {
+		if e.options.Boot() >= l.ends {
 			if err := e.evict(ctx, l.name, l.mod); err != nil {
 				return err
 			}

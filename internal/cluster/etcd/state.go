@@ -253,7 +253,7 @@ type pending struct {
 type lacking struct {
 	name string
 	mod  int64         // revision of its last renewal
-	left time.Duration // until it can no longer answer requests
+	ends time.Duration // boot time from which it no longer answers requests
 }
 
 // pending returns which nodes have acknowledged a Head. A node that has registered after the Head is left out: before it
@@ -269,7 +269,7 @@ func (s *state) pending(head cluster.Head) pending {
 		case name == s.name || s.acks[name] >= head: // the caller's own view has the Head
 			p.have++
 		default:
-			p.lack = append(p.lack, lacking{name, m.mod, m.ends() - s.boot()})
+			p.lack = append(p.lack, lacking{name, m.mod, m.ends()})
 		}
 	}
 	return p
@@ -282,7 +282,7 @@ func (s *state) expired() []lacking {
 	var list []lacking
 	for name, m := range s.members {
 		if name != s.name && s.boot() > m.ends()+m.Lease/2 {
-			list = append(list, lacking{name, m.mod, 0})
+			list = append(list, lacking{name, m.mod, m.ends()})
 		}
 	}
 	return list
@@ -312,7 +312,7 @@ func (s *state) member(name string) (l lacking, ok bool, changed <-chan struct{}
 	if m == nil {
 		return lacking{}, false, s.changed
 	}
-	return lacking{name, m.mod, m.ends() - s.boot()}, true, s.changed
+	return lacking{name, m.mod, m.ends()}, true, s.changed
 }
 
 // wasRemoved reports whether this node was removed from the cluster, and a channel that is closed when the state changes.
