@@ -35,6 +35,7 @@ if [ -z "$quick" ]; then
 	need dpkg-deb dpkg "builds the package"
 	need nginx nginx-light "asks for permission as a proxy"
 	need haproxy haproxy "asks for permission as a proxy"
+	need etcd etcd-server "agrees on changes in the tests of clusters"
 fi
 
 install() { # sets a policy, so that new packages do not start their services

@@ -1,0 +1,319 @@
+//go:build unix
+
+package program
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Etcd is a running etcd cluster on loopback, with TLS between all.
+type Etcd struct {
+	Endpoints []string // client URLs of the servers
+	Files     EtcdFiles
+	Authority *EtcdAuthority
+
+	t       testing.TB
+	servers []*etcdServer
+	client  *http.Client
+}
+
+// EtcdFiles are the files of a client.
+type EtcdFiles struct{ CA, Cert, Key string }
+
+// etcdServer is one server of an etcd cluster.
+type etcdServer struct {
+	args  []string
+	out   *Output
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when the process has ended
+}
+
+// StartEtcd starts an etcd cluster of n servers and waits until it works. It ends with the test. args are
+// added to the command line of each server. The test is skipped with -short.
+func StartEtcd(t testing.TB, n int, args ...string) *Etcd {
+	t.Helper()
+	NotQuick(t)
+	c := &Etcd{t: t, Authority: NewEtcdAuthority(t)}
+	c.Files = c.Authority.Issue(IssueEtcd{})
+	var peers, cluster []string
+	for i, address := range freeAddresses(t, 2*n) {
+		if i < n {
+			c.Endpoints = append(c.Endpoints, "https://"+address)
+			continue
+		}
+		peers = append(peers, "https://"+address)
+		cluster = append(cluster, fmt.Sprintf("s%d=https://%s", i-n, address))
+	}
+	f, token := c.Files, rand.Text()
+	for i := range n {
+		c.servers = append(c.servers, &etcdServer{args: append([]string{
+			fmt.Sprintf("--name=s%d", i), "--data-dir=" + filepath.Join(t.TempDir(), "data"),
+			"--listen-client-urls=" + c.Endpoints[i], "--advertise-client-urls=" + c.Endpoints[i],
+			"--listen-peer-urls=" + peers[i], "--initial-advertise-peer-urls=" + peers[i],
+			"--initial-cluster=" + strings.Join(cluster, ","), "--initial-cluster-token=" + token,
+			"--cert-file=" + f.Cert, "--key-file=" + f.Key, "--trusted-ca-file=" + f.CA, "--client-cert-auth",
+			"--peer-cert-file=" + f.Cert, "--peer-key-file=" + f.Key, "--peer-trusted-ca-file=" + f.CA, "--peer-client-cert-auth",
+			"--max-txn-ops=8192", "--max-request-bytes=8388608",
+			"--heartbeat-interval=50", "--election-timeout=500", "--logger=zap", "--log-level=error",
+		}, args...)})
+	}
+	c.client = c.newClient()
+	t.Cleanup(c.client.CloseIdleConnections)
+	for i := range n {
+		c.start(i)
+	}
+	c.Wait()
+	return c
+}
+
+// newClient returns a client for the HTTP side of the servers.
+func (c *Etcd) newClient() *http.Client {
+	pair, err := tls.LoadX509KeyPair(c.Files.Cert, c.Files.Key)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	text, err := os.ReadFile(c.Files.CA)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(text)
+	return &http.Client{Timeout: time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}},
+	}}
+}
+
+// Start starts a server that was killed, and waits until the cluster works.
+func (c *Etcd) Start(i int) {
+	c.t.Helper()
+	c.start(i)
+	c.Wait()
+}
+
+// start starts a server.
+func (c *Etcd) start(i int) {
+	c.t.Helper()
+	s := c.servers[i]
+	s.out, s.ended = &Output{}, make(chan struct{})
+	s.cmd = exec.Command("etcd", s.args...)
+	s.cmd.Env = []string{"PATH=/nowhere"}
+	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
+	if err := s.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	cmd, ended := s.cmd, s.ended
+	go func() {
+		_ = cmd.Wait() // Kill makes it fail
+		close(ended)
+	}()
+	c.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+}
+
+// Kill ends a server as a crash would.
+func (c *Etcd) Kill(i int) {
+	_ = c.servers[i].cmd.Process.Kill()
+	<-c.servers[i].ended
+}
+
+// Stop pauses a server: its connections stay open.
+func (c *Etcd) Stop(i int) { _ = c.servers[i].cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Continue ends the pause of a server.
+func (c *Etcd) Continue(i int) { _ = c.servers[i].cmd.Process.Signal(syscall.SIGCONT) }
+
+// Wait waits until one of the servers says that the cluster works.
+func (c *Etcd) Wait() {
+	c.t.Helper()
+	for until := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if c.healthy() {
+			return
+		}
+		if time.Now().After(until) {
+			c.t.Fatalf("etcd does not work after %s: %s", patience, c.servers[0].out.Tail())
+		}
+	}
+}
+
+// healthy asks the servers whether the cluster has a leader and takes changes.
+func (c *Etcd) healthy() bool {
+	for _, endpoint := range c.Endpoints {
+		r, err := c.client.Get(endpoint + "/health")
+		if err != nil {
+			continue
+		}
+		_ = r.Body.Close()
+		if r.StatusCode == http.StatusOK {
+			return true
+		}
+	}
+	return false
+}
+
+// Leader returns the index of the server that is the leader.
+func (c *Etcd) Leader() int {
+	c.t.Helper()
+	for until := time.Now().Add(patience); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		for i := range c.servers {
+			var status struct {
+				Header struct {
+					MemberID string `json:"member_id"`
+				}
+				Leader string
+			}
+			if c.Post(i, "/v3/maintenance/status", struct{}{}, &status) == nil && status.Leader != "" && status.Leader == status.Header.MemberID {
+				return i
+			}
+		}
+	}
+	c.t.Fatal("etcd has no leader")
+	return 0
+}
+
+// Post asks the HTTP side of a server, such as /v3/kv/compaction.
+func (c *Etcd) Post(i int, path string, body, answer any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	r, err := c.client.Post(c.Endpoints[i]+path, "application/json", bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Body.Close() }()
+	if r.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, r.Status)
+	}
+	if answer == nil {
+		return nil
+	}
+	return json.NewDecoder(r.Body).Decode(answer)
+}
+
+// freeAddresses returns loopback addresses on which nothing listens.
+func freeAddresses(t testing.TB, n int) (list []string) {
+	t.Helper()
+	for range n {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }() // at the end, so that all differ
+		list = append(list, l.Addr().String())
+	}
+	return list
+}
+
+// EtcdAuthority issues certificates for etcd servers and their clients.
+type EtcdAuthority struct {
+	File string // the PEM file of its certificate
+
+	t      testing.TB
+	cert   *x509.Certificate
+	key    *ecdsa.PrivateKey
+	serial atomic.Int64
+}
+
+// NewEtcdAuthority returns a new authority. Its certificate expires in an hour.
+func NewEtcdAuthority(t testing.TB) *EtcdAuthority {
+	t.Helper()
+	a := &EtcdAuthority{t: t, File: filepath.Join(t.TempDir(), "ca.pem")}
+	der, key := a.sign(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "Test authority " + rand.Text()}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	})
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.cert, a.key = cert, key
+	a.write(a.File, "CERTIFICATE", der)
+	return a
+}
+
+// IssueEtcd says which certificate to issue. Zero values mean one for servers and clients at localhost that is valid now.
+type IssueEtcd struct {
+	From, Until time.Time
+	Usage       []x509.ExtKeyUsage
+	Names       []string // of servers
+}
+
+// Issue creates a certificate and its key, and returns the files of a client with them.
+func (a *EtcdAuthority) Issue(o IssueEtcd) EtcdFiles {
+	a.t.Helper()
+	if o.From.IsZero() {
+		o.From = time.Now().Add(-time.Hour)
+	}
+	if o.Until.IsZero() {
+		o.Until = time.Now().Add(time.Hour)
+	}
+	if o.Usage == nil {
+		o.Usage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	}
+	template := &x509.Certificate{
+		Subject: pkix.Name{CommonName: "latchkey"}, NotBefore: o.From, NotAfter: o.Until, ExtKeyUsage: o.Usage, DNSNames: o.Names,
+	}
+	if o.Names == nil {
+		template.DNSNames, template.IPAddresses = []string{"localhost"}, []net.IP{net.IPv4(127, 0, 0, 1)}
+	}
+	der, key := a.sign(template)
+	pkcs, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	dir := a.t.TempDir()
+	f := EtcdFiles{CA: a.File, Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
+	a.write(f.Cert, "CERTIFICATE", der)
+	a.write(f.Key, "PRIVATE KEY", pkcs)
+	return f
+}
+
+// sign creates a key and a certificate for it in DER. Before the authority has a certificate, the key signs its own.
+func (a *EtcdAuthority) sign(template *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
+	a.t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	template.SerialNumber = big.NewInt(a.serial.Add(1))
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return der, key
+}
+
+// write writes a PEM file.
+func (a *EtcdAuthority) write(file, kind string, der []byte) {
+	a.t.Helper()
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+}
