@@ -29,10 +29,15 @@ func (e *StatusError) Error() string { return fmt.Sprintf("%d %s: %s", e.Status,
 // NewClient returns a client for the server of a data folder. Nothing need be
 // listening yet.
 func NewClient(data string) *Client {
+	return &Client{&http.Client{Transport: SocketTransport(data), Timeout: patience}}
+}
+
+// SocketTransport sends all requests to the control socket of the server with a data folder.
+func SocketTransport(data string) *http.Transport {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(data, "control.sock"))
 	}
-	return &Client{&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}, Timeout: patience}}
+	return &http.Transport{DialContext: dial, DisableKeepAlives: true}
 }
 
 // Do sends a value as JSON, nothing if it is nil, and decodes the answer into

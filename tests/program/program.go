@@ -29,19 +29,25 @@ const patience = time.Minute
 // folder holds the built program for as long as the tests run.
 var folder = filepath.Join(os.TempDir(), fmt.Sprintf("latchkey-test-%d-%s", os.Getpid(), rand.Text()[:8]))
 
-// build builds the program once for all tests of a package.
-var build = sync.OnceValues(func() (string, error) {
-	if err := os.Mkdir(folder, 0o700); err != nil {
+// build and buildCluster build the program once for all tests of a package: as it is, and as a node of a cluster.
+var (
+	build        = sync.OnceValues(func() (string, error) { return buildWith("latchkey", "") })
+	buildCluster = sync.OnceValues(func() (string, error) { return buildWith("latchkey-cluster", "cluster") })
+)
+
+// buildWith builds the program with build tags and returns its path.
+func buildWith(name, tags string) (string, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return "", err
 	}
-	path := filepath.Join(folder, "latchkey")
-	c := exec.Command("go", "build", "-o", path, "latchkey")
+	path := filepath.Join(folder, name)
+	c := exec.Command("go", "build", "-tags", tags, "-o", path, "latchkey")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is released
 	if out, err := c.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 // Main runs the tests of a package for its TestMain and returns the exit code.
 // It is 1 also if goroutines are left after the tests.
@@ -103,6 +109,19 @@ func Path(t testing.TB) string {
 	return path
 }
 
+// ClusterCommand is like Command, for the program that can be a node of a cluster.
+func ClusterCommand(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	NotQuick(t)
+	path, err := buildCluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Command(t, args...)
+	c.Path, c.Args[0] = path, path
+	return c
+}
+
 // Command returns a command of the program, with a home and an environment of
 // its own.
 func Command(t testing.TB, args ...string) *exec.Cmd {
@@ -119,7 +138,12 @@ func Command(t testing.TB, args ...string) *exec.Cmd {
 // returns what it printed and its exit code.
 func Run(t testing.TB, args ...string) (stdout, stderr string, exit int) {
 	t.Helper()
-	c := Command(t, args...)
+	return RunCommand(t, Command(t, args...))
+}
+
+// RunCommand is like Run, for a command that was not started yet.
+func RunCommand(t testing.TB, c *exec.Cmd) (stdout, stderr string, exit int) {
+	t.Helper()
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
 	if err := c.Start(); err != nil {
