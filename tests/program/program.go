@@ -152,7 +152,7 @@ func RunCommand(t testing.TB, c *exec.Cmd) (stdout, stderr string, exit int) {
 	late := time.AfterFunc(patience, func() { _ = c.Process.Kill() })
 	_ = c.Wait()
 	if !late.Stop() {
-		t.Fatalf("%v: still runs after %s: %s%s", args, patience, &out, &errs)
+		t.Fatalf("%v: still runs after %s: %s%s", c.Args[1:], patience, &out, &errs)
 	}
 	return out.String(), errs.String(), c.ProcessState.ExitCode()
 }
