@@ -17,6 +17,7 @@ import (
 
 // TestEngine_Commit commits Sets, follows them and loads the records.
 func TestEngine_Commit(t *testing.T) {
+	t.Parallel()
 	c := program.StartEtcd(t, 1)
 	a := open(t, options(c, "a"), "one")
 	ctx := within(t, 20*time.Second)
@@ -65,6 +66,7 @@ func TestEngine_Commit(t *testing.T) {
 // TestEngine_Sequence has 16 goroutines of each of three nodes increment a common record. No increment is lost or made twice,
 // all nodes see the same Sets in the same order, and none of them waits while the others go on.
 func TestEngine_Sequence(t *testing.T) {
+	t.Parallel()
 	c := program.StartEtcd(t, 3)
 	ctx := within(t, 50*time.Second)
 	const committers, each = 16, 5
@@ -131,6 +133,7 @@ func TestEngine_Sequence(t *testing.T) {
 
 // TestEngine_Unsure has answers and requests be lost. Nobody can say then whether a Set was added, until the same Commit finds out.
 func TestEngine_Unsure(t *testing.T) {
+	t.Parallel()
 	c := program.StartEtcd(t, 1)
 	ctx := within(t, 50*time.Second)
 	p := newProxy(t, c.Endpoints[0])

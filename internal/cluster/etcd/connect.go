@@ -261,13 +261,13 @@ func greet(ctx context.Context, address string, config *tls.Config) error {
 
 // tlsError says what to do about an error of greet.
 func tlsError(err error, address string) error {
-	var alert tls.AlertError
+	var alert *net.OpError
 	var authority x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var invalid x509.CertificateInvalidError
 	var record tls.RecordHeaderError
 	switch {
-	case errors.As(err, &alert):
+	case errors.As(err, &alert) && alert.Op == "remote error": // as crypto/tls names what the other side says
 		return settingError{fmt.Errorf("etcd refuses the certificate of this node: cluster.cert_file must have one that etcd's --trusted-ca-file has signed (%w)", err), false}
 	case errors.As(err, &authority):
 		return settingError{fmt.Errorf("its certificate is not signed by an authority in cluster.ca_file (%w)", err), false}

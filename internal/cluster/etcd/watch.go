@@ -19,9 +19,13 @@ import (
 	"latchkey/internal/cluster"
 )
 
-// lookTime is how long the watch may lack an event that etcd is known to have. Then its server may have stopped
-// without closing the connection, and the watch goes on with another one.
-const lookTime = 500 * time.Millisecond
+// lookTime is how often to look whether the watch lacks an event that etcd is known to have. If it does twice, its server may have
+// stopped without closing the connection, and the watch goes on with another one. The time is doubled then up to maxLookTime, for much
+// history arrives late because it is much.
+const (
+	lookTime    = 500 * time.Millisecond
+	maxLookTime = 30 * time.Second
+)
 
 // memberKinds are the beginnings of the keys that say which nodes run.
 var memberKinds = []string{"node/", "ack/", "want/", "removed/"}
@@ -113,8 +117,9 @@ func (q *queue) next(ctx context.Context) (followed, error) {
 
 // position is how far a watch has come.
 type position struct {
-	head     cluster.Head // last Set that was reported
-	revision int64        // last revision of which everything was reported
+	head     cluster.Head  // last Set that was reported
+	revision int64         // last revision of which everything was reported
+	look     time.Duration // how often to look whether events are lacking
 }
 
 // watch reports the Sets after a Head until ctx ends or they are no longer kept.
@@ -125,6 +130,7 @@ func (e *Engine) watch(ctx context.Context, after cluster.Head, q *queue) error 
 		return err
 	})
 	for err == nil {
+		at.look = min(max(2*at.look, lookTime), maxLookTime)
 		err = e.watchOnce(ctx, &at, q)
 		switch {
 		case ctx.Err() != nil:
@@ -132,6 +138,8 @@ func (e *Engine) watch(ctx context.Context, after cluster.Head, q *queue) error 
 		case errors.Is(err, rpctypes.ErrCompacted):
 			err = e.retry(ctx, time.Second, func(ctx context.Context) error { return e.skip(ctx, &at) })
 		case err == nil, errors.Is(err, cluster.ErrGap):
+		case strings.Contains(err.Error(), "message larger than max"):
+			err = gapError{"the changes since the state of this node are more than etcd sends at a time"}
 		case explain(err) != nil:
 			return explain(err)
 		default:
@@ -161,7 +169,7 @@ func (e *Engine) find(ctx context.Context, after cluster.Head) (position, error)
 		return position{}, err
 	}
 	last := headOf(r)
-	at := position{after, int64(after)}
+	at := position{head: after, revision: int64(after)}
 	switch {
 	case last == after:
 		at.revision = r.Header.Revision // also if etcd has removed the history since then
@@ -251,8 +259,9 @@ func (e *Engine) oldest(ctx context.Context, removed int64) (int64, error) {
 func (e *Engine) watchOnce(ctx context.Context, at *position, q *queue) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	responses := e.client.Watch(ctx, e.prefix, clientv3.WithPrefix(), clientv3.WithRev(at.revision+1), clientv3.WithFragment())
-	look := time.NewTicker(lookTime)
+	// Without fragments: etcd 3.4 takes seconds to divide a large response.
+	responses := e.client.Watch(ctx, e.prefix, clientv3.WithPrefix(), clientv3.WithRev(at.revision+1))
+	look := time.NewTicker(at.look)
 	defer look.Stop()
 	late := false
 	for {
@@ -267,7 +276,7 @@ func (e *Engine) watchOnce(ctx context.Context, at *position, q *queue) error {
 			if err := e.report(at, r.Events, q); err != nil {
 				return err
 			}
-			late = false
+			late, at.look = false, 0 // the next watch begins with the shortest time
 		case <-look.C:
 			behind := e.state.behind(at.revision)
 			if behind && late {

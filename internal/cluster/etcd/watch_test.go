@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"latchkey/internal/cluster"
 	"latchkey/tests/program"
 )
@@ -16,6 +14,7 @@ import (
 // TestEngine_Faults has two nodes change a record while servers of etcd are killed and paused. All changes arrive at both, in order,
 // each once.
 func TestEngine_Faults(t *testing.T) {
+	t.Parallel()
 	c := program.StartEtcd(t, 3)
 	ctx := within(t, 60*time.Second)
 	a, b := prepare(ctx, t, options(c, "a"), "one"), prepare(ctx, t, options(c, "b"), "one")
@@ -56,17 +55,11 @@ func TestEngine_Faults(t *testing.T) {
 		defer c.Continue(leader)
 		both(t)
 	})
-	t.Run("each server paused", func(t *testing.T) {
-		for i := range c.Endpoints {
-			c.Stop(i)
-			both(t)
-			c.Continue(i)
-		}
-	})
 }
 
 // TestEngine_Gap follows from heads whose history etcd has removed.
 func TestEngine_Gap(t *testing.T) {
+	t.Parallel()
 	c := program.StartEtcd(t, 1)
 	ctx := within(t, 30*time.Second)
 	a := open(t, options(c, "a"), "one")
@@ -143,8 +136,5 @@ func TestEngine_Gap(t *testing.T) {
 	compact()
 	if err := a.skip(ctx, &at); !errors.Is(err, cluster.ErrGap) {
 		t.Errorf("got %v, want ErrGap", err)
-	}
-	if _, err := a.client.Get(ctx, "lk/one/", clientv3.WithPrefix(), clientv3.WithCountOnly()); err != nil {
-		t.Error(err)
 	}
 }
