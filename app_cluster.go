@@ -159,6 +159,33 @@ func (m *membership) start(store *Store, keyring *Keyring) error {
 	return nil
 }
 
+// joinTime is how long a command waits until it may use the records of a cluster: another process of this node may
+// have crashed, whose lease must end first.
+const joinTime = 75 * time.Second
+
+// AwaitServing waits until the records may be used. A server that is alone need not wait.
+func (a *App) AwaitServing() error {
+	serving := a.cluster.serving()
+	if serving == nil {
+		return nil
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(joinTime); ; {
+		err := serving()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case err := <-a.cluster.lost():
+			return err
+		case <-late:
+			return err
+		}
+	}
+}
+
 // lost returns a channel that receives the reason why the node may no longer be part of the cluster.
 func (m *membership) lost() <-chan error {
 	if m == nil {

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"latchkey/internal/cluster/etcd"
@@ -17,13 +16,19 @@ func dialCluster(ctx context.Context, c ClusterConfig, log *slog.Logger) (cluste
 		Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Node: c.Name, Lease: c.Lease, Log: log,
 	})
 	if errors.Is(err, etcd.ErrUnreachable) {
-		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
+		return nil, notNow{err}
 	}
 	if err != nil {
 		return nil, err
 	}
 	return etcdEngine{e}, nil
 }
+
+// notNow is an errUnreachable with the reason.
+type notNow struct{ error }
+
+// Is reports whether the error counts as another.
+func (notNow) Is(other error) bool { return other == errUnreachable }
 
 // etcdEngine is an etcd.Engine as a clusterEngine.
 type etcdEngine struct{ *etcd.Engine }

@@ -276,7 +276,7 @@ func (s service) Open() (http.Handler, func() error, error) {
 		return nil, nil, err
 	}
 	h, err := a.Server.LocalAdmin()
-	if err != nil {
+	if err = errors.Join(err, a.AwaitServing()); err != nil {
 		return nil, nil, errors.Join(err, a.Close())
 	}
 	return h, a.Close, nil

@@ -100,10 +100,10 @@ func (c *clusterTest) await(name string, status int) (answer string) {
 // made is the answer of the admin endpoint to a change.
 type made struct {
 	ID, Key   string
-	Status    int
 	Effective struct{ Nodes, Of, MS int }
-	At        string // Latchkey-At
-	Error     string
+	Code      int    `json:"-"` // status of the answer
+	At        string `json:"-"` // Latchkey-At
+	Fault     string `json:"-"` // the answer, if it is an error
 }
 
 // change sends a request to the control socket of a node.
@@ -126,9 +126,8 @@ func (c *clusterTest) change(name, method, path, body string) made {
 		c.Fatalf("%s %s: %d %s %v", method, path, answer.StatusCode, data, err)
 	}
 	m.At = answer.Header.Get("Latchkey-At")
-	m.Status = answer.StatusCode
-	if m.Status >= 300 {
-		m.Error = string(data)
+	if m.Code = answer.StatusCode; m.Code >= 300 {
+		m.Fault = string(data)
 	}
 	return m
 }
@@ -137,8 +136,8 @@ func (c *clusterTest) change(name, method, path, body string) made {
 func (c *clusterTest) key(name string) made {
 	c.Helper()
 	m := c.change(name, "POST", "/admin/v1/keys", `{"name": "k", "owner": "ann", "permissions": ["can_read_agents", "can_read_contacts"], "limits": {"requests_per_minute_limit": 1000000}}`)
-	if m.Status != http.StatusCreated {
-		c.Fatalf("create a key on %s: %d %s", name, m.Status, m.Error)
+	if m.Code != http.StatusCreated {
+		c.Fatalf("create a key on %s: %d %s", name, m.Code, m.Fault)
 	}
 	return m
 }
@@ -186,7 +185,7 @@ func TestCluster_Nodes(t *testing.T) {
 				t.Fatalf("a key that %s has revoked is answered by %s with %d, want 401", ender, name, got)
 			}
 		}
-		if m.Status != 200 || m.Effective.Nodes != 3 || m.Effective.Of != 3 {
+		if m.Code != 200 || m.Effective.Nodes != 3 || m.Effective.Of != 3 {
 			t.Fatalf("revoke on %s: got %+v, want 3 of 3 nodes", ender, m)
 		}
 	}
@@ -243,8 +242,8 @@ func TestCluster_Faults(t *testing.T) {
 		began := time.Now()
 		m := c.change("a", "POST", "/admin/v1/keys/"+k.ID+"/revoke", "")
 		took := time.Since(began)
-		if m.Status != 200 {
-			t.Errorf("%s: revoke: got %d %s", what, m.Status, m.Error)
+		if m.Code != 200 {
+			t.Errorf("%s: revoke: got %d %s", what, m.Code, m.Fault)
 		}
 		revoked.Store(true)
 		time.Sleep(50 * time.Millisecond)
@@ -282,8 +281,8 @@ func TestCluster_Faults(t *testing.T) {
 	if got := c.ask("b", k.Key, ""); got != http.StatusServiceUnavailable {
 		t.Errorf("a node without a lease answers %d, want 503", got)
 	}
-	if m := c.change("b", "POST", "/admin/v1/keys/"+k.ID+"/revoke", ""); m.Status != http.StatusServiceUnavailable {
-		t.Errorf("a change on a node without a lease: got %d %s, want 503", m.Status, m.Error)
+	if m := c.change("b", "POST", "/admin/v1/keys/"+k.ID+"/revoke", ""); m.Code != http.StatusServiceUnavailable {
+		t.Errorf("a change on a node without a lease: got %d %s, want 503", m.Code, m.Fault)
 	}
 	c.etcd.Start(first)
 	c.etcd.Start(second)
@@ -346,7 +345,7 @@ func TestCluster_Refused(t *testing.T) {
 		return cmd
 	}
 	other := program.NewEtcdAuthority(t).Issue(program.IssueEtcd{})
-	fails(serve("b", "LATCHKEY_CLUSTER_ENDPOINTS=https://127.0.0.1:1"), "cannot be reached")
+	fails(serve("b", "LATCHKEY_CLUSTER_ENDPOINTS=https://127.0.0.1:1"), "none of the etcd servers")
 	fails(serve("b", "LATCHKEY_CLUSTER_CA_FILE="+other.CA), "cluster.ca_file")
 	fails(serve("b", "LATCHKEY_CLUSTER_ENDPOINTS=http://192.0.2.1:2379"), "http:// only for this machine")
 	fails(serve("b", "LATCHKEY_CLUSTER_NAME="), "cluster.name")
