@@ -571,7 +571,11 @@ func (a *App) AdminDoor() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.Handler()
+	door, err := d.Handler()
+	if err != nil || a.cluster == nil {
+		return door, err
+	}
+	return a.ownChanges(door), nil
 }
 
 // changes returns a number that grows with each request to the API and each entry of the audit log, and

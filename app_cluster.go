@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -185,6 +187,58 @@ func (a *App) AwaitServing() error {
 		}
 	}
 }
+
+// headCookie is the cookie with which a browser shows the position of its last change, as programs do with
+// the field Latchkey-At.
+const headCookie = "latchkey_at"
+
+// ownChanges returns a handler for browsers whose requests may reach another node each time: a page is shown from a
+// state that has the changes that the browser has made.
+func (a *App) ownChanges(door http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if cookie, err := r.Cookie(headCookie); err == nil {
+			// A cookie that is no number, or that no change has reached, delays the page by a second at most.
+			if head, err := strconv.ParseInt(cookie.Value, 10, 64); err == nil {
+				ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+				_ = a.Store.Reach(ctx, cluster.Head(head))
+				cancel()
+			}
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w = &headWriter{ResponseWriter: w, store: a.Store}
+		}
+		door.ServeHTTP(w, r)
+	})
+}
+
+// headWriter sets headCookie.
+type headWriter struct {
+	http.ResponseWriter
+	store *Store
+	begun bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *headWriter) WriteHeader(status int) {
+	if !w.begun {
+		w.begun = true
+		http.SetCookie(w.ResponseWriter, &http.Cookie{
+			Name: headCookie, Value: strconv.FormatInt(int64(w.store.Head()), 10), Path: "/", MaxAge: 60, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+		})
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *headWriter) Write(b []byte) (int, error) {
+	if !w.begun {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap returns the http.ResponseWriter behind it, for http.ResponseController.
+func (w *headWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // lost returns a channel that receives the reason why the node may no longer be part of the cluster.
 func (m *membership) lost() <-chan error {

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"latchkey/internal/cluster"
+	"latchkey/internal/cluster/fake"
+)
+
+// newShared gives an empty store that is shared over an engine.
+func newShared(t testing.TB, o ShareOptions) *Store {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "view.db")
+	if err := CreateStore(path, "test", epoch); err != nil {
+		t.Fatal(err)
+	}
+	sharing.Store(path, true) // no shadow
+	s, err := OpenStore(path, nil)
+	if err == nil {
+		o.Tables = []Checked{&itemTable, &thingTable}
+		err = s.Share(o)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		sharing.Delete(path)
+		_ = s.Close()
+	})
+	return s
+}
+
+// sameViews compares views, once all have the last state.
+func sameViews(t *testing.T, log *fake.Log, stores ...*Store) {
+	t.Helper()
+	for _, s := range stores {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		err := s.Reach(ctx, log.Head())
+		cancel()
+		if err != nil {
+			t.Fatal(errors.Join(err, s.Err()))
+		}
+		if s != stores[0] {
+			compareViews(stores[0], s)
+		}
+	}
+}
+
+// TestShare_Views lets three nodes change the same records at once, over an engine that makes mistakes. Each change is made
+// once, and all views are equal.
+func TestShare_Views(t *testing.T) {
+	log := fake.New(1, 0)
+	var stores []*Store
+	for _, name := range []string{"a", "b", "c"} {
+		stores = append(stores, newShared(t, ShareOptions{Engine: log.Engine(fake.Faults{Moved: 0.1, Unsure: 0.1, Gap: 0.02, Delay: 0.1}), Node: name}))
+	}
+	const each = 40
+	counter := []byte("sum")
+	var running sync.WaitGroup
+	for _, s := range stores {
+		for range 4 {
+			running.Go(func() {
+				for i := range each {
+					err := s.Update(func(tx *Tx) error {
+						id, err := itemTable.NextID(tx)
+						if err != nil {
+							return err
+						}
+						value, err := tx.Get("sums", counter)
+						if err != nil {
+							return err
+						}
+						sum := uint64(0)
+						if value != nil {
+							sum = binary.BigEndian.Uint64(value)
+						}
+						return errors.Join(tx.Put("sums", counter, IDKey(sum+1)), itemTable.Put(tx, item{ID: id, Fields: []string{fmt.Sprint("item ", i)}}))
+					})
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+	running.Wait()
+	sameViews(t, log, stores...)
+	err := stores[1].View(func(tx *Tx) error {
+		value, err := tx.Get("sums", counter)
+		n, countErr := itemTable.Count(tx)
+		if want := 3 * 4 * each; err == nil && (binary.BigEndian.Uint64(value) != uint64(want) || n != want) {
+			t.Errorf("got %d changes and %d records, want %d", binary.BigEndian.Uint64(value), n, want)
+		}
+		return errors.Join(err, countErr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// deaf is an Engine whose Commit returns an error, after it has made the change or not.
+type deaf struct {
+	cluster.Engine
+	err  error
+	made bool
+}
+
+// Commit implements cluster.Engine.
+func (e *deaf) Commit(ctx context.Context, base cluster.Head, set *cluster.Set) (cluster.Head, error) {
+	if e.err == nil {
+		return e.Engine.Commit(ctx, base, set)
+	}
+	if e.made {
+		if _, err := e.Engine.Commit(ctx, base, set); err != nil {
+			return 0, err
+		}
+	}
+	return 0, e.err
+}
+
+// TestShare_Errors has an engine that refuses changes, or does not say whether it has made them. The store goes on
+// afterwards, and has a change exactly if the engine has.
+func TestShare_Errors(t *testing.T) {
+	log := fake.New(1, 0)
+	engine := &deaf{Engine: log.Engine(fake.Faults{})}
+	s := newShared(t, ShareOptions{Engine: engine, Node: "a"})
+	put := func(id uint64) error {
+		return s.Update(func(tx *Tx) error { return itemTable.Put(tx, item{ID: id, Fields: []string{"x"}}) })
+	}
+	if err := put(1); err != nil {
+		t.Fatal(err)
+	}
+	engine.err = errors.New("etcd has no space left")
+	if err := put(2); Public(err).Code != ErrUnavailable.Code || !strings.Contains(err.Error(), "was not made") {
+		t.Errorf("a refused change: got %v", err)
+	}
+	engine.err = nil
+	if err := put(3); err != nil {
+		t.Errorf("a change after a refused one: %v", err)
+	}
+	err := s.View(func(tx *Tx) error {
+		for id, want := range map[uint64]bool{1: true, 2: false, 3: true} {
+			if _, err := itemTable.Get(tx, IDKey(id)); (err == nil) != want {
+				t.Errorf("record %d: got %v, want it to exist: %t", id, err, want)
+			}
+		}
+		return nil
+	})
+	if err != nil || s.Failing() {
+		t.Fatal(err, s.Err())
+	}
+}
+
+// TestShare_Oversized has changes that write more than a Set can hold. One is refused, and the others of its batch
+// are made.
+func TestShare_Oversized(t *testing.T) {
+	log := fake.New(1, 0)
+	s := newShared(t, ShareOptions{Engine: log.Engine(fake.Faults{}), Node: "a", MaxWrites: 10})
+	var results []chan error
+	for _, n := range []int{1, 8, 20, 1, 9, 3} {
+		done := make(chan error, 1)
+		results = append(results, done)
+		s.Queue(func(tx *Tx) error {
+			for range n {
+				id, err := itemTable.NextID(tx)
+				if err == nil {
+					err = itemTable.Put(tx, item{ID: id, Fields: []string{"x"}})
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}, func(err error) { done <- err })
+	}
+	for i, done := range results {
+		err := <-done
+		var large *Oversized
+		if is := errors.As(err, &large); is != (i == 2) {
+			t.Errorf("change %d: got %v", i, err)
+		}
+		if large != nil && (large.Share < 0.4 || large.Share > 0.5) {
+			t.Errorf("got the share %v, want nearly half", large.Share)
+		}
+	}
+	err := s.View(func(tx *Tx) error {
+		if n, err := itemTable.Count(tx); n != 1+8+1+9+3 || err != nil {
+			t.Errorf("got %d records, %v; want %d", n, err, 1+8+1+9+3)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOpenView loads views, and finds out which of those that exist can be used.
+func TestOpenView(t *testing.T) {
+	log := fake.New(1, 0)
+	s := newShared(t, ShareOptions{Engine: log.Engine(fake.Faults{}), Node: "a"})
+	for i := range uint64(300) {
+		err := s.Update(func(tx *Tx) error {
+			id, err := itemTable.NextID(tx)
+			return errors.Join(err, itemTable.Put(tx, item{ID: id, Fields: []string{fmt.Sprint("item ", i)}}))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "view.db")
+	reason, boot := "", "one"
+	open := func(id string) (kept string, err error) {
+		reason = ""
+		return OpenView(t.Context(), path, ViewOptions{
+			Engine: log.Engine(fake.Faults{}), StoreID: id, CreatedAt: epoch, Boot: boot, Tables: []Checked{&itemTable, &thingTable},
+			Fits: func(*File) error { return nil }, Now: epoch, Loading: func(why string) { reason = why },
+		})
+	}
+	want := func(what, because string, keeps bool) {
+		t.Helper()
+		kept, err := open("test")
+		if err != nil || !strings.Contains(reason, because) || because == "" && reason != "" || (kept != "") != keeps {
+			t.Fatalf("%s: got %q, kept %q, %v; want %q", what, reason, kept, err, because)
+		}
+		sharing.Store(path, true)
+		defer sharing.Delete(path)
+		view, err := OpenStore(path, nil)
+		if err == nil {
+			err = view.Share(ShareOptions{Engine: log.Engine(fake.Faults{}), Node: "b", Tables: []Checked{&itemTable, &thingTable}, Mark: ViewMark(path)})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameViews(t, log, s, view)
+		if err := view.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(ViewMark(path)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the mark is left after a clean end: %v", what, err)
+		}
+	}
+	want("no file", "no records yet", false)
+	want("after a clean end", "", false)
+	if err := markView(ViewMark(path), "one"); err != nil {
+		t.Fatal(err)
+	}
+	want("the process has crashed", "", false)
+	if err := markView(ViewMark(path), "zero"); err != nil {
+		t.Fatal(err)
+	}
+	want("the machine has crashed", "has stopped", false)
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want("a damaged file", "cannot be read", true)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := CreateStore(path, "test", epoch); err != nil {
+		t.Fatal(err)
+	}
+	want("a database of a server that was alone", "before the cluster", true)
+	if _, err := open("another"); err == nil || !strings.Contains(err.Error(), "another store") {
+		t.Errorf("the view of another store: got %v", err)
+	}
+}
+
+// TestSecure says of each change whether it takes rights away.
+func TestSecure(t *testing.T) {
+	yes, no := true, false
+	key := func(change func(*StoredKey)) *StoredKey {
+		k := &StoredKey{ID: "key_1", Permissions: ReadCalls | ReadAgents, Owner: 1, Hash: []byte("one"), Limits: map[string]int{"requests_per_minute_limit": 5}, QueryAllowed: &yes, ExpiresAt: epoch.Add(time.Hour)}
+		change(k)
+		return k
+	}
+	before := key(func(*StoredKey) {})
+	for what, tt := range map[string]struct {
+		change func(*StoredKey)
+		secure bool
+	}{
+		"nothing":                {func(*StoredKey) {}, false},
+		"a name":                 {func(k *StoredKey) { k.Name = "other" }, false},
+		"one more permission":    {func(k *StoredKey) { k.Permissions |= ReadContacts }, false},
+		"a later end":            {func(k *StoredKey) { k.ExpiresAt = epoch.Add(2 * time.Hour) }, false},
+		"no end":                 {func(k *StoredKey) { k.ExpiresAt = time.Time{} }, false},
+		"a noticed end":          {func(k *StoredKey) { k.ExpiryNoticed = epoch }, false},
+		"a permission less":      {func(k *StoredKey) { k.Permissions = ReadCalls }, true},
+		"a pause":                {func(k *StoredKey) { k.Paused = true }, true},
+		"a revocation":           {func(k *StoredKey) { k.RevokedAt = epoch }, true},
+		"an earlier end":         {func(k *StoredKey) { k.ExpiresAt = epoch }, true},
+		"addresses":              {func(k *StoredKey) { k.AllowedIPs = append(k.AllowedIPs, netip.MustParsePrefix("192.0.2.0/24")) }, true},
+		"another limit":          {func(k *StoredKey) { k.Limits = nil }, true},
+		"no query":               {func(k *StoredKey) { k.QueryAllowed = &no }, true},
+		"another owner":          {func(k *StoredKey) { k.Owner = 2 }, true},
+		"another secret at once": {func(k *StoredKey) { k.Hash = []byte("two") }, true},
+		"another secret with overlap": {func(k *StoredKey) {
+			k.Hash = []byte("two")
+			k.Aliases = []PreviousSecret{{Hash: []byte("one"), EndsAt: epoch.Add(time.Hour)}}
+		}, false},
+		"a short overlap": {func(k *StoredKey) {
+			k.Hash = []byte("two")
+			k.Aliases = []PreviousSecret{{Hash: []byte("one"), EndsAt: epoch}}
+		}, true},
+	} {
+		after := key(tt.change)
+		if got := KeyTable.Secure(&before, &after); got != tt.secure {
+			t.Errorf("%s: got %t, want %t", what, got, tt.secure)
+		}
+	}
+	if KeyTable.Secure(nil, &before) || !KeyTable.Secure(&before, nil) {
+		t.Error("a new key takes no rights away, and a deleted one does")
+	}
+}
