@@ -21,7 +21,10 @@ type clusterEngine interface {
 	cluster.Members
 	// Store returns the store of the cluster.
 	Store(ctx context.Context) (ClusterStore, error)
-	// Use chooses the store with this id. It is called once, before all other methods but Store.
+	// Create creates the store of the cluster, which must have none. each calls its argument for each record. After an
+	// error there is no store, and Create can be called again.
+	Create(ctx context.Context, id string, each func(put func(cluster.Write) error) error) error
+	// Use chooses the store with this id. It is called once, before all other methods but Store and Create.
 	Use(id string)
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"latchkey/internal/cluster"
 	"latchkey/internal/cluster/etcd"
 )
 
@@ -37,4 +38,9 @@ type etcdEngine struct{ *etcd.Engine }
 func (e etcdEngine) Store(ctx context.Context) (ClusterStore, error) {
 	info, err := e.Engine.Store(ctx)
 	return ClusterStore(info), err
+}
+
+// Create implements clusterEngine.
+func (e etcdEngine) Create(ctx context.Context, id string, each func(put func(cluster.Write) error) error) error {
+	return e.Engine.Create(ctx, id, StoreFormat, each, nil)
 }

@@ -112,6 +112,15 @@ func PeppersOf(c Config, value string) PepperSource {
 	return PepperSource{value, c.Keys.PepperFile, c.Keys.RetiredPepperFiles}
 }
 
+// Path returns the path of the file with the current pepper of the data folder dir, or "" if the pepper is in
+// no file.
+func (s PepperSource) Path(dir string) string {
+	if s.Value != "" {
+		return ""
+	}
+	return cmp.Or(s.File, pepperPath(dir))
+}
+
 // Load loads the peppers for the data folder dir, see LoadPeppers.
 func (s PepperSource) Load(dir string) (Peppers, error) {
 	return LoadPeppers(s.Value, cmp.Or(s.File, pepperPath(dir)), s.Retired)

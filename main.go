@@ -261,6 +261,29 @@ func (s service) Compact(progress cli.Progress) (before, after int64, err error)
 	return CompactStore(s.config.Server.Data, time.Now(), Progress(progress))
 }
 
+// ClusterInit creates the store of a cluster, see InitCluster.
+func (s service) ClusterInit(ctx context.Context, o cli.ClusterInitOptions) (cli.ClusterInit, error) {
+	made, err := InitCluster(ctx, ClusterInitOptions{
+		Access: ClusterAccess{Config: s.config.Cluster}, Config: s.config, Pepper: pepper(), From: o.From, Clock: clock.NewClock(), Progress: Progress(o.Progress),
+	})
+	return cli.ClusterInit(made), err
+}
+
+// ClusterNodes returns the nodes of the cluster.
+func (s service) ClusterNodes(ctx context.Context) ([]cli.ClusterNode, error) {
+	nodes, err := ClusterAccess{Config: s.config.Cluster}.Nodes(ctx)
+	list := []cli.ClusterNode{}
+	for _, n := range nodes {
+		list = append(list, cli.ClusterNode{Name: n.Name, Running: n.Running, Host: n.Host, Version: n.Version, Format: n.Format, Started: n.Started})
+	}
+	return list, err
+}
+
+// ClusterRemove removes a node from the cluster.
+func (s service) ClusterRemove(ctx context.Context, name string) error {
+	return ClusterAccess{Config: s.config.Cluster}.Remove(ctx, name)
+}
+
 // pepper returns the value of the environment variable LATCHKEY_KEYS_PEPPER, or "" if it
 // is not set.
 func pepper() string { return os.Getenv("LATCHKEY_KEYS_PEPPER") }

@@ -247,8 +247,9 @@ func (w *commandWalk) args() map[string]func() []string {
 	backup := filepath.Join(w.dir, "walk.db")
 	all := map[string]func() []string{
 		"serve": given(), "restore": given(backup), "check": given(), "healthcheck": given("--url", ready.URL),
-		"backup":      func() []string { w.n++; return []string{filepath.Join(w.dir, fmt.Sprint("backup", w.n))} },
-		"compact":     given("--data", newClosedFolder(w.t)),
+		"backup":       func() []string { w.n++; return []string{filepath.Join(w.dir, fmt.Sprint("backup", w.n))} },
+		"compact":      given("--data", newClosedFolder(w.t)),
+		"cluster init": given(), "cluster nodes": given(), "cluster remove": given("b", "--yes"),
 		"keys create": given("--name", "new", "--permission", "can_read_calls"),
 		"keys list":   given(), "keys show": key, "keys usage": key, "keys pause": key, "keys revoke": key, "keys rotate": key,
 		"keys update": func() []string { return []string{w.newKey(), "--name", "l"} },
@@ -334,8 +335,21 @@ func newClosedFolder(t testing.TB) string {
 	return a.config.Server.Data
 }
 
-// walkService is a service that is not restored, and prints what a demo does.
+// walkService is a service that is not restored, prints what a demo does, and has a cluster.
 type walkService struct{ cli.Service }
+
+// ClusterInit does nothing.
+func (walkService) ClusterInit(context.Context, cli.ClusterInitOptions) (cli.ClusterInit, error) {
+	return cli.ClusterInit{StoreID: "ab", From: "latchkey.db", Records: 1}, nil
+}
+
+// ClusterNodes returns a node.
+func (walkService) ClusterNodes(context.Context) ([]cli.ClusterNode, error) {
+	return []cli.ClusterNode{{Name: "b"}}, nil
+}
+
+// ClusterRemove does nothing.
+func (walkService) ClusterRemove(context.Context, string) error { return nil }
 
 // Restore does nothing.
 func (walkService) Restore(cli.RestoreOptions) (cli.Restored, error) { return cli.Restored{}, nil }

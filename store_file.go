@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"latchkey/internal/cluster"
 	"latchkey/internal/durable"
 )
 
@@ -214,6 +215,27 @@ func (f *File) CopyTo(path string) error { return compact(f.DB, path, f.Auth, f.
 // Rewrite is like CopyTo, for a copy that becomes a database in use: it has no MAC,
 // because its contents will change.
 func (f *File) Rewrite(path string) error { return compact(f.DB, path, nil, f.Progress) }
+
+// Shared calls put for each record that the nodes of a cluster share, in the order of cluster.Engine.Load. It reports
+// to f.Progress. The memory of a Write is valid only during the call.
+func (f *File) Shared(put func(cluster.Write) error) error {
+	return f.View(func(tx *Tx) error {
+		total, done := int64(0), int64(0)
+		for range sharedRecords(tx) {
+			total++
+		}
+		for at, value := range sharedRecords(tx) {
+			if err := put(cluster.Write{Bucket: at.bucket, Key: []byte(at.key), Value: value}); err != nil {
+				return err
+			}
+			done++
+			if err := f.Progress.Report("storing the records in the cluster", done, total); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
 
 // Close closes the file. It waits for open transactions to end.
 func (f *File) Close() error { return f.DB.Close() }

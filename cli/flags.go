@@ -31,11 +31,12 @@ type commandFlags struct {
 type place int
 
 const (
-	onServer place = iota // at --url, or else at the server with the data folder open
-	onBoth                // like onServer; the configuration has an effect even with --url
-	onHealth              // like onServer, but without a token
-	onFolder              // in the data folder or the configuration on this machine
-	inMemory              // in the program alone
+	onServer  place = iota // at --url, or else at the server with the data folder open
+	onBoth                 // like onServer; the configuration has an effect even with --url
+	onHealth               // like onServer, but without a token
+	onFolder               // in the data folder or the configuration on this machine
+	onCluster              // in the etcd that the configuration names
+	inMemory               // in the program alone
 )
 
 // rules returns the rules for the global flags.
@@ -48,6 +49,8 @@ func (p place) rules() []flagRule {
 		return []flagRule{{flags: "config data", excludes: "url"}, {flags: "ca", needs: "url"}, {flags: "token-file", why: "this command needs no token"}}
 	case onFolder:
 		return []flagRule{{flags: "url ca token-file", why: "this command works on the files of this machine"}}
+	case onCluster:
+		return []flagRule{{flags: "url ca token-file", why: "this command asks etcd, which the configuration names"}}
 	case inMemory:
 		return []flagRule{{flags: "config data url ca token-file", why: "this command uses neither a configuration nor a server"}}
 	}
@@ -56,7 +59,7 @@ func (p place) rules() []flagRule {
 
 // independent returns the global flags that always have an effect, besides --url.
 func (p place) independent() string {
-	if p == onBoth || p == onFolder {
+	if p == onBoth || p == onFolder || p == onCluster {
 		return "config data"
 	}
 	return ""
@@ -70,9 +73,10 @@ func flagTable() map[string]commandFlags {
 	table := map[string]commandFlags{
 		"serve": {place: onFolder, noJSON: "serve prints a log, whose form is set by --log-format", rules: []flagRule{{flags: "data", excludes: "demo"}},
 			independent: "listen admin-listen log-level log-format demo"},
-		"backup":  {rules: []flagRule{{flags: "json", excludes: "-"}}},
-		"restore": {place: onFolder, rules: []flagRule{{flags: "exactly", excludes: "other"}}, independent: "dry-run other send-webhooks unverified"},
-		"check":   {rules: []flagRule{{flags: "url ca token-file", excludes: "FILE repair"}, {flags: "repair", excludes: "FILE"}}},
+		"backup":       {rules: []flagRule{{flags: "json", excludes: "-"}}},
+		"restore":      {place: onFolder, rules: []flagRule{{flags: "exactly", excludes: "other"}}, independent: "dry-run other send-webhooks unverified"},
+		"check":        {rules: []flagRule{{flags: "url ca token-file", excludes: "FILE repair"}, {flags: "repair", excludes: "FILE"}}},
+		"cluster init": {place: onCluster, independent: "from"}, "cluster nodes": {place: onCluster}, "cluster remove": {place: onCluster, independent: "yes"},
 		"compact": {place: onFolder}, "healthcheck": {place: onHealth},
 		"config check": {place: onFolder}, "config print": {place: onFolder, noJSON: "the configuration is printed as text"},
 		"version": {place: inMemory}, "man": {place: inMemory, noJSON: "the manual page is text"},

@@ -87,6 +87,13 @@ type Service interface {
 	// and after, in bytes. No server may have the data folder open. If progress returns an error, the
 	// database is not changed.
 	Compact(progress Progress) (before, after int64, err error)
+	// ClusterInit creates the store of the cluster of the configuration. No server may have the data folder open from
+	// which it takes the records.
+	ClusterInit(ctx context.Context, o ClusterInitOptions) (ClusterInit, error)
+	// ClusterNodes returns the nodes of the cluster of the configuration, by name.
+	ClusterNodes(ctx context.Context) ([]ClusterNode, error)
+	// ClusterRemove removes a node from the cluster of the configuration. It returns once the node answers no requests.
+	ClusterRemove(ctx context.Context, name string) error
 }
 
 // ServeOptions are the options of Service.Serve.
