@@ -215,10 +215,20 @@ func readOrigin(text string) (value, fix string, ok bool) {
 func readEtcd(text string) (value, fix string, ok bool) {
 	value, fix, ok = readOrigin(text)
 	u, err := url.Parse(value)
-	if !ok || err != nil || u.Port() == "" {
-		return text, fix, false
+	if !ok || err != nil {
+		return "", fix, false
 	}
-	return value, "https://" + u.Host, u.Scheme == "https" || IsLocalAddress(u.Host)
+	if u.Port() == "" {
+		port := defaultPort(u.Scheme)
+		if !strings.HasSuffix(strings.TrimSuffix(text, "/"), ":"+port) {
+			return "", strconv.Quote(value + ":2379"), false
+		}
+		value, u.Host = value+":"+port, u.Host+":"+port
+	}
+	if u.Scheme == "http" && !IsLocalAddress(u.Host) {
+		return "", strconv.Quote("https://" + u.Host), false
+	}
+	return value, "", true
 }
 
 // readBase reads a URL with a host and perhaps a path. It returns the host in the form of readOrigin

@@ -75,6 +75,11 @@ func samples() map[string]kindSamples {
 				"https://a b": "without a path", "https://u:p@keys.example.com": "without a path", "https://keys.example.com?x": "without a path", "ftp://keys.example.com": "without a path",
 				"https://2001:db8::1": "without a path", "https://*.example.com": "without a path", "https://192.0.2.300": "without a path",
 			}},
+		"node": {map[string]string{"": ""}, map[string]string{"A": "a-z", "a b": "a-z", strings.Repeat("a", 33): "1 to 32", "a_b": "a-z"}},
+		"etcd": {nil, map[string]string{
+			"http://192.0.2.1:2379": `write "https://192.0.2.1:2379"`, "https://etcd.example": `write "https://etcd.example:2379"`, "etcd.example:2379": "https:// and a host",
+			"https://etcd.example:2379/v3": "https:// and a host", "ftp://etcd.example:2379": "https:// and a host",
+		}},
 		"directory": {map[string]string{"https://CA.example.net/directory": "https://ca.example.net/directory", "https://ca.example.net:14000": "https://ca.example.net:14000"},
 			map[string]string{"http://ca.example.net/d": "https://", "https://ca.example.net/d?x": "https://", "https://ca.example.net:99999/": "https://", "ca.example.net": "https://"}},
 		"domain": {map[string]string{"keys.example.com": "keys.example.com", "Keys.Example.com.": "keys.example.com"},
