@@ -33,39 +33,63 @@ var openAPI = func() []byte {
 	return data
 }()
 
+// loaded is the description as openapi.json has it.
+var loaded = sync.OnceValues(func() (*openapi3.T, error) { return openapi3.NewLoader().LoadFromData(openAPI) })
+
+// description is loaded, with every rule of the format checked, which takes seconds.
 var description = sync.OnceValues(func() (*openapi3.T, error) {
-	doc, err := openapi3.NewLoader().LoadFromData(openAPI)
+	doc, err := loaded()
 	if err != nil {
 		return nil, err
 	}
 	return doc, doc.Validate(context.Background(), openapi3.IsOpenAPI31OrLater(), openapi3.EnableExamplesValidation())
 })
 
+// describedPath is a path of the description, with its parts.
+type describedPath struct {
+	parts []string
+	item  *openapi3.PathItem
+}
+
+// describedPaths lists the paths in the order in which a request is held against them.
+var describedPaths = sync.OnceValues(func() (list []describedPath, err error) {
+	doc, err := loaded()
+	if err != nil {
+		return nil, err
+	}
+	for _, pattern := range doc.Paths.InMatchingOrder() {
+		list = append(list, describedPath{strings.Split(pattern, "/"), doc.Paths.Find(pattern)})
+	}
+	return list, nil
+})
+
 // described gives what openapi.json says of a request, nil where it knows no
 // such endpoint.
 func described(t testing.TB, method, path string) *openapi3.Operation {
 	t.Helper()
-	doc, err := description()
+	paths, err := describedPaths()
 	if err != nil {
 		t.Fatalf("openapi.json: %v", err)
 	}
 	parts := strings.Split(strings.TrimSuffix(path, "/"), "/")
 	var found *openapi3.Operation
 	literals := -1
-	for _, pattern := range doc.Paths.InMatchingOrder() {
-		want := strings.Split(pattern, "/")
-		if len(want) != len(parts) {
+	for _, described := range paths {
+		if len(described.parts) != len(parts) {
 			continue
 		}
 		same, fits := 0, true
-		for i := range want {
-			if want[i] == parts[i] {
+		for i, want := range described.parts {
+			if want == parts[i] {
 				same++
-			} else if !strings.HasPrefix(want[i], "{") || parts[i] == "" {
+			} else if !strings.HasPrefix(want, "{") || parts[i] == "" {
 				fits = false
 			}
 		}
-		if op := doc.Paths.Find(pattern).GetOperation(method); fits && op != nil && same > literals {
+		if !fits || same <= literals {
+			continue
+		}
+		if op := described.item.GetOperation(method); op != nil {
 			found, literals = op, same
 		}
 	}
