@@ -28,8 +28,12 @@ const patience = time.Minute
 // folder holds the built program for as long as the tests run.
 var folder = filepath.Join(os.TempDir(), fmt.Sprintf("latchkey-test-%d-%s", os.Getpid(), rand.Text()[:8]))
 
-// build builds the program once for all tests of a package.
+// build builds the program once for all tests of a process. If the environment variable
+// LATCHKEY_TEST_PROGRAM has the path of a built program, it returns that.
 var build = sync.OnceValues(func() (string, error) {
+	if built := os.Getenv("LATCHKEY_TEST_PROGRAM"); built != "" {
+		return built, nil
+	}
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return "", err
 	}
