@@ -69,11 +69,13 @@ formatted() {
 	unformatted=$(find . -name "*.go" -not -path "*/vendor/*" -exec gofmt -l {} +)
 	[ -z "$unformatted" ] || { echo "run gofmt -w on: $unformatted" >&2; return 1; }
 }
-builds() {
-	CGO_ENABLED=0 go build -o /dev/null . &&
+builds() { # the first is also the program that the tests drive
+	CGO_ENABLED=0 go build -o "$built/latchkey" . &&
 		GOOS=windows CGO_ENABLED=0 go build -o /dev/null . &&
 		GOOS=darwin CGO_ENABLED=0 go build -o /dev/null .
 }
+built=$(mktemp -d)
+trap 'rm -rf "$built"' EXIT
 step gofmt formatted
 step "go mod tidy" go mod tidy -diff
 step vet go vet ./...
@@ -92,4 +94,4 @@ walks="$walks|Registry_|Forms_|AddrText_|Explainer_|Upgrade|Migrate_|Context_Bou
 walks="$walks|History_Ranked|Imports_EveryWayIn|KeyImport_DryRun|RecordBytes_|WriteOwnFields_|\w+_\w*Allocations))"
 [ $# = 0 ] || spread= walks= # other arguments can be of every kind
 # shellcheck disable=SC2086 # $quick and $race are empty or words
-exec go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./...
+LATCHKEY_TEST_PROGRAM="$built/latchkey" go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./...
