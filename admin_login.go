@@ -77,12 +77,13 @@ type Operators struct {
 	hashing   chan struct{}          // has one element for each running hash; its capacity limits the memory for hashing
 	dashboard atomic.Pointer[string] // URL of the dashboard; nil until DashboardAt is called
 
-	passwordsOff bool // no password is accepted, see RefusePasswords
+	cost         hashCost // of a new password
+	passwordsOff bool     // no password is accepted, see RefusePasswords
 }
 
 // NewOperators returns an Operators that keeps its records in store.
 func NewOperators(store *Store) *Operators {
-	return &Operators{store: store, hashing: make(chan struct{}, 2)}
+	return &Operators{store: store, hashing: make(chan struct{}, 2), cost: usualCost}
 }
 
 // DashboardAt sets the URL at which browsers reach the dashboard, for set-up links.

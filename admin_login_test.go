@@ -73,6 +73,9 @@ func TestDashboard_SessionInUse(t *testing.T) {
 	}
 }
 
+// testCost makes hashing fast for the tests that are not about its cost.
+var testCost = hashCost{memory: 64, passes: 1, lanes: 1}
+
 // logins is a store with one operator, who has logged in, or with none yet and
 // a set-up link.
 type logins struct {
@@ -86,6 +89,7 @@ func newLogins(t *testing.T, withOperator bool) (l logins) {
 	t.Helper()
 	store := newTestStore(t)
 	l = logins{Operators: NewOperators(store), Sessions: NewSessions(store, 12*time.Hour, 7*24*time.Hour), by: AuditContext{Actor: ActorSelf, Action: "test", Now: epoch}}
+	l.cost = testCost
 	var err error
 	if withOperator {
 		if _, err = l.Create(l.by, "Ann", operatorPassword, ""); err == nil {

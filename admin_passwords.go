@@ -15,13 +15,17 @@ import (
 	"latchkey/internal/commonpassword"
 )
 
-// The cost of hashing a password with argon2id (RFC 9106 section 4). The values are the
-// second set in the OWASP password storage cheat sheet.
-const (
-	hashMemory = 19 * 1024 // KiB
-	hashPasses = 2
-	hashLanes  = 1
-)
+// hashCost is the cost of hashing a password with argon2id (RFC 9106 section 4).
+type hashCost struct {
+	memory, passes uint32 // memory is in KiB
+	lanes          uint8
+}
+
+// usualCost is the second set in the OWASP password storage cheat sheet.
+var usualCost = hashCost{memory: 19 * 1024, passes: 2, lanes: 1}
+
+// hashLength is the length in bytes of a new hash.
+const hashLength = 32
 
 // The allowed length of a password.
 const (
@@ -29,12 +33,12 @@ const (
 	maxPassword = 1024 // characters
 )
 
-// hash returns the argon2id hash of a password, 32 bytes. It waits while two other hashes
+// hash returns the argon2id hash of a password with length bytes. It waits while two other hashes
 // are running.
-func (o *Operators) hash(password string, salt []byte) []byte {
+func (o *Operators) hash(password string, salt []byte, cost hashCost, length int) []byte {
 	o.hashing <- struct{}{}
 	defer func() { <-o.hashing }()
-	return argon2.IDKey([]byte(password), salt, hashPasses, hashMemory, hashLanes, 32)
+	return argon2.IDKey([]byte(password), salt, cost.passes, cost.memory, cost.lanes, uint32(length))
 }
 
 // seal returns the stored form of a password, which is a hash with a new random salt.
@@ -42,19 +46,18 @@ func (o *Operators) seal(password string) string {
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt) // never returns an error; the program ends if the system has no random bytes
 	b64 := base64.RawStdEncoding
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashPasses, hashLanes, b64.EncodeToString(salt), b64.EncodeToString(o.hash(password, salt)))
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, o.cost.memory, o.cost.passes, o.cost.lanes, b64.EncodeToString(salt), b64.EncodeToString(o.hash(password, salt, o.cost, hashLength)))
 }
 
 // opens reports whether password matches stored, the result of seal. It uses the costs that
-// are part of stored, so a password still matches after the constants have changed.
+// are part of stored, so a password still matches after the cost of new ones has changed.
 func (o *Operators) opens(stored, password string) bool {
 	parts := strings.Split(stored, "$")
 	if len(parts) != 6 || parts[1] != "argon2id" {
 		return false
 	}
-	var memory, passes uint32
-	var lanes uint8
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &memory, &passes, &lanes); err != nil {
+	var cost hashCost
+	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &cost.memory, &cost.passes, &cost.lanes); err != nil {
 		return false
 	}
 	salt, err1 := base64.RawStdEncoding.DecodeString(parts[4])
@@ -62,9 +65,7 @@ func (o *Operators) opens(stored, password string) bool {
 	if errors.Join(err1, err2) != nil {
 		return false
 	}
-	o.hashing <- struct{}{}
-	defer func() { <-o.hashing }()
-	return subtle.ConstantTimeCompare(argon2.IDKey([]byte(password), salt, passes, memory, lanes, uint32(len(want))), want) == 1
+	return subtle.ConstantTimeCompare(o.hash(password, salt, cost, len(want)), want) == 1
 }
 
 // opensAny is like opens, but accepts each of the forms in which the password may have been stored.
@@ -123,7 +124,7 @@ func (o *Operators) authenticate(password string, find func(*Tx) (operator, erro
 	})
 	if errors.Is(err, ErrNotFound) || err == nil && found.Password == "" {
 		for _, form := range passwordForms(password) {
-			o.hash(form, make([]byte, 16))
+			o.hash(form, make([]byte, 16), o.cost, hashLength)
 		}
 		return operator{}, ErrLogin
 	}

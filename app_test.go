@@ -95,6 +95,7 @@ func (a *testApp) start() {
 	}
 	a.App = app
 	app.Server.spare.spoil = true
+	app.Operators.cost = testCost
 	for _, h := range []struct {
 		into *http.Handler
 		make func() (http.Handler, error)

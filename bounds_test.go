@@ -190,7 +190,7 @@ func TestLengths(t *testing.T) {
 		return w.Code, w.Body.String()
 	}
 	for _, c := range lengthCases(ids("/api/webhooks", "webhooks"), ids("/api/v1/context-variables", "variables")) {
-		op := described(t, c.method, strings.Replace(c.path, "KEY", keyID, 1))
+		op, _ := described(t, c.method, strings.Replace(c.path, "KEY", keyID, 1))
 		schema := op.RequestBody.Value.Content["application/json"].Schema.Value
 		operations[op.OperationID] = true
 		leaves := textLeaves(schema, nil)

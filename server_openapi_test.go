@@ -589,3 +589,31 @@ func (a *testApp) callsAndEvents(secret string) {
 	a.operate(200, "PATCH", "/admin/v1/events/1", `{"title": "Long visit"}`)
 	a.operate(200, "POST", "/admin/v1/events/1/cancel", `{"reason": "ill"}`)
 }
+
+// A body fits its schema only with all required members, of the right type and form.
+func TestOpenAPI_Fits(t *testing.T) {
+	schemas, err := describedSchemas()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const place = "#/paths/~1api~1v1~1agents/get/responses/401"
+	op, at := described(t, "GET", "/api/v1/agents")
+	if op == nil || at+"/responses/401" != place {
+		t.Fatalf("got the place %s", at)
+	}
+	at = op.Responses.Status(401).Ref + "/content/application~1json/schema"
+	for body, want := range map[string]bool{
+		`{"error": "invalid_api_key", "message": "m", "request_id": "r", "details": {}}`: true, `{"error": 1}`: false, `{}`: false, `[]`: false,
+	} {
+		var value any
+		if err := json.Unmarshal([]byte(body), &value); err != nil {
+			t.Fatal(err)
+		}
+		if err := schemas.fits(at, value); want != (err == nil) {
+			t.Errorf("%s: got %v", body, err)
+		}
+	}
+	if schemas.fits("#/nowhere", nil) == nil {
+		t.Error("a place that is not there has a schema")
+	}
+}

@@ -70,21 +70,29 @@ formatted() {
 	unformatted=$(find . -name "*.go" -not -path "*/vendor/*" -exec gofmt -l {} +)
 	[ -z "$unformatted" ] || { echo "run gofmt -w on: $unformatted" >&2; return 1; }
 }
-builds() {
-	CGO_ENABLED=0 go build -o /dev/null . &&
+builds() { # the first is also the program that the tests drive
+	CGO_ENABLED=0 go build -o "$built/latchkey" . &&
 		GOOS=windows CGO_ENABLED=0 go build -o /dev/null . &&
 		GOOS=darwin CGO_ENABLED=0 go build -o /dev/null .
 }
+built=$(mktemp -d)
+trap 'rm -rf "$built"' EXIT
 step gofmt formatted
 step "go mod tidy" go mod tidy -diff
 step vet go vet ./...
 step staticcheck go tool staticcheck ./...
 step "builds for Linux, Windows and macOS" builds
 [ -n "$quick" ] || step "the servers of the benchmarks" go test -C bench/peers .
-spread="-spread ."
-# Tests that walk all pages, commands or damages, one after the other, run without the race detector, which
-# would take most of the time for them and find nothing. So do those that count allocations, which it changes.
-walks='^Test(Browser_|Roles_|Dashboard_EveryQuery|Output_EveryCommand|Damage_Records|OpenAPI_|Passwords_EveryWay|Operators_Faults|OIDC_Lies|Guesses_KnownBrowser|\w+_\w*Allocations)'
+spread=". ./tests"
+# Tests that do one thing after the other run without the race detector, which would take most of the time for
+# them and find nothing: walks over all pages, routes, commands or damages, and comparisons with a model. So do
+# those that drive the built program, which is without it, and those that count allocations, which it changes.
+walks='^latchkey(/tests\.|\.Test(Browser|Program_|Roles_|Dashboard_EveryQuery|Output_|Damage_|OpenAPI_|Passwords_EveryWay'
+walks="$walks|Operators_Faults|OIDC_Lies|Guesses_KnownBrowser|Keyring_(List|ListKept|CacheIsBounded|RotationModel|Holders)\$"
+walks="$walks|Searches_|Find\$|AuditFilter_Page|Limiter_(SpendAll|Crash)|Guards_Variants|Storage_Walk|Lengths|EventQuery"
+walks="$walks|Router_HEAD|Page_|Lists_Model|KeyQuery_Many|AddLists|Server_(PermissionMatrix|NothingByGET)|Owners_Counters"
+walks="$walks|Registry_|Forms_|AddrText_|Explainer_|Upgrade|Migrate_|Context_Bounds|Layers|Secrets_Everywhere|Pages_Hostile"
+walks="$walks|History_Ranked|Imports_EveryWayIn|KeyImport_DryRun|RecordBytes_|WriteOwnFields_|\w+_\w*Allocations))"
 [ $# = 0 ] || spread= walks= # other arguments can be of every kind
-# shellcheck disable=SC2086 # $spread, $quick and $race are empty or words
-exec go run ./internal/testwatch -stuck "${STUCK:-2m}" $spread -plain "$walks" -- $race -timeout 30m $quick "$@" ./...
+# shellcheck disable=SC2086 # $quick and $race are empty or words
+LATCHKEY_TEST_PROGRAM="$built/latchkey" go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./...

@@ -7,14 +7,13 @@
 // testwatch assumes a deadlock. It then ends the run with SIGQUIT, so that the tests print the stacks
 // of their goroutines. If the environment variable CI is set, a skipped test fails the run.
 //
-// With -spread FOLDER the tests of the package in that folder run after those of all other packages, in
+// With -spread FOLDERS the tests of the packages in those folders run beside those of all other packages, in
 // as many processes side by side as there are cores.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -88,16 +87,19 @@ func newWatch(out io.Writer, stuck time.Duration) *watch {
 func main() {
 	stuck := flag.Duration("stuck", 2*time.Minute, "end the run if a test prints nothing for this long; 0 for never")
 	var some parted
-	flag.StringVar(&some.folder, "spread", "", "run the tests of the package in this folder in several processes; it must be one of ./...")
-	flag.StringVar(&some.plain, "plain", "", "run the tests of that package with these names (a regular expression) without the race detector")
+	flag.Func("spread", "run the tests of the packages in these folders, which have spaces between them, in several processes; they must be of ./...", func(text string) error {
+		some.folders = strings.Fields(text)
+		return nil
+	})
+	flag.StringVar(&some.plain, "plain", "", "run the tests of those packages with these names (a regular expression of PACKAGE.TEST) without the race detector")
 	flag.Parse()
 	os.Exit(run(os.Stdout, *stuck, some, flag.Args()))
 }
 
-// parted is the package whose tests are spread over several processes.
+// parted are the packages whose tests are spread over several processes.
 type parted struct {
-	folder string // "" if there is none
-	plain  string // pattern of the tests to run without the race detector; "" if there are none
+	folders []string // nil if there are none
+	plain   string   // pattern of the tests to run without the race detector; "" if there are none
 }
 
 // run runs `go test -json` with args and prints the results to out. It returns the exit code.
@@ -121,9 +123,9 @@ func run(out io.Writer, stuck time.Duration, some parted, args []string) (code i
 	return 0
 }
 
-// test runs the tests. With a folder, the last argument must be the pattern of all packages.
+// test runs the tests. With folders, the last argument must be the pattern of all packages.
 func (w *watch) test(some parted, args []string) error {
-	if some.folder == "" {
+	if len(some.folders) == 0 {
 		return w.goTest(args)
 	}
 	last := len(args) - 1
@@ -132,32 +134,36 @@ func (w *watch) test(some parted, args []string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(temporary) }()
-	s := spread{pkg: some.folder, workers: max(runtime.NumCPU(), 1), args: args[:last], folder: temporary, start: w.start}
+	s := spread{folders: some.folders, workers: max(runtime.NumCPU(), 1), args: args[:last], into: temporary}
 	if some.plain != "" {
 		if s.plain, err = regexp.Compile(some.plain); err != nil {
 			return fmt.Errorf("-plain: %w", err)
 		}
 	}
-	name, err := s.build()
-	if err != nil {
-		return fmt.Errorf("the tests in %s do not build: %w", some.folder, err)
-	}
-	others, err := packages(args[last], name)
+	list, err := s.packages()
 	if err != nil {
 		return err
 	}
-	if len(others) > 0 {
-		err = w.goTest(slices.Concat(args[:last], others))
+	others, err := packages(args[last], list)
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, s.run(w, name))
+	return s.run(w, list, func() error {
+		if len(others) == 0 {
+			return nil
+		}
+		return w.goTest(slices.Concat([]string{"-p", "1"}, args[:last], others))
+	})
 }
 
-// packages returns the packages that match pattern, without one of them.
-func packages(pattern, without string) ([]string, error) {
+// packages returns the packages that match pattern, without those in a list.
+func packages(pattern string, without []tested) ([]string, error) {
 	list := exec.Command("go", "list", pattern)
 	list.Stderr = os.Stderr
 	out, err := list.Output()
-	return slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool { return name == without }), err
+	return slices.DeleteFunc(strings.Fields(string(out)), func(name string) bool {
+		return slices.ContainsFunc(without, func(p tested) bool { return p.name == name })
+	}), err
 }
 
 // goTest runs `go test -json` with args.

@@ -111,7 +111,7 @@ func TestSpread(t *testing.T) {
 		{[]string{"-short", "-timeout=1m", "./..."}, "FAIL p, "},
 	} {
 		var out bytes.Buffer
-		if code := run(&out, time.Minute, parted{folder: "."}, tt.args); code != 1 || !strings.Contains(out.String(), tt.want) || !strings.Contains(out.String(), "said by 3") {
+		if code := run(&out, time.Minute, parted{folders: []string{"."}}, tt.args); code != 1 || !strings.Contains(out.String(), tt.want) || !strings.Contains(out.String(), "said by 3") {
 			t.Errorf("%q: got %d and\n%s\nwant 1 and %q", tt.args, code, out.String(), tt.want)
 		}
 	}
@@ -138,13 +138,13 @@ func TestSpread_Plain(t *testing.T) {
 		plain, args, want string
 		code              int
 	}{
-		{"^TestWalk_", "-race", "2 passed, 0 failed", 0},
+		{`\.TestWalk_`, "-race", "2 passed, 0 failed", 0},
 		{"", "-race", "1 passed, 1 failed", 1},
-		{"^TestWalk_", "-v", "1 passed, 1 failed", 1},
+		{`\.TestWalk_`, "-v", "1 passed, 1 failed", 1},
 		{"(", "-race", "-plain", 1},
 	} {
 		var out bytes.Buffer
-		if code := run(&out, time.Minute, parted{".", tt.plain}, []string{tt.args, "./..."}); code != tt.code || !strings.Contains(out.String(), tt.want) {
+		if code := run(&out, time.Minute, parted{[]string{"."}, tt.plain}, []string{tt.args, "./..."}); code != tt.code || !strings.Contains(out.String(), tt.want) {
 			t.Errorf("%q %s: got %d and\n%s\nwant %d and %q", tt.plain, tt.args, code, out.String(), tt.code, tt.want)
 		}
 	}

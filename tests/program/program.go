@@ -29,18 +29,22 @@ const patience = time.Minute
 // folder holds the built program for as long as the tests run.
 var folder = filepath.Join(os.TempDir(), fmt.Sprintf("latchkey-test-%d-%s", os.Getpid(), rand.Text()[:8]))
 
-// build and buildCluster build the program once for all tests of a package: as it is, and as a node of a cluster.
+// build and buildCluster return the program as it is, and as a node of a cluster. They build it once for all tests
+// of a process, unless LATCHKEY_TEST_PROGRAM or LATCHKEY_TEST_CLUSTER has the path of a built program.
 var (
-	build        = sync.OnceValues(func() (string, error) { return buildWith("latchkey", "") })
-	buildCluster = sync.OnceValues(func() (string, error) { return buildWith("latchkey-cluster", "cluster") })
+	build        = sync.OnceValues(func() (string, error) { return buildWith("LATCHKEY_TEST_PROGRAM", "") })
+	buildCluster = sync.OnceValues(func() (string, error) { return buildWith("LATCHKEY_TEST_CLUSTER", "cluster") })
 )
 
-// buildWith builds the program with build tags and returns its path.
-func buildWith(name, tags string) (string, error) {
+// buildWith returns the path in an environment variable, or else builds the program with build tags.
+func buildWith(variable, tags string) (string, error) {
+	if built := os.Getenv(variable); built != "" {
+		return built, nil
+	}
 	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return "", err
 	}
-	path := filepath.Join(folder, name)
+	path := filepath.Join(folder, "latchkey"+tags)
 	c := exec.Command("go", "build", "-tags", tags, "-o", path, "latchkey")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0") // as it is released
 	if out, err := c.CombinedOutput(); err != nil {
