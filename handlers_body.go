@@ -289,14 +289,28 @@ func isExact(text string, n float64) bool {
 	return ok && ok2 && sent.Cmp(kept) == 0
 }
 
+// texts reads an array of strings, like read. null counts as nil.
+func (b *Body) texts(name string) (list []string, ok bool) {
+	raw, found := b.fields[name]
+	if !found || b.err != nil {
+		return nil, false
+	}
+	if list, ok = strictjson.Texts(raw); ok {
+		return list, true
+	}
+	var other []string // not list, which would be allocated for every member
+	ok = b.read(name, "an array of strings", &other)
+	return other, ok
+}
+
 // ListBound is how many strings an array can have, and how many characters each of them.
 type ListBound struct{ Items, Length int }
 
 // Strings reads an array of strings. null counts as an empty array. An array that is beyond the bound
 // is accepted if it is equal to *into, see String.
 func (b *Body) Strings(name string, most ListBound, into *[]string) {
-	var v []string
-	if !b.read(name, "an array of strings", &v) || v != nil && slices.Equal(v, *into) {
+	v, ok := b.texts(name)
+	if !ok || v != nil && slices.Equal(v, *into) {
 		return
 	}
 	if len(v) > most.Items {

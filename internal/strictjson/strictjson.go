@@ -71,6 +71,30 @@ func Text(data []byte) (text string, ok bool) {
 	return string(data[1 : len(data)-1]), true
 }
 
+// Texts returns the strings of data, which is one JSON value. ok is false for anything but an array of
+// strings that Text reads.
+func Texts(data []byte) (list []string, ok bool) {
+	c := cleaner{text: string(data)}
+	if !utf8.Valid(data) || !c.next('[') {
+		return nil, false
+	}
+	list = []string{}
+	for more := !c.next(']'); more; {
+		if c.blanks() != '"' {
+			return nil, false
+		}
+		text, ok := c.string()
+		if !ok {
+			return nil, false
+		}
+		list = append(list, text)
+		if more = c.next(','); !more && !c.next(']') {
+			return nil, false
+		}
+	}
+	return list, true
+}
+
 // Value returns data, which may be any JSON value, decoded as by Decode. It returns an *Error if the
 // package refuses data.
 func Value(data []byte) (value any, err error) {
