@@ -2,6 +2,7 @@ package lean
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -442,7 +443,7 @@ func newSlot() *slot {
 
 // serve makes s the memory for the requests of c. nil: of no connection.
 func (s *slot) serve(c *conn) {
-	s.context.Context, s.context.conn, s.response.conn, s.fields.checked = nil, c, c, 0
+	s.context.Context, s.context.conn, s.response.conn, s.fields.checked = context.Background(), c, c, 0
 	if c != nil {
 		s.context.Context = c.base
 	}
