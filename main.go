@@ -495,7 +495,7 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	url := o.config.APIURL(api.String())
 	if !cli.IsTerminal(o.Stdout) {
 		o.log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
-		o.flush(0) // whoever has started the service may wait for this line
+		o.flush(0) // a script that has started the service may wait for this line
 		return
 	}
 	dashboard := o.config.DashboardURL(admin.String())
