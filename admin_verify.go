@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"latchkey/internal/keytext"
+	"latchkey/internal/strictjson"
 )
 
 // carrierVerify is the carrier that is recorded in the last use of a key if another service
@@ -50,10 +51,16 @@ func (v *verifier) AdminRoutes() []Route {
 
 // question is the body of a request to verify a key.
 type question struct {
-	secret      string         // the key to check
-	permissions Permission     // the permissions that the key must have
-	costs       map[string]int // units to charge, by the name of the limit; empty: none
-	ip          netip.Addr     // address of the client that sent the key; invalid: not known
+	secret      string      // the key to check
+	permissions Permission  // the permissions that the key must have
+	costs       []limitCost // units to charge, in the order of the names; empty: none
+	ip          netip.Addr  // address of the client that sent the key; invalid: not known
+}
+
+// limitCost is a number of units to charge to a limit.
+type limitCost struct {
+	name string
+	cost int
 }
 
 // maxCost is the maximum number of units that one request may charge to one limit.
@@ -87,36 +94,36 @@ func (v *verifier) question(body *Body) (q question, err error) {
 	return q, nil
 }
 
-// readCosts returns the units to charge, by the name of the limit. It reads them either from
-// the fields limit and cost, or from the field limits, an object with the cost for each
-// limit. The default is one unit of RequestsPerMinute.
-func readCosts(body *Body) (map[string]int, error) {
-	limit, cost, costs := RequestsPerMinute, 1, map[string]int{}
+// readCosts returns the units to charge, in the order of the names of the limits. It reads them
+// either from the fields limit and cost, or from the field limits, an object with the cost for
+// each limit. The default is one unit of RequestsPerMinute.
+func readCosts(body *Body) (costs []limitCost, err error) {
+	limit, cost := RequestsPerMinute, 1
 	body.String("limit", AnyLength, &limit)
 	if body.Given("cost") {
 		body.Int("cost", &cost, 0, maxCost)
+	}
+	if !body.Given("limits") {
+		if err := body.Err(); err != nil || limit == "" {
+			return nil, err
+		}
+		return []limitCost{{limit, cost}}, nil
 	}
 	list := map[string]any{}
 	body.Map("limits", &list)
 	if err := body.Err(); err != nil {
 		return nil, err
 	}
-	if !body.Given("limits") {
-		if limit != "" {
-			costs[limit] = cost
-		}
-		return costs, nil
-	}
 	if body.Given("limit") || body.Given("cost") {
 		return nil, ErrValidation.With("limits replaces limit and cost. Send either limits, or limit and cost.")
 	}
-	for name, value := range list {
-		number, _ := value.(json.Number)
+	for _, name := range slices.Sorted(maps.Keys(list)) {
+		number, _ := list[name].(json.Number)
 		n, err := strconv.Atoi(string(number))
 		if err != nil || n < 0 || n > maxCost {
-			return nil, ErrValidation.With("limits.%s must be a whole number from 0 to %d; got %v.", name, maxCost, value)
+			return nil, ErrValidation.With("limits.%s must be a whole number from 0 to %d; got %v.", name, maxCost, list[name])
 		}
-		costs[name] = n
+		costs = append(costs, limitCost{name, n})
 	}
 	return costs, nil
 }
@@ -137,39 +144,129 @@ func (v *verifier) verify(w http.ResponseWriter, r *Request) error {
 	if err != nil && !errors.Is(err, ErrKey) {
 		return err
 	}
-	answer := make(map[string]any, 16) // so that it need not grow
-	answer["valid"] = false
+	answer := verification{now: r.Now, latest: r.Latest}
 	if err == nil {
-		if answer["metadata"] = key.Metadata; key.Metadata == nil {
-			answer["metadata"] = map[string]string{}
-		}
-		answer["key_id"], answer["name"], answer["owner"], answer["environment"] = key.ID, key.Name, key.OwnerName, key.Environment
-		answer["permissions"], answer["status"] = key.PermissionNames(), key.Status(r.Latest)
-		answer["expires_at"], answer["secret_ends_at"] = Seconds(key.ExpiresAt), Seconds(key.SecretEnds())
-		for _, name := range slices.Sorted(maps.Keys(q.costs)) {
-			rule, ok := v.keyring.Rights().Limit(name)
+		answer.key = key
+		for _, c := range q.costs {
+			rule, ok := v.keyring.Rights().Limit(c.name)
 			if !ok {
-				return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists the limits of a key. Send null to charge no limit.", name)
+				return ErrValidation.With("limit: a key has no limit %q. GET /api/v1/key lists the limits of a key. Send null to charge no limit.", c.name)
 			}
 			if rule.Concurrent() {
-				return ErrValidation.With("limit: %s limits requests in flight, and a verification has no end at which its place would be free again. Name a limit with a window.", name)
+				return ErrValidation.With("limit: %s limits requests in flight, and a verification has no end at which its place would be free again. Name a limit with a window.", c.name)
 			}
 		}
-		err = v.check(keyCheck{q, key, holder}, r, answer)
+		err = v.check(keyCheck{q, key, holder}, r, &answer)
 	}
-	var refusal *Error
-	switch {
-	case err == nil:
-		answer["valid"], answer["code"], answer["message"], answer["status_code"] = true, "valid", "The key is valid.", http.StatusOK
-	case errors.As(err, &refusal) && refusal.Status < http.StatusInternalServerError:
-		answer["code"], answer["message"], answer["status_code"] = refusal.Code, refusal.Message, refusal.Status
-		if refusal.RetryAfter > 0 {
-			answer["retry_after"] = int64((refusal.RetryAfter + time.Second - 1) / time.Second)
+	if err != nil {
+		if answer.refusal = Public(err); answer.refusal.Status >= http.StatusInternalServerError {
+			return err
 		}
-	default:
-		return err
 	}
-	return WriteJSON(w, http.StatusOK, answer)
+	return WriteJSON(w, http.StatusOK, &answer)
+}
+
+// verification is the answer to a request to verify a key.
+type verification struct {
+	key         *Key          // nil: there is no such key
+	refusal     *Error        // nil: the key is valid
+	charged     bool          // the limits were checked
+	limits      []LimitStatus // their status
+	now, latest time.Time     // of the request
+}
+
+// AppendJSON appends the answer, with its members in alphabetical order.
+func (a *verification) AppendJSON(data []byte) ([]byte, error) {
+	m := strictjson.Begin(data)
+	code, message, status := "valid", "The key is valid.", http.StatusOK
+	if a.refusal != nil {
+		code, message, status = a.refusal.Code, a.refusal.Message, a.refusal.Status
+	}
+	m.Text("code", code)
+	k := a.key
+	if k != nil {
+		m.Text("environment", k.Environment)
+		m.Time("expires_at", k.ExpiresAt, SecondsLayout)
+		m.Text("key_id", k.ID)
+	}
+	if len(a.limits) > 0 {
+		m.Value("limit", &limitInUse{Tightest(a.limits)})
+	}
+	if a.charged {
+		m.Value("limits", &limitsInUse{a.limits, a.now})
+	}
+	m.Text("message", message)
+	if k != nil {
+		if k.Metadata == nil {
+			m.Value("metadata", map[string]string{})
+		} else {
+			m.Value("metadata", k.Metadata)
+		}
+		m.Text("name", k.Name)
+		m.Text("owner", k.OwnerName)
+		m.Value("permissions", k.PermissionNames())
+	}
+	if len(a.limits) > 0 {
+		tight := Tightest(a.limits)
+		m.Int("remaining", tight.Remaining())
+		m.Time("resets_at", tight.ResetsAt(a.now), SecondsLayout)
+	}
+	if a.refusal != nil && a.refusal.RetryAfter > 0 {
+		m.Int("retry_after", int((a.refusal.RetryAfter+time.Second-1)/time.Second))
+	}
+	if k != nil {
+		m.Time("secret_ends_at", k.SecretEnds(), SecondsLayout)
+		m.Text("status", k.Status(a.latest))
+	}
+	m.Int("status_code", status)
+	m.Bool("valid", a.refusal == nil)
+	return m.End()
+}
+
+// limitInUse is the limit with the fewest remaining units in a verification.
+type limitInUse struct{ *LimitStatus }
+
+// AppendJSON appends the limit.
+func (l *limitInUse) AppendJSON(data []byte) ([]byte, error) {
+	m := strictjson.Begin(data)
+	m.Int("max", l.Limit.Max)
+	m.Text("name", l.Limit.Name)
+	m.Int("used", l.Used)
+	return m.End()
+}
+
+// limitsInUse are the limits in a verification, each under its name.
+type limitsInUse struct {
+	list []LimitStatus
+	now  time.Time
+}
+
+// AppendJSON appends the limits in the order of their names.
+func (l *limitsInUse) AppendJSON(data []byte) ([]byte, error) {
+	if len(l.list) > 1 {
+		l.list = slices.SortedFunc(slices.Values(l.list), func(a, b LimitStatus) int { return strings.Compare(a.Limit.Name, b.Limit.Name) })
+	}
+	m := strictjson.Begin(data)
+	for i := range l.list {
+		m.Value(l.list[i].Limit.Name, &oneLimitInUse{&l.list[i], l.now})
+	}
+	return m.End()
+}
+
+// oneLimitInUse is one of limitsInUse.
+type oneLimitInUse struct {
+	*LimitStatus
+	now time.Time
+}
+
+// AppendJSON appends the state of the limit.
+func (l *oneLimitInUse) AppendJSON(data []byte) ([]byte, error) {
+	m := strictjson.Begin(data)
+	m.Int("max", l.Limit.Max)
+	m.Int("remaining", l.Remaining())
+	m.Time("resets_at", l.ResetsAt(l.now), SecondsLayout)
+	m.Int("used", l.Used)
+	return m.End()
 }
 
 // keyCheck is the check of a key that was found.
@@ -182,7 +279,7 @@ type keyCheck struct {
 // check makes all checks of a key that was found, and returns the first refusal. It records
 // the use of the key once its state and the address have passed. If it has checked the
 // limits, it adds them to answer.
-func (v *verifier) check(c keyCheck, r *Request, answer map[string]any) error {
+func (v *verifier) check(c keyCheck, r *Request, answer *verification) error {
 	key := c.key
 	if err := key.Check(r.Latest); err != nil {
 		return err
@@ -195,12 +292,11 @@ func (v *verifier) check(c keyCheck, r *Request, answer map[string]any) error {
 	}
 	v.keyring.Used(c.holder, LastUse{At: r.Now, IP: c.ip, Carrier: carrierVerify})
 	if len(c.costs) > 0 {
-		list, err := v.spend(key, c.costs, r.Steady)
+		list, err := v.spend(c, r.Steady)
 		if err != nil && !errors.Is(err, ErrRateLimit) {
 			return err
 		}
-		showLimits(answer, list, r.Now)
-		if err != nil {
+		if answer.charged, answer.limits = true, list; err != nil {
 			return err
 		}
 	}
@@ -210,33 +306,21 @@ func (v *verifier) check(c keyCheck, r *Request, answer map[string]any) error {
 	return nil
 }
 
-// spend charges units to limits of a key, and returns the status of these limits. costs are by
-// the name of the limit. Either all limits are charged or none. If every cost is 0, spend
-// only reads the limits. It returns ErrRateLimit if a limit has too few units left.
-func (v *verifier) spend(key *Key, costs map[string]int, now time.Time) ([]LimitStatus, error) {
+// spend charges units to limits of a key, and returns the status of these limits. Either all limits
+// are charged or none. If every cost is 0, spend only reads the limits. It returns ErrRateLimit if a
+// limit has too few units left.
+func (v *verifier) spend(c keyCheck, now time.Time) ([]LimitStatus, error) {
+	if short := c.key.ShortLimits(); short != nil && len(c.costs) == 1 && c.costs[0] == (limitCost{RequestsPerMinute, 1}) {
+		return v.limiter.SpendBy(CountedID{c.key.ID, &c.holder.Meter}, short, now, nil)
+	}
 	var charges []Charge
-	for _, name := range slices.Sorted(maps.Keys(costs)) {
-		charges = key.Charge(charges, name, costs[name])
+	for _, one := range c.costs {
+		charges = c.key.Charge(charges, one.name, one.cost)
 	}
 	if slices.ContainsFunc(charges, func(c Charge) bool { return c.Cost > 0 }) {
 		return v.limiter.SpendAll(charges, now, nil)
 	}
 	return v.limiter.Statuses(slices.DeleteFunc(charges, func(c Charge) bool { return c.Observe }), now)
-}
-
-// showLimits adds the status of the limits in list to answer: all limits by their names, and
-// separately the limit with the fewest remaining units.
-func showLimits(answer map[string]any, list []LimitStatus, now time.Time) {
-	all := map[string]any{}
-	for i, s := range list {
-		shown := map[string]any{"max": s.Limit.Max, "used": s.Used, "remaining": s.Remaining(), "resets_at": Seconds(s.ResetsAt(now))}
-		all[s.Limit.Name] = shown
-		if tight, _ := answer["remaining"].(int); i == 0 || s.Remaining() < tight {
-			answer["limit"] = map[string]any{"name": s.Limit.Name, "max": s.Limit.Max, "used": s.Used}
-			answer["remaining"], answer["resets_at"] = s.Remaining(), shown["resets_at"]
-		}
-	}
-	answer["limits"] = all
 }
 
 // introspect checks a key for another service and answers in the form of RFC 7662 section

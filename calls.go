@@ -178,7 +178,7 @@ func (c *calls) start(w http.ResponseWriter, r *Request) error {
 		}
 		return map[string]any{
 			"id": call.ID, "call_id": call.CallID, "status": call.Status, "type": call.Type, "phone_number": call.PhoneNumber,
-			"agent": call.Agent, "created_at": Seconds(call.CreatedAt), "estimated_start": Seconds(call.CreatedAt.Add(5 * time.Second)),
+			"agent": &call.Agent, "created_at": Seconds(call.CreatedAt), "estimated_start": Seconds(call.CreatedAt.Add(5 * time.Second)),
 		}, publishQueued(tx, call, r.Now)
 	})
 }

@@ -35,7 +35,7 @@ type routeSet struct {
 	List   []*proxyRoute
 	all    *routeTable // every route in List
 	served *routeTable // the routes with an upstream, and Latchkey's own endpoints
-	rows   map[*proxyRoute]Route
+	rows   map[*proxyRoute]*Route
 }
 
 // NewProxyRoutes returns ProxyRoutes without any routes. The function own must return Latchkey's
@@ -51,7 +51,7 @@ func NewProxyRoutes(own func() []string, forward func(w http.ResponseWriter, r *
 // routes conflict with each other or with Latchkey's endpoints, Make returns an error with one line
 // for each conflict.
 func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error) {
-	s := &routeSet{Rights: rights, List: list, rows: map[*proxyRoute]Route{}}
+	s := &routeSet{Rights: rights, List: list, rows: map[*proxyRoute]*Route{}}
 	var err error
 	if s.all, err = newRouteTable(list, nil); err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (g *ProxyRoutes) Make(list []*proxyRoute, rights *Policy) (*routeSet, error
 		return nil, err
 	}
 	for _, one := range list {
-		s.rows[one] = Route{
+		s.rows[one] = &Route{
 			Method: one.MethodNames(), Path: one.Path, Permission: one.Permission, Limits: one.Limits, Cost: one.Cost,
 			Handle: func(w http.ResponseWriter, r *Request) error { return g.forward(w, r, one) },
 		}
@@ -85,7 +85,8 @@ func (s *routeSet) Any() bool {
 // has a lower-case letter, if another spelling of the path belongs to a route with other rules, if
 // the query cannot be sent on, or if r is a WebSocket handshake that the route does not accept. It
 // returns ErrMethod if the path does not accept the method; allow then lists the methods that it
-// accepts. For CONNECT and TRACE, which are never forwarded, allow is nil.
+// accepts. For CONNECT and TRACE, which are never forwarded, allow is nil. The row is shared; do not
+// change it.
 func (s *routeSet) Find(r *http.Request) (row *Route, allow []string, err error) {
 	return s.find(s.served, r, isHandshake)
 }
@@ -120,8 +121,7 @@ func (s *routeSet) find(table *routeTable, r *http.Request, handshake func(*http
 		if !g.WebSocket && handshake(r) {
 			return nil, nil, ErrValidation.With("The route %s does not accept WebSocket connections, because its setting is websocket = false. Send an ordinary request.", g.Path)
 		}
-		row := s.rows[g]
-		return &row, nil, nil
+		return s.rows[g], nil, nil
 	case len(allow) > 0:
 		return nil, allow, ErrMethod.With("The path %s does not accept the method %s. It accepts %s.", ClipPath(path), method, strings.Join(allow, ", "))
 	}

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -150,8 +152,34 @@ func Authorized(w http.ResponseWriter, r *Request) error {
 
 // Answer returns a ResponseWriter that adapts an answer to the family before it writes it to w.
 func (f authzFamily) Answer(w http.ResponseWriter) http.ResponseWriter {
-	return &authzAnswer{ResponseWriter: w, family: f}
+	a := authzAnswer{ResponseWriter: w, family: f}
+	if lines, ok := w.(LineWriter); ok {
+		return &linedAnswer{a, lines}
+	}
+	return &a
 }
+
+// linedAnswer is an authzAnswer that takes fields as lines.
+type linedAnswer struct {
+	authzAnswer
+	LineWriter
+}
+
+// SetFieldLines adds fields to the answer, for nginx also their copies.
+func (a *linedAnswer) SetFieldLines(lines []byte) {
+	if a.family == authzNginx {
+		for line := range bytes.Lines(lines) {
+			name, _, _ := bytes.Cut(line, []byte(":"))
+			if slices.Contains(nginxFields[:], string(name)) {
+				lines = append(append(lines, "X-Auth-"...), bytes.TrimPrefix(line, []byte("X-"))...)
+			}
+		}
+	}
+	a.LineWriter.SetFieldLines(lines)
+}
+
+// nginxFields are the fields of which an answer to nginx has copies.
+var nginxFields = [...]string{"Retry-After", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"}
 
 // authzAnswer adapts an answer to what a family understands. nginx drops most of a refusal, so for
 // nginx it copies the status, the rate limit fields and the body into X-Auth-* fields.
@@ -160,6 +188,9 @@ type authzAnswer struct {
 	family authzFamily
 	held   int // for nginx: status of a refusal that is sent with the first Write; 0: none
 }
+
+// statusOK is the value of X-Auth-Status for most answers. It is shared, so it must not be changed.
+var statusOK = []string{"200"}
 
 // WriteHeader sends the status. For nginx it delays the status of a refusal until the first Write,
 // because the body must be copied into a header field first.
@@ -170,12 +201,16 @@ func (a *authzAnswer) WriteHeader(status int) {
 		a.ResponseWriter.WriteHeader(status)
 		return
 	}
-	for _, name := range []string{"Retry-After", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"} {
+	for _, name := range nginxFields {
 		if v := h[name]; v != nil {
 			h["X-Auth-"+strings.TrimPrefix(name, "X-")] = v
 		}
 	}
-	h["X-Auth-Status"] = []string{strconv.Itoa(status)}
+	if status == http.StatusOK {
+		h["X-Auth-Status"] = statusOK
+	} else {
+		h["X-Auth-Status"] = []string{strconv.Itoa(status)}
+	}
 	if status < http.StatusBadRequest {
 		a.ResponseWriter.WriteHeader(status)
 		return

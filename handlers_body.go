@@ -59,14 +59,13 @@ func (r *Request) ReadAll() ([]byte, error) {
 		return nil, ErrEncoding
 	}
 	data, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, r.MaxBody))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if err == nil {
+		return data, nil
+	}
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, ErrTooLarge.With("The body is larger than %d bytes.", r.MaxBody)
 	}
-	if err != nil {
-		return nil, ErrJSON.With("The body ended too early or could not be read. Check its Content-Length and send the whole body.")
-	}
-	return data, nil
+	return nil, ErrJSON.With("The body ended too early or could not be read. Check its Content-Length and send the whole body.")
 }
 
 // ParseBody parses data as one JSON object. It returns ErrJSON if data is not a JSON object in
@@ -138,12 +137,26 @@ func (b *Body) read(name, want string, v any) bool {
 	return true
 }
 
+// text reads a string, like read. null counts as "".
+func (b *Body) text(name string) (s string, ok bool) {
+	raw, found := b.fields[name]
+	if !found || b.err != nil {
+		return "", false
+	}
+	if s, ok = strictjson.Text(raw); ok {
+		return s, true
+	}
+	var other string // not s, which would be allocated for every member
+	ok = b.read(name, "a string", &other)
+	return other, ok
+}
+
 // String reads a string of at most most characters, see Length. null counts as "". A string that is
 // longer is accepted if it is equal to *into: older versions stored longer strings, and a client may
 // send what it has read.
 func (b *Body) String(name string, most int, into *string) {
-	var s string
-	if !b.read(name, "a string", &s) || s == *into {
+	s, ok := b.text(name)
+	if !ok || s == *into {
 		return
 	}
 	if b.err = CheckLength(name, s, most); b.err == nil && name == "name" {
@@ -175,16 +188,15 @@ func CheckLength(field, text string, most int) error {
 // CutString is like String, but it cuts a string that is too long, see CutText. It is for reports
 // of what has happened already, which must not be refused.
 func (b *Body) CutString(name string, most int, into *string) {
-	var s string
-	if b.read(name, "a string", &s) {
+	if s, ok := b.text(name); ok {
 		*into = CutText(s, most)
 	}
 }
 
 // Word reads a string that must be one of words.
 func (b *Body) Word(name string, into *string, words ...string) {
-	var s string
-	if !b.read(name, "a string", &s) {
+	s, ok := b.text(name)
+	if !ok {
 		return
 	}
 	if !slices.Contains(words, s) {
@@ -205,28 +217,31 @@ func (b *Body) Bool(name string, into *bool) {
 // Int reads a whole number from low to high. If high is math.MaxInt, there is no upper bound. null
 // counts as 0, even if 0 is out of range.
 func (b *Body) Int(name string, into *int, low, high int) {
-	var v *json.Number
+	raw, ok := b.fields[name]
+	if !ok || b.err != nil {
+		return
+	}
+	n, err := strconv.Atoi(string(raw))
+	switch {
+	case string(raw) == "null":
+		*into = 0
+		return
+	case err == nil && n >= low && n <= high:
+		*into = n
+		return
+	}
 	want := fmt.Sprintf("a whole number from %d to %d", low, high)
 	if high == math.MaxInt {
 		want = fmt.Sprintf("a whole number of at least %d", low)
 	}
-	raw := b.fields[name]
-	if len(raw) > 0 && raw[0] == '"' {
+	switch {
+	case raw[0] == '"':
 		b.fail("%s must be %s, without quotes.", name, want)
+	case raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9':
+		b.fail("%s must be %s; got %s.", name, want, raw)
+	default:
+		b.fail("%s must be %s.", name, want)
 	}
-	if !b.read(name, want, &v) {
-		return
-	}
-	if v == nil {
-		*into = 0
-		return
-	}
-	n, err := strconv.Atoi(v.String())
-	if err != nil || n < low || n > high {
-		b.fail("%s must be %s; got %s.", name, want, v)
-		return
-	}
-	*into = n
 }
 
 // ID reads the id of a record. null counts as 0, which is never the id of a record.
@@ -274,14 +289,28 @@ func isExact(text string, n float64) bool {
 	return ok && ok2 && sent.Cmp(kept) == 0
 }
 
+// texts reads an array of strings, like read. null counts as nil.
+func (b *Body) texts(name string) (list []string, ok bool) {
+	raw, found := b.fields[name]
+	if !found || b.err != nil {
+		return nil, false
+	}
+	if list, ok = strictjson.Texts(raw); ok {
+		return list, true
+	}
+	var other []string // not list, which would be allocated for every member
+	ok = b.read(name, "an array of strings", &other)
+	return other, ok
+}
+
 // ListBound is how many strings an array can have, and how many characters each of them.
 type ListBound struct{ Items, Length int }
 
 // Strings reads an array of strings. null counts as an empty array. An array that is beyond the bound
 // is accepted if it is equal to *into, see String.
 func (b *Body) Strings(name string, most ListBound, into *[]string) {
-	var v []string
-	if !b.read(name, "an array of strings", &v) || v != nil && slices.Equal(v, *into) {
+	v, ok := b.texts(name)
+	if !ok || v != nil && slices.Equal(v, *into) {
 		return
 	}
 	if len(v) > most.Items {

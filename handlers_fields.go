@@ -15,6 +15,13 @@ var (
 	VaryCaller = []string{"Authorization, Cookie"}    // Vary of answers that depend on a token or a login
 )
 
+// LineWriter is a ResponseWriter that takes fields of the answer as lines, such as that of
+// internal/lean, which explains the methods.
+type LineWriter interface {
+	FieldLines() []byte
+	SetFieldLines(lines []byte)
+}
+
 // WriteOwnFields sets the header fields that every answer of Latchkey itself has: no cache stores
 // it, no browser guesses its type, and no link on it reveals the address, which may contain a
 // secret. A handler that answers with something public sets another Cache-Control afterwards.

@@ -204,7 +204,7 @@ func WriteLimitFields(h http.Header, f LimitFields) {
 	if len(list) == 0 {
 		return
 	}
-	tight := tightest(list)
+	tight := Tightest(list)
 	// All values are parts of one string, and all slices are parts of one array. This saves
 	// allocations: for a small answer, writing these fields takes longer than anything else.
 	var buf [256]byte
@@ -236,7 +236,7 @@ func AppendLimitFields(b []byte, f LimitFields) []byte {
 	if len(f.List) == 0 {
 		return b
 	}
-	tight := tightest(f.List)
+	tight := Tightest(f.List)
 	b = strconv.AppendInt(append(b, "X-Ratelimit-Limit: "...), int64(tight.Limit.Max), 10)
 	b = strconv.AppendInt(append(b, "\r\nX-Ratelimit-Remaining: "...), int64(tight.Remaining()), 10)
 	b = strconv.AppendInt(append(b, "\r\nX-Ratelimit-Reset: "...), f.Now.Add(tight.Next+time.Second-1).Unix(), 10)
@@ -247,8 +247,8 @@ func AppendLimitFields(b []byte, f LimitFields) []byte {
 	return append(b, "\r\n"...)
 }
 
-// tightest returns the limit with the fewest remaining units. list must not be empty.
-func tightest(list []LimitStatus) *LimitStatus {
+// Tightest returns the limit with the fewest remaining units. list must not be empty.
+func Tightest(list []LimitStatus) *LimitStatus {
 	tight := &list[0]
 	for i := range list[1:] {
 		if s := &list[1+i]; s.Remaining() < tight.Remaining() {

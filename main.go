@@ -310,7 +310,7 @@ type serveOptions struct {
 	service
 	cli.ServeOptions
 	log   *slog.Logger
-	flush func() // writes the log lines that wait
+	flush func(patience time.Duration) // writes the log lines that wait, see logqueue.Queue.Flush
 }
 
 // logLimit is the number of bytes of log lines that wait for a slow reader of the log.
@@ -331,7 +331,7 @@ func (s service) Serve(ctx context.Context, options cli.ServeOptions) error {
 	sink := LogSink{Terminal: cli.IsTerminal(o.Stderr), Journal: os.Getenv("JOURNAL_STREAM") != ""}
 	lines := logqueue.New(o.Stderr, logLimit, func(lost uint64) []byte { return lostLines(o.config, sink, lost) })
 	log := NewLog(lines, o.config, sink)
-	o.log, o.flush = log.Logger, func() { lines.Flush(logPatience) }
+	o.log, o.flush = log.Logger, lines.Flush
 	defer lines.Close(logPatience) // also if this goroutine panics
 	err := o.run(ctx, log)
 	if !lines.Close(logPatience) && err != nil {
@@ -456,7 +456,7 @@ func demo(ctx context.Context, a *App, o serveOptions, level *slog.LevelVar, add
 	if err != nil {
 		return fmt.Errorf("add the sample data of the demo: %w", err)
 	}
-	o.flush()
+	o.flush(logPatience)
 	err = cli.PrintDemo(o.Stdout, addresses[0], addresses[1], made)
 	return cli.Kept(o.Stdout, err, "the key and the password of the demo", "The demo ends. Start it again with a standard output that can be written.")
 }
@@ -518,6 +518,7 @@ func (o serveOptions) announce(a *App, api, admin net.Addr) {
 	url := o.config.APIURL(api.String())
 	if !cli.IsTerminal(o.Stdout) {
 		o.log.Info("listening", "api", url, "api_addr", api.String(), "admin_addr", admin.String(), "data", data, "config", source)
+		o.flush(0) // a script that has started the service may wait for this line
 		return
 	}
 	dashboard := o.config.DashboardURL(admin.String())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -17,13 +18,30 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	urfave "github.com/urfave/cli/v3"
 
 	"latchkey/cli"
 	"latchkey/internal/keytext"
+	"latchkey/internal/logqueue"
 )
+
+// The line with the addresses is written at once: a script that has started the service waits for it.
+func TestServe_AnnouncesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		lines := logqueue.New(&out, 1<<20, nil)
+		defer lines.Close(time.Second)
+		o := serveOptions{service: service{config: defaultConfig()}, ServeOptions: cli.ServeOptions{Stdout: io.Discard}, log: slog.New(slog.NewTextHandler(lines, nil)), flush: lines.Flush}
+		o.announce(nil, &net.TCPAddr{}, &net.TCPAddr{})
+		synctest.Wait()
+		if text := out.String(); !strings.Contains(text, "msg=listening") {
+			t.Errorf("got %q, want the line before any time has passed", text)
+		}
+	})
+}
 
 func TestLog_Redacts(t *testing.T) {
 	key, token, hook := keytext.NewSecret("klen_"), keytext.NewSecret("lka_"), "whsec_"+keytext.RandomHex(32)

@@ -198,6 +198,7 @@ type exchange struct {
 	places  Places         // in the limits on requests in flight
 	full    *LimitStatus   // the limit on requests in flight that refused the request; nil: none did
 	busy    bool           // HeavyTurns has refused the request, and not a limit of the key
+	forward bool           // the handler sends the request to an upstream
 	streams *Server        // where BeginStream takes places; nil: the exchange cannot become a stream, or is one
 	failed  error          // the error of the checks or the handler, for end; here to save an allocation
 }
@@ -220,11 +221,8 @@ func (x *exchange) writeFields() {
 		x.Header().Set(headField, strconv.FormatInt(int64(x.Effect.Head), 10))
 	}
 	limits := LimitFields{List: x.Request.Limits, Now: x.Now, Draft: x.draft}
-	w, ok := x.ResponseWriter.(interface {
-		FieldLines() []byte
-		SetFieldLines([]byte)
-	})
-	if !ok || x.rights != nil || x.Header()["Vary"] != nil {
+	w, ok := x.ResponseWriter.(LineWriter)
+	if !ok || x.forward || x.Header()["Vary"] != nil {
 		WriteVary(x.Header(), x.vary)
 		WriteLimitFields(x.Header(), limits)
 		return
@@ -298,7 +296,7 @@ func (s *Server) end(x *exchange, err *error) {
 		s.fail(x, *err)
 	}
 	s.report(x)
-	if p == nil && *err == nil && x.rights == nil {
+	if p == nil && *err == nil && !x.forward {
 		s.spare.retire(x)
 	}
 }
@@ -424,7 +422,7 @@ func (s *Server) guarded(w http.ResponseWriter, r *http.Request) bool {
 		return true
 	}
 	x := s.begin(w, r, nil, *row)
-	x.vary, x.rights, x.open.routes, x.streams = VaryKey, now.Rights, now, s
+	x.vary, x.rights, x.open.routes, x.streams, x.forward = VaryKey, now.Rights, now, s, true
 	defer s.end(x, &err)
 	err = s.pass(x, *row, s.admit)
 	return true
@@ -552,8 +550,9 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) bool {
 	if err != nil {
 		return true
 	}
-	x.Route, x.rights, row.Handle = row.Path, now.Rights, Authorized
-	err = s.pass(x, *row, s.charge) // not admit, because the end of the client's request is not seen here
+	answered := *row
+	x.Route, x.rights, answered.Handle = row.Path, now.Rights, Authorized
+	err = s.pass(x, answered, s.charge) // not admit, because the end of the client's request is not seen here
 	return true
 }
 

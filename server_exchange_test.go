@@ -3,10 +3,12 @@ package main
 import (
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // lineSink is a sink that takes fields as lines, as the ResponseWriter of internal/lean does.
@@ -70,8 +72,8 @@ func TestServer_BodyAllocations(t *testing.T) {
 		status     int
 		most       float64
 	}{
-		{"/api/v1/verify", `{"key": "` + other + `"}`, 200, 80},
-		{"/api/v1/calls", `{"agent_id": "1", "phone_number": "+4930123456"}`, 404, 115},
+		{"/api/v1/verify", `{"key": "` + other + `"}`, 200, 33},
+		{"/api/v1/calls", `{"agent_id": "1", "phone_number": "+4930123456"}`, 404, 94},
 	} {
 		ask := func() {
 			clear(w.sink.header)
@@ -83,6 +85,92 @@ func TestServer_BodyAllocations(t *testing.T) {
 		got := testing.AllocsPerRun(200, ask)
 		if got > tt.most || w.sink.status != tt.status {
 			t.Errorf("%s: got %v allocations and status %d, want at most %v and %d", tt.path, got, w.sink.status, tt.most, tt.status)
+		}
+	}
+}
+
+// deadlineSink is a lineSink with deadlines.
+type deadlineSink struct{ lineSink }
+
+func (*deadlineSink) SetReadDeadline(time.Time) error  { return nil }
+func (*deadlineSink) SetWriteDeadline(time.Time) error { return nil }
+
+// fixedUpstream returns the URL of an upstream that answers every request with the same bytes. It does
+// not allocate for a request.
+func fixedUpstream(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\r\n{\"id\": 1}")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for b := make([]byte, 4<<10); ; {
+					if _, err := c.Read(b); err != nil {
+						return
+					}
+					_, _ = c.Write(answer)
+				}
+			}()
+		}
+	}()
+	return "http://" + l.Addr().String()
+}
+
+// A request to a guarded route, and the question of a proxy whether it may pass on a request, cost a
+// bounded number of allocations, those of the test included.
+func TestServer_GuardAllocations(t *testing.T) {
+	if raceDetector {
+		t.Skip("allocations cannot be counted with the race detector")
+	}
+	upstream := fixedUpstream(t)
+	a := newTestApp(t, func(c *Config) {
+		c.Permissions = []permissionRow{{Name: "can_use", Description: "Use it."}}
+		c.Routes = []RouteRow{{Path: "/up/*rest", Permission: []string{"can_use"}, Upstream: upstream, Timeout: time.Minute}}
+	})
+	a.Server.spare.spoil = false
+	a.Server.o.Access = &AccessWriter{Out: io.Discard, Level: slog.LevelInfo, Redact: func(s string) string { return s }}
+	_, key := a.key(`["can_use"]`, `"limits": {"requests_per_minute_limit": 1000000000}`)
+	w := &deadlineSink{lineSink{sink: sink{header: http.Header{}}}}
+	values := map[string][]string{"X-Api-Key": {key}}
+	for _, name := range []string{"X-Original-Method", "X-Forwarded-Method"} {
+		values[name] = []string{"GET"}
+	}
+	for _, name := range []string{"X-Original-Uri", "X-Forwarded-Uri"} {
+		values[name] = []string{"/up/1"}
+	}
+	for _, tt := range []struct {
+		path   string
+		fields []string
+		most   float64
+	}{
+		{"/up/1", []string{"X-Api-Key"}, 27},
+		{"/authz/nginx", []string{"X-Api-Key", "X-Original-Method", "X-Original-Uri"}, 10},
+		{"/authz/forward", []string{"X-Api-Key", "X-Forwarded-Method", "X-Forwarded-Uri"}, 10},
+		{"/authz/envoy/up/1", []string{"X-Api-Key"}, 10},
+	} {
+		r := httptest.NewRequest("GET", tt.path, nil)
+		r.RemoteAddr = "127.0.0.1:1000"
+		ask := func() {
+			clear(w.header)
+			clear(r.Header)
+			for _, name := range tt.fields {
+				r.Header[name] = values[name]
+			}
+			a.api.ServeHTTP(w, r)
+		}
+		ask() // the first time stores a reserve and connects to the upstream
+		got := testing.AllocsPerRun(500, ask)
+		if got > tt.most || w.status != 200 {
+			t.Errorf("%s: got %v allocations and status %d, want at most %v and 200", tt.path, got, w.status, tt.most)
 		}
 	}
 }

@@ -26,6 +26,7 @@ var past = time.Unix(1, 0)
 
 var (
 	buffers = sync.Pool{New: func() any { return new(buffer) }}
+	slots   = sync.Pool{New: func() any { return newSlot() }}
 	outputs = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 )
 
@@ -77,10 +78,11 @@ type conn struct {
 	readMoved, writeMoved atomic.Bool
 
 	head string // the last head, to save an allocation if the next one is the same
-	slot *slot  // memory for requests; nil: a handler may still use the last one
+	slot *slot  // memory for requests; nil while the connection is idle
 }
 
-// slot has what one request after the other uses.
+// slot has what one request after the other uses. An idle connection has none: with many connections,
+// each request would otherwise begin with memory that has left the caches of the processor.
 type slot struct {
 	request  http.Request
 	plain    *http.Request // request without fields, with its context
@@ -165,7 +167,8 @@ func (c *conn) scan() (n int, verdict int) {
 		return 0, empty
 	}
 	if c.slot == nil {
-		c.slot = newSlot(c)
+		c.slot = slots.Get().(*slot)
+		c.slot.serve(c)
 	}
 	return c.slot.fields.scan(c.buf.data[c.r:c.w], c.head)
 }
@@ -302,9 +305,14 @@ func (c *conn) drop() {
 	c.r, c.w = 0, 0
 }
 
-// release returns the buffers to their pools before the connection waits for the next request.
+// release returns the memory to its pools before the connection waits for the next request.
 func (c *conn) release() {
 	c.drop()
+	if c.slot != nil {
+		c.slot.serve(nil)
+		slots.Put(c.slot)
+		c.slot = nil
+	}
 	if c.out != nil {
 		putOutput(c.out)
 		c.out = nil
@@ -421,8 +429,8 @@ func (c *conn) answer(n, body int) {
 	if !completed {
 		c.closing = true
 	}
-	if s.context.used || s.response.flushed || body > 0 {
-		c.slot = nil // somebody may still look at the request
+	if s.context.used || s.response.flushed {
+		c.slot = nil // somebody may still look at the request, so its memory is not used again
 	}
 }
 

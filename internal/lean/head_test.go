@@ -67,12 +67,11 @@ func TestHead_Repeats(t *testing.T) {
 		got.request.URL, got.request.Header = nil, nil
 		return got
 	}
-	c := &conn{base: t.Context()}
-	used := newSlot(c)
+	used := newSlot()
 	for _, first := range heads {
 		for _, second := range heads {
 			for i, text := range []string{first, first, second, first, second, second, second} {
-				fresh := newSlot(c)
+				fresh := newSlot()
 				got, want := scan(used, text), scan(fresh, text)
 				if got.request.Context() != &used.context || want.request.Context() != &fresh.context {
 					t.Fatalf("%q: the request has another context than its slot", text)
@@ -96,7 +95,7 @@ func TestHead_Repeats(t *testing.T) {
 // A head that was the same twice is not read a third time, which this sees by a mark in what was
 // kept.
 func TestHead_ReadsOnce(t *testing.T) {
-	s := newSlot(&conn{base: t.Context()})
+	s := newSlot()
 	read := func(text string) string {
 		if _, verdict := s.fields.scan([]byte(text), s.fields.text); verdict != whole {
 			t.Fatalf("%q: got verdict %d", text, verdict)

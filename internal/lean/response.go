@@ -2,6 +2,7 @@ package lean
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -431,12 +432,19 @@ func (b *body) Close() error {
 	return nil
 }
 
-// newSlot returns memory for the requests of c.
-func newSlot(c *conn) *slot {
+// newSlot returns memory for the requests of one connection after the other, see serve.
+func newSlot() *slot {
 	s := &slot{header: make(http.Header, 16)}
-	s.context.Context, s.context.conn = c.base, c
 	s.plain = new(http.Request).WithContext(&s.context)
 	s.fields.slot = s
-	s.response = response{conn: c, header: make(http.Header, 16), hold: make([]byte, 0, 512)}
+	s.response = response{header: make(http.Header, 16), hold: make([]byte, 0, 512)}
 	return s
+}
+
+// serve makes s the memory for the requests of c. nil: of no connection.
+func (s *slot) serve(c *conn) {
+	s.context.Context, s.context.conn, s.response.conn, s.fields.checked = context.Background(), c, c, 0
+	if c != nil {
+		s.context.Context = c.base
+	}
 }

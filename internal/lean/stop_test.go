@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -350,6 +352,49 @@ func TestServer_Memory(t *testing.T) {
 		}
 	}); n > most {
 		t.Errorf("got %v allocations for a request, want at most %v", n, most)
+	}
+}
+
+// Connections use the same memory in turn, and each request has what belongs to its connection. An idle
+// connection has no memory for requests.
+func TestServer_SharedMemory(t *testing.T) {
+	type key struct{}
+	s, address := start(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		_, _ = fmt.Fprintf(w, "%v %s %s %q %d", r.Context().Value(key{}), r.RemoteAddr, r.Header.Get("X-One"), body, len(r.Header))
+	}, func(h *http.Server) {
+		h.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, key{}, c.RemoteAddr())
+		}
+	})
+	var conns []net.Conn
+	var buffers []*bufio.Reader
+	for range 10 {
+		c, b := dial(t, address)
+		conns, buffers = append(conns, c), append(buffers, b)
+	}
+	for round := range 10 {
+		for i, c := range conns {
+			own := c.LocalAddr().String()
+			question, want := "GET / HTTP/1.1\r\nHost: x\r\nX-One: "+own+"\r\n\r\n", fmt.Sprintf("%s %s %s \"\" 1", own, own, own)
+			if (round+i)%3 == 0 {
+				question, want = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", own+" "+own+"  \"abc\" 1"
+			}
+			send(t, c, question)
+			if _, got := receive(t, buffers[i]); got != want {
+				t.Fatalf("got %q, want %q", got, want)
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		for !c.waiting.Load() {
+			runtime.Gosched()
+		}
+		if c.slot != nil || c.out != nil {
+			t.Error("an idle connection has memory for requests")
+		}
 	}
 }
 

@@ -39,10 +39,11 @@ func receive(fd uintptr, b []byte, flags uintptr) (n int, again bool, err error)
 	}
 }
 
-// Write writes to a socket. again is true if there is no room yet.
+// Write writes to a socket, as sendto(2), which needs less time than write(2) and raises no signal if
+// the other end has closed the connection. again is true if there is no room yet.
 func Write(fd uintptr, b []byte) (n int, again bool, err error) {
 	for {
-		r, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		r, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_NOSIGNAL, 0, 0)
 		switch errno {
 		case 0:
 			return int(r), false, nil

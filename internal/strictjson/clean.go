@@ -1,6 +1,7 @@
 package strictjson
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -10,8 +11,16 @@ import (
 // the usual: no escapes, numbers of up to 15 digits, objects of up to maxCleanMembers members. The
 // full check decides about everything else.
 type cleaner struct {
-	text string
-	at   int
+	text    string
+	at      int
+	members [maxCleanMembers]cleanMember // of the outermost object
+	count   int                          // number of them
+}
+
+// cleanMember is a member of an object. Its value is text[begin:end].
+type cleanMember struct {
+	name       string
+	begin, end int
 }
 
 const (
@@ -27,6 +36,23 @@ func isClean(data string) bool {
 	}
 	c.blanks()
 	return c.at == len(data)
+}
+
+// cleanObject returns the members of data by name, if data is certainly an object that check accepts.
+// The values share the memory of data.
+func cleanObject(data []byte) (members map[string]json.RawMessage, ok bool) {
+	c := cleaner{text: string(data)}
+	if !utf8.Valid(data) || c.blanks() != '{' || !c.value(1) {
+		return nil, false
+	}
+	if c.blanks(); c.at != len(data) {
+		return nil, false
+	}
+	members = make(map[string]json.RawMessage, c.count)
+	for _, m := range c.members[:c.count] {
+		members[m.name] = data[m.begin:m.end:m.end]
+	}
+	return members, true
 }
 
 // blanks skips blanks and returns the next character, or 0 at the end.
@@ -86,8 +112,16 @@ func (c *cleaner) object(depth int) bool {
 			return false
 		}
 		name, ok := c.string()
-		if !ok || slices.Contains(names[:n], name) || !c.next(':') || !c.value(depth+1) {
+		if !ok || slices.Contains(names[:n], name) || !c.next(':') {
 			return false
+		}
+		c.blanks()
+		begin := c.at
+		if !c.value(depth + 1) {
+			return false
+		}
+		if depth == 1 {
+			c.members[n], c.count = cleanMember{name, begin, c.at}, n+1
 		}
 		if names[n] = name; !c.next(',') {
 			return c.next('}')

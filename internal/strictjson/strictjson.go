@@ -48,8 +48,11 @@ func at(path, what string) *Error {
 }
 
 // Object returns the members of data by name. It returns an *Error if data is not one JSON object or
-// the package refuses it.
+// the package refuses it. The values may share the memory of data.
 func Object(data []byte) (members map[string]json.RawMessage, err error) {
+	if members, ok := cleanObject(data); ok {
+		return members, nil
+	}
 	if err := check(data); err != nil {
 		return nil, err
 	}
@@ -57,6 +60,39 @@ func Object(data []byte) (members map[string]json.RawMessage, err error) {
 		return nil, errorf(`The body must be a JSON object, such as {"name": "value"}.`)
 	}
 	return members, nil
+}
+
+// Text returns the string that data, one JSON value, is. ok is false for a value of another type and for
+// a string with escapes or invalid UTF-8, which encoding/json reads.
+func Text(data []byte) (text string, ok bool) {
+	if len(data) < 2 || data[0] != '"' || bytes.IndexByte(data, '\\') >= 0 || !utf8.Valid(data) {
+		return "", false
+	}
+	return string(data[1 : len(data)-1]), true
+}
+
+// Texts returns the strings of data, which is one JSON value. ok is false for anything but an array of
+// strings that Text reads.
+func Texts(data []byte) (list []string, ok bool) {
+	c := cleaner{text: string(data)}
+	if !utf8.Valid(data) || !c.next('[') {
+		return nil, false
+	}
+	list = []string{}
+	for more := !c.next(']'); more; {
+		if c.blanks() != '"' {
+			return nil, false
+		}
+		text, ok := c.string()
+		if !ok {
+			return nil, false
+		}
+		list = append(list, text)
+		if more = c.next(','); !more && !c.next(']') {
+			return nil, false
+		}
+	}
+	return list, true
 }
 
 // Value returns data, which may be any JSON value, decoded as by Decode. It returns an *Error if the

@@ -1,7 +1,9 @@
 package strictjson
 
 import (
+	"bytes"
 	"encoding/json"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -175,5 +177,45 @@ func TestClean(t *testing.T) {
 		}
 	}); got > 1 {
 		t.Errorf("got %v allocations, want at most 1", got)
+	}
+}
+
+// Text and Texts read what encoding/json reads, or leave it to that.
+func TestText(t *testing.T) {
+	for text, easy := range map[string]bool{
+		`"a"`: true, `""`: true, "\"\u00e4 b\"": true, `"a\n"`: false, `"\""`: false, `null`: false, `1`: false, `true`: false, `{"a": "b"}`: false, "\"\xff\"": false,
+		`[]`: true, `[ ]`: true, `["a"]`: true, `[ "a" , "" ]`: true, "[\"\u00e4\",\n\"b\"]": true, `["a",1]`: false, `["a",null]`: false, `["a","\u0041"]`: false,
+		`[["a"]]`: false, "[\"\xff\"]": false,
+	} {
+		var one string
+		var many []string
+		oneErr, manyErr := json.Unmarshal([]byte(text), &one), json.Unmarshal([]byte(text), &many)
+		gotOne, okOne := Text([]byte(text))
+		gotMany, okMany := Texts([]byte(text))
+		if (okOne || okMany) != easy || okOne && (oneErr != nil || gotOne != one) || okMany && (manyErr != nil || !reflect.DeepEqual(gotMany, many)) {
+			t.Errorf("%q: got %q %v and %q %v, want %q %v or %q %v", text, gotOne, okOne, gotMany, okMany, one, oneErr, many, manyErr)
+		}
+	}
+}
+
+// The members of a usual object share the memory of the text, and are what encoding/json reads.
+func TestObject_Members(t *testing.T) {
+	for _, text := range []string{
+		`{}`, `{"a": 1}`, ` { "a" : [1, {"b": "x"}] , "c":null,"d":{"e":{"f":[]}} } `, `{"a":"\u0041"}`, `{"a": 1e5}`, `{"": ""}`, `{"ä": "ä"}`,
+		`{"1":1,"2":2,"3":3,"4":4,"5":5,"6":6,"7":7,"8":8,"9":9,"10":10,"11":11,"12":12,"13":13,"14":14,"15":15,"16":16,"17":17}`,
+	} {
+		var want map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(text), &want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Object([]byte(text))
+		if err != nil || !maps.EqualFunc(got, want, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }) {
+			t.Errorf("%s: got %s %v, want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{`{"a": 1, "a": 2}`, `{"a": 1} {}`, `{"a": 1`, `[1]`, `null`, `{"a": {"b": 1, "b": 2}}`, "{\"a\": \"\xff\"}", `{"a": 01}`} {
+		if got, err := Object([]byte(text)); err == nil {
+			t.Errorf("%s: got %s, want an error", text, got)
+		}
 	}
 }
