@@ -70,8 +70,9 @@ formatted() {
 	unformatted=$(find . -name "*.go" -not -path "*/vendor/*" -exec gofmt -l {} +)
 	[ -z "$unformatted" ] || { echo "run gofmt -w on: $unformatted" >&2; return 1; }
 }
-builds() { # the first is also the program that the tests drive
+builds() { # the first two are also the programs that the tests drive
 	CGO_ENABLED=0 go build -o "$built/latchkey" . &&
+		CGO_ENABLED=0 go build -tags cluster -o "$built/latchkey-cluster" . &&
 		GOOS=windows CGO_ENABLED=0 go build -o /dev/null . &&
 		GOOS=darwin CGO_ENABLED=0 go build -o /dev/null .
 }
@@ -79,7 +80,7 @@ built=$(mktemp -d)
 trap 'rm -rf "$built"' EXIT
 step gofmt formatted
 step "go mod tidy" go mod tidy -diff
-step vet go vet ./...
+step vet go vet -tags cluster ./...
 step staticcheck go tool staticcheck ./...
 step "builds for Linux, Windows and macOS" builds
 [ -n "$quick" ] || step "the servers of the benchmarks" go test -C bench/peers .
@@ -95,4 +96,4 @@ walks="$walks|Registry_|Forms_|AddrText_|Explainer_|Upgrade|Migrate_|Context_Bou
 walks="$walks|History_Ranked|Imports_EveryWayIn|KeyImport_DryRun|RecordBytes_|WriteOwnFields_|\w+_\w*Allocations))"
 [ $# = 0 ] || spread= walks= # other arguments can be of every kind
 # shellcheck disable=SC2086 # $quick and $race are empty or words
-LATCHKEY_TEST_PROGRAM="$built/latchkey" go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./...
+LATCHKEY_TEST_PROGRAM="$built/latchkey" LATCHKEY_TEST_CLUSTER="$built/latchkey-cluster" go run ./internal/testwatch -stuck "${STUCK:-2m}" -spread "$spread" -plain "$walks" -- -vet=off $race -timeout 30m $quick "$@" ./...
