@@ -197,7 +197,9 @@ func TestKeyPages_Bulk(t *testing.T) {
 	send(200, "never expires", "do", "extend")
 	send(400, "Expires must be a date", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "soon")
 	send(200, "Extended 1 key", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "2026-06-01")
-	if got := b.operate(200, "GET", "/admin/v1/keys/"+used, "")["expires_at"]; got != "2026-06-01T23:59:59Z" {
+	send(200, "Change the environment of", "do", "environment")
+	send(200, "Changed 2 keys", "do", "environment", "confirmed", "yes", "environment", " test ")
+	if got := b.operate(200, "GET", "/admin/v1/keys/"+used, ""); got["expires_at"] != "2026-06-01T23:59:59Z" || got["environment"] != "test" {
 		t.Errorf("got %v", got)
 	}
 	send(200, "what uses it breaks", "do", "revoke")

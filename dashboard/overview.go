@@ -77,12 +77,7 @@ func showOverview(v *pageRequest) {
 	before, _ := answer["previous"].(map[string]any)
 	p.Chart = newChart(history{answer, before}, v.zone())
 	p.Quiet = p.Chart.Requests == 0
-	rows, _ := answer["attention"].([]any)
-	for _, row := range rows {
-		if line, ok := attentionOf(row); ok && v.mayOpen(strings.SplitN(line.Link, "?", 2)[0]) {
-			p.Attention = append(p.Attention, line)
-		}
-	}
+	p.Attention = v.attention(answer)
 	keys := topRows(answer["keys"], func(row map[string]any) (string, string, string) {
 		return textOf(row["name"]), textOf(row["owner"]), "/keys/" + textOf(row["id"])
 	})
@@ -95,6 +90,18 @@ func showOverview(v *pageRequest) {
 	})
 	p.Tops = []topTable{{"Keys", keys}, {"Routes", routes}, {"Errors", errors}}
 	v.show(http.StatusOK, "overview", view{Title: "Overview", Data: p})
+}
+
+// attention returns the lines of what somebody should look at that the operator may see. answer is that of the
+// overview.
+func (v *pageRequest) attention(answer map[string]any) (list []attentionRow) {
+	rows, _ := answer["attention"].([]any)
+	for _, row := range rows {
+		if line, ok := attentionOf(row); ok && v.mayOpen(strings.SplitN(line.Link, "?", 2)[0]) {
+			list = append(list, line)
+		}
+	}
+	return list
 }
 
 // routeName returns the name of a route as the pages show it.

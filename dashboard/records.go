@@ -387,11 +387,17 @@ type listPage struct {
 // the page number and the values of the filters. path is the path of the list, and rows is the
 // member of the answer that holds the records.
 func (v *pageRequest) list(path, rows string, filters ...string) (t listPage, e *Fault) {
+	return v.listAs(path, rows, func(_, value string) string { return value }, filters...)
+}
+
+// listAs does the same as list, but asks the admin endpoint for what asked returns for the name and the value
+// of a filter.
+func (v *pageRequest) listAs(path, rows string, asked func(name, value string) string, filters ...string) (t listPage, e *Fault) {
 	q := url.Values{"limit": {"25"}}
 	given := v.query
 	for _, name := range append(filters, "page") {
 		if value := given.Get(name); value != "" {
-			q.Set(name, value)
+			q.Set(name, asked(name, value))
 			t.Filtered = t.Filtered || name != "page"
 		}
 	}
