@@ -42,7 +42,7 @@ type keyLine struct {
 
 // sorter is the heading of a column that the list can be sorted by. Order is "ascending" or
 // "descending" if the list is sorted by that column, and otherwise "".
-type sorter struct{ Name, Link, Order string }
+type sorter struct{ Name, Link, Order, Class string }
 
 // chip is a link that sets or removes a filter of the list. Here is true if the filter is set.
 type chip struct {
@@ -325,7 +325,7 @@ func sorters(q url.Values) map[string]sorter {
 		if now && q.Get("order") != "" {
 			order = q.Get("order")
 		}
-		s := sorter{Name: label}
+		s := sorter{Name: label, Class: map[string]string{"requests": "day", "last_used": "used"}[name]}
 		if now {
 			s.Order = map[string]string{"asc": "ascending", "desc": "descending"}[order]
 			order = map[string]string{"asc": "desc", "desc": "asc"}[order]

@@ -141,7 +141,7 @@ func (v *pageRequest) tiles(answer, status map[string]any) []tile {
 	latency, _ := answer["latency"].(map[string]any)
 	speed := tile{Name: "Latency now", Value: "-", More: "no request in the last 5 minutes"}
 	if n := numberOf(latency["requests"]); n > 0 {
-		speed = tile{Name: "Latency now", Value: milliseconds(latency["p50_ms"]), More: fmt.Sprintf("half are faster; 99 %% within %s", milliseconds(latency["p99_ms"]))}
+		speed = tile{Name: "Latency now", Value: milliseconds(latency["p50_ms"]), More: fmt.Sprintf("half are faster; 99\u00a0%% within %s", milliseconds(latency["p99_ms"]))}
 	}
 	list := []tile{
 		{Name: "Requests", Value: figures.Grouped(total.Requests), More: change, Link: "/requests"},

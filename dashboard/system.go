@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 )
 
 // statusPages are the page with the status of the server.
@@ -55,7 +54,7 @@ func fullOwners(v any) string {
 	var lines []string
 	for _, row := range list {
 		lines = append(lines, fmt.Sprintf("%s: %s of %s", textOf(memberOf(row.(map[string]any), "name")),
-			bytesShown(memberOf(row.(map[string]any), "storage.bytes")), bytesShown(memberOf(row.(map[string]any), "storage.limit"))))
+			sizeShown(memberOf(row.(map[string]any), "storage.bytes")), sizeShown(memberOf(row.(map[string]any), "storage.limit"))))
 	}
 	return strings.Join(lines, "\n")
 }
