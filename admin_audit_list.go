@@ -135,14 +135,13 @@ func (a *AuditLog) actorsNamed(ctx context.Context, tx *Tx, name string) (actors
 	}
 	known := &sentences{tx, a.o.Naming, map[string]namedObject{}}
 	for _, kind := range []string{"operator ", "token "} {
-		for value, err := range auditTable.SetValuesFrom(tx, setOfFacts, []byte(factActor+kind)) {
+		for actor, err := range AuditActors(tx, kind) {
 			if err == nil {
 				err = ctx.Err()
 			}
 			if err != nil {
 				return nil, err
 			}
-			actor := strings.TrimPrefix(string(value), factActor)
 			id, had, _ := strings.Cut(strings.TrimPrefix(actor, kind), " ")
 			if had != "" && fold.Search(had) == fold.Search(name) && !known.find(kind+id).exists {
 				actors = append(actors, actor)
