@@ -527,6 +527,18 @@ func TestAuditPages(t *testing.T) {
 	}
 }
 
+// TestPages_Beyond opens pages of lists after the last one.
+func TestPages_Beyond(t *testing.T) {
+	b := newDashboard(t)
+	_, key := b.key(`["can_read_agents"]`)
+	b.ask("GET", "/api/v1/agents", key, "")
+	b.operate(201, "POST", "/admin/v1/agents", `{"name": "A"}`)
+	b.operate(201, "POST", "/admin/v1/tokens", `{"name": "t"}`)
+	for _, list := range []string{"/keys", "/requests", "/agents", "/tokens"} {
+		b.tells(list+"?page=99", "There is no page 99: the last one is page 1", `href="`+list+`?page=1`)
+	}
+}
+
 func TestStatusPages(t *testing.T) {
 	b := newDashboard(t)
 	b.says(b.get("/status"), 200, "http://127.0.0.1:8080", "<h2>Store</h2>", "<dt>Size</dt>", "<h2>Clocks</h2>")

@@ -383,6 +383,9 @@ type listPage struct {
 	States        []string // choices of the filter by status
 }
 
+// Beyond reports whether the page is after the last one.
+func (t listPage) Beyond() bool { return t.Page > 1 && t.Count > 0 && len(t.Rows) == 0 }
+
 // list reads a page of a list from the admin endpoint, with 25 rows. The address of the page has
 // the page number and the values of the filters. path is the path of the list, and rows is the
 // member of the answer that holds the records.
