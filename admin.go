@@ -141,6 +141,9 @@ func (a *admin) list(w http.ResponseWriter, r *Request) error {
 	if err := a.store.View(func(tx *Tx) error { return a.tags.Add(tx, q.Get("tag"), &f) }); err != nil {
 		return err
 	}
+	if err := a.tags.Rank(&f, r.Now); err != nil {
+		return err
+	}
 	if asCSV {
 		return a.sendCSV(w, r, f)
 	}

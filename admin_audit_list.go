@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"latchkey/internal/clock"
+	"latchkey/internal/fold"
 	"latchkey/internal/strictjson"
 )
 
@@ -93,7 +94,7 @@ func (a *AuditLog) page(ctx context.Context, tx *Tx, f AuditFilter, bounds func(
 	if f.Empty() {
 		return newestAudit(tx, bounds)
 	}
-	if f.ActorIDs, err = a.named(ctx, tx, f.Actor); err == nil {
+	if f.ActorIDs, err = a.actorsNamed(ctx, tx, f.Actor); err == nil {
 		f.ObjectIDs, err = a.named(ctx, tx, f.Object)
 	}
 	if err != nil {
@@ -124,6 +125,30 @@ func (a *AuditLog) named(ctx context.Context, tx *Tx, name string) (objects []st
 		objects = append(objects, found...)
 	}
 	return objects, nil
+}
+
+// actorsNamed returns the actors with a name: those that named returns, and the operators and tokens that
+// had it, or a name that begins with its words, until they were deleted.
+func (a *AuditLog) actorsNamed(ctx context.Context, tx *Tx, name string) (actors []string, err error) {
+	if actors, err = a.named(ctx, tx, name); err != nil || strings.TrimSpace(name) == "" {
+		return actors, err
+	}
+	known := &sentences{tx, a.o.Naming, map[string]namedObject{}}
+	for _, kind := range []string{"operator ", "token "} {
+		for actor, err := range AuditActors(tx, kind) {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err != nil {
+				return nil, err
+			}
+			id, had, _ := strings.Cut(strings.TrimPrefix(actor, kind), " ")
+			if had != "" && fold.Search(had) == fold.Search(name) && !known.find(kind+id).exists {
+				actors = append(actors, actor)
+			}
+		}
+	}
+	return actors, nil
 }
 
 // newestAudit returns a part of the whole log, newest entry first, and the number of all entries. The

@@ -272,7 +272,7 @@ func readKeyQuery(q url.Values, rights *Policy) (f KeyFilter, err error) {
 		}
 		f.Unused = time.Duration(days) * 24 * time.Hour
 	}
-	if sorts := []string{"", "created", "name", "last_used", "expires"}; !slices.Contains(sorts, f.Sort) {
+	if sorts := []string{"", "created", "name", "last_used", "expires", sortRequests, sortRefused}; !slices.Contains(sorts, f.Sort) {
 		return f, ErrValidation.With("sort must be one of%s; got %q.", strings.Join(sorts, " "), f.Sort)
 	}
 	switch order := q.Get("order"); order {

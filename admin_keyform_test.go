@@ -208,18 +208,21 @@ func TestKeyQuery(t *testing.T) {
 	}
 	_, old := create("Beta", `, "expires_at": "2027-01-01T00:00:00Z", "metadata": {"note": "in the vault"}`)
 	_, used := create("alpha", `, "environment": "live", "expires_at": "2026-12-01T00:00:00Z"`)
-	gone, _ := create("gamma", `, "owner": "ann"`)
+	gone, refused := create("gamma", `, "owner": "ann"`)
 	a.ask("GET", "/api/v1/agents", old, "")
 	a.clocks.Pass(31 * 24 * time.Hour)
 	a.ask("GET", "/api/v1/agents", used, "")
 	create("delta", "")
 	a.operate(200, "POST", "/admin/v1/keys/"+gone+"/revoke", "")
+	a.ask("GET", "/api/v1/agents", refused, "")
 	for query, want := range map[string]string{
 		"": "delta gamma alpha Beta", "order=asc": "Beta alpha gamma delta", "sort=created": "delta gamma alpha Beta", "status=live": "delta alpha Beta",
 		"sort=name": "alpha Beta delta gamma", "sort=name&order=desc": "gamma delta Beta alpha", "sort=name&limit=1&page=2": "Beta", "sort=name&page=9": "",
 		"sort=last_used": "alpha Beta delta gamma", "sort=last_used&order=asc": "delta gamma Beta alpha",
 		"sort=expires": "alpha Beta delta gamma", "sort=expires&order=desc": "delta gamma Beta alpha",
-		"unused_days=30": "gamma Beta", "unused_days=32": "", "permission=can_read_agents&status=active": "delta alpha Beta", "permission=can_read_calls": "",
+		"sort=requests": "gamma alpha delta Beta", "sort=requests&order=asc": "delta Beta gamma alpha", "sort=refused": "gamma delta alpha Beta", "sort=refused&status=live": "delta alpha Beta",
+		"sort=requests&limit=1&page=2": "alpha",
+		"unused_days=30":               "gamma Beta", "unused_days=32": "", "permission=can_read_agents&status=active": "delta alpha Beta", "permission=can_read_calls": "",
 		"search=VAULT": "Beta", "owner=ann": "gamma", "environment=live": "alpha",
 	} {
 		if got := a.names(query); got != want {
@@ -253,7 +256,7 @@ func importMany(t testing.TB, n int) string {
 func TestKeyQuery_Many(t *testing.T) {
 	b := newDashboard(t)
 	b.operate(201, "POST", "/admin/v1/keys/import", importMany(t, 10_000))
-	for _, query := range []string{"", "sort=name", "sort=last_used", "sort=expires&order=desc", "search=many+00001&status=live", "unused_days=30"} {
+	for _, query := range []string{"", "sort=name", "sort=last_used", "sort=requests", "sort=expires&order=desc", "search=many+00001&status=live", "unused_days=30"} {
 		began := time.Now()
 		v := b.operate(200, "GET", "/admin/v1/keys?"+query, "")
 		t.Logf("%q: %v keys in %s", query, v["count"], time.Since(began))

@@ -72,6 +72,33 @@ func (g keyTagger) Add(tx *Tx, tag string, f *KeyFilter) (err error) {
 	return err
 }
 
+// The values of the parameter sort of the list of keys that sort by the history.
+const (
+	sortRequests = "requests"
+	sortRefused  = "refused"
+)
+
+// Rank makes f sort by the requests of the last 24 hours, or by those of them that were refused, if its order
+// is sortRequests or sortRefused. Do not call it inside a transaction.
+func (g keyTagger) Rank(f *KeyFilter, now time.Time) error {
+	count := Counts.Total
+	switch f.Sort {
+	case sortRequests:
+	case sortRefused:
+		count = Counts.Refused
+	default:
+		return nil
+	}
+	ranked, err := g.history.Ranked(ofKey, period{Step: stepHour, Last: 24, Now: now})
+	f.Sort, f.Counts = SortCounts, make(map[string]uint64, ranked.Count)
+	for _, one := range ranked.Part(0, ranked.Count) {
+		if n := count(one.sum); n > 0 {
+			f.Counts[one.name] = n
+		}
+	}
+	return err
+}
+
 // Count returns the number of keys with a tag and a status, which may be "", at now. It is the number in
 // the list with these filters.
 func (g keyTagger) Count(r *Request, tx *Tx, tag, status string) (count int, err error) {

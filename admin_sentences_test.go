@@ -137,6 +137,20 @@ func TestAudit_Filters(t *testing.T) {
 			t.Errorf("%s as JSON lines: got %d, want %d", query, len(lines), want)
 		}
 	}
+	a.operate(201, "POST", "/admin/v1/operators", `{"name": "Ann Lee", "password": "`+operatorPassword+`"}`)
+	for _, action := range []string{"log in", "log out"} {
+		by := AuditContext{Actor: "operator 1 Ann Lee", Action: action, Now: a.clocks.Read().Wall}
+		if err := a.Store.Update(by.Append); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.operate(201, "POST", "/admin/v1/operators", `{"name": "Ben", "password": "`+operatorPassword+`"}`)
+	a.operate(200, "DELETE", "/admin/v1/operators/1", "")
+	for query, want := range map[string]int{"actor=Ann+Lee": 2, "actor=ann": 2, "actor=Lee": 0, "actor=operator+1": 2} {
+		if list := a.operate(200, "GET", "/admin/v1/audit?"+query, ""); list["count"].(float64) != float64(want) {
+			t.Errorf("after the operator was deleted, %s: got %v, want %d", query, list["count"], want)
+		}
+	}
 	for query, want := range map[string]string{"kind=odd": "kind must be created, changed", "from=yesterday": "from must be a day", "to=2026-13-01": "to must be a day", "format=xml": "format must be json, csv or jsonl"} {
 		a.refuse("GET", "/admin/v1/audit?"+query, "", 400, "validation_error", want)
 	}

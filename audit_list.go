@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -75,6 +76,18 @@ func (l AuditRecord) facts() (facts [][]byte) {
 		}
 	}
 	return facts
+}
+
+// AuditActors iterates over the actors of the entries that begin with a prefix, such as "operator 1 ann lee",
+// and over their first words, such as "operator 1 ann". It leaves out those of about 250 bytes or more.
+func AuditActors(tx *Tx, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for value, err := range auditTable.SetValuesFrom(tx, setOfFacts, []byte(factActor+prefix)) {
+			if !yield(strings.TrimPrefix(string(value), factActor), err) {
+				return
+			}
+		}
+	}
 }
 
 // actions returns the action of an entry. A longer one is cut, because the values of the set must be

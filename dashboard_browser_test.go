@@ -39,6 +39,11 @@ func TestBrowser(t *testing.T) {
 	p.open("/keys")
 	p.click("header form button")
 	p.sees("Forgotten?")
+	p.fill("#password", "typed")
+	for _, kind := range []string{"text", "password"} {
+		p.click("button.show")
+		p.wait("a field of the type "+kind, `document.getElementById("password").type === "`+kind+`"`)
+	}
 	p.login("wrong password")
 	p.sees("The name or the password is wrong")
 	p.login(operatorPassword)
@@ -738,6 +743,10 @@ func TestBrowser_Live(t *testing.T) {
 			p.wait("the tip of the hour before", `/: 0 requests$/.test(document.querySelector(".tip").textContent)`)
 			p.press(kb.Escape)
 			p.wait("no tip", `document.querySelector(".tip").textContent === ""`)
+
+			p.open(path)
+			p.post("/admin/v1"+path+"/rotate", nil, nil)
+			p.wait("the panel of a rotation that began elsewhere", `document.querySelector("#rotation form[action$='/finish']")`)
 
 			p.open("/")
 			p.sees("Requests in the last 24 hours")

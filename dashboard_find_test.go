@@ -53,7 +53,7 @@ func TestFind(t *testing.T) {
 			{"lind", "Mara Lind", "/contacts/1", ""}, {"front desk", "Front desk", "/agents/1", ""}, {"admin", "admin", "/owners/1", ""},
 			{"#1", "Call 1", "/calls/1", ""}, {"1", "Call 1", "/calls/1", ""}, {request, "Request " + request, "/requests/" + request, ""},
 			{"activ", "Activity", "/activity", ""}, {"create", "Create New API Key", "/keys/new", "POST /admin/v1/keys"},
-			{"verify chain", "Verify the chain of the audit log", "/activity/verify", ""}, {"webhooks", "Receiving webhooks", "/docs/webhooks", ""},
+			{"check tampering", "Check the activity for tampering", "/activity/verify", ""}, {"webhooks", "Receiving webhooks", "/docs/webhooks", ""},
 			{"", "Create New API Key", "/keys/new", "POST /admin/v1/keys"}, {"", "Webhooks", "/webhooks", ""},
 		} {
 			may := tt.needs == "" || role.Rights.May(tt.needs)

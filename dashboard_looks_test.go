@@ -139,7 +139,7 @@ type screenForm struct {
 func (s screenForm) String() string { return fmt.Sprintf("%d-%s", s.width, s.scheme) }
 
 func screenForms() []screenForm {
-	return []screenForm{{1280, 900, "light"}, {1280, 900, "dark"}, {360, 740, "light"}, {360, 740, "dark"}}
+	return []screenForm{{1280, 900, "light"}, {1280, 900, "dark"}, {1024, 800, "light"}, {360, 740, "light"}, {360, 740, "dark"}}
 }
 
 // TestBrowser_Looks looks at every page, light and dark, on a screen and on a
@@ -228,7 +228,7 @@ func (p *tab) look(name string) {
 	for _, s := range screenForms() {
 		p.screen(s.width, s.height, s.scheme)
 		p.fits(name+" "+s.String(), int(s.width))
-		for _, fault := range p.faults(s.scheme == "dark") {
+		for _, fault := range p.faults(s.scheme == "dark" || s.width == 1024) {
 			p.t.Errorf("%s %s: %s", name, s, fault)
 		}
 		p.picture(name, s)

@@ -197,7 +197,9 @@ func TestKeyPages_Bulk(t *testing.T) {
 	send(200, "never expires", "do", "extend")
 	send(400, "Expires must be a date", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "soon")
 	send(200, "Extended 1 key", "do", "extend", "confirmed", "yes", "expiry", "date", "expires", "2026-06-01")
-	if got := b.operate(200, "GET", "/admin/v1/keys/"+used, "")["expires_at"]; got != "2026-06-01T23:59:59Z" {
+	send(200, "Change the environment of", "do", "environment")
+	send(200, "Changed 2 keys", "do", "environment", "confirmed", "yes", "environment", " test ")
+	if got := b.operate(200, "GET", "/admin/v1/keys/"+used, ""); got["expires_at"] != "2026-06-01T23:59:59Z" || got["environment"] != "test" {
 		t.Errorf("got %v", got)
 	}
 	send(200, "what uses it breaks", "do", "revoke")
@@ -522,6 +524,18 @@ func TestAuditPages(t *testing.T) {
 	b.says(b.get("/activity?from=2026-02-04"), 200, "0 found")
 	if body := b.get("/activity?object=agent").Body.String(); !strings.Contains(body, "Page 1 of 2") || !strings.Contains(body, `href="/activity?object=agent&amp;page=2"`) {
 		t.Errorf("got %s", body)
+	}
+}
+
+// TestPages_Beyond opens pages of lists after the last one.
+func TestPages_Beyond(t *testing.T) {
+	b := newDashboard(t)
+	_, key := b.key(`["can_read_agents"]`)
+	b.ask("GET", "/api/v1/agents", key, "")
+	b.operate(201, "POST", "/admin/v1/agents", `{"name": "A"}`)
+	b.operate(201, "POST", "/admin/v1/tokens", `{"name": "t"}`)
+	for _, list := range []string{"/keys", "/requests", "/agents", "/tokens"} {
+		b.tells(list+"?page=99", "There is no page 99: the last one is page 1", `href="`+list+`?page=1`)
 	}
 }
 

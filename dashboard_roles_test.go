@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -138,6 +139,9 @@ func (c roleCrawl) open(address string) {
 		}
 		if n.Type == html.ElementNode && n.Data == "form" {
 			c.follow(address, strings.ToUpper(at["method"]), at["action"])
+		}
+		if n.Type == html.ElementNode && n.Data == "button" && at["formaction"] != "" {
+			c.follow(address, strings.ToUpper(cmp.Or(at["formmethod"], "post")), at["formaction"])
 		}
 	}
 }

@@ -27,10 +27,11 @@ type KeyFilter struct {
 	Permission         Permission    // the key must have one of these
 	Unused             time.Duration // the key was neither used nor created within this time
 	NeverUsed          bool
-	WithoutEnd         bool            // the key never expires
-	ExpiresBefore      time.Time       // the key expires before this time
-	Only               map[string]bool // ids of the keys that pass; nil is no filter
-	Sort               string          // "created", "name", "last_used" or "expires"; "" is "created"
+	WithoutEnd         bool              // the key never expires
+	ExpiresBefore      time.Time         // the key expires before this time
+	Only               map[string]bool   // ids of the keys that pass; nil is no filter
+	Sort               string            // "created", "name", "last_used", "expires" or SortCounts; "" is "created"
+	Counts             map[string]uint64 // for SortCounts: a number for each id; 0 for the ids that it lacks
 	Ascending          bool
 }
 
@@ -48,6 +49,9 @@ func (k *Keyring) NamedAs(ctx context.Context, tx *Tx, name string) (objects []s
 
 // StatusLive is the filter for keys with every status except revoked.
 const StatusLive = "live"
+
+// SortCounts is the KeyFilter.Sort for a list that is sorted by KeyFilter.Counts.
+const SortCounts = "counts"
 
 // searchedFields returns the fields in which a search looks. The name is the first.
 func (k *StoredKey) searchedFields() []string {
@@ -466,7 +470,7 @@ const maxSortedKeys = 1000
 
 // ids returns the ids at some positions of the list.
 func (s *keySelection) ids(from, to int) (ids [][]byte, err error) {
-	if !s.rows.Kept || s.filter.Sort == "last_used" || s.count <= s.maxSorted {
+	if !s.rows.Kept || s.filter.Sort == "last_used" || s.filter.Sort == SortCounts || s.count <= s.maxSorted {
 		return s.sortedIDs(from, to)
 	}
 	for _, place := range s.rows.Sorted(s.order()) {
@@ -495,7 +499,7 @@ func (s *keySelection) sortedIDs(from, to int) (ids [][]byte, err error) {
 	buffer := selectionBuffers.Get().(*[]PlacedRow)
 	defer selectionBuffers.Put(buffer)
 	rows, order := slices.Grow((*buffer)[:0], s.count), s.order()
-	byUse, space := s.filter.Sort == "last_used", &[RowsPerChunk]keyFacts{}
+	space := &[RowsPerChunk]keyFacts{}
 	for i, chosen := range s.chosen {
 		if chosen == 0 {
 			continue
@@ -508,9 +512,13 @@ func (s *keySelection) sortedIDs(from, to int) (ids [][]byte, err error) {
 		for left := chosen; left != 0; left &= left - 1 {
 			bit := bits.TrailingZeros64(left)
 			row := PlacedRow{Place: uint32(i*RowsPerChunk + bit)}
-			if byUse {
+			switch s.filter.Sort {
+			case "last_used":
 				row.RowOrder = RowOrder{s.useOrder(first + uint64(bit)), ^facts[bit].newer}
-			} else {
+			case SortCounts:
+				count := s.filter.Counts[string(facts[bit].id.of(s.rows.Chunks[i].Row(bit)))]
+				row.RowOrder = RowOrder{directed(count, s.filter.Ascending), ^facts[bit].newer}
+			default:
 				row.RowOrder = order.Of(s.rows.Row(row.Place))
 			}
 			rows = append(rows, row)
@@ -543,7 +551,7 @@ func directed(order uint64, ascending bool) uint64 {
 	return ^order
 }
 
-// order returns the order of the list, except that last uses are all equal in it. Keys that are equal
+// order returns the order of the list, except that last uses and counts are all equal in it. Keys that are equal
 // otherwise are sorted newest first.
 func (s *keySelection) order() RowSort[keyFacts] {
 	sort, ascending := s.filter.Sort, s.filter.Ascending

@@ -37,6 +37,8 @@ func naiveKeys(k *Keyring, tx *Tx, f KeyFilter) (ids []string, err error) {
 			order = cmp.Compare(a.name, b.name)
 		case "last_used":
 			order = cmp.Compare(a.used.UnixMilli(), b.used.UnixMilli())
+		case SortCounts:
+			order = cmp.Compare(f.Counts[a.id], f.Counts[b.id])
 		case "expires":
 			for _, end := range []*time.Time{&a.expires, &b.expires} {
 				if end.IsZero() {
@@ -86,7 +88,7 @@ func drawKeyFilter(rt *rapid.T) KeyFilter {
 		Permission:  rapid.SampledFrom([]Permission{0, 0, ReadCalls, ReadAgents, WriteCalendar}).Draw(rt, "permission filter"),
 		Unused:      time.Duration(rapid.SampledFrom([]int{0, 0, 1, 2}).Draw(rt, "unused")) * 24 * time.Hour,
 		NeverUsed:   rapid.IntRange(0, 3).Draw(rt, "never used") == 0,
-		Sort:        rapid.SampledFrom([]string{"", "created", "name", "last_used", "expires"}).Draw(rt, "sort"),
+		Sort:        rapid.SampledFrom([]string{"", "created", "name", "last_used", "expires", SortCounts}).Draw(rt, "sort"),
 		Ascending:   rapid.Bool().Draw(rt, "ascending"),
 	}
 }
@@ -94,6 +96,17 @@ func drawKeyFilter(rt *rapid.T) KeyFilter {
 // wantKeyList compares a list of keys with naiveKeys.
 func wantKeyList(rt *rapid.T, a *testApp, f KeyFilter) {
 	err := a.Store.View(func(tx *Tx) error {
+		if f.Sort == SortCounts {
+			f.Counts = map[string]uint64{}
+			if err := a.Keyring.Each(tx, func(key *Key) bool {
+				if n := uint64(key.ID[len(key.ID)-1]) % 4; n > 0 {
+					f.Counts[key.ID] = n
+				}
+				return true
+			}); err != nil {
+				return err
+			}
+		}
 		want, err := naiveKeys(a.Keyring, tx, f)
 		from := rapid.IntRange(0, len(want)).Draw(rt, "from")
 		to := rapid.IntRange(from, len(want)).Draw(rt, "to")

@@ -283,7 +283,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		"webhooks list":   given(), "webhooks delete": func() []string { return []string{w.newHook()} },
 		"webhooks test":      func() []string { return []string{w.answered()} },
 		"webhooks logs":      func() []string { return []string{w.logged()} },
-		"webhooks redeliver": func() []string { return []string{w.logged(), "--log", "1"} },
+		"webhooks redeliver": func() []string { return []string{w.logged(), "--log", "1"} }, "webhooks retry-failed": func() []string { return []string{w.logged()} },
 		"webhooks release": func() []string {
 			if err := w.Store.Update(func(tx *Tx) error { return HoldWebhooks(tx, w.clock.Now()) }); err != nil {
 				w.t.Fatal(err)
@@ -312,7 +312,7 @@ func (w *commandWalk) args() map[string]func() []string {
 		"admin token create": given("--name", "t"), "admin token list": given(),
 		"admin token revoke": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
 		"admin token rotate": func() []string { return []string{w.made("tokens", `{"name": "t"}`)} },
-		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "routes": given(), "reload": given(),
+		"audit list":         given(), "audit verify": given(), "usage": given(), "refusals": given(), "requests": given("--status", "2xx"), "routes": given(), "reload": given(),
 		"config check": given(), "config print": given(), "status": given(), "version": given(), "man": given(), "calls list": given(),
 		"owners update": func() []string {
 			w.n++
@@ -473,7 +473,7 @@ func TestCommands_KeyNames(t *testing.T) {
 		urls = append(urls, r.URL.String())
 		admin.ServeHTTP(rw, r)
 	})
-	commands := [][]string{{"usage", "--key"}, {"refusals", "--key"}}
+	commands := [][]string{{"usage", "--key"}, {"refusals", "--key"}, {"requests", "--key"}}
 	var walk func(c *urfave.Command, words []string)
 	walk = func(c *urfave.Command, words []string) {
 		for _, sub := range c.Commands {
@@ -484,7 +484,7 @@ func TestCommands_KeyNames(t *testing.T) {
 		}
 	}
 	walk(cli.Tree(cli.Environment{}), nil)
-	if len(commands) != 10 {
+	if len(commands) != 11 {
 		t.Errorf("got %q, want 8 commands whose argument is a key", commands)
 	}
 	more := map[string][]string{"keys update": {"--environment", "live"}, "keys explain": {"--path", "/api/v1/calls"}}

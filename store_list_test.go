@@ -487,3 +487,36 @@ func TestListing_Memory(t *testing.T) {
 		t.Errorf("got %q", problems)
 	}
 }
+
+// TestTable_SetValuesFrom compares the values that begin with a prefix with a plain search.
+func TestTable_SetValuesFrom(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newTestStore(t)
+		tags := rapid.SliceOfDistinct(rapid.StringOfN(rapid.SampledFrom([]rune("ab\x00")), 0, 6, -1), func(tag string) string { return tag }).Draw(rt, "tags")
+		tags = append(tags, strings.Repeat("a", 254), strings.Repeat("a", 300))
+		err := s.Update(func(tx *Tx) error { return itemTable.Put(tx, item{ID: 1, Owner: 1, Tags: tags}) })
+		if err != nil {
+			rt.Fatal(err)
+		}
+		prefix := rapid.StringOfN(rapid.SampledFrom([]rune("ab\x00")), 0, 3, -1).Draw(rt, "prefix")
+		var want, got []string
+		for _, tag := range tags {
+			if strings.HasPrefix(tag, prefix) && len(tag) < 255 {
+				want = append(want, tag)
+			}
+		}
+		slices.SortFunc(want, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+		err = s.View(func(tx *Tx) error {
+			for value, err := range itemTable.SetValuesFrom(tx, "tag", []byte(prefix)) {
+				if err != nil {
+					return err
+				}
+				got = append(got, string(value))
+			}
+			return nil
+		})
+		if err != nil || !slices.Equal(got, want) {
+			rt.Errorf("values of %q that begin with %q: got %q, %v, want %q", tags, prefix, got, err, want)
+		}
+	})
+}

@@ -93,10 +93,16 @@ func (t *Table[T]) IDs(tx *Tx, q Query) ([]uint64, error) {
 // SetValues iterates over the values in a set of the Listing. It leaves out values of 255 bytes or
 // more, which are stored as hashes.
 func (t *Table[T]) SetValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
-	return setValues(tx, listBucket(t.Name, set))
+	return t.SetValuesFrom(tx, set, nil)
 }
 
-func setValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
+// SetValuesFrom iterates over the values that begin with prefix, the shortest first, and reads no others. It
+// leaves out the same values as SetValues.
+func (t *Table[T]) SetValuesFrom(tx *Tx, set string, prefix []byte) iter.Seq2[[]byte, error] {
+	return setValues(tx, listBucket(t.Name, set), prefix)
+}
+
+func setValues(tx *Tx, set string, prefix []byte) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		if err := tx.flushChunks(); err != nil {
 			yield(nil, err)
@@ -107,10 +113,20 @@ func setValues(tx *Tx, set string) iter.Seq2[[]byte, error] {
 			return
 		}
 		c := bucket.Cursor()
-		for key, _ := c.First(); key != nil; {
+		from := func(length int) []byte { return append([]byte{byte(length)}, prefix...) } // where the values of a length begin
+		key, _ := c.Seek(from(len(prefix)))
+		for key != nil {
 			n := 1 + int(key[0])
 			if len(key) != n+8 {
 				return // hashed values are last
+			}
+			switch order := bytes.Compare(key[1:min(n, 1+len(prefix))], prefix); {
+			case order < 0:
+				key, _ = c.Seek(from(n - 1))
+				continue
+			case order > 0:
+				key, _ = c.Seek(from(n))
+				continue
 			}
 			if !yield(key[1:n], nil) {
 				return

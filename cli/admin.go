@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -173,8 +174,43 @@ func (s *session) refusalsCommand() *cli.Command {
 }
 
 func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
+	return s.listByFlags(ctx, c, "refusals", []string{"id", "key", "code"},
+		[]string{"at", "request_id", "status", "refused_by", "error", "key_name", "client", "method", "route", "message"})
+}
+
+// requestsCommand returns the command that lists the latest requests.
+func (s *session) requestsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "requests", Usage: "list the latest requests to the API, newest first", Action: s.listRequests,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "id", Usage: "only the request with this `ID`, the request_id in its answer"},
+			&cli.StringFlag{Name: "key", Usage: "only requests with the `KEY` that has this id, name or hint"},
+			&cli.StringFlag{Name: "route", Usage: "only requests to this `ROUTE`, such as /api/v1/calls/:call_id"},
+			&cli.StringFlag{Name: "method", Usage: "only requests with this `METHOD`, such as POST"},
+			&cli.StringFlag{Name: "status", Usage: "only requests with this `STATUS`, such as 404 or 5xx"},
+			&cli.StringFlag{Name: "code", Usage: "only requests refused with this `ERROR`, such as rate_limit_exceeded"},
+			&cli.StringFlag{Name: "client", Usage: "only requests from this `IP` address"},
+			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
+		},
+		Description: `The server keeps the latest 20,000 in memory. latchkey refusals goes further
+back and has the reason of each.
+
+Examples:
+  latchkey requests --key crm --status 5xx
+  latchkey requests --client 192.0.2.7 --limit 100 --json`,
+	}
+}
+
+func (s *session) listRequests(ctx context.Context, c *cli.Command) error {
+	return s.listByFlags(ctx, c, "requests", []string{"id", "key", "route", "method", "status", "code", "client"},
+		[]string{"at", "request_id", "status", "method", "route", "key_name", "client", "duration_ms", "refused_by", "error"})
+}
+
+// listByFlags prints a list of the admin endpoint that the flags filter. The flag --key names a key as
+// commands do.
+func (s *session) listByFlags(ctx context.Context, c *cli.Command, list string, filters, columns []string) error {
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
-	for _, name := range []string{"id", "key", "code"} {
+	for _, name := range filters {
 		if c.IsSet(name) {
 			q.Set(name, c.String(name))
 		}
@@ -186,11 +222,11 @@ func (s *session) listRefusals(ctx context.Context, c *cli.Command) error {
 		}
 		q.Set("key", id)
 	}
-	list, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/refusals?" + q.Encode(), nil})
+	answer, err := s.call(ctx, c, Request{http.MethodGet, "/admin/v1/" + list + "?" + q.Encode(), nil})
 	if err != nil {
 		return err
 	}
-	return s.printList(c, list, "refusals", []string{"at", "request_id", "status", "refused_by", "error", "key_name", "client", "method", "route", "message"})
+	return s.printList(c, answer, list, columns)
 }
 
 // usageCommand returns the command that shows the history of requests.
@@ -305,6 +341,7 @@ func (s *session) webhooksCommand() *cli.Command {
 		{Name: "logs", Usage: "list delivery attempts, newest first", ArgsUsage: "ID", Action: s.webhookLogs, Flags: pages},
 		{Name: "redeliver", Usage: "send the event of a log entry again", ArgsUsage: "ID", Action: s.redeliver,
 			Flags: []cli.Flag{&cli.IntFlag{Name: "log", Usage: "`ID` of the log entry"}}},
+		{Name: "retry-failed", Usage: "send all deliveries again that have failed for good", ArgsUsage: "ID", Action: s.retryFailed},
 		{Name: "delete", Usage: "delete a webhook and its pending deliveries", ArgsUsage: "ID", Action: s.deleteWebhook},
 		{Name: "release", Usage: "send webhooks again after a restore has held them back", Action: s.releaseWebhooks,
 			Flags: []cli.Flag{&cli.BoolFlag{Name: "discard", Usage: "first delete the deliveries that were pending at the time of the restore"}}},
@@ -412,6 +449,27 @@ func (s *session) redeliver(ctx context.Context, c *cli.Command) error {
 		return err
 	}
 	return s.printList(c, queued, "", []string{"delivery_id", "event_type", "message"})
+}
+
+// retryFailed queues all deliveries of a webhook again that have failed for good.
+func (s *session) retryFailed(ctx context.Context, c *cli.Command) error {
+	path, err := webhookPath(c)
+	if err != nil {
+		return err
+	}
+	answer, err := s.call(ctx, c, Request{http.MethodPost, path + "/retry-failed", nil})
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.printJSON(answer)
+	}
+	text := cell(answer["message"]) + "\n"
+	if whole(answer["left_out"]) > 0 {
+		text += fmt.Sprintf("No room for %v others; run the command again later.\n", answer["left_out"])
+	}
+	_, err = io.WriteString(s.env.Stdout, text)
+	return err
 }
 
 // releaseWebhooks makes the server send webhooks again after a restore.

@@ -99,8 +99,11 @@ func (s *session) flagValues(ctx context.Context, c *cli.Command, flag cli.Flag)
 		"event": append([]string{"all"}, s.env.Words.OperatorEventTypes...), "status": {"active", "paused", "expired", "revoked"}, "step": {"hour", "day"},
 		"by": {"key", "route", "error"}, "from": foreignSources(), "log-level": {"debug", "info", "warn", "error"}, "log-format": {"auto", "text", "json"},
 		"carrier": {"bearer", "header", "query"}, "result": {"done", "refused"}, "query-allowed": {"true", "false", "default"},
+		"sort": {"created", "name", "last_used", "expires", "requests", "refused"}, "method": {"GET", "POST", "PATCH", "PUT", "DELETE"},
 	}
 	switch {
+	case name == "status" && commandName(c) == "requests":
+		words[name] = []string{"2xx", "3xx", "4xx", "5xx"}
 	case name == "status" && commandName(c) != "keys list":
 		return nil
 	case name == "role" && strings.HasPrefix(commandName(c), "admin "):

@@ -31,11 +31,12 @@ func (s *session) keysCommand() *cli.Command {
     --allowed-ip 192.0.2.0/24 --expires 90d
   latchkey keys create --name job --permission can_read_calls \
     --secret-file job.key`}),
-		{Name: "list", Usage: "list keys, newest first", Action: s.listKeys, Flags: []cli.Flag{
+		{Name: "list", Usage: "list keys, newest first unless --sort is set", Action: s.listKeys, Flags: []cli.Flag{
 			&cli.StringFlag{Name: "status", Usage: "active, paused, expired or revoked"},
 			&cli.StringFlag{Name: "search", Usage: "part of the id, name, hint, owner or environment"},
 			&cli.StringFlag{Name: "environment", Usage: "only keys of this environment"},
 			&cli.StringFlag{Name: "owner", Usage: "only keys of this owner"},
+			&cli.StringFlag{Name: "sort", Usage: "created, name, last_used, expires, requests or refused; the last two count 24 hours"},
 			&cli.IntFlag{Name: "page", Value: 1}, &cli.IntFlag{Name: "limit", Value: 25, Usage: "rows per page"},
 		}},
 		{Name: "show", Usage: "show a key", ArgsUsage: "KEY", Action: s.oneKey(http.MethodGet, "")},
@@ -552,7 +553,7 @@ func (s *session) printPreview(_ *cli.Command, _ upload, answer map[string]any) 
 
 func (s *session) listKeys(ctx context.Context, c *cli.Command) error {
 	q := url.Values{"page": {strconv.Itoa(c.Int("page"))}, "limit": {strconv.Itoa(c.Int("limit"))}}
-	for _, name := range []string{"status", "search", "environment", "owner"} {
+	for _, name := range []string{"status", "search", "environment", "owner", "sort"} {
 		if c.IsSet(name) {
 			q.Set(name, c.String(name))
 		}

@@ -96,6 +96,15 @@ type Preferences struct {
 	Theme string `json:"theme,omitempty"`     // one of Themes
 	Zone  string `json:"time_zone,omitempty"` // IANA name of the time zone of all times; "": UTC
 	Dates string `json:"dates,omitempty"`     // the form of dates, one of DateForms
+
+	Presets []OwnPreset `json:"presets,omitempty"` // of the form of a new key, at most maxOwnPresets
+}
+
+// OwnPreset is what an operator has saved of the form of a new key. Form has the fields, encoded as the query
+// of an address.
+type OwnPreset struct {
+	Name string `json:"name"`
+	Form string `json:"form"`
 }
 
 // Themes returns the themes of the pages. The default is that of the browser.
@@ -518,7 +527,8 @@ func (d *Dashboard) prefer(v *pageRequest) {
 	if !ok {
 		return
 	}
-	p := Preferences{form.Get("theme"), strings.TrimSpace(form.Get("time_zone")), form.Get("dates")}
+	p := v.Operator.Preferences
+	p.Theme, p.Zone, p.Dates = form.Get("theme"), strings.TrimSpace(form.Get("time_zone")), form.Get("dates")
 	err := p.Check()
 	if err == nil {
 		err = d.o.Accounts.Prefer(v.R, v.Session, p)
@@ -576,7 +586,7 @@ func (d *Dashboard) changePassword(v *pageRequest) {
 func (v *pageRequest) preferenceInputs(fault *Fault) []input {
 	p := v.Operator.Preferences
 	if v.R.PostForm.Has("dates") {
-		p = Preferences{v.R.PostForm.Get("theme"), v.R.PostForm.Get("time_zone"), v.R.PostForm.Get("dates")}
+		p = Preferences{Theme: v.R.PostForm.Get("theme"), Zone: v.R.PostForm.Get("time_zone"), Dates: v.R.PostForm.Get("dates")}
 	}
 	values := map[string]string{"theme": p.Theme, "time_zone": p.Zone, "dates": p.Dates}
 	return v.inputs(preferenceFields(), fillBy(func(f formField) string { return values[f.Name] }), fault)

@@ -68,7 +68,8 @@ type activityField struct {
 	Told                bool
 }
 
-func activityFilters() []formField {
+// activityFilters returns the filters of the page. Days are in a time zone.
+func activityFilters(zone *time.Location) []formField {
 	kinds := func(*pageRequest) (list []choice) {
 		for _, kind := range Vocabulary().AuditKinds {
 			list = append(list, choice{Value: kind, Label: capital(kind)})
@@ -78,22 +79,22 @@ func activityFilters() []formField {
 	return []formField{
 		{Name: "actor", Label: "Who", Kind: fieldSearch, Hint: "a name"}, {Name: "object", Label: "What", Kind: fieldSearch, Hint: "a name or an id"},
 		{Name: "kind", Label: "Action", Kind: fieldSelect, Blank: "any", Choices: kinds}, {Name: "result", Label: "Result", Kind: fieldSelect, Blank: "any", Choices: words(Vocabulary().AuditResults...)},
-		{Name: "from", Label: "From", Kind: fieldDate, Hint: "day in UTC"}, {Name: "to", Label: "To", Kind: fieldDate, Hint: "day in UTC"},
+		{Name: "from", Label: "From", Kind: fieldDate, Hint: "day in " + zone.String()}, {Name: "to", Label: "To", Kind: fieldDate, Hint: "day in " + zone.String()},
 	}
 }
 
 func showAudit(v *pageRequest) {
-	query, filters := v.query, activityFilters()
+	query, filters := v.query, activityFilters(v.zone())
 	names := []string{"actor", "object", "kind", "result", "from", "to", "action"}
 	var page activityPage
 	var fault *Fault
-	page.listPage, fault = v.list("/admin/v1/audit", "entries", names...)
+	page.listPage, fault = v.listAs("/admin/v1/audit", "entries", v.dayBound, names...)
 	page.Inputs = v.inputs(filters, fillBy(func(f formField) string { return query.Get(f.Name) }), fault)
 	page.Days = v.activityDays(page.Rows)
 	page.filter = url.Values{}
 	for _, name := range names {
 		if value := query.Get(name); value != "" {
-			page.filter.Set(name, value)
+			page.filter.Set(name, v.dayBound(name, value))
 		}
 	}
 	shown, status := view{Title: "Activity", Data: page}, http.StatusOK
@@ -101,6 +102,19 @@ func showAudit(v *pageRequest) {
 		status, shown.Fault = fault.Status, labelled(fault.Message, filters...)
 	}
 	v.show(status, "audit", shown)
+}
+
+// dayBound returns the time at which a day of the operator's time zone begins, if a filter with the name from
+// is that day, or at which it ends, if one with the name to is. It returns other values unchanged.
+func (v *pageRequest) dayBound(name, value string) string {
+	day, err := clock.ParseDate(value)
+	if err != nil || name != "from" && name != "to" {
+		return value
+	}
+	if name == "to" {
+		day = day.AddDate(0, 0, 1)
+	}
+	return startOfDay(day.Year(), day.Month(), day.Day(), v.zone()).UTC().Format(time.RFC3339)
 }
 
 // activityDays returns entries of the audit log by day, in the time zone of the operator.

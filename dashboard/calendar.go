@@ -108,7 +108,7 @@ type weekPage struct {
 // that fill the day or last for 24 hours.
 type weekDay struct {
 	Name, Date, New string
-	Today           bool
+	Today, Past     bool
 	Blocks          []weekBlock
 	Long            []weekBlock
 	List            []weekBlock // all events of the day, for narrow screens
@@ -228,10 +228,10 @@ func (w calendarWeek) page(now time.Time, rows []any, owner string) weekPage {
 		List: link("/calendar/events", "start_date", date(w.Monday), "end_date", date(w.day(6))), New: link("/calendar/events/new"),
 	}
 	events := w.events(rows)
-	from, to := openHour*60, closeHour*60
+	from, to, today := openHour*60, closeHour*60, date(now.In(w.Zone))
 	for n := range 7 {
 		day := w.day(n)
-		d := weekDay{Name: day.Format("Mon"), Date: day.Format("2 Jan"), Today: date(day) == now.In(w.Zone).Format(time.DateOnly), New: link("/calendar/events/new", "start_time", date(day)+"T09:00", "end_time", date(day)+"T09:30")}
+		d := weekDay{Name: day.Format("Mon"), Date: day.Format("2 Jan"), Today: date(day) == today, Past: date(day) < today, New: link("/calendar/events/new", "start_time", date(day)+"T09:00", "end_time", date(day)+"T09:30")}
 		parts := w.fill(&d, n, events)
 		for _, part := range parts {
 			from, to = min(from, part.From/60*60), max(to, (min(part.To, minutesOfDay)+59)/60*60)

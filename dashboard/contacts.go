@@ -23,7 +23,7 @@ func newContactPages() contactPages {
 			{Head: "Last call", Member: "last_call_date", Kind: cellTime}, {Head: "Owner", Member: "owner"},
 		},
 		Filters: []formField{
-			{Name: "search", Label: "Name or mail", Kind: fieldSearch}, {Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages},
+			{Name: "search", Label: "Name or email", Kind: fieldSearch}, {Name: "stage", Label: "Stage", Kind: fieldText, Choices: stages},
 			{Name: "status", Label: "Status", Kind: fieldText, Choices: contactStates}, {Name: "tag", Label: "Tag", Kind: fieldText}, ownerFilter(),
 		},
 		Facts: []column{

@@ -183,7 +183,7 @@ func actions() []pageLink {
 	return []pageLink{
 		{"Create New API Key", "/keys/new"}, {"New webhook", "/webhooks/new"}, {"New agent", "/agents/new"}, {"New contact", "/contacts/new"}, {"Import contacts", "/contacts/import"},
 		{"Record inbound call", "/calls/new"}, {"New event", "/calendar/events/new"}, {"New variable", "/variables/new"}, {"New owner", "/owners/new"}, {"New team", "/teams/new"},
-		{"New admin token", "/tokens/new"}, {"Verify the chain of the audit log", "/activity/verify"}, {"Change password", "/account"},
+		{"New admin token", "/tokens/new"}, {"Check the activity for tampering", "/activity/verify"}, {"Change password", "/account"},
 		{"Download a backup", "/backups"},
 	}
 }

@@ -47,7 +47,7 @@ type keyBulk struct {
 
 // bulkWords returns the past tense of each change that can be made to several keys.
 func bulkWords() map[string]string {
-	return map[string]string{"pause": "Paused", "resume": "Resumed", "revoke": "Revoked", "extend": "Extended"}
+	return map[string]string{"pause": "Paused", "resume": "Resumed", "revoke": "Revoked", "extend": "Extended", "environment": "Changed"}
 }
 
 // change asks before it changes the keys in the form. If the form has the field confirmed, it changes
@@ -124,7 +124,7 @@ func (b *keyBulk) obstacle(key map[string]any) string {
 func (b *keyBulk) apply(v *pageRequest) *Fault {
 	method, path, body := http.MethodPost, "/"+b.Do, map[string]any{}
 	if b.Do == "extend" {
-		end, set, err := keyExpiry(v.R.PostForm, v.now())
+		end, set, err := v.keyExpiry(v.R.PostForm)
 		if err == nil && !set {
 			err = invalid("Choose how long the keys are valid.")
 		}
@@ -134,6 +134,9 @@ func (b *keyBulk) apply(v *pageRequest) *Fault {
 			return &fault
 		}
 		method, path, body = http.MethodPatch, "", map[string]any{"expires_at": end}
+	}
+	if b.Do == "environment" {
+		method, path, body = http.MethodPatch, "", map[string]any{"environment": strings.TrimSpace(v.R.PostForm.Get("environment"))}
 	}
 	var done []bulkKey
 	for _, one := range b.Keys {
@@ -153,6 +156,9 @@ func (b *keyBulk) apply(v *pageRequest) *Fault {
 // show sends the page.
 func (b *keyBulk) show(v *pageRequest, status int) {
 	title := capital(b.Do) + " " + keysCounted(len(b.Keys)) + "?"
+	if b.Do == "environment" {
+		title = "Change the environment of " + keysCounted(len(b.Keys)) + "?"
+	}
 	if b.Done {
 		title = b.Verb + " " + keysCounted(len(b.Keys))
 	}

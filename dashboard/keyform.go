@@ -3,7 +3,6 @@ package dashboard
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,6 +18,15 @@ func heldBy(key map[string]any) []string {
 	return append(texts(key["permissions"]), texts(key["dormant_permissions"])...)
 }
 
+// heldIn returns the same as heldBy, in the form of a list of the admin endpoint.
+func heldIn(key map[string]any) []any {
+	held := []any{}
+	for _, name := range heldBy(key) {
+		held = append(held, name)
+	}
+	return held
+}
+
 // keyFields returns the fields of a key, by which its page shows and changes it.
 func keyFields(limits []keyNumber) []formField {
 	fields := []formField{
@@ -30,7 +38,7 @@ func keyFields(limits []keyNumber) []formField {
 		{Name: "query", Label: "In a URL, as ?api_key=", Kind: fieldSelect, Blank: "as the server is set", Choices: func(*pageRequest) []choice {
 			return []choice{{Value: "yes", Label: "allowed"}, {Value: "no", Label: "refused"}}
 		}},
-		{Name: "expires", Label: "Expires", Kind: fieldDate, Hint: "end of the day, UTC; empty: never"},
+		{Name: "expires", Label: "Expires", Kind: fieldDate, Hint: "the end of this day; empty: never"},
 	}
 	for _, l := range limits {
 		fields = append(fields, formField{Name: "limit." + l.Name, Label: l.Label, Kind: fieldNumber})
@@ -96,7 +104,7 @@ func queryWord(key map[string]any) string {
 // keyChange returns the request body that changes a key, as it is stored now, according to a form. It
 // has only what the user has changed. The error is a *Fault if a value is wrong, or if somebody else has
 // changed the same field since the page was shown.
-func keyChange(form url.Values, key map[string]any, limits []keyNumber, now time.Time) (map[string]any, error) {
+func (v *pageRequest) keyChange(form url.Values, key map[string]any, limits []keyNumber) (map[string]any, error) {
 	metadata, _ := key["metadata"].(map[string]any)
 	body, err := keyBody(form, metadata)
 	if err != nil {
@@ -105,18 +113,18 @@ func keyChange(form url.Values, key map[string]any, limits []keyNumber, now time
 	if form.Has("expires") {
 		body["expires_at"] = nil
 		if form.Get("expires") != "" {
-			if body["expires_at"], _, err = keyExpiry(url.Values{"expires": form["expires"]}, now); err != nil {
+			if body["expires_at"], _, err = v.keyExpiry(url.Values{"expires": form["expires"]}); err != nil {
 				return nil, err
 			}
 		}
-		if was, _ := key["expires_at"].(string); strings.HasPrefix(was, form.Get("expires")) && form.Get("expires") != "" {
+		if form.Get("expires") != "" && form.Get("expires") == v.keyRecord(key, limits)["expires"] {
 			delete(body, "expires_at") // the same expiry; sending it again would fail if it has passed
 		}
 	}
 	if form.Has("environment") {
 		body["environment"] = strings.TrimSpace(form.Get("environment"))
 	}
-	record := keyRecord(key, limits)
+	record := v.keyRecord(key, limits)
 	for _, f := range keyFields(limits) {
 		if err := f.conflict(form, record, keyMember(f.Name)); err != nil {
 			return nil, err
@@ -127,17 +135,17 @@ func keyChange(form url.Values, key map[string]any, limits []keyNumber, now time
 }
 
 // keyRecord returns the values that the form of a key shows, by the names of its fields.
-func keyRecord(key map[string]any, limits []keyNumber) map[string]any {
-	numbers, held := map[string]any{}, []any{}
+func (v *pageRequest) keyRecord(key map[string]any, limits []keyNumber) map[string]any {
+	numbers, held, expires := map[string]any{}, heldIn(key), ""
+	if at := momentOf(key["expires_at"]); !at.IsZero() {
+		expires = at.In(v.zone()).Format(time.DateOnly)
+	}
 	for _, l := range limits {
 		numbers[l.Name] = l.Value
 	}
-	for _, name := range heldBy(key) {
-		held = append(held, name)
-	}
 	return map[string]any{
 		"name": key["name"], "note": noteOf(key), "permission": held, "environment": key["environment"], "ips": key["allowed_ips"], "query": queryWord(key),
-		"expires": fmt.Sprintf("%.10s", textOf(key["expires_at"])), "limit": numbers,
+		"expires": expires, "limit": numbers,
 	}
 }
 
@@ -152,7 +160,7 @@ func onlyChanged(body map[string]any, form url.Values, key map[string]any) {
 		case !f.changed(form):
 			delete(body, member)
 		case f.Name == "permission":
-			body[member] = f.change(form, value, keyRecord(key, nil)["permission"])
+			body[member] = f.change(form, value, heldIn(key))
 		case f.Name == "ips":
 			body[member] = f.change(form, value, key[member])
 		}
@@ -186,6 +194,75 @@ func keyPrefill(q url.Values, presets []keyPreset) url.Values {
 		}
 	}
 	return form
+}
+
+// The bounds of OwnPreset. An operator's record, and so each entry of the audit log about it, has all of them.
+const (
+	maxOwnPresets = 10
+	maxPresetName = 60   // bytes
+	maxPresetForm = 1500 // bytes
+)
+
+// ownPreset returns the form of a new key with the values of the preset of the operator with this name. form
+// is what was typed before; of that the name and the note remain. Without such a preset, it is form.
+func (v *pageRequest) ownPreset(name string, form url.Values) url.Values {
+	i := slices.IndexFunc(v.Operator.Presets, func(p OwnPreset) bool { return p.Name == name })
+	if i < 0 {
+		return form
+	}
+	own, _ := url.ParseQuery(v.Operator.Presets[i].Form) // savePreset has encoded it
+	if !own.Has("expiry") {
+		own["expiry"] = form["expiry"]
+	}
+	for _, field := range []string{"name", "note"} {
+		if form.Has(field) {
+			own[field] = form[field]
+		}
+	}
+	return own
+}
+
+// savePreset saves the form of a new key as a preset of the operator, under the name that the form has for the
+// key, and shows the form again. If the form has the field remove, it removes the preset with that name.
+func (k *keyPages) savePreset(v *pageRequest) {
+	form := v.R.PostForm
+	name, kept := strings.TrimSpace(form.Get("name")), url.Values{}
+	if form.Has("remove") {
+		name = form.Get("remove")
+	}
+	for field, values := range form {
+		_, limit := strings.CutPrefix(field, "limit.")
+		if (limit || slices.Contains([]string{"permission", "expiry", "ips", "query", "environment", "owner"}, field)) && strings.Join(values, "") != "" {
+			kept[field] = values
+		}
+	}
+	if kept.Get("expiry") == "date" { // the date is for one key
+		kept.Del("expiry")
+	}
+	p := v.Operator.Preferences
+	p.Presets = slices.DeleteFunc(slices.Clone(p.Presets), func(one OwnPreset) bool { return one.Name == name })
+	if v.note = "Preset " + plainName(name) + " removed."; !form.Has("remove") {
+		p.Presets = append(p.Presets, OwnPreset{name, kept.Encode()})
+		v.note = "Saved as the preset " + plainName(name) + ": permissions, limits, expiry, IP addresses, environment and owner."
+	}
+	var err error
+	switch {
+	case name == "" || len(name) > maxPresetName:
+		err = invalid("Type a name of at most %d characters. It becomes the name of the preset.", maxPresetName)
+	case len(p.Presets) > maxOwnPresets:
+		err = invalid("There can be %d presets. Remove one first.", maxOwnPresets)
+	case len(kept.Encode()) > maxPresetForm:
+		err = invalid("This is too much for a preset.")
+	default:
+		err = v.dashboard.o.Accounts.Prefer(v.R, v.Session, p)
+	}
+	if err != nil {
+		v.note = ""
+		k.askKey(v, faultOf(err), form)
+		return
+	}
+	v.Operator.Preferences = p
+	k.askKey(v, nil, form)
 }
 
 // keyBody returns a request body with the fields that a new key and a change have in common. A
@@ -235,13 +312,13 @@ func addressList(text string) []string {
 }
 
 // keyExpiry returns the expiry of a key from a form. The form has a preset, a time in UTC, or a
-// date, which means the last second of that day in UTC. end is nil if the key never expires. set is
-// false if the form has no expiry.
-func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
+// date, which means the last second of that day in the time zone of the operator. end is nil if the key
+// never expires. set is false if the form has no expiry.
+func (v *pageRequest) keyExpiry(form url.Values) (end any, set bool, err error) {
 	preset, text := form.Get("expiry"), strings.TrimSpace(form.Get("expires"))
 	if preset == "date" || preset == "" && text != "" {
 		if day, err := clock.ParseDate(text); err == nil {
-			return day.Add(24*time.Hour - time.Second).Format(time.RFC3339), true, nil
+			return startOfDay(day.Year(), day.Month(), day.Day()+1, v.zone()).Add(-time.Second).UTC().Format(time.RFC3339), true, nil
 		}
 		if at, err := clock.ParseLocal(text, time.UTC); err == nil {
 			return at.Format(time.RFC3339), true, nil
@@ -259,5 +336,5 @@ func keyExpiry(form url.Values, now time.Time) (end any, set bool, err error) {
 	if !ok {
 		return nil, false, invalid("Expires must be one of the choices.")
 	}
-	return now.Add(days * 24 * time.Hour).UTC().Format(time.RFC3339), true, nil
+	return v.now().Add(days * 24 * time.Hour).UTC().Format(time.RFC3339), true, nil
 }

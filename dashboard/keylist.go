@@ -42,7 +42,7 @@ type keyLine struct {
 
 // sorter is the heading of a column that the list can be sorted by. Order is "ascending" or
 // "descending" if the list is sorted by that column, and otherwise "".
-type sorter struct{ Name, Link, Order string }
+type sorter struct{ Name, Link, Order, Class string }
 
 // chip is a link that sets or removes a filter of the list. Here is true if the filter is set.
 type chip struct {
@@ -61,6 +61,7 @@ type keyList struct {
 	Orders      []choice
 	Kept        []namedText // filters that the search keeps
 	Permissions []choice
+	Counted     bool   // sorted by requests, which are then shown at every width
 	URL         string // URL of the API
 	CSV         string // address of the list as CSV
 	Any         bool   // the store has at least one key
@@ -79,6 +80,7 @@ func (k *keyLists) list(v *pageRequest, fault *Fault) {
 		return
 	}
 	list := keyList{listPage: t, Updated: v.updated(), Sorts: sorters(q), URL: k.apiURL(), CSV: "/admin/v1/keys?" + keyQuery(q, "format", "csv").Encode()}
+	list.Counted = q.Get("sort") == "requests" || q.Get("sort") == "refused"
 	list.States, list.Tags, list.Others = stateChips(q), tagChips(q), otherChips(q)
 	list.Filtered = keyQuery(q, "sort", "", "order", "", "status", "").Encode() != "" || q.Get("status") != liveKeys
 	for _, name := range keyFilters() {
@@ -93,7 +95,7 @@ func (k *keyLists) list(v *pageRequest, fault *Fault) {
 	for _, one := range p.all {
 		list.Permissions = append(list.Permissions, choice{one.name, one.label, one.name == q.Get("permission")})
 	}
-	for _, o := range [][2]string{{"created", "Newest first"}, {"name", "Name"}, {"last_used", "Last used"}, {"expires", "Expires first"}} {
+	for _, o := range [][2]string{{"created", "Newest first"}, {"name", "Name"}, {"last_used", "Last used"}, {"expires", "Expires first"}, {"requests", "Most requests, 24 h"}, {"refused", "Most refused, 24 h"}} {
 		list.Orders = append(list.Orders, choice{o[0], o[1], o[0] == q.Get("sort")})
 	}
 	list.Lines = k.lines(v, t.Rows, p)
@@ -315,15 +317,15 @@ func noteOf(key map[string]any) string {
 // column. If the list is sorted by it already, the link reverses the order.
 func sorters(q url.Values) map[string]sorter {
 	all := map[string]sorter{}
-	for name, label := range map[string]string{"name": "Name", "last_used": "Last used", "expires": "Status, expiry"} {
+	for name, label := range map[string]string{"name": "Name", "last_used": "Last used", "expires": "Status, expiry", "requests": "Last 24 h"} {
 		now, order := q.Get("sort") == name, "desc"
-		if name != "last_used" {
+		if name == "name" || name == "expires" {
 			order = "asc"
 		}
 		if now && q.Get("order") != "" {
 			order = q.Get("order")
 		}
-		s := sorter{Name: label}
+		s := sorter{Name: label, Class: map[string]string{"requests": "day", "last_used": "used"}[name]}
 		if now {
 			s.Order = map[string]string{"asc": "ascending", "desc": "descending"}[order]
 			order = map[string]string{"asc": "desc", "desc": "asc"}[order]

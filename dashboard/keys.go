@@ -25,7 +25,7 @@ func (k *keyPages) sections() []section { return nil }
 func (k *keyPages) pages() map[string]page {
 	const one = "/admin/v1/keys/:id"
 	pages := map[string]page{
-		"GET /keys/new": {"POST /admin/v1/keys", k.newKey}, "POST /keys": {"POST /admin/v1/keys", k.createKey},
+		"GET /keys/new": {"POST /admin/v1/keys", k.newKey}, "POST /keys": {"POST /admin/v1/keys", k.createKey}, "POST /keys/presets": {"POST /admin/v1/keys", k.savePreset},
 		"GET /keys/{id}/used": {"GET " + one, k.keyUsed}, "POST /keys/{id}/edit": {"PATCH " + one, k.editKey},
 		"GET /keys/{id}/rotate": {"POST " + one + "/rotate", k.askRotate}, "POST /keys/{id}/rotate": {"POST " + one + "/rotate", k.rotateKey},
 		"POST /keys/{id}/finish": {"POST " + one + "/rotate/finish", k.finishKey}, "POST /keys/{id}/{verb}": {"POST " + one + "/pause", k.changeKey},
@@ -79,7 +79,8 @@ type formData struct {
 	Groups  []keyGroup
 	Limits  []keyNumber
 	Presets []keyPreset
-	Options bool // open the fold of the form of a new key
+	Own     []OwnPreset // presets of the operator
+	Options bool        // open the fold of the form of a new key
 
 	permissions permissions
 
@@ -129,6 +130,9 @@ func (k *keyPages) newKey(v *pageRequest) {
 		return
 	}
 	form := keyPrefill(v.query, p.presets)
+	if name := v.query.Get("own"); name != "" {
+		form = v.ownPreset(name, form)
+	}
 	if from := v.query.Get("copy"); from != "" {
 		if form, e = k.copyOf(v, from); e != nil {
 			v.showFault(e)
@@ -181,6 +185,7 @@ func (k *keyPages) askKey(v *pageRequest, fault *Fault, form url.Values) {
 	if f.Nonce = form.Get("nonce"); f.Nonce == "" {
 		f.Nonce = keytext.RandomHex(16)
 	}
+	f.Own = v.Operator.Presets
 	page, status := view{Title: "Create New API Key", Form: form}, http.StatusOK
 	if fault != nil {
 		f.Facts = map[string]fact{}
@@ -212,7 +217,7 @@ func (k *keyPages) createKey(v *pageRequest) {
 				body[name] = value
 			}
 		}
-		end, set, bad := keyExpiry(form, v.now())
+		end, set, bad := v.keyExpiry(form)
 		if err = bad; set {
 			body["expires_at"] = end
 		}
@@ -349,7 +354,7 @@ func (k *keyPages) showTab(v *pageRequest, tab string, fault *Fault, form url.Va
 // are in use, shortest window first. The fact named field shows the text of a fault. A form that was refused is shown as it was
 // typed, with the marks of what is stored now, so that it can be sent again.
 func (k *keyPages) facts(v *pageRequest, f *formData, field, fault string, form url.Values) (facts map[string]fact, limits []fact) {
-	record, action := keyRecord(f.Key, f.Limits), ""
+	record, action := v.keyRecord(f.Key, f.Limits), ""
 	if v.may("PATCH /admin/v1/keys/:id") && f.Key["status"] != keyRevoked {
 		action = "/keys/" + url.PathEscape(v.R.PathValue("id")) + "/edit"
 	}
@@ -545,7 +550,7 @@ func (k *keyPages) editKey(v *pageRequest) {
 			break
 		}
 	}
-	body, err := keyChange(form, key, limits, v.now())
+	body, err := v.keyChange(form, key, limits)
 	if err != nil {
 		k.showTab(v, tab, faultOf(err), form)
 		return

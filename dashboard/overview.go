@@ -77,12 +77,7 @@ func showOverview(v *pageRequest) {
 	before, _ := answer["previous"].(map[string]any)
 	p.Chart = newChart(history{answer, before}, v.zone())
 	p.Quiet = p.Chart.Requests == 0
-	rows, _ := answer["attention"].([]any)
-	for _, row := range rows {
-		if line, ok := attentionOf(row); ok && v.mayOpen(strings.SplitN(line.Link, "?", 2)[0]) {
-			p.Attention = append(p.Attention, line)
-		}
-	}
+	p.Attention = v.attention(answer)
 	keys := topRows(answer["keys"], func(row map[string]any) (string, string, string) {
 		return textOf(row["name"]), textOf(row["owner"]), "/keys/" + textOf(row["id"])
 	})
@@ -95,6 +90,18 @@ func showOverview(v *pageRequest) {
 	})
 	p.Tops = []topTable{{"Keys", keys}, {"Routes", routes}, {"Errors", errors}}
 	v.show(http.StatusOK, "overview", view{Title: "Overview", Data: p})
+}
+
+// attention returns the lines of what somebody should look at that the operator may see. answer is that of the
+// overview.
+func (v *pageRequest) attention(answer map[string]any) (list []attentionRow) {
+	rows, _ := answer["attention"].([]any)
+	for _, row := range rows {
+		if line, ok := attentionOf(row); ok && v.mayOpen(strings.SplitN(line.Link, "?", 2)[0]) {
+			list = append(list, line)
+		}
+	}
+	return list
 }
 
 // routeName returns the name of a route as the pages show it.
@@ -134,7 +141,7 @@ func (v *pageRequest) tiles(answer, status map[string]any) []tile {
 	latency, _ := answer["latency"].(map[string]any)
 	speed := tile{Name: "Latency now", Value: "-", More: "no request in the last 5 minutes"}
 	if n := numberOf(latency["requests"]); n > 0 {
-		speed = tile{Name: "Latency now", Value: milliseconds(latency["p50_ms"]), More: fmt.Sprintf("half are faster; 99 %% within %s", milliseconds(latency["p99_ms"]))}
+		speed = tile{Name: "Latency now", Value: milliseconds(latency["p50_ms"]), More: fmt.Sprintf("half are faster; 99\u00a0%% within %s", milliseconds(latency["p99_ms"]))}
 	}
 	list := []tile{
 		{Name: "Requests", Value: figures.Grouped(total.Requests), More: change, Link: "/requests"},

@@ -68,7 +68,7 @@ func callPages() *recordPages {
 		About: "Phone calls of agents, newest first.", Empty: "No calls yet. POST /api/v1/calls with a key starts a call. An inbound call can be recorded here.",
 		Columns: []column{
 			{Head: "Number", Member: "phone_number", Kind: cellName, Sub: "contact.name"}, {Head: "Status", Member: "status", Kind: cellState}, {Head: "Type", Member: "type"},
-			{Head: "Agent", Member: "agent.name"}, {Head: "Started", Member: "started_at", Kind: cellTime}, {Head: "Seconds", Member: "duration_seconds", Kind: cellNumber}, {Head: "Owner", Member: "owner"},
+			{Head: "Agent", Member: "agent.name"}, {Head: "Requested", Member: "created_at", Kind: cellTime}, {Head: "Started", Member: "started_at", Kind: cellTime}, {Head: "Seconds", Member: "duration_seconds", Kind: cellNumber}, {Head: "Owner", Member: "owner"},
 		},
 		Filters: []formField{
 			{Name: "agent_id", Label: "Agent", Kind: fieldSelect, Blank: "any", Choices: recordChoices("agents", "agents", "id", "name")},
@@ -337,11 +337,14 @@ func ownerRecords(limits []formField) *recordPages {
 
 // ownerStored adds to an owner in the list how much it stores, as text.
 func ownerStored(owner map[string]any) {
-	owner["stored"], owner["stored_of"] = bytesShown(memberOf(owner, "storage.bytes")), "no limit"
+	owner["stored"], owner["stored_of"] = sizeShown(memberOf(owner, "storage.bytes")), "no limit"
 	if limit := memberOf(owner, "storage.limit"); limit != nil {
-		owner["stored_of"] = bytesShown(limit)
+		owner["stored_of"] = sizeShown(limit)
 	}
 }
+
+// sizeShown returns a number of bytes in the units in which storage is set, such as "12.5 MiB".
+func sizeShown(v any) string { return bytesize.Rounded(int64(numberOf(v))) }
 
 // storageBar is a bar that shows how much of an owner's storage is used.
 type storageBar struct {

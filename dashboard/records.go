@@ -383,15 +383,24 @@ type listPage struct {
 	States        []string // choices of the filter by status
 }
 
+// Beyond reports whether the page is after the last one.
+func (t listPage) Beyond() bool { return t.Page > 1 && t.Count > 0 && len(t.Rows) == 0 }
+
 // list reads a page of a list from the admin endpoint, with 25 rows. The address of the page has
 // the page number and the values of the filters. path is the path of the list, and rows is the
 // member of the answer that holds the records.
 func (v *pageRequest) list(path, rows string, filters ...string) (t listPage, e *Fault) {
+	return v.listAs(path, rows, func(_, value string) string { return value }, filters...)
+}
+
+// listAs does the same as list, but asks the admin endpoint for what asked returns for the name and the value
+// of a filter.
+func (v *pageRequest) listAs(path, rows string, asked func(name, value string) string, filters ...string) (t listPage, e *Fault) {
 	q := url.Values{"limit": {"25"}}
 	given := v.query
 	for _, name := range append(filters, "page") {
 		if value := given.Get(name); value != "" {
-			q.Set(name, value)
+			q.Set(name, asked(name, value))
 			t.Filtered = t.Filtered || name != "page"
 		}
 	}

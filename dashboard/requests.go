@@ -66,14 +66,14 @@ type requestList struct {
 func requestFilters() []formField {
 	return []formField{
 		{Name: "status", Label: "Status", Kind: fieldSelect, Blank: "any", Choices: words("2xx", "4xx", "5xx", "401", "403", "404", "429", "503")},
-		{Name: "route", Label: "Route", Kind: fieldText}, {Name: "key", Label: "Key id", Kind: fieldText},
+		{Name: "method", Label: "Method", Kind: fieldSelect, Blank: "any", Choices: words("GET", "POST", "PATCH", "PUT", "DELETE")}, {Name: "route", Label: "Route", Kind: fieldText}, {Name: "key", Label: "Key id", Kind: fieldText},
 		{Name: "client", Label: "IP address", Kind: fieldText}, {Name: "id", Label: "Request id", Kind: fieldText},
 	}
 }
 
 func showRequests(v *pageRequest) {
 	query, filters := v.query, requestFilters()
-	names := []string{"status", "route", "key", "client", "id", "code"}
+	names := []string{"status", "method", "route", "key", "client", "id", "code"}
 	var page requestList
 	var fault *Fault
 	page.listPage, fault = v.list("/admin/v1/requests", "requests", names...)

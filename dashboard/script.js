@@ -36,6 +36,21 @@ for (const block of document.querySelectorAll(".doc pre")) {
   copies(button, block);
 }
 
+// A password that is typed can be looked at. It is sent as a password, so that no browser remembers it as a text.
+for (const field of document.querySelectorAll("input[type=password]")) {
+  const button = document.createElement("button"), name = document.querySelector(`label[for="${CSS.escape(field.id)}"]`).firstChild.textContent.trim();
+  const show = (shown) => {
+    field.type = shown ? "text" : "password";
+    button.textContent = shown ? "Hide" : "Show";
+    button.ariaLabel = button.textContent + ": " + name;
+  };
+  Object.assign(button, { type: "button", className: "small show" });
+  show(false);
+  button.addEventListener("click", () => show(field.type === "password"));
+  field.form.addEventListener("submit", () => show(false));
+  field.after(button);
+}
+
 for (const field of document.querySelectorAll("[data-filter]")) {
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/\s+/);
@@ -132,7 +147,7 @@ if (form) {
     if (field.value === "never") return "for ever";
     if (isNaN(at)) return "until a date that is not given yet";
     const { dates, zone } = document.querySelector("[data-zone]").dataset;
-    return "until " + at.toLocaleDateString(dates || "en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: zone });
+    return "until " + at.toLocaleDateString(dates || "en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: days ? zone : "UTC" });
   };
   const say = () => {
     const can = boxes.filter((box) => box.checked).map((box) => box.dataset.says);

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 )
 
 // statusPages are the page with the status of the server.
@@ -43,7 +42,7 @@ func statusRows() []statusRow {
 		{"Store", "store_id", "Id", textOf}, {"Store", "store_bytes", "Size", bytesShown}, {"Store", "store_free_bytes", "Reusable space", bytesShown}, {"Store", "disk_free_bytes", "Free on the disk", bytesShown},
 		{"Store", "disk", "Low disk space", diskShown}, {"Store", "full_owners", "Owners with little storage left", fullOwners},
 		{"Store", "commits", "Commits", textOf}, {"Store", "transactions", "Transactions", textOf}, {"Store", "forged_records", "Records without a valid MAC", textOf},
-		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf}, {"Backups", "backup_every_seconds", "Seconds between two", textOf},
+		{"Backups", "last_backup_at", "Last", whenShown}, {"Backups", "last_backup_error", "Last error", textOf}, {"Backups", "backup_every_seconds", "Interval", uptime},
 		{"Webhooks", "webhook_backlog", "Pending deliveries", textOf}, {"Webhooks", "webhook_oldest_at", "Oldest pending", whenShown}, {"Webhooks", "webhooks_held_since", "Held back since the restore", whenShown}, {"Activity", "audit", "Last entry", statusList},
 		{"Clocks", "now", "Wall clock", secondsShown}, {"Clocks", "service_time", "Limit clock", secondsShown},
 	}
@@ -55,7 +54,7 @@ func fullOwners(v any) string {
 	var lines []string
 	for _, row := range list {
 		lines = append(lines, fmt.Sprintf("%s: %s of %s", textOf(memberOf(row.(map[string]any), "name")),
-			bytesShown(memberOf(row.(map[string]any), "storage.bytes")), bytesShown(memberOf(row.(map[string]any), "storage.limit"))))
+			sizeShown(memberOf(row.(map[string]any), "storage.bytes")), sizeShown(memberOf(row.(map[string]any), "storage.limit"))))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -101,14 +100,28 @@ func bytesShown(v any) string {
 	return fmt.Sprintf("%.1f TB", n)
 }
 
-// uptime returns a number of seconds as text, with days if there are any.
+// uptime returns a number of seconds in its two largest units, such as "2 days 5 hours".
 func uptime(v any) string {
-	seconds := numberOf(v)
-	d := time.Duration(seconds) * time.Second
-	if d < 24*time.Hour {
-		return d.String()
+	left, parts := int(numberOf(v)), []string{}
+	for _, unit := range []struct {
+		seconds int
+		name    string
+	}{{24 * 60 * 60, "day"}, {60 * 60, "hour"}, {60, "minute"}, {1, "second"}} {
+		n := left / unit.seconds
+		left %= unit.seconds
+		switch {
+		case n == 1:
+			parts = append(parts, "1 "+unit.name)
+		case n > 1 || unit.seconds == 1 && len(parts) == 0:
+			parts = append(parts, fmt.Sprintf("%d %ss", n, unit.name))
+		case len(parts) > 0:
+			return parts[0]
+		}
+		if len(parts) == 2 {
+			break
+		}
 	}
-	return fmt.Sprintf("%d days %s", d/(24*time.Hour), d%(24*time.Hour))
+	return strings.Join(parts, " ")
 }
 
 // statusList returns the items of a list, or the members of an object, one per line.
@@ -148,6 +161,7 @@ func showStatus(v *pageRequest) {
 		return
 	}
 	held := status["webhooks_held_since"] != nil
+	overview, unknown := v.call(http.MethodGet, "/admin/v1/overview", nil)
 	var parts []statusPart
 	add := func(part string, fact namedText) {
 		if fact.Value == "" {
@@ -171,7 +185,7 @@ func showStatus(v *pageRequest) {
 	for _, name := range slices.Sorted(maps.Keys(status)) {
 		add("More", namedText{strings.ReplaceAll(name, "_", " "), compactStatus(status[name])})
 	}
-	v.show(http.StatusOK, "status", view{Title: "Status", Data: map[string]any{"Parts": parts, "Held": held}})
+	v.show(http.StatusOK, "status", view{Title: "Status", Data: map[string]any{"Parts": parts, "Held": held, "Attention": v.attention(overview), "Known": unknown == nil}})
 }
 
 // releaseWebhooks ends the hold of webhooks after a restore, and redirects to the status page.

@@ -13,7 +13,7 @@ func TestStatusValues(t *testing.T) {
 			t.Errorf("%v: got %q, want %q", n, got, want)
 		}
 	}
-	for n, want := range map[json.Number]string{"59": "59s", "3600": "1h0m0s", "90000": "1 days 1h0m0s"} {
+	for n, want := range map[json.Number]string{"0": "0 seconds", "59": "59 seconds", "60": "1 minute", "3600": "1 hour", "86461": "1 day", "90000": "1 day 1 hour", "180000": "2 days 2 hours"} {
 		if got := uptime(n); got != want {
 			t.Errorf("%v: got %q, want %q", n, got, want)
 		}

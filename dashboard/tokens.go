@@ -59,7 +59,7 @@ func createToken(v *pageRequest) {
 		return
 	}
 	body := map[string]any{"name": strings.TrimSpace(form.Get("name")), "scope": form.Get("scope"), "allowed_ips": addressList(form.Get("ips"))}
-	end, set, err := keyExpiry(form, v.now())
+	end, set, err := v.keyExpiry(form)
 	if err != nil {
 		askToken(v, faultOf(err), form)
 		return
