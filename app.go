@@ -171,6 +171,7 @@ func (a *App) connect() error {
 	a.Sender = NewSender(SenderOptions{
 		Store: store, Clock: a.clock, Peppers: a.peppers, Targets: a.targets, Log: a.log,
 		Timeout: c.Webhooks.Timeout, Header: c.Webhooks.SignatureHeader, Scheme: c.Webhooks.Signature, Watch: a.metrics.Attempted,
+		Turn: a.cluster.first(),
 	})
 	a.dialer = NewDialer(store)
 	a.Operators, a.sessions = NewOperators(store), NewSessions(store, c.Admin.SessionIdle, c.Admin.SessionMax)

@@ -191,6 +191,17 @@ func (a *App) AwaitServing() error {
 	}
 }
 
+// first returns SenderOptions.Turn.
+func (m *membership) first() func() bool {
+	if m == nil {
+		return nil
+	}
+	return func() bool {
+		e := m.late.now.Load()
+		return e != nil && (*e).First()
+	}
+}
+
 // headCookie is the cookie with which a browser shows the position of its last change, as programs do with
 // the field Latchkey-At.
 const headCookie = "latchkey_at"

@@ -56,6 +56,9 @@ type SenderOptions struct {
 	// Watch is called after every attempt, including tests. It may be nil. It must return quickly
 	// and be safe for concurrent use.
 	Watch func(Attempt)
+	// Turn reports whether this node of a cluster is the one that sends; the others would send the same deliveries. It must return
+	// quickly. nil: always.
+	Turn func() bool
 }
 
 // Sender sends the pending deliveries of the outbox: to each webhook one at a time, to different
@@ -135,6 +138,9 @@ func (s *Sender) Close() {
 // scan begins to send to the webhooks that have a due delivery, up to maxSending. It returns the
 // number of webhooks that it began to send to.
 func (s *Sender) scan() (started int, err error) {
+	if s.o.Turn != nil && !s.o.Turn() {
+		return 0, nil
+	}
 	moment := s.o.Clock.Steady(s.o.Clock.Now())
 	err = s.o.Store.View(func(tx *Tx) error {
 		if held, err := HeldSince(tx); err != nil || !held.IsZero() {

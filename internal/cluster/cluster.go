@@ -87,8 +87,8 @@ type Node struct {
 // Effect is how far a Secure Set has come.
 type Effect struct {
 	Head  Head // position of the Set
-	Nodes int // running nodes that have applied it
-	Of    int // running nodes, without those that ended while the change waited for them
+	Nodes int  // running nodes that have applied it
+	Of    int  // running nodes, without those that ended while the change waited for them
 	Took  time.Duration
 }
 
@@ -121,6 +121,9 @@ type Members interface {
 	Nodes(ctx context.Context) ([]Node, error)
 	// Remove ends the membership of a node. It returns once the node can no longer answer requests.
 	Remove(ctx context.Context, name string) error
+	// First reports whether this node should do what one node does for all, such as sending webhooks: it may answer
+	// requests, and no running node has a name that sorts before its own. Two nodes may believe so for as long as a lease.
+	First() bool
 	// Leave gives up the lease, so that nobody waits for this node.
 	Leave(ctx context.Context) error
 }

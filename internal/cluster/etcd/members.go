@@ -334,6 +334,9 @@ func (e *Engine) Serving() error {
 	return e.self.reason
 }
 
+// First reports whether this node does what one node does for all, see cluster.Members.
+func (e *Engine) First() bool { return e.Serving() == nil && e.state.first() }
+
 // Acknowledge tells the other nodes that the view has reached a Head, see cluster.Members. Of calls that wait for
 // each other only the last Head is written.
 func (e *Engine) Acknowledge(ctx context.Context, head cluster.Head) error {

@@ -76,6 +76,19 @@ func (s *state) start(name string, boot func() time.Duration) {
 	s.members, s.acks, s.wants = map[string]*member{}, map[string]cluster.Head{}, map[string]*want{}
 }
 
+// first reports whether no running node has a name that sorts before that of this node.
+func (s *state) first() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.boot()
+	for name, m := range s.members {
+		if name < s.name && now < m.ends() {
+			return false
+		}
+	}
+	return true
+}
+
 // notify wakes those who wait for a change. The caller holds mu.
 func (s *state) notify() {
 	close(s.changed)
