@@ -166,6 +166,7 @@ func (o ClusterInitOptions) fromBackup(ctx context.Context, engine clusterEngine
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
 	c := o.Config
+	c.Cluster = ClusterConfig{} // the folder is no node
 	c.Keys.PepperFile, c.Server.Data = result.Pepper, temp
 	restored, err := RestoreApp(RestoreAppOptions{RestoreOptions: RestoreOptions{Config: c, Pepper: o.Pepper, From: o.From, Now: o.Clock.Now(), Progress: o.Progress}})
 	if err != nil {

@@ -25,6 +25,9 @@ type RestoreAppOptions struct {
 // have been sent since. An entry in the audit log of the restored database, which ends at
 // the time of the backup, explains why later entries are missing.
 func RestoreApp(o RestoreAppOptions) (RestoreResult, error) {
+	if o.Config.Cluster.On() {
+		return RestoreResult{}, errors.New("this server is a node of a cluster, whose records are in etcd: stop all nodes, and create the store of a new, empty etcd with 'latchkey cluster init --from FILE'")
+	}
 	o.Tables = tables()
 	if !o.Exactly {
 		o.Plan = endedSince

@@ -266,6 +266,11 @@ func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
 		f.Log.Error("record refused: it has no valid MAC, so it was changed without the pepper", "table", bucket, "key", loggedKey(bucket, key))
 	})
 	f.warn(path, cmp.Or(from.File, pepperPath(f.Path)))
+	if o.Shared == nil {
+		if err := refuseView(store); err != nil {
+			return nil, peppers, errors.Join(err, store.Close())
+		}
+	}
 	if err := f.verify(store, peppers, o.Clock); err != nil {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
@@ -276,6 +281,21 @@ func (f *DataDir) Open(o FolderOptions) (*Store, Peppers, error) {
 		return nil, peppers, errors.Join(err, store.Close())
 	}
 	return store, peppers, nil
+}
+
+// refuseView returns an error if the database is a view of a cluster. A server that used it alone would go on from an
+// old state, while the nodes of the cluster change theirs.
+func refuseView(store *Store) error {
+	view := false
+	err := store.View(func(tx *Tx) error {
+		view = IsView(tx)
+		return nil
+	})
+	if err != nil || !view {
+		return err
+	}
+	return errors.New("the database in this data folder is that of a node of a cluster: set cluster.endpoints and cluster.name as before; " +
+		"or, to go on with one server alone, make a backup on a running node and restore it to a new data folder")
 }
 
 // openView makes sure that the folder has a view of the cluster.

@@ -194,6 +194,7 @@ type replica struct {
 	turn      sync.Mutex // held while a Set is committed or applied; guards what follows
 	head      cluster.Head
 	moved     chan struct{} // closed when head changes, and then replaced
+	present   atomic.Int64  // head, for those who do not hold turn
 	unsure    *unsureSet    // a Set of this node that may still be committed
 	committed cluster.Head  // the last Set of this node; for the committer alone
 
@@ -245,6 +246,7 @@ func (s *Store) Share(o ShareOptions) error {
 	if err != nil {
 		return err
 	}
+	r.present.Store(int64(r.head))
 	r.most = writtenMark{cmp.Or(o.MaxWrites, cluster.MaxWrites), cmp.Or(o.MaxBytes, cluster.MaxBytes)}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	s.replica = r
@@ -290,9 +292,7 @@ func (s *Store) Head() cluster.Head {
 	if s.replica == nil {
 		return 0
 	}
-	s.replica.turn.Lock()
-	defer s.replica.turn.Unlock()
-	return s.replica.head
+	return cluster.Head(s.replica.present.Load())
 }
 
 // Reach waits until the view has the state at a Head. It returns the error of ctx, or that of the store if it has
@@ -474,6 +474,7 @@ func (r *replica) commit(s *Store, tx *Tx, head cluster.Head) error {
 // advance sets the head. turn must be locked.
 func (r *replica) advance(head cluster.Head) {
 	r.head = head
+	r.present.Store(int64(head))
 	close(r.moved)
 	r.moved = make(chan struct{})
 }

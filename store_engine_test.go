@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"latchkey/internal/cluster"
 	"latchkey/internal/cluster/fake"
 )
@@ -116,6 +118,7 @@ func shareWithShadow(s *Store, faults fake.Faults) {
 			must(errors.Join(err, shadow.Err()))
 		}
 		compareViews(s, shadow)
+		_ = s.db.Update(func(b *bbolt.Tx) error { return b.DeleteBucket([]byte(localBucket)) }) // the next run is alone, or another cluster
 		return shadow.Close()
 	}}))
 }

@@ -373,6 +373,12 @@ func TestCluster_Refused(t *testing.T) {
 	plain.Env = append(plain.Env, "LATCHKEY_CLUSTER_NAME=g", "LATCHKEY_CLUSTER_ENDPOINTS="+c.etcd.Endpoints[0])
 	fails(plain, "latchkey-cluster")
 
+	fails(c.command("a", "restore", filepath.Join(c.home, "no-file")), "cluster init --from")
+	c.nodes["a"].Stop(t)
+	lone := program.Command(t, "serve", "--data", c.folder("a"))
+	fails(lone, "node of a cluster")
+	c.start("a")
+
 	// A node that was removed ends, and does not come back.
 	c.start("b")
 	if _, errs, exit := program.RunCommand(t, c.command("a", "cluster", "remove", "b", "--yes")); exit != 0 {
