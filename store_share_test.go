@@ -321,3 +321,35 @@ func TestSecure(t *testing.T) {
 		t.Error("a new key takes no rights away, and a deleted one does")
 	}
 }
+
+// BenchmarkOpenView loads a view with 200,000 records, each with an index entry, sets and a searched text. The
+// records come from memory, so it measures what the node does with them.
+func BenchmarkOpenView(b *testing.B) {
+	const records = 200_000
+	log := fake.New(1, 0)
+	s := newShared(b, ShareOptions{Engine: log.Engine(fake.Faults{}), Node: "a", MaxWrites: 1 << 20, MaxBytes: 1 << 30})
+	for first := range uint64(records / 10_000) {
+		err := s.Update(func(tx *Tx) error {
+			for i := range uint64(10_000) {
+				id := first*10_000 + i + 1
+				if err := itemTable.Put(tx, item{ID: id, Owner: id % 100, Tags: []string{"a"}, At: id, Fields: []string{"Mara Lind", "mara@example.com"}}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		path := filepath.Join(b.TempDir(), "view.db")
+		_, err := OpenView(b.Context(), path, ViewOptions{
+			Engine: log.Engine(fake.Faults{}), StoreID: "test", CreatedAt: epoch, Boot: "one", Tables: []Checked{&itemTable}, Fits: func(*File) error { return nil }, Now: epoch,
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(records*float64(b.N)/b.Elapsed().Seconds(), "records/s")
+}
