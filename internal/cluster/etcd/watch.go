@@ -246,13 +246,15 @@ func (e *Engine) skip(ctx context.Context, at *position) error {
 func (e *Engine) oldest(ctx context.Context, removed int64) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for r := range e.client.Watch(ctx, e.key("head"), clientv3.WithRev(removed)) {
-		if r.CompactRevision > 0 {
-			return r.CompactRevision, nil
-		}
+	r, ok := <-e.client.Watch(ctx, e.key("head"), clientv3.WithRev(removed))
+	switch {
+	case !ok:
+		return 0, fmt.Errorf("the watch has ended: %w", context.Cause(ctx))
+	case r.CompactRevision > 0:
+		return r.CompactRevision, nil
+	default:
 		return removed, r.Err()
 	}
-	return 0, fmt.Errorf("the watch has ended: %w", context.Cause(ctx))
 }
 
 // watchOnce watches from a position until the watch ends, and moves the position on.
