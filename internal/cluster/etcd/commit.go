@@ -99,7 +99,7 @@ func (e *Engine) operation(w cluster.Write) clientv3.Op {
 // A second attempt does no harm then: the head that both compare with is there only once.
 func (e *Engine) attempt(ctx context.Context, c *change) (cluster.Head, error) {
 	attempt, done := context.WithTimeout(ctx, attemptTime)
-	r, err := e.client.Txn(attempt).If(c.base).Then(c.then...).Else(c.orElse...).Commit()
+	r, err := e.client.Txn(attempt).If(c.base, e.notRemoved()).Then(c.then...).Else(c.orElse...).Commit()
 	done()
 	if err != nil {
 		return 0, rpctypes.Error(err)

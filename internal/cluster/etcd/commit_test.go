@@ -69,7 +69,7 @@ func TestEngine_Sequence(t *testing.T) {
 	t.Parallel()
 	c := program.StartEtcd(t, 3)
 	ctx := within(t, 50*time.Second)
-	const committers, each = 16, 5
+	const committers, each = 16, 3
 	var nodes []*node
 	for _, name := range []string{"a", "b", "c"} {
 		nodes = append(nodes, start(ctx, t, options(c, name), "one"))

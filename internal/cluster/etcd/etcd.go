@@ -20,6 +20,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ type Options struct {
 	CertFile  string               // PEM file of the certificate of this node; "" if etcd asks for none
 	KeyFile   string               // PEM file of its key
 	Node      string               // name of this node
-	Lease     time.Duration        // how long this node may answer without having heard of the others; at least 2 s
+	Lease     time.Duration        // how long this node may answer without having heard of the others; 0: 3 s
 	Log       *slog.Logger         // nil: nothing is logged
 	Boot      func() time.Duration // time since the boot of the machine, with the time that it was suspended; nil: the machine's
 }
@@ -58,8 +59,12 @@ const (
 	penTime     = 60 * time.Millisecond  // longest wait for the turn of another node
 	markTime    = 5 * time.Minute        // interval between compactions of etcd's history
 	keptTime    = 10 * time.Minute       // a node can be away for this long and still follow
-	maxSend     = 16 << 20               // most bytes of a request
+
+	defaultLease = 3 * time.Second
 )
+
+// maxSend is the most bytes of a request.
+const maxSend = 16 << 20
 
 // storeKey is the key of the StoreInfo.
 const storeKey = "lk/store"
@@ -103,6 +108,7 @@ func Open(ctx context.Context, o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Lease = cmp.Or(o.Lease, defaultLease)
 	fakeBoot := o.Boot != nil
 	if !fakeBoot {
 		o.Boot = bootTime

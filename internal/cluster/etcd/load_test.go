@@ -44,7 +44,7 @@ func TestEngine_Create(t *testing.T) {
 	}
 	broken := errors.New("the backup ends early")
 	err := e.Create(ctx, "one", 7, func(put func(cluster.Write) error) error {
-		return errors.Join(fill(5000, 1)(func(w cluster.Write) error { w.Bucket = "old"; return put(w) }), broken)
+		return errors.Join(fill(4500, 1)(func(w cluster.Write) error { w.Bucket = "old"; return put(w) }), broken)
 	}, nil)
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v, want the error of the source", err)
@@ -52,9 +52,9 @@ func TestEngine_Create(t *testing.T) {
 	if _, err := e.Store(ctx); !errors.Is(err, ErrNoStore) {
 		t.Errorf("got %v after an interrupted creation, want ErrNoStore", err)
 	}
-	const records = 20_000
+	const records = 9_000
 	told := 0
-	if err := e.Create(ctx, "one", 7, fill(records, 700), func(n int) { told = n }); err != nil {
+	if err := e.Create(ctx, "one", 7, fill(records, 300), func(n int) { told = n }); err != nil {
 		t.Fatal(err)
 	}
 	if told != records {

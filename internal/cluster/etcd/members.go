@@ -44,7 +44,6 @@ type self struct {
 	mu     sync.Mutex
 	node   cluster.Node
 	value  string       // its registration
-	run    string       // random; tells the registration from those of other processes
 	reason error        // why the node does not answer requests once the lease has ended
 	failed time.Time    // since when etcd cannot be reached; zero if it can
 	acked  cluster.Head // the last Head that etcd has
@@ -53,6 +52,13 @@ type self struct {
 
 // registered returns the revision of the registration of this node, or 0.
 func (s *self) registered() int64 { return s.since.Load() }
+
+// registration returns what this node tells the others about itself.
+func (s *self) registration() cluster.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node
+}
 
 // stop ends the permission to answer requests.
 func (s *self) stop(reason error) {
@@ -93,8 +99,9 @@ func (e *Engine) Join(ctx context.Context, node cluster.Node) error {
 		return err
 	}
 	e.self.mu.Lock()
-	e.self.node, e.self.value, e.self.run, e.self.acked = node, string(value), run, 0
+	e.self.node, e.self.value, e.self.acked = node, string(value), 0
 	e.self.mu.Unlock()
+	e.self.permit.Store(nil) // Keep gives it, after it has looked
 	ctx, cancel := e.until(ctx)
 	defer cancel()
 	var other occupant
@@ -185,7 +192,7 @@ func (e *Engine) Keep(ctx context.Context, reached func(context.Context, cluster
 			return err
 		case errors.Is(err, errEvicted):
 			e.log.Warn("joining the cluster again", "reason", err.Error())
-			if err := e.Join(ctx, e.self.node); err != nil {
+			if err := e.Join(ctx, e.self.registration()); err != nil {
 				return err
 			}
 			continue
@@ -242,6 +249,7 @@ func (e *Engine) renew(ctx context.Context, reached func(context.Context, cluste
 	if err := reached(ctx, head); err != nil {
 		return err
 	}
+	e.self.because(errEnded)
 	e.self.acking.Lock()
 	defer e.self.acking.Unlock()
 	renew, done := context.WithTimeout(ctx, e.lease()/2)
@@ -263,7 +271,7 @@ func (e *Engine) renew(ctx context.Context, reached func(context.Context, cluste
 		return e.lost(err)
 	}
 	e.self.mu.Lock()
-	e.self.failed, e.self.reason = time.Time{}, errEnded
+	e.self.failed = time.Time{}
 	e.self.mu.Unlock()
 	e.self.permit.Store(newPermit(sent, at, e.lease()))
 	return nil

@@ -252,8 +252,9 @@ func (e *Engine) oldest(ctx context.Context, removed int64) (int64, error) {
 		return 0, fmt.Errorf("the watch has ended: %w", context.Cause(ctx))
 	case r.CompactRevision > 0:
 		return r.CompactRevision, nil
+	default:
+		return removed, r.Err()
 	}
-	return removed, r.Err()
 }
 
 // watchOnce watches from a position until the watch ends, and moves the position on.
