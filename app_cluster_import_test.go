@@ -28,9 +28,9 @@ func (a *testApp) shareSmall(writes int) {
 func TestImports_Parts(t *testing.T) {
 	w := &commandWalk{testApp: newTestApp(t), dir: t.TempDir()}
 	args, tried := w.args(), 0
-	rows := func(name string) string {
+	rows := func(name string, count int) string {
 		var list []string
-		for range 60 {
+		for range count {
 			text, err := os.ReadFile(args[name]()[0])
 			if err != nil {
 				t.Fatal(err)
@@ -46,7 +46,7 @@ func TestImports_Parts(t *testing.T) {
 		}
 		tried++
 		kind := strings.Fields(name)[0]
-		file := rows(name)
+		file := rows(name, 60)
 		path := "/admin/v1/" + kind + "/import"
 		said := object(t, askDoor(w.local, "POST", path, file, "Content-Type: application/json").Body.String())
 		fit, _ := said["max_rows"].(float64)
@@ -54,13 +54,17 @@ func TestImports_Parts(t *testing.T) {
 			t.Errorf("%s: got %v, want how many rows fit", name, said)
 			continue
 		}
+		// The first record of an owner may bring others with it.
+		if exit, _, errs := w.testApp.run(rows(name, 1), kind, "import", "-"); exit != 0 {
+			t.Errorf("%s: exit %d, %s", name, exit, errs)
+		}
 		before := w.operate(200, "GET", "/admin/v1/"+kind, "")["count"].(float64)
 		exit, out, errs := w.testApp.run(file, kind, "import", "-")
 		if exit != 0 || !regexp.MustCompile(`^Imported 60 rows in \d+ parts\.\n`).MatchString(out) {
 			t.Errorf("%s: exit %d, %s%s", name, exit, out, errs)
 		}
 		if n := w.operate(200, "GET", "/admin/v1/"+kind, "")["count"].(float64); n != before+60 {
-			t.Errorf("%s: got %v records after %v, want 60 more: %v", name, n, before, w.operate(200, "GET", "/admin/v1/"+kind+"?limit=100", ""))
+			t.Errorf("%s: got %v records after %v, want 60 more", name, n, before)
 		}
 	}
 	if tried < 8 {
@@ -81,7 +85,7 @@ func TestImports_PartFails(t *testing.T) {
 			`rows 1 to (\d+) are imported, rows (\d+) to \d+ are perhaps imported, so look before you import them again, rows \d+ to 60 are not imported: It may have happened.`},
 	} {
 		a := newTestApp(t)
-		a.shareSmall(40)
+		a.shareSmall(30)
 		var file strings.Builder
 		file.WriteString("first_name\tphone\n")
 		for n := range 60 {
