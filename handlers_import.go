@@ -333,7 +333,7 @@ func (f ImportForm) Batch(r *Request) (*ImportBatch, error) {
 
 // Store calls fill, which stores the rows, in one transaction. It undoes the changes if this is a dry
 // run or if refused returns an error, which is not an error of Store. An error means that the store
-// failed. The store may call fill more than once.
+// failed, or that the batch is larger than a cluster takes at once. The store may call fill more than once.
 func (b *ImportBatch) Store(r *Request, store *Store, fill func(*Tx) error, refused func() error) error {
 	if b.Unread != nil {
 		return nil
@@ -354,7 +354,17 @@ func (b *ImportBatch) Store(r *Request, store *Store, fill func(*Tx) error, refu
 	if errors.Is(err, errUndo) {
 		return nil
 	}
+	if large, ok := errors.AsType[*Oversized](err); ok {
+		return b.oversized(large)
+	}
 	return err
+}
+
+// oversized returns the error of an import that is larger than a cluster takes at once. All its rows can be stored. The
+// field max_rows has about how many of them fit into one request; not all rows need the same room.
+func (b *ImportBatch) oversized(e *Oversized) error {
+	fit := max(1, int(float64(len(b.Rows))*e.Share))
+	return e.Refusal.With("%s Nothing was imported; about %d of the %d rows fit into one request.", e.Refusal.Message, fit, len(b.Rows)).WithField("max_rows", fit)
 }
 
 // Refused returns the error because of which the batch cannot be stored, with the refused rows. It

@@ -37,6 +37,8 @@ type ClientError struct {
 	// is the number of all of them.
 	Rows  []RefusedRow `json:"errors"`
 	Count int          `json:"error_count"`
+	// MaxRows is how many rows of an import fit into one request; 0 unless it had too many.
+	MaxRows int `json:"max_rows"`
 }
 
 // RefusedRow is a row of an import that was refused.

@@ -55,8 +55,8 @@ func (s *session) clusterCommand() *cli.Command {
 		{
 			Name: "init", Usage: "store the records of a data folder in etcd, for the nodes of a cluster", Action: s.initCluster,
 			Flags: []cli.Flag{&cli.StringFlag{Name: "from", Usage: "backup `FILE`, or another data folder, with the records; default: the data folder"}},
-			Description: `The configuration names the etcd servers, in [cluster]. No server may use the
-data folder meanwhile. An empty data folder gets a new store and a new pepper.`,
+			Description: `The configuration names the etcd servers, in [cluster]. No server may use
+the data folder meanwhile. An empty folder gets a new store and a new pepper.`,
 		},
 		{Name: "nodes", Usage: "list the nodes and whether they run", Action: s.listNodes},
 		{

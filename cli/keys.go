@@ -613,8 +613,11 @@ func (s *session) sendUpload(ctx context.Context, c *cli.Command, u upload) erro
 		path += "?" + q.Encode()
 	}
 	answer, err := s.sendRows(ctx, c, RawRequest{http.MethodPost, path, u.contentType, u.data})
+	if refused, ok := errors.AsType[*ClientError](err); ok && refused.MaxRows > 0 {
+		return s.sendParts(ctx, c, u, path, refused)
+	}
 	if err != nil {
-		return u.refusal(err)
+		return u.refusal(err, "nothing was imported")
 	}
 	return errors.Join(s.printImport(c, answer), late(ctx, answer))
 }
@@ -656,14 +659,14 @@ func (s *session) sendRows(ctx context.Context, c *cli.Command, request RawReque
 }
 
 // refusal returns err, the error of the import, with the name of the file and all refused rows that
-// the server lists.
-func (u upload) refusal(err error) error {
+// the server lists. outcome says what was imported.
+func (u upload) refusal(err error, outcome string) error {
 	refused, ok := errors.AsType[*ClientError](err)
 	if !ok || len(refused.Rows) == 0 {
 		return fmt.Errorf("%s: %w", u.file, err)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: nothing was imported; rows to correct: %d", u.file, max(refused.Count, len(refused.Rows)))
+	fmt.Fprintf(&b, "%s: %s; rows to correct: %d", u.file, outcome, max(refused.Count, len(refused.Rows)))
 	for _, row := range refused.Rows {
 		fmt.Fprintf(&b, "\n  %s: %s", u.place(row), cell(row.Message))
 	}

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 
 	"latchkey/internal/csvtable"
 	"latchkey/internal/figures"
+	"latchkey/internal/rowcut"
 )
 
 // What a row of an import does that has an address or a number of another contact.
@@ -137,6 +139,43 @@ func (s importSent) send(v *pageRequest, dry bool) (map[string]any, *Fault) {
 	return v.sendAs(http.MethodPost, "/admin/v1/contacts/import?"+q.Encode(), kind, s.Data)
 }
 
+// sendParts sends the CSV in parts of at most most rows, each all or nothing, because a cluster takes no more at once. whole
+// is the refusal of the whole file. The answer has the sums of the answers to the parts. If a part fails, left has the rows that
+// are not imported, and fault says which are.
+func (s importSent) sendParts(v *pageRequest, most int, whole *Fault) (left importSent, answer map[string]any, fault *Fault) {
+	f, err := rowcut.CSV(s.Data, s.Charset)
+	if err != nil {
+		return s, nil, whole
+	}
+	answer = map[string]any{}
+	sent, failed, err := f.Send(most, func(from, to int) (int, error) {
+		part := s
+		part.Data, part.Charset = f.Part(from, to), ""
+		said, refused := part.send(v, false)
+		if refused != nil {
+			return int(numberOf(refused.Fields["max_rows"])), refused
+		}
+		for _, name := range []string{"count", "updated", "skipped"} {
+			answer[name] = json.Number(strconv.Itoa(int(numberOf(answer[name])) + int(numberOf(said[name]))))
+		}
+		return 0, nil
+	})
+	if err == nil {
+		return s, answer, nil
+	}
+	fault = faultOf(err)
+	if sent == 0 {
+		return s, nil, fault
+	}
+	left = s
+	left.Data, left.Charset = f.Part(sent, f.Len()), ""
+	fate := "The rows after them are not, and are in the form below."
+	if fault.Status >= http.StatusInternalServerError {
+		fate = fmt.Sprintf("It is not known whether the next %s are. These and the rows after them are in the form below: look at the contacts before you import them again.", figures.Grouped(failed))
+	}
+	return left, nil, &Fault{Status: fault.Status, Fields: fault.Fields, Message: fmt.Sprintf("The first %s rows of the file are imported. %s %s", figures.Grouped(sent), fate, fault.Message)}
+}
+
 // showImport sends the page. done is a sentence about what would be done, or "".
 func showImport(v *pageRequest, page importPage, done string, fault *Fault) {
 	page.Columns = Vocabulary().ContactColumns
@@ -168,6 +207,11 @@ func importContacts(v *pageRequest) {
 		return
 	}
 	answer, fault := sent.send(v, !sent.Import)
+	if fault != nil && fault.Status == http.StatusRequestEntityTooLarge {
+		if most := int(numberOf(fault.Fields["max_rows"])); most > 0 {
+			sent, answer, fault = sent.sendParts(v, most, fault)
+		}
+	}
 	if fault != nil {
 		showImport(v, importPage{Sent: sent}, "", fault)
 		return

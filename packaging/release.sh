@@ -1,6 +1,8 @@
 #!/bin/sh
-# Builds the files of a release: an archive and an SBOM for each system, a Dockerfile
-# whose base image is named by its digest, and SHA256SUMS. The version is the one in
+# Builds the files of a release: two archives, each with an SBOM, for each system, a
+# Dockerfile whose base image is named by its digest, and SHA256SUMS. latchkey-cluster
+# is latchkey with the client of etcd that a node of a cluster needs; its archive has
+# the program under the usual name. The version is the one in
 # system.go. The build is reproducible: the same source, Go version and digest produce
 # the same bytes, in every folder.
 #
@@ -38,17 +40,21 @@ umask 022
 
 for target in $targets; do
 	os=${target%/*} arch=${target#*/}
-	name=latchkey-$version-$os-$arch
-	dir=$work/$name
 	binary=latchkey
 	[ "$os" = windows ] && binary=latchkey.exe
-	mkdir "$dir"
-	CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$dir/$binary" .
-	cp LICENSE README.md CHANGELOG.md config.example.toml "$dir"
-	# File times, owners and order are fixed, because the archive contains them.
-	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar -C "$work" -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
-	go version -m -json "$dir/$binary" | go run ./packaging/sbom "$version" >"$out/$name.cdx.json"
+	for program in latchkey latchkey-cluster; do
+		name=$program-$version-$os-$arch
+		dir=$work/$name
+		tags=
+		[ "$program" = latchkey-cluster ] && tags=cluster
+		mkdir "$dir"
+		CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -tags "$tags" -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$dir/$binary" .
+		cp LICENSE README.md CHANGELOG.md config.example.toml "$dir"
+		# File times, owners and order are fixed, because the archive contains them.
+		tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar -C "$work" -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
+		go version -m -json "$dir/$binary" | go run ./packaging/sbom "$version" >"$out/$name.cdx.json"
+	done
 done
 sed -e "s|^ARG GO_IMAGE=.*|&@$digest|" -e "s|^ARG VERSION=\$|&$version|" Dockerfile >"$out/latchkey-$version.Dockerfile"
 cd "$out"
-sha256sum latchkey-"$version"-*.tar.gz latchkey-"$version"-*.cdx.json "latchkey-$version.Dockerfile" >SHA256SUMS
+sha256sum latchkey-"$version"-*.tar.gz latchkey-cluster-"$version"-*.tar.gz latchkey-"$version"-*.cdx.json latchkey-cluster-"$version"-*.cdx.json "latchkey-$version.Dockerfile" >SHA256SUMS

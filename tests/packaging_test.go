@@ -460,26 +460,38 @@ func TestPackaging_release(t *testing.T) {
 			t.Fatal(err)
 		}
 		sums = append(sums, string(sum))
-		bill, err := os.ReadFile(filepath.Join(out, "latchkey-"+version+"-linux-amd64.cdx.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var parts struct {
-			BOMFormat string
-			Metadata  struct {
-				Component struct{ Name, Version string }
+		for _, program := range []string{"latchkey", "latchkey-cluster"} {
+			name := program + "-" + version + "-linux-amd64"
+			if list := tool(t, out, nil, "tar", "tzf", name+".tar.gz"); !strings.Contains(list, name+"/latchkey\n") {
+				t.Errorf("%s: got the files %q, want latchkey among them", name, list)
 			}
-			Components []struct{ Name, PURL string }
-		}
-		if err := json.Unmarshal(bill, &parts); err != nil || parts.BOMFormat != "CycloneDX" || parts.Metadata.Component.Version != version {
-			t.Errorf("got %v, %+v", err, parts)
-		}
-		if !strings.Contains(string(bill), "pkg:golang/go.etcd.io/bbolt@v") || !strings.Contains(string(bill), "pkg:golang/stdlib@1.") || strings.Contains(string(bill), "pebble") {
-			t.Errorf("the bill of materials lacks what is in the program, or has what only tests use: %s", bill)
+			checkBill(t, filepath.Join(out, name+".cdx.json"), version, program == "latchkey-cluster")
 		}
 	}
-	if sums[0] != sums[1] || strings.Count(sums[0], "\n") != 3 {
-		t.Errorf("got\n%s\nand\n%s\nwant the same, of three files", sums[0], sums[1])
+	if sums[0] != sums[1] || strings.Count(sums[0], "\n") != 5 {
+		t.Errorf("got\n%s\nand\n%s\nwant the same, of five files", sums[0], sums[1])
+	}
+}
+
+// checkBill wants the bill of materials at path to have what is in the program and nothing else.
+func checkBill(t *testing.T, path, version string, etcd bool) {
+	t.Helper()
+	bill := read(t, path)
+	var parts struct {
+		BOMFormat string
+		Metadata  struct {
+			Component struct{ Name, Version string }
+		}
+		Components []struct{ Name, PURL string }
+	}
+	if err := json.Unmarshal([]byte(bill), &parts); err != nil || parts.BOMFormat != "CycloneDX" || parts.Metadata.Component.Version != version {
+		t.Errorf("%s: got %v, %+v", path, err, parts)
+	}
+	if !strings.Contains(bill, "pkg:golang/go.etcd.io/bbolt@v") || !strings.Contains(bill, "pkg:golang/stdlib@1.") || strings.Contains(bill, "pebble") {
+		t.Errorf("%s lacks what is in the program, or has what only tests use: %s", path, bill)
+	}
+	if strings.Contains(bill, "pkg:golang/go.etcd.io/etcd/client/v3@v") != etcd {
+		t.Errorf("%s: want the client of etcd in latchkey-cluster alone", path)
 	}
 }
 

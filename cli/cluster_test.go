@@ -1,0 +1,32 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func TestConfirmRemoval(t *testing.T) {
+	for typed, want := range map[string]bool{"b\n": true, " b \r\n": true, "b": true, "\n": false, "": false, "y\n": false, "bb\n": false} {
+		var out bytes.Buffer
+		err := confirmRemoval(strings.NewReader(typed), &out, "b")
+		if (err == nil) != want || !strings.Contains(out.String(), "no node can ever have its name again") {
+			t.Errorf("%q: got %v, %q", typed, err, out.String())
+		}
+	}
+}
+
+func TestClusterInit_Report(t *testing.T) {
+	for _, tt := range []struct {
+		made ClusterInit
+		want string
+	}{
+		{ClusterInit{Pepper: "/x/pepper"}, "Copy the pepper file /x/pepper to each node, with the mode 0600."},
+		{ClusterInit{}, "in LATCHKEY_KEYS_PEPPER"},
+		{ClusterInit{Restored: true}, "latchkey webhooks release"},
+	} {
+		if text := tt.made.report(); !strings.Contains(text, tt.want) || !strings.Contains(text, "latchkey serve") {
+			t.Errorf("got %q, want %q", text, tt.want)
+		}
+	}
+}
