@@ -97,12 +97,12 @@ func joinCluster(c Config, log *slog.Logger) (*membership, error) {
 		m.late.set(engine)
 		return m, nil
 	}
-	id, view := ViewID(c.Server.Data)
+	id, created, view := ViewOf(c.Server.Data)
 	if !errors.Is(err, errUnreachable) || !view {
 		return nil, err
 	}
 	log.Error("the cluster cannot be reached; this node answers no requests until it can", "error", err)
-	m.late.store.ID = id
+	m.late.store = ClusterStore{ID: id, CreatedAt: created}
 	m.late.because(err)
 	m.ended.Go(func() {
 		for m.ctx.Err() == nil {
@@ -112,8 +112,9 @@ func joinCluster(c Config, log *slog.Logger) (*membership, error) {
 				return
 			}
 			engine, store, err := open()
-			if err == nil && store.ID != id {
-				err = errors.Join(fmt.Errorf("the data folder belongs to another store (%s) than the cluster (%s)", id, store.ID), engine.Close())
+			if err == nil && (store.ID != id || !store.CreatedAt.Equal(created)) {
+				err = errors.Join(fmt.Errorf("the data folder belongs to another store (%s of %s) than the cluster (%s of %s); start the node again",
+					id, created.Format(time.RFC3339), store.ID, store.CreatedAt.Format(time.RFC3339)), engine.Close())
 			}
 			if err == nil {
 				m.late.set(engine)

@@ -11,7 +11,6 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/cluster"
-	"latchkey/internal/durable"
 )
 
 // errNoCluster is the error of the commands about a cluster if none is configured.
@@ -214,9 +213,7 @@ func (o ClusterInitOptions) load(ctx context.Context, engine clusterEngine, resu
 		return err
 	}
 	f.Authenticate(keys)
-	view := false
 	err = f.View(func(tx *Tx) error {
-		view = IsView(tx)
 		check, err := CheckStore(tx, tables())
 		if err == nil && len(check.Problems) > 0 {
 			err = fmt.Errorf("%s is damaged, so that the cluster does not get its records: %s (%d problems)", result.From, check.Problems[0], len(check.Problems))
@@ -226,19 +223,13 @@ func (o ClusterInitOptions) load(ctx context.Context, engine clusterEngine, resu
 	if err != nil {
 		return err
 	}
-	err = engine.Create(ctx, result.StoreID, func(put func(cluster.Write) error) error {
+	return engine.Create(ctx, result.StoreID, func(put func(cluster.Write) error) error {
 		result.Records = 0
 		return f.Shared(func(w cluster.Write) error {
 			result.Records++
 			return errors.Join(put(w), ctx.Err())
 		})
 	})
-	if err != nil || !view {
-		return err
-	}
-	// The file is a view of an earlier cluster, whose positions mean nothing in this one. With a mark of another run
-	// the node loads it anew.
-	return durable.WriteFile(ViewMark(result.From), "of an earlier cluster\n")
 }
 
 // mine returns an error if the data folder of the configuration has another store than the one with this id. This

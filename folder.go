@@ -215,7 +215,7 @@ type FolderOptions struct {
 type SharedFolder struct {
 	ShareOptions
 	StoreID   string
-	CreatedAt time.Time // when the store was created; zero if it is not known, then there must be a view
+	CreatedAt time.Time // when the cluster got the store
 }
 
 // Open returns the store of the folder and its peppers. The caller closes the store. In
@@ -315,21 +315,14 @@ func (f *DataDir) openView(shared *SharedFolder, keys [][]byte, fits func(*File)
 	return err
 }
 
-// ViewID returns the id of the store of a data folder that has a view of a cluster.
-func ViewID(dir string) (id string, ok bool) {
-	text, err := ReadSmall(markPath(dir))
-	if err != nil {
-		return "", false
-	}
+// ViewOf returns which store of a cluster the view in a data folder is of. It returns false if there is no view.
+func ViewOf(dir string) (id string, created time.Time, ok bool) {
 	f, err := OpenFile(storePath(dir), ReadOnly)
 	if err != nil {
-		return "", false
+		return "", time.Time{}, false
 	}
-	err = f.View(func(tx *Tx) error {
-		ok = IsView(tx)
-		return nil
-	})
-	return strings.TrimSpace(string(text)), ok && errors.Join(err, f.Close()) == nil
+	id, created, ok = f.Header.StoreID, f.Header.CreatedAt, IsViewFile(f)
+	return id, created, ok && f.Close() == nil
 }
 
 // loggedKey returns the key of a record for the log: the id of a key as it is, and other

@@ -218,11 +218,11 @@ func TestOpenView(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "view.db")
-	reason, boot := "", "one"
+	reason, boot, created := "", "one", epoch
 	open := func(id string) (kept string, err error) {
 		reason = ""
 		return OpenView(t.Context(), path, ViewOptions{
-			Engine: log.Engine(fake.Faults{}), StoreID: id, CreatedAt: epoch, Boot: boot, Tables: []Checked{&itemTable, &thingTable},
+			Engine: log.Engine(fake.Faults{}), StoreID: id, CreatedAt: created, Boot: boot, Tables: []Checked{&itemTable, &thingTable},
 			Fits: func(*File) error { return nil }, Now: epoch, Loading: func(why string) { reason = why },
 		})
 	}
@@ -259,6 +259,8 @@ func TestOpenView(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("the machine has crashed", "has stopped", false)
+	created = epoch.Add(time.Second)
+	want("the view of a cluster before this one", "made anew", false)
 	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}

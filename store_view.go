@@ -18,7 +18,7 @@ import (
 type ViewOptions struct {
 	Engine    cluster.Engine
 	StoreID   string    // id of the cluster's store
-	CreatedAt time.Time // when it was created
+	CreatedAt time.Time // when the cluster got it; zero if that is not known, then any view of the store will do
 	Boot      string    // id of the present boot of the machine; "" if it is not known
 	Keys      [][]byte  // the keys of the Authenticator
 	Tables    []Checked // all tables
@@ -32,6 +32,15 @@ type ViewOptions struct {
 // ViewMark returns the path of the file that shows that the view at path is in use. Its content is the
 // boot of the machine: after another boot, some of what was written to the view may not be on the disk.
 func ViewMark(path string) string { return path + ".inuse" }
+
+// IsViewFile reports whether the database in a file is a view of a cluster. It is not if it cannot be read.
+func IsViewFile(f *File) (view bool) {
+	err := f.View(func(tx *Tx) error {
+		view = IsView(tx)
+		return nil
+	})
+	return view && err == nil
+}
 
 // IsView reports whether the database is a view of a cluster.
 func IsView(tx *Tx) bool { return tx.Has(localBucket, appliedKey) }
@@ -91,6 +100,9 @@ func viewFault(path string, o ViewOptions) (reason string, lone bool, err error)
 	}
 	if f.Header.Format != StoreFormat {
 		return "the records have another format", false, nil
+	}
+	if !o.CreatedAt.IsZero() && !f.Header.CreatedAt.Equal(o.CreatedAt) && IsViewFile(f) {
+		return "the cluster was made anew since", false, nil // its positions mean something else
 	}
 	head := cluster.Head(0)
 	err = f.View(func(tx *Tx) error {

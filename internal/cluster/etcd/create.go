@@ -49,7 +49,7 @@ func (e *Engine) Create(ctx context.Context, id string, format int, each func(pu
 	if err := n.flush(ctx); err != nil {
 		return err
 	}
-	return n.finish(ctx, StoreInfo{ID: id, Format: format, CreatedAt: time.Now().UTC().Truncate(time.Second)})
+	return n.finish(ctx, StoreInfo{ID: id, Format: format, CreatedAt: time.Now().UTC()})
 }
 
 // creation is a run of Create.
