@@ -115,8 +115,16 @@ func (f *File) Repair(tables []Checked) error {
 	if err != nil {
 		return err
 	}
+	if err := f.remake(tables); err != nil {
+		return fmt.Errorf("repair: %w", err)
+	}
+	return nil
+}
+
+// remake is Repair without the check of the pages.
+func (f *File) remake(tables []Checked) error {
 	recounted := map[uint64]int64{}
-	err = f.rebuild(func(tx *Tx, emit func(DerivedEntry) error) error {
+	err := f.rebuild(func(tx *Tx, emit func(DerivedEntry) error) error {
 		tx.checked = &recordCount{tx.Progress, "making indexes and lists", 0, tx.countRecords()}
 		tx.recounted = recounted
 		for _, t := range tables {
@@ -127,7 +135,7 @@ func (f *File) Repair(tables []Checked) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("repair: %w", err)
+		return err
 	}
 	err = f.Update(func(tx *Tx) error {
 		for _, t := range tables {
@@ -138,7 +146,7 @@ func (f *File) Repair(tables []Checked) error {
 		return errors.Join(tx.dropRebuilt(), tx.storeOwnerBytes(recounted))
 	})
 	if err != nil {
-		return fmt.Errorf("repair: %w", errors.Join(err, f.dropRebuilt()))
+		return errors.Join(err, f.dropRebuilt())
 	}
 	return nil
 }

@@ -148,7 +148,7 @@ func loadView(ctx context.Context, path string, o ViewOptions) (err error) {
 	if err := o.Fits(f); err != nil {
 		return err
 	}
-	if err := f.Repair(o.Tables); err != nil {
+	if err := f.remake(o.Tables); err != nil {
 		return err
 	}
 	err = f.Update(func(tx *Tx) error { return tx.Put(localBucket, appliedKey, IDKey(uint64(head))) })

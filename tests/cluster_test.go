@@ -145,7 +145,18 @@ func (c *clusterTest) key(name string) made {
 // ask sends a request with a key to a node, which must answer from a state at or after at.
 func (c *clusterTest) ask(name, key, at string) int {
 	c.Helper()
-	r, err := http.NewRequest("GET", c.nodes[name].URL+"/api/v1/agents", nil)
+	status, _, _ := c.request(name, apiCall{"GET", "/api/v1/agents", ""}, key, at)
+	return status
+}
+
+// apiCall is a request to the API.
+type apiCall struct{ method, path, body string }
+
+// request sends a request with a key to a node, which must answer from a state at or after at. It returns the
+// answer and its Latchkey-At. The status is 0 if there was no answer.
+func (c *clusterTest) request(name string, call apiCall, key, at string) (status int, body, head string) {
+	c.Helper()
+	r, err := http.NewRequest(call.method, c.nodes[name].URL+call.path, strings.NewReader(call.body))
 	if err != nil {
 		c.Fatal(err)
 	}
@@ -155,11 +166,11 @@ func (c *clusterTest) ask(name, key, at string) int {
 	}
 	answer, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return 0
+		return 0, "", ""
 	}
-	_, _ = io.Copy(io.Discard, answer.Body)
-	answer.Body.Close()
-	return answer.StatusCode
+	defer answer.Body.Close()
+	data, _ := io.ReadAll(answer.Body)
+	return answer.StatusCode, string(data), answer.Header.Get("Latchkey-At")
 }
 
 // TestCluster_Nodes has three nodes and one etcd server. Each change is seen on all nodes: a new key with
@@ -176,6 +187,14 @@ func TestCluster_Nodes(t *testing.T) {
 			if got := c.ask(name, k.Key, k.At); got != http.StatusOK {
 				t.Fatalf("a key of %s on %s: got %d, want 200; Latchkey-At %q", maker, name, got, k.At)
 			}
+		}
+		who := fmt.Sprint("Mara", i)
+		status, body, at := c.request(maker, apiCall{"POST", "/api/v1/contacts/create", `{"first_name": "` + who + `"}`}, k.Key, k.At)
+		if status != http.StatusCreated && status != http.StatusOK || at == "" {
+			t.Fatalf("create a contact on %s: got %d %s, Latchkey-At %q", maker, status, body, at)
+		}
+		if status, body, _ := c.request(ender, apiCall{"GET", "/api/v1/contacts?search=" + who, ""}, k.Key, at); status != http.StatusOK || !strings.Contains(body, who) {
+			t.Fatalf("a contact of %s is not seen on %s: %d %s", maker, ender, status, body)
 		}
 		began := time.Now()
 		m := c.change(ender, "POST", "/admin/v1/keys/"+k.ID+"/revoke", "")
