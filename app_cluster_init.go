@@ -11,6 +11,8 @@ import (
 
 	"latchkey/internal/clock"
 	"latchkey/internal/cluster"
+	"latchkey/internal/durable"
+	"latchkey/internal/keytext"
 )
 
 // errNoCluster is the error of the commands about a cluster if none is configured.
@@ -159,8 +161,8 @@ func (o ClusterInitOptions) fromBackup(ctx context.Context, engine clusterEngine
 		return result, err
 	}
 	defer func() { err = errors.Join(err, folder.Close()) }()
-	temp, err := os.MkdirTemp(folder.Path, "cluster-init-")
-	if err != nil {
+	temp := filepath.Join(folder.Path, "cluster-init-"+keytext.RandomHex(4))
+	if err := durable.MakeFolder(temp); err != nil {
 		return result, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
