@@ -225,12 +225,72 @@ func TestCluster_Nodes(t *testing.T) {
 	}
 }
 
-// TestCluster_Faults kills and pauses nodes and etcd servers while keys are used on all nodes. No request may pass
-// with a key once its revocation was answered.
+// ledger are the contacts whose creation was answered with success.
+type ledger struct {
+	mu    sync.Mutex
+	names []string
+}
+
+// write creates contacts on a node until stop is closed.
+func (l *ledger) write(c *clusterTest, node, key string, stop <-chan struct{}) {
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+		name := fmt.Sprintf("Oda-%s-%d", node, i)
+		if status, _, _ := c.request(node, apiCall{"POST", "/api/v1/contacts/create", `{"first_name": "` + name + `"}`}, key, ""); status == http.StatusOK || status == http.StatusCreated {
+			l.mu.Lock()
+			l.names = append(l.names, name)
+			l.mu.Unlock()
+		}
+	}
+}
+
+// check looks for the contacts on a node.
+func (l *ledger) check(c *clusterTest, node, key string) {
+	c.Helper()
+	found := map[string]bool{}
+	for page := 1; ; page++ {
+		_, body, _ := c.request(node, apiCall{"GET", fmt.Sprintf("/api/v1/contacts?limit=100&page=%d", page), ""}, key, "")
+		var list struct {
+			Contacts []struct {
+				FirstName string `json:"first_name"`
+			}
+		}
+		if err := json.Unmarshal([]byte(body), &list); err != nil {
+			c.Fatalf("contacts of node %s: %s", node, body)
+		}
+		if len(list.Contacts) == 0 {
+			break
+		}
+		for _, one := range list.Contacts {
+			found[one.FirstName] = true
+		}
+	}
+	lost := 0
+	for _, name := range l.names {
+		if !found[name] {
+			lost++
+		}
+	}
+	if lost > 0 || len(l.names) == 0 {
+		c.Errorf("node %s lacks %d of %d contacts whose creation was answered", node, lost, len(l.names))
+	}
+}
+
+// TestCluster_Faults kills and pauses nodes and etcd servers while keys are used on all nodes, and contacts are created
+// on two. No request may pass with a key once its revocation was answered, and no contact may be lost.
 func TestCluster_Faults(t *testing.T) {
 	c := newCluster(t, 3)
 	names := []string{"a", "b", "c"}
 	c.start(names...)
+	writer, made, ended := c.key("a"), &ledger{}, make(chan struct{})
+	var writing sync.WaitGroup
+	for _, name := range []string{"a", "b"} {
+		writing.Go(func() { made.write(c, name, writer.Key, ended) })
+	}
 	var passed atomic.Int64
 	// revokeWhile revokes a key on node a, while all nodes are asked without a pause, and returns how long that took.
 	revokeWhile := func(what string) time.Duration {
@@ -311,6 +371,12 @@ func TestCluster_Faults(t *testing.T) {
 			t.Errorf("a key after the majority is back: %s answers %d, want 200", name, got)
 		}
 	}
+	close(ended)
+	writing.Wait()
+	for _, name := range names {
+		made.check(c, name, writer.Key)
+	}
+	t.Logf("%d contacts were created during the faults", len(made.names))
 	if passed.Load() == 0 {
 		t.Error("no request has passed, so that the test proves nothing")
 	}
