@@ -113,7 +113,11 @@ func InitCluster(ctx context.Context, o ClusterInitOptions) (result ClusterInit,
 // init is InitCluster for a cluster that has no store.
 func (o ClusterInitOptions) init(ctx context.Context, engine clusterEngine) (result ClusterInit, err error) {
 	dir := o.Config.Server.Data
-	result.Pepper = PeppersOf(o.Config, o.Pepper).Path(dir)
+	if result.Pepper = PeppersOf(o.Config, o.Pepper).Path(dir); result.Pepper != "" {
+		if result.Pepper, err = filepath.Abs(result.Pepper); err != nil {
+			return result, err
+		}
+	}
 	if o.From != "" {
 		if info, err := os.Stat(o.From); err != nil {
 			return result, err

@@ -86,7 +86,7 @@ func (s *session) initCluster(ctx context.Context, c *cli.Command) error {
 
 // report returns what has happened and what to do next, one sentence a line.
 func (m ClusterInit) report() string {
-	list := []string{fmt.Sprintf("The cluster has the store %s, with the %d records of %s.", m.StoreID, m.Records, m.From)}
+	list := []string{fmt.Sprintf("The cluster has the store %s. Records from %s: %d.", m.StoreID, m.From, m.Records)}
 	if m.Restored {
 		list = append(list, "All logins to the dashboard were ended. Webhooks are held back, because their pending deliveries may have been sent since the backup.",
 			"Release them once a node runs: latchkey webhooks release")
