@@ -276,7 +276,7 @@ func (m *membership) serving() func() error {
 	}
 }
 
-// close gives up the lease and ends the connection. The store must be closed.
+// close ends the lease and the connection. The store must be closed.
 func (m *membership) close() error {
 	if m == nil {
 		return nil

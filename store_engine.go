@@ -379,7 +379,7 @@ func (r *replica) attempt(s *Store, b *commitBatch) (tx *Tx, again bool, err err
 		if err != nil {
 			return nil, false, err
 		}
-		return r.stands(s, base, tx)
+		return r.confirmed(s, base, tx)
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, commitTime)
 	defer cancel()
@@ -429,9 +429,9 @@ func (r *replica) lost(s *Store, refusal *Error) error {
 	return refusal
 }
 
-// stands returns the transaction of a batch that has written nothing if the view had the last state
+// confirmed returns the transaction of a batch that has written nothing if the view had the last state
 // of the cluster. Otherwise the batch runs again, so that no answer is from an old state.
-func (r *replica) stands(s *Store, base cluster.Head, tx *Tx) (*Tx, bool, error) {
+func (r *replica) confirmed(s *Store, base cluster.Head, tx *Tx) (*Tx, bool, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, unsureTime)
 	defer cancel()
 	head, err := r.o.Engine.Barrier(ctx)

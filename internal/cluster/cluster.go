@@ -124,6 +124,6 @@ type Members interface {
 	// First reports whether this node should do what one node does for all, such as sending webhooks: it may answer
 	// requests, and no running node has a name that sorts before its own. Two nodes may believe so for as long as a lease.
 	First() bool
-	// Leave gives up the lease, so that nobody waits for this node.
+	// Leave ends the lease, so that nobody waits for this node.
 	Leave(ctx context.Context) error
 }

@@ -22,7 +22,7 @@ import (
 // The lease of a node is not a lease of etcd. etcd ends its leases by the clock of its leader, and a leader that was paused may end a
 // lease that its successor has renewed. Here a node renews its lease by a write to node/NODE. It may answer requests until the
 // time at which it has sent the last successful renewal, and five sixths of the lease. Another node that has not seen a renewal for a whole lease
-// deletes the registration, if it still is at the renewal that it has seen last. Without the registration no renewal succeeds. So whoever finds no
+// deletes the registration, if it still is at the renewal that it has seen last. Without the registration no renewal succeeds. So a node that finds no
 // registration knows that the node has stopped, if clocks run at rates within a sixth of each other.
 
 // The reasons why a node does not answer requests.
@@ -101,7 +101,7 @@ func (e *Engine) Join(ctx context.Context, node cluster.Node) error {
 	e.self.mu.Lock()
 	e.self.node, e.self.value, e.self.acked = node, string(value), 0
 	e.self.mu.Unlock()
-	e.self.permit.Store(nil) // Keep gives it, after it has looked
+	e.self.permit.Store(nil) // Keep sets it, after it has looked
 	ctx, cancel := e.until(ctx)
 	defer cancel()
 	var other occupant
@@ -201,7 +201,7 @@ func (e *Engine) Keep(ctx context.Context, reached func(context.Context, cluster
 		}
 		for _, l := range e.state.expired() {
 			attempt, done := context.WithTimeout(ctx, e.step())
-			_ = e.evict(attempt, l.name, l.mod) // whoever waits for the node does it again
+			_ = e.evict(attempt, l.name, l.mod) // a change that waits for the node does it again
 			done()
 		}
 		if err := e.rest(ctx, e.lease()/3-(e.options.Boot()-began)); err != nil {
@@ -525,7 +525,7 @@ func (e *Engine) Remove(ctx context.Context, name string) error {
 	return err
 }
 
-// Leave gives up the lease, see cluster.Members. Keep has ended before.
+// Leave ends the lease, see cluster.Members. Keep has ended before.
 func (e *Engine) Leave(ctx context.Context) error {
 	since := e.self.registered()
 	e.self.stop(errNotJoined)
